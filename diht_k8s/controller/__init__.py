@@ -1,0 +1,1 @@
+"""The operator: observes runs and their pods, plans, acts."""

@@ -1,0 +1,1 @@
+"""From a TorchX AppDef to a workload on a cluster."""

@@ -1,0 +1,1 @@
+"""Pure planning: what a run needs next, given what is observed."""

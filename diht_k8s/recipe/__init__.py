@@ -1,0 +1,1 @@
+"""Programs that run inside pods: filter, label, train, evaluate. Torch lives here; no cluster does."""

@@ -1,0 +1,1 @@
+"""Stage 2, label: kept shards in, vocabulary, teacher heads and soft labels out."""

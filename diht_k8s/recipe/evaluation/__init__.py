@@ -1,0 +1,1 @@
+"""Stage 4, evaluate: a model and benchmark shards in, a report out."""

@@ -1,0 +1,1 @@
+"""What every stage shares: ranks, progress lines, signals, commit markers."""

@@ -1,0 +1,1 @@
+"""WebDataset shards on S3 or disk: the only code that knows storage."""

@@ -1,0 +1,56 @@
+"""`spec.data` and `spec.storage`: where pairs come from, where results go, and how storage is reached."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from diht_k8s.api.base import Model, Name, Text, Uri
+
+Shards = Annotated[list[Uri], Field(min_length=1, max_length=256)]
+"""Brace ranges (`{00000..00127}.tar`) and globs (`*.tar`), each expanded in order."""
+
+
+class Source(Model):
+    """One set of image-caption shards."""
+
+    name: Name
+    """name says what the set is called in reports."""
+    shards: Shards
+    """shards lists WebDataset tar files, plain or gzip'd; brace ranges and globs are expanded."""
+    weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    """weight says how often this source's pairs are drawn in training, relative to the others."""
+    filter: bool = True
+    """filter says whether the CAT filter judges this source; clean sets go to training as they are."""
+
+
+class Data(Model):
+    """Input and output of the run."""
+
+    sources: Annotated[list[Source], Field(min_length=1, max_length=64)]
+    """sources lists the sets of pairs; names are unique."""
+    output: Uri
+    """output is the folder below which the run writes everything."""
+
+
+class SecretRef(Model):
+    """A Secret in the run's namespace."""
+
+    name: Text
+    """name of a Secret with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."""
+
+
+class StorageRule(Model):
+    """How to reach the URIs below a prefix; the longest matching prefix wins."""
+
+    prefix: Uri
+    """prefix of the URIs that this rule is for."""
+    endpoint_url: Annotated[
+        str | None, Field(alias="endpointURL", max_length=1024, pattern=r"^https?://[A-Za-z0-9.\-\[\]:]+(/.*)?$")
+    ] = None
+    """endpointURL of an S3-compatible server; unset means AWS."""
+    region: Text | None = None
+    """region of the bucket."""
+    secret_ref: SecretRef | None = None
+    """secretRef names the Secret with the credentials; unset means the pod's own identity (or this machine's environment)."""

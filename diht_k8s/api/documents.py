@@ -1,0 +1,183 @@
+"""Run documents in and out: read with line numbers and helpful problems, `--set` overrides, canonical JSON."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from diht_k8s.api.errors import UserError
+from diht_k8s.api.run import DihtRun
+from diht_k8s.api.yaml_tree import Path, Tree, YamlError, read_tree, scalar
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong in a document."""
+
+    line: int
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        """`line 12: spec.train.optimzer: unknown key; did you mean optimizer?`"""
+        return f"line {self.line}: {self.field}: {self.message}" if self.field else f"line {self.line}: {self.message}"
+
+
+def check(text: str, *, overrides: Iterable[str] = ()) -> tuple[DihtRun | None, list[Problem]]:
+    """Read a document.
+
+    Args:
+        text: YAML or JSON.
+        overrides: `PATH=VALUE` as in `--set train.samples=1000` (below `spec`, values read as YAML).
+
+    Returns:
+        The run and no problems, or None and everything that is wrong.
+    """
+    try:
+        tree = read_tree(text)
+    except YamlError as error:
+        return None, [Problem(_leading_line(str(error)), "", str(error))]
+    if not isinstance(tree.value, dict):
+        return None, [Problem(1, "", "a run document is a mapping with apiVersion, kind, metadata and spec")]
+    for override in overrides:
+        _apply(tree.value, override)
+    try:
+        return DihtRun.model_validate(tree.value), []
+    except ValidationError as error:
+        return None, [_problem(tree, detail) for detail in error.errors(include_url=False)]
+
+
+def load(text: str, *, name: str, overrides: Iterable[str] = ()) -> DihtRun:
+    """Read a document or raise.
+
+    Raises:
+        UserError: with one line for each problem, `name` standing for the file.
+    """
+    run, problems = check(text, overrides=overrides)
+    if run is None:
+        raise UserError("\n".join(f"{name}: {problem}" for problem in problems))
+    return run
+
+
+def canonical_json(value: Any) -> str:
+    """One text for equal values: sorted keys, no white space, integral floats as the API server returns them."""
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def dump(run: DihtRun) -> str:
+    """The run as canonical JSON, without what only repeats a default: newer defaults must not change older runs."""
+    return canonical_json(run.model_dump(by_alias=True, exclude_defaults=True, exclude={"status"}))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return _plain(value.model_dump(by_alias=True))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    return value
+
+
+def _apply(document: dict[str, Any], override: str) -> None:
+    path, separator, value = override.partition("=")
+    if not separator or not path:
+        raise UserError(f"--set {override}: write PATH=VALUE, for example train.samples=1000")
+    keys = path.removeprefix("spec.").split(".")
+    target: Any = document.setdefault("spec", {})
+    for depth, key in enumerate(keys):
+        last = depth == len(keys) - 1
+        if isinstance(target, list):
+            if not key.isdigit() or int(key) >= len(target):
+                raise UserError(
+                    f"--set {override}: {'.'.join(keys[:depth])} is a list of {len(target)}: write an index below that"
+                )
+            if last:
+                target[int(key)] = _override_value(value)
+            target = target[int(key)]
+        elif not isinstance(target, dict):
+            raise UserError(f"--set {override}: {'.'.join(keys[:depth])} is not a mapping")
+        elif last:
+            target[key] = _override_value(value)
+        else:
+            target = target[key] if target.get(key) is not None else target.setdefault(key, {}) or _fresh(target, key)
+
+
+def _fresh(target: dict[str, Any], key: str) -> dict[str, Any]:
+    target[key] = {}
+    return target[key]
+
+
+def _override_value(text: str) -> Any:
+    return read_tree(text).value if text.startswith(("[", "{", '"', "'")) else scalar(text, quoted=False)
+
+
+def _leading_line(message: str) -> int:
+    words = message.split()
+    return int(words[1].rstrip(",:")) if words[:1] == ["line"] and words[1].rstrip(",:").isdigit() else 1
+
+
+def _problem(tree: Tree, detail: Any) -> Problem:
+    path: Path = tuple(part for part in detail["loc"])
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+    return Problem(tree.line_of(path), field, _message(path, detail))
+
+
+def _message(path: Path, detail: Any) -> str:
+    kind, given = detail["type"], detail.get("input")
+    if kind == "extra_forbidden":
+        known = _known_names(path[:-1])
+        close = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.6)
+        return (
+            f"unknown key; did you mean {close[0]}?"
+            if close
+            else f"unknown key; known here: {', '.join(known) or 'none'}"
+        )
+    if kind == "missing":
+        return "is missing: add it"
+    if kind == "string_pattern_mismatch" and "x00-\\x1f" in str(detail.get("ctx", {}).get("pattern", "")):
+        return f"{_short(given)} is no plain text or allowed URI: use s3://bucket/key, file:///path or a path, without quotes, `$`, `;`, `|` or control characters"
+    if kind == "literal_error":
+        close = difflib.get_close_matches(
+            str(given),
+            [word.strip("'") for word in detail["ctx"]["expected"].replace(" or ", ", ").split(", ")],
+            n=1,
+            cutoff=0.5,
+        )
+        return f"{_short(given)} is not one of {detail['ctx']['expected']}" + (
+            f"; did you mean {close[0]}?" if close else ""
+        )
+    if kind == "value_error":
+        return str(detail["ctx"]["error"])
+    return f"{detail['msg'][:1].lower()}{detail['msg'][1:]}, got {_short(given)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _known_names(path: Path) -> list[str]:
+    """The field names that a model knows at a path, as written in documents."""
+    model: Any = DihtRun
+    for part in path:
+        if isinstance(part, int):
+            continue
+        field = next((f for n, f in model.model_fields.items() if part in (f.alias, n)), None)
+        model = _model_in(field.annotation) if field is not None else None
+        if model is None:
+            return []
+    return sorted(field.alias or name for name, field in model.model_fields.items())
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _model_in(part)) is not None), None)

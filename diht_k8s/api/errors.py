@@ -1,0 +1,55 @@
+"""Errors that end a program of ours, and the exit codes by which pods, controller and shell tell them apart.
+
+Exit codes are API (README, "Exit codes"): Kubernetes' pod failure policy and the controller decide by them whether to retry.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the exit status of every program of this project means."""
+
+    DONE = 0
+    """Done, or cached: the output is committed."""
+    UNEXPECTED = 1
+    """Anything that no code below covers; retried within the budget."""
+    USER_ERROR = 64
+    """The configuration is wrong: the same run will fail again. Never retried."""
+    BAD_DATA = 65
+    """The input is damaged beyond the limit that the run allows. Never retried."""
+    RETRYABLE = 75
+    """A passing fault outside of the program (storage, network, a lost peer)."""
+    STOPPED = 143
+    """Stopped on request (SIGTERM), state saved where there was any."""
+
+
+class DihtError(Exception):
+    """An error with a one-line message for a person: what happened, where, what to do."""
+
+    exit_code = ExitCode.UNEXPECTED
+
+
+class UserError(DihtError):
+    """The run document, an option or the environment is wrong."""
+
+    exit_code = ExitCode.USER_ERROR
+
+
+class DataError(DihtError):
+    """The data is wrong: damaged shards, nothing left after a filter, too many bad samples."""
+
+    exit_code = ExitCode.BAD_DATA
+
+
+class RetryableError(DihtError):
+    """A passing fault: the same program may succeed when it is started again."""
+
+    exit_code = ExitCode.RETRYABLE
+
+
+class StopRequested(DihtError):  # noqa: N818 (a request, not a fault)
+    """Somebody asked this program to stop; what could be saved is saved."""
+
+    exit_code = ExitCode.STOPPED

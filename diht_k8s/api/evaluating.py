@@ -1,0 +1,54 @@
+"""`spec.evaluate`: zero-shot, retrieval and few-shot benchmarks of a model (paper section 4)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from diht_k8s.api.base import PLACEMENT, Model, Text, Uri
+from diht_k8s.api.data import Shards
+from diht_k8s.api.pods import Pods
+
+
+class Benchmark(Model):
+    """One task."""
+
+    name: Text
+    """name in the report."""
+    type: Literal["Classification", "Retrieval"]
+    """type of the task."""
+    shards: Shards
+    """shards of test pictures with captions, or with a class index (member .cls, or `cls` in the .json)."""
+    templates: Annotated[list[Text], Field(max_length=256)] = ["{}"]
+    """templates around a class name or caption, `{}` or `{c}` standing for it; `openai80` names OpenAI's ImageNet set."""
+    class_names: Uri | None = None
+    """classNames is a text file, one name a line in the order of the class indexes (Classification)."""
+
+
+class FewShot(Model):
+    """The few-shot probe by projected gradient (paper, supplement): starts at the zero-shot weights."""
+
+    shots: Annotated[list[Annotated[int, Field(ge=1, le=100000)]], Field(min_length=1, max_length=32)] = [
+        1,
+        2,
+        4,
+        8,
+        16,
+    ]
+    """shots per class."""
+    seeds: Annotated[int, Field(ge=1, le=1000)] = 5
+    """seeds is the number of random draws for each number of shots."""
+
+
+class Evaluate(Model):
+    """What is measured."""
+
+    model: Uri | None = None
+    """model to evaluate in place of the trained one: a folder, a checkpoint file."""
+    benchmarks: Annotated[list[Benchmark], Field(min_length=1, max_length=64)]
+    """benchmarks to run; names are unique."""
+    few_shot: FewShot | None = None
+    """fewShot adds the probe on every Classification benchmark."""
+    pods: Annotated[Pods | None, Field(json_schema_extra=PLACEMENT)] = None
+    """pods overrides spec.pods for this stage."""

@@ -1,0 +1,56 @@
+"""`spec.filter`: the CAT filter (paper section 3.1: complexity, action, text spotting)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from diht_k8s.api.base import PLACEMENT, Fraction, Model, Text, Uri
+from diht_k8s.api.pods import Pods
+
+
+class TextSpotting(Model):
+    """T: drop a pair whose picture shows its own caption. Thresholds as remembered of the paper."""
+
+    mode: Literal["Drop", "ScoreOnly", "Disabled"] = "Drop"
+    """mode: Drop removes such pairs, ScoreOnly writes the found texts only, Disabled runs no OCR."""
+    min_confidence: Fraction = 0.8
+    """minConfidence of a spotted text for it to count, 0.3 to 1 (texts below 0.3 are not stored)."""
+    min_matched_characters: Annotated[int, Field(ge=1, le=64)] = 5
+    """minMatchedCharacters: so many letters or digits in a row must occur in caption and picture."""
+    match: Literal["Substring", "Positions"] = "Substring"
+    """match: Substring wants the characters in a row; Positions slides the word over the caption and counts equal places (our two readings of the paper)."""
+    across_words: bool = False
+    """acrossWords joins the caption's words before matching; more chance matches, so off by default (our choice)."""
+    detector_size: Annotated[int, Field(ge=64, le=2048)] = 320
+    """detectorSize is the longest side in pixels at which text is looked for (our choice)."""
+
+
+class Filter(Model):
+    """Which pairs are kept."""
+
+    min_complexity: Annotated[int, Field(ge=0, le=100)] = 1
+    """minComplexity: at least one object of the caption carries so many attributes and relations (C)."""
+    min_actions: Annotated[int, Field(ge=0, le=100)] = 1
+    """minActions: the caption names at least so many actions of objects (A). 0 switches the rule off."""
+    action_rule: Literal["SubjectOrObject", "Subject"] = "SubjectOrObject"
+    """actionRule: SubjectOrObject counts a verb with a subject or an object; Subject wants a subject (our two readings)."""
+    text_spotting: TextSpotting = TextSpotting()
+    """textSpotting sets the T rule."""
+    language: Literal["en"] | None = None
+    """language keeps only captions in this language; unset keeps all."""
+    exclude: Uri | None = None
+    """exclude lists uids, SHA-256 of URLs or SHA-256 of pictures that must go, one a line."""
+    decontaminate: Annotated[list[Text], Field(max_length=64)] = []
+    """decontaminate names benchmarks of spec.evaluate: near-duplicates of their pictures are dropped and counted."""
+    scores_from: Annotated[Uri | None, Field(json_schema_extra=PLACEMENT)] = None
+    """scoresFrom is the filter folder of another run whose scores are used again under the thresholds of this one."""
+    output: Literal["Shards", "KeepList"] = "Shards"
+    """output: Shards copies the kept pairs into new shards; KeepList writes their uids only."""
+    workers: Annotated[int, Field(ge=1, le=4096, json_schema_extra=PLACEMENT)] = 1
+    """workers is the number of pods (or processes) that share the shards."""
+    max_bad_percent: Annotated[float, Field(ge=0, le=100, json_schema_extra=PLACEMENT)] = 1.0
+    """maxBadPercent: above this share of unreadable samples the stage fails with exit code 65."""
+    pods: Annotated[Pods | None, Field(json_schema_extra=PLACEMENT)] = None
+    """pods overrides spec.pods for this stage."""

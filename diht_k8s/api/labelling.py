@@ -1,0 +1,68 @@
+"""`spec.label`: concept distillation's teacher side (paper section 3.2): vocabulary, teacher, linear heads, soft labels."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from diht_k8s.api.base import PLACEMENT, Count, Fraction, Model, Text, Uri
+from diht_k8s.api.pods import Pods
+
+
+class Vocabulary(Model):
+    """Which caption concepts become classes. All numbers are our choice: the paper's are not known to us."""
+
+    min_fraction: Fraction = 1.0e-5
+    """minFraction: a concept must occur in this share of the kept captions."""
+    min_count: Count = 5
+    """minCount: and in at least so many captions."""
+    max_objects: Annotated[int, Field(ge=1, le=65535)] = 10000
+    """maxObjects: the commonest so many objects are kept."""
+    max_attributes: Annotated[int, Field(ge=1, le=65535)] = 2000
+    """maxAttributes: the commonest so many attributes are kept."""
+
+
+class Teacher(Model):
+    """The frozen image encoder. The paper used SWAG ViT-H/14, whose weights are non-commercial."""
+
+    model: Text = "timm/tf_efficientnet_lite0"
+    """model is `timm/NAME` or `open_clip/NAME`."""
+    weights: Uri | None = None
+    """weights is a safetensors or .pth file; unset takes the weights of an installed package. Nothing is downloaded."""
+    image_size: Annotated[int | None, Field(ge=32, le=1024)] = None
+    """imageSize in pixels; unset takes the teacher's own."""
+
+
+class Heads(Model):
+    """Training of the two linear heads on frozen features (our choice)."""
+
+    epochs: Annotated[int, Field(ge=1, le=1000)] = 20
+    """epochs over the (up-sampled) pictures."""
+    lr: Annotated[float, Field(gt=0, le=10)] = 1.0e-3
+    """lr of AdamW."""
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 1.0e-4
+    """weightDecay of AdamW."""
+    batch_size: Count = 256
+    """batchSize of pictures."""
+
+
+class Label(Model):
+    """How soft concept labels are made."""
+
+    vocabulary: Vocabulary = Vocabulary()
+    """vocabulary sets the cuts."""
+    teacher: Teacher = Teacher()
+    """teacher names the frozen encoder."""
+    heads: Heads = Heads()
+    """heads sets the training of the linear heads."""
+    cross_fit: Annotated[int, Field(ge=1, le=20)] = 5
+    """crossFit: number of folds; a picture's label comes from heads that never saw it. 1 switches it off (above a million pictures it is not needed)."""
+    top_k: Annotated[int, Field(ge=1, le=1000)] = 10
+    """topK classes per head are stored, renormalised."""
+    max_samples: Count = 1_000_000
+    """maxSamples: the heads are trained on at most so many pictures."""
+    workers: Annotated[int, Field(ge=1, le=4096, json_schema_extra=PLACEMENT)] = 1
+    """workers is the number of pods (or processes) that run the teacher."""
+    pods: Annotated[Pods | None, Field(json_schema_extra=PLACEMENT)] = None
+    """pods overrides spec.pods for this stage."""

@@ -1,0 +1,83 @@
+"""Where everything lies below `spec.data.output`. Pure string work: URIs in, URIs out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from diht_k8s.api.run import Stage
+
+
+def join(base: str, *parts: str) -> str:
+    """Join a folder and names with one slash between them."""
+    return "/".join([base.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The output folder of a run (or of a stage elsewhere, through `stage_folder`)."""
+
+    output: str
+    """`spec.data.output`, a URI or path."""
+
+    @property
+    def run_document(self) -> str:
+        """The resolved run document."""
+        return join(self.output, "run.json")
+
+    def stage(self, stage: Stage) -> str:
+        """The folder of a stage."""
+        return join(self.output, stage.value)
+
+    def committed(self, stage: Stage) -> str:
+        """The marker that a stage writes last."""
+        return join(self.stage(stage), "COMMITTED.json")
+
+    def started(self, stage: Stage) -> str:
+        """The configuration under which a stage began; what lies beside it may be half done."""
+        return join(self.stage(stage), "STARTED.json")
+
+    def scores(self, shard: str) -> str:
+        """The filter's scores of one input shard."""
+        return join(self.stage(Stage.FILTER), "scores", f"{shard}.parquet")
+
+    def kept(self, shard: str) -> str:
+        """The kept pairs of one input shard."""
+        return join(self.stage(Stage.FILTER), "kept", f"{shard}.tar")
+
+    def report(self, stage: Stage, suffix: str = "json") -> str:
+        """`report.json` or `report.html` of a stage."""
+        return join(self.stage(stage), f"report.{suffix}")
+
+    @property
+    def vocabulary(self) -> str:
+        """The concept classes."""
+        return join(self.stage(Stage.LABEL), "vocabulary.json")
+
+    @property
+    def teacher_heads(self) -> str:
+        """The teacher's linear heads."""
+        return join(self.stage(Stage.LABEL), "teacher_heads.safetensors")
+
+    def labels(self, shard: str) -> str:
+        """Soft labels of one kept shard, rows in its order."""
+        return join(self.stage(Stage.LABEL), "labels", f"{shard}.parquet")
+
+    @property
+    def checkpoints(self) -> str:
+        """Training checkpoints, `step-N/` each."""
+        return join(self.stage(Stage.TRAIN), "checkpoints")
+
+    @property
+    def metrics(self) -> str:
+        """Training metrics, one JSON line each."""
+        return join(self.stage(Stage.TRAIN), "metrics.jsonl")
+
+    @property
+    def tensorboard(self) -> str:
+        """TensorBoard's event files."""
+        return join(self.stage(Stage.TRAIN), "tensorboard")
+
+    @property
+    def model(self) -> str:
+        """The exported model that open_clip loads."""
+        return join(self.stage(Stage.TRAIN), "model")

@@ -1,0 +1,89 @@
+"""What programs tell the world: progress lines on stdout, the commit marker, the cause of a failure."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from diht_k8s.api.run import Stage
+
+PROGRESS_PREFIX: Final = '{"diht":"progress"'
+MAX_LINE_BYTES: Final = 4096
+
+
+class Record(BaseModel):
+    """Base of the records below: unknown keys of newer programs are ignored."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Progress(Record):
+    """One line of progress of one stage; everything counts the whole stage, not one worker."""
+
+    stage: Stage
+    step: str
+    """what is being done, for example `captions`, `teacher`, `epoch 3`."""
+    done: int
+    total: int
+    """0 while unknown."""
+    unit: str = "samples"
+    per_second: float = 0.0
+    eta_seconds: int | None = None
+    metrics: dict[str, float] = {}
+    worker: int = 0
+
+    def line(self) -> str:
+        """The line as printed on stdout."""
+        return PROGRESS_PREFIX + "," + self.model_dump_json(exclude_defaults=False)[1:]
+
+
+def parse_progress(line: str) -> Progress | None:
+    """A progress line, or None for any other line (also broken JSON, overlong lines)."""
+    if len(line) > MAX_LINE_BYTES or not line.startswith(PROGRESS_PREFIX):
+        return None
+    try:
+        return Progress.model_validate_json(line)
+    except ValidationError:
+        return None
+
+
+class Artefact(Record):
+    """A file that a stage wrote, relative to the stage's folder."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+class Committed(Record):
+    """`COMMITTED.json`: this stage's output is whole. Written last."""
+
+    schema_version: int
+    stage: Stage
+    config_sha256: str
+    config: dict[str, Any]
+    """what `config_sha256` covers (see api.hashing)."""
+    inputs: dict[str, str]
+    artefacts: list[Artefact]
+    output_sha256: str
+    """SHA-256 over the artefacts: the digest by which later stages name this output."""
+    summary: dict[str, Any] = {}
+    """a few figures for people and for the next stage (counts of samples, seconds)."""
+
+
+class Cause(Record):
+    """Why a program ended badly: the pod's termination message, and what `diht run` prints."""
+
+    exit_code: int
+    reason: str
+    message: str
+    worker: int = 0
+
+    def encoded(self) -> str:
+        """At most 4 KiB of JSON, as Kubernetes limits termination messages."""
+        message = self.message
+        while len(text := json.dumps({**self.model_dump(), "message": message}).encode()) > MAX_LINE_BYTES:
+            message = message[: max(0, len(message) - (len(text) - MAX_LINE_BYTES) - 3)] + "..."
+        return text.decode()

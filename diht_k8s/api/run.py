@@ -1,0 +1,157 @@
+"""The run document: the one model that the CRD, the local runner and every stage program read."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from diht_k8s.api.base import LABEL_PATTERN, PLACEMENT, Model
+from diht_k8s.api.data import Data, StorageRule
+from diht_k8s.api.evaluating import Evaluate
+from diht_k8s.api.filtering import Filter
+from diht_k8s.api.labelling import Label
+from diht_k8s.api.pods import Pods
+from diht_k8s.api.training import Train
+
+API_VERSION: Final = "diht.dev/v1alpha1"
+KIND: Final = "DihtRun"
+MAX_NAME_LENGTH: Final = 40
+"""Children add `-evaluate-999-9999`, and Kubernetes allows 63."""
+
+
+class Stage(StrEnum):
+    """The four stages, in order."""
+
+    FILTER = "filter"
+    LABEL = "label"
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+
+
+class FailurePolicy(Model):
+    """When to start again."""
+
+    max_restarts: Annotated[int, Field(ge=0, le=10000)] = 10
+    """maxRestarts of a stage after faults of its own program."""
+    max_infrastructure_restarts: Annotated[int, Field(ge=0, le=100000)] = 1000
+    """maxInfrastructureRestarts after preemption, drain, eviction and lost nodes."""
+    scheduling_timeout_seconds: Annotated[int, Field(ge=10, le=604800)] = 600
+    """schedulingTimeoutSeconds after which a gang that started by half is withdrawn and queued again."""
+
+
+class Spec(Model):
+    """What to run. A stage that is left out is skipped; its input is then the stage before it."""
+
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    """seed of everything random: order, initialisation, augmentation, folds."""
+    data: Data
+    """data says where pairs come from and where results go."""
+    storage: Annotated[list[StorageRule], Field(max_length=32)] = []
+    """storage says how to reach URIs."""
+    filter: Filter | None = None
+    """filter is stage 1."""
+    label: Label | None = None
+    """label is stage 2."""
+    train: Train | None = None
+    """train is stage 3."""
+    evaluate: Evaluate | None = None
+    """evaluate is stage 4."""
+    pods: Pods = Pods()
+    """pods of every stage; each stage's own `pods` is merged over it."""
+    suspend: bool = False
+    """suspend stops the run after a checkpoint until it is false again."""
+    active_deadline_seconds: Annotated[int | None, Field(ge=1, le=2**31 - 1)] = None
+    """activeDeadlineSeconds after which the run fails; unset means no deadline."""
+    ttl_seconds_after_finished: Annotated[int | None, Field(ge=0, le=2**31 - 1)] = None
+    """ttlSecondsAfterFinished after which a finished run is deleted (its output stays); unset keeps it."""
+    failure_policy: Annotated[FailurePolicy, Field(json_schema_extra=PLACEMENT)] = FailurePolicy()
+    """failurePolicy says when to start again."""
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages that this run has, in order."""
+        return tuple(stage for stage in Stage if getattr(self, stage.value) is not None)
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        for problem in cross_field_problems(self):
+            raise ValueError(problem)
+        return self
+
+
+def cross_field_problems(spec: Spec) -> list[str]:
+    """Rules over several fields, each with a message that says what to do (the CRD carries the same ones as CEL)."""
+    problems: list[str] = []
+    names = [source.name for source in spec.data.sources]
+    if len(set(names)) < len(names):
+        problems.append("data.sources: names must be unique: rename one of them")
+    if not spec.stages:
+        problems.append("spec has no stage: give at least one of filter, label, train, evaluate")
+    if spec.evaluate is not None and spec.train is None and spec.evaluate.model is None:
+        problems.append("evaluate needs a model: give train, or evaluate.model")
+    if spec.label is not None and spec.filter is None:
+        problems.append(
+            "label reads the filter's scores: give filter (with minComplexity: 0 and minActions: 0 to keep all)"
+        )
+    if (train := spec.train) is not None:
+        problems += _train_problems(spec, train)
+    if spec.evaluate is not None:
+        names = [benchmark.name for benchmark in spec.evaluate.benchmarks]
+        if len(set(names)) < len(names):
+            problems.append("evaluate.benchmarks: names must be unique: rename one of them")
+        for benchmark in spec.evaluate.benchmarks:
+            if benchmark.type == "Classification" and benchmark.class_names is None:
+                problems.append(
+                    f"evaluate.benchmarks: {benchmark.name} needs classNames, a text file with one class name a line"
+                )
+    return problems
+
+
+def _train_problems(spec: Spec, train: Train) -> list[str]:
+    problems: list[str] = []
+    if (train.model is None) == (train.model_config_ is None):
+        problems.append("train: give exactly one of model and modelConfig")
+    if train.distillation.mode == "Concepts" and spec.label is None and train.labels is None:
+        problems.append(
+            "train.distillation.mode Concepts needs labels: give label, or train.labels, or set mode: Disabled"
+        )
+    processes = train.num_nodes * train.processes_per_node
+    if train.batch_size % processes:
+        problems.append(
+            f"train.batchSize {train.batch_size} must be a multiple of numNodes x processesPerNode = {processes}"
+        )
+    if train.batch_size < 2 * processes:
+        problems.append(
+            f"train.batchSize {train.batch_size} leaves a process fewer than 2 pairs: raise it to {2 * processes} or more"
+        )
+    return problems
+
+
+class Metadata(Model):
+    """The part of Kubernetes' ObjectMeta that we read."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: Annotated[str, Field(pattern=LABEL_PATTERN, max_length=MAX_NAME_LENGTH)]
+    """name of the run: lower-case letters, digits and dashes, at most 40 characters."""
+    namespace: str | None = None
+    """namespace of the run."""
+
+
+class DihtRun(Model):
+    """One run of the recipe."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    api_version: Literal["diht.dev/v1alpha1"]
+    """apiVersion is diht.dev/v1alpha1."""
+    kind: Literal["DihtRun"]
+    """kind is DihtRun."""
+    metadata: Metadata
+    """metadata names the run."""
+    spec: Spec
+    """spec says what to run."""
+    status: dict[str, Any] | None = None
+    """status is written by the operator and not read from files."""

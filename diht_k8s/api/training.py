@@ -1,0 +1,158 @@
+"""`spec.train`: model, optimiser, loss, distillation and the shape of the gang. Numbers are our defaults unless said."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from diht_k8s.api.base import PLACEMENT, Count, Fraction, Model, Text, Uri
+from diht_k8s.api.data import Shards
+from diht_k8s.api.pods import Pods
+
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+NotNegative = Annotated[float, Field(ge=0, le=1e6)]
+
+
+class Optimizer(Model):
+    """AdamW."""
+
+    lr: Positive = 5.0e-4
+    """lr at the peak of the schedule."""
+    weight_decay: NotNegative = 0.2
+    """weightDecay, not applied to gains, biases and the logit scale."""
+    beta1: Fraction = 0.9
+    """beta1 of AdamW."""
+    beta2: Fraction = 0.98
+    """beta2 of AdamW."""
+    eps: Positive = 1.0e-6
+    """eps of AdamW."""
+    gradient_clip_norm: NotNegative = 1.0
+    """gradientClipNorm: the global norm at which gradients are cut; 0 switches it off."""
+
+
+class Schedule(Model):
+    """The learning rate over samples seen."""
+
+    type: Literal["Cosine", "Constant"] = "Cosine"
+    """type of the decay after the warm-up."""
+    warmup_samples: Annotated[int, Field(ge=0, le=2**62)] = 0
+    """warmupSamples over which lr rises linearly."""
+    min_lr: NotNegative = 0.0
+    """minLr at the end of the cosine."""
+
+
+class Loss(Model):
+    """HN-NCE (paper section 3.3). alpha 1 and beta 0 is InfoNCE."""
+
+    alpha: Fraction = 1.0
+    """alpha weighs the positive in the denominator; 0 is the decoupled form."""
+    beta: Annotated[float, Field(ge=0, le=16)] = 0.25
+    """beta concentrates the weights on hard negatives."""
+    differentiate_weights: bool = True
+    """differentiateWeights lets gradients flow through the weights (the paper does not say; public implementations do)."""
+    max_logit_scale: Positive = 100.0
+    """maxLogitScale caps the learned inverse temperature."""
+    mask_duplicate_captions: bool = False
+    """maskDuplicateCaptions leaves other pictures with the same caption out of the negatives."""
+
+
+class Distillation(Model):
+    """The student's side of concept distillation (paper section 3.2)."""
+
+    mode: Literal["Concepts", "Disabled"] = "Concepts"
+    """mode: Concepts adds the two heads and their cross-entropies; Disabled trains on the contrastive loss alone."""
+    weight: NotNegative = 0.5
+    """weight of the two cross-entropies together; 0.5 because our contrastive loss averages the two directions that the paper adds."""
+    head_lr_scale: Positive = 10.0
+    """headLrScale multiplies lr for the heads."""
+    head_weight_decay_scale: NotNegative = 0.01
+    """headWeightDecayScale multiplies weightDecay for the heads."""
+
+
+class InitFrom(Model):
+    """Where the first weights come from."""
+
+    uri: Uri
+    """uri of a checkpoint or weights file."""
+    kind: Literal["Weights", "Checkpoint"] = "Weights"
+    """kind: Weights starts a new training from them, Checkpoint goes on with optimiser and position."""
+
+
+class Checkpoint(Model):
+    """When the state is saved."""
+
+    every_seconds: Count | None = 900
+    """everySeconds between two checkpoints."""
+    every_samples: Count | None = None
+    """everySamples between two checkpoints, in place of everySeconds."""
+    keep: Annotated[int, Field(ge=1, le=1000)] = 3
+    """keep the newest so many."""
+
+
+class Validation(Model):
+    """Held-out loss during training."""
+
+    shards: Shards
+    """shards of held-out pairs."""
+    every_samples: Count = 100_000_000
+    """everySamples between two validations."""
+
+
+class Train(Model):
+    """How the model is trained."""
+
+    model: Text | None = None
+    """model is a name that open_clip knows; or set modelConfig."""
+    model_config_: Annotated[dict[str, Any] | None, Field(alias="modelConfig")] = None
+    """modelConfig is an open_clip model configuration (embed_dim, vision_cfg, text_cfg)."""
+    shards: Annotated[list[Uri], Field(max_length=256)] = []
+    """shards to train on in place of what the filter kept."""
+    labels: Uri | None = None
+    """labels is a label folder of another run."""
+    samples: Count
+    """samples seen in all."""
+    batch_size: Count = 32768
+    """batchSize over all processes; gradient caching makes it independent of their number and memory."""
+    micro_batch_size: Annotated[Count | None, Field(json_schema_extra=PLACEMENT)] = None
+    """microBatchSize is what one process passes through the model at once; unset means its whole share of the batch."""
+    image_size: Annotated[int | None, Field(ge=16, le=1024)] = None
+    """imageSize in pixels; unset takes the model's own. Another size resizes the position embedding."""
+    optimizer: Optimizer = Optimizer()
+    """optimizer sets AdamW."""
+    schedule: Schedule = Schedule()
+    """schedule sets the learning rate over time."""
+    loss: Loss = Loss()
+    """loss sets HN-NCE."""
+    distillation: Distillation = Distillation()
+    """distillation sets the concept heads."""
+    init_from: InitFrom | None = None
+    """initFrom starts from existing weights or a checkpoint."""
+    lock_image_tower: bool = False
+    """lockImageTower trains the text side only."""
+    patch_dropout: Fraction = 0.0
+    """patchDropout drops this share of the picture's patches in training (ViT only)."""
+    ema: Fraction = 0.0
+    """ema is the decay of an averaged copy of the weights; 0 switches it off."""
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    """precision of the matrix products; master weights stay fp32."""
+    zero_stage: Annotated[int, Field(ge=0, le=3, json_schema_extra=PLACEMENT)] = 1
+    """zeroStage of DeepSpeed: 0 replicates, 1 shards optimiser state, 2 gradients too, 3 parameters too."""
+    offload: Annotated[Literal["None", "Optimizer", "Parameters"], Field(json_schema_extra=PLACEMENT)] = "None"
+    """offload moves optimiser state or parameters to the host's memory."""
+    activation_checkpointing: Annotated[bool, Field(json_schema_extra=PLACEMENT)] = False
+    """activationCheckpointing trades time for memory."""
+    compile: Annotated[bool, Field(json_schema_extra=PLACEMENT)] = False
+    """compile passes the towers through torch.compile."""
+    loader_workers: Annotated[int, Field(ge=0, le=256, json_schema_extra=PLACEMENT)] = 0
+    """loaderWorkers per process that decode pictures; 0 decodes in a thread of the process."""
+    num_nodes: Annotated[int, Field(ge=1, le=4096, json_schema_extra=PLACEMENT)] = 1
+    """numNodes is the number of pods of the gang."""
+    processes_per_node: Annotated[int, Field(ge=1, le=64, json_schema_extra=PLACEMENT)] = 1
+    """processesPerNode is the number of ranks in a pod, one per GPU."""
+    checkpoint: Annotated[Checkpoint, Field(json_schema_extra=PLACEMENT)] = Checkpoint()
+    """checkpoint says when the state is saved."""
+    validation: Annotated[Validation | None, Field(json_schema_extra=PLACEMENT)] = None
+    """validation measures the loss on held-out pairs."""
+    pods: Annotated[Pods | None, Field(json_schema_extra=PLACEMENT)] = None
+    """pods overrides spec.pods for this stage."""

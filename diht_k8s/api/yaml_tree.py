@@ -1,0 +1,126 @@
+"""YAML as the Kubernetes API server reads it, with the line of every field.
+
+PyYAML's own rules differ where people notice it: it reads `5e-4` and `1e6` as text, the API server as numbers. A run must
+mean the same from a file and from the cluster, so scalars are resolved here by the API server's rules (YAML 1.1 as its
+library reads it: `yes`, `on`, `y` are true; `1.0` becomes the integer 1 on its way through JSON).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+import yaml
+
+Path = tuple[str | int, ...]
+
+_TRUE: Final = frozenset({"y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON"})
+_FALSE: Final = frozenset({"n", "N", "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF"})
+_NULL: Final = frozenset({"", "~", "null", "Null", "NULL"})
+_FLOAT: Final = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
+_INT: Final = re.compile(r"^[-+]?(0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|[0-9][0-9_]*)$")
+_STRING_TAG: Final = "tag:yaml.org,2002:str"
+MAX_BYTES: Final = 1 << 20
+"""etcd takes 1.5 MiB; a larger document could not be submitted anyway."""
+
+
+class YamlError(ValueError):
+    """The text is no YAML, or no mapping; the message names line and column."""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A YAML document and where its fields stand."""
+
+    value: Any
+    """plain dicts, lists, strings, numbers, booleans and None."""
+    lines: dict[Path, int]
+    """line (from 1) of each field and list item."""
+
+    def line_of(self, path: Path) -> int:
+        """The line of a field, or of the nearest field around it that the text has."""
+        while path not in self.lines and path:
+            path = path[:-1]
+        return self.lines.get(path, 1)
+
+
+def read_tree(text: str) -> Tree:
+    """Read one YAML (or JSON) document.
+
+    Raises:
+        YamlError: not YAML, more than one document, a duplicate key, too large.
+    """
+    if len(text) > MAX_BYTES:
+        raise YamlError(f"the document has {len(text)} characters, at most {MAX_BYTES} are allowed")
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise YamlError(f"{where}{getattr(error, 'problem', None) or error}") from error
+    lines: dict[Path, int] = {}
+    value = None if node is None else _build(node, (), lines, 0)
+    return Tree(value, lines)
+
+
+def _build(node: yaml.Node, path: Path, lines: dict[Path, int], depth: int) -> Any:
+    lines.setdefault(path, node.start_mark.line + 1)
+    if depth > 100:
+        raise YamlError(f"line {node.start_mark.line + 1}: nested deeper than 100 levels")
+    if isinstance(node, yaml.MappingNode):
+        return _mapping(node, path, lines, depth)
+    if isinstance(node, yaml.SequenceNode):
+        return [_build(item, (*path, index), lines, depth + 1) for index, item in enumerate(node.value)]
+    return scalar(
+        str(node.value), quoted=bool(getattr(node, "style", None)) or (node.tag == _STRING_TAG and _forced(node))
+    )
+
+
+def _forced(node: yaml.Node) -> bool:
+    """Whether the text carries an explicit `!!str`, as against a tag that PyYAML's own rules chose."""
+    text = node.start_mark.buffer
+    return text is not None and text[node.start_mark.pointer : node.start_mark.pointer + 5] == "!!str"
+
+
+def _mapping(node: yaml.MappingNode, path: Path, lines: dict[Path, int], depth: int) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        key = scalar(str(key_node.value), quoted=bool(getattr(key_node, "style", None)))
+        name = str(key_node.value) if not isinstance(key, bool) else str(key).lower()
+        if name in result:
+            raise YamlError(f"line {key_node.start_mark.line + 1}: the key {name!r} stands twice in one mapping")
+        lines[(*path, name)] = key_node.start_mark.line + 1
+        result[name] = _build(value_node, (*path, name), lines, depth + 1)
+    return result
+
+
+def scalar(text: str, *, quoted: bool) -> Any:
+    """The value of a scalar by the API server's rules."""
+    if quoted:
+        return text
+    if text in _NULL:
+        return None
+    if text in _TRUE or text in _FALSE:
+        return text in _TRUE
+    if _INT.match(text):
+        return _integer(text.replace("_", ""))
+    if _FLOAT.match(text):
+        return through_json(float(text))
+    return text
+
+
+def _integer(text: str) -> int:
+    sign = -1 if text.startswith("-") else 1
+    digits = text.lstrip("+-")
+    if digits.lower().startswith(("0b", "0x", "0o")):
+        return sign * int(digits, 0)
+    if len(digits) > 1 and digits.startswith("0") and not set(digits) & set("89"):
+        return sign * int(digits, 8)
+    return sign * int(digits)
+
+
+def through_json(number: float) -> int | float:
+    """What is left of a number after the API server's JSON: integral ones come back as integers."""
+    return int(number) if math.isfinite(number) and number.is_integer() and abs(number) < 2**53 else number
