@@ -1,0 +1,108 @@
+# shellcheck shell=bash
+# What the scripts beside it share: where things are, how parts are started and watched. Sourced; expects $here, sets $dir.
+: "${here:?}"
+dir=${TEST_CLUSTER_DIR:-$HOME/.cache/test-cluster}
+export TEST_CLUSTER_DIR=$dir GOTOOLCHAIN=local GOFLAGS=-mod=mod
+
+# Addresses of the cluster's own: on interfaces that make_network makes, so nothing for them ever leaves this machine.
+NODE_IP=10.89.0.1 POD_CIDR=10.90.0.0/16 SERVICE_CIDR=10.91.0.0/16 API_SERVICE_IP=10.91.0.1 DNS_SERVICE_IP=10.91.0.10
+API_PORT=${TEST_CLUSTER_PORT:-6443}
+
+say() { echo "cluster: $*" >&2; }
+unavailable() { say "$*"; exit 69; } # this machine cannot do it; the tests skip
+nodes() { seq 0 $((${TEST_CLUSTER_NODES:-2} - 1)); }
+ctr_() { local node=$1; shift; ctr --address "$dir/node-$node/containerd.sock" --namespace k8s.io "$@"; }
+kubectl_() { "$dir/bin/kubectl" --kubeconfig "$dir/kubeconfig" --request-timeout 5s "$@"; }
+
+nodes_are_ready() {
+  local names
+  mapfile -t names < <(nodes | sed 's#^#node/node-#')
+  kubectl_ wait --for=condition=Ready "${names[@]}" --timeout=1s
+}
+
+running() { # NAME: its process lives, and is ours (process ids are used again)
+  local pid
+  pid=$(cat "$dir/pid/$1" 2>/dev/null) && [ -n "$pid" ] && grep -qF "$dir" "/proc/$pid/cmdline" 2>/dev/null
+}
+
+start() { # NAME COMMAND...: in the background, its output to log/NAME, its process id to pid/NAME
+  local name=$1; shift
+  running "$name" && return
+  setsid "$@" >>"$dir/log/$name" 2>&1 </dev/null &
+  echo $! >"$dir/pid/$name"
+}
+
+died() { # the parts that were started and run no more
+  local file
+  for file in "$dir"/pid/*; do
+    [ ! -e "$file" ] || running "$(basename "$file")" || basename "$file"
+  done
+}
+
+wait_for() { # WHAT COMMAND...: until COMMAND succeeds, 2 minutes at most
+  local what=$1 gone='' deadline=$((SECONDS + 120)); shift
+  while [ $SECONDS -lt $deadline ] && [ -z "$gone" ]; do
+    "$@" >/dev/null 2>&1 && return
+    sleep 0.2
+    gone=$(died)
+  done
+  say "$what did not become ready${gone:+; stopped: $gone}; last lines of each log:"
+  find "$dir/log" -maxdepth 1 -type f -exec tail -n 5 {} + >&2
+  exit 1
+}
+
+install_packages() { # PROGRAM:PACKAGE...: those Debian packages whose program (or file) is not there
+  local missing=() pair
+  for pair in "$@"; do
+    command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
+  done
+  [ ${#missing[@]} -eq 0 ] && return
+  command -v apt-get >/dev/null || unavailable "needs ${missing[*]}: install them (no apt-get here)"
+  say "installing ${missing[*]}"
+  { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"; } >"$dir/log/apt" 2>&1 ||
+    unavailable "needs ${missing[*]}, and apt-get could not install them: see $dir/log/apt"
+}
+
+certificate() { # NAME COMMON_NAME ORGANISATION [subjectAltName]
+  [ -s "$dir/pki/$1.crt" ] && return
+  openssl req -new -newkey rsa:2048 -nodes -keyout "$dir/pki/$1.key" -subj "/O=$3/CN=$2" -out "$dir/pki/$1.csr" 2>/dev/null
+  openssl x509 -req -in "$dir/pki/$1.csr" -CA "$dir/pki/ca.crt" -CAkey "$dir/pki/ca.key" -CAcreateserial -days 3650 -out "$dir/pki/$1.crt" \
+    -extfile <(printf 'basicConstraints=CA:FALSE\nkeyUsage=digitalSignature,keyEncipherment\nextendedKeyUsage=clientAuth,serverAuth\n%s\n' \
+      "${4:+subjectAltName=$4}") 2>/dev/null
+}
+
+kubeconfig() { # FILE NAME: the certificate NAME as a kubeconfig
+  local b64="base64 -w0"
+  cat >"$1" <<EOF
+apiVersion: v1
+kind: Config
+clusters: [{name: test, cluster: {server: "https://127.0.0.1:$API_PORT", certificate-authority-data: $($b64 "$dir/pki/ca.crt")}}]
+users: [{name: $2, user: {client-certificate-data: $($b64 "$dir/pki/$2.crt"), client-key-data: $($b64 "$dir/pki/$2.key")}}]
+contexts: [{name: test, context: {cluster: test, user: $2, namespace: default}}]
+current-context: test
+EOF
+  chmod 600 "$1"
+}
+
+node_cgroups() { # NODE: its folders, one per controller (cgroup v1) or one (v2)
+  find /sys/fs/cgroup -maxdepth 2 -type d -name "node-$1"
+}
+
+kill_pods() { # NODE: every container of the node and its shim, at once, as a power cut would
+  local folder
+  for folder in $(node_cgroups "$1"); do
+    find "$folder" -name cgroup.procs -exec cat {} +
+  done 2>/dev/null | sort -u | xargs -r kill -9 2>/dev/null
+  pgrep -f "containerd-shim.* -address $dir/node-$1/containerd.sock" | xargs -r kill -9 2>/dev/null
+  return 0
+}
+
+stop() { # NAME: asks first, then insists after 10 s
+  if running "$1"; then
+    local pid; pid=$(cat "$dir/pid/$1")
+    kill "$pid"
+    for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
+    ! kill -0 "$pid" 2>/dev/null || kill -9 "$pid"
+  fi
+  rm -f "$dir/pid/$1"
+}
