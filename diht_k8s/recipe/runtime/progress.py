@@ -1,0 +1,69 @@
+"""Progress lines: what a stage has done of how much, at most one line every few seconds, on stdout."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import TextIO
+
+from diht_k8s.api.reports import Progress
+from diht_k8s.api.run import Stage
+
+
+class Reporter:
+    """Prints progress of one program. Only one program of a gang should have a stream."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        *,
+        worker: int = 0,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        every_s: float | None = None,
+    ) -> None:
+        """Make a reporter.
+
+        Args:
+            stage: the stage that is running.
+            worker: index of this worker.
+            stream: where lines go; stdout when None.
+            clock: seconds, monotonic.
+            every_s: seconds between lines; None takes DIHT_PROGRESS_SECONDS, else 10.
+        """
+        self._stage, self._worker, self._clock = stage, worker, clock
+        self._stream = sys.stdout if stream is None else stream
+        self._every_s = float(os.environ.get("DIHT_PROGRESS_SECONDS", "10")) if every_s is None else every_s
+        self._step, self._total, self._unit = "", 0, "samples"
+        self._first_done, self._started_at, self._printed_at = 0, 0.0, float("-inf")
+
+    def start(self, step: str, total: int, *, done: int = 0, unit: str = "samples") -> None:
+        """Begin a step; `done` is what an earlier attempt had finished, so that the rate counts new work only."""
+        self._step, self._total, self._unit, self._first_done = step, total, unit, done
+        self._started_at, self._printed_at = self._clock(), float("-inf")
+        self.update(done)
+
+    def update(self, done: int, metrics: Mapping[str, float] | None = None, *, total: int | None = None) -> None:
+        """Say how far the step is; prints a line if the last one is old enough or the step is at its end."""
+        now = self._clock()
+        self._total = self._total if total is None else total
+        if now - self._printed_at < self._every_s and done != self._total:
+            return
+        self._printed_at = now
+        elapsed = now - self._started_at
+        rate = (done - self._first_done) / elapsed if elapsed > 0 else 0.0
+        left = self._total - done
+        line = Progress(
+            stage=self._stage,
+            step=self._step,
+            done=done,
+            total=self._total,
+            unit=self._unit,
+            per_second=round(rate, 2),
+            eta_seconds=round(left / rate) if rate > 0 and self._total else None,
+            metrics={name: float(f"{value:.6g}") for name, value in (metrics or {}).items()},
+            worker=self._worker,
+        ).line()
+        print(line, file=self._stream, flush=True)

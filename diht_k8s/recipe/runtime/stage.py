@@ -1,0 +1,123 @@
+"""What every stage program does around its own work: claim the output, end as cached, commit, exit codes, cause of failure."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from diht_k8s.api.documents import dump
+from diht_k8s.api.errors import DihtError, ExitCode, UserError
+from diht_k8s.api.hashing import stage_config
+from diht_k8s.api.layout import Layout
+from diht_k8s.api.reports import Artefact, Cause, Committed
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.runtime.commit import begin, commit
+from diht_k8s.recipe.runtime.progress import Reporter
+from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.recipe.shards.storage import Storage
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage program works with."""
+
+    run: DihtRun
+    stage: Stage
+    storage: Storage
+    layout: Layout
+    config: dict[str, Any]
+    """what `config_sha256` covers."""
+    progress: Reporter
+    stop: StopFlag
+    worker: int = 0
+    """index of this worker among those that share the stage."""
+    workers: int = 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage wrote; the marker is made of it."""
+
+    artefacts: Sequence[Artefact]
+    summary: dict[str, Any]
+
+
+class Program(Protocol):
+    """A stage: two functions, `identify` before and `execute` within the claim."""
+
+    def identify(self, run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping[str, str]]:
+        """Digests of the inputs and of the models used (see `api.hashing.stage_config`)."""
+        ...
+
+    def execute(self, context: Context) -> Outcome | None:
+        """Do this worker's part; None while other workers' parts are missing."""
+        ...
+
+
+def run_stage(
+    program: Program, run: DihtRun, stage: Stage, *, worker: int = 0, workers: int = 1, stop: StopFlag | None = None
+) -> Committed | None:
+    """Run one stage as one worker, to its commit or as far as this worker's part goes.
+
+    Raises:
+        DihtError: with the exit code that the program should end with.
+    """
+    if getattr(run.spec, stage.value) is None:
+        raise UserError(f"the run {run.metadata.name} has no stage {stage}: add spec.{stage} to the run document")
+    storage, layout = Storage(run.spec.storage), Layout(run.spec.data.output)
+    inputs, programs = program.identify(run, storage)
+    config = stage_config(run.spec, stage, inputs, programs)
+    cached = begin(storage, layout, stage, config)
+    if cached is not None:
+        print(f"{stage}: cached ({layout.stage(stage)})", flush=True)
+        return cached
+    storage.create(layout.run_document, dump(run).encode())
+    context = Context(
+        run,
+        stage,
+        storage,
+        layout,
+        config,
+        Reporter(stage, worker=worker),
+        stop or StopFlag(),
+        worker=worker,
+        workers=workers,
+    )
+    outcome = program.execute(context)
+    return None if outcome is None else commit(storage, layout, stage, config, outcome.artefacts, outcome.summary)
+
+
+def exit_code_of(work: Callable[[], object], *, worker: int = 0) -> int:
+    """Run a program's work; its exit code, with the cause on stderr and in the termination message.
+
+    Expected errors are one line; a traceback is printed only for what we did not expect.
+    """
+    try:
+        work()
+    except DihtError as error:
+        return _ended_badly(error.exit_code, type(error).__name__, str(error), worker)
+    except KeyboardInterrupt:
+        return _ended_badly(ExitCode.STOPPED, "StopRequested", "interrupted: start again to go on", worker)
+    except ImportError as error:
+        return _ended_badly(
+            ExitCode.USER_ERROR, "ImportError", f"{error}: install the package or use another image", worker
+        )
+    except Exception as error:
+        logger.exception("unexpected error")
+        return _ended_badly(ExitCode.UNEXPECTED, type(error).__name__, str(error), worker)
+    return ExitCode.DONE
+
+
+def _ended_badly(code: ExitCode, reason: str, message: str, worker: int) -> int:
+    print(f"diht: {message}", file=sys.stderr, flush=True)
+    path = Path(os.environ.get("DIHT_TERMINATION_LOG", "/dev/termination-log"))
+    if path.exists() or "DIHT_TERMINATION_LOG" in os.environ:
+        path.write_text(Cause(exit_code=code, reason=reason, message=message, worker=worker).encoded())
+    return code

@@ -1,0 +1,169 @@
+"""Samples of a WebDataset shard: read in order as a stream, each with its uid, caption and picture, or the reason why it is bad."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import IO, Any, Final
+
+from diht_k8s.api.errors import DataError
+from diht_k8s.recipe.shards.storage import Storage
+
+IMAGE_SUFFIXES: Final = ("jpg", "jpeg", "png", "webp")
+MAX_MEMBER_BYTES: Final = 64 << 20
+MAX_CAPTION_BYTES: Final = 16 << 10
+CAPTION_KEYS: Final = ("caption", "text")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One pair as it stands in a shard."""
+
+    key: str
+    """the WebDataset key: path up to the first dot of the base name."""
+    members: Mapping[str, bytes]
+    """suffix (lower-case, without the dot) -> content, in the order of the shard."""
+    uid: str
+    """`uid` of the .json, or 32 hex digits of a hash over picture and caption."""
+    caption: str
+    """"" where `problem` says so."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    """the .json member, {} where there is none."""
+    problem: str | None = None
+    """why the sample is bad, None when caption and picture bytes are there (the picture is not decoded yet)."""
+
+    @property
+    def image(self) -> bytes:
+        """The picture's encoded bytes, b"" where there is none."""
+        return next((self.members[suffix] for suffix in IMAGE_SUFFIXES if suffix in self.members), b"")
+
+    @property
+    def caption_sha256(self) -> str:
+        """Digest of the caption, 32 hex digits."""
+        return hashlib.sha256(self.caption.encode()).hexdigest()[:32]
+
+
+def read_samples(storage: Storage, uri: str) -> Iterator[Sample]:
+    """The samples of one shard (plain or compressed tar), in order; bad ones carry their reason.
+
+    Raises:
+        DataError: the shard is empty, truncated or no tar: what it holds is unknown, so it cannot be counted sample by sample.
+    """
+    count = 0
+    with storage.open(uri) as file:
+        try:
+            for key, members, problem in _grouped(_members(file)):
+                yield make_sample(key, members, problem)
+                count += 1
+        except (tarfile.TarError, EOFError, zlib.error) as error:
+            raise DataError(
+                f"{uri} is damaged after {count} samples ({error}): fetch it again or leave it out of the shards"
+            ) from error
+        except OSError as error:
+            if type(error) is OSError or type(error).__name__ == "BadGzipFile":
+                raise DataError(
+                    f"{uri} is damaged after {count} samples ({error}): fetch it again or leave it out of the shards"
+                ) from error
+            raise
+    if count == 0:
+        raise DataError(f"{uri} holds no samples: leave it out of the shards")
+
+
+def make_sample(key: str, members: Mapping[str, bytes], problem: str | None = None) -> Sample:
+    """A sample from its members, with uid, caption and the first thing that is wrong."""
+    meta, meta_problem = _meta(members.get("json"))
+    caption, caption_problem = _caption(members.get("txt"), meta)
+    suffix = next((suffix for suffix in IMAGE_SUFFIXES if suffix in members), None)
+    image_problem = "picture_missing" if suffix is None else "picture_empty" if not members[suffix] else None
+    if problem is None:
+        problem = image_problem or meta_problem or caption_problem
+    uid = meta.get("uid")
+    if not isinstance(uid, str) or not 0 < len(uid) <= 128:
+        content = members.get(suffix, b"") if suffix else b""
+        uid = hashlib.sha256(
+            content + b"\0" + caption.encode() + (b"" if content or caption else key.encode())
+        ).hexdigest()[:32]
+    return Sample(key, members, uid, caption, meta, problem)
+
+
+def _members(file: IO[bytes]) -> Iterator[tuple[str, str, bytes | None]]:
+    """(key, suffix, content) of each regular member; None for one above the size limit."""
+    with tarfile.open(fileobj=file, mode="r|*", errorlevel=1) as tar:
+        for info in tar:
+            folder, _, name = info.name.rpartition("/")
+            base, dot, suffix = name.partition(".")
+            if not info.isreg() or not dot or not base:
+                continue
+            key = f"{folder}/{base}" if folder else base
+            content = tar.extractfile(info)
+            assert content is not None
+            data = content.read() if info.size <= MAX_MEMBER_BYTES else None
+            if data is not None and len(data) < info.size:
+                raise tarfile.ReadError("unexpected end of data")
+            yield key, suffix.lower(), data
+
+
+def _grouped(members: Iterator[tuple[str, str, bytes | None]]) -> Iterator[tuple[str, dict[str, bytes], str | None]]:
+    key, current, problem = None, dict[str, bytes](), None
+    for member_key, suffix, data in members:
+        if member_key != key:
+            if key is not None:
+                yield key, current, problem
+            key, current, problem = member_key, {}, None
+        if data is None:
+            problem = "member_too_large"
+        current[suffix] = data or b""
+    if key is not None:
+        yield key, current, problem
+
+
+def _meta(data: bytes | None) -> tuple[dict[str, Any], str | None]:
+    if data is None:
+        return {}, None
+    try:
+        meta = json.loads(data)
+    except (UnicodeDecodeError, ValueError, RecursionError):
+        return {}, "json_unreadable"
+    return (meta, None) if isinstance(meta, dict) else ({}, "json_unreadable")
+
+
+def _caption(text: bytes | None, meta: Mapping[str, Any]) -> tuple[str, str | None]:
+    """The caption of the .txt, else of the .json; one line, white space folded."""
+    if text is not None:
+        if len(text) > MAX_CAPTION_BYTES:
+            return "", "caption_too_long"
+        try:
+            caption = text.decode()
+        except UnicodeDecodeError:
+            return "", "caption_not_utf8"
+    else:
+        value = next((meta[key] for key in CAPTION_KEYS if key in meta), None)
+        if value is None:
+            return "", "caption_missing"
+        if not isinstance(value, str):
+            return "", "caption_no_text"
+        caption = value
+    caption = " ".join(caption.replace("\0", " ").split())
+    if len(caption.encode(errors="surrogatepass")) > MAX_CAPTION_BYTES:
+        return "", "caption_too_long"
+    if any("\ud800" <= character <= "\udfff" for character in caption):
+        return "", "caption_not_utf8"
+    return (caption, None) if caption else ("", "caption_empty")
+
+
+def write_samples(storage: Storage, uri: str, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> int:
+    """Write (key, members) as a plain tar, byte for byte the same for the same samples; returns their number."""
+    count = 0
+    with storage.writer(uri) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for key, members in samples:
+            for suffix in sorted(members):
+                info = tarfile.TarInfo(f"{key}.{suffix}")
+                info.size = len(members[suffix])
+                tar.addfile(info, io.BytesIO(members[suffix]))
+            count += 1
+    return count

@@ -1,0 +1,63 @@
+"""Which shards a stage reads: the run's input, or what the filter kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from diht_k8s.api.layout import Layout
+from diht_k8s.api.run import Spec, Stage
+from diht_k8s.recipe.runtime.commit import read_committed
+from diht_k8s.recipe.shards.storage import Storage
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One shard and the name under which stages write what belongs to it."""
+
+    name: str
+    """`SOURCE-STEM`, unique in the run."""
+    uri: str
+    source: str
+    filtered: bool = True
+    """whether the CAT rules judge it (data.sources[].filter)."""
+    samples: int | None = None
+    """number of samples where it is known."""
+
+
+def input_shards(spec: Spec, storage: Storage) -> list[Shard]:
+    """The raw shards of all sources, in order, with unique names."""
+    shards: list[Shard] = []
+    taken: set[str] = set()
+    for source in spec.data.sources:
+        for uri in storage.expand(source.shards):
+            stem = PurePosixPath(uri).name.partition(".")[0]
+            name = f"{source.name}-{stem}"
+            if name in taken:
+                name = f"{name}-{len(shards)}"
+            taken.add(name)
+            shards.append(Shard(name, uri, source.name, source.filter))
+    return shards
+
+
+def kept_shards(spec: Spec, storage: Storage) -> list[Shard]:
+    """What training and labelling read: the filter's kept shards that are not empty, or the raw input of a run without a filter.
+
+    Raises:
+        UserError: the filter has not been committed.
+    """
+    if spec.filter is None:
+        return input_shards(spec, storage)
+    layout = Layout(spec.data.output)
+    committed = read_committed(storage, layout, Stage.FILTER)
+    kept = committed.summary["shards"]
+    return [
+        Shard(item["name"], layout.kept(item["name"]), item["source"], samples=item["kept"])
+        for item in kept
+        if item["kept"]
+    ]
+
+
+def share(shards: list[Shard], worker: int, workers: int) -> list[Shard]:
+    """The shards of one of several workers: every workers-th, so that neighbours differ in age and kind."""
+    return shards[worker::workers]

@@ -1,0 +1,266 @@
+"""The only code that knows storage: plain paths, `file://` and `s3://` through fsspec, with atomic writes and clear errors.
+
+A file either is not there or is whole: local files are written beside their place and renamed, objects are put in one go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, cast
+
+import fsspec
+from braceexpand import braceexpand
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
+
+from diht_k8s.api.data import StorageRule
+from diht_k8s.api.errors import DihtError, RetryableError, UserError
+
+BLOCK_BYTES = 8 << 20
+"""Size of one ranged read from S3: large enough that latency does not count, small enough for many readers."""
+MAX_SHARDS = 1_000_000
+
+
+class Storage:
+    """Reads and writes URIs by the run's storage rules."""
+
+    def __init__(self, rules: Sequence[StorageRule] = ()) -> None:
+        self._rules = sorted(enumerate(rules), key=lambda item: -len(item[1].prefix))
+        self._systems: dict[int | None, AbstractFileSystem] = {}
+
+    def expand(self, patterns: Sequence[str]) -> list[str]:
+        """Brace ranges and globs, each expanded in order.
+
+        Raises:
+            UserError: a pattern matches nothing, or the same shard is matched twice.
+        """
+        found: list[str] = []
+        for pattern in patterns:
+            matches = [uri for item in braceexpand(pattern) for uri in self._glob(item)]
+            if not matches:
+                raise UserError(
+                    f"no shard matches {pattern}: check the path (brace ranges {{000..127}} and globs * are expanded)"
+                )
+            found += matches
+        if len(set(found)) < len(found):
+            twice = next(uri for uri in found if found.count(uri) > 1)
+            raise UserError(f"{twice} is matched twice by the shard patterns: name each shard once")
+        if len(found) > MAX_SHARDS:
+            raise UserError(f"{len(found)} shards are more than {MAX_SHARDS}: use larger shards")
+        return found
+
+    def _glob(self, uri: str) -> list[str]:
+        system, path = self._resolve(uri)
+        with _errors(uri, "list"):
+            if not any(character in uri for character in "*?["):
+                return [uri] if system.exists(path) else []
+            scheme = "s3://" if uri.startswith("s3://") else ""
+            return sorted(scheme + match for match in cast("list[str]", system.glob(path)))
+
+    @contextlib.contextmanager
+    def open(self, uri: str) -> Iterator[IO[bytes]]:
+        """Open for reading; on S3 by ranged reads of `BLOCK_BYTES`, each retried."""
+        system, path = self._resolve(uri)
+        options: dict[str, Any] = (
+            {} if isinstance(system, LocalFileSystem) else {"block_size": BLOCK_BYTES, "cache_type": "readahead"}
+        )
+        with _errors(uri, "read"), system.open(path, "rb", **options) as file:
+            yield cast("IO[bytes]", file)
+
+    def read_bytes(self, uri: str) -> bytes:
+        """The whole content."""
+        system, path = self._resolve(uri)
+        with _errors(uri, "read"):
+            return cast("bytes", system.cat_file(path))
+
+    def read_text(self, uri: str) -> str:
+        """The whole content as UTF-8.
+
+        Raises:
+            UserError: the content is no UTF-8.
+        """
+        try:
+            return self.read_bytes(uri).decode()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{uri} is no UTF-8 text ({error}): check the file") from error
+
+    def write_bytes(self, uri: str, data: bytes) -> None:
+        """Write atomically, replacing what is there."""
+        with self.writer(uri) as file:
+            file.write(data)
+
+    @contextlib.contextmanager
+    def writer(self, uri: str) -> Iterator[IO[bytes]]:
+        """A file for writing that takes its place at `uri` when the block ends without an error, and leaves nothing otherwise."""
+        with self.local_copy(uri) as path, path.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+
+    @contextlib.contextmanager
+    def local_copy(self, uri: str) -> Iterator[Path]:
+        """A local path for libraries that write files themselves; what is there at the end of the block goes to `uri`."""
+        system, path = self._resolve(uri)
+        local = isinstance(system, LocalFileSystem)
+        with _errors(uri, "write"):
+            if local:
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+            folder = Path(path).parent if local else Path(tempfile.gettempdir())
+            handle, name = tempfile.mkstemp(prefix=f".{Path(path).name}.", suffix=".tmp", dir=folder)
+            os.close(handle)
+            temporary = Path(name)
+            try:
+                yield temporary
+                if local:
+                    temporary.chmod(0o644)
+                    temporary.replace(path)
+                else:
+                    system.put_file(name, path)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def create(self, uri: str, data: bytes) -> bool:
+        """Write only if nothing is there (a conditional PUT on S3); False if something was."""
+        system, path = self._resolve(uri)
+        with _errors(uri, "write"):
+            try:
+                if isinstance(system, LocalFileSystem):
+                    return self._create_local(Path(path), data)
+                system.pipe_file(path, data, mode="create")
+            except FileExistsError:
+                return False
+        return True
+
+    def _create_local(self, path: Path, data: bytes) -> bool:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            os.link(name, path)  # fails where the path exists, and never shows half a file
+        finally:
+            Path(name).unlink(missing_ok=True)
+        return True
+
+    def exists(self, uri: str) -> bool:
+        """Whether something is there."""
+        system, path = self._resolve(uri)
+        with _errors(uri, "read"):
+            return bool(system.exists(path))
+
+    def names(self, folder: str) -> list[str]:
+        """Names of the files right below a folder, sorted; empty where there is no folder. Temporary files are left out."""
+        system, path = self._resolve(folder)
+        with _errors(folder, "list"):
+            try:
+                entries = cast("list[dict[str, Any]]", system.ls(path, detail=True))
+            except FileNotFoundError:
+                return []
+        files = [entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry["type"] == "file"]
+        return sorted(name for name in files if name and not name.endswith(".tmp"))
+
+    def folders(self, folder: str) -> list[str]:
+        """Names of the folders right below a folder, sorted."""
+        system, path = self._resolve(folder)
+        with _errors(folder, "list"):
+            try:
+                entries = cast("list[dict[str, Any]]", system.ls(path, detail=True))
+            except FileNotFoundError:
+                return []
+        return sorted(entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry["type"] == "directory")
+
+    def size(self, uri: str) -> int:
+        """Size in bytes."""
+        system, path = self._resolve(uri)
+        with _errors(uri, "read"):
+            return int(system.info(path)["size"])
+
+    def identity(self, uri: str) -> str:
+        """What changes when the content does, without reading it: size and ETag on S3, size and time of change on disk."""
+        system, path = self._resolve(uri)
+        with _errors(uri, "read"):
+            info = system.info(path)
+        version = info.get("ETag", "").strip('"') or str(os.stat(path).st_mtime_ns)
+        return f"{info['size']}-{version}"
+
+    def remove(self, uri: str) -> None:
+        """Remove a file or a folder with all that is in it; nothing happens where nothing is."""
+        system, path = self._resolve(uri)
+        with _errors(uri, "remove"), contextlib.suppress(FileNotFoundError):
+            system.rm(path, recursive=True)
+
+    def local_path(self, uri: str) -> Path | None:
+        """The path of a local URI, None for an object store."""
+        system, path = self._resolve(uri)
+        return Path(path) if isinstance(system, LocalFileSystem) else None
+
+    def _resolve(self, uri: str) -> tuple[AbstractFileSystem, str]:
+        scheme, separator, _ = uri.partition("://")
+        if not separator or scheme == "file":
+            return self._systems.setdefault(None, LocalFileSystem()), os.path.abspath(
+                os.path.expanduser(uri.removeprefix("file://"))
+            )
+        if scheme != "s3":
+            raise UserError(f"{uri}: the scheme {scheme} is not allowed: use s3://, file:// or a path")
+        index, rule = next(((i, r) for i, r in self._rules if _below(uri, r.prefix)), (-1, None))
+        if index not in self._systems:
+            self._systems[index] = _s3(index, rule)
+        return self._systems[index], uri.removeprefix("s3://")
+
+
+def _below(uri: str, prefix: str) -> bool:
+    prefix = prefix.rstrip("/")
+    return uri == prefix or uri.startswith(prefix + "/")
+
+
+def _s3(index: int, rule: StorageRule | None) -> AbstractFileSystem:
+    """The file system of one rule. A rule's own credentials come in as DIHT_STORAGE_<index>_*, else AWS' usual chain holds."""
+    client: dict[str, Any] = {}
+    if rule is not None and rule.region:
+        client["region_name"] = rule.region
+    key, secret = (os.environ.get(f"DIHT_STORAGE_{index}_{name}") for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"))
+    return fsspec.filesystem(
+        "s3",
+        endpoint_url=rule.endpoint_url if rule is not None else None,
+        key=key,
+        secret=secret,
+        client_kwargs=client,
+        config_kwargs={"retries": {"max_attempts": 8, "mode": "adaptive"}, "connect_timeout": 10, "read_timeout": 60},
+        use_listings_cache=False,
+        skip_instance_cache=True,
+    )
+
+
+@contextlib.contextmanager
+def _errors(uri: str, verb: str) -> Iterator[None]:
+    """Turns the errors of file systems and S3 clients into ours, which say what, where and what to do."""
+    try:
+        yield
+    except (DihtError, FileExistsError):
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"cannot {verb} {uri}: it does not exist: check the path or bucket") from error
+    except (PermissionError, NotADirectoryError, IsADirectoryError) as error:
+        raise UserError(f"cannot {verb} {uri}: {error.strerror or error}: check rights and credentials") from error
+    except OSError as error:
+        if error.errno == errno.EROFS:
+            raise UserError(f"cannot {verb} {uri}: the file system is read-only: choose another data.output") from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RetryableError(
+                f"cannot {verb} {uri}: the disk is full: free space and start again, finished work is kept"
+            ) from error
+        raise RetryableError(f"cannot {verb} {uri}: {error}: start again when the storage answers") from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] in ("botocore", "aiobotocore", "aiohttp"):
+            kind = (
+                UserError
+                if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError")
+                else RetryableError
+            )
+            raise kind(f"cannot {verb} {uri}: {error}: check endpointURL and credentials") from error
+        raise
