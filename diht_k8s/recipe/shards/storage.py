@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
@@ -47,8 +48,9 @@ class Storage:
                     f"no shard matches {pattern}: check the path (brace ranges {{000..127}} and globs * are expanded)"
                 )
             found += matches
-        if len(set(found)) < len(found):
-            twice = next(uri for uri in found if found.count(uri) > 1)
+        places = Counter(self._resolve(uri)[1] for uri in found)
+        twice = next((place for place, times in places.items() if times > 1), None)
+        if twice is not None:
             raise UserError(f"{twice} is matched twice by the shard patterns: name each shard once")
         if len(found) > MAX_SHARDS:
             raise UserError(f"{len(found)} shards are more than {MAX_SHARDS}: use larger shards")
@@ -241,11 +243,11 @@ def _errors(uri: str, verb: str) -> Iterator[None]:
     """Turns the errors of file systems and S3 clients into ours, which say what, where and what to do."""
     try:
         yield
-    except (DihtError, FileExistsError):
+    except DihtError:
         raise
     except FileNotFoundError as error:
         raise UserError(f"cannot {verb} {uri}: it does not exist: check the path or bucket") from error
-    except (PermissionError, NotADirectoryError, IsADirectoryError) as error:
+    except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:
         raise UserError(f"cannot {verb} {uri}: {error.strerror or error}: check rights and credentials") from error
     except OSError as error:
         if error.errno == errno.EROFS:

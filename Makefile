@@ -1,0 +1,40 @@
+# `make demo` and `make test` are all that a newcomer needs. The environment is .venv, made from constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+EXTRAS := recipe,operator,dev
+INSTALLED := .venv/.installed
+
+.PHONY: demo test test-cluster lint format generate constraints clean-demo
+.DEFAULT_GOAL := demo
+
+demo: $(INSTALLED) ## the whole recipe on real pictures; a second call finds every stage cached
+	@$(BIN)/diht run examples/demo.yaml
+
+test: $(INSTALLED) ## every tier that this machine can run; says which it left out and why
+	@$(BIN)/python -m pytest -q
+
+test-cluster: $(INSTALLED) ## the tier on a real Kubernetes: KUBECONFIG's, or two nodes on this machine
+	@$(BIN)/python -m pytest -q tests/cluster
+
+lint: $(INSTALLED) ## style, types and layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+constraints: $(INSTALLED) ## newest versions that fit pyproject.toml (needs uv on PATH)
+	uv pip compile -q --no-header --no-annotate --python $(BIN)/python --extra recipe --extra operator --extra dev pyproject.toml -o constraints.txt
+
+clean-demo: ## forget the demo's run
+	rm -rf runs/demo
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@echo "installing into .venv (once; about 3 GB of packages) ..."
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] >= (3, 11) else "diht-k8s needs Python 3.11 or newer: make PYTHON=python3.11")'
+	@$(PYTHON) -m venv .venv || { echo "python3 -m venv failed: on Debian, apt-get install python3-venv"; exit 1; }
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --editable '.[$(EXTRAS)]'
+	@touch $@

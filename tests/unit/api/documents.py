@@ -1,0 +1,38 @@
+"""A minimal run document and a way to change it, for tests."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+MINIMAL: dict[str, Any] = {
+    "apiVersion": "diht.dev/v1alpha1",
+    "kind": "DihtRun",
+    "metadata": {"name": "a-run"},
+    "spec": {
+        "data": {
+            "sources": [{"name": "web", "shards": ["s3://corpus/{00000..00009}.tar"]}],
+            "output": "s3://corpus/runs/a",
+        },
+        "filter": {},
+        "label": {},
+        "train": {"model": "ViT-B-16", "samples": 1000, "batchSize": 8},
+        "evaluate": {"benchmarks": [{"name": "flickr30k", "type": "Retrieval", "shards": ["s3://corpus/f/0.tar"]}]},
+    },
+}
+REMOVE = object()
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    """MINIMAL with `spec__train__samples=5` set; REMOVE removes the key."""
+    document = copy.deepcopy(MINIMAL)
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        target = document
+        for parent in parents:
+            target = target[int(parent)] if isinstance(target, list) else target.setdefault(parent, {})
+        if value is REMOVE:
+            del target[last]
+        else:
+            target[last] = value
+    return document

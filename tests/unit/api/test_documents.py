@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from diht_k8s.api.documents import canonical_json, check, dump, load
+from diht_k8s.api.errors import UserError
+from tests.unit.api.documents import MINIMAL, REMOVE, changed
+
+
+def problems(document: dict[str, Any], *overrides: str) -> list[str]:
+    return [str(problem) for problem in check(json.dumps(document, indent=1), overrides=overrides)[1]]
+
+
+def test_minimal_document_is_accepted() -> None:
+    assert problems(MINIMAL) == []
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (
+            changed(spec__filter={"minComplexty": 1}),
+            "spec.filter.minComplexty: unknown key; did you mean minComplexity?",
+        ),
+        (changed(spec__trian={}), "spec.trian: unknown key; did you mean train?"),
+        (changed(spec__zzz=1), "spec.zzz: unknown key; known here: "),
+        (changed(kind="Diht"), "kind: \"Diht\" is not one of 'DihtRun'; did you mean DihtRun?"),
+        (changed(spec__train__samples="many"), 'spec.train.samples: input should be a valid integer, got "many"'),
+        (changed(spec__train__samples="5"), "valid integer"),
+        (changed(spec__train__samples=0), "greater than or equal to 1"),
+        (changed(spec__train__precision="bf61"), "did you mean bf16?"),
+        (changed(spec__train__loss={"alpha": 1.5}), "less than or equal to 1"),
+        (changed(spec__train__loss={"beta": -1}), "greater than or equal to 0"),
+        (changed(spec__train__zeroStage=4), "less than or equal to 3"),
+        (
+            changed(spec__train__batchSize=9, spec__train__numNodes=2),
+            "must be a multiple of numNodes x processesPerNode = 2",
+        ),
+        (changed(spec__train__batchSize=8, spec__train__processesPerNode=8), "fewer than 2 pairs"),
+        (changed(spec__train__model=REMOVE), "exactly one of model and modelConfig"),
+        (changed(spec__train__modelConfig={}), "exactly one of model and modelConfig"),
+        (changed(spec__label=REMOVE), "needs labels"),
+        (changed(spec__filter=REMOVE), "label reads the filter's scores"),
+        (changed(spec__train=REMOVE), "evaluate needs a model"),
+        (changed(spec__data=REMOVE), "spec.data: is missing: add it"),
+        (changed(spec__data__sources=[]), "at least 1 item"),
+        (changed(spec__data__output="pipe:cat"), "allowed URI"),
+        (changed(spec__data__output="http://x/y"), "allowed URI"),
+        (changed(spec__data__output="-rf"), "allowed URI"),
+        (changed(spec__data__output="s3://b/;rm"), "allowed URI"),
+        (changed(spec__data__output="s3://bucket/$(touch x)"), "allowed URI"),
+        (changed(spec__storage=[{"prefix": "s3://corpus", "endpointUrl": "x"}]), "did you mean endpointURL?"),
+        (changed(metadata__name="A-Run"), "metadata.name"),
+        (changed(metadata__name="a" * 41), "at most 40 characters"),
+        (
+            changed(spec__evaluate={"benchmarks": [{"name": "x", "type": "Classification", "shards": ["a"]}]}),
+            "x needs classNames",
+        ),
+        (
+            changed(spec__filter={"textSpotting": {"mode": False}}),
+            "false is not one of 'Drop', 'ScoreOnly' or 'Disabled'",
+        ),
+        (changed(spec__train__optimizer={"lr": float("1e9")}), "less than or equal to"),
+    ],
+)
+def test_bad_document_is_refused_with_what_where_and_the_nearest_name(document: dict[str, Any], message: str) -> None:
+    found = problems(document)
+    assert len(found) == 1
+    assert message in found[0]
+
+
+def test_problem_names_the_line_of_the_field() -> None:
+    text = "apiVersion: diht.dev/v1alpha1\nkind: DihtRun\nmetadata:\n  name: x\nspec:\n  seed: no\n"
+    assert [str(p) for p in check(text)[1]] == [
+        "line 6: spec.seed: input should be a valid integer, got false",
+        "line 5: spec.data: is missing: add it",
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "just text", "a: [", "\x00"])
+def test_text_that_is_no_document_is_one_problem(text: str) -> None:
+    run, found = check(text)
+    assert run is None
+    assert len(found) == 1
+
+
+def test_load_names_the_file_in_each_line() -> None:
+    with pytest.raises(UserError, match=r"^my\.yaml: line 1: "):
+        load("[]", name="my.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("train.samples=2e3", 2000),
+        ("spec.train.samples=2000", 2000),
+    ],
+)
+def test_override_is_read_like_the_document(override: str, expected: int) -> None:
+    run, found = check(json.dumps(MINIMAL), overrides=[override])
+    assert found == []
+    assert run is not None
+    assert run.spec.train is not None
+    assert run.spec.train.samples == expected
+
+
+def test_override_reaches_list_items_and_makes_missing_mappings() -> None:
+    run, found = check(
+        json.dumps(MINIMAL), overrides=["data.sources.0.name=other", "filter.textSpotting.mode=Disabled"]
+    )
+    assert found == []
+    assert run is not None
+    assert run.spec.data.sources[0].name == "other"
+    assert run.spec.filter is not None
+    assert run.spec.filter.text_spotting.mode == "Disabled"
+
+
+@pytest.mark.parametrize("override", ["train.samples", "=5", "data.sources.7.name=x", "train.samples.x=1"])
+def test_override_that_leads_nowhere_is_a_user_error(override: str) -> None:
+    with pytest.raises(UserError, match="--set"):
+        check(json.dumps(MINIMAL), overrides=[override])
+
+
+def test_numbers_written_in_different_ways_dump_alike() -> None:
+    yaml = """
+apiVersion: diht.dev/v1alpha1
+kind: DihtRun
+metadata: {name: a-run}
+spec:
+  data: {sources: [{name: web, shards: [a.tar], weight: %s}], output: out}
+  filter: {maxBadPercent: %s}
+  train: {model: ViT-B-16, samples: %s, batchSize: 8, optimizer: {lr: %s}, distillation: {mode: Disabled}}
+"""
+    one = load(yaml % ("1.5", "2.0", "16000000000", "1e-3"), name="a")
+    other = load(yaml % ("15e-1", "2", "16e9", "0.001"), name="b")
+    assert dump(one) == dump(other)
+    assert dump(load(dump(one), name="c")) == dump(one)
+
+
+def test_canonical_json_does_not_depend_on_order_or_float_form() -> None:
+    assert (
+        canonical_json({"b": 1.0, "a": [1, 2.5]}) == canonical_json({"a": [1.0, 2.5], "b": 1}) == '{"a":[1,2.5],"b":1}'
+    )

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from diht_k8s.api.documents import load
+from diht_k8s.api.hashing import differences, sha256_of, stage_config
+from diht_k8s.api.run import Stage
+from tests.unit.api.documents import changed
+
+
+def digest(document: dict[str, Any], stage: Stage = Stage.TRAIN) -> str:
+    run = load(json.dumps(document), name="test")
+    return sha256_of(stage_config(run.spec, stage, {"filter": "x"}, {}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"spec__train__numNodes": 2},
+        {"spec__train__processesPerNode": 2},
+        {"spec__train__microBatchSize": 4},
+        {"spec__train__zeroStage": 3},
+        {"spec__train__checkpoint": {"keep": 9}},
+        {"spec__train__loaderWorkers": 3},
+        {"spec__train__pods": {"image": "x"}},
+        {"spec__pods": {"image": "x"}},
+        {"spec__storage": [{"prefix": "s3://corpus", "region": "eu-1"}]},
+        {"spec__activeDeadlineSeconds": 5},
+        {"spec__suspend": True},
+        {"spec__train__optimizer": {"lr": 5.0e-4}},
+        {"spec__filter": {"minActions": 0}},
+    ],
+)
+def test_hash_of_a_stage_is_the_same_when_placement_defaults_or_other_stages_change(changes: dict[str, Any]) -> None:
+    assert digest(changed(**changes)) == digest(changed())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"spec__seed": 1},
+        {"spec__train__samples": 1001},
+        {"spec__train__optimizer": {"lr": 1.0e-4}},
+        {"spec__train__loss": {"beta": 0}},
+        {"spec__train__precision": "fp32"},
+    ],
+)
+def test_hash_of_a_stage_changes_with_what_changes_its_result(changes: dict[str, Any]) -> None:
+    assert digest(changed(**changes)) != digest(changed())
+
+
+def test_filter_hash_ignores_workers_and_bad_limit_but_not_thresholds() -> None:
+    plain = digest(changed(), Stage.FILTER)
+    assert digest(changed(spec__filter={"workers": 9, "maxBadPercent": 5}), Stage.FILTER) == plain
+    assert digest(changed(spec__filter={"minComplexity": 2}), Stage.FILTER) != plain
+
+
+def test_differences_name_the_fields() -> None:
+    before = {"config": {"optimizer": {"lr": 0.1}, "samples": 5}, "seed": 0}
+    after = {"config": {"samples": 6, "ema": 0.9}, "seed": 0.0}
+    assert differences(before, after) == [
+        "config.ema: (default) -> 0.9",
+        'config.optimizer: {"lr":0.1} -> (default)',
+        "config.samples: 5 -> 6",
+    ]

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import pytest
+
+from diht_k8s.api.yaml_tree import YamlError, read_tree
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("5e-4", 0.0005),
+        ("1e6", 1000000),
+        ("1.0", 1),
+        ("1.0e-5", 0.00001),
+        ("16000000000", 16000000000),
+        ("0.8", 0.8),
+        (".5", 0.5),
+        ("1_000", 1000),
+        ("0x10", 16),
+        ("0o17", 15),
+        ("017", 15),
+        ("089", 89),
+        ("-3", -3),
+        ("yes", True),
+        ("y", True),
+        ("Off", False),
+        ("n", False),
+        ("~", None),
+        ("", None),
+        ("null", None),
+        ("'5e-4'", "5e-4"),
+        ('"yes"', "yes"),
+        ("!!str 5", "5"),
+        ("ViT-B-16", "ViT-B-16"),
+        ("1.2.3", "1.2.3"),
+        ("2026-11-25", "2026-11-25"),
+    ],
+)
+def test_scalar_is_read_as_the_api_server_reads_it(text: str, value: object) -> None:
+    got = read_tree(f"a: {text}").value["a"]
+    assert got == value
+    assert type(got) is type(value)
+
+
+def test_lines_of_fields_and_items_are_known() -> None:
+    tree = read_tree("a:\n  b:\n  - x\n  - y: 1\n")
+    assert tree.line_of(("a", "b")) == 2
+    assert tree.line_of(("a", "b", 1, "y")) == 4
+    assert tree.line_of(("a", "b", 1, "missing")) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\na: 2\n", "line 2: the key 'a' stands twice"),
+        ("a: [1\n", "line"),
+        ("a: 1\n---\nb: 2\n", "line 2"),
+        ("a: " + "[" * 200 + "]" * 200, "nested deeper"),
+        ("a" * (1 << 21), "characters"),
+    ],
+)
+def test_broken_yaml_is_an_error_with_a_line(text: str, message: str) -> None:
+    with pytest.raises(YamlError, match=message):
+        read_tree(text)
+
+
+def test_an_unquoted_boolean_key_becomes_text() -> None:
+    assert read_tree("n: 1").value == {"false": 1}

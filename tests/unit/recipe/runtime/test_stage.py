@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import io
+import json
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from diht_k8s.api.documents import load
+from diht_k8s.api.errors import DataError, ExitCode, RetryableError, StopRequested, UserError
+from diht_k8s.api.reports import parse_progress
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.runtime.commit import artefact
+from diht_k8s.recipe.runtime.progress import Reporter
+from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.recipe.runtime.stage import Context, Outcome, exit_code_of, run_stage
+from diht_k8s.recipe.shards.storage import Storage
+from tests.unit.api.documents import changed
+
+
+class Stub:
+    """A stage that writes one file."""
+
+    calls = 0
+
+    def identify(self, run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping[str, str]]:
+        return {"shard": "1"}, {}
+
+    def execute(self, context: Context) -> Outcome | None:
+        self.calls += 1
+        context.storage.write_bytes(context.layout.report(context.stage), b"{}")
+        if context.workers > 1 and context.worker == 0:
+            return None
+        return Outcome(
+            [artefact(context.storage, context.layout, context.stage, "report.json")], {"worker": context.worker}
+        )
+
+
+def run_below(tmp_path: Path, **changes: object) -> DihtRun:
+    return load(json.dumps(changed(spec__data__output=str(tmp_path / "out"), **changes)), name="test")
+
+
+def test_second_call_is_cached_and_does_no_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stub, run = Stub(), run_below(tmp_path)
+    first = run_stage(stub, run, Stage.FILTER)
+    second = run_stage(stub, run, Stage.FILTER)
+    assert stub.calls == 1
+    assert first == second
+    assert "filter: cached" in capsys.readouterr().out
+
+
+def test_worker_whose_part_is_not_the_last_commits_nothing(tmp_path: Path) -> None:
+    stub, run = Stub(), run_below(tmp_path)
+    assert run_stage(stub, run, Stage.FILTER, worker=0, workers=2) is None
+    last = run_stage(stub, run, Stage.FILTER, worker=1, workers=2)
+    assert last is not None
+    assert last.summary == {"worker": 1}
+
+
+def test_stage_that_the_run_does_not_have_is_a_user_error(tmp_path: Path) -> None:
+    document = changed(spec__data__output=str(tmp_path))
+    del document["spec"]["evaluate"]
+    with pytest.raises(UserError, match=r"has no stage evaluate: add spec\.evaluate"):
+        run_stage(Stub(), load(json.dumps(document), name="test"), Stage.EVALUATE)
+
+
+def test_resolved_run_document_lies_beside_the_output(tmp_path: Path) -> None:
+    run_stage(Stub(), run_below(tmp_path), Stage.FILTER)
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["metadata"] == {"name": "a-run"}
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def work() -> None:
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UserError("wrong"), ExitCode.USER_ERROR),
+        (DataError("bad"), ExitCode.BAD_DATA),
+        (RetryableError("again"), ExitCode.RETRYABLE),
+        (StopRequested("stopped"), ExitCode.STOPPED),
+        (KeyboardInterrupt(), ExitCode.STOPPED),
+        (ImportError("no module"), ExitCode.USER_ERROR),
+        (ZeroDivisionError("oops"), ExitCode.UNEXPECTED),
+    ],
+)
+def test_errors_become_exit_codes_one_line_and_a_termination_message(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: ExitCode,
+) -> None:
+    monkeypatch.setenv("DIHT_TERMINATION_LOG", str(tmp_path / "log"))
+    assert exit_code_of(raising(error)) == code
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("diht: ")
+    assert len(lines) == 1 or code == ExitCode.UNEXPECTED
+    assert json.loads((tmp_path / "log").read_text())["exit_code"] == code
+
+
+def test_success_is_zero() -> None:
+    assert exit_code_of(lambda: None) == 0
+
+
+def test_first_signal_sets_the_flag_and_work_stops_at_a_safe_point() -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    try:
+        stop = StopFlag().install()
+        stop.raise_if_requested()
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(StopRequested, match="start again to go on"):
+            stop.raise_if_requested()
+    finally:
+        signal.signal(signal.SIGTERM, before[0])
+        signal.signal(signal.SIGINT, before[1])
+
+
+def test_progress_is_printed_at_intervals_and_at_the_end() -> None:
+    now, stream = [0.0], io.StringIO()
+    reporter = Reporter(Stage.FILTER, stream=stream, clock=lambda: now[0], every_s=10)
+    reporter.start("captions", 100, done=20)
+    for second in range(1, 17):
+        now[0] = float(second)
+        reporter.update(20 + 5 * second, {"kept": 1 / 3})
+    lines = [parse_progress(line) for line in stream.getvalue().splitlines()]
+    assert [line.done for line in lines if line] == [20, 70, 100]
+    middle, last = lines[1], lines[2]
+    assert middle is not None
+    assert last is not None
+    assert (middle.per_second, middle.eta_seconds, middle.metrics) == (5.0, 6, {"kept": 0.333333})
+    assert last.eta_seconds == 0

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from diht_k8s.api.errors import RetryableError, UserError
+from diht_k8s.recipe.shards.storage import Storage
+
+
+@pytest.fixture
+def storage() -> Storage:
+    return Storage()
+
+
+def test_patterns_are_expanded_in_order(tmp_path: Path, storage: Storage) -> None:
+    for name in ("a/2.tar", "a/1.tar", "b/00.tar", "b/01.tar"):
+        storage.write_bytes(str(tmp_path / name), b"x")
+    found = storage.expand([f"{tmp_path}/b/{{01..00}}.tar", f"file://{tmp_path}/a/*.tar"])
+    assert [Path(uri).relative_to(tmp_path).as_posix() for uri in found] == [
+        "b/01.tar",
+        "b/00.tar",
+        "a/1.tar",
+        "a/2.tar",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [
+        (["missing-*.tar"], r"no shard matches missing-\*\.tar"),
+        (["x.tar", "y.tar"], r"no shard matches y\.tar"),
+        (["x.tar", "*.tar"], "matched twice"),
+    ],
+)
+def test_pattern_that_matches_nothing_or_twice_is_a_user_error(
+    tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch, patterns: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.tar").write_bytes(b"x")
+    with pytest.raises(UserError, match=message):
+        storage.expand(patterns)
+
+
+def test_write_that_fails_leaves_the_old_content_and_no_other_file(tmp_path: Path, storage: Storage) -> None:
+    uri = str(tmp_path / "f")
+    storage.write_bytes(uri, b"old")
+
+    def fail() -> None:
+        with storage.writer(uri) as file:
+            file.write(b"new, half")
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert storage.read_bytes(uri) == b"old"
+    assert os.listdir(tmp_path) == ["f"]
+
+
+def test_create_writes_once(tmp_path: Path, storage: Storage) -> None:
+    uri = str(tmp_path / "deep" / "f")
+    assert storage.create(uri, b"first")
+    assert not storage.create(uri, b"second")
+    assert storage.read_bytes(uri) == b"first"
+    assert storage.names(str(tmp_path / "deep")) == ["f"]
+
+
+def test_names_folders_exists_size_remove(tmp_path: Path, storage: Storage) -> None:
+    for name in ("b", "a", "sub/c"):
+        storage.write_bytes(str(tmp_path / name), b"xyz")
+    (tmp_path / ".a.123.tmp").write_bytes(b"left by a killed writer")
+    assert storage.names(str(tmp_path)) == ["a", "b"]
+    assert storage.folders(str(tmp_path)) == ["sub"]
+    assert storage.names(str(tmp_path / "nowhere")) == storage.folders(str(tmp_path / "nowhere")) == []
+    assert storage.size(str(tmp_path / "a")) == 3
+    storage.remove(str(tmp_path / "sub"))
+    storage.remove(str(tmp_path / "sub"))
+    assert not storage.exists(str(tmp_path / "sub"))
+
+
+def test_identity_changes_with_the_content(tmp_path: Path, storage: Storage) -> None:
+    uri = str(tmp_path / "f")
+    storage.write_bytes(uri, b"one")
+    before = storage.identity(uri)
+    assert storage.identity(uri) == before
+    storage.write_bytes(uri, b"two")
+    os.utime(uri, ns=(1, 1))
+    assert storage.identity(uri) != before
+
+
+def test_missing_file_is_a_user_error(tmp_path: Path, storage: Storage) -> None:
+    for read in (storage.read_bytes, storage.size, storage.identity):
+        with pytest.raises(UserError, match="does not exist: check the path"):
+            read(str(tmp_path / "missing"))
+
+
+def test_text_that_is_no_utf8_is_a_user_error(tmp_path: Path, storage: Storage) -> None:
+    (tmp_path / "f").write_bytes(b"\xff")
+    with pytest.raises(UserError, match="no UTF-8"):
+        storage.read_text(str(tmp_path / "f"))
+
+
+@pytest.mark.parametrize("uri", ["http://x/y", "gs://x/y", "memory://x"])
+def test_other_schemes_are_refused(storage: Storage, uri: str) -> None:
+    with pytest.raises(UserError, match="is not allowed"):
+        storage.read_bytes(uri)
+
+
+def test_folder_in_place_of_a_file_is_a_user_error(tmp_path: Path, storage: Storage) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    with pytest.raises(UserError, match="cannot write"):
+        storage.write_bytes(str(tmp_path / "file" / "below"), b"x")
+    with pytest.raises(UserError, match="cannot read"):
+        storage.read_bytes(str(tmp_path))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_full_disk_is_retryable_and_leaves_nothing(tmp_path: Path, storage: Storage) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], check=True)
+    try:
+        with pytest.raises(RetryableError, match="the disk is full: free space and start again"):
+            storage.write_bytes(str(tmp_path / "f"), b"x" * 1_000_000)
+        assert os.listdir(tmp_path) == []
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_read_only_file_system_is_a_user_error(tmp_path: Path, storage: Storage) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(tmp_path)], check=True)
+    try:
+        with pytest.raises(UserError, match=r"read-only: choose another data\.output"):
+            storage.write_bytes(str(tmp_path / "f"), b"x")
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
