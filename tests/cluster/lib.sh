@@ -14,10 +14,10 @@ nodes() { seq 0 $((${TEST_CLUSTER_NODES:-2} - 1)); }
 ctr_() { local node=$1; shift; ctr --address "$dir/node-$node/containerd.sock" --namespace k8s.io "$@"; }
 kubectl_() { "$dir/bin/kubectl" --kubeconfig "$dir/kubeconfig" --request-timeout 5s "$@"; }
 
-nodes_are_ready() {
+nodes_are_ready() { # start_kubelet deletes the lease: what the API server says of a node before its kubelet came back is old
   local names
-  mapfile -t names < <(nodes | sed 's#^#node/node-#')
-  kubectl_ wait --for=condition=Ready "${names[@]}" --timeout=1s
+  mapfile -t names < <(nodes | sed 's#^#node-#')
+  kubectl_ -n kube-node-lease get lease "${names[@]}" && kubectl_ wait --for=condition=Ready "${names[@]/#/node/}" --timeout=1s
 }
 
 running() { # NAME: its process lives, and is ours (process ids are used again)
@@ -97,12 +97,14 @@ kill_pods() { # NODE: every container of the node and its shim, at once, as a po
   return 0
 }
 
-stop() { # NAME: asks first, then insists after 10 s
-  if running "$1"; then
-    local pid; pid=$(cat "$dir/pid/$1")
-    kill "$pid"
-    for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
-    ! kill -0 "$pid" 2>/dev/null || kill -9 "$pid"
-  fi
-  rm -f "$dir/pid/$1"
+stop() { # NAME...: asks first, then insists after 10 s
+  local name deadline=$((SECONDS + 10))
+  for name in "$@"; do
+    ! running "$name" || kill "$(cat "$dir/pid/$name")"
+  done
+  for name in "$@"; do
+    while running "$name" && [ $SECONDS -lt $deadline ]; do sleep 0.1; done
+    ! running "$name" || kill -9 "$(cat "$dir/pid/$name")"
+    rm -f "$dir/pid/$name"
+  done
 }

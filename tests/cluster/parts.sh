@@ -58,7 +58,7 @@ start_apiserver() {
   local pki=$dir/pki
   start kube-apiserver "$dir/bin/kube-apiserver" \
     --etcd-servers http://127.0.0.1:2379 --secure-port "$API_PORT" --bind-address 0.0.0.0 --advertise-address "$NODE_IP" \
-    --service-cluster-ip-range "$SERVICE_CIDR" --authorization-mode Node,RBAC --enable-admission-plugins NodeRestriction \
+    --service-cluster-ip-range "$SERVICE_CIDR" --allow-privileged --authorization-mode Node,RBAC --enable-admission-plugins NodeRestriction \
     --client-ca-file "$pki/ca.crt" --tls-cert-file "$pki/apiserver.crt" --tls-private-key-file "$pki/apiserver.key" \
     --kubelet-client-certificate "$pki/admin.crt" --kubelet-client-key "$pki/admin.key" --kubelet-preferred-address-types InternalIP \
     --service-account-issuer https://kubernetes.default.svc --service-account-key-file "$pki/sa.key" --service-account-signing-key-file "$pki/sa.key" \
@@ -103,6 +103,8 @@ start_containerd() { # NUMBER: its files in node-NUMBER/, its pods on a bridge o
 
 start_kubelet() { # NUMBER
   local node=$1 name=node-$1
+  ! running "$name-kubelet" || return 0
+  kubectl_ -n kube-node-lease delete lease "$name" --ignore-not-found >/dev/null
   wait_for "containerd of $name" ctr_ "$node" images list -q
   "$here/image" local/pause:1 --once --node "$node" --add "$dir/bin/pause=/pause" --entrypoint /pause >/dev/null
   kubelet_config "$name" "$node" >"$dir/$name/kubelet.yaml"
@@ -158,6 +160,7 @@ containerRuntimeEndpoint: unix://$dir/$1/containerd.sock
 evictionHard: {memory.available: 200Mi, nodefs.available: 1Gi, imagefs.available: 1Gi}
 failSwapOn: false
 imageGCHighThresholdPercent: 100
+makeIPTablesUtilChains: false
 maxPods: 200
 oomScoreAdj: 0
 podLogsDir: $dir/log/$1-pods
@@ -176,6 +179,7 @@ kind: KubeProxyConfiguration
 clientConnection: {kubeconfig: $dir/pki/proxy.conf}
 clusterCIDR: $POD_CIDR
 mode: iptables
+iptables: {localhostNodePorts: false} # it would open the loopback to the network
 oomScoreAdj: 0
 conntrack: {maxPerCore: 0, min: 0}
 EOF

