@@ -1,0 +1,72 @@
+"""The three exchanges between ranks that the losses need, over NCCL or gloo, outside autograd.
+
+In: a rank's rows and a process group, or None where training is not distributed (every function then returns its input). Out: the same
+rows seen globally, in rank order. The losses differentiate by hand, so nothing here records a graph.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+# torch 2.13 renamed both; the old names warn there, the new ones are missing before.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
+# Shape legend: B rows of this rank, N rows of all ranks, ... any further dimensions.
+
+
+def group_size(group: dist.ProcessGroup | None) -> int:
+    """Number of ranks; 1 without a group."""
+    return 1 if group is None else dist.get_world_size(group)
+
+
+def group_rank(group: dist.ProcessGroup | None) -> int:
+    """This process's rank inside the group; 0 without a group."""
+    return 0 if group is None else dist.get_rank(group)
+
+
+def require_equal_shapes(local_BD: Tensor, group: dist.ProcessGroup | None) -> None:
+    """Raise on every rank when the ranks hold batches of different shapes.
+
+    A gather of unequal shapes hangs or mixes rows, so this comes first; it costs one exchange of two integers.
+
+    Raises:
+        ValueError: the shapes differ; the message lists them in rank order.
+    """
+    if group is None:
+        return
+    mine = torch.tensor([local_BD.shape], dtype=torch.int64, device=local_BD.device)
+    shapes = [tuple(shape) for shape in gather_rows(mine, group).tolist()]
+    if len(set(shapes)) > 1:
+        raise ValueError(
+            f"local batches differ between ranks: (pairs, width) = {shapes} in rank order; give every rank the same "
+            "number of pairs (drop the last, incomplete batch)"
+        )
+
+
+def gather_rows(local_B: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """All ranks' rows, (B, ...) to (N, ...), in rank order."""
+    if group is None:
+        return local_B
+    local_B = local_B.contiguous()
+    rows_N = local_B.new_empty(local_B.shape[0] * group_size(group), *local_B.shape[1:])
+    _all_gather(rows_N, local_B, group=group)
+    return rows_N
+
+
+def scatter_row_sums(rows_N: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """Sum (N, ...) over the ranks and keep this rank's (B, ...) part: the transpose of `gather_rows`."""
+    if group is None:
+        return rows_N
+    rows_B = rows_N.new_empty(rows_N.shape[0] // group_size(group), *rows_N.shape[1:])
+    _reduce_scatter(rows_B, rows_N.contiguous(), op=dist.ReduceOp.SUM, group=group)
+    return rows_B
+
+
+def reduce_(values: Tensor, op: dist.ReduceOp.RedOpType, group: dist.ProcessGroup | None) -> Tensor:
+    """Replace `values` by their sum, maximum, ... over the ranks, in place, and return them."""
+    if group is not None:
+        dist.all_reduce(values, op=op, group=group)
+    return values
