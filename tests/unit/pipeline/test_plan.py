@@ -1,0 +1,221 @@
+"""What a run needs next: a table of situations, and whole stories played against a small world."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.pipeline.plan import attempt_name, plan
+from diht_k8s.pipeline.states import (
+    Attempt,
+    AttemptState,
+    BackOff,
+    Failure,
+    Observed,
+    RunState,
+    RunStatus,
+    StageState,
+    StageStatus,
+    Start,
+    Stop,
+)
+
+F, L, T, E = Stage
+RUNNING, SUCCEEDED, FAILED, PENDING = (
+    AttemptState.RUNNING,
+    AttemptState.SUCCEEDED,
+    AttemptState.FAILED,
+    AttemptState.PENDING,
+)
+
+
+def make_run(**spec: Any) -> DihtRun:
+    document = {
+        "apiVersion": "diht.dev/v1alpha1",
+        "kind": "DihtRun",
+        "metadata": {"name": "r"},
+        "spec": {
+            "data": {"sources": [{"name": "web", "shards": ["a.tar"]}], "output": "out"},
+            "filter": {},
+            "label": {},
+            "train": {"model": "ViT-B-16", "samples": 8, "batchSize": 8},
+            "evaluate": {"benchmarks": [{"name": "b", "type": "Retrieval", "shards": ["b.tar"]}]},
+            **spec,
+        },
+    }
+    return DihtRun.model_validate(document)
+
+
+def attempt(stage: Stage, number: int, state: AttemptState, code: int | None = None, **more: Any) -> Attempt:
+    active = more.pop("active", 1 if state in (RUNNING, PENDING) else 0)
+    return Attempt(stage, number, state, active=active, exit_code=code, **more)
+
+
+def at(*stages: StageStatus, state: RunState = RunState.RUNNING, started_at: float | None = 0.0) -> RunStatus:
+    return RunStatus(state=state, started_at=started_at, stages=stages)
+
+
+DONE_F = StageStatus(F, StageState.COMPLETE, 1)
+RUN_F = StageStatus(F, StageState.RUNNING, 1)
+RUN_T = StageStatus(T, StageState.RUNNING, 3, restarts=1)
+BEFORE_T = (DONE_F, StageStatus(L, StageState.CACHED))
+
+SITUATIONS = [
+    # id, run, status, observed, actions, what the stage and the run are then
+    ("new run", {}, RunStatus(), Observed(), [Start(F, 1, "r-filter-1")], F, StageState.RUNNING, RunState.RUNNING),
+    ("filter is left out", {"filter": None, "label": None, "train": {"model": "x", "samples": 8, "batchSize": 8, "distillation": {"mode": "Disabled"}}},
+     RunStatus(), Observed(), [Start(T, 1, "r-train-1")], T, StageState.RUNNING, RunState.RUNNING),
+    ("cached stages are skipped", {}, RunStatus(), Observed(cached=frozenset({F, L})), [Start(T, 1, "r-train-1")], L, StageState.CACHED, RunState.RUNNING),
+    ("all cached", {}, RunStatus(), Observed(cached=frozenset(Stage)), [], E, StageState.CACHED, RunState.COMPLETE),
+    ("running goes on", {}, at(RUN_F), Observed((attempt(F, 1, RUNNING),)), [], F, StageState.RUNNING, RunState.RUNNING),
+    ("pending goes on", {}, at(RUN_F), Observed((attempt(F, 1, PENDING),)), [], F, StageState.RUNNING, RunState.RUNNING),
+    ("an attempt is there that the status forgot", {}, RunStatus(), Observed((attempt(F, 1, RUNNING),)), [], F, StageState.RUNNING, RunState.RUNNING),
+    ("a start that was lost is made again under its name", {}, at(RUN_F), Observed(), [Start(F, 1, "r-filter-1")], F, StageState.RUNNING, RunState.RUNNING),
+    ("success starts the next stage", {}, at(RUN_F), Observed((attempt(F, 1, SUCCEEDED),)), [Start(L, 1, "r-label-1")], F, StageState.COMPLETE, RunState.RUNNING),
+    ("a finished stage may vanish", {}, at(DONE_F), Observed(), [Start(L, 1, "r-label-1")], F, StageState.COMPLETE, RunState.RUNNING),
+    ("user error fails at once", {}, at(RUN_F), Observed((attempt(F, 1, FAILED, 64),)), [], F, StageState.FAILED, RunState.FAILED),
+    ("bad data fails at once", {}, at(RUN_F), Observed((attempt(F, 1, FAILED, 65),)), [], F, StageState.FAILED, RunState.FAILED),
+    ("a missing program fails at once", {}, at(RUN_F), Observed((attempt(F, 1, FAILED, 127),)), [], F, StageState.FAILED, RunState.FAILED),
+    ("wrong usage fails at once", {}, at(RUN_F), Observed((attempt(F, 1, FAILED, 2),)), [], F, StageState.FAILED, RunState.FAILED),
+    ("retryable waits", {}, at(RUN_F), Observed((attempt(F, 1, FAILED, 75),)), [], F, StageState.RESTARTING, RunState.RUNNING),
+    ("unexpected waits", {}, at(RUN_F), Observed((attempt(F, 1, FAILED, 1),)), [], F, StageState.RESTARTING, RunState.RUNNING),
+    ("a crash without a code waits", {}, at(RUN_F), Observed((attempt(F, 1, FAILED),)), [], F, StageState.RESTARTING, RunState.RUNNING),
+    ("a killed program waits", {}, at(RUN_F), Observed((attempt(F, 1, FAILED, 137),)), [], F, StageState.RESTARTING, RunState.RUNNING),
+    ("no restarts are left", {"failurePolicy": {"maxRestarts": 1}}, at(*BEFORE_T, RUN_T), Observed((attempt(T, 3, FAILED, 75),)), [], T, StageState.FAILED, RunState.FAILED),
+    ("out of memory twice", {}, at(*BEFORE_T, replace(RUN_T, out_of_memory=1)), Observed((attempt(T, 3, FAILED, 137, reason="OOMKilled"),)), [], T, StageState.FAILED, RunState.FAILED),
+    ("out of memory once", {}, at(*BEFORE_T, RUN_T), Observed((attempt(T, 3, FAILED, 137, reason="OOMKilled"),)), [], T, StageState.RESTARTING, RunState.RUNNING),
+    ("a lost node starts the next attempt at once", {"failurePolicy": {"maxRestarts": 0}}, at(*BEFORE_T, RUN_T), Observed((attempt(T, 3, FAILED, 143, infrastructure=True),)),
+     [Start(T, 4, "r-train-4")], T, StageState.RUNNING, RunState.RUNNING),
+    ("no infrastructure restarts are left", {"failurePolicy": {"maxInfrastructureRestarts": 0}}, at(*BEFORE_T, RUN_T), Observed((attempt(T, 3, FAILED, 143, infrastructure=True),)),
+     [], T, StageState.FAILED, RunState.FAILED),
+    ("back-off is over", {}, at(StageStatus(F, StageState.RESTARTING, 1, restarts=1, not_before=99.0)), Observed((attempt(F, 1, FAILED, 75),)),
+     [Start(F, 2, "r-filter-2")], F, StageState.RUNNING, RunState.RUNNING),
+    ("one worker failed, the others are stopped", {}, at(RUN_F), Observed((attempt(F, 1, FAILED, 64, active=3),)), [Stop(F, 1, "r-filter-1")], F, StageState.RUNNING, RunState.RUNNING),
+    ("stopped by somebody else", {}, at(RUN_F), Observed((attempt(F, 1, FAILED, 143),)), [], F, StageState.STOPPED, RunState.STOPPED),
+    ("a request to stop is passed on", {}, at(RUN_F), Observed((attempt(F, 1, RUNNING),), stop_requested=True), [Stop(F, 1, "r-filter-1")], F, StageState.RUNNING, RunState.RUNNING),
+    ("a request to stop ends the run", {}, at(RUN_F), Observed((attempt(F, 1, FAILED, 143),), stop_requested=True), [], F, StageState.STOPPED, RunState.STOPPED),
+    ("nothing starts after a request to stop", {}, at(RUN_F), Observed((attempt(F, 1, SUCCEEDED),), stop_requested=True), [], F, StageState.COMPLETE, RunState.STOPPED),
+    ("suspend stops what runs", {"suspend": True}, at(RUN_F), Observed((attempt(F, 1, RUNNING),)), [Stop(F, 1, "r-filter-1")], F, StageState.RUNNING, RunState.RUNNING),
+    ("suspended", {"suspend": True}, at(RUN_F), Observed((attempt(F, 1, FAILED, 143),)), [], F, StageState.STOPPED, RunState.SUSPENDED),
+    ("suspended, and the attempt was removed", {"suspend": True}, at(RUN_F), Observed(), [], F, StageState.STOPPED, RunState.SUSPENDED),
+    ("suspended from the start", {"suspend": True}, RunStatus(), Observed(), [], F, StageState.PENDING, RunState.SUSPENDED),
+    ("resumed", {}, at(StageStatus(F, StageState.STOPPED, 1), state=RunState.SUSPENDED), Observed((attempt(F, 1, FAILED, 143),)),
+     [Start(F, 2, "r-filter-2")], F, StageState.RUNNING, RunState.RUNNING),
+    ("the deadline is over", {"activeDeadlineSeconds": 50}, at(RUN_F), Observed((attempt(F, 1, RUNNING),)), [Stop(F, 1, "r-filter-1")], F, StageState.RUNNING, RunState.FAILED),
+    ("a failed run does nothing", {}, at(StageStatus(F, StageState.FAILED, 1), state=RunState.FAILED), Observed(), [], F, StageState.FAILED, RunState.FAILED),
+    ("a complete run does nothing though its attempts are gone", {}, at(*(StageStatus(s, StageState.COMPLETE, 1) for s in Stage), state=RunState.COMPLETE), Observed(), [], F, StageState.COMPLETE, RunState.COMPLETE),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("spec", "status", "observed", "actions", "stage", "stage_state", "run_state"),
+    [situation[1:] for situation in SITUATIONS],
+    ids=[str(situation[0]) for situation in SITUATIONS],
+)
+def test_plan_in_a_situation_decides(
+    spec: dict[str, Any],
+    status: RunStatus,
+    observed: Observed,
+    actions: list[Start | Stop],
+    stage: Stage,
+    stage_state: StageState,
+    run_state: RunState,
+) -> None:
+    run = make_run(**{name: value for name, value in spec.items() if value is not None})
+    if any(value is None for value in spec.values()):
+        left_out = {name: None for name, value in spec.items() if value is None}
+        run = run.model_copy(update={"spec": run.spec.model_copy(update=left_out)})
+    decided = plan(run, observed, 100.0, status=status)
+    assert list(decided.actions) == actions
+    assert (decided.status.of(stage).state, decided.status.state) == (stage_state, run_state)
+
+
+@pytest.mark.parametrize(
+    ("spec", "status", "observed"),
+    [situation[1:4] for situation in SITUATIONS if None not in situation[1].values()],
+    ids=[str(situation[0]) for situation in SITUATIONS if None not in situation[1].values()],
+)
+def test_plan_made_twice_before_the_world_changed_counts_nothing_twice(
+    spec: dict[str, Any], status: RunStatus, observed: Observed
+) -> None:
+    run = make_run(**spec)
+    first = plan(run, observed, 100.0, status=status)
+    again = plan(run, observed, 100.0, status=first.status)
+    assert again.status == first.status
+    starts = [action for action in again.actions if isinstance(action, Start)]
+    assert all(start in first.actions for start in starts)
+
+
+def test_back_off_doubles_up_to_a_limit() -> None:
+    back_off = BackOff(first_s=2, most_s=10)
+    assert [back_off.delay_s(restarts) for restarts in (1, 2, 3, 4, 500)] == [2, 4, 8, 10, 10]
+
+
+def test_plan_while_backing_off_says_when_to_look_again() -> None:
+    decided = plan(make_run(), Observed((attempt(F, 1, FAILED, 75),)), 100.0, status=at(RUN_F), back_off=BackOff(8, 60))
+    assert decided.wake_at == decided.status.of(F).not_before == 108.0
+    assert plan(make_run(), Observed(), 107.0, status=decided.status).actions == ()
+
+
+def test_plan_until_a_stage_ends_there() -> None:
+    decided = plan(make_run(), Observed(cached=frozenset({F, L})), 100.0, status=RunStatus(), until=L)
+    assert (decided.actions, decided.status.state) == ((), RunState.COMPLETE)
+
+
+def test_a_failed_run_carries_the_programs_code_and_words() -> None:
+    failed = attempt(F, 1, FAILED, 65, reason="DataError", message="web-0: 3 of 4 samples are bad")
+    status = plan(make_run(), Observed((failed,)), 100.0, status=at(RUN_F)).status
+    assert (status.exit_code, status.message) == (65, "filter: web-0: 3 of 4 samples are bad")
+    assert status.of(F).failure == Failure(65, "DataError", "web-0: 3 of 4 samples are bad")
+
+
+def test_a_run_without_restarts_left_says_so() -> None:
+    run = make_run(failurePolicy={"maxRestarts": 1})
+    status = plan(run, Observed((attempt(T, 3, FAILED, 75, message="no answer"),)), 1.0, status=at(*BEFORE_T, RUN_T)).status
+    assert status.message == "train: no answer (restarted 1 times, failurePolicy.maxRestarts)"
+
+
+def test_attempt_names_fit_into_kubernetes() -> None:
+    assert attempt_name("r", T, 2) == "r-train-2"
+    assert len(attempt_name("x" * 40, E, 9999)) + len("-9999") <= 63
+
+
+def play(run: DihtRun, ends: dict[Stage, list[int]], *, limit: int = 60) -> tuple[list[str], RunStatus]:
+    """A world in which each attempt ends at once with the next code; every status is planned with twice (a lost write)."""
+    world: dict[str, Attempt] = {}
+    started: list[str] = []
+    status, now = RunStatus(), 0.0
+    for _ in range(limit):
+        observed = Observed(tuple(world.values()))
+        plan(run, observed, now, status=status)
+        decided = plan(run, observed, now, status=status)
+        status = decided.status
+        for action in decided.actions:
+            if isinstance(action, Start) and action.name not in world:
+                code = ends[action.stage].pop(0) if ends.get(action.stage) else 0
+                state = FAILED if code else SUCCEEDED
+                world[action.name] = attempt(action.stage, action.number, state, code)
+                started.append(action.name)
+        if status.state is not RunState.RUNNING:
+            return started, status
+        now = decided.wake_at if decided.wake_at is not None else now + 1.0
+    raise AssertionError("the run does not end")
+
+
+@pytest.mark.parametrize(
+    ("ends", "started", "state"),
+    [
+        ({}, ["r-filter-1", "r-label-1", "r-train-1", "r-evaluate-1"], RunState.COMPLETE),
+        ({F: [75], T: [1, 137]}, ["r-filter-1", "r-filter-2", "r-label-1", "r-train-1", "r-train-2", "r-train-3", "r-evaluate-1"], RunState.COMPLETE),
+        ({L: [75, 64]}, ["r-filter-1", "r-label-1", "r-label-2"], RunState.FAILED),
+        ({L: [75] * 9}, ["r-filter-1", "r-label-1", "r-label-2", "r-label-3"], RunState.FAILED),
+        ({T: [143]}, ["r-filter-1", "r-label-1", "r-train-1"], RunState.STOPPED),
+    ],
+    ids=["all well", "passing faults", "then a user error", "no end of faults", "stopped"],
+)  # fmt: skip
+def test_a_run_played_to_its_end(ends: dict[Stage, list[int]], started: list[str], state: RunState) -> None:
+    names, status = play(make_run(failurePolicy={"maxRestarts": 2}), ends)
+    assert (names, status.state) == (started, state)
