@@ -13,25 +13,30 @@ import json
 import os
 import secrets
 import shutil
-import string
 import subprocess
 import sys
 import sysconfig
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 
-HERE = Path(__file__).parent
-PROJECT = HERE.parent.parent
-CLUSTER = Path(os.environ.get("TEST_CLUSTER_DIR") or Path.home() / ".cache/test-cluster")
-RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
-EXIT_UNAVAILABLE = 69
+from tests.cluster.tools import (
+    CLUSTER,
+    HERE,
+    PROJECT,
+    S3,
+    Kubectl,
+    Parts,
+    cannot,
+    make_namespace,
+    manifest,
+    script,
+    wait_until,
+)
+
 FIRST_START_TIMEOUT_S = 1800
 """The first test waits for the cluster, and the first start on a machine compiles Kubernetes."""
 
@@ -42,55 +47,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     )
     if first:
         first.add_marker(pytest.mark.timeout(FIRST_START_TIMEOUT_S))
-
-
-def script(name: str, *arguments: str) -> str:
-    """Runs one of the scripts beside this file; returns its output, skips where this machine cannot do what it asks."""
-    done = subprocess.run([HERE / name, *arguments], capture_output=True, text=True)
-    if done.returncode == EXIT_UNAVAILABLE:
-        cannot(done.stderr.strip().splitlines()[-1])
-    assert done.returncode == 0, f"{name} failed: {done.stderr}"
-    return done.stdout.strip()
-
-
-def cannot(reason: str) -> None:
-    if os.environ.get("TEST_CLUSTER_REQUIRED") == "1":
-        pytest.fail(f"the cluster tier is required here, but: {reason}")
-    pytest.skip(reason)
-
-
-def manifest(file: str, **values: object) -> str:
-    """A YAML file of etc/ with ${name} replaced: strings as YAML's double-quoted scalars read them, everything else as JSON."""
-    text = {
-        name: json.dumps(value) if not isinstance(value, str) else json.dumps(value)[1:-1]
-        for name, value in values.items()
-    }
-    return string.Template((HERE / "etc" / file).read_text()).substitute(text)
-
-
-@dataclass(frozen=True)
-class Kubectl:
-    """kubectl as a function: `kubectl("get", "pods")` returns what it prints, a failure is a CalledProcessError with its message."""
-
-    program: str
-    kubeconfig: Path
-
-    def __call__(self, *arguments: str, stdin: str | None = None, timeout_s: float = 60) -> str:
-        command = [self.program, "--kubeconfig", str(self.kubeconfig), *arguments]
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout_s)
-        if done.returncode != 0:
-            raise KubectlError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
-        return done.stdout
-
-    def json(self, *arguments: str) -> Any:
-        return json.loads(self(*arguments, "-o", "json"))
-
-    def apply(self, text: str, *arguments: str) -> str:
-        return self("apply", "-f", "-", *arguments, stdin=text)
-
-
-class KubectlError(Exception):
-    """kubectl's own message."""
 
 
 @pytest.fixture(scope="session")
@@ -128,42 +84,6 @@ def namespace(kubectl: Kubectl) -> Iterator[str]:
     yield name
     kubectl("delete", "namespace", name, "--wait=false")
     kubectl("delete", "pods", "--all", "--namespace", name, "--force", "--grace-period=0", "--wait=false")
-
-
-def make_namespace(kubectl: Kubectl, name: str) -> None:
-    document = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}}
-    kubectl.apply(json.dumps(document))
-
-
-@dataclass(frozen=True)
-class S3:
-    """S3 in the cluster. A namespace gets its credentials by `add_secret`; tests share the bucket, each below a prefix of its own."""
-
-    kubectl: Kubectl
-    endpoint_url: str
-    """as pods reach it"""
-    outside_url: str
-    """as this process reaches it"""
-    bucket: str
-    access_key: str
-    secret_key: str
-
-    def client(self) -> Any:
-        """A boto3 client of this process."""
-        return boto3.client(
-            "s3",
-            endpoint_url=self.outside_url,
-            region_name="us-east-1",
-            aws_access_key_id=self.access_key,
-            aws_secret_access_key=self.secret_key,
-        )
-
-    def add_secret(self, namespace: str, name: str = "s3-credentials") -> str:
-        """Makes the Secret with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the namespace; returns its name."""
-        data = {"AWS_ACCESS_KEY_ID": self.access_key, "AWS_SECRET_ACCESS_KEY": self.secret_key}
-        document = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data}
-        self.kubectl.apply(json.dumps(document), "--namespace", namespace)
-        return name
 
 
 @pytest.fixture(scope="session")
@@ -309,22 +229,6 @@ def pod_log(kubectl: Kubectl, namespace: str, name: str, index: int) -> str:
     return kubectl("logs", "--namespace", namespace, "--selector", selector, "--tail=-1")
 
 
-@pytest.fixture(scope="session", name="wait_until")
-def wait_until_fixture() -> Callable[..., Any]:
-    """See wait_until."""
-    return wait_until
-
-
-def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 60) -> Any:
-    """The condition's first true value; asked each half second."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.5)
-    pytest.fail(f"{what}: not so after {timeout_s:.0f} s")
-
-
 @pytest.fixture(scope="session")
 def audit(own: bool) -> Callable[..., list[dict[str, Any]]]:
     """`audit(user=…, since=…)`: what the API server answered to that user, oldest first; writes only, unless `verbs` says otherwise."""
@@ -349,22 +253,6 @@ def audit(own: bool) -> Callable[..., list[dict[str, Any]]]:
     return read
 
 
-class Parts:
-    """A hold on the cluster's own processes, for tests of faults."""
-
-    def kill(self, part: str) -> None:
-        """Kills a part (`kube-apiserver`, `node-1-kubelet`, …) at once."""
-        os.kill(int((CLUSTER / "pid" / part).read_text()), 9)
-
-    def lose_node(self, number: int, *, zombies: bool = False) -> None:
-        """Kills a node's kubelet and containerd, and its containers too unless they shall live on as zombies."""
-        script("lose", str(number), *(["--zombies"] if zombies else []))
-
-    def restore(self) -> None:
-        """Starts what is not running and waits until both nodes are ready."""
-        script("up")
-
-
 @pytest.fixture
 def parts(own: bool, kubectl: Kubectl) -> Iterator[Parts]:
     """See Parts; the cluster is whole again after the test."""
@@ -372,3 +260,30 @@ def parts(own: bool, kubectl: Kubectl) -> Iterator[Parts]:
         cannot("KUBECONFIG is another cluster's: its nodes cannot be killed from here")
     yield Parts()
     script("up")
+
+
+@pytest.fixture(scope="session")
+def helm(own: bool) -> str:
+    """The helm program."""
+    if own:
+        script("extra", "helm")
+    program = str(CLUSTER / "bin/helm") if own else shutil.which("helm")
+    return program or cannot("KUBECONFIG is set, but there is no helm on the PATH")
+
+
+@pytest.fixture
+def kwok(own: bool) -> Iterator[None]:
+    """Fake nodes of 8 GPUs each, for the test."""
+    if not own:
+        cannot("KUBECONFIG is another cluster's: fake nodes are not joined to it")
+    script("extra", "kwok", "2")
+    yield
+    script("extra", "no-kwok")
+
+
+@pytest.fixture
+def kueue(kwok: None) -> Iterator[None]:
+    """Kueue over the fake nodes, for the test: its webhooks must not stay in the way of the others."""
+    script("extra", "kueue")
+    yield
+    script("extra", "no-kueue")

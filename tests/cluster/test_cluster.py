@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.tools import KubectlError, wait_until
+
 pytestmark = pytest.mark.cluster
 
 PEERS = """
@@ -92,13 +94,13 @@ def test_two_pods_when_on_two_nodes_find_each_other_by_name(kubectl, namespace, 
 )
 def test_pod_when_against_the_restricted_standard_is_refused_with_the_reason(kubectl, namespace, pod, refusal):
     document = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "bad"}, "spec": pod}
-    with pytest.raises(Exception, match=f'violates PodSecurity "restricted.*{refusal}'):
+    with pytest.raises(KubectlError, match=f'violates PodSecurity "restricted.*{refusal}'):
         kubectl.apply(json.dumps(document), "--namespace", namespace)
 
 
 def test_audit_when_a_user_writes_names_user_verb_and_object(kubectl, namespace, audit):
     since, user = datetime.now(UTC), f"system:serviceaccount:{namespace}:default"
-    with pytest.raises(Exception, match="forbidden"):
+    with pytest.raises(KubectlError, match="forbidden"):
         kubectl("create", "configmap", "mine", "--namespace", namespace, "--as", user)
     kubectl("create", "configmap", "mine", "--namespace", namespace)
     [refused] = audit(user=user, since=since)
@@ -128,13 +130,13 @@ def test_torch_when_in_two_pods_reduces_over_gloo(run_pods):
 
 def test_api_server_when_killed_comes_back_with_its_objects(kubectl, namespace, parts):
     parts.kill("kube-apiserver")
-    with pytest.raises(Exception, match="refused"):
+    with pytest.raises(KubectlError, match="refused"):
         kubectl("get", "namespace", namespace)
     parts.restore()
     assert namespace in kubectl("get", "namespace", namespace, "-o", "name")
 
 
-def test_node_when_lost_is_found_out_and_its_containers_are_gone(kubectl, namespace, parts, start_pods, wait_until):
+def test_node_when_lost_is_found_out_and_its_containers_are_gone(kubectl, namespace, parts, start_pods):
     start_pods(f"import time; time.sleep(9999)  # {namespace}", node="node-1")
     wait_until(lambda: living(namespace), "the pod's process")
     parts.lose_node(1)
@@ -143,7 +145,7 @@ def test_node_when_lost_is_found_out_and_its_containers_are_gone(kubectl, namesp
 
 
 def test_containers_when_kubelet_and_runtime_die_live_on_as_zombies_and_are_taken_back(
-    kubectl, namespace, parts, start_pods, wait_until
+    kubectl, namespace, parts, start_pods
 ):
     start_pods(f"import time; time.sleep(9999)  # {namespace}", node="node-1")
     [before] = wait_until(lambda: living(namespace), "the pod's process")

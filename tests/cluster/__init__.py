@@ -1,0 +1,1 @@
+"""The tier on a real Kubernetes: the cluster itself (scripts), its fixtures and its tests."""

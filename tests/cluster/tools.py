@@ -1,0 +1,133 @@
+"""What the fixtures and tests of the cluster tier are made of: the scripts, kubectl and S3 as objects, waiting, manifests."""
+
+from __future__ import annotations
+
+import json
+import os
+import string
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import boto3
+import pytest
+
+HERE = Path(__file__).parent
+PROJECT = HERE.parent.parent
+CLUSTER = Path(os.environ.get("TEST_CLUSTER_DIR") or Path.home() / ".cache/test-cluster")
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+EXIT_UNAVAILABLE = 69
+
+
+def script(name: str, *arguments: str) -> str:
+    """Runs one of the scripts beside this file; returns its output, skips where this machine cannot do what it asks."""
+    done = subprocess.run([HERE / name, *arguments], capture_output=True, text=True)
+    if done.returncode == EXIT_UNAVAILABLE:
+        cannot(done.stderr.strip().splitlines()[-1])
+    assert done.returncode == 0, f"{name} failed: {done.stderr}"
+    return done.stdout.strip()
+
+
+def cannot(reason: str) -> NoReturn:
+    if os.environ.get("TEST_CLUSTER_REQUIRED") == "1":
+        pytest.fail(f"the cluster tier is required here, but: {reason}")
+    pytest.skip(reason)
+
+
+def manifest(file: str, **values: object) -> str:
+    """A YAML file of etc/ with ${name} replaced: strings as YAML's double-quoted scalars read them, everything else as JSON."""
+    text = {
+        name: json.dumps(value) if not isinstance(value, str) else json.dumps(value)[1:-1]
+        for name, value in values.items()
+    }
+    return string.Template((HERE / "etc" / file).read_text()).substitute(text)
+
+
+class KubectlError(Exception):
+    """kubectl's own message."""
+
+
+@dataclass(frozen=True)
+class Kubectl:
+    """kubectl as a function: `kubectl("get", "pods")` returns what it prints, a failure is a KubectlError."""
+
+    program: str
+    kubeconfig: Path
+
+    def __call__(self, *arguments: str, stdin: str | None = None, timeout_s: float = 60) -> str:
+        command = [self.program, "--kubeconfig", str(self.kubeconfig), *arguments]
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout_s)
+        if done.returncode != 0:
+            raise KubectlError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self(*arguments, "-o", "json"))
+
+    def apply(self, text: str, *arguments: str) -> str:
+        return self("apply", "-f", "-", *arguments, stdin=text)
+
+
+@dataclass(frozen=True)
+class S3:
+    """S3 in the cluster. A namespace gets its credentials by `add_secret`; tests share the bucket, each below a prefix of its own."""
+
+    kubectl: Kubectl
+    endpoint_url: str
+    """as pods reach it"""
+    outside_url: str
+    """as this process reaches it"""
+    bucket: str
+    access_key: str
+    secret_key: str
+
+    def client(self) -> Any:
+        """A boto3 client of this process."""
+        return boto3.client(
+            "s3",
+            endpoint_url=self.outside_url,
+            region_name="us-east-1",
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+        )
+
+    def add_secret(self, namespace: str, name: str = "s3-credentials") -> str:
+        """Makes the Secret with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the namespace; returns its name."""
+        data = {"AWS_ACCESS_KEY_ID": self.access_key, "AWS_SECRET_ACCESS_KEY": self.secret_key}
+        document = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data}
+        self.kubectl.apply(json.dumps(document), "--namespace", namespace)
+        return name
+
+
+def make_namespace(kubectl: Kubectl, name: str) -> None:
+    document = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}}
+    kubectl.apply(json.dumps(document))
+
+
+def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 60) -> Any:
+    """The condition's first true value; asked each half second."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.5)
+    pytest.fail(f"{what}: not so after {timeout_s:.0f} s")
+
+
+class Parts:
+    """A hold on the cluster's own processes, for tests of faults."""
+
+    def kill(self, part: str) -> None:
+        """Kills a part (`kube-apiserver`, `node-1-kubelet`, …) at once."""
+        os.kill(int((CLUSTER / "pid" / part).read_text()), 9)
+
+    def lose_node(self, number: int, *, zombies: bool = False) -> None:
+        """Kills a node's kubelet and containerd, and its containers too unless they shall live on as zombies."""
+        script("lose", str(number), *(["--zombies"] if zombies else []))
+
+    def restore(self) -> None:
+        """Starts what is not running and waits until both nodes are ready."""
+        script("up")
