@@ -1,0 +1,170 @@
+"""The data set as committed: counts, sides that share nothing, painted words, size, and that webdataset reads it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import webdataset as wds
+from PIL import Image
+
+from examples.build_data import pictures
+from examples.build_data.build import NEAR_DUPLICATE, uid_of
+from examples.build_data.candidates import Candidate, normalised
+
+DATA = Path(__file__).resolve().parents[3] / "examples/data"
+MAX_BYTES = 12_000_000
+
+
+class Sample(NamedTuple):
+    """One pair as a reader sees it."""
+
+    key: str
+    picture: bytes
+    fields: dict[str, Any]
+
+
+def read(folder: Path) -> list[Sample]:
+    shards = [str(path) for path in sorted(folder.glob("*.tar.gz"))]
+    dataset = wds.WebDataset(shards, shardshuffle=False, empty_check=False)
+    return [Sample(s["__key__"], s["webp"], json.loads(s["json"])) for s in dataset]
+
+
+@pytest.fixture(scope="module")
+def train() -> list[Sample]:
+    return read(DATA / "train")
+
+
+@pytest.fixture(scope="module")
+def held_out() -> list[Sample]:
+    return read(DATA / "heldout")
+
+
+@pytest.fixture(scope="module")
+def sources() -> dict[str, Any]:
+    return json.loads((DATA / "SOURCES.json").read_text(encoding="utf-8"))
+
+
+def image_of(sample: Sample) -> Image.Image:
+    with Image.open(io.BytesIO(sample.picture)) as image:
+        return image.convert("RGB")
+
+
+def test_size_when_all_files_are_added_then_below_the_limit() -> None:
+    assert sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file()) <= MAX_BYTES
+
+
+def test_counts_when_added_up_then_every_picture_is_accounted_for(
+    train: list[Sample], held_out: list[Sample], sources: dict[str, Any]
+) -> None:
+    split = sources["split"]
+    assert (split["train"], split["heldout"]) == (len(train), len(held_out))
+    kept = 0
+    for counts in sources["pictures"].values():
+        assert counts["seen"] == counts["kept"] + sum(counts["dropped"].values())
+        kept += counts["kept"]
+    assert kept == split["pictures"] == len(train) + len(held_out) + split["other_members_of_heldout_groups"]
+
+
+def test_samples_when_read_then_fields_are_complete_and_uids_unique(
+    train: list[Sample], held_out: list[Sample]
+) -> None:
+    both = [*train, *held_out]
+    needed = {"caption", "uid", "source", "group", "painted", "licence", "file"}
+    assert all(needed <= sample.fields.keys() for sample in both)
+    assert len({sample.fields["uid"] for sample in both}) == len(both)
+    assert len({sample.key for sample in train}) == len(train)
+    assert {sample.fields["licence"] for sample in both} == {"CC-PDDC", "OFL-1.1"}
+    assert all(len(sample.fields["caption"]) >= 2 for sample in both)
+
+
+def test_pictures_when_decoded_then_small_rgb_webp(train: list[Sample], held_out: list[Sample]) -> None:
+    for sample in [*train, *held_out]:
+        with Image.open(io.BytesIO(sample.picture)) as image:
+            assert (image.format, image.mode) == ("WEBP", "RGB"), sample.key
+            assert max(image.size) <= 96, sample.key
+            assert min(image.size) >= 8, sample.key
+
+
+def test_split_when_sides_are_compared_then_no_group_caption_or_picture_is_on_both(
+    train: list[Sample], held_out: list[Sample]
+) -> None:
+    def values(samples: list[Sample]) -> set[str]:
+        return {
+            value
+            for s in samples
+            for value in (
+                f"group {s.fields['group']}",
+                f"caption {normalised(s.fields['caption'])}",
+                f"picture {hashlib.sha256(s.picture).hexdigest()}",
+            )
+        }
+
+    assert values(train) & values(held_out) == set()
+    plain = [s for s in train if not s.fields["painted"]]
+    thumbnails_ND = np.stack([pictures.thumbnail(image_of(s)) for s in [*held_out, *plain]])
+    limit = NEAR_DUPLICATE * 0.8  # the builder compared pictures before WebP changed them a little
+    across = [(a, b) for a, b in pictures.near_duplicates(thumbnails_ND, limit=limit) if a < len(held_out) <= b]
+    assert across == []
+
+
+def test_gallery_when_read_then_500_groups_unpainted_with_captions_of_their_own(held_out: list[Sample]) -> None:
+    assert len(held_out) == 500
+    assert len({s.fields["group"] for s in held_out}) == 500
+    assert len({normalised(s.fields["caption"]) for s in held_out}) == 500
+    assert not any(s.fields["painted"] for s in held_out)
+
+
+def test_classes_when_counted_then_named_by_index_and_large_enough(held_out: list[Sample]) -> None:
+    names = (DATA / "heldout/classnames.txt").read_text().splitlines()
+    templates = (DATA / "heldout/templates.txt").read_text().splitlines()
+    labelled = [s.fields for s in held_out if "cls" in s.fields]
+    assert all(names[fields["cls"]] == fields["class"] for fields in labelled)
+    counts = Counter(fields["class"] for fields in labelled)
+    assert 8 <= len(names) <= 12
+    assert set(counts) == set(names)
+    assert min(counts.values()) >= 13
+    assert sum(count >= 15 for count in counts.values()) >= len(names) - 1
+    assert all("{c}" in template for template in templates)
+
+
+def test_painted_when_read_then_a_tenth_with_words_of_the_caption_in_large_letters(train: list[Sample]) -> None:
+    painted = [s.fields for s in train if s.fields["painted"]]
+    assert 0.09 <= len(painted) / len(train) <= 0.11
+    for fields in painted:
+        record = fields["painted"]
+        assert record["text"] == " ".join(record["words"])
+        assert re.sub(r"\W", "", record["text"]).lower() in re.sub(r"[\W_]", "", fields["caption"]).lower()
+        assert sum(character.isalnum() for character in record["text"]) >= 5
+        assert record["cap_height_px"] >= 14
+
+
+def test_uid_when_recomputed_from_source_and_file_then_equal(train: list[Sample]) -> None:
+    for sample in train[:50]:
+        fields = sample.fields
+        candidate = Candidate(
+            source=fields["source"],
+            file=fields["file"],
+            caption="",
+            names=(),
+            licence="",
+            class_name=None,
+            boilerplate=False,
+            clean=True,
+            picture=b"",
+        )
+        assert uid_of(candidate) == fields["uid"]
+
+
+def test_noise_when_counted_then_bad_captions_are_still_in_the_training_part(train: list[Sample]) -> None:
+    captions = Counter(s.fields["caption"] for s in train)
+    assert captions["Lemon SVG theme"] > 10
+    assert sum(count for count in captions.values() if count >= 10) > 500
+    assert any("_" in caption for caption in captions)
