@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from diht_k8s.api.base import Model, Name, Text, Uri
+from diht_k8s.api.base import Keyed, Model, Name, Text, Uri
 
 Shards = Annotated[list[Uri], Field(min_length=1, max_length=256)]
 """Brace ranges (`{00000..00127}.tar`) and globs (`*.tar`), each expanded in order."""
@@ -28,7 +28,7 @@ class Source(Model):
 class Data(Model):
     """Input and output of the run."""
 
-    sources: Annotated[list[Source], Field(min_length=1, max_length=64)]
+    sources: Annotated[list[Source], Keyed("name"), Field(min_length=1, max_length=64)]
     """sources lists the sets of pairs; names are unique."""
     output: Uri
     """output is the folder below which the run writes everything."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from diht_k8s.api.base import PLACEMENT, Model, Text, Uri
+from diht_k8s.api.base import PLACEMENT, Keyed, Model, Text, Uri
 from diht_k8s.api.data import Shards
 from diht_k8s.api.pods import Pods
 
@@ -46,7 +46,7 @@ class Evaluate(Model):
 
     model: Uri | None = None
     """model to evaluate in place of the trained one: a folder, a checkpoint file."""
-    benchmarks: Annotated[list[Benchmark], Field(min_length=1, max_length=64)]
+    benchmarks: Annotated[list[Benchmark], Keyed("name"), Field(min_length=1, max_length=64)]
     """benchmarks to run; names are unique."""
     few_shot: FewShot | None = None
     """fewShot adds the probe on every Classification benchmark."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from diht_k8s.api.base import PLACEMENT, Fraction, Model, Text, Uri
+from diht_k8s.api.base import PLACEMENT, Model, Text, Uri
 from diht_k8s.api.pods import Pods
 
 
@@ -15,7 +15,7 @@ class TextSpotting(Model):
 
     mode: Literal["Drop", "ScoreOnly", "Disabled"] = "Drop"
     """mode: Drop removes such pairs, ScoreOnly writes the found texts only, Disabled runs no OCR."""
-    min_confidence: Fraction = 0.8
+    min_confidence: Annotated[float, Field(ge=0.3, le=1)] = 0.8
     """minConfidence of a spotted text for it to count, 0.3 to 1 (texts below 0.3 are not stored)."""
     min_matched_characters: Annotated[int, Field(ge=1, le=64)] = 5
     """minMatchedCharacters: so many letters or digits in a row must occur in caption and picture."""

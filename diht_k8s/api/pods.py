@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field
+from pydantic import (
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
-from diht_k8s.api.base import Model, Text
+from diht_k8s.api.base import Keyed, Model, Text
 
-Labels = Annotated[dict[str, str], Field(max_length=64)]
-Objects = Annotated[list[dict[str, Any]], Field(max_length=64)]
+QUANTITY_PATTERN: Final = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][0-9]+)?$"
+"""Kubernetes' quantities that a pod may ask for: `8`, `500m`, `1.5`, `64Gi`, `1e3`."""
+LABEL_VALUE_PATTERN: Final = r"^([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?$"
+
+
+def _quantity(given: Any, handler: ValidatorFunctionWrapHandler) -> str | int:
+    """One problem in place of one for each branch of the union."""
+    try:
+        return handler(given)
+    except ValidationError as error:
+        raise ValueError(f"{given!r} is no quantity: write for example 8, 500m or 64Gi") from error
+
+
+Size = Annotated[str, StringConstraints(pattern=QUANTITY_PATTERN, max_length=32)]
+Quantity = Annotated[Size | Annotated[int, Field(ge=0, le=2**62)], WrapValidator(_quantity)]
+Labels = Annotated[
+    dict[str, Annotated[str, StringConstraints(pattern=LABEL_VALUE_PATTERN, max_length=63)]], Field(max_length=64)
+]
+Annotations = Annotated[dict[str, Annotated[str, StringConstraints(max_length=4096)]], Field(max_length=64)]
+Object = Annotated[dict[str, Any], Field(max_length=64)]
+Objects = Annotated[list[Object], Field(max_length=64)]
 
 
 class EnvVar(Model):
@@ -19,8 +45,14 @@ class EnvVar(Model):
     """name of the variable."""
     value: Annotated[str | None, Field(max_length=4096)] = None
     """value as it stands."""
-    value_from: dict[str, Any] | None = None
+    value_from: Object | None = None
     """valueFrom as in Kubernetes (secretKeyRef, configMapKeyRef, fieldRef)."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if self.value is not None and self.value_from is not None:
+            raise ValueError("give value or valueFrom, not both")
+        return self
 
 
 class Pods(Model):
@@ -34,19 +66,19 @@ class Pods(Model):
     """imagePullSecrets names Secrets with registry credentials."""
     queue_name: Text | None = None
     """queueName is the Kueue LocalQueue or Volcano queue that admits the stage."""
-    resources: Annotated[dict[str, str | int], Field(max_length=64)] = {}
+    resources: Annotated[dict[str, Quantity], Field(max_length=64)] = {}
     """resources of each pod, as requests and limits: cpu, memory, nvidia.com/gpu."""
     node_selector: Labels = {}
     """nodeSelector as in Kubernetes."""
     tolerations: Objects = []
     """tolerations as in Kubernetes."""
-    affinity: dict[str, Any] | None = None
+    affinity: Object | None = None
     """affinity as in Kubernetes."""
     priority_class_name: Text | None = None
     """priorityClassName as in Kubernetes."""
     service_account_name: Text | None = None
     """serviceAccountName whose identity reaches the storage."""
-    env: Annotated[list[EnvVar], Field(max_length=64)] = []
+    env: Annotated[list[EnvVar], Keyed("name"), Field(max_length=64)] = []
     """env adds environment variables."""
     volumes: Objects = []
     """volumes as in Kubernetes, each mounted by an entry of volumeMounts."""
@@ -54,11 +86,28 @@ class Pods(Model):
     """volumeMounts as in Kubernetes."""
     labels: Labels = {}
     """labels added to each pod."""
-    annotations: Labels = {}
+    annotations: Annotations = {}
     """annotations added to each pod."""
     runtime_class_name: Text | None = None
     """runtimeClassName as in Kubernetes."""
     termination_grace_period_seconds: Annotated[int, Field(ge=30, le=3600)] | None = None
     """terminationGracePeriodSeconds: time for the last checkpoint after SIGTERM; 300 when unset."""
-    shm_size: Text | None = None
+    shm_size: Size | None = None
     """shmSize of the memory volume at /dev/shm, for example 8Gi; half of the memory when unset."""
+
+
+def merged(base: Pods, over: Pods | None) -> Pods:
+    """`spec.pods` with a stage's own `pods` over it.
+
+    Mappings are merged key by key and `env` by name; any other field that the stage sets replaces the common one.
+    """
+    if over is None:
+        return base
+    fields: dict[str, Any] = {name: getattr(over, name) for name in over.model_fields_set}
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            fields[name] = {**(getattr(base, name) or {}), **value}
+    if "env" in fields:
+        by_name = {variable.name: variable for variable in [*base.env, *over.env]}
+        fields["env"] = list(by_name.values())
+    return base.model_copy(update=fields)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from diht_k8s.api.base import LABEL_PATTERN, PLACEMENT, Model
+from diht_k8s.api.base import LABEL_PATTERN, PLACEMENT, Keyed, Model
 from diht_k8s.api.data import Data, StorageRule
 from diht_k8s.api.evaluating import Evaluate
 from diht_k8s.api.filtering import Filter
@@ -17,6 +18,11 @@ from diht_k8s.api.training import Train
 
 API_VERSION: Final = "diht.dev/v1alpha1"
 KIND: Final = "DihtRun"
+OBJECT_META: Final = frozenset((
+    "annotations", "creationTimestamp", "deletionGracePeriodSeconds", "deletionTimestamp", "finalizers", "generateName", "generation",
+    "labels", "managedFields", "name", "namespace", "ownerReferences", "resourceVersion", "selfLink", "uid",
+))  # fmt: skip
+"""The fields of Kubernetes' ObjectMeta."""
 MAX_NAME_LENGTH: Final = 40
 """Children add `-evaluate-999-9999`, and Kubernetes allows 63."""
 
@@ -48,7 +54,7 @@ class Spec(Model):
     """seed of everything random: order, initialisation, augmentation, folds."""
     data: Data
     """data says where pairs come from and where results go."""
-    storage: Annotated[list[StorageRule], Field(max_length=32)] = []
+    storage: Annotated[list[StorageRule], Keyed("prefix"), Field(max_length=32)] = []
     """storage says how to reach URIs."""
     filter: Filter | None = None
     """filter is stage 1."""
@@ -84,9 +90,6 @@ class Spec(Model):
 def cross_field_problems(spec: Spec) -> list[str]:
     """Rules over several fields, each with a message that says what to do (the CRD carries the same ones as CEL)."""
     problems: list[str] = []
-    names = [source.name for source in spec.data.sources]
-    if len(set(names)) < len(names):
-        problems.append("data.sources: names must be unique: rename one of them")
     if not spec.stages:
         problems.append("spec has no stage: give at least one of filter, label, train, evaluate")
     if spec.evaluate is not None and spec.train is None and spec.evaluate.model is None:
@@ -98,9 +101,6 @@ def cross_field_problems(spec: Spec) -> list[str]:
     if (train := spec.train) is not None:
         problems += _train_problems(spec, train)
     if spec.evaluate is not None:
-        names = [benchmark.name for benchmark in spec.evaluate.benchmarks]
-        if len(set(names)) < len(names):
-            problems.append("evaluate.benchmarks: names must be unique: rename one of them")
         for benchmark in spec.evaluate.benchmarks:
             if benchmark.type == "Classification" and benchmark.class_names is None:
                 problems.append(
@@ -126,6 +126,10 @@ def _train_problems(spec: Spec, train: Train) -> list[str]:
         problems.append(
             f"train.batchSize {train.batch_size} leaves a process fewer than 2 pairs: raise it to {2 * processes} or more"
         )
+    if (train.offload == "Optimizer" and train.zero_stage < 1) or (
+        train.offload == "Parameters" and train.zero_stage < 3
+    ):
+        problems.append("train.offload: Optimizer needs zeroStage 1 or more, Parameters needs zeroStage 3: raise it")
     return problems
 
 
@@ -138,6 +142,16 @@ class Metadata(Model):
     """name of the run: lower-case letters, digits and dashes, at most 40 characters."""
     namespace: str | None = None
     """namespace of the run."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, given: Any) -> Any:
+        unknown = sorted(set(given) - OBJECT_META) if isinstance(given, Mapping) else []
+        if unknown:
+            raise ValueError(
+                f"{unknown[0]} is no field of Kubernetes' metadata; known: {', '.join(sorted(OBJECT_META))}"
+            )
+        return given
 
 
 class DihtRun(Model):

@@ -104,7 +104,7 @@ class Train(Model):
 
     model: Text | None = None
     """model is a name that open_clip knows; or set modelConfig."""
-    model_config_: Annotated[dict[str, Any] | None, Field(alias="modelConfig")] = None
+    model_config_: Annotated[dict[str, Any] | None, Field(alias="modelConfig", max_length=64)] = None
     """modelConfig is an open_clip model configuration (embed_dim, vision_cfg, text_cfg)."""
     shards: Annotated[list[Uri], Field(max_length=256)] = []
     """shards to train on in place of what the filter kept."""
