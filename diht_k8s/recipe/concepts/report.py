@@ -1,0 +1,121 @@
+"""`label/report.json`: vocabulary, heads and a few labelled pictures, for people and for the run's report.
+
+In: the stage's own files. Out: one document without times, so that the same run gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any, Final
+
+from diht_k8s.api.errors import DataError
+from diht_k8s.recipe.concepts.job import Job
+from diht_k8s.recipe.concepts.soft_labels import HeadLabels, Labels, read_labels
+from diht_k8s.recipe.concepts.vocabulary import Concepts, Vocabulary
+from diht_k8s.recipe.shards.samples import read_samples
+from diht_k8s.recipe.shards.sets import Shard
+
+SHOWN_CONCEPTS: Final = 20
+EXAMPLES: Final = 16
+EXAMPLE_LABELS: Final = 5
+
+
+def make_report(job: Job, vocabulary: Vocabulary, heads: dict[str, Any]) -> dict[str, Any]:
+    """The report of a stage whose labels are all there.
+
+    Raises:
+        DataError: more pictures than `filter.maxBadPercent` allows have no label.
+    """
+    total, bad = 0, Counter[str]()
+    examples: list[dict[str, Any]] = []
+    wanted = example_shards(job.shards)
+    for shard in job.shards:
+        labels = read_labels(job.context.storage, job.context.layout.labels(shard.name))
+        _check_labels(job, labels, vocabulary, shard)
+        total += len(labels.uids)
+        bad.update(labels.header["bad"])
+        if shard.name in wanted:
+            examples += _examples(job, shard, labels, vocabulary, wanted[shard.name])
+    _check_bad(job, total, bad)
+    return {
+        **job.header,
+        "teacher": {
+            "model": job.label.teacher.model,
+            "image_size": job.label.teacher.image_size,
+            "weights_sha256": job.context.config["programs"]["teacher"],
+        },
+        "vocabulary": {
+            "captions": vocabulary.captions,
+            "objects": _vocabulary_figures(vocabulary.objects, vocabulary.cut["objects"]),
+            "attributes": _vocabulary_figures(vocabulary.attributes, vocabulary.cut["attributes"]),
+        },
+        "heads": {
+            "cross_fit": job.label.cross_fit,
+            "training_pictures": sum(job.training.values()),
+            "objects": heads["objects"],
+            "attributes": heads["attributes"],
+        },
+        "pictures": {"total": total, "labelled": total - bad.total(), "bad": dict(sorted(bad.items()))},
+        "examples": examples,
+    }
+
+
+def example_shards(shards: Sequence[Shard]) -> dict[str, int]:
+    """How many examples come from which shard: evenly spread, `EXAMPLES` in all where there are as many pictures."""
+    chosen = [shards[number * len(shards) // EXAMPLES] for number in range(EXAMPLES)]
+    return Counter(shard.name for shard in chosen)
+
+
+def _examples(job: Job, shard: Shard, labels: Labels, vocabulary: Vocabulary, count: int) -> list[dict[str, Any]]:
+    """Evenly spread rows of one shard with caption and likeliest concepts."""
+    total = len(labels.uids)
+    rows = sorted({(2 * number + 1) * total // (2 * count) for number in range(count)})
+    samples = read_samples(job.context.storage, shard.uri)
+    captions = {row: sample.caption for row, sample in enumerate(islice(samples, rows[-1] + 1)) if row in rows}
+    return [
+        {
+            "uid": labels.uids[row],
+            "shard": shard.name,
+            "caption": captions[row],
+            "objects": _likeliest(labels.objects, vocabulary.objects, row),
+            "attributes": _likeliest(labels.attributes, vocabulary.attributes, row),
+        }
+        for row in rows
+        if labels.has_label_N[row]
+    ]
+
+
+def _likeliest(labels: HeadLabels, concepts: Concepts, row: int) -> list[list[Any]]:
+    pairs = zip(labels.ids_NK[row].tolist(), labels.probabilities_NK[row].tolist(), strict=True)
+    return [[concepts.names[number], round(probability, 4)] for number, probability in pairs][:EXAMPLE_LABELS]
+
+
+def _vocabulary_figures(concepts: Concepts, cut: dict[str, Any]) -> dict[str, Any]:
+    rows = [[name, count] for name, count in zip(concepts.names, concepts.counts, strict=True)]
+    return {
+        "classes": len(concepts),
+        "commonest": rows[:SHOWN_CONCEPTS],
+        "rarest": rows[-SHOWN_CONCEPTS:],
+        "cut": cut,
+    }
+
+
+def _check_labels(job: Job, labels: Labels, vocabulary: Vocabulary, shard: Shard) -> None:
+    if labels.header["config_sha256"] != job.config_sha256 or labels.header["vocabulary_sha256"] != vocabulary.sha256:
+        raise DataError(
+            f"{job.context.layout.labels(shard.name)} belongs to another vocabulary or configuration: "
+            "run the stage label again with --replace"
+        )
+
+
+def _check_bad(job: Job, total: int, bad: Counter[str]) -> None:
+    rules = job.context.run.spec.filter
+    assert rules is not None  # a label stage needs a filter: the run document's rules say so
+    if 100 * bad.total() > rules.max_bad_percent * total:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(bad.items()))
+        raise DataError(
+            f"{bad.total()} of {total} kept pictures cannot be used ({reasons}), more than filter.maxBadPercent "
+            f"{rules.max_bad_percent:g}: mend the shards or raise the limit"
+        )

@@ -1,0 +1,139 @@
+"""Soft labels: each picture's k likeliest classes of both heads, renormalised, in Parquet beside the kept shard; and how to read them.
+
+In: probabilities of the heads. Out: `label/labels/SHARD.parquet`, rows in the order of `kept/SHARD.tar`: uid, ids (uint16) and probabilities
+(fp16) of both heads, null where the picture has no label. Reading gives float32 that sums to 1 again: fp16 is off by up to 4e-4.
+
+Shapes: N pictures of a shard, B of a batch, C classes, K stored classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.api.hashing import SCHEMA_VERSION
+from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tables import read_table, write_table
+
+HEADS: Final = ("object", "attribute")
+MAX_CLASSES: Final = 1 << 16
+
+
+@dataclass(frozen=True)
+class HeadLabels:
+    """The stored classes of one head, likeliest first."""
+
+    ids_NK: npt.NDArray[np.int64]
+    probabilities_NK: npt.NDArray[np.float32]
+    """each row sums to 1; all 0 where the picture has no label."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The soft labels of one shard, rows in its order."""
+
+    uids: list[str]
+    has_label_N: npt.NDArray[np.bool_]
+    objects: HeadLabels
+    attributes: HeadLabels
+    header: Mapping[str, Any]
+    """schema_version, config_sha256, inputs, vocabulary_sha256, top_k."""
+
+
+def check_top_k(top_k: int, classes: Mapping[str, int]) -> None:
+    """Refuse a top k that a head cannot fill, and more classes than an id holds.
+
+    Raises:
+        UserError: says which head.
+    """
+    for kind, count in classes.items():
+        if top_k > count:
+            raise UserError(
+                f"label.topK {top_k} is larger than the vocabulary of {kind} ({count}): "
+                f"set label.topK to at most {count}, or lower label.vocabulary.minCount"
+            )
+        if count > MAX_CLASSES:
+            raise UserError(f"{count} {kind} are more than {MAX_CLASSES}: lower the caps in label.vocabulary")
+
+
+def top_k(probabilities_BC: npt.NDArray[np.float32], k: int) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.float16]]:
+    """The k likeliest classes, likeliest first (of equals the smaller id), renormalised to sum 1.
+
+    Returns:
+        ids (B, K) and probabilities (B, K).
+    """
+    ids_BK = np.sort(np.argpartition(-probabilities_BC, k - 1, axis=1)[:, :k], axis=1)
+    kept_BK = np.take_along_axis(probabilities_BC, ids_BK, axis=1).astype(np.float64)
+    order_BK = np.argsort(-kept_BK, axis=1, kind="stable")
+    ids_BK, kept_BK = (np.take_along_axis(array, order_BK, axis=1) for array in (ids_BK, kept_BK))
+    return ids_BK.astype(np.uint16), (kept_BK / kept_BK.sum(axis=1, keepdims=True)).astype(np.float16)
+
+
+def write_labels(
+    storage: Storage,
+    uri: str,
+    uids: Sequence[str],
+    has_label_N: npt.NDArray[np.bool_],
+    heads: Sequence[tuple[npt.NDArray[np.uint16], npt.NDArray[np.float16]]],
+    header: Mapping[str, Any],
+) -> None:
+    """Write one shard's labels; `heads` are ids and probabilities of objects, then of attributes."""
+    columns: dict[str, pa.Array] = {"uid": pa.array(uids, pa.string())}
+    for name, (ids_NK, probabilities_NK) in zip(HEADS, heads, strict=True):
+        columns[f"{name}_ids"] = _lists(ids_NK, has_label_N)
+        columns[f"{name}_probabilities"] = _lists(probabilities_NK, has_label_N)
+    write_table(storage, uri, pa.table(columns), dict(header))
+
+
+def _lists(values_NK: npt.NDArray[Any], has_label_N: npt.NDArray[np.bool_]) -> pa.Array:
+    """One list a row, null where there is no label."""
+    lengths = np.where(has_label_N, values_NK.shape[1], 0)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    values = pa.array(values_NK[has_label_N].ravel())
+    return pa.ListArray.from_arrays(pa.array(offsets), values, mask=pa.array(~has_label_N))
+
+
+def read_labels(storage: Storage, uri: str) -> Labels:
+    """The soft labels of one shard.
+
+    Args:
+        storage: reads the file.
+        uri: `label/labels/SHARD.parquet` (see `Layout.labels`).
+
+    Raises:
+        DataError: the file is damaged, no label file, or of another schema.
+    """
+    table, header = read_table(storage, uri)
+    if header.get("schema_version") != SCHEMA_VERSION:
+        raise DataError(
+            f"{uri} has schema_version {header.get('schema_version')}, this program reads {SCHEMA_VERSION}: "
+            "use the version of the program that wrote it, or run the stage label again"
+        )
+    missing = {"uid", *(f"{name}_{part}" for name in HEADS for part in ("ids", "probabilities"))} - {
+        *table.column_names
+    }
+    if missing:
+        raise DataError(f"{uri} has no column {min(missing)}: it is no label file of this project")
+    has_label_N = table["object_ids"].combine_chunks().is_valid().to_numpy(zero_copy_only=False)
+    width = int(header["top_k"])
+    objects, attributes = (_head(table, name, has_label_N, width, uri) for name in HEADS)
+    return Labels(table["uid"].to_pylist(), has_label_N, objects, attributes, header)
+
+
+def _head(table: pa.Table, name: str, has_label_N: npt.NDArray[np.bool_], width: int, uri: str) -> HeadLabels:
+    ids_NK = np.zeros((len(has_label_N), width), np.int64)
+    probabilities_NK = np.zeros((len(has_label_N), width), np.float32)
+    for part, target in (("ids", ids_NK), ("probabilities", probabilities_NK)):
+        values = table[f"{name}_{part}"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        if len(values) != int(has_label_N.sum()) * width:
+            raise DataError(f"{uri}: {name}_{part} does not hold {width} values a row: run the stage label again")
+        target[has_label_N] = values.reshape(-1, width)
+    sums_N1 = probabilities_NK.sum(axis=1, keepdims=True)
+    np.divide(probabilities_NK, sums_N1, out=probabilities_NK, where=sums_N1 > 0)
+    return HeadLabels(ids_NK, probabilities_NK)

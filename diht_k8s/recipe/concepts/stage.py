@@ -1,0 +1,54 @@
+"""Stage 2, label (paper section 3.2): vocabulary, teacher features, linear heads, soft labels.
+
+In: the filter's scores and kept shards, a teacher's weights. Out: `vocabulary.json`, `heads.json`, `teacher_heads.safetensors`,
+`labels/SHARD.parquet`, `report.json`. Workers share the shards; worker 0 makes vocabulary and heads as well, and the others wait for them.
+Every file is written whole or not at all, and what is there is not made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from diht_k8s.api.layout import Layout
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.concepts.job import make_job, wait_until
+from diht_k8s.recipe.concepts.teacher_files import weights_sha256, weights_uri
+from diht_k8s.recipe.runtime.commit import read_committed
+from diht_k8s.recipe.runtime.stage import Context, Outcome
+from diht_k8s.recipe.shards.storage import Storage
+
+
+def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """The filter's output and the teacher's weights."""
+    assert run.spec.label is not None  # run_stage has checked it
+    committed = read_committed(storage, Layout(run.spec.data.output), Stage.FILTER)
+    digest = weights_sha256(storage, weights_uri(run.spec.label.teacher))
+    return {"filter": committed.output_sha256}, {"teacher": digest}
+
+
+def execute(context: Context) -> Outcome | None:
+    """Do this worker's part; the worker that finds all labels there writes the report."""
+    from diht_k8s.recipe.concepts import steps  # torch: not needed by a stage that ends as cached
+
+    job = make_job(context)
+    leads = context.worker == 0
+    if leads:
+        steps.make_vocabulary(job)
+    teacher = steps.LazyTeacher(job)
+    steps.make_features(job, teacher)
+    if leads:
+        wait_until(
+            lambda: (not (left := job.missing("features", ".safetensors", job.training_shards)), len(left)),
+            "the teacher's features",
+            context.stop.raise_if_requested,
+        )
+        steps.make_heads(job)
+    else:
+        heads = context.layout.teacher_heads
+        wait_until(
+            lambda: (context.storage.exists(heads), len(context.storage.names(job.uri("features")))),
+            "vocabulary and heads of worker 0",
+            context.stop.raise_if_requested,
+        )
+    steps.make_labels(job, teacher)
+    return None if job.missing("labels", ".parquet", job.shards) else steps.finish(job)

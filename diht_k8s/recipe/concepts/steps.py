@@ -1,0 +1,267 @@
+"""The steps of the stage label, each of which leaves out what is already there: vocabulary, features, heads, labels, report.
+
+Reads and writes files; the maths is in the modules beside it. Shapes: N pictures of a shard, D features, C classes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from diht_k8s.api.errors import DataError
+from diht_k8s.api.run import Stage
+from diht_k8s.recipe.concepts import features as shard_features
+from diht_k8s.recipe.concepts.captions import KeptCaptions, read_captions
+from diht_k8s.recipe.concepts.features import ShardFeatures, hash64, read_safetensors
+from diht_k8s.recipe.concepts.heads import Head, TrainingPictures, folds_of, train_head
+from diht_k8s.recipe.concepts.job import Job
+from diht_k8s.recipe.concepts.quality import measure
+from diht_k8s.recipe.concepts.report import make_report
+from diht_k8s.recipe.concepts.soft_labels import check_top_k, top_k, write_labels
+from diht_k8s.recipe.concepts.targets import encode
+from diht_k8s.recipe.concepts.teacher import Teacher, load_teacher
+from diht_k8s.recipe.concepts.teacher_files import weights_uri
+from diht_k8s.recipe.concepts.vocabulary import ConceptCounts, Vocabulary, freeze
+from diht_k8s.recipe.runtime.commit import artefact
+from diht_k8s.recipe.runtime.stage import Outcome
+from diht_k8s.recipe.shards.samples import read_samples
+from diht_k8s.recipe.shards.sets import Shard, share
+
+
+class LazyTeacher:
+    """The teacher, loaded when the first picture needs it: timm takes seconds to import."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    @cached_property
+    def loaded(self) -> Teacher:
+        """The network with its weights."""
+        config = self._job.label.teacher
+        return load_teacher(config, self._job.context.storage, weights_uri(config), device())
+
+
+def device() -> torch.device:
+    """A GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def make_vocabulary(job: Job) -> None:
+    """Count the concepts of all kept captions and freeze the classes.
+
+    Raises:
+        UserError: top k is larger than a vocabulary.
+        DataError: a vocabulary is empty.
+    """
+    context = job.context
+    if not context.storage.exists(context.layout.vocabulary):
+        counts, done = ConceptCounts(), 0
+        context.progress.start("vocabulary", job.samples(job.shards), unit="captions")
+        for shard in job.shards:
+            context.stop.raise_if_requested()
+            counts.add(read_captions(context.storage, context.layout, shard))
+            done += shard.samples or 0
+            context.progress.update(done)
+        vocabulary = freeze(counts, job.label.vocabulary)
+        _write_json(job, context.layout.vocabulary, vocabulary.document(job.header))
+    vocabulary = read_vocabulary(job)
+    check_top_k(job.label.top_k, {"objects": len(vocabulary.objects), "attributes": len(vocabulary.attributes)})
+
+
+def read_vocabulary(job: Job) -> Vocabulary:
+    """The frozen classes."""
+    return Vocabulary.from_document(json.loads(job.context.storage.read_bytes(job.context.layout.vocabulary)))
+
+
+def make_features(job: Job, teacher: LazyTeacher) -> None:
+    """Pass this worker's share of the training shards through the teacher."""
+    mine = share(job.training_shards, job.context.worker, job.context.workers)
+    todo = job.missing("features", ".safetensors", mine)
+    count = _StageProgress(job, "teacher", "features", ".safetensors", job.training_shards)
+    for shard in todo:
+        job.context.stop.raise_if_requested()
+        shard_features.make_features(
+            teacher.loaded,
+            job.context.storage,
+            shard.uri,
+            job.features_uri(shard.name),
+            job.header,
+            count.within_shard,
+        )
+        count.shard_done()
+
+
+def make_heads(job: Job) -> None:
+    """Train both heads on the features of the training shards; the weights are written last."""
+    context, layout = job.context, job.context.layout
+    if context.storage.exists(layout.teacher_heads):
+        return
+    vocabulary = read_vocabulary(job)
+    pictures, captions = _training_pictures(job)
+    tensors: dict[str, Tensor] = {}
+    figures: dict[str, Any] = {}
+    config = job.label.heads
+    context.progress.start("heads", 2 * config.epochs, unit="epochs")
+    for number, (kind, concepts, names) in enumerate(
+        (
+            ("objects", vocabulary.objects, captions.objects),
+            ("attributes", vocabulary.attributes, captions.attributes),
+        )
+    ):
+        targets = encode(names, concepts)
+        head = train_head(
+            pictures, targets, config, context.run.spec.seed + number, device(), _on_epoch(job, number * config.epochs)
+        )
+        tensors |= {f"{kind}.weight": head.weight_MCD, f"{kind}.bias": head.bias_MC}
+        figures[kind] = measure(head, pictures, targets, concepts)
+    _write_json(job, job.uri("heads.json"), {**job.header, **figures})
+    metadata = {"diht": json.dumps({**job.header, "vocabulary_sha256": vocabulary.sha256}, sort_keys=True)}
+    context.storage.write_bytes(layout.teacher_heads, save(tensors, metadata=metadata))
+
+
+def _on_epoch(job: Job, before: int) -> Callable[[int, dict[str, float]], None]:
+    def report(epoch: int, figures: dict[str, float]) -> None:
+        job.context.stop.raise_if_requested()
+        job.context.progress.update(before + epoch, figures)
+
+    return report
+
+
+def _training_pictures(job: Job) -> tuple[TrainingPictures, KeptCaptions]:
+    """Features, folds and caption concepts of the usable training pictures.
+
+    Raises:
+        DataError: no picture is usable.
+    """
+    features: list[Tensor] = []
+    groups: list[Tensor] = []
+    captions = KeptCaptions([], [], [])
+    for shard in job.training_shards:
+        found, names = _read_shard(job, shard)
+        rows = found.usable_N[: job.training[shard.name]].nonzero().flatten()
+        features.append(found.features_ND[rows])
+        groups.append(found.group_hash_N[rows])
+        for target, source in (
+            (captions.uids, names.uids),
+            (captions.objects, names.objects),
+            (captions.attributes, names.attributes),
+        ):
+            target.extend(source[row] for row in rows.tolist())
+    if not captions.uids:
+        raise DataError("none of the kept pictures can be decoded: look at filter/report.json and the shards")
+    folds = job.label.cross_fit
+    fold_N = folds_of(torch.cat(groups), folds, job.context.run.spec.seed)
+    return TrainingPictures(torch.cat(features), fold_N, folds), captions
+
+
+def _read_shard(job: Job, shard: Shard) -> tuple[ShardFeatures, KeptCaptions]:
+    found = shard_features.read_features(job.context.storage, job.features_uri(shard.name), job.config_sha256)
+    captions = read_captions(job.context.storage, job.context.layout, shard)
+    check_same_pairs(found, captions.uids, shard.uri)
+    return found, captions
+
+
+def check_same_pairs(found: ShardFeatures, uids: Sequence[str], where: str) -> None:
+    """Scores and kept shard must hold the same pairs in the same order.
+
+    Raises:
+        DataError: they do not.
+    """
+    if found.uid_hash_N.tolist() != [hash64(uid) for uid in uids]:
+        raise DataError(
+            f"{where} and the filter's scores do not hold the same pairs: run the stage filter again with --replace"
+        )
+
+
+def make_labels(job: Job, teacher: LazyTeacher) -> None:
+    """Write the soft labels of this worker's share of all shards."""
+    todo = job.missing("labels", ".parquet", share(list(job.shards), job.context.worker, job.context.workers))
+    if not todo:
+        return
+    heads, vocabulary_sha256 = read_heads(job)
+    count = _StageProgress(job, "labels", "labels", ".parquet", job.shards)
+    for shard in todo:
+        job.context.stop.raise_if_requested()
+        if shard.name in job.training:
+            found, captions = _read_shard(job, shard)
+        else:
+            samples = read_samples(job.context.storage, shard.uri)
+            found = shard_features.extract(teacher.loaded, samples, shard.uri, count.within_shard)
+            captions = read_captions(job.context.storage, job.context.layout, shard)
+            check_same_pairs(found, captions.uids, shard.uri)
+        fold_N = folds_of(found.group_hash_N, job.label.cross_fit, job.context.run.spec.seed)
+        stored = [top_k(head.probabilities(found.features_ND, fold_N).numpy(), job.label.top_k) for head in heads]
+        header = {
+            **job.header,
+            "vocabulary_sha256": vocabulary_sha256,
+            "top_k": job.label.top_k,
+            "bad": dict(sorted(found.bad.items())),
+        }
+        uri = job.context.layout.labels(shard.name)
+        write_labels(job.context.storage, uri, captions.uids, found.usable_N.numpy(), stored, header)
+        count.shard_done()
+
+
+def read_heads(job: Job) -> tuple[list[Head], str]:
+    """Both heads and the digest of their vocabulary.
+
+    Raises:
+        DataError: the file is damaged or was made under another configuration.
+    """
+    uri = job.context.layout.teacher_heads
+    tensors, header = read_safetensors(job.context.storage, uri)
+    if header["config_sha256"] != job.config_sha256:
+        raise DataError(f"{uri} was made under another configuration: run the stage label again with --replace")
+    heads = [Head(tensors[f"{kind}.weight"], tensors[f"{kind}.bias"]) for kind in ("objects", "attributes")]
+    return heads, header["vocabulary_sha256"]
+
+
+def finish(job: Job) -> Outcome:
+    """Write the report and say what the stage made."""
+    context = job.context
+    report = make_report(job, read_vocabulary(job), json.loads(context.storage.read_bytes(job.uri("heads.json"))))
+    _write_json(job, context.layout.report(Stage.LABEL), report)
+    paths = ["vocabulary.json", "heads.json", "teacher_heads.safetensors"]
+    paths += [f"labels/{shard.name}.parquet" for shard in job.shards] + ["report.json"]
+    artefacts = [artefact(context.storage, context.layout, Stage.LABEL, path) for path in paths]
+    label_bytes = sum(item.size for item in artefacts if item.path.startswith("labels/"))
+    summary = {
+        "samples": report["pictures"]["total"],
+        "labelled": report["pictures"]["labelled"],
+        "bad": report["pictures"]["bad"],
+        "objects": report["vocabulary"]["objects"]["classes"],
+        "attributes": report["vocabulary"]["attributes"]["classes"],
+        "bytes_per_picture": round(label_bytes / max(1, report["pictures"]["total"]), 1),
+    }
+    return Outcome(artefacts, summary)
+
+
+class _StageProgress:
+    """Counts the pictures of the whole stage: finished shards of all workers and this worker's current one."""
+
+    def __init__(self, job: Job, step: str, folder: str, suffix: str, shards: Sequence[Shard]) -> None:
+        self._job, self._folder, self._suffix, self._shards = job, folder, suffix, shards
+        self._done = self._finished()
+        job.context.progress.start(step, job.samples(shards), done=self._done)
+
+    def _finished(self) -> int:
+        total = self._job.samples(self._shards)
+        return total - self._job.samples(self._job.missing(self._folder, self._suffix, self._shards))
+
+    def within_shard(self, pictures: int) -> None:
+        self._job.context.stop.raise_if_requested()
+        self._job.context.progress.update(self._done + pictures)
+
+    def shard_done(self) -> None:
+        self._done = self._finished()
+        self._job.context.progress.update(self._done)
+
+
+def _write_json(job: Job, uri: str, document: dict[str, Any]) -> None:
+    job.context.storage.write_bytes(uri, json.dumps(document, indent=1, ensure_ascii=False).encode())

@@ -1,0 +1,273 @@
+"""The label stage on real files: what it writes, resuming, several workers, bad inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from diht_k8s.api.errors import DataError, DihtError, StopRequested, UserError
+from diht_k8s.api.layout import Layout
+from diht_k8s.api.reports import Committed
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.concepts import features, stage
+from diht_k8s.recipe.concepts.soft_labels import read_labels
+from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.recipe.runtime.stage import run_stage
+from diht_k8s.recipe.shards.storage import Storage
+
+Make = Callable[..., Any]
+
+
+def label(run: DihtRun, **options: Any) -> Committed | None:
+    return run_stage(stage, run, Stage.LABEL, **options)
+
+
+def files_of(run: DihtRun) -> dict[str, str]:
+    """Digest of every artefact below label/; markers, features (a cache) and names of attempts apart."""
+    folder = Path(run.spec.data.output) / "label"
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in ("COMMITTED.json", "STARTED.json")
+    }
+
+
+def test_labels_of_a_committed_filter_when_all_is_well_then_rows_follow_the_kept_shards(make_kept: Make) -> None:
+    kept = make_kept().write()
+    committed = label(kept.run())
+    assert committed is not None
+    assert committed.summary["samples"] == committed.summary["labelled"] == 120
+    layout = Layout(str(kept.folder))
+    vocabulary = json.loads(Path(layout.vocabulary).read_text())
+    assert {row["name"]: row["count"] for row in vocabulary["objects"]} == {"bar": 36, "circle": 42, "square": 42}
+    assert [row["name"] for row in vocabulary["objects"]] == ["circle", "square", "bar"]
+    for number, pairs in enumerate(kept.shards):
+        labels = read_labels(Storage(), layout.labels(f"shapes-{number:02}"))
+        assert labels.uids == [pair.uid for pair in pairs]
+        np.testing.assert_allclose(labels.objects.probabilities_NK.sum(axis=1), 1, atol=1e-6)
+        assert labels.attributes.ids_NK.shape == (40, 3)
+        assert labels.header["config_sha256"] == committed.config_sha256
+        assert labels.header["inputs"] == {"filter": committed.inputs["filter"]}
+
+
+def test_heads_when_pictures_show_their_concepts_then_beat_the_frequency_baseline(make_kept: Make) -> None:
+    kept = make_kept().write()
+    label(kept.run(heads={"epochs": 15, "lr": 0.02, "batchSize": 32}))
+    report = json.loads((kept.folder / "label" / "report.json").read_text())
+    for kind in ("objects", "attributes"):
+        figures = report["heads"][kind]
+        assert figures["held_out"]
+        assert figures["mean_average_precision"] > 1.5 * figures["frequency_baseline"]
+    assert len(report["examples"]) == 16
+    assert report["examples"][0]["caption"].startswith("a ")
+    assert len(report["examples"][0]["objects"]) == 3
+
+
+def test_second_call_when_committed_then_cached(make_kept: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_kept(shards=1).write().run()
+    first = label(run)
+    before = files_of(run)
+    assert label(run) == first
+    assert "cached" in capsys.readouterr().out
+    assert files_of(run) == before
+
+
+def test_resume_when_killed_after_the_first_shard_then_same_bytes_and_no_picture_twice(
+    make_kept: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, broken = make_kept(name="whole").write(), make_kept(name="broken").write()
+    label(whole.run())
+    made: list[str] = []
+    original = features.make_features
+
+    def dies_at_the_second(teacher: Any, storage: Any, shard_uri: str, *rest: Any) -> None:
+        if made:
+            raise RuntimeError("killed")
+        made.append(shard_uri)
+        original(teacher, storage, shard_uri, *rest)
+
+    monkeypatch.setattr(features, "make_features", dies_at_the_second)
+    with pytest.raises(RuntimeError, match="killed"):
+        label(broken.run())
+    assert not Path(Layout(str(broken.folder)).committed(Stage.LABEL)).exists()
+
+    def counts(teacher: Any, storage: Any, shard_uri: str, *rest: Any) -> None:
+        made.append(shard_uri)
+        original(teacher, storage, shard_uri, *rest)
+
+    monkeypatch.setattr(features, "make_features", counts)
+    label(broken.run())
+    assert len(made) == len(set(made)) == 3
+    assert files_of(broken.run()) == files_of(whole.run())
+
+
+def test_two_workers_when_they_share_the_shards_then_same_bytes_as_one(make_kept: Make) -> None:
+    one, two = make_kept(name="one").write(), make_kept(name="two").write()
+    label(one.run())
+    results: list[Committed | None] = []
+    workers = [
+        threading.Thread(target=lambda w=worker: results.append(label(two.run(), worker=w, workers=2)))
+        for worker in (1, 0)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=120)
+    assert any(results)
+    assert files_of(two.run()) == files_of(one.run())
+
+
+def test_max_samples_when_fewer_than_the_pictures_then_the_rest_is_labelled_without_cached_features(
+    make_kept: Make,
+) -> None:
+    kept = make_kept().write()
+    committed = label(kept.run(maxSamples=50))
+    assert committed is not None
+    assert committed.summary["labelled"] == 120
+    assert len(list((kept.folder / "label" / "features").iterdir())) == 2
+    assert json.loads((kept.folder / "label" / "report.json").read_text())["heads"]["training_pictures"] == 50
+
+
+def test_stop_when_requested_then_ends_at_a_safe_point_and_goes_on(make_kept: Make) -> None:
+    run = make_kept(shards=1).write().run()
+    stop = StopFlag()
+    stop.requested = True
+    with pytest.raises(StopRequested):
+        label(run, stop=stop)
+    assert label(run) is not None
+
+
+def test_bad_picture_when_within_the_limit_then_counted_and_without_label(make_kept: Make) -> None:
+    kept = make_kept(shards=1)
+    kept.rules = {"maxBadPercent": 5}
+    kept.shards[0][7].image = b"GIF89a no picture"
+    committed = label(kept.write().run())
+    assert committed is not None
+    assert committed.summary["bad"] == {"picture_unreadable": 1}
+    labels = read_labels(Storage(), Layout(str(kept.folder)).labels("shapes-00"))
+    assert labels.has_label_N.tolist() == [number != 7 for number in range(40)]
+    assert not labels.objects.probabilities_NK[7].any()
+
+
+def test_groups_when_pairs_share_one_then_they_share_a_fold(make_kept: Make) -> None:
+    kept = make_kept(shards=2)
+    for pairs in kept.shards:
+        for number, pair in enumerate(pairs):
+            pair.group = f"g{number}"
+    run = kept.write().run()
+    label(run)
+    first, second = (
+        load_file(kept.folder / "label" / "features" / f"shapes-0{number}.safetensors")["group_hash"]
+        for number in (0, 1)
+    )
+    assert torch.equal(first, second)
+
+
+def spoil_nan(kept: Any, tmp_path: Path) -> dict[str, Any]:
+    weights = load_file(kept.label["teacher"]["weights"])
+    first = next(key for key in weights if key.endswith("weight"))
+    weights[first] = torch.full_like(weights[first], float("nan"))
+    save_file(weights, tmp_path / "nan.safetensors")
+    return {"teacher": {**kept.label["teacher"], "weights": str(tmp_path / "nan.safetensors")}}
+
+
+def spoil_missing_key(kept: Any, tmp_path: Path) -> dict[str, Any]:
+    weights = load_file(kept.label["teacher"]["weights"])
+    del weights[sorted(weights)[0]]
+    save_file(weights, tmp_path / "less.safetensors")
+    return {"teacher": {**kept.label["teacher"], "weights": str(tmp_path / "less.safetensors")}}
+
+
+def spoil_format(kept: Any, tmp_path: Path) -> dict[str, Any]:
+    (tmp_path / "weights.pth").write_bytes(b"no weights")
+    return {"teacher": {**kept.label["teacher"], "weights": str(tmp_path / "weights.pth")}}
+
+
+def spoil_order(kept: Any, tmp_path: Path) -> dict[str, Any]:
+    kept.shards[0].reverse()
+    (kept.folder / "filter" / "scores").rename(tmp_path / "scores")
+    kept.write()
+    for path in (tmp_path / "scores").iterdir():
+        path.rename(kept.folder / "filter" / "scores" / path.name)
+    return {}
+
+
+def spoil_pictures(kept: Any, tmp_path: Path) -> dict[str, Any]:
+    for pair in kept.shards[0]:
+        pair.image = b"nothing"
+    kept.write()
+    return {}
+
+
+def no_concepts(kept: Any, tmp_path: Path) -> dict[str, Any]:
+    for pair in kept.shards[0]:
+        pair.attributes.clear()
+    kept.write()
+    return {}
+
+
+def damaged_shard(kept: Any, tmp_path: Path) -> dict[str, Any]:
+    path = kept.folder / "filter" / "kept" / "shapes-00.tar"
+    path.write_bytes(path.read_bytes()[:3000])
+    return {}
+
+
+def setting(**options: Any) -> Callable[[Any, Path], dict[str, Any]]:
+    return lambda kept, tmp_path: options
+
+
+def teacher(**options: Any) -> Callable[[Any, Path], dict[str, Any]]:
+    return lambda kept, tmp_path: {"teacher": {**kept.label["teacher"], **options}}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind", "message"),
+    [
+        pytest.param(spoil_nan, DataError, r"40 of 40 pictures .* not finite \(0-0, 0-1,", id="nan-features"),
+        pytest.param(spoil_missing_key, UserError, r"does not fit the teacher: \S+ is missing", id="missing-key"),
+        pytest.param(spoil_format, UserError, "no weights file that can be read safely", id="no-weights"),
+        pytest.param(spoil_order, DataError, "do not hold the same pairs", id="other-order"),
+        pytest.param(spoil_pictures, DataError, "none of the kept pictures can be decoded", id="no-picture"),
+        pytest.param(no_concepts, DataError, "vocabulary has no attributes: none of 0", id="no-attributes"),
+        pytest.param(damaged_shard, DataError, "shapes-00.tar is damaged after", id="damaged-shard"),
+        pytest.param(setting(topK=4), UserError, r"topK 4 is larger than the vocabulary of objects \(3\)", id="top-k"),
+        pytest.param(
+            setting(vocabulary={"minCount": 99}), DataError, "has no objects: none of 3 occurs in at least 99", id="cut"
+        ),
+        pytest.param(teacher(model="timm/resnet5"), UserError, "did you mean resnet", id="unknown-teacher"),
+        pytest.param(teacher(model="resnet50"), UserError, "write timm/NAME or open_clip/NAME", id="no-library"),
+        pytest.param(teacher(model="open_clip/ViT-B-33"), UserError, "did you mean ViT-B-32", id="unknown-open-clip"),
+        pytest.param(teacher(model="timm/resnet18"), UserError, "does not fit the teacher: conv1.weight", id="shape"),
+        pytest.param(teacher(weights="missing.pth"), UserError, "does not exist", id="missing-weights"),
+        pytest.param(
+            setting(teacher={"model": "timm/resnet50"}), UserError, "no package brings the weights", id="no-package"
+        ),
+        pytest.param(
+            teacher(model="timm/test_vit.r160_in1k"), UserError, "takes 160 pixels only: unset it", id="fixed-size"
+        ),
+    ],
+)
+def test_bad_input_when_labelling_then_one_line_says_what_and_what_to_do(
+    make_kept: Make, tmp_path: Path, spoil: Any, kind: type[DihtError], message: str
+) -> None:
+    kept = make_kept(shards=1).write()
+    run = kept.run(**spoil(kept, tmp_path))
+    with pytest.raises(kind, match=message) as error:
+        label(run)
+    assert "\n" not in str(error.value)
+    assert ": " in str(error.value)
+    assert not Path(Layout(str(kept.folder)).committed(Stage.LABEL)).exists()
+
+
+def test_filter_when_not_committed_then_says_which_stage_to_run(make_kept: Make) -> None:
+    with pytest.raises(UserError, match="run the stage filter first"):
+        label(make_kept(shards=1).run())
