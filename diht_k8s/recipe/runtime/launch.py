@@ -1,0 +1,115 @@
+"""The launcher: process 1 of a training pod. Starts the ranks by torch's elastic agent and passes on how they ended.
+
+torchrun hides the exit codes of its workers behind its own 1; this launcher runs the same agent in-process, takes the first failure and
+raises it with its exit code and message. No ssh, no hostfile, no MPI: ranks meet at rank 0's address.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diht_k8s.api.errors import DataError, DihtError, ExitCode, RetryableError, StopRequested, UserError
+
+RENDEZVOUS_PORT = 29500
+
+
+@dataclass(frozen=True)
+class Gang:
+    """The shape of a gang and this node's place in it."""
+
+    nodes: int = 1
+    processes: int = 1
+    node_rank: int = 0
+    master: str = ""
+    """host name of node 0; empty on a single node."""
+    port: int = RENDEZVOUS_PORT
+
+    @staticmethod
+    def from_environment(processes: int) -> Gang:
+        """The gang that DIHT_NUM_NODES, DIHT_NODE_RANK and DIHT_MASTER describe; one node without them."""
+        return Gang(
+            nodes=int(os.environ.get("DIHT_NUM_NODES", "1")),
+            processes=int(os.environ.get("DIHT_PROCESSES", str(processes))),
+            node_rank=int(os.environ.get("DIHT_NODE_RANK", "0")),
+            master=os.environ.get("DIHT_MASTER", ""),
+            port=int(os.environ.get("DIHT_MASTER_PORT", str(RENDEZVOUS_PORT))),
+        )
+
+
+def launch(gang: Gang, module: str, arguments: Sequence[str], *, run_id: str) -> None:
+    """Run `python -m module arguments` as every rank of this node and wait for all of them.
+
+    Raises:
+        DihtError: the first rank that failed, with its exit code and message.
+    """
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    single = gang.nodes == 1
+    config = LaunchConfig(
+        min_nodes=gang.nodes,
+        max_nodes=gang.nodes,
+        nproc_per_node=gang.processes,
+        run_id=run_id,
+        rdzv_backend="c10d" if single else "static",
+        rdzv_endpoint="localhost:0" if single else f"{gang.master}:{gang.port}",
+        rdzv_configs={} if single else {"rank": gang.node_rank, "timeout": 300},
+        max_restarts=0,
+        monitor_interval=0.2,
+        start_method="spawn",
+        local_addr="localhost" if single else None,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", module, *arguments)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        raise _error_of(int(failure.exitcode), rank, failure.error_file_data) from error
+    except SignalException as error:
+        raise StopRequested("stopped on request; the last checkpoint is kept: start again to go on") from error
+
+
+def _error_of(exit_code: int, rank: int, data: Any) -> DihtError:
+    message = data.get("message", {}) if isinstance(data, dict) else {}
+    text = message.get("message", "") if isinstance(message, dict) else str(message)
+    kinds: dict[int, type[DihtError]] = {
+        ExitCode.USER_ERROR: UserError,
+        ExitCode.BAD_DATA: DataError,
+        ExitCode.RETRYABLE: RetryableError,
+        ExitCode.STOPPED: StopRequested,
+    }
+    if exit_code in kinds:
+        return kinds[exit_code](text or f"rank {rank} ended with exit code {exit_code}: see its log")
+    how = f"was killed by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
+    return DihtError(f"rank {rank} {how}" + (f": {text}" if text else ": see its log"))
+
+
+def rank_main(work: Callable[[], object]) -> int:
+    """Run a rank's work; its exit code. The message goes where the launcher finds it."""
+    try:
+        work()
+    except DihtError as error:
+        return _record(int(error.exit_code), str(error))
+    except ValueError as error:
+        traceback.print_exc()
+        return _record(int(ExitCode.UNEXPECTED), f"ValueError: {error}")
+    except Exception as error:
+        traceback.print_exc()
+        return _record(int(ExitCode.UNEXPECTED), f"{type(error).__name__}: {error}")
+    return int(ExitCode.DONE)
+
+
+def _record(code: int, message: str) -> int:
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        record = {"message": {"message": message, "extraInfo": {"timestamp": str(int(time.time()))}}}
+        Path(path).write_text(json.dumps(record))
+    return code

@@ -1,0 +1,147 @@
+"""The student: open_clip's CLIP with exact GELU (the DiHT architecture), and the two concept heads on its image embedding.
+
+The heads are linear maps from the image embedding before normalisation (our choice; the paper does not say) to the vocabulary. They
+are dropped on export.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import open_clip
+from open_clip.model import CLIP
+from open_clip.transformer import text_global_pool
+from torch import Tensor, nn
+
+from diht_k8s.api.errors import UserError
+from diht_k8s.api.training import Train
+from diht_k8s.recipe.training.losses import clamped_logit_scale
+
+# B pairs, T tokens of the longest caption, D embedding, C concepts of a head.
+
+
+class Features(NamedTuple):
+    """What the losses need."""
+
+    image_BD: Tensor
+    """normalised image features, fp32."""
+    text_BD: Tensor
+    """normalised text features, fp32."""
+    logit_scale: Tensor
+    """inverse temperature (not its logarithm), a scalar."""
+    object_logits_BC: Tensor | None
+    attribute_logits_BC: Tensor | None
+
+
+def model_configuration(train: Train) -> dict[str, Any]:
+    """The open_clip configuration of a run's model.
+
+    Raises:
+        UserError: open_clip does not know the name, or the configuration has the wrong form.
+    """
+    if train.model_config_ is not None:
+        config = copy.deepcopy(train.model_config_)
+        missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in config]
+        if missing:
+            raise UserError(f"train.modelConfig lacks {', '.join(missing)}: see open_clip's model configurations")
+    else:
+        assert train.model is not None
+        config = open_clip.get_model_config(train.model)
+        if config is None:
+            close = difflib.get_close_matches(train.model, open_clip.list_models(), n=1)
+            raise UserError(
+                f"train.model {train.model} is not known to open_clip"
+                + (f"; did you mean {close[0]}?" if close else "")
+            )
+        config = copy.deepcopy(config)
+    config["quick_gelu"] = False
+    if train.image_size is not None:
+        config["vision_cfg"]["image_size"] = train.image_size
+    if train.patch_dropout:
+        config["vision_cfg"]["patch_dropout"] = train.patch_dropout
+    return config
+
+
+class Student(nn.Module):
+    """CLIP with concept heads."""
+
+    def __init__(self, config: dict[str, Any], *, num_objects: int = 0, num_attributes: int = 0) -> None:
+        """Make a model with random weights (open_clip's initialisation, as DiHT's).
+
+        Args:
+            config: an open_clip model configuration.
+            num_objects: classes of the object head; 0 means no head.
+            num_attributes: classes of the attribute head; 0 means no head.
+
+        Raises:
+            UserError: open_clip refuses the configuration.
+        """
+        super().__init__()
+        try:
+            # DeepSpeed cannot broadcast 0-dimensional parameters; the export makes the scale a scalar again.
+            self.clip = CLIP(**config, nonscalar_logit_scale=True)
+        except (TypeError, ValueError, KeyError, AssertionError, RuntimeError) as error:
+            raise UserError(f"open_clip refuses the model configuration: {error}: check train.modelConfig") from error
+        self.object_head = nn.Linear(config["embed_dim"], num_objects) if num_objects else None
+        self.attribute_head = nn.Linear(config["embed_dim"], num_attributes) if num_attributes else None
+
+    def encode_text(self, tokens_BT: Tensor) -> Tensor:
+        """Text embeddings before normalisation, fp32, BxD.
+
+        The batch is cut to its longest caption: under the causal mask nothing behind the end token reaches it, so the numbers are the
+        same and short captions cost what they are worth.
+        """
+        clip: Any = self.clip
+        length = int((tokens_BT != 0).sum(dim=1).max())
+        tokens_BT = tokens_BT[:, : max(length, 1)]
+        x_BTW = clip.token_embedding(tokens_BT).to(clip.transformer.get_cast_dtype())
+        x_BTW = x_BTW + clip.positional_embedding[: tokens_BT.shape[1]].to(x_BTW.dtype)
+        mask_TT = clip.attn_mask[: tokens_BT.shape[1], : tokens_BT.shape[1]] if clip.attn_mask is not None else None
+        x_BTW = clip.ln_final(clip.transformer(x_BTW, attn_mask=mask_TT))
+        pooled_BW = text_global_pool(x_BTW, tokens_BT, clip.text_pool_type, eos_token_id=clip.text_eos_id)
+        projection = clip.text_projection
+        if projection is None:
+            return pooled_BW.float()
+        return (projection(pooled_BW) if isinstance(projection, nn.Linear) else pooled_BW @ projection).float()
+
+    def forward(self, images_BCHW: Tensor, tokens_BT: Tensor, max_logit_scale: float) -> Features:
+        """Features and concept logits of a batch."""
+        image_BD = self.clip.encode_image(images_BCHW).float()
+        text_BD = self.encode_text(tokens_BT)
+        return Features(
+            nn.functional.normalize(image_BD, dim=-1),
+            nn.functional.normalize(text_BD, dim=-1),
+            clamped_logit_scale(self.clip.logit_scale.float().squeeze(0), max_logit_scale),
+            self.object_head(image_BD).float() if self.object_head is not None else None,
+            self.attribute_head(image_BD).float() if self.attribute_head is not None else None,
+        )
+
+
+def parameter_groups(
+    model: Student, *, weight_decay: float, head_lr_scale: float, head_weight_decay_scale: float
+) -> list[dict[str, Any]]:
+    """AdamW's groups: no decay on gains, biases and the logit scale; the heads with their own learning rate and decay.
+
+    `lr_scale` of a group multiplies the schedule's learning rate.
+    """
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    heads = [(name, parameter) for name, parameter in named if name.startswith(("object_head", "attribute_head"))]
+    towers = [(name, parameter) for name, parameter in named if not name.startswith(("object_head", "attribute_head"))]
+    groups = [
+        _group("towers", (p for n, p in towers if _decays(n, p)), weight_decay, 1.0),
+        _group("towers, no decay", (p for n, p in towers if not _decays(n, p)), 0.0, 1.0),
+        _group("heads", (p for n, p in heads if _decays(n, p)), weight_decay * head_weight_decay_scale, head_lr_scale),
+        _group("heads, no decay", (p for n, p in heads if not _decays(n, p)), 0.0, head_lr_scale),
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _group(name: str, parameters: Iterable[nn.Parameter], weight_decay: float, lr_scale: float) -> dict[str, Any]:
+    return {"name": name, "params": list(parameters), "weight_decay": weight_decay, "lr_scale": lr_scale}
+
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim >= 2 and "logit_scale" not in name

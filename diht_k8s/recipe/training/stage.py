@@ -1,0 +1,98 @@
+"""Stage 3, train: kept shards and soft labels in, checkpoints and an open_clip model out. Process 1: claims, launches the ranks, commits."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from diht_k8s.api.documents import dump
+from diht_k8s.api.errors import UserError
+from diht_k8s.api.layout import Layout, join
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.api.training import Train
+from diht_k8s.recipe.runtime.commit import artefact, read_committed
+from diht_k8s.recipe.runtime.launch import Gang, launch
+from diht_k8s.recipe.runtime.stage import Context, Outcome
+from diht_k8s.recipe.shards.sets import input_shards
+from diht_k8s.recipe.shards.storage import Storage
+
+RANK_MODULE = "diht_k8s.recipe.training.rank"
+RESULT = "result.json"
+"""Written by rank 0 when all is done; names what belongs to the output."""
+
+
+def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """The kept shards and labels by the digests of the stages that made them; raw shards by their identity."""
+    train = _train(run)
+    _refuse_unsupported(run, train)
+    inputs: dict[str, str] = {}
+    layout = Layout(run.spec.data.output)
+    if train.shards:
+        inputs |= {uri: storage.identity(uri) for uri in storage.expand(train.shards)}
+    elif run.spec.filter is not None:
+        inputs["filter"] = read_committed(storage, layout, Stage.FILTER).output_sha256
+    else:
+        inputs |= {shard.name: storage.identity(shard.uri) for shard in input_shards(run.spec, storage)}
+    if train.distillation.mode == "Concepts":
+        inputs["label"] = read_committed(storage, label_layout(run), Stage.LABEL).output_sha256
+    return inputs, {"open_clip": importlib.metadata.version("open_clip_torch")}
+
+
+def execute(context: Context) -> Outcome | None:
+    """Launch this node's ranks; node 0 commits what rank 0 wrote."""
+    train = _train(context.run)
+    gang = Gang.from_environment(train.processes_per_node)
+    _check_shape(train, gang)
+    os.environ["DIHT_RUN"] = dump(context.run)
+    os.environ["DIHT_STAGE_CONFIG"] = json.dumps(context.config)
+    launch(gang, RANK_MODULE, [], run_id=context.run.metadata.name)
+    if gang.node_rank != 0:
+        return None
+    result: dict[str, Any] = json.loads(context.storage.read_bytes(join(context.layout.stage(Stage.TRAIN), RESULT)))
+    artefacts = [artefact(context.storage, context.layout, Stage.TRAIN, path) for path in result["files"]]
+    return Outcome(artefacts, result["summary"])
+
+
+def label_layout(run: DihtRun) -> Layout:
+    """Where the labels lie: this run's, or those of `train.labels` (a label folder of another run)."""
+    labels = _train(run).labels
+    if labels is None:
+        return Layout(run.spec.data.output)
+    folder = labels.rstrip("/")
+    if not folder.endswith("/label"):
+        raise UserError(f"train.labels {labels} is no label folder: give the folder OUTPUT/label of another run")
+    return Layout(folder.removesuffix("/label"))
+
+
+def _train(run: DihtRun) -> Train:
+    assert run.spec.train is not None
+    return run.spec.train
+
+
+def _check_shape(train: Train, gang: Gang) -> None:
+    ranks = gang.nodes * gang.processes
+    if train.batch_size % ranks or train.batch_size < 2 * ranks:
+        raise UserError(
+            f"train.batchSize {train.batch_size} must be a multiple of the {ranks} processes, at least 2 pairs for each: change one"
+        )
+    if gang.nodes > 1 and not gang.master:
+        raise UserError("DIHT_MASTER is not set: a gang of several nodes needs the host name of node 0")
+
+
+def _refuse_unsupported(run: DihtRun, train: Train) -> None:
+    """Fields of the contract that this release does not act on are refused, never ignored."""
+    asked = {
+        "train.initFrom": train.init_from is not None,
+        "train.ema": train.ema > 0,
+        "train.offload": train.offload != "None",
+        "train.compile": train.compile,
+        "train.loaderWorkers": train.loader_workers > 0,
+        "train.validation": train.validation is not None,
+        "data.sources[].weight": any(source.weight != 1 for source in run.spec.data.sources),
+    }
+    for field, wanted in asked.items():
+        if wanted:
+            raise UserError(f"{field} is not supported by this release: remove it from the run document")
