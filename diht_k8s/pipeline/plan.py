@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from diht_k8s.api.errors import ExitCode
-from diht_k8s.api.run import DihtRun, FailurePolicy, Stage
+from diht_k8s.api.run import DihtRun, FailurePolicy, Spec, Stage
 from diht_k8s.pipeline.states import (
     ENDED_WELL,
     FINAL,
@@ -66,7 +66,7 @@ def plan(
     """
     if status.state in FINAL:
         return Plan(_stop_all(run, observed), status)
-    stages = tuple(stage for stage in run.spec.stages if until is None or _order(stage) <= _order(until))
+    stages = stages_until(run.spec, until)
     pausing, resumed = observed.stop_requested or run.spec.suspend, status.state is RunState.SUSPENDED
     known = tuple(_observe(run, status.of(stage), observed, now, back_off, pausing=pausing) for stage in stages)
     status = replace(status, stages=known, started_at=_started_at(status, known, now))
@@ -80,8 +80,10 @@ def plan(
     return _advance(run, observed, now, replace(status, state=RunState.RUNNING), current)
 
 
-def _order(stage: Stage) -> int:
-    return list(Stage).index(stage)
+def stages_until(spec: Spec, until: Stage | None) -> tuple[Stage, ...]:
+    """The stages that a run has, up to and with `until`; all of them for None."""
+    order = list(Stage)
+    return tuple(stage for stage in spec.stages if until is None or order.index(stage) <= order.index(until))
 
 
 def _started_at(status: RunStatus, known: tuple[StageStatus, ...], now: float) -> float | None:

@@ -1,0 +1,175 @@
+"""What a person sees while a run goes on: one live display of all stages on a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn
+from rich.progress import Progress as Bars
+from rich.text import Text
+
+from diht_k8s.api.reports import Progress
+from diht_k8s.api.run import Stage
+
+PLAIN_EVERY_S: Final = 10.0
+SHOWN_METRICS: Final = 4
+FRESH_S: Final = 5.0
+"""A worker that has said nothing for so long is waiting or done: another one's line is shown."""
+
+
+class Display(Protocol):
+    """Shows how the stages of a run stand."""
+
+    def note(self, text: str) -> None:
+        """A line of its own that stays."""
+        ...
+
+    def progress(self, progress: Progress) -> None:
+        """A program's newest progress."""
+        ...
+
+    def state(self, stage: Stage, text: str, *, ended: bool = False) -> None:
+        """A stage is `cached`, `starting`, `done in 12 s`, ...; `ended` when it needs nothing more."""
+        ...
+
+
+@contextlib.contextmanager
+def open_display(
+    stages: Sequence[Stage], console: Console, clock: Callable[[], float], *, every_s: float = PLAIN_EVERY_S
+) -> Iterator[Display]:
+    """The display that fits the console; it is closed at the end of the block."""
+    if not console.is_terminal:
+        yield PlainDisplay(console, clock, every_s)
+        return
+    with LiveDisplay(stages, console, clock) as display:
+        yield display
+
+
+class Newest:
+    """The progress of a stage among its workers: each counts the whole stage, so one line at a time is shown."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lines: dict[int, tuple[float, Progress]] = {}
+        self.last: Progress | None = None
+
+    def add(self, progress: Progress) -> Progress:
+        """Take a line in; returns the line to show: of the first worker that spoke lately."""
+        now = self._clock()
+        self._lines[progress.worker] = (now, progress)
+        self.last = next(line for _, (at, line) in sorted(self._lines.items()) if now - at <= FRESH_S)
+        return self.last
+
+
+def amount(progress: Progress) -> str:
+    """`1,280/6,000 samples`, without the total while that is unknown."""
+    total = f"/{progress.total:,}" if progress.total else ""
+    return f"{progress.done:,}{total} {progress.unit}"
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3:05`, `1:02:03`."""
+    whole = round(seconds)
+    minutes, rest = divmod(whole, 60)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def speed(progress: Progress) -> str:
+    """`203/s, 0:42 left`."""
+    rate = f"{progress.per_second:,.0f}/s" if progress.per_second >= 10 else f"{progress.per_second:.2g}/s"
+    left = "" if progress.eta_seconds is None else f", {duration(progress.eta_seconds)} left"
+    return f"{rate}{left}" if progress.per_second else ""
+
+
+def metrics(progress: Progress) -> str:
+    """`loss 3.21, lr 0.001`: the first few."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in list(progress.metrics.items())[:SHOWN_METRICS])
+
+
+class PlainDisplay:
+    """One line every few seconds, and one at each change of state."""
+
+    def __init__(self, console: Console, clock: Callable[[], float], every_s: float) -> None:
+        self._console, self._clock, self._every_s = console, clock, every_s
+        self._printed_at = clock()
+        self._newest: dict[Stage, Newest] = {}
+
+    def note(self, text: str) -> None:
+        """Print a line."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def progress(self, progress: Progress) -> None:
+        """Print a line if the last one is old enough."""
+        shown = self._newest.setdefault(progress.stage, Newest(self._clock)).add(progress)
+        now = self._clock()
+        if now - self._printed_at < self._every_s:
+            return
+        self._printed_at = now
+        percent = f"{100 * shown.done / shown.total:.0f} %" if shown.total else ""
+        parts = [f"{shown.step}: {amount(shown)}", percent, speed(shown), metrics(shown)]
+        self.note(f"{shown.stage:<8} " + "  ".join(part for part in parts if part))
+
+    def state(self, stage: Stage, text: str, *, ended: bool = False) -> None:
+        """Print the stage's state."""
+        self._printed_at = self._clock()
+        self.note(f"{stage:<8} {text}{_ended_with(self._newest.get(stage)) if ended else ''}")
+
+
+class LiveDisplay:
+    """A bar for each stage, redrawn in place."""
+
+    def __init__(self, stages: Sequence[Stage], console: Console, clock: Callable[[], float]) -> None:
+        self._bars = Bars(
+            TextColumn("{task.fields[stage]:<8}", style="bold"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[text]}", markup=False),
+            console=console,
+            refresh_per_second=4,
+        )
+        self._clock = clock
+        self._tasks: dict[Stage, TaskID] = {
+            stage: self._bars.add_task("", total=1, stage=stage.value, text="waiting") for stage in stages
+        }
+        self._newest: dict[Stage, Newest] = {}
+
+    def __enter__(self) -> LiveDisplay:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def note(self, text: str) -> None:
+        """Print a line above the bars."""
+        self._bars.console.print(Text(text))
+
+    def progress(self, progress: Progress) -> None:
+        """Move a bar."""
+        shown = self._newest.setdefault(progress.stage, Newest(self._clock)).add(progress)
+        parts = [shown.step, amount(shown), speed(shown), metrics(shown)]
+        self._bars.update(
+            self._tasks[shown.stage],
+            completed=min(shown.done, shown.total),
+            total=shown.total or None,
+            text="  ".join(part for part in parts if part),
+        )
+
+    def state(self, stage: Stage, text: str, *, ended: bool = False) -> None:
+        """Write the state beside the bar; an ended stage's bar is full."""
+        suffix = _ended_with(self._newest.get(stage)) if ended else ""
+        self._bars.update(self._tasks[stage], text=text + suffix)
+        if ended:
+            self._bars.update(self._tasks[stage], completed=1, total=1)
+
+
+def _ended_with(newest: Newest | None) -> str:
+    """What a stage said last, for the line that says that it is done."""
+    if newest is None or newest.last is None:
+        return ""
+    return ": " + ", ".join(part for part in (amount(newest.last), metrics(newest.last)) if part)

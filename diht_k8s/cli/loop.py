@@ -1,0 +1,189 @@
+"""The local run: observe -> plan -> act, as the operator does it, on processes of this machine.
+
+In: a placed run, jobs, a display. Out: the final status. What to do is decided by `pipeline.plan` alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from components import apps
+from diht_k8s.api.documents import dump
+from diht_k8s.api.errors import DihtError
+from diht_k8s.api.reports import parse_progress
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.cli.display import Display, duration
+from diht_k8s.cli.placement import Machine, threads_per_process
+from diht_k8s.cli.staging import PARENT_VARIABLE
+from diht_k8s.launch.local import LocalJobs
+from diht_k8s.pipeline.plan import BACK_OFF, attempt_name, plan
+from diht_k8s.pipeline.states import (
+    Attempt,
+    AttemptState,
+    BackOff,
+    Observed,
+    RunState,
+    RunStatus,
+    StageState,
+    StageStatus,
+    Start,
+    Stop,
+)
+
+POLL_S: Final = 0.2
+GRACE_S: Final = 300.0
+"""Time for a last checkpoint after SIGTERM, as pods have it."""
+
+
+class InspectionError(DihtError):
+    """The stages could not be looked at; the program that did so has said why on stderr."""
+
+    def __init__(self, exit_code: int, said: str) -> None:
+        super().__init__(said)
+        self.exit_code = exit_code  # type: ignore[assignment]
+
+
+@dataclass
+class Stopper:
+    """What signals to `diht run` ask for: the first to stop, the second to stop at once."""
+
+    requests: int = 0
+
+    def on_signal(self, number: int, frame: object) -> None:
+        """Count a signal."""
+        self.requests += 1
+
+
+@dataclass
+class Loop:
+    """One `diht run`."""
+
+    run: DihtRun
+    jobs: LocalJobs
+    display: Display
+    machine: Machine
+    stopper: Stopper
+    until: Stage | None = None
+    replace: bool = False
+    back_off: BackOff = BACK_OFF
+    clock: Callable[[], float] = time.time
+    log: Path | None = None
+    """of the program that failed last."""
+    _cached: set[Stage] = field(default_factory=set)
+    _inspected: set[Stage] = field(default_factory=set)
+    _started: dict[str, tuple[Stage, int, float]] = field(default_factory=dict)
+    _stopped_at: dict[str, float] = field(default_factory=dict)
+
+    def execute(self) -> RunStatus:
+        """Run until the run is complete, has failed or is stopped and no process is left.
+
+        Raises:
+            InspectionError: what is there already cannot be compared with the run.
+        """
+        self._inspect(self.run.spec.stages[0])
+        status = RunStatus()
+        while True:
+            observed = self._observe()
+            decided = plan(self.run, observed, self.clock(), status=status, until=self.until, back_off=self.back_off)
+            if (unseen := self._uninspected(decided.actions)) is not None:
+                self._inspect(unseen)
+                continue
+            for action in decided.actions:
+                self._act(action)
+            self._show(status, decided.status)
+            status = decided.status
+            if status.state is not RunState.RUNNING and not any(attempt.active for attempt in observed.attempts):
+                return status
+            time.sleep(POLL_S)
+
+    def _uninspected(self, actions: tuple[Start | Stop, ...]) -> Stage | None:
+        """With --replace, a stage is looked at before it starts: its inputs are known only then."""
+        starts = [action.stage for action in actions if isinstance(action, Start)]
+        return next((stage for stage in starts if self.replace and stage not in self._inspected), None)
+
+    def _inspect(self, first: Stage) -> None:
+        command = [sys.executable, "-P", "-m", "diht_k8s.cli.inspecting", first.value]
+        done = subprocess.run(  # noqa: S603 (an argument list of ours, no shell)
+            [*command, "--replace"] if self.replace else command,
+            env={**os.environ, "DIHT_RUN": dump(self.run)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise InspectionError(done.returncode, done.stderr.strip())
+        self._inspected.add(first)
+        for found in json.loads(done.stdout.splitlines()[-1]):
+            stage = Stage(found["stage"])
+            self._inspected.add(stage)
+            if found["cached"]:
+                self._cached.add(stage)
+            if found["replaced"]:
+                self.display.note(
+                    f"--replace: removed the output of {', '.join(found['replaced'])}, because {stage} differs: "
+                    + "; ".join(found["differences"][:6])
+                )
+
+    def _observe(self) -> Observed:
+        attempts = tuple(self._attempt(name, stage, number) for name, (stage, number, _) in self._started.items())
+        return Observed(attempts, frozenset(self._cached), stop_requested=self.stopper.requests > 0)
+
+    def _attempt(self, name: str, stage: Stage, number: int) -> Attempt:
+        for line in self.jobs.new_lines(name):
+            if (progress := parse_progress(line)) is not None:
+                self.display.progress(progress)
+        status = self.jobs.status(name)
+        assert status is not None
+        if status.failed is None:
+            state = AttemptState.RUNNING if status.running else AttemptState.SUCCEEDED
+            return Attempt(stage, number, state, active=status.running)
+        failed, self.log = status.failed, status.failed.log
+        self._end_late(name, status.running)
+        return Attempt(
+            stage, number, AttemptState.FAILED, status.running, failed.exit_code, failed.reason, failed.message
+        )
+
+    def _end_late(self, name: str, running: int) -> None:
+        """Kill what was asked to stop and has had its time."""
+        asked_at = self._stopped_at.get(name)
+        if running and asked_at is not None and (self.stopper.requests > 1 or self.clock() > asked_at + GRACE_S):
+            self.jobs.kill(name)
+
+    def _act(self, action: Start | Stop) -> None:
+        if isinstance(action, Stop):
+            if action.name not in self._stopped_at:
+                self._stopped_at[action.name] = self.clock()
+                self.jobs.stop(action.name)
+            return
+        env = {"DIHT_PROGRESS_SECONDS": "1", PARENT_VARIABLE: str(os.getpid())}
+        if "OMP_NUM_THREADS" not in os.environ:
+            env["OMP_NUM_THREADS"] = str(threads_per_process(self.run, action.stage, self.machine))
+        self.jobs.start(action.name, apps.stage_app(self.run, action.stage), env)
+        self._started[action.name] = (action.stage, action.number, self.clock())
+
+    def _show(self, before: RunStatus, after: RunStatus) -> None:
+        for stage in after.stages:
+            if (stage.state, stage.attempt) != (before.of(stage.stage).state, before.of(stage.stage).attempt):
+                self._show_stage(stage)
+
+    def _show_stage(self, stage: StageStatus) -> None:
+        show, failure = self.display.state, stage.failure.message if stage.failure else ""
+        if stage.state is StageState.RUNNING:
+            show(stage.stage, "starting" if stage.attempt == 1 else f"starting, attempt {stage.attempt}")
+        elif stage.state is StageState.CACHED:
+            show(stage.stage, "cached", ended=True)
+        elif stage.state is StageState.COMPLETE:
+            *_, started_at = self._started[attempt_name(self.run.metadata.name, stage.stage, stage.attempt)]
+            show(stage.stage, f"done in {duration(self.clock() - started_at)}", ended=True)
+        elif stage.state is StageState.RESTARTING and stage.not_before is not None:
+            show(stage.stage, f"starts again in {duration(stage.not_before - self.clock())}: {failure}")
+        elif stage.state in (StageState.FAILED, StageState.STOPPED):
+            show(stage.stage, stage.state.value.lower())

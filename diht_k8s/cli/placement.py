@@ -1,0 +1,108 @@
+"""What `diht run` changes in a run document: where and how fast, never what comes out. Pure, but for `this_machine`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from typing import Any
+
+from diht_k8s.api.layout import join
+from diht_k8s.api.pods import Pods
+from diht_k8s.api.run import DihtRun, Spec, Stage
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What this machine has."""
+
+    cores: int
+    gpus: int = 0
+
+
+CPU_PROCESSES = 2
+"""Training processes without a GPU: more only add communication at the sizes that a CPU can train (our choice)."""
+
+
+def this_machine() -> Machine:
+    """Cores that this process may use, GPUs that it may see."""
+    return Machine(len(os.sched_getaffinity(0)), _gpus(os.environ.get("CUDA_VISIBLE_DEVICES")))
+
+
+def _gpus(visible: str | None) -> int:
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return 0
+    listed = subprocess.run([command, "-L"], capture_output=True, text=True, check=False)  # noqa: S603 (no shell)
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+
+
+def place(run: DihtRun, machine: Machine, workdir: str | None) -> tuple[DihtRun, list[str]]:
+    """The run as this machine runs it.
+
+    Args:
+        run: the run document as written.
+        machine: what there is.
+        workdir: the folder below which a relative data.output lies; None is the current folder.
+
+    Returns:
+        The run, and one line for each field that differs from the document.
+    """
+    spec = run.spec
+    changes: dict[str, Any] = {"pods": Pods(), "suspend": False}
+    if workdir is not None and not spec.data.output.startswith(("/", "~", "s3://", "file://")):
+        changes["data"] = spec.data.model_copy(update={"output": join(workdir, spec.data.output)})
+    for stage in (Stage.FILTER, Stage.LABEL):
+        if (config := getattr(spec, stage.value)) is not None:
+            changes[stage.value] = config.model_copy(update={"workers": machine.cores, "pods": None})
+    if spec.train is not None:
+        changes["train"] = spec.train.model_copy(update=_train_shape(spec, machine))
+    if spec.evaluate is not None:
+        changes["evaluate"] = spec.evaluate.model_copy(update={"pods": None})
+    placed = spec.model_copy(update=changes)
+    return run.model_copy(update={"spec": placed}), _differences(spec, placed)
+
+
+def _train_shape(spec: Spec, machine: Machine) -> dict[str, Any]:
+    train = spec.train
+    assert train is not None
+    most = machine.gpus or min(CPU_PROCESSES, machine.cores)
+    processes = next(n for n in range(most, 0, -1) if train.batch_size % n == 0 and train.batch_size >= 2 * n)
+    share, micro = train.batch_size // processes, train.micro_batch_size
+    if micro is not None:
+        micro = next(n for n in range(min(micro, share), 0, -1) if share % n == 0)
+    return {"num_nodes": 1, "processes_per_node": processes, "micro_batch_size": micro, "pods": None}
+
+
+def _differences(before: Spec, after: Spec) -> list[str]:
+    fields = ("data.output", "filter.workers", "label.workers", "train.num_nodes", "train.processes_per_node",
+              "train.micro_batch_size", "suspend")  # fmt: skip
+    lines = [
+        f"{_wire(path)}: {old} -> {new}"
+        for path in fields
+        if (old := _get(before, path)) != (new := _get(after, path)) and new is not None
+    ]
+    has_pods = before.pods != Pods() or any(_get(before, f"{stage}.pods") is not None for stage in Stage)
+    return [*lines, "pods: ignored on this machine"] if has_pods else lines
+
+
+def _get(spec: Spec, path: str) -> Any:
+    value: Any = spec
+    for name in path.split("."):
+        value = None if value is None else getattr(value, name)
+    return value
+
+
+def _wire(path: str) -> str:
+    first, *others = path.split("_")
+    return "spec." + first + "".join(word.capitalize() for word in others)
+
+
+def threads_per_process(run: DihtRun, stage: Stage, machine: Machine) -> int:
+    """How many threads each process of a stage gets, so that together they use each core once."""
+    config = getattr(run.spec, stage.value)
+    processes = config.processes_per_node if stage is Stage.TRAIN else getattr(config, "workers", 1)
+    return max(1, machine.cores // processes)

@@ -1,0 +1,37 @@
+"""Run documents from the command line: a file, or the environment variable `DIHT_RUN`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from diht_k8s.api.documents import load
+from diht_k8s.api.errors import UserError
+from diht_k8s.api.run import DihtRun
+
+
+def read_text(path: str) -> str:
+    """The text of a run document.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no UTF-8 text ({error}): check the file") from error
+    except OSError as error:
+        raise UserError(f"cannot read the run document {path}: {error.strerror}: check the path") from error
+
+
+def read_run(path: str | None, overrides: Sequence[str], environment: Mapping[str, str]) -> DihtRun:
+    """The run of a file, or of `DIHT_RUN` where no file is given.
+
+    Raises:
+        UserError: no document, or a wrong one.
+    """
+    if path is not None:
+        return load(read_text(path), name=path, overrides=overrides)
+    if "DIHT_RUN" not in environment:
+        raise UserError("no run document: give --run FILE, or set DIHT_RUN to one")
+    return load(environment["DIHT_RUN"], name="DIHT_RUN", overrides=overrides)

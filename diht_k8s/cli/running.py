@@ -1,0 +1,112 @@
+"""`diht run`: the whole recipe on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shlex
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from diht_k8s.api.documents import load
+from diht_k8s.api.errors import DihtError, ExitCode, UserError
+from diht_k8s.api.layout import Layout
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.cli.display import open_display
+from diht_k8s.cli.loop import InspectionError, Loop, Stopper
+from diht_k8s.cli.placement import place, this_machine
+from diht_k8s.cli.reading import read_text
+from diht_k8s.launch.local import LocalJobs
+from diht_k8s.pipeline.plan import stages_until
+from diht_k8s.pipeline.states import RunState, RunStatus
+
+
+def run_command(path: str, *, overrides: Sequence[str], workdir: str | None, until: str | None, replace: bool) -> int:
+    """Run a document; the exit code, with one line on stderr for what went wrong."""
+    stopper = Stopper()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stopper.on_signal)
+    try:
+        return _run(path, overrides, workdir, Stage(until) if until else None, stopper, replace=replace)
+    except InspectionError as error:
+        print("diht: stopped on request" if stopper.requests else error, file=sys.stderr)
+        return ExitCode.STOPPED if stopper.requests else error.exit_code
+    except DihtError as error:
+        print(f"diht: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _run(
+    path: str, overrides: Sequence[str], workdir: str | None, until: Stage | None, stopper: Stopper, *, replace: bool
+) -> int:
+    document = load(read_text(path), name=path, overrides=overrides)
+    if until is not None and until not in document.spec.stages:
+        raise UserError(f"--until {until}: the run has no such stage: it has {', '.join(document.spec.stages)}")
+    machine = this_machine()
+    run, changed = place(document, machine, workdir)
+    console = Console()
+    for line in changed:
+        console.print(f"placed here: {line}", markup=False, highlight=False, soft_wrap=True)
+    with (
+        _log_folder(run) as logs,
+        contextlib.closing(LocalJobs(logs)) as jobs,
+        open_display(stages_until(run.spec, until), console, time.monotonic) as display,
+    ):
+        loop = Loop(run, jobs, display, machine, stopper, until=until, replace=replace)
+        status = loop.execute()
+    return _say_end(run, status, loop.log, until, console)
+
+
+@contextlib.contextmanager
+def _log_folder(run: DihtRun) -> Iterator[Path]:
+    """Where logs go: below a local output, else a temporary folder. Only one `diht run` at a time may work on an output."""
+    output = run.spec.data.output.removeprefix("file://")
+    if output.startswith("s3://"):
+        yield Path(tempfile.mkdtemp(prefix=f"diht-{run.metadata.name}-"))
+        return
+    folder = Path(output).expanduser().absolute() / "logs"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o644)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror}: check data.output and its rights") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield folder
+    except BlockingIOError as error:
+        raise UserError(f"another diht run works on {output}: wait for it or choose another data.output") from error
+    finally:
+        os.close(lock)
+
+
+def _say_end(run: DihtRun, status: RunStatus, log: Path | None, until: Stage | None, console: Console) -> int:
+    if status.state is RunState.COMPLETE:
+        for line in _results(run, until):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        return ExitCode.DONE
+    print(f"diht: {status.message}", file=sys.stderr)
+    if status.state is RunState.STOPPED:
+        print(f"diht: finished work is kept; to go on: {shlex.join(['diht', *sys.argv[1:]])}", file=sys.stderr)
+    elif log is not None:
+        print(f"diht: its log: {log}", file=sys.stderr)
+    known = {int(code) for code in ExitCode}
+    return status.exit_code if status.exit_code in known else ExitCode.UNEXPECTED
+
+
+def _results(run: DihtRun, until: Stage | None) -> list[str]:
+    """Where the results lie, for a person and for a browser."""
+    output = run.spec.data.output
+    if Stage.EVALUATE not in run.spec.stages or until not in (None, Stage.EVALUATE):
+        return [f"output: {output}"]
+    report = Layout(output).report(Stage.EVALUATE, "html")
+    if report.startswith("s3://"):
+        return [f"report: {report}"]
+    path = Path(report.removeprefix("file://")).expanduser().absolute()
+    return [f"report: {path}", f"        {path.as_uri()}"]

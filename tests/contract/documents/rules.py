@@ -1,0 +1,74 @@
+"""Rules over several fields, and what is YAML's own: numbers, booleans, duplicate keys."""
+
+from __future__ import annotations
+
+from tests.contract.documents import Case, bad, good, yaml_run
+from tests.unit.api.documents import REMOVE
+
+TRAIN = "  train: {model: ViT-B-16, batchSize: 8, distillation: {mode: Disabled}, %s}"
+CLASSES = {"name": "x", "type": "Classification", "shards": ["a"]}
+
+
+def reads(name: str, spec: str, *, metadata: str = "{name: a-run}") -> Case:
+    return Case(name, yaml_run(spec, metadata=metadata), good=True)
+
+
+def refuses(name: str, spec: str, says: str = "") -> Case:
+    return Case(name, yaml_run(spec), good=False, says=says)
+
+
+RULES = [
+    good("filter alone", spec__label=REMOVE, spec__train=REMOVE, spec__evaluate=REMOVE),
+    good("filter and label", spec__train=REMOVE, spec__evaluate=REMOVE),
+    good("training on the labels of another run", spec__filter=REMOVE, spec__label=REMOVE, spec__train__labels="s3://corpus/other/label"),
+    good("training without concepts", spec__filter=REMOVE, spec__label=REMOVE, spec__train__distillation={"mode": "Disabled"}),
+    good("evaluation alone", spec__filter=REMOVE, spec__label=REMOVE, spec__train=REMOVE, spec__evaluate__model="s3://corpus/m"),
+    good("classification with names", spec__evaluate={"benchmarks": [{**CLASSES, "classNames": "names.txt"}]}),
+    good("batch of 2 pairs a process", spec__train__batchSize=32, spec__train__numNodes=4, spec__train__processesPerNode=4),
+    good("default batch on 16 nodes of 8", spec__train__batchSize=REMOVE, spec__train__numNodes=16, spec__train__processesPerNode=8),
+    good("parameters on the host with stage 3", spec__train__offload="Parameters", spec__train__zeroStage=3),
+    good("optimiser on the host with the default stage", spec__train__offload="Optimizer"),
+    bad("no stage", "spec has no stage: give at least one", spec__filter=REMOVE, spec__label=REMOVE, spec__train=REMOVE, spec__evaluate=REMOVE),
+    bad("stage that is null is no stage", "spec has no stage", spec__filter=None, spec__label=None, spec__train=None, spec__evaluate=None),
+    bad("evaluation without a model", "evaluate needs a model", spec__train=REMOVE),
+    bad("labels without a filter", "label reads the filter's scores: give filter", spec__filter=REMOVE),
+    bad("concepts without labels", "needs labels: give label, or train.labels", spec__label=REMOVE),
+    bad("concepts by name without labels", "needs labels", spec__label=REMOVE, spec__train__distillation={"mode": "Concepts"}),
+    bad("no model", "give exactly one of model and modelConfig", spec__train__model=REMOVE),
+    bad("two models", "give exactly one of model and modelConfig", spec__train__modelConfig={"embed_dim": 8}),
+    bad("batch that does not divide", "must be a multiple of numNodes x processesPerNode", spec__train__batchSize=9, spec__train__numNodes=2),
+    bad("default batch that does not divide", "must be a multiple of numNodes x processesPerNode", spec__train__batchSize=REMOVE, spec__train__numNodes=3),
+    bad("batch of 1 pair a process", "leaves a process fewer than 2 pairs", spec__train__processesPerNode=8),
+    bad("parameters on the host with stage 1", "Parameters needs zeroStage 3", spec__train__offload="Parameters"),
+    bad("optimiser on the host with stage 0", "Optimizer needs zeroStage 1 or more", spec__train__offload="Optimizer", spec__train__zeroStage=0),
+    bad("classification without names", "needs classNames, a text file with one class name a line", spec__evaluate={"benchmarks": [CLASSES]}),
+    bad("value and reference", "give value or valueFrom, not both", spec__pods__env=[{"name": "A", "value": "", "valueFrom": {"x": {}}}]),
+    bad("value and reference in a stage", "give value or valueFrom, not both", spec__train__pods={"env": [{"name": "A", "value": "x", "valueFrom": {}}]}),
+]  # fmt: skip
+
+YAML = [
+    reads("number with an exponent", TRAIN % "samples: 1e3, optimizer: {lr: 5e-4, eps: 1.0e-6}"),
+    reads("integer with a point", TRAIN % "samples: 1000.0, loss: {beta: 1.0}"),
+    reads("integer with underscores, octal, hexadecimal", "  seed: 0x10\n" + TRAIN % "samples: 1_000, numNodes: 02"),
+    reads("old booleans", "  suspend: off\n" + TRAIN % "samples: 5, compile: yes, lockImageTower: n"),
+    reads("date as text", "  pods: {labels: {day: 2026-11-25}}\n" + TRAIN % "samples: 5"),
+    reads(
+        "anchors and merges",
+        "  pods: {labels: &l {a: b}, nodeSelector: *l}\n  filter: {pods: {labels: {<<: *l, c: d}}}",
+    ),
+    reads("stage without content below it", "  label:\n  filter: {}"),
+    reads("number as name of a key", "  pods: {annotations: {1: x, yes: z}}\n  filter: {}"),
+    refuses("quoted number", TRAIN % "samples: '1e3'", "spec.train.samples"),
+    refuses("infinity", TRAIN % "samples: 5, optimizer: {lr: .inf}"),
+    refuses("not a number", TRAIN % "samples: 5, optimizer: {lr: .nan}"),
+    refuses("bare off for a mode", "  filter: {textSpotting: {mode: off}}", "spec.filter.textSpotting.mode"),
+    refuses("key twice", "  filter: {}\n  filter: {minActions: 0}", "filter"),
+    refuses("boolean as label", "  pods: {labels: {a: yes}}\n  filter: {}", "labels"),
+    refuses("null as label", "  pods: {labels: {a: null}}\n  filter: {}"),
+    refuses("tab before a key", "\tfilter: {}"),
+    Case("list", "[]", good=False),
+    Case("text", "run", good=False),
+    Case("bracket that stays open", "a: [", good=False),
+]
+
+CASES: list[Case] = [*RULES, *YAML]

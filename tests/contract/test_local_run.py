@@ -1,0 +1,201 @@
+"""`diht run` through TorchX's local_cwd, with stub stage programs: caching, restarts, failures, interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TESTS = Path(__file__).resolve().parents[1]
+DOCUMENT: dict[str, Any] = {
+    "apiVersion": "diht.dev/v1alpha1",
+    "kind": "DihtRun",
+    "metadata": {"name": "tiny"},
+    "spec": {
+        "data": {"sources": [{"name": "web", "shards": ["a.tar"]}], "output": "out"},
+        "filter": {"workers": 5},
+        "train": {"model": "x", "samples": 8, "batchSize": 8, "distillation": {"mode": "Disabled"}},
+    },
+}
+
+
+class Bench:
+    """A folder with a run document, and `diht run` in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.out = folder, folder / "out"
+        self.write(DOCUMENT)
+
+    def write(self, document: dict[str, Any]) -> None:
+        (self.folder / "run.json").write_text(json.dumps(document))
+
+    def start(self, *arguments: str, stub: dict[str, list[str | int]] | None = None) -> subprocess.Popen[str]:
+        env = {
+            **os.environ,
+            "DIHT_PROGRAMS": "stub_programs",
+            "PYTHONPATH": str(TESTS),
+            "DIHT_STUB": json.dumps(stub or {}),
+        }
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "diht_k8s.cli", "run", "run.json", *arguments],
+            cwd=self.folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def run(self, *arguments: str, stub: dict[str, list[str | int]] | None = None) -> tuple[int, str, str]:
+        process = self.start(*arguments, stub=stub)
+        stdout, stderr = process.communicate(timeout=120)
+        return process.returncode, stdout, stderr
+
+    def attempts(self, stage: str, worker: int = 0) -> int:
+        path = self.out / f"attempts-{stage}-{worker}"
+        return path.stat().st_size if path.exists() else 0
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)
+
+
+def test_a_run_ends_with_its_results_and_a_second_one_finds_all_stages_cached(bench: Bench) -> None:
+    code, stdout, stderr = bench.run()
+    assert (code, stderr) == (0, "")
+    assert "spec.filter.workers: 5 -> " in stdout
+    assert stdout.splitlines()[-1] == "output: out"
+    assert json.loads((bench.out / "train" / "COMMITTED.json").read_text())["summary"] == {"steps": 3}
+
+    code, stdout, _ = bench.run()
+    assert code == 0
+    assert "filter   cached\ntrain    cached\n" in stdout
+    assert (bench.attempts("filter"), bench.attempts("train")) == (1, 1)
+
+
+def test_a_run_until_a_stage_leaves_the_later_ones(bench: Bench, tmp_path: Path) -> None:
+    code, _, _ = bench.run("--until", "filter", "--workdir", str(tmp_path / "elsewhere"))
+    assert code == 0
+    assert (tmp_path / "elsewhere" / "out" / "filter" / "COMMITTED.json").exists()
+    assert not (tmp_path / "elsewhere" / "out" / "train").exists()
+    assert "train" in json.loads((tmp_path / "elsewhere" / "out" / "run.json").read_text())["spec"]
+    assert not bench.out.exists()
+
+
+def test_a_passing_fault_and_a_killed_program_are_retried(bench: Bench) -> None:
+    code, stdout, _ = bench.run(stub={"train": [75, "kill", "ok"]})
+    assert (code, bench.attempts("train"), bench.attempts("filter")) == (0, 3, 1)
+    assert "starts again in 2 s: train was told to end with 75: nothing to do" in stdout
+    assert "starting, attempt 3" in stdout
+
+
+@pytest.mark.parametrize(("code", "attempts"), [(65, 1), (75, 2)])
+def test_a_failed_stage_passes_its_words_its_log_and_its_code_on(bench: Bench, code: int, attempts: int) -> None:
+    bench.write({**DOCUMENT, "spec": {**DOCUMENT["spec"], "failurePolicy": {"maxRestarts": 1}}})
+    returned, _, stderr = bench.run("--until", "filter", stub={"filter": [code]})
+    assert (returned, bench.attempts("filter")) == (code, attempts)
+    first, second = stderr.splitlines()
+    assert first.startswith(f"diht: filter: filter was told to end with {code}: nothing to do")
+    assert "was told to end" in Path(second.removeprefix("diht: its log: ")).read_text()
+
+
+def test_a_failed_worker_ends_the_others(bench: Bench) -> None:
+    (bench.out).mkdir()
+    (bench.out / "attempts-filter-1").write_bytes(b"x")  # worker 1 is one attempt ahead: it hangs while worker 0 fails
+    started = time.monotonic()
+    code, _, stderr = bench.run("--until", "filter", stub={"filter": [65, "hang"]})
+    assert (code, "told to end with 65" in stderr) == (65, True)
+    assert time.monotonic() - started < 100
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
+def test_an_interrupted_run_stops_its_programs_and_goes_on_later(bench: Bench, number: signal.Signals) -> None:
+    process = bench.start(stub={"train": ["hang", "ok"]})
+    wait_for(lambda: (bench.out / "train" / "step").exists())
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "to go on: diht run run.json" in stderr
+    saved = (bench.out / "train" / "step").stat().st_size
+    time.sleep(0.3)
+    assert (bench.out / "train" / "step").stat().st_size == saved  # nothing runs on
+
+    code, stdout, _ = bench.run(stub={"train": ["hang", "ok"]})
+    assert (code, bench.attempts("filter"), bench.attempts("train")) == (0, 1, 2)
+    assert "filter   cached" in stdout
+
+
+def test_programs_end_with_a_run_that_was_killed(bench: Bench) -> None:
+    process = bench.start(stub={"filter": ["hang"]})
+    step = bench.out / "filter" / "step"
+    wait_for(step.exists)
+    process.kill()
+    process.communicate()
+
+    def stands_still() -> bool:
+        before = step.stat().st_size
+        time.sleep(0.5)
+        return step.stat().st_size == before
+
+    wait_for(stands_still)
+
+
+def test_a_second_run_on_the_same_output_is_refused(bench: Bench) -> None:
+    process = bench.start(stub={"filter": ["hang"]})
+    wait_for((bench.out / "filter" / "step").exists)
+    code, _, stderr = bench.run()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert (code, stderr) == (
+        64,
+        "diht: another diht run works on out: wait for it or choose another data.output\n",
+    )
+
+
+def test_another_configuration_is_refused_until_replace_makes_it_again(bench: Bench) -> None:
+    assert bench.run()[0] == 0
+    (bench.out / "filter" / "scores").mkdir()
+    (bench.out / "filter" / "scores" / "web-a.parquet").write_bytes(b"scores")
+    change = ["--set", "filter.minActions=0"]
+
+    code, _, stderr = bench.run(*change)
+    assert code == 64
+    assert "holds output of another configuration (config.minActions: (default) -> 0)" in stderr
+
+    code, stdout, _ = bench.run(*change, "--replace")
+    assert code == 0
+    assert "--replace: removed the output of filter, train, because filter differs: config.minActions" in stdout
+    assert (bench.attempts("filter"), bench.attempts("train")) == (2, 2)
+    assert (bench.out / "filter" / "scores" / "web-a.parquet").read_bytes() == b"scores"
+
+
+def test_replace_leaves_what_fits(bench: Bench) -> None:
+    assert bench.run()[0] == 0
+    code, stdout, _ = bench.run("--set", "train.samples=16", "--replace")
+    assert (code, bench.attempts("filter"), bench.attempts("train")) == (0, 1, 2)
+    assert "removed the output of train, because train differs: config.samples: 8 -> 16" in stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--until", "label"], "--until label: the run has no such stage: it has filter, train"),
+        (["--set", "train.sample=1"], "spec.train.sample: unknown key; did you mean samples?"),
+        (["--workdir", "/proc/nowhere"], "cannot write /proc/nowhere/out/logs"),
+    ],
+)
+def test_wrong_usage_ends_with_one_line(bench: Bench, arguments: list[str], words: str) -> None:
+    code, _, stderr = bench.run(*arguments)
+    assert (code, stderr.count("\n")) == (64, 1)
+    assert words in stderr

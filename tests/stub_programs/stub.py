@@ -1,0 +1,62 @@
+"""A stage that ends as the environment variable DIHT_STUB says.
+
+DIHT_STUB is JSON: stage -> list of what its attempts do, one after another (the last one for good): "ok", "hang" (until it is asked
+to stop), "kill" (SIGKILL to itself), or an exit code. "hang" counts steps in a file, as a checkpoint: it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Mapping
+
+from diht_k8s.api.errors import DataError, DihtError, RetryableError, UserError
+from diht_k8s.api.layout import Layout, join
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.runtime.commit import artefact, read_committed
+from diht_k8s.recipe.runtime.stage import Context, Outcome
+from diht_k8s.recipe.shards.storage import Storage
+
+ERRORS: dict[int, type[DihtError]] = {64: UserError, 65: DataError, 75: RetryableError, 1: DihtError}
+
+
+class Stub:
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+
+    def identify(self, run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping[str, str]]:
+        before = [stage for stage in run.spec.stages if list(Stage).index(stage) < list(Stage).index(self.stage)]
+        layout = Layout(run.spec.data.output)
+        return {stage.value: read_committed(storage, layout, stage).output_sha256 for stage in before[-1:]}, {}
+
+    def execute(self, context: Context) -> Outcome | None:
+        folder = context.layout.stage(self.stage)
+        attempts = join(context.layout.output, f"attempts-{self.stage}-{context.worker}")
+        number = len(context.storage.read_bytes(attempts)) if context.storage.exists(attempts) else 0
+        context.storage.write_bytes(attempts, b"x" * (number + 1))
+        told = json.loads(os.environ.get("DIHT_STUB", "{}")).get(self.stage.value, ["ok"])
+        self._end(context, folder, told[min(number, len(told) - 1)])
+        context.storage.write_bytes(join(folder, f"part-{context.worker}"), b"x")
+        present = [name for name in context.storage.names(folder) if name.startswith("part-")]
+        if len(present) < context.workers:
+            return None
+        context.storage.write_bytes(join(folder, "result.json"), json.dumps(context.config).encode())
+        return Outcome([artefact(context.storage, context.layout, self.stage, "result.json")], {"steps": 3})
+
+    def _end(self, context: Context, folder: str, what: str | int) -> None:
+        context.progress.start("stubbing", 3, unit="steps")
+        if what == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if isinstance(what, int):
+            raise ERRORS[what](f"{self.stage} was told to end with {what}: nothing to do")
+        saved = join(folder, "step")
+        step = len(context.storage.read_bytes(saved)) if context.storage.exists(saved) else 0
+        while what == "hang":
+            step += 1
+            context.storage.write_bytes(saved, b"x" * step)
+            context.progress.update(1, {"loss": 1.0 / step})
+            context.stop.raise_if_requested(f"step {step} is saved")
+            time.sleep(0.05)
+        context.progress.update(3, {"loss": 0.25})

@@ -1,0 +1,8 @@
+from __future__ import annotations
+
+from stub_programs.stub import Stub
+
+from diht_k8s.api.run import Stage
+
+_stub = Stub(Stage.TRAIN)
+identify, execute = _stub.identify, _stub.execute
