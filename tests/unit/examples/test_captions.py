@@ -53,7 +53,7 @@ def meta(title: str, description: str = "", keywords: tuple[str, ...] = ()) -> o
         (meta("padlock_open", keywords=("lock",)), "office/x", 1, ("padlock_open", False)),
         (meta("Tower", "A tower by the sea. It is old."), "buildings/x", 1, ("A tower by the sea", False)),
         (meta("Adult", "Face of a man"), "people/x", 1, ("Adult: Face of a man", False)),
-        (meta("Ace of spades", "somebody@example.org"), "cards/x", 1, ("Ace of spades", False)),
+        (meta("Ace of spades", "please write to somebody@example.org"), "cards/x", 1, ("Ace of spades", False)),
     ],
 )
 def test_caption_of_when_given_metadata_then_noise_stays_and_substance_is_added(

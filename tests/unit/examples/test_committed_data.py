@@ -22,6 +22,9 @@ from examples.build_data.candidates import Candidate, normalised
 DATA = Path(__file__).resolve().parents[3] / "examples/data"
 MAX_BYTES = 12_000_000
 
+# webdataset leaves the shards that it has read to the garbage collector
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+
 
 class Sample(NamedTuple):
     """One pair as a reader sees it."""

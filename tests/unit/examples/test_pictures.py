@@ -122,5 +122,8 @@ def test_write_shards_when_numbers_do_not_divide_then_all_pairs_are_written_once
     shards = sorted(tmp_path.iterdir())
     assert [s.name for s in shards] == ["00000.tar.gz", "00001.tar.gz", "00002.tar.gz"]
     assert total == sum(s.stat().st_size for s in shards)
-    names = [name for s in shards for name in tarfile.open(s).getnames()]
+    names = []
+    for shard in shards:
+        with tarfile.open(shard) as tar:
+            names += tar.getnames()
     assert names == [f"{i:06d}.{suffix}" for i in range(5) for suffix in ("json", "webp")]
