@@ -4,7 +4,7 @@ BIN := .venv/bin
 EXTRAS := recipe,operator,dev
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-cluster lint format generate constraints clean-demo
+.PHONY: demo test test-cluster lint format generate check-generated constraints clean-demo
 .DEFAULT_GOAL := demo
 
 demo: $(INSTALLED) ## the whole recipe on real pictures; a second call finds every stage cached
@@ -25,6 +25,12 @@ lint: $(INSTALLED) ## style, types and layers
 format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+generate: $(INSTALLED) ## CRD, API reference and JSON schema from the models
+	$(BIN)/python -m diht_k8s.api.generate
+
+check-generated: $(INSTALLED)
+	$(BIN)/python -m diht_k8s.api.generate --check
 
 constraints: $(INSTALLED) ## newest versions that fit pyproject.toml (needs uv on PATH)
 	uv pip compile -q --no-header --no-annotate --python $(BIN)/python --extra recipe --extra operator --extra dev pyproject.toml -o constraints.txt
