@@ -22,6 +22,9 @@ _NULL: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _FLOAT: Final = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
 _INT: Final = re.compile(r"^[-+]?(0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|[0-9][0-9_]*)$")
 _STRING_TAG: Final = "tag:yaml.org,2002:str"
+_MERGE_TAG: Final = "tag:yaml.org,2002:merge"
+MAX_NODES: Final = 200_000
+"""Aliases of aliases can stand for more than any machine holds; the largest run that the schema allows has fewer."""
 MAX_BYTES: Final = 1 << 20
 """etcd takes 1.5 MiB; a larger document could not be submitted anyway."""
 
@@ -60,7 +63,11 @@ def read_tree(text: str) -> Tree:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise YamlError(f"{where}{getattr(error, 'problem', None) or error}") from error
+    except RecursionError as error:
+        raise YamlError("the document is nested deeper than 100 levels") from error
     lines: dict[Path, int] = {}
+    if node is not None and _count(node, {}) > MAX_NODES:
+        raise YamlError(f"the document's aliases stand for more than {MAX_NODES} values: write fewer")
     value = None if node is None else _build(node, (), lines, 0)
     return Tree(value, lines)
 
@@ -78,6 +85,18 @@ def _build(node: yaml.Node, path: Path, lines: dict[Path, int], depth: int) -> A
     )
 
 
+def _count(node: yaml.Node, known: dict[int, int]) -> int:
+    """The number of values that a node stands for, its aliases written out; `known` has the nodes that were counted before."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) in known:
+        return known[id(node)]
+    known[id(node)] = MAX_NODES + 1  # an alias inside of what it names never ends
+    parts = [part for pair in node.value for part in (pair if isinstance(pair, tuple) else (pair,))]
+    known[id(node)] = 1 + sum(_count(part, known) for part in parts)
+    return known[id(node)]
+
+
 def _forced(node: yaml.Node) -> bool:
     """Whether the text carries an explicit `!!str`, as against a tag that PyYAML's own rules chose."""
     text = node.start_mark.buffer
@@ -86,13 +105,27 @@ def _forced(node: yaml.Node) -> bool:
 
 def _mapping(node: yaml.MappingNode, path: Path, lines: dict[Path, int], depth: int) -> dict[str, Any]:
     result: dict[str, Any] = {}
+    merged: dict[str, Any] = {}
     for key_node, value_node in node.value:
+        if key_node.tag == _MERGE_TAG:
+            merged = _merged(value_node, path, lines, depth) | merged
+            continue
         key = scalar(str(key_node.value), quoted=bool(getattr(key_node, "style", None)))
         name = str(key_node.value) if not isinstance(key, bool) else str(key).lower()
         if name in result:
             raise YamlError(f"line {key_node.start_mark.line + 1}: the key {name!r} stands twice in one mapping")
         lines[(*path, name)] = key_node.start_mark.line + 1
         result[name] = _build(value_node, (*path, name), lines, depth + 1)
+    return merged | result
+
+
+def _merged(node: yaml.Node, path: Path, lines: dict[Path, int], depth: int) -> dict[str, Any]:
+    """What `<<: *anchor` or `<<: [*one, *other]` brings in; the earlier of several wins, the mapping's own keys over all."""
+    result: dict[str, Any] = {}
+    for part in node.value if isinstance(node, yaml.SequenceNode) else [node]:
+        if not isinstance(part, yaml.MappingNode):
+            raise YamlError(f"line {part.start_mark.line + 1}: << takes a mapping or a list of mappings")
+        result = _mapping(part, path, lines, depth + 1) | result
     return result
 
 

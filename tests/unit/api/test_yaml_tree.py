@@ -56,6 +56,17 @@ def test_lines_of_fields_and_items_are_known() -> None:
         ("a: [1\n", "line"),
         ("a: 1\n---\nb: 2\n", "line 2"),
         ("a: " + "[" * 200 + "]" * 200, "nested deeper"),
+        ("a: " + "[" * 9000 + "]" * 9000, "nested deeper"),
+        ("a: &a {b: *a}", "aliases"),
+        (
+            "a: &a [1,1,1,1,1,1,1,1,1]\n"
+            + "".join(
+                f"{x}: &{x} [*{y},*{y},*{y},*{y},*{y},*{y},*{y},*{y}]\n"
+                for x, y in zip("bcdefgh", "abcdefg", strict=True)
+            ),
+            "aliases",
+        ),
+        ("a: {<<: 5}", "<< takes a mapping"),
         ("a" * (1 << 21), "characters"),
     ],
 )
@@ -66,3 +77,16 @@ def test_broken_yaml_is_an_error_with_a_line(text: str, message: str) -> None:
 
 def test_an_unquoted_boolean_key_becomes_text() -> None:
     assert read_tree("n: 1").value == {"false": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("x: &x {a: 1, b: 2}\nt: {<<: *x, b: 3}", {"a": 1, "b": 3}),
+        ("x: &x {a: 1, b: 2}\nt: {b: 3, <<: *x}", {"a": 1, "b": 3}),
+        ("x: &x {a: 1}\nz: &z {a: 2, c: 3}\nt: {<<: [*x, *z]}", {"a": 1, "c": 3}),
+        ("t: {'<<': 1}", {"<<": 1}),
+    ],
+)
+def test_merge_key_brings_in_what_the_mapping_lacks(text: str, value: object) -> None:
+    assert read_tree(text).value["t"] == value

@@ -1,0 +1,282 @@
+"""`status` of a run: what the operator writes for people, kubectl and itself. Counters live here and nowhere else.
+
+No floats (they would not survive every client), no phase (conditions say more), below 10 KB (`bounded`): a thousand runs are
+listed often. The operator writes it through the status subresource only, and not when nothing changed.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import ConfigDict, Field, StringConstraints, WithJsonSchema
+
+from diht_k8s.api.base import Keyed, Model
+from diht_k8s.api.documents import canonical_json
+from diht_k8s.api.reasons import ConditionType, Reason
+from diht_k8s.api.run import Stage
+
+MAX_STATUS_BYTES: Final = 10_000
+MAX_ATTEMPTS: Final = 5
+REASON_SCHEMA: Final[dict[str, Any]] = {"type": "string", "maxLength": 63, "pattern": "^[A-Z][A-Za-z]*$"}
+"""No enum in the CRD: an operator that is newer than the CRD must still be able to write its status."""
+
+Word = Annotated[str, StringConstraints(max_length=63)]
+"""A name of Kubernetes or of ours."""
+Line = Annotated[str, StringConstraints(max_length=1024)]
+Decimal = Annotated[
+    str, StringConstraints(max_length=32, pattern=r"^-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?$|^(nan|-?inf)$")
+]
+"""A number as text, since status holds no floats."""
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+Small = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Large = Annotated[int, Field(ge=0, le=2**62)]
+
+
+def timestamp(seconds: float) -> str:
+    """Seconds since the epoch as Kubernetes writes time (RFC 3339, whole seconds, UTC)."""
+    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class StageState(StrEnum):
+    """Where a stage stands."""
+
+    PENDING = "Pending"
+    RUNNING = "Running"
+    RESTARTING = "Restarting"
+    STOPPED = "Stopped"
+    COMPLETE = "Complete"
+    CACHED = "Cached"
+    FAILED = "Failed"
+
+
+class Written(Model):
+    """Base of the models below: read back leniently, since a newer operator may have written them."""
+
+    model_config = ConfigDict(extra="ignore", strict=False)
+
+
+class Condition(Written):
+    """One condition, as Kubernetes defines it."""
+
+    type: ConditionType
+    """type of the condition: Accepted, Progressing, Complete or Failed."""
+    status: Literal["True", "False", "Unknown"]
+    """status of the condition."""
+    reason: Annotated[Reason, WithJsonSchema(REASON_SCHEMA)]
+    """reason for programs, from a closed list."""
+    message: Line = ""
+    """message for people, one line."""
+    last_transition_time: Time
+    """lastTransitionTime is when status last changed."""
+    observed_generation: Large = 0
+    """observedGeneration is metadata.generation that the condition speaks of."""
+
+
+class Workload(Written):
+    """The object that carries an attempt."""
+
+    kind: Word
+    """kind of the object: Job, or Volcano's."""
+    name: Word
+    """name of the object."""
+
+
+class FailureCause(Written):
+    """Why the newest bad attempt ended: the first pod that failed."""
+
+    pod: Word = ""
+    """pod that failed first; empty when the attempt ended without one."""
+    container: Word = ""
+    """container in that pod."""
+    node: Annotated[str, StringConstraints(max_length=253)] = ""
+    """node that it ran on."""
+    exit_code: Annotated[int, Field(ge=0, le=255)] | None = None
+    """exitCode of the program; unset when the pod went without one."""
+    reason: Word = ""
+    """reason as the program or Kubernetes gives it, for example UserError, OOMKilled, Evicted."""
+    message: Line = ""
+    """message of the program, one line."""
+    log_tail: Annotated[list[Annotated[str, StringConstraints(max_length=256)]], Field(max_length=20)] = []
+    """logTail is the end of its log; cut first when the status grows too large."""
+
+
+class StageStatus(Written):
+    """What is remembered of one stage (label is three: vocabulary, heads, predict)."""
+
+    name: Word
+    """name of the entry: filter, label, label-vocabulary, label-heads, label-predict, train, evaluate."""
+    stage: Stage
+    """stage of the spec that the entry belongs to."""
+    state: StageState
+    """state of the stage; from the first that is not Pending on, its part of the spec is fixed."""
+    attempt: Small = 0
+    """attempt is the number of the newest attempt, 0 before the first; it never goes back."""
+    restarts: Small = 0
+    """restarts of any cause."""
+    restarts_count_towards_max: Small = 0
+    """restartsCountTowardsMax is the number of restarts after faults of the program itself (failurePolicy.maxRestarts)."""
+    out_of_memory: Small = 0
+    """outOfMemory is the number of attempts that were killed for memory; the second ends the run."""
+    not_before: Time | None = None
+    """notBefore is when the next attempt starts."""
+    backend: Literal["Job", "Volcano"] | None = None
+    """backend that the stage's attempts run on; chosen once."""
+    workload: Workload | None = None
+    """workload of the newest attempt."""
+    avoid_nodes: Annotated[list[Annotated[str, StringConstraints(max_length=253)]], Field(max_length=16)] = []
+    """avoidNodes are nodes that the next attempt keeps away from, since two attempts failed there."""
+    start_time: Time | None = None
+    """startTime of the first attempt."""
+    completion_time: Time | None = None
+    """completionTime is when the stage ended."""
+    output_uri: Annotated[str, StringConstraints(max_length=1040)] | None = None
+    """outputUri is the folder with the stage's committed output."""
+    cause: FailureCause | None = None
+    """cause of the newest failure."""
+
+
+class AttemptStatus(Written):
+    """One of the last attempts, newest last."""
+
+    stage: Word
+    """stage is the name of the entry in stages."""
+    number: Small
+    """number of the attempt, from 1."""
+    start_time: Time | None = None
+    """startTime of the attempt."""
+    completion_time: Time | None = None
+    """completionTime of the attempt; unset while it runs."""
+    exit_code: Annotated[int, Field(ge=0, le=255)] | None = None
+    """exitCode of the program that failed first."""
+    reason: Word = ""
+    """reason of the end: Complete, or as in cause."""
+    counted: bool = False
+    """counted says whether it counted towards failurePolicy.maxRestarts."""
+
+
+class Metric(Written):
+    """A figure of the running stage."""
+
+    name: Word
+    """name of the figure, for example loss."""
+    value: Decimal
+    """value as decimal text."""
+
+
+class ProgressStatus(Written):
+    """How far the current stage is."""
+
+    stage: Word
+    """stage is the name of the current entry in stages; the last one when the run has ended."""
+    step: Word = ""
+    """step is what is being done, for example captions, teacher, epoch 3."""
+    done: Large = 0
+    """done counts units, over all workers."""
+    total: Large = 0
+    """total of units; 0 while unknown."""
+    unit: Word = "samples"
+    """unit of done and total."""
+    percentage: Annotated[int, Field(ge=0, le=100)] = 0
+    """percentage of the stage that is done, rounded down."""
+    samples_per_second: Decimal | None = None
+    """samplesPerSecond as decimal text."""
+    estimated_remaining_seconds: Large | None = None
+    """estimatedRemainingSeconds until the stage ends; unset while unknown."""
+    last_updated_time: Time | None = None
+    """lastUpdatedTime is when the program said so."""
+    metrics: Annotated[list[Metric], Keyed("name"), Field(max_length=16)] = []
+    """metrics are the newest figures."""
+
+
+class PodCounts(Written):
+    """Pods of the newest attempt."""
+
+    desired: Small = 0
+    """desired number."""
+    active: Small = 0
+    """active: created and not ended."""
+    ready: Small = 0
+    """ready: running and ready."""
+    failed: Small = 0
+    """failed: ended badly."""
+
+
+class LastCheckpoint(Written):
+    """Where training would go on."""
+
+    step: Large
+    """step that it was taken at."""
+    time: Time
+    """time of the commit."""
+    uri: Annotated[str, StringConstraints(max_length=1088)]
+    """uri of the checkpoint's folder."""
+
+
+class Queue(Written):
+    """The queue that the newest attempt waits in or was admitted by."""
+
+    name: Annotated[str, StringConstraints(max_length=253)]
+    """name of the queue."""
+    reason: Line = ""
+    """reason why it waits, in the queue's own words; empty once admitted."""
+
+
+class Status(Written):
+    """What the operator reports of a run."""
+
+    observed_generation: Large = 0
+    """observedGeneration is metadata.generation that this status speaks of."""
+    conditions: Annotated[list[Condition], Keyed("type"), Field(max_length=8)] = []
+    """conditions: Accepted, Progressing, Complete, Failed."""
+    start_time: Time | None = None
+    """startTime of the first attempt; spec.activeDeadlineSeconds counts from it."""
+    completion_time: Time | None = None
+    """completionTime is when the run ended; spec.ttlSecondsAfterFinished counts from it."""
+    restarts: Small = 0
+    """restarts of all stages, of any cause."""
+    progress: ProgressStatus | None = None
+    """progress of the current stage."""
+    pods: PodCounts | None = None
+    """pods of the current attempt."""
+    queue: Queue | None = None
+    """queue of the current attempt."""
+    last_checkpoint: LastCheckpoint | None = None
+    """lastCheckpoint is the newest committed one."""
+    stages: Annotated[list[StageStatus], Keyed("name"), Field(max_length=8)] = []
+    """stages in order."""
+    attempts: Annotated[list[AttemptStatus], Field(max_length=MAX_ATTEMPTS)] = []
+    """attempts: the last five of all stages, newest last."""
+
+
+def wire(status: Status) -> dict[str, object]:
+    """The status as it goes to the API server: set fields only, so that equal statuses are equal documents."""
+    return status.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+
+
+def bounded(status: Status, max_bytes: int = MAX_STATUS_BYTES) -> Status:
+    """The status within its size: log tails go first, those of earlier stages before the newest; then long messages are cut."""
+    for index in range(len(status.stages)):
+        if _size(status) <= max_bytes:
+            return status
+        status = _changed_cause(status, index, log_tail=[])
+    for index, stage in enumerate(status.stages):
+        if _size(status) <= max_bytes:
+            return status
+        if stage.cause is not None:
+            status = _changed_cause(status, index, message=stage.cause.message[:128])
+    return status
+
+
+def _size(status: Status) -> int:
+    return len(canonical_json(wire(status)).encode())
+
+
+def _changed_cause(status: Status, index: int, **update: object) -> Status:
+    stage = status.stages[index]
+    if stage.cause is None:
+        return status
+    stages = list(status.stages)
+    stages[index] = stage.model_copy(update={"cause": stage.cause.model_copy(update=update)})
+    return status.model_copy(update={"stages": stages})
