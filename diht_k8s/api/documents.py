@@ -41,7 +41,8 @@ def check(text: str, *, overrides: Iterable[str] = ()) -> tuple[DihtRun | None, 
     try:
         tree = read_tree(text)
     except YamlError as error:
-        return None, [Problem(_leading_line(str(error)), "", str(error))]
+        line = _leading_line(str(error))
+        return None, [Problem(line, "", str(error).removeprefix(f"line {line}: "))]
     if not isinstance(tree.value, dict):
         return None, [Problem(1, "", "a run document is a mapping with apiVersion, kind, metadata and spec")]
     for override in overrides:

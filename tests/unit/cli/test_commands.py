@@ -1,0 +1,185 @@
+"""The `diht` command: usage, validate, stage; what needs the recipe is tested elsewhere."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diht_k8s import __version__
+from diht_k8s.api.errors import DataError
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.cli import staging
+from diht_k8s.cli.main import main
+from tests.unit.api.documents import changed
+
+GOOD = """\
+apiVersion: diht.dev/v1alpha1
+kind: DihtRun
+metadata: {name: laion-cat}
+spec:
+  data:
+    sources: [{name: web, shards: ["a.tar"]}]
+    output: runs/a
+  filter: {minActions: 0}
+  train:
+    model: ViT-B-16
+    samples: 16000000000
+    distillation: {mode: Disabled}
+    optimizer: {lr: 5e-4}
+"""
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "run.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize("arguments", [[], ["bogus"], ["stage", "bogus"], ["run"], ["run", "x", "--until", "bogus"]])
+def test_wrong_usage_is_a_user_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 64
+    assert "usage: diht" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--help"], ["run", "validate", "stage", "parse", "exit codes: 0 done or cached"]),
+        (["run", "--help"], ["--workdir DIR", "--until STAGE", "--set PATH=VALUE", "--replace"]),
+        (["stage", "--help"], ["DIHT_RUN", "--worker I", "--workers N"]),
+        (["--version"], [__version__]),
+    ],
+)
+def test_help_says_what_there_is(arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert ended.value.code == 0
+    assert [word for word in words if word not in shown] == []
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from diht_k8s.cli import main\n"
+        "try: main.main(['--help'])\n"
+        "except SystemExit: print(sorted(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"torch", "pydantic", "yaml", "rich", "torchx", "fsspec", "spacy", "numpy"}
+    assert heavy & set(json.loads(done.stderr.replace("'", '"'))) == set()
+
+
+def test_validate_of_a_good_document_says_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path, GOOD)
+    assert main(["validate", path]) == 0
+    assert capsys.readouterr().out == f"{path}: valid: run laion-cat, stages filter, train, output runs/a\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("optimizer", "optimzer", "line 13: spec.train.optimzer: unknown key; did you mean optimizer?"),
+        ("16000000000", "many", 'line 11: spec.train.samples: input should be a valid integer, got "many"'),
+        (
+            "minActions: 0",
+            "minActions: -1",
+            "line 8: spec.filter.minActions: input should be greater than or equal to 0",
+        ),
+        ("mode: Disabled", "mode: Concept", "line 12: spec.train.distillation.mode: "),
+        ("kind: DihtRun", "kind: DihtRun\nkind: DihtRun", "line 3: the key 'kind' stands twice in one mapping"),
+    ],
+)
+def test_validate_of_a_wrong_document_names_line_field_and_way_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, problem: str
+) -> None:
+    path = write(tmp_path, GOOD.replace(old, new))
+    assert main(["validate", path]) == 64
+    stderr = capsys.readouterr().err
+    assert stderr.startswith(f"{path}: {problem}")
+
+
+@pytest.mark.parametrize("command", [["validate"], ["run"], ["stage", "filter", "--run"]])
+def test_a_document_that_is_not_there_is_a_user_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    assert main([*command, str(tmp_path / "nowhere.yaml")]) == 64
+    assert "nowhere.yaml: No such file or directory: check the path" in capsys.readouterr().err
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
+    """Calls of run_stage in place of a real stage; signal handlers are left alone."""
+    calls: list[Any] = []
+
+    def run_stage(program: object, run: DihtRun, stage: Stage, **options: Any) -> None:
+        calls.append((run, stage, options["worker"], options["workers"]))
+        if run.metadata.name == "fails":
+            raise DataError("three of four samples are bad")
+
+    monkeypatch.setattr(staging, "run_stage", run_stage)
+    monkeypatch.setattr(staging, "program_of", lambda stage: stage)
+    monkeypatch.setattr(staging.StopFlag, "install", lambda self: self)
+    monkeypatch.setenv("DIHT_TERMINATION_LOG", str(tmp_path / "cause.json"))
+    for variable in ("DIHT_RUN", "DIHT_WORKER", "DIHT_WORKERS"):
+        monkeypatch.delenv(variable, raising=False)
+    return calls
+
+
+def test_stage_takes_document_and_worker_from_the_environment(
+    called: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIHT_RUN", json.dumps(changed()))
+    monkeypatch.setenv("DIHT_WORKER", "2")
+    monkeypatch.setenv("DIHT_WORKERS", "4")
+    assert main(["stage", "label"]) == 0
+    ((_, stage, worker, workers),) = called
+    assert (stage, worker, workers) == (Stage.LABEL, 2, 4)
+
+
+def test_stage_takes_a_file_and_options_before_the_environment(
+    called: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DIHT_RUN", json.dumps(changed(metadata__name="other")))
+    path = write(tmp_path, GOOD)
+    assert main(["stage", "train", "--run", path, "--set", "seed=5", "--worker", "0", "--workers", "1"]) == 0
+    ((run, *_),) = called
+    assert (run.metadata.name, run.spec.seed) == ("laion-cat", 5)
+
+
+def test_stage_that_fails_ends_with_its_code_and_leaves_the_cause(
+    called: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DIHT_RUN", json.dumps(changed(metadata__name="fails")))
+    assert main(["stage", "filter"]) == 65
+    assert capsys.readouterr().err == "diht: three of four samples are bad\n"
+    cause = json.loads((tmp_path / "cause.json").read_text())
+    assert (cause["exit_code"], cause["reason"]) == (65, "DataError")
+
+
+@pytest.mark.parametrize("options", [["--worker", "2", "--workers", "2"], ["--worker", "-1"], ["--workers", "0"]])
+def test_stage_with_an_impossible_worker_is_a_user_error(
+    called: list[Any], monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    monkeypatch.setenv("DIHT_RUN", json.dumps(changed()))
+    assert (main(["stage", "filter", *options]), called) == (64, [])
+
+
+def test_stage_without_a_document_says_how_to_give_one(called: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stage", "filter"]) == 64
+    assert capsys.readouterr().err == "diht: no run document: give --run FILE, or set DIHT_RUN to one\n"
+
+
+def test_stage_finds_the_master_that_torchx_names(called: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIHT_RUN", json.dumps(changed()))
+    monkeypatch.setenv("DIHT_MASTER_VARIABLE", "RANK0")
+    monkeypatch.setenv("RANK0", "a-run-train-1-0.a-run")
+    monkeypatch.delenv("DIHT_MASTER", raising=False)
+    assert main(["stage", "train"]) == 0
+    assert staging.os.environ.pop("DIHT_MASTER") == "a-run-train-1-0.a-run"

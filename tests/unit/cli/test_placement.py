@@ -1,0 +1,82 @@
+"""`diht run` changes where a run happens, and says so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from diht_k8s.api.hashing import result_fields
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.cli.placement import Machine, place, threads_per_process
+from tests.unit.api.documents import changed
+
+
+def make_run(**changes: Any) -> DihtRun:
+    return DihtRun.model_validate(changed(**changes))
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "machine", "processes", "placed_micro"),
+    [
+        (8, None, Machine(2), 2, None),
+        (8, None, Machine(1), 1, None),
+        (8, 128, Machine(16), 2, 4),
+        (8, 3, Machine(2), 2, 2),
+        (7, 4, Machine(2), 1, 1),
+        (96, 64, Machine(16, gpus=8), 8, 12),
+        (96, 9, Machine(16, gpus=8), 8, 6),
+        (12, None, Machine(16, gpus=8), 6, None),
+        (2, None, Machine(16, gpus=8), 1, None),
+    ],
+)
+def test_training_takes_the_most_processes_that_divide_the_batch(
+    batch: int, micro: int | None, machine: Machine, processes: int, placed_micro: int | None
+) -> None:
+    more = {} if micro is None else {"spec__train__microBatchSize": micro}
+    run, _ = place(make_run(spec__train__batchSize=batch, **more), machine, None)
+    assert run.spec.train is not None
+    assert (run.spec.train.processes_per_node, run.spec.train.micro_batch_size) == (processes, placed_micro)
+
+
+def test_every_change_is_told_in_one_line_and_changes_no_result() -> None:
+    before = make_run(
+        spec__filter__workers=64,
+        spec__train__numNodes=4,
+        spec__suspend=True,
+        spec__pods__image="recipe:1",
+        spec__data__output="runs/a",
+    )
+    after, lines = place(before, Machine(2), "work")
+    assert lines == [
+        "spec.data.output: runs/a -> work/runs/a",
+        "spec.filter.workers: 64 -> 2",
+        "spec.label.workers: 1 -> 2",
+        "spec.train.numNodes: 4 -> 1",
+        "spec.train.processesPerNode: 1 -> 2",
+        "spec.suspend: True -> False",
+        "pods: ignored on this machine",
+    ]
+    for stage in Stage:
+        assert result_fields(getattr(before.spec, stage)) == result_fields(getattr(after.spec, stage))
+
+
+def test_a_run_that_fits_is_left_as_it_is() -> None:
+    run = make_run()
+    placed, lines = place(run, Machine(1), None)
+    assert (placed, lines) == (run, [])
+
+
+@pytest.mark.parametrize("output", ["s3://corpus/runs/a", "/data/a", "file:///data/a", "~/a"])
+def test_workdir_leaves_absolute_outputs(output: str) -> None:
+    run, _ = place(make_run(spec__data__output=output), Machine(1), "work")
+    assert run.spec.data.output == output
+
+
+@pytest.mark.parametrize(
+    ("stage", "machine", "threads"),
+    [(Stage.FILTER, Machine(4), 1), (Stage.TRAIN, Machine(4), 2), (Stage.EVALUATE, Machine(4), 4)],
+)
+def test_threads_use_each_core_once(stage: Stage, machine: Machine, threads: int) -> None:
+    run, _ = place(make_run(), machine, None)
+    assert threads_per_process(run, stage, machine) == threads
