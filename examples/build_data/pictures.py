@@ -59,10 +59,7 @@ def small_picture(picture: Path | bytes) -> Image.Image:
         if min(image.size) < MIN_SIDE:
             raise RejectedPictureError("side_under_8_px")
         flat = _on_white(image)
-    box = _ink(flat).getbbox()
-    if box is None:
-        raise RejectedPictureError("blank")
-    drawing = flat.crop(box)
+    drawing = flat.crop(_ink(flat).getbbox())  # a blank picture has no box, stays whole and is found below
     drawing.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0)
     if min(drawing.size) < MIN_SIDE:
         raise RejectedPictureError("side_under_8_px")

@@ -110,6 +110,7 @@ def test_shard_bytes_when_written_twice_then_equal_and_without_times() -> None:
     keyed = [(f"{i:06d}", pair) for i, pair in enumerate(PAIRS)]
     data = shard_bytes(keyed)
     assert data == shard_bytes(keyed)
+    assert data[4:8] == bytes(4)  # the time in gzip's header
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         members = tar.getmembers()
     assert [m.name for m in members[:2]] == ["000000.json", "000000.webp"]
