@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from diht_k8s.recipe.training.order import Order, generator
+
+
+def walk(order: Order, positions: range) -> list[tuple[int, int]]:
+    """(shard, index) of each position, read stream by stream as the loader does."""
+    streams: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    found = []
+    for position in positions:
+        epoch, stream, element = order.locate(position)
+        if (epoch, stream) not in streams:
+            slices = order.stream_slices(epoch, stream)
+            streams[epoch, stream] = [(piece.shard, int(index)) for piece in slices for index in piece.indexes]
+        found.append(streams[epoch, stream][element])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("sizes", "batch_size"),
+    [([7], 2), ([100, 3, 50], 8), ([451, 449, 470, 12, 1], 32), ([1000] * 9, 256), ([130], 128)],
+)
+def test_every_sample_is_seen_exactly_once_in_each_epoch(sizes: list[int], batch_size: int) -> None:
+    order = Order.of(sizes, batch_size, seed=3)
+    everything = sorted((shard, index) for shard, size in enumerate(sizes) for index in range(size))
+    for epoch in range(3):
+        seen = walk(order, range(epoch * order.total, (epoch + 1) * order.total))
+        assert sorted(seen) == everything
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    order = Order.of([50, 60, 70], 8, seed=0)
+    first, second = walk(order, range(180)), walk(order, range(180, 360))
+    assert first != second
+    assert first != walk(Order.of([50, 60, 70], 8, seed=1), range(180))
+    assert first == walk(Order.of([50, 60, 70], 8, seed=0), range(180))
+
+
+def test_a_batch_mixes_shards() -> None:
+    order = Order.of([500] * 16, 256, seed=0)
+    assert order.streams == 64
+    assert len({shard for shard, _ in walk(order, range(256))}) >= 10
+
+
+@pytest.mark.parametrize("world", [1, 2, 4, 8])
+def test_a_rank_reads_its_own_streams_only(world: int) -> None:
+    order = Order.of([500] * 8, 64, seed=0)
+    assert order.streams % world == 0
+    for rank in range(world):
+        streams = {order.locate(position)[1] for position in range(rank, order.total - order.total % 64, world)}
+        assert all(stream % world == rank for stream in streams)
+
+
+@pytest.mark.parametrize(
+    ("total", "batch_size", "streams"),
+    [(100, 256, 1), (128, 256, 2), (5000, 256, 64), (5000, 6, 2), (5000, 7, 1), (10**9, 32768, 1024)],
+)
+def test_number_of_streams_depends_on_data_and_batch_alone(total: int, batch_size: int, streams: int) -> None:
+    assert Order.of([total], batch_size, seed=0).streams == streams
+
+
+def test_generator_depends_on_seed_and_names_only() -> None:
+    def draw(seed: int, *names: object) -> np.ndarray:
+        return generator(seed, *names).integers(0, 2**62, 4)
+
+    assert (draw(0, "crop", 1, "u") == draw(0, "crop", 1, "u")).all()
+    for other in (draw(1, "crop", 1, "u"), draw(0, "crop", 2, "u"), draw(0, "crop", 1, "v"), draw(0, "crop1", "", "u")):
+        assert (other != draw(0, "crop", 1, "u")).any()
