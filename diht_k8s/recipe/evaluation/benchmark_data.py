@@ -1,0 +1,175 @@
+"""Benchmark shards in, encoded pictures with captions and classes out; unusable samples are counted by reason.
+
+Layouts: WebDataset as everywhere here; several captions of one picture stand as lines of the .txt or as a list
+`captions` in the .json; the class is the number in a .cls member or `cls` in the .json.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.api.evaluating import Benchmark
+from diht_k8s.recipe.evaluation.features import IMAGE_BATCH, encode_images
+from diht_k8s.recipe.evaluation.models import LoadedModel
+from diht_k8s.recipe.shards.pictures import BadPictureError, decode
+from diht_k8s.recipe.shards.samples import Sample, read_samples
+from diht_k8s.recipe.shards.storage import Storage
+
+OPENAI_TEMPLATES: Final = "openai80"
+MAX_CAPTIONS: Final = 64
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture of a benchmark, without its pixels."""
+
+    uri: str
+    """its shard."""
+    key: str
+    uid: str
+    captions: tuple[str, ...]
+    label: int | None
+
+
+@dataclass
+class Pictures:
+    """Encoded pictures of one or more shards, in order."""
+
+    items: list[Item] = field(default_factory=list)
+    features_ND: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))
+    bad: Counter[str] = field(default_factory=Counter)
+
+    def chosen(self, keep: Callable[[Item], bool]) -> Pictures:
+        """Those that a benchmark can use."""
+        rows = [row for row, item in enumerate(self.items) if keep(item)]
+        return Pictures([self.items[row] for row in rows], self.features_ND[rows], self.bad)
+
+
+def encode_shard(
+    storage: Storage, uri: str, loaded: LoadedModel, advance: Callable[[int], None] = lambda count: None
+) -> Pictures:
+    """Read and encode one shard, a batch of pixels in memory at a time; `advance` hears of each batch's size."""
+    result, blocks, images = Pictures(), list[NDArray[np.float32]](), list[Image.Image]()
+    for item, image in _decoded(storage, uri, result.bad):
+        result.items.append(item)
+        images.append(image)
+        if len(images) == IMAGE_BATCH:
+            blocks.append(encode_images(loaded, images))
+            advance(len(images))
+            images = []
+    if images:
+        blocks.append(encode_images(loaded, images))
+        advance(len(images))
+    if blocks:
+        result.features_ND = np.concatenate(blocks)
+    return result
+
+
+def joined(parts: Sequence[Pictures]) -> Pictures:
+    """Several shards as one."""
+    full = [part.features_ND for part in parts if part.items]
+    bad = sum((part.bad for part in parts), Counter[str]())
+    features_ND = np.concatenate(full) if full else np.zeros((0, 0), dtype=np.float32)
+    return Pictures([item for part in parts for item in part.items], features_ND, bad)
+
+
+def images_of(storage: Storage, uri: str, wanted: Collection[str]) -> Iterator[tuple[str, Image.Image]]:
+    """(uid, picture) of the wanted samples of one shard that can be decoded, in its order, read no further than needed."""
+    left = set(wanted)
+    for sample in read_samples(storage, uri):
+        if sample.uid in left:
+            left.remove(sample.uid)
+            with contextlib.suppress(BadPictureError):  # counted as bad when the shard was first read
+                yield sample.uid, decode(sample.image)
+        if not left:
+            return
+
+
+def captions_of(sample: Sample) -> tuple[str, ...]:
+    """All captions of a sample, white space folded, empty ones left out."""
+    text, listed = sample.members.get("txt"), sample.meta.get("captions")
+    if text is not None and sample.problem is None:
+        lines: Sequence[object] = text.decode().splitlines()
+    else:
+        lines = listed if isinstance(listed, list) else [sample.caption]
+    captions = [" ".join(line.split()) for line in lines[:MAX_CAPTIONS] if isinstance(line, str)]
+    return tuple(caption for caption in captions if caption)
+
+
+def label_of(sample: Sample) -> int | None:
+    """The class index, None where the sample has none.
+
+    Raises:
+        DataError: the class is no whole number.
+    """
+    raw = sample.members.get("cls")
+    value = sample.meta.get("cls")
+    if raw is not None:
+        try:
+            value = json.loads(raw)
+        except ValueError:
+            value = raw.decode(errors="replace")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise DataError(f"sample {sample.key} has class {str(value)[:40]!r}: .cls and `cls` must hold a number from 0")
+    return value
+
+
+def class_names(storage: Storage, benchmark: Benchmark) -> list[str]:
+    """The names of a Classification benchmark, in the order of the indexes.
+
+    Raises:
+        UserError: fewer than two names, or an empty line between names.
+    """
+    assert benchmark.class_names is not None, "the run document's rules ask for it"
+    names = [line.strip() for line in storage.read_text(benchmark.class_names).rstrip().splitlines()]
+    if len(names) < 2 or not all(names):
+        raise UserError(
+            f"{benchmark.class_names}: {benchmark.name} needs one class name a line, two or more, none empty"
+        )
+    return names
+
+
+def templates_of(benchmark: Benchmark) -> list[str]:
+    """The templates, the name `openai80` replaced by OpenAI's 80 for ImageNet (as open_clip ships them).
+
+    Raises:
+        UserError: a template without a place for the text.
+    """
+    templates: list[str] = []
+    for template in benchmark.templates or ["{}"]:
+        if template == OPENAI_TEMPLATES:
+            import open_clip
+
+            templates += [make("{}") for make in open_clip.OPENAI_IMAGENET_TEMPLATES]
+        elif "{}" not in template and "{c}" not in template:
+            raise UserError(
+                f"evaluate.benchmarks {benchmark.name}: template {template!r} has no {{}} for the text: add it"
+            )
+        else:
+            templates.append(template)
+    return templates
+
+
+def _decoded(storage: Storage, uri: str, bad: Counter[str]) -> Iterator[tuple[Item, Image.Image]]:
+    for sample in read_samples(storage, uri):
+        if sample.problem is not None and not sample.problem.startswith("caption_"):
+            bad[sample.problem] += 1
+            continue
+        try:
+            image = decode(sample.image)
+        except BadPictureError as error:
+            bad[error.reason] += 1
+            continue
+        yield Item(uri, sample.key, sample.uid, captions_of(sample), label_of(sample)), image

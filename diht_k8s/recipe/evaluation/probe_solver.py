@@ -1,0 +1,126 @@
+"""The convex core of the few-shot probe: many small problems solved at once by projected accelerated gradient. Pure.
+
+Each problem p minimises over W and b, with the prior's logits fixed,
+
+    sum_n a_pn CE(y_n, prior_n + W x_n + b) / sum_n a_pn + lambda_p / 2 ||W||_F^2    s.t.  ||W||_F <= delta_p, ||b||_2 <= delta_b_p
+
+by FISTA with adaptive restart and projection after every step, until the fixed-point residual is small: a step of plain
+projected gradient no longer moves anything. (Adam followed by a Euclidean projection ends at a wrong point.)
+
+Shapes: P problems, N pictures, D features, C classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+_CHECK_EVERY: Final = 10
+"""Steps between two looks at the residual, which costs a gradient of its own."""
+
+
+@dataclass(frozen=True)
+class Problems:
+    """P problems over the same pictures; they differ in who counts, how far W and b may go, and the penalty."""
+
+    counts_PN: Array
+    """a: 1 for a picture that problem p trains on, 0 for one that it leaves out."""
+    radius_P: Array
+    """delta; infinity for no bound."""
+    bias_radius_P: Array
+    """delta_b; infinity for no bound."""
+    penalty_P: Array
+    """lambda."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Where the problems ended."""
+
+    weights_PDC: Array
+    bias_PC: Array
+    residual: float
+    """largest fixed-point residual of all problems."""
+    steps: int
+
+
+def solve(
+    features_ND: Array,
+    labels_N: NDArray[np.int64],
+    prior_NC: Array,
+    problems: Problems,
+    *,
+    tolerance: float = 1e-8,
+    max_steps: int = 20_000,
+) -> Solution:
+    """Solve all problems.
+
+    Args:
+        features_ND: the pictures.
+        labels_N: their classes.
+        prior_NC: logits of the classifier that W and b are added to; zeros for a probe from scratch.
+        problems: what each problem is.
+        tolerance: fixed-point residual at which a solution is good enough.
+        max_steps: end here at the latest; the residual says how good it is then.
+    """
+    target_NC = np.eye(prior_NC.shape[1])[labels_N]
+    share_PN = problems.counts_PN / problems.counts_PN.sum(axis=1, keepdims=True)
+    rate_P = 1 / _lipschitz(features_ND, share_PN, problems.penalty_P)
+
+    def step(weights_PDC: Array, bias_PC: Array) -> tuple[Array, Array]:
+        logits_PNC = features_ND @ weights_PDC + bias_PC[:, None, :] + prior_NC
+        error_PNC = (_softmax(logits_PNC) - target_NC) * share_PN[:, :, None]
+        gradient_PDC = features_ND.T @ error_PNC + problems.penalty_P[:, None, None] * weights_PDC
+        return (
+            _project(weights_PDC - rate_P[:, None, None] * gradient_PDC, problems.radius_P),
+            _project(bias_PC - rate_P[:, None] * error_PNC.sum(axis=1), problems.bias_radius_P),
+        )
+
+    shape = (len(rate_P), features_ND.shape[1], prior_NC.shape[1])
+    weights, bias = np.zeros(shape), np.zeros((shape[0], shape[2]))
+    ahead, bias_ahead, momentum_P = weights, bias, np.ones(shape[0])
+    residual, count = np.inf, 0
+    while residual > tolerance and count < max_steps:
+        new, new_bias = step(ahead, bias_ahead)
+        momentum_P, pull_P = _momentum(
+            momentum_P, (ahead - new, bias_ahead - new_bias), (new - weights, new_bias - bias)
+        )
+        ahead = new + pull_P[:, None, None] * (new - weights)
+        bias_ahead = new_bias + pull_P[:, None] * (new_bias - bias)
+        weights, bias, count = new, new_bias, count + 1
+        if count % _CHECK_EVERY == 0:
+            moved, bias_moved = step(weights, bias)
+            residual = float(max(np.abs(moved - weights).max(), np.abs(bias_moved - bias).max()))
+    return Solution(weights, bias, residual, count)
+
+
+def _momentum(momentum_P: Array, back: tuple[Array, Array], forth: tuple[Array, Array]) -> tuple[Array, Array]:
+    """FISTA's next momentum and pull; both start again where the last move went uphill (O'Donoghue and Candes, 2015)."""
+    uphill_P = np.einsum("pdc,pdc->p", back[0], forth[0]) + np.einsum("pc,pc->p", back[1], forth[1])
+    momentum_P = np.where(uphill_P > 0, 1.0, momentum_P)
+    following_P = (1 + np.sqrt(1 + 4 * momentum_P**2)) / 2
+    return following_P, (momentum_P - 1) / following_P
+
+
+def _project(values: Array, radius_P: Array) -> Array:
+    """Onto the ball of Frobenius norm `radius`, for each problem."""
+    norm_P = np.sqrt((values**2).reshape(len(values), -1).sum(axis=1))
+    scale_P = np.where(norm_P > radius_P, radius_P / np.maximum(norm_P, 1e-300), 1.0)
+    return values * scale_P.reshape(-1, *([1] * (values.ndim - 1)))
+
+
+def _lipschitz(features_ND: Array, share_PN: Array, penalty_P: Array) -> Array:
+    """Bound of the gradient's slope: the softmax cross-entropy has curvature of at most 1/2 in its logits."""
+    extended_NE = np.concatenate([features_ND, np.ones((len(features_ND), 1))], axis=1)
+    largest = [np.linalg.norm(extended_NE * np.sqrt(share_N)[:, None], 2) ** 2 for share_N in share_PN]
+    return np.maximum(0.5 * np.array(largest), 1e-12) + penalty_P
+
+
+def _softmax(logits: Array) -> Array:
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)

@@ -1,0 +1,197 @@
+"""The ridge references of a retrieval benchmark: training pairs of the run in, figures of two closed-form models out.
+
+One regression from 12 x 12 raw pixels, one from the label stage's teacher (where its features lie beside the labels).
+While the training pictures are read, the benchmark's own are looked for among them: same bytes, same picture.
+
+Shapes: N training pairs, M test pictures, D features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from diht_k8s.api.errors import UserError
+from diht_k8s.api.layout import join
+from diht_k8s.api.run import Stage
+from diht_k8s.recipe.evaluation.benchmark_data import Pictures, images_of
+from diht_k8s.recipe.evaluation.ridge import MIN_PAIRS, Reference, raw_pixels, ridge_reference
+from diht_k8s.recipe.evaluation.tasks import direction_json, image_of_text
+from diht_k8s.recipe.runtime.commit import find_committed
+from diht_k8s.recipe.runtime.stage import Context
+from diht_k8s.recipe.shards.pictures import BadPictureError, decode
+from diht_k8s.recipe.shards.samples import Sample, read_samples
+from diht_k8s.recipe.shards.sets import Shard, kept_shards
+
+MAX_PAIRS: Final = 20_000
+"""Training pairs that a reference is fitted on: more add seconds, hardly accuracy."""
+MAX_GALLERY: Final = 10_000
+"""Benchmarks of more pictures get no reference."""
+TEACHER_BATCH: Final = 16
+
+Json = dict[str, Any]
+
+
+@dataclass
+class TrainingPairs:
+    """What the references learn from."""
+
+    pixels: list[NDArray[np.float32]] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
+    digests: set[bytes] = field(default_factory=set)
+    teacher: list[NDArray[np.float16]] = field(default_factory=list)
+
+
+class References:
+    """Reads the training pairs when the first benchmark asks, and keeps them for the next."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._label = find_committed(context.storage, context.layout, Stage.LABEL) if context.run.spec.label else None
+
+    def of(self, pictures: Pictures, seed: list[int]) -> Json:
+        """References of a retrieval benchmark, with a note for each that there is none of."""
+        captioned = pictures.chosen(lambda item: bool(item.captions))
+        found: list[Json] = []
+        notes: list[str] = []
+        if len(captioned.items) > MAX_GALLERY:
+            return {"references": found, "notes": [f"no references: more than {MAX_GALLERY} pictures"], "seen": None}
+        pairs = self._pairs
+        if isinstance(pairs, str):
+            return {"references": found, "notes": [f"no references: {pairs}"], "seen": None}
+        pixels_MD, digests = self._described(captioned)
+        found.append(self._fitted("pixels", np.stack(pairs.pixels), pixels_MD, captioned, seed))
+        if self._label is None:
+            notes.append("no reference from the teacher's features: the run has no committed label stage")
+        elif len(pairs.teacher) != len(pairs.captions):
+            notes.append("no reference from the teacher's features: they no longer lie beside the labels")
+        else:
+            teacher_MD = self._teacher_features(captioned)
+            found.append(self._fitted("teacher", np.stack(pairs.teacher), teacher_MD, captioned, seed))
+        seen = sum(digest in pairs.digests for digest in digests)
+        return {"references": found, "notes": notes, "seen": {"pictures": seen, "pairs": len(pairs.captions)}}
+
+    def _fitted(
+        self,
+        name: str,
+        train_ND: NDArray[np.floating],
+        test_MD: NDArray[np.floating],
+        captioned: Pictures,
+        seed: list[int],
+    ) -> Json:
+        assert not isinstance(self._pairs, str)
+        captions = [caption for item in captioned.items for caption in item.captions]
+        rng = np.random.default_rng(seed)
+        reference = ridge_reference(train_ND, self._pairs.captions, test_MD, captions, image_of_text(captioned), rng)
+        return _json(name, reference)
+
+    @cached_property
+    def _pairs(self) -> TrainingPairs | str:
+        """The pairs, or why there are none."""
+        context, pairs = self._context, TrainingPairs()
+        try:
+            shards = kept_shards(context.run.spec, context.storage)
+        except UserError as error:
+            return str(error)
+        total = sum(shard.samples or 0 for shard in shards)
+        context.progress.start("reference: training pairs", min(total, MAX_PAIRS))
+        for shard in shards:
+            context.stop.raise_if_requested()
+            self._read(shard, pairs)
+            context.progress.update(len(pairs.captions))
+            if len(pairs.captions) == MAX_PAIRS:
+                break
+        return (
+            pairs
+            if len(pairs.captions) >= MIN_PAIRS
+            else f"only {len(pairs.captions)} training pairs, {MIN_PAIRS} needed"
+        )
+
+    def _read(self, shard: Shard, pairs: TrainingPairs) -> None:
+        teacher = self._shard_teacher(shard)
+        for row, (sample, image) in enumerate(_training_samples(self._context, shard)):
+            if image is None or len(pairs.captions) == MAX_PAIRS:
+                continue
+            pairs.pixels.append(raw_pixels(image))
+            pairs.captions.append(sample.caption)
+            pairs.digests.add(hashlib.sha256(sample.image).digest())
+            if teacher is not None:
+                pairs.teacher.append(teacher[row])
+
+    def _shard_teacher(self, shard: Shard) -> NDArray[np.float16] | None:
+        uri = join(self._context.layout.stage(Stage.LABEL), "features", f"{shard.name}.safetensors")
+        if self._label is None or not self._context.storage.exists(uri):
+            return None
+        from diht_k8s.recipe.concepts.features import read_features
+
+        return read_features(self._context.storage, uri, self._label.config_sha256).features_ND.numpy()
+
+    def _described(self, captioned: Pictures) -> tuple[NDArray[np.float32], list[bytes]]:
+        """Raw pixels and digests of the benchmark's pictures, in its order."""
+        pixels: dict[str, NDArray[np.float32]] = {}
+        digests: dict[str, bytes] = {}
+        wanted = {item.uid for item in captioned.items}
+        for uri in dict.fromkeys(item.uri for item in captioned.items):
+            for sample in read_samples(self._context.storage, uri):
+                if sample.uid in wanted:
+                    pixels[sample.uid] = raw_pixels(decode(sample.image))
+                    digests[sample.uid] = hashlib.sha256(sample.image).digest()
+        return np.stack([pixels[item.uid] for item in captioned.items]), list(digests.values())
+
+    def _teacher_features(self, captioned: Pictures) -> NDArray[np.float32]:
+        import torch
+
+        from diht_k8s.recipe.concepts.teacher import load_teacher
+        from diht_k8s.recipe.concepts.teacher_files import weights_uri
+
+        label = self._context.run.spec.label
+        assert label is not None, "a committed label stage is in the run document"
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        teacher = load_teacher(label.teacher, self._context.storage, weights_uri(label.teacher), device)
+        self._context.progress.start("reference: teacher", len(captioned.items))
+        rows: dict[str, NDArray[np.float32]] = {}
+        for batch in _batches(self._context, captioned):
+            self._context.stop.raise_if_requested()
+            features_BD = teacher.features(torch.stack([teacher.preprocess(image) for _, image in batch])).numpy()
+            rows |= {uid: feature_D for (uid, _), feature_D in zip(batch, features_BD, strict=True)}
+            self._context.progress.update(len(rows))
+        return np.stack([rows[item.uid] for item in captioned.items])
+
+
+def _training_samples(context: Context, shard: Shard) -> Iterator[tuple[Sample, Image.Image | None]]:
+    for sample in read_samples(context.storage, shard.uri):
+        try:
+            yield sample, None if sample.problem is not None else decode(sample.image)
+        except BadPictureError:
+            yield sample, None
+
+
+def _batches(context: Context, captioned: Pictures) -> Iterator[list[tuple[str, Image.Image]]]:
+    wanted = {item.uid for item in captioned.items}
+    batch: list[tuple[str, Image.Image]] = []
+    for uri in dict.fromkeys(item.uri for item in captioned.items):
+        for pair in images_of(context.storage, uri, wanted):
+            batch.append(pair)
+            if len(batch) == TEACHER_BATCH:
+                yield batch
+                batch = []
+    if batch:
+        yield batch
+
+
+def _json(name: str, reference: Reference) -> Json:
+    return {
+        "name": name,
+        "pairs": reference.pairs,
+        "words": reference.words,
+        "alpha": reference.alpha,
+        "text_to_image": direction_json(reference.retrieval.text_to_image),
+        "image_to_text": direction_json(reference.retrieval.image_to_text),
+    }

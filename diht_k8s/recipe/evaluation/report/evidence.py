@@ -1,0 +1,89 @@
+"""What the other stages left, read for the report: markers, the filter's and the label stage's reports, training metrics, pictures.
+
+A stage may be left out of the run or not be committed; its part then says so and holds nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from typing import Any, Final
+
+from diht_k8s.api.reports import Committed
+from diht_k8s.api.run import Stage
+from diht_k8s.recipe.evaluation.thumbnails import thumbnails
+from diht_k8s.recipe.runtime.commit import find_committed
+from diht_k8s.recipe.runtime.stage import Context
+from diht_k8s.recipe.shards.sets import input_shards, kept_shards
+
+EXAMPLES_PER_REASON: Final = 6
+PACKAGES: Final = ("diht-k8s", "torch", "open_clip_torch", "numpy", "scikit-learn", "pillow")
+
+Json = dict[str, Any]
+
+
+def gather(context: Context) -> Json:
+    """All of it: `filter`, `label`, `train` (each with a `state`), and the versions of the programs."""
+    return {
+        "filter": _filter(context),
+        "label": _label(context),
+        "train": _train(context),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in PACKAGES},
+        },
+    }
+
+
+def _state(context: Context, stage: Stage) -> tuple[Json, Committed | None]:
+    if getattr(context.run.spec, stage.value) is None:
+        return {"state": "absent"}, None
+    committed = find_committed(context.storage, context.layout, stage)
+    if committed is None:
+        return {"state": "not committed"}, None
+    return {"state": "committed", "config_sha256": committed.config_sha256, "summary": committed.summary}, committed
+
+
+def _filter(context: Context) -> Json:
+    part, committed = _state(context, Stage.FILTER)
+    if committed is None:
+        return part
+    part["summary"] = {name: value for name, value in committed.summary.items() if name != "shards"}
+    part["report"] = report = _document(context, Stage.FILTER)
+    uri_of = {shard.name: shard.uri for shard in input_shards(context.run.spec, context.storage)}
+    examples = {reason: found[:EXAMPLES_PER_REASON] for reason, found in report.get("examples", {}).items()}
+    report["examples"] = examples
+    wanted = [
+        (uri_of[example["shard"]], example["uid"])
+        for reason, found in examples.items()
+        for example in found
+        if example["shard"] in uri_of and not reason.startswith("bad:")
+    ]
+    part["thumbnails"] = thumbnails(context.storage, wanted)
+    return part
+
+
+def _label(context: Context) -> Json:
+    part, committed = _state(context, Stage.LABEL)
+    if committed is None:
+        return part
+    part["report"] = report = _document(context, Stage.LABEL)
+    uri_of = {shard.name: shard.uri for shard in kept_shards(context.run.spec, context.storage)}
+    examples = [example for example in report.get("examples", []) if example["shard"] in uri_of]
+    part["thumbnails"] = thumbnails(context.storage, [(uri_of[item["shard"]], item["uid"]) for item in examples])
+    return part
+
+
+def _train(context: Context) -> Json:
+    part, committed = _state(context, Stage.TRAIN)
+    if committed is not None and context.storage.exists(context.layout.metrics):
+        lines = context.storage.read_text(context.layout.metrics).splitlines()
+        part["metrics"] = [json.loads(line) for line in lines if line.strip()]
+    return part
+
+
+def _document(context: Context, stage: Stage) -> Json:
+    """A stage's `report.json`, {} where it has none."""
+    uri = context.layout.report(stage)
+    return json.loads(context.storage.read_bytes(uri)) if context.storage.exists(uri) else {}

@@ -1,0 +1,102 @@
+"""What the figures say and what they do not, in sentences made from the figures themselves. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+SMALL_PAIRS: Final = 1_000_000
+DIRECTIONS: Final = {"text_to_image": "caption to picture", "image_to_text": "picture to caption"}
+
+Json = Mapping[str, Any]
+
+
+def first(content: Json, kind: str) -> dict[str, Any] | None:
+    """The first benchmark of a type that has a result."""
+    return next((b for b in content["benchmarks"] if b["type"] == kind and "error" not in b), None)
+
+
+def percent(value: float) -> str:
+    """A share as a person reads it; small ones keep a decimal."""
+    return f"{100 * value:.1f} %"
+
+
+def lede(content: Json) -> str:
+    """The result in one or two sentences."""
+    parts: list[str] = []
+    if (benchmark := first(content, "Retrieval")) is not None:
+        found = benchmark["text_to_image"]
+        parts.append(
+            f"Given a caption, the model finds its picture among {benchmark['pictures']:,} within the first five in "
+            f"{percent(found['recall']['5'])} of cases; chance finds {percent(found['chance']['5'])}"
+            + (f", a ridge regression on raw pixels {percent(pixels)}." if (pixels := _pixels(benchmark)) else ".")
+        )
+    if (benchmark := first(content, "Classification")) is not None:
+        parts.append(
+            f"Without training on classes it names {percent(benchmark['balanced'])} of {len(benchmark['classes'])} classes "
+            f"right on average; guessing gives {percent(benchmark['chance'])}."
+        )
+    return " ".join(parts) or "No benchmark of this run has a result."
+
+
+def notes(content: Json) -> list[str]:
+    """Everything that a careful reader should know before quoting a figure."""
+    found: list[str] = []
+    for benchmark in content["benchmarks"]:
+        if "error" in benchmark:
+            found.append(f"The benchmark {benchmark['name']} has no result: {benchmark['error']}")
+        else:
+            found += _benchmark_notes(benchmark)
+    found += _size_notes(content)
+    if content["filter"]["state"] == "committed":
+        found.append(
+            "This report does not show whether the filter helps: that takes a second run without it, or with a random subset "
+            "of equal size. On small, clean sets it usually does not, because it takes away pairs that a small model can "
+            "still learn from; it is made for web pictures, for junk captions and for pictures that show their own caption."
+        )
+    if (model := content["model"]) is not None and not model["trained"]:
+        found.append(f"The model {model['name']} has random weights: its figures are those of an untrained network.")
+    found += content["missing"].values()
+    return found
+
+
+def _size_notes(content: Json) -> list[str]:
+    pairs = content["train"].get("summary", {}).get("pairs")
+    if pairs is None or pairs >= SMALL_PAIRS:
+        return []
+    return [
+        f"The model was trained on {pairs:,} pairs. Figures at this size show that the machinery works, "
+        "not that the recipe helps: the paper's gains are measured on hundreds of millions of pairs."
+    ]
+
+
+def _benchmark_notes(benchmark: Json) -> list[str]:
+    found: list[str] = []
+    for key, direction in DIRECTIONS.items():
+        if key in benchmark and (pixels := _pixels(benchmark, key)) is not None:
+            low, high = benchmark[key]["interval"]["5"]
+            relation = "above" if low > pixels else "below" if high < pixels else "not clearly different from"
+            found.append(
+                f"{benchmark['name']}, {direction}: the model is {relation} the ridge on raw pixels "
+                f"(R@5 {percent(benchmark[key]['recall']['5'])}, 95 % interval {percent(low)} to {percent(high)}, "
+                f"against {percent(pixels)})."
+            )
+    if (seen := benchmark.get("seen")) is not None:
+        found.append(
+            f"{benchmark['name']}: {seen['pictures']:,} of its {benchmark['pictures']:,} pictures are, byte for byte, "
+            f"among the {seen['pairs']:,} training pairs that were compared."
+        )
+    if bad := sum(benchmark.get("bad", {}).values()):
+        found.append(f"{benchmark['name']}: {bad:,} pictures could not be read and do not count.")
+    if "classes" in benchmark:
+        found.append(
+            f"{benchmark['name']}: always naming the commonest class would be right for {percent(benchmark['majority'])} of the "
+            f"pictures, so look at the balanced accuracy ({percent(benchmark['balanced'])}), not at top-1 ({percent(benchmark['top1'])})."
+        )
+    for skipped in benchmark.get("few_shot", {}).get("skipped", []):
+        found.append(f"{benchmark['name']}: {skipped['shots']} shots were left out: {skipped['why']}.")
+    return found + [f"{benchmark['name']}: {note}." for note in benchmark.get("notes", [])]
+
+
+def _pixels(benchmark: Json, direction: str = "text_to_image") -> float | None:
+    return next((r[direction]["recall"]["5"] for r in benchmark.get("references", []) if r["name"] == "pixels"), None)

@@ -1,0 +1,162 @@
+"""Line charts as inline SVG: no script, readable by screen readers, coloured by the page's style sheet (dark, print). Pure.
+
+Series differ by dash as well as by colour. Sizes are in SVG units: a chart is 360 wide and grows with the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import ceil, floor, isfinite, log10
+from typing import Final
+
+from markupsafe import Markup, escape
+
+WIDTH: Final = 360
+HEIGHT: Final = 190
+LEFT, RIGHT, TOP, BOTTOM = 44, 10, 12, 30
+MAX_POINTS: Final = 240
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line."""
+
+    name: str
+    xs: Sequence[float]
+    ys: Sequence[float | None]
+    lows: Sequence[float] = ()
+    """lower edge of the band around the line, empty for none."""
+    highs: Sequence[float] = ()
+
+
+def line_chart(
+    title: str,
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    percent: bool = False,
+    from_zero: bool = False,
+    x_names: Sequence[str] = (),
+) -> Markup:
+    """A chart.
+
+    Args:
+        title: for screen readers; the page shows its own.
+        series: up to four lines; values that are None or not finite are left out.
+        x_label: what runs along x.
+        percent: y is a share, shown in percent.
+        from_zero: the y axis starts at 0.
+        x_names: names of x = 0, 1, 2, ... in place of numbers.
+    """
+    values = [value for line in series for value in _finite((*line.ys, *line.lows, *line.highs))]
+    if not values:
+        return Markup("")
+    xs = [x for line in series for x in line.xs]
+    y_ticks = ticks(0.0 if from_zero else min(values), max(values))
+    frame = _Frame(min(xs), max(xs), y_ticks[0], y_ticks[-1])
+    parts = [
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(_spoken(title, series, percent))}">'
+    ]
+    for tick in y_ticks:
+        y = frame.y(tick)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{number(tick, percent)}</text>')
+    for x, name in _x_ticks(frame, x_names):
+        parts.append(
+            f'<text x="{frame.x(x):.1f}" y="{HEIGHT - BOTTOM + 14}" text-anchor="middle">{escape(name)}</text>'
+        )
+    parts.append(
+        f'<text x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 2}" text-anchor="middle">{escape(x_label)}</text>'
+    )
+    for index, line in enumerate(series):
+        parts += _line(frame, line, index, dots=bool(x_names), percent=percent)
+    return Markup("".join([*parts, "</svg>"]))  # noqa: S704 (all text in it is escaped above)
+
+
+def ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """Round numbers that span [low, high], about `count` of them."""
+    if high - low < 1e-12 * max(1.0, abs(high)):
+        low, high = low - abs(low) * 0.1 - 1e-6, high + abs(high) * 0.1 + 1e-6
+    raw = (high - low) / count
+    power = 10.0 ** floor(log10(raw))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * (1 - 1e-9))
+    first, last = floor(low / step + 1e-9), ceil(high / step - 1e-9)
+    return [round(index * step, 12) for index in range(first, last + 1)]
+
+
+def number(value: float, percent: bool = False) -> str:
+    """A tick's text: short, with k and M."""
+    if percent:
+        return f"{100 * value:.3g}%"
+    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= limit:
+            unit = 1e3 if suffix == "k" else limit
+            return f"{value / unit:.3g}{suffix}"
+    return f"{value:.4g}"
+
+
+def thinned(xs: Sequence[float], ys: Sequence[float | None]) -> tuple[list[float], list[float | None]]:
+    """At most `MAX_POINTS` points: means over equal stretches, so that nothing is picked by chance."""
+    size = ceil(len(xs) / MAX_POINTS) if xs else 1
+    kept_xs, kept_ys = list[float](), list[float | None]()
+    for start in range(0, len(xs), size):
+        block = _finite(ys[start : start + size])
+        kept_xs.append(xs[min(start + size, len(xs)) - 1])
+        kept_ys.append(sum(block) / len(block) if block else None)
+    return kept_xs, kept_ys
+
+
+@dataclass(frozen=True)
+class _Frame:
+    x_low: float
+    x_high: float
+    y_low: float
+    y_high: float
+
+    def x(self, value: float) -> float:
+        span = (self.x_high - self.x_low) or 1.0
+        return LEFT + (value - self.x_low) / span * (WIDTH - LEFT - RIGHT)
+
+    def y(self, value: float) -> float:
+        return HEIGHT - BOTTOM - (value - self.y_low) / (self.y_high - self.y_low) * (HEIGHT - BOTTOM - TOP)
+
+
+def _finite(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None and isfinite(value)]
+
+
+def _x_ticks(frame: _Frame, names: Sequence[str]) -> list[tuple[float, str]]:
+    if names:
+        return [(float(index), name) for index, name in enumerate(names)]
+    inside = [tick for tick in ticks(frame.x_low, frame.x_high) if frame.x_low <= tick <= frame.x_high]
+    return [(tick, number(tick)) for tick in inside]
+
+
+def _line(frame: _Frame, line: Series, index: int, *, dots: bool, percent: bool) -> list[str]:
+    parts: list[str] = []
+    if line.lows:
+        edge = [(x, y) for x, y in zip(line.xs, line.highs, strict=True)]
+        edge += [(x, y) for x, y in zip(reversed(line.xs), reversed(line.lows), strict=True)]
+        outline = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in edge)
+        parts.append(f'<polygon class="band s{index}" points="{outline}"/>')
+    points = [(x, y) for x, y in zip(line.xs, line.ys, strict=True) if y is not None and isfinite(y)]
+    path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in points)
+    parts.append(f'<polyline class="line s{index}" points="{path}"/>')
+    if dots:
+        parts += [
+            f'<circle class="dot s{index}" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="3">'
+            f"<title>{escape(line.name)}: {number(y, percent)}</title></circle>"
+            for x, y in points
+        ]
+    return parts
+
+
+def _spoken(title: str, series: Sequence[Series], percent: bool) -> str:
+    """The chart in words: where each line starts and ends."""
+    ends: list[str] = []
+    for line in series:
+        values = _finite(line.ys)
+        if values:
+            ends.append(f"{line.name} from {number(values[0], percent)} to {number(values[-1], percent)}")
+    return f"{title}: {'; '.join(ends)}"

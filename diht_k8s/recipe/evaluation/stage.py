@@ -1,0 +1,203 @@
+"""Stage 4 as a program: a model and benchmark shards in; `benchmarks/*.json`, `report.json` and `report.html` out.
+
+Each benchmark's result is written when it is there, so an interrupted evaluation goes on with the next one, and one that
+fails does not lose the others: the report is written all the same, then the stage ends with the first error, uncommitted.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Final
+
+from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.api.evaluating import Benchmark, Evaluate
+from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
+from diht_k8s.api.layout import Layout, join
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.runtime.commit import artefact, find_committed, read_committed
+from diht_k8s.recipe.runtime.stage import Context, Outcome
+from diht_k8s.recipe.shards.storage import Storage
+
+Json = dict[str, Any]
+MODEL_FILES: Final = (".safetensors", ".bin", ".pth", ".pt", ".json")
+
+
+def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """The model, the benchmarks' shards and class names, and the stages that the report tells of.
+
+    Raises:
+        UserError: the model or a shard is not there.
+    """
+    evaluate, layout = _evaluate(run), Layout(run.spec.data.output)
+    if evaluate.model is None:
+        inputs = {"train": read_committed(storage, layout, Stage.TRAIN).output_sha256}
+    else:
+        inputs = {"model": model_identity(evaluate.model, storage)}
+    for stage in (Stage.FILTER, Stage.LABEL):
+        if getattr(run.spec, stage.value) is not None and (found := find_committed(storage, layout, stage)) is not None:
+            inputs[stage.value] = found.output_sha256
+    for benchmark in evaluate.benchmarks:
+        for number, uri in enumerate(storage.expand(benchmark.shards)):
+            inputs[f"{benchmark.name} {number}"] = storage.identity(uri)
+        if benchmark.class_names is not None:
+            inputs[f"{benchmark.name} class names"] = storage.identity(benchmark.class_names)
+    return inputs, {}
+
+
+def execute(context: Context) -> Outcome | None:
+    """Run what has no result yet and write the report. One worker does all: the others have nothing to do."""
+    if context.worker:
+        return None
+    from diht_k8s.recipe.evaluation.report import write_report
+
+    session = Session(context)
+    errors: list[DataError | UserError] = []
+    results: list[Json] = []
+    for number, benchmark in enumerate(_evaluate(context.run).benchmarks):
+        context.stop.raise_if_requested()
+        try:
+            results.append(session.result(number, benchmark))
+        except (DataError, UserError) as error:
+            errors.append(error)
+            results.append({"name": benchmark.name, "type": benchmark.type, "error": str(error)})
+    context.progress.start("report", 1, unit="pages")
+    write_report(context, results)
+    context.progress.update(1)
+    if errors:
+        raise type(errors[0])(f"{errors[0]} ({len(errors)} of {len(results)} benchmarks failed, see report.html)")
+    paths = [_path(number) for number in range(len(results))] + ["report.json", "report.html"]
+    artefacts = [artefact(context.storage, context.layout, Stage.EVALUATE, path) for path in paths]
+    return Outcome(artefacts, {"benchmarks": len(results), "samples": sum(result["pictures"] for result in results)})
+
+
+class Session:
+    """What the benchmarks share: the model, encoded shards, the references' training pairs; each made when first needed."""
+
+    def __init__(self, context: Context) -> None:
+        from diht_k8s.recipe.evaluation.references import References
+
+        self._context = context
+        self._references = References(context)
+        self._shards: dict[str, Any] = {}
+        self._model: Any = None
+
+    def result(self, number: int, benchmark: Benchmark) -> Json:
+        """The result of a benchmark: as written by an earlier attempt, or new.
+
+        Raises:
+            DataError: the benchmark's data cannot be used.
+            UserError: its configuration is wrong, or the model cannot be loaded.
+        """
+        context, uri = self._context, join(self._context.layout.stage(Stage.EVALUATE), _path(number))
+        if context.storage.exists(uri):
+            found: Json = json.loads(context.storage.read_bytes(uri))
+            if found["config_sha256"] == sha256_of(context.config):
+                return found
+        figures = self._run(number, benchmark)
+        found = {**_header(context), "name": benchmark.name, "type": benchmark.type, **figures}
+        context.storage.write_bytes(uri, json.dumps(found, indent=1, ensure_ascii=False).encode())
+        return found
+
+    def _model_card(self) -> Json:
+        """What was evaluated, for the report."""
+        source, loaded = _evaluate(self._context.run).model, self.model()
+        return {
+            "source": source or "trained by this run",
+            "name": loaded.name,
+            "parameters": loaded.parameters,
+            "trained": loaded.trained,
+            "logit_scale": loaded.logit_scale,
+        }
+
+    def _run(self, number: int, benchmark: Benchmark) -> Json:
+        from diht_k8s.recipe.evaluation import benchmark_data, tasks, thumbnails
+
+        context, seed = self._context, [self._context.run.spec.seed, number]
+        templates = benchmark_data.templates_of(benchmark)
+        names = benchmark_data.class_names(context.storage, benchmark) if benchmark.type == "Classification" else []
+        pictures = self._encoded(benchmark)
+        if benchmark.type == "Classification":
+            few_shot = _evaluate(context.run).few_shot
+            result = tasks.classify(pictures, names, templates, self.model(), few_shot, seed)
+            shown: list[str] = []
+        else:
+            result = tasks.retrieve(pictures, templates, self.model(), seed)
+            result |= self._references.of(pictures, seed)
+            shown = tasks.shown_pictures(result)
+        item_of = {item.uid: item for item in pictures.items}
+        result["thumbnails"] = thumbnails.thumbnails(context.storage, [(item_of[uid].uri, uid) for uid in shown])
+        result["own_captions"] = {uid: item_of[uid].captions[0] for uid in shown}
+        result["bad"] = dict(sorted(pictures.bad.items()))
+        result["model"] = self._model_card()
+        return result
+
+    def _encoded(self, benchmark: Benchmark) -> Any:
+        from diht_k8s.recipe.evaluation.benchmark_data import encode_shard, joined
+
+        context, loaded, parts, done = self._context, self.model(), [], 0
+        context.progress.start(f"{benchmark.name}: pictures", 0)
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            context.progress.update(done)
+            context.stop.raise_if_requested()
+
+        for uri in context.storage.expand(benchmark.shards):
+            if uri not in self._shards:
+                self._shards[uri] = encode_shard(context.storage, uri, loaded, advance)
+            parts.append(self._shards[uri])
+        pictures = joined(parts)
+        _check_bad(benchmark, len(pictures.items), pictures.bad)
+        return pictures
+
+    def model(self) -> Any:
+        """The model, loaded once."""
+        from diht_k8s.recipe.evaluation.models import load_model
+
+        if self._model is None:
+            self._context.progress.start("load the model", 0, unit="models")
+            source = _evaluate(self._context.run).model or self._context.layout.model
+            self._model = load_model(source, self._context.storage)
+        return self._model
+
+
+def model_identity(source: str, storage: Storage) -> str:
+    """What changes when the model does: the identity of its files, or the release of open_clip for a name it knows."""
+    if not storage.exists(source):
+        return f"{source} open_clip {importlib.metadata.version('open_clip_torch')}"
+    files = [name for name in storage.names(source) if name.endswith(MODEL_FILES)]
+    if not files or source.endswith(MODEL_FILES):
+        return storage.identity(source)
+    return sha256_of({name: storage.identity(join(source, name)) for name in files})
+
+
+def _evaluate(run: DihtRun) -> Evaluate:
+    assert run.spec.evaluate is not None, "run_stage checks that the stage is there"
+    return run.spec.evaluate
+
+
+def _path(number: int) -> str:
+    return f"benchmarks/{number:03d}.json"
+
+
+def _header(context: Context) -> Json:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "config_sha256": sha256_of(context.config),
+        "inputs": context.config["inputs"],
+    }
+
+
+def _check_bad(benchmark: Benchmark, good: int, bad: Counter[str]) -> None:
+    """A benchmark is small and chosen by hand: what cannot be read is told, and nothing readable is an error.
+
+    Raises:
+        DataError: no picture can be used.
+    """
+    if not good:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(bad.items()))
+        raise DataError(f"evaluate.benchmarks {benchmark.name}: no picture can be used ({reasons}): check its shards")
