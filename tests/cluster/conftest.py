@@ -17,6 +17,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from tests.cluster.tools import (
     Kubectl,
     Parts,
     cannot,
-    make_namespace,
+    fresh_namespace,
     manifest,
     script,
     wait_until,
@@ -79,33 +80,29 @@ def kubectl(kubeconfig: Path, own: bool) -> Kubectl:
 @pytest.fixture
 def namespace(kubectl: Kubectl) -> Iterator[str]:
     """A fresh namespace under Pod Security `restricted`; deleted after the test."""
-    name = f"t-{secrets.token_hex(4)}"
-    make_namespace(kubectl, name)
-    yield name
-    kubectl("delete", "namespace", name, "--wait=false")
-    kubectl("delete", "pods", "--all", "--namespace", name, "--force", "--grace-period=0", "--wait=false")
+    with fresh_namespace(kubectl, "t") as name:
+        yield name
 
 
 @pytest.fixture(scope="session")
 def s3_in_cluster(kubectl: Kubectl, own: bool) -> Iterator[S3]:
     """SeaweedFS as a pod behind a Service, with one bucket."""
-    namespace, bucket, keys = f"s3-{secrets.token_hex(4)}", "diht", (secrets.token_hex(8), secrets.token_hex(16))
-    make_namespace(kubectl, namespace)
-    kubectl.apply(
-        manifest(
-            "s3.yaml", namespace=namespace, image=s3_image(own), bucket=bucket, access_key=keys[0], secret_key=keys[1]
+    image, bucket, keys = s3_image(own), "diht", (secrets.token_hex(8), secrets.token_hex(16))
+    with fresh_namespace(kubectl, "s3") as namespace, ExitStack() as stack:
+        text = manifest(
+            "s3.yaml", namespace=namespace, image=image, bucket=bucket, access_key=keys[0], secret_key=keys[1]
         )
-    )
-    kubectl("rollout", "status", "deployment/s3", "--namespace", namespace, "--timeout=90s", timeout_s=100)
-    address = kubectl("get", "service", "s3", "--namespace", namespace, "-o", "jsonpath={.spec.clusterIP}")
-    forward = None if own else forward_port(kubectl, namespace)
-    outside = f"http://{address}:8333" if forward is None else f"http://127.0.0.1:{forward[1]}"
-    s3 = S3(kubectl, f"http://s3.{namespace}.svc:8333", outside, bucket, *keys)
-    wait_until(lambda: any(b["Name"] == bucket for b in s3.client().list_buckets()["Buckets"]), "the bucket")
-    yield s3
-    if forward:
-        forward[0].terminate()
-    kubectl("delete", "namespace", namespace, "--wait=false")
+        kubectl.apply(text)
+        kubectl("rollout", "status", "deployment/s3", "--namespace", namespace, "--timeout=120s", timeout_s=130)
+        if own:
+            address = kubectl("get", "service", "s3", "--namespace", namespace, "-o", "jsonpath={.spec.clusterIP}:8333")
+        else:
+            address = stack.enter_context(forwarded_port(kubectl, namespace))
+        s3 = S3(kubectl, f"http://s3.{namespace}.svc:8333", f"http://{address}", bucket, *keys)
+        wait_until(
+            lambda: any(found["Name"] == bucket for found in s3.client().list_buckets()["Buckets"]), "the bucket"
+        )
+        yield s3
 
 
 def s3_image(own: bool) -> str:
@@ -121,12 +118,14 @@ def s3_image(own: bool) -> str:
     return name
 
 
-def forward_port(kubectl: Kubectl, namespace: str) -> tuple[subprocess.Popen[str], str]:
-    """A port of the loopback that leads to S3 in a foreign cluster."""
+@contextmanager
+def forwarded_port(kubectl: Kubectl, namespace: str) -> Iterator[str]:
+    """An address on the loopback that leads to S3 in a foreign cluster."""
     command = [kubectl.program, "--kubeconfig", str(kubectl.kubeconfig), "port-forward", "--namespace", namespace]
-    process = subprocess.Popen([*command, "service/s3", ":8333"], stdout=subprocess.PIPE, text=True)
-    assert process.stdout
-    return process, process.stdout.readline().split("127.0.0.1:")[1].split()[0]
+    with subprocess.Popen([*command, "service/s3", ":8333"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        yield process.stdout.readline().removeprefix("Forwarding from ").split(" ")[0]
+        process.terminate()
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import string
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -102,9 +104,17 @@ class S3:
         return name
 
 
-def make_namespace(kubectl: Kubectl, name: str) -> None:
+@contextmanager
+def fresh_namespace(kubectl: Kubectl, prefix: str) -> Iterator[str]:
+    """A namespace of a new name under Pod Security `restricted`; at the end it goes, and its pods at once."""
+    name = f"{prefix}-{secrets.token_hex(4)}"
     document = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}}
     kubectl.apply(json.dumps(document))
+    try:
+        yield name
+    finally:
+        kubectl("delete", "namespace", name, "--wait=false")
+        kubectl("delete", "pods", "--all", "--namespace", name, "--force", "--grace-period=0", "--wait=false")
 
 
 def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 60) -> Any:
