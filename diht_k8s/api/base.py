@@ -63,16 +63,18 @@ class Keyed:
         return items
 
 
+def without_nulls(given: Any) -> Any:
+    """As the API server has it: a field or key that is null is one that is not there."""
+    return {key: value for key, value in given.items() if value is not None} if isinstance(given, Mapping) else given
+
+
 class Model(BaseModel):
     """Immutable, closed to unknown keys, strict about types (a string is never taken for a number)."""
 
     @model_validator(mode="before")
     @classmethod
     def _null_is_absent(cls, given: Any) -> Any:
-        """As the API server has it: a field that is null is a field that is not there."""
-        return (
-            {key: value for key, value in given.items() if value is not None} if isinstance(given, Mapping) else given
-        )
+        return without_nulls(given)
 
     model_config = ConfigDict(
         alias_generator=to_camel,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
+    BeforeValidator,
     Field,
     StringConstraints,
     ValidationError,
@@ -13,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from diht_k8s.api.base import Keyed, Model, Text
+from diht_k8s.api.base import Keyed, Model, Text, without_nulls
 
 QUANTITY_PATTERN: Final = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][0-9]+)?$"
 """Kubernetes' quantities that a pod may ask for: `8`, `500m`, `1.5`, `64Gi`, `1e3`."""
@@ -31,9 +32,13 @@ def _quantity(given: Any, handler: ValidatorFunctionWrapHandler) -> str | int:
 Size = Annotated[str, StringConstraints(pattern=QUANTITY_PATTERN, max_length=32)]
 Quantity = Annotated[Size | Annotated[int, Field(ge=0, le=2**62)], WrapValidator(_quantity)]
 Labels = Annotated[
-    dict[str, Annotated[str, StringConstraints(pattern=LABEL_VALUE_PATTERN, max_length=63)]], Field(max_length=64)
+    dict[str, Annotated[str, StringConstraints(pattern=LABEL_VALUE_PATTERN, max_length=63)]],
+    Field(max_length=64),
+    BeforeValidator(without_nulls),
 ]
-Annotations = Annotated[dict[str, Annotated[str, StringConstraints(max_length=4096)]], Field(max_length=64)]
+Annotations = Annotated[
+    dict[str, Annotated[str, StringConstraints(max_length=4096)]], Field(max_length=64), BeforeValidator(without_nulls)
+]
 Object = Annotated[dict[str, Any], Field(max_length=64)]
 Objects = Annotated[list[Object], Field(max_length=64)]
 
@@ -66,7 +71,7 @@ class Pods(Model):
     """imagePullSecrets names Secrets with registry credentials."""
     queue_name: Text | None = None
     """queueName is the Kueue LocalQueue or Volcano queue that admits the stage."""
-    resources: Annotated[dict[str, Quantity], Field(max_length=64)] = {}
+    resources: Annotated[dict[str, Quantity], Field(max_length=64), BeforeValidator(without_nulls)] = {}
     """resources of each pod, as requests and limits: cpu, memory, nvidia.com/gpu."""
     node_selector: Labels = {}
     """nodeSelector as in Kubernetes."""

@@ -95,7 +95,7 @@ def api(kubectl: Kubectl) -> Iterator[Api]:
     definition["metadata"]["name"], definition["spec"]["group"] = f"dihtruns.{group}", group
     kubectl.apply(json.dumps(definition), "--server-side")
     kubectl("wait", "--for=condition=Established", f"crd/dihtruns.{group}", "--timeout=30s")
-    with fresh_namespace(kubectl) as namespace:
+    with fresh_namespace(kubectl, "crd") as namespace:
         yield Api(kubectl, config.new_client_from_config(str(kubectl.kubeconfig)), group, namespace)
     kubectl("delete", "crd", f"dihtruns.{group}", "--wait=false")
 

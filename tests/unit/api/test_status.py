@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from diht_k8s.api import status as api
+from diht_k8s.api.reasons import ConditionType, Reason
+from diht_k8s.api.run import Stage
+from diht_k8s.api.status import Condition, FailureCause, Metric, StageStatus, Status, bounded, timestamp, wire
+from diht_k8s.pipeline import states
+
+LOG = ["é" * 250] * 20
+
+
+def stage(index: int, **cause: Any) -> StageStatus:
+    failure = FailureCause(exit_code=1, **cause)
+    return StageStatus(name=f"s{index}", stage=Stage.TRAIN, state=api.StageState.FAILED, cause=failure)
+
+
+def size(status: Status) -> int:
+    return len(json.dumps(wire(status), ensure_ascii=False).encode())
+
+
+def test_time_is_written_as_kubernetes_writes_it() -> None:
+    assert timestamp(0.9) == "1970-01-01T00:00:00Z"
+    assert timestamp(1_764_000_000) == "2025-11-24T16:00:00Z"
+
+
+def test_status_on_the_wire_leaves_out_what_is_not_set_and_comes_back_equal() -> None:
+    status = Status(restarts=1, stages=[stage(0, message="m")])
+    document = wire(status)
+    assert document == {
+        "restarts": 1,
+        "stages": [{"name": "s0", "stage": "train", "state": "Failed", "cause": {"exitCode": 1, "message": "m"}}],
+    }
+    assert Status.model_validate(document) == status
+
+
+def test_status_of_a_newer_operator_is_readable() -> None:
+    condition = {"type": "Failed", "status": "True", "reason": "NotYetInvented", "lastTransitionTime": timestamp(0)}
+    status = Status.model_validate({"conditions": [condition], "notYetInvented": 1})
+    assert status.conditions[0].reason is Reason.UNKNOWN
+
+
+def test_status_takes_no_reason_from_outside_the_list() -> None:
+    assert Condition(
+        type=ConditionType.FAILED, status="True", reason=Reason.BAD_DATA, last_transition_time=timestamp(0)
+    )
+    assert len({*Reason}) == len(Reason)
+    assert all(reason.meaning and reason.value[0].isupper() and reason.value.isalpha() for reason in Reason)
+
+
+@pytest.mark.parametrize("value", ["5e-05", "1.25", "-3", "nan", "inf"])
+def test_metric_takes_numbers_as_text(value: str) -> None:
+    assert Metric(name="loss", value=value).value == value
+
+
+@pytest.mark.parametrize("value", ["fast", "", "1,5", "0x1"])
+def test_metric_takes_no_other_text(value: str) -> None:
+    with pytest.raises(ValidationError):
+        Metric(name="loss", value=value)
+
+
+def test_small_status_stays_as_it_is() -> None:
+    status = Status(stages=[stage(0, log_tail=["short"])])
+    assert bounded(status) is status
+
+
+def test_large_status_loses_the_older_logs_first() -> None:
+    cut = bounded(Status(stages=[stage(0, log_tail=LOG), stage(1, log_tail=LOG[:10])]))
+    assert size(cut) <= api.MAX_STATUS_BYTES
+    assert [len(one.cause.log_tail) for one in cut.stages if one.cause] == [0, 10]
+
+
+def test_largest_status_fits_after_messages_are_cut() -> None:
+    cut = bounded(Status(stages=[stage(index, log_tail=LOG, message="é" * 1024) for index in range(8)]))
+    assert size(cut) <= api.MAX_STATUS_BYTES
+    assert [one.cause.message for one in cut.stages if one.cause][-1]
+
+
+def test_stage_states_are_those_of_the_planner() -> None:
+    assert [state.value for state in api.StageState] == [state.value for state in states.StageState]
