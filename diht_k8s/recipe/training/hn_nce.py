@@ -89,6 +89,7 @@ class _Tiles:
         for start in range(0, self.image_BD.shape[0], self.chunk_size):
             image_TD = self.image_BD[start : start + self.chunk_size]
             rows = slice(start, start + image_TD.shape[0])
+            # Given `out`, mm is also left alone by autocast, which would round the logits to 8 bits.
             logits_TN = torch.mm(image_TD * self.scale, self.text_ND.T, out=buffer_TN[: image_TD.shape[0]])
             diagonal_T = logits_TN.diagonal(self.first_column + start)
             positive_T = diagonal_T.clone()
@@ -107,9 +108,8 @@ def _sums_of_tile(logits_TN: Tensor, beta: float, dim: int, scratch_TN: Tensor) 
     peak = logits_TN.amax(dim).clamp_min_(torch.finfo(logits_TN.dtype).min)
 
     def total(power: float) -> Tensor:
-        offset = (-power * peak).clamp_max_(
-            torch.finfo(peak.dtype).max
-        )  # infinite it would make NaN of a row without negatives
+        # Finite even where there are no negatives: infinity less infinity would be NaN.
+        offset = (-power * peak).clamp_max_(torch.finfo(peak.dtype).max)
         return torch.add(offset.unsqueeze(dim), logits_TN, alpha=power, out=scratch_TN).exp_().sum(dim)
 
     return NegativeSums(peak, total(1 + beta), total(beta) if beta else torch.zeros_like(peak))
@@ -250,13 +250,11 @@ class HnNce(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         """Run the first pass and keep features and O(N) vectors for the second."""
         ctx.settings, ctx.dtypes = settings, (image_BD.dtype, text_BD.dtype, scale.dtype, scale.shape)
-        ctx.device_type = image_BD.device.type
-        with torch.autocast(ctx.device_type, enabled=False):  # it would round the logits to 8 bits
-            dtype = torch.float64 if torch.float64 in (image_BD.dtype, text_BD.dtype) else torch.float32
-            text_ND = gather_rows(text_BD, settings.group).to(dtype)
-            ids_N = None if caption_ids_B is None else gather_rows(caption_ids_B, settings.group)
-            tiles = _tiles(image_BD.to(dtype), text_ND, scale.to(dtype).reshape(()), ids_N, settings)
-            loss, statistics, row_terms, column_terms = _first_pass(tiles, settings)
+        dtype = torch.float64 if torch.float64 in (image_BD.dtype, text_BD.dtype) else torch.float32
+        text_ND = gather_rows(text_BD, settings.group).to(dtype)
+        ids_N = None if caption_ids_B is None else gather_rows(caption_ids_B, settings.group)
+        tiles = _tiles(image_BD.to(dtype), text_ND, scale.to(dtype).reshape(()), ids_N, settings)
+        loss, statistics, row_terms, column_terms = _first_pass(tiles, settings)
         ctx.save_for_backward(tiles.image_BD, text_ND, tiles.scale, ids_N, *row_terms, *column_terms)
         ctx.mark_non_differentiable(statistics)
         return loss, statistics
@@ -268,15 +266,13 @@ class HnNce(torch.autograd.Function):
         image_BD, text_ND, scale, ids_N, *terms = ctx.saved_tensors
         settings, (image_dtype, text_dtype, scale_dtype, scale_shape) = ctx.settings, ctx.dtypes
         row_terms, column_terms = PairTerms(*terms[: len(terms) // 2]), PairTerms(*terms[len(terms) // 2 :])
-        with torch.autocast(ctx.device_type, enabled=False):
-            tiles = _tiles(image_BD, text_ND, scale, ids_N, settings)
-            image, text, of_scale = _gradients(tiles, row_terms, column_terms, settings, ctx.needs_input_grad[1])
-            mean = loss_gradient.to(scale.dtype) / (
-                2 * image.shape[0]
-            )  # 1 / (2 N) for the mean, x ranks for their averaging
-            image.mul_(mean * scale)
-            if text is not None:
-                text = scatter_row_sums(text.mul_(mean * scale), settings.group).to(text_dtype)
+        tiles = _tiles(image_BD, text_ND, scale, ids_N, settings)
+        image, text, of_scale = _gradients(tiles, row_terms, column_terms, settings, ctx.needs_input_grad[1])
+        # 1 / (2 N) for the mean, times the ranks for the average that will be taken over them.
+        mean = loss_gradient.to(scale.dtype) / (2 * image.shape[0])
+        image.mul_(mean * scale)
+        if text is not None:
+            text = scatter_row_sums(text.mul_(mean * scale), settings.group).to(text_dtype)
         return image.to(image_dtype), text, (of_scale * mean).to(scale_dtype).reshape(scale_shape), None, None
 
 
