@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import hashlib
 import io
 import json
@@ -9,7 +11,7 @@ import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import IO, Any, Final
+from typing import IO, Any, Final, cast
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.shards.storage import Storage
@@ -95,17 +97,25 @@ def _members(file: IO[bytes]) -> Iterator[tuple[str, str, bytes | None]]:
     """(key, suffix, content) of each regular member; None for one above the size limit."""
     with tarfile.open(fileobj=file, mode="r|*", errorlevel=1) as tar:
         for info in tar:
-            folder, _, name = info.name.rpartition("/")
-            base, dot, suffix = name.partition(".")
-            if not info.isreg() or not dot or not base:
+            split = _split_name(info)
+            if split is None:
                 continue
-            key = f"{folder}/{base}" if folder else base
+            key, suffix = split
             content = tar.extractfile(info)
             assert content is not None
             data = content.read() if info.size <= MAX_MEMBER_BYTES else None
             if data is not None and len(data) < info.size:
                 raise tarfile.ReadError("unexpected end of data")
-            yield key, suffix.lower(), data
+            yield key, suffix, data
+
+
+def _split_name(info: tarfile.TarInfo) -> tuple[str, str] | None:
+    """Key and lower-case suffix of a member, None for what is no part of a sample."""
+    folder, _, name = info.name.rpartition("/")
+    base, dot, suffix = name.partition(".")
+    if not info.isreg() or not dot or not base:
+        return None
+    return f"{folder}/{base}" if folder else base, suffix.lower()
 
 
 def _grouped(members: Iterator[tuple[str, str, bytes | None]]) -> Iterator[tuple[str, dict[str, bytes], str | None]]:
@@ -156,10 +166,71 @@ def _caption(text: bytes | None, meta: Mapping[str, Any]) -> tuple[str, str | No
     return (caption, None) if caption else ("", "caption_empty")
 
 
-def write_samples(storage: Storage, uri: str, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> int:
-    """Write (key, members) as a plain tar, byte for byte the same for the same samples; returns their number."""
+def count_samples(storage: Storage, uri: str) -> int:
+    """The number of samples of a shard, without looking at them; of a damaged shard, of what comes before the damage."""
     count = 0
-    with storage.writer(uri) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+    with storage.open(uri) as file, contextlib.suppress(tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile):
+        key = None
+        with tarfile.open(fileobj=file, mode="r|*", errorlevel=1) as tar:
+            for info in tar:
+                member_key = _split_name(info)
+                if member_key is not None and member_key[0] != key:
+                    key, count = member_key[0], count + 1
+    return count
+
+
+class ContentDigest:
+    """Size and SHA-256 of what is written to a file, gathered on the way."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._sha256 = hashlib.sha256()
+        self._file: IO[bytes] | None = None
+
+    def around(self, file: IO[bytes]) -> IO[bytes]:
+        """Pass writes on to `file`."""
+        self._file = file
+        return cast("IO[bytes]", self)
+
+    def write(self, data: bytes) -> int:
+        """Write and count."""
+        assert self._file is not None
+        self._sha256.update(data)
+        self.size += len(data)
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        """Position, as archives ask for it."""
+        return self.size
+
+    @property
+    def sha256(self) -> str:
+        """Digest of what was written, in hex."""
+        return self._sha256.hexdigest()
+
+
+def write_samples(
+    storage: Storage,
+    uri: str,
+    samples: Iterable[tuple[str, Mapping[str, bytes]]],
+    *,
+    digest: ContentDigest | None = None,
+) -> int:
+    """Write (key, members) as a plain tar, byte for byte the same for the same samples; returns their number.
+
+    Args:
+        storage: where the tar goes.
+        uri: its name.
+        samples: pairs in order.
+        digest: takes the size and the SHA-256 of the tar.
+    """
+    count = 0
+    with (
+        storage.writer(uri) as file,
+        tarfile.open(
+            fileobj=file if digest is None else digest.around(file), mode="w", format=tarfile.USTAR_FORMAT
+        ) as tar,
+    ):
         for key, members in samples:
             for suffix in sorted(members):
                 info = tarfile.TarInfo(f"{key}.{suffix}")

