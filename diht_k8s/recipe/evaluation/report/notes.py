@@ -18,7 +18,7 @@ def first(content: Json, kind: str) -> dict[str, Any] | None:
 
 def percent(value: float) -> str:
     """A share as a person reads it; small ones keep a decimal."""
-    return f"{100 * value:.1f} %"
+    return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
 
 
 def lede(content: Json) -> str:
@@ -41,13 +41,12 @@ def lede(content: Json) -> str:
 
 def notes(content: Json) -> list[str]:
     """Everything that a careful reader should know before quoting a figure."""
-    found: list[str] = []
+    found = _size_notes(content)
     for benchmark in content["benchmarks"]:
         if "error" in benchmark:
             found.append(f"The benchmark {benchmark['name']} has no result: {benchmark['error']}")
         else:
             found += _benchmark_notes(benchmark)
-    found += _size_notes(content)
     if content["filter"]["state"] == "committed":
         found.append(
             "This report does not show whether the filter helps: that takes a second run without it, or with a random subset "
@@ -78,13 +77,13 @@ def _benchmark_notes(benchmark: Json) -> list[str]:
             relation = "above" if low > pixels else "below" if high < pixels else "not clearly different from"
             found.append(
                 f"{benchmark['name']}, {direction}: the model is {relation} the ridge on raw pixels "
-                f"(R@5 {percent(benchmark[key]['recall']['5'])}, 95 % interval {percent(low)} to {percent(high)}, "
+                f"(R@5 {percent(benchmark[key]['recall']['5'])}, 95\N{NO-BREAK SPACE}% interval {percent(low)} to {percent(high)}, "
                 f"against {percent(pixels)})."
             )
     if (seen := benchmark.get("seen")) is not None:
         found.append(
-            f"{benchmark['name']}: {seen['pictures']:,} of its {benchmark['pictures']:,} pictures are, byte for byte, "
-            f"among the {seen['pairs']:,} training pairs that were compared."
+            f"{benchmark['name']}: of its {benchmark['pictures']:,} pictures, {seen['pictures']:,} stand byte for byte among "
+            f"the {seen['pairs']:,} training pairs that were compared."
         )
     if bad := sum(benchmark.get("bad", {}).values()):
         found.append(f"{benchmark['name']}: {bad:,} pictures could not be read and do not count.")

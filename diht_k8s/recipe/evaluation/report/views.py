@@ -123,7 +123,7 @@ def steps(content: Json) -> list[Json]:
             "name": name,
             "does": does[name],
             "figure": figures[name] or "not in this report",
-            "seconds": duration(cost[name]["seconds"]) if name in cost else None,
+            "seconds": duration(cost[name]["seconds"]) if cost.get(name, {}).get("seconds") is not None else None,
         }
         for name in does
     ]
@@ -137,7 +137,7 @@ def funnel(content: Json) -> list[Json]:
     total = rows[0]["samples"]
     return [
         {
-            **bar(STEP_NAMES.get(str(row["step"]), str(row["step"])), row["samples"] / total, "model"),
+            **bar(STEP_NAMES.get(str(row["step"]), str(row["step"])), row["samples"] / total, "plain"),
             "samples": row["samples"],
             "dropped": row["dropped"],
         }

@@ -1,0 +1,105 @@
+"""The report in a real browser with the network off: nothing on the console, everything there, no sideways scrolling."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from diht_k8s.api.run import Stage
+from diht_k8s.recipe.evaluation import stage as program
+from diht_k8s.recipe.runtime.stage import run_stage
+from tests.recipe.evaluation.small_run import document, make_data, make_run
+
+pytestmark = pytest.mark.browser
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SECTIONS = ["notes", "filter", "concepts", "training", "evaluation", "configuration"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module", params=["whole", "missing stages"])
+def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    run = document(folder)
+    make_run(folder, run)
+    if request.param == "missing stages":
+        make_data(folder)
+        alone = {"model": f"{folder}/out/train/model"}
+        run = document(
+            folder, alone, data={**DATA(folder), "output": f"{folder}/out2"}, filter=None, label=None, train=None
+        )
+        run_stage(program, run, Stage.EVALUATE)
+        return folder / "out2" / "evaluate" / "report.html"
+    run_stage(program, run, Stage.EVALUATE)
+    return folder / "out" / "evaluate" / "report.html"
+
+
+def DATA(folder: Path) -> dict[str, Any]:  # noqa: N802
+    return {"sources": [{"name": "drawn", "shards": [f"{folder}/raw/*.tar"]}]}
+
+
+@pytest.fixture
+def opened(browser: Browser, report: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Page, list[str]]]:
+    width, scheme = getattr(request, "param", (1440, "light"))
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
+    page = context.new_page()
+    messages: list[str] = []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("request", lambda found: messages.append(found.url) if found.url.startswith("http") else None)
+    page.goto(report.as_uri())
+    yield page, messages
+    context.close()
+
+
+@pytest.mark.parametrize("opened", [(1440, "light"), (390, "light"), (390, "dark")], indirect=True)
+def test_page_when_opened_is_silent_whole_and_fits_the_width(opened: tuple[Page, list[str]]) -> None:
+    page, messages = opened
+    assert messages == []
+    assert [page.locator(f"section#{name} h2").count() for name in SECTIONS] == [1] * len(SECTIONS)
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+
+
+def test_page_when_read_aloud_has_names_for_what_is_no_text(opened: tuple[Page, list[str]]) -> None:
+    page, _ = opened
+    assert page.locator("h1").count() == 1
+    assert page.locator("img:not([alt])").count() == 0
+    assert page.locator("svg:not([aria-label])").count() == 0
+    assert page.locator("html[lang=en]").count() == 1
+    levels = page.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].map(h => +h.tagName[1])")
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+
+
+def test_page_when_used_by_keyboard_starts_with_a_way_past_the_menu(opened: tuple[Page, list[str]]) -> None:
+    page, _ = opened
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.getAttribute('href')") == "#main"
+    scrollable = page.locator(".scroll")
+    assert all(scrollable.nth(n).get_attribute("tabindex") == "0" for n in range(scrollable.count()))
+
+
+def test_page_when_printed_keeps_its_pictures_and_drops_the_menu(opened: tuple[Page, list[str]]) -> None:
+    page, _ = opened
+    page.emulate_media(media="print")
+    assert not page.locator("nav").is_visible()
+    assert page.locator("#evaluation").is_visible()

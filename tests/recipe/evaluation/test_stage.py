@@ -1,0 +1,212 @@
+"""The stage as a whole: what it writes, that it is cached, resumed, fails in parts, and tells of missing stages."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.api.layout import Layout
+from diht_k8s.api.reports import Committed
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.evaluation import stage as program
+from diht_k8s.recipe.evaluation import tasks
+from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.recipe.runtime.stage import run_stage
+from diht_k8s.recipe.shards.samples import write_samples
+from diht_k8s.recipe.shards.storage import Storage
+from tests.recipe.evaluation.small_run import COLOURS, document, draw, make_data, make_run, pairs
+
+
+def evaluate(run: DihtRun, **options: Any) -> Committed | None:
+    return run_stage(program, run, Stage.EVALUATE, **options)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run, evaluated once; tests look at it and change nothing."""
+    folder = tmp_path_factory.mktemp("run")
+    run = document(folder)
+    make_run(folder, run)
+    evaluate(run)
+    return folder
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, done: Path) -> Path:
+    """Its inputs again, not evaluated; paths inside differ, contents do not."""
+    shutil.copytree(done, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "out" / "evaluate")
+    return tmp_path
+
+
+def report(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "out" / "evaluate" / "report.json").read_text())
+
+
+def page(folder: Path) -> str:
+    return (folder / "out" / "evaluate" / "report.html").read_text()
+
+
+def heldout(folder: Path, *samples: tuple[str, dict[str, bytes]]) -> None:
+    write_samples(Storage(), f"{folder}/heldout/0.tar", samples)
+
+
+def test_stage_when_whole_writes_report_and_marker(done: Path) -> None:
+    found = report(done)
+    assert [benchmark["type"] for benchmark in found["benchmarks"]] == ["Retrieval", "Classification"]
+    retrieval, classification = found["benchmarks"]
+    assert retrieval["text_to_image"]["chance"] == pytest.approx({"1": 1 / 24, "5": 5 / 24, "10": 10 / 24})
+    assert [reference["name"] for reference in retrieval["references"]] == ["pixels"]
+    assert found["references"]["pairs"] == retrieval["references"]
+    assert classification["classes"] == COLOURS
+    assert [point["shots"] for point in classification["few_shot"]["points"]] == [1, 2]
+    assert found["missing"] == {}
+    assert found["funnel"][-1]["samples"] == 72
+    committed = json.loads((done / "out" / "evaluate" / "COMMITTED.json").read_text())
+    names = [artefact["path"] for artefact in committed["artefacts"]]
+    assert names == ["benchmarks/000.json", "benchmarks/001.json", "report.json", "report.html"]
+    assert committed["summary"] == {"benchmarks": 2, "samples": 48}
+    assert set(committed["inputs"]) >= {"train", "filter", "label", "pairs 0", "colours class names"}
+
+
+def test_report_when_for_programs_holds_no_pictures(done: Path) -> None:
+    assert "data:image" not in (done / "out" / "evaluate" / "report.json").read_text()
+    assert page(done).count("data:image/webp") > 20
+
+
+def test_page_when_opened_needs_nothing_from_elsewhere(done: Path) -> None:
+    text = page(done)
+    assert "<script" not in text
+    assert "default-src 'none'" in text
+    assert len(text.encode()) < 5 << 20
+    assert not any(f'{attribute}="http' in text for attribute in ("src", "href"))
+
+
+def test_stage_when_run_again_is_cached(done: Path) -> None:
+    before = (done / "out" / "evaluate" / "report.html").stat().st_mtime_ns
+    assert evaluate(document(done)) is not None
+    assert (done / "out" / "evaluate" / "report.html").stat().st_mtime_ns == before
+
+
+def test_stage_when_interrupted_goes_on_and_ends_in_the_same_bytes(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = document(fresh)
+    flag = StopFlag()
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks, "classify", lambda *args: pytest.fail("stopped here"))
+        with pytest.raises(BaseException, match="stopped here"):
+            evaluate(run, stop=flag)
+    output = fresh / "out" / "evaluate"
+    assert (output / "benchmarks" / "000.json").exists()
+    assert not (output / "COMMITTED.json").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks, "retrieve", lambda *args: pytest.fail("the first benchmark is not run again"))
+        evaluate(run)
+    resumed = {path.name: path.read_bytes() for path in output.rglob("*.*") if path.name != "STARTED.json"}
+    shutil.rmtree(output)
+    evaluate(run)
+    assert {path.name: path.read_bytes() for path in output.rglob("*.*") if path.name != "STARTED.json"} == resumed
+
+
+def test_stage_when_it_is_the_second_worker_leaves_all_to_the_first(fresh: Path) -> None:
+    assert evaluate(document(fresh), worker=1, workers=2) is None
+    assert not (fresh / "out" / "evaluate" / "report.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("class above the names", "class 5, but there are 3 class names"),
+        ("no class", "no picture has a class"),
+        ("class no number", "must hold a number"),
+        ("unreadable", "no picture can be used (picture_unreadable 2)"),
+        ("template without place", "has no {} for the text"),
+    ],
+)
+def test_stage_when_one_benchmark_fails_keeps_the_others_and_says_which(fresh: Path, change: str, message: str) -> None:
+    run = document(fresh)
+    body = json.loads(run.model_dump_json(by_alias=True, exclude_defaults=True))
+    body["spec"]["evaluate"]["benchmarks"][1]["shards"] = [f"{fresh}/heldout/1.tar"]
+    write_samples(Storage(), f"{fresh}/heldout/1.tar", pairs(24, 9000))
+    if change == "class above the names":
+        (fresh / "heldout" / "names.txt").write_text("a\nb\nc\n")
+    elif change == "template without place":
+        body["spec"]["evaluate"]["benchmarks"][1]["templates"] = ["a photo"]
+    else:
+        picture = b"no picture" if change == "unreadable" else draw("red", "disc", 1)
+        cls = {"no class": {}, "class no number": {"cls": b"red"}}.get(change, {"cls": b"0"})
+        samples = [(f"{i}", {"png": picture, "txt": b"a disc", **cls}) for i in range(2)]
+        write_samples(Storage(), f"{fresh}/heldout/1.tar", samples)
+    with pytest.raises((DataError, UserError), match="1 of 2 benchmarks failed") as caught:
+        evaluate(DihtRun.model_validate(body))
+    assert message in str(caught.value)
+    first, second = report(fresh)["benchmarks"]
+    assert "recall" in first["text_to_image"]
+    assert message in second["error"]
+    assert "has no result" in page(fresh)
+    assert not (fresh / "out" / "evaluate" / "COMMITTED.json").exists()
+
+
+def test_benchmark_when_pictures_have_several_captions_or_cannot_be_read_counts_them(fresh: Path) -> None:
+    good = {"png": draw("red", "disc", 1), "txt": b"a red disc\n\nsomething round\n", "cls": b"0"}
+    listed = {"png": draw("blue", "bar", 2), "json": json.dumps({"captions": ["a bar", "blue"], "cls": 2}).encode()}
+    heldout(fresh, ("0", good), ("1", listed), ("2", {"png": b"", "txt": b"x"}), ("3", {"png": b"junk", "txt": b"x"}))
+    evaluate(document(fresh, {"fewShot": None}))
+    retrieval, classification = report(fresh)["benchmarks"]
+    assert (retrieval["pictures"], retrieval["captions"]) == (2, 4)
+    assert retrieval["bad"] == {"picture_empty": 1, "picture_unreadable": 1}
+    assert classification["class_pictures"] == [1, 0, 1, 0, 0, 0]
+
+
+def test_report_when_captions_and_names_hold_html_shows_it_as_text(fresh: Path) -> None:
+    evil = '<script>alert("x")</script><img src=x onerror=alert(1)>'
+    samples = [(key, {**m, "txt": f"{evil} {key}".encode()}) for key, m in pairs(24, 9000)]
+    heldout(fresh, *samples)
+    (fresh / "heldout" / "names.txt").write_text("".join(f"{evil}{n}\n" for n in range(6)))
+    evaluate(document(fresh))
+    text = page(fresh)
+    assert "<script" not in text
+    assert "<img src=x" not in text
+    assert "&lt;script&gt;alert(&#34;x&#34;)" in text
+
+
+def test_report_when_benchmark_pictures_are_in_the_training_shards_says_how_many(fresh: Path) -> None:
+    heldout(fresh, *pairs(90, 1000)[1:11], *pairs(24, 9000)[10:])
+    evaluate(document(fresh))
+    assert report(fresh)["benchmarks"][0]["seen"] == {"pictures": 8, "pairs": 72}  # two of ten were not kept
+
+
+def test_report_when_stages_are_missing_says_so(tmp_path: Path) -> None:
+    make_data(tmp_path)
+    whole = document(tmp_path)
+    make_run(tmp_path, whole)
+    shutil.move(Layout(whole.spec.data.output).model, tmp_path / "model")
+    shutil.rmtree(tmp_path / "out")
+    alone = {"model": f"{tmp_path}/model"}
+    evaluate(document(tmp_path, alone, filter=None, label=None, train=None))
+    found = report(tmp_path)
+    assert set(found["missing"]) == {"filter", "label", "train"}
+    assert "This run has no filter stage." in page(tmp_path)
+    assert found["benchmarks"][0]["references"][0]["pairs"] == 90  # without a filter, the raw pairs
+    assert found["model"]["source"] == f"{tmp_path}/model"
+
+
+def test_stage_when_training_is_not_committed_says_what_to_run(tmp_path: Path) -> None:
+    make_data(tmp_path)
+    with pytest.raises(UserError, match="run the stage train first"):
+        evaluate(document(tmp_path))
+
+
+def test_identity_when_the_models_file_changes_changes(fresh: Path) -> None:
+    model = fresh / "out" / "train" / "model"
+    before = program.model_identity(str(model), Storage())
+    config = model / "open_clip_config.json"
+    config.write_text(config.read_text() + " ")
+    assert program.model_identity(str(model), Storage()) != before
+    assert "open_clip 3" in program.model_identity("ViT-B-32", Storage())
