@@ -28,9 +28,6 @@ from diht_k8s.recipe.shards.pictures import BadPictureError, decode
 from diht_k8s.recipe.shards.samples import Sample, read_samples
 from diht_k8s.recipe.shards.storage import Storage
 
-CPU_BATCH: Final = 16
-"""Pictures per forward pass on a CPU: activations of more fall out of the cache (measured: 32 takes twice as long a picture)."""
-GPU_BATCH: Final = 256
 MAX_DECODERS: Final = 16
 SHOWN_UIDS: Final = 5
 
@@ -80,7 +77,7 @@ def extract(
     uids: list[str] = []
     groups: list[int] = []
     problems: list[str | None] = []
-    for batch in _decoded_batches(teacher, samples, GPU_BATCH if teacher.device.type == "cuda" else CPU_BATCH):
+    for batch in _decoded_batches(teacher, samples):
         features_BD = torch.zeros(len(batch), teacher.dimension)
         usable = [number for number, (_, image, _) in enumerate(batch) if image is not None]
         if usable:
@@ -105,7 +102,7 @@ def extract(
 Decoded = tuple[Sample, Tensor | None, str | None]
 
 
-def _decoded_batches(teacher: Teacher, samples: Iterable[Sample], size: int) -> Iterator[list[Decoded]]:
+def _decoded_batches(teacher: Teacher, samples: Iterable[Sample]) -> Iterator[list[Decoded]]:
     """Batches of decoded pictures; the next batch is decoded while the caller works on this one."""
 
     def prepare(sample: Sample) -> Decoded:
@@ -116,7 +113,7 @@ def _decoded_batches(teacher: Teacher, samples: Iterable[Sample], size: int) -> 
         except BadPictureError as error:
             return sample, None, error.reason
 
-    source = iter(samples)
+    source, size = iter(samples), teacher.batch_size
     with ThreadPoolExecutor(max_workers=min(MAX_DECODERS, torch.get_num_threads())) as pool:
         following = [pool.submit(prepare, sample) for sample in islice(source, size)]
         while following:
