@@ -9,6 +9,7 @@ from typing import Final, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
+from rich.table import Column
 from rich.text import Text
 
 from diht_k8s.api.reports import Progress
@@ -57,10 +58,11 @@ class Newest:
         self.last: Progress | None = None
 
     def add(self, progress: Progress) -> Progress:
-        """Take a line in; returns the line to show: of the first worker that spoke lately."""
+        """Take a line in; returns the line to show: the step of the first worker that spoke lately, as far as any has seen it."""
         now = self._clock()
         self._lines[progress.worker] = (now, progress)
-        self.last = next(line for _, (at, line) in sorted(self._lines.items()) if now - at <= FRESH_S)
+        fresh = [line for _, (at, line) in sorted(self._lines.items()) if now - at <= FRESH_S]
+        self.last = max((line for line in fresh if line.step == fresh[0].step), key=lambda line: line.done)
         return self.last
 
 
@@ -126,9 +128,9 @@ class LiveDisplay:
     def __init__(self, stages: Sequence[Stage], console: Console, clock: Callable[[], float]) -> None:
         self._bars = Bars(
             TextColumn("{task.fields[stage]:<8}", style="bold"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TextColumn("{task.fields[text]}", markup=False),
+            BarColumn(bar_width=20),
+            TextColumn("{task.percentage:>3.0f} %", table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[text]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
             console=console,
             refresh_per_second=4,
         )

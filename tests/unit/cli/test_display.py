@@ -55,6 +55,8 @@ def test_newest_shows_the_first_worker_that_spoke_lately() -> None:
     assert newest.add(progress(worker=1)).worker == 1
     assert newest.add(progress(worker=0)).worker == 0
     assert newest.add(progress(worker=1)).worker == 0
+    assert newest.add(progress(worker=1, done=1300)).worker == 1
+    assert newest.add(progress(worker=1, done=1400, step="epoch 2")).worker == 0
     clock.now += 6
     assert newest.add(progress(worker=1)).worker == 1
 
