@@ -250,13 +250,13 @@ class Status(Written):
     """attempts: the last five of all stages, newest last."""
 
 
-def wire(status: Status) -> dict[str, object]:
+def wire(status: Status) -> dict[str, Any]:
     """The status as it goes to the API server: set fields only, so that equal statuses are equal documents."""
     return status.model_dump(mode="json", by_alias=True, exclude_defaults=True)
 
 
 def bounded(status: Status, max_bytes: int = MAX_STATUS_BYTES) -> Status:
-    """The status within its size: log tails go first, those of earlier stages before the newest; then long messages are cut."""
+    """The status within its size: log tails go first, those of earlier stages before the newest; then messages are cut."""
     for index in range(len(status.stages)):
         if _size(status) <= max_bytes:
             return status
@@ -266,7 +266,10 @@ def bounded(status: Status, max_bytes: int = MAX_STATUS_BYTES) -> Status:
             return status
         if stage.cause is not None:
             status = _changed_cause(status, index, message=stage.cause.message[:128])
-    return status
+    if _size(status) <= max_bytes:
+        return status
+    conditions = [one.model_copy(update={"message": one.message[:256]}) for one in status.conditions]
+    return status.model_copy(update={"conditions": conditions})
 
 
 def _size(status: Status) -> int:

@@ -258,8 +258,8 @@ def test_status_comes_back_as_it_was_written_and_fills_the_columns(api: Api) -> 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"stages": [wire_stage | {"attempt": 2} for wire_stage in wire(FULL)["stages"]]}, "attempt never goes back"),  # type: ignore[attr-defined]
-        ({"conditions": [wire(FULL)["conditions"][0]] * 2}, "Duplicate value"),  # type: ignore[index]
+        ({"stages": [wire_stage | {"attempt": 2} for wire_stage in wire(FULL)["stages"]]}, "attempt never goes back"),
+        ({"conditions": [wire(FULL)["conditions"][0]] * 2}, "Duplicate value"),
         ({"progress": {"stage": "train", "percentage": 101}}, "percentage"),
         ({"progress": {"stage": "train", "percentage": 1.5}}, "percentage"),
         ({"progress": {"stage": "train", "samplesPerSecond": "fast"}}, "samplesPerSecond"),

@@ -76,7 +76,12 @@ def test_large_status_loses_the_older_logs_first() -> None:
 
 
 def test_largest_status_fits_after_messages_are_cut() -> None:
-    cut = bounded(Status(stages=[stage(index, log_tail=LOG, message="é" * 1024) for index in range(8)]))
+    conditions = [
+        Condition(type=kind, status="True", reason=Reason.VALID, message="é" * 1024, last_transition_time=timestamp(0))
+        for kind in ConditionType
+    ]
+    stages = [stage(index, log_tail=LOG, message="é" * 1024) for index in range(8)]
+    cut = bounded(Status(conditions=conditions, stages=stages))
     assert size(cut) <= api.MAX_STATUS_BYTES
     assert [one.cause.message for one in cut.stages if one.cause][-1]
 
