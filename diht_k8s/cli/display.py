@@ -9,7 +9,6 @@ from typing import Final, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
-from rich.table import Column
 from rich.text import Text
 
 from diht_k8s.api.reports import Progress
@@ -17,6 +16,9 @@ from diht_k8s.api.run import Stage
 
 PLAIN_EVERY_S: Final = 10.0
 SHOWN_METRICS: Final = 4
+BAR_WIDTH: Final = 16
+BESIDE_BAR: Final = 16
+"""Columns of the stage's name, the percentage and the gaps."""
 FRESH_S: Final = 5.0
 """A worker that has said nothing for so long is waiting or done: another one's line is shown."""
 
@@ -128,9 +130,9 @@ class LiveDisplay:
     def __init__(self, stages: Sequence[Stage], console: Console, clock: Callable[[], float]) -> None:
         self._bars = Bars(
             TextColumn("{task.fields[stage]:<8}", style="bold"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.percentage:>3.0f} %", table_column=Column(no_wrap=True)),
-            TextColumn("{task.fields[text]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
+            BarColumn(bar_width=BAR_WIDTH),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[text]}", markup=False),
             console=console,
             refresh_per_second=4,
         )
@@ -159,15 +161,20 @@ class LiveDisplay:
             self._tasks[shown.stage],
             completed=min(shown.done, shown.total),
             total=shown.total or None,
-            text="  ".join(part for part in parts if part),
+            text=self._fit("  ".join(part for part in parts if part)),
         )
 
     def state(self, stage: Stage, text: str, *, ended: bool = False) -> None:
         """Write the state beside the bar; an ended stage's bar is full."""
         suffix = _ended_with(self._newest.get(stage)) if ended else ""
-        self._bars.update(self._tasks[stage], text=text + suffix)
+        self._bars.update(self._tasks[stage], text=self._fit(text + suffix))
         if ended:
             self._bars.update(self._tasks[stage], completed=1, total=1)
+
+    def _fit(self, text: str) -> str:
+        """Cut what does not fit beside the bar, so that each stage keeps one line."""
+        room = max(1, self._bars.console.width - BAR_WIDTH - BESIDE_BAR)
+        return text if len(text) <= room else f"{text[: room - 1]}…"
 
 
 def _ended_with(newest: Newest | None) -> str:
