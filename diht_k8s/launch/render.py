@@ -1,0 +1,183 @@
+"""From a TorchX AppDef to the objects of a Kubernetes cluster: an Indexed Job for each role and a headless Service. Pure.
+
+The scheduler plugin and the controller share it. Nothing but batch/v1 and v1 is used, so any cluster can run it; Kueue queues the
+Jobs by their label where it is installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from torchx.specs import AppDef, RetryPolicy, Role
+from torchx.specs.overlays import apply_overlay, get_overlay
+
+from diht_k8s.api.errors import ExitCode, UserError
+from diht_k8s.launch import macros
+from diht_k8s.launch.names import MAX_NAME, job_names, label_value, slug
+from diht_k8s.launch.pods import Place, PodConfig, pod_template
+
+USER_ERRORS: Final = (2, ExitCode.USER_ERROR, ExitCode.BAD_DATA, 126, 127)
+"""Exit codes that the same program will give again: wrong usage, our 64 and 65, not executable, not found."""
+LABEL_APP: Final = "app.kubernetes.io/name"
+LABEL_INSTANCE: Final = "app.kubernetes.io/instance"
+LABEL_COMPONENT: Final = "app.kubernetes.io/component"
+LABEL_MANAGER: Final = "app.kubernetes.io/managed-by"
+LABEL_ROLE: Final = "torchx.pytorch.org/role-name"
+LABEL_ROLE_INDEX: Final = "torchx.pytorch.org/role-index"
+MANAGER: Final = "torchx.pytorch.org"
+QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobConfig(PodConfig):
+    """What the objects get that an AppDef does not say."""
+
+    namespace: str | None = None
+    """namespace of all objects; None leaves it to whoever creates them."""
+    queue: str | None = None
+    """Kueue's LocalQueue."""
+    ttl_seconds_after_finished: int | None = None
+    """when Kubernetes removes the ended Job; None keeps it."""
+    active_deadline_seconds: int | None = None
+    """when Kubernetes ends the Job; None lets it run."""
+    end_on_disruption: bool | None = None
+    """whether a drained or preempted pod ends the Job (the controller starts the next attempt) or is replaced. None: it ends a
+    gang that has no retries, whose other pods could only wait for it, and is replaced otherwise."""
+
+
+def render(
+    app: AppDef,
+    config: JobConfig,
+    name: str,
+    *,
+    labels: Mapping[str, str] | None = None,
+    owner: Mapping[str, Any] | None = None,
+) -> list[dict[str, Any]]:
+    """The objects of an application, Jobs first.
+
+    Args:
+        app: the application; it is not changed.
+        config: what it does not say.
+        name: name of the Job where there is one role, of the Service, and what begins the names of several roles' Jobs.
+        labels: further labels of all objects and pods; they win over ours.
+        owner: owner reference of all objects.
+
+    Returns:
+        Plain JSON objects. The Service is there only where replicas talk to each other: a role opens a port or names
+        replica 0, or there are several roles.
+
+    Raises:
+        UserError: a name is too long, a role has no image, a mount or an overlay is wrong.
+    """
+    if not app.roles:
+        raise UserError(f"application {app.name} has no roles: add one")
+    roles = [macros.substituted(role, name) for role in app.roles]
+    jobs = job_names(name, [role.name for role in roles])
+    _check_lengths(jobs, roles)
+    service = name if _replicas_talk(roles) else None
+    rank0_host = f"{jobs[0]}-0.{service}" if service else "localhost"
+    common = {LABEL_APP: label_value(app.name), LABEL_INSTANCE: name, LABEL_MANAGER: MANAGER, **(labels or {})}
+    objects = []
+    for index, (job, role) in enumerate(zip(jobs, roles, strict=True)):
+        own = {
+            LABEL_COMPONENT: label_value(role.name),
+            LABEL_ROLE: label_value(role.name),
+            LABEL_ROLE_INDEX: str(index),
+        }
+        template = pod_template(role, config, Place(job, service, rank0_host, index == 0), common | own)
+        objects.append(_job(job, role, config, template, common | own))
+    if service:
+        objects.append(_service(service, common))
+    for item in objects:
+        _place(item, config.namespace, owner)
+    return objects
+
+
+def is_gang(role: Role) -> bool:
+    """Whether the replicas of a role live and end together."""
+    return role.num_replicas > 1 and role.retry_policy is not RetryPolicy.REPLICA
+
+
+def _job(
+    name: str, role: Role, config: JobConfig, template: dict[str, Any], labels: Mapping[str, str]
+) -> dict[str, Any]:
+    spec: dict[str, Any] = {
+        "completionMode": "Indexed",
+        "completions": role.num_replicas,
+        "parallelism": role.num_replicas,
+        # When one replica of a gang fails the others fail too, so one retry of it costs as many failures as it has replicas.
+        "backoffLimit": role.max_retries * role.num_replicas,
+        "podFailurePolicy": {"rules": _failure_rules(role, config, template)},
+        "template": template,
+    }
+    if config.ttl_seconds_after_finished is not None:
+        spec["ttlSecondsAfterFinished"] = config.ttl_seconds_after_finished
+    if config.active_deadline_seconds is not None:
+        spec["activeDeadlineSeconds"] = config.active_deadline_seconds
+    queue = {QUEUE_LABEL: config.queue} if config.queue else {}
+    job: dict[str, Any] = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "labels": {**labels}},
+        "spec": spec,
+    }
+    apply_overlay(job, macros.raw(get_overlay(role, "kubernetes", "V1Job", flat_fallback=False)))
+    job["metadata"]["labels"] |= queue
+    return job
+
+
+def _failure_rules(role: Role, config: JobConfig, template: dict[str, Any]) -> list[dict[str, Any]]:
+    """A program that says the user is wrong ends the Job at once; a disruption is no failure of the program."""
+    end = config.end_on_disruption
+    if end is None:
+        end = is_gang(role) and role.max_retries == 0
+    return [
+        {
+            "action": "FailJob",
+            "onExitCodes": {
+                "containerName": slug(role.name),
+                "operator": "In",
+                "values": [int(code) for code in USER_ERRORS],
+            },
+        },
+        {
+            "action": "FailJob" if end else "Ignore",
+            "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+        },
+    ]
+
+
+def _service(name: str, labels: Mapping[str, str]) -> dict[str, Any]:
+    """Gives each pod a name as soon as it has an address: ranks meet before they are ready."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "labels": {**labels}},
+        "spec": {"clusterIP": "None", "publishNotReadyAddresses": True, "selector": {LABEL_INSTANCE: name}},
+    }
+
+
+def _place(item: dict[str, Any], namespace: str | None, owner: Mapping[str, Any] | None) -> None:
+    metadata = item["metadata"]
+    if namespace is not None:
+        metadata["namespace"] = namespace
+    if owner is not None:
+        metadata["ownerReferences"] = [dict(owner)]
+
+
+def _replicas_talk(roles: list[Role]) -> bool:
+    if len(roles) > 1:
+        return True
+    (role,) = roles
+    return role.num_replicas > 1 and (bool(role.port_map) or macros.asks_rank0(role))
+
+
+def _check_lengths(jobs: list[str], roles: list[Role]) -> None:
+    for job, role in zip(jobs, roles, strict=True):
+        host = f"{job}-{role.num_replicas - 1}"
+        if len(host) > MAX_NAME:
+            raise UserError(
+                f"host name {host} has {len(host)} characters, Kubernetes takes {MAX_NAME}: use a shorter name"
+            )
