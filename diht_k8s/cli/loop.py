@@ -26,9 +26,11 @@ from diht_k8s.cli.staging import PARENT_VARIABLE
 from diht_k8s.launch.local import LocalJobs
 from diht_k8s.pipeline.plan import BACK_OFF, attempt_name, plan
 from diht_k8s.pipeline.states import (
+    Action,
     Attempt,
     AttemptState,
     BackOff,
+    Expire,
     Observed,
     RunState,
     RunStatus,
@@ -104,7 +106,7 @@ class Loop:
                 return status
             time.sleep(POLL_S)
 
-    def _uninspected(self, actions: tuple[Start | Stop, ...]) -> Stage | None:
+    def _uninspected(self, actions: tuple[Action, ...]) -> Stage | None:
         """With --replace, a stage is looked at before it starts: its inputs are known only then."""
         starts = [action.stage for action in actions if isinstance(action, Start)]
         return next((stage for stage in starts if self.replace and stage not in self._inspected), None)
@@ -157,7 +159,9 @@ class Loop:
         if running and asked_at is not None and (self.stopper.requests > 1 or self.clock() > asked_at + GRACE_S):
             self.jobs.kill(name)
 
-    def _act(self, action: Start | Stop) -> None:
+    def _act(self, action: Action) -> None:
+        if isinstance(action, Expire):  # a run's time to live is the cluster's business
+            return
         if isinstance(action, Stop):
             if action.name not in self._stopped_at:
                 self._stopped_at[action.name] = self.clock()

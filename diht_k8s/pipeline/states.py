@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from diht_k8s.api.errors import ExitCode
+from diht_k8s.api.reasons import Reason
 from diht_k8s.api.run import Stage
 
 
@@ -40,6 +41,12 @@ class Attempt:
     """one line for a person."""
     infrastructure: bool = False
     """whether it ended by preemption, drain, eviction or a lost node: no fault of the program."""
+    step: str = ""
+    """of the stage, where the cluster runs it as several jobs one after another."""
+    ending: bool = False
+    """whether its programs were asked to end already: asking again would do nothing."""
+    half_started_at: float | None = None
+    """seconds since the epoch since when some of its pods run while others find no node; None while not so."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,8 @@ class Observed:
     """stages whose output is committed under the run's configuration."""
     stop_requested: bool = False
     """whether a person asked to stop (a signal; `spec.suspend` counts as well)."""
+    retry_requested: bool = False
+    """whether a person asked to go on with this failed run."""
 
 
 class StageState(StrEnum):
@@ -75,6 +84,8 @@ class Failure:
     exit_code: int
     reason: str = ""
     message: str = ""
+    infrastructure: bool = False
+    """whether the program had no part in it."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +106,8 @@ class StageStatus:
     """seconds since the epoch before which the next attempt does not start."""
     failure: Failure | None = None
     """of the newest attempt that ended badly."""
+    step: str = ""
+    """of the stage, where it is run as several jobs."""
 
 
 class RunState(StrEnum):
@@ -122,10 +135,15 @@ class RunStatus:
     """what `diht run` ends with."""
     message: str = ""
     """one line on why it failed or stopped."""
+    reason: Reason | None = None
+    """why it failed or stopped, for machines."""
+    ended_at: float | None = None
+    """seconds since the epoch at which it became final; remembered by whoever plans."""
 
-    def of(self, stage: Stage) -> StageStatus:
-        """The status of a stage; a fresh one where nothing is remembered."""
-        return next((status for status in self.stages if status.stage is stage), StageStatus(stage))
+    def of(self, stage: Stage, step: str = "") -> StageStatus:
+        """The status of a stage (or of a step of it); a fresh one where nothing is remembered."""
+        found = (status for status in self.stages if status.stage is stage and status.step == step)
+        return next(found, StageStatus(stage, step=step))
 
 
 @dataclass(frozen=True)
@@ -135,18 +153,25 @@ class Start:
     stage: Stage
     number: int
     name: str
+    step: str = ""
 
 
 @dataclass(frozen=True)
 class Stop:
-    """Ask the programs of an attempt to end; they save what they can."""
+    """Ask the programs of an attempt to end; they save what they can. On the cluster its Job goes, too."""
 
     stage: Stage
     number: int
     name: str
+    step: str = ""
 
 
-Action = Start | Stop
+@dataclass(frozen=True)
+class Expire:
+    """Delete the run: it ended longer ago than spec.ttlSecondsAfterFinished."""
+
+
+Action = Start | Stop | Expire
 
 
 @dataclass(frozen=True)
@@ -165,7 +190,9 @@ class BackOff:
 
     first_s: float = 2.0
     most_s: float = 300.0
+    jitter: float = 0.0
+    """0 to 1: lengthens the wait by up to a quarter, so that runs that failed together do not come back together."""
 
     def delay_s(self, restarts: int) -> float:
         """Seconds before restart number `restarts` (from 1)."""
-        return min(self.most_s, self.first_s * 2.0 ** min(restarts - 1, 32))
+        return min(self.most_s, self.first_s * 2.0 ** min(restarts - 1, 32)) * (1 + self.jitter / 4)
