@@ -14,6 +14,7 @@ from typing import Final
 from diht_k8s import __version__
 
 _STAGES: Final = ("filter", "label", "train", "evaluate")
+_LABEL_STEPS: Final = ("vocabulary", "heads", "predict")
 _EXIT_CODES: Final = (
     "exit codes: 0 done or cached, 64 user error (configuration), 65 bad data, 75 passing fault (try again), "
     "143 stopped on request, 1 anything else"
@@ -97,6 +98,7 @@ def _add_stage(parser: argparse.ArgumentParser) -> None:
     _add_set(parser)
     parser.add_argument("--worker", type=int, metavar="I", help="index of this worker, from 0")
     parser.add_argument("--workers", type=int, metavar="N", help="number of workers")
+    parser.add_argument("--step", choices=_LABEL_STEPS, default="", help="for label: do only this part of the stage")
     parser.set_defaults(command=_stage)
 
 
@@ -125,7 +127,7 @@ def _validate(options: argparse.Namespace) -> int:
 def _stage(options: argparse.Namespace) -> int:
     from diht_k8s.cli.staging import stage_command
 
-    return stage_command(options.name, options.file, options.overrides, options.worker, options.workers)
+    return stage_command(options.name, options.file, options.overrides, options.worker, options.workers, options.step)
 
 
 def _parse(options: argparse.Namespace) -> int:

@@ -22,7 +22,7 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 def stage_command(
-    name: str, path: str | None, overrides: Sequence[str], worker: int | None, workers: int | None
+    name: str, path: str | None, overrides: Sequence[str], worker: int | None, workers: int | None, step: str = ""
 ) -> int:
     """Run a stage; the exit code."""
     stop = StopFlag().install()
@@ -36,7 +36,9 @@ def stage_command(
             raise UserError(f"worker {index} of {number} workers: --worker counts from 0 to workers - 1")
         run = read_run(path, overrides, os.environ)
         stop.raise_if_requested()
-        run_stage(program_of(Stage(name)), run, Stage(name), worker=index, workers=number, stop=stop)
+        if step and Stage(name) is not Stage.LABEL:
+            raise UserError(f"--step {step}: only the stage label has steps: leave --step out")
+        run_stage(program_of(Stage(name)), run, Stage(name), worker=index, workers=number, step=step, stop=stop)
 
     return exit_code_of(work, worker=index)
 

@@ -2,7 +2,8 @@
 
 In: the filter's scores and kept shards, a teacher's weights. Out: `vocabulary.json`, `heads.json`, `teacher_heads.safetensors`,
 `labels/SHARD.parquet`, `report.json`. Workers share the shards; worker 0 makes vocabulary and heads as well, and the others wait for them.
-Every file is written whole or not at all, and what is there is not made again.
+Every file is written whole or not at all, and what is there is not made again. On a cluster the stage is three jobs: `vocabulary` and `heads`
+of one pod each, `predict` of as many as there are workers.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.concepts.job import make_job, wait_until
+from diht_k8s.recipe.concepts.job import Job, make_job, wait_until
 from diht_k8s.recipe.concepts.teacher_files import weights_sha256, weights_uri
 from diht_k8s.recipe.runtime.commit import read_committed
 from diht_k8s.recipe.runtime.stage import Context, Outcome
@@ -31,6 +32,8 @@ def execute(context: Context) -> Outcome | None:
     from diht_k8s.recipe.concepts import steps  # torch: not needed by a stage that ends as cached
 
     job = make_job(context)
+    if context.step:
+        return _execute_step(context.step, job)
     leads = context.worker == 0
     if leads:
         steps.make_vocabulary(job)
@@ -50,5 +53,21 @@ def execute(context: Context) -> Outcome | None:
             "vocabulary and heads of worker 0",
             context.stop.raise_if_requested,
         )
+    steps.make_labels(job, teacher)
+    return None if job.missing("labels", ".parquet", job.shards) else steps.finish(job)
+
+
+def _execute_step(step: str, job: Job) -> Outcome | None:
+    """Do one step, where each is a job of its own: nobody waits, since what a step needs is there when it starts."""
+    from diht_k8s.recipe.concepts import steps
+
+    if step == "vocabulary":
+        steps.make_vocabulary(job)
+        return None
+    teacher = steps.LazyTeacher(job)
+    if step == "heads":
+        steps.make_features(job, teacher)
+        steps.make_heads(job)
+        return None
     steps.make_labels(job, teacher)
     return None if job.missing("labels", ".parquet", job.shards) else steps.finish(job)

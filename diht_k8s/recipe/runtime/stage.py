@@ -39,6 +39,8 @@ class Context:
     worker: int = 0
     """index of this worker among those that share the stage."""
     workers: int = 1
+    step: str = ""
+    """the part of the stage that this program does, where the cluster runs the stage as several jobs; empty does all of it."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,14 @@ class Program(Protocol):
 
 
 def run_stage(
-    program: Program, run: DihtRun, stage: Stage, *, worker: int = 0, workers: int = 1, stop: StopFlag | None = None
+    program: Program,
+    run: DihtRun,
+    stage: Stage,
+    *,
+    worker: int = 0,
+    workers: int = 1,
+    step: str = "",
+    stop: StopFlag | None = None,
 ) -> Committed | None:
     """Run one stage as one worker, to its commit or as far as this worker's part goes.
 
@@ -89,6 +98,7 @@ def run_stage(
         stop or StopFlag(),
         worker=worker,
         workers=workers,
+        step=step,
     )
     outcome = program.execute(context)
     return None if outcome is None else commit(storage, layout, stage, config, outcome.artefacts, outcome.summary)
