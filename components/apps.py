@@ -1,7 +1,7 @@
 """From a run document and a stage to TorchX's AppDef. Pure but for reading the run document's file.
 
 The document travels as canonical JSON in `DIHT_RUN`; `DIHT_WORKER` of `DIHT_WORKERS` says which pod (or process) of the stage
-this is. What a Role has no place for (tolerations, volumes, ...) goes into TorchX's overlay of the `kubernetes` scheduler.
+this is. What a Role has no place for (tolerations, volumes, ...) goes into TorchX's overlays of the `kubernetes` scheduler (`overlays`).
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from torchx.specs import AppDef, Resource, Role, macros
+from torchx.specs import AppDef, Resource, RetryPolicy, Role, macros
 from torchx.specs.overlays import set_overlay
 
+from components.overlays import stage_overlays
 from diht_k8s.api.documents import dump, load
 from diht_k8s.api.errors import DihtError, UserError
 from diht_k8s.api.pods import Pods, merged
@@ -71,11 +72,13 @@ def stage_app(run: DihtRun, stage: Stage, *, arguments: Sequence[str] = (), imag
         args=["-P", "-m", "diht_k8s.cli", "stage", stage.value, *map(_escaped, arguments)],
         env=_environment(run, stage, replicas, pods),
         num_replicas=replicas,
+        # ranks live and end together; workers share the shards and can lose one
+        retry_policy=RetryPolicy.APPLICATION if stage is Stage.TRAIN else RetryPolicy.REPLICA,
         resource=_resource(pods),
         port_map={"rendezvous": RENDEZVOUS_PORT} if stage is Stage.TRAIN else {},
     )
-    if overlay := _pod_overlay(pods):
-        set_overlay(role, "kubernetes", "V1Pod", overlay)
+    for kind, overlay in stage_overlays(run, stage, pods, replicas).items():
+        set_overlay(role, "kubernetes", kind, _escaped(overlay))
     return AppDef(name=f"{run.metadata.name}-{stage}", roles=[role])
 
 
@@ -166,20 +169,3 @@ def quantity(value: str | int, field: str) -> float:
     if match is None or match[2] not in _UNITS:
         raise UserError(f"{field}: {value} is no quantity: write for example 8, 500m or 64Gi")
     return float(match[1]) * _UNITS[match[2]]
-
-
-def _pod_overlay(pods: Pods) -> dict[str, Any]:
-    """What TorchX's Role has no place for, as part of a pod."""
-    wire = pods.model_dump(by_alias=True, exclude_defaults=True)
-    spec = {
-        name: wire[name]
-        for name in (
-            "nodeSelector", "tolerations", "affinity", "priorityClassName", "serviceAccountName", "runtimeClassName",
-            "terminationGracePeriodSeconds", "volumes",
-        )
-        if name in wire
-    }  # fmt: skip
-    if pods.image_pull_secrets:
-        spec["imagePullSecrets"] = [{"name": name} for name in pods.image_pull_secrets]
-    metadata = {name: wire[name] for name in ("labels", "annotations") if name in wire}
-    return _escaped({key: value for key, value in (("metadata", metadata), ("spec", spec)) if value})

@@ -18,6 +18,8 @@ from diht_k8s.api.base import Keyed, Model, Text, without_nulls
 
 QUANTITY_PATTERN: Final = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][0-9]+)?$"
 """Kubernetes' quantities that a pod may ask for: `8`, `500m`, `1.5`, `64Gi`, `1e3`."""
+QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
+"""Label by which Kueue finds a Job's queue."""
 LABEL_VALUE_PATTERN: Final = r"^([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?$"
 
 

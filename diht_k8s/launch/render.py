@@ -14,6 +14,7 @@ from torchx.specs import AppDef, RetryPolicy, Role
 from torchx.specs.overlays import apply_overlay, get_overlay
 
 from diht_k8s.api.errors import ExitCode, UserError
+from diht_k8s.api.pods import QUEUE_LABEL
 from diht_k8s.launch import macros
 from diht_k8s.launch.names import MAX_NAME, job_names, label_value, slug
 from diht_k8s.launch.pods import Place, PodConfig, pod_template
@@ -27,7 +28,6 @@ LABEL_MANAGER: Final = "app.kubernetes.io/managed-by"
 LABEL_ROLE: Final = "torchx.pytorch.org/role-name"
 LABEL_ROLE_INDEX: Final = "torchx.pytorch.org/role-index"
 MANAGER: Final = "torchx.pytorch.org"
-QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
 
 
 @dataclass(frozen=True, kw_only=True)

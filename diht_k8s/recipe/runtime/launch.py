@@ -1,7 +1,7 @@
 """The launcher: process 1 of a training pod. Starts the ranks by torch's elastic agent and passes on how they ended.
 
 torchrun hides the exit codes of its workers behind its own 1; this launcher runs the same agent in-process, takes the first failure and
-raises it with its exit code and message. No ssh, no hostfile, no MPI: ranks meet at rank 0's address.
+raises it with its exit code and message. No ssh, no hostfile, no MPI: ranks meet at rank 0's address, once all nodes have names.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from diht_k8s.api.errors import DataError, DihtError, ExitCode, RetryableError, StopRequested, UserError
+from diht_k8s.recipe.runtime.preflight import peer_hosts, wait_for_hosts
+from diht_k8s.recipe.runtime.signals import StopFlag
 
 RENDEZVOUS_PORT = 29500
 
@@ -31,25 +33,34 @@ class Gang:
     master: str = ""
     """host name of node 0; empty on a single node."""
     port: int = RENDEZVOUS_PORT
+    hosts: tuple[str, ...] = ()
+    """host names of all nodes, where a cluster gives them names."""
 
     @staticmethod
     def from_environment(processes: int) -> Gang:
         """The gang that DIHT_NUM_NODES, DIHT_NODE_RANK and DIHT_MASTER describe; one node without them."""
+        nodes = int(os.environ.get("DIHT_NUM_NODES", "1"))
         return Gang(
-            nodes=int(os.environ.get("DIHT_NUM_NODES", "1")),
+            nodes=nodes,
             processes=int(os.environ.get("DIHT_PROCESSES", str(processes))),
             node_rank=int(os.environ.get("DIHT_NODE_RANK", "0")),
             master=os.environ.get("DIHT_MASTER", ""),
             port=int(os.environ.get("DIHT_MASTER_PORT", str(RENDEZVOUS_PORT))),
+            hosts=tuple(peer_hosts(os.environ.get("DIHT_PEER_HOSTS", ""), nodes)),
         )
 
 
-def launch(gang: Gang, module: str, arguments: Sequence[str], *, run_id: str) -> None:
+def launch(gang: Gang, module: str, arguments: Sequence[str], *, run_id: str, stop: StopFlag | None = None) -> None:
     """Run `python -m module arguments` as every rank of this node and wait for all of them.
+
+    `stop` is looked at until the agent takes the signals over.
 
     Raises:
         DihtError: the first rank that failed, with its exit code and message.
+        RetryableError: a node of the gang did not appear.
     """
+    stop = stop or StopFlag()
+    wait_for_hosts(gang.hosts, stop=stop)
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -68,6 +79,7 @@ def launch(gang: Gang, module: str, arguments: Sequence[str], *, run_id: str) ->
         start_method="spawn",
         local_addr="localhost" if single else None,
     )
+    stop.raise_if_requested()
     try:
         elastic_launch(config, sys.executable)("-m", module, *arguments)
     except ChildFailedError as error:

@@ -48,7 +48,7 @@ def execute(context: Context) -> Outcome | None:
     _check_shape(train, gang)
     os.environ["DIHT_RUN"] = dump(context.run)
     os.environ["DIHT_STAGE_CONFIG"] = json.dumps(context.config)
-    launch(gang, RANK_MODULE, [], run_id=context.run.metadata.name)
+    launch(gang, RANK_MODULE, [], run_id=context.run.metadata.name, stop=context.stop)
     if gang.node_rank != 0:
         return None
     result: dict[str, Any] = json.loads(context.storage.read_bytes(join(context.layout.stage(Stage.TRAIN), RESULT)))

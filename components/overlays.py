@@ -1,0 +1,81 @@
+"""What a TorchX Role has no place for, as overlays of the `kubernetes` scheduler: parts of the pod, its container and its Job. Pure.
+
+Stock TorchX reads `V1Pod`; `V1Container` and `V1Job` are read by the scheduler of this project.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torchx.specs.overlays import JOIN
+
+from diht_k8s.api.pods import QUEUE_LABEL, Pods
+from diht_k8s.api.run import DihtRun, Stage
+
+POD_FIELDS = (
+    "nodeSelector", "tolerations", "affinity", "priorityClassName", "serviceAccountName", "runtimeClassName",
+    "terminationGracePeriodSeconds",
+)  # fmt: skip
+SHARED_MEMORY = "dshm"
+"""Name that stock TorchX gives the volume at /dev/shm."""
+
+
+def stage_overlays(run: DihtRun, stage: Stage, pods: Pods, replicas: int) -> dict[str, dict[str, Any]]:
+    """The overlays of a stage's role by their kind; those that say nothing are left out."""
+    overlays = {
+        "V1Pod": _pod(pods),
+        "V1Container": _container(run, pods),
+        "V1Job": _job(stage, pods, replicas),
+    }
+    return {kind: overlay for kind, overlay in overlays.items() if overlay}
+
+
+def _pod(pods: Pods) -> dict[str, Any]:
+    wire = pods.model_dump(by_alias=True, exclude_defaults=True)
+    spec = {name: wire[name] for name in POD_FIELDS if name in wire}
+    if pods.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in pods.image_pull_secrets]
+    memory = [{"name": SHARED_MEMORY, "emptyDir": {"medium": "Memory", "sizeLimit": pods.shm_size}}]
+    if volumes := [*(memory if pods.shm_size else []), *pods.volumes]:
+        spec[JOIN("volumes", on="name")] = volumes
+    metadata = {name: wire[name] for name in ("labels", "annotations") if name in wire}
+    return {key: value for key, value in (("metadata", metadata), ("spec", spec)) if value}
+
+
+def _container(run: DihtRun, pods: Pods) -> dict[str, Any]:
+    container: dict[str, Any] = {}
+    if pods.image_pull_policy:
+        container["imagePullPolicy"] = pods.image_pull_policy
+    if pods.resources:  # a Role has whole CPUs and MB only
+        quantities = {name: str(value) for name, value in pods.resources.items()}
+        container["resources"] = {"limits": quantities, "requests": dict(quantities)}
+    if pods.volume_mounts:
+        container["volumeMounts"] = list(pods.volume_mounts)
+    references = [
+        {"name": variable.name, "valueFrom": variable.value_from} for variable in pods.env if variable.value is None
+    ]
+    if env := [*_credentials(run), *references]:
+        container["env"] = env
+    return container
+
+
+def _credentials(run: DihtRun) -> list[dict[str, Any]]:
+    """A storage rule's own credentials, as `Storage` looks for them."""
+    return [
+        {
+            "name": f"DIHT_STORAGE_{index}_{key}",
+            "valueFrom": {"secretKeyRef": {"name": rule.secret_ref.name, "key": f"AWS_{key}"}},
+        }
+        for index, rule in enumerate(run.spec.storage)
+        if rule.secret_ref
+        for key in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY")
+    ]
+
+
+def _job(stage: Stage, pods: Pods, replicas: int) -> dict[str, Any]:
+    job: dict[str, Any] = {}
+    if pods.queue_name:
+        job["metadata"] = {"labels": {QUEUE_LABEL: pods.queue_name}}
+    if stage is Stage.TRAIN and replicas > 1:  # node 0 commits: once it has ended well the others have nothing to add
+        job["spec"] = {"successPolicy": {"rules": [{"succeededIndexes": "0"}]}}
+    return job
