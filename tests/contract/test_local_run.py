@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -137,18 +138,14 @@ def test_an_interrupted_run_stops_its_programs_and_goes_on_later(bench: Bench, n
 
 
 def test_programs_end_with_a_run_that_was_killed(bench: Bench) -> None:
-    process = bench.start(stub={"filter": ["hang"]})
-    step = bench.out / "filter" / "step"
-    wait_for(step.exists)
+    process = bench.start("--until", "filter", stub={"filter": ["hang"]})
+    files = [bench.out / "filter" / f"pid-{worker}" for worker in range(min(2, len(os.sched_getaffinity(0))))]
+    wait_for(lambda: all(file.exists() for file in files))
+    programs = [Path("/proc") / file.read_text() / "cmdline" for file in files]
+    assert all(program.read_bytes() for program in programs)
     process.kill()
     process.communicate()
-
-    def stands_still() -> bool:
-        before = step.stat().st_size
-        time.sleep(0.5)
-        return step.stat().st_size == before
-
-    wait_for(stands_still)
+    wait_for(lambda: not any(program.exists() and program.read_bytes() for program in programs))
 
 
 def test_a_second_run_on_the_same_output_is_refused(bench: Bench) -> None:
@@ -185,6 +182,14 @@ def test_replace_leaves_what_fits(bench: Bench) -> None:
     code, stdout, _ = bench.run("--set", "train.samples=16", "--replace")
     assert (code, bench.attempts("filter"), bench.attempts("train")) == (0, 1, 2)
     assert "removed the output of train, because train differs: config.samples: 8 -> 16" in stdout
+
+
+def test_replace_makes_a_stage_again_whose_input_came_out_otherwise(bench: Bench) -> None:
+    assert bench.run()[0] == 0
+    shutil.rmtree(bench.out / "filter")
+    code, stdout, _ = bench.run("--set", "filter.minActions=0", "--replace")
+    assert (code, bench.attempts("filter"), bench.attempts("train")) == (0, 2, 2)
+    assert "removed the output of train, because train differs: inputs.filter: " in stdout
 
 
 @pytest.mark.parametrize(

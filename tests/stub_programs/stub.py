@@ -51,6 +51,8 @@ class Stub:
             os.kill(os.getpid(), signal.SIGKILL)
         if isinstance(what, int):
             raise ERRORS[what](f"{self.stage} was told to end with {what}: nothing to do")
+        if what == "hang":
+            context.storage.write_bytes(join(folder, f"pid-{context.worker}"), str(os.getpid()).encode())
         saved = join(folder, "step")
         step = len(context.storage.read_bytes(saved)) if context.storage.exists(saved) else 0
         while what == "hang":
