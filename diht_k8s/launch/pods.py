@@ -103,6 +103,11 @@ def pod_template(role: Role, config: PodConfig, place: Place, labels: Mapping[st
     return template
 
 
+def image_entrypoint(entrypoint: str) -> str:
+    """A role's entry point as an image has it."""
+    return IMAGE_PYTHON if entrypoint == sys.executable else entrypoint
+
+
 def _pod_spec(role: Role, config: PodConfig, place: Place) -> dict[str, Any]:
     capabilities = role.resource.capabilities
     return _present(
@@ -141,12 +146,11 @@ def _pod_spec(role: Role, config: PodConfig, place: Place) -> dict[str, Any]:
 
 
 def _container(name: str, role: Role, config: PodConfig, place: Place) -> dict[str, Any]:
-    entrypoint = IMAGE_PYTHON if role.entrypoint == sys.executable else role.entrypoint
     return _present(
         name=name,
         image=role.image,
         imagePullPolicy=config.image_pull_policy,
-        command=[macros.argument(entrypoint)],
+        command=[macros.argument(image_entrypoint(role.entrypoint))],
         args=[macros.argument(word) for word in role.args] or None,
         env=_environment(role, place),
         ports=[{"name": slug(key, 15), "containerPort": port} for key, port in role.port_map.items()] or None,

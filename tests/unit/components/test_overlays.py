@@ -49,7 +49,7 @@ def overlay(kind: str, stage: Stage = Stage.TRAIN, **changes: Any) -> dict[str, 
             {"env": [{"name": "B", "valueFrom": {"fieldRef": {}}}]},
         ),
         (
-            {"spec__storage": [{"prefix": "s3://a"}, {"prefix": "s3://b", "secretRef": {"name": "keys"}}]},
+            {"spec__storage": [{"prefix": "s3://aaa"}, {"prefix": "s3://bbb", "secretRef": {"name": "keys"}}]},
             {"env": CREDENTIALS},
         ),
     ],

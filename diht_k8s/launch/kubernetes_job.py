@@ -1,0 +1,353 @@
+"""TorchX's scheduler `kubernetes`, for any cluster: native Jobs, or stock TorchX's Volcano where that is there.
+
+Registered as `kubernetes` and `kubernetes_job` (entry points `torchx.schedulers`), so that `torchx run -s kubernetes COMPONENT` needs
+nothing but a kubeconfig. An application is named `NAMESPACE:NAME`; nothing is kept on this machine.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import yaml
+from torchx.schedulers.api import DescribeAppResponse, ListAppResponse, Scheduler, Stream, StructuredOpts, filter_regex
+from torchx.schedulers.ids import random_id
+from torchx.specs import AppDef, AppDryRunInfo, CfgVal, InvalidRunConfigException, Role, is_terminal, runopts
+from torchx.workspace.docker_workspace import DockerWorkspaceMixin
+
+from diht_k8s.api.errors import UserError
+from diht_k8s.launch import volcano
+from diht_k8s.launch.cluster import Cluster, connect
+from diht_k8s.launch.logs import Source, replica_lines
+from diht_k8s.launch.names import label_value, unique_name
+from diht_k8s.launch.overlays import with_overlays
+from diht_k8s.launch.render import LABEL_APP, LABEL_INSTANCE, LABEL_MANAGER, LABEL_ROLE, MANAGER, JobConfig, render
+from diht_k8s.launch.state import (
+    CANCELLED_ANNOTATION,
+    app_state,
+    description,
+    job_state,
+    main_container,
+    replica_pods,
+    waiting_reason,
+)
+
+if TYPE_CHECKING:
+    from kubernetes.client import ApiClient
+
+BACKENDS: Final = ("auto", "job", "volcano")
+PULL_POLICIES: Final = ("Always", "IfNotPresent", "Never")
+TOKEN_CHARACTERS: Final = 8
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Opts(StructuredOpts):
+    """What `-cfg` takes. Those of stock TorchX mean what they mean there."""
+
+    backend: str = "auto"
+    """job (native Jobs), volcano, or auto: Volcano where the cluster serves it and a queue is given, else native Jobs."""
+
+    namespace: str = "default"
+    """Namespace of the job."""
+
+    queue: str | None = None
+    """Queue that admits the job: Kueue's LocalQueue, with Volcano its queue."""
+
+    service_account: str | None = None
+    """Service account of the pods."""
+
+    priority_class: str | None = None
+    """PriorityClass of the pods."""
+
+    image_pull_policy: str | None = None
+    """Always, IfNotPresent or Never."""
+
+    image_pull_secrets: list[str] | None = None
+    """Secrets with registry credentials, separated by semicolons."""
+
+    ttl_seconds_after_finished: int | None = None
+    """Seconds after which the cluster removes the ended job; unset keeps it."""
+
+    active_deadline_seconds: int | None = None
+    """Seconds after which the cluster ends the job (native Jobs only)."""
+
+    validate_spec: bool = False
+    """Ask the API server on submission and on --dryrun whether it would take the job."""
+
+    reserved_millicpu: int = 100
+    """CPU in millicores that a pod requests less than its limit, for what a node keeps for itself."""
+
+    reserved_memmb: int = 1024
+    """Memory in MB that a pod requests less than its limit, for what a node keeps for itself."""
+
+    efa_device_count: int | None = None
+    """Number of EFA devices in place of the resource's; 0 removes them."""
+
+
+@dataclass
+class Request:
+    """What is submitted: printed, it is a manifest that `kubectl create -f` takes."""
+
+    objects: list[dict[str, Any]]
+    backend: str
+    images_to_push: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"# backend: {self.backend}\n" + yaml.safe_dump_all(self.objects, sort_keys=False)
+
+
+class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
+    """Applications as Indexed Jobs, or by stock TorchX on Volcano."""
+
+    def __init__(self, session_name: str, client: ApiClient | None = None, docker_client: Any = None) -> None:
+        super().__init__("kubernetes", session_name, docker_client=docker_client)
+        self._given_client = client
+        self._given_docker = docker_client
+
+    def _run_opts(self) -> runopts:
+        return Opts.as_runopts()
+
+    def _validate(self, app: AppDef, scheduler: str, cfg: Opts) -> None:
+        """A role without resources is fine: the namespace's defaults hold."""
+
+    def build_workspace_and_update_role(self, role: Role, workspace: str, cfg: Mapping[str, CfgVal]) -> None:
+        """Build an image only where there is a repository to push it to: TorchX takes any working directory for a workspace."""
+        if cfg.get("image_repo"):
+            super().build_workspace_and_update_role(role, workspace, cfg)
+
+    def _submit_dryrun(self, app: AppDef, cfg: Opts) -> AppDryRunInfo[Request, Opts]:
+        _check(cfg)
+        images = self.dryrun_push_images(app, cfg)
+        request = self._volcano_request(app, cfg) if cfg.backend == "volcano" else self._job_request(app, cfg)
+        request.images_to_push = images
+        if cfg.validate_spec:
+            self._validate_on_server(request, cfg.namespace)
+        return AppDryRunInfo(request, str)
+
+    def schedule(self, dryrun_info: AppDryRunInfo[Request, Opts]) -> str:
+        """Submit; the application's id, `NAMESPACE:NAME`.
+
+        Raises:
+            UserError: the API server refused an object; none is left behind.
+            RetryableError: it does not answer.
+        """
+        request, cfg, app = dryrun_info.request, dryrun_info.cfg, dryrun_info.app
+        if cfg.backend == "auto" and cfg.queue and app is not None and self._cluster().serves(volcano.GROUP):
+            request = self._volcano_request(app, cfg)
+        self.push_images(dryrun_info.request.images_to_push)
+        if request.backend == "volcano":
+            return self._volcano().schedule(volcano.dry_run_info(request.objects[0], cfg.namespace))
+        self._create(request.objects)
+        return f"{cfg.namespace}:{request.objects[0]['metadata']['labels'][LABEL_INSTANCE]}"
+
+    def _job_request(self, app: AppDef, cfg: Opts) -> Request:
+        replicas = [role.num_replicas for role in app.roles]
+        name = unique_name(app.name, random_id(TOKEN_CHARACTERS), replicas, roles=len(replicas))
+        for role in app.roles:  # stock TorchX names the job without its namespace, which no command of its own takes
+            if (handle := role.env.get("TORCHX_JOB_ID", "")).endswith("/${app_id}"):
+                role.env["TORCHX_JOB_ID"] = handle.replace("${app_id}", f"{cfg.namespace}:${{app_id}}")
+        backend = "job (auto: no cluster was asked)" if cfg.backend == "auto" else "job"
+        return Request(render(with_overlays(app), _job_config(cfg), name), backend)
+
+    def _volcano_request(self, app: AppDef, cfg: Opts) -> Request:
+        return Request([volcano.rendered(self._volcano(), with_overlays(app), cfg)], "volcano")
+
+    def _validate_on_server(self, request: Request, namespace: str) -> None:
+        if request.backend == "volcano":
+            self._volcano().validate(request.objects[0], namespace)
+            return
+        for item in request.objects:
+            self._cluster().create(item, dry_run=True)
+
+    def _create(self, objects: list[dict[str, Any]]) -> None:
+        """Jobs first; the rest goes with the last of them."""
+        cluster = self._cluster()
+        jobs: list[dict[str, Any]] = []
+        try:
+            for item in objects:
+                if item["kind"] == "Job":
+                    jobs.append(cluster.create(item))
+                else:
+                    metadata = {**item["metadata"], "ownerReferences": [_owner(job) for job in jobs]}
+                    cluster.create({**item, "metadata": metadata})
+        except BaseException:
+            for job in jobs:
+                cluster.delete_job(job["metadata"]["namespace"], job["metadata"]["name"])
+            raise
+
+    def describe(self, app_id: str) -> DescribeAppResponse | None:
+        """Where an application stands; None if there is none (any more)."""
+        namespace, name = _split(app_id)
+        jobs = self._jobs(namespace, name)
+        if not jobs:
+            return volcano.or_none(lambda: self._volcano().describe(app_id))
+        return description(app_id, jobs, self._cluster().pods(namespace, f"{LABEL_INSTANCE}={name}"))
+
+    def describe_native(self, app_id: str) -> AppDryRunInfo[Request] | None:
+        """The objects of an application as the cluster has them; None if there are none."""
+        jobs = self._jobs(*_split(app_id))
+        return AppDryRunInfo(Request(jobs, "job"), str) if jobs else None
+
+    def list(self, cfg: Mapping[str, CfgVal] | None = None) -> list[ListAppResponse]:
+        """The applications of a namespace (`default` unless the configuration names one), Volcano's among them."""
+        namespace = str((cfg or {}).get("namespace") or "default")
+        by_name: dict[str, list[dict[str, Any]]] = {}
+        for job in self._cluster().jobs(namespace, f"{LABEL_MANAGER}={MANAGER}"):
+            by_name.setdefault(job["metadata"]["labels"][LABEL_INSTANCE], []).append(job)
+        found = [
+            ListAppResponse(
+                app_id=f"{namespace}:{name}",
+                state=app_state(jobs),
+                name=jobs[0]["metadata"]["labels"].get(LABEL_APP, ""),
+            )
+            for name, jobs in by_name.items()
+        ]
+        return found + (volcano.or_none(lambda: self._volcano().list({"namespace": namespace})) or [])
+
+    def _cancel_existing(self, app_id: str) -> None:
+        """End an application and keep its Jobs, for a look at them; a Job that has not started goes, for it has nothing to show."""
+        namespace, name = _split(app_id)
+        jobs = self._jobs(namespace, name)
+        if not jobs:
+            self._volcano()._cancel_existing(app_id)
+        for job in jobs:
+            job_name = job["metadata"]["name"]
+            if job["spec"].get("suspend"):
+                self._cluster().delete_job(namespace, job_name)
+            elif not is_terminal(job_state(job)):
+                patch = {
+                    "metadata": {"annotations": {CANCELLED_ANNOTATION: "true"}},
+                    "spec": {"activeDeadlineSeconds": 1},
+                }
+                self._cluster().patch_job(namespace, job_name, patch)
+
+    def _delete_existing(self, app_id: str) -> None:
+        """Delete an application; its pods are asked to end."""
+        namespace, name = _split(app_id)
+        jobs = self._jobs(namespace, name)
+        if not jobs:
+            self._volcano()._delete_existing(app_id)
+        for job in jobs:
+            self._cluster().delete_job(namespace, job["metadata"]["name"])
+
+    def log_iter(
+        self,
+        app_id: str,
+        role_name: str,
+        k: int = 0,
+        regex: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        should_tail: bool = False,
+        streams: Stream | None = None,
+    ) -> Iterable[str]:
+        """The lines of replica `k` of a role, through restarts of its pod.
+
+        Raises:
+            UserError: there is no such role or replica.
+            ValueError: one of the two streams is asked for, which Kubernetes keeps as one.
+        """
+        if streams not in (None, Stream.COMBINED):
+            raise ValueError("Kubernetes keeps stdout and stderr as one log: leave --streams out, or ask for combined")
+        namespace, name = _split(app_id)
+        jobs = self._jobs(namespace, name)
+        if not jobs:
+            return self._volcano().log_iter(app_id, role_name, k, regex, since, until, should_tail, streams)
+        job = next((job for job in jobs if job["metadata"]["labels"].get(LABEL_ROLE) == label_value(role_name)), None)
+        if job is None or not 0 <= k < job["spec"]["completions"]:
+            have = ", ".join(
+                f"{item['metadata']['labels'][LABEL_ROLE]}/0-{item['spec']['completions'] - 1}" for item in jobs
+            )
+            raise UserError(f"{app_id} has no replica {role_name}/{k}: it has {have}")
+        lines = replica_lines(self._log_source(namespace, name, job, k), since=since, until=until, follow=should_tail)
+        return filter_regex(regex, lines) if regex else lines
+
+    def _log_source(self, namespace: str, name: str, job: Mapping[str, Any], replica: int) -> Source:
+        cluster, container = self._cluster(), main_container(job)
+        told: set[tuple[str, str]] = set()
+
+        def pods() -> list[Mapping[str, Any]]:
+            found = replica_pods(job, cluster.pods(namespace, f"{LABEL_INSTANCE}={name}"), replica)
+            for pod in found:
+                reason = waiting_reason(pod)
+                if reason and reason not in told:
+                    told.add(reason)
+                    logger.warning("pod %s has no log yet: %s: %s", pod["metadata"]["name"], *reason)
+            return found
+
+        def ended() -> bool:
+            return all(is_terminal(job_state(job)) for job in self._jobs(namespace, name))
+
+        def lines(pod: Mapping[str, Any], since: datetime | None, follow: bool) -> Iterator[str]:
+            return cluster.log(pod, container, since=since, now=datetime.now(UTC), follow=follow)
+
+        return Source(pods=pods, container=container, open=lines, ended=ended)
+
+    def _jobs(self, namespace: str, name: str) -> list[dict[str, Any]]:
+        return self._cluster().jobs(namespace, f"{LABEL_INSTANCE}={name}")
+
+    def _client(self) -> ApiClient:
+        if self._given_client is None:
+            self._given_client = connect()
+        return self._given_client
+
+    def _cluster(self) -> Cluster:
+        return Cluster(self._client())
+
+    def _volcano(self) -> volcano.VolcanoScheduler:
+        return volcano.VolcanoScheduler(self.session_name, self._given_client, self._given_docker)
+
+
+def create_scheduler(
+    session_name: str, client: Any = None, docker_client: Any = None, **_: object
+) -> KubernetesJobScheduler:
+    """The entry point of TorchX's plugins.
+
+    Args:
+        session_name: TorchX's session.
+        client: a `kubernetes.client.ApiClient`; None connects on first use.
+        docker_client: a Docker client for workspaces; None makes one on first use.
+    """
+    return KubernetesJobScheduler(session_name, client, docker_client)
+
+
+def _check(cfg: Opts) -> None:
+    """Refuse values that TorchX's types let pass."""
+    problem = None
+    if cfg.backend not in BACKENDS:
+        problem = ("backend", f"backend={cfg.backend}: write one of {', '.join(BACKENDS)}")
+    elif cfg.image_pull_policy not in (None, *PULL_POLICIES):
+        problem = (
+            "image_pull_policy",
+            f"image_pull_policy={cfg.image_pull_policy}: write one of {', '.join(PULL_POLICIES)}",
+        )
+    elif cfg.backend == "volcano" and not cfg.queue:
+        problem = ("queue", "backend=volcano needs a queue: add queue=NAME")
+    elif cfg.backend == "volcano" and cfg.active_deadline_seconds is not None:
+        problem = (
+            "active_deadline_seconds",
+            "Volcano has no active_deadline_seconds: leave it out, or use backend=job",
+        )
+    if problem:
+        raise InvalidRunConfigException(problem[1], problem[0], cfg)
+
+
+def _job_config(cfg: Opts) -> JobConfig:
+    own = {item.name for item in fields(JobConfig)}
+    values = {name: value for name, value in cfg.items() if name in own}
+    return JobConfig(**cast("dict[str, Any]", {**values, "image_pull_secrets": tuple(cfg.image_pull_secrets or ())}))
+
+
+def _owner(job: Mapping[str, Any]) -> dict[str, Any]:
+    return {"apiVersion": "batch/v1", "kind": "Job", "name": job["metadata"]["name"], "uid": job["metadata"]["uid"]}
+
+
+def _split(app_id: str) -> tuple[str, str]:
+    namespace, separator, name = app_id.partition(":")
+    if not separator:
+        raise UserError(f"{app_id} is no application of kubernetes: write NAMESPACE:NAME")
+    return namespace, name

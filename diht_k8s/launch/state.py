@@ -1,0 +1,223 @@
+"""From the Jobs and pods of an application to TorchX's view of it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from pydantic import ValidationError
+from torchx.schedulers.api import DescribeAppResponse
+from torchx.specs import NONE, AppState, ReplicaState, ReplicaStatus, Resource, Role, RoleStatus
+
+from diht_k8s.api.reports import Cause
+from diht_k8s.launch.names import slug
+from diht_k8s.launch.render import LABEL_ROLE
+
+CANCELLED_ANNOTATION: Final = "diht.dev/cancelled"
+INDEX_LABEL: Final = "batch.kubernetes.io/job-completion-index"
+JOB_LABEL: Final = "batch.kubernetes.io/job-name"
+_PHASES: Final = {
+    "Pending": ReplicaState.PENDING,
+    "Running": ReplicaState.RUNNING,
+    "Succeeded": ReplicaState.SUCCEEDED,
+    "Failed": ReplicaState.FAILED,
+}
+_SHORT_WAITS: Final = ("ContainerCreating", "PodInitializing")
+
+
+def job_state(job: Mapping[str, Any]) -> AppState:
+    """Where a Job stands. One that Kueue holds back or that has no ready pod is pending."""
+    status = job.get("status", {})
+    if _condition(job, "Complete"):
+        return AppState.SUCCEEDED
+    cancelled = CANCELLED_ANNOTATION in job["metadata"].get("annotations", {})
+    if _condition(job, "Failed"):
+        return AppState.CANCELLED if cancelled else AppState.FAILED
+    return AppState.RUNNING if status.get("ready") or status.get("succeeded") else AppState.PENDING
+
+
+def app_state(jobs: Sequence[Mapping[str, Any]]) -> AppState:
+    """Where an application of several Jobs stands: it failed with its first failed Job, and succeeded with its last."""
+    states = [job_state(job) for job in jobs]
+    for state in (AppState.FAILED, AppState.CANCELLED, AppState.RUNNING, AppState.PENDING):
+        if state in states:
+            return state
+    return AppState.SUCCEEDED
+
+
+def description(
+    app_id: str, jobs: Sequence[Mapping[str, Any]], pods: Sequence[Mapping[str, Any]]
+) -> DescribeAppResponse:
+    """TorchX's description of an application.
+
+    Args:
+        app_id: `namespace:name`.
+        jobs: its Jobs, at least one.
+        pods: their pods, oldest first.
+    """
+    state = app_state(jobs)
+    return DescribeAppResponse(
+        app_id=app_id,
+        state=state,
+        num_restarts=sum(_restarts(job) for job in jobs),
+        msg=_message(state, jobs, pods),
+        roles=[_role(job) for job in jobs],
+        roles_statuses=[RoleStatus(_role_name(job), _replicas(job, pods)) for job in jobs],
+    )
+
+
+def replica_pods(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], replica: int) -> list[Mapping[str, Any]]:
+    """The pods that a replica has had, oldest first."""
+    return [
+        pod
+        for pod in pods
+        if pod["metadata"]["labels"].get(JOB_LABEL) == job["metadata"]["name"]
+        and pod["metadata"]["labels"].get(INDEX_LABEL) == str(replica)
+    ]
+
+
+def main_container(job: Mapping[str, Any]) -> str:
+    """Name of the container that runs the role's own program."""
+    return slug(_role_name(job))
+
+
+def _role_name(job: Mapping[str, Any]) -> str:
+    return job["metadata"]["labels"].get(LABEL_ROLE, job["metadata"]["name"])
+
+
+def _role(job: Mapping[str, Any]) -> Role:
+    """The role as far as its Job tells it."""
+    spec = job["spec"]
+    containers = spec["template"]["spec"]["containers"]
+    container = next((item for item in containers if item["name"] == main_container(job)), containers[0])
+    command = [*container.get("command", []), *container.get("args", [])]
+    return Role(
+        name=_role_name(job),
+        image=container["image"],
+        entrypoint=command[0] if command else "",
+        args=command[1:],
+        env={item["name"]: item["value"] for item in container.get("env", []) if "value" in item},
+        num_replicas=spec["completions"],
+        max_retries=spec["backoffLimit"] // spec["completions"],
+        resource=_resource(container.get("resources", {}).get("limits", {})),
+        port_map={item["name"]: item["containerPort"] for item in container.get("ports", [])},
+    )
+
+
+def _resource(limits: Mapping[str, str]) -> Resource:
+    """What TorchX has fields for; it reads quantities in the units that it writes."""
+    cpu, memory = limits.get("cpu", ""), limits.get("memory", "")
+    return Resource(
+        cpu=int(cpu[:-1]) // 1000 if cpu.endswith("m") else int(cpu) if cpu.isdigit() else -1,
+        memMB=int(memory[:-1]) if memory.endswith("M") else -1,
+        gpu=int(limits.get("nvidia.com/gpu", 0)),
+    )
+
+
+def _replicas(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> list[ReplicaStatus]:
+    done = _indexes(job.get("status", {}).get("completedIndexes", ""))
+    name = _role_name(job)
+    statuses = []
+    for replica in range(job["spec"]["completions"]):
+        own = replica_pods(job, pods, replica)
+        if replica in done:
+            state = ReplicaState.SUCCEEDED
+        elif own:
+            state = _PHASES.get(own[-1].get("status", {}).get("phase", ""), ReplicaState.UNKNOWN)
+        else:
+            state = ReplicaState.CANCELLED if job_state(job) is AppState.CANCELLED else ReplicaState.PENDING
+        statuses.append(ReplicaStatus(id=replica, role=name, state=state, hostname=_host(own)))
+    return statuses
+
+
+def _host(pods: Sequence[Mapping[str, Any]]) -> str:
+    """The address of a replica's newest pod as the cluster's DNS has it, without the cluster's own domain."""
+    if not pods:
+        return ""
+    spec = pods[-1]["spec"]
+    host = spec.get("hostname", pods[-1]["metadata"]["name"])
+    return f"{host}.{spec['subdomain']}.{pods[-1]['metadata']['namespace']}" if "subdomain" in spec else host
+
+
+def _indexes(text: str) -> set[int]:
+    """Kubernetes' `0,2-4` as numbers."""
+    found: set[int] = set()
+    for part in filter(None, text.split(",")):
+        first, _, last = part.partition("-")
+        found |= set(range(int(first), int(last or first) + 1))
+    return found
+
+
+def _restarts(job: Mapping[str, Any]) -> int:
+    """How many pods another one replaced."""
+    failed = int(job.get("status", {}).get("failed", 0))
+    return max(0, failed - job["spec"]["completions"]) if job_state(job) is AppState.FAILED else failed
+
+
+def _message(state: AppState, jobs: Sequence[Mapping[str, Any]], pods: Sequence[Mapping[str, Any]]) -> str:
+    """Why the application failed or waits."""
+    if state is AppState.FAILED:
+        causes = [
+            _failure(pod) for pod in sorted(pods, key=_ended_at) if pod.get("status", {}).get("phase") == "Failed"
+        ]
+        causes += [condition.get("message", "") for job in jobs if (condition := _condition(job, "Failed"))]
+        return next(filter(None, causes), NONE)
+    if state is AppState.PENDING:
+        queued = [
+            f"Job {job['metadata']['name']} is held back ({condition.get('reason', '')}): its queue has not admitted it"
+            for job in jobs
+            if (condition := _condition(job, "Suspended"))
+        ]
+        return next(filter(None, [*queued, *map(_wait, pods)]), NONE)
+    return NONE
+
+
+def _failure(pod: Mapping[str, Any]) -> str:
+    ended = _terminated(pod)
+    name = pod["metadata"]["name"]
+    if not ended:
+        return f"pod {name}: {pod['status'].get('message') or pod['status'].get('reason') or 'failed'}"
+    try:
+        text = Cause.model_validate_json(ended.get("message", "")).message
+    except ValidationError:
+        text = next(iter(reversed(ended.get("message", "").strip().splitlines())), "")
+    return f"pod {name} ended with exit code {ended['exitCode']} ({ended.get('reason', '')})" + (
+        f": {text}" if text else ""
+    )
+
+
+def _terminated(pod: Mapping[str, Any]) -> Mapping[str, Any]:
+    """How the container ended that ended badly first."""
+    ends = [
+        item["state"]["terminated"]
+        for item in pod["status"].get("containerStatuses", [])
+        if "terminated" in item["state"]
+    ]
+    bad = [end for end in ends if end["exitCode"]]
+    return min(bad, key=lambda end: end.get("finishedAt") or "", default={})
+
+
+def _ended_at(pod: Mapping[str, Any]) -> str:
+    return _terminated(pod).get("finishedAt") or "9"
+
+
+def waiting_reason(pod: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Reason and message of what keeps a pod from starting; None where nothing unusual does."""
+    for item in pod.get("status", {}).get("containerStatuses", []):
+        waiting = item.get("state", {}).get("waiting")
+        if waiting and waiting.get("reason") not in _SHORT_WAITS:
+            return waiting.get("reason", ""), waiting.get("message", "")
+    for condition in pod.get("status", {}).get("conditions", []):
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return condition.get("reason", ""), condition.get("message", "")
+    return None
+
+
+def _wait(pod: Mapping[str, Any]) -> str:
+    reason = waiting_reason(pod)
+    return f"pod {pod['metadata']['name']} waits: {reason[0]}: {reason[1]}" if reason else ""
+
+
+def _condition(item: Mapping[str, Any], kind: str) -> Mapping[str, Any] | None:
+    conditions = item.get("status", {}).get("conditions", [])
+    return next((one for one in conditions if one["type"] == kind and one["status"] == "True"), None)
