@@ -76,18 +76,28 @@ class Engine:
             groups, lr=optimizer.lr, betas=(optimizer.beta1, optimizer.beta2), eps=optimizer.eps, fused=True
         )
         engine, *_ = deepspeed.initialize(
-            model=model, optimizer=adamw, config=self._configuration(), dist_init_required=False
+            model=model,
+            optimizer=adamw,
+            config=self._configuration(sum(parameter.numel() for parameter in model.parameters())),
+            dist_init_required=False,
         )
         return engine
 
-    def _configuration(self) -> dict[str, Any]:
+    def _configuration(self, num_parameters: int) -> dict[str, Any]:
         train = self._train
+        # DeepSpeed's buckets of 5e8 elements are allocated anew in each step: 2 GB of address space that a small model never fills.
+        bucket = min(500_000_000, num_parameters)
         configuration: dict[str, Any] = {
             "train_batch_size": train.batch_size,
             "train_micro_batch_size_per_gpu": self._micro,
             "gradient_accumulation_steps": self._local // self._micro,
             "gradient_clipping": train.optimizer.gradient_clip_norm,
-            "zero_optimization": {"stage": train.zero_stage, "stage3_param_persistence_threshold": 0},
+            "zero_optimization": {
+                "stage": train.zero_stage,
+                "stage3_param_persistence_threshold": 0,
+                "reduce_bucket_size": bucket,
+                "allgather_bucket_size": bucket,
+            },
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,
             "steps_per_print": 10**9,
