@@ -86,7 +86,7 @@ class Engine:
     def _configuration(self, num_parameters: int) -> dict[str, Any]:
         train = self._train
         # DeepSpeed's buckets of 5e8 elements are allocated anew in each step: 2 GB of address space that a small model never fills.
-        bucket = min(500_000_000, num_parameters)
+        bucket = min(500_000_000, num_parameters + num_parameters % 2)  # DeepSpeed wants it even
         configuration: dict[str, Any] = {
             "train_batch_size": train.batch_size,
             "train_micro_batch_size_per_gpu": self._micro,
