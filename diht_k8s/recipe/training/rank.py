@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 import torch
@@ -227,7 +228,7 @@ class Training:
             {
                 "step": self.cursor.step,
                 "samples": self.cursor.position,
-                "time": time.time(),
+                "time": int(time.time()),
                 "loss": losses.total,
                 "contrastive_loss": losses.contrastive,
                 "object_loss": losses.object,
@@ -283,11 +284,11 @@ class Training:
 
 
 def train_shards(run: DihtRun, storage: Storage) -> list[Shard]:
-    """The shards to train on: `train.shards`, else what the filter kept, else the raw input."""
+    """The shards to train on: `train.shards` (labels are looked up by their file names), else what the filter kept, else the raw input."""
     train: Train | None = run.spec.train
     assert train is not None
     if train.shards:
-        return [Shard(f"shard-{number:05d}", uri, "train") for number, uri in enumerate(storage.expand(train.shards))]
+        return [Shard(PurePosixPath(uri).name.partition(".")[0], uri, "train") for uri in storage.expand(train.shards)]
     return kept_shards(run.spec, storage)
 
 
