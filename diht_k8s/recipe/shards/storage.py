@@ -136,6 +136,10 @@ class Storage:
                 system.pipe_file(path, data, mode="create")
             except FileExistsError:
                 return False
+            except OSError as error:
+                if not _precondition_failed(error):
+                    raise
+                return False
         return True
 
     def _create_local(self, path: Path, data: bytes) -> bool:
@@ -213,6 +217,12 @@ class Storage:
         if index not in self._systems:
             self._systems[index] = _s3(index, rule)
         return self._systems[index], uri.removeprefix("s3://")
+
+
+def _precondition_failed(error: OSError) -> bool:
+    """Whether a conditional PUT found something there. s3fs says so only where the server names the condition; SeaweedFS does not."""
+    response = getattr(error.__cause__, "response", {})
+    return response.get("Error", {}).get("Code") in ("PreconditionFailed", "412")
 
 
 def _below(uri: str, prefix: str) -> bool:

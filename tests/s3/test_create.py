@@ -1,0 +1,22 @@
+"""Conditional writes on a real S3 server: the first one wins, whoever comes later is told so."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from diht_k8s.api.data import StorageRule
+from diht_k8s.recipe.shards.storage import Storage
+
+if TYPE_CHECKING:
+    from tests.s3.conftest import S3
+
+pytestmark = pytest.mark.s3
+
+
+def test_second_create_of_an_object_is_refused_and_changes_nothing(s3: S3) -> None:
+    storage, uri = Storage([StorageRule.model_validate(s3.rule)]), f"s3://{s3.bucket}/create/STARTED.json"
+    assert storage.create(uri, b"first")
+    assert not storage.create(uri, b"second")
+    assert storage.read_bytes(uri) == b"first"
