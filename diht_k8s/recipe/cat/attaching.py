@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from diht_k8s.recipe.cat.lexicon import Lexicon
 from diht_k8s.recipe.cat.tree import Token, before, below, replace_with
-from diht_k8s.recipe.cat.wordlists import ANIMATE, AUXILIARIES, INTRANSITIVE, words
+from diht_k8s.recipe.cat.wordlists import AUXILIARIES, INTRANSITIVE, is_animate, words
 
 SHOWING = words("show depict display feature contain include illustrate represent picture portray")
 OF_THE_VERB = words("from into onto through across along during before after")
@@ -63,6 +63,8 @@ def _find_doer(tokens: Sequence[Token], token: Token) -> None:
     """
     if token.kids("aux"):
         return
+    if token.dep == "pcomp" and any(noun.i < token.i for noun in token.head.kids("pobj")):
+        token.attach(token.head.kids("pobj")[0], "acl")
     subjects = token.kids("nsubj")
     if subjects:
         top = subjects[0]
@@ -75,7 +77,7 @@ def _find_doer(tokens: Sequence[Token], token: Token) -> None:
         chain = list(_chain_up(top))
     else:
         chain = list(_chain_up(nearest))
-    doer = next((noun for noun in chain if noun.lower in ANIMATE), None)
+    doer = next((noun for noun in chain if is_animate(noun.lower)), None)
     if doer is None:
         only_of = nearest is not None and nearest is not top and _joined_by_of(nearest, top)
         doer = nearest if only_of else top

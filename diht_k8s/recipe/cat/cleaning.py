@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from diht_k8s.recipe.cat.wordlists import words
+from diht_k8s.recipe.cat.wordlists import FOREIGN, words
 
 URL: Final = re.compile(
     r"(?:https?://|www\.)\S+|\b[\w-]+(?:\.[\w-]+)*\.(?:com|org|net|co\.uk|de|io|example|info)\b(?:/\S*)?", re.I
@@ -14,11 +14,15 @@ EMAIL_OR_HANDLE: Final = re.compile(r"\S+@\S+|(?<!\S)@\w+")
 FILE_NAME: Final = re.compile(
     r"(?:^|(?<=\s))\S*\.(?:jpe?g|png|gif|webp|svg|bmp|tiff?|pdf|psd|eps|mp4|zip)\b|(?<!\S)\w+_\w+(?!\S)", re.I
 )
+MARKUP: Final = re.compile(r"</?\w[^<>]{0,80}/?>|&(?:amp|quot|lt|gt|nbsp|#\d+|\w{2,8});")
 HASHTAG: Final = re.compile(r"#(\w+)")
 CLOSING_HASHTAGS: Final = re.compile(r"(?:\s*#\w+)+\s*$")
 PRICE: Final = re.compile(r"(?:[$€£¥]\s?\d[\d.,]*|\d[\d.,]*\s?(?:[$€£¥%]|USD|EUR|GBP)(?!\w))(?:\s+off\b)?", re.I)
 DATE: Final = re.compile(r"\b\d{1,4}[./-]\d{1,2}[./-]\d{2,4}\b|\b\d{1,2}:\d{2}\b(?:\s?[ap]\.?m\.?)?", re.I)
 SEPARATOR: Final = re.compile(r"(?<=\s)[|/•·~»>*+\u2013\u2014-]+(?=\s)|[|•·»]|(?<=\w)[\u2013\u2014](?=\w)")
+TITLED: Final = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)?\.?")
+ABBREVIATIONS: Final = words("dr. mr. mrs. ms. prof. st. jr. sr.")
+ENGLISH: Final = words("the a an of and with in on at for is are to from by his her their your my")
 WORD: Final = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)?")
 SMALL_WORDS: Final = words(
     "a an and are as at be but by for from has in into is it its near of off on onto or over that the this to under up was were with "
@@ -32,12 +36,11 @@ def clean(caption: str) -> str:
     The tagger takes every capitalised word for a name, which hides verbs and adjectives of titles ("Little Bird Singing").
     """
     text = caption
-    for pattern in (EMAIL_OR_HANDLE, URL, FILE_NAME, CLOSING_HASHTAGS, PRICE, DATE):
+    for pattern in (MARKUP, EMAIL_OR_HANDLE, URL, FILE_NAME, CLOSING_HASHTAGS, PRICE, DATE):
         text = pattern.sub(_blank, text)
     text = HASHTAG.sub(r" \1", text)
-    text = SEPARATOR.sub(_comma, text)
-    lowered = text.lower()
-    return lowered if is_title(text) and len(lowered) == len(text) else text
+    text = SEPARATOR.sub(_mark, text)
+    return _lowered(text) if is_title(text) else text
 
 
 def is_title(text: str) -> bool:
@@ -47,9 +50,31 @@ def is_title(text: str) -> bool:
     return len(words) >= 2 and capitals >= 0.8 * len(words) and capitals > 1
 
 
+def _lowered(text: str) -> str:
+    """Lower case of the same length; in a title that is not ALL CAPS, words of capitals only (LED) stay as names."""
+    words = WORD.findall(text)
+    shouted = sum(word.isupper() for word in words) > len(words) / 2
+    lowered = TITLED.sub(lambda match: _lower(match, shouted=shouted), text)
+    return lowered if len(lowered) == len(text) else text
+
+
+def _lower(match: re.Match[str], *, shouted: bool) -> str:
+    word = match[0]
+    if word.lower() in ABBREVIATIONS:
+        return word.capitalize()
+    return word if word.isupper() and len(word) > 1 and not shouted else word.lower()
+
+
+def is_foreign(text: str) -> bool:
+    """Whether a text has function words of other languages and none of English."""
+    found = {word.lower() for word in WORD.findall(text)}
+    return len(found & FOREIGN) >= 2 and not found & ENGLISH
+
+
 def _blank(match: re.Match[str]) -> str:
     return " " * len(match[0])
 
 
-def _comma(match: re.Match[str]) -> str:
-    return ",".ljust(len(match[0]))
+def _mark(match: re.Match[str]) -> str:
+    """A dash or bar between parts of a title, as a mark that the parser takes for a boundary."""
+    return ";".ljust(len(match[0]))

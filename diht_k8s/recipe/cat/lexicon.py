@@ -40,6 +40,8 @@ class Lexicon:
             return LEMMAS[word]
         if (known := self.verb_exceptions.get(word)) and word not in self.verbs:
             return known[0]
+        if word.endswith(("ing", "ed")) and word in self.verbs:
+            return word  # bring, exceed
         for ending in ("ing", "ed"):
             if word.endswith(ending) and len(word) > len(ending) + 1:
                 return self._stem(word.removesuffix(ending), ending)

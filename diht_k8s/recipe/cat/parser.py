@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
-from diht_k8s.recipe.cat.cleaning import clean
+from diht_k8s.recipe.cat.cleaning import clean, is_foreign
 from diht_k8s.recipe.cat.graph import CaptionGraph
 from diht_k8s.recipe.cat.lexicon import Lexicon, make_lexicon
 from diht_k8s.recipe.cat.mending import mend
@@ -65,7 +65,9 @@ class CaptionParser:
         texts = [clean(caption[:MAX_CHARACTERS]) for caption in captions]
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         graphs: list[CaptionGraph | None] = [None] * len(texts)
-        docs = language.pipe((texts[index] for index in order), batch_size=PARSED_AT_ONCE)
+        docs = language.pipe(
+            ("" if is_foreign(texts[index]) else texts[index] for index in order), batch_size=PARSED_AT_ONCE
+        )
         for index, doc in zip(order, docs, strict=True):
             graphs[index] = _graph(doc, lexicon)
         return [graph for graph in graphs if graph is not None]

@@ -14,12 +14,12 @@ from diht_k8s.recipe.cat.lexicon import Lexicon
 from diht_k8s.recipe.cat.tree import Token
 from diht_k8s.recipe.cat.wordlists import (
     ADVERBIALS,
-    ANIMATE,
     CALENDAR,
     COLOURS,
     DETERMINERS,
     FIXED_NAMES,
     IDENTIFIER_WORDS,
+    INTRANSITIVE,
     MONTH_WORDS,
     NUMBER_WORDS,
     OBJECT_NOT_ADVERB,
@@ -27,6 +27,7 @@ from diht_k8s.recipe.cat.wordlists import (
     PURPOSE,
     SHADES,
     UNITS,
+    is_animate,
     words,
 )
 
@@ -35,8 +36,9 @@ NOUN_DEPS: Final = ("pobj", "dobj", "nsubj", "nsubjpass", "compound", "appos", "
 PRONOUNS: Final = words(
     "something anything nothing everything someone anyone everyone nobody somebody anybody everybody one ones i"
 )
+DRINKS: Final = words("wine drinking shot beer martini champagne cocktail water juice whiskey whisky pint")
 SIZE: Final = words("s m l xl xxl xs")
-HYPHENATED: Final = re.compile(r"[\w.]+-[a-z][\w-]*$")
+HYPHENATED: Final = re.compile(r"(?:[\d.]+|[a-z]+)(?:-[a-z]+)+$")
 THING_COLOURS: Final = words("orange olive cream bronze coral lavender violet gold silver tan charcoal aqua")
 """Colour words that name a thing when the parser sees a compound ("orange juice", "olive oil", "gold medal")."""
 THING_COLOUR_HEADS: Final = words(
@@ -112,6 +114,8 @@ def _kind(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> str:
         return _number_kind(tokens, index)
     if word in UNITS and index and _numeric(tokens[index - 1]):
         return SKIPPED
+    if word == "size" and following is not None and (_numeric(following) or following.lower in SIZE):
+        return SKIPPED
     if _is_calendar(tokens, index) or (len(word) == 1 and token.is_noun) or (word in SIZE and token.is_noun):
         return SKIPPED
     if token.is_noun:
@@ -129,11 +133,11 @@ def _noun_kind(token: Token, following: Token | None, lexicon: Lexicon) -> str:
         return BREAK
     if token.dep == "npadvmod" and following is not None and following.tag == "VBN":
         return SKIPPED  # "hand painted"
-    if following is None or not (following.is_noun or following.tag.startswith("JJ") or following.tag == "CD"):
+    if following is None or not (following.is_noun or following.tag.startswith("JJ") or following.tag in ("CD", "VBG")):
         return NOUN
     if word in COLOURS and not (word in THING_COLOURS and following.lower in THING_COLOUR_HEADS):
         return ADJECTIVE
-    if word.endswith("ing") and word not in PURPOSE and token.dep in ("amod",):
+    if word.endswith("ing") and word not in PURPOSE and (token.dep == "amod" or lexicon.verb(word) in INTRANSITIVE):
         return ADJECTIVE
     if HYPHENATED.match(word) or word in ADJECTIVES:
         return ADJECTIVE
@@ -143,7 +147,7 @@ def _noun_kind(token: Token, following: Token | None, lexicon: Lexicon) -> str:
 
 
 def _names_purpose(token: Token, following: Token | None) -> bool:
-    return token.lower in PURPOSE and not (following is not None and following.lower in ANIMATE)
+    return token.lower in PURPOSE and not (following is not None and is_animate(following.lower))
 
 
 def _used_as_noun(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> bool:
@@ -151,7 +155,7 @@ def _used_as_noun(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> bool
     token = tokens[index]
     following = tokens[index + 1] if index + 1 < len(tokens) else None
     if token.lower in PURPOSE and following is not None and following.is_noun:
-        return following.lower not in ANIMATE
+        return not is_animate(following.lower)
     if token.lower in MATERIALS and following is not None and following.is_noun:
         return True
     left = tokens[index - 1] if index else None
@@ -166,6 +170,9 @@ def _used_as_noun(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> bool
 
 def _number_kind(tokens: Sequence[Token], index: int) -> str:
     word = tokens[index].lower
+    following = tokens[index + 1].lower if index + 1 < len(tokens) else ""
+    if following in UNITS:
+        return SKIPPED
     if HYPHENATED.match(word):
         return ADJECTIVE
     if index and tokens[index - 1].lower in IDENTIFIER_WORDS:
@@ -321,6 +328,8 @@ def _attributes(modifiers: Sequence[Token], tokens: Sequence[Token], head: int, 
 
 def _name(words: Sequence[Token], lexicon: Lexicon) -> str:
     *compound, head = (word.lower for word in words)
+    if head == "glasses" and compound and compound[-1] in DRINKS:
+        return " ".join([*compound, "glass"])
     if words[-1].tag == "NNP" and head not in PLURAL_ONLY and head in lexicon.nouns:
         return " ".join([*compound, head])
     return " ".join([*compound, lexicon.noun(head)])

@@ -32,7 +32,6 @@ class _Clause:
     objects: list[Token] = field(default_factory=list)
     passive: bool = False
     imperative: bool = False
-    pronoun_subject: bool = False
 
 
 class _Builder:
@@ -95,7 +94,8 @@ class _Builder:
         elif verb.tag in ("VB", "VBN") and not verb.kids("aux") and self._opens_part(verb):
             clause.imperative = True
         elif verb.dep in CLAUSES_OF_NOUNS and self._is_object(verb.head):
-            clause.subjects = self._group(verb.head, passive=passive)
+            if not self._parted(verb.head, verb):
+                clause.subjects = self._group(verb.head, passive=passive)
         else:
             self._inherit(clause)
         if verb.dep == "relcl" and self._is_object(verb.head) and own and not self._is_relative(own):
@@ -115,9 +115,7 @@ class _Builder:
         subject = own[-1]
         if subject.lower in RELATIVES and clause.verb.dep == "relcl":
             clause.subjects = self._group(clause.verb.head, passive=clause.passive)
-        elif subject.lower in RELATIVES or not self._is_object(subject):
-            clause.pronoun_subject = True
-        else:
+        elif subject.lower not in RELATIVES and self._is_object(subject) and not self._parted(subject, clause.verb):
             clause.subjects = self._nouns([subject])
             if clause.verb.dep == "conj" and self._is_object(
                 clause.verb.head
@@ -160,7 +158,6 @@ class _Builder:
     def _inherit_from(self, clause: _Clause, outer: _Clause) -> None:
         verb = clause.verb
         clause.imperative = outer.imperative
-        clause.pronoun_subject = outer.pronoun_subject
         after_object = (
             verb.dep in ("xcomp", "ccomp", "advcl")
             and outer.objects
@@ -190,7 +187,9 @@ class _Builder:
         for token in tokens:
             if self._is_object(token):
                 found.append(token)
-            found += self._nouns(child for child in token.kids("conj") if not child.is_verb)
+            found += self._nouns(
+                child for child in token.kids("conj") if not child.is_verb and not self._parted(token, child)
+            )
         return found
 
     def _group(self, noun: Token, *, passive: bool) -> list[Token]:
@@ -199,7 +198,14 @@ class _Builder:
         while first.dep == "conj" and self._is_object(first.head):
             first = first.head
         group = self._nouns([first])
+        if not any(member.kids("cc") for member in group):
+            return [noun] if self._is_object(noun) else []  # a list of titles is no coordination
         return group if noun in group or not self._is_object(noun) else [noun]
+
+    def _parted(self, one: Token, other: Token) -> bool:
+        """Whether a dash, bar or colon stands between two tokens: the parts of a title have no relation."""
+        first, last = sorted((one.i, other.i))
+        return any(token.lower in (";", ":") for token in self._tokens[first + 1 : last])
 
     def _index(self, token: Token) -> int:
         return self._order[id(self._phrases.of_token[token.i])]

@@ -20,7 +20,6 @@ from diht_k8s.recipe.cat.programs import parser_version, spotter_version
 from diht_k8s.recipe.cat.report import report
 from diht_k8s.recipe.cat.scores import Scores, open_scores
 from diht_k8s.recipe.cat.shards import ShardFilter, is_done
-from diht_k8s.recipe.cat.spotter import MIN_CONFIDENCE
 from diht_k8s.recipe.cat.summary import Summary
 from diht_k8s.recipe.runtime.commit import artefact
 from diht_k8s.recipe.runtime.stage import Context, Outcome
@@ -69,12 +68,6 @@ def check_supported(rules: Filter) -> None:
     for name, wanted in refused.items():
         if wanted:
             raise UserError(f"spec.filter.{name} is not supported by this version: leave it out")
-    spotting = rules.text_spotting
-    if spotting.mode != "Disabled" and spotting.min_confidence < MIN_CONFIDENCE:
-        raise UserError(
-            f"spec.filter.textSpotting.minConfidence {spotting.min_confidence} is below {MIN_CONFIDENCE}, "
-            f"the least that is stored: use {MIN_CONFIDENCE} or more"
-        )
 
 
 def _rules(run: DihtRun) -> Filter:

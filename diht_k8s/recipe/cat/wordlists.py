@@ -27,6 +27,9 @@ PLURAL_ONLY: Final = words(
     "people police scissors pliers pants trousers jeans shorts overalls glasses sunglasses goggles clothes pajamas pyjamas binoculars "
     "tights leggings headphones earphones tweezers series species news cattle premises"
 )
+FOREIGN: Final = words(
+    "le la les un une des du et sur avec dans pour el los las una y con por del der die das und auf dem den mit ein eine im il gli di per van het een de en em"
+)
 NUMBER_WORDS: Final = words(
     "several many few dozen dozens hundred hundreds thousand thousands multiple various numerous"
 )
@@ -82,7 +85,7 @@ PEOPLE: Final = words(
     "protesters fan fans golfer golfers player quarterback striker goalkeeper referee judge lawyer detective guard cop robber thief "
     "hunter fisherman fishermen sailor sailors cowboy cowboys ninja samurai knight knights warrior warriors angel angels devil ghost "
     "skeleton robot robots snowman dad grandpa grandma grandmother grandfather shepherd baker waiter waitress barber potter painter "
-    "photographer journalist reporter student pupil pupils graduate climber climbers paddler kayaker rower"
+    "photographer mechanic mechanics photographer journalist reporter student pupil pupils graduate climber climbers paddler kayaker rower"
 )
 ANIMALS: Final = words(
     "dog dogs puppy puppies cat cats kitten kittens horse horses pony foal donkey zebra giraffe giraffes elephant elephants lion lions "
@@ -96,6 +99,14 @@ ANIMALS: Final = words(
     "animal animals pet pets mustang stallion retriever terrier poodle bulldog spaniel beagle"
 )
 ANIMATE: Final = PEOPLE | ANIMALS
+ANIMATE_ENDINGS: Final = ("man", "men", "woman", "women", "ist", "ists", "ian", "ians", "smith", "keeper", "keepers")
+
+
+def is_animate(word: str) -> bool:
+    """Whether a noun (any form, lower-case) names somebody who can act."""
+    return word in ANIMATE or (len(word) > 4 and word.endswith(ANIMATE_ENDINGS))
+
+
 CAUSATIVES: Final = words(
     "teach help watch see hear let make ask tell want allow force train encourage invite show feel notice observe catch find keep leave "
     "order send call lead"
@@ -105,7 +116,6 @@ AUXILIARIES: Final = words(
     "be is are was were been being am 's 're do does did will would can could shall should may might must"
 )
 COPULAS: Final = words("be become seem appear remain look feel stay get smell taste sound turn")
-PERSON_TITLES: Final = words("mr mr. mrs mrs. ms ms. dr dr. sir prof. st. saint")
 _COMPLEX: Final = phrases(
     "in front of;on top of;at the top of;at the bottom of;in the middle of;in the center of;in the centre of;on the side of;"
     "on the edge of;next to;close to;out of;inside of;outside of;in between;across from;ahead of;at the edge of;at the side of;"
@@ -121,7 +131,7 @@ INTRANSITIVE: Final = words(
     "sleep run fall fly roll pray clink smile cry laugh walk sit stand burn float shine glow grow bloom rise bark swim jump dance sing "
     "leap crawl blink spin wink melt ski slide sled sail climb march move wave play go come wait lie lean rest kneel hop race skate "
     "surf dive glide hover soar perch graze wander stroll hike jog sprint gallop trot breach migrate bounce drift flow twinkle sparkle "
-    "sneeze cough yawn snore scream shout roar howl bow nod pose smoke work talk speak live look stare gaze peek drive row"
+    "sneeze cough yawn snore scream shout roar howl bow nod pose smoke work talk speak live look stare gaze peek drive row clap"
 )
 """Verbs that mostly take no object: their -ing form before a noun describes it, a preposition after them is no particle."""
 COMMANDS: Final = words(
@@ -132,7 +142,12 @@ COMMANDS: Final = words(
     "work write zoom don't donate"
 )
 """Verbs that open a caption as a call to the reader."""
-MISTAKEN_VERBS: Final = words("set saw cast")
+COMMANDS_OR_THINGS: Final = words(
+    "stop shop print book play search call contact design work walk travel touch press pin post sign love watch share"
+)
+"""Of these, the ones that name things before a bare singular noun: "stop sign", "book cover"."""
+QUANTITIES: Final = words("dozens hundreds thousands millions lots plenty tons loads")
+MISTAKEN_VERBS: Final = words("set saw cast cut")
 SINGULAR_DETERMINERS: Final = words("a an each every this neither another")
 DROPPED_PREPOSITIONS: Final = words("as than")
 FIXED_NAMES: Final = phrases(
@@ -142,4 +157,6 @@ FIXED_NAMES: Final = phrases(
     "first aid;living room;common sense;red cross;ice cream;black hole;fire engine;teddy bear;ferris wheel;high street;"
     "high schools;cardinal directions;roller coaster"
 )
-ADVERBIALS: Final = phrases("for example;side by side;at least;at last;of course;last night;last week;last year")
+ADVERBIALS: Final = phrases(
+    "for example;side by side;hand in hand;arm in arm;face to face;back to back;day by day;one by one;at least;at last;of course;last night;last week;last year"
+)

@@ -1,0 +1,127 @@
+"""The caption parser on captions of every kind that the guidelines speak of; accuracy in the large is measured elsewhere."""
+
+from __future__ import annotations
+
+import pytest
+
+from diht_k8s.recipe.cat import CaptionParser, describe
+from diht_k8s.recipe.cat.graph import CaptionGraph
+
+PARSER = CaptionParser()
+Triple = tuple[str | None, str, str | None]
+
+
+def parsed(caption: str) -> CaptionGraph:
+    return PARSER.parse([caption])[0]
+
+
+def triples(graph: CaptionGraph) -> set[Triple]:
+    names = graph.names
+    return {
+        (None if one is None else names[one], predicate, None if two is None else names[two])
+        for one, predicate, two in graph.relations
+    }
+
+
+def attributes(graph: CaptionGraph) -> set[tuple[str, str]]:
+    return {(graph.names[index], name) for index, name in graph.attributes}
+
+
+@pytest.mark.parametrize(
+    ("caption", "objects", "expected"),
+    [
+        ("a polar bear near a pizza box", ["polar bear", "pizza box"], set()),
+        ("men's running shoes", ["man", "running shoe"], set()),
+        ("a smiling woman", ["woman"], {("woman", "smiling")}),
+        ("two small dogs", ["dog"], {("dog", "two"), ("dog", "small")}),
+        ("the dog is small and fluffy", ["dog"], {("dog", "small"), ("dog", "fluffy")}),
+        ("tall and short candles", ["candle"], {("candle", "tall"), ("candle", "short")}),
+        ("RED FOX IN FRESH SNOW", ["fox", "snow"], {("fox", "red"), ("snow", "fresh")}),
+        ("Leather Wallet - Brown", ["leather wallet"], {("leather wallet", "brown")}),
+        ("a dress in navy", ["dress"], {("dress", "navy")}),
+        ("dark blue shirt", ["shirt"], {("shirt", "dark blue")}),
+        ("orange juice", ["orange juice"], set()),
+        ("gold plated ring", ["ring"], {("ring", "plated")}),
+        ("IMG_2034.jpg", [], set()),
+        ("Concert, 12 May 1978", ["concert"], set()),
+        ("sandals $20 50% off", ["sandal"], set()),
+        ("a bowl of cereal and a cup", ["bowl", "cereal", "cup"], set()),
+        ("a dog and a dog", ["dog", "dog"], set()),
+        ("", [], set()),
+    ],
+)
+def test_objects_and_attributes(caption: str, objects: list[str], expected: set[tuple[str, str]]) -> None:
+    graph = parsed(caption)
+    assert ([mention.name for mention in graph.objects], attributes(graph)) == (objects, expected)
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("a man riding a horse", {("man", "ride", "horse")}),
+        ("a dog sleeping", {("dog", "sleep", None)}),
+        ("pizza cut by the chef", {("chef", "cut", "pizza")}),
+        ("the pizza was cut into slices", {("pizza", "cut into", "slice")}),
+        ("a car parked in front of a house", {("car", "park in front of", "house")}),
+        ("a cat on top of a table", {("cat", "on top of", "table")}),
+        ("the keys are on the desk", {("key", "on", "desk")}),
+        ("a boy and a girl playing", {("boy", "play", None), ("girl", "play", None)}),
+        ("a bag that holds a laptop and two books", {("bag", "hold", "laptop"), ("bag", "hold", "book")}),
+        ("the fence my uncle built", {("uncle", "build", "fence")}),
+        ("a tall giraffe standing near trees", {("giraffe", "stand near", "tree")}),
+        ("Woman in a red dress holding an umbrella", {("woman", "in", "dress"), ("woman", "hold", "umbrella")}),
+        ("a man peels and chops onions", {("man", "peel", "onion"), ("man", "chop", "onion")}),
+        ("Kneading dough", {(None, "knead", "dough")}),
+        ("a glass full of water", {("glass", "full of", "water")}),
+        ("the man uses a saw to cut wood", {("man", "use", "saw"), ("man", "cut", "wood")}),
+        ("people skiing down a hill", {("people", "ski down", "hill")}),
+        ("a pianist plays", {("pianist", "play", None)}),
+        ("cat, dog", set()),
+    ],
+)
+def test_relations(caption: str, expected: set[Triple]) -> None:
+    assert triples(parsed(caption)) == expected
+
+
+@pytest.mark.parametrize(
+    ("caption", "actions"),
+    [
+        ("Buy cheap shoes online", []),
+        ("Click to enlarge", []),
+        ("iPhone 12 Case Blue Leather", []),
+        ("playing card", []),
+        ("the door is open", []),
+        ("oil painting of a building", []),
+        ("hourglass not done", []),
+        ("a dog barks and runs", ["bark", "run"]),
+        ("a woman who wears a hat", ["wear"]),
+    ],
+)
+def test_actions(caption: str, actions: list[str]) -> None:
+    assert [action.name for action in parsed(caption).actions] == actions
+
+
+def test_papers_worked_example_has_complexity_three() -> None:
+    graph = parsed("a cat chasing a small blue bird")
+    assert (graph.complexity, graph.num_actions) == (3, 1)
+
+
+def test_spans_point_into_the_caption() -> None:
+    caption = "  Two DOGS near https://example.org/x a Pizza Box "
+    assert [caption[mention.start : mention.end] for mention in parsed(caption).objects] == ["DOGS", "Pizza Box"]
+
+
+def test_same_caption_gives_the_same_graph_alone_in_a_batch_and_from_the_cache() -> None:
+    captions = ["a man riding a horse", "two small dogs", "a man riding a horse"]
+    fresh = CaptionParser(cached=0)
+    assert fresh.parse(captions) == [fresh.parse([caption])[0] for caption in captions] == PARSER.parse(captions)
+
+
+def test_cache_is_bounded() -> None:
+    parser = CaptionParser(cached=2)
+    parser.parse(["a", "b", "c", "d"])
+    assert len(parser._cache) == 2
+
+
+def test_describe_prints_what_was_parsed() -> None:
+    assert describe(parsed("a black dog barks")) == "dog [black]\n  -bark-> ?\ncomplexity 2, actions 1 (bark)"

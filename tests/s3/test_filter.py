@@ -1,0 +1,73 @@
+"""The filter against a real S3 server gives what it gives from disk, byte for byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diht_k8s.api.errors import DihtError, ExitCode
+from diht_k8s.api.run import DihtRun
+from diht_k8s.recipe.cat.scores import open_scores
+from diht_k8s.recipe.shards.storage import Storage
+from tests.recipe.cat.shards import filter_with, run_of
+from tests.s3.conftest import S3
+
+pytestmark = pytest.mark.s3
+DEMO = Path(__file__).parents[2] / "examples/data/train"
+SHARDS = ("00000.tar.gz", "00001.tar.gz")
+RULES = {"textSpotting": {"mode": "Drop", "detectorSize": 96}}
+
+
+def with_storage(run: DihtRun, rule: dict[str, Any]) -> DihtRun:
+    document = run.model_dump(by_alias=True, mode="json", exclude_none=True)
+    document["spec"]["storage"] = [rule]
+    return DihtRun.model_validate(document)
+
+
+@pytest.fixture(scope="module")
+def uploaded(s3: S3) -> S3:
+    storage = storage_of(s3)
+    for name in SHARDS:
+        storage.write_bytes(f"s3://{s3.bucket}/raw/{name}", (DEMO / name).read_bytes())
+    return s3
+
+
+def storage_of(s3: S3) -> Storage:
+    run = with_storage(run_of("out", "in.tar"), s3.rule)
+    return Storage(run.spec.storage)
+
+
+def test_kept_shards_and_scores_are_those_from_disk(uploaded: S3, tmp_path: Path) -> None:
+    output = f"s3://{uploaded.bucket}/out"
+    there = filter_with(with_storage(run_of(output, f"s3://{uploaded.bucket}/raw/*.tar.gz", RULES), uploaded.rule))
+    here = filter_with(run_of(tmp_path / "out", [str(DEMO / name) for name in SHARDS], RULES))
+    assert there is not None
+    assert here is not None
+    assert there.summary == here.summary
+    storage = storage_of(uploaded)
+    for shard in ("web-00000", "web-00001"):
+        kept = storage.read_bytes(f"{output}/filter/kept/{shard}.tar")
+        assert kept == (tmp_path / f"out/filter/kept/{shard}.tar").read_bytes()
+        uri, path = f"{output}/filter/scores/{shard}.parquet", tmp_path / f"out/filter/scores/{shard}.parquet"
+        theirs, ours = open_scores(storage.read_bytes(uri), uri), open_scores(path.read_bytes(), str(path))
+        assert theirs.file.read().equals(ours.file.read())  # the headers name ETags there and times here
+        assert theirs.header["summary"] == ours.header["summary"]
+
+
+def test_second_run_is_cached(uploaded: S3, capsys: pytest.CaptureFixture[str]) -> None:
+    run = with_storage(
+        run_of(f"s3://{uploaded.bucket}/again", f"s3://{uploaded.bucket}/raw/00000.tar.gz"), uploaded.rule
+    )
+    assert filter_with(run) == filter_with(run)
+    assert "filter: cached" in capsys.readouterr().out
+
+
+def test_wrong_credentials_end_with_the_uri(uploaded: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIHT_STORAGE_0_ACCESS_KEY_ID", "nobody")
+    monkeypatch.setenv("DIHT_STORAGE_0_SECRET_ACCESS_KEY", "wrong")
+    run = with_storage(run_of(f"s3://{uploaded.bucket}/no", f"s3://{uploaded.bucket}/raw/*.tar.gz"), uploaded.rule)
+    with pytest.raises(DihtError, match=f"s3://{uploaded.bucket}/raw") as raised:
+        filter_with(run)
+    assert raised.value.exit_code != ExitCode.UNEXPECTED

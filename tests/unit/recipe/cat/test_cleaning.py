@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import pytest
+
+from diht_k8s.recipe.cat.cleaning import clean, is_title
+
+
+@pytest.mark.parametrize(
+    ("caption", "seen"),
+    [
+        ("a dog at www.example.org/dogs today", "a dog at today"),
+        ("Contact: hello@mapleprint.example", "Contact:"),
+        ("IMG_2034.jpg", ""),
+        ("my_file_name of a cat", "of a cat"),
+        ("New tattoo #ink #blackwork", "New tattoo"),
+        ("The kids build a #snowman here", "The kids build a snowman here"),
+        ("Sandals $29.99 - 50% off", "Sandals ;"),
+        ("Park, 02/11/2018 at 10:30 pm", "Park, at"),
+        ("RED FOX IN SNOW", "red fox in snow"),
+        ("Little Bird Singing on a Branch", "little bird singing on a branch"),
+        ("Singer Maya Lind performs on stage", "Singer Maya Lind performs on stage"),
+        ("Mug | Blue", "mug ; blue"),
+        ("rock-n-roll", "rock-n-roll"),
+    ],
+)
+def test_clean_leaves_language(caption: str, seen: str) -> None:
+    assert clean(caption).split() == seen.split()
+
+
+@pytest.mark.parametrize("caption", ["a dog at www.example.org", "İSTANBUL BRIDGE", "A - B | C", "#a #b", "𝔸 ＢＣ"])
+def test_clean_keeps_the_length_so_that_spans_stay_valid(caption: str) -> None:
+    assert len(clean(caption)) == len(caption)
+
+
+@pytest.mark.parametrize(
+    ("text", "title"),
+    [("Big Truck", True), ("Big truck", False), ("A Man And a Dog", True), ("Dog", False), ("a dog runs", False)],
+)
+def test_title_case_is_recognised(text: str, title: bool) -> None:
+    assert is_title(text) is title
