@@ -1,6 +1,6 @@
 """A stage that ends as the environment variable DIHT_STUB says.
 
-DIHT_STUB is JSON: stage -> list of what its attempts do, one after another (the last one for good): "ok", "hang" (until it is asked
+DIHT_STUB is JSON: stage (or stage-step) -> list of what its attempts do, one after another (the last one for good): "ok", "hang" (until it is asked
 to stop), "kill" (SIGKILL to itself), or an exit code. "hang" counts steps in a file, as a checkpoint: it goes on where it was.
 """
 
@@ -33,11 +33,14 @@ class Stub:
 
     def execute(self, context: Context) -> Outcome | None:
         folder = context.layout.stage(self.stage)
-        attempts = join(context.layout.output, f"attempts-{self.stage}-{context.worker}")
+        part = f"{self.stage}-{context.step}" if context.step else self.stage.value
+        attempts = join(context.layout.output, f"attempts-{part}-{context.worker}")
         number = len(context.storage.read_bytes(attempts)) if context.storage.exists(attempts) else 0
         context.storage.write_bytes(attempts, b"x" * (number + 1))
-        told = json.loads(os.environ.get("DIHT_STUB", "{}")).get(self.stage.value, ["ok"])
+        told = json.loads(os.environ.get("DIHT_STUB", "{}")).get(part, ["ok"])
         self._end(context, folder, told[min(number, len(told) - 1)])
+        if context.step not in ("", "predict"):
+            return None
         context.storage.write_bytes(join(folder, f"part-{context.worker}"), b"x")
         present = [name for name in context.storage.names(folder) if name.startswith("part-")]
         if len(present) < context.workers:

@@ -176,7 +176,9 @@ def test_a_failed_run_carries_the_programs_code_and_words() -> None:
 
 def test_a_run_without_restarts_left_says_so() -> None:
     run = make_run(failurePolicy={"maxRestarts": 1})
-    status = plan(run, Observed((attempt(T, 3, FAILED, 75, message="no answer"),)), 1.0, status=at(*BEFORE_T, RUN_T)).status
+    status = plan(
+        run, Observed((attempt(T, 3, FAILED, 75, message="no answer"),)), 1.0, status=at(*BEFORE_T, RUN_T)
+    ).status
     assert status.message == "train: no answer (restarted 1 times, failurePolicy.maxRestarts)"
 
 

@@ -1,0 +1,58 @@
+"""`python -m diht_k8s.controller`: the operator. Options say what it serves; credentials come from the pod or KUBECONFIG."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+from collections.abc import Sequence
+
+from pythonjsonlogger.json import JsonFormatter
+
+from diht_k8s.controller.operator import Operator, Settings
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the operator until a signal ends it."""
+    options = _parser().parse_args(arguments)
+    _log(options.log_format, options.log_level)
+    lease_namespace = options.lease_namespace or os.environ.get("POD_NAMESPACE")
+    settings = Settings(
+        namespace=options.namespace,
+        workers=options.workers,
+        port=options.port,
+        lease_namespace=None if options.no_lease else lease_namespace,
+        lease_name=options.lease_name,
+    )
+    asyncio.run(_run(settings))
+
+
+async def _run(settings: Settings) -> None:
+    await Operator(settings).run()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m diht_k8s.controller", description="The operator of DihtRuns.")
+    parser.add_argument("--namespace", help="serve this namespace only; all if unset")
+    parser.add_argument("--workers", type=int, default=8, help="runs that are looked at at the same time (8)")
+    parser.add_argument("--port", type=int, default=8080, help="of /healthz, /readyz, /metrics (8080); 0 for none")
+    parser.add_argument("--lease-namespace", help="namespace of the Lease; POD_NAMESPACE if unset, else no Lease")
+    parser.add_argument("--lease-name", default="diht-operator", help="name of the Lease (diht-operator)")
+    parser.add_argument("--no-lease", action="store_true", help="act at once, without an election")
+    parser.add_argument("--log-format", choices=("json", "text"), default="json")
+    parser.add_argument("--log-level", choices=("debug", "info", "warning"), default="info")
+    return parser
+
+
+def _log(form: str, level: str) -> None:
+    handler = logging.StreamHandler()
+    fields = "%(asctime)s %(levelname)s %(name)s %(message)s"
+    handler.setFormatter(JsonFormatter(fields) if form == "json" else logging.Formatter(fields))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
+
+
+if __name__ == "__main__":
+    main()

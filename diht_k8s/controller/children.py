@@ -1,0 +1,44 @@
+"""The objects of one attempt: the same components and the same renderer as `torchx run -s kubernetes`. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from components.apps import stage_app
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.controller.observe import entry_name
+from diht_k8s.controller.runs import KnownRun
+from diht_k8s.controller.views import ATTEMPT_LABEL, RUN_LABEL, STAGE_LABEL
+from diht_k8s.launch.render import JobConfig, render
+from diht_k8s.pipeline.states import Start
+
+MANAGED_BY: Final = "diht-operator"
+
+
+def children(known: KnownRun, run: DihtRun, start: Start) -> list[dict[str, Any]]:
+    """The Service (where pods talk to each other) and then the Job of an attempt, so that a Job has all that it needs.
+
+    Raises:
+        UserError: the run cannot be made into objects; the message says why.
+    """
+    arguments: tuple[str, ...] = ()
+    if start.step:
+        arguments = ("--step", start.step)
+        run = run if start.step == "predict" else _alone(run, start.stage)
+    labels = {
+        "app.kubernetes.io/managed-by": MANAGED_BY,
+        "app.kubernetes.io/part-of": "diht",
+        RUN_LABEL: known.name,
+        STAGE_LABEL: entry_name(start.stage, start.step),
+        ATTEMPT_LABEL: str(start.number),
+    }
+    config = JobConfig(namespace=known.namespace, end_on_disruption=True if start.stage is Stage.TRAIN else None)
+    app = stage_app(run, start.stage, arguments=arguments)
+    objects = render(app, config, start.name, labels=labels, owner=known.owner_reference)
+    return sorted(objects, key=lambda item: item["kind"] == "Job")
+
+
+def _alone(run: DihtRun, stage: Stage) -> DihtRun:
+    """The run with one worker in a stage: placement, which no result depends on."""
+    config = getattr(run.spec, stage.value).model_copy(update={"workers": 1})
+    return run.model_copy(update={"spec": run.spec.model_copy(update={stage.value: config})})

@@ -1,0 +1,131 @@
+"""The conditions of a run: Accepted, Progressing, Complete, Failed. Pure.
+
+lastTransitionTime moves only with the condition's status; observedGeneration says which spec it speaks of.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from diht_k8s.api.reasons import ConditionType, Reason
+from diht_k8s.api.status import Condition, Status, timestamp
+from diht_k8s.controller.memory import condition
+from diht_k8s.controller.observe import Problem, Seen, entry_name
+from diht_k8s.controller.text import one_line
+from diht_k8s.pipeline.states import ENDED_WELL, AttemptState, RunState, RunStatus, StageState, StageStatus
+
+NOT_ACCEPTED: Final = frozenset({
+    Reason.INVALID_SPEC, Reason.OUTPUT_IN_USE, Reason.NAME_CONFLICT, Reason.BACKEND_MISSING
+})  # fmt: skip
+"""Problems for which the operator does not take the run on."""
+_ENDED_BADLY: Final = frozenset({RunState.FAILED, RunState.STOPPED})
+_Truth = Literal["True", "False", "Unknown"]
+
+
+@dataclass(frozen=True)
+class _Claim:
+    status: _Truth
+    reason: Reason
+    message: str = ""
+
+
+def conditions(
+    previous: Status,
+    run: RunStatus,
+    current: Seen | None,
+    problem: Problem | None,
+    *,
+    pausing: bool,
+    generation: int,
+    now: float,
+) -> list[Condition]:
+    """All four conditions.
+
+    Args:
+        previous: the status that is there.
+        run: what the plan said to remember.
+        current: the newest attempt of the current stage.
+        problem: what keeps the operator from going on, beside what is to be seen at the pods.
+        pausing: whether the run was asked to stop.
+        generation: metadata.generation of the run.
+        now: seconds since the epoch.
+    """
+    claims = {
+        ConditionType.ACCEPTED: _accepted(problem),
+        ConditionType.PROGRESSING: _progressing(run, current, problem, pausing=pausing),
+        ConditionType.COMPLETE: _complete(run),
+        ConditionType.FAILED: _failed(run),
+    }
+    return [_condition(previous, kind, claim, generation, now) for kind, claim in claims.items()]
+
+
+def _condition(previous: Status, kind: ConditionType, claim: _Claim, generation: int, now: float) -> Condition:
+    before = condition(previous, kind)
+    kept = before is not None and before.status == claim.status
+    return Condition(
+        type=kind,
+        status=claim.status,
+        reason=claim.reason,
+        message=one_line(claim.message),
+        last_transition_time=before.last_transition_time if kept and before is not None else timestamp(now),
+        observed_generation=generation,
+    )
+
+
+def _accepted(problem: Problem | None) -> _Claim:
+    if problem is not None and problem.reason in NOT_ACCEPTED:
+        return _Claim("False", problem.reason, problem.message)
+    return _Claim("True", Reason.VALID)
+
+
+def _complete(run: RunStatus) -> _Claim:
+    if run.state is RunState.COMPLETE:
+        return _Claim("True", Reason.COMPLETE, "every stage's output is committed")
+    return _Claim("False", Reason.NOT_FINISHED)
+
+
+def _failed(run: RunStatus) -> _Claim:
+    if run.state in _ENDED_BADLY:
+        return _Claim("True", run.reason or Reason.UNKNOWN, run.message)
+    return _Claim("False", Reason.NOT_FINISHED)
+
+
+def _progressing(run: RunStatus, current: Seen | None, problem: Problem | None, *, pausing: bool) -> _Claim:
+    if run.state is RunState.COMPLETE:
+        return _Claim("False", Reason.COMPLETE)
+    if run.state in _ENDED_BADLY:
+        return _Claim("False", run.reason or Reason.UNKNOWN, run.message)
+    if problem is not None and problem.reason in NOT_ACCEPTED:
+        return _Claim("False", problem.reason, problem.message)
+    if run.state is RunState.SUSPENDED:
+        return _Claim("False", Reason.SUSPENDED, "spec.suspend is true: set it to false to go on")
+    stage = next((stage for stage in run.stages if stage.state not in ENDED_WELL), None)
+    if stage is None:
+        return _Claim("True", Reason.PENDING)
+    if pausing:
+        return _Claim("True", Reason.CHECKPOINTING, f"{_name(stage)}: asked to stop and save what it can")
+    return _going_on(stage, current, problem)
+
+
+def _going_on(stage: StageStatus, current: Seen | None, problem: Problem | None) -> _Claim:
+    name, failure = _name(stage), stage.failure.message if stage.failure else ""
+    if stage.state is StageState.RESTARTING:
+        when = f" at {timestamp(stage.not_before)}" if stage.not_before is not None else ""
+        message = f"{name}: attempt {stage.attempt} ended: {failure}; the next one starts{when}"
+        return _Claim("True", Reason.RESTARTING, message)
+    if problem is not None:
+        return _Claim("True", problem.reason, f"{name}: {problem.message}")
+    seen = current.problem if current is not None else None
+    if current is not None and current.attempt.state is AttemptState.RUNNING:
+        also = f"; {seen.message}" if seen is not None else ""
+        return _Claim("True", Reason.RUNNING, f"{name}: attempt {stage.attempt} runs{also}")
+    if seen is not None:
+        return _Claim("True", seen.reason, f"{name}: {seen.message}")
+    if stage.failure is not None:
+        return _Claim("True", Reason.RESTARTING, f"{name}: attempt {stage.attempt} starts, after: {failure}")
+    return _Claim("True", Reason.PENDING, f"{name}: attempt {stage.attempt} starts")
+
+
+def _name(stage: StageStatus) -> str:
+    return entry_name(stage.stage, stage.step)

@@ -1,0 +1,188 @@
+"""A mirror of the Jobs and pods that carry our label: list once, then watch; each object is reduced while it is read.
+
+One thread for each kind. Lists are paged; a watch ends by itself after a minute, so that a connection that has died without a
+word is noticed; after `410 Gone`, or any other trouble, it lists again, for as long as it takes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Generic, TypeVar
+
+import urllib3
+
+from diht_k8s.controller.cluster import PAGE, ClusterError
+from diht_k8s.controller.views import RUN_LABEL, Document, JobView, PodView
+
+logger = logging.getLogger(__name__)
+
+WATCH_S: Final = 50
+"""The server ends a watch after so long; with READ_S a silent connection costs little more than a minute."""
+READ_S: Final = 60.0
+FIRST_WAIT_S: Final = 0.5
+MOST_WAIT_S: Final = 10.0
+View = TypeVar("View", JobView, PodView)
+
+
+class Gone(Exception):  # noqa: N818 (a state, not a fault)
+    """The server does not remember the version from which we would go on."""
+
+
+class Informer(Generic[View]):
+    """Views of one kind of object, by run."""
+
+    def __init__(
+        self,
+        kind: str,
+        listing: Callable[..., Any],
+        reduce: Callable[[Document], View | None],
+        changed: Callable[[str, str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Make one; `start` starts it.
+
+        Args:
+            kind: for log lines.
+            listing: the list call, which returns a response that can be streamed.
+            reduce: object -> view.
+            changed: told namespace and name of a run of which something changed; called from the informer's thread.
+            clock: seconds, monotonic.
+        """
+        self._kind, self._listing, self._reduce, self._changed, self._clock = kind, listing, reduce, changed, clock
+        self._lock = threading.Lock()
+        self._by_run: dict[tuple[str, str], dict[str, View]] = {}
+        self._run_of: dict[str, tuple[str, str]] = {}
+        self.synced = threading.Event()
+        self.alive_at = clock()
+        """when the thread last got somewhere: an answer, or an error that it knows of"""
+        self._stop = threading.Event()
+
+    def start(self) -> None:
+        """Start the thread."""
+        threading.Thread(target=self._run, name=f"informer-{self._kind}", daemon=True).start()
+
+    def stop(self) -> None:
+        """Have the thread end after its present request."""
+        self._stop.set()
+
+    def of(self, namespace: str, run: str) -> list[View]:
+        """The views of a run."""
+        with self._lock:
+            return list(self._by_run.get((namespace, run), {}).values())
+
+    def put(self, document: Document) -> None:
+        """Take in an object that we have just created, before the watch tells of it."""
+        if (view := self._reduce(document)) is not None:
+            self._store(view)
+
+    def __len__(self) -> int:
+        return len(self._run_of)
+
+    def _run(self) -> None:
+        wait_s, version = FIRST_WAIT_S, None
+        while not self._stop.is_set():
+            try:
+                version = self._list() if version is None else self._watch(version)
+                wait_s = FIRST_WAIT_S
+                continue
+            except Gone:
+                version = None
+            except (ClusterError, urllib3.exceptions.HTTPError, ValueError) as error:
+                self.alive_at = self._clock()
+                logger.warning("watching %ss broke off, trying again in %.1f s: %s", self._kind, wait_s, error)
+                if isinstance(error, ClusterError) and error.status:
+                    version = None
+            self._stop.wait(wait_s)
+            wait_s = min(2 * wait_s, MOST_WAIT_S)
+
+    def _list(self) -> str:
+        """List everything; what is not there any more is forgotten. Returns the version to watch from."""
+        found: dict[str, View] = {}
+        token, version = None, ""
+        while True:
+            options = {"_continue": token} if token else {}
+            response = self._listing(label_selector=RUN_LABEL, limit=PAGE, **options)
+            page = json.loads(response.data)
+            self.alive_at = self._clock()
+            for item in page.pop("items"):
+                if (view := self._reduce(item)) is not None:
+                    found[view.uid] = view
+            token, version = page["metadata"].get("continue"), page["metadata"]["resourceVersion"]
+            if not token:
+                break
+        for uid in [uid for uid in self._run_of if uid not in found]:
+            self._remove(uid)
+        for view in found.values():
+            self._store(view)
+        self.synced.set()
+        return version
+
+    def _watch(self, version: str) -> str:
+        """Follow changes until the server ends the watch; returns the version to go on from."""
+        response = self._listing(
+            label_selector=RUN_LABEL,
+            resource_version=version,
+            watch=True,
+            allow_watch_bookmarks=True,
+            timeout_seconds=WATCH_S,
+            _request_timeout=(5.0, READ_S),
+        )
+        self.alive_at = self._clock()
+        try:
+            for line in lines(response.stream(1 << 16, decode_content=True)):
+                event = json.loads(line)
+                self.alive_at = self._clock()
+                version = self._take(event) or version
+                if self._stop.is_set():
+                    break
+        finally:
+            response.close()
+        self.alive_at = self._clock()
+        return version
+
+    def _take(self, event: dict[str, Any]) -> str | None:
+        kind, item = event["type"], event["object"]
+        if kind == "ERROR":
+            if item.get("code") == 410:
+                raise Gone
+            raise ClusterError(item.get("code", 500), item.get("reason", ""), item.get("message", ""))
+        if kind == "DELETED":
+            self._remove(item["metadata"]["uid"])
+        elif kind != "BOOKMARK" and (view := self._reduce(item)) is not None:
+            self._store(view)
+        return item["metadata"]["resourceVersion"]
+
+    def _store(self, view: View) -> None:
+        key = (view.namespace, view.run)
+        with self._lock:
+            known = self._by_run.setdefault(key, {})
+            old = known.get(view.uid)
+            if old is not None and int(old.version) >= int(view.version):
+                return
+            known[view.uid], self._run_of[view.uid] = view, key
+        self._changed(*key)
+
+    def _remove(self, uid: str) -> None:
+        with self._lock:
+            key = self._run_of.pop(uid, None)
+            if key is None:
+                return
+            known = self._by_run[key]
+            del known[uid]
+            if not known:
+                del self._by_run[key]
+        self._changed(*key)
+
+
+def lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """The lines of a stream."""
+    rest = b""
+    for block in blocks:
+        *whole, rest = (rest + block).split(b"\n")
+        yield from (line for line in whole if line)
+    if rest:
+        yield rest

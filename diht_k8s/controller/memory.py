@@ -1,0 +1,77 @@
+"""`DihtRun.status` as what the plan remembers. Counters come from the status alone, never from the Jobs that happen to be there. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from diht_k8s.api.errors import ExitCode
+from diht_k8s.api.reasons import ConditionType, Reason
+from diht_k8s.api.status import Condition, Status
+from diht_k8s.api.status import StageStatus as StageEntry
+from diht_k8s.controller.observe import entry_parts
+from diht_k8s.pipeline.states import Failure, RunState, RunStatus, StageState, StageStatus
+
+
+def remembered(status: Status) -> RunStatus:
+    """What a status says, for the plan."""
+    state = _state(status)
+    failed = condition(status, ConditionType.FAILED)
+    ended = state in (RunState.FAILED, RunState.STOPPED)
+    return RunStatus(
+        state=state,
+        started_at=seconds(status.start_time),
+        stages=tuple(_stage(entry) for entry in status.stages),
+        message=failed.message if ended and failed is not None else "",
+        reason=failed.reason if ended and failed is not None else None,
+        ended_at=seconds(status.completion_time),
+    )
+
+
+def condition(status: Status, kind: ConditionType) -> Condition | None:
+    """A condition of a status; None where it is not there."""
+    return next((each for each in status.conditions if each.type is kind), None)
+
+
+def is_true(status: Status, kind: ConditionType) -> bool:
+    """Whether a condition is there and True."""
+    found = condition(status, kind)
+    return found is not None and found.status == "True"
+
+
+def has_ended(status: Status) -> bool:
+    """Whether a run is complete or has failed."""
+    return is_true(status, ConditionType.COMPLETE) or is_true(status, ConditionType.FAILED)
+
+
+def seconds(time: str | None) -> float | None:
+    """A status' time as seconds since the epoch."""
+    return None if time is None else datetime.fromisoformat(time).timestamp()
+
+
+def _state(status: Status) -> RunState:
+    if is_true(status, ConditionType.COMPLETE):
+        return RunState.COMPLETE
+    if is_true(status, ConditionType.FAILED):
+        failed = condition(status, ConditionType.FAILED)
+        return RunState.STOPPED if failed is not None and failed.reason is Reason.STOPPED else RunState.FAILED
+    progressing = condition(status, ConditionType.PROGRESSING)
+    suspended = progressing is not None and progressing.reason is Reason.SUSPENDED
+    return RunState.SUSPENDED if suspended else RunState.RUNNING
+
+
+def _stage(entry: StageEntry) -> StageStatus:
+    stage, step = entry_parts(entry.name)
+    cause = entry.cause
+    return StageStatus(
+        stage=stage,
+        state=StageState(entry.state.value),
+        attempt=entry.attempt,
+        restarts=entry.restarts_count_towards_max,
+        infrastructure_restarts=entry.restarts - entry.restarts_count_towards_max,
+        out_of_memory=entry.out_of_memory,
+        not_before=seconds(entry.not_before),
+        failure=None
+        if cause is None
+        else Failure(ExitCode.UNEXPECTED if cause.exit_code is None else cause.exit_code, cause.reason, cause.message),
+        step=step,
+    )

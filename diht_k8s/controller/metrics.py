@@ -1,0 +1,50 @@
+"""Prometheus metrics of the controller, and the page that serves them beside its health."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
+
+BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
+RECONCILE: Final = Histogram(
+    "diht_operator_reconcile_seconds", "Time of one look at one run, API calls and all.", buckets=BUCKETS
+)
+WAIT: Final = Histogram("diht_operator_queue_wait_seconds", "Time that a run waits to be looked at.", buckets=BUCKETS)
+ERRORS: Final = Counter("diht_operator_reconcile_errors_total", "Looks that ended in an error.", ["kind"])
+WRITES: Final = Counter("diht_operator_api_writes_total", "Writes to the API server.", ["call"])
+DEPTH: Final = Gauge("diht_operator_queue_depth", "Runs that wait to be looked at.")
+RUNS: Final = Gauge("diht_operator_runs", "Runs that the operator knows.")
+ACTIVE: Final = Gauge("diht_operator_active_runs", "Runs with a living attempt.")
+LEADER: Final = Gauge("diht_operator_leader", "1 while this replica acts.")
+
+Check = Callable[[], str]
+"""What is wrong; empty when nothing is."""
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """No line for each probe."""
+
+
+def serve(port: int, healthy: Check, ready: Check) -> None:
+    """Serve /healthz, /readyz and /metrics from a thread."""
+    metrics = make_wsgi_app()
+    checks = {"/healthz": healthy, "/readyz": ready}
+
+    def application(environ: dict[str, Any], respond: Callable[..., Any]) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if path == "/metrics":
+            return metrics(environ, respond)
+        if path not in checks:
+            respond("404 Not Found", [("Content-Type", "text/plain")])
+            return [b"try /healthz, /readyz, /metrics\n"]
+        problem = checks[path]()
+        respond("503 Service Unavailable" if problem else "200 OK", [("Content-Type", "text/plain")])
+        return [f"{problem or 'ok'}\n".encode()]
+
+    server = make_server("", port, application, handler_class=_Quiet)
+    threading.Thread(target=server.serve_forever, name="http", daemon=True).start()

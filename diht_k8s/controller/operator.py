@@ -1,0 +1,247 @@
+"""The operator as a program: kopf's watch of runs, our watches of Jobs and pods, the queue, workers, lease, health.
+
+All decisions are elsewhere (`reconcile`, `pipeline.plan`); here things are only connected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final
+
+import kopf
+
+from diht_k8s.api.crd import GROUP, PLURAL, VERSION
+from diht_k8s.controller import metrics
+from diht_k8s.controller.cluster import Cluster, ClusterError, connect
+from diht_k8s.controller.informer import READ_S, WATCH_S, Informer
+from diht_k8s.controller.lease import elect
+from diht_k8s.controller.queue import KeyedQueue
+from diht_k8s.controller.reconcile import Reconciler
+from diht_k8s.controller.runs import Key, Runs, known_run
+from diht_k8s.controller.views import JobView, PodView, job_view, pod_view
+
+logger = logging.getLogger(__name__)
+
+RESYNC_S: Final = 600.0
+COMPARE_S: Final = 60.0
+"""How often the list of runs is compared with what kopf has told."""
+STALE_S: Final = 2 * (WATCH_S + READ_S)
+LATE_S: Final = 30.0
+"""kopf may take so long to tell of a change before it counts as not told."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How one operator runs."""
+
+    namespace: str | None = None
+    """the only namespace that it serves; None serves all."""
+    workers: int = 8
+    """runs that are looked at at the same time."""
+    port: int = 8080
+    """of /healthz, /readyz and /metrics; 0 serves none."""
+    lease_namespace: str | None = None
+    """namespace of the Lease; None takes part in no election and acts at once."""
+    lease_name: str = "diht-operator"
+    identity: str = f"{socket.gethostname()}-{os.getpid()}"
+    """name in the Lease."""
+
+
+class Operator:
+    """One operator process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        api = connect()
+        self._api = api
+        self._cluster = Cluster(api, count=lambda call: metrics.WRITES.labels(call).inc())
+        self._loop = asyncio.get_running_loop()
+        self._queue: KeyedQueue[Key] = KeyedQueue(self._loop.time)
+        self._runs = Runs()
+        listing = functools.partial(self._cluster.listing, namespace=settings.namespace)
+        self._jobs: Informer[JobView] = Informer("Job", listing("Job"), job_view, self._changed)
+        self._pods: Informer[PodView] = Informer("Pod", listing("Pod"), pod_view, self._changed)
+        self._reconciler = Reconciler(self._cluster, self._runs, self._jobs, self._pods, poke=self._poke)
+        self._leads = asyncio.Event()
+        self._missed: dict[Key, tuple[int, float]] = {}
+        self._compared_at = time.monotonic()
+        self._threads = ThreadPoolExecutor(settings.workers + 2, thread_name_prefix="worker")
+
+    async def run(self) -> None:
+        """Run until a signal ends it."""
+        if self._settings.port:
+            metrics.serve(self._settings.port, self.unhealthy, self.unready)
+        self._jobs.start()
+        self._pods.start()
+        self._stand_for_election()
+        tasks = [asyncio.create_task(self._watch_runs()), asyncio.create_task(self._resync())]
+        tasks += [asyncio.create_task(self._compare())]
+        tasks += [asyncio.create_task(self._work()) for _ in range(self._settings.workers)]
+        done, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in others:
+            task.cancel()
+        for task in done:
+            task.result()
+
+    def unhealthy(self) -> str:
+        """What is wrong so that only a restart helps: a watch that is stuck."""
+        now = time.monotonic()
+        for kind, informer in (("Jobs", self._jobs), ("pods", self._pods)):
+            if now > informer.alive_at + STALE_S:
+                return f"the watch of {kind} has been silent for {now - informer.alive_at:.0f} s"
+        late = [key for key, (_, since) in list(self._missed.items()) if now > since + COMPARE_S + LATE_S]
+        return f"the watch of runs does not tell of changes: {late[0][0]}/{late[0][1]}" if late else ""
+
+    def unready(self) -> str:
+        """Why it does not act yet."""
+        if not (self._jobs.synced.is_set() and self._pods.synced.is_set()):
+            return "Jobs and pods are not listed yet"
+        return ""
+
+    def _changed(self, namespace: str, run: str) -> None:
+        """From an informer's thread."""
+        self._poke([(namespace, run)])
+
+    def _poke(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            self._loop.call_soon_threadsafe(self._queue.add, key)
+
+    def _stand_for_election(self) -> None:
+        namespace = self._settings.lease_namespace
+        if namespace is None:
+            self._lead()
+            return
+
+        def lost() -> None:
+            logger.error("the lease is lost: this replica stops")
+            os._exit(1)  # at once: another may lead already
+
+        def won() -> None:
+            self._loop.call_soon_threadsafe(self._lead)
+
+        elect(self._api, namespace, self._settings.lease_name, self._settings.identity, won=won, lost=lost)
+
+    def _lead(self) -> None:
+        metrics.LEADER.set(1)
+        self._leads.set()
+        logger.info("this replica acts")
+
+    async def _watch_runs(self) -> None:
+        registry = kopf.OperatorRegistry()
+        kopf.on.login(registry=registry)(kopf.login_via_client)  # type: ignore[arg-type]
+        kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)(self._on_run)
+        await kopf.operator(
+            registry=registry,
+            settings=kopf_settings(),
+            standalone=True,
+            clusterwide=self._settings.namespace is None,
+            namespaces=[self._settings.namespace] if self._settings.namespace is not None else [],
+        )
+
+    async def _on_run(self, event: Any, **_: Any) -> None:
+        run = known_run(event["object"])
+        if event["type"] == "DELETED":
+            self._forget(run.key, run.uid)
+        elif self._runs.put(run):
+            self._queue.add(run.key)
+        self._missed.pop(run.key, None)
+
+    def _forget(self, key: Key, uid: str) -> None:
+        gone = self._runs.remove(key, uid)
+        if gone is not None:
+            self._queue.add(key)
+            self._poke([other.key for other in self._runs.sharing_output(gone)])
+
+    async def _work(self) -> None:
+        await self._leads.wait()
+        for informer in (self._jobs, self._pods):
+            await self._loop.run_in_executor(None, informer.synced.wait)
+        while True:
+            key, since = await self._queue.get()
+            metrics.WAIT.observe(self._loop.time() - since)
+            metrics.DEPTH.set(len(self._queue))
+            await self._look(key)
+
+    async def _look(self, key: Key) -> None:
+        failed, wait_s, started = False, None, time.monotonic()
+        try:
+            wait_s = await self._loop.run_in_executor(self._threads, self._reconciler.reconcile, key)
+        except ClusterError as error:
+            failed = True
+            metrics.ERRORS.labels(error.reason or "Unreachable").inc()
+            log = logger.info if error.is_conflict else logger.warning
+            log("%s/%s: %s %s", *key, error.status, error, extra={"run": key[1], "namespace": key[0]})
+        except Exception:  # one run must not take the others down; it comes back with a growing wait
+            failed = True
+            metrics.ERRORS.labels("Unexpected").inc()
+            logger.exception("%s/%s: unexpected error", *key, extra={"run": key[1], "namespace": key[0]})
+        metrics.RECONCILE.observe(time.monotonic() - started)
+        metrics.RUNS.set(len(self._runs))
+        metrics.ACTIVE.set(self._reconciler.active_runs)
+        self._queue.done(key, failed=failed)
+        if wait_s is not None:
+            self._queue.add_after(key, wait_s)
+
+    async def _resync(self) -> None:
+        while True:
+            await asyncio.sleep(RESYNC_S)
+            for key in self._runs.keys():  # noqa: SIM118 (no mapping)
+                self._queue.add(key)
+
+    async def _compare(self) -> None:
+        """Compare the list of runs with what kopf's watch has told: it can die without a word."""
+        while True:
+            await asyncio.sleep(COMPARE_S)
+            before = set(self._runs.keys())
+            try:
+                listed = await self._loop.run_in_executor(self._threads, self._listed)
+            except ClusterError as error:
+                logger.warning("cannot list the runs: %s", error)
+                continue
+            for key in before - listed.keys():
+                self._forget(key, self._uid(key))
+            for key, version in listed.items():
+                await self._check(key, version)
+
+    def _listed(self) -> dict[Key, int]:
+        found = self._cluster.runs_metadata(self._settings.namespace)
+        return {(each["namespace"], each["name"]): int(each["resourceVersion"]) for each in found}
+
+    def _uid(self, key: Key) -> str:
+        known = self._runs.get(key)
+        return known.uid if known is not None else ""
+
+    async def _check(self, key: Key, version: int) -> None:
+        """A change that the watch has not told of is read, and remembered as a sign that the watch is dead."""
+        known = self._runs.get(key)
+        if known is not None and int(known.version) >= version:
+            return
+        self._missed.setdefault(key, (version, time.monotonic()))
+        try:
+            document = await self._loop.run_in_executor(self._threads, self._cluster.get_run, *key)
+        except ClusterError as error:
+            logger.warning("cannot read %s/%s: %s", *key, error)
+            return
+        if self._runs.put(known_run(document)):
+            self._queue.add(key)
+
+
+def kopf_settings() -> kopf.OperatorSettings:
+    """Kopf as a watch and nothing else: it writes nothing, and its connections end before they can go stale."""
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.scanning.disabled = True
+    settings.watching.server_timeout = WATCH_S
+    settings.watching.client_timeout = READ_S
+    settings.watching.connect_timeout = 5
+    settings.networking.request_timeout = 30
+    settings.networking.connect_timeout = 5
+    return settings

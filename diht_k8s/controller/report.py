@@ -1,0 +1,271 @@
+"""The status that a plan leads to: plan, attempts and progress in, `DihtRun.status` out. Pure.
+
+Equal input gives equal output, so that nothing is written when nothing has changed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from diht_k8s.api.layout import Layout
+from diht_k8s.api.reports import Progress
+from diht_k8s.api.run import DihtRun
+from diht_k8s.api.status import (
+    MAX_ATTEMPTS,
+    AttemptStatus,
+    FailureCause,
+    Metric,
+    PodCounts,
+    ProgressStatus,
+    Queue,
+    Status,
+    Workload,
+    bounded,
+    timestamp,
+)
+from diht_k8s.api.status import StageState as EntryState
+from diht_k8s.api.status import StageStatus as StageEntry
+from diht_k8s.controller.conditions import conditions
+from diht_k8s.controller.observe import Problem, Seen, entry_name
+from diht_k8s.controller.text import one_line
+from diht_k8s.pipeline.plan import attempt_name
+from diht_k8s.pipeline.states import ENDED_WELL, FINAL, RunState, RunStatus, StageState, StageStatus
+
+MAX_METRICS = 16
+_WORD = 63
+_LARGEST = 2**62
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The newest progress line of an attempt."""
+
+    entry: str
+    attempt: int
+    progress: Progress
+    read_at: float
+
+
+def report(
+    previous: Status,
+    run: DihtRun,
+    before: RunStatus,
+    after: RunStatus,
+    seen: list[Seen],
+    *,
+    problem: Problem | None,
+    reading: Reading | None,
+    tails: dict[str, list[str]],
+    generation: int,
+    now: float,
+) -> Status:
+    """The new status.
+
+    Args:
+        previous: the status that is there.
+        run: the run.
+        before: what was remembered.
+        after: what the plan says to remember.
+        seen: the attempts that are there.
+        problem: what keeps the operator from going on.
+        reading: the newest progress.
+        tails: last lines of the logs of pods that failed, by name.
+        generation: metadata.generation of the run.
+        now: seconds since the epoch.
+    """
+    current = _current(after)
+    attempt = _newest(seen, current) if current is not None else None
+    old = {entry.name: entry for entry in previous.stages}
+    stages = [_entry(run, old.get(_name(stage)), before, stage, seen, tails, now) for stage in after.stages]
+    living = after.state not in FINAL
+    status = Status(
+        observed_generation=generation,
+        conditions=conditions(
+            previous, after, attempt, problem, pausing=run.spec.suspend, generation=generation, now=now
+        ),
+        start_time=_time(after.started_at, previous.start_time),
+        completion_time=previous.completion_time or _time(after.ended_at, None) if after.state in FINAL else None,
+        restarts=sum(stage.restarts for stage in stages),
+        progress=_progress(previous, after, current, reading),
+        pods=_pods(attempt) if living else None,
+        queue=_queue(attempt) if living else None,
+        last_checkpoint=previous.last_checkpoint,
+        stages=stages,
+        attempts=_attempts(previous, before, after, now),
+    )
+    return bounded(status)
+
+
+def _time(value: float | None, written: str | None) -> str | None:
+    """A time as it stands, where it means the same second."""
+    return None if value is None else written if written == timestamp(value) else timestamp(value)
+
+
+def _name(stage: StageStatus) -> str:
+    return entry_name(stage.stage, stage.step)
+
+
+def _current(run: RunStatus) -> StageStatus | None:
+    """The first stage that has not ended well; the last one when all have."""
+    return next(
+        (stage for stage in run.stages if stage.state not in ENDED_WELL), run.stages[-1] if run.stages else None
+    )
+
+
+def _newest(seen: list[Seen], stage: StageStatus) -> Seen | None:
+    own = [each for each in seen if each.entry == _name(stage) and each.attempt.number == stage.attempt]
+    return own[-1] if own else None
+
+
+def _failed(seen: list[Seen], stage: StageStatus) -> Seen | None:
+    """The attempt that has just failed; the next one may have been decided on in the same plan."""
+    own = [each for each in seen if each.entry == _name(stage) and each.attempt.number == _failed_number(stage)]
+    return own[-1] if own else None
+
+
+def _failed_number(stage: StageStatus) -> int:
+    return stage.attempt - (stage.state is StageState.RUNNING)
+
+
+def newly_failed(before: RunStatus, stage: StageStatus) -> bool:
+    """Whether the plan has just counted a bad end of the stage."""
+    old = before.of(stage.stage, stage.step)
+    if stage.failure is None or old.state in (StageState.FAILED, StageState.STOPPED):
+        return False
+    counted = stage.restarts + stage.infrastructure_restarts > old.restarts + old.infrastructure_restarts
+    return counted or stage.state in (StageState.FAILED, StageState.STOPPED)
+
+
+def _entry(
+    run: DihtRun,
+    old: StageEntry | None,
+    before: RunStatus,
+    stage: StageStatus,
+    seen: list[Seen],
+    tails: dict[str, list[str]],
+    now: float,
+) -> StageEntry:
+    started, ended = stage.attempt > 0, stage.state in ENDED_WELL or stage.state is StageState.FAILED
+    cause = old.cause if old is not None and stage.failure is not None else None
+    if newly_failed(before, stage):
+        cause = _cause(stage, _failed(seen, stage), tails)
+    name = attempt_name(run.metadata.name, stage.stage, stage.attempt, stage.step)
+    return StageEntry(
+        name=_name(stage),
+        stage=stage.stage,
+        state=EntryState(stage.state.value),
+        attempt=stage.attempt,
+        restarts=stage.restarts + stage.infrastructure_restarts,
+        restarts_count_towards_max=stage.restarts,
+        out_of_memory=stage.out_of_memory,
+        not_before=_time(stage.not_before, old.not_before if old is not None else None),
+        backend=(old.backend if old is not None and old.backend else "Job") if started else None,
+        workload=Workload(kind="Job", name=name) if started else None,
+        avoid_nodes=old.avoid_nodes if old is not None else [],
+        start_time=((old.start_time if old is not None else None) or timestamp(now)) if started else None,
+        completion_time=((old.completion_time if old is not None else None) or timestamp(now)) if ended else None,
+        output_uri=Layout(run.spec.data.output).stage(stage.stage) if stage.state in ENDED_WELL else None,
+        cause=cause,
+    )
+
+
+def _cause(stage: StageStatus, seen: Seen | None, tails: dict[str, list[str]]) -> FailureCause:
+    assert stage.failure is not None
+    pod = seen.failed_pod if seen is not None else None
+    return FailureCause(
+        pod=one_line(pod.name, _WORD) if pod is not None else "",
+        container=one_line(pod.container, _WORD) if pod is not None else "",
+        node=pod.node if pod is not None else "",
+        exit_code=seen.attempt.exit_code if seen is not None else None,
+        reason=one_line(stage.failure.reason, _WORD),
+        message=one_line(stage.failure.message),
+        log_tail=tails.get(pod.name, []) if pod is not None else [],
+    )
+
+
+def _progress(
+    previous: Status, run: RunStatus, current: StageStatus | None, reading: Reading | None
+) -> ProgressStatus | None:
+    if current is None:
+        return None
+    entry = _name(current)
+    written = previous.progress if previous.progress is not None and previous.progress.stage == entry else None
+    if reading is not None and reading.entry == entry and reading.attempt == current.attempt:
+        written = _read(entry, reading)
+    if run.state is RunState.COMPLETE:
+        base = written or ProgressStatus(stage=entry)
+        return base.model_copy(update={"percentage": 100, "estimated_remaining_seconds": None})
+    return written or ProgressStatus(stage=entry)
+
+
+def _read(entry: str, reading: Reading) -> ProgressStatus:
+    line = reading.progress
+    total, done = min(max(line.total, 0), _LARGEST), min(max(line.done, 0), _LARGEST)
+    return ProgressStatus(
+        stage=entry,
+        step=one_line(line.step, _WORD),
+        done=done,
+        total=total,
+        unit=one_line(line.unit, _WORD),
+        percentage=min(100, 100 * done // total) if total else 0,
+        samples_per_second=f"{line.per_second:.6g}",
+        estimated_remaining_seconds=None if line.eta_seconds is None else min(max(0, line.eta_seconds), _LARGEST),
+        last_updated_time=timestamp(reading.read_at),
+        metrics=[
+            Metric(name=one_line(name, _WORD), value=f"{value:.6g}")
+            for name, value in list(line.metrics.items())[:MAX_METRICS]
+        ],
+    )
+
+
+def _pods(seen: Seen | None) -> PodCounts | None:
+    if seen is None or seen.job is None:
+        return None
+    failed = sum(pod.phase == "Failed" for pod in seen.pods)
+    return PodCounts(
+        desired=seen.job.parallelism,
+        active=seen.attempt.active,
+        ready=sum(pod.ready for pod in seen.pods),
+        failed=failed,
+    )
+
+
+def _queue(seen: Seen | None) -> Queue | None:
+    if seen is None or seen.job is None or not seen.job.queue:
+        return None
+    waits = seen.job.suspended and seen.problem is not None
+    return Queue(name=seen.job.queue, reason=seen.problem.message if waits and seen.problem is not None else "")
+
+
+def _attempts(previous: Status, before: RunStatus, after: RunStatus, now: float) -> list[AttemptStatus]:
+    """The last attempts, with what has just begun or ended."""
+    found = {(attempt.stage, attempt.number): attempt for attempt in previous.attempts}
+    for stage in after.stages:
+        old, name = before.of(stage.stage, stage.step), _name(stage)
+        if newly_failed(before, stage):
+            number = _failed_number(stage)
+            counted = stage.restarts > old.restarts or stage.state is StageState.FAILED
+            found[name, number] = _ended(found.get((name, number)), name, number, stage, now, counted=counted)
+        elif stage.state is not old.state and stage.state in (*ENDED_WELL, StageState.STOPPED) and stage.attempt:
+            number = stage.attempt
+            found[name, number] = _ended(found.get((name, number)), name, number, stage, now, counted=False)
+        if stage.attempt > max(old.attempt, 0) and (name, stage.attempt) not in found:
+            found[name, stage.attempt] = AttemptStatus(stage=name, number=stage.attempt, start_time=timestamp(now))
+    return list(found.values())[-MAX_ATTEMPTS:]
+
+
+def _ended(
+    attempt: AttemptStatus | None, name: str, number: int, stage: StageStatus, now: float, *, counted: bool
+) -> AttemptStatus:
+    begun = attempt or AttemptStatus(stage=name, number=number)
+    failure = stage.failure if stage.state not in ENDED_WELL else None
+    reason = failure.reason if failure is not None else stage.state.value
+    code = failure.exit_code if failure is not None else None
+    return begun.model_copy(
+        update={
+            "completion_time": timestamp(now),
+            "exit_code": code,
+            "reason": one_line(reason, _WORD),
+            "counted": counted,
+        }
+    )

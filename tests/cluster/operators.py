@@ -1,0 +1,211 @@
+"""The operator as a process of this machine under its own identity and rights, and runs whose stages are stubs without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.cluster.tools import CLUSTER, PROJECT, Kubectl, manifest, wait_until
+
+PORT = 18080
+
+
+@dataclass
+class Operator:
+    """An operator process that serves one namespace."""
+
+    namespace: str
+    kubeconfig: Path
+    log: Path
+    options: tuple[str, ...] = ()
+    process: subprocess.Popen[bytes] | None = None
+    port: int = PORT
+
+    @property
+    def user(self) -> str:
+        """Its name in the audit log."""
+        return f"system:serviceaccount:{self.namespace}:diht-operator"
+
+    def start(self) -> Operator:
+        command = [sys.executable, "-P", "-m", "diht_k8s.controller", "--namespace", self.namespace, "--no-lease"]
+        command += ["--port", str(self.port), "--log-format", "text", *self.options]
+        with self.log.open("ab") as log:
+            env = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
+            self.process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=PROJECT)
+        return self
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        """SIGTERM, as Kubernetes stops a pod; SIGKILL where that does not help."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def get(self, path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError as error:
+            return 0, str(error)
+
+
+def install(kubectl: Kubectl, namespace: str, folder: Path) -> Path:
+    """The CRD, the operator's rights in one namespace, and a kubeconfig with its token."""
+    kubectl("apply", "--server-side", "--force-conflicts", "-f", str(PROJECT / "manifests/crd/diht.dev_dihtruns.yaml"))
+    kubectl("wait", "--for=condition=Established", "crd/dihtruns.diht.dev", "--timeout=20s")
+    role = next(
+        document
+        for document in yaml.safe_load_all((PROJECT / "manifests/base/rbac.yaml").read_text())
+        if document["kind"] == "ClusterRole"
+    )
+    kubectl.apply(json.dumps(role))
+    kubectl("create", "serviceaccount", "diht-operator", "--namespace", namespace)
+    subject = f"--serviceaccount={namespace}:diht-operator"
+    kubectl("create", "rolebinding", "diht-operator", "--clusterrole=diht-operator", subject, "--namespace", namespace)
+    token = kubectl("create", "token", "diht-operator", "--namespace", namespace, "--duration=3h").strip()
+    config = yaml.safe_load(kubectl.kubeconfig.read_text())
+    config["users"] = [{"name": "operator", "user": {"token": token}}]
+    for context in config["contexts"]:
+        context["context"]["user"] = "operator"
+    path = folder / "operator.kubeconfig"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@contextmanager
+def output_folder(kubectl: Kubectl, namespace: str) -> Iterator[Path]:
+    """A folder of this machine that pods see as /output."""
+    folder = CLUSTER / "output" / namespace
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    kubectl.apply(manifest("output-volume.yaml", namespace=namespace, path=str(folder)))
+    yield folder
+    kubectl("delete", "persistentvolume", f"output-{namespace}", "--wait=false")
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Makes and looks at runs of one namespace."""
+
+    kubectl: Kubectl
+    namespace: str
+    image: str
+    project: dict[str, Any]
+    folder: Path
+    made: list[str] = field(default_factory=list)
+
+    def document(self, name: str, stub: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
+        """A run of all four stages, each of which ends as the stub says (see tests/stub_programs)."""
+        packages = Path(sysconfig.get_path("purelib")).relative_to(PROJECT)
+        env = {
+            "DIHT_PROGRAMS": "stub_programs",
+            "DIHT_STUB": json.dumps(stub or {}),
+            "PYTHONPATH": f"/project/{packages}:/project:/project/tests",
+            "DIHT_PROGRESS_SECONDS": "0.5",
+        }
+        pods = {
+            "image": self.image,
+            "imagePullPolicy": "IfNotPresent",
+            "terminationGracePeriodSeconds": 30,
+            "env": [{"name": key, "value": value} for key, value in env.items()],
+            "volumes": [
+                *self.project["volumes"],
+                {"name": "output", "persistentVolumeClaim": {"claimName": "output"}},
+            ],
+            "volumeMounts": [*self.project["mounts"], {"name": "output", "mountPath": "/output"}],
+        }
+        base = {
+            "data": {
+                "sources": [{"name": "web", "shards": ["/output/none.tar"]}],
+                "output": f"file:///output/{name}",
+            },
+            "filter": {},
+            "label": {},
+            "train": {"model": "ViT-B-16", "samples": 8, "batchSize": 8, "distillation": {"mode": "Disabled"}},
+            "evaluate": {"benchmarks": [{"name": "b", "type": "Retrieval", "shards": ["/output/none.tar"]}]},
+            "pods": pods,
+        }
+        merged = {**base, **spec}
+        merged = {key: value for key, value in merged.items() if value is not None}
+        return {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": name}, "spec": merged}
+
+    def apply(self, name: str, stub: dict[str, Any] | None = None, **spec: Any) -> str:
+        self.kubectl.apply(json.dumps(self.document(name, stub, **spec)), "--namespace", self.namespace)
+        return name
+
+    def patch(self, name: str, spec: dict[str, Any]) -> None:
+        patch = json.dumps({"spec": spec})
+        self.kubectl("patch", "dihtrun", name, "--namespace", self.namespace, "--type=merge", "-p", patch)
+
+    def get(self, name: str) -> dict[str, Any]:
+        return self.kubectl.json("get", "dihtrun", name, "--namespace", self.namespace)
+
+    def status(self, name: str) -> dict[str, Any]:
+        return self.get(name).get("status", {})
+
+    def condition(self, name: str, kind: str) -> dict[str, Any]:
+        return condition(self.status(name), kind)
+
+    def wait_for(self, name: str, kind: str, reason: str | None = None, timeout_s: float = 90) -> dict[str, Any]:
+        """The status as soon as a condition is True, or has the reason."""
+
+        def there() -> dict[str, Any] | None:
+            status = self.status(name)
+            found = condition(status, kind)
+            good = found.get("reason") == reason if reason else found.get("status") == "True"
+            return status if good else None
+
+        try:
+            return wait_until(there, f"{name}: {kind} {reason or ''}", timeout_s)
+        except BaseException:
+            print(json.dumps(self.status(name), indent=1))
+            raise
+
+    def events(self, name: str) -> list[str]:
+        found = self.kubectl.json(
+            "get", "events", "--namespace", self.namespace, "--field-selector", f"involvedObject.name={name}"
+        )["items"]
+        return [event["reason"] for event in found]
+
+    def children(self, name: str) -> dict[str, str]:
+        """Names of the Jobs of a run, with their UIDs."""
+        jobs = self.kubectl.json("get", "jobs", "--namespace", self.namespace, "--selector", f"diht.dev/run={name}")
+        return {job["metadata"]["name"]: job["metadata"]["uid"] for job in jobs["items"]}
+
+    def pods(self, name: str) -> list[dict[str, Any]]:
+        return self.kubectl.json("get", "pods", "--namespace", self.namespace, "--selector", f"diht.dev/run={name}")[
+            "items"
+        ]
+
+
+def condition(status: dict[str, Any], kind: str) -> dict[str, Any]:
+    return next((each for each in status.get("conditions", []) if each["type"] == kind), {})
+
+
+def stages(status: dict[str, Any]) -> dict[str, Any]:
+    return {stage["name"]: stage for stage in status.get("stages", [])}
