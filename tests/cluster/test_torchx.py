@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torchx.runner import Runner, get_runner
 from torchx.specs import AppDef, AppState, Role, macros
 from torchx.specs.overlays import set_overlay
 
+from diht_k8s.api.errors import UserError
 from tests.cluster.tools import S3, Kubectl, wait_until
 
 pytestmark = pytest.mark.cluster
@@ -133,3 +135,178 @@ def test_stage_trains_as_a_gang_from_the_literal_command_and_its_status_and_log_
     objects = s3_in_cluster.client().list_objects_v2(Bucket=s3_in_cluster.bucket, Prefix=f"torchx/{namespace}/train/")
     names = {item["Key"].rsplit("/", 1)[-1] for item in objects["Contents"]}
     assert {"COMMITTED.json", "open_clip_config.json", "metrics.jsonl"} <= names
+
+
+MEET = """
+import os, socket, time
+from diht_k8s.recipe.runtime.preflight import peer_hosts, wait_for_hosts
+from diht_k8s.recipe.runtime.signals import StopFlag
+
+me, hosts = int(os.environ["TORCHX_REPLICA_ID"]), peer_hosts(os.environ["DIHT_PEER_HOSTS"], 2)
+wait_for_hosts(hosts, stop=StopFlag())
+if me == 0:
+    with socket.create_server(("", 29500)) as server:
+        server.settimeout(60)
+        peer, _ = server.accept()
+        print("met", peer.recv(9).decode())
+else:
+    for _ in range(100):
+        try:
+            with socket.create_connection((os.environ["TORCHX_RANK0_HOST"], 29500), 5) as peer:
+                peer.send(b"peer 1")
+                break
+        except ConnectionRefusedError:
+            time.sleep(0.1)
+    else:
+        raise SystemExit("nobody listens")
+"""
+
+
+@pytest.mark.parametrize("starts", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_gang_meets_at_each_of_many_starts_in_a_row(
+    runner: Runner, submit: Callable[..., str], python_role: Callable[..., Role], starts: int
+) -> None:
+    for _ in range(starts):
+        handle = submit(python_role(MEET, num_replicas=2, port_map={"meet": 29500}))
+        assert ended(runner, handle) is AppState.SUCCEEDED, log_of(runner, handle)
+        assert log_of(runner, handle) == ["met peer 1"]
+
+
+USER_ERROR = """
+import os, time
+from diht_k8s.api.errors import UserError
+from diht_k8s.recipe.runtime.stage import exit_code_of
+
+def work():
+    if os.environ["TORCHX_REPLICA_ID"] == "1":
+        raise UserError("train.lr is negative: give a positive number")
+    time.sleep(300)
+
+raise SystemExit(exit_code_of(work))
+"""
+
+
+def test_user_error_ends_the_gang_at_once_in_spite_of_retries_and_its_words_are_in_the_status(
+    runner: Runner, kubectl: Kubectl, namespace: str, submit: Callable[..., str], python_role: Callable[..., Role]
+) -> None:
+    role = python_role(USER_ERROR, num_replicas=2, max_retries=3)
+    set_overlay(role, "kubernetes", "V1Pod", {"spec": {"terminationGracePeriodSeconds": 1}})
+    handle = submit(role)
+    assert ended(runner, handle) is AppState.FAILED
+    status = runner.status(handle)
+    assert status
+    assert re.search(r"-1-\w+ ended with exit code 64 .*train.lr is negative: give a positive number", status.msg)
+    assert status.num_restarts == 0
+    (job,) = kubectl.json("get", "jobs", "--namespace", namespace)["items"]
+    reasons = {condition["type"]: condition["reason"] for condition in job["status"]["conditions"]}
+    assert reasons["Failed"] == "PodFailurePolicy"
+    assert job["status"]["failed"] == 2
+
+
+def test_stock_ddp_component_meets_on_the_plugin(
+    torchx: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, namespace: str, recipe_image: str,
+    project_volume: Volume,
+) -> None:  # fmt: skip
+    overlay = {
+        "spec": {
+            "volumes": project_volume["volumes"],
+            "__join__:containers:name": [{"name": "torch-reduce", "volumeMounts": [
+                {"name": "dshm", "mountPath": "/dev/shm"}, {"name": "tmp", "mountPath": "/tmp"}, *project_volume["mounts"],
+            ]}],
+        },
+    }  # fmt: skip
+    (tmp_path / "overlay.json").write_text(json.dumps(overlay))
+    done = torchx(
+        "run", "-s", "kubernetes", "--wait", "-cfg", f"namespace={namespace},image_pull_policy=IfNotPresent",
+        "dist.ddp", "-j", "2x1", "--image", recipe_image, "--cpu", "0", "--memMB", "0",
+        "--metadata", "kubernetes=overlay.json", "-m", "tests.cluster.etc.torch_reduce",
+    )  # fmt: skip
+    handle = re.search(r"kubernetes://torchx/\S+", done.stdout)
+    assert handle, done.stderr
+    assert done.returncode == 0, torchx("log", f"{handle[0]}/torch_reduce").stdout + done.stderr
+    assert "rank 1 of 2: sum 3" in torchx("log", f"{handle[0]}/torch_reduce/1").stdout
+    assert "rank 0 of 2: sum 3" in torchx("log", f"{handle[0]}/torch_reduce/0").stdout
+
+
+def test_workers_see_their_index_and_text_arrives_as_written(
+    runner: Runner, submit: Callable[..., str], python_role: Callable[..., Role]
+) -> None:
+    role = python_role("import os, sys; print(os.environ['TEXT'], *sys.argv[1:])", num_replicas=2)
+    role.args += ["$$(date)", "$$$$5", macros.replica_id]
+    role.env["TEXT"] = "$$(HOME) is $$HOME"
+    handle = submit(role)
+    assert ended(runner, handle) is AppState.SUCCEEDED
+    assert [log_of(runner, handle, index) for index in (0, 1)] == [
+        [f"$(HOME) is $HOME $(date) $$5 {index}"] for index in (0, 1)
+    ]
+
+
+RETRY = """
+import time, sys
+print("attempt", time.time_ns(), flush=True)
+time.sleep(2)
+raise SystemExit(75)
+"""
+
+
+def test_log_is_followed_through_a_restart_of_the_pod(
+    runner: Runner, submit: Callable[..., str], python_role: Callable[..., Role]
+) -> None:
+    handle = submit(python_role(RETRY, max_retries=1))
+    followed = log_of(runner, handle, should_tail=True)
+    assert len(followed) == len(set(followed)) == 2
+    assert ended(runner, handle) is AppState.FAILED
+    status = runner.status(handle)
+    assert status
+    assert status.num_restarts == 1
+    first, second = (datetime.fromtimestamp(int(line.split()[1]) / 1e9, UTC) for line in followed)
+    between = first + (second - first) / 2
+    assert log_of(runner, handle) == followed
+    assert log_of(runner, handle, since=between) == followed[1:]
+    assert log_of(runner, handle, until=between) == followed[:1]
+    assert log_of(runner, handle, regex="nothing of the kind") == []
+
+
+def test_cancelled_job_stays_for_a_look_and_a_deleted_one_is_gone(
+    torchx: Callable[..., subprocess.CompletedProcess[str]], runner: Runner, kubectl: Kubectl, namespace: str,
+    submit: Callable[..., str], python_role: Callable[..., Role],
+) -> None:  # fmt: skip
+    role = python_role("import time; print('started', flush=True); time.sleep(300)", num_replicas=2, port_map={"a": 1})
+    set_overlay(role, "kubernetes", "V1Pod", {"spec": {"terminationGracePeriodSeconds": 1}})
+    handle = submit(role)
+    wait_until(lambda: (status := runner.status(handle)) and status.state is AppState.RUNNING, "the start")
+    assert f"{handle}  Test_App.1  RUNNING" in re.sub(
+        " +", "  ", torchx("list", "-s", "kubernetes", "-cfg", f"namespace={namespace}").stdout
+    )
+    assert torchx("cancel", handle).returncode == 0
+    assert ended(runner, handle) is AppState.CANCELLED
+    assert torchx("cancel", handle).returncode == 0
+    described = runner.describe(handle)
+    assert described
+    assert [(item.name, item.num_replicas, item.entrypoint) for item in described.roles] == [("main", 2, "python3")]
+    assert torchx("delete", handle).returncode == 0
+    assert runner.status(handle) is None
+    assert "not exist" in (told := torchx("status", handle)).stdout + told.stderr or told.returncode != 0
+    wait_until(
+        lambda: not kubectl.json("get", "jobs,services,pods", "--namespace", namespace)["items"], "that nothing is left"
+    )
+
+
+def test_reason_of_a_job_that_cannot_start_is_in_the_status(
+    runner: Runner, submit: Callable[..., str], python_role: Callable[..., Role]
+) -> None:
+    role = python_role("")
+    role.image = "local/no-such-image:1"
+    handle = submit(role, image_pull_policy="Never")
+    message = wait_until(
+        lambda: (status := runner.status(handle)) and "ErrImage" in status.msg and status.msg, "a reason", 60
+    )
+    assert re.search(r"pod test-app-1-\S+ waits: ErrImageNeverPull: .*no-such-image", message)
+
+
+def test_refusal_of_the_cluster_is_told(
+    runner: Runner, submit: Callable[..., str], python_role: Callable[..., Role]
+) -> None:
+    words = 'cannot create Job .* in namespace no-such: namespaces "no-such" not found: check the namespace'
+    with pytest.raises(UserError, match=words):
+        submit(python_role(""), namespace="no-such")
