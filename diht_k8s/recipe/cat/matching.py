@@ -9,7 +9,10 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
+
+ACCENTS: Final = 200
+"""Canonical combining classes from here on are marks above and below letters; lower ones carry meaning in Indic scripts."""
 
 
 class SpottedText(NamedTuple):
@@ -60,8 +63,13 @@ def shows_caption(caption: str, texts: Iterable[SpottedText], rule: MatchRule) -
 
 
 def normalised_words(text: str) -> list[str]:
-    """Words after NFKC and case folding, letters and digits only (our choice): `Ice-cream №5` -> `icecream`, `no5`."""
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    """Words after NFKC and case folding, letters and digits only, without accents: `Ice-cream №5` -> `icecream`, `no5`.
+
+    Dropping accents is our choice: recognisers see some that are not there (GÉLATO), signs leave some out (POKEMON).
+    """
+    decomposed = unicodedata.normalize("NFKD", text)
+    plain = "".join(character for character in decomposed if unicodedata.combining(character) < ACCENTS)
+    folded = unicodedata.normalize("NFKC", plain).casefold()
     words = ("".join(character for character in word if character.isalnum()) for word in folded.split())
     return [word for word in words if word]
 

@@ -27,7 +27,13 @@ Figures = dict[str, tuple[float, float]]
 
 FLOORS: dict[str, dict[str, float]] = {
     "dev": {"objects": 0.96, "attributes": 0.94, "relations": 0.92, "action verdict": 0.97, "complexity exact": 0.93},
-    "heldout": {"objects": 0.0, "attributes": 0.0, "relations": 0.0, "action verdict": 0.0, "complexity exact": 0.0},
+    "heldout": {
+        "objects": 0.90,
+        "attributes": 0.81,
+        "relations": 0.75,
+        "action verdict": 0.91,
+        "complexity exact": 0.82,
+    },
 }
 """Least lower bounds."""
 
@@ -79,7 +85,7 @@ def measured(rows: Sequence[dict[str, Any]], graphs: Sequence[CaptionGraph]) -> 
     }
     for name, right in verdicts.items():
         values = np.array(right, dtype=float)[:, None]
-        figures[name] = float(values.mean()), lower_bound(values, lambda sums: sums[..., 0] / len(rows))  # noqa: B023
+        figures[name] = float(values.mean()), lower_bound(values, lambda sums: sums[..., 0] / len(rows))
     return figures
 
 

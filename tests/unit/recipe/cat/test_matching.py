@@ -14,6 +14,8 @@ CAPTION = "Golden retriever puppy, Ice-cream No. 5"
     [
         ("Ice-cream No. 5", ["icecream", "no", "5"]),
         ("Straße", ["strasse"]),
+        ("GÉLÀTO Pokémon", ["gelato", "pokemon"]),
+        ("강아지", ["강아지"]),
         ("\uff27\uff2f\uff2c\uff24", ["gold"]),  # full-width letters
         ("rock 'n' roll!", ["rock", "n", "roll"]),
         (" - ", []),
