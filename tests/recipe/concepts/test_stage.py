@@ -126,6 +126,16 @@ def test_two_workers_when_they_share_the_shards_then_same_bytes_as_one(make_kept
     assert files_of(two.run()) == files_of(one.run())
 
 
+def test_steps_when_each_is_a_job_of_its_own_then_same_bytes_as_one_job(make_kept: Make) -> None:
+    one, three = make_kept(name="one").write(), make_kept(name="three").write()
+    label(one.run())
+    assert label(three.run(), step="vocabulary") is None
+    assert label(three.run(), step="heads") is None
+    ends = [label(three.run(), step="labels", worker=worker, workers=2) is not None for worker in range(2)]
+    assert ends == [False, True]
+    assert files_of(three.run()) == files_of(one.run())
+
+
 def test_max_samples_when_fewer_than_the_pictures_then_the_rest_is_labelled_without_cached_features(
     make_kept: Make,
 ) -> None:
@@ -208,6 +218,12 @@ def spoil_pictures(kept: Any, tmp_path: Path) -> dict[str, Any]:
     return {}
 
 
+def spoil_one_picture(kept: Any, tmp_path: Path) -> dict[str, Any]:
+    kept.shards[0][3].image = b"nothing"
+    kept.write()
+    return {}
+
+
 def no_concepts(kept: Any, tmp_path: Path) -> dict[str, Any]:
     for pair in kept.shards[0]:
         pair.attributes.clear()
@@ -237,6 +253,9 @@ def teacher(**options: Any) -> Callable[[Any, Path], dict[str, Any]]:
         pytest.param(spoil_format, UserError, "no weights file that can be read safely", id="no-weights"),
         pytest.param(spoil_order, DataError, "do not hold the same pairs", id="other-order"),
         pytest.param(spoil_pictures, DataError, "none of the kept pictures can be decoded", id="no-picture"),
+        pytest.param(
+            spoil_one_picture, DataError, r"1 of 40 kept pictures .*unreadable 1.*maxBadPercent 1: mend", id="limit"
+        ),
         pytest.param(no_concepts, DataError, "vocabulary has no attributes: none of 0", id="no-attributes"),
         pytest.param(damaged_shard, DataError, "shapes-00.tar is damaged after", id="damaged-shard"),
         pytest.param(setting(topK=4), UserError, r"topK 4 is larger than the vocabulary of objects \(3\)", id="top-k"),

@@ -82,6 +82,14 @@ def test_training_when_features_say_the_concept_then_held_out_pictures_are_recog
     assert head.history[-1]["held_out_loss"] < math.log(3) / 2
 
 
+def test_head_when_applied_to_raw_features_then_gives_the_held_out_loss_of_its_best_epoch() -> None:
+    pictures, targets = problem()
+    head = train(pictures, targets)
+    probabilities = head.probabilities(pictures.features_ND, pictures.fold_N).double()
+    own = probabilities[torch.arange(len(probabilities)), torch.from_numpy(targets.class_ids)]
+    assert float(-own.log().mean()) == pytest.approx(head.history[head.best_epoch - 1]["held_out_loss"], rel=1e-4)
+
+
 def test_training_when_repeated_with_the_seed_then_equal_to_the_bit() -> None:
     pictures, targets = problem()
     one, two, other = train(pictures, targets), train(pictures, targets), train(pictures, targets, seed=1)
