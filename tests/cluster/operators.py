@@ -9,16 +9,17 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tests.cluster.tools import CLUSTER, PROJECT, Kubectl, manifest, wait_until
+from tests.cluster.tools import CLUSTER, PROJECT, Kubectl, fresh_namespace, manifest, wait_until
 
 PORT = 18080
 
@@ -33,6 +34,7 @@ class Operator:
     options: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
     port: int = PORT
+    program: str = "diht_k8s.controller"
 
     @property
     def user(self) -> str:
@@ -40,7 +42,7 @@ class Operator:
         return f"system:serviceaccount:{self.namespace}:diht-operator"
 
     def start(self) -> Operator:
-        command = [sys.executable, "-P", "-m", "diht_k8s.controller", "--namespace", self.namespace, "--no-lease"]
+        command = [sys.executable, "-m", self.program, "--namespace", self.namespace, "--no-lease"]
         command += ["--port", str(self.port), "--log-format", "text", *self.options]
         with self.log.open("ab") as log:
             env = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
@@ -106,6 +108,42 @@ def output_folder(kubectl: Kubectl, namespace: str) -> Iterator[Path]:
     yield folder
     kubectl("delete", "persistentvolume", f"output-{namespace}", "--wait=false")
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def project(kubectl: Kubectl, namespace: str) -> Iterator[dict[str, Any]]:
+    """This checkout as a volume at /project, as the fixture project_volume has it."""
+    kubectl.apply(manifest("project-volume.yaml", namespace=namespace, path=str(PROJECT)))
+    yield {
+        "volumes": [{"name": "project", "persistentVolumeClaim": {"claimName": "project", "readOnly": True}}],
+        "mounts": [{"name": "project", "mountPath": "/project", "readOnly": True}],
+    }
+    kubectl("delete", "persistentvolume", f"project-{namespace}", "--wait=false")
+
+
+@dataclass(frozen=True)
+class World:
+    """A namespace with an operator and runs of stub programs."""
+
+    kubectl: Kubectl
+    namespace: str
+    operator: Operator
+    runs: Runs
+
+
+@contextmanager
+def world(kubectl: Kubectl, image: str, folder: Path, *, start: bool = True, port: int = PORT) -> Iterator[World]:
+    """A fresh one; it goes with its namespace."""
+    with ExitStack() as stack:
+        namespace = stack.enter_context(fresh_namespace(kubectl, "op"))
+        output = stack.enter_context(output_folder(kubectl, namespace))
+        volume = stack.enter_context(project(kubectl, namespace))
+        operator = Operator(namespace, install(kubectl, namespace, folder), folder / "operator.log", port=port)
+        stack.callback(lambda: print(operator.log.read_text()[-8000:] if operator.log.exists() else "not started"))
+        stack.callback(operator.stop)
+        if start:
+            operator.start()
+        yield World(kubectl, namespace, operator, Runs(kubectl, namespace, image, volume, output))
 
 
 @dataclass(frozen=True)
@@ -201,6 +239,20 @@ class Runs:
         return self.kubectl.json("get", "pods", "--namespace", self.namespace, "--selector", f"diht.dev/run={name}")[
             "items"
         ]
+
+
+def kill_program(host: str) -> None:
+    """SIGKILL to process 1 of a pod, from this machine, which carries the nodes: inside the pod it would be ignored."""
+    wanted = f"HOSTNAME={host}".encode()
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit():
+            continue
+        try:
+            environment = (process / "environ").read_bytes().split(b"\0")
+        except OSError:  # it has ended
+            continue
+        if wanted in environment:
+            os.kill(int(process.name), signal.SIGKILL)
 
 
 def condition(status: dict[str, Any], kind: str) -> dict[str, Any]:

@@ -1,66 +1,77 @@
-"""The operator on a real cluster, with stub programs: a whole run, its status, what is written and what is not."""
+"""The operator on a real cluster, with stub programs: a whole run, what is written and what is not, SIGKILL after every write."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cluster.operators import Operator, Runs, install, output_folder, stages
+from tests.cluster.operators import World, stages, world
 from tests.cluster.tools import Kubectl, cannot
 
 pytestmark = pytest.mark.cluster
-JOBS = ["filter-1", "vocabulary-1", "heads-1", "predict-1", "train-1", "evaluate-1"]
+JOBS = ["evaluate-1", "filter-1", "heads-1", "predict-1", "train-1", "vocabulary-1"]
 
 
 @pytest.fixture
-def runs(
-    kubectl: Kubectl, own: bool, namespace: str, recipe_image: str, project_volume: dict[str, Any]
-) -> Iterator[Runs]:
-    """Makes runs with stub programs in the test's namespace."""
+def still(kubectl: Kubectl, own: bool, recipe_image: str, tmp_path: Path) -> Iterator[World]:
+    """A world whose operator is not started yet."""
     if not own:
         cannot("KUBECONFIG is another cluster's: its pods cannot share a folder of this machine")
-    with output_folder(kubectl, namespace) as folder:
-        yield Runs(kubectl, namespace, recipe_image, project_volume, folder)
+    with world(kubectl, recipe_image, tmp_path, start=False) as found:
+        yield found
 
 
-@pytest.fixture
-def idle_operator(kubectl: Kubectl, namespace: str, tmp_path: Path) -> Iterator[Operator]:
-    """An operator that is not started yet."""
-    operator = Operator(namespace, install(kubectl, namespace, tmp_path), tmp_path / "operator.log")
-    yield operator
-    operator.stop()
-    print(operator.log.read_text()[-6000:] if operator.log.exists() else "never started")
-
-
-@pytest.fixture
-def operator(idle_operator: Operator) -> Operator:
-    return idle_operator.start()
-
-
-def test_run_of_four_stages_completes_and_says_so(runs: Runs, operator: Operator, audit: Any) -> None:
-    since = datetime.now(UTC)
+def test_run_of_four_stages_completes_and_nothing_is_written_after(still: World, audit: Any) -> None:
+    since, operator, runs = datetime.now(UTC), still.operator.start(), still.runs
     runs.apply("whole", filter={"workers": 2})
-    runs.kubectl("wait", "--for=condition=Complete", "dihtrun/whole", "-n", runs.namespace, "--timeout=120s", timeout_s=130)  # fmt: skip
-    status = runs.status("whole")
+    status = runs.wait_for("whole", "Complete", timeout_s=150)
     assert {name: stage["state"] for name, stage in stages(status).items()} == dict.fromkeys(
         ["filter", "label-vocabulary", "label-heads", "label-predict", "train", "evaluate"], "Complete"
     )
-    assert list(runs.children("whole")) == sorted(f"whole-{job}" for job in JOBS)
-    assert status["observedGeneration"] == 1
-    assert status["progress"]["percentage"] == 100
+    assert sorted(runs.children("whole")) == [f"whole-{job}" for job in JOBS]
+    assert (status["observedGeneration"], status["progress"]["percentage"]) == (1, 100)
+    jobs = runs.kubectl.json("get", "jobs", "-n", runs.namespace)["items"]
+    assert {job["metadata"]["ownerReferences"][0]["uid"] for job in jobs} == {runs.get("whole")["metadata"]["uid"]}
     reasons = runs.events("whole")
-    assert reasons.count("Started") == 6
-    assert reasons.count("Complete") == 1
-    owners = runs.kubectl.json("get", "jobs", "-n", runs.namespace)["items"]
-    assert {job["metadata"]["ownerReferences"][0]["uid"] for job in owners} == {runs.get("whole")["metadata"]["uid"]}
+    assert (reasons.count("Started"), reasons.count("Complete")) == (6, 1)
+    assert operator.get("/healthz")[0] == operator.get("/readyz")[0] == 200
+    assert "diht_operator_runs 1.0" in operator.get("/metrics")[1]
     settled = datetime.now(UTC)
-    time.sleep(5)
-    assert [e["objectRef"] for e in audit(user=operator.user, since=settled)] == []
+    time.sleep(3)
+    assert [event["objectRef"] for event in audit(user=operator.user, since=settled)] == []
     writes = audit(user=operator.user, since=since)
-    assert all(event["responseStatus"]["code"] < 300 for event in writes)
+    assert [event["objectRef"] for event in writes if event["responseStatus"]["code"] >= 300] == []
     assert len(writes) <= 10 * len(JOBS)
+
+
+def test_run_under_an_operator_that_dies_after_every_write_ends_as_if_it_had_not(still: World, audit: Any) -> None:
+    runs, since = still.runs, datetime.now(UTC)
+    operator = replace(still.operator, program="tests.cluster.crashing")
+    runs.apply("r", {"filter": [75, "ok"]}, label=None, evaluate=None)
+    deadline, lives = time.monotonic() + 240, 0
+    while runs.condition("r", "Complete").get("status") != "True":
+        assert time.monotonic() < deadline, runs.status("r")
+        assert operator.start().process is not None
+        lives += 1
+        while operator.process is not None and operator.process.poll() is None:
+            if runs.condition("r", "Complete").get("status") == "True":
+                break
+            time.sleep(0.3)
+    operator.stop()
+    assert sorted(runs.children("r")) == ["r-filter-1", "r-filter-2", "r-train-1"]
+    status = runs.status("r")
+    assert {name: (s["state"], s["attempt"], s.get("restarts", 0)) for name, s in stages(status).items()} == {
+        "filter": ("Complete", 2, 1),
+        "train": ("Complete", 1, 0),
+    }
+    created = [event for event in audit(user=operator.user, since=since) if event["objectRef"]["resource"] == "jobs"]
+    assert len(created) == 3, "a Job was created twice, or asked for again"
+    assert lives > 8
+    pods = [pod["metadata"]["labels"]["diht.dev/attempt"] for pod in runs.pods("r")]
+    assert len(pods) == 3

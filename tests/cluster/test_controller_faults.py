@@ -1,0 +1,223 @@
+"""What goes wrong in a run, on a real cluster with stub programs: each fault has its reason in the status, and costs what it should."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.cluster.operators import Runs, World, condition, kill_program, stages, world
+from tests.cluster.tools import Kubectl, KubectlError, cannot, wait_until
+
+pytestmark = pytest.mark.cluster
+ONE = {"label": None, "train": None, "evaluate": None}
+"""A run of the stage filter alone."""
+
+
+@pytest.fixture(scope="module")
+def place(kubectl: Kubectl, own: bool, recipe_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """One namespace and operator for all tests of this file that leave them as they are."""
+    if not own:
+        cannot("KUBECONFIG is another cluster's: its pods cannot share a folder of this machine")
+    with world(kubectl, recipe_image, tmp_path_factory.mktemp("operator")) as found:
+        yield found
+
+
+@pytest.fixture
+def runs(place: World) -> Runs:
+    return place.runs
+
+
+def test_user_error_fails_the_run_at_once_with_the_programs_message(runs: Runs) -> None:
+    runs.apply("typo", {"filter": [64]}, **ONE)
+    started = time.monotonic()
+    status = runs.wait_for("typo", "Failed", timeout_s=30)
+    failed = condition(status, "Failed")
+    assert (failed["reason"], failed["message"]) == (
+        "UserError",
+        "filter: filter was told to end with 64: nothing to do",
+    )
+    cause = stages(status)["filter"]["cause"]
+    assert (cause["exitCode"], cause["reason"], cause["container"]) == (64, "UserError", "filter")
+    assert "diht: filter was told to end with 64: nothing to do" in cause["logTail"]
+    assert list(runs.children("typo")) == ["typo-filter-1"]
+    assert time.monotonic() - started < 30  # 15 s after the container's start on an idle machine
+
+
+def test_killed_program_starts_again_and_counts(runs: Runs) -> None:
+    runs.apply("killed", {"filter": ["hang", "ok"]}, **ONE)
+    wait_until(lambda: (runs.folder / "killed/filter/step").exists(), "its first step")
+    kill_program("killed-filter-1-0")
+    status = runs.wait_for("killed", "Complete")
+    stage = stages(status)["filter"]
+    assert (stage["attempt"], stage["restarts"], stage["restartsCountTowardsMax"]) == (2, 1, 1)
+    assert [(a["number"], a["reason"], a.get("counted")) for a in status["attempts"]] == [
+        (1, "Error", True),
+        (2, "Complete", None),
+    ]
+    assert "Restarting" in runs.events("killed")
+
+
+def test_drained_pod_restarts_the_gang_where_it_was_and_counts_nothing(runs: Runs) -> None:
+    runs.apply("drained", {"train": ["hang", "ok"]}, filter=None, label=None, evaluate=None, failurePolicy={"maxRestarts": 0})  # fmt: skip
+    [pod] = wait_until(lambda: [p for p in runs.pods("drained") if p["status"]["phase"] == "Running"], "the pod")
+    wait_until(lambda: runs.status("drained").get("progress", {}).get("metrics"), "progress")
+    evict(runs, pod["metadata"]["name"])
+    status = runs.wait_for("drained", "Complete")
+    stage = stages(status)["train"]
+    assert (stage["attempt"], stage["restarts"], stage.get("restartsCountTowardsMax", 0)) == (2, 1, 0)
+    assert status["attempts"][0]["reason"] == "EvictionByEvictionAPI"
+
+
+def evict(runs: Runs, pod: str) -> None:
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": runs.namespace}}
+    path = f"/api/v1/namespaces/{runs.namespace}/pods/{pod}/eviction"
+    runs.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+
+
+@pytest.mark.parametrize(
+    ("name", "pods", "reason", "says"),
+    [
+        ("no-image", {"image": "local/none:1"}, "ImagePullFailed", "local/none:1"),
+        ("no-gpu", {"resources": {"nvidia.com/gpu": 1}}, "Unschedulable", "Insufficient nvidia.com/gpu"),
+        ("no-volume", {"volumes": [{"name": "x", "secret": {"secretName": "none"}}], "volumeMounts": [{"name": "x", "mountPath": "/x"}]}, "ReferenceMissing", '"none" not found'),
+        ("no-account", {"serviceAccountName": "none"}, "ReferenceMissing", "none"),
+        ("bad-pod", {"tolerations": [{"key": "k", "operator": "Nonsense"}]}, "InvalidSpec", "Nonsense"),
+    ],
+)  # fmt: skip
+def test_pod_that_cannot_start_says_why(runs: Runs, name: str, pods: dict[str, Any], reason: str, says: str) -> None:
+    common = runs.document(name, **ONE)["spec"]["pods"]
+    lists = {key: [*common[key], *pods.get(key, [])] for key in ("volumes", "volumeMounts")}
+    runs.apply(name, **ONE, pods={**common, **pods, **lists})
+    status = runs.wait_for(name, "Progressing", reason, timeout_s=40)
+    assert says in condition(status, "Progressing")["message"]
+    assert reason in runs.events(name)
+    runs.kubectl("delete", "dihtrun", name, "-n", runs.namespace)
+
+
+def test_missing_secret_of_a_storage_says_so(runs: Runs) -> None:
+    runs.apply("no-secret", **ONE, storage=[{"prefix": "s3://corpus", "secretRef": {"name": "none"}}])
+    status = runs.wait_for("no-secret", "Progressing", "ReferenceMissing", timeout_s=40)
+    assert 'secret "none" not found' in condition(status, "Progressing")["message"]
+    runs.kubectl("delete", "dihtrun", "no-secret", "-n", runs.namespace)
+
+
+def test_suspended_run_stops_its_pods_and_goes_on_with_the_next_attempt(runs: Runs) -> None:
+    runs.apply("pause", {"filter": ["hang", "ok"]}, **ONE)
+    wait_until(lambda: [p for p in runs.pods("pause") if p["status"]["phase"] == "Running"], "the pod")
+    wait_until(lambda: (runs.folder / "pause/filter/step").exists(), "its first step")
+    runs.patch("pause", {"suspend": True})
+    status = runs.wait_for("pause", "Progressing", "Suspended", timeout_s=60)
+    assert stages(status)["filter"]["state"] == "Stopped"
+    assert stages(status)["filter"].get("restarts", 0) == 0
+    assert runs.pods("pause") == []
+    runs.patch("pause", {"suspend": False})
+    assert stages(runs.wait_for("pause", "Complete"))["filter"]["attempt"] == 2
+
+
+def test_jobs_removed_by_hand_come_back(runs: Runs) -> None:
+    runs.apply("removed", {"filter": ["hang", "ok"]}, **ONE)
+    wait_until(lambda: [p for p in runs.pods("removed") if p["status"]["phase"] == "Running"], "the pod")
+    [uid] = runs.children("removed").values()
+    runs.kubectl("delete", "job", "removed-filter-1", "-n", runs.namespace, "--wait=false")
+    status = runs.wait_for("removed", "Complete")
+    assert (stages(status)["filter"]["attempt"], stages(status)["filter"].get("restarts", 0)) == (1, 0)
+    assert runs.children("removed") != {"removed-filter-1": uid}
+
+
+def test_job_of_somebody_else_is_refused_and_left_alone(runs: Runs) -> None:
+    runs.kubectl("create", "job", "taken-filter-1", "--image=local/none:1", "-n", runs.namespace)
+    runs.apply("taken", **ONE)
+    status = runs.wait_for("taken", "Accepted", "NameConflict", timeout_s=30)
+    assert "taken-filter-1" in condition(status, "Accepted")["message"]
+    assert runs.kubectl.json("get", "job", "taken-filter-1", "-n", runs.namespace)["metadata"].get("ownerReferences") is None  # fmt: skip
+    runs.kubectl("delete", "job", "taken-filter-1", "-n", runs.namespace)
+    runs.wait_for("taken", "Complete")
+
+
+def test_second_run_with_the_same_output_waits_for_the_first(runs: Runs) -> None:
+    output = {"data": {"sources": [{"name": "web", "shards": ["/output/none.tar"]}], "output": "file:///output/shared"}}
+    runs.apply("first", {"filter": ["hang"]}, **ONE, **output)
+    wait_until(lambda: stages(runs.status("first")), "the first run")
+    runs.apply("second", **ONE, **output)
+    status = runs.wait_for("second", "Accepted", "OutputInUse", timeout_s=30)
+    assert f"{runs.namespace}/first" in condition(status, "Accepted")["message"]
+    assert runs.children("second") == {}
+    runs.kubectl("delete", "dihtrun", "first", "-n", runs.namespace)
+    runs.wait_for("second", "Complete")
+
+
+def test_failed_run_goes_on_when_a_person_asks_for_it(runs: Runs) -> None:
+    runs.apply("again", {"filter": [75, "ok"]}, **ONE, failurePolicy={"maxRestarts": 0})
+    status = runs.wait_for("again", "Failed")
+    assert condition(status, "Failed")["reason"] == "RestartsExhausted"
+    token = f"diht.dev/retry={status['completionTime']}"
+    runs.kubectl("annotate", "dihtrun", "again", token, "-n", runs.namespace)
+    status = runs.wait_for("again", "Complete")
+    assert stages(status)["filter"]["attempt"] == 2
+    assert condition(status, "Failed")["status"] == "False"
+
+
+def test_finished_run_is_deleted_after_its_time_and_its_output_stays(runs: Runs) -> None:
+    runs.apply("brief", **ONE, ttlSecondsAfterFinished=1)
+
+    def gone() -> bool:
+        try:
+            return not runs.get("brief")
+        except KubectlError:
+            return True
+
+    wait_until(gone, "the end of the run", 60)
+    assert (runs.folder / "brief/filter/COMMITTED.json").exists()
+
+
+def test_deadline_ends_the_run(runs: Runs) -> None:
+    runs.apply("late", {"filter": ["hang"]}, **ONE, activeDeadlineSeconds=8)
+    status = runs.wait_for("late", "Failed", timeout_s=60)
+    assert condition(status, "Failed")["reason"] == "DeadlineExceeded"
+    wait_until(lambda: runs.pods("late") == [], "the end of its pods", 60)
+
+
+def test_run_whose_output_is_there_is_cached(runs: Runs) -> None:
+    runs.apply("twice", **ONE)
+    runs.wait_for("twice", "Complete")
+    runs.kubectl("delete", "dihtrun", "twice", "-n", runs.namespace)
+    runs.apply("twice", **ONE)
+    status = runs.wait_for("twice", "Complete")
+    assert stages(status)["filter"]["state"] == "Cached"
+
+
+def test_quota_that_allows_no_pod_says_so(runs: Runs) -> None:
+    quota = ["create", "quota", "none", "--hard=pods=0", "-n", runs.namespace]
+    runs.kubectl(*quota)
+    try:
+        runs.apply("quota", **ONE)
+        status = runs.wait_for("quota", "Progressing", "QuotaExceeded", timeout_s=40)
+        assert "exceeded quota: none" in condition(status, "Progressing")["message"]
+    finally:
+        runs.kubectl("delete", "quota", "none", "-n", runs.namespace)
+        runs.kubectl("delete", "dihtrun", "quota", "-n", runs.namespace)
+
+
+def test_operator_without_a_right_says_which(place: World) -> None:
+    runs = place.runs
+    role = runs.kubectl.json("get", "clusterrole", "diht-operator")
+    binding = ["rolebinding", "diht-operator", "-n", runs.namespace]
+    runs.kubectl("delete", *binding)
+    rules = [rule for rule in role["rules"] if rule["resources"] != ["jobs"]]
+    rules.append({"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["get", "list", "watch"]})
+    less = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "less"}, "rules": rules}
+    runs.kubectl.apply(json.dumps(less), "-n", runs.namespace)
+    subject = f"--serviceaccount={runs.namespace}:diht-operator"
+    runs.kubectl("create", "rolebinding", "less", "--role=less", subject, "-n", runs.namespace)
+    try:
+        runs.apply("denied", **ONE)
+        status = runs.wait_for("denied", "Progressing", "PermissionDenied", timeout_s=40)
+        assert 'cannot create resource "jobs"' in condition(status, "Progressing")["message"]
+    finally:
+        runs.kubectl("create", "rolebinding", "diht-operator", "--clusterrole=diht-operator", subject, "-n", runs.namespace)  # fmt: skip
+        runs.kubectl("delete", "rolebinding", "less", "-n", runs.namespace)
+    runs.wait_for("denied", "Complete", timeout_s=120)
