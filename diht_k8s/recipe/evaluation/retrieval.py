@@ -79,7 +79,7 @@ def direction(
     Raises:
         ValueError: a query has no right item in the gallery.
     """
-    higher_Q, tied_Q, right_Q = _standing(query_features_QD, query_ids_Q, gallery_features_GD, gallery_ids_G)
+    higher_Q, tied_Q, right_Q = standing(query_features_QD, query_ids_Q, gallery_features_GD, gallery_ids_G)
     groups_N, group_of_Q = np.unique(query_ids_Q, return_inverse=True)
     counts_N = np.bincount(group_of_Q, minlength=len(groups_N)).astype(np.float64)
     recall, bounds, chance = dict[int, float](), dict[int, Interval](), dict[int, float]()
@@ -135,7 +135,7 @@ def _drawn_share(right: int, wrong: int, draws: int) -> float:
     return 1 - comb(wrong, draws) / comb(wrong + right, draws)
 
 
-def _standing(
+def standing(
     query_features_QD: NDArray[np.floating],
     query_ids_Q: NDArray[np.int64],
     gallery_features_GD: NDArray[np.floating],

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.evaluating import FewShot
@@ -75,7 +76,8 @@ def classify(
     if few_shot is not None:
         rngs = [np.random.default_rng([*seed, draw]) for draw in range(few_shot.seeds)]
         zero_shot_CD = loaded.logit_scale * classes_CD
-        curve = few_shot_curve(labelled.features_ND, labels_N, zero_shot_CD, few_shot.shots, rngs, names)
+        with threadpool_limits(1):  # products this small are slower on several threads
+            curve = few_shot_curve(labelled.features_ND, labels_N, zero_shot_CD, few_shot.shots, rngs, names)
         result["few_shot"] = _few_shot(curve)
     return result
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from diht_k8s.api.documents import load
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.runtime.commit import artefact, commit
+from diht_k8s.recipe.runtime.commit import artefact, commit, read_committed
 from diht_k8s.recipe.shards.samples import make_sample, write_samples
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -121,6 +121,22 @@ def make_run(folder: Path, run: DihtRun) -> None:
     _commit(storage, layout, Stage.TRAIN, summary, ["metrics.jsonl", "model/open_clip_model.safetensors"])
 
 
+def add_teacher_features(run: DihtRun) -> None:
+    """What the label stage keeps of its teacher."""
+    import torch
+
+    from diht_k8s.recipe.concepts.features import make_features
+    from diht_k8s.recipe.concepts.teacher import load_teacher
+    from diht_k8s.recipe.concepts.teacher_files import weights_uri
+
+    storage, layout, label = Storage(), Layout(run.spec.data.output), run.spec.label
+    assert label is not None
+    teacher = load_teacher(label.teacher, storage, weights_uri(label.teacher), torch.device("cpu"))
+    header = {"config_sha256": read_committed(storage, layout, Stage.LABEL).config_sha256}
+    uri = join(layout.stage(Stage.LABEL), "features", "drawn-0.safetensors")
+    make_features(teacher, storage, layout.kept("drawn-0"), uri, header, lambda pictures: None)
+
+
 def filter_report(raw: list[Pair]) -> dict[str, Any]:
     def examples(rows: range) -> list[dict[str, Any]]:
         samples = [make_sample(*raw[row]) for row in rows]
@@ -146,6 +162,7 @@ def filter_report(raw: list[Pair]) -> dict[str, Any]:
         "thresholds": {"minComplexity": 1, "minActions": 0},
         "table": [{"minComplexity": 1, "minActions": 1, "scored": 90, "complexity": 75, "action": 7, "text": None}],
         "text_spotting": {"recall": 0.9, "precision": 1.0},
+        "names": {"objects": [["disc", 30]], "attributes": [["red", 15]], "actions": []},
         "examples": {
             "complexity": examples(range(0, 20, 5)),
             "text": examples(range(25, 40, 5)),

@@ -19,7 +19,7 @@ from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.samples import write_samples
 from diht_k8s.recipe.shards.storage import Storage
-from tests.recipe.evaluation.small_run import COLOURS, document, draw, make_data, make_run, pairs
+from tests.recipe.evaluation.small_run import COLOURS, add_teacher_features, document, draw, make_data, make_run, pairs
 
 
 def evaluate(run: DihtRun, **options: Any) -> Committed | None:
@@ -182,6 +182,15 @@ def test_report_when_benchmark_pictures_are_in_the_training_shards_says_how_many
     assert report(fresh)["benchmarks"][0]["seen"] == {"pictures": 8, "pairs": 72}  # two of ten were not kept
 
 
+def test_references_when_the_teachers_features_lie_beside_the_labels_include_them(fresh: Path) -> None:
+    run = document(fresh, {"fewShot": None}, label={"teacher": {"imageSize": 32}})
+    add_teacher_features(run)
+    evaluate(run)
+    pixels, teacher = report(fresh)["benchmarks"][0]["references"]
+    assert (pixels["name"], teacher["name"], teacher["pairs"]) == ("pixels", "teacher", 72)
+    assert teacher["text_to_image"]["recall"]["10"] > teacher["text_to_image"]["chance"]["10"]
+
+
 def test_report_when_stages_are_missing_says_so(tmp_path: Path) -> None:
     make_data(tmp_path)
     whole = document(tmp_path)
@@ -195,6 +204,15 @@ def test_report_when_stages_are_missing_says_so(tmp_path: Path) -> None:
     assert "This run has no filter stage." in page(tmp_path)
     assert found["benchmarks"][0]["references"][0]["pairs"] == 90  # without a filter, the raw pairs
     assert found["model"]["source"] == f"{tmp_path}/model"
+
+
+def test_report_when_stages_left_no_report_of_their_own_shows_their_counts(fresh: Path) -> None:
+    for stage in ("filter", "label"):
+        (fresh / "out" / stage / "report.json").unlink()
+    (fresh / "out" / "train" / "metrics.jsonl").unlink()
+    evaluate(document(fresh, {"fewShot": None}))
+    assert [step["samples"] for step in report(fresh)["funnel"]] == [90, 90, 75, 72]
+    assert "No metrics were written." in page(fresh)
 
 
 def test_stage_when_training_is_not_committed_says_what_to_run(tmp_path: Path) -> None:

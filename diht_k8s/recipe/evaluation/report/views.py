@@ -65,6 +65,19 @@ def bar(name: str, value: float, kind: str = "reference", interval: list[float] 
     return {"name": name, "value": value, "kind": kind, "interval": interval, "text": percent(value)}
 
 
+def scaled(rows: list[Json]) -> list[Json]:
+    """Bars of a card with the longest one full: small rates stay comparable; the figures stand beside them."""
+    largest = max(max(row["value"], (row["interval"] or [0, 0])[1]) for row in rows) or 1.0
+    return [
+        {
+            **row,
+            "value": row["value"] / largest,
+            "interval": row["interval"] and [edge / largest for edge in row["interval"]],
+        }
+        for row in rows
+    ]
+
+
 def cards(content: Json) -> list[Json]:
     """The headline figures, each beside what it must be compared with."""
     found: list[Json] = []
@@ -78,7 +91,7 @@ def cards(content: Json) -> list[Json]:
                 {
                     "title": title,
                     "value": rows[0]["text"],
-                    "rows": rows,
+                    "rows": scaled(rows),
                     "note": f"among {benchmark['pictures']:,} held-out pictures",
                 }
             )
@@ -88,12 +101,19 @@ def cards(content: Json) -> list[Json]:
             bar("Chance", benchmark["chance"]),
         ]
         note = f"mean over {len(benchmark['classes'])} classes, {benchmark['pictures']:,} pictures"
-        found.append({"title": "Zero-shot, balanced accuracy", "value": rows[0]["text"], "rows": rows, "note": note})
+        found.append(
+            {"title": "Zero-shot, balanced accuracy", "value": rows[0]["text"], "rows": scaled(rows), "note": note}
+        )
     if content["funnel"]:
         total, left = content["funnel"][0]["samples"], content["funnel"][-1]["samples"]
         rows = [bar("Kept", left / total, "model"), bar("Dropped", 1 - left / total)]
         found.append(
-            {"title": "Kept by the filter", "value": count(left), "rows": rows, "note": f"of {total:,} raw pairs"}
+            {
+                "title": "Kept by the filter",
+                "value": count(left),
+                "rows": scaled(rows),
+                "note": f"of {total:,} raw pairs",
+            }
         )
     return found
 
@@ -134,16 +154,27 @@ def funnel(content: Json) -> list[Json]:
     rows = content["funnel"]
     if not rows:
         return []
-    total = rows[0]["samples"]
+    total, off = rows[0]["samples"], _switched_off(content)
     return [
         {
-            **bar(STEP_NAMES.get(str(row["step"]), str(row["step"])), row["samples"] / total, "plain"),
+            **bar(
+                STEP_NAMES.get(row["step"], str(row["step"])) + off.get(row["step"], ""),
+                row["samples"] / total,
+                "plain",
+            ),
             "samples": row["samples"],
             "dropped": row["dropped"],
         }
         for row in rows
         if row["dropped"] or row["step"] not in ("exclude", "language")
     ]
+
+
+def _switched_off(content: Json) -> dict[str, str]:
+    """Rules whose threshold is 0: they take nothing away because they were not asked to."""
+    thresholds = content["filter"]["report"].get("thresholds", {})
+    names = {"minComplexity": "complexity", "minActions": "action"}
+    return {step: ", off" for name, step in names.items() if thresholds.get(name) == 0}
 
 
 def dropped(content: Json) -> list[Json]:
@@ -219,11 +250,7 @@ def benchmark(result: Json) -> Json:
         view["systems"] = _systems(result)
     else:
         named = zip(result["classes"], result["class_pictures"], result["per_class"], strict=True)
-        rows = [
-            {**bar(str(name), share or 0.0, "model"), "pictures": pictures}
-            for name, pictures, share in named
-            if pictures
-        ]
+        rows = [bar(f"{name} ({pictures})", share or 0.0, "plain") for name, pictures, share in named if pictures]
         view["classes"] = sorted(rows, key=lambda row: -row["value"])
         if result.get("few_shot", {}).get("points"):
             view["few_shot"] = _few_shot(result["few_shot"]["points"])

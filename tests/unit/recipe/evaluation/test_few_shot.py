@@ -136,3 +136,26 @@ def test_radius_when_the_prior_is_perfect_stays_at_zero() -> None:
         np.array([[0, 0, 0], [5, 1, 0]]),
     )
     assert loss_of.argmin() == 0
+
+
+def test_cross_validation_when_labels_are_random_sees_that_nothing_was_learned() -> None:
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(24, 40)), rng.permutation(np.arange(24) % 3)
+    settings = np.array([[0.0, 0.0, 0.0], [50.0, 1.0, 0.0]])
+    fixed, free = cross_validated(features, labels, np.zeros((24, 3)), np.arange(24) % 4, settings)
+    assert fixed == pytest.approx(np.log(3))
+    assert free > 1.5 * fixed
+
+
+def test_curve_when_shots_can_be_learned_by_heart_does_not_test_on_them() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(80, 200))
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    draws = curve(
+        features_ND=features,
+        labels_N=rng.permutation(np.arange(80) % 2),
+        zero_shot_CD=np.zeros((2, 200)),
+        shots=[1, 32],
+        class_names=["a", "b"],
+    ).draws
+    assert np.mean([draw.scratch for draw in draws if draw.shots == 32]) < 0.7
