@@ -1,7 +1,7 @@
 """Checkpoints: `step-N/` with the state of each parameter (fp32 weight and AdamW's moments), the cursor, digests, the marker last.
 
-State is stored per parameter and not per rank, so a run goes on with another number of processes or another ZeRO stage. DeepSpeed's own
-checkpoints are not used: its `latest` file can name one whose other parts are unfinished.
+State is stored per parameter, so a run goes on with another number of processes or another ZeRO stage; each rank writes the parameters
+that it owns. DeepSpeed's own checkpoints are not used: its `latest` file can name one whose other parts are unfinished.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from deepspeed.utils import (
     safe_get_full_optimizer_state,
     safe_set_full_optimizer_state,
 )
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
@@ -27,6 +28,7 @@ from diht_k8s.api.layout import join
 from diht_k8s.recipe.shards.storage import Storage
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+MARKER = "COMMITTED.json"
 CURSOR_VERSION = 1
 
 logger = logging.getLogger(__name__)
@@ -52,6 +54,16 @@ class Cursor(BaseModel):
     """unreadable pictures so far, by reason."""
 
 
+class Part(BaseModel):
+    """A file of a checkpoint."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    size: int
+    sha256: str
+
+
 @dataclass(frozen=True)
 class Saved:
     """A committed, undamaged checkpoint."""
@@ -62,23 +74,61 @@ class Saved:
     """`PARAMETER` -> weight, `PARAMETER|exp_avg` -> moment, fp32; `adam_step`."""
 
 
-def full_state(engine: Any, model: nn.Module) -> dict[str, Tensor]:
-    """The whole state, one parameter at a time (a collective under ZeRO: every rank must call it)."""
-    _link(engine)
+def state_of(
+    engine: Any, model: nn.Module, *, rank: int = 0, ranks: int = 1, moments: bool = True
+) -> dict[str, Tensor]:
+    """The part of the state that one of `ranks` owners keeps, one parameter at a time (a collective under ZeRO: every rank must call it).
+
+    Args:
+        engine: DeepSpeed's.
+        model: the student inside it.
+        rank: which part; buffers belong to part 0. A rank outside of `ranks` keeps nothing.
+        ranks: number of parts of about equal size.
+        moments: whether AdamW's moments are wanted too.
+    """
+    if moments:
+        _link(engine)
+    owners = _owners(model, ranks)
     state: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
-        if _is_zero(engine) and parameter.requires_grad:
-            weight = safe_get_full_fp32_param(parameter)
-            moments = {key: safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
-        else:  # ZeRO 0, and frozen parameters: plain torch
-            weight = parameter.data
-            moments = engine.optimizer.state.get(parameter, {}) if not _is_zero(engine) else {}
-        state[name] = _detached(weight)
-        state |= {f"{name}|{key}": _detached(moments[key]) for key in MOMENTS if key in moments}
-    for name, buffer in model.named_buffers():
-        state[f"buffer|{name}"] = _detached(buffer)
-    state["adam_step"] = torch.tensor(_adam_step(engine))
+        found = _parameter_state(engine, parameter, moments=moments)
+        if owners[name] == rank:
+            state |= {name if key == "weight" else f"{name}|{key}": _detached(value) for key, value in found.items()}
+    if rank == 0:
+        state |= {f"buffer|{name}": _detached(buffer) for name, buffer in model.named_buffers()}
+        state["adam_step"] = torch.tensor(_adam_step(engine))
     return state
+
+
+def _owners(model: nn.Module, ranks: int) -> dict[str, int]:
+    """Which rank writes which parameter: the one that has least so far."""
+    sizes, owners = [0] * ranks, {}
+    for name, parameter in model.named_parameters():
+        owner = sizes.index(min(sizes))
+        sizes[owner] += getattr(parameter, "ds_numel", parameter.numel())
+        owners[name] = owner
+    return owners
+
+
+def _parameter_state(engine: Any, parameter: nn.Parameter, *, moments: bool) -> dict[str, Any]:
+    keys = MOMENTS if moments and parameter.requires_grad else ()
+    if _is_zero(engine) and parameter.requires_grad:
+        found = {key: safe_get_full_optimizer_state(parameter, key) for key in keys}
+        weight = safe_get_full_fp32_param(parameter)
+    else:  # ZeRO 0, and frozen parameters: plain torch
+        found = engine.optimizer.state.get(parameter, {}) if not _is_zero(engine) else {}
+        weight = _whole(parameter)
+    return {"weight": weight, **{key: found[key] for key in keys if key in found}}
+
+
+def _whole(parameter: nn.Parameter) -> Tensor:
+    """A parameter that the optimiser does not hold; ZeRO 3 cuts those, too."""
+    if not hasattr(parameter, "ds_id"):
+        return parameter.data
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(parameter):
+        return parameter.data.clone()
 
 
 def load_weights(model: nn.Module, state: dict[str, Tensor]) -> None:
@@ -122,47 +172,69 @@ def load_moments(engine: Any, model: nn.Module, state: dict[str, Tensor]) -> Non
             safe_set_full_optimizer_state(parameter, state[f"{name}|{key}"].to(engine.device), key)
 
 
-def write(storage: Storage, folder: str, cursor: Cursor, state: dict[str, Tensor], *, keep: int) -> None:
-    """Write a checkpoint, marker last, then remove all but the newest `keep`."""
-    target = join(folder, f"step-{cursor.step:09d}")
-    data = save({key: value.contiguous() for key, value in state.items()})
-    storage.write_bytes(join(target, "state.safetensors"), data)
-    marker = {
-        "cursor": cursor.model_dump(),
-        "files": {"state.safetensors": {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}},
-    }
-    storage.write_bytes(join(target, "COMMITTED.json"), json.dumps(marker, indent=1).encode())
-    for old in _steps(storage, folder)[:-keep]:
-        storage.remove(join(folder, old))
+def write_part(storage: Storage, folder: str, cursor: Cursor, part: Mapping[str, Tensor], *, rank: int) -> Part:
+    """Write one rank's part of a checkpoint; the checkpoint counts from `commit` on."""
+    name = f"state-{rank:05d}.safetensors"
+    data = save({key: value.contiguous() for key, value in part.items()})
+    storage.write_bytes(join(_target(folder, cursor), name), data)
+    return Part(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def commit(storage: Storage, folder: str, cursor: Cursor, parts: Sequence[Part], *, keep: int) -> None:
+    """Write the marker over the parts of all ranks, then remove all but the newest `keep` committed checkpoints.
+
+    What lies behind this step was written by an attempt that this one replaces, and goes too.
+    """
+    marker = {"cursor": cursor.model_dump(), "parts": [part.model_dump() for part in parts]}
+    storage.write_bytes(join(_target(folder, cursor), MARKER), json.dumps(marker, indent=1).encode())
+    steps = _steps(storage, folder)
+    done = [name for name in steps if name <= _name(cursor) and storage.exists(join(folder, name, MARKER))]
+    for name in set(steps) - set(done[-keep:]):
+        storage.remove(join(folder, name))
+
+
+def _target(folder: str, cursor: Cursor) -> str:
+    return join(folder, _name(cursor))
+
+
+def _name(cursor: Cursor) -> str:
+    return f"step-{cursor.step:09d}"
 
 
 def newest(storage: Storage, folder: str, config_sha256: str) -> Saved | None:
     """The newest committed and undamaged checkpoint of this configuration; damaged ones are reported and skipped."""
     for name in reversed(_steps(storage, folder)):
         uri = join(folder, name)
-        if not storage.exists(join(uri, "COMMITTED.json")):
+        if not storage.exists(join(uri, MARKER)):
             continue
         try:
-            saved = _read(storage, uri)
+            cursor, parts = _read_marker(storage, uri)
+            if cursor.config_sha256 == config_sha256:
+                return Saved(uri, cursor, _read_parts(storage, uri, parts))
         except DataError as error:
             logger.warning("%s; an older checkpoint is used", error)
-            continue
-        if saved.cursor.config_sha256 == config_sha256:
-            return saved
     return None
 
 
-def _read(storage: Storage, uri: str) -> Saved:
+def _read_marker(storage: Storage, uri: str) -> tuple[Cursor, list[Part]]:
     try:
-        marker = json.loads(storage.read_bytes(join(uri, "COMMITTED.json")))
-        cursor = Cursor.model_validate(marker["cursor"])
-        expected = marker["files"]["state.safetensors"]
-    except (ValueError, KeyError, ValidationError) as error:
+        marker = json.loads(storage.read_bytes(join(uri, MARKER)))
+        return Cursor.model_validate(marker["cursor"]), [Part.model_validate(part) for part in marker["parts"]]
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"the checkpoint {uri} has a damaged marker") from error
-    data = storage.read_bytes(join(uri, "state.safetensors"))
-    if len(data) != expected["size"] or hashlib.sha256(data).hexdigest() != expected["sha256"]:
-        raise DataError(f"the checkpoint {uri} is damaged: its digest does not match")
-    return Saved(uri, cursor, load(data))
+
+
+def _read_parts(storage: Storage, uri: str, parts: Sequence[Part]) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = {}
+    for part in parts:
+        place = join(uri, part.name)
+        if not storage.exists(place):
+            raise DataError(f"the checkpoint {uri} is damaged: {part.name} is missing")
+        data = storage.read_bytes(place)
+        if len(data) != part.size or hashlib.sha256(data).hexdigest() != part.sha256:
+            raise DataError(f"the checkpoint {uri} is damaged: the digest of {part.name} does not match")
+        state |= load(data)
+    return state
 
 
 def _steps(storage: Storage, folder: str) -> list[str]:

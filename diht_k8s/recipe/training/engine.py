@@ -18,19 +18,28 @@ from torch import Tensor
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.training import Train
+from diht_k8s.recipe.training.hn_nce import HnNceSettings
 from diht_k8s.recipe.training.loader import Batch, HeadTargets, Targets
-from diht_k8s.recipe.training.losses import hn_nce_loss, soft_label_loss
+from diht_k8s.recipe.training.losses import hn_nce_loss_and_statistics, soft_label_loss
 from diht_k8s.recipe.training.model import Features, Student, parameter_groups
+
+LOSS_CHUNK = 256
+"""Pictures that the contrastive loss holds against all captions at a time."""
 
 
 @dataclass(frozen=True)
 class Losses:
-    """The parts of the loss of a global batch, each already averaged over all ranks."""
+    """The parts of the loss of a global batch, each already averaged over all ranks, and how hard its negatives are."""
 
     total: float
     contrastive: float
     object: float
     attribute: float
+    image_to_text_top1: float
+    """share of the batch's pictures whose own caption scores highest."""
+    text_to_image_top1: float
+    hardest_weight: float
+    """weight of the hardest negative, mean over the batch; 1 where all weigh alike."""
 
 
 class Engine:
@@ -43,6 +52,7 @@ class Engine:
             UserError: the device lacks the precision.
         """
         self._train, self._world = train, world
+        self._model, self._norm = model, float("nan")
         self._local = train.batch_size // world
         self._micro = min(train.micro_batch_size or self._local, self._local)
         if self._local % self._micro:
@@ -54,6 +64,8 @@ class Engine:
         )
         if train.precision == "fp16" and self.device.type == "cpu":
             raise UserError("train.precision fp16 needs a GPU: use bf16 or fp32 on this machine")
+        if train.precision == "fp16" and train.zero_stage == 0:
+            raise UserError("train.precision fp16 needs train.zeroStage 1 or more, which keep fp32 weights: change one")
         self.engine = self._initialise(model)
         self.logit_scale = torch.zeros(())
         """inverse temperature of the last step."""
@@ -123,8 +135,18 @@ class Engine:
 
     def gradient_norm(self) -> float:
         """The global gradient norm of the last step, before clipping."""
-        norm = self.engine.get_global_grad_norm()
-        return float(norm) if norm is not None else float("nan")
+        return self._norm
+
+    def _update(self) -> None:
+        """DeepSpeed's step, and the gradient norm, of which it says nothing under ZeRO 0."""
+        if self._train.zero_stage == 0:
+            gradients = [parameter.grad for parameter in self._model.parameters() if parameter.grad is not None]
+            self._norm = float(torch.nn.utils.get_total_norm(gradients))
+            self.engine.step()
+        else:
+            self.engine.step()
+            norm = self.engine.get_global_grad_norm()
+            self._norm = float(norm) if norm is not None else float("nan")
 
     def _forward(self, batch: Batch, part: slice) -> Features:
         return self.engine(batch.images_BCHW[part], batch.tokens_BT[part], self._train.loss.max_logit_scale)
@@ -132,7 +154,7 @@ class Engine:
     def _whole(self, batch: Batch) -> list[Tensor]:
         losses = self._losses(self._forward(batch, slice(None)), batch)
         self.engine.backward(losses[0])
-        self.engine.step()
+        self._update()
         return losses
 
     def _in_parts(self, batch: Batch) -> list[Tensor]:
@@ -148,50 +170,50 @@ class Engine:
         for number, (part, state) in enumerate(zip(parts, states, strict=True)):
             with _replayed(state, self.device):
                 features = self._forward(batch, part)
-            self.engine.set_gradient_accumulation_boundary(number == len(parts) - 1)
+            last = number == len(parts) - 1
+            self.engine.set_gradient_accumulation_boundary(last)
             # DeepSpeed divides by the number of parts, as if the loss were a mean over them.
             self.engine.backward(_surrogate(features, whole, part) * len(parts))
-            self.engine.step()
+            self._update() if last else self.engine.step()
         return losses
 
     def _losses(self, features: Features, batch: Batch) -> list[Tensor]:
-        """[total, contrastive, object, attribute]; averaging over ranks gives the global figures and gradients."""
-        loss, group = self._train.loss, dist.group.WORLD if self._world > 1 else None
+        """What `Losses` holds; averaging over ranks gives the global figures and gradients."""
+        loss = self._train.loss
         self.logit_scale = features.logit_scale.detach()
-        contrastive = hn_nce_loss(
-            features.image_BD,
-            features.text_BD,
-            features.logit_scale,
+        settings = HnNceSettings(
             alpha=loss.alpha,
             beta=loss.beta,
             differentiate_weights=loss.differentiate_weights,
-            group=group,
-            caption_ids_B=batch.caption_ids_B if loss.mask_duplicate_captions else None,
+            chunk_size=LOSS_CHUNK,
+            group=self._group,
         )
-        zero = contrastive.new_zeros(())
-        objects = attributes = zero
-        if (
-            batch.targets is not None
-            and features.object_logits_BC is not None
-            and features.attribute_logits_BC is not None
-        ):
-            targets = batch.targets
-            objects = soft_label_loss(
-                features.object_logits_BC,
-                targets.objects.ids_BK,
-                targets.objects.probabilities_BK,
-                targets.mask_B,
-                group,
-            )
-            attributes = soft_label_loss(
-                features.attribute_logits_BC,
-                targets.attributes.ids_BK,
-                targets.attributes.probabilities_BK,
-                targets.mask_B,
-                group,
-            )
+        contrastive, statistics = hn_nce_loss_and_statistics(
+            features.image_BD,
+            features.text_BD,
+            features.logit_scale,
+            settings,
+            batch.caption_ids_B if loss.mask_duplicate_captions else None,
+        )
+        objects, attributes = self._distilled(features, batch.targets)
         total = contrastive + self._train.distillation.weight * (objects + attributes)
-        return [total, contrastive, objects, attributes]
+        return [total, contrastive, objects, attributes, *statistics]
+
+    def _distilled(self, features: Features, targets: Targets | None) -> tuple[Tensor, Tensor]:
+        """The cross-entropies of both heads; 0 without labels."""
+        object_logits_BC, attribute_logits_BC = features.object_logits_BC, features.attribute_logits_BC
+        if targets is None or object_logits_BC is None or attribute_logits_BC is None:
+            return features.image_BD.new_zeros(()), features.image_BD.new_zeros(())
+        group = self._group
+        objects, attributes, mask_B = targets.objects, targets.attributes, targets.mask_B
+        return (
+            soft_label_loss(object_logits_BC, objects.ids_BK, objects.probabilities_BK, mask_B, group),
+            soft_label_loss(attribute_logits_BC, attributes.ids_BK, attributes.probabilities_BK, mask_B, group),
+        )
+
+    @property
+    def _group(self) -> dist.ProcessGroup | None:
+        return dist.group.WORLD if self._world > 1 else None
 
     def _averaged(self, losses: list[Tensor]) -> Losses:
         values = torch.stack([loss.detach().float() for loss in losses])

@@ -33,7 +33,7 @@ from diht_k8s.recipe.training.export import export
 from diht_k8s.recipe.training.loader import Loader, Source
 from diht_k8s.recipe.training.metrics import Metrics
 from diht_k8s.recipe.training.model import Student, model_configuration
-from diht_k8s.recipe.training.order import Order
+from diht_k8s.recipe.training.order import Order, generator
 from diht_k8s.recipe.training.schedule import learning_rate
 from diht_k8s.recipe.training.stage import RESULT, label_layout
 
@@ -94,6 +94,7 @@ class Training:
             )
             self.engine.set_learning_rate(lr)
             batch = next(batches)
+            torch.manual_seed(_step_seed(self.run.spec.seed, step, self.rank))
             losses = self.engine.step(batch)
             not_finite = self._check_finite(losses, not_finite, batch.uids)
             self.cursor = self._moved(step + 1, before + time.monotonic() - began)
@@ -236,6 +237,9 @@ class Training:
                 "lr": lr,
                 "logit_scale": self._logit_scale(),
                 "gradient_norm": self.engine.gradient_norm(),
+                "image_to_text_top1": losses.image_to_text_top1,
+                "text_to_image_top1": losses.text_to_image_top1,
+                "hardest_negative_weight": losses.hardest_weight,
                 "samples_per_second": clock.samples / elapsed,
                 "data_wait_percent": 100 * self.loader.wait_seconds / elapsed,
                 "peak_memory_mib": _peak_memory_mib(),
@@ -249,18 +253,27 @@ class Training:
         return float(self.engine.logit_scale)
 
     def _save(self) -> None:
-        state = checkpoint.full_state(self.engine.engine, self.model)
+        folder = self.layout.checkpoints
+        state = checkpoint.state_of(self.engine.engine, self.model, rank=self.rank, ranks=self.world)
+        parts = self._gathered(checkpoint.write_part(self.storage, folder, self.cursor, state, rank=self.rank))
         if self.rank == 0:
-            checkpoint.write(self.storage, self.layout.checkpoints, self.cursor, state, keep=self.train.checkpoint.keep)
             self.metrics.write()
+            checkpoint.commit(self.storage, folder, self.cursor, parts, keep=self.train.checkpoint.keep)
         self._barrier()
+
+    def _gathered(self, part: checkpoint.Part) -> list[checkpoint.Part]:
+        """The parts of all ranks, in rank order."""
+        parts = [part] * self.world
+        if self.world > 1:
+            dist.all_gather_object(parts, part)
+        return parts
 
     def _barrier(self) -> None:
         if self.world > 1:
             dist.barrier()
 
     def _finish(self) -> None:
-        state = checkpoint.full_state(self.engine.engine, self.model)
+        state = checkpoint.state_of(self.engine.engine, self.model, rank=self.rank, moments=False)
         if self.rank == 0:
             files = export(self.storage, self.layout, self.model_config, state)
             self.metrics.write()
@@ -290,6 +303,11 @@ def train_shards(run: DihtRun, storage: Storage) -> list[Shard]:
     if train.shards:
         return [Shard(PurePosixPath(uri).name.partition(".")[0], uri, "train") for uri in storage.expand(train.shards)]
     return kept_shards(run.spec, storage)
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    """Dropout's seed: the same after a restart."""
+    return int(generator(seed, "dropout", step, rank).integers(2**63))
 
 
 def _peak_memory_mib() -> float:

@@ -1,0 +1,150 @@
+"""A small run as filter and label leave it: drawn pictures, captions, soft labels (not for all), and the document that trains on it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from diht_k8s.api.documents import dump, load
+from diht_k8s.api.hashing import SCHEMA_VERSION
+from diht_k8s.api.layout import Layout
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.concepts.soft_labels import top_k, write_labels
+from diht_k8s.recipe.concepts.vocabulary import Concepts, Vocabulary
+from diht_k8s.recipe.runtime.commit import artefact, commit
+from diht_k8s.recipe.shards.samples import write_samples
+from diht_k8s.recipe.shards.storage import Storage
+
+RANK_PROGRAM = Path(__file__).with_name("train_rank.py")
+SHARDS = (70, 41, 57)
+OBJECTS, ATTRIBUTES = 12, 5
+VIT = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+RESNET = {**VIT, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}}
+WORDS = ("red", "green", "small", "large", "house", "tree", "cat", "dog", "with", "and", "garden", "hat")
+
+
+def document(folder: Path, *, data: Path | None = None, name: str = "run", **train: Any) -> DihtRun:
+    """The run document over what `make_data(data)` wrote; the training writes below `folder`."""
+    data = data or folder
+    body = {
+        "modelConfig": VIT,
+        "shards": [f"{data}/out/filter/kept/*.tar"],
+        "labels": f"{data}/out/label",
+        "samples": 16 * 50,
+        "batchSize": 16,
+        "optimizer": {"lr": 1e-3, "eps": 1e-6},
+        "precision": "fp32",
+        "zeroStage": 0,
+        "checkpoint": {"everySamples": 10**9},
+        **train,
+    }
+    spec = {
+        "data": {
+            "sources": [{"name": "drawn", "shards": [f"{data}/out/filter/kept/*.tar"]}],
+            "output": f"{folder}/out",
+        },
+        "train": {key: value for key, value in body.items() if value is not None},
+    }
+    run = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": name}, "spec": spec}
+    return load(json.dumps(run), name="small.yaml")
+
+
+def make_data(folder: Path, shards: tuple[int, ...] = SHARDS) -> None:
+    """Kept shards and labels, both committed; a third of the pictures has no label."""
+    storage, layout, rng = Storage(), Layout(f"{folder}/out"), np.random.default_rng(0)
+    for number, size in enumerate(shards):
+        write_samples(storage, layout.kept(f"drawn-{number}"), pairs(number, size, rng))
+        _write_labels(storage, layout, number, size, rng)
+    counts = [
+        {"name": f"drawn-{number}", "source": "drawn", "input": size, "kept": size}
+        for number, size in enumerate(shards)
+    ]
+    files = [f"kept/drawn-{number}.tar" for number in range(len(shards))]
+    artefacts = [artefact(storage, layout, Stage.FILTER, path) for path in files]
+    commit(storage, layout, Stage.FILTER, {"inputs": {}}, artefacts, {"shards": counts})
+    vocabulary = Vocabulary(
+        sum(shards),
+        Concepts(tuple(f"object {i}" for i in range(OBJECTS)), (9,) * OBJECTS),
+        Concepts(tuple(f"attribute {i}" for i in range(ATTRIBUTES)), (9,) * ATTRIBUTES),
+        {},
+    )
+    content = json.dumps(vocabulary.document({"schema_version": SCHEMA_VERSION})).encode()
+    storage.write_bytes(layout.vocabulary, content)
+    commit(
+        storage, layout, Stage.LABEL, {"inputs": {}}, [artefact(storage, layout, Stage.LABEL, "vocabulary.json")], {}
+    )
+
+
+def pairs(shard: int, size: int, rng: np.random.Generator) -> list[tuple[str, dict[str, bytes]]]:
+    """Pictures of noise around a colour, each with a caption of two to eight words."""
+    found = []
+    for index in range(size):
+        colour = rng.integers(0, 200, 3)
+        pixels = (colour + rng.integers(0, 55, (40, 36, 3))).astype(np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG")
+        words = rng.choice(WORDS, int(rng.integers(2, 9)))
+        meta = {"uid": f"{shard}-{index}", "caption": f"{' '.join(words)} {index}"}
+        found.append((f"{index:05}", {"png": buffer.getvalue(), "json": json.dumps(meta).encode()}))
+    return found
+
+
+def _write_labels(storage: Storage, layout: Layout, shard: int, size: int, rng: np.random.Generator) -> None:
+    heads = [top_k(rng.dirichlet(np.full(n, 0.3), size).astype(np.float32), 3) for n in (OBJECTS, ATTRIBUTES)]
+    uids = [f"{shard}-{index}" for index in range(size)]
+    header = {"schema_version": SCHEMA_VERSION, "top_k": 3}
+    write_labels(storage, layout.labels(f"drawn-{shard}"), uids, rng.random(size) > 0.33, heads, header)
+
+
+def environment(**more: str) -> dict[str, str]:
+    """One thread a process, nothing written outside of the test's folder."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "DIHT_PROGRESS_SECONDS": "0", **more}
+
+
+def train_in_ranks(world: int, runs: dict[str, DihtRun], folder: Path) -> dict[str, Any]:
+    """Train each run in the same `world` processes, one run after the other, step by step recorded.
+
+    Returns:
+        for each run {"losses": [total, contrastive, object, attribute] of each step, "uids": of each step in global order,
+        "weights": the checkpoint state at the end, "norms": gradient norms, "gradients": of the first step, under ZeRO 0}.
+    """
+    import torch
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "runs.json").write_text(json.dumps({name: dump(run) for name, run in runs.items()}))
+    port = _free_port()
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(RANK_PROGRAM), str(folder)],
+            env=environment(
+                RANK=str(rank),
+                LOCAL_RANK=str(rank),
+                WORLD_SIZE=str(world),
+                MASTER_ADDR="localhost",
+                MASTER_PORT=str(port),
+            ),
+        )
+        for rank in range(world)
+    ]
+    codes = [rank.wait(timeout=280) for rank in ranks]
+    assert codes == [0] * world, codes
+    return torch.load(folder / "results.pt")
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]

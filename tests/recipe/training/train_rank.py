@@ -1,0 +1,62 @@
+"""One rank of the training tests: trains each run of FOLDER/runs.json as `diht_k8s.recipe.training.rank` does, recording each step.
+
+Usage: train_rank.py FOLDER, with torchrun's variables. Rank 0 writes FOLDER/results.pt.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from diht_k8s.api.documents import load
+from diht_k8s.api.run import DihtRun
+from diht_k8s.recipe.training import checkpoint
+from diht_k8s.recipe.training.rank import Training
+
+
+def recorded(run: DihtRun) -> dict[str, Any]:
+    training = Training(run, {"run": run.metadata.name})
+    losses, uids, norms, gradients = [], [], [], {}
+    step, update = training.engine.step, training.engine._update
+
+    def updating() -> None:
+        if not losses and run.spec.train.zero_stage == 0:
+            gradients.update({name: p.grad.clone() for name, p in training.model.named_parameters()})
+        update()
+
+    def recording(batch: Any) -> Any:
+        result = step(batch)
+        losses.append([result.total, result.contrastive, result.object, result.attribute])
+        uids.append(in_global_order(batch.uids))
+        norms.append(training.engine.gradient_norm())
+        return result
+
+    training.engine.step, training.engine._update = recording, updating
+    training.go()
+    weights = checkpoint.state_of(training.engine.engine, training.model, rank=training.rank)
+    return {"losses": losses, "uids": uids, "norms": norms, "weights": weights, "gradients": gradients}
+
+
+def in_global_order(uids: list[str]) -> list[str]:
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, uids)
+    return [uid for row in zip(*parts, strict=True) for uid in row]
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    runs = json.loads((folder / "runs.json").read_text())
+    results = {name: recorded(load(text, name=name)) for name, text in runs.items()}
+    if dist.get_rank() == 0:
+        torch.save(results, folder / "results.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
