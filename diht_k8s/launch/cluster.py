@@ -130,7 +130,7 @@ class Cluster:
         options: dict[str, Any] = {"container": container, "timestamps": True, "follow": follow}
         if since is not None:
             options["since_seconds"] = max(1, int((now - since).total_seconds()) + 1)
-        with _errors(f"read the log of pod {metadata['name']}"), suppress(_GoneError):
+        with suppress(_GoneError), _errors(f"read the log of pod {metadata['name']}"):
             response: Any = self._core.read_namespaced_pod_log(
                 metadata["name"],
                 metadata["namespace"],

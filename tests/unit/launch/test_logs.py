@@ -1,0 +1,119 @@
+"""The log of a replica: restarts, broken streams, time limits. A scripted cluster stands in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from diht_k8s.api.errors import RetryableError
+from diht_k8s.launch.logs import Source, replica_lines
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def at(second: float) -> datetime:
+    return START + timedelta(seconds=second)
+
+
+def line(second: float, text: str) -> str:
+    return f"{at(second).isoformat().replace('+00:00', 'Z')} {text}"
+
+
+def pod(name: str, state: str = "terminated") -> dict[str, Any]:
+    return {
+        "metadata": {"uid": name, "name": name},
+        "status": {"containerStatuses": [{"name": "main", "state": {state: {}}}]},
+    }
+
+
+@dataclass
+class Script:
+    """What the cluster shows at each look: pods, then the lines of each opened stream."""
+
+    looks: list[list[dict[str, Any]]]
+    streams: dict[str, list[list[str] | Exception]]
+    look: int = -1
+    opened: list[tuple[str, datetime | None]] = field(default_factory=list)
+
+    def pods(self) -> list[dict[str, Any]]:
+        self.look = min(self.look + 1, len(self.looks) - 1)
+        return self.looks[self.look]
+
+    def ended(self) -> bool:
+        return self.look >= len(self.looks) - 2
+
+    def open(self, pod: Mapping[str, Any], since: datetime | None, follow: bool) -> Iterator[str]:
+        name = pod["metadata"]["name"]
+        self.opened.append((name, since))
+        for item in self.streams[name].pop(0) if self.streams[name] else []:
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+    def read(self, **options: Any) -> list[str]:
+        source = Source(pods=self.pods, container="main", open=self.open, ended=self.ended, sleep=lambda seconds: None)
+        return list(replica_lines(source, **options))
+
+
+def test_lines_of_all_pods_come_oldest_first() -> None:
+    script = Script([[pod("a"), pod("b")]], {"a": [[line(1, "one")]], "b": [[line(2, "two words"), line(2, "")]]})
+    assert script.read() == ["one\n", "two words\n", "\n"]
+
+
+def test_pod_that_has_not_started_has_no_lines() -> None:
+    assert Script([[pod("a", "waiting")]], {"a": [[line(1, "x")]]}).read() == []
+
+
+def test_following_goes_on_in_the_pod_that_takes_a_failed_ones_place() -> None:
+    script = Script(
+        [
+            [pod("a", "waiting")],
+            [pod("a", "running")],
+            [pod("a")],
+            [pod("a"), pod("b", "running")],
+            [pod("a"), pod("b")],
+        ],
+        {"a": [[line(1, "one")], []], "b": [[line(0, "two, by a slower clock")], []]},
+    )
+    assert script.read(follow=True) == ["one\n", "two, by a slower clock\n"]
+
+
+def test_broken_stream_is_opened_again_where_it_was() -> None:
+    broken = [line(1, "one"), line(2, "two"), line(2, "and"), RetryableError("the stream broke")]
+    script = Script(
+        [[pod("a", "running")], [pod("a", "running")], [pod("a")]],
+        {"a": [broken, [line(1.5, "old"), line(2, "two"), line(2, "and"), line(3, "three")], []]},  # type: ignore[list-item]
+    )
+    assert script.read(follow=True) == ["one\n", "two\n", "and\n", "three\n"]
+    assert script.opened[:2] == [("a", None), ("a", at(2))]
+
+
+def test_broken_stream_is_an_error_where_nothing_is_followed() -> None:
+    with pytest.raises(RetryableError):
+        Script([[pod("a")]], {"a": [[RetryableError("broken")]]}).read()  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    ("options", "texts"),
+    [
+        ({}, ["1", "2", "3"]),
+        ({"since": at(2)}, ["2", "3"]),
+        ({"until": at(2)}, ["1", "2"]),
+        ({"since": at(2), "until": at(2)}, ["2"]),
+        ({"since": at(2).astimezone().replace(tzinfo=None)}, ["2", "3"]),
+        ({"since": at(4)}, []),
+    ],
+)
+@pytest.mark.parametrize("follow", [False, True])
+def test_lines_outside_of_the_asked_time_are_left_out(options: dict[str, Any], texts: list[str], follow: bool) -> None:
+    script = Script([[pod("a")]], {"a": [[line(second, str(second)) for second in (1, 2, 3)]]})
+    assert script.read(follow=follow, **options) == [f"{text}\n" for text in texts]
+
+
+def test_line_without_a_time_keeps_its_text() -> None:
+    script = Script([[pod("a")]], {"a": [[line(1, "x"), "rpc error: log is rotated"]]})
+    assert script.read() == ["x\n", "rpc error: log is rotated\n"]
