@@ -111,7 +111,7 @@ def cards(content: Json) -> list[Json]:
             {
                 "title": "Kept by the filter",
                 "value": count(left),
-                "rows": scaled(rows),
+                "rows": rows,
                 "note": f"of {total:,} raw pairs",
             }
         )

@@ -79,7 +79,8 @@ def test_lede_when_there_are_results_names_chance_beside_them() -> None:
 def test_cards_when_shown_stand_beside_references_and_chance() -> None:
     found = cards(content())
     assert [row["name"] for row in found[0]["rows"]] == ["This model", "Pixel ridge", "Chance"]
-    assert found[-1]["value"] == "4"
+    assert [row["value"] for row in found[0]["rows"]] == pytest.approx([0.9, 2 / 3, 1 / 30])  # 0.30 is the longest
+    assert (found[-1]["value"], found[-1]["rows"][0]["value"]) == ("4", 0.4)
 
 
 def test_steps_when_a_stage_is_missing_say_so() -> None:
