@@ -12,6 +12,7 @@ from enum import StrEnum
 from diht_k8s.api.errors import ExitCode
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.run import Stage
+from diht_k8s.api.status import StageState
 
 
 class AttemptState(StrEnum):
@@ -60,18 +61,6 @@ class Observed:
     """whether a person asked to stop (a signal; `spec.suspend` counts as well)."""
     retry_requested: bool = False
     """whether a person asked to go on with this failed run."""
-
-
-class StageState(StrEnum):
-    """Where a stage stands."""
-
-    PENDING = "Pending"
-    RUNNING = "Running"
-    RESTARTING = "Restarting"
-    STOPPED = "Stopped"
-    COMPLETE = "Complete"
-    CACHED = "Cached"
-    FAILED = "Failed"
 
 
 ENDED_WELL = frozenset({StageState.COMPLETE, StageState.CACHED})

@@ -148,6 +148,7 @@ class Storage:
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
+            Path(name).chmod(0o644)
             os.link(name, path)  # fails where the path exists, and never shows half a file
         finally:
             Path(name).unlink(missing_ok=True)
@@ -161,24 +162,21 @@ class Storage:
 
     def names(self, folder: str) -> list[str]:
         """Names of the files right below a folder, sorted; empty where there is no folder. Temporary files are left out."""
-        system, path = self._resolve(folder)
-        with _errors(folder, "list"):
-            try:
-                entries = cast("list[dict[str, Any]]", system.ls(path, detail=True))
-            except FileNotFoundError:
-                return []
-        files = [entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry["type"] == "file"]
-        return sorted(name for name in files if name and not name.endswith(".tmp"))
+        return [name for name in self._entries(folder, "file") if not name.endswith(".tmp")]
 
     def folders(self, folder: str) -> list[str]:
-        """Names of the folders right below a folder, sorted."""
+        """Names of the folders right below a folder, sorted; empty where there is no folder."""
+        return self._entries(folder, "directory")
+
+    def _entries(self, folder: str, kind: str) -> list[str]:
         system, path = self._resolve(folder)
         with _errors(folder, "list"):
             try:
                 entries = cast("list[dict[str, Any]]", system.ls(path, detail=True))
             except FileNotFoundError:
                 return []
-        return sorted(entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry["type"] == "directory")
+        names = (entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry["type"] == kind)
+        return sorted(name for name in names if name)
 
     def size(self, uri: str) -> int:
         """Size in bytes."""

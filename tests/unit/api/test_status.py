@@ -10,7 +10,6 @@ from diht_k8s.api import status as api
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import Condition, FailureCause, Metric, StageStatus, Status, bounded, timestamp, wire
-from diht_k8s.pipeline import states
 
 LOG = ["é" * 250] * 20
 
@@ -84,7 +83,3 @@ def test_largest_status_fits_after_messages_are_cut() -> None:
     cut = bounded(Status(conditions=conditions, stages=stages))
     assert size(cut) <= api.MAX_STATUS_BYTES
     assert [one.cause.message for one in cut.stages if one.cause][-1]
-
-
-def test_stage_states_are_those_of_the_planner() -> None:
-    assert [state.value for state in api.StageState] == [state.value for state in states.StageState]

@@ -65,6 +65,7 @@ def test_create_writes_once(tmp_path: Path, storage: Storage) -> None:
     assert not storage.create(uri, b"second")
     assert storage.read_bytes(uri) == b"first"
     assert storage.names(str(tmp_path / "deep")) == ["f"]
+    assert (tmp_path / "deep" / "f").stat().st_mode & 0o777 == 0o644
 
 
 def test_names_folders_exists_size_remove(tmp_path: Path, storage: Storage) -> None:
