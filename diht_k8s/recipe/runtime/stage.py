@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,8 +101,12 @@ def run_stage(
         workers=workers,
         step=step,
     )
+    began = time.monotonic()
     outcome = program.execute(context)
-    return None if outcome is None else commit(storage, layout, stage, config, outcome.artefacts, outcome.summary)
+    if outcome is None:
+        return None
+    summary = {"seconds": round(time.monotonic() - began, 1), **outcome.summary}
+    return commit(storage, layout, stage, config, outcome.artefacts, summary)
 
 
 def exit_code_of(work: Callable[[], object], *, worker: int = 0) -> int:

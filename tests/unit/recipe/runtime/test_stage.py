@@ -56,7 +56,7 @@ def test_worker_whose_part_is_not_the_last_commits_nothing(tmp_path: Path) -> No
     assert run_stage(stub, run, Stage.FILTER, worker=0, workers=2) is None
     last = run_stage(stub, run, Stage.FILTER, worker=1, workers=2)
     assert last is not None
-    assert last.summary == {"worker": 1}
+    assert last.summary == {"seconds": 0.0, "worker": 1}
 
 
 def test_stage_that_the_run_does_not_have_is_a_user_error(tmp_path: Path) -> None:
