@@ -32,8 +32,9 @@ generate: $(INSTALLED) ## CRD, API reference and JSON schema from the models
 check-generated: $(INSTALLED)
 	$(BIN)/python -m diht_k8s.api.generate --check
 
-constraints: $(INSTALLED) ## newest versions that fit pyproject.toml (needs uv on PATH)
-	uv pip compile -q --no-header --no-annotate --python $(BIN)/python --extra recipe --extra operator --extra dev pyproject.toml -o constraints.txt
+constraints: $(INSTALLED) ## what pyproject.toml needs, keeping the versions pinned so far (needs uv on PATH); delete a line first to move it
+	{ grep '^#' constraints.txt; uv pip compile -q --no-header --no-annotate --python $(BIN)/python -c constraints.txt \
+	  --extra recipe --extra operator --extra dev pyproject.toml; } > constraints.new && mv constraints.new constraints.txt
 
 clean-demo: ## forget the demo's run
 	rm -rf runs/demo
