@@ -16,7 +16,7 @@ MAX_LINE_BYTES: Final = 4096
 class Record(BaseModel):
     """Base of the records below: unknown keys of newer programs are ignored."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, ser_json_inf_nan="strings")  # a loss may be NaN
 
 
 class Progress(Record):

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from diht_k8s.api.crd import KIND
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.run import API_VERSION, DihtRun
@@ -61,8 +63,10 @@ class KnownRun:
         document = {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": self.document["spec"]}
         try:
             return DihtRun.model_validate(document)
-        except ValueError as error:
-            raise UserError(f"this operator cannot read the spec: {error}") from error
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise UserError(f"this operator cannot read the spec: {where}: {first['msg']}") from error
 
     @property
     def owner_reference(self) -> dict[str, Any]:

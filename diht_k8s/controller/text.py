@@ -14,8 +14,8 @@ _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 def plain(text: str) -> str:
-    """Text without terminal escapes and control characters."""
-    return _CONTROLS.sub(" ", _ESCAPES.sub("", text)).strip()
+    """Text without terminal escapes and control characters, one space between words."""
+    return " ".join(_CONTROLS.sub(" ", _ESCAPES.sub("", text)).split())
 
 
 def one_line(text: str, limit: int = LINE_LIMIT) -> str:

@@ -216,6 +216,8 @@ class Runs:
             status = self.status(name)
             found = condition(status, kind)
             good = found.get("reason") == reason if reason else found.get("status") == "True"
+            other = condition(status, "Failed")
+            assert good or other.get("status") != "True" or reason, f"{name} failed: {other}"
             return status if good else None
 
         try:

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from diht_k8s.api.reasons import Reason
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.pipeline.plan import attempt_name, plan
 from diht_k8s.pipeline.states import (
     Attempt,
     AttemptState,
     BackOff,
+    Expire,
     Failure,
     Observed,
     RunState,
@@ -185,6 +187,92 @@ def test_a_run_without_restarts_left_says_so() -> None:
 def test_attempt_names_fit_into_kubernetes() -> None:
     assert attempt_name("r", T, 2) == "r-train-2"
     assert len(attempt_name("x" * 40, E, 9999)) + len("-9999") <= 63
+
+
+STEPS = {L: ("vocabulary", "heads", "predict")}
+
+
+def test_steps_of_a_stage_run_one_after_another_under_their_own_names() -> None:
+    run, status, seen = make_run(), RunStatus(), list[Attempt]()
+    names: list[str] = []
+    for _ in range(8):
+        decided = plan(run, Observed(tuple(seen)), 1.0, status=status, steps=STEPS)
+        status = decided.status
+        for action in decided.actions:
+            assert isinstance(action, Start)
+            names.append(action.name)
+            seen.append(attempt(action.stage, action.number, SUCCEEDED, step=action.step))
+    assert names == ["r-filter-1", "r-vocabulary-1", "r-heads-1", "r-predict-1", "r-train-1", "r-evaluate-1"]
+    assert status.state is RunState.COMPLETE
+
+
+def test_gang_that_started_by_half_is_withdrawn_and_comes_back_later() -> None:
+    run = make_run(failurePolicy={"maxRestarts": 0, "schedulingTimeoutSeconds": 60})
+    half = attempt(T, 3, PENDING, half_started_at=50.0)
+    waits = plan(run, Observed((half,)), 109.0, status=at(*BEFORE_T, RUN_T))
+    assert (waits.actions, waits.wake_at) == ((), 110.0)
+    gone = plan(run, Observed((half,)), 110.0, status=waits.status, back_off=BackOff(8, 60))
+    assert gone.actions == (Stop(T, 3, "r-train-3"),)
+    stage = gone.status.of(T)
+    assert (stage.state, stage.infrastructure_restarts, stage.not_before) == (StageState.RESTARTING, 1, 118.0)
+    assert stage.failure is not None
+    assert stage.failure.reason == "SchedulingTimeout"
+    again = plan(run, Observed(), 118.0, status=gone.status)
+    assert again.actions == (Start(T, 4, "r-train-4"),)
+
+
+def test_many_lost_nodes_are_no_busy_loop() -> None:
+    status = at(*BEFORE_T, replace(RUN_T, infrastructure_restarts=40))
+    lost = attempt(T, 3, FAILED, 143, infrastructure=True)
+    assert plan(make_run(), Observed((lost,)), 100.0, status=status).status.of(T).not_before == 115.0
+
+
+def test_failed_run_goes_on_only_when_a_person_asks() -> None:
+    failed = at(
+        DONE_F,
+        StageStatus(L, StageState.FAILED, 4, restarts=2, out_of_memory=1, failure=Failure(75)),
+        state=RunState.FAILED,
+    )
+    asked = Observed(retry_requested=True)
+    assert plan(make_run(), Observed(), 100.0, status=failed).status == failed
+    decided = plan(make_run(), asked, 100.0, status=failed)
+    assert decided.actions == (Start(L, 5, "r-label-5"),)
+    stage = decided.status.of(L)
+    assert (stage.restarts, stage.out_of_memory, decided.status.state) == (0, 0, RunState.RUNNING)
+    complete = at(*(StageStatus(s, StageState.COMPLETE, 1) for s in Stage), state=RunState.COMPLETE)
+    assert plan(make_run(), asked, 100.0, status=complete).actions == ()
+
+
+def test_run_expires_after_its_time_to_live() -> None:
+    run = make_run(ttlSecondsAfterFinished=60)
+    ended = replace(at(StageStatus(F, StageState.FAILED, 1), state=RunState.FAILED), ended_at=100.0)
+    assert plan(run, Observed(), 159.0, status=ended).wake_at == 160.0
+    assert plan(run, Observed(), 160.0, status=ended).actions == (Expire(),)
+    assert plan(make_run(), Observed(), 1e9, status=ended).actions == ()
+
+
+def test_plan_wakes_for_the_deadline() -> None:
+    run = make_run(activeDeadlineSeconds=50)
+    assert plan(run, Observed((attempt(F, 1, RUNNING),)), 10.0, status=at(RUN_F)).wake_at == 50.0
+
+
+@pytest.mark.parametrize(
+    ("status", "seen", "spec", "reason"),
+    [
+        (at(RUN_F), attempt(F, 1, FAILED, 64), {}, Reason.USER_ERROR),
+        (at(RUN_F), attempt(F, 1, FAILED, 128, reason="StartError"), {}, Reason.USER_ERROR),
+        (at(RUN_F), attempt(F, 1, FAILED, 65), {}, Reason.BAD_DATA),
+        (at(RUN_F), attempt(F, 1, FAILED, 75), {"failurePolicy": {"maxRestarts": 0}}, Reason.RESTARTS_EXHAUSTED),
+        (at(RUN_F), attempt(F, 1, FAILED, 143, infrastructure=True), {"failurePolicy": {"maxInfrastructureRestarts": 0}}, Reason.INFRASTRUCTURE_RESTARTS_EXHAUSTED),
+        (at(replace(RUN_F, out_of_memory=1)), attempt(F, 1, FAILED, 137, reason="OOMKilled"), {}, Reason.OUT_OF_MEMORY),
+        (at(RUN_F), attempt(F, 1, RUNNING), {"activeDeadlineSeconds": 5}, Reason.DEADLINE_EXCEEDED),
+    ],
+)  # fmt: skip
+def test_failed_run_says_why_for_machines(
+    status: RunStatus, seen: Attempt, spec: dict[str, Any], reason: Reason
+) -> None:
+    decided = plan(make_run(**spec), Observed((seen,)), 100.0, status=status)
+    assert (decided.status.state, decided.status.reason, decided.status.ended_at) == (RunState.FAILED, reason, 100.0)
 
 
 def play(run: DihtRun, ends: dict[Stage, list[int]], *, limit: int = 60) -> tuple[list[str], RunStatus]:

@@ -1,0 +1,209 @@
+"""A cluster in memory: stores what the operator writes, tells informers of it, and ends Jobs as a test says.
+
+It keeps resource versions, refuses writes from stale ones, and can die at any write, as the operator's process would.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from diht_k8s.controller.cluster import ClusterError
+from diht_k8s.controller.reconcile import Reconciler
+from diht_k8s.controller.runs import Runs, known_run
+from diht_k8s.controller.views import job_view, pod_view
+from tests.unit.controller.documents import NOW, RUN_UID, at, ended
+
+
+class Dead(BaseException):
+    """The operator's process died here."""
+
+
+@dataclass
+class Mirror:
+    """An informer that a test fills."""
+
+    reduce: Callable[[Any], Any]
+    views: dict[str, Any] = field(default_factory=dict)
+
+    def of(self, namespace: str, run: str) -> list[Any]:
+        return [view for view in self.views.values() if (view.namespace, view.run) == (namespace, run)]
+
+    def put(self, document: Any) -> None:
+        view = self.reduce(document)
+        self.views[view.uid] = view
+
+
+@dataclass
+class FakeCluster:
+    """The API server; every method that the operator calls, by the same names."""
+
+    runs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    pods: dict[str, dict[str, Any]] = field(default_factory=dict)
+    services: dict[str, dict[str, Any]] = field(default_factory=dict)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    writes: list[str] = field(default_factory=list)
+    logs: dict[str, str] = field(default_factory=dict)
+    warnings: list[dict[str, Any]] = field(default_factory=list)
+    refuse: dict[str, ClusterError] = field(default_factory=dict)
+    """by the name of a write: what it is answered"""
+    die_after: int | None = None
+    version: int = 100
+
+    def add_run(self, document: dict[str, Any], uid: str = RUN_UID) -> None:
+        self.version += 1
+        metadata = {
+            **document["metadata"],
+            "namespace": "n",
+            "uid": uid,
+            "generation": 1,
+            "resourceVersion": str(self.version),
+            "creationTimestamp": at(NOW),
+        }
+        self.runs[metadata["name"]] = {**document, "metadata": metadata}
+
+    def edit(self, name: str, **spec: Any) -> None:
+        self.version += 1
+        run = self.runs[name]
+        run["spec"] = {**run["spec"], **spec}
+        run["metadata"]["generation"] += 1
+        run["metadata"]["resourceVersion"] = str(self.version)
+
+    def _wrote(self, what: str) -> None:
+        self.writes.append(what)
+        if self.die_after is not None and len(self.writes) >= self.die_after:
+            raise Dead
+
+    def _may(self, what: str) -> None:
+        if what in self.refuse:
+            raise self.refuse[what]
+
+    def create(self, document: dict[str, Any]) -> dict[str, Any]:
+        kind, name = document["kind"], document["metadata"]["name"]
+        self._may(f"create {kind}")
+        store = self.jobs if kind == "Job" else self.services
+        if name in store:
+            raise ClusterError(409, "AlreadyExists", f"{name} already exists")
+        self.version += 1
+        made = copy.deepcopy(document)
+        made["metadata"] |= {
+            "uid": f"uid-{name}-{self.version}",
+            "resourceVersion": str(self.version),
+            "creationTimestamp": at(NOW),
+        }
+        store[name] = made
+        self._wrote(f"create {kind} {name}")
+        return made
+
+    def get(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
+        return (self.jobs if kind == "Job" else self.services)[name]
+
+    def delete_job(self, namespace: str, name: str, uid: str) -> None:
+        if name not in self.jobs:
+            raise ClusterError(404, "NotFound", name)
+        del self.jobs[name]
+        self.pods = {key: pod for key, pod in self.pods.items() if not key.startswith(f"{name}-")}
+        self._wrote(f"delete Job {name}")
+
+    def delete_service(self, namespace: str, name: str) -> None:
+        self.services.pop(name, None)
+
+    def delete_run(self, namespace: str, name: str, uid: str) -> None:
+        del self.runs[name]
+        self._wrote(f"delete run {name}")
+
+    def write_status(self, namespace: str, name: str, version: str, status: Any) -> dict[str, Any]:
+        if name not in self.runs:
+            raise ClusterError(404, "NotFound", name)
+        self._may("write status")
+        run = self.runs[name]
+        if run["metadata"]["resourceVersion"] != version:
+            raise ClusterError(409, "Conflict", "the object has been modified")
+        self.version += 1
+        run["status"] = json.loads(json.dumps(status))
+        run["metadata"]["resourceVersion"] = str(self.version)
+        self._wrote(f"status {name}")
+        return copy.deepcopy(run)
+
+    def write_event(self, namespace: str, document: dict[str, Any]) -> None:
+        self.events.append(document)
+        self._wrote("event")
+
+    def events_of(self, namespace: str, uid: str) -> list[dict[str, Any]]:
+        return self.warnings
+
+    def log_tail(self, namespace: str, pod: str, lines: int) -> str:
+        return self.logs.get(pod, "")
+
+    def workload_of(self, namespace: str, job_uid: str) -> None:
+        return None
+
+    def run_pods(self, name: str) -> None:
+        """The pods of a Job run."""
+        for index in range(self.jobs[name]["spec"]["parallelism"]):
+            self._pod(name, index, {"running": {"startedAt": at(NOW)}}, "Running")
+
+    def end(self, name: str, code: int, *, message: str = "") -> None:
+        """The programs of a Job end."""
+        job = self.jobs[name]
+        for index in range(job["spec"]["parallelism"]):
+            phase = "Failed" if code else "Succeeded"
+            state = ended(code, message=message, reason="Error" if code else "Completed", finished=NOW - 10)
+            self._pod(name, index, state, phase)
+        kind = "Failed" if code else "Complete"
+        job["status"] = {"conditions": [{"type": kind, "status": "True", "reason": "x"}]}
+        self.version += 1
+        job["metadata"]["resourceVersion"] = str(self.version)
+
+    def _pod(self, job: str, index: int, state: dict[str, Any], phase: str) -> None:
+        self.version += 1
+        labels = self.jobs[job]["metadata"]["labels"]
+        name = f"{job}-{index}"
+        self.pods[name] = {
+            "metadata": {
+                "namespace": "n",
+                "name": name,
+                "uid": f"uid-{name}",
+                "resourceVersion": str(self.version),
+                "creationTimestamp": at(NOW),
+                "labels": {**labels, "batch.kubernetes.io/job-completion-index": str(index)},
+                "ownerReferences": [{"uid": self.jobs[job]["metadata"]["uid"], "controller": True}],
+            },
+            "spec": {"nodeName": "node-0"},
+            "status": {
+                "phase": phase,
+                "conditions": [{"type": "Ready", "status": str(phase == "Running"), "lastTransitionTime": at(NOW)}],
+                "containerStatuses": [{"name": "c", "state": state}],
+            },
+        }
+
+
+class Process:
+    """One life of the operator against a FakeCluster: everything that it knows is lost with it."""
+
+    def __init__(self, cluster: FakeCluster, clock: Callable[[], float]) -> None:
+        self.cluster, self.known = cluster, Runs()
+        self.jobs, self.pods = Mirror(job_view), Mirror(pod_view)
+        self.reconciler = Reconciler(cluster, self.known, self.jobs, self.pods, clock=clock, jitter=lambda: 0.0)  # type: ignore[arg-type]
+
+    def hear(self) -> None:
+        """Take in the cluster as it is: what watches would tell."""
+        for name, document in self.cluster.runs.items():
+            self.known.put(known_run(copy.deepcopy(document)))
+            assert name
+        for key in self.known.keys():  # noqa: SIM118
+            if key[1] not in self.cluster.runs:
+                self.known.remove(key)
+        for mirror, documents in ((self.jobs, self.cluster.jobs), (self.pods, self.cluster.pods)):
+            mirror.views = {}
+            for document in documents.values():
+                mirror.put(document)
+
+    def look(self, name: str = "r") -> float | None:
+        """Hear, then reconcile once."""
+        self.hear()
+        return self.reconciler.reconcile(("n", name))

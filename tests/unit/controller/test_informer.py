@@ -1,0 +1,137 @@
+"""The mirror of Jobs and pods: pages, changes, bookmarks, `410 Gone` and a list that fails after it, silence."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from diht_k8s.controller.cluster import ClusterError
+from diht_k8s.controller.informer import Gone, Informer, lines
+from diht_k8s.controller.views import JobView, job_view
+from tests.unit.controller.documents import job
+
+
+class Response:
+    def __init__(self, data: Any, blocks: list[bytes] | None = None) -> None:
+        self.data, self._blocks, self.closed = json.dumps(data).encode(), blocks or [], False
+
+    def stream(self, size: int, decode_content: bool = True) -> Iterator[bytes]:
+        yield from self._blocks
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def page(*documents: dict[str, Any], token: str = "", version: str = "10") -> Response:
+    return Response({"items": list(documents), "metadata": {"resourceVersion": version, "continue": token}})
+
+
+def watch(*events: tuple[str, dict[str, Any]]) -> Response:
+    text = b"".join(json.dumps({"type": kind, "object": item}).encode() + b"\n" for kind, item in events)
+    return Response({}, [text[:7], text[7:40], text[40:]])
+
+
+class Script:
+    """Answers in order; an exception is raised."""
+
+    def __init__(self, *answers: Response | Exception) -> None:
+        self.answers, self.asked = list(answers), list[dict[str, Any]]()
+
+    def __call__(self, **options: Any) -> Response:
+        self.asked.append(options)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def informer(script: Script) -> tuple[Informer[JobView], list[str]]:
+    changed: list[str] = []
+    return Informer("Job", script, job_view, lambda namespace, run: changed.append(run), clock=lambda: 0.0), changed
+
+
+def names(mirror: Informer[JobView]) -> list[str]:
+    return sorted(view.name for view in mirror.of("n", "r"))
+
+
+def test_list_reads_all_pages_and_forgets_what_is_gone() -> None:
+    script = Script(page(job(attempt=1), token="t"), page(job(attempt=2)), page(job(attempt=2)))
+    mirror, _ = informer(script)
+    assert mirror._list() == "10"
+    assert names(mirror) == ["r-train-1", "r-train-2"]
+    assert [asked.get("_continue") for asked in script.asked] == [None, "t"]
+    mirror._list()
+    assert names(mirror) == ["r-train-2"]
+
+
+def test_watch_follows_changes_and_goes_on_from_bookmarks() -> None:
+    changed = job(version=5, conditions={"Complete": "x"})
+    script = Script(
+        page(job(attempt=1)),
+        watch(
+            ("MODIFIED", changed),
+            ("ADDED", job(attempt=2)),
+            ("DELETED", job(attempt=2)),
+            ("BOOKMARK", {"metadata": {"resourceVersion": "77"}}),
+        ),
+    )
+    mirror, told = informer(script)
+    mirror._list()
+    assert mirror._watch("10") == "77"
+    assert [view.complete for view in mirror.of("n", "r")] == [True]
+    assert len(told) == 4
+
+
+def test_older_and_repeated_events_change_nothing() -> None:
+    mirror, told = informer(Script())
+    mirror.put(job(version=9, conditions={"Complete": "x"}))
+    mirror.put(job(version=9))
+    mirror.put(job(version=3))
+    assert [view.complete for view in mirror.of("n", "r")] == [True]
+    assert len(told) == 1
+
+
+def test_gone_version_is_said() -> None:
+    mirror, _ = informer(Script(watch(("ERROR", {"code": 410, "message": "too old"}))))
+    with pytest.raises(Gone):
+        mirror._watch("1")
+
+
+def test_objects_without_our_labels_are_passed_over() -> None:
+    stranger = job()
+    stranger["metadata"]["labels"] = {"diht.dev/run": "r"}
+    mirror, _ = informer(Script(page(stranger)))
+    mirror._list()
+    assert names(mirror) == []
+
+
+def test_watching_goes_on_after_410_and_a_list_that_fails_after_it() -> None:
+    done = threading.Event()
+
+    class Last(Script):
+        def __call__(self, **options: Any) -> Response:
+            if not self.answers:
+                done.set()
+                mirror.stop()
+                raise ClusterError(0, "Unreachable", "the end of the script")
+            return super().__call__(**options)
+
+    script = Last(
+        page(job(attempt=1)),
+        watch(("ERROR", {"code": 410})),
+        ClusterError(503, "ServiceUnavailable", "not now"),
+        page(job(attempt=1), job(attempt=2)),
+        watch(("DELETED", job(attempt=1))),
+    )
+    mirror, _ = informer(script)
+    mirror.start()
+    assert done.wait(10)
+    assert names(mirror) == ["r-train-2"]
+
+
+def test_lines_come_whole_however_the_stream_is_cut() -> None:
+    assert list(lines(iter([b"a\nb", b"", b"c\n\nd"]))) == [b"a", b"bc", b"d"]

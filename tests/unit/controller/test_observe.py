@@ -1,0 +1,162 @@
+"""What is seen of an attempt: a table from Jobs and pods to attempts, causes and reasons."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from diht_k8s.api.reasons import Reason
+from diht_k8s.api.reports import Cause
+from diht_k8s.api.run import Stage
+from diht_k8s.controller.observe import LOST_AFTER_S, SETTLE_S, Seen, event_problem, see
+from diht_k8s.controller.views import JobView, PodView, job_view, pod_view
+from diht_k8s.pipeline.states import AttemptState
+from tests.unit.controller.documents import DISRUPTED, NO_NODE, NOW, at, ended, failed_pod, job, pod
+
+FAILED = {"Failed": "BackoffLimitExceeded"}
+FAILING = {"FailureTarget": "PodFailurePolicy"}
+TWO = [pod(0), pod(1)]
+CAUSE = Cause(exit_code=64, reason="UserError", message="batchSize is no number").encoded()
+
+
+def look(jobs: list[dict[str, Any]], pods: list[dict[str, Any]], *, now: float = NOW, **more: Any) -> list[Seen]:
+    job_views = [view for document in jobs if isinstance(view := job_view(document), JobView)]
+    pod_views = [view for document in pods if isinstance(view := pod_view(document), PodView)]
+    return see(job_views, pod_views, now, known=more.pop("known", {}), **more)
+
+
+TABLE: list[tuple[str, dict[str, Any], list[dict[str, Any]], dict[str, Any]]] = [
+    ("no pods yet", job(created=NOW - 1), [], {"state": "Pending", "active": 0}),
+    ("one of two runs", job(created=NOW - 1), [pod(0)], {"state": "Pending", "active": 1}),
+    ("all run", job(), TWO, {"state": "Running", "active": 2}),
+    ("one is done, one runs", job(), [pod(0, phase="Succeeded", state=ended(0)), pod(1)], {"state": "Running", "active": 1}),
+    ("complete", job(conditions={"Complete": "CompletionsReached"}), [pod(0, phase="Succeeded", state=ended(0))], {"state": "Succeeded", "active": 0}),
+    ("rank 0 has committed, the other is on its way out", job(conditions={"SuccessCriteriaMet": "SuccessPolicy"}), [pod(0, phase="Succeeded", state=ended(0)), pod(1)],
+     {"state": "Succeeded", "active": 1, "ending": True}),
+    ("complete although a pod failed late", job(conditions={"SuccessCriteriaMet": "x", "Complete": "x"}), [pod(0, phase="Succeeded", state=ended(0)), failed_pod(1, 143)], {"state": "Succeeded"}),
+    ("user error", job(conditions=FAILING), [failed_pod(0, 64, message=CAUSE), pod(1)],
+     {"state": "Failed", "exit_code": 64, "reason": "UserError", "message": "batchSize is no number", "infrastructure": False, "ending": True}),
+    ("user error wins over the peer that lost it", job(conditions=FAILED), [failed_pod(0, 75, finished=NOW - 11), failed_pod(1, 64, message=CAUSE)], {"exit_code": 64}),
+    ("passing fault", job(conditions=FAILED), [failed_pod(0, 75, message="x\nstorage does not answer\n"), failed_pod(1, 143)],
+     {"exit_code": 75, "message": "storage does not answer", "infrastructure": False}),
+    ("out of memory", job(conditions=FAILED), [failed_pod(0, 137, why="OOMKilled", message=CAUSE), failed_pod(1, 75)], {"reason": "OOMKilled", "exit_code": 137, "infrastructure": False}),
+    ("a program that cannot be started", job(conditions=FAILED), [failed_pod(0, 128, why="StartError", message="exec: no such file"), failed_pod(1, 143)],
+     {"reason": "StartError", "infrastructure": False}),
+    ("killed by somebody", job(conditions=FAILED), [failed_pod(0, 137), failed_pod(1, 75, finished=NOW - 9)], {"exit_code": 137, "infrastructure": False}),
+    ("drained", job(conditions=FAILED), [failed_pod(0, 143), failed_pod(1, 143, conditions=DISRUPTED)],
+     {"infrastructure": True, "reason": "EvictionByEvictionAPI", "exit_code": 143}),
+    ("drained, though another failed of it", job(conditions=FAILED), [failed_pod(0, 75), failed_pod(1, 143, conditions=DISRUPTED)], {"infrastructure": True}),
+    ("drained, but the user's error counts", job(conditions=FAILED), [failed_pod(0, 64), failed_pod(1, 143, conditions=DISRUPTED)], {"infrastructure": False, "exit_code": 64}),
+    ("stopped by nobody that we know", job(conditions=FAILED), [failed_pod(0, 143), failed_pod(1, 143)], {"infrastructure": True}),
+    ("refused by the kubelet", job(conditions=FAILED), [pod(0, phase="Failed", state={}, reason="UnexpectedAdmissionError")], {"infrastructure": True, "exit_code": None}),
+    ("pods were removed", job(conditions=FAILED), [], {"infrastructure": True, "reason": "PodRemoved"}),
+    ("node lost", job(), [pod(0), pod(1, ready=False, ready_since=NOW - LOST_AFTER_S, node="node-1")],
+     {"state": "Failed", "infrastructure": True, "reason": "NodeLost", "active": 1, "ending": False}),
+    ("node lost, as the taint says", job(), [pod(0), pod(1, ready=False, ready_since=NOW - 5, conditions=DISRUPTED)], {"state": "Failed", "reason": "NodeLost"}),
+    ("node lost, the pod should be gone", job(), [pod(0), pod(1, deleted=NOW - 31)], {"state": "Failed", "reason": "NodeLost"}),
+    ("not ready for a moment", job(), [pod(0), pod(1, ready=False, ready_since=NOW - 5)], {"state": "Running", "active": 2}),
+    ("Job on its way out", job(deleted=True), [pod(0)], {"state": "Running", "ending": True, "active": 1}),
+    ("Job on its way out without pods", job(deleted=True), [], {"state": "Running", "ending": True, "active": 1}),
+    ("half a gang", job(), [pod(0), pod(1, phase="Pending", conditions=NO_NODE, node="")], {"state": "Pending", "half_started_at": NOW - 99}),
+    ("workers need no gang", job("filter"), [pod(0, "filter"), pod(1, "filter", phase="Pending", conditions=NO_NODE)], {"state": "Running", "half_started_at": None}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("job_document", "pods", "expected"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])  # fmt: skip
+def test_attempt_as_seen(job_document: dict[str, Any], pods: list[dict[str, Any]], expected: dict[str, Any]) -> None:
+    [seen] = look([job_document], pods)
+    assert {name: getattr(seen.attempt, name) for name in expected} == expected
+
+
+def test_first_failure_waits_until_its_peers_are_in_unless_nothing_can_change_it() -> None:
+    recent = [failed_pod(0, 75, finished=NOW - 1), pod(1)]
+    [seen] = look([job(conditions=FAILING)], recent)
+    assert (seen.attempt.state, seen.settles_at) == (AttemptState.RUNNING, NOW - 1 + SETTLE_S)
+    assert look([job(conditions=FAILING)], recent, now=NOW + 2)[0].attempt.state is AttemptState.FAILED
+    assert look([job(conditions=FAILING)], recent, now=NOW - 500)[0].attempt.state is AttemptState.FAILED, (
+        "clock set back"
+    )
+    [seen] = look([job(conditions=FAILING)], [failed_pod(0, 64, finished=NOW - 1), pod(1)])
+    assert seen.attempt.state is AttemptState.FAILED
+
+
+def test_stop_that_we_asked_for_is_no_disruption() -> None:
+    [seen] = look([job(conditions=FAILED)], [failed_pod(0, 143), failed_pod(1, 143)], pausing=True)
+    assert (seen.attempt.exit_code, seen.attempt.infrastructure) == (143, False)
+
+
+def test_pods_whose_job_was_removed_still_count_up_to_the_known_attempt() -> None:
+    assert look([], TWO) == []
+    [seen] = look([], TWO, known={"train": 1})
+    assert (seen.attempt.state, seen.attempt.active, seen.attempt.ending) == (AttemptState.RUNNING, 2, True)
+    assert look([], [pod(0, deleted=NOW - 60)], known={"train": 1}) == [], "nobody waits for a pod on a lost node"
+
+
+def test_steps_of_a_stage_are_told_apart() -> None:
+    first, second = look([job("label-heads"), job("label-vocabulary", conditions={"Complete": ""})], [])
+    assert (first.attempt.stage, first.attempt.step, second.attempt.step) == (Stage.LABEL, "heads", "vocabulary")
+    assert (first.entry, second.entry) == ("label-heads", "label-vocabulary")
+
+
+def waiting(reason: str, message: str = "") -> dict[str, Any]:
+    return {"waiting": {"reason": reason, "message": message}}
+
+
+PROBLEMS = [
+    (pod(0, phase="Pending", state=waiting("ErrImagePull", 'failed to pull image "x/y:1": not found')), Reason.IMAGE_PULL_FAILED, "x/y:1"),
+    (pod(0, phase="Pending", state=waiting("ImagePullBackOff", 'Back-off pulling image "x/y:1": not found')), Reason.IMAGE_PULL_FAILED, "x/y:1"),
+    (pod(0, phase="Pending", state=waiting("CreateContainerConfigError", 'secret "s" not found')), Reason.REFERENCE_MISSING, 'secret "s" not found'),
+    (pod(0, phase="Pending", conditions=NO_NODE, node=""), Reason.UNSCHEDULABLE, "0/2 nodes are available"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("document", "reason", "says"), PROBLEMS, ids=[str(p[1]) + str(i) for i, p in enumerate(PROBLEMS)])  # fmt: skip
+def test_pod_that_waits_says_why(document: dict[str, Any], reason: Reason, says: str) -> None:
+    [seen] = look([job(size=1)], [document])
+    assert seen.problem is not None
+    assert seen.problem.reason is reason
+    assert says in seen.problem.message
+
+
+def test_image_that_is_tried_again_and_again_keeps_its_words() -> None:
+    messages = {look([job(size=1)], [document])[0].problem for document, *_ in PROBLEMS[:2]}
+    assert len(messages) == 1
+
+
+def test_queue_holds_a_job_and_events_are_asked_only_where_nothing_else_tells() -> None:
+    [queued] = look([job(suspended=True, labels={"kueue.x-k8s.io/queue-name": "q"})], [])
+    assert queued.problem is not None
+    assert (queued.problem.reason, queued.ask_events) == (Reason.QUEUED, "")
+    assert look([job(created=NOW - 1)], [])[0].ask_events == ""
+    assert look([job()], [])[0].ask_events == "uid-r-train-1"
+    creating = pod(1, phase="Pending", state=waiting("ContainerCreating"))
+    assert look([job()], [pod(0), creating])[0].ask_events == "uid-r-train-1-1"
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "expected"),
+    [
+        ("FailedCreate", 'pods "x" is forbidden: exceeded quota: q, requested: pods=1', Reason.QUOTA_EXCEEDED),
+        ("FailedCreate", 'pods "x" is forbidden: violates PodSecurity "restricted:latest": ...', Reason.POD_REFUSED),
+        ("FailedCreate", 'admission webhook "w" denied the request: no', Reason.POD_REFUSED),
+        (
+            "FailedCreate",
+            'error looking up service account n/a: serviceaccount "a" not found',
+            Reason.REFERENCE_MISSING,
+        ),
+        ("FailedMount", 'MountVolume.SetUp failed: secret "s" not found', Reason.REFERENCE_MISSING),
+        ("BackOff", "Back-off restarting", None),
+    ],
+)
+def test_events_that_tell_why(reason: str, message: str, expected: Reason | None) -> None:
+    found = event_problem(reason, message)
+    assert (found.reason if found is not None else None) is expected
+
+
+def test_words_of_programs_are_made_plain() -> None:
+    nasty = "ok\n\x1b[31mred\x1b[0m \x00 \u2028line" + "x" * 5000
+    [seen] = look([job(conditions=FAILED, size=1)], [failed_pod(0, 1, message=nasty)])
+    assert seen.attempt.message.startswith("red line")
+    assert len(seen.attempt.message) <= 1024
+    assert at(0) == "1970-01-01T00:00:00Z"

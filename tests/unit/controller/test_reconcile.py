@@ -1,0 +1,353 @@
+"""Whole stories of runs against a cluster in memory: what is made, what is remembered, what a crash at any write changes (nothing)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from diht_k8s.api.reports import Cause, Progress
+from diht_k8s.api.run import Stage
+from diht_k8s.api.status import StageState, Status
+from diht_k8s.controller.cluster import ClusterError
+from diht_k8s.controller.memory import condition, remembered
+from diht_k8s.pipeline.states import RunState
+from tests.unit.controller.documents import NOW
+from tests.unit.controller.fake import Dead, FakeCluster, Process
+
+SPEC: dict[str, Any] = {
+    "data": {"sources": [{"name": "web", "shards": ["s3://corpus/{0..9}.tar"]}], "output": "s3://corpus/run"},
+    "filter": {"workers": 2},
+    "label": {"workers": 2},
+    "train": {"model": "ViT-B-16", "samples": 8, "batchSize": 8, "numNodes": 2},
+    "evaluate": {"benchmarks": [{"name": "b", "type": "Retrieval", "shards": ["s3://corpus/b.tar"]}]},
+    "pods": {"image": "recipe:1"},
+}
+ONE = {"label": None, "train": None, "evaluate": None}
+ORDER = ["r-filter-1", "r-vocabulary-1", "r-heads-1", "r-predict-1", "r-train-1", "r-evaluate-1"]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def make(**spec: Any) -> FakeCluster:
+    cluster = FakeCluster()
+    merged = {key: value for key, value in {**SPEC, **spec}.items() if value is not None}
+    cluster.add_run({"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "r"}, "spec": merged})
+    return cluster
+
+
+def status(cluster: FakeCluster) -> Status:
+    return Status.model_validate(cluster.runs["r"].get("status") or {})
+
+
+def reason(cluster: FakeCluster, kind: str = "Progressing") -> str:
+    found = next(each for each in status(cluster).conditions if each.type == kind)
+    return found.reason.value
+
+
+def settle(process: Process, looks: int = 4) -> None:
+    for _ in range(looks):
+        process.look()
+
+
+def play(cluster: FakeCluster, ends: dict[str, int] | None = None, *, die_after: int | None = None) -> list[str]:
+    """Run to the end; each Job ends with its code (0 if none is given). The operator dies at each `die_after`-th write."""
+    clock, ends = Clock(), dict(ends or {})
+    process, done = Process(cluster, clock), set[str]()
+    for _ in range(400):
+        cluster.writes.clear()
+        cluster.die_after = die_after
+        try:
+            process.look()
+        except Dead:
+            process = Process(cluster, clock)
+            continue
+        if remembered(status(cluster)).state is not RunState.RUNNING:
+            return sorted(cluster.jobs)
+        for name in [name for name in cluster.jobs if name not in done]:
+            cluster.end(name, ends.get(name, 0), message=Cause(exit_code=1, reason="R", message="m").encoded())
+            done.add(name)
+        clock.now += 1.0
+    raise AssertionError("the run does not end")
+
+
+@pytest.mark.parametrize(
+    ("ends", "jobs", "restarts", "state"),
+    [
+        ({}, ORDER, {}, RunState.COMPLETE),
+        ({"r-train-1": 75, "r-train-2": 1}, [*ORDER, "r-train-2", "r-train-3"], {"train": 2}, RunState.COMPLETE),
+        ({"r-heads-1": 64}, ORDER[:3], {}, RunState.FAILED),
+        ({"r-filter-1": 143}, [*ORDER, "r-filter-2"], {"filter": 1}, RunState.COMPLETE),
+        ({"r-filter-1": 75, "r-filter-2": 75, "r-filter-3": 75}, [*ORDER[:1], "r-filter-2", "r-filter-3"], {"filter": 2}, RunState.FAILED),
+    ],
+    ids=["all well", "training fails twice", "user error", "stopped by somebody", "no restarts left"],
+)  # fmt: skip
+@pytest.mark.parametrize("die_after", [None, 1, 2, 3])
+def test_run_ends_the_same_whether_the_operator_dies_at_writes_or_not(
+    ends: dict[str, int], jobs: list[str], restarts: dict[str, int], state: RunState, die_after: int | None
+) -> None:
+    cluster = make(failurePolicy={"maxRestarts": 2})
+    # a third failed attempt leaves the first Job without use: its logs are old, so it is removed
+    kept = [name for name in jobs if not (name.endswith("-1") and name[:-1] + "3" in jobs)]
+    if die_after is None:
+        assert play(cluster, ends) == sorted(kept)
+    else:
+        assert set(play(cluster, ends, die_after=die_after)) >= set(kept)
+    found = status(cluster)
+    assert {stage.name: stage.restarts for stage in found.stages if stage.restarts} == restarts
+    assert remembered(found).state is state
+    assert len({stage.name for stage in found.stages}) == 6
+
+
+def test_nothing_is_written_when_nothing_has_changed() -> None:
+    cluster = make()
+    process = Process(cluster, Clock())
+    settle(process)
+    cluster.run_pods("r-filter-1")
+    settle(process)
+    cluster.writes.clear()
+    settle(process)
+    Process(cluster, Clock()).look()
+    assert cluster.writes == []
+    assert reason(cluster) == "Running"
+
+
+def test_status_is_written_before_the_job_is_made() -> None:
+    cluster = make()
+    Process(cluster, Clock()).look()
+    assert cluster.writes[:2] == ["status r", "create Job r-filter-1"]
+
+
+def test_gang_has_its_service_before_its_job_and_one_pod_steps_have_one_pod() -> None:
+    cluster = make()
+    play(cluster)
+    assert list(cluster.services) == ["r-train-1"]
+    sizes = {name: job["spec"]["parallelism"] for name, job in cluster.jobs.items()}
+    assert sizes == dict(zip(ORDER, [2, 1, 1, 2, 2, 1], strict=True))
+    words = [job["spec"]["template"]["spec"]["containers"][0]["args"] for job in cluster.jobs.values()]
+    assert [args[-2:] for args in words if "--step" in args] == [
+        ["--step", "vocabulary"], ["--step", "heads"], ["--step", "predict"],
+    ]  # fmt: skip
+
+
+def test_stale_view_never_writes_and_never_makes_a_job_twice() -> None:
+    cluster = make()
+    process = Process(cluster, Clock())
+    process.look()
+    cluster.edit("r", suspend=True)  # nobody has told the process yet
+    cluster.end("r-filter-1", 0)
+    for mirror, documents in ((process.jobs, cluster.jobs), (process.pods, cluster.pods)):
+        for document in documents.values():
+            mirror.put(document)
+    with pytest.raises(ClusterError, match="modified"):
+        process.reconciler.reconcile(("n", "r"))
+    assert list(cluster.jobs) == ["r-filter-1"]
+
+
+def test_job_that_the_informer_has_not_heard_of_is_recognised_as_ours() -> None:
+    cluster = make()
+    Process(cluster, Clock()).look()
+    process = Process(cluster, Clock())
+    process.hear()
+    process.jobs.views.clear()
+    process.reconciler.reconcile(("n", "r"))
+    assert list(process.jobs.views) == [cluster.jobs["r-filter-1"]["metadata"]["uid"]]
+    assert list(cluster.jobs) == ["r-filter-1"]
+
+
+@pytest.mark.parametrize(
+    ("owner", "kind", "expected"),
+    [
+        ([], "Accepted", "NameConflict"),
+        ([{"kind": "Deployment", "name": "d", "uid": "d", "controller": True}], "Accepted", "NameConflict"),
+        ([{"kind": "DihtRun", "name": "r", "uid": "older", "controller": True}], "Progressing", "Pending"),
+    ],
+)
+def test_job_of_the_same_name_that_is_not_ours_is_left_alone(owner: list[Any], kind: str, expected: str) -> None:
+    cluster = make()
+    foreign = {"metadata": {"name": "r-filter-1", "ownerReferences": owner}}
+    cluster.jobs["r-filter-1"] = foreign
+    process = Process(cluster, Clock())
+    jobs, cluster.jobs = cluster.jobs, {}
+    process.hear()
+    cluster.jobs = jobs
+    process.reconciler.reconcile(("n", "r"))
+    process.reconciler.reconcile(("n", "r"))
+    assert reason(cluster, kind) == expected
+    assert cluster.jobs == {"r-filter-1": foreign}
+
+
+@pytest.mark.parametrize(
+    ("status_code", "message", "expected"),
+    [
+        (
+            403,
+            'jobs.batch is forbidden: User "u" cannot create resource "jobs" in API group "batch"',
+            "PermissionDenied",
+        ),
+        (403, 'jobs.batch "r" is forbidden: exceeded quota: q', "QuotaExceeded"),
+        (422, "Job is invalid: spec.template.spec.tolerations", "InvalidSpec"),
+    ],
+)
+def test_refused_job_says_why_and_is_tried_again(status_code: int, message: str, expected: str) -> None:
+    cluster = make()
+    cluster.refuse["create Job"] = ClusterError(status_code, "Forbidden", message)
+    process = Process(cluster, Clock())
+    settle(process)
+    assert reason(cluster) == expected
+    assert process.look() is not None
+    cluster.refuse.clear()
+    settle(process)
+    assert list(cluster.jobs) == ["r-filter-1"]
+    assert reason(cluster) == "Pending"
+
+
+def test_namespace_on_its_way_out_is_left_in_peace() -> None:
+    cluster = make()
+    gone = ClusterError(403, "Forbidden", "jobs.batch is forbidden: unable to create: namespace n is being terminated")
+    cluster.refuse = {"create Job": gone}
+    process = Process(cluster, Clock())
+    process.look()
+    assert reason(cluster) == "Pending"
+
+
+def test_run_that_is_gone_though_nobody_said_so_is_forgotten() -> None:
+    cluster = make()
+    process = Process(cluster, Clock())
+    process.hear()
+    cluster.runs.clear()
+    assert process.reconciler.reconcile(("n", "r")) is None
+    assert process.known.keys() == []
+
+
+def test_suspended_run_stops_and_resumes_with_the_next_attempt() -> None:
+    cluster, clock = make(), Clock()
+    process = Process(cluster, clock)
+    settle(process)
+    cluster.run_pods("r-filter-1")
+    cluster.edit("r", suspend=True)
+    process.look()
+    assert reason(cluster) == "Checkpointing"
+    settle(process)
+    assert (reason(cluster), cluster.jobs) == ("Suspended", {})
+    cluster.edit("r", suspend=False)
+    settle(process)
+    assert list(cluster.jobs) == ["r-filter-2"]
+    assert status(cluster).restarts == 0
+
+
+def test_failed_run_that_is_retried_has_all_its_restarts_and_new_names() -> None:
+    cluster = make(failurePolicy={"maxRestarts": 0})
+    play(cluster, {"r-filter-1": 75})
+    failed = status(cluster)
+    assert failed.completion_time is not None
+    process = Process(cluster, Clock())
+    process.look()
+    assert remembered(status(cluster)).state is RunState.FAILED
+    cluster.runs["r"]["metadata"]["annotations"] = {"diht.dev/retry": failed.completion_time}
+    cluster.edit("r")
+    settle(process)
+    assert sorted(cluster.jobs) == ["r-filter-1", "r-filter-2"]
+    cluster.end("r-filter-2", 75)
+    settle(process)
+    again = status(cluster)
+    assert remembered(again).state is RunState.FAILED
+    assert condition(again, again.conditions[3].type) is not None
+
+
+def test_run_whose_time_to_live_is_over_is_deleted() -> None:
+    cluster, clock = make(ttlSecondsAfterFinished=60), Clock()
+    play(cluster)
+    process = Process(cluster, clock)
+    wait = process.look()
+    assert wait is not None
+    assert 0 < wait <= 80
+    clock.now += 200
+    process.look()
+    assert cluster.runs == {}
+
+
+def test_progress_is_read_from_the_log_whatever_else_it_holds() -> None:
+    cluster, clock = make(filter={"workers": 1}), Clock()
+    process = Process(cluster, clock)
+    settle(process)
+    cluster.run_pods("r-filter-1")
+    good = Progress(
+        stage=Stage.FILTER, step="\x1b[1mcaptions", done=5, total=20, per_second=2.5, metrics={"kept": float("nan")}
+    )
+    broken = '{"diht":"progress","stage":'
+    cluster.logs["r-filter-1-0"] = "\n".join([good.line(), broken, "x" * 1_000_000, "\x1b[31mred", ""])
+    process.look()
+    progress = status(cluster).progress
+    assert progress is not None
+    assert (progress.percentage, progress.step, progress.samples_per_second) == (25, "captions", "2.5")
+    cluster.writes.clear()
+    cluster.logs["r-filter-1-0"] = good.model_copy(update={"done": 19}).line()
+    process.look()
+    assert cluster.writes == [], "not read again within the interval"
+    clock.now += 10.5
+    process.look()
+    assert cluster.writes == ["status r"]
+
+
+def test_cached_stage_is_told_by_its_log() -> None:
+    cluster = make(**ONE)
+    process = Process(cluster, Clock())
+    settle(process)
+    cluster.logs["r-filter-1-0"] = "filter: cached (s3://corpus/run/filter)\n"
+    cluster.end("r-filter-1", 0)
+    settle(process)
+    assert status(cluster).stages[0].state is StageState.CACHED
+
+
+def test_second_run_with_one_output_waits_and_goes_on_when_the_first_has_ended() -> None:
+    cluster = make(**ONE)
+    other = {**cluster.runs["r"], "metadata": {"name": "s"}}
+    cluster.add_run(other, uid="z-later")
+    poked: list[Any] = []
+    process = Process(cluster, Clock())
+    process.reconciler._poke = poked.extend
+    settle(process)
+    process.look("s")
+    found = Status.model_validate(cluster.runs["s"]["status"])
+    assert found.conditions[0].reason.value == "OutputInUse"
+    assert "n/r writes to s3://corpus/run" in found.conditions[0].message
+    cluster.end("r-filter-1", 0)
+    settle(process)
+    assert poked == [("n", "s")]
+    process.look("s")
+    assert "s-filter-1" in cluster.jobs
+
+
+def test_spec_that_the_operator_cannot_read_says_so() -> None:
+    cluster = make()
+    cluster.runs["r"]["spec"]["fromTheFuture"] = {}
+    process = Process(cluster, Clock())
+    process.look()
+    assert reason(cluster, "Accepted") == "InvalidSpec"
+    assert cluster.jobs == {}
+
+
+def test_events_tell_each_change_once() -> None:
+    cluster = make(**ONE)
+    play(cluster, {"r-filter-1": 75})
+    told = [event["reason"] for event in cluster.events]
+    assert told == ["Started", "Restarting", "Started", "StageComplete", "Complete"]
+
+
+def test_time_moves_only_with_the_status_of_a_condition() -> None:
+    cluster, clock = make(), Clock()
+    process = Process(cluster, clock)
+    process.look()
+    first = status(cluster).conditions[1].last_transition_time
+    clock.now += 100
+    cluster.run_pods("r-filter-1")
+    process.look()
+    assert reason(cluster) == "Running"
+    assert status(cluster).conditions[1].last_transition_time == first
