@@ -146,8 +146,12 @@ def _disagrees(token: Token) -> bool:
     if token.dep == "conj":
         return token.head.is_noun and not token.kids("dobj", "nsubj")
     subjects = token.kids("nsubj")
-    singular = ("NN", "NNP", "JJ") if not token.kids("dobj") else ("NN", "JJ")
-    return len(subjects) == 1 and subjects[0].tag in singular and not subjects[0].kids("conj", "cc") and token.is_root
+    return (
+        len(subjects) == 1
+        and subjects[0].tag in ("NN", "NNP", "JJ")
+        and not subjects[0].kids("conj", "cc")
+        and token.is_root
+    )
 
 
 def _become_noun(token: Token, tag: str) -> None:

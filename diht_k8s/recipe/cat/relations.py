@@ -73,7 +73,14 @@ class _Builder:
             return False
         if token.tag == "VBN" and token.kids("neg") and not token.kids("aux", "auxpass"):
             return False  # "hourglass not done"
+        if self._stands_alone(token):
+            return False
         return token.i not in self._phrases.of_adjective and not (token.lower in AUXILIARIES and self._is_be(token))
+
+    def _stands_alone(self, verb: Token) -> bool:
+        """Whether it is a keyword between marks: "wood, binding, page"."""
+        right = self._tokens[verb.i + 1] if verb.i + 1 < len(self._tokens) else None
+        return follows_comma(self._tokens, verb) and (right is None or right.lower in (",", ";"))
 
     def _is_be(self, token: Token) -> bool:
         return token.lower not in ("do", "does", "did")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from spacy.tokens import Doc
+    from spacy.tokens import Token as Word
 
 
 @dataclass(eq=False, slots=True)
@@ -62,12 +63,17 @@ class Token:
             yield token
 
 
+def _tag(word: Word) -> str:
+    """The tagger's tag; words of capitals only are names ("LED lamp"), since captions in capitals arrive in lower case."""
+    return "NNP" if word.tag_.startswith("VB") and word.is_upper and len(word) > 1 else word.tag_
+
+
 def tokens_of(doc: Doc) -> list[Token]:
     """The tokens of a parse, blanks left out."""
     made: dict[int, Token] = {}
     for word in doc:
         if not word.is_space:
-            made[word.i] = Token(len(made), word.lower_, word.tag_, word.dep_, word.idx, word.idx + len(word))
+            made[word.i] = Token(len(made), word.lower_, _tag(word), word.dep_, word.idx, word.idx + len(word))
     for word in doc:
         if word.i in made:
             token = made[word.i]

@@ -10,6 +10,7 @@ from diht_k8s.recipe.cat.wordlists import (
     COMMANDS,
     COMMANDS_OR_THINGS,
     INTRANSITIVE,
+    MASS,
     PURPOSE,
     SINGULAR_DETERMINERS,
     THINGS_IN_ING,
@@ -81,7 +82,8 @@ def _mend_opening(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> No
         if token.tag == "VBZ" and left is None and lexicon.noun(token.lower) in lexicon.nouns:
             token.tag = "NNS"
         return
-    if token.tag in ("VBN", "VBD") or (token.tag == "VBG" and lexicon.verb(token.lower) in INTRANSITIVE):
+    bare = right.tag == "NN" and right.lower not in MASS and right.head is token
+    if token.tag in ("VBN", "VBD") or (token.tag == "VBG" and (bare or lexicon.verb(token.lower) in INTRANSITIVE)):
         _become_modifier(tokens, token, "amod")
     elif (token.tag in ("VB", "VBP") and token.lower in COMMANDS_OR_THINGS and right.tag == "NN" and left is None) or (
         token.tag in ("VB", "VBP") and token.lower not in COMMANDS and token.lower in lexicon.nouns and left is None
@@ -188,18 +190,18 @@ def _mend_hidden_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -
     for subject in token.kids("nsubj"):
         verb = after(tokens, subject)
         thing = token.head if verb is token and token.dep == "compound" and token.head.i > token.i else token
-        if (
-            verb is None
-            or verb is thing
-            or verb.i >= thing.i
-            or not verb.is_noun
-            or not lexicon.is_verb_form(verb.lower)
-        ):
+        if verb is None or verb is thing or verb.i >= thing.i or not _agree(subject, verb, lexicon):
             continue
         replace_with(thing, verb)
         subject.attach(verb, "nsubj")
         thing.attach(verb, "dobj")
         verb.tag = "VBP"
+
+
+def _agree(subject: Token, verb: Token, lexicon: Lexicon) -> bool:
+    """Whether a noun could be the verb of a subject: "brothers bake", "brother bakes", but not "RPG map"."""
+    plural = subject.tag in ("NNS", "NNPS") or bool(subject.kids("conj"))
+    return verb.is_noun and lexicon.is_verb_form(verb.lower) and plural != (verb.tag in ("NNS", "NNPS"))
 
 
 def _mend_second_participle(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:

@@ -51,7 +51,7 @@ OBJECT_NOT_ADVERB: Final = words(
     "home outdoors indoors outside inside downtown upstairs downstairs overseas abroad online together"
 )
 PURPOSE: Final = words(
-    "baking bathing boxing bowling building camping carving changing chewing cleaning climbing clothing cooking cutting dancing dining "
+    "curling timing charging locking clipping colouring coloring baking bathing boxing bowling building camping carving changing chewing cleaning climbing clothing cooking cutting dancing dining "
     "diving drawing dressing drinking driving engagement filing fishing frying gaming gardening hiking hunting ironing knitting landing "
     "living loading mailing measuring meeting mixing nursing packing painting parking playing printing racing reading rocking rolling "
     "riding rowing running sailing serving sewing shopping shaving shipping skating sketching ski skiing sleeping sewing steering surfing "
@@ -147,6 +147,13 @@ COMMANDS_OR_THINGS: Final = words(
 )
 """Of these, the ones that name things before a bare singular noun: "stop sign", "book cover"."""
 QUANTITIES: Final = words("dozens hundreds thousands millions lots plenty tons loads")
+MASS: Final = words(
+    "dough pasta bread water milk coffee tea wine beer rice soup meat food music paper wood wool clay paint hair money grass snow fire "
+    "breakfast lunch dinner football soccer basketball baseball tennis golf chess guitar piano yoga cheese fruit salad chocolate cake "
+    "pizza jam butter flour sugar salt honey juice corn wheat hay metal iron steel gold leather fabric cloth jewelry furniture laundry "
+    "homework work business time life love english history art traffic weather smoke air sand soil dirt mud ice rain garbage trash"
+)
+"""Nouns that stand without an article as objects: "kneading dough" is an act, "a frying pan" and "saluting face" are not."""
 MISTAKEN_VERBS: Final = words("set saw cast cut")
 SINGULAR_DETERMINERS: Final = words("a an each every this neither another")
 DROPPED_PREPOSITIONS: Final = words("as than")

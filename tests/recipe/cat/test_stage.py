@@ -248,6 +248,13 @@ def test_source_without_filter_is_taken_as_it_is(tmp_path: Path) -> None:
     assert committed.summary["counts"] == {"input": 6, "kept": 6, "bad": {}, "dropped": {}}
 
 
+def test_filtering_a_source_or_not_is_another_configuration(tmp_path: Path) -> None:
+    shards = write_shards(tmp_path / "in")
+    filter_with(run_of(tmp_path / "out", shards, filter=False))
+    with pytest.raises(UserError, match="not filtered"):
+        filter_with(run_of(tmp_path / "out", shards))
+
+
 def test_exclude_list_takes_pairs_out(tmp_path: Path) -> None:
     members = [*pair("a", "a small dog", uid="take-me-down"), *pair("b", "a red car", uid="stay")]
     (tmp_path / "a.tar").write_bytes(tar_of(members))
