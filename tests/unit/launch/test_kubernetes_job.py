@@ -229,12 +229,12 @@ def test_cancelled_job_ends_and_stays(runner: Runner, cluster: Cluster) -> None:
     assert job["metadata"]["annotations"] == {CANCELLED_ANNOTATION: "true"}
 
 
-def test_cancel_of_an_ended_job_changes_nothing(runner: Runner, cluster: Cluster) -> None:
-    handle = runner.run(APP, "kubernetes")
-    (job,) = cluster.jobs("default", "app.kubernetes.io/name=app")
-    job["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
+def test_cancel_leaves_a_role_alone_that_has_ended(runner: Runner, cluster: Cluster) -> None:
+    handle = runner.run(TWO, "kubernetes")
+    done, busy = cluster.jobs("default", "app.kubernetes.io/name=app")
+    done["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
     runner.cancel(handle)
-    assert "activeDeadlineSeconds" not in job["spec"]
+    assert [job["spec"].get("activeDeadlineSeconds") for job in (done, busy)] == [None, 1]
 
 
 def test_cancel_of_a_job_that_its_queue_holds_back_deletes_it(runner: Runner, cluster: Cluster) -> None:

@@ -80,6 +80,7 @@ def test_following_goes_on_in_the_pod_that_takes_a_failed_ones_place() -> None:
         {"a": [[line(1, "one")], []], "b": [[line(0, "two, by a slower clock")], []]},
     )
     assert script.read(follow=True) == ["one\n", "two, by a slower clock\n"]
+    assert [name for name, _ in script.opened] == ["a", "a", "b", "b"]  # once more each, when it is seen to have ended
 
 
 def test_broken_stream_is_opened_again_where_it_was() -> None:

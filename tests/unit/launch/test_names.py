@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from diht_k8s.launch.names import job_names, label_value, slug, unique_name
@@ -28,6 +28,7 @@ def test_slug_is_a_dns_label_that_starts_with_a_letter(text: str, limit: int, na
     assert slug(text, limit) == name
 
 
+@example("a" * 90, [2000, 1], ["r" * 70] * 5)
 @given(
     st.text(max_size=90),
     st.lists(st.integers(1, 2000), min_size=1, max_size=5),

@@ -43,8 +43,10 @@ def test_gang_starts_as_soon_as_the_last_name_is_known(appears: dict[str, float]
     ],
 )
 def test_pod_without_a_name_after_a_minute_is_retryable_and_named(appears: dict[str, float], words: str) -> None:
+    dns = Dns(**appears)
     with pytest.raises(RetryableError) as raised:
-        Dns(**appears).wait()
+        dns.wait()
+    assert dns.now == 60
     assert words in str(raised.value)
     assert raised.value.exit_code == 75
 
