@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from diht_k8s import __version__
+from diht_k8s.cli.cluster_commands import add_cluster_commands
 
 _STAGES: Final = ("filter", "label", "train", "evaluate")
 _LABEL_STEPS: Final = ("vocabulary", "heads", "predict")
@@ -52,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_validate(commands.add_parser("validate", help="check a run document", epilog=_EXIT_CODES))
     _add_stage(commands.add_parser("stage", help="run one stage as one worker: what a pod runs", epilog=_EXIT_CODES))
     _add_parse(commands.add_parser("parse", help="show what the CAT filter sees in a caption"))
+    add_cluster_commands(commands, _add_set)
     return parser
 
 

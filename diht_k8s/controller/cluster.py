@@ -61,11 +61,11 @@ def connect(kubeconfig: str | None = None) -> client.ApiClient:
     return client.ApiClient(settings)
 
 
-def _answer(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+def answer_of(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """The response of a call; errors as ClusterError."""
     options = {"_preload_content": False, "_request_timeout": TIMEOUT_S, **options}
     try:
-        response = call(*arguments, **options)
+        response = function(*arguments, **options)
         if response.status >= 400:
             raise _error(response.status, response.reason, response.data)
         return response
@@ -83,9 +83,10 @@ def _error(status: int, reason: str | None, body: Any) -> ClusterError:
         return ClusterError(status, reason or "", str(body or reason)[:1000])
 
 
-def _json(call: Callable[..., Any], *arguments: Any, **options: Any) -> Json:
+def json_of(function: Callable[..., Any], *arguments: Any, **options: Any) -> Json:
+    """The document that a call answers."""
     try:
-        return json.loads(_answer(call, *arguments, **options).data)
+        return json.loads(answer_of(function, *arguments, **options).data)
     except urllib3.exceptions.HTTPError as error:
         raise ClusterError(0, "Unreachable", f"the API server broke off: {type(error).__name__}") from error
 
@@ -108,33 +109,33 @@ class Cluster:
         kind, namespace = document["kind"], document["metadata"]["namespace"]
         calls = {"Job": self._batch.create_namespaced_job, "Service": self._core.create_namespaced_service}
         self._count(f"create_{kind.lower()}")
-        return _json(calls[kind], namespace, document)
+        return json_of(calls[kind], namespace, document)
 
     def get(self, kind: str, namespace: str, name: str) -> Json:
         """Read a Job or Service."""
         calls = {"Job": self._batch.read_namespaced_job, "Service": self._core.read_namespaced_service}
-        return _json(calls[kind], name, namespace)
+        return json_of(calls[kind], name, namespace)
 
     def delete_job(self, namespace: str, name: str, uid: str) -> None:
         """Delete a Job and then its pods, if it is the very one."""
         self._count("delete_job")
         options = {"preconditions": {"uid": uid}, "propagationPolicy": "Foreground"}
-        _answer(self._batch.delete_namespaced_job, name, namespace, body=options)
+        answer_of(self._batch.delete_namespaced_job, name, namespace, body=options)
 
     def delete_service(self, namespace: str, name: str) -> None:
         """Delete a Service."""
         self._count("delete_service")
-        _answer(self._core.delete_namespaced_service, name, namespace)
+        answer_of(self._core.delete_namespaced_service, name, namespace)
 
     def delete_run(self, namespace: str, name: str, uid: str) -> None:
         """Delete a run, if it is the very one."""
         self._count("delete_run")
         options = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
-        _answer(self._custom.delete_namespaced_custom_object, GROUP, VERSION, namespace, PLURAL, name, body=options)
+        answer_of(self._custom.delete_namespaced_custom_object, GROUP, VERSION, namespace, PLURAL, name, body=options)
 
     def get_run(self, namespace: str, name: str) -> Json:
         """Read a run."""
-        return _json(self._custom.get_namespaced_custom_object, GROUP, VERSION, namespace, PLURAL, name)
+        return json_of(self._custom.get_namespaced_custom_object, GROUP, VERSION, namespace, PLURAL, name)
 
     def write_status(self, namespace: str, name: str, version: str, status: Mapping[str, object]) -> Json:
         """Replace the status of a run, if it is still at the version that the status was made from; returns the run."""
@@ -143,7 +144,7 @@ class Cluster:
             {"op": "replace", "path": "/metadata/resourceVersion", "value": version},
             {"op": "add", "path": "/status", "value": status},
         ]
-        return _json(
+        return json_of(
             self._custom.patch_namespaced_custom_object_status,
             GROUP,
             VERSION,
@@ -157,17 +158,17 @@ class Cluster:
     def write_event(self, namespace: str, document: Json) -> None:
         """Create an Event."""
         self._count("create_event")
-        _answer(self._core.create_namespaced_event, namespace, document)
+        answer_of(self._core.create_namespaced_event, namespace, document)
 
     def events_of(self, namespace: str, uid: str) -> list[Json]:
         """The Warning events of an object, oldest first."""
         selector = f"involvedObject.uid={uid},type=Warning"
-        found = _json(self._core.list_namespaced_event, namespace, field_selector=selector, limit=50)["items"]
+        found = json_of(self._core.list_namespaced_event, namespace, field_selector=selector, limit=50)["items"]
         return sorted(found, key=lambda event: event.get("lastTimestamp") or event["metadata"]["creationTimestamp"])
 
     def log_tail(self, namespace: str, pod: str, lines: int) -> str:
         """The last lines of a pod's log, of each line at most its end."""
-        response = _answer(self._core.read_namespaced_pod_log, pod, namespace, tail_lines=lines)
+        response = answer_of(self._core.read_namespaced_pod_log, pod, namespace, tail_lines=lines)
         kept, read = b"", 0
         try:
             for block in response.stream(1 << 16):
@@ -184,7 +185,7 @@ class Cluster:
     def workload_of(self, namespace: str, job_uid: str) -> Json | None:
         """Kueue's Workload of a Job; None where there is none."""
         selector = f"kueue.x-k8s.io/job-uid={job_uid}"
-        found = _json(
+        found = json_of(
             self._custom.list_namespaced_custom_object, *KUEUE[:2], namespace, KUEUE[2], label_selector=selector
         )
         return next(iter(found["items"]), None)
@@ -194,7 +195,7 @@ class Cluster:
         token = None
         while True:
             options: Json = {"limit": PAGE, "_continue": token} if token else {"limit": PAGE}
-            page = _json(self._list_runs(namespace), **options)
+            page = json_of(self._list_runs(namespace), **options)
             yield from (item["metadata"] for item in page["items"])
             token = page["metadata"].get("continue")
             if not token:
@@ -214,6 +215,6 @@ class Cluster:
         """The list call of Jobs or Pods, in one namespace or all, for an informer."""
         if namespace is None:
             every = {"Job": self._batch.list_job_for_all_namespaces, "Pod": self._core.list_pod_for_all_namespaces}
-            return lambda **options: _answer(every[kind], **options)
+            return lambda **options: answer_of(every[kind], **options)
         one = {"Job": self._batch.list_namespaced_job, "Pod": self._core.list_namespaced_pod}
-        return lambda **options: _answer(one[kind], namespace, **options)
+        return lambda **options: answer_of(one[kind], namespace, **options)

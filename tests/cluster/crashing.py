@@ -14,7 +14,7 @@ from typing import Any
 from diht_k8s.controller import cluster
 from diht_k8s.controller.__main__ import main
 
-answer = cluster._answer
+answer = cluster.answer_of
 
 
 def answer_and_die(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
@@ -25,5 +25,5 @@ def answer_and_die(call: Callable[..., Any], *arguments: Any, **options: Any) ->
     return response
 
 
-cluster._answer = answer_and_die
+cluster.answer_of = answer_and_die
 main()

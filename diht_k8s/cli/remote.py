@@ -1,0 +1,199 @@
+"""`diht submit`, `logs`, `why`, `retry`, `cancel`, `plan`: a run on a cluster, for people who do not know kubectl."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+import yaml
+
+from diht_k8s.api.documents import load
+from diht_k8s.api.errors import DihtError, ExitCode, UserError
+from diht_k8s.api.reasons import ConditionType, Reason
+from diht_k8s.api.run import DihtRun
+from diht_k8s.api.status import StageState, StageStatus, Status
+from diht_k8s.cli.kube import open_kube
+from diht_k8s.cli.reading import read_text
+from diht_k8s.controller.children import children
+from diht_k8s.controller.memory import condition, is_true
+from diht_k8s.controller.observe import entry_name
+from diht_k8s.controller.runs import RETRY_ANNOTATION, known_run
+from diht_k8s.controller.text import one_line
+from diht_k8s.controller.views import ATTEMPT_LABEL, INDEX_LABEL, STAGE_LABEL
+from diht_k8s.pipeline.plan import CLUSTER_STEPS, attempt_name
+from diht_k8s.pipeline.states import Start
+
+UNKNOWN_UID: Final = "00000000-0000-0000-0000-000000000000"
+"""Stands for the uid that the API server gives."""
+SHOWN_EVENTS: Final = 3
+
+
+def guarded(work: Callable[[], int]) -> int:
+    """Run a command; its exit code, with one line on stderr for what went wrong."""
+    try:
+        return work()
+    except DihtError as error:
+        print(f"diht: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return ExitCode.STOPPED
+
+
+def submit(path: str, overrides: Sequence[str], namespace: str | None, *, dry_run: bool) -> int:
+    """Send a run to the cluster."""
+    run = load(read_text(path), name=path, overrides=overrides)
+    kube = open_kube(namespace or run.metadata.namespace)
+    made = kube.apply(run, dry_run=dry_run)
+    name = f"{made['metadata']['namespace']}/{made['metadata']['name']}"
+    if dry_run:
+        print(f"{path}: the cluster takes it as run {name}")
+        return ExitCode.DONE
+    where = f" -n {kube.namespace}" if namespace else ""
+    print(f"submitted run {name}; to follow it: diht watch {run.metadata.name}{where}")
+    return ExitCode.DONE
+
+
+def retry(name: str, namespace: str | None) -> int:
+    """Go on with a run that failed."""
+    kube = open_kube(namespace)
+    status = Status.model_validate(kube.run(name).get("status") or {})
+    if not is_true(status, ConditionType.FAILED) or status.completion_time is None:
+        raise UserError(f"run {kube.namespace}/{name} has not failed: there is nothing to retry")
+    kube.annotate(name, RETRY_ANNOTATION, status.completion_time)
+    print(f"run {kube.namespace}/{name} goes on where it failed, with all its restarts to spare")
+    return ExitCode.DONE
+
+
+def cancel(name: str, namespace: str | None) -> int:
+    """Delete a run; its output stays."""
+    kube = open_kube(namespace)
+    output = kube.run(name)["spec"]["data"]["output"]
+    kube.delete(name)
+    print(f"run {kube.namespace}/{name} is cancelled; what it finished stays in {output} and is used again")
+    return ExitCode.DONE
+
+
+def logs(name: str, stage: str | None, namespace: str | None, *, follow: bool, lines: int | None) -> int:
+    """Print the logs of a stage's newest attempt."""
+    kube = open_kube(namespace)
+    status = Status.model_validate(kube.run(name).get("status") or {})
+    pods = newest_pods(kube.pods(name), stage or _current(status))
+    if not pods:
+        raise UserError(
+            f"run {kube.namespace}/{name} has no pods{f' of the stage {stage}' if stage else ''}: diht why {name}"
+        )
+    shown = pods[:1] if follow else pods
+    for pod in shown:
+        prefix = f"[{pod['metadata']['labels'].get(INDEX_LABEL, '0')}] ".encode() if len(shown) > 1 else b""
+        _copy(kube.log(pod["metadata"]["name"], follow=follow, lines=lines), prefix)
+    return ExitCode.DONE
+
+
+def _copy(blocks: Iterable[bytes], prefix: bytes) -> None:
+    begins = True
+    for block in blocks:
+        for line in block.splitlines(keepends=True):
+            sys.stdout.buffer.write((prefix if begins else b"") + line)
+            begins = line.endswith(b"\n")
+        sys.stdout.buffer.flush()
+
+
+def _current(status: Status) -> str | None:
+    return status.progress.stage if status.progress is not None else None
+
+
+def newest_pods(pods: list[dict[str, Any]], stage: str | None) -> list[dict[str, Any]]:
+    """The pods of a stage's (or a step's) newest attempt, by index; of the newest stage where none is named."""
+    labelled = [(pod["metadata"]["labels"], pod) for pod in pods]
+    own = [
+        (labels, pod)
+        for labels, pod in labelled
+        if stage is None or labels[STAGE_LABEL] == stage or labels[STAGE_LABEL].split("-")[0] == stage
+    ]
+    if not own:
+        return []
+    last = max(own, key=lambda each: each[1]["metadata"]["creationTimestamp"])[0]
+    same = [
+        (int(labels.get(INDEX_LABEL, 0)), pod)
+        for labels, pod in own
+        if (labels[STAGE_LABEL], labels[ATTEMPT_LABEL]) == (last[STAGE_LABEL], last[ATTEMPT_LABEL])
+    ]
+    return [pod for _, pod in sorted(same, key=lambda each: (each[0], each[1]["metadata"]["creationTimestamp"]))]
+
+
+def why(name: str, namespace: str | None) -> int:
+    """Say in one sentence what a run does, or why it does not."""
+    kube = open_kube(namespace)
+    document = kube.run(name)
+    status = Status.model_validate(document.get("status") or {})
+    print(sentence(name, status))
+    for line in details(status):
+        print(f"  {line}")
+    warnings = [event for event in kube.events(document["metadata"]["uid"]) if event["type"] == "Warning"]
+    for event in warnings[-SHOWN_EVENTS:]:
+        print(f"  {event.get('lastTimestamp', '')} {event['reason']}: {one_line(event.get('message', ''))}")
+    return ExitCode.DONE
+
+
+def sentence(name: str, status: Status) -> str:
+    """What a run does, or why it does not, in one sentence."""
+    accepted, progressing = condition(status, ConditionType.ACCEPTED), condition(status, ConditionType.PROGRESSING)
+    if progressing is None:
+        return f"{name} has no status yet: if that stays so, no operator serves its namespace"
+    if accepted is not None and accepted.status == "False":
+        return f"{name} is not taken on ({accepted.reason}): {accepted.message}"
+    if is_true(status, ConditionType.COMPLETE):
+        return f"{name} is complete since {status.completion_time}"
+    failed = condition(status, ConditionType.FAILED)
+    if failed is not None and failed.status == "True":
+        return f"{name} failed ({failed.reason}): {failed.message}"
+    if progressing.reason is Reason.RUNNING:
+        return f"{name} runs: {progressing.message}{_pace(status)}"
+    return f"{name} does not run ({progressing.reason}): {progressing.message}"
+
+
+def _pace(status: Status) -> str:
+    progress = status.progress
+    if progress is None or not progress.total:
+        return ""
+    left = progress.estimated_remaining_seconds
+    return f", {progress.percentage} % of {progress.step}" + (f", about {left} s left" if left is not None else "")
+
+
+def details(status: Status) -> list[str]:
+    """What helps to understand it: the newest cause, where it happened, what the program said last."""
+    stage = next((stage for stage in reversed(status.stages) if stage.cause is not None), None)
+    if stage is None or stage.cause is None or stage.state in (StageState.COMPLETE, StageState.CACHED):
+        return []
+    cause = stage.cause
+    where = f"pod {cause.pod} on node {cause.node}" if cause.pod else "no pod"
+    code = f", exit code {cause.exit_code}" if cause.exit_code is not None else ""
+    lines = [f"last failure of {stage.name}: {cause.reason}{code} ({where}): {cause.message}", _restarts(stage)]
+    return lines + [f"| {line}" for line in cause.log_tail[-5:]]
+
+
+def _restarts(stage: StageStatus) -> str:
+    return f"restarts: {stage.restarts}, of which {stage.restarts_count_towards_max} count towards failurePolicy.maxRestarts"
+
+
+def plan(path: str, overrides: Sequence[str], namespace: str | None) -> int:
+    """Print every object that a run would make, without a cluster."""
+    run = load(read_text(path), name=path, overrides=overrides)
+    for item in planned(run, namespace or run.metadata.namespace or "default"):
+        print("---")
+        print(yaml.safe_dump(item, sort_keys=False, width=120), end="")
+    return ExitCode.DONE
+
+
+def planned(run: DihtRun, namespace: str) -> list[dict[str, Any]]:
+    """The objects of the first attempt of each stage, in order."""
+    metadata = {"name": run.metadata.name, "namespace": namespace, "uid": UNKNOWN_UID, "resourceVersion": "0"}
+    known = known_run({"metadata": metadata, "spec": {}})
+    objects: list[dict[str, Any]] = []
+    for stage in run.spec.stages:
+        for step in CLUSTER_STEPS.get(stage, ("",)):
+            name = attempt_name(run.metadata.name, stage, 1, step)
+            objects += children(known, run, Start(stage, 1, name, step))
+            assert objects[-1]["metadata"]["labels"][STAGE_LABEL] == entry_name(stage, step)
+    return objects

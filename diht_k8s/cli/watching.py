@@ -1,0 +1,118 @@
+"""`diht watch`: a run on a cluster as `diht run` shows one on this machine, until it has ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from rich.console import Console
+
+from diht_k8s.api.errors import ExitCode, RetryableError
+from diht_k8s.api.reasons import ConditionType, Reason
+from diht_k8s.api.reports import Progress
+from diht_k8s.api.run import Stage
+from diht_k8s.api.status import StageState, StageStatus, Status
+from diht_k8s.cli.display import Display, open_display
+from diht_k8s.cli.kube import Kube, open_kube
+from diht_k8s.cli.remote import sentence
+from diht_k8s.controller.memory import condition, is_true
+from diht_k8s.controller.text import one_line
+
+EVERY_S: Final = 2.0
+MOST_SILENCE_S: Final = 300.0
+"""How long an API server may be away before the command gives up; the run does not mind."""
+EXIT_CODES: Final = {Reason.USER_ERROR: ExitCode.USER_ERROR, Reason.BAD_DATA: ExitCode.BAD_DATA, Reason.STOPPED: ExitCode.STOPPED}  # fmt: skip
+
+
+def watch(name: str, namespace: str | None) -> int:
+    """Show a run until it has ended; 0 if it is complete, else the code of its failure."""
+    kube = open_kube(namespace)
+    spec = kube.run(name)["spec"]
+    shown = [stage for stage in Stage if stage.value in spec]
+    with open_display(shown, Console(), time.monotonic) as display:
+        return Watcher(kube, name, display).follow()
+
+
+@dataclass
+class Watcher:
+    """Follows one run."""
+
+    kube: Kube
+    name: str
+    display: Display
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    _told: set[str] = field(default_factory=set)
+    _last: Status = field(default_factory=Status)
+
+    def follow(self) -> int:
+        """Until the end; the exit code."""
+        heard_at = self.clock()
+        while True:
+            try:
+                document = self.kube.run(self.name)
+                self.show(document)
+                heard_at = self.clock()
+            except RetryableError as error:
+                if self.clock() - heard_at > MOST_SILENCE_S:
+                    raise
+                self.display.note(f"{error}; trying again")
+            if (code := self.end()) is not None:
+                self.display.note(sentence(self.name, self._last))
+                return code
+            self.sleep(EVERY_S)
+
+    def end(self) -> int | None:
+        """The exit code of a run that has ended; None while it goes on."""
+        if is_true(self._last, ConditionType.COMPLETE):
+            return ExitCode.DONE
+        failed = condition(self._last, ConditionType.FAILED)
+        if failed is None or failed.status != "True":
+            return None
+        return EXIT_CODES.get(failed.reason, ExitCode.UNEXPECTED)
+
+    def show(self, document: dict[str, Any]) -> None:
+        """Show what has changed."""
+        before, status = self._last, Status.model_validate(document.get("status") or {})
+        self._last = status
+        for event in self.kube.events(document["metadata"]["uid"]):
+            if event["metadata"]["uid"] not in self._told:
+                self._told.add(event["metadata"]["uid"])
+                self.display.note(f"{event['reason']}: {one_line(event.get('message', ''))}")
+        old = {stage.name: stage for stage in before.stages}
+        for stage in status.stages:
+            if _state(old.get(stage.name)) != _state(stage):
+                self._show_stage(stage, status)
+        if status.progress != before.progress:
+            self._show_progress(status)
+
+    def _show_stage(self, stage: StageStatus, status: Status) -> None:
+        last = [each for each in status.stages if each.stage is stage.stage][-1]
+        ended = stage.state in (StageState.COMPLETE, StageState.CACHED) and stage is last
+        step = f"{stage.name.partition('-')[2]}: " if stage is not last or "-" in stage.name else ""
+        attempt = f", attempt {stage.attempt}" if stage.attempt > 1 else ""
+        if stage.state is not StageState.PENDING:
+            self.display.state(stage.stage, f"{step}{stage.state.value.lower()}{attempt}", ended=ended)
+
+    def _show_progress(self, status: Status) -> None:
+        progress = status.progress
+        current = next((each for each in status.stages if progress and each.name == progress.stage), None)
+        if progress is None or current is None or not progress.step or current.state is not StageState.RUNNING:
+            return
+        line = Progress(
+            stage=current.stage,
+            step=progress.step,
+            done=progress.done,
+            total=progress.total,
+            unit=progress.unit,
+            per_second=float(progress.samples_per_second or 0.0),
+            eta_seconds=progress.estimated_remaining_seconds,
+            metrics={metric.name: float(metric.value) for metric in progress.metrics},
+        )
+        self.display.progress(line)
+
+
+def _state(stage: StageStatus | None) -> tuple[StageState, int] | None:
+    return (stage.state, stage.attempt) if stage is not None else None

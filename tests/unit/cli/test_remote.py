@@ -1,0 +1,159 @@
+"""What the cluster commands say and pick, from statuses and pods."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from diht_k8s.api.reasons import ConditionType, Reason
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.api.status import Condition, FailureCause, ProgressStatus, StageState, StageStatus, Status, wire
+from diht_k8s.cli.remote import details, newest_pods, planned, sentence
+from diht_k8s.cli.watching import Watcher
+from tests.unit.api.documents import changed
+
+NOW = "2026-01-01T00:00:00Z"
+
+
+def condition(kind: ConditionType, reason: Reason, message: str = "", status: Any = "True") -> Condition:
+    return Condition(type=kind, status=status, reason=reason, message=message, last_transition_time=NOW)
+
+
+def status(*conditions: Condition, **more: Any) -> Status:
+    return Status(conditions=list(conditions), **more)
+
+
+RUNS = condition(ConditionType.PROGRESSING, Reason.RUNNING, "train: attempt 1 runs")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (Status(), "r has no status yet: if that stays so, no operator serves its namespace"),
+        (status(RUNS), "r runs: train: attempt 1 runs"),
+        (
+            status(RUNS, progress=ProgressStatus(stage="train", step="epoch 3", total=10, percentage=40, estimated_remaining_seconds=9)),
+            "r runs: train: attempt 1 runs, 40 % of epoch 3, about 9 s left",
+        ),
+        (status(condition(ConditionType.PROGRESSING, Reason.UNSCHEDULABLE, "train: 0/2 nodes")), "r does not run (Unschedulable): train: 0/2 nodes"),
+        (status(condition(ConditionType.ACCEPTED, Reason.OUTPUT_IN_USE, "other", "False"), RUNS), "r is not taken on (OutputInUse): other"),
+        (status(RUNS, condition(ConditionType.FAILED, Reason.BAD_DATA, "filter: bad")), "r failed (BadData): filter: bad"),
+        (status(RUNS, condition(ConditionType.COMPLETE, Reason.COMPLETE), completion_time=NOW), f"r is complete since {NOW}"),
+    ],
+)  # fmt: skip
+def test_sentence_says_what_a_run_does(given: Status, says: str) -> None:
+    assert sentence("r", given) == says
+
+
+def test_details_name_the_pod_and_what_it_said() -> None:
+    cause = FailureCause(pod="p", node="n", exit_code=75, reason="RetryableError", message="m", log_tail=["a", "b"])
+    stage = StageStatus(name="train", stage=Stage.TRAIN, state=StageState.RESTARTING, restarts=2, restarts_count_towards_max=1, cause=cause)  # fmt: skip
+    assert details(Status(stages=[stage])) == [
+        "last failure of train: RetryableError, exit code 75 (pod p on node n): m",
+        "restarts: 2, of which 1 count towards failurePolicy.maxRestarts",
+        "| a",
+        "| b",
+    ]
+    assert details(Status(stages=[stage.model_copy(update={"state": StageState.COMPLETE})])) == []
+
+
+def pod(name: str, stage: str, attempt: int, index: int, time: int) -> dict[str, Any]:
+    labels = {
+        "diht.dev/stage": stage,
+        "diht.dev/attempt": str(attempt),
+        "batch.kubernetes.io/job-completion-index": str(index),
+    }
+    return {"metadata": {"name": name, "labels": labels, "creationTimestamp": f"2026-01-01T00:00:{time:02d}Z"}}
+
+
+@pytest.mark.parametrize(
+    ("stage", "names"), [(None, ["t20", "t21"]), ("train", ["t20", "t21"]), ("label", ["h"]), ("label-vocabulary", ["v"]), ("evaluate", [])]
+)  # fmt: skip
+def test_logs_are_those_of_the_newest_attempt(stage: str | None, names: list[str]) -> None:
+    pods = [
+        pod("v", "label-vocabulary", 1, 0, 1), pod("h", "label-heads", 1, 0, 2), pod("t10", "train", 1, 0, 3),
+        pod("t21", "train", 2, 1, 5), pod("t20", "train", 2, 0, 4),
+    ]  # fmt: skip
+    assert [each["metadata"]["name"] for each in newest_pods(pods, stage)] == names
+
+
+def test_plan_lists_each_object_of_each_stage_in_order() -> None:
+    run = DihtRun.model_validate(changed(spec__pods={"image": "i"}, spec__train__numNodes=2))
+    objects = planned(run, "here")
+    assert [(item["kind"], item["metadata"]["name"]) for item in objects] == [
+        ("Job", "a-run-filter-1"),
+        ("Job", "a-run-vocabulary-1"),
+        ("Job", "a-run-heads-1"),
+        ("Job", "a-run-predict-1"),
+        ("Service", "a-run-train-1"),
+        ("Job", "a-run-train-1"),
+        ("Job", "a-run-evaluate-1"),
+    ]
+    assert {item["metadata"]["namespace"] for item in objects} == {"here"}
+
+
+class Screen:
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+    def progress(self, progress: Any) -> None:
+        self.lines.append(f"{progress.stage}: {progress.done}/{progress.total} {progress.metrics}")
+
+    def state(self, stage: Stage, text: str, *, ended: bool = False) -> None:
+        self.lines.append(f"{stage}: {text}{' (ended)' if ended else ''}")
+
+
+class FakeKube:
+    namespace = "n"
+
+    def __init__(self, *statuses: Status) -> None:
+        self.statuses = list(statuses)
+
+    def run(self, name: str) -> dict[str, Any]:
+        given = self.statuses.pop(0)
+        return {"metadata": {"uid": "u"}, "status": wire(given)}
+
+    def events(self, uid: str) -> list[dict[str, Any]]:
+        return [{"metadata": {"uid": "e"}, "reason": "Started", "message": "filter: attempt 1 started"}]
+
+
+def entry(name: str, state: StageState, attempt: int = 1) -> StageStatus:
+    return StageStatus(name=name, stage=Stage(name.split("-")[0]), state=state, attempt=attempt)
+
+
+def test_watch_shows_each_change_once_and_ends_with_the_run() -> None:
+    running = status(
+        RUNS,
+        stages=[entry("label-heads", StageState.COMPLETE), entry("label-predict", StageState.RUNNING, 2)],
+        progress=ProgressStatus(stage="label-predict", step="labels", done=1, total=4, samples_per_second="2"),
+    )
+    done = status(
+        condition(ConditionType.COMPLETE, Reason.COMPLETE),
+        condition(ConditionType.PROGRESSING, Reason.COMPLETE, status="False"),
+        stages=[entry("label-heads", StageState.COMPLETE), entry("label-predict", StageState.COMPLETE, 2)],
+        completion_time=NOW,
+    )
+    screen = Screen()
+    watcher = Watcher(FakeKube(running, running, done), "r", screen, clock=lambda: 0.0, sleep=lambda s: None)  # type: ignore[arg-type]
+    assert watcher.follow() == 0
+    assert screen.lines == [
+        "Started: filter: attempt 1 started",
+        "label: heads: complete",
+        "label: predict: running, attempt 2",
+        "label: 1/4 {}",
+        "label: predict: complete, attempt 2 (ended)",
+        f"r is complete since {NOW}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"), [(Reason.USER_ERROR, 64), (Reason.BAD_DATA, 65), (Reason.STOPPED, 143), (Reason.OUT_OF_MEMORY, 1)]
+)  # fmt: skip
+def test_watch_ends_with_the_code_of_the_failure(reason: Reason, code: int) -> None:
+    failed = status(RUNS, condition(ConditionType.FAILED, reason))
+    watcher = Watcher(FakeKube(failed), "r", Screen(), clock=lambda: 0.0, sleep=lambda s: None)  # type: ignore[arg-type]
+    assert watcher.follow() == code
