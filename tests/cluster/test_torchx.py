@@ -34,7 +34,7 @@ Volume = dict[str, list[dict[str, Any]]]
 def torchx(kubeconfig: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """The command as a user types it, in a folder of its own."""
 
-    def call(*arguments: str, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
+    def call(*arguments: str, timeout_s: float = 540) -> subprocess.CompletedProcess[str]:
         env = {**os.environ, "KUBECONFIG": str(kubeconfig), "OMP_NUM_THREADS": "1"}
         return subprocess.run(
             [TORCHX, *arguments], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=timeout_s
@@ -114,6 +114,7 @@ def run_document(image: str, volume: Volume, s3: S3, folder: str, secret: str) -
     }  # fmt: skip
 
 
+@pytest.mark.timeout(600)
 def test_stage_trains_as_a_gang_from_the_literal_command_and_its_status_and_log_are_told(
     torchx: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, namespace: str, recipe_image: str,
     project_volume: Volume, s3_in_cluster: S3,
