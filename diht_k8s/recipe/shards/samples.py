@@ -11,7 +11,7 @@ import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import IO, Any, Final, cast
+from typing import IO, Any, Final, Self, cast
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.shards.storage import Storage
@@ -93,9 +93,22 @@ def make_sample(key: str, members: Mapping[str, bytes], problem: str | None = No
     return Sample(key, members, uid, caption, meta, problem)
 
 
+class _Header(tarfile.TarInfo):
+    """A member's header that misses the end mark: a tar that was cut between two members looks whole otherwise."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.EmptyHeaderError as error:  # type: ignore[attr-defined]  # not in the stubs
+            if tar.offset == 0:
+                raise
+            raise tarfile.ReadError("the end mark is missing: it was cut off") from error
+
+
 def _members(file: IO[bytes]) -> Iterator[tuple[str, str, bytes | None]]:
     """(key, suffix, content) of each regular member; None for one above the size limit."""
-    with tarfile.open(fileobj=file, mode="r|*", errorlevel=1) as tar:
+    with tarfile.open(fileobj=file, mode="r|*", errorlevel=1, tarinfo=_Header) as tar:
         for info in tar:
             split = _split_name(info)
             if split is None:
@@ -171,7 +184,7 @@ def count_samples(storage: Storage, uri: str) -> int:
     count = 0
     with storage.open(uri) as file, contextlib.suppress(tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile):
         key = None
-        with tarfile.open(fileobj=file, mode="r|*", errorlevel=1) as tar:
+        with tarfile.open(fileobj=file, mode="r|*", errorlevel=1, tarinfo=_Header) as tar:
             for info in tar:
                 member_key = _split_name(info)
                 if member_key is not None and member_key[0] != key:

@@ -78,8 +78,9 @@ def test_compressed_shards_are_read_alike(tmp_path: Path) -> None:
             gzip.compress(tar_of([("a.png", bytes(range(256)) * 50), ("a.txt", b"a dog")]))[:150],
             "damaged after 0 samples",
         ),
+        (tar_of([("a.png", PICTURE), ("a.txt", b"a dog"), ("b.txt", b"a cat"), ("b.png", PICTURE)])[:2048], "end mark"),
     ],
-    ids=["zero bytes", "no members", "no samples", "no tar", "truncated", "truncated gzip"],
+    ids=["zero bytes", "no members", "no samples", "no tar", "truncated", "truncated gzip", "cut between members"],
 )
 def test_damaged_shard_is_a_data_error_that_names_the_shard(tmp_path: Path, data: bytes, message: str) -> None:
     with pytest.raises(DataError, match=message) as raised:
