@@ -22,7 +22,6 @@ from diht_k8s.api.reports import parse_progress
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.display import Display, duration
 from diht_k8s.cli.placement import Machine, threads_per_process
-from diht_k8s.cli.staging import PARENT_VARIABLE
 from diht_k8s.launch.local import LocalJobs
 from diht_k8s.pipeline.plan import BACK_OFF, attempt_name, plan
 from diht_k8s.pipeline.states import (
@@ -39,6 +38,7 @@ from diht_k8s.pipeline.states import (
     Start,
     Stop,
 )
+from diht_k8s.recipe.runtime.parent import PARENT_VARIABLE
 
 POLL_S: Final = 0.2
 GRACE_S: Final = 300.0

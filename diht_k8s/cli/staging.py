@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
-import sys
 from collections.abc import Sequence
-from typing import Final
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.run import Stage
 from diht_k8s.cli.programs import program_of
 from diht_k8s.cli.reading import read_run
+from diht_k8s.recipe.runtime.parent import end_with_parent
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import exit_code_of, run_stage
-
-PARENT_VARIABLE: Final = "DIHT_PARENT"
-"""Process id of the `diht run` that started this program; it ends with it, whatever ended that."""
-_PR_SET_PDEATHSIG: Final = 1
 
 
 def stage_command(
@@ -29,7 +22,7 @@ def stage_command(
     index = _number("DIHT_WORKER", 0) if worker is None else worker
 
     def work() -> None:
-        _end_with_parent()
+        end_with_parent()
         _find_master()
         number = _number("DIHT_WORKERS", 1) if workers is None else workers
         if not 0 <= index < number:
@@ -53,13 +46,3 @@ def _find_master() -> None:
     variable = os.environ.get("DIHT_MASTER_VARIABLE")
     if variable and "DIHT_MASTER" not in os.environ:
         os.environ["DIHT_MASTER"] = os.environ.get(variable, "localhost")
-
-
-def _end_with_parent() -> None:
-    """Have the kernel send SIGTERM when the parent dies (Linux): a lost terminal leaves no trainings behind."""
-    parent = os.environ.pop(PARENT_VARIABLE, None)
-    if parent is None or sys.platform != "linux":
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != int(parent):  # it died before the kernel knew
-        os.kill(os.getpid(), signal.SIGTERM)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from diht_k8s.api.errors import DataError, DihtError, ExitCode, RetryableError, StopRequested, UserError
+from diht_k8s.recipe.runtime.parent import PARENT_VARIABLE
 from diht_k8s.recipe.runtime.preflight import peer_hosts, wait_for_hosts
 from diht_k8s.recipe.runtime.signals import StopFlag
 
@@ -80,13 +81,20 @@ def launch(gang: Gang, module: str, arguments: Sequence[str], *, run_id: str, st
         local_addr="localhost" if single else None,
     )
     stop.raise_if_requested()
+    os.environ[PARENT_VARIABLE] = str(os.getpid())
     try:
         elastic_launch(config, sys.executable)("-m", module, *arguments)
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
+        rank, failure = min(error.failures.items(), key=lambda item: (_place(item[1].exitcode), item[1].timestamp))
         raise _error_of(int(failure.exitcode), rank, failure.error_file_data) from error
     except SignalException as error:
         raise StopRequested("stopped on request; the last checkpoint is kept: start again to go on") from error
+
+
+def _place(exit_code: int) -> int:
+    """Causes before consequences: a rank that fails takes the others with it, within the second that torch's records resolve."""
+    later = (ExitCode.RETRYABLE, ExitCode.STOPPED)
+    return 1 + later.index(ExitCode(exit_code)) if exit_code in later else 0
 
 
 def _error_of(exit_code: int, rank: int, data: Any) -> DihtError:

@@ -7,11 +7,14 @@ and its gradient on all of them, then each micro-batch again with that gradient.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import deepspeed
+import deepspeed.ops
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -41,6 +44,25 @@ class Losses:
     hardest_weight: float
     """weight of the hardest negative, mean over the batch; 1 where all weigh alike."""
 
+    @property
+    def finite(self) -> bool:
+        """Whether a step can be made of it."""
+        return math.isfinite(self.total)
+
+
+def this_device() -> torch.device:
+    """This rank's GPU, or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def meet() -> None:
+    """Meet the other ranks (a collective), through DeepSpeed, which wants to do it itself."""
+    # Needs a compiler at start-up and only speeds up CPU collectives inside one host.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend="nccl" if this_device().type == "cuda" else "gloo", verbose=False)
+
 
 class Engine:
     """One rank's share of the training."""
@@ -57,11 +79,7 @@ class Engine:
         self._micro = min(train.micro_batch_size or self._local, self._local)
         if self._local % self._micro:
             raise UserError(f"train.microBatchSize {self._micro} must divide the {self._local} pairs of a process")
-        self.device = (
-            torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-            if torch.cuda.is_available()
-            else torch.device("cpu")
-        )
+        self.device = this_device()
         if train.precision == "fp16" and self.device.type == "cpu":
             raise UserError("train.precision fp16 needs a GPU: use bf16 or fp32 on this machine")
         if train.precision == "fp16" and train.zero_stage == 0:
@@ -71,12 +89,6 @@ class Engine:
         """inverse temperature of the last step."""
 
     def _initialise(self, model: Student) -> Any:
-        import deepspeed
-        import deepspeed.ops
-
-        # Needs a compiler at start-up and only speeds up CPU collectives inside one host.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        deepspeed.init_distributed(dist_backend="nccl" if self.device.type == "cuda" else "gloo", verbose=False)
         optimizer = self._train.optimizer
         groups = parameter_groups(
             model,
@@ -128,10 +140,9 @@ class Engine:
             group["lr"] = lr * group["lr_scale"]
 
     def step(self, batch: Batch) -> Losses:
-        """One optimiser step over the global batch, of which `batch` is this rank's part."""
+        """One optimiser step over the global batch, of which `batch` is this rank's part; none if the loss is not finite."""
         batch = _to(batch, self.device)
-        losses = self._whole(batch) if self._micro == self._local else self._in_parts(batch)
-        return self._averaged(losses)
+        return self._whole(batch) if self._micro == self._local else self._in_parts(batch)
 
     def gradient_norm(self) -> float:
         """The global gradient norm of the last step, before clipping."""
@@ -151,13 +162,15 @@ class Engine:
     def _forward(self, batch: Batch, part: slice) -> Features:
         return self.engine(batch.images_BCHW[part], batch.tokens_BT[part], self._train.loss.max_logit_scale)
 
-    def _whole(self, batch: Batch) -> list[Tensor]:
-        losses = self._losses(self._forward(batch, slice(None)), batch)
-        self.engine.backward(losses[0])
-        self._update()
+    def _whole(self, batch: Batch) -> Losses:
+        parts = self._losses(self._forward(batch, slice(None)), batch)
+        losses = self._averaged(parts)
+        if losses.finite:
+            self.engine.backward(parts[0])
+            self._update()
         return losses
 
-    def _in_parts(self, batch: Batch) -> list[Tensor]:
+    def _in_parts(self, batch: Batch) -> Losses:
         parts = [slice(begin, begin + self._micro) for begin in range(0, self._local, self._micro)]
         states, cached = [], []
         with torch.no_grad():
@@ -165,8 +178,11 @@ class Engine:
                 states.append(_random_state(self.device))
                 cached.append(self._forward(batch, part))
         whole = Features(*(_leaf(cached, field) for field in Features._fields))
-        losses = self._losses(whole, batch)
-        losses[0].backward()
+        terms = self._losses(whole, batch)
+        losses = self._averaged(terms)
+        if not losses.finite:
+            return losses
+        terms[0].backward()
         for number, (part, state) in enumerate(zip(parts, states, strict=True)):
             with _replayed(state, self.device):
                 features = self._forward(batch, part)

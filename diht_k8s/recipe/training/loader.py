@@ -6,9 +6,9 @@ import itertools
 import queue
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, OrderedDict
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import open_clip
@@ -26,6 +26,8 @@ from diht_k8s.recipe.training.augment import to_tensor, train_pixels
 from diht_k8s.recipe.training.order import Order, Slice
 
 PREFETCH_BATCHES = 2
+SHARD_CACHE_BYTES = 256 << 20
+"""Shards that are kept as they are; one that is larger than an eighth of it is read piece by piece."""
 PICTURE_CACHE_BYTES = 512 << 20
 """Decoded pictures that are kept for the next epoch; a small set fits, of a large one nothing is found again anyway."""
 
@@ -58,9 +60,25 @@ class Batch:
     """equal where captions are equal, int64."""
     targets: Targets | None
     uids: list[str]
+    bad: dict[str, int]
+    """samples that could not be used, by reason; a grey picture stands in for each."""
 
 
-@dataclass
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture."""
+
+    image: Image.Image
+    problem: str | None
+    """why the sample is bad."""
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes."""
+        return self.image.width * self.image.height * 3
+
+
+@dataclass(frozen=True)
 class Item:
     """One sample on its way into a batch."""
 
@@ -69,43 +87,92 @@ class Item:
     label_row: int
 
 
-@dataclass
 class Source:
-    """Where samples come from."""
+    """Where samples come from; small shards are kept, because several streams read parts of the same one."""
 
-    storage: Storage
-    shards: Sequence[Shard]
-    label_uris: Sequence[str] | None
-    """one table beside each shard, None without distillation."""
-    max_bad: int
-    """more bad pictures than this end the training."""
-    bad: dict[str, int] = field(default_factory=dict)
-    """bad pictures by reason."""
+    def __init__(
+        self,
+        storage: Storage,
+        shards: Sequence[Shard],
+        label_uris: Sequence[str] | None = None,
+        *,
+        vocabulary_sha256: str | None = None,
+    ) -> None:
+        """Make a source; nothing is read yet.
+
+        Args:
+            storage: reads the shards.
+            shards: in the order's numbering.
+            label_uris: one table of soft labels beside each shard; None without distillation.
+            vocabulary_sha256: of the vocabulary that the labels must belong to.
+        """
+        self._storage, self.shards = storage, shards
+        self._label_uris, self._vocabulary_sha256 = label_uris, vocabulary_sha256
+        self._kept: OrderedDict[int, Mapping[int, Sample]] = OrderedDict()
+        self._kept_labels: dict[int, Labels] = {}
+        self._sizes: dict[int, int] = {}
 
     def read(self, piece: Slice) -> list[Item]:
         """The samples of a slice, in its order.
 
         Raises:
-            DataError: the shard holds fewer samples than its marker says, or its labels belong to another shard.
+            DataError: the shard holds fewer samples than its marker says, or its labels belong to something else.
         """
         shard = self.shards[piece.shard]
-        wanted = {int(index): place for place, index in enumerate(piece.indexes)}
-        labels = read_labels(self.storage, self.label_uris[piece.shard]) if self.label_uris is not None else None
-        found: list[Item | None] = [None] * len(wanted)
-        last = max(wanted)
-        for index, sample in enumerate(read_samples(self.storage, shard.uri)):
-            if index in wanted:
-                if labels is not None and labels.uids[index] != sample.uid:
-                    raise DataError(
-                        f"the labels of {shard.name} do not match {shard.uri} at sample {index}: run the stage label again"
-                    )
-                found[wanted[index]] = Item(sample, labels, index)
-            if index == last:
-                break
-        items = [item for item in found if item is not None]
-        if len(items) < len(wanted):
-            raise DataError(f"{shard.uri} holds fewer samples than the filter committed: run the stage filter again")
+        samples, labels = self._samples(piece), self._labels(piece.shard)
+        items = []
+        for index in map(int, piece.indexes):
+            if index not in samples:
+                raise DataError(
+                    f"{shard.uri} holds fewer samples than the filter committed: run the stage filter again"
+                )
+            sample = samples[index]
+            if labels is not None and (index >= len(labels.uids) or labels.uids[index] != sample.uid):
+                raise DataError(
+                    f"the labels of {shard.name} do not match {shard.uri} at sample {index}: run the stage label again"
+                )
+            items.append(Item(sample, labels, index))
         return items
+
+    def _samples(self, piece: Slice) -> Mapping[int, Sample]:
+        """At least the samples of the slice, by index."""
+        uri, number = self.shards[piece.shard].uri, piece.shard
+        if number in self._kept:
+            self._kept.move_to_end(number)
+            return self._kept[number]
+        if number not in self._sizes:
+            self._sizes[number] = self._storage.size(uri)
+        small = self._sizes[number] <= SHARD_CACHE_BYTES // 8
+        wanted, last = set(piece.indexes.tolist()), int(max(piece.indexes))
+        found: dict[int, Sample] = {}
+        for index, sample in enumerate(read_samples(self._storage, uri)):
+            if small or index in wanted:
+                found[index] = sample
+            if index == last and not small:
+                break
+        if small:
+            self._keep(number, found)
+        return found
+
+    def _keep(self, number: int, samples: Mapping[int, Sample]) -> None:
+        self._kept[number] = samples
+        while sum(self._sizes[kept] for kept in self._kept) > SHARD_CACHE_BYTES:
+            dropped, _ = self._kept.popitem(last=False)
+            self._kept_labels.pop(dropped, None)
+
+    def _labels(self, number: int) -> Labels | None:
+        if self._label_uris is None:
+            return None
+        if number in self._kept_labels:
+            return self._kept_labels[number]
+        uri = self._label_uris[number]
+        labels = read_labels(self._storage, uri)
+        theirs = labels.header.get("vocabulary_sha256")
+        if self._vocabulary_sha256 is not None and theirs != self._vocabulary_sha256:
+            raise DataError(f"{uri} was made with another vocabulary than vocabulary.json: run the stage label again")
+        if number in self._kept:
+            self._kept_labels[number] = labels
+        return labels
 
 
 class Loader:
@@ -141,15 +208,10 @@ class Loader:
         self._tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=context_length)
         self._streams: dict[tuple[int, int], Iterator[Item]] = {}
         self._next_element: dict[tuple[int, int], int] = {}
-        self._pictures: OrderedDict[str, Image.Image] = OrderedDict()
+        self._pictures: OrderedDict[str, Picture] = OrderedDict()
         self._picture_bytes = 0
         self.wait_seconds = 0.0
         """time that `batches` waited for data since it was last read."""
-
-    @property
-    def bad(self) -> dict[str, int]:
-        """Unreadable pictures so far, by reason."""
-        return self._source.bad
 
     def batches(self, position: int) -> Generator[Batch]:
         """Batches for ever, the first one beginning at a global position (a multiple of the batch size)."""
@@ -184,24 +246,22 @@ class Loader:
             closed.set()
 
     def _batch(self, start: int) -> Batch:
-        items = [self._item(position) for position in range(start + self._rank, start + self._batch_size, self._world)]
-        epoch = [
-            self._order.locate(position)[0]
-            for position in range(start + self._rank, start + self._batch_size, self._world)
-        ]
-        pixels = np.empty((len(items), self._image_size, self._image_size, 3), np.uint8)
-        for place, item in enumerate(items):
-            image = self._picture(item)
-            pixels[place] = train_pixels(
-                image, self._image_size, seed=self._seed, epoch=epoch[place], uid=item.sample.uid
+        positions = range(start + self._rank, start + self._batch_size, self._world)
+        items = [self._item(position) for position in positions]
+        pictures = [self._picture(item) for item in items]
+        pixels_BHWC = np.empty((len(items), self._image_size, self._image_size, 3), np.uint8)
+        for place, (position, item, picture) in enumerate(zip(positions, items, pictures, strict=True)):
+            epoch, _, _ = self._order.locate(position)
+            pixels_BHWC[place] = train_pixels(
+                picture.image, self._image_size, seed=self._seed, epoch=epoch, uid=item.sample.uid
             )
-        captions = [item.sample.caption for item in items]
         return Batch(
-            to_tensor(pixels),
-            self._tokenizer(captions),
+            to_tensor(pixels_BHWC),
+            self._tokenizer([item.sample.caption for item in items]),
             torch.tensor([_caption_id(item.sample.caption_sha256) for item in items]),
             _targets(items),
             [item.sample.uid for item in items],
+            dict(Counter(picture.problem for picture in pictures if picture.problem is not None)),
         )
 
     def _item(self, position: int) -> Item:
@@ -222,31 +282,26 @@ class Loader:
             yield from self._source.read(Slice(piece.shard, piece.indexes[skip:]))
             skip = 0
 
-    def _picture(self, item: Item) -> Image.Image:
-        """The decoded picture; one that cannot be read is counted and stands in as grey, so that all ranks keep the same step."""
+    def _picture(self, item: Item) -> Picture:
+        """The decoded picture; grey where the sample is bad, so that all ranks keep the same step."""
         uid = item.sample.uid
         if uid in self._pictures:
             self._pictures.move_to_end(uid)
             return self._pictures[uid]
         try:
-            image = decode(item.sample.image)
+            picture = Picture(decode(item.sample.image), item.sample.problem)
         except BadPictureError as error:
-            bad = self._source.bad
-            bad[error.reason] = bad.get(error.reason, 0) + 1
-            if sum(bad.values()) > self._source.max_bad:
-                raise DataError(
-                    f"more than {self._source.max_bad} unreadable pictures in training ({bad}): run the stage filter on this data"
-                ) from error
-            image = Image.new("RGB", (self._image_size, self._image_size), (123, 117, 104))
-        self._remember(uid, image)
-        return image
+            grey = Image.new("RGB", (self._image_size, self._image_size), (123, 117, 104))
+            picture = Picture(grey, item.sample.problem or error.reason)
+        self._remember(uid, picture)
+        return picture
 
-    def _remember(self, uid: str, image: Image.Image) -> None:
-        self._pictures[uid] = image
-        self._picture_bytes += image.width * image.height * 3
+    def _remember(self, uid: str, picture: Picture) -> None:
+        self._pictures[uid] = picture
+        self._picture_bytes += picture.bytes
         while self._picture_bytes > PICTURE_CACHE_BYTES:
             _, dropped = self._pictures.popitem(last=False)
-            self._picture_bytes -= dropped.width * dropped.height * 3
+            self._picture_bytes -= dropped.bytes
 
 
 def _targets(items: list[Item]) -> Targets | None:

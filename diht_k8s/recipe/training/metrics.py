@@ -27,6 +27,13 @@ class Metrics:
         """Add a line; numbers are rounded to 6 digits, what is not finite becomes null."""
         self.lines.append({key: _rounded(value) for key, value in line.items()})
 
+    def summary(self) -> dict[str, Any]:
+        """First and last loss, most memory."""
+        return {
+            "loss": {"first": self.lines[0]["loss"], "last": self.lines[-1]["loss"]},
+            "peak_memory_mib": max(line["peak_memory_mib"] for line in self.lines),
+        }
+
     def write(self) -> None:
         """Write all lines."""
         text = "".join(json.dumps(line) + "\n" for line in self.lines)

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,27 +66,25 @@ def document(folder: Path, *, data: Path | None = None, name: str = "run", **tra
 def make_data(folder: Path, shards: tuple[int, ...] = SHARDS) -> None:
     """Kept shards and labels, both committed; a third of the pictures has no label."""
     storage, layout, rng = Storage(), Layout(f"{folder}/out"), np.random.default_rng(0)
-    for number, size in enumerate(shards):
-        write_samples(storage, layout.kept(f"drawn-{number}"), pairs(number, size, rng))
-        _write_labels(storage, layout, number, size, rng)
-    counts = [
-        {"name": f"drawn-{number}", "source": "drawn", "input": size, "kept": size}
-        for number, size in enumerate(shards)
-    ]
-    files = [f"kept/drawn-{number}.tar" for number in range(len(shards))]
-    artefacts = [artefact(storage, layout, Stage.FILTER, path) for path in files]
-    commit(storage, layout, Stage.FILTER, {"inputs": {}}, artefacts, {"shards": counts})
     vocabulary = Vocabulary(
         sum(shards),
         Concepts(tuple(f"object {i}" for i in range(OBJECTS)), (9,) * OBJECTS),
         Concepts(tuple(f"attribute {i}" for i in range(ATTRIBUTES)), (9,) * ATTRIBUTES),
         {},
     )
+    for number, size in enumerate(shards):
+        write_samples(storage, layout.kept(f"drawn-{number}"), pairs(number, size, rng))
+        heads = [top_k(rng.dirichlet(np.full(n, 0.3), size).astype(np.float32), 3) for n in (OBJECTS, ATTRIBUTES)]
+        uids = [f"{number}-{index}" for index in range(size)]
+        header = {"schema_version": SCHEMA_VERSION, "top_k": 3, "vocabulary_sha256": vocabulary.sha256}
+        write_labels(storage, layout.labels(f"drawn-{number}"), uids, rng.random(size) > 0.33, heads, header)
+    counts = [{"name": f"drawn-{i}", "source": "drawn", "input": size, "kept": size} for i, size in enumerate(shards)]
+    artefacts = [artefact(storage, layout, Stage.FILTER, f"kept/{count['name']}.tar") for count in counts]
+    commit(storage, layout, Stage.FILTER, {"inputs": {}}, artefacts, {"shards": counts})
     content = json.dumps(vocabulary.document({"schema_version": SCHEMA_VERSION})).encode()
     storage.write_bytes(layout.vocabulary, content)
-    commit(
-        storage, layout, Stage.LABEL, {"inputs": {}}, [artefact(storage, layout, Stage.LABEL, "vocabulary.json")], {}
-    )
+    labels = [artefact(storage, layout, Stage.LABEL, "vocabulary.json")]
+    commit(storage, layout, Stage.LABEL, {"inputs": {}}, labels, {})
 
 
 def pairs(shard: int, size: int, rng: np.random.Generator) -> list[tuple[str, dict[str, bytes]]]:
@@ -102,44 +101,41 @@ def pairs(shard: int, size: int, rng: np.random.Generator) -> list[tuple[str, di
     return found
 
 
-def _write_labels(storage: Storage, layout: Layout, shard: int, size: int, rng: np.random.Generator) -> None:
-    heads = [top_k(rng.dirichlet(np.full(n, 0.3), size).astype(np.float32), 3) for n in (OBJECTS, ATTRIBUTES)]
-    uids = [f"{shard}-{index}" for index in range(size)]
-    header = {"schema_version": SCHEMA_VERSION, "top_k": 3}
-    write_labels(storage, layout.labels(f"drawn-{shard}"), uids, rng.random(size) > 0.33, heads, header)
-
-
 def environment(**more: str) -> dict[str, str]:
     """One thread a process, nothing written outside of the test's folder."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "DIHT_PROGRESS_SECONDS": "0", **more}
+    return {**os.environ, "OMP_NUM_THREADS": "1", "DIHT_PROGRESS_SECONDS": "1000", **more}
 
 
-def train_in_ranks(world: int, runs: dict[str, DihtRun], folder: Path) -> dict[str, Any]:
-    """Train each run in the same `world` processes, one run after the other, step by step recorded.
+@dataclass(frozen=True)
+class Job:
+    """A training for `train_in_ranks`."""
+
+    run: DihtRun
+    stop_after: int | None = None
+    """the last rank asks to stop after so many steps of this attempt."""
+
+
+def train_in_ranks(world: int, jobs: dict[str, Job], folder: Path) -> dict[str, Any]:
+    """Do each job in the same `world` processes, one after the other, step by step recorded.
 
     Returns:
-        for each run {"losses": [total, contrastive, object, attribute] of each step, "uids": of each step in global order,
-        "weights": the checkpoint state at the end, "norms": gradient norms, "gradients": of the first step, under ZeRO 0}.
+        for each job {"losses": [total, contrastive, object, attribute] of each step, "uids": of each step in global order, "weights": the
+        checkpoint state at the end, "norms": gradient norms, "gradients": of the first step, under ZeRO 0, "error": its text or None}.
     """
     import torch
 
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "runs.json").write_text(json.dumps({name: dump(run) for name, run in runs.items()}))
-    port = _free_port()
+    content = {name: {"run": dump(job.run), "stop_after": job.stop_after} for name, job in jobs.items()}
+    (folder / "jobs.json").write_text(json.dumps(content))
+    rendezvous = {"WORLD_SIZE": str(world), "MASTER_ADDR": "localhost", "MASTER_PORT": str(_free_port())}
     ranks = [
         subprocess.Popen(
             [sys.executable, str(RANK_PROGRAM), str(folder)],
-            env=environment(
-                RANK=str(rank),
-                LOCAL_RANK=str(rank),
-                WORLD_SIZE=str(world),
-                MASTER_ADDR="localhost",
-                MASTER_PORT=str(port),
-            ),
+            env=environment(RANK=str(rank), LOCAL_RANK=str(rank), **rendezvous),
         )
         for rank in range(world)
     ]
-    codes = [rank.wait(timeout=280) for rank in ranks]
+    codes = [rank.wait(timeout=550) for rank in ranks]
     assert codes == [0] * world, codes
     return torch.load(folder / "results.pt")
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.recipe.training.small_run import document, make_data, train_in_ranks
+from tests.recipe.training.small_run import Job, document, make_data, train_in_ranks
 
 STEPS = 50
 REFERENCE = "zero 0"
@@ -39,8 +39,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, str], d
     results = {}
     for world in (1, 2):
         names = [name for ranks, name in [(1, REFERENCE), *CASES] if ranks == world]
-        runs = {n: document(folder / f"{n}-{world}", data=folder / "data", **SETTINGS[n]) for n in names}
-        results |= {(world, n): r for n, r in train_in_ranks(world, runs, folder / f"world-{world}").items()}
+        jobs = {n: Job(document(folder / f"{n}-{world}", data=folder / "data", **SETTINGS[n])) for n in names}
+        results |= {(world, n): r for n, r in train_in_ranks(world, jobs, folder / f"world-{world}").items()}
     return results
 
 

@@ -1,4 +1,4 @@
-"""One rank of the training tests: trains each run of FOLDER/runs.json as `diht_k8s.recipe.training.rank` does, recording each step.
+"""One rank of the training tests: does each job of FOLDER/jobs.json as `diht_k8s.recipe.training.rank` does, recording each step.
 
 Usage: train_rank.py FOLDER, with torchrun's variables. Rank 0 writes FOLDER/results.pt.
 """
@@ -14,12 +14,13 @@ import torch
 import torch.distributed as dist
 
 from diht_k8s.api.documents import load
-from diht_k8s.api.run import DihtRun
-from diht_k8s.recipe.training import checkpoint
+from diht_k8s.api.errors import DihtError
 from diht_k8s.recipe.training.rank import Training
+from diht_k8s.recipe.training.state import state_of
 
 
-def recorded(run: DihtRun) -> dict[str, Any]:
+def recorded(job: dict[str, Any]) -> dict[str, Any]:
+    run = load(job["run"], name="job")
     training = Training(run, {"run": run.metadata.name})
     losses, uids, norms, gradients = [], [], [], {}
     step, update = training.engine.step, training.engine._update
@@ -34,12 +35,19 @@ def recorded(run: DihtRun) -> dict[str, Any]:
         losses.append([result.total, result.contrastive, result.object, result.attribute])
         uids.append(in_global_order(batch.uids))
         norms.append(training.engine.gradient_norm())
+        training.stop.requested = len(losses) == job["stop_after"] and training.rank == training.world - 1
         return result
 
     training.engine.step, training.engine._update = recording, updating
-    training.go()
-    weights = checkpoint.state_of(training.engine.engine, training.model, rank=training.rank)
-    return {"losses": losses, "uids": uids, "norms": norms, "weights": weights, "gradients": gradients}
+    error = None
+    try:
+        training.go()
+    except DihtError as problem:
+        error = f"{type(problem).__name__}: {problem}"
+    weights = state_of(training.engine.engine, training.model, rank=training.rank)
+    return {
+        "losses": losses, "uids": uids, "norms": norms, "weights": weights, "gradients": gradients, "error": error
+    }  # fmt: skip
 
 
 def in_global_order(uids: list[str]) -> list[str]:
@@ -51,8 +59,8 @@ def in_global_order(uids: list[str]) -> list[str]:
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    runs = json.loads((folder / "runs.json").read_text())
-    results = {name: recorded(load(text, name=name)) for name, text in runs.items()}
+    jobs = json.loads((folder / "jobs.json").read_text())
+    results = {name: recorded(job) for name, job in jobs.items()}
     if dist.get_rank() == 0:
         torch.save(results, folder / "results.pt")
     dist.destroy_process_group()

@@ -1,0 +1,23 @@
+"""A program that ends with the one that started it, whatever ended that (Linux): a lost terminal leaves no trainings behind."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from typing import Final
+
+PARENT_VARIABLE: Final = "DIHT_PARENT"
+"""Process id of the program that started this one."""
+_PR_SET_PDEATHSIG: Final = 1
+
+
+def end_with_parent() -> None:
+    """Have the kernel send SIGTERM when the parent dies, if the environment names it."""
+    parent = os.environ.pop(PARENT_VARIABLE, None)
+    if parent is None or sys.platform != "linux":
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != int(parent):  # it died before the kernel knew
+        os.kill(os.getpid(), signal.SIGTERM)

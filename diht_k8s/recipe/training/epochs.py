@@ -1,0 +1,41 @@
+"""Fencing: which attempt at a training may write. Each gang takes the next number once it has met; an older one that still lives steps back.
+
+A lost node's processes can live on for minutes after the cluster has started the next attempt. The numbers lie beside the checkpoints, so
+they also tell attempts apart that no controller knows of.
+"""
+
+from __future__ import annotations
+
+from diht_k8s.api.errors import StopRequested
+from diht_k8s.api.layout import Layout, join
+from diht_k8s.api.run import Stage
+from diht_k8s.recipe.shards.storage import Storage
+
+
+def claim(storage: Storage, layout: Layout) -> int:
+    """Take the next number, by writes that fail where something is."""
+    while True:
+        epoch = _newest(storage, layout) + 1
+        if storage.create(join(_folder(layout), f"{epoch:06d}"), b"taken\n"):
+            return epoch
+
+
+def require_newest(storage: Storage, layout: Layout, epoch: int) -> None:
+    """Look before something is committed.
+
+    Raises:
+        StopRequested: a newer attempt writes here.
+    """
+    newest = _newest(storage, layout)
+    if newest > epoch:
+        raise StopRequested(
+            f"attempt {newest} has taken over {layout.stage(Stage.TRAIN)}, this one ({epoch}) stops: nothing is lost"
+        )
+
+
+def _newest(storage: Storage, layout: Layout) -> int:
+    return max((int(name) for name in storage.names(_folder(layout)) if name.isdigit()), default=0)
+
+
+def _folder(layout: Layout) -> str:
+    return join(layout.stage(Stage.TRAIN), "epochs")
