@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ class Kube:
                 self.namespace,
                 PLURAL,
                 run.metadata.name,
-                canonical_json(given),
+                json.loads(canonical_json(given)),
                 field_manager=FIELD_MANAGER,
                 field_validation="Strict",
                 force=True,

@@ -1,0 +1,137 @@
+"""The operator, the API server or a node is away for a while: what happens meanwhile is made good, and nothing twice."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.operators import Runs, World, condition, stages, world
+from tests.cluster.tools import Kubectl, KubectlError, Parts, cannot, wait_until
+
+pytestmark = pytest.mark.cluster
+ONE = {"label": None, "train": None, "evaluate": None}
+"""A run of the stage filter alone."""
+TRAIN = {"filter": None, "label": None, "evaluate": None}
+"""A run of the stage train alone."""
+
+
+@pytest.fixture
+def place(kubectl: Kubectl, own: bool, recipe_image: str, tmp_path: Path) -> Iterator[World]:
+    """A namespace with an operator, which the test may break."""
+    if not own:
+        cannot("KUBECONFIG is another cluster's: its pods cannot share a folder of this machine")
+    with contextlib.suppress(KubectlError), world(kubectl, recipe_image, tmp_path) as found:
+        yield found
+
+
+def running(runs: Runs, name: str) -> list[dict[str, Any]]:
+    return [pod for pod in runs.pods(name) if pod["status"]["phase"] == "Running"]
+
+
+def exists(runs: Runs, name: str) -> bool:
+    try:
+        return bool(runs.get(name))
+    except KubectlError:
+        return False
+
+
+def test_operator_that_was_away_catches_up(place: World) -> None:
+    runs, operator = place.runs, place.operator
+    runs.apply("ends", {"filter": ["ok"]}, **ONE)
+    for name in ("paused", "deleted"):
+        runs.apply(name, {"filter": ["hang"]}, **ONE)
+    wait_until(lambda: all(running(runs, name) for name in ("paused", "deleted")), "the runs")
+    operator.kill()
+    runs.patch("paused", {"suspend": True})
+    runs.kubectl("delete", "dihtrun", "deleted", "-n", runs.namespace)
+    wait_until(lambda: (runs.folder / "ends/filter/COMMITTED.json").exists(), "the end of the first run")
+    wait_until(lambda: runs.children("deleted") == {}, "the end of the deleted run's Jobs")
+    operator.start()
+    runs.wait_for("ends", "Complete")
+    status = runs.wait_for("paused", "Progressing", "Suspended")
+    assert status["observedGeneration"] == 2
+    assert not exists(runs, "deleted")
+
+
+def test_idle_operator_writes_progress_of_what_runs_and_nothing_else(place: World, audit: Any) -> None:
+    runs = place.runs
+    for index in range(3):
+        runs.apply(f"done-{index}", **ONE)
+    for index in range(3):
+        runs.wait_for(f"done-{index}", "Complete")
+    for name in ("runs-0", "runs-1"):
+        runs.apply(name, {"filter": ["hang"]}, **ONE)
+    wait_until(lambda: all(runs.status(name).get("progress", {}).get("metrics") for name in ("runs-0", "runs-1")), "progress")  # fmt: skip
+    since = datetime.now(UTC)
+    time.sleep(25)
+    written = [
+        (event["objectRef"]["name"], event["objectRef"]["resource"], event["objectRef"].get("subresource"))
+        for event in audit(user=place.operator.user, since=since)
+    ]
+    assert set(written) == {(name, "dihtruns", "status") for name in ("runs-0", "runs-1")}
+    assert len(written) <= 2 * 3, "no more than one write each 10 s"
+
+
+def test_namespace_deleted_in_the_middle_of_a_run_is_gone_soon(place: World) -> None:
+    runs = place.runs
+    runs.apply("r", {"train": ["hang"]}, **TRAIN, train={"model": "ViT-B-16", "samples": 8, "batchSize": 8, "numNodes": 2, "distillation": {"mode": "Disabled"}})  # fmt: skip
+    wait_until(lambda: len(running(runs, "r")) == 2, "the gang")
+    runs.kubectl("delete", "namespace", runs.namespace, "--wait=false")
+
+    def gone() -> bool:
+        try:
+            runs.kubectl("get", "namespace", runs.namespace)
+        except KubectlError:
+            return True
+        return False
+
+    wait_until(gone, "the end of the namespace", 60)
+    assert place.operator.get("/healthz")[0] == 200
+
+
+@pytest.mark.slow
+def test_api_server_that_was_away_finds_the_status_true_soon_after(place: World, parts: Parts) -> None:
+    runs = place.runs
+    runs.apply("r", {"filter": ["hang", "ok"]}, **ONE)
+    wait_until(lambda: (runs.folder / "r/filter/step").exists(), "its first step")
+    process = place.operator.process
+    parts.kill("kube-apiserver")
+    before = len((runs.folder / "r/filter/step").read_bytes())
+    time.sleep(60)
+    assert len((runs.folder / "r/filter/step").read_bytes()) > before, "the program goes on"
+    assert place.operator.get("/healthz")[0] == 200, "nothing that a restart could mend"
+    parts.restore()
+    back = datetime.now(UTC)
+    fresh = wait_until(lambda: updated(runs, "r") >= back, "a true status", 30)
+    assert fresh
+    assert process is not None
+    assert process.poll() is None
+    assert runs.status("r").get("restarts", 0) == 0
+
+
+def updated(runs: Runs, name: str) -> datetime:
+    return datetime.fromisoformat(runs.status(name)["progress"].get("lastUpdatedTime", "2000-01-01T00:00:00Z"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zombies", [False, True], ids=["all of it dead", "containers live on"])
+def test_gang_on_a_lost_node_starts_again_elsewhere_and_counts_nothing(
+    place: World, parts: Parts, zombies: bool
+) -> None:
+    runs = place.runs
+    pods = runs.document("x")["spec"]["pods"]
+    runs.apply("r", {"train": ["hang", "ok"]}, **TRAIN, pods={**pods, "nodeSelector": {"kubernetes.io/hostname": "node-1"}}, failurePolicy={"maxRestarts": 0})  # fmt: skip
+    wait_until(lambda: running(runs, "r"), "the pod")
+    parts.lose_node(1, zombies=zombies)
+    runs.patch("r", {"pods": {"nodeSelector": None}})
+    status = runs.wait_for("r", "Complete", timeout_s=240)
+    stage = stages(status)["train"]
+    assert (stage["attempt"], stage["restarts"], stage.get("restartsCountTowardsMax", 0)) == (2, 1, 0)
+    assert status["attempts"][0]["reason"] in ("NodeLost", "DeletionByTaintManager")
+    assert condition(status, "Complete")["status"] == "True"
