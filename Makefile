@@ -4,7 +4,7 @@ BIN := .venv/bin
 EXTRAS := recipe,operator,dev
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-cluster lint format generate check-generated constraints clean-demo
+.PHONY: images demo test test-cluster lint format generate check-generated constraints clean-demo
 .DEFAULT_GOAL := demo
 
 demo: $(INSTALLED) ## the whole recipe on real pictures; a second call finds every stage cached
@@ -35,6 +35,9 @@ check-generated: $(INSTALLED)
 constraints: $(INSTALLED) ## what pyproject.toml needs, keeping the versions pinned so far (needs uv on PATH); delete a line first to move it
 	{ grep '^#' constraints.txt; uv pip compile -q --no-header --no-annotate --python $(BIN)/python -c constraints.txt \
 	  --extra recipe --extra operator --extra dev pyproject.toml; } > constraints.new && mv constraints.new constraints.txt
+
+images: ## the operator's and the recipe's image, with buildah, podman or docker: make images IMAGE_PREFIX=registry.example.org/
+	@IMAGE_PREFIX="$(IMAGE_PREFIX)" BASE="$(BASE)" images/build $(or $(IMAGES),operator recipe)
 
 clean-demo: ## forget the demo's run
 	rm -rf runs/demo

@@ -1,4 +1,6 @@
-"""Writes what is made from the models: the CRD, the reference page, the JSON schema for editors. `--check` only compares.
+"""Writes what is made from the models: the CRD, the reference page, the JSON schema for editors; and the chart's CRD and README.
+
+`--check` only compares.
 
 python -m diht_k8s.api.generate [--check] [--root FOLDER]
 """
@@ -13,7 +15,7 @@ from typing import Final
 
 import yaml
 
-from diht_k8s.api import crd, reference
+from diht_k8s.api import chart, crd, reference
 
 CRD_FILE: Final = "manifests/crd/diht.dev_dihtruns.yaml"
 REFERENCE_FILE: Final = "docs/api.md"
@@ -21,9 +23,15 @@ EDITOR_FILE: Final = "docs/dihtrun.schema.json"
 _NOTE: Final = "# Generated from diht_k8s/api by `python -m diht_k8s.api.generate`: do not edit.\n"
 
 
-def files() -> dict[str, str]:
+def files(root: Path) -> dict[str, str]:
     """Each generated file, relative to the project's root, and its text."""
-    return {CRD_FILE: crd_text(), REFERENCE_FILE: reference.page(), EDITOR_FILE: reference.editor_schema()}
+    return {
+        CRD_FILE: crd_text(),
+        chart.TEMPLATE_FILE: chart.crd_template(_NOTE),
+        REFERENCE_FILE: reference.page(),
+        EDITOR_FILE: reference.editor_schema(),
+        **chart.readme(root),
+    }
 
 
 def crd_text() -> str:
@@ -35,14 +43,14 @@ def stale(root: Path) -> list[str]:
     """The files below `root` that are not what the models give now."""
     return [
         name
-        for name, text in files().items()
+        for name, text in files(root).items()
         if not (root / name).is_file() or (root / name).read_text(encoding="utf-8") != text
     ]
 
 
 def write(root: Path) -> list[str]:
     """Writes the files that are stale; returns their names."""
-    texts = files()
+    texts = files(root)
     changed = stale(root)
     for name in changed:
         (root / name).parent.mkdir(parents=True, exist_ok=True)

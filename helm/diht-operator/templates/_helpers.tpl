@@ -1,0 +1,95 @@
+{{/* Names, labels, image, rules: what several templates share. */}}
+
+{{- define "diht-operator.fullname" -}}
+{{- $name := .Values.nameOverride | default .Chart.Name -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- else if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "diht-operator.selector" -}}
+app.kubernetes.io/name: diht-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "diht-operator.labels" -}}
+{{ include "diht-operator.selector" . }}
+app.kubernetes.io/part-of: diht
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "diht-operator.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- .Values.serviceAccount.name | default (include "diht-operator.fullname" .) -}}
+{{- else -}}
+{{- required "serviceAccount.name: name the service account that is there, or set serviceAccount.create=true" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "diht-operator.image" -}}
+{{- if .Values.image.digest -}}
+{{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "diht-operator.subject" -}}
+kind: ServiceAccount
+name: {{ include "diht-operator.serviceAccount" . }}
+namespace: {{ .Release.Namespace }}
+{{- end -}}
+
+{{/* A kind of the Prometheus operator that the cluster does not serve: said before anything is installed. */}}
+{{- define "diht-operator.needs-monitoring" -}}
+{{- if not (.context.Capabilities.APIVersions.Has (printf "monitoring.coreos.com/v1/%s" .kind)) -}}
+{{- fail (printf "%s=true needs the kind %s of monitoring.coreos.com/v1, which this cluster does not serve: install the Prometheus operator first, or set %s=false (with helm template: --api-versions monitoring.coreos.com/v1/%s)" .value .kind .value .kind) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What the operator may do, and why; the same rules in both scopes, and in manifests/base/rbac.yaml (a test compares them). */}}
+{{- define "diht-operator.rules" -}}
+# Runs: watch them; read one that a watch did not tell of; delete those whose ttlSecondsAfterFinished is over.
+- apiGroups: [diht.dev]
+  resources: [dihtruns]
+  verbs: [get, list, watch, delete]
+# Runs: report through the status subresource, and never touch a spec.
+- apiGroups: [diht.dev]
+  resources: [dihtruns/status]
+  verbs: [patch]
+# Attempts: one Job each, created, watched, and deleted when it is withdrawn. Never changed.
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [create, get, list, watch, delete]
+# Attempts: the headless Service by which the pods of a gang find each other.
+- apiGroups: [""]
+  resources: [services]
+  verbs: [create, get, delete]
+# Pods: how an attempt stands and why it failed. The Job controller makes and removes them.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list, watch]
+# Logs: progress lines, and the end of the log of a pod that failed.
+- apiGroups: [""]
+  resources: [pods/log]
+  verbs: [get]
+# Events: tell what happens to a run; learn why a pod does not start where nothing else says it (quota, a missing Secret).
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create, list]
+{{- if .Values.rbac.kueue }}
+# Kueue, where it is installed: why an attempt waits in its queue.
+- apiGroups: [kueue.x-k8s.io]
+  resources: [workloads]
+  verbs: [list]
+{{- end }}
+{{- end -}}

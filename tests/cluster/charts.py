@@ -1,0 +1,85 @@
+"""What the tests of the chart on the cluster are made of: helm as a function, the operator's image, a namespace with runs, the next version."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.cluster.operators import Runs, output_folder, project
+from tests.cluster.tools import PROJECT, Kubectl, fresh_namespace, script
+
+CHART = PROJECT / "helm/diht-operator"
+IMAGE = "local/diht-operator:test"
+NEW_FIELD = "tomorrow"
+
+
+class HelmError(Exception):
+    """helm's own message."""
+
+
+@dataclass(frozen=True)
+class Helm:
+    """helm as a function of one namespace: `helm("test", NAME)` returns what it prints, a failure is a HelmError."""
+
+    program: str
+    kubeconfig: Path
+    namespace: str
+    user: str | None = None
+    """who calls it; None is the administrator."""
+
+    def __call__(self, *arguments: str, timeout_s: float = 120) -> str:
+        command = [self.program, "--kubeconfig", str(self.kubeconfig), "--namespace", self.namespace]
+        command += ["--kube-as-user", self.user] if self.user else []
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=timeout_s)
+        if done.returncode != 0:
+            raise HelmError(done.stderr.strip())
+        return done.stdout
+
+    def install(self, release: str, *settings: str, chart: Path = CHART, flags: tuple[str, ...] = ()) -> str:
+        """As the README says, with the image of the tests; ends when the operator is ready, or fails after 60 s."""
+        return self("install", release, str(chart), *_settings(settings), "--wait", "--timeout=60s", *flags)
+
+    def upgrade(self, release: str, *settings: str, chart: Path = CHART) -> str:
+        return self("upgrade", release, str(chart), *_settings(settings), "--wait", "--timeout=60s")
+
+
+def _settings(settings: tuple[str, ...]) -> list[str]:
+    repository, tag = IMAGE.split(":")
+    return [word for each in (f"image.repository={repository}", f"image.tag={tag}", *settings) for word in ("--set", each)]  # fmt: skip
+
+
+def build_operator_image() -> None:
+    """From its Containerfile, into the nodes; the layers with the packages are kept from the time before."""
+    script("build", IMAGE, str(PROJECT), str(PROJECT / "images/operator.Containerfile"))
+
+
+@contextmanager
+def runs_place(kubectl: Kubectl, image: str) -> Iterator[Runs]:
+    """A fresh namespace in which runs of stub programs can be made."""
+    with ExitStack() as stack:
+        namespace = stack.enter_context(fresh_namespace(kubectl, "helm"))
+        output = stack.enter_context(output_folder(kubectl, namespace))
+        volume = stack.enter_context(project(kubectl, namespace))
+        yield Runs(kubectl, namespace, image, volume, output)
+
+
+def next_version(folder: Path) -> Path:
+    """The chart as its next version might be: the CRD has one more field, spec.filter.tomorrow."""
+    chart = folder / "diht-operator"
+    shutil.copytree(CHART, chart)
+    meta = yaml.safe_load((chart / "Chart.yaml").read_text())
+    (chart / "Chart.yaml").write_text(yaml.safe_dump({**meta, "version": "99.0.0"}))
+    file = chart / "templates/crd/diht.dev_dihtruns.yaml"
+    head, _, body = file.read_text().partition("\nspec:\n")
+    spec: dict[str, Any] = yaml.safe_load("spec:\n" + body.removesuffix("{{- end }}\n"))
+    schema = spec["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    schema["properties"]["spec"]["properties"]["filter"]["properties"][NEW_FIELD] = {"type": "boolean"}
+    file.write_text(f"{head}\n{yaml.safe_dump(spec, sort_keys=False)}{{{{- end }}}}\n")
+    return chart

@@ -1,0 +1,148 @@
+"""The chart on a real cluster, with the operator's own image: install, test, upgrade, roll back, uninstall, install again; two scopes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.charts import NEW_FIELD, Helm, HelmError, build_operator_image, next_version, runs_place
+from tests.cluster.operators import Runs
+from tests.cluster.tools import PROJECT, Kubectl, KubectlError, cannot, fresh_namespace, wait_until
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+ONE_STAGE: dict[str, Any] = {"label": None, "train": None, "evaluate": None}
+NAMESPACED = ("rbac.scope=namespaced", "rbac.kueue=false", "crds.install=false")
+USERS = str(PROJECT / "manifests/base/users.yaml")
+
+
+@pytest.fixture(scope="module")
+def operator_image(own: bool, kubectl: Kubectl) -> None:
+    if not own:
+        cannot("KUBECONFIG is another cluster's: images cannot be loaded into its nodes from here")
+    build_operator_image()
+
+
+@pytest.fixture
+def runs(kubectl: Kubectl, recipe_image: str, operator_image: None) -> Iterator[Runs]:
+    with runs_place(kubectl, recipe_image) as place:
+        yield place
+
+
+@pytest.fixture
+def admin(helm: str, runs: Runs) -> Iterator[Helm]:
+    """Helm in the namespace of the runs; what is still installed there goes."""
+    found = Helm(helm, runs.kubectl.kubeconfig, runs.namespace)
+    yield found
+    print(runs.kubectl("logs", "--namespace", runs.namespace, "--selector=app.kubernetes.io/name=diht-operator", "--tail=40"))  # fmt: skip
+    for release in json.loads(found("list", "--all", "--output=json")):
+        found("uninstall", release["name"])
+
+
+@pytest.fixture
+def rights(kubectl: Kubectl) -> Iterator[None]:
+    """What an administrator does once, where users install for themselves: the CRD, and the roles of people."""
+    kubectl("apply", "--server-side", "--force-conflicts", "-f", str(PROJECT / "manifests/crd/diht.dev_dihtruns.yaml"))
+    kubectl("apply", "-f", USERS)
+    yield
+    kubectl("delete", "-f", USERS)
+
+
+def objects(runs: Runs, release: str) -> list[str]:
+    """What a release has in its namespace."""
+    kinds = "deployments,replicasets,pods,serviceaccounts,roles,rolebindings,services,configmaps,leases,networkpolicies"
+    return runs.kubectl(
+        "get", kinds, "--namespace", runs.namespace, f"--selector=app.kubernetes.io/instance={release}", "-o", "name"
+    ).split()
+
+
+def jobs(runs: Runs) -> dict[str, str]:
+    found = runs.kubectl.json("get", "jobs", "--namespace", runs.namespace)["items"]
+    return {job["metadata"]["name"]: job["metadata"]["uid"] for job in found}
+
+
+def test_user_of_one_namespace_installs_there_and_no_other_namespace_is_touched(
+    runs: Runs, admin: Helm, rights: None, audit: Any, kubectl: Kubectl
+) -> None:
+    since, namespace = datetime.now(UTC), runs.namespace
+    kubectl("create", "rolebinding", "alice", "--clusterrole=admin", "--user=alice", "--namespace", namespace)
+    alice = replace(admin, user="alice")
+    assert f"namespace {namespace} only" in alice.install("diht-operator", *NAMESPACED)
+    assert "Succeeded" in alice("test", "diht-operator")
+    with fresh_namespace(kubectl, "other") as other:
+        kubectl.apply(json.dumps(runs.document("mine", **ONE_STAGE)), "--namespace", other)
+        runs.apply("mine", **ONE_STAGE)
+        runs.wait_for("mine", "Complete")
+        assert "status" not in kubectl.json("get", "dihtrun", "mine", "--namespace", other)
+    calls = audit(user=f"system:serviceaccount:{namespace}:diht-operator", since=since, verbs=("create", "patch", "get", "list", "watch", "delete"))  # fmt: skip
+    assert [event["objectRef"] for event in calls if event["responseStatus"]["code"] == 403] == []
+    assert any(event["objectRef"]["resource"] == "dihtruns" for event in calls)
+    alice("uninstall", "diht-operator", "--wait")
+    wait_until(lambda: objects(runs, "diht-operator") == [], "nothing but the run is left", 30)
+    assert runs.condition("mine", "Complete")["status"] == "True"
+
+
+def test_user_without_rights_is_told_what_is_missing(admin: Helm, rights: None) -> None:
+    with pytest.raises(HelmError, match=r'(?s)"mallory" cannot .* in API group .* in the namespace'):
+        replace(admin, user="mallory").install("diht-operator", *NAMESPACED)
+
+
+def test_upgrade_rollback_uninstall_and_install_again_leave_running_jobs_alone(
+    runs: Runs, admin: Helm, tmp_path: Path
+) -> None:
+    settings = ("rbac.scope=namespaced",)
+    admin.install("mine", *settings, flags=("--take-ownership",))
+    runs.apply("long", {"filter": ["hang"]}, **ONE_STAGE)
+    runs.apply("done", **ONE_STAGE)
+    runs.apply("later", suspend=True, **ONE_STAGE)
+    runs.wait_for("long", "Progressing", "Running")
+    runs.wait_for("done", "Complete")
+    runs.wait_for("later", "Progressing", "Suspended")
+    before = jobs(runs)
+    new = runs.document("new", **{**ONE_STAGE, "filter": {NEW_FIELD: True}})
+    ask = ("--namespace", runs.namespace, "--dry-run=server", "--validate=strict")
+    with pytest.raises(KubectlError, match=f'unknown field "spec.filter.{NEW_FIELD}"'):
+        runs.kubectl.apply(json.dumps(new), *ask)
+    admin.upgrade("mine", *settings, "podAnnotations.version=next", chart=next_version(tmp_path))
+    wait_until(lambda: "created" in runs.kubectl.apply(json.dumps(new), *ask), "the new field is served", 30)
+    admin("rollback", "mine", "--wait", "--timeout=60s")
+    admin("uninstall", "mine", "--wait")
+    wait_until(lambda: objects(runs, "mine") == [], "nothing but the runs is left", 30)
+    assert jobs(runs) == before
+    assert {runs.condition(name, "Progressing")["reason"] for name in ("long", "done", "later")} == {"Running", "Complete", "Suspended"}  # fmt: skip
+    admin.install("mine", *settings)
+    assert jobs(runs) == before
+    runs.patch("long", {"suspend": True})
+    runs.wait_for("long", "Progressing", "Suspended")
+    assert [event for event in runs.events("long") if event == "Started"] == ["Started"]
+
+
+@pytest.mark.slow
+def test_install_for_all_namespaces_serves_them_and_a_second_one_is_refused(
+    runs: Runs, admin: Helm, recipe_image: str, kubectl: Kubectl
+) -> None:
+    """Marked slow because it must have the cluster to itself: its operator takes every run of every namespace."""
+    admin.install("wide", flags=("--take-ownership",))
+    assert "Succeeded" in admin("test", "wide")
+    with runs_place(kubectl, recipe_image) as elsewhere:
+        elsewhere.apply("theirs")
+        elsewhere.wait_for("theirs", "Complete", timeout_s=150)
+        second = replace(admin, namespace=elsewhere.namespace)
+        with pytest.raises(HelmError, match=rf"is there already \(release wide in namespace {runs.namespace}\)"):
+            second.install("wide2", "crds.install=false")
+    beside = admin.install("beside", "crds.install=false", "rbac.aggregate=false")
+    assert "all namespaces" in beside
+    holder = kubectl.json("get", "lease", "diht-operator", "--namespace", runs.namespace)["spec"]["holderIdentity"]
+    assert holder.startswith("wide-")
+    admin("uninstall", "beside", "--wait")
+    admin("uninstall", "wide", "--wait")
+    assert "dihtruns.diht.dev" in kubectl("get", "crd", "-o", "name")
+    left = kubectl(
+        "get", "clusterroles,clusterrolebindings", "--selector=app.kubernetes.io/instance=wide", "-o", "name"
+    )
+    assert left == ""

@@ -1,0 +1,144 @@
+"""The chart as helm renders it, and the base manifests as kustomize does. `python -m tests.contract.charts` writes the golden files anew."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "helm/diht-operator"
+BASE = ROOT / "manifests/base"
+GOLDEN = Path(__file__).with_name("golden_helm")
+CLUSTER = Path(os.environ.get("TEST_CLUSTER_DIR") or Path.home() / ".cache/test-cluster")
+OLDEST, NEWEST = "1.31.0", "1.35.4"
+MONITORING = ("monitoring.coreos.com/v1/ServiceMonitor", "monitoring.coreos.com/v1/PrometheusRule")
+CLUSTER_KINDS = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}
+
+NAMESPACED: dict[str, Any] = {"rbac": {"scope": "namespaced", "kueue": False}, "crds": {"install": False}}
+EVERYTHING: dict[str, Any] = {
+    "commonLabels": {"team": "vision"},
+    "image": {
+        "repository": "registry.example.org/diht-operator",
+        "digest": f"sha256:{'ab' * 32}",
+        "pullPolicy": "Always",
+    },
+    "imagePullSecrets": [{"name": "registry"}],
+    "serviceAccount": {"name": "operator", "annotations": {"note": "ours"}},
+    "operator": {"workers": 16, "logLevel": "debug", "logFormat": "text"},
+    "lease": {"name": "diht"},
+    "replicas": 2,
+    "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy.example.org:3128"}],
+    "podLabels": {"sidecar.istio.io/inject": "false"},
+    "podAnnotations": {"note": "ours"},
+    "priorityClassName": "system-cluster-critical",
+    "nodeSelector": {"kubernetes.io/os": "linux"},
+    "tolerations": [{"key": "infra", "operator": "Exists"}],
+    "affinity": {"nodeAffinity": {}},
+    "topologySpreadConstraints": [
+        {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway"}
+    ],
+    "metrics": {
+        "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+        "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
+        "dashboard": {"enabled": True},
+    },
+    "networkPolicy": {
+        "enabled": True,
+        "metricsFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
+        "apiServerTo": [{"ipBlock": {"cidr": "192.0.2.1/32"}}],
+    },
+}
+CASES: dict[str, dict[str, Any]] = {"default": {}, "namespaced": NAMESPACED, "everything": EVERYTHING}
+
+
+def helm_program() -> str | None:
+    """Helm: on the PATH, or built by `tests/cluster/extra helm`, which takes Go and a minute, once."""
+    if program := shutil.which("helm"):
+        return program
+    if not (CLUSTER / "bin/helm").exists() and shutil.which("go"):
+        for folder in ("bin", "src", "log"):
+            (CLUSTER / folder).mkdir(parents=True, exist_ok=True)
+        subprocess.run([ROOT / "tests/cluster/extra", "helm"], check=True)
+    return str(CLUSTER / "bin/helm") if (CLUSTER / "bin/helm").exists() else None
+
+
+def template(
+    program: str,
+    values: dict[str, Any],
+    *,
+    chart: Path = CHART,
+    kubernetes: str = NEWEST,
+    apis: tuple[str, ...] = (),
+    release: str = "diht-operator",
+) -> subprocess.CompletedProcess[str]:
+    """`helm template` into the namespace diht-system."""
+    command = [program, "template", release, str(chart), "--namespace", "diht-system", "--kube-version", kubernetes]
+    for api in apis:
+        command += ["--api-versions", api]
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump(values, file)
+        file.flush()
+        return subprocess.run([*command, "--values", file.name], capture_output=True, text=True)
+
+
+def rendered(program: str, values: dict[str, Any], **options: Any) -> list[dict[str, Any]]:
+    """The objects."""
+    done = template(program, values, **options)
+    assert done.returncode == 0, done.stderr
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+def golden(program: str, case: str) -> str:
+    """What is kept of a case: all objects, but of the CRD only its metadata (the rest is compared with manifests/crd)."""
+    objects = rendered(program, CASES[case], apis=MONITORING)
+    for document in objects:
+        if document["kind"] == "CustomResourceDefinition":
+            document["spec"] = "as in manifests/crd"
+    return yaml.safe_dump_all(objects, sort_keys=False, width=140)
+
+
+def kustomized(folder: Path, namespace: str, image: str) -> list[dict[str, Any]]:
+    """What an overlay of the folder with this namespace and image gives: resources, their common labels, namespace, image."""
+    settings = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    labels = {name: value for pair in settings.get("labels", []) for name, value in pair["pairs"].items()}
+    found = []
+    for document in _resources(folder, settings["resources"], namespace, image):
+        metadata = document["metadata"]
+        metadata["labels"] = {**metadata.get("labels", {}), **labels}
+        if document["kind"] not in CLUSTER_KINDS:
+            metadata["namespace"] = namespace
+        for subject in document.get("subjects", []):
+            subject["namespace"] = namespace
+        if document["kind"] == "Deployment":
+            document["spec"]["template"]["spec"]["containers"][0]["image"] = image
+        found.append(document)
+    return found
+
+
+def _resources(folder: Path, names: list[str], namespace: str, image: str) -> Iterator[dict[str, Any]]:
+    for name in names:
+        if (folder / name).is_dir():
+            yield from kustomized(folder / name, namespace, image)
+        else:
+            yield from yaml.safe_load_all((folder / name).read_text())
+
+
+def main() -> None:
+    program = helm_program()
+    assert program, "no helm: put it on the PATH, or install Go"
+    GOLDEN.mkdir(exist_ok=True)
+    for case in CASES:
+        (GOLDEN / f"{case}.yaml").write_text(golden(program, case))
+        sys.stdout.write(f"{case}\n")
+
+
+if __name__ == "__main__":
+    main()

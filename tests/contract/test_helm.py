@@ -1,0 +1,330 @@
+"""The Helm chart: what it renders, what its schema refuses and how, and that it does not drift from manifests/ and docs."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client.metrics import MetricWrapperBase
+
+from diht_k8s.api import chart
+from diht_k8s.api.documents import check
+from diht_k8s.api.hashing import stage_config
+from diht_k8s.api.run import Stage
+from diht_k8s.controller import metrics
+from diht_k8s.controller.__main__ import _parser as operator_parser
+from tests.contract.charts import (
+    BASE,
+    CASES,
+    CHART,
+    CLUSTER,
+    CLUSTER_KINDS,
+    EVERYTHING,
+    GOLDEN,
+    MONITORING,
+    NAMESPACED,
+    NEWEST,
+    OLDEST,
+    ROOT,
+    golden,
+    helm_program,
+    kustomized,
+    rendered,
+    template,
+)
+
+pytestmark = pytest.mark.timeout(600)  # the first one may build helm
+SCHEMA = json.loads((CHART / "values.schema.json").read_text())
+DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
+SAMPLES = sorted((ROOT / "manifests/samples").glob("*.yaml"))
+STABLE = {
+    "v1",
+    "apps/v1",
+    "apiextensions.k8s.io/v1",
+    "rbac.authorization.k8s.io/v1",
+    "networking.k8s.io/v1",
+    "monitoring.coreos.com/v1",
+}
+CHARTS_LABELS = {
+    "app.kubernetes.io/instance",
+    "app.kubernetes.io/version",
+    "app.kubernetes.io/managed-by",
+    "helm.sh/chart",
+}
+
+
+@pytest.fixture(scope="session")
+def helm() -> str:
+    program = helm_program()
+    if program is None:
+        pytest.skip("no helm: put it on the PATH, or install Go")
+    return program
+
+
+def kinds(objects: list[dict[str, Any]]) -> set[str]:
+    return {document["kind"] for document in objects}
+
+
+def one(objects: list[dict[str, Any]], kind: str, name: str = "diht-operator") -> dict[str, Any]:
+    return next(each for each in objects if (each["kind"], each["metadata"]["name"]) == (kind, name))
+
+
+def test_lint_finds_nothing(helm: str) -> None:
+    done = subprocess.run([helm, "lint", "--strict", str(CHART)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "WARNING" not in done.stdout
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_rendering_is_the_golden_one(helm: str, case: str) -> None:
+    expected = (GOLDEN / f"{case}.yaml").read_text()
+    assert golden(helm, case) == expected, "if it is meant: python -m tests.contract.charts"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_oldest_and_newest_kubernetes_get_the_same_of_stable_apis(helm: str, case: str) -> None:
+    old = rendered(helm, CASES[case], kubernetes=OLDEST, apis=MONITORING)
+    assert old == rendered(helm, CASES[case], kubernetes=NEWEST, apis=MONITORING)
+    assert {document["apiVersion"] for document in old} <= STABLE
+
+
+def test_older_kubernetes_is_refused(helm: str) -> None:
+    assert "requires kubeVersion: >=1.31.0-0" in template(helm, {}, kubernetes="1.30.9").stderr
+
+
+def plain(objects: list[dict[str, Any]]) -> dict[tuple[str, str], Any]:
+    """By kind and name, without what only a chart has: its labels, the policy to keep the CRD, its test."""
+    found = {}
+    for document in copy.deepcopy(objects):
+        annotations = document["metadata"].pop("annotations", {})
+        if "helm.sh/hook" in annotations:
+            continue
+        spec = document.get("spec", {})
+        for labels in (
+            document["metadata"]["labels"],
+            spec.get("selector", {}).get("matchLabels", {}),
+            spec.get("template", {}).get("metadata", {}).get("labels", {}),
+        ):
+            for name in CHARTS_LABELS & set(labels):
+                del labels[name]
+        found[document["kind"], document["metadata"]["name"]] = document
+    return found
+
+
+def test_defaults_are_the_objects_of_the_base_manifests_field_by_field(helm: str) -> None:
+    ours = plain(kustomized(BASE, "diht-system", "diht-operator:0.1.0"))
+    charts = plain(rendered(helm, {}))
+    crd = ("CustomResourceDefinition", "dihtruns.diht.dev")
+    assert charts[crd]["spec"] == ours[crd]["spec"]
+    charts.pop(crd), ours.pop(crd)
+    assert charts == ours
+
+
+def test_kustomize_itself_gives_the_objects_that_the_comparison_reads(tmp_path: Path) -> None:
+    kubectl = CLUSTER / "bin/kubectl"
+    if not kubectl.exists():
+        pytest.skip("no kubectl yet: tests/cluster/up builds it")
+    for folder in ("base", "crd"):
+        (tmp_path / folder).mkdir()
+        for file in (ROOT / "manifests" / folder).iterdir():
+            (tmp_path / folder / file.name).write_bytes(file.read_bytes())
+    overlay = {
+        "namespace": "diht-system",
+        "resources": ["../base"],
+        "images": [{"name": "diht-operator", "newTag": "0.1.0"}],
+    }
+    (tmp_path / "overlay").mkdir()
+    (tmp_path / "overlay/kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    done = subprocess.run([kubectl, "kustomize", tmp_path / "overlay"], capture_output=True, text=True, check=True)
+    assert plain(list(yaml.safe_load_all(done.stdout))) == plain(kustomized(BASE, "diht-system", "diht-operator:0.1.0"))
+
+
+def test_namespaced_scope_makes_nothing_cluster_wide_and_serves_its_namespace(helm: str) -> None:
+    objects = rendered(helm, NAMESPACED)
+    assert not kinds(objects) & CLUSTER_KINDS
+    assert {document["metadata"]["namespace"] for document in objects} == {"diht-system"}
+    assert "--namespace=diht-system" in one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]["args"]
+    wide = one(rendered(helm, {}), "ClusterRole")["rules"]
+    assert one(objects, "Role")["rules"] == [rule for rule in wide if rule["apiGroups"] != ["kueue.x-k8s.io"]]
+
+
+def test_roles_of_the_operator_name_what_they_mean(helm: str) -> None:
+    for document in rendered(helm, {}):
+        for rule in document.get("rules", []):
+            assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
+            assert not any("/" in group for group in rule["apiGroups"])
+            assert "secrets" not in rule["resources"]
+
+
+def test_crd_is_kept_unless_asked_otherwise(helm: str) -> None:
+    keep = {"helm.sh/resource-policy": "keep"}
+    name = "dihtruns.diht.dev"
+    assert one(rendered(helm, {}), "CustomResourceDefinition", name)["metadata"]["annotations"] == keep
+    left = one(rendered(helm, {"crds": {"keep": False}}), "CustomResourceDefinition", name)
+    assert "annotations" not in left["metadata"]
+    assert "CustomResourceDefinition" not in kinds(rendered(helm, {"crds": {"install": False}}))
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [("serviceMonitor", "ServiceMonitor"), ("prometheusRule", "PrometheusRule")]
+)
+def test_monitoring_without_its_api_says_what_is_missing(helm: str, value: str, kind: str) -> None:
+    done = template(helm, {"metrics": {value: {"enabled": True}}})
+    assert done.returncode != 0
+    assert f"metrics.{value}.enabled=true needs the kind {kind} of monitoring.coreos.com/v1" in done.stderr
+    assert "install the Prometheus operator first, or set" in done.stderr
+
+
+def test_service_account_that_is_not_made_must_be_named(helm: str) -> None:
+    done = template(helm, {"serviceAccount": {"create": False}})
+    assert "serviceAccount.name: name the service account that is there" in done.stderr
+
+
+def test_alerts_and_dashboard_ask_for_metrics_that_the_operator_has(helm: str) -> None:
+    objects = rendered(helm, EVERYTHING, apis=MONITORING)
+    rules = one(objects, "PrometheusRule")["spec"]["groups"][0]["rules"]
+    board = json.loads(one(objects, "ConfigMap", "diht-operator-dashboard")["data"]["diht-operator.json"])
+    asked = json.dumps(rules) + json.dumps(board)
+    known = {family.name for metric in vars(metrics).values() if isinstance(metric, MetricWrapperBase) for family in metric.describe()}  # fmt: skip
+    for name in set(re.findall(r"diht_operator_[a-z_]+", asked)):
+        assert re.sub("_(bucket|count|sum|total)$", "", name) in known, name
+    manual = (ROOT / "docs/operations.md").read_text()
+    assert all(f"`{rule['alert']}`" in manual for rule in rules)
+
+
+def test_arguments_are_options_of_the_operator(helm: str) -> None:
+    spec = one(rendered(helm, EVERYTHING, apis=MONITORING), "Deployment")["spec"]["template"]["spec"]
+    given = operator_parser().parse_args(spec["containers"][0]["args"])
+    assert (given.workers, given.log_level, given.log_format, given.lease_name) == (16, "debug", "text", "diht")
+
+
+def nodes(schema: dict[str, Any], path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """Every schema of the values with its path; an item of a list is its first."""
+    yield path, schema
+    for name, value in schema.get("properties", {}).items():
+        yield from nodes(value, (*path, name))
+    if "items" in schema:
+        yield from nodes(schema["items"], (*path, 0))
+
+
+def put(values: Any, path: tuple[str | int, ...], value: Any) -> Any:
+    """The values with one of them at the path, in place."""
+    if not path:
+        return value
+    name, rest = path[0], path[1:]
+    if isinstance(name, int):
+        return [put(values[0] if values else None, rest, value)]
+    values = dict(values or {})
+    values[name] = put(values.get(name), rest, value)
+    return values
+
+
+def at(path: tuple[str | int, ...]) -> str:
+    return "at '" + "".join(f"/{name}" for name in path) + "'"
+
+
+def wrong_types(schema: dict[str, Any], path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """The deepest places only, so that no wrong value hides another."""
+    if not schema.get("properties") and "items" not in schema:
+        yield path, [] if schema["type"] != "array" else "x"
+
+
+def wrong_values(schema: dict[str, Any], path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    if "enum" in schema or "pattern" in schema:
+        yield path, "?"
+    elif "minimum" in schema:
+        yield path, schema["minimum"] - 1
+    elif schema.get("type") == "object" and isinstance(schema.get("additionalProperties"), dict):
+        yield (*path, "key"), 7
+
+
+def wrong_sizes(schema: dict[str, Any], path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    if "maximum" in schema:
+        yield path, schema["maximum"] + 1
+    elif "maxLength" in schema:
+        yield path, "a" * (schema["maxLength"] + 1)
+
+
+def unknown_keys(schema: dict[str, Any], path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    if schema.get("additionalProperties") is False:
+        yield (*path, "imgae"), "x"
+
+
+@pytest.mark.parametrize("kind", [wrong_types, wrong_values, wrong_sizes, unknown_keys], ids=lambda kind: kind.__name__)
+def test_schema_refuses_every_wrong_value_and_names_its_place(helm: str, kind: Any) -> None:
+    cases = [case for path, schema in nodes(SCHEMA) for case in kind(schema, path)]
+    assert len(cases) >= 10
+    values: Any = {}
+    for path, value in cases:
+        values = put(values, path, value)
+    done = template(helm, values)
+    assert done.returncode != 0
+    for path, _ in cases:
+        place = at(path[:-1]) if kind is unknown_keys else at(path)
+        assert any(place in line and "validation failed" not in line for line in done.stderr.splitlines()), place
+
+
+def test_schema_is_closed_and_knows_every_value_and_no_other() -> None:
+    for path, schema in nodes(SCHEMA):
+        if schema["type"] == "object" and "properties" in schema and path[:1] != ("extraEnv",):
+            assert schema["additionalProperties"] is False, path
+    known = {path for path, _ in nodes(SCHEMA) if path and 0 not in path} - {("global",)}
+
+    def keys(values: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+        for name, value in values.items():
+            yield (*path, name)
+            if (*path, name) in known and isinstance(value, dict):
+                yield from (each for each in keys(value, (*path, name)) if each in known)
+
+    assert set(keys(DEFAULTS)) == known
+
+
+def test_value_without_a_comment_is_refused_by_the_generator() -> None:
+    with pytest.raises(ValueError, match=r"image\.tag has no comment"):
+        chart.values_table('image:\n  # -- the image\n  repository: a\n  tag: ""\n')
+
+
+def test_readme_has_every_value() -> None:
+    text = (CHART / "README.md").read_text()
+    assert '| `rbac.scope` | `"cluster"` | `cluster` serves all namespaces;' in text
+    for path, schema in nodes(SCHEMA):
+        if path and 0 not in path and path != ("global",) and not schema.get("properties"):
+            assert f"| `{'.'.join(str(name) for name in path)}` |" in text
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
+def test_sample_is_valid_and_says_what_it_shows(sample: Path) -> None:
+    text = sample.read_text()
+    assert text.startswith("# ")
+    run, problems = check(text)
+    assert run is not None, problems
+    assert run.spec.pods.image == "registry.example.org/diht-recipe:0.1.0" or sample.stem == "laptop"
+
+
+def test_samples_are_those_that_are_promised() -> None:
+    assert [path.stem for path in SAMPLES] == [
+        "evaluation-only", "laptop", "minimal", "one-gpu-node", "resume-from-checkpoint", "sixteen-nodes-kueue", "volcano", "workload-identity",
+    ]  # fmt: skip
+
+
+def test_sample_that_resumes_has_the_configuration_of_the_run_that_it_resumes() -> None:
+    configs = []
+    for name in ("one-gpu-node", "resume-from-checkpoint"):
+        run, _ = check((ROOT / f"manifests/samples/{name}.yaml").read_text())
+        assert run is not None
+        configs.append([stage_config(run.spec, stage, {}, {}) for stage in Stage])
+    assert configs[0] == configs[1]
+
+
+def test_table_of_rights_in_the_docs_has_every_rule_with_its_verbs(helm: str) -> None:
+    table = (ROOT / "docs/operations.md").read_text()
+    for rule in one(rendered(helm, {}), "ClusterRole")["rules"]:
+        group = f"`{rule['apiGroups'][0]}`" if rule["apiGroups"][0] else "core"
+        assert f"| {group} | `{rule['resources'][0]}` | {', '.join(rule['verbs'])} |" in table
