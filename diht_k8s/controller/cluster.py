@@ -22,7 +22,8 @@ POOL: Final = 32
 METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
 LOG_BYTES_READ: Final = 8 << 20
 LOG_BYTES_KEPT: Final = 64 << 10
-KUEUE: Final = ("kueue.x-k8s.io", "v1beta1", "workloads")
+KUEUE: Final = "kueue.x-k8s.io"
+KUEUE_VERSIONS: Final = ("v1beta2", "v1beta1")
 
 Json = dict[str, Any]
 
@@ -185,10 +186,22 @@ class Cluster:
     def workload_of(self, namespace: str, job_uid: str) -> Json | None:
         """Kueue's Workload of a Job; None where there is none."""
         selector = f"kueue.x-k8s.io/job-uid={job_uid}"
-        found = json_of(
-            self._custom.list_namespaced_custom_object, *KUEUE[:2], namespace, KUEUE[2], label_selector=selector
-        )
-        return next(iter(found["items"]), None)
+        for version in KUEUE_VERSIONS:
+            try:
+                found = json_of(
+                    self._custom.list_namespaced_custom_object,
+                    KUEUE,
+                    version,
+                    namespace,
+                    "workloads",
+                    label_selector=selector,
+                )
+            except ClusterError as error:
+                if not error.is_gone:
+                    raise
+                continue
+            return next(iter(found["items"]), None)
+        return None
 
     def runs_metadata(self, namespace: str | None) -> Iterator[Json]:
         """The metadata of all runs, page by page."""

@@ -32,8 +32,9 @@ from diht_k8s.pipeline.states import FINAL, AttemptState, BackOff, Observed, Pla
 
 logger = logging.getLogger(__name__)
 
+FIRST_ASK_AGAIN_S: Final = 2.0
 ASK_AGAIN_S: Final = 10.0
-"""Events and queues are asked at most so often."""
+"""Events and queues are asked again soon at first, then at most so often."""
 PROBLEM_WAIT_S: Final = 1.0
 MOST_PROBLEM_WAIT_S: Final = 30.0
 
@@ -48,9 +49,15 @@ class _Note:
     reading: Reading | None = None
     read_at: float = 0.0
     asked: str = ""
+    asks: int = 0
     asked_at: float = 0.0
     answer: Problem | None = None
     tails: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def ask_again_s(self) -> float:
+        """Seconds after which the answer about the same object is old."""
+        return min(ASK_AGAIN_S, FIRST_ASK_AGAIN_S * 2.0 ** max(0, min(self.asks, 8) - 1))
 
 
 class Reconciler:
@@ -175,8 +182,10 @@ class Reconciler:
         subject = living.ask_events or (living.job.uid if living.job is not None and living.job.suspended else "")
         if not subject:
             return seen
-        if subject != note.asked or now >= note.asked_at + ASK_AGAIN_S or now < note.asked_at:
-            note.asked, note.asked_at = subject, now
+        if subject != note.asked:
+            note.asked, note.asks = subject, 0
+        if not note.asks or not note.asked_at <= now < note.asked_at + note.ask_again_s:
+            note.asks, note.asked_at = note.asks + 1, now
             note.answer = why_waiting(self._cluster, known, living)
         if note.answer is None:
             return seen
@@ -240,7 +249,7 @@ class Reconciler:
         if living:
             due.append(self._progress_interval())
         if any(each.ask_events or (each.job is not None and each.job.suspended) for each in seen) and living:
-            due.append(ASK_AGAIN_S)
+            due.append(note.ask_again_s)
         if problem is not None:
             due.append(min(MOST_PROBLEM_WAIT_S, PROBLEM_WAIT_S * 2.0 ** min(note.problems - 1, 8)))
         return 0.0 if changed else min((wait for wait in due if wait > 0), default=None)

@@ -1,0 +1,42 @@
+"""Runs in a queue of Kueue, on fake nodes with GPUs: one waits, says so, and starts when the other has ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.operators import Runs, world
+from tests.cluster.tools import Kubectl, manifest, wait_until
+
+pytestmark = pytest.mark.cluster
+ONE = {"label": None, "train": None, "evaluate": None}
+
+
+def test_two_runs_on_a_quota_for_one_go_one_after_the_other(
+    kueue: None, kubectl: Kubectl, recipe_image: str, tmp_path: Path
+) -> None:
+    with world(kubectl, recipe_image, tmp_path) as place:
+        runs = place.runs
+        kubectl.apply(manifest("queue.yaml", namespace=place.namespace))
+        pods = {
+            "image": "none",
+            "queueName": "gpus",
+            "resources": {"cpu": 1, "memory": "1Gi", "nvidia.com/gpu": 3},
+        }
+        for name in ("first", "second"):
+            runs.apply(name, **ONE, filter={"workers": 2}, pods=pods)
+        for name in ("first", "second"):
+            runs.wait_for(name, "Complete", timeout_s=120)
+        workloads = kubectl.json("get", "workloads", "-n", place.namespace)["items"]
+        times = [{c["type"]: c["lastTransitionTime"] for c in each["status"]["conditions"]} for each in workloads]
+        earlier, later = sorted(times, key=lambda conditions: conditions["Finished"])
+        assert later["Admitted"] >= earlier["Finished"], "both held pods at once"
+        runs.apply("big", **ONE, filter={"workers": 2}, pods={**pods, "resources": {"nvidia.com/gpu": 5}})
+        wait_until(lambda: "insufficient quota for nvidia.com/gpu" in waits(runs, "big"), "why the run waits", 30)
+        assert runs.condition("big", "Progressing")["reason"] == "Queued"
+
+
+def waits(runs: Runs, name: str) -> str:
+    """What the status of a run says of its queue."""
+    return runs.status(name).get("queue", {}).get("reason", "")
