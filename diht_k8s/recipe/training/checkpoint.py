@@ -123,6 +123,9 @@ def read(storage: Storage, uri: str) -> Saved:
 def _read_marker(storage: Storage, uri: str) -> tuple[Cursor, list[Part]]:
     try:
         marker = json.loads(storage.read_bytes(join(uri, MARKER)))
+        version = marker["cursor"]["version"]
+        if version != CURSOR_VERSION:
+            raise DataError(f"the checkpoint {uri} has version {version}, this program reads {CURSOR_VERSION}")
         return Cursor.model_validate(marker["cursor"]), [Part.model_validate(part) for part in marker["parts"]]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"the checkpoint {uri} has a damaged marker") from error

@@ -7,7 +7,6 @@ are dropped on export.
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -51,11 +50,7 @@ def model_configuration(train: Train) -> dict[str, Any]:
         assert train.model is not None
         config = open_clip.get_model_config(train.model)
         if config is None:
-            close = difflib.get_close_matches(train.model, open_clip.list_models(), n=1)
-            raise UserError(
-                f"train.model {train.model} is not known to open_clip"
-                + (f"; did you mean {close[0]}?" if close else "")
-            )
+            raise UserError(f"train.model {train.model} is not known to open_clip: see its model configurations")
         config = copy.deepcopy(config)
     config["quick_gelu"] = False
     if train.image_size is not None:

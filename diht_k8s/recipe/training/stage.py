@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.metadata
+import importlib.util
 import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from diht_k8s.api.documents import dump
@@ -28,6 +31,7 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
     """The kept shards and labels by the digests of the stages that made them; raw shards by their identity."""
     train = _train(run)
     _refuse_unsupported(run, train)
+    _check_model(train)
     inputs: dict[str, str] = {}
     layout = Layout(run.spec.data.output)
     if train.shards:
@@ -70,6 +74,21 @@ def label_layout(run: DihtRun) -> Layout:
 def _train(run: DihtRun) -> Train:
     assert run.spec.train is not None
     return run.spec.train
+
+
+def _check_model(train: Train) -> None:
+    """Look at the name before ranks start; open_clip takes seconds to import, so its folder of configurations is read."""
+    if train.model is None:
+        return
+    package = importlib.util.find_spec("open_clip")
+    if package is None or not package.submodule_search_locations:
+        raise UserError("open_clip is not installed: install the extra recipe of this package")
+    folder = Path(package.submodule_search_locations[0]) / "model_configs"
+    names = sorted(path.stem for path in folder.glob("*.json"))
+    if train.model not in names:
+        close = difflib.get_close_matches(train.model, names, n=1)
+        hint = f"did you mean {close[0]}?" if close else "see its model configurations, or set train.modelConfig"
+        raise UserError(f"train.model {train.model} is not known to open_clip: {hint}")
 
 
 def _check_shape(train: Train, gang: Gang) -> None:

@@ -120,7 +120,7 @@ def train_in_ranks(world: int, jobs: dict[str, Job], folder: Path) -> dict[str, 
 
     Returns:
         for each job {"losses": [total, contrastive, object, attribute] of each step, "uids": of each step in global order, "weights": the
-        checkpoint state at the end, "norms": gradient norms, "gradients": of the first step, under ZeRO 0, "error": its text or None}.
+        checkpoint state at the end, "norms": gradient norms, "gradients": of the first step, under ZeRO 0, "error": None or exit code and text}.
     """
     import torch
 

@@ -21,7 +21,10 @@ from diht_k8s.recipe.training.state import state_of
 
 def recorded(job: dict[str, Any]) -> dict[str, Any]:
     run = load(job["run"], name="job")
-    training = Training(run, {"run": run.metadata.name})
+    try:
+        training = Training(run, {"run": run.metadata.name})
+    except DihtError as problem:
+        return {"error": described(problem)}
     losses, uids, norms, gradients = [], [], [], {}
     step, update = training.engine.step, training.engine._update
 
@@ -43,11 +46,15 @@ def recorded(job: dict[str, Any]) -> dict[str, Any]:
     try:
         training.go()
     except DihtError as problem:
-        error = f"{type(problem).__name__}: {problem}"
+        error = described(problem)
     weights = state_of(training.engine.engine, training.model, rank=training.rank)
     return {
         "losses": losses, "uids": uids, "norms": norms, "weights": weights, "gradients": gradients, "error": error
     }  # fmt: skip
+
+
+def described(problem: DihtError) -> str:
+    return f"{problem.exit_code.value} {problem}"
 
 
 def in_global_order(uids: list[str]) -> list[str]:
