@@ -21,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = Settings(
         namespace=options.namespace,
         workers=options.workers,
+        address=options.address,
         port=options.port,
         lease_namespace=None if options.no_lease else lease_namespace,
         lease_name=options.lease_name,
@@ -36,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m diht_k8s.controller", description="The operator of DihtRuns.")
     parser.add_argument("--namespace", help="serve this namespace only; all if unset")
     parser.add_argument("--workers", type=int, default=8, help="runs that are looked at at the same time (8)")
+    parser.add_argument("--address", default="", help="that the pages below listen on; all if unset")
     parser.add_argument("--port", type=int, default=8080, help="of /healthz, /readyz, /metrics (8080); 0 for none")
     parser.add_argument("--lease-namespace", help="namespace of the Lease; POD_NAMESPACE if unset, else no Lease")
     parser.add_argument("--lease-name", default="diht-operator", help="name of the Lease (diht-operator)")

@@ -95,21 +95,21 @@ def json_of(function: Callable[..., Any], *arguments: Any, **options: Any) -> Js
 class Cluster:
     """What the controller asks of a cluster."""
 
-    def __init__(self, api: client.ApiClient, count: Callable[[str], None] = lambda verb: None) -> None:
+    def __init__(self, api: client.ApiClient, before_write: Callable[[str], None] = lambda call: None) -> None:
         """Make one.
 
         Args:
             api: the client.
-            count: told each write by its name, for metrics.
+            before_write: told the name of each write before it is made; what it raises keeps it from being made.
         """
         self._batch, self._core = client.BatchV1Api(api), client.CoreV1Api(api)
-        self._custom, self._count = client.CustomObjectsApi(api), count
+        self._custom, self._before_write = client.CustomObjectsApi(api), before_write
 
     def create(self, document: Json) -> Json:
         """Create a Job or Service of ours."""
         kind, namespace = document["kind"], document["metadata"]["namespace"]
         calls = {"Job": self._batch.create_namespaced_job, "Service": self._core.create_namespaced_service}
-        self._count(f"create_{kind.lower()}")
+        self._before_write(f"create_{kind.lower()}")
         return json_of(calls[kind], namespace, document)
 
     def get(self, kind: str, namespace: str, name: str) -> Json:
@@ -119,18 +119,18 @@ class Cluster:
 
     def delete_job(self, namespace: str, name: str, uid: str) -> None:
         """Delete a Job and then its pods, if it is the very one."""
-        self._count("delete_job")
+        self._before_write("delete_job")
         options = {"preconditions": {"uid": uid}, "propagationPolicy": "Foreground"}
         answer_of(self._batch.delete_namespaced_job, name, namespace, body=options)
 
     def delete_service(self, namespace: str, name: str) -> None:
         """Delete a Service."""
-        self._count("delete_service")
+        self._before_write("delete_service")
         answer_of(self._core.delete_namespaced_service, name, namespace)
 
     def delete_run(self, namespace: str, name: str, uid: str) -> None:
         """Delete a run, if it is the very one."""
-        self._count("delete_run")
+        self._before_write("delete_run")
         options = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
         answer_of(self._custom.delete_namespaced_custom_object, GROUP, VERSION, namespace, PLURAL, name, body=options)
 
@@ -140,7 +140,7 @@ class Cluster:
 
     def write_status(self, namespace: str, name: str, version: str, status: Mapping[str, object]) -> Json:
         """Replace the status of a run, if it is still at the version that the status was made from; returns the run."""
-        self._count("write_status")
+        self._before_write("write_status")
         patch = [
             {"op": "replace", "path": "/metadata/resourceVersion", "value": version},
             {"op": "add", "path": "/status", "value": status},
@@ -158,7 +158,7 @@ class Cluster:
 
     def write_event(self, namespace: str, document: Json) -> None:
         """Create an Event."""
-        self._count("create_event")
+        self._before_write("create_event")
         answer_of(self._core.create_namespaced_event, namespace, document)
 
     def events_of(self, namespace: str, uid: str) -> list[Json]:

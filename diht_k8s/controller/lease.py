@@ -1,12 +1,14 @@
 """Active/passive by a Lease: the client's own election, made to survive an API server that does not answer.
 
-A replica that cannot renew in time stops at once, before another may take over: it has until then what it knows, and no right to act on it.
+A replica that could not renew in time writes nothing more and stops, before another may take over: it has until then what it
+knows, and no right to act on it.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -17,7 +19,6 @@ from kubernetes.leaderelection.electionconfig import Config
 from kubernetes.leaderelection.leaderelection import LeaderElection
 from kubernetes.leaderelection.resourcelock.leaselock import LeaseLock
 
-logger = logging.getLogger(__name__)
 LEASE_S: Final = 15
 RENEW_S: Final = 10
 RETRY_S: Final = 2
@@ -26,46 +27,55 @@ CALL_S: Final = (2.0, 4.0)
 _UNREACHABLE: Final = '{"code": 503}'
 
 
-class _Lock(LeaseLock):
-    """A Lease whose calls end in time, and whose network errors are answers as well."""
+class Lease:
+    """One replica's part in the election."""
 
-    def __init__(self, api: client.ApiClient, namespace: str, name: str, identity: str) -> None:
-        super().__init__(name, namespace, identity)
-        leases = client.CoordinationV1Api(api)
-        self.api_instance: Any = _InTime(leases)
+    def __init__(
+        self,
+        api: client.ApiClient,
+        namespace: str,
+        name: str,
+        identity: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Make one; `stand` takes part. `clock` gives seconds, monotonic: it goes on while the process is stopped."""
+        self._clock, self._renewed_at = clock, float("-inf")
+        self._lock: Any = LeaseLock(name, namespace, identity)
+        self._lock.api_instance = _InTime(client.CoordinationV1Api(api), self._renewed)
+
+    def stand(self, won: Callable[[], None], lost: Callable[[], None]) -> None:
+        """Take part from a thread: `won` is called when this replica leads, `lost` when it does no longer."""
+        settings = Config(self._lock, LEASE_S, RENEW_S, RETRY_S, onstarted_leading=won, onstopped_leading=lost)
+        logging.getLogger("leaderelection").setLevel(logging.WARNING)
+        threading.Thread(target=LeaderElection(settings).run, name="lease", daemon=True).start()
+
+    def held(self) -> bool:
+        """Whether this replica may write: nobody else can have the Lease yet, whatever has happened since the last renewal."""
+        return self._clock() < self._renewed_at + RENEW_S
+
+    def _renewed(self, asked_at: float) -> None:
+        self._renewed_at = asked_at
 
 
 class _InTime:
-    """The calls of an API with a time limit; no answer is an ApiException like any other."""
+    """The calls of an API with a time limit; no answer is an ApiException like any other. Tells when a write that succeeded began."""
 
-    def __init__(self, api: Any) -> None:
-        self._api = api
+    def __init__(self, api: Any, wrote: Callable[[float], None]) -> None:
+        self._api, self._wrote = api, wrote
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         call = getattr(self._api, name)
 
         def in_time(*arguments: Any, **options: Any) -> Any:
+            asked_at = time.monotonic()
             try:
-                return call(*arguments, **options, _request_timeout=CALL_S)
+                answer = call(*arguments, **options, _request_timeout=CALL_S)
             except urllib3.exceptions.HTTPError as error:
                 failure = ApiException(status=503, reason=type(error).__name__)
                 failure.body = _UNREACHABLE
                 raise failure from error
+            if name.startswith(("create", "replace")):
+                self._wrote(asked_at)
+            return answer
 
         return in_time
-
-
-def elect(
-    api: client.ApiClient,
-    namespace: str,
-    name: str,
-    identity: str,
-    *,
-    won: Callable[[], None],
-    lost: Callable[[], None],
-) -> None:
-    """Take part in the election from a thread: `won` is called when this replica leads, `lost` when it does no longer."""
-    lock = _Lock(api, namespace, name, identity)
-    settings = Config(lock, LEASE_S, RENEW_S, RETRY_S, onstarted_leading=won, onstopped_leading=lost)
-    logging.getLogger("leaderelection").setLevel(logging.WARNING)
-    threading.Thread(target=LeaderElection(settings).run, name="lease", daemon=True).start()

@@ -30,7 +30,7 @@ class _Quiet(WSGIRequestHandler):
         """No line for each probe."""
 
 
-def serve(port: int, healthy: Check, ready: Check) -> None:
+def serve(address: str, port: int, healthy: Check, ready: Check) -> None:
     """Serve /healthz, /readyz and /metrics from a thread."""
     metrics = make_wsgi_app()
     checks = {"/healthz": healthy, "/readyz": ready}
@@ -46,5 +46,5 @@ def serve(port: int, healthy: Check, ready: Check) -> None:
         respond("503 Service Unavailable" if problem else "200 OK", [("Content-Type", "text/plain")])
         return [f"{problem or 'ok'}\n".encode()]
 
-    server = make_server("", port, application, handler_class=_Quiet)
+    server = make_server(address, port, application, handler_class=_Quiet)
     threading.Thread(target=server.serve_forever, name="http", daemon=True).start()

@@ -21,8 +21,9 @@ import kopf
 from diht_k8s.api.crd import GROUP, PLURAL, VERSION
 from diht_k8s.controller import metrics
 from diht_k8s.controller.cluster import Cluster, ClusterError, connect
+from diht_k8s.controller.health import stuck_watch, untold_change
 from diht_k8s.controller.informer import READ_S, WATCH_S, Informer
-from diht_k8s.controller.lease import elect
+from diht_k8s.controller.lease import Lease
 from diht_k8s.controller.queue import KeyedQueue
 from diht_k8s.controller.reconcile import Reconciler
 from diht_k8s.controller.runs import Key, Runs, known_run
@@ -33,9 +34,6 @@ logger = logging.getLogger(__name__)
 RESYNC_S: Final = 600.0
 COMPARE_S: Final = 60.0
 """How often the list of runs is compared with what kopf has told."""
-STALE_S: Final = 2 * (WATCH_S + READ_S)
-LATE_S: Final = 30.0
-"""kopf may take so long to tell of a change before it counts as not told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +44,8 @@ class Settings:
     """the only namespace that it serves; None serves all."""
     workers: int = 8
     """runs that are looked at at the same time."""
+    address: str = ""
+    """that the pages below listen on; empty for all."""
     port: int = 8080
     """of /healthz, /readyz and /metrics; 0 serves none."""
     lease_namespace: str | None = None
@@ -61,8 +61,12 @@ class Operator:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         api = connect()
-        self._api = api
-        self._cluster = Cluster(api, count=lambda call: metrics.WRITES.labels(call).inc())
+        self._lease = (
+            None
+            if settings.lease_namespace is None
+            else Lease(api, settings.lease_namespace, settings.lease_name, settings.identity)
+        )
+        self._cluster = Cluster(api, before_write=self._before_write)
         self._loop = asyncio.get_running_loop()
         self._queue: KeyedQueue[Key] = KeyedQueue(self._loop.time)
         self._runs = Runs()
@@ -71,14 +75,13 @@ class Operator:
         self._pods: Informer[PodView] = Informer("Pod", listing("Pod"), pod_view, self._changed)
         self._reconciler = Reconciler(self._cluster, self._runs, self._jobs, self._pods, poke=self._poke)
         self._leads = asyncio.Event()
-        self._missed: dict[Key, tuple[int, float]] = {}
-        self._compared_at = time.monotonic()
+        self._missed: dict[Key, float] = {}
         self._threads = ThreadPoolExecutor(settings.workers + 2, thread_name_prefix="worker")
 
     async def run(self) -> None:
         """Run until a signal ends it."""
         if self._settings.port:
-            metrics.serve(self._settings.port, self.unhealthy, self.unready)
+            metrics.serve(self._settings.address, self._settings.port, self.unhealthy, self.unready)
         self._jobs.start()
         self._pods.start()
         self._stand_for_election()
@@ -92,13 +95,10 @@ class Operator:
             task.result()
 
     def unhealthy(self) -> str:
-        """What is wrong so that only a restart helps: a watch that is stuck."""
+        """What is wrong so that only a restart helps."""
         now = time.monotonic()
-        for kind, informer in (("Jobs", self._jobs), ("pods", self._pods)):
-            if now > informer.alive_at + STALE_S:
-                return f"the watch of {kind} has been silent for {now - informer.alive_at:.0f} s"
-        late = [key for key, (_, since) in list(self._missed.items()) if now > since + COMPARE_S + LATE_S]
-        return f"the watch of runs does not tell of changes: {late[0][0]}/{late[0][1]}" if late else ""
+        alive_at = {"Jobs": self._jobs.alive_at, "pods": self._pods.alive_at}
+        return stuck_watch(alive_at, now) or untold_change(dict(self._missed), now)
 
     def unready(self) -> str:
         """Why it does not act yet."""
@@ -115,8 +115,7 @@ class Operator:
             self._loop.call_soon_threadsafe(self._queue.add, key)
 
     def _stand_for_election(self) -> None:
-        namespace = self._settings.lease_namespace
-        if namespace is None:
+        if self._lease is None:
             self._lead()
             return
 
@@ -127,7 +126,12 @@ class Operator:
         def won() -> None:
             self._loop.call_soon_threadsafe(self._lead)
 
-        elect(self._api, namespace, self._settings.lease_name, self._settings.identity, won=won, lost=lost)
+        self._lease.stand(won, lost)
+
+    def _before_write(self, call: str) -> None:
+        if self._lease is not None and not self._lease.held():
+            raise ClusterError(0, "NotLeading", "the lease is not held any more: nothing is written")
+        metrics.WRITES.labels(call).inc()
 
     def _lead(self) -> None:
         metrics.LEADER.set(1)
@@ -224,7 +228,7 @@ class Operator:
         known = self._runs.get(key)
         if known is not None and int(known.version) >= version:
             return
-        self._missed.setdefault(key, (version, time.monotonic()))
+        self._missed.setdefault(key, time.monotonic())
         try:
             document = await self._loop.run_in_executor(self._threads, self._cluster.get_run, *key)
         except ClusterError as error:

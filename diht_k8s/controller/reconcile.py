@@ -19,6 +19,7 @@ from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import Status, wire
 from diht_k8s.controller.acting import act, discard
 from diht_k8s.controller.cluster import Cluster, ClusterError
+from diht_k8s.controller.conditions import conditions
 from diht_k8s.controller.informer import Informer
 from diht_k8s.controller.memory import has_ended, remembered
 from diht_k8s.controller.news import event, news
@@ -151,8 +152,6 @@ class Reconciler:
 
     def _refuse(self, known: KnownRun, status: Status, problem: Problem, now: float) -> None:
         """Say that a run cannot be taken on; its children, if there are any, are left alone."""
-        from diht_k8s.controller.conditions import conditions
-
         found = conditions(
             status, remembered(status), None, problem, pausing=False, generation=known.generation, now=now
         )

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -21,8 +22,6 @@ import yaml
 
 from tests.cluster.tools import CLUSTER, PROJECT, Kubectl, fresh_namespace, manifest, wait_until
 
-PORT = 18080
-
 
 @dataclass
 class Operator:
@@ -33,7 +32,7 @@ class Operator:
     log: Path
     options: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
-    port: int = PORT
+    port: int = field(default_factory=lambda: free_port())
     program: str = "diht_k8s.controller"
 
     @property
@@ -42,8 +41,9 @@ class Operator:
         return f"system:serviceaccount:{self.namespace}:diht-operator"
 
     def start(self) -> Operator:
-        command = [sys.executable, "-m", self.program, "--namespace", self.namespace, "--no-lease"]
-        command += ["--port", str(self.port), "--log-format", "text", *self.options]
+        command = [sys.executable, "-m", self.program, "--namespace", self.namespace, "--port", str(self.port)]
+        command += ["--address", "127.0.0.1"]
+        command += ["--log-format", "text", *(self.options or ("--no-lease",))]
         with self.log.open("ab") as log:
             env = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
             self.process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=PROJECT)
@@ -75,16 +75,21 @@ class Operator:
             return 0, str(error)
 
 
+def free_port() -> int:
+    """A port of the loopback that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
 def install(kubectl: Kubectl, namespace: str, folder: Path) -> Path:
     """The CRD, the operator's rights in one namespace, and a kubeconfig with its token."""
     kubectl("apply", "--server-side", "--force-conflicts", "-f", str(PROJECT / "manifests/crd/diht.dev_dihtruns.yaml"))
     kubectl("wait", "--for=condition=Established", "crd/dihtruns.diht.dev", "--timeout=20s")
-    role = next(
-        document
-        for document in yaml.safe_load_all((PROJECT / "manifests/base/rbac.yaml").read_text())
-        if document["kind"] == "ClusterRole"
-    )
-    kubectl.apply(json.dumps(role))
+    documents = list(yaml.safe_load_all((PROJECT / "manifests/base/rbac.yaml").read_text()))
+    kubectl.apply(json.dumps(next(each for each in documents if each["kind"] == "ClusterRole")))
+    for document in documents:
+        if document["metadata"]["name"] == "diht-operator-lease":
+            kubectl.apply(json.dumps(document), "--namespace", namespace)
     kubectl("create", "serviceaccount", "diht-operator", "--namespace", namespace)
     subject = f"--serviceaccount={namespace}:diht-operator"
     kubectl("create", "rolebinding", "diht-operator", "--clusterrole=diht-operator", subject, "--namespace", namespace)
@@ -132,13 +137,13 @@ class World:
 
 
 @contextmanager
-def world(kubectl: Kubectl, image: str, folder: Path, *, start: bool = True, port: int = PORT) -> Iterator[World]:
+def world(kubectl: Kubectl, image: str, folder: Path, *, start: bool = True) -> Iterator[World]:
     """A fresh one; it goes with its namespace."""
     with ExitStack() as stack:
         namespace = stack.enter_context(fresh_namespace(kubectl, "op"))
         output = stack.enter_context(output_folder(kubectl, namespace))
         volume = stack.enter_context(project(kubectl, namespace))
-        operator = Operator(namespace, install(kubectl, namespace, folder), folder / "operator.log", port=port)
+        operator = Operator(namespace, install(kubectl, namespace, folder), folder / "operator.log")
         stack.callback(lambda: print(operator.log.read_text()[-8000:] if operator.log.exists() else "not started"))
         stack.callback(operator.stop)
         if start:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cluster.operators import Runs, World, condition, stages, world
+from tests.cluster.operators import Operator, Runs, World, condition, free_port, stages, world
 from tests.cluster.tools import Kubectl, KubectlError, Parts, cannot, wait_until
 
 pytestmark = pytest.mark.cluster
@@ -93,6 +95,38 @@ def test_namespace_deleted_in_the_middle_of_a_run_is_gone_soon(place: World) -> 
 
     wait_until(gone, "the end of the namespace", 60)
     assert place.operator.get("/healthz")[0] == 200
+
+
+def leads(operator: Operator) -> bool:
+    return "diht_operator_leader 1.0" in operator.get("/metrics")[1]
+
+
+def test_second_replica_takes_over_and_the_first_writes_nothing_more(
+    kubectl: Kubectl, own: bool, recipe_image: str, tmp_path: Path
+) -> None:
+    if not own:
+        cannot("KUBECONFIG is another cluster's: its pods cannot share a folder of this machine")
+    with world(kubectl, recipe_image, tmp_path, start=False) as place:
+        options = ("--lease-namespace", place.namespace)
+        first = replace(place.operator, options=options).start()
+        wait_until(lambda: leads(first), "the first replica")
+        second = replace(first, port=free_port(), log=tmp_path / "second.log", process=None).start()
+        try:
+            wait_until(lambda: second.get("/readyz")[0] == 200, "the second replica")
+            assert not leads(second)
+            assert first.process is not None
+            first.process.send_signal(signal.SIGSTOP)
+            place.runs.apply("r", **ONE)
+            stopped = time.monotonic()
+            wait_until(lambda: leads(second), "the second replica", 30)
+            assert time.monotonic() - stopped < 25
+            first.process.send_signal(signal.SIGCONT)
+            assert first.process.wait(20) == 1, "it has lost the lease"
+            place.runs.wait_for("r", "Complete")
+            assert list(place.runs.children("r")) == ["r-filter-1"]
+        finally:
+            second.stop()
+            first.kill()
 
 
 @pytest.mark.slow

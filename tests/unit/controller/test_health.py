@@ -1,0 +1,35 @@
+"""Health: what only a restart mends; and the right to write, which ends before another replica may have it."""
+
+from __future__ import annotations
+
+import pytest
+from kubernetes import client
+
+from diht_k8s.controller.health import LATE_S, STALE_S, stuck_watch, untold_change
+from diht_k8s.controller.lease import LEASE_S, RENEW_S, Lease
+
+
+@pytest.mark.parametrize(
+    ("since", "says"), [(STALE_S - 1, ""), (STALE_S + 1, "the watch of pods has been silent for 221 s")]
+)
+def test_watch_that_is_silent_for_long_is_stuck(since: float, says: str) -> None:
+    assert stuck_watch({"Jobs": 1000.0, "pods": 1000.0 - since}, 1000.0) == says
+
+
+def test_change_that_is_not_told_in_time_shows_that_the_watch_is_dead() -> None:
+    missed = {("n", "a"): 100.0, ("n", "b"): 150.0}
+    assert untold_change(missed, 100.0 + LATE_S) == ""
+    assert untold_change(missed, 101.0 + LATE_S) == "the watch of runs does not tell of changes: n/a"
+    assert untold_change({}, 1e9) == ""
+
+
+def test_right_to_write_ends_before_the_lease_does() -> None:
+    now = 0.0
+    lease = Lease(client.ApiClient(client.Configuration()), "n", "l", "me", clock=lambda: now)
+    assert not lease.held()
+    lease._renewed(now)
+    now = RENEW_S - 0.1
+    assert lease.held()
+    now = RENEW_S + 0.1
+    assert not lease.held()
+    assert RENEW_S < LEASE_S
