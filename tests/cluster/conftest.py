@@ -245,7 +245,7 @@ def audit(own: bool) -> Callable[..., list[dict[str, Any]]]:
             event
             for event in events
             if event["verb"] in verbs
-            and user in (None, event.get("impersonatedUser", event["user"])["username"])
+            and user in (None, event.get("impersonatedUser", event["user"]).get("username"))  # none: not authenticated
             and (since is None or datetime.fromisoformat(event["requestReceivedTimestamp"]) >= since)
         ]
 

@@ -66,7 +66,7 @@ def jobs(runs: Runs) -> dict[str, str]:
     return {job["metadata"]["name"]: job["metadata"]["uid"] for job in found}
 
 
-def test_user_of_one_namespace_installs_there_and_no_other_namespace_is_touched(
+def test_user_of_one_namespace_installs_there_and_no_other_namespace_is_served(
     runs: Runs, admin: Helm, rights: None, audit: Any, kubectl: Kubectl
 ) -> None:
     since, namespace = datetime.now(UTC), runs.namespace
@@ -79,6 +79,9 @@ def test_user_of_one_namespace_installs_there_and_no_other_namespace_is_touched(
         runs.apply("mine", **ONE_STAGE)
         runs.wait_for("mine", "Complete")
         assert "status" not in kubectl.json("get", "dihtrun", "mine", "--namespace", other)
+        replace(admin, namespace=other).install("diht-operator", *NAMESPACED)
+        accepted = ("wait", "dihtrun/mine", "--for=condition=Accepted", "--namespace", other, "--timeout=30s")
+        assert "condition met" in kubectl(*accepted), "the operator of the other namespace takes it"
     calls = audit(user=f"system:serviceaccount:{namespace}:diht-operator", since=since, verbs=("create", "patch", "get", "list", "watch", "delete"))  # fmt: skip
     assert [event["objectRef"] for event in calls if event["responseStatus"]["code"] == 403] == []
     assert any(event["objectRef"]["resource"] == "dihtruns" for event in calls)
@@ -122,27 +125,44 @@ def test_upgrade_rollback_uninstall_and_install_again_leave_running_jobs_alone(
     assert [event for event in runs.events("long") if event == "Started"] == ["Started"]
 
 
-@pytest.mark.slow
-def test_install_for_all_namespaces_serves_them_and_a_second_one_is_refused(
-    runs: Runs, admin: Helm, recipe_image: str, kubectl: Kubectl
+def test_second_release_of_a_namespace_stands_by_until_the_first_is_gone(runs: Runs, admin: Helm) -> None:
+    admin.install("one", "rbac.scope=namespaced", "crds.install=false")
+    admin.install("two", "rbac.scope=namespaced", "crds.install=false")
+    assert holder(runs).startswith("one-")
+    admin("uninstall", "one", "--wait")
+    wait_until(lambda: holder(runs).startswith("two-"), "the second acts", 60)
+    runs.apply("r", suspend=True, **ONE_STAGE)
+    runs.wait_for("r", "Progressing", "Suspended")
+
+
+def holder(runs: Runs) -> str:
+    """The pod that acts."""
+    lease = runs.kubectl.json("get", "lease", "diht-operator", "--namespace", runs.namespace)
+    return lease["spec"]["holderIdentity"]
+
+
+def test_second_installation_for_all_namespaces_is_refused_and_the_first_leaves_nothing_behind(
+    runs: Runs, admin: Helm, kubectl: Kubectl
 ) -> None:
+    """Without a pod, so that no other test's run is touched."""
+    admin.install("wide", "replicas=0", flags=("--take-ownership",))
+    with fresh_namespace(kubectl, "second") as second:
+        there = rf"is there already \(release wide in namespace {runs.namespace}\)"
+        with pytest.raises(HelmError, match=there):
+            replace(admin, namespace=second).install("other", "replicas=0", "crds.install=false")
+        with pytest.raises(HelmError, match="cannot be imported into the current release"):
+            replace(admin, namespace=second).install("other", "replicas=0", "rbac.scope=namespaced")
+    admin("uninstall", "wide", "--wait")
+    assert "dihtruns.diht.dev" in kubectl("get", "crd", "-o", "name")
+    kinds = "clusterroles,clusterrolebindings"
+    assert kubectl("get", kinds, "--selector=app.kubernetes.io/instance=wide", "-o", "name") == ""
+
+
+@pytest.mark.slow
+def test_install_for_all_namespaces_serves_them(runs: Runs, admin: Helm, recipe_image: str, kubectl: Kubectl) -> None:
     """Marked slow because it must have the cluster to itself: its operator takes every run of every namespace."""
     admin.install("wide", flags=("--take-ownership",))
     assert "Succeeded" in admin("test", "wide")
     with runs_place(kubectl, recipe_image) as elsewhere:
         elsewhere.apply("theirs")
         elsewhere.wait_for("theirs", "Complete", timeout_s=150)
-        second = replace(admin, namespace=elsewhere.namespace)
-        with pytest.raises(HelmError, match=rf"is there already \(release wide in namespace {runs.namespace}\)"):
-            second.install("wide2", "crds.install=false")
-    beside = admin.install("beside", "crds.install=false", "rbac.aggregate=false")
-    assert "all namespaces" in beside
-    holder = kubectl.json("get", "lease", "diht-operator", "--namespace", runs.namespace)["spec"]["holderIdentity"]
-    assert holder.startswith("wide-")
-    admin("uninstall", "beside", "--wait")
-    admin("uninstall", "wide", "--wait")
-    assert "dihtruns.diht.dev" in kubectl("get", "crd", "-o", "name")
-    left = kubectl(
-        "get", "clusterroles,clusterrolebindings", "--selector=app.kubernetes.io/instance=wide", "-o", "name"
-    )
-    assert left == ""
