@@ -80,6 +80,10 @@ def test_failed_key_comes_back_by_itself_and_a_good_look_forgets_the_failures() 
         assert await now(queue) == "a"
         queue.done("a")
         assert queue._failures == {}
+        queue.add("b")
+        assert await now(queue) == "b"
+        queue.done("b", failed=True)
+        assert await now(queue) == "b", "nobody has asked for it"
 
     run(story)
 

@@ -213,7 +213,7 @@ def test_namespace_on_its_way_out_is_left_in_peace() -> None:
     gone = ClusterError(403, "Forbidden", "jobs.batch is forbidden: unable to create: namespace n is being terminated")
     cluster.refuse = {"create Job": gone}
     process = Process(cluster, Clock())
-    process.look()
+    settle(process)
     assert reason(cluster) == "Pending"
 
 
@@ -282,7 +282,10 @@ def test_progress_is_read_from_the_log_whatever_else_it_holds() -> None:
         stage=Stage.FILTER, step="\x1b[1mcaptions", done=5, total=20, per_second=2.5, metrics={"kept": float("nan")}
     )
     broken = '{"diht":"progress","stage":'
-    cluster.logs["r-filter-1-0"] = "\n".join([good.line(), broken, "x" * 1_000_000, "\x1b[31mred", ""])
+    older, other = good.model_copy(update={"done": 1}), good.model_copy(update={"stage": Stage.TRAIN, "done": 15})
+    cluster.logs["r-filter-1-0"] = "\n".join(
+        [older.line(), good.line(), other.line(), broken, "x" * 1_000_000, "\x1b[31mred", ""]
+    )
     process.look()
     progress = status(cluster).progress
     assert progress is not None

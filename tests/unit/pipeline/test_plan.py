@@ -240,7 +240,7 @@ def test_failed_run_goes_on_only_when_a_person_asks() -> None:
     stage = decided.status.of(L)
     assert (stage.restarts, stage.out_of_memory, decided.status.state) == (0, 0, RunState.RUNNING)
     complete = at(*(StageStatus(s, StageState.COMPLETE, 1) for s in Stage), state=RunState.COMPLETE)
-    assert plan(make_run(), asked, 100.0, status=complete).actions == ()
+    assert plan(make_run(), asked, 100.0, status=complete).status == complete
 
 
 def test_run_expires_after_its_time_to_live() -> None:
