@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -55,8 +56,9 @@ def _settings(settings: tuple[str, ...]) -> list[str]:
     return [word for each in (f"image.repository={repository}", f"image.tag={tag}", *settings) for word in ("--set", each)]  # fmt: skip
 
 
+@functools.cache
 def build_operator_image() -> None:
-    """From its Containerfile, into the nodes; the layers with the packages are kept from the time before."""
+    """Once a session, from its Containerfile, into the nodes; the layers with the packages are kept from the time before."""
     script("build", IMAGE, str(PROJECT), str(PROJECT / "images/operator.Containerfile"))
 
 

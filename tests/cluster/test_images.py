@@ -1,0 +1,104 @@
+"""The images that `make images` builds: the operator's is small and reproducible, both run as they will in a cluster. With buildah, no registry."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.charts import build_operator_image
+from tests.cluster.tools import CLUSTER, PROJECT, cannot
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
+BASE = "localhost/debian:bookworm"
+SETTINGS = {"/etc/ssl/certs": "/etc/ssl/certs", "/etc/pip.conf": "/etc/pip.conf"}
+"""What this machine needs to reach packages; in the build only."""
+
+
+@pytest.fixture(scope="module")
+def builder(own: bool, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Buildah over the images of the test cluster, as a program; the base is there."""
+    if not own:
+        cannot("KUBECONFIG is another cluster's: images are built for the one beside this file")
+    build_operator_image()
+    program = tmp_path_factory.mktemp("bin") / "buildah"
+    store = f"--root {CLUSTER}/images/store --runroot {CLUSTER}/images/run"
+    program.write_text(f'#!/bin/sh\nSTORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot exec /usr/bin/buildah {store} "$@"\n')
+    program.chmod(0o755)
+    return program
+
+
+def make(builder: Path, image: str, prefix: str, context: Path, flags: str = "") -> str:
+    """`make images` for one image, from a checkout; returns the image's name."""
+    volumes = " ".join(f"--volume {path}:{target}:ro" for path, target in SETTINGS.items() if Path(path).exists())
+    settings = {"BUILDER": str(builder), "BASE": BASE, "IMAGE_PREFIX": prefix, "BUILD_FLAGS": f"{flags} {volumes}"}
+    subprocess.run([context / "images/build", image], check=True, env={**os.environ, **settings})
+    return f"{prefix}diht-{image}:0.1.0"
+
+
+def inspect(builder: Path, image: str) -> dict[str, Any]:
+    done = subprocess.run([builder, "inspect", "--type=image", image], check=True, capture_output=True, text=True)
+    return json.loads(done.stdout)["OCIv1"]
+
+
+def size_mb(builder: Path, image: str) -> float:
+    done = subprocess.run([builder, "images", "--json", image], check=True, capture_output=True, text=True)
+    number, unit = json.loads(done.stdout)[0]["size"].split()
+    return float(number) * {"MB": 1, "GB": 1000}[unit]
+
+
+def run(builder: Path, image: str, user: str, *command: str) -> str:
+    """What a command prints in a container of the image, as a user."""
+    container = subprocess.run([builder, "from", image], check=True, capture_output=True, text=True).stdout.strip()
+    try:
+        done = subprocess.run([builder, "run", "--user", user, container, "--", *command], check=True, capture_output=True, text=True)  # fmt: skip
+        return done.stdout
+    finally:
+        subprocess.run([builder, "rm", container], check=True, capture_output=True)
+
+
+def checkout(folder: Path) -> Path:
+    """The commit, so that nobody's edit comes between two builds."""
+    folder.mkdir()
+    archive = subprocess.run(["git", "archive", "HEAD"], cwd=PROJECT, check=True, capture_output=True).stdout
+    subprocess.run(["tar", "-x", "-C", folder], input=archive, check=True)
+    return folder
+
+
+def test_operator_image_is_small_has_a_numeric_user_and_no_torch(builder: Path) -> None:
+    image = "localhost/local/diht-operator:test"
+    assert size_mb(builder, image) - size_mb(builder, BASE) <= 200
+    config = inspect(builder, image)["config"]
+    assert config["User"] == "65532:65532"
+    assert config["Labels"]["org.opencontainers.image.title"] == "diht-operator"
+    listing = "import importlib.metadata as m; print(*(d.name for d in m.distributions()))"
+    packages = run(builder, image, "65532:65532", "python3", "-c", listing).split()
+    assert "kopf" in packages
+    assert not {"torch", "pip", "spacy", "rapidocr"} & set(packages)
+
+
+@pytest.mark.slow
+def test_operator_image_built_twice_has_the_same_layers(builder: Path, tmp_path: Path) -> None:
+    context = checkout(tmp_path / "checkout")
+    layers = [
+        inspect(builder, make(builder, "operator", f"localhost/{name}/", context, "--no-cache"))["rootfs"]
+        for name in ("first", "second")
+    ]
+    assert layers[0] == layers[1]
+
+
+@pytest.mark.slow
+def test_recipe_image_runs_its_programs_without_a_compiler(builder: Path, tmp_path: Path, record_property: Any) -> None:
+    image = make(builder, "recipe", "localhost/slow/", checkout(tmp_path / "checkout"), "--layers=false")
+    size = size_mb(builder, image) - size_mb(builder, BASE)
+    record_property("recipe_image_mb_above_base", size)
+    print(f"the recipe's image is {size:.0f} MB above its base")
+    environment = dict(pair.split("=", 1) for pair in inspect(builder, image)["config"]["Env"])
+    assert environment["WDS_SECURE"] == "1"
+    assert "filter" in run(builder, image, "10001:10001", "diht", "stage", "--help")
+    program = "import torch, deepspeed, open_clip; print(torch.version.cuda, torch.ones(2).sum().item())"
+    assert run(builder, image, "10001:10001", "python3", "-c", program).split()[-1] == "2.0"
