@@ -110,20 +110,24 @@ def output_folder(kubectl: Kubectl, namespace: str) -> Iterator[Path]:
     folder.mkdir(parents=True)
     folder.chmod(0o777)
     kubectl.apply(manifest("output-volume.yaml", namespace=namespace, path=str(folder)))
-    yield folder
-    kubectl("delete", "persistentvolume", f"output-{namespace}", "--wait=false")
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield folder
+    finally:
+        kubectl("delete", "persistentvolume", f"output-{namespace}", "--wait=false")
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
 def project(kubectl: Kubectl, namespace: str) -> Iterator[dict[str, Any]]:
     """This checkout as a volume at /project, as the fixture project_volume has it."""
     kubectl.apply(manifest("project-volume.yaml", namespace=namespace, path=str(PROJECT)))
-    yield {
-        "volumes": [{"name": "project", "persistentVolumeClaim": {"claimName": "project", "readOnly": True}}],
-        "mounts": [{"name": "project", "mountPath": "/project", "readOnly": True}],
-    }
-    kubectl("delete", "persistentvolume", f"project-{namespace}", "--wait=false")
+    try:
+        yield {
+            "volumes": [{"name": "project", "persistentVolumeClaim": {"claimName": "project", "readOnly": True}}],
+            "mounts": [{"name": "project", "mountPath": "/project", "readOnly": True}],
+        }
+    finally:
+        kubectl("delete", "persistentvolume", f"project-{namespace}", "--wait=false")
 
 
 @dataclass(frozen=True)

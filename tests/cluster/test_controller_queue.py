@@ -35,6 +35,9 @@ def test_two_runs_on_a_quota_for_one_go_one_after_the_other(
         runs.apply("big", **ONE, filter={"workers": 2}, pods={**pods, "resources": {"nvidia.com/gpu": 5}})
         wait_until(lambda: "insufficient quota for nvidia.com/gpu" in waits(runs, "big"), "why the run waits", 30)
         assert runs.condition("big", "Progressing")["reason"] == "Queued"
+        kubectl("delete", "dihtruns", "--all", "-n", place.namespace)
+        # Kueue's finalizers go with Kueue there to take them off, else the namespace would stay
+        wait_until(lambda: not kubectl.json("get", "workloads", "-n", place.namespace)["items"], "the workloads' end")
 
 
 def waits(runs: Runs, name: str) -> str:
