@@ -22,6 +22,8 @@ from diht_k8s.recipe.runtime.preflight import peer_hosts, wait_for_hosts
 from diht_k8s.recipe.runtime.signals import StopFlag
 
 RENDEZVOUS_PORT = 29500
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(8 << 30)}
+"""Has glibc keep the memory of large tensors for the next step: on a CPU, getting it anew is an eighth of a step (page faults)."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ def launch(gang: Gang, module: str, arguments: Sequence[str], *, run_id: str, st
     )
     stop.raise_if_requested()
     os.environ[PARENT_VARIABLE] = str(os.getpid())
+    for name, value in MALLOC.items():
+        os.environ.setdefault(name, value)
     try:
         elastic_launch(config, sys.executable)("-m", module, *arguments)
     except ChildFailedError as error:

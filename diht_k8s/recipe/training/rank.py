@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.utils.deterministic
 
 from diht_k8s.api.documents import load
 from diht_k8s.api.errors import DataError, RetryableError, StopRequested
@@ -255,7 +256,7 @@ class Training:
             {
                 "step": self.cursor.step,
                 "samples": self.cursor.position,
-                "time": time.time(),
+                "time": int(time.time()),
                 "loss": losses.total,
                 "contrastive_loss": losses.contrastive,
                 "object_loss": losses.object,
@@ -324,6 +325,7 @@ def main() -> int:
     end_with_parent()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a tenth of a step, to find bugs of kernels
 
     def work() -> None:
         run = load(os.environ["DIHT_RUN"], name="DIHT_RUN")
