@@ -86,12 +86,12 @@ class Student(nn.Module):
     def encode_text(self, tokens_BT: Tensor) -> Tensor:
         """Text embeddings before normalisation, fp32, BxD.
 
-        The batch is cut to its longest caption: under the causal mask nothing behind the end token reaches it, so the numbers are the
-        same and short captions cost what they are worth.
+        The batch is cut to its longest caption where nothing behind the end token (the highest one) counts, that is under the causal mask
+        of CLIP: the numbers are the same and short captions cost what they are worth.
         """
         clip: Any = self.clip
-        length = int((tokens_BT != 0).sum(dim=1).max())
-        tokens_BT = tokens_BT[:, : max(length, 1)]
+        if clip.text_pool_type == "argmax" and clip.attn_mask is not None:
+            tokens_BT = tokens_BT[:, : int(tokens_BT.argmax(dim=1).max()) + 1]
         x_BTW = clip.token_embedding(tokens_BT).to(clip.transformer.get_cast_dtype())
         x_BTW = x_BTW + clip.positional_embedding[: tokens_BT.shape[1]].to(x_BTW.dtype)
         mask_TT = clip.attn_mask[: tokens_BT.shape[1], : tokens_BT.shape[1]] if clip.attn_mask is not None else None
@@ -113,6 +113,11 @@ class Student(nn.Module):
             self.object_head(image_BD).float() if self.object_head is not None else None,
             self.attribute_head(image_BD).float() if self.attribute_head is not None else None,
         )
+
+
+def has_batch_statistics(model: nn.Module) -> bool:
+    """Whether a sample's features depend on the others that pass through the model with it."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
 def parameter_groups(

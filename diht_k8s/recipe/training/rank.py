@@ -34,7 +34,7 @@ from diht_k8s.recipe.training.checkpoint import Cursor, Saved
 from diht_k8s.recipe.training.engine import Engine, Losses, meet
 from diht_k8s.recipe.training.loader import Batch, Loader, Source
 from diht_k8s.recipe.training.metrics import Metrics
-from diht_k8s.recipe.training.model import Student, model_configuration
+from diht_k8s.recipe.training.model import Student, has_batch_statistics, model_configuration
 from diht_k8s.recipe.training.order import Order, generator
 from diht_k8s.recipe.training.saving import Saver
 from diht_k8s.recipe.training.schedule import learning_rate
@@ -150,6 +150,10 @@ class Training:
             model.clip.lock_image_tower()
         if self.train.activation_checkpointing:
             model.clip.set_grad_checkpointing()
+        if self.rank == 0 and has_batch_statistics(model) and (self.world > 1 or self.train.micro_batch_size):
+            logging.warning(
+                "the model has batch statistics (BatchNorm): its curve depends on the number of processes and on microBatchSize"
+            )
         return model
 
     def _counted(self, shards: list[Shard]) -> list[Shard]:
@@ -325,7 +329,8 @@ def main() -> int:
     end_with_parent()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a tenth of a step, to find bugs of kernels
+    # A tenth of a step, to find bugs of kernels. A property that torch puts on the module at run time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
 
     def work() -> None:
         run = load(os.environ["DIHT_RUN"], name="DIHT_RUN")
