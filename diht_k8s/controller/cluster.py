@@ -20,6 +20,8 @@ TIMEOUT_S: Final = (5.0, 30.0)
 PAGE: Final = 500
 POOL: Final = 32
 METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
+LOG_TIMEOUT_S: Final = (5.0, 10.0)
+"""A kubelet that does not answer must not hold up what matters more than a log."""
 LOG_BYTES_READ: Final = 8 << 20
 LOG_BYTES_KEPT: Final = 64 << 10
 KUEUE: Final = "kueue.x-k8s.io"
@@ -59,6 +61,7 @@ def connect(kubeconfig: str | None = None) -> client.ApiClient:
     except config.ConfigException:
         config.load_kube_config(config_file=kubeconfig, client_configuration=settings)
     settings.connection_pool_maxsize = POOL
+    settings.retries = urllib3.Retry(total=1, connect=1, read=0)  # more would hold a thread: looks are repeated anyway
     return client.ApiClient(settings)
 
 
@@ -169,7 +172,9 @@ class Cluster:
 
     def log_tail(self, namespace: str, pod: str, lines: int) -> str:
         """The last lines of a pod's log, of each line at most its end."""
-        response = answer_of(self._core.read_namespaced_pod_log, pod, namespace, tail_lines=lines)
+        response = answer_of(
+            self._core.read_namespaced_pod_log, pod, namespace, tail_lines=lines, _request_timeout=LOG_TIMEOUT_S
+        )
         kept, read = b"", 0
         try:
             for block in response.stream(1 << 16):

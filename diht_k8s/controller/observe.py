@@ -20,8 +20,10 @@ from diht_k8s.controller.views import JobView, PodView
 from diht_k8s.pipeline.plan import is_never_retried
 from diht_k8s.pipeline.states import Attempt, AttemptState, Failure
 
-LOST_AFTER_S: Final = 60.0
-"""A pod that ran and is not ready for so long is lost: nodes say that they are alive every few seconds (our choice)."""
+LOST_AFTER_S: Final = 300.0
+"""A pod that ran and is not ready for so long is lost although nothing evicts it (Kubernetes' own default). A lost node is
+found much sooner, by the eviction that its taint brings (30 s, see the pods' tolerations). Sooner than that a pod is also not
+ready where the API server was away for a minute: then all nodes seem lost, and none is."""
 GONE_AFTER_S: Final = 30.0
 """A pod that should have been gone for so long has no kubelet that could remove it."""
 SETTLE_S: Final = 2.0

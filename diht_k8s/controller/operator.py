@@ -32,6 +32,7 @@ from diht_k8s.controller.views import JobView, PodView, job_view, pod_view
 logger = logging.getLogger(__name__)
 
 RESYNC_S: Final = 600.0
+RESTART_S: Final = 5.0
 COMPARE_S: Final = 60.0
 """How often the list of runs is compared with what kopf has told."""
 
@@ -139,6 +140,15 @@ class Operator:
         logger.info("this replica acts")
 
     async def _watch_runs(self) -> None:
+        """Until a signal ends kopf; an error of its own (an API server that is away for long) starts it again."""
+        while True:
+            try:
+                return await self._run_kopf()
+            except Exception:  # whatever it is, what runs goes on: the list of runs is compared all the time
+                logger.exception("the watch of runs broke off, starting again in %.0f s", RESTART_S)
+            await asyncio.sleep(RESTART_S)
+
+    async def _run_kopf(self) -> None:
         registry = kopf.OperatorRegistry()
         kopf.on.login(registry=registry)(kopf.login_via_client)  # type: ignore[arg-type]
         kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)(self._on_run)
@@ -187,7 +197,9 @@ class Operator:
             failed = True
             metrics.ERRORS.labels("Unexpected").inc()
             logger.exception("%s/%s: unexpected error", *key, extra={"run": key[1], "namespace": key[0]})
-        metrics.RECONCILE.observe(time.monotonic() - started)
+        took_s = time.monotonic() - started
+        logger.debug("looked at %s/%s in %.3f s, again in %s s", *key, took_s, wait_s)
+        metrics.RECONCILE.observe(took_s)
         metrics.RUNS.set(len(self._runs))
         metrics.ACTIVE.set(self._reconciler.active_runs)
         self._queue.done(key, failed=failed)
