@@ -30,8 +30,9 @@ from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards.samples import count_samples
 from diht_k8s.recipe.shards.sets import Shard, kept_shards
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.training.batch_norm import over_all_ranks
 from diht_k8s.recipe.training.checkpoint import Cursor, Saved
-from diht_k8s.recipe.training.engine import Engine, Losses, meet
+from diht_k8s.recipe.training.engine import Engine, Losses, meet, this_device
 from diht_k8s.recipe.training.loader import Batch, Loader, Source
 from diht_k8s.recipe.training.metrics import Metrics
 from diht_k8s.recipe.training.model import Student, has_batch_statistics, model_configuration
@@ -150,10 +151,13 @@ class Training:
             model.clip.lock_image_tower()
         if self.train.activation_checkpointing:
             model.clip.set_grad_checkpointing()
-        if self.rank == 0 and has_batch_statistics(model) and (self.world > 1 or self.train.micro_batch_size):
-            logging.warning(
-                "the model has batch statistics (BatchNorm): its curve depends on the number of processes and on microBatchSize"
-            )
+        if has_batch_statistics(model):
+            if self.world > 1:
+                over_all_ranks(model, this_device())
+            if self.rank == 0 and self.train.micro_batch_size is not None:
+                logging.warning(
+                    "the model has batch statistics (BatchNorm): its curve depends on train.microBatchSize, over which they are taken"
+                )
         return model
 
     def _counted(self, shards: list[Shard]) -> list[Shard]:
