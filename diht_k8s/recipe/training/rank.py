@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+import warnings
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -332,6 +333,7 @@ def main() -> int:
     """Run this rank."""
     end_with_parent()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
+    warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # DeepSpeed's calls, at every step
     torch.use_deterministic_algorithms(True, warn_only=True)
     # A tenth of a step, to find bugs of kernels. A property that torch puts on the module at run time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
