@@ -44,7 +44,8 @@ def connect() -> ApiClient:
         if not os.environ.get("KUBECONFIG") and os.environ.get("KUBERNETES_SERVICE_HOST"):
             config.load_incluster_config(client_configuration=configuration)
         else:
-            config.load_kube_config(client_configuration=configuration)
+            # Named, because the client reads KUBECONFIG only once, when it is first imported.
+            config.load_kube_config(config_file=os.environ.get("KUBECONFIG"), client_configuration=configuration)
     except config.ConfigException as error:
         raise UserError(f"no cluster: {error}: set KUBECONFIG") from error
     return client.ApiClient(configuration)
