@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,21 +90,29 @@ def launch(gang: Gang, module: str, arguments: Sequence[str], *, run_id: str, st
     try:
         elastic_launch(config, sys.executable)("-m", module, *arguments)
     except ChildFailedError as error:
-        rank, failure = min(error.failures.items(), key=lambda item: (_place(item[1].exitcode), item[1].timestamp))
-        raise _error_of(int(failure.exitcode), rank, failure.error_file_data) from error
+        raise cause_of(error.failures) from error
     except SignalException as error:
         raise StopRequested("stopped on request; the last checkpoint is kept: start again to go on") from error
 
 
-def _place(exit_code: int) -> int:
-    """Causes before consequences: a rank that fails takes the others with it, within the second that torch's records resolve."""
-    later = (ExitCode.RETRYABLE, ExitCode.STOPPED)
-    return 1 + later.index(ExitCode(exit_code)) if exit_code in later else 0
+def cause_of(failures: Mapping[int, Any]) -> DihtError:
+    """The error to end with, of torch's records of the ranks that failed.
+
+    A rank that fails takes the others with it, within the second that torch's records resolve: so causes go before consequences.
+    """
+    consequences = (ExitCode.STOPPED, ExitCode.RETRYABLE, -signal.SIGTERM)
+
+    def order(item: tuple[int, Any]) -> tuple[int, int]:
+        code = item[1].exitcode
+        return (1 + consequences.index(code) if code in consequences else 0, item[1].timestamp)
+
+    rank, failure = min(failures.items(), key=order)
+    return _error_of(int(failure.exitcode), rank, failure.error_file_data)
 
 
 def _error_of(exit_code: int, rank: int, data: Any) -> DihtError:
-    message = data.get("message", {}) if isinstance(data, dict) else {}
-    text = message.get("message", "") if isinstance(message, dict) else str(message)
+    message = data.get("message") if isinstance(data, dict) else None
+    text = message.get("message", "") if isinstance(message, dict) else ""  # torch's own placeholder is no dict
     kinds: dict[int, type[DihtError]] = {
         ExitCode.USER_ERROR: UserError,
         ExitCode.BAD_DATA: DataError,
@@ -112,6 +121,10 @@ def _error_of(exit_code: int, rank: int, data: Any) -> DihtError:
     }
     if exit_code in kinds:
         return kinds[exit_code](text or f"rank {rank} ended with exit code {exit_code}: see its log")
+    if exit_code == -signal.SIGTERM:
+        return StopRequested(
+            f"rank {rank} was stopped before it could save: start again to go on from the last checkpoint"
+        )
     how = f"was killed by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
     return DihtError(f"rank {rank} {how}" + (f": {text}" if text else ": see its log"))
 
@@ -122,12 +135,12 @@ def rank_main(work: Callable[[], object]) -> int:
         work()
     except DihtError as error:
         return _record(int(error.exit_code), str(error))
-    except ValueError as error:
-        traceback.print_exc()
-        return _record(int(ExitCode.UNEXPECTED), f"ValueError: {error}")
     except Exception as error:
         traceback.print_exc()
         return _record(int(ExitCode.UNEXPECTED), f"{type(error).__name__}: {error}")
+    finally:
+        # The agent stops the other ranks when one has ended; what is on its way out must keep its exit code.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return int(ExitCode.DONE)
 
 

@@ -131,10 +131,10 @@ def parameter_groups(
     heads = [(name, parameter) for name, parameter in named if name.startswith(("object_head", "attribute_head"))]
     towers = [(name, parameter) for name, parameter in named if not name.startswith(("object_head", "attribute_head"))]
     groups = [
-        _group("towers", (p for n, p in towers if _decays(n, p)), weight_decay, 1.0),
-        _group("towers, no decay", (p for n, p in towers if not _decays(n, p)), 0.0, 1.0),
-        _group("heads", (p for n, p in heads if _decays(n, p)), weight_decay * head_weight_decay_scale, head_lr_scale),
-        _group("heads, no decay", (p for n, p in heads if not _decays(n, p)), 0.0, head_lr_scale),
+        _group("towers", (p for _, p in towers if _decays(p)), weight_decay, 1.0),
+        _group("towers, no decay", (p for _, p in towers if not _decays(p)), 0.0, 1.0),
+        _group("heads", (p for _, p in heads if _decays(p)), weight_decay * head_weight_decay_scale, head_lr_scale),
+        _group("heads, no decay", (p for _, p in heads if not _decays(p)), 0.0, head_lr_scale),
     ]
     return [group for group in groups if group["params"]]
 
@@ -143,5 +143,6 @@ def _group(name: str, parameters: Iterable[nn.Parameter], weight_decay: float, l
     return {"name": name, "params": list(parameters), "weight_decay": weight_decay, "lr_scale": lr_scale}
 
 
-def _decays(name: str, parameter: nn.Parameter) -> bool:
-    return parameter.ndim >= 2 and "logit_scale" not in name
+def _decays(parameter: nn.Parameter) -> bool:
+    """Gains, biases and the logit scale are vectors."""
+    return parameter.ndim >= 2

@@ -128,17 +128,13 @@ def test_killed_when_between_checkpoints_then_the_last_one_is_whole(attempts: di
 
 @pytest.mark.parametrize(
     ("name", "after", "following"),
-    [
-        # On a very busy machine a peer can see the connection close before its own exit and end with 1 instead.
-        pytest.param("one rank stopped", 24, "launcher stopped", marks=pytest.mark.slow),
-        ("launcher stopped", 38, "left alone"),
-    ],
+    [("one rank stopped", 24, "launcher stopped"), ("launcher stopped", 38, "left alone")],
 )
 def test_stopped_when_asked_then_all_ranks_save_the_same_step_and_exit_143(
     attempts: dict[str, Attempt], name: str, after: int, following: str
 ) -> None:
     stopped = attempts[name]
-    assert stopped.code == 143
+    assert stopped.code == 143, stopped.errors
     assert stopped.errors.strip().splitlines()[-1].startswith("diht: stopped on request")
     assert stopped.newest is not None
     assert after <= stopped.newest["cursor"]["step"] < STEPS
@@ -149,7 +145,7 @@ def test_stopped_when_asked_then_all_ranks_save_the_same_step_and_exit_143(
 def test_finished_when_disturbed_before_then_bit_equal_to_undisturbed(
     attempts: dict[str, Attempt], folder: Path, undisturbed: dict[str, Any]
 ) -> None:
-    assert attempts["left alone"].code == 0
+    assert attempts["left alone"].code == 0, attempts["left alone"].errors
     train = folder / "out" / "train"
     towers = load_file(train / "model" / "open_clip_model.safetensors")
     heads = load_file(train / "concept_heads.safetensors")

@@ -112,9 +112,13 @@ def test_commit_when_more_than_keep_then_the_oldest_go(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000010", "step-000000015"]
 
 
-def test_commit_when_a_dead_attempt_left_later_steps_then_these_go_and_ours_stays(tmp_path: Path) -> None:
+@pytest.mark.parametrize("leave", [parts, save], ids=["without a marker", "committed, then damaged"])
+def test_commit_when_a_dead_attempt_left_later_steps_then_these_go_and_ours_stays(
+    tmp_path: Path, leave: Callable[[Path, int], object]
+) -> None:
     save(tmp_path, 5)
-    parts(tmp_path, 20)
+    leave(tmp_path, 20)
+    flip_a_bit(tmp_path / "step-000000020")
     save(tmp_path, 10, keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000010"]
 
