@@ -61,7 +61,7 @@ def read_tree(text: str) -> Tree:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        where = f"line {mark.line + 1}: column {mark.column + 1}: " if mark else ""
         raise YamlError(f"{where}{getattr(error, 'problem', None) or error}") from error
     except RecursionError as error:
         raise YamlError("the document is nested deeper than 100 levels") from error

@@ -87,6 +87,12 @@ def test_text_that_is_no_document_is_one_problem(text: str) -> None:
     assert len(found) == 1
 
 
+def test_broken_yaml_names_its_line_once() -> None:
+    _, problems = check("a: 1\nb: [1 2\n  c: ]\n")
+    assert str(problems[0]).count("line 3") == 1
+    assert "column" in str(problems[0])
+
+
 def test_load_names_the_file_in_each_line() -> None:
     with pytest.raises(UserError, match=r"^my\.yaml: line 1: "):
         load("[]", name="my.yaml")
