@@ -53,6 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_validate(commands.add_parser("validate", help="check a run document", epilog=_EXIT_CODES))
     _add_stage(commands.add_parser("stage", help="run one stage as one worker: what a pod runs", epilog=_EXIT_CODES))
     _add_parse(commands.add_parser("parse", help="show what the CAT filter sees in a caption"))
+    _add_concepts(
+        commands.add_parser("concepts", help="show the concepts of a run: commonest, rarest, cut", epilog=_EXIT_CODES)
+    )
     add_cluster_commands(commands, _add_set)
     return parser
 
@@ -112,6 +115,16 @@ def _add_parse(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_parse)
 
 
+def _add_concepts(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Show the concept classes that the stage label made of the captions: the commonest, the rarest kept, and what "
+        "was cut and why. FILE is a run document or a vocabulary.json (a path or s3:// URI)."
+    )
+    parser.add_argument("file", metavar="FILE", help="a run document, or a vocabulary.json")
+    _add_set(parser)
+    parser.set_defaults(command=_concepts)
+
+
 def _run(options: argparse.Namespace) -> int:
     from diht_k8s.cli.running import run_command
 
@@ -136,3 +149,9 @@ def _parse(options: argparse.Namespace) -> int:
     from diht_k8s.cli.parsing import parse_command
 
     return parse_command(options.captions)
+
+
+def _concepts(options: argparse.Namespace) -> int:
+    from diht_k8s.cli.concepts import concepts_command
+
+    return concepts_command(options.file, options.overrides)

@@ -51,7 +51,7 @@ def test_wrong_usage_is_a_user_error(arguments: list[str], capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--help"], ["run", "validate", "stage", "parse", "exit codes: 0 done or cached"]),
+        (["--help"], ["run", "validate", "stage", "parse", "concepts", "exit codes: 0 done or cached"]),
         (["run", "--help"], ["--workdir DIR", "--until STAGE", "--set PATH=VALUE", "--replace"]),
         (["stage", "--help"], ["DIHT_RUN", "--worker I", "--workers N"]),
         (["--version"], [__version__]),
