@@ -13,6 +13,9 @@ BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.
 RECONCILE: Final = Histogram(
     "diht_operator_reconcile_seconds", "Time of one look at one run, API calls and all.", buckets=BUCKETS
 )
+RECONCILE_CPU: Final = Histogram(
+    "diht_operator_reconcile_cpu_seconds", "Processor time of one look, without waiting for the API.", buckets=BUCKETS
+)
 WAIT: Final = Histogram("diht_operator_queue_wait_seconds", "Time that a run waits to be looked at.", buckets=BUCKETS)
 ERRORS: Final = Counter("diht_operator_reconcile_errors_total", "Looks that ended in an error.", ["kind"])
 WRITES: Final = Counter("diht_operator_api_writes_total", "Writes to the API server.", ["call"])
