@@ -19,6 +19,15 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, ser_json_inf_nan="strings")  # a loss may be NaN
 
 
+class SavedCheckpoint(Record):
+    """The newest checkpoint that is committed: where training would go on."""
+
+    step: int
+    uri: str
+    time: int | None = None
+    """seconds since the epoch of the commit; None where an earlier program committed it."""
+
+
 class Progress(Record):
     """One line of progress of one stage; everything counts the whole stage, not one worker."""
 
@@ -33,6 +42,8 @@ class Progress(Record):
     eta_seconds: int | None = None
     metrics: dict[str, float] = {}
     worker: int = 0
+    checkpoint: SavedCheckpoint | None = None
+    """of a training, once there is one."""
 
     def line(self) -> str:
         """The line as printed on stdout."""

@@ -126,7 +126,7 @@ class StageStatus(Written):
     workload: Workload | None = None
     """workload of the newest attempt."""
     avoid_nodes: Annotated[list[Annotated[str, StringConstraints(max_length=253)]], Field(max_length=16)] = []
-    """avoidNodes are nodes that the next attempt keeps away from, since two attempts failed there."""
+    """avoidNodes are nodes that the next attempt keeps away from where others can take it, since two attempts failed there."""
     start_time: Time | None = None
     """startTime of the first attempt."""
     completion_time: Time | None = None
@@ -152,6 +152,8 @@ class AttemptStatus(Written):
     """exitCode of the program that failed first."""
     reason: Word = ""
     """reason of the end: Complete, or as in cause."""
+    node: Annotated[str, StringConstraints(max_length=253)] = ""
+    """node of the pod that failed first, where the node may be to blame."""
     counted: bool = False
     """counted says whether it counted towards failurePolicy.maxRestarts."""
 
@@ -208,8 +210,8 @@ class LastCheckpoint(Written):
 
     step: Large
     """step that it was taken at."""
-    time: Time
-    """time of the commit."""
+    time: Time | None = None
+    """time of the commit; unset where it was committed before the run was applied."""
     uri: Annotated[str, StringConstraints(max_length=1088)]
     """uri of the checkpoint's folder."""
 

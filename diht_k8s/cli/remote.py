@@ -165,12 +165,24 @@ def details(status: Status) -> list[str]:
     """What helps to understand it: the newest cause, where it happened, what the program said last."""
     stage = next((stage for stage in reversed(status.stages) if stage.cause is not None), None)
     if stage is None or stage.cause is None or stage.state in (StageState.COMPLETE, StageState.CACHED):
-        return []
+        return _checkpoint(status) if not is_true(status, ConditionType.COMPLETE) else []
     cause = stage.cause
     where = f"pod {cause.pod} on node {cause.node}" if cause.pod else "no pod"
     code = f", exit code {cause.exit_code}" if cause.exit_code is not None else ""
     lines = [f"last failure of {stage.name}: {cause.reason}{code} ({where}): {cause.message}", _restarts(stage)]
-    return lines + [f"| {line}" for line in cause.log_tail[-5:]]
+    if stage.avoid_nodes:
+        lines.append(
+            f"the next attempt prefers other nodes than {', '.join(stage.avoid_nodes)}: two attempts failed there"
+        )
+    return [*lines, *_checkpoint(status), *(f"| {line}" for line in cause.log_tail[-5:])]
+
+
+def _checkpoint(status: Status) -> list[str]:
+    saved = status.last_checkpoint
+    if saved is None:
+        return []
+    when = f", committed {saved.time}" if saved.time is not None else ""
+    return [f"last checkpoint: step {saved.step}{when} ({saved.uri})"]
 
 
 def _restarts(stage: StageStatus) -> str:

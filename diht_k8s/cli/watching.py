@@ -87,6 +87,8 @@ class Watcher:
                 self._show_stage(stage, status)
         if status.progress != before.progress:
             self._show_progress(status)
+        if status.last_checkpoint is not None and status.last_checkpoint != before.last_checkpoint:
+            self.display.note(f"checkpoint of step {status.last_checkpoint.step} is committed")
 
     def _show_stage(self, stage: StageStatus, status: Status) -> None:
         last = [each for each in status.stages if each.stage is stage.stage][-1]

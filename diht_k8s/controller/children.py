@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from components.apps import stage_app
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.controller.nodes import keep_away
 from diht_k8s.controller.observe import entry_name
 from diht_k8s.controller.runs import KnownRun
 from diht_k8s.controller.views import ATTEMPT_LABEL, RUN_LABEL, STAGE_LABEL
@@ -35,6 +36,9 @@ def children(known: KnownRun, run: DihtRun, start: Start) -> list[dict[str, Any]
     config = JobConfig(namespace=known.namespace, end_on_disruption=True if start.stage is Stage.TRAIN else None)
     app = stage_app(run, start.stage, arguments=arguments)
     objects = render(app, config, start.name, labels=labels, owner=known.owner_reference)
+    entry = next((stage for stage in known.status.stages if stage.name == labels[STAGE_LABEL]), None)
+    for job in (item for item in objects if item["kind"] == "Job"):
+        keep_away(job, entry.avoid_nodes if entry is not None else ())
     return sorted(objects, key=lambda item: item["kind"] == "Job")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from diht_k8s.api.reasons import Reason
-from diht_k8s.api.reports import parse_progress
+from diht_k8s.api.reports import Progress, parse_progress
 from diht_k8s.api.run import Stage
 from diht_k8s.controller.cluster import Cluster, ClusterError
 from diht_k8s.controller.observe import GANGS, Problem, Seen, entry_name, event_problem
@@ -29,10 +29,17 @@ class Logs:
     def progress(self, known: KnownRun, seen: Seen, now: float) -> Reading | None:
         """The newest progress line: of rank 0 in a gang, of any worker that speaks elsewhere."""
         for pod in _speakers(seen):
-            for line in reversed(self._lines(known, pod, PROGRESS_LINES).split("\n")):
-                progress = parse_progress(line)
-                if progress is not None and progress.stage is seen.attempt.stage:
-                    return Reading(seen.entry, seen.attempt.number, progress, now)
+            progress = progress_in(self._lines(known, pod, PROGRESS_LINES), seen.attempt.stage)
+            if progress is not None:
+                return Reading(seen.entry, seen.attempt.number, progress, now)
+        return None
+
+    def last_progress(self, known: KnownRun, seen: Seen, now: float) -> Reading | None:
+        """The last progress line of rank 0 of a gang that has ended, with the checkpoint of its end."""
+        for pod in (pod for pod in seen.pods if pod.index == 0):
+            progress = progress_in(self._lines(known, pod, TAIL_LINES), seen.attempt.stage)
+            if progress is not None:
+                return Reading(seen.entry, seen.attempt.number, progress, now)
         return None
 
     def tails(self, known: KnownRun, seen: list[Seen]) -> dict[str, list[str]]:
@@ -62,6 +69,12 @@ class Logs:
 def _speakers(seen: Seen) -> list[PodView]:
     running = [pod for pod in seen.pods if pod.started_at is not None and not pod.ended]
     return [pod for pod in running if pod.index == 0][:1] if seen.attempt.stage in GANGS else running[:2]
+
+
+def progress_in(lines: str, stage: Stage) -> Progress | None:
+    """The newest progress line of a stage among lines of a log."""
+    found = (parse_progress(line) for line in reversed(lines.split("\n")))
+    return next((progress for progress in found if progress is not None and progress.stage is stage), None)
 
 
 def cached_in(lines: str, stage: Stage) -> bool:

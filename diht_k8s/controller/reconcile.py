@@ -23,9 +23,9 @@ from diht_k8s.controller.conditions import conditions
 from diht_k8s.controller.informer import Informer
 from diht_k8s.controller.memory import has_ended, remembered
 from diht_k8s.controller.news import event, news
-from diht_k8s.controller.observe import GONE_AFTER_S, LOST_AFTER_S, Problem, Seen, see
-from diht_k8s.controller.reading import Logs, cached_in, why_waiting
-from diht_k8s.controller.report import Reading, newly_failed, report
+from diht_k8s.controller.observe import GANGS, GONE_AFTER_S, LOST_AFTER_S, Problem, Seen, entry_name, see
+from diht_k8s.controller.reading import Logs, cached_in, progress_in, why_waiting
+from diht_k8s.controller.report import Reading, failed_attempt, newly_failed, report
 from diht_k8s.controller.runs import Key, KnownRun, Runs, known_run
 from diht_k8s.controller.views import JobView, PodView
 from diht_k8s.pipeline.plan import CLUSTER_STEPS, plan
@@ -202,9 +202,13 @@ class Reconciler:
         for index, stage in enumerate(stages):
             if newly_failed(before, stage):
                 note.tails = self._logs.tails(known, seen)
+                failed = failed_attempt(seen, stage) if stage.stage in GANGS else None
+                note.reading = (self._logs.last_progress(known, failed, now) if failed else None) or note.reading
             old = before.of(stage.stage, stage.step).state
             if stage.state is StageState.COMPLETE and old is not StageState.COMPLETE:
                 lines = self._logs.last_lines(known, seen, stage)
+                if (progress := progress_in(lines, stage.stage)) is not None:
+                    note.reading = Reading(entry_name(stage.stage, stage.step), stage.attempt, progress, now)
                 if cached_in(lines, stage.stage):
                     stages[index] = replace(stage, state=StageState.CACHED)
         return replace(after, stages=tuple(stages))

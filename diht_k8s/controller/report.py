@@ -14,6 +14,7 @@ from diht_k8s.api.status import (
     MAX_ATTEMPTS,
     AttemptStatus,
     FailureCause,
+    LastCheckpoint,
     Metric,
     PodCounts,
     ProgressStatus,
@@ -26,6 +27,7 @@ from diht_k8s.api.status import (
 from diht_k8s.api.status import StageState as EntryState
 from diht_k8s.api.status import StageStatus as StageEntry
 from diht_k8s.controller.conditions import conditions
+from diht_k8s.controller.nodes import avoided, suspect_node
 from diht_k8s.controller.observe import Problem, Seen, entry_name
 from diht_k8s.controller.text import one_line
 from diht_k8s.pipeline.plan import attempt_name
@@ -34,6 +36,9 @@ from diht_k8s.pipeline.states import ENDED_WELL, FINAL, RunState, RunStatus, Sta
 MAX_METRICS = 16
 _WORD = 63
 _LARGEST = 2**62
+_LATEST = 253_402_300_799
+"""The last second that a date has."""
+MAX_URI = 1088
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,8 @@ def report(
     current = _current(after)
     attempt = _newest(seen, current) if current is not None else None
     old = {entry.name: entry for entry in previous.stages}
-    stages = [_entry(run, old.get(_name(stage)), before, stage, seen, tails, now) for stage in after.stages]
+    attempts = _attempts(previous, before, after, seen, now)
+    stages = [_entry(run, old.get(_name(stage)), before, stage, seen, tails, attempts, now) for stage in after.stages]
     living = after.state not in FINAL
     status = Status(
         observed_generation=generation,
@@ -89,9 +95,9 @@ def report(
         progress=_progress(previous, after, current, reading),
         pods=_pods(attempt) if living else None,
         queue=_queue(attempt) if living else None,
-        last_checkpoint=previous.last_checkpoint,
+        last_checkpoint=_last_checkpoint(previous, reading),
         stages=stages,
-        attempts=_attempts(previous, before, after, now),
+        attempts=attempts,
     )
     return bounded(status)
 
@@ -117,7 +123,7 @@ def _newest(seen: list[Seen], stage: StageStatus) -> Seen | None:
     return own[-1] if own else None
 
 
-def _failed(seen: list[Seen], stage: StageStatus) -> Seen | None:
+def failed_attempt(seen: list[Seen], stage: StageStatus) -> Seen | None:
     """The attempt that has just failed; the next one may have been decided on in the same plan."""
     own = [each for each in seen if each.entry == _name(stage) and each.attempt.number == _failed_number(stage)]
     return own[-1] if own else None
@@ -143,12 +149,13 @@ def _entry(
     stage: StageStatus,
     seen: list[Seen],
     tails: dict[str, list[str]],
+    attempts: list[AttemptStatus],
     now: float,
 ) -> StageEntry:
     started, ended = stage.attempt > 0, stage.state in ENDED_WELL or stage.state is StageState.FAILED
     cause = old.cause if old is not None and stage.failure is not None else None
     if newly_failed(before, stage):
-        cause = _cause(stage, _failed(seen, stage), tails)
+        cause = _cause(stage, failed_attempt(seen, stage), tails)
     name = attempt_name(run.metadata.name, stage.stage, stage.attempt, stage.step)
     return StageEntry(
         name=_name(stage),
@@ -161,7 +168,7 @@ def _entry(
         not_before=_time(stage.not_before, old.not_before if old is not None else None),
         backend=(old.backend if old is not None and old.backend else "Job") if started else None,
         workload=Workload(kind="Job", name=name) if started else None,
-        avoid_nodes=old.avoid_nodes if old is not None else [],
+        avoid_nodes=avoided(old.avoid_nodes if old is not None else (), attempts, _name(stage)),
         start_time=((old.start_time if old is not None else None) or timestamp(now)) if started else None,
         completion_time=((old.completion_time if old is not None else None) or timestamp(now)) if ended else None,
         output_uri=Layout(run.spec.data.output).stage(stage.stage) if stage.state in ENDED_WELL else None,
@@ -218,6 +225,18 @@ def _read(entry: str, reading: Reading) -> ProgressStatus:
     )
 
 
+def _last_checkpoint(previous: Status, reading: Reading | None) -> LastCheckpoint | None:
+    """What the training said last; a program that goes on from an older one's checkpoint does not know its time."""
+    said, written = reading.progress.checkpoint if reading is not None else None, previous.last_checkpoint
+    if said is None:
+        return written
+    uri, step = one_line(said.uri, MAX_URI), min(max(said.step, 0), _LARGEST)
+    time = timestamp(min(max(said.time, 0), _LATEST)) if said.time is not None else None
+    if written is not None and (written.step, written.uri) == (step, uri) and time is None:
+        return written
+    return LastCheckpoint(step=step, uri=uri, time=time)
+
+
 def _pods(seen: Seen | None) -> PodCounts | None:
     if seen is None or seen.job is None:
         return None
@@ -237,7 +256,9 @@ def _queue(seen: Seen | None) -> Queue | None:
     return Queue(name=seen.job.queue, reason=seen.problem.message if waits and seen.problem is not None else "")
 
 
-def _attempts(previous: Status, before: RunStatus, after: RunStatus, now: float) -> list[AttemptStatus]:
+def _attempts(
+    previous: Status, before: RunStatus, after: RunStatus, seen: list[Seen], now: float
+) -> list[AttemptStatus]:
     """The last attempts, with what has just begun or ended."""
     found = {(attempt.stage, attempt.number): attempt for attempt in previous.attempts}
     for stage in after.stages:
@@ -245,7 +266,9 @@ def _attempts(previous: Status, before: RunStatus, after: RunStatus, now: float)
         if newly_failed(before, stage):
             number = _failed_number(stage)
             counted = stage.restarts > old.restarts or stage.state is StageState.FAILED
-            found[name, number] = _ended(found.get((name, number)), name, number, stage, now, counted=counted)
+            ended = _ended(found.get((name, number)), name, number, stage, now, counted=counted)
+            node = suspect_node(stage.failure, failed_attempt(seen, stage)) if stage.failure is not None else ""
+            found[name, number] = ended.model_copy(update={"node": node})
         elif stage.state is not old.state and stage.state in (*ENDED_WELL, StageState.STOPPED) and stage.attempt:
             number = stage.attempt
             found[name, number] = _ended(found.get((name, number)), name, number, stage, now, counted=False)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TextIO
 
-from diht_k8s.api.reports import Progress
+from diht_k8s.api.reports import Progress, SavedCheckpoint
 from diht_k8s.api.run import Stage
 
 
@@ -38,6 +38,7 @@ class Reporter:
         self._every_s = float(os.environ.get("DIHT_PROGRESS_SECONDS", "10")) if every_s is None else every_s
         self._step, self._total, self._unit = "", 0, "samples"
         self._first_done, self._started_at, self._printed_at = 0, 0.0, float("-inf")
+        self._checkpoint: SavedCheckpoint | None = None
 
     def start(self, step: str, total: int, *, done: int = 0, unit: str = "samples") -> None:
         """Begin a step; `done` is what an earlier attempt had finished, so that the rate counts new work only."""
@@ -45,11 +46,17 @@ class Reporter:
         self._started_at, self._printed_at = self._clock(), float("-inf")
         self.update(done)
 
-    def update(self, done: int, metrics: Mapping[str, float] | None = None, *, total: int | None = None) -> None:
-        """Say how far the step is; prints a line if the last one is old enough or the step is at its end."""
+    def saved(self, checkpoint: SavedCheckpoint) -> None:
+        """A checkpoint is committed: the lines from here on name it."""
+        self._checkpoint = checkpoint
+
+    def update(
+        self, done: int, metrics: Mapping[str, float] | None = None, *, total: int | None = None, last: bool = False
+    ) -> None:
+        """Say how far the step is; prints a line if the last one is old enough, the step is at its end or `last` is set."""
         now = self._clock()
         self._total = self._total if total is None else total
-        if now - self._printed_at < self._every_s and done != self._total:
+        if now - self._printed_at < self._every_s and done != self._total and not last:
             return
         self._printed_at = now
         elapsed = now - self._started_at
@@ -65,5 +72,6 @@ class Reporter:
             eta_seconds=round(left / rate) if rate > 0 and self._total else None,
             metrics={name: float(f"{value:.6g}") for name, value in (metrics or {}).items()},
             worker=self._worker,
+            checkpoint=self._checkpoint,
         ).line()
         print(line, file=self._stream, flush=True)

@@ -70,7 +70,7 @@ def write_part(storage: Storage, folder: str, cursor: Cursor, part: Mapping[str,
     """Write one rank's part of a checkpoint; the checkpoint counts from `commit` on."""
     name = f"state-{rank:05d}.safetensors"
     data = save({key: value.contiguous() for key, value in part.items()})
-    storage.write_bytes(join(_target(folder, cursor), name), data)
+    storage.write_bytes(join(place_of(folder, cursor), name), data)
     return Part(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
@@ -80,14 +80,15 @@ def commit(storage: Storage, folder: str, cursor: Cursor, parts: Sequence[Part],
     What lies behind this step was written by an attempt that this one replaces, and goes too.
     """
     marker = {"cursor": cursor.model_dump(), "parts": [part.model_dump() for part in parts]}
-    storage.write_bytes(join(_target(folder, cursor), MARKER), json.dumps(marker, indent=1).encode())
+    storage.write_bytes(join(place_of(folder, cursor), MARKER), json.dumps(marker, indent=1).encode())
     steps = _steps(storage, folder)
     done = [name for name in steps if name <= _name(cursor) and storage.exists(join(folder, name, MARKER))]
     for name in set(steps) - set(done[-keep:]):
         storage.remove(join(folder, name))
 
 
-def _target(folder: str, cursor: Cursor) -> str:
+def place_of(folder: str, cursor: Cursor) -> str:
+    """The folder of a checkpoint of this step."""
     return join(folder, _name(cursor))
 
 

@@ -21,6 +21,7 @@ from diht_k8s.api.documents import load
 from diht_k8s.api.errors import DataError, RetryableError, StopRequested
 from diht_k8s.api.hashing import sha256_of
 from diht_k8s.api.layout import Layout, join
+from diht_k8s.api.reports import SavedCheckpoint
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.training import Train
 from diht_k8s.recipe.concepts.vocabulary import Vocabulary
@@ -32,7 +33,7 @@ from diht_k8s.recipe.shards.samples import count_samples
 from diht_k8s.recipe.shards.sets import Shard, kept_shards
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.training.batch_norm import over_all_ranks
-from diht_k8s.recipe.training.checkpoint import Cursor, Saved
+from diht_k8s.recipe.training.checkpoint import Cursor, Saved, place_of
 from diht_k8s.recipe.training.engine import Engine, Losses, meet, this_device
 from diht_k8s.recipe.training.loader import Batch, Loader, Source
 from diht_k8s.recipe.training.metrics import Metrics
@@ -96,6 +97,8 @@ class Training:
         self.not_finite = 0
         self.metrics = Metrics(self.storage, self.layout, step=self.cursor.step)
         self.progress = Reporter(Stage.TRAIN)
+        if saved is not None:
+            self.progress.saved(SavedCheckpoint(step=saved.cursor.step, uri=saved.uri))
 
     @property
     def steps(self) -> int:
@@ -117,7 +120,7 @@ class Training:
             self._log(losses, since, last=last)
             stop, due = self._agreed(self.stop.requested, self._due(since))
             if self.not_finite == 0 and (stop or last or due):
-                self._save(since)
+                self._save(since, last=stop or last)
             if stop and not last:
                 raise StopRequested(
                     f"stopped on request at step {step + 1} of {self.steps}, checkpoint saved: start again to go on"
@@ -205,6 +208,7 @@ class Training:
             seed=self.run.spec.seed,
             rank=self.rank,
             world=self.world,
+            workers=self.train.loader_workers,
         )
 
     def _moved(self, step: int, seconds: float) -> Cursor:
@@ -284,9 +288,13 @@ class Training:
         since.logged_at, since.logged_samples, self.loader.wait_seconds = now, 0, 0.0
         self.metrics.write()
 
-    def _save(self, since: Since) -> None:
+    def _save(self, since: Since, *, last: bool) -> None:
         self.saver.save(self.engine.engine, self.model, self.cursor, self.bad, self.metrics)
         since.saved_at, since.saved_position = time.monotonic(), self.cursor.position
+        place = place_of(self.layout.checkpoints, self.cursor)
+        self.progress.saved(SavedCheckpoint(step=self.cursor.step, uri=place, time=int(time.time())))
+        if last and self.rank == 0:
+            self.progress.update(min(self.cursor.position, self.train.samples), last=True)
 
     def _finish(self) -> None:
         summary = {

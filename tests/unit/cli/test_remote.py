@@ -8,7 +8,16 @@ import pytest
 
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.api.status import Condition, FailureCause, ProgressStatus, StageState, StageStatus, Status, wire
+from diht_k8s.api.status import (
+    Condition,
+    FailureCause,
+    LastCheckpoint,
+    ProgressStatus,
+    StageState,
+    StageStatus,
+    Status,
+    wire,
+)
 from diht_k8s.cli.remote import details, newest_pods, planned, sentence
 from diht_k8s.cli.watching import Watcher
 from tests.unit.api.documents import changed
@@ -56,6 +65,23 @@ def test_details_name_the_pod_and_what_it_said() -> None:
         "| b",
     ]
     assert details(Status(stages=[stage.model_copy(update={"state": StageState.COMPLETE})])) == []
+
+
+def test_details_name_the_checkpoint_to_go_on_from_and_the_nodes_to_keep_away_from() -> None:
+    saved = LastCheckpoint(step=40, time=NOW, uri="s3://b/step-40")
+    runs = StageStatus(name="train", stage=Stage.TRAIN, state=StageState.RUNNING)
+    says = f"last checkpoint: step 40, committed {NOW} (s3://b/step-40)"
+    assert details(Status(stages=[runs], last_checkpoint=saved)) == [says]
+    failed = runs.model_copy(
+        update={"cause": FailureCause(reason="NodeLost", message="m"), "avoid_nodes": ["n1", "n2"]}
+    )
+    lines = details(Status(stages=[failed], last_checkpoint=saved.model_copy(update={"time": None})))
+    assert lines[2:] == [
+        "the next attempt prefers other nodes than n1, n2: two attempts failed there",
+        "last checkpoint: step 40 (s3://b/step-40)",
+    ]
+    ended = Status(conditions=[condition(ConditionType.COMPLETE, Reason.COMPLETE)], last_checkpoint=saved)
+    assert details(ended) == []
 
 
 def pod(name: str, stage: str, attempt: int, index: int, time: int) -> dict[str, Any]:
@@ -130,6 +156,7 @@ def test_watch_shows_each_change_once_and_ends_with_the_run() -> None:
         RUNS,
         stages=[entry("label-heads", StageState.COMPLETE), entry("label-predict", StageState.RUNNING, 2)],
         progress=ProgressStatus(stage="label-predict", step="labels", done=1, total=4, samples_per_second="2"),
+        last_checkpoint=LastCheckpoint(step=40, uri="s3://b/40"),
     )
     done = status(
         condition(ConditionType.COMPLETE, Reason.COMPLETE),
@@ -145,6 +172,7 @@ def test_watch_shows_each_change_once_and_ends_with_the_run() -> None:
         "label: heads: complete",
         "label: predict: running, attempt 2",
         "label: 1/4 {}",
+        "checkpoint of step 40 is committed",
         "label: predict: complete, attempt 2 (ended)",
         f"r is complete since {NOW}",
     ]

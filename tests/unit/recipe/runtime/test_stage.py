@@ -10,7 +10,7 @@ import pytest
 
 from diht_k8s.api.documents import load
 from diht_k8s.api.errors import DataError, ExitCode, RetryableError, StopRequested, UserError
-from diht_k8s.api.reports import parse_progress
+from diht_k8s.api.reports import SavedCheckpoint, parse_progress
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.runtime.commit import artefact
 from diht_k8s.recipe.runtime.progress import Reporter
@@ -136,3 +136,15 @@ def test_progress_is_printed_at_intervals_and_at_the_end() -> None:
     assert last is not None
     assert (middle.per_second, middle.eta_seconds, middle.metrics) == (5.0, 6, {"kept": 0.333333})
     assert last.eta_seconds == 0
+
+
+def test_progress_names_the_newest_checkpoint_and_the_last_line_comes_at_once() -> None:
+    stream = io.StringIO()
+    reporter = Reporter(Stage.TRAIN, stream=stream, clock=lambda: 0.0, every_s=10)
+    reporter.start("steps", 100)
+    saved = SavedCheckpoint(step=3, uri="s3://b/step-3", time=5)
+    reporter.saved(saved)
+    reporter.update(30)
+    reporter.update(30, last=True)
+    lines = [parse_progress(line) for line in stream.getvalue().splitlines()]
+    assert [(line.done, line.checkpoint) for line in lines if line] == [(0, None), (30, saved)]

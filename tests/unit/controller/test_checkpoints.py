@@ -1,0 +1,64 @@
+"""What the status says of checkpoints: what the training says, kept while it says nothing, and whatever nonsense a log holds."""
+
+from __future__ import annotations
+
+import pytest
+
+from diht_k8s.api.reports import Cause, Progress, SavedCheckpoint
+from diht_k8s.api.run import Stage
+from diht_k8s.api.status import LastCheckpoint, timestamp
+from tests.unit.controller.documents import NOW
+from tests.unit.controller.fake import FakeCluster, Process
+from tests.unit.controller.test_reconcile import Clock, make, settle, status
+
+URI = "s3://corpus/run/train/checkpoints/step-000000020"
+AT = timestamp(NOW - 30)
+
+
+def line(step: int | None, time: float | None = NOW - 30, uri: str = URI) -> str:
+    saved = None if step is None else SavedCheckpoint(step=step, uri=uri, time=None if time is None else int(time))
+    return Progress(stage=Stage.TRAIN, step="steps", done=30, total=100, checkpoint=saved).line()
+
+
+def training() -> tuple[FakeCluster, Process, Clock]:
+    """A gang that runs."""
+    cluster, clock = make(filter=None, label=None, evaluate=None), Clock()
+    cluster.runs["r"]["spec"]["train"]["distillation"] = {"mode": "Disabled"}
+    process = Process(cluster, clock)
+    settle(process)
+    cluster.run_pods("r-train-1")
+    return cluster, process, clock
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ([line(20)], LastCheckpoint(step=20, time=AT, uri=URI)),
+        ([line(None)], None),
+        ([line(20, time=None)], LastCheckpoint(step=20, uri=URI)),
+        ([line(20), line(20, time=None)], LastCheckpoint(step=20, time=AT, uri=URI)),
+        ([line(20), line(None)], LastCheckpoint(step=20, time=AT, uri=URI)),
+        ([line(20), line(40, uri="s3://b/40")], LastCheckpoint(step=40, time=AT, uri="s3://b/40")),
+        ([line(-5, 1e18, "s3://b/\x1b[31m" + "x" * 2000)], LastCheckpoint(step=0, time="9999-12-31T23:59:59Z", uri="s3://b/" + "x" * 1078 + "...")),
+    ],
+    ids=["named", "none yet", "of an older program", "the same of an older program", "kept", "newer", "nonsense"],
+)  # fmt: skip
+def test_last_checkpoint_is_what_the_training_said_last(lines: list[str], expected: LastCheckpoint | None) -> None:
+    cluster, process, clock = training()
+    for text in lines:
+        cluster.logs["r-train-1-0"] = text
+        process.look()
+        clock.now += 11
+    assert status(cluster).last_checkpoint == expected
+
+
+@pytest.mark.parametrize("code", [0, 143])
+def test_checkpoint_of_the_end_is_read_though_the_program_has_ended(code: int) -> None:
+    cluster, process, _ = training()
+    process.look()
+    cluster.logs["r-train-1-0"] = line(57)
+    cluster.end("r-train-1", code, message=Cause(exit_code=code, reason="StopRequested", message="m").encoded())
+    settle(process)
+    found = status(cluster).last_checkpoint
+    assert found is not None
+    assert found.step == 57

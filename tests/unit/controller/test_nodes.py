@@ -1,0 +1,67 @@
+"""Which nodes attempts keep away from, and how."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from diht_k8s.api.reports import Cause
+from diht_k8s.api.status import AttemptStatus
+from diht_k8s.controller.nodes import avoided, keep_away
+from tests.unit.controller.fake import FakeCluster, Process
+from tests.unit.controller.test_reconcile import ONE, Clock, make, settle, status
+
+
+def fail(process: Process, clock: Clock, cluster: FakeCluster, name: str, code: int, reason: str = "R") -> None:
+    settle(process)
+    assert name in cluster.jobs, sorted(cluster.jobs)
+    cluster.end(name, code, message=Cause(exit_code=code, reason=reason, message="m").encoded())
+    settle(process)
+    clock.now += 100
+
+
+@pytest.mark.parametrize(
+    ("codes", "nodes"),
+    [((75,), []), ((75, 1), ["node-0"]), ((137, 139), ["node-0"]), ((143, 143), []), ((75, 143), [])],
+)
+def test_node_on_which_two_attempts_failed_is_avoided(codes: tuple[int, ...], nodes: list[str]) -> None:
+    cluster, clock = make(**ONE, filter={"workers": 1}), Clock()
+    process = Process(cluster, clock)
+    for number, code in enumerate(codes, 1):
+        fail(process, clock, cluster, f"r-filter-{number}", code)
+    settle(process)
+    [stage] = status(cluster).stages
+    assert stage.avoid_nodes == nodes
+    pod = cluster.jobs[f"r-filter-{len(codes) + 1}"]["spec"]["template"]["spec"]
+    asked = pod.get("affinity", {}).get("nodeAffinity", {}).get("preferredDuringSchedulingIgnoredDuringExecution", [])
+    fields = [field for term in asked for field in term["preference"]["matchFields"]]
+    assert [field["values"] for field in fields] == [[node] for node in nodes]
+
+
+def test_failures_of_another_stage_speak_against_no_node_and_nothing_is_forgotten() -> None:
+    def attempt(stage: str, number: int, node: str) -> AttemptStatus:
+        return AttemptStatus(stage=stage, number=number, node=node)
+
+    attempts = [attempt("filter", 1, "a"), attempt("train", 1, "a"), attempt("train", 2, "b"), attempt("train", 3, "b")]
+    assert avoided(["x"], attempts, "train") == ["x", "b"]
+    assert avoided(["b"], [], "train") == ["b"]
+
+
+def test_wish_for_other_nodes_stands_beside_the_runs_own_affinity() -> None:
+    own = {"weight": 1, "preference": {"matchExpressions": [{"key": "disk", "operator": "Exists"}]}}
+    required = {"nodeSelectorTerms": []}
+    node = {
+        "preferredDuringSchedulingIgnoredDuringExecution": [own],
+        "requiredDuringSchedulingIgnoredDuringExecution": required,
+    }
+    job: dict[str, Any] = {"spec": {"template": {"spec": {"affinity": {"nodeAffinity": node}}}}}
+    keep_away(job, [])
+    assert node["preferredDuringSchedulingIgnoredDuringExecution"] == [own]
+    keep_away(job, ["n1", "n2"])
+    first, wish = node["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert (first, node["requiredDuringSchedulingIgnoredDuringExecution"]) == (own, required)
+    assert wish["weight"] == 100
+    assert wish["preference"] == {
+        "matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": [name]} for name in ("n1", "n2")]
+    }
