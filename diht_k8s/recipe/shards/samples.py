@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import hashlib
 import io
 import json
+import logging
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +20,8 @@ IMAGE_SUFFIXES: Final = ("jpg", "jpeg", "png", "webp")
 MAX_MEMBER_BYTES: Final = 64 << 20
 MAX_CAPTION_BYTES: Final = 16 << 10
 CAPTION_KEYS: Final = ("caption", "text")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -180,15 +182,20 @@ def _caption(text: bytes | None, meta: Mapping[str, Any]) -> tuple[str, str | No
 
 
 def count_samples(storage: Storage, uri: str) -> int:
-    """The number of samples of a shard, without looking at them; of a damaged shard, of what comes before the damage."""
+    """The number of samples of a shard, without looking at them; of a damaged shard, of what comes before the damage (and a warning)."""
     count = 0
-    with storage.open(uri) as file, contextlib.suppress(tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile):
-        key = None
-        with tarfile.open(fileobj=file, mode="r|*", errorlevel=1, tarinfo=_Header) as tar:
+    try:
+        with (
+            storage.open(uri) as file,
+            tarfile.open(fileobj=file, mode="r|*", errorlevel=1, tarinfo=_Header) as tar,
+        ):
+            key = None
             for info in tar:
                 member_key = _split_name(info)
                 if member_key is not None and member_key[0] != key:
                     key, count = member_key[0], count + 1
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        logger.warning("%s is damaged after %d samples (%s): what lies behind is left out", uri, count, error)
     return count
 
 

@@ -32,7 +32,8 @@ class Storage:
 
     def __init__(self, rules: Sequence[StorageRule] = ()) -> None:
         self._rules = sorted(enumerate(rules), key=lambda item: -len(item[1].prefix))
-        self._systems: dict[int | None, AbstractFileSystem] = {}
+        self._systems: dict[tuple[int, int | None], AbstractFileSystem] = {}
+        """by process, because a forked one must not use its parent's connections, and by rule."""
 
     def expand(self, patterns: Sequence[str]) -> list[str]:
         """Brace ranges and globs, each expanded in order.
@@ -206,15 +207,16 @@ class Storage:
     def _resolve(self, uri: str) -> tuple[AbstractFileSystem, str]:
         scheme, separator, _ = uri.partition("://")
         if not separator or scheme == "file":
-            return self._systems.setdefault(None, LocalFileSystem()), os.path.abspath(
+            return self._systems.setdefault((0, None), LocalFileSystem()), os.path.abspath(
                 os.path.expanduser(uri.removeprefix("file://"))
             )
         if scheme != "s3":
             raise UserError(f"{uri}: the scheme {scheme} is not allowed: use s3://, file:// or a path")
         index, rule = next(((i, r) for i, r in self._rules if _below(uri, r.prefix)), (-1, None))
-        if index not in self._systems:
-            self._systems[index] = _s3(index, rule)
-        return self._systems[index], uri.removeprefix("s3://")
+        key = (os.getpid(), index)
+        if key not in self._systems:
+            self._systems[key] = _s3(index, rule)
+        return self._systems[key], uri.removeprefix("s3://")
 
 
 def _precondition_failed(error: OSError) -> bool:

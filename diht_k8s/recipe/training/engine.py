@@ -245,7 +245,7 @@ def _to(batch: Batch, device: torch.device) -> Batch:
     targets = batch.targets
     return replace(
         batch,
-        images_BCHW=batch.images_BCHW.to(device, non_blocking=True),
+        pixels_BHWC=batch.pixels_BHWC.to(device, non_blocking=True),
         tokens_BT=batch.tokens_BT.to(device, non_blocking=True),
         caption_ids_B=batch.caption_ids_B.to(device),
         targets=None if targets is None else _targets_to(targets, device),

@@ -1,178 +1,36 @@
-"""Batches of one rank: pictures, tokens and soft labels of its positions in the global order, prepared in a thread ahead of the step."""
+"""Batches of one rank, prepared ahead of the step: in a thread, or by worker processes of which each makes every n-th row of each batch.
+
+Workers are finer ranks (see `assembly`), so neither the batches nor the cursor depend on their number. What is prepared ahead is bounded in bytes.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import itertools
 import queue
+import signal
+import sys
 import threading
 import time
-from collections import Counter, OrderedDict
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
+from typing import Any
 
-import numpy as np
-import open_clip
 import torch
-from PIL import Image
-from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from diht_k8s.api.errors import DataError
-from diht_k8s.recipe.concepts.soft_labels import HeadLabels, Labels, read_labels
-from diht_k8s.recipe.shards.pictures import BadPictureError, decode
-from diht_k8s.recipe.shards.samples import Sample, read_samples
-from diht_k8s.recipe.shards.sets import Shard
-from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.training.augment import to_tensor, train_pixels
-from diht_k8s.recipe.training.order import Order, Slice
+from diht_k8s.api.errors import DihtError, RetryableError
+from diht_k8s.recipe.training.assembly import Assembler, Job
+from diht_k8s.recipe.training.batch import Batch, HeadTargets, Targets, interleaved
+from diht_k8s.recipe.training.order import Order
+from diht_k8s.recipe.training.source import Source
 
-PREFETCH_BATCHES = 2
-SHARD_CACHE_BYTES = 256 << 20
-"""Shards that are kept as they are; one that is larger than an eighth of it is read piece by piece."""
-PICTURE_CACHE_BYTES = 512 << 20
-"""Decoded pictures that are kept for the next epoch; a small set fits, of a large one nothing is found again anyway."""
+__all__ = ["Batch", "HeadTargets", "Loader", "Source", "Targets"]
 
-
-@dataclass(frozen=True)
-class HeadTargets:
-    """Soft targets of one concept head."""
-
-    ids_BK: Tensor
-    probabilities_BK: Tensor
-
-
-@dataclass(frozen=True)
-class Targets:
-    """Soft targets of a batch."""
-
-    objects: HeadTargets
-    attributes: HeadTargets
-    mask_B: Tensor
-    """whether a picture has labels."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one rank trains on in one step."""
-
-    images_BCHW: Tensor
-    tokens_BT: Tensor
-    caption_ids_B: Tensor
-    """equal where captions are equal, int64."""
-    targets: Targets | None
-    uids: list[str]
-    bad: dict[str, int]
-    """samples that could not be used, by reason; a grey picture stands in for each."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A decoded picture."""
-
-    image: Image.Image
-    problem: str | None
-    """why the sample is bad."""
-
-    @property
-    def bytes(self) -> int:
-        """Memory that it takes."""
-        return self.image.width * self.image.height * 3
-
-
-@dataclass(frozen=True)
-class Item:
-    """One sample on its way into a batch."""
-
-    sample: Sample
-    labels: Labels | None
-    label_row: int
-
-
-class Source:
-    """Where samples come from; small shards are kept, because several streams read parts of the same one."""
-
-    def __init__(
-        self,
-        storage: Storage,
-        shards: Sequence[Shard],
-        label_uris: Sequence[str] | None = None,
-        *,
-        vocabulary_sha256: str | None = None,
-    ) -> None:
-        """Make a source; nothing is read yet.
-
-        Args:
-            storage: reads the shards.
-            shards: in the order's numbering.
-            label_uris: one table of soft labels beside each shard; None without distillation.
-            vocabulary_sha256: of the vocabulary that the labels must belong to.
-        """
-        self._storage, self.shards = storage, shards
-        self._label_uris, self._vocabulary_sha256 = label_uris, vocabulary_sha256
-        self._kept: OrderedDict[int, Mapping[int, Sample]] = OrderedDict()
-        self._kept_labels: dict[int, Labels] = {}
-        self._sizes: dict[int, int] = {}
-
-    def read(self, piece: Slice) -> list[Item]:
-        """The samples of a slice, in its order.
-
-        Raises:
-            DataError: the shard holds fewer samples than its marker says, or its labels belong to something else.
-        """
-        shard = self.shards[piece.shard]
-        samples, labels = self._samples(piece), self._labels(piece.shard)
-        items = []
-        for index in map(int, piece.indexes):
-            if index not in samples:
-                raise DataError(
-                    f"{shard.uri} holds fewer samples than the filter committed: run the stage filter again"
-                )
-            sample = samples[index]
-            if labels is not None and (index >= len(labels.uids) or labels.uids[index] != sample.uid):
-                raise DataError(
-                    f"the labels of {shard.name} do not match {shard.uri} at sample {index}: run the stage label again"
-                )
-            items.append(Item(sample, labels, index))
-        return items
-
-    def _samples(self, piece: Slice) -> Mapping[int, Sample]:
-        """At least the samples of the slice, by index."""
-        uri, number = self.shards[piece.shard].uri, piece.shard
-        if number in self._kept:
-            self._kept.move_to_end(number)
-            return self._kept[number]
-        if number not in self._sizes:
-            self._sizes[number] = self._storage.size(uri)
-        small = self._sizes[number] <= SHARD_CACHE_BYTES // 8
-        wanted, last = set(piece.indexes.tolist()), int(max(piece.indexes))
-        found: dict[int, Sample] = {}
-        for index, sample in enumerate(read_samples(self._storage, uri)):
-            if small or index in wanted:
-                found[index] = sample
-            if index == last and not small:
-                break
-        if small:
-            self._keep(number, found)
-        return found
-
-    def _keep(self, number: int, samples: Mapping[int, Sample]) -> None:
-        self._kept[number] = samples
-        while sum(self._sizes[kept] for kept in self._kept) > SHARD_CACHE_BYTES:
-            dropped, _ = self._kept.popitem(last=False)
-            self._kept_labels.pop(dropped, None)
-
-    def _labels(self, number: int) -> Labels | None:
-        if self._label_uris is None:
-            return None
-        if number in self._kept_labels:
-            return self._kept_labels[number]
-        uri = self._label_uris[number]
-        labels = read_labels(self._storage, uri)
-        theirs = labels.header.get("vocabulary_sha256")
-        if self._vocabulary_sha256 is not None and theirs != self._vocabulary_sha256:
-            raise DataError(f"{uri} was made with another vocabulary than vocabulary.json: run the stage label again")
-        if number in self._kept:
-            self._kept_labels[number] = labels
-        return labels
+PREFETCH_BYTES = 512 << 20
+"""Batches that wait for their step: as many as fit, from one to `PREFETCH_BATCHES`."""
+PREFETCH_BATCHES = 4
+_PR_SET_PDEATHSIG = 1
 
 
 class Loader:
@@ -189,6 +47,7 @@ class Loader:
         seed: int,
         rank: int,
         world: int,
+        workers: int = 0,
     ) -> None:
         """Make a loader; nothing is read yet.
 
@@ -201,39 +60,26 @@ class Loader:
             seed: of the augmentation.
             rank: of this process.
             world: number of processes.
+            workers: processes that make the batches, at most; the largest number up to it that divides a rank's part of a batch is taken. 0: a
+                thread of this process.
         """
-        self._source, self._order = source, order
-        self._batch_size, self._image_size, self._seed = batch_size, image_size, seed
+        self._job = Job(source, order, batch_size, image_size, context_length, seed)
         self._rank, self._world = rank, world
-        self._tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=context_length)
-        self._streams: dict[tuple[int, int], Iterator[Item]] = {}
-        self._next_element: dict[tuple[int, int], int] = {}
-        self._pictures: OrderedDict[str, Picture] = OrderedDict()
-        self._picture_bytes = 0
+        local = batch_size // world
+        self.workers = next(
+            number for number in range(min(workers, local), -1, -1) if number == 0 or local % number == 0
+        )
+        self._ahead = max(1, min(PREFETCH_BATCHES, PREFETCH_BYTES // (local * image_size**2 * 3)))
         self.wait_seconds = 0.0
         """time that `batches` waited for data since it was last read."""
 
     def batches(self, position: int) -> Generator[Batch]:
         """Batches for ever, the first one beginning at a global position (a multiple of the batch size)."""
-        ready: queue.Queue[Batch | BaseException] = queue.Queue(PREFETCH_BATCHES)
+        ready: queue.Queue[Batch | BaseException] = queue.Queue(self._ahead)
         closed = threading.Event()
-
-        def fill() -> None:
-            try:
-                for start in itertools.count(position, self._batch_size):
-                    batch = self._batch(start)
-                    while not closed.is_set():
-                        try:
-                            ready.put(batch, timeout=0.2)
-                            break
-                        except queue.Full:
-                            continue
-                    if closed.is_set():
-                        return
-            except BaseException as error:  # handed over to the training thread, which raises it
-                ready.put(error)
-
-        threading.Thread(target=fill, name="loader", daemon=True).start()
+        made = self._merged(self._start_workers(position)) if self.workers else self._here(position)
+        filler = threading.Thread(target=self._fill, args=(made, ready, closed), name="loader", daemon=True)
+        filler.start()
         try:
             while True:
                 before = time.perf_counter()
@@ -245,82 +91,90 @@ class Loader:
         finally:
             closed.set()
 
-    def _batch(self, start: int) -> Batch:
-        positions = range(start + self._rank, start + self._batch_size, self._world)
-        items = [self._item(position) for position in positions]
-        pictures = [self._picture(item) for item in items]
-        pixels_BHWC = np.empty((len(items), self._image_size, self._image_size, 3), np.uint8)
-        for place, (position, item, picture) in enumerate(zip(positions, items, pictures, strict=True)):
-            epoch, _, _ = self._order.locate(position)
-            pixels_BHWC[place] = train_pixels(
-                picture.image, self._image_size, seed=self._seed, epoch=epoch, uid=item.sample.uid
-            )
-        return Batch(
-            to_tensor(pixels_BHWC),
-            self._tokenizer([item.sample.caption for item in items]),
-            torch.tensor([_caption_id(item.sample.caption_sha256) for item in items]),
-            _targets(items),
-            [item.sample.uid for item in items],
-            dict(Counter(picture.problem for picture in pictures if picture.problem is not None)),
-        )
-
-    def _item(self, position: int) -> Item:
-        epoch, stream, element = self._order.locate(position)
-        key = (epoch, stream)
-        if self._next_element.get(key) != element:
-            self._streams[key] = self._read_stream(epoch, stream, element)
-            for old in [old for old in self._streams if old[0] < epoch - 1]:
-                del self._streams[old], self._next_element[old]
-        self._next_element[key] = element + 1
-        return next(self._streams[key])
-
-    def _read_stream(self, epoch: int, stream: int, skip: int) -> Iterator[Item]:
-        for piece in self._order.stream_slices(epoch, stream):
-            if skip >= len(piece.indexes):
-                skip -= len(piece.indexes)
-                continue
-            yield from self._source.read(Slice(piece.shard, piece.indexes[skip:]))
-            skip = 0
-
-    def _picture(self, item: Item) -> Picture:
-        """The decoded picture; grey where the sample is bad, so that all ranks keep the same step."""
-        uid = item.sample.uid
-        if uid in self._pictures:
-            self._pictures.move_to_end(uid)
-            return self._pictures[uid]
+    def _fill(self, made: Generator[Batch], ready: queue.Queue[Batch | BaseException], closed: threading.Event) -> None:
         try:
-            picture = Picture(decode(item.sample.image), item.sample.problem)
-        except BadPictureError as error:
-            grey = Image.new("RGB", (self._image_size, self._image_size), (123, 117, 104))
-            picture = Picture(grey, item.sample.problem or error.reason)
-        self._remember(uid, picture)
-        return picture
+            with contextlib.closing(made):
+                for batch in made:
+                    item = batch.pinned() if torch.cuda.is_available() else batch
+                    while not closed.is_set():
+                        with contextlib.suppress(queue.Full):
+                            ready.put(item, timeout=0.2)
+                            break
+                    if closed.is_set():
+                        return
+        except BaseException as error:  # handed over to the training thread, which raises it
+            ready.put(error)
 
-    def _remember(self, uid: str, picture: Picture) -> None:
-        self._pictures[uid] = picture
-        self._picture_bytes += picture.bytes
-        while self._picture_bytes > PICTURE_CACHE_BYTES:
-            _, dropped = self._pictures.popitem(last=False)
-            self._picture_bytes -= dropped.bytes
+    def _here(self, position: int) -> Generator[Batch]:
+        assembler = Assembler(self._job, rank=self._rank, world=self._world)
+        for start in itertools.count(position, self._job.batch_size):
+            yield assembler.batch(start)
+
+    def _start_workers(self, position: int) -> Iterator[Any]:
+        """Fork the workers, from the thread with which they shall end.
+
+        Forked, not spawned: a spawned one would import DeepSpeed first, seconds and hundreds of MiB for each. What a fork must not share, the
+        connections to storage, belongs to one process each (see `Storage`).
+        """
+        before = signal.getsignal(signal.SIGCHLD)
+        loader = DataLoader(
+            _Parts(self._job, position, rank=self._rank, world=self._world),
+            batch_size=None,
+            num_workers=self.workers,
+            prefetch_factor=self._ahead,
+            collate_fn=_as_it_is,
+            worker_init_fn=_settle,
+            multiprocessing_context="fork",
+        )
+        parts = iter(loader)
+        if threading.current_thread() is threading.main_thread():
+            # torch's handler would raise in the middle of a step; that a worker is gone shows in `_merged`, too
+            signal.signal(signal.SIGCHLD, before)
+        return parts
+
+    def _merged(self, parts: Iterator[Any]) -> Generator[Batch]:
+        """Batches of the parts that the workers hand over in turn."""
+        while True:
+            try:
+                made = [next(parts) for _ in range(self.workers)]
+            except RuntimeError as error:
+                if not str(error).startswith("DataLoader worker"):
+                    raise
+                raise RetryableError(
+                    f"rank {self._rank} lost a loader worker ({error}): start again; if it comes back, raise pods.shmSize or "
+                    "memory, or lower train.loaderWorkers"
+                ) from error
+            for part in made:
+                if isinstance(part, BaseException):
+                    raise part
+            yield interleaved(made)
 
 
-def _targets(items: list[Item]) -> Targets | None:
-    rows = [(item.labels, item.label_row) for item in items if item.labels is not None]
-    if not rows:
-        return None
-    return Targets(
-        _head_targets([(labels.objects, row) for labels, row in rows]),
-        _head_targets([(labels.attributes, row) for labels, row in rows]),
-        torch.tensor([bool(labels.has_label_N[row]) for labels, row in rows]),
-    )
+class _Parts(IterableDataset[Any]):
+    """One worker's parts of the rank's batches; the last thing that it yields is the error that ends it."""
+
+    def __init__(self, job: Job, position: int, *, rank: int, world: int) -> None:
+        self._job, self._position, self._rank, self._world = job, position, rank, world
+
+    def __iter__(self) -> Iterator[Batch | DihtError]:
+        info = get_worker_info()
+        assert info is not None
+        rank, world = self._rank + info.id * self._world, info.num_workers * self._world
+        assembler = Assembler(self._job, rank=rank, world=world, sharers=info.num_workers)
+        try:
+            for start in itertools.count(self._position, self._job.batch_size):
+                yield assembler.batch(start)
+        except DihtError as error:  # as a value: torch would bury the line under a traceback
+            yield error
 
 
-def _head_targets(rows: list[tuple[HeadLabels, int]]) -> HeadTargets:
-    return HeadTargets(
-        torch.from_numpy(np.stack([head.ids_NK[row] for head, row in rows])),
-        torch.from_numpy(np.stack([head.probabilities_NK[row] for head, row in rows])),
-    )
+def _as_it_is(part: Any) -> Any:
+    return part
 
 
-def _caption_id(digest: str) -> int:
-    return int(digest[:15], 16)
+def _settle(worker: int) -> None:
+    """Undo what a worker inherited from its rank: the handler that turns SIGTERM into a request; and end with the rank."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

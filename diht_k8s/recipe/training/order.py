@@ -7,6 +7,8 @@ and rank r of W takes those congruent to r modulo W. So every sample is seen exa
 the next epoch, and the whole state of the data path is one number: the next position. S depends on the data and the batch only; where W
 divides S, a rank reads S / W streams and no other.
 
+A shard is shuffled in windows, so that its reader holds a window and not the shard: all streams together hold about WINDOW_SAMPLES.
+
 Pure: numbers in, numbers out.
 """
 
@@ -21,11 +23,13 @@ import numpy as np
 MAX_STREAMS = 1024
 MIN_STREAM_LENGTH = 64
 """Shorter streams would re-read shards for a handful of samples."""
+WINDOW_SAMPLES = 1 << 16
+"""A shuffle buffer over all ranks: about 4 GiB of pictures of 50 KiB. Shards are shuffled among each other anyway."""
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Samples of one shard, in the order in which a stream yields them."""
+    """Samples of one window of a shard, in the order in which a stream yields them."""
 
     shard: int
     indexes: np.ndarray
@@ -66,7 +70,7 @@ class Order:
         return epoch, offset % self.streams, offset // self.streams
 
     def stream_slices(self, epoch: int, stream: int) -> list[Slice]:
-        """What a stream reads in an epoch: for each shard that it touches, which samples in which order."""
+        """What a stream reads in an epoch: for each window that it touches, which samples in which order; windows of a shard rise."""
         length = self.total // self.streams + (stream < self.total % self.streams)
         begin = stream * (self.total // self.streams) + min(stream, self.total % self.streams)
         slices: list[Slice] = []
@@ -75,9 +79,19 @@ class Order:
             size = self.sizes[shard]
             low, high = max(begin, at), min(begin + length, at + size)
             if low < high:
-                order = self._generator("samples", epoch, int(shard)).permutation(size)
-                slices.append(Slice(int(shard), order[low - at : high - at]))
+                slices += self._windows(epoch, int(shard), low - at, high - at)
             at += size
+        return slices
+
+    def _windows(self, epoch: int, shard: int, low: int, high: int) -> list[Slice]:
+        """Elements `low` to `high` of a shard's shuffled order, by window."""
+        rng, size, window = self._generator("samples", epoch, shard), self.sizes[shard], WINDOW_SAMPLES // self.streams
+        slices = []
+        for begin in range(0, min(high, size), window):
+            order = begin + rng.permutation(min(window, size - begin))
+            taken = order[max(low - begin, 0) : high - begin]
+            if len(taken):
+                slices.append(Slice(shard, taken))
         return slices
 
     def _generator(self, what: str, epoch: int, shard: int) -> np.random.Generator:

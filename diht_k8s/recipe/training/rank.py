@@ -209,6 +209,7 @@ class Training:
             rank=self.rank,
             world=self.world,
             workers=self.train.loader_workers,
+            workers=self.train.loader_workers,
         )
 
     def _moved(self, step: int, seconds: float) -> Cursor:

@@ -108,7 +108,6 @@ def _refuse_unsupported(run: DihtRun, train: Train) -> None:
         "train.ema": train.ema > 0,
         "train.offload": train.offload != "None",
         "train.compile": train.compile,
-        "train.loaderWorkers": train.loader_workers > 0,
         "train.validation": train.validation is not None,
         "data.sources[].weight": any(source.weight != 1 for source in run.spec.data.sources),
     }

@@ -5,16 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
+import psutil
 import pytest
 import torch
 
-from diht_k8s.api.errors import DataError
+from diht_k8s.api.errors import DataError, RetryableError
 from diht_k8s.api.layout import Layout
 from diht_k8s.recipe.concepts.soft_labels import read_labels
 from diht_k8s.recipe.shards.samples import read_samples, write_samples
 from diht_k8s.recipe.shards.sets import Shard
 from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.training import loader
+from diht_k8s.recipe.training import assembly, source
 from diht_k8s.recipe.training.loader import Batch, Loader, Source
 from diht_k8s.recipe.training.order import Order
 from tests.recipe.training.small_run import SHARDS, make_data
@@ -30,14 +32,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def batches(folder: Path, number: int, *, position: int = 0, rank: int = 0, world: int = 1) -> list[Batch]:
+def batches(
+    folder: Path, number: int, *, position: int = 0, rank: int = 0, world: int = 1, batch: int = BATCH, workers: int = 0
+) -> list[Batch]:
     layout = Layout(f"{folder}/out")
     shards = [Shard(f"drawn-{i}", layout.kept(f"drawn-{i}"), "drawn", samples=n) for i, n in enumerate(SHARDS)]
-    source = Source(STORAGE, shards, [layout.labels(shard.name) for shard in shards])
+    reads = Source(STORAGE, shards, [layout.labels(shard.name) for shard in shards])
     order = Order.of(SHARDS, BATCH, seed=0)
-    made = Loader(
-        source, order, batch_size=BATCH, image_size=32, context_length=12, seed=0, rank=rank, world=world
-    ).batches(position)
+    sizes = {"batch_size": batch, "image_size": 32, "context_length": 12}
+    made = Loader(reads, order, **sizes, seed=0, rank=rank, world=world, workers=workers).batches(position)
     try:
         return list(itertools.islice(made, number))
     finally:
@@ -52,7 +55,7 @@ def test_epoch_when_read_then_every_pair_once_with_its_own_caption_and_labels(fo
     seen = batches(folder, sum(SHARDS) // BATCH + 1)
     uids = [uid for batch in seen for uid in batch.uids][: sum(SHARDS)]
     assert sorted(uids) == sorted(samples)
-    tokenizer = loader.open_clip.tokenizer.SimpleTokenizer(context_length=12)
+    tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=12)
     for batch in seen:
         assert torch.equal(batch.tokens_BT, tokenizer([samples[uid].caption for uid in batch.uids]))
         assert batch.targets is not None
@@ -67,25 +70,41 @@ def same(ours: Batch, theirs: Batch) -> bool:
     return ours.uids == theirs.uids and torch.equal(ours.images_BCHW, theirs.images_BCHW)
 
 
-@pytest.mark.parametrize("change", [{}, {"PICTURE_CACHE_BYTES": 1}, {"SHARD_CACHE_BYTES": 1}], ids=str)
+SMALL_CACHES = {
+    "as they are": [],
+    "no picture kept": [(assembly, "PICTURE_CACHE_BYTES")],
+    "no shard kept": [(source, "SHARD_CACHE_BYTES")],
+}
+
+
+@pytest.mark.parametrize("caches", SMALL_CACHES.values(), ids=SMALL_CACHES)
+@pytest.mark.parametrize("workers", [0, 2])
 def test_batches_when_begun_in_the_middle_or_with_small_caches_then_the_same(
-    folder: Path, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    folder: Path, caches: list[tuple[Any, str]], workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = batches(folder, 14)
-    for name, value in change.items():
-        monkeypatch.setattr(loader, name, value)
-    assert all(same(a, b) for a, b in zip(batches(folder, 4, position=10 * BATCH), whole[10:], strict=True))
+    for module, name in caches:
+        monkeypatch.setattr(module, name, 1)
+    again = batches(folder, 4, position=10 * BATCH, workers=workers)
+    assert all(same(a, b) for a, b in zip(again, whole[10:], strict=True))
 
 
-def test_batches_when_cut_among_ranks_then_together_the_same(folder: Path) -> None:
-    whole = batches(folder, 6)
-    ranks = [batches(folder, 6, rank=rank, world=2) for rank in range(2)]
+@pytest.mark.parametrize(("world", "workers"), [(2, 0), (2, 2), (3, 0), (3, 2)])
+def test_batches_when_cut_among_ranks_and_workers_then_together_the_same(
+    folder: Path, world: int, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "SHARD_CACHE_BYTES", 1)
+    size = 24 if world == 3 else BATCH  # three ranks share their streams
+    whole = batches(folder, 8, batch=size)
+    ranks = [batches(folder, 8, rank=rank, world=world, batch=size, workers=workers) for rank in range(world)]
     for step, batch in enumerate(whole):
-        assert [
-            uid for pair in zip(ranks[0][step].uids, ranks[1][step].uids, strict=True) for uid in pair
-        ] == batch.uids
-        images = torch.stack([rank[step].images_BCHW for rank in ranks], dim=1).flatten(0, 1)
+        parts = [rank[step] for rank in ranks]
+        assert [uid for row in zip(*(part.uids for part in parts), strict=True) for uid in row] == batch.uids
+        images = torch.stack([part.images_BCHW for part in parts], dim=1).flatten(0, 1)
         assert torch.equal(images, batch.images_BCHW)
+        masks = [part.targets.mask_B for part in parts if part.targets is not None]
+        assert batch.targets is not None
+        assert torch.equal(torch.stack(masks, dim=1).flatten(), batch.targets.mask_B)
 
 
 def test_bad_sample_when_read_then_grey_and_counted_by_reason(tmp_path: Path) -> None:
@@ -108,3 +127,58 @@ def test_shard_when_shorter_than_committed_then_the_error_names_it(tmp_path: Pat
     write_samples(STORAGE, uri, [(s.key, s.members) for s in read_samples(STORAGE, uri)][:-5])
     with pytest.raises(DataError, match="holds fewer samples than the filter committed: run the stage filter again"):
         batches(tmp_path, sum(SHARDS) // BATCH)
+
+
+def cut(uri: str, share: float) -> None:
+    path = Path(uri)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+
+
+@pytest.mark.parametrize("cache_bytes", [source.SHARD_CACHE_BYTES, 1], ids=["kept whole", "read piece by piece"])
+def test_shard_when_cut_off_then_what_is_missing_counts_as_bad_and_the_rest_is_used(
+    tmp_path: Path, folder: Path, cache_bytes: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(source, "SHARD_CACHE_BYTES", cache_bytes)
+    make_data(tmp_path)
+    uri = Layout(f"{tmp_path}/out").kept("drawn-2")
+    cut(uri, 0.6)
+    steps = sum(SHARDS) // BATCH
+    whole, seen = batches(folder, steps), batches(tmp_path, steps)
+    bad = sum(batch.bad.get("shard_damaged", 0) for batch in seen)
+    assert 10 < bad < 35
+    assert sum(sum(batch.bad.values()) for batch in seen) == bad
+    uids = [pair for ours, theirs in zip(seen, whole, strict=True) for pair in zip(ours.uids, theirs.uids, strict=True)]
+    replaced = [theirs for ours, theirs in uids if ours != theirs]
+    assert len(replaced) == bad
+    assert all(uid.startswith("2-") and int(uid[2:]) > 20 for uid in replaced)
+    assert f"{uri} is damaged after" in caplog.text
+
+
+def test_worker_when_it_meets_wrong_labels_then_its_line_comes_through(tmp_path: Path) -> None:
+    make_data(tmp_path)
+    labels = tmp_path / "out" / "label" / "labels"
+    (labels / "drawn-0.parquet").write_bytes((labels / "drawn-1.parquet").read_bytes())
+    with pytest.raises(DataError, match=r"^the labels of drawn-0 do not match .* run the stage label again$"):
+        batches(tmp_path, sum(SHARDS) // BATCH, workers=2)
+
+
+def test_worker_when_killed_then_retryable(folder: Path) -> None:
+    reads = Source(STORAGE, [Shard("drawn-0", Layout(f"{folder}/out").kept("drawn-0"), "drawn", samples=70)])
+    loader = Loader(
+        reads,
+        Order.of([70], 16, 0),
+        batch_size=16,
+        image_size=32,
+        context_length=12,
+        seed=0,
+        rank=0,
+        world=1,
+        workers=2,
+    )
+    made = loader.batches(0)
+    next(made)
+    for child in psutil.Process().children():
+        child.kill()
+    with pytest.raises(RetryableError, match="rank 0 lost a loader worker"):
+        list(itertools.islice(made, 100))

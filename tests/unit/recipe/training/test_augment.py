@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
 
-from diht_k8s.recipe.training.augment import MEAN, STD, crop_box, to_tensor, train_pixels
+from diht_k8s.recipe.training.augment import MEAN, STD, crop_box, normalised, train_view
 from diht_k8s.recipe.training.order import generator
 
 
@@ -18,22 +20,43 @@ def test_crop_lies_inside_and_covers_most_of_the_picture(width: int, height: int
             assert (right - left) * (bottom - top) >= 0.85 * width * height
 
 
+def noise(width: int, height: int) -> Image.Image:
+    """A picture with detail at all scales."""
+    small = np.random.default_rng(0).integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8)
+    smooth = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+    return Image.blend(smooth, Image.effect_noise((width, height), 60).convert("RGB"), 0.3)
+
+
+def pixels_of(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize(("width", "height"), [(512, 512), (512, 384), (1024, 768), (96, 96), (40, 200)])
+def test_view_has_the_pixels_that_pil_gives(width: int, height: int) -> None:
+    image, size = noise(width, height), 224 if width > 100 else 64
+    view = train_view(pixels_of(image), size, seed=1, epoch=2, uid="a").permute(1, 2, 0).numpy().astype(int)
+    box = crop_box(width, height, generator(1, "crop", 2, "a"))
+    pil = np.asarray(image.crop(box).resize((size, size), Image.Resampling.BICUBIC)).astype(int)
+    assert np.abs(view - pil).mean() <= 0.01
+    assert np.abs(view - pil).max() <= 1
+
+
 def test_view_depends_on_seed_epoch_and_uid_only() -> None:
-    image = Image.effect_noise((96, 80), 80).convert("RGB")
-    same = [train_pixels(image, 32, seed=1, epoch=2, uid="a") for _ in range(2)]
+    picture = pixels_of(noise(96, 80))
+    same = [train_view(picture, 32, seed=1, epoch=2, uid="a") for _ in range(2)]
     assert (same[0] == same[1]).all()
-    assert same[0].shape == (32, 32, 3)
+    assert same[0].shape == (3, 32, 32)
     for other in (
         {"seed": 2, "epoch": 2, "uid": "a"},
         {"seed": 1, "epoch": 3, "uid": "a"},
         {"seed": 1, "epoch": 2, "uid": "b"},
     ):
-        assert (train_pixels(image, 32, **other) != same[0]).any()
+        assert (train_view(picture, 32, **other) != same[0]).any()
 
 
 def test_pixels_are_normalised_by_openais_mean_and_deviation() -> None:
-    pixels = np.full((2, 4, 4, 3), 255, np.uint8)
-    tensor = to_tensor(pixels)
+    pixels = torch.full((2, 4, 4, 3), 255, dtype=torch.uint8)
+    tensor = normalised(pixels)
     assert tensor.shape == (2, 3, 4, 4)
     for channel in range(3):
         assert float(tensor[0, channel, 0, 0]) == pytest.approx((1 - MEAN[channel]) / STD[channel], rel=1e-5)
