@@ -13,6 +13,7 @@ from typing import Final
 
 from diht_k8s import __version__
 from diht_k8s.cli.cluster_commands import add_cluster_commands
+from diht_k8s.cli.evaluation_commands import add_evaluation_commands
 
 _STAGES: Final = ("filter", "label", "train", "evaluate")
 _LABEL_STEPS: Final = ("vocabulary", "heads", "predict")
@@ -56,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_concepts(
         commands.add_parser("concepts", help="show the concepts of a run: commonest, rarest, cut", epilog=_EXIT_CODES)
     )
+    add_evaluation_commands(commands)
     add_cluster_commands(commands, _add_set)
     return parser
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from diht_k8s.api.errors import DataError, DihtError, UserError
 from diht_k8s.api.layout import join
 from diht_k8s.recipe.evaluation.architecture import infer_config
+from diht_k8s.recipe.evaluation.released import check_digest
 from diht_k8s.recipe.shards.storage import Storage
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 CONFIG_NAME: Final = "open_clip_config.json"
-WEIGHT_SUFFIXES: Final = (".safetensors", ".bin", ".pth", ".pt")
+WEIGHT_SUFFIXES: Final = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
 """In order of preference; all but the first are read with torch's `weights_only`."""
 
 
@@ -39,6 +40,8 @@ class LoadedModel:
     tokenize: Callable[[list[str]], torch.Tensor]
     name: str
     """for reports."""
+    config: dict[str, Any]
+    """its `model_cfg`, as open_clip writes it."""
     trained: bool = True
     """False for an open_clip name without a tag: random weights."""
 
@@ -63,15 +66,16 @@ def load_model(source: str, storage: Storage | None = None, *, architecture: str
 
     Args:
         source: a folder with `open_clip_config.json` (ours, or any open_clip export; `local-dir:` may stand before it),
-            a checkpoint file (.safetensors, or .pt/.pth/.bin read with weights_only), an open_clip `NAME/TAG` (open_clip
-            fetches the weights of published tags), or a bare open_clip NAME, which has random weights.
+            a checkpoint file (.safetensors, or .pt/.pth/.bin/.ckpt read with weights_only; the released DiHT files are such
+            .ckpt, and the SHA-256 in such a name is checked), an open_clip `NAME/TAG` (open_clip fetches the weights of
+            published tags), or a bare open_clip NAME, which has random weights.
         storage: how to reach it; None for local paths.
         architecture: open_clip name of a checkpoint file's architecture. Unset: `open_clip_config.json` beside the file,
             else what the shapes of its weights tell (CLIP with exact GELU and heads of width 64).
 
     Raises:
         UserError: no such model, or a pickle that holds more than tensors (it is refused, its code does not run).
-        DataError: the weights are damaged or do not fit; the first key is named.
+        DataError: the weights are damaged, are not those that the file's name promises, or do not fit (the first key is named).
     """
     storage = storage or Storage()
     source = source.removeprefix("local-dir:")
@@ -94,7 +98,8 @@ def _from_folder(folder: str, storage: Storage) -> LoadedModel:
     with _local_folder(folder, [CONFIG_NAME, *weights], storage) as path, _weight_errors(folder):
         name = f"local-dir:{path}"
         model, _, transform = open_clip.create_model_and_transforms(name, device=_device(), weights_only=True)
-        return _loaded(model, transform, open_clip.get_tokenizer(name), _short(folder))
+        config = _read_config(join(folder, CONFIG_NAME), storage)["model_cfg"]
+        return _loaded(model, transform, open_clip.get_tokenizer(name), _short(folder), config)
 
 
 def _from_file(uri: str, storage: Storage, architecture: str | None) -> LoadedModel:
@@ -102,6 +107,7 @@ def _from_file(uri: str, storage: Storage, architecture: str | None) -> LoadedMo
 
     beside = join(uri.rpartition("/")[0] or ".", CONFIG_NAME)
     with _local_file(uri, storage) as path, tempfile.TemporaryDirectory() as folder, _weight_errors(uri):
+        check_digest(path, uri)
         weights: Any = open_clip.factory.load_state_dict(str(path), weights_only=True)
         if architecture is not None:
             document = {"model_cfg": _known_config(architecture)}
@@ -113,7 +119,7 @@ def _from_file(uri: str, storage: Storage, architecture: str | None) -> LoadedMo
         name = f"local-dir:{folder}"
         model, _, transform = open_clip.create_model_and_transforms(name, device=_device())
         open_clip.factory.load_checkpoint(cast("Any", model), str(path), weights_only=True)
-        return _loaded(model, transform, open_clip.get_tokenizer(name), _short(uri))
+        return _loaded(model, transform, open_clip.get_tokenizer(name), _short(uri), document["model_cfg"])
 
 
 def _from_name(source: str) -> LoadedModel:
@@ -121,18 +127,20 @@ def _from_name(source: str) -> LoadedModel:
     import torch
 
     name, _, tag = source.removeprefix("open_clip/").partition("/")
-    _known_config(name)
+    config = _known_config(name)
     tags = open_clip.list_pretrained_tags_by_model(name)
     if tag and tag not in tags:
         raise UserError(f"{name} has no weights {tag!r}: choose one of {', '.join(tags) or 'none'}, or give a folder")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # random weights are at least the same each time
         model, _, transform = open_clip.create_model_and_transforms(name, pretrained=tag or None, device=_device())
-    return _loaded(model, transform, open_clip.get_tokenizer(name), source, trained=bool(tag))
+    return _loaded(model, transform, open_clip.get_tokenizer(name), source, config, trained=bool(tag))
 
 
-def _loaded(model: Any, transform: Any, tokenizer: Any, name: str, *, trained: bool = True) -> LoadedModel:
-    return LoadedModel(model.eval(), transform, tokenizer, name, trained)
+def _loaded(
+    model: Any, transform: Any, tokenizer: Any, name: str, config: dict[str, Any], *, trained: bool = True
+) -> LoadedModel:
+    return LoadedModel(model.eval(), transform, tokenizer, name, config, trained)
 
 
 def _known_config(name: str) -> dict[str, Any]:

@@ -1,0 +1,97 @@
+"""The layout of the released DiHT checkpoints: a plain state dict whose file name ends in its own SHA-256.
+
+`diht_vitb32_224px_<64 hex digits>.ckpt` holds, as torch.save wrote it, the weights of one of four CLIP-like models under the
+keys that open_clip uses too: exact GELU, heads of width 64, no buffers, no configuration. So the shapes tell the model.
+(Names and digests as the official repository has them, model_zoo.py.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from diht_k8s.api.errors import DataError, UserError
+
+SUFFIX: Final = ".ckpt"
+_NAMED_DIGEST: Final = re.compile(r"_([0-9a-f]{64})\.ckpt$")
+
+
+def released_config(
+    embed_dim: int, width: int, layers: int, patch: int, pixels: int, text_width: int
+) -> dict[str, Any]:
+    """An architecture of the family in open_clip's words; the text tower always has 12 layers, 77 tokens, 49,408 words."""
+    return {
+        "embed_dim": embed_dim,
+        "quick_gelu": False,
+        "vision_cfg": {"width": width, "layers": layers, "patch_size": patch, "image_size": pixels, "head_width": 64},
+        "text_cfg": {
+            "context_length": 77,
+            "vocab_size": 49408,
+            "width": text_width,
+            "heads": text_width // 64,
+            "layers": 12,
+        },
+    }
+
+
+ARCHITECTURES: Final = {
+    "diht_vitb32_224px": released_config(512, 768, 12, 32, 224, 512),
+    "diht_vitb16_224px": released_config(512, 768, 12, 16, 224, 512),
+    "diht_vitl14_224px": released_config(768, 1024, 24, 14, 224, 768),
+    "diht_vitl14_336px": released_config(768, 1024, 24, 14, 336, 768),
+}
+"""The four released models."""
+
+
+def check_digest(path: Path, uri: str) -> None:
+    """Compare a file with the SHA-256 that its name ends in; other names promise nothing.
+
+    Raises:
+        DataError: the content is another.
+    """
+    named = _NAMED_DIGEST.search(PurePosixPath(uri).name)
+    if named is None:
+        return
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != named.group(1):
+        raise DataError(f"{uri} is damaged: its SHA-256 is {digest[:12]}..., not the one in its name: fetch it again")
+
+
+def digest_name(stem: str, content: bytes) -> str:
+    """The file name under which such a checkpoint is published."""
+    return f"{stem}_{hashlib.sha256(content).hexdigest()}{SUFFIX}"
+
+
+def check_layout(config: dict[str, Any], inferred: dict[str, Any], name: str) -> None:
+    """Such a file holds no configuration, so only what its shapes tell can go into it.
+
+    Args:
+        config: `model_cfg` of the model.
+        inferred: what its shapes tell (`architecture.infer_config`).
+        name: of the model, for the message.
+
+    Raises:
+        UserError: the model has something that the shapes do not tell.
+    """
+    import open_clip
+
+    def whole(document: dict[str, Any]) -> dict[str, Any]:
+        vision = open_clip.CLIPVisionCfg(**document["vision_cfg"])
+        text = open_clip.CLIPTextCfg(**document["text_cfg"])
+        rest = {key: value for key, value in document.items() if key not in ("vision_cfg", "text_cfg")}
+        return {"quick_gelu": False, **rest, **_prefixed("vision_cfg", vision), **_prefixed("text_cfg", text)}
+
+    ours, told = whole(config), whole(inferred)
+    other = sorted(key for key in ours.keys() | told.keys() if ours.get(key) != told.get(key))
+    if other:
+        raise UserError(
+            f"{name} cannot be written as a released DiHT checkpoint: its file holds no configuration, and the shapes "
+            f"do not tell {', '.join(other)}: convert it to a folder"
+        )
+
+
+def _prefixed(prefix: str, config: object) -> dict[str, Any]:
+    return {f"{prefix}.{key}": value for key, value in vars(config).items()}
