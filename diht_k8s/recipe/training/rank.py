@@ -50,7 +50,6 @@ LOG_LINES = 1000
 MAX_NOT_FINITE = 3
 MAX_BAD_FRACTION = 0.01
 
-
 @dataclass
 class Since:
     """What has happened since the last metrics line and since the last checkpoint."""
@@ -59,7 +58,6 @@ class Since:
     saved_at: float
     saved_position: int
     logged_samples: int = 0
-
 
 class Training:
     """The loop of one rank."""
@@ -209,7 +207,6 @@ class Training:
             rank=self.rank,
             world=self.world,
             workers=self.train.loader_workers,
-            workers=self.train.loader_workers,
         )
 
     def _moved(self, step: int, seconds: float) -> Cursor:
@@ -310,7 +307,6 @@ class Training:
         }
         self.saver.finish(self.engine.engine, self.model, self.model_config, self.metrics, summary)
 
-
 def train_shards(run: DihtRun, storage: Storage) -> list[Shard]:
     """The shards to train on: `train.shards` (labels are looked up by their file names), else what the filter kept, else the raw input."""
     train: Train | None = run.spec.train
@@ -319,11 +315,9 @@ def train_shards(run: DihtRun, storage: Storage) -> list[Shard]:
         return [Shard(PurePosixPath(uri).name.partition(".")[0], uri, "train") for uri in storage.expand(train.shards)]
     return kept_shards(run.spec, storage)
 
-
 def _step_seed(seed: int, step: int, rank: int) -> int:
     """Dropout's seed: the same after a restart."""
     return int(generator(seed, "dropout", step, rank).integers(2**63))
-
 
 def _peak_memory_mib() -> float:
     if torch.cuda.is_available():
@@ -332,11 +326,9 @@ def _peak_memory_mib() -> float:
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
-
 def _lost_peer(error: RuntimeError) -> bool:
     """Whether another rank has gone away: NCCL raises torch's own errors, gloo names itself in the text."""
     return isinstance(error, dist.DistError) or "gloo" in str(error)
-
 
 def main() -> int:
     """Run this rank."""
@@ -359,7 +351,6 @@ def main() -> int:
             dist.destroy_process_group()
 
     return rank_main(work)
-
 
 if __name__ == "__main__":
     sys.exit(main())
