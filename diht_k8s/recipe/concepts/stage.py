@@ -8,14 +8,16 @@ of one pod each, `predict` of as many as there are workers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.concepts.job import Job, make_job, wait_until
+from diht_k8s.recipe.concepts.peers import Peers, heartbeat
 from diht_k8s.recipe.concepts.teacher_files import weights_sha256, weights_uri
 from diht_k8s.recipe.runtime.commit import read_committed
 from diht_k8s.recipe.runtime.stage import Context, Outcome
+from diht_k8s.recipe.shards.sets import Shard
 from diht_k8s.recipe.shards.storage import Storage
 
 
@@ -29,32 +31,53 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
 
 def execute(context: Context) -> Outcome | None:
     """Do this worker's part; the worker that finds all labels there writes the report."""
-    from diht_k8s.recipe.concepts import steps  # torch: not needed by a stage that ends as cached
-
     job = make_job(context)
     if context.step:
         return _execute_step(context.step, job)
-    leads = context.worker == 0
+    if context.workers == 1:
+        return _execute_whole(job, lambda workers: None)
+    folder = context.layout.stage(Stage.LABEL)
+    with heartbeat(context.storage, folder, context.worker):
+        return _execute_whole(job, Peers(context.storage, folder).check)
+
+
+def _execute_whole(job: Job, check: Callable[[Iterable[int]], None]) -> Outcome | None:
+    """All steps; `check` raises when one of the given workers is gone."""
+    from diht_k8s.recipe.concepts import steps  # torch: not needed by a stage that ends as cached
+
+    context, leads = job.context, job.context.worker == 0
     if leads:
         steps.make_vocabulary(job)
     teacher = steps.LazyTeacher(job)
     steps.make_features(job, teacher)
     if leads:
-        wait_until(
-            lambda: (not (left := job.missing("features", ".safetensors", job.training_shards)), len(left)),
-            "the teacher's features",
-            context.stop.raise_if_requested,
-        )
+        _wait_for_features(job, check)
         steps.make_heads(job)
     else:
         heads = context.layout.teacher_heads
         wait_until(
             lambda: (context.storage.exists(heads), len(context.storage.names(job.uri("features")))),
             "vocabulary and heads of worker 0",
-            context.stop.raise_if_requested,
+            lambda: (context.stop.raise_if_requested(), check([0])),
         )
     steps.make_labels(job, teacher)
     return None if job.missing("labels", ".parquet", job.shards) else steps.finish(job)
+
+
+def _wait_for_features(job: Job, check: Callable[[Iterable[int]], None]) -> None:
+    """Wait for the other workers' shares of the training shards."""
+    missing = list[Shard]()
+
+    def look() -> tuple[bool, object]:
+        missing[:] = job.missing("features", ".safetensors", job.training_shards)
+        return not missing, len(missing)
+
+    def on_poll() -> None:
+        job.context.stop.raise_if_requested()
+        place = {shard.name: number for number, shard in enumerate(job.training_shards)}
+        check(sorted({place[shard.name] % job.context.workers for shard in missing}))
+
+    wait_until(look, "the teacher's features", on_poll)
 
 
 def _execute_step(step: str, job: Job) -> Outcome | None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from diht_k8s.api.layout import Layout
 from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.concepts import features, stage
+from diht_k8s.recipe.concepts.peers import Peers
 from diht_k8s.recipe.concepts.soft_labels import read_labels
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import run_stage
@@ -124,6 +126,32 @@ def test_two_workers_when_they_share_the_shards_then_same_bytes_as_one(make_kept
         worker.join(timeout=120)
     assert any(results)
     assert files_of(two.run()) == files_of(one.run())
+
+
+def test_worker_0_when_it_fails_then_the_others_end_soon_with_its_message_and_exit_code(
+    make_kept: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "Peers", partial(Peers, every_s=0.05))
+    run = make_kept(shards=2).write().run(vocabulary={"minCount": 99})
+    errors: dict[int, BaseException] = {}
+
+    def work(worker: int) -> None:
+        try:
+            label(run, worker=worker, workers=2)
+        except DihtError as error:
+            errors[worker] = error
+
+    waits = threading.Thread(target=work, args=(1,))
+    waits.start()
+    folder = Path(run.spec.data.output) / "label"
+    while not (folder / "features" / "shapes-01.safetensors").exists():
+        waits.join(timeout=0.05)
+    waits.join(timeout=2)  # it has looked for worker 0 and found nobody
+    work(0)
+    waits.join(timeout=60)
+    assert isinstance(errors[0], DataError)
+    assert isinstance(errors[1], DataError)
+    assert str(errors[1]).startswith("worker 0 failed: the vocabulary has no objects")
 
 
 def test_steps_when_each_is_a_job_of_its_own_then_same_bytes_as_one_job(make_kept: Make) -> None:
