@@ -1,22 +1,30 @@
-"""What a node of a gang makes sure of before it starts its ranks: the others' names are known.
+"""What a gang makes sure of before it trains: devices, shared memory, output, the others' names, a sum over all ranks.
 
-A pod can start before the cluster's DNS knows its peers. Ranks that look too early fail with an error that names a host and a port
-of torch's, minutes later; this waits, and says which pod is missing.
+What is wrong here would fail later, after minutes of loading, and in words of torch's or NCCL's. Each check ends in one line that
+names the pod: with 64 where the run document is wrong, with 75 where another attempt or another node may do better.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Final
 
-from diht_k8s.api.errors import RetryableError
+from diht_k8s.api.errors import RetryableError, UserError
+from diht_k8s.api.layout import join
 from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.recipe.shards.storage import Storage
 
 DNS_TIMEOUT_S: Final = 60.0
 """A pod has a name as soon as it has an address; one that has none after a minute is not coming soon."""
 DNS_INTERVAL_S: Final = 0.5
+REDUCE_TIMEOUT_S: Final = 60.0
+SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 (a mount, no file of ours)
+SHARED_BYTES_PER_RANK: Final = 64 << 20
+"""What NCCL and torch want at least; container runtimes give that much to a whole container (our choice)."""
 
 
 def peer_hosts(pattern: str, nodes: int) -> list[str]:
@@ -68,3 +76,107 @@ def wait_for_hosts(
             )
         sleep(DNS_INTERVAL_S)
         missing = [host for host in missing if not known(host)]
+
+
+def in_pod() -> bool:
+    """Whether this program runs inside a Kubernetes pod, where memory and devices are what the run document asks for."""
+    return "KUBERNETES_SERVICE_HOST" in os.environ
+
+
+def visible_gpus() -> int:
+    """How many GPUs torch sees."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def shared_bytes() -> int:
+    """Size of the shared memory."""
+    found = os.statvfs(SHARED_MEMORY)
+    return found.f_frsize * found.f_blocks
+
+
+def check_node(
+    processes: int,
+    gpus: int,
+    *,
+    host: str,
+    shared: Callable[[], int] = shared_bytes,
+    visible: Callable[[], int] = visible_gpus,
+) -> None:
+    """Compare what a pod has with what its ranks need.
+
+    Args:
+        processes: ranks of this pod.
+        gpus: GPUs that the run document asks for in each pod.
+        host: name of this pod.
+        shared: size of the shared memory in bytes.
+        visible: number of GPUs that torch sees.
+
+    Raises:
+        UserError: too little shared memory, or more ranks than GPUs.
+        RetryableError: the node gives another number of GPUs than was asked for.
+    """
+    if gpus and processes > gpus:
+        raise UserError(
+            f"train.processesPerNode {processes} is more than the {gpus} GPUs of a pod (pods.resources): lower it"
+        )
+    if gpus and (seen := visible()) != gpus:
+        raise RetryableError(
+            f"pod {host} sees {seen} GPUs where it asked for {gpus}: see its node's driver and device plugin; the gang starts again"
+        )
+    need, size = processes * SHARED_BYTES_PER_RANK, shared()
+    if size < need:
+        raise UserError(
+            f"{SHARED_MEMORY} of pod {host} has {size >> 20} MiB, its {processes} ranks need {need >> 20}: raise pods.shmSize, "
+            "or pods.resources.memory, half of which it is"
+        )
+
+
+def check_output(storage: Storage, folder: str, *, host: str) -> None:
+    """Write, read, write conditionally and remove a small file, as checkpoints and fences will be.
+
+    Raises:
+        UserError: rights are missing, or the storage ignores the condition of a conditional write.
+        RetryableError: the storage does not answer, or gives back something else.
+    """
+    uri, content = join(folder, f"preflight-{host}"), b"preflight\n"
+    storage.write_bytes(uri, content)
+    try:
+        if storage.read_bytes(uri) != content:
+            raise RetryableError(f"{uri} was read back otherwise than written: see whether two runs share data.output")
+        if storage.create(uri, b"again\n"):
+            raise UserError(
+                f"{uri}: the storage overwrites in spite of If-None-Match, so that a lost pod could overwrite its successor's "
+                "checkpoints: use a storage with conditional writes"
+            )
+    finally:
+        storage.remove(uri)
+
+
+def check_reduce(rank: int, world: int, device: str, *, timeout_s: float = REDUCE_TIMEOUT_S) -> None:
+    """Add up a small tensor over all ranks (a collective).
+
+    Raises:
+        RetryableError: it does not end in time, or the sum is wrong.
+    """
+    import torch
+    import torch.distributed as dist
+
+    if world == 1:
+        return
+    where = f"rank {rank} (pod {socket.gethostname()})"
+    ones = torch.ones(1024, device=device)
+    try:
+        work = dist.all_reduce(ones, async_op=True)
+        assert work is not None
+        work.wait(timedelta(seconds=timeout_s))
+    except RuntimeError as error:
+        raise RetryableError(
+            f"{where}: the sum over {world} ranks failed or took more than {timeout_s:.0f} s ({str(error).splitlines()[0][:200]}): "
+            "see the network between the pods; the gang starts again"
+        ) from error
+    if (sums := set(ones.tolist())) != {float(world)}:
+        raise RetryableError(
+            f"{where}: a sum over {world} ranks gave {sorted(sums)[:3]}: see its device; the gang starts again"
+        )

@@ -27,6 +27,7 @@ from diht_k8s.api.training import Train
 from diht_k8s.recipe.concepts.vocabulary import Vocabulary
 from diht_k8s.recipe.runtime.launch import rank_main
 from diht_k8s.recipe.runtime.parent import end_with_parent
+from diht_k8s.recipe.runtime.preflight import check_reduce
 from diht_k8s.recipe.runtime.progress import Reporter
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards.samples import count_samples
@@ -50,6 +51,7 @@ LOG_LINES = 1000
 MAX_NOT_FINITE = 3
 MAX_BAD_FRACTION = 0.01
 
+
 @dataclass
 class Since:
     """What has happened since the last metrics line and since the last checkpoint."""
@@ -58,6 +60,7 @@ class Since:
     saved_at: float
     saved_position: int
     logged_samples: int = 0
+
 
 class Training:
     """The loop of one rank."""
@@ -79,6 +82,7 @@ class Training:
         self.vocabulary = self._vocabulary()
         self.model = self._model()
         meet()
+        check_reduce(self.rank, self.world, str(this_device()))
         self.shards = self._counted(train_shards(run, self.storage))
         self.order = Order.of([shard.samples or 0 for shard in self.shards], self.train.batch_size, run.spec.seed)
         keep = self.train.checkpoint.keep
@@ -307,6 +311,7 @@ class Training:
         }
         self.saver.finish(self.engine.engine, self.model, self.model_config, self.metrics, summary)
 
+
 def train_shards(run: DihtRun, storage: Storage) -> list[Shard]:
     """The shards to train on: `train.shards` (labels are looked up by their file names), else what the filter kept, else the raw input."""
     train: Train | None = run.spec.train
@@ -315,9 +320,11 @@ def train_shards(run: DihtRun, storage: Storage) -> list[Shard]:
         return [Shard(PurePosixPath(uri).name.partition(".")[0], uri, "train") for uri in storage.expand(train.shards)]
     return kept_shards(run.spec, storage)
 
+
 def _step_seed(seed: int, step: int, rank: int) -> int:
     """Dropout's seed: the same after a restart."""
     return int(generator(seed, "dropout", step, rank).integers(2**63))
+
 
 def _peak_memory_mib() -> float:
     if torch.cuda.is_available():
@@ -326,9 +333,11 @@ def _peak_memory_mib() -> float:
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
+
 def _lost_peer(error: RuntimeError) -> bool:
     """Whether another rank has gone away: NCCL raises torch's own errors, gloo names itself in the text."""
     return isinstance(error, dist.DistError) or "gloo" in str(error)
+
 
 def main() -> int:
     """Run this rank."""
@@ -351,6 +360,7 @@ def main() -> int:
             dist.destroy_process_group()
 
     return rank_main(work)
+
 
 if __name__ == "__main__":
     sys.exit(main())

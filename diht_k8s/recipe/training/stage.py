@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from typing import Any
 from diht_k8s.api.documents import dump
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.layout import Layout, join
+from diht_k8s.api.pods import merged
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.training import Train
 from diht_k8s.recipe.runtime.commit import artefact, read_committed
 from diht_k8s.recipe.runtime.launch import Gang, launch
+from diht_k8s.recipe.runtime.preflight import check_node, check_output, in_pod
 from diht_k8s.recipe.runtime.stage import Context, Outcome
 from diht_k8s.recipe.shards.sets import input_shards
 from diht_k8s.recipe.shards.storage import Storage
@@ -50,6 +53,10 @@ def execute(context: Context) -> Outcome | None:
     train = _train(context.run)
     gang = Gang.from_environment(train.processes_per_node)
     _check_shape(train, gang)
+    host = socket.gethostname()
+    if in_pod():
+        check_node(gang.processes, _gpus(context.run), host=host)
+    check_output(context.storage, context.layout.stage(Stage.TRAIN), host=host)
     os.environ["DIHT_RUN"] = dump(context.run)
     os.environ["DIHT_STAGE_CONFIG"] = json.dumps(context.config)
     launch(gang, RANK_MODULE, [], run_id=context.run.metadata.name, stop=context.stop)
@@ -69,6 +76,12 @@ def label_layout(run: DihtRun) -> Layout:
     if not folder.endswith("/label"):
         raise UserError(f"train.labels {labels} is no label folder: give the folder OUTPUT/label of another run")
     return Layout(folder.removesuffix("/label"))
+
+
+def _gpus(run: DihtRun) -> int:
+    """GPUs that each pod asks for."""
+    asked = str(merged(run.spec.pods, _train(run).pods).resources.get("nvidia.com/gpu", 0))
+    return int(asked) if asked.isdigit() else 0
 
 
 def _train(run: DihtRun) -> Train:
