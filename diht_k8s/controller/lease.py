@@ -19,6 +19,8 @@ from kubernetes.leaderelection.electionconfig import Config
 from kubernetes.leaderelection.leaderelection import LeaderElection
 from kubernetes.leaderelection.resourcelock.leaselock import LeaseLock
 
+logger = logging.getLogger(__name__)
+
 LEASE_S: Final = 15
 RENEW_S: Final = 10
 RETRY_S: Final = 2
@@ -39,9 +41,11 @@ class Lease:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make one; `stand` takes part. `clock` gives seconds, monotonic: it goes on while the process is stopped."""
-        self._clock, self._renewed_at = clock, float("-inf")
+        self._clock, self._renewed_at, self._identity = clock, float("-inf"), identity
+        self.holder = ""
+        """identity of the replica that led when this one looked last; empty while unknown."""
         self._lock: Any = LeaseLock(name, namespace, identity)
-        self._lock.api_instance = _InTime(client.CoordinationV1Api(api), self._renewed)
+        self._lock.api_instance = _InTime(client.CoordinationV1Api(api), self._renewed, self._looked)
 
     def stand(self, won: Callable[[], None], lost: Callable[[], None]) -> None:
         """Take part from a thread: `won` is called when this replica leads, `lost` when it does no longer."""
@@ -53,15 +57,22 @@ class Lease:
         """Whether this replica may write: nobody else can have the Lease yet, whatever has happened since the last renewal."""
         return self._clock() < self._renewed_at + RENEW_S
 
+    def _looked(self, lease: Any) -> None:
+        """Tell whom this replica stands by for, once for each of them."""
+        holder = str(lease.spec.holder_identity or "")
+        if holder not in ("", self.holder, self._identity):
+            logger.info("this replica stands by: %s acts", holder)
+        self.holder = holder
+
     def _renewed(self, asked_at: float) -> None:
         self._renewed_at = asked_at
 
 
 class _InTime:
-    """The calls of an API with a time limit; no answer is an ApiException like any other. Tells when a write that succeeded began."""
+    """The calls of an API with a time limit; no answer is an ApiException like any other. Tells what was read, and when a write that succeeded began."""
 
-    def __init__(self, api: Any, wrote: Callable[[float], None]) -> None:
-        self._api, self._wrote = api, wrote
+    def __init__(self, api: Any, wrote: Callable[[float], None], read: Callable[[Any], None]) -> None:
+        self._api, self._wrote, self._read = api, wrote, read
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         call = getattr(self._api, name)
@@ -76,6 +87,8 @@ class _InTime:
                 raise failure from error
             if name.startswith(("create", "replace")):
                 self._wrote(asked_at)
+            elif name.startswith("read"):
+                self._read(answer)
             return answer
 
         return in_time

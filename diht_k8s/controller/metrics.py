@@ -33,8 +33,8 @@ class _Quiet(WSGIRequestHandler):
         """No line for each probe."""
 
 
-def serve(address: str, port: int, healthy: Check, ready: Check) -> None:
-    """Serve /healthz, /readyz and /metrics from a thread."""
+def serve(address: str, port: int, healthy: Check, ready: Check, role: Callable[[], str] = lambda: "") -> None:
+    """Serve /healthz, /readyz and /metrics from a thread; `role` says what a replica that is well does."""
     metrics = make_wsgi_app()
     checks = {"/healthz": healthy, "/readyz": ready}
 
@@ -47,7 +47,7 @@ def serve(address: str, port: int, healthy: Check, ready: Check) -> None:
             return [b"try /healthz, /readyz, /metrics\n"]
         problem = checks[path]()
         respond("503 Service Unavailable" if problem else "200 OK", [("Content-Type", "text/plain")])
-        return [f"{problem or 'ok'}\n".encode()]
+        return [f"{problem or role() or 'ok'}\n".encode()]
 
     server = make_server(address, port, application, handler_class=_Quiet)
     threading.Thread(target=server.serve_forever, name="http", daemon=True).start()

@@ -82,7 +82,7 @@ class Operator:
     async def run(self) -> None:
         """Run until a signal ends it."""
         if self._settings.port:
-            metrics.serve(self._settings.address, self._settings.port, self.unhealthy, self.unready)
+            metrics.serve(self._settings.address, self._settings.port, self.unhealthy, self.unready, self.role)
         self._jobs.start()
         self._pods.start()
         self._stand_for_election()
@@ -110,6 +110,13 @@ class Operator:
     def _changed(self, namespace: str, run: str) -> None:
         """From an informer's thread."""
         self._poke([(namespace, run)])
+
+    def role(self) -> str:
+        """Whether this replica acts or stands by, and for whom."""
+        if self._leads.is_set():
+            return "ok: acts"
+        holder = self._lease.holder if self._lease is not None else ""
+        return f"ok: stands by, {holder or 'nobody'} acts"
 
     def _poke(self, keys: Iterable[Key]) -> None:
         for key in keys:

@@ -33,3 +33,24 @@ def test_right_to_write_ends_before_the_lease_does() -> None:
     now = RENEW_S + 0.1
     assert not lease.held()
     assert RENEW_S < LEASE_S
+
+
+def test_standby_says_for_whom_it_stands_by_once_for_each(caplog: pytest.LogCaptureFixture) -> None:
+    lease = Lease(client.ApiClient(client.Configuration()), "n", "l", "me", clock=lambda: 0.0)
+    holders = iter(["other", "other", None, "me", "third"])
+
+    class Api:
+        def read_namespaced_lease(self, name: str, namespace: str, **options: object) -> client.V1Lease:
+            return client.V1Lease(spec=client.V1LeaseSpec(holder_identity=next(holders)))
+
+    lease._lock.api_instance._api = Api()
+    found = []
+    with caplog.at_level("INFO"):
+        for _ in range(5):
+            lease._lock.api_instance.read_namespaced_lease("l", "n")
+            found.append(lease.holder)
+    assert found == ["other", "other", "", "me", "third"]
+    assert [record.message for record in caplog.records] == [
+        "this replica stands by: other acts",
+        "this replica stands by: third acts",
+    ]
