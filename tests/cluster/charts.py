@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from tests.cluster.operators import Runs, output_folder, project
 from tests.cluster.tools import PROJECT, Kubectl, fresh_namespace, script
 
 CHART = PROJECT / "helm/diht-operator"
+PREVIOUS = PROJECT / "tests/cluster/etc/diht-operator-0.1.0.tgz"
+"""The version before, as `helm package` left it; its operator's image is the one of the tests."""
 IMAGE = "local/diht-operator:test"
 NEW_FIELD = "tomorrow"
 
@@ -35,13 +38,21 @@ class Helm:
     user: str | None = None
     """who calls it; None is the administrator."""
 
-    def __call__(self, *arguments: str, timeout_s: float = 120) -> str:
+    def __call__(self, *arguments: str) -> str:
+        return self._run(*arguments).stdout
+
+    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [self.program, "--kubeconfig", str(self.kubeconfig), "--namespace", self.namespace]
         command += ["--kube-as-user", self.user] if self.user else []
-        done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=timeout_s)
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=120)
         if done.returncode != 0:
-            raise HelmError(done.stderr.strip())
-        return done.stdout
+            raise HelmError(f"{done.stderr}{done.stdout}".strip())
+        return done
+
+    def test(self, release: str) -> str:
+        """What `helm test` tells a person; the log of its pod comes on the other stream."""
+        done = self._run("test", release)
+        return done.stdout + done.stderr
 
     def install(self, release: str, *settings: str, chart: Path = CHART, flags: tuple[str, ...] = ()) -> str:
         """As the README says, with the image of the tests; ends when the operator is ready, or fails after 60 s."""
@@ -49,6 +60,13 @@ class Helm:
 
     def upgrade(self, release: str, *settings: str, chart: Path = CHART) -> str:
         return self("upgrade", release, str(chart), *_settings(settings), "--wait", "--timeout=60s")
+
+
+def recipe(runs: Runs) -> tuple[str, ...]:
+    """Flags by which `helm test` runs the real filter of this checkout."""
+    repository, _, tag = runs.image.rpartition(":")
+    pods = {"volumes": runs.project["volumes"], "volumeMounts": runs.project["mounts"]}
+    return ("--set-string", f"tests.image.repository={repository},tests.image.tag={tag}", "--set-json", f"tests.pods={json.dumps(pods)}")  # fmt: skip
 
 
 def _settings(settings: tuple[str, ...]) -> list[str]:

@@ -11,7 +11,16 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.charts import NEW_FIELD, Helm, HelmError, build_operator_image, next_version, runs_place
+from tests.cluster.charts import (
+    NEW_FIELD,
+    PREVIOUS,
+    Helm,
+    HelmError,
+    build_operator_image,
+    next_version,
+    recipe,
+    runs_place,
+)
 from tests.cluster.operators import Runs
 from tests.cluster.tools import PROJECT, Kubectl, KubectlError, cannot, fresh_namespace, wait_until
 
@@ -61,6 +70,13 @@ def objects(runs: Runs, release: str) -> list[str]:
     ).split()
 
 
+def everything(runs: Runs) -> set[str]:
+    """Every object of the namespace, of whatever kind, but for what Kubernetes makes by itself: pods of Jobs, and events."""
+    kinds = runs.kubectl("api-resources", "--namespaced", "--verbs=list", "-o", "name").split()
+    asked = ",".join(kind for kind in kinds if kind.partition(".")[0] not in ("events", "pods", "leases"))
+    return set(runs.kubectl("get", asked, "--namespace", runs.namespace, "-o", "name").split())
+
+
 def jobs(runs: Runs) -> dict[str, str]:
     found = runs.kubectl.json("get", "jobs", "--namespace", runs.namespace)["items"]
     return {job["metadata"]["name"]: job["metadata"]["uid"] for job in found}
@@ -72,8 +88,11 @@ def test_user_of_one_namespace_installs_there_and_no_other_namespace_is_served(
     since, namespace = datetime.now(UTC), runs.namespace
     kubectl("create", "rolebinding", "alice", "--clusterrole=admin", "--user=alice", "--namespace", namespace)
     alice = replace(admin, user="alice")
-    assert f"namespace {namespace} only" in alice.install("diht-operator", *NAMESPACED)
-    assert "Succeeded" in alice("test", "diht-operator")
+    assert f"namespace {namespace} only" in alice.install("diht-operator", *NAMESPACED, flags=recipe(runs))
+    tested = alice.test("diht-operator")
+    assert "the operator takes runs on and reports" in tested
+    assert "a run has filtered four pictures to its end" in tested
+    assert objects(runs, "diht-operator-test") == [], "the test has left nothing"
     with fresh_namespace(kubectl, "other") as other:
         kubectl.apply(json.dumps(runs.document("mine", **ONE_STAGE)), "--namespace", other)
         runs.apply("mine", **ONE_STAGE)
@@ -95,29 +114,70 @@ def test_user_without_rights_is_told_what_is_missing(admin: Helm, rights: None) 
         replace(admin, user="mallory").install("diht-operator", *NAMESPACED)
 
 
-def test_upgrade_rollback_uninstall_and_install_again_leave_running_jobs_alone(
-    runs: Runs, admin: Helm, tmp_path: Path
-) -> None:
-    settings = ("rbac.scope=namespaced",)
-    admin.install("mine", *settings, flags=("--take-ownership",))
+STATES = {"long": "Running", "done": "Complete", "later": "Suspended", "held": "Queued", "wrong": "UserError"}
+"""A run in every state, and the reason of its condition Progressing."""
+
+
+def make_runs_in_every_state(runs: Runs) -> None:
+    """The queue is played by hand: it does to the Job of the run what Kueue does."""
     runs.apply("long", {"filter": ["hang"]}, **ONE_STAGE)
     runs.apply("done", **ONE_STAGE)
     runs.apply("later", suspend=True, **ONE_STAGE)
-    runs.wait_for("long", "Progressing", "Running")
-    runs.wait_for("done", "Complete")
-    runs.wait_for("later", "Progressing", "Suspended")
+    held = runs.document("held", {"filter": ["hang"]}, **ONE_STAGE)
+    held["spec"]["pods"]["queueName"] = "gpus"
+    runs.kubectl.apply(json.dumps(held), "--namespace", runs.namespace)
+    runs.apply("wrong", {"filter": [64]}, **ONE_STAGE)
+    runs.wait_for("held", "Progressing", "Running")
+    hold = ("patch", "job", "held-filter-1", "--namespace", runs.namespace, "--type=merge", "-p")
+    runs.kubectl(*hold, json.dumps({"spec": {"suspend": True}}))
+    for name, reason in STATES.items():
+        runs.wait_for(name, "Progressing", reason)
+
+
+def states(runs: Runs) -> dict[str, str]:
+    return {name: runs.condition(name, "Progressing")["reason"] for name in STATES}
+
+
+def test_upgrade_from_the_previous_version_brings_new_fields_and_leaves_runs_in_every_state_alone(
+    runs: Runs, admin: Helm, tmp_path: Path
+) -> None:
+    settings = ("rbac.scope=namespaced",)
+    admin.install("mine", *settings, chart=PREVIOUS, flags=("--take-ownership",))
+    make_runs_in_every_state(runs)
     before = jobs(runs)
-    new = runs.document("new", **{**ONE_STAGE, "filter": {NEW_FIELD: True}})
+    new = json.dumps(runs.document("new", **{**ONE_STAGE, "filter": {NEW_FIELD: True}}))
     ask = ("--namespace", runs.namespace, "--dry-run=server", "--validate=strict")
     with pytest.raises(KubectlError, match=f'unknown field "spec.filter.{NEW_FIELD}"'):
-        runs.kubectl.apply(json.dumps(new), *ask)
-    admin.upgrade("mine", *settings, "podAnnotations.version=next", chart=next_version(tmp_path))
-    wait_until(lambda: "created" in runs.kubectl.apply(json.dumps(new), *ask), "the new field is served", 30)
+        runs.kubectl.apply(new, *ask)
+    admin.upgrade("mine", *settings, chart=next_version(tmp_path))
+    wait_until(lambda: "created" in runs.kubectl.apply(new, *ask), "the new field is served", 30)
+    assert (jobs(runs), states(runs)) == (before, STATES)
+    runs.apply("after", **ONE_STAGE)
+    runs.wait_for("after", "Complete")
     admin("rollback", "mine", "--wait", "--timeout=60s")
+    wait_until(lambda: refused(runs, new, ask), "the older definition is back", 30)
+    runs.patch("later", {"suspend": False})
+    runs.wait_for("later", "Complete")
+    assert (jobs(runs).items() >= before.items(), states(runs)) == (True, {**STATES, "later": "Complete"})
+
+
+def refused(runs: Runs, document: str, ask: tuple[str, ...]) -> bool:
+    try:
+        runs.kubectl.apply(document, *ask)
+    except KubectlError:
+        return True
+    return False
+
+
+def test_uninstall_leaves_runs_and_definition_only_and_install_again_adopts_what_runs(runs: Runs, admin: Helm) -> None:
+    since, settings = everything(runs), ("rbac.scope=namespaced",)
+    admin.install("mine", *settings, flags=("--take-ownership",))
+    make_runs_in_every_state(runs)
+    before = jobs(runs)
     admin("uninstall", "mine", "--wait")
-    wait_until(lambda: objects(runs, "mine") == [], "nothing but the runs is left", 30)
-    assert jobs(runs) == before
-    assert {runs.condition(name, "Progressing")["reason"] for name in ("long", "done", "later")} == {"Running", "Complete", "Suspended"}  # fmt: skip
+    mine = {f"dihtrun.diht.dev/{name}" for name in STATES} | {f"job.batch/{name}" for name in before}
+    wait_until(lambda: everything(runs) - since == mine, "nothing but the runs is left", 30)
+    assert (jobs(runs), states(runs)) == (before, STATES)
     admin.install("mine", *settings)
     assert jobs(runs) == before
     runs.patch("long", {"suspend": True})
@@ -161,8 +221,8 @@ def test_second_installation_for_all_namespaces_is_refused_and_the_first_leaves_
 @pytest.mark.slow
 def test_install_for_all_namespaces_serves_them(runs: Runs, admin: Helm, recipe_image: str, kubectl: Kubectl) -> None:
     """Marked slow because it must have the cluster to itself: its operator takes every run of every namespace."""
-    admin.install("wide", flags=("--take-ownership",))
-    assert "Succeeded" in admin("test", "wide")
+    admin.install("wide", flags=("--take-ownership", *recipe(runs)))
+    assert "a run has filtered four pictures to its end" in admin.test("wide")
     with runs_place(kubectl, recipe_image) as elsewhere:
         elsewhere.apply("theirs")
         elsewhere.wait_for("theirs", "Complete", timeout_s=150)

@@ -18,7 +18,8 @@ CHART = ROOT / "helm/diht-operator"
 BASE = ROOT / "manifests/base"
 GOLDEN = Path(__file__).with_name("golden_helm")
 CLUSTER = Path(os.environ.get("TEST_CLUSTER_DIR") or Path.home() / ".cache/test-cluster")
-OLDEST, NEWEST = "1.31.0", "1.35.4"
+OLDEST, NEWEST = "1.31.0", "1.37.0"
+"""The oldest supported and the newest of which there are schemas; tests/cluster runs one in between."""
 MONITORING = ("monitoring.coreos.com/v1/ServiceMonitor", "monitoring.coreos.com/v1/PrometheusRule")
 CLUSTER_KINDS = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}
 
@@ -50,6 +51,10 @@ EVERYTHING: dict[str, Any] = {
         "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
         "dashboard": {"enabled": True},
     },
+    "tests": {
+        "image": {"repository": "registry.example.org/recipe", "tag": "2"},
+        "pods": {"nodeSelector": {"pool": "cpu"}},
+    },
     "networkPolicy": {
         "enabled": True,
         "metricsFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
@@ -60,14 +65,20 @@ CASES: dict[str, dict[str, Any]] = {"default": {}, "namespaced": NAMESPACED, "ev
 
 
 def helm_program() -> str | None:
-    """Helm: on the PATH, or built by `tests/cluster/extra helm`, which takes Go and a minute, once."""
-    if program := shutil.which("helm"):
+    """Helm: on the PATH, or built."""
+    return tool("helm")
+
+
+def tool(name: str) -> str | None:
+    """A program: on the PATH, or built by `tests/cluster/extra NAME`, which takes Go and a minute, once."""
+    if program := shutil.which(name):
         return program
-    if not (CLUSTER / "bin/helm").exists() and shutil.which("go"):
+    built = CLUSTER / "bin" / name
+    if not built.exists() and shutil.which("go"):
         for folder in ("bin", "src", "log"):
             (CLUSTER / folder).mkdir(parents=True, exist_ok=True)
-        subprocess.run([ROOT / "tests/cluster/extra", "helm"], check=True)
-    return str(CLUSTER / "bin/helm") if (CLUSTER / "bin/helm").exists() else None
+        subprocess.run([ROOT / "tests/cluster/extra", name], check=True)
+    return str(built) if built.exists() else None
 
 
 def template(

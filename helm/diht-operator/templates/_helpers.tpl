@@ -43,6 +43,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
+{{/* spec.pods of the run of `helm test`, as JSON; its image is empty where no program is to run. */}}
+{{- define "diht-operator.test-pods" -}}
+{{- $repository := .Values.tests.image.repository | default (.Values.image.repository | replace "diht-operator" "diht-recipe") -}}
+{{- $image := printf "%s:%s" $repository (.Values.tests.image.tag | default .Chart.AppVersion) -}}
+{{- $secrets := list -}}
+{{- range .Values.imagePullSecrets -}}{{- $secrets = append $secrets .name -}}{{- end -}}
+{{- $image = .Values.tests.program | ternary $image "" -}}
+{{- merge (dict "image" $image) (deepCopy .Values.tests.pods) (dict "imagePullPolicy" .Values.image.pullPolicy "imagePullSecrets" $secrets) | toJson -}}
+{{- end -}}
+
 {{- define "diht-operator.subject" -}}
 kind: ServiceAccount
 name: {{ include "diht-operator.serviceAccount" . }}

@@ -1,0 +1,81 @@
+"""What the chart renders, against the schemas of the oldest and the newest Kubernetes, and against a linter of manifests."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from tests.contract.charts import CASES, MONITORING, NEWEST, OLDEST, ROOT, helm_program, rendered, template, tool
+
+pytestmark = pytest.mark.timeout(600)  # the first one may build helm
+PROMETHEUS = {"ServiceMonitor", "PrometheusRule"}
+"""Kinds of an API that is not Kubernetes' own: their schemas are in no package."""
+
+
+@pytest.fixture(scope="session")
+def helm() -> str:
+    return helm_program() or pytest.skip("no helm: put it on the PATH, or install Go")
+
+
+def validate(document: dict[str, Any], kubernetes: str) -> None:
+    """By the schema of that version, unknown fields being errors."""
+    minor = kubernetes.rpartition(".")[0]
+    assert kubernetes_validate.validate(document, minor, strict=True) == minor, "there is a schema of this very version"
+
+
+@pytest.mark.parametrize("kubernetes", [OLDEST, NEWEST])
+@pytest.mark.parametrize("case", CASES)
+def test_objects_satisfy_the_schemas_of_kubernetes(helm: str, case: str, kubernetes: str) -> None:
+    objects = rendered(helm, CASES[case], kubernetes=kubernetes, apis=MONITORING)
+    own = [document for document in objects if document["kind"] not in PROMETHEUS]
+    assert len(own) >= 9
+    for document in own:
+        validate(document, kubernetes)
+
+
+@pytest.mark.parametrize("kubernetes", [OLDEST, NEWEST])
+def test_unknown_field_does_not_satisfy_the_schemas(helm: str, kubernetes: str) -> None:
+    deployment = next(each for each in rendered(helm, {}) if each["kind"] == "Deployment")
+    wrong = copy.deepcopy(deployment)
+    wrong["spec"]["template"]["spec"]["containers"][0]["imgae"] = "x"
+    with pytest.raises(kubernetes_validate.ValidationError, match="imgae"):
+        validate(wrong, kubernetes)
+
+
+def findings(program: str, manifests: str) -> set[str]:
+    """The checks of kube-score that any object fails."""
+    done = subprocess.run([program, "score", "--output-format=json", "-"], input=manifests, capture_output=True, text=True)  # fmt: skip
+    objects = json.loads(done.stdout)
+    return {
+        check["check"]["id"]
+        for each in objects
+        for check in each["checks"] or []
+        if not check["skipped"] and check["grade"] < 10
+    }
+
+
+def test_findings_of_a_linter_are_those_that_the_docs_explain(helm: str) -> None:
+    program = tool("kube-score") or pytest.skip("no kube-score: put it on the PATH, or install Go")
+    found = set()
+    for case, values in CASES.items():
+        done = template(helm, values, apis=MONITORING)
+        assert done.returncode == 0, case
+        found |= findings(program, done.stdout)
+    section = (ROOT / "docs/operations.md").read_text().partition("## What a linter finds")[2].partition("\n## ")[0]
+    assert found == set(re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE))
+
+
+def test_base_manifests_satisfy_the_schemas_of_kubernetes() -> None:
+    for file in sorted(Path(ROOT / "manifests/base").glob("*.yaml")):
+        for document in yaml.safe_load_all(file.read_text()):
+            if document["kind"] != "Kustomization":
+                validate(document, NEWEST)
+                validate(document, OLDEST)
