@@ -5,6 +5,7 @@ Blocking: called from threads, never from the event loop.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
@@ -95,6 +96,18 @@ def json_of(function: Callable[..., Any], *arguments: Any, **options: Any) -> Js
         raise ClusterError(0, "Unreachable", f"the API server broke off: {type(error).__name__}") from error
 
 
+def _pages(listing: Callable[..., Any]) -> Iterator[Json]:
+    """The items of a list call, page by page."""
+    token = None
+    while True:
+        options: Json = {"limit": PAGE, "_continue": token} if token else {"limit": PAGE}
+        page = json_of(listing, **options)
+        yield from page["items"]
+        token = page["metadata"].get("continue")
+        if not token:
+            return
+
+
 class Cluster:
     """What the controller asks of a cluster."""
 
@@ -164,11 +177,9 @@ class Cluster:
         self._before_write("create_event")
         answer_of(self._core.create_namespaced_event, namespace, document)
 
-    def events_of(self, namespace: str, uid: str) -> list[Json]:
-        """The Warning events of an object, oldest first."""
-        selector = f"involvedObject.uid={uid},type=Warning"
-        found = json_of(self._core.list_namespaced_event, namespace, field_selector=selector, limit=50)["items"]
-        return sorted(found, key=lambda event: event.get("lastTimestamp") or event["metadata"]["creationTimestamp"])
+    def warnings(self, namespace: str) -> Iterator[Json]:
+        """The Warning events of a namespace, page by page."""
+        return _pages(functools.partial(self._core.list_namespaced_event, namespace, field_selector="type=Warning"))
 
     def log_tail(self, namespace: str, pod: str, lines: int) -> str:
         """The last lines of a pod's log, of each line at most its end."""
@@ -210,14 +221,7 @@ class Cluster:
 
     def runs_metadata(self, namespace: str | None) -> Iterator[Json]:
         """The metadata of all runs, page by page."""
-        token = None
-        while True:
-            options: Json = {"limit": PAGE, "_continue": token} if token else {"limit": PAGE}
-            page = json_of(self._list_runs(namespace), **options)
-            yield from (item["metadata"] for item in page["items"])
-            token = page["metadata"].get("continue")
-            if not token:
-                return
+        return (item["metadata"] for item in _pages(self._list_runs(namespace)))
 
     def _list_runs(self, namespace: str | None) -> Callable[..., Any]:
         headers = {"_headers": {"Accept": METADATA_ONLY}}

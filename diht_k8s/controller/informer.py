@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, Final, Generic, TypeVar
 
 import urllib3
@@ -164,7 +165,8 @@ class Informer(Generic[View]):
             if old is not None and int(old.version) >= int(view.version):
                 return
             known[view.uid], self._run_of[view.uid] = view, key
-        self._changed(*key)
+        if old is None or replace(old, version=view.version) != view:
+            self._changed(*key)
 
     def _remove(self, uid: str) -> None:
         with self._lock:

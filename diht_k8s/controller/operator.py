@@ -10,6 +10,7 @@ import functools
 import logging
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,8 @@ from diht_k8s.controller.views import JobView, PodView, job_view, pod_view
 logger = logging.getLogger(__name__)
 
 RESYNC_S: Final = 600.0
+GATHER_S: Final = 0.2
+"""For so long changes of Jobs and pods are gathered before runs are looked at."""
 RESTART_S: Final = 5.0
 COMPARE_S: Final = 60.0
 """How often the list of runs is compared with what kopf has told."""
@@ -77,6 +80,7 @@ class Operator:
         self._reconciler = Reconciler(self._cluster, self._runs, self._jobs, self._pods, poke=self._poke)
         self._leads = asyncio.Event()
         self._missed: dict[Key, float] = {}
+        self._lock, self._changed_keys = threading.Lock(), set[Key]()
         self._threads = ThreadPoolExecutor(settings.workers + 2, thread_name_prefix="worker")
 
     async def run(self) -> None:
@@ -107,16 +111,26 @@ class Operator:
             return "Jobs and pods are not listed yet"
         return ""
 
-    def _changed(self, namespace: str, run: str) -> None:
-        """From an informer's thread."""
-        self._poke([(namespace, run)])
-
     def role(self) -> str:
         """Whether this replica acts or stands by, and for whom."""
         if self._leads.is_set():
             return "ok: acts"
         holder = self._lease.holder if self._lease is not None else ""
         return f"ok: stands by, {holder or 'nobody'} acts"
+
+    def _changed(self, namespace: str, run: str) -> None:
+        """From an informer's thread: what happens within a moment, to ten pods, say, is one reason to look."""
+        with self._lock:
+            first = not self._changed_keys
+            self._changed_keys.add((namespace, run))
+        if first:
+            self._loop.call_soon_threadsafe(self._loop.call_later, GATHER_S, self._look_at_changed)
+
+    def _look_at_changed(self) -> None:
+        with self._lock:
+            keys, self._changed_keys = self._changed_keys, set()
+        for key in keys:
+            self._queue.add(key)
 
     def _poke(self, keys: Iterable[Key]) -> None:
         for key in keys:

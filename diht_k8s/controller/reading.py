@@ -8,7 +8,8 @@ from diht_k8s.api.reasons import Reason
 from diht_k8s.api.reports import Progress, parse_progress
 from diht_k8s.api.run import Stage
 from diht_k8s.controller.cluster import Cluster, ClusterError
-from diht_k8s.controller.observe import GANGS, Problem, Seen, entry_name, event_problem
+from diht_k8s.controller.complaints import Complaints
+from diht_k8s.controller.observe import GANGS, Problem, Seen, entry_name
 from diht_k8s.controller.report import Reading
 from diht_k8s.controller.runs import KnownRun
 from diht_k8s.controller.text import TAIL_LINES, one_line, tail
@@ -82,19 +83,15 @@ def cached_in(lines: str, stage: Stage) -> bool:
     return any(line.startswith(f"{stage}: cached (") for line in lines.split("\n"))
 
 
-def why_waiting(cluster: Cluster, known: KnownRun, seen: Seen) -> Problem | None:
+def why_waiting(cluster: Cluster, complaints: Complaints, known: KnownRun, seen: Seen) -> Problem | None:
     """Why pods are not there or do not start, in the words of events or of the queue."""
     try:
         if seen.job is not None and seen.job.suspended:
             return _queued(cluster, known, seen)
-        found = [
-            event_problem(event.get("reason", ""), event.get("message", ""))
-            for event in cluster.events_of(known.namespace, seen.ask_events)
-        ]
+        return complaints.about(known.namespace, seen.ask_events)
     except ClusterError as error:
         logger.debug("cannot ask why %s waits: %s", seen.entry, error)
         return None
-    return next((problem for problem in reversed(found) if problem is not None), None)
 
 
 def _queued(cluster: Cluster, known: KnownRun, seen: Seen) -> Problem | None:

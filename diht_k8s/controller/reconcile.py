@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.reasons import Reason
@@ -19,6 +19,7 @@ from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import Status, wire
 from diht_k8s.controller.acting import act, discard
 from diht_k8s.controller.cluster import Cluster, ClusterError
+from diht_k8s.controller.complaints import Complaints
 from diht_k8s.controller.conditions import conditions
 from diht_k8s.controller.informer import Informer
 from diht_k8s.controller.memory import has_ended, remembered
@@ -34,8 +35,7 @@ from diht_k8s.pipeline.states import FINAL, AttemptState, BackOff, Observed, Pla
 logger = logging.getLogger(__name__)
 
 FIRST_ASK_AGAIN_S: Final = 2.0
-ASK_AGAIN_S: Final = 10.0
-"""Events and queues are asked again soon at first, then at most so often."""
+"""Events and queues are asked again soon at first."""
 PROBLEM_WAIT_S: Final = 1.0
 MOST_PROBLEM_WAIT_S: Final = 30.0
 
@@ -54,11 +54,9 @@ class _Note:
     asked_at: float = 0.0
     answer: Problem | None = None
     tails: dict[str, list[str]] = field(default_factory=dict)
-
-    @property
-    def ask_again_s(self) -> float:
-        """Seconds after which the answer about the same object is old."""
-        return min(ASK_AGAIN_S, FIRST_ASK_AGAIN_S * 2.0 ** max(0, min(self.asks, 8) - 1))
+    wrote_at: float = 0.0
+    owes_counts: bool = False
+    """the status has older pod counts than we: they are written with the next change, or after a while."""
 
 
 class Reconciler:
@@ -90,7 +88,7 @@ class Reconciler:
         self._poke, self._clock, self._jitter = poke, clock, jitter
         self._notes: dict[Key, _Note] = {}
         self._active: set[Key] = set()
-        self._logs = Logs(cluster)
+        self._logs, self._complaints = Logs(cluster), Complaints(cluster)
 
     @property
     def active_runs(self) -> int:
@@ -128,7 +126,7 @@ class Reconciler:
         try:
             run = self._runs.parsed(known)
         except UserError as error:
-            self._refuse(known, status, Problem(Reason.INVALID_SPEC, str(error)), now)
+            self._refuse(known, status, Problem(Reason.INVALID_SPEC, str(error)), note, now)
             return None
         before = remembered(status)
         seen = self._see(known, run, status, now)
@@ -144,19 +142,19 @@ class Reconciler:
             status, run, before, after, seen, problem=problem, reading=note.reading, tails=note.tails,
             generation=known.generation, now=now,
         )  # fmt: skip
-        known = self._write(known, new)
+        known = self._write(known, new, note, now)
         problem = act(self._cluster, known, run, decided.actions, seen, self._jobs.put)
         discard(self._cluster, known, seen)
         self._tell(known, status, new, now)
         return self._next(known, decided, seen, note, problem, now)
 
-    def _refuse(self, known: KnownRun, status: Status, problem: Problem, now: float) -> None:
+    def _refuse(self, known: KnownRun, status: Status, problem: Problem, note: _Note, now: float) -> None:
         """Say that a run cannot be taken on; its children, if there are any, are left alone."""
         found = conditions(
             status, remembered(status), None, problem, pausing=False, generation=known.generation, now=now
         )
         new = status.model_copy(update={"conditions": found, "observed_generation": known.generation})
-        self._tell(self._write(known, new), status, new, now)
+        self._tell(self._write(known, new, note, now), status, new, now)
 
     def _see(self, known: KnownRun, run: DihtRun, status: Status, now: float) -> list[Seen]:
         jobs = [job for job in self._jobs.of(*known.key) if job.owner_uid == known.uid]
@@ -183,9 +181,9 @@ class Reconciler:
             return seen
         if subject != note.asked:
             note.asked, note.asks = subject, 0
-        if not note.asks or not note.asked_at <= now < note.asked_at + note.ask_again_s:
+        if not note.asks or not note.asked_at <= now < note.asked_at + self._ask_again_s(note):
             note.asks, note.asked_at = note.asks + 1, now
-            note.answer = why_waiting(self._cluster, known, living)
+            note.answer = why_waiting(self._cluster, self._complaints, known, living)
         if note.answer is None:
             return seen
         return [replace(each, problem=note.answer) if each is living else each for each in seen]
@@ -217,11 +215,17 @@ class Reconciler:
         """Seconds between two readings of a run's log: with many runs each is read less often."""
         return max(10.0, 0.05 * len(self._active))
 
-    def _write(self, known: KnownRun, new: Status) -> KnownRun:
+    def _ask_again_s(self, note: _Note) -> float:
+        """Seconds after which the answer about the same object is old: soon at first, then as seldom as logs are read."""
+        return min(self._progress_interval(), FIRST_ASK_AGAIN_S * 2.0 ** max(0, min(note.asks, 8) - 1))
+
+    def _write(self, known: KnownRun, new: Status, note: _Note, now: float) -> KnownRun:
         """Write the status if it changed; returns the run as it is then."""
-        document = wire(new)
-        if document == known.document["status"]:
+        document, there = wire(new), known.document["status"]
+        note.owes_counts = document != there and _can_wait(there, new, document)
+        if document == there or (note.owes_counts and note.wrote_at <= now < note.wrote_at + self._progress_interval()):
             return known
+        note.owes_counts, note.wrote_at = False, now
         written = known_run(self._cluster.write_status(known.namespace, known.name, known.version, document))
         self._runs.put(written)
         if has_ended(new):
@@ -252,10 +256,19 @@ class Reconciler:
         if living:
             due.append(self._progress_interval())
         if any(each.ask_events or (each.job is not None and each.job.suspended) for each in seen) and living:
-            due.append(note.ask_again_s)
+            due.append(self._ask_again_s(note))
+        if note.owes_counts:
+            due.append(note.wrote_at + self._progress_interval() - now)
         if problem is not None:
             due.append(min(MOST_PROBLEM_WAIT_S, PROBLEM_WAIT_S * 2.0 ** min(note.problems - 1, 8)))
         return 0.0 if changed else min((wait for wait in due if wait > 0), default=None)
+
+
+def _can_wait(there: Mapping[str, Any], new: Status, document: Mapping[str, Any]) -> bool:
+    """Whether a status differs from what is there in pod counts only, with pods still missing: ten pods come one by one."""
+    if new.pods is None or new.pods.ready == new.pods.desired:
+        return False
+    return {**there, "pods": None} == {**document, "pods": None}
 
 
 _LIVING: Final = frozenset({AttemptState.PENDING, AttemptState.RUNNING})

@@ -198,7 +198,9 @@ def _progress(
     entry = _name(current)
     written = previous.progress if previous.progress is not None and previous.progress.stage == entry else None
     if reading is not None and reading.entry == entry and reading.attempt == current.attempt:
-        written = _read(entry, reading)
+        read = _read(entry, reading)
+        if written is None or read != written.model_copy(update={"last_updated_time": read.last_updated_time}):
+            written = read  # else it said nothing new since then
     if run.state is RunState.COMPLETE:
         base = written or ProgressStatus(stage=entry)
         return base.model_copy(update={"percentage": 100, "estimated_remaining_seconds": None})

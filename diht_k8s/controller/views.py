@@ -36,9 +36,6 @@ class JobView:
     attempt: int
     parallelism: int
     created_at: float
-    active: int = 0
-    ready: int = 0
-    failed: int = 0
     complete: bool = False
     failing: bool = False
     """it has failed; pods may still be on their way out."""
@@ -113,9 +110,6 @@ def job_view(document: Document) -> JobView | None:
         attempt=int(labels[ATTEMPT_LABEL]),
         parallelism=spec.get("parallelism", 1),
         created_at=_seconds(metadata.get("creationTimestamp")) or 0.0,
-        active=status.get("active", 0),
-        ready=status.get("ready", 0),
-        failed=status.get("failed", 0),
         complete=complete,
         failing=bool(failure) and not complete,
         over="Complete" in conditions or "Failed" in conditions,

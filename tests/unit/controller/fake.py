@@ -48,7 +48,8 @@ class FakeCluster:
     events: list[dict[str, Any]] = field(default_factory=list)
     writes: list[str] = field(default_factory=list)
     logs: dict[str, str] = field(default_factory=dict)
-    warnings: list[dict[str, Any]] = field(default_factory=list)
+    complaints: list[dict[str, Any]] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
     refuse: dict[str, ClusterError] = field(default_factory=dict)
     """by the name of a write: what it is answered"""
     die_after: int | None = None
@@ -133,8 +134,9 @@ class FakeCluster:
         self.events.append(document)
         self._wrote("event")
 
-    def events_of(self, namespace: str, uid: str) -> list[dict[str, Any]]:
-        return self.warnings
+    def warnings(self, namespace: str) -> list[dict[str, Any]]:
+        self.asked.append(namespace)
+        return self.complaints
 
     def log_tail(self, namespace: str, pod: str, lines: int) -> str:
         return self.logs.get(pod, "")

@@ -95,6 +95,15 @@ def test_older_and_repeated_events_change_nothing() -> None:
     assert len(told) == 1
 
 
+def test_change_that_we_do_not_look_at_is_remembered_and_told_to_nobody() -> None:
+    mirror, told = informer(Script())
+    mirror.put(job(version=3))
+    mirror.put({**job(version=9), "status": {"active": 7}})
+    mirror.put(job(version=5, conditions={"Complete": "x"}))
+    assert [(view.version, view.complete) for view in mirror.of("n", "r")] == [("9", False)]
+    assert len(told) == 1
+
+
 def test_gone_version_is_said() -> None:
     mirror, _ = informer(Script(watch(("ERROR", {"code": 410, "message": "too old"}))))
     with pytest.raises(Gone):

@@ -8,7 +8,7 @@ import pytest
 
 from diht_k8s.api.reports import Cause, Progress
 from diht_k8s.api.run import Stage
-from diht_k8s.api.status import StageState, Status
+from diht_k8s.api.status import StageState, Status, timestamp
 from diht_k8s.controller.cluster import ClusterError
 from diht_k8s.controller.memory import condition, remembered
 from diht_k8s.pipeline.states import RunState
@@ -116,6 +116,38 @@ def test_nothing_is_written_when_nothing_has_changed() -> None:
     Process(cluster, Clock()).look()
     assert cluster.writes == []
     assert reason(cluster) == "Running"
+
+
+def test_same_progress_said_again_is_no_news_even_to_a_new_operator() -> None:
+    cluster, clock = make(filter={"workers": 1}), Clock()
+    process = Process(cluster, clock)
+    settle(process)
+    cluster.run_pods("r-filter-1")
+    cluster.logs["r-filter-1-0"] = Progress(stage=Stage.FILTER, step="captions", done=5, total=20).line()
+    settle(process)
+    cluster.writes.clear()
+    for each in (process, Process(cluster, clock)):
+        clock.now += 30
+        each.look()
+    assert cluster.writes == []
+    assert status(cluster).progress.last_updated_time == timestamp(NOW)  # type: ignore[union-attr]
+
+
+def test_pods_that_come_one_by_one_are_counted_with_the_next_change_when_all_are_there_or_after_a_while() -> None:
+    cluster, clock = make(filter={"workers": 4}), Clock()
+    process = Process(cluster, clock)
+    settle(process)
+    cluster.run_pods("r-filter-1")
+    pods, cluster.pods = cluster.pods, {}
+    seen = []
+    for second, name in zip((0, 1, 12, 13), pods, strict=True):
+        clock.now = NOW + second
+        cluster.pods[name] = pods[name]
+        cluster.writes.clear()
+        wait_s = process.look()
+        assert wait_s is not None
+        seen.append((len(cluster.writes), status(cluster).pods.ready, wait_s <= 10))  # type: ignore[union-attr]
+    assert seen == [(1, 1, True), (0, 1, True), (1, 3, True), (1, 4, True)]
 
 
 def test_status_is_written_before_the_job_is_made() -> None:
