@@ -92,7 +92,7 @@ def plan(
     current = next(stage for stage in known if stage.state not in ENDED_WELL)
     if current.state is StageState.STOPPED and not resumed:
         return Plan((), _stopped(status, current))
-    decided = _advance(run, observed, now, replace(status, state=RunState.RUNNING), current)
+    decided = _advance(run, observed, now, replace(status, state=RunState.RUNNING), current, back_off)
     return replace(decided, wake_at=min(_wakes(run, observed, decided), default=None))
 
 
@@ -274,7 +274,9 @@ def _stopped(status: RunStatus, current: StageStatus) -> RunStatus:
     )
 
 
-def _advance(run: DihtRun, observed: Observed, now: float, status: RunStatus, current: StageStatus) -> Plan:
+def _advance(
+    run: DihtRun, observed: Observed, now: float, status: RunStatus, current: StageStatus, back_off: BackOff
+) -> Plan:
     """Start the current stage's next attempt where it is time; whatever else still runs is stopped first."""
     running = [
         attempt
@@ -284,8 +286,8 @@ def _advance(run: DihtRun, observed: Observed, now: float, status: RunStatus, cu
     others = tuple(attempt for attempt in _living(observed) if attempt not in running)
     if running or others:
         return Plan(_stop(run, others), status)
-    if current.not_before is not None and now < current.not_before:
-        return Plan((), status)
+    if current.not_before is not None and now < current.not_before <= now + back_off.longest_s:
+        return Plan((), status)  # a longer wait than any was decided before the clock was set back: it is over
     # A running attempt that is not there was never started (a crash came between), or somebody removed it: the same again.
     number = current.attempt + (current.state is not StageState.RUNNING)
     started = replace(current, state=StageState.RUNNING, attempt=number, not_before=None)

@@ -182,6 +182,11 @@ class BackOff:
     jitter: float = 0.0
     """0 to 1: lengthens the wait by up to a quarter, so that runs that failed together do not come back together."""
 
+    @property
+    def longest_s(self) -> float:
+        """No wait is longer, whatever its jitter."""
+        return self.most_s * 1.25
+
     def delay_s(self, restarts: int) -> float:
         """Seconds before restart number `restarts` (from 1)."""
         return min(self.most_s, self.first_s * 2.0 ** min(restarts - 1, 32)) * (1 + self.jitter / 4)

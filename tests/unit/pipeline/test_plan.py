@@ -164,6 +164,13 @@ def test_plan_while_backing_off_says_when_to_look_again() -> None:
     assert plan(make_run(), Observed(), 107.0, status=decided.status).actions == ()
 
 
+@pytest.mark.parametrize(("set_back_s", "starts"), [(3.0, False), (3600.0, True)])
+def test_clock_that_was_set_back_does_not_lengthen_a_wait(set_back_s: float, starts: bool) -> None:
+    status = at(StageStatus(F, StageState.RESTARTING, 1, restarts=1, not_before=104.0))
+    decided = plan(make_run(), Observed(), 104.0 - set_back_s, status=status, back_off=BackOff(8, 60))
+    assert list(decided.actions) == ([Start(F, 2, "r-filter-2")] if starts else [])
+
+
 def test_plan_until_a_stage_ends_there() -> None:
     decided = plan(make_run(), Observed(cached=frozenset({F, L})), 100.0, status=RunStatus(), until=L)
     assert (decided.actions, decided.status.state) == ((), RunState.COMPLETE)
