@@ -22,6 +22,10 @@ MIN_EXAMPLES: Final = 20
 MAX_PICTURES: Final = 20_000
 """The figures are taken on the first so many pictures: all probabilities of a million would not fit into memory."""
 SHOWN: Final = 10
+CHUNK: Final = 1024
+"""Pictures whose probabilities are sorted into bins at a time."""
+CALIBRATION_EDGES: Final = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Lower edges of the bins of probability; the softmax over hundreds of classes leaves most entries near 0."""
 
 
 def measure(head: Head, pictures: TrainingPictures, targets: Targets, concepts: Concepts) -> dict[str, Any]:
@@ -29,20 +33,23 @@ def measure(head: Head, pictures: TrainingPictures, targets: Targets, concepts: 
 
     Returns:
         mean_average_precision over concepts with at least 20 examples, with that of a constant guess (a concept's share of the pictures);
-        shares of pictures whose top label the caption names, by heads that saw the picture and by heads that did not; best and worst concepts.
+        shares of pictures whose top label the caption names, by heads that saw the picture and by heads that did not; average precision of
+        each measured concept, best first, with the best and worst apart; calibration.
     """
     count = min(MAX_PICTURES, len(pictures.features_ND))
     features_ND = pictures.features_ND[:count]
     probabilities_NC = head.probabilities(features_ND, pictures.fold_N[:count]).numpy()
     seen_NC = head.all_data_probabilities(features_ND).numpy()
-    present_NC = targets.soft(np.arange(count)).numpy() > 0
+    target_NC = targets.soft(np.arange(count)).numpy()
+    present_NC = target_NC > 0
+    named_N = np.asarray(present_NC.any(axis=1))
     precision_C, frequency_C = average_precision(probabilities_NC, present_NC)
     measured = np.flatnonzero(present_NC.sum(axis=0) >= MIN_EXAMPLES)
     ranked = sorted(measured.tolist(), key=lambda number: (-precision_C[number], number))
     shown = [[concepts.names[number], round(float(precision_C[number]), 4)] for number in ranked]
     return {
         "held_out": pictures.folds > 1,
-        "pictures": int(present_NC.any(axis=1).sum()),
+        "pictures": int(named_N.sum()),
         "concepts_measured": len(measured),
         "mean_average_precision": _mean(precision_C[measured]),
         "frequency_baseline": _mean(frequency_C[measured]),
@@ -51,6 +58,8 @@ def measure(head: Head, pictures: TrainingPictures, targets: Targets, concepts: 
             "seen_in_training": _top_in_caption(seen_NC, present_NC),
             "commonest_concept": _top_in_caption(np.broadcast_to(frequency_C, present_NC.shape), present_NC),
         },
+        "average_precision": shown,
+        "calibration": calibration(probabilities_NC, target_NC, named_N),
         "best": shown[:SHOWN],
         "worst": shown[::-1][:SHOWN],
         "best_epoch": head.best_epoch,
@@ -68,6 +77,42 @@ def average_precision(
     for number in np.flatnonzero(present_NC.sum(axis=0) >= MIN_EXAMPLES):
         precision_C[number] = average_precision_score(present_NC[:, number], scores_NC[:, number])
     return precision_C, present_NC.mean(axis=0)
+
+
+def calibration(
+    probabilities_NC: npt.NDArray[np.float32], target_NC: npt.NDArray[np.float32], chosen_N: npt.NDArray[np.bool_]
+) -> dict[str, Any]:
+    """Whether a probability means what it says: among the (picture, class) entries of about equal probability, the mean soft target.
+
+    The heads learn targets of 1/m, so that p of a calibrated head is the mean target, not the share of pictures that show the concept.
+
+    Args:
+        probabilities_NC: by heads that never saw the picture.
+        target_NC: 1/m on each of m present classes.
+        chosen_N: pictures that count: those with a concept of this head.
+
+    Returns:
+        bins of [lower edge, entries, mean probability, mean target], empty ones left out, and the expected calibration error: the mean
+        difference of the two over the probability mass, so that the many entries near 0 do not hide the rest.
+    """
+    sums_3E = np.zeros((3, len(CALIBRATION_EDGES)))  # entries, probabilities, targets
+    rows_N = np.flatnonzero(chosen_N)
+    for start in range(0, len(rows_N), CHUNK):
+        rows_B = rows_N[start : start + CHUNK]
+        probability, target = probabilities_NC[rows_B].ravel(), target_NC[rows_B].ravel()
+        number = np.digitize(probability, CALIBRATION_EDGES[1:])
+        for row, weights in enumerate((None, probability, target)):
+            sums_3E[row] += np.bincount(number, weights, minlength=len(CALIBRATION_EDGES))
+    _, probability_E, target_E = sums_3E
+    mass = probability_E.sum()
+    return {
+        "expected_error": round(float(np.abs(probability_E - target_E).sum() / mass), 4) if mass else None,
+        "bins": [
+            [edge, int(entries), round(probability / entries, 5), round(target / entries, 5)]
+            for edge, entries, probability, target in zip(CALIBRATION_EDGES, *sums_3E.tolist(), strict=True)
+            if entries
+        ],
+    }
 
 
 def _top_in_caption(scores_NC: npt.NDArray[Any], present_NC: npt.NDArray[np.bool_]) -> float | None:

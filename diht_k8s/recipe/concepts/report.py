@@ -7,10 +7,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
+
 from diht_k8s.api.errors import DataError
+from diht_k8s.recipe.concepts.captions import KeptCaptions, read_captions
 from diht_k8s.recipe.concepts.job import Job
 from diht_k8s.recipe.concepts.soft_labels import HeadLabels, Labels, read_labels
 from diht_k8s.recipe.concepts.vocabulary import Concepts, Vocabulary
@@ -20,6 +25,8 @@ from diht_k8s.recipe.shards.sets import Shard
 SHOWN_CONCEPTS: Final = 20
 EXAMPLES: Final = 16
 EXAMPLE_LABELS: Final = 5
+NAMED: Final = 0.2
+"""A label names a concept where its probability is at least this (our choice: at most five concepts a head)."""
 
 
 def make_report(job: Job, vocabulary: Vocabulary, heads: dict[str, Any]) -> dict[str, Any]:
@@ -28,7 +35,7 @@ def make_report(job: Job, vocabulary: Vocabulary, heads: dict[str, Any]) -> dict
     Raises:
         DataError: more pictures than `filter.maxBadPercent` allows have no label.
     """
-    total, bad = 0, Counter[str]()
+    total, bad, beyond = 0, Counter[str](), Beyond()
     examples: list[dict[str, Any]] = []
     wanted = example_shards(job.shards)
     for shard in job.shards:
@@ -36,6 +43,7 @@ def make_report(job: Job, vocabulary: Vocabulary, heads: dict[str, Any]) -> dict
         _check_labels(job, labels, vocabulary, shard)
         total += len(labels.uids)
         bad.update(labels.header["bad"])
+        beyond.add(labels, read_captions(job.context.storage, job.context.layout, shard), vocabulary)
         if shard.name in wanted:
             examples += _examples(job, shard, labels, vocabulary, wanted[shard.name])
     _check_bad(job, total, bad)
@@ -58,8 +66,67 @@ def make_report(job: Job, vocabulary: Vocabulary, heads: dict[str, Any]) -> dict
             "attributes": heads["attributes"],
         },
         "pictures": {"total": total, "labelled": total - bad.total(), "bad": dict(sorted(bad.items()))},
+        "beyond_caption": beyond.document(),
         "examples": examples,
     }
+
+
+@dataclass
+class Beyond:
+    """What the labels say that the captions do not: this is what distillation adds to the captions."""
+
+    labelled: int = 0
+    naming: Counter[str] = field(default_factory=Counter)
+    """pictures with a label of at least `NAMED` outside of the caption, by head."""
+    either: int = 0
+    mass: dict[str, float] = field(default_factory=lambda: {"objects": 0.0, "attributes": 0.0})
+    """sum of the probabilities outside of the captions, by head; a picture's sum to 1."""
+    names: dict[str, Counter[str]] = field(default_factory=lambda: {"objects": Counter(), "attributes": Counter()})
+
+    def add(self, labels: Labels, captions: KeptCaptions, vocabulary: Vocabulary) -> None:
+        """Count one shard."""
+        self.labelled += int(labels.has_label_N.sum())
+        either_N = np.zeros(len(labels.uids), np.bool_)
+        for kind, head, concepts, names_N in (
+            ("objects", labels.objects, vocabulary.objects, captions.objects),
+            ("attributes", labels.attributes, vocabulary.attributes, captions.attributes),
+        ):
+            outside_NK = outside_caption(head, concepts, names_N) & labels.has_label_N[:, None]
+            named_NK = outside_NK & (head.probabilities_NK >= NAMED)
+            either_N |= named_NK.any(axis=1)
+            self.naming[kind] += int(named_NK.any(axis=1).sum())
+            self.mass[kind] += float(head.probabilities_NK[outside_NK].sum(dtype=np.float64))
+            self.names[kind].update(concepts.names[number] for number in head.ids_NK[named_NK].tolist())
+        self.either += int(either_N.sum())
+
+    def document(self) -> dict[str, Any]:
+        """For the report."""
+        count = max(1, self.labelled)
+        return {
+            "named_from": NAMED,
+            "pictures": round(self.either / count, 4),
+            **{
+                kind: {
+                    "pictures": round(self.naming[kind] / count, 4),
+                    "probability": round(self.mass[kind] / count, 4),
+                    "commonest": [[name, number] for name, number in _commonest(names)],
+                }
+                for kind, names in self.names.items()
+            },
+        }
+
+
+def outside_caption(head: HeadLabels, concepts: Concepts, names_N: Sequence[Sequence[str]]) -> npt.NDArray[np.bool_]:
+    """Which of the stored classes the picture's caption does not name, [N, K]."""
+    index = concepts.index
+    present_NC = np.zeros((len(names_N), len(concepts)), np.bool_)
+    for row, names in enumerate(names_N):
+        present_NC[row, [index[name] for name in names if name in index]] = True
+    return ~np.take_along_axis(present_NC, head.ids_NK, axis=1)
+
+
+def _commonest(names: Counter[str]) -> list[tuple[str, int]]:
+    return sorted(names.items(), key=lambda item: (-item[1], item[0]))[:SHOWN_CONCEPTS]
 
 
 def example_shards(shards: Sequence[Shard]) -> dict[str, int]:
