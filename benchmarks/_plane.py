@@ -7,6 +7,7 @@ and credentials are this one's own, so that both may run. Everything listens on 
 from __future__ import annotations
 
 import contextlib
+import json
 import secrets
 import signal
 import socket
@@ -72,7 +73,7 @@ def control_plane(folder: Path, programs: Path, *, nodes: int, containers: tuple
     """
     with contextlib.ExitStack() as stack:
         parts = _Parts(folder, programs, stack)
-        etcd, api, fake, other = (free_port() for _ in range(4))
+        etcd, api, fake, other = _ports(folder)
         plane = Plane(folder, programs, f"https://127.0.0.1:{api}", parts.pids)
         _credentials(folder, plane.server)
         parts.start("etcd", *_etcd(folder, etcd, other))
@@ -87,6 +88,14 @@ def control_plane(folder: Path, programs: Path, *, nodes: int, containers: tuple
         until(lambda: plane.kubectl("get", "serviceaccount", "default"), "the controllers", parts.check)
         plane.kubectl("wait", "nodes", "--all", "--for=condition=Ready", "--timeout=60s")
         yield plane
+
+
+def _ports(folder: Path) -> list[int]:
+    """Four ports; those of before where the folder has been used, because fake nodes remember where their logs are."""
+    file = folder / "ports.json"
+    if not file.exists():
+        file.write_text(json.dumps([free_port() for _ in range(4)]))
+    return json.loads(file.read_text())
 
 
 def until(condition: Callable[[], Any], what: str, check: Callable[[], None], timeout_s: float = READY_S) -> None:
@@ -159,7 +168,8 @@ def _credentials(folder: Path, server: str) -> None:
         "subjectAltName=IP:127.0.0.1",
     ]
     files = ["-keyout", folder / "tls.key", "-out", folder / "tls.crt"]
-    subprocess.run(["openssl", *options, *files], check=True, capture_output=True)
+    if not (folder / "tls.crt").exists():
+        subprocess.run(["openssl", *options, *files], check=True, capture_output=True)
     rows = []
     for user, group in USERS.items():
         token = secrets.token_hex(16)

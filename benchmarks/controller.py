@@ -1,17 +1,19 @@
 """The controller at scale: a real API server, fake nodes and pods (kwok), the real program as a process of its own.
 
-It goes through what a cluster sees: all runs are created at once; they run and speak; they run and say nothing new; specs are
-edited; the controller is started anew; some runs go through all stages. What the controller did and when is read from the API
+It goes through what a cluster sees: all runs are created at once; the controller is started anew; runs speak; they say nothing new;
+specs are edited; some runs go through all stages. What the controller did and when is read from the API
 server's audit log, how long its looks took from its metrics. Prints one JSON line; targets that are missed are named in it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -50,6 +52,11 @@ class Bench:
         self._plane, self._options, self._loader = plane, options, Loader(plane)
         self._done = 0
         self.figures: Figures = {"runs": options.runs, "pods": options.runs * options.pods}
+
+    def start(self, operator: Controller) -> None:
+        """The program with nothing to do."""
+        operator.wait(operator.is_ready, "the controller")
+        self.figures["memory_without_runs_mib"] = round(operator.memory_mib())
 
     def burst(self, operator: Controller) -> None:
         """Create all runs at once; until all their pods are ready, and the status says so."""
@@ -210,15 +217,16 @@ def main() -> None:
     parser.add_argument("--edits", type=int, default=50, help="runs that are suspended and resumed (50)")
     parser.add_argument("--ending", type=int, default=10, help="runs that go through all stages (10)")
     parser.add_argument("--seconds", type=float, default=60, help="length of the phases with nothing but time (60)")
-    parser.add_argument("--keep", type=Path, help="folder to keep logs in (default: a temporary one, removed)")
+    parser.add_argument("--save", type=Path, help="only create the runs, and keep the cluster's data in this folder")
+    parser.add_argument("--load", type=Path, help="go on from data that --save has kept; the folder stays as it is")
     options = parser.parse_args()
-    folder = options.keep or Path(tempfile.mkdtemp(prefix="controller-"))
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything that was started ends, too
+    with contextlib.ExitStack() as stack:
+        folder = options.save or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="controller-")))
+        if options.load:
+            _copy(options.load, folder)
+        folder.mkdir(parents=True, exist_ok=True)
         figures = measure(folder, options)
-    finally:
-        if options.keep is None:
-            shutil.rmtree(folder)
     sys.stdout.write(json.dumps({"benchmark": "controller", "cores": psutil.cpu_count(), **figures}) + "\n")
 
 
@@ -228,17 +236,26 @@ def measure(folder: Path, options: argparse.Namespace) -> Figures:
     containers = tuple(stage.value for stage in Stage)
     with control_plane(folder, PROGRAMS, nodes=nodes, containers=containers) as plane:
         _install(plane)
-        bench = Bench(plane, options)
-        with controller(plane) as first:
-            first.wait(first.is_ready, "the controller")
-            bench.figures["memory_without_runs_mib"] = round(first.memory_mib())
-            for phase in (bench.burst, bench.speaking, bench.idle, bench.edits):
-                phase(first)
-        with controller(plane) as second:
-            for phase in (bench.restart, bench.ending):
-                phase(second)
-        bench.finish(max(first.peak_mib, second.peak_mib))
+        bench, peaks_mib = Bench(plane, options), []
+        if not options.load:
+            with controller(plane) as process:
+                bench.start(process)
+                bench.burst(process)
+                peaks_mib.append(process.peak_mib)
+        if not options.save:
+            with controller(plane) as process:
+                for phase in (bench.restart, bench.speaking, bench.idle, bench.edits, bench.ending):
+                    phase(process)
+                peaks_mib.append(process.peak_mib)
+            bench.finish(max(peaks_mib))
         return bench.figures
+
+
+def _copy(saved: Path, folder: Path) -> None:
+    """What makes the cluster of one folder come up again in another."""
+    for name in ("ports.json", "tls.crt", "tls.key"):
+        shutil.copy(saved / name, folder / name)
+    shutil.copytree(saved / "etcd", folder / "etcd")
 
 
 def _install(plane: Plane) -> None:
@@ -249,7 +266,8 @@ def _install(plane: Plane) -> None:
         each for each in yaml.safe_load_all((root / "base" / "rbac.yaml").read_text()) if each["kind"] == "ClusterRole"
     )
     plane.kubectl("apply", "-f", "-", text=yaml.safe_dump(role))
-    plane.kubectl("create", "clusterrolebinding", "under-test", "--clusterrole", "diht-operator", "--user", OPERATOR)
+    binding = ["clusterrolebinding", "under-test", "--clusterrole", "diht-operator", "--user", OPERATOR]
+    plane.kubectl("apply", "-f", "-", text=plane.kubectl("create", *binding, "--dry-run=client", "-o", "yaml"))
     plane.kubectl("wait", "--for=condition=Established", "crd/dihtruns.diht.dev", "--timeout=30s")
 
 

@@ -110,11 +110,18 @@ class Reconciler:
             self._active.discard(key)
             return None
         try:
-            return self._look(known, self._notes.setdefault(key, _Note()))
+            return self._look(known, self._notes.get(key) or self._notes.setdefault(key, self._first_note(known)))
         except ClusterError as error:
             if error.is_terminating or (error.is_gone and self._is_gone(known)):
                 return None
             raise
+
+    def _first_note(self, known: KnownRun) -> _Note:
+        """Progress that an earlier operator has read is good for a while yet: a new one would read all logs at once."""
+        status = known.status
+        if status.progress is None or status.progress.last_updated_time is None:
+            return _Note()
+        return _Note(read_at=self._clock() - self._jitter() * _progress_interval(len(self._runs)))
 
     def _is_gone(self, known: KnownRun) -> bool:
         """A run that the API server does not know any more, though nobody has told us."""
@@ -213,7 +220,7 @@ class Reconciler:
 
     def _progress_interval(self) -> float:
         """Seconds between two readings of a run's log: with many runs each is read less often."""
-        return max(10.0, 0.05 * len(self._active))
+        return _progress_interval(len(self._active))
 
     def _ask_again_s(self, note: _Note) -> float:
         """Seconds after which the answer about the same object is old: soon at first, then as seldom as logs are read."""
@@ -254,7 +261,8 @@ class Reconciler:
         if decided.wake_at is not None:
             due.append(decided.wake_at - now)
         if living:
-            due.append(self._progress_interval())
+            since, interval = now - note.read_at, self._progress_interval()
+            due.append(interval - since if 0 <= since < interval else interval)
         if any(each.ask_events or (each.job is not None and each.job.suspended) for each in seen) and living:
             due.append(self._ask_again_s(note))
         if note.owes_counts:
@@ -262,6 +270,10 @@ class Reconciler:
         if problem is not None:
             due.append(min(MOST_PROBLEM_WAIT_S, PROBLEM_WAIT_S * 2.0 ** min(note.problems - 1, 8)))
         return 0.0 if changed else min((wait for wait in due if wait > 0), default=None)
+
+
+def _progress_interval(active: int) -> float:
+    return max(10.0, 0.05 * active)
 
 
 def _can_wait(there: Mapping[str, Any], new: Status, document: Mapping[str, Any]) -> bool:

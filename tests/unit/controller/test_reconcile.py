@@ -127,10 +127,30 @@ def test_same_progress_said_again_is_no_news_even_to_a_new_operator() -> None:
     settle(process)
     cluster.writes.clear()
     for each in (process, Process(cluster, clock)):
-        clock.now += 30
-        each.look()
+        for _ in range(2):
+            clock.now += 30
+            each.look()
     assert cluster.writes == []
     assert status(cluster).progress.last_updated_time == timestamp(NOW)  # type: ignore[union-attr]
+
+
+def test_new_operator_reads_logs_little_by_little() -> None:
+    cluster, clock = make(filter={"workers": 1}), Clock()
+    process = Process(cluster, clock)
+    settle(process)
+    cluster.run_pods("r-filter-1")
+    progress = Progress(stage=Stage.FILTER, step="captions", done=5, total=20)
+    cluster.logs["r-filter-1-0"] = progress.line()
+    settle(process)
+    cluster.writes.clear()
+    cluster.logs["r-filter-1-0"] = progress.model_copy(update={"done": 6}).line()
+    clock.now += 100
+    process = Process(cluster, clock)
+    wait_s = process.look()
+    assert (cluster.writes, wait_s) == ([], 10.0)
+    clock.now += 10
+    process.look()
+    assert cluster.writes == ["status r"]
 
 
 def test_pods_that_come_one_by_one_are_counted_with_the_next_change_when_all_are_there_or_after_a_while() -> None:
