@@ -65,3 +65,19 @@ def test_wish_for_other_nodes_stands_beside_the_runs_own_affinity() -> None:
     assert wish["preference"] == {
         "matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": [name]} for name in ("n1", "n2")]
     }
+
+
+def test_stop_that_a_person_asked_for_speaks_against_no_node() -> None:
+    cluster, clock = make(**ONE, filter={"workers": 1}), Clock()
+    process = Process(cluster, clock)
+    for number in (1, 2):
+        settle(process)
+        cluster.run_pods(f"r-filter-{number}")
+        cluster.edit("r", suspend=True)
+        cluster.end(f"r-filter-{number}", 143, message=Cause(exit_code=143, reason="R", message="m").encoded())
+        settle(process)
+        cluster.edit("r", suspend=False)
+        settle(process)
+    found = status(cluster)
+    assert [attempt.node for attempt in found.attempts] == ["", "", ""]
+    assert found.stages[0].avoid_nodes == []
