@@ -134,6 +134,9 @@ def open_kube(namespace: str | None) -> Kube:
         return Kube(connect(), namespace or _default_namespace())
     except config.ConfigException as error:
         raise UserError(f"no cluster: {error}: set KUBECONFIG") from error
+    except Exception as error:  # the client checks little: a file that is no kubeconfig fails in any way
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"the kubeconfig cannot be read ({type(error).__name__}: {said}): check KUBECONFIG") from error
 
 
 def _default_namespace() -> str:

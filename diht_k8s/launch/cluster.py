@@ -48,6 +48,9 @@ def connect() -> ApiClient:
             config.load_kube_config(config_file=os.environ.get("KUBECONFIG"), client_configuration=configuration)
     except config.ConfigException as error:
         raise UserError(f"no cluster: {error}: set KUBECONFIG") from error
+    except Exception as error:  # the client checks little: a file that is no kubeconfig fails in any way
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"the kubeconfig cannot be read ({type(error).__name__}: {said}): check KUBECONFIG") from error
     return client.ApiClient(configuration)
 
 

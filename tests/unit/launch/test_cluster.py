@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 from kubernetes import client
+from kubernetes.config import kube_config
 from urllib3.exceptions import MaxRetryError
 
 from diht_k8s.api.errors import DihtError, RetryableError, UserError
+from diht_k8s.cli.kube import open_kube
 from diht_k8s.launch.cluster import Cluster, connect
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -143,3 +145,18 @@ def test_no_kubeconfig_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     with pytest.raises(UserError, match=r"no cluster: .*: set KUBECONFIG"):
         connect()
+
+
+@pytest.mark.parametrize(
+    "content", [b"x: [", b"[1, 2]", b"\x89\xff", b"clusters: 5\ncontexts: [{name: t}]\ncurrent-context: t"]
+)
+@pytest.mark.parametrize("open_it", [connect, lambda: open_kube("n")], ids=["torchx", "diht"])
+def test_kubeconfig_that_is_none_is_told_in_one_line(
+    open_it: Callable[[], object], content: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "config").write_bytes(content)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "config"))
+    with pytest.raises(UserError, match=r"(cannot be read|no cluster).*: (check|set) KUBECONFIG$") as raised:
+        open_it()
+    assert "\n" not in str(raised.value)
