@@ -1,0 +1,110 @@
+"""What the pages for the platform engineer say is so: commands, values, metrics, alerts, rights, reasons, files."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.metrics import MetricWrapperBase
+
+from diht_k8s.api.reasons import ConditionType, Reason
+from diht_k8s.controller import metrics
+from tests.contract.charts import CHART, EVERYTHING, MONITORING, NEWEST, ROOT, helm_program, rendered
+
+pytestmark = pytest.mark.timeout(600)  # the first one may build helm
+PAGES = [ROOT / "docs/install.md", ROOT / "docs/operations.md", CHART / "README.md"]
+TEXTS = {page.name: page.read_text() for page in PAGES}
+OPERATIONS = TEXTS["operations.md"]
+
+
+@pytest.fixture(scope="session")
+def helm() -> str:
+    return helm_program() or pytest.skip("no helm: put it on the PATH, or install Go")
+
+
+def commands() -> Iterator[str]:
+    """Each `helm install` and `helm upgrade` of the pages with its options; continued lines are one."""
+    for text in TEXTS.values():
+        yield from re.findall(r"^helm (?:install|upgrade) .*$", text.replace("\\\n", " "), re.MULTILINE)
+
+
+def settings(command: str) -> list[str]:
+    words = shlex.split(command)
+    return [after for word, after in itertools.pairwise(words) if word == "--set"]
+
+
+@pytest.mark.parametrize("command", commands(), ids=lambda command: " ".join(command.split())[:60])
+def test_install_command_of_the_docs_names_values_that_there_are(helm: str, command: str) -> None:
+    options = [word for each in settings(command) for word in ("--set", each)]
+    call = [helm, "template", "diht-operator", str(CHART), "--kube-version", NEWEST, *options]
+    done = subprocess.run(call, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_values_that_the_docs_name_are_in_the_schema() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    named = {name for text in TEXTS.values() for name in re.findall(r"`([a-zA-Z]+(?:\.[a-zA-Z]+)+)(?:=[^`]*)?`", text)}
+    ours = {name for name in named if name.partition(".")[0] in schema["properties"]}
+    assert len(ours) > 20
+    for name in ours:
+        node: Any = schema
+        for key in name.split("."):
+            assert key in node.get("properties", {}) or node.get("additionalProperties") is not False, name
+            node = node.get("properties", {}).get(key, {})
+
+
+def rows(text: str, heading: str) -> list[list[str]]:
+    """The cells of the table below a heading."""
+    section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")][2:]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def test_table_of_metrics_has_those_of_the_operator() -> None:
+    found = {name.partition("{")[0] for row in rows(OPERATIONS, "Health and metrics") for name in re.findall(r"`(.+?)`", row[0])}  # fmt: skip
+    have = set()
+    for metric in vars(metrics).values():
+        if isinstance(metric, MetricWrapperBase):
+            for family in metric.describe():
+                have.add(f"{family.name}_total" if family.type == "counter" else family.name)
+    assert found == have
+
+
+def test_table_of_alerts_has_those_of_the_chart_with_something_to_do(helm: str) -> None:
+    objects = rendered(helm, EVERYTHING, apis=MONITORING)
+    rule = next(each for each in objects if each["kind"] == "PrometheusRule")
+    table = {row[0].strip("`"): row for row in rows(OPERATIONS, "Alerts")}
+    assert set(table) == {alert["alert"] for alert in rule["spec"]["groups"][0]["rules"]}
+    assert all(len(row) == 3 and len(row[2]) > 20 for row in table.values())
+
+
+def test_table_of_rights_is_that_of_the_operators_roles(helm: str) -> None:
+    roles = [each for each in rendered(helm, {}) if each["kind"] in ("ClusterRole", "Role")]
+    rules = [rule for role in roles if role["metadata"]["name"] in ("diht-operator", "diht-operator-lease") for rule in role["rules"]]  # fmt: skip
+    allowed = {(group or "core", resource) for rule in rules for group in rule["apiGroups"] for resource in rule["resources"]}  # fmt: skip
+    table = rows(OPERATIONS, "Rights")
+    assert {(row[0].strip("`"), row[1].strip("`")) for row in table} == allowed
+    assert all(len(row[3]) > 15 for row in table)
+
+
+def test_reasons_of_the_table_of_symptoms_are_reasons_that_the_operator_gives() -> None:
+    words = [word for row in rows(OPERATIONS, "By symptom") for text in re.findall(r"`([^`]+)`", row[0]) for word in re.findall(r"\b[A-Z]\w+", text)]  # fmt: skip
+    known = {*map(str, Reason), *map(str, ConditionType), "True", "False"}
+    assert {*words} <= known
+    assert len({*words} & set(map(str, Reason))) >= 12
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_are_there(page: Path) -> None:
+    text = page.read_text()
+    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+        assert (page.parent / link).exists(), link
+    for path in re.findall(r"\b(manifests/[a-zA-Z_./-]*[a-z]|helm/diht-operator|images/[A-Za-z.]+)", text):
+        assert (ROOT / path).exists(), path
