@@ -27,7 +27,7 @@ class Teacher(Model):
     """The frozen image encoder. The paper used SWAG ViT-H/14, whose weights are non-commercial."""
 
     model: Text = "timm/tf_efficientnet_lite0"
-    """model is `timm/NAME` or `open_clip/NAME`."""
+    """model is `timm/NAME`, `open_clip/NAME` or `swag/NAME` (the paper's is swag/vit_h14)."""
     weights: Uri | None = None
     """weights is a safetensors or .pth file; unset takes the weights of an installed package. Nothing is downloaded."""
     image_size: Annotated[int | None, Field(ge=32, le=1024)] = None

@@ -1,4 +1,4 @@
-"""The frozen teacher: any timm network or open_clip image tower by name, with its own preprocessing, as a function from pictures to features.
+"""The frozen teacher: any timm network, open_clip image tower or SWAG trunk by name, with its own preprocessing: pictures to features.
 
 In: `spec.label.teacher` and a weights file. Out: float32 features of the layer before the classifier (timm) or the image embedding
 before normalisation (open_clip). The paper's teacher is SWAG ViT-H/14 (section 3.2; weights CC-BY-NC); the default here is EfficientNet-Lite0.
@@ -8,9 +8,7 @@ Shapes: B pictures of a batch, H x W pixels, D features.
 
 from __future__ import annotations
 
-import difflib
-import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,9 +18,9 @@ from torch import Tensor, nn
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.labelling import Teacher as TeacherConfig
+from diht_k8s.recipe.concepts.swag import swag
+from diht_k8s.recipe.concepts.weights import Weights, fit_weights, nearest, read_weights
 from diht_k8s.recipe.shards.storage import Storage
-
-Weights = dict[str, Tensor]
 
 CPU_BATCH_PIXELS: Final = 200_000
 """On a CPU a batch's activations should stay below 32 MiB, else the allocator maps and clears their pages anew at every layer
@@ -71,89 +69,23 @@ def load_teacher(config: TeacherConfig, storage: Storage, uri: str, device: torc
         UserError: unknown name, weights that do not fit, or a size that the network cannot take.
     """
     library, _, name = config.model.partition("/")
-    builders = {"timm": _timm, "open_clip": _open_clip}
+    builders = {"timm": _timm, "open_clip": _open_clip, "swag": swag}
     if not name or library not in builders:
         raise UserError(
-            f"label.teacher.model {config.model} is unknown: write timm/NAME or open_clip/NAME"
+            f"label.teacher.model {config.model} is unknown: write timm/NAME, open_clip/NAME or swag/NAME"
             f"{nearest(config.model, [f'timm/{config.model}', 'timm/tf_efficientnet_lite0'])}"
         )
     weights = read_weights(storage, uri)
     network, preprocess, size = builders[library](name, config.image_size, weights, uri)
     network = network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
-    with torch.inference_mode():
-        dimension = network(torch.zeros(1, 3, *size, device=device)).shape[1]
-    return Teacher(preprocess, network, dimension, size, device)
-
-
-def read_weights(storage: Storage, uri: str) -> Weights:
-    """The state dict in a weights file; no code in it is run.
-
-    Raises:
-        UserError: the file holds no plain state dict.
-    """
-    data = storage.read_bytes(uri)
     try:
-        if uri.endswith(".safetensors"):
-            from safetensors.torch import load
-
-            return load(data)
-        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # safetensors and pickle raise many kinds; all mean the same to the user
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        with torch.inference_mode():
+            dimension = network(torch.zeros(1, 3, *size, device=device)).shape[1]
+    except (RuntimeError, ValueError, AssertionError) as error:
         raise UserError(
-            f"{uri} is no weights file that can be read safely ({reason}): give .safetensors, or a .pth that holds tensors only"
+            f"label.teacher.imageSize {size[0]}: {config.model} cannot take such pictures ({str(error).splitlines()[0]}): unset it"
         ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise UserError(f"{uri} holds no state dict: give a file that maps names to tensors")
-    return {key.removeprefix("module."): value for key, value in found.items()}
-
-
-def fit_weights(expected: Weights, weights: Weights, optional: tuple[str, ...], uri: str) -> Weights:
-    """The weights under the network's own names.
-
-    Names that differ throughout (a port of the same network) are matched by order where number, shapes and last parts of all names agree.
-
-    Args:
-        expected: the network's state dict.
-        weights: the file's state dict.
-        optional: prefixes of what may be missing or of another shape (the classifier).
-        uri: where the weights come from, for the message.
-
-    Raises:
-        UserError: they do not fit; names the first key.
-    """
-    if not set(expected) & set(weights) and len(expected) == len(weights):
-        pairs = list(zip(expected.items(), weights.items(), strict=True))
-        if all(a.shape == b.shape and _last(k) == _last(j) for (k, a), (j, b) in pairs):
-            return {key: value for (key, _), (_, value) in pairs}
-    needed = {k: v for k, v in expected.items() if not k.startswith(optional) and not k.endswith("num_batches_tracked")}
-    for key, value in needed.items():
-        if key not in weights:
-            raise UserError(f"{uri} does not fit the teacher: {key} is missing: check label.teacher.model and weights")
-        if weights[key].shape != value.shape:
-            raise UserError(
-                f"{uri} does not fit the teacher: {key} is {tuple(weights[key].shape)}, "
-                f"the network has {tuple(value.shape)}: check label.teacher.model and weights"
-            )
-    extra = next((key for key in weights if key not in expected and not key.startswith(optional)), None)
-    if extra is not None:
-        raise UserError(
-            f"{uri} does not fit the teacher: {extra} has no place in it: check label.teacher.model and weights"
-        )
-    return {key: weights[key] for key in expected if key in weights and weights[key].shape == expected[key].shape}
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """`, did you mean X?` for the nearest known name, "" where none is near."""
-    matches = difflib.get_close_matches(name, known, n=1)
-    return f", did you mean {matches[0]}?" if matches else ""
-
-
-def _last(key: str) -> str:
-    return key.rpartition(".")[2]
+    return Teacher(preprocess, network, dimension, size, device)
 
 
 class _BeforeClassifier(nn.Module):

@@ -20,6 +20,13 @@ PACKAGES: Final = {
 }
 """Teachers whose weights come in a package: (module, class with `get_model_file_path`). Apache-2.0, ImageNet-1k."""
 
+SWAG_NAMES: Final = {
+    "vit_b16": "vit_b_16", "vit_l16": "vit_l_16", "vit_h14": "vit_h_14",
+    "regnety_16gf": "regnet_y_16gf", "regnety_32gf": "regnet_y_32gf", "regnety_128gf": "regnet_y_128gf",
+}  # fmt: skip
+"""The paper's kind of teacher (it took vit_h14): SWAG's name -> torchvision's."""
+SWAG_LICENCE: Final = "CC-BY-NC 4.0: not for commercial use"
+
 
 def weights_uri(teacher: Teacher) -> str:
     """The file that holds the teacher's weights.
@@ -30,6 +37,11 @@ def weights_uri(teacher: Teacher) -> str:
     if teacher.weights is not None:
         return teacher.weights
     if teacher.model not in PACKAGES:
+        if teacher.model.startswith("swag/"):
+            raise UserError(
+                f"label.teacher.weights is not set: the weights of {teacher.model} are {SWAG_LICENCE}, and are never downloaded: "
+                "fetch torchvision's file if its licence allows your use, and set it"
+            )
         raise UserError(
             f"label.teacher.weights is not set and no package brings the weights of {teacher.model}: "
             f"set it to a .safetensors or .pth file, or take one of {', '.join(sorted(PACKAGES))}"

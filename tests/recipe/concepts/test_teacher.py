@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import torchvision
 from PIL import Image
 from safetensors.torch import save_file
+from torchvision.models import VisionTransformer
 
+from diht_k8s.api.errors import UserError
 from diht_k8s.api.labelling import Teacher
 from diht_k8s.recipe.concepts.teacher import load_teacher
-from diht_k8s.recipe.concepts.teacher_files import weights_sha256, weights_uri
+from diht_k8s.recipe.concepts.teacher_files import SWAG_NAMES, weights_sha256, weights_uri
 from diht_k8s.recipe.shards.pictures import decode
 from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.storage import Storage
@@ -74,3 +77,56 @@ def test_open_clip_tower_when_given_a_whole_model_then_its_image_side_is_used(tm
     with torch.inference_mode():
         expected = model.eval().encode_image(images)
     torch.testing.assert_close(teacher.features(images), expected, atol=1e-4, rtol=1e-4)
+
+
+def small_vit(*, weights: None, image_size: int) -> VisionTransformer:
+    return VisionTransformer(image_size, patch_size=16, num_layers=1, num_heads=2, hidden_dim=32, mlp_dim=64)
+
+
+@pytest.fixture
+def swag_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, VisionTransformer]:
+    """The paper's teachers have up to 632 million parameters; the code path is the same for a small one."""
+    monkeypatch.setattr(torchvision.models, "vit_b_16", small_vit)
+    torch.manual_seed(0)
+    network = small_vit(weights=None, image_size=64).eval()
+    uri = str(tmp_path / "swag.pth")
+    torch.save(network.state_dict(), uri)
+    return uri, network
+
+
+def test_swag_trunk_when_loaded_then_features_are_the_classifiers_input_and_the_licence_is_said(
+    swag_weights: tuple[str, VisionTransformer], caplog: pytest.LogCaptureFixture
+) -> None:
+    uri, network = swag_weights
+    teacher = load_teacher(Teacher(model="swag/vit_b16", weights=uri, image_size=64), Storage(), uri, CPU)
+    images = torch.stack([teacher.preprocess(Image.linear_gradient("L").resize((90, 80)).convert("RGB"))])
+    assert (images.shape, teacher.dimension) == ((1, 3, 64, 64), 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(network.heads(teacher.features(images)), network(images))
+    assert "CC-BY-NC 4.0: not for commercial use" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "message"),
+    [
+        ("swag/vit_b17", 64, r"swag/vit_b17 is unknown, did you mean vit_b16\?: take one of"),
+        ("swag/vit_b16", 70, "imageSize 70 is no multiple of the patch of 16 pixels: take 64"),
+        ("swag/vit_b16", 96, r"encoder.pos_embedding is \(1, 17, 32\), the network has \(1, 37, 32\)"),
+    ],
+    ids=["unknown", "patch", "other-size"],
+)
+def test_swag_trunk_when_name_or_size_does_not_suit_then_says_what_to_do(
+    swag_weights: tuple[str, VisionTransformer], model: str, size: int, message: str
+) -> None:
+    uri, _ = swag_weights
+    with pytest.raises(UserError, match=message):
+        load_teacher(Teacher(model=model, weights=uri, image_size=size), Storage(), uri, CPU)
+
+
+def test_swag_names_when_looked_up_then_torchvision_has_them() -> None:
+    assert set(SWAG_NAMES.values()) <= set(torchvision.models.list_models())
+
+
+def test_swag_trunk_when_no_weights_are_given_then_nothing_is_downloaded_and_the_licence_is_said() -> None:
+    with pytest.raises(UserError, match=r"CC-BY-NC 4\.0: not for commercial use, and are never downloaded: fetch"):
+        weights_uri(Teacher(model="swag/vit_h14"))

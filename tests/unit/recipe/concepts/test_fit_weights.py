@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.recipe.concepts.teacher import fit_weights
+from diht_k8s.recipe.concepts.weights import fit_weights
 
 EXPECTED = {
     "stem.weight": torch.zeros(4, 3),

@@ -1,0 +1,89 @@
+"""A teacher's weights file: read without running code from it, and fitted to the network's own names and shapes.
+
+In: a URI, the network's state dict. Out: the weights under the network's names, or an error that names the first key that does not fit.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from diht_k8s.api.errors import UserError
+from diht_k8s.recipe.shards.storage import Storage
+
+Weights = dict[str, Tensor]
+
+
+def read_weights(storage: Storage, uri: str) -> Weights:
+    """The state dict in a weights file; no code in it is run.
+
+    Raises:
+        UserError: the file holds no plain state dict.
+    """
+    data = storage.read_bytes(uri)
+    try:
+        if uri.endswith(".safetensors"):
+            from safetensors.torch import load
+
+            return load(data)
+        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # safetensors and pickle raise many kinds; all mean the same to the user
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{uri} is no weights file that can be read safely ({reason}): give .safetensors, or a .pth that holds tensors only"
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise UserError(f"{uri} holds no state dict: give a file that maps names to tensors")
+    return {key.removeprefix("module."): value for key, value in found.items()}
+
+
+def fit_weights(expected: Weights, weights: Weights, optional: tuple[str, ...], uri: str) -> Weights:
+    """The weights under the network's own names.
+
+    Names that differ throughout (a port of the same network) are matched by order where number, shapes and last parts of all names agree.
+
+    Args:
+        expected: the network's state dict.
+        weights: the file's state dict.
+        optional: prefixes of what may be missing or of another shape (the classifier).
+        uri: where the weights come from, for the message.
+
+    Raises:
+        UserError: they do not fit; names the first key.
+    """
+    if not set(expected) & set(weights) and len(expected) == len(weights):
+        pairs = list(zip(expected.items(), weights.items(), strict=True))
+        if all(a.shape == b.shape and _last(k) == _last(j) for (k, a), (j, b) in pairs):
+            return {key: value for (key, _), (_, value) in pairs}
+    needed = {k: v for k, v in expected.items() if not k.startswith(optional) and not k.endswith("num_batches_tracked")}
+    for key, value in needed.items():
+        if key not in weights:
+            raise UserError(f"{uri} does not fit the teacher: {key} is missing: check label.teacher.model and weights")
+        if weights[key].shape != value.shape:
+            raise UserError(
+                f"{uri} does not fit the teacher: {key} is {tuple(weights[key].shape)}, "
+                f"the network has {tuple(value.shape)}: check label.teacher.model and weights"
+            )
+    extra = next((key for key in weights if key not in expected and not key.startswith(optional)), None)
+    if extra is not None:
+        raise UserError(
+            f"{uri} does not fit the teacher: {extra} has no place in it: check label.teacher.model and weights"
+        )
+    return {key: weights[key] for key in expected if key in weights and weights[key].shape == expected[key].shape}
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """`, did you mean X?` for the nearest known name, "" where none is near."""
+    matches = difflib.get_close_matches(name, known, n=1)
+    return f", did you mean {matches[0]}?" if matches else ""
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
