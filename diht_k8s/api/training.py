@@ -74,7 +74,8 @@ class InitFrom(Model):
     """Where the first weights come from."""
 
     uri: Uri
-    """uri of a checkpoint or weights file."""
+    """uri of a file of weights (.safetensors, .pt: a CLIP of open_clip's, or an image tower alone), of a model that a run exported
+    (OUTPUT/train/model), or of a checkpoint (OUTPUT/train/checkpoints/step-N)."""
     kind: Literal["Weights", "Checkpoint"] = "Weights"
     """kind: Weights starts a new training from them, Checkpoint goes on with optimiser and position."""
 
@@ -132,8 +133,8 @@ class Train(Model):
     """lockImageTower trains the text side only."""
     patch_dropout: Fraction = 0.0
     """patchDropout drops this share of the picture's patches in training (ViT only)."""
-    ema: Fraction = 0.0
-    """ema is the decay of an averaged copy of the weights; 0 switches it off."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """ema is the decay of an averaged copy of the weights, which is then what is exported; 0 switches it off."""
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     """precision of the matrix products; master weights stay fp32."""
     zero_stage: Annotated[int, Field(ge=0, le=3, json_schema_extra=PLACEMENT)] = 1
@@ -144,6 +145,8 @@ class Train(Model):
     """activationCheckpointing trades time for memory."""
     compile: Annotated[bool, Field(json_schema_extra=PLACEMENT)] = False
     """compile passes the towers through torch.compile."""
+    profile_steps: Annotated[int, Field(ge=0, le=1000, json_schema_extra=PLACEMENT)] = 0
+    """profileSteps of each process that torch.profiler records, after the first ten, into train/profile/; 0 records none."""
     loader_workers: Annotated[int, Field(ge=0, le=256, json_schema_extra=PLACEMENT)] = 0
     """loaderWorkers per process that decode pictures; 0 decodes in a thread of the process."""
     num_nodes: Annotated[int, Field(ge=1, le=4096, json_schema_extra=PLACEMENT)] = 1

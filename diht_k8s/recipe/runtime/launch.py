@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ from diht_k8s.api.errors import DataError, DihtError, ExitCode, RetryableError, 
 from diht_k8s.recipe.runtime.parent import PARENT_VARIABLE
 from diht_k8s.recipe.runtime.preflight import peer_hosts, wait_for_hosts
 from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.recipe.runtime.watchdog import FOLDER_VARIABLE, Limits, Watchdog
 
 RENDEZVOUS_PORT = 29500
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(8 << 30)}
@@ -61,7 +63,7 @@ def launch(gang: Gang, module: str, arguments: Sequence[str], *, run_id: str, st
 
     Raises:
         DihtError: the first rank that failed, with its exit code and message.
-        RetryableError: a node of the gang did not appear.
+        RetryableError: a node of the gang did not appear, or the ranks stood still.
     """
     stop = stop or StopFlag()
     wait_for_hosts(gang.hosts, stop=stop)
@@ -87,12 +89,20 @@ def launch(gang: Gang, module: str, arguments: Sequence[str], *, run_id: str, st
     os.environ[PARENT_VARIABLE] = str(os.getpid())
     for name, value in MALLOC.items():
         os.environ.setdefault(name, value)
-    try:
-        elastic_launch(config, sys.executable)("-m", module, *arguments)
-    except ChildFailedError as error:
-        raise cause_of(error.failures) from error
-    except SignalException as error:
-        raise StopRequested("stopped on request; the last checkpoint is kept: start again to go on") from error
+    with tempfile.TemporaryDirectory(prefix="diht-watch-") as folder:
+        os.environ[FOLDER_VARIABLE] = folder
+        watchdog = Watchdog(Path(folder), Limits.from_environment(), say=_to_stderr)
+        try:
+            with watchdog:
+                elastic_launch(config, sys.executable)("-m", module, *arguments)
+        except ChildFailedError as error:
+            raise RetryableError(watchdog.verdict) if watchdog.verdict else cause_of(error.failures) from error
+        except SignalException as error:
+            raise StopRequested("stopped on request; the last checkpoint is kept: start again to go on") from error
+
+
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def cause_of(failures: Mapping[int, Any]) -> DihtError:

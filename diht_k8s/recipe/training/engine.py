@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -87,6 +88,7 @@ class Engine:
         self.engine = self._initialise(model)
         self.logit_scale = torch.zeros(())
         """inverse temperature of the last step."""
+        self._watch = _Stopwatch(self.device)
 
     def _initialise(self, model: Student) -> Any:
         optimizer = self._train.optimizer
@@ -121,6 +123,7 @@ class Engine:
                 "stage3_param_persistence_threshold": 0,
                 "reduce_bucket_size": bucket,
                 "allgather_bucket_size": bucket,
+                **_offloading(train),
             },
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,
@@ -141,12 +144,22 @@ class Engine:
 
     def step(self, batch: Batch) -> Losses:
         """One optimiser step over the global batch, of which `batch` is this rank's part; none if the loss is not finite."""
+        self._watch.start()
         batch = _to(batch, self.device)
         return self._whole(batch) if self._micro == self._local else self._in_parts(batch)
 
     def gradient_norm(self) -> float:
         """The global gradient norm of the last step, before clipping."""
         return self._norm
+
+    def own_seconds(self) -> float:
+        """What the last step's forward pass took, that is until this rank met the others."""
+        return self._watch.seconds()
+
+    @property
+    def micro_batch(self) -> int:
+        """Pairs of this rank that pass through the model at once."""
+        return self._micro
 
     def _update(self) -> None:
         """DeepSpeed's step, and the gradient norm, of which it says nothing under ZeRO 0."""
@@ -163,7 +176,9 @@ class Engine:
         return self.engine(batch.images_BCHW[part], batch.tokens_BT[part], self._train.loss.max_logit_scale)
 
     def _whole(self, batch: Batch) -> Losses:
-        parts = self._losses(self._forward(batch, slice(None)), batch)
+        features = self._forward(batch, slice(None))
+        self._watch.met()
+        parts = self._losses(features, batch)
         losses = self._averaged(parts)
         if losses.finite:
             self.engine.backward(parts[0])
@@ -177,6 +192,7 @@ class Engine:
             for part in parts:
                 states.append(_random_state(self.device))
                 cached.append(self._forward(batch, part))
+        self._watch.met()
         whole = Features(*(_leaf(cached, field) for field in Features._fields))
         terms = self._losses(whole, batch)
         losses = self._averaged(terms)
@@ -202,7 +218,7 @@ class Engine:
             beta=loss.beta,
             differentiate_weights=loss.differentiate_weights,
             chunk_size=LOSS_CHUNK,
-            group=self._group,
+            group=self.group,
         )
         contrastive, statistics = hn_nce_loss_and_statistics(
             features.image_BD,
@@ -220,7 +236,7 @@ class Engine:
         object_logits_BC, attribute_logits_BC = features.object_logits_BC, features.attribute_logits_BC
         if targets is None or object_logits_BC is None or attribute_logits_BC is None:
             return features.image_BD.new_zeros(()), features.image_BD.new_zeros(())
-        group = self._group
+        group = self.group
         objects, attributes, mask_B = targets.objects, targets.attributes, targets.mask_B
         return (
             soft_label_loss(object_logits_BC, objects.ids_BK, objects.probabilities_BK, mask_B, group),
@@ -228,7 +244,8 @@ class Engine:
         )
 
     @property
-    def _group(self) -> dist.ProcessGroup | None:
+    def group(self) -> dist.ProcessGroup | None:
+        """The ranks that share the batch; None where there is one."""
         return dist.group.WORLD if self._world > 1 else None
 
     def _averaged(self, losses: list[Tensor]) -> Losses:
@@ -237,6 +254,48 @@ class Engine:
             dist.all_reduce(values)
             values /= self._world
         return Losses(*values.tolist())
+
+
+class _Stopwatch:
+    """Time of a forward pass on a device, without making it wait."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._began, self._met = 0.0, 0.0
+        self._events = None
+        if device.type == "cuda":
+            self._events = (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
+
+    def start(self) -> None:
+        self._began = time.perf_counter()
+        if self._events is not None:
+            self._events[0].record()
+
+    def met(self) -> None:
+        self._met = time.perf_counter()
+        if self._events is not None:
+            self._events[1].record()
+
+    def seconds(self) -> float:
+        """To be asked after the step, when the device is past both marks."""
+        if self._events is not None:
+            return self._events[0].elapsed_time(self._events[1]) / 1000
+        return self._met - self._began
+
+
+def _offloading(train: Train) -> dict[str, Any]:
+    """DeepSpeed's settings for `train.offload`.
+
+    Raises:
+        UserError: the ZeRO stage does not cut up what is to be moved.
+    """
+    if train.offload == "None":
+        return {}
+    needed = 3 if train.offload == "Parameters" else 1
+    if train.zero_stage < needed:
+        raise UserError(f"train.offload {train.offload} needs train.zeroStage {needed} or more: raise it")
+    place = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    moved = {"offload_optimizer": place}
+    return {**moved, "offload_param": place} if train.offload == "Parameters" else moved
 
 
 def _to(batch: Batch, device: torch.device) -> Batch:

@@ -15,9 +15,12 @@ from diht_k8s.recipe.shards.storage import Storage
 class Metrics:
     """Lines of one run, kept in memory (300 bytes each) and written as a whole, so that object stores need no append."""
 
-    def __init__(self, storage: Storage, layout: Layout, *, step: int) -> None:
-        """Go on after `step`: lines of later steps, which an interrupted attempt wrote after its last checkpoint, are dropped."""
-        self._storage, self._layout = storage, layout
+    def __init__(self, storage: Storage, layout: Layout, *, step: int, tracker: Any = None) -> None:
+        """Go on after `step`: lines of later steps, which an interrupted attempt wrote after its last checkpoint, are dropped.
+
+        `tracker` is a Weights & Biases run that gets each line too, or None.
+        """
+        self._storage, self._layout, self._tracker = storage, layout, tracker
         self.lines: list[dict[str, Any]] = []
         if step and storage.exists(layout.metrics):
             lines = [json.loads(line) for line in storage.read_text(layout.metrics).splitlines()]
@@ -26,6 +29,9 @@ class Metrics:
     def add(self, line: dict[str, float]) -> None:
         """Add a line; numbers are rounded to 6 digits, what is not finite becomes null."""
         self.lines.append({key: _rounded(value) for key, value in line.items()})
+        if self._tracker is not None:
+            named = {f"train/{key}": value for key, value in self.lines[-1].items() if key not in ("step", "time")}
+            self._tracker.log(named, step=line["step"])
 
     def summary(self) -> dict[str, Any]:
         """First and last loss, most memory."""

@@ -92,6 +92,11 @@ class Student(nn.Module):
         clip: Any = self.clip
         if clip.text_pool_type == "argmax" and clip.attn_mask is not None:
             tokens_BT = tokens_BT[:, : int(tokens_BT.argmax(dim=1).max()) + 1]
+        return self.text_features(tokens_BT)
+
+    def text_features(self, tokens_BT: Tensor) -> Tensor:
+        """`encode_text` of tokens as long as they are."""
+        clip: Any = self.clip
         x_BTW = clip.token_embedding(tokens_BT).to(clip.transformer.get_cast_dtype())
         x_BTW = x_BTW + clip.positional_embedding[: tokens_BT.shape[1]].to(x_BTW.dtype)
         mask_TT = clip.attn_mask[: tokens_BT.shape[1], : tokens_BT.shape[1]] if clip.attn_mask is not None else None

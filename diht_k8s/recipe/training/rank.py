@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -9,57 +10,69 @@ import sys
 import time
 import warnings
 from collections import Counter
-from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.utils.deterministic
+from torch import Tensor
 
 from diht_k8s.api.documents import load
-from diht_k8s.api.errors import DataError, RetryableError, StopRequested
+from diht_k8s.api.errors import DataError, RetryableError, StopRequested, UserError
 from diht_k8s.api.hashing import sha256_of
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.reports import SavedCheckpoint
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.api.training import Train
-from diht_k8s.recipe.concepts.vocabulary import Vocabulary
 from diht_k8s.recipe.runtime.launch import rank_main
 from diht_k8s.recipe.runtime.parent import end_with_parent
 from diht_k8s.recipe.runtime.preflight import check_reduce
 from diht_k8s.recipe.runtime.progress import Reporter
 from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.shards.samples import count_samples
-from diht_k8s.recipe.shards.sets import Shard, kept_shards
+from diht_k8s.recipe.runtime.watchdog import Heartbeat
 from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.training.batch_norm import over_all_ranks
+from diht_k8s.recipe.training.averaging import Average
+from diht_k8s.recipe.training.batch import Batch
 from diht_k8s.recipe.training.checkpoint import Cursor, Saved, place_of
 from diht_k8s.recipe.training.engine import Engine, Losses, meet, this_device
-from diht_k8s.recipe.training.loader import Batch, Loader, Source
 from diht_k8s.recipe.training.metrics import Metrics
-from diht_k8s.recipe.training.model import Student, has_batch_statistics, model_configuration
+from diht_k8s.recipe.training.model import model_configuration
+from diht_k8s.recipe.training.observing import Observer, Step, weights_and_biases
 from diht_k8s.recipe.training.order import Order, generator
+from diht_k8s.recipe.training.preparation import (
+    counted,
+    make_loader,
+    make_student,
+    make_validation,
+    read_vocabulary,
+    train_shards,
+)
+from diht_k8s.recipe.training.profiling import Profiling
 from diht_k8s.recipe.training.saving import Saver
 from diht_k8s.recipe.training.schedule import learning_rate
-from diht_k8s.recipe.training.stage import label_layout
-from diht_k8s.recipe.training.state import load_moments, load_weights
+from diht_k8s.recipe.training.state import is_weight, load_moments, load_weights, state_of
+from diht_k8s.recipe.training.warm_start import start_from
 
-LOG_EVERY_S = 2.0
-LOG_LINES = 1000
-"""Of a long training about so many lines for each factor of e in time, so that the metrics stay small."""
 MAX_NOT_FINITE = 3
 MAX_BAD_FRACTION = 0.01
 
 
 @dataclass
 class Since:
-    """What has happened since the last metrics line and since the last checkpoint."""
+    """When the last checkpoint was taken."""
 
-    logged_at: float
     saved_at: float
     saved_position: int
-    logged_samples: int = 0
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """What all ranks know of each other after a step; the same on all of them."""
+
+    stop: bool
+    due: bool
+    busy: bool
+    own_seconds: list[float]
 
 
 class Training:
@@ -78,26 +91,29 @@ class Training:
         self.config_sha256 = sha256_of(config)
         self.rank, self.world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         self.stop = StopFlag().install()
+        self.heartbeat = Heartbeat(self.rank)
         self.model_config = model_configuration(self.train)
-        self.vocabulary = self._vocabulary()
-        self.model = self._model()
+        self.vocabulary = read_vocabulary(run, self.storage)
+        where = {"rank": self.rank, "world": self.world}
+        self.model = make_student(run, self.model_config, self.vocabulary, **where)
         meet()
         check_reduce(self.rank, self.world, str(this_device()))
-        self.shards = self._counted(train_shards(run, self.storage))
+        self.shards = counted(self.storage, train_shards(run, self.storage), self.train.batch_size, **where)
         self.order = Order.of([shard.samples or 0 for shard in self.shards], self.train.batch_size, run.spec.seed)
-        keep = self.train.checkpoint.keep
-        self.saver = Saver(self.storage, self.layout, keep=keep, rank=self.rank, world=self.world)
-        saved = self.saver.newest(self.config_sha256)
-        self.cursor = self._resumed(saved)
-        if saved is not None:
-            load_weights(self.model, saved.state)
-        self.engine = Engine(self.train, self.model, rank=self.rank, world=self.world)
+        self.saver = Saver(self.storage, self.layout, keep=self.train.checkpoint.keep, **where)
+        saved = self._first_or_newest()
+        self.engine = Engine(self.train, self.model, **where)
         if saved is not None:
             load_moments(self.engine.engine, self.model, saved.state)
-        self.loader = self._loader()
+        state = None if saved is None else saved.state
+        self.average = Average(self.engine.engine, self.model, self.train.ema, state) if self.train.ema > 0 else None
+        self.loader = make_loader(run, self.storage, self.shards, self.order, self.model, self.vocabulary, **where)
+        self.validation = make_validation(self.train, self.storage, self.model, self.engine.micro_batch, **where)
+        self.profiling = Profiling(self.storage, self.layout, steps=self.train.profile_steps, rank=self.rank)
         self.bad: Counter[str] = Counter()
         self.not_finite = 0
-        self.metrics = Metrics(self.storage, self.layout, step=self.cursor.step)
+        tracker = weights_and_biases(run.metadata.name, config) if self.rank == 0 else None
+        self.metrics = Metrics(self.storage, self.layout, step=self.cursor.step, tracker=tracker)
         self.progress = Reporter(Stage.TRAIN)
         if saved is not None:
             self.progress.saved(SavedCheckpoint(step=saved.cursor.step, uri=saved.uri))
@@ -111,24 +127,41 @@ class Training:
         """Train to the end, or to a checkpoint where somebody asked to stop."""
         batches = self.loader.batches(self.cursor.position)
         began, before = time.monotonic(), self.cursor.seconds
-        since = Since(began, began, self.cursor.position)
+        since = Since(began, self.cursor.position)
         if self.rank == 0:
             self.progress.start("steps", self.train.samples, done=min(self.cursor.position, self.train.samples))
+            self.observer = Observer(
+                self.metrics, self.model_config, batch_size=self.train.batch_size, world=self.world
+            )
         for step in range(self.cursor.step, self.steps):
-            losses = self._step(step, next(batches))
+            self.heartbeat.step()
+            self.profiling.step()
+            waited = self.loader.wait_seconds
+            batch = next(batches)
+            waited = self.loader.wait_seconds - waited
+            losses = self._step(step, batch)
             self.cursor = self._moved(step + 1, before + time.monotonic() - began)
-            since.logged_samples += self.train.batch_size
-            last = step + 1 == self.steps
-            self._log(losses, since, last=last)
-            stop, due = self._agreed(self.stop.requested, self._due(since))
-            if self.not_finite == 0 and (stop or last or due):
-                self._save(since, last=stop or last)
-            if stop and not last:
-                raise StopRequested(
-                    f"stopped on request at step {step + 1} of {self.steps}, checkpoint saved: start again to go on"
-                )
+            agreed = self._agreed(since, waited + self.engine.own_seconds())
+            self._after(losses, batch.tokens_BT, agreed, since)
         batches.close()
         self._finish()
+
+    def _after(self, losses: Losses, tokens_BT: Tensor, agreed: Agreed, since: Since) -> None:
+        """What follows a step: held-out loss, metrics, checkpoint, the end if somebody asked for it."""
+        last = self.cursor.step == self.steps
+        held_out = self._held_out()
+        self._log(losses, tokens_BT, agreed, held_out, last=last)
+        ending = agreed.stop or last
+        if self.saver.pending and not agreed.busy:
+            self._complete()
+        if self.not_finite == 0 and (ending or agreed.due):
+            self._save(since, wait=ending)
+        if agreed.stop and not last:
+            self._complete()
+            self.profiling.finish()
+            raise StopRequested(
+                f"stopped on request at step {self.cursor.step} of {self.steps}, checkpoint saved: start again to go on"
+            )
 
     def _step(self, step: int, batch: Batch) -> Losses:
         train = self.train
@@ -137,55 +170,33 @@ class Training:
         self.engine.set_learning_rate(self.lr)
         torch.manual_seed(_step_seed(self.run.spec.seed, step, self.rank))
         losses = self.engine.step(batch)
+        if self.average is not None and losses.finite:
+            self.average.update(step + 1)
         self._count_bad(batch)
         self._check_finite(losses, batch.uids)
         return losses
 
-    def _vocabulary(self) -> Vocabulary | None:
-        if self.train.distillation.mode != "Concepts":
-            return None
-        return Vocabulary.from_document(json.loads(self.storage.read_bytes(label_layout(self.run).vocabulary)))
-
-    def _model(self) -> Student:
-        torch.manual_seed(self.run.spec.seed)
-        model = Student(
-            self.model_config,
-            num_objects=len(self.vocabulary.objects) if self.vocabulary else 0,
-            num_attributes=len(self.vocabulary.attributes) if self.vocabulary else 0,
-        )
-        if self.train.lock_image_tower:
-            model.clip.lock_image_tower()
-        if self.train.activation_checkpointing:
-            model.clip.set_grad_checkpointing()
-        if has_batch_statistics(model):
-            if self.world > 1:
-                over_all_ranks(model, this_device())
-            if self.rank == 0 and self.train.micro_batch_size is not None:
-                logging.warning(
-                    "the model has batch statistics (BatchNorm): its curve depends on train.microBatchSize, over which they are taken"
-                )
-        return model
-
-    def _counted(self, shards: list[Shard]) -> list[Shard]:
-        """Shards with the number of their samples; rank 0 reads those once that no filter has counted."""
-        samples = [shard.samples for shard in shards]
-        if None in samples:
-            if self.rank == 0:
-                samples = [
-                    count_samples(self.storage, s.uri) if n is None else n for s, n in zip(shards, samples, strict=True)
-                ]
-            if self.world > 1:
-                dist.broadcast_object_list(samples)
-        total = sum(number or 0 for number in samples)
-        if total < self.train.batch_size:
-            raise DataError(
-                f"{total} pairs are fewer than train.batchSize {self.train.batch_size}: lower it or loosen the filter"
-            )
-        return [replace(shard, samples=number) for shard, number in zip(shards, samples, strict=True)]
+    def _first_or_newest(self) -> Saved | None:
+        """Put the weights to begin with into the model: of the newest checkpoint, else of `train.initFrom`; the state to go on from."""
+        saved = self.saver.newest(self.config_sha256)
+        if saved is None and self.train.init_from is not None:
+            saved = start_from(self.storage, self.train.init_from, self.model)
+        self.cursor = self._resumed(saved)
+        if saved is not None:
+            load_weights(self.model, saved.state)
+        return saved
 
     def _resumed(self, saved: Saved | None) -> Cursor:
         if saved is None:
             return Cursor(step=0, position=0, streams=self.order.streams, config_sha256=self.config_sha256, seconds=0)
+        if (
+            saved.cursor.position % self.train.batch_size
+            or saved.cursor.step * self.train.batch_size != saved.cursor.position
+        ):
+            raise UserError(
+                f"the checkpoint {saved.uri} was made with another train.batchSize ({saved.cursor.position} samples in "
+                f"{saved.cursor.step} steps): set that one, or take its weights only (initFrom.kind Weights)"
+            )
         if saved.cursor.streams != self.order.streams:
             raise DataError(
                 f"the checkpoint {saved.uri} was made over other data ({saved.cursor.streams} streams, now {self.order.streams}): "
@@ -193,25 +204,7 @@ class Training:
             )
         if self.rank == 0:
             print(f"train: going on after step {saved.cursor.step} of {self.steps} ({saved.uri})", flush=True)
-        return saved.cursor
-
-    def _loader(self) -> Loader:
-        labels, sha256 = None, None
-        if self.vocabulary is not None:
-            labels = [label_layout(self.run).labels(shard.name) for shard in self.shards]
-            sha256 = self.vocabulary.sha256
-        size: Any = self.model.clip.visual.image_size
-        return Loader(
-            Source(self.storage, self.shards, labels, vocabulary_sha256=sha256),
-            self.order,
-            batch_size=self.train.batch_size,
-            image_size=size[0] if isinstance(size, tuple) else size,
-            context_length=self.model.clip.context_length,
-            seed=self.run.spec.seed,
-            rank=self.rank,
-            world=self.world,
-            workers=self.train.loader_workers,
-        )
+        return saved.cursor.model_copy(update={"config_sha256": self.config_sha256})
 
     def _moved(self, step: int, seconds: float) -> Cursor:
         position = step * self.train.batch_size
@@ -235,6 +228,7 @@ class Training:
         logging.warning("the loss of step %d is not finite: the step is skipped", self.cursor.step + 1)
         if self.not_finite < MAX_NOT_FINITE:
             return
+        self._complete()
         place = join(self.layout.stage(Stage.TRAIN), f"not_finite-{self.rank:05d}.json")
         self.storage.write_bytes(place, json.dumps({"step": self.cursor.step + 1, "uids": uids}).encode())
         raise DataError(
@@ -248,57 +242,87 @@ class Training:
             return self.cursor.position - since.saved_position >= rule.every_samples
         return time.monotonic() - since.saved_at >= (rule.every_seconds or 900)
 
-    def _agreed(self, *flags: bool) -> list[bool]:
-        """For each flag whether any rank has it set; all ranks get the same answer in the same step."""
+    def _agreed(self, since: Since, own_seconds: float) -> Agreed:
+        """What any rank wants, and what each took; all ranks get the same answer in the same step."""
+        stop, due, busy = self.stop.requested, self._due(since), self.saver.busy
         if self.world == 1:
-            return list(flags)
-        values = torch.tensor(flags, dtype=torch.float32, device=self.engine.device)
+            return Agreed(stop, due, busy, [own_seconds])
+        values = torch.zeros(3 + self.world)
+        values[:3] = torch.tensor([stop, due, busy])
+        values[3 + self.rank] = own_seconds
+        values = values.to(self.engine.device)
         dist.all_reduce(values, dist.ReduceOp.MAX)
-        return [bool(value) for value in values.tolist()]
+        stop, due, busy, *own = values.tolist()
+        return Agreed(bool(stop), bool(due), bool(busy), own)
 
-    def _log(self, losses: Losses, since: Since, *, last: bool) -> None:
-        now = time.monotonic()
+    def _held_out(self) -> dict[str, float]:
+        """The held-out figures if a validation is due after this step."""
+        rule, position = self.train.validation, self.cursor.position
+        if self.validation is None or rule is None:
+            return {}
+        crossed = position // rule.every_samples != (position - self.train.batch_size) // rule.every_samples
+        if not crossed and self.cursor.step != self.steps:
+            return {}
+        self.heartbeat.excepted()
+        found = self.validation.measure(self.engine.engine, self.engine.device, self.engine.group)
+        self.heartbeat.resumed()
+        return found
+
+    def _log(
+        self, losses: Losses, tokens_BT: Tensor, agreed: Agreed, held_out: dict[str, float], *, last: bool
+    ) -> None:
         if self.rank != 0:
             return
         scale = float(self.engine.logit_scale)
         done = min(self.cursor.position, self.train.samples)
         self.progress.update(done, {"loss": losses.total, "logit_scale": scale})
-        every_s = max(LOG_EVERY_S, self.cursor.seconds / LOG_LINES)
-        if not last and now - since.logged_at < every_s and self.cursor.step > 1:
-            return
-        elapsed = max(now - since.logged_at, 1e-9)
-        self.metrics.add(
-            {
-                "step": self.cursor.step,
-                "samples": self.cursor.position,
-                "time": int(time.time()),
-                "loss": losses.total,
-                "contrastive_loss": losses.contrastive,
-                "object_loss": losses.object,
-                "attribute_loss": losses.attribute,
-                "lr": self.lr,
-                "logit_scale": scale,
-                "gradient_norm": self.engine.gradient_norm(),
-                "image_to_text_top1": losses.image_to_text_top1,
-                "text_to_image_top1": losses.text_to_image_top1,
-                "hardest_negative_weight": losses.hardest_weight,
-                "samples_per_second": since.logged_samples / elapsed,
-                "data_wait_percent": 100 * self.loader.wait_seconds / elapsed,
-                "peak_memory_mib": _peak_memory_mib(),
-            }
+        norm = self.engine.gradient_norm()
+        step = Step(
+            self.cursor, losses, self.lr, scale, norm, agreed.own_seconds, tokens_BT, held_out, last or agreed.stop
         )
-        since.logged_at, since.logged_samples, self.loader.wait_seconds = now, 0, 0.0
-        self.metrics.write()
+        if self.observer.add(step, self.loader.wait_seconds):
+            self.loader.wait_seconds = 0.0
 
-    def _save(self, since: Since, *, last: bool) -> None:
-        self.saver.save(self.engine.engine, self.model, self.cursor, self.bad, self.metrics)
+    def _save(self, since: Since, *, wait: bool) -> None:
+        """Take a checkpoint of this step; it is written while the training goes on, unless `wait` is set."""
+        self._complete()
+        self.heartbeat.excepted()
+        self.saver.begin(self._state(), self.cursor, self.bad)
         since.saved_at, since.saved_position = time.monotonic(), self.cursor.position
-        place = place_of(self.layout.checkpoints, self.cursor)
-        self.progress.saved(SavedCheckpoint(step=self.cursor.step, uri=place, time=int(time.time())))
-        if last and self.rank == 0:
-            self.progress.update(min(self.cursor.position, self.train.samples), last=True)
+        self.heartbeat.resumed()
+        if wait:
+            self._complete()
+            if self.rank == 0:
+                self.progress.update(min(self.cursor.position, self.train.samples), last=True)
+
+    def _complete(self) -> None:
+        """Commit the checkpoint that is being written, if there is one."""
+        self.heartbeat.excepted()
+        cursor = self.saver.complete(self.metrics)
+        self.heartbeat.resumed()
+        if cursor is not None:
+            place = place_of(self.layout.checkpoints, cursor)
+            self.progress.saved(SavedCheckpoint(step=cursor.step, uri=place, time=int(time.time())))
+
+    def _state(self) -> dict[str, Tensor]:
+        """This rank's part of the state."""
+        engine, rank, ranks = self.engine.engine, self.rank, self.world
+        state = state_of(engine, self.model, rank=rank, ranks=ranks)
+        if self.average is not None:
+            with self.average.in_place():
+                averaged = state_of(engine, self.model, rank=rank, ranks=ranks, moments=False)
+            state |= {f"{k}|ema": v for k, v in averaged.items() if is_weight(k) and not k.startswith("buffer|")}
+        return state
+
+    def _weights(self) -> dict[str, Tensor]:
+        """All weights on rank 0, averaged where the run averages."""
+        with self.average.in_place() if self.average is not None else contextlib.nullcontext():
+            return state_of(self.engine.engine, self.model, rank=self.rank, moments=False)
 
     def _finish(self) -> None:
+        self._complete()
+        self.profiling.finish()
+        self.heartbeat.done()
         summary = {
             "samples": self.cursor.position,
             "steps": self.cursor.step,
@@ -309,29 +333,12 @@ class Training:
             "pairs": self.order.total,
             "processes": self.world,
         }
-        self.saver.finish(self.engine.engine, self.model, self.model_config, self.metrics, summary)
-
-
-def train_shards(run: DihtRun, storage: Storage) -> list[Shard]:
-    """The shards to train on: `train.shards` (labels are looked up by their file names), else what the filter kept, else the raw input."""
-    train: Train | None = run.spec.train
-    assert train is not None
-    if train.shards:
-        return [Shard(PurePosixPath(uri).name.partition(".")[0], uri, "train") for uri in storage.expand(train.shards)]
-    return kept_shards(run.spec, storage)
+        self.saver.finish(self.run, self._weights(), self.model_config, self.metrics, summary)
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
     """Dropout's seed: the same after a restart."""
     return int(generator(seed, "dropout", step, rank).integers(2**63))
-
-
-def _peak_memory_mib() -> float:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _lost_peer(error: RuntimeError) -> bool:

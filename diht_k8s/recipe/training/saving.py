@@ -1,24 +1,40 @@
-"""What a training leaves on storage: checkpoints on the way, model, metrics and summary at the end. Every rank calls, rank 0 commits."""
+"""What a training leaves on storage: checkpoints on the way, model, metrics and summary at the end. Every rank calls, rank 0 commits.
+
+A checkpoint is taken in one step and written in a thread while the training goes on; it is committed in the first step in which all ranks
+have written. One at a time: the next one waits for it, so at most one copy of a rank's part is held.
+"""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor
 
 from diht_k8s.api.layout import Layout, join
-from diht_k8s.api.run import Stage
+from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.training import checkpoint, epochs
-from diht_k8s.recipe.training.checkpoint import Cursor
+from diht_k8s.recipe.training.card import write_card
+from diht_k8s.recipe.training.checkpoint import Cursor, Part
 from diht_k8s.recipe.training.export import export
 from diht_k8s.recipe.training.metrics import Metrics
 from diht_k8s.recipe.training.stage import RESULT
-from diht_k8s.recipe.training.state import state_of
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A checkpoint that is being written."""
+
+    cursor: Cursor
+    bad: dict[str, int]
+    """this rank's bad samples since the checkpoint that this attempt began with."""
+    part: Future[Part]
 
 
 class Saver:
@@ -37,6 +53,8 @@ class Saver:
         self._storage, self._layout, self._keep = storage, layout, keep
         self._rank, self._world = rank, world
         self._epoch = epochs.claim(storage, layout) if rank == 0 else 0
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Pending | None = None
 
     def newest(self, config_sha256: str) -> checkpoint.Saved | None:
         """The checkpoint to go on from: rank 0 finds it, all ranks read the same one."""
@@ -50,32 +68,61 @@ class Saver:
             dist.broadcast_object_list(uri)
         return checkpoint.read(self._storage, uri[0]) if saved is None and uri[0] is not None else saved
 
-    def save(self, engine: Any, model: nn.Module, cursor: Cursor, bad: Mapping[str, int], metrics: Metrics) -> None:
-        """Write a checkpoint of this step; `bad` counts this rank's bad samples since the checkpoint that it began with."""
+    @property
+    def pending(self) -> bool:
+        """Whether a checkpoint is not committed yet; all ranks say the same."""
+        return self._pending is not None
+
+    @property
+    def busy(self) -> bool:
+        """Whether this rank still writes."""
+        return self._pending is not None and not self._pending.part.done()
+
+    def begin(self, state: Mapping[str, Tensor], cursor: Cursor, bad: Mapping[str, int]) -> None:
+        """Start to write this rank's part of a checkpoint; the one before must be complete."""
+        assert self._pending is None
         folder = self._layout.checkpoints
-        state = state_of(engine, model, rank=self._rank, ranks=self._world)
-        gathered = self._gathered(
-            (checkpoint.write_part(self._storage, folder, cursor, state, rank=self._rank), dict(bad))
-        )
+        part = self._thread.submit(checkpoint.write_part, self._storage, folder, cursor, state, rank=self._rank)
+        self._pending = Pending(cursor, dict(bad), part)
+
+    def complete(self, metrics: Metrics) -> Cursor | None:
+        """Wait for the checkpoint that is being written and commit it (a collective); its cursor, or None where there is none.
+
+        Raises:
+            DihtError: this rank's part could not be written.
+        """
+        if self._pending is None:
+            return None
+        pending, self._pending = self._pending, None
+        gathered = self._gathered((pending.part.result(), pending.bad))
         if self._rank == 0:
             epochs.require_newest(self._storage, self._layout, self._epoch)
             metrics.write()
-            counted = cursor.model_copy(update={"bad": _sum([cursor.bad, *(theirs for _, theirs in gathered)])})
-            checkpoint.commit(self._storage, folder, counted, [part for part, _ in gathered], keep=self._keep)
+            total = _sum([pending.cursor.bad, *(theirs for _, theirs in gathered)])
+            counted = pending.cursor.model_copy(update={"bad": total})
+            parts = [part for part, _ in gathered]
+            checkpoint.commit(self._storage, self._layout.checkpoints, counted, parts, keep=self._keep)
         if self._world > 1:
             dist.barrier()
+        return pending.cursor
 
     def finish(
-        self, engine: Any, model: nn.Module, config: Mapping[str, Any], metrics: Metrics, summary: Mapping[str, Any]
+        self,
+        run: DihtRun,
+        state: Mapping[str, Tensor],
+        config: Mapping[str, Any],
+        metrics: Metrics,
+        summary: Mapping[str, Any],
     ) -> None:
-        """Write the model and what the launcher commits."""
-        state = state_of(engine, model, rank=self._rank, moments=False)
+        """Write the model and what the launcher commits; `state` is rank 0's, of all weights."""
         if self._rank == 0:
             epochs.require_newest(self._storage, self._layout, self._epoch)
+            whole = {**summary, **metrics.summary()}
             files = export(self._storage, self._layout, config, state)
+            files.append(write_card(self._storage, run, config, whole))
             metrics.write()
             metrics.write_tensorboard()
-            result = {"files": [*files, "metrics.jsonl"], "summary": {**summary, **metrics.summary()}}
+            result = {"files": [*files, "metrics.jsonl"], "summary": whole}
             self._storage.write_bytes(join(self._layout.stage(Stage.TRAIN), RESULT), json.dumps(result).encode())
         if self._world > 1:
             dist.barrier()

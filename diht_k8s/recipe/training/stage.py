@@ -33,7 +33,7 @@ RESULT = "result.json"
 def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping[str, str]]:
     """The kept shards and labels by the digests of the stages that made them; raw shards by their identity."""
     train = _train(run)
-    _refuse_unsupported(run, train)
+    _refuse_unsupported(run)
     _check_model(train)
     inputs: dict[str, str] = {}
     layout = Layout(run.spec.data.output)
@@ -45,6 +45,10 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
         inputs |= {shard.name: storage.identity(shard.uri) for shard in input_shards(run.spec, storage)}
     if train.distillation.mode == "Concepts":
         inputs["label"] = read_committed(storage, label_layout(run), Stage.LABEL).output_sha256
+    if train.init_from is not None:
+        from diht_k8s.recipe.training.warm_start import described
+
+        inputs |= described(storage, train.init_from)
     return inputs, {"open_clip": importlib.metadata.version("open_clip_torch")}
 
 
@@ -114,16 +118,9 @@ def _check_shape(train: Train, gang: Gang) -> None:
         raise UserError("DIHT_MASTER is not set: a gang of several nodes needs the host name of node 0")
 
 
-def _refuse_unsupported(run: DihtRun, train: Train) -> None:
+def _refuse_unsupported(run: DihtRun) -> None:
     """Fields of the contract that this release does not act on are refused, never ignored."""
-    asked = {
-        "train.initFrom": train.init_from is not None,
-        "train.ema": train.ema > 0,
-        "train.offload": train.offload != "None",
-        "train.compile": train.compile,
-        "train.validation": train.validation is not None,
-        "data.sources[].weight": any(source.weight != 1 for source in run.spec.data.sources),
-    }
+    asked = {"data.sources[].weight": any(source.weight != 1 for source in run.spec.data.sources)}
     for field, wanted in asked.items():
         if wanted:
             raise UserError(f"{field} is not supported by this release: remove it from the run document")

@@ -22,7 +22,12 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def state_of(
-    engine: Any, model: nn.Module, *, rank: int = 0, ranks: int = 1, moments: bool = True
+    engine: Any,
+    model: nn.Module,
+    *,
+    rank: int = 0,
+    ranks: int = 1,
+    moments: bool = True,
 ) -> dict[str, Tensor]:
     """The part of the state that one of `ranks` owners keeps, one parameter at a time (a collective under ZeRO: every rank must call it).
 
@@ -59,11 +64,11 @@ def _owners(model: nn.Module, ranks: int) -> dict[str, int]:
 
 def _parameter_state(engine: Any, parameter: nn.Parameter, *, moments: bool) -> dict[str, Any]:
     keys = MOMENTS if moments and parameter.requires_grad else ()
-    if _is_zero(engine) and parameter.requires_grad:
+    if is_zero(engine) and parameter.requires_grad:
         found = {key: safe_get_full_optimizer_state(parameter, key) for key in keys}
         weight = safe_get_full_fp32_param(parameter)
     else:  # ZeRO 0, and frozen parameters: plain torch
-        found = engine.optimizer.state.get(parameter, {}) if not _is_zero(engine) else {}
+        found = engine.optimizer.state.get(parameter, {}) if not is_zero(engine) else {}
         weight = _whole(parameter)
     return {"weight": weight, **{key: found[key] for key in keys if key in found}}
 
@@ -84,7 +89,7 @@ def load_weights(model: nn.Module, state: dict[str, Tensor]) -> None:
     Raises:
         DataError: the state belongs to another model; the first key that differs is named.
     """
-    weights = {key.removeprefix("buffer|"): value for key, value in state.items() if _is_weight(key)}
+    weights = {key.removeprefix("buffer|"): value for key, value in state.items() if is_weight(key)}
     own = model.state_dict()
     odd = sorted(weights.keys() ^ {*own, *(name for name, _ in model.named_buffers())})
     if odd:
@@ -103,7 +108,7 @@ def load_moments(engine: Any, model: nn.Module, state: dict[str, Tensor]) -> Non
     if step == 0:
         return
     parameters = [(name, parameter) for name, parameter in _parameters(model) if f"{name}|{MOMENTS[0]}" in state]
-    if not _is_zero(engine):
+    if not is_zero(engine):
         for name, parameter in parameters:
             moments = {key: state[f"{name}|{key}"].to(parameter.device) for key in MOMENTS}
             engine.optimizer.state[parameter] = {"step": torch.tensor(step), **moments}
@@ -129,11 +134,13 @@ def _detached(tensor: Any) -> Tensor:
     return tensor.detach().float().cpu().clone() if tensor.is_floating_point() else tensor.detach().cpu().clone()
 
 
-def _is_weight(key: str) -> bool:
+def is_weight(key: str) -> bool:
+    """Whether an entry of a state is a weight or buffer of the model."""
     return key != "adam_step" and ("|" not in key or key.startswith("buffer|"))
 
 
-def _is_zero(engine: Any) -> bool:
+def is_zero(engine: Any) -> bool:
+    """Whether DeepSpeed cuts up at least the optimiser's state."""
     return engine.zero_optimization_stage() > 0
 
 
@@ -147,6 +154,11 @@ def _flat_parameters(engine: Any) -> list[Tensor]:
     )
 
 
+def master_weights(engine: Any, model: nn.Module) -> list[Tensor]:
+    """This rank's fp32 weights that the optimiser steps: flat shards under ZeRO, else the parameters themselves."""
+    return list(_flat_parameters(engine)) if is_zero(engine) else [parameter for _, parameter in _parameters(model)]
+
+
 def _link(engine: Any) -> None:
     """Make DeepSpeed see the optimiser state of all parameter groups: by itself it links them after the first group's first step only."""
     if engine.zero_optimization_stage() in (1, 2):
@@ -155,5 +167,5 @@ def _link(engine: Any) -> None:
 
 
 def _adam_step(engine: Any) -> float:
-    optimizer = engine.optimizer.optimizer if _is_zero(engine) else engine.optimizer
+    optimizer = engine.optimizer.optimizer if is_zero(engine) else engine.optimizer
     return max((float(state["step"]) for state in optimizer.state.values() if "step" in state), default=0.0)

@@ -41,7 +41,7 @@ BEFORE_RANKS: dict[str, tuple[dict[str, Any], str]] = {
         "elsewhere/label is not committed: run the stage label first",
     ),
     "shards that match nothing": ({"shards": ["nothing/*.tar"]}, "no shard matches nothing/*.tar"),
-    "not supported yet": ({"ema": 0.999}, "train.ema is not supported by this release"),
+    "first weights from nowhere": ({"initFrom": {"uri": "nothing.pt"}}, "cannot read nothing.pt: it does not exist"),
 }
 
 

@@ -1,0 +1,242 @@
+"""A watch over the ranks of a node, from the launcher: a training that stands still is ended, and the rank that the others wait for is named.
+
+Each rank notes its step and what it is doing in a file that the launcher reads (`Heartbeat`). Once steps are regular, a step that takes
+longer than max(120 s, 3 x the 99th percentile of the steps so far) is a hang; writing a checkpoint, validating and compiling are excepted.
+Then every rank is asked for its stacks. One that does not answer is stopped or dead; one whose stacks are in no exchange is what the others
+wait for. The ranks are killed, and the launcher ends with 75, so that the gang starts again from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import signal
+import struct
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Final
+
+FOLDER_VARIABLE: Final = "DIHT_WATCH"
+"""Folder in which the ranks of a node note how far they are."""
+MIN_SECONDS_VARIABLE: Final = "DIHT_WATCHDOG_SECONDS"
+FIRST_STEPS_VARIABLE: Final = "DIHT_WATCHDOG_STEPS"
+MIN_SECONDS: Final = 120.0
+FIRST_STEPS: Final = 100
+"""Steps after which the watch begins; before, caches fill and kernels are chosen."""
+FACTOR: Final = 3.0
+WINDOW: Final = 1000
+"""Steps over which the percentile is taken."""
+POLL_S: Final = 0.5
+DUMP_S: Final = 3.0
+"""Time that a rank has to write its stacks."""
+_RECORD: Final = struct.Struct("<qqiddi")
+_EXCHANGES: Final = ("torch/distributed/distributed_c10d.py", "recipe/training/collectives.py", "deepspeed/comm/")
+"""Where a rank is that waits for others."""
+
+
+class Doing(IntEnum):
+    """What a rank is about."""
+
+    STARTING = 0
+    STEP = 1
+    EXCEPTED = 2
+    """writing a checkpoint, validating or compiling: nothing to be timed."""
+    DONE = 3
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What a rank noted last."""
+
+    pid: int
+    step: int
+    """steps of this attempt."""
+    doing: Doing
+    at: float
+    """time.monotonic, which all processes of a machine share."""
+    p99_s: float
+    rank: int
+
+
+class Heartbeat:
+    """A rank's notes; without DIHT_WATCH in the environment nothing is written."""
+
+    def __init__(self, rank: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin to note, and have SIGUSR1 write this process's stacks."""
+        self._rank, self._clock, self._step = rank, clock, 0
+        self._durations: deque[float] = deque(maxlen=WINDOW)
+        self._began: float | None = None
+        folder = os.environ.get(FOLDER_VARIABLE)
+        self._file = None
+        if folder is not None:
+            self._file = (Path(folder) / f"beat-{rank:05d}").open("wb", buffering=0)
+            self._stacks = (Path(folder) / f"stacks-{rank:05d}").open("w")
+            faulthandler.register(signal.SIGUSR1, file=self._stacks, all_threads=True)
+        self._note(Doing.STARTING)
+
+    def step(self) -> None:
+        """A step is done, and the next one begins."""
+        now = self._clock()
+        if self._began is not None:
+            self._durations.append(now - self._began)
+        self._began, self._step = now, self._step + 1
+        self._note(Doing.STEP)
+
+    def excepted(self) -> None:
+        """Something begins that is not timed; it ends with the next step."""
+        self._began = None
+        self._note(Doing.EXCEPTED)
+
+    def resumed(self) -> None:
+        """What was excepted is over."""
+        self._note(Doing.STEP)
+
+    def done(self) -> None:
+        """No step comes any more."""
+        self._note(Doing.DONE)
+
+    def _note(self, doing: Doing) -> None:
+        if self._file is not None:
+            record = (os.getpid(), self._step, doing, self._clock(), percentile_99(self._durations), self._rank)
+            os.pwrite(self._file.fileno(), _RECORD.pack(*record), 0)
+
+
+def percentile_99(durations: Sequence[float]) -> float:
+    """The duration that one of a hundred exceeds; 0 without any."""
+    if not durations:
+        return 0.0
+    ordered = sorted(durations)
+    return ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a step is a hang."""
+
+    min_seconds: float = MIN_SECONDS
+    first_steps: int = FIRST_STEPS
+
+    @staticmethod
+    def from_environment() -> Limits:
+        """The defaults, or what DIHT_WATCHDOG_SECONDS and DIHT_WATCHDOG_STEPS say."""
+        return Limits(
+            float(os.environ.get(MIN_SECONDS_VARIABLE, MIN_SECONDS)),
+            int(os.environ.get(FIRST_STEPS_VARIABLE, FIRST_STEPS)),
+        )
+
+
+def overdue(beats: Sequence[Beat], limits: Limits, now: float) -> Beat | None:
+    """The beat that is too old by most, or None. Pure.
+
+    While any rank does what is excepted the others may be waiting for it, so nothing is overdue.
+    """
+    if any(beat.doing is Doing.EXCEPTED for beat in beats):
+        return None
+    late = [
+        (now - beat.at - max(limits.min_seconds, FACTOR * beat.p99_s), beat)
+        for beat in beats
+        if beat.doing is Doing.STEP and beat.step >= limits.first_steps
+    ]
+    excess, beat = max(late, key=lambda item: item[0], default=(0.0, None))
+    return beat if excess > 0 else None
+
+
+def awaited(beats: Sequence[Beat], stacks: Sequence[str]) -> str:
+    """Which rank the others wait for, in words, from what each noted and the stacks that it wrote. Pure."""
+    silent = [beat.rank for beat, text in zip(beats, stacks, strict=True) if not text]
+    if silent:
+        return f"rank {silent[0]} does not answer (stopped or dead)"
+    busy = [
+        beat.rank for beat, text in zip(beats, stacks, strict=True) if not any(place in text for place in _EXCHANGES)
+    ]
+    if busy and len(busy) < len(beats):
+        return f"the others wait for rank {busy[0]}"
+    behind = min(beats, key=lambda beat: beat.step)
+    if behind.step < max(beat.step for beat in beats):
+        return f"the others wait for rank {behind.rank}, which is at step {behind.step}"
+    if busy:
+        return "no rank of this node waits for another: see their stacks"
+    return "all ranks of this node wait for one of another node"
+
+
+class Watchdog:
+    """Watches from a thread of the launcher while the ranks run."""
+
+    def __init__(self, folder: Path, limits: Limits, *, say: Callable[[str], None] = print) -> None:
+        """Make one.
+
+        Args:
+            folder: where the ranks note how far they are.
+            limits: when a step is a hang.
+            say: prints the stacks.
+        """
+        self._folder, self._limits, self._say = folder, limits, say
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self.verdict: str | None = None
+        """why the ranks were killed; None while all is well."""
+
+    def __enter__(self) -> Watchdog:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def beats(self) -> list[Beat]:
+        """What the ranks noted last, in rank order."""
+        found = []
+        for path in sorted(self._folder.glob("beat-*")):
+            data = path.read_bytes()
+            if len(data) == _RECORD.size:
+                pid, step, doing, at, p99, rank = _RECORD.unpack(data)
+                found.append(Beat(pid, step, Doing(doing), at, p99, rank))
+        return found
+
+    def _watch(self) -> None:
+        while not self._ended.wait(POLL_S):
+            beats = self.beats()
+            late = overdue(beats, self._limits, time.monotonic())
+            if late is not None:
+                self._end(beats, late)
+                return
+
+    def _end(self, beats: list[Beat], late: Beat) -> None:
+        seconds = time.monotonic() - late.at
+        stacks = self._dumped(beats)
+        for beat, text in zip(beats, stacks, strict=True):
+            self._say(
+                f"stacks of rank {beat.rank} (process {beat.pid}, {beat.step} steps):\n{text or 'none: it does not answer'}"
+            )
+        self.verdict = (
+            f"no step for {seconds:.0f} s (usual at most {late.p99_s:.2g} s): {awaited(beats, stacks)}; "
+            "the ranks are ended and the gang starts again from its last checkpoint"
+        )
+        for beat in beats:
+            _send(beat.pid, signal.SIGKILL)
+
+    def _dumped(self, beats: list[Beat]) -> list[str]:
+        paths = [self._folder / f"stacks-{beat.rank:05d}" for beat in beats]
+        for beat in beats:
+            _send(beat.pid, signal.SIGUSR1)
+        deadline = time.monotonic() + DUMP_S
+        while time.monotonic() < deadline and not all(_size(path) for path in paths):
+            time.sleep(0.1)
+        time.sleep(0.2)  # a dump is some writes
+        return [path.read_text() if path.exists() else "" for path in paths]
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it may just have ended
+        os.kill(pid, number)
