@@ -96,13 +96,13 @@ def json_of(function: Callable[..., Any], *arguments: Any, **options: Any) -> Js
         raise ClusterError(0, "Unreachable", f"the API server broke off: {type(error).__name__}") from error
 
 
-def _pages(listing: Callable[..., Any]) -> Iterator[Json]:
+def pages(listing: Callable[..., Any]) -> Iterator[Json]:
     """The items of a list call, page by page."""
     token = None
     while True:
         options: Json = {"limit": PAGE, "_continue": token} if token else {"limit": PAGE}
         page = json_of(listing, **options)
-        yield from page["items"]
+        yield from page["items"] or ()  # null where metadata alone was asked for and there is none
         token = page["metadata"].get("continue")
         if not token:
             return
@@ -179,7 +179,7 @@ class Cluster:
 
     def warnings(self, namespace: str) -> Iterator[Json]:
         """The Warning events of a namespace, page by page."""
-        return _pages(functools.partial(self._core.list_namespaced_event, namespace, field_selector="type=Warning"))
+        return pages(functools.partial(self._core.list_namespaced_event, namespace, field_selector="type=Warning"))
 
     def log_tail(self, namespace: str, pod: str, lines: int) -> str:
         """The last lines of a pod's log, of each line at most its end."""
@@ -221,7 +221,7 @@ class Cluster:
 
     def runs_metadata(self, namespace: str | None) -> Iterator[Json]:
         """The metadata of all runs, page by page."""
-        return (item["metadata"] for item in _pages(self._list_runs(namespace)))
+        return (item["metadata"] for item in pages(self._list_runs(namespace)))
 
     def _list_runs(self, namespace: str | None) -> Callable[..., Any]:
         headers = {"_headers": {"Accept": METADATA_ONLY}}

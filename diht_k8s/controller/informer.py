@@ -109,7 +109,7 @@ class Informer(Generic[View]):
             response = self._listing(label_selector=RUN_LABEL, limit=PAGE, **options)
             page = json.loads(response.data)
             self.alive_at = self._clock()
-            for item in page.pop("items"):
+            for item in page.pop("items") or ():
                 if (view := self._reduce(item)) is not None:
                     found[view.uid] = view
             token, version = page["metadata"].get("continue"), page["metadata"]["resourceVersion"]
