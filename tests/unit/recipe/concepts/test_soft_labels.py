@@ -90,3 +90,24 @@ def test_read_when_another_table_then_says_what_is_missing(tmp_path: Path) -> No
 def test_check_when_ids_or_k_do_not_fit_then_user_error(k: int, classes: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_top_k(k, {"objects": classes})
+
+
+def test_labels_when_read_by_duckdb_and_pandas_then_ids_and_probabilities_are_there(tmp_path: Path) -> None:
+    """Other tools read the table without this project: what a picture shows is one query away."""
+    import duckdb
+    import pandas as pd
+
+    uri, probabilities = str(tmp_path / "s.parquet"), softmax(30, 40)
+    has_label = np.arange(30) != 4
+    heads = [top_k(probabilities, 10), top_k(probabilities[::-1], 10)]
+    write_labels(Storage(), uri, [str(number) for number in range(30)], has_label, heads, HEADER)
+    frame = pd.read_parquet(uri)
+    assert frame["object_ids"].isna().tolist() == [number == 4 for number in range(30)]
+    np.testing.assert_array_equal(np.stack(frame.loc[has_label, "object_ids"].tolist()), heads[0][0][has_label])
+    stored = np.stack(frame.loc[has_label, "attribute_probabilities"].tolist())
+    np.testing.assert_array_equal(stored.astype(np.float32), heads[1][1][has_label].astype(np.float32))
+    query = f"SELECT uid, object_ids[1], object_probabilities[1] FROM '{uri}' WHERE object_ids IS NOT NULL ORDER BY uid::INT"  # noqa: S608
+    rows = duckdb.sql(query).fetchall()
+    assert [uid for uid, _, _ in rows] == [str(number) for number in range(30) if number != 4]
+    assert [number for _, number, _ in rows] == heads[0][0][has_label, 0].tolist()
+    np.testing.assert_allclose([p for _, _, p in rows], heads[0][1][has_label, 0], atol=1e-6)
