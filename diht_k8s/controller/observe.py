@@ -7,6 +7,7 @@ more: those the Job controller would wait for, so they are found here.
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -30,6 +31,10 @@ SETTLE_S: Final = 2.0
 """Peers of a failed pod fail within moments; who was first is told by their times once all are in."""
 ASK_EVENTS_AFTER_S: Final = 5.0
 """Pods that are not there or not started after so long may have a reason that only events tell."""
+DISRUPTED: Final = "DisruptionTarget"
+"""Kubernetes' condition of a pod that was preempted, drained or evicted; the Job controller names it where it ends a Job for it."""
+SIGNALS: Final = 128
+"""What a shell and a container runtime add to the number of the signal that killed a program."""
 GANGS: Final = frozenset({Stage.TRAIN})
 PULL_PROBLEMS: Final = frozenset({
     "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
@@ -160,7 +165,9 @@ def _see_failure(
     first = min(failed, key=_blame, default=None)
     attempt = replace(seen.attempt, state=AttemptState.FAILED, ending=job.failing and not lost)
     fatal = first is not None and is_never_retried(_failure(first))
-    if first is not None and attempt.active and not fatal and not lost and first.finished_at is not None:
+    disrupted = next((pod for pod in pods if pod.disruption), None)
+    unclear = attempt.active and not fatal and not lost and disrupted is None
+    if first is not None and unclear and first.finished_at is not None:
         settles_at = first.finished_at + SETTLE_S
         if first.finished_at <= now < settles_at:
             waiting = replace(attempt, state=AttemptState.RUNNING)
@@ -174,11 +181,17 @@ def _see_failure(
     if first is None:  # its pods were removed
         message = one_line(job.message) or "a pod was removed"
         return replace(seen, attempt=replace(attempt, infrastructure=True, reason="PodRemoved", message=message))
-    disrupted = next((pod for pod in pods if pod.disruption), None)
     stopped = first.exit_code == ExitCode.STOPPED and not pausing
-    if disrupted is not None or first.exit_code is None or stopped:
-        return _blamed(seen, attempt, disrupted or first, infrastructure=True)
+    # A drained pod is gone as soon as the Job controller has counted it; that one's word stays.
+    drained = DISRUPTED in job.message
+    if disrupted is not None or drained or first.exit_code is None or stopped:
+        blamed = _blamed(seen, attempt, disrupted or first, infrastructure=True)
+        return blamed if disrupted is not None or not drained else _with_reason(blamed, DISRUPTED)
     return _blamed(seen, attempt, first, infrastructure=False)
+
+
+def _with_reason(seen: Seen, reason: str) -> Seen:
+    return replace(seen, attempt=replace(seen.attempt, reason=reason))
 
 
 def _blame(pod: PodView) -> tuple[bool, bool, float, int]:
@@ -214,11 +227,22 @@ def cause_of(pod: PodView) -> tuple[str, str]:
         cause = Cause.model_validate_json(pod.message)
     except ValueError:
         reason = pod.reason or "Error"
+        if (
+            pod.exit_code is not None and pod.exit_code > SIGNALS
+        ):  # it could not say anything: the end of its log is chance
+            return reason, f"pod {pod.name} was killed by {_signal_name(pod.exit_code - SIGNALS)} ({reason})"
         said = last_line(pod.message)
         how = f"exit code {pod.exit_code}" if pod.exit_code is not None else "no exit code"
         return reason, said if said else f"pod {pod.name} ended with {how} ({reason})"
     keeps = pod.reason if pod.reason in ("OOMKilled", "Evicted") else ""
     return keeps or one_line(cause.reason, 63), one_line(cause.message)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _see_living(seen: Seen, job: JobView, pods: list[PodView], now: float) -> Seen:

@@ -81,6 +81,28 @@ def test_first_failure_waits_until_its_peers_are_in_unless_nothing_can_change_it
     assert seen.attempt.state is AttemptState.FAILED
 
 
+def test_drained_pod_explains_the_end_at_once_and_after_it_is_gone() -> None:
+    gone = job(conditions=FAILING)
+    gone["status"]["conditions"][0]["message"] = "Pod n/r-train-1-1 has condition DisruptionTarget matching FailJob rule at index 1"  # fmt: skip
+    pods = [failed_pod(0, 143, finished=NOW - 1), pod(1, conditions=DISRUPTED)]
+    [seen] = look([job(conditions=FAILING)], pods)
+    assert (seen.attempt.reason, seen.attempt.infrastructure) == ("EvictionByEvictionAPI", True)
+    [seen] = look([gone], [failed_pod(0, 75)])
+    assert (seen.attempt.reason, seen.attempt.exit_code, seen.attempt.infrastructure) == ("DisruptionTarget", 75, True)
+    [seen] = look([gone], [failed_pod(0, 64)])
+    assert (seen.attempt.exit_code, seen.attempt.infrastructure) == (64, False)
+
+
+@pytest.mark.parametrize(
+    ("code", "why", "says"),
+    [(137, "Error", "SIGKILL (Error)"), (139, "Error", "SIGSEGV (Error)"), (137, "OOMKilled", "SIGKILL (OOMKilled)"), (255, "Error", "signal 127")],
+)  # fmt: skip
+def test_program_that_was_killed_could_not_say_why(code: int, why: str, says: str) -> None:
+    log = "[WARNING] [real_accelerator.py:213:get_accelerator] Setting accelerator to CPU"
+    [seen] = look([job(conditions=FAILED)], [failed_pod(0, code, why=why, message=log)])
+    assert seen.attempt.message.startswith("pod r-train-1-0 was killed by " + says)
+
+
 def test_stop_that_we_asked_for_is_no_disruption() -> None:
     [seen] = look([job(conditions=FAILED)], [failed_pod(0, 143), failed_pod(1, 143)], pausing=True)
     assert (seen.attempt.exit_code, seen.attempt.infrastructure) == (143, False)
