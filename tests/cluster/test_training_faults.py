@@ -1,0 +1,274 @@
+"""A real training of two pods over gloo, broken in every way that a cluster knows: it ends as if nothing had happened.
+
+Each test breaks the same training once and compares its losses, step by step, with those of a training that nothing befell.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.cluster.operators import World, condition, kill_program, stages, world
+from tests.cluster.test_controller_faults import evict
+from tests.cluster.tools import CLUSTER, S3, Kubectl, Parts, cannot, wait_until
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
+MODEL = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "head_width": 32, "patch_size": 16},
+    "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
+BATCH = 32
+STEPS = 120
+"""Some 10 s of two ranks on one core each, where nothing else runs."""
+EVERY_STEPS = 10
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """Makes and looks at trainings in one namespace, whose output lies in S3."""
+
+    place: World
+    s3: S3
+    image: str
+
+    def start(
+        self, name: str, *, nodes: int = 2, steps: int = STEPS, secret: str = "s3-credentials", **pods: Any
+    ) -> str:
+        """Apply a run of the stage train alone."""
+        runs = self.place.runs
+        common = {
+            "image": self.image,
+            "imagePullPolicy": "IfNotPresent",
+            "terminationGracePeriodSeconds": 60,
+            "env": [{"name": "DIHT_PROGRESS_SECONDS", "value": "2"}],
+            "volumes": runs.project["volumes"],
+            "volumeMounts": runs.project["mounts"],
+        }
+        spec = {
+            "data": {
+                "sources": [{"name": "clips", "shards": ["/project/examples/data/train/00000.tar.gz"]}],
+                "output": f"s3://{self.s3.bucket}/{self.folder(name)}",
+            },
+            "storage": [
+                {"prefix": f"s3://{self.s3.bucket}", "endpointURL": self.s3.endpoint_url, "region": "us-east-1",
+                 "secretRef": {"name": secret}},
+            ],
+            "train": {
+                "modelConfig": MODEL, "samples": steps * BATCH, "batchSize": BATCH, "precision": "fp32",
+                "schedule": {"type": "Constant", "warmupSamples": 0}, "distillation": {"mode": "Disabled"},
+                "checkpoint": {"everySamples": EVERY_STEPS * BATCH}, "numNodes": nodes,
+            },
+            "pods": {**common, **pods},
+        }  # fmt: skip
+        document = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": name}, "spec": spec}
+        runs.kubectl.apply(json.dumps(document), "--namespace", runs.namespace)
+        return name
+
+    def folder(self, name: str) -> str:
+        return f"faults/{self.place.namespace}/{name}"
+
+    def names(self, name: str, below: str) -> list[str]:
+        """What lies below a folder of the training."""
+        prefix = f"{self.folder(name)}/train/{below}/"
+        found = self.s3.client().list_objects_v2(Bucket=self.s3.bucket, Prefix=prefix).get("Contents", [])
+        return [item["Key"].removeprefix(prefix) for item in found]
+
+    def saved(self, name: str) -> int:
+        """The step of the newest committed checkpoint; 0 before the first."""
+        marked = [path.split("/")[0] for path in self.names(name, "checkpoints") if path.endswith("COMMITTED.json")]
+        return max((int(folder.removeprefix("step-")) for folder in marked), default=0)
+
+    def wait_for_checkpoint(self, name: str) -> int:
+        return wait_until(lambda: self.saved(name), "a checkpoint", 240)
+
+    def losses(self, name: str) -> dict[int, float]:
+        """By step."""
+        key = f"{self.folder(name)}/train/metrics.jsonl"
+        body = self.s3.client().get_object(Bucket=self.s3.bucket, Key=key)["Body"].read().decode()
+        return {line["step"]: line["loss"] for line in map(json.loads, body.splitlines())}
+
+    def resumed_at(self, name: str, attempt: int = 2) -> int:
+        """The step after which an attempt went on, in its own words."""
+        runs = self.place.runs
+        selector = f"diht.dev/run={name},diht.dev/attempt={attempt},batch.kubernetes.io/job-completion-index=0"
+        log = runs.kubectl("logs", "-n", runs.namespace, "-l", selector, "--tail=-1")
+        found = re.search(r"train: going on after step (\d+) of", log)
+        assert found, log
+        return int(found[1])
+
+    def node_of(self, name: str, index: int) -> str:
+        pods = wait_until(lambda: [p for p in self.place.runs.pods(name) if p["spec"].get("nodeName")], "its pods")
+        labels = "batch.kubernetes.io/job-completion-index"
+        return next(p["spec"]["nodeName"] for p in pods if p["metadata"]["labels"][labels] == str(index))
+
+
+@pytest.fixture(scope="module")
+def trainings(
+    kubectl: Kubectl, own: bool, recipe_image: str, s3_in_cluster: S3, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Trainings]:
+    if not own:
+        cannot("KUBECONFIG is another cluster's: its nodes and processes cannot be killed from here")
+    with world(kubectl, recipe_image, tmp_path_factory.mktemp("operator")) as place:
+        s3_in_cluster.add_secret(place.namespace)
+        yield Trainings(place, s3_in_cluster, recipe_image)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(trainings: Trainings) -> dict[int, float]:
+    """The losses of a training that nothing befell, by step."""
+    trainings.start("undisturbed")
+    trainings.place.runs.wait_for("undisturbed", "Complete", timeout_s=500)
+    return trainings.losses("undisturbed")
+
+
+def check_end(trainings: Trainings, name: str, expected: dict[int, float]) -> None:
+    """The same losses at each step that both have written down, above all the last."""
+    found = trainings.losses(name)
+    both = found.keys() & expected.keys()
+    assert max(both) == STEPS
+    assert {step: found[step] for step in both} == pytest.approx({step: expected[step] for step in both}, abs=1e-5)
+
+
+def restart(trainings: Trainings, name: str, reason: str, *, counted: bool, timeout_s: float = 300) -> dict[str, Any]:
+    """Wait for the end of a training that started again once; what its status says."""
+    runs = trainings.place.runs
+    status = runs.wait_for(name, "Complete", timeout_s=timeout_s)
+    stage = stages(status)["train"]
+    assert (stage["attempt"], stage["restarts"], stage.get("restartsCountTowardsMax", 0)) == (2, 1, int(counted))
+    first = status["attempts"][0]
+    assert (first["number"], first.get("counted", False)) == (1, counted)
+    assert re.fullmatch(reason, first["reason"])
+    assert "Restarting" in runs.events(name)
+    assert len(trainings.names(name, "epochs")) == 2, "each gang took a number of its own"
+    return status
+
+
+def test_killed_pod_goes_on_from_the_last_checkpoint_and_counts(
+    trainings: Trainings, undisturbed: dict[int, float]
+) -> None:
+    name = trainings.start("killed")
+    saved = trainings.wait_for_checkpoint(name)
+    kill_program(f"{name}-train-1-1")
+    status = restart(trainings, name, "Error", counted=True)
+    assert "was killed by SIGKILL" in stages(status)["train"].get("cause", {}).get("message", "") or "Complete"
+    assert trainings.resumed_at(name) >= saved
+    check_end(trainings, name, undisturbed)
+
+
+def test_drained_pod_saves_the_step_that_it_was_at_and_counts_nothing(
+    trainings: Trainings, undisturbed: dict[int, float]
+) -> None:
+    name, runs = trainings.start("drained"), trainings.place.runs
+    wait_until(lambda: runs.status(name).get("lastCheckpoint"), "the checkpoint in the status", 240)
+    [pod] = [p["metadata"]["name"] for p in runs.pods(name) if p["metadata"]["name"].startswith(f"{name}-train-1-1")]
+    evict(runs, pod)
+    status = restart(trainings, name, "EvictionByEvictionAPI|DisruptionTarget", counted=False)
+    assert trainings.resumed_at(name) % EVERY_STEPS, "a checkpoint beside the regular ones: the step of the stop"
+    assert status["lastCheckpoint"]["step"] == STEPS
+    check_end(trainings, name, undisturbed)
+
+
+def test_suspended_training_goes_on_at_the_step_that_it_saved(
+    trainings: Trainings, undisturbed: dict[int, float]
+) -> None:
+    name, runs = trainings.start("paused"), trainings.place.runs
+    trainings.wait_for_checkpoint(name)
+    runs.patch(name, {"suspend": True})
+    runs.wait_for(name, "Progressing", "Suspended", timeout_s=120)
+    saved = trainings.saved(name)
+    assert runs.pods(name) == []
+    runs.patch(name, {"suspend": False})
+    status = runs.wait_for(name, "Complete", timeout_s=500)
+    assert (stages(status)["train"]["attempt"], stages(status)["train"].get("restarts", 0)) == (2, 0)
+    assert trainings.resumed_at(name) == saved
+    check_end(trainings, name, undisturbed)
+
+
+WRONG_KEYS = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "wrong"}
+
+
+@pytest.mark.parametrize(
+    ("name", "pods", "secret", "says"),
+    [
+        ("little-memory", {"shmSize": "16Mi"}, "s3-credentials", "/dev/shm of pod little-memory-train-1-"),
+        ("wrong-keys", {}, "wrong-keys", "check rights and credentials"),
+    ],
+)
+def test_place_that_cannot_train_fails_the_run_before_any_rank_starts(
+    trainings: Trainings, name: str, pods: dict[str, Any], secret: str, says: str
+) -> None:
+    runs = trainings.place.runs
+    document = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "wrong-keys"}, "stringData": WRONG_KEYS}
+    runs.kubectl.apply(json.dumps(document), "--namespace", runs.namespace)
+    trainings.start(name, secret=secret, **pods)
+    status = runs.wait_for(name, "Failed", timeout_s=180)
+    failed = condition(status, "Failed")
+    assert (failed["reason"], stages(status)["train"]["attempt"]) == ("UserError", 1)
+    assert says in failed["message"]
+    assert trainings.names(name, "epochs") == []
+
+
+APART = {
+    "podAntiAffinity": {
+        "preferredDuringSchedulingIgnoredDuringExecution": [
+            {"weight": 100, "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname",
+                                                "labelSelector": {"matchLabels": {"diht.dev/stage": "train"}}}},
+        ]
+    }
+}  # fmt: skip
+
+
+def node_to_lose(trainings: Trainings) -> int:
+    """The node that does not carry S3, whose data would be lost with it."""
+    s3_namespace = trainings.s3.endpoint_url.split(".")[1]
+    [pod] = trainings.place.kubectl.json("get", "pods", "-n", s3_namespace)["items"]
+    return 1 - int(pod["spec"]["nodeName"].removeprefix("node-"))
+
+
+def test_gang_with_a_pod_on_a_dead_node_goes_on_elsewhere_and_counts_nothing(
+    trainings: Trainings, undisturbed: dict[int, float], parts: Parts
+) -> None:
+    name = trainings.start("lost", affinity=APART)
+    saved = trainings.wait_for_checkpoint(name)
+    assert {trainings.node_of(name, index) for index in (0, 1)} == {"node-0", "node-1"}
+    parts.lose_node(node_to_lose(trainings))
+    status = trainings.place.runs.wait_for(name, "Complete", timeout_s=600)
+    stage, first = stages(status)["train"], status["attempts"][0]
+    assert (stage["attempt"], stage["restarts"], first["number"]) == (2, 1, 1)
+    assert trainings.resumed_at(name) >= saved
+    check_end(trainings, name, undisturbed)
+
+
+def left_words(uid: str, node: int) -> Callable[[], str]:
+    """What a container of a lost node left as its termination message: nobody reports it any more."""
+    folder = CLUSTER / f"node-{node}" / "kubelet" / "pods" / uid / "containers" / "train"
+    return lambda: "".join(path.read_text() for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_zombie_of_a_lost_node_cannot_commit_once_the_next_attempt_has_begun(
+    trainings: Trainings, parts: Parts, nodes: int
+) -> None:
+    number, runs = node_to_lose(trainings), trainings.place.runs
+    where = {"affinity": APART} if nodes == 2 else {"nodeSelector": {"kubernetes.io/hostname": f"node-{number}"}}
+    name = trainings.start(f"zombie-{nodes}", nodes=nodes, steps=100 * STEPS, **where)
+    saved = trainings.wait_for_checkpoint(name)
+    [pod] = [pod for pod in runs.pods(name) if pod["spec"]["nodeName"] == f"node-{number}"]
+    parts.lose_node(number, zombies=True)
+    runs.patch(name, {"pods": {"nodeSelector": None}})
+    wait_until(lambda: len(trainings.names(name, "epochs")) == 2, "the next attempt", 300)
+    assert trainings.saved(name) > saved or nodes == 2, "the zombie trained on until then"
+    words = wait_until(left_words(pod["metadata"]["uid"], number), "the zombie's end", 240)
+    assert "attempt 2 has taken over" in words or nodes == 2, "alone it was told so; in a gang its peers went first"
+    stage = stages(runs.status(name))["train"]
+    assert (stage["restarts"], stage.get("restartsCountTowardsMax", 0)) == (1, 0)
+    before = trainings.saved(name)
+    wait_until(lambda: trainings.saved(name) > before, "a checkpoint of the attempt that took over", 240)
+    assert trainings.resumed_at(name) >= saved
+    runs.kubectl("delete", "dihtrun", name, "-n", runs.namespace)
