@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.operators import World, stages, world
+from tests.cluster.operators import Operator, Runs, World, stages, world
 from tests.cluster.tools import Kubectl, cannot
 
 pytestmark = pytest.mark.cluster
@@ -51,20 +51,26 @@ def test_run_of_four_stages_completes_and_nothing_is_written_after(still: World,
     assert len(writes) <= 10 * len(JOBS)
 
 
+def live_and_die(runs: Runs, operator: Operator, name: str, timeout_s: float) -> int:
+    """Start an operator that dies after its first write, again and again, until the run is complete; how often."""
+    deadline, lives = time.monotonic() + timeout_s, 0
+    while runs.condition(name, "Complete").get("status") != "True":
+        assert time.monotonic() < deadline, runs.status(name)
+        assert operator.start().process is not None
+        lives += 1
+        while operator.process is not None and operator.process.poll() is None:
+            if runs.condition(name, "Complete").get("status") == "True":
+                break
+            time.sleep(0.3)
+    operator.stop()
+    return lives
+
+
 def test_run_under_an_operator_that_dies_after_every_write_ends_as_if_it_had_not(still: World, audit: Any) -> None:
     runs, since = still.runs, datetime.now(UTC)
     operator = replace(still.operator, program="tests.cluster.crashing")
     runs.apply("r", {"filter": [75, "ok"]}, label=None, evaluate=None, train={**TRAIN, "numNodes": 2})
-    deadline, lives = time.monotonic() + 240, 0
-    while runs.condition("r", "Complete").get("status") != "True":
-        assert time.monotonic() < deadline, runs.status("r")
-        assert operator.start().process is not None
-        lives += 1
-        while operator.process is not None and operator.process.poll() is None:
-            if runs.condition("r", "Complete").get("status") == "True":
-                break
-            time.sleep(0.3)
-    operator.stop()
+    lives = live_and_die(runs, operator, "r", 240)
     assert sorted(runs.children("r")) == ["r-filter-1", "r-filter-2", "r-train-1"]
     status = runs.status("r")
     assert {name: (s["state"], s["attempt"], s.get("restarts", 0)) for name, s in stages(status).items()} == {
@@ -76,3 +82,50 @@ def test_run_under_an_operator_that_dies_after_every_write_ends_as_if_it_had_not
     assert lives >= 9
     pods = [pod["metadata"]["labels"]["diht.dev/attempt"] for pod in runs.pods("r")]
     assert len(pods) == 4
+
+
+TIMES_AND_PACE = {"startTime", "completionTime", "lastTransitionTime", "lastUpdatedTime", "samplesPerSecond", "estimatedRemainingSeconds"}  # fmt: skip
+
+
+def lasting(value: Any, name: str) -> Any:
+    """A status or object without names, times and pace: what two runs of one document have in common."""
+    if isinstance(value, dict):
+        return {key: lasting(item, name) for key, item in value.items() if key not in TIMES_AND_PACE}
+    if isinstance(value, list):
+        return [lasting(item, name) for item in value]
+    return value.replace(name, "NAME") if isinstance(value, str) else value
+
+
+def objects(runs: Runs, name: str) -> list[Any]:
+    """A run's Jobs and Services, without what the cluster adds."""
+    selector = f"--selector=diht.dev/run={name}"
+    found = runs.kubectl.json("get", "jobs,services", "--namespace", runs.namespace, selector)["items"]
+    parts = [
+        (item["kind"], item["metadata"]["name"], item["metadata"]["labels"], item["spec"].get("parallelism"),
+         item["spec"].get("template", {}).get("spec", {}).get("containers"))
+        for item in found
+    ]  # fmt: skip
+    return sorted((lasting(list(part), name) for part in parts), key=str)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_four_stages_under_an_operator_that_dies_at_every_write_leave_the_same_objects(
+    still: World, audit: Any
+) -> None:
+    runs, spec = still.runs, {"filter": {"workers": 2}, "train": {**TRAIN, "numNodes": 2}}
+    still.operator.start()
+    runs.apply("calm", **spec)
+    calm = runs.wait_for("calm", "Complete", timeout_s=300)
+    still.operator.stop()
+    since, operator = datetime.now(UTC), replace(still.operator, program="tests.cluster.crashing")
+    runs.apply("hard", **spec)
+    lives = live_and_die(runs, operator, "hard", 1000)
+    assert objects(runs, "hard") == objects(runs, "calm") != []
+    assert lasting(runs.status("hard"), "hard") == lasting(calm, "calm")
+    writes = audit(user=operator.user, since=since)
+    assert [event["objectRef"] for event in writes if event["responseStatus"]["code"] >= 300] == []
+    created = [event["objectRef"]["name"] for event in writes if event["objectRef"]["resource"] == "jobs"]
+    assert sorted(created) == [f"hard-{job}" for job in JOBS]
+    assert len(writes) <= lives + 1, "it died after each of them"
+    print(f"{len(writes)} writes, {lives} lives")

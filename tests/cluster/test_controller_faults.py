@@ -202,6 +202,18 @@ def test_quota_that_allows_no_pod_says_so(runs: Runs) -> None:
         runs.kubectl("delete", "dihtrun", "quota", "-n", runs.namespace)
 
 
+def test_log_full_of_nonsense_is_made_plain_and_harms_nobody(runs: Runs) -> None:
+    runs.apply("noisy", {"filter": ["noise"]}, **ONE, failurePolicy={"maxRestarts": 0})
+    runs.apply("quiet", **ONE)
+    status = runs.wait_for("noisy", "Failed")
+    assert condition(status, "Failed")["message"].startswith("filter: filter was told to end with 75")
+    tail = stages(status)["filter"]["cause"]["logTail"]
+    assert {"red", "x" * 253 + "..."} < set(tail)
+    assert all(line.isprintable() and len(line) <= 256 for line in tail)
+    assert len(json.dumps(status)) < 10_000
+    runs.wait_for("quiet", "Complete")
+
+
 def test_operator_without_a_right_says_which(place: World) -> None:
     runs = place.runs
     role = runs.kubectl.json("get", "clusterrole", "diht-operator")

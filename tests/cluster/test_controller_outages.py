@@ -61,23 +61,29 @@ def test_operator_that_was_away_catches_up(place: World) -> None:
     assert not exists(runs, "deleted")
 
 
-def test_idle_operator_writes_progress_of_what_runs_and_nothing_else(place: World, audit: Any) -> None:
-    runs = place.runs
-    for index in range(3):
+@pytest.mark.parametrize(
+    ("finished", "active", "seconds"),
+    [(3, 2, 25), pytest.param(20, 5, 60, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])],
+)
+def test_idle_operator_writes_progress_of_what_runs_and_nothing_else(
+    place: World, audit: Any, finished: int, active: int, seconds: int
+) -> None:
+    runs, names = place.runs, [f"runs-{index}" for index in range(active)]
+    for index in range(finished):
         runs.apply(f"done-{index}", **ONE)
-    for index in range(3):
-        runs.wait_for(f"done-{index}", "Complete")
-    for name in ("runs-0", "runs-1"):
+    for index in range(finished):
+        runs.wait_for(f"done-{index}", "Complete", timeout_s=90 + 15 * finished)
+    for name in names:
         runs.apply(name, {"filter": ["hang"]}, **ONE)
-    wait_until(lambda: all(runs.status(name).get("progress", {}).get("metrics") for name in ("runs-0", "runs-1")), "progress")  # fmt: skip
+    wait_until(lambda: all(runs.status(name).get("progress", {}).get("metrics") for name in names), "progress", 180)
     since = datetime.now(UTC)
-    time.sleep(25)
+    time.sleep(seconds)
     written = [
         (event["objectRef"]["name"], event["objectRef"]["resource"], event["objectRef"].get("subresource"))
         for event in audit(user=place.operator.user, since=since)
     ]
-    assert set(written) == {(name, "dihtruns", "status") for name in ("runs-0", "runs-1")}
-    assert len(written) <= 2 * 3, "no more than one write each 10 s"
+    assert set(written) == {(name, "dihtruns", "status") for name in names}
+    assert len(written) <= active * (seconds // 10 + 1), "no more than one write each 10 s"
 
 
 def test_namespace_deleted_in_the_middle_of_a_run_is_gone_soon(place: World) -> None:

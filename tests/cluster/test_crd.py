@@ -34,7 +34,7 @@ from diht_k8s.api.status import (
     timestamp,
     wire,
 )
-from tests.cluster.tools import PROJECT, Kubectl, KubectlError, fresh_namespace
+from tests.cluster.tools import PROJECT, Kubectl, KubectlError, fresh_namespace, wait_until
 from tests.contract.documents import Case, yaml_run
 from tests.contract.documents.fields import CASES as FIELDS
 from tests.contract.documents.rules import CASES as RULES
@@ -86,6 +86,15 @@ class Api:
         return self.send("PATCH", json.dumps(change), name=name, kind="application/merge-patch+json", **query)[:2]
 
 
+def serves(kubectl: Kubectl, resource: str, namespace: str) -> bool:
+    """Whether kubectl finds a resource and the API server answers for it."""
+    try:
+        kubectl("get", resource, "--namespace", namespace)
+    except KubectlError:
+        return False
+    return True
+
+
 @pytest.fixture(scope="module")
 def api(kubectl: Kubectl) -> Iterator[Api]:
     from kubernetes import config
@@ -96,6 +105,8 @@ def api(kubectl: Kubectl) -> Iterator[Api]:
     kubectl.apply(json.dumps(definition), "--server-side")
     kubectl("wait", "--for=condition=Established", f"crd/dihtruns.{group}", "--timeout=30s")
     with fresh_namespace(kubectl, "crd") as namespace:
+        # Established is written before every part of the API server knows the resource: the handler, discovery, kubectl's own cache
+        wait_until(lambda: serves(kubectl, f"dihtruns.{group}", namespace), "the new resource")
         yield Api(kubectl, config.new_client_from_config(str(kubectl.kubeconfig)), group, namespace)
     kubectl("delete", "crd", f"dihtruns.{group}", "--wait=false")
 

@@ -1,7 +1,7 @@
 """A stage that ends as the environment variable DIHT_STUB says.
 
 DIHT_STUB is JSON: stage (or stage-step) -> list of what its attempts do, one after another (the last one for good): "ok", "hang" (until it is asked
-to stop), "kill" (SIGKILL to itself), or an exit code. "hang" counts steps in a file, as a checkpoint: it goes on where it was.
+to stop), "kill" (SIGKILL to itself), "noise" (all that a log should not hold, then exit code 75), or an exit code. "hang" counts steps in a file, as a checkpoint: it goes on where it was.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Mapping
 
@@ -19,6 +20,12 @@ from diht_k8s.recipe.runtime.commit import artefact, read_committed
 from diht_k8s.recipe.runtime.stage import Context, Outcome
 from diht_k8s.recipe.shards.storage import Storage
 
+NOISE = [
+    "x" * 1_000_000,
+    '{"diht":"progress","stage":',
+    '{"diht":"progress"}',
+    "\x1b[31mred\x1b[0m\x1b]0;title\x07 \x00",
+]
 ERRORS: dict[int, type[DihtError]] = {64: UserError, 65: DataError, 75: RetryableError, 1: DihtError}
 
 
@@ -52,6 +59,9 @@ class Stub:
         context.progress.start("stubbing", 3, unit="steps")
         if what == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if what == "noise":
+            _make_noise()
+            what = 75
         if isinstance(what, int):
             raise ERRORS[what](f"{self.stage} was told to end with {what}: nothing to do")
         if what == "hang":
@@ -65,3 +75,11 @@ class Stub:
             context.stop.raise_if_requested(f"step {step} is saved")
             time.sleep(0.05)
         context.progress.update(3, {"loss": 0.25})
+
+
+def _make_noise() -> None:
+    """A line of 1 MB, progress that is no JSON, terminal escapes; once more later, when the operator reads the log."""
+    for _ in range(2):
+        sys.stdout.buffer.write("\n".join([*NOISE, ""]).encode() + b"\xff\n")
+        sys.stdout.flush()
+        time.sleep(1)
