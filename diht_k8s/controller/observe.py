@@ -227,10 +227,8 @@ def cause_of(pod: PodView) -> tuple[str, str]:
         cause = Cause.model_validate_json(pod.message)
     except ValueError:
         reason = pod.reason or "Error"
-        if (
-            pod.exit_code is not None and pod.exit_code > SIGNALS
-        ):  # it could not say anything: the end of its log is chance
-            return reason, f"pod {pod.name} was killed by {_signal_name(pod.exit_code - SIGNALS)} ({reason})"
+        if killed_by := _signal_name((pod.exit_code or 0) - SIGNALS):  # its log's last line is chance
+            return reason, f"pod {pod.name} was killed by {killed_by} ({reason})"
         said = last_line(pod.message)
         how = f"exit code {pod.exit_code}" if pod.exit_code is not None else "no exit code"
         return reason, said if said else f"pod {pod.name} ended with {how} ({reason})"
@@ -239,10 +237,8 @@ def cause_of(pod: PodView) -> tuple[str, str]:
 
 
 def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+    """`SIGKILL`; empty for what is no signal."""
+    return signal.Signals(number).name if number in set(signal.Signals) else ""
 
 
 def _see_living(seen: Seen, job: JobView, pods: list[PodView], now: float) -> Seen:
