@@ -71,7 +71,7 @@ class Controller:
 
     def is_ready(self) -> bool:
         """Whether Jobs and pods are listed."""
-        return self._page("/readyz").strip() == "ok"
+        return self._page("/readyz").startswith("ok")
 
     def has_looked(self, runs: int) -> bool:
         """Whether it knows so many runs and has looked at all, and none waits."""
