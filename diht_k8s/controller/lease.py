@@ -44,8 +44,10 @@ class Lease:
         self._clock, self._renewed_at, self._identity = clock, float("-inf"), identity
         self.holder = ""
         """identity of the replica that led when this one looked last; empty while unknown."""
+        self._released = False
         self._lock: Any = LeaseLock(name, namespace, identity)
-        self._lock.api_instance = _InTime(client.CoordinationV1Api(api), self._renewed, self._looked)
+        self._api: Any = client.CoordinationV1Api(api)
+        self._lock.api_instance = _InTime(self._api, self._renewed, self._looked, lambda: self._released)
 
     def stand(self, won: Callable[[], None], lost: Callable[[], None]) -> None:
         """Take part from a thread: `won` is called when this replica leads, `lost` when it does no longer."""
@@ -55,7 +57,28 @@ class Lease:
 
     def held(self) -> bool:
         """Whether this replica may write: nobody else can have the Lease yet, whatever has happened since the last renewal."""
-        return self._clock() < self._renewed_at + RENEW_S
+        return not self._released and self._clock() < self._renewed_at + RENEW_S
+
+    def close(self) -> None:
+        """Write nothing from now on, neither as the one that acts nor to the Lease itself."""
+        self._released = True
+
+    def release(self) -> None:
+        """Take this replica's name off the Lease, so that the next one need not wait until it expires; call it when all is closed and quiet.
+
+        Whatever goes wrong (the rights went first, in an uninstall) is no harm: the Lease expires.
+        """
+        assert self._released, "close first"
+        try:
+            lease = self._api.read_namespaced_lease(self._lock.name, self._lock.namespace, _request_timeout=CALL_S)
+            if lease.spec.holder_identity != self._identity:
+                return
+            lease.spec.holder_identity = None
+            self._api.replace_namespaced_lease(
+                self._lock.name, self._lock.namespace, lease, _request_timeout=CALL_S
+            )  # of the version that was read: nobody else's can be overwritten
+        except (ApiException, urllib3.exceptions.HTTPError) as error:
+            logger.info("the lease is left to expire: %s", getattr(error, "reason", type(error).__name__))
 
     def _looked(self, lease: Any) -> None:
         """Tell whom this replica stands by for, once for each of them."""
@@ -71,20 +94,22 @@ class Lease:
 class _InTime:
     """The calls of an API with a time limit; no answer is an ApiException like any other. Tells what was read, and when a write that succeeded began."""
 
-    def __init__(self, api: Any, wrote: Callable[[float], None], read: Callable[[Any], None]) -> None:
-        self._api, self._wrote, self._read = api, wrote, read
+    def __init__(
+        self, api: Any, wrote: Callable[[float], None], read: Callable[[Any], None], closed: Callable[[], bool]
+    ) -> None:
+        self._api, self._wrote, self._read, self._closed = api, wrote, read, closed
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         call = getattr(self._api, name)
 
         def in_time(*arguments: Any, **options: Any) -> Any:
             asked_at = time.monotonic()
+            if self._closed():
+                raise _no_answer("closed")
             try:
                 answer = call(*arguments, **options, _request_timeout=CALL_S)
             except urllib3.exceptions.HTTPError as error:
-                failure = ApiException(status=503, reason=type(error).__name__)
-                failure.body = _UNREACHABLE
-                raise failure from error
+                raise _no_answer(type(error).__name__) from error
             if name.startswith(("create", "replace")):
                 self._wrote(asked_at)
             elif name.startswith("read"):
@@ -92,3 +117,9 @@ class _InTime:
             return answer
 
         return in_time
+
+
+def _no_answer(reason: str) -> ApiException:
+    failure = ApiException(status=503, reason=reason)
+    failure.body = _UNREACHABLE
+    return failure

@@ -96,8 +96,18 @@ class Operator:
         done, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in others:
             task.cancel()
+        await self._step_down()
         for task in done:
             task.result()
+
+    async def _step_down(self) -> None:
+        """Nothing is written any more; once no look is under way, the next replica may act at once."""
+        if self._lease is None:
+            return
+        self._lease.close()
+        quiet = functools.partial(self._threads.shutdown, wait=True, cancel_futures=True)
+        await self._loop.run_in_executor(None, quiet)
+        await self._loop.run_in_executor(None, self._lease.release)
 
     def unhealthy(self) -> str:
         """What is wrong so that only a restart helps."""

@@ -60,7 +60,9 @@ def used(events: list[dict[str, Any]]) -> set[tuple[str, str, str]]:
 
 
 def provoke(runs: Runs) -> None:
-    """Runs that need, together, every right: a gang that fails, one that is suspended, one that expires, foreign objects, a pod that cannot start."""
+    """Runs that need, together, every right: a gang that fails, one that is suspended, one that expires, foreign objects, a
+    pod that cannot start; and a Lease that is gone.
+    """
     namespace = ("--namespace", runs.namespace)
     runs.kubectl("create", "job", "job-taken-filter-1", "--image=local/none:1", *namespace)
     runs.kubectl("create", "service", "clusterip", "service-taken-train-1", "--clusterip=None", *namespace)
@@ -78,6 +80,7 @@ def provoke(runs: Runs) -> None:
     runs.wait_for("lost", "Progressing", "ReferenceMissing")
     for name in ("job-taken", "service-taken"):
         runs.wait_for(name, "Accepted", "NameConflict")
+    runs.kubectl("delete", "lease", "diht-operator", *namespace)
     wait_until(lambda: gone(runs, "short"), "the run whose time to live is over")
     runs.wait_for("gang", "Complete", timeout_s=240)
 
