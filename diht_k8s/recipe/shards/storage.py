@@ -12,7 +12,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Final, cast
 
 import fsspec
 from braceexpand import braceexpand
@@ -21,9 +21,11 @@ from fsspec.implementations.local import LocalFileSystem
 
 from diht_k8s.api.data import StorageRule
 from diht_k8s.api.errors import DihtError, RetryableError, UserError
+from diht_k8s.recipe.shards.ranges import Reader
 
-BLOCK_BYTES = 8 << 20
-"""Size of one ranged read from S3: large enough that latency does not count, small enough for many readers."""
+CLIENT: Final = {"retries": {"max_attempts": 9, "mode": "standard"}, "connect_timeout": 10, "read_timeout": 60}
+"""Botocore's own retry of what a server refuses for now: full jitter, pauses of up to 1, 2, 4, ... 20 s."""
+EXPIRED: Final = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
 MAX_SHARDS = 1_000_000
 
 
@@ -34,6 +36,7 @@ class Storage:
         self._rules = sorted(enumerate(rules), key=lambda item: -len(item[1].prefix))
         self._systems: dict[tuple[int, int | None], AbstractFileSystem] = {}
         """by process, because a forked one must not use its parent's connections, and by rule."""
+        self._readers: dict[tuple[int, int], Reader] = {}
 
     def expand(self, patterns: Sequence[str]) -> list[str]:
         """Brace ranges and globs, each expanded in order.
@@ -67,19 +70,16 @@ class Storage:
 
     @contextlib.contextmanager
     def open(self, uri: str) -> Iterator[IO[bytes]]:
-        """Open for reading; on S3 by ranged reads of `BLOCK_BYTES`, each retried."""
-        system, path = self._resolve(uri)
-        options: dict[str, Any] = (
-            {} if isinstance(system, LocalFileSystem) else {"block_size": BLOCK_BYTES, "cache_type": "readahead"}
-        )
-        with _errors(uri, "read"), system.open(path, "rb", **options) as file:
-            yield cast("IO[bytes]", file)
+        """Open for reading from the beginning on; S3 by ranges that are fetched ahead (see `ranges`)."""
+        with _errors(uri, "read"):
+            reader, path = self._reader(uri)
+            with open(path, "rb") if reader is None else reader.open(*path.split("/", 1)) as file:
+                yield cast("IO[bytes]", file)
 
     def read_bytes(self, uri: str) -> bytes:
         """The whole content."""
-        system, path = self._resolve(uri)
-        with _errors(uri, "read"):
-            return cast("bytes", system.cat_file(path))
+        with self.open(uri) as file:
+            return file.read()
 
     def read_text(self, uri: str) -> str:
         """The whole content as UTF-8.
@@ -199,6 +199,17 @@ class Storage:
         with _errors(uri, "remove"), contextlib.suppress(FileNotFoundError):
             system.rm(path, recursive=True)
 
+    def _reader(self, uri: str) -> tuple[Reader | None, str]:
+        """What reads a URI, None for a local file, and the path."""
+        system, path = self._resolve(uri)
+        if isinstance(system, LocalFileSystem):
+            return None, path
+        index, rule = self._rule(uri)
+        key = (os.getpid(), index)
+        if key not in self._readers:
+            self._readers[key] = Reader(_client(index, rule))
+        return self._readers[key], path
+
     def local_path(self, uri: str) -> Path | None:
         """The path of a local URI, None for an object store."""
         system, path = self._resolve(uri)
@@ -212,11 +223,15 @@ class Storage:
             )
         if scheme != "s3":
             raise UserError(f"{uri}: the scheme {scheme} is not allowed: use s3://, file:// or a path")
-        index, rule = next(((i, r) for i, r in self._rules if _below(uri, r.prefix)), (-1, None))
+        index, rule = self._rule(uri)
         key = (os.getpid(), index)
         if key not in self._systems:
             self._systems[key] = _s3(index, rule)
         return self._systems[key], uri.removeprefix("s3://")
+
+    def _rule(self, uri: str) -> tuple[int, StorageRule | None]:
+        """The rule for a URI and its number; -1 without one."""
+        return next(((i, r) for i, r in self._rules if _below(uri, r.prefix)), (-1, None))
 
 
 def _precondition_failed(error: OSError) -> bool:
@@ -230,21 +245,40 @@ def _below(uri: str, prefix: str) -> bool:
     return uri == prefix or uri.startswith(prefix + "/")
 
 
-def _s3(index: int, rule: StorageRule | None) -> AbstractFileSystem:
-    """The file system of one rule. A rule's own credentials come in as DIHT_STORAGE_<index>_*, else AWS' usual chain holds."""
-    client: dict[str, Any] = {}
-    if rule is not None and rule.region:
-        client["region_name"] = rule.region
+def _credentials(index: int) -> tuple[str | None, str | None]:
+    """A rule's own key and secret, which come in as DIHT_STORAGE_<index>_*; without them AWS' usual chain holds."""
     key, secret = (os.environ.get(f"DIHT_STORAGE_{index}_{name}") for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"))
+    return key, secret
+
+
+def _s3(index: int, rule: StorageRule | None) -> AbstractFileSystem:
+    """The file system of one rule: lists and writes."""
+    key, secret = _credentials(index)
     return fsspec.filesystem(
         "s3",
         endpoint_url=rule.endpoint_url if rule is not None else None,
         key=key,
         secret=secret,
-        client_kwargs=client,
-        config_kwargs={"retries": {"max_attempts": 8, "mode": "adaptive"}, "connect_timeout": 10, "read_timeout": 60},
+        client_kwargs={"region_name": rule.region} if rule is not None and rule.region else {},
+        config_kwargs=CLIENT,
         use_listings_cache=False,
         skip_instance_cache=True,
+    )
+
+
+def _client(index: int, rule: StorageRule | None) -> Any:
+    """The client of one rule that reads."""
+    import botocore.session
+    from botocore.config import Config
+
+    key, secret = _credentials(index)
+    return botocore.session.get_session().create_client(
+        "s3",
+        endpoint_url=rule.endpoint_url if rule is not None else None,
+        region_name=rule.region if rule is not None else None,
+        aws_access_key_id=key,
+        aws_secret_access_key=secret,
+        config=Config(**CLIENT, max_pool_connections=32),
     )
 
 
@@ -255,24 +289,45 @@ def _errors(uri: str, verb: str) -> Iterator[None]:
         yield
     except DihtError:
         raise
-    except FileNotFoundError as error:
-        raise UserError(f"cannot {verb} {uri}: it does not exist: check the path or bucket") from error
-    except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:
-        raise UserError(f"cannot {verb} {uri}: {error.strerror or error}: check rights and credentials") from error
     except OSError as error:
-        if error.errno == errno.EROFS:
-            raise UserError(f"cannot {verb} {uri}: the file system is read-only: choose another data.output") from error
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise RetryableError(
-                f"cannot {verb} {uri}: the disk is full: free space and start again, finished work is kept"
-            ) from error
-        raise RetryableError(f"cannot {verb} {uri}: {error}: start again when the storage answers") from error
+        raise _refused(error, uri, verb) or _of_os(error, uri, verb) from error
     except Exception as error:
-        if type(error).__module__.partition(".")[0] in ("botocore", "aiobotocore", "aiohttp"):
-            kind = (
-                UserError
-                if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError")
-                else RetryableError
-            )
-            raise kind(f"cannot {verb} {uri}: {error}: check endpointURL and credentials") from error
-        raise
+        if type(error).__module__.partition(".")[0] not in ("botocore", "aiobotocore", "aiohttp"):
+            raise
+        raise _refused(error, uri, verb) or _of_client(error, uri, verb) from error
+
+
+def _of_os(error: OSError, uri: str, verb: str) -> DihtError:
+    if isinstance(error, FileNotFoundError):
+        return UserError(f"cannot {verb} {uri}: it does not exist: check the path or bucket")
+    if isinstance(error, PermissionError | NotADirectoryError | IsADirectoryError | FileExistsError):
+        return UserError(f"cannot {verb} {uri}: {error.strerror or error}: check rights and credentials")
+    if error.errno == errno.EROFS:
+        return UserError(f"cannot {verb} {uri}: the file system is read-only: choose another data.output")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RetryableError(
+            f"cannot {verb} {uri}: the disk is full: free space and start again, finished work is kept"
+        )
+    return RetryableError(f"cannot {verb} {uri}: {error}: start again when the storage answers")
+
+
+def _of_client(error: Exception, uri: str, verb: str) -> DihtError:
+    missing = type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError")
+    return (UserError if missing else RetryableError)(
+        f"cannot {verb} {uri}: {error}: check endpointURL and credentials"
+    )
+
+
+def _refused(error: BaseException, uri: str, verb: str) -> DihtError | None:
+    """What a server's own error code says, of botocore's error or one that s3fs made of it; None without a code that decides."""
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
+    code = str(response.get("Error", {}).get("Code", ""))
+    if code in EXPIRED:
+        return RetryableError(
+            f"cannot {verb} {uri}: the credentials have expired ({code}): renew them and start again, finished work is kept"
+        )
+    if code in ("NoSuchKey", "NoSuchBucket", "404"):
+        return UserError(f"cannot {verb} {uri}: it does not exist: check the path or bucket")
+    if code in ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403"):
+        return UserError(f"cannot {verb} {uri}: the server refuses it ({code}): check rights and credentials")
+    return None

@@ -1,0 +1,246 @@
+"""The training's loader beside open_clip's way of reading the same shards: pictures a second and core, pixels, scaling, memory.
+
+In: nothing (`python -m benchmarks.loader`; `--help` lists sizes). Out: one JSON line. Shards of 512 x 512, 512 x 384 and 1024 x 768 JPEGs in equal
+parts are made first: noise with a photograph's spectrum, at about 69 KB for 512 x 512. Both sides read, decode, crop, normalise and tokenise
+in this process on one thread; CPU time counts. open_clip's side is the pipeline of its trainer: WebDataset, PIL, `image_transform`, its
+tokeniser. Rounds alternate and the best of each side is taken, because a busy machine slows single rounds only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import itertools
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+import webdataset.compat
+from open_clip.transform import AugmentationCfg, image_transform
+from PIL import Image
+
+from diht_k8s.recipe.shards.samples import write_samples
+from diht_k8s.recipe.shards.sets import Shard
+from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.training import assembly
+from diht_k8s.recipe.training.assembly import Assembler, Job
+from diht_k8s.recipe.training.augment import train_view
+from diht_k8s.recipe.training.order import Order
+from diht_k8s.recipe.training.source import Source
+
+SIZES = ((512, 512), (512, 384), (1024, 768))
+CAPTIONS = ("a man riding a brown horse on the beach", "two small dogs are chasing a red ball in the park, photo {}")
+
+
+def photo(width: int, height: int, rng: np.random.Generator) -> Image.Image:
+    """Noise whose amplitude falls with the frequency, as in photographs."""
+    spectrum = np.fft.rfft2(rng.standard_normal((height, width, 3)), axes=(0, 1))
+    rows, columns = np.fft.fftfreq(height)[:, None, None], np.fft.rfftfreq(width)[None, :, None]
+    frequency = np.maximum(np.hypot(rows, columns), 1 / max(width, height))
+    pixels = np.fft.irfft2(spectrum / frequency**1.1, s=(height, width), axes=(0, 1))
+    scaled = (pixels - pixels.mean()) / pixels.std() * 45 + 120
+    return Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8))
+
+
+def write_shards(folder: Path, pictures: int, shards: int, sizes: tuple[tuple[int, int], ...]) -> list[Shard]:
+    """Shards with pictures of the sizes in turn."""
+    rng, made = np.random.default_rng(0), []
+    distinct = [photo(*sizes[index % len(sizes)], rng) for index in range(12)]
+    for number in range(shards):
+        samples = []
+        for index in range(pictures // shards):
+            buffer = io.BytesIO()
+            distinct[(number + index) % 12].save(buffer, "JPEG", quality=75)
+            text = CAPTIONS[index % 2].format(number * 10_000 + index).encode()
+            samples.append((f"{number:03}{index:05}", {"jpg": buffer.getvalue(), "txt": text}))
+        uri = str(folder / f"{number:05}.tar")
+        write_samples(Storage(), uri, samples)
+        made.append(Shard(f"made-{number:05}", uri, "made", samples=len(samples)))
+    return made
+
+
+def job_over(shards: list[Shard], batch_size: int, image_size: int) -> Job:
+    """What our side makes batches of; every picture is new to it."""
+    assembly.PICTURE_CACHE_BYTES = 0
+    order = Order.of([shard.samples or 0 for shard in shards], batch_size, seed=0)
+    return Job(Source(Storage(), shards), order, batch_size, image_size, context_length=77, seed=0)
+
+
+def ours(job: Job, *, rank: int = 0, world: int = 1, position: int = 0) -> Iterator[int]:
+    """Number of pictures of each batch, normalised pixels included."""
+    assembler = Assembler(job, rank=rank, world=world)
+    for start in itertools.count(position, job.batch_size):
+        yield len(assembler.batch(start).images_BCHW)
+
+
+def open_clips(shards: list[Shard], batch_size: int, image_size: int) -> Iterator[int]:
+    """The same by the pipeline of open_clip's trainer."""
+    preprocess = image_transform(
+        image_size, is_train=True, mean=open_clip.OPENAI_DATASET_MEAN, std=open_clip.OPENAI_DATASET_STD,
+        aug_cfg=AugmentationCfg(scale=(0.9, 1.0)),
+    )  # fmt: skip
+    tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=77)
+    while True:
+        data: Any = webdataset.compat.WebDataset([shard.uri for shard in shards], shardshuffle=False).shuffle(1000)
+        pipeline = (
+            data.decode("pilrgb")
+            .rename(image="jpg;png;jpeg;webp", text="txt")
+            .map_dict(image=preprocess, text=lambda text: tokenizer(text)[0])
+            .to_tuple("image", "text")
+            .batched(batch_size, partial=False)
+        )
+        for images, _ in pipeline:
+            yield len(images)
+
+
+def cpu_s(batches: Iterator[int], number: int) -> float:
+    """CPU seconds for one picture, over a number of batches."""
+    before, count = time.process_time(), 0
+    for size in itertools.islice(batches, number):
+        count += size
+    return (time.process_time() - before) / count
+
+
+def compare(shards: list[Shard], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Best CPU time of both sides, in turn."""
+    sides: dict[str, Callable[[], Iterator[int]]] = {
+        "ours": lambda: ours(job_over(shards, arguments.batch, arguments.size)),
+        "open_clip": lambda: open_clips(shards, arguments.batch, arguments.size),
+    }
+    running = {name: make() for name, make in sides.items()}
+    for batches in running.values():  # files into the page cache, code into memory
+        next(batches)
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(arguments.rounds):
+        for name, batches in running.items():
+            times[name].append(cpu_s(batches, arguments.steps))
+    best = {name: min(values) for name, values in times.items()}
+    return {
+        "images_per_s_and_core": {name: round(1 / value, 1) for name, value in best.items()},
+        "speedup": round(best["open_clip"] / best["ours"], 2),
+    }
+
+
+def by_size(folder: Path, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """The comparison over the mix, and for each size alone."""
+    kinds = {"mix": SIZES, **{f"{width}x{height}": ((width, height),) for width, height in SIZES}}
+    found = {}
+    for name, sizes in kinds.items():
+        place = folder / name
+        place.mkdir()
+        shards = write_shards(place, arguments.pictures, 4, sizes)
+        found[name] = {
+            **compare(shards, arguments),
+            "kb_per_picture": round(_bytes(shards) / arguments.pictures / 1000),
+        }
+    return found
+
+
+def _bytes(shards: list[Shard]) -> int:
+    return sum(Path(shard.uri).stat().st_size for shard in shards)
+
+
+def largest_mean_difference(shards: list[Shard], image_size: int) -> float:
+    """Of our views from PIL's, in levels of 255, over the pictures of a shard; decoding included."""
+    from diht_k8s.recipe.shards.pictures import decode
+    from diht_k8s.recipe.shards.pixels import decode_pixels
+    from diht_k8s.recipe.shards.samples import read_samples
+    from diht_k8s.recipe.training.augment import crop_box
+    from diht_k8s.recipe.training.order import generator
+
+    worst = 0.0
+    for sample in itertools.islice(read_samples(Storage(), shards[0].uri), 24):
+        view = train_view(decode_pixels(sample.image), image_size, seed=0, epoch=0, uid=sample.uid)
+        image = decode(sample.image)
+        box = crop_box(*image.size, generator(0, "crop", 0, sample.uid))
+        pil = np.asarray(image.crop(box).resize((image_size, image_size), Image.Resampling.BICUBIC)).astype(int)
+        worst = max(worst, float(np.abs(view.permute(1, 2, 0).numpy() - pil).mean()))
+    return round(worst, 4)
+
+
+def pictures_per_second(job: Job, world: int, seconds: float) -> tuple[float, float]:
+    """Of so many processes of one thread each, side by side, each as one rank: by CPU time and by the clock."""
+    context = multiprocessing.get_context("fork")
+    start, results = context.Barrier(world), context.Queue()
+
+    def work(rank: int) -> None:
+        torch.set_num_threads(1)
+        batches = ours(job, rank=rank, world=world)
+        next(batches)
+        start.wait()
+        began, cpu, count = time.monotonic(), time.process_time(), 0
+        while time.monotonic() - began < seconds:
+            count += next(batches)
+        results.put((count / (time.process_time() - cpu), count / (time.monotonic() - began)))
+
+    processes = [context.Process(target=work, args=(rank,)) for rank in range(world)]
+    for process in processes:
+        process.start()
+    rates = [results.get() for _ in processes]
+    for process in processes:
+        process.join()
+    return sum(cpu for cpu, _ in rates), sum(wall for _, wall in rates)
+
+
+def scaling(job: Job, rounds: int, seconds: float) -> dict[str, float]:
+    """Two processes against one, in turn; the best of each. By the clock it says something on an idle machine only."""
+    rates: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
+    for _ in range(rounds):
+        for world in rates:
+            rates[world].append(pictures_per_second(job, world, seconds))
+    best = {world: [max(column) for column in zip(*found, strict=True)] for world, found in rates.items()}
+    return {name: round(best[2][place] / best[1][place], 2) for place, name in enumerate(("cpu_time", "wall_time"))}
+
+
+def memory_by_epoch(job: Job, epochs: int) -> list[float]:
+    """Resident MiB after each epoch."""
+    batches, found = ours(job), []
+    for _ in range(epochs):
+        for _ in range(job.order.total // job.batch_size):
+            next(batches)
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        found.append(round(pages * resource.getpagesize() / 2**20, 1))
+    return found
+
+
+def report(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Everything that is measured, ready for one JSON line."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        result: dict[str, Any] = {"benchmark": "loader", "sizes": vars(arguments), **by_size(folder, arguments)}
+        shards = [Shard(path.stem, str(path), "made", samples=arguments.pictures // 4) for path in folder.glob("mix/*")]
+        result["largest_mean_pixel_difference"] = largest_mean_difference(shards, arguments.size)
+        small = job_over(shards, arguments.batch, arguments.size)
+        result["two_processes_against_one"] = scaling(small, arguments.rounds, arguments.seconds)
+        result["resident_mib_after_each_epoch"] = memory_by_epoch(
+            job_over(shards, arguments.batch, arguments.size), arguments.epochs
+        )
+    return {**result, "torch": torch.__version__, "machine": f"{platform.machine()}, {os.cpu_count()} cores"}
+
+
+def main() -> None:
+    """Print the report."""
+    parser = argparse.ArgumentParser(description="The training's loader beside open_clip's, one JSON line.")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--pictures", type=int, default=384, help="in all shards together")
+    parser.add_argument("--steps", type=int, default=2, help="batches of a round")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of a round of the scaling measurement")
+    parser.add_argument("--epochs", type=int, default=10)
+    torch.set_num_threads(1)
+    print(json.dumps(report(parser.parse_args())))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Reading a shard from S3 beside a raw download of the same object by boto3: bytes a second, by the clock and by CPU time.
+
+In: nothing (`python -m benchmarks.s3_read`; `--help` lists sizes). Out: one JSON line. A SeaweedFS server on the loopback holds one object of random
+bytes. Our side streams it as the loader does (`Storage.open`: ranges fetched ahead, ETag and length checked); the other is
+`get_object(...)["Body"]`, read in blocks of the same size and checked by nobody. Rounds alternate, the best of each side counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import boto3
+
+from benchmarks._seaweed import BUCKET, running
+from diht_k8s.api.data import StorageRule
+from diht_k8s.recipe.shards.storage import Storage
+
+BLOCK_BYTES = 1 << 20
+
+
+def ours(storage: Storage, uri: str, use: Callable[[bytes], object]) -> int:
+    """The bytes of the object, passed on block by block."""
+    count = 0
+    with storage.open(uri) as file:
+        while block := file.read(BLOCK_BYTES):
+            use(block)
+            count += len(block)
+    return count
+
+
+def raw(client: Any, key: str, use: Callable[[bytes], object]) -> int:
+    """The same by one GET."""
+    count = 0
+    body = client.get_object(Bucket=BUCKET, Key=key)["Body"]
+    while block := body.read(BLOCK_BYTES):
+        use(block)
+        count += len(block)
+    return count
+
+
+def best_of(sides: dict[str, Callable[[], int]], rounds: int, size: int) -> dict[str, dict[str, float]]:
+    """MiB a second of each side, by the clock and by CPU time of this process, in turn."""
+    found: dict[str, dict[str, float]] = {name: {"wall": 0.0, "cpu": 0.0} for name in sides}
+    for _ in range(rounds):
+        for name, read in sides.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            assert read() == size
+            spent = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+            found[name] = {kind: max(found[name][kind], size / 2**20 / spent[kind]) for kind in spent}
+    return {name: {kind: round(rate, 1) for kind, rate in rates.items()} for name, rates in found.items()}
+
+
+def report(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Everything that is measured, ready for one JSON line."""
+    size, result = arguments.mib << 20, {"benchmark": "s3_read", "sizes": vars(arguments)}
+    with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as endpoint:
+        rule = StorageRule.model_validate({"prefix": f"s3://{BUCKET}", "endpointURL": endpoint, "region": "us-east-1"})
+        storage, uri = Storage([rule]), f"s3://{BUCKET}/shard.tar"
+        content = random.Random(0).randbytes(size)
+        storage.write_bytes(uri, content)
+        client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
+        digests = [hashlib.sha256(), hashlib.sha256()]
+        ours(storage, uri, digests[0].update)
+        raw(client, "shard.tar", digests[1].update)
+        assert digests[0].digest() == digests[1].digest() == hashlib.sha256(content).digest()
+        del content
+        sides = {"ours": lambda: ours(storage, uri, len), "boto3": lambda: raw(client, "shard.tar", len)}
+        rates = best_of(sides, arguments.rounds, size)
+    ratio = {kind: round(rates["ours"][kind] / rates["boto3"][kind], 2) for kind in ("wall", "cpu")}
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    return {**result, "mib_per_s": rates, "ratio": ratio, "machine": machine}
+
+
+def main() -> None:
+    """Print the report."""
+    parser = argparse.ArgumentParser(description="Reading a shard from S3 beside boto3's raw download, one JSON line.")
+    parser.add_argument("--mib", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=15)
+    print(json.dumps(report(parser.parse_args())))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,249 @@
+"""Objects on S3, read by ranges: ahead of the reader, again from where a connection broke, and only ever one version of the object.
+
+In: an S3 client of botocore, bucket and key. Out: a file that streams forwards. A request that the server refuses for now (503, a throttle, no
+connection) is repeated by botocore with growing, jittered pauses; a body that breaks off or comes short is asked for again from the byte
+where it ended, here. Each range must carry the ETag and the size of the first one: an object that is replaced meanwhile is an error, never a
+mixture. What is read ahead is bounded in bytes over all files of a process.
+"""
+
+from __future__ import annotations
+
+import io
+import queue
+import random
+import re
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+from botocore.exceptions import (
+    ClientError,
+    ConnectionClosedError,
+    IncompleteReadError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
+from urllib3.exceptions import HTTPError
+
+from diht_k8s.api.errors import DataError, RetryableError
+
+BLOCK_BYTES: Final = 32 << 20
+"""One range: large enough that neither latency nor the 2 ms that botocore computes for each request count."""
+MIN_BLOCK_BYTES: Final = 256 << 10
+AHEAD: Final = 1
+"""Ranges that are fetched beside the one that is read."""
+READ_AHEAD_BYTES: Final = 256 << 20
+"""For all open files of a process together; with many files the ranges get smaller."""
+MAX_BREAKS: Final = 12
+"""Bodies of one range that may break off one after the other."""
+MAX_PAUSE_S: Final = 10.0
+CHUNK_BYTES: Final = 1 << 20
+BROKEN: Final = (
+    ConnectionClosedError,
+    IncompleteReadError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+    HTTPError,
+    ConnectionError,
+    TimeoutError,
+)
+"""How a body ends that does not end well; botocore passes some of urllib3's own through."""
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+
+
+class Reader:
+    """Opens objects; one for each process, since it has connections and threads."""
+
+    def __init__(self, client: Any, *, sleep: Callable[[float], object] = time.sleep) -> None:
+        """Make a reader.
+
+        Args:
+            client: botocore's or boto3's S3 client.
+            sleep: pauses between two tries.
+        """
+        self._client, self._sleep = client, sleep
+        self._threads = ThreadPoolExecutor(16, thread_name_prefix="s3-read")
+        self._files, self._lock = 0, threading.Lock()
+
+    def open(self, bucket: str, key: str) -> ObjectFile:
+        """The object as a file that reads forwards.
+
+        Raises:
+            ClientError: the server refuses the object; see `storage` for what becomes of it.
+        """
+        return ObjectFile(self, bucket, key)
+
+    def fetch(self, bucket: str, key: str, begin: int, size: int, sink: Sink) -> None:
+        """Pass bytes from `begin` on, at most `size`, to `sink` as they come.
+
+        Raises:
+            DataError: the object has another ETag than the sink knows of.
+            RetryableError: the bodies broke off too often.
+        """
+        breaks = 0
+        while sink.done < min(size, sink.total - begin):
+            before = sink.done
+            try:
+                self._request(bucket, key, begin + before, begin + size, sink)
+                reason = "a short answer"
+            except BROKEN as error:
+                reason = f"{type(error).__name__}: {error}"
+            if sink.done < min(size, sink.total - begin):
+                breaks = 0 if sink.done > before else breaks + 1
+                if breaks >= MAX_BREAKS:
+                    raise RetryableError(
+                        f"cannot read s3://{bucket}/{key}: {MAX_BREAKS} answers in a row broke off ({reason}): "
+                        "start again when the storage answers"
+                    )
+                self._sleep(random.uniform(0, min(0.05 * 2**breaks, MAX_PAUSE_S)))
+
+    def _request(self, bucket: str, key: str, first: int, end: int, sink: Sink) -> None:
+        """One request for what is missing."""
+        condition = {"IfMatch": sink.etag} if sink.etag else {}
+        try:
+            answer = self._client.get_object(Bucket=bucket, Key=key, Range=f"bytes={first}-{end - 1}", **condition)
+        except ClientError as error:
+            code = error.response.get("Error", {}).get("Code", "")
+            if code in ("InvalidRange", "416") and first == 0:  # no byte to give: the object is empty
+                head = self._client.head_object(Bucket=bucket, Key=key)
+                sink.total, sink.etag = int(head["ContentLength"]), head["ETag"]
+                return
+            if code in ("PreconditionFailed", "412"):
+                raise _changed(bucket, key) from error
+            raise
+        body = answer["Body"]
+        try:
+            total = _total(answer, first)
+            if sink.etag not in ("", answer["ETag"]):
+                raise _changed(bucket, key)
+            sink.total, sink.etag = total, answer["ETag"]
+            while chunk := body.read(CHUNK_BYTES):
+                sink.done += len(chunk)
+                sink.put(chunk)
+        finally:
+            body.close()
+
+    def block_bytes(self) -> int:
+        """Size of the next range, by the number of open files."""
+        share = READ_AHEAD_BYTES // ((AHEAD + 1) * max(self._files, 1))
+        return max(MIN_BLOCK_BYTES, min(BLOCK_BYTES, share))
+
+    def start(self, bucket: str, key: str, begin: int, size: int, sink: Sink) -> None:
+        """Fetch in a thread."""
+
+        def work() -> None:
+            try:
+                if not sink.forgotten:
+                    self.fetch(bucket, key, begin, size, sink)
+                sink.put(None)
+            except BaseException as error:  # handed over to the thread that reads
+                sink.put(error)
+
+        self._threads.submit(work)
+
+    def count_files(self, change: int) -> None:
+        """Note that files were opened or closed."""
+        with self._lock:
+            self._files += change
+
+
+class Sink:
+    """Takes the chunks of a range as they come, and what the answers say about the object."""
+
+    def __init__(self, etag: str = "", *, total: int = sys.maxsize) -> None:
+        """Make a sink; without an ETag the first answer tells it."""
+        self.etag, self.total, self.done = etag, total, 0
+        self.forgotten = False
+        """whether nobody reads any more."""
+        self._items: queue.SimpleQueue[bytes | BaseException | None] = queue.SimpleQueue()
+
+    def put(self, item: bytes | BaseException | None) -> None:
+        """Take a chunk, or None or an error at the end."""
+        self._items.put(item)
+
+    def next(self) -> bytes | None:
+        """The next chunk, None at the end."""
+        item = self._items.get()
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+
+class ObjectFile(io.BufferedIOBase):
+    """An object that is read forwards."""
+
+    def __init__(self, reader: Reader, bucket: str, key: str) -> None:
+        """Ask for the first range, which tells size and ETag; `Reader.open` is the way here."""
+        self._reader, self._bucket, self._key = reader, bucket, key
+        self._rest = memoryview(b"")
+        self._coming: deque[Sink] = deque()
+        self._about, self._asked = Sink(), 0
+        """the first range's, which knows size and ETag."""
+        reader.count_files(1)
+        self._ask(self._about)
+
+    def readable(self) -> bool:
+        """It is for reading."""
+        return True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """So many bytes, fewer at the end only; all that are left without a number."""
+        wanted, parts = -1 if size is None else size, list[memoryview]()
+        while wanted != 0 and (self._rest or self._next()):
+            part = self._rest if wanted < 0 else self._rest[:wanted]
+            self._rest = self._rest[len(part) :]
+            wanted -= len(part) if wanted > 0 else 0
+            parts.append(part)
+        if len(parts) == 1 and isinstance(parts[0].obj, bytes) and len(parts[0]) == len(parts[0].obj):
+            return parts[0].obj  # a whole chunk, as it came
+        return b"".join(parts)
+
+    def read1(self, size: int = -1, /) -> bytes:
+        """What `read` gives."""
+        return self.read(size)
+
+    def close(self) -> None:
+        """Forget what is on its way."""
+        if not self.closed:
+            self._reader.count_files(-1)
+            for coming in self._coming:
+                coming.forgotten = True
+            self._coming.clear()
+        super().close()
+
+    def _next(self) -> bool:
+        """Take the next chunk; False at the end."""
+        while self._coming:
+            chunk = self._coming[0].next()
+            if chunk is None:
+                self._coming.popleft()
+            while self._asked < self._about.total and len(self._coming) <= AHEAD:
+                self._ask(Sink(self._about.etag, total=self._about.total))
+            if chunk is not None:
+                self._rest = memoryview(chunk)
+                return True
+        return False
+
+    def _ask(self, sink: Sink) -> None:
+        size = min(self._reader.block_bytes(), self._about.total - self._asked)
+        self._reader.start(self._bucket, self._key, self._asked, size, sink)
+        self._coming.append(sink)
+        self._asked += size
+
+
+def _total(answer: Any, first: int) -> int:
+    """The object's size, by an answer that must begin where it was asked to."""
+    match = _CONTENT_RANGE.fullmatch(answer.get("ContentRange", ""))
+    if match is None or int(match[1]) != first:
+        raise ConnectionError(f"the answer has the range {answer.get('ContentRange')!r} instead of one from {first}")
+    return int(match[3])
+
+
+def _changed(bucket: str, key: str) -> DataError:
+    return DataError(
+        f"s3://{bucket}/{key} was replaced while it was read: start again, and leave input alone during a run"
+    )

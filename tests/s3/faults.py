@@ -1,0 +1,185 @@
+"""A proxy in front of an S3 server that disturbs what passes: refusals, cut and short answers, slowness, expired credentials; and counts it.
+
+It runs in a thread of the test, on asyncio, and hands each request on by a connection of its own. Signatures stay valid because the Host header does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+HEAD_BYTES = 1 << 16
+
+
+@dataclass
+class Faults:
+    """What is disturbed from now on; a test changes it while requests pass."""
+
+    refuse: float = 0.0
+    """share of requests that get 503 SlowDown."""
+    cut: float = 0.0
+    """share of answers with a body whose connection breaks in the middle."""
+    short: float = 0.0
+    """share of ranges that come shorter than asked for, and say so."""
+    slow_s: float = 0.0
+    """pause before an answer."""
+    expired: bool = False
+    """whether credentials have expired."""
+    seed: int = 0
+    only: str = ""
+    """pattern of the paths that are disturbed; all without one."""
+    counts: Counter[str] = field(default_factory=Counter)
+    """requests by what happened to them, and `VERB /path`."""
+
+
+class Proxy:
+    """Listens on the loopback until it is closed."""
+
+    def __init__(self, upstream: str) -> None:
+        host, _, port = upstream.removeprefix("http://").partition(":")
+        self._upstream = (host, int(port))
+        self.faults = Faults()
+        self._random = random.Random(0)
+        self._loop = asyncio.new_event_loop()
+        started = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(started,), daemon=True)
+        self._thread.start()
+        started.wait(10)
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    def set(self, **faults: object) -> Faults:
+        """Other faults, with counts of their own."""
+        self.faults = Faults(**faults)  # type: ignore[arg-type]
+        self._random = random.Random(self.faults.seed)
+        return self.faults
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+
+    def _run(self, started: threading.Event) -> None:
+        asyncio.set_event_loop(self._loop)
+        server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0, limit=HEAD_BYTES))
+        self._port = server.sockets[0].getsockname()[1]
+        started.set()
+        self._loop.run_forever()
+        server.close()
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
+        self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.close()
+
+    async def _serve(self, client: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            while await self._one(client, answer):
+                pass
+        answer.close()
+
+    async def _one(self, client: asyncio.StreamReader, answer: asyncio.StreamWriter) -> bool:
+        """One request; False when the connection is to end."""
+        head = await client.readuntil(b"\r\n\r\n")
+        verb, path = head.split(b" ", 2)[:2]
+        faults, draw = self.faults, self._random.random
+        faults.counts["requests"] += 1
+        faults.counts[f"{verb.decode()} {path.decode().partition('?')[0]}"] += 1
+        if _has(head, b"expect: 100-continue"):
+            answer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            head = re.sub(rb"(?i)expect: 100-continue\r\n", b"", head)
+        body = await _body(head, client)
+        disturbed = re.search(faults.only, path.decode()) is not None
+        if disturbed and faults.slow_s:
+            await asyncio.sleep(faults.slow_s)
+        if disturbed and (faults.expired or draw() < faults.refuse):
+            faults.counts["refused"] += 1
+            error = (b"400 Bad Request", b"ExpiredToken") if faults.expired else (b"503 Slow Down", b"SlowDown")
+            answer.write(_refusal(*error, head=verb == b"HEAD"))
+            await answer.drain()
+            return True
+        return await self._forward(verb, head, body, answer, disturbed=disturbed)
+
+    async def _forward(
+        self, verb: bytes, head: bytes, body: bytes, answer: asyncio.StreamWriter, *, disturbed: bool
+    ) -> bool:
+        faults, draw = self.faults, self._random.random
+        server, request = await asyncio.open_connection(*self._upstream, limit=HEAD_BYTES)
+        try:
+            request.write(head + body)
+            reply = await server.readuntil(b"\r\n\r\n")
+            content = (
+                b""
+                if verb == b"HEAD" or b" 304 " in reply[:20] or b" 204 " in reply[:20]
+                else await _body(reply, server)
+            )
+        finally:
+            request.close()
+        if disturbed and len(content) > 10 and _field(reply, b"content-range") and draw() < faults.short:
+            faults.counts["short"] += 1
+            content = content[: len(content) // 2]
+            reply = _shortened(reply, len(content))
+        answer.write(reply)
+        if disturbed and verb == b"GET" and len(content) > 10 and draw() < faults.cut:
+            faults.counts["cut"] += 1
+            answer.write(content[: len(content) // 3])
+            await answer.drain()
+            return False
+        answer.write(content)
+        await answer.drain()
+        return not _has(reply, b"connection: close")
+
+
+async def _body(head: bytes, source: asyncio.StreamReader) -> bytes:
+    """The body behind a head, as it came."""
+    if _has(head, b"transfer-encoding: chunked"):
+        parts = []
+        while True:
+            line = await source.readuntil(b"\r\n")
+            size = int(line.split(b";")[0], 16)
+            parts.append(line)
+            if size == 0:
+                while (line := await source.readuntil(b"\r\n")) != b"\r\n":
+                    parts.append(line)
+                return b"".join([*parts, b"\r\n"])
+            parts.append(await source.readexactly(size + 2))
+    return await source.readexactly(int(_field(head, b"content-length") or 0))
+
+
+def _field(head: bytes, name: bytes) -> bytes | None:
+    match = re.search(rb"(?im)^" + name + rb":\s*(.*?)\r$", head)
+    return match[1] if match else None
+
+
+def _shortened(reply: bytes, size: int) -> bytes:
+    """The head of an answer that says that it gives so many bytes of its range."""
+    begin = int(re.findall(rb"\d+", _field(reply, b"content-range") or b"0")[0])
+    reply = re.sub(rb"(?i)(content-range: bytes )\d+-\d+", rb"\g<1>%d-%d" % (begin, begin + size - 1), reply)
+    return re.sub(rb"(?i)(content-length: )\d+", rb"\g<1>%d" % size, reply)
+
+
+def _has(head: bytes, line: bytes) -> bool:
+    return line in head.lower()
+
+
+def _refusal(status: bytes, code: bytes, *, head: bool) -> bytes:
+    body = (
+        b"" if head else b"<?xml version='1.0'?><Error><Code>" + code + b"</Code><Message>by the test</Message></Error>"
+    )
+    return b"HTTP/1.1 %s\r\nContent-Type: application/xml\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body)
+
+
+@contextlib.contextmanager
+def proxy_before(upstream: str) -> Iterator[Proxy]:
+    """A proxy while the block runs."""
+    proxy = Proxy(upstream)
+    try:
+        yield proxy
+    finally:
+        proxy.close()
