@@ -5,14 +5,19 @@ from __future__ import annotations
 import base64
 import io
 import json
+import runpy
+import sys
 import tarfile
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
+from diht_k8s.api.documents import check
 from diht_k8s.recipe.shards.pictures import decode
 from tests.contract.chart_pictures import CAPTIONS
-from tests.contract.charts import helm_program, rendered
+from tests.contract.charts import CHART, helm_program, rendered
 
 pytestmark = pytest.mark.timeout(600)  # the first one may build helm
 
@@ -68,3 +73,72 @@ def test_pods_of_its_run_follow_the_values(helm: str, values: dict[str, Any], po
     found = json.loads(next(each["value"] for each in variables if each["name"] == "PODS"))
     defaults = {"imagePullPolicy": "IfNotPresent", "imagePullSecrets": [], "resources": RESOURCES}
     assert found == {**defaults, **pods}
+
+
+class Runs:
+    """The API server's answers to the script: the statuses one after the other, the last one for ever."""
+
+    def __init__(self, *statuses: dict[str, str]) -> None:
+        self.statuses, self.calls = list(statuses), list[str]()
+
+    def create_namespaced_custom_object(self, *at: Any) -> None:
+        self.document = at[-1]
+        self.calls.append("create")
+
+    def patch_namespaced_custom_object(self, *at: Any) -> None:
+        assert at[-1] == {"spec": {"suspend": False}}
+        self.calls.append("patch")
+
+    def delete_namespaced_custom_object(self, *at: Any) -> None:
+        self.calls.append("delete")
+
+    def get_namespaced_custom_object(self, *at: Any) -> dict[str, Any]:
+        found = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
+        conditions = [
+            {"type": kind, "status": str(kind == "Failed"), "reason": reason} for kind, reason in found.items()
+        ]
+        return {"status": {"conditions": conditions}} if conditions else {}
+
+
+def end_of_script() -> str:
+    """What it ends with: a complaint, or nothing."""
+    try:
+        runpy.run_path(str(CHART / "files/test_run.py"))
+    except SystemExit as stop:
+        return str(stop.code)
+    return ""
+
+
+SUSPENDED = {"Accepted": "Valid", "Progressing": "Suspended"}
+DONE = {"Progressing": "Complete", "Complete": "Complete"}
+
+
+@pytest.mark.parametrize(
+    ("pods", "statuses", "calls", "said"),
+    [
+        ({"image": "r"}, [{}, SUSPENDED, DONE], ["create", "patch", "delete"], None),
+        ({"image": ""}, [SUSPENDED], ["create", "delete"], None),
+        ({"image": "r"}, [{}], ["create", "delete"], "did not become Suspended: no status at all"),
+        ({"image": "r"}, [SUSPENDED, {"Progressing": "ImagePullFailed"}], ["create", "patch", "delete"], "Complete did not become Complete: Progressing=False ImagePullFailed"),
+        ({"image": "r"}, [SUSPENDED, {"Failed": "UserError"}, {}], ["create", "patch", "delete"], "Failed=True UserError"),
+    ],
+    ids=["completes", "no-program", "no-operator", "no-image", "fails"],
+)  # fmt: skip
+def test_script_says_what_happened_and_deletes_its_run_in_any_case(
+    pods: dict[str, Any], statuses: list[Any], calls: list[str], said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = Runs(*statuses)
+    fake = SimpleNamespace(
+        client=SimpleNamespace(CustomObjectsApi=lambda: runs),
+        config=SimpleNamespace(load_incluster_config=lambda: None),
+    )
+    monkeypatch.setitem(sys.modules, "kubernetes", fake)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    settings = {"NAMESPACE": "n", "RUN": "r", "PICTURES": "p", "TIMEOUT_SECONDS": "0.05", "PODS": json.dumps(pods)}
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    ended = end_of_script()
+    assert said in ended if said else ended == ""
+    assert runs.calls == calls
+    run, problems = check(yaml.safe_dump(runs.document))
+    assert run is not None, problems
