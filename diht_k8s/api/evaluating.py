@@ -16,14 +16,16 @@ class Benchmark(Model):
 
     name: Text
     """name in the report."""
-    type: Literal["Classification", "Retrieval"]
-    """type of the task."""
+    type: Literal["Classification", "Retrieval", "AnswerRanking"]
+    """type of the task; AnswerRanking is visual question answering by ranking candidate answers."""
     shards: Shards
-    """shards of test pictures with captions, or with a class index (member .cls, or `cls` in the .json)."""
+    """shards of test pictures with captions, with a class index (member .cls, or `cls` in the .json), or with questions."""
     templates: Annotated[list[Text], Field(max_length=256)] = ["{}"]
-    """templates around a class name or caption, `{}` or `{c}` standing for it; `openai80` names OpenAI's ImageNet set."""
+    """templates around a class name or caption, `{}` or `{c}` standing for it; `openai80` names OpenAI's ImageNet set.
+    For AnswerRanking `{question}` and `{answer}` stand for those."""
     class_names: Uri | None = None
-    """classNames is a text file, one name a line in the order of the class indexes (Classification)."""
+    """classNames is a text file, one name a line in the order of the class indexes (Classification), or the answers to choose
+    from where a question brings none (AnswerRanking)."""
 
 
 class FewShot(Model):
@@ -50,5 +52,7 @@ class Evaluate(Model):
     """benchmarks to run; names are unique."""
     few_shot: FewShot | None = None
     """fewShot adds the probe on every Classification benchmark."""
+    workers: Annotated[int, Field(ge=1, le=4096, json_schema_extra=PLACEMENT)] = 1
+    """workers is the number of pods (or processes) that share the pictures; each shard is encoded once."""
     pods: Annotated[Pods | None, Field(json_schema_extra=PLACEMENT)] = None
     """pods overrides spec.pods for this stage."""

@@ -1,4 +1,4 @@
-"""Commands around evaluation: `diht convert`."""
+"""Commands around evaluation: `diht benchmarks` and `diht convert`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,36 @@ from typing import Any
 
 def add_evaluation_commands(commands: Any) -> None:
     """Register them."""
+    _add_benchmarks(commands)
     _add_convert(commands)
+
+
+def _add_benchmarks(commands: Any) -> None:
+    parser = commands.add_parser("benchmarks", help="list known benchmarks, and which lie below a folder")
+    parser.description = (
+        "List the benchmarks of a catalogue; with ROOT, say which lie below it (ROOT/NAME/test/*.tar, the layout of "
+        "clip-benchmark). --yaml prints those that are whole as spec.evaluate.benchmarks, ready to be pasted into a run document."
+    )
+    parser.add_argument("root", metavar="ROOT", nargs="?", help="folder or s3:// prefix that holds benchmarks")
+    parser.add_argument(
+        "--list", default="diht29", dest="catalogue", metavar="NAME", help="diht29 (default) or datacomp38"
+    )
+    parser.add_argument("--yaml", action="store_true", help="print a part of a run document")
+    parser.set_defaults(command=_benchmarks)
+
+
+def _benchmarks(options: argparse.Namespace) -> int:
+    from diht_k8s.recipe.runtime.stage import exit_code_of
+
+    def work() -> None:
+        from diht_k8s.cli.benchmark_list import benchmark_list, benchmark_yaml
+
+        if options.yaml:
+            print(benchmark_yaml(options.catalogue, options.root), end="")
+        else:
+            print(benchmark_list(options.catalogue, options.root))
+
+    return exit_code_of(work)
 
 
 def _add_convert(commands: Any) -> None:

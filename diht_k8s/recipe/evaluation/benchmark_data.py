@@ -1,7 +1,8 @@
 """Benchmark shards in, encoded pictures with captions and classes out; unusable samples are counted by reason.
 
 Layouts: WebDataset as everywhere here; several captions of one picture stand as lines of the .txt or as a list
-`captions` in the .json; the class is the number in a .cls member or `cls` in the .json.
+`captions` in the .json; the class is the number in a .cls member or `cls` in the .json; questions stand in the .json:
+`question` with `answer` or `answers` (and `candidates`), or a list `questions` of such.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from PIL import Image
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.evaluating import Benchmark
+from diht_k8s.recipe.evaluation.answers import ANSWER, QUESTION, Question
 from diht_k8s.recipe.evaluation.features import IMAGE_BATCH, encode_images
 from diht_k8s.recipe.evaluation.models import LoadedModel
 from diht_k8s.recipe.shards.pictures import BadPictureError, decode
@@ -27,6 +29,7 @@ from diht_k8s.recipe.shards.storage import Storage
 
 OPENAI_TEMPLATES: Final = "openai80"
 MAX_CAPTIONS: Final = 64
+MAX_QUESTIONS: Final = 256
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Item:
     uid: str
     captions: tuple[str, ...]
     label: int | None
+    questions: tuple[Question, ...] = ()
 
 
 @dataclass
@@ -126,13 +130,31 @@ def label_of(sample: Sample) -> int | None:
     return value
 
 
+def questions_of(sample: Sample) -> tuple[Question, ...]:
+    """The questions about a picture; one without an answer cannot be judged and is left out."""
+    listed = sample.meta.get("questions", [sample.meta])
+    found: list[Question] = []
+    for entry in listed[:MAX_QUESTIONS] if isinstance(listed, list) else []:
+        if not isinstance(entry, dict) or not isinstance(entry.get("question"), str):
+            continue
+        answers = _strings(entry.get("answers", [entry.get("answer")]))
+        if answers:
+            found.append(Question(entry["question"].strip(), answers, _strings(entry.get("candidates"))))
+    return tuple(found)
+
+
+def _strings(values: object) -> tuple[str, ...]:
+    return tuple(value for value in values if isinstance(value, str) and value) if isinstance(values, list) else ()
+
+
 def class_names(storage: Storage, benchmark: Benchmark) -> list[str]:
-    """The names of a Classification benchmark, in the order of the indexes.
+    """The names of a Classification benchmark in the order of the indexes, or the answers to choose from; [] where none are given.
 
     Raises:
         UserError: fewer than two names, or an empty line between names.
     """
-    assert benchmark.class_names is not None, "the run document's rules ask for it"
+    if benchmark.class_names is None:
+        return []
     names = [line.strip() for line in storage.read_text(benchmark.class_names).rstrip().splitlines()]
     if len(names) < 2 or not all(names):
         raise UserError(
@@ -145,8 +167,10 @@ def templates_of(benchmark: Benchmark) -> list[str]:
     """The templates, the name `openai80` replaced by OpenAI's 80 for ImageNet (as open_clip ships them).
 
     Raises:
-        UserError: a template without a place for the text.
+        UserError: a template without a place for the text (for AnswerRanking: for the answer).
     """
+    if benchmark.type == "AnswerRanking":
+        return _answer_templates(benchmark)
     templates: list[str] = []
     for template in benchmark.templates or ["{}"]:
         if template == OPENAI_TEMPLATES:
@@ -162,6 +186,16 @@ def templates_of(benchmark: Benchmark) -> list[str]:
     return templates
 
 
+def _answer_templates(benchmark: Benchmark) -> list[str]:
+    templates = [f"{QUESTION} {ANSWER}" if template == "{}" else template for template in benchmark.templates]
+    without = next((template for template in templates if ANSWER not in template), None)
+    if without is not None:
+        raise UserError(
+            f"evaluate.benchmarks {benchmark.name}: template {without!r} has no {ANSWER}: write {QUESTION} and {ANSWER}"
+        )
+    return templates or [f"{QUESTION} {ANSWER}"]
+
+
 def _decoded(storage: Storage, uri: str, bad: Counter[str]) -> Iterator[tuple[Item, Image.Image]]:
     for sample in read_samples(storage, uri):
         if sample.problem is not None and not sample.problem.startswith("caption_"):
@@ -172,4 +206,5 @@ def _decoded(storage: Storage, uri: str, bad: Counter[str]) -> Iterator[tuple[It
         except BadPictureError as error:
             bad[error.reason] += 1
             continue
-        yield Item(uri, sample.key, sample.uid, captions_of(sample), label_of(sample)), image
+        label, questions = label_of(sample), questions_of(sample)
+        yield Item(uri, sample.key, sample.uid, captions_of(sample), label, questions), image

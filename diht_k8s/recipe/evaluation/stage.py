@@ -1,7 +1,9 @@
-"""Stage 4 as a program: a model and benchmark shards in; `benchmarks/*.json`, `report.json` and `report.html` out.
+"""Stage 4 as a program: a model and benchmark shards in; `features/*`, `benchmarks/*.json`, `report.json` and `report.html` out.
 
-Each benchmark's result is written when it is there, so an interrupted evaluation goes on with the next one, and one that
-fails does not lose the others: the report is written all the same, then the stage ends with the first error, uncommitted.
+Workers share the shards: each is encoded once, and the worker that finds all of them encoded does the rest from those files,
+so the figures do not depend on the number of workers. Each benchmark's result is written when it is there, so an interrupted
+evaluation goes on with the next one, and one that fails does not lose the others: the report is written all the same, then
+the stage ends with the first error, uncommitted.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any, Final
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.evaluating import Benchmark, Evaluate
-from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
+from diht_k8s.api.hashing import SCHEMA_VERSION, STAGE_VERSIONS, sha256_of
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.runtime.commit import artefact, find_committed, read_committed
@@ -22,6 +24,7 @@ from diht_k8s.recipe.runtime.stage import Context, Outcome
 from diht_k8s.recipe.shards.storage import Storage
 
 Json = dict[str, Any]
+MISSING: Final = "missing"
 MODEL_FILES: Final = (".safetensors", ".bin", ".pth", ".pt", ".json")
 
 
@@ -29,7 +32,7 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
     """The model, the benchmarks' shards and class names, and the stages that the report tells of.
 
     Raises:
-        UserError: the model or a shard is not there.
+        UserError: the model is not there. (Shards that are not there fail their benchmark only, when it runs.)
     """
     evaluate, layout = _evaluate(run), Layout(run.spec.data.output)
     if evaluate.model is None:
@@ -40,20 +43,22 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
         if getattr(run.spec, stage.value) is not None and (found := find_committed(storage, layout, stage)) is not None:
             inputs[stage.value] = found.output_sha256
     for benchmark in evaluate.benchmarks:
-        for number, uri in enumerate(storage.expand(benchmark.shards)):
+        for number, uri in enumerate(_shards(storage, benchmark)):
             inputs[f"{benchmark.name} {number}"] = storage.identity(uri)
-        if benchmark.class_names is not None:
-            inputs[f"{benchmark.name} class names"] = storage.identity(benchmark.class_names)
+        names = benchmark.class_names
+        if names is not None:
+            inputs[f"{benchmark.name} class names"] = storage.identity(names) if storage.exists(names) else MISSING
     return inputs, {}
 
 
 def execute(context: Context) -> Outcome | None:
-    """Run what has no result yet and write the report. One worker does all: the others have nothing to do."""
-    if context.worker:
-        return None
+    """Encode this worker's shards; where all are encoded, run what has no result yet and write the report."""
     from diht_k8s.recipe.evaluation.report import write_report
 
     session = Session(context)
+    session.encode(context.worker, context.workers)
+    if not session.all_encoded():
+        return None
     errors: list[DataError | UserError] = []
     results: list[Json] = []
     for number, benchmark in enumerate(_evaluate(context.run).benchmarks):
@@ -81,8 +86,54 @@ class Session:
 
         self._context = context
         self._references = References(context)
-        self._shards: dict[str, Any] = {}
         self._model: Any = None
+        inputs = context.config["inputs"]
+        self._model_key = inputs.get("train", inputs.get("model"))
+        benchmarks = _evaluate(context.run).benchmarks
+        self._shards = list(dict.fromkeys(uri for each in benchmarks for uri in _shards(context.storage, each)))
+
+    def encode(self, worker: int, workers: int) -> None:
+        """Encode the shards of one worker that are not yet; every workers-th is its own."""
+        from diht_k8s.recipe.evaluation.benchmark_data import encode_shard
+        from diht_k8s.recipe.evaluation.feature_files import write_features
+
+        context, done = self._context, 0
+        open_shards = [uri for uri in self._shards[worker::workers] if self._features(uri) is None]
+        if not open_shards:
+            return
+        loaded = self.model()
+        context.progress.start("pictures", 0)
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            context.progress.update(done)
+            context.stop.raise_if_requested()
+
+        for uri in open_shards:
+            try:
+                found = encode_shard(context.storage, uri, loaded, advance)
+            except DataError as error:
+                found = error
+            write_features(context.storage, self._features_uri(uri), self._features_key(uri), found)
+
+    def all_encoded(self) -> bool:
+        """Whether every worker has done its part."""
+        return all(self._features(uri) is not None for uri in self._shards)
+
+    def _features(self, uri: str) -> Any:
+        from diht_k8s.recipe.evaluation.feature_files import read_features
+
+        return read_features(self._context.storage, self._features_uri(uri), self._features_key(uri))
+
+    def _features_uri(self, uri: str) -> str:
+        name = f"{self._shards.index(uri):05d}.safetensors"
+        return join(self._context.layout.stage(Stage.EVALUATE), "features", name)
+
+    def _features_key(self, uri: str) -> str:
+        """What a shard's features depend on."""
+        version = STAGE_VERSIONS[Stage.EVALUATE]
+        return sha256_of([self._model_key, uri, self._context.storage.identity(uri), version])
 
     def result(self, number: int, benchmark: Benchmark) -> Json:
         """The result of a benchmark: as written by an earlier attempt, or new.
@@ -114,42 +165,39 @@ class Session:
 
     def _run(self, number: int, benchmark: Benchmark) -> Json:
         from diht_k8s.recipe.evaluation import benchmark_data, tasks, thumbnails
+        from diht_k8s.recipe.evaluation.answer_task import rank_answers
 
         context, seed = self._context, [self._context.run.spec.seed, number]
         templates = benchmark_data.templates_of(benchmark)
-        names = benchmark_data.class_names(context.storage, benchmark) if benchmark.type == "Classification" else []
+        names = benchmark_data.class_names(context.storage, benchmark)
         pictures = self._encoded(benchmark)
         if benchmark.type == "Classification":
             few_shot = _evaluate(context.run).few_shot
             result = tasks.classify(pictures, names, templates, self.model(), few_shot, seed)
             shown: list[str] = []
+        elif benchmark.type == "AnswerRanking":
+            result = rank_answers(pictures, names, templates, self.model(), seed)
+            shown = [mistake["picture"] for mistake in result["mistakes"]]
         else:
             result = tasks.retrieve(pictures, templates, self.model(), seed)
             result |= self._references.of(pictures, seed)
             shown = tasks.shown_pictures(result)
         item_of = {item.uid: item for item in pictures.items}
         result["thumbnails"] = thumbnails.thumbnails(context.storage, [(item_of[uid].uri, uid) for uid in shown])
-        result["own_captions"] = {uid: item_of[uid].captions[0] for uid in shown}
+        result["own_captions"] = {uid: next(iter(item_of[uid].captions), "") for uid in shown}
         result["bad"] = dict(sorted(pictures.bad.items()))
         result["model"] = self._model_card()
         return result
 
     def _encoded(self, benchmark: Benchmark) -> Any:
-        from diht_k8s.recipe.evaluation.benchmark_data import encode_shard, joined
+        from diht_k8s.recipe.evaluation.benchmark_data import joined
 
-        context, loaded, parts, done = self._context, self.model(), [], 0
-        context.progress.start(f"{benchmark.name}: pictures", 0)
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            context.progress.update(done)
-            context.stop.raise_if_requested()
-
-        for uri in context.storage.expand(benchmark.shards):
-            if uri not in self._shards:
-                self._shards[uri] = encode_shard(context.storage, uri, loaded, advance)
-            parts.append(self._shards[uri])
+        parts: list[Any] = []
+        for uri in self._context.storage.expand(benchmark.shards):
+            found = self._features(uri)
+            if isinstance(found, DataError):
+                raise found
+            parts.append(found)
         pictures = joined(parts)
         _check_bad(benchmark, len(pictures.items), pictures.bad)
         return pictures
@@ -178,6 +226,14 @@ def model_identity(source: str, storage: Storage) -> str:
 def _evaluate(run: DihtRun) -> Evaluate:
     assert run.spec.evaluate is not None, "run_stage checks that the stage is there"
     return run.spec.evaluate
+
+
+def _shards(storage: Storage, benchmark: Benchmark) -> list[str]:
+    """The shards of a benchmark, [] where they are not there: it fails when it runs, and the others go on."""
+    try:
+        return storage.expand(benchmark.shards)
+    except UserError:
+        return []
 
 
 def _path(number: int) -> str:

@@ -220,8 +220,8 @@ def _few_shot(curve: FewShotCurve) -> Json:
     points: list[Json] = []
     for shots in sorted({draw.shots for draw in curve.draws}):
         draws = [draw for draw in curve.draws if draw.shots == shots]
-        point: Json = {"shots": shots, "draws": len(draws)}
-        for kind in ("probe", "scratch", "zero_shot"):
+        point: Json = {"shots": shots, "draws": len(draws), "held_out": draws[0].held_out}
+        for kind in ("probe", "scratch", "pull", "zero_shot"):
             values = np.array([getattr(draw, kind) for draw in draws])
             point[kind] = {"mean": float(values.mean()), "low": float(values.min()), "high": float(values.max())}
             point[kind]["deviation"] = float(values.std(ddof=1)) if len(values) > 1 else 0.0

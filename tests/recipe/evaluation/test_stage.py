@@ -7,16 +7,20 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.evaluation import benchmark_data, load_model, tasks
 from diht_k8s.recipe.evaluation import stage as program
-from diht_k8s.recipe.evaluation import tasks
+from diht_k8s.recipe.evaluation.feature_files import read_features
+from diht_k8s.recipe.evaluation.features import encode_images, encode_texts
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import run_stage
+from diht_k8s.recipe.shards.pictures import decode
 from diht_k8s.recipe.shards.samples import write_samples
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.evaluation.small_run import COLOURS, add_teacher_features, document, draw, make_data, make_run, pairs
@@ -120,9 +124,93 @@ def written(output: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in output.rglob("*.*") if path.name not in markers}
 
 
-def test_stage_when_it_is_the_second_worker_leaves_all_to_the_first(fresh: Path) -> None:
-    assert evaluate(document(fresh), worker=1, workers=2) is None
-    assert not (fresh / "out" / "evaluate" / "report.json").exists()
+def several_shards(folder: Path) -> DihtRun:
+    for number in range(3):
+        write_samples(Storage(), f"{folder}/heldout/{number}.tar", pairs(24, 9000)[number::3])
+    shards = [f"{folder}/heldout/{{0..2}}.tar"]
+    body = json.loads(document(folder).model_dump_json(by_alias=True, exclude_defaults=True))
+    for benchmark in body["spec"]["evaluate"]["benchmarks"]:
+        benchmark["shards"] = shards
+    return DihtRun.model_validate(body)
+
+
+def test_stage_when_workers_share_the_pictures_ends_in_the_same_bytes_each_picture_encoded_once(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, output, encoded = several_shards(fresh), fresh / "out" / "evaluate", list[str]()
+    original = benchmark_data.encode_shard
+    monkeypatch.setattr(
+        benchmark_data, "encode_shard", lambda storage, uri, *rest: encoded.append(uri) or original(storage, uri, *rest)
+    )
+    evaluate(run)
+    alone = written(output)
+    assert len(encoded) == 3  # two benchmarks of the same shards
+    shutil.rmtree(output)
+    encoded.clear()
+    assert evaluate(run, worker=1, workers=2) is None
+    assert not (output / "report.json").exists()
+    assert evaluate(run, worker=0, workers=2) is not None
+    assert written(output) == alone
+    assert sorted(encoded) == [f"{fresh}/heldout/{n}.tar" for n in range(3)]
+
+
+def test_features_when_damaged_or_of_another_model_are_made_again(fresh: Path) -> None:
+    evaluate(document(fresh, {"fewShot": None}))
+    file = fresh / "out" / "evaluate" / "features" / "00000.safetensors"
+    whole, found = file.read_bytes(), read_features(Storage(), str(file), "another model")
+    assert found is None
+    file.write_bytes(whole[:-5])
+    (fresh / "out" / "evaluate" / "COMMITTED.json").unlink()
+    evaluate(document(fresh, {"fewShot": None}))
+    assert file.read_bytes() == whole
+
+
+def questions(folder: Path) -> dict[str, Any]:
+    """A benchmark of questions about colours, with candidates of their own, from a list, and two that count for nothing."""
+    samples: list[tuple[str, dict[str, bytes]]] = []
+    for row, colour in enumerate(COLOURS * 2):
+        asked: list[Any] = [{"question": f"what colour is shape {row}?", "answers": [colour] * 7 + ["grey"] * 3}]
+        if row % 2:
+            asked.append({"question": "is it round?", "answer": "yes", "candidates": ["yes", "no"]})
+        meta = {"uid": f"q{row}", "questions": [*asked, {"question": "unanswered?"}, "junk"]}
+        samples.append((f"{row}", {"png": draw(colour, "disc", row), "json": json.dumps(meta).encode()}))
+    samples.append(("x", {"png": draw("red", "disc", 77), "txt": b"no question"}))
+    write_samples(Storage(), f"{folder}/heldout/q.tar", samples)
+    return {
+        "name": "questions",
+        "type": "AnswerRanking",
+        "shards": [f"{folder}/heldout/q.tar"],
+        "classNames": f"{folder}/heldout/names.txt",
+        "templates": ["question: {question} answer: {answer}", "{}"],
+    }
+
+
+def test_answers_when_ranked_are_judged_question_by_question(fresh: Path) -> None:
+    benchmark = questions(fresh)
+    evaluate(document(fresh, {"benchmarks": [benchmark], "fewShot": None}))
+    (found,) = report(fresh)["benchmarks"]
+    assert (found["pictures"], found["questions"], found["without_question"]) == (12, 18, 1)
+    assert found["templates"][1] == "{question} {answer}"
+    # twelve questions over six colours, one of them said by seven of ten; six over yes and no
+    assert found["chance"] == pytest.approx((12 / 6 + 6 / 2) / 18)
+    assert 0 <= found["accuracy_interval"][0] <= found["accuracy"] <= found["accuracy_interval"][1] <= 1
+    assert found["accuracy"] == pytest.approx(by_hand(fresh, benchmark), abs=1e-9)
+    assert "Answer ranking" in page(fresh)
+
+
+def by_hand(folder: Path, benchmark: dict[str, Any]) -> float:
+    """The same, one picture and one question at a time, with open_clip's own calls."""
+    loaded, worths = load_model(f"{folder}/out/train/model"), list[float]()
+    for row, colour in enumerate(COLOURS * 2):
+        image = encode_images(loaded, [decode(draw(colour, "disc", row))])[0]
+        asked = [(f"what colour is shape {row}?", COLOURS, colour)]
+        asked += [("is it round?", ["yes", "no"], "yes")] if row % 2 else []
+        for text, options, right in asked:
+            prompts = [[f"question: {text} answer: {option}", f"{text} {option}"] for option in options]
+            features = [encode_texts(loaded, pair).mean(axis=0) for pair in prompts]
+            named = options[int(np.argmax([image @ f / np.linalg.norm(f) for f in features]))]
+            worths.append(float(named == right))
+    return sum(worths) / len(worths)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +221,12 @@ def test_stage_when_it_is_the_second_worker_leaves_all_to_the_first(fresh: Path)
         ("class no number", "must hold a number"),
         ("unreadable", "no picture can be used (picture_unreadable 2)"),
         ("template without place", "has no {} for the text"),
+        ("no shards", "no shard matches"),
+        ("no class names", "names.txt: it does not exist"),
+        ("empty shard", "holds no samples"),
+        ("captions without pictures", "no picture can be used (picture_missing 2)"),
+        ("no question", "no picture has a question"),
+        ("no candidates", "no two answers to choose from"),
     ],
 )
 def test_stage_when_one_benchmark_fails_keeps_the_others_and_says_which(fresh: Path, change: str, message: str) -> None:
@@ -142,12 +236,24 @@ def test_stage_when_one_benchmark_fails_keeps_the_others_and_says_which(fresh: P
     write_samples(Storage(), f"{fresh}/heldout/1.tar", pairs(24, 9000))
     if change == "class above the names":
         (fresh / "heldout" / "names.txt").write_text("a\nb\nc\n")
+    elif change == "no shards":
+        body["spec"]["evaluate"]["benchmarks"][1]["shards"] = [f"{fresh}/heldout/no-such-*.tar"]
+    elif change == "no class names":
+        (fresh / "heldout" / "names.txt").unlink()
+    elif change == "empty shard":
+        write_samples(Storage(), f"{fresh}/heldout/1.tar", [])
+    elif change in ("no question", "no candidates"):
+        extra = {"question": "what is it?", "answer": "a disc"} if change == "no candidates" else {}
+        write_samples(Storage(), f"{fresh}/heldout/1.tar", pairs(4, 9000, **extra))
+        body["spec"]["evaluate"]["benchmarks"][1] |= {"type": "AnswerRanking", "templates": ["{}"]}
+        del body["spec"]["evaluate"]["benchmarks"][1]["classNames"]
     elif change == "template without place":
         body["spec"]["evaluate"]["benchmarks"][1]["templates"] = ["a photo"]
     else:
         picture = b"no picture" if change == "unreadable" else draw("red", "disc", 1)
         cls = {"no class": {}, "class no number": {"cls": b"red"}}.get(change, {"cls": b"0"})
-        samples = [(f"{i}", {"png": picture, "txt": b"a disc", **cls}) for i in range(2)]
+        image = {} if change == "captions without pictures" else {"png": picture}
+        samples = [(f"{i}", {**image, "txt": b"a disc", **cls}) for i in range(2)]
         write_samples(Storage(), f"{fresh}/heldout/1.tar", samples)
     with pytest.raises((DataError, UserError), match="1 of 2 benchmarks failed") as caught:
         evaluate(DihtRun.model_validate(body))

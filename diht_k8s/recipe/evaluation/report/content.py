@@ -50,7 +50,8 @@ def report_content(
         "filter": evidence["filter"],
         "label": evidence["label"],
         "train": evidence["train"],
-        "cost": _cost(evidence),
+        "data_card": evidence["data_card"],
+        "cost": _cost(run, evidence),
         "config": json.loads(dump(run)),
         "versions": evidence["versions"],
     }
@@ -83,13 +84,16 @@ def _funnel(part: Mapping[str, Any]) -> list[Json]:
     return steps
 
 
-def _cost(evidence: Mapping[str, Any]) -> list[Json]:
-    """Samples and seconds of each stage, None where its marker does not say."""
+def _cost(run: DihtRun, evidence: Mapping[str, Any]) -> list[Json]:
+    """Samples, seconds and process-hours of each stage, None where its marker does not say."""
     rows: list[Json] = []
     for stage in (Stage.FILTER, Stage.LABEL, Stage.TRAIN):
         summary = evidence[stage.value].get("summary")
         if summary is None:
             continue
         samples = summary.get("samples", summary.get("counts", {}).get("input"))
-        rows.append({"stage": stage.value, "samples": samples, "seconds": summary.get("seconds")})
+        seconds, config = summary.get("seconds"), getattr(run.spec, stage.value)
+        processes = summary.get("processes", getattr(config, "workers", 1))
+        hours = None if seconds is None else round(seconds * processes / 3600, 4)
+        rows.append({"stage": stage.value, "samples": samples, "seconds": seconds, "process_hours": hours})
     return rows

@@ -5,19 +5,29 @@ A stage may be left out of the run or not be committed; its part then says so an
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import itertools
 import json
 import platform
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.evaluation.thumbnails import thumbnails
 from diht_k8s.recipe.runtime.commit import find_committed
 from diht_k8s.recipe.runtime.stage import Context
-from diht_k8s.recipe.shards.sets import input_shards, kept_shards
+from diht_k8s.recipe.shards.samples import Sample, read_samples
+from diht_k8s.recipe.shards.sets import Shard, input_shards, kept_shards
 
 EXAMPLES_PER_REASON: Final = 6
+CARD_PAIRS: Final = 10_000
+"""Pairs that the data card looks at."""
+CARD_VALUES: Final = 8
+LICENCE_KEYS: Final = ("licence", "license", "LICENSE")
 PACKAGES: Final = ("diht-k8s", "torch", "open_clip_torch", "numpy", "scikit-learn", "pillow")
 
 Json = dict[str, Any]
@@ -29,6 +39,7 @@ def gather(context: Context) -> Json:
         "filter": _filter(context),
         "label": _label(context),
         "train": _train(context),
+        "data_card": _data_card(context),
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in PACKAGES},
@@ -81,6 +92,38 @@ def _train(context: Context) -> Json:
         lines = context.storage.read_text(context.layout.metrics).splitlines()
         part["metrics"] = [json.loads(line) for line in lines if line.strip()]
     return part
+
+
+def _data_card(context: Context) -> Json:
+    """What the first training pairs say of their licence, origin and date."""
+    licences, origins, dates, pairs = Counter[str](), Counter[str](), set[str](), 0
+    try:
+        shards = kept_shards(context.run.spec, context.storage)
+    except UserError:
+        shards = []
+    for sample in itertools.islice(_samples(context, shards), CARD_PAIRS):
+        pairs += 1
+        licences.update(_texts(sample.meta, LICENCE_KEYS))
+        origins.update(_texts(sample.meta, ("source",)))
+        dates.update(_texts(sample.meta, ("date",)))
+    return {
+        "pairs": pairs,
+        "licences": dict(licences.most_common(CARD_VALUES)),
+        "origins": dict(origins.most_common(CARD_VALUES)),
+        "dates": [min(dates), max(dates)] if dates else [],
+    }
+
+
+def _samples(context: Context, shards: Sequence[Shard]) -> Iterator[Sample]:
+    """Samples of all shards, up to the first that is damaged: a card is no place to fail."""
+    with contextlib.suppress(DataError, UserError):
+        for shard in shards:
+            yield from read_samples(context.storage, shard.uri)
+
+
+def _texts(meta: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+    found = next((meta[key] for key in keys if isinstance(meta.get(key), str)), None)
+    return [] if found is None else [found[:60]]
 
 
 def _document(context: Context, stage: Stage) -> Json:

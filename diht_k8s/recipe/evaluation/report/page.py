@@ -8,17 +8,28 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from diht_k8s.recipe.evaluation.report import views
+from diht_k8s.recipe.evaluation.report.model_cards import data_card, model_card
 from diht_k8s.recipe.evaluation.report.notes import lede, percent
+from diht_k8s.recipe.evaluation.report.overview import TYPE_NAMES, overview, published
 
 MAX_BYTES: Final = 5 << 20
 
 
 def render(content: dict[str, Any]) -> str:
-    """The page.
+    """The page, at most `MAX_BYTES`: where it would be larger, the benchmarks lose their pictures, the last one first.
 
     Args:
         content: see `report.content.report_content`, pictures included.
     """
+    template = _environment().get_template("page.html.jinja")
+    kept = len(content["benchmarks"])
+    while len((page := template.render(**_values(content, kept))).encode()) > MAX_BYTES and kept:
+        kept -= 1
+    assert len(page.encode()) <= MAX_BYTES, "what is left are figures and a few pictures"
+    return page
+
+
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("diht_k8s.recipe.evaluation.report", "templates"),
         autoescape=select_autoescape(default=True, default_for_string=True),
@@ -32,17 +43,29 @@ def render(content: dict[str, Any]) -> str:
         "duration": views.duration,
         "decimal": views.decimal,
     }
-    page = environment.get_template("page.html.jinja").render(
-        content=content,
-        lede=lede(content),
-        cards=views.cards(content),
-        steps=views.steps(content),
-        funnel=views.funnel(content),
-        dropped=views.dropped(content),
-        kept=views.kept_examples(content),
-        charts=views.training_charts(content),
-        benchmarks=[views.benchmark(item) for item in content["benchmarks"]],
-        run_yaml=yaml.safe_dump(content["config"], sort_keys=False, allow_unicode=True, width=100),
-    )
-    assert len(page.encode()) <= MAX_BYTES, "pictures are capped in number and size"
-    return page
+    return environment
+
+
+def _values(content: dict[str, Any], pictured: int) -> dict[str, Any]:
+    """What the templates show; benchmarks from number `pictured` on have no pictures."""
+    results = [
+        item if number < pictured or "thumbnails" not in item else {**item, "thumbnails": {}}
+        for number, item in enumerate(content["benchmarks"])
+    ]
+    return {
+        "content": content,
+        "lede": lede(content),
+        "cards": views.cards(content),
+        "steps": views.steps(content),
+        "funnel": views.funnel(content),
+        "dropped": views.dropped(content),
+        "kept": views.kept_examples(content),
+        "charts": views.training_charts(content),
+        "overview": overview(content),
+        "published": published(content),
+        "type_names": TYPE_NAMES,
+        "benchmarks": [views.benchmark(item) for item in results],
+        "data_card": data_card(content),
+        "model_card": model_card(content),
+        "run_yaml": yaml.safe_dump(content["config"], sort_keys=False, allow_unicode=True, width=100),
+    }

@@ -246,6 +246,8 @@ def benchmark(result: Json) -> Json:
     view: Json = {"result": result, "systems": [], "classes": [], "few_shot": None}
     if "error" in result:
         return view
+    if result["type"] == "AnswerRanking":
+        return view
     if result["type"] == "Retrieval":
         view["systems"] = _systems(result)
     else:
@@ -269,14 +271,19 @@ def _systems(result: Json) -> list[Json]:
 
 def _few_shot(points: list[Json]) -> Json:
     xs = [float(index) for index in range(len(points))]
-    names = {"probe": "probe from zero-shot", "scratch": "probe from scratch", "zero_shot": "zero-shot"}
+    names = {
+        "probe": "probe from zero-shot",
+        "scratch": "probe from scratch",
+        "zero_shot": "zero-shot",
+        "pull": "L2 pull to zero-shot",
+    }
     series = [
         Series(
             shown,
             xs,
             [point[kind]["mean"] for point in points],
-            [] if kind == "zero_shot" else [point[kind]["low"] for point in points],
-            [] if kind == "zero_shot" else [point[kind]["high"] for point in points],
+            [] if kind in ("zero_shot", "pull") else [point[kind]["low"] for point in points],
+            [] if kind in ("zero_shot", "pull") else [point[kind]["high"] for point in points],
         )
         for kind, shown in names.items()
     ]

@@ -110,13 +110,41 @@ def test_curve_when_a_class_lacks_pictures_skips_those_shots_and_says_which() ->
     result = curve()
     assert [(draw.shots, draw.seed) for draw in result.draws] == [(1, 0), (4, 0), (1, 1), (4, 1)]
     assert result.skipped == {64: "class 'a' has only 30 pictures"}
-    assert result.test_pictures == 90 - 12
+    assert result.test_pictures == 90 - 24  # four shots and four that choose, of each of three classes
     assert max(draw.residual for draw in result.draws) <= 1e-8
 
 
 def test_curve_when_prior_is_good_starts_above_scratch_with_one_shot() -> None:
     draws = [draw for draw in curve().draws if draw.shots == 1]
     assert np.mean([draw.probe for draw in draws]) > np.mean([draw.scratch for draw in draws])
+
+
+def test_curve_when_pictures_are_scarce_chooses_on_the_shots_and_says_so() -> None:
+    result = curve(shots=[4, 16])  # thirty pictures of each class: 2 x 16 leave none to test on
+    assert {draw.shots: draw.held_out for draw in result.draws} == {4: True, 16: False}
+    assert result.test_pictures == 90 - 48
+
+
+def test_choice_when_held_out_pictures_agree_with_the_shots_lets_the_probe_move_with_one_shot() -> None:
+    rng = np.random.default_rng(1)
+    labels = np.arange(120) % 3
+    features = np.eye(3)[labels] + 0.05 * rng.normal(size=(120, 3))
+    wrong = np.roll(np.eye(3), 1, axis=0) * 2
+    draws = curve(features_ND=features, labels_N=labels, zero_shot_CD=wrong, shots=[1]).draws
+    assert all(draw.zero_shot < 0.1 and draw.delta > 0 and draw.probe > 0.9 and draw.pull > 0.9 for draw in draws)
+
+
+def test_held_out_losses_when_written_by_hand_are_the_same() -> None:
+    features, labels, centres = problem()
+    prior, settings = features @ centres.T, np.array([[0.0, 0.0, 0.0], [0.5, 0.1, 0.0]])
+    shots, rest = slice(0, 12), slice(12, 24)
+    found = few_shot.held_out_losses(
+        features[shots], labels[shots], prior[shots], (features[rest], labels[rest], prior[rest]), settings
+    )
+    still = np.zeros(features.shape[1] * 3 + 3)
+    assert found[0] == pytest.approx(loss(still, features[rest], labels[rest], prior[rest]))
+    judge = constrained_by_scipy(features[shots], labels[shots], prior[shots], 0.5, 0.1)
+    assert found[1] == pytest.approx(loss(judge.x, features[rest], labels[rest], prior[rest]), abs=1e-3)
 
 
 def test_curve_when_no_shots_fit_is_empty() -> None:

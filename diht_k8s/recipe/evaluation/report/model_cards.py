@@ -1,0 +1,73 @@
+"""Data card and model card: what a colleague must know before using the data or the model, from what the run recorded. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+Json = dict[str, Any]
+Row = tuple[str, str]
+
+NOT_RECORDED: Final = "not recorded"
+LOSSES: Final = "hard-negative NCE (alpha {alpha}, beta {beta}), concept distillation: {mode}"
+
+
+def data_card(content: Mapping[str, Any]) -> list[Row]:
+    """Rows (what, answer) about the training data."""
+    data, card = content["config"]["spec"]["data"], content["data_card"]
+    rows: list[Row] = [("Source", f"{s['name']}: {', '.join(s['shards'])}") for s in data.get("sources", [])]
+    if content["funnel"]:
+        first, last = content["funnel"][0]["samples"], content["funnel"][-1]["samples"]
+        rows.append(("Pairs", f"{first:,} raw, {last:,} after the filter"))
+    looked = f" (of the first {card['pairs']:,} pairs)" if card["pairs"] else ""
+    rows.append(("Licences", (_counted(card["licences"]) or NOT_RECORDED) + (looked if card["licences"] else "")))
+    rows.append(("Origins", (_counted(card["origins"]) or NOT_RECORDED) + (looked if card["origins"] else "")))
+    rows.append(("Dates", _dates(card["dates"])))
+    bad = content["filter"].get("summary", {}).get("counts", {}).get("bad", {})
+    rows.append(("Unusable pairs", _counted(bad) or "none counted"))
+    rows.append(
+        ("Known faults", "captions are as found: alternative texts may be wrong, cut off, or about something not shown")
+    )
+    return rows
+
+
+def model_card(content: Mapping[str, Any]) -> list[Row]:
+    """Rows (what, answer) about the model."""
+    model = content["model"]
+    if model is None:
+        return [("Model", "none could be loaded")]
+    rows: list[Row] = [("Model", f"{model['name']}, {model['parameters']:,} parameters"), ("Origin", model["source"])]
+    train, summary = content["config"]["spec"].get("train"), content["train"].get("summary")
+    if train is not None and model["source"] == "trained by this run":
+        loss, mode = train.get("loss", {}), train.get("distillation", {}).get("mode", "Concepts")
+        text = LOSSES.format(alpha=loss.get("alpha", 1), beta=loss.get("beta", "as by default"), mode=mode)
+        rows.append(("Training", text))
+        if summary:
+            rows.append(("Seen", f"{summary['samples']:,} samples in {summary['steps']:,} steps"))
+    rows += [
+        ("Made for", "research on filtering and pre-training; zero-shot classification, retrieval, frozen features"),
+        ("Not for", "decisions about people; nothing here measures bias, safety or how it fails on other data"),
+        ("Licence", f"{NOT_RECORDED}: that of the training pictures and captions bears on it"),
+        ("Known faults", "; ".join(_faults(content)) or "see the notes at the top"),
+    ]
+    return rows
+
+
+def _faults(content: Mapping[str, Any]) -> list[str]:
+    """Benchmarks at which the model does no better than guessing."""
+    found: list[str] = []
+    for result in content["benchmarks"]:
+        if result["type"] == "Classification" and "error" not in result:
+            if result["balanced_interval"][0] <= result["chance"]:
+                found.append(f"not clearly better than guessing on {result['name']}")
+            if result["top1"] < result["majority"]:
+                found.append(f"top-1 on {result['name']} is below always naming the commonest class")
+    return found
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {number:,}" for name, number in counts.items())
+
+
+def _dates(dates: list[str]) -> str:
+    return NOT_RECORDED if not dates else dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
