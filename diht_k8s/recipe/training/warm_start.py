@@ -155,11 +155,18 @@ def _require_whole(own: Mapping[str, Tensor], towers: Mapping[str, Tensor], name
     unknown = sorted(towers.keys() - own.keys())
     if unknown:
         raise UserError(f"train.initFrom {name} is of another model: this one has no {unknown[0]}")
-    for image in (True, False):
-        wanted = {key for key in own if key.startswith("visual.") == image and key != "logit_scale"}
+    groups: dict[str, set[str]] = {}
+    for key in own:
+        groups.setdefault(_group(key), set()).add(key)
+    for wanted in groups.values():
         missing = sorted(wanted - towers.keys())
         if missing and len(missing) < len(wanted):
             raise UserError(f"train.initFrom {name} is of another model: it lacks {missing[0]}")
+
+
+def _group(key: str) -> str:
+    """What a weight belongs to: a timm tower's projection, which is open_clip's and not the tower's, the image tower, the scale, the text tower."""
+    return next((prefix for prefix in ("visual.head.", "visual.", "logit_scale") if key.startswith(prefix)), "text")
 
 
 def described(storage: Storage, start: InitFrom) -> dict[str, str]:
