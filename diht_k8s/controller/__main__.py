@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 from collections.abc import Sequence
+from typing import Final
 
 from pythonjsonlogger.json import JsonFormatter
 
 from diht_k8s.controller.operator import Operator, Settings
+
+GC_THRESHOLD: Final = 50_000
+"""New containers between two collections. At Python's own 700, reading a list of 10,000 pods takes twice the time, all of it
+in collections that find nothing."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -26,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         lease_namespace=None if options.no_lease else lease_namespace,
         lease_name=options.lease_name,
     )
+    gc.freeze()  # what was imported stays
+    gc.set_threshold(GC_THRESHOLD)
     asyncio.run(_run(settings))
 
 
