@@ -148,6 +148,10 @@ def _see_attempt(
     if job is None:  # somebody removed the Job; its pods follow
         return Seen(replace(base, ending=True), None, tuple(pods)) if active else None
     seen = Seen(base, job, tuple(pods), lost=tuple(pod.name for pod in lost))
+    if (
+        job.deleted and lost and not active
+    ):  # nobody can remove what is left of it: waiting would last as long as the node is away
+        return _lost(seen, lost[0])
     if job.deleted:
         return replace(seen, attempt=replace(base, active=max(1, active), ending=True))
     if job.complete:
@@ -175,9 +179,7 @@ def _see_failure(
     if fatal and first is not None:
         return _blamed(seen, attempt, first, infrastructure=False)
     if lost:
-        message = f"nobody hears from pod {lost[0].name} on node {lost[0].node} any more"
-        lost_attempt = replace(attempt, infrastructure=True, reason="NodeLost", message=message)
-        return replace(seen, attempt=lost_attempt, failed_pod=lost[0])
+        return _lost(replace(seen, attempt=attempt), lost[0])
     if first is None:  # its pods were removed
         message = one_line(job.message) or "a pod was removed"
         return replace(seen, attempt=replace(attempt, infrastructure=True, reason="PodRemoved", message=message))
@@ -188,6 +190,12 @@ def _see_failure(
         blamed = _blamed(seen, attempt, disrupted or first, infrastructure=True)
         return blamed if disrupted is not None or not drained else _with_reason(blamed, DISRUPTED)
     return _blamed(seen, attempt, first, infrastructure=False)
+
+
+def _lost(seen: Seen, pod: PodView) -> Seen:
+    message = f"nobody hears from pod {pod.name} on node {pod.node} any more"
+    attempt = replace(seen.attempt, state=AttemptState.FAILED, infrastructure=True, reason="NodeLost", message=message)
+    return replace(seen, attempt=attempt, failed_pod=pod)
 
 
 def _with_reason(seen: Seen, reason: str) -> Seen:

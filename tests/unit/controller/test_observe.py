@@ -58,6 +58,10 @@ TABLE: list[tuple[str, dict[str, Any], list[dict[str, Any]], dict[str, Any]]] = 
     ("not ready for a moment", job(), [pod(0), pod(1, ready=False, ready_since=NOW - 5)], {"state": "Running", "active": 2}),
     ("Job on its way out", job(deleted=True), [pod(0)], {"state": "Running", "ending": True, "active": 1}),
     ("Job on its way out without pods", job(deleted=True), [], {"state": "Running", "ending": True, "active": 1}),
+    ("Job on its way out, what is left is on a lost node", job(deleted=True), [pod(1, ready=False, ready_since=NOW - 5, deleted=NOW + 60, conditions=DISRUPTED)],
+     {"state": "Failed", "infrastructure": True, "reason": "NodeLost", "active": 0}),
+    ("Job on its way out, one pod lives and one is on a lost node", job(deleted=True), [pod(0), pod(1, ready=False, ready_since=NOW - 5, deleted=NOW + 60, conditions=DISRUPTED)],
+     {"state": "Running", "ending": True, "active": 1}),
     ("half a gang", job(), [pod(0), pod(1, phase="Pending", conditions=NO_NODE, node="")], {"state": "Pending", "half_started_at": NOW - 99}),
     ("workers need no gang", job("filter"), [pod(0, "filter"), pod(1, "filter", phase="Pending", conditions=NO_NODE)], {"state": "Running", "half_started_at": None}),
 ]  # fmt: skip
