@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,10 @@ class Job:
     def uri(self, *parts: str) -> str:
         """A file of this stage."""
         return join(self.context.layout.stage(Stage.LABEL), *parts)
+
+    def write_json(self, uri: str, document: dict[str, Any]) -> None:
+        """Write a JSON file of this stage."""
+        self.context.storage.write_bytes(uri, json.dumps(document, indent=1, ensure_ascii=False).encode())
 
     def features_uri(self, name: str) -> str:
         """Teacher features of one shard."""

@@ -1,7 +1,7 @@
 """Stage 2, label (paper section 3.2): vocabulary, teacher features, linear heads, soft labels.
 
 In: the filter's scores and kept shards, a teacher's weights. Out: `vocabulary.json`, `heads.json`, `teacher_heads.safetensors`,
-`labels/SHARD.parquet`, `report.json`. Workers share the shards; worker 0 makes vocabulary and heads as well, and the others wait for them.
+`labels/SHARD.parquet`, `report.json`. Workers share the shards; worker 0 makes the vocabulary and trains the object head, worker 1 the attribute head, the others wait for them.
 Every file is written whole or not at all, and what is there is not made again. On a cluster the stage is three jobs: `vocabulary` and `heads`
 of one pod each, `predict` of as many as there are workers.
 """
@@ -17,7 +17,6 @@ from diht_k8s.recipe.concepts.peers import Peers, heartbeat
 from diht_k8s.recipe.concepts.teacher_files import weights_sha256, weights_uri
 from diht_k8s.recipe.runtime.commit import read_committed
 from diht_k8s.recipe.runtime.stage import Context, Outcome
-from diht_k8s.recipe.shards.sets import Shard
 from diht_k8s.recipe.shards.storage import Storage
 
 
@@ -43,46 +42,69 @@ def execute(context: Context) -> Outcome | None:
 
 def _execute_whole(job: Job, check: Callable[[Iterable[int]], None]) -> Outcome | None:
     """All steps; `check` raises when one of the given workers is gone."""
-    from diht_k8s.recipe.concepts import steps  # torch: not needed by a stage that ends as cached
+    from diht_k8s.recipe.concepts import fitting, steps  # torch: not needed by a stage that ends as cached
 
-    context, leads = job.context, job.context.worker == 0
-    if leads:
+    worker, workers = job.context.worker, job.context.workers
+    if worker == 0:
         steps.make_vocabulary(job)
     teacher = steps.LazyTeacher(job)
     steps.make_features(job, teacher)
-    if leads:
+    if kinds := fitting.kinds_of(worker, workers):
         _wait_for_features(job, check)
-        steps.make_heads(job)
+        fitting.train_heads(job, kinds)
+    if worker == 0:
+        _wait_for_heads(job, check)
+        fitting.join_heads(job)
     else:
-        heads = context.layout.teacher_heads
+        heads = job.context.layout.teacher_heads
         wait_until(
-            lambda: (context.storage.exists(heads), len(context.storage.names(job.uri("features")))),
-            "vocabulary and heads of worker 0",
-            lambda: (context.stop.raise_if_requested(), check([0])),
+            lambda: (job.context.storage.exists(heads), len(job.context.storage.names(job.uri("features")))),
+            "the heads, which worker 0 puts together",
+            lambda: (job.context.stop.raise_if_requested(), check([0])),
         )
     steps.make_labels(job, teacher)
     return None if job.missing("labels", ".parquet", job.shards) else steps.finish(job)
 
 
 def _wait_for_features(job: Job, check: Callable[[Iterable[int]], None]) -> None:
-    """Wait for the other workers' shares of the training shards."""
-    missing = list[Shard]()
+    """Wait for the vocabulary and for the other workers' shares of the training shards."""
+    storage, place = job.context.storage, {shard.name: number for number, shard in enumerate(job.training_shards)}
+    owners: set[int] = set()
 
     def look() -> tuple[bool, object]:
-        missing[:] = job.missing("features", ".safetensors", job.training_shards)
-        return not missing, len(missing)
+        missing = job.missing("features", ".safetensors", job.training_shards)
+        vocabulary = storage.exists(job.context.layout.vocabulary)
+        owners.clear()
+        owners.update({place[shard.name] % job.context.workers for shard in missing}, set() if vocabulary else {0})
+        return vocabulary and not missing, len(missing)
 
     def on_poll() -> None:
         job.context.stop.raise_if_requested()
-        place = {shard.name: number for number, shard in enumerate(job.training_shards)}
-        check(sorted({place[shard.name] % job.context.workers for shard in missing}))
+        check(sorted(owners - {job.context.worker}))
 
     wait_until(look, "the teacher's features", on_poll)
 
 
+def _wait_for_heads(job: Job, check: Callable[[Iterable[int]], None]) -> None:
+    """Wait for the heads that other workers train."""
+    from diht_k8s.recipe.concepts import fitting
+
+    def look() -> tuple[bool, object]:
+        joined = job.context.storage.exists(job.context.layout.teacher_heads)
+        missing = [] if joined else fitting.missing_heads(job)
+        return not missing, len(missing)
+
+    def on_poll() -> None:
+        job.context.stop.raise_if_requested()
+        owners = (fitting.KINDS.index(kind) % job.context.workers for kind in fitting.missing_heads(job))
+        check(sorted(set(owners) - {job.context.worker}))
+
+    wait_until(look, "the heads", on_poll)
+
+
 def _execute_step(step: str, job: Job) -> Outcome | None:
     """Do one step, where each is a job of its own: nobody waits, since what a step needs is there when it starts."""
-    from diht_k8s.recipe.concepts import steps
+    from diht_k8s.recipe.concepts import fitting, steps
 
     if step == "vocabulary":
         steps.make_vocabulary(job)
@@ -90,7 +112,8 @@ def _execute_step(step: str, job: Job) -> Outcome | None:
     teacher = steps.LazyTeacher(job)
     if step == "heads":
         steps.make_features(job, teacher)
-        steps.make_heads(job)
+        fitting.train_heads(job, fitting.KINDS)
+        fitting.join_heads(job)
         return None
     steps.make_labels(job, teacher)
     return None if job.missing("labels", ".parquet", job.shards) else steps.finish(job)

@@ -6,28 +6,20 @@ Reads and writes files; the maths is in the modules beside it. Shapes: N picture
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
 
-import torch
-from safetensors.torch import save
-from torch import Tensor
-
-from diht_k8s.api.errors import DataError
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.concepts import features as shard_features
-from diht_k8s.recipe.concepts.captions import KeptCaptions, read_captions
-from diht_k8s.recipe.concepts.features import ShardFeatures, hash64, read_safetensors
-from diht_k8s.recipe.concepts.heads import Head, TrainingPictures, folds_of, train_head
+from diht_k8s.recipe.concepts.captions import read_captions
+from diht_k8s.recipe.concepts.fitting import check_same_pairs, device, read_heads, read_shard, read_vocabulary
+from diht_k8s.recipe.concepts.heads import folds_of
 from diht_k8s.recipe.concepts.job import Job
-from diht_k8s.recipe.concepts.quality import measure
 from diht_k8s.recipe.concepts.report import make_report
 from diht_k8s.recipe.concepts.soft_labels import check_top_k, top_k, write_labels
-from diht_k8s.recipe.concepts.targets import encode
 from diht_k8s.recipe.concepts.teacher import Teacher, load_teacher
 from diht_k8s.recipe.concepts.teacher_files import weights_uri
-from diht_k8s.recipe.concepts.vocabulary import ConceptCounts, Vocabulary, freeze
+from diht_k8s.recipe.concepts.vocabulary import ConceptCounts, freeze
 from diht_k8s.recipe.runtime.commit import artefact
 from diht_k8s.recipe.runtime.stage import Outcome
 from diht_k8s.recipe.shards.samples import read_samples
@@ -47,11 +39,6 @@ class LazyTeacher:
         return load_teacher(config, self._job.context.storage, weights_uri(config), device())
 
 
-def device() -> torch.device:
-    """A GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def make_vocabulary(job: Job) -> None:
     """Count the concepts of all kept captions and freeze the classes.
 
@@ -69,14 +56,9 @@ def make_vocabulary(job: Job) -> None:
             done += shard.samples or 0
             context.progress.update(done)
         vocabulary = freeze(counts, job.label.vocabulary)
-        _write_json(job, context.layout.vocabulary, vocabulary.document(job.header))
+        job.write_json(context.layout.vocabulary, vocabulary.document(job.header))
     vocabulary = read_vocabulary(job)
     check_top_k(job.label.top_k, {"objects": len(vocabulary.objects), "attributes": len(vocabulary.attributes)})
-
-
-def read_vocabulary(job: Job) -> Vocabulary:
-    """The frozen classes."""
-    return Vocabulary.from_document(json.loads(job.context.storage.read_bytes(job.context.layout.vocabulary)))
 
 
 def make_features(job: Job, teacher: LazyTeacher) -> None:
@@ -97,88 +79,6 @@ def make_features(job: Job, teacher: LazyTeacher) -> None:
         count.shard_done()
 
 
-def make_heads(job: Job) -> None:
-    """Train both heads on the features of the training shards; the weights are written last."""
-    context, layout = job.context, job.context.layout
-    if context.storage.exists(layout.teacher_heads):
-        return
-    vocabulary = read_vocabulary(job)
-    pictures, captions = _training_pictures(job)
-    tensors: dict[str, Tensor] = {}
-    figures: dict[str, Any] = {}
-    config = job.label.heads
-    context.progress.start("heads", 2 * config.epochs, unit="epochs")
-    for number, (kind, concepts, names) in enumerate(
-        (
-            ("objects", vocabulary.objects, captions.objects),
-            ("attributes", vocabulary.attributes, captions.attributes),
-        )
-    ):
-        targets = encode(names, concepts)
-        head = train_head(
-            pictures, targets, config, context.run.spec.seed + number, device(), _on_epoch(job, number * config.epochs)
-        )
-        tensors |= {f"{kind}.weight": head.weight_MCD, f"{kind}.bias": head.bias_MC}
-        figures[kind] = measure(head, pictures, targets, concepts)
-    _write_json(job, job.uri("heads.json"), {**job.header, **figures})
-    metadata = {"diht": json.dumps({**job.header, "vocabulary_sha256": vocabulary.sha256}, sort_keys=True)}
-    context.storage.write_bytes(layout.teacher_heads, save(tensors, metadata=metadata))
-
-
-def _on_epoch(job: Job, before: int) -> Callable[[int, dict[str, float]], None]:
-    def report(epoch: int, figures: dict[str, float]) -> None:
-        job.context.stop.raise_if_requested()
-        job.context.progress.update(before + epoch, figures)
-
-    return report
-
-
-def _training_pictures(job: Job) -> tuple[TrainingPictures, KeptCaptions]:
-    """Features, folds and caption concepts of the usable training pictures.
-
-    Raises:
-        DataError: no picture is usable.
-    """
-    features: list[Tensor] = []
-    groups: list[Tensor] = []
-    captions = KeptCaptions([], [], [])
-    for shard in job.training_shards:
-        found, names = _read_shard(job, shard)
-        rows = found.usable_N[: job.training[shard.name]].nonzero().flatten()
-        features.append(found.features_ND[rows])
-        groups.append(found.group_hash_N[rows])
-        for target, source in (
-            (captions.uids, names.uids),
-            (captions.objects, names.objects),
-            (captions.attributes, names.attributes),
-        ):
-            target.extend(source[row] for row in rows.tolist())
-    if not captions.uids:
-        raise DataError("none of the kept pictures can be decoded: look at filter/report.json and the shards")
-    folds = job.label.cross_fit
-    fold_N = folds_of(torch.cat(groups), folds, job.context.run.spec.seed)
-    return TrainingPictures(torch.cat(features), fold_N, folds), captions
-
-
-def _read_shard(job: Job, shard: Shard) -> tuple[ShardFeatures, KeptCaptions]:
-    found = shard_features.read_features(job.context.storage, job.features_uri(shard.name), job.config_sha256)
-    captions = read_captions(job.context.storage, job.context.layout, shard)
-    check_same_pairs(found, captions.uids, shard.uri)
-    return found, captions
-
-
-def check_same_pairs(found: ShardFeatures, uids: Sequence[str], where: str) -> None:
-    """Scores and kept shard must hold the same pairs in the same order.
-
-    Raises:
-        DataError: they do not.
-    """
-    if found.uid_hash_N.tolist() != [hash64(uid) for uid in uids]:
-        raise DataError(
-            f"{where} and the filter's scores do not hold the same pairs: run the stage filter again with --replace"
-        )
-
-
 def make_labels(job: Job, teacher: LazyTeacher) -> None:
     """Write the soft labels of this worker's share of all shards."""
     todo = job.missing("labels", ".parquet", share(list(job.shards), job.context.worker, job.context.workers))
@@ -189,7 +89,7 @@ def make_labels(job: Job, teacher: LazyTeacher) -> None:
     for shard in todo:
         job.context.stop.raise_if_requested()
         if shard.name in job.training:
-            found, captions = _read_shard(job, shard)
+            found, captions = read_shard(job, shard)
         else:
             samples = read_samples(job.context.storage, shard.uri)
             found = shard_features.extract(teacher.loaded, samples, shard.uri, count.within_shard)
@@ -208,25 +108,11 @@ def make_labels(job: Job, teacher: LazyTeacher) -> None:
         count.shard_done()
 
 
-def read_heads(job: Job) -> tuple[list[Head], str]:
-    """Both heads and the digest of their vocabulary.
-
-    Raises:
-        DataError: the file is damaged or was made under another configuration.
-    """
-    uri = job.context.layout.teacher_heads
-    tensors, header = read_safetensors(job.context.storage, uri)
-    if header["config_sha256"] != job.config_sha256:
-        raise DataError(f"{uri} was made under another configuration: run the stage label again with --replace")
-    heads = [Head(tensors[f"{kind}.weight"], tensors[f"{kind}.bias"]) for kind in ("objects", "attributes")]
-    return heads, header["vocabulary_sha256"]
-
-
 def finish(job: Job) -> Outcome:
     """Write the report and say what the stage made."""
     context = job.context
     report = make_report(job, read_vocabulary(job), json.loads(context.storage.read_bytes(job.uri("heads.json"))))
-    _write_json(job, context.layout.report(Stage.LABEL), report)
+    job.write_json(context.layout.report(Stage.LABEL), report)
     paths = ["vocabulary.json", "heads.json", "teacher_heads.safetensors"]
     paths += [f"labels/{shard.name}.parquet" for shard in job.shards] + ["report.json"]
     artefacts = [artefact(context.storage, context.layout, Stage.LABEL, path) for path in paths]
@@ -261,7 +147,3 @@ class _StageProgress:
     def shard_done(self) -> None:
         self._done = self._finished()
         self._job.context.progress.update(self._done)
-
-
-def _write_json(job: Job, uri: str, document: dict[str, Any]) -> None:
-    job.context.storage.write_bytes(uri, json.dumps(document, indent=1, ensure_ascii=False).encode())

@@ -291,7 +291,9 @@ def teacher(**options: Any) -> Callable[[Any, Path], dict[str, Any]]:
             setting(vocabulary={"minCount": 99}), DataError, "has no objects: none of 3 occurs in at least 99", id="cut"
         ),
         pytest.param(teacher(model="timm/resnet5"), UserError, "did you mean resnet", id="unknown-teacher"),
-        pytest.param(teacher(model="resnet50"), UserError, "write timm/NAME or open_clip/NAME", id="no-library"),
+        pytest.param(
+            teacher(model="resnet50"), UserError, "write timm/NAME, open_clip/NAME or swag/NAME", id="no-library"
+        ),
         pytest.param(teacher(model="open_clip/ViT-B-33"), UserError, "did you mean ViT-B-32", id="unknown-open-clip"),
         pytest.param(teacher(model="timm/resnet18"), UserError, "does not fit the teacher: conv1.weight", id="shape"),
         pytest.param(teacher(weights="missing.pth"), UserError, "does not exist", id="missing-weights"),

@@ -6,12 +6,29 @@ import numpy as np
 import pytest
 
 from diht_k8s.recipe.concepts.captions import KeptCaptions
-from diht_k8s.recipe.concepts.quality import CALIBRATION_EDGES, calibration
+from diht_k8s.recipe.concepts.quality import CALIBRATION_EDGES, MIN_EXAMPLES, average_precision, calibration
 from diht_k8s.recipe.concepts.report import Beyond, outside_caption
 from diht_k8s.recipe.concepts.soft_labels import HeadLabels, Labels
 from diht_k8s.recipe.concepts.vocabulary import Concepts, Vocabulary
 
 CONCEPTS = Concepts(("a", "b", "c"), (1, 1, 1))
+
+
+@pytest.mark.parametrize("digits", [1, 7], ids=["many-ties", "hardly-any"])
+def test_average_precision_when_compared_then_equals_scikit_learns(digits: int) -> None:
+    from sklearn.metrics import average_precision_score
+
+    rng = np.random.default_rng(digits)
+    present = rng.random((400, 6)) < [0.5, 0.2, 0.1, 0.06, 0.06, 0.01]
+    scores = (rng.random((400, 6)) + present).round(digits).astype(np.float32)
+    precision, frequency = average_precision(scores, present)
+    for number in range(6):
+        if present[:, number].sum() >= MIN_EXAMPLES:
+            expected = average_precision_score(present[:, number], scores[:, number])
+            assert precision[number] == pytest.approx(expected, rel=1e-12)
+        else:
+            assert np.isnan(precision[number])
+    np.testing.assert_allclose(frequency, present.mean(axis=0))
 
 
 def test_calibration_when_compared_then_equals_the_definition_entry_by_entry() -> None:
