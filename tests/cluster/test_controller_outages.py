@@ -161,15 +161,29 @@ def updated(runs: Runs, name: str) -> datetime:
     return datetime.fromisoformat(runs.status(name)["progress"].get("lastUpdatedTime", "2000-01-01T00:00:00Z"))
 
 
+APART = {
+    "podAntiAffinity": {
+        "preferredDuringSchedulingIgnoredDuringExecution": [
+            {"weight": 100, "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname",
+                                                "labelSelector": {"matchLabels": {"diht.dev/stage": "train"}}}},
+        ]
+    }
+}  # fmt: skip
+"""Pods of a gang on different nodes."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("zombies", [False, True], ids=["all of it dead", "containers live on"])
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("zombies", "nodes"), [(False, 1), (True, 1), (True, 2)])
 def test_gang_on_a_lost_node_starts_again_elsewhere_and_counts_nothing(
-    place: World, parts: Parts, zombies: bool
+    place: World, parts: Parts, zombies: bool, nodes: int
 ) -> None:
     runs = place.runs
     pods = runs.document("x", {"train": ["hang", "ok"]})["spec"]["pods"]
-    runs.apply("r", **TRAIN, pods={**pods, "nodeSelector": {"kubernetes.io/hostname": "node-1"}}, failurePolicy={"maxRestarts": 0})  # fmt: skip
-    wait_until(lambda: (runs.folder / "r/train/step").exists(), "its first step")
+    where = {"affinity": APART} if nodes == 2 else {"nodeSelector": {"kubernetes.io/hostname": "node-1"}}
+    train = {"model": "ViT-B-16", "samples": 8, "batchSize": 8, "numNodes": nodes, "distillation": {"mode": "Disabled"}}
+    runs.apply("r", **TRAIN, train=train, pods={**pods, **where}, failurePolicy={"maxRestarts": 0})
+    wait_until(lambda: (runs.folder / "r/train/step").exists() and len(running(runs, "r")) == nodes, "the gang")
     parts.lose_node(1, zombies=zombies)
     runs.patch("r", {"pods": {"nodeSelector": None}})
     status = runs.wait_for("r", "Complete", timeout_s=240)

@@ -15,6 +15,7 @@ import pytest
 
 from tests.cluster.operators import World, condition, kill_program, stages, world
 from tests.cluster.test_controller_faults import evict
+from tests.cluster.test_controller_outages import APART
 from tests.cluster.tools import CLUSTER, S3, Kubectl, Parts, cannot, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -212,16 +213,6 @@ def test_place_that_cannot_train_fails_the_run_before_any_rank_starts(
     assert (failed["reason"], stages(status)["train"]["attempt"]) == ("UserError", 1)
     assert says in failed["message"]
     assert trainings.names(name, "epochs") == []
-
-
-APART = {
-    "podAntiAffinity": {
-        "preferredDuringSchedulingIgnoredDuringExecution": [
-            {"weight": 100, "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname",
-                                                "labelSelector": {"matchLabels": {"diht.dev/stage": "train"}}}},
-        ]
-    }
-}  # fmt: skip
 
 
 def node_to_lose(trainings: Trainings) -> int:
