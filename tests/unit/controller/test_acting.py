@@ -1,0 +1,20 @@
+"""What the operator makes: nothing beside an object of somebody else that has the name."""
+
+from __future__ import annotations
+
+from tests.unit.controller.fake import Process
+from tests.unit.controller.test_checkpoints import training
+from tests.unit.controller.test_reconcile import Clock, reason, settle
+
+
+def test_service_of_somebody_else_is_left_alone_and_no_job_is_made_beside_it() -> None:
+    cluster, _, _ = training()
+    foreign = {"metadata": {"name": "r-train-1"}, "spec": {"selector": {"app": "theirs"}}}
+    cluster.jobs, cluster.pods, cluster.services = {}, {}, {"r-train-1": foreign}
+    process = Process(cluster, Clock())
+    settle(process)
+    assert reason(cluster, "Accepted") == "NameConflict"
+    assert (cluster.jobs, cluster.services) == ({}, {"r-train-1": foreign})
+    del cluster.services["r-train-1"]
+    settle(process)
+    assert (reason(cluster, "Accepted"), list(cluster.jobs)) == ("Valid", ["r-train-1"])
