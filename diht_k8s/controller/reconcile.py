@@ -149,7 +149,13 @@ class Reconciler:
             status, run, before, after, seen, problem=problem, reading=note.reading, tails=note.tails,
             generation=known.generation, now=now,
         )  # fmt: skip
+        is_new = not known.document["status"]
         known = self._write(known, new, note, now)
+        if (
+            is_new and decided.actions
+        ):  # of a thousand new runs each says what it is about before the first one's Job is made
+            self._tell(known, status, new, now)
+            return 0.0
         problem = act(self._cluster, known, run, decided.actions, seen, self._jobs.put)
         discard(self._cluster, known, seen)
         self._tell(known, status, new, now)
