@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,6 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from diht_k8s.api.documents import dump
 from diht_k8s.api.errors import DataError, DihtError, StopRequested, UserError
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.reports import Committed
@@ -126,6 +131,35 @@ def test_two_workers_when_they_share_the_shards_then_same_bytes_as_one(make_kept
         worker.join(timeout=120)
     assert any(results)
     assert files_of(two.run()) == files_of(one.run())
+
+
+def test_resume_when_the_worker_was_killed_then_same_bytes(make_kept: Make) -> None:
+    whole, broken = make_kept(name="whole", shards=6).write(), make_kept(name="broken", shards=6).write()
+    label(whole.run())
+    first = broken.folder / "label" / "features" / "shapes-00.safetensors"
+    environment = {**os.environ, "DIHT_RUN": dump(broken.run()), "OMP_NUM_THREADS": "1"}
+    worker = subprocess.Popen([sys.executable, "-m", "diht_k8s.cli", "stage", "label"], env=environment)
+    while not first.exists():
+        assert worker.poll() is None
+        time.sleep(0.001)
+    worker.kill()
+    worker.wait()
+    assert not Path(Layout(str(broken.folder)).committed(Stage.LABEL)).exists()
+    label(broken.run())
+    assert files_of(broken.run()) == files_of(whole.run())
+
+
+def test_damaged_shard_when_it_is_mended_then_same_bytes_as_if_it_had_never_been(make_kept: Make) -> None:
+    whole, broken = make_kept(name="whole").write(), make_kept(name="broken").write()
+    label(whole.run())
+    path = broken.folder / "filter" / "kept" / "shapes-01.tar"
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(DataError, match=r"shapes-01\.tar is damaged after \d+ samples"):
+        label(broken.run())
+    path.write_bytes(data)
+    label(broken.run())
+    assert files_of(broken.run()) == files_of(whole.run())
 
 
 def test_worker_0_when_it_fails_then_the_others_end_soon_with_its_message_and_exit_code(
