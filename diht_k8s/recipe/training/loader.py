@@ -5,6 +5,7 @@ Workers are finer ranks (see `assembly`), so neither the batches nor the cursor 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import itertools
@@ -30,6 +31,8 @@ __all__ = ["Batch", "HeadTargets", "Loader", "Source", "Targets"]
 PREFETCH_BYTES = 512 << 20
 """Batches that wait for their step: as many as fit, from one to `PREFETCH_BATCHES`."""
 PREFETCH_BATCHES = 4
+STOP_SECONDS = 30.0
+"""For the batch that is being made to be finished, at the end."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -80,6 +83,13 @@ class Loader:
         made = self._merged(self._start_workers(position)) if self.workers else self._here(position)
         filler = threading.Thread(target=self._fill, args=(made, ready, closed), name="loader", daemon=True)
         filler.start()
+
+        def stop() -> None:
+            closed.set()
+            filler.join(STOP_SECONDS)
+
+        # A thread that still computes when the interpreter is taken down would abort the process, and hide its exit code.
+        atexit.register(stop)
         try:
             while True:
                 before = time.perf_counter()
@@ -89,21 +99,17 @@ class Loader:
                     raise item
                 yield item
         finally:
-            closed.set()
+            atexit.unregister(stop)
+            stop()
 
     def _fill(self, made: Generator[Batch], ready: queue.Queue[Batch | BaseException], closed: threading.Event) -> None:
         try:
             with contextlib.closing(made):
                 for batch in made:
-                    item = batch.pinned() if torch.cuda.is_available() else batch
-                    while not closed.is_set():
-                        with contextlib.suppress(queue.Full):
-                            ready.put(item, timeout=0.2)
-                            break
-                    if closed.is_set():
+                    if not _handed_over(batch.pinned() if torch.cuda.is_available() else batch, ready, closed):
                         return
-        except BaseException as error:  # handed over to the training thread, which raises it
-            ready.put(error)
+        except BaseException as error:  # the training thread raises it
+            _handed_over(error, ready, closed)
 
     def _here(self, position: int) -> Generator[Batch]:
         assembler = Assembler(self._job, rank=self._rank, world=self._world)
@@ -148,6 +154,15 @@ class Loader:
                 if isinstance(part, BaseException):
                     raise part
             yield interleaved(made)
+
+
+def _handed_over(item: Any, ready: queue.Queue[Any], closed: threading.Event) -> bool:
+    """Put an item into a queue that may be full; False if nobody wants it any more."""
+    while not closed.is_set():
+        with contextlib.suppress(queue.Full):
+            ready.put(item, timeout=0.2)
+            return True
+    return False
 
 
 class _Parts(IterableDataset[Any]):

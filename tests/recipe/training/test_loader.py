@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +34,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def batches(
-    folder: Path, number: int, *, position: int = 0, rank: int = 0, world: int = 1, batch: int = BATCH, workers: int = 0
-) -> list[Batch]:
+def loader_over(folder: Path, *, rank: int = 0, world: int = 1, batch: int = BATCH, workers: int = 0) -> Loader:
     layout = Layout(f"{folder}/out")
     shards = [Shard(f"drawn-{i}", layout.kept(f"drawn-{i}"), "drawn", samples=n) for i, n in enumerate(SHARDS)]
     reads = Source(STORAGE, shards, [layout.labels(shard.name) for shard in shards])
     order = Order.of(SHARDS, BATCH, seed=0)
     sizes = {"batch_size": batch, "image_size": 32, "context_length": 12}
-    made = Loader(reads, order, **sizes, seed=0, rank=rank, world=world, workers=workers).batches(position)
+    return Loader(reads, order, **sizes, seed=0, rank=rank, world=world, workers=workers)
+
+
+def batches(
+    folder: Path, number: int, *, position: int = 0, rank: int = 0, world: int = 1, batch: int = BATCH, workers: int = 0
+) -> list[Batch]:
+    made = loader_over(folder, rank=rank, world=world, batch=batch, workers=workers).batches(position)
     try:
         return list(itertools.islice(made, number))
     finally:
@@ -89,7 +95,7 @@ def test_batches_when_begun_in_the_middle_or_with_small_caches_then_the_same(
     assert all(same(a, b) for a, b in zip(again, whole[10:], strict=True))
 
 
-@pytest.mark.parametrize(("world", "workers"), [(2, 0), (2, 2), (3, 0), (3, 2)])
+@pytest.mark.parametrize(("world", "workers"), [(2, 0), (2, 2), (3, 2), (8, 0)])  # 8 are more than shards
 def test_batches_when_cut_among_ranks_and_workers_then_together_the_same(
     folder: Path, world: int, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,3 +188,20 @@ def test_worker_when_killed_then_retryable(folder: Path) -> None:
         child.kill()
     with pytest.raises(RetryableError, match="rank 0 lost a loader worker"):
         list(itertools.islice(made, 100))
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from tests.recipe.training.test_loader import loader_over
+
+made = loader_over(Path(sys.argv[1]), workers=2).batches(0)
+next(made)
+sys.exit(75)
+"""
+
+
+def test_program_when_it_ends_in_the_middle_then_with_its_own_exit_code(folder: Path) -> None:
+    command = [sys.executable, "-c", PROGRAM, str(folder)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stderr) == (75, "")
