@@ -20,10 +20,12 @@ LEMMAS: Final = {
     "selfies": "selfie",
 }
 """Forms that the rules get wrong."""
+REMEMBERED: Final = 1 << 16
+"""Words whose lemmas are remembered."""
 VOWELS: Final = "aeiou"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Lexicon:
     """WordNet's lemmas by part of speech, with the rules that lead to them (tables of the spaCy model)."""
 
@@ -34,8 +36,14 @@ class Lexicon:
     verb_exceptions: Mapping[str, Sequence[str]]
     noun_exceptions: Mapping[str, Sequence[str]]
 
-    def verb(self, word: str) -> str:
+    def __post_init__(self) -> None:
+        remember = lru_cache(REMEMBERED)
+        self.verb = remember(self._verb)
         """Lemma of a verb form (lower-case): riding -> ride, sitting -> sit."""
+        self.noun = remember(self._noun)
+        """Singular of a noun (lower-case); words that are no known plural stay."""
+
+    def _verb(self, word: str) -> str:
         if word in LEMMAS:
             return LEMMAS[word]
         if (known := self.verb_exceptions.get(word)) and word not in self.verbs:
@@ -61,8 +69,7 @@ class Lexicon:
         """Whether the word is a form of a known verb."""
         return self.verb(word) in self.verbs
 
-    def noun(self, word: str) -> str:
-        """Singular of a noun (lower-case); words that are no known plural stay."""
+    def _noun(self, word: str) -> str:
         if word in PLURAL_ONLY or len(word) < 3:
             return word
         if word in LEMMAS:

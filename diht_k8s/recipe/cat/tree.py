@@ -4,38 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from spacy.tokens import Doc
-    from spacy.tokens import Token as Word
 
 
 @dataclass(eq=False, slots=True)
 class Token:
     """A word or mark."""
 
-    i: int
     lower: str
     tag: str
-    """Penn tag, after mending."""
+    """Penn tag; changed by `retag` only."""
     dep: str
     start: int
     end: int
+    is_noun: bool = field(init=False)
+    """common noun or name."""
+    is_verb: bool = field(init=False)
+    """full or auxiliary verb form."""
+    i: int = field(init=False)
+    """place in the caption."""
     head: Token = field(init=False, repr=False)
     """itself for a root."""
     children: list[Token] = field(default_factory=list, repr=False)
     """in the order of the caption."""
 
-    @property
-    def is_noun(self) -> bool:
-        """Common noun or name."""
-        return self.tag.startswith("NN")
+    def __post_init__(self) -> None:
+        self.retag(self.tag)
 
-    @property
-    def is_verb(self) -> bool:
-        """Full or auxiliary verb form."""
-        return self.tag.startswith("VB")
+    def retag(self, tag: str) -> None:
+        """Change the tag."""
+        self.tag, kind = tag, tag[:2]
+        self.is_noun, self.is_verb = kind == "NN", kind == "VB"
 
     @property
     def is_root(self) -> bool:
@@ -63,27 +61,33 @@ class Token:
             yield token
 
 
-def _tag(word: Word) -> str:
-    """The tagger's tag; words of capitals only are names ("LED lamp"), since captions in capitals arrive in lower case."""
-    return "NNP" if word.tag_.startswith("VB") and word.is_upper and len(word) > 1 else word.tag_
+def link(words: Sequence[Token | None], heads: Sequence[int]) -> list[Token]:
+    """Join the words of a caption to a tree.
+
+    Args:
+        words: None for blanks, which are left out; what hangs on one hangs on its head.
+        heads: distance of each word's head from the word, 0 for a root.
+    """
+    tokens: list[Token] = []
+    for index, token in enumerate(words):
+        if token is None:
+            continue
+        token.i = len(tokens)
+        tokens.append(token)
+        head = index + heads[index]
+        while words[head] is None and heads[head]:
+            head += heads[head]
+        token.head = words[head] or token
+        if token.head is not token:
+            token.head.children.append(token)
+    return tokens
 
 
-def tokens_of(doc: Doc) -> list[Token]:
-    """The tokens of a parse, blanks left out."""
-    made: dict[int, Token] = {}
-    for word in doc:
-        if not word.is_space:
-            made[word.i] = Token(len(made), word.lower_, _tag(word), word.dep_, word.idx, word.idx + len(word))
-    for word in doc:
-        if word.i in made:
-            token = made[word.i]
-            head = word.head
-            while head.i not in made and head.head is not head:
-                head = head.head
-            token.head = made.get(head.i, token)
-            if token.head is not token:
-                token.head.children.append(token)
-    return list(made.values())
+def unlink(tokens: Sequence[Token]) -> None:
+    """Take a tree apart. It is a web of cycles, which Python's collector would have to look for, at a fifth of the rules' time."""
+    for token in tokens:
+        token.children.clear()
+        del token.head
 
 
 def before(tokens: Sequence[Token], token: Token) -> Token | None:

@@ -26,19 +26,24 @@ WAYS = words(
 def find_verbs(tokens: Sequence[Token], lexicon: Lexicon) -> None:
     """Mend tags and heads around verbs, each rule over the whole caption in turn."""
     for token in tokens:
-        _mend_opening(tokens, token, lexicon)
-        _mend_participle(tokens, token, lexicon)
-        _mend_finite_verb(tokens, token, lexicon)
-        _mend_hidden_verb(tokens, token, lexicon)
+        if token.is_verb or token.lower in COMMANDS:
+            _mend_opening(tokens, token, lexicon)
+        if token.lower.endswith("ing"):
+            _mend_participle(tokens, token, lexicon)
+        if token.is_noun:
+            _mend_finite_verb(tokens, token, lexicon)
+            _mend_hidden_verb(tokens, token, lexicon)
     for token in tokens:
-        _mend_second_participle(tokens, token, lexicon)
-        _mend_second_verb(tokens, token, lexicon)
-        _mend_two_subjects(token)
+        if token.is_noun:
+            _mend_second_participle(tokens, token, lexicon)
+            _mend_second_verb(tokens, token, lexicon)
+        elif token.is_verb:
+            _mend_two_subjects(token)
 
 
 def become_noun_before(token: Token) -> None:
     """Turn a verb into a noun, which is a part of the name of its object where it has one."""
-    token.tag = "NN"
+    token.retag("NN")
     for child in token.kids("nsubj"):
         child.dep = "compound"
     things = [child for child in token.kids("dobj", "attr") if child.i > token.i]
@@ -52,7 +57,8 @@ def _mend_opening(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> No
     """The word that opens a caption or a part of it: a modifier ("Raised fist"), a noun ("Fall scene") or a command ("Shop now")."""
     left, right = before(tokens, token), after(tokens, token)
     if left is not None and token.tag in ("VBN", "VBD") and left.is_noun and _is_manner(left, token, right):
-        token.tag, left.dep = "VBN", "npadvmod"
+        token.retag("VBN")
+        left.dep = "npadvmod"
         _become_modifier(tokens, token, "amod")
         left.attach(token, "npadvmod")
         return
@@ -74,13 +80,13 @@ def _mend_opening(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> No
         and left is None
         and (right is None or right.tag in ("RB", "PRP$", "DT"))
     ):
-        token.tag = "VB"
+        token.retag("VB")
         return
     if right is None or not token.is_verb or token.dep in ("amod", "aux", "compound") or token.kids("nsubj", "aux"):
         return
     if not (right.is_noun or right.tag.startswith("JJ")):
         if token.tag == "VBZ" and left is None and lexicon.noun(token.lower) in lexicon.nouns:
-            token.tag = "NNS"
+            token.retag("NNS")
         return
     bare = right.tag == "NN" and right.lower not in MASS and right.head is token
     if token.tag in ("VBN", "VBD") or (token.tag == "VBG" and (bare or lexicon.verb(token.lower) in INTRANSITIVE)):
@@ -88,7 +94,7 @@ def _mend_opening(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> No
     elif (token.tag in ("VB", "VBP") and token.lower in COMMANDS_OR_THINGS and right.tag == "NN" and left is None) or (
         token.tag in ("VB", "VBP") and token.lower not in COMMANDS and token.lower in lexicon.nouns and left is None
     ):
-        token.tag = "NN"
+        token.retag("NN")
         _become_modifier(tokens, token, "compound")
 
 
@@ -145,7 +151,7 @@ def _make_participle(token: Token, noun: Token) -> None:
         following = token.head
         replace_with(following, noun)
         following.attach(token, "dobj")
-    token.tag = "VBG"
+    token.retag("VBG")
     token.attach(noun, "acl")
 
 
@@ -180,14 +186,14 @@ def _mend_finite_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -
     elif token in below(left):
         token.attach(left.head if not left.is_root else token, left.dep if not left.is_root else "ROOT")
         left.attach(token, "nsubj")
-    token.tag = "VBZ"
+    token.retag("VBZ")
 
 
 def _mend_hidden_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
     """Mend "two brothers bake rye bread": a noun that has a subject hides a verb right after that subject."""
     if not token.is_noun:
         return
-    for subject in token.kids("nsubj"):
+    for subject in token.kids("nsubj") if token.children else ():
         verb = after(tokens, subject)
         thing = token.head if verb is token and token.dep == "compound" and token.head.i > token.i else token
         if verb is None or verb is thing or verb.i >= thing.i or not _agree(subject, verb, lexicon):
@@ -195,7 +201,7 @@ def _mend_hidden_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -
         replace_with(thing, verb)
         subject.attach(verb, "nsubj")
         thing.attach(verb, "dobj")
-        verb.tag = "VBP"
+        verb.retag("VBP")
 
 
 def _agree(subject: Token, verb: Token, lexicon: Lexicon) -> bool:
@@ -218,7 +224,7 @@ def _mend_second_participle(tokens: Sequence[Token], token: Token, lexicon: Lexi
     first = next((t for t in reversed(tokens[: left.i]) if t.tag == "VBG" and t.dep not in ("amod", "compound")), None)
     if first is None or token in first.ancestors():
         return
-    token.tag = "VBG"
+    token.retag("VBG")
     token.attach(first, "conj")
     if right.is_noun and right.head.i < token.i:
         right.attach(token, "dobj")
@@ -239,7 +245,7 @@ def _mend_second_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -
     if first is None or first.tag != "VBZ" or not (right.is_noun or right.tag in ("DT", "PRP$")):
         return
     thing = token.head if token.dep == "compound" and token.head.i > token.i else right
-    token.tag = "VBZ"
+    token.retag("VBZ")
     token.attach(first, "conj")
     if thing.is_noun and token not in below(thing):
         thing.attach(token, "dobj")

