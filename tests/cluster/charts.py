@@ -59,7 +59,9 @@ class Helm:
         return self("install", release, str(chart), *_settings(settings), "--wait", "--timeout=60s", *flags)
 
     def upgrade(self, release: str, *settings: str, chart: Path = CHART) -> str:
-        return self("upgrade", release, str(chart), *_settings(settings), "--wait", "--timeout=60s")
+        """As the docs say."""
+        options = ("--reset-then-reuse-values", "--wait", "--timeout=60s")
+        return self("upgrade", release, str(chart), *_settings(settings), *options)
 
 
 def recipe(runs: Runs) -> tuple[str, ...]:

@@ -154,7 +154,7 @@ def test_upgrade_from_the_previous_version_brings_new_fields_and_leaves_runs_in_
     ask = ("--namespace", runs.namespace, "--dry-run=server", "--validate=strict")
     with pytest.raises(KubectlError, match=f'unknown field "spec.filter.{NEW_FIELD}"'):
         runs.kubectl.apply(new, *ask)
-    admin.upgrade("mine", *settings, chart=next_version(tmp_path))
+    admin.upgrade("mine", chart=next_version(tmp_path))
     wait_until(lambda: "created" in runs.kubectl.apply(new, *ask), "the new field is served", 30)
     assert (jobs(runs), states(runs)) == (before, STATES)
     runs.apply("after", **ONE_STAGE)
@@ -251,6 +251,33 @@ def rendered_by_helm(admin: Helm, values: Path, folder: Path) -> dict[str, Any]:
         admin("template", "all", str(CHART), "--no-hooks", "--kube-version", NEWEST, "--values", str(values))
     )
     return {"resources": ["all.yaml"]}
+
+
+@pytest.mark.parametrize(
+    ("role", "may", "may_not"),
+    [
+        ("view", ["get dihtruns", "get dihtruns/status"], ["create dihtruns", "delete dihtruns"]),
+        ("edit", ["create dihtruns", "patch dihtruns", "delete dihtruns"], ["patch dihtruns/status"]),
+        ("admin", ["create dihtruns", "patch dihtruns/status"], ["create dihtruns/finalizers"]),
+    ],
+)
+def test_role_of_a_person_in_a_namespace_reaches_its_runs(
+    kubectl: Kubectl, rights: None, namespace: str, role: str, may: list[str], may_not: list[str]
+) -> None:
+    """By the aggregated roles, as soon as the controller of roles has put them together."""
+    kubectl("create", "rolebinding", "bob", f"--clusterrole={role}", "--user=bob", "--namespace", namespace)
+
+    def can(what: str) -> bool:
+        verb, resource = what.split()
+        resource, _, sub = resource.partition("/")
+        sub = (f"--subresource={sub}",) if sub else ()
+        try:
+            return "yes" in kubectl("auth", "can-i", verb, f"{resource}.diht.dev", *sub, "--as=bob", "--namespace", namespace)  # fmt: skip
+        except KubectlError:  # it prints no and ends with 1
+            return False
+
+    wait_until(lambda: all(can(what) for what in may), f"{role} may {may}", 20)
+    assert not any(can(what) for what in may_not)
 
 
 def readme_line(runs: Runs) -> list[str]:

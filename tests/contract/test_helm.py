@@ -188,6 +188,12 @@ def test_service_account_that_is_not_made_must_be_named(helm: str) -> None:
     assert "serviceAccount.name: name the service account that is there" in done.stderr
 
 
+def test_values_of_an_older_version_reused_as_they_were_are_refused_with_what_to_do(helm: str) -> None:
+    done = template(helm, {"tests": None})
+    assert done.returncode != 0
+    assert "helm upgrade --reset-then-reuse-values keeps yours and adds the new defaults" in done.stderr
+
+
 def test_alerts_and_dashboard_ask_for_metrics_that_the_operator_has(helm: str) -> None:
     objects = rendered(helm, EVERYTHING, apis=MONITORING)
     rules = one(objects, "PrometheusRule")["spec"]["groups"][0]["rules"]

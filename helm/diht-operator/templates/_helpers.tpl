@@ -43,6 +43,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
+{{/* `helm upgrade --reuse-values` leaves out the defaults of values that this version has brought. */}}
+{{- define "diht-operator.needs-values" -}}
+{{- if not .Values.tests -}}
+{{- fail "the values of an older version were reused as they were and lack new ones (tests): helm upgrade --reset-then-reuse-values keeps yours and adds the new defaults" -}}
+{{- end -}}
+{{- end -}}
+
 {{/* spec.pods of the run of `helm test`, as JSON; its image is empty where no program is to run. */}}
 {{- define "diht-operator.test-pods" -}}
 {{- $repository := .Values.tests.image.repository | default (.Values.image.repository | replace "diht-operator" "diht-recipe") -}}
