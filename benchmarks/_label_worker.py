@@ -1,0 +1,20 @@
+"""One worker of the stage label as a process, for `benchmarks.label`: the run comes in `DIHT_RUN`, its CPU seconds go out as the last line."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+import torch
+
+from diht_k8s.api.documents import load
+from diht_k8s.api.run import Stage
+from diht_k8s.recipe.concepts import stage
+from diht_k8s.recipe.runtime.stage import run_stage
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    worker, workers = map(int, sys.argv[1:])
+    run_stage(stage, load(os.environ["DIHT_RUN"], name="DIHT_RUN"), Stage.LABEL, worker=worker, workers=workers)
+    print(time.process_time())

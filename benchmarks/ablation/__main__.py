@@ -1,0 +1,100 @@
+"""The ablation: what filter, distillation and hard negatives do for a small model on the demo's pool. `benchmarks/run ablation --help`.
+
+Trains every arm with every seed (seed by seed, so that all arms have the same seeds when it is cut off) and appends one JSON line a training
+to `results.jsonl` in the work folder; what stands there is not trained again. `--table` prints the paired
+differences with intervals, of the setting that was trained last. Where the filter or the teacher has changed since, remove the pools.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.ablation.arms import ARMS
+from benchmarks.ablation.pools import ROOT
+
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(8 << 30)}
+"""As the launcher of trainings sets it: memory of large tensors is kept for the next step."""
+
+
+def main() -> None:
+    """Run what is missing, or print the table."""
+    options = _options()
+    results = Path(options.work).resolve() / "results.jsonl"
+    if options.table:
+        from benchmarks.ablation.table import table
+
+        lines = [json.loads(line) for line in results.read_text().splitlines()]
+        last = lines[-1]
+        print(
+            table(
+                [line for line in lines if (line["sizes"], line["pool"]) == (last["sizes"], last["pool"])],
+                svg=options.svg,
+            )
+        )
+        return
+    if any(name not in os.environ for name in MALLOC):  # read by the C library when the process starts
+        os.execve(
+            sys.executable, [sys.executable, "-m", "benchmarks.ablation", *sys.argv[1:]], {**os.environ, **MALLOC}
+        )
+    os.chdir(ROOT)
+    train(options, results)
+
+
+def train(options: argparse.Namespace, results: Path) -> None:
+    """Train the arms that have no line yet."""
+    import torch
+
+    from benchmarks.ablation.pools import prepare
+    from benchmarks.ablation.training import Bench, Sizes
+    from diht_k8s.api.documents import load
+
+    torch.set_num_threads(1)
+    sizes = Sizes(**{name: json.loads(value) for name, value in (item.split("=", 1) for item in options.sizes)})
+    evaluate = load((ROOT / options.document).read_text(), name=options.document).spec.evaluate
+    assert evaluate is not None, "the document evaluates"
+    zero_shot = next(benchmark for benchmark in evaluate.benchmarks if benchmark.class_names)
+    class_names = Path(str(zero_shot.class_names)).read_text().splitlines()
+    bench = Bench(prepare(options.document, results.parent), sizes, class_names, zero_shot.templates)
+    lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    setting = {"sizes": asdict(sizes), "pool": bench.material.digest}
+    done = {(line["arm"], line["seed"]) for line in lines if all(line[key] == setting[key] for key in setting)}
+    deadline = time.monotonic() + 60 * options.minutes
+    chosen = [arm for arm in ARMS if not options.arms or arm.name in options.arms]
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
+        for arm in chosen:
+            if (arm.name, seed) in done:
+                continue
+            if time.monotonic() > deadline:
+                return
+            line = {"arm": arm.name, "seed": seed, **bench.run(arm, seed), **setting}
+            with results.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            print(json.dumps({key: value for key, value in line.items() if key not in setting}), flush=True)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="benchmarks/run ablation", description=__doc__)
+    parser.add_argument("--work", default="runs/ablation", help="folder for pools and results (default: %(default)s)")
+    parser.add_argument(
+        "--document", default="examples/demo.yaml", help="whose pool and teacher (default: %(default)s)"
+    )
+    parser.add_argument("--seeds", type=int, default=10, help="number of seeds (default: %(default)s)")
+    parser.add_argument("--first-seed", type=int, default=0, help="the first of them (default: %(default)s)")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="NAME=VALUE", dest="sizes", help="change a size of `training.Sizes`"
+    )
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no training after so long")
+    parser.add_argument("--arms", nargs="*", metavar="ARM", help=f"some of: {', '.join(arm.name for arm in ARMS)}")
+    parser.add_argument("--table", action="store_true", help="print the table of what is there")
+    parser.add_argument("--svg", help="with --table: draw the differences into this file too")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

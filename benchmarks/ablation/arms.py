@@ -1,0 +1,57 @@
+"""The arms of the ablation: what each changes against which other arm. Data only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+PoolName = Literal["kept", "random", "junk_kept", "junk_random"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One way to train; everything that is not named is the same in all arms."""
+
+    name: str
+    what: str
+    """for the table."""
+    against: str | None = "plain"
+    """the arm that it is compared with, seed by seed."""
+    pool: PoolName = "kept"
+    labels: Literal["teacher", "shuffled", "untrained"] | None = None
+    """soft labels that the concept heads learn; None: no heads."""
+    contrastive: Literal["hn_nce", "wrong_normaliser", "smoothed"] = "hn_nce"
+    beta: float = 0.0
+    embedding: bool = False
+    """a linear head learns the teacher's features themselves."""
+    locked: bool = False
+    """the teacher is the image tower, frozen, with a learned projection."""
+
+
+ARMS: Final[tuple[Arm, ...]] = (
+    Arm(name="plain", what="CLIP on the pairs that the filter keeps", against=None),
+    Arm(name="distill", what="concept distillation", labels="teacher"),
+    Arm(
+        name="distill_shuffled",
+        what="the same labels, each on another picture",
+        labels="shuffled",
+    ),
+    Arm(name="distill_untrained", what="labels from an untrained teacher", labels="untrained"),
+    Arm(name="smoothing", what="label smoothing 0.1 in the contrastive loss", contrastive="smoothed"),
+    Arm(name="embedding", what="distillation of the teacher's features", embedding=True),
+    Arm(name="locked", what="the teacher as locked image tower", locked=True),
+    Arm(name="hn_0.25", what="hard negatives, beta 0.25", beta=0.25),
+    Arm(name="hn_0.5", what="hard negatives, beta 0.5", beta=0.5),
+    Arm(name="hn_1", what="hard negatives, beta 1", beta=1.0),
+    Arm(
+        name="hn_wrong",
+        what="beta 0.5 with the wrong normaliser of public code",
+        against="hn_0.5",
+        contrastive="wrong_normaliser",
+        beta=0.5,
+    ),
+    Arm(name="distill_hn", what="concept distillation and beta 0.25", against="distill", labels="teacher", beta=0.25),
+    Arm(name="random", what="a random subset of the pool, as large as what the filter keeps", pool="random"),
+    Arm(name="junk_kept", what="the filter on the pool with 30 % junk", against="junk_random", pool="junk_kept"),
+    Arm(name="junk_random", what="a random subset of that pool, equally large", against="plain", pool="junk_random"),
+)

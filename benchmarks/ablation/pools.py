@@ -1,0 +1,224 @@
+"""What the arms train and are measured on, made once by the recipe's own stages: pools of pairs, soft labels, teacher features.
+
+In: the demo's run document and a work folder. Out: everything in memory; what the stages wrote stays for the next call.
+
+Shapes: N pairs of a pool, K stored classes, D features of the teacher.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from benchmarks.ablation.arms import PoolName
+from benchmarks.ablation.junk import junk_samples
+from diht_k8s.api.documents import load
+from diht_k8s.api.hashing import sha256_of
+from diht_k8s.api.layout import Layout
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.cat import stage as filter_stage
+from diht_k8s.recipe.concepts import stage as label_stage
+from diht_k8s.recipe.concepts.features import read_safetensors
+from diht_k8s.recipe.concepts.soft_labels import HeadLabels, read_labels
+from diht_k8s.recipe.concepts.teacher import load_teacher
+from diht_k8s.recipe.concepts.teacher_files import weights_uri
+from diht_k8s.recipe.concepts.vocabulary import Vocabulary
+from diht_k8s.recipe.runtime.stage import run_stage
+from diht_k8s.recipe.shards.pictures import decode
+from diht_k8s.recipe.shards.samples import Sample, read_samples, write_samples
+from diht_k8s.recipe.shards.sets import kept_shards
+from diht_k8s.recipe.shards.storage import Storage
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+JUNK_SHARE: Final = 0.3
+JUNK_SEED: Final = 0
+
+
+@dataclass(frozen=True)
+class SoftLabels:
+    """Labels of the kept pairs, in their order."""
+
+    objects: HeadLabels
+    attributes: HeadLabels
+    classes: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Some pairs, decoded."""
+
+    uids: list[str]
+    captions: list[str]
+    images: list[Image.Image]
+
+    def chosen(self, rows: Sequence[int] | NDArray[np.int64]) -> Pairs:
+        """Some of the pairs."""
+        return Pairs(
+            [self.uids[row] for row in rows], [self.captions[row] for row in rows], [self.images[row] for row in rows]
+        )
+
+    def __add__(self, other: Pairs) -> Pairs:
+        return Pairs(self.uids + other.uids, self.captions + other.captions, self.images + other.images)
+
+    def __len__(self) -> int:
+        return len(self.uids)
+
+
+@dataclass(frozen=True)
+class Material:
+    """All that the arms need."""
+
+    raw: Pairs
+    """the pool before the filter."""
+    junk: Pairs
+    kept: Pairs
+    junk_kept: Pairs
+    """junk that the filter lets through."""
+    labels: dict[str, SoftLabels]
+    """by teacher: `teacher`, `untrained`."""
+    teacher_ND: Tensor
+    """standardised teacher features of the kept pairs, fp32."""
+    held_out: Pairs
+    held_out_teacher_ND: Tensor
+    held_out_classes: NDArray[np.int64]
+    """class of each held-out picture, -1 for none."""
+    digest: str
+    """of what filter and label made: results on other pools are not compared."""
+
+    def pool(self, name: PoolName, rng: np.random.Generator) -> Pairs:
+        """The pairs of an arm; random subsets are as large as what the filter keeps."""
+        if name == "kept":
+            return self.kept
+        if name == "junk_kept":
+            return self.kept + self.junk_kept
+        everything = self.raw if name == "random" else self.raw + self.junk
+        size = len(self.kept) + (0 if name == "random" else len(self.junk_kept))
+        return everything.chosen(np.sort(rng.permutation(len(everything))[:size]))
+
+
+def prepare(document: str, work: Path) -> Material:
+    """Run the demo's filter and label stages (twice, the second time with an untrained teacher), and the filter on junk."""
+    text = (ROOT / document).read_text()
+    kept_run = _run(text, document, work / "pool")
+    markers = [run_stage(filter_stage, kept_run, Stage.FILTER), run_stage(label_stage, kept_run, Stage.LABEL)]
+    raw = _pairs(_samples(kept_run.spec.data.sources[0].shards))
+    junk_run = _junk_run(text, document, work, kept_run, len(raw))
+    shutil.copytree(work / "pool" / "filter", work / "untrained" / "filter", dirs_exist_ok=True)
+    weights = _untrained_weights(kept_run, work)
+    untrained_run = _run(text, document, work / "untrained", f"label.teacher.weights={weights}")
+    run_stage(label_stage, untrained_run, Stage.LABEL)
+    held_out = _samples(kept_run.spec.evaluate.benchmarks[0].shards)  # type: ignore[union-attr]  # the demo evaluates
+    teacher_ND, mean_D, scale_D = _standardised(kept_run)
+    held_out_pairs = _pairs(held_out)
+    return Material(
+        raw=raw,
+        junk=_pairs(list(read_samples(Storage(), str(work / "junk" / "00000.tar")))),
+        kept=_pairs(_kept_samples(kept_run)),
+        junk_kept=_pairs(_kept_samples(junk_run)),
+        labels={"teacher": _labels(kept_run), "untrained": _labels(untrained_run)},
+        teacher_ND=teacher_ND,
+        held_out=held_out_pairs,
+        held_out_teacher_ND=(teacher_features(kept_run, held_out_pairs) - mean_D) * scale_D,
+        held_out_classes=np.array([sample.meta.get("cls", -1) for sample in held_out]),
+        digest=sha256_of([marker.output_sha256 for marker in markers if marker is not None])[:12],
+    )
+
+
+def teacher_features(run: DihtRun, pairs: Pairs) -> Tensor:
+    """The teacher's features of some pictures, fp32."""
+    assert run.spec.label is not None, "the demo labels"
+    config = run.spec.label.teacher
+    teacher = load_teacher(config, Storage(), weights_uri(config), torch.device("cpu"))
+    size = teacher.batch_size
+    chunks = [pairs.images[start : start + size] for start in range(0, len(pairs), size)]
+    return torch.cat(
+        [teacher.features(torch.stack([teacher.preprocess(image) for image in chunk])) for chunk in chunks]
+    )
+
+
+def _run(text: str, name: str, output: Path, *overrides: str) -> DihtRun:
+    fixed = [f"data.output={output}", "filter.workers=1", "label.workers=1"]
+    return load(text, name=name, overrides=[*fixed, *overrides])
+
+
+def _junk_run(text: str, name: str, work: Path, kept_run: DihtRun, pool_size: int) -> DihtRun:
+    shard = work / "junk" / "00000.tar"
+    if not shard.exists():
+        count = round(pool_size * JUNK_SHARE / (1 - JUNK_SHARE))
+        pairs = _samples(kept_run.spec.data.sources[0].shards)
+        write_samples(Storage(), str(shard), junk_samples(pairs, count, JUNK_SEED))
+    sources = f'[{{"name": "junk", "shards": ["{shard}"]}}]'
+    run = _run(text, name, work / "junk" / "run", f"data.sources={sources}")
+    run_stage(filter_stage, run, Stage.FILTER)
+    return run
+
+
+def _untrained_weights(run: DihtRun, work: Path) -> Path:
+    """Random weights of the teacher's network, as its library initialises them."""
+    import timm
+    from safetensors.torch import save_file
+
+    path = work / "untrained.safetensors"
+    if not path.exists():
+        assert run.spec.label is not None, "the demo labels"
+        torch.manual_seed(0)
+        network = timm.create_model(run.spec.label.teacher.model.removeprefix("timm/"))
+        save_file({name: value.contiguous() for name, value in network.state_dict().items()}, path)
+    return path
+
+
+def _samples(patterns: Sequence[str]) -> list[Sample]:
+    storage = Storage()
+    return [
+        sample
+        for uri in storage.expand([str(ROOT / pattern) for pattern in patterns])
+        for sample in read_samples(storage, uri)
+    ]
+
+
+def _kept_samples(run: DihtRun) -> list[Sample]:
+    storage = Storage()
+    return [sample for shard in kept_shards(run.spec, storage) for sample in read_samples(storage, shard.uri)]
+
+
+def _pairs(samples: Sequence[Sample]) -> Pairs:
+    return Pairs(
+        [sample.uid for sample in samples],
+        [sample.caption for sample in samples],
+        [decode(sample.image) for sample in samples],
+    )
+
+
+def _labels(run: DihtRun) -> SoftLabels:
+    storage, layout = Storage(), Layout(run.spec.data.output)
+    found = [read_labels(storage, layout.labels(shard.name)) for shard in kept_shards(run.spec, storage)]
+
+    def joined(head: str) -> HeadLabels:
+        heads: list[HeadLabels] = [getattr(labels, head) for labels in found]
+        return HeadLabels(
+            np.concatenate([each.ids_NK for each in heads]), np.concatenate([each.probabilities_NK for each in heads])
+        )
+
+    vocabulary = Vocabulary.from_document(json.loads(storage.read_bytes(layout.vocabulary)))
+    classes = (len(vocabulary.objects), len(vocabulary.attributes))
+    return SoftLabels(joined("objects"), joined("attributes"), classes)
+
+
+def _standardised(run: DihtRun) -> tuple[Tensor, Tensor, Tensor]:
+    """Standardised teacher features of the kept pairs, with the mean and scale that did it."""
+    storage, folder = Storage(), Path(run.spec.data.output) / "label" / "features"
+    names = [f"{shard.name}.safetensors" for shard in kept_shards(run.spec, storage)]
+    parts: list[dict[str, Any]] = [read_safetensors(storage, str(folder / name))[0] for name in names]
+    features_ND = torch.cat([part["features"] for part in parts]).float()
+    mean_D, scale_D = features_ND.mean(dim=0), 1 / features_ND.std(dim=0).clamp(min=1e-6)
+    return (features_ND - mean_D) * scale_D, mean_D, scale_D

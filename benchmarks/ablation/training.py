@@ -1,0 +1,196 @@
+"""One training of one arm, in this process, by the recipe's own model, losses, optimiser groups and schedule; and its figures.
+
+In: an arm, a seed, the material, sizes. Out: retrieval and zero-shot figures on the held-out pictures.
+
+Shapes: B pairs of a batch, N held-out pictures, D features.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmarks.ablation.arms import Arm
+from benchmarks.ablation.batches import Course, Tokens, make_course, test_images
+from benchmarks.ablation.losses import smoothed_loss, wrong_normaliser_loss
+from benchmarks.ablation.pools import Material
+from diht_k8s.api.training import Optimizer, Schedule
+from diht_k8s.recipe.evaluation.classification import class_embeddings, classification, prompts
+from diht_k8s.recipe.evaluation.retrieval import retrieval
+from diht_k8s.recipe.training.losses import hn_nce_loss, soft_label_loss
+from diht_k8s.recipe.training.model import Features, Student, parameter_groups
+from diht_k8s.recipe.training.order import generator
+from diht_k8s.recipe.training.schedule import learning_rate
+
+SMOOTHING: Final = 0.1
+CUTOFFS: Final = (1, 5, 10)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """What all arms share."""
+
+    samples: int = 12_288
+    batch_size: int = 256
+    image_size: int = 32
+    width: int = 16
+    """of the ModifiedResNet, one block a stage."""
+    text_layers: int = 1
+    """of width 128."""
+    context_length: int = 16
+    lr: float = 1.5e-3
+    weight_decay: float = 0.5
+    concept_weight: float = 0.5
+    """of both heads' cross-entropies; the default of `train.distillation`."""
+    embedding_weight: float = 1.0
+    """of the feature distillation's 1 - cosine."""
+    head_lr_scale: float = 10.0
+    head_weight_decay_scale: float = 0.01
+
+
+class Bench:
+    """Trains arms on the same material; what arms of one seed share is kept."""
+
+    def __init__(self, material: Material, sizes: Sizes, class_names: Sequence[str], templates: Sequence[str]) -> None:
+        self.material, self.sizes = material, sizes
+        self._prompts, self._classes = prompts(class_names, templates), len(class_names)
+        held_out = material.held_out
+        captions = [*material.raw.captions, *material.junk.captions, *held_out.captions, *self._prompts]
+        self.tokens = Tokens(captions, sizes.context_length)
+        self._images_N3HW = test_images(held_out.images, sizes.image_size)
+        self._text_tokens, self._prompt_tokens = self.tokens(held_out.captions), self.tokens(self._prompts)
+        self._courses: dict[tuple[str, int], Course] = {}
+
+    def run(self, arm: Arm, seed: int) -> dict[str, Any]:
+        """Train and measure."""
+        course = self._course(arm, seed)
+        began = time.process_time()
+        model = self._model(arm, seed)
+        loss = self._train(arm, model, course, seed)
+        return {"loss": round(loss, 4), "cpu_s": round(time.process_time() - began, 1), **self._figures(arm, model)}
+
+    def _course(self, arm: Arm, seed: int) -> Course:
+        """The pictures in order; only the newest seed's are kept in memory."""
+        key = (arm.pool, seed)
+        if key not in self._courses:
+            self._courses = {old: course for old, course in self._courses.items() if old[1] == seed}
+            pairs = self.material.pool(arm.pool, generator(seed, "subset", arm.pool))
+            sizes = self.sizes
+            self._courses[key] = make_course(
+                pairs, self.tokens, samples=sizes.samples, image_size=sizes.image_size, seed=seed
+            )
+        return self._courses[key]
+
+    def _model(self, arm: Arm, seed: int) -> Student:
+        """Towers that are equal in all arms of a seed; heads are drawn after them."""
+        sizes = self.sizes
+        config = {
+            "embed_dim": 128,
+            "vision_cfg": {"image_size": sizes.image_size, "layers": [1, 1, 1, 1], "width": sizes.width},
+            "text_cfg": {"context_length": sizes.context_length, "vocab_size": self.tokens.size, "width": 128, "heads": 4, "layers": sizes.text_layers},
+        }  # fmt: skip
+        objects, attributes = (0, 0) if arm.labels is None else self._labels(arm).classes
+        if arm.embedding:
+            objects = self.material.teacher_ND.shape[1]
+        torch.manual_seed(seed)
+        model = Student(config, num_objects=objects, num_attributes=attributes).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
+        if arm.locked:
+            model.clip.visual = nn.Linear(self.material.teacher_ND.shape[1], config["embed_dim"], bias=False)  # type: ignore[assignment]  # any module will do
+        return model
+
+    def _labels(self, arm: Arm) -> Any:
+        return self.material.labels["untrained" if arm.labels == "untrained" else "teacher"]
+
+    def _train(self, arm: Arm, model: Student, course: Course, seed: int) -> float:
+        sizes = self.sizes
+        schedule = Schedule(type="Cosine", warmup_samples=sizes.samples // 8, min_lr=0)
+        settings = Optimizer(lr=sizes.lr, weight_decay=sizes.weight_decay)
+        groups: list[dict[str, Any]] = parameter_groups(
+            model,
+            weight_decay=sizes.weight_decay,
+            head_lr_scale=sizes.head_lr_scale,
+            head_weight_decay_scale=sizes.head_weight_decay_scale,
+        )
+        optimizer = torch.optim.AdamW(groups, lr=sizes.lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
+        order = generator(seed, "shuffled labels").permutation(len(self.material.kept))
+        model.train()
+        value = float("nan")
+        for start in range(0, sizes.samples - sizes.batch_size + 1, sizes.batch_size):
+            rate = learning_rate(settings, schedule, seen=start, samples=sizes.samples)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["lr_scale"]
+            rows_B, images_B3HW, tokens_BT, ids_B = course.batch(start, sizes.batch_size)
+            features = self._forward(arm, model, images_B3HW, tokens_BT, rows_B)
+            loss = self._contrastive(arm, features, ids_B) + self._distilled(arm, features, rows_B, order)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            value = float(loss.detach())
+        return value
+
+    def _forward(
+        self, arm: Arm, model: Student, images_B3HW: Tensor, tokens_BT: Tensor, rows_B: np.ndarray
+    ) -> Features:
+        inputs = self.material.teacher_ND[rows_B] if arm.locked else images_B3HW
+        with torch.autocast("cpu", torch.bfloat16):
+            return model(inputs, tokens_BT, 100.0)
+
+    def _contrastive(self, arm: Arm, features: Features, ids_B: Tensor) -> Tensor:
+        image_BD, text_BD, scale = features.image_BD, features.text_BD, features.logit_scale
+        if arm.contrastive == "smoothed":
+            return smoothed_loss(image_BD, text_BD, scale, SMOOTHING, ids_B)
+        if arm.contrastive == "wrong_normaliser":
+            return wrong_normaliser_loss(image_BD, text_BD, scale, arm.beta, ids_B)
+        return hn_nce_loss(image_BD, text_BD, scale, beta=arm.beta, caption_ids_B=ids_B)
+
+    def _distilled(self, arm: Arm, features: Features, rows_B: np.ndarray, order: np.ndarray) -> Tensor:
+        if arm.embedding:
+            assert features.object_logits_BC is not None, "the arm's model has the head"
+            teacher_BD = self.material.teacher_ND[rows_B]
+            return (
+                self.sizes.embedding_weight
+                * (1 - functional.cosine_similarity(features.object_logits_BC, teacher_BD)).mean()
+            )
+        if arm.labels is None:
+            return features.image_BD.new_zeros(())
+        rows = order[rows_B] if arm.labels == "shuffled" else rows_B
+        labels, everyone = self._labels(arm), torch.ones(len(rows), dtype=torch.bool)
+        losses = [
+            soft_label_loss(logits_BC, torch.from_numpy(head.ids_NK[rows]), torch.from_numpy(head.probabilities_NK[rows]), everyone)
+            for logits_BC, head in (
+                (features.object_logits_BC, labels.objects),
+                (features.attribute_logits_BC, labels.attributes),
+            )
+            if logits_BC is not None
+        ]  # fmt: skip
+        return self.sizes.concept_weight * torch.stack(losses).sum()
+
+    @torch.inference_mode()
+    def _figures(self, arm: Arm, model: Student) -> dict[str, float]:
+        """R@k, the mean of both directions, and balanced zero-shot accuracy."""
+        model.eval()
+        images: Any = self.material.held_out_teacher_ND if arm.locked else self._images_N3HW
+        image_ND = functional.normalize(model.clip.encode_image(images).float(), dim=1).numpy()
+        text_ND = functional.normalize(model.encode_text(self._text_tokens), dim=1).numpy()
+        found = retrieval(image_ND, text_ND, np.arange(len(text_ND)), np.random.default_rng(0))
+        prompt_PD = functional.normalize(model.encode_text(self._prompt_tokens), dim=1).numpy()
+        classes_N = self.material.held_out_classes
+        scores_NC = image_ND[classes_N >= 0] @ class_embeddings(prompt_PD, self._classes).T
+        zero_shot = classification(scores_NC, classes_N[classes_N >= 0], np.random.default_rng(0))
+        recalls = {
+            f"r{k}": round(50 * (found.image_to_text.recall[k] + found.text_to_image.recall[k]), 3) for k in CUTOFFS
+        }
+        ranks = np.concatenate([found.image_to_text.ranks_Q, found.text_to_image.ranks_Q])
+        return {
+            **recalls,
+            "mrr": round(float(100 * (1 / ranks).mean()), 3),
+            "zero_shot": round(100 * zero_shot.balanced, 3),
+        }

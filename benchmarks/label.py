@@ -1,0 +1,219 @@
+"""The stage label beside the raw forward pass of its teacher on the same pictures, one and two processes, and what heads cost the student.
+
+In: nothing (`benchmarks/run label`). Out: one JSON line a part. All on the demo's pool without text spotting, one thread a process. CPU time where
+that is what counts, the best of the rounds, competitors in turn within each round: a busy machine slows single rounds by multiples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from diht_k8s.api.documents import dump, load
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.concepts import stage as label_stage
+from diht_k8s.recipe.concepts.teacher import Teacher, load_teacher
+from diht_k8s.recipe.concepts.teacher_files import weights_uri
+from diht_k8s.recipe.runtime.stage import run_stage
+from diht_k8s.recipe.shards.pictures import decode
+from diht_k8s.recipe.shards.samples import read_samples
+from diht_k8s.recipe.shards.sets import kept_shards
+from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.training.losses import hn_nce_loss, soft_label_loss
+from diht_k8s.recipe.training.model import Student, model_configuration
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+CLASSES: Final = (166, 67)
+TOP_K: Final = 10
+
+
+def main() -> None:
+    """Measure the parts that are asked for."""
+    parser = argparse.ArgumentParser(prog="benchmarks/run label", description=__doc__)
+    parser.add_argument("parts", nargs="*", default=["stage", "processes", "student"], help="stage, processes, student")
+    parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
+    parser.add_argument("--shards", default="0000[0-7]", help="of the demo (default: %(default)s)")
+    options = parser.parse_args()
+    os.chdir(ROOT)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        run = filtered(options.shards, Path(folder)) if set(options.parts) - {"student"} else None
+        for part in options.parts:
+            if part == "student":
+                found = student(options.rounds)
+            else:
+                assert run is not None, "the other parts need the filter's output"
+                found = {"stage": whole_stage, "processes": processes}[part](run, options.rounds)
+            print(json.dumps({"benchmark": "label", "part": part, **found, "torch": torch.__version__}), flush=True)
+
+
+def filtered(shards: str, folder: Path) -> DihtRun:
+    """The demo's run with some shards, filtered by captions alone."""
+    sources = json.dumps([{"name": "clips", "shards": [f"examples/data/train/{shards}.tar.gz"]}])
+    overrides = [f"data.sources={sources}", f"data.output={folder}/run", "label.workers=1", "filter.workers=1"]
+    text = (ROOT / "examples/demo.yaml").read_text()
+    run = load(text, name="demo.yaml", overrides=[*overrides, "filter.textSpotting.mode=Disabled"])
+    from diht_k8s.recipe.cat import stage as filter_stage
+
+    quietly(lambda: run_stage(filter_stage, run, Stage.FILTER))
+    return run
+
+
+def whole_stage(run: DihtRun, rounds: int) -> dict[str, Any]:
+    """CPU time of the stage over that of the teacher alone, with and without decoding."""
+    assert run.spec.label is not None, "the demo labels"
+    teacher = load_teacher(run.spec.label.teacher, Storage(), weights_uri(run.spec.label.teacher), torch.device("cpu"))
+    images = [
+        sample.image for shard in kept_shards(run.spec, Storage()) for sample in read_samples(Storage(), shard.uri)
+    ]
+    ready = [teacher.preprocess(decode(data)) for data in images]
+    label(run)  # loads what is loaded once a process
+    competitors: dict[str, Callable[[], object]] = {
+        "forward": lambda: forward(teacher, ready),
+        "decode_and_forward": lambda: forward(teacher, [teacher.preprocess(decode(data)) for data in images]),
+        "decode": lambda: [teacher.preprocess(decode(data)) for data in images],
+        "stage": lambda: label(run),
+    }
+    best = best_cpu(competitors, rounds)
+    summary = json.loads((Path(run.spec.data.output) / "label" / "COMMITTED.json").read_text())["summary"]
+    return {
+        "pictures": len(images),
+        "cpu_s": {name: round(seconds, 2) for name, seconds in best.items()},
+        "with_decoding": round(best["decode_and_forward"] / best["stage"], 3),
+        "without_decoding": round(best["forward"] / (best["stage"] - best["decode"]), 3),
+        "bytes_per_picture": summary["bytes_per_picture"],
+        "heads_cpu_s": round(heads_seconds(run), 2),
+    }
+
+
+def label(run: DihtRun) -> None:
+    """The whole stage from nothing."""
+    shutil.rmtree(Path(run.spec.data.output) / "label", ignore_errors=True)
+    quietly(lambda: run_stage(label_stage, run, Stage.LABEL))
+
+
+def heads_seconds(run: DihtRun) -> float:
+    """CPU time of the heads' training and measuring: the step alone, with features and vocabulary there."""
+    folder = Path(run.spec.data.output) / "label"
+    for name in ("heads.json", "teacher_heads.safetensors", "COMMITTED.json"):
+        (folder / name).unlink()
+    before = time.process_time()
+    quietly(lambda: run_stage(label_stage, run, Stage.LABEL, step="heads"))
+    return time.process_time() - before
+
+
+def forward(teacher: Teacher, images: list[torch.Tensor]) -> None:
+    """The network on ready pictures, in the batches that the stage takes."""
+    for start in range(0, len(images), teacher.batch_size):
+        teacher.features(torch.stack(images[start : start + teacher.batch_size]))
+
+
+def processes(run: DihtRun, rounds: int) -> dict[str, Any]:
+    """One process of one thread against two: wall time, and the CPU time of the busiest process, which a loaded machine does not stretch."""
+    wall, busiest = {1: float("inf"), 2: float("inf")}, {1: float("inf"), 2: float("inf")}
+    for _ in range(rounds):
+        for number in (1, 2):
+            shutil.rmtree(Path(run.spec.data.output) / "label", ignore_errors=True)
+            began = time.perf_counter()
+            spent = workers(run, number)
+            wall[number] = min(wall[number], time.perf_counter() - began)
+            busiest[number] = min(busiest[number], max(spent))
+    return {
+        "wall_s": {str(number): round(seconds, 1) for number, seconds in wall.items()},
+        "busiest_cpu_s": {str(number): round(seconds, 1) for number, seconds in busiest.items()},
+        "wall_ratio": round(wall[1] / wall[2], 2),
+        "cpu_ratio": round(busiest[1] / busiest[2], 2),
+    }
+
+
+def workers(run: DihtRun, number: int) -> list[float]:
+    """Run the stage by some workers at a time; CPU seconds of each, start-up included."""
+    environment = {**os.environ, "DIHT_RUN": dump(run), "OMP_NUM_THREADS": "1"}
+    begun = [
+        subprocess.Popen(
+            [sys.executable, "-m", "benchmarks._label_worker", str(worker), str(number)],
+            env=environment, stdout=subprocess.PIPE, text=True,
+        )
+        for worker in range(number)
+    ]  # fmt: skip
+    outputs = [process.communicate()[0] for process in begun]
+    if any(process.returncode for process in begun):
+        raise SystemExit("a worker of the stage label failed")
+    return [float(output.splitlines()[-1]) for output in outputs]
+
+
+def student(rounds: int) -> dict[str, Any]:
+    """CPU time of a training step of the demo's model without heads over that of one with heads and their loss."""
+    train = load((ROOT / "examples/demo.yaml").read_text(), name="demo.yaml").spec.train
+    assert train is not None, "the demo trains"
+    config = model_configuration(train)
+    steps = {name: training_step(config, classes) for name, classes in (("without", (0, 0)), ("with", CLASSES))}
+    for step in steps.values():
+        step()
+    best = best_cpu(steps, 4 * rounds)
+    return {
+        "batch": 256,
+        "cpu_s": {name: round(seconds, 4) for name, seconds in best.items()},
+        "ratio": round(best["without"] / best["with"], 3),
+    }
+
+
+def training_step(config: dict[str, Any], classes: tuple[int, int]) -> Callable[[], object]:
+    """A step on made-up pictures and captions: what it costs does not depend on what they show."""
+    torch.manual_seed(0)
+    batch, size = 256, config["vision_cfg"]["image_size"]
+    model = Student(config, num_objects=classes[0], num_attributes=classes[1]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
+    images_B3HW = torch.randn(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
+    tokens_BT = torch.randint(1, 40_000, (batch, 16))
+    tokens_BT[:, 9] = 49_407
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    ids_BK = [torch.randint(0, max(1, number), (batch, TOP_K)) for number in classes]
+    probabilities_BK, mask_B = torch.full((batch, TOP_K), 1 / TOP_K), torch.ones(batch, dtype=torch.bool)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            features = model(images_B3HW, tokens_BT, 100.0)
+        loss = hn_nce_loss(features.image_BD, features.text_BD, features.logit_scale)
+        for logits_BC, ids in zip((features.object_logits_BC, features.attribute_logits_BC), ids_BK, strict=True):
+            if logits_BC is not None:
+                loss = loss + soft_label_loss(logits_BC, ids, probabilities_BK, mask_B)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def best_cpu(competitors: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Least CPU seconds of each over the rounds, in turn within each round."""
+    best = dict.fromkeys(competitors, float("inf"))
+    for _ in range(rounds):
+        for name, work in competitors.items():
+            before = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+            work()
+            best[name] = min(best[name], sum(resource.getrusage(resource.RUSAGE_SELF)[:2]) - before)
+    return best
+
+
+def quietly(work: Callable[[], object]) -> None:
+    """Without the stage's progress lines."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        work()
+
+
+if __name__ == "__main__":
+    main()

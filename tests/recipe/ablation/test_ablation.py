@@ -1,0 +1,127 @@
+"""The ablation's own parts: control losses, every arm on a handful of pictures, pairing by seed."""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks.ablation.arms import ARMS
+from benchmarks.ablation.junk import junk_samples
+from benchmarks.ablation.losses import smoothed_loss, wrong_normaliser_loss
+from benchmarks.ablation.pools import Material, Pairs, SoftLabels
+from benchmarks.ablation.table import table
+from benchmarks.ablation.training import Bench, Sizes
+from diht_k8s.recipe.concepts.soft_labels import HeadLabels
+from diht_k8s.recipe.shards.pictures import decode
+from diht_k8s.recipe.shards.samples import make_sample
+from diht_k8s.recipe.training.losses import hn_nce_loss
+
+
+def unit(count: int, seed: int) -> torch.Tensor:
+    features = torch.randn(count, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.nn.functional.normalize(features, dim=1)
+
+
+def test_wrong_normaliser_when_compared_then_is_what_public_code_computes_and_not_the_formula() -> None:
+    image, text, scale, beta, n = unit(5, 0), unit(5, 1), torch.tensor(4.0, dtype=torch.float64), 0.5, 5
+    s = (scale * image @ text.T).numpy()
+    off = ~np.eye(n, dtype=bool)
+    total = 0.0
+    for i in range(n):
+        row = sum(math.exp(s[i, j]) * (n - 1) * math.exp(beta * s[i, j])
+                  / sum(math.exp(beta * s[j, k]) for k in range(n) if k != j) for j in range(n) if off[i, j])  # fmt: skip
+        column = sum(math.exp(s[j, i]) * (n - 1) * math.exp(beta * s[j, i])
+                     / sum(math.exp(beta * s[k, i]) for k in range(n) if k != i) for j in range(n) if off[i, j])  # fmt: skip
+        total -= math.log(math.exp(s[i, i]) / (math.exp(s[i, i]) + row)) / (2 * n)
+        total -= math.log(math.exp(s[i, i]) / (math.exp(s[i, i]) + column)) / (2 * n)
+    found = float(wrong_normaliser_loss(image, text, scale, beta, torch.arange(n)))
+    assert abs(float(hn_nce_loss(image, text, scale, beta=beta)) - found) > 1e-4
+    assert found == pytest.approx(total, rel=1e-10)
+
+
+@pytest.mark.parametrize("ids", [[0, 1, 2, 3, 4], [0, 1, 0, 2, 2]], ids=["distinct", "duplicates"])
+def test_control_losses_when_they_change_nothing_then_equal_the_recipes_loss(ids: list[int]) -> None:
+    image, text, scale, numbers = unit(5, 0), unit(5, 1), torch.tensor(4.0, dtype=torch.float64), torch.tensor(ids)
+    plain = float(hn_nce_loss(image, text, scale, beta=0.0, caption_ids_B=numbers))
+    assert float(wrong_normaliser_loss(image, text, scale, 0.0, numbers)) == pytest.approx(plain, rel=1e-10)
+    assert float(smoothed_loss(image, text, scale, 0.0, numbers)) == pytest.approx(plain, rel=1e-10)
+
+
+def test_smoothing_when_all_captions_differ_then_equals_torchs() -> None:
+    image, text, scale = unit(5, 0), unit(5, 1), torch.tensor(4.0, dtype=torch.float64)
+    logits, target = scale * image @ text.T, torch.arange(5)
+    both = [torch.nn.functional.cross_entropy(side, target, label_smoothing=0.1 * 5 / 4) for side in (logits, logits.T)]
+    assert float(smoothed_loss(image, text, scale, 0.1, target)) == pytest.approx(float(sum(both)) / 2, rel=1e-10)
+
+
+def pairs(count: int, name: str) -> Pairs:
+    rng = np.random.default_rng(len(name))
+    images = [Image.fromarray(rng.integers(0, 255, (40, 36, 3), dtype=np.uint8)) for _ in range(count)]
+    return Pairs([f"{name}{n}" for n in range(count)], [f"{name} picture {n % 7}" for n in range(count)], images)
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    raw = pairs(24, "raw")
+
+    def labels(classes: int) -> HeadLabels:
+        rng = np.random.default_rng(classes)
+        return HeadLabels(rng.integers(0, classes, (16, 3)), np.full((16, 3), 1 / 3, np.float32))
+
+    soft = SoftLabels(labels(5), labels(4), (5, 4))
+    material = Material(
+        raw=raw, junk=pairs(10, "junk"), kept=raw.chosen(range(16)), junk_kept=pairs(3, "left"),
+        labels={"teacher": soft, "untrained": soft}, teacher_ND=torch.randn(16, 12), held_out=pairs(9, "test"),
+        held_out_teacher_ND=torch.randn(9, 12), held_out_classes=np.array([0, 1, -1] * 3), digest="d",
+    )  # fmt: skip
+    sizes = Sizes(samples=24, batch_size=8, image_size=32, width=8)
+    return Bench(material, sizes, ["left", "raw"], ["{}", "a picture of {}"])
+
+
+@pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
+def test_arm_when_trained_then_gives_figures_that_a_second_run_repeats(bench: Bench, arm: object) -> None:
+    first, second = bench.run(arm, 1), bench.run(arm, 1)  # type: ignore[arg-type]
+    assert {**first, "cpu_s": 0} == {**second, "cpu_s": 0}
+    assert math.isfinite(first["loss"])
+    assert 0 <= first["r1"] <= first["r5"] <= first["r10"] <= 100
+
+
+def test_pools_when_random_then_as_large_as_what_the_filter_keeps_and_drawn_by_the_seed(bench: Bench) -> None:
+    material = bench.material
+    assert [
+        len(material.pool(name, np.random.default_rng(0))) for name in ("kept", "random", "junk_kept", "junk_random")
+    ] == [16, 16, 19, 19]
+    one, same, other = (material.pool("random", np.random.default_rng(seed)).uids for seed in (0, 0, 1))
+    assert one == same != other
+
+
+def test_junk_when_made_then_a_fifth_are_banners_and_captions_are_no_sentences_of_the_pool() -> None:
+    raw = [make_sample(str(n), {"png": b"x", "json": f'{{"caption": "a red fox {n}"}}'.encode()}) for n in range(4)]
+    made = [make_sample(key, members) for key, members in junk_samples(raw, 50, 0)]
+    banners = [sample for sample in made if sample.members.get("png", b"x") != b"x"]
+    assert len(banners) == 10
+    assert decode(banners[0].image).size == (96, 96)
+    assert not {sample.caption for sample in made if sample not in banners} & {sample.caption for sample in raw}
+    assert len({sample.uid for sample in made}) == 50
+
+
+def test_table_when_seeds_are_missing_then_only_common_seeds_are_paired() -> None:
+    rng = random.Random(0)
+    lines = []
+    for seed in range(6):
+        base = 10 * rng.random()
+        for arm, gain in (("plain", 0.0), ("distill", 2.0), ("distill_shuffled", -1.0)):
+            if (arm, seed) == ("distill", 5):
+                continue
+            value = base + gain + 0.1 * rng.random()
+            lines.append({"arm": arm, "seed": seed, "r5": value, "r1": value, "mrr": value, "zero_shot": value})
+    shown = table(lines)
+    assert "| `distill`: concept distillation |" in shown
+    assert re.search(r"\| plain \| \*\*\+2\.[0-1] ± 0\.[0-1]\*\* \|", shown)
+    assert re.search(r"shuffled control: R@5 \*\*\+(2\.9|3\.[0-1]) ± 0\.[0-1]\*\* \(5 seeds\)", shown)
