@@ -1,4 +1,4 @@
-"""What the chart renders, against the schemas of the oldest and the newest Kubernetes, and against a linter of manifests."""
+"""What the chart renders, against the schemas of the oldest and the newest Kubernetes, a linter of manifests, and Prometheus' parser."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 import json
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +80,29 @@ def test_base_manifests_satisfy_the_schemas_of_kubernetes() -> None:
             if document["kind"] != "Kustomization":
                 validate(document, NEWEST)
                 validate(document, OLDEST)
+
+
+def expressions(objects: list[dict[str, Any]]) -> Iterator[str]:
+    """What alerts and dashboard ask of Prometheus; Grafana's own variables are filled in."""
+    for document in objects:
+        if document["kind"] == "PrometheusRule":
+            yield from (rule["expr"] for group in document["spec"]["groups"] for rule in group["rules"])
+        if document["metadata"]["name"].endswith("-dashboard"):
+            for panel in json.loads(document["data"]["diht-operator.json"])["panels"]:
+                yield from (target["expr"].replace("$__rate_interval", "5m") for target in panel.get("targets", []))
+
+
+def complaints(asked: list[str]) -> str:
+    """Of Prometheus' own parser."""
+    program = tool("promql") or pytest.skip("no Go to build Prometheus' parser with")
+    return subprocess.run([program], input=json.dumps(asked), capture_output=True, text=True, check=True).stdout
+
+
+def test_alerts_and_dashboard_ask_what_prometheus_understands(helm: str) -> None:
+    asked = list(expressions(rendered(helm, CASES["everything"], apis=MONITORING)))
+    assert len(asked) >= 10
+    assert complaints(asked) == ""
+
+
+def test_wrong_expression_is_complained_of() -> None:
+    assert "unclosed left parenthesis" in complaints(["sum(rate(diht_operator_runs[5m])"])
