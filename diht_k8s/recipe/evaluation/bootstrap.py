@@ -34,16 +34,23 @@ def rate_interval(
         rng: source of the draws.
         resamples: number of draws.
     """
-    groups = len(hits_G)
-    values_G2 = np.stack([hits_G, counts_G], axis=1)
+    return rate_intervals(hits_G[None], counts_G, rng, resamples)[0]
+
+
+def rate_intervals(
+    hits_KG: NDArray[np.float64], counts_G: NDArray[np.float64], rng: np.random.Generator, resamples: int = RESAMPLES
+) -> list[Interval]:
+    """The same for K kinds of hits, all under the same draws."""
+    groups = len(counts_G)
+    values_GV = np.column_stack([counts_G, *hits_KG])
     block = max(1, _BLOCK_VALUES // groups)
     shares_G = np.full(groups, 1.0 / groups)
     sums: list[NDArray[np.float64]] = []
     for start in range(0, resamples, block):
         weights_BG = rng.multinomial(groups, shares_G, size=min(block, resamples - start))
-        sums.append(weights_BG.astype(np.float64) @ values_G2)
-    sums_R2 = np.concatenate(sums)
-    return interval(sums_R2[:, 0] / sums_R2[:, 1])
+        sums.append(weights_BG.astype(np.float64) @ values_GV)
+    sums_RV = np.concatenate(sums)
+    return [interval(sums_RV[:, column] / sums_RV[:, 0]) for column in range(1, values_GV.shape[1])]
 
 
 def interval(values_R: NDArray[np.float64]) -> Interval:

@@ -5,11 +5,15 @@ tied items, so a hit can be fractional. A model that gives every item the same s
 depends on the order of the gallery. Items with identical features (a caption that stands twice) are scored once, so
 that rounding cannot break their tie.
 
+Scores are made for a block of queries at a time, so that a million pictures and five million captions need the memory of
+their features and no more.
+
 Shapes: N pictures, M captions, Q queries, G gallery items, U distinct gallery items, D features, K cut-offs.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from math import comb
 from typing import Final
@@ -17,9 +21,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from diht_k8s.recipe.evaluation.bootstrap import Interval, rate_interval
+from diht_k8s.recipe.evaluation.bootstrap import Interval, rate_intervals
 
-CUTOFFS: Final = (1, 5, 10)
+CUTOFFS: Final[tuple[int, ...]] = (1, 5, 10)
 _BLOCK_SCORES: Final = 1 << 24
 """Scores held at once (64 MiB of float32), whatever the size of the gallery."""
 
@@ -82,13 +86,12 @@ def direction(
     higher_Q, tied_Q, right_Q = standing(query_features_QD, query_ids_Q, gallery_features_GD, gallery_ids_G)
     groups_N, group_of_Q = np.unique(query_ids_Q, return_inverse=True)
     counts_N = np.bincount(group_of_Q, minlength=len(groups_N)).astype(np.float64)
-    recall, bounds, chance = dict[int, float](), dict[int, Interval](), dict[int, float]()
-    for cutoff in CUTOFFS:
-        hits_Q = expected_hits(higher_Q, tied_Q, right_Q, cutoff)
-        hits_N = np.bincount(group_of_Q, weights=hits_Q, minlength=len(groups_N)).astype(np.float64)
-        recall[cutoff] = float(hits_Q.mean())
-        bounds[cutoff] = rate_interval(hits_N, counts_N, rng)
-        chance[cutoff] = chance_recall(query_ids_Q, gallery_ids_G, cutoff)
+    hits_KQ = [expected_hits(higher_Q, tied_Q, right_Q, cutoff) for cutoff in CUTOFFS]
+    summed = [np.bincount(group_of_Q, weights=hits_Q, minlength=len(groups_N)) for hits_Q in hits_KQ]
+    hits_KN = np.stack(summed).astype(np.float64)
+    bounds: dict[int, Interval] = dict(zip(CUTOFFS, rate_intervals(hits_KN, counts_N, rng), strict=True))
+    recall = {cutoff: float(hits_Q.mean()) for cutoff, hits_Q in zip(CUTOFFS, hits_KQ, strict=True)}
+    chance = {cutoff: chance_recall(query_ids_Q, gallery_ids_G, cutoff) for cutoff in CUTOFFS}
     return Direction(recall, bounds, chance, ranks_Q=1 + higher_Q + tied_Q / (right_Q + 1))
 
 
@@ -145,22 +148,44 @@ def standing(
     missing = np.setdiff1d(query_ids_Q, gallery_ids_G)
     if missing.size:
         raise ValueError(f"query {missing[0]} has no right item in the gallery")
-    distinct_UD, distinct_of_G = np.unique(gallery_features_GD, axis=0, return_inverse=True)
+    distinct_UD, distinct_of_G = _distinct(gallery_features_GD)
+    by_id_G = np.argsort(gallery_ids_G, kind="stable")
+    sorted_ids_G = gallery_ids_G[by_id_G]
     step = max(16, _BLOCK_SCORES // len(gallery_ids_G))
-    rows: list[NDArray[np.int64]] = []
+    counts: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]] = []
     for start in range(0, len(query_ids_Q), step):
-        scores_BG = (query_features_QD[start : start + step] @ distinct_UD.T)[:, distinct_of_G]
-        right_BG = query_ids_Q[start : start + step, None] == gallery_ids_G[None, :]
-        best_B1 = np.where(right_BG, scores_BG, -np.inf).max(axis=1, keepdims=True)
-        tied_BG = scores_BG == best_B1
-        rows.append(
-            np.stack(
-                [
-                    (scores_BG > best_B1).sum(axis=1),
-                    (tied_BG & ~right_BG).sum(axis=1),
-                    (tied_BG & right_BG).sum(axis=1),
-                ]
-            )
-        )
-    higher_Q, tied_Q, right_Q = np.concatenate(rows, axis=1)
-    return higher_Q, tied_Q, right_Q
+        ids_B = query_ids_Q[start : start + step]
+        scores_BG = query_features_QD[start : start + step] @ distinct_UD.T
+        if distinct_of_G is not None:
+            scores_BG = scores_BG[:, distinct_of_G]
+        first_B, last_B = np.searchsorted(sorted_ids_G, ids_B), np.searchsorted(sorted_ids_G, ids_B, side="right")
+        counts.append(_counted(scores_BG, by_id_G, first_B, last_B))
+    higher, tied, right = (np.concatenate(parts) for parts in zip(*counts, strict=True))
+    return higher, tied, right
+
+
+def _counted(
+    scores_BG: NDArray[np.floating],
+    by_id_G: NDArray[np.int64],
+    first_B: NDArray[np.int64],
+    last_B: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """`standing` of a block; the right items of row b are by_id_G[first_B[b] : last_B[b]]. Two passes over the scores."""
+    higher_B, tied_B, right_B = np.zeros((3, len(scores_BG)), dtype=np.int64)
+    for row, scores_G in enumerate(scores_BG):
+        own = scores_G[by_id_G[first_B[row] : last_B[row]]]
+        best = own.max()
+        right_B[row] = np.count_nonzero(own == best)
+        higher_B[row] = np.count_nonzero(scores_G > best)
+        tied_B[row] = np.count_nonzero(scores_G == best) - right_B[row]
+    return higher_B, tied_B, right_B
+
+
+def _distinct(features_GD: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.int64] | None]:
+    """The distinct rows, and which of them each row is; None where all differ. By digests: sorting rows would copy them."""
+    place: dict[bytes, int] = {}
+    digests = (hashlib.blake2b(row, digest_size=16).digest() for row in np.ascontiguousarray(features_GD))
+    distinct_of_G = np.fromiter((place.setdefault(digest, len(place)) for digest in digests), np.int64)
+    if len(place) == len(features_GD):
+        return features_GD, None
+    return features_GD[np.unique(distinct_of_G, return_index=True)[1]], distinct_of_G

@@ -134,6 +134,19 @@ def test_choice_when_held_out_pictures_agree_with_the_shots_lets_the_probe_move_
     assert all(draw.zero_shot < 0.1 and draw.delta > 0 and draw.probe > 0.9 and draw.pull > 0.9 for draw in draws)
 
 
+def test_choice_when_shots_can_be_learned_by_heart_looks_at_other_pictures() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(400, 200)) / 14
+    draws = curve(
+        features_ND=features,
+        labels_N=rng.permutation(np.arange(400) % 2),
+        zero_shot_CD=np.full((2, 200), 0.7),  # says the same of both classes
+        shots=[32],
+        class_names=["a", "b"],
+    ).draws
+    assert all(draw.delta <= 0.1 for draw in draws)  # the shots themselves fit best in the widest ball
+
+
 def test_held_out_losses_when_written_by_hand_are_the_same() -> None:
     features, labels, centres = problem()
     prior, settings = features @ centres.T, np.array([[0.0, 0.0, 0.0], [0.5, 0.1, 0.0]])
