@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from diht_k8s.api.base import PLACEMENT, Model, Text, Uri
+from diht_k8s.api.base import PLACEMENT, Keyed, Model, Text, Uri
 from diht_k8s.api.pods import Pods
 
 
@@ -27,6 +27,17 @@ class TextSpotting(Model):
     """detectorSize is the longest side in pixels at which text is looked for (our choice)."""
 
 
+class MetadataLimit(Model):
+    """A bound on a number that the input's .json carries, such as an NSFW or watermark score."""
+
+    name: Text
+    """name of the number in the .json, for example `punsafe` or `pwatermark`. Pairs without it pass."""
+    min: Annotated[float | None, Field(ge=-1e9, le=1e9)] = None
+    """min: pairs whose number is below it are dropped."""
+    max: Annotated[float | None, Field(ge=-1e9, le=1e9)] = None
+    """max: pairs whose number is above it are dropped."""
+
+
 class Filter(Model):
     """Which pairs are kept."""
 
@@ -40,6 +51,12 @@ class Filter(Model):
     """textSpotting sets the T rule."""
     language: Literal["en"] | None = None
     """language keeps only captions in this language; unset keeps all."""
+    metadata_limits: Annotated[list[MetadataLimit], Keyed("name"), Field(max_length=16)] = []
+    """metadataLimits are bounds on numbers of the .json (NSFW, watermark and similarity scores of other tools); names are unique."""
+    min_side: Annotated[int, Field(ge=0, le=4096)] = 0
+    """minSide drops pictures whose shorter side has fewer pixels; 0 drops none."""
+    max_aspect_ratio: Annotated[float, Field(ge=0, le=1000)] = 0
+    """maxAspectRatio drops pictures whose longer side is more than so many times the shorter one; 0 drops none."""
     exclude: Uri | None = None
     """exclude lists uids, SHA-256 of URLs or SHA-256 of pictures that must go, one a line."""
     decontaminate: Annotated[list[Text], Field(max_length=64)] = []

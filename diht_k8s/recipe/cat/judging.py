@@ -1,4 +1,5 @@
-"""Judge samples by the CAT rules, a batch at a time: bad, exclude, language, C, A, then the picture (readable, T).
+"""Judge samples by the CAT rules, a batch at a time: bad, exclude, language, metadata, C, A, then the picture (readable, size,
+benchmark, T).
 
 Cheap rules come first, so that pictures are opened and read for the survivors only. Scores of an earlier run are used again
 wherever they say enough; the same rules then give the same verdicts without parser and spotter.
@@ -6,6 +7,7 @@ wherever they say enough; the same rules then give the same verdicts without par
 
 from __future__ import annotations
 
+import math
 import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,9 +15,11 @@ from typing import Final, Protocol
 
 from PIL import Image
 
-from diht_k8s.api.filtering import Filter
+from diht_k8s.api.filtering import Filter, MetadataLimit
 from diht_k8s.recipe.cat.exclusion import is_excluded
+from diht_k8s.recipe.cat.fingerprints import Gallery
 from diht_k8s.recipe.cat.graph import CaptionGraph
+from diht_k8s.recipe.cat.language import is_english
 from diht_k8s.recipe.cat.matching import MatchRule, SpottedText, shows_caption
 from diht_k8s.recipe.cat.scores import Row
 from diht_k8s.recipe.cat.spotter import Spotting
@@ -23,6 +27,8 @@ from diht_k8s.recipe.shards.pictures import BadPictureError, decode
 from diht_k8s.recipe.shards.samples import Sample
 
 BAD: Final = "bad:"
+_TAKEN_AS_IT_IS: Final = Filter()
+"""No rule on shapes: for sources that are not filtered."""
 
 
 class Parser(Protocol):
@@ -50,6 +56,8 @@ class Judge:
     parser_version: str
     spotter: Spotter
     exclusions: frozenset[str] = frozenset()
+    gallery: Gallery | None = None
+    """pictures of benchmarks, whose near-duplicates must not be trained on."""
 
     def judge(
         self, shard: str, samples: Sequence[Sample], earlier: Sequence[Row | None], *, filtered: bool
@@ -60,14 +68,15 @@ class Judge:
             shard: name of the shard, for the rows.
             samples: pairs in shard order.
             earlier: for each its row of earlier scores (of the same parser and spotter, else with those columns empty), or None.
-            filtered: False for a source that is taken as it is: scored, but only bad and excluded samples go.
+            filtered: False for a source that is taken as it is: scored, but only bad and excluded samples and
+                near-duplicates of benchmark pictures go.
         """
         rows = [_row(shard, sample) for sample in samples]
         known = [
             row if row is not None and row.same_sample(new) else None for row, new in zip(earlier, rows, strict=True)
         ]
         for row, sample in zip(rows, samples, strict=True):
-            row.reason = self._first_reason(sample)
+            row.reason = self._first_reason(sample, filtered=filtered)
         self._score_captions(rows, samples, known)
         for row, sample, before in zip(rows, samples, known, strict=True):
             if not row.reason and filtered:
@@ -79,12 +88,14 @@ class Judge:
             row.kept = not row.reason
         return rows
 
-    def _first_reason(self, sample: Sample) -> str:
+    def _first_reason(self, sample: Sample, *, filtered: bool) -> str:
         if sample.problem is not None:
             return BAD + sample.problem
         if not _storable(sample):
             return BAD + "name_too_long"
-        return "exclude" if is_excluded(sample, self.exclusions) else ""
+        if is_excluded(sample, self.exclusions):
+            return "exclude"
+        return sample_reason(sample, self.rules) if filtered else ""
 
     def _score_captions(self, rows: Sequence[Row], samples: Sequence[Sample], known: Sequence[Row | None]) -> None:
         new: list[tuple[Row, str]] = []
@@ -107,11 +118,16 @@ class Judge:
         if reads_texts and row.ocr_state != "not_run":
             row.matched = shows_caption(sample.caption, row.ocr, rule)
         settled = row.ocr_state == "done" or (row.matched and spotting.mode == "Drop")
-        if (reads_texts and not settled) or not _was_readable(before):
+        rules = self.rules if filtered else _TAKEN_AS_IT_IS
+        looks = rules.min_side > 0 or rules.max_aspect_ratio > 0 or self.gallery is not None
+        if (reads_texts and not settled) or looks or not _was_readable(before):
             try:
                 image = decode(sample.image)
             except BadPictureError as error:
                 row.reason = BAD + error.reason
+                return
+            row.reason = picture_reason(image, rules, self.gallery)
+            if row.reason:
                 return
             if reads_texts and not settled:
                 self._read_texts(row, image, sample.caption, rule)
@@ -123,6 +139,32 @@ class Judge:
         found = self.spotter.spot(image, (lambda text: rule.matches(caption, text)) if stops else None)
         row.ocr, row.ocr_state = found.texts, found.state
         row.matched = shows_caption(caption, found.texts, rule)
+
+
+def sample_reason(sample: Sample, rules: Filter) -> str:
+    """The rule on language or on the .json's numbers that drops a sample, "" if none does."""
+    if rules.language is not None and not is_english(sample.caption):
+        return "language"
+    for limit in rules.metadata_limits:
+        value = sample.meta.get(limit.name)
+        if isinstance(value, int | float) and not isinstance(value, bool) and not _within(value, limit):
+            return "metadata"
+    return ""
+
+
+def _within(value: float, limit: MetadataLimit) -> bool:
+    """Whether a number keeps its bounds; what is no number (NaN) does not."""
+    low = -math.inf if limit.min is None else limit.min
+    high = math.inf if limit.max is None else limit.max
+    return low <= value <= high
+
+
+def picture_reason(image: Image.Image, rules: Filter, gallery: Gallery | None) -> str:
+    """The rule on size and shape, or the benchmark's gallery, that drops a picture, "" if none does."""
+    short, long = sorted(image.size)
+    if short < rules.min_side or (rules.max_aspect_ratio > 0 and long > rules.max_aspect_ratio * short):
+        return "size"
+    return "benchmark" if gallery is not None and gallery.holds(image) else ""
 
 
 def caption_reason(row: Row, rules: Filter) -> str:

@@ -11,6 +11,10 @@ PAPER_COMPLEXITY: Final = 1
 PAPER_ACTIONS: Final = 1
 """Thresholds of DiHT as remembered (C1, A1), shown beside the run's own."""
 SHOWN_NAMES: Final = 50
+STEPS: Final = ("exclude", "language", "metadata", "complexity", "action", "size", "benchmark", "text")
+"""Reasons in the order in which the rules are applied."""
+ALWAYS_SHOWN: Final = frozenset(("exclude", "language", "complexity", "action", "text"))
+"""The others are shown where they took something."""
 THRESHOLDS: Final = ((0, 0), (1, 0), (2, 0), (3, 0), (0, 1), (1, 1), (2, 1), (3, 1))
 
 
@@ -47,7 +51,9 @@ def report(summary: Summary, rules: Filter, header: dict[str, Any]) -> dict[str,
 def funnel(summary: Summary) -> list[dict[str, Any]]:
     """Samples left after each step, in the order in which the rules are applied; the last entry is what was kept."""
     steps = [("input", 0), ("readable", summary.bad.total())]
-    steps += [(reason, summary.dropped[reason]) for reason in ("exclude", "language", "complexity", "action", "text")]
+    steps += [
+        (reason, summary.dropped[reason]) for reason in STEPS if reason in ALWAYS_SHOWN or summary.dropped[reason]
+    ]
     left, entries = summary.input, []
     for name, dropped in steps:
         left -= dropped

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Final
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.api.filtering import Filter
 from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
 from diht_k8s.api.layout import join
+from diht_k8s.recipe.cat.decontamination import read_gallery
 from diht_k8s.recipe.cat.exclusion import read_exclusions
 from diht_k8s.recipe.cat.judging import Judge
 from diht_k8s.recipe.cat.parser import CaptionParser
@@ -48,14 +50,21 @@ class ShardFilter:
         self._context, self._rules = context, rules
         self._programs: dict[str, str] = context.config["programs"]
         self._inputs: dict[str, str] = context.config["inputs"]
-        self._judge = Judge(
+        self._exclusions = read_exclusions(context.storage, rules.exclude)
+        self._progress = StageProgress(context, shards)
+
+    @cached_property
+    def _judge(self) -> Judge:
+        """Made for the first shard that is not done: the benchmarks' pictures may be many."""
+        context, rules = self._context, self._rules
+        return Judge(
             rules=rules,
             parser=CaptionParser(),
             parser_version=self._programs["parser"],
             spotter=TextSpotter(detector_size=rules.text_spotting.detector_size),
-            exclusions=read_exclusions(context.storage, rules.exclude),
+            exclusions=self._exclusions,
+            gallery=read_gallery(context.run.spec, context.storage, rules.decontaminate, context.stop),
         )
-        self._progress = StageProgress(context, shards)
 
     def run(self, shards: Sequence[Shard]) -> None:
         """Filter the shards that are not done yet.

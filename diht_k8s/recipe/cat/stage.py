@@ -16,6 +16,7 @@ from diht_k8s.api.filtering import Filter
 from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
 from diht_k8s.api.reports import Artefact
 from diht_k8s.api.run import DihtRun
+from diht_k8s.recipe.cat.decontamination import benchmark_shards
 from diht_k8s.recipe.cat.programs import parser_version, spotter_version
 from diht_k8s.recipe.cat.report import report
 from diht_k8s.recipe.cat.scores import Scores, open_scores
@@ -28,7 +29,7 @@ from diht_k8s.recipe.shards.storage import Storage
 
 
 def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping[str, str]]:
-    """Identity of every shard and of the exclude list; versions of parser and spotter.
+    """Identity of every shard, of the exclude list and of benchmarks to keep out; versions of parser and spotter.
 
     Raises:
         UserError: the run wants something that this version does not do.
@@ -38,6 +39,9 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
     inputs = {shard.name: _identity(storage, shard) for shard in input_shards(run.spec, storage)}
     if rules.exclude is not None:
         inputs["exclude list"] = storage.identity(rules.exclude)
+    for name in rules.decontaminate:
+        digests = [storage.identity(uri) for uri in benchmark_shards(run.spec, storage, name)]
+        inputs[f"benchmark {name}"] = sha256_of(digests)
     programs = {"parser": parser_version()}
     if rules.text_spotting.mode != "Disabled":
         programs["spotter"] = spotter_version(rules.text_spotting.detector_size)
@@ -61,8 +65,6 @@ def check_supported(rules: Filter) -> None:
         UserError: naming the field.
     """
     refused = {
-        "decontaminate": bool(rules.decontaminate),
-        "language": rules.language is not None,
         "output: KeepList": rules.output == "KeepList",
     }
     for name, wanted in refused.items():

@@ -286,7 +286,7 @@ def test_all_samples_filtered_out_ends_with_the_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ({"decontaminate": ["imagenet1k"]}, "spec.filter.decontaminate is not supported"),
+        ({"decontaminate": ["imagenet1k"]}, r"no benchmark is called imagenet1k \(there are: none\)"),
         ({"output": "KeepList"}, "spec.filter.output: KeepList is not supported"),
     ],
 )

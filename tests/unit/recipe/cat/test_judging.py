@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 import pytest
 from PIL import Image
 
-from diht_k8s.api.filtering import Filter, TextSpotting
+from diht_k8s.api.filtering import Filter, MetadataLimit, TextSpotting
+from diht_k8s.recipe.cat.fingerprints import gallery_of
 from diht_k8s.recipe.cat.graph import Action, Attribute, CaptionGraph, Mention
 from diht_k8s.recipe.cat.judging import Judge
 from diht_k8s.recipe.cat.matching import SpottedText
@@ -195,3 +196,63 @@ def test_names_with_half_characters_are_stored_without_them() -> None:
     one = make_sample("a\udc80", {"png": picture(), "json": b'{"caption": "small dog", "uid": "\\ud800"}'})
     row = verdict(judge(), one)
     assert (row.index, row.uid) == ("a?", "?")
+
+
+LIMITS = [
+    MetadataLimit(name="punsafe", max=0.5),
+    MetadataLimit(name="similarity", min=0.28),
+]
+
+
+@pytest.mark.parametrize(
+    ("meta", "reason"),
+    [
+        ({"punsafe": 0.1, "similarity": 0.3}, ""),
+        ({"punsafe": 0.9}, "metadata"),
+        ({"similarity": 0.1}, "metadata"),
+        ({}, ""),
+        ({"punsafe": "high"}, ""),
+        ({"punsafe": True}, ""),
+        ({"punsafe": float("nan")}, "metadata"),
+        ({"punsafe": 0.5, "similarity": 0.28}, ""),
+    ],
+)
+def test_numbers_of_the_json_beyond_their_limits_drop(meta: dict[str, object], reason: str) -> None:
+    one = replace(RUNNING, meta={**RUNNING.meta, **meta})
+    assert verdict(judge(Filter(min_actions=0, metadata_limits=LIMITS)), one).reason == reason
+
+
+@pytest.mark.parametrize(
+    ("size", "rules", "reason"),
+    [
+        ((64, 64), {"min_side": 64}, ""),
+        ((64, 63), {"min_side": 64}, "size"),
+        ((90, 30), {"max_aspect_ratio": 3}, ""),
+        ((91, 30), {"max_aspect_ratio": 3}, "size"),
+        ((30, 91), {"max_aspect_ratio": 3}, "size"),
+    ],
+)
+def test_small_and_long_pictures_drop(size: tuple[int, int], rules: dict[str, int], reason: str) -> None:
+    one = sample("giraffe running fast", image=picture(size))
+    it = judge(Filter(min_actions=0, **rules))  # type: ignore[arg-type]
+    assert verdict(it, one).reason == reason
+    assert verdict(it, one, filtered=False).reason == ""
+
+
+def test_caption_in_another_language_drops_before_it_is_parsed() -> None:
+    it = judge(Filter(min_complexity=1, min_actions=0, language="en"))
+    row = verdict(it, sample("le chien et la maison"))
+    assert (row.reason, row.parser_version, it.parser.parsed) == ("language", "", [])  # type: ignore[attr-defined]
+    assert verdict(it, sample("le chien et la maison"), filtered=False).kept
+
+
+def test_picture_of_a_benchmark_drops_even_where_nothing_else_is_filtered() -> None:
+    stripes = Image.new("RGB", (64, 64), "white")
+    for x in range(0, 64, 16):
+        stripes.paste((0, 0, 0), (x, 0, x + 8, 64))
+    buffer = io.BytesIO()
+    stripes.save(buffer, "PNG")
+    it = replace(judge(Filter(min_actions=0)), gallery=gallery_of([buffer.getvalue()]))
+    one = sample("giraffe running fast", image=buffer.getvalue())
+    assert [verdict(it, one, filtered=filtered).reason for filtered in (True, False)] == ["benchmark", "benchmark"]
+    assert verdict(it, RUNNING).kept
