@@ -34,6 +34,8 @@ LOOK_EVERY_S: Final = 5.0
 SPEAK_EVERY_S: Final = 10.0
 EDIT_EVERY_S: Final = 0.5
 SETTLE_S: Final = 10.0
+LOG_LATE_S: Final = 1.0
+"""The audit log tells of a request after its answer."""
 BURST_TIMEOUT_S: Final = 1200.0
 MS: Final = 1000
 TARGETS: Final = {
@@ -205,6 +207,7 @@ class Bench:
         say_progress(self._plane.log_file, self._done)
 
     def _log(self, since: float) -> list[Request]:
+        time.sleep(LOG_LATE_S)
         with self._plane.audit_log.open() as lines:
             return [request for request in requests(lines) if request.ended >= since]
 
