@@ -22,6 +22,7 @@ from torch import Tensor
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.training import Train
+from diht_k8s.recipe.training.attention import attention_in_fp32, needs_fp32_attention
 from diht_k8s.recipe.training.hn_nce import HnNceSettings
 from diht_k8s.recipe.training.loader import Batch, HeadTargets, Targets
 from diht_k8s.recipe.training.losses import hn_nce_loss_and_statistics, soft_label_loss
@@ -146,7 +147,9 @@ class Engine:
         """One optimiser step over the global batch, of which `batch` is this rank's part; none if the loss is not finite."""
         self._watch.start()
         batch = _to(batch, self.device)
-        return self._whole(batch) if self._micro == self._local else self._in_parts(batch)
+        fp32 = needs_fp32_attention(self.device, self._train.precision, compiled=self._train.compile)
+        with attention_in_fp32() if fp32 else contextlib.nullcontext():
+            return self._whole(batch) if self._micro == self._local else self._in_parts(batch)
 
     def gradient_norm(self) -> float:
         """The global gradient norm of the last step, before clipping."""

@@ -1,0 +1,78 @@
+"""Data for the benchmark of the trainers: the demo's pairs as shards that both sides read, pictures of 224 px on request, and soft labels.
+
+open_clip's trainer reads captions from `.txt` and wants plain tars, at least one a process; our loader reads the same files. The labels are
+random: they cost what real ones cost.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from diht_k8s.api.hashing import SCHEMA_VERSION
+from diht_k8s.api.layout import Layout
+from diht_k8s.api.run import Stage
+from diht_k8s.recipe.concepts.soft_labels import top_k, write_labels
+from diht_k8s.recipe.concepts.vocabulary import Concepts, Vocabulary
+from diht_k8s.recipe.runtime.commit import artefact, commit
+from diht_k8s.recipe.shards.samples import read_samples, write_samples
+from diht_k8s.recipe.shards.storage import Storage
+
+ROOT = Path(__file__).resolve().parent.parent
+NUM_SHARDS = 4
+TOP_K = 10
+OBJECTS, ATTRIBUTES = 1000, 200
+
+
+def make_data(folder: Path, *, pairs: int, jpeg_side: int | None = None) -> None:
+    """Write `FOLDER/shards/*.tar` and the label stage's output below `FOLDER/out`.
+
+    Args:
+        folder: where to.
+        pairs: how many, the demo's pairs in their order, over again where there are fewer.
+        jpeg_side: side of the pictures in pixels, as JPEG; None leaves them as they are (WebP, 96 px).
+    """
+    storage, layout, rng = Storage(), Layout(str(folder / "out")), np.random.default_rng(0)
+    found = [
+        (sample.caption, sample.image)
+        for uri in storage.expand([f"{ROOT}/examples/data/train/*.tar.gz"])
+        for sample in read_samples(storage, uri)
+    ]
+    vocabulary = Vocabulary(pairs, _concepts("object", OBJECTS), _concepts("attribute", ATTRIBUTES), {})
+    for shard in range(NUM_SHARDS):
+        numbers = range(shard, pairs, NUM_SHARDS)
+        samples = [_sample(number, *found[number % len(found)], jpeg_side) for number in numbers]
+        write_samples(storage, f"{folder}/shards/{shard:05d}.tar", samples)
+        uids = [f"{number:06d}" for number in numbers]
+        heads = [
+            top_k(rng.dirichlet(np.full(n, 0.1), len(uids)).astype(np.float32), TOP_K) for n in (OBJECTS, ATTRIBUTES)
+        ]
+        header = {"schema_version": SCHEMA_VERSION, "top_k": TOP_K, "vocabulary_sha256": vocabulary.sha256}
+        write_labels(storage, layout.labels(f"{shard:05d}"), uids, rng.random(len(uids)) > 0.1, heads, header)
+    document = json.dumps(vocabulary.document({"schema_version": SCHEMA_VERSION})).encode()
+    storage.write_bytes(layout.vocabulary, document)
+    commit(
+        storage, layout, Stage.LABEL, {"inputs": {}}, [artefact(storage, layout, Stage.LABEL, "vocabulary.json")], {}
+    )
+
+
+def _concepts(kind: str, number: int) -> Concepts:
+    return Concepts(tuple(f"{kind} {index}" for index in range(number)), (9,) * number)
+
+
+def _sample(number: int, caption: str, image: bytes, jpeg_side: int | None) -> tuple[str, dict[str, bytes]]:
+    meta = json.dumps({"uid": f"{number:06d}"}).encode()
+    picture = {"webp": image} if jpeg_side is None else {"jpg": _jpeg(image, jpeg_side)}
+    return f"{number:06d}", {**picture, "txt": caption.encode(), "json": meta}
+
+
+def _jpeg(image: bytes, side: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(image)).convert("RGB").resize((side, side), Image.Resampling.BICUBIC).save(
+        buffer, "JPEG", quality=90
+    )
+    return buffer.getvalue()

@@ -1,0 +1,252 @@
+"""Our trainer beside open_clip's own, as one JSON line: samples per second, CPU seconds per sample and peak memory.
+
+Same model, data, batch, precision, number of processes, one thread a process; both as a user starts them (`diht stage train`, torchrun). The
+sides take turns, for some rounds. Each is timed between two of its own log lines, after the warm-up, so that imports, first steps and the
+model's export do not count. CPU time is that of all its processes between the same two lines. Memory is the largest sum of what the
+processes hold, shared pages divided by their users (PSS).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+import yaml
+
+from benchmarks._train_data import ROOT, make_data
+from benchmarks.demo import held_bytes
+from diht_k8s.api.documents import load
+from diht_k8s.api.reports import parse_progress
+
+MEMORY_INTERVAL_S = 1.0
+INFO_NCE = {"loss": {"alpha": 1.0, "beta": 0.0}, "distillation": {"mode": "Disabled"}}
+HN_NCE = {"loss": {"alpha": 1.0, "beta": 0.25}, "distillation": {"mode": "Concepts"}}
+PACKAGES = ROOT / ".cache" / "open-clip"
+"""Packages for open_clip's trainer alone."""
+SIDES = ("ours", "open_clip", "open_clip_fused", "ours_hn_nce_and_heads")
+REFERENCE = "open_clip"
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained."""
+
+    model: dict[str, Any]
+    """an open_clip configuration."""
+    batch: int
+    steps: int
+    warm_up: int
+    """steps before the clock starts."""
+    pairs: int
+    jpeg_side: int | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run of one side, after its warm-up."""
+
+    samples_per_second: float
+    cpu_ms_per_sample: float
+    peak_memory_mib: float
+
+
+def cases() -> dict[str, Case]:
+    """The demo's model over one and a half epochs of its data, the first third left out, and ViT-B/32 at 224 px for as long as two cores bear."""
+    import open_clip
+
+    demo = yaml.safe_load((ROOT / "examples" / "demo.yaml").read_text())["spec"]["train"]["modelConfig"]
+    vit = open_clip.get_model_config("ViT-B-32")
+    assert vit is not None
+    return {
+        "demo": Case(demo, batch=256, steps=39, warm_up=13, pairs=6590),
+        "vit-b-32": Case(vit, batch=64, steps=7, warm_up=2, pairs=448, jpeg_side=256),
+        "vit-small": Case({**demo, "vision_cfg": {"image_size": 64, "layers": 6, "width": 192, "head_width": 48, "patch_size": 8},
+                           "text_cfg": {**demo["text_cfg"], "context_length": 77}}, batch=256, steps=40, warm_up=10, pairs=6590),
+    }  # fmt: skip
+
+
+def ours(case: Case, folder: Path, processes: int, precision: str, train: dict[str, Any]) -> list[str]:
+    """The command of our trainer."""
+    place = tempfile.mkdtemp(dir=folder)
+    body = {
+        "modelConfig": case.model,
+        "shards": [f"{folder}/shards/*.tar"],
+        "labels": f"{folder}/out/label",
+        "samples": case.steps * case.batch,
+        "batchSize": case.batch,
+        "precision": precision,
+        "processesPerNode": processes,
+        "checkpoint": {"everySeconds": 100_000},
+        **train,
+    }
+    data = {"sources": [{"name": "pairs", "shards": body["shards"]}], "output": place}
+    run = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "benchmark"}}
+    document = Path(place) / "run.json"
+    document.write_text(json.dumps({**run, "spec": {"data": data, "train": body}}))
+    load(document.read_text(), name="benchmark")
+    return [sys.executable, "-m", "diht_k8s.cli", "stage", "train", "--run", str(document)]
+
+
+def open_clip_trainer(case: Case, folder: Path, processes: int, precision: str, *, fused: bool) -> list[str]:
+    """The command of open_clip's trainer, with the settings that its manual advises for several processes."""
+    model = folder / "benchmark-model.json"
+    model.write_text(json.dumps(case.model))
+    gpu = torch.cuda.is_available()
+    arguments = [
+        *(f"--model={model.stem}", f"--train-data={folder}/shards/{{00000..00003}}.tar", "--dataset-type=webdataset"),
+        *(f"--train-num-samples={case.steps * case.batch}", f"--batch-size={case.batch // processes}", "--epochs=1"),
+        *(f"--precision={'amp_bf16' if precision == 'bf16' else precision}", "--local-loss", "--gather-with-grad"),
+        *(f"--workers={4 if gpu else 0}", "--log-every-n-steps=1", "--save-frequency=0"),
+        *(f"--device={'cuda' if gpu else 'cpu'}", f"--dist-backend={'nccl' if gpu else 'gloo'}"),
+        *("--lr=5e-4", "--wd=0.2", "--beta1=0.9", "--beta2=0.98", "--eps=1e-6", "--grad-clip-norm=1.0", "--warmup=0"),
+        f"--logs={tempfile.mkdtemp(dir=folder)}",
+    ]  # fmt: skip
+    torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
+    return [*torchrun, "-m", "benchmarks._open_clip", str(model), str(int(fused)), json.dumps(arguments)]
+
+
+def samples_of(line: str) -> int | None:
+    """How many samples a line of either trainer says are done."""
+    progress = parse_progress(line)
+    if progress is not None:
+        return progress.done or None
+    found = re.search(r"Train Epoch: \d+ \[\s*(\d+)/", line)
+    return int(found[1]) if found else None
+
+
+def measure(command: list[str], case: Case) -> Measured:
+    """Run one side and time it between the end of its warm-up and its last step."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DIHT_PROGRESS_SECONDS": "0", "PYTHONPATH": str(ROOT)}
+    if "benchmarks._open_clip" in command:
+        environment["PYTHONPATH"] += f":{PACKAGES}"
+    marks: list[tuple[int, float, float]] = []
+    lines: list[str] = []
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        memory = Memory(process.pid)
+        for line in process.stdout:
+            lines.append(line)
+            done = samples_of(line)
+            if done is not None and (done == case.warm_up * case.batch or done == case.steps * case.batch):
+                marks.append((done, time.perf_counter(), cpu_seconds(process.pid)))
+        peak = memory.stop()
+    marks = list({done: mark for mark in reversed(marks) if (done := mark[0])}.values())[::-1]
+    if process.returncode or len(marks) != 2:
+        raise SystemExit(f"{' '.join(command)} ended with exit code {process.returncode}:\n{''.join(lines[-200:])}")
+    (first, began, cpu_began), (last, ended, cpu_ended) = marks
+    samples = last - first
+    return Measured(samples / (ended - began), 1000 * (cpu_ended - cpu_began) / samples, peak / 2**20)
+
+
+class Memory:
+    """Watches a process and its descendants from a thread."""
+
+    def __init__(self, pid: int) -> None:
+        """Begin."""
+        self._peak, self._ended = 0, threading.Event()
+        self._thread = threading.Thread(target=self._watch, args=(pid,), daemon=True)
+        self._thread.start()
+
+    def _watch(self, pid: int) -> None:
+        while not self._ended.wait(MEMORY_INTERVAL_S):
+            self._peak = max(self._peak, held_bytes(pid))
+
+    def stop(self) -> int:
+        """The most that they held, in bytes."""
+        self._ended.set()
+        self._thread.join()
+        return self._peak
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time so far of a process and all its descendants that live."""
+    total = 0.0
+    for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+        try:
+            times = process.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += times.user + times.system
+    return total
+
+
+def report(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Everything that is measured, ready for one JSON line."""
+    case = cases()[arguments.case]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_data(folder, pairs=case.pairs, jpeg_side=case.jpeg_side)
+        shape = (case, folder, arguments.processes, arguments.precision)
+        commands: dict[str, Callable[[], list[str]]] = {
+            "ours": lambda: ours(*shape, INFO_NCE),
+            "open_clip": lambda: open_clip_trainer(*shape, fused=False),
+            "open_clip_fused": lambda: open_clip_trainer(*shape, fused=True),
+            "ours_hn_nce_and_heads": lambda: ours(*shape, HN_NCE),
+        }
+        found: dict[str, list[Measured]] = {side: [] for side in arguments.sides}
+        for _ in range(arguments.rounds):
+            for side in arguments.sides:
+                found[side].append(measure(commands[side](), case))
+                print(side, found[side][-1], file=sys.stderr, flush=True)
+    sides = {side: _middle(runs) for side, runs in found.items()}
+    return {
+        "benchmark": "train",
+        "case": arguments.case,
+        "processes": arguments.processes,
+        "precision": arguments.precision,
+        "rounds": arguments.rounds,
+        "sides": sides,
+        "ratio": {key: _ratios(sides, key) for key in ("samples_per_second", "cpu_ms_per_sample", "peak_memory_mib")},
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {os.cpu_count()} cores",
+    }
+
+
+def _middle(runs: list[Measured]) -> dict[str, float]:
+    return {
+        key: round(statistics.median(getattr(run, key) for run in runs), 3)
+        for key in ("samples_per_second", "cpu_ms_per_sample", "peak_memory_mib")
+    }
+
+
+def _ratios(sides: dict[str, dict[str, float]], key: str) -> dict[str, float]:
+    if REFERENCE not in sides:
+        return {}
+    return {side: round(values[key] / sides[REFERENCE][key], 3) for side, values in sides.items() if side != REFERENCE}
+
+
+def main() -> None:
+    """Measure and print the line."""
+    parser = argparse.ArgumentParser(prog="benchmarks/run train", description=__doc__)
+    parser.add_argument("--case", choices=sorted(cases()), default="demo")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    arguments = parser.parse_args()
+    if not PACKAGES.exists():
+        where, pins = PACKAGES.relative_to(ROOT), "benchmarks/open-clip-requirements.txt"
+        raise SystemExit(
+            f"{where} is missing, run first: .venv/bin/python -m pip install --target {where} --no-deps -r {pins}"
+        )
+    print(json.dumps(report(arguments)))
+
+
+if __name__ == "__main__":
+    main()
