@@ -24,6 +24,9 @@ LOG_EVERY_S = 2.0
 LOG_LINES = 1000
 """Of a long training about so many lines for each factor of e in time, so that the metrics stay small."""
 
+LAG_LINES = 5
+"""Lines in a row in which the same rank lags before the log says so: a busy machine slows one for a moment."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -51,6 +54,7 @@ class Observer:
         self._spikes = Spikes()
         self._at, self._samples, self._operations = time.monotonic(), 0, 0.0
         self._own = [0.0] * world
+        self._lagging: tuple[int, ...] = ()
         peak = peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
         self._utilisation = None if peak is None else Utilisation(model_config, peak)
 
@@ -85,8 +89,10 @@ class Observer:
         if self._world > 1:
             rank, ratio = slowest(self._own)
             found |= {"slowest_rank": rank, "slowest_rank_ratio": ratio}
-            if ratio > STRAGGLER_RATIO:
+            self._lagging = (*self._lagging, rank)[-LAG_LINES:] if ratio > STRAGGLER_RATIO else ()
+            if self._lagging == (rank,) * LAG_LINES:
                 logging.warning("rank %d takes %.1f times as long as the others", rank, ratio)
+                self._lagging = ()
         if self._utilisation is not None:
             found["mfu_percent"] = self._utilisation.percent(self._operations, elapsed)
         return found
