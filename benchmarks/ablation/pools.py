@@ -42,6 +42,7 @@ from diht_k8s.recipe.shards.storage import Storage
 ROOT: Final = Path(__file__).resolve().parents[2]
 JUNK_SHARE: Final = 0.3
 JUNK_SEED: Final = 0
+UNTRAINED: Final = "untrained.safetensors"
 
 
 @dataclass(frozen=True)
@@ -106,32 +107,59 @@ class Material:
         return everything.chosen(np.sort(rng.permutation(len(everything))[:size]))
 
 
-def prepare(document: str, work: Path) -> Material:
-    """Run the demo's filter and label stages (twice, the second time with an untrained teacher), and the filter on junk."""
-    text = (ROOT / document).read_text()
-    kept_run = _run(text, document, work / "pool")
+def prepare_pools(document: str, work: Path) -> str:
+    """Run the demo's filter and label stages, label again with an untrained teacher, and filter junk; the digest of what came out."""
+    kept_run = pool_run(document, work, "pool")
     markers = [run_stage(filter_stage, kept_run, Stage.FILTER), run_stage(label_stage, kept_run, Stage.LABEL)]
-    raw = _pairs(_samples(kept_run.spec.data.sources[0].shards))
-    junk_run = _junk_run(text, document, work, kept_run, len(raw))
+    junk_run = pool_run(document, work, "junk")
+    shard = work / "junk" / "00000.tar"
+    if not shard.exists():
+        raw = _samples(kept_run.spec.data.sources[0].shards)
+        count = round(len(raw) * JUNK_SHARE / (1 - JUNK_SHARE))
+        write_samples(Storage(), str(shard), junk_samples(raw, count, JUNK_SEED))
+    run_stage(filter_stage, junk_run, Stage.FILTER)
     shutil.copytree(work / "pool" / "filter", work / "untrained" / "filter", dirs_exist_ok=True)
-    weights = _untrained_weights(kept_run, work)
-    untrained_run = _run(text, document, work / "untrained", f"label.teacher.weights={weights}")
-    run_stage(label_stage, untrained_run, Stage.LABEL)
-    held_out = _samples(kept_run.spec.evaluate.benchmarks[0].shards)  # type: ignore[union-attr]  # the demo evaluates
+    _write_untrained_weights(kept_run, work)
+    run_stage(label_stage, pool_run(document, work, "untrained"), Stage.LABEL)
+    return sha256_of([marker.output_sha256 for marker in markers if marker is not None])[:12]
+
+
+def pool_run(document: str, work: Path, name: str) -> DihtRun:
+    """The demo's run as one of the pools: `pool`, `untrained` (another teacher) or `junk` (another input)."""
+    overrides = ["filter.workers=1", "label.workers=1"]
+    if name == "untrained":
+        overrides.append(f"label.teacher.weights={work / UNTRAINED}")
+    if name == "junk":
+        overrides.append("data.sources=" + json.dumps([{"name": "junk", "shards": [str(work / "junk" / "00000.tar")]}]))
+    folder = work / "junk" / "run" if name == "junk" else work / name
+    return load((ROOT / document).read_text(), name=document, overrides=[*overrides, f"data.output={folder}"])
+
+
+def prepare(document: str, work: Path) -> Material:
+    """Everything in memory."""
+    digest = prepare_pools(document, work)
+    kept_run, junk_run = pool_run(document, work, "pool"), pool_run(document, work, "junk")
+    assert kept_run.spec.evaluate is not None, "the demo has held-out pairs"
+    held_out, classes_N = read_pairs(kept_run.spec.evaluate.benchmarks[0].shards)
     teacher_ND, mean_D, scale_D = _standardised(kept_run)
-    held_out_pairs = _pairs(held_out)
     return Material(
-        raw=raw,
-        junk=_pairs(list(read_samples(Storage(), str(work / "junk" / "00000.tar")))),
+        raw=read_pairs(kept_run.spec.data.sources[0].shards)[0],
+        junk=read_pairs([str(work / "junk" / "00000.tar")])[0],
         kept=_pairs(_kept_samples(kept_run)),
         junk_kept=_pairs(_kept_samples(junk_run)),
-        labels={"teacher": _labels(kept_run), "untrained": _labels(untrained_run)},
+        labels={"teacher": _labels(kept_run), "untrained": _labels(pool_run(document, work, "untrained"))},
         teacher_ND=teacher_ND,
-        held_out=held_out_pairs,
-        held_out_teacher_ND=(teacher_features(kept_run, held_out_pairs) - mean_D) * scale_D,
-        held_out_classes=np.array([sample.meta.get("cls", -1) for sample in held_out]),
-        digest=sha256_of([marker.output_sha256 for marker in markers if marker is not None])[:12],
+        held_out=held_out,
+        held_out_teacher_ND=(teacher_features(kept_run, held_out) - mean_D) * scale_D,
+        held_out_classes=classes_N,
+        digest=digest,
     )
+
+
+def read_pairs(patterns: Sequence[str]) -> tuple[Pairs, NDArray[np.int64]]:
+    """Pairs of some shards, and the class of each, -1 for none."""
+    samples = _samples(patterns)
+    return _pairs(samples), np.array([sample.meta.get("cls", -1) for sample in samples])
 
 
 def teacher_features(run: DihtRun, pairs: Pairs) -> Tensor:
@@ -146,35 +174,17 @@ def teacher_features(run: DihtRun, pairs: Pairs) -> Tensor:
     )
 
 
-def _run(text: str, name: str, output: Path, *overrides: str) -> DihtRun:
-    fixed = [f"data.output={output}", "filter.workers=1", "label.workers=1"]
-    return load(text, name=name, overrides=[*fixed, *overrides])
-
-
-def _junk_run(text: str, name: str, work: Path, kept_run: DihtRun, pool_size: int) -> DihtRun:
-    shard = work / "junk" / "00000.tar"
-    if not shard.exists():
-        count = round(pool_size * JUNK_SHARE / (1 - JUNK_SHARE))
-        pairs = _samples(kept_run.spec.data.sources[0].shards)
-        write_samples(Storage(), str(shard), junk_samples(pairs, count, JUNK_SEED))
-    sources = f'[{{"name": "junk", "shards": ["{shard}"]}}]'
-    run = _run(text, name, work / "junk" / "run", f"data.sources={sources}")
-    run_stage(filter_stage, run, Stage.FILTER)
-    return run
-
-
-def _untrained_weights(run: DihtRun, work: Path) -> Path:
+def _write_untrained_weights(run: DihtRun, work: Path) -> None:
     """Random weights of the teacher's network, as its library initialises them."""
     import timm
     from safetensors.torch import save_file
 
-    path = work / "untrained.safetensors"
+    path = work / UNTRAINED
     if not path.exists():
         assert run.spec.label is not None, "the demo labels"
         torch.manual_seed(0)
         network = timm.create_model(run.spec.label.teacher.model.removeprefix("timm/"))
         save_file({name: value.contiguous() for name, value in network.state_dict().items()}, path)
-    return path
 
 
 def _samples(patterns: Sequence[str]) -> list[Sample]:
