@@ -115,17 +115,17 @@ def test_four_stages_under_an_operator_that_dies_at_every_write_leave_the_same_o
 ) -> None:
     runs, spec = still.runs, {"filter": {"workers": 2}, "train": {**TRAIN, "numNodes": 2}}
     still.operator.start()
-    runs.apply("calm", **spec)
-    calm = runs.wait_for("calm", "Complete", timeout_s=300)
+    runs.apply("quietly", **spec)
+    calm = runs.wait_for("quietly", "Complete", timeout_s=300)
     still.operator.stop()
     since, operator = datetime.now(UTC), replace(still.operator, program="tests.cluster.crashing")
-    runs.apply("hard", **spec)
-    lives = live_and_die(runs, operator, "hard", 1000)
-    assert objects(runs, "hard") == objects(runs, "calm") != []
-    assert lasting(runs.status("hard"), "hard") == lasting(calm, "calm")
+    runs.apply("dying", **spec)
+    lives = live_and_die(runs, operator, "dying", 1000)
+    assert objects(runs, "dying") == objects(runs, "quietly") != []
+    assert lasting(runs.status("dying"), "dying") == lasting(calm, "quietly")
     writes = audit(user=operator.user, since=since)
     assert [event["objectRef"] for event in writes if event["responseStatus"]["code"] >= 300] == []
     created = [event["objectRef"]["name"] for event in writes if event["objectRef"]["resource"] == "jobs"]
-    assert sorted(created) == [f"hard-{job}" for job in JOBS]
+    assert sorted(created) == [f"dying-{job}" for job in JOBS]
     assert len(writes) <= lives + 1, "it died after each of them"
     print(f"{len(writes)} writes, {lives} lives")
