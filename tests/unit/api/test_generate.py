@@ -101,6 +101,7 @@ def test_lists_told_apart_by_a_field_are_maps() -> None:
     assert {path: keys[path] for path in keys if "env" not in path} == {
         ".spec.data.sources": ["name"],
         ".spec.storage": ["prefix"],
+        ".spec.filter.metadataLimits": ["name"],
         ".spec.evaluate.benchmarks": ["name"],
         ".status.conditions": ["type"],
         ".status.stages": ["name"],
