@@ -326,6 +326,11 @@ def _refused(error: BaseException, uri: str, verb: str) -> DihtError | None:
         return RetryableError(
             f"cannot {verb} {uri}: the credentials have expired ({code}): renew them and start again, finished work is kept"
         )
+    if code == "400":  # to a HEAD, which has no room for a reason
+        return RetryableError(
+            f"cannot {verb} {uri}: the server answers 400 without a reason, as where the credentials have expired: "
+            "renew them and start again, finished work is kept"
+        )
     if code in ("NoSuchKey", "NoSuchBucket", "404"):
         return UserError(f"cannot {verb} {uri}: it does not exist: check the path or bucket")
     if code in ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403"):

@@ -108,6 +108,13 @@ def spoil(data: Path, every: int) -> None:
     write_samples(storage, uri, spoilt)
 
 
+def cut_off(data: Path, share: float) -> None:
+    """The first shard ends in the middle."""
+    shard = data / "out" / "filter" / "kept" / "drawn-0.tar"
+    content = shard.read_bytes()
+    shard.write_bytes(content[: int(len(content) * share)])
+
+
 IN_RANKS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     "fp16 without a GPU": (lambda data: None, {"precision": "fp16"}, "64 train.precision fp16 needs a GPU: use bf16 or fp32"),
     "micro-batch that does not divide": (
@@ -137,6 +144,11 @@ IN_RANKS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
         lambda data: spoil(data, 4),
         {},
         "65 more than 1% of the pairs cannot be used ({{'picture_unreadable': ",
+    ),
+    "shard that is damaged for good": (
+        lambda data: cut_off(data, 0.7),
+        {},
+        "65 more than 1% of the pairs cannot be used ({{'shard_damaged': ",
     ),
     "loss that is not finite": (
         lambda data: None,
