@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,13 +66,21 @@ def kill_all(launcher: int) -> None:
         process.send_signal(signal.SIGKILL)
 
 
+def freeze(launcher: int) -> None:
+    ranks_of(launcher)[1].send_signal(signal.SIGSTOP)
+
+
 def attempt(
-    folder: Path, *, at_step: int | None = None, act: Callable[[int], object] = lambda launcher: None
+    folder: Path,
+    *,
+    at_step: int | None = None,
+    act: Callable[[int], object] = lambda launcher: None,
+    **variables: str,
 ) -> Attempt:
     """Start the stage; once it reports a step, act on the launcher's process id."""
     with (folder / "errors.txt").open("w+") as errors, subprocess.Popen(
         [sys.executable, "-m", "diht_k8s.cli", "stage", "train", "--run", str(folder / "run.json")],
-        stdout=subprocess.PIPE, stderr=errors, text=True, env=environment(DIHT_PROGRESS_SECONDS="0"),
+        stdout=subprocess.PIPE, stderr=errors, text=True, env=environment(DIHT_PROGRESS_SECONDS="0", **variables),
     ) as launcher:  # fmt: skip
         assert launcher.stdout is not None
         lines, acted = [], False
@@ -90,11 +100,18 @@ def newest_marker(folder: Path) -> dict[str, Any] | None:
     return json.loads(markers[-1].read_text()) if markers else None
 
 
+@functools.cache
+def undisturbed_training() -> dict[str, Any]:
+    """How the training ends that nothing disturbs (see `train_in_ranks`); done once for all tests that compare with it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_data(folder)
+        return train_in_ranks(2, {"whole": Job(document(folder, **TRAIN))}, folder / "ranks")["whole"]
+
+
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    make_data(folder)
-    return train_in_ranks(2, {"whole": Job(document(folder, **TRAIN))}, folder / "ranks")["whole"]
+def undisturbed() -> dict[str, Any]:
+    return undisturbed_training()
 
 
 @pytest.fixture(scope="module")
@@ -107,11 +124,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def attempts(folder: Path) -> dict[str, Attempt]:
-    """One training, disturbed three times."""
+    """One training, disturbed four times."""
     return {
         "all killed": attempt(folder, at_step=13, act=kill_all),
         "one rank stopped": attempt(folder, at_step=24, act=lambda pid: ranks_of(pid)[1].terminate()),
         "launcher stopped": attempt(folder, at_step=38, act=lambda pid: psutil.Process(pid).terminate()),
+        "one rank frozen": attempt(folder, at_step=48, act=freeze, DIHT_WATCHDOG_SECONDS="4", DIHT_WATCHDOG_STEPS="3"),
         "left alone": attempt(folder),
         "again": attempt(folder),
     }
@@ -121,14 +139,14 @@ def test_killed_when_between_checkpoints_then_the_last_one_is_whole(attempts: di
     killed = attempts["all killed"]
     assert killed.code == -signal.SIGKILL
     assert killed.newest is not None
-    assert killed.newest["cursor"]["step"] >= 10
+    assert killed.newest["cursor"]["step"] >= 5  # the one of step 10 may still have been on its way
     assert killed.newest["cursor"]["step"] % 5 == 0
     assert f"going on after step {killed.newest['cursor']['step']} of {STEPS}" in attempts["one rank stopped"].output
 
 
 @pytest.mark.parametrize(
     ("name", "after", "following"),
-    [("one rank stopped", 24, "launcher stopped"), ("launcher stopped", 38, "left alone")],
+    [("one rank stopped", 24, "launcher stopped"), ("launcher stopped", 38, "one rank frozen")],
 )
 def test_stopped_when_asked_then_all_ranks_save_the_same_step_and_exit_143(
     attempts: dict[str, Attempt], name: str, after: int, following: str
@@ -140,6 +158,16 @@ def test_stopped_when_asked_then_all_ranks_save_the_same_step_and_exit_143(
     assert after <= stopped.newest["cursor"]["step"] < STEPS
     assert len(stopped.newest["parts"]) == 2
     assert f"going on after step {stopped.newest['cursor']['step']} of {STEPS}" in attempts[following].output
+
+
+def test_frozen_when_a_rank_makes_no_step_then_named_with_stacks_and_exit_75(attempts: dict[str, Attempt]) -> None:
+    frozen = attempts["one rank frozen"]
+    assert frozen.code == 75, frozen.errors
+    last = frozen.errors.strip().splitlines()[-1]
+    assert last.startswith("diht: no step for ")
+    assert "rank 1 does not answer (stopped or dead); the ranks are ended and the gang starts again" in last
+    assert "stacks of rank 0" in frozen.errors
+    assert "distributed_c10d.py" in frozen.errors  # where the other one waits
 
 
 def test_finished_when_disturbed_before_then_bit_equal_to_undisturbed(
