@@ -13,6 +13,7 @@ from diht_k8s.recipe.cat.scores import open_scores
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.cat.shards import filter_with, run_of
 from tests.s3.conftest import S3
+from tests.s3.faults import proxy_before
 
 pytestmark = pytest.mark.s3
 DEMO = Path(__file__).parents[2] / "examples/data/train"
@@ -39,9 +40,14 @@ def storage_of(s3: S3) -> Storage:
     return Storage(run.spec.storage)
 
 
-def test_kept_shards_and_scores_are_those_from_disk(uploaded: S3, tmp_path: Path) -> None:
+def test_kept_shards_and_scores_when_the_server_disturbs_then_those_from_disk(uploaded: S3, tmp_path: Path) -> None:
     output = f"s3://{uploaded.bucket}/out"
-    there = filter_with(with_storage(run_of(output, f"s3://{uploaded.bucket}/raw/*.tar.gz", RULES), uploaded.rule))
+    with proxy_before(uploaded.endpoint) as proxy:
+        counts = proxy.set(refuse=0.15, cut=0.2, short=0.2, seed=1).counts
+        rule = {**uploaded.rule, "endpointURL": proxy.endpoint}
+        there = filter_with(with_storage(run_of(output, f"s3://{uploaded.bucket}/raw/*.tar.gz", RULES), rule))
+    assert counts["refused"] > 0
+    assert counts["cut"] + counts["short"] > 0
     here = filter_with(run_of(tmp_path / "out", [str(DEMO / name) for name in SHARDS], RULES))
     assert there is not None
     assert here is not None
@@ -63,6 +69,18 @@ def test_second_run_is_cached(uploaded: S3, capsys: pytest.CaptureFixture[str]) 
     )
     assert filter_with(run) == filter_with(run)
     assert "filter: cached" in capsys.readouterr().out
+
+
+def test_truncated_shard_ends_with_its_name_and_leaves_nothing_half_written(uploaded: S3) -> None:
+    storage, rules = storage_of(uploaded), {"textSpotting": {"mode": "Disabled"}}
+    name, content = "cut/00000.tar.gz", (DEMO / SHARDS[0]).read_bytes()
+    storage.write_bytes(f"s3://{uploaded.bucket}/{name}", content[: len(content) // 2])
+    output = f"s3://{uploaded.bucket}/out-cut"
+    run = with_storage(run_of(output, f"s3://{uploaded.bucket}/cut/*.tar.gz", rules), uploaded.rule)
+    with pytest.raises(DihtError, match=f"s3://{uploaded.bucket}/{name} is damaged after") as raised:
+        filter_with(run)
+    assert raised.value.exit_code == ExitCode.BAD_DATA
+    assert storage.names(f"{output}/filter/kept") == storage.names(f"{output}/filter/scores") == []
 
 
 def test_wrong_credentials_end_with_the_uri(uploaded: S3, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Labelling against a real S3 server that refuses, cuts and shortens gives what it gives from disk, byte for byte."""
+"""The stage label against a real S3 server, its teacher's weights there too, gives what it gives from disk."""
 
 from __future__ import annotations
 
@@ -7,54 +7,50 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from diht_k8s.api.data import StorageRule
-from diht_k8s.api.errors import DihtError, ExitCode
+from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.concepts import stage
+from diht_k8s.recipe.concepts.features import read_safetensors
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.storage import Storage
-from tests.recipe.concepts.conftest import make_kept, one_thread, teacher_weights  # noqa: F401  # fixtures
+from diht_k8s.recipe.shards.tables import read_table
+from tests.recipe.concepts.conftest import make_kept, one_thread, teacher_weights  # noqa: F401 (fixtures)
 from tests.s3.conftest import S3
-from tests.s3.faults import Proxy, proxy_before
 
-pytestmark = [pytest.mark.s3, pytest.mark.timeout(600)]
-Make = Callable[..., Any]
+pytestmark = pytest.mark.s3
+OUTPUT = "label-run"
 
 
-def on_server(run: DihtRun, s3: S3, proxy: Proxy) -> DihtRun:
-    """The same run with its output behind the proxy."""
+def there(run: DihtRun, s3: S3) -> DihtRun:
+    """The same run with everything on the server."""
     document = run.model_dump(by_alias=True, mode="json", exclude_none=True)
-    document["spec"]["data"]["output"] = f"s3://{s3.bucket}/label"
-    document["spec"]["storage"] = [{**s3.rule, "endpointURL": proxy.endpoint}]
+    document["spec"]["storage"] = [s3.rule]
+    document["spec"]["data"]["output"] = f"s3://{s3.bucket}/{OUTPUT}"
+    document["spec"]["label"]["teacher"]["weights"] = f"s3://{s3.bucket}/weights.safetensors"
     return DihtRun.model_validate(document)
 
 
-def test_labels_when_the_server_disturbs_then_those_from_disk(s3: S3, make_kept: Make) -> None:  # noqa: F811
-    kept = make_kept(shards=2, pairs=24).write()
-    storage = Storage([StorageRule.model_validate(s3.rule)])
-    for path in (kept.folder / "filter").rglob("*"):
+def test_labels_when_all_lies_on_s3_then_labels_and_heads_are_those_from_disk(
+    s3: S3,
+    make_kept: Callable[..., Any],  # noqa: F811 (the fixture)
+) -> None:
+    kept = make_kept(shards=2).write()
+    run = kept.run()
+    remote = there(run, s3)
+    storage = Storage(remote.spec.storage)
+    storage.write_bytes(f"s3://{s3.bucket}/weights.safetensors", Path(run.spec.label.teacher.weights).read_bytes())
+    for path in sorted(kept.folder.rglob("*")):
         if path.is_file():
-            storage.write_bytes(f"s3://{s3.bucket}/label/{path.relative_to(kept.folder)}", path.read_bytes())
-    with proxy_before(s3.endpoint) as proxy:
-        counts = proxy.set(refuse=0.15, cut=0.2, short=0.2, seed=1).counts
-        there = run_stage(stage, on_server(kept.run(), s3, proxy), Stage.LABEL)
-    here = run_stage(stage, kept.run(), Stage.LABEL)
-    assert counts["refused"] > 0
-    assert counts["cut"] + counts["short"] > 0
-    assert there is not None
+            storage.write_bytes(f"s3://{s3.bucket}/{OUTPUT}/{path.relative_to(kept.folder)}", path.read_bytes())
+    here, far = run_stage(stage, run, Stage.LABEL), run_stage(stage, remote, Stage.LABEL)
     assert here is not None
-    for path in (Path(kept.folder) / "label").rglob("*"):
-        if (
-            path.suffix in (".parquet", ".safetensors") and "features" not in path.parts
-        ) or path.name == "vocabulary.json":
-            name = path.relative_to(kept.folder).as_posix()
-            assert storage.read_bytes(f"s3://{s3.bucket}/label/{name}") == path.read_bytes(), name
-
-
-def test_label_when_the_credentials_expire_then_retryable_in_one_line(s3: S3, make_kept: Make) -> None:  # noqa: F811
-    with proxy_before(s3.endpoint) as proxy:
-        proxy.set(expired=True)
-        with pytest.raises(DihtError, match="the credentials have expired") as raised:
-            run_stage(stage, on_server(make_kept().run(), s3, proxy), Stage.LABEL)
-    assert raised.value.exit_code == ExitCode.RETRYABLE
+    assert far is not None
+    layout, local = Layout(remote.spec.data.output), Layout(str(kept.folder))
+    for shard in ("shapes-00", "shapes-01"):  # the headers name the weights' URI, the rows do not
+        theirs, ours = (read_table(Storage(remote.spec.storage), each.labels(shard))[0] for each in (layout, local))
+        assert theirs.equals(ours)
+    theirs, ours = (read_safetensors(storage, each.teacher_heads)[0] for each in (layout, local))
+    assert all(torch.equal(theirs[name], ours[name]) for name in ours)
+    assert far.summary["labelled"] == here.summary["labelled"] == 80

@@ -1,0 +1,60 @@
+"""Labelling against a real S3 server that refuses, cuts and shortens gives what it gives from disk, byte for byte."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diht_k8s.api.data import StorageRule
+from diht_k8s.api.errors import DihtError, ExitCode
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.concepts import stage
+from diht_k8s.recipe.runtime.stage import run_stage
+from diht_k8s.recipe.shards.storage import Storage
+from tests.recipe.concepts.conftest import make_kept, one_thread, teacher_weights  # noqa: F401  # fixtures
+from tests.s3.conftest import S3
+from tests.s3.faults import Proxy, proxy_before
+
+pytestmark = [pytest.mark.s3, pytest.mark.timeout(600)]
+Make = Callable[..., Any]
+
+
+def on_server(run: DihtRun, s3: S3, proxy: Proxy) -> DihtRun:
+    """The same run with its output behind the proxy."""
+    document = run.model_dump(by_alias=True, mode="json", exclude_none=True)
+    document["spec"]["data"]["output"] = f"s3://{s3.bucket}/label"
+    document["spec"]["storage"] = [{**s3.rule, "endpointURL": proxy.endpoint}]
+    return DihtRun.model_validate(document)
+
+
+def test_labels_when_the_server_disturbs_then_those_from_disk(s3: S3, make_kept: Make) -> None:  # noqa: F811
+    kept = make_kept(shards=2, pairs=24).write()
+    storage = Storage([StorageRule.model_validate(s3.rule)])
+    for path in (kept.folder / "filter").rglob("*"):
+        if path.is_file():
+            storage.write_bytes(f"s3://{s3.bucket}/label/{path.relative_to(kept.folder)}", path.read_bytes())
+    with proxy_before(s3.endpoint) as proxy:
+        counts = proxy.set(refuse=0.15, cut=0.2, short=0.2, seed=1).counts
+        there = run_stage(stage, on_server(kept.run(), s3, proxy), Stage.LABEL)
+    here = run_stage(stage, kept.run(), Stage.LABEL)
+    assert counts["refused"] > 0
+    assert counts["cut"] + counts["short"] > 0
+    assert there is not None
+    assert here is not None
+    for path in (Path(kept.folder) / "label").rglob("*"):
+        if (
+            path.suffix in (".parquet", ".safetensors") and "features" not in path.parts
+        ) or path.name == "vocabulary.json":
+            name = path.relative_to(kept.folder).as_posix()
+            assert storage.read_bytes(f"s3://{s3.bucket}/label/{name}") == path.read_bytes(), name
+
+
+def test_label_when_the_credentials_expire_then_retryable_in_one_line(s3: S3, make_kept: Make) -> None:  # noqa: F811
+    with proxy_before(s3.endpoint) as proxy:
+        proxy.set(expired=True)
+        with pytest.raises(DihtError, match="the credentials have expired") as raised:
+            run_stage(stage, on_server(make_kept().run(), s3, proxy), Stage.LABEL)
+    assert raised.value.exit_code == ExitCode.RETRYABLE
