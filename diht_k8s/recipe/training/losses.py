@@ -171,7 +171,7 @@ def soft_label_loss(
 ) -> Tensor:
     """Cross-entropy over the whole vocabulary against the teacher's stored top-k (DiHT, section 3.2), without dense targets.
 
-    Per picture: -sum_k p_k (logit_k - logsumexp(logits)), in fp32. The mean is over the labelled pictures of all ranks, so that a rank with
+    Per picture: -sum_k p_k (logit_k - logsumexp(logits)), in fp32 (fp64 for fp64 logits). The mean is over the labelled pictures of all ranks, so that a rank with
     few of them does not weigh them up.
 
     Args:
@@ -182,7 +182,7 @@ def soft_label_loss(
         group: the ranks that share the global batch; None: the batch as given is global.
 
     Returns:
-        A 0-d fp32 tensor: this rank's sum x ranks / labelled pictures of all ranks. Its mean over ranks is the global loss, and averaged
+        A 0-d tensor: this rank's sum x ranks / labelled pictures of all ranks. Its mean over ranks is the global loss, and averaged
         gradients are the global gradient. 0 where nobody has labels.
     """
     if (
@@ -195,9 +195,9 @@ def soft_label_loss(
             f"mask {tuple(mask_B.shape)}: they must be (B, C), (B, K), (B, K) and (B,)"
         )
     mask_B = mask_B.bool()
-    logits_BC = logits_BC.float()
+    logits_BC = logits_BC if logits_BC.dtype is torch.float64 else logits_BC.float()
     used_BK = mask_B[:, None] & (ids_BK >= 0)
-    probabilities_BK = torch.where(used_BK, probabilities_BK.float(), 0.0)
+    probabilities_BK = torch.where(used_BK, probabilities_BK.to(logits_BC.dtype), 0.0)
     ids_BK = torch.where(used_BK, ids_BK, 0).long()  # unlabelled rows may hold anything
     chosen_BK = logits_BC.gather(1, ids_BK)
     loss_B = (probabilities_BK * (logits_BC.logsumexp(1, keepdim=True) - chosen_BK)).sum(1)
