@@ -1,0 +1,210 @@
+"""Text spotting: recall, false hits and speed on pictures with painted captions, beside RapidOCR's default settings.
+
+In: the demo's pictures and two photographs that come with scikit-learn. Out: one JSON line. Half of the pictures show a run of their
+caption's words (fonts, sizes, colours, rotation up to 15 degrees, over photographs and clip art), a quarter no painted text, a quarter
+words of another caption. Everything is drawn from a seed. `wrong` counts verdicts on pictures without text; `other_by_rule` is how
+often the rule matches the other words themselves, which no reader can help. Speed: CPU time of one thread on the first pictures, both
+settings in turn, the models loaded before; equal verdicts are those of the T rule at its defaults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from diht_k8s.recipe.cat import TextSpotter
+from diht_k8s.recipe.cat.matching import MatchRule, SpottedText, normalised_words
+from diht_k8s.recipe.shards.pictures import decode
+from diht_k8s.recipe.shards.samples import read_samples
+from diht_k8s.recipe.shards.storage import Storage
+
+DATA = Path(__file__).parent.parent / "examples" / "data" / "train"
+FONTS = Path("/usr/share/fonts/truetype")
+SIDE = 320
+"""Pixels of the pictures: about what web pictures are stored at."""
+MAX_TURN = 15
+RULE = MatchRule()
+Kind = Literal["caption", "none", "other"]
+COLOURS = ("black", "white", "navy", "darkred", "yellow", "darkgreen", "orange", "purple")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture with what was painted."""
+
+    image: Image.Image
+    caption: str
+    kind: Kind
+    shown: str = ""
+
+
+def words_of(caption: str, rng: Random) -> str:
+    """One to three neighbouring words with a word of at least five letters among them, "" where there is none."""
+    words = [word for word in caption.split() if word.isascii()]
+    runs = [words[i : i + n] for n in (1, 2, 3) for i in range(len(words) - n + 1)]
+    fitting = [run for run in runs if any(len(unit) >= RULE.min_characters for unit in normalised_words(" ".join(run)))]
+    return " ".join(rng.choice(fitting)) if fitting else ""
+
+
+def backgrounds(rng: Random) -> list[Image.Image]:
+    """Crops of photographs."""
+    from sklearn.datasets import load_sample_images
+
+    photographs = [Image.fromarray(pixels) for pixels in load_sample_images().images]
+    crops = []
+    for _ in range(200):
+        photograph = rng.choice(photographs)
+        side = rng.randint(160, min(photograph.size))
+        x, y = rng.randint(0, photograph.width - side), rng.randint(0, photograph.height - side)
+        crops.append(photograph.crop((x, y, x + side, y + side)).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+    return crops
+
+
+def font_of(rng: Random) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """A font of this machine at a size of 22 to 56 pixels; Pillow's own where there is none."""
+    files = sorted(FONTS.glob("*/*.ttf"))
+    size = rng.randint(22, 56)
+    return ImageFont.truetype(rng.choice(files), size) if files else ImageFont.load_default(size)
+
+
+def painted(image: Image.Image, text: str, rng: Random) -> Image.Image | None:
+    """The picture with a text at a random place, turned by up to 15 degrees; None where it does not fit."""
+    font = font_of(rng)
+    left, top, right, bottom = font.getbbox(text)
+    label = Image.new("RGBA", (math.ceil(right - left) + 12, math.ceil(bottom - top) + 12))
+    colour = rng.choice(COLOURS)
+    edge = "black" if colour in ("white", "yellow", "orange") else "white"
+    draw = ImageDraw.Draw(label)
+    if rng.random() < 0.4:
+        draw.rectangle((0, 0, *label.size), fill=edge)
+        draw.text((6 - left, 6 - top), text, font=font, fill=colour)
+    else:
+        draw.text((6 - left, 6 - top), text, font=font, fill=colour, stroke_width=2, stroke_fill=edge)
+    turned = label.rotate(rng.uniform(-MAX_TURN, MAX_TURN), Image.Resampling.BICUBIC, expand=True)
+    if turned.width > image.width or turned.height > image.height:
+        return None
+    result = image.copy()
+    place = (rng.randint(0, image.width - turned.width), rng.randint(0, image.height - turned.height))
+    result.paste(turned, place, turned)
+    return result
+
+
+def pictures(number: int, seed: int) -> list[Picture]:
+    """The set: half with words of the caption, a quarter without text, a quarter with words of another caption."""
+    rng = Random(seed)
+    samples = [
+        sample
+        for shard in sorted(DATA.glob("*.tar.gz"))
+        for sample in read_samples(Storage(), str(shard))
+        if sample.problem is None and not sample.meta.get("painted")
+    ]
+    rng.shuffle(samples)
+    photographs, made = backgrounds(rng), list[Picture]()
+    kinds: Sequence[Kind] = ("caption", "none", "caption", "other")
+    for index, sample in enumerate(samples):
+        if len(made) == number:
+            break
+        kind = kinds[len(made) % 4]
+        own = decode(sample.image).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+        image = own if rng.random() < 0.5 else rng.choice(photographs)
+        if kind == "none":
+            made.append(Picture(image, sample.caption, kind))
+            continue
+        text = words_of(sample.caption if kind == "caption" else samples[index - 1].caption, rng)
+        shown = painted(image, text.upper() if rng.random() < 0.4 else text, rng) if text else None
+        if shown is not None:
+            made.append(Picture(shown, sample.caption, kind, text))
+    return made
+
+
+def shows(texts: Sequence[SpottedText], caption: str) -> bool:
+    """The rule's verdict."""
+    return any(RULE.matches(caption, text) for text in texts)
+
+
+def by_defaults(engine: Any, image: Image.Image) -> list[SpottedText]:
+    """What RapidOCR reads with its own settings."""
+    result = engine(np.asarray(image)[:, :, ::-1].copy(), use_det=True, use_cls=False, use_rec=True)
+    texts, scores = getattr(result, "txts", None) or (), getattr(result, "scores", None) or ()
+    return [SpottedText(text, float(score)) for text, score in zip(texts, scores, strict=True)]
+
+
+def default_engine() -> Any:
+    """RapidOCR as it comes, on one thread."""
+    from rapidocr import RapidOCR
+
+    threads = {f"EngineConfig.onnxruntime.{name}_op_num_threads": 1 for name in ("intra", "inter")}
+    return RapidOCR(params={"Global.log_level": "critical", **threads})
+
+
+def ours(spotter: TextSpotter, picture: Picture) -> bool:
+    """Our verdict, with the early stop of the filter."""
+    return shows(spotter.spot(picture.image, lambda text: RULE.matches(picture.caption, text)).texts, picture.caption)
+
+
+def quality(spotter: TextSpotter, made: Sequence[Picture]) -> dict[str, float]:
+    """Recall and false hits in per cent."""
+    verdicts = [(picture, ours(spotter, picture)) for picture in made]
+    rates = {kind: [hit for picture, hit in verdicts if picture.kind == kind] for kind in ("caption", "none", "other")}
+    by_rule = [
+        RULE.matches(picture.caption, SpottedText(picture.shown, 1.0)) for picture in made if picture.kind == "other"
+    ]
+    names = {"recall": rates["caption"], "wrong": rates["none"], "other": rates["other"], "other_by_rule": by_rule}
+    return {name: round(100 * float(np.mean(hits)), 2) for name, hits in names.items()}
+
+
+def speed(spotter: TextSpotter, made: Sequence[Picture]) -> dict[str, float]:
+    """CPU milliseconds a picture of both settings, their ratio, and the share of equal verdicts."""
+    engine, seconds, equal = default_engine(), {"ours": 0.0, "defaults": 0.0}, 0
+    by_defaults(engine, made[0].image)
+    for picture in made:
+        began = time.process_time()
+        mine = ours(spotter, picture)
+        middle = time.process_time()
+        theirs = shows(by_defaults(engine, picture.image), picture.caption)
+        seconds["ours"] += middle - began
+        seconds["defaults"] += time.process_time() - middle
+        equal += mine == theirs
+    return {
+        **{f"{side}_ms": round(1000 * value / len(made), 1) for side, value in seconds.items()},
+        "ratio": round(seconds["defaults"] / seconds["ours"], 2),
+        "equal_percent": round(100 * equal / len(made), 2),
+        "pictures": len(made),
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--compared", type=int, default=100, help="pictures that RapidOCR's defaults read as well")
+    parser.add_argument("--size", type=int, default=320, help="detectorSize of the filter")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    made = pictures(arguments.pictures, arguments.seed)
+    spotter = TextSpotter(detector_size=arguments.size)
+    spotter.spot(made[0].image)
+    figures = {
+        "benchmark": "text_spotting",
+        "options": vars(arguments),
+        "percent": quality(spotter, made),
+        "speed": speed(spotter, made[: arguments.compared]),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+    }
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
