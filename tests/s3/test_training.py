@@ -1,0 +1,242 @@
+"""Training on a real S3 server, disturbed: refused, cut and short answers, killed, checkpoints damaged, credentials expired, a full disk.
+
+Whatever happens, the training that ends has the weights of an undisturbed one, bit by bit, and an attempt that cannot go on says why.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load
+
+from diht_k8s.api.data import StorageRule
+from diht_k8s.api.documents import dump
+from diht_k8s.api.run import DihtRun
+from diht_k8s.recipe.shards.storage import Storage
+from tests.recipe.training.small_run import document, environment, make_data
+from tests.recipe.training.test_stage import STEPS, TRAIN, Attempt, attempt, kill_all, ranks_of, undisturbed_training
+from tests.s3.conftest import S3
+from tests.s3.faults import Proxy, proxy_before
+
+pytestmark = [pytest.mark.s3, pytest.mark.timeout(1800)]
+
+
+@dataclass
+class Bench:
+    """Data on the server, and a proxy before it through which the training reads and writes."""
+
+    s3: S3
+    proxy: Proxy
+    storage: Storage
+    folder: Path
+
+    def prepare(self, name: str, **train: Any) -> str:
+        """Write the run document; returns the folder of its output."""
+        output = f"s3://{self.s3.bucket}/training/{name}"
+        folder = self.folder / name
+        folder.mkdir()
+        body = document(folder, data=self.folder, **{**TRAIN, **train}).model_dump(
+            by_alias=True, mode="json", exclude_none=True
+        )
+        data = f"s3://{self.s3.bucket}/training/data"
+        spec = json.loads(json.dumps(body["spec"]).replace(f"{self.folder}/out", data))
+        spec["data"]["output"] = output
+        spec["storage"] = [{**self.s3.rule, "endpointURL": self.proxy.endpoint}]
+        (folder / "run.json").write_text(dump(DihtRun.model_validate({**body, "spec": spec})))
+        return output
+
+    def weights(self, output: str) -> dict[str, torch.Tensor]:
+        """What the training exported."""
+        towers = load(self.storage.read_bytes(f"{output}/train/model/open_clip_model.safetensors"))
+        heads = load(self.storage.read_bytes(f"{output}/train/concept_heads.safetensors"))
+        return {**{f"clip.{key}": value for key, value in towers.items()}, **heads}
+
+    def checkpoints(self, output: str) -> list[str]:
+        """The committed ones, oldest first."""
+        folder = f"{output}/train/checkpoints"
+        return [
+            f"{folder}/{name}"
+            for name in self.storage.folders(folder)
+            if self.storage.exists(f"{folder}/{name}/COMMITTED.json")
+        ]
+
+
+@pytest.fixture(scope="module")
+def bench(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    folder = tmp_path_factory.mktemp("training")
+    make_data(folder)
+    storage = Storage([StorageRule.model_validate(s3.rule)])
+    for path in (folder / "out").rglob("*"):
+        if path.is_file():
+            place = path.relative_to(folder / "out").as_posix()
+            storage.write_bytes(f"s3://{s3.bucket}/training/data/{place}", path.read_bytes())
+    with proxy_before(s3.endpoint) as proxy:
+        yield Bench(s3, proxy, storage, folder)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(bench: Bench) -> dict[str, torch.Tensor]:
+    """The weights of a training from disk that nothing disturbs."""
+    weights = undisturbed_training()["weights"]
+    return {key: value for key, value in weights.items() if "|" not in key and key != "adam_step"}
+
+
+def different(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> list[str]:
+    """Names of the weights that are not bit-equal."""
+    assert found.keys() == expected.keys()
+    return [key for key, value in expected.items() if not torch.equal(found[key], value.reshape(found[key].shape))]
+
+
+def flip_a_bit(storage: Storage, checkpoint: str) -> None:
+    uri = f"{checkpoint}/state-00001.safetensors"
+    content = bytearray(storage.read_bytes(uri))
+    content[len(content) // 2] ^= 1
+    storage.write_bytes(uri, bytes(content))
+
+
+def leave_without_marker(storage: Storage, checkpoint: str) -> None:
+    """A later checkpoint whose writer was killed between upload and marker."""
+    folder, _, name = checkpoint.rpartition("/")
+    later = f"{folder}/step-{int(name.removeprefix('step-')) + 1:09d}"
+    for part in storage.names(checkpoint):
+        if part != "COMMITTED.json":
+            storage.write_bytes(f"{later}/{part}", storage.read_bytes(f"{checkpoint}/{part}")[:-50])
+
+
+@pytest.fixture(scope="module")
+def attempts(bench: Bench) -> dict[str, tuple[Attempt, list[str]]]:
+    """One training in two attempts; for each how it ended and which checkpoints it left."""
+    output = bench.prepare("disturbed", loaderWorkers=1)
+    folder, found = bench.folder / "disturbed", {}
+    bench.proxy.set(refuse=0.1, cut=0.1, short=0.1, seed=1)
+    ended = attempt(folder, at_step=18, act=lambda launcher: bench.proxy.set(expired=True))
+    bench.proxy.set()
+    found["expired"] = ended, bench.checkpoints(output)
+    flip_a_bit(bench.storage, found["expired"][1][-1])
+    leave_without_marker(bench.storage, found["expired"][1][-1])
+    bench.proxy.set(refuse=0.1, cut=0.05, slow_s=0.01, seed=2)
+    ended = attempt(folder)
+    bench.proxy.set()
+    found["left alone"] = ended, bench.checkpoints(output)
+    return found
+
+
+def test_credentials_when_they_expire_in_the_middle_then_retryable_in_one_line(
+    attempts: dict[str, tuple[Attempt, list[str]]],
+) -> None:
+    expired, checkpoints = attempts["expired"]
+    assert expired.code == 75, expired.errors
+    line = expired.errors.strip().splitlines()[-1]
+    assert line.startswith("diht: cannot ")
+    assert "the credentials have expired" in line
+    assert len(checkpoints) >= 2
+
+
+def test_newest_checkpoint_when_damaged_then_said_so_and_the_one_before_is_used(
+    attempts: dict[str, tuple[Attempt, list[str]]],
+) -> None:
+    checkpoints, following = attempts["expired"][1], attempts["left alone"][0]
+    assert f"the checkpoint {checkpoints[-1]} is damaged: the digest of state-00001.safetensors" in following.errors
+    assert f"going on after step {int(checkpoints[-2][-9:])} of {STEPS} ({checkpoints[-2]})" in following.output
+
+
+def test_finished_when_disturbed_before_then_bit_equal_to_undisturbed(
+    bench: Bench, attempts: dict[str, tuple[Attempt, list[str]]], undisturbed: dict[str, torch.Tensor]
+) -> None:
+    ended, checkpoints = attempts["left alone"]
+    assert ended.code == 0, ended.errors
+    assert different(bench.weights(f"s3://{bench.s3.bucket}/training/disturbed"), undisturbed) == []
+    folder = f"s3://{bench.s3.bucket}/training/disturbed/train/checkpoints"
+    assert [f"{folder}/{name}" for name in bench.storage.folders(folder)] == checkpoints  # nothing half-written is left
+
+
+def end_after(folder: Path, seconds: float | None) -> tuple[int, str]:
+    """Run the stage and kill all of it after so long; its exit code and errors."""
+    with (folder / "errors.txt").open("w+") as errors:
+        launcher = subprocess.Popen(
+            [sys.executable, "-m", "diht_k8s.cli", "stage", "train", "--run", str(folder / "run.json")],
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            env=environment(),
+        )
+        try:
+            launcher.wait(seconds)
+        except subprocess.TimeoutExpired:
+            victims = [*psutil.Process(launcher.pid).children(recursive=True), psutil.Process(launcher.pid)]
+            for process in victims:
+                process.send_signal(signal.SIGKILL)
+            launcher.wait()
+        errors.seek(0)
+        return launcher.returncode, errors.read()
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments_then_bit_equal_to_undisturbed(
+    bench: Bench, undisturbed: dict[str, torch.Tensor]
+) -> None:
+    output = bench.prepare("killed", loaderWorkers=1)
+    rng, began = random.Random(5), time.monotonic()
+    bench.proxy.set(refuse=0.05, cut=0.05, short=0.05, seed=3)
+    attempt(bench.folder / "killed", at_step=2, act=kill_all)
+    start_s = time.monotonic() - began
+    codes = [end_after(bench.folder / "killed", rng.uniform(0.3, 1.5) * start_s)[0] for _ in range(19)]
+    assert codes.count(-signal.SIGKILL) >= 10
+    code, errors = end_after(bench.folder / "killed", None)
+    assert code == 0, errors
+    assert different(bench.weights(output), undisturbed) == []
+
+
+@pytest.mark.slow
+def test_two_then_one_then_two_processes_and_zero_3_then_the_same_training(
+    bench: Bench, undisturbed: dict[str, torch.Tensor]
+) -> None:
+    output = bench.prepare("moved")
+    folder = bench.folder / "moved"
+    text = (folder / "run.json").read_text()
+    bench.proxy.set(refuse=0.05, seed=4)
+    for processes, zero_stage, at_step in ((2, 1, 11), (1, 3, 23), (2, 3, None)):
+        changed = text.replace("processesPerNode: 2", f"processesPerNode: {processes}")
+        (folder / "run.json").write_text(changed.replace("zeroStage: 1", f"zeroStage: {zero_stage}"))
+        ended = attempt(folder, at_step=at_step, act=lambda pid: ranks_of(pid)[-1].terminate())
+        assert ended.code == (0 if at_step is None else 143), ended.errors
+    for key, value in bench.weights(output).items():
+        torch.testing.assert_close(value.reshape(undisturbed[key].shape), undisturbed[key], rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_disk_when_full_then_retryable_and_once_there_is_room_bit_equal(
+    bench: Bench, tmp_path: Path, undisturbed: dict[str, torch.Tensor]
+) -> None:
+    (tmp_path / "small").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(tmp_path / "small")], check=True)
+    try:
+        run = document(tmp_path / "small", data=bench.folder, **TRAIN)
+        (tmp_path / "run.json").write_text(dump(run))
+        full = attempt(tmp_path)
+        assert full.code == 75, full.errors
+        assert "the disk is full: free space and start again, finished work is kept" in full.errors.splitlines()[-1]
+        subprocess.run(["mount", "-o", "remount,size=500m", str(tmp_path / "small")], check=True)
+        again = attempt(tmp_path)
+        assert again.code == 0, again.errors
+        assert "going on after step" in again.output
+        train = Storage(), f"{tmp_path}/small/out/train"
+        towers = load(train[0].read_bytes(f"{train[1]}/model/open_clip_model.safetensors"))
+        found = {f"clip.{key}": value for key, value in towers.items()}
+        expected = {key: value for key, value in undisturbed.items() if key.startswith("clip.")}
+        assert different(found, expected) == []
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path / "small")], check=True)
