@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-import functools
 import json
 import signal
 import subprocess
 import sys
-import tempfile
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
