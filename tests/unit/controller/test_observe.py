@@ -183,7 +183,7 @@ def test_events_that_tell_why(reason: str, message: str, expected: Reason | None
 
 
 def test_words_of_programs_are_made_plain() -> None:
-    nasty = "ok\n\x1b[31mred\x1b[0m \x00 \u2028line" + "x" * 5000
+    nasty = "ok\n\x1b[31mred\x1b[0m\x1b]0;title\x07\x1b]8;;x\x1b\\ \x00 \u2028line" + "x" * 5000
     [seen] = look([job(conditions=FAILED, size=1)], [failed_pod(0, 1, message=nasty)])
     assert seen.attempt.message.startswith("red line")
     assert len(seen.attempt.message) <= 1024
