@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import yaml
 from rich.console import Console
 from rich.table import Table
@@ -11,17 +13,18 @@ from diht_k8s.recipe.evaluation.catalogue import Catalogue, Presence, benchmark_
 from diht_k8s.recipe.shards.storage import Storage
 
 
-def benchmark_list(name: str, root: str | None) -> str:
+def benchmark_list(name: str, root: str | None, only: Sequence[str] = ()) -> str:
     """The table.
 
     Args:
         name: of the catalogue.
         root: where to look for shards; None looks nowhere.
+        only: names of entries; empty takes all.
 
     Raises:
-        UserError: there is no such catalogue.
+        UserError: there is no such catalogue or entry (the nearest name is given).
     """
-    listed = catalogue(name)
+    listed = _chosen(name, only)
     found = _found(listed, root)
     table = Table(box=None, pad_edge=False)
     for column in ("name", "type", "metric", "guessing", "verified", "licence", *(["here"] if root else [])):
@@ -36,7 +39,7 @@ def benchmark_list(name: str, root: str | None) -> str:
     return "\n".join([text.get().rstrip(), "", *_sums(listed, found if root else None)])
 
 
-def benchmark_yaml(name: str, root: str | None) -> str:
+def benchmark_yaml(name: str, root: str | None, only: Sequence[str] = ()) -> str:
     """What is whole below the root, as `spec.evaluate.benchmarks`.
 
     Raises:
@@ -44,7 +47,7 @@ def benchmark_yaml(name: str, root: str | None) -> str:
     """
     if root is None:
         raise UserError("--yaml needs a ROOT: say where the benchmarks lie")
-    storage, listed = Storage(), catalogue(name)
+    storage, listed = Storage(), _chosen(name, only)
     whole = [found for found in _found(listed, root).values() if found.folder is not None and found.problem is None]
     if not whole:
         raise UserError(f"{root} holds no benchmark of {name} in full: `diht benchmarks {root}` says what is missing")
@@ -52,6 +55,11 @@ def benchmark_yaml(name: str, root: str | None) -> str:
         benchmark_of(found, storage).model_dump(by_alias=True, exclude_defaults=True, mode="json") for found in whole
     ]
     return yaml.safe_dump({"evaluate": {"benchmarks": parts}}, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _chosen(name: str, only: Sequence[str]) -> Catalogue:
+    listed = catalogue(name)
+    return listed.model_copy(update={"benchmarks": [listed.entry(entry) for entry in only]}) if only else listed
 
 
 def _found(listed: Catalogue, root: str | None) -> dict[str, Presence]:
@@ -71,7 +79,9 @@ def _sums(listed: Catalogue, found: dict[str, Presence] | None) -> list[str]:
     foreign = sum(not entry.computed for entry in listed.benchmarks)
     lines = [f"{listed.title}: {tasks} tasks."]
     if unverified:
-        lines.append(f"{unverified} of them are recollection, not verified: no average over {tasks} tasks is printed.")
+        lines.append(
+            f"{unverified} of them are recollection, not verified: no average over {listed.tasks} tasks is printed."
+        )
     if foreign:
         lines.append(f"{foreign} have a metric that is not computed here: their accuracy is not that figure.")
     if found is not None:

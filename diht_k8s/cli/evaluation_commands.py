@@ -1,4 +1,4 @@
-"""Commands around evaluation: `diht benchmarks` and `diht convert`."""
+"""Commands around evaluation: `diht benchmarks`, `diht convert` and `diht report`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ def add_evaluation_commands(commands: Any) -> None:
     """Register them."""
     _add_benchmarks(commands)
     _add_convert(commands)
+    _add_report(commands)
 
 
 def _add_benchmarks(commands: Any) -> None:
@@ -22,6 +23,9 @@ def _add_benchmarks(commands: Any) -> None:
     parser.add_argument(
         "--list", default="diht29", dest="catalogue", metavar="NAME", help="diht29 (default) or datacomp38"
     )
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NAME", help="this benchmark only; may be repeated"
+    )
     parser.add_argument("--yaml", action="store_true", help="print a part of a run document")
     parser.set_defaults(command=_benchmarks)
 
@@ -33,9 +37,9 @@ def _benchmarks(options: argparse.Namespace) -> int:
         from diht_k8s.cli.benchmark_list import benchmark_list, benchmark_yaml
 
         if options.yaml:
-            print(benchmark_yaml(options.catalogue, options.root), end="")
+            print(benchmark_yaml(options.catalogue, options.root, options.only), end="")
         else:
-            print(benchmark_list(options.catalogue, options.root))
+            print(benchmark_list(options.catalogue, options.root, options.only))
 
     return exit_code_of(work)
 
@@ -66,5 +70,27 @@ def _convert(options: argparse.Namespace) -> int:
             print(uri)
 
     from diht_k8s.recipe.runtime.stage import exit_code_of
+
+    return exit_code_of(work)
+
+
+def _add_report(commands: Any) -> None:
+    parser = commands.add_parser("report", help="compare the evaluations of several runs side by side")
+    parser.description = (
+        "Compare evaluations side by side: a table on stdout and a page. Each RUN is a run's output folder, or its report.json. "
+        "Runs that differ in nothing but the seed are one column with its spread."
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="+")
+    parser.add_argument("--output", metavar="FILE", default="comparison.html", help="the page (comparison.html)")
+    parser.set_defaults(command=_report)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from diht_k8s.recipe.runtime.stage import exit_code_of
+
+    def work() -> None:
+        from diht_k8s.cli.comparing import compare
+
+        print(compare(options.runs, options.output))
 
     return exit_code_of(work)

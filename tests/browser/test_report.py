@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
+import shutil
+import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +29,8 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-SECTIONS = ["notes", "filter", "concepts", "training", "evaluation", "configuration"]
+SECTIONS = ["notes", "filter", "concepts", "training", "evaluation", "cards", "configuration"]
+AXE = "axe-core@4.14.1"
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +41,25 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="module", params=["whole", "missing stages"])
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """The source of axe-core, from its npm package, kept in the user's cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "diht-k8s" / AXE
+    if not (cache / "axe.min.js").exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        if shutil.which("npm") is None:
+            pytest.skip("npm, which fetches axe-core, is not there")
+        found = subprocess.run(["npm", "pack", AXE, "--silent"], cwd=cache, capture_output=True, text=True, check=False)
+        if found.returncode:
+            pytest.skip(f"axe-core cannot be fetched: {found.stderr[-200:]}")
+        with tarfile.open(cache / found.stdout.split()[-1]) as package:
+            source = package.extractfile("package/axe.min.js")
+            assert source is not None
+            (cache / "axe.min.js").write_bytes(source.read())
+    return (cache / "axe.min.js").read_text()
+
+
+@pytest.fixture(scope="module", params=["whole", "missing stages", "29 benchmarks"])
 def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     run = document(folder)
@@ -49,6 +72,10 @@ def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         )
         run_stage(program, run, Stage.EVALUATE)
         return folder / "out2" / "evaluate" / "report.html"
+    if request.param == "29 benchmarks":
+        benchmarks = run.model_dump(by_alias=True, mode="json")["spec"]["evaluate"]["benchmarks"]
+        many = [{**benchmarks[number % 2], "name": f"benchmark {number}"} for number in range(29)]
+        run = document(folder, {"benchmarks": many, "fewShot": None})
     run_stage(program, run, Stage.EVALUATE)
     return folder / "out" / "evaluate" / "report.html"
 
@@ -103,3 +130,17 @@ def test_page_when_printed_keeps_its_pictures_and_drops_the_menu(opened: tuple[P
     page.emulate_media(media="print")
     assert not page.locator("nav").is_visible()
     assert page.locator("#evaluation").is_visible()
+
+
+@pytest.mark.parametrize("opened", [(1440, "light"), (390, "dark")], indirect=True)
+def test_page_when_axe_looks_at_it_has_no_serious_violation(opened: tuple[Page, list[str]], axe: str) -> None:
+    page, _ = opened
+    page.evaluate(axe)
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+    serious = [
+        f"{violation['id']}: {node['target']} {node['failureSummary']}"
+        for violation in found
+        if violation["impact"] in ("serious", "critical")
+        for node in violation["nodes"]
+    ]
+    assert serious == []

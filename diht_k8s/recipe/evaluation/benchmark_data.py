@@ -8,6 +8,7 @@ Layouts: WebDataset as everywhere here; several captions of one picture stand as
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -43,6 +44,8 @@ class Item:
     captions: tuple[str, ...]
     label: int | None
     questions: tuple[Question, ...] = ()
+    digest: str = ""
+    """SHA-256 of the picture's bytes: the same picture among the training pairs is known by it."""
 
 
 @dataclass
@@ -207,4 +210,5 @@ def _decoded(storage: Storage, uri: str, bad: Counter[str]) -> Iterator[tuple[It
             bad[error.reason] += 1
             continue
         label, questions = label_of(sample), questions_of(sample)
-        yield Item(uri, sample.key, sample.uid, captions_of(sample), label, questions), image
+        digest = hashlib.sha256(sample.image).hexdigest()
+        yield Item(uri, sample.key, sample.uid, captions_of(sample), label, questions, digest), image

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diht_k8s.api.errors import UserError
+from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.layout import join
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.evaluation.benchmark_data import Pictures, images_of
@@ -45,7 +45,7 @@ class TrainingPairs:
 
     pixels: list[NDArray[np.float32]] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
-    digests: set[bytes] = field(default_factory=set)
+    digests: set[str] = field(default_factory=set)
     teacher: list[NDArray[np.float16]] = field(default_factory=list)
 
 
@@ -66,7 +66,7 @@ class References:
         pairs = self._pairs
         if isinstance(pairs, str):
             return {"references": found, "notes": [f"no references: {pairs}"], "seen": None}
-        pixels_MD, digests = self._described(captioned)
+        pixels_MD = self._described(captioned)
         found.append(self._fitted("pixels", np.stack(pairs.pixels), pixels_MD, captioned, seed))
         if self._label is None:
             notes.append("no reference from the teacher's features: the run has no committed label stage")
@@ -75,8 +75,18 @@ class References:
         else:
             teacher_MD = self._teacher_features(captioned)
             found.append(self._fitted("teacher", np.stack(pairs.teacher), teacher_MD, captioned, seed))
-        seen = sum(digest in pairs.digests for digest in digests)
-        return {"references": found, "notes": notes, "seen": {"pictures": seen, "pairs": len(pairs.captions)}}
+        return {"references": found, "notes": notes, "seen": self.seen(captioned)}
+
+    def seen(self, pictures: Pictures) -> Json | None:
+        """How many of a benchmark's pictures stand byte for byte among the training pairs; None where those cannot be read."""
+        try:
+            pairs = self._pairs
+        except DataError:
+            return None
+        if isinstance(pairs, str):
+            return None
+        found = sum(item.digest in pairs.digests for item in pictures.items)
+        return {"pictures": found, "pairs": len(pairs.captions)}
 
     def _fitted(
         self,
@@ -121,7 +131,7 @@ class References:
                 continue
             pairs.pixels.append(raw_pixels(image))
             pairs.captions.append(sample.caption)
-            pairs.digests.add(hashlib.sha256(sample.image).digest())
+            pairs.digests.add(hashlib.sha256(sample.image).hexdigest())
             if teacher is not None:
                 pairs.teacher.append(teacher[row])
 
@@ -133,17 +143,15 @@ class References:
 
         return read_features(self._context.storage, uri, self._label.config_sha256).features_ND.numpy()
 
-    def _described(self, captioned: Pictures) -> tuple[NDArray[np.float32], list[bytes]]:
-        """Raw pixels and digests of the benchmark's pictures, in its order."""
-        pixels: dict[str, NDArray[np.float32]] = {}
-        digests: dict[str, bytes] = {}
+    def _described(self, captioned: Pictures) -> NDArray[np.float32]:
+        """Raw pixels of the benchmark's pictures, in its order."""
         wanted = {item.uid for item in captioned.items}
-        for uri in dict.fromkeys(item.uri for item in captioned.items):
-            for sample in read_samples(self._context.storage, uri):
-                if sample.uid in wanted:
-                    pixels[sample.uid] = raw_pixels(decode(sample.image))
-                    digests[sample.uid] = hashlib.sha256(sample.image).digest()
-        return np.stack([pixels[item.uid] for item in captioned.items]), list(digests.values())
+        pixels = {
+            uid: raw_pixels(image)
+            for uri in dict.fromkeys(item.uri for item in captioned.items)
+            for uid, image in images_of(self._context.storage, uri, wanted)
+        }
+        return np.stack([pixels[item.uid] for item in captioned.items])
 
     def _teacher_features(self, captioned: Pictures) -> NDArray[np.float32]:
         import torch

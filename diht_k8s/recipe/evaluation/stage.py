@@ -182,6 +182,7 @@ class Session:
             result = tasks.retrieve(pictures, templates, self.model(), seed)
             result |= self._references.of(pictures, seed)
             shown = tasks.shown_pictures(result)
+        result.setdefault("seen", self._references.seen(pictures))
         item_of = {item.uid: item for item in pictures.items}
         result["thumbnails"] = thumbnails.thumbnails(context.storage, [(item_of[uid].uri, uid) for uid in shown])
         result["own_captions"] = {uid: next(iter(item_of[uid].captions), "") for uid in shown}

@@ -125,6 +125,7 @@ def test_command_when_a_root_is_given_says_what_is_whole_and_writes_it_as_yaml(
     [
         (["--list", "datacmp"], "did you mean datacomp38"),
         (["--yaml"], "needs a ROOT"),
+        (["--only", "cifra10"], "did you mean cifar10"),
         (["no-such-folder", "--yaml"], "holds no benchmark of diht29 in full"),
     ],
 )

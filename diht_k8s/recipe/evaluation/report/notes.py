@@ -82,7 +82,8 @@ def _benchmark_notes(benchmark: Json) -> list[str]:
             )
     if (seen := benchmark.get("seen")) is not None:
         found.append(
-            f"{benchmark['name']}: of its {benchmark['pictures']:,} pictures, {seen['pictures']:,} stand byte for byte among "
+            f"{benchmark['name']}: of its {benchmark['pictures']:,} pictures, {seen['pictures']:,} "
+            f"({percent(seen['pictures'] / benchmark['pictures'])}) stand byte for byte among "
             f"the {seen['pairs']:,} training pairs that were compared."
         )
     if bad := sum(benchmark.get("bad", {}).values()):

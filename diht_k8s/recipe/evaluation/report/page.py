@@ -21,7 +21,7 @@ def render(content: dict[str, Any]) -> str:
     Args:
         content: see `report.content.report_content`, pictures included.
     """
-    template = _environment().get_template("page.html.jinja")
+    template = environment().get_template("page.html.jinja")
     kept = len(content["benchmarks"])
     while len((page := template.render(**_values(content, kept))).encode()) > MAX_BYTES and kept:
         kept -= 1
@@ -29,21 +29,22 @@ def render(content: dict[str, Any]) -> str:
     return page
 
 
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """The templates, with everything that is text escaped."""
+    templates = Environment(
         loader=PackageLoader("diht_k8s.recipe.evaluation.report", "templates"),
         autoescape=select_autoescape(default=True, default_for_string=True),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    templates.filters |= {
         "percent": percent,
         "count": views.count,
         "duration": views.duration,
         "decimal": views.decimal,
     }
-    return environment
+    return templates
 
 
 def _values(content: dict[str, Any], pictured: int) -> dict[str, Any]:

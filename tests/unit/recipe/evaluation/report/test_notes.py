@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from diht_k8s.recipe.evaluation.report import notes as notes_module
 from diht_k8s.recipe.evaluation.report.content import without_pictures
 from diht_k8s.recipe.evaluation.report.notes import lede, notes
 from diht_k8s.recipe.evaluation.report.views import cards, duration, steps, why
@@ -112,3 +113,11 @@ def test_why_when_a_pair_is_shown_tells_what_the_filter_saw(reason: str, text: s
 
 def test_without_pictures_when_nested_removes_all_of_them() -> None:
     assert without_pictures({"a": [{"thumbnails": {"x": "data:"}, "b": 1}], "thumbnails": {}}) == {"a": [{"b": 1}]}
+
+
+def test_notes_when_pictures_were_trained_on_give_number_and_share() -> None:
+    benchmark = {"name": "x", "type": "Classification", "pictures": 24, "seen": {"pictures": 8, "pairs": 72}}
+    (note,) = notes_module._benchmark_notes(benchmark)
+    assert note.startswith(
+        "x: of its 24 pictures, 8 (33.3\N{NO-BREAK SPACE}%) stand byte for byte among the 72 training pairs"
+    )
