@@ -293,8 +293,6 @@ def test_report_when_benchmark_pictures_are_in_the_training_shards_says_how_many
     evaluate(document(fresh))
     retrieval, classification = report(fresh)["benchmarks"]
     assert retrieval["seen"] == classification["seen"] == {"pictures": 8, "pairs": 72}  # two of ten were not kept
-        fresh
-    )
 
 
 def test_references_when_the_teachers_features_lie_beside_the_labels_include_them(fresh: Path) -> None:
