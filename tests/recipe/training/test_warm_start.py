@@ -135,7 +135,9 @@ def test_weights_when_of_a_timm_tower_then_taken_without_its_classifier(size: in
     load_first_weights(model, tower.state_dict(), "tower.safetensors")
     mine, theirs = model.clip.visual.trunk.state_dict(), tower.state_dict()
     assert torch.equal(mine["blocks.0.attn.qkv.weight"], theirs["blocks.0.attn.qkv.weight"])
-    assert torch.equal(mine["pos_embed"], theirs["pos_embed"]) is (size == 160)  # test_vit keeps its own size in open_clip
+    assert torch.equal(mine["pos_embed"], theirs["pos_embed"]) is (
+        size == 160
+    )  # test_vit keeps its own size in open_clip
     assert torch.equal(model.clip.visual.head.proj.weight, projection)
 
 
