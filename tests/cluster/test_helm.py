@@ -208,9 +208,9 @@ def log(runs: Runs, release: str) -> str:
 
 
 def holder(runs: Runs) -> str:
-    """The pod that acts; nobody as yet is empty."""
-    lease = runs.kubectl.json("get", "lease", "diht-operator", "--namespace", runs.namespace)
-    return lease["spec"].get("holderIdentity", "")
+    """The pod that acts; empty where nobody does, as between two of them, when the Lease went with its release."""
+    name = ("get", "lease", "diht-operator", "--namespace", runs.namespace)
+    return runs.kubectl(*name, "--ignore-not-found", "-o", "jsonpath={.spec.holderIdentity}")
 
 
 def test_second_installation_for_all_namespaces_is_refused_and_the_first_leaves_nothing_behind(
