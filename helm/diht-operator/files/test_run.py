@@ -43,7 +43,7 @@ document = {
 }
 
 
-def wait_for(kind, reason):
+def wait_for(kind: str, reason: str) -> None:
     """Until a condition has the reason; the run's own words where it never gets there."""
     said = "no status at all: is the operator ready, and does it serve this namespace?"
     while time.monotonic() < deadline:
@@ -52,7 +52,10 @@ def wait_for(kind, reason):
         if conditions.get(kind, {}).get("reason") == reason:
             return
         if conditions:
-            said = "; ".join(f"{each['type']}={each['status']} {each['reason']} {each.get('message', '')}" for each in conditions.values())
+            said = "; ".join(
+                f"{each['type']}={each['status']} {each['reason']} {each.get('message', '')}"
+                for each in conditions.values()
+            )
         if conditions.get("Failed", {}).get("status") == "True":
             break
         time.sleep(0.5)
