@@ -14,8 +14,9 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from benchmarks.ablation.arms import ARMS
+from benchmarks.ablation.arms import ARMS, RIDGE
 from benchmarks.ablation.pools import ROOT
 
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(8 << 30)}
@@ -64,6 +65,8 @@ def train(options: argparse.Namespace, results: Path) -> None:
     lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     setting = {"sizes": asdict(sizes), "pool": bench.material.digest}
     done = {(line["arm"], line["seed"]) for line in lines if all(line[key] == setting[key] for key in setting)}
+    if (RIDGE, 0) not in done:
+        _append(results, {"arm": RIDGE, "seed": 0, **bench.ridge(), **setting})
     deadline = time.monotonic() + 60 * options.minutes
     chosen = [arm for arm in ARMS if not options.arms or arm.name in options.arms]
     for seed in range(options.first_seed, options.first_seed + options.seeds):
@@ -73,9 +76,13 @@ def train(options: argparse.Namespace, results: Path) -> None:
             if time.monotonic() > deadline:
                 return
             line = {"arm": arm.name, "seed": seed, **bench.run(arm, seed), **setting}
-            with results.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            _append(results, line)
             print(json.dumps({key: value for key, value in line.items() if key not in setting}), flush=True)
+
+
+def _append(results: Path, line: dict[str, Any]) -> None:
+    with results.open("a") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def _options() -> argparse.Namespace:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
+RIDGE: Final = "teacher_ridge"
+"""The reference: ridge regression from the teacher's features to the words of the captions."""
 PoolName = Literal["kept", "random", "junk_kept", "junk_random"]
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.ablation.arms import ARMS, Arm
+from benchmarks.ablation.arms import ARMS, RIDGE, Arm
 
 MAIN: Final = "r5"
 LEVEL: Final = 0.95
@@ -50,6 +50,11 @@ def table(lines: Sequence[dict[str, Any]], svg: str | None = None) -> str:
         shown = [differences[name].text if arm.against else "" for name in (MAIN, "r1", "mrr", "zero_shot")]
         mean = np.mean([values[arm.name, seed][MAIN] for seed in seeds])
         rows.append(f"| `{arm.name}`: {arm.what} | {mean:.1f} | {arm.against or ''} | {' | '.join(shown)} |")
+    rows += [
+        f"| `{RIDGE}`: ridge regression from the teacher's features to words, no training | {line[MAIN]:.1f} | | | | | |"
+        for line in lines
+        if line["arm"] == RIDGE
+    ]
     if "distill_shuffled" in {arm.name for arm in arms}:
         control = Arm(name="distill", what="", against="distill_shuffled")
         drawn.insert(1, ("distill - distill_shuffled", _difference(values, control, seeds, MAIN)))

@@ -23,7 +23,8 @@ from benchmarks.ablation.losses import smoothed_loss, wrong_normaliser_loss
 from benchmarks.ablation.pools import Material
 from diht_k8s.api.training import Optimizer, Schedule
 from diht_k8s.recipe.evaluation.classification import class_embeddings, classification, prompts
-from diht_k8s.recipe.evaluation.retrieval import retrieval
+from diht_k8s.recipe.evaluation.retrieval import Retrieval, retrieval
+from diht_k8s.recipe.evaluation.ridge import ridge_reference
 from diht_k8s.recipe.training.losses import hn_nce_loss, soft_label_loss
 from diht_k8s.recipe.training.model import Features, Student, parameter_groups
 from diht_k8s.recipe.training.order import generator
@@ -75,6 +76,15 @@ class Bench:
         model = self._model(arm, seed)
         loss = self._train(arm, model, course, seed)
         return {"loss": round(loss, 4), "cpu_s": round(time.process_time() - began, 1), **self._figures(arm, model)}
+
+    def ridge(self) -> dict[str, float]:
+        """The reference without training: ridge regression from the teacher's features to the words of the captions."""
+        material, held_out = self.material, self.material.held_out
+        reference = ridge_reference(
+            material.teacher_ND.numpy(), material.kept.captions, material.held_out_teacher_ND.numpy(),
+            held_out.captions, np.arange(len(held_out)), np.random.default_rng(0),
+        )  # fmt: skip
+        return _recalls(reference.retrieval)
 
     def _course(self, arm: Arm, seed: int) -> Course:
         """The pictures in order; only the newest seed's are kept in memory."""
@@ -185,12 +195,14 @@ class Bench:
         classes_N = self.material.held_out_classes
         scores_NC = image_ND[classes_N >= 0] @ class_embeddings(prompt_PD, self._classes).T
         zero_shot = classification(scores_NC, classes_N[classes_N >= 0], np.random.default_rng(0))
-        recalls = {
-            f"r{k}": round(50 * (found.image_to_text.recall[k] + found.text_to_image.recall[k]), 3) for k in CUTOFFS
-        }
         ranks = np.concatenate([found.image_to_text.ranks_Q, found.text_to_image.ranks_Q])
         return {
-            **recalls,
+            **_recalls(found),
             "mrr": round(float(100 * (1 / ranks).mean()), 3),
             "zero_shot": round(100 * zero_shot.balanced, 3),
         }
+
+
+def _recalls(found: Retrieval) -> dict[str, float]:
+    """R@k in percent, the mean of both directions."""
+    return {f"r{k}": round(50 * (found.image_to_text.recall[k] + found.text_to_image.recall[k]), 3) for k in CUTOFFS}

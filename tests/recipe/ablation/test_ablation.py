@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.ablation.arms import ARMS
+from benchmarks.ablation.arms import ARMS, RIDGE
 from benchmarks.ablation.junk import junk_samples
 from benchmarks.ablation.losses import smoothed_loss, wrong_normaliser_loss
 from benchmarks.ablation.pools import Material, Pairs, SoftLabels
@@ -92,6 +92,11 @@ def test_arm_when_trained_then_gives_figures_that_a_second_run_repeats(bench: Be
     assert 0 <= first["r1"] <= first["r5"] <= first["r10"] <= 100
 
 
+def test_ridge_when_fitted_then_gives_recalls(bench: Bench) -> None:
+    found = bench.ridge()
+    assert 0 <= found["r1"] <= found["r5"] <= found["r10"] <= 100
+
+
 def test_pools_when_random_then_as_large_as_what_the_filter_keeps_and_drawn_by_the_seed(bench: Bench) -> None:
     material = bench.material
     assert [
@@ -121,7 +126,9 @@ def test_table_when_seeds_are_missing_then_only_common_seeds_are_paired() -> Non
                 continue
             value = base + gain + 0.1 * rng.random()
             lines.append({"arm": arm, "seed": seed, "r5": value, "r1": value, "mrr": value, "zero_shot": value})
+    lines.append({"arm": RIDGE, "seed": 0, "r5": 15.0})
     shown = table(lines)
+    assert "no training | 15.0 |" in shown
     assert "| `distill`: concept distillation |" in shown
     assert re.search(r"\| plain \| \*\*\+2\.[0-1] ± 0\.[0-1]\*\* \|", shown)
     assert re.search(r"shuffled control: R@5 \*\*\+(2\.9|3\.[0-1]) ± 0\.[0-1]\*\* \(5 seeds\)", shown)
