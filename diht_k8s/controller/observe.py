@@ -180,12 +180,13 @@ def _see_failure(
         return _blamed(seen, attempt, first, infrastructure=False)
     if lost:
         return _lost(replace(seen, attempt=attempt), lost[0])
-    if first is None:  # its pods were removed
-        message = one_line(job.message) or "a pod was removed"
-        return replace(seen, attempt=replace(attempt, infrastructure=True, reason="PodRemoved", message=message))
-    stopped = first.exit_code == ExitCode.STOPPED and not pausing
     # A drained pod is gone as soon as the Job controller has counted it; that one's word stays.
     drained = DISRUPTED in job.message
+    if first is None:  # its pods were removed
+        message = one_line(job.message) or "a pod was removed"
+        reason = DISRUPTED if drained else "PodRemoved"
+        return replace(seen, attempt=replace(attempt, infrastructure=True, reason=reason, message=message))
+    stopped = first.exit_code == ExitCode.STOPPED and not pausing
     if disrupted is not None or drained or first.exit_code is None or stopped:
         blamed = _blamed(seen, attempt, disrupted or first, infrastructure=True)
         return blamed if disrupted is not None or not drained else _with_reason(blamed, DISRUPTED)

@@ -69,7 +69,8 @@ def test_drained_pod_restarts_the_gang_where_it_was_and_counts_nothing(runs: Run
     status = runs.wait_for("drained", "Complete")
     stage = stages(status)["train"]
     assert (stage["attempt"], stage["restarts"], stage.get("restartsCountTowardsMax", 0)) == (2, 1, 0)
-    assert status["attempts"][0]["reason"] == "EvictionByEvictionAPI"
+    # The pod's own word where it was still there at the look, else the Job controller's.
+    assert status["attempts"][0]["reason"] in {"EvictionByEvictionAPI", "DisruptionTarget"}
 
 
 def evict(runs: Runs, pod: str) -> None:

@@ -93,6 +93,8 @@ def test_drained_pod_explains_the_end_at_once_and_after_it_is_gone() -> None:
     assert (seen.attempt.reason, seen.attempt.infrastructure) == ("EvictionByEvictionAPI", True)
     [seen] = look([gone], [failed_pod(0, 75)])
     assert (seen.attempt.reason, seen.attempt.exit_code, seen.attempt.infrastructure) == ("DisruptionTarget", 75, True)
+    [seen] = look([gone], [])
+    assert (seen.attempt.reason, seen.attempt.infrastructure) == ("DisruptionTarget", True)
     [seen] = look([gone], [failed_pod(0, 64)])
     assert (seen.attempt.exit_code, seen.attempt.infrastructure) == (64, False)
 
