@@ -86,7 +86,7 @@ def plan(
     known = tuple(_observe(run, status.of(*unit), observed, now, back_off, pausing=pausing) for unit in units)
     status = replace(status, stages=known, started_at=_started_at(status, known, now))
     if (ended := _ended(run, status, now)) is not None:
-        return Plan(_stop(run, _living(observed)), ended)
+        return _final(run, observed, ended, now)
     if pausing:
         return _pause(run, observed, status)
     current = next(stage for stage in known if stage.state not in ENDED_WELL)

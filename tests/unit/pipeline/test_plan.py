@@ -258,6 +258,13 @@ def test_run_expires_after_its_time_to_live() -> None:
     assert plan(make_run(), Observed(), 1e9, status=ended).actions == ()
 
 
+def test_run_that_ends_wakes_for_the_end_of_its_time_to_live() -> None:
+    run = make_run(ttlSecondsAfterFinished=60)
+    before = at(*(StageStatus(s, StageState.COMPLETE, 1) for s in (F, L, T)), StageStatus(E, StageState.RUNNING, 1))
+    decided = plan(run, Observed((attempt(E, 1, SUCCEEDED),)), 100.0, status=before)
+    assert (decided.status.state, decided.wake_at) == (RunState.COMPLETE, 160.0)
+
+
 def test_plan_wakes_for_the_deadline() -> None:
     run = make_run(activeDeadlineSeconds=50)
     assert plan(run, Observed((attempt(F, 1, RUNNING),)), 10.0, status=at(RUN_F)).wake_at == 50.0
