@@ -187,14 +187,23 @@ def end_after(folder: Path, seconds: float | None) -> tuple[int, str]:
 def test_killed_at_twenty_random_moments_then_bit_equal_to_undisturbed(
     bench: Bench, undisturbed: dict[str, torch.Tensor]
 ) -> None:
-    output = bench.prepare("killed", loaderWorkers=1)
-    rng, began = random.Random(5), time.monotonic()
+    output, folder = bench.prepare("killed", loaderWorkers=1), bench.folder / "killed"
+    rng = random.Random(5)
     bench.proxy.set(refuse=0.05, cut=0.05, short=0.05, seed=3)
-    attempt(bench.folder / "killed", at_step=2, act=kill_all)
-    start_s = time.monotonic() - began
-    codes = [end_after(bench.folder / "killed", rng.uniform(0.3, 1.5) * start_s)[0] for _ in range(19)]
-    assert codes.count(-signal.SIGKILL) >= 10
-    code, errors = end_after(bench.folder / "killed", None)
+
+    def kill_soon(launcher: int) -> None:
+        time.sleep(rng.uniform(0, 0.1))
+        kill_all(launcher)
+
+    codes = []
+    for number in range(20):
+        if number % 4 == 3:  # while it starts
+            codes.append(end_after(folder, rng.uniform(0.5, 6))[0])
+        else:
+            done = max((int(checkpoint[-9:]) for checkpoint in bench.checkpoints(output)), default=0)
+            codes.append(attempt(folder, at_step=min(done + rng.randint(1, 8), STEPS - 5), act=kill_soon).code)
+    assert codes == [-signal.SIGKILL] * 20
+    code, errors = end_after(folder, None)
     assert code == 0, errors
     assert different(bench.weights(output), undisturbed) == []
 
