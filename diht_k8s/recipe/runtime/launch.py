@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ from diht_k8s.api.errors import DataError, DihtError, ExitCode, RetryableError, 
 from diht_k8s.recipe.runtime.parent import PARENT_VARIABLE
 from diht_k8s.recipe.runtime.preflight import peer_hosts, wait_for_hosts
 from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.runtime.watchdog import FOLDER_VARIABLE, Limits, Watchdog
+from diht_k8s.recipe.runtime.watchdog import Limits, Watchdog, noting_folder
 
 RENDEZVOUS_PORT = 29500
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(8 << 30)}
@@ -89,9 +88,8 @@ def launch(gang: Gang, module: str, arguments: Sequence[str], *, run_id: str, st
     os.environ[PARENT_VARIABLE] = str(os.getpid())
     for name, value in MALLOC.items():
         os.environ.setdefault(name, value)
-    with tempfile.TemporaryDirectory(prefix="diht-watch-") as folder:
-        os.environ[FOLDER_VARIABLE] = folder
-        watchdog = Watchdog(Path(folder), Limits.from_environment(), say=_to_stderr)
+    with noting_folder() as folder:
+        watchdog = Watchdog(folder, Limits.from_environment(), say=_to_stderr)
         try:
             with watchdog:
                 elastic_launch(config, sys.executable)("-m", module, *arguments)

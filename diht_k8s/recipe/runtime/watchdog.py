@@ -13,10 +13,11 @@ import faulthandler
 import os
 import signal
 import struct
+import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -38,6 +39,17 @@ DUMP_S: Final = 3.0
 _RECORD: Final = struct.Struct("<qqiddi")
 _EXCHANGES: Final = ("torch/distributed/distributed_c10d.py", "recipe/training/collectives.py", "deepspeed/comm/")
 """Where a rank is that waits for others."""
+
+
+@contextlib.contextmanager
+def noting_folder() -> Iterator[Path]:
+    """A folder for the notes of ranks, which learn of it by their environment; ranks of later gangs must not look for it."""
+    with tempfile.TemporaryDirectory(prefix="diht-watch-") as folder:
+        os.environ[FOLDER_VARIABLE] = folder
+        try:
+            yield Path(folder)
+        finally:
+            del os.environ[FOLDER_VARIABLE]
 
 
 class Doing(IntEnum):

@@ -17,6 +17,7 @@ from diht_k8s.recipe.runtime.watchdog import (
     Limits,
     Watchdog,
     awaited,
+    noting_folder,
     overdue,
     percentile_99,
 )
@@ -151,3 +152,11 @@ def test_watchdog_when_a_rank_stands_still_then_stacks_said_ranks_killed_and_it_
     assert verdict in watchdog.verdict
     assert "distributed_c10d.py" in said[0]
     assert said[1].startswith(f"stacks of rank 1 (process {ranks[1].pid}, 4 steps):")
+
+
+def test_folder_of_notes_is_told_to_ranks_of_its_gang_only() -> None:
+    with noting_folder() as folder:
+        assert os.environ[FOLDER_VARIABLE] == str(folder)
+        assert folder.is_dir()
+    assert FOLDER_VARIABLE not in os.environ
+    assert not folder.exists()
