@@ -176,8 +176,9 @@ class Storage:
                 entries = cast("list[dict[str, Any]]", system.ls(path, detail=True))
             except FileNotFoundError:
                 return []
-        names = (entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry["type"] == kind)
-        return sorted(name for name in names if name)
+        paths = (entry["name"].rstrip("/") for entry in entries if entry["type"] == kind)
+        # some servers and consoles keep an object `folder/` for an empty folder, which is listed as its own content
+        return sorted(name for found in paths if found != path.rstrip("/") and (name := found.rsplit("/", 1)[-1]))
 
     def size(self, uri: str) -> int:
         """Size in bytes."""
