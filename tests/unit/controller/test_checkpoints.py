@@ -9,7 +9,7 @@ from diht_k8s.api.run import Stage
 from diht_k8s.api.status import LastCheckpoint, timestamp
 from tests.unit.controller.documents import NOW
 from tests.unit.controller.fake import FakeCluster, Process
-from tests.unit.controller.test_reconcile import Clock, make, settle, status
+from tests.unit.controller.stories import Clock, make, settle, status
 
 URI = "s3://corpus/run/train/checkpoints/step-000000020"
 AT = timestamp(NOW - 30)

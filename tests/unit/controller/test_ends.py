@@ -9,7 +9,7 @@ import pytest
 from diht_k8s.api.reasons import ConditionType
 from diht_k8s.controller.memory import is_true
 from tests.unit.controller.fake import FakeCluster, Process
-from tests.unit.controller.test_reconcile import ONE, Clock, make, play, settle, status
+from tests.unit.controller.stories import ONE, Clock, make, play, settle, status
 
 
 def lose_jobs(cluster: FakeCluster) -> None:

@@ -10,7 +10,7 @@ from diht_k8s.api.reports import Cause
 from diht_k8s.api.status import AttemptStatus
 from diht_k8s.controller.nodes import avoided, keep_away
 from tests.unit.controller.fake import FakeCluster, Process
-from tests.unit.controller.test_reconcile import ONE, Clock, make, settle, status
+from tests.unit.controller.stories import ONE, Clock, make, settle, status
 
 
 def fail(process: Process, clock: Clock, cluster: FakeCluster, name: str, code: int, reason: str = "R") -> None:

@@ -6,75 +6,15 @@ from typing import Any
 
 import pytest
 
-from diht_k8s.api.reports import Cause, Progress
+from diht_k8s.api.reports import Progress
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import StageState, Status, timestamp
 from diht_k8s.controller.cluster import ClusterError
 from diht_k8s.controller.memory import condition, remembered
 from diht_k8s.pipeline.states import RunState
 from tests.unit.controller.documents import NOW
-from tests.unit.controller.fake import Dead, FakeCluster, Process
-
-SPEC: dict[str, Any] = {
-    "data": {"sources": [{"name": "web", "shards": ["s3://corpus/{0..9}.tar"]}], "output": "s3://corpus/run"},
-    "filter": {"workers": 2},
-    "label": {"workers": 2},
-    "train": {"model": "ViT-B-16", "samples": 8, "batchSize": 8, "numNodes": 2},
-    "evaluate": {"benchmarks": [{"name": "b", "type": "Retrieval", "shards": ["s3://corpus/b.tar"]}]},
-    "pods": {"image": "recipe:1"},
-}
-ONE = {"label": None, "train": None, "evaluate": None}
-ORDER = ["r-filter-1", "r-vocabulary-1", "r-heads-1", "r-predict-1", "r-train-1", "r-evaluate-1"]
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def make(**spec: Any) -> FakeCluster:
-    cluster = FakeCluster()
-    merged = {key: value for key, value in {**SPEC, **spec}.items() if value is not None}
-    cluster.add_run({"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "r"}, "spec": merged})
-    return cluster
-
-
-def status(cluster: FakeCluster) -> Status:
-    return Status.model_validate(cluster.runs["r"].get("status") or {})
-
-
-def reason(cluster: FakeCluster, kind: str = "Progressing") -> str:
-    found = next(each for each in status(cluster).conditions if each.type == kind)
-    return found.reason.value
-
-
-def settle(process: Process, looks: int = 4) -> None:
-    for _ in range(looks):
-        process.look()
-
-
-def play(cluster: FakeCluster, ends: dict[str, int] | None = None, *, die_after: int | None = None) -> list[str]:
-    """Run to the end; each Job ends with its code (0 if none is given). The operator dies at each `die_after`-th write."""
-    clock, ends = Clock(), dict(ends or {})
-    process, done = Process(cluster, clock), set[str]()
-    for _ in range(400):
-        cluster.writes.clear()
-        cluster.die_after = die_after
-        try:
-            process.look()
-        except Dead:
-            process = Process(cluster, clock)
-            continue
-        if remembered(status(cluster)).state is not RunState.RUNNING:
-            return sorted(cluster.jobs)
-        for name in [name for name in cluster.jobs if name not in done]:
-            cluster.end(name, ends.get(name, 0), message=Cause(exit_code=1, reason="R", message="m").encoded())
-            done.add(name)
-        clock.now += 1.0
-    raise AssertionError("the run does not end")
+from tests.unit.controller.fake import Process
+from tests.unit.controller.stories import ONE, ORDER, Clock, make, play, reason, settle, status
 
 
 @pytest.mark.parametrize(
