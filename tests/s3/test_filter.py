@@ -12,8 +12,8 @@ from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.cat.scores import open_scores
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.cat.shards import filter_with, run_of
-from tests.s3.conftest import S3
 from tests.s3.faults import proxy_before
+from tests.s3.server import S3
 
 pytestmark = pytest.mark.s3
 DEMO = Path(__file__).parents[2] / "examples/data/train"

@@ -17,7 +17,7 @@ from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tables import read_table
 from tests.recipe.concepts.conftest import make_kept, one_thread, teacher_weights  # noqa: F401 (fixtures)
-from tests.s3.conftest import S3
+from tests.s3.server import S3
 
 pytestmark = pytest.mark.s3
 OUTPUT = "label-run"

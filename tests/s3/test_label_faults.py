@@ -15,8 +15,8 @@ from diht_k8s.recipe.concepts import stage
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.concepts.conftest import make_kept, one_thread, teacher_weights  # noqa: F401  # fixtures
-from tests.s3.conftest import S3
 from tests.s3.faults import Proxy, proxy_before
+from tests.s3.server import S3
 
 pytestmark = [pytest.mark.s3, pytest.mark.timeout(600)]
 Make = Callable[..., Any]

@@ -14,8 +14,8 @@ from diht_k8s.api.data import StorageRule
 from diht_k8s.api.errors import DataError, DihtError, ExitCode
 from diht_k8s.recipe.shards import ranges
 from diht_k8s.recipe.shards.storage import Storage
-from tests.s3.conftest import S3
 from tests.s3.faults import Proxy, proxy_before
+from tests.s3.server import S3
 
 pytestmark = pytest.mark.s3
 CONTENT = random.Random(0).randbytes(500_000)
