@@ -18,6 +18,7 @@ from diht_k8s.api.errors import DihtError, RetryableError, UserError
 from diht_k8s.api.run import DihtRun
 from diht_k8s.controller.cluster import ClusterError, answer_of, connect, json_of
 from diht_k8s.controller.views import RUN_LABEL
+from diht_k8s.launch.cluster import kubeconfig_problems
 
 POD_NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 FIELD_MANAGER: Final = "diht"
@@ -130,13 +131,8 @@ def open_kube(namespace: str | None) -> Kube:
     Raises:
         UserError: there is none.
     """
-    try:
+    with kubeconfig_problems():
         return Kube(connect(), namespace or _default_namespace())
-    except config.ConfigException as error:
-        raise UserError(f"no cluster: {error}: set KUBECONFIG") from error
-    except Exception as error:  # the client checks little: a file that is no kubeconfig fails in any way
-        said = " ".join(str(error).split())[:200]
-        raise UserError(f"the kubeconfig cannot be read ({type(error).__name__}: {said}): check KUBECONFIG") from error
 
 
 def _default_namespace() -> str:

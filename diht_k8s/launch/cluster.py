@@ -40,18 +40,31 @@ def connect() -> ApiClient:
     except ImportError as error:
         raise UserError(f"{error}: install the client with pip install 'diht-k8s[operator]'") from error
     configuration = client.Configuration()
-    try:
+    with kubeconfig_problems():
         if not os.environ.get("KUBECONFIG") and os.environ.get("KUBERNETES_SERVICE_HOST"):
             config.load_incluster_config(client_configuration=configuration)
         else:
             # Named, because the client reads KUBECONFIG only once, when it is first imported.
             config.load_kube_config(config_file=os.environ.get("KUBECONFIG"), client_configuration=configuration)
-    except config.ConfigException as error:
+    return client.ApiClient(configuration)
+
+
+@contextmanager
+def kubeconfig_problems() -> Iterator[None]:
+    """Whatever the client library raises over a kubeconfig, as ours and in one line.
+
+    Raises:
+        UserError: there is no cluster, or the kubeconfig cannot be read.
+    """
+    from kubernetes.config import ConfigException
+
+    try:
+        yield
+    except ConfigException as error:
         raise UserError(f"no cluster: {error}: set KUBECONFIG") from error
     except Exception as error:  # the client checks little: a file that is no kubeconfig fails in any way
         said = " ".join(str(error).split())[:200]
         raise UserError(f"the kubeconfig cannot be read ({type(error).__name__}: {said}): check KUBECONFIG") from error
-    return client.ApiClient(configuration)
 
 
 class _GoneError(UserError):
