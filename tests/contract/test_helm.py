@@ -34,7 +34,6 @@ from tests.contract.charts import (
     OLDEST,
     ROOT,
     golden,
-    helm_program,
     kustomized,
     rendered,
     template,
@@ -59,14 +58,6 @@ CHARTS_LABELS = {
     "app.kubernetes.io/managed-by",
     "helm.sh/chart",
 }
-
-
-@pytest.fixture(scope="session")
-def helm() -> str:
-    program = helm_program()
-    if program is None:
-        pytest.skip("no helm: put it on the PATH, or install Go")
-    return program
 
 
 def kinds(objects: list[dict[str, Any]]) -> set[str]:

@@ -17,17 +17,12 @@ from prometheus_client.metrics import MetricWrapperBase
 from diht_k8s.api import errors
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.controller import metrics
-from tests.contract.charts import CHART, EVERYTHING, MONITORING, NEWEST, ROOT, helm_program, rendered
+from tests.contract.charts import CHART, EVERYTHING, MONITORING, NEWEST, ROOT, rendered
 
 pytestmark = pytest.mark.timeout(600)  # the first one may build helm
 PAGES = [ROOT / "docs/install.md", ROOT / "docs/operations.md", CHART / "README.md"]
 TEXTS = {page.name: page.read_text() for page in PAGES}
 OPERATIONS = TEXTS["operations.md"]
-
-
-@pytest.fixture(scope="session")
-def helm() -> str:
-    return helm_program() or pytest.skip("no helm: put it on the PATH, or install Go")
 
 
 def commands() -> Iterator[str]:

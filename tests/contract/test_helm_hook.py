@@ -17,14 +17,9 @@ import yaml
 from diht_k8s.api.documents import check
 from diht_k8s.recipe.shards.pictures import decode
 from tests.contract.chart_pictures import CAPTIONS
-from tests.contract.charts import CHART, helm_program, rendered
+from tests.contract.charts import CHART, rendered
 
 pytestmark = pytest.mark.timeout(600)  # the first one may build helm
-
-
-@pytest.fixture(scope="session")
-def helm() -> str:
-    return helm_program() or pytest.skip("no helm: put it on the PATH, or install Go")
 
 
 def hook(helm: str, kind: str, values: dict[str, Any]) -> dict[str, Any]:

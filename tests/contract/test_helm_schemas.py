@@ -14,16 +14,11 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.contract.charts import CASES, MONITORING, NEWEST, OLDEST, ROOT, helm_program, rendered, template, tool
+from tests.contract.charts import CASES, MONITORING, NEWEST, OLDEST, ROOT, rendered, template, tool
 
 pytestmark = pytest.mark.timeout(600)  # the first one may build helm
 PROMETHEUS = {"ServiceMonitor", "PrometheusRule"}
 """Kinds of an API that is not Kubernetes' own: their schemas are in no package."""
-
-
-@pytest.fixture(scope="session")
-def helm() -> str:
-    return helm_program() or pytest.skip("no helm: put it on the PATH, or install Go")
 
 
 def validate(document: dict[str, Any], kubernetes: str) -> None:
