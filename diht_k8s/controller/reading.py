@@ -29,19 +29,11 @@ class Logs:
 
     def progress(self, known: KnownRun, seen: Seen, now: float) -> Reading | None:
         """The newest progress line: of rank 0 in a gang, of any worker that speaks elsewhere."""
-        for pod in _speakers(seen):
-            progress = progress_in(self._lines(known, pod, PROGRESS_LINES), seen.attempt.stage)
-            if progress is not None:
-                return Reading(seen.entry, seen.attempt.number, progress, now)
-        return None
+        return self._newest(known, seen, _speakers(seen), PROGRESS_LINES, now)
 
     def last_progress(self, known: KnownRun, seen: Seen, now: float) -> Reading | None:
         """The last progress line of rank 0 of a gang that has ended, with the checkpoint of its end."""
-        for pod in (pod for pod in seen.pods if pod.index == 0):
-            progress = progress_in(self._lines(known, pod, TAIL_LINES), seen.attempt.stage)
-            if progress is not None:
-                return Reading(seen.entry, seen.attempt.number, progress, now)
-        return None
+        return self._newest(known, seen, [pod for pod in seen.pods if pod.index == 0], TAIL_LINES, now)
 
     def tails(self, known: KnownRun, seen: list[Seen]) -> dict[str, list[str]]:
         """The ends of the logs of pods that failed first, by pod."""
@@ -58,6 +50,13 @@ class Logs:
         own = [each for each in seen if each.entry == entry and each.attempt.number == stage.attempt]
         pods = [pod for each in own for pod in each.pods if pod.phase == "Succeeded"]
         return self._lines(known, pods[0], PROGRESS_LINES) if pods else ""
+
+    def _newest(self, known: KnownRun, seen: Seen, pods: list[PodView], lines: int, now: float) -> Reading | None:
+        for pod in pods:
+            progress = progress_in(self._lines(known, pod, lines), seen.attempt.stage)
+            if progress is not None:
+                return Reading(seen.entry, seen.attempt.number, progress, now)
+        return None
 
     def _lines(self, known: KnownRun, pod: PodView, lines: int) -> str:
         try:
