@@ -188,8 +188,7 @@ def _see_failure(
         return replace(seen, attempt=replace(attempt, infrastructure=True, reason=reason, message=message))
     stopped = first.exit_code == ExitCode.STOPPED and not pausing
     if disrupted is not None or drained or first.exit_code is None or stopped:
-        blamed = _blamed(seen, attempt, disrupted or first, infrastructure=True)
-        return blamed if disrupted is not None or not drained else _with_reason(blamed, DISRUPTED)
+        return _blamed(seen, attempt, disrupted or first, infrastructure=True, drained=drained)
     return _blamed(seen, attempt, first, infrastructure=False)
 
 
@@ -197,10 +196,6 @@ def _lost(seen: Seen, pod: PodView) -> Seen:
     message = f"nobody hears from pod {pod.name} on node {pod.node} any more"
     attempt = replace(seen.attempt, state=AttemptState.FAILED, infrastructure=True, reason="NodeLost", message=message)
     return replace(seen, attempt=attempt, failed_pod=pod)
-
-
-def _with_reason(seen: Seen, reason: str) -> Seen:
-    return replace(seen, attempt=replace(seen.attempt, reason=reason))
 
 
 def _blame(pod: PodView) -> tuple[bool, bool, float, int]:
@@ -218,12 +213,14 @@ def _failure(pod: PodView) -> Failure:
     return Failure(ExitCode.UNEXPECTED if pod.exit_code is None else pod.exit_code, pod.reason)
 
 
-def _blamed(seen: Seen, attempt: Attempt, pod: PodView, *, infrastructure: bool) -> Seen:
+def _blamed(seen: Seen, attempt: Attempt, pod: PodView, *, infrastructure: bool, drained: bool = False) -> Seen:
     reason, message = cause_of(pod)
+    if infrastructure:
+        reason = pod.disruption or (DISRUPTED if drained else reason)
     blamed = replace(
         attempt,
         exit_code=pod.exit_code,
-        reason=(pod.disruption if infrastructure and pod.disruption else reason),
+        reason=reason,
         message=message,
         infrastructure=infrastructure,
     )
