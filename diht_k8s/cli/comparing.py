@@ -8,7 +8,8 @@ from typing import Any
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.hashing import SCHEMA_VERSION
-from diht_k8s.api.layout import join
+from diht_k8s.api.layout import Layout, join
+from diht_k8s.api.run import Stage
 from diht_k8s.recipe.evaluation.report.comparison import comparison, comparison_page, comparison_text
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -31,7 +32,7 @@ def compare(runs: Sequence[str], output: str) -> str:
 
 
 def _read(storage: Storage, run: str) -> dict[str, Any]:
-    places = [run] if run.endswith(".json") else [join(run, "evaluate", "report.json"), join(run, "report.json")]
+    places = [run] if run.endswith(".json") else [Layout(run).report(Stage.EVALUATE), join(run, "report.json")]
     uri = next((place for place in places if storage.exists(place)), None)
     if uri is None:
         raise UserError(f"{run} has no evaluate/report.json: run the stage evaluate first, or name a report.json")
