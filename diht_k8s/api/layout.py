@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from diht_k8s.api.run import Stage
+
+MARKER: Final = "COMMITTED.json"
+"""What is written last into a folder that is whole: a stage's, or a checkpoint's."""
 
 
 def join(base: str, *parts: str) -> str:
@@ -30,7 +34,7 @@ class Layout:
 
     def committed(self, stage: Stage) -> str:
         """The marker that a stage writes last."""
-        return join(self.stage(stage), "COMMITTED.json")
+        return join(self.stage(stage), MARKER)
 
     def started(self, stage: Stage) -> str:
         """The configuration under which a stage began; what lies beside it may be half done."""

@@ -17,10 +17,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.api.layout import join
+from diht_k8s.api.layout import MARKER, join
 from diht_k8s.recipe.shards.storage import Storage
 
-MARKER = "COMMITTED.json"
 CURSOR_VERSION = 1
 
 logger = logging.getLogger(__name__)

@@ -24,6 +24,7 @@ from diht_k8s.recipe.runtime.preflight import check_node, check_output, in_pod
 from diht_k8s.recipe.runtime.stage import Context, Outcome
 from diht_k8s.recipe.shards.sets import input_shards
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.training.first_weights import described
 
 RANK_MODULE = "diht_k8s.recipe.training.rank"
 RESULT = "result.json"
@@ -46,8 +47,6 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
     if train.distillation.mode == "Concepts":
         inputs["label"] = read_committed(storage, label_layout(run), Stage.LABEL).output_sha256
     if train.init_from is not None:
-        from diht_k8s.recipe.training.warm_start import described
-
         inputs |= described(storage, train.init_from)
     return inputs, {"open_clip": importlib.metadata.version("open_clip_torch")}
 

@@ -7,10 +7,8 @@ as the paper does to go on at 336 px. Towers must fit wholly or be wholly absent
 from __future__ import annotations
 
 import io
-import json
 import pickle
 from collections.abc import Mapping
-from pathlib import PurePosixPath
 from typing import Any
 
 import torch
@@ -20,39 +18,20 @@ from safetensors.torch import load
 from torch import Tensor
 
 from diht_k8s.api.errors import DataError, UserError
-from diht_k8s.api.layout import join
+from diht_k8s.api.layout import MARKER
 from diht_k8s.api.training import InitFrom
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.training import checkpoint
 from diht_k8s.recipe.training.checkpoint import Saved
+from diht_k8s.recipe.training.first_weights import file_of
 from diht_k8s.recipe.training.model import Student
 from diht_k8s.recipe.training.state import is_weight
 
-EXPORTED = "open_clip_model.safetensors"
 WRAPPERS = ("module.", "_orig_mod.")
 """What DistributedDataParallel and torch.compile put before names."""
 HEADS = ("object_head.", "attribute_head.")
 NOT_OURS = ("logit_bias", "attn_mask", "text.attn_mask", "input_resolution", "context_length", "vocab_size")
 """Entries of open_clip's and OpenAI's files that are no weights of a CLIP with our loss."""
-
-
-def file_of(storage: Storage, start: InitFrom) -> str:
-    """The file that tells the weights apart: the one itself, an export's safetensors, a checkpoint's marker.
-
-    Raises:
-        UserError: the folder holds none of them.
-    """
-    uri = start.uri.rstrip("/")
-    if start.kind == "Weights" and PurePosixPath(uri).suffix:
-        return uri
-    for name in (EXPORTED, checkpoint.MARKER):
-        if (start.kind == "Weights" or name == checkpoint.MARKER) and storage.exists(join(uri, name)):
-            return join(uri, name)
-    if start.kind == "Weights":
-        raise UserError(
-            f"train.initFrom {uri} holds no weights: give a .safetensors or .pt file, the folder OUTPUT/train/model, or a checkpoint's folder"
-        )
-    raise UserError(f"train.initFrom {uri} is no committed checkpoint: give the folder OUTPUT/train/checkpoints/step-N")
 
 
 def start_from(storage: Storage, start: InitFrom, model: Student) -> Saved | None:
@@ -101,8 +80,8 @@ def load_first_weights(model: Student, state: Mapping[str, Tensor], name: str) -
 
 
 def _read(storage: Storage, place: str) -> dict[str, Tensor]:
-    if place.endswith(checkpoint.MARKER):
-        saved = checkpoint.read(storage, place.removesuffix(checkpoint.MARKER).rstrip("/"))
+    if place.endswith(MARKER):
+        saved = checkpoint.read(storage, place.removesuffix(MARKER).rstrip("/"))
         return {key.removeprefix("buffer|"): value for key, value in saved.state.items() if is_weight(key)}
     data = storage.read_bytes(place)
     try:
@@ -167,12 +146,3 @@ def _require_whole(own: Mapping[str, Tensor], towers: Mapping[str, Tensor], name
 def _group(key: str) -> str:
     """What a weight belongs to: a timm tower's projection, which is open_clip's and not the tower's, the image tower, the scale, the text tower."""
     return next((prefix for prefix in ("visual.head.", "visual.", "logit_scale") if key.startswith(prefix)), "text")
-
-
-def described(storage: Storage, start: InitFrom) -> dict[str, str]:
-    """What identifies the first weights, for the stage's inputs: a checkpoint's digests, else the file's size and version."""
-    place = file_of(storage, start)
-    if place.endswith(checkpoint.MARKER):
-        parts = json.loads(storage.read_bytes(place))["parts"]
-        return {"initFrom": " ".join(part["sha256"] for part in parts)}
-    return {"initFrom": storage.identity(place)}

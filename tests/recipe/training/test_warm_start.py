@@ -20,8 +20,9 @@ from diht_k8s.api.training import InitFrom
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.training import checkpoint
 from diht_k8s.recipe.training.export import export
+from diht_k8s.recipe.training.first_weights import described
 from diht_k8s.recipe.training.model import Student
-from diht_k8s.recipe.training.warm_start import described, load_first_weights, start_from
+from diht_k8s.recipe.training.warm_start import load_first_weights, start_from
 from tests.recipe.training.small_run import RESNET, VIT
 
 STORAGE = Storage()
