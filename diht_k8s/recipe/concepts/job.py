@@ -103,7 +103,7 @@ def choose_training(shards: Sequence[Shard], most: int, seed: int) -> dict[str, 
 def wait_until(
     look: Callable[[], tuple[bool, object]],
     what: str,
-    on_poll: Callable[[], object],
+    on_poll: Callable[[], None],
     *,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,

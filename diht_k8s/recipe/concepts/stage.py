@@ -56,50 +56,63 @@ def _execute_whole(job: Job, check: Callable[[Iterable[int]], None]) -> Outcome 
         _wait_for_heads(job, check)
         fitting.join_heads(job)
     else:
-        heads = job.context.layout.teacher_heads
-        wait_until(
-            lambda: (job.context.storage.exists(heads), len(job.context.storage.names(job.uri("features")))),
-            "the heads, which worker 0 puts together",
-            lambda: (job.context.stop.raise_if_requested(), check([0])),
-        )
+        _wait_for_joined_heads(job, check)
     steps.make_labels(job, teacher)
     return None if job.missing("labels", ".parquet", job.shards) else steps.finish(job)
 
 
 def _wait_for_features(job: Job, check: Callable[[Iterable[int]], None]) -> None:
     """Wait for the vocabulary and for the other workers' shares of the training shards."""
-    storage, place = job.context.storage, {shard.name: number for number, shard in enumerate(job.training_shards)}
-    owners: set[int] = set()
+    place = {shard.name: number for number, shard in enumerate(job.training_shards)}
 
-    def look() -> tuple[bool, object]:
+    def look() -> tuple[set[int], object]:
         missing = job.missing("features", ".safetensors", job.training_shards)
-        vocabulary = storage.exists(job.context.layout.vocabulary)
-        owners.clear()
-        owners.update({place[shard.name] % job.context.workers for shard in missing}, set() if vocabulary else {0})
-        return vocabulary and not missing, len(missing)
+        owing = {place[shard.name] % job.context.workers for shard in missing}
+        if not job.context.storage.exists(job.context.layout.vocabulary):
+            owing.add(0)
+        return owing, len(missing)
 
-    def on_poll() -> None:
-        job.context.stop.raise_if_requested()
-        check(sorted(owners - {job.context.worker}))
-
-    wait_until(look, "the teacher's features", on_poll)
+    _wait(job, check, "the teacher's features", look)
 
 
 def _wait_for_heads(job: Job, check: Callable[[Iterable[int]], None]) -> None:
     """Wait for the heads that other workers train."""
     from diht_k8s.recipe.concepts import fitting
 
-    def look() -> tuple[bool, object]:
+    def look() -> tuple[set[int], object]:
         joined = job.context.storage.exists(job.context.layout.teacher_heads)
         missing = [] if joined else fitting.missing_heads(job)
-        return not missing, len(missing)
+        return {fitting.KINDS.index(kind) % job.context.workers for kind in missing}, len(missing)
+
+    _wait(job, check, "the heads", look)
+
+
+def _wait_for_joined_heads(job: Job, check: Callable[[Iterable[int]], None]) -> None:
+    """Wait for worker 0's file of both heads."""
+
+    def look() -> tuple[set[int], object]:
+        joined = job.context.storage.exists(job.context.layout.teacher_heads)
+        return set() if joined else {0}, len(job.context.storage.names(job.uri("features")))
+
+    _wait(job, check, "the heads, which worker 0 puts together", look)
+
+
+def _wait(
+    job: Job, check: Callable[[Iterable[int]], None], what: str, look: Callable[[], tuple[set[int], object]]
+) -> None:
+    """Wait until nobody owes anything; `look` says which workers do, and what changes when there is progress."""
+    owing = set[int]()
+
+    def done() -> tuple[bool, object]:
+        nonlocal owing
+        owing, progress = look()
+        return not owing, progress
 
     def on_poll() -> None:
         job.context.stop.raise_if_requested()
-        owners = (fitting.KINDS.index(kind) % job.context.workers for kind in fitting.missing_heads(job))
-        check(sorted(set(owners) - {job.context.worker}))
+        check(sorted(owing - {job.context.worker}))
 
-    wait_until(look, "the heads", on_poll)
+    wait_until(done, what, on_poll)
 
 
 def _execute_step(step: str, job: Job) -> Outcome | None:
