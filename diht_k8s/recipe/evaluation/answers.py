@@ -60,8 +60,16 @@ def normal(answer: str) -> str:
 
 def worth(answer: str, answers: Sequence[str]) -> float:
     """Worth of an answer in [0, 1], see the module's docstring."""
-    said = sum(normal(other) == normal(answer) for other in answers)
-    people = len(answers)
+    return worths([answer], answers)[0]
+
+
+def worths(options: Sequence[str], answers: Sequence[str]) -> list[float]:
+    """Worth of each option, the answers made comparable once: VQAv2 has 3,129 options for each question."""
+    said = Counter(map(normal, answers))
+    return [_agreement(said[normal(option)], len(answers)) for option in options]
+
+
+def _agreement(said: int, people: int) -> float:
     if people <= FULL_AGREEMENT:
         return float(said > 0)
     without_one = [min(1.0, said / FULL_AGREEMENT)] * (people - said)
@@ -102,8 +110,7 @@ def answer_ranking(
     counts_G = np.bincount(group_of_Q).astype(np.float64)
     hits_G = np.bincount(group_of_Q, weights=worth_Q).astype(np.float64)
     guessed = [
-        np.mean([worth(option, question.answers) for option in options])
-        for question, options in zip(questions, candidates, strict=True)
+        np.mean(worths(options, question.answers)) for question, options in zip(questions, candidates, strict=True)
     ]
     return AnswerRanking(
         accuracy=float(worth_Q.mean()),
