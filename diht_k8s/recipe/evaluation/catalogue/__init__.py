@@ -132,8 +132,7 @@ def _problem(entry: Entry, folder: str, shards: int, storage: Storage) -> str | 
         return None
     if not storage.exists(join(folder, CLASS_NAMES)):
         return f"{CLASS_NAMES} is missing"
-    names = len(storage.read_text(join(folder, CLASS_NAMES)).split("\n"))
-    names -= storage.read_text(join(folder, CLASS_NAMES)).endswith("\n")
+    names = len(storage.read_text(join(folder, CLASS_NAMES)).removesuffix("\n").split("\n"))
     return f"{CLASS_NAMES} has {names} names, not {entry.classes}" if entry.classes not in (None, names) else None
 
 
