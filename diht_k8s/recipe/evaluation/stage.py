@@ -90,7 +90,15 @@ class Session:
         inputs = context.config["inputs"]
         self._model_key = inputs.get("train", inputs.get("model"))
         benchmarks = _evaluate(context.run).benchmarks
-        self._shards = list(dict.fromkeys(uri for each in benchmarks for uri in _shards(context.storage, each)))
+        shards = dict.fromkeys(uri for each in benchmarks for uri in _shards(context.storage, each))
+        folder = join(context.layout.stage(Stage.EVALUATE), "features")
+        self._files = {
+            uri: (join(folder, f"{number:05d}.safetensors"), self._features_key(uri))
+            for number, uri in enumerate(shards)
+        }
+        """shard -> file of its features, and their key."""
+        self._encoded = set[str]()
+        """shards whose features were found whole or made here: they are read again only to be used."""
 
     def encode(self, worker: int, workers: int) -> None:
         """Encode the shards of one worker that are not yet; every workers-th is its own."""
@@ -98,7 +106,7 @@ class Session:
         from diht_k8s.recipe.evaluation.feature_files import write_features
 
         context, done = self._context, 0
-        open_shards = [uri for uri in self._shards[worker::workers] if self._features(uri) is None]
+        open_shards = [uri for uri in list(self._files)[worker::workers] if not self._is_encoded(uri)]
         if not open_shards:
             return
         loaded = self.model()
@@ -115,20 +123,22 @@ class Session:
                 found = encode_shard(context.storage, uri, loaded, advance)
             except DataError as error:
                 found = error
-            write_features(context.storage, self._features_uri(uri), self._features_key(uri), found)
+            write_features(context.storage, *self._files[uri], found)
+            self._encoded.add(uri)
 
     def all_encoded(self) -> bool:
         """Whether every worker has done its part."""
-        return all(self._features(uri) is not None for uri in self._shards)
+        return all(map(self._is_encoded, self._files))
+
+    def _is_encoded(self, uri: str) -> bool:
+        if uri not in self._encoded and self._features(uri) is not None:
+            self._encoded.add(uri)
+        return uri in self._encoded
 
     def _features(self, uri: str) -> Any:
         from diht_k8s.recipe.evaluation.feature_files import read_features
 
-        return read_features(self._context.storage, self._features_uri(uri), self._features_key(uri))
-
-    def _features_uri(self, uri: str) -> str:
-        name = f"{self._shards.index(uri):05d}.safetensors"
-        return join(self._context.layout.stage(Stage.EVALUATE), "features", name)
+        return read_features(self._context.storage, *self._files[uri])
 
     def _features_key(self, uri: str) -> str:
         """What a shard's features depend on."""
@@ -170,7 +180,7 @@ class Session:
         context, seed = self._context, [self._context.run.spec.seed, number]
         templates = benchmark_data.templates_of(benchmark)
         names = benchmark_data.class_names(context.storage, benchmark)
-        pictures = self._encoded(benchmark)
+        pictures = self._pictures(benchmark)
         if benchmark.type == "Classification":
             few_shot = _evaluate(context.run).few_shot
             result = tasks.classify(pictures, names, templates, self.model(), few_shot, seed)
@@ -190,7 +200,7 @@ class Session:
         result["model"] = self._model_card()
         return result
 
-    def _encoded(self, benchmark: Benchmark) -> Any:
+    def _pictures(self, benchmark: Benchmark) -> Any:
         from diht_k8s.recipe.evaluation.benchmark_data import joined
 
         parts: list[Any] = []
