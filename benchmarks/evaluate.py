@@ -12,7 +12,6 @@ import io
 import json
 import multiprocessing
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,9 +22,10 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from benchmarks.judge import judge
+from benchmarks.judge import judge, timed
 from diht_k8s.recipe.shards.samples import write_samples
 from diht_k8s.recipe.shards.storage import Storage
+from tests.recipe.evaluation.small_run import export_model
 
 CLASSES: Final = 10
 CONFIG: Final = {
@@ -53,19 +53,6 @@ def make_benchmark(folder: Path, pictures: int) -> None:
     (folder / "zeroshot_classification_templates.txt").write_text("a photo of {c}.\n{c}")
 
 
-def export_model(folder: Path) -> None:
-    """A random model of the demo's architecture in open_clip's folder layout."""
-    import open_clip
-    import torch
-    from safetensors.torch import save_file
-
-    torch.manual_seed(0)
-    weights = open_clip.CLIP(**CONFIG).state_dict()
-    folder.mkdir(parents=True)
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIG, "preprocess_cfg": {}}))
-    save_file({key: value.contiguous() for key, value in weights.items()}, folder / "open_clip_model.safetensors")
-
-
 def ours(root: Path, model: Path, output: Path) -> tuple[float, float]:
     """(wall, CPU) seconds of `diht stage evaluate`."""
     spec = {
@@ -86,11 +73,10 @@ def ours(root: Path, model: Path, output: Path) -> tuple[float, float]:
     run = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "bench"}, "spec": spec}
     document = output.with_suffix(".json")
     document.write_text(json.dumps(run))
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     command = [sys.executable, "-m", "diht_k8s.cli", "stage", "evaluate", "--run", str(document)]
-    subprocess.run(command, check=True, capture_output=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.monotonic() - began, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    found, seconds, cpu_seconds = timed(command)
+    found.check_returncode()
+    return seconds, cpu_seconds
 
 
 def zero_shot(pictures: tuple[int, int], rounds: int) -> dict[str, Any]:
@@ -98,7 +84,7 @@ def zero_shot(pictures: tuple[int, int], rounds: int) -> dict[str, Any]:
     found: dict[str, dict[int, list[float]]] = {name: {n: [] for n in pictures} for name in ("ours", "clip_benchmark")}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        export_model(folder / "model")
+        export_model(folder / "model", CONFIG)
         for number in pictures:
             make_benchmark(folder / f"wds{number}", number)
         for turn in range(rounds):

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -65,10 +66,15 @@ def judge(task: str, root: Path, model: Path, output: Path, *, loaders: int = 0,
         *("--output", str(output), "--num_workers", str(loaders), "--batch_size", str(batch)),
         *("--recall_k", "1", "5", "10"),
     ]
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    found, seconds, cpu_seconds = timed(command)
     if found.returncode:
         raise RuntimeError(f"clip-benchmark failed: {found.stderr[-2000:]}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Verdict(json.loads(output.read_text())["metrics"], time.monotonic() - began, cpu)
+    return Verdict(json.loads(output.read_text())["metrics"], seconds, cpu_seconds)
+
+
+def timed(command: Sequence[str]) -> tuple[subprocess.CompletedProcess[str], float, float]:
+    """Run a program: how it ended, wall seconds, and CPU seconds of it and all that it started."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    seconds, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return found, seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
