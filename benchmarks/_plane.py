@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -40,7 +40,6 @@ class Plane:
     programs: Path
     """where kubectl and the parts are."""
     server: str
-    pids: Mapping[str, int]
 
     @property
     def audit_log(self) -> Path:
@@ -74,7 +73,7 @@ def control_plane(folder: Path, programs: Path, *, nodes: int, containers: tuple
     with contextlib.ExitStack() as stack:
         parts = _Parts(folder, programs, stack)
         etcd, api, fake, other = _ports(folder)
-        plane = Plane(folder, programs, f"https://127.0.0.1:{api}", parts.pids)
+        plane = Plane(folder, programs, f"https://127.0.0.1:{api}")
         _credentials(folder, plane.server)
         parts.start("etcd", *_etcd(folder, etcd, other))
         parts.start("kube-apiserver", *_apiserver(folder, etcd, api))
@@ -123,7 +122,6 @@ class _Parts:
     def __init__(self, folder: Path, programs: Path, stack: contextlib.ExitStack) -> None:
         self._folder, self._programs, self._stack = folder, programs, stack
         self._running: dict[str, subprocess.Popen[bytes]] = {}
-        self.pids: dict[str, int] = {}
 
     def start(self, name: str, *arguments: str) -> None:
         program = self._programs / name
@@ -131,7 +129,7 @@ class _Parts:
             raise SystemExit(f"{program} is not there: build it with tests/cluster/up and tests/cluster/extra kwok")
         log = self._stack.enter_context((self._folder / f"{name}.out").open("wb"))
         process = subprocess.Popen([program, *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        self._running[name], self.pids[name] = process, process.pid
+        self._running[name] = process
         self._stack.callback(stop, process)
 
     def check(self) -> None:

@@ -24,11 +24,10 @@ EVERY_S = 0.2
 class Controller:
     """`python -m diht_k8s.controller`, with the rights of its manifests."""
 
-    def __init__(self, plane: Plane, log_level: str = "info") -> None:
+    def __init__(self, plane: Plane) -> None:
         self._port = free_port()
-        self.started_at = time.monotonic()
-        """of the process, seconds, monotonic."""
-        options = ["--address", "127.0.0.1", "--port", str(self._port), "--no-lease", "--log-level", log_level]
+        self._started_at = time.monotonic()
+        options = ["--address", "127.0.0.1", "--port", str(self._port), "--no-lease"]
         self._log = (plane.folder / "controller.out").open("ab")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "diht_k8s.controller", *options],
@@ -50,7 +49,7 @@ class Controller:
 
     def since_start_s(self) -> float:
         """Seconds since the process was started."""
-        return time.monotonic() - self.started_at
+        return time.monotonic() - self._started_at
 
     def memory_mib(self) -> float:
         """Resident set now."""
