@@ -54,9 +54,10 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         moments_2C = torch.stack([mean_C.double(), var_C.double() + mean_C.double().square()])
         dist.all_reduce(moments_2C)
         moments_2C /= dist.get_world_size()
-        mean_C, var_C = moments_2C[0], moments_2C[1] - moments_2C[0].square()
+        mean_C, var_C = moments_2C[0], (moments_2C[1] - moments_2C[0].square()).clamp_min(0)
         self._remember(mean_C, var_C, input.numel() // input.shape[1] * dist.get_world_size())
-        return _Normalise.apply(input, self.weight, self.bias, mean_C.float(), var_C.clamp_min(0).float(), self.eps)  # type: ignore[return-value]  # apply is untyped
+        mean_C, var_C = mean_C.to(self.weight.dtype), var_C.to(self.weight.dtype)
+        return _Normalise.apply(input, self.weight, self.bias, mean_C, var_C, self.eps)  # type: ignore[return-value]  # apply is untyped
 
     def _remember(self, mean_C: Tensor, var_C: Tensor, count: int) -> None:
         assert self.running_mean is not None
@@ -64,8 +65,8 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
         self.num_batches_tracked.add_(1)
-        self.running_mean.lerp_(mean_C.float(), self.momentum)
-        self.running_var.lerp_((var_C * count / (count - 1)).float(), self.momentum)
+        self.running_mean.lerp_(mean_C.to(self.running_mean.dtype), self.momentum)
+        self.running_var.lerp_((var_C * count / (count - 1)).to(self.running_var.dtype), self.momentum)
 
 
 def over_all_ranks(model: nn.Module, device: torch.device) -> nn.Module:
