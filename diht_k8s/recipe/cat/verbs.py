@@ -121,7 +121,7 @@ def _become_modifier(tokens: Sequence[Token], token: Token, dep: str) -> None:
 def _mend_participle(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
     """Mend "giraffe standing near trees", "person biking": a word in -ing after a noun is what that one does."""
     left, right = before(tokens, token), after(tokens, token)
-    if left is None or not token.lower.endswith("ing") or not left.is_noun or not lexicon.is_verb_form(token.lower):
+    if left is None or not left.is_noun or not lexicon.is_verb_form(token.lower):
         return
     if token.tag == "VBG" and token.dep not in ("amod", "compound", "nmod"):
         if left.head is token and left.dep in ("compound", "npadvmod", "nmod", "amod", "dep"):
@@ -254,7 +254,7 @@ def _mend_second_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -
 def _mend_two_subjects(token: Token) -> None:
     """Mend "the fence my uncle built": of two subjects in a row the first is what the clause describes."""
     subjects = token.kids("nsubj")
-    if len(subjects) != 2 or not token.is_verb or not all(subject.is_noun for subject in subjects) or not token.is_root:
+    if len(subjects) != 2 or not all(subject.is_noun for subject in subjects) or not token.is_root:
         return
     first, second = subjects
     if any(child.i > first.i for child in first.children) or any(
