@@ -5,7 +5,9 @@ Exit codes are API (README, "Exit codes"): Kubernetes' pod failure policy and th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
+from typing import Final
 
 
 class ExitCode(IntEnum):
@@ -53,3 +55,9 @@ class StopRequested(DihtError):  # noqa: N818 (a request, not a fault)
     """Somebody asked this program to stop; what could be saved is saved."""
 
     exit_code = ExitCode.STOPPED
+
+
+BY_EXIT_CODE: Final[Mapping[int, type[DihtError]]] = {
+    kind.exit_code: kind for kind in (UserError, DataError, RetryableError, StopRequested)
+}
+"""The error with which a program ends that reports how another one ended."""

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Final
 
-from diht_k8s.api.errors import DataError, DihtError, ExitCode, RetryableError, StopRequested, UserError
+from diht_k8s.api.errors import BY_EXIT_CODE, DihtError, ExitCode, RetryableError, UserError
 from diht_k8s.api.layout import join
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -131,7 +131,8 @@ class Peers:
             since, fresh = now, worker in self._seen
             self._seen[worker] = (found, since, fresh)
         if found is not None and found.exit_code is not None and (fresh or now - since > SILENT_SECONDS):
-            raise _failure(worker, found)
+            kind = BY_EXIT_CODE.get(found.exit_code, RetryableError)
+            raise kind(f"worker {worker} failed: {found.message}")
         silent = now - since
         if found is None and silent > ABSENT_SECONDS:
             raise RetryableError(f"worker {worker} has not shown up for {silent:.0f} s: start all workers again")
@@ -149,14 +150,3 @@ class Peers:
             return Beat(**json.loads(self._storage.read_bytes(uri)))
         except UserError:  # it ended well between the two looks
             return None
-
-
-def _failure(worker: int, beat: Beat) -> DihtError:
-    message = f"worker {worker} failed: {beat.message}"
-    kinds: dict[int | None, type[DihtError]] = {
-        ExitCode.USER_ERROR: UserError,
-        ExitCode.BAD_DATA: DataError,
-        ExitCode.RETRYABLE: RetryableError,
-        ExitCode.STOPPED: StopRequested,
-    }
-    return kinds.get(beat.exit_code, RetryableError)(message)

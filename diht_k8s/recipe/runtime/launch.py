@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diht_k8s.api.errors import DataError, DihtError, ExitCode, RetryableError, StopRequested, UserError
+from diht_k8s.api.errors import BY_EXIT_CODE, DihtError, ExitCode, RetryableError, StopRequested
 from diht_k8s.recipe.runtime.parent import PARENT_VARIABLE
 from diht_k8s.recipe.runtime.preflight import peer_hosts, wait_for_hosts
 from diht_k8s.recipe.runtime.signals import StopFlag
@@ -121,14 +121,8 @@ def cause_of(failures: Mapping[int, Any]) -> DihtError:
 def _error_of(exit_code: int, rank: int, data: Any) -> DihtError:
     message = data.get("message") if isinstance(data, dict) else None
     text = message.get("message", "") if isinstance(message, dict) else ""  # torch's own placeholder is no dict
-    kinds: dict[int, type[DihtError]] = {
-        ExitCode.USER_ERROR: UserError,
-        ExitCode.BAD_DATA: DataError,
-        ExitCode.RETRYABLE: RetryableError,
-        ExitCode.STOPPED: StopRequested,
-    }
-    if exit_code in kinds:
-        return kinds[exit_code](text or f"rank {rank} ended with exit code {exit_code}: see its log")
+    if exit_code in BY_EXIT_CODE:
+        return BY_EXIT_CODE[exit_code](text or f"rank {rank} ended with exit code {exit_code}: see its log")
     if exit_code == -signal.SIGTERM:
         return StopRequested(
             f"rank {rank} was stopped before it could save: start again to go on from the last checkpoint"
