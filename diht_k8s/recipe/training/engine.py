@@ -23,8 +23,8 @@ from torch import Tensor
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.training import Train
 from diht_k8s.recipe.training.attention import attention_in_fp32, needs_fp32_attention
+from diht_k8s.recipe.training.batch import Batch, HeadTargets, Targets
 from diht_k8s.recipe.training.hn_nce import HnNceSettings
-from diht_k8s.recipe.training.loader import Batch, HeadTargets, Targets
 from diht_k8s.recipe.training.losses import hn_nce_loss_and_statistics, soft_label_loss
 from diht_k8s.recipe.training.model import Features, Student, parameter_groups
 

@@ -22,11 +22,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from diht_k8s.api.errors import DihtError, RetryableError
 from diht_k8s.recipe.training.assembly import Assembler, Job
-from diht_k8s.recipe.training.batch import Batch, HeadTargets, Targets, interleaved
+from diht_k8s.recipe.training.batch import Batch, interleaved
 from diht_k8s.recipe.training.order import Order
 from diht_k8s.recipe.training.source import Source
-
-__all__ = ["Batch", "HeadTargets", "Loader", "Source", "Targets"]
 
 PREFETCH_BYTES = 512 << 20
 """Batches that wait for their step: as many as fit, from one to `PREFETCH_BATCHES`."""

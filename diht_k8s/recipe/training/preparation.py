@@ -22,9 +22,10 @@ from diht_k8s.recipe.shards.sets import Shard, kept_shards
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.training.batch_norm import over_all_ranks
 from diht_k8s.recipe.training.engine import this_device
-from diht_k8s.recipe.training.loader import Loader, Source
+from diht_k8s.recipe.training.loader import Loader
 from diht_k8s.recipe.training.model import Student, has_batch_statistics
 from diht_k8s.recipe.training.order import Order
+from diht_k8s.recipe.training.source import Source
 from diht_k8s.recipe.training.stage import label_layout
 from diht_k8s.recipe.training.validation import Held, Validation
 

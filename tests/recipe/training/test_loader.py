@@ -19,8 +19,10 @@ from diht_k8s.recipe.shards.samples import read_samples, write_samples
 from diht_k8s.recipe.shards.sets import Shard
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.training import assembly, source
-from diht_k8s.recipe.training.loader import Batch, Loader, Source
+from diht_k8s.recipe.training.batch import Batch
+from diht_k8s.recipe.training.loader import Loader
 from diht_k8s.recipe.training.order import Order
+from diht_k8s.recipe.training.source import Source
 from tests.recipe.training.small_run import SHARDS, make_data
 
 STORAGE = Storage()
