@@ -125,12 +125,8 @@ def ranked_precision(
     scores_NC: NDArray[np.float32], present_NC: NDArray[np.bool_], trained_C: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
     """Average precision on held-out pictures of well-trained classes with enough of them, NaN elsewhere."""
-    from sklearn.metrics import average_precision_score
-
-    precision_C = np.full(len(trained_C), np.nan)
-    for number in np.flatnonzero(trained_C & (present_NC.sum(axis=0) >= HELD_OUT_EXAMPLES)):
-        precision_C[number] = average_precision_score(present_NC[:, number], scores_NC[:, number])
-    return precision_C
+    precision_C, _ = average_precision(scores_NC, present_NC, least=HELD_OUT_EXAMPLES)
+    return np.where(trained_C, precision_C, np.nan)
 
 
 def ratio(precision: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:

@@ -14,13 +14,12 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from benchmarks.ablation.arms import ARMS, RIDGE
-from benchmarks.ablation.pools import ROOT
+from diht_k8s.recipe.runtime.launch import MALLOC
 
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(8 << 30)}
-"""As the launcher of trainings sets it: memory of large tensors is kept for the next step."""
+ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 def main() -> None:
@@ -39,7 +38,7 @@ def main() -> None:
             )
         )
         return
-    if any(name not in os.environ for name in MALLOC):  # read by the C library when the process starts
+    if any(name not in os.environ for name in MALLOC):  # as trainings have it; read when the process starts
         os.execve(
             sys.executable, [sys.executable, "-m", "benchmarks.ablation", *sys.argv[1:]], {**os.environ, **MALLOC}
         )

@@ -68,11 +68,11 @@ def measure(head: Head, pictures: TrainingPictures, targets: Targets, concepts: 
 
 
 def average_precision(
-    scores_NC: npt.NDArray[np.float32], present_NC: npt.NDArray[np.bool_]
+    scores_NC: npt.NDArray[np.float32], present_NC: npt.NDArray[np.bool_], *, least: int = MIN_EXAMPLES
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Average precision of each class with at least `MIN_EXAMPLES` pictures (else NaN), and of a constant guess: its share of the pictures."""
+    """Average precision of each class with at least so many pictures (else NaN), and of a constant guess: its share of the pictures."""
     precision_C = np.full(present_NC.shape[1], np.nan)
-    for number in np.flatnonzero(present_NC.sum(axis=0) >= MIN_EXAMPLES):
+    for number in np.flatnonzero(present_NC.sum(axis=0) >= least):
         precision_C[number] = _average_precision(scores_NC[:, number], present_NC[:, number])
     return precision_C, present_NC.mean(axis=0)
 

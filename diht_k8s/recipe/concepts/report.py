@@ -118,11 +118,11 @@ class Beyond:
 
 def outside_caption(head: HeadLabels, concepts: Concepts, names_N: Sequence[Sequence[str]]) -> npt.NDArray[np.bool_]:
     """Which of the stored classes the picture's caption does not name, [N, K]."""
-    index = concepts.index
-    present_NC = np.zeros((len(names_N), len(concepts)), np.bool_)
-    for row, names in enumerate(names_N):
-        present_NC[row, [index[name] for name in names if name in index]] = True
-    return ~np.take_along_axis(present_NC, head.ids_NK, axis=1)
+    outside = [
+        [concepts.names[number] not in names for number in ids]
+        for ids, names in zip(head.ids_NK.tolist(), names_N, strict=True)
+    ]
+    return np.array(outside, np.bool_).reshape(head.ids_NK.shape)
 
 
 def _commonest(names: Counter[str]) -> list[tuple[str, int]]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.labelling import Teacher as TeacherConfig
 from diht_k8s.recipe.concepts.swag import swag
-from diht_k8s.recipe.concepts.weights import Weights, fit_weights, nearest, read_weights
+from diht_k8s.recipe.concepts.weights import Weights, first_line, fit_weights, nearest, read_weights
 from diht_k8s.recipe.shards.storage import Storage
 
 CPU_BATCH_PIXELS: Final = 200_000
@@ -83,7 +83,7 @@ def load_teacher(config: TeacherConfig, storage: Storage, uri: str, device: torc
             dimension = network(torch.zeros(1, 3, *size, device=device)).shape[1]
     except (RuntimeError, ValueError, AssertionError) as error:
         raise UserError(
-            f"label.teacher.imageSize {size[0]}: {config.model} cannot take such pictures ({str(error).splitlines()[0]}): unset it"
+            f"label.teacher.imageSize {size[0]}: {config.model} cannot take such pictures ({first_line(error)}): unset it"
         ) from error
     return Teacher(preprocess, network, dimension, size, device)
 

@@ -32,9 +32,8 @@ def read_weights(storage: Storage, uri: str) -> Weights:
             return load(data)
         found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors and pickle raise many kinds; all mean the same to the user
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"{uri} is no weights file that can be read safely ({reason}): give .safetensors, or a .pth that holds tensors only"
+            f"{uri} is no weights file that can be read safely ({first_line(error)}): give .safetensors, or a .pth that holds tensors only"
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
@@ -83,6 +82,11 @@ def nearest(name: str, known: list[str]) -> str:
     """`, did you mean X?` for the nearest known name, "" where none is near."""
     matches = difflib.get_close_matches(name, known, n=1)
     return f", did you mean {matches[0]}?" if matches else ""
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says first, its kind where it says nothing."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _last(key: str) -> str:

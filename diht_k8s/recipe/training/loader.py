@@ -141,17 +141,24 @@ class Loader:
         while True:
             try:
                 made = [next(parts) for _ in range(self.workers)]
-            except RuntimeError as error:
-                if not str(error).startswith("DataLoader worker"):
+            except (RuntimeError, EOFError, OSError) as error:
+                if not _tells_of_a_lost_worker(error):
                     raise
                 raise RetryableError(
-                    f"rank {self._rank} lost a loader worker ({error}): start again; if it comes back, raise pods.shmSize or "
+                    f"rank {self._rank} lost a loader worker ({str(error) or type(error).__name__}): start again; if it comes back, raise pods.shmSize or "
                     "memory, or lower train.loaderWorkers"
                 ) from error
             for part in made:
                 if isinstance(part, BaseException):
                     raise part
             yield interleaved(made)
+
+
+def _tells_of_a_lost_worker(error: Exception) -> bool:
+    """Whether a worker is gone: torch says so, or the socket over which it gives its tensors, which is closed before torch sees it dead."""
+    if isinstance(error, RuntimeError):
+        return str(error).startswith("DataLoader worker")
+    return isinstance(error, EOFError | ConnectionError | FileNotFoundError) and not str(error).startswith("Caught ")
 
 
 def _handed_over(item: Any, ready: queue.Queue[Any], closed: threading.Event) -> bool:

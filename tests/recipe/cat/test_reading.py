@@ -13,7 +13,11 @@ from diht_k8s.recipe.cat.parser import CaptionParser
 from diht_k8s.recipe.cat.reading import Reader
 
 DEV = Path(__file__).parent / "captions" / "dev.jsonl"
-READER = Reader()
+
+
+@pytest.fixture(scope="module")
+def reader() -> Reader:
+    return Reader()
 
 
 def captions() -> list[str]:
@@ -30,34 +34,34 @@ def found_by_spacy(text: str) -> list[tuple[str, str, str, str]]:
     ]
 
 
-def test_words_tags_and_heads_are_the_ones_that_spacy_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_tags_and_heads_are_the_ones_that_spacy_finds(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     language, _ = reading.load()
-    monkeypatch.setattr(reading, "load", lambda: (language, READER.lexicon))
+    monkeypatch.setattr(reading, "load", lambda: (language, reader.lexicon))
     texts = captions()
-    for text, tokens in zip(texts, READER.read(texts), strict=True):
+    for text, tokens in zip(texts, reader.read(texts), strict=True):
         names = [token for token in tokens if not (token.tag == "NNP" and token.lower.upper() in text)]
         found = {(token.lower, token.tag, token.dep, token.head.lower) for token in names}
         assert found <= set(found_by_spacy(text)), text
 
 
-def test_vectors_are_the_ones_that_spacy_computes() -> None:
+def test_vectors_are_the_ones_that_spacy_computes(reader: Reader) -> None:
     language, _ = reading.load()
     texts = [text for text in captions() if text.strip()]
     docs = [language.make_doc(text) for text in texts]
     wanted = np.concatenate(language.get_pipe("tok2vec").predict(docs))  # type: ignore[attr-defined]
-    words = reading._Words(READER._encoder.width)
-    rows = words.rows(docs, language.vocab.strings, READER._encoder)
-    vectors = READER._encoder.encode(words.vectors_MD[rows], [len(doc) for doc in docs])
+    words = reading._Words(reader._encoder.width)
+    rows = words.rows(docs, language.vocab.strings, reader._encoder)
+    vectors = reader._encoder.encode(words.vectors_MD[rows], [len(doc) for doc in docs])
     np.testing.assert_allclose(vectors, wanted, atol=2e-5)
 
 
-def test_captions_do_not_see_each_other_however_they_are_batched() -> None:
+def test_captions_do_not_see_each_other_however_they_are_batched(reader: Reader) -> None:
     rng = np.random.default_rng(0)
     lengths = [1, 30, 2, encoder.ROWS + 5, 3]
-    vectors = rng.normal(size=(sum(lengths), READER._encoder.width)).astype("f")
-    together = READER._encoder.encode(vectors, lengths)
+    vectors = rng.normal(size=(sum(lengths), reader._encoder.width)).astype("f")
+    together = reader._encoder.encode(vectors, lengths)
     parts = np.split(vectors, np.cumsum(lengths)[:-1])
-    alone = np.concatenate([READER._encoder.encode(part, [len(part)]) for part in parts])
+    alone = np.concatenate([reader._encoder.encode(part, [len(part)]) for part in parts])
     np.testing.assert_allclose(together, alone, atol=2e-5)
 
 

@@ -19,8 +19,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "parts, zero 0": {"microBatchSize": 4},
     "parts, zero 1": {"microBatchSize": 4, "zeroStage": 1},
     "parts, zero 2": {"microBatchSize": 4, "zeroStage": 2},
-    # At a higher rate the rounding of the statistics grows from step to step.
-    "batch norm": {"modelConfig": RESNET, "zeroStage": 1, "optimizer": {"lr": 3e-4, "eps": 1e-6}},
+    # After about 10 steps a value within rounding of a ReLU's kink falls to the other side and fp32 curves part (7e-4 after 50): 50 steps are
+    # held to 1e-10 in float64 by test_batch_norm.py.
+    "batch norm": {"modelConfig": RESNET, "zeroStage": 1, "optimizer": {"lr": 3e-4, "eps": 1e-6}, "samples": 16 * 8},
 }
 CASES = [
     (1, "parts, zero 0"),
@@ -70,16 +71,13 @@ def test_curve_when_batch_norm_then_its_statistics_are_of_the_global_batch(
     trained: dict[tuple[int, str], dict[str, Any]],
 ) -> None:
     reference, spread = trained[1, "batch norm"], trained[2, "batch norm"]
-    # The rounding of the statistics grows from step to step (2e-7 in the first, about 7e-4 after 50): statistics of a rank's own half
-    # would be off by far more in the first step already.
-    for steps, tolerance, relative in ((8, 1e-5, 1e-3), (STEPS, 5e-3, 1e-1)):
-        losses, norms = ([torch.tensor(r[what][:steps]) for r in (spread, reference)] for what in ("losses", "norms"))
-        torch.testing.assert_close(*losses, atol=tolerance, rtol=0.0, msg=lambda t: f"losses: {t}")
-        torch.testing.assert_close(*norms, atol=0.0, rtol=relative, msg=lambda t: f"norms: {t}")
+    for what, tolerance, relative in (("losses", 1e-5, 0.0), ("norms", 0.0, 1e-2)):
+        ours, theirs = (torch.tensor(result[what]) for result in (spread, reference))
+        torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=relative, msg=lambda t, w=what: f"{w}: {t}")
     statistics = [key for key in reference["weights"] if key.endswith(("running_mean", "running_var"))]
     assert len(statistics) > 20
     for key in statistics:
-        torch.testing.assert_close(spread["weights"][key], reference["weights"][key], rtol=2e-2, atol=2e-2)
+        torch.testing.assert_close(spread["weights"][key], reference["weights"][key], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(("world", "name"), [(1, "parts, zero 0"), (2, "zero 0")])

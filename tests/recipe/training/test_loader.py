@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,27 @@ def test_worker_when_killed_then_retryable(folder: Path) -> None:
         child.kill()
     with pytest.raises(RetryableError, match="rank 0 lost a loader worker"):
         list(itertools.islice(made, 100))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), RetryableError),
+        (EOFError(), RetryableError),
+        (ConnectionResetError(104, "Connection reset by peer"), RetryableError),
+        (RuntimeError("of another kind"), RuntimeError),
+        (EOFError("Caught EOFError in DataLoader worker process 0."), EOFError),
+    ],
+)
+def test_worker_when_lost_while_its_part_is_fetched_then_retryable_unlike_what_it_raised_itself(
+    folder: Path, error: Exception, expected: type[Exception]
+) -> None:
+    def parts() -> Iterator[Batch]:
+        raise error
+        yield
+
+    with pytest.raises(expected):
+        next(loader_over(folder, workers=1)._merged(parts()))
 
 
 PROGRAM = """
