@@ -7,7 +7,6 @@ import json
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,10 @@ TEXTS = {page.name: page.read_text() for page in PAGES}
 OPERATIONS = TEXTS["operations.md"]
 
 
-def commands() -> Iterator[str]:
+def commands() -> list[str]:
     """Each `helm install` and `helm upgrade` of the pages with its options; continued lines are one."""
-    for text in TEXTS.values():
-        yield from re.findall(r"^helm (?:install|upgrade) .*$", text.replace("\\\n", " "), re.MULTILINE)
+    lines = "\n".join(TEXTS.values()).replace("\\\n", " ")
+    return re.findall(r"^helm (?:install|upgrade) .*$", lines, re.MULTILINE)
 
 
 def settings(command: str) -> list[str]:
