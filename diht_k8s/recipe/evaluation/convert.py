@@ -10,7 +10,8 @@ from typing import Any, Final, cast
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.layout import join
 from diht_k8s.recipe.evaluation.architecture import infer_config
-from diht_k8s.recipe.evaluation.models import CONFIG_NAME, WEIGHT_SUFFIXES, LoadedModel, load_model
+from diht_k8s.recipe.evaluation.model_files import CONFIG_NAME, is_weights
+from diht_k8s.recipe.evaluation.models import LoadedModel, load_model
 from diht_k8s.recipe.evaluation.released import SUFFIX, check_layout, digest_name
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -35,7 +36,7 @@ def convert(source: str, target: str, storage: Storage, *, architecture: str | N
         DataError: see `load_model`.
     """
     suffix = PurePosixPath(target).suffix
-    if suffix in WEIGHT_SUFFIXES and suffix not in (".safetensors", SUFFIX):
+    if is_weights(target) and suffix not in (".safetensors", SUFFIX):
         raise UserError(f"{target}: models are written as a folder, .safetensors or {SUFFIX}: choose one of them")
     loaded = load_model(source, storage, architecture=architecture)
     files = _files(loaded, target, suffix)

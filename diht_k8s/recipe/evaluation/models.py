@@ -13,22 +13,26 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from diht_k8s.api.errors import DataError, DihtError, UserError
 from diht_k8s.api.layout import join
 from diht_k8s.recipe.evaluation.architecture import infer_config
-from diht_k8s.recipe.evaluation.released import check_digest
+from diht_k8s.recipe.evaluation.model_files import CONFIG_NAME, bare, folder_of, is_weights, weights_in
+from diht_k8s.recipe.evaluation.released import check_digest, names_digest
 from diht_k8s.recipe.shards.storage import Storage
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-CONFIG_NAME: Final = "open_clip_config.json"
-WEIGHT_SUFFIXES: Final = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
-"""In order of preference; all but the first are read with torch's `weights_only`."""
+ASSUMED: Final = "exact GELU and attention heads of width 64"
+"""What the shapes of a checkpoint do not tell; true of the released DiHT models, not of OpenAI's, which need a configuration."""
+PREPROCESSING: Final = ("mean", "std", "interpolation", "resize_mode")
+
+Document = dict[str, Any]
+"""Content of `open_clip_config.json`: `model_cfg` and `preprocess_cfg`."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class LoadedModel:
     """its `model_cfg`, as open_clip writes it."""
     trained: bool = True
     """False for an open_clip name without a tag: random weights."""
+    assumed: str = ""
+    """what had to be assumed of a checkpoint that comes without a configuration, for reports."""
 
     @property
     def logit_scale(self) -> float:
@@ -77,49 +83,70 @@ def load_model(source: str, storage: Storage | None = None, *, architecture: str
         UserError: no such model, or a pickle that holds more than tensors (it is refused, its code does not run).
         DataError: the weights are damaged, are not those that the file's name promises, or do not fit (the first key is named).
     """
-    storage = storage or Storage()
-    source = source.removeprefix("local-dir:")
-    suffix = PurePosixPath(source).suffix
-    if suffix in WEIGHT_SUFFIXES and storage.exists(source):
-        return _from_file(source, storage, architecture)
+    storage, source = storage or Storage(), bare(source)
+    if is_weights(source) and storage.exists(source):
+        return _from_file(source, storage, architecture, _short(source))
     if storage.exists(join(source, CONFIG_NAME)):
-        return _from_folder(source, storage)
-    if suffix in WEIGHT_SUFFIXES or storage.exists(source) or "://" in source:
+        return _from_file(weights_in(source, storage), storage, architecture, _short(source))
+    if is_weights(source) or storage.exists(source) or "://" in source:
         raise UserError(f"{source} is no model: give a folder with {CONFIG_NAME} or a checkpoint file that exists")
     return _from_name(source)
 
 
-def _from_folder(folder: str, storage: Storage) -> LoadedModel:
+def _from_file(uri: str, storage: Storage, architecture: str | None, name: str) -> LoadedModel:
     import open_clip
 
-    weights = [name for name in storage.names(folder) if PurePosixPath(name).suffix in WEIGHT_SUFFIXES]
-    if not weights:
-        raise UserError(f"{folder} holds {CONFIG_NAME} but no weights (*.safetensors): export the model again")
-    with _local_folder(folder, [CONFIG_NAME, *weights], storage) as path, _weight_errors(folder):
-        name = f"local-dir:{path}"
-        model, _, transform = open_clip.create_model_and_transforms(name, device=_device(), weights_only=True)
-        config = _read_config(join(folder, CONFIG_NAME), storage)["model_cfg"]
-        return _loaded(model, transform, open_clip.get_tokenizer(name), _short(folder), config)
+    with tempfile.TemporaryDirectory() as temporary, _model_errors(uri):
+        folder = Path(temporary)
+        weights = _fetched(uri, folder, storage)
+        check_digest(weights, uri)
+        document, assumed = _configuration(uri, weights, storage, architecture)
+        (folder / CONFIG_NAME).write_text(json.dumps(document))
+        place = f"local-dir:{folder}"
+        made: Any = open_clip.create_model_from_pretrained(place, device=_device(), weights_only=True)
+        model, transform = made
+        tokenizer = open_clip.get_tokenizer(architecture or place)
+        return LoadedModel(model.eval(), transform, tokenizer, name, document["model_cfg"], assumed=assumed)
 
 
-def _from_file(uri: str, storage: Storage, architecture: str | None) -> LoadedModel:
-    import open_clip
-
-    beside = join(uri.rpartition("/")[0] or ".", CONFIG_NAME)
-    with _local_file(uri, storage) as path, tempfile.TemporaryDirectory() as folder, _weight_errors(uri):
-        check_digest(path, uri)
-        weights: Any = open_clip.factory.load_state_dict(str(path), weights_only=True)
-        if architecture is not None:
-            document = {"model_cfg": _known_config(architecture)}
-        elif storage.exists(beside):
-            document = _read_config(beside, storage)
+def _fetched(uri: str, folder: Path, storage: Storage) -> Path:
+    """Weights, and what a tokenizer keeps beside them, in a folder where open_clip finds them: it looks for few suffixes."""
+    suffix = ".safetensors" if uri.endswith(".safetensors") else ".bin"
+    place, beside = folder / f"open_clip_model{suffix}", folder_of(uri)
+    texts = [name for name in storage.names(beside) if name.endswith((".json", ".txt", ".model"))]
+    for source, target in [(uri, place), *((join(beside, name), folder / name) for name in texts)]:
+        if (local := storage.local_path(source)) is not None:
+            target.symlink_to(local)
         else:
-            document = {"model_cfg": infer_config({key: tuple(value.shape) for key, value in weights.items()}, uri)}
-        Path(folder, CONFIG_NAME).write_text(json.dumps(document))
-        name = f"local-dir:{folder}"
-        model, _, transform = open_clip.create_model_and_transforms(name, device=_device())
-        open_clip.factory.load_checkpoint(cast("Any", model), str(path), weights_only=True)
-        return _loaded(model, transform, open_clip.get_tokenizer(name), _short(uri), document["model_cfg"])
+            target.write_bytes(storage.read_bytes(source))
+    (folder / CONFIG_NAME).unlink(missing_ok=True)
+    return place
+
+
+def _configuration(uri: str, weights: Path, storage: Storage, architecture: str | None) -> tuple[Document, str]:
+    """The configuration of a file of weights: as named, else as it lies beside, else as the shapes tell, and what that assumes."""
+    beside = join(folder_of(uri), CONFIG_NAME)
+    document = _read_config(beside, storage) if storage.exists(beside) else None
+    if architecture is not None:
+        preprocessing = document["preprocess_cfg"] if document is not None else _published_preprocessing(architecture)
+        return {"model_cfg": _known_config(architecture), "preprocess_cfg": preprocessing}, ""
+    if document is not None:
+        return document, ""
+    import open_clip
+
+    content: Any = open_clip.factory.load_state_dict(str(weights), weights_only=True)
+    config = infer_config({key: tuple(value.shape) for key, value in content.items()}, uri)
+    return {"model_cfg": config, "preprocess_cfg": {}}, "" if names_digest(uri) else ASSUMED
+
+
+def _published_preprocessing(architecture: str) -> Document:
+    """Mean, deviation and resizing that all published weights of an architecture share; {} (CLIP's) where they do not."""
+    import open_clip
+
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    found = [open_clip.get_pretrained_cfg(architecture, tag) for tag in tags]
+    shared = [{key: tag[key] for key in PREPROCESSING} for tag in found]
+    return shared[0] if shared and all(each == shared[0] for each in shared) else {}
 
 
 def _from_name(source: str) -> LoadedModel:
@@ -131,16 +158,16 @@ def _from_name(source: str) -> LoadedModel:
     tags = open_clip.list_pretrained_tags_by_model(name)
     if tag and tag not in tags:
         raise UserError(f"{name} has no weights {tag!r}: choose one of {', '.join(tags) or 'none'}, or give a folder")
+    # open_clip itself only warns where weights of the approximate GELU meet a configuration of the exact one
+    quick = bool(tag and open_clip.get_pretrained_cfg(name, tag).get("quick_gelu")) or config.get("quick_gelu", False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # random weights are at least the same each time
-        model, _, transform = open_clip.create_model_and_transforms(name, pretrained=tag or None, device=_device())
-    return _loaded(model, transform, open_clip.get_tokenizer(name), source, config, trained=bool(tag))
-
-
-def _loaded(
-    model: Any, transform: Any, tokenizer: Any, name: str, config: dict[str, Any], *, trained: bool = True
-) -> LoadedModel:
-    return LoadedModel(model.eval(), transform, tokenizer, name, config, trained)
+        made: Any = open_clip.create_model_and_transforms(
+            name, pretrained=tag or None, device=_device(), force_quick_gelu=quick
+        )
+    model, _, transform = made
+    config = {**config, "quick_gelu": True} if quick else config
+    return LoadedModel(model.eval(), transform, open_clip.get_tokenizer(name), source, config, trained=bool(tag))
 
 
 def _known_config(name: str) -> dict[str, Any]:
@@ -154,7 +181,7 @@ def _known_config(name: str) -> dict[str, Any]:
     return config
 
 
-def _read_config(uri: str, storage: Storage) -> dict[str, Any]:
+def _read_config(uri: str, storage: Storage) -> Document:
     try:
         document = json.loads(storage.read_text(uri))
         return {"model_cfg": document["model_cfg"], "preprocess_cfg": document.get("preprocess_cfg", {})}
@@ -163,31 +190,7 @@ def _read_config(uri: str, storage: Storage) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _local_folder(folder: str, names: list[str], storage: Storage) -> Iterator[Path]:
-    local = storage.local_path(folder)
-    if local is not None:
-        yield local
-        return
-    with tempfile.TemporaryDirectory() as temporary:
-        for name in names:
-            Path(temporary, name).write_bytes(storage.read_bytes(join(folder, name)))
-        yield Path(temporary)
-
-
-@contextlib.contextmanager
-def _local_file(uri: str, storage: Storage) -> Iterator[Path]:
-    local = storage.local_path(uri)
-    if local is not None:
-        yield local
-        return
-    with tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary, PurePosixPath(uri).name)
-        path.write_bytes(storage.read_bytes(uri))
-        yield path
-
-
-@contextlib.contextmanager
-def _weight_errors(uri: str) -> Iterator[None]:
+def _model_errors(uri: str) -> Iterator[None]:
     """What open_clip, torch and safetensors raise, as one line that names the first key."""
     from safetensors import SafetensorError
 
@@ -202,7 +205,15 @@ def _weight_errors(uri: str) -> Iterator[None]:
         ) from error
     except (SafetensorError, EOFError) as error:
         raise DataError(f"{uri} is damaged ({error}): fetch or export it again") from error
+    except OSError as error:  # a text tower of another library, whose tokenizer lies elsewhere
+        raise UserError(
+            f"{uri}: its tokenizer cannot be made ({_first_key(str(error))}): put its files beside"
+        ) from error
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        if "TorchScript" in str(error):
+            raise UserError(
+                f"{uri} is refused: it is a TorchScript program; save its state_dict as .safetensors"
+            ) from error
         raise DataError(f"{uri} does not fit its architecture: {_first_key(str(error))}") from error
 
 

@@ -45,6 +45,11 @@ ARCHITECTURES: Final = {
 """The four released models."""
 
 
+def names_digest(uri: str) -> bool:
+    """Whether a file is named as the released checkpoints are."""
+    return _NAMED_DIGEST.search(PurePosixPath(uri).name) is not None
+
+
 def check_digest(path: Path, uri: str) -> None:
     """Compare a file with the SHA-256 that its name ends in; other names promise nothing.
 

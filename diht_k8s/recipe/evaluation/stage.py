@@ -8,7 +8,6 @@ the stage ends with the first error, uncommitted.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -19,13 +18,13 @@ from diht_k8s.api.evaluating import Benchmark, Evaluate
 from diht_k8s.api.hashing import SCHEMA_VERSION, STAGE_VERSIONS, sha256_of
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.evaluation.model_files import model_identity
 from diht_k8s.recipe.runtime.commit import artefact, find_committed, read_committed
 from diht_k8s.recipe.runtime.stage import Context, Outcome
 from diht_k8s.recipe.shards.storage import Storage
 
 Json = dict[str, Any]
 MISSING: Final = "missing"
-MODEL_FILES: Final = (".safetensors", ".bin", ".pth", ".pt", ".json")
 
 
 def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping[str, str]]:
@@ -170,6 +169,7 @@ class Session:
             "name": loaded.name,
             "parameters": loaded.parameters,
             "trained": loaded.trained,
+            "assumed": loaded.assumed,
             "logit_scale": loaded.logit_scale,
         }
 
@@ -222,16 +222,6 @@ class Session:
             source = _evaluate(self._context.run).model or self._context.layout.model
             self._model = load_model(source, self._context.storage)
         return self._model
-
-
-def model_identity(source: str, storage: Storage) -> str:
-    """What changes when the model does: the identity of its files, or the release of open_clip for a name it knows."""
-    if not storage.exists(source):
-        return f"{source} open_clip {importlib.metadata.version('open_clip_torch')}"
-    files = [name for name in storage.names(source) if name.endswith(MODEL_FILES)]
-    if not files or source.endswith(MODEL_FILES):
-        return storage.identity(source)
-    return sha256_of({name: storage.identity(join(source, name)) for name in files})
 
 
 def _evaluate(run: DihtRun) -> Evaluate:

@@ -18,6 +18,8 @@ from safetensors.torch import load_file, save_file
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.recipe.evaluation import load_model
 from diht_k8s.recipe.evaluation.features import encode_images, encode_texts
+from diht_k8s.recipe.evaluation.model_files import model_identity
+from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.evaluation.small_run import CONFIG, export_model
 
 RESNET = {
@@ -85,6 +87,110 @@ def test_load_when_name_has_no_tag_is_untrained_but_the_same_each_time(tmp_path:
     first, second = (load_model("Tiny-Test") for _ in range(2))
     assert not first.trained
     assert torch.equal(first.model.text_projection, second.model.text_projection)
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".pth", ".bin"])
+def test_load_when_folder_has_weights_of_any_kind_uses_them(tmp_path: Path, suffix: str) -> None:
+    judge = model(CONFIG)
+    torch.save(judge.state_dict(), tmp_path / f"epoch_3{suffix}")
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIG, "preprocess_cfg": {}}))
+    assert embeddings_agree(load_model(str(tmp_path)), judge)
+
+
+def test_load_when_folder_has_several_weights_takes_the_published_name_or_asks_which(tmp_path: Path) -> None:
+    judge = model(CONFIG)
+    for name in ("epoch_1.pt", "epoch_2.pt"):
+        torch.save({"x": torch.zeros(1)}, tmp_path / name)
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIG}))
+    with pytest.raises(UserError, match=r"several files of weights \(epoch_1\.pt, epoch_2\.pt\)"):
+        load_model(str(tmp_path))
+    torch.save(judge.state_dict(), tmp_path / "open_clip_pytorch_model.bin")
+    assert embeddings_agree(load_model(str(tmp_path)), judge)
+
+
+PREPROCESSING = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7], "interpolation": "bilinear", "resize_mode": "squash"}
+
+
+@pytest.mark.parametrize("source", ["", "/weights.pt"])
+def test_load_when_configuration_says_how_to_preprocess_does_so(tmp_path: Path, source: str) -> None:
+    torch.save(model(CONFIG).state_dict(), tmp_path / "weights.pt")
+    document = {"model_cfg": CONFIG, "preprocess_cfg": PREPROCESSING}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(document))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8))
+    squashed = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR)) / 255
+    expected = (squashed - PREPROCESSING["mean"]) / PREPROCESSING["std"]
+    found = load_model(f"{tmp_path}{source}").transform(image).permute(1, 2, 0).numpy()
+    assert np.abs(found - expected).max() <= 1e-6
+
+
+def published(monkeypatch: pytest.MonkeyPatch, folder: Path, **tag: Any) -> open_clip.CLIP:
+    """A tiny architecture with one published tag whose weights need no network."""
+    config = {**CONFIG, "quick_gelu": bool(tag.get("quick_gelu"))}
+    judge = model(config)
+    torch.save(judge.state_dict(), folder / "fetched.pt")
+    (folder / "Tiny-Published.json").write_text(json.dumps(CONFIG))
+    open_clip.add_model_config(folder)
+    entry = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic", "resize_mode": "squash", **tag}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "Tiny-Published", {"theirs": entry})
+    monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *args, **kwargs: str(folder / "fetched.pt"))
+    return judge
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_load_when_published_weights_need_the_approximate_gelu_uses_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: bool
+) -> None:
+    judge = published(monkeypatch, tmp_path, quick_gelu=quick)
+    loaded = load_model("Tiny-Published/theirs")
+    assert loaded.trained
+    assert loaded.config.get("quick_gelu", False) is quick
+    with torch.inference_mode():
+        tokens = open_clip.SimpleTokenizer(context_length=16)(["a red disc"])
+        expected = judge.encode_text(tokens, normalize=True).numpy()
+    assert np.abs(encode_texts(loaded, ["a red disc"]) - expected).max() <= 1e-6
+
+
+def test_load_when_architecture_is_named_preprocesses_as_its_published_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published(monkeypatch, tmp_path)
+    loaded = load_model(f"{tmp_path}/fetched.pt", architecture="Tiny-Published")
+    white = loaded.transform(Image.new("RGB", (32, 32), "white"))
+    assert white.unique().tolist() == [1.0]  # (1 - 0.5) / 0.5
+
+
+def test_load_when_file_has_no_configuration_says_what_is_assumed(tmp_path: Path) -> None:
+    torch.save(model(VIT).state_dict(), tmp_path / "weights.pt")
+    assert load_model(f"{tmp_path}/weights.pt").assumed == "exact GELU and attention heads of width 64"
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": VIT}))
+    assert load_model(f"{tmp_path}/weights.pt").assumed == ""
+
+
+def identity_after(change: Path, source: str) -> bool:
+    """Whether a changed file changes what identifies the model."""
+    before = model_identity(source, Storage())
+    change.write_bytes(change.read_bytes() + b" ")
+    return model_identity(source, Storage()) != before
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt", ".pt", ".json"])
+@pytest.mark.parametrize("prefix", ["", "local-dir:"])
+def test_identity_when_any_file_of_a_folder_changes_changes(tmp_path: Path, prefix: str, suffix: str) -> None:
+    (tmp_path / f"a{suffix}").write_bytes(b"1")
+    assert identity_after(tmp_path / f"a{suffix}", f"{prefix}{tmp_path}")
+
+
+@pytest.mark.parametrize("changed", ["weights.ckpt", "open_clip_config.json"])
+def test_identity_when_a_file_or_the_configuration_beside_it_changes_changes(tmp_path: Path, changed: str) -> None:
+    for name in ("weights.ckpt", "open_clip_config.json"):
+        (tmp_path / name).write_bytes(b"1")
+    assert identity_after(tmp_path / changed, f"{tmp_path}/weights.ckpt")
+
+
+def test_load_when_file_is_a_program_refuses(tmp_path: Path) -> None:
+    torch.jit.script(torch.nn.Linear(1, 1)).save(str(tmp_path / "program.pt"))
+    with pytest.raises(UserError, match=r"program\.pt is refused"):
+        load_model(f"{tmp_path}/program.pt")
 
 
 class Trap:

@@ -55,6 +55,8 @@ def notes(content: Json) -> list[str]:
         )
     if (model := content["model"]) is not None and not model["trained"]:
         found.append(f"The model {model['name']} has random weights: its figures are those of an untrained network.")
+    if model is not None and model.get("assumed"):
+        found.append(f"The model {model['name']} came without a configuration: {model['assumed']} are assumed.")
     found += content["missing"].values()
     return found
 

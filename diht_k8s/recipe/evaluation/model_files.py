@@ -1,0 +1,76 @@
+"""Which files make up a model: the weights in a folder, the configuration beside a file, and what identifies both. Nothing heavy.
+
+The one place that knows suffixes: what is loaded is what is identified, so that new weights never pass for evaluated ones.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import PurePosixPath
+from typing import Final
+
+from diht_k8s.api.errors import UserError
+from diht_k8s.api.hashing import sha256_of
+from diht_k8s.api.layout import join
+from diht_k8s.recipe.shards.storage import Storage
+
+CONFIG_NAME: Final = "open_clip_config.json"
+WEIGHT_SUFFIXES: Final = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
+"""In order of preference; all but the first are read with torch's `weights_only`."""
+_PUBLISHED_NAMES: Final = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+    "model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.pth",
+    "model.pth",
+)
+"""Names under which whole models are published, in open_clip's order: beside one of them other files are parts or copies."""
+
+
+def is_weights(name: str) -> bool:
+    """Whether a name is that of a file of weights."""
+    return PurePosixPath(name).suffix in WEIGHT_SUFFIXES
+
+
+def bare(source: str) -> str:
+    """A source without open_clip's prefix for local folders."""
+    return source.removeprefix("local-dir:")
+
+
+def folder_of(uri: str) -> str:
+    """The folder that a file lies in."""
+    return uri.rpartition("/")[0] or ("/" if uri.startswith("/") else ".")
+
+
+def weights_in(folder: str, storage: Storage) -> str:
+    """The file of weights in a model's folder.
+
+    Raises:
+        UserError: there is none, or several that the names do not tell apart.
+    """
+    names = [name for name in storage.names(folder) if is_weights(name)]
+    if not names:
+        raise UserError(f"{folder} holds {CONFIG_NAME} but no weights (*.safetensors): export the model again")
+    if (published := next((name for name in _PUBLISHED_NAMES if name in names), None)) is not None:
+        return join(folder, published)
+    best = next(suffix for suffix in WEIGHT_SUFFIXES if any(name.endswith(suffix) for name in names))
+    found = [name for name in names if name.endswith(best)]
+    if len(found) > 1:
+        raise UserError(f"{folder} holds several files of weights ({', '.join(found[:4])}): name the one that is meant")
+    return join(folder, found[0])
+
+
+def model_identity(source: str, storage: Storage) -> str:
+    """What changes when the model does: the identity of its files, or the release of open_clip for a name it knows."""
+    source = bare(source)
+    if not storage.exists(source):
+        return f"{source} open_clip {importlib.metadata.version('open_clip_torch')}"
+    if is_weights(source):
+        config = join(folder_of(source), CONFIG_NAME)
+        beside = [storage.identity(config)] if storage.exists(config) else []
+        return " ".join([storage.identity(source), *beside])
+    files = [name for name in storage.names(source) if is_weights(name) or name.endswith(".json")]
+    return sha256_of({name: storage.identity(join(source, name)) for name in files})
