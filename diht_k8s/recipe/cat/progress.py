@@ -6,7 +6,7 @@ estimated by bytes elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from diht_k8s.recipe.cat.summary import Summary
@@ -22,22 +22,28 @@ MAX_COUNTED_BYTES: Final = 64 << 20
 class StageProgress:
     """Reports through the context's reporter."""
 
-    def __init__(self, context: Context, shards: Sequence[Shard]) -> None:
-        """Prepare for all shards of the stage."""
+    def __init__(self, context: Context, shards: Sequence[Shard], mine: Sequence[Shard]) -> None:
+        """Begin.
+
+        Args:
+            context: the stage's context.
+            shards: all shards of the stage.
+            mine: this worker's share; those in which it helps others come later.
+        """
         self._context, self._shards = context, shards
         inputs: dict[str, str] = context.config["inputs"]
         self._bytes = {shard.name: int(inputs[shard.name].partition("-")[0]) for shard in shards}
         self._samples: dict[str, int] = {}
-        self._mine: Sequence[Shard] = ()
+        self._mine = {shard.name: shard for shard in mine}
         self._done, self._in_shard = 0, 0
-
-    def start(self, mine: Sequence[Shard]) -> None:
-        """Begin with the shards of this worker."""
-        self._mine = mine
-        local = all(self._context.storage.local_path(shard.uri) is not None for shard in self._shards)
+        local = all(context.storage.local_path(shard.uri) is not None for shard in shards)
         if local and sum(self._bytes.values()) <= MAX_COUNTED_BYTES:
-            self._samples = {shard.name: count_samples(self._context.storage, shard.uri) for shard in self._shards}
-        self._context.progress.start(STEP, self._estimate(self._shards))
+            self._samples = {shard.name: count_samples(context.storage, shard.uri) for shard in shards}
+        context.progress.start(STEP, self._estimate(shards))
+
+    def begin(self, shard: Shard) -> None:
+        """A shard comes next, this worker's own or another one's."""
+        self._mine[shard.name] = shard
 
     def advance(self, samples: int, summary: Summary) -> None:
         """A batch of the current shard is done; `summary` counts the shard so far."""
@@ -49,14 +55,15 @@ class StageProgress:
 
     def finish(self, shard: Shard, samples: int, *, skipped: bool = False) -> None:
         """The current shard is done and held so many samples; `skipped` by an earlier attempt, so that they do not count as speed."""
-        self._samples[shard.name] = samples
+        self._mine[shard.name], self._samples[shard.name] = shard, samples
         self._done, self._in_shard = self._done + samples, 0
         if skipped:
             total = self._estimate(self._shards)
             self._context.progress.start(STEP, total, done=self._scaled(self._done))
 
-    def _estimate(self, shards: Sequence[Shard]) -> int:
+    def _estimate(self, shards: Iterable[Shard]) -> int:
         """Samples of the shards; 0 while nothing is known."""
+        shards = list(shards)
         known = sum(self._samples.values())
         known_bytes = sum(self._bytes[name] for name in self._samples)
         unknown_bytes = sum(self._bytes[shard.name] for shard in shards if shard.name not in self._samples)
@@ -65,5 +72,5 @@ class StageProgress:
 
     def _scaled(self, done: int) -> int:
         """This worker's samples -> those of all workers."""
-        mine = self._estimate(self._mine)
+        mine = self._estimate(self._mine.values())
         return round(done * self._estimate(self._shards) / mine) if mine else done

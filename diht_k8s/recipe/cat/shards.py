@@ -1,4 +1,7 @@
-"""Filter whole shards: samples stream through the judge in batches; the kept tar is written first, the scores last."""
+"""Filter whole shards: samples stream through the judge in batches; the kept tar is written first, the scores last.
+
+A shard is done when its scores lie there under this run's configuration. Each is claimed while it is worked on (see `claims`).
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,11 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from diht_k8s.api.errors import UserError
+from diht_k8s.api.errors import DihtError, UserError
 from diht_k8s.api.filtering import Filter
 from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
 from diht_k8s.api.layout import join
+from diht_k8s.recipe.cat.claims import Claims
 from diht_k8s.recipe.cat.decontamination import read_gallery
 from diht_k8s.recipe.cat.exclusion import read_exclusions
 from diht_k8s.recipe.cat.judging import Judge
@@ -24,7 +28,7 @@ from diht_k8s.recipe.cat.spotter import TextSpotter
 from diht_k8s.recipe.cat.summary import Summary
 from diht_k8s.recipe.runtime.stage import Context
 from diht_k8s.recipe.shards.samples import ContentDigest, Sample, read_samples, write_samples
-from diht_k8s.recipe.shards.sets import Shard
+from diht_k8s.recipe.shards.sets import Shard, share
 from diht_k8s.recipe.shards.tables import write_table
 
 BATCH: Final = 128
@@ -39,19 +43,20 @@ def is_done(scores: Scores, context: Context) -> bool:
 class ShardFilter:
     """Filters shards of one run, one after the other."""
 
-    def __init__(self, context: Context, rules: Filter, shards: Sequence[Shard]) -> None:
+    def __init__(self, context: Context, rules: Filter, shards: list[Shard], claims: Claims) -> None:
         """Prepare; models are loaded with the first sample that needs them.
 
         Args:
             context: the stage's context.
             rules: the run's thresholds.
             shards: all shards of the stage, for the progress.
+            claims: what tells the workers who is at which shard.
         """
-        self._context, self._rules = context, rules
+        self._context, self._rules, self._claims = context, rules, claims
         self._programs: dict[str, str] = context.config["programs"]
         self._inputs: dict[str, str] = context.config["inputs"]
         self._exclusions = read_exclusions(context.storage, rules.exclude)
-        self._progress = StageProgress(context, shards)
+        self._progress = StageProgress(context, shards, share(shards, context.worker, context.workers))
 
     @cached_property
     def _judge(self) -> Judge:
@@ -66,22 +71,32 @@ class ShardFilter:
             gallery=read_gallery(context.run.spec, context.storage, rules.decontaminate, context.stop),
         )
 
-    def run(self, shards: Sequence[Shard]) -> None:
-        """Filter the shards that are not done yet.
+    def run(self, shards: Sequence[Shard]) -> bool:
+        """Filter the shards that are not done and that no other worker is at; whether any was.
 
         Raises:
             StopRequested: between batches, after a signal.
             DataError: a shard is damaged.
             UserError: `scoresFrom` holds no scores that fit.
         """
-        self._progress.start(shards)
+        worked = False
         for shard in shards:
             self._context.stop.raise_if_requested("finished shards are kept")
             earlier = find_scores(self._context.storage, self._context.layout.scores(shard.name))
             if earlier is not None and is_done(earlier, self._context):
                 self._progress.finish(shard, earlier.header["summary"]["input"], skipped=True)
-            else:
-                self._filter(shard, self._usable(shard, earlier) or self._from_other_run(shard))
+            elif self._claims.take(shard.name):
+                worked = True
+                self._filter_claimed(shard, earlier)
+        return worked
+
+    def _filter_claimed(self, shard: Shard, earlier: Scores | None) -> None:
+        self._progress.begin(shard)
+        try:
+            self._filter(shard, self._usable(shard, earlier) or self._from_other_run(shard))
+        except DihtError:
+            self._claims.give_up(shard.name)
+            raise
 
     def _filter(self, shard: Shard, earlier: Scores | None) -> None:
         context, summary, batches = self._context, Summary(), list[pa.RecordBatch]()
@@ -92,6 +107,7 @@ class ShardFilter:
             samples = read_samples(context.storage, shard.uri)
             while batch := list(itertools.islice(samples, BATCH)):
                 context.stop.raise_if_requested("finished shards are kept")
+                self._claims.keep()
                 rows = self._judge_batch(shard, batch, before, earlier)
                 batches.append(to_batch(rows))
                 for sample, row in zip(batch, rows, strict=True):

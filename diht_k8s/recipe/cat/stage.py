@@ -1,21 +1,25 @@
 """The filter as a stage program: raw shards in; scores, kept shards and `report.json` out (design: scores for EVERY sample).
 
-Workers share the shards among themselves; a shard is done when its scores lie there under this run's configuration, and
-they are written after its kept tar. Whoever finds all shards done adds up the counts and ends the stage.
+A shard is done when its scores lie there under this run's configuration, and they are written after its kept tar. Each worker begins
+with its own share of the shards, then takes what others have not begun or have left behind (see `claims`), so that the last shard
+is not one slow or dead worker's alone. One of them adds up the counts and ends the stage; the others wait for it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Any
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.filtering import Filter
 from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
+from diht_k8s.api.layout import join
 from diht_k8s.api.reports import Artefact
 from diht_k8s.api.run import DihtRun
+from diht_k8s.recipe.cat.claims import BEAT_SECONDS, Claims
 from diht_k8s.recipe.cat.decontamination import benchmark_shards
 from diht_k8s.recipe.cat.programs import parser_version, spotter_version
 from diht_k8s.recipe.cat.report import report
@@ -26,6 +30,9 @@ from diht_k8s.recipe.runtime.commit import artefact
 from diht_k8s.recipe.runtime.stage import Context, Outcome
 from diht_k8s.recipe.shards.sets import Shard, input_shards, share
 from diht_k8s.recipe.shards.storage import Storage
+
+END: Final = "end of the stage"
+"""Name of the claim on adding up: one worker reads all scores, not all workers."""
 
 
 def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping[str, str]]:
@@ -49,13 +56,49 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
 
 
 def execute(context: Context) -> Outcome | None:
-    """Filter this worker's shards; the outcome of the stage where all shards are done."""
+    """Filter shards until all are done; the outcome of the stage in the worker that ends it, None in the others."""
     shards = input_shards(context.run.spec, context.storage)
-    mine = share(shards, context.worker, context.workers)
-    ShardFilter(context, _rules(context.run), shards).run(mine)
-    found = [_done_scores(context, shard) for shard in shards]
-    finished = [item for item in found if item is not None]
-    return _finish(context, shards, finished) if len(finished) == len(shards) else None
+    claims = Claims(
+        context.storage,
+        context.layout.stage(context.stage),
+        worker=context.worker,
+        workers=context.workers,
+        config_sha256=sha256_of(context.config),
+    )
+    work = ShardFilter(context, _rules(context.run), shards, claims)
+    work.run(share(shards, context.worker, context.workers))
+    while not context.storage.exists(context.layout.committed(context.stage)):
+        missing = _without_scores(context, shards)
+        if not missing and claims.take(END):
+            missing, outcome = _end(context, shards, claims)
+            if outcome is not None:
+                claims.clear(END)
+                return outcome
+            claims.give_up(END)
+        if not work.run(missing):
+            context.stop.raise_if_requested("finished shards are kept")
+            time.sleep(min(max(1, len(missing)), BEAT_SECONDS))  # about one question a second
+    return None
+
+
+def _without_scores(context: Context, shards: Sequence[Shard]) -> list[Shard]:
+    """Shards that are surely not done, told by names alone; the last first, because their owners begin with the first."""
+    there = set(context.storage.names(join(context.layout.stage(context.stage), "scores")))
+    return [shard for shard in reversed(shards) if f"{shard.name}.parquet" not in there]
+
+
+def _end(context: Context, shards: list[Shard], claims: Claims) -> tuple[list[Shard], Outcome | None]:
+    """The outcome; or the shards whose scores are of another configuration, from before the stage was to be made again."""
+    missing, found = list[Shard](), list[tuple[Scores, Artefact]]()
+    for shard in shards:
+        context.stop.raise_if_requested("finished shards are kept")
+        claims.keep()
+        scores = _done_scores(context, shard)
+        if scores is None:
+            missing.append(shard)
+        else:
+            found.append(scores)
+    return missing, None if missing else _finish(context, shards, found)
 
 
 def check_supported(rules: Filter) -> None:

@@ -11,12 +11,14 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from diht_k8s.api.hashing import sha256_of, stage_config
 from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.cat import stage
 from diht_k8s.recipe.cat.scores import Row, open_scores
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import run_stage
+from diht_k8s.recipe.shards.storage import Storage
 
 Member = tuple[str, bytes]
 DISABLED = {"mode": "Disabled"}
@@ -98,6 +100,11 @@ def run_of(
 
 def filter_with(run: DihtRun, *, worker: int = 0, workers: int = 1, stop: StopFlag | None = None) -> Committed | None:
     return run_stage(stage, run, Stage.FILTER, worker=worker, workers=workers, stop=stop)
+
+
+def config_of(run: DihtRun) -> str:
+    """The digest under which the filter would run."""
+    return sha256_of(stage_config(run.spec, Stage.FILTER, *stage.identify(run, Storage(run.spec.storage))))
 
 
 def forget(output: Path) -> None:

@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.recipe.cat import scores
+from diht_k8s.recipe.cat import claims, scores
 from diht_k8s.recipe.cat.shards import ShardFilter
 from tests.recipe.cat.shards import CAPTIONS, files_of, filter_with, forget, pair, run_of, tar_of, write_shards
 
@@ -19,7 +19,7 @@ LONGEST_S = 0.6
 """About what the whole stage takes once the models are there."""
 
 
-def filter_slowly(output: str, shards: str) -> None:
+def filter_slowly(output: str, shards: str, worker: int = 0, workers: int = 1) -> None:
     """The stage with a pause after each batch, so that kills fall between all of its writes."""
     judge = ShardFilter._judge_batch
 
@@ -28,7 +28,7 @@ def filter_slowly(output: str, shards: str) -> None:
         return judge(*arguments)  # type: ignore[arg-type]
 
     ShardFilter._judge_batch = judge_and_wait  # type: ignore[method-assign, assignment]
-    filter_with(run_of(output, shards))
+    filter_with(run_of(output, shards), worker=worker, workers=workers)
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,44 @@ def test_two_workers_on_the_same_shards_at_once_write_what_one_does(
     for worker in workers:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0, 0]
+    assert files_of(tmp_path / "out") == wanted
+
+
+def test_worker_that_lives_ends_the_work_of_one_that_was_killed(
+    tmp_path: Path, undisturbed: tuple[str, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards, wanted = undisturbed
+    monkeypatch.setattr(claims, "STALE_SECONDS", 0.5)
+    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.1)
+    context, folder = multiprocessing.get_context("fork"), tmp_path / "out/filter"
+    one, two = (
+        context.Process(target=filter_slowly, args=(str(tmp_path / "out"), shards, worker, 2)) for worker in (0, 1)
+    )
+    two.start()
+    while not (folder / "claims/web-00001.json").exists() and two.is_alive():
+        time.sleep(0.01)
+    two.kill()
+    two.join()
+    assert (folder / "claims/web-00001.json").exists()
+    one.start()
+    one.join()
+    assert one.exitcode == 0
+    assert files_of(tmp_path / "out") == wanted
+
+
+@pytest.mark.parametrize("left", ["scores and kept", "kept only", "all but the marker"])
+def test_end_between_output_and_marker_leads_to_the_same_files(
+    tmp_path: Path, undisturbed: tuple[str, dict[str, bytes]], left: str
+) -> None:
+    shards, wanted = undisturbed
+    run, folder = run_of(tmp_path / "out", shards), tmp_path / "out/filter"
+    filter_with(run)
+    (folder / "COMMITTED.json").unlink()
+    if left != "all but the marker":
+        (folder / "report.json").unlink()
+    if left == "kept only":
+        (folder / "scores/web-00003.parquet").unlink()
+    filter_with(run)
     assert files_of(tmp_path / "out") == wanted
 
 

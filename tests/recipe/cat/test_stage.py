@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 from diht_k8s.api.errors import DataError, StopRequested, UserError
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import Stage
+from diht_k8s.recipe.cat import claims, stage
 from diht_k8s.recipe.cat.graph import CaptionGraph
 from diht_k8s.recipe.cat.matching import SpottedText
 from diht_k8s.recipe.cat.parser import CaptionParser
@@ -24,6 +26,7 @@ from diht_k8s.recipe.shards.sets import kept_shards
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.cat.shards import (
     CAPTIONS,
+    config_of,
     drawn,
     files_of,
     filter_with,
@@ -117,11 +120,62 @@ def test_second_run_is_cached(tmp_path: Path, calls: Calls, capsys: pytest.Captu
 def test_two_workers_write_what_one_does(tmp_path: Path) -> None:
     shards = write_shards(tmp_path / "in", [CAPTIONS[:2], CAPTIONS[2:4], CAPTIONS[4:]])
     one = filter_with(run_of(tmp_path / "one", shards))
-    assert filter_with(run_of(tmp_path / "two", shards), worker=0, workers=2) is None
+    run, context = run_of(tmp_path / "two", shards), multiprocessing.get_context("fork")
+    workers = [
+        context.Process(target=filter_with, args=(run,), kwargs={"worker": worker, "workers": 2}) for worker in range(2)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    two = read_committed(Storage(), Layout(str(tmp_path / "two")), Stage.FILTER)
+    assert one is not None
+    assert (two.output_sha256, files_of(tmp_path / "two")) == (one.output_sha256, files_of(tmp_path / "one"))
+
+
+def test_worker_does_the_share_of_one_that_never_comes(tmp_path: Path, calls: Calls) -> None:
+    shards = write_shards(tmp_path / "in", [CAPTIONS[:2], CAPTIONS[2:4], CAPTIONS[4:]])
+    one = filter_with(run_of(tmp_path / "one", shards))
+    calls.captions.clear()
     two = filter_with(run_of(tmp_path / "two", shards), worker=1, workers=2)
     assert one is not None
     assert two is not None
-    assert (two.output_sha256, files_of(tmp_path / "two")) == (one.output_sha256, files_of(tmp_path / "one"))
+    assert two.output_sha256 == one.output_sha256
+    assert calls.captions == [*CAPTIONS[2:4], *CAPTIONS[4:], *CAPTIONS[:2]]
+    assert not list((tmp_path / "two/filter/claims").glob("web-*"))
+
+
+def test_workers_leave_claimed_shards_alone_until_the_claim_stands_still(
+    tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = write_shards(tmp_path / "in")
+    run, claim = run_of(tmp_path / "out", shards), tmp_path / "out/filter/claims/web-00001.json"
+    claim.parent.mkdir(parents=True)
+    digest = config_of(run)
+    claim.write_text(json.dumps({"worker": 1, "config_sha256": digest, "beat": "of one that was killed"}))
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        assert calls.captions == list(CAPTIONS[:3])
+        monkeypatch.setattr(claims, "STALE_SECONDS", 0.0)
+
+    monkeypatch.setattr(stage.time, "sleep", wait)
+    assert filter_with(run, worker=0, workers=2) is not None
+    assert len(waits) == 1
+    assert calls.captions == list(CAPTIONS)
+
+
+def test_scores_of_an_earlier_configuration_are_made_again_by_whoever_comes(tmp_path: Path) -> None:
+    shards = write_shards(tmp_path / "in")
+    filter_with(run_of(tmp_path / "out", shards))
+    forget(tmp_path / "out")
+    rules = {"minComplexity": 2}
+    two = filter_with(run_of(tmp_path / "out", shards, rules), worker=0, workers=2)
+    one = filter_with(run_of(tmp_path / "one", shards, rules))
+    assert two is not None
+    assert one is not None
+    assert two.output_sha256 == one.output_sha256
 
 
 def test_interrupted_run_goes_on_shard_by_shard_to_the_same_bytes(tmp_path: Path, calls: Calls) -> None:
