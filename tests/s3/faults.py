@@ -23,6 +23,8 @@ class Faults:
 
     refuse: float = 0.0
     """share of requests that get 503 SlowDown."""
+    burst: tuple[int, int] = (0, 1)
+    """so many in a row of every so many requests get 503 SlowDown."""
     cut: float = 0.0
     """share of answers with a body whose connection breaks in the middle."""
     short: float = 0.0
@@ -98,7 +100,8 @@ class Proxy:
         disturbed = re.search(faults.only, path.decode()) is not None
         if disturbed and faults.slow_s:
             await asyncio.sleep(faults.slow_s)
-        if disturbed and (faults.expired or draw() < faults.refuse):
+        in_burst = faults.counts["requests"] % faults.burst[1] < faults.burst[0]
+        if disturbed and (faults.expired or in_burst or draw() < faults.refuse):
             faults.counts["refused"] += 1
             error = (b"400 Bad Request", b"ExpiredToken") if faults.expired else (b"503 Slow Down", b"SlowDown")
             answer.write(_refusal(*error, head=verb == b"HEAD"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.cat import stage
 from diht_k8s.recipe.cat.scores import Row, open_scores
+from diht_k8s.recipe.cat.shards import ShardFilter
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.storage import Storage
@@ -100,6 +102,18 @@ def run_of(
 
 def filter_with(run: DihtRun, *, worker: int = 0, workers: int = 1, stop: StopFlag | None = None) -> Committed | None:
     return run_stage(stage, run, Stage.FILTER, worker=worker, workers=workers, stop=stop)
+
+
+def filter_slowly(run: DihtRun, worker: int = 0, workers: int = 1) -> None:
+    """The stage with a pause after each batch, so that kills fall between all of its writes; for a process of its own."""
+    judge = ShardFilter._judge_batch
+
+    def judge_and_wait(*arguments: object) -> object:
+        time.sleep(0.05)
+        return judge(*arguments)  # type: ignore[arg-type]
+
+    ShardFilter._judge_batch = judge_and_wait  # type: ignore[method-assign, assignment]
+    filter_with(run, worker=worker, workers=workers)
 
 
 def config_of(run: DihtRun) -> str:

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from diht_k8s.api.errors import DataError, DihtError, ExitCode, RetryableError, UserError
+from diht_k8s.recipe.shards import samples
 from tests.recipe.cat.shards import CAPTIONS, drawn, encoded, filter_with, pair, rows_of, run_of, tar_of, write_shards
 
 GOOD = "a small dog chasing a red ball"
@@ -72,6 +73,15 @@ def test_bad_sample_is_counted_by_reason_and_skipped(
     assert committed is not None
     assert committed.summary["counts"] == {"input": 3, "kept": 2, "bad": {reason: 1}, "dropped": {}}
     assert [row.reason for row in rows_of(tmp_path / "out", "web-a")] == ["", f"bad:{reason}", ""]
+
+
+def test_member_over_the_limit_is_bad_and_the_rest_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples, "MAX_MEMBER_BYTES", 1 << 20)
+    members = [*pair("a", GOOD, drawn() + b"x" * (1 << 20)), *pair("b", GOOD)]
+    (tmp_path / "a.tar").write_bytes(tar_of(members))
+    committed = filter_with(run_of(tmp_path / "out", f"{tmp_path}/a.tar", {"maxBadPercent": 50.0}))
+    assert committed is not None
+    assert committed.summary["counts"] == {"input": 2, "kept": 1, "bad": {"member_too_large": 1}, "dropped": {}}
 
 
 @pytest.mark.parametrize(

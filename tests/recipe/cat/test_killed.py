@@ -11,24 +11,21 @@ import pytest
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.cat import claims, scores
-from diht_k8s.recipe.cat.shards import ShardFilter
-from tests.recipe.cat.shards import CAPTIONS, files_of, filter_with, forget, pair, run_of, tar_of, write_shards
+from tests.recipe.cat.shards import (
+    CAPTIONS,
+    files_of,
+    filter_slowly,
+    filter_with,
+    forget,
+    pair,
+    run_of,
+    tar_of,
+    write_shards,
+)
 
 SHARDS = [[f"{caption} {number}" for caption in CAPTIONS] for number in range(6)]
 LONGEST_S = 0.6
 """About what the whole stage takes once the models are there."""
-
-
-def filter_slowly(output: str, shards: str, worker: int = 0, workers: int = 1) -> None:
-    """The stage with a pause after each batch, so that kills fall between all of its writes."""
-    judge = ShardFilter._judge_batch
-
-    def judge_and_wait(*arguments: object) -> object:
-        time.sleep(0.05)
-        return judge(*arguments)  # type: ignore[arg-type]
-
-    ShardFilter._judge_batch = judge_and_wait  # type: ignore[method-assign, assignment]
-    filter_with(run_of(output, shards), worker=worker, workers=workers)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +43,7 @@ def test_worker_killed_at_a_random_moment_leaves_the_same_files_behind(
     tmp_path: Path, undisturbed: tuple[str, dict[str, bytes]], seed: int
 ) -> None:
     shards, wanted = undisturbed
-    worker = multiprocessing.get_context("fork").Process(target=filter_slowly, args=(str(tmp_path / "out"), shards))
+    worker = multiprocessing.get_context("fork").Process(target=filter_slowly, args=(run_of(tmp_path / "out", shards),))
     worker.start()
     started = tmp_path / "out/filter/STARTED.json"
     while not started.exists() and worker.is_alive():
@@ -63,7 +60,7 @@ def test_two_workers_on_the_same_shards_at_once_write_what_one_does(
 ) -> None:
     shards, wanted = undisturbed
     context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=filter_slowly, args=(str(tmp_path / "out"), shards)) for _ in range(2)]
+    workers = [context.Process(target=filter_slowly, args=(run_of(tmp_path / "out", shards),)) for _ in range(2)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -80,7 +77,7 @@ def test_worker_that_lives_ends_the_work_of_one_that_was_killed(
     monkeypatch.setattr(claims, "BEAT_SECONDS", 0.1)
     context, folder = multiprocessing.get_context("fork"), tmp_path / "out/filter"
     one, two = (
-        context.Process(target=filter_slowly, args=(str(tmp_path / "out"), shards, worker, 2)) for worker in (0, 1)
+        context.Process(target=filter_slowly, args=(run_of(tmp_path / "out", shards), worker, 2)) for worker in (0, 1)
     )
     two.start()
     while not (folder / "claims/web-00001.json").exists() and two.is_alive():

@@ -1,0 +1,118 @@
+"""The filter on a real S3 server while workers are killed, meet each other, and the server refuses: the same objects as undisturbed."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from diht_k8s.api.errors import DihtError, ExitCode
+from diht_k8s.api.layout import Layout
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.cat import claims
+from diht_k8s.recipe.runtime.commit import read_committed
+from diht_k8s.recipe.shards.storage import Storage
+from tests.recipe.cat.shards import CAPTIONS, filter_slowly, filter_with, run_of, write_shards
+from tests.s3.faults import proxy_before
+from tests.s3.server import S3
+
+pytestmark = pytest.mark.s3
+SHARDS = [[f"{caption} {number}" for caption in CAPTIONS] for number in range(6)]
+LONGEST_S = 1.2
+"""About what the whole stage takes once the models are there."""
+FORK = multiprocessing.get_context("fork")
+
+
+class Bench:
+    """Shards on the server, and what an undisturbed run makes of them."""
+
+    def __init__(self, s3: S3, folder: Path) -> None:
+        self.s3 = s3
+        self.storage = Storage(self.run("raw").spec.storage)
+        write_shards(folder, SHARDS)
+        for path in sorted(folder.iterdir()):
+            self.storage.write_bytes(f"s3://{s3.bucket}/kill/{path.name}", path.read_bytes())
+        filter_with(self.run("undisturbed"))
+        self.wanted = self.objects("undisturbed")
+
+    def run(self, name: str, **rule: Any) -> DihtRun:
+        run = run_of(f"s3://{self.s3.bucket}/{name}", f"s3://{self.s3.bucket}/kill/*.tar")
+        document = run.model_dump(by_alias=True, mode="json", exclude_none=True)
+        document["spec"]["storage"] = [{**self.s3.rule, **rule}]
+        return DihtRun.model_validate(document)
+
+    def objects(self, name: str) -> Mapping[str, bytes]:
+        """Kept shards, scores and report, by name."""
+        base = f"s3://{self.s3.bucket}/{name}/filter"
+        paths = [f"{part}/{file}" for part in ("kept", "scores") for file in self.storage.names(f"{base}/{part}")]
+        return {path: self.storage.read_bytes(f"{base}/{path}") for path in [*paths, "report.json"]}
+
+
+@pytest.fixture(scope="module")
+def bench(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(s3, tmp_path_factory.mktemp("shards"))
+
+
+@pytest.mark.parametrize(
+    "seed", [pytest.param(seed, marks=[pytest.mark.slow] if seed >= 2 else []) for seed in range(20)]
+)
+def test_worker_killed_at_a_random_moment_leaves_the_same_objects_behind(bench: Bench, seed: int) -> None:
+    run = bench.run(f"killed-{seed}")
+    worker = FORK.Process(target=filter_slowly, args=(run,))
+    worker.start()
+    while not bench.storage.exists(Layout(run.spec.data.output).started(Stage.FILTER)) and worker.is_alive():
+        time.sleep(0.01)
+    time.sleep(Random(seed).uniform(0, LONGEST_S))
+    worker.kill()
+    worker.join()
+    assert filter_with(run) is not None
+    assert bench.objects(f"killed-{seed}") == bench.wanted
+
+
+@pytest.mark.parametrize("workers", [1, 2], ids=["both at all shards", "by claims"])
+def test_two_workers_write_the_objects_of_one(bench: Bench, workers: int) -> None:
+    run = bench.run(f"two-{workers}")
+    both = [FORK.Process(target=filter_slowly, args=(run, worker % workers, workers)) for worker in range(2)]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join()
+    assert [one.exitcode for one in both] == [0, 0]
+    assert bench.objects(f"two-{workers}") == bench.wanted
+
+
+def test_dead_workers_claim_is_taken_over(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "STALE_SECONDS", 1.0)
+    run = bench.run("dead")
+    undisturbed = read_committed(bench.storage, Layout(f"s3://{bench.s3.bucket}/undisturbed"), Stage.FILTER)
+    claim = {"worker": 1, "config_sha256": undisturbed.config_sha256, "beat": "of one that was killed"}
+    bench.storage.write_bytes(f"{run.spec.data.output}/filter/claims/web-00003.json", json.dumps(claim).encode())
+    assert filter_with(run, worker=0, workers=2) is not None
+    assert bench.objects("dead") == bench.wanted
+
+
+def test_bursts_of_refusals_change_nothing(bench: Bench) -> None:
+    with proxy_before(bench.s3.endpoint) as proxy:
+        counts = proxy.set(burst=(3, 40)).counts
+        assert filter_with(bench.run("bursts", endpointURL=proxy.endpoint), worker=0, workers=2) is not None
+    assert counts["refused"] >= 3
+    assert bench.objects("bursts") == bench.wanted
+
+
+def test_output_that_cannot_be_written_is_a_user_error_with_its_place(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = f"s3://{bench.s3.bucket}/locked"
+    monkeypatch.setenv("DIHT_STORAGE_1_ACCESS_KEY_ID", "nobody")
+    monkeypatch.setenv("DIHT_STORAGE_1_SECRET_ACCESS_KEY", "wrong")
+    document = bench.run("locked").model_dump(by_alias=True, mode="json", exclude_none=True)
+    document["spec"]["storage"] = [bench.s3.rule, {**bench.s3.rule, "prefix": output}]
+    with pytest.raises(DihtError, match=output) as raised:
+        filter_with(DihtRun.model_validate(document))
+    assert raised.value.exit_code == ExitCode.USER_ERROR
