@@ -57,6 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_concepts(
         commands.add_parser("concepts", help="show the concepts of a run: commonest, rarest, cut", epilog=_EXIT_CODES)
     )
+    _add_purge(
+        commands.add_parser("purge", help="take pairs out of what a run has made (takedowns)", epilog=_EXIT_CODES)
+    )
     add_evaluation_commands(commands)
     add_cluster_commands(commands, _add_set)
     return parser
@@ -127,6 +130,20 @@ def _add_concepts(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_concepts)
 
 
+def _add_purge(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Take pairs out of the kept shards, scores and labels of a run, and update its markers. No stage of it may be running. "
+        "An interrupted purge goes on when it is started again. A model that was trained on the pairs stays as it is."
+    )
+    parser.add_argument("file", metavar="FILE", help="the run document (YAML or JSON)")
+    parser.add_argument(
+        "--exclude", required=True, metavar="LIST",
+        help="uids, SHA-256 of URLs or SHA-256 of pictures, one a line (a path or s3:// URI)",
+    )  # fmt: skip
+    _add_set(parser)
+    parser.set_defaults(command=_purge)
+
+
 def _run(options: argparse.Namespace) -> int:
     from diht_k8s.cli.running import run_command
 
@@ -151,6 +168,12 @@ def _parse(options: argparse.Namespace) -> int:
     from diht_k8s.cli.parsing import parse_command
 
     return parse_command(options.captions)
+
+
+def _purge(options: argparse.Namespace) -> int:
+    from diht_k8s.cli.purging import purge_command
+
+    return purge_command(options.file, options.exclude, options.overrides)
 
 
 def _concepts(options: argparse.Namespace) -> int:

@@ -71,7 +71,7 @@ class Judge:
             filtered: False for a source that is taken as it is: scored, but only bad and excluded samples and
                 near-duplicates of benchmark pictures go.
         """
-        rows = [_row(shard, sample) for sample in samples]
+        rows = [new_row(shard, sample) for sample in samples]
         known = [
             row if row is not None and row.same_sample(new) else None for row, new in zip(earlier, rows, strict=True)
         ]
@@ -191,7 +191,8 @@ def _was_readable(before: Row | None) -> bool:
     return before is not None and (before.kept or before.ocr_state != "not_run")
 
 
-def _row(shard: str, sample: Sample) -> Row:
+def new_row(shard: str, sample: Sample) -> Row:
+    """The row of a sample that has not been scored."""
     return Row(shard=shard, index=_clean(sample.key), uid=_clean(sample.uid), caption_sha256=sample.caption_sha256)
 
 

@@ -93,12 +93,12 @@ def _end(context: Context, shards: list[Shard], claims: Claims) -> tuple[list[Sh
     for shard in shards:
         context.stop.raise_if_requested("finished shards are kept")
         claims.keep()
-        scores = _done_scores(context, shard)
+        scores = done_scores(context, shard)
         if scores is None:
             missing.append(shard)
         else:
             found.append(scores)
-    return missing, None if missing else _finish(context, shards, found)
+    return missing, None if missing else finish(context, shards, found)
 
 
 def check_supported(rules: Filter) -> None:
@@ -124,7 +124,8 @@ def _identity(storage: Storage, shard: Shard) -> str:
     return storage.identity(shard.uri) + ("" if shard.filtered else " not filtered")
 
 
-def _done_scores(context: Context, shard: Shard) -> tuple[Scores, Artefact] | None:
+def done_scores(context: Context, shard: Shard) -> tuple[Scores, Artefact] | None:
+    """A shard's scores with their digest; None where they are not there or of another configuration."""
     uri = context.layout.scores(shard.name)
     if not context.storage.exists(uri):
         return None
@@ -138,8 +139,14 @@ def _done_scores(context: Context, shard: Shard) -> tuple[Scores, Artefact] | No
     )
 
 
-def _finish(context: Context, shards: list[Shard], found: list[tuple[Scores, Artefact]]) -> Outcome:
-    """Add up the shards' counts, judge the whole, write the report."""
+def finish(
+    context: Context, shards: Sequence[Shard], found: Sequence[tuple[Scores, Artefact]], *, check: bool = True
+) -> Outcome:
+    """Add up the shards' counts, `check` the whole, write the report.
+
+    Raises:
+        DataError: too many samples are bad, or none is kept.
+    """
     total, per_shard, artefacts = Summary(), list[dict[str, Any]](), list[Artefact]()
     for shard, (scores, scores_artefact) in zip(shards, found, strict=True):
         summary = Summary.from_json(scores.header["summary"])
@@ -149,7 +156,8 @@ def _finish(context: Context, shards: list[Shard], found: list[tuple[Scores, Art
         per_shard.append({"name": shard.name, "source": shard.source, **summary.counts()})
         artefacts += [scores_artefact, Artefact(path=f"kept/{shard.name}.tar", **scores.header["kept"])]
     total.check()
-    _check_result(total, _rules(context.run))
+    if check:
+        _check_result(total, _rules(context.run))
     header = {
         "schema_version": SCHEMA_VERSION,
         "config_sha256": sha256_of(context.config),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
@@ -83,6 +83,8 @@ class Summary:
 
     def _add_example(self, row: Row, sample: Sample) -> None:
         reason = row.reason or "kept"
+        if reason == "exclude":
+            return  # a report shows nothing of what somebody wants taken down
         rank = hashlib.sha256(row.uid.encode()).hexdigest()
         chosen = self.examples.setdefault(reason, [])
         if len(chosen) < MAX_EXAMPLES or rank < chosen[-1]["rank"]:
@@ -114,6 +116,28 @@ class Summary:
             self.cells[key] = [one + two for one, two in zip(mine_cell, cell, strict=True)]
         for reason, examples in other.examples.items():
             self.examples[reason] = _first(MAX_EXAMPLES, [*self.examples.get(reason, []), *examples])
+
+    def exclude(self, taken: Summary, uids: Collection[str]) -> None:
+        """Count kept samples as excluded after all.
+
+        Args:
+            taken: their counts, part of this summary's.
+            uids: examples of these go too.
+        """
+        self.kept -= taken.kept
+        self.dropped["exclude"] += taken.kept
+        self.dropped = +self.dropped
+        self.painted = self.painted - taken.painted
+        for kind in NAME_KINDS:
+            self.names[kind] -= taken.names[kind]  # the rare ones are not counted, and stay so
+        for key, cell in taken.cells.items():
+            self.cells[key] = [one - two for one, two in zip(self.cells[key], cell, strict=True)]
+        self.cells = {key: cell for key, cell in self.cells.items() if cell[0]}
+        left = {
+            reason: [example for example in examples if example["uid"] not in uids]
+            for reason, examples in self.examples.items()
+        }
+        self.examples = {reason: examples for reason, examples in left.items() if examples}
 
     def check(self) -> None:
         """Assert that every sample is accounted for."""

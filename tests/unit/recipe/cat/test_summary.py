@@ -84,6 +84,18 @@ def test_examples_are_a_bounded_draw_that_does_not_depend_on_order() -> None:
     assert forward.examples == backward.examples
 
 
+def test_excluded_samples_are_counted_and_never_shown() -> None:
+    assert "exclude" not in summary_of(row(1, "exclude"), row(2)).examples
+
+
+def test_excluding_after_the_fact_gives_the_counts_of_excluding_before() -> None:
+    left, gone = [row(number, matched=False) for number in range(8)], [row(9, complexity=2, matched=False)]
+    summary = summary_of(*left, *gone)
+    summary.exclude(summary_of(*gone), {"uid-9"})
+    summary.check()
+    assert summary.to_json() == summary_of(*left, row(9, "exclude")).to_json()
+
+
 def test_funnel_ends_at_what_was_kept() -> None:
     document = report(summary_of(*ROWS), Filter(), {})
     assert [(step["step"], step["samples"]) for step in document["funnel"]] == [
