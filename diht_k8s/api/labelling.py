@@ -21,6 +21,8 @@ class Vocabulary(Model):
     """maxObjects: the commonest so many objects are kept."""
     max_attributes: Annotated[int, Field(ge=1, le=65535)] = 2000
     """maxAttributes: the commonest so many attributes are kept."""
+    exclude: Annotated[list[Text], Field(max_length=1000)] = []
+    """exclude: names that become no class, as `diht concepts` shows them (an author, a collection)."""
 
 
 class Teacher(Model):

@@ -43,8 +43,8 @@ def describe(vocabulary: Any) -> str:
         parts += _listed("commonest", rows[:SHOWN])
         parts += _listed("rarest kept", rows[-SHOWN:][::-1] if len(rows) > SHOWN else [])
         for reason, why in _reasons(cut["least_count"]).items():
-            found = cut[reason]
-            if found["distinct"]:
+            found = cut.get(reason)  # vocabularies of earlier versions have fewer reasons
+            if found and found["distinct"]:
                 parts += _listed(f"cut, {why}: {found['distinct']:,}", found["commonest"][:SHOWN_CUT])
     return "\n".join(parts)
 
@@ -52,6 +52,8 @@ def describe(vocabulary: Any) -> str:
 def _reasons(least: int) -> dict[str, str]:
     return {
         "stop_list": "says nothing about a picture (stop list)",
+        "excluded": "left out by the run (exclude)",
+        "credits": 'stands after "by": authors and makers',
         "rare": f"in fewer than {least:,} captions (minCount, minFraction)",
         "over_cap": "beyond the cap (maxObjects, maxAttributes)",
     }

@@ -1,14 +1,15 @@
 """The concept classes: objects and attributes of the kept captions, counted, cut and frozen in one order.
 
 In: caption concepts of each kept shard. Out: `vocabulary.json`, ordered by count, then name. Counting is pure and mergeable: counts of
-two sets of shards add up to the counts of both, in any order. The paper's vocabulary is not known; stop list, cuts and caps are our choice.
+two sets of shards add up to the counts of both, in any order. The paper's vocabulary is not known; stop list, cuts and caps are our choice,
+and so is that names of authors are cut: a name that stands after "by" in more than half of the captions that have it.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -24,10 +25,11 @@ SHOWN_CUT: Final = 20
 
 
 @cache
-def stop_list() -> frozenset[str]:
-    """Names that say nothing about what a picture shows (our choice), from `stop_list.txt`."""
-    lines = files("diht_k8s.recipe.concepts").joinpath("stop_list.txt").read_text(encoding="utf-8").splitlines()
-    return frozenset(line for line in lines if not line.startswith("#"))
+def stop_list() -> tuple[frozenset[str], frozenset[str]]:
+    """Names that say nothing about what a picture shows (our choice), and words that say nothing at the end of a name either."""
+    text = files("diht_k8s.recipe.concepts").joinpath("stop_list.txt").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    return frozenset(line.removeprefix("*") for line in lines), frozenset(line[1:] for line in lines if line[0] == "*")
 
 
 @dataclass
@@ -37,6 +39,8 @@ class ConceptCounts:
     captions: int = 0
     objects: Counter[str] = field(default_factory=Counter)
     attributes: Counter[str] = field(default_factory=Counter)
+    credits: Counter[str] = field(default_factory=Counter)
+    """in how many captions an object stands after `by`."""
 
     def add(self, captions: KeptCaptions) -> None:
         """Count one shard; a concept counts once a caption."""
@@ -45,12 +49,15 @@ class ConceptCounts:
             self.objects.update(set(names))
         for names in captions.attributes:
             self.attributes.update(set(names))
+        for names in captions.credits:
+            self.credits.update(set(names))
 
     def merge(self, other: ConceptCounts) -> None:
         """Add the counts of other shards."""
         self.captions += other.captions
         self.objects.update(other.objects)
         self.attributes.update(other.attributes)
+        self.credits.update(other.credits)
 
 
 @dataclass(frozen=True)
@@ -133,8 +140,10 @@ def freeze(counts: ConceptCounts, cuts: Cuts) -> Vocabulary:
         DataError: no object or no attribute is left.
     """
     least = max(cuts.min_count, math.ceil(cuts.min_fraction * counts.captions))
-    objects, cut_objects = _cut(counts.objects, least, cuts.max_objects)
-    attributes, cut_attributes = _cut(counts.attributes, least, cuts.max_attributes)
+    credited = {name for name, count in counts.credits.items() if 2 * count > counts.objects[name]}
+    reasons = {"excluded": cuts.exclude, "credits": credited}
+    objects, cut_objects = _cut(counts.objects, least, cuts.max_objects, reasons)
+    attributes, cut_attributes = _cut(counts.attributes, least, cuts.max_attributes, {**reasons, "credits": ()})
     for kind, kept, counter in (("objects", objects, counts.objects), ("attributes", attributes, counts.attributes)):
         if not kept.names:
             raise DataError(
@@ -144,23 +153,37 @@ def freeze(counts: ConceptCounts, cuts: Cuts) -> Vocabulary:
     return Vocabulary(counts.captions, objects, attributes, {"objects": cut_objects, "attributes": cut_attributes})
 
 
-def _cut(counter: Counter[str], least: int, most: int) -> tuple[Concepts, dict[str, Any]]:
+def _cut(
+    counter: Counter[str], least: int, most: int, named: Mapping[str, Collection[str]]
+) -> tuple[Concepts, dict[str, Any]]:
+    """The classes in order, and what was cut; of several reasons the first is told. `named` has the names that some are cut by."""
     ordered = sorted(counter.items(), key=lambda item: (-item[1], item[0]))
-    stopped = [item for item in ordered if not _says_something(item[0])]
-    rest = [item for item in ordered if _says_something(item[0])]
-    rare = [item for item in rest if item[1] < least]
-    frequent = rest[: len(rest) - len(rare)]
-    kept, over = frequent[:most], frequent[most:]
-    cut = {
-        "distinct": len(ordered),
-        "least_count": least,
-        **{
-            reason: {"distinct": len(items), "commonest": [[name, count] for name, count in items[:SHOWN_CUT]]}
-            for reason, items in (("stop_list", stopped), ("rare", rare), ("over_cap", over))
-        },
+    cut: dict[str, list[tuple[str, int]]] = {
+        "stop_list": [],
+        **{reason: [] for reason in named},
+        "rare": [],
+        "over_cap": [],
     }
-    return Concepts(tuple(name for name, _ in kept), tuple(count for _, count in kept)), cut
+    kept: list[tuple[str, int]] = []
+    for name, count in ordered:
+        reason = next((reason for reason, names in named.items() if name in names), None)
+        if not _says_something(name):
+            reason = "stop_list"
+        elif reason is None and count < least:
+            reason = "rare"
+        elif reason is None and len(kept) == most:
+            reason = "over_cap"
+        (kept if reason is None else cut[reason]).append((name, count))
+    figures = {
+        reason: {"distinct": len(items), "commonest": [[name, count] for name, count in items[:SHOWN_CUT]]}
+        for reason, items in cut.items()
+    }
+    names, counts = [name for name, _ in kept], [count for _, count in kept]
+    return Concepts(tuple(names), tuple(counts)), {"distinct": len(ordered), "least_count": least, **figures}
 
 
 def _says_something(name: str) -> bool:
-    return len(name) > 1 and any(character.isalpha() for character in name) and name not in stop_list()
+    names, endings = stop_list()
+    if len(name) == 1 or not any(character.isalpha() for character in name):
+        return False
+    return name not in names and name.rpartition(" ")[2] not in endings

@@ -29,6 +29,7 @@ SHAPES = ("circle", "square", "bar")
 SIDE = 32
 TEACHER = "test_resnet.r160_in1k"
 PAIR = pa.struct([("object", pa.string()), ("attribute", pa.string())])
+EDGE = pa.struct([("subject", pa.string()), ("action", pa.string()), ("object", pa.string())])
 
 
 @dataclass
@@ -40,6 +41,8 @@ class Pair:
     attributes: list[str]
     image: bytes
     group: str | None = None
+    author: str | None = None
+    """an object of the caption that stands after "by"."""
 
 
 def picture(colour: str, shape: str, shift: int) -> bytes:
@@ -110,13 +113,24 @@ def _scores(pairs: list[Pair]) -> pa.Table:
         {
             "uid": ["dropped", *(pair.uid for pair in pairs)],
             "kept": [False, *(True for _ in pairs)],
-            "objects": pa.array([["junk"], *(pair.objects for pair in pairs)], pa.list_(pa.string())),
+            "objects": pa.array([["junk"], *(_objects(pair) for pair in pairs)], pa.list_(pa.string())),
             "attributes": pa.array(
                 [[], *([{"object": "x", "attribute": name} for name in pair.attributes] for pair in pairs)],
                 pa.list_(PAIR),
             ),
+            "relations": pa.array([[], *(_edges(pair) for pair in pairs)], pa.list_(EDGE)),
         }
     )
+
+
+def _objects(pair: Pair) -> list[str]:
+    return pair.objects if pair.author is None else [*pair.objects, pair.author]
+
+
+def _edges(pair: Pair) -> list[dict[str, str | None]]:
+    """Who drew it, and that it lies on nothing that is named."""
+    drawn = [] if pair.author is None else [{"subject": None, "action": "draw by", "object": pair.author}]
+    return [*drawn, {"subject": "x", "action": "lie on", "object": None}]
 
 
 @pytest.fixture(scope="session")

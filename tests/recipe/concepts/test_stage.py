@@ -66,6 +66,16 @@ def test_labels_of_a_committed_filter_when_all_is_well_then_rows_follow_the_kept
         assert labels.header["inputs"] == {"filter": committed.inputs["filter"]}
 
 
+def test_vocabulary_when_captions_credit_an_author_then_the_author_is_no_class(make_kept: Make) -> None:
+    kept = make_kept(shards=1)
+    for pair in kept.shards[0][:20]:
+        pair.author = "jane doe"
+    assert label(kept.write().run(), step="vocabulary") is None
+    vocabulary = json.loads(Path(Layout(str(kept.folder)).vocabulary).read_text())
+    assert {row["name"] for row in vocabulary["objects"]} == {"bar", "circle", "square"}
+    assert vocabulary["cut"]["objects"]["credits"] == {"distinct": 1, "commonest": [["jane doe", 20]]}
+
+
 def test_heads_when_pictures_show_their_concepts_then_beat_the_frequency_baseline(make_kept: Make) -> None:
     kept = make_kept().write()
     label(kept.run(heads={"epochs": 15, "lr": 0.02, "batchSize": 32}))

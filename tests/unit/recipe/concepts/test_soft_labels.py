@@ -107,7 +107,9 @@ def test_labels_when_read_by_duckdb_and_pandas_then_ids_and_probabilities_are_th
     stored = np.stack(frame.loc[has_label, "attribute_probabilities"].tolist())
     np.testing.assert_array_equal(stored.astype(np.float32), heads[1][1][has_label].astype(np.float32))
     query = f"SELECT uid, object_ids[1], object_probabilities[1] FROM '{uri}' WHERE object_ids IS NOT NULL ORDER BY uid::INT"
-    rows = duckdb.sql(query).fetchall()
+    answer = duckdb.sql(query)
+    assert answer is not None, "a SELECT has an answer"
+    rows = answer.fetchall()
     assert [uid for uid, _, _ in rows] == [str(number) for number in range(30) if number != 4]
     assert [number for _, number, _ in rows] == heads[0][0][has_label, 0].tolist()
     np.testing.assert_allclose([p for _, _, p in rows], heads[0][1][has_label, 0], atol=1e-6)

@@ -37,6 +37,7 @@ def test_count_when_a_caption_repeats_a_concept_then_it_counts_once() -> None:
 
 def test_merge_when_shards_are_counted_apart_in_any_order_then_equals_counting_all() -> None:
     shards = [captions(("dog", "red")), captions(("cat dog", "blue"), ("cat", "")), captions(("owl", "red"))]
+    shards[1].credits.append(["dog"])
     merged = ConceptCounts()
     for shard in reversed(shards):
         merged.merge(counted(shard))
@@ -54,8 +55,38 @@ def test_freeze_when_cutting_then_each_cut_has_its_reason_and_order_is_by_count_
     cut = vocabulary.cut["objects"]
     assert cut["distinct"] == 9
     assert cut["stop_list"] == {"distinct": 3, "commonest": [["12", 4], ["thing", 4], ["x", 4]]}
+    assert cut["credits"]["distinct"] == cut["excluded"]["distinct"] == 0
     assert cut["over_cap"] == {"distinct": 1, "commonest": [["ant", 2]]}
     assert cut["rare"] == {"distinct": 1, "commonest": [["rare", 1]]}
+
+
+def test_freeze_when_a_name_stands_mostly_after_by_then_it_is_cut_as_a_credit_and_counted() -> None:
+    shard = KeptCaptions(
+        ["1", "2", "3", "4"],
+        [["dog", "jane doe"], ["dog", "jane doe", "door"], ["cat", "door"], ["jane doe", "door", "dog"]],
+        [["red"]] * 4,
+        [["jane doe"], ["jane doe", "door"], [], []],
+    )
+    vocabulary = freeze(counted(shard), Cuts(min_count=1))
+    assert vocabulary.objects.names == ("dog", "door", "cat")
+    assert vocabulary.cut["objects"]["credits"] == {"distinct": 1, "commonest": [["jane doe", 3]]}
+
+
+def test_freeze_when_names_are_excluded_then_they_are_cut_from_both_heads() -> None:
+    rows = captions(*[("owl flat", "flat red")] * 2)
+    vocabulary = freeze(counted(rows), Cuts(min_count=1, exclude=["flat"]))
+    assert (vocabulary.objects.names, vocabulary.attributes.names) == (("owl",), ("red",))
+    assert vocabulary.cut["objects"]["excluded"] == vocabulary.cut["attributes"]["excluded"]
+    assert vocabulary.cut["objects"]["excluded"] == {"distinct": 1, "commonest": [["flat", 2]]}
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [("stock photo", False), ("hotel icon", False), ("photo album", True), ("photo", False), ("tea set", True)],
+)
+def test_freeze_when_a_name_ends_with_a_word_for_pictures_then_it_is_cut(name: str, kept: bool) -> None:
+    shard = KeptCaptions(["1"], [["dog", name]], [["red"]])
+    assert (name in freeze(counted(shard), Cuts(min_count=1)).objects.names) is kept
 
 
 @pytest.mark.parametrize(
