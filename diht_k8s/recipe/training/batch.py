@@ -22,6 +22,10 @@ class HeadTargets:
     ids_BK: Tensor
     probabilities_BK: Tensor
 
+    def on(self, device: torch.device) -> HeadTargets:
+        """The same on a device."""
+        return HeadTargets(self.ids_BK.to(device), self.probabilities_BK.to(device))
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -31,6 +35,10 @@ class Targets:
     attributes: HeadTargets
     mask_B: Tensor
     """whether a picture has labels."""
+
+    def on(self, device: torch.device) -> Targets:
+        """The same on a device."""
+        return Targets(self.objects.on(device), self.attributes.on(device), self.mask_B.to(device))
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,18 @@ class Batch:
     def pinned(self) -> Batch:
         """The same in page-locked memory, from which a GPU fetches while it computes."""
         return replace(self, pixels_BHWC=self.pixels_BHWC.pin_memory(), tokens_BT=self.tokens_BT.pin_memory())
+
+    def on(self, device: torch.device) -> Batch:
+        """The same on a device, to which page-locked memory goes while it computes."""
+        if device.type == "cpu":
+            return self
+        return replace(
+            self,
+            pixels_BHWC=self.pixels_BHWC.to(device, non_blocking=True),
+            tokens_BT=self.tokens_BT.to(device, non_blocking=True),
+            caption_ids_B=self.caption_ids_B.to(device),
+            targets=None if self.targets is None else self.targets.on(device),
+        )
 
 
 def interleaved(parts: Sequence[Batch]) -> Batch:

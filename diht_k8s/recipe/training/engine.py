@@ -10,8 +10,9 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any
 
 import deepspeed
@@ -23,10 +24,11 @@ from torch import Tensor
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.training import Train
 from diht_k8s.recipe.training.attention import attention_in_fp32, needs_fp32_attention
-from diht_k8s.recipe.training.batch import Batch, HeadTargets, Targets
+from diht_k8s.recipe.training.batch import Batch, Targets
 from diht_k8s.recipe.training.hn_nce import HnNceSettings
 from diht_k8s.recipe.training.losses import hn_nce_loss_and_statistics, soft_label_loss
 from diht_k8s.recipe.training.model import Features, Student, parameter_groups
+from diht_k8s.recipe.training.precision import LOSS_SCALE, MIN_SCALE, LossScale, require_precision
 
 LOSS_CHUNK = 256
 """Pictures that the contrastive loss holds against all captions at a time."""
@@ -50,6 +52,16 @@ class Losses:
     def finite(self) -> bool:
         """Whether a step can be made of it."""
         return math.isfinite(self.total)
+
+
+class Update(Enum):
+    """What became of a step; the same on all ranks."""
+
+    MADE = auto()
+    OVERFLOW = auto()
+    """left out, because the gradients were too large for fp16 at this loss scale, which is halved: a part of fp16."""
+    NOT_FINITE = auto()
+    """left out, because loss or gradients are not finite."""
 
 
 def this_device() -> torch.device:
@@ -82,13 +94,16 @@ class Engine:
         if self._local % self._micro:
             raise UserError(f"train.microBatchSize {self._micro} must divide the {self._local} pairs of a process")
         self.device = this_device()
-        if train.precision == "fp16" and self.device.type == "cpu":
-            raise UserError("train.precision fp16 needs a GPU: use bf16 or fp32 on this machine")
-        if train.precision == "fp16" and train.zero_stage == 0:
-            raise UserError("train.precision fp16 needs train.zeroStage 1 or more, which keep fp32 weights: change one")
+        require_precision(self.device, train.precision)
+        self.scaling = LossScale() if train.precision == "fp16" else None
+        """the loss scaling, None where the precision needs none."""
+        if self.scaling is not None:
+            model.autocast_dtype = torch.float16
         self.engine = self._initialise(model)
         self.logit_scale = torch.zeros(())
         """inverse temperature of the last step."""
+        self.update = Update.MADE
+        """what became of the last step."""
         self._watch = _Stopwatch(self.device)
 
     def _initialise(self, model: Student) -> Any:
@@ -133,9 +148,8 @@ class Engine:
         }
         if train.precision == "bf16":
             # Autocast keeps fp32 weights and norms: the same numbers for every ZeRO stage, and checkpoints hold one precision.
+            # fp16 has its own (see `Student`): DeepSpeed's would clip before it takes the loss scale off, each rank with a scale of its own.
             configuration["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
-        if train.precision == "fp16":
-            configuration["fp16"] = {"enabled": True}
         return configuration
 
     def set_learning_rate(self, lr: float) -> None:
@@ -144,9 +158,9 @@ class Engine:
             group["lr"] = lr * group["lr_scale"]
 
     def step(self, batch: Batch) -> Losses:
-        """One optimiser step over the global batch, of which `batch` is this rank's part; none if the loss is not finite."""
+        """One optimiser step over the global batch, of which `batch` is this rank's part; `update` says what became of it."""
         self._watch.start()
-        batch = _to(batch, self.device)
+        batch = batch.on(self.device)
         fp32 = needs_fp32_attention(self.device, self._train.precision, compiled=self._train.compile)
         with attention_in_fp32() if fp32 else contextlib.nullcontext():
             return self._whole(batch) if self._micro == self._local else self._in_parts(batch)
@@ -164,16 +178,49 @@ class Engine:
         """Pairs of this rank that pass through the model at once."""
         return self._micro
 
-    def _update(self) -> None:
-        """DeepSpeed's step, and the gradient norm, of which it says nothing under ZeRO 0."""
-        if self._train.zero_stage == 0:
-            gradients = [parameter.grad for parameter in self._model.parameters() if parameter.grad is not None]
-            self._norm = float(torch.nn.utils.get_total_norm(gradients))
-            self.engine.step()
-        else:
-            self.engine.step()
-            norm = self.engine.get_global_grad_norm()
-            self._norm = float(norm) if norm is not None else float("nan")
+    def scaling_state(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps of the loss scaling."""
+        return {} if self.scaling is None else {LOSS_SCALE: self.scaling.state()}
+
+    def load_scaling(self, state: Mapping[str, Tensor]) -> None:
+        """Go on with the loss scaling of a checkpoint, where both have one."""
+        if self.scaling is not None and LOSS_SCALE in state:
+            self.scaling = LossScale.of(state[LOSS_SCALE])
+
+    def _backward(self, loss: Tensor) -> None:
+        """DeepSpeed's backward pass of the scaled loss; ZeRO's optimisers take the scale off themselves, before they clip."""
+        if self.scaling is not None and self._train.zero_stage > 0:
+            self.engine.optimizer.override_loss_scale(self.scaling.scale)
+        elif self.scaling is not None:
+            loss = loss * self.scaling.scale
+        self.engine.backward(loss)
+
+    def _make_update(self) -> None:
+        """DeepSpeed's step, where the gradients are finite."""
+        finite = self._step_zero() if self._train.zero_stage > 0 else self._step_plain()
+        exhausted = self.scaling is None or self.scaling.scale <= MIN_SCALE
+        self.update = Update.MADE if finite else Update.NOT_FINITE if exhausted else Update.OVERFLOW
+        if self.scaling is not None:
+            self.scaling.update(overflow=not finite)
+
+    def _step_zero(self) -> bool:
+        """ZeRO's step, which leaves out gradients that are not finite; whether it was made."""
+        self.engine.step()
+        norm = self.engine.get_global_grad_norm()
+        self._norm = float(norm) if norm is not None else float("nan")
+        return not self.engine.optimizer.overflow
+
+    def _step_plain(self) -> bool:
+        """The step of ZeRO 0, of which DeepSpeed tells no norm and which it would make of any gradients; whether it was made."""
+        gradients = [parameter.grad for parameter in self._model.parameters() if parameter.grad is not None]
+        if self.scaling is not None:
+            torch._foreach_div_(gradients, self.scaling.scale)
+        self._norm = float(torch.nn.utils.get_total_norm(gradients))
+        if not math.isfinite(self._norm):
+            self.engine.zero_grad()
+            return False
+        self.engine.step()
+        return True
 
     def _forward(self, batch: Batch, part: slice) -> Features:
         return self.engine(batch.images_BCHW[part], batch.tokens_BT[part], self._train.loss.max_logit_scale)
@@ -183,9 +230,11 @@ class Engine:
         self._watch.met()
         parts = self._losses(features, batch)
         losses = self._averaged(parts)
-        if losses.finite:
-            self.engine.backward(parts[0])
-            self._update()
+        if not losses.finite:
+            self.update = Update.NOT_FINITE
+            return losses
+        self._backward(parts[0])
+        self._make_update()
         return losses
 
     def _in_parts(self, batch: Batch) -> Losses:
@@ -200,6 +249,7 @@ class Engine:
         terms = self._losses(whole, batch)
         losses = self._averaged(terms)
         if not losses.finite:
+            self.update = Update.NOT_FINITE
             return losses
         terms[0].backward()
         for number, (part, state) in enumerate(zip(parts, states, strict=True)):
@@ -208,8 +258,8 @@ class Engine:
             last = number == len(parts) - 1
             self.engine.set_gradient_accumulation_boundary(last)
             # DeepSpeed divides by the number of parts, as if the loss were a mean over them.
-            self.engine.backward(_surrogate(features, whole, part) * len(parts))
-            self._update() if last else self.engine.step()
+            self._backward(_surrogate(features, whole, part) * len(parts))
+            self._make_update() if last else self.engine.step()
         return losses
 
     def _losses(self, features: Features, batch: Batch) -> list[Tensor]:
@@ -292,26 +342,6 @@ def _offloading(train: Train) -> dict[str, Any]:
     place = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     moved = {"offload_optimizer": place}
     return {**moved, "offload_param": place} if train.offload == "Parameters" else moved
-
-
-def _to(batch: Batch, device: torch.device) -> Batch:
-    if device.type == "cpu":
-        return batch
-    targets = batch.targets
-    return replace(
-        batch,
-        pixels_BHWC=batch.pixels_BHWC.to(device, non_blocking=True),
-        tokens_BT=batch.tokens_BT.to(device, non_blocking=True),
-        caption_ids_B=batch.caption_ids_B.to(device),
-        targets=None if targets is None else _targets_to(targets, device),
-    )
-
-
-def _targets_to(targets: Targets, device: torch.device) -> Targets:
-    def moved(head: HeadTargets) -> HeadTargets:
-        return HeadTargets(head.ids_BK.to(device), head.probabilities_BK.to(device))
-
-    return Targets(moved(targets.objects), moved(targets.attributes), targets.mask_B.to(device))
 
 
 def _leaf(parts: list[Features], field: str) -> Any:

@@ -6,11 +6,13 @@ are dropped on export.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import open_clip
+import torch
 from open_clip.model import CLIP
 from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
@@ -82,6 +84,8 @@ class Student(nn.Module):
             raise UserError(f"open_clip refuses the model configuration: {error}: check train.modelConfig") from error
         self.object_head = nn.Linear(config["embed_dim"], num_objects) if num_objects else None
         self.attribute_head = nn.Linear(config["embed_dim"], num_attributes) if num_attributes else None
+        self.autocast_dtype: torch.dtype | None = None
+        """what `forward` computes matrix products in, if it is this model that sees to it."""
 
     def encode_text(self, tokens_BT: Tensor) -> Tensor:
         """Text embeddings before normalisation, fp32, BxD.
@@ -109,6 +113,11 @@ class Student(nn.Module):
 
     def forward(self, images_BCHW: Tensor, tokens_BT: Tensor, max_logit_scale: float) -> Features:
         """Features and concept logits of a batch."""
+        lower = self.autocast_dtype
+        with contextlib.nullcontext() if lower is None else torch.autocast(images_BCHW.device.type, lower):
+            return self._features(images_BCHW, tokens_BT, max_logit_scale)
+
+    def _features(self, images_BCHW: Tensor, tokens_BT: Tensor, max_logit_scale: float) -> Features:
         image_BD = self.clip.encode_image(images_BCHW).float()
         text_BD = self.encode_text(tokens_BT)
         return Features(

@@ -39,6 +39,8 @@ class Step:
     gradient_norm: float
     own_seconds: Sequence[float]
     """of each rank, in data and forward pass, before it met the others."""
+    loss_scale: float | None
+    """of fp16; None where the precision needs none."""
     tokens_BT: Tensor
     held_out: Mapping[str, float]
     """figures of a validation after this step; empty without one."""
@@ -100,6 +102,7 @@ class Observer:
 
 def _figures(step: Step) -> dict[str, float]:
     losses = step.losses
+    scaling = {} if step.loss_scale is None else {"loss_scale": step.loss_scale}
     return {
         "step": step.cursor.step,
         "samples": step.cursor.position,
@@ -111,6 +114,7 @@ def _figures(step: Step) -> dict[str, float]:
         "lr": step.lr,
         "logit_scale": step.logit_scale,
         "gradient_norm": step.gradient_norm,
+        **scaling,
         "image_to_text_top1": losses.image_to_text_top1,
         "text_to_image_top1": losses.text_to_image_top1,
         "hardest_negative_weight": losses.hardest_weight,

@@ -34,7 +34,7 @@ from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.training.averaging import Average
 from diht_k8s.recipe.training.batch import Batch
 from diht_k8s.recipe.training.checkpoint import Cursor, Saved, place_of
-from diht_k8s.recipe.training.engine import Engine, Losses, meet, this_device
+from diht_k8s.recipe.training.engine import Engine, Losses, Update, meet, this_device
 from diht_k8s.recipe.training.metrics import Metrics
 from diht_k8s.recipe.training.model import model_configuration
 from diht_k8s.recipe.training.observing import Observer, Step, weights_and_biases
@@ -105,6 +105,7 @@ class Training:
         self.engine = Engine(self.train, self.model, **where)
         if saved is not None:
             load_moments(self.engine.engine, self.model, saved.state)
+            self.engine.load_scaling(saved.state)
         state = None if saved is None else saved.state
         self.average = Average(self.engine.engine, self.model, self.train.ema, state) if self.train.ema > 0 else None
         self.loader = make_loader(run, self.storage, self.shards, self.order, self.model, self.vocabulary, **where)
@@ -170,10 +171,10 @@ class Training:
         self.engine.set_learning_rate(self.lr)
         torch.manual_seed(_step_seed(self.run.spec.seed, step, self.rank))
         losses = self.engine.step(batch)
-        if self.average is not None and losses.finite:
+        if self.average is not None and self.engine.update is Update.MADE:
             self.average.update(step + 1)
         self._count_bad(batch)
-        self._check_finite(losses, batch.uids)
+        self._check_finite(batch.uids)
         return losses
 
     def _first_or_newest(self) -> Saved | None:
@@ -219,20 +220,20 @@ class Training:
                 f"more than {MAX_BAD_FRACTION:.0%} of the pairs cannot be used ({dict(self.bad)}): run the stage filter on this data"
             )
 
-    def _check_finite(self, losses: Losses, uids: list[str]) -> None:
-        """Skip a few steps whose loss is not finite, then give up and leave the last batch's uids behind."""
-        if losses.finite:
+    def _check_finite(self, uids: list[str]) -> None:
+        """Let a few steps pass that were left out, then give up and leave the last batch's uids behind."""
+        if self.engine.update is not Update.NOT_FINITE:
             self.not_finite = 0
             return
         self.not_finite += 1
-        logging.warning("the loss of step %d is not finite: the step is skipped", self.cursor.step + 1)
+        logging.warning("the loss or gradient of step %d is not finite: the step is skipped", self.cursor.step + 1)
         if self.not_finite < MAX_NOT_FINITE:
             return
         self._complete()
         place = join(self.layout.stage(Stage.TRAIN), f"not_finite-{self.rank:05d}.json")
         self.storage.write_bytes(place, json.dumps({"step": self.cursor.step + 1, "uids": uids}).encode())
         raise DataError(
-            f"the loss was not finite in {MAX_NOT_FINITE} steps in a row (pairs of the last one: {place}): "
+            f"the loss or its gradient was not finite in {MAX_NOT_FINITE} steps in a row (pairs of the last one: {place}): "
             "lower train.optimizer.lr or use fp32; the last checkpoint is kept"
         )
 
@@ -276,9 +277,17 @@ class Training:
         scale = float(self.engine.logit_scale)
         done = min(self.cursor.position, self.train.samples)
         self.progress.update(done, {"loss": losses.total, "logit_scale": scale})
-        norm = self.engine.gradient_norm()
         step = Step(
-            self.cursor, losses, self.lr, scale, norm, agreed.own_seconds, tokens_BT, held_out, last or agreed.stop
+            self.cursor,
+            losses,
+            self.lr,
+            scale,
+            self.engine.gradient_norm(),
+            agreed.own_seconds,
+            None if self.engine.scaling is None else self.engine.scaling.scale,
+            tokens_BT,
+            held_out,
+            last or agreed.stop,
         )
         if self.observer.add(step, self.loader.wait_seconds):
             self.loader.wait_seconds = 0.0
@@ -308,6 +317,8 @@ class Training:
         """This rank's part of the state."""
         engine, rank, ranks = self.engine.engine, self.rank, self.world
         state = state_of(engine, self.model, rank=rank, ranks=ranks)
+        if rank == 0:
+            state |= self.engine.scaling_state()
         if self.average is not None:
             with self.average.in_place():
                 averaged = state_of(engine, self.model, rank=rank, ranks=ranks, moments=False)

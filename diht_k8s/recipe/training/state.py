@@ -11,12 +11,12 @@ import torch
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
-    safe_set_full_fp32_param,
     safe_set_full_optimizer_state,
 )
 from torch import Tensor, nn
 
 from diht_k8s.api.errors import DataError
+from diht_k8s.recipe.training.precision import LOSS_SCALE
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -36,8 +36,9 @@ def state_of(
         model: the student inside it.
         rank: which part; buffers belong to part 0. A rank outside of `ranks` keeps nothing.
         ranks: number of parts of about equal size.
-        moments: whether AdamW's moments are wanted too.
+        moments: whether AdamW's moments are wanted too; there are none before the first step that was made.
     """
+    moments = moments and _adam_step(engine) > 0
     if moments:
         _link(engine)
     owners = _owners(model, ranks)
@@ -120,8 +121,6 @@ def load_moments(engine: Any, model: nn.Module, state: dict[str, Tensor]) -> Non
         }
     _link(engine)
     for name, parameter in parameters:
-        if engine.fp16_enabled():  # the engine made its fp32 weights from halves
-            safe_set_full_fp32_param(parameter, state[name].to(engine.device))
         for key in MOMENTS:
             safe_set_full_optimizer_state(parameter, state[f"{name}|{key}"].to(engine.device), key)
 
@@ -136,7 +135,7 @@ def _detached(tensor: Any) -> Tensor:
 
 def is_weight(key: str) -> bool:
     """Whether an entry of a state is a weight or buffer of the model."""
-    return key != "adam_step" and ("|" not in key or key.startswith("buffer|"))
+    return key not in ("adam_step", LOSS_SCALE) and ("|" not in key or key.startswith("buffer|"))
 
 
 def is_zero(engine: Any) -> bool:

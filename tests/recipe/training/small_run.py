@@ -113,6 +113,8 @@ class Job:
     run: DihtRun
     stop_after: int | None = None
     """the last rank asks to stop after so many steps of this attempt."""
+    fp16_scale: float | None = None
+    """let a CPU train in fp16, from this loss scale on."""
 
 
 def train_in_ranks(world: int, jobs: dict[str, Job], folder: Path) -> dict[str, Any]:
@@ -125,7 +127,10 @@ def train_in_ranks(world: int, jobs: dict[str, Job], folder: Path) -> dict[str, 
     import torch
 
     folder.mkdir(parents=True, exist_ok=True)
-    content = {name: {"run": dump(job.run), "stop_after": job.stop_after} for name, job in jobs.items()}
+    content = {
+        name: {"run": dump(job.run), "stop_after": job.stop_after, "fp16_scale": job.fp16_scale}
+        for name, job in jobs.items()
+    }
     (folder / "jobs.json").write_text(json.dumps(content))
     rendezvous = {"WORLD_SIZE": str(world), "MASTER_ADDR": "localhost", "MASTER_PORT": str(_free_port())}
     ranks = [

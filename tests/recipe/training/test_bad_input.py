@@ -153,7 +153,7 @@ IN_RANKS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     "loss that is not finite": (
         lambda data: None,
         {"optimizer": {"lr": 1e6, "gradientClipNorm": 0}, "checkpoint": {"everySamples": 16}},
-        "65 the loss was not finite in 3 steps in a row (pairs of the last one: {folder}/out/train/not_finite-00000.json)",
+        "65 the loss or its gradient was not finite in 3 steps in a row (pairs of the last one: {folder}/out/train/not_finite-00000.json)",
     ),
 }  # fmt: skip
 

@@ -15,18 +15,20 @@ import torch.distributed as dist
 
 from diht_k8s.api.documents import load
 from diht_k8s.api.errors import DihtError
+from diht_k8s.recipe.training import engine, precision
 from diht_k8s.recipe.training.rank import Training
 from diht_k8s.recipe.training.state import state_of
 
 
 def recorded(job: dict[str, Any]) -> dict[str, Any]:
     run = load(job["run"], name="job")
+    allow_fp16(job["fp16_scale"])
     try:
         training = Training(run, {"run": run.metadata.name})
     except DihtError as problem:
         return {"error": described(problem)}
     losses, uids, norms, gradients = [], [], [], {}
-    step, update = training.engine.step, training.engine._update
+    step, update = training.engine.step, training.engine._make_update
 
     def updating() -> None:
         if not losses and run.spec.train.zero_stage == 0:
@@ -41,7 +43,7 @@ def recorded(job: dict[str, Any]) -> dict[str, Any]:
         training.stop.requested = len(losses) == job["stop_after"] and training.rank == training.world - 1
         return result
 
-    training.engine.step, training.engine._update = recording, updating
+    training.engine.step, training.engine._make_update = recording, updating
     error = None
     try:
         training.go()
@@ -51,6 +53,17 @@ def recorded(job: dict[str, Any]) -> dict[str, Any]:
     return {
         "losses": losses, "uids": uids, "norms": norms, "weights": weights, "gradients": gradients, "error": error
     }  # fmt: skip
+
+
+def allow_fp16(scale: float | None) -> None:
+    """Let this device train in fp16 from a loss scale on, or have all as it is."""
+
+    class Scale(precision.LossScale):
+        def __init__(self) -> None:
+            super().__init__(scale or precision.FIRST_SCALE)
+
+    engine.LossScale = Scale
+    engine.require_precision = precision.require_precision if scale is None else lambda device, name: None
 
 
 def described(problem: DihtError) -> str:

@@ -1,0 +1,64 @@
+"""What a device can compute in, and the loss scaling that fp16 needs. Pure apart from one question to the device.
+
+In fp16 small gradients become 0 and large ones infinite. So the loss is multiplied by a scale before it goes backward, and the gradients are divided
+by it before they are clipped. The scale is halved in a step whose gradients are not finite, which is then left out, and doubled after a while without.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from diht_k8s.api.errors import UserError
+
+LOSS_SCALE: Final = "loss_scale"
+"""Key of the scaling in a training's state."""
+FIRST_SCALE: Final = 2.0**16
+GROWTH_STEPS: Final = 2000
+"""Good steps after which the scale is doubled. All three numbers are those of torch's GradScaler."""
+MIN_SCALE: Final = 1.0
+"""Below it fp16 gains nothing: gradients that are not finite even here are not for want of range."""
+
+
+def require_precision(device: torch.device, precision: str) -> None:
+    """Refuse what the device lacks or only imitates.
+
+    Raises:
+        UserError: fp16 on a CPU, which has bf16 at the same size and speed or better; bf16 on a GPU that is older than it.
+    """
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError("train.precision fp16 needs a GPU: use bf16 or fp32 on this machine")
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        name = torch.cuda.get_device_name(device)
+        raise UserError(f"train.precision bf16 is none that {name} computes in: use fp16 or fp32 on this machine")
+
+
+@dataclass
+class LossScale:
+    """The scale of the next step."""
+
+    scale: float = FIRST_SCALE
+    good_steps: int = 0
+    """steps since the scale changed."""
+
+    def update(self, *, overflow: bool) -> None:
+        """Take in whether the gradients of a step were not finite, on any rank."""
+        if overflow:
+            self.scale, self.good_steps = max(self.scale / 2, MIN_SCALE), 0
+            return
+        self.good_steps += 1
+        if self.good_steps == GROWTH_STEPS:
+            self.scale, self.good_steps = self.scale * 2, 0
+
+    def state(self) -> Tensor:
+        """What `of` makes the same scaling of."""
+        return torch.tensor([self.scale, self.good_steps], dtype=torch.float64)
+
+    @staticmethod
+    def of(state: Tensor) -> LossScale:
+        """The scaling of a checkpoint."""
+        scale, good_steps = state.tolist()
+        return LossScale(scale, int(good_steps))
