@@ -8,12 +8,11 @@ Layouts: WebDataset as everywhere here; several captions of one picture stand as
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +20,16 @@ from PIL import Image
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.evaluating import Benchmark
+from diht_k8s.recipe.evaluation.ahead import prepared
 from diht_k8s.recipe.evaluation.answers import ANSWER, QUESTION, Question
-from diht_k8s.recipe.evaluation.features import IMAGE_BATCH, encode_images
+from diht_k8s.recipe.evaluation.features import IMAGE_BATCH, encode_pixels
 from diht_k8s.recipe.evaluation.models import LoadedModel
 from diht_k8s.recipe.shards.pictures import BadPictureError, decode
 from diht_k8s.recipe.shards.samples import Sample, read_samples
 from diht_k8s.recipe.shards.storage import Storage
+
+if TYPE_CHECKING:
+    import torch
 
 OPENAI_TEMPLATES: Final = "openai80"
 MAX_CAPTIONS: Final = 64
@@ -66,17 +69,22 @@ def encode_shard(
     storage: Storage, uri: str, loaded: LoadedModel, advance: Callable[[int], None] = lambda count: None
 ) -> Pictures:
     """Read and encode one shard, a batch of pixels in memory at a time; `advance` hears of each batch's size."""
-    result, blocks, images = Pictures(), list[NDArray[np.float32]](), list[Image.Image]()
-    for item, image in _decoded(storage, uri, result.bad):
-        result.items.append(item)
-        images.append(image)
-        if len(images) == IMAGE_BATCH:
-            blocks.append(encode_images(loaded, images))
-            advance(len(images))
-            images = []
-    if images:
-        blocks.append(encode_images(loaded, images))
-        advance(len(images))
+    result, blocks = Pictures(), list[NDArray[np.float32]]()
+    pixels: list[torch.Tensor] = []
+
+    def encode() -> None:
+        blocks.append(encode_pixels(loaded, pixels))
+        advance(len(pixels))
+        pixels.clear()
+
+    with contextlib.closing(_usable(storage, uri, loaded, result.bad)) as usable:
+        for item, pixels_CHW in usable:
+            result.items.append(item)
+            pixels.append(pixels_CHW)
+            if len(pixels) == IMAGE_BATCH:
+                encode()
+    if pixels:
+        encode()
     if blocks:
         result.features_ND = np.concatenate(blocks)
     return result
@@ -199,16 +207,14 @@ def _answer_templates(benchmark: Benchmark) -> list[str]:
     return templates or [f"{QUESTION} {ANSWER}"]
 
 
-def _decoded(storage: Storage, uri: str, bad: Counter[str]) -> Iterator[tuple[Item, Image.Image]]:
-    for sample in read_samples(storage, uri):
-        if sample.problem is not None and not sample.problem.startswith("caption_"):
-            bad[sample.problem] += 1
-            continue
-        try:
-            image = decode(sample.image)
-        except BadPictureError as error:
-            bad[error.reason] += 1
-            continue
-        label, questions = label_of(sample), questions_of(sample)
-        digest = hashlib.sha256(sample.image).hexdigest()
-        yield Item(uri, sample.key, sample.uid, captions_of(sample), label, questions, digest), image
+def _usable(
+    storage: Storage, uri: str, loaded: LoadedModel, bad: Counter[str]
+) -> Generator[tuple[Item, torch.Tensor], None, None]:
+    with contextlib.closing(prepared(read_samples(storage, uri), loaded.transform)) as pictures:
+        for sample, picture in pictures:
+            if picture.pixels_CHW is None:
+                bad[picture.bad] += 1
+                continue
+            label, questions = label_of(sample), questions_of(sample)
+            item = Item(uri, sample.key, sample.uid, captions_of(sample), label, questions, picture.digest)
+            yield item, picture.pixels_CHW

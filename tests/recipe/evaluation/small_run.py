@@ -94,7 +94,8 @@ def export_model(folder: Path, config: dict[str, Any] | None = None) -> None:
 
     config = config or CONFIG
     torch.manual_seed(0)
-    model = open_clip.CLIP(**config)
+    config_of_class = {key: value for key, value in config.items() if key != "custom_text"}
+    model = (open_clip.CustomTextCLIP if config.get("custom_text") else open_clip.CLIP)(**config_of_class)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
     save_file(
