@@ -85,9 +85,9 @@ def equal_verdicts(captions: Sequence[str]) -> dict[str, float]:
     from diht_k8s.recipe.cat.reading import load
 
     language, lexicon = load()
-    texts = [clean(caption[:MAX_CHARACTERS]) for caption in captions]
-    docs = language.pipe("" if is_foreign(text) else text for text in texts)
-    slow = [graph_of(words_of(doc), lexicon) for doc in docs]
+    cleaned = [clean(caption[:MAX_CHARACTERS]) for caption in captions]
+    docs = language.pipe("" if is_foreign(text) else text for text, _ in cleaned)
+    slow = [graph_of(words_of(doc), lexicon, title) for doc, (_, title) in zip(docs, cleaned, strict=True)]
     pairs = list(zip(slow, CaptionParser(cached=0).parse(captions), strict=True))
     verdict = sum((a.complexity > 0, a.num_actions > 0) == (b.complexity > 0, b.num_actions > 0) for a, b in pairs)
     counts = sum((a.complexity, a.num_actions) == (b.complexity, b.num_actions) for a, b in pairs)

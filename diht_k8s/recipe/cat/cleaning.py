@@ -19,7 +19,9 @@ HASHTAG: Final = re.compile(r"#(\w+)")
 CLOSING_HASHTAGS: Final = re.compile(r"(?:\s*#\w+)+\s*$")
 PRICE: Final = re.compile(r"(?:[$€£¥]\s?\d[\d.,]*|\d[\d.,]*\s?(?:[$€£¥%]|USD|EUR|GBP)(?!\w))(?:\s+off\b)?", re.I)
 DATE: Final = re.compile(r"\b\d{1,4}[./-]\d{1,2}[./-]\d{2,4}\b|\b\d{1,2}:\d{2}\b(?:\s?[ap]\.?m\.?)?", re.I)
-SEPARATOR: Final = re.compile(r"(?<=\s)[|/•·~»>*+\u2013\u2014-]+(?=\s)|[|•·»]|(?<=\w)[\u2013\u2014](?=\w)")
+SEPARATOR: Final = re.compile(
+    r"(?<=\s)[|/•·~»>*+\u2013\u2014-]+(?=\s)|[|•·»]|(?<=[^\W\d])-(?=\s)|(?<=\s)-(?=[^\W\d])|(?<=\w)[\u2013\u2014](?=\w)"
+)
 TITLED: Final = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)?\.?")
 ABBREVIATIONS: Final = words("dr. mr. mrs. ms. prof. st. jr. sr.")
 ENGLISH: Final = words("the a an of and with in on at for is are to from by his her their your my")
@@ -30,8 +32,11 @@ SMALL_WORDS: Final = words(
 )
 
 
-def clean(caption: str) -> str:
+def clean(caption: str) -> tuple[str, str]:
     """Blank out addresses, file names, prices, dates and closing hashtags; take ALL CAPS and Title Case down to lower case.
+
+    Returns:
+        The text; and with its capitals where they say that it is a title, else "".
 
     The tagger takes every capitalised word for a name, which hides verbs and adjectives of titles ("Little Bird Singing").
     """
@@ -40,7 +45,7 @@ def clean(caption: str) -> str:
         text = pattern.sub(_blank, text)
     text = HASHTAG.sub(r" \1", text)
     text = SEPARATOR.sub(_mark, text)
-    return _lowered(text) if is_title(text) else text
+    return (_lowered(text), text) if is_title(text) else (text, "")
 
 
 def is_title(text: str) -> bool:

@@ -20,7 +20,7 @@ def is_english(caption: str) -> bool:
     """Whether nothing says that the caption is in another language."""
     letters = [character for character in caption if character.isalpha()]
     foreign = sum(not _is_latin(character) for character in letters)
-    return foreign <= MAX_FOREIGN_LETTERS * len(letters) and not is_foreign(clean(caption))
+    return foreign <= MAX_FOREIGN_LETTERS * len(letters) and not is_foreign(clean(caption)[0])
 
 
 @lru_cache(4096)

@@ -10,24 +10,38 @@ from collections.abc import Sequence
 
 from diht_k8s.recipe.cat.attaching import attach_better
 from diht_k8s.recipe.cat.lexicon import Lexicon
+from diht_k8s.recipe.cat.titles import mend_title
 from diht_k8s.recipe.cat.tree import Token, after, before, below, replace_with
 from diht_k8s.recipe.cat.verbs import become_noun_before, find_verbs
 from diht_k8s.recipe.cat.wordlists import (
+    ADJECTIVE_ENDINGS,
+    ADJECTIVES,
     AUXILIARIES,
+    COLOURS,
     COMPLEX_PREPOSITIONS,
     MISTAKEN_VERBS,
+    NUMBER_WORDS,
+    ORIGIN_ENDINGS,
     QUANTITIES,
 )
 
 
-def mend(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
-    """The same caption with mended tags and heads, complex prepositions as one token."""
+def mend(tokens: list[Token], lexicon: Lexicon, *, title: str = "") -> list[Token]:
+    """The same caption with mended tags and heads, complex prepositions as one token.
+
+    Args:
+        tokens: its words.
+        lexicon: lemmas and word classes.
+        title: the caption with its capitals where they say that it is a title, else empty.
+    """
     tokens = _join_prepositions(tokens)
     for token in tokens:
         if token.is_noun:
             _mend_quantity(token)
         _mend_word(tokens, token, lexicon)
     find_verbs(tokens, lexicon)
+    if title:
+        mend_title(tokens, lexicon, title)
     attach_better(tokens, lexicon)
     return tokens
 
@@ -123,6 +137,10 @@ def _mend_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
 def _mend_adjective(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
     word, left = token.lower, before(tokens, token)
     is_thing = lexicon.noun(word) in lexicon.nouns
+    if token.tag == "JJ" and _is_only_noun(word, lexicon):
+        token.retag("NN" if is_thing else "NNP")
+        token.dep = "compound" if token.dep == "amod" else token.dep
+        return
     if token.kids("compound") and not word.endswith("ing") and token.dep != "amod":
         token.retag("NN")  # "Baby Oliver"
     elif not is_thing:
@@ -134,6 +152,17 @@ def _mend_adjective(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> 
         token.retag("NN")  # "new tattoo"
         replace_with(left, token)
         left.attach(token, "amod")
+
+
+def _is_only_noun(word: str, lexicon: Lexicon) -> bool:
+    """Whether a word that the tagger takes for an adjective is none by WordNet nor by its form: "laundry hamper", "Randy Jackson"."""
+    if word in lexicon.adjectives or word in ADJECTIVES or word in COLOURS or word in NUMBER_WORDS:
+        return False
+    if not word.isalpha() or len(word) < 3 or (lexicon.verb(word) != word and word not in lexicon.verbs):
+        return False
+    if word in lexicon.nouns:
+        return not word.endswith(ORIGIN_ENDINGS) or word.endswith("fish")
+    return not word.endswith(ADJECTIVE_ENDINGS)
 
 
 def _is_no_past(token: Token) -> bool:

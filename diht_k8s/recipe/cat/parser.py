@@ -58,18 +58,19 @@ class CaptionParser:
         if self._reader is None or self._reader.is_full:
             self._reader = Reader()
         lexicon = self._reader.lexicon
-        texts = [clean(caption[:MAX_CHARACTERS]) for caption in captions]
+        cleaned = [clean(caption[:MAX_CHARACTERS]) for caption in captions]
+        texts = [text for text, _ in cleaned]
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         graphs: list[CaptionGraph] = [CaptionGraph()] * len(texts)
         words = self._reader.read(["" if is_foreign(texts[index]) else texts[index] for index in order])
         for index, tokens in zip(order, words, strict=True):
-            graphs[index] = graph_of(tokens, lexicon)
+            graphs[index] = graph_of(tokens, lexicon, cleaned[index][1])
         return graphs
 
 
-def graph_of(tokens: Sequence[Token], lexicon: Lexicon) -> CaptionGraph:
-    """The graph of a caption from its tagged and parsed words, which are used up."""
-    mended = mend(list(tokens), lexicon)
+def graph_of(tokens: Sequence[Token], lexicon: Lexicon, title: str) -> CaptionGraph:
+    """The graph of a caption from its tagged and parsed words, which are used up; `title` as `clean` gives it."""
+    mended = mend(list(tokens), lexicon, title=title)
     graph = build_graph(mended, find_phrases(mended, lexicon), lexicon)
     unlink(tokens)
     return graph

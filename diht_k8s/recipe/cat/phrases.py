@@ -13,6 +13,7 @@ from typing import Final
 from diht_k8s.recipe.cat.lexicon import Lexicon
 from diht_k8s.recipe.cat.tree import Token
 from diht_k8s.recipe.cat.wordlists import (
+    ADJECTIVES,
     ADVERBIALS,
     CALENDAR,
     COLOURS,
@@ -54,8 +55,9 @@ MATERIALS: Final = words(
     "mosaic olive baby kitchen summer winter home master luxury comic graphic picnic clinic traffic attic topic"
 )
 """Nouns that WordNet also lists as adjectives; before a noun they are a part of its name."""
-ADJECTIVES: Final = words("retro mini custom vintage antique medium waterproof wireless deluxe premium")
-"""Words that the tagger takes for nouns."""
+HYPHENATED_NOUNS: Final = words(
+    "t-shirt t-shirts e-book e-books x-ray x-rays co-op pop-up pop-ups pull-up make-up check-in close-up close-ups tee-shirt"
+)
 ADJECTIVE_ENDINGS: Final = ("able", "ible", "less", "proof", "ic", "al", "ous", "ive", "ful", "ish", "ern")
 
 
@@ -142,7 +144,7 @@ def _noun_kind(token: Token, following: Token | None, lexicon: Lexicon) -> str:
         return ADJECTIVE
     if word.endswith("ing") and word not in PURPOSE and (token.dep == "amod" or lexicon.verb(word) in INTRANSITIVE):
         return ADJECTIVE
-    if HYPHENATED.match(word) or word in ADJECTIVES:
+    if (HYPHENATED.match(word) and word not in HYPHENATED_NOUNS) or word in ADJECTIVES:
         return ADJECTIVE
     is_adjective = word in lexicon.adjectives and word not in MATERIALS
     only = word not in lexicon.nouns or token.dep == "amod" or word.endswith(ADJECTIVE_ENDINGS)

@@ -41,6 +41,36 @@ FOREIGN: Final = words(
 NUMBER_WORDS: Final = words(
     "several many few dozen dozens hundred hundreds thousand thousands multiple various numerous"
 )
+ADJECTIVES: Final = words(
+    "retro mini custom vintage antique medium waterproof wireless deluxe premium super ultra mega faux handmade homemade online offline "
+    "stylish preowned refurbished unisex plus luxe"
+)
+"""Words that the tagger takes for nouns, or that WordNet does not know."""
+ORIGIN_ENDINGS: Final = ("ean", "ian", "ese", "ish", "ing", "ed")
+"""Endings of adjectives that WordNet lists as nouns only ("Caribbean", "vegetarian")."""
+ADJECTIVE_ENDINGS: Final = (
+    *(
+        "able",
+        "ible",
+        "less",
+        "proof",
+        "ic",
+        "al",
+        "ous",
+        "ive",
+        "ful",
+        "ern",
+        "ary",
+        "ory",
+        "ant",
+        "ent",
+        "ite",
+        "like",
+        "some",
+    ),
+    *("y", "er", "est", *ORIGIN_ENDINGS),
+)
+"""By these a word that WordNet does not know is an adjective."""
 DETERMINERS: Final = words(
     "a an the this that these those some any all every each both no another other others such same own more most less least much "
     "either neither what which whose enough half"

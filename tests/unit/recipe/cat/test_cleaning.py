@@ -21,17 +21,27 @@ from diht_k8s.recipe.cat.cleaning import clean, is_title
         ("Singer Maya Lind performs on stage", "Singer Maya Lind performs on stage"),
         ("Mug | Blue", "mug ; blue"),
         ("rock-n-roll", "rock-n-roll"),
+        ("Pattern- apple -pear", "Pattern; apple ;pear"),
+        ("size -3 to 4-", "size -3 to 4-"),
     ],
 )
 def test_clean_leaves_language(caption: str, seen: str) -> None:
-    assert clean(caption).split() == seen.split()
+    assert clean(caption)[0].split() == seen.split()
+
+
+@pytest.mark.parametrize(
+    ("caption", "title"),
+    [("Little Bird | Blue", "Little Bird ; Blue"), ("a little bird", ""), ("LED LAMP 5W", "LED LAMP 5W")],
+)
+def test_clean_hands_on_the_capitals_of_a_title(caption: str, title: str) -> None:
+    assert clean(caption)[1] == title
 
 
 @pytest.mark.parametrize(
     "caption", ["a dog at www.example.org", "İSTANBUL BRIDGE", "A - B | C", "#a #b", "\U0001d538 \uff22\uff23"]
 )
 def test_clean_keeps_the_length_so_that_spans_stay_valid(caption: str) -> None:
-    assert len(clean(caption)) == len(caption)
+    assert len(clean(caption)[0]) == len(caption)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,154 @@
+"""Mend verbs that are none in titles: "Gold Plated Geometric Earrings", "Color Changing LED Lights", "Seiko Solar Ladies Watch".
+
+Titles of products and pictures, known by their capitals, are chains of nouns, participles and adjectives without articles; the tagger, which
+looks for a sentence, takes one of them for its verb. Headlines are titles as well ("Two Girls Share an Umbrella"), so a verb stays
+where its subject can act, where an article or a preposition follows, or where it is no noun and no participle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from diht_k8s.recipe.cat.lexicon import Lexicon
+from diht_k8s.recipe.cat.tree import Token, after, before, below, replace_with
+from diht_k8s.recipe.cat.wordlists import INTRANSITIVE, PURPOSE, THINGS_IN_ING, is_animate, words
+
+IRREGULAR_PARTICIPLES: Final = words(
+    "cut set built made woven knit hidden broken fallen frozen lost worn torn sewn drawn grown blown wound bound spun cast"
+)
+ASKING: Final = words("when how why where what who")
+ACTORS: Final = words(
+    "hand hands arm arms finger fingers car cars train trains truck trucks bus boat boats ship ships plane planes airplane helicopter "
+    "hero heroes army team teams class company president minister police court government study report family families crowd "
+    "husband wife mother father parent brother sister son daughter chairman queen king prince princess"
+)
+"""Things that act like people in captions."""
+LOOKS: Final = words(
+    "themed shaped printed inspired styled patterned framed autographed stamped embroidered lined trimmed colored coloured sized sleeved"
+)
+"""Participles that say what a thing is like even after what could act: "Owl Themed Cards"."""
+ENDS_IN_ING: Final = THINGS_IN_ING | {"hanging"}
+ACTS: Final = words(
+    "hold wear ride carry eat drink use look show feature depict contain pull push chase feed kiss hug promote celebrate star cultivate "
+    "have do"
+)
+"""Of these the -ing form before a noun is an act, whatever stands before it."""
+THINGS: Final = words(
+    "set print dress club watch gown clutch case cover cut rose saw cast tote top tank light ring band lock shade rule wish update image "
+    "favor favour floor plate coat frame hill wing mount stand wedge stamp stencil sticker patch bag box pocket pack mask shield drop "
+    "guide map plan list sign poster sample sheet shape style color colour form pattern decor tie bow stock market score rank review "
+    "short shorts crown fork clip pin hook screw nail button zip chain line stripe spot dot check match race sport game park garden book "
+    "need supply gift bead seal rear die split boost piece chord flower spray bicycle pump craft tile dream eye patch thumb experience "
+    "land water fish film photograph picture design model project review season grade group round place face head back hand neck part"
+)
+"""Nouns that are verbs as well, and mostly things in titles."""
+
+
+def mend_title(tokens: Sequence[Token], lexicon: Lexicon, title: str) -> None:
+    """Turn verbs of a title that are none into modifiers and nouns.
+
+    Args:
+        tokens: its words.
+        lexicon: lemmas.
+        title: the title with its capitals: a word without one is no part of a name.
+    """
+    if tokens and tokens[0].lower in ASKING:
+        return
+    for token in tokens:
+        if not token.is_verb or token.dep in ("amod", "compound", "nmod", "aux", "auxpass"):
+            continue
+        if token.kids("aux", "auxpass", "neg", "agent", "mark", "prt") or title[token.start].islower():
+            continue
+        _mend_verb(tokens, token, lexicon)
+
+
+def _mend_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+    left, right = before(tokens, token), after(tokens, token)
+    opens = left is None or not _is_word(left)
+    ends = right is None or not _is_word(right)
+    goes_on = right is not None and _is_nominal(right)
+    names = left is not None and _is_nominal(left)
+    actor = names and left is not None and _can_act(left, lexicon)
+    if not lexicon.is_verb_form(token.lower):
+        token.retag("NNP" if token.lower.endswith("ing") else "JJ")  # "Genting Highlands", "Multicolored Mayhem"
+    elif _is_participle(token):
+        if goes_on and ((names and not actor) or token.lower in LOOKS or (opens and left is not None)):
+            _become_part(tokens, token, "amod")
+        elif ends and names and not actor and all(child.i < token.i for child in token.children):
+            token.retag("JJ")  # "LED Brake Light Smoked"
+    elif token.tag == "VBG":
+        _mend_participle(tokens, token, lexicon, goes_on=goes_on, ends=ends, after_thing=names and not actor)
+    elif token.lower == "rose" or is_animate(token.lower) or (names and not actor and _is_thing(token, lexicon)):
+        if goes_on:
+            _become_part(tokens, token, "compound")
+        elif names and (ends or (right is not None and right.tag in ("IN", "CC"))):
+            _become_head(token, tokens[token.i - 1])
+
+
+def _mend_participle(
+    tokens: Sequence[Token], token: Token, lexicon: Lexicon, *, goes_on: bool, ends: bool, after_thing: bool
+) -> None:
+    if not after_thing:
+        return
+    if goes_on and token.lower in PURPOSE:
+        _become_part(tokens, token, "compound")
+    elif goes_on and lexicon.verb(token.lower) not in ACTS and not token.kids("prep"):
+        _become_part(tokens, token, "amod")
+    elif ends and token.lower in ENDS_IN_ING:
+        _become_head(token, tokens[token.i - 1])
+
+
+def _is_word(token: Token) -> bool:
+    return token.lower[0].isalnum() or token.lower == "'s"
+
+
+def _is_nominal(token: Token) -> bool:
+    return token.is_noun or token.tag in ("JJ", "CD")
+
+
+def _can_act(token: Token, lexicon: Lexicon) -> bool:
+    return is_animate(token.lower) or is_animate(lexicon.noun(token.lower)) or token.lower in ACTORS
+
+
+def _is_participle(token: Token) -> bool:
+    return token.tag in ("VBN", "VBD") and (token.lower.endswith("ed") or token.lower in IRREGULAR_PARTICIPLES)
+
+
+def _is_thing(token: Token, lexicon: Lexicon) -> bool:
+    moves = lexicon.verb(token.lower) in INTRANSITIVE
+    return lexicon.noun(token.lower) in THINGS and not (moves and token.kids("prep"))
+
+
+def _become_head(token: Token, left: Token) -> None:
+    """The last word of a name: "Solar Ladies Watch"."""
+    token.retag("NNS" if token.tag == "VBZ" else "NN")
+    for child in token.kids("nsubj", "nsubjpass"):
+        child.dep = "compound"
+    if left not in below(token):
+        replace_with(left, token)
+        left.attach(token, "compound")
+
+
+def _become_part(tokens: Sequence[Token], token: Token, dep: str) -> None:
+    """A part of the noun phrase that goes on behind it."""
+    stop = token.i + 1
+    while stop < len(tokens) and _is_nominal(tokens[stop]):
+        stop += 1
+    nouns = [item for item in tokens[token.i + 1 : stop] if item.is_noun]
+    if not nouns:
+        return
+    noun = next((item for item in nouns if item.dep not in ("compound", "amod", "nmod")), nouns[-1])
+    left = tokens[token.i - 1]
+    if noun in below(token):
+        replace_with(token, noun)
+    for child in list(token.children):
+        child.attach(noun, "compound" if child.is_noun and child.i < noun.i else child.dep)
+    if dep == "compound":
+        token.retag("NNS" if token.tag == "VBZ" else "NN")
+    elif token.tag == "VBD":
+        token.retag("VBN")
+    token.attach(noun, dep)
+    if left in noun.ancestors():
+        replace_with(left, noun)
+        left.attach(noun, "compound")
