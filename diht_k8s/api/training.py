@@ -68,6 +68,8 @@ class Distillation(Model):
     """headLrScale multiplies lr for the heads."""
     head_weight_decay_scale: NotNegative = 0.01
     """headWeightDecayScale multiplies weightDecay for the heads."""
+    heads_input: Literal["Embedding", "Tower"] = "Embedding"
+    """headsInput: Embedding puts the heads on the image embedding before normalisation, Tower on what its projection sees."""
 
 
 class InitFrom(Model):

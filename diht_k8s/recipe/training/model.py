@@ -1,7 +1,7 @@
 """The student: open_clip's CLIP with exact GELU (the DiHT architecture), and the two concept heads on its image embedding.
 
-The heads are linear maps from the image embedding before normalisation (our choice; the paper does not say) to the vocabulary. They
-are dropped on export.
+The heads are linear maps from the image embedding before normalisation (our choice; the paper does not say), or from what the tower's projection
+sees, to the vocabulary. They are dropped on export.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.training import Train
+from diht_k8s.recipe.training.heads import TowerFeatures
 from diht_k8s.recipe.training.losses import clamped_logit_scale
 
-# B pairs, T tokens of the longest caption, D embedding, C concepts of a head.
+# B pairs, T tokens of the longest caption, D embedding, W width of the image tower, C concepts of a head.
 
 
 class Features(NamedTuple):
@@ -65,16 +66,19 @@ def model_configuration(train: Train) -> dict[str, Any]:
 class Student(nn.Module):
     """CLIP with concept heads."""
 
-    def __init__(self, config: dict[str, Any], *, num_objects: int = 0, num_attributes: int = 0) -> None:
+    def __init__(
+        self, config: dict[str, Any], *, num_objects: int = 0, num_attributes: int = 0, heads_input: str = "Embedding"
+    ) -> None:
         """Make a model with random weights (open_clip's initialisation, as DiHT's).
 
         Args:
             config: an open_clip model configuration.
             num_objects: classes of the object head; 0 means no head.
             num_attributes: classes of the attribute head; 0 means no head.
+            heads_input: Embedding or Tower, as `train.distillation.headsInput`.
 
         Raises:
-            UserError: open_clip refuses the configuration.
+            UserError: open_clip refuses the configuration, or the tower has no features before its projection that we know.
         """
         super().__init__()
         try:
@@ -82,8 +86,11 @@ class Student(nn.Module):
             self.clip = CLIP(**config, nonscalar_logit_scale=True)
         except (TypeError, ValueError, KeyError, AssertionError, RuntimeError) as error:
             raise UserError(f"open_clip refuses the model configuration: {error}: check train.modelConfig") from error
-        self.object_head = nn.Linear(config["embed_dim"], num_objects) if num_objects else None
-        self.attribute_head = nn.Linear(config["embed_dim"], num_attributes) if num_attributes else None
+        has_heads = num_objects or num_attributes
+        self._tower = TowerFeatures(self.clip.visual) if heads_input == "Tower" and has_heads else None
+        width = config["embed_dim"] if self._tower is None else self._tower.width
+        self.object_head = nn.Linear(width, num_objects) if num_objects else None
+        self.attribute_head = nn.Linear(width, num_attributes) if num_attributes else None
         self.autocast_dtype: torch.dtype | None = None
         """what `forward` computes matrix products in, if it is this model that sees to it."""
 
@@ -119,13 +126,14 @@ class Student(nn.Module):
 
     def _features(self, images_BCHW: Tensor, tokens_BT: Tensor, max_logit_scale: float) -> Features:
         image_BD = self.clip.encode_image(images_BCHW).float()
+        seen_BW = image_BD if self._tower is None else self._tower.take()
         text_BD = self.encode_text(tokens_BT)
         return Features(
             nn.functional.normalize(image_BD, dim=-1),
             nn.functional.normalize(text_BD, dim=-1),
             clamped_logit_scale(self.clip.logit_scale.float().squeeze(0), max_logit_scale),
-            self.object_head(image_BD).float() if self.object_head is not None else None,
-            self.attribute_head(image_BD).float() if self.attribute_head is not None else None,
+            self.object_head(seen_BW).float() if self.object_head is not None else None,
+            self.attribute_head(seen_BW).float() if self.attribute_head is not None else None,
         )
 
 
