@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from diht_k8s.recipe.cat.attaching import attach_better
 from diht_k8s.recipe.cat.lexicon import Lexicon
-from diht_k8s.recipe.cat.titles import mend_title
+from diht_k8s.recipe.cat.titles import mend_fragment, mend_title
 from diht_k8s.recipe.cat.tree import Token, after, before, below, replace_with
 from diht_k8s.recipe.cat.verbs import become_noun_before, find_verbs
 from diht_k8s.recipe.cat.wordlists import (
@@ -42,6 +42,8 @@ def mend(tokens: list[Token], lexicon: Lexicon, *, title: str = "") -> list[Toke
     find_verbs(tokens, lexicon)
     if title:
         mend_title(tokens, lexicon, title)
+    else:
+        mend_fragment(tokens, lexicon)
     attach_better(tokens, lexicon)
     return tokens
 
@@ -162,6 +164,9 @@ def _is_only_noun(word: str, lexicon: Lexicon) -> bool:
         return False
     if word in lexicon.nouns:
         return not word.endswith(ORIGIN_ENDINGS) or word.endswith("fish")
+    graded = next((word.removesuffix(ending) for ending in ("est", "er") if word.endswith(ending)), None)
+    if graded is not None:
+        return not {graded, f"{graded}e", graded[:-1], f"{graded[:-1]}y"} & lexicon.adjectives
     return not word.endswith(ADJECTIVE_ENDINGS)
 
 

@@ -19,14 +19,17 @@ from diht_k8s.recipe.cat.wordlists import (
     COLOURS,
     DETERMINERS,
     FIXED_NAMES,
+    HYPHENATED_NOUNS,
     IDENTIFIER_WORDS,
     INTRANSITIVE,
     MONTH_WORDS,
     NUMBER_WORDS,
     OBJECT_NOT_ADVERB,
+    PARTS,
     PLURAL_ONLY,
     PURPOSE,
     SHADES,
+    STREETS,
     UNITS,
     is_animate,
     words,
@@ -55,9 +58,6 @@ MATERIALS: Final = words(
     "mosaic olive baby kitchen summer winter home master luxury comic graphic picnic clinic traffic attic topic"
 )
 """Nouns that WordNet also lists as adjectives; before a noun they are a part of its name."""
-HYPHENATED_NOUNS: Final = words(
-    "t-shirt t-shirts e-book e-books x-ray x-rays co-op pop-up pop-ups pull-up make-up check-in close-up close-ups tee-shirt"
-)
 ADJECTIVE_ENDINGS: Final = ("able", "ible", "less", "proof", "ic", "al", "ous", "ive", "ful", "ish", "ern")
 
 
@@ -117,7 +117,9 @@ def _kind(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> str:
         return BREAK
     if token.tag == "CD" or word in NUMBER_WORDS or _has_digit(word):
         return _number_kind(tokens, index)
-    if word in UNITS and index and _numeric(tokens[index - 1]):
+    if (word in UNITS or (word in PARTS and following is not None and following.tag[:2] in ("NN", "JJ"))) and (
+        index and _numeric(tokens[index - 1])
+    ):
         return SKIPPED
     if word == "size" and following is not None and (_numeric(following) or following.lower in SIZE):
         return SKIPPED
@@ -176,7 +178,8 @@ def _used_as_noun(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> bool
 def _number_kind(tokens: Sequence[Token], index: int) -> str:
     word = tokens[index].lower
     following = tokens[index + 1].lower if index + 1 < len(tokens) else ""
-    if following in UNITS:
+    is_count_of_parts = following in PARTS and index + 2 < len(tokens) and tokens[index + 2].tag[:2] in ("NN", "JJ")
+    if following in UNITS or following == "x" or is_count_of_parts or _is_house_number(tokens, index):
         return SKIPPED
     if HYPHENATED.match(word):
         return ADJECTIVE
@@ -190,6 +193,13 @@ def _number_kind(tokens: Sequence[Token], index: int) -> str:
     ):
         return SKIPPED
     return NUMBER
+
+
+def _is_house_number(tokens: Sequence[Token], index: int) -> bool:
+    """Whether a street's name follows: "27 Maple Lane"."""
+    words = tokens[index + 1 : index + 5]
+    ends = next((place for place, token in enumerate(words) if token.lower.rstrip(".") in STREETS), None)
+    return bool(ends) and all(token.is_noun or token.tag == "JJ" for token in words[:ends])
 
 
 def _numeric(token: Token) -> bool:

@@ -35,14 +35,21 @@ ACTS: Final = words(
 )
 """Of these the -ing form before a noun is an act, whatever stands before it."""
 THINGS: Final = words(
-    "set print dress club watch gown clutch case cover cut rose saw cast tote top tank light ring band lock shade rule wish update image "
-    "favor favour floor plate coat frame hill wing mount stand wedge stamp stencil sticker patch bag box pocket pack mask shield drop "
-    "guide map plan list sign poster sample sheet shape style color colour form pattern decor tie bow stock market score rank review "
-    "short shorts crown fork clip pin hook screw nail button zip chain line stripe spot dot check match race sport game park garden book "
-    "need supply gift bead seal rear die split boost piece chord flower spray bicycle pump craft tile dream eye patch thumb experience "
-    "land water fish film photograph picture design model project review season grade group round place face head back hand neck part"
+    "set cut rose saw cast watch design wish bow force dress cover stand hang hook fall drop light play film picture dance drive shoot draw"
 )
-"""Nouns that are verbs as well, and mostly things in titles."""
+"""Verbs that are mostly things where a title has them after a noun."""
+VERBS: Final = words(
+    "be have do go get make take give come see know say tell ask show find keep let want need like love hate think feel look seem become "
+    "begin start stop end open close add allow appear announce answer argue arrive attack attend beat bring build buy call carry catch "
+    "celebrate claim climb compete cook create cry dance deal debut deliver demand derive develop found feature harvest die discuss dominate draw drink "
+    "drive eat employ empower enjoy enter escape explain explode express face fail fall feed fight fill fly follow gain grow guard hang "
+    "happen hear help hit hold hope hug include increase inspire introduce invite join jump kick kill kiss launch lead learn leave lie "
+    "listen live lose maintain march meet miss move offer order pay perform pitch play point pose present prevent produce promote protect "
+    "provide pull push put raise reach read receive record reduce release remain replace retain return reveal ride rise run save score "
+    "seek sell send serve set share shoot sign sing sit sleep smile speak spend stand star stay steal suffer support surprise survive "
+    "talk target teach test throw touch train travel try turn unveil use visit vote wait walk warn wear welcome win wonder work write"
+)
+"""Verbs that are mostly verbs, though some of them name things as well."""
 
 
 def mend_title(tokens: Sequence[Token], lexicon: Lexicon, title: str) -> None:
@@ -61,6 +68,38 @@ def mend_title(tokens: Sequence[Token], lexicon: Lexicon, title: str) -> None:
         if token.kids("aux", "auxpass", "neg", "agent", "mark", "prt") or title[token.start].islower():
             continue
         _mend_verb(tokens, token, lexicon)
+
+
+def mend_fragment(tokens: Sequence[Token], lexicon: Lexicon) -> None:
+    """The same, with more care, where capitals say nothing: "glass buttons royalty free illustration", "rubber lined valve".
+
+    Only right after a bare common noun that cannot act, and before a noun or the end.
+    """
+    for token in tokens:
+        if not token.is_verb or token.dep in ("amod", "compound", "nmod", "aux", "auxpass", "relcl", "xcomp"):
+            continue
+        left, right = before(tokens, token), after(tokens, token)
+        if left is None or left.tag not in ("NN", "NNS") or _can_act(left, lexicon):
+            continue
+        if token.kids("aux", "auxpass", "neg", "agent", "mark", "prt") or _has_article(tokens, left):
+            continue
+        goes_on = right is not None and _is_nominal(right)
+        if _is_participle(token):
+            if goes_on and left.tag == "NN":
+                _become_part(tokens, token, "amod")
+        elif token.tag in ("VBZ", "VBP", "VB") and _is_thing(token, lexicon):
+            if goes_on:
+                _become_part(tokens, token, "compound")
+            elif right is None or not _is_word(right):
+                _become_head(token, left)
+
+
+def _has_article(tokens: Sequence[Token], noun: Token) -> bool:
+    """Whether the noun phrase that ends with a noun has an article, as in a sentence."""
+    index = noun.i
+    while index >= 0 and _is_nominal(tokens[index]):
+        index -= 1
+    return index >= 0 and tokens[index].tag in ("DT", "PRP$", "WP", "WDT", "POS")
 
 
 def _mend_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
@@ -116,8 +155,12 @@ def _is_participle(token: Token) -> bool:
 
 
 def _is_thing(token: Token, lexicon: Lexicon) -> bool:
-    moves = lexicon.verb(token.lower) in INTRANSITIVE
-    return lexicon.noun(token.lower) in THINGS and not (moves and token.kids("prep"))
+    if lexicon.noun(token.lower) not in lexicon.nouns:
+        return False
+    verb = lexicon.verb(token.lower)
+    if verb in INTRANSITIVE and token.kids("prep"):
+        return False
+    return lexicon.noun(token.lower) in THINGS or (verb not in VERBS and verb not in INTRANSITIVE)
 
 
 def _become_head(token: Token, left: Token) -> None:

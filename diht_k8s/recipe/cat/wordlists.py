@@ -68,7 +68,7 @@ ADJECTIVE_ENDINGS: Final = (
         "like",
         "some",
     ),
-    *("y", "er", "est", *ORIGIN_ENDINGS),
+    *("y", *ORIGIN_ENDINGS),
 )
 """By these a word that WordNet does not know is an adjective."""
 DETERMINERS: Final = words(
@@ -84,6 +84,14 @@ UNITS: Final = words(
     "ml l cl oz fl lb lbs g kg mg mm cm m km ft inch inches in feet yd px mb gb tb mah w v hz ghz mhz rpm mph kmh psi percent "
     "pcs pc pack eur usd gbp dollars dollar am pm year-old"
 )
+HYPHENATED_NOUNS: Final = words(
+    "t-shirt t-shirts e-book e-books x-ray x-rays co-op pop-up pop-ups pull-up make-up check-in close-up close-ups tee-shirt"
+)
+STREETS: Final = words(
+    "lane ln street st avenue ave road rd drive dr boulevard blvd court ct terrace highway hwy parkway pkwy circle"
+)
+PARTS: Final = words("piece pieces")
+"""Units between a number and a noun: "12 piece cookware set"."""
 IDENTIFIER_WORDS: Final = words("no no. nr series model size vol vol. volume part ref sku art. type")
 OBJECT_NOT_ADVERB: Final = words(
     "home outdoors indoors outside inside downtown upstairs downstairs overseas abroad online together"
@@ -197,7 +205,10 @@ FIXED_NAMES: Final = phrases(
     "french fries;sweet potato;sweet potatoes;high school;real estate;social media;stainless steel;cast iron;still life;slow cooker;"
     "cell phone;mobile phone;prime minister;new year;polar bears;grizzly bears;bald eagles;golden retrievers;cell phones;mobile phones;"
     "first aid;living room;common sense;red cross;ice cream;black hole;fire engine;teddy bear;ferris wheel;high street;"
-    "high schools;cardinal directions;roller coaster"
+    "high schools;cardinal directions;roller coaster;new york;new zealand;new delhi;new jersey;new mexico;new england;new orleans;"
+    "new hampshire;new brunswick;great britain;great lakes;united states;united kingdom;south africa;south korea;south carolina;"
+    "south dakota;north korea;north carolina;north dakota;west virginia;sri lanka;costa rica;puerto rico;big ben;grand canyon;red sea;"
+    "black sea;dead sea;green bay;white house;rocky mountains;golden gate;black friday;sour cream"
 )
 ADVERBIALS: Final = by_first_word(
     phrases(
