@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.evaluation import stage as program
@@ -111,7 +111,7 @@ def test_page_when_read_aloud_has_names_for_what_is_no_text(opened: tuple[Page, 
     page, _ = opened
     assert page.locator("h1").count() == 1
     assert page.locator("img:not([alt])").count() == 0
-    assert page.locator("svg:not([aria-label])").count() == 0
+    assert page.locator("svg:not([aria-label]), figure.plot:not([aria-label])").count() == 0
     assert page.locator("html[lang=en]").count() == 1
     levels = page.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].map(h => +h.tagName[1])")
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
@@ -123,6 +123,98 @@ def test_page_when_used_by_keyboard_starts_with_a_way_past_the_menu(opened: tupl
     assert page.evaluate("document.activeElement.getAttribute('href')") == "#main"
     scrollable = page.locator(".scroll")
     assert all(scrollable.nth(n).get_attribute("tabindex") == "0" for n in range(scrollable.count()))
+
+
+def charts(page: Page) -> Locator:
+    """The curves of the training; a report without that stage has none."""
+    found = page.locator("#training figure.plot")
+    if not found.count():
+        pytest.skip("this report has no curve")
+    return found
+
+
+def values(page: Page, chart: Locator) -> str:
+    """What stands below a chart once it has heard of the last key or move."""
+    page.wait_for_timeout(60)
+    return chart.locator(".values").inner_text()
+
+
+@pytest.mark.parametrize("opened", [(1440, "light"), (390, "dark")], indirect=True)
+def test_chart_when_pointed_at_or_used_by_keys_tells_its_values(opened: tuple[Page, list[str]]) -> None:
+    page, messages = opened
+    chart = charts(page).first
+    chart.scroll_into_view_if_needed()
+    box = chart.locator(".u-over").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 2, box["y"] + 5)
+    assert values(page, chart) == "samples seen 10: total 5, contrastive 4"
+    chart.focus()
+    page.keyboard.press("End")
+    last = values(page, chart)
+    assert last == "samples seen 100: total 0.5, contrastive 0.4"
+    page.keyboard.press("ArrowLeft")
+    assert values(page, chart).startswith("samples seen 90: ")
+    assert not chart.locator("svg").is_visible()
+    assert messages == []
+
+
+def test_chart_when_zoomed_shows_the_stretch_until_escape(opened: tuple[Page, list[str]]) -> None:
+    page, _ = opened
+    chart = charts(page).first
+    chart.scroll_into_view_if_needed()
+    box = chart.locator(".u-over").bounding_box()
+    assert box is not None
+    left, right = box["x"] + 0.4 * box["width"], box["x"] + 0.9 * box["width"]
+    page.mouse.move(left, box["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(right, box["y"] + 20, steps=5)
+    page.mouse.up()
+    page.mouse.move(box["x"] + 1, box["y"] + 20)
+    assert values(page, chart).startswith(("samples seen 40: ", "samples seen 50: "))
+    chart.focus()
+    page.keyboard.press("Escape")
+    page.mouse.move(box["x"] + 2, box["y"] + 20)
+    assert values(page, chart).startswith("samples seen 10: ")
+
+
+def test_charts_when_scripts_are_off_or_printed_are_pictures(
+    browser: Browser, report: Path, opened: tuple[Page, list[str]]
+) -> None:
+    page, _ = opened
+    page.emulate_media(media="print")
+    assert charts(page).first.locator("svg").is_visible()
+    assert not page.locator("figure.plot .canvas").first.is_visible()
+    context = browser.new_context(java_script_enabled=False, offline=True)
+    plain = context.new_page()
+    plain.goto(report.as_uri())
+    assert plain.locator("figure.plot svg").first.is_visible()
+    context.close()
+
+
+def test_page_when_a_caption_smuggles_a_script_in_does_not_run_it(opened: tuple[Page, list[str]], report: Path) -> None:
+    page, messages = opened
+    evil = "<script>document.title = 'taken'</script><img src='data:,' onerror=\"document.title = 'taken'\">"
+    copy = report.with_name("evil.html")
+    copy.write_text(report.read_text().replace("<main ", f"{evil}<main ", 1))
+    page.goto(copy.as_uri())
+    page.wait_for_timeout(100)
+    assert page.title() == "small: DiHT run report"
+    assert any("Content Security Policy" in message for message in messages)
+    assert page.evaluate(
+        "document.querySelectorAll('figure.plot').length === document.querySelectorAll('.uplot').length"
+    )
+
+
+def test_page_when_benchmarks_are_many_folds_them_and_links_unfold(opened: tuple[Page, list[str]]) -> None:
+    page, _ = opened
+    folds = page.locator("details.benchmark")
+    if not folds.count():
+        pytest.skip("this report has few benchmarks")
+    assert page.locator("details.benchmark[open]").count() == 0
+    page.locator("a[href='#benchmark-7']").first.click()
+    assert page.locator("details.benchmark[open] #benchmark-7").count() == 1
+    page.emulate_media(media="print")
+    assert page.locator("#notes li").count() < 10
 
 
 def test_page_when_printed_keeps_its_pictures_and_drops_the_menu(opened: tuple[Page, list[str]]) -> None:

@@ -54,15 +54,13 @@ def model_card(content: Mapping[str, Any]) -> list[Row]:
 
 
 def _faults(content: Mapping[str, Any]) -> list[str]:
-    """Benchmarks at which the model does no better than guessing."""
-    found: list[str] = []
-    for result in content["benchmarks"]:
-        if result["type"] == "Classification" and "error" not in result:
-            if result["balanced_interval"][0] <= result["chance"]:
-                found.append(f"not clearly better than guessing on {result['name']}")
-            if result["top1"] < result["majority"]:
-                found.append(f"top-1 on {result['name']} is below always naming the commonest class")
-    return found
+    """Benchmarks at which the model does no better than guessing, or than a constant answer."""
+    done = [r for r in content["benchmarks"] if r["type"] == "Classification" and "error" not in r]
+    texts = {
+        "not clearly better than guessing on": [r["name"] for r in done if r["balanced_interval"][0] <= r["chance"]],
+        "top-1 below always naming the commonest class on": [r["name"] for r in done if r["top1"] < r["majority"]],
+    }
+    return [f"{text} {', '.join(names)}" for text, names in texts.items() if names]
 
 
 def _counted(counts: Mapping[str, int]) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 SMALL_PAIRS: Final = 1_000_000
+MANY: Final = 4
+"""Of more benchmarks than this, each is folded on the page, and its notes stand with it."""
 DIRECTIONS: Final = {"text_to_image": "caption to picture", "image_to_text": "picture to caption"}
 
 Json = Mapping[str, Any]
@@ -41,12 +43,43 @@ def lede(content: Json) -> str:
 
 def notes(content: Json) -> list[str]:
     """Everything that a careful reader should know before quoting a figure."""
-    found = _size_notes(content)
-    for benchmark in content["benchmarks"]:
-        if "error" in benchmark:
-            found.append(f"The benchmark {benchmark['name']} has no result: {benchmark['error']}")
-        else:
-            found += _benchmark_notes(benchmark)
+    done = [benchmark for benchmark in content["benchmarks"] if "error" not in benchmark]
+    own = [note for benchmark in done for note in benchmark_notes(benchmark)]
+    return [*_size_notes(content), *_failures(content), *own, *_run_notes(content)]
+
+
+def page_notes(content: Json) -> list[str]:
+    """The same for the top of a page: of many benchmarks what concerns them all, since each has its own notes beside its figures."""
+    done = [benchmark for benchmark in content["benchmarks"] if "error" not in benchmark]
+    if len(done) <= MANY:
+        return notes(content)
+    return [*_size_notes(content), *_failures(content), *_seen_in_all(done), *_run_notes(content)]
+
+
+def _failures(content: Json) -> list[str]:
+    failed = [benchmark for benchmark in content["benchmarks"] if "error" in benchmark]
+    return [f"The benchmark {benchmark['name']} has no result: {benchmark['error']}" for benchmark in failed]
+
+
+def _seen_in_all(benchmarks: list[dict[str, Any]]) -> list[str]:
+    """Which of many benchmarks have pictures that were trained on."""
+    compared = [benchmark for benchmark in benchmarks if benchmark.get("seen") is not None]
+    if not compared:
+        return []
+    shares = [
+        f"{benchmark['name']} ({percent(benchmark['seen']['pictures'] / benchmark['pictures'])})"
+        for benchmark in compared
+        if benchmark["seen"]["pictures"]
+    ]
+    found = ", ".join(shares) if shares else "none"
+    return [
+        f"Benchmarks with pictures that stand byte for byte among the training pairs, of {len(compared)} that were compared: {found}."
+    ]
+
+
+def _run_notes(content: Json) -> list[str]:
+    """On the filter, the model and the stages that are missing."""
+    found: list[str] = []
     if content["filter"]["state"] == "committed":
         found.append(
             "This report does not show whether the filter helps: that takes a second run without it, or with a random subset "
@@ -57,8 +90,7 @@ def notes(content: Json) -> list[str]:
         found.append(f"The model {model['name']} has random weights: its figures are those of an untrained network.")
     if model is not None and model.get("assumed"):
         found.append(f"The model {model['name']} came without a configuration: {model['assumed']} are assumed.")
-    found += content["missing"].values()
-    return found
+    return [*found, *content["missing"].values()]
 
 
 def _size_notes(content: Json) -> list[str]:
@@ -71,7 +103,8 @@ def _size_notes(content: Json) -> list[str]:
     ]
 
 
-def _benchmark_notes(benchmark: Json) -> list[str]:
+def benchmark_notes(benchmark: Json) -> list[str]:
+    """On one benchmark that has a result."""
     found: list[str] = []
     for key, direction in DIRECTIONS.items():
         if key in benchmark and (pixels := _pixels(benchmark, key)) is not None:

@@ -1,18 +1,29 @@
-"""`report.html` from the report's content: one file, no script, nothing loaded from anywhere. Captions and names are escaped."""
+"""`report.html` from the report's content: one file, nothing loaded from anywhere. Captions and names are escaped.
+
+Its only script makes the curves interactive (uPlot, kept in `vendor`, and `charts.js`). The page allows that script by its digest and no
+other, so that nothing in a stranger's caption could ever run.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+from functools import cache
+from importlib import resources
 from typing import Any, Final
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
 
 from diht_k8s.recipe.evaluation.report import views
 from diht_k8s.recipe.evaluation.report.model_cards import data_card, model_card
-from diht_k8s.recipe.evaluation.report.notes import lede, percent
+from diht_k8s.recipe.evaluation.report.notes import MANY, benchmark_notes, lede, page_notes, percent
 from diht_k8s.recipe.evaluation.report.overview import TYPE_NAMES, overview, published
 
 MAX_BYTES: Final = 5 << 20
+PLOTTER: Final = "vendor/uplot-1.6.32.min"
+"""uPlot (MIT licence): 52 kB, no dependencies, canvas charts with a cursor and zoom."""
 
 
 def render(content: dict[str, Any]) -> str:
@@ -47,6 +58,18 @@ def environment() -> Environment:
     return templates
 
 
+@cache
+def plotter() -> dict[str, Markup]:
+    """The page's style sheet and script of charts, and the digest by which the page allows the script."""
+    package = resources.files("diht_k8s.recipe.evaluation.report")
+    parts = (f"{PLOTTER}.js", "templates/charts.js")
+    script = "\n".join(package.joinpath(part).read_text() for part in parts)
+    assert "</script" not in script, "it would end the element that holds it"
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    style = package.joinpath(f"{PLOTTER}.css").read_text()
+    return {"style": Markup(style), "script": Markup(script), "digest": Markup(digest)}  # noqa: S704 (files of this package)
+
+
 def _values(content: dict[str, Any], pictured: int) -> dict[str, Any]:
     """What the templates show; benchmarks from number `pictured` on have no pictures."""
     results = [
@@ -55,17 +78,23 @@ def _values(content: dict[str, Any], pictured: int) -> dict[str, Any]:
     ]
     return {
         "content": content,
+        "plotter": plotter(),
         "lede": lede(content),
+        "notes": page_notes(content),
+        "folded": len(results) > MANY,
         "cards": views.cards(content),
         "steps": views.steps(content),
         "funnel": views.funnel(content),
         "dropped": views.dropped(content),
         "kept": views.kept_examples(content),
         "charts": views.training_charts(content),
+        "training_table": views.training_table(content),
         "overview": overview(content),
         "published": published(content),
         "type_names": TYPE_NAMES,
-        "benchmarks": [views.benchmark(item) for item in results],
+        "benchmarks": [
+            {**views.benchmark(item), "notes": [] if "error" in item else benchmark_notes(item)} for item in results
+        ],
         "data_card": data_card(content),
         "model_card": model_card(content),
         "run_yaml": yaml.safe_dump(content["config"], sort_keys=False, allow_unicode=True, width=100),

@@ -1,10 +1,12 @@
-"""Line charts as inline SVG: no script, readable by screen readers, coloured by the page's style sheet (dark, print). Pure.
+"""Line charts: an inline SVG, coloured by the page's style sheet, and beside it the values with which `charts.js` makes it interactive. Pure.
 
-Series differ by dash as well as by colour. Sizes are in SVG units: a chart is 360 wide and grows with the page.
+The SVG is what print and a browser without scripts show; screen readers get its words. Series differ by dash as well as by
+colour. Sizes are in SVG units: a chart is 360 wide and grows with the page.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, isfinite, log10
@@ -39,11 +41,11 @@ def line_chart(
     from_zero: bool = False,
     x_names: Sequence[str] = (),
 ) -> Markup:
-    """A chart.
+    """A chart as a figure of the page.
 
     Args:
         title: for screen readers; the page shows its own.
-        series: up to four lines; values that are None or not finite are left out.
+        series: up to four lines over the same x; values that are None or not finite are left out.
         x_label: what runs along x.
         percent: y is a share, shown in percent.
         from_zero: the y axis starts at 0.
@@ -71,7 +73,9 @@ def line_chart(
     )
     for index, line in enumerate(series):
         parts += _line(frame, line, index, dots=bool(x_names), percent=percent)
-    return Markup("".join([*parts, "</svg>"]))  # noqa: S704 (all text in it is escaped above)
+    data = escape(_data(series, x_label, percent, from_zero, x_names))
+    figure = [f'<figure class="plot" data-chart="{data}">', *parts, "</svg></figure>"]
+    return Markup("".join(figure))  # noqa: S704 (all text in it is escaped above)
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -96,9 +100,11 @@ def number(value: float, percent: bool = False) -> str:
     return f"{value:.4g}"
 
 
-def thinned(xs: Sequence[float], ys: Sequence[float | None]) -> tuple[list[float], list[float | None]]:
-    """At most `MAX_POINTS` points: means over equal stretches, so that nothing is picked by chance."""
-    size = ceil(len(xs) / MAX_POINTS) if xs else 1
+def thinned(
+    xs: Sequence[float], ys: Sequence[float | None], points: int = MAX_POINTS
+) -> tuple[list[float], list[float | None]]:
+    """At most `points` points: means over equal stretches, so that nothing is picked by chance."""
+    size = ceil(len(xs) / points) if xs else 1
     kept_xs, kept_ys = list[float](), list[float | None]()
     for start in range(0, len(xs), size):
         block = _finite(ys[start : start + size])
@@ -120,6 +126,21 @@ class _Frame:
 
     def y(self, value: float) -> float:
         return HEIGHT - BOTTOM - (value - self.y_low) / (self.y_high - self.y_low) * (HEIGHT - BOTTOM - TOP)
+
+
+def _data(series: Sequence[Series], x_label: str, percent: bool, from_zero: bool, x_names: Sequence[str]) -> str:
+    """What `charts.js` draws, as JSON; numbers to six digits, more than any screen shows."""
+
+    def short(values: Iterable[float | None]) -> list[float | None]:
+        return [float(f"{value:.6g}") if value is not None and isfinite(value) else None for value in values]
+
+    lines = [
+        {"name": line.name, "ys": short(line.ys), "lows": short(line.lows), "highs": short(line.highs)}
+        for line in series
+    ]
+    assert all(list(line.xs) == list(series[0].xs) for line in series), "the lines of a chart share their x"
+    chart = {"label": x_label, "percent": percent, "zero": from_zero, "names": list(x_names)}
+    return json.dumps({**chart, "xs": short(series[0].xs), "series": lines}, separators=(",", ":"))
 
 
 def _finite(values: Iterable[float | None]) -> list[float]:

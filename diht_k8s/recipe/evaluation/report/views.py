@@ -37,6 +37,7 @@ CHARTS: Final = (
     ("Learning rate", {"lr": "learning rate"}, True),
     ("Logit scale", {"logit_scale": "logit scale"}, False),
 )
+TABLE_ROWS: Final = 16
 
 
 def count(value: float | None) -> str:
@@ -45,8 +46,10 @@ def count(value: float | None) -> str:
 
 
 def decimal(value: float | None) -> str:
-    """Three digits that matter."""
-    return DASH if value is None else f"{value:.3g}"
+    """Three digits that matter; large numbers whole."""
+    if value is None:
+        return DASH
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def duration(seconds: float | None) -> str:
@@ -239,6 +242,18 @@ def training_charts(content: Json) -> list[Json]:
             chart = line_chart(title, series, x_label="samples seen", from_zero=from_zero)
             found.append({"title": title, "chart": chart, "legend": legend})
     return found
+
+
+def training_table(content: Json) -> Json:
+    """The same values as rows, for those who do not see curves: means over at most `TABLE_ROWS` stretches."""
+    lines = [line for line in content["train"].get("metrics", []) if "samples" in line]
+    names = {name: shown for _, names, _ in CHARTS for name, shown in names.items()}
+    found = [name for name in names if any(line.get(name) is not None for line in lines)]
+    xs = [float(line["samples"]) for line in lines]
+    columns = [thinned(xs, [line.get(name) for line in lines], TABLE_ROWS)[1] for name in found]
+    samples = thinned(xs, xs, TABLE_ROWS)[0]
+    rows = [[count(x), *(decimal(column[row]) for column in columns)] for row, x in enumerate(samples)]
+    return {"names": ["samples seen", *(names[name] for name in found)], "rows": rows}
 
 
 def benchmark(result: Json) -> Json:

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from diht_k8s.recipe.evaluation.report import notes as notes_module
 from diht_k8s.recipe.evaluation.report.content import without_pictures
-from diht_k8s.recipe.evaluation.report.notes import lede, notes
-from diht_k8s.recipe.evaluation.report.views import cards, duration, steps, why
+from diht_k8s.recipe.evaluation.report.notes import MANY, benchmark_notes, lede, notes, page_notes
+from diht_k8s.recipe.evaluation.report.views import cards, decimal, duration, steps, training_table, why
 
 
 def side(value: float) -> dict[str, Any]:
@@ -117,7 +116,39 @@ def test_without_pictures_when_nested_removes_all_of_them() -> None:
 
 def test_notes_when_pictures_were_trained_on_give_number_and_share() -> None:
     benchmark = {"name": "x", "type": "Classification", "pictures": 24, "seen": {"pictures": 8, "pairs": 72}}
-    (note,) = notes_module._benchmark_notes(benchmark)
+    (note,) = benchmark_notes(benchmark)
     assert note.startswith(
         "x: of its 24 pictures, 8 (33.3\N{NO-BREAK SPACE}%) stand byte for byte among the 72 training pairs"
     )
+
+
+def test_page_notes_when_benchmarks_are_many_say_what_concerns_them_all() -> None:
+    (one,) = content()["benchmarks"]
+    seen = {**one, "name": "leaked", "seen": {"pictures": 125, "pairs": 3000}}
+    failed = {"name": "broken", "type": "Retrieval", "error": "its shards are gone"}
+    many = content(benchmarks=[*[{**one, "name": f"b{number}"} for number in range(MANY)], seen, failed])
+    found = page_notes(many)
+    assert not any("raw pixels" in note for note in found)
+    assert f"of {MANY + 1} that were compared: leaked (25.0\N{NO-BREAK SPACE}%)." in " ".join(found)
+    assert "The benchmark broken has no result: its shards are gone" in found
+    assert page_notes(content()) == notes(content())
+
+
+def test_notes_when_a_checkpoint_came_without_configuration_say_what_was_assumed() -> None:
+    model = {"name": "m", "trained": True, "assumed": "round heads"}
+    assert "The model m came without a configuration: round heads are assumed." in notes(content(model=model))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "\u2013"), (3084.2, "3,084"), (14.32, "14.3"), (1.25e-05, "1.25e-05")]
+)
+def test_decimal_when_large_is_whole(value: float | None, text: str) -> None:
+    assert decimal(value) == text
+
+
+def test_training_table_when_long_has_means_over_few_stretches() -> None:
+    metrics = [{"samples": step, "loss": float(step % 2), "lr": None} for step in range(1, 65)]
+    table = training_table({"train": {"metrics": metrics}})
+    assert table["names"] == ["samples seen", "total"]
+    assert table["rows"][0] == ["4", "0.5"]
+    assert (len(table["rows"]), table["rows"][-1][0]) == (16, "64")

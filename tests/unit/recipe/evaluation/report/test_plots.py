@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -48,11 +49,15 @@ def test_chart_when_names_hold_markup_is_wellformed_and_says_the_ends() -> None:
     series = [Series('<b>&"probe"', [0, 1], [0.5, 0.75], [0.4, 0.6], [0.6, 0.8])]
     chart = line_chart("A & B", series, x_label="<shots>", percent=True, x_names=["1", "2"])
     root = ElementTree.fromstring(str(chart))
-    assert root.attrib["aria-label"] == 'A & B: <b>&"probe" from 50% to 75%'
+    assert root[0].attrib["aria-label"] == 'A & B: <b>&"probe" from 50% to 75%'
     assert not root.findall(".//b")
+    data = json.loads(root.attrib["data-chart"])
+    assert (data["names"], data["percent"], data["xs"]) == (["1", "2"], True, [0, 1])
+    assert data["series"] == [{"name": '<b>&"probe"', "ys": [0.5, 0.75], "lows": [0.4, 0.6], "highs": [0.6, 0.8]}]
 
 
 def test_chart_when_values_are_missing_leaves_them_out_and_is_empty_without_any() -> None:
     chart = line_chart("loss", [Series("loss", [0, 1, 2], [1.0, None, float("nan")])], x_label="samples")
-    assert "nan" not in chart
+    assert "nan" not in chart.lower()
+    assert json.loads(ElementTree.fromstring(str(chart)).attrib["data-chart"])["series"][0]["ys"] == [1.0, None, None]
     assert line_chart("loss", [Series("loss", [0], [None])], x_label="samples") == ""
