@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from diht_k8s.api.base import Keyed, Model, Name, Text, Uri
 
 Shards = Annotated[list[Uri], Field(min_length=1, max_length=256)]
 """Brace ranges (`{00000..00127}.tar`) and globs (`*.tar`), each expanded in order."""
+
+
+MemberKey = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
 
 
 class Source(Model):
@@ -20,7 +23,11 @@ class Source(Model):
     shards: Shards
     """shards lists WebDataset tar files, plain or gzip'd; brace ranges and globs are expanded."""
     weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
-    """weight says how often this source's pairs are drawn in training, relative to the others."""
+    """weight says how often this source's pairs are drawn in training, relative to the others: an epoch reads the lightest source once."""
+    image_key: MemberKey | None = None
+    """imageKey is the suffix under which the pictures lie in the shards (`KEY.imageKey`), where it is none of jpg, jpeg, png and webp; needs the stage filter."""
+    caption_key: MemberKey | None = None
+    """captionKey is the suffix of the captions, or their name in the .json, where neither .txt nor `caption` or `text` of the .json holds them; needs the stage filter."""
     filter: bool = True
     """filter says whether the CAT filter judges this source; clean sets go to training as they are."""
 

@@ -23,11 +23,12 @@ from diht_k8s.recipe.cat.exclusion import read_exclusions
 from diht_k8s.recipe.cat.judging import Judge
 from diht_k8s.recipe.cat.parser import CaptionParser
 from diht_k8s.recipe.cat.progress import StageProgress
+from diht_k8s.recipe.cat.raw import read_raw
 from diht_k8s.recipe.cat.scores import Row, Scores, find_scores, to_batch
 from diht_k8s.recipe.cat.spotter import TextSpotter
 from diht_k8s.recipe.cat.summary import Summary
 from diht_k8s.recipe.runtime.stage import Context
-from diht_k8s.recipe.shards.samples import ContentDigest, Sample, read_samples, write_samples
+from diht_k8s.recipe.shards.samples import ContentDigest, Sample, write_samples
 from diht_k8s.recipe.shards.sets import Shard, share
 from diht_k8s.recipe.shards.tables import write_table
 
@@ -104,7 +105,7 @@ class ShardFilter:
         digest, spotting = ContentDigest(), self._rules.text_spotting
 
         def kept() -> Iterator[tuple[str, Any]]:
-            samples = read_samples(context.storage, shard.uri)
+            samples = read_raw(context.storage, shard)
             while batch := list(itertools.islice(samples, BATCH)):
                 context.stop.raise_if_requested("finished shards are kept")
                 self._claims.keep()

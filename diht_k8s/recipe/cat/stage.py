@@ -121,7 +121,10 @@ def _rules(run: DihtRun) -> Filter:
 
 
 def _identity(storage: Storage, shard: Shard) -> str:
-    return storage.identity(shard.uri) + ("" if shard.filtered else " not filtered")
+    """What changes when a shard's samples do, as the filter reads them."""
+    keys = {"image": shard.image_key, "caption": shard.caption_key}
+    read_as = "".join(f" {name} {key}" for name, key in keys.items() if key is not None)
+    return storage.identity(shard.uri) + read_as + ("" if shard.filtered else " not filtered")
 
 
 def done_scores(context: Context, shard: Shard) -> tuple[Scores, Artefact] | None:

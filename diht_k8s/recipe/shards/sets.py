@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from diht_k8s.api.errors import UserError
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import Spec, Stage
 from diht_k8s.recipe.runtime.commit import read_committed
@@ -21,6 +22,10 @@ class Shard:
     source: str
     filtered: bool = True
     """whether the CAT rules judge it (data.sources[].filter)."""
+    image_key: str | None = None
+    """suffix of the pictures, where it is an unusual one (data.sources[].imageKey)."""
+    caption_key: str | None = None
+    """suffix of the captions or their name in the .json (data.sources[].captionKey)."""
     samples: int | None = None
     """number of samples where it is known."""
 
@@ -36,7 +41,7 @@ def input_shards(spec: Spec, storage: Storage) -> list[Shard]:
             if name in taken:
                 name = f"{name}-{len(shards)}"
             taken.add(name)
-            shards.append(Shard(name, uri, source.name, source.filter))
+            shards.append(Shard(name, uri, source.name, source.filter, source.image_key, source.caption_key))
     return shards
 
 
@@ -44,10 +49,17 @@ def kept_shards(spec: Spec, storage: Storage) -> list[Shard]:
     """What training and labelling read: the filter's kept shards that are not empty, or the raw input of a run without a filter.
 
     Raises:
-        UserError: the filter has not been committed.
+        UserError: the filter has not been committed, or there is none and a source has keys that only it reads.
     """
     if spec.filter is None:
-        return input_shards(spec, storage)
+        shards = input_shards(spec, storage)
+        renamed = next((shard.source for shard in shards if shard.image_key or shard.caption_key), None)
+        if renamed is not None:
+            raise UserError(
+                f"spec.data.sources {renamed}: imageKey and captionKey are read by the stage filter: add spec.filter "
+                "(with filter: false for the source where nothing should be dropped)"
+            )
+        return shards
     layout = Layout(spec.data.output)
     committed = read_committed(storage, layout, Stage.FILTER)
     kept = committed.summary["shards"]

@@ -8,9 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from diht_k8s.api.errors import UserError
 from diht_k8s.api.run import DihtRun
+from diht_k8s.recipe.shards.samples import read_samples
+from diht_k8s.recipe.shards.sets import kept_shards
+from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.cat.shards import encoded, filter_with, forget, kept_keys, pair, rows_of, run_of, tar_of
 
 GOOD = "a small dog chasing a red ball"
@@ -117,3 +122,33 @@ def test_layout_of_datacomp_works_unchanged(tmp_path: Path) -> None:
     (tmp_path / "00000000.tar").write_bytes(tar_of(members))
     assert filter_with(run_of(tmp_path / "out", f"{tmp_path}/00000000.tar")) is not None
     assert [row.uid for row in rows_of(tmp_path / "out", "web-00000000")] == [uid]
+
+
+def test_pictures_and_captions_may_have_other_names(tmp_path: Path) -> None:
+    """Kept shards have the usual ones, so that later stages need not know."""
+    members = [("a.img", encoded(scene(1))), ("a.json", json.dumps({"alt_text": GOOD}).encode())]
+    (tmp_path / "a.tar").write_bytes(tar_of(members))
+    keys = {"imageKey": "img", "captionKey": "alt_text"}
+    run = run_of(tmp_path / "out", f"{tmp_path}/a.tar", **keys)
+    assert filter_with(run) is not None
+    (kept,) = kept_shards(run.spec, Storage())
+    (sample,) = read_samples(Storage(), kept.uri)
+    assert (sample.problem, sample.caption, sample.image) == (None, GOOD, encoded(scene(1)))
+    with pytest.raises(UserError, match="another configuration"):
+        filter_with(run_of(tmp_path / "out", f"{tmp_path}/a.tar", imageKey="img"))
+
+
+def test_other_names_without_a_filter_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(tar_of(pair("a", GOOD)))
+    document = run_of(tmp_path / "out", f"{tmp_path}/a.tar", imageKey="img").model_dump(
+        mode="json", by_alias=True, exclude_none=True
+    )
+    del document["spec"]["filter"]
+    document["spec"]["train"] = {
+        "model": "ViT-B-32",
+        "samples": 8,
+        "batchSize": 8,
+        "distillation": {"mode": "Disabled"},
+    }
+    with pytest.raises(UserError, match=r"spec\.data\.sources web: imageKey and captionKey are read by the stage filter"):
+        kept_shards(DihtRun.model_validate(document).spec, Storage())
