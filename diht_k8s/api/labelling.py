@@ -59,7 +59,8 @@ class Label(Model):
     heads: Heads = Heads()
     """heads sets the training of the linear heads."""
     cross_fit: Annotated[int, Field(ge=1, le=20)] = 5
-    """crossFit: number of folds; a picture's label comes from heads that never saw it. 1 switches it off (above a million pictures it is not needed)."""
+    """crossFit: number of folds; a picture's label comes from heads that never saw it. 1 switches it off (above a million pictures it is
+    not needed): one head, and a twentieth of the pictures says when to stop."""
     top_k: Annotated[int, Field(ge=1, le=1000)] = 10
     """topK classes per head are stored, renormalised."""
     max_samples: Count = 1_000_000

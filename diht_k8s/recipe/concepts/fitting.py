@@ -1,29 +1,40 @@
 """The step `heads`: features and captions of the training pictures in, `heads.json` and `teacher_heads.safetensors` out.
 
-The two heads share nothing, so each may be trained by another worker: it goes to `heads/KIND.safetensors`, and worker 0 puts them together.
+The two heads share nothing, so each may be trained by another worker: it goes to `heads/KIND.safetensors`, and worker 0 puts them together. More
+workers than two do not help here: a head sees cached features only, which takes a few percent of the time that the teacher took for them.
+A training that is cut off goes on from `heads/KIND.state`, to the same bytes.
 """
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Callable, Sequence
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from diht_k8s.api.errors import DataError
+from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.recipe.concepts.captions import KeptCaptions, read_captions
 from diht_k8s.recipe.concepts.features import ShardFeatures, hash64, read_features, read_safetensors
-from diht_k8s.recipe.concepts.heads import Head, TrainingPictures, folds_of, train_head
+from diht_k8s.recipe.concepts.heads import Head, State, TrainingPictures, folds_of, train_head
 from diht_k8s.recipe.concepts.job import Job
 from diht_k8s.recipe.concepts.quality import measure
-from diht_k8s.recipe.concepts.targets import encode
-from diht_k8s.recipe.concepts.vocabulary import Vocabulary
+from diht_k8s.recipe.concepts.targets import Targets, encode, join
+from diht_k8s.recipe.concepts.vocabulary import Concepts, Vocabulary
 from diht_k8s.recipe.shards.sets import Shard
 
 KINDS: Final[tuple[str, ...]] = ("objects", "attributes")
+MEMORY_BYTES: Final = 1 << 30
+"""Features of more bytes are kept on disk while the heads are trained: 420,000 pictures of a network with 1,280 features."""
+SAVE_SECONDS: Final = 300.0
+"""So often the state of a long training is kept."""
 
 
 def device() -> torch.device:
@@ -54,18 +65,43 @@ def train_heads(job: Job, kinds: Sequence[str]) -> None:
     if not todo or context.storage.exists(context.layout.teacher_heads):
         return
     vocabulary = read_vocabulary(job)
-    pictures, captions = _training_pictures(job)
+    pictures, targets = training_pictures(job, {kind: getattr(vocabulary, kind) for kind in todo})
     context.progress.start("heads", len(todo) * config.epochs, unit="epochs")
     for number, kind in enumerate(todo):
-        concepts = getattr(vocabulary, kind)
-        targets = encode(getattr(captions, kind), concepts)
+        watch = _Watch(job, kind, number * config.epochs)
         seed = context.run.spec.seed + KINDS.index(kind)
-        head = train_head(pictures, targets, config, seed, device(), _on_epoch(job, number * config.epochs))
+        head = train_head(pictures, targets[kind], config, seed, device(), watch, watch.saved())
         header = {**job.header, "vocabulary_sha256": vocabulary.sha256}
-        figures = measure(head, pictures, targets, concepts)
+        figures = measure(head, pictures, targets[kind], getattr(vocabulary, kind))
         metadata = {"diht": json.dumps({**header, "figures": figures}, sort_keys=True)}
         tensors = {"weight": head.weight_MCD, "bias": head.bias_MC}
         context.storage.write_bytes(job.uri("heads", f"{kind}.safetensors"), save(tensors, metadata=metadata))
+
+
+class _Watch:
+    """Tells of each epoch, and keeps the training's state now and then and before a stop."""
+
+    def __init__(self, job: Job, kind: str, before: int) -> None:
+        self._job, self._before = job, before
+        self._uri = job.uri("heads", f"{kind}.state")
+        self._saved_at = time.monotonic()
+
+    def __call__(self, epoch: int, figures: dict[str, float], state: Callable[[], State]) -> None:
+        stop = self._job.context.stop
+        if stop.requested or time.monotonic() - self._saved_at >= SAVE_SECONDS:
+            buffer = io.BytesIO()
+            torch.save(state(), buffer)
+            self._job.context.storage.write_bytes(self._uri, buffer.getvalue())
+            self._saved_at = time.monotonic()
+        stop.raise_if_requested()
+        self._job.context.progress.update(self._before + epoch, figures)
+
+    def saved(self) -> State | None:
+        """The state of an earlier start; its configuration is this one, or the stage would not have begun."""
+        storage = self._job.context.storage
+        if not storage.exists(self._uri):
+            return None
+        return torch.load(io.BytesIO(storage.read_bytes(self._uri)), map_location="cpu", weights_only=True)
 
 
 def join_heads(job: Job) -> None:
@@ -89,39 +125,53 @@ def join_heads(job: Job) -> None:
     context.storage.remove(job.uri("heads"))
 
 
-def _on_epoch(job: Job, before: int) -> Callable[[int, dict[str, float]], None]:
-    def report(epoch: int, figures: dict[str, float]) -> None:
-        job.context.stop.raise_if_requested()
-        job.context.progress.update(before + epoch, figures)
-
-    return report
-
-
-def _training_pictures(job: Job) -> tuple[TrainingPictures, KeptCaptions]:
-    """Features, folds and caption concepts of the usable training pictures.
+def training_pictures(job: Job, vocabulary: Mapping[str, Concepts]) -> tuple[TrainingPictures, dict[str, Targets]]:
+    """Features and folds of the usable training pictures, and what their captions name, for some heads.
 
     Raises:
         DataError: no picture is usable.
+        UserError: features beyond `MEMORY_BYTES` find no room on the disk.
     """
-    features: list[Tensor] = []
+    features_ND: Tensor | None = None
     groups: list[Tensor] = []
-    captions = KeptCaptions([], [], [])
+    targets: dict[str, list[Targets]] = {kind: [] for kind in vocabulary}
+    used = 0
     for shard in job.training_shards:
         found, names = read_shard(job, shard)
         rows = found.usable_N[: job.training[shard.name]].nonzero().flatten()
-        features.append(found.features_ND[rows])
+        if features_ND is None:
+            features_ND = empty_table(sum(job.training.values()), found.features_ND.shape[1])
+        features_ND[used : used + len(rows)] = found.features_ND[rows]
+        used += len(rows)
         groups.append(found.group_hash_N[rows])
-        for target, source in (
-            (captions.uids, names.uids),
-            (captions.objects, names.objects),
-            (captions.attributes, names.attributes),
-        ):
-            target.extend(source[row] for row in rows.tolist())
-    if not captions.uids:
+        for kind, concepts in vocabulary.items():
+            column = getattr(names, kind)
+            targets[kind].append(encode([column[row] for row in rows.tolist()], concepts))
+    if features_ND is None or not used:
         raise DataError("none of the kept pictures can be decoded: look at filter/report.json and the shards")
     folds = job.label.cross_fit
     fold_N = folds_of(torch.cat(groups), folds, job.context.run.spec.seed)
-    return TrainingPictures(torch.cat(features), fold_N, folds), captions
+    return TrainingPictures(features_ND[:used], fold_N, folds), {kind: join(parts) for kind, parts in targets.items()}
+
+
+def empty_table(rows: int, columns: int) -> Tensor:
+    """Room for features in fp16: in memory, or in a nameless file below TMPDIR where they take more than `MEMORY_BYTES`.
+
+    Raises:
+        UserError: the disk has no room for them.
+    """
+    size = max(1, 2 * rows * columns)
+    if size <= MEMORY_BYTES:
+        return torch.empty(rows, columns, dtype=torch.float16)
+    with tempfile.TemporaryFile() as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)  # a disk that is full later would end the program by a signal
+        except OSError as error:
+            raise UserError(
+                f"{tempfile.gettempdir()} has no room for {size / 2**30:.1f} GiB of teacher features ({error.strerror}): "
+                "set TMPDIR to a larger disk, or lower label.maxSamples"
+            ) from error
+        return torch.from_numpy(np.memmap(file, np.float16, "r+", shape=(rows, columns)))
 
 
 def read_shard(job: Job, shard: Shard) -> tuple[ShardFeatures, KeptCaptions]:

@@ -5,14 +5,16 @@ The paper (section 3.2) trains two linear classifiers with a soft-target cross-e
 choice. The fold heads and the head on all pictures are trained together: one batch passes through all of them, and each head ignores the
 pictures of its own fold. A head's fold is also its held-out slice, which says when to stop.
 
-Shapes: N training pictures, B of a batch, D features, C classes, M = heads (K folds, then the one on all; 1 without folds).
+Shapes: N training pictures, B of a batch, D features, C classes, M = heads (K folds, then the one on all; 1 without cross-fitting).
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +30,8 @@ PATIENCE_EPOCHS = 3
 """Training stops when the held-out loss has not fallen for so many epochs; the best epoch's weights are kept."""
 CHUNK = 4096
 """Pictures per step where nothing is learnt."""
+HELD_OUT_PART = 20
+"""Without cross-fitting one in so many pictures is held out."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,9 @@ class TrainingPictures:
     features_ND: Tensor
     """fp16."""
     fold_N: Tensor
-    """int64, 0 to K - 1."""
+    """int64, 0 to K - 1; without cross-fitting 0 for the held-out slice and 1 for the rest."""
     folds: int
-    """K; 1 means that no head leaves anything out."""
+    """K; 1 means no cross-fitting."""
 
 
 @dataclass(frozen=True)
@@ -74,31 +78,32 @@ class Head:
 
 def folds_of(group_hash_N: Tensor, folds: int, seed: int) -> Tensor:
     """The fold of each picture: equal for pictures of one group, the same whoever computes it."""
-    return (group_hash_N ^ hash64(f"fold {seed}")).remainder(folds)
+    mixed_N = group_hash_N ^ hash64(f"fold {seed}")
+    return mixed_N.remainder(folds) if folds > 1 else mixed_N.remainder(HELD_OUT_PART).clamp(max=1)
 
 
-def soft_target_loss(logits_BMC: Tensor, target_BC: Tensor, fold_B: Tensor, folds: int) -> tuple[Tensor, Tensor]:
-    """Cross-entropy against soft targets, seen and held out apart.
+def soft_target_loss(logits_BMC: Tensor, target_BC: Tensor, fold_B: Tensor) -> Tensor:
+    """Cross-entropy against soft targets.
 
     Args:
         logits_BMC: M heads' logits.
         target_BC: 1/m on present classes.
         fold_B: each picture's fold.
-        folds: K.
 
     Returns:
-        (M,) mean loss of each head over the pictures that it may see, and the sum over pictures of the loss of the one fold head that may not
-        see them (0 without folds).
+        (M,) mean loss of each head over the pictures that it may see: those of other folds than its own.
     """
     batch, heads, _ = logits_BMC.shape
     target_BMC = target_BC[:, None].expand_as(logits_BMC)
     loss_BM = functional.cross_entropy(logits_BMC.flatten(0, 1), target_BMC.flatten(0, 1), reduction="none")
-    loss_BM = loss_BM.view(batch, heads)
-    hidden_BM = fold_B[:, None] == torch.arange(heads, device=fold_B.device)
-    if folds == 1:
-        hidden_BM = torch.zeros_like(hidden_BM)
-    seen_M = (~hidden_BM).sum(dim=0).clamp(min=1)
-    return (loss_BM * ~hidden_BM).sum(dim=0) / seen_M, (loss_BM.detach() * hidden_BM).sum()
+    seen_BM = fold_B[:, None] != torch.arange(heads, device=fold_B.device)
+    return (loss_BM.view(batch, heads) * seen_BM).sum(dim=0) / seen_BM.sum(dim=0).clamp(min=1)
+
+
+State = dict[str, Any]
+"""What a training needs to go on after an epoch; plain values and tensors, so that it is read without running code."""
+OnEpoch = Callable[[int, dict[str, float], Callable[[], State]], None]
+"""Told the number of finished epochs, their figures, and how to get the state; may raise to stop."""
 
 
 def train_head(
@@ -107,7 +112,8 @@ def train_head(
     config: HeadsConfig,
     seed: int,
     device: torch.device,
-    on_epoch: Callable[[int, dict[str, float]], None],
+    on_epoch: OnEpoch,
+    state: State | None = None,
 ) -> Head:
     """Train one head (objects or attributes) in all folds.
 
@@ -117,33 +123,30 @@ def train_head(
         config: epochs, learning rate, batch size.
         seed: of the order of pictures.
         device: where the training runs.
-        on_epoch: told the number of finished epochs and their figures; may raise to stop.
+        on_epoch: told of each epoch; may raise to stop.
+        state: of an interrupted training of the same head: the result is the same to the bit.
 
     Returns:
         Weights of the epoch with the least held-out loss, applicable to raw features.
     """
-    training = _Training(pictures, targets, config, device)
-    rng = np.random.default_rng(seed)
-    history: list[dict[str, float]] = []
-    best, best_loss, best_epoch = training.weights(), math.inf, 0
-    for epoch in range(1, config.epochs + 1):
-        loss = training.epoch(rng)
-        held_out = training.held_out_loss() if pictures.folds > 1 else loss
-        history.append({"loss": loss, "held_out_loss": held_out})
-        on_epoch(epoch, history[-1])
-        if held_out < best_loss or pictures.folds == 1:
-            best, best_loss, best_epoch = training.weights(), held_out, epoch
-        if epoch - best_epoch >= PATIENCE_EPOCHS:
-            break
-    return training.on_raw_features(*best, tuple(history), best_epoch)
+    training = _Training(pictures, targets, config, seed, device)
+    if state is not None:
+        training.restore(state)
+    while not training.is_over():
+        training.epoch()
+        on_epoch(len(training.history), training.history[-1], training.state)
+    return training.head()
 
 
 class _Training:
-    """Weights, optimiser and schedule of one head in all folds, on standardised features."""
+    """Weights, optimiser, schedule and best epoch of one head in all folds, on standardised features."""
 
-    def __init__(self, pictures: TrainingPictures, targets: Targets, config: HeadsConfig, device: torch.device) -> None:
+    def __init__(
+        self, pictures: TrainingPictures, targets: Targets, config: HeadsConfig, seed: int, device: torch.device
+    ) -> None:
         self.pictures, self.targets, self.config, self.device = pictures, targets, config, device
         self.factor_N = repeat_factors(targets)
+        self.rng = np.random.default_rng(seed)
         heads = pictures.folds + 1 if pictures.folds > 1 else 1
         self.mean_D, self.scale_D = _standard(pictures.features_ND)
         # weights start at nothing and biases at the log-frequencies: before the first step each head is the frequency baseline
@@ -160,27 +163,41 @@ class _Training:
         )
         steps = config.epochs * max(1, math.ceil(self.factor_N.sum() / config.batch_size))
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, steps)
+        self.history: list[dict[str, float]] = []
+        self.best, self.best_loss, self.best_epoch = self._weights(), math.inf, 0
 
-    def epoch(self, rng: np.random.Generator) -> float:
-        """One pass over the up-sampled pictures; the mean loss over heads."""
-        order = epoch_order(self.factor_N, rng)
-        total = 0.0
-        for rows_B in _chunks(order, self.config.batch_size):
-            logits_BMC, target_BC, fold_B = self._forward(rows_B)
-            loss_M, _ = soft_target_loss(logits_BMC, target_BC, fold_B, self.pictures.folds)
-            self.optimizer.zero_grad()
-            loss_M.sum().backward()  # heads share no weight: the sum trains each as if it were alone
-            self.optimizer.step()
-            self.schedule.step()
-            total += float(loss_M.detach().mean()) * len(rows_B)
-        return total / max(1, len(order))
+    def is_over(self) -> bool:
+        """Whether all epochs are done, or the held-out loss has not fallen for a while."""
+        done = len(self.history)
+        return done >= self.config.epochs or done - self.best_epoch >= PATIENCE_EPOCHS
+
+    def epoch(self) -> None:
+        """One pass over the up-sampled pictures, and the loss on those that a head may not see."""
+        order = epoch_order(self.factor_N, self.rng)
+        total = sum(self._step(rows_B) * len(rows_B) for rows_B in _chunks(order, self.config.batch_size))
+        loss = total / max(1, len(order))
+        held_out = self._held_out_loss()
+        self.history.append({"loss": loss, "held_out_loss": loss if held_out is None else held_out})
+        if self.history[-1]["held_out_loss"] < self.best_loss:
+            self.best, self.best_loss = self._weights(), self.history[-1]["held_out_loss"]
+            self.best_epoch = len(self.history)
+
+    def _step(self, rows_B: npt.NDArray[np.int64]) -> float:
+        """Learn from one batch; the mean loss over heads."""
+        loss_M = soft_target_loss(*self._forward(rows_B))
+        self.optimizer.zero_grad()
+        loss_M.sum().backward()  # heads share no weight: the sum trains each as if it were alone
+        self.optimizer.step()
+        self.schedule.step()
+        return float(loss_M.detach().mean())
 
     @torch.no_grad()
-    def held_out_loss(self) -> float:
-        """Mean loss over all pictures, each by the head that may not see it, without up-sampling."""
-        rows = np.flatnonzero(self.factor_N)
-        total = sum(self._held_out_sum(chunk) for chunk in _chunks(rows, CHUNK))
-        return total / max(1, len(rows))
+    def _held_out_loss(self) -> float | None:
+        """Mean loss over the held-out pictures, each by the head that may not see it, without up-sampling; None where there is none."""
+        rows = np.flatnonzero((self.factor_N > 0) & (self.pictures.fold_N < self.pictures.folds).numpy())
+        if not len(rows):
+            return None
+        return sum(self._held_out_sum(chunk) for chunk in _chunks(rows, CHUNK)) / len(rows)
 
     def _held_out_sum(self, rows_B: npt.NDArray[np.int64]) -> float:
         fold_B = self.pictures.fold_N[torch.from_numpy(rows_B)]
@@ -206,16 +223,37 @@ class _Training:
         fold_B = self.pictures.fold_N[torch.from_numpy(rows_B)].to(self.device)
         return logits_BMC.view(-1, heads, classes), target_BC, fold_B
 
-    def weights(self) -> tuple[Tensor, Tensor]:
+    def _weights(self) -> tuple[Tensor, Tensor]:
         """A copy of the weights as they are now."""
         return self.weight_MCD.detach().clone(), self.bias_MC.detach().clone()
 
-    def on_raw_features(
-        self, weight_MCD: Tensor, bias_MC: Tensor, history: tuple[dict[str, float], ...], best_epoch: int
-    ) -> Head:
-        """Fold the standardisation into the weights."""
-        weight_MCD = weight_MCD.cpu() * self.scale_D
-        return Head(weight_MCD, bias_MC.cpu() - weight_MCD @ self.mean_D, history, best_epoch)
+    def state(self) -> State:
+        """What `restore` needs."""
+        return {
+            "weights": self._weights(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "rng": json.dumps(self.rng.bit_generator.state),  # its integers have 128 bits
+            "history": self.history,
+            "best": (self.best, self.best_loss, self.best_epoch),
+        }
+
+    def restore(self, state: State) -> None:
+        """Go on after the epoch of a state."""
+        with torch.no_grad():
+            self.weight_MCD.copy_(state["weights"][0])
+            self.bias_MC.copy_(state["weights"][1])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.rng.bit_generator.state = json.loads(state["rng"])
+        self.history = list(state["history"])
+        self.best, self.best_loss, self.best_epoch = state["best"]
+
+    def head(self) -> Head:
+        """The best epoch's weights, with the standardisation folded in."""
+        weight_MCD, bias_MC = (tensor.cpu() for tensor in self.best)
+        weight_MCD = weight_MCD * self.scale_D
+        return Head(weight_MCD, bias_MC - weight_MCD @ self.mean_D, tuple(self.history), self.best_epoch)
 
 
 def _standard(features_ND: Tensor) -> tuple[Tensor, Tensor]:

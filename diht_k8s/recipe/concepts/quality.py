@@ -1,7 +1,6 @@
 """How good the heads are on pictures that they never saw, beside what the frequencies alone would give.
 
-In: a head, features, targets and folds. Out: figures for `heads.json`. Without cross-fitting (K = 1) there is no such picture, and the figures
-say what the head gives on its own training pictures.
+In: a head, features, targets and folds. Out: figures for `heads.json`. Without cross-fitting (K = 1) only the held-out slice is such pictures.
 
 Shapes: N pictures, C classes.
 """
@@ -19,8 +18,8 @@ from diht_k8s.recipe.concepts.vocabulary import Concepts
 
 MIN_EXAMPLES: Final = 20
 """Average precision of a concept with fewer pictures says little."""
-MAX_PICTURES: Final = 20_000
-"""The figures are taken on the first so many pictures: all probabilities of a million would not fit into memory."""
+MAX_ENTRIES: Final = 50_000_000
+"""The figures are taken on the first pictures that have so many probabilities together (200 MB): all of a million would not fit into memory."""
 SHOWN: Final = 10
 CHUNK: Final = 1024
 """Pictures whose probabilities are sorted into bins at a time."""
@@ -36,13 +35,13 @@ def measure(head: Head, pictures: TrainingPictures, targets: Targets, concepts: 
         shares of pictures whose top label the caption names, by heads that saw the picture and by heads that did not; average precision of
         each measured concept, best first, with the best and worst apart; calibration.
     """
-    count = min(MAX_PICTURES, len(pictures.features_ND))
-    features_ND = pictures.features_ND[:count]
-    probabilities_NC = head.probabilities(features_ND, pictures.fold_N[:count]).numpy()
-    seen_NC = head.all_data_probabilities(features_ND).numpy()
-    target_NC = targets.soft(np.arange(count)).numpy()
+    unseen, seen = _measured_rows(pictures, most=max(1, MAX_ENTRIES // targets.classes))
+    probabilities_NC = head.probabilities(pictures.features_ND[unseen], pictures.fold_N[unseen]).numpy()
+    target_NC = targets.soft(unseen).numpy()
     present_NC = target_NC > 0
     named_N = np.asarray(present_NC.any(axis=1))
+    seen_NC = head.all_data_probabilities(pictures.features_ND[seen]).numpy()
+    seen_present_NC = targets.soft(seen).numpy() > 0
     precision_C, frequency_C = average_precision(probabilities_NC, present_NC)
     measured = np.flatnonzero(present_NC.sum(axis=0) >= MIN_EXAMPLES)
     ranked = sorted(measured.tolist(), key=lambda number: (-precision_C[number], number))
@@ -55,7 +54,7 @@ def measure(head: Head, pictures: TrainingPictures, targets: Targets, concepts: 
         "frequency_baseline": _mean(frequency_C[measured]),
         "top_label_in_caption": {
             "never_seen": _top_in_caption(probabilities_NC, present_NC),
-            "seen_in_training": _top_in_caption(seen_NC, present_NC),
+            "seen_in_training": _top_in_caption(seen_NC, seen_present_NC),
             "commonest_concept": _top_in_caption(np.broadcast_to(frequency_C, present_NC.shape), present_NC),
         },
         "average_precision": shown,
@@ -65,6 +64,16 @@ def measure(head: Head, pictures: TrainingPictures, targets: Targets, concepts: 
         "best_epoch": head.best_epoch,
         "history": [{name: round(value, 5) for name, value in epoch.items()} for epoch in head.history],
     }
+
+
+def _measured_rows(pictures: TrainingPictures, most: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Pictures that the heads which are asked have not seen, and pictures that they have; the same ones where nothing else is there."""
+    fold_N = pictures.fold_N.numpy()
+    seen = np.flatnonzero(fold_N >= (0 if pictures.folds > 1 else 1))[:most]
+    unseen = np.flatnonzero(fold_N < pictures.folds)[:most]
+    if pictures.folds > 1 or not len(unseen):
+        return seen, seen
+    return unseen, seen
 
 
 def average_precision(

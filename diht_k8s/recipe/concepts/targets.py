@@ -64,6 +64,14 @@ def encode(names_N: Sequence[Sequence[str]], concepts: Concepts) -> Targets:
     return Targets(np.array([number for row in rows for number in row], np.int64), offsets, len(concepts))
 
 
+def join(parts: Sequence[Targets]) -> Targets:
+    """The targets of several sets of pictures, one after the other, with the same classes."""
+    present = np.concatenate([part.present for part in parts])
+    return Targets(
+        np.concatenate([part.class_ids for part in parts]), np.concatenate([[0], np.cumsum(present)]), parts[0].classes
+    )
+
+
 def repeat_factors(targets: Targets, threshold: float | None = None) -> npt.NDArray[np.float64]:
     """How often each picture is drawn in an epoch (square-root up-sampling of rare concepts, at the level of pictures).
 

@@ -24,7 +24,7 @@ from diht_k8s.api.errors import DataError, DihtError, StopRequested, UserError
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.concepts import features, stage
+from diht_k8s.recipe.concepts import features, fitting, stage
 from diht_k8s.recipe.concepts.peers import Peers
 from diht_k8s.recipe.concepts.soft_labels import read_labels
 from diht_k8s.recipe.runtime.signals import StopFlag
@@ -226,6 +226,37 @@ def test_stop_when_requested_then_ends_at_a_safe_point_and_goes_on(make_kept: Ma
     with pytest.raises(StopRequested):
         label(run, stop=stop)
     assert label(run) is not None
+
+
+def test_stop_when_the_heads_are_trained_then_goes_on_after_the_epoch_to_the_same_bytes(
+    make_kept: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, stopped = make_kept(name="whole", shards=1).write(), make_kept(name="stopped", shards=1).write()
+    heads = {"epochs": 4, "lr": 0.01, "batchSize": 32}
+    monkeypatch.setattr(fitting, "MEMORY_BYTES", 0)  # features on disk give the same
+    label(stopped.run(heads=heads), step="vocabulary")
+    flag, epochs = StopFlag(), list[int]()
+    original = fitting.train_head
+
+    def stops(pictures: Any, targets: Any, config: Any, seed: int, device: Any, on_epoch: Any, state: Any) -> Any:
+        def told(epoch: int, *rest: Any) -> None:
+            epochs.append(epoch)
+            flag.requested = len(epochs) == 2
+            on_epoch(epoch, *rest)
+
+        return original(pictures, targets, config, seed, device, told, state)
+
+    monkeypatch.setattr(fitting, "train_head", stops)
+    with pytest.raises(StopRequested):
+        label(stopped.run(heads=heads), step="heads", stop=flag)
+    assert (stopped.folder / "label" / "heads" / "objects.state").exists()
+    flag.requested = False
+    label(stopped.run(heads=heads), step="heads")
+    assert epochs == [1, 2, 3, 4, 1, 2, 3, 4]
+    label(stopped.run(heads=heads), step="labels")
+    monkeypatch.undo()
+    label(whole.run(heads=heads))
+    assert files_of(stopped.run(heads=heads)) == files_of(whole.run(heads=heads))
 
 
 def test_bad_picture_when_within_the_limit_then_counted_and_without_label(make_kept: Make) -> None:

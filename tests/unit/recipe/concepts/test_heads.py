@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +33,7 @@ def problem(count: int = 200, folds: int = 4) -> tuple[TrainingPictures, Targets
 
 def train(pictures: TrainingPictures, targets: Targets, seed: int = 0, epochs: int = 12) -> Head:
     config = Heads(epochs=epochs, lr=0.05, batch_size=32)
-    return train_head(pictures, targets, config, seed, CPU, lambda epoch, figures: None)
+    return train_head(pictures, targets, config, seed, CPU, lambda epoch, figures, state: None)
 
 
 def test_soft_target_loss_when_compared_then_equals_the_definition_in_float64() -> None:
@@ -45,19 +47,10 @@ def test_soft_target_loss_when_compared_then_equals_the_definition_in_float64() 
         log_sum = top + math.log(math.fsum(math.exp(value - top) for value in logits[row, head]))
         return math.fsum((log_sum - logits[row, head, c]) / len(present[row]) for c in present[row])
 
-    seen_M, held_out = soft_target_loss(torch.tensor(logits), torch.tensor(target), torch.tensor(folds), 3)
+    seen_M = soft_target_loss(torch.tensor(logits), torch.tensor(target), torch.tensor(folds))
     for head in range(4):
         rows = [row for row in range(6) if folds[row] != head]
         assert float(seen_M[head]) == pytest.approx(math.fsum(loss(row, head) for row in rows) / len(rows), rel=1e-12)
-    assert float(held_out) == pytest.approx(math.fsum(loss(row, folds[row]) for row in range(6)), rel=1e-12)
-
-
-def test_soft_target_loss_when_there_are_no_folds_then_nothing_is_left_out() -> None:
-    logits, target = torch.randn(4, 1, 3), torch.eye(3)[[0, 1, 2, 0]]
-    seen_M, held_out = soft_target_loss(logits, target, torch.zeros(4, dtype=torch.long), 1)
-    expected = torch.nn.functional.cross_entropy(logits[:, 0], torch.tensor([0, 1, 2, 0]))
-    assert float(seen_M[0]) == pytest.approx(float(expected), rel=1e-6)
-    assert float(held_out) == 0
 
 
 def test_fold_head_when_labels_of_its_own_fold_change_then_its_weights_do_not() -> None:
@@ -108,12 +101,61 @@ def test_training_when_the_held_out_loss_rises_then_stops_and_keeps_the_best_epo
     assert head.best_epoch == losses.index(min(losses)) + 1
 
 
-def test_training_when_there_are_no_folds_then_one_head_serves_all() -> None:
-    pictures, targets = problem(folds=1)
-    head = train(pictures, targets)
+def test_training_when_there_are_no_folds_then_one_head_serves_all_and_a_slice_says_when_to_stop() -> None:
+    pictures, targets = problem(count=400, folds=1)
+    assert 5 < int((pictures.fold_N == 0).sum()) < 40
+    head = train(pictures, targets, epochs=60)
     assert len(head.weight_MCD) == 1
     probabilities = head.probabilities(pictures.features_ND, pictures.fold_N)
     torch.testing.assert_close(probabilities, head.all_data_probabilities(pictures.features_ND))
+    losses = [epoch["held_out_loss"] for epoch in head.history]
+    assert len(losses) < 60
+    rows = (pictures.fold_N == 0).numpy()
+    own = probabilities[rows].double()[torch.arange(int(rows.sum())), torch.from_numpy(targets.class_ids[rows])]
+    assert float(-own.log().mean()) == pytest.approx(min(losses), rel=1e-4)
+
+
+def test_held_out_slice_when_its_labels_change_then_the_weights_do_not() -> None:
+    pictures, _ = problem(count=400, folds=1)
+    concepts = Concepts(("a", "b", "c"), (1, 1, 1))
+    names = [["abc"[number % 3]] for number in range(400)]
+    held_out = (pictures.fold_N == 0).nonzero().flatten().tolist()
+    other = next(row for row in held_out if names[row] != names[held_out[0]])
+    changed = list(names)  # two labels change places, so that all counts stay
+    changed[held_out[0]], changed[other] = names[other], names[held_out[0]]
+    one, two = (train(pictures, encode(rows, concepts), epochs=1) for rows in (names, changed))
+    assert torch.equal(one.weight_MCD, two.weight_MCD)
+    assert one.history != two.history
+
+
+def test_training_when_no_picture_is_held_out_then_the_training_loss_decides() -> None:
+    pictures, targets = problem(count=40, folds=1)
+    alone = TrainingPictures(pictures.features_ND, torch.ones(40, dtype=torch.long), 1)
+    head = train(alone, targets, epochs=5)
+    assert [epoch["held_out_loss"] for epoch in head.history] == [epoch["loss"] for epoch in head.history]
+
+
+@pytest.mark.parametrize("epochs", [1, 4])
+def test_training_when_taken_up_from_its_state_then_equal_to_the_bit(epochs: int) -> None:
+    pictures, targets = problem()
+    whole, states = train(pictures, targets), list[bytes]()
+
+    def stop(epoch: int, figures: dict[str, float], state: Any) -> None:
+        if epoch == epochs:
+            buffer = io.BytesIO()
+            torch.save(state(), buffer)
+            states.append(buffer.getvalue())
+            raise KeyboardInterrupt
+
+    config = Heads(epochs=12, lr=0.05, batch_size=32)
+    with pytest.raises(KeyboardInterrupt):
+        train_head(pictures, targets, config, 0, CPU, stop)
+    state = torch.load(io.BytesIO(states[0]), weights_only=True)
+    seen: list[int] = []
+    head = train_head(pictures, targets, config, 0, CPU, lambda epoch, figures, state: seen.append(epoch), state)
+    assert seen[0] == epochs + 1
+    assert torch.equal(head.weight_MCD, whole.weight_MCD)
+    assert (head.history, head.best_epoch) == (whole.history, whole.best_epoch)
 
 
 def test_probabilities_when_folds_differ_then_each_picture_gets_its_own_head() -> None:

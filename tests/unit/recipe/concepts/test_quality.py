@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
+from diht_k8s.recipe.concepts import quality
 from diht_k8s.recipe.concepts.captions import KeptCaptions
+from diht_k8s.recipe.concepts.heads import Head, TrainingPictures
 from diht_k8s.recipe.concepts.quality import CALIBRATION_EDGES, MIN_EXAMPLES, average_precision, calibration
 from diht_k8s.recipe.concepts.report import Beyond, outside_caption
 from diht_k8s.recipe.concepts.soft_labels import HeadLabels, Labels
+from diht_k8s.recipe.concepts.targets import encode
 from diht_k8s.recipe.concepts.vocabulary import Concepts, Vocabulary
 
 CONCEPTS = Concepts(("a", "b", "c"), (1, 1, 1))
@@ -83,3 +88,28 @@ def test_beyond_when_counted_over_shards_then_unlabelled_pictures_are_left_out()
     assert document["pictures"] == 1.0  # x by its object b, y by its attribute c
     assert document["objects"] == {"pictures": 0.5, "probability": 0.225, "commonest": [["b", 2]]}
     assert document["attributes"] == {"pictures": 0.5, "probability": 0.5, "commonest": [["c", 2]]}
+
+
+@pytest.mark.parametrize(("folds", "most"), [(3, 10**9), (3, 40), (1, 10**9)], ids=["folds", "few", "slice"])
+def test_measure_when_asked_then_takes_pictures_that_the_heads_did_not_see(
+    folds: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each head knows the pictures of the other folds by heart and says class 1 for those of its own."""
+    monkeypatch.setattr(quality, "MAX_ENTRIES", most)
+    fold_N = torch.arange(60) % 3 if folds == 3 else (torch.arange(60) % 20).clamp(max=1)
+    asked: list[int] = []
+
+    class Asked(Head):
+        def probabilities(self, features_BD: Tensor, fold_B: Tensor) -> Tensor:
+            asked.extend(fold_B.tolist())
+            return torch.tensor([[0.4, 0.6]]).expand(len(fold_B), 2)
+
+        def all_data_probabilities(self, features_BD: Tensor) -> Tensor:
+            return torch.tensor([[0.9, 0.1]]).expand(len(features_BD), 2)
+
+    concepts = Concepts(("a", "b"), (1, 1))
+    pictures, targets = TrainingPictures(torch.zeros(60, 1), fold_N, folds), encode([["a"]] * 60, concepts)
+    figures = quality.measure(Asked(torch.zeros(1, 2, 1), torch.zeros(1, 2)), pictures, targets, concepts)
+    assert figures["top_label_in_caption"] == {"never_seen": 0.0, "seen_in_training": 1.0, "commonest_concept": 1.0}
+    assert figures["pictures"] == len(asked) == min({3: 60, 1: 3}[folds], most // 2)
+    assert set(asked) <= ({0, 1, 2} if folds == 3 else {0})

@@ -8,7 +8,7 @@ import statistics
 import numpy as np
 import pytest
 
-from diht_k8s.recipe.concepts.targets import encode, epoch_order, repeat_factors
+from diht_k8s.recipe.concepts.targets import encode, epoch_order, join, repeat_factors
 from diht_k8s.recipe.concepts.vocabulary import Concepts
 
 CONCEPTS = Concepts(("a", "b", "c", "d"), (1, 1, 1, 1))
@@ -47,3 +47,11 @@ def test_epoch_order_when_drawn_often_then_each_picture_comes_r_times_on_average
     assert (counts[:, 1] == 1).all()
     assert set(counts[:, 3].tolist()) == {2, 3}
     np.testing.assert_allclose(counts.mean(axis=0), factor_N, atol=0.03)
+
+
+def test_join_when_pictures_are_encoded_apart_then_equals_encoding_all() -> None:
+    parts = join([encode(NAMES[:1], CONCEPTS), encode(NAMES[1:1], CONCEPTS), encode(NAMES[1:], CONCEPTS)])
+    whole = encode(NAMES, CONCEPTS)
+    np.testing.assert_array_equal(parts.class_ids, whole.class_ids)
+    np.testing.assert_array_equal(parts.offsets, whole.offsets)
+    assert parts.classes == whole.classes
