@@ -101,7 +101,8 @@ def different(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor])
 
 
 def flip_a_bit(storage: Storage, checkpoint: str) -> None:
-    uri = f"{checkpoint}/state-00001.safetensors"
+    name = next(name for name in storage.names(checkpoint) if name.startswith("state-00001"))
+    uri = f"{checkpoint}/{name}"
     content = bytearray(storage.read_bytes(uri))
     content[len(content) // 2] ^= 1
     storage.write_bytes(uri, bytes(content))
@@ -149,7 +150,9 @@ def test_newest_checkpoint_when_damaged_then_said_so_and_the_one_before_is_used(
     attempts: dict[str, tuple[Attempt, list[str]]],
 ) -> None:
     checkpoints, following = attempts["expired"][1], attempts["left alone"][0]
-    assert f"the checkpoint {checkpoints[-1]} is damaged: the digest of state-00001.safetensors" in following.errors
+    assert (
+        f"the checkpoint {checkpoints[-1]} is damaged: the digest of state-00001-000001.safetensors" in following.errors
+    )
     assert f"going on after step {int(checkpoints[-2][-9:])} of {STEPS} ({checkpoints[-2]})" in following.output
 
 
@@ -216,11 +219,11 @@ def test_two_then_one_then_two_processes_and_zero_3_then_the_same_training(
 ) -> None:
     output = bench.prepare("moved")
     folder = bench.folder / "moved"
-    text = (folder / "run.json").read_text()
+    run = json.loads((folder / "run.json").read_text())
     bench.proxy.set(refuse=0.05, seed=4)
     for processes, zero_stage, at_step in ((2, 1, 11), (1, 3, 23), (2, 3, None)):
-        changed = text.replace("processesPerNode: 2", f"processesPerNode: {processes}")
-        (folder / "run.json").write_text(changed.replace("zeroStage: 1", f"zeroStage: {zero_stage}"))
+        run["spec"]["train"] |= {"processesPerNode": processes, "zeroStage": zero_stage}
+        (folder / "run.json").write_text(json.dumps(run))
         ended = attempt(folder, at_step=at_step, act=lambda pid: ranks_of(pid)[-1].terminate())
         assert ended.code == (0 if at_step is None else 143), ended.errors
     for key, value in bench.weights(output).items():

@@ -27,6 +27,9 @@ RENDEZVOUS_PORT = 29500
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(8 << 30)}
 """Has glibc keep the memory of large tensors for the next step: on a CPU, getting it anew is an eighth of a step (page faults)."""
 
+LOST_PEER = "lost contact to another rank"
+"""How the line of a rank begins that ends because another one has gone."""
+
 
 @dataclass(frozen=True)
 class Gang:
@@ -106,21 +109,28 @@ def _to_stderr(text: str) -> None:
 def cause_of(failures: Mapping[int, Any]) -> DihtError:
     """The error to end with, of torch's records of the ranks that failed.
 
-    A rank that fails takes the others with it, within the second that torch's records resolve: so causes go before consequences.
+    A rank that fails takes the others with it, within the second that torch's records resolve: so causes go before consequences, and of those
+    that end alike, who has something of its own to say before who lost another.
     """
     consequences = (ExitCode.STOPPED, ExitCode.RETRYABLE, -signal.SIGTERM)
 
-    def order(item: tuple[int, Any]) -> tuple[int, int]:
+    def order(item: tuple[int, Any]) -> tuple[int, bool, int]:
         code = item[1].exitcode
-        return (1 + consequences.index(code) if code in consequences else 0, item[1].timestamp)
+        place = 1 + consequences.index(code) if code in consequences else 0
+        return place, _text_of(item[1].error_file_data).startswith(LOST_PEER), item[1].timestamp
 
     rank, failure = min(failures.items(), key=order)
     return _error_of(int(failure.exitcode), rank, failure.error_file_data)
 
 
-def _error_of(exit_code: int, rank: int, data: Any) -> DihtError:
+def _text_of(data: Any) -> str:
+    """The line that a rank left for the launcher, "" without one."""
     message = data.get("message") if isinstance(data, dict) else None
-    text = message.get("message", "") if isinstance(message, dict) else ""  # torch's own placeholder is no dict
+    return message.get("message", "") if isinstance(message, dict) else ""  # torch's own placeholder is no dict
+
+
+def _error_of(exit_code: int, rank: int, data: Any) -> DihtError:
+    text = _text_of(data)
     if exit_code in BY_EXIT_CODE:
         return BY_EXIT_CODE[exit_code](text or f"rank {rank} ended with exit code {exit_code}: see its log")
     if exit_code == -signal.SIGTERM:

@@ -24,6 +24,10 @@ CAPTION_KEYS: Final = ("caption", "text")
 logger = logging.getLogger(__name__)
 
 
+class DamagedShardError(DataError):
+    """A shard is cut off or no archive: what it holds beyond the last sample is unknown."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """One pair as it stands in a shard."""
@@ -56,7 +60,8 @@ def read_samples(storage: Storage, uri: str) -> Iterator[Sample]:
     """The samples of one shard (plain or compressed tar), in order; bad ones carry their reason.
 
     Raises:
-        DataError: the shard is empty, truncated or no tar: what it holds is unknown, so it cannot be counted sample by sample.
+        DamagedShardError: the shard is truncated or no tar: what it holds is unknown, so it cannot be counted sample by sample.
+        DataError: the shard is empty, or it was replaced while it was read.
     """
     count = 0
     with storage.open(uri) as file:
@@ -65,17 +70,19 @@ def read_samples(storage: Storage, uri: str) -> Iterator[Sample]:
                 yield make_sample(key, members, problem)
                 count += 1
         except (tarfile.TarError, EOFError, zlib.error) as error:
-            raise DataError(
-                f"{uri} is damaged after {count} samples ({error}): fetch it again or leave it out of the shards"
-            ) from error
+            raise _damaged(uri, count, error) from error
         except OSError as error:
-            if type(error) is OSError or type(error).__name__ == "BadGzipFile":
-                raise DataError(
-                    f"{uri} is damaged after {count} samples ({error}): fetch it again or leave it out of the shards"
-                ) from error
+            if type(error) in (OSError, gzip.BadGzipFile) and error.errno is None:  # a decompressor's, not the disk's
+                raise _damaged(uri, count, error) from error
             raise
     if count == 0:
         raise DataError(f"{uri} holds no samples: leave it out of the shards")
+
+
+def _damaged(uri: str, count: int, error: Exception) -> DamagedShardError:
+    return DamagedShardError(
+        f"{uri} is damaged after {count} samples ({error}): fetch it again or leave it out of the shards"
+    )
 
 
 def make_sample(key: str, members: Mapping[str, bytes], problem: str | None = None) -> Sample:

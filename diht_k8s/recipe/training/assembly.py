@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import open_clip
@@ -20,7 +20,7 @@ from diht_k8s.recipe.shards.pictures import BadPictureError
 from diht_k8s.recipe.shards.pixels import decode_pixels
 from diht_k8s.recipe.training.augment import train_view
 from diht_k8s.recipe.training.batch import Batch, HeadTargets, Targets
-from diht_k8s.recipe.training.order import Order, Slice
+from diht_k8s.recipe.training.order import Order
 from diht_k8s.recipe.training.source import Item, Source
 
 PICTURE_CACHE_BYTES = 512 << 20
@@ -99,7 +99,7 @@ class Assembler:
         behind = element - self._next_element.get(key, element + 1)
         if behind < 0:
             self._streams[key] = self._read_stream(epoch, stream, element)
-            for old in [old for old in self._streams if old[0] < epoch - 1]:
+            for old in [old for old in self._streams if old[0] < epoch]:  # positions rise, so nobody asks for it again
                 del self._streams[old], self._next_element[old]
         for _ in range(behind):  # other ranks' elements of a stream that this one does not have to itself
             next(self._streams[key])
@@ -110,7 +110,7 @@ class Assembler:
         pieces = []
         for piece in self._job.order.stream_slices(epoch, stream):
             if skip < len(piece.indexes):
-                pieces.append(Slice(piece.shard, piece.indexes[skip:]))
+                pieces.append(replace(piece, indexes=piece.indexes[skip:]))
             skip = max(skip - len(piece.indexes), 0)
         return self._job.source.stream(pieces)
 

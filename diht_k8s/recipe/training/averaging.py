@@ -11,10 +11,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from deepspeed.utils import safe_set_full_fp32_param
 from torch import Tensor, nn
 
-from diht_k8s.recipe.training.state import is_zero, master_weights
+from diht_k8s.recipe.training.state import is_zero, master_weights, put
 
 
 class Average:
@@ -62,11 +61,10 @@ class Average:
         """Write the average where the weights are, so that DeepSpeed cuts it up, and exchange the two."""
         for name, parameter in self._model.named_parameters():
             key = f"{name}|ema"
-            if key not in state:
+            if key not in state or not parameter.requires_grad:
                 continue
-            value = state[key].to(self._engine.device)
             if is_zero(self._engine):
-                safe_set_full_fp32_param(parameter, value)
+                put(self._engine, parameter, state[key])
             else:
-                parameter.data.copy_(value)
+                parameter.data.copy_(state[key])
         self._swap()

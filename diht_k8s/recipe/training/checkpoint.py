@@ -1,7 +1,8 @@
 """Checkpoints on storage: `step-N/` with a part from each rank, then a marker with the cursor and the parts' digests.
 
-A checkpoint counts once its marker is there and its parts have the digests that the marker names. DeepSpeed's own checkpoints are not
-used: its `latest` file can name one whose other parts are unfinished.
+A checkpoint counts once its marker is there and its parts have the digests that the marker names. Parts carry the number of the attempt that
+wrote them, so that an upload that arrives late, from an attempt that is long replaced, changes nothing that a marker names. DeepSpeed's own
+checkpoints are not used: its `latest` file can name one whose other parts are unfinished.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
@@ -65,22 +66,29 @@ class Saved:
     """`PARAMETER` -> weight, `PARAMETER|exp_avg` -> moment, fp32; `adam_step`."""
 
 
-def write_part(storage: Storage, folder: str, cursor: Cursor, part: Mapping[str, Tensor], *, rank: int) -> Part:
+def write_part(
+    storage: Storage, folder: str, cursor: Cursor, part: Mapping[str, Tensor], *, rank: int, attempt: int
+) -> Part:
     """Write one rank's part of a checkpoint; the checkpoint counts from `commit` on."""
-    name = f"state-{rank:05d}.safetensors"
+    name = f"state-{rank:05d}-{attempt:06d}.safetensors"
     data = save({key: value.contiguous() for key, value in part.items()})
     storage.write_bytes(join(place_of(folder, cursor), name), data)
     return Part(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
-def commit(storage: Storage, folder: str, cursor: Cursor, parts: Sequence[Part], *, keep: int) -> None:
+def commit(
+    storage: Storage, folder: str, cursor: Cursor, parts: Sequence[Part], *, keep: int, fence: Callable[[], object]
+) -> None:
     """Write the marker over the parts of all ranks, then remove all but the newest `keep` committed checkpoints.
 
-    What lies behind this step was written by an attempt that this one replaces, and goes too.
+    What lies behind this step was written by an attempt that this one replaces, and goes too. `fence` raises where another attempt has
+    replaced this one, whose checkpoints they would be: it is asked before either.
     """
+    fence()
     marker = {"cursor": cursor.model_dump(), "parts": [part.model_dump() for part in parts]}
     storage.write_bytes(join(place_of(folder, cursor), MARKER), json.dumps(marker, indent=1).encode())
     steps = _steps(storage, folder)
+    fence()
     done = [name for name in steps if name <= _name(cursor) and storage.exists(join(folder, name, MARKER))]
     for name in set(steps) - set(done[-keep:]):
         storage.remove(join(folder, name))

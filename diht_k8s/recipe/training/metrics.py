@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,20 @@ from diht_k8s.recipe.shards.storage import Storage
 class Metrics:
     """Lines of one run, kept in memory (300 bytes each) and written as a whole, so that object stores need no append."""
 
-    def __init__(self, storage: Storage, layout: Layout, *, step: int, tracker: Any = None) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        layout: Layout,
+        *,
+        step: int,
+        tracker: Any = None,
+        fence: Callable[[], object] = lambda: None,
+    ) -> None:
         """Go on after `step`: lines of later steps, which an interrupted attempt wrote after its last checkpoint, are dropped.
 
-        `tracker` is a Weights & Biases run that gets each line too, or None.
+        `tracker` is a Weights & Biases run that gets each line too, or None. `fence` raises where another attempt writes these metrics.
         """
+        self._fence = fence
         self._storage, self._layout, self._tracker = storage, layout, tracker
         self.lines: list[dict[str, Any]] = []
         if step and storage.exists(layout.metrics):
@@ -41,7 +51,12 @@ class Metrics:
         }
 
     def write(self) -> None:
-        """Write all lines."""
+        """Write all lines.
+
+        Raises:
+            StopRequested: another attempt writes them by now.
+        """
+        self._fence()
         text = "".join(json.dumps(line) + "\n" for line in self.lines)
         self._storage.write_bytes(self._layout.metrics, text.encode())
 

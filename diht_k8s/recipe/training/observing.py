@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diht_k8s.api.errors import UserError
+from diht_k8s.api.errors import RetryableError, UserError
 from diht_k8s.recipe.training.checkpoint import Cursor
 from diht_k8s.recipe.training.engine import Losses
 from diht_k8s.recipe.training.health import STRAGGLER_RATIO, Spikes, Utilisation, peak_flops, slowest
@@ -132,7 +132,8 @@ def weights_and_biases(name: str, config: dict[str, Any]) -> Any:
     """A Weights & Biases run where WANDB_PROJECT is set (credentials and mode as its own variables say), else None.
 
     Raises:
-        UserError: it is asked for and not installed.
+        UserError: it is asked for and not installed, or refuses its variables.
+        RetryableError: its server cannot be reached.
     """
     project = os.environ.get("WANDB_PROJECT")
     if not project:
@@ -141,4 +142,11 @@ def weights_and_biases(name: str, config: dict[str, Any]) -> Any:
         wandb = importlib.import_module("wandb")
     except ImportError as error:
         raise UserError("WANDB_PROJECT is set, and wandb is not installed: install it or unset the variable") from error
-    return wandb.init(project=project, name=name, id=name, resume="allow", config=config)
+    errors = wandb.errors
+    try:
+        return wandb.init(project=project, name=name, id=name, resume="allow", config=config)
+    except errors.Error as error:
+        passing = isinstance(error, errors.CommError) and not isinstance(error, errors.AuthenticationError)
+        raise (RetryableError if passing else UserError)(
+            f"Weights & Biases does not begin ({error}): see its WANDB_ variables, or unset WANDB_PROJECT"
+        ) from error

@@ -7,6 +7,9 @@ and rank r of W takes those congruent to r modulo W. So every sample is seen exa
 the next epoch, and the whole state of the data path is one number: the next position. S depends on the data and the batch only; where W
 divides S, a rank reads S / W streams and no other.
 
+Where sources have weights, an epoch reads the shards of the lightest one once and the others' as many times as they are heavier; of a broken
+number, the rest is a random part of each shard, another one in each epoch. Each reading has an order of its own.
+
 A shard is shuffled in windows, so that its reader holds a window and not the shard: all streams together hold about WINDOW_SAMPLES.
 
 Pure: numbers in, numbers out.
@@ -17,6 +20,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -34,6 +38,18 @@ class Slice:
     shard: int
     indexes: np.ndarray
     """positions inside the shard, int64."""
+    turn: int = 0
+    """which reading of the shard in this epoch."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One time that an epoch reads a shard."""
+
+    shard: int
+    turn: int
+    size: int
+    """samples that it takes: all, or a part."""
 
 
 @dataclass(frozen=True)
@@ -44,25 +60,33 @@ class Order:
     """samples of each shard."""
     streams: int
     seed: int
+    weights: tuple[float, ...] = ()
+    """how often each shard is drawn, relative to the others; none: all alike."""
 
     @staticmethod
-    def of(sizes: Sequence[int], batch_size: int, seed: int) -> Order:
+    def of(sizes: Sequence[int], batch_size: int, seed: int, *, weights: Sequence[float] = ()) -> Order:
         """Make an order; the number of streams is the largest power of two that suits the data and divides the batch.
 
         Args:
             sizes: samples of each shard.
             batch_size: samples of a global batch.
             seed: of the shuffle.
+            weights: how often each shard is drawn, relative to the others; none: all alike.
         """
-        total, streams = sum(sizes), 1
+        total, streams = sum(reading.size for reading in _readings(sizes, weights)), 1
         while streams * 2 <= min(MAX_STREAMS, total // MIN_STREAM_LENGTH) and batch_size % (streams * 2) == 0:
             streams *= 2
-        return Order(tuple(sizes), streams, seed)
+        return Order(tuple(sizes), streams, seed, tuple(weights))
 
     @property
     def total(self) -> int:
-        """Samples in an epoch."""
-        return sum(self.sizes)
+        """Samples in an epoch, each as often as it is drawn."""
+        return sum(reading.size for reading in self.readings)
+
+    @cached_property
+    def readings(self) -> list[Reading]:
+        """What an epoch reads, before it is shuffled."""
+        return _readings(self.sizes, self.weights)
 
     def locate(self, position: int) -> tuple[int, int, int]:
         """(epoch, stream, element of the stream) of a position."""
@@ -75,27 +99,42 @@ class Order:
         begin = stream * (self.total // self.streams) + min(stream, self.total % self.streams)
         slices: list[Slice] = []
         at = 0
-        for shard in self._generator("shards", epoch, 0).permutation(len(self.sizes)):
-            size = self.sizes[shard]
-            low, high = max(begin, at), min(begin + length, at + size)
+        for number in generator(self.seed, "shards", epoch, 0).permutation(len(self.readings)):
+            reading = self.readings[number]
+            low, high = max(begin, at), min(begin + length, at + reading.size)
             if low < high:
-                slices += self._windows(epoch, int(shard), low - at, high - at)
-            at += size
+                slices += self._windows(epoch, reading, low - at, high - at)
+            at += reading.size
         return slices
 
-    def _windows(self, epoch: int, shard: int, low: int, high: int) -> list[Slice]:
-        """Elements `low` to `high` of a shard's shuffled order, by window."""
-        rng, size, window = self._generator("samples", epoch, shard), self.sizes[shard], WINDOW_SAMPLES // self.streams
-        slices = []
-        for begin in range(0, min(high, size), window):
-            order = begin + rng.permutation(min(window, size - begin))
-            taken = order[max(low - begin, 0) : high - begin]
+    def _windows(self, epoch: int, reading: Reading, low: int, high: int) -> list[Slice]:
+        """Elements `low` to `high` of a reading's shuffled order, by window."""
+        turn = (reading.turn,) if reading.turn else ()
+        rng = generator(self.seed, "samples", epoch, reading.shard, *turn)
+        size, window, slices = self.sizes[reading.shard], WINDOW_SAMPLES // self.streams, []
+        for begin in range(0, size, window):
+            end = min(begin + window, size)
+            first, last = (
+                place * reading.size // size for place in (begin, end)
+            )  # a part takes its share of each window
+            if first >= high:
+                break
+            order = begin + rng.permutation(end - begin)[: last - first]
+            taken = order[max(low - first, 0) : high - first]
             if len(taken):
-                slices.append(Slice(shard, taken))
+                slices.append(Slice(reading.shard, taken, reading.turn))
         return slices
 
-    def _generator(self, what: str, epoch: int, shard: int) -> np.random.Generator:
-        return generator(self.seed, what, epoch, shard)
+
+def _readings(sizes: Sequence[int], weights: Sequence[float]) -> list[Reading]:
+    least = min(weights, default=1.0)
+    readings = []
+    for shard, size in enumerate(sizes):
+        whole, rest = divmod(weights[shard] / least, 1) if weights else (1, 0)
+        readings += [Reading(shard, turn, size) for turn in range(int(whole))]
+        if part := round(size * rest):
+            readings.append(Reading(shard, int(whole), part))
+    return readings
 
 
 def generator(seed: int, *names: object) -> np.random.Generator:

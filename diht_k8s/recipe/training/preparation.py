@@ -53,6 +53,7 @@ def make_student(
         config,
         num_objects=len(vocabulary.objects) if vocabulary else 0,
         num_attributes=len(vocabulary.attributes) if vocabulary else 0,
+        heads_input=train.distillation.heads_input,
     )
     if train.lock_image_tower:
         model.clip.lock_image_tower()
@@ -95,21 +96,29 @@ def train_shards(run: DihtRun, storage: Storage) -> list[Shard]:
 
 
 def counted(storage: Storage, shards: Sequence[Shard], batch_size: int, *, rank: int, world: int) -> list[Shard]:
-    """Shards with the number of their samples; rank 0 reads those once that no filter has counted.
+    """Shards with the number of their samples (a collective); the ranks share those that no filter has counted, and read them once.
 
     Raises:
         DataError: all together are fewer than a batch.
     """
-    samples = [shard.samples for shard in shards]
-    if None in samples:
-        if rank == 0:
-            samples = [count_samples(storage, s.uri) if n is None else n for s, n in zip(shards, samples, strict=True)]
+    samples = {place: shard.samples for place, shard in enumerate(shards) if shard.samples is not None}
+    unknown = [place for place in range(len(shards)) if place not in samples]
+    if unknown:
+        found = {place: count_samples(storage, shards[place].uri) for place in unknown[rank::world]}
+        everybody = [found] * world
         if world > 1:
-            dist.broadcast_object_list(samples)
-    total = sum(number or 0 for number in samples)
+            dist.all_gather_object(everybody, found)
+        samples |= {place: number for part in everybody for place, number in part.items()}
+    total = sum(samples.values())
     if total < batch_size:
         raise DataError(f"{total} pairs are fewer than train.batchSize {batch_size}: lower it or loosen the filter")
-    return [replace(shard, samples=number) for shard, number in zip(shards, samples, strict=True)]
+    return [replace(shard, samples=samples[place]) for place, shard in enumerate(shards)]
+
+
+def weights_of(run: DihtRun, shards: Sequence[Shard]) -> list[float]:
+    """How often each shard is drawn, relative to the others (`data.sources[].weight`)."""
+    weights = {source.name: source.weight for source in run.spec.data.sources}
+    return [weights.get(shard.source, 1.0) for shard in shards]
 
 
 def image_size(model: Student) -> int:

@@ -24,7 +24,7 @@ from diht_k8s.api.hashing import sha256_of
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.reports import SavedCheckpoint
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.runtime.launch import rank_main
+from diht_k8s.recipe.runtime.launch import LOST_PEER, rank_main
 from diht_k8s.recipe.runtime.parent import end_with_parent
 from diht_k8s.recipe.runtime.preflight import check_reduce
 from diht_k8s.recipe.runtime.progress import Reporter
@@ -46,11 +46,12 @@ from diht_k8s.recipe.training.preparation import (
     make_validation,
     read_vocabulary,
     train_shards,
+    weights_of,
 )
 from diht_k8s.recipe.training.profiling import Profiling
 from diht_k8s.recipe.training.saving import Saver
 from diht_k8s.recipe.training.schedule import learning_rate
-from diht_k8s.recipe.training.state import is_weight, load_moments, load_weights, state_of
+from diht_k8s.recipe.training.state import load_moments, load_weights, state_of
 from diht_k8s.recipe.training.warm_start import start_from
 
 MAX_NOT_FINITE = 3
@@ -99,7 +100,8 @@ class Training:
         meet()
         check_reduce(self.rank, self.world, str(this_device()))
         self.shards = counted(self.storage, train_shards(run, self.storage), self.train.batch_size, **where)
-        self.order = Order.of([shard.samples or 0 for shard in self.shards], self.train.batch_size, run.spec.seed)
+        sizes, weights = [shard.samples or 0 for shard in self.shards], weights_of(run, self.shards)
+        self.order = Order.of(sizes, self.train.batch_size, run.spec.seed, weights=weights)
         self.saver = Saver(self.storage, self.layout, keep=self.train.checkpoint.keep, **where)
         saved = self._first_or_newest()
         self.engine = Engine(self.train, self.model, **where)
@@ -114,7 +116,9 @@ class Training:
         self.bad: Counter[str] = Counter()
         self.not_finite = 0
         tracker = weights_and_biases(run.metadata.name, config) if self.rank == 0 else None
-        self.metrics = Metrics(self.storage, self.layout, step=self.cursor.step, tracker=tracker)
+        self.metrics = Metrics(
+            self.storage, self.layout, step=self.cursor.step, tracker=tracker, fence=self.saver.fence
+        )
         self.progress = Reporter(Stage.TRAIN)
         if saved is not None:
             self.progress.saved(SavedCheckpoint(step=saved.cursor.step, uri=saved.uri))
@@ -155,13 +159,19 @@ class Training:
         ending = agreed.stop or last
         if self.saver.pending and not agreed.busy:
             self._complete()
-        if self.not_finite == 0 and (ending or agreed.due):
+        sound = self.not_finite == 0  # the weights are, too, while not, but another attempt would count anew
+        if sound and (ending or agreed.due):
             self._save(since, wait=ending)
         if agreed.stop and not last:
             self._complete()
             self.profiling.finish()
+            saved = (
+                "checkpoint saved"
+                if sound
+                else "not saved because its loss was not finite, the last checkpoint is kept"
+            )
             raise StopRequested(
-                f"stopped on request at step {self.cursor.step} of {self.steps}, checkpoint saved: start again to go on"
+                f"stopped on request at step {self.cursor.step} of {self.steps}, {saved}: start again to go on"
             )
 
     def _step(self, step: int, batch: Batch) -> Losses:
@@ -182,6 +192,10 @@ class Training:
         saved = self.saver.newest(self.config_sha256)
         if saved is None and self.train.init_from is not None:
             saved = start_from(self.storage, self.train.init_from, self.model)
+            if saved is not None and saved.cursor.step >= self.steps:
+                raise UserError(
+                    f"the checkpoint {saved.uri} has seen {saved.cursor.position} samples of train.samples {self.train.samples}: raise it"
+                )
         self.cursor = self._resumed(saved)
         if saved is not None:
             load_weights(self.model, saved.state)
@@ -322,7 +336,8 @@ class Training:
         if self.average is not None:
             with self.average.in_place():
                 averaged = state_of(engine, self.model, rank=rank, ranks=ranks, moments=False)
-            state |= {f"{k}|ema": v for k, v in averaged.items() if is_weight(k) and not k.startswith("buffer|")}
+            moving = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+            state |= {f"{name}|ema": value for name, value in averaged.items() if name in moving}
         return state
 
     def _weights(self) -> dict[str, Tensor]:
@@ -341,7 +356,7 @@ class Training:
             "samples_per_second": round(self.cursor.position / max(self.cursor.seconds, 1e-9), 1),
             "bad": self.saver.bad(self.cursor, self.bad),
             "shards": len(self.shards),
-            "pairs": self.order.total,
+            "pairs": sum(self.order.sizes),
             "processes": self.world,
         }
         self.saver.finish(self.run, self._weights(), self.model_config, self.metrics, summary)
@@ -373,7 +388,7 @@ def main() -> int:
         except RuntimeError as error:
             if not _lost_peer(error):
                 raise
-            raise RetryableError(f"lost contact to another rank ({error}): the gang starts again") from error
+            raise RetryableError(f"{LOST_PEER} ({error}): the gang starts again") from error
         if dist.is_initialized():
             dist.destroy_process_group()
 

@@ -41,7 +41,7 @@ class Saver:
     """Writes for one attempt; steps back when a newer attempt has begun."""
 
     def __init__(self, storage: Storage, layout: Layout, *, keep: int, rank: int, world: int) -> None:
-        """Take an attempt's number on rank 0.
+        """Take an attempt's number (a collective).
 
         Args:
             storage: where to.
@@ -52,9 +52,23 @@ class Saver:
         """
         self._storage, self._layout, self._keep = storage, layout, keep
         self._rank, self._world = rank, world
-        self._epoch = epochs.claim(storage, layout) if rank == 0 else 0
+        self._attempt = self._claimed()
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Pending | None = None
+
+    def _claimed(self) -> int:
+        attempt = [epochs.claim(self._storage, self._layout) if self._rank == 0 else 0]
+        if self._world > 1:
+            dist.broadcast_object_list(attempt)
+        return attempt[0]
+
+    def fence(self) -> None:
+        """Look whether this is still the newest attempt, before what others read is written.
+
+        Raises:
+            StopRequested: a newer one writes here.
+        """
+        epochs.require_newest(self._storage, self._layout, self._attempt)
 
     def newest(self, config_sha256: str) -> checkpoint.Saved | None:
         """The checkpoint to go on from: rank 0 finds it, all ranks read the same one."""
@@ -81,8 +95,8 @@ class Saver:
     def begin(self, state: Mapping[str, Tensor], cursor: Cursor, bad: Mapping[str, int]) -> None:
         """Start to write this rank's part of a checkpoint; the one before must be complete."""
         assert self._pending is None
-        folder = self._layout.checkpoints
-        part = self._thread.submit(checkpoint.write_part, self._storage, folder, cursor, state, rank=self._rank)
+        who = {"rank": self._rank, "attempt": self._attempt}
+        part = self._thread.submit(checkpoint.write_part, self._storage, self._layout.checkpoints, cursor, state, **who)
         self._pending = Pending(cursor, dict(bad), part)
 
     def complete(self, metrics: Metrics) -> Cursor | None:
@@ -96,12 +110,13 @@ class Saver:
         pending, self._pending = self._pending, None
         gathered = self._gathered((pending.part.result(), pending.bad))
         if self._rank == 0:
-            epochs.require_newest(self._storage, self._layout, self._epoch)
             metrics.write()
             total = _sum([pending.cursor.bad, *(theirs for _, theirs in gathered)])
             counted = pending.cursor.model_copy(update={"bad": total})
             parts = [part for part, _ in gathered]
-            checkpoint.commit(self._storage, self._layout.checkpoints, counted, parts, keep=self._keep)
+            checkpoint.commit(
+                self._storage, self._layout.checkpoints, counted, parts, keep=self._keep, fence=self.fence
+            )
         if self._world > 1:
             dist.barrier()
         return pending.cursor
@@ -116,7 +131,7 @@ class Saver:
     ) -> None:
         """Write the model and what the launcher commits; `state` is rank 0's, of all weights."""
         if self._rank == 0:
-            epochs.require_newest(self._storage, self._layout, self._epoch)
+            self.fence()
             whole = {**summary, **metrics.summary()}
             files = export(self._storage, self._layout, config, state)
             files.append(write_card(self._storage, run, config, whole))

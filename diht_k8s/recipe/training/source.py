@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.concepts.soft_labels import Labels, read_labels
-from diht_k8s.recipe.shards.samples import Sample, read_samples
+from diht_k8s.recipe.shards.samples import DamagedShardError, Sample, read_samples
 from diht_k8s.recipe.shards.sets import Shard
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.training.order import Slice
@@ -71,7 +71,7 @@ class Source:
         Raises:
             DataError: a shard holds fewer samples than its marker says, or its labels belong to something else.
         """
-        for number, slices in itertools.groupby(pieces, key=lambda piece: piece.shard):
+        for (number, _), slices in itertools.groupby(pieces, key=lambda piece: (piece.shard, piece.turn)):
             labels = self._labels(number)
             for piece, samples in self._samples(number, slices):
                 for index in map(int, piece.indexes):
@@ -122,7 +122,7 @@ class Source:
         """The samples of a shard with their indexes, as far as it can be read."""
         try:
             yield from enumerate(read_samples(self._storage, self.shards[number].uri))
-        except DataError as error:
+        except DamagedShardError as error:
             if number not in self._damaged:
                 logger.warning("%s; until then, what lies behind counts as bad", error)
             self._damaged.add(number)

@@ -29,14 +29,15 @@ from diht_k8s.recipe.training.first_weights import described
 RANK_MODULE = "diht_k8s.recipe.training.rank"
 RESULT = "result.json"
 """Written by rank 0 when all is done; names what belongs to the output."""
+MAX_WEIGHT_RATIO = 100
+"""Of the sources' weights."""
 
 
 def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping[str, str]]:
     """The kept shards and labels by the digests of the stages that made them; raw shards by their identity."""
     train = _train(run)
-    _refuse_unsupported(run)
     _check_model(train)
-    inputs: dict[str, str] = {}
+    inputs = _weights(run)
     layout = Layout(run.spec.data.output)
     if train.shards:
         inputs |= {uri: storage.identity(uri) for uri in storage.expand(train.shards)}
@@ -117,9 +118,19 @@ def _check_shape(train: Train, gang: Gang) -> None:
         raise UserError("DIHT_MASTER is not set: a gang of several nodes needs the host name of node 0")
 
 
-def _refuse_unsupported(run: DihtRun) -> None:
-    """Fields of the contract that this release does not act on are refused, never ignored."""
-    asked = {"data.sources[].weight": any(source.weight != 1 for source in run.spec.data.sources)}
-    for field, wanted in asked.items():
-        if wanted:
-            raise UserError(f"{field} is not supported by this release: remove it from the run document")
+def _weights(run: DihtRun) -> dict[str, str]:
+    """What identifies the sources' weights; nothing where all are alike."""
+    weights = {source.name: source.weight for source in run.spec.data.sources}
+    least, most = min(weights.values()), max(weights.values())
+    if least == most:
+        return {}
+    if _train(run).shards:
+        raise UserError(
+            "data.sources[].weight does not go with train.shards, whose pairs are of no source: remove one of them"
+        )
+    if most > MAX_WEIGHT_RATIO * least:
+        raise UserError(
+            f"data.sources[].weight: {most:g} is more than {MAX_WEIGHT_RATIO} times {least:g}, so that an epoch would repeat the one source "
+            "that often: bring them closer"
+        )
+    return {"weights": ", ".join(f"{name} {weight / least:g}" for name, weight in weights.items())}

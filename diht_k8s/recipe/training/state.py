@@ -8,10 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
     safe_set_full_optimizer_state,
+    safe_set_local_fp32_param,
+    safe_set_local_optimizer_state,
 )
 from torch import Tensor, nn
 
@@ -122,7 +126,31 @@ def load_moments(engine: Any, model: nn.Module, state: dict[str, Tensor]) -> Non
     _link(engine)
     for name, parameter in parameters:
         for key in MOMENTS:
-            safe_set_full_optimizer_state(parameter, state[f"{name}|{key}"].to(engine.device), key)
+            put(engine, parameter, state[f"{name}|{key}"], key)
+
+
+def put(engine: Any, parameter: nn.Parameter, value: Tensor, moment: str | None = None) -> None:
+    """Write a parameter's whole fp32 weight, or a moment of it, where ZeRO keeps it; each rank calls with the same value.
+
+    Under ZeRO 3 the ranks hold equal parts and the last ones are filled up, which DeepSpeed's own accessor for whole values forgets: it fails
+    for every parameter that the number of ranks does not divide.
+    """
+    value = value.to(engine.device)
+    if engine.zero_optimization_stage() < 3:
+        if moment is None:
+            safe_set_full_fp32_param(parameter, value)
+        else:
+            safe_set_full_optimizer_state(parameter, value, moment)
+        return
+    partition: Any = parameter
+    size = partition.ds_tensor.numel()
+    own = value.new_zeros(size)
+    part = value.flatten()[dist.get_rank() * size :][:size]
+    own[: part.numel()] = part
+    if moment is None:
+        safe_set_local_fp32_param(parameter, own)
+    else:
+        safe_set_local_optimizer_state(parameter, own, moment)
 
 
 def _parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -115,6 +115,8 @@ class Job:
     """the last rank asks to stop after so many steps of this attempt."""
     fp16_scale: float | None = None
     """let a CPU train in fp16, from this loss scale on."""
+    finite_steps: int | None = None
+    """steps of this attempt before a gradient of the last rank is NaN, though the loss is none."""
 
 
 def train_in_ranks(world: int, jobs: dict[str, Job], folder: Path) -> dict[str, Any]:
@@ -127,10 +129,7 @@ def train_in_ranks(world: int, jobs: dict[str, Job], folder: Path) -> dict[str, 
     import torch
 
     folder.mkdir(parents=True, exist_ok=True)
-    content = {
-        name: {"run": dump(job.run), "stop_after": job.stop_after, "fp16_scale": job.fp16_scale}
-        for name, job in jobs.items()
-    }
+    content = {name: {**vars(job), "run": dump(job.run)} for name, job in jobs.items()}
     (folder / "jobs.json").write_text(json.dumps(content))
     rendezvous = {"WORLD_SIZE": str(world), "MASTER_ADDR": "localhost", "MASTER_PORT": str(_free_port())}
     ranks = [

@@ -13,9 +13,11 @@ import torch
 
 from diht_k8s.api.documents import dump
 from diht_k8s.api.errors import DataError
+from diht_k8s.api.hashing import sha256_of
 from diht_k8s.cli.main import main
 from diht_k8s.recipe.shards.samples import read_samples, write_samples
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.training import checkpoint
 from diht_k8s.recipe.training.state import load_weights
 from tests.recipe.training.small_run import VIT, Job, document, make_data, train_in_ranks
 
@@ -155,7 +157,18 @@ IN_RANKS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
         {"optimizer": {"lr": 1e6, "gradientClipNorm": 0}, "checkpoint": {"everySamples": 16}},
         "65 the loss or its gradient was not finite in 3 steps in a row (pairs of the last one: {folder}/out/train/not_finite-00000.json)",
     ),
+    "gradient that is not finite, zero 0": (
+        lambda data: None,
+        {"checkpoint": {"everySamples": 16}},
+        "65 the loss or its gradient was not finite in 3 steps in a row (pairs of the last one: {folder}/out/train/not_finite-00000.json)",
+    ),
+    "gradient that is not finite, zero 2": (
+        lambda data: None,
+        {"checkpoint": {"everySamples": 16}, "zeroStage": 2},
+        "65 the loss or its gradient was not finite in 3 steps in a row (pairs of the last one: {folder}/out/train/not_finite-00000.json)",
+    ),
 }  # fmt: skip
+FINITE_STEPS = {name: 4 for name in IN_RANKS if name.startswith("gradient")}
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +179,8 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, Pa
     for number, (name, (damage, train, _)) in enumerate(IN_RANKS.items()):
         make_data(folder / f"data-{number}", (30, 20))
         damage(folder / f"data-{number}")
-        jobs[name] = Job(document(folder / f"run-{number}", data=folder / f"data-{number}", **train))
+        run = document(folder / f"run-{number}", data=folder / f"data-{number}", **train)
+        jobs[name] = Job(run, finite_steps=FINITE_STEPS.get(name))
     results = train_in_ranks(1, jobs, folder / "ranks")
     return {
         name: (results[name]["error"], folder / f"data-{number}", folder / f"run-{number}")
@@ -192,6 +206,16 @@ def test_loss_when_not_finite_then_no_checkpoint_holds_it_and_the_pairs_are_name
     assert len(left["uids"]) == 16
     steps = sorted(path.name for path in (folder / "out" / "train" / "checkpoints").iterdir())
     assert steps[-1] == f"step-{left['step'] - 3:09d}"
+
+
+@pytest.mark.parametrize("name", FINITE_STEPS)
+def test_gradient_when_not_finite_then_it_never_reaches_the_weights_of_a_checkpoint(
+    refused: dict[str, tuple[str, Path, Path]], name: str
+) -> None:
+    saved = checkpoint.newest(Storage(), f"{refused[name][2]}/out/train/checkpoints", sha256_of({"run": "run"}))
+    assert saved is not None
+    assert saved.cursor.step == FINITE_STEPS[name]
+    assert all(value.isfinite().all() for key, value in saved.state.items() if not key.startswith("buffer|"))
 
 
 def test_stage_when_a_rank_finds_bad_data_then_its_line_and_exit_code_come_through(

@@ -3,7 +3,8 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ import torch
 from diht_k8s.api.errors import DataError, RetryableError
 from diht_k8s.api.layout import Layout
 from diht_k8s.recipe.concepts.soft_labels import read_labels
-from diht_k8s.recipe.shards.samples import read_samples, write_samples
+from diht_k8s.recipe.shards.samples import Sample, read_samples, write_samples
 from diht_k8s.recipe.shards.sets import Shard
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.training import assembly, source
+from diht_k8s.recipe.training import order as order_module
 from diht_k8s.recipe.training.batch import Batch
 from diht_k8s.recipe.training.loader import Loader
 from diht_k8s.recipe.training.order import Order
@@ -37,19 +39,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def loader_over(folder: Path, *, rank: int = 0, world: int = 1, batch: int = BATCH, workers: int = 0) -> Loader:
+def loader_over(
+    folder: Path, *, rank: int = 0, world: int = 1, batch: int = BATCH, workers: int = 0, weights: Sequence[float] = ()
+) -> Loader:
     layout = Layout(f"{folder}/out")
     shards = [Shard(f"drawn-{i}", layout.kept(f"drawn-{i}"), "drawn", samples=n) for i, n in enumerate(SHARDS)]
     reads = Source(STORAGE, shards, [layout.labels(shard.name) for shard in shards])
-    order = Order.of(SHARDS, BATCH, seed=0)
+    order = Order.of(SHARDS, BATCH, seed=0, weights=weights)
     sizes = {"batch_size": batch, "image_size": 32, "context_length": 12}
     return Loader(reads, order, **sizes, seed=0, rank=rank, world=world, workers=workers)
 
 
-def batches(
-    folder: Path, number: int, *, position: int = 0, rank: int = 0, world: int = 1, batch: int = BATCH, workers: int = 0
-) -> list[Batch]:
-    made = loader_over(folder, rank=rank, world=world, batch=batch, workers=workers).batches(position)
+def batches(folder: Path, number: int, *, position: int = 0, **settings: Any) -> list[Batch]:
+    made = loader_over(folder, **settings).batches(position)
     try:
         return list(itertools.islice(made, number))
     finally:
@@ -98,6 +100,20 @@ def test_batches_when_begun_in_the_middle_or_with_small_caches_then_the_same(
     assert all(same(a, b) for a, b in zip(again, whole[10:], strict=True))
 
 
+@pytest.mark.parametrize("cache_bytes", [source.SHARD_CACHE_BYTES, 1], ids=["kept whole", "read piece by piece"])
+def test_epoch_when_a_shard_has_a_larger_weight_then_it_is_read_again(
+    folder: Path, cache_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "SHARD_CACHE_BYTES", cache_bytes)
+    monkeypatch.setattr(order_module, "WINDOW_SAMPLES", 64)
+    weights = [1.0, 3.0, 1.0]
+    total = sum(int(size * weight) for size, weight in zip(SHARDS, weights, strict=True))
+    seen = [uid for batch in batches(folder, total // BATCH + 1, weights=weights) for uid in batch.uids][:total]
+    times = Counter(Counter(seen).values())
+    assert times == {1: SHARDS[0] + SHARDS[2], 3: SHARDS[1]}
+    assert all(uid.startswith("1-") for uid, number in Counter(seen).items() if number == 3)
+
+
 @pytest.mark.parametrize(("world", "workers"), [(2, 0), (2, 2), (3, 2), (8, 0)])  # 8 are more than shards
 def test_batches_when_cut_among_ranks_and_workers_then_together_the_same(
     folder: Path, world: int, workers: int, monkeypatch: pytest.MonkeyPatch
@@ -135,6 +151,21 @@ def test_shard_when_shorter_than_committed_then_the_error_names_it(tmp_path: Pat
     uri = Layout(f"{tmp_path}/out").kept("drawn-2")
     write_samples(STORAGE, uri, [(s.key, s.members) for s in read_samples(STORAGE, uri)][:-5])
     with pytest.raises(DataError, match="holds fewer samples than the filter committed: run the stage filter again"):
+        batches(tmp_path, sum(SHARDS) // BATCH)
+
+
+def test_shard_when_replaced_while_it_is_read_then_an_error_and_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_data(tmp_path)
+    read = source.read_samples
+
+    def replaced(storage: Storage, uri: str) -> Iterator[Sample]:
+        yield from itertools.islice(read(storage, uri), 20)
+        raise DataError(f"{uri} was replaced while it was read")
+
+    monkeypatch.setattr(source, "read_samples", replaced)
+    with pytest.raises(DataError, match="was replaced while it was read"):
         batches(tmp_path, sum(SHARDS) // BATCH)
 
 

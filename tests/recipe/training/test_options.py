@@ -58,6 +58,13 @@ def trained(place: Path) -> dict[str, dict[str, Any]]:
     start = {"uri": f"{place}/plain/out/train/checkpoints/step-{STEPS:09d}", "kind": "Checkpoint"}
     longer = {"initFrom": start, "samples": (STEPS + 4) * BATCH, "schedule": {"type": "Constant"}}
     jobs["going on"] = job("going on", **longer)
+    jobs["nothing left"] = job("nothing left", **{**longer, "samples": STEPS * BATCH})
+    locked = {"lockImageTower": True, "zeroStage": 3, "ema": 0.9}
+    jobs |= {
+        "locked ema 1": job("locked ema in pieces", 3, **locked),
+        "locked ema 2": job("locked ema in pieces", **locked),
+    }
+    jobs["locked ema"] = job("locked ema", **locked)
     jobs["other batch"] = job("other batch", **{**longer, "batchSize": 8, "zeroStage": 1})
     results = train_in_ranks(2, jobs, place / "ranks")
     alone = {"validation alone": job("validation alone", **SETTINGS["validation"])}
@@ -103,8 +110,10 @@ def test_average_when_trained_then_it_follows_the_weights_and_is_the_same_for_an
             torch.testing.assert_close(theirs[key], found[key], rtol=0, atol=1e-5, msg=lambda t, k=key: f"{k}: {t}")
 
 
-def test_average_when_resumed_then_bit_equal(trained: dict[str, dict[str, Any]], place: Path) -> None:
-    whole, pieces = state(place, "ema"), state(place, "ema in pieces")
+@pytest.mark.parametrize("name", ["ema", "locked ema"])
+def test_average_when_resumed_then_bit_equal(trained: dict[str, dict[str, Any]], place: Path, name: str) -> None:
+    assert trained[f"{name} 2"]["error"] is None
+    whole, pieces = state(place, name), state(place, f"{name} in pieces")
     assert whole.keys() == pieces.keys()
     assert [key for key, value in whole.items() if not torch.equal(value, pieces[key])] == []
 
@@ -148,6 +157,7 @@ def test_checkpoint_when_another_run_goes_on_from_it_then_at_its_step_with_its_m
     assert float(trained["going on"]["weights"]["adam_step"]) == STEPS + 4
     assert trained["other batch"]["error"].startswith("64 the checkpoint ")
     assert "another train.batchSize (128 samples in 8 steps)" in trained["other batch"]["error"]
+    assert trained["nothing left"]["error"].endswith("has seen 128 samples of train.samples 128: raise it")
 
 
 def test_metrics_when_two_ranks_train_then_the_slowest_is_named(

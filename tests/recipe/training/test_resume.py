@@ -28,6 +28,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
         return Job(document(folder / place, data=folder / "data", **settings(**train)), stop_after)
 
     resnet, dropout = {"modelConfig": RESNET}, {"modelConfig": DROPOUT, "microBatchSize": 4, "zeroStage": 2}
+    zero_3 = {"zeroStage": 3, "ema": 0.9}
     first = {
         "whole": job("whole"),
         "moved 1": job("moved", 6),
@@ -38,10 +39,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
         "dropout whole": job("dropout whole", **dropout),
         "dropout 1": job("dropout", 9, **dropout),
         "dropout 2": job("dropout", **dropout),
+        "zero 3 whole": job("zero 3 whole", **zero_3),
+        "zero 3 1": job("zero 3", 5, **zero_3),
+        "zero 3 2": job("zero 3", **zero_3),
     }
     results = train_in_ranks(2, first, folder / "first")
     results |= train_in_ranks(1, {"moved 2": job("moved", 7, zeroStage=3)}, folder / "second")
-    last = {"moved 3": job("moved", 1, zeroStage=0), "moved 4": job("moved", zeroStage=1)}
+    last = {
+        "moved 3": job("moved", 1, zeroStage=0),
+        "moved 4": job("moved", 1, zeroStage=3),
+        "moved 5": job("moved", zeroStage=1),
+    }
     return results | train_in_ranks(2, last, folder / "third")
 
 
@@ -50,7 +58,8 @@ def pieces(trained: dict[str, dict[str, Any]], name: str) -> list[dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    ("whole", "name"), [("whole", "moved"), ("resnet whole", "resnet"), ("dropout whole", "dropout")]
+    ("whole", "name"),
+    [("whole", "moved"), ("resnet whole", "resnet"), ("dropout whole", "dropout"), ("zero 3 whole", "zero 3")],
 )
 def test_pairs_when_resumed_then_each_step_sees_the_same(
     trained: dict[str, dict[str, Any]], whole: str, name: str
@@ -62,7 +71,7 @@ def test_pairs_when_resumed_then_each_step_sees_the_same(
     assert [step for part in parts for step in part["uids"]] == trained[whole]["uids"]
 
 
-@pytest.mark.parametrize("name", ["resnet", "dropout"])
+@pytest.mark.parametrize("name", ["resnet", "dropout", "zero 3"])
 def test_weights_when_resumed_at_the_same_size_then_bit_equal(trained: dict[str, dict[str, Any]], name: str) -> None:
     whole, last = trained[f"{name} whole"], pieces(trained, name)[-1]
     assert last["weights"].keys() == whole["weights"].keys()

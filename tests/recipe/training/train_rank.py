@@ -35,6 +35,12 @@ def recorded(job: dict[str, Any]) -> dict[str, Any]:
             gradients.update({name: p.grad.clone() for name, p in training.model.named_parameters()})
         update()
 
+    def spoilt(gradient: torch.Tensor) -> torch.Tensor:
+        at = job["finite_steps"] is not None and len(losses) >= job["finite_steps"]
+        return gradient * float("nan") if at and training.rank == training.world - 1 else gradient
+
+    training.model.get_parameter("clip.text_projection").register_hook(spoilt)
+
     def recording(batch: Any) -> Any:
         result = step(batch)
         losses.append([result.total, result.contrastive, result.object, result.attribute])

@@ -35,6 +35,11 @@ CASES: dict[str, tuple[dict[int, Failure], int, str]] = {
         1,
         "rank 1 was killed by signal 9: see its log",
     ),
+    "both to be tried again, one with its own line": (
+        {0: LOST, 1: Failure(75, text="the disk is full")},
+        75,
+        "the disk is full",
+    ),
     "only lost peers": ({0: LOST}, 75, "lost contact to another rank"),
     "all stopped": ({0: STOPPED, 1: STOPPED}, 143, "stopped at step 7"),
     "one stopped, the other stopped by the agent": ({0: Failure(-15), 1: STOPPED}, 143, "stopped at step 7"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import tarfile
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from diht_k8s.api.errors import DataError
+from diht_k8s.api.errors import DataError, RetryableError
 from diht_k8s.recipe.shards.samples import MAX_CAPTION_BYTES, read_samples, write_samples
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -86,6 +87,21 @@ def test_damaged_shard_is_a_data_error_that_names_the_shard(tmp_path: Path, data
     with pytest.raises(DataError, match=message) as raised:
         read(tmp_path / "s.tar", data)
     assert "s.tar" in str(raised.value)
+
+
+def test_disk_that_fails_while_a_shard_is_read_is_retryable_and_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = tmp_path / "shard.tar"
+    storage = Storage()
+    write_samples(storage, str(shard), [("0", {"txt": b"a", "png": b"x"})])
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("tarfile.ExFileObject.read", fails)
+    with pytest.raises(RetryableError, match="Input/output error"):
+        list(read_samples(storage, str(shard)))
 
 
 def test_member_above_the_limit_is_bad_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

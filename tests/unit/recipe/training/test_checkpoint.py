@@ -21,14 +21,22 @@ def cursor(step: int, config: str = "ours") -> Cursor:
     return Cursor(step=step, position=step * 16, streams=2, config_sha256=config, seconds=1.0)
 
 
-def save(folder: Path, step: int, *, ranks: int = 2, keep: int = 9, config: str = "ours") -> None:
-    commit(STORAGE, str(folder), cursor(step, config), parts(folder, step, ranks), keep=keep)
+def save(folder: Path, step: int, *, ranks: int = 2, keep: int = 9, config: str = "ours", attempt: int = 1) -> None:
+    written = parts(folder, step, ranks, attempt)
+    commit(STORAGE, str(folder), cursor(step, config), written, keep=keep, fence=lambda: None)
 
 
-def parts(folder: Path, step: int, ranks: int = 2) -> list[Part]:
+def parts(folder: Path, step: int, ranks: int = 2, attempt: int = 1) -> list[Part]:
     """What the ranks upload before the marker."""
     return [
-        write_part(STORAGE, str(folder), cursor(step), {f"weight {rank}": torch.full((3,), step + 0.5)}, rank=rank)
+        write_part(
+            STORAGE,
+            str(folder),
+            cursor(step),
+            {f"weight {rank}": torch.full((3,), step + attempt / 2)},
+            rank=rank,
+            attempt=attempt,
+        )
         for rank in range(ranks)
     ]
 
@@ -51,21 +59,21 @@ def test_newest_when_saved_by_two_ranks_then_all_parts_come_back(tmp_path: Path)
 
 
 def flip_a_bit(folder: Path) -> None:
-    path = folder / "state-00001.safetensors"
+    path = folder / "state-00001-000001.safetensors"
     data = bytearray(path.read_bytes())
     data[-3] ^= 1
     path.write_bytes(data)
 
 
 def cut(folder: Path) -> None:
-    path = folder / "state-00000.safetensors"
+    path = folder / "state-00000-000001.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
 
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "a flipped bit": flip_a_bit,
     "a part cut short": cut,
-    "a part missing": lambda folder: (folder / "state-00001.safetensors").unlink(),
+    "a part missing": lambda folder: (folder / "state-00001-000001.safetensors").unlink(),
     "half a marker": lambda folder: (folder / MARKER).write_text((folder / MARKER).read_text()[:40]),
     "a marker of another kind": lambda folder: (folder / MARKER).write_text("[]"),
     "a marker of a later release": lambda folder: (folder / MARKER).write_text(
@@ -93,11 +101,31 @@ def test_newest_when_killed_before_the_marker_then_the_one_before_used(tmp_path:
     assert newest_step(tmp_path) == 5
 
 
-def test_newest_when_killed_while_a_step_is_written_again_then_the_one_before_used(tmp_path: Path) -> None:
+@pytest.mark.parametrize("attempt", [1, 3], ids=["by an attempt that was replaced", "by a later one, then killed"])
+def test_newest_when_another_attempt_writes_parts_of_the_same_step_then_undamaged(tmp_path: Path, attempt: int) -> None:
+    save(tmp_path, 10, attempt=2)
+    parts(tmp_path, 10, attempt=attempt)
+    saved = newest(STORAGE, str(tmp_path), "ours")
+    assert saved is not None
+    assert saved.state["weight 0"].tolist() == [11.0] * 3
+
+
+@pytest.mark.parametrize("looks", [0, 1], ids=["before the marker", "after the marker"])
+def test_commit_when_replaced_meanwhile_then_nothing_of_the_newer_attempt_is_removed(
+    tmp_path: Path, looks: int
+) -> None:
     save(tmp_path, 5)
-    save(tmp_path, 10)
-    write_part(STORAGE, str(tmp_path), cursor(10), {"weight 0": torch.zeros(3)}, rank=0)
-    assert newest_step(tmp_path) == 5
+    save(tmp_path, 20, attempt=2)
+    answers = iter([None] * looks)
+
+    def fence() -> None:
+        if next(answers, "replaced") == "replaced":
+            raise StopRequested("replaced")
+
+    with pytest.raises(StopRequested):
+        commit(STORAGE, str(tmp_path), cursor(10), parts(tmp_path, 10), keep=1, fence=fence)
+    assert newest_step(tmp_path) == 20
+    assert (tmp_path / "step-000000010" / MARKER).exists() is bool(looks)
 
 
 def test_newest_when_of_another_configuration_then_none(tmp_path: Path) -> None:
@@ -127,7 +155,7 @@ def test_commit_when_resumed_with_fewer_ranks_then_the_marker_names_their_parts_
     save(tmp_path, 5, ranks=4)
     save(tmp_path, 5, ranks=1)
     marker = json.loads((tmp_path / "step-000000005" / MARKER).read_text())
-    assert [part["name"] for part in marker["parts"]] == ["state-00000.safetensors"]
+    assert [part["name"] for part in marker["parts"]] == ["state-00000-000001.safetensors"]
     assert newest_step(tmp_path) == 5
 
 

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
+from diht_k8s.recipe.training import order as order_module
 from diht_k8s.recipe.training.order import Order, generator
 
 
@@ -29,6 +32,30 @@ def test_every_sample_is_seen_exactly_once_in_each_epoch(sizes: list[int], batch
     for epoch in range(3):
         seen = walk(order, range(epoch * order.total, (epoch + 1) * order.total))
         assert sorted(seen) == everything
+
+
+@pytest.mark.parametrize("window", [1 << 16, 64])
+def test_source_of_a_larger_weight_is_drawn_so_many_times_in_each_epoch_and_a_rest_at_random(
+    monkeypatch: pytest.MonkeyPatch, window: int
+) -> None:
+    monkeypatch.setattr(order_module, "WINDOW_SAMPLES", window)
+    sizes, weights = [100, 40, 81], [0.5, 1.25, 0.5]
+    order = Order.of(sizes, 16, seed=3, weights=weights)
+    assert order.total == 100 + 100 + 81
+    parts = []
+    for epoch in range(3):
+        seen = Counter(walk(order, range(epoch * order.total, (epoch + 1) * order.total)))
+        assert {seen[0, index] for index in range(100)} == {seen[2, index] for index in range(81)} == {1}
+        assert Counter(seen[1, index] for index in range(40)) == {2: 20, 3: 20}
+        parts.append({index for index in range(40) if seen[1, index] == 3})
+    assert parts[0] != parts[1]
+    assert all(min(part) < 20 < max(part) for part in parts)
+
+
+def test_equal_weights_are_none() -> None:
+    sizes = [100, 40, 81]
+    alike = Order.of(sizes, 16, seed=3, weights=[0.3] * 3)
+    assert walk(alike, range(300)) == walk(Order.of(sizes, 16, seed=3), range(300))
 
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:

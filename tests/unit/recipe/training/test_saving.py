@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from diht_k8s.api.errors import RetryableError
+from diht_k8s.api.errors import RetryableError, StopRequested
 from diht_k8s.api.layout import Layout
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.training import checkpoint
@@ -83,6 +83,24 @@ def test_checkpoint_when_it_cannot_be_written_then_the_training_hears_of_it_and_
     storage.may_write.set()
     with pytest.raises(RetryableError, match="disk is full"):
         saver.complete(metrics)
+    assert checkpoint.newest(storage, folder, "ours") is None
+
+
+def test_checkpoint_when_a_newer_attempt_has_begun_then_neither_marker_nor_metrics_are_touched(
+    slow: tuple[Any, ...], tmp_path: Path
+) -> None:
+    storage, saver, _, folder = slow
+    metrics = Metrics(storage, Layout(str(tmp_path)), step=0, fence=saver.fence)
+    metrics.add({"step": 1, "loss": 1.0})
+    metrics.write()
+    saver.begin({"weight": torch.ones(3)}, cursor(5), {})
+    storage.may_write.set()
+    Saver(storage, Layout(str(tmp_path)), keep=3, rank=0, world=1)
+    metrics.add({"step": 2, "loss": 1.0})
+    for act in (metrics.write, lambda: saver.complete(metrics)):
+        with pytest.raises(StopRequested, match=r"attempt 2 has taken over"):
+            act()
+    assert storage.read_text(Layout(str(tmp_path)).metrics).count("\n") == 1
     assert checkpoint.newest(storage, folder, "ours") is None
 
 
