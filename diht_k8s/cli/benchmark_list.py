@@ -48,7 +48,7 @@ def benchmark_yaml(name: str, root: str | None, only: Sequence[str] = ()) -> str
     if root is None:
         raise UserError("--yaml needs a ROOT: say where the benchmarks lie")
     storage, listed = Storage(), _chosen(name, only)
-    whole = [found for found in _found(listed, root).values() if found.folder is not None and found.problem is None]
+    whole = [found for found in _found(listed, root).values() if found.whole]
     if not whole:
         raise UserError(f"{root} holds no benchmark of {name} in full: `diht benchmarks {root}` says what is missing")
     parts = [
@@ -86,6 +86,6 @@ def _sums(listed: Catalogue, found: dict[str, Presence] | None) -> list[str]:
         lines.append(f"{foreign} have a metric that is not computed here: their accuracy is not that figure.")
     if found is not None:
         lines += [f"{name}: {item.problem}" for name, item in found.items() if item.problem is not None]
-        present = sum(item.folder is not None and item.problem is None for item in found.values())
+        present = sum(item.whole for item in found.values())
         lines.append(f"{present} of {len(found)} sets are whole at this root.")
     return lines

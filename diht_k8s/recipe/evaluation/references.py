@@ -1,7 +1,8 @@
 """The ridge references of a retrieval benchmark: training pairs of the run in, figures of two closed-form models out.
 
 One regression from 12 x 12 raw pixels, one from the label stage's teacher (where its features lie beside the labels).
-While the training pictures are read, the benchmark's own are looked for among them: same bytes, same picture.
+While the training pictures are read, the benchmark's own are looked for among them: same bytes, same picture. Where no benchmark
+of the run is one of retrieval, they are read for that only, and not decoded.
 
 Shapes: N training pairs, M test pictures, D features.
 """
@@ -41,8 +42,9 @@ Json = dict[str, Any]
 
 @dataclass
 class TrainingPairs:
-    """What the references learn from."""
+    """What the references learn from; in a run without retrieval their digests alone."""
 
+    number: int = 0
     pixels: list[NDArray[np.float32]] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
     digests: set[str] = field(default_factory=set)
@@ -54,6 +56,9 @@ class References:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        evaluate = context.run.spec.evaluate
+        assert evaluate is not None, "run_stage checks that the stage is there"
+        self._fitting = any(benchmark.type == "Retrieval" for benchmark in evaluate.benchmarks)
         self._label = find_committed(context.storage, context.layout, Stage.LABEL) if context.run.spec.label else None
 
     def of(self, pictures: Pictures, seed: list[int]) -> Json:
@@ -66,6 +71,9 @@ class References:
         pairs = self._pairs
         if isinstance(pairs, str):
             return {"references": found, "notes": [f"no references: {pairs}"], "seen": None}
+        if pairs.number < MIN_PAIRS:
+            few = f"no references: only {pairs.number} training pairs, {MIN_PAIRS} needed"
+            return {"references": found, "notes": [few], "seen": self.seen(captioned)}
         pixels_MD = self._described(captioned)
         found.append(self._fitted("pixels", np.stack(pairs.pixels), pixels_MD, captioned, seed))
         if self._label is None:
@@ -86,7 +94,7 @@ class References:
         if isinstance(pairs, str):
             return None
         found = sum(item.digest in pairs.digests for item in pictures.items)
-        return {"pictures": found, "pairs": len(pairs.captions)}
+        return {"pictures": found, "pairs": pairs.number}
 
     def _fitted(
         self,
@@ -115,23 +123,24 @@ class References:
         for shard in shards:
             context.stop.raise_if_requested()
             self._read(shard, pairs)
-            context.progress.update(len(pairs.captions))
-            if len(pairs.captions) == MAX_PAIRS:
+            context.progress.update(pairs.number)
+            if pairs.number == MAX_PAIRS:
                 break
-        return (
-            pairs
-            if len(pairs.captions) >= MIN_PAIRS
-            else f"only {len(pairs.captions)} training pairs, {MIN_PAIRS} needed"
-        )
+        return pairs
 
     def _read(self, shard: Shard, pairs: TrainingPairs) -> None:
-        teacher = self._shard_teacher(shard)
-        for row, (sample, image) in enumerate(_training_samples(self._context, shard)):
-            if image is None or len(pairs.captions) == MAX_PAIRS:
+        teacher = self._shard_teacher(shard) if self._fitting else None
+        for row, sample in enumerate(read_samples(self._context.storage, shard.uri)):
+            if pairs.number == MAX_PAIRS:
+                return
+            image = _decoded(sample) if self._fitting else None
+            if sample.problem is not None or (self._fitting and image is None):
                 continue
-            pairs.pixels.append(raw_pixels(image))
-            pairs.captions.append(sample.caption)
+            pairs.number += 1
             pairs.digests.add(hashlib.sha256(sample.image).hexdigest())
+            if image is not None:
+                pairs.pixels.append(raw_pixels(image))
+                pairs.captions.append(sample.caption)
             if teacher is not None:
                 pairs.teacher.append(teacher[row])
 
@@ -173,12 +182,12 @@ class References:
         return np.stack([rows[item.uid] for item in captioned.items])
 
 
-def _training_samples(context: Context, shard: Shard) -> Iterator[tuple[Sample, Image.Image | None]]:
-    for sample in read_samples(context.storage, shard.uri):
-        try:
-            yield sample, None if sample.problem is not None else decode(sample.image)
-        except BadPictureError:
-            yield sample, None
+def _decoded(sample: Sample) -> Image.Image | None:
+    """The picture of a pair that can be trained on."""
+    try:
+        return None if sample.problem is not None else decode(sample.image)
+    except BadPictureError:
+        return None
 
 
 def _batches(context: Context, captioned: Pictures) -> Iterator[list[tuple[str, Image.Image]]]:

@@ -17,7 +17,7 @@ from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.evaluation import benchmark_data, load_model, tasks
+from diht_k8s.recipe.evaluation import benchmark_data, load_model, references, tasks
 from diht_k8s.recipe.evaluation import stage as program
 from diht_k8s.recipe.evaluation.feature_files import read_features
 from diht_k8s.recipe.evaluation.features import encode_images, encode_texts
@@ -345,3 +345,16 @@ def test_identity_when_the_models_file_changes_changes(fresh: Path) -> None:
     config.write_text(config.read_text() + " ")
     assert program.model_identity(str(model), Storage()) != before
     assert "open_clip 3" in program.model_identity("ViT-B-32", Storage())
+
+
+def test_seen_when_no_benchmark_is_of_retrieval_is_told_without_decoding_training_pictures(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heldout(fresh, *pairs(90, 1000)[1:11], *pairs(24, 9000)[10:])
+    run = document(fresh, {"fewShot": None})
+    body = json.loads(run.model_dump_json(by_alias=True, exclude_defaults=True))
+    del body["spec"]["evaluate"]["benchmarks"][0]
+    monkeypatch.setattr(references, "decode", lambda data: pytest.fail("decoded"))
+    evaluate(DihtRun.model_validate(body))
+    (found,) = report(fresh)["benchmarks"]
+    assert found["seen"] == {"pictures": 8, "pairs": 72}

@@ -99,6 +99,11 @@ class Presence:
     problem: str | None = None
     """why it cannot be used as it is."""
 
+    @property
+    def whole(self) -> bool:
+        """Whether it can be used as it is."""
+        return self.folder is not None and self.problem is None
+
 
 @cache
 def catalogue(name: str) -> Catalogue:
