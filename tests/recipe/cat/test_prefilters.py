@@ -128,8 +128,7 @@ def test_pictures_and_captions_may_have_other_names(tmp_path: Path) -> None:
     """Kept shards have the usual ones, so that later stages need not know."""
     members = [("a.img", encoded(scene(1))), ("a.json", json.dumps({"alt_text": GOOD}).encode())]
     (tmp_path / "a.tar").write_bytes(tar_of(members))
-    keys = {"imageKey": "img", "captionKey": "alt_text"}
-    run = run_of(tmp_path / "out", f"{tmp_path}/a.tar", **keys)
+    run = run_of(tmp_path / "out", f"{tmp_path}/a.tar", imageKey="img", captionKey="alt_text")
     assert filter_with(run) is not None
     (kept,) = kept_shards(run.spec, Storage())
     (sample,) = read_samples(Storage(), kept.uri)
