@@ -43,7 +43,10 @@ def make_report(job: Job, vocabulary: Vocabulary, heads: dict[str, Any]) -> dict
         _check_labels(job, labels, vocabulary, shard)
         total += len(labels.uids)
         bad.update(labels.header["bad"])
-        beyond.add(labels, read_captions(job.context.storage, job.context.layout, shard), vocabulary)
+        if (
+            shard.name in job.training
+        ):  # enough to tell a share; the scores of all pictures can be hundreds of gigabytes
+            beyond.add(labels, read_captions(job.context.storage, job.context.layout, shard), vocabulary)
         if shard.name in wanted:
             examples += _examples(job, shard, labels, vocabulary, wanted[shard.name])
     _check_bad(job, total, bad)
@@ -73,7 +76,7 @@ def make_report(job: Job, vocabulary: Vocabulary, heads: dict[str, Any]) -> dict
 
 @dataclass
 class Beyond:
-    """What the labels say that the captions do not: this is what distillation adds to the captions."""
+    """What the labels say that the captions do not, in the shards that trained the heads: this is what distillation adds to the captions."""
 
     labelled: int = 0
     naming: Counter[str] = field(default_factory=Counter)
@@ -104,6 +107,7 @@ class Beyond:
         count = max(1, self.labelled)
         return {
             "named_from": NAMED,
+            "measured_on": self.labelled,
             "pictures": round(self.either / count, 4),
             **{
                 kind: {

@@ -216,7 +216,9 @@ def test_max_samples_when_fewer_than_the_pictures_then_the_rest_is_labelled_with
     assert committed is not None
     assert committed.summary["labelled"] == 120
     assert len(list((kept.folder / "label" / "features").iterdir())) == 2
-    assert json.loads((kept.folder / "label" / "report.json").read_text())["heads"]["training_pictures"] == 50
+    report = json.loads((kept.folder / "label" / "report.json").read_text())
+    assert report["heads"]["training_pictures"] == 50
+    assert report["beyond_caption"]["measured_on"] == 80  # the two shards that they come from
 
 
 def test_stop_when_requested_then_ends_at_a_safe_point_and_goes_on(make_kept: Make) -> None:
