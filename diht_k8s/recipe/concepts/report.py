@@ -43,9 +43,7 @@ def make_report(job: Job, vocabulary: Vocabulary, heads: dict[str, Any]) -> dict
         _check_labels(job, labels, vocabulary, shard)
         total += len(labels.uids)
         bad.update(labels.header["bad"])
-        if (
-            shard.name in job.training
-        ):  # enough to tell a share; the scores of all pictures can be hundreds of gigabytes
+        if shard.name in job.training:  # enough for a share; all scores of a large run are hundreds of gigabytes
             beyond.add(labels, read_captions(job.context.storage, job.context.layout, shard), vocabulary)
         if shard.name in wanted:
             examples += _examples(job, shard, labels, vocabulary, wanted[shard.name])
