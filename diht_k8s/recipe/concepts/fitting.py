@@ -28,6 +28,7 @@ from diht_k8s.recipe.concepts.job import Job
 from diht_k8s.recipe.concepts.quality import measure
 from diht_k8s.recipe.concepts.targets import Targets, encode, join
 from diht_k8s.recipe.concepts.vocabulary import Concepts, Vocabulary
+from diht_k8s.recipe.concepts.weights import first_line
 from diht_k8s.recipe.shards.sets import Shard
 
 KINDS: Final[tuple[str, ...]] = ("objects", "attributes")
@@ -97,11 +98,21 @@ class _Watch:
         self._job.context.progress.update(self._before + epoch, figures)
 
     def saved(self) -> State | None:
-        """The state of an earlier start; its configuration is this one, or the stage would not have begun."""
+        """The state of an earlier start; its configuration is this one, or the stage would not have begun.
+
+        Raises:
+            DataError: the file is damaged.
+        """
         storage = self._job.context.storage
         if not storage.exists(self._uri):
             return None
-        return torch.load(io.BytesIO(storage.read_bytes(self._uri)), map_location="cpu", weights_only=True)
+        data = storage.read_bytes(self._uri)
+        try:
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except Exception as error:  # zip and pickle raise many kinds; all mean the same to the user
+            raise DataError(
+                f"{self._uri} is damaged ({first_line(error)}): remove it and run the stage label again"
+            ) from error
 
 
 def join_heads(job: Job) -> None:

@@ -397,3 +397,14 @@ def test_bad_input_when_labelling_then_one_line_says_what_and_what_to_do(
 def test_filter_when_not_committed_then_says_which_stage_to_run(make_kept: Make) -> None:
     with pytest.raises(UserError, match="run the stage filter first"):
         label(make_kept(shards=1).run())
+
+
+@pytest.mark.parametrize("file", ["features/shapes-00.safetensors", "heads/objects.state", "heads/objects.safetensors"])
+def test_half_done_stage_when_a_file_of_it_is_damaged_then_names_it(make_kept: Make, file: str) -> None:
+    kept = make_kept(shards=1).write()
+    label(kept.run(), step="vocabulary")
+    path = kept.folder / "label" / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"nothing of the kind")
+    with pytest.raises(DataError, match=rf"{file} is damaged \(.+\): remove it and run the stage label again"):
+        label(kept.run(), step="heads")
