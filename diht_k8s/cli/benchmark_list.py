@@ -76,14 +76,14 @@ def _state(found: Presence) -> str:
 def _sums(listed: Catalogue, found: dict[str, Presence] | None) -> list[str]:
     tasks = sum(entry.tasks for entry in listed.benchmarks)
     unverified = sum(entry.tasks for entry in listed.benchmarks if not entry.verified)
-    foreign = sum(not entry.computed for entry in listed.benchmarks)
+    foreign = [entry.name for entry in listed.benchmarks if not entry.computed]
     lines = [f"{listed.title}: {tasks} tasks."]
     if unverified:
         lines.append(
             f"{unverified} of them are recollection, not verified: no average over {listed.tasks} tasks is printed."
         )
     if foreign:
-        lines.append(f"{foreign} have a metric that is not computed here: their accuracy is not that figure.")
+        lines.append(f"The metric of {', '.join(foreign)} is not computed here.")
     if found is not None:
         lines += [f"{name}: {item.problem}" for name, item in found.items() if item.problem is not None]
         present = sum(item.whole for item in found.values())

@@ -2,12 +2,13 @@
 
 Layouts: WebDataset as everywhere here; several captions of one picture stand as lines of the .txt or as a list
 `captions` in the .json; the class is the number in a .cls member or `cls` in the .json; questions stand in the .json:
-`question` with `answer` or `answers` (and `candidates`), or a list `questions` of such.
+`question` with `answer` or `answers` (and `candidates`), or a list `questions` of such; a group as in `group_of`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
@@ -47,6 +48,8 @@ class Item:
     captions: tuple[str, ...]
     label: int | None
     questions: tuple[Question, ...] = ()
+    group: str | None = None
+    """what a Classification is also told by: a region, an income."""
     digest: str = ""
     """SHA-256 of the picture's bytes: the same picture among the training pairs is known by it."""
 
@@ -141,6 +144,22 @@ def label_of(sample: Sample) -> int | None:
     return value
 
 
+def group_of(sample: Sample) -> str | None:
+    """The group of a picture: `group` in the .json, or the first number of an .npy member (WILDS' metadata in DataComp's shards).
+
+    Raises:
+        DataError: the .npy is no array of numbers; pickled objects are never loaded.
+    """
+    raw = sample.members.get("npy")
+    if raw is None:
+        value = sample.meta.get("group")
+        return str(value)[:60] if isinstance(value, str | int) else None
+    try:
+        return f"{np.load(io.BytesIO(raw), allow_pickle=False).reshape(-1)[0]:g}"
+    except (ValueError, TypeError, IndexError, EOFError, OSError) as error:
+        raise DataError(f"sample {sample.key}: its .npy is no array of numbers ({error}): write it again") from error
+
+
 def questions_of(sample: Sample) -> tuple[Question, ...]:
     """The questions about a picture; one without an answer cannot be judged and is left out."""
     listed = sample.meta.get("questions", [sample.meta])
@@ -216,5 +235,6 @@ def _usable(
                 bad[picture.bad] += 1
                 continue
             label, questions = label_of(sample), questions_of(sample)
-            item = Item(uri, sample.key, sample.uid, captions_of(sample), label, questions, picture.digest)
+            captions, group = captions_of(sample), group_of(sample)
+            item = Item(uri, sample.key, sample.uid, captions, label, questions, group, picture.digest)
             yield item, picture.pixels_CHW

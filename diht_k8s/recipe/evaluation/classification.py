@@ -37,6 +37,20 @@ class Classification:
     """top1 and balanced accuracy of guessing: 1 / C."""
     confusion_CC: NDArray[np.int64]
     """row: true class, column: named class."""
+    macro_f1: float
+    """mean over the classes that occur of the harmonic mean of precision and recall (WILDS' figure for iWildCam)."""
+    hits_2N: NDArray[np.bool_]
+    """whether each picture's class is the first, and whether it is among the first 5."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Figures of one group of pictures."""
+
+    name: str
+    pictures: int
+    top1: float
+    top5: float
 
 
 def prompts(class_names: Sequence[str], templates: Sequence[str]) -> list[str]:
@@ -80,17 +94,40 @@ def classification(
     confusion_CC = np.zeros((classes, classes), dtype=np.int64)
     np.add.at(confusion_CC, (labels_N, named_N), 1)
     counts_C = confusion_CC.sum(axis=1)
+    hits_2N = np.stack([named_N == labels_N, (order_NC[:, :TOP] == labels_N[:, None]).any(axis=1)])
     return Classification(
         top1=float(right_N.mean()),
         top1_interval=rate_interval(right_N, np.ones(len(right_N)), rng),
-        top5=float((order_NC[:, :TOP] == labels_N[:, None]).any(axis=1).mean()) if classes > TOP else None,
+        top5=float(hits_2N[1].mean()) if classes > TOP else None,
         balanced=balanced_accuracy(named_N, labels_N),
         balanced_interval=interval(_balanced_draws(confusion_CC.diagonal(), counts_C, rng)),
         per_class=[float(confusion_CC[c, c] / counts_C[c]) if counts_C[c] else None for c in range(classes)],
         majority=float(counts_C.max() / counts_C.sum()),
         chance=1 / classes,
         confusion_CC=confusion_CC,
+        macro_f1=macro_f1(confusion_CC),
+        hits_2N=hits_2N,
     )
+
+
+def macro_f1(confusion_CC: NDArray[np.int64]) -> float:
+    """Mean F1 of the classes that occur; a class that is never named right counts as 0."""
+    true_C, named_C = confusion_CC.sum(axis=1), confusion_CC.sum(axis=0)
+    present = true_C > 0
+    return float(np.mean(2 * confusion_CC.diagonal()[present] / (true_C + named_C)[present]))
+
+
+def by_group(hits_2N: NDArray[np.bool_], groups: Sequence[str | None]) -> list[Group]:
+    """Accuracies of each group of pictures (a region, an income), the worst top-1 first; [] where there is but one."""
+    names = sorted({group for group in groups if group is not None})
+    if len(names) < 2:
+        return []
+    of_N = np.array([names.index(group) if group is not None else -1 for group in groups])
+    found = [
+        Group(name, int((of_N == row).sum()), *(float(hits_N[of_N == row].mean()) for hits_N in hits_2N))
+        for row, name in enumerate(names)
+    ]
+    return sorted(found, key=lambda group: group.top1)
 
 
 def balanced_accuracy(named_N: NDArray[np.int64], labels_N: NDArray[np.int64]) -> float:

@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.evaluating import FewShot
 from diht_k8s.recipe.evaluation.benchmark_data import Pictures
-from diht_k8s.recipe.evaluation.classification import class_embeddings, classification, fill, prompts
+from diht_k8s.recipe.evaluation.classification import by_group, class_embeddings, classification, fill, prompts
 from diht_k8s.recipe.evaluation.features import encode_texts
 from diht_k8s.recipe.evaluation.few_shot import FewShotCurve, few_shot_curve
 from diht_k8s.recipe.evaluation.models import LoadedModel
@@ -70,6 +70,8 @@ def classify(
         "majority": figures.majority,
         "chance": figures.chance,
         "per_class": figures.per_class,
+        "macro_f1": figures.macro_f1,
+        "groups": [asdict(group) for group in by_group(figures.hits_2N, [item.group for item in labelled.items])],
         "confusion": figures.confusion_CC.tolist() if len(names) <= MAX_CONFUSION_CLASSES else None,
         "confused": _confused(figures.confusion_CC, names),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import re
 import shutil
@@ -358,3 +359,32 @@ def test_seen_when_no_benchmark_is_of_retrieval_is_told_without_decoding_trainin
     evaluate(DihtRun.model_validate(body))
     (found,) = report(fresh)["benchmarks"]
     assert found["seen"] == {"pictures": 8, "pairs": 72}
+
+
+def arrays(*values: float) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.array(values))
+    return buffer.getvalue()
+
+
+def test_groups_when_shards_hold_datacomps_metadata_or_names_are_told_apart(fresh: Path) -> None:
+    samples = [(key, {**members, "npy": arrays(row % 2, 2017)}) for row, (key, members) in enumerate(pairs(24, 9000))]
+    heldout(fresh, *samples)
+    evaluate(document(fresh, {"fewShot": None}))
+    _, found = report(fresh)["benchmarks"]
+    assert {(group["name"], group["pictures"]) for group in found["groups"]} == {("0", 12), ("1", 12)}
+    assert sum(group["top1"] * group["pictures"] for group in found["groups"]) / 24 == pytest.approx(found["top1"])
+    assert "By group: top-1 from" in page(fresh)
+
+
+def test_groups_when_metadata_is_a_pickle_refuse_it_and_run_nothing(fresh: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> Any:
+            return Path.touch, (fresh / "ran",)
+
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([Trap()], dtype=object), allow_pickle=True)
+    heldout(fresh, *[(key, {**members, "npy": buffer.getvalue()}) for key, members in pairs(4, 9000)])
+    with pytest.raises(DataError, match="no array of numbers"):
+        evaluate(document(fresh, {"fewShot": None}))
+    assert not (fresh / "ran").exists()

@@ -55,7 +55,7 @@ class Entry(BaseModel):
     @property
     def guessing(self) -> float | None:
         """The figure of guessing."""
-        if self.chance is not None or not self.classes or not self.computed:
+        if self.chance is not None or not self.classes or self.metric not in ("top1", "balanced"):
             return self.chance
         return 1 / self.classes
 

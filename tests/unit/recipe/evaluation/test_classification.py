@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
-from diht_k8s.recipe.evaluation.classification import class_embeddings, classification, fill, prompts
+from diht_k8s.recipe.evaluation.classification import (
+    by_group,
+    class_embeddings,
+    classification,
+    fill,
+    macro_f1,
+    prompts,
+)
 
 
 def rng() -> np.random.Generator:
@@ -56,3 +64,21 @@ def test_classification_when_a_class_has_no_picture_leaves_it_out_of_the_mean() 
     result = classification(np.eye(3)[[0, 1]], np.array([0, 1]), rng())
     assert result.per_class == [1.0, 1.0, None]
     assert result.balanced == 1.0
+
+
+def test_macro_f1_when_compared_with_scikit_learn_is_equal() -> None:
+    labels, named = rng().integers(0, 6, 200), np.random.default_rng(1).integers(0, 7, 200)
+    confusion = np.zeros((8, 8), dtype=np.int64)  # class 6 is named and never true, class 7 neither
+    np.add.at(confusion, (labels, named), 1)
+    expected = f1_score(labels, named, average="macro", labels=np.unique(labels))
+    assert macro_f1(confusion) == pytest.approx(expected, abs=1e-12)
+
+
+def test_groups_when_pictures_have_them_tell_the_worst_first() -> None:
+    hits = np.array([[1, 1, 0, 0, 1], [1, 1, 1, 0, 1]], dtype=bool)
+    found = by_group(hits, ["north", "north", "south", "south", None])
+    assert [(group.name, group.pictures, group.top1, group.top5) for group in found] == [
+        ("south", 2, 0.0, 0.5),
+        ("north", 2, 1.0, 1.0),
+    ]
+    assert by_group(hits, ["north"] * 5) == by_group(hits, [None] * 5) == []
