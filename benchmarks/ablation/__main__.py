@@ -2,7 +2,7 @@
 
 Trains every arm with every seed (seed by seed, so that all arms have the same seeds when it is cut off) and appends one JSON line a training
 to `results.jsonl` in the work folder; what stands there is not trained again. `--table` prints the paired
-differences with intervals, of the setting that was trained last. Where the filter or the teacher has changed since, remove the pools.
+differences with intervals, of the sizes that `--set` names. Where the filter or the teacher has changed since, remove the pools.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.ablation.arms import ARMS, RIDGE
 from diht_k8s.recipe.runtime.launch import MALLOC
+
+if TYPE_CHECKING:
+    from benchmarks.ablation.training import Sizes
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
@@ -27,16 +30,7 @@ def main() -> None:
     options = _options()
     results = Path(options.work).resolve() / "results.jsonl"
     if options.table:
-        from benchmarks.ablation.table import table
-
-        lines = [json.loads(line) for line in results.read_text().splitlines()]
-        last = lines[-1]
-        print(
-            table(
-                [line for line in lines if (line["sizes"], line["pool"]) == (last["sizes"], last["pool"])],
-                svg=options.svg,
-            )
-        )
+        print_table(options, results)
         return
     if any(name not in os.environ for name in MALLOC):  # as trainings have it; read when the process starts
         os.execve(
@@ -46,16 +40,33 @@ def main() -> None:
     train(options, results)
 
 
+def print_table(options: argparse.Namespace, results: Path) -> None:
+    """Print what stands there of the chosen sizes, on the pool that came last."""
+    from benchmarks.ablation.table import table
+
+    sizes = asdict(_sizes(options))
+    lines = [line for line in map(json.loads, results.read_text().splitlines()) if line["sizes"] == sizes]
+    if not lines:
+        raise SystemExit(f"{results} has no training of these sizes: run without --table, or name others by --set")
+    print(table([line for line in lines if line["pool"] == lines[-1]["pool"]], svg=options.svg))
+
+
+def _sizes(options: argparse.Namespace) -> Sizes:
+    from benchmarks.ablation.training import Sizes
+
+    return Sizes(**{name: json.loads(value) for name, value in (item.split("=", 1) for item in options.sizes)})
+
+
 def train(options: argparse.Namespace, results: Path) -> None:
     """Train the arms that have no line yet."""
     import torch
 
     from benchmarks.ablation.pools import prepare
-    from benchmarks.ablation.training import Bench, Sizes
+    from benchmarks.ablation.training import Bench
     from diht_k8s.api.documents import load
 
     torch.set_num_threads(1)
-    sizes = Sizes(**{name: json.loads(value) for name, value in (item.split("=", 1) for item in options.sizes)})
+    sizes = _sizes(options)
     evaluate = load((ROOT / options.document).read_text(), name=options.document).spec.evaluate
     assert evaluate is not None, "the document evaluates"
     zero_shot = next(benchmark for benchmark in evaluate.benchmarks if benchmark.class_names)
@@ -93,7 +104,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=10, help="number of seeds (default: %(default)s)")
     parser.add_argument("--first-seed", type=int, default=0, help="the first of them (default: %(default)s)")
     parser.add_argument(
-        "--set", nargs="*", default=[], metavar="NAME=VALUE", dest="sizes", help="change a size of `training.Sizes`"
+        "--set",
+        nargs="*",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="sizes",
+        help="change a size of `training.Sizes`; with --table: which sizes",
     )
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no training after so long")
     parser.add_argument("--arms", nargs="*", metavar="ARM", help=f"some of: {', '.join(arm.name for arm in ARMS)}")

@@ -6,7 +6,8 @@ In: lines of `results.jsonl`. Out: Markdown, and an SVG.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +16,8 @@ import numpy as np
 from benchmarks.ablation.arms import ARMS, RIDGE, Arm
 
 MAIN: Final = "r5"
+SHOWN: Final = (MAIN, "r1", "mrr", "zero_shot")
+DISTILLED, CONTROLS = "distill", ("distill_shuffled", "distill_untrained")
 LEVEL: Final = 0.95
 WIDTH, ROW, LEFT, RIGHT, TOP = 760, 24, 330, 20, 34
 
@@ -41,13 +44,11 @@ def table(lines: Sequence[dict[str, Any]], svg: str | None = None) -> str:
     values = {(line["arm"], line["seed"]): line for line in lines}
     rows = ["| arm | R@5 | against | R@5 difference | R@1 | MRR | zero-shot |", "|---|---|---|---|---|---|---|"]
     drawn: list[tuple[str, Difference]] = []
-    for arm in arms:
-        differences = {
-            name: _difference(values, arm, seeds, name) for name in (MAIN, "r1", "mrr", "zero_shot") if arm.against
-        }
+    for arm in chain.from_iterable(_compared(arm, arms) for arm in arms):
+        differences = [_difference(values, arm, seeds, name) for name in SHOWN if arm.against]
         if arm.against:
-            drawn.append((f"{arm.name} - {arm.against}", differences[MAIN]))
-        shown = [differences[name].text if arm.against else "" for name in (MAIN, "r1", "mrr", "zero_shot")]
+            drawn.append((f"{arm.name} - {arm.against}", differences[0]))
+        shown = [difference.text for difference in differences] or [""] * len(SHOWN)
         mean = np.mean([values[arm.name, seed][MAIN] for seed in seeds])
         rows.append(f"| `{arm.name}`: {arm.what} | {mean:.1f} | {arm.against or ''} | {' | '.join(shown)} |")
     rows += [
@@ -55,13 +56,15 @@ def table(lines: Sequence[dict[str, Any]], svg: str | None = None) -> str:
         for line in lines
         if line["arm"] == RIDGE
     ]
-    if "distill_shuffled" in {arm.name for arm in arms}:
-        control = Arm(name="distill", what="", against="distill_shuffled")
-        drawn.insert(1, ("distill - distill_shuffled", _difference(values, control, seeds, MAIN)))
-        rows += ["", f"Distillation against its shuffled control: R@5 {drawn[1][1].text} ({len(seeds)} seeds)."]
     if svg:
         Path(svg).write_text(_drawing(drawn, len(seeds)))
-    return "\n".join(rows)
+    return "\n".join([*rows, "", f"{len(seeds)} seeds."])
+
+
+def _compared(arm: Arm, arms: Sequence[Arm]) -> list[Arm]:
+    """The arm, and distillation once more against its controls, which have every part of it but the knowledge."""
+    controls = [control.name for control in arms if control.name in CONTROLS] if arm.name == DISTILLED else []
+    return [arm, *(replace(arm, against=control) for control in controls)]
 
 
 def _common_seeds(lines: Sequence[dict[str, Any]], arms: Sequence[Arm]) -> list[int]:
