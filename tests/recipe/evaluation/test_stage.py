@@ -82,6 +82,16 @@ def test_stage_when_whole_writes_report_and_marker(done: Path) -> None:
     assert set(committed["inputs"]) >= {"train", "filter", "label", "pairs 0", "colours class names"}
 
 
+def test_report_when_written_has_the_documented_fields(done: Path) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text()
+    found, (retrieval, classification) = report(done), report(done)["benchmarks"]
+    names = {*found, *found["model"], *retrieval, *classification} - {"schema_version", "references"}
+    told = {*re.findall(r"`([a-z0-9_]+)(?:\[\])?`", text.partition("`report.json` has the same")[2])}
+    inner = {"classes", "class_pictures", "without_class", "without_caption", "captions", "own_captions", "notes"}
+    intervals = {"top1_interval", "balanced_interval"}  # written as `..._interval`
+    assert names - told - inner - intervals == set()
+
+
 def test_report_when_for_programs_holds_no_pictures(done: Path) -> None:
     assert "data:image" not in (done / "out" / "evaluate" / "report.json").read_text()
     assert page(done).count("data:image/webp") > 20
