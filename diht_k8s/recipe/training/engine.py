@@ -26,7 +26,7 @@ from diht_k8s.api.training import Train
 from diht_k8s.recipe.training.attention import attention_in_fp32, needs_fp32_attention
 from diht_k8s.recipe.training.batch import Batch, Targets
 from diht_k8s.recipe.training.hn_nce import HnNceSettings
-from diht_k8s.recipe.training.losses import hn_nce_loss_and_statistics, soft_label_loss
+from diht_k8s.recipe.training.losses import duplicate_share, hn_nce_loss_and_statistics, soft_label_loss
 from diht_k8s.recipe.training.model import Features, Student, parameter_groups
 from diht_k8s.recipe.training.precision import LOSS_SCALE, MIN_SCALE, LossScale, require_precision
 
@@ -47,6 +47,8 @@ class Losses:
     text_to_image_top1: float
     hardest_weight: float
     """weight of the hardest negative, mean over the batch; 1 where all weigh alike."""
+    duplicate_share: float
+    """share of the batch's pairs whose caption another pair has too."""
 
     @property
     def finite(self) -> bool:
@@ -282,7 +284,9 @@ class Engine:
         )
         objects, attributes = self._distilled(features, batch.targets)
         total = contrastive + self._train.distillation.weight * (objects + attributes)
-        return [total, contrastive, objects, attributes, *statistics]
+        return [
+            total, contrastive, objects, attributes, *statistics, duplicate_share(batch.caption_ids_B, self.group)
+        ]  # fmt: skip
 
     def _distilled(self, features: Features, targets: Targets | None) -> tuple[Tensor, Tensor]:
         """The cross-entropies of both heads; 0 without labels."""

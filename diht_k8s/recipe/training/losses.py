@@ -14,10 +14,17 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from diht_k8s.recipe.training.collectives import group_size, reduce_, require_equal_shapes
+from diht_k8s.recipe.training.collectives import gather_rows, group_size, reduce_, require_equal_shapes
 from diht_k8s.recipe.training.hn_nce import HnNce, HnNceSettings
 
-__all__ = ["HnNceStatistics", "clamped_logit_scale", "hn_nce_loss", "hn_nce_loss_and_statistics", "soft_label_loss"]
+__all__ = [
+    "HnNceStatistics",
+    "clamped_logit_scale",
+    "duplicate_share",
+    "hn_nce_loss",
+    "hn_nce_loss_and_statistics",
+    "soft_label_loss",
+]
 
 # Shape legend: B pairs of this rank, D feature width, C concepts of a vocabulary, K stored soft labels per picture.
 
@@ -123,6 +130,20 @@ def _check_features(image_BD: Tensor, text_BD: Tensor, scale: Tensor, ids_B: Ten
         raise ValueError(
             f"caption_ids_B has shape {tuple(ids_B.shape)}: it must be ({image_BD.shape[0]},), one per pair"
         )
+
+
+def duplicate_share(caption_ids_B: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """Share of the global batch's pairs whose caption another pair has too: false negatives, which hard-negative weights raise.
+
+    Args:
+        caption_ids_B: integers that are equal where captions are.
+        group: the ranks that share the global batch; None: the batch as given is global.
+
+    Returns:
+        A 0-d fp32 tensor, equal on all ranks.
+    """
+    _, kinds_N, counts = gather_rows(caption_ids_B, group).unique(return_inverse=True, return_counts=True)
+    return (counts[kinds_N] > 1).float().mean()
 
 
 class _ClampWithWayBack(torch.autograd.Function):

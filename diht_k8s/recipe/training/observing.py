@@ -118,6 +118,7 @@ def _figures(step: Step) -> dict[str, float]:
         "image_to_text_top1": losses.image_to_text_top1,
         "text_to_image_top1": losses.text_to_image_top1,
         "hardest_negative_weight": losses.hardest_weight,
+        "duplicate_caption_share": losses.duplicate_share,
     }
 
 

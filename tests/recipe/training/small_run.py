@@ -63,8 +63,8 @@ def document(folder: Path, *, data: Path | None = None, name: str = "run", **tra
     return load(json.dumps(run), name="small.yaml")
 
 
-def make_data(folder: Path, shards: tuple[int, ...] = SHARDS) -> None:
-    """Kept shards and labels, both committed; a third of the pictures has no label."""
+def make_data(folder: Path, shards: tuple[int, ...] = SHARDS, *, captions: int | None = None) -> None:
+    """Kept shards and labels, both committed; a third of the pictures has no label. All captions differ, or there are so many kinds."""
     storage, layout, rng = Storage(), Layout(f"{folder}/out"), np.random.default_rng(0)
     vocabulary = Vocabulary(
         sum(shards),
@@ -73,7 +73,7 @@ def make_data(folder: Path, shards: tuple[int, ...] = SHARDS) -> None:
         {},
     )
     for number, size in enumerate(shards):
-        write_samples(storage, layout.kept(f"drawn-{number}"), pairs(number, size, rng))
+        write_samples(storage, layout.kept(f"drawn-{number}"), pairs(number, size, rng, captions))
         heads = [top_k(rng.dirichlet(np.full(n, 0.3), size).astype(np.float32), 3) for n in (OBJECTS, ATTRIBUTES)]
         uids = [f"{number}-{index}" for index in range(size)]
         header = {"schema_version": SCHEMA_VERSION, "top_k": 3, "vocabulary_sha256": vocabulary.sha256}
@@ -87,7 +87,9 @@ def make_data(folder: Path, shards: tuple[int, ...] = SHARDS) -> None:
     commit(storage, layout, Stage.LABEL, {"inputs": {}}, labels, {})
 
 
-def pairs(shard: int, size: int, rng: np.random.Generator) -> list[tuple[str, dict[str, bytes]]]:
+def pairs(
+    shard: int, size: int, rng: np.random.Generator, captions: int | None = None
+) -> list[tuple[str, dict[str, bytes]]]:
     """Pictures of noise around a colour, each with a caption of two to eight words."""
     found = []
     for index in range(size):
@@ -96,7 +98,8 @@ def pairs(shard: int, size: int, rng: np.random.Generator) -> list[tuple[str, di
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "PNG")
         words = rng.choice(WORDS, int(rng.integers(2, 9)))
-        meta = {"uid": f"{shard}-{index}", "caption": f"{' '.join(words)} {index}"}
+        caption = f"{' '.join(words)} {index}" if captions is None else f"cat {index % captions}"
+        meta = {"uid": f"{shard}-{index}", "caption": caption}
         found.append((f"{index:05}", {"png": buffer.getvalue(), "json": json.dumps(meta).encode()}))
     return found
 

@@ -66,6 +66,10 @@ def trained(place: Path) -> dict[str, dict[str, Any]]:
     }
     jobs["locked ema"] = job("locked ema", **locked)
     jobs["other batch"] = job("other batch", **{**longer, "batchSize": 8, "zeroStage": 1})
+    make_data(place / "repeated", (40,), captions=20)
+    for name, mask in (("repeated", False), ("repeated, masked", True)):
+        loss = {"loss": {"maskDuplicateCaptions": mask}, "samples": 3 * BATCH}
+        jobs[name] = Job(document(place / name, data=place / "repeated", **loss))
     results = train_in_ranks(2, jobs, place / "ranks")
     alone = {"validation alone": job("validation alone", **SETTINGS["validation"])}
     return results | train_in_ranks(1, alone, place / "alone")
@@ -167,6 +171,17 @@ def test_metrics_when_two_ranks_train_then_the_slowest_is_named(
     assert last["slowest_rank"] in (0, 1)
     assert last["slowest_rank_ratio"] >= 1
     assert last["loss_spikes"] == 0
+
+
+def test_duplicate_captions_when_masked_then_the_loss_is_lower_and_their_share_is_logged_either_way(
+    trained: dict[str, dict[str, Any]], place: Path
+) -> None:
+    plain, masked = (trained[name]["losses"][0][1] for name in ("repeated", "repeated, masked"))
+    assert masked < plain - 0.01
+    first, second = (lines(place, name)[0]["duplicate_caption_share"] for name in ("repeated", "repeated, masked"))
+    assert first == second
+    assert 0 < first < 1
+    assert lines(place, "plain")[0]["duplicate_caption_share"] == 0
 
 
 def test_profile_when_asked_for_then_a_trace_and_a_table_of_each_rank(

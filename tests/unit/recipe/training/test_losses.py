@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from diht_k8s.recipe.training.hn_nce import HnNceSettings
 from diht_k8s.recipe.training.losses import (
     clamped_logit_scale,
+    duplicate_share,
     hn_nce_loss,
     hn_nce_loss_and_statistics,
     soft_label_loss,
@@ -306,6 +307,11 @@ def soft_labels():
     ids = torch.stack([torch.randperm(11, generator=generator)[:3] for _ in range(6)])
     probabilities = torch.rand(6, 3, generator=generator)
     return logits, ids, probabilities / probabilities.sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize(("ids", "share"), [([1, 2, 3, 4], 0.0), ([1, 2, 1, 4], 0.5), ([7, 7, 7, 4], 0.75)])
+def test_duplicate_share_counts_every_pair_that_is_not_alone_with_its_caption(ids, share):
+    assert float(duplicate_share(torch.tensor(ids))) == share
 
 
 def test_soft_label_loss_when_all_are_labelled_equals_dense_cross_entropy():

@@ -54,7 +54,7 @@ def install(monkeypatch: pytest.MonkeyPatch, init: Any) -> None:
 
 def step(number: int, *, loss: float = 2.0, own: tuple[float, ...] = (1.0,), loss_scale: float | None = None) -> Step:
     cursor = Cursor(step=number, position=number * 8, streams=1, config_sha256="ours", seconds=float(number))
-    losses = Losses(loss, loss, 0.0, 0.0, 0.5, 0.5, 1.5)
+    losses = Losses(loss, loss, 0.0, 0.0, 0.5, 0.5, 1.5, 0.25)
     return Step(cursor, losses, 1e-3, 14.0, 0.7, own, loss_scale, torch.zeros(1, 4), {}, last=True)
 
 
@@ -116,6 +116,7 @@ def test_line_when_written_then_every_figure_is_there_and_the_loss_scale_with_fp
     assert first.keys() == {
         "step", "samples", "time", "loss", "contrastive_loss", "object_loss", "attribute_loss", "lr", "logit_scale",
         "gradient_norm", "image_to_text_top1", "text_to_image_top1", "hardest_negative_weight", "samples_per_second",
+        "duplicate_caption_share",
         "data_wait_percent", "peak_memory_mib", "loss_spikes",
     }  # fmt: skip
     assert second.keys() - first.keys() == {"loss_scale"}

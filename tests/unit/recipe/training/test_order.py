@@ -52,6 +52,14 @@ def test_source_of_a_larger_weight_is_drawn_so_many_times_in_each_epoch_and_a_re
     assert all(min(part) < 20 < max(part) for part in parts)
 
 
+def test_shard_that_is_read_twice_has_two_orders() -> None:
+    order = Order.of([50, 50], 3, seed=0, weights=[1, 2])
+    twice = [piece for piece in order.stream_slices(0, 0) if piece.shard == 1]
+    assert sorted(piece.turn for piece in twice) == [0, 1]
+    assert twice[0].indexes.tolist() != twice[1].indexes.tolist()
+    assert sorted(twice[0].indexes) == sorted(twice[1].indexes)
+
+
 def test_equal_weights_are_none() -> None:
     sizes = [100, 40, 81]
     alike = Order.of(sizes, 16, seed=3, weights=[0.3] * 3)

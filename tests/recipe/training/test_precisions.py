@@ -1,4 +1,4 @@
-"""fp16 with loss scaling, by real ranks on the CPU: the curve of fp32, whatever is cut up, overflows left out, resumed to the bit."""
+"""16 bits by real ranks on the CPU: the curve of fp32, whatever is cut up; fp16's overflows left out, resumed to the bit."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "zero 1": {"zeroStage": 1},
     "parts, zero 0": {"zeroStage": 0, "microBatchSize": 4},
     "parts, zero 2, offload": {"zeroStage": 2, "microBatchSize": 4, "offload": "Optimizer"},
+    "bf16": {"zeroStage": 2, "precision": "bf16"},
     "zero 3, ema": {"zeroStage": 3, "ema": 0.9},
 }
 pytestmark = pytest.mark.timeout(900)  # for machines that do other things, too
@@ -52,16 +53,16 @@ def trained(place: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_curve_when_in_fp16_then_near_that_of_fp32(trained: dict[str, dict[str, Any]], name: str) -> None:
+def test_curve_when_in_16_bits_then_near_that_of_fp32(trained: dict[str, dict[str, Any]], name: str) -> None:
     assert trained[name]["error"] is None
     ours, reference = (torch.tensor(trained[key]["losses"]) for key in (name, "fp32"))
-    torch.testing.assert_close(ours, reference, rtol=0, atol=5e-3)
+    torch.testing.assert_close(ours, reference, rtol=0, atol=5e-2 if name == "bf16" else 5e-3)
     assert not torch.equal(ours, reference)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_norm_when_scaled_then_that_of_the_gradients_themselves(trained: dict[str, dict[str, Any]], name: str) -> None:
-    assert trained[name]["norms"] == pytest.approx(trained["fp32"]["norms"], rel=2e-2)
+    assert trained[name]["norms"] == pytest.approx(trained["fp32"]["norms"], rel=5e-2 if name == "bf16" else 2e-2)
 
 
 @pytest.mark.parametrize("name", ["overflow, zero 0", "overflow, zero 1"])
