@@ -57,6 +57,8 @@ class Filter(Model):
     """minSide drops pictures whose shorter side has fewer pixels; 0 drops none."""
     max_aspect_ratio: Annotated[float, Field(ge=0, le=1000)] = 0
     """maxAspectRatio drops pictures whose longer side is more than so many times the shorter one; 0 drops none."""
+    duplicates: Literal["Exact", "Near"] | None = None
+    """duplicates drops pairs whose picture repeats an earlier kept one's of the whole input: Exact compares the files, Near finds the picture in another size, encoding or brightness too; unset keeps all."""
     exclude: Uri | None = None
     """exclude lists uids, SHA-256 of URLs or SHA-256 of pictures that must go, one a line."""
     decontaminate: Annotated[list[Text], Field(max_length=64)] = []

@@ -7,6 +7,7 @@ wherever they say enough; the same rules then give the same verdicts without par
 
 from __future__ import annotations
 
+import hashlib
 import math
 import tarfile
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from PIL import Image
 
 from diht_k8s.api.filtering import Filter, MetadataLimit
 from diht_k8s.recipe.cat.exclusion import is_excluded
-from diht_k8s.recipe.cat.fingerprints import Gallery
+from diht_k8s.recipe.cat.fingerprints import Gallery, fingerprint
 from diht_k8s.recipe.cat.graph import CaptionGraph
 from diht_k8s.recipe.cat.language import is_english
 from diht_k8s.recipe.cat.matching import MatchRule, SpottedText, shows_caption
@@ -120,6 +121,8 @@ class Judge:
         settled = row.ocr_state == "done" or (row.matched and spotting.mode == "Drop")
         rules = self.rules if filtered else _TAKEN_AS_IT_IS
         looks = rules.min_side > 0 or rules.max_aspect_ratio > 0 or self.gallery is not None
+        looks = looks or self.rules.duplicates == "Near"
+        image = None
         if (reads_texts and not settled) or looks or not _was_readable(before):
             try:
                 image = decode(sample.image)
@@ -133,12 +136,24 @@ class Judge:
                 self._read_texts(row, image, sample.caption, rule)
         if row.matched and spotting.mode == "Drop":
             row.reason = "text"
+        else:
+            row.fingerprint = fingerprint_of(self.rules, sample, image)
 
     def _read_texts(self, row: Row, image: Image.Image, caption: str, rule: MatchRule) -> None:
         stops = self.rules.text_spotting.mode == "Drop"
         found = self.spotter.spot(image, (lambda text: rule.matches(caption, text)) if stops else None)
         row.ocr, row.ocr_state = found.texts, found.state
         row.matched = shows_caption(caption, found.texts, rule)
+
+
+def fingerprint_of(rules: Filter, sample: Sample, image: Image.Image | None) -> bytes | None:
+    """32 bytes by which repeats of a picture are known; None where none are looked for. `Near` needs the decoded picture."""
+    if rules.duplicates is None:
+        return None
+    if rules.duplicates == "Exact":
+        return hashlib.sha256(sample.image).digest()
+    assert image is not None, "the picture has been decoded for its fingerprint"
+    return fingerprint(image).tobytes()
 
 
 def sample_reason(sample: Sample, rules: Filter) -> str:

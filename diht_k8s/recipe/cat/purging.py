@@ -9,7 +9,7 @@ its training then no longer fits its input, and `diht run` says so.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
@@ -22,23 +22,23 @@ from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.reports import Artefact, Committed
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.cat.exclusion import is_excluded, read_exclusions
-from diht_k8s.recipe.cat.judging import match_rule, new_row
+from diht_k8s.recipe.cat.judging import match_rule
 from diht_k8s.recipe.cat.matching import shows_caption
-from diht_k8s.recipe.cat.scores import Row, Scores, open_scores, to_batch
+from diht_k8s.recipe.cat.rewriting import rewrite_kept, write_scores
+from diht_k8s.recipe.cat.scores import Row, Scores, open_scores
 from diht_k8s.recipe.cat.stage import done_scores, finish
 from diht_k8s.recipe.cat.summary import Summary
 from diht_k8s.recipe.runtime.commit import artefact, commit, find_committed
 from diht_k8s.recipe.runtime.progress import Reporter
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import Context
-from diht_k8s.recipe.shards.samples import ContentDigest, Sample, read_samples, write_samples
+from diht_k8s.recipe.shards.samples import Sample, read_samples
 from diht_k8s.recipe.shards.sets import Shard
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tables import read_table, write_table
 
 PLAN: Final = "PURGE.json"
 _SHA256_DIGITS: Final = 64
-_BATCH: Final = 1024
 
 
 @dataclass(frozen=True)
@@ -181,11 +181,13 @@ class _Purge:
         committed = commit(storage, self._layout, Stage.FILTER, before.config, outcome.artefacts, summary)
         if plan.label is not None:
             self._commit_label(Committed.model_validate(plan.label), committed, plan, gone)
+        for shard in plan.taken:
+            storage.remove(join(self._layout.stage(Stage.FILTER), "fingerprints", f"{shard}.parquet"))
         storage.remove(self._plan_uri)
 
     def _purge_shard(self, plan: Plan, shard: Shard) -> set[str]:
         """Labels first and scores last: while the scores are as they were, they say what the others may still hold. The uids that went."""
-        scores, numbers = self._scores(shard), set(plan.rows[shard.name])
+        scores, numbers, layout = self._scores(shard), set(plan.rows[shard.name]), self._layout
         rows = list(scores.rows())
         uids = {rows[number].uid for number in numbers}
         if all(_is_purged(rows[number]) for number in numbers):
@@ -196,28 +198,16 @@ class _Purge:
             if plan.label is not None:
                 self._purge_labels(shard, places, len(kept))
             names = {(rows[number].index, rows[number].uid) for number in numbers}
-            header = {**header, "kept": self._purge_kept(shard, names, empty=len(places) == len(kept))}
+            header = {
+                **header,
+                "kept": rewrite_kept(self._storage, layout.kept(shard.name), names, empty=len(places) == len(kept)),
+            }
         summary = Summary.from_json(header["summary"])
         taken = plan.taken.get(shard.name)
         summary.exclude(Summary() if taken is None else Summary.from_json(taken), uids)
         rows = [_purged(row) if number in numbers else row for number, row in enumerate(rows)]
-        batches = [to_batch(rows[start : start + _BATCH]) for start in range(0, len(rows), _BATCH)]
-        table = pa.Table.from_batches(batches)
-        write_table(self._storage, self._layout.scores(shard.name), table, {**header, "summary": summary.to_json()})
+        write_scores(self._storage, layout.scores(shard.name), rows, {**header, "summary": summary.to_json()})
         return uids
-
-    def _purge_kept(self, shard: Shard, names: Collection[tuple[str, str]], *, empty: bool) -> dict[str, Any]:
-        """Write the kept shard without the pairs of these keys and uids; size and digest of what is left."""
-        uri, digest = self._layout.kept(shard.name), ContentDigest()
-
-        def left() -> Iterator[tuple[str, Mapping[str, bytes]]]:
-            for sample in read_samples(self._storage, uri):
-                row = new_row(shard.name, sample)
-                if (row.index, row.uid) not in names:
-                    yield sample.key, sample.members
-
-        write_samples(self._storage, uri, () if empty else left(), digest=digest)
-        return {"size": digest.size, "sha256": digest.sha256}
 
     def _purge_labels(self, shard: Shard, places: Collection[int], kept: int) -> None:
         """Take rows out of a shard's labels, and its features away, which only the making of labels reads."""

@@ -11,7 +11,7 @@ PAPER_COMPLEXITY: Final = 1
 PAPER_ACTIONS: Final = 1
 """Thresholds of DiHT as remembered (C1, A1), shown beside the run's own."""
 SHOWN_NAMES: Final = 50
-STEPS: Final = ("exclude", "language", "metadata", "complexity", "action", "size", "benchmark", "text")
+STEPS: Final = ("exclude", "language", "metadata", "complexity", "action", "size", "benchmark", "text", "duplicate")
 """Reasons in the order in which the rules are applied."""
 ALWAYS_SHOWN: Final = frozenset(("exclude", "language", "complexity", "action", "text"))
 """The others are shown where they took something."""

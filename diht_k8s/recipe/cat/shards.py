@@ -19,6 +19,7 @@ from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
 from diht_k8s.api.layout import join
 from diht_k8s.recipe.cat.claims import Claims
 from diht_k8s.recipe.cat.decontamination import read_gallery
+from diht_k8s.recipe.cat.deduplication import fingerprint_uri, write_fingerprints
 from diht_k8s.recipe.cat.exclusion import read_exclusions
 from diht_k8s.recipe.cat.judging import Judge
 from diht_k8s.recipe.cat.parser import CaptionParser
@@ -84,12 +85,18 @@ class ShardFilter:
         for shard in shards:
             self._context.stop.raise_if_requested("finished shards are kept")
             earlier = find_scores(self._context.storage, self._context.layout.scores(shard.name))
-            if earlier is not None and is_done(earlier, self._context):
+            if earlier is not None and self._is_judged(shard, earlier):
                 self._progress.finish(shard, earlier.header["summary"]["input"], skipped=True)
             elif self._claims.take(shard.name):
                 worked = True
                 self._filter_claimed(shard, earlier)
         return worked
+
+    def _is_judged(self, shard: Shard, scores: Scores) -> bool:
+        """Whether a shard is done, with fingerprints where repeats are looked for."""
+        if not is_done(scores, self._context) or self._rules.duplicates is None:
+            return is_done(scores, self._context)
+        return self._context.storage.exists(fingerprint_uri(self._context, shard))
 
     def _filter_claimed(self, shard: Shard, earlier: Scores | None) -> None:
         self._progress.begin(shard)
@@ -102,7 +109,7 @@ class ShardFilter:
     def _filter(self, shard: Shard, earlier: Scores | None) -> None:
         context, summary, batches = self._context, Summary(), list[pa.RecordBatch]()
         before = iter(earlier.rows()) if earlier is not None else iter(())
-        digest, spotting = ContentDigest(), self._rules.text_spotting
+        digest, spotting, prints = ContentDigest(), self._rules.text_spotting, list[bytes]()
 
         def kept() -> Iterator[tuple[str, Any]]:
             samples = read_raw(context.storage, shard)
@@ -114,12 +121,15 @@ class ShardFilter:
                 for sample, row in zip(batch, rows, strict=True):
                     summary.add(row, sample, filtered=shard.filtered, min_characters=spotting.min_matched_characters)
                     if row.kept:
+                        prints.append(row.fingerprint or b"")
                         yield sample.key, sample.members
                 self._progress.advance(len(batch), summary)
 
         count = write_samples(context.storage, context.layout.kept(shard.name), kept(), digest=digest)
         assert count == summary.kept, "one kept pair for every row that says so"
         summary.check()
+        if self._rules.duplicates is not None:
+            write_fingerprints(context, shard, prints)
         header = {
             **self._header(shard, earlier),
             "kept": {"size": digest.size, "sha256": digest.sha256},

@@ -21,6 +21,7 @@ from diht_k8s.api.reports import Artefact
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.cat.claims import BEAT_SECONDS, Claims
 from diht_k8s.recipe.cat.decontamination import benchmark_shards
+from diht_k8s.recipe.cat.deduplication import Deduplication, is_deduplicated
 from diht_k8s.recipe.cat.programs import parser_version, spotter_version
 from diht_k8s.recipe.cat.report import report
 from diht_k8s.recipe.cat.scores import Scores, open_scores
@@ -65,26 +66,32 @@ def execute(context: Context) -> Outcome | None:
         workers=context.workers,
         config_sha256=sha256_of(context.config),
     )
-    work = ShardFilter(context, _rules(context.run), shards, claims)
+    rules = _rules(context.run)
+    work, last = ShardFilter(context, rules, shards, claims), Deduplication(context, rules, shards, claims)
     work.run(share(shards, context.worker, context.workers))
     while not context.storage.exists(context.layout.committed(context.stage)):
-        missing = _without_scores(context, shards)
-        if not missing and claims.take(END):
+        missing = _without_output(context, shards)
+        worked, waiting = work.run(missing), len(missing)
+        if not missing and rules.duplicates is not None:
+            worked, waiting = last.run()
+        if not worked and not waiting and claims.take(END):
             missing, outcome = _end(context, shards, claims)
             if outcome is not None:
                 claims.clear(END)
                 return outcome
             claims.give_up(END)
-        if not work.run(missing):
+            worked, last = work.run(missing), Deduplication(context, rules, shards, claims)
+        if not worked:
             context.stop.raise_if_requested("finished shards are kept")
-            time.sleep(min(max(1, len(missing)), BEAT_SECONDS))  # about one question a second
+            time.sleep(min(max(1, waiting), BEAT_SECONDS))  # about one question a second
     return None
 
 
-def _without_scores(context: Context, shards: Sequence[Shard]) -> list[Shard]:
-    """Shards that are surely not done, told by names alone; the last first, because their owners begin with the first."""
-    there = set(context.storage.names(join(context.layout.stage(context.stage), "scores")))
-    return [shard for shard in reversed(shards) if f"{shard.name}.parquet" not in there]
+def _without_output(context: Context, shards: Sequence[Shard]) -> list[Shard]:
+    """Shards that are surely not judged, told by names alone; the last first, because their owners begin with the first."""
+    folders = ["scores"] if _rules(context.run).duplicates is None else ["scores", "fingerprints"]
+    there = [set(context.storage.names(join(context.layout.stage(context.stage), folder))) for folder in folders]
+    return [shard for shard in reversed(shards) if any(f"{shard.name}.parquet" not in names for names in there)]
 
 
 def _end(context: Context, shards: list[Shard], claims: Claims) -> tuple[list[Shard], Outcome | None]:
@@ -128,18 +135,16 @@ def _identity(storage: Storage, shard: Shard) -> str:
 
 
 def done_scores(context: Context, shard: Shard) -> tuple[Scores, Artefact] | None:
-    """A shard's scores with their digest; None where they are not there or of another configuration."""
+    """A shard's scores with their digest; None where they are not there, of another configuration, or with repeats that are to go."""
     uri = context.layout.scores(shard.name)
     if not context.storage.exists(uri):
         return None
     data = context.storage.read_bytes(uri)
     scores = open_scores(data, uri)
     path = f"scores/{shard.name}.parquet"
-    return (
-        (scores, Artefact(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest()))
-        if is_done(scores, context)
-        else None
-    )
+    if not is_done(scores, context) or (_rules(context.run).duplicates is not None and not is_deduplicated(scores)):
+        return None
+    return scores, Artefact(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 def finish(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
@@ -138,6 +138,17 @@ class Summary:
             for reason, examples in self.examples.items()
         }
         self.examples = {reason: examples for reason, examples in left.items() if examples}
+
+    def drop(self, uids: Sequence[str], reason: str) -> None:
+        """Count kept samples as dropped by a rule that comes last."""
+        self.kept -= len(uids)
+        self.dropped[reason] += len(uids)
+        kept, gone = self.examples.pop("kept", []), frozenset(uids)
+        parts = {
+            "kept": [item for item in kept if item["uid"] not in gone],
+            reason: [i for i in kept if i["uid"] in gone],
+        }
+        self.examples |= {name: examples for name, examples in parts.items() if examples}
 
     def check(self) -> None:
         """Assert that every sample is accounted for."""

@@ -149,5 +149,7 @@ def test_other_names_without_a_filter_are_refused(tmp_path: Path) -> None:
         "batchSize": 8,
         "distillation": {"mode": "Disabled"},
     }
-    with pytest.raises(UserError, match=r"spec\.data\.sources web: imageKey and captionKey are read by the stage filter"):
+    with pytest.raises(
+        UserError, match=r"spec\.data\.sources web: imageKey and captionKey are read by the stage filter"
+    ):
         kept_shards(DihtRun.model_validate(document).spec, Storage())

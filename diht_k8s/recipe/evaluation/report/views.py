@@ -19,8 +19,12 @@ STEP_NAMES: Final = {
     "exclude": "Not excluded",
     "language": "In the language",
     "complexity": "Complexity (C)",
+    "metadata": "Numbers within limits",
     "action": "Action (A)",
+    "size": "Large enough, not too long",
+    "benchmark": "Not in a benchmark",
     "text": "No painted caption (T)",
+    "duplicate": "Picture not seen before",
 }
 REASONS: Final = {
     "complexity": "Caption too simple (C)",
@@ -28,6 +32,10 @@ REASONS: Final = {
     "text": "The picture shows its own caption (T)",
     "language": "Caption in another language",
     "exclude": "On the exclude list",
+    "metadata": "A number of the .json is out of bounds",
+    "size": "Picture too small or too long",
+    "benchmark": "Picture of a benchmark",
+    "duplicate": "Picture repeats an earlier one",
 }
 CHARTS: Final = (
     ("Loss", {"loss": "total", "contrastive_loss": "contrastive"}, False),
