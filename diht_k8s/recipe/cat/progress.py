@@ -6,9 +6,11 @@ estimated by bytes elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from diht_k8s.recipe.cat.scores import Row
 from diht_k8s.recipe.cat.summary import Summary
 from diht_k8s.recipe.runtime.stage import Context
 from diht_k8s.recipe.shards.samples import count_samples
@@ -22,14 +24,22 @@ MAX_COUNTED_BYTES: Final = 64 << 20
 class StageProgress:
     """Reports through the context's reporter."""
 
-    def __init__(self, context: Context, shards: Sequence[Shard], mine: Sequence[Shard]) -> None:
+    def __init__(
+        self,
+        context: Context,
+        shards: Sequence[Shard],
+        mine: Sequence[Shard],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Begin.
 
         Args:
             context: the stage's context.
             shards: all shards of the stage.
             mine: this worker's share; those in which it helps others come later.
+            clock: seconds, monotonic.
         """
+        self._clock, self._started_at, self._pictures = clock, clock(), 0
         self._context, self._shards = context, shards
         inputs: dict[str, str] = context.config["inputs"]
         self._bytes = {shard.name: int(inputs[shard.name].partition("-")[0]) for shard in shards}
@@ -45,10 +55,14 @@ class StageProgress:
         """A shard comes next, this worker's own or another one's."""
         self._mine[shard.name] = shard
 
-    def advance(self, samples: int, summary: Summary) -> None:
+    def advance(self, rows: Sequence[Row], summary: Summary) -> None:
         """A batch of the current shard is done; `summary` counts the shard so far."""
-        self._in_shard += samples
+        self._in_shard += len(rows)
+        self._pictures += sum(row.ocr_state != "not_run" for row in rows)
         metrics = {"kept_percent": 100 * summary.kept / summary.input}
+        elapsed = self._clock() - self._started_at
+        if self._pictures and elapsed > 0:
+            metrics["pictures_per_second"] = self._scaled(self._pictures) / elapsed
         self._context.progress.update(
             self._scaled(self._done + self._in_shard), metrics, total=self._estimate(self._shards)
         )

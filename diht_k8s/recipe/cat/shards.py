@@ -123,7 +123,7 @@ class ShardFilter:
                     if row.kept:
                         prints.append(row.fingerprint or b"")
                         yield sample.key, sample.members
-                self._progress.advance(len(batch), summary)
+                self._progress.advance(rows, summary)
 
         count = write_samples(context.storage, context.layout.kept(shard.name), kept(), digest=digest)
         assert count == summary.kept, "one kept pair for every row that says so"
