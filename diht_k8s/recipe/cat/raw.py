@@ -39,7 +39,6 @@ def with_usual_names(sample: Sample, image_key: str | None, caption_key: str | N
             members["jpg"] = picture
     if caption_key is not None:
         caption = _caption(members, sample, caption_key)
-        members.pop("txt", None)
         if caption is None:
             problem = problem or "caption_missing"
         else:
