@@ -1,7 +1,6 @@
 """Zero-shot evaluation end to end against clip-benchmark, and retrieval among many embeddings against the naive full matrix.
 
-`zero-shot`: both programs from start to report, on the same shards, model and number of processes; CPU time of everything they
-start. Each is run on few and on many pictures, so that the pictures' own rate (without imports) is known too.
+`zero-shot`: both programs from start to report, on the same shards, model, and prompts; wall time, and CPU time of everything they start. Each is run on few and on many pictures, so that the pictures' own rate (without imports) is known too.
 `retrieval`: seconds and peak memory of both directions of R@k, ours and the whole matrix sorted. One JSON line each.
 """
 
@@ -11,11 +10,11 @@ import argparse
 import io
 import json
 import multiprocessing
-import resource
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,16 +26,46 @@ from diht_k8s.recipe.shards.samples import write_samples
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.evaluation.small_run import export_model
 
-CLASSES: Final = 10
-CONFIG: Final = {
-    "embed_dim": 128,
-    "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16},
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 128, "heads": 4, "layers": 2},
+CONFIGS: Final[dict[str, dict[str, Any]]] = {
+    "demo": {
+        "embed_dim": 128,
+        "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 128, "heads": 4, "layers": 2},
+    },
+    "ViT-B-32": {
+        "embed_dim": 512,
+        "vision_cfg": {"image_size": 224, "layers": 12, "width": 768, "patch_size": 32},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12},
+    },
+    "RN50": {
+        "embed_dim": 1024,
+        "vision_cfg": {"image_size": 224, "layers": [3, 4, 6, 3], "width": 64},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12},
+    },
 }
-"""The demo's architecture: small, so that reading and decoding count."""
+"""The demo's model, so small that reading and decoding count, and two of the usual size."""
+
+SHARDS: Final = 2
+"""clip-benchmark's loader needs one for each of its processes."""
+Seconds = tuple[float, float]
+"""wall, CPU."""
 
 
-def make_benchmark(folder: Path, pictures: int) -> None:
+@dataclass(frozen=True)
+class Prompts:
+    """What the text tower gets: `classes` x `templates` texts; ImageNet with OpenAI's templates has 1.6 of them a picture."""
+
+    classes: int
+    templates: int
+
+    def lines(self) -> list[str]:
+        """The templates; OpenAI's 80 are as long."""
+        import open_clip
+
+        return [make("{c}") for make in open_clip.OPENAI_IMAGENET_TEMPLATES[: self.templates]]
+
+
+def make_benchmark(folder: Path, pictures: int, prompts: Prompts) -> None:
     """A classification set in clip-benchmark's layout: smooth noise, 384 x 288 JPEG."""
     rng = np.random.default_rng(0)
     (folder / "test").mkdir(parents=True)
@@ -45,15 +74,17 @@ def make_benchmark(folder: Path, pictures: int) -> None:
         small = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
         buffer = io.BytesIO()
         small.resize((384, 288), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
-        return f"s{row:07d}", {"jpg": buffer.getvalue(), "cls": str(row % CLASSES).encode()}
+        return f"s{row:07d}", {"jpg": buffer.getvalue(), "cls": str(row % prompts.classes).encode()}
 
-    write_samples(Storage(), str(folder / "test" / "0.tar"), map(sample, range(pictures)))
-    (folder / "test" / "nshards.txt").write_text("1")
-    (folder / "classnames.txt").write_text("\n".join(f"thing {n}" for n in range(CLASSES)))
-    (folder / "zeroshot_classification_templates.txt").write_text("a photo of {c}.\n{c}")
+    for shard in range(SHARDS):
+        rows = range(shard * pictures // SHARDS, (shard + 1) * pictures // SHARDS)
+        write_samples(Storage(), str(folder / "test" / f"{shard}.tar"), map(sample, rows))
+    (folder / "test" / "nshards.txt").write_text(str(SHARDS))
+    (folder / "classnames.txt").write_text("\n".join(f"thing {n}" for n in range(prompts.classes)))
+    (folder / "zeroshot_classification_templates.txt").write_text("\n".join(prompts.lines()))
 
 
-def ours(root: Path, model: Path, output: Path) -> tuple[float, float]:
+def ours(root: Path, model: Path, output: Path, prompts: Prompts) -> tuple[float, float]:
     """(wall, CPU) seconds of `diht stage evaluate`."""
     spec = {
         "data": {"sources": [{"name": "none", "shards": [f"{root}/none.tar"]}], "output": str(output)},
@@ -63,9 +94,9 @@ def ours(root: Path, model: Path, output: Path) -> tuple[float, float]:
                 {
                     "name": "noise",
                     "type": "Classification",
-                    "shards": [f"{root}/test/0.tar"],
+                    "shards": [f"{root}/test/*.tar"],
                     "classNames": f"{root}/classnames.txt",
-                    "templates": ["a photo of {c}.", "{c}"],
+                    "templates": prompts.lines(),
                 }
             ],
         },
@@ -79,28 +110,34 @@ def ours(root: Path, model: Path, output: Path) -> tuple[float, float]:
     return seconds, cpu_seconds
 
 
-def zero_shot(pictures: tuple[int, int], rounds: int) -> dict[str, Any]:
-    """CPU seconds of both, best of the rounds, in turn."""
-    found: dict[str, dict[int, list[float]]] = {name: {n: [] for n in pictures} for name in ("ours", "clip_benchmark")}
+def zero_shot(model: str, pictures: tuple[int, int], prompts: Prompts, loaders: int, rounds: int) -> dict[str, Any]:
+    """Wall and CPU seconds of both from start to report, the best of the rounds, in turn; the first ever compiles modules."""
+    found: dict[str, dict[int, list[Seconds]]] = {
+        name: {n: [] for n in pictures} for name in ("ours", "clip_benchmark")
+    }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        export_model(folder / "model", CONFIG)
+        export_model(folder / "model", CONFIGS[model])
         for number in pictures:
-            make_benchmark(folder / f"wds{number}", number)
+            make_benchmark(folder / f"wds{number}", number, prompts)
         for turn in range(rounds):
             for number in pictures:
                 root, output = folder / f"wds{number}", folder / f"out{number}-{turn}"
-                found["ours"][number].append(ours(root, folder / "model", output)[1])
-                verdict = judge("zeroshot_classification", root, folder / "model", folder / "c.json", loaders=0)
-                found["clip_benchmark"][number].append(verdict.cpu_seconds)
+                found["ours"][number].append(ours(root, folder / "model", output, prompts))
+                verdict = judge("zeroshot_classification", root, folder / "model", folder / "c.json", loaders=loaders)
+                found["clip_benchmark"][number].append((verdict.seconds, verdict.cpu_seconds))
+    kinds = {kind: _compared(found, pictures, index) for index, kind in enumerate(("wall", "cpu"))}
+    return {"model": model, "prompts": prompts.classes * prompts.templates, "loaders": loaders, **kinds}
+
+
+def _compared(found: dict[str, dict[int, list[Seconds]]], pictures: tuple[int, int], index: int) -> dict[str, Any]:
     few, many = pictures
-    best = {name: {n: min(values) for n, values in times.items()} for name, times in found.items()}
-    rates = {name: (many - few) / (times[many] - times[few]) for name, times in best.items()}
+    best = {name: {n: min(each[index] for each in runs) for n, runs in times.items()} for name, times in found.items()}
+    rates = {name: (many - few) / max(times[many] - times[few], 1e-9) for name, times in best.items()}
     return {
-        "cpu_seconds": {name: {str(n): round(value, 2) for n, value in times.items()} for name, times in best.items()},
-        "pictures_per_cpu_second_end_to_end": {name: round(many / times[many], 1) for name, times in best.items()},
+        "seconds": {name: {str(n): round(value, 2) for n, value in times.items()} for name, times in best.items()},
         "end_to_end": round(best["clip_benchmark"][many] / best["ours"][many], 2),
-        "pictures_per_cpu_second_without_start": {name: round(rate, 1) for name, rate in rates.items()},
+        "pictures_per_second_without_start": {name: round(rate, 1) for name, rate in rates.items()},
         "without_start": round(rates["ours"] / rates["clip_benchmark"], 2),
     }
 
@@ -116,17 +153,23 @@ def embeddings(images: int, texts: int, dim: int) -> tuple[np.ndarray, np.ndarra
     return image_ND, text_MD, image_of_text
 
 
-def chunked(image_ND: np.ndarray, text_MD: np.ndarray, image_of_text: np.ndarray) -> list[float]:
-    """R@1, R@5, R@10 of picture to caption, then of caption to picture, ours."""
+def chunked(image_ND: np.ndarray, text_MD: np.ndarray, image_of_text: np.ndarray, share: float) -> list[float]:
+    """R@1, R@5, R@10 of picture to caption, then of caption to picture, ours; of the first queries only where `share` is below 1."""
     from diht_k8s.recipe.evaluation.retrieval import expected_hits, standing
 
     ids = np.arange(len(image_ND))
-    both = (standing(image_ND, ids, text_MD, image_of_text), standing(text_MD, image_of_text, image_ND, ids))
-    return [float(expected_hits(*counts, cutoff).mean()) for counts in both for cutoff in (1, 5, 10)]
+    directions = ((image_ND, ids, text_MD, image_of_text), (text_MD, image_of_text, image_ND, ids))
+    found: list[float] = []
+    for queries_QD, query_ids, gallery_GD, gallery_ids in directions:
+        asked = slice(round(share * len(queries_QD)))
+        counts = standing(queries_QD[asked], query_ids[asked], gallery_GD, gallery_ids)
+        found += [float(expected_hits(*counts, cutoff).mean()) for cutoff in (1, 5, 10)]
+    return found
 
 
-def naive(image_ND: np.ndarray, text_MD: np.ndarray, image_of_text: np.ndarray) -> list[float]:
+def naive(image_ND: np.ndarray, text_MD: np.ndarray, image_of_text: np.ndarray, share: float) -> list[float]:
     """The same from the whole matrix, the ten best by a partial sort."""
+    assert share == 1, "the matrix is made whole"
     scores_NM = image_ND @ text_MD.T
     found: list[float] = []
     ids = np.arange(len(image_ND))
@@ -138,12 +181,17 @@ def naive(image_ND: np.ndarray, text_MD: np.ndarray, image_of_text: np.ndarray) 
     return found
 
 
-def _measured(function: Callable[..., list[float]], sizes: tuple[int, int, int], pipe: Any) -> None:
-    arrays = embeddings(*sizes)
-    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def _peak_kib() -> int:
+    """Of this program since it began; `ru_maxrss` would hold its parent's."""
+    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
+
+
+def _measured(function: Callable[..., list[float]], folder: str, share: float, pipe: Any) -> None:
+    arrays = [np.load(f"{folder}/{number}.npy") for number in range(3)]
+    base = _peak_kib()
     began, cpu = time.monotonic(), time.process_time()
-    recall = function(*arrays)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    recall = function(*arrays, share)
+    peak = _peak_kib()
     pipe.send(
         {
             "seconds": round(time.monotonic() - began, 1),
@@ -154,14 +202,18 @@ def _measured(function: Callable[..., list[float]], sizes: tuple[int, int, int],
     )
 
 
-def measured(function: Callable[..., list[float]], sizes: tuple[int, int, int]) -> dict[str, Any]:
-    """Seconds and peak memory above the features, in a process of its own."""
+def measured(function: Callable[..., list[float]], sizes: tuple[int, int, int], share: float = 1) -> dict[str, Any]:
+    """Seconds and peak memory above the features, in a process that loads them: making them takes more than a search does."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_measured, args=(function, sizes, sender))
-    process.start()
-    found = receiver.recv()
-    process.join()
+    with tempfile.TemporaryDirectory() as folder:
+        for number, array in enumerate(embeddings(*sizes)):
+            np.save(f"{folder}/{number}.npy", array)
+        process = context.Process(target=_measured, args=(function, folder, share, sender))
+        process.start()
+        sender.close()
+        found = receiver.recv()
+        process.join()
     return found
 
 
@@ -170,14 +222,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=["zero-shot", "retrieval"])
     parser.add_argument("--pictures", type=int, nargs=2, default=(200, 3000), metavar=("FEW", "MANY"))
+    parser.add_argument("--model", choices=list(CONFIGS), default="demo")
+    parser.add_argument("--prompts", type=int, nargs=2, default=(10, 2), metavar=("CLASSES", "TEMPLATES"))
+    parser.add_argument(
+        "--loaders", type=int, default=2, help="processes in which clip-benchmark decodes; ours are threads"
+    )
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--sizes", type=int, nargs=3, default=(10_000, 50_000, 512), metavar=("IMAGES", "TEXTS", "DIM"))
+    parser.add_argument("--share", type=float, default=1, help="of each direction's queries, against the whole gallery")
     parser.add_argument("--without-naive", action="store_true", help="the whole matrix would not fit")
     options = parser.parse_args()
     if options.part == "zero-shot":
-        found = zero_shot(tuple(options.pictures), options.rounds)
+        found = zero_shot(
+            options.model, tuple(options.pictures), Prompts(*options.prompts), options.loaders, options.rounds
+        )
     else:
-        found = {"sizes": list(options.sizes), "ours": measured(chunked, tuple(options.sizes))}
+        ours_found = measured(chunked, tuple(options.sizes), options.share)
+        found = {"sizes": list(options.sizes), "share": options.share, "ours": ours_found}
         if not options.without_naive:
             found["naive"] = measured(naive, tuple(options.sizes))
     print(json.dumps({"benchmark": f"evaluate {options.part}", **found}))

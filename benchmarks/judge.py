@@ -36,8 +36,7 @@ class Verdict:
 def environment() -> Path:
     """The Python of clip-benchmark's environment, made where it is not there yet (needs the package index)."""
     digest = hashlib.sha256(REQUIREMENTS.read_bytes() + sys.version.encode()).hexdigest()[:12]
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    folder = cache / "diht-k8s" / f"clip-benchmark-{digest}"
+    folder = _cache() / f"clip-benchmark-{digest}"
     python, done = folder / "bin" / "python", folder / "installed"
     if not done.exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
@@ -46,6 +45,10 @@ def environment() -> Path:
         subprocess.run([str(python), "-m", "pip", "install", "-q", "-r", str(REQUIREMENTS)], check=True)
         done.touch()
     return python
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "diht-k8s"
 
 
 def judge(task: str, root: Path, model: Path, output: Path, *, loaders: int = 0, batch: int = 64) -> Verdict:
@@ -73,8 +76,13 @@ def judge(task: str, root: Path, model: Path, output: Path, *, loaders: int = 0,
 
 
 def timed(command: Sequence[str]) -> tuple[subprocess.CompletedProcess[str], float, float]:
-    """Run a program: how it ended, wall seconds, and CPU seconds of it and all that it started."""
+    """Run a program: how it ended, wall seconds, and CPU seconds of it and all that it started.
+
+    Modules are compiled once for all runs, as in any installation, even where this process was told not to keep them.
+    """
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    environment = {**kept, "PYTHONPYCACHEPREFIX": str(_cache() / "compiled")}
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     seconds, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     return found, seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
