@@ -103,7 +103,9 @@ def test_workers_drop_what_one_does(tmp_path: Path, shards: str, whole: dict[str
     assert files_of(tmp_path / "two") == whole
 
 
-@pytest.mark.parametrize("nth", [1, 2, 8, 9, 10, 11, 14, 15, 16])
+@pytest.mark.parametrize(
+    "nth", [*(pytest.param(nth, marks=pytest.mark.slow) for nth in (1, 8, 11, 15)), *(2, 9, 10, 14, 16)]
+)
 def test_stage_that_ends_before_any_write_goes_on_to_the_same_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: str, whole: dict[str, bytes], nth: int
 ) -> None:
