@@ -1,6 +1,6 @@
 """`report.html` from the report's content: one file, nothing loaded from anywhere. Captions and names are escaped.
 
-Its only script makes the curves interactive (uPlot, kept in `vendor`, and `charts.js`). The page allows that script by its digest and no
+Its only script makes the curves interactive (uPlot and `charts.js`). The page allows that script by its digest and no
 other, so that nothing in a stranger's caption could ever run.
 """
 
@@ -10,6 +10,8 @@ import base64
 import hashlib
 from functools import cache
 from importlib import resources
+from importlib.metadata import distribution
+from pathlib import Path
 from typing import Any, Final
 
 import yaml
@@ -22,8 +24,8 @@ from diht_k8s.recipe.evaluation.report.notes import MANY, benchmark_notes, lede,
 from diht_k8s.recipe.evaluation.report.overview import TYPE_NAMES, overview, published
 
 MAX_BYTES: Final = 5 << 20
-PLOTTER: Final = "vendor/uplot-1.6.32.min"
-"""uPlot (MIT licence): 52 kB, no dependencies, canvas charts with a cursor and zoom."""
+PLOTTER: Final = "uplot-python"
+"""The package that carries uPlot (MIT licence): canvas charts with a cursor and zoom. It is not imported, only its files are read."""
 
 
 def render(content: dict[str, Any]) -> str:
@@ -61,12 +63,12 @@ def environment() -> Environment:
 @cache
 def plotter() -> dict[str, Markup]:
     """The page's style sheet and script of charts, and the digest by which the page allows the script."""
-    package = resources.files("diht_k8s.recipe.evaluation.report")
-    parts = (f"{PLOTTER}.js", "templates/charts.js")
-    script = "\n".join(package.joinpath(part).read_text() for part in parts)
+    library = Path(str(distribution(PLOTTER).locate_file("uplot/static")))
+    ours = resources.files("diht_k8s.recipe.evaluation.report").joinpath("templates/charts.js")
+    script = f"{(library / 'uPlot.iife.js').read_text()}\n{ours.read_text()}"
     assert "</script" not in script, "it would end the element that holds it"
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    style = package.joinpath(f"{PLOTTER}.css").read_text()
+    style = (library / "uPlot.min.css").read_text()
     return {"style": Markup(style), "script": Markup(script), "digest": Markup(digest)}  # noqa: S704 (files of this package)
 
 
