@@ -10,7 +10,7 @@ import torch
 
 from tests.recipe.training.small_run import Job, document, make_data, train_in_ranks
 
-STEPS, BATCH = 12, 16
+STEPS, BATCH = 6, 16
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1800),
