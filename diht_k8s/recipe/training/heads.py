@@ -56,7 +56,8 @@ def _before_projection(visual: Any) -> tuple[nn.Module, int, Pool]:
     if isinstance(visual, VisionTransformer) and visual.proj is not None and visual.attn_pool is None:
         return visual.ln_post, visual.proj.shape[0], lambda _, x: x if x.ndim == 2 else visual._global_pool(x)[0]
     if isinstance(visual, TimmModel) and len(visual.head) and visual.trunk.num_classes == 0:
-        return visual.trunk, visual.trunk.num_features, lambda _, x: x if x.ndim == 2 else x.mean(dim=(2, 3))
+        trunk: Any = visual.trunk
+        return trunk, trunk.num_features, lambda _, x: x if x.ndim == 2 else x.mean(dim=(2, 3))
     raise UserError(
         f"train.distillation.headsInput Tower: this image tower ({type(visual).__name__}) has no projection that we know: take Embedding"
     )
