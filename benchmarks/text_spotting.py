@@ -26,6 +26,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from diht_k8s.recipe.cat import TextSpotter
 from diht_k8s.recipe.cat.matching import MatchRule, SpottedText, normalised_words
+from diht_k8s.recipe.cat.spotter import Question, Spotting
 from diht_k8s.recipe.shards.pictures import decode
 from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.storage import Storage
@@ -185,12 +186,30 @@ def speed(spotter: TextSpotter, made: Sequence[Picture]) -> dict[str, float]:
     }
 
 
+def batched(size: int, batch: int, made: Sequence[Picture]) -> dict[str, float | bool]:
+    """CPU milliseconds a picture with and without batches of the detector, best of three rounds in turn; whether all is equal."""
+    questions = [Question(picture.image, lambda text, it=picture: RULE.matches(it.caption, text)) for picture in made]
+    spotters = {name: TextSpotter(detector_size=size, batch=number) for name, number in (("one", 1), ("batch", batch))}
+    found: dict[str, list[Spotting]] = {}
+    seconds: dict[str, list[float]] = {name: [] for name in spotters}
+    for spotter in spotters.values():
+        spotter.spot(made[0].image)
+    for _ in range(3):
+        for name, spotter in spotters.items():
+            began = time.process_time()
+            found[name] = list(spotter.spot_all(questions))
+            seconds[name].append(time.process_time() - began)
+    best = {f"{name}_ms": round(1000 * min(values) / len(made), 1) for name, values in seconds.items()}
+    return {**best, "equal": found["one"] == found["batch"], "pictures": len(made)}
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=int, default=1000)
     parser.add_argument("--compared", type=int, default=100, help="pictures that RapidOCR's defaults read as well")
     parser.add_argument("--size", type=int, default=320, help="detectorSize of the filter")
+    parser.add_argument("--batch", type=int, default=8, help="pictures of one detection, compared with one at a time")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     made = pictures(arguments.pictures, arguments.seed)
@@ -201,6 +220,7 @@ def main() -> None:
         "options": vars(arguments),
         "percent": quality(spotter, made),
         "speed": speed(spotter, made[: arguments.compared]),
+        "batched": batched(arguments.size, arguments.batch, made[: arguments.compared]),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
     }
     print(json.dumps(figures))

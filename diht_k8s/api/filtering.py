@@ -25,6 +25,8 @@ class TextSpotting(Model):
     """acrossWords joins the caption's words before matching; more chance matches, so off by default (our choice)."""
     detector_size: Annotated[int, Field(ge=64, le=2048)] = 320
     """detectorSize is the longest side in pixels at which text is looked for (our choice)."""
+    device: Annotated[Literal["CPU", "CUDA"], Field(json_schema_extra=PLACEMENT)] = "CPU"
+    """device that reads the pictures: CUDA needs an image with onnxruntime-gpu and a GPU for each pod, and ends the stage where it cannot be used."""
 
 
 class MetadataLimit(Model):

@@ -21,13 +21,13 @@ def result_fields(model: BaseModel) -> dict[str, Any]:
     """The set fields that change the result: no defaults, no placement."""
     fields: dict[str, Any] = {}
     for name, field in type(model).model_fields.items():
-        value = getattr(model, name)
+        value = _result_value(getattr(model, name))
         extra = field.json_schema_extra
-        if value == field.get_default(call_default_factory=True) or (
+        if value == _result_value(field.get_default(call_default_factory=True)) or (
             isinstance(extra, Mapping) and extra.get("x-placement")
         ):
             continue
-        fields[field.alias or name] = _result_value(value)
+        fields[field.alias or name] = value
     return fields
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import math
 import tarfile
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -21,9 +22,9 @@ from diht_k8s.recipe.cat.exclusion import is_excluded
 from diht_k8s.recipe.cat.fingerprints import Gallery, fingerprint
 from diht_k8s.recipe.cat.graph import CaptionGraph
 from diht_k8s.recipe.cat.language import is_english
-from diht_k8s.recipe.cat.matching import MatchRule, SpottedText, shows_caption
+from diht_k8s.recipe.cat.matching import MatchRule, shows_caption
 from diht_k8s.recipe.cat.scores import Row
-from diht_k8s.recipe.cat.spotter import Spotting
+from diht_k8s.recipe.cat.spotter import Question, Spotting
 from diht_k8s.recipe.shards.pictures import BadPictureError, decode
 from diht_k8s.recipe.shards.samples import Sample
 
@@ -43,8 +44,8 @@ class Parser(Protocol):
 class Spotter(Protocol):
     """What reads pictures (`TextSpotter`)."""
 
-    def spot(self, image: Image.Image, wanted: Callable[[SpottedText], bool] | None = None) -> Spotting:
-        """The texts of a picture."""
+    def spot_all(self, questions: Iterable[Question]) -> Iterator[Spotting]:
+        """The texts of each picture, in order; questions are taken as they are needed."""
         ...
 
 
@@ -79,13 +80,13 @@ class Judge:
         for row, sample in zip(rows, samples, strict=True):
             row.reason = self._first_reason(sample, filtered=filtered)
         self._score_captions(rows, samples, known)
-        for row, sample, before in zip(rows, samples, known, strict=True):
+        for row, before in zip(rows, known, strict=True):
             if not row.reason and filtered:
                 row.reason = caption_reason(row, self.rules)
             if before is not None and row.parser_version:
                 row.ocr, row.ocr_state = before.ocr, before.ocr_state
-            if not row.reason:
-                self._judge_picture(row, sample, before, filtered=filtered)
+        self._judge_pictures(rows, samples, known, filtered=filtered)
+        for row in rows:
             row.kept = not row.reason
         return rows
 
@@ -112,38 +113,68 @@ class Judge:
             for (row, _), graph in zip(new, graphs, strict=True):
                 row.describe(graph, self.parser_version)
 
-    def _judge_picture(self, row: Row, sample: Sample, before: Row | None, *, filtered: bool) -> None:
+    def _judge_pictures(
+        self, rows: Sequence[Row], samples: Sequence[Sample], known: Sequence[Row | None], *, filtered: bool
+    ) -> None:
+        """Look at the pictures of the rows that no rule has dropped; the spotter draws those that it has to read."""
+        unread = deque[tuple[Row, Sample, Image.Image]]()
+
+        def questions() -> Iterator[Question]:
+            for row, sample, before in zip(rows, samples, known, strict=True):
+                if row.reason:
+                    continue
+                reads = filtered and self._must_read(row, sample)
+                image = self._opened(row, sample, before, reads=reads, filtered=filtered)
+                if reads and image is not None:
+                    unread.append((row, sample, image))
+                    yield self._question(image, sample.caption)
+                elif not row.reason:
+                    self._settle(row, sample, image)
+
+        for found in self.spotter.spot_all(questions()):
+            row, sample, image = unread.popleft()
+            row.ocr, row.ocr_state = found.texts, found.state
+            row.matched = shows_caption(sample.caption, found.texts, match_rule(self.rules))
+            self._settle(row, sample, image)
+
+    def _must_read(self, row: Row, sample: Sample) -> bool:
+        """Whether earlier scores do not say enough about the texts of a picture; sets what they do say."""
         spotting = self.rules.text_spotting
-        reads_texts = filtered and spotting.mode != "Disabled"
-        rule = match_rule(self.rules)
-        if reads_texts and row.ocr_state != "not_run":
-            row.matched = shows_caption(sample.caption, row.ocr, rule)
-        settled = row.ocr_state == "done" or (row.matched and spotting.mode == "Drop")
+        if spotting.mode == "Disabled":
+            return False
+        if row.ocr_state != "not_run":
+            row.matched = shows_caption(sample.caption, row.ocr, match_rule(self.rules))
+        return not (row.ocr_state == "done" or (row.matched and spotting.mode == "Drop"))
+
+    def _opened(
+        self, row: Row, sample: Sample, before: Row | None, *, reads: bool, filtered: bool
+    ) -> Image.Image | None:
+        """The picture, or None where no rule looks at it or one has dropped it by its shape or as unreadable."""
         rules = self.rules if filtered else _TAKEN_AS_IT_IS
         looks = rules.min_side > 0 or rules.max_aspect_ratio > 0 or self.gallery is not None
         looks = looks or self.rules.duplicates == "Near"
-        image = None
-        if (reads_texts and not settled) or looks or not _was_readable(before):
-            try:
-                image = decode(sample.image)
-            except BadPictureError as error:
-                row.reason = BAD + error.reason
-                return
-            row.reason = picture_reason(image, rules, self.gallery)
-            if row.reason:
-                return
-            if reads_texts and not settled:
-                self._read_texts(row, image, sample.caption, rule)
-        if row.matched and spotting.mode == "Drop":
+        if not reads and not looks and _was_readable(before):
+            return None
+        try:
+            image = decode(sample.image)
+        except BadPictureError as error:
+            row.reason = BAD + error.reason
+            return None
+        row.reason = picture_reason(image, rules, self.gallery)
+        return None if row.reason else image
+
+    def _question(self, image: Image.Image, caption: str) -> Question:
+        if self.rules.text_spotting.mode != "Drop":
+            return Question(image)
+        rule = match_rule(self.rules)
+        return Question(image, lambda text: rule.matches(caption, text))
+
+    def _settle(self, row: Row, sample: Sample, image: Image.Image | None) -> None:
+        """The last rule on a picture, and the fingerprint of one that stays."""
+        if row.matched and self.rules.text_spotting.mode == "Drop":
             row.reason = "text"
         else:
             row.fingerprint = fingerprint_of(self.rules, sample, image)
-
-    def _read_texts(self, row: Row, image: Image.Image, caption: str, rule: MatchRule) -> None:
-        stops = self.rules.text_spotting.mode == "Drop"
-        found = self.spotter.spot(image, (lambda text: rule.matches(caption, text)) if stops else None)
-        row.ocr, row.ocr_state = found.texts, found.state
-        row.matched = shows_caption(caption, found.texts, rule)
 
 
 def fingerprint_of(rules: Filter, sample: Sample, image: Image.Image | None) -> bytes | None:

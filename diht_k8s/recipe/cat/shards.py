@@ -53,10 +53,17 @@ class ShardFilter:
             rules: the run's thresholds.
             shards: all shards of the stage, for the progress.
             claims: what tells the workers who is at which shard.
+
+        Raises:
+            UserError: texts are to be spotted on a GPU that cannot be used.
         """
         self._context, self._rules, self._claims = context, rules, claims
         self._programs: dict[str, str] = context.config["programs"]
         self._inputs: dict[str, str] = context.config["inputs"]
+        spotting = rules.text_spotting
+        self._spotter = TextSpotter(detector_size=spotting.detector_size, device=spotting.device)
+        if spotting.mode != "Disabled":
+            self._spotter.check_device()
         self._exclusions = read_exclusions(context.storage, rules.exclude)
         self._progress = StageProgress(context, shards, share(shards, context.worker, context.workers))
 
@@ -68,7 +75,7 @@ class ShardFilter:
             rules=rules,
             parser=CaptionParser(),
             parser_version=self._programs["parser"],
-            spotter=TextSpotter(detector_size=rules.text_spotting.detector_size),
+            spotter=self._spotter,
             exclusions=self._exclusions,
             gallery=read_gallery(context.run.spec, context.storage, rules.decontaminate, context.stop),
         )
@@ -143,7 +150,7 @@ class ShardFilter:
         self, shard: Shard, batch: Sequence[Sample], before: Iterator[Row], earlier: Scores | None
     ) -> list[Row]:
         known = [next(before, None) for _ in batch]
-        if earlier is not None and earlier.header["spotter"] != self._spotter(earlier):
+        if earlier is not None and earlier.header["spotter"] != self._spotter_version(earlier):
             known = [None if row is None else replace(row, ocr=(), ocr_state="not_run", kept=False) for row in known]
         return self._judge.judge(shard.name, batch, known, filtered=shard.filtered)
 
@@ -153,10 +160,10 @@ class ShardFilter:
             "config_sha256": sha256_of(self._context.config),
             "inputs": {shard.name: self._inputs[shard.name]},
             "parser": self._programs["parser"],
-            "spotter": self._spotter(earlier),
+            "spotter": self._spotter_version(earlier),
         }
 
-    def _spotter(self, earlier: Scores | None) -> str | None:
+    def _spotter_version(self, earlier: Scores | None) -> str | None:
         """Version behind the texts that this run stores; a run without T hands on what an earlier one had read."""
         return self._programs.get("spotter", earlier.header["spotter"] if earlier is not None else None)
 

@@ -1,16 +1,24 @@
-"""Text spotting with RapidOCR: a picture in, its texts with confidences out.
+"""Text spotting with RapidOCR: pictures in, their texts with confidences out.
 
 The library's defaults enlarge every picture to 736 pixels and pad every line to 320, which is ten times slower at equal
 verdicts on web pictures; the settings here were chosen by measuring (see `benchmarks/`). No line is recognised where the
 detector finds no box, and recognition ends at the first text that the caller was looking for.
+
+Detection can take several pictures of one size class (equal shape after RapidOCR's own preparation) in one run of its network.
+On a GPU it does; on a processor it does not, because that is slower there: a picture at 320 pixels fills the caches. On the
+processor both ways give the same bits (measured, tested). On a GPU a picture's companions may change the last digits of a
+confidence, in theory: companions are cut from the stage's batches, which do not depend on where a worker was stopped, so a
+resumed run sees the same ones; only pictures that are read under looser thresholds beside stored scores may see others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
+from diht_k8s.recipe.cat.engine import LINES_AT_ONCE, Device, load_engine
 from diht_k8s.recipe.cat.matching import SpottedText
 
 if TYPE_CHECKING:
@@ -23,11 +31,14 @@ MAX_ENLARGEMENT: Final = 3.0
 """A picture below the detector's size is enlarged at most so much: beyond that, letters only get blurred."""
 MAX_LINES: Final = 64
 """Lines read of one picture (scanned pages hold hundreds); the largest boxes first."""
-LINE_SHAPE: Final = (3, 48, 96)
-"""The recogniser's channels, height and LEAST width: short words are not padded to the 320 of the library's default."""
-LINES_AT_ONCE: Final = 6
 MIN_PICTURE_SIDE: Final = 32
 """The detector's grid."""
+BATCH_OF: Final[dict[Device, int]] = {"CPU": 1, "CUDA": 32}
+"""Pictures in one run of the detector at most."""
+CLASSES_AT_ONCE: Final = 4
+"""Batches that pictures are gathered for: web pictures have several shapes, and each shape is a batch of its own."""
+MAX_PIXELS_AT_ONCE: Final = 64_000_000
+"""Pixels of the pictures that are gathered at most (192 MB, and twice that while they are prepared); a single picture may have more."""
 
 State = Literal["done", "stopped_early"]
 
@@ -42,31 +53,83 @@ class Spotting:
     """stopped_early: the wanted text was found, so the remaining boxes were not read."""
 
 
+class Question(NamedTuple):
+    """A picture to be read."""
+
+    image: Image.Image
+    """RGB."""
+    wanted: Callable[[SpottedText], bool] | None = None
+    """recognition ends at the first text for which this is true; None reads all."""
+
+
 class TextSpotter:
     """Detector and recogniser of RapidOCR (PP-OCR weights of its package), loaded at the first picture."""
 
-    def __init__(self, *, detector_size: int = 320, threads: int = 1, cuda: bool = False) -> None:
+    def __init__(
+        self, *, detector_size: int = 320, threads: int = 1, device: Device = "CPU", batch: int | None = None
+    ) -> None:
         """Make a spotter; nothing is loaded yet.
 
         Args:
             detector_size: longest side in pixels at which text is looked for. Recognition reads the full picture.
             threads: threads of one inference. Several processes of one thread each are faster than one of several.
-            cuda: run on a GPU (needs onnxruntime-gpu).
+            device: where the networks run; CUDA needs onnxruntime-gpu in place of onnxruntime.
+            batch: pictures of one size class that the detector sees at once, at most; `BATCH_OF` the device when None.
         """
-        self._detector_size, self._threads, self._cuda = detector_size, threads, cuda
+        self._detector_size, self._threads = detector_size, threads
+        self._device: Device = device
+        self._batch = BATCH_OF[device] if batch is None else batch
         self._engine: Any = None
 
+    def check_device(self) -> None:
+        """Load now where that can fail for want of a GPU, before any picture is there.
+
+        Raises:
+            UserError: a GPU is asked for and cannot be used.
+        """
+        if self._device != "CPU":
+            self._loaded()
+
     def spot(self, image: Image.Image, wanted: Callable[[SpottedText], bool] | None = None) -> Spotting:
-        """Read the texts of a picture.
+        """Read the texts of one picture.
 
         Args:
             image: RGB picture.
             wanted: recognition ends at the first text for which this is true; None reads all.
         """
-        pixels = self._pixels(image)
-        boxes = self._boxes(pixels)
-        if not boxes:
-            return Spotting((), "done")
+        return next(self.spot_all([Question(image, wanted)]))
+
+    def spot_all(self, questions: Iterable[Question]) -> Iterator[Spotting]:
+        """Read the texts of pictures; results in the order of the questions, equal to those of one at a time.
+
+        Questions are taken as far as one detection needs them, so that pictures need not be in memory all at once.
+        """
+        for together in self._gathered(questions):
+            yield from self._read_together(together)
+
+    def _read_together(self, questions: Sequence[Question]) -> list[Spotting]:
+        pictures = [self._pixels(question.image) for question in questions]
+        return [
+            self._read_until(pixels, boxes, question.wanted)
+            for pixels, boxes, question in zip(pictures, self._boxes(pictures), questions, strict=True)
+        ]
+
+    def _gathered(self, questions: Iterable[Question]) -> Iterator[list[Question]]:
+        """Questions that are worked on together, few enough for memory."""
+        most = 1 if self._batch == 1 else CLASSES_AT_ONCE * self._batch
+        together, pixels = list[Question](), 0
+        for question in questions:
+            together.append(question)
+            pixels += question.image.width * question.image.height
+            if len(together) == most or pixels >= MAX_PIXELS_AT_ONCE:
+                yield together
+                together, pixels = [], 0
+        if together:
+            yield together
+
+    def _read_until(
+        self, pixels: np.ndarray, boxes: Sequence[Any], wanted: Callable[[SpottedText], bool] | None
+    ) -> Spotting:
         found: list[SpottedText] = []
         step = LINES_AT_ONCE if wanted is None else 1
         for start in range(0, len(boxes), step):
@@ -89,16 +152,27 @@ class TextSpotter:
         size = (max(round(width * factor), MIN_PICTURE_SIDE), max(round(height * factor), MIN_PICTURE_SIDE))
         return cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC if factor > 1 else cv2.INTER_AREA)
 
-    def _boxes(self, pixels: np.ndarray) -> list[Any]:
-        """Corner points of the text lines, largest first: what a caption repeats is rarely the small print."""
-        import cv2
-        from rapidocr.main import RapidOCRError
+    def _boxes(self, pictures: Sequence[np.ndarray]) -> list[list[Any]]:
+        """Corner points of each picture's text lines, largest first: what a caption repeats is rarely the small print.
 
-        try:
-            _, found = self._loaded().detect_and_crop(pixels, {})
-        except RapidOCRError:  # the library's way to say that there is no box
-            return []
-        return sorted(found.boxes, key=cv2.contourArea, reverse=True)[:MAX_LINES]
+        RapidOCR's own steps before and after its network, which sees the pictures of one shape together.
+        """
+        import numpy as np
+
+        detector = self._loaded()._load_det_model()
+        prepare = detector.get_preprocess()
+        boxes: list[list[Any]] = [[] for _ in pictures]
+        size_classes: defaultdict[tuple[int, ...], list[tuple[int, np.ndarray]]] = defaultdict(list)
+        for place, pixels in enumerate(pictures):
+            if (prepared := prepare(pixels)) is not None:  # None: too narrow for the grid, so nothing to find
+                size_classes[prepared.shape].append((place, prepared))
+        for members in size_classes.values():
+            for start in range(0, len(members), self._batch):
+                batch = members[start : start + self._batch]
+                maps = detector.session(np.concatenate([prepared for _, prepared in batch]))
+                for index, (place, _) in enumerate(batch):
+                    boxes[place] = _boxes_of(detector, maps[index : index + 1], pictures[place].shape[:2])
+        return boxes
 
     def _read(self, pixels: np.ndarray, boxes: Sequence[Any]) -> list[SpottedText]:
         engine = self._loaded()
@@ -111,19 +185,13 @@ class TextSpotter:
 
     def _loaded(self) -> Any:
         if self._engine is None:
-            from rapidocr import RapidOCR
-
-            self._engine = RapidOCR(
-                params={
-                    "Global.log_level": "critical",
-                    "Global.use_vertical_padding": False,
-                    "Det.limit_type": "max",
-                    "Det.limit_side_len": self._detector_size,
-                    "Rec.rec_img_shape": list(LINE_SHAPE),
-                    "Rec.rec_batch_num": LINES_AT_ONCE,
-                    "EngineConfig.onnxruntime.intra_op_num_threads": self._threads,
-                    "EngineConfig.onnxruntime.inter_op_num_threads": 1,
-                    "EngineConfig.onnxruntime.use_cuda": self._cuda,
-                }
-            )
+            self._engine = load_engine(detector_size=self._detector_size, threads=self._threads, device=self._device)
         return self._engine
+
+
+def _boxes_of(detector: Any, probabilities: np.ndarray, shape: tuple[int, ...]) -> list[Any]:
+    """Boxes in one map of the detector (1 x 1 x height x width), in pixels of a picture of that shape."""
+    import cv2
+
+    found, _ = detector.postprocess_op(probabilities, shape)
+    return sorted(detector.sorted_boxes(found), key=cv2.contourArea, reverse=True)[:MAX_LINES]

@@ -1,11 +1,23 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from diht_k8s.recipe.cat import TextSpotter
+from diht_k8s.recipe.cat import TextSpotter, spotter
 from diht_k8s.recipe.cat.matching import SpottedText
-from diht_k8s.recipe.cat.spotter import MAX_LINES
+from diht_k8s.recipe.cat.spotter import MAX_LINES, Question
+from diht_k8s.recipe.shards.pictures import decode
+from diht_k8s.recipe.shards.samples import read_samples
+from diht_k8s.recipe.shards.storage import Storage
+
+DEMO_SHARD = Path(__file__).parents[3] / "examples/data/train/00000.tar.gz"
 
 SPOTTER = TextSpotter(detector_size=160)
 
@@ -58,13 +70,84 @@ def test_number_of_lines_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     page = Image.new("RGB", (640, 2000), "white")
     for number in range(100):
         ImageDraw.Draw(page).text((4, 20 * number), f"line {number}", font=ImageFont.load_default(14), fill="black")
-    spotter = TextSpotter(detector_size=2000)
+    large = TextSpotter(detector_size=2000)
     seen: list[int] = []
 
     def read(pixels: object, boxes: list[object]) -> list[SpottedText]:
         seen.append(len(boxes))
         return []
 
-    monkeypatch.setattr(spotter, "_read", read)
-    spotter.spot(page)
+    monkeypatch.setattr(large, "_read", read)
+    large.spot(page)
     assert sum(seen) == MAX_LINES
+
+
+@pytest.fixture(scope="module")
+def demo_pictures() -> list[Image.Image]:
+    """30 of the demo's, most with painted words; in three shapes at a detector of 160 pixels."""
+    samples = (sample for sample in read_samples(Storage(), str(DEMO_SHARD)) if sample.problem is None)
+    painted = (decode(sample.image) for sample in samples if sample.meta.get("painted"))
+    return [*islice(painted, 26), *(picture("giraffe", "tall", size=(160, 64 + number)) for number in range(4))]
+
+
+class Sessions:
+    """Counts pictures in each run of the detector."""
+
+    def __init__(self, spotter: TextSpotter, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.batches: list[int] = []
+        detector = spotter._loaded()._load_det_model()
+        run = detector.session
+
+        def counted(pictures: np.ndarray) -> np.ndarray:
+            self.batches.append(len(pictures))
+            return run(pictures)
+
+        monkeypatch.setattr(detector, "session", counted)
+
+
+@pytest.mark.parametrize("wanted", [None, lambda text: text.confidence > 0.8], ids=["all", "early stop"])
+def test_batches_of_one_size_class_find_what_one_at_a_time_finds(
+    wanted: Any, demo_pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = TextSpotter(detector_size=160, batch=8)
+    sessions = Sessions(together, monkeypatch)
+    questions = [Question(image, wanted) for image in demo_pictures]
+    found = list(together.spot_all(questions))
+    assert found == [SPOTTER.spot(image, wanted) for image in demo_pictures]
+    assert sum(bool(spotting.texts) for spotting in found) > 20
+    assert sum(sessions.batches) == len(demo_pictures)
+    assert (max(sessions.batches), len(sessions.batches) <= 8) == (8, True)
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_boxes_are_those_of_the_library_itself(batch: int, demo_pictures: list[Image.Image]) -> None:
+    mine = TextSpotter(detector_size=160, batch=batch)
+    pixels = [mine._pixels(image) for image in demo_pictures]
+    detect = mine._loaded()._load_det_model()
+    for boxes, theirs in zip(mine._boxes(pixels), map(detect, pixels), strict=True):
+        expected = sorted([] if theirs.boxes is None else theirs.boxes, key=cv2.contourArea, reverse=True)
+        assert np.array_equal(boxes, expected[:MAX_LINES])
+
+
+@pytest.mark.parametrize(
+    ("batch", "pixels", "held"),
+    [(1, 10**9, [1, 1, 1, 1, 1, 1]), (1, 1, [1, 1, 1, 1, 1, 1]), (2, 10**9, [4, 2]), (2, 3 * 64 * 64, [3, 3])],
+)
+def test_pictures_are_drawn_as_needed_and_few_are_held(
+    batch: int, pixels: int, held: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spotter, "MAX_PIXELS_AT_ONCE", pixels)
+    monkeypatch.setattr(spotter, "CLASSES_AT_ONCE", 2)
+    drawn: list[int] = []
+
+    def questions() -> Iterator[Question]:
+        for number in range(6):
+            drawn.append(number)
+            yield Question(picture(size=(64, 64)))
+
+    counts, before = [], 0
+    for _ in TextSpotter(detector_size=64, batch=batch).spot_all(questions()):
+        if len(drawn) > before:
+            counts.append(len(drawn) - before)
+        before = len(drawn)
+    assert counts == held

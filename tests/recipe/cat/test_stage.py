@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,8 @@ from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.cat import claims, stage
 from diht_k8s.recipe.cat.graph import CaptionGraph
-from diht_k8s.recipe.cat.matching import SpottedText
 from diht_k8s.recipe.cat.parser import CaptionParser
-from diht_k8s.recipe.cat.spotter import Spotting, TextSpotter
+from diht_k8s.recipe.cat.spotter import Question, Spotting, TextSpotter
 from diht_k8s.recipe.runtime.commit import read_committed
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards.sets import kept_shards
@@ -46,20 +45,19 @@ class Calls:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.captions: list[str] = []
         self.pictures = 0
-        parse, spot = CaptionParser.parse, TextSpotter.spot
+        parse, spot_all = CaptionParser.parse, TextSpotter.spot_all
 
         def counted_parse(parser: CaptionParser, captions: Sequence[str]) -> list[CaptionGraph]:
             self.captions += captions
             return parse(parser, captions)
 
-        def counted_spot(
-            spotter: TextSpotter, image: Image.Image, wanted: Callable[[SpottedText], bool] | None = None
-        ) -> Spotting:
-            self.pictures += 1
-            return spot(spotter, image, wanted)
+        def counted_spot(spotter: TextSpotter, questions: Iterable[Question]) -> Iterator[Spotting]:
+            for spotting in spot_all(spotter, questions):
+                self.pictures += 1
+                yield spotting
 
         monkeypatch.setattr(CaptionParser, "parse", counted_parse)
-        monkeypatch.setattr(TextSpotter, "spot", counted_spot)
+        monkeypatch.setattr(TextSpotter, "spot_all", counted_spot)
 
 
 @pytest.fixture

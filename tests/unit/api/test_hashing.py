@@ -52,8 +52,10 @@ def test_hash_of_a_stage_changes_with_what_changes_its_result(changes: dict[str,
     assert digest(changed(**changes)) != digest(changed())
 
 
-def test_filter_hash_ignores_workers_and_bad_limit_but_not_thresholds() -> None:
+def test_filter_hash_ignores_workers_device_and_bad_limit_but_not_thresholds() -> None:
     plain = digest(changed(), Stage.FILTER)
+    assert digest(changed(spec__filter={"textSpotting": {"device": "CUDA"}}), Stage.FILTER) == plain
+    assert digest(changed(spec__filter={"textSpotting": {"mode": "ScoreOnly"}}), Stage.FILTER) != plain
     assert digest(changed(spec__filter={"workers": 9, "maxBadPercent": 5}), Stage.FILTER) == plain
     assert digest(changed(spec__filter={"minComplexity": 2}), Stage.FILTER) != plain
 

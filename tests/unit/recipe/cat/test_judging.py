@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -14,7 +14,7 @@ from diht_k8s.recipe.cat.graph import Action, Attribute, CaptionGraph, Mention
 from diht_k8s.recipe.cat.judging import Judge
 from diht_k8s.recipe.cat.matching import SpottedText
 from diht_k8s.recipe.cat.scores import Row
-from diht_k8s.recipe.cat.spotter import Spotting
+from diht_k8s.recipe.cat.spotter import Question, Spotting
 from diht_k8s.recipe.shards.samples import Sample, make_sample
 
 
@@ -50,8 +50,15 @@ class FakeParser:
 class FakeSpotter:
     texts: tuple[SpottedText, ...] = ()
     wanted: list[bool] = field(default_factory=list)
+    gathers: bool = False
+    """take all questions before the first answer, as a spotter with batches does."""
 
-    def spot(self, image: Image.Image, wanted: Callable[[SpottedText], bool] | None = None) -> Spotting:
+    def spot_all(self, questions: Iterable[Question]) -> Iterator[Spotting]:
+        asked = list(questions) if self.gathers else questions
+        return map(self._spot, asked)
+
+    def _spot(self, question: Question) -> Spotting:
+        wanted = question.wanted
         self.wanted.append(wanted is not None)
         for index, text in enumerate(self.texts):
             if wanted is not None and wanted(text):
@@ -116,6 +123,20 @@ def test_picture_is_read_for_survivors_only() -> None:
     spotter = FakeSpotter()
     judge(spotter=spotter).judge("s", [sample("dog"), sample("small dog")], [None, None], filtered=True)
     assert len(spotter.wanted) == 1
+
+
+@pytest.mark.parametrize("gathers", [False, True], ids=["one by one", "all at once"])
+def test_each_picture_gets_its_own_texts_between_others_that_are_not_read(gathers: bool) -> None:
+    class WidthSpotter(FakeSpotter):
+        def _spot(self, question: Question) -> Spotting:
+            return Spotting((SpottedText(f"width{question.image.width}", 0.9),), "done")
+
+    captions = ["see width40 here", "dog", "small zebra", "tall giraffe", "small dog"]
+    images = [picture((40, 40)), None, b"no picture", picture((50, 50)), picture((60, 60))]
+    batch = [sample(caption, image=image) for caption, image in zip(captions, images, strict=True)]
+    rows = judge(spotter=WidthSpotter(gathers=gathers)).judge("s", batch, [None] * 5, filtered=True)
+    assert [row.reason for row in rows] == ["text", "complexity", "bad:picture_unreadable", "", ""]
+    assert [text.text for row in rows for text in row.ocr] == ["width40", "width50", "width60"]
 
 
 def test_text_of_the_caption_in_the_picture_drops_and_stops_early() -> None:
