@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, FloatRect, Locator, Page, sync_playwright
 
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.evaluation import stage as program
@@ -133,6 +133,15 @@ def charts(page: Page) -> Locator:
     return found
 
 
+def first_chart(page: Page) -> tuple[Locator, FloatRect]:
+    """The first chart, scrolled to, and where its plot lies."""
+    chart = charts(page).first
+    chart.scroll_into_view_if_needed()
+    box = chart.locator(".u-over").bounding_box()
+    assert box is not None
+    return chart, box
+
+
 def values(page: Page, chart: Locator) -> str:
     """What stands below a chart once it has heard of the last key or move."""
     page.wait_for_timeout(60)
@@ -142,10 +151,7 @@ def values(page: Page, chart: Locator) -> str:
 @pytest.mark.parametrize("opened", [(1440, "light"), (390, "dark")], indirect=True)
 def test_chart_when_pointed_at_or_used_by_keys_tells_its_values(opened: tuple[Page, list[str]]) -> None:
     page, messages = opened
-    chart = charts(page).first
-    chart.scroll_into_view_if_needed()
-    box = chart.locator(".u-over").bounding_box()
-    assert box is not None
+    chart, box = first_chart(page)
     page.mouse.move(box["x"] + 2, box["y"] + 5)
     assert values(page, chart) == "samples seen 10: total 5, contrastive 4"
     chart.focus()
@@ -160,10 +166,7 @@ def test_chart_when_pointed_at_or_used_by_keys_tells_its_values(opened: tuple[Pa
 
 def test_chart_when_zoomed_shows_the_stretch_until_escape(opened: tuple[Page, list[str]]) -> None:
     page, _ = opened
-    chart = charts(page).first
-    chart.scroll_into_view_if_needed()
-    box = chart.locator(".u-over").bounding_box()
-    assert box is not None
+    chart, box = first_chart(page)
     left, right = box["x"] + 0.4 * box["width"], box["x"] + 0.9 * box["width"]
     page.mouse.move(left, box["y"] + 20)
     page.mouse.down()

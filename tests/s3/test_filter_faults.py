@@ -18,7 +18,7 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.cat import claims
 from diht_k8s.recipe.runtime.commit import read_committed
 from diht_k8s.recipe.shards.storage import Storage
-from tests.recipe.cat.shards import CAPTIONS, filter_slowly, filter_with, run_of, write_shards
+from tests.recipe.cat.shards import CAPTIONS, filter_by_two, filter_slowly, filter_with, run_of, write_shards
 from tests.s3.faults import proxy_before
 from tests.s3.server import S3
 
@@ -26,7 +26,6 @@ pytestmark = pytest.mark.s3
 SHARDS = [[f"{caption} {number}" for caption in CAPTIONS] for number in range(6)]
 LONGEST_S = 1.2
 """About what the whole stage takes once the models are there."""
-FORK = multiprocessing.get_context("fork")
 
 
 class Bench:
@@ -64,7 +63,7 @@ def bench(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Bench:
 )
 def test_worker_killed_at_a_random_moment_leaves_the_same_objects_behind(bench: Bench, seed: int) -> None:
     run = bench.run(f"killed-{seed}")
-    worker = FORK.Process(target=filter_slowly, args=(run,))
+    worker = multiprocessing.get_context("fork").Process(target=filter_slowly, args=(run,))
     worker.start()
     while not bench.storage.exists(Layout(run.spec.data.output).started(Stage.FILTER)) and worker.is_alive():
         time.sleep(0.01)
@@ -78,12 +77,7 @@ def test_worker_killed_at_a_random_moment_leaves_the_same_objects_behind(bench: 
 @pytest.mark.parametrize("workers", [1, 2], ids=["both at all shards", "by claims"])
 def test_two_workers_write_the_objects_of_one(bench: Bench, workers: int) -> None:
     run = bench.run(f"two-{workers}")
-    both = [FORK.Process(target=filter_slowly, args=(run, worker % workers, workers)) for worker in range(2)]
-    for one in both:
-        one.start()
-    for one in both:
-        one.join()
-    assert [one.exitcode for one in both] == [0, 0]
+    assert filter_by_two(run, filter_slowly, workers=workers) == [0, 0]
     assert bench.objects(f"two-{workers}") == bench.wanted
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import tarfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,20 @@ def run_of(
 
 def filter_with(run: DihtRun, *, worker: int = 0, workers: int = 1, stop: StopFlag | None = None) -> Committed | None:
     return run_stage(stage, run, Stage.FILTER, worker=worker, workers=workers, stop=stop)
+
+
+def filter_by_two(run: DihtRun, program: Callable[..., object] = filter_with, *, workers: int = 2) -> list[int | None]:
+    """Exit codes of two processes at once, which share the shards; with `workers=1` each does them all."""
+    context = multiprocessing.get_context("fork")
+    both = [
+        context.Process(target=program, args=(run,), kwargs={"worker": worker % workers, "workers": workers})
+        for worker in range(2)
+    ]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    return [process.exitcode for process in both]
 
 
 def filter_slowly(run: DihtRun, worker: int = 0, workers: int = 1) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,18 @@ from diht_k8s.recipe.cat.scores import Row
 from diht_k8s.recipe.runtime.commit import artefact, read_committed
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards.storage import Storage
-from tests.recipe.cat.shards import encoded, files_of, filter_with, forget, kept_keys, pair, rows_of, run_of, tar_of
+from tests.recipe.cat.shards import (
+    encoded,
+    files_of,
+    filter_by_two,
+    filter_with,
+    forget,
+    kept_keys,
+    pair,
+    rows_of,
+    run_of,
+    tar_of,
+)
 
 GOOD, BARE = "a small dog chasing a red ball", "server"
 
@@ -91,15 +101,7 @@ def test_report_counts_repeats_last_and_shows_some(tmp_path: Path, shards: str) 
 
 
 def test_workers_drop_what_one_does(tmp_path: Path, shards: str, whole: dict[str, bytes]) -> None:
-    run, context = run_in(tmp_path / "two", shards, "Near"), multiprocessing.get_context("fork")
-    workers = [
-        context.Process(target=filter_with, args=(run,), kwargs={"worker": worker, "workers": 2}) for worker in range(2)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert filter_by_two(run_in(tmp_path / "two", shards, "Near")) == [0, 0]
     assert files_of(tmp_path / "two") == whole
 
 

@@ -14,6 +14,7 @@ from diht_k8s.recipe.cat import claims, scores
 from tests.recipe.cat.shards import (
     CAPTIONS,
     files_of,
+    filter_by_two,
     filter_slowly,
     filter_with,
     forget,
@@ -59,13 +60,7 @@ def test_two_workers_on_the_same_shards_at_once_write_what_one_does(
     tmp_path: Path, undisturbed: tuple[str, dict[str, bytes]]
 ) -> None:
     shards, wanted = undisturbed
-    context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=filter_slowly, args=(run_of(tmp_path / "out", shards),)) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert filter_by_two(run_of(tmp_path / "out", shards), filter_slowly, workers=1) == [0, 0]
     assert files_of(tmp_path / "out") == wanted
 
 
