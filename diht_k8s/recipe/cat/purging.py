@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from diht_k8s.api.documents import canonical_json
 from diht_k8s.api.errors import DataError, UserError
-from diht_k8s.api.hashing import result_fields
+from diht_k8s.api.hashing import result_fields, sha256_of
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.reports import Artefact, Committed
 from diht_k8s.api.run import DihtRun, Stage
@@ -51,6 +51,8 @@ class Plan:
     """shard -> numbers of its rows of scores that lose everything but their names."""
     taken: dict[str, dict[str, Any]] = field(default_factory=dict)
     """shard -> counts over the kept pairs among them (`Summary.to_json`)."""
+    entries: str = ""
+    """Digest of the list that was looked for."""
 
     @property
     def pairs(self) -> int:
@@ -135,7 +137,12 @@ class _Purge:
 
     def plan(self, entries: frozenset[str]) -> Plan:
         """Find the pairs; those of an interrupted purge go as well."""
-        plan = replace(self._before, rows=dict(self._before.rows), taken=dict(self._before.taken))
+        digest = sha256_of(sorted(entries))
+        if self._before.rows and self._before.entries != digest:
+            raise UserError(
+                "a purge of another list was interrupted: start it again with that list, then with this one"
+            )
+        plan = replace(self._before, rows=dict(self._before.rows), taken=dict(self._before.taken), entries=digest)
         for shard in self._shards:
             self._stop.raise_if_requested("nothing has been changed")
             if shard.name not in plan.rows:
@@ -154,7 +161,8 @@ class _Purge:
                 if is_excluded(sample, entries):
                     found.add(number)
                     self._count(taken, rows[number], sample, shard)
-            plan.taken[shard.name] = {**taken.to_json(), "examples": {}}
+            if taken.kept:
+                plan.taken[shard.name] = {**taken.to_json(), "examples": {}}
         if found:
             plan.rows[shard.name] = sorted(found)
 

@@ -264,3 +264,17 @@ def test_what_cannot_be_purged_is_said(bench: Bench, case: str) -> None:
     wanted = {"empty list": "names nothing", "other settings": "other settings", "not committed": "is not committed"}
     with pytest.raises(UserError, match=wanted[case]):
         bench.purge(*entries, run=run)
+
+
+def test_interrupted_purge_with_another_list_is_refused_until_the_first_is_done(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(purging._Purge, "_purge_shard", lambda *_: (_ for _ in ()).throw(StopRequested("stopped")))
+        with pytest.raises(StopRequested):
+            bench.purge("a-1")
+    with pytest.raises(UserError, match="a purge of another list was interrupted: start it again with that list"):
+        bench.purge("a-1", "a-3")
+    assert bench.purge("a-1").pairs == 1
+    assert bench.purge("a-1", "a-3").pairs == 1
+    assert kept_keys(bench.folder / "out", "web-a") == ["a-0"]
