@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from diht_k8s.recipe.cat.fingerprints import FEW_BITS, MAX_DIFFERENCE
+from diht_k8s.recipe.cat.fingerprints import FEW_BITS, is_like
 
 WORDS: Final = 4
 """64-bit words of a fingerprint."""
@@ -74,7 +74,4 @@ class Pool:
         if not candidates or np.bitwise_count(own_4).sum() < FEW_BITS:
             return False
         found = np.unique(np.concatenate(candidates))
-        others = self.bits_N4[found[found < number]]
-        differing = np.bitwise_count(others ^ own_4).sum(axis=1, dtype=np.int32)
-        either = np.bitwise_count(others | own_4).sum(axis=1, dtype=np.int32)
-        return bool((differing <= MAX_DIFFERENCE * either).any())
+        return is_like(own_4, self.bits_N4[found[found < number]])

@@ -32,6 +32,13 @@ def fingerprint(image: Image.Image) -> np.ndarray:
     return np.packbits(bits).view(np.uint64)
 
 
+def is_like(own_4: np.ndarray, others_N4: np.ndarray) -> bool:
+    """Whether a fingerprint is a near-duplicate of any of the others."""
+    differing = np.bitwise_count(others_N4 ^ own_4).sum(axis=1, dtype=np.int32)
+    either = np.bitwise_count(others_N4 | own_4).sum(axis=1, dtype=np.int32)
+    return bool((differing <= MAX_DIFFERENCE * either).any())
+
+
 @dataclass(frozen=True)
 class Gallery:
     """Fingerprints of pictures that must not turn up elsewhere, [N, 4]."""
@@ -45,9 +52,7 @@ class Gallery:
         own = fingerprint(image)
         if np.bitwise_count(own).sum() < FEW_BITS:
             return False
-        differing = np.bitwise_count(self.bits ^ own).sum(axis=1, dtype=np.int32)
-        either = np.bitwise_count(self.bits | own).sum(axis=1, dtype=np.int32)
-        return bool((differing <= MAX_DIFFERENCE * either).any())
+        return is_like(own, self.bits)
 
 
 def gallery_of(pictures: Iterable[bytes]) -> Gallery:

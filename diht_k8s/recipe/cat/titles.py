@@ -182,7 +182,7 @@ def _become_part(tokens: Sequence[Token], token: Token, dep: str) -> None:
     if not nouns:
         return
     noun = next((item for item in nouns if item.dep not in ("compound", "amod", "nmod")), nouns[-1])
-    left = tokens[token.i - 1]
+    left = before(tokens, token)
     if noun in below(token):
         replace_with(token, noun)
     for child in list(token.children):
@@ -192,6 +192,6 @@ def _become_part(tokens: Sequence[Token], token: Token, dep: str) -> None:
     elif token.tag == "VBD":
         token.retag("VBN")
     token.attach(noun, dep)
-    if left in noun.ancestors():
+    if left is not None and left in noun.ancestors():
         replace_with(left, noun)
         left.attach(noun, "compound")
