@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -53,6 +54,7 @@ class AnswerRanking:
     worth_Q: NDArray[np.float64]
 
 
+@lru_cache(maxsize=1 << 16)  # the same options come with every question
 def normal(answer: str) -> str:
     """Answers are compared without case, white space around them and a full stop at the end."""
     return " ".join(answer.casefold().split()).rstrip(".")
@@ -70,7 +72,7 @@ def worths(options: Sequence[str], answers: Sequence[str]) -> list[float]:
 
 
 def _agreement(said: int, people: int) -> float:
-    if people <= FULL_AGREEMENT:
+    if people <= FULL_AGREEMENT or not said:
         return float(said > 0)
     without_one = [min(1.0, said / FULL_AGREEMENT)] * (people - said)
     without_it = [min(1.0, (said - 1) / FULL_AGREEMENT)] * said

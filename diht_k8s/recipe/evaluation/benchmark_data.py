@@ -155,7 +155,7 @@ def group_of(sample: Sample) -> str | None:
         value = sample.meta.get("group")
         return str(value)[:60] if isinstance(value, str | int) else None
     try:
-        return f"{np.load(io.BytesIO(raw), allow_pickle=False).reshape(-1)[0]:g}"
+        return f"{np.lib.format.read_array(io.BytesIO(raw), allow_pickle=False).reshape(-1)[0]:g}"
     except (ValueError, TypeError, IndexError, EOFError, OSError) as error:
         raise DataError(f"sample {sample.key}: its .npy is no array of numbers ({error}): write it again") from error
 

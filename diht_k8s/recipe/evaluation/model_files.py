@@ -17,6 +17,8 @@ from diht_k8s.recipe.shards.storage import Storage
 CONFIG_NAME: Final = "open_clip_config.json"
 WEIGHT_SUFFIXES: Final = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
 """In order of preference; all but the first are read with torch's `weights_only`."""
+TEXT_SUFFIXES: Final = (".json", ".txt", ".model")
+"""Configurations, and what tokenizers keep beside the weights."""
 _PUBLISHED_NAMES: Final = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
@@ -72,5 +74,5 @@ def model_identity(source: str, storage: Storage) -> str:
         config = join(folder_of(source), CONFIG_NAME)
         beside = [storage.identity(config)] if storage.exists(config) else []
         return " ".join([storage.identity(source), *beside])
-    files = [name for name in storage.names(source) if is_weights(name) or name.endswith(".json")]
+    files = [name for name in storage.names(source) if is_weights(name) or name.endswith(TEXT_SUFFIXES)]
     return sha256_of({name: storage.identity(join(source, name)) for name in files})

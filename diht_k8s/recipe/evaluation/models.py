@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from diht_k8s.api.errors import DataError, DihtError, UserError
 from diht_k8s.api.layout import join
 from diht_k8s.recipe.evaluation.architecture import infer_config
-from diht_k8s.recipe.evaluation.model_files import CONFIG_NAME, bare, folder_of, is_weights, weights_in
+from diht_k8s.recipe.evaluation.model_files import CONFIG_NAME, TEXT_SUFFIXES, bare, folder_of, is_weights, weights_in
 from diht_k8s.recipe.evaluation.released import check_digest, names_digest
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -123,7 +123,7 @@ def _fetched(uri: str, folder: Path, storage: Storage) -> Path:
     """Weights, and what a tokenizer keeps beside them, in a folder where open_clip finds them: it looks for few suffixes."""
     suffix = ".safetensors" if uri.endswith(".safetensors") else ".bin"
     place, beside = folder / f"open_clip_model{suffix}", folder_of(uri)
-    texts = [name for name in storage.names(beside) if name.endswith((".json", ".txt", ".model"))]
+    texts = [name for name in storage.names(beside) if name.endswith(TEXT_SUFFIXES)]
     for source, target in [(uri, place), *((join(beside, name), folder / name) for name in texts)]:
         if (local := storage.local_path(source)) is not None:
             target.symlink_to(local)

@@ -51,7 +51,7 @@ def notes(content: Json) -> list[str]:
 def page_notes(content: Json) -> list[str]:
     """The same for the top of a page: of many benchmarks what concerns them all, since each has its own notes beside its figures."""
     done = [benchmark for benchmark in content["benchmarks"] if "error" not in benchmark]
-    if len(done) <= MANY:
+    if len(content["benchmarks"]) <= MANY:
         return notes(content)
     return [*_size_notes(content), *_failures(content), *_seen_in_all(done), *_run_notes(content)]
 

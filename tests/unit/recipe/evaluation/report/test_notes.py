@@ -134,6 +134,13 @@ def test_page_notes_when_benchmarks_are_many_say_what_concerns_them_all() -> Non
     assert page_notes(content()) == notes(content())
 
 
+def test_page_notes_when_one_of_many_failed_leave_the_others_to_their_folds() -> None:
+    (one,) = content()["benchmarks"]
+    failed = {"name": "broken", "type": "Retrieval", "error": "its shards are gone"}
+    found = page_notes(content(benchmarks=[*[{**one, "name": f"b{number}"} for number in range(MANY)], failed]))
+    assert not any("raw pixels" in note for note in found)
+
+
 def test_notes_when_a_checkpoint_came_without_configuration_say_what_was_assumed() -> None:
     model = {"name": "m", "trained": True, "assumed": "round heads"}
     assert "The model m came without a configuration: round heads are assumed." in notes(content(model=model))
