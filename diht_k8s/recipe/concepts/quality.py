@@ -47,7 +47,7 @@ def measure(head: Head, pictures: TrainingPictures, targets: Targets, concepts: 
     ranked = sorted(measured.tolist(), key=lambda number: (-precision_C[number], number))
     shown = [[concepts.names[number], round(float(precision_C[number]), 4)] for number in ranked]
     return {
-        "held_out": pictures.folds > 1,
+        "held_out": pictures.folds > 1 or bool((pictures.fold_N[unseen] == 0).any()),
         "pictures": int(named_N.sum()),
         "concepts_measured": len(measured),
         "mean_average_precision": _mean(precision_C[measured]),
@@ -68,12 +68,11 @@ def measure(head: Head, pictures: TrainingPictures, targets: Targets, concepts: 
 
 def _measured_rows(pictures: TrainingPictures, most: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Pictures that the heads which are asked have not seen, and pictures that they have; the same ones where nothing else is there."""
-    fold_N = pictures.fold_N.numpy()
-    seen = np.flatnonzero(fold_N >= (0 if pictures.folds > 1 else 1))[:most]
-    unseen = np.flatnonzero(fold_N < pictures.folds)[:most]
-    if pictures.folds > 1 or not len(unseen):
-        return seen, seen
-    return unseen, seen
+    held_out_N = pictures.fold_N.numpy() == 0
+    if pictures.folds > 1 or not held_out_N.any():
+        rows = np.arange(len(held_out_N))[:most]
+        return rows, rows
+    return np.flatnonzero(held_out_N)[:most], np.flatnonzero(~held_out_N)[:most]
 
 
 def average_precision(

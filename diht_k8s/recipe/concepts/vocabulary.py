@@ -141,7 +141,7 @@ def freeze(counts: ConceptCounts, cuts: Cuts) -> Vocabulary:
     """
     least = max(cuts.min_count, math.ceil(cuts.min_fraction * counts.captions))
     credited = {name for name, count in counts.credits.items() if 2 * count > counts.objects[name]}
-    reasons = {"excluded": cuts.exclude, "credits": credited}
+    reasons = {"excluded": frozenset(cuts.exclude), "credits": credited}
     objects, cut_objects = _cut(counts.objects, least, cuts.max_objects, reasons)
     attributes, cut_attributes = _cut(counts.attributes, least, cuts.max_attributes, {**reasons, "credits": ()})
     for kind, kept, counter in (("objects", objects, counts.objects), ("attributes", attributes, counts.attributes)):

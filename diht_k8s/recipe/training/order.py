@@ -78,7 +78,7 @@ class Order:
             streams *= 2
         return Order(tuple(sizes), streams, seed, tuple(weights))
 
-    @property
+    @cached_property
     def total(self) -> int:
         """Samples in an epoch, each as often as it is drawn."""
         return sum(reading.size for reading in self.readings)

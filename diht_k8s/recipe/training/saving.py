@@ -52,15 +52,16 @@ class Saver:
         """
         self._storage, self._layout, self._keep = storage, layout, keep
         self._rank, self._world = rank, world
-        self._attempt = self._claimed()
+        self._attempt = self._of_rank_0(epochs.claim(storage, layout) if rank == 0 else 0)
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Pending | None = None
 
-    def _claimed(self) -> int:
-        attempt = [epochs.claim(self._storage, self._layout) if self._rank == 0 else 0]
+    def _of_rank_0(self, mine: Any) -> Any:
+        """What rank 0 holds (a collective)."""
+        told = [mine]
         if self._world > 1:
-            dist.broadcast_object_list(attempt)
-        return attempt[0]
+            dist.broadcast_object_list(told)
+        return told[0]
 
     def fence(self) -> None:
         """Look whether this is still the newest attempt, before what others read is written.
@@ -72,15 +73,9 @@ class Saver:
 
     def newest(self, config_sha256: str) -> checkpoint.Saved | None:
         """The checkpoint to go on from: rank 0 finds it, all ranks read the same one."""
-        uri: list[str | None] = [None]
-        if self._rank == 0:
-            saved = checkpoint.newest(self._storage, self._layout.checkpoints, config_sha256)
-            uri = [saved.uri if saved is not None else None]
-        else:
-            saved = None
-        if self._world > 1:
-            dist.broadcast_object_list(uri)
-        return checkpoint.read(self._storage, uri[0]) if saved is None and uri[0] is not None else saved
+        saved = checkpoint.newest(self._storage, self._layout.checkpoints, config_sha256) if self._rank == 0 else None
+        uri = self._of_rank_0(None if saved is None else saved.uri)
+        return checkpoint.read(self._storage, uri) if saved is None and uri is not None else saved
 
     @property
     def pending(self) -> bool:
