@@ -48,6 +48,10 @@ class Layout:
         """The kept pairs of one input shard."""
         return join(self.stage(Stage.FILTER), "kept", f"{shard}.tar")
 
+    def fingerprints(self, shard: str) -> str:
+        """Fingerprints of the pictures of the kept pairs of one input shard."""
+        return join(self.stage(Stage.FILTER), "fingerprints", f"{shard}.parquet")
+
     def report(self, stage: Stage, suffix: str = "json") -> str:
         """`report.json` or `report.html` of a stage."""
         return join(self.stage(stage), f"report.{suffix}")
@@ -61,6 +65,10 @@ class Layout:
     def teacher_heads(self) -> str:
         """The teacher's linear heads."""
         return join(self.stage(Stage.LABEL), "teacher_heads.safetensors")
+
+    def features(self, shard: str) -> str:
+        """The teacher's features of one kept shard, rows in its order."""
+        return join(self.stage(Stage.LABEL), "features", f"{shard}.safetensors")
 
     def labels(self, shard: str) -> str:
         """Soft labels of one kept shard, rows in its order."""

@@ -17,8 +17,7 @@ import pyarrow as pa
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.filtering import Filter
-from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
-from diht_k8s.api.layout import join
+from diht_k8s.api.hashing import SCHEMA_VERSION
 from diht_k8s.recipe.cat.claims import Claims
 from diht_k8s.recipe.cat.duplicates import WORDS, Pool
 from diht_k8s.recipe.cat.rewriting import rewrite_kept, write_scores
@@ -31,16 +30,11 @@ from diht_k8s.recipe.shards.tables import read_table, write_table
 REASON = "duplicate"
 
 
-def fingerprint_uri(context: Context, shard: Shard) -> str:
-    """Where the fingerprints of a shard's kept pictures lie."""
-    return join(context.layout.stage(context.stage), "fingerprints", f"{shard.name}.parquet")
-
-
 def write_fingerprints(context: Context, shard: Shard, bits: Sequence[bytes]) -> None:
     """Write the fingerprint of each kept pair of a shard."""
     table = pa.table({"bits": pa.array(bits, pa.binary(8 * WORDS))})
-    header = {"schema_version": SCHEMA_VERSION, "config_sha256": sha256_of(context.config)}
-    write_table(context.storage, fingerprint_uri(context, shard), table, header)
+    header = {"schema_version": SCHEMA_VERSION, "config_sha256": context.config_sha256}
+    write_table(context.storage, context.layout.fingerprints(shard.name), table, header)
 
 
 def is_deduplicated(scores: Scores) -> bool:
@@ -94,9 +88,9 @@ class Deduplication:
         return Pool.of(shards)
 
     def _bits(self, shard: Shard) -> list[bytes]:
-        uri = fingerprint_uri(self._context, shard)
+        uri = self._context.layout.fingerprints(shard.name)
         table, header = read_table(self._context.storage, uri)
-        if header.get("config_sha256") != sha256_of(self._context.config):
+        if header.get("config_sha256") != self._context.config_sha256:
             raise DataError(f"{uri} is of another configuration: remove it and run the stage filter again")
         return table["bits"].to_pylist()
 

@@ -190,7 +190,7 @@ class _Purge:
         if plan.label is not None:
             self._commit_label(Committed.model_validate(plan.label), committed, plan, gone)
         for shard in plan.taken:
-            storage.remove(join(self._layout.stage(Stage.FILTER), "fingerprints", f"{shard}.parquet"))
+            storage.remove(self._layout.fingerprints(shard))
         storage.remove(self._plan_uri)
 
     def _purge_shard(self, plan: Plan, shard: Shard) -> set[str]:
@@ -226,7 +226,7 @@ class _Purge:
             write_table(self._storage, uri, table.filter(pa.array(left)), header)
         elif table.num_rows != kept - len(places):
             raise DataError(f"{uri} has {table.num_rows} rows for {kept} kept pairs: run the stage label again")
-        self._storage.remove(join(self._layout.stage(Stage.LABEL), "features", f"{shard.name}.safetensors"))
+        self._storage.remove(self._layout.features(shard.name))
 
     def _commit_label(self, before: Committed, filtered: Committed, plan: Plan, gone: Collection[str]) -> None:
         """The label stage's marker and report, as of labels that were made of the purged filter output."""

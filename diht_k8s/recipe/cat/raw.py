@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from diht_k8s.recipe.shards.samples import IMAGE_SUFFIXES, Sample, make_sample, read_samples
+from diht_k8s.recipe.shards.samples import IMAGE_SUFFIXES, TOO_LARGE, Sample, make_sample, read_samples
 from diht_k8s.recipe.shards.sets import Shard
 from diht_k8s.recipe.shards.storage import Storage
-
-TOO_LARGE = "member_too_large"
 
 
 def read_raw(storage: Storage, shard: Shard) -> Iterator[Sample]:

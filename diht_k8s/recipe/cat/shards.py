@@ -15,11 +15,11 @@ import pyarrow as pa
 
 from diht_k8s.api.errors import DihtError, UserError
 from diht_k8s.api.filtering import Filter
-from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
+from diht_k8s.api.hashing import SCHEMA_VERSION
 from diht_k8s.api.layout import join
 from diht_k8s.recipe.cat.claims import Claims
 from diht_k8s.recipe.cat.decontamination import read_gallery
-from diht_k8s.recipe.cat.deduplication import fingerprint_uri, write_fingerprints
+from diht_k8s.recipe.cat.deduplication import write_fingerprints
 from diht_k8s.recipe.cat.exclusion import read_exclusions
 from diht_k8s.recipe.cat.judging import Judge
 from diht_k8s.recipe.cat.parser import CaptionParser
@@ -39,7 +39,7 @@ BATCH: Final = 128
 
 def is_done(scores: Scores, context: Context) -> bool:
     """Whether a shard's scores are the ones that this run would write."""
-    return scores.header["config_sha256"] == sha256_of(context.config)
+    return scores.header["config_sha256"] == context.config_sha256
 
 
 class ShardFilter:
@@ -103,7 +103,7 @@ class ShardFilter:
         """Whether a shard is done, with fingerprints where repeats are looked for."""
         if not is_done(scores, self._context) or self._rules.duplicates is None:
             return is_done(scores, self._context)
-        return self._context.storage.exists(fingerprint_uri(self._context, shard))
+        return self._context.storage.exists(self._context.layout.fingerprints(shard.name))
 
     def _filter_claimed(self, shard: Shard, earlier: Scores | None) -> None:
         self._progress.begin(shard)
@@ -157,7 +157,7 @@ class ShardFilter:
     def _header(self, shard: Shard, earlier: Scores | None) -> dict[str, Any]:
         return {
             "schema_version": SCHEMA_VERSION,
-            "config_sha256": sha256_of(self._context.config),
+            "config_sha256": self._context.config_sha256,
             "inputs": {shard.name: self._inputs[shard.name]},
             "parser": self._programs["parser"],
             "spotter": self._spotter_version(earlier),

@@ -64,7 +64,7 @@ def execute(context: Context) -> Outcome | None:
         context.layout.stage(context.stage),
         worker=context.worker,
         workers=context.workers,
-        config_sha256=sha256_of(context.config),
+        config_sha256=context.config_sha256,
     )
     rules = _rules(context.run)
     work, last = ShardFilter(context, rules, shards, claims), Deduplication(context, rules, shards, claims)
@@ -168,7 +168,7 @@ def finish(
         _check_result(total, _rules(context.run))
     header = {
         "schema_version": SCHEMA_VERSION,
-        "config_sha256": sha256_of(context.config),
+        "config_sha256": context.config_sha256,
         "inputs": context.config["inputs"],
     }
     document = report(total, _rules(context.run), header)

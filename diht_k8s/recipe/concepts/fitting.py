@@ -126,7 +126,10 @@ def join_heads(job: Job) -> None:
     for kind in KINDS:
         uri = job.uri("heads", f"{kind}.safetensors")
         found, header = read_safetensors(context.storage, uri)
-        if header.get("config_sha256") != job.config_sha256 or header.get("vocabulary_sha256") != vocabulary_sha256:
+        if (
+            header.get("config_sha256") != job.context.config_sha256
+            or header.get("vocabulary_sha256") != vocabulary_sha256
+        ):
             raise DataError(f"{uri} was made under another configuration: remove it and run the stage label again")
         tensors |= {f"{kind}.weight": found["weight"], f"{kind}.bias": found["bias"]}
         figures[kind] = header["figures"]
@@ -187,7 +190,7 @@ def empty_table(rows: int, columns: int) -> Tensor:
 
 def read_shard(job: Job, shard: Shard) -> tuple[ShardFeatures, KeptCaptions]:
     """Cached features and caption concepts of one shard, row by row the same pairs."""
-    found = read_features(job.context.storage, job.features_uri(shard.name), job.config_sha256)
+    found = read_features(job.context.storage, job.context.layout.features(shard.name), job.context.config_sha256)
     captions = read_captions(job.context.storage, job.context.layout, shard)
     check_same_pairs(found, captions.uids, shard.uri)
     return found, captions
@@ -213,7 +216,7 @@ def read_heads(job: Job) -> tuple[list[Head], str]:
     """
     uri = job.context.layout.teacher_heads
     tensors, header = read_safetensors(job.context.storage, uri)
-    if header["config_sha256"] != job.config_sha256:
+    if header["config_sha256"] != job.context.config_sha256:
         raise DataError(f"{uri} was made under another configuration: run the stage label again with --replace")
     heads = [Head(tensors[f"{kind}.weight"], tensors[f"{kind}.bias"]) for kind in KINDS]
     return heads, header["vocabulary_sha256"]

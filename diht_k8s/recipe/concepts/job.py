@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from diht_k8s.api.errors import DataError, RetryableError
-from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
+from diht_k8s.api.hashing import SCHEMA_VERSION
 from diht_k8s.api.labelling import Label
 from diht_k8s.api.layout import join
 from diht_k8s.api.run import Stage
@@ -36,16 +36,11 @@ class Job:
     @property
     def header(self) -> dict[str, Any]:
         """What every artefact carries."""
-        return {"schema_version": SCHEMA_VERSION, "config_sha256": self.config_sha256, "inputs": self._config["inputs"]}
-
-    @property
-    def config_sha256(self) -> str:
-        """The configuration under which the stage runs."""
-        return sha256_of(self._config)
-
-    @property
-    def _config(self) -> dict[str, Any]:
-        return self.context.config
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "config_sha256": self.context.config_sha256,
+            "inputs": self.context.config["inputs"],
+        }
 
     def uri(self, *parts: str) -> str:
         """A file of this stage."""
@@ -54,10 +49,6 @@ class Job:
     def write_json(self, uri: str, document: dict[str, Any]) -> None:
         """Write a JSON file of this stage."""
         self.context.storage.write_bytes(uri, json.dumps(document, indent=1, ensure_ascii=False).encode())
-
-    def features_uri(self, name: str) -> str:
-        """Teacher features of one shard."""
-        return self.uri("features", f"{name}.safetensors")
 
     def missing(self, folder: str, suffix: str, shards: Sequence[Shard]) -> list[Shard]:
         """The shards that have no file in a folder of this stage yet; what is there is whole, since writes are atomic."""

@@ -172,7 +172,10 @@ def _vocabulary_figures(concepts: Concepts, cut: dict[str, Any]) -> dict[str, An
 
 
 def _check_labels(job: Job, labels: Labels, vocabulary: Vocabulary, shard: Shard) -> None:
-    if labels.header["config_sha256"] != job.config_sha256 or labels.header["vocabulary_sha256"] != vocabulary.sha256:
+    if (
+        labels.header["config_sha256"] != job.context.config_sha256
+        or labels.header["vocabulary_sha256"] != vocabulary.sha256
+    ):
         raise DataError(
             f"{job.context.layout.labels(shard.name)} belongs to another vocabulary or configuration: "
             "run the stage label again with --replace"

@@ -72,7 +72,7 @@ def make_features(job: Job, teacher: LazyTeacher) -> None:
             teacher.loaded,
             job.context.storage,
             shard.uri,
-            job.features_uri(shard.name),
+            job.context.layout.features(shard.name),
             job.header,
             count.within_shard,
         )

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diht_k8s.api.errors import DataError, UserError
-from diht_k8s.api.layout import join
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.evaluation.benchmark_data import Pictures, images_of
 from diht_k8s.recipe.evaluation.ridge import MIN_PAIRS, Reference, raw_pixels, ridge_reference
@@ -145,7 +144,7 @@ class References:
                 pairs.teacher.append(teacher[row])
 
     def _shard_teacher(self, shard: Shard) -> NDArray[np.float16] | None:
-        uri = join(self._context.layout.stage(Stage.LABEL), "features", f"{shard.name}.safetensors")
+        uri = self._context.layout.features(shard.name)
         if self._label is None or not self._context.storage.exists(uri):
             return None
         from diht_k8s.recipe.concepts.features import read_features

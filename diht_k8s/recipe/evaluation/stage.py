@@ -154,7 +154,7 @@ class Session:
         context, uri = self._context, join(self._context.layout.stage(Stage.EVALUATE), _path(number))
         if context.storage.exists(uri):
             found: Json = json.loads(context.storage.read_bytes(uri))
-            if found["config_sha256"] == sha256_of(context.config):
+            if found["config_sha256"] == context.config_sha256:
                 return found
         figures = self._run(number, benchmark)
         found = {**_header(context), "name": benchmark.name, "type": benchmark.type, **figures}
@@ -244,7 +244,7 @@ def _path(number: int) -> str:
 def _header(context: Context) -> Json:
     return {
         "schema_version": SCHEMA_VERSION,
-        "config_sha256": sha256_of(context.config),
+        "config_sha256": context.config_sha256,
         "inputs": context.config["inputs"],
     }
 

@@ -8,12 +8,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 from diht_k8s.api.documents import dump
 from diht_k8s.api.errors import DihtError, ExitCode, UserError
-from diht_k8s.api.hashing import stage_config
+from diht_k8s.api.hashing import sha256_of, stage_config
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.reports import Artefact, Cause, Committed
 from diht_k8s.api.run import DihtRun, Stage
@@ -42,6 +43,11 @@ class Context:
     workers: int = 1
     step: str = ""
     """the part of the stage that this program does, where the cluster runs the stage as several jobs; empty does all of it."""
+
+    @cached_property
+    def config_sha256(self) -> str:
+        """Digest of `config`, by which files say under which configuration they were made; it may name 100,000 shards."""
+        return sha256_of(self.config)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from diht_k8s.recipe.shards.storage import Storage
 
 IMAGE_SUFFIXES: Final = ("jpg", "jpeg", "png", "webp")
 MAX_MEMBER_BYTES: Final = 64 << 20
+TOO_LARGE: Final = "member_too_large"
+"""Problem of a sample with a larger one."""
 MAX_CAPTION_BYTES: Final = 16 << 10
 CAPTION_KEYS: Final = ("caption", "text")
 
@@ -148,7 +150,7 @@ def _grouped(members: Iterator[tuple[str, str, bytes | None]]) -> Iterator[tuple
                 yield key, current, problem
             key, current, problem = member_key, {}, None
         if data is None:
-            problem = "member_too_large"
+            problem = TOO_LARGE
         current[suffix] = data or b""
     if key is not None:
         yield key, current, problem
