@@ -23,8 +23,8 @@ from diht_k8s.recipe.concepts.captions import read_captions
 from diht_k8s.recipe.concepts.report import NAMED, outside_caption
 from diht_k8s.recipe.concepts.soft_labels import read_labels
 from diht_k8s.recipe.concepts.vocabulary import Vocabulary
+from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.pictures import decode
-from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.sets import kept_shards
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -74,7 +74,7 @@ def added_objects(run: DihtRun) -> list[Added]:
         head = read_labels(storage, layout.labels(shard.name)).objects
         captions = read_captions(storage, layout, shard)
         added_NK = outside_caption(head, concepts, captions.objects) & (head.probabilities_NK >= NAMED)
-        for row, sample in enumerate(read_samples(storage, shard.uri)):
+        for row, sample in enumerate(read_pairs(storage, shard)):
             if added_NK[row].any():
                 place = int(added_NK[row].argmax())  # likeliest first
                 name, probability = concepts.names[head.ids_NK[row, place]], float(head.probabilities_NK[row, place])

@@ -29,8 +29,8 @@ from diht_k8s.recipe.concepts import stage as label_stage
 from diht_k8s.recipe.concepts.teacher import Teacher, load_teacher
 from diht_k8s.recipe.concepts.teacher_files import weights_uri
 from diht_k8s.recipe.runtime.stage import run_stage
+from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.pictures import decode
-from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.sets import kept_shards
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.training.losses import hn_nce_loss, soft_label_loss
@@ -77,9 +77,7 @@ def whole_stage(run: DihtRun, rounds: int) -> dict[str, Any]:
     """CPU time of the stage over that of the teacher alone, with and without decoding."""
     assert run.spec.label is not None, "the demo labels"
     teacher = load_teacher(run.spec.label.teacher, Storage(), weights_uri(run.spec.label.teacher), torch.device("cpu"))
-    images = [
-        sample.image for shard in kept_shards(run.spec, Storage()) for sample in read_samples(Storage(), shard.uri)
-    ]
+    images = [sample.image for shard in kept_shards(run.spec, Storage()) for sample in read_pairs(Storage(), shard)]
     ready = [teacher.preprocess(decode(data)) for data in images]
     label(run)  # loads what is loaded once a process
     competitors: dict[str, Callable[[], object]] = {

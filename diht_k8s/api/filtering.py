@@ -68,7 +68,7 @@ class Filter(Model):
     scores_from: Annotated[Uri | None, Field(json_schema_extra=PLACEMENT)] = None
     """scoresFrom is the filter folder of another run whose scores are used again under the thresholds of this one."""
     output: Literal["Shards", "KeepList"] = "Shards"
-    """output: Shards copies the kept pairs into new shards; KeepList writes their uids only."""
+    """output: Shards copies the kept pairs into new shards; KeepList lists them only, and later stages read the raw shards by it (nothing is copied, but all is read in each epoch)."""
     workers: Annotated[int, Field(ge=1, le=4096, json_schema_extra=PLACEMENT)] = 1
     """workers is the number of pods (or processes) that share the shards."""
     max_bad_percent: Annotated[float, Field(ge=0, le=100, json_schema_extra=PLACEMENT)] = 1.0

@@ -48,6 +48,10 @@ class Layout:
         """The kept pairs of one input shard."""
         return join(self.stage(Stage.FILTER), "kept", f"{shard}.tar")
 
+    def keep_list(self, shard: str) -> str:
+        """Which pairs of one input shard are kept, in place of copies (`filter.output: KeepList`)."""
+        return join(self.stage(Stage.FILTER), "kept", f"{shard}.parquet")
+
     def fingerprints(self, shard: str) -> str:
         """Fingerprints of the pictures of the kept pairs of one input shard."""
         return join(self.stage(Stage.FILTER), "fingerprints", f"{shard}.parquet")

@@ -20,7 +20,7 @@ from diht_k8s.api.filtering import Filter
 from diht_k8s.api.hashing import SCHEMA_VERSION
 from diht_k8s.recipe.cat.claims import Claims
 from diht_k8s.recipe.cat.duplicates import WORDS, Pool
-from diht_k8s.recipe.cat.rewriting import rewrite_kept, write_scores
+from diht_k8s.recipe.cat.keeping import KeptPairs, write_scores
 from diht_k8s.recipe.cat.scores import Row, Scores, find_scores
 from diht_k8s.recipe.cat.summary import Summary
 from diht_k8s.recipe.runtime.stage import Context
@@ -102,9 +102,8 @@ class Deduplication:
         gone = {kept[place] for place in places.tolist()}
         header: dict[str, Any] = {**scores.header, "deduplicated": True}
         if gone:
-            names = {(rows[place].index, rows[place].uid) for place in gone}
-            uri = context.layout.kept(shard.name)
-            header["kept"] = rewrite_kept(context.storage, uri, names, empty=len(gone) == len(kept))
+            files = KeptPairs(context.storage, context.layout, self._rules.output)
+            header["kept"] = files.rewrite(shard.name, rows, gone)
             summary = Summary.from_json(header["summary"])
             summary.drop([rows[place].uid for place in sorted(gone)], REASON)
             header["summary"] = summary.to_json()

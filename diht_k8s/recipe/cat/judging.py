@@ -26,7 +26,7 @@ from diht_k8s.recipe.cat.matching import MatchRule, shows_caption
 from diht_k8s.recipe.cat.scores import Row
 from diht_k8s.recipe.cat.spotter import Question, Spotting
 from diht_k8s.recipe.shards.pictures import BadPictureError, decode
-from diht_k8s.recipe.shards.samples import Sample
+from diht_k8s.recipe.shards.samples import Sample, storable
 
 BAD: Final = "bad:"
 _TAKEN_AS_IT_IS: Final = Filter()
@@ -239,12 +239,7 @@ def _was_readable(before: Row | None) -> bool:
 
 def new_row(shard: str, sample: Sample) -> Row:
     """The row of a sample that has not been scored."""
-    return Row(shard=shard, index=_clean(sample.key), uid=_clean(sample.uid), caption_sha256=sample.caption_sha256)
-
-
-def _clean(text: str) -> str:
-    """Names from damaged archives and JSON may hold half characters, which no table stores."""
-    return text.encode(errors="replace").decode()
+    return Row(shard=shard, index=storable(sample.key), uid=storable(sample.uid), caption_sha256=sample.caption_sha256)
 
 
 def _storable(sample: Sample) -> bool:

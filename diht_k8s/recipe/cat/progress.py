@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from diht_k8s.recipe.cat.scores import Row
-from diht_k8s.recipe.cat.summary import Summary
 from diht_k8s.recipe.runtime.stage import Context
 from diht_k8s.recipe.shards.samples import count_samples
 from diht_k8s.recipe.shards.sets import Shard
@@ -39,7 +38,8 @@ class StageProgress:
             mine: this worker's share; those in which it helps others come later.
             clock: seconds, monotonic.
         """
-        self._clock, self._started_at, self._pictures = clock, clock(), 0
+        self._clock, self._started_at = clock, clock()
+        self._judged, self._kept, self._pictures = 0, 0, 0
         self._context, self._shards = context, shards
         inputs: dict[str, str] = context.config["inputs"]
         self._bytes = {shard.name: int(inputs[shard.name].partition("-")[0]) for shard in shards}
@@ -55,11 +55,13 @@ class StageProgress:
         """A shard comes next, this worker's own or another one's."""
         self._mine[shard.name] = shard
 
-    def advance(self, rows: Sequence[Row], summary: Summary) -> None:
-        """A batch of the current shard is done; `summary` counts the shard so far."""
+    def advance(self, rows: Sequence[Row]) -> None:
+        """A batch of the current shard is done."""
+        self._judged += len(rows)
+        self._kept += sum(row.kept for row in rows)
         self._in_shard += len(rows)
         self._pictures += sum(row.ocr_state != "not_run" for row in rows)
-        metrics = {"kept_percent": 100 * summary.kept / summary.input}
+        metrics = {"kept_percent": 100 * self._kept / self._judged}
         elapsed = self._clock() - self._started_at
         if self._pictures and elapsed > 0:
             metrics["pictures_per_second"] = self._scaled(self._pictures) / elapsed

@@ -23,8 +23,8 @@ from diht_k8s.api.reports import Artefact, Committed
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.cat.exclusion import is_excluded, read_exclusions
 from diht_k8s.recipe.cat.judging import match_rule
+from diht_k8s.recipe.cat.keeping import KeptPairs, write_scores
 from diht_k8s.recipe.cat.matching import shows_caption
-from diht_k8s.recipe.cat.rewriting import rewrite_kept, write_scores
 from diht_k8s.recipe.cat.scores import Row, Scores, open_scores
 from diht_k8s.recipe.cat.stage import done_scores, finish
 from diht_k8s.recipe.cat.summary import Summary
@@ -32,8 +32,9 @@ from diht_k8s.recipe.runtime.commit import artefact, commit, find_committed
 from diht_k8s.recipe.runtime.progress import Reporter
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import Context
-from diht_k8s.recipe.shards.samples import Sample, read_samples
-from diht_k8s.recipe.shards.sets import Shard
+from diht_k8s.recipe.shards.pairs import read_pairs
+from diht_k8s.recipe.shards.samples import Sample
+from diht_k8s.recipe.shards.sets import Shard, kept_by
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tables import read_table, write_table
 
@@ -120,6 +121,8 @@ class _Purge:
         self._context = Context(
             run, Stage.FILTER, storage, self._layout, committed.config, Reporter(Stage.FILTER), stop
         )
+        self._kept = KeptPairs(storage, self._layout, self._rules.output)
+        self._readable = {shard.name: shard for shard in kept_by(committed, run.spec, storage)}
         filtered = {source.name: source.filter for source in run.spec.data.sources}
         self._shards = [
             Shard(item["name"], "", item["source"], filtered.get(item["source"], True))
@@ -156,7 +159,7 @@ class _Purge:
         by_digest = any(len(entry) == _SHA256_DIGITS for entry in entries)
         if kept and (by_digest or found.intersection(kept)):
             taken = Summary()
-            samples = read_samples(self._storage, self._layout.kept(shard.name))
+            samples = read_pairs(self._storage, self._readable[shard.name])
             for number, sample in zip(kept, samples, strict=True):
                 if is_excluded(sample, entries):
                     found.add(number)
@@ -205,11 +208,7 @@ class _Purge:
         if places:
             if plan.label is not None:
                 self._purge_labels(shard, places, len(kept))
-            names = {(rows[number].index, rows[number].uid) for number in numbers}
-            header = {
-                **header,
-                "kept": rewrite_kept(self._storage, layout.kept(shard.name), names, empty=len(places) == len(kept)),
-            }
+            header = {**header, "kept": self._kept.rewrite(shard.name, rows, numbers)}
         summary = Summary.from_json(header["summary"])
         taken = plan.taken.get(shard.name)
         summary.exclude(Summary() if taken is None else Summary.from_json(taken), uids)

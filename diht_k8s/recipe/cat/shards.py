@@ -22,14 +22,15 @@ from diht_k8s.recipe.cat.decontamination import read_gallery
 from diht_k8s.recipe.cat.deduplication import write_fingerprints
 from diht_k8s.recipe.cat.exclusion import read_exclusions
 from diht_k8s.recipe.cat.judging import Judge
+from diht_k8s.recipe.cat.keeping import KeptPairs
 from diht_k8s.recipe.cat.parser import CaptionParser
 from diht_k8s.recipe.cat.progress import StageProgress
-from diht_k8s.recipe.cat.raw import read_raw
 from diht_k8s.recipe.cat.scores import Row, Scores, find_scores, to_batch
 from diht_k8s.recipe.cat.spotter import TextSpotter
 from diht_k8s.recipe.cat.summary import Summary
 from diht_k8s.recipe.runtime.stage import Context
-from diht_k8s.recipe.shards.samples import ContentDigest, Sample, write_samples
+from diht_k8s.recipe.shards.pairs import read_pairs
+from diht_k8s.recipe.shards.samples import Sample
 from diht_k8s.recipe.shards.sets import Shard, share
 from diht_k8s.recipe.shards.tables import write_table
 
@@ -64,6 +65,7 @@ class ShardFilter:
         self._spotter = TextSpotter(detector_size=spotting.detector_size, device=spotting.device)
         if spotting.mode != "Disabled":
             self._spotter.check_device()
+        self._kept = KeptPairs(context.storage, context.layout, rules.output)
         self._exclusions = read_exclusions(context.storage, rules.exclude)
         self._progress = StageProgress(context, shards, share(shards, context.worker, context.workers))
 
@@ -116,30 +118,29 @@ class ShardFilter:
     def _filter(self, shard: Shard, earlier: Scores | None) -> None:
         context, summary, batches = self._context, Summary(), list[pa.RecordBatch]()
         before = iter(earlier.rows()) if earlier is not None else iter(())
-        digest, spotting, prints = ContentDigest(), self._rules.text_spotting, list[bytes]()
+        spotting, prints = self._rules.text_spotting, list[bytes]()
 
-        def kept() -> Iterator[tuple[str, Any]]:
-            samples = read_raw(context.storage, shard)
+        def kept() -> Iterator[tuple[int, Row, Sample]]:
+            samples, numbers = read_pairs(context.storage, shard), itertools.count()
             while batch := list(itertools.islice(samples, BATCH)):
                 context.stop.raise_if_requested("finished shards are kept")
                 self._claims.keep()
                 rows = self._judge_batch(shard, batch, before, earlier)
                 batches.append(to_batch(rows))
-                for sample, row in zip(batch, rows, strict=True):
+                for (sample, row), number in zip(zip(batch, rows, strict=True), numbers, strict=False):
                     summary.add(row, sample, filtered=shard.filtered, min_characters=spotting.min_matched_characters)
                     if row.kept:
                         prints.append(row.fingerprint or b"")
-                        yield sample.key, sample.members
-                self._progress.advance(rows, summary)
+                        yield number, row, sample
+                self._progress.advance(rows)
 
-        count = write_samples(context.storage, context.layout.kept(shard.name), kept(), digest=digest)
-        assert count == summary.kept, "one kept pair for every row that says so"
+        written = self._kept.write(shard.name, kept())
         summary.check()
         if self._rules.duplicates is not None:
             write_fingerprints(context, shard, prints)
         header = {
             **self._header(shard, earlier),
-            "kept": {"size": digest.size, "sha256": digest.sha256},
+            "kept": written,
             "summary": summary.to_json(),
         }
         table = pa.Table.from_batches(batches)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.api.errors import DataError
 from diht_k8s.api.filtering import Filter
 from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
 from diht_k8s.api.layout import join
@@ -22,6 +22,7 @@ from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.cat.claims import BEAT_SECONDS, Claims
 from diht_k8s.recipe.cat.decontamination import benchmark_shards
 from diht_k8s.recipe.cat.deduplication import Deduplication, is_deduplicated
+from diht_k8s.recipe.cat.keeping import KeptPairs
 from diht_k8s.recipe.cat.programs import parser_version, spotter_version
 from diht_k8s.recipe.cat.report import report
 from diht_k8s.recipe.cat.scores import Scores, open_scores
@@ -37,13 +38,8 @@ END: Final = "end of the stage"
 
 
 def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping[str, str]]:
-    """Identity of every shard, of the exclude list and of benchmarks to keep out; versions of parser and spotter.
-
-    Raises:
-        UserError: the run wants something that this version does not do.
-    """
+    """Identity of every shard, of the exclude list and of benchmarks to keep out; versions of parser and spotter."""
     rules = _rules(run)
-    check_supported(rules)
     inputs = {shard.name: _identity(storage, shard) for shard in input_shards(run.spec, storage)}
     if rules.exclude is not None:
         inputs["exclude list"] = storage.identity(rules.exclude)
@@ -108,20 +104,6 @@ def _end(context: Context, shards: list[Shard], claims: Claims) -> tuple[list[Sh
     return missing, None if missing else finish(context, shards, found)
 
 
-def check_supported(rules: Filter) -> None:
-    """Refuse what would otherwise be ignored.
-
-    Raises:
-        UserError: naming the field.
-    """
-    refused = {
-        "output: KeepList": rules.output == "KeepList",
-    }
-    for name, wanted in refused.items():
-        if wanted:
-            raise UserError(f"spec.filter.{name} is not supported by this version: leave it out")
-
-
 def _rules(run: DihtRun) -> Filter:
     assert run.spec.filter is not None, "run_stage checks that the stage is there"
     return run.spec.filter
@@ -156,13 +138,14 @@ def finish(
         DataError: too many samples are bad, or none is kept.
     """
     total, per_shard, artefacts = Summary(), list[dict[str, Any]](), list[Artefact]()
+    kept = KeptPairs(context.storage, context.layout, _rules(context.run).output)
     for shard, (scores, scores_artefact) in zip(shards, found, strict=True):
         summary = Summary.from_json(scores.header["summary"])
         summary.check()
         assert scores.file.metadata.num_rows == summary.input, "one row for every sample"
         total.merge(summary)
         per_shard.append({"name": shard.name, "source": shard.source, **summary.counts()})
-        artefacts += [scores_artefact, Artefact(path=f"kept/{shard.name}.tar", **scores.header["kept"])]
+        artefacts += [scores_artefact, Artefact(path=kept.path(shard.name), **scores.header["kept"])]
     total.check()
     if check:
         _check_result(total, _rules(context.run))

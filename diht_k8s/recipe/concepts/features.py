@@ -24,8 +24,10 @@ from torch import Tensor
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.concepts.teacher import Teacher
+from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.pictures import BadPictureError, decode
-from diht_k8s.recipe.shards.samples import Sample, read_samples
+from diht_k8s.recipe.shards.samples import Sample
+from diht_k8s.recipe.shards.sets import Shard
 from diht_k8s.recipe.shards.storage import Storage
 
 MAX_DECODERS: Final = 16
@@ -134,13 +136,13 @@ def _check_finite(features_ND: Tensor, uids: list[str], where: str) -> None:
 def make_features(
     teacher: Teacher,
     storage: Storage,
-    shard_uri: str,
+    shard: Shard,
     uri: str,
     header: Mapping[str, Any],
     on_pictures: Callable[[int], None],
 ) -> None:
     """Write the features of one kept shard."""
-    found = extract(teacher, read_samples(storage, shard_uri), shard_uri, on_pictures)
+    found = extract(teacher, read_pairs(storage, shard), shard.uri, on_pictures)
     tensors = {
         "features": found.features_ND,
         "uid_hash": found.uid_hash_N,

@@ -19,7 +19,7 @@ from diht_k8s.recipe.concepts.captions import KeptCaptions, read_captions
 from diht_k8s.recipe.concepts.job import Job
 from diht_k8s.recipe.concepts.soft_labels import HeadLabels, Labels, read_labels
 from diht_k8s.recipe.concepts.vocabulary import Concepts, Vocabulary
-from diht_k8s.recipe.shards.samples import read_samples
+from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.sets import Shard
 
 SHOWN_CONCEPTS: Final = 20
@@ -141,7 +141,7 @@ def _examples(job: Job, shard: Shard, labels: Labels, vocabulary: Vocabulary, co
     """Evenly spread rows of one shard with caption and likeliest concepts."""
     total = len(labels.uids)
     rows = sorted({(2 * number + 1) * total // (2 * count) for number in range(count)})
-    samples = read_samples(job.context.storage, shard.uri)
+    samples = read_pairs(job.context.storage, shard)
     captions = {row: sample.caption for row, sample in enumerate(islice(samples, rows[-1] + 1)) if row in rows}
     return [
         {

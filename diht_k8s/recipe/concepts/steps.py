@@ -22,7 +22,7 @@ from diht_k8s.recipe.concepts.teacher_files import weights_uri
 from diht_k8s.recipe.concepts.vocabulary import ConceptCounts, freeze
 from diht_k8s.recipe.runtime.commit import artefact
 from diht_k8s.recipe.runtime.stage import Outcome
-from diht_k8s.recipe.shards.samples import read_samples
+from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.sets import Shard, share
 
 
@@ -71,7 +71,7 @@ def make_features(job: Job, teacher: LazyTeacher) -> None:
         shard_features.make_features(
             teacher.loaded,
             job.context.storage,
-            shard.uri,
+            shard,
             job.context.layout.features(shard.name),
             job.header,
             count.within_shard,
@@ -91,7 +91,7 @@ def make_labels(job: Job, teacher: LazyTeacher) -> None:
         if shard.name in job.training:
             found, captions = read_shard(job, shard)
         else:
-            samples = read_samples(job.context.storage, shard.uri)
+            samples = read_pairs(job.context.storage, shard)
             found = shard_features.extract(teacher.loaded, samples, shard.uri, count.within_shard)
             captions = read_captions(job.context.storage, job.context.layout, shard)
             check_same_pairs(found, captions.uids, shard.uri)

@@ -11,7 +11,7 @@ import contextlib
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -101,10 +101,10 @@ def joined(parts: Sequence[Pictures]) -> Pictures:
     return Pictures([item for part in parts for item in part.items], features_ND, bad)
 
 
-def images_of(storage: Storage, uri: str, wanted: Collection[str]) -> Iterator[tuple[str, Image.Image]]:
+def images_of(samples: Iterable[Sample], wanted: Collection[str]) -> Iterator[tuple[str, Image.Image]]:
     """(uid, picture) of the wanted samples of one shard that can be decoded, in its order, read no further than needed."""
     left = set(wanted)
-    for sample in read_samples(storage, uri):
+    for sample in samples:
         if sample.uid in left:
             left.remove(sample.uid)
             with contextlib.suppress(BadPictureError):  # counted as bad when the shard was first read

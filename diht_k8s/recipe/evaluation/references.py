@@ -26,6 +26,7 @@ from diht_k8s.recipe.evaluation.ridge import MIN_PAIRS, Reference, raw_pixels, r
 from diht_k8s.recipe.evaluation.tasks import direction_json, image_of_text
 from diht_k8s.recipe.runtime.commit import find_committed
 from diht_k8s.recipe.runtime.stage import Context
+from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.pictures import BadPictureError, decode
 from diht_k8s.recipe.shards.samples import Sample, read_samples
 from diht_k8s.recipe.shards.sets import Shard, kept_shards
@@ -129,7 +130,7 @@ class References:
 
     def _read(self, shard: Shard, pairs: TrainingPairs) -> None:
         teacher = self._shard_teacher(shard) if self._fitting else None
-        for row, sample in enumerate(read_samples(self._context.storage, shard.uri)):
+        for row, sample in enumerate(read_pairs(self._context.storage, shard)):
             if pairs.number == MAX_PAIRS:
                 return
             image = _decoded(sample) if self._fitting else None
@@ -157,7 +158,7 @@ class References:
         pixels = {
             uid: raw_pixels(image)
             for uri in dict.fromkeys(item.uri for item in captioned.items)
-            for uid, image in images_of(self._context.storage, uri, wanted)
+            for uid, image in images_of(read_samples(self._context.storage, uri), wanted)
         }
         return np.stack([pixels[item.uid] for item in captioned.items])
 
@@ -193,7 +194,7 @@ def _batches(context: Context, captioned: Pictures) -> Iterator[list[tuple[str, 
     wanted = {item.uid for item in captioned.items}
     batch: list[tuple[str, Image.Image]] = []
     for uri in dict.fromkeys(item.uri for item in captioned.items):
-        for pair in images_of(context.storage, uri, wanted):
+        for pair in images_of(read_samples(context.storage, uri), wanted):
             batch.append(pair)
             if len(batch) == TEACHER_BATCH:
                 yield batch

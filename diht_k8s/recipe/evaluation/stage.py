@@ -21,6 +21,7 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.evaluation.model_files import model_identity
 from diht_k8s.recipe.runtime.commit import artefact, find_committed, read_committed
 from diht_k8s.recipe.runtime.stage import Context, Outcome
+from diht_k8s.recipe.shards.sets import Shard
 from diht_k8s.recipe.shards.storage import Storage
 
 Json = dict[str, Any]
@@ -194,7 +195,8 @@ class Session:
             shown = tasks.shown_pictures(result)
         result.setdefault("seen", self._references.seen(pictures))
         item_of = {item.uid: item for item in pictures.items}
-        result["thumbnails"] = thumbnails.thumbnails(context.storage, [(item_of[uid].uri, uid) for uid in shown])
+        wanted = [(Shard(benchmark.name, item_of[uid].uri, benchmark.name), uid) for uid in shown]
+        result["thumbnails"] = thumbnails.thumbnails(context.storage, wanted)
         result["own_captions"] = {uid: next(iter(item_of[uid].captions), "") for uid in shown}
         result["bad"] = dict(sorted(pictures.bad.items()))
         result["model"] = self._model_card()

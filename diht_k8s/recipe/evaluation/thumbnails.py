@@ -10,6 +10,8 @@ from typing import Final
 from PIL import Image
 
 from diht_k8s.recipe.evaluation.benchmark_data import images_of
+from diht_k8s.recipe.shards.pairs import read_pairs
+from diht_k8s.recipe.shards.sets import Shard
 from diht_k8s.recipe.shards.storage import Storage
 
 SIDE: Final = 96
@@ -27,10 +29,14 @@ def thumbnail(image: Image.Image) -> str:
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def thumbnails(storage: Storage, wanted: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Uid -> data URI of the pictures at (shard URI, uid); those of further shards than `MAX_SHARDS` are left out."""
-    by_shard: dict[str, set[str]] = {}
-    for uri, uid in wanted:
-        if uri in by_shard or len(by_shard) < MAX_SHARDS:
-            by_shard.setdefault(uri, set()).add(uid)
-    return {uid: thumbnail(image) for uri, uids in by_shard.items() for uid, image in images_of(storage, uri, uids)}
+def thumbnails(storage: Storage, wanted: Iterable[tuple[Shard, str]]) -> dict[str, str]:
+    """Uid -> data URI of the pictures at (shard, uid); those of further shards than `MAX_SHARDS` are left out."""
+    by_shard: dict[Shard, set[str]] = {}
+    for shard, uid in wanted:
+        if shard in by_shard or len(by_shard) < MAX_SHARDS:
+            by_shard.setdefault(shard, set()).add(uid)
+    return {
+        uid: thumbnail(image)
+        for shard, uids in by_shard.items()
+        for uid, image in images_of(read_pairs(storage, shard), uids)
+    }

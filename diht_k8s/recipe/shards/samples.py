@@ -190,6 +190,11 @@ def _caption(text: bytes | None, meta: Mapping[str, Any]) -> tuple[str, str | No
     return (caption, None) if caption else ("", "caption_empty")
 
 
+def storable(text: str) -> str:
+    """A text with half characters replaced: names in damaged archives and in JSON may hold them, and no table stores them."""
+    return text.encode(errors="replace").decode()
+
+
 def count_samples(storage: Storage, uri: str) -> int:
     """The number of samples of a shard, without looking at them; of a damaged shard, of what comes before the damage (and a warning)."""
     count = 0

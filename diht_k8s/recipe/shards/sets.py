@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.layout import Layout
+from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import Spec, Stage
 from diht_k8s.recipe.runtime.commit import read_committed
 from diht_k8s.recipe.shards.storage import Storage
@@ -28,6 +30,8 @@ class Shard:
     """suffix of the captions or their name in the .json (data.sources[].captionKey)."""
     samples: int | None = None
     """number of samples where it is known."""
+    keep_list: str | None = None
+    """URI of the list of the samples to be read; None reads all."""
 
 
 def input_shards(spec: Spec, storage: Storage) -> list[Shard]:
@@ -46,10 +50,10 @@ def input_shards(spec: Spec, storage: Storage) -> list[Shard]:
 
 
 def kept_shards(spec: Spec, storage: Storage) -> list[Shard]:
-    """What training and labelling read: the filter's kept shards that are not empty, or the raw input of a run without a filter.
+    """What training and labelling read: what the filter kept, without empty shards, or the raw input of a run without a filter.
 
     Raises:
-        UserError: the filter has not been committed, or there is none and a source has keys that only it reads.
+        UserError: the filter has not been committed or its raw shards are not there, or there is none and a source has keys that only it reads.
     """
     if spec.filter is None:
         shards = input_shards(spec, storage)
@@ -60,14 +64,32 @@ def kept_shards(spec: Spec, storage: Storage) -> list[Shard]:
                 "(with filter: false for the source where nothing should be dropped)"
             )
         return shards
+    return kept_by(read_committed(storage, Layout(spec.data.output), Stage.FILTER), spec, storage)
+
+
+def kept_by(committed: Committed, spec: Spec, storage: Storage) -> list[Shard]:
+    """What a filter kept that ended with this marker, without empty shards.
+
+    Raises:
+        UserError: its raw shards are to be read, and the run does not name one of them.
+    """
     layout = Layout(spec.data.output)
-    committed = read_committed(storage, layout, Stage.FILTER)
-    kept = committed.summary["shards"]
-    return [
-        Shard(item["name"], layout.kept(item["name"]), item["source"], samples=item["kept"])
-        for item in kept
-        if item["kept"]
-    ]
+    kept = [item for item in committed.summary["shards"] if item["kept"]]
+    if committed.config.get("config", {}).get("output") == "KeepList":
+        return _listed_shards(spec, storage, layout, {item["name"]: item["kept"] for item in kept})
+    return [Shard(item["name"], layout.kept(item["name"]), item["source"], samples=item["kept"]) for item in kept]
+
+
+def _listed_shards(spec: Spec, storage: Storage, layout: Layout, kept: Mapping[str, int]) -> list[Shard]:
+    """The raw shards of which the filter kept something, each with its keep list."""
+    raw = {shard.name: shard for shard in input_shards(spec, storage)}
+    for name in kept:
+        if name not in raw:
+            raise UserError(
+                f"the filter kept pairs of the shard {name}, which spec.data.sources lead to no more: "
+                "give the run document of which it was made, or run the stage filter again"
+            )
+    return [replace(raw[name], samples=number, keep_list=layout.keep_list(name)) for name, number in kept.items()]
 
 
 def share(shards: list[Shard], worker: int, workers: int) -> list[Shard]:

@@ -15,12 +15,14 @@ from diht_k8s.recipe.shards.storage import Storage
 HEADER_KEY: Final = b"diht"
 
 
-def write_table(storage: Storage, uri: str, table: pa.Table, header: dict[str, Any]) -> None:
-    """Write a table with its header; the same table gives the same bytes."""
+def write_table(storage: Storage, uri: str, table: pa.Table, header: dict[str, Any]) -> bytes:
+    """Write a table with its header; the same table gives the same bytes, which are returned."""
     metadata = {HEADER_KEY: json.dumps(header, sort_keys=True).encode()}
     buffer = io.BytesIO()
     pq.write_table(table.replace_schema_metadata(metadata), buffer, compression="zstd")
-    storage.write_bytes(uri, buffer.getvalue())
+    data = buffer.getvalue()
+    storage.write_bytes(uri, data)
+    return data
 
 
 def read_table(storage: Storage, uri: str, columns: list[str] | None = None) -> tuple[pa.Table, dict[str, Any]]:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.concepts.soft_labels import Labels, read_labels
-from diht_k8s.recipe.shards.samples import DamagedShardError, Sample, read_samples
+from diht_k8s.recipe.shards.pairs import read_pairs
+from diht_k8s.recipe.shards.samples import DamagedShardError, Sample
 from diht_k8s.recipe.shards.sets import Shard
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.training.order import Slice
@@ -121,7 +122,7 @@ class Source:
     def _read(self, number: int) -> Iterator[tuple[int, Sample]]:
         """The samples of a shard with their indexes, as far as it can be read."""
         try:
-            yield from enumerate(read_samples(self._storage, self.shards[number].uri))
+            yield from enumerate(read_pairs(self._storage, self.shards[number]))
         except DamagedShardError as error:
             if number not in self._damaged:
                 logger.warning("%s; until then, what lies behind counts as bad", error)

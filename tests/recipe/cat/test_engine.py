@@ -90,7 +90,7 @@ def test_run_on_a_missing_gpu_ends_before_a_shard_is_opened(
     def opened(*arguments: object) -> None:
         raise AssertionError("a shard was opened")
 
-    monkeypatch.setattr(shards, "read_raw", opened)
+    monkeypatch.setattr(shards, "read_pairs", opened)
     run = run_of(tmp_path / "out", write_shards(tmp_path / "in"), {"textSpotting": {"mode": mode, "device": "CUDA"}})
     with pytest.raises(UserError, match="no CUDA"):
         filter_with(run)

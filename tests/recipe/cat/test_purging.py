@@ -21,6 +21,7 @@ from diht_k8s.recipe.cat.purging import purge
 from diht_k8s.recipe.concepts.soft_labels import read_labels, write_labels
 from diht_k8s.recipe.runtime.commit import artefact, commit, read_committed
 from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.sets import kept_shards
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.cat.shards import drawn, filter_with, kept_keys, pair, rows_of, run_of, tar_of
@@ -32,7 +33,7 @@ URL = "https://example.org/4.jpg"
 class Bench:
     """Two shards, filtered and labelled: a-0 to a-3 (a-2 is dropped) and b-0, b-1; uids are the keys."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, output: str = "Shards") -> None:
         self.folder, self.storage = folder, Storage()
         colours = iter(("red", "green", "blue", "pink", "grey", "gold"))
         for shard, captions in (("a", [GOOD, GOOD, "server", GOOD]), ("b", [GOOD, GOOD])):
@@ -48,7 +49,7 @@ class Bench:
                 )
             ]
             (folder / f"{shard}.tar").write_bytes(tar_of(members))
-        self.run = run_of(folder / "out", f"{folder}/*.tar")
+        self.run = run_of(folder / "out", f"{folder}/*.tar", {"output": output})
         filter_with(self.run)
         self.layout = Layout(str(folder / "out"))
         self.label()
@@ -171,6 +172,18 @@ def test_words_of_dropped_pairs_go_as_well(bench: Bench) -> None:
     bench.check_artefacts()
 
 
+def test_listed_pairs_go_from_the_list_and_stay_in_the_raw_shard(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "KeepList")
+    raw = (tmp_path / "a.tar").read_bytes()
+    assert bench.purge(entry("picture"), "b-0").pairs == 2
+    kept = {shard.name: shard for shard in kept_shards(bench.run.spec, bench.storage)}
+    uids = {name: [sample.uid for sample in read_pairs(bench.storage, shard)] for name, shard in kept.items()}
+    assert uids == {"web-a": ["a-0", "a-3"], "web-b": ["b-1"]}
+    assert bench.labels("web-a") == (["a-0", "a-3"], [0, 2])
+    assert (tmp_path / "a.tar").read_bytes() == raw
+    bench.check_artefacts()
+
+
 def test_shard_may_become_empty(bench: Bench) -> None:
     bench.purge("b-0", "b-1")
     assert [shard.name for shard in kept_shards(bench.run.spec, bench.storage)] == ["web-a"]
@@ -196,11 +209,14 @@ WRITES = ("PURGE.json", "labels/web-a.parquet", "kept/web-a.tar", "scores/web-a.
           "label/STARTED.json", "label/COMMITTED.json")  # fmt: skip
 
 
-@pytest.mark.parametrize("name", WRITES)
+@pytest.mark.parametrize(
+    ("output", "name"),
+    [*(("Shards", name) for name in WRITES), *(("KeepList", f"{part}/web-a.parquet") for part in ("kept", "scores"))],
+)
 def test_purge_that_is_stopped_before_any_write_goes_on_to_the_same_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, name: str
 ) -> None:
-    whole, broken = (Bench(_made(tmp_path / folder)) for folder in ("whole", "broken"))
+    whole, broken = (Bench(_made(tmp_path / folder), output) for folder in ("whole", "broken"))
     gone = ("a-1", entry("picture"), "b-0", "b-1")
     whole.purge(*gone)
     writer = Storage.writer
@@ -231,7 +247,7 @@ def _without_times(bench: Bench) -> dict[str, Any]:
     found: dict[str, Any] = {
         "rows": [rows_of(bench.folder / "out", shard) for shard in ("web-a", "web-b")],
         "labels": [bench.labels(shard) for shard in ("web-a", "web-b")],
-        "kept": [(bench.folder / f"out/filter/kept/{shard}.tar").read_bytes() for shard in ("web-a", "web-b")],
+        "kept": {path.name: path.read_bytes() for path in (bench.folder / "out/filter/kept").iterdir()},
         "files": sorted(name.removeprefix(str(bench.folder)) for name in bench.everything()),
     }
     for stage in (Stage.FILTER, Stage.LABEL):

@@ -15,6 +15,7 @@ from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.runtime.commit import artefact, commit, read_committed
 from diht_k8s.recipe.shards.samples import make_sample, write_samples
+from diht_k8s.recipe.shards.sets import Shard
 from diht_k8s.recipe.shards.storage import Storage
 
 COLOURS = ["red", "green", "blue", "gold", "black", "purple"]
@@ -134,8 +135,8 @@ def add_teacher_features(run: DihtRun) -> None:
     assert label is not None
     teacher = load_teacher(label.teacher, storage, weights_uri(label.teacher), torch.device("cpu"))
     header = {"config_sha256": read_committed(storage, layout, Stage.LABEL).config_sha256}
-    uri = join(layout.stage(Stage.LABEL), "features", "drawn-0.safetensors")
-    make_features(teacher, storage, layout.kept("drawn-0"), uri, header, lambda pictures: None)
+    shard = Shard("drawn-0", layout.kept("drawn-0"), "drawn")
+    make_features(teacher, storage, shard, layout.features("drawn-0"), header, lambda pictures: None)
 
 
 def filter_report(raw: list[Pair]) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from diht_k8s.api.run import Stage
 from diht_k8s.recipe.evaluation.thumbnails import thumbnails
 from diht_k8s.recipe.runtime.commit import find_committed
 from diht_k8s.recipe.runtime.stage import Context
-from diht_k8s.recipe.shards.samples import Sample, read_samples
+from diht_k8s.recipe.shards.pairs import read_pairs
+from diht_k8s.recipe.shards.samples import Sample
 from diht_k8s.recipe.shards.sets import Shard, input_shards, kept_shards
 
 EXAMPLES_PER_REASON: Final = 6
@@ -62,14 +63,14 @@ def _filter(context: Context) -> Json:
         return part
     part["summary"] = {name: value for name, value in committed.summary.items() if name != "shards"}
     part["report"] = report = _document(context, Stage.FILTER)
-    uri_of = {shard.name: shard.uri for shard in input_shards(context.run.spec, context.storage)}
+    shard_of = {shard.name: shard for shard in input_shards(context.run.spec, context.storage)}
     examples = {reason: found[:EXAMPLES_PER_REASON] for reason, found in report.get("examples", {}).items()}
     report["examples"] = examples
     wanted = [
-        (uri_of[example["shard"]], example["uid"])
+        (shard_of[example["shard"]], example["uid"])
         for reason, found in examples.items()
         for example in found
-        if example["shard"] in uri_of and not reason.startswith("bad:")
+        if example["shard"] in shard_of and not reason.startswith("bad:")
     ]
     part["thumbnails"] = thumbnails(context.storage, wanted)
     return part
@@ -80,9 +81,9 @@ def _label(context: Context) -> Json:
     if committed is None:
         return part
     part["report"] = report = _document(context, Stage.LABEL)
-    uri_of = {shard.name: shard.uri for shard in kept_shards(context.run.spec, context.storage)}
-    examples = [example for example in report.get("examples", []) if example["shard"] in uri_of]
-    part["thumbnails"] = thumbnails(context.storage, [(uri_of[item["shard"]], item["uid"]) for item in examples])
+    shard_of = {shard.name: shard for shard in kept_shards(context.run.spec, context.storage)}
+    examples = [example for example in report.get("examples", []) if example["shard"] in shard_of]
+    part["thumbnails"] = thumbnails(context.storage, [(shard_of[item["shard"]], item["uid"]) for item in examples])
     return part
 
 
@@ -118,7 +119,7 @@ def _samples(context: Context, shards: Sequence[Shard]) -> Iterator[Sample]:
     """Samples of all shards, up to the first that is damaged: a card is no place to fail."""
     with contextlib.suppress(DataError, UserError):
         for shard in shards:
-            yield from read_samples(context.storage, shard.uri)
+            yield from read_pairs(context.storage, shard)
 
 
 def _texts(meta: Mapping[str, Any], keys: Sequence[str]) -> list[str]:

@@ -11,7 +11,6 @@ from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.cat.progress import StageProgress
 from diht_k8s.recipe.cat.scores import Row
-from diht_k8s.recipe.cat.summary import Summary
 from diht_k8s.recipe.runtime.progress import Reporter
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import Context
@@ -35,9 +34,12 @@ DOCUMENT = {
 }
 
 
-def rows(count: int, *, looked_at: int = 0) -> list[Row]:
+def rows(count: int, *, looked_at: int = 0, kept: int = 0) -> list[Row]:
     states = ["done"] * looked_at + ["not_run"] * (count - looked_at)
-    return [Row(shard="a", index="", uid="", caption_sha256="", ocr_state=state) for state in states]
+    return [
+        Row(shard="a", index="", uid="", caption_sha256="", ocr_state=state, kept=place < kept)
+        for place, state in enumerate(states)
+    ]
 
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:
@@ -58,7 +60,7 @@ def test_own_samples_stand_for_those_of_all_workers(tmp_path: Path) -> None:
     seen, stream = progress(clock, tmp_path)
     seen.finish(SHARDS[0], 10)
     clock.now = 10.0
-    seen.advance(rows(5, looked_at=4), Summary(input=5, kept=2))
+    seen.advance(rows(5, looked_at=4, kept=2))
     last = lines(stream)[-1]
     assert (last["done"], last["total"]) == (30, 40)
     assert last["metrics"] == {"kept_percent": 40.0, "pictures_per_second": 0.8}
@@ -70,7 +72,7 @@ def test_help_for_others_does_not_count_beyond_the_whole(tmp_path: Path) -> None
     for shard in SHARDS:
         seen.begin(shard)
         clock.now += 10.0
-        seen.advance(rows(10), Summary(input=10, kept=1))
+        seen.advance(rows(10, kept=SHARDS.index(shard)))
         seen.finish(shard, 10)
     assert (lines(stream)[-1]["done"], lines(stream)[-1]["total"]) == (40, 40)
-    assert "pictures_per_second" not in lines(stream)[-1]["metrics"]
+    assert lines(stream)[-1]["metrics"] == {"kept_percent": 15.0}

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from diht_k8s.recipe.cat.raw import with_usual_names
+from diht_k8s.recipe.shards.pairs import with_usual_names
 from diht_k8s.recipe.shards.samples import make_sample
 
 META = json.dumps({"alt_text": "a dog", "caption": "other", "uid": "u", "number": 3}).encode()

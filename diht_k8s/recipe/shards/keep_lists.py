@@ -1,0 +1,41 @@
+"""Lists of the pairs that the filter keeps of a raw shard (`filter.output: KeepList`): number in the shard and uid, in its order.
+
+DataComp lists uids alone; the number tells two pairs of one uid apart, and the uid tells a shard that was replaced since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+import pyarrow as pa
+
+from diht_k8s.api.hashing import SCHEMA_VERSION
+from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tables import read_table, write_table
+
+SCHEMA: Final = pa.schema([("row", pa.int32()), ("uid", pa.string())])
+
+
+class Listed(NamedTuple):
+    """A pair that is kept."""
+
+    row: int
+    """its number in the raw shard, bad samples counted."""
+    uid: str
+
+
+def write_keep_list(storage: Storage, uri: str, listed: Iterable[Listed]) -> bytes:
+    """Write a list; returns the file's content."""
+    table = pa.Table.from_pylist([each._asdict() for each in listed], schema=SCHEMA)
+    return write_table(storage, uri, table, {"schema_version": SCHEMA_VERSION})
+
+
+def read_keep_list(storage: Storage, uri: str) -> list[Listed]:
+    """Read a list.
+
+    Raises:
+        DataError: the file is no table of ours.
+    """
+    table, _ = read_table(storage, uri, columns=SCHEMA.names)
+    return [Listed(row, uid) for row, uid in zip(table["row"].to_pylist(), table["uid"].to_pylist(), strict=True)]

@@ -1,0 +1,74 @@
+"""The pairs of a shard as every stage reads them: under the usual names, and those of its keep list alone where it has one.
+
+A raw shard may have its pictures and captions under keys that the run names (`imageKey`, `captionKey`). Here the picture becomes `.jpg`
+(the decoders go by the content) and the caption `.txt`, so nobody else needs to know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from diht_k8s.api.errors import DataError
+from diht_k8s.recipe.shards.keep_lists import read_keep_list
+from diht_k8s.recipe.shards.samples import IMAGE_SUFFIXES, TOO_LARGE, Sample, make_sample, read_samples, storable
+from diht_k8s.recipe.shards.sets import Shard
+from diht_k8s.recipe.shards.storage import Storage
+
+
+def read_pairs(storage: Storage, shard: Shard) -> Iterator[Sample]:
+    """The samples of a shard, in order, read no further than the last one of its keep list.
+
+    Raises:
+        DamagedShardError: the shard is truncated or no tar.
+        DataError: the shard is empty, or it is not the one of which the keep list was made.
+    """
+    samples = (
+        with_usual_names(sample, shard.image_key, shard.caption_key) for sample in read_samples(storage, shard.uri)
+    )
+    return samples if shard.keep_list is None else _listed(storage, shard, shard.keep_list, samples)
+
+
+def _listed(storage: Storage, shard: Shard, keep_list: str, samples: Iterator[Sample]) -> Iterator[Sample]:
+    numbered = enumerate(samples)
+    for row, uid in read_keep_list(storage, keep_list):
+        sample = next((sample for number, sample in numbered if number == row), None)
+        if sample is None or storable(sample.uid) != uid:
+            raise DataError(
+                f"{shard.uri} is not the shard of which {keep_list} was made (row {row} should be {uid!r}): "
+                "put the old one back, or run the stage filter again"
+            )
+        yield sample
+
+
+def with_usual_names(sample: Sample, image_key: str | None, caption_key: str | None) -> Sample:
+    """The sample with its picture and caption where later stages look for them.
+
+    Args:
+        sample: as it lies in the shard; suffixes are lower-case.
+        image_key: suffix of the picture; None leaves it.
+        caption_key: suffix of the caption, or its name in the .json; None leaves it.
+    """
+    if image_key is None and caption_key is None:
+        return sample
+    members, problem = dict(sample.members), sample.problem if sample.problem == TOO_LARGE else None
+    if image_key is not None:
+        picture = members.pop(image_key.lower(), None)
+        members = {suffix: data for suffix, data in members.items() if suffix not in IMAGE_SUFFIXES}
+        if picture is not None:
+            members["jpg"] = picture
+    if caption_key is not None:
+        caption = _caption(members, sample, caption_key)
+        if caption is None:
+            problem = problem or "caption_missing"
+        else:
+            members["txt"] = caption
+    return make_sample(sample.key, members, problem)
+
+
+def _caption(members: dict[str, bytes], sample: Sample, key: str) -> bytes | None:
+    """A member's content, taken out, or a text of the .json."""
+    member = members.pop(key.lower(), None)
+    value = sample.meta.get(key)
+    if member is not None or not isinstance(value, str):
+        return member
+    return value.encode(errors="surrogatepass")
