@@ -166,13 +166,13 @@ def _cut(
     }
     kept: list[tuple[str, int]] = []
     for name, count in ordered:
-        reason = next((reason for reason, names in named.items() if name in names), None)
-        if not _says_something(name):
-            reason = "stop_list"
-        elif reason is None and count < least:
-            reason = "rare"
-        elif reason is None and len(kept) == most:
-            reason = "over_cap"
+        reasons = {
+            "stop_list": not _says_something(name),
+            **{reason: name in names for reason, names in named.items()},
+            "rare": count < least,
+            "over_cap": len(kept) == most,
+        }
+        reason = next((reason for reason, holds in reasons.items() if holds), None)
         (kept if reason is None else cut[reason]).append((name, count))
     figures = {
         reason: {"distinct": len(items), "commonest": [[name, count] for name, count in items[:SHOWN_CUT]]}

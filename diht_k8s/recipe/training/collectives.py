@@ -1,10 +1,12 @@
-"""The three exchanges between ranks that the losses need, over NCCL or gloo, outside autograd.
+"""Exchanges between ranks over NCCL or gloo, outside autograd: the three that the losses need, and one of objects.
 
 In: a rank's rows and a process group, or None where training is not distributed (every function then returns its input). Out: the same
 rows seen globally, in rank order. The losses differentiate by hand, so nothing here records a graph.
 """
 
 from __future__ import annotations
+
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -13,6 +15,8 @@ from torch import Tensor
 # torch 2.13 renamed both; the old names warn there, the new ones are missing before.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
+_Object = TypeVar("_Object")
 
 # Shape legend: B rows of this rank, N rows of all ranks, ... any further dimensions.
 
@@ -63,6 +67,14 @@ def scatter_row_sums(rows_N: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     rows_B = rows_N.new_empty(rows_N.shape[0] // group_size(group), *rows_N.shape[1:])
     _reduce_scatter(rows_B, rows_N.contiguous(), op=dist.ReduceOp.SUM, group=group)
     return rows_B
+
+
+def gather_objects(mine: _Object) -> list[_Object]:
+    """One picklable object of each rank of the world, in rank order (a collective); without a world, of this process."""
+    everybody = [mine] * (dist.get_world_size() if dist.is_initialized() else 1)
+    if len(everybody) > 1:
+        dist.all_gather_object(everybody, mine)
+    return everybody
 
 
 def reduce_(values: Tensor, op: dist.ReduceOp.RedOpType, group: dist.ProcessGroup | None) -> Tensor:

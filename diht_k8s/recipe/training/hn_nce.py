@@ -175,8 +175,13 @@ def _count_negatives(caption_ids_N: Tensor | None, like_N: Tensor) -> Tensor:
     """How many pairs of the global batch may serve pair i as negatives: all others, less those of the same caption."""
     if caption_ids_N is None:
         return torch.full_like(like_N, like_N.shape[0] - 1)
+    return like_N.shape[0] - pairs_of_caption(caption_ids_N).to(like_N.dtype)
+
+
+def pairs_of_caption(caption_ids_N: Tensor) -> Tensor:
+    """How many pairs of the global batch have each pair's caption, itself counted; [N], integers."""
     _, kinds_N, counts = caption_ids_N.unique(return_inverse=True, return_counts=True)
-    return like_N.shape[0] - counts[kinds_N].to(like_N.dtype)
+    return counts[kinds_N]
 
 
 def _statistics(

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from diht_k8s.recipe.training.collectives import gather_rows, group_size, reduce_, require_equal_shapes
-from diht_k8s.recipe.training.hn_nce import HnNce, HnNceSettings
+from diht_k8s.recipe.training.hn_nce import HnNce, HnNceSettings, pairs_of_caption
 
 __all__ = [
     "HnNceStatistics",
@@ -142,8 +142,7 @@ def duplicate_share(caption_ids_B: Tensor, group: dist.ProcessGroup | None = Non
     Returns:
         A 0-d fp32 tensor, equal on all ranks.
     """
-    _, kinds_N, counts = gather_rows(caption_ids_B, group).unique(return_inverse=True, return_counts=True)
-    return (counts[kinds_N] > 1).float().mean()
+    return (pairs_of_caption(gather_rows(caption_ids_B, group)) > 1).float().mean()
 
 
 class _ClampWithWayBack(torch.autograd.Function):

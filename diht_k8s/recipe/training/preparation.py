@@ -11,7 +11,6 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.run import DihtRun
@@ -21,6 +20,7 @@ from diht_k8s.recipe.shards.samples import count_samples
 from diht_k8s.recipe.shards.sets import Shard, kept_shards
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.training.batch_norm import over_all_ranks
+from diht_k8s.recipe.training.collectives import gather_objects
 from diht_k8s.recipe.training.engine import this_device
 from diht_k8s.recipe.training.loader import Loader
 from diht_k8s.recipe.training.model import Student, has_batch_statistics
@@ -105,10 +105,7 @@ def counted(storage: Storage, shards: Sequence[Shard], batch_size: int, *, rank:
     unknown = [place for place in range(len(shards)) if place not in samples]
     if unknown:
         found = {place: count_samples(storage, shards[place].uri) for place in unknown[rank::world]}
-        everybody = [found] * world
-        if world > 1:
-            dist.all_gather_object(everybody, found)
-        samples |= {place: number for part in everybody for place, number in part.items()}
+        samples |= {place: number for part in gather_objects(found) for place, number in part.items()}
     total = sum(samples.values())
     if total < batch_size:
         raise DataError(f"{total} pairs are fewer than train.batchSize {batch_size}: lower it or loosen the filter")

@@ -22,6 +22,7 @@ from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.training import checkpoint, epochs
 from diht_k8s.recipe.training.card import write_card
 from diht_k8s.recipe.training.checkpoint import Cursor, Part
+from diht_k8s.recipe.training.collectives import gather_objects
 from diht_k8s.recipe.training.export import export
 from diht_k8s.recipe.training.metrics import Metrics
 from diht_k8s.recipe.training.stage import RESULT
@@ -103,7 +104,7 @@ class Saver:
         if self._pending is None:
             return None
         pending, self._pending = self._pending, None
-        gathered = self._gathered((pending.part.result(), pending.bad))
+        gathered = gather_objects((pending.part.result(), pending.bad))
         if self._rank == 0:
             metrics.write()
             total = _sum([pending.cursor.bad, *(theirs for _, theirs in gathered)])
@@ -139,14 +140,7 @@ class Saver:
 
     def bad(self, cursor: Cursor, bad: Mapping[str, int]) -> dict[str, int]:
         """Bad samples of all ranks and attempts, by reason."""
-        return _sum([cursor.bad, *self._gathered(dict(bad))])
-
-    def _gathered(self, mine: Any) -> list[Any]:
-        """One object of each rank, in rank order."""
-        everybody = [mine] * self._world
-        if self._world > 1:
-            dist.all_gather_object(everybody, mine)
-        return everybody
+        return _sum([cursor.bad, *gather_objects(dict(bad))])
 
 
 def _sum(counts: list[Mapping[str, int]]) -> dict[str, int]:

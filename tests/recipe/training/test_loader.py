@@ -158,13 +158,13 @@ def test_shard_when_replaced_while_it_is_read_then_an_error_and_no_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_data(tmp_path)
-    read = source.read_samples
+    read = source.read_pairs
 
-    def replaced(storage: Storage, uri: str) -> Iterator[Sample]:
-        yield from itertools.islice(read(storage, uri), 20)
-        raise DataError(f"{uri} was replaced while it was read")
+    def replaced(storage: Storage, shard: Shard) -> Iterator[Sample]:
+        yield from itertools.islice(read(storage, shard), 20)
+        raise DataError(f"{shard.uri} was replaced while it was read")
 
-    monkeypatch.setattr(source, "read_samples", replaced)
+    monkeypatch.setattr(source, "read_pairs", replaced)
     with pytest.raises(DataError, match="was replaced while it was read"):
         batches(tmp_path, sum(SHARDS) // BATCH)
 
