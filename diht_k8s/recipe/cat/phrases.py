@@ -5,60 +5,16 @@ Runs are more reliable than the parser's labels on captions: product titles and 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from diht_k8s.recipe.cat.kinds import ADJECTIVE, BREAK, NOUN, NUMBER, kinds_of
 from diht_k8s.recipe.cat.lexicon import Lexicon
 from diht_k8s.recipe.cat.tree import Token
-from diht_k8s.recipe.cat.wordlists import (
-    ADJECTIVES,
-    ADVERBIALS,
-    CALENDAR,
-    COLOURS,
-    DETERMINERS,
-    FIXED_NAMES,
-    HYPHENATED_NOUNS,
-    IDENTIFIER_WORDS,
-    INTRANSITIVE,
-    MONTH_WORDS,
-    NUMBER_WORDS,
-    OBJECT_NOT_ADVERB,
-    PARTS,
-    PLURAL_ONLY,
-    PURPOSE,
-    SHADES,
-    STREETS,
-    UNITS,
-    is_animate,
-    words,
-)
+from diht_k8s.recipe.cat.wordlists import COLOURS, FIXED_NAMES, PLURAL_ONLY, SHADES, words
 
-NOUN, ADJECTIVE, NUMBER, SKIPPED, BREAK = "noun", "adjective", "number", "skipped", "break"
-NOUN_DEPS: Final = ("pobj", "dobj", "nsubj", "nsubjpass", "compound", "appos", "poss", "nmod", "dative")
-PRONOUNS: Final = words(
-    "something anything nothing everything someone anyone everyone nobody somebody anybody everybody one ones i"
-)
-NO_NOUNS: Final = DETERMINERS | PRONOUNS
-LETTER_OR_DIGIT: Final = re.compile(r"[^\W_]")
 DRINKS: Final = words("wine drinking shot beer martini champagne cocktail water juice whiskey whisky pint")
-SIZE: Final = words("s m l xl xxl xs")
-HYPHENATED: Final = re.compile(r"(?:[\d.]+|[a-z]+)(?:-[a-z]+)+$")
-THING_COLOURS: Final = words("orange olive cream bronze coral lavender violet gold silver tan charcoal aqua")
-"""Colour words that name a thing when the parser sees a compound ("orange juice", "olive oil", "gold medal")."""
-THING_COLOUR_HEADS: Final = words(
-    "juice peel tree oil branch medal coin bar mine statue sculpture reef field blossom marmalade slice soda cheese jewelry bullion"
-)
-
-
-MATERIALS: Final = words(
-    "plastic ceramic leather rubber cotton steel glass metal stone paper brick porcelain velvet silk denim copper brass iron linen wool "
-    "bamboo oak pine marble granite concrete cardboard nylon polyester pet side animal crystal mineral material capital music fabric "
-    "mosaic olive baby kitchen summer winter home master luxury comic graphic picnic clinic traffic attic topic"
-)
-"""Nouns that WordNet also lists as adjectives; before a noun they are a part of its name."""
-ADJECTIVE_ENDINGS: Final = ("able", "ible", "less", "proof", "ic", "al", "ous", "ive", "ful", "ish", "ern")
 
 
 @dataclass(eq=False)
@@ -95,8 +51,7 @@ class Phrases:
 
 def find_phrases(tokens: Sequence[Token], lexicon: Lexicon) -> Phrases:
     """The objects of a mended caption, in order, with the attributes that stand in their noun phrases."""
-    kinds = [_kind(tokens, index, lexicon) for index in range(len(tokens))]
-    _skip_adverbials(tokens, kinds)
+    kinds = kinds_of(tokens, lexicon)
     found, waiting = Phrases(), list[Token]()
     for run in _runs(kinds):
         if not any(kinds[index] == NOUN for index in run):
@@ -107,123 +62,6 @@ def find_phrases(tokens: Sequence[Token], lexicon: Lexicon) -> Phrases:
         waiting = []
     _add_lone_adjectives(tokens, kinds, found)
     return found
-
-
-def _kind(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> str:
-    token = tokens[index]
-    word = token.lower
-    following = tokens[index + 1] if index + 1 < len(tokens) else None
-    if word in NO_NOUNS or not (word.isalnum() or LETTER_OR_DIGIT.search(word)):
-        return BREAK
-    if token.tag == "CD" or word in NUMBER_WORDS or _has_digit(word):
-        return _number_kind(tokens, index)
-    if (word in UNITS or (word in PARTS and following is not None and following.tag[:2] in ("NN", "JJ"))) and (
-        index and _numeric(tokens[index - 1])
-    ):
-        return SKIPPED
-    if word == "size" and following is not None and (_numeric(following) or following.lower in SIZE):
-        return SKIPPED
-    if _is_calendar(tokens, index) or (len(word) == 1 and token.is_noun) or (word in SIZE and token.is_noun):
-        return SKIPPED
-    if token.is_noun:
-        return _noun_kind(token, following, lexicon)
-    if token.tag in ("JJ", "JJR", "JJS"):
-        return NOUN if _used_as_noun(tokens, index, lexicon) else ADJECTIVE
-    if token.tag in ("VBN", "VBG", "VBD") and token.dep in ("amod", "compound", "nmod") and token.head.i > token.i:
-        return NOUN if _names_purpose(token, following) else ADJECTIVE
-    return BREAK
-
-
-def _noun_kind(token: Token, following: Token | None, lexicon: Lexicon) -> str:
-    word = token.lower
-    if word in OBJECT_NOT_ADVERB and token.dep in ("npadvmod", "advmod"):
-        return BREAK
-    if token.dep == "npadvmod" and following is not None and following.tag == "VBN":
-        return SKIPPED  # "hand painted"
-    if following is None or not (following.is_noun or following.tag.startswith("JJ") or following.tag in ("CD", "VBG")):
-        return NOUN
-    if word in COLOURS and not (word in THING_COLOURS and following.lower in THING_COLOUR_HEADS):
-        return ADJECTIVE
-    if word.endswith("ing") and word not in PURPOSE and (token.dep == "amod" or lexicon.verb(word) in INTRANSITIVE):
-        return ADJECTIVE
-    if (HYPHENATED.match(word) and word not in HYPHENATED_NOUNS) or word in ADJECTIVES:
-        return ADJECTIVE
-    is_adjective = word in lexicon.adjectives and word not in MATERIALS
-    only = word not in lexicon.nouns or token.dep == "amod" or word.endswith(ADJECTIVE_ENDINGS)
-    return ADJECTIVE if is_adjective and only else NOUN
-
-
-def _names_purpose(token: Token, following: Token | None) -> bool:
-    return token.lower in PURPOSE and not (following is not None and is_animate(following.lower))
-
-
-def _used_as_noun(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> bool:
-    """An adjective of the tagger that stands where a noun must ("vacuum cleaner")."""
-    token = tokens[index]
-    following = tokens[index + 1] if index + 1 < len(tokens) else None
-    if token.lower in PURPOSE and following is not None and following.is_noun:
-        return not is_animate(following.lower)
-    if token.lower in MATERIALS and following is not None and following.is_noun:
-        return True
-    left = tokens[index - 1] if index else None
-    if token.tag == "JJR" and left is not None and left.is_noun and token.lower in lexicon.nouns:
-        return True
-    if token.lower in COLOURS or (following is not None and (following.is_noun or following.tag.startswith("JJ"))):
-        return False
-    if token.dep == "ROOT" and token.kids("compound", "nummod"):
-        return token.lower in lexicon.nouns
-    return token.dep in NOUN_DEPS and token.lower in lexicon.nouns
-
-
-def _number_kind(tokens: Sequence[Token], index: int) -> str:
-    word = tokens[index].lower
-    following = tokens[index + 1].lower if index + 1 < len(tokens) else ""
-    is_count_of_parts = following in PARTS and index + 2 < len(tokens) and tokens[index + 2].tag[:2] in ("NN", "JJ")
-    if following in UNITS or following == "x" or is_count_of_parts or _is_house_number(tokens, index):
-        return SKIPPED
-    if HYPHENATED.match(word):
-        return ADJECTIVE
-    if index and tokens[index - 1].lower in IDENTIFIER_WORDS:
-        return SKIPPED
-    digits = word.replace(",", "").replace(".", "")
-    if _has_digit(word) and not digits.isdigit():
-        return ADJECTIVE if re.fullmatch(r"\d+(st|nd|rd|th)", word) else SKIPPED
-    if digits.isdigit() and (
-        (len(digits) == 4 and "1000" <= digits <= "2100" and "," not in word) or digits.startswith("0")
-    ):
-        return SKIPPED
-    return NUMBER
-
-
-def _is_house_number(tokens: Sequence[Token], index: int) -> bool:
-    """Whether a street's name follows: "27 Maple Lane"."""
-    words = tokens[index + 1 : index + 5]
-    ends = next((place for place, token in enumerate(words) if token.lower.rstrip(".") in STREETS), None)
-    return bool(ends) and all(token.is_noun or token.tag == "JJ" for token in words[:ends])
-
-
-def _numeric(token: Token) -> bool:
-    return token.tag == "CD" or _has_digit(token.lower)
-
-
-def _has_digit(word: str) -> bool:
-    return not word.isalpha() and any(character.isdigit() for character in word)
-
-
-def _is_calendar(tokens: Sequence[Token], index: int) -> bool:
-    word = tokens[index].lower
-    if word not in CALENDAR or not (tokens[index].is_noun or word not in MONTH_WORDS):
-        return False
-    if word not in MONTH_WORDS:
-        return True
-    return any(0 <= near < len(tokens) and _numeric(tokens[near]) for near in (index - 1, index + 1))
-
-
-def _skip_adverbials(tokens: Sequence[Token], kinds: list[str]) -> None:
-    for index, token in enumerate(tokens):
-        for phrase in ADVERBIALS.get(token.lower, ()):
-            if tuple(token.lower for token in tokens[index : index + len(phrase)]) == phrase:
-                kinds[index : index + len(phrase)] = [BREAK] * len(phrase)
 
 
 def _runs(kinds: Sequence[str]) -> Iterator[range]:

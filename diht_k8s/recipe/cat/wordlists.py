@@ -71,6 +71,14 @@ ADJECTIVE_ENDINGS: Final = (
     *("y", *ORIGIN_ENDINGS),
 )
 """By these a word that WordNet does not know is an adjective."""
+SURE_ADJECTIVE_ENDINGS: Final = ("able", "ible", "less", "proof", "ic", "al", "ous", "ive", "ful", "ish", "ern")
+"""By these a word that WordNet lists as adjective and as noun is an adjective before a noun."""
+MATERIALS: Final = words(
+    "plastic ceramic leather rubber cotton steel glass metal stone paper brick porcelain velvet silk denim copper brass iron linen wool "
+    "bamboo oak pine marble granite concrete cardboard nylon polyester pet side animal crystal mineral material capital music fabric "
+    "mosaic olive baby kitchen summer winter home master luxury comic graphic picnic clinic traffic attic topic"
+)
+"""Nouns that WordNet also lists as adjectives; before a noun they are a part of its name."""
 DETERMINERS: Final = words(
     "a an the this that these those some any all every each both no another other others such same own more most less least much "
     "either neither what which whose enough half"

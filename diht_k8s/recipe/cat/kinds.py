@@ -1,0 +1,174 @@
+"""What each word of a caption is to its noun phrases: a noun, an adjective, a number, passed over, or the end of the phrase."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from diht_k8s.recipe.cat.lexicon import Lexicon
+from diht_k8s.recipe.cat.tree import Token
+from diht_k8s.recipe.cat.wordlists import (
+    ADJECTIVES,
+    ADVERBIALS,
+    CALENDAR,
+    COLOURS,
+    DETERMINERS,
+    HYPHENATED_NOUNS,
+    IDENTIFIER_WORDS,
+    INTRANSITIVE,
+    MATERIALS,
+    MONTH_WORDS,
+    NUMBER_WORDS,
+    OBJECT_NOT_ADVERB,
+    PARTS,
+    PURPOSE,
+    STREETS,
+    SURE_ADJECTIVE_ENDINGS,
+    UNITS,
+    is_animate,
+    words,
+)
+
+NOUN, ADJECTIVE, NUMBER, SKIPPED, BREAK = "noun", "adjective", "number", "skipped", "break"
+NOUN_DEPS: Final = ("pobj", "dobj", "nsubj", "nsubjpass", "compound", "appos", "poss", "nmod", "dative")
+PRONOUNS: Final = words(
+    "something anything nothing everything someone anyone everyone nobody somebody anybody everybody one ones i"
+)
+NO_NOUNS: Final = DETERMINERS | PRONOUNS
+LETTER_OR_DIGIT: Final = re.compile(r"[^\W_]")
+SIZE: Final = words("s m l xl xxl xs")
+HYPHENATED: Final = re.compile(r"(?:[\d.]+|[a-z]+)(?:-[a-z]+)+$")
+THING_COLOURS: Final = words("orange olive cream bronze coral lavender violet gold silver tan charcoal aqua")
+"""Colour words that name a thing when the parser sees a compound ("orange juice", "olive oil", "gold medal")."""
+THING_COLOUR_HEADS: Final = words(
+    "juice peel tree oil branch medal coin bar mine statue sculpture reef field blossom marmalade slice soda cheese jewelry bullion"
+)
+
+
+def kinds_of(tokens: Sequence[Token], lexicon: Lexicon) -> list[str]:
+    """The kind of each token of a mended caption."""
+    kinds = [_kind(tokens, index, lexicon) for index in range(len(tokens))]
+    _skip_adverbials(tokens, kinds)
+    return kinds
+
+
+def _kind(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> str:
+    token = tokens[index]
+    word = token.lower
+    following = tokens[index + 1] if index + 1 < len(tokens) else None
+    if word in NO_NOUNS or not (word.isalnum() or LETTER_OR_DIGIT.search(word)):
+        return BREAK
+    if token.tag == "CD" or word in NUMBER_WORDS or _has_digit(word):
+        return _number_kind(tokens, index)
+    if index and _numeric(tokens[index - 1]) and _is_measure(tokens, index):
+        return SKIPPED
+    if word == "size" and following is not None and (_numeric(following) or following.lower in SIZE):
+        return SKIPPED
+    if _is_calendar(tokens, index) or (len(word) == 1 and token.is_noun) or (word in SIZE and token.is_noun):
+        return SKIPPED
+    if token.is_noun:
+        return _noun_kind(token, following, lexicon)
+    if token.tag in ("JJ", "JJR", "JJS"):
+        return NOUN if _used_as_noun(tokens, index, lexicon) else ADJECTIVE
+    if token.tag in ("VBN", "VBG", "VBD") and token.dep in ("amod", "compound", "nmod") and token.head.i > token.i:
+        return NOUN if _names_purpose(token, following) else ADJECTIVE
+    return BREAK
+
+
+def _noun_kind(token: Token, following: Token | None, lexicon: Lexicon) -> str:
+    word = token.lower
+    if word in OBJECT_NOT_ADVERB and token.dep in ("npadvmod", "advmod"):
+        return BREAK
+    if token.dep == "npadvmod" and following is not None and following.tag == "VBN":
+        return SKIPPED  # "hand painted"
+    if following is None or not (following.is_noun or following.tag.startswith("JJ") or following.tag in ("CD", "VBG")):
+        return NOUN
+    if word in COLOURS and not (word in THING_COLOURS and following.lower in THING_COLOUR_HEADS):
+        return ADJECTIVE
+    if word.endswith("ing") and word not in PURPOSE and (token.dep == "amod" or lexicon.verb(word) in INTRANSITIVE):
+        return ADJECTIVE
+    if (HYPHENATED.match(word) and word not in HYPHENATED_NOUNS) or word in ADJECTIVES:
+        return ADJECTIVE
+    is_adjective = word in lexicon.adjectives and word not in MATERIALS
+    only = word not in lexicon.nouns or token.dep == "amod" or word.endswith(SURE_ADJECTIVE_ENDINGS)
+    return ADJECTIVE if is_adjective and only else NOUN
+
+
+def _names_purpose(token: Token, following: Token | None) -> bool:
+    return token.lower in PURPOSE and not (following is not None and is_animate(following.lower))
+
+
+def _used_as_noun(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> bool:
+    """An adjective of the tagger that stands where a noun must ("vacuum cleaner")."""
+    token = tokens[index]
+    following = tokens[index + 1] if index + 1 < len(tokens) else None
+    if token.lower in PURPOSE and following is not None and following.is_noun:
+        return not is_animate(following.lower)
+    if token.lower in MATERIALS and following is not None and following.is_noun:
+        return True
+    left = tokens[index - 1] if index else None
+    if token.tag == "JJR" and left is not None and left.is_noun and token.lower in lexicon.nouns:
+        return True
+    if token.lower in COLOURS or (following is not None and (following.is_noun or following.tag.startswith("JJ"))):
+        return False
+    if token.dep == "ROOT" and token.kids("compound", "nummod"):
+        return token.lower in lexicon.nouns
+    return token.dep in NOUN_DEPS and token.lower in lexicon.nouns
+
+
+def _number_kind(tokens: Sequence[Token], index: int) -> str:
+    word = tokens[index].lower
+    following = tokens[index + 1].lower if index + 1 < len(tokens) else ""
+    if following == "x" or _is_measure(tokens, index + 1) or _is_house_number(tokens, index):
+        return SKIPPED
+    if HYPHENATED.match(word):
+        return ADJECTIVE
+    if index and tokens[index - 1].lower in IDENTIFIER_WORDS:
+        return SKIPPED
+    digits = word.replace(",", "").replace(".", "")
+    if _has_digit(word) and not digits.isdigit():
+        return ADJECTIVE if re.fullmatch(r"\d+(st|nd|rd|th)", word) else SKIPPED
+    if digits.isdigit() and (
+        (len(digits) == 4 and "1000" <= digits <= "2100" and "," not in word) or digits.startswith("0")
+    ):
+        return SKIPPED
+    return NUMBER
+
+
+def _is_measure(tokens: Sequence[Token], index: int) -> bool:
+    """Whether the number before a word counts no things: "500 ml", "12 piece cookware set"."""
+    if index >= len(tokens) or tokens[index].lower in UNITS:
+        return index < len(tokens)
+    return tokens[index].lower in PARTS and index + 1 < len(tokens) and tokens[index + 1].tag[:2] in ("NN", "JJ")
+
+
+def _is_house_number(tokens: Sequence[Token], index: int) -> bool:
+    """Whether a street's name follows: "27 Maple Lane"."""
+    words = tokens[index + 1 : index + 5]
+    ends = next((place for place, token in enumerate(words) if token.lower.rstrip(".") in STREETS), None)
+    return bool(ends) and all(token.is_noun or token.tag == "JJ" for token in words[:ends])
+
+
+def _numeric(token: Token) -> bool:
+    return token.tag == "CD" or _has_digit(token.lower)
+
+
+def _has_digit(word: str) -> bool:
+    return not word.isalpha() and any(character.isdigit() for character in word)
+
+
+def _is_calendar(tokens: Sequence[Token], index: int) -> bool:
+    word = tokens[index].lower
+    if word not in CALENDAR or not (tokens[index].is_noun or word not in MONTH_WORDS):
+        return False
+    if word not in MONTH_WORDS:
+        return True
+    return any(0 <= near < len(tokens) and _numeric(tokens[near]) for near in (index - 1, index + 1))
+
+
+def _skip_adverbials(tokens: Sequence[Token], kinds: list[str]) -> None:
+    for index, token in enumerate(tokens):
+        for phrase in ADVERBIALS.get(token.lower, ()):
+            if tuple(token.lower for token in tokens[index : index + len(phrase)]) == phrase:
+                kinds[index : index + len(phrase)] = [BREAK] * len(phrase)
