@@ -22,9 +22,12 @@ from diht_k8s.recipe.cat.wordlists import (
     NUMBER_WORDS,
     OBJECT_NOT_ADVERB,
     PARTS,
+    PLAIN_ADJECTIVES,
     PURPOSE,
+    SHADES,
     STREETS,
     SURE_ADJECTIVE_ENDINGS,
+    THINGS_IN_ING,
     UNITS,
     is_animate,
     words,
@@ -37,6 +40,20 @@ PRONOUNS: Final = words(
 )
 NO_NOUNS: Final = DETERMINERS | PRONOUNS
 LETTER_OR_DIGIT: Final = re.compile(r"[^\W_]")
+MARKS: Final = frozenset(",;:|/.()")
+DEGREES: Final = words("extra super ultra brand semi")
+"""Words before an adjective that say how much it is."""
+FEATURES: Final = words(
+    "sleeved heeled handed haired eyed legged sided edged fashioned tailed eared faced necked crowned billed bellied breasted "
+    "throated winged"
+)
+"""What stands before them is a part of what they say."""
+GRADED: Final = words("fit fat duty cut")
+ORIGINS: Final = words(
+    "american german greek thai czech swiss dutch french swedish danish turkish korean roman mexican hawaiian moroccan"
+)
+NAMES: Final = words("christian julian")
+"""Adjectives of origin that are names in captions."""
 SIZE: Final = words("s m l xl xxl xs")
 HYPHENATED: Final = re.compile(r"(?:[\d.]+|[a-z]+)(?:-[a-z]+)+$")
 THING_COLOURS: Final = words("orange olive cream bronze coral lavender violet gold silver tan charcoal aqua")
@@ -61,38 +78,101 @@ def _kind(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> str:
         return BREAK
     if token.tag == "CD" or word in NUMBER_WORDS or _has_digit(word):
         return _number_kind(tokens, index)
-    if index and _numeric(tokens[index - 1]) and _is_measure(tokens, index):
-        return SKIPPED
-    if word == "size" and following is not None and (_numeric(following) or following.lower in SIZE):
-        return SKIPPED
-    if _is_calendar(tokens, index) or (len(word) == 1 and token.is_noun) or (word in SIZE and token.is_noun):
+    if _is_passed_over(tokens, index):
         return SKIPPED
     if token.is_noun:
-        return _noun_kind(token, following, lexicon)
+        return _noun_kind(tokens, index, lexicon)
     if token.tag in ("JJ", "JJR", "JJS"):
         return NOUN if _used_as_noun(tokens, index, lexicon) else ADJECTIVE
-    if token.tag in ("VBN", "VBG", "VBD") and token.dep in ("amod", "compound", "nmod") and token.head.i > token.i:
+    if token.tag not in ("VBN", "VBG", "VBD"):
+        return BREAK
+    if token.dep in ("amod", "compound", "nmod") and token.head.i > token.i:
         return NOUN if _names_purpose(token, following) else ADJECTIVE
-    return BREAK
+    ends = token.tag != "VBG" and all(child.i < index and child.dep != "auxpass" for child in token.children)
+    return ADJECTIVE if ends and between_marks(tokens, index) else BREAK
 
 
-def _noun_kind(token: Token, following: Token | None, lexicon: Lexicon) -> str:
+def _is_passed_over(tokens: Sequence[Token], index: int) -> bool:
+    """Whether a word is a unit, a size, a day or a month, a letter, or says something of the next word only."""
+    token, word = tokens[index], tokens[index].lower
+    following = tokens[index + 1] if index + 1 < len(tokens) else None
+    if token.is_noun and (len(word) == 1 or word in SIZE):
+        return True
+    if (index and _numeric(tokens[index - 1]) and _is_measure(tokens, index)) or _is_calendar(tokens, index):
+        return True
+    if following is None:
+        return False
+    return (word == "size" and (_numeric(following) or following.lower in SIZE)) or _describes_adjective(
+        word, following
+    )
+
+
+def _describes_adjective(word: str, following: Token) -> bool:
+    """Whether a word says of what degree or kind the next one is: "extra long", "brand new", "short sleeved"."""
+    if word in DEGREES:
+        return following.tag.startswith("JJ") or following.lower == "new"
+    return following.lower in FEATURES
+
+
+def between_marks(tokens: Sequence[Token], index: int) -> bool:
+    """Whether a word stands alone behind another: "door knob (polished)", "ink drawings, framed"."""
+    if not index or tokens[index - 1].lower not in MARKS:
+        return False
+    return index + 1 == len(tokens) or tokens[index + 1].lower in MARKS
+
+
+def _noun_kind(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> str:
+    token, following = tokens[index], tokens[index + 1] if index + 1 < len(tokens) else None
     word = token.lower
     if word in OBJECT_NOT_ADVERB and token.dep in ("npadvmod", "advmod"):
         return BREAK
     if token.dep == "npadvmod" and following is not None and following.tag == "VBN":
         return SKIPPED  # "hand painted"
     if following is None or not (following.is_noun or following.tag.startswith("JJ") or following.tag in ("CD", "VBG")):
-        return NOUN
-    if word in COLOURS and not (word in THING_COLOURS and following.lower in THING_COLOUR_HEADS):
+        return ADJECTIVE if _is_colour_of_two(tokens, index) or _is_lone_adjective(tokens, index, lexicon) else NOUN
+    if (word in COLOURS and not _is_thing_colour(word, following)) or (word in SHADES and following.lower in COLOURS):
         return ADJECTIVE
-    if word.endswith("ing") and word not in PURPOSE and (token.dep == "amod" or lexicon.verb(word) in INTRANSITIVE):
+    if word.endswith("ing") and word not in PURPOSE and _describes_in_ing(token, following, lexicon):
         return ADJECTIVE
     if (HYPHENATED.match(word) and word not in HYPHENATED_NOUNS) or word in ADJECTIVES:
+        return ADJECTIVE
+    if token.tag == "NN" and (word in PLAIN_ADJECTIVES or _is_origin(word, lexicon)):
         return ADJECTIVE
     is_adjective = word in lexicon.adjectives and word not in MATERIALS
     only = word not in lexicon.nouns or token.dep == "amod" or word.endswith(SURE_ADJECTIVE_ENDINGS)
     return ADJECTIVE if is_adjective and only else NOUN
+
+
+def _describes_in_ing(token: Token, following: Token, lexicon: Lexicon) -> bool:
+    before_adjective = following.tag.startswith("JJ") and token.lower not in THINGS_IN_ING  # "folding electric scooter"
+    return token.dep == "amod" or before_adjective or lexicon.verb(token.lower) in INTRANSITIVE
+
+
+def _is_colour_of_two(tokens: Sequence[Token], index: int) -> bool:
+    """Whether a colour shares its noun with the next one: "navy and white dots"."""
+    if tokens[index].lower not in COLOURS or index + 3 >= len(tokens):
+        return False
+    link, other, noun = tokens[index + 1 : index + 4]
+    return link.lower in ("and", "&", "/") and other.lower in COLOURS and noun.tag[:2] in ("NN", "JJ")
+
+
+def _is_lone_adjective(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> bool:
+    """Whether a word that the tagger takes for a noun describes what stands before its mark: "lunch box, leakproof"."""
+    word = tokens[index].lower
+    known = word in ADJECTIVES or word in PLAIN_ADJECTIVES
+    formed = word not in lexicon.nouns and word.endswith(SURE_ADJECTIVE_ENDINGS)
+    return (known or formed) and between_marks(tokens, index)
+
+
+def _is_thing_colour(word: str, following: Token) -> bool:
+    return word in THING_COLOURS and following.lower in THING_COLOUR_HEADS
+
+
+def _is_origin(word: str, lexicon: Lexicon) -> bool:
+    """Whether a word says where a thing is from: "european walnut", "japanese steak"."""
+    return word in ORIGINS or (
+        word.endswith(("ean", "ian", "ese")) and word in lexicon.adjectives and word not in NAMES
+    )
 
 
 def _names_purpose(token: Token, following: Token | None) -> bool:
@@ -105,7 +185,9 @@ def _used_as_noun(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> bool
     following = tokens[index + 1] if index + 1 < len(tokens) else None
     if token.lower in PURPOSE and following is not None and following.is_noun:
         return not is_animate(following.lower)
-    if token.lower in MATERIALS and following is not None and following.is_noun:
+    if following is not None and following.is_noun and (token.lower in MATERIALS or _is_graded(tokens, index)):
+        return True
+    if following is not None and _is_thing_colour(token.lower, following):
         return True
     left = tokens[index - 1] if index else None
     if token.tag == "JJR" and left is not None and left.is_noun and token.lower in lexicon.nouns:
@@ -117,10 +199,15 @@ def _used_as_noun(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> bool
     return token.dep in NOUN_DEPS and token.lower in lexicon.nouns
 
 
+def _is_graded(tokens: Sequence[Token], index: int) -> bool:
+    """Whether it is a noun after its own adjective: "slim fit jeans", "low fat yogurt"."""
+    return tokens[index].lower in GRADED and index > 0 and tokens[index - 1].tag == "JJ"
+
+
 def _number_kind(tokens: Sequence[Token], index: int) -> str:
     word = tokens[index].lower
     following = tokens[index + 1].lower if index + 1 < len(tokens) else ""
-    if following == "x" or _is_measure(tokens, index + 1) or _is_house_number(tokens, index):
+    if following in ("x", "dozen") or _is_measure(tokens, index + 1) or _is_house_number(tokens, index):
         return SKIPPED
     if HYPHENATED.match(word):
         return ADJECTIVE

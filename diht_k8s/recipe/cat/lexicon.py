@@ -18,6 +18,7 @@ LEMMAS: Final = {
     "skiing": "ski",
     "taxis": "taxi",
     "selfies": "selfie",
+    "media": "media",
 }
 """Forms that the rules get wrong."""
 REMEMBERED: Final = 1 << 16

@@ -19,6 +19,7 @@ from diht_k8s.recipe.cat.wordlists import (
     AUXILIARIES,
     COLOURS,
     COMPLEX_PREPOSITIONS,
+    INVARIANT,
     MISTAKEN_VERBS,
     NUMBER_WORDS,
     ORIGIN_ENDINGS,
@@ -38,6 +39,12 @@ def mend(tokens: list[Token], lexicon: Lexicon, *, title: str = "") -> list[Toke
     for token in tokens:
         if token.is_noun:
             _mend_quantity(token)
+            if (
+                token.tag == "NN"
+                and token.lower in lexicon.adjectives
+                and lexicon.noun(token.lower) not in lexicon.nouns
+            ):
+                token.retag("JJ")  # "warm and crispy"
         _mend_word(tokens, token, lexicon)
     find_verbs(tokens, lexicon)
     if title:
@@ -122,12 +129,16 @@ def _mend_word(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
 def _mend_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
     word, left, right = token.lower, before(tokens, token), after(tokens, token)
     is_thing = lexicon.noun(word) in lexicon.nouns
-    if not lexicon.is_verb_form(word) and not word.endswith(("ing", "ed")):
+    if word == "rose" and left is not None and (left.tag.startswith("JJ") or left.lower in COLOURS):
+        _become_rose(token, left)
+    elif not lexicon.is_verb_form(word) and not word.endswith(("ing", "ed")):
         _become_noun(token, "NNS" if word.endswith("s") else "NN")
     elif not is_thing:
         return
-    elif token.is_root and left is None and right is not None and right.lower == "of":
+    elif left is None and right is not None and right.lower == "of" and (token.is_root or word == "set"):
         token.retag("NN")  # "Set of 6 glasses"
+    elif left is not None and left.is_noun and word == "shot" and right is not None and right.lower == "of":
+        _join_compound(token, left)  # "Studio shot of lemons"
     elif left is not None and left.is_noun and word in MISTAKEN_VERBS and _is_no_past(token):
         _join_compound(token, left)
     elif token.tag in ("VB", "VBP") and _disagrees(token):
@@ -189,6 +200,7 @@ def _disagrees(token: Token) -> bool:
     return (
         len(subjects) == 1
         and subjects[0].tag in ("NN", "NNP", "JJ")
+        and subjects[0].lower not in INVARIANT
         and not subjects[0].kids("conj", "cc")
         and token.is_root
     )
@@ -198,6 +210,20 @@ def _become_noun(token: Token, tag: str) -> None:
     token.retag(tag)
     for child in token.kids("nsubj", "dobj"):
         child.dep = "compound" if child.i == token.i - 1 else "dep"
+
+
+def _become_rose(token: Token, left: Token) -> None:
+    """Mend "a single white rose": a flower, not what a colour did."""
+    token.retag("NN")
+    subjects = token.kids("nsubj")
+    if subjects and left not in subjects:
+        replace_with(token, subjects[0])
+        token.attach(subjects[0], "conj")
+    elif left not in below(token):
+        replace_with(left, token)
+    left.attach(token, "amod")
+    for child in list(left.children):
+        child.attach(token, child.dep)
 
 
 def _join_compound(token: Token, left: Token) -> None:

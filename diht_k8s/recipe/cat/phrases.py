@@ -9,11 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from diht_k8s.recipe.cat.kinds import ADJECTIVE, BREAK, NOUN, NUMBER, kinds_of
+from diht_k8s.recipe.cat.kinds import ADJECTIVE, BREAK, NOUN, NUMBER, between_marks, kinds_of
 from diht_k8s.recipe.cat.lexicon import Lexicon
 from diht_k8s.recipe.cat.tree import Token
 from diht_k8s.recipe.cat.wordlists import COLOURS, FIXED_NAMES, PLURAL_ONLY, SHADES, words
 
+WEARERS: Final = words("men women kids children boys girls ladies babies")
+AGES: Final = words("young old older younger little elderly adult teenage pregnant")
 DRINKS: Final = words("wine drinking shot beer martini champagne cocktail water juice whiskey whisky pint")
 
 
@@ -55,11 +57,11 @@ def find_phrases(tokens: Sequence[Token], lexicon: Lexicon) -> Phrases:
     found, waiting = Phrases(), list[Token]()
     for run in _runs(kinds):
         if not any(kinds[index] == NOUN for index in run):
-            waiting = _waiting(tokens, kinds, run, waiting)
+            waiting = _waiting(tokens, kinds, run, waiting, found)
             continue
         for number, part in enumerate(_parts(tokens, kinds, run)):
             _add_phrase(tokens, kinds, part, waiting if number == 0 else [], found, lexicon)
-        waiting = []
+        waiting = _of_wearers(tokens, run, found)
     _add_lone_adjectives(tokens, kinds, found)
     return found
 
@@ -75,14 +77,32 @@ def _runs(kinds: Sequence[str]) -> Iterator[range]:
             start = index
 
 
-def _waiting(tokens: Sequence[Token], kinds: Sequence[str], run: range, before: list[Token]) -> list[Token]:
+def _waiting(
+    tokens: Sequence[Token], kinds: Sequence[str], run: range, before: list[Token], found: Phrases
+) -> list[Token]:
     """Adjectives of a run without noun that wait for the noun after "and" or a comma ("tall and short candles")."""
     link = tokens[run.stop].lower if run.stop < len(tokens) else ""
     after = run.stop + 1
-    joined = link in ("and", "or", ",", "&") and after < len(tokens) and kinds[after] in (ADJECTIVE, NUMBER)
+    if link == "," and found.phrases and between_marks(tokens, run.start):
+        return []  # "table, extendable, natural finish"
+    joined = link in ("and", "or", "but", ",", "&", "/") and after < len(tokens) and kinds[after] in (ADJECTIVE, NUMBER)
     adjectives = [tokens[index] for index in run if kinds[index] == ADJECTIVE]
     predicate = any(token.dep == "acomp" or _hangs_on_be(token) for token in adjectives)
     return [*before, *adjectives] if joined and not predicate else []
+
+
+def _of_wearers(tokens: Sequence[Token], run: range, found: Phrases) -> list[Token]:
+    """Adjectives before those whom a thing is made for, which describe the thing: "vintage men's watch", but not "the little girl's hat"."""
+    if run.stop == len(tokens) or tokens[run.stop].tag != "POS" or tokens[run.stop - 1].lower not in WEARERS:
+        return []
+    if run.start and tokens[run.start - 1].tag in ("DT", "PRP$"):
+        return []
+    phrase = found.phrases[-1]
+    moved = [
+        token for token in tokens[run.start : run.stop] if token.lower in phrase.attributes and token.lower not in AGES
+    ]
+    phrase.attributes = [name for name in phrase.attributes if name in AGES]
+    return moved
 
 
 def _hangs_on_be(token: Token) -> bool:
@@ -139,6 +159,7 @@ def _add_phrase(
     for index in nouns[:-1]:
         if (
             index + 1 not in in_name
+            and not (index and kinds[index - 1] == NUMBER)  # "4 bedroom detached house"
             and tokens[index + 1].tag in ("VBN", "VBD", "JJ")
             and tokens[index + 1].lower.endswith("ed")
         ):
@@ -201,9 +222,13 @@ def _add_lone_adjectives(tokens: Sequence[Token], kinds: Sequence[str], found: P
         if not before or not _stands_alone(tokens, run):
             continue
         coloured = [tokens[index] for index in run if kinds[index] in (ADJECTIVE, NOUN)]
-        if not coloured or coloured[0].i in found.of_adjective or _is_predicate(coloured[0]):
+        if not coloured or _is_predicate(coloured[0]):
             continue
-        own = [found.of_token.pop(token.i) for token in coloured if token.i in found.of_token]
+        own = [found.of_token[token.i] for token in coloured if token.i in found.of_token]
+        if found.of_adjective.get(coloured[0].i, *own[:1] or [None]) not in [*own, None]:
+            continue
+        for phrase in own:
+            del found.of_token[phrase.head.i]
         found.phrases[:] = [phrase for phrase in found.phrases if phrase not in own]
         target = next((phrase for phrase in reversed(before) if phrase not in own), None)
         if target is not None:
@@ -232,7 +257,7 @@ def _described_phrase(nearest: Phrase, found: Phrases) -> Phrase:
 def _stands_alone(tokens: Sequence[Token], run: range) -> bool:
     before = tokens[run.start - 1].lower
     after = tokens[run.stop].lower if run.stop < len(tokens) else ""
-    ends = after in ("", ",", ".", ")", ";", "|", "and", "&", "/")
+    ends = after in ("", ",", ".", ")", ";", "|", "and", "&", "/") or tokens[run.stop].head is tokens[run.stop - 1]
     if before == "in":
         return all(tokens[index].lower in COLOURS | SHADES for index in run)
     return ends and before in (",", ":", "(", ";", "and", "&", "/")

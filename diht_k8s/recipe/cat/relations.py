@@ -10,7 +10,7 @@ from diht_k8s.recipe.cat.graph import Action, Attribute, CaptionGraph, Mention, 
 from diht_k8s.recipe.cat.lexicon import Lexicon
 from diht_k8s.recipe.cat.phrases import Phrase, Phrases
 from diht_k8s.recipe.cat.tree import Token
-from diht_k8s.recipe.cat.wordlists import AUXILIARIES, CAUSATIVES, DROPPED_PREPOSITIONS, words
+from diht_k8s.recipe.cat.wordlists import AUXILIARIES, CAUSATIVES, COPULAS, DROPPED_PREPOSITIONS, words
 
 RELATIVES = words("that which who whom")
 SHARED_CLAUSES = words("while when after before until as since whilst once")
@@ -250,6 +250,8 @@ class _Builder:
                 self._add(subject, name, other)
         if clause.subjects:
             self._emit_prepositions_of_verb(clause.verb, clause.subjects, name)
+            if name in COPULAS:
+                self._describe_all(clause.subjects, clause.verb)
         else:
             self._emit_freed_prepositions(clause)
 
@@ -311,12 +313,15 @@ class _Builder:
             subjects = self._group(be.head, passive=False) if self._is_object(be.head) else []
         if not subjects:
             return
-        for adjective in be.kids("acomp"):
+        self._describe_all(subjects, be)
+        for preposition in be.kids("prep"):
+            self._emit_preposition(subjects, preposition, "")
+
+    def _describe_all(self, subjects: Sequence[Token], verb: Token) -> None:
+        for adjective in verb.kids("acomp"):
             for each in [adjective, *adjective.kids("conj")]:
                 if each.tag.startswith("JJ") or each.tag in ("VBN", "VBG"):
                     self._describe(subjects, each)
-        for preposition in be.kids("prep"):
-            self._emit_preposition(subjects, preposition, "")
 
     def _describe(self, subjects: Sequence[Token], adjective: Token) -> None:
         for subject in subjects:

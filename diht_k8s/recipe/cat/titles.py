@@ -39,7 +39,7 @@ THINGS: Final = words(
 )
 """Verbs that are mostly things where a title has them after a noun."""
 VERBS: Final = words(
-    "be have do go get make take give come see know say tell ask show find keep let want need like love hate think feel look seem become "
+    "be have do go get make take give cause come see know say tell ask show find keep let want need like love hate think feel look seem become "
     "begin start stop end open close add allow appear announce answer argue arrive attack attend beat bring build buy call carry catch "
     "celebrate claim climb compete cook create cry dance deal debut deliver demand derive develop found feature harvest die discuss dominate draw drink "
     "drive eat employ empower enjoy enter escape explain explode express face fail fall feed fight fill fly follow gain grow guard hang "

@@ -10,6 +10,8 @@ from diht_k8s.recipe.cat.wordlists import (
     COMMANDS,
     COMMANDS_OR_THINGS,
     INTRANSITIVE,
+    LOOKS_IN_ING,
+    MANNERS,
     MASS,
     PURPOSE,
     SINGULAR_DETERMINERS,
@@ -65,12 +67,12 @@ def _mend_opening(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> No
     if (
         left is not None
         and left.tag == "JJ"
-        and token.tag == "VBG"
+        and token.tag in ("VBG", "VBD", "VBN")
         and left.head is token
         and right is not None
         and right.is_noun
     ):
-        _become_modifier(tokens, token, "amod")  # "Portable folding chair"
+        _become_modifier(tokens, token, "amod")  # "Portable folding chair", "Spicy pulled pork"
         return
     if left is not None and (left.lower.isalnum() or left.lower == "'s") and left.tag not in ("IN", "CC", "DT"):
         return
@@ -84,12 +86,14 @@ def _mend_opening(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> No
         return
     if right is None or not token.is_verb or token.dep in ("amod", "aux", "compound") or token.kids("nsubj", "aux"):
         return
-    if not (right.is_noun or right.tag.startswith("JJ")):
+    if not (right.is_noun or right.tag.startswith("JJ") or (right.tag == "VBN" and right.dep == "amod")):
         if token.tag == "VBZ" and left is None and lexicon.noun(token.lower) in lexicon.nouns:
             token.retag("NNS")
         return
     bare = right.tag == "NN" and right.lower not in MASS and right.head is token
-    if token.tag in ("VBN", "VBD") or (token.tag == "VBG" and (bare or lexicon.verb(token.lower) in INTRANSITIVE)):
+    if token.tag in ("VBN", "VBD") or (
+        token.tag == "VBG" and (bare or lexicon.verb(token.lower) in INTRANSITIVE or token.lower in LOOKS_IN_ING)
+    ):
         _become_modifier(tokens, token, "amod")
     elif (token.tag in ("VB", "VBP") and token.lower in COMMANDS_OR_THINGS and right.tag == "NN" and left is None) or (
         token.tag in ("VB", "VBP") and token.lower not in COMMANDS and token.lower in lexicon.nouns and left is None
@@ -100,7 +104,8 @@ def _mend_opening(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> No
 
 def _is_manner(noun: Token, participle: Token, right: Token | None) -> bool:
     """Whether a noun tells how: "hand carved wooden bowl", "gold plated ring"."""
-    bare = noun.tag == "NN" and not noun.children and noun.head is participle and not is_animate(noun.lower)
+    bare = noun.tag == "NN" and not noun.children and not is_animate(noun.lower)
+    bare = bare and (noun.head is participle or (noun.lower in MANNERS and participle.head is not noun))
     return bare and right is not None and (right.is_noun or right.tag.startswith("JJ")) and not participle.kids("aux")
 
 

@@ -29,12 +29,15 @@ COLOURS: Final = words(
     "multicolor multicolour multicolored multicoloured"
 )
 SHADES: Final = words(
-    "dark light pale bright deep navy mint sky royal baby hot olive forest lime neon medium pastel off jet"
+    "dark light pale bright deep navy mint sky royal baby hot olive forest lime neon medium pastel off jet mustard rose warm cool powder "
+    "steel slate emerald ruby cobalt midnight ocean sea sage electric army hunter dusty burnt chocolate lemon cherry"
 )
 PLURAL_ONLY: Final = words(
     "people police scissors pliers pants trousers jeans shorts overalls glasses sunglasses goggles clothes pajamas pyjamas binoculars "
     "tights leggings headphones earphones tweezers series species news cattle premises"
 )
+INVARIANT: Final = words("fish sheep deer bison moose salmon trout shrimp squid offspring")
+"""Nouns whose plural looks like their singular."""
 FOREIGN: Final = words(
     "le la les un une des du et sur avec dans pour el los las una y con por del der die das und auf dem den mit ein eine im il gli di per van het een de en em"
 )
@@ -43,9 +46,16 @@ NUMBER_WORDS: Final = words(
 )
 ADJECTIVES: Final = words(
     "retro mini custom vintage antique medium waterproof wireless deluxe premium super ultra mega faux handmade homemade online offline "
-    "stylish preowned refurbished unisex plus luxe"
+    "stylish preowned refurbished unisex plus luxe round free vegan grayscale greyscale monochrome sepia lightweight compact matte oblong"
 )
 """Words that the tagger takes for nouns, or that WordNet does not know."""
+PLAIN_ADJECTIVES: Final = words(
+    "smart limited dark cold cool short long high low heavy dry wet clear perfect sweet old new little big great small large giant young "
+    "good best fine standard open secret smooth blind makeshift cozy cosy latest triple double single quick fast ancient whole deep "
+    "regular funny thick thin shallow common wild rich raw full evil blank extreme lean petite solid rear front upper lower daily weekly "
+    "monthly analog analogue male female holy military hidden hot cute pretty happy ultimate favorite favourite private"
+)
+"""The same, but where they are capitalised inside a sentence they belong to a name ("Great Barrier Reef")."""
 ORIGIN_ENDINGS: Final = ("ean", "ian", "ese", "ish", "ing", "ed")
 """Endings of adjectives that WordNet lists as nouns only ("Caribbean", "vegetarian")."""
 ADJECTIVE_ENDINGS: Final = (
@@ -76,7 +86,7 @@ SURE_ADJECTIVE_ENDINGS: Final = ("able", "ible", "less", "proof", "ic", "al", "o
 MATERIALS: Final = words(
     "plastic ceramic leather rubber cotton steel glass metal stone paper brick porcelain velvet silk denim copper brass iron linen wool "
     "bamboo oak pine marble granite concrete cardboard nylon polyester pet side animal crystal mineral material capital music fabric "
-    "mosaic olive baby kitchen summer winter home master luxury comic graphic picnic clinic traffic attic topic"
+    "tabby mosaic olive baby kitchen summer winter home master luxury comic graphic picnic clinic traffic attic topic"
 )
 """Nouns that WordNet also lists as adjectives; before a noun they are a part of its name."""
 DETERMINERS: Final = words(
@@ -110,7 +120,7 @@ PURPOSE: Final = words(
     "living loading mailing measuring meeting mixing nursing packing painting parking playing printing racing reading rocking rolling "
     "riding rowing running sailing serving sewing shopping shaving shipping skating sketching ski skiing sleeping sewing steering surfing "
     "swimming teaching training traveling travelling vending waiting walking washing watering wedding welding wiring working writing "
-    "engineering marketing advertising accounting banking farming lighting heating cooling learning mining timing wrapping dipping "
+    "operating sorting grinding polishing roasting carrying towing trading lifting breeding engineering marketing advertising accounting banking farming lighting heating cooling learning mining timing wrapping dipping "
     "cycling wrestling fencing greeting evening morning swing king ring spring string"
 )
 """-ing words that name the purpose of the noun after them: a running shoe does not run."""
@@ -169,7 +179,15 @@ CAUSATIVES: Final = words(
 AUXILIARIES: Final = words(
     "be is are was were been being am 's 're do does did will would can could shall should may might must"
 )
-COPULAS: Final = words("be become seem appear remain look feel stay get smell taste sound turn")
+COPULAS: Final = words("become seem appear remain look feel stay get smell taste sound turn keep grow fall")
+"""Verbs whose adjective describes their subject: "tastes salty"."""
+LOOKS_IN_ING: Final = words(
+    "matching winning leading missing amazing stunning interesting exciting charming relaxing moving flowing winding existing contrasting "
+    "overlapping interlocking surrounding outstanding rotating revolving pouting frowning cheering"
+)
+"""-ing words that describe the noun after them although their verbs take objects."""
+MANNERS: Final = words("hand home machine laser oven sun kiln")
+"""Nouns that say how something is made: "hand drawn elements"."""
 _COMPLEX: Final = phrases(
     "in front of;on top of;at the top of;at the bottom of;in the middle of;in the center of;in the centre of;on the side of;"
     "on the edge of;next to;close to;out of;inside of;outside of;in between;across from;ahead of;at the edge of;at the side of;"
@@ -216,7 +234,7 @@ FIXED_NAMES: Final = phrases(
     "high schools;cardinal directions;roller coaster;new york;new zealand;new delhi;new jersey;new mexico;new england;new orleans;"
     "new hampshire;new brunswick;great britain;great lakes;united states;united kingdom;south africa;south korea;south carolina;"
     "south dakota;north korea;north carolina;north dakota;west virginia;sri lanka;costa rica;puerto rico;big ben;grand canyon;red sea;"
-    "black sea;dead sea;green bay;white house;rocky mountains;golden gate;black friday;sour cream"
+    "black sea;dead sea;green bay;white house;rocky mountains;golden gate;black friday;sour cream;light bulb;light bulbs;light switch;light fixture;light fixtures"
 )
 ADVERBIALS: Final = by_first_word(
     phrases(
