@@ -160,7 +160,7 @@ def _is_lone_adjective(tokens: Sequence[Token], index: int, lexicon: Lexicon) ->
     """Whether a word that the tagger takes for a noun describes what stands before its mark: "lunch box, leakproof"."""
     word = tokens[index].lower
     known = word in ADJECTIVES or word in PLAIN_ADJECTIVES
-    formed = word not in lexicon.nouns and word.endswith(SURE_ADJECTIVE_ENDINGS)
+    formed = word not in lexicon.nouns and word.endswith(("proof", "less", "able", "ible"))
     return (known or formed) and between_marks(tokens, index)
 
 

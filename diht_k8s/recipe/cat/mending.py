@@ -22,6 +22,7 @@ from diht_k8s.recipe.cat.wordlists import (
     INVARIANT,
     MISTAKEN_VERBS,
     NUMBER_WORDS,
+    OBJECT_NOT_ADVERB,
     ORIGIN_ENDINGS,
     QUANTITIES,
 )
@@ -43,6 +44,8 @@ def mend(tokens: list[Token], lexicon: Lexicon, *, title: str = "") -> list[Toke
                 token.tag == "NN"
                 and token.lower in lexicon.adjectives
                 and lexicon.noun(token.lower) not in lexicon.nouns
+                and token.lower not in OBJECT_NOT_ADVERB
+                and not token.kids("det")
             ):
                 token.retag("JJ")  # "warm and crispy"
         _mend_word(tokens, token, lexicon)

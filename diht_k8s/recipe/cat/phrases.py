@@ -16,6 +16,11 @@ from diht_k8s.recipe.cat.wordlists import COLOURS, FIXED_NAMES, PLURAL_ONLY, SHA
 
 WEARERS: Final = words("men women kids children boys girls ladies babies")
 AGES: Final = words("young old older younger little elderly adult teenage pregnant")
+LINKS: Final = ("and", "or", "but", ",", "&", "/")
+FREE_OF: Final = words(
+    "royalty sugar gluten dairy fat smoke duty lead cruelty oil nut grain acid stress alcohol caffeine lactose"
+)
+"""What a thing may be free of: no part of its name."""
 DRINKS: Final = words("wine drinking shot beer martini champagne cocktail water juice whiskey whisky pint")
 
 
@@ -85,10 +90,21 @@ def _waiting(
     after = run.stop + 1
     if link == "," and found.phrases and between_marks(tokens, run.start):
         return []  # "table, extendable, natural finish"
-    joined = link in ("and", "or", "but", ",", "&", "/") and after < len(tokens) and kinds[after] in (ADJECTIVE, NUMBER)
+    joined = link in LINKS and after < len(tokens) and kinds[after] in (ADJECTIVE, NUMBER)
+    joined = joined and _leads_to_noun(tokens, kinds, after)
     adjectives = [tokens[index] for index in run if kinds[index] == ADJECTIVE]
     predicate = any(token.dep == "acomp" or _hangs_on_be(token) for token in adjectives)
     return [*before, *adjectives] if joined and not predicate else []
+
+
+def _leads_to_noun(tokens: Sequence[Token], kinds: Sequence[str], start: int) -> bool:
+    """Whether a noun comes before anything but modifiers and what coordinates them; a colour on its own is none ("hat, grey/royal blue")."""
+    for index in range(start, len(tokens)):
+        if kinds[index] == NOUN and not _is_colour(tokens, index):
+            return True
+        if kinds[index] == BREAK and tokens[index].lower not in LINKS:
+            return False
+    return False
 
 
 def _of_wearers(tokens: Sequence[Token], run: range, found: Phrases) -> list[Token]:
@@ -164,6 +180,8 @@ def _add_phrase(
             and tokens[index + 1].lower.endswith("ed")
         ):
             in_name.discard(index)  # "gold plated ring": what the ring is plated with says nothing about objects
+        elif tokens[index + 1].lower == "free" and tokens[index].lower in FREE_OF:
+            in_name.discard(index)
     words = [tokens[index] for index in sorted(in_name)]
     phrase = Phrase(tokens[head], _name(words, lexicon), words)
     modifiers = [token for token in waiting] + [
@@ -225,10 +243,11 @@ def _add_lone_adjectives(tokens: Sequence[Token], kinds: Sequence[str], found: P
         if not coloured or _is_predicate(coloured[0]):
             continue
         own = [found.of_token[token.i] for token in coloured if token.i in found.of_token]
-        if found.of_adjective.get(coloured[0].i, *own[:1] or [None]) not in [*own, None]:
+        described = found.of_adjective.get(coloured[0].i)
+        if described is not None and described not in own:
             continue
-        for phrase in own:
-            del found.of_token[phrase.head.i]
+        for index in run:
+            found.of_token.pop(index, None)
         found.phrases[:] = [phrase for phrase in found.phrases if phrase not in own]
         target = next((phrase for phrase in reversed(before) if phrase not in own), None)
         if target is not None:
@@ -257,7 +276,9 @@ def _described_phrase(nearest: Phrase, found: Phrases) -> Phrase:
 def _stands_alone(tokens: Sequence[Token], run: range) -> bool:
     before = tokens[run.start - 1].lower
     after = tokens[run.stop].lower if run.stop < len(tokens) else ""
-    ends = after in ("", ",", ".", ")", ";", "|", "and", "&", "/") or tokens[run.stop].head is tokens[run.stop - 1]
+    ends = after in ("", ",", ".", ")", ";", "|", "and", "&", "/") or (
+        tokens[run.stop].tag == "IN" and tokens[run.stop].head is tokens[run.stop - 1]  # "compatible with"
+    )
     if before == "in":
         return all(tokens[index].lower in COLOURS | SHADES for index in run)
     return ends and before in (",", ":", "(", ";", "and", "&", "/")

@@ -29,7 +29,7 @@ COLOURS: Final = words(
     "multicolor multicolour multicolored multicoloured"
 )
 SHADES: Final = words(
-    "dark light pale bright deep navy mint sky royal baby hot olive forest lime neon medium pastel off jet mustard rose warm cool powder "
+    "dark light pale bright deep navy mint sky royal baby hot olive forest lime neon medium pastel off jet mustard rose warm powder "
     "steel slate emerald ruby cobalt midnight ocean sea sage electric army hunter dusty burnt chocolate lemon cherry"
 )
 PLURAL_ONLY: Final = words(
