@@ -49,6 +49,8 @@ FEATURES: Final = words(
 )
 """What stands before them is a part of what they say."""
 GRADED: Final = words("fit fat duty cut")
+LAWNS: Final = words("golf village bowling")
+"""Their green is a thing."""
 ORIGINS: Final = words(
     "american german greek thai czech swiss dutch french swedish danish turkish korean roman mexican hawaiian moroccan"
 )
@@ -129,7 +131,8 @@ def _noun_kind(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> str:
     if token.dep == "npadvmod" and following is not None and following.tag == "VBN":
         return SKIPPED  # "hand painted"
     if following is None or not (following.is_noun or following.tag.startswith("JJ") or following.tag in ("CD", "VBG")):
-        return ADJECTIVE if _is_colour_of_two(tokens, index) or _is_lone_adjective(tokens, index, lexicon) else NOUN
+        describes = _is_colour_of_two(tokens, index) or _is_late_colour(tokens, index, lexicon)
+        return ADJECTIVE if describes or _is_lone_adjective(tokens, index, lexicon) else NOUN
     if (word in COLOURS and not _is_thing_colour(word, following)) or (word in SHADES and following.lower in COLOURS):
         return ADJECTIVE
     if word.endswith("ing") and word not in PURPOSE and _describes_in_ing(token, following, lexicon):
@@ -154,6 +157,14 @@ def _is_colour_of_two(tokens: Sequence[Token], index: int) -> bool:
         return False
     link, other, noun = tokens[index + 1 : index + 4]
     return link.lower in ("and", "&", "/") and other.lower in COLOURS and noun.tag[:2] in ("NN", "JJ")
+
+
+def _is_late_colour(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> bool:
+    """Whether a colour ends a chain of nouns that it describes: "wool coat brown", but not "larry brown", "sour cream"."""
+    token, left = tokens[index], tokens[index - 1] if index else None
+    if left is None or token.tag != "NN" or left.tag not in ("NN", "NNS") or token.lower not in COLOURS - THING_COLOURS:
+        return False
+    return lexicon.noun(left.lower) in lexicon.nouns and left.lower not in COLOURS | SHADES | LAWNS
 
 
 def _is_lone_adjective(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> bool:

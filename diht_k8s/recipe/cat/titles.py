@@ -25,7 +25,9 @@ ACTORS: Final = words(
 )
 """Things that act like people in captions."""
 LOOKS: Final = words(
-    "themed shaped printed inspired styled patterned framed autographed stamped embroidered lined trimmed colored coloured sized sleeved"
+    "themed shaped printed inspired styled patterned framed autographed stamped embroidered lined trimmed colored coloured sized sleeved "
+    "recessed tiled mounted ribbed quilted padded hooded striped embossed engraved plated insulated laminated distressed pleated ruffled "
+    "beaded sequined scented animated revised sketched upholstered tufted personalised personalized customised customized refurbished"
 )
 """Participles that say what a thing is like even after what could act: "Owl Themed Cards"."""
 ENDS_IN_ING: Final = THINGS_IN_ING | {"hanging"}
@@ -65,7 +67,9 @@ def mend_title(tokens: Sequence[Token], lexicon: Lexicon, title: str) -> None:
     for token in tokens:
         if not token.is_verb or token.dep in ("amod", "compound", "nmod", "aux", "auxpass"):
             continue
-        if token.kids("aux", "auxpass", "neg", "agent", "mark", "prt") or title[token.start].islower():
+        if token.kids("aux", "auxpass", "neg", "agent", "mark", "prt"):
+            continue
+        if title[token.start].islower() and token.lower not in LOOKS:
             continue
         _mend_verb(tokens, token, lexicon)
 
@@ -79,19 +83,36 @@ def mend_fragment(tokens: Sequence[Token], lexicon: Lexicon) -> None:
         if not token.is_verb or token.dep in ("amod", "compound", "nmod", "aux", "auxpass", "relcl", "xcomp"):
             continue
         left, right = before(tokens, token), after(tokens, token)
+        if _is_look(token, left, right):
+            _become_part(tokens, token, "amod")
+            continue
         if left is None or left.tag not in ("NN", "NNS") or _can_act(left, lexicon):
             continue
         if token.kids("aux", "auxpass", "neg", "agent", "mark", "prt") or _has_article(tokens, left):
             continue
-        goes_on = right is not None and _is_nominal(right)
-        if _is_participle(token):
-            if goes_on and left.tag == "NN":
-                _become_part(tokens, token, "amod")
-        elif token.tag in ("VBZ", "VBP", "VB") and _is_thing(token, lexicon):
-            if goes_on:
-                _become_part(tokens, token, "compound")
-            elif right is None or not _is_word(right):
-                _become_head(token, left)
+        _mend_in_chain(tokens, token, lexicon)
+
+
+def _mend_in_chain(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+    left, right = before(tokens, token), after(tokens, token)
+    assert left is not None, "it stands after a noun"
+    goes_on = _noun_follows(tokens, token)
+    if _is_participle(token):
+        if goes_on and left.tag == "NN":
+            _become_part(tokens, token, "amod")
+    elif token.tag in ("VBZ", "VBP", "VB") and _is_thing(token, lexicon):
+        if goes_on:
+            _become_part(tokens, token, "compound")
+        elif right is None or not _is_word(right):
+            _become_head(token, left)
+
+
+def _is_look(token: Token, left: Token | None, right: Token | None) -> bool:
+    """Whether a participle between nouns says what the second is like: "a bronze mounted porcelain urn"."""
+    between = left is not None and _is_nominal(left) and right is not None and _is_nominal(right)
+    return (
+        between and token.lower in LOOKS and token.tag in ("VBN", "VBD") and not token.kids("aux", "auxpass", "agent")
+    )
 
 
 def _has_article(tokens: Sequence[Token], noun: Token) -> bool:
@@ -106,11 +127,13 @@ def _mend_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
     left, right = before(tokens, token), after(tokens, token)
     opens = left is None or not _is_word(left)
     ends = right is None or not _is_word(right)
-    goes_on = right is not None and _is_nominal(right)
+    goes_on = _noun_follows(tokens, token)
     names = left is not None and _is_nominal(left)
     actor = names and left is not None and _can_act(left, lexicon)
     if not lexicon.is_verb_form(token.lower):
         token.retag("NNP" if token.lower.endswith("ing") else "JJ")  # "Genting Highlands", "Multicolored Mayhem"
+    elif token.lower == "set" and names and not goes_on:
+        _become_head(token, tokens[token.i - 1])  # "Vanity Set with Mirror"
     elif _is_participle(token):
         if goes_on and ((names and not actor) or token.lower in LOOKS or (opens and left is not None)):
             _become_part(tokens, token, "amod")
@@ -121,7 +144,7 @@ def _mend_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
     elif token.lower == "rose" or is_animate(token.lower) or (names and not actor and _is_thing(token, lexicon)):
         if goes_on:
             _become_part(tokens, token, "compound")
-        elif names and (ends or (right is not None and right.tag in ("IN", "CC"))):
+        elif names and (ends or (right is not None and (right.tag in ("IN", "CC") or _is_nominal(right)))):
             _become_head(token, tokens[token.i - 1])
 
 
@@ -136,6 +159,12 @@ def _mend_participle(
         _become_part(tokens, token, "amod")
     elif ends and token.lower in ENDS_IN_ING:
         _become_head(token, tokens[token.i - 1])
+
+
+def _noun_follows(tokens: Sequence[Token], token: Token) -> bool:
+    """Whether a noun comes next, or adjectives and numbers and then a noun."""
+    following = (item for item in tokens[token.i + 1 :] if item.tag not in ("JJ", "CD"))
+    return next((item.is_noun for item in following), False)
 
 
 def _is_word(token: Token) -> bool:

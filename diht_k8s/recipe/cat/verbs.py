@@ -90,16 +90,23 @@ def _mend_opening(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> No
         if token.tag == "VBZ" and left is None and lexicon.noun(token.lower) in lexicon.nouns:
             token.retag("NNS")
         return
-    bare = right.tag == "NN" and right.lower not in MASS and right.head is token
-    if token.tag in ("VBN", "VBD") or (
-        token.tag == "VBG" and (bare or lexicon.verb(token.lower) in INTRANSITIVE or token.lower in LOOKS_IN_ING)
-    ):
+    if token.tag in ("VBN", "VBD") or (token.tag == "VBG" and _describes_next(token, right, lexicon)):
         _become_modifier(tokens, token, "amod")
     elif (token.tag in ("VB", "VBP") and token.lower in COMMANDS_OR_THINGS and right.tag == "NN" and left is None) or (
         token.tag in ("VB", "VBP") and token.lower not in COMMANDS and token.lower in lexicon.nouns and left is None
     ):
         token.retag("NN")
         _become_modifier(tokens, token, "compound")
+
+
+def _describes_next(token: Token, right: Token, lexicon: Lexicon) -> bool:
+    """Whether an -ing word describes the noun phrase after it, or names its purpose: "Saluting face", "Cleaning icon set"."""
+    if lexicon.verb(token.lower) in INTRANSITIVE or token.lower in LOOKS_IN_ING:
+        return True
+    if right.tag != "NN" or right.lower in MASS:
+        return False
+    in_compound = token.lower in PURPOSE and right.dep == "compound" and right.head.head is token
+    return right.head is token or in_compound
 
 
 def _is_manner(noun: Token, participle: Token, right: Token | None) -> bool:
