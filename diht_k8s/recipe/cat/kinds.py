@@ -43,6 +43,11 @@ LETTER_OR_DIGIT: Final = re.compile(r"[^\W_]")
 MARKS: Final = frozenset(",;:|/.()")
 DEGREES: Final = words("extra super ultra brand semi")
 """Words before an adjective that say how much it is."""
+HOW: Final = words("slow deep hard fresh clean")
+"""Adjectives before a participle that say how it was done."""
+QUALIFIED: Final = words("operated powered compatible resistant friendly")
+"""What stands before them is a part of what they say, be it a noun ("battery operated")."""
+COUNTS: Final = words("dozens hundreds thousands millions")
 FEATURES: Final = words(
     "sleeved heeled handed haired eyed legged sided edged fashioned tailed eared faced necked crowned billed bellied breasted "
     "throated winged"
@@ -76,6 +81,8 @@ def _kind(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> str:
     token = tokens[index]
     word = token.lower
     following = tokens[index + 1] if index + 1 < len(tokens) else None
+    if word == "of" and index and tokens[index - 1].lower in COUNTS and tokens[index - 1].tag == "CD":
+        return SKIPPED  # "hundreds of farmers"
     if word in NO_NOUNS or not (word.isalnum() or LETTER_OR_DIGIT.search(word)):
         return BREAK
     if token.tag == "CD" or word in NUMBER_WORDS or _has_digit(word):
@@ -104,21 +111,27 @@ def _is_passed_over(tokens: Sequence[Token], index: int) -> bool:
         return True
     if following is None:
         return False
+    if token.is_noun and following.lower in QUALIFIED:
+        after = tokens[index + 2] if index + 2 < len(tokens) else None
+        return after is None or after.is_noun or after.lower in MARKS
     return (word == "size" and (_numeric(following) or following.lower in SIZE)) or _describes_adjective(
         word, following
     )
 
 
 def _describes_adjective(word: str, following: Token) -> bool:
-    """Whether a word says of what degree or kind the next one is: "extra long", "brand new", "short sleeved"."""
+    """Whether a word says of what degree or kind the next one is: "extra long", "brand new", "short sleeved", "slow roasted"."""
     if word in DEGREES:
         return following.tag.startswith("JJ") or following.lower == "new"
+    if word in HOW:
+        return following.tag in ("VBN", "JJ") and following.lower.endswith("ed") and following.lower not in COLOURS
     return following.lower in FEATURES
 
 
 def between_marks(tokens: Sequence[Token], index: int) -> bool:
     """Whether a word stands alone behind another: "door knob (polished)", "ink drawings, framed"."""
-    if not index or tokens[index - 1].lower not in MARKS:
+    start = index - 1 if index and tokens[index].lower in QUALIFIED and tokens[index - 1].is_noun else index
+    if not start or tokens[start - 1].lower not in MARKS:
         return False
     return index + 1 == len(tokens) or tokens[index + 1].lower in MARKS
 

@@ -138,8 +138,10 @@ def _mend_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
         _become_noun(token, "NNS" if word.endswith("s") else "NN")
     elif not is_thing:
         return
-    elif left is None and right is not None and right.lower == "of" and (token.is_root or word == "set"):
+    elif _opens(left) and right is not None and right.lower == "of" and (token.is_root or word == "set"):
         token.retag("NN")  # "Set of 6 glasses"
+    elif word == "close" and right is not None and right.lower == "up":
+        token.retag("RB")  # "tomatoes on vine, close up"
     elif left is not None and left.is_noun and word == "shot" and right is not None and right.lower == "of":
         _join_compound(token, left)  # "Studio shot of lemons"
     elif left is not None and left.is_noun and word in MISTAKEN_VERBS and _is_no_past(token):
@@ -148,6 +150,10 @@ def _mend_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
         become_noun_before(token)
     elif left is not None and left.is_noun and token.tag == "VB" and left.dep == "npadvmod":
         _join_compound(token, left)  # "Morning run along the canal"
+
+
+def _opens(left: Token | None) -> bool:
+    return left is None or not left.lower[-1].isalnum()
 
 
 def _mend_adjective(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:

@@ -88,6 +88,8 @@ def _waiting(
     """Adjectives of a run without noun that wait for the noun after "and" or a comma ("tall and short candles")."""
     link = tokens[run.stop].lower if run.stop < len(tokens) else ""
     after = run.stop + 1
+    while after < len(tokens) and tokens[after].tag == "RB":
+        after += 1  # "empty, brightly lit"
     if link == "," and found.phrases and between_marks(tokens, run.start):
         return []  # "table, extendable, natural finish"
     joined = link in LINKS and after < len(tokens) and kinds[after] in (ADJECTIVE, NUMBER)
@@ -257,7 +259,8 @@ def _add_lone_adjectives(tokens: Sequence[Token], kinds: Sequence[str], found: P
 
 
 def _is_predicate(token: Token) -> bool:
-    return token.dep == "acomp" or (token.dep == "conj" and token.head.dep == "acomp")
+    top = token.head if token.dep == "conj" else token
+    return top.dep == "acomp" and top.head.is_verb
 
 
 def _is_colour(tokens: Sequence[Token], index: int) -> bool:

@@ -250,7 +250,7 @@ class _Builder:
                 self._add(subject, name, other)
         if clause.subjects:
             self._emit_prepositions_of_verb(clause.verb, clause.subjects, name)
-            if name in COPULAS:
+            if name in COPULAS and not clause.objects:
                 self._describe_all(clause.subjects, clause.verb)
         else:
             self._emit_freed_prepositions(clause)
@@ -318,7 +318,10 @@ class _Builder:
             self._emit_preposition(subjects, preposition, "")
 
     def _describe_all(self, subjects: Sequence[Token], verb: Token) -> None:
-        for adjective in verb.kids("acomp"):
+        also = [
+            child for child in verb.kids("conj") if child.tag.startswith("JJ")
+        ]  # "is close to the office and quiet"
+        for adjective in [*verb.kids("acomp", "oprd"), *also]:
             for each in [adjective, *adjective.kids("conj")]:
                 if each.tag.startswith("JJ") or each.tag in ("VBN", "VBG"):
                     self._describe(subjects, each)

@@ -113,7 +113,8 @@ def _is_manner(noun: Token, participle: Token, right: Token | None) -> bool:
     """Whether a noun tells how: "hand carved wooden bowl", "gold plated ring"."""
     bare = noun.tag == "NN" and not noun.children and not is_animate(noun.lower)
     bare = bare and (noun.head is participle or (noun.lower in MANNERS and participle.head is not noun))
-    return bare and right is not None and (right.is_noun or right.tag.startswith("JJ")) and not participle.kids("aux")
+    goes_on = right is not None and (right.is_noun or right.tag.startswith("JJ") or right.dep == "amod")
+    return bare and goes_on and not participle.kids("aux")
 
 
 def _become_modifier(tokens: Sequence[Token], token: Token, dep: str) -> None:

@@ -86,7 +86,7 @@ SURE_ADJECTIVE_ENDINGS: Final = ("able", "ible", "less", "proof", "ic", "al", "o
 MATERIALS: Final = words(
     "plastic ceramic leather rubber cotton steel glass metal stone paper brick porcelain velvet silk denim copper brass iron linen wool "
     "bamboo oak pine marble granite concrete cardboard nylon polyester pet side animal crystal mineral material capital music fabric "
-    "tabby mosaic olive baby kitchen summer winter home master luxury comic graphic picnic clinic traffic attic topic"
+    "maxi midi signal tabby mosaic olive baby kitchen summer winter home master luxury comic graphic picnic clinic traffic attic topic"
 )
 """Nouns that WordNet also lists as adjectives; before a noun they are a part of its name."""
 DETERMINERS: Final = words(
@@ -200,6 +200,8 @@ INTRANSITIVE: Final = words(
     "sleep run fall fly roll pray clink smile cry laugh walk sit stand burn float shine glow grow bloom rise bark swim jump dance sing "
     "leap crawl blink spin wink melt ski slide sled sail climb march move wave play go come wait lie lean rest kneel hop race skate "
     "surf dive glide hover soar perch graze wander stroll hike jog sprint gallop trot breach migrate bounce drift flow twinkle sparkle "
+    "recline crouch squat slump dangle flutter ripple shimmer gleam flicker droop wilt wither crumble erupt giggle grin frown scowl sob "
+    "weep snooze doze strut waddle lurk roam swoop twirl whirl wane emerge "
     "sneeze cough yawn snore scream shout roar howl bow nod pose smoke work talk speak live look stare gaze peek drive row clap"
 )
 """Verbs that mostly take no object: their -ing form before a noun describes it, a preposition after them is no particle."""
