@@ -37,10 +37,23 @@ def _mend_coordination(tokens: Sequence[Token], token: Token) -> None:
     if token.dep != "conj" or not token.is_noun:
         return
     link = next((t for t in reversed(tokens[: token.i]) if t.tag == "CC"), None)
-    if link is None or link.head is token.head or not link.head.is_noun or link.head in below(token):
+    if link is not None and link.head is token.head:
+        _join_possessions(token, link)
+        return
+    if link is None or not link.head.is_noun or link.head in below(token):
         return
     if token.head.i < link.head.i < link.i and link.head.dep in ("dobj", "pobj"):
         token.attach(link.head, "conj")
+
+
+def _join_possessions(token: Token, link: Token) -> None:
+    """Mend "a bicycle with fat tires and a leather saddle": both belong to the bicycle, unless the second acts itself ("a man with a hat and his dog")."""
+    owner = token.head
+    links = [child for child in owner.kids("prep") if child.lower == "with" and owner.i < child.i < link.i]
+    first = links[-1].kids("pobj") if links else []
+    if first and owner.is_noun and not is_animate(token.lower):
+        token.attach(first[0], "conj")
+        link.attach(first[0], "cc")
 
 
 def _mend_path(token: Token, lexicon: Lexicon) -> None:

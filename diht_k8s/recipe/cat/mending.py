@@ -24,6 +24,8 @@ from diht_k8s.recipe.cat.wordlists import (
     NUMBER_WORDS,
     OBJECT_NOT_ADVERB,
     ORIGIN_ENDINGS,
+    PLURAL_ONLY,
+    PRONOUNS,
     QUANTITIES,
 )
 
@@ -127,17 +129,28 @@ def _mend_word(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
         token.retag("JJ")
     elif token.tag in ("JJ", "RB"):
         _mend_adjective(tokens, token, lexicon)
+    elif token.tag == "PRP" and token.lower in lexicon.nouns and token.lower not in PRONOUNS:
+        token.retag("NN")  # "elf with light skin tone"
 
 
 def _mend_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
-    word, left, right = token.lower, before(tokens, token), after(tokens, token)
+    word, left = token.lower, before(tokens, token)
     is_thing = lexicon.noun(word) in lexicon.nouns
-    if word == "rose" and left is not None and (left.tag.startswith("JJ") or left.lower in COLOURS):
+    if word in PLURAL_ONLY and word not in lexicon.verbs:
+        _join_compound(token, left) if left is not None and left.is_noun else _become_noun(token, "NNS")
+    elif word == "rose" and left is not None and (left.tag.startswith("JJ") or left.lower in COLOURS):
         _become_rose(token, left)
     elif not lexicon.is_verb_form(word) and not word.endswith(("ing", "ed")):
         _become_noun(token, "NNS" if word.endswith("s") else "NN")
-    elif not is_thing:
-        return
+    elif is_thing:
+        _mend_verb_or_thing(tokens, token)
+
+
+def _mend_verb_or_thing(tokens: Sequence[Token], token: Token) -> None:
+    """What stands where a verb cannot, of those that are verbs and things."""
+    word, left, right = token.lower, before(tokens, token), after(tokens, token)
+    if left is None and (right is None or right.lower == "."):
+        token.retag("NN")  # "kiss"
     elif _opens(left) and right is not None and right.lower == "of" and (token.is_root or word == "set"):
         token.retag("NN")  # "Set of 6 glasses"
     elif word == "close" and right is not None and right.lower == "up":
@@ -174,6 +187,13 @@ def _mend_adjective(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> 
         token.retag("NN")  # "new tattoo"
         replace_with(left, token)
         left.attach(token, "amod")
+    elif (
+        token.tag == "RB"
+        and word not in lexicon.adverbs
+        and word not in lexicon.adjectives
+        and not (left and left.lower == "no")
+    ):
+        token.retag("NN")  # "baked oatmeal"
 
 
 def _is_only_noun(word: str, lexicon: Lexicon) -> bool:

@@ -304,7 +304,8 @@ class _Builder:
 
     def _emit_prepositions_of_adjective(self, adjective: Token, nouns: Sequence[Token], name: str) -> None:
         for preposition in adjective.kids("prep"):
-            self._emit_preposition(nouns, preposition, name)
+            own = preposition.i == adjective.i + 1  # "full of water", but not "healthy food on a table"
+            self._emit_preposition(nouns, preposition, name if own else "")
 
     def _emit_copula(self, be: Token) -> None:
         """Emit "the dog is small and fluffy", "the keys are on the desk"."""

@@ -90,7 +90,8 @@ def _mend_opening(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> No
         if token.tag == "VBZ" and left is None and lexicon.noun(token.lower) in lexicon.nouns:
             token.retag("NNS")
         return
-    if token.tag in ("VBN", "VBD") or (token.tag == "VBG" and _describes_next(token, right, lexicon)):
+    is_past = token.tag in ("VBN", "VBD") or (token.lower.endswith("ed") and token.lower not in lexicon.verbs)
+    if is_past or (token.tag == "VBG" and _describes_next(token, right, lexicon)):
         _become_modifier(tokens, token, "amod")
     elif (token.tag in ("VB", "VBP") and token.lower in COMMANDS_OR_THINGS and right.tag == "NN" and left is None) or (
         token.tag in ("VB", "VBP") and token.lower not in COMMANDS and token.lower in lexicon.nouns and left is None
