@@ -54,14 +54,18 @@ FEATURES: Final = words(
 )
 """What stands before them is a part of what they say."""
 GRADED: Final = words("fit fat duty cut")
-LAWNS: Final = words("golf village bowling")
-"""Their green is a thing."""
+NO_CHAIN: Final = COLOURS | SHADES | words("golf village bowling")
+"""A colour after these is not that of a chain of nouns."""
 ORIGINS: Final = words(
     "american german greek thai czech swiss dutch french swedish danish turkish korean roman mexican hawaiian moroccan"
 )
 NAMES: Final = words("christian julian")
 """Adjectives of origin that are names in captions."""
 SIZE: Final = words("s m l xl xxl xs")
+PASSED_OVER: Final = SIZE | UNITS | PARTS | CALENDAR | {"size"}
+"""Words that may have no place in a noun phrase."""
+SAYS_HOW: Final = DEGREES | HOW
+SAID_OF: Final = FEATURES | QUALIFIED
 HYPHENATED: Final = re.compile(r"(?:[\d.]+|[a-z]+)(?:-[a-z]+)+$")
 THING_COLOURS: Final = words("orange olive cream bronze coral lavender violet gold silver tan charcoal aqua")
 """Colour words that name a thing when the parser sees a compound ("orange juice", "olive oil", "gold medal")."""
@@ -80,14 +84,16 @@ def kinds_of(tokens: Sequence[Token], lexicon: Lexicon) -> list[str]:
 def _kind(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> str:
     token = tokens[index]
     word = token.lower
-    following = tokens[index + 1] if index + 1 < len(tokens) else None
     if word == "of" and index and tokens[index - 1].lower in COUNTS and tokens[index - 1].tag == "CD":
         return SKIPPED  # "hundreds of farmers"
     if word in NO_NOUNS or not (word.isalnum() or LETTER_OR_DIGIT.search(word)):
         return BREAK
     if token.tag == "CD" or word in NUMBER_WORDS or _has_digit(word):
         return _number_kind(tokens, index)
-    if _is_passed_over(tokens, index):
+    following = tokens[index + 1] if index + 1 < len(tokens) else None
+    if (word in PASSED_OVER or len(word) == 1) and _is_passed_over(tokens, index):
+        return SKIPPED
+    if following is not None and (word in SAYS_HOW or following.lower in SAID_OF) and _says_of_next(tokens, index):
         return SKIPPED
     if token.is_noun:
         return _noun_kind(tokens, index, lexicon)
@@ -102,30 +108,27 @@ def _kind(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> str:
 
 
 def _is_passed_over(tokens: Sequence[Token], index: int) -> bool:
-    """Whether a word is a unit, a size, a day or a month, a letter, or says something of the next word only."""
+    """Whether a word is a unit, a size, a day or a month, or a letter."""
     token, word = tokens[index], tokens[index].lower
-    following = tokens[index + 1] if index + 1 < len(tokens) else None
     if token.is_noun and (len(word) == 1 or word in SIZE):
         return True
     if (index and _numeric(tokens[index - 1]) and _is_measure(tokens, index)) or _is_calendar(tokens, index):
         return True
-    if following is None:
-        return False
-    if token.is_noun and following.lower in QUALIFIED:
+    following = tokens[index + 1] if index + 1 < len(tokens) else None
+    return word == "size" and following is not None and (_numeric(following) or following.lower in SIZE)
+
+
+def _says_of_next(tokens: Sequence[Token], index: int) -> bool:
+    """Whether a word says of what degree or kind the next one is: "extra long", "short sleeved", "slow roasted", "battery operated"."""
+    word, following = tokens[index].lower, tokens[index + 1]
+    if following.lower in FEATURES:
+        return True
+    if following.lower in QUALIFIED:
         after = tokens[index + 2] if index + 2 < len(tokens) else None
-        return after is None or after.is_noun or after.lower in MARKS
-    return (word == "size" and (_numeric(following) or following.lower in SIZE)) or _describes_adjective(
-        word, following
-    )
-
-
-def _describes_adjective(word: str, following: Token) -> bool:
-    """Whether a word says of what degree or kind the next one is: "extra long", "brand new", "short sleeved", "slow roasted"."""
+        return tokens[index].is_noun and (after is None or after.is_noun or after.lower in MARKS)
     if word in DEGREES:
         return following.tag.startswith("JJ") or following.lower == "new"
-    if word in HOW:
-        return following.tag in ("VBN", "JJ") and following.lower.endswith("ed") and following.lower not in COLOURS
-    return following.lower in FEATURES
+    return following.tag in ("VBN", "JJ") and following.lower.endswith("ed") and following.lower not in COLOURS
 
 
 def between_marks(tokens: Sequence[Token], index: int) -> bool:
@@ -144,13 +147,12 @@ def _noun_kind(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> str:
     if token.dep == "npadvmod" and following is not None and following.tag == "VBN":
         return SKIPPED  # "hand painted"
     if following is None or not (following.is_noun or following.tag.startswith("JJ") or following.tag in ("CD", "VBG")):
-        describes = _is_colour_of_two(tokens, index) or _is_late_colour(tokens, index, lexicon)
-        return ADJECTIVE if describes or _is_lone_adjective(tokens, index, lexicon) else NOUN
+        return ADJECTIVE if _describes_without_noun(tokens, index, lexicon) else NOUN
     if (word in COLOURS and not _is_thing_colour(word, following)) or (word in SHADES and following.lower in COLOURS):
         return ADJECTIVE
     if word.endswith("ing") and word not in PURPOSE and _describes_in_ing(token, following, lexicon):
         return ADJECTIVE
-    if (HYPHENATED.match(word) and word not in HYPHENATED_NOUNS) or word in ADJECTIVES:
+    if word in ADJECTIVES or ("-" in word and HYPHENATED.match(word) and word not in HYPHENATED_NOUNS):
         return ADJECTIVE
     if token.tag == "NN" and (word in PLAIN_ADJECTIVES or _is_origin(word, lexicon)):
         return ADJECTIVE
@@ -164,9 +166,16 @@ def _describes_in_ing(token: Token, following: Token, lexicon: Lexicon) -> bool:
     return token.dep == "amod" or before_adjective or lexicon.verb(token.lower) in INTRANSITIVE
 
 
+def _describes_without_noun(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> bool:
+    """Whether a word that the tagger takes for a noun, and no noun follows, describes another word all the same."""
+    if tokens[index].lower in COLOURS:
+        return _is_colour_of_two(tokens, index) or _is_late_colour(tokens, index, lexicon)
+    return between_marks(tokens, index) and _is_lone_adjective(tokens[index].lower, lexicon)
+
+
 def _is_colour_of_two(tokens: Sequence[Token], index: int) -> bool:
     """Whether a colour shares its noun with the next one: "navy and white dots"."""
-    if tokens[index].lower not in COLOURS or index + 3 >= len(tokens):
+    if index + 3 >= len(tokens):
         return False
     link, other, noun = tokens[index + 1 : index + 4]
     return link.lower in ("and", "&", "/") and other.lower in COLOURS and noun.tag[:2] in ("NN", "JJ")
@@ -175,17 +184,15 @@ def _is_colour_of_two(tokens: Sequence[Token], index: int) -> bool:
 def _is_late_colour(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> bool:
     """Whether a colour ends a chain of nouns that it describes: "wool coat brown", but not "larry brown", "sour cream"."""
     token, left = tokens[index], tokens[index - 1] if index else None
-    if left is None or token.tag != "NN" or left.tag not in ("NN", "NNS") or token.lower not in COLOURS - THING_COLOURS:
+    if left is None or left.tag not in ("NN", "NNS") or is_animate(left.lower) or token.lower in THING_COLOURS:
         return False
-    return lexicon.noun(left.lower) in lexicon.nouns and left.lower not in COLOURS | SHADES | LAWNS
+    return lexicon.noun(left.lower) in lexicon.nouns and left.lower not in NO_CHAIN
 
 
-def _is_lone_adjective(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> bool:
-    """Whether a word that the tagger takes for a noun describes what stands before its mark: "lunch box, leakproof"."""
-    word = tokens[index].lower
-    known = word in ADJECTIVES or word in PLAIN_ADJECTIVES
+def _is_lone_adjective(word: str, lexicon: Lexicon) -> bool:
+    """Whether a word between marks describes what stands before: "lunch box, leakproof"."""
     formed = word not in lexicon.nouns and word.endswith(("proof", "less", "able", "ible"))
-    return (known or formed) and between_marks(tokens, index)
+    return formed or word in ADJECTIVES or word in PLAIN_ADJECTIVES
 
 
 def _is_thing_colour(word: str, following: Token) -> bool:

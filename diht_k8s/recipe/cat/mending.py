@@ -24,8 +24,8 @@ from diht_k8s.recipe.cat.wordlists import (
     NUMBER_WORDS,
     OBJECT_NOT_ADVERB,
     ORIGIN_ENDINGS,
+    PERSONAL_PRONOUNS,
     PLURAL_ONLY,
-    PRONOUNS,
     QUANTITIES,
 )
 
@@ -129,7 +129,7 @@ def _mend_word(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
         token.retag("JJ")
     elif token.tag in ("JJ", "RB"):
         _mend_adjective(tokens, token, lexicon)
-    elif token.tag == "PRP" and token.lower in lexicon.nouns and token.lower not in PRONOUNS:
+    elif token.tag == "PRP" and token.lower in lexicon.nouns and token.lower not in PERSONAL_PRONOUNS:
         token.retag("NN")  # "elf with light skin tone"
 
 

@@ -14,6 +14,7 @@ from diht_k8s.recipe.cat.lexicon import Lexicon
 from diht_k8s.recipe.cat.tree import Token
 from diht_k8s.recipe.cat.wordlists import COLOURS, FIXED_NAMES, PLURAL_ONLY, SHADES, words
 
+FIXED_FIRST: Final = frozenset(first for first, _ in FIXED_NAMES)
 WEARERS: Final = words("men women kids children boys girls ladies babies")
 AGES: Final = words("young old older younger little elderly adult teenage pregnant")
 LINKS: Final = ("and", "or", "but", ",", "&", "/")
@@ -130,14 +131,17 @@ def _hangs_on_be(token: Token) -> bool:
 def _parts(tokens: Sequence[Token], kinds: Sequence[str], run: range) -> Iterator[list[int]]:
     """A run cut into noun phrases: after a noun, an adjective or number may begin the next one."""
     part: list[int] = []
+    has_noun = False
     for index in run:
-        has_noun = any(kinds[item] == NOUN for item in part)
-        if (has_noun and kinds[index] in (ADJECTIVE, NUMBER) and _begins_phrase(tokens, kinds, index, run)) or (
-            has_noun and kinds[index] == NOUN and _second_object(tokens, index)
+        kind = kinds[index]
+        if has_noun and (
+            (kind in (ADJECTIVE, NUMBER) and _begins_phrase(tokens, kinds, index, run))
+            or (kind == NOUN and _second_object(tokens, index))
         ):
             yield part
-            part = []
+            part, has_noun = [], False
         part.append(index)
+        has_noun = has_noun or kind == NOUN
     if part:
         yield part
 
@@ -148,6 +152,8 @@ def _begins_phrase(tokens: Sequence[Token], kinds: Sequence[str], index: int, ru
         return False
     before = tokens[index - 1]
     if kinds[index] == NUMBER or tokens[index].tag == "VBN" or tokens[index].lower.endswith("ed"):
+        return False
+    if tokens[index].lower == "free" and before.lower in FREE_OF:
         return False
     return before.tag in ("NNS", "NNPS") or before.dep not in ("compound", "nmod", "amod", "npadvmod")
 
@@ -172,7 +178,11 @@ def _add_phrase(
     head = nouns[-1]
     in_name = set(nouns)
     for index in [part[0] - 1, *part[:-1]] if part[0] else part[:-1]:
-        if (tokens[index].lower, tokens[index + 1].lower) in FIXED_NAMES and index + 1 in in_name:
+        if (
+            tokens[index].lower in FIXED_FIRST
+            and (tokens[index].lower, tokens[index + 1].lower) in FIXED_NAMES
+            and index + 1 in in_name
+        ):
             in_name.add(index)
     for index in nouns[:-1]:
         if (
@@ -260,7 +270,7 @@ def _add_lone_adjectives(tokens: Sequence[Token], kinds: Sequence[str], found: P
 
 def _is_predicate(token: Token) -> bool:
     top = token.head if token.dep == "conj" else token
-    return top.dep == "acomp" and top.head.is_verb
+    return (top.dep == "acomp" and top.head.is_verb) or (token.dep == "conj" and token.head.is_verb)
 
 
 def _is_colour(tokens: Sequence[Token], index: int) -> bool:

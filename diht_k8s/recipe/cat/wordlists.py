@@ -93,7 +93,7 @@ DETERMINERS: Final = words(
     "a an the this that these those some any all every each both no another other others such same own more most less least much "
     "either neither what which whose enough half"
 )
-PRONOUNS: Final = words("i me you he him she her it we us they them mine yours his hers its ours theirs")
+PERSONAL_PRONOUNS: Final = words("i me you he him she her it we us they them mine yours his hers its ours theirs")
 CALENDAR: Final = words(
     "monday tuesday wednesday thursday friday saturday sunday january february march april may june july august september october "
     "november december jan feb mar apr jun jul aug sep sept oct nov dec today tomorrow yesterday tonight mon tue tues wed thu thur thurs fri"
