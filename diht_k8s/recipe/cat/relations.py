@@ -9,11 +9,22 @@ from diht_k8s.recipe.cat.attaching import follows_comma
 from diht_k8s.recipe.cat.graph import Action, Attribute, CaptionGraph, Mention, Relation
 from diht_k8s.recipe.cat.lexicon import Lexicon
 from diht_k8s.recipe.cat.phrases import Phrase, Phrases
+from diht_k8s.recipe.cat.titles import can_act
 from diht_k8s.recipe.cat.tree import Token
 from diht_k8s.recipe.cat.wordlists import AUXILIARIES, CAUSATIVES, COPULAS, DROPPED_PREPOSITIONS, words
 
 RELATIVES = words("that which who whom")
 SHARED_CLAUSES = words("while when after before until as since whilst once")
+INSTITUTIONS = words(
+    "bank banks chain chains council city county school schools university college firm firms airline airlines club clubs union museum "
+    "hospital church agency ministry charity group groups store stores retailer maker carmaker giant startup league network state states "
+    "country countries party parliament senate committee band orchestra choir organisation organization"
+)
+"""Of whom a headline tells what they will do."""
+ANNOUNCED = words(
+    "begin start open close launch return continue end resume remain become host benefit receive get air debut feature"
+)
+"""Verbs of headlines about things: "new lane to open in spring"."""
 CLAUSES_OF_NOUNS = ("acl", "relcl")
 
 
@@ -73,9 +84,22 @@ class _Builder:
             return False
         if token.tag == "VBN" and token.kids("neg") and not token.kids("aux", "auxpass"):
             return False  # "hourglass not done"
-        if self._stands_alone(token):
+        if self._stands_alone(token) or self._is_loose_infinitive(token):
             return False
         return token.i not in self._phrases.of_adjective and not (token.lower in AUXILIARIES and self._is_be(token))
+
+    def _is_loose_infinitive(self, verb: Token) -> bool:
+        """Whether it says what a thing is for, not what it does: "a place to visit", "easy to clean", but not "Bank to close branches"."""
+        if verb.tag != "VB" or not any(child.tag == "TO" for child in verb.kids("aux")) or verb.kids("auxpass"):
+            return False
+        subjects = verb.kids("nsubj")
+        noun = subjects[-1] if subjects else verb.head
+        if noun.is_verb or self._lexicon.verb(verb.lower) in ANNOUNCED:
+            return False
+        is_name = noun.is_noun and (
+            noun.tag.startswith("NNP") or self._lexicon.noun(noun.lower) not in self._lexicon.nouns
+        )
+        return not (is_name or noun.lower in INSTITUTIONS or can_act(noun, self._lexicon))
 
     def _stands_alone(self, verb: Token) -> bool:
         """Whether it is a keyword between marks: "wood, binding, page"."""

@@ -67,7 +67,7 @@ def mend_title(tokens: Sequence[Token], lexicon: Lexicon, title: str) -> None:
     for token in tokens:
         if not token.is_verb or token.dep in ("amod", "compound", "nmod", "aux", "auxpass"):
             continue
-        if token.kids("aux", "auxpass", "neg", "agent", "mark", "prt"):
+        if token.kids("aux", "auxpass", "neg", "mark", "prt") or (token.kids("agent") and token.lower != "set"):
             continue
         if title[token.start].islower() and token.lower not in LOOKS:
             continue
@@ -86,7 +86,7 @@ def mend_fragment(tokens: Sequence[Token], lexicon: Lexicon) -> None:
         if _is_look(token, left, right):
             _become_part(tokens, token, "amod")
             continue
-        if left is None or left.tag not in ("NN", "NNS") or _can_act(left, lexicon):
+        if left is None or left.tag not in ("NN", "NNS") or can_act(left, lexicon):
             continue
         if token.kids("aux", "auxpass", "neg", "agent", "mark", "prt") or _has_article(tokens, left):
             continue
@@ -129,7 +129,7 @@ def _mend_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
     ends = right is None or not _is_word(right)
     goes_on = _noun_follows(tokens, token)
     names = left is not None and _is_nominal(left)
-    actor = names and left is not None and _can_act(left, lexicon)
+    actor = names and left is not None and can_act(left, lexicon)
     if not lexicon.is_verb_form(token.lower):
         token.retag("NNP" if token.lower.endswith("ing") else "JJ")  # "Genting Highlands", "Multicolored Mayhem"
     elif token.lower == "set" and names and not goes_on:
@@ -175,7 +175,8 @@ def _is_nominal(token: Token) -> bool:
     return token.is_noun or token.tag in ("JJ", "CD")
 
 
-def _can_act(token: Token, lexicon: Lexicon) -> bool:
+def can_act(token: Token, lexicon: Lexicon) -> bool:
+    """Whether a noun names somebody, or something that acts like people in captions."""
     return is_animate(token.lower) or is_animate(lexicon.noun(token.lower)) or token.lower in ACTORS
 
 
