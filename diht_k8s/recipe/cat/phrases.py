@@ -117,9 +117,8 @@ def _of_wearers(tokens: Sequence[Token], run: range, found: Phrases) -> list[Tok
     if run.start and tokens[run.start - 1].tag in ("DT", "PRP$"):
         return []
     phrase = found.phrases[-1]
-    moved = [
-        token for token in tokens[run.start : run.stop] if token.lower in phrase.attributes and token.lower not in AGES
-    ]
+    own = [token for token in tokens[: run.stop] if found.of_adjective.get(token.i) is phrase]
+    moved = [token for token in own if token.lower not in AGES]
     phrase.attributes = [name for name in phrase.attributes if name in AGES]
     return moved
 

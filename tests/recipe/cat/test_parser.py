@@ -62,6 +62,7 @@ def attributes(graph: CaptionGraph) -> set[tuple[str, str]]:
         ("Tin Box (Polished)", ["tin box"], {("tin box", "polished")}),
         ("Rain Boots for Kids, Leakproof", ["rain boot", "kid"], {("rain boot", "leakproof")}),
         ("Vintage Men's Watch", ["man", "watch"], {("watch", "vintage")}),
+        ("Dark Blue Women's Boots", ["woman", "boot"], {("boot", "dark blue")}),
         ("the little girl's red kite", ["girl", "kite"], {("girl", "little"), ("kite", "red")}),
         ("a soup that tastes salty", ["soup"], {("soup", "salty")}),
         ("the room is next to a hall and quiet", ["room", "hall"], {("room", "quiet")}),
