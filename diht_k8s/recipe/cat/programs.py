@@ -13,7 +13,7 @@ from diht_k8s.api.errors import UserError
 
 PARSER_RULES: Final = 4
 """Raised with every change of the caption rules."""
-SPOTTER_RULES: Final = 1
+SPOTTER_RULES: Final = 2
 """Raised with every change of the spotter's settings."""
 
 
@@ -24,10 +24,10 @@ def parser_version() -> str:
 
 
 @cache
-def spotter_version(detector_size: int) -> str:
-    """Settings, RapidOCR and the digest of its detector and recogniser."""
+def spotter_version(detector_size: int, precision: str) -> str:
+    """Settings, RapidOCR and the digest of its detector and recogniser; not what runs them, whose releases and devices move last digits."""
     digest = _digest("rapidocr", "models/*det*.onnx", "models/*rec*.onnx")
-    return f"rules-{SPOTTER_RULES} size-{detector_size} rapidocr-{version('rapidocr')} {digest}"
+    return f"rules-{SPOTTER_RULES} size-{detector_size} {precision} rapidocr-{version('rapidocr')} {digest}"
 
 
 def _digest(package: str, *patterns: str) -> str:

@@ -62,7 +62,9 @@ class ShardFilter:
         self._programs: dict[str, str] = context.config["programs"]
         self._inputs: dict[str, str] = context.config["inputs"]
         spotting = rules.text_spotting
-        self._spotter = TextSpotter(detector_size=spotting.detector_size, device=spotting.device)
+        self._spotter = TextSpotter(
+            detector_size=spotting.detector_size, device=spotting.device, precision=spotting.precision
+        )
         if spotting.mode != "Disabled":
             self._spotter.check_device()
         self._kept = KeptPairs(context.storage, context.layout, rules.output)

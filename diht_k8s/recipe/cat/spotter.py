@@ -5,8 +5,8 @@ verdicts on web pictures; the settings here were chosen by measuring (see `bench
 detector finds no box, and recognition ends at the first text that the caller was looking for.
 
 Detection can take several pictures of one size class (equal shape after RapidOCR's own preparation) in one run of its network.
-On a GPU it does; on a processor it does not, because that is slower there: a picture at 320 pixels fills the caches. On the
-processor both ways give the same bits (measured, tested). On a GPU a picture's companions may change the last digits of a
+On a GPU it does; on a processor it does not, where that gains little and each number of pictures would be a network of its own. On
+the processor both ways give the same bits (measured, tested). On a GPU a picture's companions may change the last digits of a
 confidence, in theory: companions are cut from the stage's batches, which do not depend on where a worker was stopped, so a
 resumed run sees the same ones; only pictures that are read under looser thresholds beside stored scores may see others.
 """
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from diht_k8s.recipe.cat.engine import LINES_AT_ONCE, Device, load_engine
 from diht_k8s.recipe.cat.matching import SpottedText
+from diht_k8s.recipe.cat.networks import Precision
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +37,8 @@ MIN_PICTURE_SIDE: Final = 32
 BATCH_OF: Final[dict[Device, int]] = {"CPU": 1, "CUDA": 32}
 """Pictures in one run of the detector at most."""
 CLASSES_AT_ONCE: Final = 4
-"""Batches that pictures are gathered for: web pictures have several shapes, and each shape is a batch of its own."""
+"""Batches that pictures are gathered for: web pictures have several shapes, and each shape is a batch of its own. On a processor,
+where a batch is one picture, the recogniser's weights stay in its caches for the lines of so many."""
 MAX_PIXELS_AT_ONCE: Final = 64_000_000
 """Pixels of the pictures that are gathered at most (192 MB, and twice that while they are prepared); a single picture may have more."""
 
@@ -66,18 +68,26 @@ class TextSpotter:
     """Detector and recogniser of RapidOCR (PP-OCR weights of its package), loaded at the first picture."""
 
     def __init__(
-        self, *, detector_size: int = 320, threads: int = 1, device: Device = "CPU", batch: int | None = None
+        self,
+        *,
+        detector_size: int = 256,
+        threads: int = 1,
+        device: Device = "CPU",
+        precision: Precision = "BF16",
+        batch: int | None = None,
     ) -> None:
         """Make a spotter; nothing is loaded yet.
 
         Args:
             detector_size: longest side in pixels at which text is looked for. Recognition reads the full picture.
             threads: threads of one inference. Several processes of one thread each are faster than one of several.
-            device: where the networks run; CUDA needs onnxruntime-gpu in place of onnxruntime.
+            device: where the networks run; CUDA needs onnxruntime-gpu.
+            precision: what a processor may compute in: BF16 where it has that, else fp32; a GPU always computes in fp32.
             batch: pictures of one size class that the detector sees at once, at most; `BATCH_OF` the device when None.
         """
         self._detector_size, self._threads = detector_size, threads
         self._device: Device = device
+        self._precision: Precision = precision
         self._batch = BATCH_OF[device] if batch is None else batch
         self._engine: Any = None
 
@@ -116,12 +126,11 @@ class TextSpotter:
 
     def _gathered(self, questions: Iterable[Question]) -> Iterator[list[Question]]:
         """Questions that are worked on together, few enough for memory."""
-        most = 1 if self._batch == 1 else CLASSES_AT_ONCE * self._batch
         together, pixels = list[Question](), 0
         for question in questions:
             together.append(question)
             pixels += question.image.width * question.image.height
-            if len(together) == most or pixels >= MAX_PIXELS_AT_ONCE:
+            if len(together) == CLASSES_AT_ONCE * self._batch or pixels >= MAX_PIXELS_AT_ONCE:
                 yield together
                 together, pixels = [], 0
         if together:
@@ -131,7 +140,7 @@ class TextSpotter:
         self, pixels: np.ndarray, boxes: Sequence[Any], wanted: Callable[[SpottedText], bool] | None
     ) -> Spotting:
         found: list[SpottedText] = []
-        step = LINES_AT_ONCE if wanted is None else 1
+        step = LINES_AT_ONCE[self._device] if wanted is None else 1
         for start in range(0, len(boxes), step):
             for text in self._read(pixels, boxes[start : start + step]):
                 found.append(text)
@@ -144,7 +153,7 @@ class TextSpotter:
         import cv2
         import numpy as np
 
-        pixels = np.ascontiguousarray(np.asarray(image)[:, :, ::-1])
+        pixels = cv2.cvtColor(np.asarray(image), cv2.COLOR_RGB2BGR)
         height, width = pixels.shape[:2]
         factor = min(self._detector_size / max(height, width), MAX_ENLARGEMENT)
         if factor <= 1 and min(height, width) >= MIN_PICTURE_SIDE:
@@ -164,7 +173,9 @@ class TextSpotter:
         boxes: list[list[Any]] = [[] for _ in pictures]
         size_classes: defaultdict[tuple[int, ...], list[tuple[int, np.ndarray]]] = defaultdict(list)
         for place, pixels in enumerate(pictures):
-            if (prepared := prepare(pixels)) is not None:  # None: too narrow for the grid, so nothing to find
+            if (
+                prepared := _prepared(prepare, pixels)
+            ) is not None:  # None: too narrow for the grid, so nothing to find
                 size_classes[prepared.shape].append((place, prepared))
         for members in size_classes.values():
             for start in range(0, len(members), self._batch):
@@ -185,8 +196,28 @@ class TextSpotter:
 
     def _loaded(self) -> Any:
         if self._engine is None:
-            self._engine = load_engine(detector_size=self._detector_size, threads=self._threads, device=self._device)
+            self._engine = load_engine(
+                detector_size=self._detector_size,
+                threads=self._threads,
+                device=self._device,
+                precision=self._precision,
+            )
         return self._engine
+
+
+def _prepared(prepare: Any, pixels: np.ndarray) -> np.ndarray | None:
+    """What the detector's own preparation makes of a picture, to the last bit: 1 x 3 x height x width; None where nothing is left of it.
+
+    It computes each of 256 levels once, in place of every pixel in float64.
+    """
+    import cv2
+    import numpy as np
+
+    if (resized := prepare.resize(pixels)) is None:
+        return None
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 256, 1)
+    table = np.broadcast_to(prepare.normalize(levels), (1, 256, 3)).astype(np.float32)
+    return cv2.LUT(resized, table).transpose(2, 0, 1)[np.newaxis]
 
 
 def _boxes_of(detector: Any, probabilities: np.ndarray, shape: tuple[int, ...]) -> list[Any]:

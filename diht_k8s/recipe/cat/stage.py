@@ -48,7 +48,7 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
         inputs[f"benchmark {name}"] = sha256_of(digests)
     programs = {"parser": parser_version()}
     if rules.text_spotting.mode != "Disabled":
-        programs["spotter"] = spotter_version(rules.text_spotting.detector_size)
+        programs["spotter"] = spotter_version(rules.text_spotting.detector_size, rules.text_spotting.precision)
     return inputs, programs
 
 

@@ -20,6 +20,7 @@ from diht_k8s.recipe.shards.storage import Storage
 DEMO_SHARD = Path(__file__).parents[3] / "examples/data/train/00000.tar.gz"
 
 SPOTTER = TextSpotter(detector_size=160)
+TOGETHER = TextSpotter(detector_size=160, batch=8)
 
 
 def picture(*lines: str, size: tuple[int, int] = (128, 96)) -> Image.Image:
@@ -109,19 +110,17 @@ class Sessions:
 def test_batches_of_one_size_class_find_what_one_at_a_time_finds(
     wanted: Any, demo_pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    together = TextSpotter(detector_size=160, batch=8)
-    sessions = Sessions(together, monkeypatch)
+    sessions = Sessions(TOGETHER, monkeypatch)
     questions = [Question(image, wanted) for image in demo_pictures]
-    found = list(together.spot_all(questions))
+    found = list(TOGETHER.spot_all(questions))
     assert found == [SPOTTER.spot(image, wanted) for image in demo_pictures]
     assert sum(bool(spotting.texts) for spotting in found) > 20
     assert sum(sessions.batches) == len(demo_pictures)
     assert (max(sessions.batches), len(sessions.batches) <= 8) == (8, True)
 
 
-@pytest.mark.parametrize("batch", [1, 8])
-def test_boxes_are_those_of_the_library_itself(batch: int, demo_pictures: list[Image.Image]) -> None:
-    mine = TextSpotter(detector_size=160, batch=batch)
+@pytest.mark.parametrize("mine", [SPOTTER, TOGETHER], ids=["one", "eight"])
+def test_boxes_are_those_of_the_library_itself(mine: TextSpotter, demo_pictures: list[Image.Image]) -> None:
     pixels = [mine._pixels(image) for image in demo_pictures]
     detect = mine._loaded()._load_det_model()
     for boxes, theirs in zip(mine._boxes(pixels), map(detect, pixels), strict=True):
@@ -129,9 +128,36 @@ def test_boxes_are_those_of_the_library_itself(batch: int, demo_pictures: list[I
         assert np.array_equal(boxes, expected[:MAX_LINES])
 
 
+@pytest.mark.parametrize("shape", [(160, 120, 3), (40, 333, 3), (20, 900, 3), (10, 900, 3)])
+def test_pictures_are_prepared_as_by_the_library_to_the_last_bit(shape: tuple[int, ...]) -> None:
+    prepare = SPOTTER._loaded()._load_det_model().get_preprocess()
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    mine, theirs = spotter._prepared(prepare, pixels), prepare(pixels)
+    assert (mine is None) == (theirs is None)
+    assert mine is None or (mine.dtype == theirs.dtype and np.array_equal(mine, theirs))
+
+
+def test_what_a_line_is_read_as_does_not_depend_on_the_lines_beside_it() -> None:
+    both, first = SPOTTER.spot(picture("giraffe", "tall")), SPOTTER.spot(picture("giraffe", "tall"), lambda text: True)
+    assert (both.texts[:1], first.state) == (first.texts, "stopped_early")
+
+
+def test_both_precisions_read_the_same_words() -> None:
+    exact = TextSpotter(detector_size=160, precision="FP32").spot(picture("giraffe", "tall")).texts
+    fast = SPOTTER.spot(picture("giraffe", "tall")).texts
+    assert [text.text for text in fast] == [text.text for text in exact] == ["giraffe", "tall"]
+    assert all(abs(mine.confidence - theirs.confidence) < 0.01 for mine, theirs in zip(fast, exact, strict=True))
+
+
+def test_what_is_read_does_not_depend_on_what_was_read_before(demo_pictures: list[Image.Image]) -> None:
+    images = [demo_pictures[0], demo_pictures[-1], picture("giraffe", "tall")]
+    fresh = TextSpotter(detector_size=160)
+    assert [fresh.spot(image) for image in reversed(images)] == [SPOTTER.spot(image) for image in images][::-1]
+
+
 @pytest.mark.parametrize(
     ("batch", "pixels", "held"),
-    [(1, 10**9, [1, 1, 1, 1, 1, 1]), (1, 1, [1, 1, 1, 1, 1, 1]), (2, 10**9, [4, 2]), (2, 3 * 64 * 64, [3, 3])],
+    [(1, 10**9, [2, 2, 2]), (1, 1, [1, 1, 1, 1, 1, 1]), (2, 10**9, [4, 2]), (2, 3 * 64 * 64, [3, 3])],
 )
 def test_pictures_are_drawn_as_needed_and_few_are_held(
     batch: int, pixels: int, held: list[int], monkeypatch: pytest.MonkeyPatch
