@@ -247,12 +247,15 @@ def test_looser_threshold_reads_the_newly_surviving_pictures_only(tmp_path: Path
     assert files_of(tmp_path / "loose") == files_of(tmp_path / "fresh")
 
 
-def test_scores_of_another_detector_size_lend_their_captions_only(tmp_path: Path, calls: Calls) -> None:
+@pytest.mark.parametrize("other", [{"detectorSize": 128}, {"detectorSize": 96, "precision": "FP32"}])
+def test_scores_of_another_way_to_read_lend_their_captions_only(
+    other: dict[str, Any], tmp_path: Path, calls: Calls
+) -> None:
     shards = write_shards(tmp_path / "in")
     filter_with(run_of(tmp_path / "a", shards, {"textSpotting": {"detectorSize": 96}}))
     calls.captions.clear()
     calls.pictures = 0
-    rules = {"textSpotting": {"detectorSize": 128}, "scoresFrom": str(tmp_path / "a/filter")}
+    rules = {"textSpotting": other, "scoresFrom": str(tmp_path / "a/filter")}
     filter_with(run_of(tmp_path / "b", shards, rules))
     assert (calls.captions, calls.pictures) == ([], 4)
 

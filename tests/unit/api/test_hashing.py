@@ -56,6 +56,7 @@ def test_filter_hash_ignores_workers_device_and_bad_limit_but_not_thresholds() -
     plain = digest(changed(), Stage.FILTER)
     assert digest(changed(spec__filter={"textSpotting": {"device": "CUDA"}}), Stage.FILTER) == plain
     assert digest(changed(spec__filter={"textSpotting": {"mode": "ScoreOnly"}}), Stage.FILTER) != plain
+    assert digest(changed(spec__filter={"textSpotting": {"precision": "FP32"}}), Stage.FILTER) != plain
     assert digest(changed(spec__filter={"workers": 9, "maxBadPercent": 5}), Stage.FILTER) == plain
     assert digest(changed(spec__filter={"minComplexity": 2}), Stage.FILTER) != plain
 
