@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, Final, Literal
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.recipe.cat.networks import Precision, ShapedNetwork, width_class
+from diht_k8s.recipe.cat.networks import Precision, ShapedNetwork, import_openvino, width_class
 
 Device = Literal["CPU", "CUDA"]
 
@@ -45,7 +45,10 @@ def load_engine(*, detector_size: int, threads: int, device: Device, precision: 
     _check_provider(device)
     from rapidocr import EngineType, RapidOCR
 
-    runtime = EngineType.ONNXRUNTIME if device == "CUDA" else EngineType.OPENVINO
+    runtime = EngineType.ONNXRUNTIME
+    if device == "CPU":
+        import_openvino()  # before RapidOCR does
+        runtime = EngineType.OPENVINO
     engine = RapidOCR(
         params={
             "Global.log_level": "critical",

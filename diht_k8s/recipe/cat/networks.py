@@ -8,9 +8,11 @@ copy as the processor wants them. What a shape's network computes does not depen
 from __future__ import annotations
 
 import math
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Literal
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +23,17 @@ MAX_SHAPES: Final = 12
 """Compiled networks that are kept of one model: 21 MB each for the detector at 256 pixels, 33 MB for the recogniser."""
 MAX_ELEMENTS: Final = 3 * 1_000_000
 """Numbers in the inputs of all networks that are kept; the one in use may have more. Memory grows with them where shapes are large."""
+
+
+def import_openvino() -> ModuleType:
+    """OpenVINO without its usage statistics: to import it as it comes reports that to its maker, over the network and unasked.
+
+    It does without the package that would send them (openvino-telemetry) where that is not to be had, so it gets to see none.
+    """
+    sys.modules.setdefault("openvino_telemetry", cast(ModuleType, None))
+    import openvino
+
+    return openvino
 
 
 class ShapedNetwork:
@@ -37,9 +50,7 @@ class ShapedNetwork:
             precision: what it may compute in; see `hint_of`.
             width_of: the width that an input is padded to (with 0, on the right) for its own; few widths are few networks.
         """
-        import openvino
-
-        self._core, self._model, self._width_of = openvino.Core(), model, width_of
+        self._core, self._model, self._width_of = import_openvino().Core(), model, width_of
         self._settings = {
             "INFERENCE_PRECISION_HINT": hint_of(precision, self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
             "INFERENCE_NUM_THREADS": threads,

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import onnxruntime
-import openvino
 import pytest
 from rapidocr import EngineType, RapidOCR
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.recipe.cat import shards
 from diht_k8s.recipe.cat.engine import CUDA_PROVIDER, LINES_AT_ONCE, Device, load_engine
-from diht_k8s.recipe.cat.networks import ShapedNetwork
+from diht_k8s.recipe.cat.networks import ShapedNetwork, import_openvino
 from diht_k8s.recipe.cat.spotter import BATCH_OF, TextSpotter
 from tests.recipe.cat.shards import filter_with, run_of, write_shards
 
@@ -86,7 +87,7 @@ def test_settings_for_a_gpu_reach_its_provider(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize(("precision", "element"), [("BF16", "bf16"), ("FP32", "f32")])
 def test_precision_of_the_run_is_what_both_networks_compute_in(precision: Any, element: str) -> None:
-    native = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    native = "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     engine = load_engine(detector_size=96, threads=1, device="CPU", precision=precision)
     for session in (engine._load_det_model().session, engine._load_rec_model().session):
         assert isinstance(session, ShapedNetwork)
@@ -97,6 +98,17 @@ def test_processor_needs_no_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     engine = load_engine(detector_size=96, threads=1, device="CPU", precision="BF16")
     assert isinstance(engine._load_rec_model().session, ShapedNetwork)
+
+
+def test_reading_reports_nothing_to_the_maker_of_the_runtime(tmp_path: Path) -> None:
+    program = (
+        "import sys; from diht_k8s.recipe.cat.engine import load_engine; "
+        "load_engine(detector_size=96, threads=1, device='CPU', precision='BF16'); "
+        "print('openvino' in sys.modules, [name for name in sys.modules if name.startswith('openvino_telemetry.')])"
+    )
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert (done.stdout.split(maxsplit=1), list(tmp_path.iterdir())) == (["True", "[]\n"], [])
 
 
 def test_letters_are_those_that_onnx_runtime_finds_in_the_model() -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 import pytest
 import rapidocr
 
 from diht_k8s.recipe.cat import networks
-from diht_k8s.recipe.cat.networks import Precision, ShapedNetwork, hint_of, width_class
+from diht_k8s.recipe.cat.networks import Precision, ShapedNetwork, hint_of, import_openvino, width_class
 
+openvino = import_openvino()
 MODELS = Path(rapidocr.__file__).parent / "models"
 DETECTOR, RECOGNISER = ("PP-OCRv6_det_small.onnx", "PP-OCRv6_rec_small.onnx")
 
