@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 from diht_k8s.recipe.cat.wordlists import FOREIGN, words
@@ -22,6 +23,21 @@ DATE: Final = re.compile(r"\b\d{1,4}[./-]\d{1,2}[./-]\d{2,4}\b|\b\d{1,2}:\d{2}\b
 SEPARATOR: Final = re.compile(
     r"(?<=\s)[|/•·~»>*+\u2013\u2014-]+(?=\s)|[|•·»]|(?<=[^\W\d])-(?=\s)|(?<=\s)-(?=[^\W\d])|(?<=\w)[\u2013\u2014](?=\w)"
 )
+NOISE: Final = tuple(
+    (pattern, re.compile(cue))
+    for pattern, cue in (
+        (MARKUP, "[<&]"),
+        (EMAIL_OR_HANDLE, "@"),
+        (URL, "[.:]"),
+        (FILE_NAME, "[._]"),
+        (CLOSING_HASHTAGS, "#"),
+        (PRICE, r"\d"),
+        (DATE, r"\d"),
+    )
+)
+"""What is blanked out, in this order, each with a character that it cannot be without, which is far quicker to look for."""
+CUE: Final = re.compile(r"[<&@.:_#\d|/\u2022\u00b7~\u00bb>*+\u2013\u2014-]")
+"""A character that some noise, a hashtag or a separator cannot be without."""
 TITLED: Final = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)?\.?")
 ABBREVIATIONS: Final = words("dr. mr. mrs. ms. prof. st. jr. sr.")
 ENGLISH: Final = words("the a an of and with in on at for is are to from by his her their your my")
@@ -40,25 +56,29 @@ def clean(caption: str) -> tuple[str, str]:
 
     The tagger takes every capitalised word for a name, which hides verbs and adjectives of titles ("Little Bird Singing").
     """
-    text = caption
-    for pattern in (MARKUP, EMAIL_OR_HANDLE, URL, FILE_NAME, CLOSING_HASHTAGS, PRICE, DATE):
-        text = pattern.sub(_blank, text)
-    text = HASHTAG.sub(r" \1", text)
-    text = SEPARATOR.sub(_mark, text)
-    return (_lowered(text), text) if is_title(text) else (text, "")
-
-
-def is_title(text: str) -> bool:
-    """Whether (nearly) every word of some weight starts with a capital, so that capitals say nothing about names."""
-    words = [word for word in WORD.findall(text) if word.lower() not in SMALL_WORDS]
-    capitals = sum(word[0].isupper() for word in words)
-    return len(words) >= 2 and capitals >= 0.8 * len(words) and capitals > 1
-
-
-def _lowered(text: str) -> str:
-    """Lower case of the same length; in a title that is not ALL CAPS, words of capitals only (LED) stay as names."""
+    text = _without_noise(caption) if CUE.search(caption) else caption
     words = WORD.findall(text)
+    return (_lowered(text, words), text) if _is_title(words) else (text, "")
+
+
+def _without_noise(text: str) -> str:
+    for pattern, cue in NOISE:
+        if cue.search(text):
+            text = pattern.sub(_blank, text)
+    return SEPARATOR.sub(_mark, HASHTAG.sub(r" \1", text))
+
+
+def _is_title(words: Sequence[str]) -> bool:
+    """Whether (nearly) every word of some weight starts with a capital, so that capitals say nothing about names."""
+    capitals = [word[0].isupper() for word in words if word.lower() not in SMALL_WORDS]
+    return 1 < sum(capitals) >= 0.8 * len(capitals)
+
+
+def _lowered(text: str, words: Sequence[str]) -> str:
+    """Lower case of the same length; in a title that is not ALL CAPS, words of capitals only (LED) stay as names."""
     shouted = sum(word.isupper() for word in words) > len(words) / 2
+    if text.isascii() and "." not in text and (shouted or not any(word.isupper() and len(word) > 1 for word in words)):
+        return text.lower()  # no name nor abbreviation to be spared
     lowered = TITLED.sub(lambda match: _lower(match, shouted=shouted), text)
     return lowered if len(lowered) == len(text) else text
 
