@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 
-@dataclass(eq=False, slots=True)
 class Token:
     """A word or mark."""
 
-    lower: str
-    tag: str
-    """Penn tag; changed by `retag` only."""
-    dep: str
-    start: int
-    end: int
-    is_noun: bool = field(init=False)
-    """common noun or name."""
-    is_verb: bool = field(init=False)
-    """full or auxiliary verb form."""
-    i: int = field(init=False)
-    """place in the caption."""
-    head: Token = field(init=False, repr=False)
-    """itself for a root."""
-    children: list[Token] = field(default_factory=list, repr=False)
-    """in the order of the caption."""
+    __slots__ = ("children", "dep", "end", "head", "i", "is_noun", "is_verb", "lower", "start", "tag")
 
-    def __post_init__(self) -> None:
-        self.retag(self.tag)
+    def __init__(self, lower: str, tag: str, dep: str, start: int, end: int) -> None:
+        """A token outside of any tree; a plain initializer, since there are a dozen to a caption."""
+        self.lower, self.dep, self.start, self.end = lower, dep, start, end
+        self.tag, kind = tag, tag[:2]
+        """Penn tag; changed by `retag` only."""
+        self.is_noun, self.is_verb = kind == "NN", kind == "VB"
+        """common noun or name; full or auxiliary verb form."""
+        self.i: int
+        """place in the caption."""
+        self.head: Token
+        """itself for a root."""
+        self.children: list[Token] = []
+        """in the order of the caption."""
 
     def retag(self, tag: str) -> None:
         """Change the tag."""
@@ -77,9 +71,9 @@ def link(words: Sequence[Token | None], heads: Sequence[int]) -> list[Token]:
         head = index + heads[index]
         while words[head] is None and heads[head]:
             head += heads[head]
-        token.head = words[head] or token
-        if token.head is not token:
-            token.head.children.append(token)
+        token.head = head_token = words[head] or token
+        if head_token is not token:
+            head_token.children.append(token)
     return tokens
 
 
