@@ -4,13 +4,14 @@ spaCy spends more than half of its time here, half of that on vectors of words t
 vector is made once, and the windows of many captions go through a few large products. The weights are the model's own; results
 differ by rounding only (some 1e-6), which the tests compare.
 
-Legend: T words of a batch with the rows between captions, N words, D width (96), P pieces of a maxout (3), W window (3 words).
+Legend: T rows of a batch, which are words with empty rows between captions, N words, R rows that a layer computes, D width (96),
+D1 width with a one behind it, whose weights are the bias, P pieces of a maxout (3), W window (3 rows).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -27,21 +28,28 @@ ROWS: Final = 1024
 
 @dataclass(frozen=True)
 class _Layer:
-    """Maxout and layer norm over a window of three words (in the first layer, over a word's features)."""
+    """Maxout and layer norm."""
 
-    weights_WDxPD: np.ndarray
+    weights_IxPD: np.ndarray
+    """I inputs: a word's features, or a window of rows with a one each."""
     bias_PD: np.ndarray
     gain_D: np.ndarray
     shift_D: np.ndarray
 
-    def apply(self, inputs_TxWD: np.ndarray, y_TxPD: np.ndarray, best_TD: np.ndarray) -> None:
-        """Compute into `best_TD`; `y_TxPD` is room for what comes between."""
+    def with_bias_in_window(self) -> _Layer:
+        """The same layer over rows that carry a one; the bias is the weight of the middle one."""
+        width = len(self.gain_D)
+        weights_WxD1xPD = np.zeros((3, width + 1, 3 * width), "f")
+        weights_WxD1xPD[:, :-1] = self.weights_IxPD.reshape(3, width, -1)
+        weights_WxD1xPD[1, -1] = self.bias_PD
+        return replace(self, weights_IxPD=weights_WxD1xPD.reshape(-1, 3 * width))
+
+    def squeeze(self, y_TxPD: np.ndarray, best_TD: np.ndarray) -> None:
+        """From the products with the weights to the output, into `best_TD`."""
         width = best_TD.shape[1]
-        np.matmul(inputs_TxWD, self.weights_WDxPD, out=y_TxPD)
-        y_TxPD += self.bias_PD
         np.maximum(y_TxPD[:, :width], y_TxPD[:, width : 2 * width], out=best_TD)
         np.maximum(best_TD, y_TxPD[:, 2 * width :], out=best_TD)
-        best_TD -= best_TD.mean(axis=1, keepdims=True)
+        best_TD -= best_TD @ np.full((width, 1), 1 / width, "f")
         variance_T = np.einsum("td,td->t", best_TD, best_TD) / width + EPSILON
         best_TD *= (1 / np.sqrt(variance_T))[:, None]
         best_TD *= self.gain_D
@@ -54,19 +62,26 @@ class Encoder:
     def __init__(self, model: Model[Any, Any]) -> None:
         """Take the weights from the model of spaCy's `tok2vec` component."""
         embed, context = model.layers
-        self._features, self._mixing = embed.layers[2].layers[0], _layer(embed.layers[3].layers[0])
-        self._layers = [_layer(residual.layers[0].layers[1]) for residual in context.layers[0].layers]
+        self._tables: list[Any] = [column.layers[1] for column in embed.layers[2].layers[0].layers]
+        self._mixing = _layer(embed.layers[3].layers[0])
+        windowed = [_layer(residual.layers[0].layers[1]) for residual in context.layers[0].layers]
+        self._layers = [layer.with_bias_in_window() for layer in windowed]
         assert len(self._layers) == GAP, "the model has as many layers as there are empty rows between captions"
         self.width = int(model.get_dim("nO"))
-        width, pieces = self.width, self._layers[0].weights_WDxPD.shape[1]
-        self._x_TD, self._window_TxWD = np.zeros((ROWS, width), "f"), np.zeros((ROWS, 3 * width), "f")
-        self._y_TxPD, self._best_TD = np.empty((ROWS, pieces), "f"), np.empty((ROWS, width), "f")
+        self._make_room(ROWS)
+        empty_1xD1 = np.eye(1, self.width + 1, self.width, dtype="f")
+        self._empty_1xD = self._apply(self._layers[0], empty_1xD1, np.zeros((1, 3), np.intp)).copy()
+        """What the first layer adds to an empty row between empty rows."""
 
     def embed(self, features_NF: np.ndarray) -> np.ndarray:
         """Vectors of words on their own, [N, D], from spaCy's attributes NORM, PREFIX, SUFFIX, SHAPE, SPACY, IS_SPACE."""
-        inputs = self._features.predict(features_NF)
-        y_NxPD, best_ND = np.empty((len(inputs), self._y_TxPD.shape[1]), "f"), np.empty((len(inputs), self.width), "f")
-        self._mixing.apply(inputs, y_NxPD, best_ND)
+        y_NxPD = np.tile(self._mixing.bias_PD, (len(features_NF), 1))
+        parts_FxDxPD = np.split(self._mixing.weights_IxPD, len(self._tables))
+        for table, feature_N, part_DxPD in zip(self._tables, features_NF.T, parts_FxDxPD, strict=True):
+            values_U, which_N = np.unique(feature_N, return_inverse=True)
+            y_NxPD += (table.predict(values_U) @ part_DxPD)[which_N]
+        best_ND = np.empty((len(features_NF), self.width), "f")
+        self._mixing.squeeze(y_NxPD, best_ND)
         return best_ND
 
     def encode(self, vectors_ND: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
@@ -87,42 +102,51 @@ class Encoder:
         return result_ND
 
     def _encode_some(self, vectors_ND: np.ndarray, lengths: Sequence[int], result_ND: np.ndarray) -> None:
-        places_N = np.arange(len(vectors_ND)) + GAP * (1 + np.repeat(np.arange(len(lengths)), lengths))
+        """Run the layers, each over those rows only whose values reach a word through the layers behind it.
+
+        The empty rows count: spaCy lets them go through the layers, so that a caption's ends see what its end makes of them.
+        """
+        words_N = np.arange(len(vectors_ND)) + GAP * (1 + np.repeat(np.arange(len(lengths)), lengths))
         rows = len(vectors_ND) + GAP * (len(lengths) + 1)
-        if rows > len(self._x_TD):
-            self._grow(rows)
-        x_TD = self._x_TD[:rows]
-        x_TD[:] = 0
-        x_TD[places_N] = vectors_ND
-        for layer in self._layers:
-            self._add_layer(x_TD, layer)
-        result_ND[:] = x_TD[places_N]
+        if rows > len(self._window_TxWxD1):
+            self._make_room(rows)
+        near_T = np.zeros(rows, bool)
+        near_T[words_N - 1] = near_T[words_N] = near_T[words_N + 1] = True
+        near_R, inner_R = np.flatnonzero(near_T), np.arange(2, rows - 2)
+        x_TxD1 = np.zeros((rows, self.width + 1), "f")
+        x_TxD1[:, -1] = 1
+        x_TD = x_TxD1[:, :-1]
+        x_TD[words_N] = vectors_ND
+        for layer, rows_R in zip(self._layers, (near_R, inner_R, near_R, words_N), strict=True):
+            y_RD = self._apply(layer, x_TxD1, rows_R[:, None] + np.arange(-1, 2))
+            if layer is self._layers[0]:
+                x_TD[~near_T] = self._empty_1xD
+            x_TD[rows_R] += y_RD
+        result_ND[:] = x_TD[words_N]
 
-    def _add_layer(self, x_TD: np.ndarray, layer: _Layer) -> None:
-        rows, width = x_TD.shape
-        window_TxWD, y_TxPD, best_TD = self._window_TxWD[:rows], self._y_TxPD[:rows], self._best_TD[:rows]
-        window_TxWD[1:, :width], window_TxWD[0, :width] = x_TD[:-1], 0
-        window_TxWD[:, width : 2 * width] = x_TD
-        window_TxWD[:-1, 2 * width :], window_TxWD[-1, 2 * width :] = x_TD[1:], 0
-        layer.apply(window_TxWD, y_TxPD, best_TD)
-        x_TD += best_TD
+    def _apply(self, layer: _Layer, x_TxD1: np.ndarray, windows_RW: np.ndarray) -> np.ndarray:
+        """A layer over windows of rows, [R, D], in a buffer that the next call overwrites."""
+        count = len(windows_RW)
+        window_RxWxD1, y_RxPD, best_RD = self._window_TxWxD1[:count], self._y_TxPD[:count], self._best_TD[:count]
+        np.take(x_TxD1, windows_RW, axis=0, out=window_RxWxD1, mode="clip")
+        np.matmul(window_RxWxD1.reshape(-1, len(layer.weights_IxPD)), layer.weights_IxPD, out=y_RxPD)
+        layer.squeeze(y_RxPD, best_RD)
+        return best_RD
 
-    def _grow(self, rows: int) -> None:
-        """Make room for a caption of very many words."""
-        self._x_TD, self._window_TxWD, self._y_TxPD, self._best_TD = (
-            np.zeros((rows, buffer.shape[1]), "f")
-            for buffer in (self._x_TD, self._window_TxWD, self._y_TxPD, self._best_TD)
-        )
+    def _make_room(self, rows: int) -> None:
+        """Buffers for so many rows."""
+        self._window_TxWxD1 = np.empty((rows, 3, self.width + 1), "f")
+        self._y_TxPD, self._best_TD = np.empty((rows, 3 * self.width), "f"), np.empty((rows, self.width), "f")
 
 
 def _layer(model: Any) -> _Layer:
     """The weights of a maxout with layer norm and (idle) dropout."""
     maxout, norm = model.layers[0].layers
-    weights_DPxWD, bias_DP = maxout.get_param("W"), maxout.get_param("b")
-    width, pieces, inputs = weights_DPxWD.shape
+    weights_DPxI, bias_DP = maxout.get_param("W"), maxout.get_param("b")
+    width, pieces, inputs = weights_DPxI.shape
     return _Layer(
-        np.ascontiguousarray(weights_DPxWD.transpose(1, 0, 2).reshape(pieces * width, inputs).T),
-        bias_DP.T.reshape(pieces * width).copy(),
+        np.ascontiguousarray(weights_DPxI.transpose(1, 0, 2).reshape(pieces * width, inputs).T),
+        bias_DP.T.reshape(pieces * width),
         norm.get_param("G"),
         norm.get_param("b"),
     )

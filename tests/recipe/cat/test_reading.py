@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diht_k8s.recipe.cat import encoder, reading
+from diht_k8s.recipe.cat import encoder, reading, words
 from diht_k8s.recipe.cat.parser import CaptionParser
 from diht_k8s.recipe.cat.reading import Reader
 
@@ -22,7 +22,25 @@ def reader() -> Reader:
 
 def captions() -> list[str]:
     lines = [json.loads(line)["caption"] for line in DEV.read_text().splitlines()]
-    return [*lines, "", " ", "dog", "two  blanks", "word " * 400, "LED  Lamp\twith tab", "don't stop"]
+    return [*lines, *TOUGH]
+
+
+TOUGH = [
+    "",
+    " ",
+    "dog",
+    "two  blanks",
+    "  \t leading and trailing \n ",
+    "word " * 400,
+    "a red box, " * 90,
+    "LED  Lamp\twith tab",
+    "no-break\u00a0space and\u2003wide",
+    "don't stop, gonna cannot",
+    "10km for US$5 (e.g. at 9 a.m.) :) \u2014 caf\u00e9!",
+    "A dog runs. The cat sleeps! Is it raining? It is",
+    "whom the boys say they saw",
+]
+"""Blanks of every kind, nothing at all, a thousand characters, words that the tokenizer cuts, several sentences, and a head across another arc."""
 
 
 def found_by_spacy(text: str) -> list[tuple[str, str, str, str]]:
@@ -49,9 +67,8 @@ def test_vectors_are_the_ones_that_spacy_computes(reader: Reader) -> None:
     texts = [text for text in captions() if text.strip()]
     docs = [language.make_doc(text) for text in texts]
     wanted = np.concatenate(language.get_pipe("tok2vec").predict(docs))  # type: ignore[attr-defined]
-    words = reading._Words(reader._encoder.width)
-    rows = words.rows(docs, language.vocab.strings, reader._encoder)
-    vectors = reader._encoder.encode(words.vectors_MD[rows], [len(doc) for doc in docs])
+    rows = reader._words.rows(texts)
+    vectors = reader._encoder.encode(reader._words.vectors_MD[np.concatenate(rows)], [len(doc) for doc in docs])
     np.testing.assert_allclose(vectors, wanted, atol=2e-5)
 
 
@@ -66,12 +83,24 @@ def test_captions_do_not_see_each_other_however_they_are_batched(reader: Reader)
 
 
 def test_words_are_forgotten_when_they_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "MAX_WORDS", 8)
+    monkeypatch.setattr(words, "MAX_WORDS", 8)
     reader = Reader()
     texts = ["a small dog chases a ball", "two cats sleep on that sofa", "a small dog chases a ball"]
     lower = [[token.lower for token in tokens] for text in texts for tokens in reader.read([text])]
     assert lower == [text.split() for text in texts]
-    assert len(reader._words.texts) <= 8
+    assert len(reader._words.known) == 5
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["", "", " "]])
+def test_texts_without_words_have_none(reader: Reader, texts: list[str]) -> None:
+    assert list(reader.read(texts)) == [[] for _ in texts]
+
+
+def test_words_are_parsed_alike_in_any_company(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = [[(token.lower, token.tag, token.dep, token.head.i) for token in text] for text in reader.read(TOUGH)]
+    monkeypatch.setattr(reading, "AT_ONCE", 1)
+    alone = [[(token.lower, token.tag, token.dep, token.head.i) for token in text] for text in reader.read(TOUGH)]
+    assert together == alone
 
 
 def test_model_with_too_many_strings_is_loaded_anew(monkeypatch: pytest.MonkeyPatch) -> None:
