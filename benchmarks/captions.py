@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--captions", help="JSON list of captions (10,000 are enough)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--batch", type=int, default=10_000, help="captions that our parser gets at once (stage filter: 128)"
+        "--batch", type=int, default=10_000, help="captions that our parser gets at once (stage filter: 256)"
     )
     parser.add_argument("--side", choices=["plain", "ours"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -6,7 +6,7 @@ A shard is done when its scores lie there under this run's configuration. Each i
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Final
@@ -34,13 +34,28 @@ from diht_k8s.recipe.shards.samples import Sample
 from diht_k8s.recipe.shards.sets import Shard, share
 from diht_k8s.recipe.shards.tables import write_table
 
-BATCH: Final = 128
+BATCH: Final = 256
 """Samples judged at once: enough for the parser's batches, few enough that a stop request waits for seconds only."""
+BATCH_BYTES: Final = 128 << 20
+"""Bytes of them, beyond which a batch ends sooner: shards may hold large pictures."""
 
 
 def is_done(scores: Scores, context: Context) -> bool:
     """Whether a shard's scores are the ones that this run would write."""
     return scores.header["config_sha256"] == context.config_sha256
+
+
+def batches_of(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
+    """Samples that are judged at once, in order."""
+    batch, size = list[Sample](), 0
+    for sample in samples:
+        batch.append(sample)
+        size += sum(map(len, sample.members.values()))
+        if len(batch) == BATCH or size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 class ShardFilter:
@@ -123,8 +138,8 @@ class ShardFilter:
         spotting, prints = self._rules.text_spotting, list[bytes]()
 
         def kept() -> Iterator[tuple[int, Row, Sample]]:
-            samples, numbers = read_pairs(context.storage, shard), itertools.count()
-            while batch := list(itertools.islice(samples, BATCH)):
+            numbers = itertools.count()
+            for batch in batches_of(read_pairs(context.storage, shard)):
                 context.stop.raise_if_requested("finished shards are kept")
                 self._claims.keep()
                 rows = self._judge_batch(shard, batch, before, earlier)
