@@ -118,9 +118,10 @@ def macro_f1(confusion_CC: NDArray[np.int64]) -> float:
 
 
 def by_group(hits_2N: NDArray[np.bool_], groups: Sequence[str | None]) -> list[Group]:
-    """Accuracies of each group of pictures (a region, an income), the worst top-1 first; [] where there is but one."""
-    names = sorted({group for group in groups if group is not None})
-    if len(names) < 2:
+    """Accuracies of each group of pictures (a region, an income), the worst top-1 first; [] where there is but one, or nearly one for each picture."""
+    named = [group for group in groups if group is not None]
+    names = sorted(set(named))
+    if not 2 <= len(names) <= len(named) / 2:
         return []
     of_N = np.array([names.index(group) if group is not None else -1 for group in groups])
     found = [

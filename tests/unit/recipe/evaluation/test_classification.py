@@ -81,4 +81,12 @@ def test_groups_when_pictures_have_them_tell_the_worst_first() -> None:
         ("south", 2, 0.0, 0.5),
         ("north", 2, 1.0, 1.0),
     ]
-    assert by_group(hits, ["north"] * 5) == by_group(hits, [None] * 5) == []
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [["north"] * 5, [None] * 5, ["1", "2", "3", "4", "5"], ["1", "2", "3", None, None]],
+    ids=["one", "none", "numbers of pictures", "numbers of some"],
+)
+def test_groups_that_tell_nothing_are_left_out(groups: list[str | None]) -> None:
+    assert by_group(np.ones((2, 5), dtype=bool), groups) == []
