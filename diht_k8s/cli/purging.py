@@ -24,12 +24,13 @@ def purge_command(path: str, exclude: str, overrides: Sequence[str]) -> int:
         run = read_run(path, overrides, {})
         done = purge(run, Storage(run.spec.storage), exclude, stop)
         filters_out = run.spec.filter is not None and run.spec.filter.exclude is not None
-        print(*describe(done, path, exclude, filters_out=filters_out), sep="\n")
+        listed = run.spec.filter is not None and run.spec.filter.output == "KeepList"
+        print(*describe(done, path, exclude, filters_out=filters_out, listed=listed), sep="\n")
 
     return exit_code_of(work)
 
 
-def describe(done: Purged, path: str, exclude: str, *, filters_out: bool) -> list[str]:
+def describe(done: Purged, path: str, exclude: str, *, filters_out: bool, listed: bool = False) -> list[str]:
     """What a purge did, for people.
 
     Args:
@@ -37,11 +38,17 @@ def describe(done: Purged, path: str, exclude: str, *, filters_out: bool) -> lis
         path: the run document.
         exclude: the list.
         filters_out: whether the document names an exclude list.
+        listed: whether kept pairs are listed and not copied.
     """
     if not done.shards:
         return ["nothing to remove: no pair of the list is in the run's output"]
-    what = "kept shards and labels" if done.labels else "kept shards"
+    kept = "keep lists" if listed else "kept shards"
+    what = f"{kept} and labels" if done.labels else kept
     lines = [f"removed {done.pairs} pairs from {what}; {done.shards} shards were written anew"]
+    if listed and done.pairs:
+        lines.append(
+            "the raw shards still hold them, and are read by this run: take them out there last, then run the filter again"
+        )
     if done.dropped:
         lines.append(
             f"{done.dropped} pairs that the filter had dropped lost their words and spotted texts in the scores"

@@ -12,12 +12,12 @@ from typing import Any, Final, Literal
 
 import pyarrow as pa
 
+from diht_k8s.api.errors import DataError
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import Stage
-from diht_k8s.recipe.cat.judging import new_row
 from diht_k8s.recipe.cat.scores import Row, to_batch
 from diht_k8s.recipe.shards.keep_lists import Listed, write_keep_list
-from diht_k8s.recipe.shards.samples import ContentDigest, Sample, read_samples, write_samples
+from diht_k8s.recipe.shards.samples import ContentDigest, Sample, count_samples, read_samples, write_samples
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tables import write_table
 
@@ -47,10 +47,14 @@ class KeptPairs:
             pairs: number in the raw shard, row and sample of each pair that is kept.
         """
         if self.output == "KeepList":
-            listed = [Listed(number, row.uid) for number, row, _ in pairs]
-            self.storage.remove(self.layout.kept(shard))  # of an earlier run: copies that nobody reads any more
-            return self._write_list(shard, listed)
-        return self._write_copies(shard, ((sample.key, sample.members) for _, _, sample in pairs))
+            written = self._write_list(shard, [Listed(number, row.uid) for number, row, _ in pairs])
+            other = self.layout.kept(shard)
+        else:
+            written = self._write_copies(shard, ((sample.key, sample.members) for _, _, sample in pairs))
+            other = self.layout.keep_list(shard)
+        if self.storage.exists(other):  # of an earlier run: nobody would read it any more, nor take pairs out of it
+            self.storage.remove(other)
+        return written
 
     def rewrite(self, shard: str, rows: Sequence[Row], gone: Collection[int]) -> Written:
         """Write a shard's file without some pairs; where they have gone already, nothing changes.
@@ -59,18 +63,25 @@ class KeptPairs:
             shard: its name.
             rows: its scores, as they were.
             gone: numbers of the rows that go.
+
+        Raises:
+            DataError: the copies are not those of the scores.
         """
-        left = [number for number, row in enumerate(rows) if row.kept and number not in gone]
+        kept = [number for number, row in enumerate(rows) if row.kept]
+        left = [number for number in kept if number not in gone]
         if self.output == "KeepList":
             return self._write_list(shard, [Listed(number, rows[number].uid) for number in left])
-        names = {(rows[number].index, rows[number].uid) for number in gone}
-        return self._write_copies(shard, self._copies_but(shard, names) if left else ())
+        uri = self._uri(shard)
+        held = count_samples(self.storage, uri)
+        if held not in (len(kept), len(left)):
+            raise DataError(f"{uri} holds {held} pairs where {len(kept)} were kept: run the stage filter again")
+        stays = {place for place, number in enumerate(kept) if held == len(left) or number not in gone}
+        return self._write_copies(shard, self._copies(uri, stays) if left else ())
 
-    def _copies_but(self, shard: str, gone: Collection[tuple[str, str]]) -> Iterator[tuple[str, Mapping[str, bytes]]]:
-        """The copies whose key and uid are not among those."""
-        for sample in read_samples(self.storage, self._uri(shard)):
-            row = new_row("", sample)
-            if (row.index, row.uid) not in gone:
+    def _copies(self, uri: str, stays: Collection[int]) -> Iterator[tuple[str, Mapping[str, bytes]]]:
+        """The copies at these places; keys and uids may repeat within a shard."""
+        for place, sample in enumerate(read_samples(self.storage, uri)):
+            if place in stays:
                 yield sample.key, sample.members
 
     def _write_copies(self, shard: str, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> Written:

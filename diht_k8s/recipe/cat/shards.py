@@ -1,4 +1,4 @@
-"""Filter whole shards: samples stream through the judge in batches; the kept tar is written first, the scores last.
+"""Filter whole shards: samples stream through the judge in batches; the kept pairs are written first, the scores last.
 
 A shard is done when its scores lie there under this run's configuration. Each is claimed while it is worked on (see `claims`).
 """

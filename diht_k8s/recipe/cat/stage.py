@@ -1,6 +1,6 @@
 """The filter as a stage program: raw shards in; scores, kept shards and `report.json` out (design: scores for EVERY sample).
 
-A shard is done when its scores lie there under this run's configuration, and they are written after its kept tar. Each worker begins
+A shard is done when its scores lie there under this run's configuration, and they are written after its kept pairs. Each worker begins
 with its own share of the shards, then takes what others have not begun or have left behind (see `claims`), so that the last shard
 is not one slow or dead worker's alone. One of them adds up the counts and ends the stage; the others wait for it.
 """

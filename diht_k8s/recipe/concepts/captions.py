@@ -1,6 +1,6 @@
 """Caption concepts of the kept pairs, read from the filter's scores: captions are parsed once in the whole recipe.
 
-In: `filter/scores/SHARD.parquet`. Out: for each row of `kept/SHARD.tar`, in its order, the uid, the names of objects and attributes, and which
+In: `filter/scores/SHARD.parquet`. Out: for each kept pair, in their order, the uid, the names of objects and attributes, and which
 objects the caption credits ("clip art by NAME").
 """
 

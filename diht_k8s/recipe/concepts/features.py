@@ -1,6 +1,6 @@
 """Teacher features of kept shards: each picture passes the teacher once, the features lie beside the labels as fp16 safetensors.
 
-In: `kept/SHARD.tar`. Out: `label/features/SHARD.safetensors`, whole or absent, so that the stage goes on shard by shard; heads are trained on
+In: the kept pairs. Out: `label/features/SHARD.safetensors`, whole or absent, so that the stage goes on shard by shard; heads are trained on
 them and labels predicted from them.
 
 Shapes: N pictures of a shard, B of a batch, D features.

@@ -1,6 +1,6 @@
 """Soft labels: each picture's k likeliest classes of both heads, renormalised, in Parquet beside the kept shard; and how to read them.
 
-In: probabilities of the heads. Out: `label/labels/SHARD.parquet`, rows in the order of `kept/SHARD.tar`: uid, ids (uint16) and probabilities
+In: probabilities of the heads. Out: `label/labels/SHARD.parquet`, rows in the order of the kept pairs: uid, ids (uint16) and probabilities
 (fp16) of both heads, null where the picture has no label. Reading gives float32 that sums to 1 again: fp16 is off by up to 4e-4.
 
 Shapes: N pictures of a shard, B of a batch, C classes, K stored classes.

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 import pyarrow as pa
 
+from diht_k8s.api.errors import DataError
 from diht_k8s.api.hashing import SCHEMA_VERSION
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tables import read_table, write_table
@@ -35,7 +36,9 @@ def read_keep_list(storage: Storage, uri: str) -> list[Listed]:
     """Read a list.
 
     Raises:
-        DataError: the file is no table of ours.
+        DataError: the file is no keep list.
     """
-    table, _ = read_table(storage, uri, columns=SCHEMA.names)
+    table, _ = read_table(storage, uri)
+    if not set(SCHEMA.names) <= set(table.column_names):
+        raise DataError(f"{uri} is no keep list: run the stage filter again")
     return [Listed(row, uid) for row, uid in zip(table["row"].to_pylist(), table["uid"].to_pylist(), strict=True)]

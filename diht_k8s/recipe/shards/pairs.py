@@ -29,15 +29,21 @@ def read_pairs(storage: Storage, shard: Shard) -> Iterator[Sample]:
 
 
 def _listed(storage: Storage, shard: Shard, keep_list: str, samples: Iterator[Sample]) -> Iterator[Sample]:
+    if shard.identity is not None and storage.identity(shard.uri) != shard.identity:
+        raise _replaced(shard, keep_list, "it has changed since")
     numbered = enumerate(samples)
     for row, uid in read_keep_list(storage, keep_list):
         sample = next((sample for number, sample in numbered if number == row), None)
         if sample is None or storable(sample.uid) != uid:
-            raise DataError(
-                f"{shard.uri} is not the shard of which {keep_list} was made (row {row} should be {uid!r}): "
-                "put the old one back, or run the stage filter again"
-            )
+            raise _replaced(shard, keep_list, f"row {row} should be {uid!r}")
         yield sample
+
+
+def _replaced(shard: Shard, keep_list: str, sign: str) -> DataError:
+    return DataError(
+        f"{shard.uri} is not the shard of which {keep_list} was made ({sign}): "
+        "put the old one back, or run the stage filter again"
+    )
 
 
 def with_usual_names(sample: Sample, image_key: str | None, caption_key: str | None) -> Sample:

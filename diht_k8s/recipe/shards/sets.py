@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
+from typing import Any
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.layout import Layout
@@ -32,6 +33,8 @@ class Shard:
     """number of samples where it is known."""
     keep_list: str | None = None
     """URI of the list of the samples to be read; None reads all."""
+    identity: str | None = None
+    """`Storage.identity` of the shard of which the list was made."""
 
 
 def input_shards(spec: Spec, storage: Storage) -> list[Shard]:
@@ -76,20 +79,21 @@ def kept_by(committed: Committed, spec: Spec, storage: Storage) -> list[Shard]:
     layout = Layout(spec.data.output)
     kept = [item for item in committed.summary["shards"] if item["kept"]]
     if committed.config.get("config", {}).get("output") == "KeepList":
-        return _listed_shards(spec, storage, layout, {item["name"]: item["kept"] for item in kept})
+        raw = {shard.name: shard for shard in input_shards(spec, storage)}
+        return [_listed(raw.get(item["name"]), item, layout, committed.inputs) for item in kept]
     return [Shard(item["name"], layout.kept(item["name"]), item["source"], samples=item["kept"]) for item in kept]
 
 
-def _listed_shards(spec: Spec, storage: Storage, layout: Layout, kept: Mapping[str, int]) -> list[Shard]:
-    """The raw shards of which the filter kept something, each with its keep list."""
-    raw = {shard.name: shard for shard in input_shards(spec, storage)}
-    for name in kept:
-        if name not in raw:
-            raise UserError(
-                f"the filter kept pairs of the shard {name}, which spec.data.sources lead to no more: "
-                "give the run document of which it was made, or run the stage filter again"
-            )
-    return [replace(raw[name], samples=number, keep_list=layout.keep_list(name)) for name, number in kept.items()]
+def _listed(raw: Shard | None, item: Mapping[str, Any], layout: Layout, inputs: Mapping[str, str]) -> Shard:
+    """A raw shard of which the filter kept something, with its keep list."""
+    name: str = item["name"]
+    if raw is None:
+        raise UserError(
+            f"the filter kept pairs of the shard {name}, which spec.data.sources lead to no more: "
+            "give the run document of which it was made, or run the stage filter again"
+        )
+    identity = inputs[name].partition(" ")[0]  # what follows says how the filter read it
+    return replace(raw, samples=item["kept"], keep_list=layout.keep_list(name), identity=identity)
 
 
 def share(shards: list[Shard], worker: int, workers: int) -> list[Shard]:

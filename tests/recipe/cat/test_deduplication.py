@@ -17,6 +17,8 @@ from diht_k8s.recipe.cat.purging import purge
 from diht_k8s.recipe.cat.scores import Row
 from diht_k8s.recipe.runtime.commit import artefact, read_committed
 from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.recipe.shards.pairs import read_pairs
+from diht_k8s.recipe.shards.sets import kept_shards
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.cat.shards import (
     encoded,
@@ -90,6 +92,21 @@ def test_pictures_that_repeat_an_earlier_kept_one_are_dropped_and_counted(
     assert kept_keys(tmp_path / "out", "web-a") == [key for key in ("a-1", "a-3") if key not in gone]
     for item in committed.artefacts:
         assert artefact(Storage(), Layout(str(tmp_path / "out")), Stage.FILTER, item.path) == item
+
+
+@pytest.mark.parametrize("output", ["Shards", "KeepList"])
+def test_of_two_pairs_of_one_name_the_repeat_goes_alone(tmp_path: Path, output: str) -> None:
+    """Appending a shard to itself gives such pairs."""
+    blue, gold = encoded(scene(1)), encoded(scene(2))
+    samples = [("k", blue), ("x", gold), ("k", blue)]
+    members = [member for key, picture in samples for member in pair(key, GOOD, picture, uid=key)]
+    (tmp_path / "a.tar").write_bytes(tar_of(members))
+    run = run_of(tmp_path / "out", f"{tmp_path}/a.tar", {"duplicates": "Exact", "output": output})
+    committed = filter_with(run)
+    assert committed is not None
+    assert committed.summary["counts"]["kept"] == 2
+    (kept,) = kept_shards(run.spec, Storage())
+    assert [sample.key for sample in read_pairs(Storage(), kept)] == ["k", "x"]
 
 
 def test_report_counts_repeats_last_and_shows_some(tmp_path: Path, shards: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ LISTED = {"output": "KeepList"}
 
 
 def write_raw(folder: Path, suffix: str = "png") -> str:
-    """a: 0 kept, 1 bare, 2 bad, 3 repeats 0, 4 kept with the key and uid of 1. b: nothing is kept. c: 0 repeats a-0, 1 kept."""
+    """a: 0 kept, 1 bare, 2 bad, 3 repeats 0, 4 kept with the uid of 1. b: nothing is kept. c: 0 repeats a-0, 1 kept."""
     folder.mkdir(exist_ok=True)
     blue, red, gold = drawn(), drawn(colour="red"), drawn(colour="gold")
     shards = {
@@ -116,11 +117,27 @@ def test_report_shows_listed_pictures_of_other_names(tmp_path: Path) -> None:
     ids=["shorter", "other pairs"],
 )  # fmt: skip
 def test_shard_that_was_replaced_since_is_refused(tmp_path: Path, keys: list[str], message: str) -> None:
-    run = listed_run(tmp_path)
+    first = kept_shards(listed_run(tmp_path).spec, Storage())[0]
     members = [member for key in keys for member in pair(key, GOOD, uid=key)]
     (tmp_path / "raw/a.tar").write_bytes(tar_of(members))
     with pytest.raises(DataError, match=message):
+        list(read_pairs(Storage(), replace(first, identity=None)))
+    with pytest.raises(DataError, match=r"web-a\.parquet was made \(it has changed since\): put the old one back"):
+        list(read_pairs(Storage(), first))
+
+
+def test_shard_that_was_replaced_by_other_pairs_of_the_same_names_is_refused(tmp_path: Path) -> None:
+    run = listed_run(tmp_path)
+    members = [member for key in ("a-0", "a-1", "a-2", "a-3", "a-4") for member in pair(key, "another", uid=key)]
+    (tmp_path / "raw/a.tar").write_bytes(tar_of(members))
+    with pytest.raises(DataError, match="it has changed since"):
         pairs_of(run)
+
+
+def test_table_that_is_no_list_is_told(tmp_path: Path) -> None:
+    listed_run(tmp_path)
+    with pytest.raises(DataError, match=r"web-a\.parquet is no keep list: run the stage filter again"):
+        read_keep_list(Storage(), Layout(str(tmp_path / "out")).scores("web-a"))
 
 
 def test_run_that_names_the_shards_no_more_is_told(tmp_path: Path) -> None:
@@ -144,5 +161,8 @@ def test_copies_of_an_earlier_run_go_and_come_back_without_the_parser(
     assert not list((tmp_path / "out").rglob("*.tar"))
     forget(tmp_path / "out")
     filter_with(runs[0])
-    kept = {name: data for name, data in files_of(tmp_path / "out").items() if name.endswith(".tar")}
-    assert kept == {name: data for name, data in copies.items() if name.endswith(".tar")}
+    again = files_of(tmp_path / "out")
+    assert again.keys() == copies.keys()
+    assert [again[name] for name in copies if name.endswith(".tar")] == [
+        copies[name] for name in copies if name.endswith(".tar")
+    ]

@@ -268,6 +268,18 @@ def test_model_that_saw_the_pairs_is_told_of(bench: Bench, capsys: pytest.Captur
     assert f"diht run {document} --replace" in said
 
 
+def test_purge_of_lists_says_that_the_raw_shards_still_hold_the_pairs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = Bench(tmp_path, "KeepList")
+    document = tmp_path / "run.json"
+    document.write_text(bench.run.model_dump_json(by_alias=True, exclude_none=True))
+    assert main(["purge", str(document), "--exclude", bench.listed("a-1")]) == 0
+    said = capsys.readouterr().out
+    assert "removed 1 pairs from keep lists and labels; 1 shards were written anew" in said
+    assert "the raw shards still hold them" in said
+
+
 @pytest.mark.parametrize("case", ["empty list", "other settings", "not committed"])
 def test_what_cannot_be_purged_is_said(bench: Bench, case: str) -> None:
     entries, run = ["a-1"], bench.run
