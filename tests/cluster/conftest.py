@@ -42,10 +42,12 @@ FIRST_START_TIMEOUT_S = 1800
 """The first test waits for the cluster, and the first start on a machine compiles Kubernetes."""
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    first = next(
-        (item for item in items if item.path.is_relative_to(HERE) and item.get_closest_marker("cluster")), None
-    )
+    """Give the first test that will need the cluster the time of its start; those before it may be left out."""
+    here = (item for item in items if isinstance(item, pytest.Function) and item.path.is_relative_to(HERE))
+    needing = (item for item in here if "kubeconfig" in item.fixturenames and not item.get_closest_marker("skip"))
+    first = next(needing, None)
     if first:
         first.add_marker(pytest.mark.timeout(FIRST_START_TIMEOUT_S))
 
