@@ -17,6 +17,12 @@ Device = Literal["CPU", "CUDA"]
 CUDA_PROVIDER: Final = "CUDAExecutionProvider"
 LINE_SHAPE: Final = (3, 48, 96)
 """The recogniser's channels, height and LEAST width: short words are not padded to the 320 of the library's default."""
+OWN_PICTURE: Final = 3 * 320 * 320
+"""Numbers of the largest picture whose shape has a detector of its own. A larger one takes 18 to 27 % longer in the open network, but
+there are too many shapes of such pictures to keep."""
+OWN_LINE: Final = 3 * 48 * 512
+"""Numbers of the longest line whose width class has a recogniser of its own: eleven classes, so all are kept. A longer line takes at
+most 8 % longer in the open network, and to the last bit says the same."""
 LINES_AT_ONCE: Final[dict[Device, int]] = {"CPU": 1, "CUDA": 6}
 """Lines in one run of the recogniser at most. On the processor together takes as long as one by one, and each keeps its own width."""
 _ON_CUDA: Final = {
@@ -72,11 +78,13 @@ def load_engine(*, detector_size: int, threads: int, device: Device, precision: 
 
 
 def _compile_by_shape(engine: Any, threads: int, precision: Precision) -> None:
-    """Put networks for one shape each in the place of RapidOCR's sessions, which run one of open shape in a precision of OpenVINO's choice."""
+    """Put networks for small shapes in the place of RapidOCR's sessions, which run one of open shape in a precision of OpenVINO's choice."""
     detector, recogniser = engine._load_det_model(), engine._load_rec_model()
-    detector.session = ShapedNetwork(detector.session.model, threads=threads, precision=precision)
+    detector.session = ShapedNetwork(
+        detector.session.model, threads=threads, precision=precision, own_up_to=OWN_PICTURE
+    )
     recogniser.session = ShapedNetwork(
-        recogniser.session.model, threads=threads, precision=precision, width_of=width_class
+        recogniser.session.model, threads=threads, precision=precision, own_up_to=OWN_LINE, width_of=width_class
     )
 
 
@@ -90,8 +98,7 @@ def _check_provider(device: Device) -> None:
         onnxruntime = None
     if onnxruntime is None or CUDA_PROVIDER not in onnxruntime.get_available_providers():
         raise UserError(
-            f"{_FIELD}, but no ONNX Runtime with CUDA is installed: "
-            "install onnxruntime-gpu in the image (in place of onnxruntime), or say CPU"
+            f"{_FIELD}, but no ONNX Runtime with CUDA is installed: install onnxruntime-gpu in the image, or say CPU"
         )
     onnxruntime.preload_dlls()
 
