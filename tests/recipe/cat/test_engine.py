@@ -125,7 +125,9 @@ def test_gpu_without_any_onnx_runtime_is_refused(monkeypatch: pytest.MonkeyPatch
 
 def test_gpu_without_a_runtime_for_it_is_refused_with_what_to_do() -> None:
     assert CUDA_PROVIDER not in onnxruntime.get_available_providers(), "the tests run with the processor's package"
-    with pytest.raises(UserError, match=r"textSpotting\.device: CUDA.*install onnxruntime-gpu in the image"):
+    with pytest.raises(
+        UserError, match=r"textSpotting\.device: CUDA.*install onnxruntime-gpu in the image, or say CPU"
+    ):
         TextSpotter(device="CUDA").check_device()
 
 
