@@ -26,7 +26,7 @@ class TextSpotting(Model):
     detector_size: Annotated[int, Field(ge=64, le=2048)] = 256
     """detectorSize is the longest side in pixels at which text is looked for (our choice)."""
     precision: Literal["BF16", "FP32"] = "BF16"
-    """precision: BF16 lets processors that have bfloat16 arithmetic read pictures in it, half as long; other processors and GPUs read in fp32. FP32 makes all read in fp32 (our choice)."""
+    """precision: BF16 lets processors that have bfloat16 arithmetic read pictures in it, in three fifths of the time; other processors and GPUs read in fp32. FP32 makes all read in fp32 (our choice)."""
     device: Annotated[Literal["CPU", "CUDA"], Field(json_schema_extra=PLACEMENT)] = "CPU"
     """device that reads the pictures: CUDA needs an image with onnxruntime-gpu and a GPU for each pod, and ends the stage where it cannot be used."""
 
