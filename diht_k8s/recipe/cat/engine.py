@@ -18,8 +18,8 @@ CUDA_PROVIDER: Final = "CUDAExecutionProvider"
 LINE_SHAPE: Final = (3, 48, 96)
 """The recogniser's channels, height and LEAST width: short words are not padded to the 320 of the library's default."""
 OWN_PICTURE: Final = 3 * 320 * 320
-"""Numbers of the largest picture whose shape has a detector of its own. A larger one takes 18 to 27 % longer in the open network, but
-there are too many shapes of such pictures to keep."""
+"""Numbers of the largest picture whose shape has a detector of its own. A larger one takes 22 to 29 % longer in the open network
+(measured at 512 pixels), but there are too many shapes of such pictures to keep."""
 OWN_LINE: Final = 3 * 48 * 512
 """Numbers of the longest line whose width class has a recogniser of its own: eleven classes, so all are kept. A longer line takes at
 most 8 % longer in the open network, and to the last bit says the same."""
