@@ -231,7 +231,7 @@ def _used_as_noun(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> bool
 
 
 def _is_graded(tokens: Sequence[Token], index: int) -> bool:
-    """Whether it is a noun after its own adjective: "slim fit jeans", "low fat yogurt"."""
+    """Whether it is a noun after its own adjective: "loose fit gloves", "low fat yogurt"."""
     return tokens[index].lower in GRADED and index > 0 and tokens[index - 1].tag == "JJ"
 
 

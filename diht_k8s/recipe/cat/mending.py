@@ -220,7 +220,7 @@ def _is_no_past(token: Token) -> bool:
 
 
 def _disagrees(token: Token) -> bool:
-    """Whether a plain verb form stands where English has none: "case cover for a phone", "progress and prospect"."""
+    """Whether a plain verb form stands where English has none: "case cover for a phone", "pattern and sketch"."""
     if token.kids("aux", "auxpass", "mark", "neg") or token.dep in ("ccomp", "xcomp", "advcl", "relcl", "acl", "aux"):
         return False
     if token.dep == "conj":

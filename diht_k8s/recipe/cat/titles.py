@@ -1,4 +1,4 @@
-"""Mend verbs that are none in titles: "Gold Plated Geometric Earrings", "Color Changing LED Lights", "Seiko Solar Ladies Watch".
+"""Mend verbs that are none in titles: "Gold Plated Geometric Earrings", "Mood Changing LED Lanterns", "Brakk Quartz Ladies Watch".
 
 Titles of products and pictures, known by their capitals, are chains of nouns, participles and adjectives without articles; the tagger, which
 looks for a sentence, takes one of them for its verb. Headlines are titles as well ("Two Girls Share an Umbrella"), so a verb stays
@@ -75,7 +75,7 @@ def mend_title(tokens: Sequence[Token], lexicon: Lexicon, title: str) -> None:
 
 
 def mend_fragment(tokens: Sequence[Token], lexicon: Lexicon) -> None:
-    """The same, with more care, where capitals say nothing: "glass buttons royalty free illustration", "rubber lined valve".
+    """The same, with more care, where capitals say nothing: "clay bells royalty free drawing", "rubber lined valve".
 
     Only right after a bare common noun that cannot act, and before a noun or the end.
     """
@@ -133,7 +133,7 @@ def _mend_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
     if not lexicon.is_verb_form(token.lower):
         token.retag("NNP" if token.lower.endswith("ing") else "JJ")  # "Genting Highlands", "Multicolored Mayhem"
     elif token.lower == "set" and names and not goes_on:
-        _become_head(token, tokens[token.i - 1])  # "Vanity Set with Mirror"
+        _become_head(token, tokens[token.i - 1])  # "Drum Set with Cymbal"
     elif _is_participle(token):
         if goes_on and ((names and not actor) or token.lower in LOOKS or (opens and left is not None)):
             _become_part(tokens, token, "amod")
@@ -194,7 +194,7 @@ def _is_thing(token: Token, lexicon: Lexicon) -> bool:
 
 
 def _become_head(token: Token, left: Token) -> None:
-    """The last word of a name: "Solar Ladies Watch"."""
+    """The last word of a name: "Quartz Ladies Watch"."""
     token.retag("NNS" if token.tag == "VBZ" else "NN")
     for child in token.kids("nsubj", "nsubjpass"):
         child.dep = "compound"

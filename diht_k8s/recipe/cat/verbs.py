@@ -101,7 +101,7 @@ def _mend_opening(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> No
 
 
 def _describes_next(token: Token, right: Token, lexicon: Lexicon) -> bool:
-    """Whether an -ing word describes the noun phrase after it, or names its purpose: "Saluting face", "Cleaning icon set"."""
+    """Whether an -ing word describes the noun phrase after it, or names its purpose: "Saluting face", "Cutting badge set"."""
     if lexicon.verb(token.lower) in INTRANSITIVE or token.lower in LOOKS_IN_ING:
         return True
     if right.tag != "NN" or right.lower in MASS:
