@@ -38,6 +38,8 @@ NOISE: Final = tuple(
 """What is blanked out, in this order, each with a character that it cannot be without, which is far quicker to look for."""
 CUE: Final = re.compile(r"[<&@.:_#\d|/\u2022\u00b7~\u00bb>*+\u2013\u2014-]")
 """A character that some noise, a hashtag or a separator cannot be without."""
+SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
+"""Half a character, as a broken file or a shell's argument has it, which spaCy cannot encode."""
 TITLED: Final = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)?\.?")
 ABBREVIATIONS: Final = words("dr. mr. mrs. ms. prof. st. jr. sr.")
 ENGLISH: Final = words("the a an of and with in on at for is are to from by his her their your my")
@@ -49,13 +51,15 @@ SMALL_WORDS: Final = words(
 
 
 def clean(caption: str) -> tuple[str, str]:
-    """Blank out addresses, file names, prices, dates and closing hashtags; take ALL CAPS and Title Case down to lower case.
+    """Blank out addresses, file names, prices, dates, closing hashtags and halves of surrogate pairs; take ALL CAPS and Title Case down to lower case.
 
     Returns:
         The text; and with its capitals where they say that it is a title, else "".
 
     The tagger takes every capitalised word for a name, which hides verbs and adjectives of titles ("Little Bird Singing").
     """
+    if not caption.isascii():
+        caption = SURROGATE.sub(" ", caption)
     text = _without_noise(caption) if CUE.search(caption) else caption
     words = WORD.findall(text)
     return (_lowered(text, words), text) if _is_title(words) else (text, "")

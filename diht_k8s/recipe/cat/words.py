@@ -74,9 +74,10 @@ class Words:
 
     def _learn(self, pieces: Sequence[str]) -> None:
         """Take new pieces apart, and give rows to the words among them that are new."""
+        taken_apart = list(self._taken_apart(pieces))  # first: a tokenizer that fails must leave no row without vector
         count = len(self.known)
         new: list[list[int]] = []
-        for piece, parts in self._taken_apart(pieces):
+        for piece, parts in taken_apart:
             last = len(parts) - 1 if piece[-1] == " " and not piece.isspace() else None
             self._rows_of[piece] = tuple(
                 self._row(text, features, place == last, new) for place, (text, features) in enumerate(parts)

@@ -208,3 +208,9 @@ def test_cache_is_bounded() -> None:
 
 def test_describe_prints_what_was_parsed() -> None:
     assert describe(parsed("a black dog barks")) == "dog [black]\n  -bark-> ?\ncomplexity 2, actions 1 (bark)"
+
+
+def test_half_a_surrogate_pair_is_passed_over_and_spans_hold() -> None:
+    graph = parsed("a small \udcff dog \ud83d")
+    assert [(mention.name, mention.start) for mention in graph.objects] == [("dog", 10)]
+    assert attributes(graph) == {("dog", "small")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from spacy.attrs import NORM, PREFIX, SHAPE, SUFFIX  # type: ignore[attr-defined]
 
@@ -60,3 +61,16 @@ def test_plain_words_leave_nothing_in_the_memory_of_spacy(reader: Reader) -> Non
     before = len(reader.language.vocab.strings)
     list(reader.read(["blorptastic zwinkerly thingamabobbles"]))
     assert len(reader.language.vocab.strings) == before
+
+
+def test_a_tokenizer_that_fails_leaves_later_captions_as_they_would_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = Reader()._words
+    before = len(words.known)
+    with monkeypatch.context() as patch:
+        patch.setattr(words, "_tokenized", lambda text: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            words.rows(["a zwinkerly dog", "don't"])
+    assert len(words.known) == before
+    rows = words.rows(["a zwinkerly dog"])[0]
+    unharmed = Reader()._words
+    np.testing.assert_array_equal(words.vectors_MD[rows], unharmed.vectors_MD[unharmed.rows(["a zwinkerly dog"])[0]])

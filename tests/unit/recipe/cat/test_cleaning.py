@@ -24,6 +24,7 @@ from diht_k8s.recipe.cat.cleaning import clean
         ("Singer Maya Lind performs on stage", "Singer Maya Lind performs on stage"),
         ("Mug | Blue", "mug ; blue"),
         ("rock-n-roll", "rock-n-roll"),
+        ("a dog \udcff on\ud83d grass", "a dog on grass"),
         ("Pattern- apple -pear", "Pattern; apple ;pear"),
         ("size -3 to 4-", "size -3 to 4-"),
     ],
@@ -41,7 +42,8 @@ def test_clean_hands_on_the_capitals_of_a_title(caption: str, title: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "caption", ["a dog at www.example.org", "İSTANBUL BRIDGE", "A - B | C", "#a #b", "\U0001d538 \uff22\uff23"]
+    "caption",
+    ["a dog at www.example.org", "İSTANBUL BRIDGE", "A - B | C", "#a #b", "a \ud83d dog", "\U0001d538 \uff22\uff23"],
 )
 def test_clean_keeps_the_length_so_that_spans_stay_valid(caption: str) -> None:
     assert len(clean(caption)[0]) == len(caption)
