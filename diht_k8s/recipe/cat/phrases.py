@@ -12,11 +12,15 @@ from typing import Final
 from diht_k8s.recipe.cat.kinds import ADJECTIVE, BREAK, NOUN, NUMBER, between_marks, kinds_of
 from diht_k8s.recipe.cat.lexicon import Lexicon
 from diht_k8s.recipe.cat.tree import Token
-from diht_k8s.recipe.cat.wordlists import COLOURS, FIXED_NAMES, PLURAL_ONLY, SHADES, words
+from diht_k8s.recipe.cat.wordlists import COLOURS, FIXED_NAMES, LOOKS_IN_ING, PLURAL_ONLY, SHADES, words
 
 FIXED_FIRST: Final = frozenset(first for first, _ in FIXED_NAMES)
 WEARERS: Final = words("men women kids children boys girls ladies babies")
-AGES: Final = words("young old older younger little elderly adult teenage pregnant")
+OF_PEOPLE: Final = words(
+    "young old older younger little elderly adult teenage pregnant happy unhappy sad angry proud shy lonely hungry sleepy sick naughty "
+    "cheerful joyful curious brave excited tired scared frightened worried bored surprised amazed shocked delighted disappointed annoyed"
+)
+"""What is said of people, not of what is made for them; so are -ing words other than `LOOKS_IN_ING`."""
 LINKS: Final = ("and", "or", "but", ",", "&", "/")
 FREE_OF: Final = words(
     "royalty sugar gluten dairy fat smoke duty lead cruelty oil nut grain acid stress alcohol caffeine lactose"
@@ -67,7 +71,7 @@ def find_phrases(tokens: Sequence[Token], lexicon: Lexicon) -> Phrases:
             continue
         for number, part in enumerate(_parts(tokens, kinds, run)):
             _add_phrase(tokens, kinds, part, waiting if number == 0 else [], found, lexicon)
-        waiting = _of_wearers(tokens, run, found)
+        waiting = _of_wearers(tokens, kinds, run, found)
     _add_lone_adjectives(tokens, kinds, found)
     return found
 
@@ -110,17 +114,32 @@ def _leads_to_noun(tokens: Sequence[Token], kinds: Sequence[str], start: int) ->
     return False
 
 
-def _of_wearers(tokens: Sequence[Token], run: range, found: Phrases) -> list[Token]:
-    """Adjectives before those whom a thing is made for, which describe the thing: "vintage men's watch", but not "the little girl's hat"."""
+def _of_wearers(tokens: Sequence[Token], kinds: Sequence[str], run: range, found: Phrases) -> list[Token]:
+    """Adjectives before those whom a thing is made for, which describe the thing right after: "vintage men's watch", but not "the little girl's hat"."""
     if run.stop == len(tokens) or tokens[run.stop].tag != "POS" or tokens[run.stop - 1].lower not in WEARERS:
         return []
     if run.start and tokens[run.start - 1].tag in ("DT", "PRP$"):
         return []
+    start = run.stop + 1
+    while _is_wearer_too(tokens[start : start + 3]):
+        start += 3
+    thing = next((part for part in _runs(kinds) if part.start == start), range(0))
+    if not any(kinds[index] == NOUN for index in thing):
+        return []
     phrase = found.phrases[-1]
     own = [token for token in tokens[: run.stop] if found.of_adjective.get(token.i) is phrase]
-    moved = [token for token in own if token.lower not in AGES]
-    phrase.attributes = [name for name in phrase.attributes if name in AGES]
-    return moved
+    kept = [token for token in own if _is_of_people(token.lower)]
+    phrase.attributes = [token.lower for token in kept]
+    return [token for token in own if token not in kept]
+
+
+def _is_wearer_too(tokens: Sequence[Token]) -> bool:
+    """Whether others are coordinated with those before: "men's and women's watches"."""
+    return len(tokens) == 3 and tokens[0].lower in LINKS and tokens[1].lower in WEARERS and tokens[2].tag == "POS"
+
+
+def _is_of_people(word: str) -> bool:
+    return word in OF_PEOPLE or (word.endswith("ing") and word not in LOOKS_IN_ING)
 
 
 def _hangs_on_be(token: Token) -> bool:
