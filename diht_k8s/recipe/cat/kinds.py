@@ -38,6 +38,7 @@ NOUN_DEPS: Final = ("pobj", "dobj", "nsubj", "nsubjpass", "compound", "appos", "
 PRONOUNS: Final = words(
     "something anything nothing everything someone anyone everyone nobody somebody anybody everybody one ones i"
 )
+MODIFIERS: Final = ("amod", "compound", "nmod")
 NO_NOUNS: Final = DETERMINERS | PRONOUNS
 LETTER_OR_DIGIT: Final = re.compile(r"[^\W_]")
 MARKS: Final = frozenset(",;:|/.()")
@@ -50,9 +51,11 @@ QUALIFIED: Final = words("operated powered compatible resistant friendly")
 COUNTS: Final = words("dozens hundreds thousands millions")
 FEATURES: Final = words(
     "sleeved heeled handed haired eyed legged sided edged fashioned tailed eared faced necked crowned billed bellied breasted "
-    "throated winged"
+    "throated winged wheeled headed"
 )
 """What stands before them is a part of what they say."""
+PLAIN_FEATURES: Final = words("crowned winged")
+"""Of these, the ones that something can be without a word before them: "two winged horses"."""
 GRADED: Final = words("fit fat duty cut")
 NO_CHAIN: Final = COLOURS | SHADES | words("golf village bowling")
 """A colour after these is not that of a chain of nouns."""
@@ -101,7 +104,7 @@ def _kind(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> str:
         return NOUN if _used_as_noun(tokens, index, lexicon) else ADJECTIVE
     if token.tag not in ("VBN", "VBG", "VBD"):
         return BREAK
-    if token.dep in ("amod", "compound", "nmod") and token.head.i > token.i:
+    if token.dep in MODIFIERS and token.head.i > token.i:
         return NOUN if _names_purpose(token, following) else ADJECTIVE
     ends = token.tag != "VBG" and all(child.i < index and child.dep != "auxpass" for child in token.children)
     return ADJECTIVE if ends and between_marks(tokens, index) else BREAK
@@ -122,7 +125,9 @@ def _says_of_next(tokens: Sequence[Token], index: int) -> bool:
     """Whether a word says of what degree or kind the next one is: "extra long", "short sleeved", "slow roasted", "battery operated"."""
     word, following = tokens[index].lower, tokens[index + 1]
     if following.lower in FEATURES:
-        return True
+        return not (
+            tokens[index].is_noun and following.is_verb and following.dep not in MODIFIERS
+        )  # "a man handed her"
     if following.lower in QUALIFIED:
         after = tokens[index + 2] if index + 2 < len(tokens) else None
         return tokens[index].is_noun and (after is None or after.is_noun or after.lower in MARKS)
@@ -240,6 +245,8 @@ def _number_kind(tokens: Sequence[Token], index: int) -> str:
     following = tokens[index + 1].lower if index + 1 < len(tokens) else ""
     if following in ("x", "dozen") or _is_measure(tokens, index + 1) or _is_house_number(tokens, index):
         return SKIPPED
+    if following in FEATURES and not _is_plain_feature(tokens, index + 1):
+        return SKIPPED  # "a three legged dog"
     if HYPHENATED.match(word):
         return ADJECTIVE
     if index and tokens[index - 1].lower in IDENTIFIER_WORDS:
@@ -259,6 +266,12 @@ def _is_measure(tokens: Sequence[Token], index: int) -> bool:
     if index >= len(tokens) or tokens[index].lower in UNITS:
         return index < len(tokens)
     return tokens[index].lower in PARTS and index + 1 < len(tokens) and tokens[index + 1].tag[:2] in ("NN", "JJ")
+
+
+def _is_plain_feature(tokens: Sequence[Token], index: int) -> bool:
+    """Whether the number before a feature counts things that have it, "two winged horses", not "a four winged insect"."""
+    after = tokens[index + 1] if index + 1 < len(tokens) else None
+    return tokens[index].lower in PLAIN_FEATURES and after is not None and after.tag in ("NNS", "NNPS")
 
 
 def _is_house_number(tokens: Sequence[Token], index: int) -> bool:
