@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from diht_k8s.recipe.cat.lexicon import Lexicon
-from diht_k8s.recipe.cat.tree import Token, before, below, replace_with
+from diht_k8s.recipe.cat.tree import Token, after, before, below, replace_with
 from diht_k8s.recipe.cat.wordlists import AUXILIARIES, INTRANSITIVE, is_animate, words
 
 SHOWING = words("show depict display feature contain include illustrate represent picture portray")
 OF_THE_VERB = words("from into onto through across along during before after")
 BESIDE = frozenset(("next to", "beside", "near", "close to"))
+PLACES = (
+    BESIDE
+    | words("behind beyond beneath underneath below above opposite against outside nearby")
+    | {"in front of", "across from"}
+)
+"""After a noun these say where it is, not where the owner of both is."""
+VIEWS = words("background foreground distance sky")
 PATHS = words("down off along around past over through across up")
 
 
@@ -37,23 +44,62 @@ def _mend_coordination(tokens: Sequence[Token], token: Token) -> None:
     if token.dep != "conj" or not token.is_noun:
         return
     link = next((t for t in reversed(tokens[: token.i]) if t.tag == "CC"), None)
-    if link is not None and link.head is token.head:
+    if link is None or _part_from_possession(tokens, token, link):
+        return
+    if link.head is token.head:
         _join_possessions(token, link)
-        return
-    if link is None or not link.head.is_noun or link.head in below(token):
-        return
-    if token.head.i < link.head.i < link.i and link.head.dep in ("dobj", "pobj"):
+    elif (
+        link.head.dep in ("dobj", "pobj")
+        and token.head.i < link.head.i < link.i
+        and link.head.is_noun
+        and link.head not in below(token)
+    ):
         token.attach(link.head, "conj")
+
+
+def _possession(owner: Token, link: Token) -> Token | None:
+    """What the owner has by the last "with" before "and"."""
+    links = [child for child in owner.kids("prep") if child.lower == "with" and owner.i < child.i < link.i]
+    things = links[-1].kids("pobj") if links and owner.is_noun else []
+    return things[0] if things else None
 
 
 def _join_possessions(token: Token, link: Token) -> None:
     """Mend "a bicycle with fat tires and a leather saddle": both belong to the bicycle, unless the second acts itself ("a man with a hat and his dog")."""
-    owner = token.head
-    links = [child for child in owner.kids("prep") if child.lower == "with" and owner.i < child.i < link.i]
-    first = links[-1].kids("pobj") if links else []
-    if first and owner.is_noun and not is_animate(token.lower):
-        token.attach(first[0], "conj")
-        link.attach(first[0], "cc")
+    first = _possession(token.head, link)
+    if first is not None and not is_animate(token.lower):
+        token.attach(first, "conj")
+        link.attach(first, "cc")
+
+
+def _part_from_possession(tokens: Sequence[Token], token: Token, link: Token) -> bool:
+    """Keep apart what the owner does not have, and say whether there is such a thing.
+
+    "a boat with a sail and the sunset", "a car with a trailer and a house in the background"; but "the house with the red door and
+    the blue roof".
+    """
+    head = token.head
+    owner = head.head.head if head.dep == "pobj" else head
+    first = _possession(owner, link)
+    if first is None or (head is not owner and head is not first):
+        return False
+    if not (_has_place(tokens, token) or (_has_the(token) and not _has_the(first))):
+        return False
+    token.attach(owner, "conj")
+    link.attach(owner, "cc")
+    return True
+
+
+def _has_the(noun: Token) -> bool:
+    return any(child.lower == "the" for child in noun.kids("det"))
+
+
+def _has_place(tokens: Sequence[Token], noun: Token) -> bool:
+    """Whether a place follows a noun that is its own: "behind it", "nearby", "in the background"."""
+    right = after(tokens, noun)
+    if right is None or right.head is not noun:
+        return False
+    return right.lower in PLACES or (right.lower in ("in", "on") and any(t.lower in VIEWS for t in right.kids("pobj")))
 
 
 def _mend_path(token: Token, lexicon: Lexicon) -> None:

@@ -324,7 +324,12 @@ class _Builder:
     def _emit_prepositions_of_noun(self, noun: Token) -> None:
         for preposition in noun.kids("prep", "agent"):
             group = [noun] if preposition.lower == "of" else self._group(noun, passive=False)
-            self._emit_preposition([member for member in group if member.i < preposition.i], preposition, "")
+            sharing = [member for member in group if member is noun or not self._has_with(member, noun)]
+            self._emit_preposition([member for member in sharing if member.i < preposition.i], preposition, "")
+
+    def _has_with(self, owner: Token, later: Token) -> bool:
+        """Whether what the owner has stands before a noun coordinated with it, so that what follows that one is its own: "a car with a trailer and a house behind it"."""
+        return any(child.lower == "with" and child.i < later.i for child in owner.kids("prep"))
 
     def _emit_prepositions_of_adjective(self, adjective: Token, nouns: Sequence[Token], name: str) -> None:
         for preposition in adjective.kids("prep"):
