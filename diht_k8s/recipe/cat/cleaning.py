@@ -61,8 +61,8 @@ def clean(caption: str) -> tuple[str, str]:
     if not caption.isascii():
         caption = SURROGATE.sub(" ", caption)
     text = _without_noise(caption) if CUE.search(caption) else caption
-    words = WORD.findall(text)
-    return (_lowered(text, words), text) if _is_title(words) else (text, "")
+    found = WORD.findall(text)
+    return (_lowered(text, found), text) if _is_title(found) else (text, "")
 
 
 def _without_noise(text: str) -> str:
@@ -72,16 +72,16 @@ def _without_noise(text: str) -> str:
     return SEPARATOR.sub(_mark, HASHTAG.sub(r" \1", text))
 
 
-def _is_title(words: Sequence[str]) -> bool:
+def _is_title(found: Sequence[str]) -> bool:
     """Whether (nearly) every word of some weight starts with a capital, so that capitals say nothing about names."""
-    capitals = [word[0].isupper() for word in words if word.lower() not in SMALL_WORDS]
+    capitals = [word[0].isupper() for word in found if word.lower() not in SMALL_WORDS]
     return 1 < sum(capitals) >= 0.8 * len(capitals)
 
 
-def _lowered(text: str, words: Sequence[str]) -> str:
+def _lowered(text: str, found: Sequence[str]) -> str:
     """Lower case of the same length; in a title that is not ALL CAPS, words of capitals only (LED) stay as names."""
-    shouted = sum(word.isupper() for word in words) > len(words) / 2
-    if text.isascii() and "." not in text and (shouted or not any(word.isupper() and len(word) > 1 for word in words)):
+    shouted = sum(word.isupper() for word in found) > len(found) / 2
+    if text.isascii() and "." not in text and (shouted or not any(word.isupper() and len(word) > 1 for word in found)):
         return text.lower()  # no name nor abbreviation to be spared
     lowered = TITLED.sub(lambda match: _lower(match, shouted=shouted), text)
     return lowered if len(lowered) == len(text) else text

@@ -13,11 +13,12 @@ from diht_k8s.recipe.cat.wordlists import (
     ADVERBIALS,
     CALENDAR,
     COLOURS,
+    COUNTS,
     DETERMINERS,
     HYPHENATED_NOUNS,
     IDENTIFIER_WORDS,
     INTRANSITIVE,
-    MATERIALS,
+    NOUN_MODIFIERS,
     MONTH_WORDS,
     NUMBER_WORDS,
     OBJECT_NOT_ADVERB,
@@ -48,7 +49,6 @@ HOW: Final = words("slow deep hard fresh clean")
 """Adjectives before a participle that say how it was done."""
 QUALIFIED: Final = words("operated powered compatible resistant friendly")
 """What stands before them is a part of what they say, be it a noun ("battery operated")."""
-COUNTS: Final = words("dozens hundreds thousands millions")
 FEATURES: Final = words(
     "sleeved heeled handed haired eyed legged sided edged fashioned tailed eared faced necked crowned billed bellied breasted "
     "throated winged wheeled headed"
@@ -161,7 +161,7 @@ def _noun_kind(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> str:
         return ADJECTIVE
     if token.tag == "NN" and (word in PLAIN_ADJECTIVES or _is_origin(word, lexicon)):
         return ADJECTIVE
-    is_adjective = word in lexicon.adjectives and word not in MATERIALS
+    is_adjective = word in lexicon.adjectives and word not in NOUN_MODIFIERS
     only = word not in lexicon.nouns or token.dep == "amod" or word.endswith(SURE_ADJECTIVE_ENDINGS)
     return ADJECTIVE if is_adjective and only else NOUN
 
@@ -221,7 +221,7 @@ def _used_as_noun(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> bool
     following = tokens[index + 1] if index + 1 < len(tokens) else None
     if token.lower in PURPOSE and following is not None and following.is_noun:
         return not is_animate(following.lower)
-    if following is not None and following.is_noun and (token.lower in MATERIALS or _is_graded(tokens, index)):
+    if following is not None and following.is_noun and (token.lower in NOUN_MODIFIERS or _is_graded(tokens, index)):
         return True
     if following is not None and _is_thing_colour(token.lower, following):
         return True
@@ -276,9 +276,9 @@ def _is_plain_feature(tokens: Sequence[Token], index: int) -> bool:
 
 def _is_house_number(tokens: Sequence[Token], index: int) -> bool:
     """Whether a street's name follows: "27 Maple Lane"."""
-    words = tokens[index + 1 : index + 5]
-    ends = next((place for place, token in enumerate(words) if token.lower.rstrip(".") in STREETS), None)
-    return bool(ends) and all(token.is_noun or token.tag == "JJ" for token in words[:ends])
+    following = tokens[index + 1 : index + 5]
+    ends = next((place for place, token in enumerate(following) if token.lower.rstrip(".") in STREETS), None)
+    return bool(ends) and all(token.is_noun or token.tag == "JJ" for token in following[:ends])
 
 
 def _numeric(token: Token) -> bool:

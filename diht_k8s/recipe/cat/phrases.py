@@ -212,14 +212,14 @@ def _add_phrase(
             in_name.discard(index)  # "gold plated ring": what the ring is plated with says nothing about objects
         elif tokens[index + 1].lower == "free" and tokens[index].lower in FREE_OF:
             in_name.discard(index)
-    words = [tokens[index] for index in sorted(in_name)]
-    phrase = Phrase(tokens[head], _name(words, lexicon), words)
+    named = [tokens[index] for index in sorted(in_name)]
+    phrase = Phrase(tokens[head], _name(named, lexicon), named)
     modifiers = [token for token in waiting] + [
         tokens[index] for index in part if kinds[index] in (ADJECTIVE, NUMBER) and index not in in_name
     ]
     phrase.attributes += _attributes(modifiers, tokens, head, kinds)
     found.phrases.append(phrase)
-    found.of_token.update({word.i: phrase for word in words})
+    found.of_token.update({word.i: phrase for word in named})
     found.of_adjective.update({token.i: phrase for token in modifiers})
 
 
@@ -252,11 +252,11 @@ def _attributes(modifiers: Sequence[Token], tokens: Sequence[Token], head: int, 
     return names
 
 
-def _name(words: Sequence[Token], lexicon: Lexicon) -> str:
-    *compound, head = (word.lower for word in words)
+def _name(named: Sequence[Token], lexicon: Lexicon) -> str:
+    *compound, head = (word.lower for word in named)
     if head == "glasses" and compound and compound[-1] in DRINKS:
         return " ".join([*compound, "glass"])
-    if words[-1].tag == "NNP" and head not in PLURAL_ONLY and head in lexicon.nouns:
+    if named[-1].tag == "NNP" and head not in PLURAL_ONLY and head in lexicon.nouns:
         return " ".join([*compound, head])
     return " ".join([*compound, lexicon.noun(head)])
 

@@ -18,8 +18,8 @@ def phrases(text: str) -> frozenset[tuple[str, ...]]:
 def by_first_word(found: frozenset[tuple[str, ...]]) -> dict[str, tuple[tuple[str, ...], ...]]:
     """First word -> the phrases that begin with it, longest first."""
     return {
-        first: tuple(sorted((words for words in found if words[0] == first), key=len, reverse=True))
-        for first in {words[0] for words in found}
+        first: tuple(sorted((phrase for phrase in found if phrase[0] == first), key=len, reverse=True))
+        for first in {phrase[0] for phrase in found}
     }
 
 
@@ -83,7 +83,7 @@ ADJECTIVE_ENDINGS: Final = (
 """By these a word that WordNet does not know is an adjective."""
 SURE_ADJECTIVE_ENDINGS: Final = ("able", "ible", "less", "proof", "ic", "al", "ous", "ive", "ful", "ish", "ern")
 """By these a word that WordNet lists as adjective and as noun is an adjective before a noun."""
-MATERIALS: Final = words(
+NOUN_MODIFIERS: Final = words(
     "plastic ceramic leather rubber cotton steel glass metal stone paper brick porcelain velvet silk denim copper brass iron linen wool "
     "bamboo oak pine marble granite concrete cardboard nylon polyester pet side animal crystal mineral material capital music fabric "
     "maxi midi signal tabby mosaic olive baby kitchen summer winter home master luxury comic graphic picnic clinic traffic attic topic"
@@ -218,7 +218,8 @@ COMMANDS_OR_THINGS: Final = words(
     "stop shop print book play search call contact design work walk travel touch press pin post sign love watch share"
 )
 """Of these, the ones that name things before a bare singular noun: "stop sign", "book cover"."""
-QUANTITIES: Final = words("dozens hundreds thousands millions lots plenty tons loads")
+COUNTS: Final = words("dozens hundreds thousands millions")
+QUANTITIES: Final = COUNTS | words("lots plenty tons loads")
 MASS: Final = words(
     "dough pasta bread water milk coffee tea wine beer rice soup meat food music paper wood wool clay paint hair money grass snow fire "
     "breakfast lunch dinner football soccer basketball baseball tennis golf chess guitar piano yoga cheese fruit salad chocolate cake "
