@@ -11,7 +11,7 @@ from typing import Final
 
 from diht_k8s.api.errors import UserError
 
-PARSER_RULES: Final = 4
+PARSER_RULES: Final = 5
 """Raised with every change of the caption rules."""
 SPOTTER_RULES: Final = 2
 """Raised with every change of the spotter's settings."""
