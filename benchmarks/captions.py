@@ -3,7 +3,8 @@
 In: captions, one JSON list of strings (`--captions FILE`) or, without it, the captions of the parser's own tests. Out: one JSON line.
 Each side runs in fresh processes of one thread, over distinct captions, with no caption cache; CPU time, models loaded before the
 clock starts, the sides in turn, the best round counts. The plain side only tags and parses; ours also cleans the text and makes
-graphs with complexity and actions. Verdicts: our rules on spaCy's own parse of the same cleaned text against the fast path.
+graphs with complexity and actions. The sides do not read quite the same: plain spaCy gets whole raw captions and cuts them by its own
+tokenizer, ours reads at most 1,000 characters, blanks noise out, skips captions in other languages and keeps hyphenated words whole. Verdicts: our rules on spaCy's own parse of the same cleaned text against the fast path.
 """
 
 from __future__ import annotations
