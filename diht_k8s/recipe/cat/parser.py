@@ -24,7 +24,7 @@ MAX_CHARACTERS: Final = 1000
 
 
 class CaptionParser:
-    """Parses captions; the models are loaded at the first caption."""
+    """Parses captions; the models are loaded at the first caption, which freezes objects of the whole process (see `Reader`)."""
 
     def __init__(self, *, cached: int = CACHED) -> None:
         """Make a parser.
@@ -56,6 +56,7 @@ class CaptionParser:
     def _parse(self, captions: Sequence[str]) -> list[CaptionGraph]:
         """Graphs of distinct captions; sorted by length, so that a batch has little padding."""
         if self._reader is None or self._reader.is_full:
+            self._reader = None  # first, so that its memory is not frozen with the new one's
             self._reader = Reader()
         lexicon = self._reader.lexicon
         cleaned = [clean(caption[:MAX_CHARACTERS]) for caption in captions]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
@@ -31,11 +31,22 @@ MAX_STRINGS: Final = 500_000
 
 
 class Reader:
-    """Tags and parses; holds the models."""
+    """Tags and parses; holds the models.
+
+    Making one freezes, for the whole process, all objects that Python's collector follows then: a quarter of a million stay with the
+    model, through which each full collection would go. The next reader sets them free first. Where somebody else had frozen objects
+    before the first reader, readers leave that alone.
+    """
+
+    _freezes: ClassVar[bool | None] = None
+    """whether readers may freeze and set free; not known before the first."""
 
     def __init__(self) -> None:
         """Load the model and the word index that comes with it."""
-        gc.unfreeze()
+        if Reader._freezes is None:
+            Reader._freezes = gc.get_freeze_count() == 0
+        if Reader._freezes:
+            gc.unfreeze()
         self.language, self.lexicon = load()
         self._encoder = Encoder(self.language.get_pipe("tok2vec").model)  # type: ignore[attr-defined]
         self._words = Words(self.language, self._encoder)
@@ -44,8 +55,9 @@ class Reader:
         self._tag_weights_DL, self._tag_bias_L = softmax.get_param("W").T.copy(), softmax.get_param("b")
         self._tags: tuple[str, ...] = tagger.labels
         self._transitions = Transitions(self.language.get_pipe("parser"))
-        gc.collect()
-        gc.freeze()  # a quarter of a million objects that stay, which each full collection would go through
+        if Reader._freezes:
+            gc.collect()
+            gc.freeze()
 
     @property
     def is_full(self) -> bool:

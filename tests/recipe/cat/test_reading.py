@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -125,3 +127,26 @@ def test_model_with_too_many_strings_is_loaded_anew(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(reading, "MAX_STRINGS", 1)
     assert parser.parse(["a man riding a horse"]) == first
     assert parser._reader is not before
+
+
+def test_what_others_have_frozen_stays_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Reader, "_freezes", None)
+    gc.freeze()
+    frozen = gc.get_freeze_count()
+    try:
+        Reader()
+        assert frozen // 2 < gc.get_freeze_count() <= frozen, "neither let go nor added to"
+    finally:
+        gc.unfreeze()
+
+
+def test_a_second_model_sets_free_what_the_first_one_froze(monkeypatch: pytest.MonkeyPatch) -> None:
+    gc.unfreeze()
+    monkeypatch.setattr(Reader, "_freezes", None)
+    monkeypatch.setattr(reading, "MAX_STRINGS", 1)
+    parser = CaptionParser(cached=0)
+    parser.parse(["a dog"])
+    first = weakref.ref(parser._reader)
+    parser.parse(["a dog"])
+    assert first() is None
+    assert gc.get_freeze_count() > 0
