@@ -56,7 +56,7 @@ class CaptionParser:
     def _parse(self, captions: Sequence[str]) -> list[CaptionGraph]:
         """Graphs of distinct captions; sorted by length, so that a batch has little padding."""
         if self._reader is None or self._reader.is_full:
-            self._reader = None  # first, so that its memory is not frozen with the new one's
+            self._reader = None  # first, so that the two are never held together, nor the old one frozen with the new
             self._reader = Reader()
         lexicon = self._reader.lexicon
         cleaned = [clean(caption[:MAX_CHARACTERS]) for caption in captions]
