@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 HYPHENS: Final = "-|\u2013|\u2014"
 """Part of the tokenizer's pattern that cuts words at hyphens; without it "non-stick" is one word."""
+NO_CONTRACTIONS: Final = frozenset(("Wed", "wed", "Id", "id"))
+"""A day, a marriage and a card, which spaCy takes for "we'd" and "I'd"."""
 AT_ONCE: Final = 25_000
 """Characters of the captions that are read together, some 430; more would only take more memory."""
 MAX_STRINGS: Final = 500_000
@@ -120,6 +122,8 @@ def load() -> tuple[Language, Lexicon]:
     language.remove_pipe("attribute_ruler")
     infixes = [pattern for pattern in language.Defaults.infixes or () if HYPHENS not in str(pattern)]
     language.tokenizer.infix_finditer = compile_infix_regex(infixes).finditer  # type: ignore[union-attr]
+    rules = language.tokenizer.rules or {}  # type: ignore[union-attr]
+    language.tokenizer.rules = {text: parts for text, parts in rules.items() if text not in NO_CONTRACTIONS}  # type: ignore[union-attr]
     needed = {attrs.NORM, attrs.PREFIX, attrs.SUFFIX, attrs.SHAPE, attrs.LOWER, attrs.IS_SPACE}
     getters: dict[int, Any] = language.vocab.lex_attr_getters  # type: ignore[attr-defined]
     for attribute in [attribute for attribute in getters if attribute not in needed]:

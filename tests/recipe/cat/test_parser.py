@@ -80,6 +80,8 @@ def attributes(graph: CaptionGraph) -> set[tuple[str, str]]:
         ("Extra Long Silk Tie", ["silk tie"], {("silk tie", "long")}),
         ("Short Sleeved Linen Shirt", ["linen shirt"], {("linen shirt", "sleeved")}),
         ("a three legged dog", ["dog"], {("dog", "legged")}),
+        ("a meeting of the board (Wed Aug 25)", ["meeting", "board"], set()),
+        ("a woman with a red id card", ["woman", "id card"], {("id card", "red")}),
         ("Two Handed Sword", ["sword"], {("sword", "handed")}),
         ("a 3 legged stool", ["stool"], {("stool", "legged")}),
         ("a four wheeled cart", ["cart"], {("cart", "wheeled")}),
