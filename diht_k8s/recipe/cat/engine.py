@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.recipe.cat.networks import Precision, ShapedNetwork, import_openvino, width_class
+from diht_k8s.recipe.cat.signal_stack import kept_signal_stack
 
 Device = Literal["CPU", "CUDA"]
 
@@ -79,7 +80,8 @@ def load_engine(*, detector_size: int, threads: int, device: Device, precision: 
 
 def _compile_by_shape(engine: Any, threads: int, precision: Precision) -> None:
     """Put networks for small shapes in the place of RapidOCR's sessions, which run one of open shape in a precision of OpenVINO's choice."""
-    detector, recogniser = engine._load_det_model(), engine._load_rec_model()
+    with kept_signal_stack():
+        detector, recogniser = engine._load_det_model(), engine._load_rec_model()
     detector.session = ShapedNetwork(
         detector.session.model, threads=threads, precision=precision, own_up_to=OWN_PICTURE
     )

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
+from diht_k8s.recipe.cat.signal_stack import kept_signal_stack
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -61,8 +63,10 @@ class ShapedNetwork:
         """
         self._core, self._model = import_openvino().Core(), model
         self._own_up_to, self._width_of = own_up_to, width_of
+        with kept_signal_stack():
+            capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         self._settings = {
-            "INFERENCE_PRECISION_HINT": hint_of(precision, self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
+            "INFERENCE_PRECISION_HINT": hint_of(precision, capabilities),
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
             # workers of one machine would all be pinned to its first core
@@ -97,7 +101,8 @@ class ShapedNetwork:
         return request
 
     def _compiled(self, model: Any) -> Any:
-        return self._core.compile_model(model, "CPU", self._settings).create_infer_request()
+        with kept_signal_stack():
+            return self._core.compile_model(model, "CPU", self._settings).create_infer_request()
 
 
 def hint_of(precision: Precision, capabilities: list[str]) -> str:
