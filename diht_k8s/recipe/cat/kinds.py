@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from diht_k8s.recipe.cat.lexicon import Lexicon
-from diht_k8s.recipe.cat.tree import Token
+from diht_k8s.recipe.cat.tree import Token, after, before
 from diht_k8s.recipe.cat.wordlists import (
     ADJECTIVES,
     ADVERBIALS,
@@ -93,7 +93,7 @@ def _kind(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> str:
         return BREAK
     if token.tag == "CD" or word in NUMBER_WORDS or _has_digit(word):
         return _number_kind(tokens, index)
-    following = tokens[index + 1] if index + 1 < len(tokens) else None
+    following = after(tokens, tokens[index])
     if (word in PASSED_OVER or len(word) == 1) and _is_passed_over(tokens, index):
         return SKIPPED
     if following is not None and (word in SAYS_HOW or following.lower in SAID_OF) and _says_of_next(tokens, index):
@@ -117,7 +117,7 @@ def _is_passed_over(tokens: Sequence[Token], index: int) -> bool:
         return True
     if (index and _numeric(tokens[index - 1]) and _is_measure(tokens, index)) or _is_calendar(tokens, index):
         return True
-    following = tokens[index + 1] if index + 1 < len(tokens) else None
+    following = after(tokens, tokens[index])
     return word == "size" and following is not None and (_numeric(following) or following.lower in SIZE)
 
 
@@ -129,8 +129,8 @@ def _says_of_next(tokens: Sequence[Token], index: int) -> bool:
             tokens[index].is_noun and following.is_verb and following.dep not in MODIFIERS
         )  # "a man handed her"
     if following.lower in QUALIFIED:
-        after = tokens[index + 2] if index + 2 < len(tokens) else None
-        return tokens[index].is_noun and (after is None or after.is_noun or after.lower in MARKS)
+        thing = after(tokens, following)
+        return tokens[index].is_noun and (thing is None or thing.is_noun or thing.lower in MARKS)
     if word in DEGREES:
         return following.tag.startswith("JJ") or following.lower == "new"
     return following.tag in ("VBN", "JJ") and following.lower.endswith("ed") and following.lower not in COLOURS
@@ -145,7 +145,7 @@ def between_marks(tokens: Sequence[Token], index: int) -> bool:
 
 
 def _noun_kind(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> str:
-    token, following = tokens[index], tokens[index + 1] if index + 1 < len(tokens) else None
+    token, following = tokens[index], after(tokens, tokens[index])
     word = token.lower
     if word in OBJECT_NOT_ADVERB and token.dep in ("npadvmod", "advmod"):
         return BREAK
@@ -188,7 +188,7 @@ def _is_colour_of_two(tokens: Sequence[Token], index: int) -> bool:
 
 def _is_late_colour(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> bool:
     """Whether a colour ends a chain of nouns that it describes: "wool coat brown", but not "larry brown", "sour cream"."""
-    token, left = tokens[index], tokens[index - 1] if index else None
+    token, left = tokens[index], before(tokens, tokens[index])
     if left is None or left.tag not in ("NN", "NNS") or is_animate(left.lower) or token.lower in THING_COLOURS:
         return False
     return lexicon.noun(left.lower) in lexicon.nouns and left.lower not in NO_CHAIN
@@ -218,14 +218,14 @@ def _names_purpose(token: Token, following: Token | None) -> bool:
 def _used_as_noun(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> bool:
     """An adjective of the tagger that stands where a noun must ("vacuum cleaner")."""
     token = tokens[index]
-    following = tokens[index + 1] if index + 1 < len(tokens) else None
+    following = after(tokens, token)
     if token.lower in PURPOSE and following is not None and following.is_noun:
         return not is_animate(following.lower)
     if following is not None and following.is_noun and (token.lower in NOUN_MODIFIERS or _is_graded(tokens, index)):
         return True
     if following is not None and _is_thing_colour(token.lower, following):
         return True
-    left = tokens[index - 1] if index else None
+    left = before(tokens, token)
     if token.tag == "JJR" and left is not None and left.is_noun and token.lower in lexicon.nouns:
         return True
     if token.lower in COLOURS or (following is not None and (following.is_noun or following.tag.startswith("JJ"))):
@@ -270,8 +270,8 @@ def _is_measure(tokens: Sequence[Token], index: int) -> bool:
 
 def _is_plain_feature(tokens: Sequence[Token], index: int) -> bool:
     """Whether the number before a feature counts things that have it, "two winged horses", not "a four winged insect"."""
-    after = tokens[index + 1] if index + 1 < len(tokens) else None
-    return tokens[index].lower in PLAIN_FEATURES and after is not None and after.tag in ("NNS", "NNPS")
+    following = after(tokens, tokens[index])
+    return tokens[index].lower in PLAIN_FEATURES and following is not None and following.tag in ("NNS", "NNPS")
 
 
 def _is_house_number(tokens: Sequence[Token], index: int) -> bool:
