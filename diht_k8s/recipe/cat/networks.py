@@ -101,8 +101,7 @@ class ShapedNetwork:
         return request
 
     def _compiled(self, model: Any) -> Any:
-        with kept_signal_stack():
-            return self._core.compile_model(model, "CPU", self._settings).create_infer_request()
+        return self._core.compile_model(model, "CPU", self._settings).create_infer_request()
 
 
 def hint_of(precision: Precision, capabilities: list[str]) -> str:
