@@ -39,22 +39,22 @@ class KeptPairs:
         """A shard's file, relative to the stage's folder."""
         return self._uri(shard).removeprefix(self.layout.stage(Stage.FILTER) + "/")
 
-    def write(self, shard: str, pairs: Iterable[tuple[int, Row, Sample]]) -> Written:
-        """Write the kept pairs of a shard.
+    def write(self, shard: str, pairs: Iterable[tuple[int, Row, Sample]]) -> tuple[int, Written]:
+        """Write the kept pairs of a shard; says how many and what was written.
 
         Args:
             shard: its name.
             pairs: number in the raw shard, row and sample of each pair that is kept.
         """
         if self.output == "KeepList":
-            written = self._write_list(shard, [Listed(number, row.uid) for number, row, _ in pairs])
+            count, written = self._write_list(shard, [Listed(number, row.uid) for number, row, _ in pairs])
             other = self.layout.kept(shard)
         else:
-            written = self._write_copies(shard, ((sample.key, sample.members) for _, _, sample in pairs))
+            count, written = self._write_copies(shard, ((sample.key, sample.members) for _, _, sample in pairs))
             other = self.layout.keep_list(shard)
         if self.storage.exists(other):  # of an earlier run: nobody would read it any more, nor take pairs out of it
             self.storage.remove(other)
-        return written
+        return count, written
 
     def rewrite(self, shard: str, rows: Sequence[Row], gone: Collection[int]) -> Written:
         """Write a shard's file without some pairs; where they have gone already, nothing changes.
@@ -70,13 +70,15 @@ class KeptPairs:
         kept = [number for number, row in enumerate(rows) if row.kept]
         left = [number for number in kept if number not in gone]
         if self.output == "KeepList":
-            return self._write_list(shard, [Listed(number, rows[number].uid) for number in left])
+            return self._write_list(shard, [Listed(number, rows[number].uid) for number in left])[1]
         uri = self._uri(shard)
         held = count_samples(self.storage, uri)
         if held not in (len(kept), len(left)):
             raise DataError(f"{uri} holds {held} pairs where {len(kept)} were kept: run the stage filter again")
         stays = {place for place, number in enumerate(kept) if held == len(left) or number not in gone}
-        return self._write_copies(shard, self._copies(uri, stays) if left else ())
+        count, written = self._write_copies(shard, self._copies(uri, stays) if left else ())
+        assert count == len(left), "a copy for each pair that is left"
+        return written
 
     def _copies(self, uri: str, stays: Collection[int]) -> Iterator[tuple[str, Mapping[str, bytes]]]:
         """The copies at these places; keys and uids may repeat within a shard."""
@@ -84,14 +86,14 @@ class KeptPairs:
             if place in stays:
                 yield sample.key, sample.members
 
-    def _write_copies(self, shard: str, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> Written:
+    def _write_copies(self, shard: str, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> tuple[int, Written]:
         digest = ContentDigest()
-        write_samples(self.storage, self._uri(shard), samples, digest=digest)
-        return {"size": digest.size, "sha256": digest.sha256}
+        count = write_samples(self.storage, self._uri(shard), samples, digest=digest)
+        return count, {"size": digest.size, "sha256": digest.sha256}
 
-    def _write_list(self, shard: str, listed: Sequence[Listed]) -> Written:
+    def _write_list(self, shard: str, listed: Sequence[Listed]) -> tuple[int, Written]:
         data = write_keep_list(self.storage, self._uri(shard), listed)
-        return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        return len(listed), {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
     def _uri(self, shard: str) -> str:
         return self.layout.keep_list(shard) if self.output == "KeepList" else self.layout.kept(shard)

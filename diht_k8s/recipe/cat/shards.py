@@ -5,7 +5,6 @@ A shard is done when its scores lie there under this run's configuration. Each i
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -138,20 +137,21 @@ class ShardFilter:
         spotting, prints = self._rules.text_spotting, list[bytes]()
 
         def kept() -> Iterator[tuple[int, Row, Sample]]:
-            numbers = itertools.count()
             for batch in batches_of(read_pairs(context.storage, shard)):
                 context.stop.raise_if_requested("finished shards are kept")
                 self._claims.keep()
                 rows = self._judge_batch(shard, batch, before, earlier)
                 batches.append(to_batch(rows))
-                for (sample, row), number in zip(zip(batch, rows, strict=True), numbers, strict=False):
+                for sample, row in zip(batch, rows, strict=True):
+                    number = summary.input  # of those before it
                     summary.add(row, sample, filtered=shard.filtered, min_characters=spotting.min_matched_characters)
                     if row.kept:
                         prints.append(row.fingerprint or b"")
                         yield number, row, sample
                 self._progress.advance(rows)
 
-        written = self._kept.write(shard.name, kept())
+        count, written = self._kept.write(shard.name, kept())
+        assert count == summary.kept, "one kept pair for every row that says so"
         summary.check()
         if self._rules.duplicates is not None:
             write_fingerprints(context, shard, prints)
