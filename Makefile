@@ -27,10 +27,10 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 
 generate: $(INSTALLED) ## CRD, API reference and JSON schema from the models
-	$(BIN)/python -m diht_k8s.api.generate
+	$(BIN)/python -m diht_k8s.api.schema.generate
 
 check-generated: $(INSTALLED)
-	$(BIN)/python -m diht_k8s.api.generate --check
+	$(BIN)/python -m diht_k8s.api.schema.generate --check
 
 constraints: $(INSTALLED) ## what pyproject.toml needs, keeping the versions pinned so far (needs uv on PATH); delete a line first to move it
 	{ grep '^#' constraints.txt; uv pip compile -q --no-header --no-annotate --python $(BIN)/python -c constraints.txt \

@@ -12,9 +12,9 @@ from typing import Any, Final
 from kubernetes import client, config
 
 from benchmarks._plane import LOADER, Plane
-from diht_k8s.api.crd import GROUP, KIND, PLURAL, VERSION
 from diht_k8s.api.reports import Progress
 from diht_k8s.api.run import API_VERSION, Stage
+from diht_k8s.api.schema.crd import GROUP, KIND, PLURAL, VERSION
 
 NAMESPACE: Final = "default"
 STREAMS: Final = 8

@@ -16,8 +16,8 @@ from PIL import Image
 from diht_k8s.api.hashing import SCHEMA_VERSION
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import Stage
-from diht_k8s.recipe.concepts.soft_labels import top_k, write_labels
-from diht_k8s.recipe.concepts.vocabulary import Concepts, Vocabulary
+from diht_k8s.recipe.label.soft_labels import top_k, write_labels
+from diht_k8s.recipe.label.vocabulary import Concepts, Vocabulary
 from diht_k8s.recipe.runtime.commit import artefact, commit
 from diht_k8s.recipe.shards.samples import read_samples, write_samples
 from diht_k8s.recipe.shards.storage import Storage

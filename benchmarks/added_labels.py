@@ -19,13 +19,13 @@ from PIL import Image, ImageDraw, ImageFont
 from diht_k8s.api.documents import load
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun
-from diht_k8s.recipe.concepts.captions import read_captions
-from diht_k8s.recipe.concepts.report import NAMED, outside_caption
-from diht_k8s.recipe.concepts.soft_labels import read_labels
-from diht_k8s.recipe.concepts.vocabulary import Vocabulary
+from diht_k8s.recipe.label.caption_concepts import read_captions
+from diht_k8s.recipe.label.report import NAMED, outside_caption
+from diht_k8s.recipe.label.soft_labels import read_labels
+from diht_k8s.recipe.label.vocabulary import Vocabulary
+from diht_k8s.recipe.runtime.inputs import kept_shards
+from diht_k8s.recipe.shards.images import decode
 from diht_k8s.recipe.shards.pairs import read_pairs
-from diht_k8s.recipe.shards.pictures import decode
-from diht_k8s.recipe.shards.sets import kept_shards
 from diht_k8s.recipe.shards.storage import Storage
 
 ROOT: Final = Path(__file__).resolve().parents[1]

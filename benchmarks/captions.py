@@ -20,12 +20,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diht_k8s.recipe.cat.tree import Token, link
+from diht_k8s.recipe.filter.captions.tree import Token, link
 
 if TYPE_CHECKING:
     from spacy.tokens import Doc
 
-OWN_CAPTIONS = Path(__file__).parent.parent / "tests" / "recipe" / "cat" / "captions" / "dev.jsonl"
+OWN_CAPTIONS = Path(__file__).parent.parent / "tests" / "recipe" / "filter" / "captions" / "dev.jsonl"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "BLIS_NUM_THREADS": "1"}
 
 
@@ -52,7 +52,7 @@ def plain_seconds(captions: Sequence[str]) -> float:
 
 def our_seconds(captions: Sequence[str], batch: int) -> float:
     """CPU seconds of the caption parser, which gets `batch` captions at a time."""
-    from diht_k8s.recipe.cat import CaptionParser
+    from diht_k8s.recipe.filter import CaptionParser
 
     parser = CaptionParser(cached=0)
     parser.parse(["a dog"])
@@ -81,10 +81,10 @@ def words_of(doc: Doc) -> list[Token]:
 
 def equal_verdicts(captions: Sequence[str]) -> dict[str, float]:
     """Per cent of captions with the same verdict (C >= 1 and A >= 1) and the same complexity and number of actions."""
-    from diht_k8s.recipe.cat import CaptionParser
-    from diht_k8s.recipe.cat.cleaning import clean, is_foreign
-    from diht_k8s.recipe.cat.parser import MAX_CHARACTERS, graph_of
-    from diht_k8s.recipe.cat.reading import load
+    from diht_k8s.recipe.filter import CaptionParser
+    from diht_k8s.recipe.filter.captions.cleaning import clean, is_foreign
+    from diht_k8s.recipe.filter.captions.parser import MAX_CHARACTERS, graph_of
+    from diht_k8s.recipe.filter.captions.tagger import load
 
     language, lexicon = load()
     cleaned = [clean(caption[:MAX_CHARACTERS]) for caption in captions]

@@ -24,7 +24,7 @@ from PIL import Image
 from benchmarks.judge import judge, timed
 from diht_k8s.recipe.shards.samples import write_samples
 from diht_k8s.recipe.shards.storage import Storage
-from tests.recipe.evaluation.small_run import export_model
+from tests.recipe.evaluate.small_run import export_model
 
 CONFIGS: Final[dict[str, dict[str, Any]]] = {
     "demo": {
@@ -155,7 +155,7 @@ def embeddings(images: int, texts: int, dim: int) -> tuple[np.ndarray, np.ndarra
 
 def chunked(image_ND: np.ndarray, text_MD: np.ndarray, image_of_text: np.ndarray, share: float) -> list[float]:
     """R@1, R@5, R@10 of picture to caption, then of caption to picture, ours; of the first queries only where `share` is below 1."""
-    from diht_k8s.recipe.evaluation.retrieval import expected_hits, standing
+    from diht_k8s.recipe.evaluate.retrieval import expected_hits, standing
 
     ids = np.arange(len(image_ND))
     directions = ((image_ND, ids, text_MD, image_of_text), (text_MD, image_of_text, image_ND, ids))

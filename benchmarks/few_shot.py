@@ -18,9 +18,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from diht_k8s.api.labelling import Teacher
-from diht_k8s.recipe.evaluation.few_shot import FewShotCurve, few_shot_curve
-from diht_k8s.recipe.shards.pictures import decode
+from diht_k8s.api.label import Teacher
+from diht_k8s.recipe.evaluate.few_shot import FewShotCurve, few_shot_curve
+from diht_k8s.recipe.shards.images import decode
 from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -60,8 +60,8 @@ def read_pairs(data: str) -> Pairs:
     """All pictures without painted text, through the teacher."""
     import torch
 
-    from diht_k8s.recipe.concepts.teacher import load_teacher
-    from diht_k8s.recipe.concepts.teacher_files import weights_uri
+    from diht_k8s.recipe.label.teacher import load_teacher
+    from diht_k8s.recipe.label.teacher_files import weights_uri
 
     config, storage = Teacher(image_size=128), Storage()
     teacher = load_teacher(config, storage, weights_uri(config), torch.device("cpu"))

@@ -25,16 +25,16 @@ import torch
 
 from diht_k8s.api.documents import dump, load
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.concepts import stage as label_stage
-from diht_k8s.recipe.concepts.teacher import Teacher, load_teacher
-from diht_k8s.recipe.concepts.teacher_files import weights_uri
+from diht_k8s.recipe.label import stage as label_stage
+from diht_k8s.recipe.label.teacher import Teacher, load_teacher
+from diht_k8s.recipe.label.teacher_files import weights_uri
+from diht_k8s.recipe.runtime.inputs import kept_shards
 from diht_k8s.recipe.runtime.stage import run_stage
+from diht_k8s.recipe.shards.images import decode
 from diht_k8s.recipe.shards.pairs import read_pairs
-from diht_k8s.recipe.shards.pictures import decode
-from diht_k8s.recipe.shards.sets import kept_shards
 from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.training.losses import hn_nce_loss, soft_label_loss
-from diht_k8s.recipe.training.model import Student, model_configuration
+from diht_k8s.recipe.train.loss.losses import hn_nce_loss, soft_label_loss
+from diht_k8s.recipe.train.model.student import Student, model_configuration
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 CLASSES: Final = (166, 67)
@@ -67,7 +67,7 @@ def filtered(shards: str, folder: Path) -> DihtRun:
     overrides = [f"data.sources={sources}", f"data.output={folder}/run", "label.workers=1", "filter.workers=1"]
     text = (ROOT / "examples/demo.yaml").read_text()
     run = load(text, name="demo.yaml", overrides=[*overrides, "filter.textSpotting.mode=Disabled"])
-    from diht_k8s.recipe.cat import stage as filter_stage
+    from diht_k8s.recipe.filter import stage as filter_stage
 
     quietly(lambda: run_stage(filter_stage, run, Stage.FILTER))
     return run

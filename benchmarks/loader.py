@@ -30,13 +30,13 @@ from open_clip.transform import AugmentationCfg, image_transform
 from PIL import Image
 
 from diht_k8s.recipe.shards.samples import write_samples
-from diht_k8s.recipe.shards.sets import Shard
+from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.training import assembly
-from diht_k8s.recipe.training.assembly import Assembler, Job
-from diht_k8s.recipe.training.augment import train_view
-from diht_k8s.recipe.training.order import Order
-from diht_k8s.recipe.training.source import Source
+from diht_k8s.recipe.train.data import collate
+from diht_k8s.recipe.train.data.augment import train_view
+from diht_k8s.recipe.train.data.collate import Assembler, Job
+from diht_k8s.recipe.train.data.dataset import Source
+from diht_k8s.recipe.train.data.sampler import Order
 
 SIZES = ((512, 512), (512, 384), (1024, 768))
 CAPTIONS = ("a man riding a brown horse on the beach", "two small dogs are chasing a red ball in the park, photo {}")
@@ -71,7 +71,7 @@ def write_shards(folder: Path, pictures: int, shards: int, sizes: tuple[tuple[in
 
 def job_over(shards: list[Shard], batch_size: int, image_size: int) -> Job:
     """What our side makes batches of; every picture is new to it."""
-    assembly.PICTURE_CACHE_BYTES = 0
+    collate.PICTURE_CACHE_BYTES = 0
     order = Order.of([shard.samples or 0 for shard in shards], batch_size, seed=0)
     return Job(Source(Storage(), shards), order, batch_size, image_size, context_length=77, seed=0)
 
@@ -152,11 +152,11 @@ def _bytes(shards: list[Shard]) -> int:
 
 def largest_mean_difference(shards: list[Shard], image_size: int) -> float:
     """Of our views from PIL's, in levels of 255, over the pictures of a shard; decoding included."""
-    from diht_k8s.recipe.shards.pictures import decode
+    from diht_k8s.recipe.shards.images import decode
     from diht_k8s.recipe.shards.pixels import decode_pixels
     from diht_k8s.recipe.shards.samples import read_samples
-    from diht_k8s.recipe.training.augment import crop_box
-    from diht_k8s.recipe.training.order import generator
+    from diht_k8s.recipe.train.data.augment import crop_box
+    from diht_k8s.recipe.train.data.sampler import generator
 
     worst = 0.0
     for sample in itertools.islice(read_samples(Storage(), shards[0].uri), 24):

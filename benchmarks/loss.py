@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from diht_k8s.recipe.training.losses import hn_nce_loss
+from diht_k8s.recipe.train.loss.losses import hn_nce_loss
 
 # Shape legend: B pairs, D feature width.
 

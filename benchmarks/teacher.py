@@ -25,15 +25,15 @@ from torch import Tensor
 from benchmarks.ablation.pools import ROOT, pool_run, prepare_pools, read_pairs, teacher_features
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun
-from diht_k8s.recipe.cat import CaptionParser
-from diht_k8s.recipe.concepts.captions import read_captions
-from diht_k8s.recipe.concepts.features import read_safetensors
-from diht_k8s.recipe.concepts.heads import Head, folds_of
-from diht_k8s.recipe.concepts.quality import MIN_EXAMPLES, average_precision
-from diht_k8s.recipe.concepts.targets import encode
-from diht_k8s.recipe.concepts.vocabulary import Concepts, Vocabulary
-from diht_k8s.recipe.evaluation.ridge import raw_pixels
-from diht_k8s.recipe.shards.sets import kept_shards
+from diht_k8s.recipe.evaluate.ridge import raw_pixels
+from diht_k8s.recipe.filter import CaptionParser
+from diht_k8s.recipe.label.caption_concepts import read_captions
+from diht_k8s.recipe.label.features import read_safetensors
+from diht_k8s.recipe.label.heads import Head, folds_of
+from diht_k8s.recipe.label.quality import MIN_EXAMPLES, average_precision
+from diht_k8s.recipe.label.targets import encode
+from diht_k8s.recipe.label.vocabulary import Concepts, Vocabulary
+from diht_k8s.recipe.runtime.inputs import kept_shards
 from diht_k8s.recipe.shards.storage import Storage
 
 HELD_OUT_EXAMPLES: Final = 5

@@ -24,11 +24,11 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from diht_k8s.recipe.cat import TextSpotter
-from diht_k8s.recipe.cat.matching import MatchRule, SpottedText, normalised_words
-from diht_k8s.recipe.cat.networks import Precision
-from diht_k8s.recipe.cat.spotter import Question, Spotting
-from diht_k8s.recipe.shards.pictures import decode
+from diht_k8s.recipe.filter import TextSpotter
+from diht_k8s.recipe.filter.text_spotting.matching import MatchRule, SpottedText, normalised_words
+from diht_k8s.recipe.filter.text_spotting.networks import Precision
+from diht_k8s.recipe.filter.text_spotting.spotter import Question, Spotting
+from diht_k8s.recipe.shards.images import decode
 from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.storage import Storage
 

@@ -6,7 +6,7 @@ stand in this file because TorchX's linter reads it, with the annotations that e
 
 from torchx.specs import AppDef
 
-from components import apps
+from diht_k8s.launch import stages
 
 
 def cat_filter(*script_args: str, j: str = "", image: str = "") -> AppDef:
@@ -19,7 +19,7 @@ def cat_filter(*script_args: str, j: str = "", image: str = "") -> AppDef:
         j: number of workers that share the shards; empty takes filter.workers of the run document
         image: container image; empty takes pods.image of the run document
     """
-    return apps.submitted("filter", script_args, shape=j, image=image)
+    return stages.submitted("filter", script_args, shape=j, image=image)
 
 
 def label(*script_args: str, j: str = "", image: str = "") -> AppDef:
@@ -32,7 +32,7 @@ def label(*script_args: str, j: str = "", image: str = "") -> AppDef:
         j: number of workers that run the teacher; empty takes label.workers of the run document
         image: container image; empty takes pods.image of the run document
     """
-    return apps.submitted("label", script_args, shape=j, image=image)
+    return stages.submitted("label", script_args, shape=j, image=image)
 
 
 def train(*script_args: str, j: str = "", image: str = "") -> AppDef:
@@ -45,7 +45,7 @@ def train(*script_args: str, j: str = "", image: str = "") -> AppDef:
         j: NODESxPROCESSES, one process per GPU; empty takes train.numNodes and train.processesPerNode of the run document
         image: container image; empty takes pods.image of the run document
     """
-    return apps.submitted("train", script_args, shape=j, image=image)
+    return stages.submitted("train", script_args, shape=j, image=image)
 
 
 def evaluate(*script_args: str, image: str = "") -> AppDef:
@@ -57,4 +57,4 @@ def evaluate(*script_args: str, image: str = "") -> AppDef:
         script_args: --run FILE, --set PATH=VALUE (below spec, may be repeated); anything else goes to `diht stage evaluate`
         image: container image; empty takes pods.image of the run document
     """
-    return apps.submitted("evaluate", script_args, shape="", image=image)
+    return stages.submitted("evaluate", script_args, shape="", image=image)

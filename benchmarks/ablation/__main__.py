@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.ablation.arms import ARMS, RIDGE
-from diht_k8s.recipe.runtime.launch import MALLOC
+from diht_k8s.recipe.runtime.launcher import MALLOC
 
 if TYPE_CHECKING:
     from benchmarks.ablation.training import Sizes

@@ -19,8 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.ablation.pools import Pairs
-from diht_k8s.recipe.training.augment import MEAN, STD, crop_box
-from diht_k8s.recipe.training.order import generator
+from diht_k8s.recipe.train.data.augment import MEAN, STD, crop_box
+from diht_k8s.recipe.train.data.sampler import generator
 
 
 class Tokens:

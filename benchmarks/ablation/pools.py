@@ -26,17 +26,17 @@ from diht_k8s.api.documents import load
 from diht_k8s.api.hashing import sha256_of
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.cat import stage as filter_stage
-from diht_k8s.recipe.concepts import stage as label_stage
-from diht_k8s.recipe.concepts.features import read_safetensors
-from diht_k8s.recipe.concepts.soft_labels import HeadLabels, read_labels
-from diht_k8s.recipe.concepts.teacher import load_teacher
-from diht_k8s.recipe.concepts.teacher_files import weights_uri
-from diht_k8s.recipe.concepts.vocabulary import Vocabulary
+from diht_k8s.recipe.filter import stage as filter_stage
+from diht_k8s.recipe.label import stage as label_stage
+from diht_k8s.recipe.label.features import read_safetensors
+from diht_k8s.recipe.label.soft_labels import HeadLabels, read_labels
+from diht_k8s.recipe.label.teacher import load_teacher
+from diht_k8s.recipe.label.teacher_files import weights_uri
+from diht_k8s.recipe.label.vocabulary import Vocabulary
+from diht_k8s.recipe.runtime.inputs import kept_shards
 from diht_k8s.recipe.runtime.stage import run_stage
-from diht_k8s.recipe.shards.pictures import decode
+from diht_k8s.recipe.shards.images import decode
 from diht_k8s.recipe.shards.samples import Sample, read_samples, write_samples
-from diht_k8s.recipe.shards.sets import kept_shards
 from diht_k8s.recipe.shards.storage import Storage
 
 ROOT: Final = Path(__file__).resolve().parents[2]

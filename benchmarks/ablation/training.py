@@ -21,15 +21,15 @@ from benchmarks.ablation.arms import Arm
 from benchmarks.ablation.batches import Course, Tokens, make_course, test_images
 from benchmarks.ablation.losses import smoothed_loss, wrong_normaliser_loss
 from benchmarks.ablation.pools import Material
-from diht_k8s.api.training import Optimizer, Schedule
-from diht_k8s.recipe.evaluation.classification import class_embeddings, classification, prompts
-from diht_k8s.recipe.evaluation.retrieval import Retrieval, retrieval
-from diht_k8s.recipe.evaluation.ridge import ridge_reference
-from diht_k8s.recipe.training.attention import attention_in_fp32
-from diht_k8s.recipe.training.losses import hn_nce_loss, soft_label_loss
-from diht_k8s.recipe.training.model import Features, Student, parameter_groups
-from diht_k8s.recipe.training.order import generator
-from diht_k8s.recipe.training.schedule import learning_rate
+from diht_k8s.api.train import Optimizer, Schedule
+from diht_k8s.recipe.evaluate.classification import class_embeddings, classification, prompts
+from diht_k8s.recipe.evaluate.retrieval import Retrieval, retrieval
+from diht_k8s.recipe.evaluate.ridge import ridge_reference
+from diht_k8s.recipe.train.data.sampler import generator
+from diht_k8s.recipe.train.loss.losses import hn_nce_loss, soft_label_loss
+from diht_k8s.recipe.train.model.attention import attention_in_fp32
+from diht_k8s.recipe.train.model.student import Features, Student, parameter_groups
+from diht_k8s.recipe.train.schedule import learning_rate
 
 SMOOTHING: Final = 0.1
 CUTOFFS: Final = (1, 5, 10)

@@ -10,11 +10,11 @@ from pydantic import ConfigDict, Field, model_validator
 
 from diht_k8s.api.base import LABEL_PATTERN, PLACEMENT, Keyed, Model
 from diht_k8s.api.data import Data, StorageRule
-from diht_k8s.api.evaluating import Evaluate
-from diht_k8s.api.filtering import Filter
-from diht_k8s.api.labelling import Label
+from diht_k8s.api.evaluate import Evaluate
+from diht_k8s.api.filter import Filter
+from diht_k8s.api.label import Label
 from diht_k8s.api.pods import Pods
-from diht_k8s.api.training import Train
+from diht_k8s.api.train import Train
 
 API_VERSION: Final = "diht.dev/v1alpha1"
 KIND: Final = "DihtRun"

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.recipe.evaluation.catalogue import Catalogue, Presence, benchmark_of, catalogue, presence
+from diht_k8s.recipe.evaluate.catalogue import Catalogue, Presence, benchmark_of, catalogue, presence
 from diht_k8s.recipe.shards.storage import Storage
 
 

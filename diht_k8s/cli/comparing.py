@@ -10,7 +10,7 @@ from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.hashing import SCHEMA_VERSION
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import Stage
-from diht_k8s.recipe.evaluation.report.comparison import comparison, comparison_page, comparison_text
+from diht_k8s.recipe.report.comparison import comparison, comparison_page, comparison_text
 from diht_k8s.recipe.shards.storage import Storage
 
 

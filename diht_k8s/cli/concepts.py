@@ -24,7 +24,7 @@ def concepts_command(path: str, overrides: Sequence[str]) -> int:
     lines: list[str] = []
 
     def work() -> None:
-        from diht_k8s.recipe.concepts.vocabulary import Vocabulary
+        from diht_k8s.recipe.label.vocabulary import Vocabulary
 
         lines.append(describe(Vocabulary.from_document(_document(path, overrides))))
 

@@ -63,7 +63,7 @@ def _add_convert(commands: Any) -> None:
 
 def _convert(options: argparse.Namespace) -> int:
     def work() -> None:
-        from diht_k8s.recipe.evaluation.convert import convert
+        from diht_k8s.recipe.evaluate.models.convert import convert
         from diht_k8s.recipe.shards.storage import Storage
 
         for uri in convert(options.source, options.target, Storage(), architecture=options.architecture):

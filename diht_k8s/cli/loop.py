@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from components import apps
 from diht_k8s.api.documents import dump
 from diht_k8s.api.errors import DihtError
 from diht_k8s.api.reports import parse_progress
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.display import Display, duration
 from diht_k8s.cli.placement import Machine, threads_per_process
+from diht_k8s.launch import stages
 from diht_k8s.launch.local import LocalJobs
 from diht_k8s.pipeline.plan import BACK_OFF, attempt_name, plan
 from diht_k8s.pipeline.states import (
@@ -38,7 +38,7 @@ from diht_k8s.pipeline.states import (
     Start,
     Stop,
 )
-from diht_k8s.recipe.runtime.parent import PARENT_VARIABLE
+from diht_k8s.recipe.runtime.parent_death import PARENT_VARIABLE
 
 POLL_S: Final = 0.2
 GRACE_S: Final = 300.0
@@ -170,7 +170,7 @@ class Loop:
         env = {"DIHT_PROGRESS_SECONDS": "1", PARENT_VARIABLE: str(os.getpid())}
         if "OMP_NUM_THREADS" not in os.environ:
             env["OMP_NUM_THREADS"] = str(threads_per_process(self.run, action.stage, self.machine))
-        self.jobs.start(action.name, apps.stage_app(self.run, action.stage), env)
+        self.jobs.start(action.name, stages.stage_app(self.run, action.stage), env)
         self._started[action.name] = (action.stage, action.number, self.clock())
 
     def _show(self, before: RunStatus, after: RunStatus) -> None:

@@ -11,7 +11,7 @@ def parse_command(captions: Sequence[str]) -> int:
     """Print the graph of each caption; the exit code."""
 
     def work() -> None:
-        from diht_k8s.recipe.cat import CaptionParser, describe
+        from diht_k8s.recipe.filter import CaptionParser, describe
 
         print("\n\n".join(describe(graph) for graph in CaptionParser().parse(list(captions))))
 

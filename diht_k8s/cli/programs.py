@@ -9,12 +9,11 @@ from typing import Final, cast
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.runtime.stage import Program
 
-PACKAGES: Final = {Stage.FILTER: "cat", Stage.LABEL: "concepts", Stage.TRAIN: "training", Stage.EVALUATE: "evaluation"}
 PROGRAMS_VARIABLE: Final = "DIHT_PROGRAMS"
-"""Names another package with the same four modules: tests of the loop around the programs run in seconds with it."""
+"""Names another package with the same four subpackages: tests of the loop around the programs run in seconds with it."""
 
 
 def program_of(stage: Stage) -> Program:
     """The module with `identify` and `execute` of a stage."""
     package = os.environ.get(PROGRAMS_VARIABLE, "diht_k8s.recipe")
-    return cast("Program", importlib.import_module(f"{package}.{PACKAGES[stage]}.stage"))
+    return cast("Program", importlib.import_module(f"{package}.{stage}.stage"))

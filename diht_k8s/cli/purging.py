@@ -10,7 +10,7 @@ from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import exit_code_of
 
 if TYPE_CHECKING:
-    from diht_k8s.recipe.cat.purging import Purged
+    from diht_k8s.recipe.takedown import Purged
 
 
 def purge_command(path: str, exclude: str, overrides: Sequence[str]) -> int:
@@ -18,8 +18,8 @@ def purge_command(path: str, exclude: str, overrides: Sequence[str]) -> int:
     stop = StopFlag().install()
 
     def work() -> None:
-        from diht_k8s.recipe.cat.purging import purge
         from diht_k8s.recipe.shards.storage import Storage
+        from diht_k8s.recipe.takedown import purge
 
         run = read_run(path, overrides, {})
         done = purge(run, Storage(run.spec.storage), exclude, stop)

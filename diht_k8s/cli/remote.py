@@ -13,14 +13,14 @@ from diht_k8s.api.errors import DihtError, ExitCode, UserError
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import StageState, StageStatus, Status
-from diht_k8s.cli.kube import open_kube
 from diht_k8s.cli.reading import read_text
 from diht_k8s.controller.children import children
-from diht_k8s.controller.memory import condition, is_true
 from diht_k8s.controller.observe import entry_name
 from diht_k8s.controller.runs import RETRY_ANNOTATION, known_run
+from diht_k8s.controller.saved_status import condition, is_true
 from diht_k8s.controller.text import one_line
-from diht_k8s.controller.views import ATTEMPT_LABEL, INDEX_LABEL, STAGE_LABEL
+from diht_k8s.kube.runs_client import open_kube
+from diht_k8s.kube.summaries import ATTEMPT_LABEL, INDEX_LABEL, STAGE_LABEL
 from diht_k8s.pipeline.plan import CLUSTER_STEPS, attempt_name
 from diht_k8s.pipeline.states import Start
 

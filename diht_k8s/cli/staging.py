@@ -9,7 +9,7 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.api.run import Stage
 from diht_k8s.cli.programs import program_of
 from diht_k8s.cli.reading import read_run
-from diht_k8s.recipe.runtime.parent import end_with_parent
+from diht_k8s.recipe.runtime.parent_death import end_with_parent
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import exit_code_of, run_stage
 

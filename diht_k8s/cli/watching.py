@@ -15,10 +15,10 @@ from diht_k8s.api.reports import Progress
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import StageState, StageStatus, Status
 from diht_k8s.cli.display import Display, open_display
-from diht_k8s.cli.kube import Kube, open_kube
 from diht_k8s.cli.remote import sentence
-from diht_k8s.controller.memory import condition, is_true
+from diht_k8s.controller.saved_status import condition, is_true
 from diht_k8s.controller.text import one_line
+from diht_k8s.kube.runs_client import Kube, open_kube
 
 EVERY_S: Final = 2.0
 MOST_SILENCE_S: Final = 300.0

@@ -10,8 +10,8 @@ from typing import Final, Literal
 
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.status import Condition, Status, timestamp
-from diht_k8s.controller.memory import condition
 from diht_k8s.controller.observe import Problem, Seen, entry_name
+from diht_k8s.controller.saved_status import condition
 from diht_k8s.controller.text import one_line
 from diht_k8s.pipeline.states import ENDED_WELL, AttemptState, RunState, RunStatus, StageState, StageStatus
 

@@ -16,8 +16,8 @@ from typing import Any, Final, Generic, TypeVar
 
 import urllib3
 
-from diht_k8s.controller.cluster import PAGE, ClusterError
-from diht_k8s.controller.views import RUN_LABEL, Document, JobView, PodView
+from diht_k8s.kube.controller_client import PAGE, ClusterError
+from diht_k8s.kube.summaries import RUN_LABEL, Document, JobView, PodView
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from diht_k8s.api.reasons import Reason
 from diht_k8s.api.reports import Cause
 from diht_k8s.api.run import Stage
 from diht_k8s.controller.text import last_line, one_line
-from diht_k8s.controller.views import JobView, PodView
+from diht_k8s.kube.summaries import JobView, PodView
 from diht_k8s.pipeline.plan import is_never_retried
 from diht_k8s.pipeline.states import Attempt, AttemptState, Failure
 

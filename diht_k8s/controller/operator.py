@@ -19,16 +19,16 @@ from typing import Any, Final
 
 import kopf
 
-from diht_k8s.api.crd import GROUP, PLURAL, VERSION
+from diht_k8s.api.schema.crd import GROUP, PLURAL, VERSION
 from diht_k8s.controller import metrics
-from diht_k8s.controller.cluster import Cluster, ClusterError, connect
 from diht_k8s.controller.health import stuck_watch, untold_change
 from diht_k8s.controller.informer import READ_S, WATCH_S, Informer
 from diht_k8s.controller.lease import Lease
 from diht_k8s.controller.queue import KeyedQueue
 from diht_k8s.controller.reconcile import Reconciler
 from diht_k8s.controller.runs import Key, Runs, known_run
-from diht_k8s.controller.views import JobView, PodView, job_view, pod_view
+from diht_k8s.kube.controller_client import Cluster, ClusterError, connect
+from diht_k8s.kube.summaries import JobView, PodView, job_view, pod_view
 
 logger = logging.getLogger(__name__)
 

@@ -17,18 +17,18 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import Status, wire
-from diht_k8s.controller.acting import act, discard
-from diht_k8s.controller.cluster import Cluster, ClusterError
-from diht_k8s.controller.complaints import Complaints
+from diht_k8s.controller.actions import act, discard
 from diht_k8s.controller.conditions import conditions
+from diht_k8s.controller.events import event, news
 from diht_k8s.controller.informer import Informer
-from diht_k8s.controller.memory import has_ended, remembered
-from diht_k8s.controller.news import event, news
 from diht_k8s.controller.observe import GANGS, GONE_AFTER_S, LOST_AFTER_S, Problem, Seen, entry_name, see
-from diht_k8s.controller.reading import Logs, cached_in, progress_in, why_waiting
-from diht_k8s.controller.report import Reading, failed_attempt, newly_failed, report
+from diht_k8s.controller.pod_logs import Logs, cached_in, progress_in, why_waiting
 from diht_k8s.controller.runs import Key, KnownRun, Runs, known_run
-from diht_k8s.controller.views import JobView, PodView
+from diht_k8s.controller.saved_status import has_ended, remembered
+from diht_k8s.controller.status import Reading, failed_attempt, newly_failed, report
+from diht_k8s.controller.warning_events import Complaints
+from diht_k8s.kube.controller_client import Cluster, ClusterError
+from diht_k8s.kube.summaries import JobView, PodView
 from diht_k8s.pipeline.plan import CLUSTER_STEPS, plan
 from diht_k8s.pipeline.states import FINAL, AttemptState, BackOff, Observed, Plan, RunStatus, StageState
 

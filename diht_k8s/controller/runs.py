@@ -12,11 +12,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from diht_k8s.api.crd import KIND
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.run import API_VERSION, DihtRun
+from diht_k8s.api.schema.crd import KIND
 from diht_k8s.api.status import Status
-from diht_k8s.controller.memory import has_ended
+from diht_k8s.controller.saved_status import has_ended
 
 Key = tuple[str, str]
 """Namespace and name."""

@@ -19,8 +19,8 @@ from torchx.specs import AppDef, AppDryRunInfo, CfgVal, InvalidRunConfigExceptio
 from torchx.workspace.docker_workspace import DockerWorkspaceMixin
 
 from diht_k8s.api.errors import UserError
+from diht_k8s.kube.launch_client import Cluster, connect
 from diht_k8s.launch import volcano
-from diht_k8s.launch.cluster import Cluster, connect
 from diht_k8s.launch.logs import Source, replica_lines
 from diht_k8s.launch.names import label_value, unique_name
 from diht_k8s.launch.overlays import with_overlays

@@ -15,9 +15,9 @@ import pytest
 from playwright.sync_api import Browser, FloatRect, Locator, Page, sync_playwright
 
 from diht_k8s.api.run import Stage
-from diht_k8s.recipe.evaluation import stage as program
+from diht_k8s.recipe.evaluate import stage as program
 from diht_k8s.recipe.runtime.stage import run_stage
-from tests.recipe.evaluation.small_run import document, make_data, make_run
+from tests.recipe.evaluate.small_run import document, make_data, make_run
 
 pytestmark = pytest.mark.browser
 FLAGS = [

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from diht_k8s.controller import cluster
 from diht_k8s.controller.__main__ import main
+from diht_k8s.kube import controller_client
 
-answer = cluster.answer_of
+answer = controller_client.answer_of
 
 
 def answer_and_die(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
@@ -25,5 +25,5 @@ def answer_and_die(call: Callable[..., Any], *arguments: Any, **options: Any) ->
     return response
 
 
-cluster.answer_of = answer_and_die
+controller_client.answer_of = answer_and_die
 main()

@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from diht_k8s.api.documents import canonical_json, dump, load
-from diht_k8s.api.generate import CRD_FILE
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.run import Stage
+from diht_k8s.api.schema.generate import CRD_FILE
 from diht_k8s.api.status import (
     AttemptStatus,
     Condition,

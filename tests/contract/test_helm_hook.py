@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from diht_k8s.api.documents import check
-from diht_k8s.recipe.shards.pictures import decode
+from diht_k8s.recipe.shards.images import decode
 from tests.contract.chart_pictures import CAPTIONS
 from tests.contract.charts import CHART, rendered
 

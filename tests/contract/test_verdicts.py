@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from diht_k8s.api.cel import Rule, rules_of
 from diht_k8s.api.documents import check
+from diht_k8s.api.schema.cel import Rule, rules_of
 from tests.contract.documents import Case
 from tests.contract.documents.fields import CASES as FIELDS
 from tests.contract.documents.rules import CASES as RULES

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from diht_k8s.recipe.training.health import peak_flops
-from diht_k8s.recipe.training.losses import hn_nce_loss
-from tests.recipe.training.small_run import Job, document, make_data, train_in_ranks
+from diht_k8s.recipe.train.health import peak_flops
+from diht_k8s.recipe.train.loss.losses import hn_nce_loss
+from tests.recipe.train.small_run import Job, document, make_data, train_in_ranks
 
 STEPS, BATCH = 20, 16
 SETTINGS: dict[str, dict[str, Any]] = {

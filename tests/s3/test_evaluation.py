@@ -10,13 +10,13 @@ import pytest
 
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.evaluation import stage as program
-from diht_k8s.recipe.evaluation.catalogue import benchmark_of, catalogue, presence
-from diht_k8s.recipe.evaluation.model_files import model_identity
+from diht_k8s.recipe.evaluate import stage as program
+from diht_k8s.recipe.evaluate.catalogue import benchmark_of, catalogue, presence
+from diht_k8s.recipe.evaluate.models.files import model_identity
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.storage import Storage
-from tests.recipe.evaluation.small_run import export_model
-from tests.recipe.evaluation.test_catalogue import lay_out
+from tests.recipe.evaluate.small_run import export_model
+from tests.recipe.evaluate.test_catalogue import lay_out
 from tests.s3.server import S3
 
 pytestmark = pytest.mark.s3

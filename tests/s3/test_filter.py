@@ -9,9 +9,9 @@ import pytest
 
 from diht_k8s.api.errors import DihtError, ExitCode
 from diht_k8s.api.run import DihtRun
-from diht_k8s.recipe.cat.scores import open_scores
+from diht_k8s.recipe.filter.scores import open_scores
 from diht_k8s.recipe.shards.storage import Storage
-from tests.recipe.cat.shards import filter_with, run_of
+from tests.recipe.filter.shards import filter_with, run_of
 from tests.s3.faults import proxy_before
 from tests.s3.server import S3
 

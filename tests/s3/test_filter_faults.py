@@ -15,10 +15,10 @@ import pytest
 from diht_k8s.api.errors import DihtError, ExitCode
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.cat import claims
+from diht_k8s.recipe.runtime import claims
 from diht_k8s.recipe.runtime.commit import read_committed
 from diht_k8s.recipe.shards.storage import Storage
-from tests.recipe.cat.shards import CAPTIONS, filter_by_two, filter_slowly, filter_with, run_of, write_shards
+from tests.recipe.filter.shards import CAPTIONS, filter_by_two, filter_slowly, filter_with, run_of, write_shards
 from tests.s3.faults import proxy_before
 from tests.s3.server import S3
 

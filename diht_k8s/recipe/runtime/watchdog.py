@@ -37,7 +37,7 @@ POLL_S: Final = 0.5
 DUMP_S: Final = 3.0
 """Time that a rank has to write its stacks."""
 _RECORD: Final = struct.Struct("<qqiddi")
-_EXCHANGES: Final = ("torch/distributed/distributed_c10d.py", "recipe/training/collectives.py", "deepspeed/comm/")
+_EXCHANGES: Final = ("torch/distributed/distributed_c10d.py", "recipe/train/collectives.py", "deepspeed/comm/")
 """Where a rank is that waits for others."""
 
 

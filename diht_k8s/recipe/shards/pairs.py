@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.shards.keep_lists import read_keep_list
 from diht_k8s.recipe.shards.samples import IMAGE_SUFFIXES, TOO_LARGE, Sample, make_sample, read_samples, storable
-from diht_k8s.recipe.shards.sets import Shard
+from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
-from diht_k8s.recipe.shards.pictures import FORMATS, BadPictureError, check_size, decode
+from diht_k8s.recipe.shards.images import FORMATS, BadPictureError, check_size, decode
 
 # Shape legend: C channels (3), H height, W width.
 

@@ -17,10 +17,10 @@ from benchmarks.ablation.losses import smoothed_loss, wrong_normaliser_loss
 from benchmarks.ablation.pools import Material, Pairs, SoftLabels
 from benchmarks.ablation.table import table
 from benchmarks.ablation.training import Bench, Sizes
-from diht_k8s.recipe.concepts.soft_labels import HeadLabels
-from diht_k8s.recipe.shards.pictures import decode
+from diht_k8s.recipe.label.soft_labels import HeadLabels
+from diht_k8s.recipe.shards.images import decode
 from diht_k8s.recipe.shards.samples import make_sample
-from diht_k8s.recipe.training.losses import hn_nce_loss
+from diht_k8s.recipe.train.loss.losses import hn_nce_loss
 
 
 def unit(count: int, seed: int) -> torch.Tensor:

@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 import yaml
 
-from diht_k8s.api import generate
-from diht_k8s.api.cel import run_rules, wire_names
-from diht_k8s.api.crd import definition, structural
-from diht_k8s.api.evaluating import Evaluate
-from diht_k8s.api.filtering import Filter
-from diht_k8s.api.labelling import Label
+from diht_k8s.api.evaluate import Evaluate
+from diht_k8s.api.filter import Filter
+from diht_k8s.api.label import Label
 from diht_k8s.api.reasons import ConditionType, Reason
-from diht_k8s.api.reference import editor_schema, page
 from diht_k8s.api.run import Spec
+from diht_k8s.api.schema import generate
+from diht_k8s.api.schema.cel import run_rules, wire_names
+from diht_k8s.api.schema.crd import definition, structural
+from diht_k8s.api.schema.reference import editor_schema, page
 from diht_k8s.api.status import Status
-from diht_k8s.api.training import Train
+from diht_k8s.api.train import Train
 
 ROOT = Path(__file__).parents[3]
 VERSION = definition()["spec"]["versions"][0]
@@ -40,12 +40,12 @@ NODES = dict(nodes(SCHEMA))
 
 
 def test_generated_files_are_those_that_the_models_give() -> None:
-    assert generate.stale(ROOT) == [], "run: python -m diht_k8s.api.generate"
+    assert generate.stale(ROOT) == [], "run: python -m diht_k8s.api.schema.generate"
 
 
 def test_check_names_what_is_stale_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert generate.main(["--root", str(tmp_path), "--check"]) == 1
-    assert capsys.readouterr().out.count("is stale: run python -m diht_k8s.api.generate") == 4
+    assert capsys.readouterr().out.count("is stale: run python -m diht_k8s.api.schema.generate") == 4
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from diht_k8s.api.hashing import SCHEMA_VERSION
-from diht_k8s.api.labelling import Vocabulary as Cuts
+from diht_k8s.api.label import Vocabulary as Cuts
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.concepts.captions import KeptCaptions
-from diht_k8s.recipe.concepts.vocabulary import ConceptCounts, freeze
+from diht_k8s.recipe.label.caption_concepts import KeptCaptions
+from diht_k8s.recipe.label.vocabulary import ConceptCounts, freeze
 
 RUN = """\
 apiVersion: diht.dev/v1alpha1

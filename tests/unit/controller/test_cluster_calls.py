@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from diht_k8s.controller.cluster import pages
+from diht_k8s.kube.controller_client import pages
 
 
 @pytest.mark.parametrize(

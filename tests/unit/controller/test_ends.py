@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from diht_k8s.api.reasons import ConditionType
-from diht_k8s.controller.memory import is_true
+from diht_k8s.controller.saved_status import is_true
 from tests.unit.controller.fake import FakeCluster, Process
 from tests.unit.controller.stories import ONE, Clock, make, play, settle, status
 

@@ -10,7 +10,7 @@ from diht_k8s.api.reasons import Reason
 from diht_k8s.api.reports import Cause
 from diht_k8s.api.run import Stage
 from diht_k8s.controller.observe import LOST_AFTER_S, SETTLE_S, Seen, event_problem, see
-from diht_k8s.controller.views import JobView, PodView, job_view, pod_view
+from diht_k8s.kube.summaries import JobView, PodView, job_view, pod_view
 from diht_k8s.pipeline.states import AttemptState
 from tests.unit.controller.documents import DISRUPTED, NO_NODE, NOW, at, ended, failed_pod, job, pod
 

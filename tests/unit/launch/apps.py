@@ -13,11 +13,11 @@ from torchx.schedulers import kubernetes_scheduler
 from torchx.specs import AppDef, BindMount, DeviceMount, Resource, RetryPolicy, Role, VolumeMount, macros
 from torchx.specs.overlays import DEL, JOIN, set_overlay
 
-from components.apps import stage_app
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.launch import volcano
 from diht_k8s.launch.kubernetes_job import Opts
 from diht_k8s.launch.render import JobConfig, render
+from diht_k8s.launch.stages import stage_app
 from tests.unit.api.documents import changed
 
 GOLDEN = Path(__file__).with_name("golden")

@@ -14,8 +14,8 @@ from kubernetes.config import kube_config
 from urllib3.exceptions import MaxRetryError
 
 from diht_k8s.api.errors import DihtError, RetryableError, UserError
-from diht_k8s.cli.kube import open_kube
-from diht_k8s.launch.cluster import Cluster, connect
+from diht_k8s.kube.launch_client import Cluster, connect
+from diht_k8s.kube.runs_client import open_kube
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 POD = {"metadata": {"name": "p", "namespace": "ns"}}

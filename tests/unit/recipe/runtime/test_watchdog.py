@@ -24,7 +24,7 @@ from diht_k8s.recipe.runtime.watchdog import (
 
 LIMITS = Limits(min_seconds=120, first_steps=100)
 COLLECTIVE = 'File "site/torch/distributed/distributed_c10d.py", line 1 in all_reduce\n'
-ELSEWHERE = 'File "diht_k8s/recipe/training/source.py", line 1 in read\n'
+ELSEWHERE = 'File "diht_k8s/recipe/train/data/dataset.py", line 1 in read\n'
 RANK = """
 import sys, time
 from diht_k8s.recipe.runtime.watchdog import Heartbeat

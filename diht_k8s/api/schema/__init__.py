@@ -1,0 +1,1 @@
+"""What is generated from the models: CRD, CEL rules, reference page, JSON schema."""

@@ -1,0 +1,190 @@
+"""The rules that JSON schema cannot say, as CEL for the API server: over several fields, and on what may be edited.
+
+Pure: models go in, `x-kubernetes-validations` come out. The same rules over several fields are Python in `api.run` (for files);
+tests hold the two together by one table of documents. Rules on edits exist only here, since only the API server sees both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from diht_k8s.api.run import MAX_NAME_LENGTH, Spec, Stage
+from diht_k8s.api.train import Train
+
+ALWAYS_EDITABLE: Final = ("suspend", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "failurePolicy", "pods")
+"""Fields of the spec that take effect at once (pods: at the next attempt)."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One CEL rule."""
+
+    rule: str
+    """an expression that must be true of `self`."""
+    message: str
+    """what is wrong and what to do."""
+    field: str = ""
+    """path of the field that the error shall name, below the object that carries the rule; empty means the object."""
+
+    def schema(self) -> dict[str, str]:
+        """The rule as the CRD carries it."""
+        where = {"fieldPath": f".{self.field}"} if self.field else {}
+        return {"rule": self.rule, "message": self.message, **where}
+
+
+def rules_of(model: str) -> list[Rule]:
+    """The rules of a model by its class name; none for most."""
+    return _RULES.get(model, [])
+
+
+def run_rules() -> list[Rule]:
+    """The rules at the root of a run, where name, spec and status are all in sight."""
+    return [
+        Rule(
+            f"self.metadata.name.size() <= {MAX_NAME_LENGTH} && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+            f"metadata.name must start with a lower-case letter, hold lower-case letters, digits and dashes, and have at most "
+            f"{MAX_NAME_LENGTH} characters, so that the names of its Jobs and pods fit: shorten it",
+        ),
+        *(_stage_rule(stage) for stage in Stage),
+        *(_fixed_rule(name) for name in _fixed_fields()),
+        Rule(
+            "self.spec.data.sources.map(s, s.name) == oldSelf.spec.data.sources.map(s, s.name)",
+            "spec.data.sources cannot change its order, which decides the order of training: delete the run and apply it again",
+            "spec.data",
+        ),
+    ]
+
+
+def wire_names(model: type[BaseModel]) -> list[str]:
+    """The names of a model's fields in documents."""
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _value(name: str, model: type[BaseModel], path: str = "self") -> str:
+    """A number or string of `self` with the model's default where it is not given."""
+    default = next(field.default for key, field in model.model_fields.items() if name in (key, field.alias))
+    literal = f"'{default}'" if isinstance(default, str) else str(default)
+    return f"(has({path}.{name}) ? {path}.{name} : {literal})"
+
+
+def _same(path: str) -> str:
+    """Whether the field is untouched; a rule on the field itself would be passed by removing it and adding it again."""
+    new, old = f"self.{path}", f"oldSelf.{path}"
+    return f"has({new}) == has({old}) && (!has({new}) || {new} == {old})"
+
+
+def _all(conditions: Iterable[str]) -> str:
+    return " && ".join(f"({condition})" for condition in conditions)
+
+
+_ENDED: Final = (
+    "has(oldSelf.status) && has(oldSelf.status.conditions) && "
+    "oldSelf.status.conditions.exists(c, c.type in ['Complete', 'Failed'] && c.status == 'True')"
+)
+
+
+def _started(stage: Stage) -> str:
+    return (
+        "has(oldSelf.status) && has(oldSelf.status.stages) && "
+        f"oldSelf.status.stages.exists(s, s.stage == '{stage.value}' && s.state != 'Pending')"
+    )
+
+
+def _stage_rule(stage: Stage) -> Rule:
+    """A stage's part of the spec, all but its pods, is fixed once it has started or the run has ended."""
+    path = f"spec.{stage.value}"
+    parts = [f"{path}.{name}" for name in wire_names(_model_of(stage)) if name != "pods"]
+    untouched = (
+        f"has(self.{path}) == has(oldSelf.{path}) && (!has(self.{path}) || {_all(_same(part) for part in parts)})"
+    )
+    return Rule(
+        f"!(({_ENDED}) || ({_started(stage)})) || ({untouched})",
+        f"spec.{stage.value} cannot change once the stage has started or the run has ended (its pods can): delete the run and "
+        "apply it again; what is committed and unchanged is not computed again",
+        path,
+    )
+
+
+def _model_of(stage: Stage) -> type[BaseModel]:
+    annotation: Any = Spec.model_fields[stage.value].annotation
+    return next(part for part in annotation.__args__ if isinstance(part, type) and issubclass(part, BaseModel))
+
+
+def _fixed_fields() -> list[str]:
+    stages = {stage.value for stage in Stage}
+    return [name for name in wire_names(Spec) if name not in stages and name not in ALWAYS_EDITABLE]
+
+
+def _fixed_rule(name: str) -> Rule:
+    return Rule(
+        _same(f"spec.{name}"),
+        f"spec.{name} cannot change after the run was created: delete the run and apply it again; what is committed and "
+        "unchanged is not computed again",
+        f"spec.{name}",
+    )
+
+
+def _spec_rules() -> list[Rule]:
+    stages = " || ".join(f"has(self.{stage.value})" for stage in Stage)
+    return [
+        Rule(stages, "spec has no stage: give at least one of filter, label, train, evaluate"),
+        Rule(
+            "!has(self.evaluate) || has(self.train) || has(self.evaluate.model)",
+            "evaluate needs a model: give train, or evaluate.model",
+            "evaluate",
+        ),
+        Rule(
+            "!has(self.label) || has(self.filter)",
+            "label reads the filter's scores: give filter (with minComplexity: 0 and minActions: 0 to keep all)",
+            "label",
+        ),
+        Rule(
+            "!has(self.train) || has(self.label) || has(self.train.labels) || (has(self.train.distillation) && "
+            "has(self.train.distillation.mode) && self.train.distillation.mode == 'Disabled')",
+            "train.distillation.mode Concepts needs labels: give label, or train.labels, or set mode: Disabled",
+            "train",
+        ),
+    ]
+
+
+def _train_rules() -> list[Rule]:
+    processes = f"{_value('numNodes', Train)} * {_value('processesPerNode', Train)}"
+    batch, offload, zero = (_value(name, Train) for name in ("batchSize", "offload", "zeroStage"))
+    return [
+        Rule("has(self.model) != has(self.modelConfig)", "train: give exactly one of model and modelConfig"),
+        Rule(
+            f"{batch} % ({processes}) == 0",
+            "train.batchSize must be a multiple of numNodes x processesPerNode: change one of them",
+        ),
+        Rule(
+            f"{batch} >= 2 * {processes}",
+            "train.batchSize leaves a process fewer than 2 pairs: raise it to 2 x numNodes x processesPerNode or more",
+        ),
+        Rule(
+            f"{offload} == 'None' || {zero} >= ({offload} == 'Parameters' ? 3 : 1)",
+            "train.offload: Optimizer needs zeroStage 1 or more, Parameters needs zeroStage 3: raise it",
+        ),
+    ]
+
+
+_RULES: Final[dict[str, list[Rule]]] = {
+    "Spec": _spec_rules(),
+    "Train": _train_rules(),
+    "Benchmark": [
+        Rule(
+            "self.type != 'Classification' || has(self.classNames)",
+            "a Classification benchmark needs classNames, a text file with one class name a line",
+        )
+    ],
+    "EnvVar": [Rule("!has(self.value) || !has(self.valueFrom)", "give value or valueFrom, not both")],
+    "StageStatus": [
+        Rule(
+            "!has(oldSelf.attempt) || (has(self.attempt) && self.attempt >= oldSelf.attempt)",
+            "attempt never goes back: this status was written from a stale view, read the run again",
+        )
+    ],
+}

@@ -1,0 +1,90 @@
+"""What the Helm chart takes from elsewhere: the CRD as a template that outlives the release, and the table of values in its README.
+
+Helm never upgrades what lies in a chart's `crds/` folder, so that new fields would be pruned silently; a template is upgraded, and its
+resource policy `keep` leaves definition and runs alone when the release is uninstalled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from diht_k8s.api.schema import crd
+
+CHART: Final = "helm/diht-operator"
+TEMPLATE_FILE: Final = f"{CHART}/templates/crd/diht.dev_dihtruns.yaml"
+README_FILE: Final = f"{CHART}/README.md"
+VALUES_FILE: Final = f"{CHART}/values.yaml"
+BEGIN: Final = "<!-- values: from values.yaml by `python -m diht_k8s.api.schema.generate` -->\n"
+END: Final = "<!-- end of values -->\n"
+_COMMENT: Final = "# -- "
+_METADATA: Final = """metadata:
+  name: {name}
+  labels:
+    {{{{- include "diht-operator.labels" . | nindent 4 }}}}
+  {{{{- if .Values.crds.keep }}}}
+  annotations:
+    helm.sh/resource-policy: keep
+  {{{{- end }}}}
+"""
+
+
+def crd_template(note: str) -> str:
+    """The CRD as a template of the chart.
+
+    Args:
+        note: the first line, a comment.
+    """
+    definition = crd.definition()
+    spec = yaml.safe_dump({"spec": definition["spec"]}, sort_keys=False, width=140, allow_unicode=True)
+    assert "{{" not in spec, "Helm would read it as a template"
+    head = f"apiVersion: {definition['apiVersion']}\nkind: {definition['kind']}\n"
+    metadata = _METADATA.format(name=definition["metadata"]["name"])
+    return f"{{{{- if .Values.crds.install }}}}\n{note}{head}{metadata}{spec}{{{{- end }}}}\n"
+
+
+def readme(root: Path) -> dict[str, str]:
+    """The chart's README with its table of values as values.yaml has them now; nothing where there is no chart below `root`."""
+    if not (root / VALUES_FILE).is_file():
+        return {}
+    text = (root / README_FILE).read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return {README_FILE: before + BEGIN + values_table((root / VALUES_FILE).read_text(encoding="utf-8")) + END + after}
+
+
+def values_table(text: str) -> str:
+    """A Markdown table of the values of a chart.
+
+    Args:
+        text: values.yaml, each value with a comment `# -- meaning` in the line above it.
+
+    Raises:
+        ValueError: a value without a comment, by its name.
+    """
+    rows = [f"| `{name}` | `{json.dumps(default)}` | {meaning} |" for name, default, meaning in _values(text)]
+    return "\n".join(["| value | default | meaning |", "|---|---|---|", *rows]) + "\n"
+
+
+def _values(text: str) -> Iterator[tuple[str, Any, str]]:
+    """Each value with its default and meaning. A mapping with a comment of its own is one value."""
+    lines = text.splitlines()
+
+    def walk(node: yaml.MappingNode, path: str) -> Iterator[tuple[str, Any, str]]:
+        for key, value in node.value:
+            name = f"{path}{key.value}"
+            above = lines[key.start_mark.line - 1].strip() if key.start_mark.line else ""
+            if above.startswith(_COMMENT):
+                yield name, yaml.safe_load(yaml.serialize(value)), above.removeprefix(_COMMENT)
+            elif isinstance(value, yaml.MappingNode) and value.value:
+                yield from walk(value, f"{name}.")
+            else:
+                raise ValueError(f"values.yaml: {name} has no comment: write `{_COMMENT}meaning` in the line above it")
+
+    root = yaml.compose(text)
+    assert isinstance(root, yaml.MappingNode)
+    yield from walk(root, "")

@@ -1,0 +1,180 @@
+"""The reference page of the run document, made from the models: every field with type, default, bounds and meaning.
+
+Pure: models in, Markdown and JSON schema out. The descriptions are the docstrings of `diht_k8s.api`; to change the page, change them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+
+from diht_k8s.api.reasons import ConditionType, Reason
+from diht_k8s.api.run import API_VERSION, DihtRun, Spec
+from diht_k8s.api.schema.cel import ALWAYS_EDITABLE, run_rules
+from diht_k8s.api.schema.crd import COLUMNS
+from diht_k8s.api.status import Status
+
+Schema = dict[str, Any]
+
+_HEAD = f"""# DihtRun ({API_VERSION})
+
+Generated from `diht_k8s/api` by `python -m diht_k8s.api.schema.generate`; edit the docstrings there.
+
+```yaml
+# yaml-language-server: $schema=dihtrun.schema.json
+apiVersion: {API_VERSION}
+kind: DihtRun
+metadata: {{name: my-run}}
+spec: {{...}}
+```
+
+The same document runs on a laptop (`diht run FILE`) and on a cluster (`kubectl apply -f FILE`). Unknown keys are errors: in files always, on a cluster
+where the client asks for it (kubectl does; a client that does not has them dropped with a warning). A field that is `null` is a field that is not there.
+Defaults belong to the programs, not to the cluster: a run keeps only what you wrote.
+"""
+
+
+def page() -> str:
+    """The whole page, Markdown."""
+    sections = [_HEAD, "# Spec\n", *_models(Spec, "spec"), "# Status\n", *_models(Status, "status")]
+    return "\n".join([*sections, _conditions(), _columns(), _edits()]).rstrip() + "\n"
+
+
+def editor_schema() -> str:
+    """The JSON schema by which editors complete and check run documents."""
+    schema = _without_marks(DihtRun.model_json_schema(by_alias=True))
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"DihtRun ({API_VERSION})"}
+    return json.dumps({**head, **schema}, indent=1, ensure_ascii=False) + "\n"
+
+
+def _without_marks(node: Any, *, names: bool = False) -> Any:
+    """The schema without titles and Kubernetes' marks; below `properties` the keys are names of fields."""
+    if isinstance(node, list):
+        return [_without_marks(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    kept = {key: value for key, value in node.items() if names or not (key == "title" or key.startswith("x-"))}
+    return {
+        key: value if key == "default" and not names else _without_marks(value, names=key in ("properties", "$defs"))
+        for key, value in kept.items()
+    }
+
+
+def _models(model: type[BaseModel], path: str) -> Iterator[str]:
+    """A table for each model, in the order in which a reader meets them; one that stands at several places comes once."""
+    schema = model.model_json_schema(by_alias=True)
+    defs, waiting, seen = schema.get("$defs", {}), [(model.__name__, path, schema)], {model.__name__}
+    while waiting:
+        name, where, node = waiting.pop(0)
+        yield _table(name, where, node, defs)
+        below: list[tuple[str, str, Schema]] = []
+        for field, value in node["properties"].items():
+            reference, brackets = _reference(value)
+            if reference and reference not in seen and "properties" in defs[reference]:
+                seen.add(reference)
+                below.append((reference, f"{where}.{field}{brackets}", defs[reference]))
+        waiting = below + waiting
+
+
+def _reference(node: Schema) -> tuple[str | None, str]:
+    """The model that a field holds, and `[]` when it holds a list of them."""
+    if "$ref" in node:
+        return node["$ref"].rsplit("/", 1)[1], ""
+    if "items" in node:
+        return _reference(node["items"])[0], "[]"
+    branches = (_reference(branch) for branch in node.get("anyOf", []))
+    return next((found for found in branches if found[0]), (None, ""))
+
+
+def _table(name: str, path: str, node: Schema, defs: dict[str, Schema]) -> str:
+    rows = [
+        _row(field, value, defs, required=field in node.get("required", []))
+        for field, value in node["properties"].items()
+    ]
+    head = "| field | type | default | meaning |\n|---|---|---|---|"
+    text = node.get("description", "").strip()
+    return "\n".join([f'<a id="{name.lower()}"></a>', f"## {path}", "", text, "", head, *rows, ""])
+
+
+def _row(field: str, node: Schema, defs: dict[str, Schema], *, required: bool) -> str:
+    default = "**required**" if required else _default(node.get("default"))
+    return f"| `{field}` | {_type(node, defs)} | {default} | {_cell(node.get('description', ''))} |"
+
+
+def _default(value: Any) -> str:
+    """Defaults of whole objects stand in their own tables."""
+    if value is None or isinstance(value, dict) or value in ([], ""):
+        return ""
+    return f"`{_cell(json.dumps(value))}`"
+
+
+def _type(node: Schema, defs: dict[str, Schema]) -> str:
+    """What a field holds, with its bounds, in words."""
+    if "$ref" in node:
+        name = node["$ref"].rsplit("/", 1)[1]
+        target = defs[name]
+        return f"[{name}](#{name.lower()})" if "properties" in target else _type(target, defs)
+    if "anyOf" in node:
+        branches = [_type(branch, defs) for branch in node["anyOf"] if branch != {"type": "null"}]
+        return " or ".join(branches)
+    if "enum" in node or "const" in node:
+        return " · ".join(f"`{value}`" for value in node.get("enum", [node.get("const")]))
+    kind = node.get("type", "anything")
+    if kind == "array":
+        return f"list of {_type(node['items'], defs)}{_between(node, 'Items', 'items')}"
+    if kind == "object":
+        values = node.get("additionalProperties", True)
+        return "object" if values is True else f"map to {_type(values, defs)}{_between(node, 'Properties', 'keys')}"
+    if kind == "string":
+        return node.get("format", "string") + _between(node, "Length", "characters")
+    return kind + _numbers(node)
+
+
+def _between(node: Schema, what: str, unit: str) -> str:
+    low, high = node.get(f"min{what}"), node.get(f"max{what}")
+    if high is None:
+        return ""
+    return f" ({low} to {high} {unit})" if low else f" (at most {high} {unit})"
+
+
+def _numbers(node: Schema) -> str:
+    low, over, high = node.get("minimum"), node.get("exclusiveMinimum"), node.get("maximum")
+    parts = [
+        f"{_plain(low)} or more" if low is not None else "",
+        f"over {_plain(over)}" if over is not None else "",
+        f"at most {_plain(high)}" if high is not None and high < 2**31 - 1 else "",
+    ]
+    text = ", ".join(part for part in parts if part)
+    return f" ({text})" if text else ""
+
+
+def _plain(number: float) -> str:
+    return str(int(number)) if float(number).is_integer() else str(number)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _conditions() -> str:
+    types = [f"| `{kind}` | {_cell(kind.meaning)} |" for kind in ConditionType]
+    reasons = [f"| `{reason}` | {_cell(reason.meaning)} |" for reason in Reason]
+    return "\n".join(
+        ["# Conditions and reasons", "", "| condition | meaning |", "|---|---|", *types, "", "| reason | meaning |", "|---|---|", *reasons, ""]
+    )  # fmt: skip
+
+
+def _columns() -> str:
+    rows = [f"| {name.upper()} | {text} | {'`-o wide`' if wide else ''} |" for name, _, _, text, wide in COLUMNS]
+    return "\n".join(["# Columns of `kubectl get dihtruns`", "", "| column | meaning | |", "|---|---|---|", *rows, ""])
+
+
+def _edits() -> str:
+    fields = ", ".join(f"`spec.{name}`" for name in ALWAYS_EDITABLE)
+    rows = [f"- {rule.message}" for rule in run_rules()[1:]]
+    return "\n".join(
+        ["# What may be edited", "", f"At any time: {fields} and each stage's `pods` (pods: from the next attempt on).", "", *rows, ""]
+    )  # fmt: skip

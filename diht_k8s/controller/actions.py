@@ -1,0 +1,147 @@
+"""Carries out what a plan says: creates children, deletes Jobs, deletes an expired run. Safe to repeat at any point."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from diht_k8s.api.errors import UserError
+from diht_k8s.api.reasons import Reason
+from diht_k8s.api.run import DihtRun
+from diht_k8s.api.schema.crd import KIND
+from diht_k8s.controller.children import children
+from diht_k8s.controller.observe import Problem, Seen
+from diht_k8s.controller.runs import KnownRun
+from diht_k8s.kube.controller_client import Cluster, ClusterError
+from diht_k8s.pipeline.states import Action, Expire, Start, Stop
+
+logger = logging.getLogger(__name__)
+KEPT_ATTEMPTS = 2
+"""Jobs of the newest attempts of a stage stay, with their pods' logs."""
+
+
+class _NotYet(Exception):  # noqa: N818 (a state, not a fault)
+    """Something of the same name is on its way out."""
+
+
+class _Foreign(Exception):  # noqa: N818
+    """Something of the same name belongs to somebody else."""
+
+
+def act(
+    cluster: Cluster,
+    known: KnownRun,
+    run: DihtRun,
+    actions: Iterable[Action],
+    seen: list[Seen],
+    created: Callable[[Mapping[str, Any]], None],
+) -> Problem | None:
+    """Carry out actions.
+
+    Args:
+        cluster: the cluster.
+        known: the run as the API server has it.
+        run: the same, read.
+        actions: what to do.
+        seen: the attempts that are there.
+        created: told each Job that is there now.
+
+    Returns:
+        What is in the way, for the status; None where all is done.
+
+    Raises:
+        ClusterError: the API server does not answer, or not in a way that a person could do something about.
+    """
+    problem = None
+    for action in actions:
+        if isinstance(action, Start):
+            problem = _start(cluster, known, run, action, created) or problem
+        elif isinstance(action, Stop):
+            _stop(cluster, known, action, seen)
+        elif isinstance(action, Expire):
+            with contextlib.suppress(ClusterError):
+                cluster.delete_run(known.namespace, known.name, known.uid)
+    return problem
+
+
+def discard(cluster: Cluster, known: KnownRun, seen: list[Seen]) -> None:
+    """Delete the Jobs of attempts that ended long ago, and their Services."""
+    newest: dict[str, int] = {}
+    for each in seen:
+        newest[each.entry] = max(newest.get(each.entry, 0), each.attempt.number)
+    for each in seen:
+        old = each.attempt.number <= newest[each.entry] - KEPT_ATTEMPTS
+        if old and each.job is not None and each.job.over and not each.job.deleted:
+            _delete_job(cluster, known, each.job.name, each.job.uid)
+            with contextlib.suppress(ClusterError):
+                cluster.delete_service(known.namespace, each.job.name)
+
+
+def _stop(cluster: Cluster, known: KnownRun, action: Stop, seen: list[Seen]) -> None:
+    for each in seen:
+        if each.job is not None and each.job.name == action.name and not each.job.deleted:
+            _delete_job(cluster, known, each.job.name, each.job.uid)
+
+
+def _delete_job(cluster: Cluster, known: KnownRun, name: str, uid: str) -> None:
+    try:
+        cluster.delete_job(known.namespace, name, uid)
+    except ClusterError as error:
+        if not error.is_gone and not error.is_conflict:  # gone already, or another one of its name by now
+            raise
+
+
+def _start(
+    cluster: Cluster, known: KnownRun, run: DihtRun, start: Start, created: Callable[[Mapping[str, Any]], None]
+) -> Problem | None:
+    try:
+        for item in children(known, run, start):
+            there = _ensure(cluster, known, item)
+            if item["kind"] == "Job":
+                created(there)
+    except UserError as error:
+        return Problem(Reason.INVALID_SPEC, str(error))
+    except _NotYet as error:
+        return Problem(Reason.PENDING, str(error))
+    except _Foreign as error:
+        return Problem(Reason.NAME_CONFLICT, str(error))
+    except ClusterError as error:
+        return _refusal(error)
+    return None
+
+
+def _ensure(cluster: Cluster, known: KnownRun, item: dict[str, Any]) -> dict[str, Any]:
+    """Create an object; one of the same name is as good if it is ours."""
+    kind, name = item["kind"], item["metadata"]["name"]
+    try:
+        return cluster.create(item)
+    except ClusterError as error:
+        if error.reason != "AlreadyExists":
+            raise
+    there = cluster.get(kind, known.namespace, name)
+    owner = next((each for each in there["metadata"].get("ownerReferences") or () if each.get("controller")), {})
+    if owner.get("uid") == known.uid:
+        if "deletionTimestamp" in there["metadata"]:
+            raise _NotYet(f"waits until the old {kind} {name} is gone")
+        return there
+    if owner.get("kind") == KIND and owner.get("name") == known.name:
+        raise _NotYet(f"waits until the {kind} {name} of a deleted run of the same name is gone")
+    raise _Foreign(f"a {kind} named {name} is there already and is not this run's: delete or rename it, or the run")
+
+
+def _refusal(error: ClusterError) -> Problem | None:
+    """What a refusal means to a person; what passes by itself is raised."""
+    message = error.message
+    if "exceeded quota" in message:
+        return Problem(Reason.QUOTA_EXCEEDED, message)
+    if error.is_terminating:
+        return None
+    if error.status == 403 and " cannot " in message:
+        return Problem(Reason.PERMISSION_DENIED, f"the operator may not do that: {message}: check its Role")
+    if error.status == 403:
+        return Problem(Reason.POD_REFUSED, message)
+    if error.status in (400, 422):
+        return Problem(Reason.INVALID_SPEC, f"the API server refuses the run's objects: {message}")
+    raise error

@@ -1,0 +1,97 @@
+"""What a person would want to be told when a status changes, as Kubernetes Events. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Final
+
+from diht_k8s.api.reasons import ConditionType, Reason
+from diht_k8s.api.run import API_VERSION
+from diht_k8s.api.schema.crd import KIND
+from diht_k8s.api.status import StageState, StageStatus, Status, timestamp
+from diht_k8s.controller.runs import KnownRun
+from diht_k8s.controller.saved_status import condition, is_true
+from diht_k8s.controller.text import one_line
+
+COMPONENT: Final = "diht-operator"
+TROUBLES: Final = frozenset({
+    Reason.INVALID_SPEC, Reason.OUTPUT_IN_USE, Reason.NAME_CONFLICT, Reason.BACKEND_MISSING, Reason.UNSCHEDULABLE,
+    Reason.IMAGE_PULL_FAILED, Reason.REFERENCE_MISSING, Reason.QUOTA_EXCEEDED, Reason.POD_REFUSED,
+    Reason.PERMISSION_DENIED,
+})  # fmt: skip
+CHANGES: Final = frozenset({Reason.QUEUED, Reason.SUSPENDED, Reason.CHECKPOINTING})
+
+
+@dataclass(frozen=True)
+class News:
+    """One thing that happened."""
+
+    reason: str
+    message: str
+    warning: bool = False
+
+
+def news(before: Status, after: Status) -> list[News]:
+    """What happened between two statuses."""
+    old = {stage.name: stage for stage in before.stages}
+    found = [item for stage in after.stages for item in _of_stage(old.get(stage.name), stage)]
+    found += _of_run(before, after)
+    return found
+
+
+def _of_stage(old: StageStatus | None, stage: StageStatus) -> list[News]:
+    found: list[News] = []
+    old_restarts, old_attempt = (old.restarts, old.attempt) if old is not None else (0, 0)
+    if stage.restarts > old_restarts and stage.cause is not None:
+        found.append(News("Restarting", f"{stage.name}: {stage.cause.reason}: {stage.cause.message}", warning=True))
+    if stage.attempt > old_attempt:
+        found.append(News("Started", f"{stage.name}: attempt {stage.attempt} started"))
+    ended = stage.state in (StageState.COMPLETE, StageState.CACHED)
+    if ended and (old is None or old.state is not stage.state):
+        found.append(News("StageComplete", f"{stage.name}: {stage.state.value.lower()}"))
+    return found
+
+
+def _of_run(before: Status, after: Status) -> list[News]:
+    was, now = condition(before, ConditionType.PROGRESSING), condition(after, ConditionType.PROGRESSING)
+    if is_true(after, ConditionType.COMPLETE) and not is_true(before, ConditionType.COMPLETE):
+        return [News("Complete", "every stage's output is committed")]
+    failed = condition(after, ConditionType.FAILED)
+    if failed is not None and failed.status == "True" and not is_true(before, ConditionType.FAILED):
+        return [News(failed.reason.value, failed.message, warning=True)]
+    if now is None or (was is not None and was.reason is now.reason):
+        return []
+    if now.reason in TROUBLES:
+        return [News(now.reason.value, now.message, warning=True)]
+    return [News(now.reason.value, now.message)] if now.reason in CHANGES else []
+
+
+def event(run: KnownRun, item: News, now: float) -> dict[str, Any]:
+    """The Event that tells it."""
+    key = f"{run.uid}/{run.version}/{item.reason}/{item.message}"
+    time = timestamp(now)
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {
+            "name": f"{run.name}.{hashlib.sha256(key.encode()).hexdigest()[:16]}",
+            "namespace": run.namespace,
+        },
+        "involvedObject": {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "name": run.name,
+            "namespace": run.namespace,
+            "uid": run.uid,
+            "resourceVersion": run.version,
+        },
+        "type": "Warning" if item.warning else "Normal",
+        "reason": item.reason,
+        "message": one_line(item.message),
+        "source": {"component": COMPONENT},
+        "reportingComponent": COMPONENT,
+        "firstTimestamp": time,
+        "lastTimestamp": time,
+        "count": 1,
+    }

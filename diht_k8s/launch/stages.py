@@ -1,0 +1,171 @@
+"""From a run document and a stage to TorchX's AppDef. Pure but for reading the run document's file.
+
+The document travels as canonical JSON in `DIHT_RUN`; `DIHT_WORKER` of `DIHT_WORKERS` says which pod (or process) of the stage
+this is. What a Role has no place for (tolerations, volumes, ...) goes into TorchX's overlays of the `kubernetes` scheduler (`overlays`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from torchx.specs import AppDef, Resource, RetryPolicy, Role, macros
+from torchx.specs.overlays import set_overlay
+
+from diht_k8s.api.documents import dump, load
+from diht_k8s.api.errors import DihtError, UserError
+from diht_k8s.api.pods import Pods, merged
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.launch.role_overlays import stage_overlays
+
+IMAGE_PYTHON: Final = "python3"
+"""The interpreter in a container image."""
+RENDEZVOUS_PORT: Final = 29500
+MAX_DOCUMENT_BYTES: Final = 120_000
+"""Linux takes 128 KiB for one environment variable."""
+_UNITS: Final = {
+    "": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15,
+    "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "m": 1e-3,
+}  # fmt: skip
+
+
+def submitted(stage_name: str, script_args: Sequence[str], *, shape: str, image: str) -> AppDef:
+    """What a component returns; a mistake of the user ends the program with one line and exit code 64."""
+    try:
+        stage = Stage(stage_name)
+        path, overrides, rest = _parse(script_args)
+        run = load(_read(path), name=path, overrides=[*overrides, *_shape_overrides(stage, shape)])
+        return stage_app(run, stage, arguments=rest, image=image)
+    except DihtError as error:
+        print(f"diht: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+
+
+def stage_app(run: DihtRun, stage: Stage, *, arguments: Sequence[str] = (), image: str = "") -> AppDef:
+    """The AppDef of one stage.
+
+    Args:
+        run: the run; its placement fields (workers, numNodes, processesPerNode, pods) shape the Role.
+        stage: the stage.
+        arguments: further arguments of `diht stage`.
+        image: container image, in which `python3` has this project; empty takes pods.image of the run. Without an image
+            the entry point is the interpreter that runs this, which the local schedulers take as it is; a scheduler
+            of containers puts `IMAGE_PYTHON` in its place.
+
+    Raises:
+        UserError: the run has no such stage, is too large, or asks for resources that are no quantities.
+    """
+    config = getattr(run.spec, stage.value)
+    if config is None:
+        raise UserError(f"the run {run.metadata.name} has no stage {stage}: add spec.{stage} to the run document")
+    pods = merged(run.spec.pods, config.pods)
+    replicas = config.num_nodes if stage is Stage.TRAIN else getattr(config, "workers", 1)
+    role = Role(
+        name=stage.value,
+        image=image or pods.image or "",
+        entrypoint=IMAGE_PYTHON if image else sys.executable,
+        args=["-P", "-m", "diht_k8s.cli", "stage", stage.value, *map(_escaped, arguments)],
+        env=_environment(run, stage, replicas, pods),
+        num_replicas=replicas,
+        # ranks live and end together; workers share the shards and can lose one
+        retry_policy=RetryPolicy.APPLICATION if stage is Stage.TRAIN else RetryPolicy.REPLICA,
+        resource=_resource(pods),
+        port_map={"rendezvous": RENDEZVOUS_PORT} if stage is Stage.TRAIN else {},
+    )
+    for kind, overlay in stage_overlays(run, stage, pods, replicas).items():
+        set_overlay(role, "kubernetes", kind, _escaped(overlay))
+    return AppDef(name=f"{run.metadata.name}-{stage}", roles=[role])
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}: write -- --run FILE [--set PATH=VALUE]...")
+
+
+def _parse(script_args: Sequence[str]) -> tuple[str, list[str], list[str]]:
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--run", required=True)
+    parser.add_argument("--set", action="append", default=[], dest="overrides")
+    known, rest = parser.parse_known_args(list(script_args))
+    return known.run, known.overrides, rest
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the run document {path}: {error}: check --run") from error
+
+
+def _shape_overrides(stage: Stage, shape: str) -> list[str]:
+    """`-j` as overrides of the run document."""
+    if not shape:
+        return []
+    if stage is Stage.TRAIN:
+        match = re.fullmatch(r"([1-9][0-9]*)x([1-9][0-9]*)", shape)
+        if match is None:
+            raise UserError(f"-j {shape}: write NODESxPROCESSES, for example -j 1x2")
+        return [f"train.numNodes={match[1]}", f"train.processesPerNode={match[2]}"]
+    if not re.fullmatch(r"[1-9][0-9]*", shape):
+        raise UserError(f"-j {shape}: write a number of workers, for example -j 4")
+    return [f"{stage}.workers={shape}"]
+
+
+def _environment(run: DihtRun, stage: Stage, replicas: int, pods: Pods) -> dict[str, str]:
+    document = dump(run)
+    if len(document.encode()) > MAX_DOCUMENT_BYTES:
+        raise UserError(
+            f"the run document has {len(document.encode())} bytes, at most {MAX_DOCUMENT_BYTES} travel to a job: "
+            "name shards by brace ranges and globs"
+        )
+    env = {variable.name: _escaped(variable.value) for variable in pods.env if variable.value is not None}
+    env |= {"DIHT_RUN": _escaped(document), "DIHT_WORKER": macros.replica_id, "DIHT_WORKERS": str(replicas)}
+    if stage is Stage.TRAIN:
+        assert run.spec.train is not None
+        env |= {
+            "DIHT_NODE_RANK": macros.replica_id,
+            "DIHT_NUM_NODES": str(replicas),
+            "DIHT_PROCESSES": str(run.spec.train.processes_per_node),
+            # The scheduler puts the address of replica 0, where the ranks meet, into the variable of this name.
+            "DIHT_MASTER_VARIABLE": macros.rank0_env,
+            "DIHT_MASTER_PORT": str(RENDEZVOUS_PORT),
+        }
+    return env
+
+
+def _escaped(value: Any) -> Any:
+    """Text as TorchX's macro substitution gives it back, in any nesting."""
+    if isinstance(value, str):
+        return value.replace("$", "$$")
+    if isinstance(value, dict):
+        return {key: _escaped(item) for key, item in value.items()}
+    return [_escaped(item) for item in value] if isinstance(value, list) else value
+
+
+def _resource(pods: Pods) -> Resource:
+    """TorchX's whole CPUs and MB, rounded up; -1 where the run says nothing."""
+    given = {name: quantity(value, f"pods.resources.{name}") for name, value in pods.resources.items()}
+    devices = {name: math.ceil(value) for name, value in given.items() if "/" in name and name != "nvidia.com/gpu"}
+    return Resource(
+        cpu=math.ceil(given.get("cpu", -1)),
+        gpu=math.ceil(given.get("nvidia.com/gpu", 0)),
+        memMB=math.ceil(given["memory"] / 10**6) if "memory" in given else -1,
+        devices=devices,
+    )
+
+
+def quantity(value: str | int, field: str) -> float:
+    """A Kubernetes quantity as a number.
+
+    Raises:
+        UserError: it is none; the message names `field`.
+    """
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([A-Za-z]*)", str(value))
+    if match is None or match[2] not in _UNITS:
+        raise UserError(f"{field}: {value} is no quantity: write for example 8, 500m or 64Gi")
+    return float(match[1]) * _UNITS[match[2]]

@@ -1,0 +1,124 @@
+"""Visual question answering as the ranking of candidate answers. Pure.
+
+A CLIP model writes no text, so each candidate answer is put into the template with its question, and the picture ranks the
+texts. The paper's own recipe is unknown to us; this one is our choice. An answer's worth is VQAv2's: with ten people's
+answers, the mean over leaving one person out of min(1, people who said it / 3); with fewer than four answers, 1 if anybody
+said it. SNLI-VE is the same with the hypothesis as the question and its three labels as candidates.
+
+Shapes: Q questions, A candidate answers of one question, D features.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diht_k8s.recipe.evaluate.bootstrap import Interval, rate_interval
+
+FULL_AGREEMENT: Final = 3
+"""People who must have said the same for full worth."""
+QUESTION: Final = "{question}"
+ANSWER: Final = "{answer}"
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question about a picture."""
+
+    text: str
+    answers: tuple[str, ...]
+    """what people answered, in their number."""
+    candidates: tuple[str, ...] = ()
+    """answers to choose from; empty takes the benchmark's list."""
+
+
+@dataclass(frozen=True)
+class AnswerRanking:
+    """Figures of one benchmark."""
+
+    accuracy: float
+    """mean worth of the named answers."""
+    interval: Interval
+    """95 %, over pictures: questions about one picture succeed and fail together."""
+    chance: float
+    """mean worth of naming a candidate at random."""
+    majority: float
+    """mean worth of always naming the commonest answer (of several, the first by letter)."""
+    named: list[str]
+    worth_Q: NDArray[np.float64]
+
+
+@lru_cache(maxsize=1 << 16)  # the same options come with every question
+def normal(answer: str) -> str:
+    """Answers are compared without case, white space around them and a full stop at the end."""
+    return " ".join(answer.casefold().split()).rstrip(".")
+
+
+def worth(answer: str, answers: Sequence[str]) -> float:
+    """Worth of an answer in [0, 1], see the module's docstring."""
+    return worths([answer], answers)[0]
+
+
+def worths(options: Sequence[str], answers: Sequence[str]) -> list[float]:
+    """Worth of each option, the answers made comparable once: VQAv2 has 3,129 options for each question."""
+    said = Counter(map(normal, answers))
+    return [_agreement(said[normal(option)], len(answers)) for option in options]
+
+
+def _agreement(said: int, people: int) -> float:
+    if people <= FULL_AGREEMENT or not said:
+        return float(said > 0)
+    without_one = [min(1.0, said / FULL_AGREEMENT)] * (people - said)
+    without_it = [min(1.0, (said - 1) / FULL_AGREEMENT)] * said
+    return sum(without_one + without_it) / people
+
+
+def texts_of(question: Question, candidates: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """Every candidate in every template, templates of one candidate together."""
+    return [
+        template.replace(ANSWER, answer).replace(QUESTION, question.text)
+        for answer in candidates
+        for template in templates
+    ]
+
+
+def answer_ranking(
+    questions: Sequence[Question],
+    pictures_Q: NDArray[np.int64],
+    candidates: Sequence[Sequence[str]],
+    scores: Sequence[NDArray[np.floating]],
+    rng: np.random.Generator,
+) -> AnswerRanking:
+    """Figures from scores; of equal scores the candidate that stands first is named.
+
+    Args:
+        questions: Q questions.
+        pictures_Q: index of each question's picture.
+        candidates: A candidate answers of each question.
+        scores: [A] of each question, higher is better.
+        rng: draws of the bootstrap.
+    """
+    named = [options[int(np.argmax(row_A))] for options, row_A in zip(candidates, scores, strict=True)]
+    worth_Q = np.array([worth(name, question.answers) for name, question in zip(named, questions, strict=True)])
+    said = Counter(normal(answer) for question in questions for answer in question.answers)
+    commonest = min(said, key=lambda answer: (-said[answer], answer))
+    _, group_of_Q = np.unique(pictures_Q, return_inverse=True)
+    counts_G = np.bincount(group_of_Q).astype(np.float64)
+    hits_G = np.bincount(group_of_Q, weights=worth_Q).astype(np.float64)
+    guessed = [
+        np.mean(worths(options, question.answers)) for question, options in zip(questions, candidates, strict=True)
+    ]
+    return AnswerRanking(
+        accuracy=float(worth_Q.mean()),
+        interval=rate_interval(hits_G, counts_G, rng),
+        chance=float(np.mean(guessed)),
+        majority=float(np.mean([worth(commonest, question.answers) for question in questions])),
+        named=named,
+        worth_Q=worth_Q,
+    )

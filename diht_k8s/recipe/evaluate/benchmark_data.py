@@ -1,0 +1,226 @@
+"""Benchmark shards in, encoded pictures with captions and classes out; unusable samples are counted by reason.
+
+Layouts: WebDataset as everywhere here; several captions of one picture stand as lines of the .txt or as a list
+`captions` in the .json; the class is the number in a .cls member or `cls` in the .json; questions stand in the .json:
+`question` with `answer` or `answers` (and `candidates`), or a list `questions` of such; a group as in `group_of`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.api.evaluate import Benchmark
+from diht_k8s.recipe.evaluate.answers import ANSWER, QUESTION, Question
+from diht_k8s.recipe.evaluate.features import IMAGE_BATCH, encode_pixels
+from diht_k8s.recipe.evaluate.models.loading import LoadedModel
+from diht_k8s.recipe.evaluate.prefetch import prepared
+from diht_k8s.recipe.shards.samples import Sample, read_samples
+from diht_k8s.recipe.shards.storage import Storage
+
+if TYPE_CHECKING:
+    import torch
+
+OPENAI_TEMPLATES: Final = "openai80"
+MAX_CAPTIONS: Final = 64
+MAX_QUESTIONS: Final = 256
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture of a benchmark, without its pixels."""
+
+    uri: str
+    """its shard."""
+    key: str
+    uid: str
+    captions: tuple[str, ...]
+    label: int | None
+    questions: tuple[Question, ...] = ()
+    group: str | None = None
+    """what a Classification is also told by: a region, an income."""
+    digest: str = ""
+    """SHA-256 of the picture's bytes: the same picture among the training pairs is known by it."""
+
+
+@dataclass
+class Pictures:
+    """Encoded pictures of one or more shards, in order."""
+
+    items: list[Item] = field(default_factory=list)
+    features_ND: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))
+    bad: Counter[str] = field(default_factory=Counter)
+
+    def chosen(self, keep: Callable[[Item], bool]) -> Pictures:
+        """Those that a benchmark can use."""
+        rows = [row for row, item in enumerate(self.items) if keep(item)]
+        return Pictures([self.items[row] for row in rows], self.features_ND[rows], self.bad)
+
+
+def encode_shard(
+    storage: Storage, uri: str, loaded: LoadedModel, advance: Callable[[int], None] = lambda count: None
+) -> Pictures:
+    """Read and encode one shard, a batch of pixels in memory at a time; `advance` hears of each batch's size."""
+    result, blocks = Pictures(), list[NDArray[np.float32]]()
+    pixels: list[torch.Tensor] = []
+
+    def encode() -> None:
+        blocks.append(encode_pixels(loaded, pixels))
+        advance(len(pixels))
+        pixels.clear()
+
+    with contextlib.closing(_usable(storage, uri, loaded, result.bad)) as usable:
+        for item, pixels_CHW in usable:
+            result.items.append(item)
+            pixels.append(pixels_CHW)
+            if len(pixels) == IMAGE_BATCH:
+                encode()
+    if pixels:
+        encode()
+    if blocks:
+        result.features_ND = np.concatenate(blocks)
+    return result
+
+
+def joined(parts: Sequence[Pictures]) -> Pictures:
+    """Several shards as one."""
+    full = [part.features_ND for part in parts if part.items]
+    bad = sum((part.bad for part in parts), Counter[str]())
+    features_ND = np.concatenate(full) if full else np.zeros((0, 0), dtype=np.float32)
+    return Pictures([item for part in parts for item in part.items], features_ND, bad)
+
+
+def captions_of(sample: Sample) -> tuple[str, ...]:
+    """All captions of a sample, white space folded, empty ones left out."""
+    text, listed = sample.members.get("txt"), sample.meta.get("captions")
+    if text is not None and sample.problem is None:
+        lines: Sequence[object] = text.decode().splitlines()
+    else:
+        lines = listed if isinstance(listed, list) else [sample.caption]
+    captions = [" ".join(line.split()) for line in lines[:MAX_CAPTIONS] if isinstance(line, str)]
+    return tuple(caption for caption in captions if caption)
+
+
+def label_of(sample: Sample) -> int | None:
+    """The class index, None where the sample has none.
+
+    Raises:
+        DataError: the class is no whole number.
+    """
+    raw = sample.members.get("cls")
+    value = sample.meta.get("cls")
+    if raw is not None:
+        try:
+            value = json.loads(raw)
+        except ValueError:
+            value = raw.decode(errors="replace")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise DataError(f"sample {sample.key} has class {str(value)[:40]!r}: .cls and `cls` must hold a number from 0")
+    return value
+
+
+def group_of(sample: Sample) -> str | None:
+    """The group of a picture: `group` in the .json, or the first number of an .npy member (WILDS' metadata in DataComp's shards).
+
+    Raises:
+        DataError: the .npy is no array of numbers; pickled objects are never loaded.
+    """
+    raw = sample.members.get("npy")
+    if raw is None:
+        value = sample.meta.get("group")
+        return str(value)[:60] if isinstance(value, str | int) else None
+    try:
+        return f"{np.lib.format.read_array(io.BytesIO(raw), allow_pickle=False).reshape(-1)[0]:g}"
+    except (ValueError, TypeError, IndexError, EOFError, OSError) as error:
+        raise DataError(f"sample {sample.key}: its .npy is no array of numbers ({error}): write it again") from error
+
+
+def questions_of(sample: Sample) -> tuple[Question, ...]:
+    """The questions about a picture; one without an answer cannot be judged and is left out."""
+    listed = sample.meta.get("questions", [sample.meta])
+    found: list[Question] = []
+    for entry in listed[:MAX_QUESTIONS] if isinstance(listed, list) else []:
+        if not isinstance(entry, dict) or not isinstance(entry.get("question"), str):
+            continue
+        answers = _strings(entry.get("answers", [entry.get("answer")]))
+        if answers:
+            found.append(Question(entry["question"].strip(), answers, _strings(entry.get("candidates"))))
+    return tuple(found)
+
+
+def _strings(values: object) -> tuple[str, ...]:
+    return tuple(value for value in values if isinstance(value, str) and value) if isinstance(values, list) else ()
+
+
+def class_names(storage: Storage, benchmark: Benchmark) -> list[str]:
+    """The names of a Classification benchmark in the order of the indexes, or the answers to choose from; [] where none are given.
+
+    Raises:
+        UserError: fewer than two names, or an empty line between names.
+    """
+    if benchmark.class_names is None:
+        return []
+    names = [line.strip() for line in storage.read_text(benchmark.class_names).rstrip().splitlines()]
+    if len(names) < 2 or not all(names):
+        raise UserError(
+            f"{benchmark.class_names}: {benchmark.name} needs one class name a line, two or more, none empty"
+        )
+    return names
+
+
+def templates_of(benchmark: Benchmark) -> list[str]:
+    """The templates, the name `openai80` replaced by OpenAI's 80 for ImageNet (as open_clip ships them).
+
+    Raises:
+        UserError: a template without a place for the text (for AnswerRanking: for the answer).
+    """
+    if benchmark.type == "AnswerRanking":
+        return _answer_templates(benchmark)
+    templates: list[str] = []
+    for template in benchmark.templates or ["{}"]:
+        if template == OPENAI_TEMPLATES:
+            import open_clip
+
+            templates += [make("{}") for make in open_clip.OPENAI_IMAGENET_TEMPLATES]
+        elif "{}" not in template and "{c}" not in template:
+            raise UserError(
+                f"evaluate.benchmarks {benchmark.name}: template {template!r} has no {{}} for the text: add it"
+            )
+        else:
+            templates.append(template)
+    return templates
+
+
+def _answer_templates(benchmark: Benchmark) -> list[str]:
+    templates = [f"{QUESTION} {ANSWER}" if template == "{}" else template for template in benchmark.templates]
+    without = next((template for template in templates if ANSWER not in template), None)
+    if without is not None:
+        raise UserError(
+            f"evaluate.benchmarks {benchmark.name}: template {without!r} has no {ANSWER}: write {QUESTION} and {ANSWER}"
+        )
+    return templates or [f"{QUESTION} {ANSWER}"]
+
+
+def _usable(
+    storage: Storage, uri: str, loaded: LoadedModel, bad: Counter[str]
+) -> Generator[tuple[Item, torch.Tensor], None, None]:
+    with contextlib.closing(prepared(read_samples(storage, uri), loaded.transform)) as pictures:
+        for sample, picture in pictures:
+            if picture.pixels_CHW is None:
+                bad[picture.bad] += 1
+                continue
+            label, questions = label_of(sample), questions_of(sample)
+            captions, group = captions_of(sample), group_of(sample)
+            item = Item(uri, sample.key, sample.uid, captions, label, questions, group, picture.digest)
+            yield item, picture.pixels_CHW

@@ -1,0 +1,168 @@
+"""Known benchmarks as data: what they measure, where to get them, and which lie below a folder in clip-benchmark's layout.
+
+A benchmark is a folder `NAME` (or `wds_NAME`, as clip-benchmark's data sets are called) with `test/*.tar`, `test/nshards.txt`,
+`classnames.txt` and `zeroshot_classification_templates.txt`. Whether an entry is certain stands in `verified`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any, Final
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from diht_k8s.api.errors import UserError
+from diht_k8s.api.evaluate import Benchmark
+from diht_k8s.api.layout import join
+from diht_k8s.recipe.shards.storage import Storage
+
+LISTS: Final = ("diht29", "datacomp38")
+FOLDERS: Final = ("{}", "wds_{}", "wds/{}")
+CLASS_NAMES: Final = "classnames.txt"
+TEMPLATES: Final = "zeroshot_classification_templates.txt"
+MAX_TEMPLATES: Final = 256
+
+
+class Entry(BaseModel):
+    """One benchmark."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    title: str
+    type: str
+    """a type of `spec.evaluate.benchmarks`."""
+    metric: str
+    """the headline figure."""
+    classes: int | None = None
+    chance: float | None = None
+    """the headline figure of guessing; None where it follows from the number of classes or the gallery."""
+    templates: str | list[str] | None = None
+    """`openai80` (open_clip ships it) or a list; None takes the file beside the shards, `{}` where there is none."""
+    tasks: int = 1
+    """retrieval counts once in each direction in DiHT's list."""
+    computed: bool = True
+    """False: the metric is not ours."""
+    licence: str
+    source: str
+    verified: bool
+    note: str = ""
+
+    @property
+    def guessing(self) -> float | None:
+        """The figure of guessing."""
+        if self.chance is not None or not self.classes or self.metric not in ("top1", "balanced"):
+            return self.chance
+        return 1 / self.classes
+
+
+class Catalogue(BaseModel):
+    """A list of benchmarks."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str
+    tasks: int
+    benchmarks: list[Entry]
+
+    @property
+    def averaged(self) -> bool:
+        """Whether an average over all tasks means what its name says."""
+        return all(entry.verified and entry.computed for entry in self.benchmarks)
+
+    def entry(self, name: str) -> Entry:
+        """An entry by its name.
+
+        Raises:
+            UserError: there is none; the nearest name is given.
+        """
+        by_name = {entry.name: entry for entry in self.benchmarks}
+        if name not in by_name:
+            near = difflib.get_close_matches(name, by_name, 1, cutoff=0.4)
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(by_name)}"
+            raise UserError(f"{name} is no benchmark of {self.title}: {hint}")
+        return by_name[name]
+
+
+@dataclass(frozen=True)
+class Presence:
+    """What lies below a root of one benchmark."""
+
+    entry: Entry
+    folder: str | None
+    """None: it is not there."""
+    shards: int = 0
+    problem: str | None = None
+    """why it cannot be used as it is."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether it can be used as it is."""
+        return self.folder is not None and self.problem is None
+
+
+@cache
+def catalogue(name: str) -> Catalogue:
+    """One of `LISTS`.
+
+    Raises:
+        UserError: there is no such list; the nearest name is given.
+    """
+    if name not in LISTS:
+        near = difflib.get_close_matches(name, LISTS, 1, cutoff=0.3) or LISTS
+        raise UserError(f"{name} is no list of benchmarks: did you mean {near[0]}?")
+    text = resources.files(__name__).joinpath(f"{name}.yaml").read_text()
+    return Catalogue.model_validate(yaml.safe_load(text))
+
+
+def presence(entry: Entry, root: str, storage: Storage) -> Presence:
+    """Whether a benchmark lies below a root, and whether it is whole."""
+    for pattern in FOLDERS:
+        folder = join(root, pattern.format(entry.name))
+        shards = [name for name in storage.names(join(folder, "test")) if name.endswith(".tar")]
+        if shards:
+            return Presence(entry, folder, len(shards), _problem(entry, folder, len(shards), storage))
+    return Presence(entry, None)
+
+
+def _problem(entry: Entry, folder: str, shards: int, storage: Storage) -> str | None:
+    count = join(folder, "test", "nshards.txt")
+    if storage.exists(count) and (told := storage.read_text(count).strip()) != str(shards):
+        return f"nshards.txt says {told} shards"
+    if entry.type != "Classification":
+        return None
+    if not storage.exists(join(folder, CLASS_NAMES)):
+        return f"{CLASS_NAMES} is missing"
+    names = len(storage.read_text(join(folder, CLASS_NAMES)).removesuffix("\n").split("\n"))
+    return f"{CLASS_NAMES} has {names} names, not {entry.classes}" if entry.classes not in (None, names) else None
+
+
+def benchmark_of(found: Presence, storage: Storage) -> Benchmark:
+    """The entry of `spec.evaluate.benchmarks` for a benchmark that is there."""
+    assert found.folder is not None, "callers ask for what is there"
+    entry, fields = found.entry, dict[str, Any]()
+    shards = join(found.folder, "test", "{0..%d}.tar" % (found.shards - 1)) if found.shards > 1 else None  # noqa: UP031
+    if entry.type == "Classification":
+        fields["class_names"] = join(found.folder, CLASS_NAMES)
+    return Benchmark.model_validate(
+        {
+            "name": entry.name,
+            "type": entry.type,
+            "shards": [shards or join(found.folder, "test", "0.tar")],
+            "templates": _templates(entry, found.folder, storage),
+            **fields,
+        }
+    )
+
+
+def _templates(entry: Entry, folder: str, storage: Storage) -> list[str]:
+    if entry.templates is not None:
+        return [entry.templates] if isinstance(entry.templates, str) else entry.templates
+    uri = join(folder, TEMPLATES)
+    if entry.type != "Classification" or not storage.exists(uri):
+        return ["{}"]
+    return [line.strip() for line in storage.read_text(uri).splitlines() if line.strip()][:MAX_TEMPLATES]

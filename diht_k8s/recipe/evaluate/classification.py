@@ -1,0 +1,145 @@
+"""Zero-shot classification: class embeddings of templates and pictures' scores in, accuracies and confusions out. Pure.
+
+Shapes: N pictures, C classes, T templates, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diht_k8s.recipe.evaluate.bootstrap import RESAMPLES, Interval, interval, rate_interval
+
+TOP: Final = 5
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Figures of one classification benchmark."""
+
+    top1: float
+    """share of pictures whose best class is right."""
+    top1_interval: Interval
+    top5: float | None
+    """share with the right class among the best 5; None for up to 5 classes, where it says nothing."""
+    balanced: float
+    """mean over classes of the share that is right (mean per class): classes count alike whatever their size."""
+    balanced_interval: Interval
+    per_class: list[float | None]
+    """share that is right of each class, None where the benchmark has no picture of it."""
+    majority: float
+    """top1 of always naming the commonest class."""
+    chance: float
+    """top1 and balanced accuracy of guessing: 1 / C."""
+    confusion_CC: NDArray[np.int64]
+    """row: true class, column: named class."""
+    macro_f1: float
+    """mean over the classes that occur of the harmonic mean of precision and recall (WILDS' figure for iWildCam)."""
+    hits_2N: NDArray[np.bool_]
+    """whether each picture's class is the first, and whether it is among the first 5."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Figures of one group of pictures."""
+
+    name: str
+    pictures: int
+    top1: float
+    top5: float
+
+
+def prompts(class_names: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """Every class in every template, templates of one class together; `{}` or `{c}` stands for the name."""
+    return [fill(template, name) for name in class_names for template in templates]
+
+
+def fill(template: str, text: str) -> str:
+    """A template with its place, `{c}` or `{}`, filled. Text with braces of its own stays as it is."""
+    return template.replace("{c}" if "{c}" in template else "{}", text)
+
+
+def class_embeddings(text_features_PD: NDArray[np.float32], classes: int) -> NDArray[np.float32]:
+    """Prompt ensembling as CLIP does it: mean of the unit features of a class' prompts, made unit length again.
+
+    Args:
+        text_features_PD: unit features of `prompts`, P = C * T.
+        classes: C.
+
+    Returns:
+        [C, D], unit length.
+    """
+    mean_CD = text_features_PD.reshape(classes, -1, text_features_PD.shape[1]).mean(axis=1)
+    return mean_CD / np.maximum(np.linalg.norm(mean_CD, axis=1, keepdims=True), 1e-12)
+
+
+def classification(
+    scores_NC: NDArray[np.floating], labels_N: NDArray[np.int64], rng: np.random.Generator
+) -> Classification:
+    """Figures from scores; of equal scores the lower class index is named, as other tools do.
+
+    Args:
+        scores_NC: any score, higher is better.
+        labels_N: true class indexes.
+        rng: draws of the bootstrap (over pictures).
+    """
+    classes = scores_NC.shape[1]
+    order_NC = np.argsort(-scores_NC, axis=1, kind="stable")
+    named_N = order_NC[:, 0]
+    right_N = (named_N == labels_N).astype(np.float64)
+    confusion_CC = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(confusion_CC, (labels_N, named_N), 1)
+    counts_C = confusion_CC.sum(axis=1)
+    hits_2N = np.stack([named_N == labels_N, (order_NC[:, :TOP] == labels_N[:, None]).any(axis=1)])
+    return Classification(
+        top1=float(right_N.mean()),
+        top1_interval=rate_interval(right_N, np.ones(len(right_N)), rng),
+        top5=float(hits_2N[1].mean()) if classes > TOP else None,
+        balanced=balanced_accuracy(named_N, labels_N),
+        balanced_interval=interval(_balanced_draws(confusion_CC.diagonal(), counts_C, rng)),
+        per_class=[float(confusion_CC[c, c] / counts_C[c]) if counts_C[c] else None for c in range(classes)],
+        majority=float(counts_C.max() / counts_C.sum()),
+        chance=1 / classes,
+        confusion_CC=confusion_CC,
+        macro_f1=macro_f1(confusion_CC),
+        hits_2N=hits_2N,
+    )
+
+
+def macro_f1(confusion_CC: NDArray[np.int64]) -> float:
+    """Mean F1 of the classes that occur; a class that is never named right counts as 0."""
+    true_C, named_C = confusion_CC.sum(axis=1), confusion_CC.sum(axis=0)
+    present = true_C > 0
+    return float(np.mean(2 * confusion_CC.diagonal()[present] / (true_C + named_C)[present]))
+
+
+def by_group(hits_2N: NDArray[np.bool_], groups: Sequence[str | None]) -> list[Group]:
+    """Accuracies of each group of pictures (a region, an income), the worst top-1 first; [] where there is but one, or nearly one for each picture."""
+    named = [group for group in groups if group is not None]
+    names = sorted(set(named))
+    if not 2 <= len(names) <= len(named) / 2:
+        return []
+    of_N = np.array([names.index(group) if group is not None else -1 for group in groups])
+    found = [
+        Group(name, int((of_N == row).sum()), *(float(hits_N[of_N == row].mean()) for hits_N in hits_2N))
+        for row, name in enumerate(names)
+    ]
+    return sorted(found, key=lambda group: group.top1)
+
+
+def balanced_accuracy(named_N: NDArray[np.int64], labels_N: NDArray[np.int64]) -> float:
+    """Mean over the classes that occur of the share that is named right."""
+    return float(np.mean([(named_N[labels_N == label] == label).mean() for label in np.unique(labels_N)]))
+
+
+def _balanced_draws(
+    hits_C: NDArray[np.int64], counts_C: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Balanced accuracy when each class' pictures are drawn again, so that no draw misses a class."""
+    present = counts_C > 0
+    drawn_RC = rng.binomial(counts_C[present], hits_C[present] / counts_C[present], (RESAMPLES, int(present.sum())))
+    return (drawn_RC / counts_C[present]).mean(axis=1)

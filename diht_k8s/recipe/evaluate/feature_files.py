@@ -1,0 +1,75 @@
+"""Encoded shards as files: several workers share the pictures, an interrupted stage goes on, and every figure comes from the same bytes.
+
+A file holds the unit features of a shard's pictures and, in its header, what the benchmarks need of each of them; of a
+shard that cannot be read it holds why, so that the other benchmarks go on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from diht_k8s.api.errors import DataError
+from diht_k8s.recipe.evaluate.answers import Question
+from diht_k8s.recipe.evaluate.benchmark_data import Item, Pictures
+from diht_k8s.recipe.shards.storage import Storage
+
+Json = dict[str, Any]
+
+
+def write_features(storage: Storage, uri: str, key: str, found: Pictures | DataError) -> None:
+    """Write a shard's features.
+
+    Args:
+        storage: where to.
+        uri: the file.
+        key: what the features depend on: the model and the shard.
+        found: the pictures, or why there are none.
+    """
+    from safetensors.numpy import save
+
+    document: Json = {"key": key}
+    tensors = dict[str, np.ndarray]()
+    if isinstance(found, DataError):
+        document["error"] = str(found)
+    else:
+        document |= {"items": [asdict(item) for item in found.items], "bad": dict(sorted(found.bad.items()))}
+        tensors["features"] = np.ascontiguousarray(found.features_ND)
+    storage.write_bytes(uri, save(tensors, metadata={"document": json.dumps(document)}))
+
+
+def read_features(storage: Storage, uri: str, key: str) -> Pictures | DataError | None:
+    """What a file holds; None where there is none, it is damaged, or it is of another model or shard."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    if not storage.exists(uri):
+        return None
+    content = storage.read_bytes(uri)
+    try:
+        tensors, document = load(content), _header(content)
+    except (SafetensorError, ValueError, KeyError):
+        return None
+    if document["key"] != key:
+        return None
+    if "error" in document:
+        return DataError(document["error"])
+    return Pictures([_item(item) for item in document["items"]], tensors["features"], Counter(document["bad"]))
+
+
+def _header(content: bytes) -> Json:
+    """The metadata of safetensors: eight bytes of length, then JSON."""
+    length = int.from_bytes(content[:8], "little")
+    return json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["document"])
+
+
+def _item(fields: Json) -> Item:
+    questions = tuple(
+        Question(question["text"], tuple(question["answers"]), tuple(question["candidates"]))
+        for question in fields["questions"]
+    )
+    return Item(**{**fields, "captions": tuple(fields["captions"]), "questions": questions})

@@ -1,0 +1,68 @@
+"""Unit features of pictures and texts, in batches of a fixed size so that the same input gives the same numbers.
+
+Shapes: B batch, T texts, L places of a text, C channels, H height, W width, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from diht_k8s.recipe.evaluate.models.loading import LoadedModel
+
+if TYPE_CHECKING:
+    import torch
+
+IMAGE_BATCH: Final = 64
+TEXT_BATCH: Final = 256
+SORTED_TEXTS: Final = 64 * TEXT_BATCH
+"""Texts that are sorted by length before they are cut into batches."""
+
+
+def encode_images(loaded: LoadedModel, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+    """[B, D] of a batch of pictures, preprocessed as the model's own configuration says."""
+    return encode_pixels(loaded, [loaded.transform(image) for image in images])
+
+
+def encode_pixels(loaded: LoadedModel, pixels: Sequence[torch.Tensor]) -> NDArray[np.float32]:
+    """[B, D] of a batch of preprocessed pictures, C x H x W each."""
+    import torch
+
+    with torch.inference_mode():
+        pixels_BCHW = torch.stack(list(pixels)).to(loaded.device)
+        features_BD = loaded.model.encode_image(pixels_BCHW, normalize=True)  # type: ignore[operator]  # open_clip's
+        return features_BD.float().cpu().numpy()
+
+
+def encode_texts(loaded: LoadedModel, texts: Sequence[str]) -> NDArray[np.float32]:
+    """[T, D] of texts. Equal texts are encoded once: their features are equal to the last bit, so that they tie."""
+    distinct = list(dict.fromkeys(texts))
+    blocks = [_sorted_texts(loaded, distinct[n : n + SORTED_TEXTS]) for n in range(0, len(distinct), SORTED_TEXTS)]
+    row_of = {text: row for row, text in enumerate(distinct)}
+    return np.concatenate(blocks)[[row_of[text] for text in texts]]
+
+
+def _sorted_texts(loaded: LoadedModel, texts: Sequence[str]) -> NDArray[np.float32]:
+    """[T, D] of texts, encoded in batches of like length."""
+    import torch
+
+    from diht_k8s.recipe.evaluate.text_length import encode_places, used_places
+
+    tokens_TL = loaded.tokenize(list(texts))
+    places_T = used_places(loaded.model, tokens_TL)
+    order_T = np.argsort(places_T, kind="stable")
+    blocks: list[NDArray[np.float32]] = []
+    with torch.inference_mode():
+        for start in range(0, len(order_T), TEXT_BATCH):
+            rows_B = order_T[start : start + TEXT_BATCH]
+            tokens_BL = tokens_TL[torch.from_numpy(rows_B)].to(loaded.device)
+            features_BD = encode_places(loaded.model, tokens_BL, int(places_T[rows_B].max()))
+            blocks.append(features_BD.float().cpu().numpy())
+    features_TD = np.concatenate(blocks)
+    result_TD = np.empty_like(features_TD)
+    result_TD[order_T] = features_TD
+    return result_TD

@@ -1,0 +1,240 @@
+"""The few-shot probe that starts at the zero-shot classifier, beside a probe from scratch and a plain pull. Features in, curves out. Pure.
+
+Paper (supplement), as others quote it: the classifier is W_0 + W with W_0 the zero-shot weights, and W may move only
+inside a ball of radius delta, so that with one shot it does not fall below zero-shot; delta 0 is zero-shot. Our choices,
+the paper's being unknown to us: Frobenius norm, the grids below, and delta chosen by the cross-entropy on as many further
+pictures of each class as there are shots, the smaller delta on a tie. Every classifier of a draw is chosen on the same
+pictures and trained on the shots alone; neither sees a test picture. (Cross-validation on the shots, which needs no further
+pictures, leaves whole classes without a shot when there are one or two, so that it keeps delta 0: it is used only where the
+scarcest class has too few pictures.) The plain pull is W_0 + W with a penalty on W in place of the ball.
+
+Shapes: N pictures, C classes, D features, S shots in all, V validation pictures, R directions that the shots span, P problems.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diht_k8s.recipe.evaluate.classification import balanced_accuracy
+from diht_k8s.recipe.evaluate.probe_solver import Array, Problems, Solution, solve
+
+DELTAS: Final = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
+"""Radius of W, in units of the root mean square norm of a class' zero-shot weights."""
+BIAS_DELTAS: Final = (0.0, 0.1, 1.0)
+"""Radius of the bias, in logits."""
+PENALTIES: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""Weight decay of the probe from scratch, and of the pull towards the zero-shot weights."""
+FOLDS: Final = 4
+_COARSE: Final = 1e-3
+"""Tolerance while a grid is searched (1e-4 takes twice as long and chooses the same); the chosen problem is then solved to 1e-8."""
+_COARSE_STEPS: Final = 500
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One draw of k shots per class, all four classifiers on the same test pictures (balanced accuracy)."""
+
+    shots: int
+    seed: int
+    probe: float
+    scratch: float
+    pull: float
+    """W_0 + W with a penalty on W."""
+    zero_shot: float
+    delta: float
+    bias_delta: float
+    penalty: float
+    """of the probe from scratch."""
+    held_out: bool
+    """whether further pictures chose; False: cross-validation on the shots did."""
+    residual: float
+    """fixed-point residual of the probe's solution."""
+
+
+@dataclass(frozen=True)
+class FewShotCurve:
+    """All draws, and what was left out."""
+
+    draws: list[Draw]
+    skipped: dict[int, str]
+    """shots -> why they were not run."""
+    test_pictures: int
+    """number of test pictures of each draw."""
+
+
+def few_shot_curve(
+    features_ND: NDArray[np.float32],
+    labels_N: NDArray[np.int64],
+    zero_shot_CD: NDArray[np.float32],
+    shots: Sequence[int],
+    rngs: Sequence[np.random.Generator],
+    class_names: Sequence[str],
+) -> FewShotCurve:
+    """Draw shots, fit the probes, test on the pictures that no number of shots of that draw uses.
+
+    Args:
+        features_ND: unit features of the benchmark's pictures.
+        labels_N: their classes.
+        zero_shot_CD: W_0: class embeddings times the model's logit scale.
+        shots: numbers of shots per class; each needs that many pictures of every class and one more to test on.
+        rngs: one source of randomness for each seed.
+        class_names: for messages.
+    """
+    counts_C = np.bincount(labels_N, minlength=len(class_names))
+    scarce = int(counts_C.argmin())
+    usable = sorted({k for k in shots if k < counts_C[scarce]})
+    reason = f"class {class_names[scarce]!r} has only {counts_C[scarce]} pictures"
+    skipped = {k: reason for k in sorted(shots) if k not in usable}
+    if not usable:
+        return FewShotCurve([], skipped, 0)
+    scarcest = int(counts_C[scarce])
+    reserved = max(2 * k if 2 * k < scarcest else k for k in usable)
+    features, zero_shot = features_ND.astype(np.float64), zero_shot_CD.astype(np.float64)
+    draws: list[Draw] = []
+    for seed, rng in enumerate(rngs):
+        # nested shots and one test set: the curve over k then shows shots, not the luck of another test set
+        order_CK = [rng.permutation(np.flatnonzero(labels_N == label)) for label in range(len(class_names))]
+        test = np.concatenate([order[reserved:] for order in order_CK])
+        for k in usable:
+            train = np.concatenate([order[:k] for order in order_CK])
+            validation = np.concatenate([order[k : 2 * k] for order in order_CK]) if 2 * k < scarcest else None
+            task = _task(features, labels_N, zero_shot, train, validation)
+            draws.append(_draw(task, features[test], labels_N[test], zero_shot, shots=k, seed=seed))
+    return FewShotCurve(draws, skipped, len(labels_N) - reserved * len(class_names))
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Shots and what chooses, in the span of the shots: gradients of W lie there, and a projection only scales."""
+
+    basis_DR: Array
+    shots_SR: Array
+    labels_S: NDArray[np.int64]
+    prior_SC: Array
+    validation: tuple[Array, NDArray[np.int64], Array] | None
+    """features, labels and prior of the validation pictures."""
+
+
+def _task(
+    features_ND: Array,
+    labels_N: NDArray[np.int64],
+    zero_shot_CD: Array,
+    train: NDArray[np.int64],
+    validation: NDArray[np.int64] | None,
+) -> _Task:
+    basis_DR = np.linalg.qr(features_ND[train].T)[0]
+
+    def part(rows: NDArray[np.int64]) -> tuple[Array, NDArray[np.int64], Array]:
+        return features_ND[rows] @ basis_DR, labels_N[rows], features_ND[rows] @ zero_shot_CD.T
+
+    return _Task(basis_DR, *part(train), validation=None if validation is None else part(validation))
+
+
+def _draw(
+    task: _Task, tests_TD: Array, labels_T: NDArray[np.int64], zero_shot_CD: Array, *, shots: int, seed: int
+) -> Draw:
+    unit = float(np.sqrt((zero_shot_CD**2).sum() / len(zero_shot_CD)))
+    nothing = _without_prior(task)
+    delta, bias_delta = _choose_radius(task, unit)
+    penalty, pull = _choose_penalty(nothing), _choose_penalty(task)
+    counts_1S = np.ones((1, len(task.labels_S)))
+    ball = Problems(counts_1S, np.array([delta * unit]), np.array([bias_delta]), np.zeros(1))
+    probe = solve(task.shots_SR, task.labels_S, task.prior_SC, ball)
+    scratch = solve(task.shots_SR, task.labels_S, nothing.prior_SC, _unbounded(counts_1S, np.array([penalty])))
+    pulled = solve(task.shots_SR, task.labels_S, task.prior_SC, _unbounded(counts_1S, np.array([pull])))
+    tests_TR, prior_TC = tests_TD @ task.basis_DR, tests_TD @ zero_shot_CD.T
+
+    def accuracy(solution: Solution, prior_TC: Array | float) -> float:
+        scores_TC = tests_TR @ solution.weights_PDC[0] + solution.bias_PC[0] + prior_TC
+        return balanced_accuracy(scores_TC.argmax(axis=1), labels_T)
+
+    return Draw(
+        shots=shots,
+        seed=seed,
+        probe=accuracy(probe, prior_TC),
+        scratch=accuracy(scratch, 0.0),
+        pull=accuracy(pulled, prior_TC),
+        zero_shot=balanced_accuracy(prior_TC.argmax(axis=1), labels_T),
+        delta=delta,
+        bias_delta=bias_delta,
+        penalty=penalty,
+        held_out=task.validation is not None,
+        residual=probe.residual,
+    )
+
+
+def _without_prior(task: _Task) -> _Task:
+    """The same task for a classifier that starts from nothing."""
+    validation = task.validation
+    if validation is not None:
+        validation = (validation[0], validation[1], np.zeros_like(validation[2]))
+    return _Task(task.basis_DR, task.shots_SR, task.labels_S, np.zeros_like(task.prior_SC), validation)
+
+
+def _choose_radius(task: _Task, unit: float) -> tuple[float, float]:
+    """The radii (delta in units, delta_b) with the smallest cross-entropy on what chooses, the smallest on a tie."""
+    grid = np.array(list(product(DELTAS, BIAS_DELTAS)))
+    settings_G3 = np.column_stack([grid[:, 0] * unit, grid[:, 1], np.zeros(len(grid))])
+    best = int(_choice_losses(task, settings_G3).argmin())
+    return float(grid[best, 0]), float(grid[best, 1])
+
+
+def _choose_penalty(task: _Task) -> float:
+    """The penalty with the smallest cross-entropy on what chooses."""
+    settings_G3 = np.array([[np.inf, np.inf, penalty] for penalty in PENALTIES])
+    return PENALTIES[int(_choice_losses(task, settings_G3).argmin())]
+
+
+def _choice_losses(task: _Task, settings_G3: Array) -> Array:
+    if task.validation is not None:
+        return held_out_losses(task.shots_SR, task.labels_S, task.prior_SC, task.validation, settings_G3)
+    folds_S = np.arange(len(task.labels_S)) % min(FOLDS, len(task.labels_S))
+    return cross_validated(task.shots_SR, task.labels_S, task.prior_SC, folds_S, settings_G3)
+
+
+def held_out_losses(
+    features_SR: Array,
+    labels_S: NDArray[np.int64],
+    prior_SC: Array,
+    validation: tuple[Array, NDArray[np.int64], Array],
+    settings_G3: Array,
+) -> Array:
+    """Mean cross-entropy of each setting (radius, bias radius, penalty), fitted on the shots, on the validation pictures."""
+    counts_GS = np.ones((len(settings_G3), len(labels_S)))
+    problems = Problems(counts_GS, settings_G3[:, 0], settings_G3[:, 1], settings_G3[:, 2])
+    found = solve(features_SR, labels_S, prior_SC, problems, tolerance=_COARSE, max_steps=_COARSE_STEPS)
+    features_VR, labels_V, prior_VC = validation
+    return _losses(features_VR @ found.weights_PDC + found.bias_PC[:, None, :] + prior_VC, labels_V).mean(axis=1)
+
+
+def cross_validated(
+    features_SR: Array, labels_S: NDArray[np.int64], prior_SC: Array, folds_S: NDArray[np.int64], settings_G3: Array
+) -> Array:
+    """Mean cross-entropy of each setting (radius, bias radius, penalty) on the fold that it did not train on.
+
+    All settings of all folds are one batch of problems, which costs hardly more than one.
+    """
+    folds = np.unique(folds_S)
+    settings_P3 = np.tile(settings_G3, (len(folds), 1))
+    counts_PS = np.repeat((folds_S != folds[:, None]).astype(np.float64), len(settings_G3), axis=0)
+    problems = Problems(counts_PS, settings_P3[:, 0], settings_P3[:, 1], settings_P3[:, 2])
+    found = solve(features_SR, labels_S, prior_SC, problems, tolerance=_COARSE, max_steps=_COARSE_STEPS)
+    loss_PS = _losses(features_SR @ found.weights_PDC + found.bias_PC[:, None, :] + prior_SC, labels_S)
+    held_out_PS = 1 - counts_PS
+    summed_FG = (loss_PS * held_out_PS).sum(axis=1).reshape(len(folds), -1)
+    return summed_FG.sum(axis=0) / len(labels_S)
+
+
+def _losses(logits_PVC: Array, labels_V: NDArray[np.int64]) -> Array:
+    return np.logaddexp.reduce(logits_PVC, axis=2) - logits_PVC[:, np.arange(len(labels_V)), labels_V]
+
+
+def _unbounded(counts_PN: Array, penalty_P: Array) -> Problems:
+    far_P = np.full(len(penalty_P), np.inf)
+    return Problems(counts_PN, far_P, far_P, penalty_P)

@@ -1,0 +1,215 @@
+"""The ridge references of a retrieval benchmark: training pairs of the run in, figures of two closed-form models out.
+
+One regression from 12 x 12 raw pixels, one from the label stage's teacher (where its features lie beside the labels).
+While the training pictures are read, the benchmark's own are looked for among them: same bytes, same picture. Where no benchmark
+of the run is one of retrieval, they are read for that only, and not decoded.
+
+Shapes: N training pairs, M test pictures, D features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.api.run import Stage
+from diht_k8s.recipe.evaluate.benchmark_data import Pictures
+from diht_k8s.recipe.evaluate.ridge import MIN_PAIRS, Reference, raw_pixels, ridge_reference
+from diht_k8s.recipe.evaluate.tasks import direction_json, image_of_text
+from diht_k8s.recipe.runtime.commit import find_committed
+from diht_k8s.recipe.runtime.inputs import kept_shards
+from diht_k8s.recipe.runtime.stage import Context
+from diht_k8s.recipe.shards.images import BadPictureError, decode, images_of
+from diht_k8s.recipe.shards.pairs import read_pairs
+from diht_k8s.recipe.shards.samples import Sample, read_samples
+from diht_k8s.recipe.shards.sources import Shard
+
+MAX_PAIRS: Final = 20_000
+"""Training pairs that a reference is fitted on: more add seconds, hardly accuracy."""
+MAX_GALLERY: Final = 10_000
+"""Benchmarks of more pictures get no reference."""
+TEACHER_BATCH: Final = 16
+
+Json = dict[str, Any]
+
+
+@dataclass
+class TrainingPairs:
+    """What the references learn from; in a run without retrieval their digests alone."""
+
+    number: int = 0
+    pixels: list[NDArray[np.float32]] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
+    digests: set[str] = field(default_factory=set)
+    teacher: list[NDArray[np.float16]] = field(default_factory=list)
+
+
+class References:
+    """Reads the training pairs when the first benchmark asks, and keeps them for the next."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        evaluate = context.run.spec.evaluate
+        assert evaluate is not None, "run_stage checks that the stage is there"
+        self._fitting = any(benchmark.type == "Retrieval" for benchmark in evaluate.benchmarks)
+        self._label = find_committed(context.storage, context.layout, Stage.LABEL) if context.run.spec.label else None
+
+    def of(self, pictures: Pictures, seed: list[int]) -> Json:
+        """References of a retrieval benchmark, with a note for each that there is none of."""
+        captioned = pictures.chosen(lambda item: bool(item.captions))
+        found: list[Json] = []
+        notes: list[str] = []
+        if len(captioned.items) > MAX_GALLERY:
+            return {"references": found, "notes": [f"no references: more than {MAX_GALLERY} pictures"], "seen": None}
+        pairs = self._pairs
+        if isinstance(pairs, str):
+            return {"references": found, "notes": [f"no references: {pairs}"], "seen": None}
+        if pairs.number < MIN_PAIRS:
+            few = f"no references: only {pairs.number} training pairs, {MIN_PAIRS} needed"
+            return {"references": found, "notes": [few], "seen": self.seen(captioned)}
+        pixels_MD = self._described(captioned)
+        found.append(self._fitted("pixels", np.stack(pairs.pixels), pixels_MD, captioned, seed))
+        if self._label is None:
+            notes.append("no reference from the teacher's features: the run has no committed label stage")
+        elif len(pairs.teacher) != len(pairs.captions):
+            notes.append("no reference from the teacher's features: they no longer lie beside the labels")
+        else:
+            teacher_MD = self._teacher_features(captioned)
+            found.append(self._fitted("teacher", np.stack(pairs.teacher), teacher_MD, captioned, seed))
+        return {"references": found, "notes": notes, "seen": self.seen(captioned)}
+
+    def seen(self, pictures: Pictures) -> Json | None:
+        """How many of a benchmark's pictures stand byte for byte among the training pairs; None where those cannot be read."""
+        try:
+            pairs = self._pairs
+        except DataError:
+            return None
+        if isinstance(pairs, str):
+            return None
+        found = sum(item.digest in pairs.digests for item in pictures.items)
+        return {"pictures": found, "pairs": pairs.number}
+
+    def _fitted(
+        self,
+        name: str,
+        train_ND: NDArray[np.floating],
+        test_MD: NDArray[np.floating],
+        captioned: Pictures,
+        seed: list[int],
+    ) -> Json:
+        assert not isinstance(self._pairs, str)
+        captions = [caption for item in captioned.items for caption in item.captions]
+        rng = np.random.default_rng(seed)
+        reference = ridge_reference(train_ND, self._pairs.captions, test_MD, captions, image_of_text(captioned), rng)
+        return _json(name, reference)
+
+    @cached_property
+    def _pairs(self) -> TrainingPairs | str:
+        """The pairs, or why there are none."""
+        context, pairs = self._context, TrainingPairs()
+        try:
+            shards = kept_shards(context.run.spec, context.storage)
+        except UserError as error:
+            return str(error)
+        total = sum(shard.samples or 0 for shard in shards)
+        context.progress.start("reference: training pairs", min(total, MAX_PAIRS))
+        for shard in shards:
+            context.stop.raise_if_requested()
+            self._read(shard, pairs)
+            context.progress.update(pairs.number)
+            if pairs.number == MAX_PAIRS:
+                break
+        return pairs
+
+    def _read(self, shard: Shard, pairs: TrainingPairs) -> None:
+        teacher = self._shard_teacher(shard) if self._fitting else None
+        for row, sample in enumerate(read_pairs(self._context.storage, shard)):
+            if pairs.number == MAX_PAIRS:
+                return
+            image = _decoded(sample) if self._fitting else None
+            if sample.problem is not None or (self._fitting and image is None):
+                continue
+            pairs.number += 1
+            pairs.digests.add(hashlib.sha256(sample.image).hexdigest())
+            if image is not None:
+                pairs.pixels.append(raw_pixels(image))
+                pairs.captions.append(sample.caption)
+            if teacher is not None:
+                pairs.teacher.append(teacher[row])
+
+    def _shard_teacher(self, shard: Shard) -> NDArray[np.float16] | None:
+        uri = self._context.layout.features(shard.name)
+        if self._label is None or not self._context.storage.exists(uri):
+            return None
+        from diht_k8s.recipe.label.features import read_features
+
+        return read_features(self._context.storage, uri, self._label.config_sha256).features_ND.numpy()
+
+    def _described(self, captioned: Pictures) -> NDArray[np.float32]:
+        """Raw pixels of the benchmark's pictures, in its order."""
+        wanted = {item.uid for item in captioned.items}
+        pixels = {
+            uid: raw_pixels(image)
+            for uri in dict.fromkeys(item.uri for item in captioned.items)
+            for uid, image in images_of(read_samples(self._context.storage, uri), wanted)
+        }
+        return np.stack([pixels[item.uid] for item in captioned.items])
+
+    def _teacher_features(self, captioned: Pictures) -> NDArray[np.float32]:
+        import torch
+
+        from diht_k8s.recipe.label.teacher import load_teacher
+        from diht_k8s.recipe.label.teacher_files import weights_uri
+
+        label = self._context.run.spec.label
+        assert label is not None, "a committed label stage is in the run document"
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        teacher = load_teacher(label.teacher, self._context.storage, weights_uri(label.teacher), device)
+        self._context.progress.start("reference: teacher", len(captioned.items))
+        rows: dict[str, NDArray[np.float32]] = {}
+        for batch in _batches(self._context, captioned):
+            self._context.stop.raise_if_requested()
+            features_BD = teacher.features(torch.stack([teacher.preprocess(image) for _, image in batch])).numpy()
+            rows |= {uid: feature_D for (uid, _), feature_D in zip(batch, features_BD, strict=True)}
+            self._context.progress.update(len(rows))
+        return np.stack([rows[item.uid] for item in captioned.items])
+
+
+def _decoded(sample: Sample) -> Image.Image | None:
+    """The picture of a pair that can be trained on."""
+    try:
+        return None if sample.problem is not None else decode(sample.image)
+    except BadPictureError:
+        return None
+
+
+def _batches(context: Context, captioned: Pictures) -> Iterator[list[tuple[str, Image.Image]]]:
+    wanted = {item.uid for item in captioned.items}
+    batch: list[tuple[str, Image.Image]] = []
+    for uri in dict.fromkeys(item.uri for item in captioned.items):
+        for pair in images_of(read_samples(context.storage, uri), wanted):
+            batch.append(pair)
+            if len(batch) == TEACHER_BATCH:
+                yield batch
+                batch = []
+    if batch:
+        yield batch
+
+
+def _json(name: str, reference: Reference) -> Json:
+    return {
+        "name": name,
+        "pairs": reference.pairs,
+        "words": reference.words,
+        "alpha": reference.alpha,
+        "text_to_image": direction_json(reference.retrieval.text_to_image),
+        "image_to_text": direction_json(reference.retrieval.image_to_text),
+    }

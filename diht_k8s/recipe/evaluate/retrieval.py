@@ -1,0 +1,191 @@
+"""Retrieval both ways: features of pictures and captions in, R@k with intervals, chance and ranks out. Pure.
+
+Tie rule: where wrong items score exactly as high as the best right one, the result is the mean over all orders of the
+tied items, so a hit can be fractional. A model that gives every item the same score gets exactly chance, and nothing
+depends on the order of the gallery. Items with identical features (a caption that stands twice) are scored once, so
+that rounding cannot break their tie.
+
+Scores are made for a block of queries at a time, so that a million pictures and five million captions need the memory of
+their features and no more.
+
+Shapes: N pictures, M captions, Q queries, G gallery items, U distinct gallery items, D features, K cut-offs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from math import comb
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diht_k8s.recipe.evaluate.bootstrap import Interval, rate_intervals
+
+CUTOFFS: Final[tuple[int, ...]] = (1, 5, 10)
+_BLOCK_SCORES: Final = 1 << 24
+"""Scores held at once (64 MiB of float32), whatever the size of the gallery."""
+
+
+@dataclass(frozen=True)
+class Direction:
+    """One direction of retrieval."""
+
+    recall: dict[int, float]
+    """k -> R@k: share of queries with a right item among the first k."""
+    interval: dict[int, Interval]
+    """k -> 95 % bootstrap interval; pictures are drawn again, the gallery stays."""
+    chance: dict[int, float]
+    """k -> what a random order gives."""
+    ranks_Q: NDArray[np.float64]
+    """mean rank of each query's best right item, 1 is the top."""
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Both directions."""
+
+    image_to_text: Direction
+    text_to_image: Direction
+
+
+def retrieval(
+    image_features_ND: NDArray[np.floating],
+    text_features_MD: NDArray[np.floating],
+    image_of_text_M: NDArray[np.int64],
+    rng: np.random.Generator,
+) -> Retrieval:
+    """R@1, R@5 and R@10 both ways; a picture may have several captions, any of which is right.
+
+    Args:
+        image_features_ND: features of the pictures, unit length.
+        text_features_MD: features of the captions, unit length.
+        image_of_text_M: index of each caption's picture.
+        rng: draws of the bootstrap.
+    """
+    images_N = np.arange(len(image_features_ND))
+    return Retrieval(
+        image_to_text=direction(image_features_ND, images_N, text_features_MD, image_of_text_M, rng),
+        text_to_image=direction(text_features_MD, image_of_text_M, image_features_ND, images_N, rng),
+    )
+
+
+def direction(
+    query_features_QD: NDArray[np.floating],
+    query_ids_Q: NDArray[np.int64],
+    gallery_features_GD: NDArray[np.floating],
+    gallery_ids_G: NDArray[np.int64],
+    rng: np.random.Generator,
+) -> Direction:
+    """One direction: a gallery item is right for a query when their ids (the picture's index) agree.
+
+    Raises:
+        ValueError: a query has no right item in the gallery.
+    """
+    higher_Q, tied_Q, right_Q = standing(query_features_QD, query_ids_Q, gallery_features_GD, gallery_ids_G)
+    groups_N, group_of_Q = np.unique(query_ids_Q, return_inverse=True)
+    counts_N = np.bincount(group_of_Q, minlength=len(groups_N)).astype(np.float64)
+    hits_KQ = [expected_hits(higher_Q, tied_Q, right_Q, cutoff) for cutoff in CUTOFFS]
+    summed = [np.bincount(group_of_Q, weights=hits_Q, minlength=len(groups_N)) for hits_Q in hits_KQ]
+    hits_KN = np.stack(summed).astype(np.float64)
+    bounds: dict[int, Interval] = dict(zip(CUTOFFS, rate_intervals(hits_KN, counts_N, rng), strict=True))
+    recall = {cutoff: float(hits_Q.mean()) for cutoff, hits_Q in zip(CUTOFFS, hits_KQ, strict=True)}
+    chance = {cutoff: chance_recall(query_ids_Q, gallery_ids_G, cutoff) for cutoff in CUTOFFS}
+    return Direction(recall, bounds, chance, ranks_Q=1 + higher_Q + tied_Q / (right_Q + 1))
+
+
+def expected_hits(
+    higher_Q: NDArray[np.int64], tied_Q: NDArray[np.int64], right_Q: NDArray[np.int64], cutoff: int
+) -> NDArray[np.float64]:
+    """Share of the orders of tied items that put a right one among the first `cutoff`.
+
+    Args:
+        higher_Q: wrong items above the best right one.
+        tied_Q: wrong items that score the same.
+        right_Q: right items that score the same, at least 1.
+        cutoff: k.
+    """
+    hits_Q = (higher_Q < cutoff).astype(np.float64)
+    for query in np.flatnonzero((tied_Q > 0) & (higher_Q < cutoff)):
+        hits_Q[query] = _drawn_share(int(right_Q[query]), int(tied_Q[query]), cutoff - int(higher_Q[query]))
+    return hits_Q
+
+
+def chance_recall(query_ids_Q: NDArray[np.int64], gallery_ids_G: NDArray[np.int64], cutoff: int) -> float:
+    """R@k of a random order of the gallery."""
+    ids, counts = np.unique(gallery_ids_G, return_counts=True)
+    right_Q = counts[np.searchsorted(ids, query_ids_Q)]
+    sizes, numbers = np.unique(right_Q, return_counts=True)
+    gallery = len(gallery_ids_G)
+    shares = [_drawn_share(int(size), gallery - int(size), cutoff) for size in sizes]
+    return float(np.average(shares, weights=numbers))
+
+
+def top_items(
+    query_features_QD: NDArray[np.floating], gallery_features_GD: NDArray[np.floating], count: int
+) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
+    """The best `count` gallery items of each query and their scores, best first, ties by index. For a few queries."""
+    scores_QG = query_features_QD @ gallery_features_GD.T
+    order_QK = np.argsort(-scores_QG, axis=1, kind="stable")[:, :count]
+    return order_QK, np.take_along_axis(scores_QG, order_QK, axis=1)
+
+
+def _drawn_share(right: int, wrong: int, draws: int) -> float:
+    """Chance that `draws` items out of right + wrong hold a right one."""
+    if draws > wrong:
+        return 1.0
+    return 1 - comb(wrong, draws) / comb(wrong + right, draws)
+
+
+def standing(
+    query_features_QD: NDArray[np.floating],
+    query_ids_Q: NDArray[np.int64],
+    gallery_features_GD: NDArray[np.floating],
+    gallery_ids_G: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Of each query: wrong items above its best right item, wrong items tied with it, right items tied with it."""
+    missing = np.setdiff1d(query_ids_Q, gallery_ids_G)
+    if missing.size:
+        raise ValueError(f"query {missing[0]} has no right item in the gallery")
+    distinct_UD, distinct_of_G = _distinct(gallery_features_GD)
+    by_id_G = np.argsort(gallery_ids_G, kind="stable")
+    sorted_ids_G = gallery_ids_G[by_id_G]
+    step = max(16, _BLOCK_SCORES // len(gallery_ids_G))
+    counts: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]] = []
+    for start in range(0, len(query_ids_Q), step):
+        ids_B = query_ids_Q[start : start + step]
+        scores_BG = query_features_QD[start : start + step] @ distinct_UD.T
+        if distinct_of_G is not None:
+            scores_BG = scores_BG[:, distinct_of_G]
+        first_B, last_B = np.searchsorted(sorted_ids_G, ids_B), np.searchsorted(sorted_ids_G, ids_B, side="right")
+        counts.append(_counted(scores_BG, by_id_G, first_B, last_B))
+    higher, tied, right = (np.concatenate(parts) for parts in zip(*counts, strict=True))
+    return higher, tied, right
+
+
+def _counted(
+    scores_BG: NDArray[np.floating],
+    by_id_G: NDArray[np.int64],
+    first_B: NDArray[np.int64],
+    last_B: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """`standing` of a block; the right items of row b are by_id_G[first_B[b] : last_B[b]]. Two passes over the scores."""
+    higher_B, tied_B, right_B = np.zeros((3, len(scores_BG)), dtype=np.int64)
+    for row, scores_G in enumerate(scores_BG):
+        own = scores_G[by_id_G[first_B[row] : last_B[row]]]
+        best = own.max()
+        right_B[row] = np.count_nonzero(own == best)
+        higher_B[row] = np.count_nonzero(scores_G > best)
+        tied_B[row] = np.count_nonzero(scores_G == best) - right_B[row]
+    return higher_B, tied_B, right_B
+
+
+def _distinct(features_GD: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.int64] | None]:
+    """The distinct rows, and which of them each row is; None where all differ. By digests: sorting rows would copy them."""
+    place: dict[bytes, int] = {}
+    digests = (hashlib.blake2b(row, digest_size=16).digest() for row in np.ascontiguousarray(features_GD))
+    distinct_of_G = np.fromiter((place.setdefault(digest, len(place)) for digest in digests), np.int64)
+    if len(place) == len(features_GD):
+        return features_GD, None
+    return features_GD[np.unique(distinct_of_G, return_index=True)[1]], distinct_of_G

@@ -1,0 +1,110 @@
+"""References on the same split: ridge regression from features of a picture to the words of its caption. Pure.
+
+A model that was trained for minutes is easily above chance; the question is whether it beats a closed-form regression
+from 12 x 12 raw pixels, and how far it is from one on a strong frozen encoder.
+
+Shapes: N training pairs, M test pictures, T test captions, D features, V words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from diht_k8s.recipe.evaluate.retrieval import Retrieval, expected_hits, retrieval, standing
+
+PIXEL_SIDE: Final = 12
+ALPHAS: Final = (1e0, 1e1, 1e2, 1e3, 1e4, 1e5)
+"""Ridge penalties, for standardised features; one is chosen on a held-out part of the training pairs."""
+VALIDATION_PAIRS: Final = 500
+MIN_PAIRS: Final = 50
+"""Below this a regression says nothing."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A reference's retrieval figures."""
+
+    retrieval: Retrieval
+    pairs: int
+    """training pairs."""
+    words: int
+    """size of the vocabulary."""
+    alpha: float
+
+
+def raw_pixels(image: Image.Image) -> NDArray[np.float32]:
+    """The picture as 12 x 12 RGB values in [0, 1], flat."""
+    small = image.convert("RGB").resize((PIXEL_SIDE, PIXEL_SIDE), Image.Resampling.BOX)
+    return np.asarray(small, dtype=np.float32).ravel() / np.float32(255)
+
+
+def ridge_reference(
+    features_ND: NDArray[np.floating],
+    captions_N: Sequence[str],
+    test_features_MD: NDArray[np.floating],
+    test_captions_T: Sequence[str],
+    image_of_text_T: NDArray[np.int64],
+    rng: np.random.Generator,
+) -> Reference:
+    """Fit on training pairs, retrieve among test pairs by the cosine of predicted and real TF-IDF words.
+
+    Args:
+        features_ND: features of the training pictures.
+        captions_N: their captions.
+        test_features_MD: features of the test pictures.
+        test_captions_T: captions of the test pictures.
+        image_of_text_T: index of each test caption's picture.
+        rng: draws of the validation part and of the bootstrap.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer(sublinear_tf=True, dtype=np.float64)
+    targets_NV: Any = vectorizer.fit_transform(captions_N)  # a scipy sparse matrix
+    tests: Any = vectorizer.transform(test_captions_T)
+    tests_TV: NDArray[np.float64] = tests.toarray()
+    order = rng.permutation(len(captions_N))
+    held_out, rest = np.split(order, [min(VALIDATION_PAIRS, len(order) // 5)])
+    fitted = _Ridge(features_ND[rest], targets_NV[rest])
+    held_out_V = targets_NV[held_out].toarray()
+    scores = [_quality(fitted.predict(features_ND[held_out], alpha), held_out_V) for alpha in ALPHAS]
+    alpha = ALPHAS[int(np.argmax(scores))]
+    predicted_MV = _Ridge(features_ND, targets_NV).predict(test_features_MD, alpha)
+    figures = retrieval(_unit(predicted_MV), _unit(tests_TV), image_of_text_T, rng)
+    return Reference(figures, pairs=len(captions_N), words=tests_TV.shape[1], alpha=alpha)
+
+
+class _Ridge:
+    """Ridge regression without targets' mean: what is the same for every picture does not tell pictures apart."""
+
+    def __init__(self, features_ND: NDArray[np.floating], targets_NV: Any) -> None:
+        self._mean_D = features_ND.mean(axis=0, dtype=np.float64)
+        self._scale_D = np.maximum(features_ND.std(axis=0, dtype=np.float64), 1e-6)
+        scaled_ND = self._scaled(features_ND)
+        values_D, self._axes_DD = np.linalg.eigh(scaled_ND.T @ scaled_ND)
+        self._values_D = np.maximum(values_D, 0)
+        self._products_DV = self._axes_DD.T @ (targets_NV.T @ scaled_ND).T
+
+    def predict(self, features_MD: NDArray[np.floating], alpha: float) -> NDArray[np.float64]:
+        """Predicted deviation from the mean caption."""
+        return (self._scaled(features_MD) @ self._axes_DD / (self._values_D + alpha)) @ self._products_DV
+
+    def _scaled(self, features_ND: NDArray[np.floating]) -> NDArray[np.float64]:
+        return (features_ND - self._mean_D) / self._scale_D
+
+
+def _quality(predicted_MV: NDArray[np.float64], truth_MV: NDArray[np.float64]) -> float:
+    """R@5 of both directions together."""
+    ids_M = np.arange(len(truth_MV))
+    predicted_MV, truth_MV = _unit(predicted_MV), _unit(truth_MV)
+    both = (standing(predicted_MV, ids_M, truth_MV, ids_M), standing(truth_MV, ids_M, predicted_MV, ids_M))
+    return sum(float(expected_hits(*counts, cutoff=5).mean()) for counts in both)
+
+
+def _unit(values_MV: NDArray[np.float64]) -> NDArray[np.float64]:
+    return values_MV / np.maximum(np.linalg.norm(values_MV, axis=1, keepdims=True), 1e-12)

@@ -1,0 +1,263 @@
+"""Stage 4 as a program: a model and benchmark shards in; `features/*`, `benchmarks/*.json`, `report.json` and `report.html` out.
+
+Workers share the shards: each is encoded once, and the worker that finds all of them encoded does the rest from those files,
+so the figures do not depend on the number of workers. Each benchmark's result is written when it is there, so an interrupted
+evaluation goes on with the next one, and one that fails does not lose the others: the report is written all the same, then
+the stage ends with the first error, uncommitted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Final
+
+from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.api.evaluate import Benchmark, Evaluate
+from diht_k8s.api.hashing import SCHEMA_VERSION, STAGE_VERSIONS, sha256_of
+from diht_k8s.api.layout import Layout, join
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.evaluate.models.files import model_identity
+from diht_k8s.recipe.runtime.commit import artefact, find_committed, read_committed
+from diht_k8s.recipe.runtime.stage import Context, Outcome
+from diht_k8s.recipe.shards.sources import Shard
+from diht_k8s.recipe.shards.storage import Storage
+
+Json = dict[str, Any]
+MISSING: Final = "missing"
+
+
+def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """The model, the benchmarks' shards and class names, and the stages that the report tells of.
+
+    Raises:
+        UserError: the model is not there. (Shards that are not there fail their benchmark only, when it runs.)
+    """
+    evaluate, layout = _evaluate(run), Layout(run.spec.data.output)
+    if evaluate.model is None:
+        inputs = {"train": read_committed(storage, layout, Stage.TRAIN).output_sha256}
+    else:
+        inputs = {"model": model_identity(evaluate.model, storage)}
+    for stage in (Stage.FILTER, Stage.LABEL):
+        if getattr(run.spec, stage.value) is not None and (found := find_committed(storage, layout, stage)) is not None:
+            inputs[stage.value] = found.output_sha256
+    for benchmark in evaluate.benchmarks:
+        for number, uri in enumerate(_shards(storage, benchmark)):
+            inputs[f"{benchmark.name} {number}"] = storage.identity(uri)
+        names = benchmark.class_names
+        if names is not None:
+            inputs[f"{benchmark.name} class names"] = storage.identity(names) if storage.exists(names) else MISSING
+    return inputs, {}
+
+
+def execute(context: Context) -> Outcome | None:
+    """Encode this worker's shards; where all are encoded, run what has no result yet and write the report."""
+    from diht_k8s.recipe.report import write_report
+
+    session = Session(context)
+    session.encode(context.worker, context.workers)
+    if not session.all_encoded():
+        return None
+    errors: list[DataError | UserError] = []
+    results: list[Json] = []
+    for number, benchmark in enumerate(_evaluate(context.run).benchmarks):
+        context.stop.raise_if_requested()
+        try:
+            results.append(session.result(number, benchmark))
+        except (DataError, UserError) as error:
+            errors.append(error)
+            results.append({"name": benchmark.name, "type": benchmark.type, "error": str(error)})
+    context.progress.start("report", 1, unit="pages")
+    write_report(context, results)
+    context.progress.update(1)
+    if errors:
+        raise type(errors[0])(f"{errors[0]} ({len(errors)} of {len(results)} benchmarks failed, see report.html)")
+    paths = [_path(number) for number in range(len(results))] + ["report.json", "report.html"]
+    artefacts = [artefact(context.storage, context.layout, Stage.EVALUATE, path) for path in paths]
+    return Outcome(artefacts, {"benchmarks": len(results), "samples": sum(result["pictures"] for result in results)})
+
+
+class Session:
+    """What the benchmarks share: the model, encoded shards, the references' training pairs; each made when first needed."""
+
+    def __init__(self, context: Context) -> None:
+        from diht_k8s.recipe.evaluate.references import References
+
+        self._context = context
+        self._references = References(context)
+        self._model: Any = None
+        inputs = context.config["inputs"]
+        self._model_key = inputs.get("train", inputs.get("model"))
+        benchmarks = _evaluate(context.run).benchmarks
+        shards = dict.fromkeys(uri for each in benchmarks for uri in _shards(context.storage, each))
+        folder = join(context.layout.stage(Stage.EVALUATE), "features")
+        self._files = {
+            uri: (join(folder, f"{number:05d}.safetensors"), self._features_key(uri))
+            for number, uri in enumerate(shards)
+        }
+        """shard -> file of its features, and their key."""
+        self._encoded = set[str]()
+        """shards whose features were found whole or made here: they are read again only to be used."""
+
+    def encode(self, worker: int, workers: int) -> None:
+        """Encode the shards of one worker that are not yet; every workers-th is its own."""
+        from diht_k8s.recipe.evaluate.benchmark_data import encode_shard
+        from diht_k8s.recipe.evaluate.feature_files import write_features
+
+        context, done = self._context, 0
+        open_shards = [uri for uri in list(self._files)[worker::workers] if not self._is_encoded(uri)]
+        if not open_shards:
+            return
+        loaded = self.model()
+        context.progress.start("pictures", 0)
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            context.progress.update(done)
+            context.stop.raise_if_requested()
+
+        for uri in open_shards:
+            try:
+                found = encode_shard(context.storage, uri, loaded, advance)
+            except DataError as error:
+                found = error
+            write_features(context.storage, *self._files[uri], found)
+            self._encoded.add(uri)
+
+    def all_encoded(self) -> bool:
+        """Whether every worker has done its part."""
+        return all(map(self._is_encoded, self._files))
+
+    def _is_encoded(self, uri: str) -> bool:
+        if uri not in self._encoded and self._features(uri) is not None:
+            self._encoded.add(uri)
+        return uri in self._encoded
+
+    def _features(self, uri: str) -> Any:
+        from diht_k8s.recipe.evaluate.feature_files import read_features
+
+        return read_features(self._context.storage, *self._files[uri])
+
+    def _features_key(self, uri: str) -> str:
+        """What a shard's features depend on."""
+        version = STAGE_VERSIONS[Stage.EVALUATE]
+        return sha256_of([self._model_key, uri, self._context.storage.identity(uri), version])
+
+    def result(self, number: int, benchmark: Benchmark) -> Json:
+        """The result of a benchmark: as written by an earlier attempt, or new.
+
+        Raises:
+            DataError: the benchmark's data cannot be used.
+            UserError: its configuration is wrong, or the model cannot be loaded.
+        """
+        context, uri = self._context, join(self._context.layout.stage(Stage.EVALUATE), _path(number))
+        if context.storage.exists(uri):
+            found: Json = json.loads(context.storage.read_bytes(uri))
+            if found["config_sha256"] == context.config_sha256:
+                return found
+        figures = self._run(number, benchmark)
+        found = {**_header(context), "name": benchmark.name, "type": benchmark.type, **figures}
+        context.storage.write_bytes(uri, json.dumps(found, indent=1, ensure_ascii=False).encode())
+        return found
+
+    def _model_card(self) -> Json:
+        """What was evaluated, for the report."""
+        source, loaded = _evaluate(self._context.run).model, self.model()
+        return {
+            "source": source or "trained by this run",
+            "name": loaded.name,
+            "parameters": loaded.parameters,
+            "trained": loaded.trained,
+            "assumed": loaded.assumed,
+            "logit_scale": loaded.logit_scale,
+        }
+
+    def _run(self, number: int, benchmark: Benchmark) -> Json:
+        from diht_k8s.recipe.evaluate import benchmark_data, tasks
+        from diht_k8s.recipe.evaluate.answer_task import rank_answers
+        from diht_k8s.recipe.shards import thumbnails
+
+        context, seed = self._context, [self._context.run.spec.seed, number]
+        templates = benchmark_data.templates_of(benchmark)
+        names = benchmark_data.class_names(context.storage, benchmark)
+        pictures = self._pictures(benchmark)
+        if benchmark.type == "Classification":
+            few_shot = _evaluate(context.run).few_shot
+            result = tasks.classify(pictures, names, templates, self.model(), few_shot, seed)
+            shown: list[str] = []
+        elif benchmark.type == "AnswerRanking":
+            result = rank_answers(pictures, names, templates, self.model(), seed)
+            shown = [mistake["picture"] for mistake in result["mistakes"]]
+        else:
+            result = tasks.retrieve(pictures, templates, self.model(), seed)
+            result |= self._references.of(pictures, seed)
+            shown = tasks.shown_pictures(result)
+        result.setdefault("seen", self._references.seen(pictures))
+        item_of = {item.uid: item for item in pictures.items}
+        wanted = [(Shard(benchmark.name, item_of[uid].uri, benchmark.name), uid) for uid in shown]
+        result["thumbnails"] = thumbnails.thumbnails(context.storage, wanted)
+        result["own_captions"] = {uid: next(iter(item_of[uid].captions), "") for uid in shown}
+        result["bad"] = dict(sorted(pictures.bad.items()))
+        result["model"] = self._model_card()
+        return result
+
+    def _pictures(self, benchmark: Benchmark) -> Any:
+        from diht_k8s.recipe.evaluate.benchmark_data import joined
+
+        parts: list[Any] = []
+        for uri in self._context.storage.expand(benchmark.shards):
+            found = self._features(uri)
+            if isinstance(found, DataError):
+                raise found
+            parts.append(found)
+        pictures = joined(parts)
+        _check_bad(benchmark, len(pictures.items), pictures.bad)
+        return pictures
+
+    def model(self) -> Any:
+        """The model, loaded once."""
+        from diht_k8s.recipe.evaluate.models.loading import load_model
+
+        if self._model is None:
+            self._context.progress.start("load the model", 0, unit="models")
+            source = _evaluate(self._context.run).model or self._context.layout.model
+            self._model = load_model(source, self._context.storage)
+        return self._model
+
+
+def _evaluate(run: DihtRun) -> Evaluate:
+    assert run.spec.evaluate is not None, "run_stage checks that the stage is there"
+    return run.spec.evaluate
+
+
+def _shards(storage: Storage, benchmark: Benchmark) -> list[str]:
+    """The shards of a benchmark, [] where they are not there: it fails when it runs, and the others go on."""
+    try:
+        return storage.expand(benchmark.shards)
+    except UserError:
+        return []
+
+
+def _path(number: int) -> str:
+    return f"benchmarks/{number:03d}.json"
+
+
+def _header(context: Context) -> Json:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "config_sha256": context.config_sha256,
+        "inputs": context.config["inputs"],
+    }
+
+
+def _check_bad(benchmark: Benchmark, good: int, bad: Counter[str]) -> None:
+    """A benchmark is small and chosen by hand: what cannot be read is told, and nothing readable is an error.
+
+    Raises:
+        DataError: no picture can be used.
+    """
+    if not good:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(bad.items()))
+        raise DataError(f"evaluate.benchmarks {benchmark.name}: no picture can be used ({reasons}): check its shards")

@@ -1,0 +1,236 @@
+"""One benchmark on one model: encoded pictures in, the benchmark's part of `report.json` out (plain JSON values).
+
+Shapes: N pictures, M captions, C classes, T templates, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from diht_k8s.api.errors import DataError
+from diht_k8s.api.evaluate import FewShot
+from diht_k8s.recipe.evaluate.benchmark_data import Pictures
+from diht_k8s.recipe.evaluate.classification import by_group, class_embeddings, classification, fill, prompts
+from diht_k8s.recipe.evaluate.features import encode_texts
+from diht_k8s.recipe.evaluate.few_shot import FewShotCurve, few_shot_curve
+from diht_k8s.recipe.evaluate.models.loading import LoadedModel
+from diht_k8s.recipe.evaluate.retrieval import Direction, retrieval, top_items
+
+EXAMPLES: Final = 4
+"""Best and worst queries shown of each direction."""
+SHOWN_ITEMS: Final = 5
+MAX_CANDIDATES: Final = 512
+"""The best queries are looked for among so many of rank 1."""
+MAX_CONFUSION_CLASSES: Final = 60
+SHOWN_CONFUSIONS: Final = 12
+
+Json = dict[str, Any]
+
+
+def classify(
+    pictures: Pictures,
+    names: Sequence[str],
+    templates: Sequence[str],
+    loaded: LoadedModel,
+    few_shot: FewShot | None,
+    seed: Sequence[int],
+) -> Json:
+    """Zero-shot classification, and the few-shot probe where it is wanted.
+
+    Raises:
+        DataError: no picture has a class, or a class has no name.
+    """
+    labelled = pictures.chosen(lambda item: item.label is not None)
+    if not labelled.items:
+        raise DataError("no picture has a class: add a .cls member, or `cls` to the .json")
+    labels_N = np.array([item.label for item in labelled.items])
+    if (highest := int(labels_N.max())) >= len(names):
+        raise DataError(
+            f"a picture has class {highest}, but there are {len(names)} class names (0 to {len(names) - 1})"
+        )
+    classes_CD = class_embeddings(encode_texts(loaded, prompts(names, templates)), len(names))
+    scores_NC = labelled.features_ND @ classes_CD.T
+    figures = classification(scores_NC, labels_N, np.random.default_rng(seed))
+    result: Json = {
+        "pictures": len(labels_N),
+        "without_class": len(pictures.items) - len(labels_N),
+        "classes": list(names),
+        "class_pictures": np.bincount(labels_N, minlength=len(names)).tolist(),
+        "templates": list(templates),
+        "top1": figures.top1,
+        "top1_interval": list(figures.top1_interval),
+        "top5": figures.top5,
+        "balanced": figures.balanced,
+        "balanced_interval": list(figures.balanced_interval),
+        "majority": figures.majority,
+        "chance": figures.chance,
+        "per_class": figures.per_class,
+        "macro_f1": figures.macro_f1,
+        "groups": [asdict(group) for group in by_group(figures.hits_2N, [item.group for item in labelled.items])],
+        "confusion": figures.confusion_CC.tolist() if len(names) <= MAX_CONFUSION_CLASSES else None,
+        "confused": _confused(figures.confusion_CC, names),
+    }
+    if few_shot is not None:
+        rngs = [np.random.default_rng([*seed, draw]) for draw in range(few_shot.seeds)]
+        zero_shot_CD = loaded.logit_scale * classes_CD
+        with threadpool_limits(1):  # products this small are slower on several threads
+            curve = few_shot_curve(labelled.features_ND, labels_N, zero_shot_CD, few_shot.shots, rngs, names)
+        result["few_shot"] = _few_shot(curve)
+    return result
+
+
+def retrieve(pictures: Pictures, templates: Sequence[str], loaded: LoadedModel, seed: Sequence[int]) -> Json:
+    """Retrieval both ways, with the best and the worst queries.
+
+    Raises:
+        DataError: no picture has a caption.
+    """
+    captioned = pictures.chosen(lambda item: bool(item.captions))
+    captions = [caption for item in captioned.items for caption in item.captions]
+    if not captions:
+        raise DataError("no picture has a caption: add a .txt member, or `caption` to the .json")
+    image_of_text_M = image_of_text(captioned)
+    texts = [fill(template, caption) for caption in captions for template in templates]
+    texts_MD = class_embeddings(encode_texts(loaded, texts), len(captions))
+    figures = retrieval(captioned.features_ND, texts_MD, image_of_text_M, np.random.default_rng(seed))
+    uids = [item.uid for item in captioned.items]
+    text_examples = _examples(
+        figures.text_to_image, texts_MD, image_of_text_M, captioned.features_ND, np.arange(len(uids))
+    )
+    image_examples = _examples(
+        figures.image_to_text, captioned.features_ND, np.arange(len(uids)), texts_MD, image_of_text_M
+    )
+    return {
+        "pictures": len(uids),
+        "captions": len(captions),
+        "without_caption": len(pictures.items) - len(uids),
+        "templates": list(templates),
+        "text_to_image": direction_json(figures.text_to_image),
+        "image_to_text": direction_json(figures.image_to_text),
+        "examples": {
+            "text_to_image": _named(
+                text_examples, queries=captions, query_images=[uids[i] for i in image_of_text_M], items=uids
+            ),
+            "image_to_text": _named(image_examples, queries=uids, query_images=uids, items=captions),
+        },
+    }
+
+
+def shown_pictures(result: Json) -> list[str]:
+    """Uids of the pictures that the examples of a retrieval result show."""
+    uids: list[str] = []
+    for chosen in result["examples"]["text_to_image"].values():
+        uids += [item["item"] for example in chosen for item in example["top"]] + [
+            example["picture"] for example in chosen
+        ]
+    for chosen in result["examples"]["image_to_text"].values():
+        uids += [example["picture"] for example in chosen]
+    return list(dict.fromkeys(uids))
+
+
+def image_of_text(captioned: Pictures) -> np.ndarray:
+    """[M] index of the picture of each caption."""
+    return np.repeat(np.arange(len(captioned.items)), [len(item.captions) for item in captioned.items])
+
+
+def direction_json(figures: Direction) -> Json:
+    """One direction as plain values, cut-offs as strings as JSON wants them."""
+    return {
+        "recall": {str(k): value for k, value in figures.recall.items()},
+        "interval": {str(k): list(value) for k, value in figures.interval.items()},
+        "chance": {str(k): value for k, value in figures.chance.items()},
+        "median_rank": float(np.median(figures.ranks_Q)),
+        "queries": len(figures.ranks_Q),
+    }
+
+
+def _examples(
+    figures: Direction,
+    queries_QD: np.ndarray,
+    query_ids_Q: np.ndarray,
+    gallery_GD: np.ndarray,
+    gallery_ids_G: np.ndarray,
+) -> Json:
+    """The clearest hits and the deepest misses: query, rank and the first items with their scores."""
+    first = np.flatnonzero(figures.ranks_Q == 1)[:MAX_CANDIDATES]
+    margins = np.zeros(0)
+    if first.size and len(gallery_GD) > 1:
+        _, scores = top_items(queries_QD[first], gallery_GD, 2)
+        margins = scores[:, 0] - scores[:, 1]
+    best = first[np.argsort(-margins, kind="stable")[:EXAMPLES]] if margins.size else first[:EXAMPLES]
+    worst = np.argsort(-figures.ranks_Q, kind="stable")[:EXAMPLES]
+    worst = worst[figures.ranks_Q[worst] > 1]
+
+    def described(chosen: np.ndarray) -> list[Json]:
+        if not chosen.size:
+            return []
+        order, scores = top_items(queries_QD[chosen], gallery_GD, SHOWN_ITEMS)
+        return [
+            {
+                "query": int(query),
+                "rank": float(figures.ranks_Q[query]),
+                "top": [
+                    {
+                        "item": int(item),
+                        "score": round(float(score), 4),
+                        "right": bool(gallery_ids_G[item] == query_ids_Q[query]),
+                    }
+                    for item, score in zip(order[row], scores[row], strict=True)
+                ],
+            }
+            for row, query in enumerate(chosen)
+        ]
+
+    return {"best": described(best), "worst": described(worst)}
+
+
+def _named(examples: Json, *, queries: Sequence[str], query_images: Sequence[str], items: Sequence[str]) -> Json:
+    """Examples with captions and uids in place of indexes."""
+    return {
+        kind: [
+            {
+                "query": queries[example["query"]],
+                "picture": query_images[example["query"]],
+                "rank": example["rank"],
+                "top": [{**item, "item": items[item["item"]]} for item in example["top"]],
+            }
+            for example in chosen
+        ]
+        for kind, chosen in examples.items()
+    }
+
+
+def _confused(confusion_CC: np.ndarray, names: Sequence[str]) -> list[Json]:
+    """The commonest mistakes."""
+    wrong = confusion_CC * (1 - np.eye(len(names), dtype=np.int64))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:SHOWN_CONFUSIONS]
+    pairs = [divmod(int(cell), len(names)) for cell in order]
+    return [
+        {"true": names[true], "named": names[named], "pictures": int(wrong[true, named])}
+        for true, named in pairs
+        if wrong[true, named]
+    ]
+
+
+def _few_shot(curve: FewShotCurve) -> Json:
+    """The curve as plain values: mean and spread over the draws of each number of shots."""
+    points: list[Json] = []
+    for shots in sorted({draw.shots for draw in curve.draws}):
+        draws = [draw for draw in curve.draws if draw.shots == shots]
+        point: Json = {"shots": shots, "draws": len(draws), "held_out": draws[0].held_out}
+        for kind in ("probe", "scratch", "pull", "zero_shot"):
+            values = np.array([getattr(draw, kind) for draw in draws])
+            point[kind] = {"mean": float(values.mean()), "low": float(values.min()), "high": float(values.max())}
+            point[kind]["deviation"] = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+        points.append(point)
+    return {
+        "points": points,
+        "draws": [asdict(draw) for draw in curve.draws],
+        "skipped": [{"shots": shots, "why": why} for shots, why in curve.skipped.items()],
+        "test_pictures": curve.test_pictures,
+    }

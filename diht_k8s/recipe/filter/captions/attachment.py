@@ -1,0 +1,196 @@
+"""Hang participles, prepositions and coordinated nouns where a reader would: captions follow habits that a parser does not know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from diht_k8s.recipe.filter.captions.lexicon import Lexicon
+from diht_k8s.recipe.filter.captions.tree import Token, after, before, below, replace_with
+from diht_k8s.recipe.filter.captions.wordlists import AUXILIARIES, INTRANSITIVE, is_animate, words
+
+SHOWING = words("show depict display feature contain include illustrate represent picture portray")
+OF_THE_VERB = words("from into onto through across along during before after")
+BESIDE = frozenset(("next to", "beside", "near", "close to"))
+PLACES = (
+    BESIDE
+    | words("behind beyond beneath underneath below above opposite against outside nearby")
+    | {"in front of", "across from"}
+)
+"""After a noun these say where it is, not where the owner of both is."""
+VIEWS = words("background foreground distance sky")
+PATHS = words("down off along around past over through across up")
+
+
+def attach_better(tokens: Sequence[Token], lexicon: Lexicon) -> None:
+    """Mend the heads of a caption."""
+    for token in tokens:
+        _mend_coordination(tokens, token)
+        _mend_path(token, lexicon)
+    for token in tokens:
+        if token.tag == "VBG":
+            _find_doer(tokens, token)
+    for token in tokens:
+        if token.dep == "prep":
+            _mend_preposition(tokens, token, lexicon)
+
+
+def _mend_coordination(tokens: Sequence[Token], token: Token) -> None:
+    """Mend coordination: "holds a laptop and two books" hangs the books on what "and" hangs on; "valve and tank boot" are two things, not one."""
+    if token.dep == "nmod" and token.is_noun and token.kids("cc") and token.head.i > token.i and token.head.is_noun:
+        other = token.head
+        replace_with(other, token)
+        other.attach(token, "conj")
+        return
+    if token.dep != "conj" or not token.is_noun:
+        return
+    link = next((t for t in reversed(tokens[: token.i]) if t.tag == "CC"), None)
+    if link is None or _part_from_possession(tokens, token, link):
+        return
+    if link.head is token.head:
+        _join_possessions(token, link)
+    elif (
+        link.head.dep in ("dobj", "pobj")
+        and token.head.i < link.head.i < link.i
+        and link.head.is_noun
+        and link.head not in below(token)
+    ):
+        token.attach(link.head, "conj")
+
+
+def _possession(owner: Token, link: Token) -> Token | None:
+    """What the owner has by the last "with" before "and"."""
+    links = [child for child in owner.kids("prep") if child.lower == "with" and owner.i < child.i < link.i]
+    things = links[-1].kids("pobj") if links and owner.is_noun else []
+    return things[0] if things else None
+
+
+def _join_possessions(token: Token, link: Token) -> None:
+    """Mend "a bicycle with fat tires and a leather saddle": both belong to the bicycle, unless the second acts itself ("a man with a hat and his dog")."""
+    first = _possession(token.head, link)
+    if first is not None and not is_animate(token.lower):
+        token.attach(first, "conj")
+        link.attach(first, "cc")
+
+
+def _part_from_possession(tokens: Sequence[Token], token: Token, link: Token) -> bool:
+    """Keep apart what the owner does not have, and say whether there is such a thing.
+
+    "a boat with a sail and the sunset", "a car with a trailer and a house in the background"; but "the house with the red door and
+    the blue roof".
+    """
+    head = token.head
+    owner = head.head.head if head.dep == "pobj" else head
+    first = _possession(owner, link)
+    if first is None or (head is not owner and head is not first):
+        return False
+    if not (_has_place(tokens, token) or (_has_the(token) and not _has_the(first))):
+        return False
+    token.attach(owner, "conj")
+    link.attach(owner, "cc")
+    return True
+
+
+def _has_the(noun: Token) -> bool:
+    return any(child.lower == "the" for child in noun.kids("det"))
+
+
+def _has_place(tokens: Sequence[Token], noun: Token) -> bool:
+    """Whether a place follows a noun that is its own: "behind it", "nearby", "in the background"."""
+    right = after(tokens, noun)
+    if right is None or right.head is not noun:
+        return False
+    return right.lower in PLACES or (right.lower in ("in", "on") and any(t.lower in VIEWS for t in right.kids("pobj")))
+
+
+def _mend_path(token: Token, lexicon: Lexicon) -> None:
+    """Mend particles, "skiing down a hill": a particle of a verb that takes no object is a preposition."""
+    if token.dep != "prt" or not token.head.is_verb:
+        return
+    if token.kids("pobj"):
+        token.dep = "prep"
+    elif token.lower in PATHS and lexicon.verb(token.head.lower) in INTRANSITIVE:
+        places = [child for child in token.head.kids("dobj") if child.i > token.i]
+        if places:
+            token.dep = "prep"
+            places[0].attach(token, "pobj")
+
+
+def _find_doer(tokens: Sequence[Token], token: Token) -> None:
+    """A bare participle belongs to the nearest noun before it that can do it.
+
+    "woman in a red dress holding an umbrella": the woman; "silhouette of a man standing": the man.
+    """
+    if token.kids("aux"):
+        return
+    if token.dep == "pcomp" and any(noun.i < token.i for noun in token.head.kids("pobj")):
+        token.attach(token.head.kids("pobj")[0], "acl")
+    subjects = token.kids("nsubj")
+    if subjects:
+        top = subjects[0]
+    elif token.dep in ("acl", "amod", "advcl", "xcomp") and token.head.is_noun and token.head.i < token.i:
+        top = token.head
+    else:
+        return
+    nearest = _nearest_noun(tokens, token)
+    if nearest is None or nearest is top or top not in nearest.ancestors():
+        chain = list(_chain_up(top))
+    else:
+        chain = list(_chain_up(nearest))
+    doer = next((noun for noun in chain if is_animate(noun.lower)), None)
+    if doer is None:
+        only_of = nearest is not None and nearest is not top and _joined_by_of(nearest, top)
+        doer = nearest if only_of else top
+    if doer is None or doer is top:
+        return
+    if subjects:
+        replace_with(token, top)
+        top.dep = token.dep if not token.is_root else "ROOT"
+    token.attach(doer, "acl")
+
+
+def _nearest_noun(tokens: Sequence[Token], token: Token) -> Token | None:
+    left = before(tokens, token)
+    while left is not None and left.tag == "RB":
+        left = before(tokens, left)
+    return left if left is not None and left.is_noun else None
+
+
+def _chain_up(noun: Token) -> Iterator[Token]:
+    """A noun and the nouns that it describes through prepositions."""
+    yield noun
+    while noun.dep in ("pobj", "conj"):
+        noun = noun.head if noun.dep == "conj" else noun.head.head
+        if not noun.is_noun:
+            return
+        yield noun
+
+
+def _joined_by_of(noun: Token, top: Token) -> bool:
+    while noun is not top:
+        if noun.dep != "pobj" or noun.head.lower != "of" or not noun.head.head.is_noun:
+            return False
+        noun = noun.head.head
+    return True
+
+
+def _mend_preposition(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+    left, head = before(tokens, token), token.head
+    if left is None or not left.is_noun:
+        return
+    if head.is_noun and head.dep == "dobj" and head is left and token.lower in OF_THE_VERB:
+        verb = head.head
+        if verb.is_verb and lexicon.verb(verb.lower) not in SHOWING:
+            token.attach(verb, "prep")
+    elif head.is_verb and head.lower not in AUXILIARIES:
+        if (left.dep == "dobj" and left.head is head and lexicon.verb(head.lower) in SHOWING) or (
+            token.lower in BESIDE and left.dep == "pobj" and left.head.head is head
+        ):
+            token.attach(left, "prep")
+    elif head is left and head.dep == "pobj" and head.lower in ("rent", "sale") and head.head.head.is_noun:
+        token.attach(head.head.head, "prep")
+
+
+def follows_comma(tokens: Sequence[Token], token: Token) -> bool:
+    """Whether a mark separates the token from what stands before it."""
+    left = before(tokens, token)
+    return left is not None and not left.lower[-1].isalnum() and left.lower not in ("'s", "'", '"', "``", "(")

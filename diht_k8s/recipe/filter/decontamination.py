@@ -1,0 +1,40 @@
+"""Which pictures of which benchmarks must not be trained on: names of `spec.evaluate.benchmarks` in, their fingerprints out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from diht_k8s.api.errors import UserError
+from diht_k8s.api.run import Spec
+from diht_k8s.recipe.filter.fingerprints import Gallery, gallery_of
+from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.recipe.shards.samples import read_samples
+from diht_k8s.recipe.shards.storage import Storage
+
+
+def benchmark_shards(spec: Spec, storage: Storage, name: str) -> list[str]:
+    """The shards of a benchmark of `spec.evaluate`.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    benchmarks = [] if spec.evaluate is None else spec.evaluate.benchmarks
+    for benchmark in benchmarks:
+        if benchmark.name == name:
+            return storage.expand(benchmark.shards)
+    known = ", ".join(benchmark.name for benchmark in benchmarks) or "none"
+    raise UserError(
+        f"spec.filter.decontaminate: no benchmark is called {name} (there are: {known}): add it to spec.evaluate.benchmarks"
+    )
+
+
+def read_gallery(spec: Spec, storage: Storage, names: Sequence[str], stop: StopFlag) -> Gallery | None:
+    """Fingerprints of all pictures of the benchmarks; None where no benchmark is named."""
+    return gallery_of(_pictures(spec, storage, names, stop)) if names else None
+
+
+def _pictures(spec: Spec, storage: Storage, names: Sequence[str], stop: StopFlag) -> Iterator[bytes]:
+    for name in names:
+        for uri in benchmark_shards(spec, storage, name):
+            stop.raise_if_requested("finished shards are kept")
+            yield from (sample.image for sample in read_samples(storage, uri))

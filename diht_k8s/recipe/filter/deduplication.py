@@ -1,0 +1,122 @@
+"""Take repeats out of the kept shards (`filter.duplicates`), when all shards have been judged: workers share the shards by claims again.
+
+In: the kept shards with a file of fingerprints beside each, written before its scores. Out: kept shards and scores without the pairs whose
+picture repeats an earlier kept one's of the pool (reason `duplicate`); the scores' header says that it was done. All kept pictures of the
+pool are compared, also those that are repeats themselves, so the result does not depend on who works when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from diht_k8s.api.errors import DataError
+from diht_k8s.api.filter import Filter
+from diht_k8s.api.hashing import SCHEMA_VERSION
+from diht_k8s.recipe.filter.duplicates import WORDS, Pool
+from diht_k8s.recipe.filter.kept_pairs import KeptPairs, write_scores
+from diht_k8s.recipe.filter.scores import Row, Scores, find_scores
+from diht_k8s.recipe.filter.summary import Summary
+from diht_k8s.recipe.runtime.claims import Claims
+from diht_k8s.recipe.runtime.stage import Context
+from diht_k8s.recipe.shards.sources import Shard
+from diht_k8s.recipe.shards.tables import read_table, write_table
+
+REASON = "duplicate"
+
+
+def write_fingerprints(context: Context, shard: Shard, bits: Sequence[bytes]) -> None:
+    """Write the fingerprint of each kept pair of a shard."""
+    table = pa.table({"bits": pa.array(bits, pa.binary(8 * WORDS))})
+    header = {"schema_version": SCHEMA_VERSION, "config_sha256": context.config_sha256}
+    write_table(context.storage, context.layout.fingerprints(shard.name), table, header)
+
+
+def is_deduplicated(scores: Scores) -> bool:
+    """Whether the repeats have been taken out of a shard."""
+    return bool(scores.header.get("deduplicated"))
+
+
+class Deduplication:
+    """Takes repeats out, shard by shard."""
+
+    def __init__(self, context: Context, rules: Filter, shards: Sequence[Shard], claims: Claims) -> None:
+        """Prepare.
+
+        Args:
+            context: the stage's context.
+            rules: the run's rules.
+            shards: all shards, judged, in order.
+            claims: what tells the workers who is at which shard.
+        """
+        self._context, self._rules, self._shards, self._claims = context, rules, shards, claims
+        self._done: set[str] = set()
+
+    def run(self) -> tuple[bool, int]:
+        """Work on the shards that no other worker is at; whether any was worked on, and how many are not done by others yet."""
+        own, workers = self._context.worker, self._context.workers
+        order = sorted(range(len(self._shards)), key=lambda number: (number % workers != own, number))
+        worked, waiting = False, 0
+        for number in order:
+            shard = self._shards[number]
+            if shard.name in self._done:
+                continue
+            self._context.stop.raise_if_requested("finished shards are kept")
+            scores = self._scores(shard)
+            if is_deduplicated(scores):
+                self._done.add(shard.name)
+            elif self._claims.take(f"{shard.name} duplicates"):
+                self._take_out(number, scores)
+                self._done.add(shard.name)
+                worked = True
+            else:
+                waiting += 1
+        return worked, waiting
+
+    @cached_property
+    def _pool(self) -> Pool:
+        shards = []
+        for shard in self._shards:
+            self._context.stop.raise_if_requested("finished shards are kept")
+            self._claims.keep()
+            shards.append(np.frombuffer(b"".join(self._bits(shard)), np.uint64).reshape(-1, WORDS))
+        return Pool.of(shards)
+
+    def _bits(self, shard: Shard) -> list[bytes]:
+        uri = self._context.layout.fingerprints(shard.name)
+        table, header = read_table(self._context.storage, uri)
+        if header.get("config_sha256") != self._context.config_sha256:
+            raise DataError(f"{uri} is of another configuration: remove it and run the stage filter again")
+        return table["bits"].to_pylist()
+
+    def _take_out(self, number: int, scores: Scores) -> None:
+        context, shard, rows = self._context, self._shards[number], list(scores.rows())
+        kept = [place for place, row in enumerate(rows) if row.kept]
+        pool = self._pool
+        places = pool.equal_repeats(number) if self._rules.duplicates == "Exact" else pool.like_repeats(number)
+        gone = {kept[place] for place in places.tolist()}
+        header: dict[str, Any] = {**scores.header, "deduplicated": True}
+        if gone:
+            files = KeptPairs(context.storage, context.layout, self._rules.output)
+            header["kept"] = files.rewrite(shard.name, rows, gone)
+            summary = Summary.from_json(header["summary"])
+            summary.drop([rows[place].uid for place in sorted(gone)], REASON)
+            header["summary"] = summary.to_json()
+            rows = [_repeat(row) if place in gone else row for place, row in enumerate(rows)]
+        write_scores(context.storage, context.layout.scores(shard.name), rows, header)
+
+    def _scores(self, shard: Shard) -> Scores:
+        uri = self._context.layout.scores(shard.name)
+        found = find_scores(self._context.storage, uri)
+        if found is None:
+            raise DataError(f"{uri} has gone while the stage ran: run the stage filter again")
+        return found
+
+
+def _repeat(row: Row) -> Row:
+    return replace(row, kept=False, reason=REASON)

@@ -1,0 +1,252 @@
+"""Judge samples by the CAT rules, a batch at a time: bad, exclude, language, metadata, C, A, then the picture (readable, size,
+benchmark, T).
+
+Cheap rules come first, so that pictures are opened and read for the survivors only. Scores of an earlier run are used again
+wherever they say enough; the same rules then give the same verdicts without parser and spotter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import tarfile
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from PIL import Image
+
+from diht_k8s.api.filter import Filter, MetadataLimit
+from diht_k8s.recipe.filter.captions.graph import CaptionGraph
+from diht_k8s.recipe.filter.captions.language import is_english
+from diht_k8s.recipe.filter.exclusion import is_excluded
+from diht_k8s.recipe.filter.fingerprints import Gallery, fingerprint
+from diht_k8s.recipe.filter.scores import Row
+from diht_k8s.recipe.filter.text_spotting.matching import MatchRule, shows_caption
+from diht_k8s.recipe.filter.text_spotting.spotter import Question, Spotting
+from diht_k8s.recipe.shards.images import BadPictureError, decode
+from diht_k8s.recipe.shards.samples import Sample, storable
+
+BAD: Final = "bad:"
+_TAKEN_AS_IT_IS: Final = Filter()
+"""No rule on shapes: for sources that are not filtered."""
+
+
+class Parser(Protocol):
+    """What reads captions (`CaptionParser`)."""
+
+    def parse(self, captions: Sequence[str]) -> list[CaptionGraph]:
+        """A graph for each caption."""
+        ...
+
+
+class Spotter(Protocol):
+    """What reads pictures (`TextSpotter`)."""
+
+    def spot_all(self, questions: Iterable[Question]) -> Iterator[Spotting]:
+        """The texts of each picture, in order; questions are taken as they are needed."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """The rules of one run with the models behind them."""
+
+    rules: Filter
+    parser: Parser
+    parser_version: str
+    spotter: Spotter
+    exclusions: frozenset[str] = frozenset()
+    gallery: Gallery | None = None
+    """pictures of benchmarks, whose near-duplicates must not be trained on."""
+
+    def judge(
+        self, shard: str, samples: Sequence[Sample], earlier: Sequence[Row | None], *, filtered: bool
+    ) -> list[Row]:
+        """Score and judge a batch.
+
+        Args:
+            shard: name of the shard, for the rows.
+            samples: pairs in shard order.
+            earlier: for each its row of earlier scores (of the same parser and spotter, else with those columns empty), or None.
+            filtered: False for a source that is taken as it is: scored, but only bad and excluded samples and
+                near-duplicates of benchmark pictures go.
+        """
+        rows = [new_row(shard, sample) for sample in samples]
+        known = [
+            row if row is not None and row.same_sample(new) else None for row, new in zip(earlier, rows, strict=True)
+        ]
+        for row, sample in zip(rows, samples, strict=True):
+            row.reason = self._first_reason(sample, filtered=filtered)
+        self._score_captions(rows, samples, known)
+        for row, before in zip(rows, known, strict=True):
+            if not row.reason and filtered:
+                row.reason = caption_reason(row, self.rules)
+            if before is not None and row.parser_version:
+                row.ocr, row.ocr_state = before.ocr, before.ocr_state
+        self._judge_pictures(rows, samples, known, filtered=filtered)
+        for row in rows:
+            row.kept = not row.reason
+        return rows
+
+    def _first_reason(self, sample: Sample, *, filtered: bool) -> str:
+        if sample.problem is not None:
+            return BAD + sample.problem
+        if not _storable(sample):
+            return BAD + "name_too_long"
+        if is_excluded(sample, self.exclusions):
+            return "exclude"
+        return sample_reason(sample, self.rules) if filtered else ""
+
+    def _score_captions(self, rows: Sequence[Row], samples: Sequence[Sample], known: Sequence[Row | None]) -> None:
+        new: list[tuple[Row, str]] = []
+        for row, sample, before in zip(rows, samples, known, strict=True):
+            if row.reason:
+                continue
+            if before is not None and before.parser_version == self.parser_version:
+                row.take_caption_scores(before)
+            else:
+                new.append((row, sample.caption))
+        if new:
+            graphs = self.parser.parse([caption for _, caption in new])
+            for (row, _), graph in zip(new, graphs, strict=True):
+                row.describe(graph, self.parser_version)
+
+    def _judge_pictures(
+        self, rows: Sequence[Row], samples: Sequence[Sample], known: Sequence[Row | None], *, filtered: bool
+    ) -> None:
+        """Look at the pictures of the rows that no rule has dropped; the spotter draws those that it has to read."""
+        unread = deque[tuple[Row, Sample, Image.Image]]()
+
+        def questions() -> Iterator[Question]:
+            for row, sample, before in zip(rows, samples, known, strict=True):
+                if row.reason:
+                    continue
+                reads = filtered and self._must_read(row, sample)
+                image = self._opened(row, sample, before, reads=reads, filtered=filtered)
+                if reads and image is not None:
+                    unread.append((row, sample, image))
+                    yield self._question(image, sample.caption)
+                elif not row.reason:
+                    self._settle(row, sample, image)
+
+        for found in self.spotter.spot_all(questions()):
+            row, sample, image = unread.popleft()
+            row.ocr, row.ocr_state = found.texts, found.state
+            row.matched = shows_caption(sample.caption, found.texts, match_rule(self.rules))
+            self._settle(row, sample, image)
+
+    def _must_read(self, row: Row, sample: Sample) -> bool:
+        """Whether earlier scores do not say enough about the texts of a picture; sets what they do say."""
+        spotting = self.rules.text_spotting
+        if spotting.mode == "Disabled":
+            return False
+        if row.ocr_state != "not_run":
+            row.matched = shows_caption(sample.caption, row.ocr, match_rule(self.rules))
+        return not (row.ocr_state == "done" or (row.matched and spotting.mode == "Drop"))
+
+    def _opened(
+        self, row: Row, sample: Sample, before: Row | None, *, reads: bool, filtered: bool
+    ) -> Image.Image | None:
+        """The picture, or None where no rule looks at it or one has dropped it by its shape or as unreadable."""
+        rules = self.rules if filtered else _TAKEN_AS_IT_IS
+        looks = rules.min_side > 0 or rules.max_aspect_ratio > 0 or self.gallery is not None
+        looks = looks or self.rules.duplicates == "Near"
+        if not reads and not looks and _was_readable(before):
+            return None
+        try:
+            image = decode(sample.image)
+        except BadPictureError as error:
+            row.reason = BAD + error.reason
+            return None
+        row.reason = picture_reason(image, rules, self.gallery)
+        return None if row.reason else image
+
+    def _question(self, image: Image.Image, caption: str) -> Question:
+        if self.rules.text_spotting.mode != "Drop":
+            return Question(image)
+        rule = match_rule(self.rules)
+        return Question(image, lambda text: rule.matches(caption, text))
+
+    def _settle(self, row: Row, sample: Sample, image: Image.Image | None) -> None:
+        """The last rule on a picture, and the fingerprint of one that stays."""
+        if row.matched and self.rules.text_spotting.mode == "Drop":
+            row.reason = "text"
+        else:
+            row.fingerprint = fingerprint_of(self.rules, sample, image)
+
+
+def fingerprint_of(rules: Filter, sample: Sample, image: Image.Image | None) -> bytes | None:
+    """32 bytes by which repeats of a picture are known; None where none are looked for. `Near` needs the decoded picture."""
+    if rules.duplicates is None:
+        return None
+    if rules.duplicates == "Exact":
+        return hashlib.sha256(sample.image).digest()
+    assert image is not None, "the picture has been decoded for its fingerprint"
+    return fingerprint(image).tobytes()
+
+
+def sample_reason(sample: Sample, rules: Filter) -> str:
+    """The rule on language or on the .json's numbers that drops a sample, "" if none does."""
+    if rules.language is not None and not is_english(sample.caption):
+        return "language"
+    for limit in rules.metadata_limits:
+        value = sample.meta.get(limit.name)
+        if isinstance(value, int | float) and not isinstance(value, bool) and not _within(value, limit):
+            return "metadata"
+    return ""
+
+
+def _within(value: float, limit: MetadataLimit) -> bool:
+    """Whether a number keeps its bounds; what is no number (NaN) does not."""
+    low = -math.inf if limit.min is None else limit.min
+    high = math.inf if limit.max is None else limit.max
+    return low <= value <= high
+
+
+def picture_reason(image: Image.Image, rules: Filter, gallery: Gallery | None) -> str:
+    """The rule on size and shape, or the benchmark's gallery, that drops a picture, "" if none does."""
+    short, long = sorted(image.size)
+    if short < rules.min_side or (rules.max_aspect_ratio > 0 and long > rules.max_aspect_ratio * short):
+        return "size"
+    return "benchmark" if gallery is not None and gallery.holds(image) else ""
+
+
+def caption_reason(row: Row, rules: Filter) -> str:
+    """The caption rule (C before A) that drops a scored sample, "" if none does."""
+    if row.complexity < rules.min_complexity:
+        return "complexity"
+    actions = row.num_actions if rules.action_rule == "SubjectOrObject" else row.num_subject_actions
+    return "action" if actions < rules.min_actions else ""
+
+
+def match_rule(rules: Filter) -> MatchRule:
+    """The T rule of a run."""
+    spotting = rules.text_spotting
+    return MatchRule(
+        min_confidence=spotting.min_confidence,
+        min_characters=spotting.min_matched_characters,
+        method=spotting.match,
+        across_words=spotting.across_words,
+    )
+
+
+def _was_readable(before: Row | None) -> bool:
+    """Whether an earlier run has opened the picture without a fault."""
+    return before is not None and (before.kept or before.ocr_state != "not_run")
+
+
+def new_row(shard: str, sample: Sample) -> Row:
+    """The row of a sample that has not been scored."""
+    return Row(shard=shard, index=storable(sample.key), uid=storable(sample.uid), caption_sha256=sample.caption_sha256)
+
+
+def _storable(sample: Sample) -> bool:
+    """Whether the kept shard's tar format can hold the members' names."""
+    longest = max(sample.members, key=len, default="")
+    try:
+        tarfile.TarInfo(f"{sample.key}.{longest}").tobuf(tarfile.USTAR_FORMAT, "utf-8", "surrogateescape")
+    except ValueError:
+        return False
+    return True

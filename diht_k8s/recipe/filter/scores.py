@@ -1,0 +1,167 @@
+"""Scores: one Parquet row for every sample of a shard, in shard order. Written for people and later stages, read to judge again.
+
+The header says which input, parser and spotter the scores come from; scores whose header agrees are used again under other
+thresholds.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from diht_k8s.api.errors import DataError
+from diht_k8s.api.hashing import SCHEMA_VERSION
+from diht_k8s.recipe.filter.captions.graph import CaptionGraph
+from diht_k8s.recipe.filter.text_spotting.matching import SpottedText
+from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tables import HEADER_KEY
+
+_STRINGS: Final = pa.list_(pa.string())
+
+
+def _records(**columns: pa.DataType) -> pa.DataType:
+    return pa.list_(pa.struct([pa.field(name, kind) for name, kind in columns.items()]))
+
+
+SCHEMA: Final = pa.schema(
+    {
+        "shard": pa.string(),
+        "index": pa.string(),
+        "uid": pa.string(),
+        "caption_sha256": pa.string(),
+        "objects": _STRINGS,
+        "attributes": _records(object=pa.string(), attribute=pa.string()),
+        "relations": _records(subject=pa.string(), action=pa.string(), object=pa.string()),
+        "actions": _STRINGS,
+        "complexity": pa.int32(),
+        "num_actions": pa.int32(),
+        "num_subject_actions": pa.int32(),
+        "ocr": _records(text=pa.string(), confidence=pa.float64()),
+        "ocr_state": pa.string(),
+        "kept": pa.bool_(),
+        "reason": pa.string(),
+        "parser_version": pa.string(),
+    }
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class Row:
+    """The scores of one sample; filled step by step."""
+
+    shard: str
+    index: str
+    """the sample's key in its shard."""
+    uid: str
+    caption_sha256: str
+    objects: Sequence[str] = ()
+    attributes: Sequence[tuple[str, str]] = ()
+    relations: Sequence[tuple[str | None, str, str | None]] = ()
+    actions: Sequence[str] = ()
+    complexity: int = 0
+    num_actions: int = 0
+    num_subject_actions: int = 0
+    ocr: Sequence[SpottedText] = ()
+    ocr_state: str = "not_run"
+    """done, stopped_early (at the first match) or not_run."""
+    kept: bool = False
+    reason: str = ""
+    """"" when kept; bad:REASON, or the rule that dropped the sample."""
+    parser_version: str = ""
+    """"" while the caption has not been parsed."""
+    matched: bool | None = field(default=None, compare=False)
+    """whether the picture shows its caption under the run's rule; None while unknown. Not stored: the rule may change."""
+
+    fingerprint: bytes | None = field(default=None, compare=False)
+    """of the picture, where repeats are looked for; stored beside the scores of kept pairs."""
+
+    def describe(self, graph: CaptionGraph, version: str) -> None:
+        """Take over what the parser found."""
+        names = [mention.name for mention in graph.objects]
+        self.objects = names
+        self.attributes = [(names[index], name) for index, name in graph.attributes]
+        self.relations = [
+            (None if one is None else names[one], predicate, None if other is None else names[other])
+            for one, predicate, other in graph.relations
+        ]
+        self.actions = [action.name for action in graph.actions]
+        self.complexity, self.num_actions = graph.complexity, graph.num_actions
+        self.num_subject_actions, self.parser_version = graph.num_subject_actions, version
+
+    def take_caption_scores(self, other: Row) -> None:
+        """Take over what an earlier run's parser found."""
+        for name in _CAPTION_FIELDS:
+            setattr(self, name, getattr(other, name))
+
+    def same_sample(self, other: Row) -> bool:
+        """Whether both rows speak of the same pair."""
+        return (self.index, self.uid, self.caption_sha256) == (other.index, other.uid, other.caption_sha256)
+
+
+_CAPTION_FIELDS: Final = (
+    *("objects", "attributes", "relations", "actions"),
+    *("complexity", "num_actions", "num_subject_actions", "parser_version"),
+)
+_STORED: Final = tuple(item.name for item in fields(Row) if item.name in SCHEMA.names)
+
+
+def to_batch(rows: Sequence[Row]) -> pa.RecordBatch:
+    """Rows as Arrow columns, which hold many of them in little memory."""
+    columns = {name: [getattr(row, name) for row in rows] for name in _STORED}
+    columns["attributes"] = [[{"object": o, "attribute": a} for o, a in item] for item in columns["attributes"]]
+    columns["relations"] = [
+        [{"subject": s, "action": a, "object": o} for s, a, o in item] for item in columns["relations"]
+    ]
+    columns["ocr"] = [[{"text": t, "confidence": c} for t, c in item] for item in columns["ocr"]]
+    return pa.RecordBatch.from_pydict(columns, schema=SCHEMA)
+
+
+def from_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[Row]:
+    """The rows of Arrow columns, one after the other."""
+    for batch in batches:
+        for item in batch.to_pylist():
+            item["attributes"] = [(pair["object"], pair["attribute"]) for pair in item["attributes"]]
+            item["relations"] = [(edge["subject"], edge["action"], edge["object"]) for edge in item["relations"]]
+            item["ocr"] = [SpottedText(text["text"], text["confidence"]) for text in item["ocr"]]
+            yield Row(**item)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A scores file."""
+
+    header: dict[str, Any]
+    file: pq.ParquetFile
+
+    def rows(self) -> Iterator[Row]:
+        """The rows, decoded a thousand at a time."""
+        return from_batches(self.file.iter_batches(1024))
+
+
+def open_scores(data: bytes, uri: str) -> Scores:
+    """Scores from the bytes of a file.
+
+    Raises:
+        DataError: it is no scores file, or one of another schema version.
+    """
+    try:
+        file = pq.ParquetFile(io.BytesIO(data))
+        header = json.loads((file.schema_arrow.metadata or {})[HEADER_KEY])
+        if header["schema_version"] != SCHEMA_VERSION or not SCHEMA.equals(file.schema_arrow.remove_metadata()):
+            raise ValueError(f"schema version {header['schema_version']}, this program writes {SCHEMA_VERSION}")
+    except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
+        raise DataError(
+            f"{uri} is no scores file of this version or is damaged ({error}): remove it and run the stage again"
+        ) from error
+    return Scores(header, file)
+
+
+def find_scores(storage: Storage, uri: str) -> Scores | None:
+    """The scores at a URI, None where nothing is."""
+    return open_scores(storage.read_bytes(uri), uri) if storage.exists(uri) else None

@@ -1,0 +1,207 @@
+"""Filter whole shards: samples stream through the judge in batches; the kept pairs are written first, the scores last.
+
+A shard is done when its scores lie there under this run's configuration. Each is claimed while it is worked on (see `claims`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, Final
+
+import pyarrow as pa
+
+from diht_k8s.api.errors import DihtError, UserError
+from diht_k8s.api.filter import Filter
+from diht_k8s.api.hashing import SCHEMA_VERSION
+from diht_k8s.api.layout import join
+from diht_k8s.recipe.filter.captions.parser import CaptionParser
+from diht_k8s.recipe.filter.decontamination import read_gallery
+from diht_k8s.recipe.filter.deduplication import write_fingerprints
+from diht_k8s.recipe.filter.exclusion import read_exclusions
+from diht_k8s.recipe.filter.kept_pairs import KeptPairs
+from diht_k8s.recipe.filter.progress import StageProgress
+from diht_k8s.recipe.filter.rules import Judge
+from diht_k8s.recipe.filter.scores import Row, Scores, find_scores, to_batch
+from diht_k8s.recipe.filter.summary import Summary
+from diht_k8s.recipe.filter.text_spotting.spotter import TextSpotter
+from diht_k8s.recipe.runtime.claims import Claims
+from diht_k8s.recipe.runtime.stage import Context
+from diht_k8s.recipe.shards.pairs import read_pairs
+from diht_k8s.recipe.shards.samples import Sample
+from diht_k8s.recipe.shards.sources import Shard, share
+from diht_k8s.recipe.shards.tables import write_table
+
+BATCH: Final = 256
+"""Samples judged at once: enough for the parser's batches, few enough that a stop request waits for seconds only."""
+BATCH_BYTES: Final = 128 << 20
+"""Bytes of them, beyond which a batch ends sooner: shards may hold large pictures."""
+
+
+def is_done(scores: Scores, context: Context) -> bool:
+    """Whether a shard's scores are the ones that this run would write."""
+    return scores.header["config_sha256"] == context.config_sha256
+
+
+def batches_of(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
+    """Samples that are judged at once, in order."""
+    batch, size = list[Sample](), 0
+    for sample in samples:
+        batch.append(sample)
+        size += sum(map(len, sample.members.values()))
+        if len(batch) == BATCH or size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+class ShardFilter:
+    """Filters shards of one run, one after the other."""
+
+    def __init__(self, context: Context, rules: Filter, shards: list[Shard], claims: Claims) -> None:
+        """Prepare; models are loaded with the first sample that needs them.
+
+        Args:
+            context: the stage's context.
+            rules: the run's thresholds.
+            shards: all shards of the stage, for the progress.
+            claims: what tells the workers who is at which shard.
+
+        Raises:
+            UserError: texts are to be spotted on a GPU that cannot be used.
+        """
+        self._context, self._rules, self._claims = context, rules, claims
+        self._programs: dict[str, str] = context.config["programs"]
+        self._inputs: dict[str, str] = context.config["inputs"]
+        spotting = rules.text_spotting
+        self._spotter = TextSpotter(
+            detector_size=spotting.detector_size, device=spotting.device, precision=spotting.precision
+        )
+        if spotting.mode != "Disabled":
+            self._spotter.check_device()
+        self._kept = KeptPairs(context.storage, context.layout, rules.output)
+        self._exclusions = read_exclusions(context.storage, rules.exclude)
+        self._progress = StageProgress(context, shards, share(shards, context.worker, context.workers))
+
+    @cached_property
+    def _judge(self) -> Judge:
+        """Made for the first shard that is not done: the benchmarks' pictures may be many."""
+        context, rules = self._context, self._rules
+        return Judge(
+            rules=rules,
+            parser=CaptionParser(),
+            parser_version=self._programs["parser"],
+            spotter=self._spotter,
+            exclusions=self._exclusions,
+            gallery=read_gallery(context.run.spec, context.storage, rules.decontaminate, context.stop),
+        )
+
+    def run(self, shards: Sequence[Shard]) -> bool:
+        """Filter the shards that are not done and that no other worker is at; whether any was.
+
+        Raises:
+            StopRequested: between batches, after a signal.
+            DataError: a shard is damaged.
+            UserError: `scoresFrom` holds no scores that fit.
+        """
+        worked = False
+        for shard in shards:
+            self._context.stop.raise_if_requested("finished shards are kept")
+            earlier = find_scores(self._context.storage, self._context.layout.scores(shard.name))
+            if earlier is not None and self._is_judged(shard, earlier):
+                self._progress.finish(shard, earlier.header["summary"]["input"], skipped=True)
+            elif self._claims.take(shard.name):
+                worked = True
+                self._filter_claimed(shard, earlier)
+        return worked
+
+    def _is_judged(self, shard: Shard, scores: Scores) -> bool:
+        """Whether a shard is done, with fingerprints where repeats are looked for."""
+        if not is_done(scores, self._context) or self._rules.duplicates is None:
+            return is_done(scores, self._context)
+        return self._context.storage.exists(self._context.layout.fingerprints(shard.name))
+
+    def _filter_claimed(self, shard: Shard, earlier: Scores | None) -> None:
+        self._progress.begin(shard)
+        try:
+            self._filter(shard, self._usable(shard, earlier) or self._from_other_run(shard))
+        except DihtError:
+            self._claims.give_up(shard.name)
+            raise
+
+    def _filter(self, shard: Shard, earlier: Scores | None) -> None:
+        context, summary, batches = self._context, Summary(), list[pa.RecordBatch]()
+        before = iter(earlier.rows()) if earlier is not None else iter(())
+        spotting, prints = self._rules.text_spotting, list[bytes]()
+
+        def kept() -> Iterator[tuple[int, Row, Sample]]:
+            for batch in batches_of(read_pairs(context.storage, shard)):
+                context.stop.raise_if_requested("finished shards are kept")
+                self._claims.keep()
+                rows = self._judge_batch(shard, batch, before, earlier)
+                batches.append(to_batch(rows))
+                for sample, row in zip(batch, rows, strict=True):
+                    number = summary.input  # of those before it
+                    summary.add(row, sample, filtered=shard.filtered, min_characters=spotting.min_matched_characters)
+                    if row.kept:
+                        prints.append(row.fingerprint or b"")
+                        yield number, row, sample
+                self._progress.advance(rows)
+
+        count, written = self._kept.write(shard.name, kept())
+        assert count == summary.kept, "one kept pair for every row that says so"
+        summary.check()
+        if self._rules.duplicates is not None:
+            write_fingerprints(context, shard, prints)
+        header = {
+            **self._header(shard, earlier),
+            "kept": written,
+            "summary": summary.to_json(),
+        }
+        table = pa.Table.from_batches(batches)
+        write_table(context.storage, context.layout.scores(shard.name), table, header)
+        self._progress.finish(shard, summary.input)
+
+    def _judge_batch(
+        self, shard: Shard, batch: Sequence[Sample], before: Iterator[Row], earlier: Scores | None
+    ) -> list[Row]:
+        known = [next(before, None) for _ in batch]
+        if earlier is not None and earlier.header["spotter"] != self._spotter_version(earlier):
+            known = [None if row is None else replace(row, ocr=(), ocr_state="not_run", kept=False) for row in known]
+        return self._judge.judge(shard.name, batch, known, filtered=shard.filtered)
+
+    def _header(self, shard: Shard, earlier: Scores | None) -> dict[str, Any]:
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "config_sha256": self._context.config_sha256,
+            "inputs": {shard.name: self._inputs[shard.name]},
+            "parser": self._programs["parser"],
+            "spotter": self._spotter_version(earlier),
+        }
+
+    def _spotter_version(self, earlier: Scores | None) -> str | None:
+        """Version behind the texts that this run stores; a run without T hands on what an earlier one had read."""
+        return self._programs.get("spotter", earlier.header["spotter"] if earlier is not None else None)
+
+    def _usable(self, shard: Shard, earlier: Scores | None) -> Scores | None:
+        """Earlier scores of the same pictures and captions, else None."""
+        return (
+            earlier
+            if earlier is not None and earlier.header["inputs"] == {shard.name: self._inputs[shard.name]}
+            else None
+        )
+
+    def _from_other_run(self, shard: Shard) -> Scores | None:
+        folder = self._rules.scores_from
+        if folder is None:
+            return None
+        uri = join(folder, "scores", f"{shard.name}.parquet")
+        scores = self._usable(shard, find_scores(self._context.storage, uri))
+        if scores is None:
+            raise UserError(
+                f"spec.filter.scoresFrom: {uri} is not there or was made of another {shard.uri}: "
+                "name the filter folder of a run over the same shards, or leave scoresFrom out"
+            )
+        return scores

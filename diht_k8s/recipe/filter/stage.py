@@ -1,0 +1,184 @@
+"""The filter as a stage program: raw shards in; scores, kept shards and `report.json` out (design: scores for EVERY sample).
+
+A shard is done when its scores lie there under this run's configuration, and they are written after its kept pairs. Each worker begins
+with its own share of the shards, then takes what others have not begun or have left behind (see `claims`), so that the last shard
+is not one slow or dead worker's alone. One of them adds up the counts and ends the stage; the others wait for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from diht_k8s.api.errors import DataError
+from diht_k8s.api.filter import Filter
+from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
+from diht_k8s.api.layout import join
+from diht_k8s.api.reports import Artefact
+from diht_k8s.api.run import DihtRun
+from diht_k8s.recipe.filter.decontamination import benchmark_shards
+from diht_k8s.recipe.filter.deduplication import Deduplication, is_deduplicated
+from diht_k8s.recipe.filter.kept_pairs import KeptPairs
+from diht_k8s.recipe.filter.model_versions import parser_version, spotter_version
+from diht_k8s.recipe.filter.report import report
+from diht_k8s.recipe.filter.scores import Scores, open_scores
+from diht_k8s.recipe.filter.shards import ShardFilter, is_done
+from diht_k8s.recipe.filter.summary import Summary
+from diht_k8s.recipe.runtime.claims import BEAT_SECONDS, Claims
+from diht_k8s.recipe.runtime.commit import artefact
+from diht_k8s.recipe.runtime.stage import Context, Outcome
+from diht_k8s.recipe.shards.sources import Shard, input_shards, share
+from diht_k8s.recipe.shards.storage import Storage
+
+END: Final = "end of the stage"
+"""Name of the claim on adding up: one worker reads all scores, not all workers."""
+
+
+def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """Identity of every shard, of the exclude list and of benchmarks to keep out; versions of parser and spotter."""
+    rules = _rules(run)
+    inputs = {shard.name: _identity(storage, shard) for shard in input_shards(run.spec, storage)}
+    if rules.exclude is not None:
+        inputs["exclude list"] = storage.identity(rules.exclude)
+    for name in rules.decontaminate:
+        digests = [storage.identity(uri) for uri in benchmark_shards(run.spec, storage, name)]
+        inputs[f"benchmark {name}"] = sha256_of(digests)
+    programs = {"parser": parser_version()}
+    if rules.text_spotting.mode != "Disabled":
+        programs["spotter"] = spotter_version(rules.text_spotting.detector_size, rules.text_spotting.precision)
+    return inputs, programs
+
+
+def execute(context: Context) -> Outcome | None:
+    """Filter shards until all are done; the outcome of the stage in the worker that ends it, None in the others."""
+    shards = input_shards(context.run.spec, context.storage)
+    claims = Claims(
+        context.storage,
+        context.layout.stage(context.stage),
+        worker=context.worker,
+        workers=context.workers,
+        config_sha256=context.config_sha256,
+    )
+    rules = _rules(context.run)
+    work, last = ShardFilter(context, rules, shards, claims), Deduplication(context, rules, shards, claims)
+    work.run(share(shards, context.worker, context.workers))
+    while not context.storage.exists(context.layout.committed(context.stage)):
+        missing = _without_output(context, shards)
+        worked, waiting = work.run(missing), len(missing)
+        if not missing and rules.duplicates is not None:
+            worked, waiting = last.run()
+        if not worked and not waiting and claims.take(END):
+            missing, outcome = _end(context, shards, claims)
+            if outcome is not None:
+                claims.clear(END)
+                return outcome
+            claims.give_up(END)
+            worked, last = work.run(missing), Deduplication(context, rules, shards, claims)
+        if not worked:
+            context.stop.raise_if_requested("finished shards are kept")
+            time.sleep(min(max(1, waiting), BEAT_SECONDS))  # about one question a second
+    return None
+
+
+def _without_output(context: Context, shards: Sequence[Shard]) -> list[Shard]:
+    """Shards that are surely not judged, told by names alone; the last first, because their owners begin with the first."""
+    folders = ["scores"] if _rules(context.run).duplicates is None else ["scores", "fingerprints"]
+    there = [set(context.storage.names(join(context.layout.stage(context.stage), folder))) for folder in folders]
+    return [shard for shard in reversed(shards) if any(f"{shard.name}.parquet" not in names for names in there)]
+
+
+def _end(context: Context, shards: list[Shard], claims: Claims) -> tuple[list[Shard], Outcome | None]:
+    """The outcome; or the shards whose scores are of another configuration, from before the stage was to be made again."""
+    missing, found = list[Shard](), list[tuple[Scores, Artefact]]()
+    for shard in shards:
+        context.stop.raise_if_requested("finished shards are kept")
+        claims.keep()
+        scores = done_scores(context, shard)
+        if scores is None:
+            missing.append(shard)
+        else:
+            found.append(scores)
+    return missing, None if missing else finish(context, shards, found)
+
+
+def _rules(run: DihtRun) -> Filter:
+    assert run.spec.filter is not None, "run_stage checks that the stage is there"
+    return run.spec.filter
+
+
+def _identity(storage: Storage, shard: Shard) -> str:
+    """What changes when a shard's samples do, as the filter reads them."""
+    keys = {"image": shard.image_key, "caption": shard.caption_key}
+    read_as = "".join(f" {name} {key}" for name, key in keys.items() if key is not None)
+    return storage.identity(shard.uri) + read_as + ("" if shard.filtered else " not filtered")
+
+
+def done_scores(context: Context, shard: Shard) -> tuple[Scores, Artefact] | None:
+    """A shard's scores with their digest; None where they are not there, of another configuration, or with repeats that are to go."""
+    uri = context.layout.scores(shard.name)
+    if not context.storage.exists(uri):
+        return None
+    data = context.storage.read_bytes(uri)
+    scores = open_scores(data, uri)
+    path = f"scores/{shard.name}.parquet"
+    if not is_done(scores, context) or (_rules(context.run).duplicates is not None and not is_deduplicated(scores)):
+        return None
+    return scores, Artefact(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def finish(
+    context: Context, shards: Sequence[Shard], found: Sequence[tuple[Scores, Artefact]], *, check: bool = True
+) -> Outcome:
+    """Add up the shards' counts, `check` the whole, write the report.
+
+    Raises:
+        DataError: too many samples are bad, or none is kept.
+    """
+    total, per_shard, artefacts = Summary(), list[dict[str, Any]](), list[Artefact]()
+    kept = KeptPairs(context.storage, context.layout, _rules(context.run).output)
+    for shard, (scores, scores_artefact) in zip(shards, found, strict=True):
+        summary = Summary.from_json(scores.header["summary"])
+        summary.check()
+        assert scores.file.metadata.num_rows == summary.input, "one row for every sample"
+        total.merge(summary)
+        per_shard.append({"name": shard.name, "source": shard.source, **summary.counts()})
+        artefacts += [scores_artefact, Artefact(path=kept.path(shard.name), **scores.header["kept"])]
+    total.check()
+    if check:
+        _check_result(total, _rules(context.run))
+    header = {
+        "schema_version": SCHEMA_VERSION,
+        "config_sha256": context.config_sha256,
+        "inputs": context.config["inputs"],
+    }
+    document = report(total, _rules(context.run), header)
+    uri = context.layout.report(context.stage)
+    context.storage.write_bytes(uri, json.dumps(document, indent=1, ensure_ascii=False).encode())
+    artefacts.append(artefact(context.storage, context.layout, context.stage, "report.json"))
+    return Outcome(artefacts, {"shards": per_shard, "counts": total.counts()})
+
+
+def _check_result(total: Summary, rules: Filter) -> None:
+    """Stop where the input is too bad, or nothing is left.
+
+    Raises:
+        DataError: with the counts.
+    """
+    percent = 100 * total.bad.total() / total.input
+    if percent > rules.max_bad_percent:
+        raise DataError(
+            f"{total.bad.total()} of {total.input} samples are bad ({_listed(total.bad)}), {percent:.3g} % and more than "
+            f"maxBadPercent {rules.max_bad_percent:g}: mend the shards, or raise spec.filter.maxBadPercent"
+        )
+    if total.kept == 0:
+        raise DataError(
+            f"the filter keeps none of {total.input} samples (dropped: {_listed(total.dropped)}; bad: {_listed(total.bad)}): "
+            "lower spec.filter.minComplexity or minActions, or check that the captions are English"
+        )
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items())) or "none"

@@ -1,0 +1,197 @@
+"""What the filter did, in figures: counted per shard while its scores are made, added up over shards for the report. Pure.
+
+Nothing is dropped silently: `Summary.check` asserts input = kept + dropped by reason + bad by reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
+
+from diht_k8s.recipe.filter.rules import BAD
+from diht_k8s.recipe.filter.scores import Row
+from diht_k8s.recipe.filter.text_spotting.matching import normalised_words
+from diht_k8s.recipe.shards.samples import Sample
+
+MAX_EXAMPLES: Final = 12
+MAX_NAMES: Final = 500
+"""Commonest names kept of each shard; the report shows fewer."""
+MAX_COMPLEXITY: Final = 10
+MAX_ACTIONS: Final = 5
+"""Cells of the funnel's table above these are added up in the last one."""
+MAX_CAPTION: Final = 300
+NAME_KINDS: Final = ("objects", "attributes", "actions")
+CELL_FIELDS: Final = ("samples", "unread", "matched")
+
+
+@dataclass(kw_only=True)
+class Summary:
+    """Counts over samples; two of them add up."""
+
+    input: int = 0
+    kept: int = 0
+    bad: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    cells: dict[tuple[int, int], list[int]] = field(default_factory=dict)
+    """(complexity, actions) -> scored samples of filtered sources that no earlier rule took; those of them whose picture's
+    verdict is unknown; those whose picture shows the caption."""
+    names: dict[str, Counter[str]] = field(default_factory=lambda: {kind: Counter() for kind in NAME_KINDS})
+    painted: Counter[str] = field(default_factory=Counter)
+    """verdicts on pictures whose JSON says whether words of the caption were painted into them: `painted_found`,
+    `painted_missed`, `short_found`, `short_missed` (no painted word is as long as the rule asks), `clean_dropped`, `clean_passed`."""
+    examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """reason (`kept` for kept ones) -> the samples with the smallest hash of their uid, so that they are a fair draw."""
+
+    def add(self, row: Row, sample: Sample, *, filtered: bool, min_characters: int = 5) -> None:
+        """Count one judged sample; `min_characters` is the T rule's, for the verdict on painted words."""
+        self.input += 1
+        if row.kept:
+            self.kept += 1
+        elif row.reason.startswith(BAD):
+            self.bad[row.reason.removeprefix(BAD)] += 1
+        else:
+            self.dropped[row.reason] += 1
+        if row.parser_version:
+            self.names["objects"].update(row.objects)
+            self.names["attributes"].update(name for _, name in row.attributes)
+            self.names["actions"].update(row.actions)
+            if filtered and not row.reason.startswith(BAD) and row.reason != "language":
+                self._add_cell(row)
+        self._add_painted(row, sample, min_characters)
+        self._add_example(row, sample)
+
+    def _add_cell(self, row: Row) -> None:
+        key = (min(row.complexity, MAX_COMPLEXITY), min(row.num_actions, MAX_ACTIONS))
+        cell = self.cells.setdefault(key, [0] * len(CELL_FIELDS))
+        cell[0] += 1
+        cell[1] += row.matched is None
+        cell[2] += row.matched is True
+
+    def _add_painted(self, row: Row, sample: Sample, min_characters: int) -> None:
+        if row.matched is None or "painted" not in sample.meta:
+            return
+        painted = sample.meta["painted"]
+        if not painted:
+            self.painted["clean_dropped" if row.matched else "clean_passed"] += 1
+            return
+        text = painted.get("text", "") if isinstance(painted, dict) else str(painted)
+        long_enough = any(len(word) >= min_characters for word in normalised_words(text))
+        self.painted[f"{'painted' if long_enough else 'short'}_{'found' if row.matched else 'missed'}"] += 1
+
+    def _add_example(self, row: Row, sample: Sample) -> None:
+        reason = row.reason or "kept"
+        if reason == "exclude":
+            return  # a report shows nothing of what somebody wants taken down
+        rank = hashlib.sha256(row.uid.encode()).hexdigest()
+        chosen = self.examples.setdefault(reason, [])
+        if len(chosen) < MAX_EXAMPLES or rank < chosen[-1]["rank"]:
+            example = {
+                "rank": rank,
+                "uid": row.uid,
+                "shard": row.shard,
+                "key": row.index,
+                "caption": sample.caption[:MAX_CAPTION],
+                "objects": list(row.objects)[:8],
+                "actions": list(row.actions)[:8],
+                "texts": [text.text[:80] for text in row.ocr[:8]],
+            }
+            self.examples[reason] = _first(MAX_EXAMPLES, [*chosen, example])
+
+    def merge(self, other: Summary) -> None:
+        """Add the counts of other samples."""
+        self.input += other.input
+        self.kept += other.kept
+        for mine, theirs in (
+            (self.bad, other.bad),
+            (self.dropped, other.dropped),
+            (self.painted, other.painted),
+            *((self.names[kind], other.names[kind]) for kind in NAME_KINDS),
+        ):
+            mine.update(theirs)
+        for key, cell in other.cells.items():
+            mine_cell = self.cells.get(key, [0] * len(CELL_FIELDS))
+            self.cells[key] = [one + two for one, two in zip(mine_cell, cell, strict=True)]
+        for reason, examples in other.examples.items():
+            self.examples[reason] = _first(MAX_EXAMPLES, [*self.examples.get(reason, []), *examples])
+
+    def exclude(self, taken: Summary, uids: Collection[str]) -> None:
+        """Count kept samples as excluded after all.
+
+        Args:
+            taken: their counts, part of this summary's.
+            uids: examples of these go too.
+        """
+        self.kept -= taken.kept
+        self.dropped["exclude"] += taken.kept
+        self.dropped = +self.dropped
+        self.painted = self.painted - taken.painted
+        for kind in NAME_KINDS:
+            self.names[kind] -= taken.names[kind]  # the rare ones are not counted, and stay so
+        for key, cell in taken.cells.items():
+            self.cells[key] = [one - two for one, two in zip(self.cells[key], cell, strict=True)]
+        self.cells = {key: cell for key, cell in self.cells.items() if cell[0]}
+        left = {
+            reason: [example for example in examples if example["uid"] not in uids]
+            for reason, examples in self.examples.items()
+        }
+        self.examples = {reason: examples for reason, examples in left.items() if examples}
+
+    def drop(self, uids: Sequence[str], reason: str) -> None:
+        """Count kept samples as dropped by a rule that comes last."""
+        self.kept -= len(uids)
+        self.dropped[reason] += len(uids)
+        kept, gone = self.examples.pop("kept", []), frozenset(uids)
+        parts = {
+            "kept": [item for item in kept if item["uid"] not in gone],
+            reason: [i for i in kept if i["uid"] in gone],
+        }
+        self.examples |= {name: examples for name, examples in parts.items() if examples}
+
+    def check(self) -> None:
+        """Assert that every sample is accounted for."""
+        assert self.input == self.kept + self.dropped.total() + self.bad.total(), self.counts()
+
+    def counts(self) -> dict[str, Any]:
+        """Input, kept, bad and dropped by reason."""
+        return {
+            "input": self.input,
+            "kept": self.kept,
+            "bad": dict(sorted(self.bad.items())),
+            "dropped": dict(sorted(self.dropped.items())),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The summary as it travels in a scores file's header; the same samples give the same text."""
+        return {
+            **self.counts(),
+            "cells": [[*key, *cell] for key, cell in sorted(self.cells.items())],
+            "names": {kind: top_names(self.names[kind], MAX_NAMES) for kind in NAME_KINDS},
+            "painted": dict(sorted(self.painted.items())),
+            "examples": {reason: self.examples[reason] for reason in sorted(self.examples)},
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The summary back from a header."""
+        return cls(
+            input=data["input"],
+            kept=data["kept"],
+            bad=Counter(data["bad"]),
+            dropped=Counter(data["dropped"]),
+            cells={(item[0], item[1]): item[2:] for item in data["cells"]},
+            names={kind: Counter(dict(data["names"][kind])) for kind in NAME_KINDS},
+            painted=Counter(data["painted"]),
+            examples=dict(data["examples"]),
+        )
+
+
+def top_names(counter: Counter[str], number: int) -> list[tuple[str, int]]:
+    """The commonest names with their counts, ties by name."""
+    return sorted(counter.items(), key=lambda item: (-item[1], item[0]))[:number]
+
+
+def _first(number: int, examples: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(examples, key=lambda example: (example["rank"], example["shard"], example["key"]))[:number]

@@ -1,0 +1,1 @@
+"""Text in images (T): detector, recogniser and the match with the caption."""

@@ -1,0 +1,182 @@
+"""Teacher features of kept shards: each picture passes the teacher once, the features lie beside the labels as fp16 safetensors.
+
+In: the kept pairs. Out: `label/features/SHARD.safetensors`, whole or absent, so that the stage goes on shard by shard; heads are trained on
+them and labels predicted from them.
+
+Shapes: N pictures of a shard, B of a batch, D features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from diht_k8s.api.errors import DataError
+from diht_k8s.recipe.label.teacher import Teacher
+from diht_k8s.recipe.shards.images import BadPictureError, decode
+from diht_k8s.recipe.shards.pairs import read_pairs
+from diht_k8s.recipe.shards.samples import Sample
+from diht_k8s.recipe.shards.sources import Shard
+from diht_k8s.recipe.shards.storage import Storage
+
+MAX_DECODERS: Final = 16
+SHOWN_UIDS: Final = 5
+
+
+@dataclass(frozen=True)
+class ShardFeatures:
+    """The teacher's view of one shard, rows in its order."""
+
+    features_ND: Tensor
+    """fp16; zeros where `usable_N` is False."""
+    uid_hash_N: Tensor
+    """int64: says which pair a row belongs to."""
+    group_hash_N: Tensor
+    """int64, equal for pairs of one group (near-duplicates): folds are made of it."""
+    usable_N: Tensor
+    """bool: False where the picture cannot be decoded."""
+    bad: Mapping[str, int]
+    """unusable pictures by reason."""
+
+
+def hash64(text: str) -> int:
+    """64 bits of SHA-256 as a signed number: the same on every machine."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True)
+
+
+def group_of(sample: Sample) -> str:
+    """What must stay on one side of a split: the .json's `group`, else the pair itself."""
+    group = sample.meta.get("group")
+    return f"group:{group}" if isinstance(group, str | int) else sample.uid
+
+
+def extract(
+    teacher: Teacher, samples: Iterable[Sample], where: str, on_pictures: Callable[[int], None]
+) -> ShardFeatures:
+    """Pass the pictures of one shard through the teacher.
+
+    Args:
+        teacher: the frozen encoder.
+        samples: the shard's pairs in order.
+        where: the shard's URI, for messages.
+        on_pictures: told the number of pictures done after each batch.
+
+    Raises:
+        DataError: the teacher gives NaN or infinite features; the first pictures are named.
+    """
+    rows: list[Tensor] = []
+    uids: list[str] = []
+    groups: list[int] = []
+    problems: list[str | None] = []
+    for batch in _decoded_batches(teacher, samples):
+        features_BD = torch.zeros(len(batch), teacher.dimension)
+        usable = [number for number, (_, image, _) in enumerate(batch) if image is not None]
+        if usable:
+            images_B3HW = torch.stack([image for _, image, _ in batch if image is not None])
+            features_BD[usable] = teacher.features(images_B3HW)
+        rows.append(features_BD.half())
+        uids += [sample.uid for sample, _, _ in batch]
+        groups += [hash64(group_of(sample)) for sample, _, _ in batch]
+        problems += [problem for _, _, problem in batch]
+        on_pictures(len(uids))
+    features_ND = torch.cat(rows)
+    _check_finite(features_ND, uids, where)
+    return ShardFeatures(
+        features_ND,
+        torch.tensor([hash64(uid) for uid in uids]),
+        torch.tensor(groups),
+        torch.tensor([problem is None for problem in problems]),
+        Counter(problem for problem in problems if problem is not None),
+    )
+
+
+Decoded = tuple[Sample, Tensor | None, str | None]
+
+
+def _decoded_batches(teacher: Teacher, samples: Iterable[Sample]) -> Iterator[list[Decoded]]:
+    """Batches of decoded pictures; the next batch is decoded while the caller works on this one."""
+
+    def prepare(sample: Sample) -> Decoded:
+        try:
+            if sample.problem is not None:
+                return sample, None, sample.problem
+            return sample, teacher.preprocess(decode(sample.image)), None
+        except BadPictureError as error:
+            return sample, None, error.reason
+
+    source, size = iter(samples), teacher.batch_size
+    with ThreadPoolExecutor(max_workers=min(MAX_DECODERS, torch.get_num_threads())) as pool:
+        following = [pool.submit(prepare, sample) for sample in islice(source, size)]
+        while following:
+            current, following = following, [pool.submit(prepare, sample) for sample in islice(source, size)]
+            yield [future.result() for future in current]
+
+
+def _check_finite(features_ND: Tensor, uids: list[str], where: str) -> None:
+    wrong = (~torch.isfinite(features_ND).all(dim=1)).nonzero().flatten().tolist()
+    if wrong:
+        named = ", ".join(uids[number] for number in wrong[:SHOWN_UIDS]) + (", ..." if len(wrong) > SHOWN_UIDS else "")
+        raise DataError(
+            f"the teacher's features of {len(wrong)} of {len(uids)} pictures in {where} are not finite ({named}): "
+            "check label.teacher.weights"
+        )
+
+
+def make_features(
+    teacher: Teacher,
+    storage: Storage,
+    shard: Shard,
+    uri: str,
+    header: Mapping[str, Any],
+    on_pictures: Callable[[int], None],
+) -> None:
+    """Write the features of one kept shard."""
+    found = extract(teacher, read_pairs(storage, shard), shard.uri, on_pictures)
+    tensors = {
+        "features": found.features_ND,
+        "uid_hash": found.uid_hash_N,
+        "group_hash": found.group_hash_N,
+        "usable": found.usable_N,
+    }
+    metadata = {"diht": json.dumps({**header, "bad": dict(sorted(found.bad.items()))}, sort_keys=True)}
+    storage.write_bytes(uri, save(tensors, metadata=metadata))
+
+
+def read_features(storage: Storage, uri: str, config_sha256: str) -> ShardFeatures:
+    """Read what `make_features` wrote.
+
+    Raises:
+        DataError: the file is damaged or was made under another configuration.
+    """
+    tensors, header = read_safetensors(storage, uri)
+    if header.get("config_sha256") != config_sha256:
+        raise DataError(f"{uri} was made under another configuration: remove it and run the stage label again")
+    return ShardFeatures(
+        tensors["features"], tensors["uid_hash"], tensors["group_hash"], tensors["usable"], header["bad"]
+    )
+
+
+def read_safetensors(storage: Storage, uri: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and our header of a safetensors file, which starts with the length of a JSON object (8 bytes, little-endian) and that object.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    data = storage.read_bytes(uri)
+    try:
+        tensors = load(data)
+        length = int.from_bytes(data[:8], "little")
+        return tensors, json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["diht"])
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise DataError(f"{uri} is damaged ({error}): remove it and run the stage label again") from error

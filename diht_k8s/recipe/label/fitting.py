@@ -1,0 +1,222 @@
+"""The step `heads`: features and captions of the training pictures in, `heads.json` and `teacher_heads.safetensors` out.
+
+The two heads share nothing, so each may be trained by another worker: it goes to `heads/KIND.safetensors`, and worker 0 puts them together. More
+workers than two do not help here: a head sees cached features only, which takes a few percent of the time that the teacher took for them.
+A training that is cut off goes on from `heads/KIND.state`, to the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.recipe.label.caption_concepts import KeptCaptions, read_captions
+from diht_k8s.recipe.label.features import ShardFeatures, hash64, read_features, read_safetensors
+from diht_k8s.recipe.label.heads import Head, State, TrainingPictures, folds_of, train_head
+from diht_k8s.recipe.label.job import Job
+from diht_k8s.recipe.label.quality import measure
+from diht_k8s.recipe.label.targets import Targets, encode, join
+from diht_k8s.recipe.label.teacher_weights import first_line
+from diht_k8s.recipe.label.vocabulary import Concepts, Vocabulary
+from diht_k8s.recipe.shards.sources import Shard
+
+KINDS: Final[tuple[str, ...]] = ("objects", "attributes")
+MEMORY_BYTES: Final = 1 << 30
+"""Features of more bytes are kept on disk while the heads are trained: 420,000 pictures of a network with 1,280 features."""
+SAVE_SECONDS: Final = 300.0
+"""So often the state of a long training is kept."""
+
+
+def device() -> torch.device:
+    """A GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def read_vocabulary(job: Job) -> Vocabulary:
+    """The frozen classes."""
+    return Vocabulary.from_document(json.loads(job.context.storage.read_bytes(job.context.layout.vocabulary)))
+
+
+def kinds_of(worker: int, workers: int) -> list[str]:
+    """The heads that a worker trains."""
+    return list(KINDS[worker::workers])
+
+
+def missing_heads(job: Job, kinds: Sequence[str] = KINDS) -> list[str]:
+    """Heads that nobody has trained yet."""
+    there = set(job.context.storage.names(job.uri("heads")))
+    return [kind for kind in kinds if f"{kind}.safetensors" not in there]
+
+
+def train_heads(job: Job, kinds: Sequence[str]) -> None:
+    """Train some heads on the features of the training shards, each to a file of its own."""
+    context, config = job.context, job.label.heads
+    todo = missing_heads(job, kinds)
+    if not todo or context.storage.exists(context.layout.teacher_heads):
+        return
+    vocabulary = read_vocabulary(job)
+    pictures, targets = training_pictures(job, {kind: getattr(vocabulary, kind) for kind in todo})
+    context.progress.start("heads", len(todo) * config.epochs, unit="epochs")
+    for number, kind in enumerate(todo):
+        watch = _Watch(job, kind, number * config.epochs)
+        seed = context.run.spec.seed + KINDS.index(kind)
+        head = train_head(pictures, targets[kind], config, seed, device(), watch, watch.saved())
+        header = {**job.header, "vocabulary_sha256": vocabulary.sha256}
+        figures = measure(head, pictures, targets[kind], getattr(vocabulary, kind))
+        metadata = {"diht": json.dumps({**header, "figures": figures}, sort_keys=True)}
+        tensors = {"weight": head.weight_MCD, "bias": head.bias_MC}
+        context.storage.write_bytes(job.uri("heads", f"{kind}.safetensors"), save(tensors, metadata=metadata))
+
+
+class _Watch:
+    """Tells of each epoch, and keeps the training's state now and then and before a stop."""
+
+    def __init__(self, job: Job, kind: str, before: int) -> None:
+        self._job, self._before = job, before
+        self._uri = job.uri("heads", f"{kind}.state")
+        self._saved_at = time.monotonic()
+
+    def __call__(self, epoch: int, figures: dict[str, float], state: Callable[[], State]) -> None:
+        stop = self._job.context.stop
+        if stop.requested or time.monotonic() - self._saved_at >= SAVE_SECONDS:
+            buffer = io.BytesIO()
+            torch.save(state(), buffer)
+            self._job.context.storage.write_bytes(self._uri, buffer.getvalue())
+            self._saved_at = time.monotonic()
+        stop.raise_if_requested()
+        self._job.context.progress.update(self._before + epoch, figures)
+
+    def saved(self) -> State | None:
+        """The state of an earlier start; its configuration is this one, or the stage would not have begun.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        storage = self._job.context.storage
+        if not storage.exists(self._uri):
+            return None
+        data = storage.read_bytes(self._uri)
+        try:
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except Exception as error:  # zip and pickle raise many kinds; all mean the same to the user
+            raise DataError(
+                f"{self._uri} is damaged ({first_line(error)}): remove it and run the stage label again"
+            ) from error
+
+
+def join_heads(job: Job) -> None:
+    """Put both heads into one file, their figures into another; the weights are written last."""
+    context, layout = job.context, job.context.layout
+    if context.storage.exists(layout.teacher_heads):
+        return
+    tensors: dict[str, Tensor] = {}
+    figures: dict[str, Any] = {}
+    vocabulary_sha256 = read_vocabulary(job).sha256
+    for kind in KINDS:
+        uri = job.uri("heads", f"{kind}.safetensors")
+        found, header = read_safetensors(context.storage, uri)
+        if (
+            header.get("config_sha256") != job.context.config_sha256
+            or header.get("vocabulary_sha256") != vocabulary_sha256
+        ):
+            raise DataError(f"{uri} was made under another configuration: remove it and run the stage label again")
+        tensors |= {f"{kind}.weight": found["weight"], f"{kind}.bias": found["bias"]}
+        figures[kind] = header["figures"]
+    job.write_json(job.uri("heads.json"), {**job.header, **figures})
+    metadata = {"diht": json.dumps({**job.header, "vocabulary_sha256": vocabulary_sha256}, sort_keys=True)}
+    context.storage.write_bytes(layout.teacher_heads, save(tensors, metadata=metadata))
+    context.storage.remove(job.uri("heads"))
+
+
+def training_pictures(job: Job, vocabulary: Mapping[str, Concepts]) -> tuple[TrainingPictures, dict[str, Targets]]:
+    """Features and folds of the usable training pictures, and what their captions name, for some heads.
+
+    Raises:
+        DataError: no picture is usable.
+        UserError: features beyond `MEMORY_BYTES` find no room on the disk.
+    """
+    features_ND: Tensor | None = None
+    groups: list[Tensor] = []
+    targets: dict[str, list[Targets]] = {kind: [] for kind in vocabulary}
+    used = 0
+    for shard in job.training_shards:
+        found, names = read_shard(job, shard)
+        rows = found.usable_N[: job.training[shard.name]].nonzero().flatten()
+        if features_ND is None:
+            features_ND = empty_table(sum(job.training.values()), found.features_ND.shape[1])
+        features_ND[used : used + len(rows)] = found.features_ND[rows]
+        used += len(rows)
+        groups.append(found.group_hash_N[rows])
+        for kind, concepts in vocabulary.items():
+            column = getattr(names, kind)
+            targets[kind].append(encode([column[row] for row in rows.tolist()], concepts))
+    if features_ND is None or not used:
+        raise DataError("none of the kept pictures can be decoded: look at filter/report.json and the shards")
+    folds = job.label.cross_fit
+    fold_N = folds_of(torch.cat(groups), folds, job.context.run.spec.seed)
+    return TrainingPictures(features_ND[:used], fold_N, folds), {kind: join(parts) for kind, parts in targets.items()}
+
+
+def empty_table(rows: int, columns: int) -> Tensor:
+    """Room for features in fp16: in memory, or in a nameless file below TMPDIR where they take more than `MEMORY_BYTES`.
+
+    Raises:
+        UserError: the disk has no room for them.
+    """
+    size = max(1, 2 * rows * columns)
+    if size <= MEMORY_BYTES:
+        return torch.empty(rows, columns, dtype=torch.float16)
+    with tempfile.TemporaryFile() as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)  # a disk that is full later would end the program by a signal
+        except OSError as error:
+            raise UserError(
+                f"{tempfile.gettempdir()} has no room for {size / 2**30:.1f} GiB of teacher features ({error.strerror}): "
+                "set TMPDIR to a larger disk, or lower label.maxSamples"
+            ) from error
+        return torch.from_numpy(np.memmap(file, np.float16, "r+", shape=(rows, columns)))
+
+
+def read_shard(job: Job, shard: Shard) -> tuple[ShardFeatures, KeptCaptions]:
+    """Cached features and caption concepts of one shard, row by row the same pairs."""
+    found = read_features(job.context.storage, job.context.layout.features(shard.name), job.context.config_sha256)
+    captions = read_captions(job.context.storage, job.context.layout, shard)
+    check_same_pairs(found, captions.uids, shard.uri)
+    return found, captions
+
+
+def check_same_pairs(found: ShardFeatures, uids: Sequence[str], where: str) -> None:
+    """Scores and kept shard must hold the same pairs in the same order.
+
+    Raises:
+        DataError: they do not.
+    """
+    if found.uid_hash_N.tolist() != [hash64(uid) for uid in uids]:
+        raise DataError(
+            f"{where} and the filter's scores do not hold the same pairs: run the stage filter again with --replace"
+        )
+
+
+def read_heads(job: Job) -> tuple[list[Head], str]:
+    """Both heads and the digest of their vocabulary.
+
+    Raises:
+        DataError: the file is damaged or was made under another configuration.
+    """
+    uri = job.context.layout.teacher_heads
+    tensors, header = read_safetensors(job.context.storage, uri)
+    if header["config_sha256"] != job.context.config_sha256:
+        raise DataError(f"{uri} was made under another configuration: run the stage label again with --replace")
+    heads = [Head(tensors[f"{kind}.weight"], tensors[f"{kind}.bias"]) for kind in KINDS]
+    return heads, header["vocabulary_sha256"]

@@ -1,0 +1,275 @@
+"""The teacher's linear heads: trained on frozen features with soft targets, one per fold and one on all pictures.
+
+In: features, targets and folds of the training pictures. Out: weights that apply to raw features. Pure but for progress.
+The paper (section 3.2) trains two linear classifiers with a soft-target cross-entropy; optimiser, schedule, standardisation and folds are our
+choice. The fold heads and the head on all pictures are trained together: one batch passes through all of them, and each head ignores the
+pictures of its own fold. A head's fold is also its held-out slice, which says when to stop.
+
+Shapes: N training pictures, B of a batch, D features, C classes, M = heads (K folds, then the one on all; 1 without cross-fitting).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from diht_k8s.api.label import Heads as HeadsConfig
+from diht_k8s.recipe.label.features import hash64
+from diht_k8s.recipe.label.targets import Targets, epoch_order, repeat_factors
+
+PATIENCE_EPOCHS = 3
+"""Training stops when the held-out loss has not fallen for so many epochs; the best epoch's weights are kept."""
+CHUNK = 4096
+"""Pictures per step where nothing is learnt."""
+HELD_OUT_PART = 20
+"""Without cross-fitting one in so many pictures is held out."""
+
+
+@dataclass(frozen=True)
+class TrainingPictures:
+    """What the heads are trained on."""
+
+    features_ND: Tensor
+    """fp16."""
+    fold_N: Tensor
+    """int64, 0 to K - 1; without cross-fitting 0 for the held-out slice and 1 for the rest."""
+    folds: int
+    """K; 1 means no cross-fitting."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """A trained head, all folds of it."""
+
+    weight_MCD: Tensor
+    bias_MC: Tensor
+    history: tuple[dict[str, float], ...] = ()
+    """per epoch: loss and held_out_loss."""
+    best_epoch: int = 0
+
+    def probabilities(self, features_BD: Tensor, fold_B: Tensor) -> Tensor:
+        """Softmax of each picture by the head that never saw its fold (float32)."""
+        heads = len(self.weight_MCD)
+        head_B = fold_B if heads > 1 else torch.zeros_like(fold_B)
+        probabilities_BC = torch.empty(len(features_BD), self.weight_MCD.shape[1])
+        for head in head_B.unique().tolist():
+            rows = (head_B == head).nonzero().flatten()
+            probabilities_BC[rows] = self._softmax(features_BD[rows], head)
+        return probabilities_BC
+
+    def all_data_probabilities(self, features_BD: Tensor) -> Tensor:
+        """Softmax by the head on all pictures: for comparison, it has seen the captions that it is compared with."""
+        return self._softmax(features_BD, len(self.weight_MCD) - 1)
+
+    def _softmax(self, features_BD: Tensor, head: int) -> Tensor:
+        weight_CD, bias_C = self.weight_MCD[head], self.bias_MC[head]
+        features_BD = features_BD.to(weight_CD.device, weight_CD.dtype)
+        return functional.linear(features_BD, weight_CD, bias_C).softmax(dim=1).cpu()
+
+
+def folds_of(group_hash_N: Tensor, folds: int, seed: int) -> Tensor:
+    """The fold of each picture: equal for pictures of one group, the same whoever computes it."""
+    mixed_N = group_hash_N ^ hash64(f"fold {seed}")
+    return mixed_N.remainder(folds) if folds > 1 else mixed_N.remainder(HELD_OUT_PART).clamp(max=1)
+
+
+def soft_target_loss(logits_BMC: Tensor, target_BC: Tensor, fold_B: Tensor) -> Tensor:
+    """Cross-entropy against soft targets.
+
+    Args:
+        logits_BMC: M heads' logits.
+        target_BC: 1/m on present classes.
+        fold_B: each picture's fold.
+
+    Returns:
+        (M,) mean loss of each head over the pictures that it may see: those of other folds than its own.
+    """
+    batch, heads, _ = logits_BMC.shape
+    target_BMC = target_BC[:, None].expand_as(logits_BMC)
+    loss_BM = functional.cross_entropy(logits_BMC.flatten(0, 1), target_BMC.flatten(0, 1), reduction="none")
+    seen_BM = fold_B[:, None] != torch.arange(heads, device=fold_B.device)
+    return (loss_BM.view(batch, heads) * seen_BM).sum(dim=0) / seen_BM.sum(dim=0).clamp(min=1)
+
+
+State = dict[str, Any]
+"""What a training needs to go on after an epoch; plain values and tensors, so that it is read without running code."""
+OnEpoch = Callable[[int, dict[str, float], Callable[[], State]], None]
+"""Told the number of finished epochs, their figures, and how to get the state; may raise to stop."""
+
+
+def train_head(
+    pictures: TrainingPictures,
+    targets: Targets,
+    config: HeadsConfig,
+    seed: int,
+    device: torch.device,
+    on_epoch: OnEpoch,
+    state: State | None = None,
+) -> Head:
+    """Train one head (objects or attributes) in all folds.
+
+    Args:
+        pictures: features and folds.
+        targets: concepts of the same pictures; those without any are left out.
+        config: epochs, learning rate, batch size.
+        seed: of the order of pictures.
+        device: where the training runs.
+        on_epoch: told of each epoch; may raise to stop.
+        state: of an interrupted training of the same head: the result is the same to the bit.
+
+    Returns:
+        Weights of the epoch with the least held-out loss, applicable to raw features.
+    """
+    training = _Training(pictures, targets, config, seed, device)
+    if state is not None:
+        training.restore(state)
+    while not training.is_over():
+        training.epoch()
+        on_epoch(len(training.history), training.history[-1], training.state)
+    return training.head()
+
+
+class _Training:
+    """Weights, optimiser, schedule and best epoch of one head in all folds, on standardised features."""
+
+    def __init__(
+        self, pictures: TrainingPictures, targets: Targets, config: HeadsConfig, seed: int, device: torch.device
+    ) -> None:
+        self.pictures, self.targets, self.config, self.device = pictures, targets, config, device
+        self.factor_N = repeat_factors(targets)
+        self.rng = np.random.default_rng(seed)
+        heads = pictures.folds + 1 if pictures.folds > 1 else 1
+        self.mean_D, self.scale_D = _standard(pictures.features_ND)
+        # weights start at nothing and biases at the log-frequencies: before the first step each head is the frequency baseline
+        frequency_C = torch.from_numpy(targets.counts() / max(1, targets.counts().sum()))
+        bias_C = frequency_C.clamp(min=0.1 / max(1, int(targets.counts().sum()))).log().float()
+        dimension = pictures.features_ND.shape[1]
+        self.weight_MCD = torch.zeros(heads, targets.classes, dimension, device=device, requires_grad=True)
+        self.bias_MC = bias_C.repeat(heads, 1).to(device).requires_grad_()
+        self.optimizer = torch.optim.AdamW(
+            [{"params": [self.weight_MCD]}, {"params": [self.bias_MC], "weight_decay": 0.0}],
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        steps = config.epochs * max(1, math.ceil(self.factor_N.sum() / config.batch_size))
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, steps)
+        self.history: list[dict[str, float]] = []
+        self.best, self.best_loss, self.best_epoch = self._weights(), math.inf, 0
+
+    def is_over(self) -> bool:
+        """Whether all epochs are done, or the held-out loss has not fallen for a while."""
+        done = len(self.history)
+        return done >= self.config.epochs or done - self.best_epoch >= PATIENCE_EPOCHS
+
+    def epoch(self) -> None:
+        """One pass over the up-sampled pictures, and the loss on those that a head may not see."""
+        order = epoch_order(self.factor_N, self.rng)
+        total = sum(self._step(rows_B) * len(rows_B) for rows_B in _chunks(order, self.config.batch_size))
+        loss = total / max(1, len(order))
+        held_out = self._held_out_loss()
+        self.history.append({"loss": loss, "held_out_loss": loss if held_out is None else held_out})
+        if self.history[-1]["held_out_loss"] < self.best_loss:
+            self.best, self.best_loss = self._weights(), self.history[-1]["held_out_loss"]
+            self.best_epoch = len(self.history)
+
+    def _step(self, rows_B: npt.NDArray[np.int64]) -> float:
+        """Learn from one batch; the mean loss over heads."""
+        loss_M = soft_target_loss(*self._forward(rows_B))
+        self.optimizer.zero_grad()
+        loss_M.sum().backward()  # heads share no weight: the sum trains each as if it were alone
+        self.optimizer.step()
+        self.schedule.step()
+        return float(loss_M.detach().mean())
+
+    @torch.no_grad()
+    def _held_out_loss(self) -> float | None:
+        """Mean loss over the held-out pictures, each by the head that may not see it, without up-sampling; None where there is none."""
+        rows = np.flatnonzero((self.factor_N > 0) & (self.pictures.fold_N < self.pictures.folds).numpy())
+        if not len(rows):
+            return None
+        return sum(self._held_out_sum(chunk) for chunk in _chunks(rows, CHUNK)) / len(rows)
+
+    def _held_out_sum(self, rows_B: npt.NDArray[np.int64]) -> float:
+        fold_B = self.pictures.fold_N[torch.from_numpy(rows_B)]
+        total = 0.0
+        for fold in fold_B.unique().tolist():
+            rows = rows_B[(fold_B == fold).numpy()]
+            features_BD = self._standardised(rows)
+            logits_BC = functional.linear(features_BD, self.weight_MCD[fold], self.bias_MC[fold])
+            total += float(
+                functional.cross_entropy(logits_BC, self.targets.soft(rows).to(self.device), reduction="sum")
+            )
+        return total
+
+    def _standardised(self, rows_B: npt.NDArray[np.int64]) -> Tensor:
+        features_BD = self.pictures.features_ND[torch.from_numpy(rows_B)].float()
+        return ((features_BD - self.mean_D) * self.scale_D).to(self.device)
+
+    def _forward(self, rows_B: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
+        features_BD = self._standardised(rows_B)
+        heads, classes, _ = self.weight_MCD.shape
+        logits_BMC = functional.linear(features_BD, self.weight_MCD.flatten(0, 1), self.bias_MC.flatten())
+        target_BC = self.targets.soft(rows_B).to(self.device)
+        fold_B = self.pictures.fold_N[torch.from_numpy(rows_B)].to(self.device)
+        return logits_BMC.view(-1, heads, classes), target_BC, fold_B
+
+    def _weights(self) -> tuple[Tensor, Tensor]:
+        """A copy of the weights as they are now."""
+        return self.weight_MCD.detach().clone(), self.bias_MC.detach().clone()
+
+    def state(self) -> State:
+        """What `restore` needs."""
+        return {
+            "weights": self._weights(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "rng": json.dumps(self.rng.bit_generator.state),  # its integers have 128 bits
+            "history": self.history,
+            "best": (self.best, self.best_loss, self.best_epoch),
+        }
+
+    def restore(self, state: State) -> None:
+        """Go on after the epoch of a state."""
+        with torch.no_grad():
+            self.weight_MCD.copy_(state["weights"][0])
+            self.bias_MC.copy_(state["weights"][1])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.rng.bit_generator.state = json.loads(state["rng"])
+        self.history = list(state["history"])
+        self.best, self.best_loss, self.best_epoch = state["best"]
+
+    def head(self) -> Head:
+        """The best epoch's weights, with the standardisation folded in."""
+        weight_MCD, bias_MC = (tensor.cpu() for tensor in self.best)
+        weight_MCD = weight_MCD * self.scale_D
+        return Head(weight_MCD, bias_MC - weight_MCD @ self.mean_D, tuple(self.history), self.best_epoch)
+
+
+def _standard(features_ND: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and 1 / standard deviation of each feature; features that never change get scale 0."""
+    count, dimension = features_ND.shape
+    sum_D, square_D = torch.zeros(dimension, dtype=torch.float64), torch.zeros(dimension, dtype=torch.float64)
+    for start in range(0, count, CHUNK):
+        chunk = features_ND[start : start + CHUNK].double()
+        sum_D += chunk.sum(dim=0)
+        square_D += chunk.square().sum(dim=0)
+    mean_D = sum_D / max(1, count)
+    deviation_D = (square_D / max(1, count) - mean_D.square()).clamp(min=0).sqrt()
+    scale_D = torch.where(deviation_D > 1e-6, 1 / deviation_D, torch.zeros_like(deviation_D))
+    return mean_D.float(), scale_D.float()
+
+
+def _chunks(rows: npt.NDArray[np.int64], size: int) -> Iterator[npt.NDArray[np.int64]]:
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]

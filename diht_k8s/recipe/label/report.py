@@ -1,0 +1,193 @@
+"""`label/report.json`: vocabulary, heads and a few labelled pictures, for people and for the run's report.
+
+In: the stage's own files. Out: one document without times, so that the same run gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from diht_k8s.api.errors import DataError
+from diht_k8s.recipe.label.caption_concepts import KeptCaptions, read_captions
+from diht_k8s.recipe.label.job import Job
+from diht_k8s.recipe.label.soft_labels import HeadLabels, Labels, read_labels
+from diht_k8s.recipe.label.vocabulary import Concepts, Vocabulary
+from diht_k8s.recipe.shards.pairs import read_pairs
+from diht_k8s.recipe.shards.sources import Shard
+
+SHOWN_CONCEPTS: Final = 20
+EXAMPLES: Final = 16
+EXAMPLE_LABELS: Final = 5
+NAMED: Final = 0.2
+"""A label names a concept where its probability is at least this (our choice: at most five concepts a head)."""
+
+
+def make_report(job: Job, vocabulary: Vocabulary, heads: dict[str, Any]) -> dict[str, Any]:
+    """The report of a stage whose labels are all there.
+
+    Raises:
+        DataError: more pictures than `filter.maxBadPercent` allows have no label.
+    """
+    total, bad, beyond = 0, Counter[str](), Beyond()
+    examples: list[dict[str, Any]] = []
+    wanted = example_shards(job.shards)
+    for shard in job.shards:
+        labels = read_labels(job.context.storage, job.context.layout.labels(shard.name))
+        _check_labels(job, labels, vocabulary, shard)
+        total += len(labels.uids)
+        bad.update(labels.header["bad"])
+        if shard.name in job.training:  # enough for a share; all scores of a large run are hundreds of gigabytes
+            beyond.add(labels, read_captions(job.context.storage, job.context.layout, shard), vocabulary)
+        if shard.name in wanted:
+            examples += _examples(job, shard, labels, vocabulary, wanted[shard.name])
+    _check_bad(job, total, bad)
+    return {
+        **job.header,
+        "teacher": {
+            "model": job.label.teacher.model,
+            "image_size": job.label.teacher.image_size,
+            "weights_sha256": job.context.config["programs"]["teacher"],
+        },
+        "vocabulary": {
+            "captions": vocabulary.captions,
+            "objects": _vocabulary_figures(vocabulary.objects, vocabulary.cut["objects"]),
+            "attributes": _vocabulary_figures(vocabulary.attributes, vocabulary.cut["attributes"]),
+        },
+        "heads": {
+            "cross_fit": job.label.cross_fit,
+            "training_pictures": sum(job.training.values()),
+            "objects": heads["objects"],
+            "attributes": heads["attributes"],
+        },
+        "pictures": {"total": total, "labelled": total - bad.total(), "bad": dict(sorted(bad.items()))},
+        "beyond_caption": beyond.document(),
+        "examples": examples,
+    }
+
+
+@dataclass
+class Beyond:
+    """What the labels say that the captions do not, in the shards that trained the heads: this is what distillation adds to the captions."""
+
+    labelled: int = 0
+    naming: Counter[str] = field(default_factory=Counter)
+    """pictures with a label of at least `NAMED` outside of the caption, by head."""
+    either: int = 0
+    mass: dict[str, float] = field(default_factory=lambda: {"objects": 0.0, "attributes": 0.0})
+    """sum of the probabilities outside of the captions, by head; a picture's sum to 1."""
+    names: dict[str, Counter[str]] = field(default_factory=lambda: {"objects": Counter(), "attributes": Counter()})
+
+    def add(self, labels: Labels, captions: KeptCaptions, vocabulary: Vocabulary) -> None:
+        """Count one shard."""
+        self.labelled += int(labels.has_label_N.sum())
+        either_N = np.zeros(len(labels.uids), np.bool_)
+        for kind, head, concepts, names_N in (
+            ("objects", labels.objects, vocabulary.objects, captions.objects),
+            ("attributes", labels.attributes, vocabulary.attributes, captions.attributes),
+        ):
+            outside_NK = outside_caption(head, concepts, names_N) & labels.has_label_N[:, None]
+            named_NK = outside_NK & (head.probabilities_NK >= NAMED)
+            either_N |= named_NK.any(axis=1)
+            self.naming[kind] += int(named_NK.any(axis=1).sum())
+            self.mass[kind] += float(head.probabilities_NK[outside_NK].sum(dtype=np.float64))
+            self.names[kind].update(concepts.names[number] for number in head.ids_NK[named_NK].tolist())
+        self.either += int(either_N.sum())
+
+    def document(self) -> dict[str, Any]:
+        """For the report."""
+        count = max(1, self.labelled)
+        return {
+            "named_from": NAMED,
+            "measured_on": self.labelled,
+            "pictures": round(self.either / count, 4),
+            **{
+                kind: {
+                    "pictures": round(self.naming[kind] / count, 4),
+                    "probability": round(self.mass[kind] / count, 4),
+                    "commonest": [[name, number] for name, number in _commonest(names)],
+                }
+                for kind, names in self.names.items()
+            },
+        }
+
+
+def outside_caption(head: HeadLabels, concepts: Concepts, names_N: Sequence[Sequence[str]]) -> npt.NDArray[np.bool_]:
+    """Which of the stored classes the picture's caption does not name, [N, K]."""
+    outside = [
+        [concepts.names[number] not in names for number in ids]
+        for ids, names in zip(head.ids_NK.tolist(), names_N, strict=True)
+    ]
+    return np.array(outside, np.bool_).reshape(head.ids_NK.shape)
+
+
+def _commonest(names: Counter[str]) -> list[tuple[str, int]]:
+    return sorted(names.items(), key=lambda item: (-item[1], item[0]))[:SHOWN_CONCEPTS]
+
+
+def example_shards(shards: Sequence[Shard]) -> dict[str, int]:
+    """How many examples come from which shard: evenly spread, `EXAMPLES` in all where there are as many pictures."""
+    chosen = [shards[number * len(shards) // EXAMPLES] for number in range(EXAMPLES)]
+    return Counter(shard.name for shard in chosen)
+
+
+def _examples(job: Job, shard: Shard, labels: Labels, vocabulary: Vocabulary, count: int) -> list[dict[str, Any]]:
+    """Evenly spread rows of one shard with caption and likeliest concepts."""
+    total = len(labels.uids)
+    rows = sorted({(2 * number + 1) * total // (2 * count) for number in range(count)})
+    samples = read_pairs(job.context.storage, shard)
+    captions = {row: sample.caption for row, sample in enumerate(islice(samples, rows[-1] + 1)) if row in rows}
+    return [
+        {
+            "uid": labels.uids[row],
+            "shard": shard.name,
+            "caption": captions[row],
+            "objects": _likeliest(labels.objects, vocabulary.objects, row),
+            "attributes": _likeliest(labels.attributes, vocabulary.attributes, row),
+        }
+        for row in rows
+        if labels.has_label_N[row]
+    ]
+
+
+def _likeliest(labels: HeadLabels, concepts: Concepts, row: int) -> list[list[Any]]:
+    pairs = zip(labels.ids_NK[row].tolist(), labels.probabilities_NK[row].tolist(), strict=True)
+    return [[concepts.names[number], round(probability, 4)] for number, probability in pairs][:EXAMPLE_LABELS]
+
+
+def _vocabulary_figures(concepts: Concepts, cut: dict[str, Any]) -> dict[str, Any]:
+    rows = [[name, count] for name, count in zip(concepts.names, concepts.counts, strict=True)]
+    return {
+        "classes": len(concepts),
+        "commonest": rows[:SHOWN_CONCEPTS],
+        "rarest": rows[-SHOWN_CONCEPTS:],
+        "cut": cut,
+    }
+
+
+def _check_labels(job: Job, labels: Labels, vocabulary: Vocabulary, shard: Shard) -> None:
+    if (
+        labels.header["config_sha256"] != job.context.config_sha256
+        or labels.header["vocabulary_sha256"] != vocabulary.sha256
+    ):
+        raise DataError(
+            f"{job.context.layout.labels(shard.name)} belongs to another vocabulary or configuration: "
+            "run the stage label again with --replace"
+        )
+
+
+def _check_bad(job: Job, total: int, bad: Counter[str]) -> None:
+    rules = job.context.run.spec.filter
+    assert rules is not None  # a label stage needs a filter: the run document's rules say so
+    if 100 * bad.total() > rules.max_bad_percent * total:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(bad.items()))
+        raise DataError(
+            f"{bad.total()} of {total} kept pictures cannot be used ({reasons}), more than filter.maxBadPercent "
+            f"{rules.max_bad_percent:g}: mend the shards or raise the limit"
+        )

@@ -1,0 +1,149 @@
+"""The steps of the stage label, each of which leaves out what is already there: vocabulary, features, heads, labels, report.
+
+Reads and writes files; the maths is in the modules beside it. Shapes: N pictures of a shard, D features, C classes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+
+from diht_k8s.api.run import Stage
+from diht_k8s.recipe.label import features as shard_features
+from diht_k8s.recipe.label.caption_concepts import read_captions
+from diht_k8s.recipe.label.fitting import check_same_pairs, device, read_heads, read_shard, read_vocabulary
+from diht_k8s.recipe.label.heads import folds_of
+from diht_k8s.recipe.label.job import Job
+from diht_k8s.recipe.label.report import make_report
+from diht_k8s.recipe.label.soft_labels import check_top_k, top_k, write_labels
+from diht_k8s.recipe.label.teacher import Teacher, load_teacher
+from diht_k8s.recipe.label.teacher_files import weights_uri
+from diht_k8s.recipe.label.vocabulary import ConceptCounts, freeze
+from diht_k8s.recipe.runtime.commit import artefact
+from diht_k8s.recipe.runtime.stage import Outcome
+from diht_k8s.recipe.shards.pairs import read_pairs
+from diht_k8s.recipe.shards.sources import Shard, share
+
+
+class LazyTeacher:
+    """The teacher, loaded when the first picture needs it: timm takes seconds to import."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    @cached_property
+    def loaded(self) -> Teacher:
+        """The network with its weights."""
+        config = self._job.label.teacher
+        return load_teacher(config, self._job.context.storage, weights_uri(config), device())
+
+
+def make_vocabulary(job: Job) -> None:
+    """Count the concepts of all kept captions and freeze the classes.
+
+    Raises:
+        UserError: top k is larger than a vocabulary.
+        DataError: a vocabulary is empty.
+    """
+    context = job.context
+    if not context.storage.exists(context.layout.vocabulary):
+        counts, done = ConceptCounts(), 0
+        context.progress.start("vocabulary", job.samples(job.shards), unit="captions")
+        for shard in job.shards:
+            context.stop.raise_if_requested()
+            counts.add(read_captions(context.storage, context.layout, shard))
+            done += shard.samples or 0
+            context.progress.update(done)
+        vocabulary = freeze(counts, job.label.vocabulary)
+        job.write_json(context.layout.vocabulary, vocabulary.document(job.header))
+    vocabulary = read_vocabulary(job)
+    check_top_k(job.label.top_k, {"objects": len(vocabulary.objects), "attributes": len(vocabulary.attributes)})
+
+
+def make_features(job: Job, teacher: LazyTeacher) -> None:
+    """Pass this worker's share of the training shards through the teacher."""
+    mine = share(job.training_shards, job.context.worker, job.context.workers)
+    todo = job.missing("features", ".safetensors", mine)
+    count = _StageProgress(job, "teacher", "features", ".safetensors", job.training_shards)
+    for shard in todo:
+        job.context.stop.raise_if_requested()
+        shard_features.make_features(
+            teacher.loaded,
+            job.context.storage,
+            shard,
+            job.context.layout.features(shard.name),
+            job.header,
+            count.within_shard,
+        )
+        count.shard_done()
+
+
+def make_labels(job: Job, teacher: LazyTeacher) -> None:
+    """Write the soft labels of this worker's share of all shards."""
+    todo = job.missing("labels", ".parquet", share(list(job.shards), job.context.worker, job.context.workers))
+    if not todo:
+        return
+    heads, vocabulary_sha256 = read_heads(job)
+    count = _StageProgress(job, "labels", "labels", ".parquet", job.shards)
+    for shard in todo:
+        job.context.stop.raise_if_requested()
+        if shard.name in job.training:
+            found, captions = read_shard(job, shard)
+        else:
+            samples = read_pairs(job.context.storage, shard)
+            found = shard_features.extract(teacher.loaded, samples, shard.uri, count.within_shard)
+            captions = read_captions(job.context.storage, job.context.layout, shard)
+            check_same_pairs(found, captions.uids, shard.uri)
+        fold_N = folds_of(found.group_hash_N, job.label.cross_fit, job.context.run.spec.seed)
+        stored = [top_k(head.probabilities(found.features_ND, fold_N).numpy(), job.label.top_k) for head in heads]
+        header = {
+            **job.header,
+            "vocabulary_sha256": vocabulary_sha256,
+            "top_k": job.label.top_k,
+            "bad": dict(sorted(found.bad.items())),
+        }
+        uri = job.context.layout.labels(shard.name)
+        write_labels(job.context.storage, uri, captions.uids, found.usable_N.numpy(), stored, header)
+        count.shard_done()
+
+
+def finish(job: Job) -> Outcome:
+    """Write the report and say what the stage made."""
+    context = job.context
+    report = make_report(job, read_vocabulary(job), json.loads(context.storage.read_bytes(job.uri("heads.json"))))
+    job.write_json(context.layout.report(Stage.LABEL), report)
+    paths = ["vocabulary.json", "heads.json", "teacher_heads.safetensors"]
+    paths += [f"labels/{shard.name}.parquet" for shard in job.shards] + ["report.json"]
+    artefacts = [artefact(context.storage, context.layout, Stage.LABEL, path) for path in paths]
+    label_bytes = sum(item.size for item in artefacts if item.path.startswith("labels/"))
+    summary = {
+        "samples": report["pictures"]["total"],
+        "labelled": report["pictures"]["labelled"],
+        "bad": report["pictures"]["bad"],
+        "objects": report["vocabulary"]["objects"]["classes"],
+        "attributes": report["vocabulary"]["attributes"]["classes"],
+        "bytes_per_picture": round(label_bytes / max(1, report["pictures"]["total"]), 1),
+    }
+    return Outcome(artefacts, summary)
+
+
+class _StageProgress:
+    """Counts the pictures of the whole stage: finished shards of all workers and this worker's current one."""
+
+    def __init__(self, job: Job, step: str, folder: str, suffix: str, shards: Sequence[Shard]) -> None:
+        self._job, self._folder, self._suffix, self._shards = job, folder, suffix, shards
+        self._done = self._finished()
+        job.context.progress.start(step, job.samples(shards), done=self._done)
+
+    def _finished(self) -> int:
+        total = self._job.samples(self._shards)
+        return total - self._job.samples(self._job.missing(self._folder, self._suffix, self._shards))
+
+    def within_shard(self, pictures: int) -> None:
+        self._job.context.stop.raise_if_requested()
+        self._job.context.progress.update(self._done + pictures)
+
+    def shard_done(self) -> None:
+        self._done = self._finished()
+        self._job.context.progress.update(self._done)

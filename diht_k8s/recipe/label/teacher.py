@@ -1,0 +1,147 @@
+"""The frozen teacher: any timm network, open_clip image tower or SWAG trunk by name, with its own preprocessing: pictures to features.
+
+In: `spec.label.teacher` and a weights file. Out: float32 features of the layer before the classifier (timm) or the image embedding
+before normalisation (open_clip). The paper's teacher is SWAG ViT-H/14 (section 3.2; weights CC-BY-NC); the default here is EfficientNet-Lite0.
+
+Shapes: B pictures of a batch, H x W pixels, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from diht_k8s.api.errors import UserError
+from diht_k8s.api.label import Teacher as TeacherConfig
+from diht_k8s.recipe.label.swag import swag
+from diht_k8s.recipe.label.teacher_weights import Weights, first_line, fit_weights, nearest, read_weights
+from diht_k8s.recipe.shards.storage import Storage
+
+CPU_BATCH_PIXELS: Final = 200_000
+"""On a CPU a batch's activations should stay below 32 MiB, else the allocator maps and clears their pages anew at every layer
+(EfficientNet-Lite0 at 224 px: batches of 4 are 1.9 x as fast as batches of 32)."""
+GPU_BATCH: Final = 256
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A frozen image encoder."""
+
+    preprocess: Callable[[Image], Tensor]
+    """RGB picture -> float32 3 x H x W, as the network was trained."""
+    network: nn.Module
+    """B x 3 x H x W -> B x D."""
+    dimension: int
+    """D."""
+    size: tuple[int, int]
+    """H, W."""
+    device: torch.device
+
+    @property
+    def batch_size(self) -> int:
+        """B that suits the device."""
+        if self.device.type == "cuda":
+            return GPU_BATCH
+        return max(1, min(32, CPU_BATCH_PIXELS // (self.size[0] * self.size[1])))
+
+    @torch.inference_mode()
+    def features(self, images_B3HW: Tensor) -> Tensor:
+        """float32 features on the CPU."""
+        images_B3HW = images_B3HW.to(self.device, memory_format=torch.channels_last)
+        return self.network(images_B3HW).float().cpu()
+
+
+def load_teacher(config: TeacherConfig, storage: Storage, uri: str, device: torch.device) -> Teacher:
+    """Build the teacher and load its weights.
+
+    Args:
+        config: name and picture size.
+        storage: reads the weights.
+        uri: weights file, .safetensors or a .pth state dict.
+        device: where the network runs.
+
+    Raises:
+        UserError: unknown name, weights that do not fit, or a size that the network cannot take.
+    """
+    library, _, name = config.model.partition("/")
+    builders = {"timm": _timm, "open_clip": _open_clip, "swag": swag}
+    if not name or library not in builders:
+        raise UserError(
+            f"label.teacher.model {config.model} is unknown: write timm/NAME, open_clip/NAME or swag/NAME"
+            f"{nearest(config.model, [f'timm/{config.model}', 'timm/tf_efficientnet_lite0'])}"
+        )
+    weights = read_weights(storage, uri)
+    network, preprocess, size = builders[library](name, config.image_size, weights, uri)
+    network = network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
+    try:
+        with torch.inference_mode():
+            dimension = network(torch.zeros(1, 3, *size, device=device)).shape[1]
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise UserError(
+            f"label.teacher.imageSize {size[0]}: {config.model} cannot take such pictures ({first_line(error)}): unset it"
+        ) from error
+    return Teacher(preprocess, network, dimension, size, device)
+
+
+class _BeforeClassifier(nn.Module):
+    """A timm network up to the features that its classifier sees."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images_B3HW: Tensor) -> Tensor:
+        network: Any = self.network
+        return network.forward_head(network.forward_features(images_B3HW), pre_logits=True)
+
+
+def _timm(
+    name: str, image_size: int | None, weights: Weights, uri: str
+) -> tuple[nn.Module, Callable[[Image], Tensor], tuple[int, int]]:
+    import timm
+    from timm.data import create_transform, resolve_model_data_config
+
+    if not timm.is_model(name):
+        raise UserError(
+            f"label.teacher.model timm/{name} is unknown{nearest(name, timm.list_models())}: see timm.list_models()"
+        )
+    network: Any = timm.create_model(name, pretrained=False)
+    cfg = network.pretrained_cfg
+    data: dict[str, Any] = resolve_model_data_config(network)
+    if image_size is not None and image_size != data["input_size"][1]:
+        if cfg.get("fixed_input_size"):
+            raise UserError(
+                f"label.teacher.imageSize {image_size}: timm/{name} takes {data['input_size'][1]} pixels only: unset it"
+            )
+        data["input_size"] = (3, image_size, image_size)
+    classifier = cfg.get("classifier") or ()
+    optional = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    network.load_state_dict(fit_weights(network.state_dict(), weights, optional, uri), strict=False)
+    preprocess: Any = create_transform(**data, is_training=False)
+    return _BeforeClassifier(network), preprocess, data["input_size"][1:]
+
+
+def _open_clip(
+    name: str, image_size: int | None, weights: Weights, uri: str
+) -> tuple[nn.Module, Callable[[Image], Tensor], tuple[int, int]]:
+    import open_clip
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    if name not in open_clip.list_models():
+        raise UserError(
+            f"label.teacher.model open_clip/{name} is unknown{nearest(name, open_clip.list_models())}: see open_clip.list_models()"
+        )
+    model: Any = open_clip.create_model(name, load_weights=False, pretrained_image=False)
+    tower = model.visual
+    size = tower.image_size if isinstance(tower.image_size, tuple) else (tower.image_size, tower.image_size)
+    if image_size is not None and (image_size, image_size) != size:
+        raise UserError(f"label.teacher.imageSize {image_size}: open_clip/{name} takes {size[0]} pixels only: unset it")
+    image_side = {key.removeprefix("visual."): value for key, value in weights.items() if key.startswith("visual.")}
+    tower.load_state_dict(fit_weights(tower.state_dict(), image_side or weights, (), uri), strict=False)
+    preprocess: Any = image_transform_v2(PreprocessCfg(**tower.preprocess_cfg), is_train=False)
+    return tower, preprocess, size

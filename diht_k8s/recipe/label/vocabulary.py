@@ -1,0 +1,189 @@
+"""The concept classes: objects and attributes of the kept captions, counted, cut and frozen in one order.
+
+In: caption concepts of each kept shard. Out: `vocabulary.json`, ordered by count, then name. Counting is pure and mergeable: counts of
+two sets of shards add up to the counts of both, in any order. The paper's vocabulary is not known; stop list, cuts and caps are our choice,
+and so is that names of authors are cut: a name that stands after "by" in more than half of the captions that have it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final
+
+from diht_k8s.api.errors import DataError
+from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
+from diht_k8s.api.label import Vocabulary as Cuts
+from diht_k8s.recipe.label.caption_concepts import KeptCaptions
+
+SHOWN_CUT: Final = 20
+"""So many of the commonest names of each cut are written down, for inspection."""
+
+
+@cache
+def stop_list() -> tuple[frozenset[str], frozenset[str]]:
+    """Names that say nothing about what a picture shows (our choice), and words that say nothing at the end of a name either."""
+    text = files("diht_k8s.recipe.label").joinpath("stop_list.txt").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    return frozenset(line.removeprefix("*") for line in lines), frozenset(line[1:] for line in lines if line[0] == "*")
+
+
+@dataclass
+class ConceptCounts:
+    """In how many captions each concept occurs."""
+
+    captions: int = 0
+    objects: Counter[str] = field(default_factory=Counter)
+    attributes: Counter[str] = field(default_factory=Counter)
+    credits: Counter[str] = field(default_factory=Counter)
+    """in how many captions an object stands after `by`."""
+
+    def add(self, captions: KeptCaptions) -> None:
+        """Count one shard; a concept counts once a caption."""
+        self.captions += len(captions.uids)
+        for names in captions.objects:
+            self.objects.update(set(names))
+        for names in captions.attributes:
+            self.attributes.update(set(names))
+        for names in captions.credits:
+            self.credits.update(set(names))
+
+    def merge(self, other: ConceptCounts) -> None:
+        """Add the counts of other shards."""
+        self.captions += other.captions
+        self.objects.update(other.objects)
+        self.attributes.update(other.attributes)
+        self.credits.update(other.credits)
+
+
+@dataclass(frozen=True)
+class Concepts:
+    """The classes of one head: class id = place in this list."""
+
+    names: tuple[str, ...]
+    counts: tuple[int, ...]
+
+    @property
+    def index(self) -> dict[str, int]:
+        """Name -> class id."""
+        return {name: number for number, name in enumerate(self.names)}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The frozen classes of both heads."""
+
+    captions: int
+    """number of captions that were counted."""
+    objects: Concepts
+    attributes: Concepts
+    cut: Mapping[str, Any]
+    """for each head what was cut, by reason."""
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the names in their order: heads and labels carry it."""
+        return sha256_of([self.objects.names, self.attributes.names])
+
+    def document(self, header: Mapping[str, Any]) -> dict[str, Any]:
+        """The content of `vocabulary.json`."""
+        return {
+            **header,
+            "sha256": self.sha256,
+            "captions": self.captions,
+            "objects": _rows(self.objects),
+            "attributes": _rows(self.attributes),
+            "cut": dict(self.cut),
+        }
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Vocabulary:
+        """Read `vocabulary.json`.
+
+        Raises:
+            DataError: the document is of another schema or was changed by hand.
+        """
+        if document.get("schema_version") != SCHEMA_VERSION:
+            raise DataError(
+                f"vocabulary.json has schema_version {document.get('schema_version')}, this program reads {SCHEMA_VERSION}: "
+                "use the version of the program that wrote it, or run the stage label again"
+            )
+        vocabulary = cls(
+            document["captions"], _concepts(document["objects"]), _concepts(document["attributes"]), document["cut"]
+        )
+        if vocabulary.sha256 != document["sha256"]:
+            raise DataError(
+                "vocabulary.json was changed after it was written: run the stage label again with --replace"
+            )
+        return vocabulary
+
+
+def _rows(concepts: Concepts) -> list[dict[str, Any]]:
+    return [{"name": name, "count": count} for name, count in zip(concepts.names, concepts.counts, strict=True)]
+
+
+def _concepts(rows: list[dict[str, Any]]) -> Concepts:
+    return Concepts(tuple(row["name"] for row in rows), tuple(row["count"] for row in rows))
+
+
+def freeze(counts: ConceptCounts, cuts: Cuts) -> Vocabulary:
+    """Cut and order the counted concepts.
+
+    Raises:
+        DataError: no object or no attribute is left.
+    """
+    least = max(cuts.min_count, math.ceil(cuts.min_fraction * counts.captions))
+    credited = {name for name, count in counts.credits.items() if 2 * count > counts.objects[name]}
+    reasons = {"excluded": frozenset(cuts.exclude), "credits": credited}
+    objects, cut_objects = _cut(counts.objects, least, cuts.max_objects, reasons)
+    attributes, cut_attributes = _cut(counts.attributes, least, cuts.max_attributes, {**reasons, "credits": ()})
+    for kind, kept, counter in (("objects", objects, counts.objects), ("attributes", attributes, counts.attributes)):
+        if not kept.names:
+            raise DataError(
+                f"the vocabulary has no {kind}: none of {len(counter)} occurs in at least {least} of {counts.captions} captions: "
+                "lower label.vocabulary.minCount or minFraction, or give more pairs"
+            )
+    return Vocabulary(counts.captions, objects, attributes, {"objects": cut_objects, "attributes": cut_attributes})
+
+
+def _cut(
+    counter: Counter[str], least: int, most: int, named: Mapping[str, Collection[str]]
+) -> tuple[Concepts, dict[str, Any]]:
+    """The classes in order, and what was cut; of several reasons the first is told. `named` has the names that some are cut by."""
+    ordered = sorted(counter.items(), key=lambda item: (-item[1], item[0]))
+    cut: dict[str, list[tuple[str, int]]] = {
+        "stop_list": [],
+        **{reason: [] for reason in named},
+        "rare": [],
+        "over_cap": [],
+    }
+    kept: list[tuple[str, int]] = []
+    for name, count in ordered:
+        reasons = {
+            "stop_list": not _says_something(name),
+            **{reason: name in names for reason, names in named.items()},
+            "rare": count < least,
+            "over_cap": len(kept) == most,
+        }
+        reason = next((reason for reason, holds in reasons.items() if holds), None)
+        (kept if reason is None else cut[reason]).append((name, count))
+    figures = {
+        reason: {"distinct": len(items), "commonest": [[name, count] for name, count in items[:SHOWN_CUT]]}
+        for reason, items in cut.items()
+    }
+    names, counts = [name for name, _ in kept], [count for _, count in kept]
+    return Concepts(tuple(names), tuple(counts)), {"distinct": len(ordered), "least_count": least, **figures}
+
+
+def _says_something(name: str) -> bool:
+    names, endings = stop_list()
+    if len(name) == 1 or not any(character.isalpha() for character in name):
+        return False
+    return name not in names and name.rpartition(" ")[2] not in endings

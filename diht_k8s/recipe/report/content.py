@@ -1,0 +1,99 @@
+"""`report.json` from results and evidence: one document that says what was run, what came out and what is missing. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from diht_k8s.api.documents import dump
+from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.report.notes import notes
+
+PICTURE_KEYS: Final = ("thumbnails",)
+MISSING_TEXTS: Final = {
+    "absent": "This run has no {stage} stage.",
+    "not committed": "The {stage} stage of this run has not been committed: what it left is not shown.",
+}
+
+Json = dict[str, Any]
+
+
+def report_content(
+    run: DihtRun, config: Mapping[str, Any], results: Sequence[Mapping[str, Any]], evidence: Mapping[str, Any]
+) -> Json:
+    """The document, pictures included.
+
+    Args:
+        run: the run.
+        config: what the evaluation's `config_sha256` covers.
+        results: one per benchmark, in order; a failed one has `error`.
+        evidence: see `report.evidence.gather`.
+    """
+    benchmarks = [{key: value for key, value in result.items() if key not in _HEADER_KEYS} for result in results]
+    missing = {
+        stage.value: MISSING_TEXTS[state].format(stage=stage.value)
+        for stage in (Stage.FILTER, Stage.LABEL, Stage.TRAIN)
+        if (state := evidence[stage.value]["state"]) in MISSING_TEXTS
+    }
+    content: Json = {
+        "schema_version": SCHEMA_VERSION,
+        "config_sha256": sha256_of(dict(config)),
+        "inputs": config["inputs"],
+        "run": {"name": run.metadata.name, "seed": run.spec.seed, "stages": [stage.value for stage in run.spec.stages]},
+        "model": next((result["model"] for result in results if "model" in result), None),
+        "benchmarks": benchmarks,
+        "references": {b["name"]: b["references"] for b in benchmarks if b.get("references")},
+        "missing": missing,
+        "funnel": _funnel(evidence["filter"]),
+        "filter": evidence["filter"],
+        "label": evidence["label"],
+        "train": evidence["train"],
+        "data_card": evidence["data_card"],
+        "cost": _cost(run, evidence),
+        "config": json.loads(dump(run)),
+        "versions": evidence["versions"],
+    }
+    content["notes"] = notes(content)
+    return content
+
+
+_HEADER_KEYS: Final = ("schema_version", "config_sha256", "inputs", "model")
+
+
+def without_pictures(value: Any) -> Any:
+    """The same document for programs: no data URIs."""
+    if isinstance(value, Mapping):
+        return {key: without_pictures(item) for key, item in value.items() if key not in PICTURE_KEYS}
+    return [without_pictures(item) for item in value] if isinstance(value, list) else value
+
+
+def _funnel(part: Mapping[str, Any]) -> list[Json]:
+    """Samples left after each step, as the filter reports them; from its counts where it has no report."""
+    if part["state"] != "committed":
+        return []
+    if part["report"].get("funnel"):
+        return part["report"]["funnel"]
+    counts = part["summary"]["counts"]
+    left = counts["input"]
+    steps = [{"step": "input", "samples": left, "dropped": 0}]
+    for step, dropped in [("readable", sum(counts["bad"].values())), *counts["dropped"].items()]:
+        left -= dropped
+        steps.append({"step": step, "samples": left, "dropped": dropped})
+    return steps
+
+
+def _cost(run: DihtRun, evidence: Mapping[str, Any]) -> list[Json]:
+    """Samples, seconds and process-hours of each stage, None where its marker does not say."""
+    rows: list[Json] = []
+    for stage in (Stage.FILTER, Stage.LABEL, Stage.TRAIN):
+        summary = evidence[stage.value].get("summary")
+        if summary is None:
+            continue
+        samples = summary.get("samples", summary.get("counts", {}).get("input"))
+        seconds, config = summary.get("seconds"), getattr(run.spec, stage.value)
+        processes = summary.get("processes", getattr(config, "workers", 1))
+        hours = None if seconds is None else round(seconds * processes / 3600, 4)
+        rows.append({"stage": stage.value, "samples": samples, "seconds": seconds, "process_hours": hours})
+    return rows

@@ -1,0 +1,84 @@
+"""All benchmarks of a report at a glance, and beside them what others published for the same ones. Pure, but for a packaged file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from typing import Any, Final
+
+import yaml
+
+from diht_k8s.recipe.report.notes import percent
+
+Json = dict[str, Any]
+
+TYPE_NAMES: Final = {"Classification": "classification", "Retrieval": "retrieval", "AnswerRanking": "answer ranking"}
+
+
+def headlines(result: Mapping[str, Any]) -> list[Json]:
+    """The headline figures of a benchmark: what is measured, value, interval, and the figure of guessing; [] if it failed."""
+    if "error" in result:
+        return []
+    if result["type"] == "Retrieval":
+        return [
+            _headline(
+                f"{name} R@1", result[key]["recall"]["1"], result[key]["interval"]["1"], result[key]["chance"]["1"]
+            )
+            for key, name in (("text_to_image", "caption to picture,"), ("image_to_text", "picture to caption,"))
+        ]
+    if result["type"] == "AnswerRanking":
+        return [_headline("accuracy", result["accuracy"], result["accuracy_interval"], result["chance"])]
+    return [
+        _headline("top-1", result["top1"], result["top1_interval"], result["chance"]),
+        _headline("mean per class", result["balanced"], result["balanced_interval"], result["chance"]),
+    ]
+
+
+def overview(content: Mapping[str, Any]) -> list[Json]:
+    """A row for each headline figure; a benchmark that failed has one row that says so."""
+    rows: list[Json] = []
+    for number, result in enumerate(content["benchmarks"], start=1):
+        head = {"number": number, "name": result["name"], "type": TYPE_NAMES[result["type"]]}
+        found = headlines(result)
+        rows += [{**head, **figure} for figure in found] or [{**head, "error": result["error"]}]
+    return rows
+
+
+def published(content: Mapping[str, Any]) -> Json | None:
+    """Published figures for those of the run's benchmarks that have any, ours as the first row; None where none has."""
+    table = _published()
+    own = _own_figures(content)
+    columns = [index for index, name in enumerate(table["columns"]) if name in own]
+    if not columns:
+        return None
+    ours = {"model": "This model", "samples": None, "source": "this report", "kind": "model"}
+    ours["figures"] = [percent(own[table["columns"][index]]) for index in columns]
+    rows = [
+        {**row, "kind": "reference", "figures": [percent(row["figures"][index] / 100) for index in columns]}
+        for row in table["rows"]
+    ]
+    return {"columns": [table["columns"][index] for index in columns], "rows": [ours, *rows]}
+
+
+def _headline(metric: str, value: float, interval: list[float], chance: float) -> Json:
+    return {"metric": metric, "value": value, "interval": interval, "chance": chance}
+
+
+def _own_figures(content: Mapping[str, Any]) -> dict[str, float]:
+    own: dict[str, float] = {}
+    for result in content["benchmarks"]:
+        if "error" in result:
+            continue
+        if result["type"] == "Classification":
+            own[f"{result['name']} top1"] = result["top1"]
+        elif result["type"] == "Retrieval":
+            own[f"{result['name']} t2i"] = result["text_to_image"]["recall"]["1"]
+            own[f"{result['name']} i2t"] = result["image_to_text"]["recall"]["1"]
+    return own
+
+
+@cache
+def _published() -> Json:
+    text = resources.files("diht_k8s.recipe.report").joinpath("published.yaml").read_text()
+    return yaml.safe_load(text)

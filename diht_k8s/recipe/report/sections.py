@@ -1,0 +1,324 @@
+"""What each part of the page shows: rows, bars, captions and charts from the report's content. Pure; no HTML beside the charts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from diht_k8s.recipe.report.notes import DIRECTIONS, first, percent
+from diht_k8s.recipe.report.plots import Series, line_chart, thinned
+
+Json = dict[str, Any]
+
+DASH: Final = "\u2013"
+REFERENCE_NAMES: Final = {"pixels": "Ridge on 12 x 12 raw pixels", "teacher": "Ridge on the teacher's features"}
+SHORT_NAMES: Final = {"pixels": "Pixel ridge", "teacher": "Teacher ridge"}
+STEP_NAMES: Final = {
+    "input": "Raw pairs",
+    "readable": "Readable",
+    "exclude": "Not excluded",
+    "language": "In the language",
+    "complexity": "Complexity (C)",
+    "metadata": "Numbers within limits",
+    "action": "Action (A)",
+    "size": "Large enough, not too long",
+    "benchmark": "Not in a benchmark",
+    "text": "No painted caption (T)",
+    "duplicate": "Picture not seen before",
+}
+REASONS: Final = {
+    "complexity": "Caption too simple (C)",
+    "action": "No action in the caption (A)",
+    "text": "The picture shows its own caption (T)",
+    "language": "Caption in another language",
+    "exclude": "On the exclude list",
+    "metadata": "A number of the .json is out of bounds",
+    "size": "Picture too small or too long",
+    "benchmark": "Picture of a benchmark",
+    "duplicate": "Picture repeats an earlier one",
+}
+CHARTS: Final = (
+    ("Loss", {"loss": "total", "contrastive_loss": "contrastive"}, False),
+    ("Concept losses", {"object_loss": "objects", "attribute_loss": "attributes"}, False),
+    ("Samples per second", {"samples_per_second": "samples/s"}, True),
+    ("Waiting for data, % of the time", {"data_wait_percent": "% waiting"}, True),
+    ("Learning rate", {"lr": "learning rate"}, True),
+    ("Logit scale", {"logit_scale": "logit scale"}, False),
+)
+TABLE_ROWS: Final = 16
+
+
+def count(value: float | None) -> str:
+    """A whole number with thin groups; a dash where there is none."""
+    return DASH if value is None else f"{value:,.0f}"
+
+
+def decimal(value: float | None) -> str:
+    """Three digits that matter; large numbers whole."""
+    if value is None:
+        return DASH
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as a person says them."""
+    if seconds is None:
+        return "not recorded"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def bar(name: str, value: float, kind: str = "reference", interval: list[float] | None = None) -> Json:
+    """One bar: value and interval are shares of the full width."""
+    return {"name": name, "value": value, "kind": kind, "interval": interval, "text": percent(value)}
+
+
+def scaled(rows: list[Json]) -> list[Json]:
+    """Bars of a card with the longest one full: small rates stay comparable; the figures stand beside them."""
+    largest = max(max(row["value"], (row["interval"] or [0, 0])[1]) for row in rows) or 1.0
+    return [
+        {
+            **row,
+            "value": row["value"] / largest,
+            "interval": row["interval"] and [edge / largest for edge in row["interval"]],
+        }
+        for row in rows
+    ]
+
+
+def cards(content: Json) -> list[Json]:
+    """The headline figures, each beside what it must be compared with."""
+    found: list[Json] = []
+    if (benchmark := first(content, "Retrieval")) is not None:
+        for key, direction in DIRECTIONS.items():
+            rows = [bar("This model", benchmark[key]["recall"]["5"], "model", benchmark[key]["interval"]["5"])]
+            rows += [bar(SHORT_NAMES[r["name"]], r[key]["recall"]["5"]) for r in benchmark["references"]]
+            rows.append(bar("Chance", benchmark[key]["chance"]["5"]))
+            title = f"{direction.capitalize()}, R@5"
+            found.append(
+                {
+                    "title": title,
+                    "value": rows[0]["text"],
+                    "rows": scaled(rows),
+                    "note": f"among {benchmark['pictures']:,} held-out pictures",
+                }
+            )
+    if (benchmark := first(content, "Classification")) is not None:
+        rows = [
+            bar("This model", benchmark["balanced"], "model", benchmark["balanced_interval"]),
+            bar("Chance", benchmark["chance"]),
+        ]
+        note = f"mean over {len(benchmark['classes'])} classes, {benchmark['pictures']:,} pictures"
+        found.append(
+            {"title": "Zero-shot, balanced accuracy", "value": rows[0]["text"], "rows": scaled(rows), "note": note}
+        )
+    if content["funnel"]:
+        total, left = content["funnel"][0]["samples"], content["funnel"][-1]["samples"]
+        rows = [bar("Kept", left / total, "model"), bar("Dropped", 1 - left / total)]
+        found.append(
+            {
+                "title": "Kept by the filter",
+                "value": count(left),
+                "rows": rows,
+                "note": f"of {total:,} raw pairs",
+            }
+        )
+    return found
+
+
+def steps(content: Json) -> list[Json]:
+    """The four stages: what each made, and what it cost."""
+    cost = {row["stage"]: row for row in content["cost"]}
+    labels, train = content["label"].get("report", {}), content["train"].get("summary", {})
+    figures = {
+        "filter": f"{count(content['funnel'][-1]['samples'])} of {count(content['funnel'][0]['samples'])} pairs kept"
+        if content["funnel"]
+        else None,
+        "label": f"{count(labels['vocabulary']['objects']['classes'])} objects, {count(labels['vocabulary']['attributes']['classes'])} attributes"
+        if labels
+        else None,
+        "train": f"{count(train.get('samples'))} samples in {count(train.get('steps'))} steps" if train else None,
+        "evaluate": f"{len(content['benchmarks'])} benchmarks",
+    }
+    does = {
+        "filter": "keeps informative pairs",
+        "label": "teacher names concepts",
+        "train": "hard negatives, concept heads",
+        "evaluate": "this report",
+    }
+    return [
+        {
+            "name": name,
+            "does": does[name],
+            "figure": figures[name] or "not in this report",
+            "seconds": duration(cost[name]["seconds"]) if cost.get(name, {}).get("seconds") is not None else None,
+        }
+        for name in does
+    ]
+
+
+def funnel(content: Json) -> list[Json]:
+    """Bars of the funnel; steps that took nothing away and are not of the paper are left out."""
+    rows = content["funnel"]
+    if not rows:
+        return []
+    total, off = rows[0]["samples"], _switched_off(content)
+    return [
+        {
+            **bar(
+                STEP_NAMES.get(row["step"], str(row["step"])) + off.get(row["step"], ""),
+                row["samples"] / total,
+                "plain",
+            ),
+            "samples": row["samples"],
+            "dropped": row["dropped"],
+        }
+        for row in rows
+        if row["dropped"] or row["step"] not in ("exclude", "language")
+    ]
+
+
+def _switched_off(content: Json) -> dict[str, str]:
+    """Rules whose threshold is 0: they take nothing away because they were not asked to."""
+    thresholds = content["filter"]["report"].get("thresholds", {})
+    names = {"minComplexity": "complexity", "minActions": "action"}
+    return {step: ", off" for name, step in names.items() if thresholds.get(name) == 0}
+
+
+def dropped(content: Json) -> list[Json]:
+    """Groups of thrown-out pairs, each with its reason, number and a few examples."""
+    part = content["filter"]
+    if part["state"] != "committed":
+        return []
+    counts = {
+        **part["summary"]["counts"]["dropped"],
+        **{f"bad:{k}": v for k, v in part["summary"]["counts"]["bad"].items()},
+    }
+    examples = part["report"].get("examples", {})
+    return [
+        {
+            "title": REASONS.get(reason, reason.replace("bad:", "Unusable: ").replace("_", " ")),
+            "number": number,
+            "examples": [_example(part, example, reason) for example in examples.get(reason, [])],
+        }
+        for reason, number in counts.items()
+        if number
+    ]
+
+
+def kept_examples(content: Json) -> list[Json]:
+    """A few pairs that the filter kept."""
+    part = content["filter"]
+    if part["state"] != "committed":
+        return []
+    return [_example(part, example, "kept") for example in part["report"].get("examples", {}).get("kept", [])]
+
+
+def why(example: Mapping[str, Any], reason: str) -> str:
+    """What the filter saw, in a few words."""
+    objects = ", ".join(example.get("objects", [])) or "none"
+    if reason == "text":
+        return f"reads “{' '.join(example.get('texts', []))}”"
+    if reason == "action":
+        return f"objects: {objects}; no action"
+    if reason == "complexity":
+        return f"objects: {objects}; nothing attached"
+    if reason == "kept":
+        actions = ", ".join(example.get("actions", []))
+        return f"objects: {objects}" + (f"; actions: {actions}" if actions else "")
+    return reason.removeprefix("bad:").replace("_", " ")
+
+
+def training_charts(content: Json) -> list[Json]:
+    """Curves over samples seen, with the last values as text."""
+    lines = content["train"].get("metrics", [])
+    found: list[Json] = []
+    for title, names, from_zero in CHARTS:
+        series: list[Series] = []
+        legend: list[Json] = []
+        for name, shown in names.items():
+            points = [(line["samples"], line.get(name)) for line in lines if "samples" in line]
+            values = [value for _, value in points if value is not None]
+            if values:
+                xs, ys = thinned([float(x) for x, _ in points], [y for _, y in points])
+                series.append(Series(shown, xs, ys))
+                legend.append({"name": shown, "first": decimal(values[0]), "last": decimal(values[-1])})
+        if series:
+            chart = line_chart(title, series, x_label="samples seen", from_zero=from_zero)
+            found.append({"title": title, "chart": chart, "legend": legend})
+    return found
+
+
+def training_table(content: Json) -> Json:
+    """The same values as rows, for those who do not see curves: means over at most `TABLE_ROWS` stretches."""
+    lines = [line for line in content["train"].get("metrics", []) if "samples" in line]
+    names = {name: shown for _, names, _ in CHARTS for name, shown in names.items()}
+    found = [name for name in names if any(line.get(name) is not None for line in lines)]
+    xs = [float(line["samples"]) for line in lines]
+    columns = [thinned(xs, [line.get(name) for line in lines], TABLE_ROWS)[1] for name in found]
+    samples = thinned(xs, xs, TABLE_ROWS)[0]
+    rows = [[count(x), *(decimal(column[row]) for column in columns)] for row, x in enumerate(samples)]
+    return {"names": ["samples seen", *(names[name] for name in found)], "rows": rows}
+
+
+def benchmark(result: Json) -> Json:
+    """A benchmark as the page shows it."""
+    view: Json = {"result": result, "systems": [], "classes": [], "few_shot": None}
+    if "error" in result:
+        return view
+    if result["type"] == "AnswerRanking":
+        return view
+    if result["type"] == "Retrieval":
+        view["systems"] = _systems(result)
+    else:
+        named = zip(result["classes"], result["class_pictures"], result["per_class"], strict=True)
+        rows = [bar(f"{name} ({pictures})", share or 0.0, "plain") for name, pictures, share in named if pictures]
+        view["classes"] = sorted(rows, key=lambda row: -row["value"])
+        if result.get("few_shot", {}).get("points"):
+            view["few_shot"] = _few_shot(result["few_shot"]["points"])
+    return view
+
+
+def _systems(result: Json) -> list[Json]:
+    chance = {key: {"recall": result[key]["chance"]} for key in DIRECTIONS}
+    systems = [{"name": "This model", "kind": "model", **{key: result[key] for key in DIRECTIONS}}]
+    systems += [
+        {**reference, "name": REFERENCE_NAMES[reference["name"]], "kind": "reference"}
+        for reference in result["references"]
+    ]
+    return [*systems, {"name": "Chance", "kind": "reference", **chance}]
+
+
+def _few_shot(points: list[Json]) -> Json:
+    xs = [float(index) for index in range(len(points))]
+    names = {
+        "probe": "probe from zero-shot",
+        "scratch": "probe from scratch",
+        "zero_shot": "zero-shot",
+        "pull": "L2 pull to zero-shot",
+    }
+    series = [
+        Series(
+            shown,
+            xs,
+            [point[kind]["mean"] for point in points],
+            [] if kind in ("zero_shot", "pull") else [point[kind]["low"] for point in points],
+            [] if kind in ("zero_shot", "pull") else [point[kind]["high"] for point in points],
+        )
+        for kind, shown in names.items()
+    ]
+    chart = line_chart(
+        "Balanced accuracy by shots per class",
+        series,
+        x_label="shots per class",
+        percent=True,
+        x_names=[str(p["shots"]) for p in points],
+    )
+    return {"chart": chart, "points": points, "legend": [{"name": shown} for shown in names.values()]}
+
+
+def _example(part: Json, example: Json, reason: str) -> Json:
+    return {**example, "picture": part["thumbnails"].get(example["uid"]), "why": why(example, reason)}

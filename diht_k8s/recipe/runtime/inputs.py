@@ -1,0 +1,59 @@
+"""Which shards a stage reads: the run's input, or what the filter kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from diht_k8s.api.errors import UserError
+from diht_k8s.api.layout import Layout
+from diht_k8s.api.reports import Committed
+from diht_k8s.api.run import Spec, Stage
+from diht_k8s.recipe.runtime.commit import read_committed
+from diht_k8s.recipe.shards.sources import Shard, input_shards
+from diht_k8s.recipe.shards.storage import Storage
+
+
+def kept_shards(spec: Spec, storage: Storage) -> list[Shard]:
+    """What training and labelling read: what the filter kept, without empty shards, or the raw input of a run without a filter.
+
+    Raises:
+        UserError: the filter has not been committed or its raw shards are not there, or there is none and a source has keys that only it reads.
+    """
+    if spec.filter is None:
+        shards = input_shards(spec, storage)
+        renamed = next((shard.source for shard in shards if shard.image_key or shard.caption_key), None)
+        if renamed is not None:
+            raise UserError(
+                f"spec.data.sources {renamed}: imageKey and captionKey are read by the stage filter: add spec.filter "
+                "(with filter: false for the source where nothing should be dropped)"
+            )
+        return shards
+    return kept_by(read_committed(storage, Layout(spec.data.output), Stage.FILTER), spec, storage)
+
+
+def kept_by(committed: Committed, spec: Spec, storage: Storage) -> list[Shard]:
+    """What a filter kept that ended with this marker, without empty shards.
+
+    Raises:
+        UserError: its raw shards are to be read, and the run does not name one of them.
+    """
+    layout = Layout(spec.data.output)
+    kept = [item for item in committed.summary["shards"] if item["kept"]]
+    if committed.config.get("config", {}).get("output") == "KeepList":
+        raw = {shard.name: shard for shard in input_shards(spec, storage)}
+        return [_listed(raw.get(item["name"]), item, layout, committed.inputs) for item in kept]
+    return [Shard(item["name"], layout.kept(item["name"]), item["source"], samples=item["kept"]) for item in kept]
+
+
+def _listed(raw: Shard | None, item: Mapping[str, Any], layout: Layout, inputs: Mapping[str, str]) -> Shard:
+    """A raw shard of which the filter kept something, with its keep list."""
+    name: str = item["name"]
+    if raw is None:
+        raise UserError(
+            f"the filter kept pairs of the shard {name}, which spec.data.sources lead to no more: "
+            "give the run document of which it was made, or run the stage filter again"
+        )
+    identity = inputs[name].partition(" ")[0]  # what follows says how the filter read it
+    return replace(raw, samples=item["kept"], keep_list=layout.keep_list(name), identity=identity)

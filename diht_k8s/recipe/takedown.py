@@ -1,0 +1,277 @@
+"""Take pairs out of what a run has made (takedowns): kept shards, their scores, soft labels, the examples of both reports.
+
+In: the committed stages filter and label, a list of uids and digests. Out: the same files without the pairs, with new markers. Only shards
+that hold such pairs are written. What is to go is noted in a plan first, and the markers are away meanwhile: an interrupted purge goes on
+when it is started again, and nobody takes a half purged output for whole. A model that was trained on the pairs cannot forget them:
+its training then no longer fits its input, and `diht run` says so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Final
+
+import pyarrow as pa
+
+from diht_k8s.api.documents import canonical_json
+from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.api.hashing import result_fields, sha256_of
+from diht_k8s.api.layout import Layout, join
+from diht_k8s.api.reports import Artefact, Committed
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.filter.exclusion import is_excluded, read_exclusions
+from diht_k8s.recipe.filter.kept_pairs import KeptPairs, write_scores
+from diht_k8s.recipe.filter.rules import match_rule
+from diht_k8s.recipe.filter.scores import Row, Scores, open_scores
+from diht_k8s.recipe.filter.stage import done_scores, finish
+from diht_k8s.recipe.filter.summary import Summary
+from diht_k8s.recipe.filter.text_spotting.matching import shows_caption
+from diht_k8s.recipe.runtime.commit import artefact, commit, find_committed
+from diht_k8s.recipe.runtime.inputs import kept_by
+from diht_k8s.recipe.runtime.progress import Reporter
+from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.recipe.runtime.stage import Context
+from diht_k8s.recipe.shards.pairs import read_pairs
+from diht_k8s.recipe.shards.samples import Sample
+from diht_k8s.recipe.shards.sources import Shard
+from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tables import read_table, write_table
+
+PLAN: Final = "PURGE.json"
+_SHA256_DIGITS: Final = 64
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What goes, and the markers as they were."""
+
+    filter: dict[str, Any]
+    label: dict[str, Any] | None
+    rows: dict[str, list[int]] = field(default_factory=dict)
+    """shard -> numbers of its rows of scores that lose everything but their names."""
+    taken: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """shard -> counts over the kept pairs among them (`Summary.to_json`)."""
+    entries: str = ""
+    """Digest of the list that was looked for."""
+
+    @property
+    def pairs(self) -> int:
+        """Kept pairs that go."""
+        return sum(counts["kept"] for counts in self.taken.values())
+
+
+@dataclass(frozen=True)
+class Purged:
+    """What a purge did."""
+
+    pairs: int
+    """pairs taken out of kept shards."""
+    dropped: int
+    """pairs that were not kept, whose words and spotted texts were taken out of the scores."""
+    shards: int
+    labels: bool
+    """whether there were labels to purge."""
+    trained: bool
+    """whether a model was trained on pairs that went."""
+
+
+def purge(run: DihtRun, storage: Storage, exclude: str, stop: StopFlag) -> Purged:
+    """Take the pairs of a list out of a run's output; no stage of the run may be running.
+
+    Args:
+        run: the run whose output it is.
+        storage: where it lies.
+        exclude: URI of the list: uids, SHA-256 of URLs or SHA-256 of pictures, one a line.
+        stop: looked at between shards.
+
+    Raises:
+        UserError: the list is empty, or the output is not of this run document.
+    """
+    entries = read_exclusions(storage, exclude)
+    if not entries:
+        raise UserError(f"{exclude} names nothing: give one uid or SHA-256 a line")
+    purging = _Purge(run, storage, stop)
+    plan = purging.plan(entries)
+    if plan.rows:
+        purging.execute(plan)
+    trained = find_committed(storage, Layout(run.spec.data.output), Stage.TRAIN) is not None
+    dropped = sum(map(len, plan.rows.values())) - plan.pairs
+    return Purged(plan.pairs, dropped, len(plan.rows), plan.label is not None, trained and plan.pairs > 0)
+
+
+class _Purge:
+    def __init__(self, run: DihtRun, storage: Storage, stop: StopFlag) -> None:
+        if run.spec.filter is None:
+            raise UserError(f"the run {run.metadata.name} has no stage filter: take the pairs out of the raw shards")
+        self._rules, self._storage, self._stop, self._layout = (
+            run.spec.filter,
+            storage,
+            stop,
+            Layout(run.spec.data.output),
+        )
+        self._plan_uri = join(self._layout.stage(Stage.FILTER), PLAN)
+        self._before = self._begun()
+        committed = Committed.model_validate(self._before.filter)
+        if _without_exclude(result_fields(self._rules)) != _without_exclude(committed.config["config"]):
+            raise UserError(
+                f"{self._layout.stage(Stage.FILTER)} was made with other settings than spec.filter: "
+                "give the run document of which it was made"
+            )
+        self._context = Context(
+            run, Stage.FILTER, storage, self._layout, committed.config, Reporter(Stage.FILTER), stop
+        )
+        self._kept = KeptPairs(storage, self._layout, self._rules.output)
+        self._readable = {shard.name: shard for shard in kept_by(committed, run.spec, storage)}
+        filtered = {source.name: source.filter for source in run.spec.data.sources}
+        self._shards = [
+            Shard(item["name"], "", item["source"], filtered.get(item["source"], True))
+            for item in committed.summary["shards"]
+        ]
+
+    def _begun(self) -> Plan:
+        """The plan of an interrupted purge, or an empty one with the markers."""
+        if self._storage.exists(self._plan_uri):
+            return Plan(**json.loads(self._storage.read_bytes(self._plan_uri)))
+        committed, label = (find_committed(self._storage, self._layout, stage) for stage in (Stage.FILTER, Stage.LABEL))
+        if committed is None:
+            raise UserError(f"{self._layout.stage(Stage.FILTER)} is not committed: there is nothing whole to purge yet")
+        return Plan(committed.model_dump(mode="json"), None if label is None else label.model_dump(mode="json"))
+
+    def plan(self, entries: frozenset[str]) -> Plan:
+        """Find the pairs; those of an interrupted purge go as well."""
+        digest = sha256_of(sorted(entries))
+        if self._before.rows and self._before.entries != digest:
+            raise UserError(
+                "a purge of another list was interrupted: start it again with that list, then with this one"
+            )
+        plan = replace(self._before, rows=dict(self._before.rows), taken=dict(self._before.taken), entries=digest)
+        for shard in self._shards:
+            self._stop.raise_if_requested("nothing has been changed")
+            if shard.name not in plan.rows:
+                self._find(plan, shard, entries)
+        return plan
+
+    def _find(self, plan: Plan, shard: Shard, entries: frozenset[str]) -> None:
+        rows = list(self._scores(shard).rows())
+        found = {number for number, row in enumerate(rows) if row.uid in entries and not _is_purged(row)}
+        kept = [number for number, row in enumerate(rows) if row.kept]
+        by_digest = any(len(entry) == _SHA256_DIGITS for entry in entries)
+        if kept and (by_digest or found.intersection(kept)):
+            taken = Summary()
+            samples = read_pairs(self._storage, self._readable[shard.name])
+            for number, sample in zip(kept, samples, strict=True):
+                if is_excluded(sample, entries):
+                    found.add(number)
+                    self._count(taken, rows[number], sample, shard)
+            if taken.kept:
+                plan.taken[shard.name] = {**taken.to_json(), "examples": {}}
+        if found:
+            plan.rows[shard.name] = sorted(found)
+
+    def _count(self, taken: Summary, row: Row, sample: Sample, shard: Shard) -> None:
+        if row.ocr_state != "not_run" and self._rules.text_spotting.mode != "Disabled" and shard.filtered:
+            row.matched = shows_caption(sample.caption, row.ocr, match_rule(self._rules))
+        least = self._rules.text_spotting.min_matched_characters
+        taken.add(row, sample, filtered=shard.filtered, min_characters=least)
+
+    def execute(self, plan: Plan) -> None:
+        """Write what is left, markers last."""
+        storage, gone = self._storage, set[str]()
+        storage.write_bytes(self._plan_uri, json.dumps(asdict(plan)).encode())
+        for stage in (Stage.LABEL, Stage.FILTER):
+            storage.remove(self._layout.committed(stage))
+        for shard in self._shards:
+            if shard.name in plan.rows:
+                self._stop.raise_if_requested("start the purge again to go on")
+                gone |= self._purge_shard(plan, shard)
+        before = Committed.model_validate(plan.filter)
+        found = [self._done(shard) for shard in self._shards]
+        outcome = finish(self._context, self._shards, found, check=False)
+        summary = {**before.summary, **outcome.summary, "purged": before.summary.get("purged", 0) + plan.pairs}
+        committed = commit(storage, self._layout, Stage.FILTER, before.config, outcome.artefacts, summary)
+        if plan.label is not None:
+            self._commit_label(Committed.model_validate(plan.label), committed, plan, gone)
+        for shard in plan.taken:
+            storage.remove(self._layout.fingerprints(shard))
+        storage.remove(self._plan_uri)
+
+    def _purge_shard(self, plan: Plan, shard: Shard) -> set[str]:
+        """Labels first and scores last: while the scores are as they were, they say what the others may still hold. The uids that went."""
+        scores, numbers, layout = self._scores(shard), set(plan.rows[shard.name]), self._layout
+        rows = list(scores.rows())
+        uids = {rows[number].uid for number in numbers}
+        if all(_is_purged(rows[number]) for number in numbers):
+            return uids
+        kept, header = [number for number, row in enumerate(rows) if row.kept], scores.header
+        places = {place for place, number in enumerate(kept) if number in numbers}
+        if places:
+            if plan.label is not None:
+                self._purge_labels(shard, places, len(kept))
+            header = {**header, "kept": self._kept.rewrite(shard.name, rows, numbers)}
+        summary = Summary.from_json(header["summary"])
+        taken = plan.taken.get(shard.name)
+        summary.exclude(Summary() if taken is None else Summary.from_json(taken), uids)
+        rows = [_purged(row) if number in numbers else row for number, row in enumerate(rows)]
+        write_scores(self._storage, layout.scores(shard.name), rows, {**header, "summary": summary.to_json()})
+        return uids
+
+    def _purge_labels(self, shard: Shard, places: Collection[int], kept: int) -> None:
+        """Take rows out of a shard's labels, and its features away, which only the making of labels reads."""
+        uri = self._layout.labels(shard.name)
+        table, header = read_table(self._storage, uri)
+        if table.num_rows == kept:
+            left = [place not in places for place in range(kept)]
+            write_table(self._storage, uri, table.filter(pa.array(left)), header)
+        elif table.num_rows != kept - len(places):
+            raise DataError(f"{uri} has {table.num_rows} rows for {kept} kept pairs: run the stage label again")
+        self._storage.remove(self._layout.features(shard.name))
+
+    def _commit_label(self, before: Committed, filtered: Committed, plan: Plan, gone: Collection[str]) -> None:
+        """The label stage's marker and report, as of labels that were made of the purged filter output."""
+        storage, layout = self._storage, self._layout
+        uri = layout.report(Stage.LABEL)
+        report = json.loads(storage.read_bytes(uri))
+        report["examples"] = [example for example in report.get("examples", []) if example["uid"] not in gone]
+        storage.write_bytes(uri, json.dumps(report, indent=1, ensure_ascii=False).encode())
+        config = {**before.config, "inputs": {**before.config["inputs"], "filter": filtered.output_sha256}}
+        written = {f"labels/{name}.parquet" for name in plan.taken} | {"report.json"}
+        artefacts = [
+            artefact(storage, layout, Stage.LABEL, item.path) if item.path in written else item
+            for item in before.artefacts
+        ]
+        storage.write_bytes(layout.started(Stage.LABEL), canonical_json(config).encode())
+        samples = before.summary.get("samples", plan.pairs) - plan.pairs
+        commit(storage, layout, Stage.LABEL, config, artefacts, {**before.summary, "samples": samples})
+
+    def _scores(self, shard: Shard) -> Scores:
+        uri = self._layout.scores(shard.name)
+        return open_scores(self._storage.read_bytes(uri), uri)
+
+    def _done(self, shard: Shard) -> tuple[Scores, Artefact]:
+        found = done_scores(self._context, shard)
+        if found is None:
+            raise DataError(
+                f"{self._layout.scores(shard.name)} is not of the committed output: run the stage filter again"
+            )
+        return found
+
+
+def _is_purged(row: Row) -> bool:
+    return not row.kept and not row.parser_version and not row.ocr
+
+
+def _purged(row: Row) -> Row:
+    """The row of an excluded pair: its names only, and for a pair that was kept, the reason."""
+    return Row(
+        shard=row.shard,
+        index=row.index,
+        uid=row.uid,
+        caption_sha256=row.caption_sha256,
+        reason="exclude" if row.kept else row.reason,
+    )
+
+
+def _without_exclude(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name != "exclude"}

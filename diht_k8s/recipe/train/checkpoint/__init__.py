@@ -1,0 +1,1 @@
+"""Training state on storage: files, fencing, checkpointing."""

@@ -1,0 +1,44 @@
+"""Where a training's first weights lie and what identifies them (`train.initFrom`); `warm_start` puts them into the model.
+
+Free of torch: the launcher asks before it starts the ranks, and would hold all that a rank imports, hundreds of MiB, as long as they run.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import PurePosixPath
+
+from diht_k8s.api.errors import UserError
+from diht_k8s.api.layout import MARKER, join
+from diht_k8s.api.train import InitFrom
+from diht_k8s.recipe.shards.storage import Storage
+
+EXPORTED = "open_clip_model.safetensors"
+
+
+def file_of(storage: Storage, start: InitFrom) -> str:
+    """The file that tells the weights apart: the one itself, an export's safetensors, a checkpoint's marker.
+
+    Raises:
+        UserError: the folder holds none of them.
+    """
+    uri = start.uri.rstrip("/")
+    if start.kind == "Weights" and PurePosixPath(uri).suffix:
+        return uri
+    for name in (EXPORTED, MARKER):
+        if (start.kind == "Weights" or name == MARKER) and storage.exists(join(uri, name)):
+            return join(uri, name)
+    if start.kind == "Weights":
+        raise UserError(
+            f"train.initFrom {uri} holds no weights: give a .safetensors or .pt file, the folder OUTPUT/train/model, or a checkpoint's folder"
+        )
+    raise UserError(f"train.initFrom {uri} is no committed checkpoint: give the folder OUTPUT/train/checkpoints/step-N")
+
+
+def described(storage: Storage, start: InitFrom) -> dict[str, str]:
+    """What identifies the first weights, for the stage's inputs: a checkpoint's digests, else the file's size and version."""
+    place = file_of(storage, start)
+    if place.endswith(MARKER):
+        parts = json.loads(storage.read_bytes(place))["parts"]
+        return {"initFrom": " ".join(part["sha256"] for part in parts)}
+    return {"initFrom": storage.identity(place)}

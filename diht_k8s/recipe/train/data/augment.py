@@ -1,0 +1,69 @@
+"""Pictures to tensors: RandomResizedCrop(0.9 to 1.0) in training, OpenAI's mean and deviation.
+
+The crop of a picture depends on (seed, epoch, uid) alone, so that it is the same on any worker and after any restart. Pixels are those of
+PIL's bicubic filter (mean difference below 0.01 of 255), by torch's antialiased kernel on bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2.functional import InterpolationMode, resized_crop
+
+from diht_k8s.recipe.train.data.sampler import generator
+
+# Shape legend: B batch, C channels (3), H height, W width.
+
+MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
+STD: Final = (0.26862954, 0.26130258, 0.27577711)
+SCALE: Final = (0.9, 1.0)
+RATIO: Final = (3 / 4, 4 / 3)
+
+
+def crop_box(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """A random crop (left, top, right, bottom) of 90 to 100 % of the area with a side ratio of 3/4 to 4/3, as torchvision draws it."""
+    for _ in range(10):
+        area = width * height * rng.uniform(*SCALE)
+        ratio = math.exp(rng.uniform(math.log(RATIO[0]), math.log(RATIO[1])))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
+            return left, top, left + w, top + h
+    w, h = min(width, round(height * RATIO[1])), min(height, round(width / RATIO[0]))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def train_view(pixels_CHW: Tensor, size: int, *, seed: int, epoch: int, uid: str) -> Tensor:
+    """The training view of an RGB picture: uint8, C x size x size."""
+    height, width = pixels_CHW.shape[-2:]
+    left, top, right, bottom = crop_box(width, height, generator(seed, "crop", epoch, uid))
+    return resized_crop(
+        pixels_CHW,
+        top=top,
+        left=left,
+        height=bottom - top,
+        width=right - left,
+        size=[size, size],
+        interpolation=InterpolationMode.BICUBIC,
+        antialias=True,
+    )
+
+
+def normalised(pixels_BHWC: Tensor) -> Tensor:
+    """Fp32 pictures B x C x H x W (channels last in memory) of uint8 pixels, on their device."""
+    batch, height, width, channels = pixels_BHWC.shape
+    # whole rows instead of a last dimension of 3, which no kernel vectorises
+    mean_row, std_row = ((torch.tensor(value, device=pixels_BHWC.device) * 255).repeat(width) for value in (MEAN, STD))
+    rows = pixels_BHWC.reshape(batch, height, width * channels)
+    images = torch.empty(rows.shape, device=pixels_BHWC.device)
+    if pixels_BHWC.device.type == "cpu":  # picture by picture: three times as fast, because each stays in the cache
+        for row, image in zip(rows, images, strict=True):
+            torch.sub(row, mean_row, out=image).div_(std_row)
+    else:
+        torch.sub(rows, mean_row, out=images).div_(std_row)
+    return images.view(batch, height, width, channels).permute(0, 3, 1, 2)

@@ -1,0 +1,112 @@
+"""What one rank trains on in one step, and how the parts that its loader's workers make become one batch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from diht_k8s.recipe.train.data.augment import normalised
+
+# Shape legend: B batch, C channels (3), H height, W width, T tokens, K stored classes.
+
+
+@dataclass(frozen=True)
+class HeadTargets:
+    """Soft targets of one concept head."""
+
+    ids_BK: Tensor
+    probabilities_BK: Tensor
+
+    def on(self, device: torch.device) -> HeadTargets:
+        """The same on a device."""
+        return HeadTargets(self.ids_BK.to(device), self.probabilities_BK.to(device))
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Soft targets of a batch."""
+
+    objects: HeadTargets
+    attributes: HeadTargets
+    mask_B: Tensor
+    """whether a picture has labels."""
+
+    def on(self, device: torch.device) -> Targets:
+        """The same on a device."""
+        return Targets(self.objects.on(device), self.attributes.on(device), self.mask_B.to(device))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's part of a global batch, in global order."""
+
+    pixels_BHWC: Tensor
+    """augmented pictures, uint8: a quarter of the memory until they are needed."""
+    tokens_BT: Tensor
+    caption_ids_B: Tensor
+    """equal where captions are equal, int64."""
+    targets: Targets | None
+    uids: list[str]
+    bad: dict[str, int]
+    """samples that could not be used, by reason; a grey picture stands in for each."""
+
+    @cached_property
+    def images_BCHW(self) -> Tensor:  # noqa: N802  # the shape is part of the name
+        """The normalised pictures, fp32, made when first asked for."""
+        return normalised(self.pixels_BHWC)
+
+    def pinned(self) -> Batch:
+        """The same in page-locked memory, from which a GPU fetches while it computes."""
+        return replace(self, pixels_BHWC=self.pixels_BHWC.pin_memory(), tokens_BT=self.tokens_BT.pin_memory())
+
+    def on(self, device: torch.device) -> Batch:
+        """The same on a device, to which page-locked memory goes while it computes."""
+        if device.type == "cpu":
+            return self
+        return replace(
+            self,
+            pixels_BHWC=self.pixels_BHWC.to(device, non_blocking=True),
+            tokens_BT=self.tokens_BT.to(device, non_blocking=True),
+            caption_ids_B=self.caption_ids_B.to(device),
+            targets=None if self.targets is None else self.targets.on(device),
+        )
+
+
+def interleaved(parts: Sequence[Batch]) -> Batch:
+    """The batch whose row j is row j // n of part j % n of n parts."""
+    if len(parts) == 1:
+        return parts[0]
+    bad: Counter[str] = Counter()
+    for part in parts:
+        bad.update(part.bad)
+    return Batch(
+        _rows([part.pixels_BHWC for part in parts]),
+        _rows([part.tokens_BT for part in parts]),
+        _rows([part.caption_ids_B for part in parts]),
+        _interleaved_targets([part.targets for part in parts if part.targets is not None]),
+        [uid for row in zip(*(part.uids for part in parts), strict=True) for uid in row],
+        dict(bad),
+    )
+
+
+def _interleaved_targets(parts: Sequence[Targets]) -> Targets | None:
+    if not parts:
+        return None
+    return Targets(
+        _interleaved_head([part.objects for part in parts]),
+        _interleaved_head([part.attributes for part in parts]),
+        _rows([part.mask_B for part in parts]),
+    )
+
+
+def _interleaved_head(parts: Sequence[HeadTargets]) -> HeadTargets:
+    return HeadTargets(_rows([part.ids_BK for part in parts]), _rows([part.probabilities_BK for part in parts]))
+
+
+def _rows(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(tensors), dim=1).flatten(0, 1)

@@ -1,0 +1,200 @@
+"""Batches of one rank, prepared ahead of the step: in a thread, or by worker processes of which each makes every n-th row of each batch.
+
+Workers are finer ranks (see `assembly`), so neither the batches nor the cursor depend on their number. What is prepared ahead is bounded in bytes.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import itertools
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from diht_k8s.api.errors import DihtError, RetryableError
+from diht_k8s.recipe.train.data.batch import Batch, interleaved
+from diht_k8s.recipe.train.data.collate import Assembler, Job
+from diht_k8s.recipe.train.data.dataset import Source
+from diht_k8s.recipe.train.data.sampler import Order
+
+PREFETCH_BYTES = 512 << 20
+"""Batches that wait for their step: as many as fit, from one to `PREFETCH_BATCHES`."""
+PREFETCH_BATCHES = 4
+STOP_SECONDS = 30.0
+"""For the batch that is being made to be finished, at the end."""
+_PR_SET_PDEATHSIG = 1
+
+
+class Loader:
+    """Iterates over the batches of one rank from a position on."""
+
+    def __init__(
+        self,
+        source: Source,
+        order: Order,
+        *,
+        batch_size: int,
+        image_size: int,
+        context_length: int,
+        seed: int,
+        rank: int,
+        world: int,
+        workers: int = 0,
+    ) -> None:
+        """Make a loader; nothing is read yet.
+
+        Args:
+            source: the shards.
+            order: the global order over them.
+            batch_size: of the global batch; a multiple of `world`.
+            image_size: side of the pictures in pixels.
+            context_length: tokens of a caption at most.
+            seed: of the augmentation.
+            rank: of this process.
+            world: number of processes.
+            workers: processes that make the batches, at most; the largest number up to it that divides a rank's part of a batch is taken. 0: a
+                thread of this process.
+        """
+        self._job = Job(source, order, batch_size, image_size, context_length, seed)
+        self._rank, self._world = rank, world
+        local = batch_size // world
+        self.workers = next(
+            number for number in range(min(workers, local), -1, -1) if number == 0 or local % number == 0
+        )
+        self._ahead = max(1, min(PREFETCH_BATCHES, PREFETCH_BYTES // (local * image_size**2 * 3)))
+        self.wait_seconds = 0.0
+        """time that `batches` waited for data since it was last read."""
+
+    def batches(self, position: int) -> Generator[Batch]:
+        """Batches for ever, the first one beginning at a global position (a multiple of the batch size)."""
+        ready: queue.Queue[Batch | BaseException] = queue.Queue(self._ahead)
+        closed = threading.Event()
+        made = self._merged(self._start_workers(position)) if self.workers else self._here(position)
+        filler = threading.Thread(target=self._fill, args=(made, ready, closed), name="loader", daemon=True)
+        filler.start()
+
+        def stop() -> None:
+            closed.set()
+            filler.join(STOP_SECONDS)
+
+        # A thread that still computes when the interpreter is taken down would abort the process, and hide its exit code.
+        atexit.register(stop)
+        try:
+            while True:
+                before = time.perf_counter()
+                item = ready.get()
+                self.wait_seconds += time.perf_counter() - before
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            atexit.unregister(stop)
+            stop()
+
+    def _fill(self, made: Generator[Batch], ready: queue.Queue[Batch | BaseException], closed: threading.Event) -> None:
+        try:
+            with contextlib.closing(made):
+                for batch in made:
+                    if not _handed_over(batch.pinned() if torch.cuda.is_available() else batch, ready, closed):
+                        return
+        except BaseException as error:  # the training thread raises it
+            _handed_over(error, ready, closed)
+
+    def _here(self, position: int) -> Generator[Batch]:
+        assembler = Assembler(self._job, rank=self._rank, world=self._world)
+        for start in itertools.count(position, self._job.batch_size):
+            yield assembler.batch(start)
+
+    def _start_workers(self, position: int) -> Iterator[Any]:
+        """Fork the workers, from the thread with which they shall end.
+
+        Forked, not spawned: a spawned one would import DeepSpeed first, seconds and hundreds of MiB for each. What a fork must not share, the
+        connections to storage, belongs to one process each (see `Storage`).
+        """
+        before = signal.getsignal(signal.SIGCHLD)
+        loader = DataLoader(
+            _Parts(self._job, position, rank=self._rank, world=self._world),
+            batch_size=None,
+            num_workers=self.workers,
+            prefetch_factor=self._ahead,
+            collate_fn=_as_it_is,
+            worker_init_fn=_settle,
+            multiprocessing_context="fork",
+        )
+        parts = iter(loader)
+        if threading.current_thread() is threading.main_thread():
+            # torch's handler would raise in the middle of a step; that a worker is gone shows in `_merged`, too
+            signal.signal(signal.SIGCHLD, before)
+        return parts
+
+    def _merged(self, parts: Iterator[Any]) -> Generator[Batch]:
+        """Batches of the parts that the workers hand over in turn."""
+        while True:
+            try:
+                made = [next(parts) for _ in range(self.workers)]
+            except (RuntimeError, EOFError, OSError) as error:
+                if not _tells_of_a_lost_worker(error):
+                    raise
+                raise RetryableError(
+                    f"rank {self._rank} lost a loader worker ({str(error) or type(error).__name__}): start again; if it comes back, raise pods.shmSize or "
+                    "memory, or lower train.loaderWorkers"
+                ) from error
+            for part in made:
+                if isinstance(part, BaseException):
+                    raise part
+            yield interleaved(made)
+
+
+def _tells_of_a_lost_worker(error: Exception) -> bool:
+    """Whether a worker is gone: torch says so, or the socket over which it gives its tensors, which is closed before torch sees it dead."""
+    if isinstance(error, RuntimeError):
+        return str(error).startswith("DataLoader worker")
+    return isinstance(error, EOFError | ConnectionError | FileNotFoundError) and not str(error).startswith("Caught ")
+
+
+def _handed_over(item: Any, ready: queue.Queue[Any], closed: threading.Event) -> bool:
+    """Put an item into a queue that may be full; False if nobody wants it any more."""
+    while not closed.is_set():
+        with contextlib.suppress(queue.Full):
+            ready.put(item, timeout=0.2)
+            return True
+    return False
+
+
+class _Parts(IterableDataset[Any]):
+    """One worker's parts of the rank's batches; the last thing that it yields is the error that ends it."""
+
+    def __init__(self, job: Job, position: int, *, rank: int, world: int) -> None:
+        self._job, self._position, self._rank, self._world = job, position, rank, world
+
+    def __iter__(self) -> Iterator[Batch | DihtError]:
+        info = get_worker_info()
+        assert info is not None
+        rank, world = self._rank + info.id * self._world, info.num_workers * self._world
+        assembler = Assembler(self._job, rank=rank, world=world, sharers=info.num_workers)
+        try:
+            for start in itertools.count(self._position, self._job.batch_size):
+                yield assembler.batch(start)
+        except DihtError as error:  # as a value: torch would bury the line under a traceback
+            yield error
+
+
+def _as_it_is(part: Any) -> Any:
+    return part
+
+
+def _settle(worker: int) -> None:
+    """Undo what a worker inherited from its rank: the handler that turns SIGTERM into a request; and end with the rank."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -1,0 +1,70 @@
+"""A moving average of the weights (`train.ema`), kept in the shards that ZeRO cuts the fp32 weights into: no rank holds all of it.
+
+The decay rises with the steps, min(decay, (1 + t) / (10 + t)), so that the random start is soon forgotten (our choice; the paper has no
+average). Buffers and frozen weights have no average of their own: they are taken as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diht_k8s.recipe.train.checkpoint.state import is_zero, master_weights, put
+
+
+class Average:
+    """The average of one rank's share of the weights."""
+
+    def __init__(self, engine: Any, model: nn.Module, decay: float, state: Mapping[str, Tensor] | None = None) -> None:
+        """Begin with the engine's weights, or with those of a checkpoint (a collective).
+
+        Args:
+            engine: DeepSpeed's.
+            model: the student inside it.
+            decay: of the average, below 1.
+            state: a checkpoint's, with `PARAMETER|ema` beside each weight.
+        """
+        self._engine, self._decay = engine, decay
+        self._shards = [weights.detach().clone() for weights in master_weights(engine, model)]
+        self._model = model
+        if state is not None and any(key.endswith("|ema") for key in state):
+            self._load(state)
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after a step; `step` counts from 1."""
+        weight = 1.0 - min(self._decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self._shards, [w.detach() for w in master_weights(self._engine, self._model)], weight)
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Let the engine's fp32 weights be the average for a while: what reads the weights then reads it."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for shard, weights in zip(self._shards, master_weights(self._engine, self._model), strict=True):
+            kept = weights.detach().clone()
+            weights.data.copy_(shard)
+            shard.copy_(kept)
+
+    @torch.no_grad()
+    def _load(self, state: Mapping[str, Tensor]) -> None:
+        """Write the average where the weights are, so that DeepSpeed cuts it up, and exchange the two."""
+        for name, parameter in self._model.named_parameters():
+            key = f"{name}|ema"
+            if key not in state or not parameter.requires_grad:
+                continue
+            if is_zero(self._engine):
+                put(self._engine, parameter, state[key])
+            else:
+                parameter.data.copy_(state[key])
+        self._swap()

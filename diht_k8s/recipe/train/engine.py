@@ -1,0 +1,391 @@
+"""DeepSpeed around the student: precision, ZeRO, clipping, one optimiser step for a global batch of any size.
+
+A batch larger than what fits at once is passed through in micro-batches by gradient caching: features first without a graph, the loss
+and its gradient on all of them, then each micro-batch again with that gradient. The contrastive loss sees the whole batch either way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+import deepspeed
+import deepspeed.ops
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from diht_k8s.api.errors import UserError
+from diht_k8s.api.train import Train
+from diht_k8s.recipe.train.data.batch import Batch, Targets
+from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
+from diht_k8s.recipe.train.loss.losses import duplicate_share, hn_nce_loss_and_statistics, soft_label_loss
+from diht_k8s.recipe.train.model.attention import attention_in_fp32, needs_fp32_attention
+from diht_k8s.recipe.train.model.student import Features, Student, parameter_groups
+from diht_k8s.recipe.train.precision import LOSS_SCALE, MIN_SCALE, LossScale, require_precision
+
+LOSS_CHUNK = 256
+"""Pictures that the contrastive loss holds against all captions at a time."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The parts of the loss of a global batch, each already averaged over all ranks, and how hard its negatives are."""
+
+    total: float
+    contrastive: float
+    object: float
+    attribute: float
+    image_to_text_top1: float
+    """share of the batch's pictures whose own caption scores highest."""
+    text_to_image_top1: float
+    hardest_weight: float
+    """weight of the hardest negative, mean over the batch; 1 where all weigh alike."""
+    duplicate_share: float
+    """share of the batch's pairs whose caption another pair has too."""
+
+    @property
+    def finite(self) -> bool:
+        """Whether a step can be made of it."""
+        return math.isfinite(self.total)
+
+
+class Update(Enum):
+    """What became of a step; the same on all ranks."""
+
+    MADE = auto()
+    OVERFLOW = auto()
+    """left out, because the gradients were too large for fp16 at this loss scale, which is halved: a part of fp16."""
+    NOT_FINITE = auto()
+    """left out, because loss or gradients are not finite."""
+
+
+def this_device() -> torch.device:
+    """This rank's GPU, or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def meet() -> None:
+    """Meet the other ranks (a collective), through DeepSpeed, which wants to do it itself."""
+    # Needs a compiler at start-up and only speeds up CPU collectives inside one host.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend="nccl" if this_device().type == "cuda" else "gloo", verbose=False)
+
+
+class Engine:
+    """One rank's share of the training."""
+
+    def __init__(self, train: Train, model: Student, *, rank: int, world: int) -> None:
+        """Wrap the model.
+
+        Raises:
+            UserError: the device lacks the precision.
+        """
+        self._train, self._world = train, world
+        self._model, self._norm = model, float("nan")
+        self._local = train.batch_size // world
+        self._micro = min(train.micro_batch_size or self._local, self._local)
+        if self._local % self._micro:
+            raise UserError(f"train.microBatchSize {self._micro} must divide the {self._local} pairs of a process")
+        self.device = this_device()
+        require_precision(self.device, train.precision)
+        self.scaling = LossScale() if train.precision == "fp16" else None
+        """the loss scaling, None where the precision needs none."""
+        if self.scaling is not None:
+            model.autocast_dtype = torch.float16
+        self.engine = self._initialise(model)
+        self.logit_scale = torch.zeros(())
+        """inverse temperature of the last step."""
+        self.update = Update.MADE
+        """what became of the last step."""
+        self._watch = _Stopwatch(self.device)
+
+    def _initialise(self, model: Student) -> Any:
+        optimizer = self._train.optimizer
+        groups = parameter_groups(
+            model,
+            weight_decay=optimizer.weight_decay,
+            head_lr_scale=self._train.distillation.head_lr_scale,
+            head_weight_decay_scale=self._train.distillation.head_weight_decay_scale,
+        )
+        adamw = torch.optim.AdamW(
+            groups, lr=optimizer.lr, betas=(optimizer.beta1, optimizer.beta2), eps=optimizer.eps, fused=True
+        )
+        engine, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=adamw,
+            config=self._configuration(sum(parameter.numel() for parameter in model.parameters())),
+            dist_init_required=False,
+        )
+        return engine
+
+    def _configuration(self, num_parameters: int) -> dict[str, Any]:
+        train = self._train
+        # DeepSpeed's buckets of 5e8 elements are allocated anew in each step: 2 GB of address space that a small model never fills.
+        bucket = min(500_000_000, num_parameters + num_parameters % 2)  # DeepSpeed wants it even
+        configuration: dict[str, Any] = {
+            "train_batch_size": train.batch_size,
+            "train_micro_batch_size_per_gpu": self._micro,
+            "gradient_accumulation_steps": self._local // self._micro,
+            "gradient_clipping": train.optimizer.gradient_clip_norm,
+            "zero_optimization": {
+                "stage": train.zero_stage,
+                "stage3_param_persistence_threshold": 0,
+                "reduce_bucket_size": bucket,
+                "allgather_bucket_size": bucket,
+                **_offloading(train),
+            },
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,
+            "steps_per_print": 10**9,
+            "wall_clock_breakdown": False,
+        }
+        if train.precision == "bf16":
+            # Autocast keeps fp32 weights and norms: the same numbers for every ZeRO stage, and checkpoints hold one precision.
+            # fp16 has its own (see `Student`): DeepSpeed's would clip before it takes the loss scale off, each rank with a scale of its own.
+            configuration["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+        return configuration
+
+    def set_learning_rate(self, lr: float) -> None:
+        """Set the schedule's learning rate; each group has its own factor."""
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = lr * group["lr_scale"]
+
+    def step(self, batch: Batch) -> Losses:
+        """One optimiser step over the global batch, of which `batch` is this rank's part; `update` says what became of it."""
+        self._watch.start()
+        batch = batch.on(self.device)
+        fp32 = needs_fp32_attention(self.device, self._train.precision, compiled=self._train.compile)
+        with attention_in_fp32() if fp32 else contextlib.nullcontext():
+            return self._whole(batch) if self._micro == self._local else self._in_parts(batch)
+
+    def gradient_norm(self) -> float:
+        """The global gradient norm of the last step, before clipping."""
+        return self._norm
+
+    def own_seconds(self) -> float:
+        """What the last step's forward pass took, that is until this rank met the others."""
+        return self._watch.seconds()
+
+    @property
+    def micro_batch(self) -> int:
+        """Pairs of this rank that pass through the model at once."""
+        return self._micro
+
+    def scaling_state(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps of the loss scaling."""
+        return {} if self.scaling is None else {LOSS_SCALE: self.scaling.state()}
+
+    def load_scaling(self, state: Mapping[str, Tensor]) -> None:
+        """Go on with the loss scaling of a checkpoint, where both have one."""
+        if self.scaling is not None and LOSS_SCALE in state:
+            self.scaling = LossScale.of(state[LOSS_SCALE])
+
+    def _backward(self, loss: Tensor) -> None:
+        """DeepSpeed's backward pass of the scaled loss; ZeRO's optimisers take the scale off themselves, before they clip."""
+        if self.scaling is not None and self._train.zero_stage > 0:
+            self.engine.optimizer.override_loss_scale(self.scaling.scale)
+        elif self.scaling is not None:
+            loss = loss * self.scaling.scale
+        self.engine.backward(loss)
+
+    def _make_update(self) -> None:
+        """DeepSpeed's step, where the gradients are finite."""
+        finite = self._step_zero() if self._train.zero_stage > 0 else self._step_plain()
+        exhausted = self.scaling is None or self.scaling.scale <= MIN_SCALE
+        self.update = Update.MADE if finite else Update.NOT_FINITE if exhausted else Update.OVERFLOW
+        if self.scaling is not None:
+            self.scaling.update(overflow=not finite)
+
+    def _step_zero(self) -> bool:
+        """ZeRO's step, which leaves out gradients that are not finite; whether it was made."""
+        self.engine.step()
+        norm = self.engine.get_global_grad_norm()
+        self._norm = float(norm) if norm is not None else float("nan")
+        return not self.engine.optimizer.overflow
+
+    def _step_plain(self) -> bool:
+        """The step of ZeRO 0, of which DeepSpeed tells no norm and which it would make of any gradients; whether it was made."""
+        gradients = [parameter.grad for parameter in self._model.parameters() if parameter.grad is not None]
+        if self.scaling is not None:
+            torch._foreach_div_(gradients, self.scaling.scale)
+        self._norm = float(torch.nn.utils.get_total_norm(gradients))
+        if not math.isfinite(self._norm):
+            self.engine.zero_grad()
+            return False
+        self.engine.step()
+        return True
+
+    def _forward(self, batch: Batch, part: slice) -> Features:
+        return self.engine(batch.images_BCHW[part], batch.tokens_BT[part], self._train.loss.max_logit_scale)
+
+    def _whole(self, batch: Batch) -> Losses:
+        features = self._forward(batch, slice(None))
+        self._watch.met()
+        parts = self._losses(features, batch)
+        losses = self._averaged(parts)
+        if not losses.finite:
+            self.update = Update.NOT_FINITE
+            return losses
+        self._backward(parts[0])
+        self._make_update()
+        return losses
+
+    def _in_parts(self, batch: Batch) -> Losses:
+        parts = [slice(begin, begin + self._micro) for begin in range(0, self._local, self._micro)]
+        states, cached = [], []
+        with torch.no_grad():
+            for part in parts:
+                states.append(_random_state(self.device))
+                cached.append(self._forward(batch, part))
+        self._watch.met()
+        whole = Features(*(_leaf(cached, field) for field in Features._fields))
+        terms = self._losses(whole, batch)
+        losses = self._averaged(terms)
+        if not losses.finite:
+            self.update = Update.NOT_FINITE
+            return losses
+        terms[0].backward()
+        for number, (part, state) in enumerate(zip(parts, states, strict=True)):
+            with _replayed(state, self.device):
+                features = self._forward(batch, part)
+            last = number == len(parts) - 1
+            self.engine.set_gradient_accumulation_boundary(last)
+            # DeepSpeed divides by the number of parts, as if the loss were a mean over them.
+            self._backward(_surrogate(features, whole, part) * len(parts))
+            self._make_update() if last else self.engine.step()
+        return losses
+
+    def _losses(self, features: Features, batch: Batch) -> list[Tensor]:
+        """What `Losses` holds; averaging over ranks gives the global figures and gradients."""
+        loss = self._train.loss
+        self.logit_scale = features.logit_scale.detach()
+        settings = HnNceSettings(
+            alpha=loss.alpha,
+            beta=loss.beta,
+            differentiate_weights=loss.differentiate_weights,
+            chunk_size=LOSS_CHUNK,
+            group=self.group,
+        )
+        contrastive, statistics = hn_nce_loss_and_statistics(
+            features.image_BD,
+            features.text_BD,
+            features.logit_scale,
+            settings,
+            batch.caption_ids_B if loss.mask_duplicate_captions else None,
+        )
+        objects, attributes = self._distilled(features, batch.targets)
+        total = contrastive + self._train.distillation.weight * (objects + attributes)
+        return [
+            total, contrastive, objects, attributes, *statistics, duplicate_share(batch.caption_ids_B, self.group)
+        ]  # fmt: skip
+
+    def _distilled(self, features: Features, targets: Targets | None) -> tuple[Tensor, Tensor]:
+        """The cross-entropies of both heads; 0 without labels."""
+        object_logits_BC, attribute_logits_BC = features.object_logits_BC, features.attribute_logits_BC
+        if targets is None or object_logits_BC is None or attribute_logits_BC is None:
+            return features.image_BD.new_zeros(()), features.image_BD.new_zeros(())
+        group = self.group
+        objects, attributes, mask_B = targets.objects, targets.attributes, targets.mask_B
+        return (
+            soft_label_loss(object_logits_BC, objects.ids_BK, objects.probabilities_BK, mask_B, group),
+            soft_label_loss(attribute_logits_BC, attributes.ids_BK, attributes.probabilities_BK, mask_B, group),
+        )
+
+    @property
+    def group(self) -> dist.ProcessGroup | None:
+        """The ranks that share the batch; None where there is one."""
+        return dist.group.WORLD if self._world > 1 else None
+
+    def _averaged(self, losses: list[Tensor]) -> Losses:
+        values = torch.stack([loss.detach().float() for loss in losses])
+        if self._world > 1:
+            dist.all_reduce(values)
+            values /= self._world
+        return Losses(*values.tolist())
+
+
+class _Stopwatch:
+    """Time of a forward pass on a device, without making it wait."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._began, self._met = 0.0, 0.0
+        self._events = None
+        if device.type == "cuda":
+            self._events = (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
+
+    def start(self) -> None:
+        self._began = time.perf_counter()
+        if self._events is not None:
+            self._events[0].record()
+
+    def met(self) -> None:
+        self._met = time.perf_counter()
+        if self._events is not None:
+            self._events[1].record()
+
+    def seconds(self) -> float:
+        """To be asked after the step, when the device is past both marks."""
+        if self._events is not None:
+            return self._events[0].elapsed_time(self._events[1]) / 1000
+        return self._met - self._began
+
+
+def _offloading(train: Train) -> dict[str, Any]:
+    """DeepSpeed's settings for `train.offload`; the run document's rules see to the ZeRO stage."""
+    if train.offload == "None":
+        return {}
+    place = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    moved = {"offload_optimizer": place}
+    return {**moved, "offload_param": place} if train.offload == "Parameters" else moved
+
+
+def _leaf(parts: list[Features], field: str) -> Any:
+    values = [getattr(part, field) for part in parts]
+    if values[0] is None:
+        return None
+    joined = values[0] if values[0].ndim == 0 else torch.cat(values)
+    return joined.detach().requires_grad_()
+
+
+def _surrogate(features: Features, whole: Features, part: slice) -> Tensor:
+    """A scalar whose gradient by the weights is this part's share of the loss's: features times the cached gradients."""
+    total = features.image_BD.new_zeros(())
+    for field in Features._fields:
+        value, cached = getattr(features, field), getattr(whole, field)
+        if value is None or cached.grad is None:
+            continue
+        if value.ndim:
+            total = total + (value * cached.grad[part]).sum()
+        elif part.start == 0:  # the scale stands in every part but counts once
+            total = total + value * cached.grad
+        else:
+            total = total + 0.0 * value
+    return total
+
+
+def _random_state(device: torch.device) -> list[Tensor]:
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+@contextlib.contextmanager
+def _replayed(state: list[Tensor], device: torch.device) -> Iterator[None]:
+    """The random numbers (dropout, patch dropout) of the first pass again, without disturbing the sequence."""
+    now = _random_state(device)
+    torch.set_rng_state(state[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state[1], device)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(now[0])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(now[1], device)

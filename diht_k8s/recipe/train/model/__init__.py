@@ -1,0 +1,1 @@
+"""The student: network, first weights, warm start, export and card."""

@@ -1,0 +1,170 @@
+"""The student: open_clip's CLIP with exact GELU (the DiHT architecture), and the two concept heads on its image embedding.
+
+The heads are linear maps from the image embedding before normalisation (our choice; the paper does not say), or from what the tower's projection
+sees, to the vocabulary. They are dropped on export.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import open_clip
+import torch
+from open_clip.model import CLIP
+from open_clip.transformer import text_global_pool
+from torch import Tensor, nn
+
+from diht_k8s.api.errors import UserError
+from diht_k8s.api.train import Train
+from diht_k8s.recipe.train.loss.losses import clamped_logit_scale
+from diht_k8s.recipe.train.model.head_inputs import TowerFeatures
+
+# B pairs, T tokens of the longest caption, D embedding, W width of the image tower, C concepts of a head.
+
+
+class Features(NamedTuple):
+    """What the losses need."""
+
+    image_BD: Tensor
+    """normalised image features, fp32."""
+    text_BD: Tensor
+    """normalised text features, fp32."""
+    logit_scale: Tensor
+    """inverse temperature (not its logarithm), a scalar."""
+    object_logits_BC: Tensor | None
+    attribute_logits_BC: Tensor | None
+
+
+def model_configuration(train: Train) -> dict[str, Any]:
+    """The open_clip configuration of a run's model.
+
+    Raises:
+        UserError: open_clip does not know the name, or the configuration has the wrong form.
+    """
+    if train.model_config_ is not None:
+        config = copy.deepcopy(train.model_config_)
+        missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in config]
+        if missing:
+            raise UserError(f"train.modelConfig lacks {', '.join(missing)}: see open_clip's model configurations")
+    else:
+        assert train.model is not None
+        config = open_clip.get_model_config(train.model)
+        if config is None:
+            raise UserError(f"train.model {train.model} is not known to open_clip: see its model configurations")
+        config = copy.deepcopy(config)
+    config["quick_gelu"] = False
+    if train.image_size is not None:
+        config["vision_cfg"]["image_size"] = train.image_size
+    if train.patch_dropout:
+        config["vision_cfg"]["patch_dropout"] = train.patch_dropout
+    return config
+
+
+class Student(nn.Module):
+    """CLIP with concept heads."""
+
+    def __init__(
+        self, config: dict[str, Any], *, num_objects: int = 0, num_attributes: int = 0, heads_input: str = "Embedding"
+    ) -> None:
+        """Make a model with random weights (open_clip's initialisation, as DiHT's).
+
+        Args:
+            config: an open_clip model configuration.
+            num_objects: classes of the object head; 0 means no head.
+            num_attributes: classes of the attribute head; 0 means no head.
+            heads_input: Embedding or Tower, as `train.distillation.headsInput`.
+
+        Raises:
+            UserError: open_clip refuses the configuration, or the tower has no features before its projection that we know.
+        """
+        super().__init__()
+        try:
+            # DeepSpeed cannot broadcast 0-dimensional parameters; the export makes the scale a scalar again.
+            self.clip = CLIP(**config, nonscalar_logit_scale=True)
+        except (TypeError, ValueError, KeyError, AssertionError, RuntimeError) as error:
+            raise UserError(f"open_clip refuses the model configuration: {error}: check train.modelConfig") from error
+        has_heads = num_objects or num_attributes
+        self._tower = TowerFeatures(self.clip.visual) if heads_input == "Tower" and has_heads else None
+        width = config["embed_dim"] if self._tower is None else self._tower.width
+        self.object_head = nn.Linear(width, num_objects) if num_objects else None
+        self.attribute_head = nn.Linear(width, num_attributes) if num_attributes else None
+        self.autocast_dtype: torch.dtype | None = None
+        """what `forward` computes matrix products in, if it is this model that sees to it."""
+
+    def encode_text(self, tokens_BT: Tensor) -> Tensor:
+        """Text embeddings before normalisation, fp32, BxD.
+
+        The batch is cut to its longest caption where nothing behind the end token (the highest one) counts, that is under the causal mask
+        of CLIP: the numbers are the same and short captions cost what they are worth.
+        """
+        clip: Any = self.clip
+        if clip.text_pool_type == "argmax" and clip.attn_mask is not None:
+            tokens_BT = tokens_BT[:, : int(tokens_BT.argmax(dim=1).max()) + 1]
+        return self.text_features(tokens_BT)
+
+    def text_features(self, tokens_BT: Tensor) -> Tensor:
+        """`encode_text` of tokens as long as they are."""
+        clip: Any = self.clip
+        x_BTW = clip.token_embedding(tokens_BT).to(clip.transformer.get_cast_dtype())
+        x_BTW = x_BTW + clip.positional_embedding[: tokens_BT.shape[1]].to(x_BTW.dtype)
+        mask_TT = clip.attn_mask[: tokens_BT.shape[1], : tokens_BT.shape[1]] if clip.attn_mask is not None else None
+        x_BTW = clip.ln_final(clip.transformer(x_BTW, attn_mask=mask_TT))
+        pooled_BW = text_global_pool(x_BTW, tokens_BT, clip.text_pool_type, eos_token_id=clip.text_eos_id)
+        projection = clip.text_projection
+        if projection is None:
+            return pooled_BW.float()
+        return (projection(pooled_BW) if isinstance(projection, nn.Linear) else pooled_BW @ projection).float()
+
+    def forward(self, images_BCHW: Tensor, tokens_BT: Tensor, max_logit_scale: float) -> Features:
+        """Features and concept logits of a batch."""
+        lower = self.autocast_dtype
+        with contextlib.nullcontext() if lower is None else torch.autocast(images_BCHW.device.type, lower):
+            return self._features(images_BCHW, tokens_BT, max_logit_scale)
+
+    def _features(self, images_BCHW: Tensor, tokens_BT: Tensor, max_logit_scale: float) -> Features:
+        image_BD = self.clip.encode_image(images_BCHW).float()
+        seen_BW = image_BD if self._tower is None else self._tower.take()
+        text_BD = self.encode_text(tokens_BT)
+        return Features(
+            nn.functional.normalize(image_BD, dim=-1),
+            nn.functional.normalize(text_BD, dim=-1),
+            clamped_logit_scale(self.clip.logit_scale.float().squeeze(0), max_logit_scale),
+            self.object_head(seen_BW).float() if self.object_head is not None else None,
+            self.attribute_head(seen_BW).float() if self.attribute_head is not None else None,
+        )
+
+
+def has_batch_statistics(model: nn.Module) -> bool:
+    """Whether a sample's features depend on the others that pass through the model with it."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+
+
+def parameter_groups(
+    model: Student, *, weight_decay: float, head_lr_scale: float, head_weight_decay_scale: float
+) -> list[dict[str, Any]]:
+    """AdamW's groups: no decay on gains, biases and the logit scale; the heads with their own learning rate and decay.
+
+    `lr_scale` of a group multiplies the schedule's learning rate.
+    """
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    heads = [(name, parameter) for name, parameter in named if name.startswith(("object_head", "attribute_head"))]
+    towers = [(name, parameter) for name, parameter in named if not name.startswith(("object_head", "attribute_head"))]
+    groups = [
+        _group("towers", (p for _, p in towers if _decays(p)), weight_decay, 1.0),
+        _group("towers, no decay", (p for _, p in towers if not _decays(p)), 0.0, 1.0),
+        _group("heads", (p for _, p in heads if _decays(p)), weight_decay * head_weight_decay_scale, head_lr_scale),
+        _group("heads, no decay", (p for _, p in heads if not _decays(p)), 0.0, head_lr_scale),
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _group(name: str, parameters: Iterable[nn.Parameter], weight_decay: float, lr_scale: float) -> dict[str, Any]:
+    return {"name": name, "params": list(parameters), "weight_decay": weight_decay, "lr_scale": lr_scale}
+
+
+def _decays(parameter: nn.Parameter) -> bool:
+    """Gains, biases and the logit scale are vectors."""
+    return parameter.ndim >= 2

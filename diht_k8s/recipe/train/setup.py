@@ -1,0 +1,172 @@
+"""What a rank trains with, from the run document: shards with their sizes, student, vocabulary, loader, held-out pairs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import PurePosixPath
+from typing import Any
+
+import torch
+
+from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.api.run import DihtRun
+from diht_k8s.api.train import Train
+from diht_k8s.recipe.label.vocabulary import Vocabulary
+from diht_k8s.recipe.runtime.inputs import kept_shards
+from diht_k8s.recipe.shards.samples import count_samples
+from diht_k8s.recipe.shards.sources import Shard
+from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.train.collectives import gather_objects
+from diht_k8s.recipe.train.data.dataset import Source
+from diht_k8s.recipe.train.data.loader import Loader
+from diht_k8s.recipe.train.data.sampler import Order
+from diht_k8s.recipe.train.engine import this_device
+from diht_k8s.recipe.train.model.batch_norm import over_all_ranks
+from diht_k8s.recipe.train.model.student import Student, has_batch_statistics
+from diht_k8s.recipe.train.stage import label_layout
+from diht_k8s.recipe.train.validation import Held, Validation
+
+
+def read_vocabulary(run: DihtRun, storage: Storage) -> Vocabulary | None:
+    """The concepts that the student's heads tell apart; None without distillation."""
+    assert run.spec.train is not None
+    if run.spec.train.distillation.mode != "Concepts":
+        return None
+    return Vocabulary.from_document(json.loads(storage.read_bytes(label_layout(run).vocabulary)))
+
+
+def make_student(
+    run: DihtRun, config: dict[str, Any], vocabulary: Vocabulary | None, *, rank: int, world: int
+) -> Student:
+    """The student with random weights that depend on the run's seed alone.
+
+    Raises:
+        UserError: open_clip refuses the configuration, or this machine cannot compile it.
+    """
+    train = run.spec.train
+    assert train is not None
+    torch.manual_seed(run.spec.seed)
+    model = Student(
+        config,
+        num_objects=len(vocabulary.objects) if vocabulary else 0,
+        num_attributes=len(vocabulary.attributes) if vocabulary else 0,
+        heads_input=train.distillation.heads_input,
+    )
+    if train.lock_image_tower:
+        model.clip.lock_image_tower()
+    if train.activation_checkpointing:
+        model.clip.set_grad_checkpointing()
+    if has_batch_statistics(model):
+        if world > 1:
+            over_all_ranks(model, this_device())
+        if rank == 0 and train.micro_batch_size is not None:
+            logging.warning(
+                "the model has batch statistics (BatchNorm): its curve depends on train.microBatchSize, over which they are taken"
+            )
+    if train.compile:
+        _compile(model, train)
+    return model
+
+
+def _compile(model: Student, train: Train) -> None:
+    """Have torch.compile make the towers' kernels at the first step; names of weights stay."""
+    if train.zero_stage == 3:
+        raise UserError(
+            "train.compile does not go with train.zeroStage 3, which gathers weights inside the towers: use 2"
+        )
+    if this_device().type == "cpu" and not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
+        raise UserError(
+            "train.compile needs a C++ compiler on CPUs, and none is installed: install g++ or switch it off"
+        )
+    visual, text = (model.clip.visual, model.clip.transformer)
+    visual.compile()
+    text.compile(dynamic=True)  # captions of other lengths
+
+
+def train_shards(run: DihtRun, storage: Storage) -> list[Shard]:
+    """The shards to train on: `train.shards` (labels are looked up by their file names), else what the filter kept, else the raw input."""
+    train: Train | None = run.spec.train
+    assert train is not None
+    if train.shards:
+        return [Shard(PurePosixPath(uri).name.partition(".")[0], uri, "train") for uri in storage.expand(train.shards)]
+    return kept_shards(run.spec, storage)
+
+
+def counted(storage: Storage, shards: Sequence[Shard], batch_size: int, *, rank: int, world: int) -> list[Shard]:
+    """Shards with the number of their samples (a collective); the ranks share those that no filter has counted, and read them once.
+
+    Raises:
+        DataError: all together are fewer than a batch.
+    """
+    samples = {place: shard.samples for place, shard in enumerate(shards) if shard.samples is not None}
+    unknown = [place for place in range(len(shards)) if place not in samples]
+    if unknown:
+        found = {place: count_samples(storage, shards[place].uri) for place in unknown[rank::world]}
+        samples |= {place: number for part in gather_objects(found) for place, number in part.items()}
+    total = sum(samples.values())
+    if total < batch_size:
+        raise DataError(f"{total} pairs are fewer than train.batchSize {batch_size}: lower it or loosen the filter")
+    return [replace(shard, samples=samples[place]) for place, shard in enumerate(shards)]
+
+
+def weights_of(run: DihtRun, shards: Sequence[Shard]) -> list[float]:
+    """How often each shard is drawn, relative to the others (`data.sources[].weight`)."""
+    weights = {source.name: source.weight for source in run.spec.data.sources}
+    return [weights.get(shard.source, 1.0) for shard in shards]
+
+
+def image_size(model: Student) -> int:
+    """Side of the pictures in pixels."""
+    size: Any = model.clip.visual.image_size
+    return size[0] if isinstance(size, tuple) else size
+
+
+def make_loader(
+    run: DihtRun,
+    storage: Storage,
+    shards: Sequence[Shard],
+    order: Order,
+    model: Student,
+    vocabulary: Vocabulary | None,
+    *,
+    rank: int,
+    world: int,
+) -> Loader:
+    """The loader of one rank's batches; nothing is read yet."""
+    train = run.spec.train
+    assert train is not None
+    labels = None if vocabulary is None else [label_layout(run).labels(shard.name) for shard in shards]
+    return Loader(
+        Source(storage, shards, labels, vocabulary_sha256=None if vocabulary is None else vocabulary.sha256),
+        order,
+        batch_size=train.batch_size,
+        image_size=image_size(model),
+        context_length=model.clip.context_length,
+        seed=run.spec.seed,
+        rank=rank,
+        world=world,
+        workers=train.loader_workers,
+    )
+
+
+def make_validation(
+    train: Train, storage: Storage, model: Student, micro_batch: int, *, rank: int, world: int
+) -> Validation | None:
+    """What measures the held-out loss; None where none is asked for."""
+    if train.validation is None:
+        return None
+    held = Held(
+        storage,
+        storage.expand(train.validation.shards),
+        train.batch_size,
+        micro_batch,
+        image_size(model),
+        model.clip.context_length,
+        rank,
+        world,
+    )
+    return Validation(held, train)

@@ -1,0 +1,136 @@
+"""Stage 3, train: kept shards and soft labels in, checkpoints and an open_clip model out. Process 1: claims, launches the ranks, commits."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diht_k8s.api.documents import dump
+from diht_k8s.api.errors import UserError
+from diht_k8s.api.layout import Layout, join
+from diht_k8s.api.pods import merged
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.api.train import Train
+from diht_k8s.recipe.runtime.commit import artefact, read_committed
+from diht_k8s.recipe.runtime.launcher import Gang, launch
+from diht_k8s.recipe.runtime.preflight import check_node, check_output, in_pod
+from diht_k8s.recipe.runtime.stage import Context, Outcome
+from diht_k8s.recipe.shards.sources import input_shards
+from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.train.checkpoint.first_weights import described
+
+RANK_MODULE = "diht_k8s.recipe.train.loop"
+RESULT = "result.json"
+"""Written by rank 0 when all is done; names what belongs to the output."""
+MAX_WEIGHT_RATIO = 100
+"""Of the sources' weights."""
+
+
+def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """The kept shards and labels by the digests of the stages that made them; raw shards by their identity."""
+    train = _train(run)
+    _check_model(train)
+    inputs = _weights(run)
+    layout = Layout(run.spec.data.output)
+    if train.shards:
+        inputs |= {uri: storage.identity(uri) for uri in storage.expand(train.shards)}
+    elif run.spec.filter is not None:
+        inputs["filter"] = read_committed(storage, layout, Stage.FILTER).output_sha256
+    else:
+        inputs |= {shard.name: storage.identity(shard.uri) for shard in input_shards(run.spec, storage)}
+    if train.distillation.mode == "Concepts":
+        inputs["label"] = read_committed(storage, label_layout(run), Stage.LABEL).output_sha256
+    if train.init_from is not None:
+        inputs |= described(storage, train.init_from)
+    return inputs, {"open_clip": importlib.metadata.version("open_clip_torch")}
+
+
+def execute(context: Context) -> Outcome | None:
+    """Launch this node's ranks; node 0 commits what rank 0 wrote."""
+    train = _train(context.run)
+    gang = Gang.from_environment(train.processes_per_node)
+    _check_shape(train, gang)
+    host = socket.gethostname()
+    if in_pod():
+        check_node(gang.processes, _gpus(context.run), host=host)
+    check_output(context.storage, context.layout.stage(Stage.TRAIN), host=host)
+    os.environ["DIHT_RUN"] = dump(context.run)
+    os.environ["DIHT_STAGE_CONFIG"] = json.dumps(context.config)
+    launch(gang, RANK_MODULE, [], run_id=context.run.metadata.name, stop=context.stop)
+    if gang.node_rank != 0:
+        return None
+    result: dict[str, Any] = json.loads(context.storage.read_bytes(join(context.layout.stage(Stage.TRAIN), RESULT)))
+    artefacts = [artefact(context.storage, context.layout, Stage.TRAIN, path) for path in result["files"]]
+    return Outcome(artefacts, result["summary"])
+
+
+def label_layout(run: DihtRun) -> Layout:
+    """Where the labels lie: this run's, or those of `train.labels` (a label folder of another run)."""
+    labels = _train(run).labels
+    if labels is None:
+        return Layout(run.spec.data.output)
+    folder = labels.rstrip("/")
+    if not folder.endswith("/label"):
+        raise UserError(f"train.labels {labels} is no label folder: give the folder OUTPUT/label of another run")
+    return Layout(folder.removesuffix("/label"))
+
+
+def _gpus(run: DihtRun) -> int:
+    """GPUs that each pod asks for."""
+    asked = str(merged(run.spec.pods, _train(run).pods).resources.get("nvidia.com/gpu", 0))
+    return int(asked) if asked.isdigit() else 0
+
+
+def _train(run: DihtRun) -> Train:
+    assert run.spec.train is not None
+    return run.spec.train
+
+
+def _check_model(train: Train) -> None:
+    """Look at the name before ranks start; open_clip takes seconds to import, so its folder of configurations is read."""
+    if train.model is None:
+        return
+    package = importlib.util.find_spec("open_clip")
+    if package is None or not package.submodule_search_locations:
+        raise UserError("open_clip is not installed: install the extra recipe of this package")
+    folder = Path(package.submodule_search_locations[0]) / "model_configs"
+    names = sorted(path.stem for path in folder.glob("*.json"))
+    if train.model not in names:
+        close = difflib.get_close_matches(train.model, names, n=1)
+        hint = f"did you mean {close[0]}?" if close else "see its model configurations, or set train.modelConfig"
+        raise UserError(f"train.model {train.model} is not known to open_clip: {hint}")
+
+
+def _check_shape(train: Train, gang: Gang) -> None:
+    ranks = gang.nodes * gang.processes
+    if train.batch_size % ranks or train.batch_size < 2 * ranks:
+        raise UserError(
+            f"train.batchSize {train.batch_size} must be a multiple of the {ranks} processes, at least 2 pairs for each: change one"
+        )
+    if gang.nodes > 1 and not gang.master:
+        raise UserError("DIHT_MASTER is not set: a gang of several nodes needs the host name of node 0")
+
+
+def _weights(run: DihtRun) -> dict[str, str]:
+    """What identifies the sources' weights; nothing where all are alike."""
+    weights = {source.name: source.weight for source in run.spec.data.sources}
+    least, most = min(weights.values()), max(weights.values())
+    if least == most:
+        return {}
+    if _train(run).shards:
+        raise UserError(
+            "data.sources[].weight does not go with train.shards, whose pairs are of no source: remove one of them"
+        )
+    if most > MAX_WEIGHT_RATIO * least:
+        raise UserError(
+            f"data.sources[].weight: {most:g} is more than {MAX_WEIGHT_RATIO} times {least:g}, so that an epoch would repeat the one source "
+            "that often: bring them closer"
+        )
+    return {"weights": ", ".join(f"{name} {weight / least:g}" for name, weight in weights.items())}

@@ -1,0 +1,153 @@
+"""What rank 0 tells the world about the training: a progress line, a line of metrics, warnings, and where asked for Weights & Biases."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import resource
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diht_k8s.api.errors import RetryableError, UserError
+from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor
+from diht_k8s.recipe.train.engine import Losses
+from diht_k8s.recipe.train.health import STRAGGLER_RATIO, Spikes, Utilisation, peak_flops, slowest
+from diht_k8s.recipe.train.metrics import Metrics
+
+LOG_EVERY_S = 2.0
+LOG_LINES = 1000
+"""Of a long training about so many lines for each factor of e in time, so that the metrics stay small."""
+
+LAG_LINES = 5
+"""Lines in a row in which the same rank lags before the log says so: a busy machine slows one for a moment."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is known of one step."""
+
+    cursor: Cursor
+    losses: Losses
+    lr: float
+    logit_scale: float
+    gradient_norm: float
+    own_seconds: Sequence[float]
+    """of each rank, in data and forward pass, before it met the others."""
+    loss_scale: float | None
+    """of fp16; None where the precision needs none."""
+    tokens_BT: Tensor
+    held_out: Mapping[str, float]
+    """figures of a validation after this step; empty without one."""
+    last: bool
+
+
+class Observer:
+    """Adds up steps and writes a line of metrics every few seconds."""
+
+    def __init__(self, metrics: Metrics, model_config: dict[str, Any], *, batch_size: int, world: int) -> None:
+        """Make one; `model_config` tells the operations of a sample where the device's peak is known."""
+        self._metrics, self._batch_size, self._world = metrics, batch_size, world
+        self._spikes = Spikes()
+        self._at, self._samples, self._operations = time.monotonic(), 0, 0.0
+        self._own = [0.0] * world
+        self._lagging: tuple[int, ...] = ()
+        peak = peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+        self._utilisation = None if peak is None else Utilisation(model_config, peak)
+
+    def add(self, step: Step, waited_seconds: float) -> bool:
+        """Take in a step; whether a line was written, after which `waited_seconds` (for data, since the last line) starts anew."""
+        self._samples += self._batch_size
+        self._own = [total + new for total, new in zip(self._own, step.own_seconds, strict=True)]
+        if self._utilisation is not None:
+            self._operations += self._utilisation.operations(step.tokens_BT)
+        if step.losses.finite and (median := self._spikes.add(step.losses.total)) is not None:
+            logging.warning(
+                "loss spike at step %d: %.4g after a median of %.4g", step.cursor.step, step.losses.total, median
+            )
+        now = time.monotonic()
+        every_s = max(LOG_EVERY_S, step.cursor.seconds / LOG_LINES)
+        if not (step.last or step.held_out or now - self._at >= every_s or step.cursor.step <= 1):
+            return False
+        self._metrics.add({**_figures(step), **self._rates(now, waited_seconds), **step.held_out})
+        self._at, self._samples, self._operations, self._own = now, 0, 0.0, [0.0] * self._world
+        self._spikes.count = 0
+        self._metrics.write()
+        return True
+
+    def _rates(self, now: float, waited_seconds: float) -> dict[str, float]:
+        elapsed = max(now - self._at, 1e-9)
+        found = {
+            "samples_per_second": self._samples / elapsed,
+            "data_wait_percent": 100 * waited_seconds / elapsed,
+            "peak_memory_mib": peak_memory_mib(),
+            "loss_spikes": self._spikes.count,
+        }
+        if self._world > 1:
+            rank, ratio = slowest(self._own)
+            found |= {"slowest_rank": rank, "slowest_rank_ratio": ratio}
+            self._lagging = (*self._lagging, rank)[-LAG_LINES:] if ratio > STRAGGLER_RATIO else ()
+            if self._lagging == (rank,) * LAG_LINES:
+                logging.warning("rank %d takes %.1f times as long as the others", rank, ratio)
+                self._lagging = ()
+        if self._utilisation is not None:
+            found["mfu_percent"] = self._utilisation.percent(self._operations, elapsed)
+        return found
+
+
+def _figures(step: Step) -> dict[str, float]:
+    losses = step.losses
+    scaling = {} if step.loss_scale is None else {"loss_scale": step.loss_scale}
+    return {
+        "step": step.cursor.step,
+        "samples": step.cursor.position,
+        "time": int(time.time()),
+        "loss": losses.total,
+        "contrastive_loss": losses.contrastive,
+        "object_loss": losses.object,
+        "attribute_loss": losses.attribute,
+        "lr": step.lr,
+        "logit_scale": step.logit_scale,
+        "gradient_norm": step.gradient_norm,
+        **scaling,
+        "image_to_text_top1": losses.image_to_text_top1,
+        "text_to_image_top1": losses.text_to_image_top1,
+        "hardest_negative_weight": losses.hardest_weight,
+        "duplicate_caption_share": losses.duplicate_share,
+    }
+
+
+def peak_memory_mib() -> float:
+    """Most memory so far: the device's, or this process's on a CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def weights_and_biases(name: str, config: dict[str, Any]) -> Any:
+    """A Weights & Biases run where WANDB_PROJECT is set (credentials and mode as its own variables say), else None.
+
+    Raises:
+        UserError: it is asked for and not installed, or refuses its variables.
+        RetryableError: its server cannot be reached.
+    """
+    project = os.environ.get("WANDB_PROJECT")
+    if not project:
+        return None
+    try:
+        wandb = importlib.import_module("wandb")
+    except ImportError as error:
+        raise UserError("WANDB_PROJECT is set, and wandb is not installed: install it or unset the variable") from error
+    errors = wandb.errors
+    try:
+        return wandb.init(project=project, name=name, id=name, resume="allow", config=config)
+    except errors.Error as error:
+        passing = isinstance(error, errors.CommError) and not isinstance(error, errors.AuthenticationError)
+        raise (RetryableError if passing else UserError)(
+            f"Weights & Biases does not begin ({error}): see its WANDB_ variables, or unset WANDB_PROJECT"
+        ) from error

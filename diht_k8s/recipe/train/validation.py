@@ -1,0 +1,122 @@
+"""Held-out loss during training (`train.validation`): the same loss on pairs that are not trained on, without crops or dropout.
+
+Every rank takes its rows of each global batch, so the figure is that of the global batch whatever the number of processes. The short last
+batch is left out, because the loss depends on the number of negatives; so are pairs beyond the first `MAX_PAIRS`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import open_clip
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torchvision.transforms.v2.functional import InterpolationMode, center_crop, resize
+
+from diht_k8s.api.errors import DataError
+from diht_k8s.api.train import Train
+from diht_k8s.recipe.shards.images import BadPictureError
+from diht_k8s.recipe.shards.pixels import decode_pixels
+from diht_k8s.recipe.shards.samples import Sample, read_samples
+from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.train.data.augment import normalised
+from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
+from diht_k8s.recipe.train.loss.losses import hn_nce_loss_and_statistics
+from diht_k8s.recipe.train.model.student import Features
+
+# Shape legend: B pairs of this rank, C channels, H height, W width, T tokens.
+
+MAX_PAIRS = 10_000
+
+
+@dataclass(frozen=True)
+class Held:
+    """Where a validation's pairs come from and how large its batches are."""
+
+    storage: Storage
+    uris: list[str]
+    batch_size: int
+    """of the global batch."""
+    micro_batch: int
+    """pairs of one rank that pass through the model at once."""
+    image_size: int
+    context_length: int
+    rank: int
+    world: int
+
+
+class Validation:
+    """Measures the held-out loss."""
+
+    def __init__(self, held: Held, train: Train) -> None:
+        """Look at nothing yet."""
+        self._held, self._train = held, train
+        self._tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=held.context_length)
+
+    @torch.no_grad()
+    def measure(self, engine: Any, device: torch.device, group: dist.ProcessGroup | None) -> dict[str, float]:
+        """The figures of the model as it is now (a collective).
+
+        Raises:
+            DataError: the shards hold fewer usable pairs than a global batch.
+        """
+        loss = self._train.loss
+        settings = HnNceSettings(
+            alpha=loss.alpha, beta=loss.beta, differentiate_weights=False, chunk_size=256, group=group
+        )
+        sums, batches = torch.zeros(3, dtype=torch.float64), 0
+        engine.eval()
+        try:
+            for samples in self._batches():
+                features = self._features(engine, samples, device)
+                value, statistics = hn_nce_loss_and_statistics(
+                    features.image_BD, features.text_BD, features.logit_scale, settings
+                )
+                sums += torch.stack([value, *statistics[:2]]).double().cpu()
+                batches += 1
+        finally:
+            engine.train()
+        if batches == 0:
+            raise DataError(
+                f"train.validation.shards hold fewer usable pairs than train.batchSize {self._held.batch_size}: add shards"
+            )
+        names = ("validation_loss", "validation_image_to_text_top1", "validation_text_to_image_top1")
+        return dict(zip(names, (sums / batches).tolist(), strict=True))
+
+    def _batches(self) -> Iterator[list[tuple[Sample, Tensor]]]:
+        """This rank's rows of each whole global batch."""
+        pairs = itertools.islice(self._usable(), MAX_PAIRS)
+        while len(batch := list(itertools.islice(pairs, self._held.batch_size))) == self._held.batch_size:
+            yield [(sample, self._view(sample)) for sample in batch[self._held.rank :: self._held.world]]
+
+    def _usable(self) -> Iterator[Sample]:
+        for uri in self._held.uris:
+            for sample in read_samples(self._held.storage, uri):
+                if sample.problem is None:
+                    yield sample
+
+    def _view(self, sample: Sample) -> Tensor:
+        """The evaluation's view of a picture, uint8, C x size x size: shortest side resized, centre cut out; grey where it is unreadable."""
+        size = [self._held.image_size]
+        try:
+            pixels_CHW = decode_pixels(sample.image)
+        except BadPictureError:
+            return torch.full((3, *size, *size), 117, dtype=torch.uint8)
+        pixels_CHW = resize(pixels_CHW, size, interpolation=InterpolationMode.BICUBIC, antialias=True)
+        return center_crop(pixels_CHW, size)
+
+    def _features(self, engine: Any, samples: list[tuple[Sample, Tensor]], device: torch.device) -> Features:
+        parts = []
+        for begin in range(0, len(samples), self._held.micro_batch):
+            part = samples[begin : begin + self._held.micro_batch]
+            pixels_BHWC = torch.stack([view for _, view in part]).permute(0, 2, 3, 1).contiguous()
+            tokens_BT = self._tokenizer([sample.caption for sample, _ in part])
+            parts.append(
+                engine(normalised(pixels_BHWC.to(device)), tokens_BT.to(device), self._train.loss.max_logit_scale)
+            )
+        image_BD, text_BD = (torch.cat([getattr(part, side) for part in parts]) for side in ("image_BD", "text_BD"))
+        return Features(image_BD, text_BD, parts[0].logit_scale, None, None)

@@ -1,0 +1,136 @@
+"""The catalogue: every entry evaluated on a small shard of its own layout, what is present, and what may not be averaged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from diht_k8s.api.documents import load
+from diht_k8s.api.errors import UserError
+from diht_k8s.api.run import Stage
+from diht_k8s.cli.main import main
+from diht_k8s.recipe.evaluate import stage as program
+from diht_k8s.recipe.evaluate.catalogue import LISTS, Entry, benchmark_of, catalogue, presence
+from diht_k8s.recipe.runtime.stage import run_stage
+from diht_k8s.recipe.shards.samples import write_samples
+from diht_k8s.recipe.shards.storage import Storage
+from tests.recipe.evaluate.small_run import COLOURS, draw, export_model
+
+
+def lay_out(root: Path, entry: Entry, *, prefix: str = "") -> Path:
+    """Shards of an entry as clip-benchmark lays them out: six pictures in two shards."""
+    folder = root / f"{prefix}{entry.name}"
+    for shard in range(2):
+        rows = range(3 * shard, 3 * shard + 3)
+        write_samples(Storage(), f"{folder}/test/{shard}.tar", [sample(entry, row) for row in rows])
+    (folder / "test" / "nshards.txt").write_text("2\n")
+    if entry.type == "Retrieval":
+        (folder / "dataset_type.txt").write_text("retrieval")
+    elif entry.type == "Classification":
+        (folder / "classnames.txt").write_text("\n".join(f"thing {n}" for n in range(entry.classes or 2)))
+        (folder / "zeroshot_classification_templates.txt").write_text("a photo of {c}.\n{c}\n")
+    return folder
+
+
+def sample(entry: Entry, row: int) -> tuple[str, dict[str, bytes]]:
+    members = {"webp" if row % 2 else "jpg": draw(COLOURS[row], "disc", row)}
+    if entry.type == "Classification":
+        return f"s{row:07d}", {**members, "cls": str(row % min(6, entry.classes or 2)).encode()}
+    if entry.type == "Retrieval":
+        captions = [f"caption {number} of picture {row}" for number in range(2 if entry.name == "winoground" else 5)]
+        return f"s{row:07d}", {**members, "txt": "\n".join(captions).encode()}
+    answers = ["yes"] * 10 if entry.name == "vqav2" else ["entailment"]
+    candidates = ["yes", "no"] if entry.name == "vqav2" else ["entailment", "neutral", "contradiction"]
+    meta = {"question": f"is this picture {row}?", "answers": answers, "candidates": candidates}
+    return f"s{row:07d}", {**members, "json": json.dumps(meta).encode()}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_entries_when_laid_out_small_are_all_evaluated(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("open_clip.OPENAI_IMAGENET_TEMPLATES", (lambda c: f"a photo of {c}.",))  # 80,000 texts less
+    listed, storage = catalogue(name), Storage()
+    for number, entry in enumerate(listed.benchmarks):
+        lay_out(tmp_path / "wds", entry, prefix="wds_" if number % 2 else "")
+    found = [presence(entry, f"{tmp_path}/wds", storage) for entry in listed.benchmarks]
+    assert [(item.shards, item.problem) for item in found] == [(2, None)] * len(found)
+    export_model(tmp_path / "model")
+    parts = [benchmark_of(item, storage).model_dump(by_alias=True, mode="json") for item in found]
+    spec: dict[str, Any] = {
+        "data": {"sources": [{"name": "none", "shards": [f"{tmp_path}/none.tar"]}], "output": f"{tmp_path}/out"},
+        "evaluate": {"model": f"{tmp_path}/model", "benchmarks": parts},
+    }
+    document = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "all"}, "spec": spec}
+    run_stage(program, load(json.dumps(document), name="all.yaml"), Stage.EVALUATE)
+    results = json.loads((tmp_path / "out" / "evaluate" / "report.json").read_text())["benchmarks"]
+    assert [result["name"] for result in results] == [entry.name for entry in listed.benchmarks]
+    for entry, result in zip(listed.benchmarks, results, strict=True):
+        assert "error" not in result, result
+        assert result["pictures"] == 6
+        if entry.type == "Classification":
+            assert len(result["classes"]) == entry.classes
+    page = (tmp_path / "out" / "evaluate" / "report.html").read_text()
+    assert len(page.encode()) <= 5 << 20
+    assert "Beside published figures" in page
+    assert "No average over benchmarks is given" in page
+
+
+def test_catalogue_when_counted_has_the_papers_tasks_and_says_what_is_certain() -> None:
+    listed = catalogue("diht29")
+    tasks = {
+        kind: sum(e.tasks for e in listed.benchmarks if e.type == kind) for kind in ("Classification", "Retrieval")
+    }
+    assert tasks == {"Classification": 17, "Retrieval": 10}
+    assert sum(entry.tasks for entry in listed.benchmarks) == listed.tasks == 29
+    certain = {"imagenet1k", "mscoco_captions", "flickr30k"}
+    assert {entry.name for entry in listed.benchmarks if entry.verified} == certain
+    assert not listed.averaged
+    assert len(catalogue("datacomp38").benchmarks) == 38
+    assert catalogue("datacomp38").entry("imagenet1k").guessing == 0.001
+
+
+@pytest.mark.parametrize(("name", "near"), [("cifar11", "cifar10"), ("image_net1k", "imagenet1k")])
+def test_entry_when_unknown_names_the_nearest(name: str, near: str) -> None:
+    with pytest.raises(UserError, match=f"did you mean {near}"):
+        catalogue("diht29").entry(name)
+
+
+def test_command_when_a_root_is_given_says_what_is_whole_and_writes_it_as_yaml(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = catalogue("diht29")
+    lay_out(tmp_path, listed.entry("cifar10"))
+    lay_out(tmp_path, listed.entry("mscoco_captions"), prefix="wds_")
+    (lay_out(tmp_path, listed.entry("cars")) / "classnames.txt").write_text("one\ntwo\n")
+    (lay_out(tmp_path, listed.entry("stl10")) / "test" / "nshards.txt").write_text("7")
+    (lay_out(tmp_path, listed.entry("dtd")) / "classnames.txt").unlink()
+    assert main(["benchmarks", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    for part in ("has 2 names, not 196", "says 7 shards", "classnames.txt is missing", "2 of 24 sets are whole"):
+        assert part in text
+    assert "no average over 29 tasks is printed" in text
+    assert main(["benchmarks", str(tmp_path), "--yaml"]) == 0
+    first, second = yaml.safe_load(capsys.readouterr().out)["evaluate"]["benchmarks"]
+    assert first["templates"] == ["a photo of {c}.", "{c}"]
+    assert (second["name"], second["templates"]) == ("mscoco_captions", ["a photo of {}."])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--list", "datacmp"], "did you mean datacomp38"),
+        (["--yaml"], "needs a ROOT"),
+        (["--only", "cifra10"], "did you mean cifar10"),
+        (["no-such-folder", "--yaml"], "holds no benchmark of diht29 in full"),
+    ],
+)
+def test_command_when_used_wrongly_says_what_to_do(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["benchmarks", *arguments]) == 64
+    assert message in capsys.readouterr().err

@@ -1,0 +1,80 @@
+"""`diht report`: runs side by side, seeds together, what differs, and what cannot be read."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diht_k8s.cli.main import main
+from diht_k8s.recipe.report.comparison import comparison
+
+
+def report(name: str, seed: int, recall: float, **train: Any) -> dict[str, Any]:
+    """What of report.json the comparison reads."""
+    direction = {"recall": {"1": recall}, "interval": {"1": [0.0, 1.0]}, "chance": {"1": 0.01}}
+    spec = {"seed": seed, "data": {"sources": [], "output": f"runs/{name}"}, "train": {"samples": 100, **train}}
+    return {
+        "schema_version": 1,
+        "run": {"name": name, "seed": seed},
+        "config": {"spec": spec},
+        "funnel": [{"step": "input", "samples": 50}, {"step": "text", "samples": 40}],
+        "train": {"metrics": [{"loss": 3.0}, {"loss": 2.0 + seed}]},
+        "benchmarks": [
+            {"name": "pairs", "type": "Retrieval", "text_to_image": direction, "image_to_text": direction},
+            {"name": "broken", "type": "Classification", "error": "no picture"},
+        ],
+    }
+
+
+def test_comparison_when_runs_differ_in_the_seed_only_gives_mean_and_spread() -> None:
+    found = comparison([report("a", 0, 0.1), report("b", 0, 0.5, beta=1), report("a2", 1, 0.3)])
+    assert [(c["name"], c["runs"], c["seeds"]) for c in found["columns"]] == [("a, a2", 2, "0, 1"), ("b", 1, "0")]
+    row = next(row for row in found["rows"] if row["figure"] == "caption to picture, R@1")
+    assert row["cells"][0] == {"mean": pytest.approx(0.2), "deviation": pytest.approx(0.1414, abs=1e-4), "runs": 2}
+    assert row["cells"][1] == {"mean": 0.5, "deviation": None, "runs": 1}
+    assert found["differences"] == [["train.beta: (default) -> 1"]]
+    assert [row["cells"][0]["mean"] for row in found["rows"] if row["figure"] == "last loss"] == [2.5]
+
+
+def test_comparison_when_a_benchmark_is_in_one_run_only_leaves_the_other_cell_empty() -> None:
+    other = report("b", 0, 0.5, beta=1)
+    other["benchmarks"][0] = copy.deepcopy(other["benchmarks"][0]) | {"name": "more"}
+    found = comparison([report("a", 0, 0.1), other])
+    cells = {row["name"]: [cell["mean"] for cell in row["cells"]] for row in found["rows"]}
+    assert (cells["pairs"], cells["more"]) == ([0.1, None], [None, 0.5])
+
+
+def test_command_when_runs_are_given_prints_a_table_and_writes_an_escaped_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, recall in (("one", 0.1), ("two", 0.25)):
+        content = report(f"<b>{name}</b>", 0, recall, beta=recall)
+        (tmp_path / name / "evaluate").mkdir(parents=True)
+        (tmp_path / name / "evaluate" / "report.json").write_text(json.dumps(content))
+    runs = [f"{tmp_path}/one", f"{tmp_path}/two/evaluate/report.json"]
+    assert main(["report", *runs, "--output", f"{tmp_path}/c.html"]) == 0
+    assert "10.0" in (text := capsys.readouterr().out)
+    assert "25.0" in text
+    page = (tmp_path / "c.html").read_text()
+    assert "<b>one" not in page
+    assert "&lt;b&gt;one" in page
+    assert "<script" not in page
+    assert "train.beta: 0.1 -&gt; 0.25" in page
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "message"),
+    [(None, 64, "has no evaluate/report.json"), ("{", 65, "is damaged"), ('{"schema_version": 9}', 65, "of version 9")],
+)
+def test_command_when_a_report_cannot_be_read_says_which(
+    tmp_path: Path, content: str | None, code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if content is not None:
+        (tmp_path / "report.json").write_text(content)
+    assert main(["report", str(tmp_path), "--output", f"{tmp_path}/c.html"]) == code
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "c.html").exists()

@@ -1,0 +1,116 @@
+"""clip-benchmark as judge: the same model on the same shards, unchanged, gives the same figures; and open_clip's own embeddings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+
+from benchmarks.judge import judge
+from diht_k8s.api.run import Stage
+from diht_k8s.recipe.evaluate import load_model
+from diht_k8s.recipe.evaluate import stage as program
+from diht_k8s.recipe.evaluate.features import encode_images, encode_texts
+from diht_k8s.recipe.runtime.stage import run_stage
+from diht_k8s.recipe.shards.images import decode
+from diht_k8s.recipe.shards.samples import write_samples
+from diht_k8s.recipe.shards.storage import Storage
+from tests.recipe.evaluate.small_run import COLOURS, SHAPES, document, draw, export_model
+
+TEXT = {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "vit": {
+        "embed_dim": 32,
+        "vision_cfg": {"image_size": 48, "layers": 2, "width": 64, "patch_size": 16},
+        "text_cfg": TEXT,
+    },
+    "resnet": {
+        "embed_dim": 32,
+        "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16},
+        "text_cfg": TEXT,
+    },
+    "convnext": {
+        "embed_dim": 32,
+        "vision_cfg": {"timm_model_name": "convnext_atto", "timm_pool": "", "timm_proj": "linear", "image_size": 64},
+        "text_cfg": TEXT,
+    },
+}
+TEMPLATES = ["a photo of {c}.", "{c}", "some {c} thing"]
+
+
+def clip_benchmark_layout(folder: Path, number: int = 150) -> None:
+    """Two benchmarks over two shards each, as clip-benchmark reads them: several captions a picture, none twice."""
+    names = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES[:2]]
+    for kind in ("classes", "pairs"):
+        test = folder / kind / "test"
+        test.mkdir(parents=True)
+        for shard in range(2):
+            rows = range(shard * number // 2, (shard + 1) * number // 2)
+            write_samples(Storage(), str(test / f"{shard}.tar"), [sample(kind, row, names) for row in rows])
+        (test / "nshards.txt").write_text("2")
+    (folder / "classes" / "classnames.txt").write_text("\n".join(names))
+    (folder / "classes" / "zeroshot_classification_templates.txt").write_text("\n".join(TEMPLATES))
+    (folder / "pairs" / "dataset_type.txt").write_text("retrieval")
+
+
+def sample(kind: str, row: int, names: list[str]) -> tuple[str, dict[str, bytes]]:
+    label = row * 7 % len(names)
+    colour, shape = names[label].split()
+    picture = {"png": draw(colour, shape, row)}
+    if kind == "classes":
+        return f"s{row:04d}", {**picture, "cls": str(label).encode()}
+    captions = [f"a {names[label]} number {row}", f"this is {row} of many: {shape} in {colour}"][: 1 + row % 2]
+    return f"s{row:04d}", {**picture, "txt": "\n".join(captions).encode()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_figures_when_clip_benchmark_judges_the_same_shards_and_model_are_equal(tmp_path: Path, name: str) -> None:
+    clip_benchmark_layout(tmp_path / "wds")
+    export_model(tmp_path / "model", ARCHITECTURES[name])
+    benchmarks = [
+        {"name": "pairs", "type": "Retrieval", "shards": [f"{tmp_path}/wds/pairs/test/{{0..1}}.tar"]},
+        {
+            "name": "classes",
+            "type": "Classification",
+            "shards": [f"{tmp_path}/wds/classes/test/{{0..1}}.tar"],
+            "classNames": f"{tmp_path}/wds/classes/classnames.txt",
+            "templates": TEMPLATES,
+        },
+    ]
+    evaluate = {"model": f"{tmp_path}/model", "benchmarks": benchmarks, "fewShot": None}
+    raw = {"sources": [{"name": "drawn", "shards": [f"{tmp_path}/wds/pairs/test/*.tar"]}], "output": f"{tmp_path}/out"}
+    run_stage(program, document(tmp_path, evaluate, data=raw, filter=None, label=None, train=None), Stage.EVALUATE)
+    pairs, classes = json.loads((tmp_path / "out" / "evaluate" / "report.json").read_text())["benchmarks"]
+
+    theirs = judge("zeroshot_retrieval", tmp_path / "wds" / "pairs", tmp_path / "model", tmp_path / "r.json").metrics
+    for k in ("1", "5", "10"):
+        assert pairs["text_to_image"]["recall"][k] == pytest.approx(theirs[f"image_retrieval_recall@{k}"], abs=1e-6)
+        assert pairs["image_to_text"]["recall"][k] == pytest.approx(theirs[f"text_retrieval_recall@{k}"], abs=1e-6)
+    theirs = judge(
+        "zeroshot_classification", tmp_path / "wds" / "classes", tmp_path / "model", tmp_path / "c.json"
+    ).metrics
+    assert classes["top1"] == pytest.approx(theirs["acc1"], abs=1e-6)
+    assert classes["top5"] == pytest.approx(theirs["acc5"], abs=1e-6)
+    assert classes["balanced"] == pytest.approx(theirs["mean_per_class_recall"], abs=1e-6)
+
+
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_embeddings_when_compared_with_open_clips_own_are_equal(tmp_path: Path, name: str) -> None:
+    export_model(tmp_path / "model", ARCHITECTURES[name])
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}/model")
+    images = [decode(draw(colour, "box", 3)) for colour in COLOURS]
+    texts = [f"a {colour} box" for colour in COLOURS]
+    tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path}/model")(texts)
+    with torch.inference_mode():
+        pixels = torch.stack([transform(image) for image in images])
+        judged_images = model.eval().encode_image(pixels, normalize=True).numpy()
+        judged_texts = model.encode_text(tokens, normalize=True).numpy()
+    loaded = load_model(f"{tmp_path}/model")
+    assert np.abs(encode_images(loaded, images) - judged_images).max() <= 1e-5
+    assert np.abs(encode_texts(loaded, texts) - judged_texts).max() <= 1e-5

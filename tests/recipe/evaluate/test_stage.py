@@ -1,0 +1,400 @@
+"""The stage as a whole: what it writes, that it is cached, resumed, fails in parts, and tells of missing stages."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.api.layout import Layout
+from diht_k8s.api.reports import Committed
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.evaluate import benchmark_data, load_model, references, tasks
+from diht_k8s.recipe.evaluate import stage as program
+from diht_k8s.recipe.evaluate.feature_files import read_features
+from diht_k8s.recipe.evaluate.features import encode_images, encode_texts
+from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.recipe.runtime.stage import run_stage
+from diht_k8s.recipe.shards.images import decode
+from diht_k8s.recipe.shards.samples import write_samples
+from diht_k8s.recipe.shards.storage import Storage
+from tests.recipe.evaluate.small_run import COLOURS, add_teacher_features, document, draw, make_data, make_run, pairs
+
+
+def evaluate(run: DihtRun, **options: Any) -> Committed | None:
+    return run_stage(program, run, Stage.EVALUATE, **options)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run, evaluated once; tests look at it and change nothing."""
+    folder = tmp_path_factory.mktemp("run")
+    run = document(folder)
+    make_run(folder, run)
+    evaluate(run)
+    return folder
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, done: Path) -> Path:
+    """Its inputs again, not evaluated; paths inside differ, contents do not."""
+    shutil.copytree(done, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "out" / "evaluate")
+    return tmp_path
+
+
+def report(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "out" / "evaluate" / "report.json").read_text())
+
+
+def page(folder: Path) -> str:
+    return (folder / "out" / "evaluate" / "report.html").read_text()
+
+
+def heldout(folder: Path, *samples: tuple[str, dict[str, bytes]]) -> None:
+    write_samples(Storage(), f"{folder}/heldout/0.tar", samples)
+
+
+def test_stage_when_whole_writes_report_and_marker(done: Path) -> None:
+    found = report(done)
+    assert [benchmark["type"] for benchmark in found["benchmarks"]] == ["Retrieval", "Classification"]
+    retrieval, classification = found["benchmarks"]
+    assert retrieval["text_to_image"]["chance"] == pytest.approx({"1": 1 / 24, "5": 5 / 24, "10": 10 / 24})
+    assert [reference["name"] for reference in retrieval["references"]] == ["pixels"]
+    assert found["references"]["pairs"] == retrieval["references"]
+    assert classification["classes"] == COLOURS
+    assert [point["shots"] for point in classification["few_shot"]["points"]] == [1, 2]
+    assert found["missing"] == {}
+    assert found["funnel"][-1]["samples"] == 72
+    committed = json.loads((done / "out" / "evaluate" / "COMMITTED.json").read_text())
+    names = [artefact["path"] for artefact in committed["artefacts"]]
+    assert names == ["benchmarks/000.json", "benchmarks/001.json", "report.json", "report.html"]
+    assert committed["summary"] == {"seconds": committed["summary"]["seconds"], "benchmarks": 2, "samples": 48}
+    assert set(committed["inputs"]) >= {"train", "filter", "label", "pairs 0", "colours class names"}
+
+
+def test_report_when_written_has_the_documented_fields(done: Path) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text()
+    found, (retrieval, classification) = report(done), report(done)["benchmarks"]
+    names = {*found, *found["model"], *retrieval, *classification} - {"schema_version", "references"}
+    told = {*re.findall(r"`([a-z0-9_]+)(?:\[\])?`", text.partition("`report.json` has the same")[2])}
+    inner = {"classes", "class_pictures", "without_class", "without_caption", "captions", "own_captions", "notes"}
+    intervals = {"top1_interval", "balanced_interval"}  # written as `..._interval`
+    assert names - told - inner - intervals == set()
+
+
+def test_report_when_for_programs_holds_no_pictures(done: Path) -> None:
+    assert "data:image" not in (done / "out" / "evaluate" / "report.json").read_text()
+    assert page(done).count("data:image/webp") > 20
+
+
+def test_page_when_opened_needs_nothing_from_elsewhere(done: Path) -> None:
+    text = page(done)
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in text
+    assert len(text.encode()) < 5 << 20
+    assert not any(f'{attribute}="http' in text for attribute in ("src", "href"))
+
+
+def test_stage_when_run_again_is_cached(done: Path) -> None:
+    before = (done / "out" / "evaluate" / "report.html").stat().st_mtime_ns
+    assert evaluate(document(done)) is not None
+    assert (done / "out" / "evaluate" / "report.html").stat().st_mtime_ns == before
+
+
+def test_stage_when_interrupted_goes_on_and_ends_in_the_same_bytes(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = document(fresh)
+    flag = StopFlag()
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks, "classify", lambda *args: pytest.fail("stopped here"))
+        with pytest.raises(BaseException, match="stopped here"):
+            evaluate(run, stop=flag)
+    output = fresh / "out" / "evaluate"
+    assert (output / "benchmarks" / "000.json").exists()
+    assert not (output / "COMMITTED.json").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks, "retrieve", lambda *args: pytest.fail("the first benchmark is not run again"))
+        evaluate(run)
+    resumed = written(output)
+    shutil.rmtree(output)
+    evaluate(run)
+    assert written(output) == resumed
+
+
+def written(output: Path) -> dict[str, bytes]:
+    """What the stage made, without the markers: those say how long it took."""
+    markers = ("STARTED.json", "COMMITTED.json")
+    return {path.name: path.read_bytes() for path in output.rglob("*.*") if path.name not in markers}
+
+
+def several_shards(folder: Path) -> DihtRun:
+    for number in range(3):
+        write_samples(Storage(), f"{folder}/heldout/{number}.tar", pairs(24, 9000)[number::3])
+    shards = [f"{folder}/heldout/{{0..2}}.tar"]
+    body = json.loads(document(folder).model_dump_json(by_alias=True, exclude_defaults=True))
+    for benchmark in body["spec"]["evaluate"]["benchmarks"]:
+        benchmark["shards"] = shards
+    return DihtRun.model_validate(body)
+
+
+def test_stage_when_workers_share_the_pictures_ends_in_the_same_bytes_each_picture_encoded_once(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, output, encoded = several_shards(fresh), fresh / "out" / "evaluate", list[str]()
+    original = benchmark_data.encode_shard
+    monkeypatch.setattr(
+        benchmark_data, "encode_shard", lambda storage, uri, *rest: encoded.append(uri) or original(storage, uri, *rest)
+    )
+    evaluate(run)
+    alone = written(output)
+    assert len(encoded) == 3  # two benchmarks of the same shards
+    shutil.rmtree(output)
+    encoded.clear()
+    assert evaluate(run, worker=1, workers=2) is None
+    assert not (output / "report.json").exists()
+    assert evaluate(run, worker=0, workers=2) is not None
+    assert written(output) == alone
+    assert sorted(encoded) == [f"{fresh}/heldout/{n}.tar" for n in range(3)]
+
+
+def test_features_when_damaged_or_of_another_model_are_made_again(fresh: Path) -> None:
+    evaluate(document(fresh, {"fewShot": None}))
+    file = fresh / "out" / "evaluate" / "features" / "00000.safetensors"
+    whole, found = file.read_bytes(), read_features(Storage(), str(file), "another model")
+    assert found is None
+    file.write_bytes(whole[:-5])
+    (fresh / "out" / "evaluate" / "COMMITTED.json").unlink()
+    evaluate(document(fresh, {"fewShot": None}))
+    assert file.read_bytes() == whole
+
+
+def questions(folder: Path) -> dict[str, Any]:
+    """A benchmark of questions about colours, with candidates of their own, from a list, and two that count for nothing."""
+    samples: list[tuple[str, dict[str, bytes]]] = []
+    for row, colour in enumerate(COLOURS * 2):
+        asked: list[Any] = [{"question": f"what colour is shape {row}?", "answers": [colour] * 7 + ["grey"] * 3}]
+        if row % 2:
+            asked.append({"question": "is it round?", "answer": "yes", "candidates": ["yes", "no"]})
+        meta = {"uid": f"q{row}", "questions": [*asked, {"question": "unanswered?"}, "junk"]}
+        samples.append((f"{row}", {"png": draw(colour, "disc", row), "json": json.dumps(meta).encode()}))
+    samples.append(("x", {"png": draw("red", "disc", 77), "txt": b"no question"}))
+    write_samples(Storage(), f"{folder}/heldout/q.tar", samples)
+    return {
+        "name": "questions",
+        "type": "AnswerRanking",
+        "shards": [f"{folder}/heldout/q.tar"],
+        "classNames": f"{folder}/heldout/names.txt",
+        "templates": ["question: {question} answer: {answer}", "{}"],
+    }
+
+
+def test_answers_when_ranked_are_judged_question_by_question(fresh: Path) -> None:
+    benchmark = questions(fresh)
+    evaluate(document(fresh, {"benchmarks": [benchmark], "fewShot": None}))
+    (found,) = report(fresh)["benchmarks"]
+    assert (found["pictures"], found["questions"], found["without_question"]) == (12, 18, 1)
+    assert found["templates"][1] == "{question} {answer}"
+    # twelve questions over six colours, one of them said by seven of ten; six over yes and no
+    assert found["chance"] == pytest.approx((12 / 6 + 6 / 2) / 18)
+    assert 0 <= found["accuracy_interval"][0] <= found["accuracy"] <= found["accuracy_interval"][1] <= 1
+    assert found["accuracy"] == pytest.approx(by_hand(fresh, benchmark), abs=1e-9)
+    assert "Answer ranking" in page(fresh)
+
+
+def by_hand(folder: Path, benchmark: dict[str, Any]) -> float:
+    """The same, one picture and one question at a time, with open_clip's own calls."""
+    loaded, worths = load_model(f"{folder}/out/train/model"), list[float]()
+    for row, colour in enumerate(COLOURS * 2):
+        image = encode_images(loaded, [decode(draw(colour, "disc", row))])[0]
+        asked = [(f"what colour is shape {row}?", COLOURS, colour)]
+        asked += [("is it round?", ["yes", "no"], "yes")] if row % 2 else []
+        for text, options, right in asked:
+            prompts = [[f"question: {text} answer: {option}", f"{text} {option}"] for option in options]
+            features = [encode_texts(loaded, pair).mean(axis=0) for pair in prompts]
+            named = options[int(np.argmax([image @ f / np.linalg.norm(f) for f in features]))]
+            worths.append(float(named == right))
+    return sum(worths) / len(worths)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("class above the names", "class 5, but there are 3 class names"),
+        ("no class", "no picture has a class"),
+        ("class no number", "must hold a number"),
+        ("unreadable", "no picture can be used (picture_unreadable 2)"),
+        ("template without place", "has no {} for the text"),
+        ("no shards", "no shard matches"),
+        ("no class names", "names.txt: it does not exist"),
+        ("empty shard", "holds no samples"),
+        ("captions without pictures", "no picture can be used (picture_missing 2)"),
+        ("no question", "no picture has a question"),
+        ("no candidates", "no two answers to choose from"),
+    ],
+)
+def test_stage_when_one_benchmark_fails_keeps_the_others_and_says_which(fresh: Path, change: str, message: str) -> None:
+    run = document(fresh)
+    body = json.loads(run.model_dump_json(by_alias=True, exclude_defaults=True))
+    body["spec"]["evaluate"]["benchmarks"][1]["shards"] = [f"{fresh}/heldout/1.tar"]
+    write_samples(Storage(), f"{fresh}/heldout/1.tar", pairs(24, 9000))
+    if change == "class above the names":
+        (fresh / "heldout" / "names.txt").write_text("a\nb\nc\n")
+    elif change == "no shards":
+        body["spec"]["evaluate"]["benchmarks"][1]["shards"] = [f"{fresh}/heldout/no-such-*.tar"]
+    elif change == "no class names":
+        (fresh / "heldout" / "names.txt").unlink()
+    elif change == "empty shard":
+        write_samples(Storage(), f"{fresh}/heldout/1.tar", [])
+    elif change in ("no question", "no candidates"):
+        extra = {"question": "what is it?", "answer": "a disc"} if change == "no candidates" else {}
+        write_samples(Storage(), f"{fresh}/heldout/1.tar", pairs(4, 9000, **extra))
+        body["spec"]["evaluate"]["benchmarks"][1] |= {"type": "AnswerRanking", "templates": ["{}"]}
+        del body["spec"]["evaluate"]["benchmarks"][1]["classNames"]
+    elif change == "template without place":
+        body["spec"]["evaluate"]["benchmarks"][1]["templates"] = ["a photo"]
+    else:
+        picture = b"no picture" if change == "unreadable" else draw("red", "disc", 1)
+        cls = {"no class": {}, "class no number": {"cls": b"red"}}.get(change, {"cls": b"0"})
+        image = {} if change == "captions without pictures" else {"png": picture}
+        samples = [(f"{i}", {**image, "txt": b"a disc", **cls}) for i in range(2)]
+        write_samples(Storage(), f"{fresh}/heldout/1.tar", samples)
+    with pytest.raises((DataError, UserError), match="1 of 2 benchmarks failed") as caught:
+        evaluate(DihtRun.model_validate(body))
+    assert message in str(caught.value)
+    first, second = report(fresh)["benchmarks"]
+    assert "recall" in first["text_to_image"]
+    assert message in second["error"]
+    assert "has no result" in page(fresh)
+    assert not (fresh / "out" / "evaluate" / "COMMITTED.json").exists()
+
+
+def test_benchmark_when_pictures_have_several_captions_or_cannot_be_read_counts_them(fresh: Path) -> None:
+    good = {"png": draw("red", "disc", 1), "txt": b"a red disc\n\nsomething round\n", "cls": b"0"}
+    listed = {"png": draw("blue", "bar", 2), "json": json.dumps({"captions": ["a bar", "blue"], "cls": 2}).encode()}
+    heldout(fresh, ("0", good), ("1", listed), ("2", {"png": b"", "txt": b"x"}), ("3", {"png": b"junk", "txt": b"x"}))
+    evaluate(document(fresh, {"fewShot": None}))
+    retrieval, classification = report(fresh)["benchmarks"]
+    assert (retrieval["pictures"], retrieval["captions"]) == (2, 4)
+    assert retrieval["bad"] == {"picture_empty": 1, "picture_unreadable": 1}
+    assert classification["class_pictures"] == [1, 0, 1, 0, 0, 0]
+
+
+def test_report_when_captions_and_names_hold_html_shows_it_as_text(fresh: Path) -> None:
+    evil = '<script>alert("x")</script><img src=x onerror=alert(1)>'
+    samples = [(key, {**m, "txt": f"{evil} {key}".encode()}) for key, m in pairs(24, 9000)]
+    heldout(fresh, *samples)
+    (fresh / "heldout" / "names.txt").write_text("".join(f"{evil}{n}\n" for n in range(6)))
+    evaluate(document(fresh))
+    text = page(fresh)
+    assert text.count("<script") == 1  # the page's own
+    assert "<img src=x" not in text
+    assert "&lt;script&gt;alert(&#34;x&#34;)" in text
+
+
+def test_report_when_benchmark_pictures_are_in_the_training_shards_says_how_many(fresh: Path) -> None:
+    heldout(fresh, *pairs(90, 1000)[1:11], *pairs(24, 9000)[10:])
+    evaluate(document(fresh))
+    retrieval, classification = report(fresh)["benchmarks"]
+    assert retrieval["seen"] == classification["seen"] == {"pictures": 8, "pairs": 72}  # two of ten were not kept
+
+
+def test_references_when_the_teachers_features_lie_beside_the_labels_include_them(fresh: Path) -> None:
+    run = document(fresh, {"fewShot": None}, label={"teacher": {"imageSize": 32}})
+    add_teacher_features(run)
+    evaluate(run)
+    pixels, teacher = report(fresh)["benchmarks"][0]["references"]
+    assert (pixels["name"], teacher["name"], teacher["pairs"]) == ("pixels", "teacher", 72)
+    assert teacher["text_to_image"]["recall"]["10"] > teacher["text_to_image"]["chance"]["10"]
+
+
+def test_report_when_stages_are_missing_says_so(tmp_path: Path) -> None:
+    make_data(tmp_path)
+    whole = document(tmp_path)
+    make_run(tmp_path, whole)
+    shutil.move(Layout(whole.spec.data.output).model, tmp_path / "model")
+    shutil.rmtree(tmp_path / "out")
+    alone = {"model": f"{tmp_path}/model"}
+    evaluate(document(tmp_path, alone, filter=None, label=None, train=None))
+    found = report(tmp_path)
+    assert set(found["missing"]) == {"filter", "label", "train"}
+    assert "This run has no filter stage." in page(tmp_path)
+    assert found["benchmarks"][0]["references"][0]["pairs"] == 90  # without a filter, the raw pairs
+    assert found["model"]["source"] == f"{tmp_path}/model"
+
+
+def test_report_when_stages_left_no_report_of_their_own_shows_their_counts(fresh: Path) -> None:
+    for stage in ("filter", "label"):
+        (fresh / "out" / stage / "report.json").unlink()
+    (fresh / "out" / "train" / "metrics.jsonl").unlink()
+    evaluate(document(fresh, {"fewShot": None}))
+    assert [step["samples"] for step in report(fresh)["funnel"]] == [90, 90, 75, 72]
+    assert "No metrics were written." in page(fresh)
+
+
+def test_stage_when_training_is_not_committed_says_what_to_run(tmp_path: Path) -> None:
+    make_data(tmp_path)
+    with pytest.raises(UserError, match="run the stage train first"):
+        evaluate(document(tmp_path))
+
+
+def test_identity_when_the_models_file_changes_changes(fresh: Path) -> None:
+    model = fresh / "out" / "train" / "model"
+    before = program.model_identity(str(model), Storage())
+    config = model / "open_clip_config.json"
+    config.write_text(config.read_text() + " ")
+    assert program.model_identity(str(model), Storage()) != before
+    assert "open_clip 3" in program.model_identity("ViT-B-32", Storage())
+
+
+def test_seen_when_no_benchmark_is_of_retrieval_is_told_without_decoding_training_pictures(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heldout(fresh, *pairs(90, 1000)[1:11], *pairs(24, 9000)[10:])
+    run = document(fresh, {"fewShot": None})
+    body = json.loads(run.model_dump_json(by_alias=True, exclude_defaults=True))
+    del body["spec"]["evaluate"]["benchmarks"][0]
+    monkeypatch.setattr(references, "decode", lambda data: pytest.fail("decoded"))
+    evaluate(DihtRun.model_validate(body))
+    (found,) = report(fresh)["benchmarks"]
+    assert found["seen"] == {"pictures": 8, "pairs": 72}
+
+
+def arrays(*values: float) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.array(values))
+    return buffer.getvalue()
+
+
+def test_groups_when_shards_hold_datacomps_metadata_or_names_are_told_apart(fresh: Path) -> None:
+    samples = [(key, {**members, "npy": arrays(row % 2, 2017)}) for row, (key, members) in enumerate(pairs(24, 9000))]
+    heldout(fresh, *samples)
+    evaluate(document(fresh, {"fewShot": None}))
+    _, found = report(fresh)["benchmarks"]
+    assert {(group["name"], group["pictures"]) for group in found["groups"]} == {("0", 12), ("1", 12)}
+    assert sum(group["top1"] * group["pictures"] for group in found["groups"]) / 24 == pytest.approx(found["top1"])
+    assert "By group: top-1 from" in page(fresh)
+
+
+def test_groups_when_metadata_is_a_pickle_refuse_it_and_run_nothing(fresh: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> Any:
+            return Path.touch, (fresh / "ran",)
+
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([Trap()], dtype=object), allow_pickle=True)
+    heldout(fresh, *[(key, {**members, "npy": buffer.getvalue()}) for key, members in pairs(4, 9000)])
+    with pytest.raises(DataError, match="no array of numbers"):
+        evaluate(document(fresh, {"fewShot": None}))
+    assert not (fresh / "ran").exists()

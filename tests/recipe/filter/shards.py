@@ -1,0 +1,159 @@
+"""Small shards, runs and pictures for the filter's tests."""
+
+from __future__ import annotations
+
+import io
+import json
+import multiprocessing
+import tarfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from diht_k8s.api.hashing import sha256_of, stage_config
+from diht_k8s.api.reports import Committed
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.filter import stage
+from diht_k8s.recipe.filter.scores import Row, open_scores
+from diht_k8s.recipe.filter.shards import ShardFilter
+from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.recipe.runtime.stage import run_stage
+from diht_k8s.recipe.shards.storage import Storage
+
+Member = tuple[str, bytes]
+DISABLED = {"mode": "Disabled"}
+
+
+def drawn(
+    text: str = "", *, size: tuple[int, int] = (96, 64), colour: str = "lightblue", kind: str = "PNG", **save: Any
+) -> bytes:
+    """A picture with a text in black; `colour` makes pictures differ."""
+    image = Image.new("RGB", size, colour)
+    ImageDraw.Draw(image).text((4, size[1] // 3), text, font=ImageFont.load_default(18), fill="black")
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **save)
+    return buffer.getvalue()
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **save: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **save)
+    return buffer.getvalue()
+
+
+def pair(key: str, caption: str | bytes, picture: bytes | None = None, **meta: Any) -> list[Member]:
+    """Members of one sample: picture, then caption as .txt (bytes) or .json."""
+    image = drawn() if picture is None else picture
+    text = (
+        (f"{key}.txt", caption)
+        if isinstance(caption, bytes)
+        else (f"{key}.json", json.dumps({"caption": caption, **meta}).encode())
+    )
+    return [(f"{key}.png", image), text]
+
+
+def tar_of(members: Iterable[Member]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+CAPTIONS = (
+    "a small dog chasing a red ball",
+    "iphone case",
+    "a man riding a brown horse on the beach",
+    "red car",
+    "two girls share an umbrella",
+    "server",
+)
+
+
+def write_shards(folder: Path, captions: Iterable[Iterable[str]] = (CAPTIONS[:3], CAPTIONS[3:])) -> str:
+    """Shards `00000.tar`, ... of the captions; returns the pattern that matches them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, group in enumerate(captions):
+        members = [member for i, caption in enumerate(group) for member in pair(f"{number}-{i}", caption)]
+        (folder / f"{number:05}.tar").write_bytes(tar_of(members))
+    return f"{folder}/*.tar"
+
+
+def run_of(
+    output: Path | str, shards: str | list[str], rules: Mapping[str, Any] | None = None, **source: Any
+) -> DihtRun:
+    """A run that has the filter only."""
+    patterns = [shards] if isinstance(shards, str) else shards
+    document = {
+        "apiVersion": "diht.dev/v1alpha1",
+        "kind": "DihtRun",
+        "metadata": {"name": "test"},
+        "spec": {
+            "data": {"sources": [{"name": "web", "shards": patterns, **source}], "output": str(output)},
+            "filter": {"minActions": 0, "textSpotting": DISABLED, **(rules or {})},
+        },
+    }
+    return DihtRun.model_validate(document)
+
+
+def filter_with(run: DihtRun, *, worker: int = 0, workers: int = 1, stop: StopFlag | None = None) -> Committed | None:
+    return run_stage(stage, run, Stage.FILTER, worker=worker, workers=workers, stop=stop)
+
+
+def filter_by_two(run: DihtRun, program: Callable[..., object] = filter_with, *, workers: int = 2) -> list[int | None]:
+    """Exit codes of two processes at once, which share the shards; with `workers=1` each does them all."""
+    context = multiprocessing.get_context("fork")
+    both = [
+        context.Process(target=program, args=(run,), kwargs={"worker": worker % workers, "workers": workers})
+        for worker in range(2)
+    ]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    return [process.exitcode for process in both]
+
+
+def filter_slowly(run: DihtRun, worker: int = 0, workers: int = 1) -> None:
+    """The stage with a pause after each batch, so that kills fall between all of its writes; for a process of its own."""
+    judge = ShardFilter._judge_batch
+
+    def judge_and_wait(*arguments: object) -> object:
+        time.sleep(0.05)
+        return judge(*arguments)  # type: ignore[arg-type]
+
+    ShardFilter._judge_batch = judge_and_wait  # type: ignore[method-assign, assignment]
+    filter_with(run, worker=worker, workers=workers)
+
+
+def config_of(run: DihtRun) -> str:
+    """The digest under which the filter would run."""
+    return sha256_of(stage_config(run.spec, Stage.FILTER, *stage.identify(run, Storage(run.spec.storage))))
+
+
+def forget(output: Path) -> None:
+    """What `diht run --replace` does before a stage is made again: the markers go, scores stay."""
+    for name in ("COMMITTED.json", "STARTED.json"):
+        (output / "filter" / name).unlink(missing_ok=True)
+
+
+def rows_of(output: Path, shard: str) -> list[Row]:
+    path = output / "filter" / "scores" / f"{shard}.parquet"
+    return list(open_scores(path.read_bytes(), str(path)).rows())
+
+
+def files_of(output: Path) -> dict[str, bytes]:
+    """Scores, kept shards and report, without markers."""
+    folder = output / "filter"
+    names = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix in (".parquet", ".tar")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in [*names, folder / "report.json"]}
+
+
+def kept_keys(output: Path, shard: str) -> list[str]:
+    with tarfile.open(output / "filter" / "kept" / f"{shard}.tar") as tar:
+        return list(dict.fromkeys(name.partition(".")[0] for name in tar.getnames()))

@@ -1,0 +1,170 @@
+"""Repeats of pictures over all shards of the input: the first kept one stays, whoever works on what."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diht_k8s.api.errors import StopRequested
+from diht_k8s.api.layout import Layout
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.filter.scores import Row
+from diht_k8s.recipe.runtime.commit import artefact, read_committed
+from diht_k8s.recipe.runtime.inputs import kept_shards
+from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.recipe.shards.pairs import read_pairs
+from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.takedown import purge
+from tests.recipe.filter.shards import (
+    encoded,
+    files_of,
+    filter_by_two,
+    filter_with,
+    forget,
+    kept_keys,
+    pair,
+    rows_of,
+    run_of,
+    tar_of,
+)
+
+GOOD, BARE = "a small dog chasing a red ball", "server"
+
+
+def scene(seed: int) -> Image.Image:
+    coarse = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((96, 72), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """a: scenes 1, 2 (with a bare caption), 1 again as it is. b: 2, 1 smaller, 3. c: nothing but 1."""
+    folder = tmp_path_factory.mktemp("shards")
+    one, two, three = (encoded(scene(seed)) for seed in (1, 2, 3))
+    small = encoded(scene(1).resize((64, 48)), "JPEG", quality=70)
+    parts = {
+        "a": [("a-1", GOOD, one), ("a-2", BARE, two), ("a-3", GOOD, one)],
+        "b": [("b-1", GOOD, two), ("b-2", GOOD, small), ("b-3", GOOD, three)],
+        "c": [("c-1", GOOD, one)],
+    }
+    for name, samples in parts.items():
+        members = [member for key, caption, image in samples for member in pair(key, caption, image, uid=key)]
+        (folder / f"{name}.tar").write_bytes(tar_of(members))
+    return f"{folder}/*.tar"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, shards: str) -> dict[str, bytes]:
+    """What one undisturbed worker leaves."""
+    folder = tmp_path_factory.mktemp("whole")
+    filter_with(run_in(folder, shards, "Near"))
+    return files_of(folder)
+
+
+def run_in(folder: Path, shards: str, kind: str | None) -> DihtRun:
+    return run_of(folder, shards, {} if kind is None else {"duplicates": kind})
+
+
+def reasons(folder: Path) -> dict[str, str]:
+    rows: list[Row] = [row for shard in "abc" for row in rows_of(folder, f"web-{shard}")]
+    return {row.index: row.reason for row in rows if row.reason}
+
+
+@pytest.mark.parametrize(
+    ("kind", "gone"),
+    [(None, []), ("Exact", ["a-3", "c-1"]), ("Near", ["a-3", "b-2", "c-1"])],
+    ids=["off", "Exact", "Near"],
+)
+def test_pictures_that_repeat_an_earlier_kept_one_are_dropped_and_counted(
+    tmp_path: Path, shards: str, kind: str | None, gone: list[str]
+) -> None:
+    committed = filter_with(run_in(tmp_path / "out", shards, kind))
+    assert committed is not None
+    assert reasons(tmp_path / "out") == {"a-2": "complexity", **dict.fromkeys(gone, "duplicate")}
+    counts = committed.summary["counts"]
+    assert counts["kept"] == 6 - len(gone)
+    assert counts["dropped"].get("duplicate", 0) == len(gone)
+    assert kept_keys(tmp_path / "out", "web-a") == [key for key in ("a-1", "a-3") if key not in gone]
+    for item in committed.artefacts:
+        assert artefact(Storage(), Layout(str(tmp_path / "out")), Stage.FILTER, item.path) == item
+
+
+@pytest.mark.parametrize("output", ["Shards", "KeepList"])
+def test_of_two_pairs_of_one_name_the_repeat_goes_alone(tmp_path: Path, output: str) -> None:
+    """Appending a shard to itself gives such pairs."""
+    blue, gold = encoded(scene(1)), encoded(scene(2))
+    samples = [("k", blue), ("x", gold), ("k", blue)]
+    members = [member for key, picture in samples for member in pair(key, GOOD, picture, uid=key)]
+    (tmp_path / "a.tar").write_bytes(tar_of(members))
+    run = run_of(tmp_path / "out", f"{tmp_path}/a.tar", {"duplicates": "Exact", "output": output})
+    committed = filter_with(run)
+    assert committed is not None
+    assert committed.summary["counts"]["kept"] == 2
+    (kept,) = kept_shards(run.spec, Storage())
+    assert [sample.key for sample in read_pairs(Storage(), kept)] == ["k", "x"]
+
+
+def test_report_counts_repeats_last_and_shows_some(tmp_path: Path, shards: str) -> None:
+    filter_with(run_in(tmp_path / "out", shards, "Near"))
+    report = json.loads((tmp_path / "out/filter/report.json").read_text())
+    assert report["funnel"][-1] == {"step": "duplicate", "samples": 3, "dropped": 3}
+    assert sorted(example["uid"] for example in report["examples"]["duplicate"]) == ["a-3", "b-2", "c-1"]
+    assert sorted(example["uid"] for example in report["examples"]["kept"]) == ["a-1", "b-1", "b-3"]
+
+
+def test_workers_drop_what_one_does(tmp_path: Path, shards: str, whole: dict[str, bytes]) -> None:
+    assert filter_by_two(run_in(tmp_path / "two", shards, "Near")) == [0, 0]
+    assert files_of(tmp_path / "two") == whole
+
+
+@pytest.mark.parametrize(
+    "nth", [*(pytest.param(nth, marks=pytest.mark.slow) for nth in (1, 8, 11, 15)), *(2, 9, 10, 14, 16)]
+)
+def test_stage_that_ends_before_any_write_goes_on_to_the_same_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: str, whole: dict[str, bytes], nth: int
+) -> None:
+    run, writer, writes = run_in(tmp_path / "broken", shards, "Near"), Storage.writer, 0
+
+    def fail(storage: Storage, uri: str) -> Any:
+        nonlocal writes
+        writes += 1
+        if writes > nth:
+            raise StopRequested("killed here")
+        return writer(storage, uri)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "writer", fail)
+        with pytest.raises(StopRequested):
+            filter_with(run)
+    filter_with(run)
+    assert files_of(tmp_path / "broken") == whole
+
+
+def test_lifted_rule_lets_the_repeats_in_again_without_the_parser(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: str
+) -> None:
+    filter_with(run_in(tmp_path / "out", shards, "Near"))
+    forget(tmp_path / "out")
+    monkeypatch.setattr("diht_k8s.recipe.filter.captions.parser.CaptionParser.parse", None)
+    filter_with(run_in(tmp_path / "out", shards, None))
+    assert reasons(tmp_path / "out") == {"a-2": "complexity"}
+
+
+def test_purge_of_a_pair_works_beside_repeats(tmp_path: Path, shards: str) -> None:
+    run = run_in(tmp_path / "out", shards, "Near")
+    filter_with(run)
+    (tmp_path / "list").write_text("b-1\na-3")
+    done = purge(run, Storage(), str(tmp_path / "list"), StopFlag())
+    assert (done.pairs, done.dropped) == (1, 1)
+    assert kept_keys(tmp_path / "out", "web-b") == ["b-3"]
+    counts = read_committed(Storage(), Layout(str(tmp_path / "out")), Stage.FILTER).summary["counts"]
+    assert counts["dropped"] == {"complexity": 1, "duplicate": 3, "exclude": 1}
+    assert Storage().names(f"{tmp_path}/out/filter/fingerprints") == [
+        "web-a.parquet",
+        "web-c.parquet",
+    ]

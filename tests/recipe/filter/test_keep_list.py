@@ -1,0 +1,168 @@
+"""`output: KeepList`: nothing is copied, and later stages read from the raw shards what copies would have given them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.api.layout import Layout
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.runtime.commit import artefact
+from diht_k8s.recipe.runtime.inputs import kept_shards
+from diht_k8s.recipe.shards.keep_lists import read_keep_list
+from diht_k8s.recipe.shards.pairs import read_pairs
+from diht_k8s.recipe.shards.samples import Sample
+from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.thumbnails import thumbnails
+from diht_k8s.recipe.train.data.dataset import Source
+from diht_k8s.recipe.train.data.sampler import Order
+from tests.recipe.filter.shards import drawn, files_of, filter_with, forget, pair, run_of, tar_of
+
+GOOD, BARE = "a small dog chasing a red ball", "server"
+LISTED = {"output": "KeepList"}
+
+
+def write_raw(folder: Path, suffix: str = "png") -> str:
+    """a: 0 kept, 1 bare, 2 bad, 3 repeats 0, 4 kept with the uid of 1. b: nothing is kept. c: 0 repeats a-0, 1 kept."""
+    folder.mkdir(exist_ok=True)
+    blue, red, gold = drawn(), drawn(colour="red"), drawn(colour="gold")
+    shards = {
+        "a": [("a-0", GOOD, blue), ("a-1", BARE, red), ("a-2", b"\xff", red), ("a-3", GOOD, blue), ("a-4", GOOD, red)],
+        "b": [("b-0", BARE, blue)],
+        "c": [("c-0", GOOD, blue), ("c-1", GOOD, gold)],
+    }
+    for name, samples in shards.items():
+        members: list[tuple[str, bytes]] = []
+        for key, caption, picture in samples:
+            uid = "a-1" if key == "a-4" else key
+            own = pair(key, caption, picture) if isinstance(caption, bytes) else pair(key, caption, picture, uid=uid)
+            members += [(f"{key}.{suffix}", picture), *own[1:]]
+        (folder / f"{name}.tar").write_bytes(tar_of(members))
+    return f"{folder}/*.tar"
+
+
+def pairs_of(run: DihtRun) -> dict[str, list[tuple[str, str, str, bytes]]]:
+    """What later stages see of each shard."""
+
+    def seen(sample: Sample) -> tuple[str, str, str, bytes]:
+        return sample.key, sample.uid, sample.caption, sample.image
+
+    storage = Storage()
+    return {shard.name: list(map(seen, read_pairs(storage, shard))) for shard in kept_shards(run.spec, storage)}
+
+
+@pytest.mark.parametrize("duplicates", [None, "Exact"])
+@pytest.mark.parametrize("suffix", ["png", "img"])
+def test_later_stages_see_the_pairs_that_copies_would_hold(tmp_path: Path, suffix: str, duplicates: str | None) -> None:
+    raw, source = write_raw(tmp_path / "raw", suffix), {} if suffix == "png" else {"imageKey": suffix}
+    rules: dict[str, Any] = {"maxBadPercent": 20, **({} if duplicates is None else {"duplicates": duplicates})}
+    copied, listed = (
+        run_of(tmp_path / name, raw, rules | more, **source) for name, more in (("copied", {}), ("listed", LISTED))
+    )
+    committed = [filter_with(run) for run in (copied, listed)]
+    assert committed[0] is not None
+    assert committed[1] is not None
+    assert committed[0].summary["counts"] == committed[1].summary["counts"]
+    assert pairs_of(listed) == pairs_of(copied)
+    keys = {name: [key for key, *_ in pairs] for name, pairs in pairs_of(listed).items()}
+    repeats = {"web-a": ["a-0", "a-3", "a-4"], "web-c": ["c-0", "c-1"]}
+    assert keys == (repeats if duplicates is None else {"web-a": ["a-0", "a-4"], "web-c": ["c-1"]})
+    assert not list((tmp_path / "listed").rglob("*.tar"))
+    layout = Layout(str(tmp_path / "listed"))
+    for item in committed[1].artefacts:
+        assert artefact(Storage(), layout, Stage.FILTER, item.path) == item
+
+
+def listed_run(tmp_path: Path, **rules: Any) -> DihtRun:
+    run = run_of(tmp_path / "out", write_raw(tmp_path / "raw"), {"maxBadPercent": 20, **LISTED, **rules})
+    filter_with(run)
+    return run
+
+
+def test_list_names_rows_and_uids(tmp_path: Path) -> None:
+    listed_run(tmp_path)
+    listed = [read_keep_list(Storage(), Layout(str(tmp_path / "out")).keep_list(f"web-{shard}")) for shard in "abc"]
+    assert listed == [[(0, "a-0"), (3, "a-3"), (4, "a-1")], [], [(0, "c-0"), (1, "c-1")]]
+
+
+def test_training_reads_the_listed_pairs_in_its_order(tmp_path: Path) -> None:
+    run, storage = listed_run(tmp_path), Storage()
+    shards = kept_shards(run.spec, storage)
+    pieces = Order.of([shard.samples or 0 for shard in shards], 1, seed=0).stream_slices(0, 0)
+    items = list(Source(storage, shards).stream(pieces))
+    expected = pairs_of(run)
+    assert len(items) == 5
+    for item in items:
+        assert item.sample.key == expected[shards[item.shard].name][item.index][0]
+
+
+def test_report_shows_listed_pictures_of_other_names(tmp_path: Path) -> None:
+    raw = write_raw(tmp_path / "raw", "img")
+    run = run_of(tmp_path / "out", raw, {"maxBadPercent": 20, **LISTED}, imageKey="img")
+    filter_with(run)
+    first = kept_shards(run.spec, Storage())[0]
+    assert list(thumbnails(Storage(), [(first, "a-3"), (first, "a-2")])) == ["a-3"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (["a-0"], r"web-a\.parquet was made \(row 3 should be 'a-3'\): put the old one back, or run the stage filter again"),
+        (["a-9", "a-0", "a-1", "a-2", "a-3"], r"raw/a\.tar is not the shard of which .*\(row 0 should be 'a-0'\)"),
+    ],
+    ids=["shorter", "other pairs"],
+)  # fmt: skip
+def test_shard_that_was_replaced_since_is_refused(tmp_path: Path, keys: list[str], message: str) -> None:
+    first = kept_shards(listed_run(tmp_path).spec, Storage())[0]
+    members = [member for key in keys for member in pair(key, GOOD, uid=key)]
+    (tmp_path / "raw/a.tar").write_bytes(tar_of(members))
+    with pytest.raises(DataError, match=message):
+        list(read_pairs(Storage(), replace(first, identity=None)))
+    with pytest.raises(DataError, match=r"web-a\.parquet was made \(it has changed since\): put the old one back"):
+        list(read_pairs(Storage(), first))
+
+
+def test_shard_that_was_replaced_by_other_pairs_of_the_same_names_is_refused(tmp_path: Path) -> None:
+    run = listed_run(tmp_path)
+    members = [member for key in ("a-0", "a-1", "a-2", "a-3", "a-4") for member in pair(key, "another", uid=key)]
+    (tmp_path / "raw/a.tar").write_bytes(tar_of(members))
+    with pytest.raises(DataError, match="it has changed since"):
+        pairs_of(run)
+
+
+def test_table_that_is_no_list_is_told(tmp_path: Path) -> None:
+    listed_run(tmp_path)
+    with pytest.raises(DataError, match=r"web-a\.parquet is no keep list: run the stage filter again"):
+        read_keep_list(Storage(), Layout(str(tmp_path / "out")).scores("web-a"))
+
+
+def test_run_that_names_the_shards_no_more_is_told(tmp_path: Path) -> None:
+    listed_run(tmp_path)
+    (tmp_path / "raw/a.tar").rename(tmp_path / "raw/z.tar")
+    moved = run_of(tmp_path / "out", f"{tmp_path}/raw/*.tar", LISTED)
+    with pytest.raises(UserError, match=r"kept pairs of the shard web-a, which spec\.data\.sources lead to no more"):
+        kept_shards(moved.spec, Storage())
+
+
+def test_copies_of_an_earlier_run_go_and_come_back_without_the_parser(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = write_raw(tmp_path / "raw")
+    runs = [run_of(tmp_path / "out", raw, {"maxBadPercent": 20, **more}) for more in ({}, LISTED)]
+    filter_with(runs[0])
+    copies = files_of(tmp_path / "out")
+    monkeypatch.setattr("diht_k8s.recipe.filter.captions.parser.CaptionParser.parse", None)
+    forget(tmp_path / "out")
+    filter_with(runs[1])
+    assert not list((tmp_path / "out").rglob("*.tar"))
+    forget(tmp_path / "out")
+    filter_with(runs[0])
+    again = files_of(tmp_path / "out")
+    assert again.keys() == copies.keys()
+    assert [again[name] for name in copies if name.endswith(".tar")] == [
+        copies[name] for name in copies if name.endswith(".tar")
+    ]

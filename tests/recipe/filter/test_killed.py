@@ -1,0 +1,122 @@
+"""A worker that is killed at any moment costs time only: the next attempt ends with the bytes of an undisturbed run."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from diht_k8s.api.errors import DataError
+from diht_k8s.recipe.filter import scores
+from diht_k8s.recipe.runtime import claims
+from tests.recipe.filter.shards import (
+    CAPTIONS,
+    files_of,
+    filter_by_two,
+    filter_slowly,
+    filter_with,
+    forget,
+    pair,
+    run_of,
+    tar_of,
+    write_shards,
+)
+
+SHARDS = [[f"{caption} {number}" for caption in CAPTIONS] for number in range(6)]
+LONGEST_S = 0.6
+"""About what the whole stage takes once the models are there."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, bytes]]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    shards = write_shards(folder / "in", SHARDS)
+    filter_with(run_of(folder / "out", shards))
+    return shards, files_of(folder / "out")
+
+
+@pytest.mark.parametrize(
+    "seed", [pytest.param(seed, marks=[pytest.mark.slow] if seed >= 3 else []) for seed in range(20)]
+)
+def test_worker_killed_at_a_random_moment_leaves_the_same_files_behind(
+    tmp_path: Path, undisturbed: tuple[str, dict[str, bytes]], seed: int
+) -> None:
+    shards, wanted = undisturbed
+    worker = multiprocessing.get_context("fork").Process(target=filter_slowly, args=(run_of(tmp_path / "out", shards),))
+    worker.start()
+    started = tmp_path / "out/filter/STARTED.json"
+    while not started.exists() and worker.is_alive():
+        time.sleep(0.01)
+    time.sleep(Random(seed).uniform(0, LONGEST_S))
+    worker.kill()
+    worker.join()
+    assert filter_with(run_of(tmp_path / "out", shards)) is not None
+    assert files_of(tmp_path / "out") == wanted
+
+
+def test_two_workers_on_the_same_shards_at_once_write_what_one_does(
+    tmp_path: Path, undisturbed: tuple[str, dict[str, bytes]]
+) -> None:
+    shards, wanted = undisturbed
+    assert filter_by_two(run_of(tmp_path / "out", shards), filter_slowly, workers=1) == [0, 0]
+    assert files_of(tmp_path / "out") == wanted
+
+
+def test_worker_that_lives_ends_the_work_of_one_that_was_killed(
+    tmp_path: Path, undisturbed: tuple[str, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards, wanted = undisturbed
+    monkeypatch.setattr(claims, "STALE_SECONDS", 0.5)
+    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.1)
+    context, folder = multiprocessing.get_context("fork"), tmp_path / "out/filter"
+    one, two = (
+        context.Process(target=filter_slowly, args=(run_of(tmp_path / "out", shards), worker, 2)) for worker in (0, 1)
+    )
+    two.start()
+    while not (folder / "claims/web-00001.json").exists() and two.is_alive():
+        time.sleep(0.01)
+    two.kill()
+    two.join()
+    assert (folder / "claims/web-00001.json").exists()
+    one.start()
+    one.join()
+    assert one.exitcode == 0
+    assert files_of(tmp_path / "out") == wanted
+
+
+@pytest.mark.parametrize("left", ["scores and kept", "kept only", "all but the marker"])
+def test_end_between_output_and_marker_leads_to_the_same_files(
+    tmp_path: Path, undisturbed: tuple[str, dict[str, bytes]], left: str
+) -> None:
+    shards, wanted = undisturbed
+    run, folder = run_of(tmp_path / "out", shards), tmp_path / "out/filter"
+    filter_with(run)
+    (folder / "COMMITTED.json").unlink()
+    if left != "all but the marker":
+        (folder / "report.json").unlink()
+    if left == "kept only":
+        (folder / "scores/web-00003.parquet").unlink()
+    filter_with(run)
+    assert files_of(tmp_path / "out") == wanted
+
+
+def test_scores_of_another_schema_version_are_named(
+    tmp_path: Path, undisturbed: tuple[str, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(tmp_path / "out", undisturbed[0])
+    filter_with(run)
+    forget(tmp_path / "out")
+    monkeypatch.setattr(scores, "SCHEMA_VERSION", 99)
+    with pytest.raises(DataError, match=r"web-00000\.parquet .*schema version 1, this program writes 99.*remove it"):
+        filter_with(run)
+
+
+def test_caption_of_100_mb_is_bad_and_costs_no_more(tmp_path: Path) -> None:
+    members = [*pair("a", b"dog " * (25 << 20)), *pair("b", CAPTIONS[0])]
+    (tmp_path / "a.tar").write_bytes(tar_of(members))
+    committed = filter_with(run_of(tmp_path / "out", f"{tmp_path}/a.tar", {"maxBadPercent": 50.0}))
+    assert committed is not None
+    assert committed.summary["counts"]["bad"] == {"member_too_large": 1}

@@ -1,0 +1,155 @@
+"""Rules that come before C, A and T, over whole shards in the layouts of common tools, each with its counts."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diht_k8s.api.errors import UserError
+from diht_k8s.api.run import DihtRun
+from diht_k8s.recipe.runtime.inputs import kept_shards
+from diht_k8s.recipe.shards.samples import read_samples
+from diht_k8s.recipe.shards.storage import Storage
+from tests.recipe.filter.shards import encoded, filter_with, forget, kept_keys, pair, rows_of, run_of, tar_of
+
+GOOD = "a small dog chasing a red ball"
+
+
+def scene(seed: int) -> Image.Image:
+    coarse = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((96, 72), Image.Resampling.BICUBIC)
+
+
+def with_benchmark(run: DihtRun, shards: str) -> DihtRun:
+    document = run.model_dump(mode="json", by_alias=True, exclude_none=True)
+    benchmark: dict[str, Any] = {"name": "flickr", "type": "Retrieval", "shards": [shards]}
+    document["spec"]["evaluate"] = {"model": "elsewhere/model", "benchmarks": [benchmark]}
+    return DihtRun.model_validate(document)
+
+
+def test_each_rule_counts_what_it_drops_in_the_order_of_the_rules(tmp_path: Path) -> None:
+    samples = [
+        *pair("a", GOOD, punsafe=0.1),
+        *pair("b", "le chien et la balle rouge"),
+        *pair("c", GOOD, punsafe=0.9),
+        *pair("d", GOOD, encoded(Image.new("RGB", (400, 20)))),
+        *pair("e", GOOD, encoded(Image.new("RGB", (20, 20)))),
+        *pair("f", "server"),
+    ]
+    (tmp_path / "a.tar").write_bytes(tar_of(samples))
+    rules = {
+        "language": "en",
+        "metadataLimits": [{"name": "punsafe", "max": 0.5}],
+        "maxAspectRatio": 4,
+        "minSide": 32,
+    }
+    committed = filter_with(run_of(tmp_path / "out", f"{tmp_path}/a.tar", rules))
+    assert committed is not None
+    dropped = {"complexity": 1, "language": 1, "metadata": 1, "size": 2}
+    assert committed.summary["counts"] == {"input": 6, "kept": 1, "bad": {}, "dropped": dropped}
+    funnel = json.loads((tmp_path / "out/filter/report.json").read_text())["funnel"]
+    steps = [(step["step"], step["samples"]) for step in funnel if step["dropped"] or step["step"] == "input"]
+    assert steps == [("input", 6), ("language", 5), ("metadata", 4), ("complexity", 3), ("size", 1)]
+
+
+def test_near_duplicates_of_a_benchmark_are_dropped_and_counted(tmp_path: Path) -> None:
+    small = encoded(scene(1).resize((64, 48)), "JPEG", quality=60)
+    (tmp_path / "a.tar").write_bytes(tar_of([*pair("a", GOOD, small), *pair("b", GOOD, encoded(scene(2)))]))
+    (tmp_path / "test.tar").write_bytes(tar_of(pair("x", "anything", encoded(scene(1)))))
+    run = with_benchmark(
+        run_of(tmp_path / "out", f"{tmp_path}/a.tar", {"decontaminate": ["flickr"]}), f"{tmp_path}/test.tar"
+    )
+    committed = filter_with(run)
+    assert committed is not None
+    assert committed.summary["counts"]["dropped"] == {"benchmark": 1}
+    assert kept_keys(tmp_path / "out", "web-a") == ["b"]
+
+
+def test_other_benchmark_pictures_make_the_stage_again(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(tar_of([*pair("a", GOOD, encoded(scene(1))), *pair("b", GOOD, encoded(scene(2)))]))
+    run = with_benchmark(
+        run_of(tmp_path / "out", f"{tmp_path}/a.tar", {"decontaminate": ["flickr"]}), f"{tmp_path}/test.tar"
+    )
+    for seed, kept in ((1, ["b"]), (2, ["a"])):
+        (tmp_path / "test.tar").write_bytes(tar_of(pair("x", "anything", encoded(scene(seed)))))
+        filter_with(run)
+        assert kept_keys(tmp_path / "out", "web-a") == kept
+        forget(tmp_path / "out")
+
+
+def test_rules_that_are_lifted_let_the_pairs_in_again(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(tar_of([*pair("a", GOOD, punsafe=0.9), *pair("b", GOOD)]))
+    limits = {"metadataLimits": [{"name": "punsafe", "max": 0.5}]}
+    filter_with(run_of(tmp_path / "out", f"{tmp_path}/a.tar", limits))
+    assert kept_keys(tmp_path / "out", "web-a") == ["b"]
+    forget(tmp_path / "out")
+    filter_with(run_of(tmp_path / "out", f"{tmp_path}/a.tar"))
+    assert [row.reason for row in rows_of(tmp_path / "out", "web-a")] == ["", ""]
+
+
+def test_layout_of_img2dataset_works_unchanged(tmp_path: Path) -> None:
+    """Members jpg, json and txt with the key of nine digits; the json carries caption, url, status and the picture's sizes."""
+    buffer = io.BytesIO()
+    scene(1).save(buffer, "JPEG")
+    meta = {"caption": GOOD, "url": "https://example.org/1.jpg", "key": "000000001", "status": "success", "width": 96}
+    members = [
+        ("000000001.jpg", buffer.getvalue()),
+        ("000000001.json", json.dumps(meta).encode()),
+        ("000000001.txt", GOOD.encode()),
+    ]
+    (tmp_path / "00000.tar").write_bytes(tar_of(members))
+    assert filter_with(run_of(tmp_path / "out", f"{tmp_path}/00000.tar")) is not None
+    assert kept_keys(tmp_path / "out", "web-00000") == ["000000001"]
+
+
+def test_layout_of_datacomp_works_unchanged(tmp_path: Path) -> None:
+    """The json carries a uid of 32 hex digits, the caption lies in the txt."""
+    uid = "f0" * 16
+    buffer = io.BytesIO()
+    scene(1).save(buffer, "JPEG")
+    meta = {"uid": uid, "url": "https://example.org/1.jpg", "face_bboxes": [], "sha256": "0" * 64}
+    members = [
+        ("00000000_1.jpg", buffer.getvalue()),
+        ("00000000_1.json", json.dumps(meta).encode()),
+        ("00000000_1.txt", GOOD.encode()),
+    ]
+    (tmp_path / "00000000.tar").write_bytes(tar_of(members))
+    assert filter_with(run_of(tmp_path / "out", f"{tmp_path}/00000000.tar")) is not None
+    assert [row.uid for row in rows_of(tmp_path / "out", "web-00000000")] == [uid]
+
+
+def test_pictures_and_captions_may_have_other_names(tmp_path: Path) -> None:
+    """Kept shards have the usual ones, so that later stages need not know."""
+    members = [("a.img", encoded(scene(1))), ("a.json", json.dumps({"alt_text": GOOD}).encode())]
+    (tmp_path / "a.tar").write_bytes(tar_of(members))
+    run = run_of(tmp_path / "out", f"{tmp_path}/a.tar", imageKey="img", captionKey="alt_text")
+    assert filter_with(run) is not None
+    (kept,) = kept_shards(run.spec, Storage())
+    (sample,) = read_samples(Storage(), kept.uri)
+    assert (sample.problem, sample.caption, sample.image) == (None, GOOD, encoded(scene(1)))
+    with pytest.raises(UserError, match="another configuration"):
+        filter_with(run_of(tmp_path / "out", f"{tmp_path}/a.tar", imageKey="img"))
+
+
+def test_other_names_without_a_filter_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(tar_of(pair("a", GOOD)))
+    document = run_of(tmp_path / "out", f"{tmp_path}/a.tar", imageKey="img").model_dump(
+        mode="json", by_alias=True, exclude_none=True
+    )
+    del document["spec"]["filter"]
+    document["spec"]["train"] = {
+        "model": "ViT-B-32",
+        "samples": 8,
+        "batchSize": 8,
+        "distillation": {"mode": "Disabled"},
+    }
+    with pytest.raises(
+        UserError, match=r"spec\.data\.sources web: imageKey and captionKey are read by the stage filter"
+    ):
+        kept_shards(DihtRun.model_validate(document).spec, Storage())

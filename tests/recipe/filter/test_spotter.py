@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+from diht_k8s.recipe.filter import TextSpotter
+from diht_k8s.recipe.filter.text_spotting import spotter
+from diht_k8s.recipe.filter.text_spotting.matching import SpottedText
+from diht_k8s.recipe.filter.text_spotting.spotter import MAX_LINES, Question
+from diht_k8s.recipe.shards.images import decode
+from diht_k8s.recipe.shards.samples import read_samples
+from diht_k8s.recipe.shards.storage import Storage
+
+DEMO_SHARD = Path(__file__).parents[3] / "examples/data/train/00000.tar.gz"
+
+SPOTTER = TextSpotter(detector_size=160)
+TOGETHER = TextSpotter(detector_size=160, batch=8)
+
+
+def picture(*lines: str, size: tuple[int, int] = (128, 96)) -> Image.Image:
+    image = Image.new("RGB", size, (200, 180, 120))
+    for number, line in enumerate(lines):
+        font = ImageFont.load_default(22 if number == 0 else 16)
+        ImageDraw.Draw(image).text((4, 4 + 32 * number), line, font=font, fill="black")
+    return image
+
+
+def test_text_is_read_with_its_confidence() -> None:
+    found = SPOTTER.spot(picture("giraffe"))
+    assert [text.text for text in found.texts] == ["giraffe"]
+    assert (found.texts[0].confidence > 0.9, found.state) == (True, "done")
+
+
+def test_all_lines_are_read_largest_first() -> None:
+    assert [text.text for text in SPOTTER.spot(picture("giraffe", "tall")).texts] == ["giraffe", "tall"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "texts", "state"),
+    [
+        ("giraffe", ["giraffe"], "stopped_early"),
+        ("tall", ["giraffe", "tall"], "done"),
+        ("no", ["giraffe", "tall"], "done"),
+    ],
+)
+def test_reading_stops_at_the_wanted_text(wanted: str, texts: list[str], state: str) -> None:
+    found = SPOTTER.spot(picture("giraffe", "tall"), lambda text: text.text == wanted)
+    assert ([text.text for text in found.texts], found.state) == (texts, state)
+
+
+def test_no_line_is_recognised_where_no_box_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*arguments: object) -> list[SpottedText]:
+        raise AssertionError("the recogniser ran")
+
+    monkeypatch.setattr(SPOTTER, "_read", read)
+    assert SPOTTER.spot(picture()).texts == ()
+
+
+@pytest.mark.parametrize("size", [(8, 300), (300, 8), (9, 9), (2000, 30)])
+def test_extreme_shapes_are_read_without_a_fault(size: tuple[int, int]) -> None:
+    assert SPOTTER.spot(picture(size=size)).state == "done"
+
+
+def test_number_of_lines_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Image.new("RGB", (640, 2000), "white")
+    for number in range(100):
+        ImageDraw.Draw(page).text((4, 20 * number), f"line {number}", font=ImageFont.load_default(14), fill="black")
+    large = TextSpotter(detector_size=2000)
+    seen: list[int] = []
+
+    def read(pixels: object, boxes: list[object]) -> list[SpottedText]:
+        seen.append(len(boxes))
+        return []
+
+    monkeypatch.setattr(large, "_read", read)
+    large.spot(page)
+    assert sum(seen) == MAX_LINES
+
+
+@pytest.fixture(scope="module")
+def demo_pictures() -> list[Image.Image]:
+    """30 of the demo's, most with painted words; in three shapes at a detector of 160 pixels."""
+    samples = (sample for sample in read_samples(Storage(), str(DEMO_SHARD)) if sample.problem is None)
+    painted = (decode(sample.image) for sample in samples if sample.meta.get("painted"))
+    return [*islice(painted, 26), *(picture("giraffe", "tall", size=(160, 64 + number)) for number in range(4))]
+
+
+class Sessions:
+    """Counts pictures in each run of the detector."""
+
+    def __init__(self, spotter: TextSpotter, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.batches: list[int] = []
+        detector = spotter._loaded()._load_det_model()
+        run = detector.session
+
+        def counted(pictures: np.ndarray) -> np.ndarray:
+            self.batches.append(len(pictures))
+            return run(pictures)
+
+        monkeypatch.setattr(detector, "session", counted)
+
+
+@pytest.mark.parametrize("wanted", [None, lambda text: text.confidence > 0.8], ids=["all", "early stop"])
+def test_batches_of_one_size_class_find_what_one_at_a_time_finds(
+    wanted: Any, demo_pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions = Sessions(TOGETHER, monkeypatch)
+    questions = [Question(image, wanted) for image in demo_pictures]
+    found = list(TOGETHER.spot_all(questions))
+    assert found == [SPOTTER.spot(image, wanted) for image in demo_pictures]
+    assert sum(bool(spotting.texts) for spotting in found) > 20
+    assert sum(sessions.batches) == len(demo_pictures)
+    assert (max(sessions.batches), len(sessions.batches) <= 8) == (8, True)
+
+
+@pytest.mark.parametrize("mine", [SPOTTER, TOGETHER], ids=["one", "eight"])
+def test_boxes_are_those_of_the_library_itself(mine: TextSpotter, demo_pictures: list[Image.Image]) -> None:
+    pixels = [mine._pixels(image) for image in demo_pictures]
+    detect = mine._loaded()._load_det_model()
+    for boxes, theirs in zip(mine._boxes(pixels), map(detect, pixels), strict=True):
+        expected = sorted([] if theirs.boxes is None else theirs.boxes, key=cv2.contourArea, reverse=True)
+        assert np.array_equal(boxes, expected[:MAX_LINES])
+
+
+@pytest.mark.parametrize("shape", [(160, 120, 3), (40, 333, 3), (20, 900, 3), (10, 900, 3)])
+def test_pictures_are_prepared_as_by_the_library_to_the_last_bit(shape: tuple[int, ...]) -> None:
+    prepare = SPOTTER._loaded()._load_det_model().get_preprocess()
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    mine, theirs = spotter._prepared(prepare, pixels), prepare(pixels)
+    assert (mine is None) == (theirs is None)
+    assert mine is None or (mine.dtype == theirs.dtype and np.array_equal(mine, theirs))
+
+
+def test_what_a_line_is_read_as_does_not_depend_on_the_lines_beside_it() -> None:
+    both, first = SPOTTER.spot(picture("giraffe", "tall")), SPOTTER.spot(picture("giraffe", "tall"), lambda text: True)
+    assert (both.texts[:1], first.state) == (first.texts, "stopped_early")
+
+
+def test_both_precisions_read_the_same_words() -> None:
+    exact = TextSpotter(detector_size=160, precision="FP32").spot(picture("giraffe", "tall")).texts
+    fast = SPOTTER.spot(picture("giraffe", "tall")).texts
+    assert [text.text for text in fast] == [text.text for text in exact] == ["giraffe", "tall"]
+    assert all(abs(mine.confidence - theirs.confidence) < 0.01 for mine, theirs in zip(fast, exact, strict=True))
+
+
+def test_what_is_read_does_not_depend_on_what_was_read_before(demo_pictures: list[Image.Image]) -> None:
+    images = [demo_pictures[0], demo_pictures[-1], picture("giraffe", "tall")]
+    fresh = TextSpotter(detector_size=160)
+    assert [fresh.spot(image) for image in reversed(images)] == [SPOTTER.spot(image) for image in images][::-1]
+
+
+@pytest.mark.parametrize(
+    ("batch", "pixels", "held"),
+    [(1, 10**9, [2, 2, 2]), (1, 1, [1, 1, 1, 1, 1, 1]), (2, 10**9, [4, 2]), (2, 3 * 64 * 64, [3, 3])],
+)
+def test_pictures_are_drawn_as_needed_and_few_are_held(
+    batch: int, pixels: int, held: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spotter, "MAX_PIXELS_AT_ONCE", pixels)
+    monkeypatch.setattr(spotter, "CLASSES_AT_ONCE", 2)
+    drawn: list[int] = []
+
+    def questions() -> Iterator[Question]:
+        for number in range(6):
+            drawn.append(number)
+            yield Question(picture(size=(64, 64)))
+
+    counts, before = [], 0
+    for _ in TextSpotter(detector_size=64, batch=batch).spot_all(questions()):
+        if len(drawn) > before:
+            counts.append(len(drawn) - before)
+        before = len(drawn)
+    assert counts == held

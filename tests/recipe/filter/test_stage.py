@@ -1,0 +1,339 @@
+"""The filter as a whole, on small shards with the real parser and spotter."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from diht_k8s.api.errors import DataError, StopRequested, UserError
+from diht_k8s.api.layout import Layout
+from diht_k8s.api.run import Stage
+from diht_k8s.recipe.filter import stage
+from diht_k8s.recipe.filter.captions.graph import CaptionGraph
+from diht_k8s.recipe.filter.captions.parser import CaptionParser
+from diht_k8s.recipe.filter.text_spotting.spotter import Question, Spotting, TextSpotter
+from diht_k8s.recipe.runtime import claims
+from diht_k8s.recipe.runtime.commit import read_committed
+from diht_k8s.recipe.runtime.inputs import kept_shards
+from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.recipe.shards.storage import Storage
+from tests.recipe.filter.shards import (
+    CAPTIONS,
+    config_of,
+    drawn,
+    files_of,
+    filter_by_two,
+    filter_with,
+    forget,
+    kept_keys,
+    pair,
+    rows_of,
+    run_of,
+    tar_of,
+    write_shards,
+)
+
+
+class Calls:
+    """Counts what parser and spotter are given."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.captions: list[str] = []
+        self.pictures = 0
+        parse, spot_all = CaptionParser.parse, TextSpotter.spot_all
+
+        def counted_parse(parser: CaptionParser, captions: Sequence[str]) -> list[CaptionGraph]:
+            self.captions += captions
+            return parse(parser, captions)
+
+        def counted_spot(spotter: TextSpotter, questions: Iterable[Question]) -> Iterator[Spotting]:
+            for spotting in spot_all(spotter, questions):
+                self.pictures += 1
+                yield spotting
+
+        monkeypatch.setattr(CaptionParser, "parse", counted_parse)
+        monkeypatch.setattr(TextSpotter, "spot_all", counted_spot)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    return Calls(monkeypatch)
+
+
+def test_filter_scores_every_sample_and_keeps_what_passes(tmp_path: Path) -> None:
+    committed = filter_with(run_of(tmp_path / "out", write_shards(tmp_path / "in"), {"minActions": 1}))
+    assert committed is not None
+    assert committed.summary["counts"] == {"input": 6, "kept": 3, "bad": {}, "dropped": {"action": 1, "complexity": 2}}
+    assert [item["kept"] for item in committed.summary["shards"]] == [2, 1]
+    rows = rows_of(tmp_path / "out", "web-00000")
+    assert [(row.index, row.kept, row.reason) for row in rows] == [
+        ("0-0", True, ""),
+        ("0-1", False, "complexity"),
+        ("0-2", True, ""),
+    ]
+    assert list(rows[0].attributes) == [("dog", "small"), ("ball", "red")]
+    assert list(rows[0].relations) == [("dog", "chase", "ball")]
+    assert kept_keys(tmp_path / "out", "web-00000") == ["0-0", "0-2"]
+
+
+def test_kept_members_are_as_they_were(tmp_path: Path) -> None:
+    filter_with(run_of(tmp_path / "out", write_shards(tmp_path / "in")))
+    with (
+        tarfile.open(tmp_path / "in/00000.tar") as raw,
+        tarfile.open(tmp_path / "out/filter/kept/web-00000.tar") as kept,
+    ):
+        for name in kept.getnames():
+            assert kept.extractfile(name).read() == raw.extractfile(name).read()  # type: ignore[union-attr]
+
+
+def test_later_stages_see_the_kept_shards_that_are_not_empty(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "out", write_shards(tmp_path / "in", [CAPTIONS, ["server", "iphone case"]]))
+    filter_with(run)
+    assert [(shard.name, shard.samples) for shard in kept_shards(run.spec, Storage())] == [("web-00000", 4)]
+
+
+def test_artefacts_name_every_file_with_its_digest(tmp_path: Path) -> None:
+    import hashlib
+
+    committed = filter_with(run_of(tmp_path / "out", write_shards(tmp_path / "in")))
+    assert committed is not None
+    written = {name: hashlib.sha256(data).hexdigest() for name, data in files_of(tmp_path / "out").items()}
+    assert {item.path: item.sha256 for item in committed.artefacts} == written
+
+
+def test_second_run_is_cached(tmp_path: Path, calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    run = run_of(tmp_path / "out", write_shards(tmp_path / "in"))
+    first = filter_with(run)
+    calls.captions.clear()
+    assert filter_with(run) == first
+    assert calls.captions == []
+    assert "filter: cached" in capsys.readouterr().out
+
+
+def test_two_workers_write_what_one_does(tmp_path: Path) -> None:
+    shards = write_shards(tmp_path / "in", [CAPTIONS[:2], CAPTIONS[2:4], CAPTIONS[4:]])
+    one = filter_with(run_of(tmp_path / "one", shards))
+    assert filter_by_two(run_of(tmp_path / "two", shards)) == [0, 0]
+    two = read_committed(Storage(), Layout(str(tmp_path / "two")), Stage.FILTER)
+    assert one is not None
+    assert (two.output_sha256, files_of(tmp_path / "two")) == (one.output_sha256, files_of(tmp_path / "one"))
+
+
+def test_worker_does_the_share_of_one_that_never_comes(tmp_path: Path, calls: Calls) -> None:
+    shards = write_shards(tmp_path / "in", [CAPTIONS[:2], CAPTIONS[2:4], CAPTIONS[4:]])
+    one = filter_with(run_of(tmp_path / "one", shards))
+    calls.captions.clear()
+    two = filter_with(run_of(tmp_path / "two", shards), worker=1, workers=2)
+    assert one is not None
+    assert two is not None
+    assert two.output_sha256 == one.output_sha256
+    assert calls.captions == [*CAPTIONS[2:4], *CAPTIONS[4:], *CAPTIONS[:2]]
+    assert not list((tmp_path / "two/filter/claims").glob("web-*"))
+
+
+def test_workers_leave_claimed_shards_alone_until_the_claim_stands_still(
+    tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = write_shards(tmp_path / "in")
+    run, claim = run_of(tmp_path / "out", shards), tmp_path / "out/filter/claims/web-00001.json"
+    claim.parent.mkdir(parents=True)
+    digest = config_of(run)
+    claim.write_text(json.dumps({"worker": 1, "config_sha256": digest, "beat": "of one that was killed"}))
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        assert calls.captions == list(CAPTIONS[:3])
+        monkeypatch.setattr(claims, "STALE_SECONDS", 0.0)
+
+    monkeypatch.setattr(stage.time, "sleep", wait)
+    assert filter_with(run, worker=0, workers=2) is not None
+    assert len(waits) == 1
+    assert calls.captions == list(CAPTIONS)
+
+
+def test_scores_of_an_earlier_configuration_are_made_again_by_whoever_comes(tmp_path: Path) -> None:
+    shards = write_shards(tmp_path / "in")
+    filter_with(run_of(tmp_path / "out", shards))
+    forget(tmp_path / "out")
+    rules = {"minComplexity": 2}
+    two = filter_with(run_of(tmp_path / "out", shards, rules), worker=0, workers=2)
+    one = filter_with(run_of(tmp_path / "one", shards, rules))
+    assert two is not None
+    assert one is not None
+    assert two.output_sha256 == one.output_sha256
+
+
+def test_interrupted_run_goes_on_shard_by_shard_to_the_same_bytes(tmp_path: Path, calls: Calls) -> None:
+    shards = write_shards(tmp_path / "in")
+    filter_with(run_of(tmp_path / "whole", shards))
+    stop = StopFlag()
+    run = run_of(tmp_path / "out", shards)
+    parse = CaptionParser.parse
+
+    def stop_at_second(parser: CaptionParser, captions: Sequence[str]) -> list[CaptionGraph]:
+        stop.requested = "red car" in captions
+        return parse(parser, captions)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CaptionParser, "parse", stop_at_second)
+        patch.setattr("diht_k8s.recipe.filter.shards.BATCH", 1)
+        with pytest.raises(StopRequested, match="finished shards are kept"):
+            filter_with(run, stop=stop)
+    assert sorted(path.name for path in (tmp_path / "out/filter").rglob("web-*")) == [
+        "web-00000.parquet",
+        "web-00000.tar",
+    ]
+    calls.captions.clear()
+    filter_with(run)
+    assert calls.captions == list(CAPTIONS[3:])
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
+
+
+def test_crash_between_kept_shard_and_scores_leads_to_the_same_bytes(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "out", write_shards(tmp_path / "in"))
+    filter_with(run)
+    whole = files_of(tmp_path / "out")
+    (tmp_path / "out/filter/scores/web-00001.parquet").unlink()
+    (tmp_path / "out/filter/COMMITTED.json").unlink()
+    (tmp_path / "out/filter/kept/web-00001.tar").write_bytes(b"half")
+    filter_with(run)
+    assert files_of(tmp_path / "out") == whole
+
+
+def test_other_thresholds_in_the_same_folder_are_refused_with_the_difference(tmp_path: Path) -> None:
+    shards = write_shards(tmp_path / "in")
+    filter_with(run_of(tmp_path / "out", shards))
+    with pytest.raises(UserError, match=r"config.minComplexity: \(default\) -> 2.*--replace"):
+        filter_with(run_of(tmp_path / "out", shards, {"minComplexity": 2}))
+
+
+def test_tighter_threshold_uses_the_scores_and_opens_no_picture(
+    tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = write_shards(tmp_path / "in")
+    on = {"textSpotting": {"mode": "Drop", "detectorSize": 96}}
+    filter_with(run_of(tmp_path / "out", shards, on))
+    assert (len(calls.captions), calls.pictures) == (6, 4)
+    forget(tmp_path / "out")
+    calls.captions.clear()
+
+    def no_picture(data: bytes) -> Image.Image:
+        raise AssertionError("a picture was opened")
+
+    monkeypatch.setattr("diht_k8s.recipe.filter.rules.decode", no_picture)
+    committed = filter_with(run_of(tmp_path / "out", shards, {**on, "minActions": 1}))
+    assert committed is not None
+    assert (calls.captions, calls.pictures, committed.summary["counts"]["kept"]) == ([], 4, 3)
+
+
+def test_looser_threshold_reads_the_newly_surviving_pictures_only(tmp_path: Path, calls: Calls) -> None:
+    shards = write_shards(tmp_path / "in")
+    on = {"textSpotting": {"mode": "Drop", "detectorSize": 96}}
+    filter_with(run_of(tmp_path / "tight", shards, {**on, "minActions": 1}))
+    assert calls.pictures == 3
+    calls.captions.clear()
+    scores = {"scoresFrom": str(tmp_path / "tight/filter")}
+    committed = filter_with(run_of(tmp_path / "loose", shards, {**on, **scores, "minComplexity": 0}))
+    assert committed is not None
+    assert (calls.captions, calls.pictures, committed.summary["counts"]["kept"]) == ([], 6, 6)
+    fresh = filter_with(run_of(tmp_path / "fresh", shards, {**on, "minComplexity": 0}))
+    assert fresh is not None
+    assert files_of(tmp_path / "loose") == files_of(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("other", [{"detectorSize": 128}, {"detectorSize": 96, "precision": "FP32"}])
+def test_scores_of_another_way_to_read_lend_their_captions_only(
+    other: dict[str, Any], tmp_path: Path, calls: Calls
+) -> None:
+    shards = write_shards(tmp_path / "in")
+    filter_with(run_of(tmp_path / "a", shards, {"textSpotting": {"detectorSize": 96}}))
+    calls.captions.clear()
+    calls.pictures = 0
+    rules = {"textSpotting": other, "scoresFrom": str(tmp_path / "a/filter")}
+    filter_with(run_of(tmp_path / "b", shards, rules))
+    assert (calls.captions, calls.pictures) == ([], 4)
+
+
+@pytest.mark.parametrize("case", ["nothing there", "other input"])
+def test_scores_from_a_folder_that_does_not_fit_are_refused(tmp_path: Path, case: str) -> None:
+    shards = write_shards(tmp_path / "in")
+    if case == "other input":
+        filter_with(run_of(tmp_path / "a", shards))
+        write_shards(tmp_path / "in", [CAPTIONS[:2], CAPTIONS[2:]])
+    with pytest.raises(UserError, match=r"scoresFrom: .*web-00000\.parquet is not there or was made of another"):
+        filter_with(run_of(tmp_path / "b", shards, {"scoresFrom": str(tmp_path / "a/filter")}))
+
+
+def test_caption_in_the_picture_is_dropped_as_text(tmp_path: Path) -> None:
+    members = [
+        *pair("a", "a tall giraffe near trees", drawn("giraffe"), painted={"text": "giraffe"}),
+        *pair("b", "a small dog near trees", drawn("hello"), painted=False),
+        *pair("c", "a red car near trees", drawn(""), painted=False),
+    ]
+    (tmp_path / "a.tar").write_bytes(tar_of(members))
+    run = run_of(tmp_path / "out", f"{tmp_path}/a.tar", {"textSpotting": {"mode": "Drop", "detectorSize": 192}})
+    committed = filter_with(run)
+    assert committed is not None
+    assert committed.summary["counts"]["dropped"] == {"text": 1}
+    rows = rows_of(tmp_path / "out", "web-a")
+    assert [(row.reason, row.ocr_state) for row in rows] == [("text", "done"), ("", "done"), ("", "done")]
+    assert [[text.text for text in row.ocr] for row in rows] == [["giraffe"], ["hello"], []]
+    report = json.loads((tmp_path / "out/filter/report.json").read_text())
+    assert (report["text_spotting"]["recall"], report["text_spotting"]["precision"]) == (1.0, 1.0)
+    assert report["examples"]["text"][0]["texts"] == ["giraffe"]
+
+
+def test_source_without_filter_is_taken_as_it_is(tmp_path: Path) -> None:
+    shards = write_shards(tmp_path / "in")
+    committed = filter_with(run_of(tmp_path / "out", shards, {"minActions": 3}, filter=False))
+    assert committed is not None
+    assert committed.summary["counts"] == {"input": 6, "kept": 6, "bad": {}, "dropped": {}}
+
+
+def test_filtering_a_source_or_not_is_another_configuration(tmp_path: Path) -> None:
+    shards = write_shards(tmp_path / "in")
+    filter_with(run_of(tmp_path / "out", shards, filter=False))
+    with pytest.raises(UserError, match="not filtered"):
+        filter_with(run_of(tmp_path / "out", shards))
+
+
+def test_exclude_list_takes_pairs_out(tmp_path: Path) -> None:
+    members = [*pair("a", "a small dog", uid="take-me-down"), *pair("b", "a red car", uid="stay")]
+    (tmp_path / "a.tar").write_bytes(tar_of(members))
+    (tmp_path / "list.txt").write_text("# takedowns\n\ntake-me-down\n")
+    committed = filter_with(run_of(tmp_path / "out", f"{tmp_path}/a.tar", {"exclude": str(tmp_path / "list.txt")}))
+    assert committed is not None
+    assert committed.summary["counts"]["dropped"] == {"exclude": 1}
+    assert committed.inputs.keys() == {"web-a", "exclude list"}
+
+
+def test_report_is_told_apart_by_header_and_adds_up(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "out", write_shards(tmp_path / "in"))
+    committed = filter_with(run)
+    assert committed is not None
+    report: dict[str, Any] = json.loads((tmp_path / "out/filter/report.json").read_text())
+    assert report["config_sha256"] == committed.config_sha256
+    assert report["funnel"][-1]["samples"] == report["counts"]["kept"] == 4
+    assert dict(report["names"]["actions"]) == {"chase": 1, "ride": 1, "share": 1}
+    assert read_committed(Storage(), Layout(str(tmp_path / "out")), Stage.FILTER) == committed
+
+
+def test_all_samples_filtered_out_ends_with_the_counts(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "out", write_shards(tmp_path / "in"), {"minComplexity": 50})
+    with pytest.raises(DataError, match=r"keeps none of 6 samples \(dropped: complexity 6; bad: none\): lower"):
+        filter_with(run)
+    assert not (tmp_path / "out/filter/COMMITTED.json").exists()
+
+
+def test_benchmark_that_the_run_does_not_name_is_refused(tmp_path: Path) -> None:
+    rules = {"decontaminate": ["imagenet1k"]}
+    with pytest.raises(UserError, match=r"no benchmark is called imagenet1k \(there are: none\)"):
+        filter_with(run_of(tmp_path / "out", write_shards(tmp_path / "in"), rules))
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,308 @@
+"""Takedowns after the fact: pairs go from kept shards, scores, labels and reports; what is left is whole and says what it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from diht_k8s.api.errors import StopRequested, UserError
+from diht_k8s.api.hashing import SCHEMA_VERSION
+from diht_k8s.api.layout import Layout
+from diht_k8s.api.reports import Committed
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.cli.main import main
+from diht_k8s.recipe import takedown
+from diht_k8s.recipe.label.soft_labels import read_labels, write_labels
+from diht_k8s.recipe.runtime.commit import artefact, commit, read_committed
+from diht_k8s.recipe.runtime.inputs import kept_shards
+from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.recipe.shards.pairs import read_pairs
+from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.takedown import purge
+from tests.recipe.filter.shards import drawn, filter_with, kept_keys, pair, rows_of, run_of, tar_of
+
+GOOD = "a small dog chasing a red ball"
+URL = "https://example.org/4.jpg"
+
+
+class Bench:
+    """Two shards, filtered and labelled: a-0 to a-3 (a-2 is dropped) and b-0, b-1; uids are the keys."""
+
+    def __init__(self, folder: Path, output: str = "Shards") -> None:
+        self.folder, self.storage = folder, Storage()
+        colours = iter(("red", "green", "blue", "pink", "grey", "gold"))
+        for shard, captions in (("a", [GOOD, GOOD, "server", GOOD]), ("b", [GOOD, GOOD])):
+            members = [
+                member
+                for number, caption in enumerate(captions)
+                for member in pair(
+                    f"{shard}-{number}",
+                    caption,
+                    drawn(colour=next(colours)),
+                    uid=f"{shard}-{number}",
+                    url=URL[:-5] + f"{shard}{number}",
+                )
+            ]
+            (folder / f"{shard}.tar").write_bytes(tar_of(members))
+        self.run = run_of(folder / "out", f"{folder}/*.tar", {"output": output})
+        filter_with(self.run)
+        self.layout = Layout(str(folder / "out"))
+        self.label()
+
+    def label(self) -> None:
+        """What the label stage leaves, with numbers that name the row."""
+        names = ["report.json"]
+        for shard in kept_shards(self.run.spec, self.storage):
+            uids = [row.uid for row in rows_of(self.folder / "out", shard.name) if row.kept]
+            ids = np.arange(len(uids), dtype=np.uint16)[:, None]
+            head = (ids, np.ones((len(uids), 1), np.float16))
+            header = {"schema_version": SCHEMA_VERSION, "top_k": 1}
+            uri = self.layout.labels(shard.name)
+            write_labels(self.storage, uri, uids, np.ones(len(uids), bool), [head, head], header)
+            self.storage.write_bytes(f"{self.layout.stage(Stage.LABEL)}/features/{shard.name}.safetensors", b"features")
+            names.append(f"labels/{shard.name}.parquet")
+        examples = [{"uid": uid, "caption": GOOD} for uid in ("a-0", "b-1")]
+        self.storage.write_bytes(self.layout.report(Stage.LABEL), json.dumps({"examples": examples}).encode())
+        config = {"inputs": {"filter": self.committed(Stage.FILTER).output_sha256}}
+        artefacts = [artefact(self.storage, self.layout, Stage.LABEL, name) for name in names]
+        commit(self.storage, self.layout, Stage.LABEL, config, artefacts, {"samples": 5})
+
+    def committed(self, stage: Stage) -> Committed:
+        return read_committed(self.storage, self.layout, stage)
+
+    def listed(self, *entries: str) -> str:
+        path = self.folder / "list.txt"
+        path.write_text("# takedowns\n" + "\n".join(entries))
+        return str(path)
+
+    def purge(self, *entries: str, run: DihtRun | None = None) -> takedown.Purged:
+        return purge(run or self.run, self.storage, self.listed(*entries), StopFlag())
+
+    def labels(self, shard: str) -> tuple[list[str], list[int]]:
+        found = read_labels(self.storage, self.layout.labels(shard))
+        return found.uids, found.objects.ids_NK[:, 0].tolist()
+
+    def check_artefacts(self) -> None:
+        """Every artefact of both markers is what lies there."""
+        for stage in (Stage.FILTER, Stage.LABEL):
+            for item in self.committed(stage).artefacts:
+                assert artefact(self.storage, self.layout, stage, item.path) == item, item.path
+
+    def everything(self) -> dict[str, bytes]:
+        files = (path for path in sorted((self.folder / "out").rglob("*")) if path.is_file())
+        return {str(path): path.read_bytes() for path in files}
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def entry(kind: str) -> str:
+    """One pair, a-1, named in three ways."""
+    digests = {"url": URL[:-5].encode() + b"a1", "picture": drawn(colour="green")}
+    return "a-1" if kind == "uid" else hashlib.sha256(digests[kind]).hexdigest()
+
+
+@pytest.mark.parametrize("kind", ["uid", "url", "picture"])
+def test_named_pair_goes_from_shards_scores_labels_and_counts(bench: Bench, kind: str) -> None:
+    before = bench.committed(Stage.FILTER)
+    assert bench.purge(entry(kind)) == takedown.Purged(pairs=1, dropped=0, shards=1, labels=True, trained=False)
+    assert kept_keys(bench.folder / "out", "web-a") == ["a-0", "a-3"]
+    assert bench.labels("web-a") == (["a-0", "a-3"], [0, 2])
+    rows = rows_of(bench.folder / "out", "web-a")
+    assert [row.reason for row in rows] == ["", "exclude", "complexity", ""]
+    assert (list(rows[1].objects), rows[1].complexity) == ([], 0)
+    after = bench.committed(Stage.FILTER)
+    assert after.config_sha256 == before.config_sha256
+    assert after.output_sha256 != before.output_sha256
+    assert after.summary["counts"] == {"input": 6, "kept": 4, "bad": {}, "dropped": {"complexity": 1, "exclude": 1}}
+    assert after.summary["purged"] == 1
+    assert [item["kept"] for item in after.summary["shards"]] == [2, 2]
+    bench.check_artefacts()
+
+
+def test_other_shards_are_not_touched(bench: Bench) -> None:
+    paths = [*(bench.folder / "out/filter").rglob("web-b*"), *(bench.folder / "out/label").rglob("web-b*")]
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
+    bench.purge("a-1")
+    assert len(paths) == 4
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in paths} == before
+
+
+def test_labels_belong_to_the_purged_filter_output_and_features_go(bench: Bench) -> None:
+    bench.purge("a-1")
+    label = bench.committed(Stage.LABEL)
+    assert label.inputs == {"filter": bench.committed(Stage.FILTER).output_sha256}
+    assert label.summary["samples"] == 4
+    assert bench.storage.names(f"{bench.layout.stage(Stage.LABEL)}/features") == ["web-b.safetensors"]
+
+
+def test_purged_run_is_cached_and_equals_one_that_excluded_from_the_start(bench: Bench, tmp_path: Path) -> None:
+    bench.purge("a-1", "b-0")
+    assert filter_with(bench.run) == bench.committed(Stage.FILTER)
+    rules = {"exclude": bench.listed("a-1", "b-0")}
+    filter_with(run_of(tmp_path / "fresh", f"{tmp_path}/?.tar", rules))
+    purged, fresh = (json.loads((tmp_path / name / "filter/report.json").read_text()) for name in ("out", "fresh"))
+    same = ("counts", "funnel", "table", "complexity", "actions", "names", "examples")
+    assert {name: purged[name] for name in same} == {name: fresh[name] for name in same}
+    for shard in ("web-a", "web-b"):
+        assert rows_of(tmp_path / "out", shard) == rows_of(tmp_path / "fresh", shard)
+        tars = [(tmp_path / name / f"filter/kept/{shard}.tar").read_bytes() for name in ("out", "fresh")]
+        assert tars[0] == tars[1]
+
+
+def test_examples_of_the_reports_forget_the_pair(bench: Bench) -> None:
+    bench.purge("a-0")
+    for stage in (Stage.FILTER, Stage.LABEL):
+        assert '"a-0"' not in bench.storage.read_text(bench.layout.report(stage))
+
+
+def test_words_of_dropped_pairs_go_as_well(bench: Bench) -> None:
+    assert rows_of(bench.folder / "out", "web-a")[2].objects == ["server"]
+    done = bench.purge("a-2")
+    assert (done.pairs, done.dropped) == (0, 1)
+    row = rows_of(bench.folder / "out", "web-a")[2]
+    assert (list(row.objects), row.reason) == ([], "complexity")
+    bench.check_artefacts()
+
+
+def test_listed_pairs_go_from_the_list_and_stay_in_the_raw_shard(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "KeepList")
+    raw = (tmp_path / "a.tar").read_bytes()
+    assert bench.purge(entry("picture"), "b-0").pairs == 2
+    kept = {shard.name: shard for shard in kept_shards(bench.run.spec, bench.storage)}
+    uids = {name: [sample.uid for sample in read_pairs(bench.storage, shard)] for name, shard in kept.items()}
+    assert uids == {"web-a": ["a-0", "a-3"], "web-b": ["b-1"]}
+    assert bench.labels("web-a") == (["a-0", "a-3"], [0, 2])
+    assert (tmp_path / "a.tar").read_bytes() == raw
+    bench.check_artefacts()
+
+
+def test_shard_may_become_empty(bench: Bench) -> None:
+    bench.purge("b-0", "b-1")
+    assert [shard.name for shard in kept_shards(bench.run.spec, bench.storage)] == ["web-a"]
+    assert bench.labels("web-b") == ([], [])
+    bench.check_artefacts()
+
+
+def test_second_purge_of_the_same_list_finds_nothing(bench: Bench) -> None:
+    bench.purge("a-1", entry("picture"))
+    before = bench.everything()
+    assert bench.purge("a-1", entry("picture")).shards == 0
+    assert bench.everything() == before
+
+
+def test_unknown_names_change_nothing(bench: Bench) -> None:
+    before = bench.everything()
+    assert bench.purge("nobody", "0" * 64).shards == 0
+    assert bench.everything() == before
+
+
+WRITES = ("PURGE.json", "labels/web-a.parquet", "kept/web-a.tar", "scores/web-a.parquet", "labels/web-b.parquet",
+          "kept/web-b.tar", "scores/web-b.parquet", "filter/report.json", "filter/COMMITTED.json", "label/report.json",
+          "label/STARTED.json", "label/COMMITTED.json")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("output", "name"),
+    [*(("Shards", name) for name in WRITES), *(("KeepList", f"{part}/web-a.parquet") for part in ("kept", "scores"))],
+)
+def test_purge_that_is_stopped_before_any_write_goes_on_to_the_same_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, name: str
+) -> None:
+    whole, broken = (Bench(_made(tmp_path / folder), output) for folder in ("whole", "broken"))
+    gone = ("a-1", entry("picture"), "b-0", "b-1")
+    whole.purge(*gone)
+    writer = Storage.writer
+
+    def fail(storage: Storage, uri: str) -> Any:
+        if uri.endswith(name):
+            raise StopRequested("killed here")
+        return writer(storage, uri)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "writer", fail)
+        with pytest.raises(StopRequested):
+            broken.purge(*gone)
+    if name != "PURGE.json":
+        assert not (tmp_path / "broken/out/label/COMMITTED.json").exists()
+    assert broken.purge(*gone).pairs == 3
+    broken.check_artefacts()
+    assert _without_times(broken) == _without_times(whole)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def _without_times(bench: Bench) -> dict[str, Any]:
+    """What a run leaves, but for what names its input by time or place."""
+    found: dict[str, Any] = {
+        "rows": [rows_of(bench.folder / "out", shard) for shard in ("web-a", "web-b")],
+        "labels": [bench.labels(shard) for shard in ("web-a", "web-b")],
+        "kept": {path.name: path.read_bytes() for path in (bench.folder / "out/filter/kept").iterdir()},
+        "files": sorted(name.removeprefix(str(bench.folder)) for name in bench.everything()),
+    }
+    for stage in (Stage.FILTER, Stage.LABEL):
+        summary = dict(bench.committed(stage).summary)
+        summary.pop("seconds", None)
+        found[stage] = summary
+    return found
+
+
+def test_model_that_saw_the_pairs_is_told_of(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    commit(bench.storage, bench.layout, Stage.TRAIN, {"inputs": {}}, [], {})
+    document = bench.folder / "run.json"
+    document.write_text(bench.run.model_dump_json(by_alias=True, exclude_none=True))
+    assert main(["purge", str(document), "--exclude", bench.listed("a-1")]) == 0
+    said = capsys.readouterr().out
+    assert "removed 1 pairs from kept shards and labels; 1 shards were written anew" in said
+    assert "add exclude: " in said
+    assert f"diht run {document} --replace" in said
+
+
+def test_purge_of_lists_says_that_the_raw_shards_still_hold_the_pairs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = Bench(tmp_path, "KeepList")
+    document = tmp_path / "run.json"
+    document.write_text(bench.run.model_dump_json(by_alias=True, exclude_none=True))
+    assert main(["purge", str(document), "--exclude", bench.listed("a-1")]) == 0
+    said = capsys.readouterr().out
+    assert "removed 1 pairs from keep lists and labels; 1 shards were written anew" in said
+    assert "the raw shards still hold them" in said
+
+
+@pytest.mark.parametrize("case", ["empty list", "other settings", "not committed"])
+def test_what_cannot_be_purged_is_said(bench: Bench, case: str) -> None:
+    entries, run = ["a-1"], bench.run
+    if case == "empty list":
+        entries = []
+    elif case == "other settings":
+        run = run_of(bench.folder / "out", f"{bench.folder}/*.tar", {"minComplexity": 2})
+    else:
+        bench.storage.remove(bench.layout.committed(Stage.FILTER))
+    wanted = {"empty list": "names nothing", "other settings": "other settings", "not committed": "is not committed"}
+    with pytest.raises(UserError, match=wanted[case]):
+        bench.purge(*entries, run=run)
+
+
+def test_interrupted_purge_with_another_list_is_refused_until_the_first_is_done(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(takedown._Purge, "_purge_shard", lambda *_: (_ for _ in ()).throw(StopRequested("stopped")))
+        with pytest.raises(StopRequested):
+            bench.purge("a-1")
+    with pytest.raises(UserError, match="a purge of another list was interrupted: start it again with that list"):
+        bench.purge("a-1", "a-3")
+    assert bench.purge("a-1").pairs == 1
+    assert bench.purge("a-1", "a-3").pairs == 1
+    assert kept_keys(bench.folder / "out", "web-a") == ["a-0"]

@@ -1,0 +1,76 @@
+"""Words must be those of spaCy's tokenizer, whichever way they are found."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from spacy.attrs import NORM, PREFIX, SHAPE, SUFFIX  # type: ignore[attr-defined]
+
+from diht_k8s.recipe.filter.captions.tagger import Reader
+
+FEATURES = [NORM, PREFIX, SUFFIX, SHAPE]
+
+
+@pytest.fixture(scope="module")
+def reader() -> Reader:
+    return Reader()
+
+
+def test_plain_words_have_the_features_that_spacy_gives_them(reader: Reader) -> None:
+    lexicon = reader.lexicon
+    lower = sorted(word for word in lexicon.nouns | lexicon.verbs | lexicon.adjectives if word.isalpha())[::40]
+    plain = [form for word in lower if word.isascii() for form in (word, word.title(), word.upper())]
+    doc = reader.language.make_doc(" ".join(plain))
+    assert len(plain) > 3000
+    parts = dict(reader._words._taken_apart(plain))
+    assert [parts[word] for word in plain] == [
+        [(word, features)] for word, features in zip(plain, doc.to_array(FEATURES).tolist(), strict=True)
+    ]
+    assert [word.text for word in doc] == plain
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "one  two   three ",
+        " \t tabs\tand\n\nlines ",
+        "no-break\u00a0space, wide\u2003space \u2028",
+        "don't stop; we're gonna see cannot's",
+        "a 10km run for US$5 (e.g. at 9a.m.)",
+        'say "hello"... :) :( 8-) <3',
+        "https://example.org/a?b=c and x@example.org",
+        "caf\u00e9, na\u00efve \u2014 \u6211\u4eec \U0001f600!",
+        "non-stick 2-in-1 rock'n'roll C++ U.S.A.",
+    ],
+)
+def test_words_and_places_are_the_ones_that_spacy_finds(reader: Reader, text: str) -> None:
+    doc = reader.language.make_doc(text)
+    words = [reader._words.known[row] for row in reader._words.rows([text])[0]]
+    assert [(word.lower, word.is_space) for word in words] == [(word.lower_, word.is_space) for word in doc]
+    assert [word.width for word in words] == [len(word.text_with_ws) for word in doc]
+
+
+def test_a_word_before_a_blank_and_before_none_are_two(reader: Reader) -> None:
+    (one, two), (three,) = reader._words.rows(["dog dog", "dog"])
+    assert one != two == three
+
+
+def test_plain_words_leave_nothing_in_the_memory_of_spacy(reader: Reader) -> None:
+    before = len(reader.language.vocab.strings)
+    list(reader.read(["blorptastic zwinkerly thingamabobbles"]))
+    assert len(reader.language.vocab.strings) == before
+
+
+def test_a_tokenizer_that_fails_leaves_later_captions_as_they_would_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = Reader()._words
+    before = len(words.known)
+    with monkeypatch.context() as patch:
+        patch.setattr(words, "_tokenized", lambda text: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            words.rows(["a zwinkerly dog", "don't"])
+    assert len(words.known) == before
+    rows = words.rows(["a zwinkerly dog"])[0]
+    unharmed = Reader()._words
+    np.testing.assert_array_equal(words.vectors_MD[rows], unharmed.vectors_MD[unharmed.rows(["a zwinkerly dog"])[0]])

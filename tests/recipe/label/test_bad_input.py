@@ -1,0 +1,139 @@
+"""What the label stage says of inputs that it cannot use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from diht_k8s.api.errors import DataError, DihtError, UserError
+from diht_k8s.api.layout import Layout
+from diht_k8s.api.run import Stage
+from tests.recipe.label.labelling import Make, label
+
+
+def spoil_nan(kept: Any, tmp_path: Path) -> dict[str, Any]:
+    weights = load_file(kept.label["teacher"]["weights"])
+    first = next(key for key in weights if key.endswith("weight"))
+    weights[first] = torch.full_like(weights[first], float("nan"))
+    save_file(weights, tmp_path / "nan.safetensors")
+    return {"teacher": {**kept.label["teacher"], "weights": str(tmp_path / "nan.safetensors")}}
+
+
+def spoil_missing_key(kept: Any, tmp_path: Path) -> dict[str, Any]:
+    weights = load_file(kept.label["teacher"]["weights"])
+    del weights[sorted(weights)[0]]
+    save_file(weights, tmp_path / "less.safetensors")
+    return {"teacher": {**kept.label["teacher"], "weights": str(tmp_path / "less.safetensors")}}
+
+
+def spoil_format(kept: Any, tmp_path: Path) -> dict[str, Any]:
+    (tmp_path / "weights.pth").write_bytes(b"no weights")
+    return {"teacher": {**kept.label["teacher"], "weights": str(tmp_path / "weights.pth")}}
+
+
+def spoil_order(kept: Any, tmp_path: Path) -> dict[str, Any]:
+    kept.shards[0].reverse()
+    (kept.folder / "filter" / "scores").rename(tmp_path / "scores")
+    kept.write()
+    for path in (tmp_path / "scores").iterdir():
+        path.rename(kept.folder / "filter" / "scores" / path.name)
+    return {}
+
+
+def spoil_pictures(kept: Any, tmp_path: Path) -> dict[str, Any]:
+    for pair in kept.shards[0]:
+        pair.image = b"nothing"
+    kept.write()
+    return {}
+
+
+def spoil_one_picture(kept: Any, tmp_path: Path) -> dict[str, Any]:
+    kept.shards[0][3].image = b"nothing"
+    kept.write()
+    return {}
+
+
+def no_concepts(kept: Any, tmp_path: Path) -> dict[str, Any]:
+    for pair in kept.shards[0]:
+        pair.attributes.clear()
+    kept.write()
+    return {}
+
+
+def damaged_shard(kept: Any, tmp_path: Path) -> dict[str, Any]:
+    path = kept.folder / "filter" / "kept" / "shapes-00.tar"
+    path.write_bytes(path.read_bytes()[:3000])
+    return {}
+
+
+def setting(**options: Any) -> Callable[[Any, Path], dict[str, Any]]:
+    return lambda kept, tmp_path: options
+
+
+def teacher(**options: Any) -> Callable[[Any, Path], dict[str, Any]]:
+    return lambda kept, tmp_path: {"teacher": {**kept.label["teacher"], **options}}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind", "message"),
+    [
+        pytest.param(spoil_nan, DataError, r"40 of 40 pictures .* not finite \(0-0, 0-1,", id="nan-features"),
+        pytest.param(spoil_missing_key, UserError, r"does not fit the teacher: \S+ is missing", id="missing-key"),
+        pytest.param(spoil_format, UserError, "no weights file that can be read safely", id="no-weights"),
+        pytest.param(spoil_order, DataError, "do not hold the same pairs", id="other-order"),
+        pytest.param(spoil_pictures, DataError, "none of the kept pictures can be decoded", id="no-picture"),
+        pytest.param(
+            spoil_one_picture, DataError, r"1 of 40 kept pictures .*unreadable 1.*maxBadPercent 1: mend", id="limit"
+        ),
+        pytest.param(no_concepts, DataError, "vocabulary has no attributes: none of 0", id="no-attributes"),
+        pytest.param(damaged_shard, DataError, "shapes-00.tar is damaged after", id="damaged-shard"),
+        pytest.param(setting(topK=4), UserError, r"topK 4 is larger than the vocabulary of objects \(3\)", id="top-k"),
+        pytest.param(
+            setting(vocabulary={"minCount": 99}), DataError, "has no objects: none of 3 occurs in at least 99", id="cut"
+        ),
+        pytest.param(teacher(model="timm/resnet5"), UserError, "did you mean resnet", id="unknown-teacher"),
+        pytest.param(
+            teacher(model="resnet50"), UserError, "write timm/NAME, open_clip/NAME or swag/NAME", id="no-library"
+        ),
+        pytest.param(teacher(model="open_clip/ViT-B-33"), UserError, "did you mean ViT-B-32", id="unknown-open-clip"),
+        pytest.param(teacher(model="timm/resnet18"), UserError, "does not fit the teacher: conv1.weight", id="shape"),
+        pytest.param(teacher(weights="missing.pth"), UserError, "does not exist", id="missing-weights"),
+        pytest.param(
+            setting(teacher={"model": "timm/resnet50"}), UserError, "no package brings the weights", id="no-package"
+        ),
+        pytest.param(
+            teacher(model="timm/test_vit.r160_in1k"), UserError, "takes 160 pixels only: unset it", id="fixed-size"
+        ),
+    ],
+)
+def test_bad_input_when_labelling_then_one_line_says_what_and_what_to_do(
+    make_kept: Make, tmp_path: Path, spoil: Any, kind: type[DihtError], message: str
+) -> None:
+    kept = make_kept(shards=1).write()
+    run = kept.run(**spoil(kept, tmp_path))
+    with pytest.raises(kind, match=message) as error:
+        label(run)
+    assert "\n" not in str(error.value)
+    assert ": " in str(error.value)
+    assert not Path(Layout(str(kept.folder)).committed(Stage.LABEL)).exists()
+
+
+def test_filter_when_not_committed_then_says_which_stage_to_run(make_kept: Make) -> None:
+    with pytest.raises(UserError, match="run the stage filter first"):
+        label(make_kept(shards=1).run())
+
+
+@pytest.mark.parametrize("file", ["features/shapes-00.safetensors", "heads/objects.state", "heads/objects.safetensors"])
+def test_half_done_stage_when_a_file_of_it_is_damaged_then_names_it(make_kept: Make, file: str) -> None:
+    kept = make_kept(shards=1).write()
+    label(kept.run(), step="vocabulary")
+    path = kept.folder / "label" / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"nothing of the kind")
+    with pytest.raises(DataError, match=rf"{file} is damaged \(.+\): remove it and run the stage label again"):
+        label(kept.run(), step="heads")

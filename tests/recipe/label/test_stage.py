@@ -1,0 +1,280 @@
+"""The label stage on real files: what it writes, resuming and several workers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from diht_k8s.api.documents import dump
+from diht_k8s.api.errors import DataError, DihtError, StopRequested
+from diht_k8s.api.layout import Layout
+from diht_k8s.api.reports import Committed
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.label import features, fitting, stage
+from diht_k8s.recipe.label.peers import Peers
+from diht_k8s.recipe.label.soft_labels import read_labels
+from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.recipe.shards.storage import Storage
+from tests.recipe.label.labelling import Make, label
+
+
+def files_of(run: DihtRun) -> dict[str, str]:
+    """Digest of every artefact below label/; markers, features (a cache) and names of attempts apart."""
+    folder = Path(run.spec.data.output) / "label"
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in ("COMMITTED.json", "STARTED.json")
+    }
+
+
+def test_labels_of_a_committed_filter_when_all_is_well_then_rows_follow_the_kept_shards(make_kept: Make) -> None:
+    kept = make_kept().write()
+    committed = label(kept.run())
+    assert committed is not None
+    assert committed.summary["samples"] == committed.summary["labelled"] == 120
+    layout = Layout(str(kept.folder))
+    vocabulary = json.loads(Path(layout.vocabulary).read_text())
+    assert {row["name"]: row["count"] for row in vocabulary["objects"]} == {"bar": 36, "circle": 42, "square": 42}
+    assert [row["name"] for row in vocabulary["objects"]] == ["circle", "square", "bar"]
+    for number, pairs in enumerate(kept.shards):
+        labels = read_labels(Storage(), layout.labels(f"shapes-{number:02}"))
+        assert labels.uids == [pair.uid for pair in pairs]
+        np.testing.assert_allclose(labels.objects.probabilities_NK.sum(axis=1), 1, atol=1e-6)
+        assert labels.attributes.ids_NK.shape == (40, 3)
+        assert labels.header["config_sha256"] == committed.config_sha256
+        assert labels.header["inputs"] == {"filter": committed.inputs["filter"]}
+
+
+def test_vocabulary_when_captions_credit_an_author_then_the_author_is_no_class(make_kept: Make) -> None:
+    kept = make_kept(shards=1)
+    for pair in kept.shards[0][:20]:
+        pair.author = "jane doe"
+    assert label(kept.write().run(), step="vocabulary") is None
+    vocabulary = json.loads(Path(Layout(str(kept.folder)).vocabulary).read_text())
+    assert {row["name"] for row in vocabulary["objects"]} == {"bar", "circle", "square"}
+    assert vocabulary["cut"]["objects"]["credits"] == {"distinct": 1, "commonest": [["jane doe", 20]]}
+
+
+def test_heads_when_pictures_show_their_concepts_then_beat_the_frequency_baseline(make_kept: Make) -> None:
+    kept = make_kept().write()
+    label(kept.run(heads={"epochs": 15, "lr": 0.02, "batchSize": 32}))
+    report = json.loads((kept.folder / "label" / "report.json").read_text())
+    for kind in ("objects", "attributes"):
+        figures = report["heads"][kind]
+        assert figures["held_out"]
+        assert figures["mean_average_precision"] > 1.5 * figures["frequency_baseline"]
+    assert len(report["examples"]) == 16
+    assert report["examples"][0]["caption"].startswith("a ")
+    assert len(report["examples"][0]["objects"]) == 3
+
+
+def test_second_call_when_committed_then_cached(make_kept: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_kept(shards=1).write().run()
+    first = label(run)
+    before = files_of(run)
+    assert label(run) == first
+    assert "cached" in capsys.readouterr().out
+    assert files_of(run) == before
+
+
+def test_resume_when_killed_after_the_first_shard_then_same_bytes_and_no_picture_twice(
+    make_kept: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, broken = make_kept(name="whole").write(), make_kept(name="broken").write()
+    label(whole.run())
+    made: list[str] = []
+    original = features.make_features
+
+    def dies_at_the_second(teacher: Any, storage: Any, shard_uri: str, *rest: Any) -> None:
+        if made:
+            raise RuntimeError("killed")
+        made.append(shard_uri)
+        original(teacher, storage, shard_uri, *rest)
+
+    monkeypatch.setattr(features, "make_features", dies_at_the_second)
+    with pytest.raises(RuntimeError, match="killed"):
+        label(broken.run())
+    assert not Path(Layout(str(broken.folder)).committed(Stage.LABEL)).exists()
+
+    def counts(teacher: Any, storage: Any, shard_uri: str, *rest: Any) -> None:
+        made.append(shard_uri)
+        original(teacher, storage, shard_uri, *rest)
+
+    monkeypatch.setattr(features, "make_features", counts)
+    label(broken.run())
+    assert len(made) == len(set(made)) == 3
+    assert files_of(broken.run()) == files_of(whole.run())
+
+
+def test_two_workers_when_they_share_the_shards_then_same_bytes_as_one(make_kept: Make) -> None:
+    one, two = make_kept(name="one").write(), make_kept(name="two").write()
+    label(one.run())
+    results: list[Committed | None] = []
+    workers = [
+        threading.Thread(target=lambda w=worker: results.append(label(two.run(), worker=w, workers=2)))
+        for worker in (1, 0)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=120)
+    assert any(results)
+    assert files_of(two.run()) == files_of(one.run())
+
+
+def test_resume_when_the_worker_was_killed_then_same_bytes(make_kept: Make) -> None:
+    whole, broken = make_kept(name="whole", shards=6).write(), make_kept(name="broken", shards=6).write()
+    label(whole.run())
+    first = broken.folder / "label" / "features" / "shapes-00.safetensors"
+    environment = {**os.environ, "DIHT_RUN": dump(broken.run()), "OMP_NUM_THREADS": "1"}
+    worker = subprocess.Popen([sys.executable, "-m", "diht_k8s.cli", "stage", "label"], env=environment)
+    while not first.exists():
+        assert worker.poll() is None
+        time.sleep(0.001)
+    worker.kill()
+    worker.wait()
+    assert not Path(Layout(str(broken.folder)).committed(Stage.LABEL)).exists()
+    label(broken.run())
+    assert files_of(broken.run()) == files_of(whole.run())
+
+
+def test_damaged_shard_when_it_is_mended_then_same_bytes_as_if_it_had_never_been(make_kept: Make) -> None:
+    whole, broken = make_kept(name="whole").write(), make_kept(name="broken").write()
+    label(whole.run())
+    path = broken.folder / "filter" / "kept" / "shapes-01.tar"
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(DataError, match=r"shapes-01\.tar is damaged after \d+ samples"):
+        label(broken.run())
+    path.write_bytes(data)
+    label(broken.run())
+    assert files_of(broken.run()) == files_of(whole.run())
+
+
+def test_worker_0_when_it_fails_then_the_others_end_soon_with_its_message_and_exit_code(
+    make_kept: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "Peers", partial(Peers, every_s=0.05))
+    run = make_kept(shards=2).write().run(vocabulary={"minCount": 99})
+    errors: dict[int, BaseException] = {}
+
+    def work(worker: int) -> None:
+        try:
+            label(run, worker=worker, workers=2)
+        except DihtError as error:
+            errors[worker] = error
+
+    waits = threading.Thread(target=work, args=(1,))
+    waits.start()
+    folder = Path(run.spec.data.output) / "label"
+    while not (folder / "features" / "shapes-01.safetensors").exists():
+        waits.join(timeout=0.05)
+    waits.join(timeout=2)  # it has looked for worker 0 and found nobody
+    work(0)
+    waits.join(timeout=60)
+    assert isinstance(errors[0], DataError)
+    assert isinstance(errors[1], DataError)
+    assert str(errors[1]).startswith("worker 0 failed: the vocabulary has no objects")
+
+
+def test_steps_when_each_is_a_job_of_its_own_then_same_bytes_as_one_job(make_kept: Make) -> None:
+    one, three = make_kept(name="one").write(), make_kept(name="three").write()
+    label(one.run())
+    assert label(three.run(), step="vocabulary") is None
+    assert label(three.run(), step="heads") is None
+    ends = [label(three.run(), step="labels", worker=worker, workers=2) is not None for worker in range(2)]
+    assert ends == [False, True]
+    assert files_of(three.run()) == files_of(one.run())
+
+
+def test_max_samples_when_fewer_than_the_pictures_then_the_rest_is_labelled_without_cached_features(
+    make_kept: Make,
+) -> None:
+    kept = make_kept().write()
+    committed = label(kept.run(maxSamples=50))
+    assert committed is not None
+    assert committed.summary["labelled"] == 120
+    assert len(list((kept.folder / "label" / "features").iterdir())) == 2
+    report = json.loads((kept.folder / "label" / "report.json").read_text())
+    assert report["heads"]["training_pictures"] == 50
+    assert report["beyond_caption"]["measured_on"] == 80  # the two shards that they come from
+
+
+def test_stop_when_requested_then_ends_at_a_safe_point_and_goes_on(make_kept: Make) -> None:
+    run = make_kept(shards=1).write().run()
+    stop = StopFlag()
+    stop.requested = True
+    with pytest.raises(StopRequested):
+        label(run, stop=stop)
+    assert label(run) is not None
+
+
+def test_stop_when_the_heads_are_trained_then_goes_on_after_the_epoch_to_the_same_bytes(
+    make_kept: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, stopped = make_kept(name="whole", shards=1).write(), make_kept(name="stopped", shards=1).write()
+    heads = {"epochs": 4, "lr": 0.01, "batchSize": 32}
+    monkeypatch.setattr(fitting, "MEMORY_BYTES", 0)  # features on disk give the same
+    label(stopped.run(heads=heads), step="vocabulary")
+    flag, epochs = StopFlag(), list[int]()
+    original = fitting.train_head
+
+    def stops(pictures: Any, targets: Any, config: Any, seed: int, device: Any, on_epoch: Any, state: Any) -> Any:
+        def told(epoch: int, *rest: Any) -> None:
+            epochs.append(epoch)
+            flag.requested = len(epochs) == 2
+            on_epoch(epoch, *rest)
+
+        return original(pictures, targets, config, seed, device, told, state)
+
+    monkeypatch.setattr(fitting, "train_head", stops)
+    with pytest.raises(StopRequested):
+        label(stopped.run(heads=heads), step="heads", stop=flag)
+    assert (stopped.folder / "label" / "heads" / "objects.state").exists()
+    flag.requested = False
+    label(stopped.run(heads=heads), step="heads")
+    assert epochs == [1, 2, 3, 4, 1, 2, 3, 4]
+    label(stopped.run(heads=heads), step="labels")
+    monkeypatch.undo()
+    label(whole.run(heads=heads))
+    assert files_of(stopped.run(heads=heads)) == files_of(whole.run(heads=heads))
+
+
+def test_bad_picture_when_within_the_limit_then_counted_and_without_label(make_kept: Make) -> None:
+    kept = make_kept(shards=1)
+    kept.rules = {"maxBadPercent": 5}
+    kept.shards[0][7].image = b"GIF89a no picture"
+    committed = label(kept.write().run())
+    assert committed is not None
+    assert committed.summary["bad"] == {"picture_unreadable": 1}
+    labels = read_labels(Storage(), Layout(str(kept.folder)).labels("shapes-00"))
+    assert labels.has_label_N.tolist() == [number != 7 for number in range(40)]
+    assert not labels.objects.probabilities_NK[7].any()
+
+
+def test_groups_when_pairs_share_one_then_they_share_a_fold(make_kept: Make) -> None:
+    kept = make_kept(shards=2)
+    for pairs in kept.shards:
+        for number, pair in enumerate(pairs):
+            pair.group = f"g{number}"
+    run = kept.write().run()
+    label(run)
+    first, second = (
+        load_file(kept.folder / "label" / "features" / f"shapes-0{number}.safetensors")["group_hash"]
+        for number in (0, 1)
+    )
+    assert torch.equal(first, second)

@@ -1,0 +1,100 @@
+"""One rank of the loss tests: runs its rows of each case over gloo and saves what came out.
+
+Usage: losses_rank.py RANK RANKS FOLDER. Reads FOLDER/cases.pt (a list of (kind, global inputs, settings)), writes FOLDER/rank-RANK.pt.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
+from diht_k8s.recipe.train.loss.losses import hn_nce_loss, hn_nce_loss_and_statistics, soft_label_loss
+
+
+def own_rows(rows):
+    return rows.chunk(dist.get_world_size())[dist.get_rank()].clone()
+
+
+def with_gradients(loss, *inputs):
+    return [loss.detach(), *torch.autograd.grad(loss, inputs)]
+
+
+def hn_nce(image, text, scale, ids, **settings):
+    image, text, scale = own_rows(image).requires_grad_(), own_rows(text).requires_grad_(), scale.requires_grad_()
+    ids = None if ids is None else own_rows(ids)
+    loss = hn_nce_loss(image, text, scale, caption_ids_B=ids, group=dist.group.WORLD, **settings)
+    return with_gradients(loss, image, text, scale)
+
+
+def statistics(image, text, scale, ids, **settings):
+    full = HnNceSettings(**settings, group=dist.group.WORLD)
+    return list(hn_nce_loss_and_statistics(own_rows(image), own_rows(text), scale, full, own_rows(ids))[1])
+
+
+def open_clip_loss():
+    """open_clip's loss module by itself: the package imports for seconds, and every rank would."""
+    package = importlib.util.find_spec("open_clip")
+    spec = importlib.util.spec_from_file_location("open_clip_loss", Path(package.origin).with_name("loss.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.ClipLoss
+
+
+def clip(image, text, scale, **settings):
+    image, text, scale = own_rows(image).requires_grad_(), own_rows(text).requires_grad_(), scale.requires_grad_()
+    loss = open_clip_loss()(rank=dist.get_rank(), world_size=dist.get_world_size(), **settings)(image, text, scale)
+    return with_gradients(loss, image, text, scale)
+
+
+def soft_label(logits, ids, probabilities, mask):
+    logits = own_rows(logits).requires_grad_()
+    loss = soft_label_loss(logits, own_rows(ids), own_rows(probabilities), own_rows(mask), group=dist.group.WORLD)
+    return with_gradients(loss, logits)
+
+
+class Towers(torch.nn.Module):
+    def __init__(self, image_weight, text_weight):
+        super().__init__()
+        self.image, self.text = torch.nn.Parameter(image_weight), torch.nn.Parameter(text_weight)
+        self.log_scale = torch.nn.Parameter(torch.tensor(3.0, dtype=torch.float64))
+
+    def forward(self, image, text):
+        normalize = torch.nn.functional.normalize
+        return normalize(image @ self.image, dim=1), normalize(text @ self.text, dim=1), self.log_scale.exp()
+
+
+def data_parallel(image, text, image_weight, text_weight, **settings):
+    towers = Towers(image_weight, text_weight)
+    model = torch.nn.parallel.DistributedDataParallel(towers)
+    loss = hn_nce_loss(*model(own_rows(image), own_rows(text)), group=dist.group.WORLD, **settings)
+    loss.backward()
+    return [loss.detach(), towers.image.grad, towers.text.grad, towers.log_scale.grad]
+
+
+def unequal(image, text):
+    rows = len(image) - dist.get_rank()
+    try:
+        hn_nce_loss(image[:rows], text[:rows], 1.0, group=dist.group.WORLD)
+    except ValueError as error:
+        return str(error)
+    return "no error"
+
+
+KINDS = {kind.__name__: kind for kind in (hn_nce, statistics, clip, soft_label, data_parallel, unequal)}
+
+
+def main(rank: int, ranks: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=ranks)
+    cases = torch.load(folder / "cases.pt")
+    torch.save([KINDS[kind](*inputs, **settings) for kind, inputs, settings in cases], folder / f"rank-{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

@@ -1,0 +1,153 @@
+"""A small run as filter and label leave it: drawn pictures, captions, soft labels (not for all), and the document that trains on it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from diht_k8s.api.documents import dump, load
+from diht_k8s.api.hashing import SCHEMA_VERSION
+from diht_k8s.api.layout import Layout
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.label.soft_labels import top_k, write_labels
+from diht_k8s.recipe.label.vocabulary import Concepts, Vocabulary
+from diht_k8s.recipe.runtime.commit import artefact, commit
+from diht_k8s.recipe.shards.samples import write_samples
+from diht_k8s.recipe.shards.storage import Storage
+
+RANK_PROGRAM = Path(__file__).with_name("train_rank.py")
+SHARDS = (70, 41, 57)
+OBJECTS, ATTRIBUTES = 12, 5
+VIT = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+RESNET = {**VIT, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}}
+WORDS = ("red", "green", "small", "large", "house", "tree", "cat", "dog", "with", "and", "garden", "hat")
+
+
+def document(folder: Path, *, data: Path | None = None, name: str = "run", **train: Any) -> DihtRun:
+    """The run document over what `make_data(data)` wrote; the training writes below `folder`."""
+    data = data or folder
+    body = {
+        "modelConfig": VIT,
+        "shards": [f"{data}/out/filter/kept/*.tar"],
+        "labels": f"{data}/out/label",
+        "samples": 16 * 50,
+        "batchSize": 16,
+        "optimizer": {"lr": 1e-3, "eps": 1e-6},
+        "precision": "fp32",
+        "zeroStage": 0,
+        "checkpoint": {"everySamples": 10**9},
+        **train,
+    }
+    spec = {
+        "data": {
+            "sources": [{"name": "drawn", "shards": [f"{data}/out/filter/kept/*.tar"]}],
+            "output": f"{folder}/out",
+        },
+        "train": {key: value for key, value in body.items() if value is not None},
+    }
+    run = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": name}, "spec": spec}
+    return load(json.dumps(run), name="small.yaml")
+
+
+def make_data(folder: Path, shards: tuple[int, ...] = SHARDS, *, captions: int | None = None) -> None:
+    """Kept shards and labels, both committed; a third of the pictures has no label. All captions differ, or there are so many kinds."""
+    storage, layout, rng = Storage(), Layout(f"{folder}/out"), np.random.default_rng(0)
+    vocabulary = Vocabulary(
+        sum(shards),
+        Concepts(tuple(f"object {i}" for i in range(OBJECTS)), (9,) * OBJECTS),
+        Concepts(tuple(f"attribute {i}" for i in range(ATTRIBUTES)), (9,) * ATTRIBUTES),
+        {},
+    )
+    for number, size in enumerate(shards):
+        write_samples(storage, layout.kept(f"drawn-{number}"), pairs(number, size, rng, captions))
+        heads = [top_k(rng.dirichlet(np.full(n, 0.3), size).astype(np.float32), 3) for n in (OBJECTS, ATTRIBUTES)]
+        uids = [f"{number}-{index}" for index in range(size)]
+        header = {"schema_version": SCHEMA_VERSION, "top_k": 3, "vocabulary_sha256": vocabulary.sha256}
+        write_labels(storage, layout.labels(f"drawn-{number}"), uids, rng.random(size) > 0.33, heads, header)
+    counts = [{"name": f"drawn-{i}", "source": "drawn", "input": size, "kept": size} for i, size in enumerate(shards)]
+    artefacts = [artefact(storage, layout, Stage.FILTER, f"kept/{count['name']}.tar") for count in counts]
+    commit(storage, layout, Stage.FILTER, {"inputs": {}}, artefacts, {"shards": counts})
+    content = json.dumps(vocabulary.document({"schema_version": SCHEMA_VERSION})).encode()
+    storage.write_bytes(layout.vocabulary, content)
+    labels = [artefact(storage, layout, Stage.LABEL, "vocabulary.json")]
+    commit(storage, layout, Stage.LABEL, {"inputs": {}}, labels, {})
+
+
+def pairs(
+    shard: int, size: int, rng: np.random.Generator, captions: int | None = None
+) -> list[tuple[str, dict[str, bytes]]]:
+    """Pictures of noise around a colour, each with a caption of two to eight words."""
+    found = []
+    for index in range(size):
+        colour = rng.integers(0, 200, 3)
+        pixels = (colour + rng.integers(0, 55, (40, 36, 3))).astype(np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG")
+        words = rng.choice(WORDS, int(rng.integers(2, 9)))
+        caption = f"{' '.join(words)} {index}" if captions is None else f"cat {index % captions}"
+        meta = {"uid": f"{shard}-{index}", "caption": caption}
+        found.append((f"{index:05}", {"png": buffer.getvalue(), "json": json.dumps(meta).encode()}))
+    return found
+
+
+def environment(**more: str) -> dict[str, str]:
+    """One thread a process, nothing written outside of the test's folder."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "DIHT_PROGRESS_SECONDS": "1000", **more}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training for `train_in_ranks`."""
+
+    run: DihtRun
+    stop_after: int | None = None
+    """the last rank asks to stop after so many steps of this attempt."""
+    fp16_scale: float | None = None
+    """let a CPU train in fp16, from this loss scale on."""
+    finite_steps: int | None = None
+    """steps of this attempt before a gradient of the last rank is NaN, though the loss is none."""
+
+
+def train_in_ranks(world: int, jobs: dict[str, Job], folder: Path) -> dict[str, Any]:
+    """Do each job in the same `world` processes, one after the other, step by step recorded.
+
+    Returns:
+        for each job {"losses": [total, contrastive, object, attribute] of each step, "uids": of each step in global order, "weights": the
+        checkpoint state at the end, "norms": gradient norms, "gradients": of the first step, under ZeRO 0, "error": None or exit code and text}.
+    """
+    import torch
+
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {name: {**vars(job), "run": dump(job.run)} for name, job in jobs.items()}
+    (folder / "jobs.json").write_text(json.dumps(content))
+    rendezvous = {"WORLD_SIZE": str(world), "MASTER_ADDR": "localhost", "MASTER_PORT": str(_free_port())}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(RANK_PROGRAM), str(folder)],
+            env=environment(RANK=str(rank), LOCAL_RANK=str(rank), **rendezvous),
+        )
+        for rank in range(world)
+    ]
+    codes = [rank.wait(timeout=550) for rank in ranks]
+    assert codes == [0] * world, codes
+    return torch.load(folder / "results.pt")
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]

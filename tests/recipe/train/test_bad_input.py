@@ -1,0 +1,237 @@
+"""Bad input: one line that says what, where and what to do, and the right exit code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diht_k8s.api.documents import dump
+from diht_k8s.api.errors import DataError
+from diht_k8s.api.hashing import sha256_of
+from diht_k8s.cli.main import main
+from diht_k8s.recipe.shards.samples import read_samples, write_samples
+from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.train.checkpoint import checkpoint
+from diht_k8s.recipe.train.checkpoint.state import load_weights
+from tests.recipe.train.small_run import VIT, Job, document, make_data, train_in_ranks
+
+pytestmark = pytest.mark.timeout(600)  # for machines that do other things, too
+
+
+def stage_train(folder: Path, capsys: pytest.CaptureFixture[str], **train: Any) -> tuple[int, str]:
+    """Exit code and error text of `diht stage train`."""
+    file = folder / "run.json"
+    file.write_text(dump(document(folder, **train)))
+    code = main(["stage", "train", "--run", str(file)])
+    return code, capsys.readouterr().err.strip()
+
+
+BEFORE_RANKS: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown model": (
+        {"modelConfig": None, "model": "ViT-B-61"},
+        "train.model ViT-B-61 is not known to open_clip: did you mean ViT-B-16?",
+    ),
+    "labels from nowhere": ({"labels": "elsewhere/labels"}, "train.labels elsewhere/labels is no label folder"),
+    "labels not committed": (
+        {"labels": "elsewhere/label"},
+        "elsewhere/label is not committed: run the stage label first",
+    ),
+    "shards that match nothing": ({"shards": ["nothing/*.tar"]}, "no shard matches nothing/*.tar"),
+    "first weights from nowhere": ({"initFrom": {"uri": "nothing.pt"}}, "cannot read nothing.pt: it does not exist"),
+}
+
+
+@pytest.mark.parametrize(("train", "message"), BEFORE_RANKS.values(), ids=BEFORE_RANKS)
+def test_stage_when_the_document_is_wrong_then_one_line_and_exit_64(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], train: dict[str, Any], message: str
+) -> None:
+    make_data(tmp_path, (20,))
+    code, error = stage_train(tmp_path, capsys, **train)
+    assert code == 64
+    assert error.startswith("diht: ")
+    assert message in error
+    assert "\n" not in error
+
+
+@pytest.mark.parametrize("batch_size", [15, 2])
+def test_stage_when_the_gang_does_not_suit_the_batch_then_exit_64(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, batch_size: int
+) -> None:
+    make_data(tmp_path, (20,))
+    monkeypatch.setenv("DIHT_PROCESSES", "2")
+    code, error = stage_train(tmp_path, capsys, batchSize=batch_size)
+    assert code == 64
+    assert (
+        error
+        == f"diht: train.batchSize {batch_size} must be a multiple of the 2 processes, at least 2 pairs for each: change one"
+    )
+
+
+def test_stage_when_the_output_cannot_be_written_then_exit_64(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_data(tmp_path, (20,))
+    (tmp_path / "out" / "train").write_text("a file where the folder should be")
+    code, error = stage_train(tmp_path, capsys)
+    assert code == 64
+    assert f"{tmp_path}/out/train/STARTED.json: Not a directory: check rights and credentials" in error
+
+
+def drop_vocabulary(data: Path) -> None:
+    (data / "out" / "label" / "vocabulary.json").unlink()
+
+
+def swap_labels(data: Path) -> None:
+    labels = data / "out" / "label" / "labels"
+    shutil.copy(labels / "drawn-1.parquet", labels / "drawn-0.parquet")
+
+
+def labels_of_other_words(data: Path) -> None:
+    file = data / "out" / "label" / "vocabulary.json"
+    document = json.loads(file.read_text())
+    document["objects"][0]["name"] = "another"
+    file.write_text(json.dumps(document))
+
+
+def spoil(data: Path, every: int) -> None:
+    """Each so-manieth picture of the first shard is no picture."""
+    storage, uri = Storage(), f"{data}/out/filter/kept/drawn-0.tar"
+    samples = list(read_samples(storage, uri))
+    spoilt = [
+        (s.key, {**s.members, "png": b"no picture"} if index % every == 0 else s.members)
+        for index, s in enumerate(samples)
+    ]
+    write_samples(storage, uri, spoilt)
+
+
+def cut_off(data: Path, share: float) -> None:
+    """The first shard ends in the middle."""
+    shard = data / "out" / "filter" / "kept" / "drawn-0.tar"
+    content = shard.read_bytes()
+    shard.write_bytes(content[: int(len(content) * share)])
+
+
+IN_RANKS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
+    "fp16 without a GPU": (lambda data: None, {"precision": "fp16"}, "64 train.precision fp16 needs a GPU: use bf16 or fp32"),
+    "micro-batch that does not divide": (
+        lambda data: None,
+        {"microBatchSize": 5},
+        "64 train.microBatchSize 5 must divide the 16 pairs of a process",
+    ),
+    "model that open_clip refuses": (
+        lambda data: None,
+        {"modelConfig": {**VIT, "vision_cfg": {"layers": 1, "wide": 8}}},
+        "64 open_clip refuses the model configuration: ",
+    ),
+    "model with parts missing": (
+        lambda data: None,
+        {"modelConfig": {"embed_dim": 8}},
+        "64 train.modelConfig lacks vision_cfg, text_cfg",
+    ),
+    "fewer pairs than a batch": (
+        lambda data: None,
+        {"batchSize": 64},
+        "65 50 pairs are fewer than train.batchSize 64: lower it or loosen the filter",
+    ),
+    "no vocabulary": (drop_vocabulary, {}, "64 cannot read {data}/out/label/vocabulary.json: it does not exist"),
+    "vocabulary of other words": (labels_of_other_words, {}, "65 vocabulary.json was changed after it was written"),
+    "labels of another shard": (swap_labels, {}, "65 the labels of drawn-0 do not match {data}/out/filter/kept/drawn-0.tar"),
+    "many bad pictures": (
+        lambda data: spoil(data, 4),
+        {},
+        "65 more than 1% of the pairs cannot be used ({{'picture_unreadable': ",
+    ),
+    "shard that is damaged for good": (
+        lambda data: cut_off(data, 0.7),
+        {},
+        "65 more than 1% of the pairs cannot be used ({{'shard_damaged': ",
+    ),
+    "loss that is not finite": (
+        lambda data: None,
+        {"optimizer": {"lr": 1e6, "gradientClipNorm": 0}, "checkpoint": {"everySamples": 16}},
+        "65 the loss or its gradient was not finite in 3 steps in a row (pairs of the last one: {folder}/out/train/not_finite-00000.json)",
+    ),
+    "gradient that is not finite, zero 0": (
+        lambda data: None,
+        {"checkpoint": {"everySamples": 16}},
+        "65 the loss or its gradient was not finite in 3 steps in a row (pairs of the last one: {folder}/out/train/not_finite-00000.json)",
+    ),
+    "gradient that is not finite, zero 2": (
+        lambda data: None,
+        {"checkpoint": {"everySamples": 16}, "zeroStage": 2},
+        "65 the loss or its gradient was not finite in 3 steps in a row (pairs of the last one: {folder}/out/train/not_finite-00000.json)",
+    ),
+}  # fmt: skip
+FINITE_STEPS = {name: 4 for name in IN_RANKS if name.startswith("gradient")}
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, Path, Path]]:
+    """For each case the error, the data's folder and the run's."""
+    folder = tmp_path_factory.mktemp("bad")
+    jobs = {}
+    for number, (name, (damage, train, _)) in enumerate(IN_RANKS.items()):
+        make_data(folder / f"data-{number}", (30, 20))
+        damage(folder / f"data-{number}")
+        run = document(folder / f"run-{number}", data=folder / f"data-{number}", **train)
+        jobs[name] = Job(run, finite_steps=FINITE_STEPS.get(name))
+    results = train_in_ranks(1, jobs, folder / "ranks")
+    return {
+        name: (results[name]["error"], folder / f"data-{number}", folder / f"run-{number}")
+        for number, name in enumerate(IN_RANKS)
+    }
+
+
+@pytest.mark.parametrize("name", IN_RANKS)
+def test_rank_when_the_input_is_wrong_then_one_line_and_its_exit_code(
+    refused: dict[str, tuple[str, Path, Path]], name: str
+) -> None:
+    error, data, folder = refused[name]
+    assert error is not None
+    assert error.startswith(IN_RANKS[name][2].format(data=data, folder=folder))
+    assert "\n" not in error
+
+
+def test_loss_when_not_finite_then_no_checkpoint_holds_it_and_the_pairs_are_named(
+    refused: dict[str, tuple[str, Path, Path]],
+) -> None:
+    _, _, folder = refused["loss that is not finite"]
+    left = json.loads((folder / "out" / "train" / "not_finite-00000.json").read_text())
+    assert len(left["uids"]) == 16
+    steps = sorted(path.name for path in (folder / "out" / "train" / "checkpoints").iterdir())
+    assert steps[-1] == f"step-{left['step'] - 3:09d}"
+
+
+@pytest.mark.parametrize("name", FINITE_STEPS)
+def test_gradient_when_not_finite_then_it_never_reaches_the_weights_of_a_checkpoint(
+    refused: dict[str, tuple[str, Path, Path]], name: str
+) -> None:
+    saved = checkpoint.newest(Storage(), f"{refused[name][2]}/out/train/checkpoints", sha256_of({"run": "run"}))
+    assert saved is not None
+    assert saved.cursor.step == FINITE_STEPS[name]
+    assert all(value.isfinite().all() for key, value in saved.state.items() if not key.startswith("buffer|"))
+
+
+def test_stage_when_a_rank_finds_bad_data_then_its_line_and_exit_code_come_through(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_data(tmp_path, (20,))
+    labels = tmp_path / "out" / "label" / "labels" / "drawn-0.parquet"
+    labels.write_bytes(labels.read_bytes()[:-100])
+    code, error = stage_train(tmp_path, capsys)
+    assert code == 65
+    assert error.splitlines()[-1].startswith(f"diht: {labels} is no table of this project or is damaged")
+
+
+def test_weights_when_of_another_model_then_the_first_that_differs_is_named() -> None:
+    model = torch.nn.Linear(4, 3)
+    with pytest.raises(DataError, match=r"is of another model: weight is \[3, 5\] there and \[3, 4\] here"):
+        load_weights(model, {"weight": torch.zeros(3, 5), "bias": torch.zeros(3), "weight|exp_avg": torch.zeros(3, 5)})
+    with pytest.raises(DataError, match="is of another model: bias is in one of them only"):
+        load_weights(model, {"weight": torch.zeros(3, 4), "adam_step": torch.zeros(())})

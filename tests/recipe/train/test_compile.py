@@ -1,0 +1,38 @@
+"""`train.compile`: the same curve by compiled towers, on one process and two, with texts of many lengths. Slow: a compiler runs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.recipe.train.small_run import Job, document, make_data, train_in_ranks
+
+STEPS, BATCH = 6, 16
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler"),
+]
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_curve_when_compiled_then_that_of_eager(tmp_path: Path, world: int) -> None:
+    make_data(tmp_path / "data")
+    settings = {
+        "eager": {},
+        "compiled": {"compile": True},
+        "compiled, zero 1, parts": {"compile": True, "zeroStage": 1, "microBatchSize": 4},
+    }
+    jobs = {
+        name: Job(document(tmp_path / name, data=tmp_path / "data", **{"samples": STEPS * BATCH, **train}))
+        for name, train in settings.items()
+    }
+    results = train_in_ranks(world, jobs, tmp_path / "ranks")
+    assert [result["error"] for result in results.values()] == [None] * len(jobs)
+    eager = torch.tensor(results.pop("eager")["losses"])
+    for name, result in results.items():
+        difference = (torch.tensor(result["losses"]) - eager).abs().max()
+        assert difference <= 1e-5, f"{name}: {difference}"

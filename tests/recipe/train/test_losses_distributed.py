@@ -1,0 +1,198 @@
+"""The losses over 2 and 4 gloo ranks: value and averaged gradients equal those of the global batch in one process."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from open_clip.loss import ClipLoss
+
+from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
+from diht_k8s.recipe.train.loss.losses import hn_nce_loss, hn_nce_loss_and_statistics, soft_label_loss
+
+RANK_PROGRAM = Path(__file__).with_name("losses_rank.py")
+
+
+def pairs(batch, width=8):
+    generator = torch.Generator().manual_seed(batch)
+    sides = (torch.randn(batch, width, generator=generator, dtype=torch.float64) for _ in range(2))
+    return tuple(torch.nn.functional.normalize(side, dim=1) for side in sides)
+
+
+def literal_loss(image, text, scale, alpha, beta, differentiate_weights):
+    """DiHT's formula as printed, the mean over pairs and both directions."""
+    negative = ~torch.eye(len(image), dtype=torch.bool)
+    losses = []
+    for z in (scale * image @ text.T, scale * text @ image.T):
+        tilted = torch.exp(beta * z) * negative
+        weight = (len(z) - 1) * tilted / tilted.sum(1, keepdim=True)
+        weight = weight if differentiate_weights else weight.detach()
+        positive = z.diagonal().exp()
+        losses.append(-(positive / (alpha * positive + (weight * z.exp() * negative).sum(1))).log().mean())
+    return sum(losses) / 2
+
+
+def number(value):
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def hn_nce_cases():
+    grid = itertools.product([4, 20], [0.07, 0.01], [0.0, 0.5, 1.0], [0.0, 0.25, 1.0], [True, False])
+    for batch, temperature, alpha, beta, differentiate_weights in grid:
+        settings = {"alpha": alpha, "beta": beta, "differentiate_weights": differentiate_weights}
+        yield "hn_nce", (*pairs(batch), number(1 / temperature), None), {**settings, "chunk_size": 3}
+
+
+CAPTION_IDS = torch.tensor([0, 1, 2, 3, 1, 5, 6, 7, 8, 0, 10, 11])
+STATISTICS_SETTINGS = {"alpha": 1.0, "beta": 0.5, "differentiate_weights": True, "chunk_size": 4}
+
+
+def soft_labels():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(12, 9, generator=generator)
+    ids = torch.randint(9, (12, 3), generator=generator)
+    mask = torch.tensor([True] * 7 + [False] * 5)  # the last ranks have few or none
+    return logits, ids, torch.full((12, 3), 1 / 3), mask
+
+
+def towers():
+    generator = torch.Generator().manual_seed(1)
+    return tuple(torch.randn(8, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+
+
+CASES = [
+    *hn_nce_cases(),
+    ("hn_nce", (*pairs(12), number(50.0), CAPTION_IDS), {"beta": 0.5}),
+    ("statistics", (*pairs(12), number(50.0), CAPTION_IDS), STATISTICS_SETTINGS),
+    ("hn_nce", (*pairs(12), number(50.0), None), {"beta": 0.0}),
+    ("clip", (*pairs(12), number(50.0)), {"local_loss": True, "gather_with_grad": True}),
+    ("soft_label", soft_labels(), {}),
+    ("unequal", pairs(6), {}),
+]
+DATA_PARALLEL_CASE = ("data_parallel", (*pairs(12), *towers()), {"beta": 0.5})  # seconds to import: with two ranks only
+
+
+def run_ranks(cases, ranks, folder):
+    torch.save(cases, folder / "cases.pt")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    programs = [
+        subprocess.Popen([sys.executable, RANK_PROGRAM, str(rank), str(ranks), str(folder)], env=environment)
+        for rank in range(ranks)
+    ]
+    try:
+        codes = [program.wait(timeout=120) for program in programs]
+    finally:
+        for program in programs:
+            program.kill()
+    assert codes == [0] * ranks
+    return [torch.load(folder / f"rank-{rank}.pt") for rank in range(ranks)]
+
+
+def results_of(ranks, cases, tmp_path_factory):
+    """Pairs of a case and the list of what each rank returned."""
+    per_rank = run_ranks(cases, ranks, tmp_path_factory.mktemp("ranks"))
+    return list(zip(cases, zip(*per_rank, strict=True), strict=True))
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    return results_of(2, [*CASES, DATA_PARALLEL_CASE], tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def four_ranks(tmp_path_factory):
+    return results_of(4, CASES, tmp_path_factory)
+
+
+@pytest.fixture(params=["two_ranks", "four_ranks"])
+def results(request):
+    return request.getfixturevalue(request.param)
+
+
+def of_kind(results, kind):
+    return [(case, per_rank) for case, per_rank in results if case[0] == kind]
+
+
+def averaged(per_rank, num_local):
+    """As DDP and DeepSpeed see it: gradients of local rows joined and divided by the ranks, those of shared inputs averaged."""
+    ranks = len(per_rank)
+    value, *gradients = zip(*per_rank, strict=True)
+    local = [torch.cat(parts) / ranks for parts in gradients[:num_local]]
+    return [torch.stack(value).mean(), *local, *(torch.stack(parts).mean(0) for parts in gradients[num_local:])]
+
+
+def with_gradients(loss, *inputs):
+    return [loss.detach(), *torch.autograd.grad(loss, inputs)]
+
+
+def largest_error(got, wanted):
+    return max((a - b).abs().max().item() for a, b in zip(got, wanted, strict=True))
+
+
+def test_hn_nce_loss_over_ranks_equals_the_literal_formula_of_the_global_batch(results):
+    for (_, (image, text, scale, ids), settings), per_rank in of_kind(results, "hn_nce"):
+        if ids is not None:
+            continue
+        inputs = [side.clone().requires_grad_() for side in (image, text, scale)]
+        full = {"alpha": 1.0, "differentiate_weights": True, **settings}
+        full.pop("chunk_size", None)
+        wanted = with_gradients(literal_loss(*inputs, **full), *inputs)
+        assert largest_error(averaged(per_rank, 2), wanted) <= 1e-12, settings
+        assert len({rank[0].item() for rank in per_rank}) == 1
+
+
+def test_hn_nce_loss_over_ranks_with_caption_ids_masks_duplicates_of_other_ranks(results):
+    for (_, (image, text, scale, ids), settings), per_rank in of_kind(results, "hn_nce"):
+        if ids is None:
+            continue
+        inputs = [side.clone().requires_grad_() for side in (image, text, scale)]
+        wanted = with_gradients(hn_nce_loss(*inputs, caption_ids_B=ids, **settings), *inputs)
+        assert largest_error(averaged(per_rank, 2), wanted) <= 1e-12
+
+
+def test_hn_nce_statistics_over_ranks_are_those_of_the_global_batch(results):
+    [(case, per_rank)] = of_kind(results, "statistics")
+    image, text, scale, ids = case[1]
+    settings = HnNceSettings(**STATISTICS_SETTINGS, group=None)
+    wanted = hn_nce_loss_and_statistics(image, text, scale, settings, ids)[1]
+    assert all(largest_error(rank, wanted) <= 1e-12 for rank in per_rank)
+
+
+def test_hn_nce_loss_over_ranks_when_alpha_1_beta_0_equals_open_clips_local_loss(results):
+    [(case, theirs)] = of_kind(results, "clip")
+    ours = next(
+        per_rank for other, per_rank in of_kind(results, "hn_nce") if other[2] == {"beta": 0.0} and other[1][3] is None
+    )
+    assert largest_error(averaged(ours, 2), averaged(theirs, 2)) <= 1e-12
+    inputs = [side.clone().requires_grad_() for side in case[1]]
+    assert largest_error(averaged(ours, 2), with_gradients(ClipLoss()(*inputs), *inputs)) <= 1e-12
+
+
+def test_hn_nce_loss_under_ddp_gives_the_gradient_of_the_global_batch(two_ranks):
+    [((_, (image, text, *weights), settings), per_rank)] = of_kind(two_ranks, "data_parallel")
+    weights = [weight.clone().requires_grad_() for weight in weights]
+    log_scale = number(3.0).requires_grad_()
+    normalize = torch.nn.functional.normalize
+    features = (normalize(side @ weight, dim=1) for side, weight in zip((image, text), weights, strict=True))
+    wanted = with_gradients(hn_nce_loss(*features, log_scale.exp(), **settings), *weights, log_scale)
+    assert all(largest_error(rank, wanted) <= 1e-12 for rank in per_rank)
+
+
+def test_soft_label_loss_over_ranks_divides_by_the_global_count(results):
+    [(case, per_rank)] = of_kind(results, "soft_label")
+    logits, *rest = case[1]
+    logits = logits.clone().requires_grad_()
+    wanted = with_gradients(soft_label_loss(logits, *rest), logits)
+    assert largest_error(averaged(per_rank, 1), wanted) <= 1e-6
+
+
+def test_hn_nce_loss_when_ranks_hold_unequal_batches_says_so_on_every_rank(results):
+    [(_, messages)] = of_kind(results, "unequal")
+    assert all(
+        "local batches differ between ranks: (pairs, width) = [(6, 8), (5, 8)" in message for message in messages
+    )

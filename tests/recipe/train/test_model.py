@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+
+from diht_k8s.api.train import Train
+from diht_k8s.recipe.train.model.student import Student, has_batch_statistics, model_configuration, parameter_groups
+from tests.recipe.train.small_run import RESNET, VIT
+
+TOKENIZER = open_clip.tokenizer.SimpleTokenizer(context_length=12)
+CAPTIONS = {
+    "short": ["a cat"],
+    "mixed": ["a red house with a garden", "cat"],
+    "longer than the context": ["one two three four five six seven eight nine ten eleven twelve"],
+    "tokens with number 0": ["wow !@# x", "hey!;) you"],
+}
+
+
+def with_text(**text: Any) -> dict[str, Any]:
+    return {**VIT, "text_cfg": {**VIT["text_cfg"], **text}}
+
+
+TEXTS = {"CLIP": VIT, "last place": with_text(pool_type="last"), "no causal mask": with_text(no_causal_mask=True)}
+
+
+def student(config: dict[str, Any] = VIT, **heads: int) -> Student:
+    torch.manual_seed(0)
+    return Student(config, **heads).eval()
+
+
+@pytest.mark.parametrize("captions", CAPTIONS.values(), ids=CAPTIONS)
+@pytest.mark.parametrize("config", TEXTS.values(), ids=TEXTS)
+def test_text_when_encoded_then_as_open_clip_encodes_it(config: dict[str, Any], captions: list[str]) -> None:
+    model, tokens = student(config), TOKENIZER(captions)
+    with torch.no_grad():
+        torch.testing.assert_close(model.encode_text(tokens), model.clip.encode_text(tokens), rtol=0, atol=1e-6)
+
+
+def test_tokens_when_captions_hold_exclamation_marks_then_0_stands_among_them() -> None:
+    assert TOKENIZER(["hey!;) you"])[0, 2] == 0
+
+
+def test_features_when_computed_then_unit_length_with_logits_of_both_heads() -> None:
+    features = student(num_objects=7, num_attributes=3)(torch.randn(2, 3, 32, 32), TOKENIZER(["a", "b c"]), 100.0)
+    torch.testing.assert_close(features.image_BD.norm(dim=1), torch.ones(2))
+    torch.testing.assert_close(features.text_BD.norm(dim=1), torch.ones(2))
+    assert features.object_logits_BC.shape == (2, 7)
+    assert features.attribute_logits_BC.shape == (2, 3)
+    assert features.logit_scale.shape == ()
+
+
+def test_features_when_without_heads_then_no_logits() -> None:
+    features = student()(torch.randn(2, 3, 32, 32), TOKENIZER(["a", "b c"]), 100.0)
+    assert features.object_logits_BC is None
+    assert features.attribute_logits_BC is None
+
+
+def test_groups_when_made_then_each_parameter_once_and_no_decay_on_gains_biases_and_scale() -> None:
+    model = student(num_objects=7, num_attributes=3)
+    groups = {
+        g["name"]: g for g in parameter_groups(model, weight_decay=0.2, head_lr_scale=10, head_weight_decay_scale=0.01)
+    }
+    assert {name: (g["weight_decay"], g["lr_scale"]) for name, g in groups.items()} == {
+        "towers": (0.2, 1.0),
+        "towers, no decay": (0.0, 1.0),
+        "heads": (pytest.approx(0.002), 10),
+        "heads, no decay": (0.0, 10),
+    }
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {name: [names[id(parameter)] for parameter in group["params"]] for name, group in groups.items()}
+    assert sorted(name for group in found.values() for name in group) == sorted(names.values())
+    assert "clip.logit_scale" in found["towers, no decay"]
+    assert all(name.endswith(("weight", "embedding", "projection", "proj")) for name in found["towers"])
+    assert found["heads"] == ["object_head.weight", "attribute_head.weight"]
+
+
+def test_groups_when_the_image_tower_is_locked_then_it_is_left_out() -> None:
+    model = student()
+    model.clip.lock_image_tower()
+    groups = parameter_groups(model, weight_decay=0.2, head_lr_scale=10, head_weight_decay_scale=0.01)
+    visual = {id(parameter) for parameter in model.clip.visual.parameters()}
+    assert not [parameter for group in groups for parameter in group["params"] if id(parameter) in visual]
+
+
+def test_configuration_when_named_then_exact_gelu_and_the_runs_own_settings() -> None:
+    config = model_configuration(Train(model="ViT-B-32-quickgelu", samples=1, image_size=96, patch_dropout=0.5))
+    assert config["quick_gelu"] is False
+    assert config["vision_cfg"]["image_size"] == 96
+    assert config["vision_cfg"]["patch_dropout"] == 0.5
+    assert "patch_dropout" not in open_clip.get_model_config("ViT-B-32-quickgelu")["vision_cfg"]
+
+
+@pytest.mark.parametrize(("config", "expected"), [(VIT, False), (RESNET, True)], ids=["ViT", "ResNet"])
+def test_batch_statistics_when_asked_then_only_models_with_batch_norm_have_them(
+    config: dict[str, Any], expected: bool
+) -> None:
+    assert has_batch_statistics(student(config)) is expected

@@ -1,0 +1,199 @@
+"""The options of `spec.train` with real ranks: each does what it says and none changes the curve that must not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.train.checkpoint import checkpoint
+from tests.recipe.train.small_run import Job, document, make_data, train_in_ranks
+
+STEPS, BATCH = 8, 16
+EMA = {"ema": 0.9, "zeroStage": 1}
+HELD_OUT = {"everySamples": 3 * BATCH}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "ema, zero 0": {"ema": 0.9},
+    "ema": EMA,
+    "ema, zero 3": {"ema": 0.9, "zeroStage": 3},
+    "offload": {"offload": "Optimizer", "zeroStage": 2},
+    "offload parameters": {"offload": "Parameters", "zeroStage": 3},
+    "activation checkpointing": {"activationCheckpointing": True},
+    "locked": {"lockImageTower": True, "zeroStage": 3},
+    "validation": {"validation": HELD_OUT, "zeroStage": 3},
+    "profile": {"profileSteps": 2, "samples": 16 * BATCH},
+}
+REFUSED = {
+    "compile, zero 3": ({"compile": True, "zeroStage": 3}, "64 train.compile does not go with train.zeroStage 3"),
+    "few held out": ({"validation": {**HELD_OUT, "shards": ["few"]}}, "65 train.validation.shards hold fewer usable pairs"),
+}  # fmt: skip
+pytestmark = pytest.mark.timeout(900)  # for machines that do other things, too
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("options")
+
+
+@pytest.fixture(scope="module")
+def trained(place: Path) -> dict[str, dict[str, Any]]:
+    make_data(place / "data")
+    make_data(place / "few", (9,))
+
+    def job(name: str, stop_after: int | None = None, **train: Any) -> Job:
+        if "validation" in train:
+            few = train["validation"].get("shards")
+            shards = f"{place}/{'few' if few else 'data'}/out/filter/kept/drawn-*.tar"
+            train["validation"] = {**train["validation"], "shards": [shards]}
+        return Job(document(place / name, data=place / "data", **{"samples": STEPS * BATCH, **train}), stop_after)
+
+    jobs = {name: job(name, **train) for name, train in SETTINGS.items()}
+    jobs |= {name: job(name, **train) for name, (train, _) in REFUSED.items()}
+    jobs |= {"ema 1": job("ema in pieces", 3, **EMA), "ema 2": job("ema in pieces", **EMA)}
+    start = {"uri": f"{place}/plain/out/train/checkpoints/step-{STEPS:09d}", "kind": "Checkpoint"}
+    longer = {"initFrom": start, "samples": (STEPS + 4) * BATCH, "schedule": {"type": "Constant"}}
+    jobs["going on"] = job("going on", **longer)
+    jobs["nothing left"] = job("nothing left", **{**longer, "samples": STEPS * BATCH})
+    locked = {"lockImageTower": True, "zeroStage": 3, "ema": 0.9}
+    jobs |= {
+        "locked ema 1": job("locked ema in pieces", 3, **locked),
+        "locked ema 2": job("locked ema in pieces", **locked),
+    }
+    jobs["locked ema"] = job("locked ema", **locked)
+    jobs["other batch"] = job("other batch", **{**longer, "batchSize": 8, "zeroStage": 1})
+    make_data(place / "repeated", (40,), captions=20)
+    for name, mask in (("repeated", False), ("repeated, masked", True)):
+        loss = {"loss": {"maskDuplicateCaptions": mask}, "samples": 3 * BATCH}
+        jobs[name] = Job(document(place / name, data=place / "repeated", **loss))
+    results = train_in_ranks(2, jobs, place / "ranks")
+    alone = {"validation alone": job("validation alone", **SETTINGS["validation"])}
+    return results | train_in_ranks(1, alone, place / "alone")
+
+
+def state(place: Path, name: str) -> dict[str, torch.Tensor]:
+    """Of the last checkpoint."""
+    return checkpoint.read(Storage(), f"{place}/{name}/out/train/checkpoints/step-{STEPS:09d}").state
+
+
+def lines(place: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (place / name / "out" / "train" / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", ["offload", "offload parameters", "activation checkpointing", "ema", "validation"])
+def test_curve_when_an_option_only_saves_memory_or_looks_on_then_the_same(
+    trained: dict[str, dict[str, Any]], name: str
+) -> None:
+    assert trained[name]["error"] is None
+    ours, plain = (torch.tensor(trained[key]["losses"]) for key in (name, "plain"))
+    torch.testing.assert_close(ours, plain, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_option_when_it_does_not_go_with_the_rest_then_one_line(trained: dict[str, dict[str, Any]], name: str) -> None:
+    assert trained[name]["error"] is not None
+    assert trained[name]["error"].startswith(REFUSED[name][1])
+
+
+def test_average_when_trained_then_it_follows_the_weights_and_is_the_same_for_any_zero_stage(
+    trained: dict[str, dict[str, Any]], place: Path
+) -> None:
+    found = state(place, "ema")
+    name = "clip.text_projection"
+    first = torch.nn.Parameter(found[name]) * 0
+    assert f"{name}|ema" in found
+    assert not torch.equal(found[name], found[f"{name}|ema"])
+    assert (found[name] - found[f"{name}|ema"]).norm() < (found[name] - first).norm()
+    for other in ("ema, zero 0", "ema, zero 3"):
+        theirs = state(place, other)
+        for key in (key for key in found if key.endswith("|ema")):
+            torch.testing.assert_close(theirs[key], found[key], rtol=0, atol=1e-5, msg=lambda t, k=key: f"{k}: {t}")
+
+
+@pytest.mark.parametrize("name", ["ema", "locked ema"])
+def test_average_when_resumed_then_bit_equal(trained: dict[str, dict[str, Any]], place: Path, name: str) -> None:
+    assert trained[f"{name} 2"]["error"] is None
+    whole, pieces = state(place, name), state(place, f"{name} in pieces")
+    assert whole.keys() == pieces.keys()
+    assert [key for key, value in whole.items() if not torch.equal(value, pieces[key])] == []
+
+
+def test_export_when_averaged_then_the_average(trained: dict[str, dict[str, Any]], place: Path) -> None:
+    from safetensors.torch import load_file
+
+    model = load_file(place / "ema" / "out" / "train" / "model" / "open_clip_model.safetensors")
+    found = state(place, "ema")
+    assert torch.equal(model["text_projection"], found["clip.text_projection|ema"])
+
+
+def test_locked_when_trained_then_the_image_tower_stays_and_the_text_tower_moves(
+    trained: dict[str, dict[str, Any]],
+) -> None:
+    locked, free = trained["locked"]["weights"], trained["plain"]["weights"]
+    assert trained["locked"]["error"] is None
+    assert not torch.equal(locked["clip.visual.conv1.weight"], free["clip.visual.conv1.weight"])
+    assert "clip.visual.conv1.weight|exp_avg" not in locked
+    assert "clip.text_projection|exp_avg" in locked
+
+
+def test_validation_when_due_then_in_the_metrics_and_the_same_for_any_number_of_processes(
+    trained: dict[str, dict[str, Any]], place: Path
+) -> None:
+    two, one = (
+        {line["step"]: line for line in lines(place, name) if "validation_loss" in line}
+        for name in ("validation", "validation alone")
+    )
+    assert list(two) == list(one) == [3, 6, STEPS]
+    for step, line in two.items():
+        assert line["validation_loss"] == pytest.approx(one[step]["validation_loss"], abs=1e-4)
+        assert 0 <= line["validation_image_to_text_top1"] <= 1
+
+
+def test_checkpoint_when_another_run_goes_on_from_it_then_at_its_step_with_its_moments(
+    trained: dict[str, dict[str, Any]],
+) -> None:
+    assert trained["going on"]["error"] is None
+    assert len(trained["going on"]["losses"]) == 4
+    assert float(trained["going on"]["weights"]["adam_step"]) == STEPS + 4
+    assert trained["other batch"]["error"].startswith("64 the checkpoint ")
+    assert "another train.batchSize (128 samples in 8 steps)" in trained["other batch"]["error"]
+    assert trained["nothing left"]["error"].endswith("has seen 128 samples of train.samples 128: raise it")
+
+
+def test_metrics_when_two_ranks_train_then_the_slowest_is_named(
+    trained: dict[str, dict[str, Any]], place: Path
+) -> None:
+    last = lines(place, "plain")[-1]
+    assert last["slowest_rank"] in (0, 1)
+    assert last["slowest_rank_ratio"] >= 1
+    assert last["loss_spikes"] == 0
+
+
+def test_duplicate_captions_when_masked_then_the_loss_is_lower_and_their_share_is_logged_either_way(
+    trained: dict[str, dict[str, Any]], place: Path
+) -> None:
+    plain, masked = (trained[name]["losses"][0][1] for name in ("repeated", "repeated, masked"))
+    assert masked < plain - 0.01
+    first, second = (lines(place, name)[0]["duplicate_caption_share"] for name in ("repeated", "repeated, masked"))
+    assert first == second
+    assert 0 < first < 1
+    assert lines(place, "plain")[0]["duplicate_caption_share"] == 0
+
+
+def test_profile_when_asked_for_then_a_trace_and_a_table_of_each_rank(
+    trained: dict[str, dict[str, Any]], place: Path
+) -> None:
+    folder = place / "profile" / "out" / "train" / "profile"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "rank-00000.json.gz", "rank-00000.txt", "rank-00001.json.gz", "rank-00001.txt",
+    ]  # fmt: skip
+    assert "aten::" in (folder / "rank-00000.txt").read_text()
+
+
+def test_card_when_exported_then_beside_the_model(trained: dict[str, dict[str, Any]], place: Path) -> None:
+    text = (place / "plain" / "out" / "train" / "model" / "README.md").read_text()
+    assert f"{STEPS * BATCH:,} samples in {STEPS} steps" in text

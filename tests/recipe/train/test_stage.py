@@ -1,0 +1,227 @@
+"""`diht stage train` with real ranks: killed, stopped and resumed it ends as an undisturbed training does, and open_clip loads the model."""
+
+from __future__ import annotations
+
+import functools
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from diht_k8s.api.documents import dump
+from diht_k8s.api.reports import parse_progress
+from diht_k8s.recipe.train.model.student import Student
+from tests.recipe.train.small_run import (
+    ATTRIBUTES,
+    OBJECTS,
+    VIT,
+    Job,
+    document,
+    environment,
+    make_data,
+    train_in_ranks,
+)
+
+STEPS, BATCH = 60, 16
+TRAIN: dict[str, Any] = {
+    "samples": STEPS * BATCH,
+    "zeroStage": 1,
+    "processesPerNode": 2,
+    "checkpoint": {"everySamples": 5 * BATCH, "keep": 2},
+}
+pytestmark = pytest.mark.timeout(900)  # for machines that do other things, too
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How one `diht stage train` ended."""
+
+    code: int
+    output: str
+    errors: str
+    newest: dict[str, Any] | None
+    """the marker of the newest committed checkpoint."""
+
+
+def ranks_of(launcher: int) -> list[psutil.Process]:
+    """The ranks below a launcher, in rank order."""
+    children = psutil.Process(launcher).children(recursive=True)
+    ranks = [child for child in children if "diht_k8s.recipe.train.loop" in child.cmdline()]
+    return sorted(ranks, key=lambda child: int(child.environ()["RANK"]))
+
+
+def kill_all(launcher: int) -> None:
+    for process in [*ranks_of(launcher), psutil.Process(launcher)]:
+        process.send_signal(signal.SIGKILL)
+
+
+def freeze(launcher: int) -> None:
+    ranks_of(launcher)[1].send_signal(signal.SIGSTOP)
+
+
+def attempt(
+    folder: Path,
+    *,
+    at_step: int | None = None,
+    act: Callable[[int], object] = lambda launcher: None,
+    **variables: str,
+) -> Attempt:
+    """Start the stage; once it reports a step, act on the launcher's process id."""
+    with (folder / "errors.txt").open("w+") as errors, subprocess.Popen(
+        [sys.executable, "-m", "diht_k8s.cli", "stage", "train", "--run", str(folder / "run.json")],
+        stdout=subprocess.PIPE, stderr=errors, text=True, env=environment(DIHT_PROGRESS_SECONDS="0", **variables),
+    ) as launcher:  # fmt: skip
+        assert launcher.stdout is not None
+        lines, acted = [], False
+        for line in launcher.stdout:
+            lines.append(line)
+            progress = parse_progress(line)
+            if at_step is not None and not acted and progress is not None and progress.done >= at_step * BATCH:
+                act(launcher.pid)
+                acted = True
+        code = launcher.wait()
+        errors.seek(0)
+        return Attempt(code, "".join(lines), errors.read(), newest_marker(folder))
+
+
+def newest_marker(folder: Path) -> dict[str, Any] | None:
+    markers = sorted((folder / "out" / "train" / "checkpoints").glob("*/COMMITTED.json"))
+    return json.loads(markers[-1].read_text()) if markers else None
+
+
+@functools.cache
+def undisturbed_training() -> dict[str, Any]:
+    """How the training ends that nothing disturbs (see `train_in_ranks`); done once for all tests that compare with it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_data(folder)
+        return train_in_ranks(2, {"whole": Job(document(folder, **TRAIN))}, folder / "ranks")["whole"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> dict[str, Any]:
+    return undisturbed_training()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stage")
+    make_data(folder)
+    (folder / "run.json").write_text(dump(document(folder, **TRAIN)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def attempts(folder: Path) -> dict[str, Attempt]:
+    """One training, disturbed four times."""
+    return {
+        "all killed": attempt(folder, at_step=13, act=kill_all),
+        "one rank stopped": attempt(folder, at_step=24, act=lambda pid: ranks_of(pid)[1].terminate()),
+        "launcher stopped": attempt(folder, at_step=38, act=lambda pid: psutil.Process(pid).terminate()),
+        "one rank frozen": attempt(folder, at_step=48, act=freeze, DIHT_WATCHDOG_SECONDS="4", DIHT_WATCHDOG_STEPS="3"),
+        "left alone": attempt(folder),
+        "again": attempt(folder),
+    }
+
+
+def test_killed_when_between_checkpoints_then_the_last_one_is_whole(attempts: dict[str, Attempt]) -> None:
+    killed = attempts["all killed"]
+    assert killed.code == -signal.SIGKILL
+    assert killed.newest is not None
+    assert killed.newest["cursor"]["step"] >= 5  # the one of step 10 may still have been on its way
+    assert killed.newest["cursor"]["step"] % 5 == 0
+    assert f"going on after step {killed.newest['cursor']['step']} of {STEPS}" in attempts["one rank stopped"].output
+
+
+@pytest.mark.parametrize(
+    ("name", "after", "following"),
+    [("one rank stopped", 24, "launcher stopped"), ("launcher stopped", 38, "one rank frozen")],
+)
+def test_stopped_when_asked_then_all_ranks_save_the_same_step_and_exit_143(
+    attempts: dict[str, Attempt], name: str, after: int, following: str
+) -> None:
+    stopped = attempts[name]
+    assert stopped.code == 143, stopped.errors
+    assert stopped.errors.strip().splitlines()[-1].startswith("diht: stopped on request")
+    assert stopped.newest is not None
+    assert after <= stopped.newest["cursor"]["step"] < STEPS
+    assert len(stopped.newest["parts"]) == 2
+    assert f"going on after step {stopped.newest['cursor']['step']} of {STEPS}" in attempts[following].output
+
+
+def test_frozen_when_a_rank_makes_no_step_then_named_with_stacks_and_exit_75(attempts: dict[str, Attempt]) -> None:
+    frozen = attempts["one rank frozen"]
+    assert frozen.code == 75, frozen.errors
+    last = frozen.errors.strip().splitlines()[-1]
+    assert last.startswith("diht: no step for ")
+    assert "rank 1 does not answer (stopped or dead); the ranks are ended and the gang starts again" in last
+    assert "stacks of rank 0" in frozen.errors
+    assert "distributed_c10d.py" in frozen.errors  # where the other one waits
+
+
+def test_finished_when_disturbed_before_then_bit_equal_to_undisturbed(
+    attempts: dict[str, Attempt], folder: Path, undisturbed: dict[str, Any]
+) -> None:
+    assert attempts["left alone"].code == 0, attempts["left alone"].errors
+    train = folder / "out" / "train"
+    towers = load_file(train / "model" / "open_clip_model.safetensors")
+    heads = load_file(train / "concept_heads.safetensors")
+    found = {**{f"clip.{key}": value for key, value in towers.items()}, **heads}
+    parameters = {key: value for key, value in undisturbed["weights"].items() if "|" not in key and key != "adam_step"}
+    assert found.keys() == parameters.keys()
+    assert [
+        key for key, value in parameters.items() if not torch.equal(found[key], value.reshape(found[key].shape))
+    ] == []
+
+
+def test_metrics_when_disturbed_before_then_steps_rise_and_the_summary_counts_all(
+    attempts: dict[str, Attempt], folder: Path
+) -> None:
+    lines = [json.loads(line) for line in (folder / "out" / "train" / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == STEPS
+    assert {"loss", "contrastive_loss", "object_loss", "attribute_loss", "lr", "logit_scale", "gradient_norm"} <= lines[
+        0
+    ].keys()
+    committed = json.loads((folder / "out" / "train" / "COMMITTED.json").read_text())
+    summary = committed["summary"]
+    assert (summary["samples"], summary["steps"], summary["processes"]) == (STEPS * BATCH, STEPS, 2)
+    assert summary["bad"] == {}
+    assert len(list((folder / "out" / "train" / "tensorboard").iterdir())) == 1
+
+
+def test_again_when_committed_then_cached(attempts: dict[str, Attempt]) -> None:
+    assert attempts["again"].code == 0
+    assert attempts["again"].output.startswith("train: cached")
+
+
+def test_export_when_loaded_by_open_clip_then_embeddings_are_the_students(
+    attempts: dict[str, Attempt], folder: Path, undisturbed: dict[str, Any]
+) -> None:
+    student = Student(VIT, num_objects=OBJECTS, num_attributes=ATTRIBUTES).eval()
+    weights = {key.removeprefix("buffer|"): value for key, value in undisturbed["weights"].items()}
+    student.load_state_dict({key: weights[key] for key in student.state_dict()})
+    place = f"local-dir:{folder / 'out' / 'train' / 'model'}"
+    model, _, preprocess = open_clip.create_model_and_transforms(place)
+    tokens = open_clip.get_tokenizer(place)(["a red house with a garden", "cat"])
+    assert tokens.shape == (2, VIT["text_cfg"]["context_length"])
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        theirs = model.eval()(images, tokens)
+        ours = student(images, tokens, 100.0)
+    for mine, exported in zip(ours[:3], theirs, strict=True):
+        torch.testing.assert_close(exported, mine, rtol=0, atol=1e-5)
+    assert tuple(preprocess.transforms[-1].mean) == open_clip.OPENAI_DATASET_MEAN
+    assert not [key for key in model.state_dict() if "head" in key and not key.startswith("visual")]

@@ -1,0 +1,186 @@
+"""First weights from elsewhere: what fits is taken exactly, what does not is one line that names it."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.api.layout import Layout
+from diht_k8s.api.train import InitFrom
+from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.train.checkpoint import checkpoint
+from diht_k8s.recipe.train.checkpoint.first_weights import described
+from diht_k8s.recipe.train.checkpoint.warm_start import load_first_weights, start_from
+from diht_k8s.recipe.train.model.export import export
+from diht_k8s.recipe.train.model.student import Student
+from tests.recipe.train.small_run import RESNET, VIT
+
+STORAGE = Storage()
+TIMM = {**VIT, "vision_cfg": {"timm_model_name": "test_vit", "timm_pool": "", "timm_proj": "linear", "image_size": 96}}
+
+
+def student(seed: int, config: dict[str, Any] = VIT, **heads: int) -> Student:
+    torch.manual_seed(seed)
+    return Student(copy.deepcopy(config), **heads)
+
+
+def larger(**vision: Any) -> dict[str, Any]:
+    return {**VIT, "vision_cfg": {**VIT["vision_cfg"], **vision}}
+
+
+def pickled(state: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def plain(model: Student) -> dict[str, Tensor]:
+    """As open_clip saves it: the scale is a scalar."""
+    state = {key: value.clone() for key, value in model.clip.state_dict().items()}
+    return {**state, "logit_scale": state["logit_scale"].squeeze(0)}
+
+
+FORMS: dict[str, tuple[str, Callable[[Student], bytes]]] = {
+    "safetensors": ("a.safetensors", lambda m: save(plain(m))),
+    "open_clip's checkpoint": ("a.pt", lambda m: pickled({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in plain(m).items()}})),
+    "a plain state": ("a.ckpt", lambda m: pickled(plain(m))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content"), FORMS.values(), ids=FORMS)
+def test_weights_when_of_a_clip_then_all_are_taken(
+    tmp_path: Path, name: str, content: Callable[[Student], bytes]
+) -> None:
+    source, model = student(1), student(2)
+    (tmp_path / name).write_bytes(content(source))
+    assert start_from(STORAGE, InitFrom(uri=str(tmp_path / name)), model) is None
+    for key, value in source.clip.state_dict().items():
+        assert torch.equal(model.clip.state_dict()[key], value), key
+
+
+def test_weights_when_of_an_export_then_towers_are_taken_and_heads_begin_anew(tmp_path: Path) -> None:
+    source, model = student(1), student(2, num_objects=3, num_attributes=2)
+    layout = Layout(str(tmp_path))
+    state = {name: value.detach() for name, value in source.named_parameters()}
+    export(STORAGE, layout, VIT, state)
+    head = model.object_head.weight.clone()
+    start_from(STORAGE, InitFrom(uri=layout.model), model)
+    assert torch.equal(model.clip.visual.proj, source.clip.visual.proj)
+    assert torch.equal(model.object_head.weight, head)
+    assert "safetensors" not in described(STORAGE, InitFrom(uri=layout.model))["initFrom"]
+
+
+def committed(folder: Path, model: Student) -> str:
+    cursor = checkpoint.Cursor(step=5, position=80, streams=2, config_sha256="theirs", seconds=1.0)
+    state = {name: value.detach() for name, value in model.named_parameters()} | {"adam_step": torch.tensor(5.0)}
+    state |= {f"buffer|{name}": value for name, value in model.named_buffers()}
+    part = checkpoint.write_part(STORAGE, str(folder), cursor, state, rank=0, attempt=1)
+    checkpoint.commit(STORAGE, str(folder), cursor, [part], keep=3, fence=lambda: None)
+    return f"{folder}/step-000000005"
+
+
+@pytest.mark.parametrize("config", [VIT, RESNET], ids=["ViT", "ResNet"])
+def test_weights_when_of_a_checkpoint_then_heads_too_and_only_kind_checkpoint_goes_on(
+    tmp_path: Path, config: dict[str, Any]
+) -> None:
+    source, model = (student(seed, config, num_objects=3) for seed in (1, 2))
+    uri = committed(tmp_path, source)
+    assert start_from(STORAGE, InitFrom(uri=uri), model) is None
+    for key, value in source.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value), key
+    saved = start_from(STORAGE, InitFrom(uri=uri, kind="Checkpoint"), student(3, config))
+    assert saved is not None
+    assert saved.cursor.step == 5
+
+
+def test_weights_when_pictures_are_larger_then_position_embeddings_are_resized_and_the_rest_is_taken() -> None:
+    source, model = student(1), student(2, larger(image_size=64))
+    load_first_weights(model, plain(source), "a.pt")
+    old, new = source.clip.visual.positional_embedding, model.clip.visual.positional_embedding
+    assert (old.shape[0], new.shape[0]) == (1 + 2 * 2, 1 + 4 * 4)
+    assert torch.equal(new[0], old[0])
+    assert new[1:].mean(0).allclose(old[1:].mean(0), atol=1e-2)
+    assert torch.equal(model.clip.visual.conv1.weight, source.clip.visual.conv1.weight)
+    again = student(3)
+    load_first_weights(again, plain(model), "b.pt")
+    assert again.clip.visual.positional_embedding.shape == old.shape
+
+
+@pytest.mark.parametrize("name", ["bare", "with its prefix"])
+def test_weights_when_of_an_image_tower_alone_then_the_text_tower_begins_anew(name: str) -> None:
+    source, model, untouched = student(1), student(2), student(2)
+    prefix = "visual." if name != "bare" else ""
+    state = {f"{prefix}{key}": value for key, value in source.clip.visual.state_dict().items()}
+    load_first_weights(model, state, "tower.pt")
+    assert torch.equal(model.clip.visual.proj, source.clip.visual.proj)
+    assert torch.equal(model.clip.token_embedding.weight, untouched.clip.token_embedding.weight)
+    assert torch.equal(model.clip.logit_scale, untouched.clip.logit_scale)
+
+
+@pytest.mark.parametrize("size", [96, 160])
+def test_weights_when_of_a_timm_tower_then_taken_without_its_classifier(size: int) -> None:
+    torch.manual_seed(1)
+    tower = timm.create_model("test_vit", img_size=size, num_classes=7)
+    model = student(2, TIMM)
+    projection = model.clip.visual.head.proj.weight.clone()
+    load_first_weights(model, tower.state_dict(), "tower.safetensors")
+    mine, theirs = model.clip.visual.trunk.state_dict(), tower.state_dict()
+    assert torch.equal(mine["blocks.0.attn.qkv.weight"], theirs["blocks.0.attn.qkv.weight"])
+    assert torch.equal(mine["pos_embed"], theirs["pos_embed"]) is (
+        size == 160
+    )  # test_vit keeps its own size in open_clip
+    assert torch.equal(model.clip.visual.head.proj.weight, projection)
+
+
+def without(state: dict[str, Tensor], key: str) -> dict[str, Tensor]:
+    return {name: value for name, value in state.items() if name != key}
+
+
+WRONG: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], str]] = {
+    "half a tower": (lambda s: without(s, "visual.proj"), "is of another model: it lacks visual.proj"),
+    "half a text tower": (lambda s: without(s, "ln_final.bias"), "is of another model: it lacks ln_final.bias"),
+    "more than the model": (
+        lambda s: {**s, "visual.more": torch.zeros(1)},
+        "is of another model: this one has no visual.more",
+    ),
+    "other width": (
+        lambda s: {**s, "visual.proj": torch.zeros(3, 4)},
+        r"is of another model: visual.proj is \[3, 4\] there and \[32, 16\] here",
+    ),
+    "nothing": (lambda s: {}, "holds no weights of a CLIP model"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG.values(), ids=WRONG)
+def test_weights_when_of_another_model_then_the_first_that_differs_is_named(
+    change: Callable[[dict[str, Tensor]], dict[str, Tensor]], message: str
+) -> None:
+    with pytest.raises(UserError, match=f"train.initFrom a.pt {message}"):
+        load_first_weights(student(2), change(plain(student(1))), "a.pt")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.pt", b"no weights"), ("a.safetensors", b"no weights"), ("a.pt", pickled({"x": print})[:-40])],
+)
+def test_file_when_damaged_then_said(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match="is damaged or no file of weights"):
+        start_from(STORAGE, InitFrom(uri=str(tmp_path / name)), student(1))
+
+
+def test_folder_when_without_weights_then_said_what_is_wanted(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no weights: give a \.safetensors or \.pt file"):
+        start_from(STORAGE, InitFrom(uri=str(tmp_path)), student(1))
+    with pytest.raises(UserError, match="is no committed checkpoint"):
+        start_from(STORAGE, InitFrom(uri=str(tmp_path), kind="Checkpoint"), student(1))

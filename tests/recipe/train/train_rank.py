@@ -1,0 +1,96 @@
+"""One rank of the training tests: does each job of FOLDER/jobs.json as `diht_k8s.recipe.train.loop` does, recording each step.
+
+Usage: train_rank.py FOLDER, with torchrun's variables. Rank 0 writes FOLDER/results.pt.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from diht_k8s.api.documents import load
+from diht_k8s.api.errors import DihtError
+from diht_k8s.recipe.train import engine, precision
+from diht_k8s.recipe.train.checkpoint.state import state_of
+from diht_k8s.recipe.train.loop import Training
+
+
+def recorded(job: dict[str, Any]) -> dict[str, Any]:
+    run = load(job["run"], name="job")
+    allow_fp16(job["fp16_scale"])
+    try:
+        training = Training(run, {"run": run.metadata.name})
+    except DihtError as problem:
+        return {"error": described(problem)}
+    losses, uids, norms, gradients = [], [], [], {}
+    step, update = training.engine.step, training.engine._make_update
+
+    def updating() -> None:
+        if not losses and run.spec.train.zero_stage == 0:
+            gradients.update({name: p.grad.clone() for name, p in training.model.named_parameters()})
+        update()
+
+    def spoilt(gradient: torch.Tensor) -> torch.Tensor:
+        at = job["finite_steps"] is not None and len(losses) >= job["finite_steps"]
+        return gradient * float("nan") if at and training.rank == training.world - 1 else gradient
+
+    training.model.get_parameter("clip.text_projection").register_hook(spoilt)
+
+    def recording(batch: Any) -> Any:
+        result = step(batch)
+        losses.append([result.total, result.contrastive, result.object, result.attribute])
+        uids.append(in_global_order(batch.uids))
+        norms.append(training.engine.gradient_norm())
+        training.stop.requested = len(losses) == job["stop_after"] and training.rank == training.world - 1
+        return result
+
+    training.engine.step, training.engine._make_update = recording, updating
+    error = None
+    try:
+        training.go()
+    except DihtError as problem:
+        error = described(problem)
+    weights = state_of(training.engine.engine, training.model, rank=training.rank)
+    return {
+        "losses": losses, "uids": uids, "norms": norms, "weights": weights, "gradients": gradients, "error": error
+    }  # fmt: skip
+
+
+def allow_fp16(scale: float | None) -> None:
+    """Let this device train in fp16 from a loss scale on, or have all as it is."""
+
+    class Scale(precision.LossScale):
+        def __init__(self) -> None:
+            super().__init__(scale or precision.FIRST_SCALE)
+
+    engine.LossScale = Scale
+    engine.require_precision = precision.require_precision if scale is None else lambda device, name: None
+
+
+def described(problem: DihtError) -> str:
+    return f"{problem.exit_code.value} {problem}"
+
+
+def in_global_order(uids: list[str]) -> list[str]:
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, uids)
+    return [uid for row in zip(*parts, strict=True) for uid in row]
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    jobs = json.loads((folder / "jobs.json").read_text())
+    results = {name: recorded(job) for name, job in jobs.items()}
+    if dist.get_rank() == 0:
+        torch.save(results, folder / "results.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,96 @@
+"""What a Role has no place for, as overlays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from torchx.specs import RetryPolicy
+from torchx.specs.overlays import apply_overlay, get_overlay
+
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.launch import stages
+from tests.unit.api.documents import changed
+
+CREDENTIALS = [
+    {
+        "name": f"DIHT_STORAGE_1_{key}",
+        "valueFrom": {"secretKeyRef": {"name": "keys", "key": f"AWS_{key}"}},
+    }
+    for key in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY")
+]
+
+
+def overlay(kind: str, stage: Stage = Stage.TRAIN, **changes: Any) -> dict[str, Any]:
+    run = DihtRun.model_validate(changed(**changes))
+    return get_overlay(stages.stage_app(run, stage).roles[0], "kubernetes", kind, flat_fallback=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "container"),
+    [
+        ({}, {}),
+        ({"spec__pods": {"imagePullPolicy": "Never"}}, {"imagePullPolicy": "Never"}),
+        (
+            {"spec__pods": {"resources": {"cpu": "500m", "nvidia.com/gpu": 2}}},
+            {
+                "resources": {
+                    "limits": {"cpu": "500m", "nvidia.com/gpu": "2"},
+                    "requests": {"cpu": "500m", "nvidia.com/gpu": "2"},
+                }
+            },
+        ),
+        (
+            {"spec__pods": {"volumeMounts": [{"name": "a", "mountPath": "/a"}]}},
+            {"volumeMounts": [{"name": "a", "mountPath": "/a"}]},
+        ),
+        (
+            {"spec__pods": {"env": [{"name": "A", "value": "1"}, {"name": "B", "valueFrom": {"fieldRef": {}}}]}},
+            {"env": [{"name": "B", "valueFrom": {"fieldRef": {}}}]},
+        ),
+        (
+            {"spec__storage": [{"prefix": "s3://aaa"}, {"prefix": "s3://bbb", "secretRef": {"name": "keys"}}]},
+            {"env": CREDENTIALS},
+        ),
+    ],
+    ids=["nothing", "pull policy", "exact quantities", "mounts", "env by reference", "credentials of a storage rule"],
+)
+def test_container_gets_what_a_role_cannot_say(changes: dict[str, Any], container: dict[str, Any]) -> None:
+    assert overlay("V1Container", **changes) == container
+
+
+def test_volumes_join_those_of_the_scheduler_by_name() -> None:
+    spec = {"volumes": [{"name": "dshm", "emptyDir": {"medium": "Memory", "sizeLimit": "1M"}}, {"name": "tmp"}]}
+    apply_overlay(spec, overlay("V1Pod", spec__pods={"shmSize": "8Gi", "volumes": [{"name": "v"}]})["spec"])
+    assert spec["volumes"] == [
+        {"name": "dshm", "emptyDir": {"medium": "Memory", "sizeLimit": "8Gi"}},
+        {"name": "tmp"},
+        {"name": "v"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "job"),
+    [
+        (Stage.TRAIN, {}, {}),
+        (Stage.TRAIN, {"spec__pods": {"queueName": "q"}}, {"metadata": {"labels": {"kueue.x-k8s.io/queue-name": "q"}}}),
+        (
+            Stage.TRAIN,
+            {"spec__train__numNodes": 2},
+            {"spec": {"successPolicy": {"rules": [{"succeededIndexes": "0"}]}}},
+        ),
+        (Stage.FILTER, {"spec__filter__workers": 2}, {}),
+    ],
+)
+def test_job_of_a_gang_has_succeeded_when_node_0_has(
+    stage: Stage, changes: dict[str, Any], job: dict[str, Any]
+) -> None:
+    assert overlay("V1Job", stage, **changes) == job
+
+
+@pytest.mark.parametrize(
+    ("stage", "policy"), [(Stage.FILTER, RetryPolicy.REPLICA), (Stage.TRAIN, RetryPolicy.APPLICATION)]
+)
+def test_ranks_restart_together_and_workers_alone(stage: Stage, policy: RetryPolicy) -> None:
+    run = DihtRun.model_validate(changed())
+    assert stages.stage_app(run, stage).roles[0].retry_policy is policy

@@ -1,0 +1,168 @@
+"""Run document and stage -> AppDef: what travels, and how it comes out of TorchX's macro substitution."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torchx.specs import macros
+from torchx.specs.overlays import get_overlay
+
+import components
+from diht_k8s.api.documents import canonical_json, load
+from diht_k8s.api.errors import UserError
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.launch import stages
+from tests.unit.api.documents import changed
+
+VALUES = macros.Values(img_root="ROOT", app_id="APP", replica_id="3", rank0_env="MASTER_HERE")
+
+
+def make_run(**changes: Any) -> DihtRun:
+    return DihtRun.model_validate(changed(**changes))
+
+
+@pytest.fixture
+def run_file(tmp_path: Path) -> str:
+    path = tmp_path / "run.yaml"
+    path.write_text(canonical_json(changed(spec__filter__workers=4)))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("component", "arguments", "shape", "replicas", "name"),
+    [
+        (components.cat_filter, {}, {}, 4, "a-run-filter"),
+        (components.cat_filter, {"j": "6"}, {}, 6, "a-run-filter"),
+        (components.label, {"j": "2"}, {}, 2, "a-run-label"),
+        (components.train, {}, {"num_nodes": 1, "processes_per_node": 1}, 1, "a-run-train"),
+        (components.train, {"j": "2x2"}, {"num_nodes": 2, "processes_per_node": 2}, 2, "a-run-train"),
+        (components.evaluate, {}, {}, 1, "a-run-evaluate"),
+    ],
+)
+def test_component_of_a_file_ships_the_document_in_its_shape(
+    run_file: str, component: Any, arguments: dict[str, str], shape: dict[str, int], replicas: int, name: str
+) -> None:
+    app = component("--run", run_file, "--set", "seed=7", "--workers", "9", **arguments)
+    (role,) = app.roles
+    shipped = load(VALUES.apply(role).env["DIHT_RUN"], name="DIHT_RUN")
+    assert (app.name, role.num_replicas, shipped.spec.seed) == (name, replicas, 7)
+    assert role.args == ["-P", "-m", "diht_k8s.cli", "stage", role.name, "--workers", "9"]
+    assert {key: getattr(shipped.spec.train, key) for key in shape} == shape
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "words"),
+    [
+        ([], {}, "the following arguments are required: --run: write -- --run FILE"),
+        (["--run", "nowhere.yaml"], {}, "cannot read the run document nowhere.yaml"),
+        (["--run", "FILE", "--set", "train.bogus=1"], {}, "spec.train.bogus: unknown key"),
+        (["--run", "FILE"], {"j": "2"}, "-j 2: write NODESxPROCESSES"),
+        (["--run", "FILE"], {"j": "3x1"}, "train.batchSize 8 must be a multiple of numNodes x processesPerNode = 3"),
+    ],
+)
+def test_component_with_a_users_mistake_ends_with_one_line_and_64(
+    run_file: str, capsys: pytest.CaptureFixture[str], arguments: list[str], options: dict[str, str], words: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        components.train(*(run_file if item == "FILE" else item for item in arguments), **options)
+    stderr = capsys.readouterr().err
+    assert (ended.value.code, stderr.count("\n")) == (64, 1)
+    assert words in stderr
+
+
+def test_worker_count_that_is_no_number_is_refused(run_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        components.cat_filter("--run", run_file, j="1x2")
+    assert "-j 1x2: write a number of workers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("template", ["costs $5 {}", "${app_id} {}", "$$ {}", "$app_id {}", "é {}"])
+def test_document_comes_out_of_the_macros_as_it_went_in(template: str) -> None:
+    run = make_run(spec__evaluate__benchmarks__0__templates=[template])
+    role = VALUES.apply(stages.stage_app(run, Stage.EVALUATE).roles[0])
+    assert load(role.env["DIHT_RUN"], name="DIHT_RUN") == run
+
+
+def test_workers_are_told_their_index_and_the_master() -> None:
+    role = VALUES.apply(stages.stage_app(make_run(spec__train__numNodes=2), Stage.TRAIN).roles[0])
+    told = {name: value for name, value in role.env.items() if name != "DIHT_RUN"}
+    assert told == {
+        "DIHT_WORKER": "3", "DIHT_WORKERS": "2", "DIHT_NODE_RANK": "3", "DIHT_NUM_NODES": "2", "DIHT_PROCESSES": "1",
+        "DIHT_MASTER_VARIABLE": "MASTER_HERE", "DIHT_MASTER_PORT": "29500",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("image", "in_document", "role_image", "entry_point"),
+    [
+        ("", None, "", sys.executable),
+        ("", "doc:1", "doc:1", sys.executable),
+        ("arg:1", "doc:1", "arg:1", "python3"),
+    ],
+)
+def test_image_of_the_argument_wins_over_the_documents(
+    image: str, in_document: str | None, role_image: str, entry_point: str
+) -> None:
+    run = make_run(spec__pods__image=in_document) if in_document else make_run()
+    (role,) = stages.stage_app(run, Stage.LABEL, image=image).roles
+    assert (role.image, role.entrypoint) == (role_image, entry_point)
+
+
+def test_pods_of_the_stage_over_those_of_the_run_go_into_the_role() -> None:
+    run = make_run(
+        spec__pods={
+            "resources": {"cpu": "2500m", "memory": "2Gi"},
+            "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "$x"}],
+            "nodeSelector": {"zone": "a"},
+            "imagePullSecrets": ["key"],
+            "labels": {"team": "t"},
+        },
+        spec__train__pods={
+            "resources": {"nvidia.com/gpu": 8, "vendor.example/nic": 2},
+            "env": [{"name": "A", "value": "2"}],
+            "tolerations": [{"operator": "Exists"}],
+        },
+    )
+    role = VALUES.apply(stages.stage_app(run, Stage.TRAIN).roles[0])
+    resource = role.resource
+    assert (resource.cpu, resource.memMB, resource.gpu) == (3, 2148, 8)
+    assert resource.devices == {"vendor.example/nic": 2}
+    assert (role.env["A"], role.env["B"]) == ("2", "$x")
+    assert get_overlay(role, "kubernetes", "V1Pod") == {
+        "metadata": {"labels": {"team": "t"}},
+        "spec": {
+            "nodeSelector": {"zone": "a"},
+            "tolerations": [{"operator": "Exists"}],
+            "imagePullSecrets": [{"name": "key"}],
+        },
+    }
+    assert not get_overlay(stages.stage_app(make_run(), Stage.TRAIN).roles[0], "kubernetes", "V1Pod")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("8", 8), (2, 2), ("500m", 0.5), ("1.5Gi", 1.5 * 2**30), ("10M", 10_000_000)]
+)
+def test_quantity_is_read_as_kubernetes_reads_it(text: str | int, value: float) -> None:
+    assert stages.quantity(text, "x") == value
+
+
+@pytest.mark.parametrize("text", ["", "-1", "8 Gi", "8GB", "a"])
+def test_quantity_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"pods.resources.cpu: .* is no quantity"):
+        stages.quantity(text, "pods.resources.cpu")
+
+
+def test_document_too_large_for_an_environment_variable_is_refused() -> None:
+    run = make_run(spec__data__sources__0__shards=[f"{'x' * 900}{index}.tar" for index in range(200)])
+    with pytest.raises(UserError, match="name shards by brace ranges"):
+        stages.stage_app(run, Stage.FILTER)
+
+
+def test_stage_that_the_run_lacks_is_refused() -> None:
+    run = make_run()
+    without = run.model_copy(update={"spec": run.spec.model_copy(update={"label": None})})
+    with pytest.raises(UserError, match="has no stage label"):
+        stages.stage_app(without, Stage.LABEL)

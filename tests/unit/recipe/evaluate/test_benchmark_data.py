@@ -1,0 +1,40 @@
+"""What a benchmark's samples say beside picture and caption."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+
+from diht_k8s.api.errors import DataError
+from diht_k8s.recipe.evaluate.benchmark_data import group_of
+from diht_k8s.recipe.shards.samples import Sample
+
+
+def sample(npy: bytes) -> Sample:
+    return Sample(key="a", members={"npy": npy}, uid="a", caption="", meta={}, problem=None)
+
+
+def array() -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([3, 2017]))
+    return buffer.getvalue()
+
+
+def archive() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as made:
+        made.writestr("a.npy", array())
+    return buffer.getvalue()
+
+
+def test_group_is_the_first_number_of_the_array() -> None:
+    assert group_of(sample(array())) == "3"
+
+
+@pytest.mark.parametrize("npy", [archive(), b"PK\x03\x04 cut off", b"", b"text"])
+def test_group_when_the_member_is_something_else_is_an_error_of_the_data(npy: bytes) -> None:
+    with pytest.raises(DataError, match=r"sample a: its \.npy is no array of numbers"):
+        group_of(sample(npy))

@@ -1,0 +1,202 @@
+"""The probe's solver against scipy, the delta-0 identity, nested draws and skipped shots."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.optimize import NonlinearConstraint, minimize
+
+from diht_k8s.recipe.evaluate import few_shot
+from diht_k8s.recipe.evaluate.few_shot import cross_validated, few_shot_curve
+from diht_k8s.recipe.evaluate.probe_solver import Problems, solve
+
+
+def problem(pictures: int = 24, size: int = 5, classes: int = 3, seed: int = 0, noise: float = 1.0):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(pictures) % classes
+    centres = rng.normal(size=(classes, size))
+    features = centres[labels] + noise * rng.normal(size=(pictures, size))
+    return features / np.linalg.norm(features, axis=1, keepdims=True), labels, centres
+
+
+def one(pictures: int, radius: float, bias: float, penalty: float = 0.0) -> Problems:
+    return Problems(np.ones((1, pictures)), np.array([radius]), np.array([bias]), np.array([penalty]))
+
+
+def loss(parameters, features, labels, prior, penalty=0.0):
+    size, classes = features.shape[1], prior.shape[1]
+    weights, bias = parameters[: size * classes].reshape(size, classes), parameters[size * classes :]
+    logits = features @ weights + bias + prior
+    entropy = np.logaddexp.reduce(logits, axis=1) - logits[np.arange(len(labels)), labels]
+    return entropy.mean() + penalty / 2 * (weights**2).sum()
+
+
+def constrained_by_scipy(features, labels, prior, radius, bias_radius):
+    inner = features.shape[1] * prior.shape[1]
+    balls = [
+        NonlinearConstraint(lambda p: (p[:inner] ** 2).sum(), 0, radius**2),
+        NonlinearConstraint(lambda p: (p[inner:] ** 2).sum(), 0, bias_radius**2),
+    ]
+    start = np.zeros(inner + prior.shape[1])
+    return minimize(
+        loss,
+        start,
+        (features, labels, prior),
+        method="SLSQP",
+        constraints=balls,
+        options={"ftol": 1e-14, "maxiter": 500},
+    )
+
+
+@pytest.mark.parametrize(("radius", "bias_radius"), [(0.5, 0.1), (3.0, 1.0)])
+def test_solve_when_radius_binds_reaches_scipys_optimum(radius: float, bias_radius: float) -> None:
+    features, labels, centres = problem()
+    prior = features @ centres.T
+    found = solve(features, labels, prior, one(24, radius, bias_radius))
+    ours = np.concatenate([found.weights_PDC[0].ravel(), found.bias_PC[0]])
+    judge = constrained_by_scipy(features, labels, prior, radius, bias_radius)
+    assert found.residual <= 1e-8
+    assert loss(ours, features, labels, prior) == pytest.approx(judge.fun, abs=1e-6)
+    assert np.linalg.norm(found.weights_PDC) <= radius * (1 + 1e-12)
+    assert ours == pytest.approx(judge.x, abs=2e-3)
+
+
+def test_solve_when_penalised_reaches_scipys_optimum() -> None:
+    features, labels, _ = problem()
+    prior = np.zeros((24, 3))
+    found = solve(features, labels, prior, one(24, np.inf, np.inf, 0.01))
+    judge = minimize(loss, np.zeros(18), (features, labels, prior, 0.01), tol=1e-12)
+    ours = np.concatenate([found.weights_PDC[0].ravel(), found.bias_PC[0]])
+    assert loss(ours, features, labels, prior, 0.01) == pytest.approx(judge.fun, abs=1e-9)
+
+
+def test_solve_when_problems_are_batched_equals_each_alone() -> None:
+    features, labels, centres = problem()
+    prior = features @ centres.T
+    counts = np.ones((2, 24))
+    counts[1, :6] = 0
+    both = solve(features, labels, prior, Problems(counts, np.array([0.5, 2.0]), np.array([0.0, 1.0]), np.zeros(2)))
+    alone = solve(features[6:], labels[6:], prior[6:], one(18, 2.0, 1.0))
+    assert both.weights_PDC[1] == pytest.approx(alone.weights_PDC[0], abs=1e-6)
+
+
+def test_solve_when_delta_is_zero_leaves_the_zero_shot_classifier_exactly() -> None:
+    features, labels, centres = problem()
+    found = solve(features, labels, features @ centres.T, one(24, 0.0, 0.0))
+    assert not found.weights_PDC.any()
+    assert not found.bias_PC.any()
+
+
+def curve(**changes):
+    features, labels, centres = problem(pictures=90, size=12, seed=3, noise=2.0)
+    arguments = {
+        "features_ND": features.astype(np.float32),
+        "labels_N": labels,
+        "zero_shot_CD": centres.astype(np.float32),
+        "shots": [1, 4, 64],
+        "rngs": [np.random.default_rng(seed) for seed in (0, 1)],
+        "class_names": ["a", "b", "c"],
+    }
+    return few_shot_curve(**(arguments | changes))
+
+
+def test_curve_when_delta_may_only_be_zero_equals_zero_shot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(few_shot, "DELTAS", (0.0,))
+    monkeypatch.setattr(few_shot, "BIAS_DELTAS", (0.0,))
+    assert all(draw.probe == draw.zero_shot for draw in curve().draws)
+
+
+def test_curve_when_a_class_lacks_pictures_skips_those_shots_and_says_which() -> None:
+    result = curve()
+    assert [(draw.shots, draw.seed) for draw in result.draws] == [(1, 0), (4, 0), (1, 1), (4, 1)]
+    assert result.skipped == {64: "class 'a' has only 30 pictures"}
+    assert result.test_pictures == 90 - 24  # four shots and four that choose, of each of three classes
+    assert max(draw.residual for draw in result.draws) <= 1e-8
+
+
+def test_curve_when_prior_is_good_starts_above_scratch_with_one_shot() -> None:
+    draws = [draw for draw in curve().draws if draw.shots == 1]
+    assert np.mean([draw.probe for draw in draws]) > np.mean([draw.scratch for draw in draws])
+
+
+def test_curve_when_pictures_are_scarce_chooses_on_the_shots_and_says_so() -> None:
+    result = curve(shots=[4, 16])  # thirty pictures of each class: 2 x 16 leave none to test on
+    assert {draw.shots: draw.held_out for draw in result.draws} == {4: True, 16: False}
+    assert result.test_pictures == 90 - 48
+
+
+def test_choice_when_held_out_pictures_agree_with_the_shots_lets_the_probe_move_with_one_shot() -> None:
+    rng = np.random.default_rng(1)
+    labels = np.arange(120) % 3
+    features = np.eye(3)[labels] + 0.05 * rng.normal(size=(120, 3))
+    wrong = np.roll(np.eye(3), 1, axis=0) * 2
+    draws = curve(features_ND=features, labels_N=labels, zero_shot_CD=wrong, shots=[1]).draws
+    assert all(draw.zero_shot < 0.1 and draw.delta > 0 and draw.probe > 0.9 and draw.pull > 0.9 for draw in draws)
+
+
+def test_choice_when_shots_can_be_learned_by_heart_looks_at_other_pictures() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(400, 200)) / 14
+    draws = curve(
+        features_ND=features,
+        labels_N=rng.permutation(np.arange(400) % 2),
+        zero_shot_CD=np.full((2, 200), 0.7),  # says the same of both classes
+        shots=[32],
+        class_names=["a", "b"],
+    ).draws
+    assert all(draw.delta <= 0.1 for draw in draws)  # the shots themselves fit best in the widest ball
+
+
+def test_held_out_losses_when_written_by_hand_are_the_same() -> None:
+    features, labels, centres = problem()
+    prior, settings = features @ centres.T, np.array([[0.0, 0.0, 0.0], [0.5, 0.1, 0.0]])
+    shots, rest = slice(0, 12), slice(12, 24)
+    found = few_shot.held_out_losses(
+        features[shots], labels[shots], prior[shots], (features[rest], labels[rest], prior[rest]), settings
+    )
+    still = np.zeros(features.shape[1] * 3 + 3)
+    assert found[0] == pytest.approx(loss(still, features[rest], labels[rest], prior[rest]))
+    judge = constrained_by_scipy(features[shots], labels[shots], prior[shots], 0.5, 0.1)
+    assert found[1] == pytest.approx(loss(judge.x, features[rest], labels[rest], prior[rest]), abs=1e-3)
+
+
+def test_curve_when_no_shots_fit_is_empty() -> None:
+    result = curve(labels_N=np.zeros(90, dtype=np.int64))
+    assert result.draws == []
+    assert result.skipped[1] == "class 'b' has only 0 pictures"
+
+
+def test_radius_when_the_prior_is_perfect_stays_at_zero() -> None:
+    labels = np.arange(12) % 3
+    prior = 50.0 * np.eye(3)[labels]
+    loss_of = cross_validated(
+        np.random.default_rng(0).normal(size=(12, 4)),
+        labels,
+        prior,
+        np.arange(12) % 4,
+        np.array([[0, 0, 0], [5, 1, 0]]),
+    )
+    assert loss_of.argmin() == 0
+
+
+def test_cross_validation_when_labels_are_random_sees_that_nothing_was_learned() -> None:
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(24, 40)), rng.permutation(np.arange(24) % 3)
+    settings = np.array([[0.0, 0.0, 0.0], [50.0, 1.0, 0.0]])
+    fixed, free = cross_validated(features, labels, np.zeros((24, 3)), np.arange(24) % 4, settings)
+    assert fixed == pytest.approx(np.log(3))
+    assert free > 1.5 * fixed
+
+
+def test_curve_when_shots_can_be_learned_by_heart_does_not_test_on_them() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(80, 200))
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    draws = curve(
+        features_ND=features,
+        labels_N=rng.permutation(np.arange(80) % 2),
+        zero_shot_CD=np.zeros((2, 200)),
+        shots=[1, 32],
+        class_names=["a", "b"],
+    ).draws
+    assert np.mean([draw.scratch for draw in draws if draw.shots == 32]) < 0.7

@@ -1,0 +1,159 @@
+"""The hand-annotated captions obey their own guidelines (`tests/recipe/filter/captions/GUIDELINES.md`).
+
+In: `dev.jsonl` and `heldout.jsonl`. Checked: schema, that every name occurs in its caption in order, that complexity and
+num_actions follow from the graph, that no caption is in both files, and the counts. Messages name ids only, so that a
+failure does not show a held-out caption to whoever tunes the rules.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CAPTIONS = Path(__file__).parents[3] / "recipe" / "filter" / "captions"
+FILES = ("dev", "heldout")
+FIELDS = ("id", "caption", "style", "objects", "attributes", "relations", "actions", "complexity", "num_actions")
+IRREGULAR = {"man": "men", "woman": "women", "child": "children", "foot": "feet", "ox": "oxen", "goose": "geese"}
+
+
+def load(name: str) -> list[dict[str, Any]]:
+    """The annotations of one file."""
+    return [json.loads(line) for line in (CAPTIONS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def words(text: str) -> list[str]:
+    """Lower-case tokens; a possessive ending is cut off, a full stop stays with a short form ("dr.")."""
+    return [re.sub(r"'s?$", "", w) for w in re.findall(r"dr\.|[\w][\w'-]*", text.lower())]
+
+
+def inflections(lemma: str) -> set[str]:
+    """The surface forms that a noun's lemma may have in a caption."""
+    plurals = {lemma + "s", lemma + "es", lemma[:-1] + "ies", lemma[:-1] + "ves", lemma[:-2] + "ves"}
+    return {lemma, IRREGULAR.get(lemma, lemma)} | plurals
+
+
+def bare(name: str) -> str:
+    """The lemma of a mention: "dog#2" is a dog."""
+    return name.split("#")[0]
+
+
+def misplaced_objects(row: dict[str, Any]) -> list[str]:
+    """Objects whose words do not occur in the caption after the object before them."""
+    tokens, start, missing = words(row["caption"]), 0, []
+    for name in row["objects"]:
+        *modifiers, head = words(bare(name))
+        at = start
+        try:
+            for modifier in modifiers:
+                at = tokens.index(modifier, at) + 1
+            at = next(i for i in range(at, len(tokens)) if tokens[i] in inflections(head))
+        except (ValueError, StopIteration):
+            missing.append(name)
+            continue
+        start = at + 1
+    return missing
+
+
+def complexity_of(row: dict[str, Any]) -> int:
+    """The largest number of attributes and relation triples of one object."""
+    triples = {tuple(triple) for triple in row["relations"]}
+    degrees = [
+        sum(owner == name for owner, _ in row["attributes"]) + sum(name in (s, o) for s, _, o in triples)
+        for name in row["objects"]
+    ]
+    return max(degrees, default=0)
+
+
+def is_action_of(predicate: str, action: str) -> bool:
+    """Whether a predicate is the verb alone or the verb with a preposition."""
+    return predicate == action or predicate.startswith(action + " ")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_schema_of_every_line_is_complete(name: str) -> None:
+    for number, row in enumerate(load(name), start=1):
+        assert tuple(row) == FIELDS, row["id"]
+        assert row["id"] == f"{name}-{number:03d}"
+        assert row["caption"] == row["caption"].strip() != "", row["id"]
+        assert all(len(pair) == 2 for pair in row["attributes"]), row["id"]
+        assert all(len(triple) == 3 and triple[1] for triple in row["relations"]), row["id"]
+        names = [*row["objects"], *row["actions"], *(p for _, p, _ in row["relations"])]
+        assert all(n == n.lower().strip() != "" for n in names), row["id"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_graph_when_it_names_an_object_then_that_object_is_listed_once(name: str) -> None:
+    for row in load(name):
+        listed = row["objects"]
+        assert len(set(listed)) == len(listed), row["id"]
+        ends = {end for s, _, o in row["relations"] for end in (s, o)} - {None}
+        assert ends | {owner for owner, _ in row["attributes"]} <= set(listed), row["id"]
+        for edges in (row["attributes"], row["relations"]):
+            assert len({tuple(edge) for edge in edges}) == len(edges), row["id"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_objects_and_attributes_occur_in_the_caption_in_order(name: str) -> None:
+    bad = {row["id"]: misplaced_objects(row) for row in load(name)}
+    assert {uid: missing for uid, missing in bad.items() if missing} == {}
+    for row in load(name):
+        tokens = words(row["caption"])
+        assert all(set(words(attribute)) <= set(tokens) for _, attribute in row["attributes"]), row["id"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_complexity_and_num_actions_follow_from_the_graph(name: str) -> None:
+    for row in load(name):
+        assert row["complexity"] == complexity_of(row), row["id"]
+        assert row["num_actions"] == len(row["actions"]), row["id"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_action_when_listed_then_it_touches_an_object(name: str) -> None:
+    for row in load(name):
+        predicates = [predicate for _, predicate, _ in row["relations"]]
+        for action in row["actions"]:
+            assert any(is_action_of(p, action) for p in predicates), row["id"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_null_when_used_then_the_action_has_no_other_triple_with_that_object(name: str) -> None:
+    for row in load(name):
+        for subject, predicate, obj in row["relations"]:
+            if subject is not None and obj is not None:
+                continue
+            known = subject or obj
+            assert predicate in row["actions"], row["id"]
+            same = [1 for s, p, o in row["relations"] if is_action_of(p, predicate) and known in (s, o)]
+            assert len(same) == 1, row["id"]
+
+
+def test_dev_and_heldout_share_no_caption_and_the_same_styles() -> None:
+    dev, heldout = load("dev"), load("heldout")
+    keys = [" ".join(words(row["caption"])) or row["caption"] for row in dev + heldout]
+    assert [key for key, count in Counter(keys).items() if count > 1] == []
+    dev_styles, heldout_styles = (Counter(row["style"] for row in rows) for rows in (dev, heldout))
+    for style, count in heldout_styles.items():
+        share = dev_styles[style] / (dev_styles[style] + count)
+        assert 0.3 <= share <= 0.5, style
+
+
+def test_counts_are_enough_for_the_bounds() -> None:
+    dev, heldout = load("dev"), load("heldout")
+    assert len(dev) >= 200
+    assert len(heldout) >= 300
+    assert sum(row["style"] in ("clipart", "emoji") for row in dev + heldout) >= 80
+
+
+def test_complexity_of_the_papers_worked_example_is_three() -> None:
+    row = {
+        "objects": ["cat", "bird"],
+        "attributes": [["bird", "small"], ["bird", "red"]],
+        "relations": [["cat", "chase", "bird"]],
+    }
+    assert complexity_of(row) == 3

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+
+from diht_k8s.recipe.filter.captions.cleaning import clean
+
+
+@pytest.mark.parametrize(
+    ("caption", "seen"),
+    [
+        ("a dog at www.example.org/dogs today", "a dog at today"),
+        ("Contact: hello@mapleprint.example", "Contact:"),
+        ("IMG_2034.jpg", ""),
+        ("my_file_name of a cat", "of a cat"),
+        ("New tattoo #ink #blackwork", "New tattoo"),
+        ("The kids build a #snowman here", "The kids build a snowman here"),
+        ("Sandals $29.99 - 50% off", "Sandals ;"),
+        ("Sandals for 30 EUR", "Sandals for"),
+        ("Park, 02/11/2018 at 10:30 pm", "Park, at"),
+        ("RED FOX IN SNOW", "red fox in snow"),
+        ("Little Bird Singing on a Branch", "little bird singing on a branch"),
+        ("Bedside LED Lamp", "bedside LED lamp"),
+        ("Portrait of Dr. Maya Lind", "portrait of Dr. maya lind"),
+        ("Singer Maya Lind performs on stage", "Singer Maya Lind performs on stage"),
+        ("Mug | Blue", "mug ; blue"),
+        ("rock-n-roll", "rock-n-roll"),
+        ("a dog \udcff on\ud83d grass", "a dog on grass"),
+        ("Pattern- apple -pear", "Pattern; apple ;pear"),
+        ("size -3 to 4-", "size -3 to 4-"),
+    ],
+)
+def test_clean_leaves_language(caption: str, seen: str) -> None:
+    assert clean(caption)[0].split() == seen.split()
+
+
+@pytest.mark.parametrize(
+    ("caption", "title"),
+    [("Little Bird | Blue", "Little Bird ; Blue"), ("a little bird", ""), ("LED LAMP 5W", "LED LAMP 5W")],
+)
+def test_clean_hands_on_the_capitals_of_a_title(caption: str, title: str) -> None:
+    assert clean(caption)[1] == title
+
+
+@pytest.mark.parametrize(
+    "caption",
+    ["a dog at www.example.org", "İSTANBUL BRIDGE", "A - B | C", "#a #b", "a \ud83d dog", "\U0001d538 \uff22\uff23"],
+)
+def test_clean_keeps_the_length_so_that_spans_stay_valid(caption: str) -> None:
+    assert len(clean(caption)[0]) == len(caption)
+
+
+@pytest.mark.parametrize(
+    ("text", "title"),
+    [("Big Truck", True), ("Big truck", False), ("A Man And a Dog", True), ("Dog", False), ("a dog runs", False)],
+)
+def test_title_case_is_recognised(text: str, title: bool) -> None:
+    assert bool(clean(text)[1]) is title

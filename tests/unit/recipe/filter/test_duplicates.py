@@ -1,0 +1,50 @@
+"""Repeats of a pool: found across shards, the first one stays, and like ones are those that comparing all pairs would find."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from diht_k8s.recipe.filter.duplicates import Pool
+from diht_k8s.recipe.filter.fingerprints import FEW_BITS, MAX_DIFFERENCE
+
+
+def drawn(rng: np.random.Generator, count: int, share: float = 0.35) -> np.ndarray:
+    return np.packbits(rng.random((count, 256)) < share, axis=1).view(np.uint64)
+
+
+def changed(rng: np.random.Generator, bits: np.ndarray, flips: int) -> np.ndarray:
+    steps = np.unpackbits(bits.view(np.uint8))
+    steps[rng.choice(256, flips, replace=False)] ^= 1
+    return np.packbits(steps).view(np.uint64)
+
+
+def test_equal_pictures_stay_once_over_all_shards() -> None:
+    one, two, three = drawn(np.random.default_rng(0), 3)
+    pool = Pool.of([np.array([one, two, one]), np.empty((0, 4), np.uint64), np.array([three, two, three])])
+    assert [pool.equal_repeats(shard).tolist() for shard in range(3)] == [[2], [], [1, 2]]
+
+
+def test_like_pictures_are_those_that_comparing_all_finds() -> None:
+    rng = np.random.default_rng(1)
+    originals = drawn(rng, 300)
+    copies = np.array([changed(rng, originals[rng.integers(300)], int(rng.integers(0, 12))) for _ in range(200)])
+    everything = np.concatenate([originals, copies])[rng.permutation(500)]
+    pool = Pool.of([everything[:200], everything[200:]])
+    differing = np.bitwise_count(everything[:, None] ^ everything[None]).sum(axis=2)
+    either = np.bitwise_count(everything[:, None] | everything[None]).sum(axis=2)
+    alike = np.tril(differing <= MAX_DIFFERENCE * either, -1).any(axis=1)
+    assert 150 < alike.sum() < 250
+    found = np.concatenate([pool.like_repeats(0), 200 + pool.like_repeats(1)])
+    assert found.tolist() == np.flatnonzero(alike).tolist()
+
+
+@pytest.mark.parametrize("steps", [0, FEW_BITS - 1])
+def test_nearly_empty_pictures_are_like_nothing(steps: int) -> None:
+    bits = np.packbits(np.arange(256) < steps).view(np.uint64)
+    assert Pool.of([np.array([bits, bits])]).like_repeats(0).tolist() == []
+
+
+def test_shards_without_pictures_have_no_repeats() -> None:
+    pool = Pool.of([np.empty((0, 4), np.uint64)])
+    assert pool.like_repeats(0).tolist() == pool.equal_repeats(0).tolist() == []

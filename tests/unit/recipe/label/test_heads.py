@@ -1,0 +1,176 @@
+"""The heads' loss, folds and training."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from diht_k8s.api.label import Heads
+from diht_k8s.recipe.label.features import hash64
+from diht_k8s.recipe.label.heads import Head, TrainingPictures, folds_of, soft_target_loss, train_head
+from diht_k8s.recipe.label.targets import Targets, encode
+from diht_k8s.recipe.label.vocabulary import Concepts
+
+CPU = torch.device("cpu")
+
+
+def problem(count: int = 200, folds: int = 4) -> tuple[TrainingPictures, Targets]:
+    """Pictures whose features say the concept, among other numbers of very different size."""
+    generator = torch.Generator().manual_seed(0)
+    concept_N = torch.randint(0, 3, (count,), generator=generator)
+    features_ND = torch.randn(count, 8, generator=generator) * torch.tensor([1, 1, 1, 9, 0.01, 1, 1, 0])
+    features_ND[torch.arange(count), concept_N] += 3
+    fold_N = folds_of(torch.tensor([hash64(str(number)) for number in range(count)]), folds, 0)
+    concepts = Concepts(("a", "b", "c"), (1, 1, 1))
+    targets = encode([["abc"[number]] for number in concept_N.tolist()], concepts)
+    return TrainingPictures(features_ND.half(), fold_N, folds), targets
+
+
+def train(pictures: TrainingPictures, targets: Targets, seed: int = 0, epochs: int = 12) -> Head:
+    config = Heads(epochs=epochs, lr=0.05, batch_size=32)
+    return train_head(pictures, targets, config, seed, CPU, lambda epoch, figures, state: None)
+
+
+def test_soft_target_loss_when_compared_then_equals_the_definition_in_float64() -> None:
+    rng = np.random.default_rng(1)
+    logits, folds = rng.normal(size=(6, 4, 5)) * 20, [0, 1, 2, 0, 0, 2]
+    present = [[0], [1, 3], [0, 1, 2], [4], [2, 3], [0, 4]]
+    target = np.array([[1 / len(row) if c in row else 0 for c in range(5)] for row in present])
+
+    def loss(row: int, head: int) -> float:
+        top = max(logits[row, head])
+        log_sum = top + math.log(math.fsum(math.exp(value - top) for value in logits[row, head]))
+        return math.fsum((log_sum - logits[row, head, c]) / len(present[row]) for c in present[row])
+
+    seen_M = soft_target_loss(torch.tensor(logits), torch.tensor(target), torch.tensor(folds))
+    for head in range(4):
+        rows = [row for row in range(6) if folds[row] != head]
+        assert float(seen_M[head]) == pytest.approx(math.fsum(loss(row, head) for row in rows) / len(rows), rel=1e-12)
+
+
+def test_fold_head_when_labels_of_its_own_fold_change_then_its_weights_do_not() -> None:
+    pictures, _ = problem(count=120)
+    concepts = Concepts(("a", "b", "c"), (1, 1, 1))
+    names = [["abc"[number % 3]] for number in range(120)]  # equally frequent: all repeat factors are 1
+    fold = int(pictures.fold_N[0])
+    other = next(n for n in range(1, 120) if int(pictures.fold_N[n]) == fold and names[n] != names[0])
+    changed = list(names)
+    changed[0], changed[other] = names[other], names[0]
+    one, two = (train(pictures, encode(rows, concepts), epochs=1) for rows in (names, changed))
+    assert torch.equal(one.weight_MCD[fold], two.weight_MCD[fold])
+    for head in {0, 1, 2, 3, 4} - {fold}:
+        assert not torch.equal(one.weight_MCD[head], two.weight_MCD[head])
+
+
+def test_training_when_features_say_the_concept_then_held_out_pictures_are_recognised() -> None:
+    pictures, targets = problem()
+    head = train(pictures, targets)
+    guess = head.probabilities(pictures.features_ND, pictures.fold_N).argmax(dim=1)
+    assert float((guess == torch.from_numpy(targets.class_ids)).float().mean()) > 0.85
+    assert head.history[-1]["held_out_loss"] < math.log(3) / 2
+
+
+def test_head_when_applied_to_raw_features_then_gives_the_held_out_loss_of_its_best_epoch() -> None:
+    pictures, targets = problem()
+    head = train(pictures, targets)
+    probabilities = head.probabilities(pictures.features_ND, pictures.fold_N).double()
+    own = probabilities[torch.arange(len(probabilities)), torch.from_numpy(targets.class_ids)]
+    assert float(-own.log().mean()) == pytest.approx(head.history[head.best_epoch - 1]["held_out_loss"], rel=1e-4)
+
+
+def test_training_when_repeated_with_the_seed_then_equal_to_the_bit() -> None:
+    pictures, targets = problem()
+    one, two, other = train(pictures, targets), train(pictures, targets), train(pictures, targets, seed=1)
+    assert torch.equal(one.weight_MCD, two.weight_MCD)
+    assert one.history == two.history
+    assert not torch.equal(one.weight_MCD, other.weight_MCD)
+
+
+def test_training_when_the_held_out_loss_rises_then_stops_and_keeps_the_best_epoch() -> None:
+    pictures, targets = problem(count=40)
+    rng = np.random.default_rng(0)
+    noise = Targets(rng.integers(0, 3, 40), targets.offsets, 3)
+    head = train(pictures, noise, epochs=60)
+    losses = [epoch["held_out_loss"] for epoch in head.history]
+    assert len(losses) < 60
+    assert head.best_epoch == losses.index(min(losses)) + 1
+
+
+def test_training_when_there_are_no_folds_then_one_head_serves_all_and_a_slice_says_when_to_stop() -> None:
+    pictures, targets = problem(count=400, folds=1)
+    assert 5 < int((pictures.fold_N == 0).sum()) < 40
+    head = train(pictures, targets, epochs=60)
+    assert len(head.weight_MCD) == 1
+    probabilities = head.probabilities(pictures.features_ND, pictures.fold_N)
+    torch.testing.assert_close(probabilities, head.all_data_probabilities(pictures.features_ND))
+    losses = [epoch["held_out_loss"] for epoch in head.history]
+    assert len(losses) < 60
+    rows = (pictures.fold_N == 0).numpy()
+    own = probabilities[rows].double()[torch.arange(int(rows.sum())), torch.from_numpy(targets.class_ids[rows])]
+    assert float(-own.log().mean()) == pytest.approx(min(losses), rel=1e-4)
+
+
+def test_held_out_slice_when_its_labels_change_then_the_weights_do_not() -> None:
+    pictures, _ = problem(count=400, folds=1)
+    concepts = Concepts(("a", "b", "c"), (1, 1, 1))
+    names = [["abc"[number % 3]] for number in range(400)]
+    held_out = (pictures.fold_N == 0).nonzero().flatten().tolist()
+    other = next(row for row in held_out if names[row] != names[held_out[0]])
+    changed = list(names)  # two labels change places, so that all counts stay
+    changed[held_out[0]], changed[other] = names[other], names[held_out[0]]
+    one, two = (train(pictures, encode(rows, concepts), epochs=1) for rows in (names, changed))
+    assert torch.equal(one.weight_MCD, two.weight_MCD)
+    assert one.history != two.history
+
+
+def test_training_when_no_picture_is_held_out_then_the_training_loss_decides() -> None:
+    pictures, targets = problem(count=40, folds=1)
+    alone = TrainingPictures(pictures.features_ND, torch.ones(40, dtype=torch.long), 1)
+    head = train(alone, targets, epochs=5)
+    assert [epoch["held_out_loss"] for epoch in head.history] == [epoch["loss"] for epoch in head.history]
+
+
+@pytest.mark.parametrize("epochs", [1, 4])
+def test_training_when_taken_up_from_its_state_then_equal_to_the_bit(epochs: int) -> None:
+    pictures, targets = problem()
+    whole, states = train(pictures, targets), list[bytes]()
+
+    def stop(epoch: int, figures: dict[str, float], state: Any) -> None:
+        if epoch == epochs:
+            buffer = io.BytesIO()
+            torch.save(state(), buffer)
+            states.append(buffer.getvalue())
+            raise KeyboardInterrupt
+
+    config = Heads(epochs=12, lr=0.05, batch_size=32)
+    with pytest.raises(KeyboardInterrupt):
+        train_head(pictures, targets, config, 0, CPU, stop)
+    state = torch.load(io.BytesIO(states[0]), weights_only=True)
+    seen: list[int] = []
+    head = train_head(pictures, targets, config, 0, CPU, lambda epoch, figures, state: seen.append(epoch), state)
+    assert seen[0] == epochs + 1
+    assert torch.equal(head.weight_MCD, whole.weight_MCD)
+    assert (head.history, head.best_epoch) == (whole.history, whole.best_epoch)
+
+
+def test_probabilities_when_folds_differ_then_each_picture_gets_its_own_head() -> None:
+    weight_MCD, bias_MC = torch.randn(3, 4, 5), torch.randn(3, 4)
+    features_BD, fold_B = torch.randn(6, 5), torch.tensor([1, 0, 1, 1, 0, 0])
+    probabilities = Head(weight_MCD, bias_MC).probabilities(features_BD, fold_B)
+    for row, fold in enumerate(fold_B.tolist()):
+        expected = (weight_MCD[fold].double() @ features_BD[row].double() + bias_MC[fold].double()).softmax(dim=0)
+        torch.testing.assert_close(probabilities[row].double(), expected, atol=1e-6, rtol=0)
+
+
+def test_folds_when_groups_are_equal_then_folds_are_and_all_folds_are_used() -> None:
+    hashes = torch.tensor([hash64(f"group:{number}") for number in range(1000)])
+    fold_N = folds_of(hashes, 5, 0)
+    assert torch.equal(fold_N, folds_of(hashes.clone(), 5, 0))
+    counts = torch.bincount(fold_N, minlength=5)
+    assert counts.min() > 150
+    assert not torch.equal(fold_N, folds_of(hashes, 5, 1))

@@ -1,0 +1,63 @@
+"""Ticks, thinning and the safety of charts."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from diht_k8s.recipe.report.plots import MAX_POINTS, Series, line_chart, number, thinned, ticks
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0, 1, [0, 0.25, 0.5, 0.75, 1.0]),
+        (3.1, 5.9, [3, 4, 5, 6]),
+        (0, 25600, [0, 10000, 20000, 30000]),
+        (0.00031, 0.00152, [0, 0.0005, 0.001, 0.0015, 0.002]),
+    ],
+)
+def test_ticks_when_given_a_span_are_round_and_cover_it(low: float, high: float, expected: list[float]) -> None:
+    assert ticks(low, high) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("value", [0.0, 14.3, -2.0])
+def test_ticks_when_all_values_are_equal_still_span_something(value: float) -> None:
+    found = ticks(value, value)
+    assert found[0] < value < found[-1]
+
+
+@pytest.mark.parametrize(
+    ("value", "percent", "text"),
+    [(0.25, True, "25%"), (25600, False, "25.6k"), (3.2e6, False, "3.2M"), (0.0015, False, "0.0015"), (0, False, "0")],
+)
+def test_number_when_shown_at_a_tick_is_short(value: float, percent: bool, text: str) -> None:
+    assert number(value, percent) == text
+
+
+def test_thinned_when_long_keeps_means_and_the_last_x() -> None:
+    xs = [float(x) for x in range(1000)]
+    kept_xs, kept_ys = thinned(xs, [1.0 if x % 2 else None for x in range(1000)])
+    assert len(kept_xs) <= MAX_POINTS
+    assert kept_xs[-1] == 999.0
+    assert set(kept_ys) == {1.0}
+
+
+def test_chart_when_names_hold_markup_is_wellformed_and_says_the_ends() -> None:
+    series = [Series('<b>&"probe"', [0, 1], [0.5, 0.75], [0.4, 0.6], [0.6, 0.8])]
+    chart = line_chart("A & B", series, x_label="<shots>", percent=True, x_names=["1", "2"])
+    root = ElementTree.fromstring(str(chart))
+    assert root[0].attrib["aria-label"] == 'A & B: <b>&"probe" from 50% to 75%'
+    assert not root.findall(".//b")
+    data = json.loads(root.attrib["data-chart"])
+    assert (data["names"], data["percent"], data["xs"]) == (["1", "2"], True, [0, 1])
+    assert data["series"] == [{"name": '<b>&"probe"', "ys": [0.5, 0.75], "lows": [0.4, 0.6], "highs": [0.6, 0.8]}]
+
+
+def test_chart_when_values_are_missing_leaves_them_out_and_is_empty_without_any() -> None:
+    chart = line_chart("loss", [Series("loss", [0, 1, 2], [1.0, None, float("nan")])], x_label="samples")
+    assert "nan" not in chart.lower()
+    assert json.loads(ElementTree.fromstring(str(chart)).attrib["data-chart"])["series"][0]["ys"] == [1.0, None, None]
+    assert line_chart("loss", [Series("loss", [0], [None])], x_label="samples") == ""

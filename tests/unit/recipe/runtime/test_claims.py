@@ -1,0 +1,84 @@
+"""Claims: one worker at a time, a dead one's go to others, and clocks need not agree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from diht_k8s.recipe.runtime.claims import BEAT_SECONDS, STALE_SECONDS, Claims
+from diht_k8s.recipe.shards.storage import Storage
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def worker(folder: Path, index: int, clock: Clock | None = None, *, workers: int = 2, config: str = "abc") -> Claims:
+    return Claims(Storage(), str(folder), worker=index, workers=workers, config_sha256=config, clock=clock or Clock())
+
+
+def test_claim_is_one_workers_until_it_is_given_up(tmp_path: Path) -> None:
+    one, two = worker(tmp_path, 0), worker(tmp_path, 1)
+    assert one.take("a")
+    assert not two.take("a")
+    one.give_up("a")
+    assert two.take("a")
+
+
+def test_claim_that_stands_still_goes_to_who_watched_it(tmp_path: Path) -> None:
+    clock = Clock()
+    clock.now = 1e6  # nobody else's clock
+    assert worker(tmp_path, 0).take("a")
+    two = worker(tmp_path, 1, clock)
+    assert not two.take("a")
+    clock.now += STALE_SECONDS - 1
+    assert not two.take("a")
+    clock.now += 1
+    assert two.take("a")
+
+
+def test_claim_that_is_kept_stays_with_its_owner(tmp_path: Path) -> None:
+    clock = Clock()
+    one, two = worker(tmp_path, 0, clock), worker(tmp_path, 1, clock)
+    assert one.take("a")
+    for _ in range(20):
+        assert not two.take("a")
+        clock.now += BEAT_SECONDS
+        one.keep()
+
+
+def test_keeping_writes_no_more_often_than_needed(tmp_path: Path) -> None:
+    clock = Clock()
+    one = worker(tmp_path, 0, clock)
+    one.take("a")
+    before = (tmp_path / "claims/a.json").read_bytes()
+    clock.now += BEAT_SECONDS / 2
+    one.keep()
+    assert (tmp_path / "claims/a.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(("index", "config"), [(0, "abc"), (1, "other")], ids=["own", "another configuration"])
+def test_claim_of_an_earlier_start_is_taken_at_once(tmp_path: Path, index: int, config: str) -> None:
+    assert worker(tmp_path, 0).take("a")
+    assert worker(tmp_path, index, config=config).take("a")
+
+
+def test_one_worker_alone_claims_nothing(tmp_path: Path) -> None:
+    alone = worker(tmp_path, 0, workers=1)
+    assert alone.take("a")
+    alone.keep()
+    alone.clear("a")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_clear_leaves_the_one_claim(tmp_path: Path) -> None:
+    one = worker(tmp_path, 0)
+    for name in ("a", "b", "end"):
+        assert one.take(name)
+    one.clear("end")
+    assert Storage().names(f"{tmp_path}/claims") == ["end.json"]
+    assert not worker(tmp_path, 1).take("end")

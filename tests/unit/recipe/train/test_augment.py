@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from diht_k8s.recipe.train.data.augment import MEAN, STD, crop_box, normalised, train_view
+from diht_k8s.recipe.train.data.sampler import generator
+
+
+@pytest.mark.parametrize(("width", "height"), [(96, 96), (96, 64), (40, 200), (8, 8), (1000, 9)])
+def test_crop_lies_inside_and_covers_most_of_the_picture(width: int, height: int) -> None:
+    for draw in range(50):
+        left, top, right, bottom = crop_box(width, height, generator(draw, "test"))
+        assert 0 <= left < right <= width
+        assert 0 <= top < bottom <= height
+        if 3 / 4 <= width / height <= 4 / 3 and min(width, height) > 50:
+            assert (right - left) * (bottom - top) >= 0.85 * width * height
+
+
+def noise(width: int, height: int) -> Image.Image:
+    """A picture with detail at all scales."""
+    small = np.random.default_rng(0).integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8)
+    smooth = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+    return Image.blend(smooth, Image.effect_noise((width, height), 60).convert("RGB"), 0.3)
+
+
+def pixels_of(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize(("width", "height"), [(512, 512), (512, 384), (1024, 768), (96, 96), (40, 200)])
+def test_view_has_the_pixels_that_pil_gives(width: int, height: int) -> None:
+    image, size = noise(width, height), 224 if width > 100 else 64
+    view = train_view(pixels_of(image), size, seed=1, epoch=2, uid="a").permute(1, 2, 0).numpy().astype(int)
+    box = crop_box(width, height, generator(1, "crop", 2, "a"))
+    pil = np.asarray(image.crop(box).resize((size, size), Image.Resampling.BICUBIC)).astype(int)
+    assert np.abs(view - pil).mean() <= 0.01
+    assert np.abs(view - pil).max() <= 1
+
+
+def test_view_depends_on_seed_epoch_and_uid_only() -> None:
+    picture = pixels_of(noise(96, 80))
+    same = [train_view(picture, 32, seed=1, epoch=2, uid="a") for _ in range(2)]
+    assert (same[0] == same[1]).all()
+    assert same[0].shape == (3, 32, 32)
+    for other in (
+        {"seed": 2, "epoch": 2, "uid": "a"},
+        {"seed": 1, "epoch": 3, "uid": "a"},
+        {"seed": 1, "epoch": 2, "uid": "b"},
+    ):
+        assert (train_view(picture, 32, **other) != same[0]).any()
+
+
+def test_pixels_are_normalised_by_openais_mean_and_deviation() -> None:
+    pixels = torch.full((2, 4, 4, 3), 255, dtype=torch.uint8)
+    tensor = normalised(pixels)
+    assert tensor.shape == (2, 3, 4, 4)
+    for channel in range(3):
+        assert float(tensor[0, channel, 0, 0]) == pytest.approx((1 - MEAN[channel]) / STD[channel], rel=1e-5)

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from diht_k8s.api.errors import StopRequested
+from diht_k8s.api.layout import Layout
+from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.train.checkpoint import fencing
+from diht_k8s.recipe.train.checkpoint.checkpoint import MARKER, Cursor, Part, commit, newest, write_part
+
+STORAGE = Storage()
+
+
+def cursor(step: int, config: str = "ours") -> Cursor:
+    return Cursor(step=step, position=step * 16, streams=2, config_sha256=config, seconds=1.0)
+
+
+def save(folder: Path, step: int, *, ranks: int = 2, keep: int = 9, config: str = "ours", attempt: int = 1) -> None:
+    written = parts(folder, step, ranks, attempt)
+    commit(STORAGE, str(folder), cursor(step, config), written, keep=keep, fence=lambda: None)
+
+
+def parts(folder: Path, step: int, ranks: int = 2, attempt: int = 1) -> list[Part]:
+    """What the ranks upload before the marker."""
+    return [
+        write_part(
+            STORAGE,
+            str(folder),
+            cursor(step),
+            {f"weight {rank}": torch.full((3,), step + attempt / 2)},
+            rank=rank,
+            attempt=attempt,
+        )
+        for rank in range(ranks)
+    ]
+
+
+def newest_step(folder: Path) -> int | None:
+    saved = newest(STORAGE, str(folder), "ours")
+    return None if saved is None else saved.cursor.step
+
+
+def test_newest_when_saved_by_two_ranks_then_all_parts_come_back(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+    save(tmp_path, 10)
+    saved = newest(STORAGE, str(tmp_path), "ours")
+    assert saved is not None
+    assert saved.cursor == cursor(10)
+    assert {key: value.tolist() for key, value in saved.state.items()} == {
+        "weight 0": [10.5] * 3,
+        "weight 1": [10.5] * 3,
+    }
+
+
+def flip_a_bit(folder: Path) -> None:
+    path = folder / "state-00001-000001.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+
+
+def cut(folder: Path) -> None:
+    path = folder / "state-00000-000001.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "a flipped bit": flip_a_bit,
+    "a part cut short": cut,
+    "a part missing": lambda folder: (folder / "state-00001-000001.safetensors").unlink(),
+    "half a marker": lambda folder: (folder / MARKER).write_text((folder / MARKER).read_text()[:40]),
+    "a marker of another kind": lambda folder: (folder / MARKER).write_text("[]"),
+    "a marker of a later release": lambda folder: (folder / MARKER).write_text(
+        (folder / MARKER).read_text().replace('"version": 1', '"version": 2')
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_newest_when_damaged_then_reported_and_the_one_before_used(
+    tmp_path: Path, damage: Callable[[Path], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    save(tmp_path, 5)
+    save(tmp_path, 10)
+    damage(tmp_path / "step-000000010")
+    with caplog.at_level(logging.WARNING):
+        assert newest_step(tmp_path) == 5
+    assert "step-000000010" in caplog.text
+    assert "an older checkpoint is used" in caplog.text
+
+
+def test_newest_when_killed_before_the_marker_then_the_one_before_used(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+    parts(tmp_path, 10)
+    assert newest_step(tmp_path) == 5
+
+
+@pytest.mark.parametrize("attempt", [1, 3], ids=["by an attempt that was replaced", "by a later one, then killed"])
+def test_newest_when_another_attempt_writes_parts_of_the_same_step_then_undamaged(tmp_path: Path, attempt: int) -> None:
+    save(tmp_path, 10, attempt=2)
+    parts(tmp_path, 10, attempt=attempt)
+    saved = newest(STORAGE, str(tmp_path), "ours")
+    assert saved is not None
+    assert saved.state["weight 0"].tolist() == [11.0] * 3
+
+
+@pytest.mark.parametrize("looks", [0, 1], ids=["before the marker", "after the marker"])
+def test_commit_when_replaced_meanwhile_then_nothing_of_the_newer_attempt_is_removed(
+    tmp_path: Path, looks: int
+) -> None:
+    save(tmp_path, 5)
+    save(tmp_path, 20, attempt=2)
+    answers = iter([None] * looks)
+
+    def fence() -> None:
+        if next(answers, "replaced") == "replaced":
+            raise StopRequested("replaced")
+
+    with pytest.raises(StopRequested):
+        commit(STORAGE, str(tmp_path), cursor(10), parts(tmp_path, 10), keep=1, fence=fence)
+    assert newest_step(tmp_path) == 20
+    assert (tmp_path / "step-000000010" / MARKER).exists() is bool(looks)
+
+
+def test_newest_when_of_another_configuration_then_none(tmp_path: Path) -> None:
+    save(tmp_path, 5, config="theirs")
+    assert newest_step(tmp_path) is None
+    assert newest(STORAGE, str(tmp_path / "nothing"), "ours") is None
+
+
+def test_commit_when_more_than_keep_then_the_oldest_go(tmp_path: Path) -> None:
+    for step in (5, 10, 15):
+        save(tmp_path, step, keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000010", "step-000000015"]
+
+
+@pytest.mark.parametrize("leave", [parts, save], ids=["without a marker", "committed, then damaged"])
+def test_commit_when_a_dead_attempt_left_later_steps_then_these_go_and_ours_stays(
+    tmp_path: Path, leave: Callable[[Path, int], object]
+) -> None:
+    save(tmp_path, 5)
+    leave(tmp_path, 20)
+    flip_a_bit(tmp_path / "step-000000020")
+    save(tmp_path, 10, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000010"]
+
+
+def test_commit_when_resumed_with_fewer_ranks_then_the_marker_names_their_parts_only(tmp_path: Path) -> None:
+    save(tmp_path, 5, ranks=4)
+    save(tmp_path, 5, ranks=1)
+    marker = json.loads((tmp_path / "step-000000005" / MARKER).read_text())
+    assert [part["name"] for part in marker["parts"]] == ["state-00000-000001.safetensors"]
+    assert newest_step(tmp_path) == 5
+
+
+def test_epoch_when_a_newer_attempt_has_begun_then_the_older_one_stops(tmp_path: Path) -> None:
+    layout = Layout(str(tmp_path))
+    first = fencing.claim(STORAGE, layout)
+    fencing.require_newest(STORAGE, layout, first)
+    second = fencing.claim(STORAGE, layout)
+    assert (first, second) == (1, 2)
+    fencing.require_newest(STORAGE, layout, second)
+    with pytest.raises(StopRequested, match=r"attempt 2 has taken over .*/train, this one \(1\) stops"):
+        fencing.require_newest(STORAGE, layout, first)

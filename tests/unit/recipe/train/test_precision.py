@@ -1,0 +1,62 @@
+"""Precision: what a device is refused for, and the scale of fp16's loss."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from diht_k8s.api.errors import UserError
+from diht_k8s.recipe.train.precision import FIRST_SCALE, GROWTH_STEPS, LossScale, require_precision
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "has_bf16", "message"),
+    [
+        ("fp16", "cpu", False, "train.precision fp16 needs a GPU: use bf16 or fp32 on this machine"),
+        ("bf16", "cuda", False, "train.precision bf16 is none that Old card computes in: use fp16 or fp32 on this machine"),
+        ("bf16", "cuda", True, None),
+        ("fp16", "cuda", False, None),
+        ("bf16", "cpu", False, None),
+        ("fp32", "cuda", False, None),
+    ],
+)  # fmt: skip
+def test_precision_when_the_device_lacks_it_then_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, precision: str, device: str, has_bf16: bool, message: str | None
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16 or including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Old card")
+    if message is None:
+        require_precision(torch.device(device), precision)
+        return
+    with pytest.raises(UserError) as raised:
+        require_precision(torch.device(device), precision)
+    assert str(raised.value) == message
+
+
+def test_scale_when_gradients_overflow_then_halved_and_doubled_after_many_good_steps() -> None:
+    scaling = LossScale()
+    scaling.update(overflow=True)
+    assert scaling.scale == FIRST_SCALE / 2
+    for _ in range(GROWTH_STEPS - 1):
+        scaling.update(overflow=False)
+    assert scaling.scale == FIRST_SCALE / 2
+    scaling.update(overflow=False)
+    assert (scaling.scale, scaling.good_steps) == (FIRST_SCALE, 0)
+
+
+def test_scale_when_a_step_overflows_then_the_count_of_good_steps_begins_anew() -> None:
+    scaling = LossScale(8.0, GROWTH_STEPS - 1)
+    scaling.update(overflow=True)
+    scaling.update(overflow=False)
+    assert (scaling.scale, scaling.good_steps) == (4.0, 1)
+
+
+def test_scale_when_at_its_smallest_then_stays() -> None:
+    scaling = LossScale(1.0, 3)
+    scaling.update(overflow=True)
+    assert scaling.scale == 1.0
+
+
+def test_scale_when_saved_then_the_same_again() -> None:
+    scaling = LossScale(2.0**20, 1234)
+    assert LossScale.of(scaling.state()) == scaling
