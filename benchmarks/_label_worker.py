@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-import timm  # noqa: F401 (the stage imports it when the first picture needs it: that is start-up, too)
+import timm  # noqa: F401 (the stage imports it when the first image needs it: that is start-up, too)
 import torch
 
 from diht_k8s.api.documents import load

@@ -1,4 +1,4 @@
-"""Data for the benchmark of the trainers: the demo's pairs as shards that both sides read, pictures of 224 px on request, and soft labels.
+"""Data for the benchmark of the trainers: the demo's pairs as shards that both sides read, images of 224 px on request, and soft labels.
 
 open_clip's trainer reads captions from `.txt` and wants plain tars, at least one a process; our loader reads the same files. The labels are
 random: they cost what real ones cost.
@@ -34,7 +34,7 @@ def make_data(folder: Path, *, pairs: int, jpeg_side: int | None = None) -> None
     Args:
         folder: where to.
         pairs: how many, the demo's pairs in their order, over again where there are fewer.
-        jpeg_side: side of the pictures in pixels, as JPEG; None leaves them as they are (WebP, 96 px).
+        jpeg_side: side of the images in pixels, as JPEG; None leaves them as they are (WebP, 96 px).
     """
     storage, layout, rng = Storage(), Layout(str(folder / "out")), np.random.default_rng(0)
     found = [

@@ -1,6 +1,6 @@
-"""A sheet of pictures with what their labels name and their captions do not, for judging by eye how often that is right.
+"""A sheet of images with what their labels name and their captions do not, for judging by eye how often that is right.
 
-In: a committed label stage. Out: PNG pages of 50 pictures each, drawn at random from all that have such an object, and a JSON line.
+In: a committed label stage. Out: PNG pages of 50 images each, drawn at random from all that have such an object, and a JSON line.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.storage import Storage
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-COLUMNS, ROWS, CELL, PICTURE = 10, 5, (150, 190), 96
+COLUMNS, ROWS, CELL, IMAGE = 10, 5, (150, 190), 96
 
 
 @dataclass(frozen=True)
 class Added:
-    """A picture and an object that only its label names."""
+    """An image and an object that only its label names."""
 
     uid: str
     caption: str
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def added_objects(run: DihtRun) -> list[Added]:
-    """Of each picture its likeliest object of at least `NAMED` that the caption does not name."""
+    """Of each image its likeliest object of at least `NAMED` that the caption does not name."""
     storage, layout, found = Storage(run.spec.storage), Layout(run.spec.data.output), list[Added]()
     concepts = Vocabulary.from_document(json.loads(storage.read_bytes(layout.vocabulary))).objects
     for shard in kept_shards(run.spec, storage):
@@ -83,7 +83,7 @@ def added_objects(run: DihtRun) -> list[Added]:
 
 
 def draw_page(entries: list[Added], first: int) -> Image.Image:
-    """A grid of pictures: number and added object above, caption below."""
+    """A grid of images: number and added object above, caption below."""
     page = Image.new("RGB", (COLUMNS * CELL[0], ROWS * CELL[1]), "white")
     draw, large, small = ImageDraw.Draw(page), ImageFont.load_default(15), ImageFont.load_default(11)
     for number, entry in enumerate(entries):
@@ -92,7 +92,7 @@ def draw_page(entries: list[Added], first: int) -> Image.Image:
             (x + 3, y + 2), f"{first + number}: {entry.name} {entry.probability:.2f}"[:22], fill="darkred", font=large
         )
         image = entry.image.copy()
-        image.thumbnail((PICTURE, PICTURE))
+        image.thumbnail((IMAGE, IMAGE))
         page.paste(image, (x + 25, y + 24))
         draw.text((x + 3, y + 124), "\n".join(textwrap.wrap(entry.caption, 26)[:4]), fill="black", font=small)
         draw.rectangle((x, y, x + CELL[0] - 1, y + CELL[1] - 1), outline="lightgrey")

@@ -1,6 +1,6 @@
 """Zero-shot evaluation end to end against clip-benchmark, and retrieval among many embeddings against the naive full matrix.
 
-`zero-shot`: both programs from start to report, on the same shards, model, and prompts; wall time, and CPU time of everything they start. Each is run on few and on many pictures, so that the pictures' own rate (without imports) is known too.
+`zero-shot`: both programs from start to report, on the same shards, model, and prompts; wall time, and CPU time of everything they start. Each is run on few and on many images, so that the images' own rate (without imports) is known too.
 `retrieval`: seconds and peak memory of both directions of R@k, ours and the whole matrix sorted. One JSON line each.
 """
 
@@ -53,7 +53,7 @@ Seconds = tuple[float, float]
 
 @dataclass(frozen=True)
 class Prompts:
-    """What the text tower gets: `classes` x `templates` texts; ImageNet with OpenAI's templates has 1.6 of them a picture."""
+    """What the text tower gets: `classes` x `templates` texts; ImageNet with OpenAI's templates has 1.6 of them an image."""
 
     classes: int
     templates: int
@@ -143,7 +143,7 @@ def _compared(found: dict[str, dict[int, list[Seconds]]], pictures: tuple[int, i
 
 
 def embeddings(images: int, texts: int, dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Unit features of pictures and their captions, the captions near their picture, and the picture of each caption."""
+    """Unit features of images and their captions, the captions near their image, and the image of each caption."""
     rng = np.random.default_rng(0)
     image_of_text = np.arange(texts) % images
     image_ND = rng.standard_normal((images, dim), dtype=np.float32)
@@ -154,7 +154,7 @@ def embeddings(images: int, texts: int, dim: int) -> tuple[np.ndarray, np.ndarra
 
 
 def chunked(image_ND: np.ndarray, text_MD: np.ndarray, image_of_text: np.ndarray, share: float) -> list[float]:
-    """R@1, R@5, R@10 of picture to caption, then of caption to picture, ours; of the first queries only where `share` is below 1."""
+    """R@1, R@5, R@10 of image to caption, then of caption to image, ours; of the first queries only where `share` is below 1."""
     from diht_k8s.recipe.evaluate.retrieval import expected_hits, standing
 
     ids = np.arange(len(image_ND))

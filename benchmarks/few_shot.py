@@ -1,9 +1,9 @@
-"""The few-shot probe with a prior that is worth something, on the demo's pictures: ours, from scratch, the L2 pull, the prior alone.
+"""The few-shot probe with a prior that is worth something, on the demo's images: ours, from scratch, the L2 pull, the prior alone.
 
 Features are those of the demo's teacher; the prior maps words to them by ridge regression, fitted on pairs that hold none of the
-task's pictures (groups of look-alikes are kept together), and its temperature is fitted on captions as CLIP learns its own. The
+task's images (groups of look-alikes are kept together), and its temperature is fitted on captions as CLIP learns its own. The
 task is the clip art of ten folders. Prints one JSON line with balanced accuracies, and the differences with 95 % intervals over
-the draws (t intervals; draws share pictures, so they are somewhat too narrow).
+the draws (t intervals; draws share images, so they are somewhat too narrow).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Pairs:
-    """Features of the demo's clean pictures, with what is known of each."""
+    """Features of the demo's clean images, with what is known of each."""
 
     features_ND: Array
     captions: list[str]
@@ -57,7 +57,7 @@ class Pairs:
 
 
 def read_pairs(data: str) -> Pairs:
-    """All pictures without painted text, through the teacher."""
+    """All images without painted text, through the teacher."""
     import torch
 
     from diht_k8s.recipe.label.teacher import load_teacher
@@ -106,7 +106,7 @@ def task_of(pairs: Pairs, rng: np.random.Generator) -> tuple[Array, NDArray[np.i
 
 
 def fit_prior(words: Any, features_ND: Array, rng: np.random.Generator) -> tuple[Array, float]:
-    """Ridge weights from words to features, and the temperature under which held-out captions find their picture best."""
+    """Ridge weights from words to features, and the temperature under which held-out captions find their image best."""
 
     def ridge(rows: NDArray[np.int64], alpha: float) -> Array:
         gram = (words[rows].T @ words[rows]).toarray() + alpha * np.eye(words.shape[1])

@@ -1,4 +1,4 @@
-"""The stage label beside the raw forward pass of its teacher on the same pictures, one and two processes, and what heads cost the student.
+"""The stage label beside the raw forward pass of its teacher on the same images, one and two processes, and what heads cost the student.
 
 In: nothing (`benchmarks/run label`). Out: one JSON line a part. All on the demo's pool without text spotting, one thread a process. CPU time where
 that is what counts, the best of the rounds, competitors in turn within each round: a busy machine slows single rounds by multiples.
@@ -115,7 +115,7 @@ def heads_seconds(run: DihtRun) -> float:
 
 
 def forward(teacher: Teacher, images: list[torch.Tensor]) -> None:
-    """The network on ready pictures, in the batches that the stage takes."""
+    """The network on ready images, in the batches that the stage takes."""
     for start in range(0, len(images), teacher.batch_size):
         teacher.features(torch.stack(images[start : start + teacher.batch_size]))
 
@@ -177,7 +177,7 @@ def student(rounds: int) -> dict[str, Any]:
 
 
 def training_step(config: dict[str, Any], classes: tuple[int, int]) -> Callable[[], object]:
-    """A step on made-up pictures and captions: what it costs does not depend on what they show."""
+    """A step on made-up images and captions: what it costs does not depend on what they show."""
     torch.manual_seed(0)
     batch, size = 256, config["vision_cfg"]["image_size"]
     model = Student(config, num_objects=classes[0], num_attributes=classes[1]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs

@@ -1,4 +1,4 @@
-"""The training's loader beside open_clip's way of reading the same shards: pictures a second and core, pixels, scaling, memory.
+"""The training's loader beside open_clip's way of reading the same shards: images a second and core, pixels, scaling, memory.
 
 In: nothing (`python -m benchmarks.loader`; `--help` lists sizes). Out: one JSON line. Shards of 512 x 512, 512 x 384 and 1024 x 768 JPEGs in equal
 parts are made first: noise with a photograph's spectrum, at about 69 KB for 512 x 512. Both sides read, decode, crop, normalise and tokenise
@@ -53,7 +53,7 @@ def photo(width: int, height: int, rng: np.random.Generator) -> Image.Image:
 
 
 def write_shards(folder: Path, pictures: int, shards: int, sizes: tuple[tuple[int, int], ...]) -> list[Shard]:
-    """Shards with pictures of the sizes in turn."""
+    """Shards with images of the sizes in turn."""
     rng, made = np.random.default_rng(0), []
     distinct = [photo(*sizes[index % len(sizes)], rng) for index in range(12)]
     for number in range(shards):
@@ -70,14 +70,14 @@ def write_shards(folder: Path, pictures: int, shards: int, sizes: tuple[tuple[in
 
 
 def job_over(shards: list[Shard], batch_size: int, image_size: int) -> Job:
-    """What our side makes batches of; every picture is new to it."""
-    collate.PICTURE_CACHE_BYTES = 0
+    """What our side makes batches of; every image is new to it."""
+    collate.IMAGE_CACHE_BYTES = 0
     order = Order.of([shard.samples or 0 for shard in shards], batch_size, seed=0)
     return Job(Source(Storage(), shards), order, batch_size, image_size, context_length=77, seed=0)
 
 
 def ours(job: Job, *, rank: int = 0, world: int = 1, position: int = 0) -> Iterator[int]:
-    """Number of pictures of each batch, normalised pixels included."""
+    """Number of images of each batch, normalised pixels included."""
     assembler = Assembler(job, rank=rank, world=world)
     for start in itertools.count(position, job.batch_size):
         yield len(assembler.batch(start).images_BCHW)
@@ -104,7 +104,7 @@ def open_clips(shards: list[Shard], batch_size: int, image_size: int) -> Iterato
 
 
 def cpu_s(batches: Iterator[int], number: int) -> float:
-    """CPU seconds for one picture, over a number of batches."""
+    """CPU seconds for one image, over a number of batches."""
     before, count = time.process_time(), 0
     for size in itertools.islice(batches, number):
         count += size
@@ -151,7 +151,7 @@ def _bytes(shards: list[Shard]) -> int:
 
 
 def largest_mean_difference(shards: list[Shard], image_size: int) -> float:
-    """Of our views from PIL's, in levels of 255, over the pictures of a shard; decoding included."""
+    """Of our views from PIL's, in levels of 255, over the images of a shard; decoding included."""
     from diht_k8s.recipe.shards.images import decode
     from diht_k8s.recipe.shards.pixels import decode_pixels
     from diht_k8s.recipe.shards.samples import read_samples

@@ -1,10 +1,10 @@
 """What the teacher knows: the same heads on its features and on those of an untrained network, and nearest neighbours.
 
 In: the pools of `benchmarks/run ablation` (made here where they are missing). Out: one JSON line. Average precision of objects by heads that never saw
-the picture's group: on the training pairs by cross-fitting, on the demo's held-out pairs by the head on all training pairs. The ratio's interval is
+the image's group: on the training pairs by cross-fitting, on the demo's held-out pairs by the head on all training pairs. The ratio's interval is
 a bootstrap over concepts.
 
-Shapes: N pictures, C classes, D features.
+Shapes: N images, C classes, D features.
 """
 
 from __future__ import annotations
@@ -117,14 +117,14 @@ def read_labelled(run: DihtRun) -> Labelled:
 
 
 def probabilities(labelled: Labelled) -> NDArray[np.float32]:
-    """Of each picture by the head that never saw its group."""
+    """Of each image by the head that never saw its group."""
     return labelled.head.probabilities(labelled.features_ND, labelled.fold_N).numpy()
 
 
 def ranked_precision(
     scores_NC: NDArray[np.float32], present_NC: NDArray[np.bool_], trained_C: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """Average precision on held-out pictures of well-trained classes with enough of them, NaN elsewhere."""
+    """Average precision on held-out images of well-trained classes with enough of them, NaN elsewhere."""
     precision_C, _ = average_precision(scores_NC, present_NC, least=HELD_OUT_EXAMPLES)
     return np.where(trained_C, precision_C, np.nan)
 
@@ -146,7 +146,7 @@ def ratio(precision: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:
 
 
 def in_class(features_ND: Tensor, classes_N: Tensor) -> float:
-    """Share of the pictures whose 5 nearest others (cosine, standardised) mostly have their class; ties go to the nearest."""
+    """Share of the images whose 5 nearest others (cosine, standardised) mostly have their class; ties go to the nearest."""
     scaled_ND = (features_ND - features_ND.mean(dim=0)) / features_ND.std(dim=0).clamp(min=1e-6)
     unit_ND = torch.nn.functional.normalize(scaled_ND, dim=1)
     near_NK = (unit_ND @ unit_ND.T).fill_diagonal_(-2).topk(NEIGHBOURS, dim=1).indices

@@ -1,9 +1,9 @@
-"""Text spotting: recall, false hits and speed on pictures with painted captions, beside RapidOCR's default settings.
+"""Text spotting: recall, false hits and speed on images with painted captions, beside RapidOCR's default settings.
 
-In: the demo's pictures and two photographs that come with scikit-learn. Out: one JSON line. Half of the pictures show a run of their
+In: the demo's images and two photographs that come with scikit-learn. Out: one JSON line. Half of the images show a run of their
 caption's words (fonts, sizes, colours, rotation up to 15 degrees, over photographs and clip art), a quarter no painted text, a quarter
-words of another caption. Everything is drawn from a seed. `wrong` counts verdicts on pictures without text; `other_by_rule` is how
-often the rule matches the other words themselves, which no reader can help. Speed: CPU time of one thread on the first pictures, both
+words of another caption. Everything is drawn from a seed. `wrong` counts verdicts on images without text; `other_by_rule` is how
+often the rule matches the other words themselves, which no reader can help. Speed: CPU time of one thread on the first images, both
 settings in turn, the models loaded and compiled before; equal verdicts are those of the T rule at its defaults.
 """
 
@@ -35,10 +35,10 @@ from diht_k8s.recipe.shards.storage import Storage
 DATA = Path(__file__).parent.parent / "examples" / "data" / "train"
 FONTS = Path("/usr/share/fonts/truetype")
 SIDE = 320
-"""Pixels of the pictures: about what web pictures are stored at."""
+"""Pixels of the images: about what web images are stored at."""
 MAX_ANGLE = 15
 TURN = 20
-"""Pictures that one side reads before the other does: each finds its own weights in the caches, as where it runs alone."""
+"""Images that one side reads before the other does: each finds its own weights in the caches, as where it runs alone."""
 RULE = MatchRule()
 Kind = Literal["caption", "none", "other"]
 COLOURS = ("black", "white", "navy", "darkred", "yellow", "darkgreen", "orange", "purple")
@@ -46,7 +46,7 @@ COLOURS = ("black", "white", "navy", "darkred", "yellow", "darkgreen", "orange",
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture with what was painted."""
+    """An image with what was painted."""
 
     image: Image.Image
     caption: str
@@ -84,7 +84,7 @@ def font_of(rng: Random) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def painted(image: Image.Image, text: str, rng: Random) -> Image.Image | None:
-    """The picture with a text at a random place, turned by up to 15 degrees; None where it does not fit."""
+    """The image with a text at a random place, turned by up to 15 degrees; None where it does not fit."""
     font = font_of(rng)
     left, top, right, bottom = font.getbbox(text)
     label = Image.new("RGBA", (math.ceil(right - left) + 12, math.ceil(bottom - top) + 12))
@@ -154,7 +154,7 @@ def default_engine() -> Any:
 
 
 def questions(made: Sequence[Picture]) -> list[Question]:
-    """What the filter asks of each picture: to stop at the first text of its caption."""
+    """What the filter asks of each image: to stop at the first text of its caption."""
     return [Question(picture.image, lambda text, it=picture: RULE.matches(it.caption, text)) for picture in made]
 
 
@@ -176,7 +176,7 @@ def quality(spotter: TextSpotter, made: Sequence[Picture]) -> dict[str, float]:
 
 
 def speed(spotter: TextSpotter, made: Sequence[Picture]) -> dict[str, float]:
-    """CPU milliseconds a picture of both settings, `TURN` pictures each in turn, their ratio, and the share of equal verdicts."""
+    """CPU milliseconds an image of both settings, `TURN` images each in turn, their ratio, and the share of equal verdicts."""
     engine, seconds, equal = default_engine(), {"ours": 0.0, "defaults": 0.0}, 0
     by_defaults(engine, made[0].image)
     for start in range(0, len(made), TURN):
@@ -197,7 +197,7 @@ def speed(spotter: TextSpotter, made: Sequence[Picture]) -> dict[str, float]:
 
 
 def batched(size: int, precision: Precision, batch: int, made: Sequence[Picture]) -> dict[str, float | bool]:
-    """CPU milliseconds a picture with and without batches of the detector, best of three rounds in turn; whether all is equal."""
+    """CPU milliseconds an image with and without batches of the detector, best of three rounds in turn; whether all is equal."""
     spotters = {
         name: TextSpotter(detector_size=size, precision=precision, batch=number)
         for name, number in (("one", 1), ("batch", batch))
@@ -219,10 +219,10 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=int, default=1000)
-    parser.add_argument("--compared", type=int, default=100, help="pictures that RapidOCR's defaults read as well")
+    parser.add_argument("--compared", type=int, default=100, help="images that RapidOCR's defaults read as well")
     parser.add_argument("--size", type=int, default=256, help="detectorSize of the filter")
     parser.add_argument("--precision", choices=("BF16", "FP32"), default="BF16", help="precision of the filter")
-    parser.add_argument("--batch", type=int, default=8, help="pictures of one detection, compared with one at a time")
+    parser.add_argument("--batch", type=int, default=8, help="images of one detection, compared with one at a time")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     made = pictures(arguments.pictures, arguments.seed)

@@ -1,4 +1,4 @@
-"""Batches of an arm: order, crops and tokens depend on the seed alone, so that arms of one seed see the same pictures in the same order.
+"""Batches of an arm: order, crops and tokens depend on the seed alone, so that arms of one seed see the same images in the same order.
 
 In: pairs and a seed. Out: arrays for every step. Token numbers are packed to those that occur: the token table of a small set is then small.
 
@@ -42,7 +42,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Course:
-    """The pictures of a whole training in order."""
+    """The images of a whole training in order."""
 
     rows_S: NDArray[np.int64]
     pixels_SHWC: NDArray[np.uint8]
@@ -50,7 +50,7 @@ class Course:
     caption_ids_N: Tensor
 
     def batch(self, start: int, size: int) -> tuple[NDArray[np.int64], Tensor, Tensor, Tensor]:
-        """Rows, pictures, tokens and caption numbers of one step."""
+        """Rows, images, tokens and caption numbers of one step."""
         rows_B = self.rows_S[start : start + size]
         return (
             rows_B,
@@ -61,7 +61,7 @@ class Course:
 
 
 def make_course(pairs: Pairs, tokens: Tokens, *, samples: int, image_size: int, seed: int) -> Course:
-    """Epoch after epoch in a new order, each picture with a new crop."""
+    """Epoch after epoch in a new order, each image with a new crop."""
     epochs = -(-samples // len(pairs))
     orders = [generator(seed, "order", epoch).permutation(len(pairs)) for epoch in range(epochs)]
     rows_S = np.concatenate(orders)[:samples]
@@ -82,7 +82,7 @@ def _normalised(pixels_BHWC: NDArray[np.uint8]) -> Tensor:
 
 
 def test_images(images: Sequence[Image.Image], size: int) -> Tensor:
-    """Pictures as evaluation sees them: shorter side to `size`, bicubic, centre crop."""
+    """Images as evaluation sees them: shorter side to `size`, bicubic, centre crop."""
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     transform: Any = image_transform_v2(PreprocessCfg(size=size), is_train=False)

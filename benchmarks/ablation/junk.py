@@ -1,4 +1,4 @@
-"""Junk as the web has it, for the filter to find: real pictures under file names or boilerplate, and banners that show their caption.
+"""Junk as the web has it, for the filter to find: real images under file names or boilerplate, and banners that show their caption.
 
 In: pairs of the pool and a seed. Out: samples for a shard.
 """
@@ -52,7 +52,7 @@ def junk_samples(pairs: Sequence[Sample], count: int, seed: int) -> Iterator[tup
 
 
 def _banner(caption: str, rng: Random) -> bytes:
-    """A picture of the caption's first words on a plain ground, and of nothing else."""
+    """An image of the caption's first words on a plain ground, and of nothing else."""
     lines: list[str] = []
     for word in caption.split():
         if lines and len(lines[-1]) + len(word) < LINE_LETTERS:

@@ -14,7 +14,7 @@ from torch import Tensor
 def wrong_normaliser_loss(
     image_BD: Tensor, text_BD: Tensor, scale: Tensor, beta: float, caption_ids_B: Tensor
 ) -> Tensor:
-    """HN-NCE as several public codes have it: picture i's weights are divided by the normaliser of picture j.
+    """HN-NCE as several public codes have it: image i's weights are divided by the normaliser of image j.
 
     They sum the weights of each row without keeping the dimension, so that the division runs along the wrong one. The other direction is
     right. Computed in log space, so that nothing else differs.

@@ -92,7 +92,7 @@ class Material:
     held_out: Pairs
     held_out_teacher_ND: Tensor
     held_out_classes: NDArray[np.int64]
-    """class of each held-out picture, -1 for none."""
+    """class of each held-out image, -1 for none."""
     digest: str
     """of what filter and label made: results on other pools are not compared."""
 
@@ -163,7 +163,7 @@ def read_pairs(patterns: Sequence[str]) -> tuple[Pairs, NDArray[np.int64]]:
 
 
 def teacher_features(run: DihtRun, pairs: Pairs) -> Tensor:
-    """The teacher's features of some pictures, fp32."""
+    """The teacher's features of some images, fp32."""
     assert run.spec.label is not None, "the demo labels"
     config = run.spec.label.teacher
     teacher = load_teacher(config, Storage(), weights_uri(config), torch.device("cpu"))

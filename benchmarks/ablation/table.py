@@ -1,4 +1,4 @@
-"""The ablation's results as a table and a picture: means over seeds, and differences to another arm, paired by seed, with 95 % intervals.
+"""The ablation's results as a table and an image: means over seeds, and differences to another arm, paired by seed, with 95 % intervals.
 
 In: lines of `results.jsonl`. Out: Markdown, and an SVG.
 """

@@ -1,8 +1,8 @@
 """One training of one arm, in this process, by the recipe's own model, losses, optimiser groups and schedule; and its figures.
 
-In: an arm, a seed, the material, sizes. Out: retrieval and zero-shot figures on the held-out pictures.
+In: an arm, a seed, the material, sizes. Out: retrieval and zero-shot figures on the held-out images.
 
-Shapes: B pairs of a batch, N held-out pictures, D features.
+Shapes: B pairs of a batch, N held-out images, D features.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Bench:
         return _recalls(reference.retrieval)
 
     def _course(self, arm: Arm, seed: int) -> Course:
-        """The pictures in order; only the newest seed's are kept in memory."""
+        """The images in order; only the newest seed's are kept in memory."""
         key = (arm.pool, seed)
         if key not in self._courses:
             self._courses = {old: course for old, course in self._courses.items() if old[1] == seed}

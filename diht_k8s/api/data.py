@@ -25,7 +25,7 @@ class Source(Model):
     weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     """weight says how often this source's pairs are drawn in training, relative to the others: an epoch reads the lightest source once."""
     image_key: MemberKey | None = None
-    """imageKey is the suffix under which the pictures lie in the shards (`KEY.imageKey`), where it is none of jpg, jpeg, png and webp; needs the stage filter."""
+    """imageKey is the suffix under which the images lie in the shards (`KEY.imageKey`), where it is none of jpg, jpeg, png and webp; needs the stage filter."""
     caption_key: MemberKey | None = None
     """captionKey is the suffix of the captions, or their name in the .json, where neither .txt nor `caption` or `text` of the .json holds them; needs the stage filter."""
     filter: bool = True

@@ -19,7 +19,7 @@ class Benchmark(Model):
     type: Literal["Classification", "Retrieval", "AnswerRanking"]
     """type of the task; AnswerRanking is visual question answering by ranking candidate answers."""
     shards: Shards
-    """shards of test pictures with captions, with a class index (member .cls, or `cls` in the .json), or with questions."""
+    """shards of test images with captions, with a class index (member .cls, or `cls` in the .json), or with questions."""
     templates: Annotated[list[Text], Field(max_length=256)] = ["{}"]
     """templates around a class name or caption, `{}` or `{c}` standing for it; `openai80` names OpenAI's ImageNet set.
     For AnswerRanking `{question}` and `{answer}` stand for those."""
@@ -53,6 +53,6 @@ class Evaluate(Model):
     few_shot: FewShot | None = None
     """fewShot adds the probe on every Classification benchmark."""
     workers: Annotated[int, Field(ge=1, le=4096, json_schema_extra=PLACEMENT)] = 1
-    """workers is the number of pods (or processes) that share the pictures; each shard is encoded once."""
+    """workers is the number of pods (or processes) that share the images; each shard is encoded once."""
     pods: Annotated[Pods | None, Field(json_schema_extra=PLACEMENT)] = None
     """pods overrides spec.pods for this stage."""

@@ -11,14 +11,14 @@ from diht_k8s.api.pods import Pods
 
 
 class TextSpotting(Model):
-    """T: drop a pair whose picture shows its own caption. Thresholds as remembered of the paper."""
+    """T: drop a pair whose image shows its own caption. Thresholds as remembered of the paper."""
 
     mode: Literal["Drop", "ScoreOnly", "Disabled"] = "Drop"
     """mode: Drop removes such pairs, ScoreOnly writes the found texts only, Disabled runs no OCR."""
     min_confidence: Annotated[float, Field(ge=0.3, le=1)] = 0.8
     """minConfidence of a spotted text for it to count, 0.3 to 1 (texts below 0.3 are not stored)."""
     min_matched_characters: Annotated[int, Field(ge=1, le=64)] = 5
-    """minMatchedCharacters: so many letters or digits in a row must occur in caption and picture."""
+    """minMatchedCharacters: so many letters or digits in a row must occur in caption and image."""
     match: Literal["Substring", "Positions"] = "Substring"
     """match: Substring wants the characters in a row; Positions slides the word over the caption and counts equal places (our two readings of the paper)."""
     across_words: bool = False
@@ -26,9 +26,9 @@ class TextSpotting(Model):
     detector_size: Annotated[int, Field(ge=64, le=2048)] = 256
     """detectorSize is the longest side in pixels at which text is looked for (our choice)."""
     precision: Literal["BF16", "FP32"] = "BF16"
-    """precision: BF16 lets processors that have bfloat16 arithmetic read pictures in it, in three fifths of the time; other processors and GPUs read in fp32. FP32 makes all read in fp32 (our choice)."""
+    """precision: BF16 lets processors that have bfloat16 arithmetic read images in it, in three fifths of the time; other processors and GPUs read in fp32. FP32 makes all read in fp32 (our choice)."""
     device: Annotated[Literal["CPU", "CUDA"], Field(json_schema_extra=PLACEMENT)] = "CPU"
-    """device that reads the pictures: CUDA needs an image with onnxruntime-gpu and a GPU for each pod, and ends the stage where it cannot be used."""
+    """device that reads the images: CUDA needs an image with onnxruntime-gpu and a GPU for each pod, and ends the stage where it cannot be used."""
 
 
 class MetadataLimit(Model):
@@ -58,15 +58,15 @@ class Filter(Model):
     metadata_limits: Annotated[list[MetadataLimit], Keyed("name"), Field(max_length=16)] = []
     """metadataLimits are bounds on numbers of the .json (NSFW, watermark and similarity scores of other tools); names are unique."""
     min_side: Annotated[int, Field(ge=0, le=4096)] = 0
-    """minSide drops pictures whose shorter side has fewer pixels; 0 drops none."""
+    """minSide drops images whose shorter side has fewer pixels; 0 drops none."""
     max_aspect_ratio: Annotated[float, Field(ge=0, le=1000)] = 0
-    """maxAspectRatio drops pictures whose longer side is more than so many times the shorter one; 0 drops none."""
+    """maxAspectRatio drops images whose longer side is more than so many times the shorter one; 0 drops none."""
     duplicates: Literal["Exact", "Near"] | None = None
-    """duplicates drops pairs whose picture repeats an earlier kept one's of the whole input: Exact compares the files, Near finds the picture in another size, encoding or brightness too; unset keeps all."""
+    """duplicates drops pairs whose image repeats an earlier kept one's of the whole input: Exact compares the files, Near finds the image in another size, encoding or brightness too; unset keeps all."""
     exclude: Uri | None = None
-    """exclude lists uids, SHA-256 of URLs or SHA-256 of pictures that must go, one a line."""
+    """exclude lists uids, SHA-256 of URLs or SHA-256 of images that must go, one a line."""
     decontaminate: Annotated[list[Text], Field(max_length=64)] = []
-    """decontaminate names benchmarks of spec.evaluate: near-duplicates of their pictures are dropped and counted."""
+    """decontaminate names benchmarks of spec.evaluate: near-duplicates of their images are dropped and counted."""
     scores_from: Annotated[Uri | None, Field(json_schema_extra=PLACEMENT)] = None
     """scoresFrom is the filter folder of another run whose scores are used again under the thresholds of this one."""
     output: Literal["Shards", "KeepList"] = "Shards"

@@ -40,13 +40,13 @@ class Heads(Model):
     """Training of the two linear heads on frozen features (our choice)."""
 
     epochs: Annotated[int, Field(ge=1, le=1000)] = 20
-    """epochs over the (up-sampled) pictures."""
+    """epochs over the (up-sampled) images."""
     lr: Annotated[float, Field(gt=0, le=10)] = 1.0e-3
     """lr of AdamW."""
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 1.0e-4
     """weightDecay of AdamW."""
     batch_size: Count = 256
-    """batchSize of pictures."""
+    """batchSize of images."""
 
 
 class Label(Model):
@@ -59,12 +59,12 @@ class Label(Model):
     heads: Heads = Heads()
     """heads sets the training of the linear heads."""
     cross_fit: Annotated[int, Field(ge=1, le=20)] = 5
-    """crossFit: number of folds; a picture's label comes from heads that never saw it. 1 switches it off (above a million pictures it is
-    not needed): one head, and a twentieth of the pictures says when to stop."""
+    """crossFit: number of folds; an image's label comes from heads that never saw it. 1 switches it off (above a million images it is
+    not needed): one head, and a twentieth of the images says when to stop."""
     top_k: Annotated[int, Field(ge=1, le=1000)] = 10
     """topK classes per head are stored, renormalised."""
     max_samples: Count = 1_000_000
-    """maxSamples: the heads are trained on at most so many pictures."""
+    """maxSamples: the heads are trained on at most so many images."""
     workers: Annotated[int, Field(ge=1, le=4096, json_schema_extra=PLACEMENT)] = 1
     """workers is the number of pods (or processes) that run the teacher."""
     pods: Annotated[Pods | None, Field(json_schema_extra=PLACEMENT)] = None

@@ -53,7 +53,7 @@ class Layout:
         return join(self.stage(Stage.FILTER), "kept", f"{shard}.parquet")
 
     def fingerprints(self, shard: str) -> str:
-        """Fingerprints of the pictures of the kept pairs of one input shard."""
+        """Fingerprints of the images of the kept pairs of one input shard."""
         return join(self.stage(Stage.FILTER), "fingerprints", f"{shard}.parquet")
 
     def report(self, stage: Stage, suffix: str = "json") -> str:

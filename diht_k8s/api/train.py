@@ -54,7 +54,7 @@ class Loss(Model):
     max_logit_scale: Positive = 100.0
     """maxLogitScale caps the learned inverse temperature."""
     mask_duplicate_captions: bool = False
-    """maskDuplicateCaptions leaves other pictures with the same caption out of the negatives."""
+    """maskDuplicateCaptions leaves other images with the same caption out of the negatives."""
 
 
 class Distillation(Model):
@@ -134,7 +134,7 @@ class Train(Model):
     lock_image_tower: bool = False
     """lockImageTower trains the text side only."""
     patch_dropout: Fraction = 0.0
-    """patchDropout drops this share of the picture's patches in training (ViT only)."""
+    """patchDropout drops this share of the image's patches in training (ViT only)."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """ema is the decay of an averaged copy of the weights, which is then what is exported; 0 switches it off."""
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
@@ -150,7 +150,7 @@ class Train(Model):
     profile_steps: Annotated[int, Field(ge=0, le=1000, json_schema_extra=PLACEMENT)] = 0
     """profileSteps of each process that torch.profiler records, after the first ten, into train/profile/; 0 records none."""
     loader_workers: Annotated[int, Field(ge=0, le=256, json_schema_extra=PLACEMENT)] = 0
-    """loaderWorkers per process that decode pictures; 0 decodes in a thread of the process."""
+    """loaderWorkers per process that decode images; 0 decodes in a thread of the process."""
     num_nodes: Annotated[int, Field(ge=1, le=4096, json_schema_extra=PLACEMENT)] = 1
     """numNodes is the number of pods of the gang."""
     processes_per_node: Annotated[int, Field(ge=1, le=64, json_schema_extra=PLACEMENT)] = 1

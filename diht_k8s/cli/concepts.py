@@ -51,7 +51,7 @@ def describe(vocabulary: Any) -> str:
 
 def _reasons(least: int) -> dict[str, str]:
     return {
-        "stop_list": "says nothing about a picture (stop list)",
+        "stop_list": "says nothing about an image (stop list)",
         "excluded": "left out by the run (exclude)",
         "credits": 'stands after "by": authors and makers',
         "rare": f"in fewer than {least:,} captions (minCount, minFraction)",

@@ -138,7 +138,7 @@ def _add_purge(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="the run document (YAML or JSON)")
     parser.add_argument(
         "--exclude", required=True, metavar="LIST",
-        help="uids, SHA-256 of URLs or SHA-256 of pictures, one a line (a path or s3:// URI)",
+        help="uids, SHA-256 of URLs or SHA-256 of images, one a line (a path or s3:// URI)",
     )  # fmt: skip
     _add_set(parser)
     parser.set_defaults(command=_purge)

@@ -83,7 +83,7 @@ def purge(run: DihtRun, storage: Storage, exclude: str, stop: StopFlag) -> Purge
     Args:
         run: the run whose output it is.
         storage: where it lies.
-        exclude: URI of the list: uids, SHA-256 of URLs or SHA-256 of pictures, one a line.
+        exclude: URI of the list: uids, SHA-256 of URLs or SHA-256 of images, one a line.
         stop: looked at between shards.
 
     Raises:

@@ -23,7 +23,7 @@ from examples.build_data.shards import write_shards
 DATA = Path(__file__).resolve().parent.parent / "data"
 TRAIN_SHARDS = 16
 MAX_BYTES = 12_000_000
-COPYRIGHT = {  # package -> what its pictures or names are in the data set
+COPYRIGHT = {  # package -> what its images or names are in the data set
     "fonts-noto-color-emoji": "Pictures with source `noto-emoji`: Noto Color Emoji, SIL Open Font License 1.1",
     "unicode-cldr-core": "Captions of these pictures: names of the Unicode CLDR, Unicode-DFS-2016",
     "openclipart-png": "Pictures with source `openclipart` and their captions: public domain",
@@ -34,7 +34,7 @@ log = logging.getLogger("build_data")
 
 
 def sources_document(packages: list[sources.Package], data: build.DataSet) -> dict[str, Any]:
-    """What SOURCES.json says: packages, tools, seed, and every picture's fate by number.
+    """What SOURCES.json says: packages, tools, seed, and every image's fate by number.
 
     Raises:
         AssertionError: the numbers do not add up.

@@ -1,4 +1,4 @@
-"""The recipe of the data set: candidates -> pictures -> groups -> split -> painted words -> shards, with all counts."""
+"""The recipe of the data set: candidates -> images -> groups -> split -> painted words -> shards, with all counts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TEMPLATES = ("{c}", "a picture of {c}", "a drawing of {c}", "clip art of {c}", "
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
-    """A candidate with its small picture."""
+    """A candidate with its small image."""
 
     candidate: Candidate
     image: Image.Image
@@ -48,21 +48,21 @@ class DataSet:
 
 
 def uid_of(candidate: Candidate) -> str:
-    """Identity of a picture, stable over rebuilds: digest of source and file."""
+    """Identity of an image, stable over rebuilds: digest of source and file."""
     return hashlib.sha256(f"{candidate.source}/{candidate.file}".encode()).hexdigest()[:12]
 
 
 def load(candidates: Sequence[Candidate], tallies: Mapping[str, Tally]) -> list[Item]:
-    """Small pictures of the candidates; bad pictures and exact duplicates are counted and left out.
+    """Small images of the candidates; bad images and exact duplicates are counted and left out.
 
-    Of pictures with the same pixels the first with a clean caption stays.
+    Of images with the same pixels the first with a clean caption stays.
     """
     seen: set[str] = set()
     items = []
     for candidate in sorted(candidates, key=lambda c: not c.clean):
         try:
             image = pictures.small_picture(candidate.picture)
-        except pictures.RejectedPictureError as rejected:
+        except pictures.RejectedImageError as rejected:
             tallies[candidate.source].drop(str(rejected))
             continue
         digest = pictures.pixel_digest(image)
@@ -75,7 +75,7 @@ def load(candidates: Sequence[Candidate], tallies: Mapping[str, Tally]) -> list[
 
 
 def cap_captions(items: Sequence[Item], tallies: Mapping[str, Tally], rng: Random) -> list[Item]:
-    """Keep at most MAX_SAME_CAPTION pictures of one caption, drawn at random: a few collections would fill the set."""
+    """Keep at most MAX_SAME_CAPTION images of one caption, drawn at random: a few collections would fill the set."""
     order = list(range(len(items)))
     rng.shuffle(order)
     counts: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""What the two picture sources have in common: one record for each picture and its caption, and the drop counter."""
+"""What the two image sources have in common: one record for each image and its caption, and the drop counter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")  # noqa: RUF001  # a typographic
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """A picture that may become a pair of the data set."""
+    """An image that may become a pair of the data set."""
 
     source: str
     """Name of the source, as written in the JSON."""
@@ -22,17 +22,17 @@ class Candidate:
     caption: str
     """The caption that the pair will carry."""
     names: tuple[str, ...]
-    """Names of the thing itself (title, file name): what decides which pictures are variants of each other."""
+    """Names of the thing itself (title, file name): what decides which images are variants of each other."""
     licence: str
-    """SPDX-like name of the picture's licence."""
+    """SPDX-like name of the image's licence."""
     class_name: str | None
     """Zero-shot class, where the source's own folder or label tells."""
     boilerplate: bool
     """The caption is the title of a whole collection: noise that stays in the training part."""
     clean: bool
-    """The caption describes the picture in English: only such pairs are held out."""
+    """The caption describes the image in English: only such pairs are held out."""
     picture: Path | bytes
-    """The encoded picture, or where it lies."""
+    """The encoded image, or where it lies."""
 
 
 @dataclass(slots=True)
@@ -43,12 +43,12 @@ class Tally:
     dropped: Counter[str] = field(default_factory=Counter)
 
     def drop(self, reason: str) -> None:
-        """Count one picture that is left out."""
+        """Count one image that is left out."""
         self.dropped[reason] += 1
 
     @property
     def kept(self) -> int:
-        """Pictures that no rule has left out."""
+        """Images that no rule has left out."""
         return self.seen - sum(self.dropped.values())
 
 

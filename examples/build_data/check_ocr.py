@@ -1,6 +1,6 @@
-"""Score text spotting on the painted pictures: shards in, one JSON line for each input size out.
+"""Score text spotting on the painted images: shards in, one JSON line for each input size out.
 
-Run it by `python -m examples.build_data.check_ocr [--pictures N] [SIDE ...]`. A size of 192 means that the 96-px picture
+Run it by `python -m examples.build_data.check_ocr [--images N] [SIDE ...]`. A size of 192 means that the 96-px image
 is enlarged to 192 px at its longest side before detection. One thread.
 """
 
@@ -48,7 +48,7 @@ def read_pairs(folder: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
 
 
 def engine(side: int) -> RapidOCR:
-    """RapidOCR on one thread whose detector sees pictures of at most `side` px."""
+    """RapidOCR on one thread whose detector sees images of at most `side` px."""
     return RapidOCR(
         params={
             "Det.limit_side_len": side,
@@ -61,7 +61,7 @@ def engine(side: int) -> RapidOCR:
 
 
 def spotted(reader: RapidOCR, picture: bytes, side: int) -> list[str]:
-    """Texts that the reader finds with enough confidence in a picture enlarged to `side`."""
+    """Texts that the reader finds with enough confidence in an image enlarged to `side`."""
     with Image.open(io.BytesIO(picture)) as image:
         scale = side / max(image.size)
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -74,7 +74,7 @@ def spotted(reader: RapidOCR, picture: bytes, side: int) -> list[str]:
 def score(
     pairs: list[tuple[dict[str, Any], bytes]], clean: list[tuple[dict[str, Any], bytes]], side: int
 ) -> dict[str, Any]:
-    """Recall on painted pictures, and how often a caption's word is found in pictures without paint."""
+    """Recall on painted images, and how often a caption's word is found in images without paint."""
     reader, words, found, matched = engine(side), 0, 0, 0
     spotted(reader, pairs[0][1], side)  # loads the models
     start = time.perf_counter()

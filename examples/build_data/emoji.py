@@ -1,4 +1,4 @@
-"""Noto emoji: pictures are the font's colour bitmaps, captions are CLDR's English names, said as a person would.
+"""Noto emoji: images are the font's colour bitmaps, captions are CLDR's English names, said as a person would.
 
 In: the unpacked Debian packages. Out: candidates and a tally.
 """

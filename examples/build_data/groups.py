@@ -1,6 +1,6 @@
-"""Groups of pictures that are variants of one another, and the split that keeps each group on one side.
+"""Groups of images that are variants of one another, and the split that keeps each group on one side.
 
-Two pictures belong together when they look nearly the same, share the caption, or have the same base name: the name
+Two images belong together when they look nearly the same, share the caption, or have the same base name: the name
 without skin tone, number, gender, colour, direction and size. Union-find makes these pairs into groups.
 """
 
@@ -75,8 +75,8 @@ def group_candidates(candidates: Sequence[Candidate], similar: Iterable[tuple[in
     A boilerplate caption joins nothing: it would make one group of a whole collection.
 
     Args:
-        candidates: pictures with captions and names.
-        similar: pairs of indices of pictures that look nearly the same.
+        candidates: images with captions and names.
+        similar: pairs of indices of images that look nearly the same.
     """
     sets = UnionFind(len(candidates))
     for first, second in similar:
@@ -103,10 +103,10 @@ def choose_held_out(
     max_group: int,
     rng: Random,
 ) -> list[int]:
-    """Indices of the held-out gallery: one picture from each chosen group, in random order.
+    """Indices of the held-out gallery: one image from each chosen group, in random order.
 
     First up to `per_class` groups of each zero-shot class are drawn, at most CLASS_SHARE of those it has, then groups
-    without a class. Only captions that describe the picture are eligible, and only groups of at most `max_group`
+    without a class. Only captions that describe the image are eligible, and only groups of at most `max_group`
     members, because the other members of a chosen group are lost to training.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Openclipart: pictures are the PNGs, captions come from the metadata of the SVG of the same name.
+"""Openclipart: images are the PNGs, captions come from the metadata of the SVG of the same name.
 
 In: the unpacked Debian packages. Out: candidates and a tally. Titles are taken as they are, because bad titles are what
 the CAT filter is for; what is left out is counted by reason.
@@ -21,7 +21,7 @@ ROOT = "usr/share/openclipart"
 DC = "{http://purl.org/dc/elements/1.1/}"
 LEFT_OUT_FOLDERS = ("shapes/stars", "special/patterns", "special/gradients")
 UNSUITABLE = frozenset({"nude", "naked", "nudo", "stripper", "sexy", "porn", "nazi", "swastika", "sunwheel", "erotic"})
-BOILERPLATE_REPEATS = 10  # a title that this many pictures share names a collection, not a picture
+BOILERPLATE_REPEATS = 10  # a title that this many images share names a collection, not an image
 DESCRIPTION_REPEATS = 5
 MIN_DESCRIPTION_WORDS = 4
 MAX_DESCRIPTION_LETTERS = 160
@@ -64,7 +64,7 @@ class Metadata:
     author: str
     licence: str
     links_picture: bool
-    """The drawing shows a picture from another file, which was missing when the PNG was made."""
+    """The drawing shows an image from another file, which was missing when the PNG was made."""
 
 
 def _local(tag: object) -> str:
@@ -117,7 +117,7 @@ def good_keywords(keywords: tuple[str, ...], title: str) -> list[str]:
 
 
 def good_description(description: str, repeats: int) -> str:
-    """The description's first sentence, or nothing when it is short, shared by many pictures, or an address."""
+    """The description's first sentence, or nothing when it is short, shared by many images, or an address."""
     if repeats >= DESCRIPTION_REPEATS or re.search(r"@|https?:|hash\(|www\.", description.lower()):
         return ""
     sentence = re.split(r"(?<=[.!?])\s", description)[0].rstrip(". ")
@@ -126,7 +126,7 @@ def good_description(description: str, repeats: int) -> str:
 
 
 def caption_of(meta: Metadata, *, file: str, title_repeats: int, description_repeats: int) -> tuple[str, bool]:
-    """Caption of a picture, and whether it is boilerplate.
+    """Caption of an image, and whether it is boilerplate.
 
     A title of a whole collection and a title that looks like a file name stay as they are: noise of the kind that web
     captions carry. A sentence of description is added where there is one, else keywords to a title of one or two words.
@@ -148,7 +148,7 @@ def caption_of(meta: Metadata, *, file: str, title_repeats: int, description_rep
 
 
 def class_of(file: str) -> str | None:
-    """Zero-shot class of a picture by its folder, or None."""
+    """Zero-shot class of an image by its folder, or None."""
     return next((name for folder, name in CLASS_FOLDERS if file.startswith(folder + "/")), None)
 
 
@@ -163,7 +163,7 @@ def without_author(name: str, author: str) -> str:
 
 
 def reason_to_drop(file: str, meta: Metadata | None) -> str | None:
-    """Why a picture is left out, or None; `meta` is None where the SVG could not be read."""
+    """Why an image is left out, or None; `meta` is None where the SVG could not be read."""
     if file.startswith(tuple(f"{folder}/" for folder in LEFT_OUT_FOLDERS)):
         return "folder_of_shapes_or_patterns"
     if meta is None:
@@ -187,7 +187,7 @@ def _metadata_or_none(svg: Path) -> Metadata | None:
 
 
 def read_candidates(unpacked: Path, *, english: frozenset[str]) -> tuple[list[Candidate], Tally]:
-    """All pictures of openclipart that may be used, in path order.
+    """All images of openclipart that may be used, in path order.
 
     Args:
         unpacked: folder below which the two packages were unpacked.

@@ -1,6 +1,6 @@
-"""Paint words of a picture's own caption into it, so that text spotting has something to find and a truth to score.
+"""Paint words of an image's own caption into it, so that text spotting has something to find and a truth to score.
 
-In: a small RGB picture and its caption. Out: the picture with text and a record of what was painted, or None when no
+In: a small RGB image and its caption. Out: the image with text and a record of what was painted, or None when no
 run of the caption's words fits. Letters are at least 14 px high (capitals), which an OCR model reads after enlarging.
 """
 
@@ -71,7 +71,7 @@ def runs_of_words(caption: str) -> list[tuple[str, ...]]:
 
 
 def layouts(run: Sequence[str], fonts: Sequence[ImageFont.FreeTypeFont], size: tuple[int, int]) -> list[Layout]:
-    """Every way to set the words, one a line or all on one line, that fits inside a picture of the given size."""
+    """Every way to set the words, one a line or all on one line, that fits inside an image of the given size."""
     found = []
     for lines in dict.fromkeys([tuple(run), (" ".join(run),)]):
         for font in fonts:
@@ -129,13 +129,13 @@ def paint_words(
     """Paint a run of the caption's words at a random place, in a random fitting font, colour and style.
 
     Args:
-        image: RGB picture; it is not changed.
+        image: RGB image; it is not changed.
         caption: its caption.
         fonts: fonts to choose from.
         rng: decides everything that is random.
 
     Returns:
-        The painted picture and the record, or None when nothing fits.
+        The painted image and the record, or None when nothing fits.
     """
     runs = runs_of_words(caption)
     choices = []

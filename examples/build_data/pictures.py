@@ -1,6 +1,6 @@
-"""Pictures: any encoded picture in, a small RGB picture on white out; and the measures of likeness of two pictures.
+"""Images: any encoded image in, a small RGB image on white out; and the measures of likeness of two images.
 
-Shapes: N pictures, D numbers of a thumbnail.
+Shapes: N images, D numbers of a thumbnail.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ MIN_INK_SHARE = 0.004
 THUMBNAIL = 16
 
 
-class RejectedPictureError(Exception):
-    """The picture is not used; the message is the reason under which it is counted."""
+class RejectedImageError(Exception):
+    """The image is not used; the message is the reason under which it is counted."""
 
 
 def _on_white(image: Image.Image) -> Image.Image:
@@ -49,27 +49,27 @@ def small_picture(picture: Path | bytes) -> Image.Image:
     """Decode, lay on white, cut the empty border off and shrink to 96 px at the longest side (never enlarge).
 
     Raises:
-        RejectedPictureError: the picture is blank, too large, too small or too narrow.
+        RejectedImageError: the image is blank, too large, too small or too narrow.
     """
     with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as image:
         if max(image.size) > MAX_SOURCE_SIDE:
-            raise RejectedPictureError("side_over_16000_px")
+            raise RejectedImageError("side_over_16000_px")
         if image.width * image.height > MAX_SOURCE_PIXELS:
-            raise RejectedPictureError("over_80_megapixels")
+            raise RejectedImageError("over_80_megapixels")
         if min(image.size) < MIN_SIDE:
-            raise RejectedPictureError("side_under_8_px")
+            raise RejectedImageError("side_under_8_px")
         flat = _on_white(image)
-    drawing = flat.crop(_ink(flat).getbbox())  # a blank picture has no box, stays whole and is found below
+    drawing = flat.crop(_ink(flat).getbbox())  # a blank image has no box, stays whole and is found below
     drawing.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0)
     if min(drawing.size) < MIN_SIDE:
-        raise RejectedPictureError("side_under_8_px")
+        raise RejectedImageError("side_under_8_px")
     if np.count_nonzero(np.asarray(_ink(drawing))) < MIN_INK_SHARE * drawing.width * drawing.height:
-        raise RejectedPictureError("blank")
+        raise RejectedImageError("blank")
     return drawing
 
 
 def encode(image: Image.Image) -> bytes:
-    """WebP bytes of a picture."""
+    """WebP bytes of an image."""
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=QUALITY, method=6)
     return buffer.getvalue()
@@ -87,12 +87,12 @@ def thumbnail(image: Image.Image) -> NDArray[np.float32]:
 
 
 def near_duplicates(thumbnails_ND: NDArray[np.float32], *, limit: float) -> list[tuple[int, int]]:
-    """Pairs of pictures whose thumbnails differ by less than `limit` of the ink that the two have together.
+    """Pairs of images whose thumbnails differ by less than `limit` of the ink that the two have together.
 
     The difference is relative, because thin drawings on white are all close to each other in absolute terms.
 
     Args:
-        thumbnails_ND: output of `thumbnail`, one row a picture.
+        thumbnails_ND: output of `thumbnail`, one row an image.
         limit: largest |a - b| / (|a| + |b|), Euclidean.
     """
     norms_N = np.linalg.norm(thumbnails_ND, axis=1)

@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pair:
-    """One sample: encoded picture and what its JSON says."""
+    """One sample: encoded image and what its JSON says."""
 
     picture: bytes
     fields: dict[str, Any]

@@ -180,7 +180,7 @@ def test_chart_when_zoomed_shows_the_stretch_until_escape(opened: tuple[Page, li
     assert values(page, chart).startswith("samples seen 10: ")
 
 
-def test_charts_when_scripts_are_off_or_printed_are_pictures(
+def test_charts_when_scripts_are_off_or_printed_are_images(
     browser: Browser, report: Path, opened: tuple[Page, list[str]]
 ) -> None:
     page, _ = opened
@@ -220,7 +220,7 @@ def test_page_when_benchmarks_are_many_folds_them_and_links_unfold(opened: tuple
     assert page.locator("#notes li").count() < 10
 
 
-def test_page_when_printed_keeps_its_pictures_and_drops_the_menu(opened: tuple[Page, list[str]]) -> None:
+def test_page_when_printed_keeps_its_images_and_drops_the_menu(opened: tuple[Page, list[str]]) -> None:
     page, _ = opened
     page.emulate_media(media="print")
     assert not page.locator("nav").is_visible()

@@ -96,7 +96,7 @@ def test_user_of_one_namespace_installs_there_and_no_other_namespace_is_served(
     assert f"namespace {namespace} only" in alice.install("diht-operator", *NAMESPACED, flags=recipe(runs))
     tested = alice.test("diht-operator")
     assert "the operator takes runs on and reports" in tested
-    assert "a run has filtered four pictures to its end" in tested
+    assert "a run has filtered four images to its end" in tested
     assert objects(runs, "diht-operator-test") == [], "the test has left nothing"
     with fresh_namespace(kubectl, "other") as other:
         kubectl.apply(json.dumps(runs.document("mine", **ONE_STAGE)), "--namespace", other)

@@ -1,6 +1,6 @@
-"""The four pictures with captions that `helm test` filters. `python -m tests.contract.chart_pictures` draws them into the chart anew.
+"""The four images with captions that `helm test` filters. `python -m tests.contract.chart_pictures` draws them into the chart anew.
 
-A pair of each fate: kept, too simple, without an action, and with its own caption written into the picture.
+A pair of each fate: kept, too simple, without an action, and with its own caption written into the image.
 """
 
 from __future__ import annotations

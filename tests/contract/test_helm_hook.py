@@ -1,4 +1,4 @@
-"""What `helm test` brings: four pictures, and a run that the operator and the recipe's image can take."""
+"""What `helm test` brings: four images, and a run that the operator and the recipe's image can take."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def hook(helm: str, kind: str, values: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def test_config_map_has_the_four_pictures_with_their_captions(helm: str) -> None:
+def test_config_map_has_the_four_images_with_their_captions(helm: str) -> None:
     data = base64.b64decode(hook(helm, "ConfigMap", {})["binaryData"]["pictures.tar.gz"])
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         members = {member.name: tar.extractfile(member).read() for member in tar}  # pyright: ignore[reportOptionalMemberAccess]

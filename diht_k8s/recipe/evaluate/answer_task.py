@@ -1,4 +1,4 @@
-"""One AnswerRanking benchmark on one model: encoded pictures with questions in, the benchmark's part of `report.json` out.
+"""One AnswerRanking benchmark on one model: encoded images with questions in, the benchmark's part of `report.json` out.
 
 Texts are encoded in blocks of questions, so that memory is bounded however many candidates there are.
 """
@@ -36,11 +36,11 @@ def rank_answers(
         seed: of the bootstrap.
 
     Raises:
-        DataError: no picture has a question with an answer, or a question has fewer than two candidates.
+        DataError: no image has a question with an answer, or a question has fewer than two candidates.
     """
     asked = [(row, question) for row, item in enumerate(pictures.items) for question in item.questions]
     if not asked:
-        raise DataError("no picture has a question with an answer: add `question` and `answers` to the .json")
+        raise DataError("no image has a question with an answer: add `question` and `answers` to the .json")
     candidates = [question.candidates or tuple(answers) for _, question in asked]
     few = next((row for row, options in enumerate(candidates) if len(options) < 2), None)
     if few is not None:

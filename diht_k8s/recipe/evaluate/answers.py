@@ -1,6 +1,6 @@
 """Visual question answering as the ranking of candidate answers. Pure.
 
-A CLIP model writes no text, so each candidate answer is put into the template with its question, and the picture ranks the
+A CLIP model writes no text, so each candidate answer is put into the template with its question, and the image ranks the
 texts. The paper's own recipe is unknown to us; this one is our choice. An answer's worth is VQAv2's: with ten people's
 answers, the mean over leaving one person out of min(1, people who said it / 3); with fewer than four answers, 1 if anybody
 said it. SNLI-VE is the same with the hypothesis as the question and its three labels as candidates.
@@ -29,7 +29,7 @@ ANSWER: Final = "{answer}"
 
 @dataclass(frozen=True)
 class Question:
-    """One question about a picture."""
+    """One question about an image."""
 
     text: str
     answers: tuple[str, ...]
@@ -45,7 +45,7 @@ class AnswerRanking:
     accuracy: float
     """mean worth of the named answers."""
     interval: Interval
-    """95 %, over pictures: questions about one picture succeed and fail together."""
+    """95 %, over images: questions about one image succeed and fail together."""
     chance: float
     """mean worth of naming a candidate at random."""
     majority: float
@@ -99,7 +99,7 @@ def answer_ranking(
 
     Args:
         questions: Q questions.
-        pictures_Q: index of each question's picture.
+        pictures_Q: index of each question's image.
         candidates: A candidate answers of each question.
         scores: [A] of each question, higher is better.
         rng: draws of the bootstrap.

@@ -1,6 +1,6 @@
-"""Benchmark shards in, encoded pictures with captions and classes out; unusable samples are counted by reason.
+"""Benchmark shards in, encoded images with captions and classes out; unusable samples are counted by reason.
 
-Layouts: WebDataset as everywhere here; several captions of one picture stand as lines of the .txt or as a list
+Layouts: WebDataset as everywhere here; several captions of one image stand as lines of the .txt or as a list
 `captions` in the .json; the class is the number in a .cls member or `cls` in the .json; questions stand in the .json:
 `question` with `answer` or `answers` (and `candidates`), or a list `questions` of such; a group as in `group_of`.
 """
@@ -37,7 +37,7 @@ MAX_QUESTIONS: Final = 256
 
 @dataclass(frozen=True)
 class Item:
-    """One picture of a benchmark, without its pixels."""
+    """One image of a benchmark, without its pixels."""
 
     uri: str
     """its shard."""
@@ -49,12 +49,12 @@ class Item:
     group: str | None = None
     """what a Classification is also told by: a region, an income."""
     digest: str = ""
-    """SHA-256 of the picture's bytes: the same picture among the training pairs is known by it."""
+    """SHA-256 of the image's bytes: the same image among the training pairs is known by it."""
 
 
 @dataclass
 class Pictures:
-    """Encoded pictures of one or more shards, in order."""
+    """Encoded images of one or more shards, in order."""
 
     items: list[Item] = field(default_factory=list)
     features_ND: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))
@@ -131,7 +131,7 @@ def label_of(sample: Sample) -> int | None:
 
 
 def group_of(sample: Sample) -> str | None:
-    """The group of a picture: `group` in the .json, or the first number of an .npy member (WILDS' metadata in DataComp's shards).
+    """The group of an image: `group` in the .json, or the first number of an .npy member (WILDS' metadata in DataComp's shards).
 
     Raises:
         DataError: the .npy is no array of numbers; pickled objects are never loaded.
@@ -147,7 +147,7 @@ def group_of(sample: Sample) -> str | None:
 
 
 def questions_of(sample: Sample) -> tuple[Question, ...]:
-    """The questions about a picture; one without an answer cannot be judged and is left out."""
+    """The questions about an image; one without an answer cannot be judged and is left out."""
     listed = sample.meta.get("questions", [sample.meta])
     found: list[Question] = []
     for entry in listed[:MAX_QUESTIONS] if isinstance(listed, list) else []:

@@ -1,6 +1,6 @@
 """Bootstrap intervals of rates: values per group in, a 95 % percentile interval out.
 
-Groups are resampled, not single queries: the captions of one picture succeed and fail together.
+Groups are resampled, not single queries: the captions of one image succeed and fail together.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Zero-shot classification: class embeddings of templates and pictures' scores in, accuracies and confusions out. Pure.
+"""Zero-shot classification: class embeddings of templates and images' scores in, accuracies and confusions out. Pure.
 
-Shapes: N pictures, C classes, T templates, D features.
+Shapes: N images, C classes, T templates, D features.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Classification:
     """Figures of one classification benchmark."""
 
     top1: float
-    """share of pictures whose best class is right."""
+    """share of images whose best class is right."""
     top1_interval: Interval
     top5: float | None
     """share with the right class among the best 5; None for up to 5 classes, where it says nothing."""
@@ -30,7 +30,7 @@ class Classification:
     """mean over classes of the share that is right (mean per class): classes count alike whatever their size."""
     balanced_interval: Interval
     per_class: list[float | None]
-    """share that is right of each class, None where the benchmark has no picture of it."""
+    """share that is right of each class, None where the benchmark has no image of it."""
     majority: float
     """top1 of always naming the commonest class."""
     chance: float
@@ -40,12 +40,12 @@ class Classification:
     macro_f1: float
     """mean over the classes that occur of the harmonic mean of precision and recall (WILDS' figure for iWildCam)."""
     hits_2N: NDArray[np.bool_]
-    """whether each picture's class is the first, and whether it is among the first 5."""
+    """whether each image's class is the first, and whether it is among the first 5."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Figures of one group of pictures."""
+    """Figures of one group of images."""
 
     name: str
     pictures: int
@@ -85,7 +85,7 @@ def classification(
     Args:
         scores_NC: any score, higher is better.
         labels_N: true class indexes.
-        rng: draws of the bootstrap (over pictures).
+        rng: draws of the bootstrap (over images).
     """
     classes = scores_NC.shape[1]
     order_NC = np.argsort(-scores_NC, axis=1, kind="stable")
@@ -118,7 +118,7 @@ def macro_f1(confusion_CC: NDArray[np.int64]) -> float:
 
 
 def by_group(hits_2N: NDArray[np.bool_], groups: Sequence[str | None]) -> list[Group]:
-    """Accuracies of each group of pictures (a region, an income), the worst top-1 first; [] where there is but one, or nearly one for each picture."""
+    """Accuracies of each group of images (a region, an income), the worst top-1 first; [] where there is but one, or nearly one for each image."""
     named = [group for group in groups if group is not None]
     names = sorted(set(named))
     if not 2 <= len(names) <= len(named) / 2:
@@ -139,7 +139,7 @@ def balanced_accuracy(named_N: NDArray[np.int64], labels_N: NDArray[np.int64]) -
 def _balanced_draws(
     hits_C: NDArray[np.int64], counts_C: NDArray[np.int64], rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Balanced accuracy when each class' pictures are drawn again, so that no draw misses a class."""
+    """Balanced accuracy when each class' images are drawn again, so that no draw misses a class."""
     present = counts_C > 0
     drawn_RC = rng.binomial(counts_C[present], hits_C[present] / counts_C[present], (RESAMPLES, int(present.sum())))
     return (drawn_RC / counts_C[present]).mean(axis=1)

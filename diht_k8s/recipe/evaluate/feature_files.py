@@ -1,6 +1,6 @@
-"""Encoded shards as files: several workers share the pictures, an interrupted stage goes on, and every figure comes from the same bytes.
+"""Encoded shards as files: several workers share the images, an interrupted stage goes on, and every figure comes from the same bytes.
 
-A file holds the unit features of a shard's pictures and, in its header, what the benchmarks need of each of them; of a
+A file holds the unit features of a shard's images and, in its header, what the benchmarks need of each of them; of a
 shard that cannot be read it holds why, so that the other benchmarks go on.
 """
 
@@ -28,7 +28,7 @@ def write_features(storage: Storage, uri: str, key: str, found: Pictures | DataE
         storage: where to.
         uri: the file.
         key: what the features depend on: the model and the shard.
-        found: the pictures, or why there are none.
+        found: the images, or why there are none.
     """
     from safetensors.numpy import save
 

@@ -1,4 +1,4 @@
-"""Unit features of pictures and texts, in batches of a fixed size so that the same input gives the same numbers.
+"""Unit features of images and texts, in batches of a fixed size so that the same input gives the same numbers.
 
 Shapes: B batch, T texts, L places of a text, C channels, H height, W width, D features.
 """
@@ -24,12 +24,12 @@ SORTED_TEXTS: Final = 64 * TEXT_BATCH
 
 
 def encode_images(loaded: LoadedModel, images: Sequence[Image.Image]) -> NDArray[np.float32]:
-    """[B, D] of a batch of pictures, preprocessed as the model's own configuration says."""
+    """[B, D] of a batch of images, preprocessed as the model's own configuration says."""
     return encode_pixels(loaded, [loaded.transform(image) for image in images])
 
 
 def encode_pixels(loaded: LoadedModel, pixels: Sequence[torch.Tensor]) -> NDArray[np.float32]:
-    """[B, D] of a batch of preprocessed pictures, C x H x W each."""
+    """[B, D] of a batch of preprocessed images, C x H x W each."""
     import torch
 
     with torch.inference_mode():

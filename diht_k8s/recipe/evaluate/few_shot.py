@@ -3,12 +3,12 @@
 Paper (supplement), as others quote it: the classifier is W_0 + W with W_0 the zero-shot weights, and W may move only
 inside a ball of radius delta, so that with one shot it does not fall below zero-shot; delta 0 is zero-shot. Our choices,
 the paper's being unknown to us: Frobenius norm, the grids below, and delta chosen by the cross-entropy on as many further
-pictures of each class as there are shots, the smaller delta on a tie. Every classifier of a draw is chosen on the same
-pictures and trained on the shots alone; neither sees a test picture. (Cross-validation on the shots, which needs no further
-pictures, leaves whole classes without a shot when there are one or two, so that it keeps delta 0: it is used only where the
-scarcest class has too few pictures.) The plain pull is W_0 + W with a penalty on W in place of the ball.
+images of each class as there are shots, the smaller delta on a tie. Every classifier of a draw is chosen on the same
+images and trained on the shots alone; neither sees a test image. (Cross-validation on the shots, which needs no further
+images, leaves whole classes without a shot when there are one or two, so that it keeps delta 0: it is used only where the
+scarcest class has too few images.) The plain pull is W_0 + W with a penalty on W in place of the ball.
 
-Shapes: N pictures, C classes, D features, S shots in all, V validation pictures, R directions that the shots span, P problems.
+Shapes: N images, C classes, D features, S shots in all, V validation images, R directions that the shots span, P problems.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _COARSE_STEPS: Final = 500
 
 @dataclass(frozen=True)
 class Draw:
-    """One draw of k shots per class, all four classifiers on the same test pictures (balanced accuracy)."""
+    """One draw of k shots per class, all four classifiers on the same test images (balanced accuracy)."""
 
     shots: int
     seed: int
@@ -52,7 +52,7 @@ class Draw:
     penalty: float
     """of the probe from scratch."""
     held_out: bool
-    """whether further pictures chose; False: cross-validation on the shots did."""
+    """whether further images chose; False: cross-validation on the shots did."""
     residual: float
     """fixed-point residual of the probe's solution."""
 
@@ -65,7 +65,7 @@ class FewShotCurve:
     skipped: dict[int, str]
     """shots -> why they were not run."""
     test_pictures: int
-    """number of test pictures of each draw."""
+    """number of test images of each draw."""
 
 
 def few_shot_curve(
@@ -76,20 +76,20 @@ def few_shot_curve(
     rngs: Sequence[np.random.Generator],
     class_names: Sequence[str],
 ) -> FewShotCurve:
-    """Draw shots, fit the probes, test on the pictures that no number of shots of that draw uses.
+    """Draw shots, fit the probes, test on the images that no number of shots of that draw uses.
 
     Args:
-        features_ND: unit features of the benchmark's pictures.
+        features_ND: unit features of the benchmark's images.
         labels_N: their classes.
         zero_shot_CD: W_0: class embeddings times the model's logit scale.
-        shots: numbers of shots per class; each needs that many pictures of every class and one more to test on.
+        shots: numbers of shots per class; each needs that many images of every class and one more to test on.
         rngs: one source of randomness for each seed.
         class_names: for messages.
     """
     counts_C = np.bincount(labels_N, minlength=len(class_names))
     scarce = int(counts_C.argmin())
     usable = sorted({k for k in shots if k < counts_C[scarce]})
-    reason = f"class {class_names[scarce]!r} has only {counts_C[scarce]} pictures"
+    reason = f"class {class_names[scarce]!r} has only {counts_C[scarce]} images"
     skipped = {k: reason for k in sorted(shots) if k not in usable}
     if not usable:
         return FewShotCurve([], skipped, 0)
@@ -118,7 +118,7 @@ class _Task:
     labels_S: NDArray[np.int64]
     prior_SC: Array
     validation: tuple[Array, NDArray[np.int64], Array] | None
-    """features, labels and prior of the validation pictures."""
+    """features, labels and prior of the validation images."""
 
 
 def _task(
@@ -205,7 +205,7 @@ def held_out_losses(
     validation: tuple[Array, NDArray[np.int64], Array],
     settings_G3: Array,
 ) -> Array:
-    """Mean cross-entropy of each setting (radius, bias radius, penalty), fitted on the shots, on the validation pictures."""
+    """Mean cross-entropy of each setting (radius, bias radius, penalty), fitted on the shots, on the validation images."""
     counts_GS = np.ones((len(settings_G3), len(labels_S)))
     problems = Problems(counts_GS, settings_G3[:, 0], settings_G3[:, 1], settings_G3[:, 2])
     found = solve(features_SR, labels_S, prior_SC, problems, tolerance=_COARSE, max_steps=_COARSE_STEPS)

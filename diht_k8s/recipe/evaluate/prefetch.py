@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Final
 
 from PIL import Image
 
-from diht_k8s.recipe.shards.images import BadPictureError, decode
+from diht_k8s.recipe.shards.images import BadImageError, decode
 from diht_k8s.recipe.shards.samples import Sample
 
 if TYPE_CHECKING:
     import torch
 
 AHEAD: Final = 128
-"""Pictures that are ready or being made before they are asked for: two batches."""
+"""Images that are ready or being made before they are asked for: two batches."""
 MAX_THREADS: Final = 16
 
 Transform = Callable[[Image.Image], "torch.Tensor"]
@@ -33,7 +33,7 @@ Transform = Callable[[Image.Image], "torch.Tensor"]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A picture as the model takes it, or why it cannot be used."""
+    """An image as the model takes it, or why it cannot be used."""
 
     pixels_CHW: torch.Tensor | None
     bad: str = ""
@@ -42,7 +42,7 @@ class Prepared:
 
 
 def prepared(samples: Iterable[Sample], transform: Transform) -> Generator[tuple[Sample, Prepared], None, None]:
-    """Each sample with its picture. Whoever stops early closes the iterator, which drops what is waiting."""
+    """Each sample with its image. Whoever stops early closes the iterator, which drops what is waiting."""
     threads = min(MAX_THREADS, len(os.sched_getaffinity(0)))
     waiting: deque[tuple[Sample, Future[Prepared]]] = deque()
     with ThreadPoolExecutor(threads, "decode", initializer=_one_thread_each) as pool:
@@ -68,7 +68,7 @@ def _prepare(sample: Sample, transform: Transform) -> Prepared:
         return Prepared(None, sample.problem)
     try:
         image = decode(sample.image)
-    except BadPictureError as error:
+    except BadImageError as error:
         return Prepared(None, error.reason)
     return Prepared(transform(image), digest=hashlib.sha256(sample.image).hexdigest())
 

@@ -7,7 +7,7 @@ Each problem p minimises over W and b, with the prior's logits fixed,
 by FISTA with adaptive restart and projection after every step, until the fixed-point residual is small: a step of plain
 projected gradient no longer moves anything. (Adam followed by a Euclidean projection ends at a wrong point.)
 
-Shapes: P problems, N pictures, D features, C classes.
+Shapes: P problems, N images, D features, C classes.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _CHECK_EVERY: Final = 10
 
 @dataclass(frozen=True)
 class Problems:
-    """P problems over the same pictures; they differ in who counts, how far W and b may go, and the penalty."""
+    """P problems over the same images; they differ in who counts, how far W and b may go, and the penalty."""
 
     counts_PN: Array
-    """a: 1 for a picture that problem p trains on, 0 for one that it leaves out."""
+    """a: 1 for an image that problem p trains on, 0 for one that it leaves out."""
     radius_P: Array
     """delta; infinity for no bound."""
     bias_radius_P: Array
@@ -61,7 +61,7 @@ def solve(
     """Solve all problems.
 
     Args:
-        features_ND: the pictures.
+        features_ND: the images.
         labels_N: their classes.
         prior_NC: logits of the classifier that W and b are added to; zeros for a probe from scratch.
         problems: what each problem is.

@@ -1,10 +1,10 @@
 """The ridge references of a retrieval benchmark: training pairs of the run in, figures of two closed-form models out.
 
 One regression from 12 x 12 raw pixels, one from the label stage's teacher (where its features lie beside the labels).
-While the training pictures are read, the benchmark's own are looked for among them: same bytes, same picture. Where no benchmark
+While the training images are read, the benchmark's own are looked for among them: same bytes, same image. Where no benchmark
 of the run is one of retrieval, they are read for that only, and not decoded.
 
-Shapes: N training pairs, M test pictures, D features.
+Shapes: N training pairs, M test images, D features.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from diht_k8s.recipe.evaluate.tasks import direction_json, image_of_text
 from diht_k8s.recipe.runtime.commit import find_committed
 from diht_k8s.recipe.runtime.inputs import kept_shards
 from diht_k8s.recipe.runtime.stage import Context
-from diht_k8s.recipe.shards.images import BadPictureError, decode, images_of
+from diht_k8s.recipe.shards.images import BadImageError, decode, images_of
 from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.samples import Sample, read_samples
 from diht_k8s.recipe.shards.sources import Shard
@@ -35,7 +35,7 @@ from diht_k8s.recipe.shards.sources import Shard
 MAX_PAIRS: Final = 20_000
 """Training pairs that a reference is fitted on: more add seconds, hardly accuracy."""
 MAX_GALLERY: Final = 10_000
-"""Benchmarks of more pictures get no reference."""
+"""Benchmarks of more images get no reference."""
 TEACHER_BATCH: Final = 16
 
 Json = dict[str, Any]
@@ -68,7 +68,7 @@ class References:
         found: list[Json] = []
         notes: list[str] = []
         if len(captioned.items) > MAX_GALLERY:
-            return {"references": found, "notes": [f"no references: more than {MAX_GALLERY} pictures"], "seen": None}
+            return {"references": found, "notes": [f"no references: more than {MAX_GALLERY} images"], "seen": None}
         pairs = self._pairs
         if isinstance(pairs, str):
             return {"references": found, "notes": [f"no references: {pairs}"], "seen": None}
@@ -87,7 +87,7 @@ class References:
         return {"references": found, "notes": notes, "seen": self.seen(captioned)}
 
     def seen(self, pictures: Pictures) -> Json | None:
-        """How many of a benchmark's pictures stand byte for byte among the training pairs; None where those cannot be read."""
+        """How many of a benchmark's images stand byte for byte among the training pairs; None where those cannot be read."""
         try:
             pairs = self._pairs
         except DataError:
@@ -154,7 +154,7 @@ class References:
         return read_features(self._context.storage, uri, self._label.config_sha256).features_ND.numpy()
 
     def _described(self, captioned: Pictures) -> NDArray[np.float32]:
-        """Raw pixels of the benchmark's pictures, in its order."""
+        """Raw pixels of the benchmark's images, in its order."""
         wanted = {item.uid for item in captioned.items}
         pixels = {
             uid: raw_pixels(image)
@@ -184,10 +184,10 @@ class References:
 
 
 def _decoded(sample: Sample) -> Image.Image | None:
-    """The picture of a pair that can be trained on."""
+    """The image of a pair that can be trained on."""
     try:
         return None if sample.problem is not None else decode(sample.image)
-    except BadPictureError:
+    except BadImageError:
         return None
 
 

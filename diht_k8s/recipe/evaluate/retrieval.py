@@ -1,14 +1,14 @@
-"""Retrieval both ways: features of pictures and captions in, R@k with intervals, chance and ranks out. Pure.
+"""Retrieval both ways: features of images and captions in, R@k with intervals, chance and ranks out. Pure.
 
 Tie rule: where wrong items score exactly as high as the best right one, the result is the mean over all orders of the
 tied items, so a hit can be fractional. A model that gives every item the same score gets exactly chance, and nothing
 depends on the order of the gallery. Items with identical features (a caption that stands twice) are scored once, so
 that rounding cannot break their tie.
 
-Scores are made for a block of queries at a time, so that a million pictures and five million captions need the memory of
+Scores are made for a block of queries at a time, so that a million images and five million captions need the memory of
 their features and no more.
 
-Shapes: N pictures, M captions, Q queries, G gallery items, U distinct gallery items, D features, K cut-offs.
+Shapes: N images, M captions, Q queries, G gallery items, U distinct gallery items, D features, K cut-offs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Direction:
     recall: dict[int, float]
     """k -> R@k: share of queries with a right item among the first k."""
     interval: dict[int, Interval]
-    """k -> 95 % bootstrap interval; pictures are drawn again, the gallery stays."""
+    """k -> 95 % bootstrap interval; images are drawn again, the gallery stays."""
     chance: dict[int, float]
     """k -> what a random order gives."""
     ranks_Q: NDArray[np.float64]
@@ -56,12 +56,12 @@ def retrieval(
     image_of_text_M: NDArray[np.int64],
     rng: np.random.Generator,
 ) -> Retrieval:
-    """R@1, R@5 and R@10 both ways; a picture may have several captions, any of which is right.
+    """R@1, R@5 and R@10 both ways; an image may have several captions, any of which is right.
 
     Args:
-        image_features_ND: features of the pictures, unit length.
+        image_features_ND: features of the images, unit length.
         text_features_MD: features of the captions, unit length.
-        image_of_text_M: index of each caption's picture.
+        image_of_text_M: index of each caption's image.
         rng: draws of the bootstrap.
     """
     images_N = np.arange(len(image_features_ND))
@@ -78,7 +78,7 @@ def direction(
     gallery_ids_G: NDArray[np.int64],
     rng: np.random.Generator,
 ) -> Direction:
-    """One direction: a gallery item is right for a query when their ids (the picture's index) agree.
+    """One direction: a gallery item is right for a query when their ids (the image's index) agree.
 
     Raises:
         ValueError: a query has no right item in the gallery.

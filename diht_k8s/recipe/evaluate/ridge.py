@@ -1,9 +1,9 @@
-"""References on the same split: ridge regression from features of a picture to the words of its caption. Pure.
+"""References on the same split: ridge regression from features of an image to the words of its caption. Pure.
 
 A model that was trained for minutes is easily above chance; the question is whether it beats a closed-form regression
 from 12 x 12 raw pixels, and how far it is from one on a strong frozen encoder.
 
-Shapes: N training pairs, M test pictures, T test captions, D features, V words.
+Shapes: N training pairs, M test images, T test captions, D features, V words.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Reference:
 
 
 def raw_pixels(image: Image.Image) -> NDArray[np.float32]:
-    """The picture as 12 x 12 RGB values in [0, 1], flat."""
+    """The image as 12 x 12 RGB values in [0, 1], flat."""
     small = image.convert("RGB").resize((PIXEL_SIDE, PIXEL_SIDE), Image.Resampling.BOX)
     return np.asarray(small, dtype=np.float32).ravel() / np.float32(255)
 
@@ -55,11 +55,11 @@ def ridge_reference(
     """Fit on training pairs, retrieve among test pairs by the cosine of predicted and real TF-IDF words.
 
     Args:
-        features_ND: features of the training pictures.
+        features_ND: features of the training images.
         captions_N: their captions.
-        test_features_MD: features of the test pictures.
-        test_captions_T: captions of the test pictures.
-        image_of_text_T: index of each test caption's picture.
+        test_features_MD: features of the test images.
+        test_captions_T: captions of the test images.
+        image_of_text_T: index of each test caption's image.
         rng: draws of the validation part and of the bootstrap.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -80,7 +80,7 @@ def ridge_reference(
 
 
 class _Ridge:
-    """Ridge regression without targets' mean: what is the same for every picture does not tell pictures apart."""
+    """Ridge regression without targets' mean: what is the same for every image does not tell images apart."""
 
     def __init__(self, features_ND: NDArray[np.floating], targets_NV: Any) -> None:
         self._mean_D = features_ND.mean(axis=0, dtype=np.float64)

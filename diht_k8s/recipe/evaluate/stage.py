@@ -256,8 +256,8 @@ def _check_bad(benchmark: Benchmark, good: int, bad: Counter[str]) -> None:
     """A benchmark is small and chosen by hand: what cannot be read is told, and nothing readable is an error.
 
     Raises:
-        DataError: no picture can be used.
+        DataError: no image can be used.
     """
     if not good:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(bad.items()))
-        raise DataError(f"evaluate.benchmarks {benchmark.name}: no picture can be used ({reasons}): check its shards")
+        raise DataError(f"evaluate.benchmarks {benchmark.name}: no image can be used ({reasons}): check its shards")

@@ -1,6 +1,6 @@
-"""One benchmark on one model: encoded pictures in, the benchmark's part of `report.json` out (plain JSON values).
+"""One benchmark on one model: encoded images in, the benchmark's part of `report.json` out (plain JSON values).
 
-Shapes: N pictures, M captions, C classes, T templates, D features.
+Shapes: N images, M captions, C classes, T templates, D features.
 """
 
 from __future__ import annotations
@@ -43,16 +43,14 @@ def classify(
     """Zero-shot classification, and the few-shot probe where it is wanted.
 
     Raises:
-        DataError: no picture has a class, or a class has no name.
+        DataError: no image has a class, or a class has no name.
     """
     labelled = pictures.chosen(lambda item: item.label is not None)
     if not labelled.items:
-        raise DataError("no picture has a class: add a .cls member, or `cls` to the .json")
+        raise DataError("no image has a class: add a .cls member, or `cls` to the .json")
     labels_N = np.array([item.label for item in labelled.items])
     if (highest := int(labels_N.max())) >= len(names):
-        raise DataError(
-            f"a picture has class {highest}, but there are {len(names)} class names (0 to {len(names) - 1})"
-        )
+        raise DataError(f"an image has class {highest}, but there are {len(names)} class names (0 to {len(names) - 1})")
     classes_CD = class_embeddings(encode_texts(loaded, prompts(names, templates)), len(names))
     scores_NC = labelled.features_ND @ classes_CD.T
     figures = classification(scores_NC, labels_N, np.random.default_rng(seed))
@@ -88,12 +86,12 @@ def retrieve(pictures: Pictures, templates: Sequence[str], loaded: LoadedModel, 
     """Retrieval both ways, with the best and the worst queries.
 
     Raises:
-        DataError: no picture has a caption.
+        DataError: no image has a caption.
     """
     captioned = pictures.chosen(lambda item: bool(item.captions))
     captions = [caption for item in captioned.items for caption in item.captions]
     if not captions:
-        raise DataError("no picture has a caption: add a .txt member, or `caption` to the .json")
+        raise DataError("no image has a caption: add a .txt member, or `caption` to the .json")
     image_of_text_M = image_of_text(captioned)
     texts = [fill(template, caption) for caption in captions for template in templates]
     texts_MD = class_embeddings(encode_texts(loaded, texts), len(captions))
@@ -122,7 +120,7 @@ def retrieve(pictures: Pictures, templates: Sequence[str], loaded: LoadedModel, 
 
 
 def shown_pictures(result: Json) -> list[str]:
-    """Uids of the pictures that the examples of a retrieval result show."""
+    """Uids of the images that the examples of a retrieval result show."""
     uids: list[str] = []
     for chosen in result["examples"]["text_to_image"].values():
         uids += [item["item"] for example in chosen for item in example["top"]] + [
@@ -134,7 +132,7 @@ def shown_pictures(result: Json) -> list[str]:
 
 
 def image_of_text(captioned: Pictures) -> np.ndarray:
-    """[M] index of the picture of each caption."""
+    """[M] index of the image of each caption."""
     return np.repeat(np.arange(len(captioned.items)), [len(item.captions) for item in captioned.items])
 
 

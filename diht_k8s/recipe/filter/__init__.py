@@ -1,7 +1,7 @@
 """Stage 1, filter: shards in, scores and kept shards out (complexity, action, text spotting).
 
 `CaptionParser` and `TextSpotter` are what users take from here; they are imported when asked for, and load their models at the
-first caption or picture.
+first caption or image.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which pictures of which benchmarks must not be trained on: names of `spec.evaluate.benchmarks` in, their fingerprints out."""
+"""Which images of which benchmarks must not be trained on: names of `spec.evaluate.benchmarks` in, their fingerprints out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def benchmark_shards(spec: Spec, storage: Storage, name: str) -> list[str]:
 
 
 def read_gallery(spec: Spec, storage: Storage, names: Sequence[str], stop: StopFlag) -> Gallery | None:
-    """Fingerprints of all pictures of the benchmarks; None where no benchmark is named."""
+    """Fingerprints of all images of the benchmarks; None where no benchmark is named."""
     return gallery_of(_pictures(spec, storage, names, stop)) if names else None
 
 

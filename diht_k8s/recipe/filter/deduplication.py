@@ -1,7 +1,7 @@
 """Take repeats out of the kept shards (`filter.duplicates`), when all shards have been judged: workers share the shards by claims again.
 
 In: the kept shards with a file of fingerprints beside each, written before its scores. Out: kept shards and scores without the pairs whose
-picture repeats an earlier kept one's of the pool (reason `duplicate`); the scores' header says that it was done. All kept pictures of the
+image repeats an earlier kept one's of the pool (reason `duplicate`); the scores' header says that it was done. All kept images of the
 pool are compared, also those that are repeats themselves, so the result does not depend on who works when.
 """
 

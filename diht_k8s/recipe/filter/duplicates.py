@@ -1,10 +1,10 @@
-"""Which kept pictures repeat an earlier one of the pool: fingerprints of all kept pictures in, numbers of the repeats out.
+"""Which kept images repeat an earlier one of the pool: fingerprints of all kept images in, numbers of the repeats out.
 
 "Earlier" is the order of shards and samples, so that the answer depends on the data alone. Equal fingerprints are repeats (`Exact`: SHA-256 of the
-file), or like ones (`Near`: difference hashes, as for benchmarks). Like ones are found through 16 bands of 16 bits: two pictures
+file), or like ones (`Near`: difference hashes, as for benchmarks). Like ones are found through 16 bands of 16 bits: two images
 of which an eighth of the steps differ share a band in 9 of 10 cases, and only those that share one are compared.
 
-Shapes: N pictures of the pool, M of one shard.
+Shapes: N images of the pool, M of one shard.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Pool:
     bits_N4: np.ndarray
     """uint64."""
     starts: Sequence[int]
-    """first picture of each shard, and N."""
+    """first image of each shard, and N."""
 
     @staticmethod
     def of(shards: Sequence[np.ndarray]) -> Pool:
@@ -40,12 +40,12 @@ class Pool:
         return Pool(np.concatenate([empty, *shards]), starts)
 
     def equal_repeats(self, shard: int) -> np.ndarray:
-        """Places in a shard of pictures whose fingerprint has been there before, ascending."""
+        """Places in a shard of images whose fingerprint has been there before, ascending."""
         numbers = np.arange(self.starts[shard], self.starts[shard + 1])
         return np.flatnonzero(self._first[numbers] < numbers)
 
     def like_repeats(self, shard: int) -> np.ndarray:
-        """Places in a shard of pictures that are like an earlier one, ascending."""
+        """Places in a shard of images that are like an earlier one, ascending."""
         begin, end = self.starts[shard], self.starts[shard + 1]
         own_MB = self.bits_N4[begin:end].copy().view(np.uint16).reshape(-1, BANDS)
         candidates: list[list[np.ndarray]] = [[] for _ in range(end - begin)]
@@ -58,13 +58,13 @@ class Pool:
 
     @cached_property
     def _first(self) -> np.ndarray:
-        """For each picture the first one that is equal."""
+        """For each image the first one that is equal."""
         _, first_U, inverse_N = np.unique(self.bits_N4, axis=0, return_index=True, return_inverse=True)
         return first_U[inverse_N.reshape(-1)]
 
     @cached_property
     def _bands(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """For each band the pictures by their bits in it, and these bits."""
+        """For each band the images by their bits in it, and these bits."""
         keys_NB = self.bits_N4.copy().view(np.uint16).reshape(-1, BANDS)
         orders = [np.argsort(keys_NB[:, band], kind="stable").astype(np.int32) for band in range(BANDS)]
         return [(order_N, keys_NB[order_N, band]) for band, order_N in enumerate(orders)]

@@ -1,4 +1,4 @@
-"""The exclude list: pairs that must go (takedowns), named by uid, by SHA-256 of their URL or of their picture."""
+"""The exclude list: pairs that must go (takedowns), named by uid, by SHA-256 of their URL or of their image."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Perceptual hashes: near-duplicates of pictures found by comparing brightness steps. Pictures in, 256-bit fingerprints out.
+"""Perceptual hashes: near-duplicates of images found by comparing brightness steps. Images in, 256-bit fingerprints out.
 
 A difference hash of 16 x 16 steps (each bit: is the left neighbour brighter?). It survives re-encoding, scaling and small changes of
-colour; mirrored and cropped pictures are not found. Two pictures are near-duplicates when few of the bits that either has set differ:
+colour; mirrored and cropped images are not found. Two images are near-duplicates when few of the bits that either has set differ:
 relative to them, because drawings on white have few steps, and would else all be alike.
 """
 
@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from diht_k8s.recipe.shards.images import BadPictureError, decode
+from diht_k8s.recipe.shards.images import BadImageError, decode
 
 STEPS: Final = 16
 MAX_DIFFERENCE: Final = 0.25
@@ -22,11 +22,11 @@ MAX_DIFFERENCE: Final = 0.25
 MIN_STEP: Final = 3
 """Grey levels below which a step counts as none: noise of the encoding."""
 FEW_BITS: Final = 12
-"""Pictures with fewer steps are nearly empty: they are like nothing."""
+"""Images with fewer steps are nearly empty: they are like nothing."""
 
 
 def fingerprint(image: Image.Image) -> np.ndarray:
-    """The picture's bits as four unsigned integers of 64 bits."""
+    """The image's bits as four unsigned integers of 64 bits."""
     grey = np.asarray(image.convert("L").resize((STEPS + 1, STEPS), Image.Resampling.BOX), dtype=np.int16)
     bits = grey[:, :-1] - grey[:, 1:] >= MIN_STEP
     return np.packbits(bits).view(np.uint64)
@@ -41,12 +41,12 @@ def is_like(own_4: np.ndarray, others_N4: np.ndarray) -> bool:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Fingerprints of pictures that must not turn up elsewhere, [N, 4]."""
+    """Fingerprints of images that must not turn up elsewhere, [N, 4]."""
 
     bits: np.ndarray
 
     def holds(self, image: Image.Image) -> bool:
-        """Whether a near-duplicate of the picture is among them."""
+        """Whether a near-duplicate of the image is among them."""
         if not len(self.bits):
             return False
         own = fingerprint(image)
@@ -56,11 +56,11 @@ class Gallery:
 
 
 def gallery_of(pictures: Iterable[bytes]) -> Gallery:
-    """The fingerprints of encoded pictures; unreadable ones are left out, since nothing can repeat them."""
+    """The fingerprints of encoded images; unreadable ones are left out, since nothing can repeat them."""
     found = []
     for data in pictures:
         try:
             found.append(fingerprint(decode(data)))
-        except BadPictureError:
+        except BadImageError:
             continue
     return Gallery(np.array(found, dtype=np.uint64).reshape(-1, STEPS * STEPS // 64))

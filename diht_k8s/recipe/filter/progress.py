@@ -15,7 +15,7 @@ from diht_k8s.recipe.runtime.stage import Context
 from diht_k8s.recipe.shards.samples import count_samples
 from diht_k8s.recipe.shards.sources import Shard
 
-STEP: Final = "pictures and captions"
+STEP: Final = "images and captions"
 MAX_COUNTED_BYTES: Final = 64 << 20
 """Local input up to this size is counted beforehand; that takes under a second."""
 

@@ -62,7 +62,7 @@ def funnel(summary: Summary) -> list[dict[str, Any]]:
 
 
 def _thresholds(summary: Summary, min_complexity: int, min_actions: int) -> dict[str, Any]:
-    """How many samples of filtered sources would pass C and A, and T where the picture of each of them has been read."""
+    """How many samples of filtered sources would pass C and A, and T where the image of each of them has been read."""
     chosen = [
         (complexity, actions, cell)
         for (complexity, actions), cell in summary.cells.items()
@@ -89,7 +89,7 @@ def _histogram(summary: Summary, axis: int) -> list[int]:
 
 
 def text_spotting(summary: Summary) -> dict[str, Any] | None:
-    """Recall and precision where the input says which pictures had words of their caption painted in; None where it does not."""
+    """Recall and precision where the input says which images had words of their caption painted in; None where it does not."""
     if not summary.painted:
         return None
     found, missed = summary.painted["painted_found"], summary.painted["painted_missed"]

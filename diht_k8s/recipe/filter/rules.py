@@ -1,7 +1,7 @@
-"""Judge samples by the CAT rules, a batch at a time: bad, exclude, language, metadata, C, A, then the picture (readable, size,
+"""Judge samples by the CAT rules, a batch at a time: bad, exclude, language, metadata, C, A, then the image (readable, size,
 benchmark, T).
 
-Cheap rules come first, so that pictures are opened and read for the survivors only. Scores of an earlier run are used again
+Cheap rules come first, so that images are opened and read for the survivors only. Scores of an earlier run are used again
 wherever they say enough; the same rules then give the same verdicts without parser and spotter.
 """
 
@@ -25,7 +25,7 @@ from diht_k8s.recipe.filter.fingerprints import Gallery, fingerprint
 from diht_k8s.recipe.filter.scores import Row
 from diht_k8s.recipe.filter.text_spotting.matching import MatchRule, shows_caption
 from diht_k8s.recipe.filter.text_spotting.spotter import Question, Spotting
-from diht_k8s.recipe.shards.images import BadPictureError, decode
+from diht_k8s.recipe.shards.images import BadImageError, decode
 from diht_k8s.recipe.shards.samples import Sample, storable
 
 BAD: Final = "bad:"
@@ -42,10 +42,10 @@ class Parser(Protocol):
 
 
 class Spotter(Protocol):
-    """What reads pictures (`TextSpotter`)."""
+    """What reads images (`TextSpotter`)."""
 
     def spot_all(self, questions: Iterable[Question]) -> Iterator[Spotting]:
-        """The texts of each picture, in order; questions are taken as they are needed."""
+        """The texts of each image, in order; questions are taken as they are needed."""
         ...
 
 
@@ -59,7 +59,7 @@ class Judge:
     spotter: Spotter
     exclusions: frozenset[str] = frozenset()
     gallery: Gallery | None = None
-    """pictures of benchmarks, whose near-duplicates must not be trained on."""
+    """images of benchmarks, whose near-duplicates must not be trained on."""
 
     def judge(
         self, shard: str, samples: Sequence[Sample], earlier: Sequence[Row | None], *, filtered: bool
@@ -71,7 +71,7 @@ class Judge:
             samples: pairs in shard order.
             earlier: for each its row of earlier scores (of the same parser and spotter, else with those columns empty), or None.
             filtered: False for a source that is taken as it is: scored, but only bad and excluded samples and
-                near-duplicates of benchmark pictures go.
+                near-duplicates of benchmark images go.
         """
         rows = [new_row(shard, sample) for sample in samples]
         known = [
@@ -116,7 +116,7 @@ class Judge:
     def _judge_pictures(
         self, rows: Sequence[Row], samples: Sequence[Sample], known: Sequence[Row | None], *, filtered: bool
     ) -> None:
-        """Look at the pictures of the rows that no rule has dropped; the spotter draws those that it has to read."""
+        """Look at the images of the rows that no rule has dropped; the spotter draws those that it has to read."""
         unread = deque[tuple[Row, Sample, Image.Image]]()
 
         def questions() -> Iterator[Question]:
@@ -138,7 +138,7 @@ class Judge:
             self._settle(row, sample, image)
 
     def _must_read(self, row: Row, sample: Sample) -> bool:
-        """Whether earlier scores do not say enough about the texts of a picture; sets what they do say."""
+        """Whether earlier scores do not say enough about the texts of an image; sets what they do say."""
         spotting = self.rules.text_spotting
         if spotting.mode == "Disabled":
             return False
@@ -149,7 +149,7 @@ class Judge:
     def _opened(
         self, row: Row, sample: Sample, before: Row | None, *, reads: bool, filtered: bool
     ) -> Image.Image | None:
-        """The picture, or None where no rule looks at it or one has dropped it by its shape or as unreadable."""
+        """The image, or None where no rule looks at it or one has dropped it by its shape or as unreadable."""
         rules = self.rules if filtered else _TAKEN_AS_IT_IS
         looks = rules.min_side > 0 or rules.max_aspect_ratio > 0 or self.gallery is not None
         looks = looks or self.rules.duplicates == "Near"
@@ -157,7 +157,7 @@ class Judge:
             return None
         try:
             image = decode(sample.image)
-        except BadPictureError as error:
+        except BadImageError as error:
             row.reason = BAD + error.reason
             return None
         row.reason = picture_reason(image, rules, self.gallery)
@@ -170,7 +170,7 @@ class Judge:
         return Question(image, lambda text: rule.matches(caption, text))
 
     def _settle(self, row: Row, sample: Sample, image: Image.Image | None) -> None:
-        """The last rule on a picture, and the fingerprint of one that stays."""
+        """The last rule on an image, and the fingerprint of one that stays."""
         if row.matched and self.rules.text_spotting.mode == "Drop":
             row.reason = "text"
         else:
@@ -178,12 +178,12 @@ class Judge:
 
 
 def fingerprint_of(rules: Filter, sample: Sample, image: Image.Image | None) -> bytes | None:
-    """32 bytes by which repeats of a picture are known; None where none are looked for. `Near` needs the decoded picture."""
+    """32 bytes by which repeats of an image are known; None where none are looked for. `Near` needs the decoded image."""
     if rules.duplicates is None:
         return None
     if rules.duplicates == "Exact":
         return hashlib.sha256(sample.image).digest()
-    assert image is not None, "the picture has been decoded for its fingerprint"
+    assert image is not None, "the image has been decoded for its fingerprint"
     return fingerprint(image).tobytes()
 
 
@@ -206,7 +206,7 @@ def _within(value: float, limit: MetadataLimit) -> bool:
 
 
 def picture_reason(image: Image.Image, rules: Filter, gallery: Gallery | None) -> str:
-    """The rule on size and shape, or the benchmark's gallery, that drops a picture, "" if none does."""
+    """The rule on size and shape, or the benchmark's gallery, that drops an image, "" if none does."""
     short, long = sorted(image.size)
     if short < rules.min_side or (rules.max_aspect_ratio > 0 and long > rules.max_aspect_ratio * short):
         return "size"
@@ -233,7 +233,7 @@ def match_rule(rules: Filter) -> MatchRule:
 
 
 def _was_readable(before: Row | None) -> bool:
-    """Whether an earlier run has opened the picture without a fault."""
+    """Whether an earlier run has opened the image without a fault."""
     return before is not None and (before.kept or before.ocr_state != "not_run")
 
 

@@ -76,10 +76,10 @@ class Row:
     parser_version: str = ""
     """"" while the caption has not been parsed."""
     matched: bool | None = field(default=None, compare=False)
-    """whether the picture shows its caption under the run's rule; None while unknown. Not stored: the rule may change."""
+    """whether the image shows its caption under the run's rule; None while unknown. Not stored: the rule may change."""
 
     fingerprint: bytes | None = field(default=None, compare=False)
-    """of the picture, where repeats are looked for; stored beside the scores of kept pairs."""
+    """of the image, where repeats are looked for; stored beside the scores of kept pairs."""
 
     def describe(self, graph: CaptionGraph, version: str) -> None:
         """Take over what the parser found."""

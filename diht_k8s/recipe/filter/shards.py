@@ -36,7 +36,7 @@ from diht_k8s.recipe.shards.tables import write_table
 BATCH: Final = 256
 """Samples judged at once: enough for the parser's batches, few enough that a stop request waits for seconds only."""
 BATCH_BYTES: Final = 128 << 20
-"""Bytes of them, beyond which a batch ends sooner: shards may hold large pictures."""
+"""Bytes of them, beyond which a batch ends sooner: shards may hold large images."""
 
 
 def is_done(scores: Scores, context: Context) -> bool:
@@ -87,7 +87,7 @@ class ShardFilter:
 
     @cached_property
     def _judge(self) -> Judge:
-        """Made for the first shard that is not done: the benchmarks' pictures may be many."""
+        """Made for the first shard that is not done: the benchmarks' images may be many."""
         context, rules = self._context, self._rules
         return Judge(
             rules=rules,
@@ -186,7 +186,7 @@ class ShardFilter:
         return self._programs.get("spotter", earlier.header["spotter"] if earlier is not None else None)
 
     def _usable(self, shard: Shard, earlier: Scores | None) -> Scores | None:
-        """Earlier scores of the same pictures and captions, else None."""
+        """Earlier scores of the same images and captions, else None."""
         return (
             earlier
             if earlier is not None and earlier.header["inputs"] == {shard.name: self._inputs[shard.name]}

@@ -36,11 +36,11 @@ class Summary:
     bad: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
     cells: dict[tuple[int, int], list[int]] = field(default_factory=dict)
-    """(complexity, actions) -> scored samples of filtered sources that no earlier rule took; those of them whose picture's
-    verdict is unknown; those whose picture shows the caption."""
+    """(complexity, actions) -> scored samples of filtered sources that no earlier rule took; those of them whose image's
+    verdict is unknown; those whose image shows the caption."""
     names: dict[str, Counter[str]] = field(default_factory=lambda: {kind: Counter() for kind in NAME_KINDS})
     painted: Counter[str] = field(default_factory=Counter)
-    """verdicts on pictures whose JSON says whether words of the caption were painted into them: `painted_found`,
+    """verdicts on images whose JSON says whether words of the caption were painted into them: `painted_found`,
     `painted_missed`, `short_found`, `short_missed` (no painted word is as long as the rule asks), `clean_dropped`, `clean_passed`."""
     examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """reason (`kept` for kept ones) -> the samples with the smallest hash of their uid, so that they are a fair draw."""

@@ -30,7 +30,7 @@ class KeptCaptions:
     """each name once, in the order of the caption."""
     attributes: list[list[str]]
     credits: list[list[str]] = field(default_factory=list)
-    """objects that stand after `by`: who made the picture or the thing, or what something is near."""
+    """objects that stand after `by`: who made the image or the thing, or what something is near."""
 
 
 def read_captions(storage: Storage, layout: Layout, shard: Shard) -> KeptCaptions:

@@ -1,9 +1,9 @@
-"""Teacher features of kept shards: each picture passes the teacher once, the features lie beside the labels as fp16 safetensors.
+"""Teacher features of kept shards: each image passes the teacher once, the features lie beside the labels as fp16 safetensors.
 
 In: the kept pairs. Out: `label/features/SHARD.safetensors`, whole or absent, so that the stage goes on shard by shard; heads are trained on
 them and labels predicted from them.
 
-Shapes: N pictures of a shard, B of a batch, D features.
+Shapes: N images of a shard, B of a batch, D features.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.label.teacher import Teacher
-from diht_k8s.recipe.shards.images import BadPictureError, decode
+from diht_k8s.recipe.shards.images import BadImageError, decode
 from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.samples import Sample
 from diht_k8s.recipe.shards.sources import Shard
@@ -45,9 +45,9 @@ class ShardFeatures:
     group_hash_N: Tensor
     """int64, equal for pairs of one group (near-duplicates): folds are made of it."""
     usable_N: Tensor
-    """bool: False where the picture cannot be decoded."""
+    """bool: False where the image cannot be decoded."""
     bad: Mapping[str, int]
-    """unusable pictures by reason."""
+    """unusable images by reason."""
 
 
 def hash64(text: str) -> int:
@@ -64,16 +64,16 @@ def group_of(sample: Sample) -> str:
 def extract(
     teacher: Teacher, samples: Iterable[Sample], where: str, on_pictures: Callable[[int], None]
 ) -> ShardFeatures:
-    """Pass the pictures of one shard through the teacher.
+    """Pass the images of one shard through the teacher.
 
     Args:
         teacher: the frozen encoder.
         samples: the shard's pairs in order.
         where: the shard's URI, for messages.
-        on_pictures: told the number of pictures done after each batch.
+        on_pictures: told the number of images done after each batch.
 
     Raises:
-        DataError: the teacher gives NaN or infinite features; the first pictures are named.
+        DataError: the teacher gives NaN or infinite features; the first images are named.
     """
     rows: list[Tensor] = []
     uids: list[str] = []
@@ -105,14 +105,14 @@ Decoded = tuple[Sample, Tensor | None, str | None]
 
 
 def _decoded_batches(teacher: Teacher, samples: Iterable[Sample]) -> Iterator[list[Decoded]]:
-    """Batches of decoded pictures; the next batch is decoded while the caller works on this one."""
+    """Batches of decoded images; the next batch is decoded while the caller works on this one."""
 
     def prepare(sample: Sample) -> Decoded:
         try:
             if sample.problem is not None:
                 return sample, None, sample.problem
             return sample, teacher.preprocess(decode(sample.image)), None
-        except BadPictureError as error:
+        except BadImageError as error:
             return sample, None, error.reason
 
     source, size = iter(samples), teacher.batch_size
@@ -128,7 +128,7 @@ def _check_finite(features_ND: Tensor, uids: list[str], where: str) -> None:
     if wrong:
         named = ", ".join(uids[number] for number in wrong[:SHOWN_UIDS]) + (", ..." if len(wrong) > SHOWN_UIDS else "")
         raise DataError(
-            f"the teacher's features of {len(wrong)} of {len(uids)} pictures in {where} are not finite ({named}): "
+            f"the teacher's features of {len(wrong)} of {len(uids)} images in {where} are not finite ({named}): "
             "check label.teacher.weights"
         )
 

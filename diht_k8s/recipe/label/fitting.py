@@ -1,4 +1,4 @@
-"""The step `heads`: features and captions of the training pictures in, `heads.json` and `teacher_heads.safetensors` out.
+"""The step `heads`: features and captions of the training images in, `heads.json` and `teacher_heads.safetensors` out.
 
 The two heads share nothing, so each may be trained by another worker: it goes to `heads/KIND.safetensors`, and worker 0 puts them together. More
 workers than two do not help here: a head sees cached features only, which takes a few percent of the time that the teacher took for them.
@@ -23,7 +23,7 @@ from torch import Tensor
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.recipe.label.caption_concepts import KeptCaptions, read_captions
 from diht_k8s.recipe.label.features import ShardFeatures, hash64, read_features, read_safetensors
-from diht_k8s.recipe.label.heads import Head, State, TrainingPictures, folds_of, train_head
+from diht_k8s.recipe.label.heads import Head, State, TrainingImages, folds_of, train_head
 from diht_k8s.recipe.label.job import Job
 from diht_k8s.recipe.label.quality import measure
 from diht_k8s.recipe.label.targets import Targets, encode, join
@@ -33,7 +33,7 @@ from diht_k8s.recipe.shards.sources import Shard
 
 KINDS: Final[tuple[str, ...]] = ("objects", "attributes")
 MEMORY_BYTES: Final = 1 << 30
-"""Features of more bytes are kept on disk while the heads are trained: 420,000 pictures of a network with 1,280 features."""
+"""Features of more bytes are kept on disk while the heads are trained: 420,000 images of a network with 1,280 features."""
 SAVE_SECONDS: Final = 300.0
 """So often the state of a long training is kept."""
 
@@ -139,11 +139,11 @@ def join_heads(job: Job) -> None:
     context.storage.remove(job.uri("heads"))
 
 
-def training_pictures(job: Job, vocabulary: Mapping[str, Concepts]) -> tuple[TrainingPictures, dict[str, Targets]]:
-    """Features and folds of the usable training pictures, and what their captions name, for some heads.
+def training_pictures(job: Job, vocabulary: Mapping[str, Concepts]) -> tuple[TrainingImages, dict[str, Targets]]:
+    """Features and folds of the usable training images, and what their captions name, for some heads.
 
     Raises:
-        DataError: no picture is usable.
+        DataError: no image is usable.
         UserError: features beyond `MEMORY_BYTES` find no room on the disk.
     """
     features_ND: Tensor | None = None
@@ -162,10 +162,10 @@ def training_pictures(job: Job, vocabulary: Mapping[str, Concepts]) -> tuple[Tra
             column = getattr(names, kind)
             targets[kind].append(encode([column[row] for row in rows.tolist()], concepts))
     if features_ND is None or not used:
-        raise DataError("none of the kept pictures can be decoded: look at filter/report.json and the shards")
+        raise DataError("none of the kept images can be decoded: look at filter/report.json and the shards")
     folds = job.label.cross_fit
     fold_N = folds_of(torch.cat(groups), folds, job.context.run.spec.seed)
-    return TrainingPictures(features_ND[:used], fold_N, folds), {kind: join(parts) for kind, parts in targets.items()}
+    return TrainingImages(features_ND[:used], fold_N, folds), {kind: join(parts) for kind, parts in targets.items()}
 
 
 def empty_table(rows: int, columns: int) -> Tensor:

@@ -1,11 +1,11 @@
-"""The teacher's linear heads: trained on frozen features with soft targets, one per fold and one on all pictures.
+"""The teacher's linear heads: trained on frozen features with soft targets, one per fold and one on all images.
 
-In: features, targets and folds of the training pictures. Out: weights that apply to raw features. Pure but for progress.
+In: features, targets and folds of the training images. Out: weights that apply to raw features. Pure but for progress.
 The paper (section 3.2) trains two linear classifiers with a soft-target cross-entropy; optimiser, schedule, standardisation and folds are our
-choice. The fold heads and the head on all pictures are trained together: one batch passes through all of them, and each head ignores the
-pictures of its own fold. A head's fold is also its held-out slice, which says when to stop.
+choice. The fold heads and the head on all images are trained together: one batch passes through all of them, and each head ignores the
+images of its own fold. A head's fold is also its held-out slice, which says when to stop.
 
-Shapes: N training pictures, B of a batch, D features, C classes, M = heads (K folds, then the one on all; 1 without cross-fitting).
+Shapes: N training images, B of a batch, D features, C classes, M = heads (K folds, then the one on all; 1 without cross-fitting).
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from diht_k8s.recipe.label.targets import Targets, epoch_order, repeat_factors
 PATIENCE_EPOCHS = 3
 """Training stops when the held-out loss has not fallen for so many epochs; the best epoch's weights are kept."""
 CHUNK = 4096
-"""Pictures per step where nothing is learnt."""
+"""Images per step where nothing is learnt."""
 HELD_OUT_PART = 20
-"""Without cross-fitting one in so many pictures is held out."""
+"""Without cross-fitting one in so many images is held out."""
 
 
 @dataclass(frozen=True)
-class TrainingPictures:
+class TrainingImages:
     """What the heads are trained on."""
 
     features_ND: Tensor
@@ -57,7 +57,7 @@ class Head:
     best_epoch: int = 0
 
     def probabilities(self, features_BD: Tensor, fold_B: Tensor) -> Tensor:
-        """Softmax of each picture by the head that never saw its fold (float32)."""
+        """Softmax of each image by the head that never saw its fold (float32)."""
         heads = len(self.weight_MCD)
         head_B = fold_B if heads > 1 else torch.zeros_like(fold_B)
         probabilities_BC = torch.empty(len(features_BD), self.weight_MCD.shape[1])
@@ -67,7 +67,7 @@ class Head:
         return probabilities_BC
 
     def all_data_probabilities(self, features_BD: Tensor) -> Tensor:
-        """Softmax by the head on all pictures: for comparison, it has seen the captions that it is compared with."""
+        """Softmax by the head on all images: for comparison, it has seen the captions that it is compared with."""
         return self._softmax(features_BD, len(self.weight_MCD) - 1)
 
     def _softmax(self, features_BD: Tensor, head: int) -> Tensor:
@@ -77,7 +77,7 @@ class Head:
 
 
 def folds_of(group_hash_N: Tensor, folds: int, seed: int) -> Tensor:
-    """The fold of each picture: equal for pictures of one group, the same whoever computes it."""
+    """The fold of each image: equal for images of one group, the same whoever computes it."""
     mixed_N = group_hash_N ^ hash64(f"fold {seed}")
     return mixed_N.remainder(folds) if folds > 1 else mixed_N.remainder(HELD_OUT_PART).clamp(max=1)
 
@@ -88,10 +88,10 @@ def soft_target_loss(logits_BMC: Tensor, target_BC: Tensor, fold_B: Tensor) -> T
     Args:
         logits_BMC: M heads' logits.
         target_BC: 1/m on present classes.
-        fold_B: each picture's fold.
+        fold_B: each image's fold.
 
     Returns:
-        (M,) mean loss of each head over the pictures that it may see: those of other folds than its own.
+        (M,) mean loss of each head over the images that it may see: those of other folds than its own.
     """
     batch, heads, _ = logits_BMC.shape
     target_BMC = target_BC[:, None].expand_as(logits_BMC)
@@ -107,7 +107,7 @@ OnEpoch = Callable[[int, dict[str, float], Callable[[], State]], None]
 
 
 def train_head(
-    pictures: TrainingPictures,
+    pictures: TrainingImages,
     targets: Targets,
     config: HeadsConfig,
     seed: int,
@@ -119,9 +119,9 @@ def train_head(
 
     Args:
         pictures: features and folds.
-        targets: concepts of the same pictures; those without any are left out.
+        targets: concepts of the same images; those without any are left out.
         config: epochs, learning rate, batch size.
-        seed: of the order of pictures.
+        seed: of the order of images.
         device: where the training runs.
         on_epoch: told of each epoch; may raise to stop.
         state: of an interrupted training of the same head: the result is the same to the bit.
@@ -142,7 +142,7 @@ class _Training:
     """Weights, optimiser, schedule and best epoch of one head in all folds, on standardised features."""
 
     def __init__(
-        self, pictures: TrainingPictures, targets: Targets, config: HeadsConfig, seed: int, device: torch.device
+        self, pictures: TrainingImages, targets: Targets, config: HeadsConfig, seed: int, device: torch.device
     ) -> None:
         self.pictures, self.targets, self.config, self.device = pictures, targets, config, device
         self.factor_N = repeat_factors(targets)
@@ -172,7 +172,7 @@ class _Training:
         return done >= self.config.epochs or done - self.best_epoch >= PATIENCE_EPOCHS
 
     def epoch(self) -> None:
-        """One pass over the up-sampled pictures, and the loss on those that a head may not see."""
+        """One pass over the up-sampled images, and the loss on those that a head may not see."""
         order = epoch_order(self.factor_N, self.rng)
         total = sum(self._step(rows_B) * len(rows_B) for rows_B in _chunks(order, self.config.batch_size))
         loss = total / max(1, len(order))
@@ -193,7 +193,7 @@ class _Training:
 
     @torch.no_grad()
     def _held_out_loss(self) -> float | None:
-        """Mean loss over the held-out pictures, each by the head that may not see it, without up-sampling; None where there is none."""
+        """Mean loss over the held-out images, each by the head that may not see it, without up-sampling; None where there is none."""
         rows = np.flatnonzero((self.factor_N > 0) & (self.pictures.fold_N < self.pictures.folds).numpy())
         if not len(rows):
             return None

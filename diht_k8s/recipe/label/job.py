@@ -20,7 +20,7 @@ from diht_k8s.recipe.shards.sources import Shard
 
 POLL_SECONDS: Final = 1.0
 PATIENCE_SECONDS: Final = 6 * 3600.0
-"""A worker that waits for others gives up when nothing has changed for so long: heads on a million pictures take hours without a GPU."""
+"""A worker that waits for others gives up when nothing has changed for so long: heads on a million images take hours without a GPU."""
 
 
 @dataclass(frozen=True)

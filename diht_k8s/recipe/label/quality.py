@@ -1,8 +1,8 @@
-"""How good the heads are on pictures that they never saw, beside what the frequencies alone would give.
+"""How good the heads are on images that they never saw, beside what the frequencies alone would give.
 
-In: a head, features, targets and folds. Out: figures for `heads.json`. Without cross-fitting (K = 1) only the held-out slice is such pictures.
+In: a head, features, targets and folds. Out: figures for `heads.json`. Without cross-fitting (K = 1) only the held-out slice is such images.
 
-Shapes: N pictures, C classes.
+Shapes: N images, C classes.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from diht_k8s.recipe.label.heads import Head, TrainingPictures
+from diht_k8s.recipe.label.heads import Head, TrainingImages
 from diht_k8s.recipe.label.targets import Targets
 from diht_k8s.recipe.label.vocabulary import Concepts
 
 MIN_EXAMPLES: Final = 20
-"""Average precision of a concept with fewer pictures says little."""
+"""Average precision of a concept with fewer images says little."""
 MAX_ENTRIES: Final = 50_000_000
-"""The figures are taken on the first pictures that have so many probabilities together (200 MB): all of a million would not fit into memory."""
+"""The figures are taken on the first images that have so many probabilities together (200 MB): all of a million would not fit into memory."""
 SHOWN: Final = 10
 CHUNK: Final = 1024
-"""Pictures whose probabilities are sorted into bins at a time."""
+"""Images whose probabilities are sorted into bins at a time."""
 CALIBRATION_EDGES: Final = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Lower edges of the bins of probability; the softmax over hundreds of classes leaves most entries near 0."""
 
 
-def measure(head: Head, pictures: TrainingPictures, targets: Targets, concepts: Concepts) -> dict[str, Any]:
+def measure(head: Head, pictures: TrainingImages, targets: Targets, concepts: Concepts) -> dict[str, Any]:
     """Average precision and how often the top label is a word of the caption.
 
     Returns:
-        mean_average_precision over concepts with at least 20 examples, with that of a constant guess (a concept's share of the pictures);
-        shares of pictures whose top label the caption names, by heads that saw the picture and by heads that did not; average precision of
+        mean_average_precision over concepts with at least 20 examples, with that of a constant guess (a concept's share of the images);
+        shares of images whose top label the caption names, by heads that saw the image and by heads that did not; average precision of
         each measured concept, best first, with the best and worst apart; calibration.
     """
     unseen, seen = _measured_rows(pictures, most=max(1, MAX_ENTRIES // targets.classes))
@@ -66,8 +66,8 @@ def measure(head: Head, pictures: TrainingPictures, targets: Targets, concepts: 
     }
 
 
-def _measured_rows(pictures: TrainingPictures, most: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Pictures that the heads which are asked have not seen, and pictures that they have; the same ones where nothing else is there."""
+def _measured_rows(pictures: TrainingImages, most: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Images that the heads which are asked have not seen, and images that they have; the same ones where nothing else is there."""
     held_out_N = pictures.fold_N.numpy() == 0
     if pictures.folds > 1 or not held_out_N.any():
         rows = np.arange(len(held_out_N))[:most]
@@ -78,7 +78,7 @@ def _measured_rows(pictures: TrainingPictures, most: int) -> tuple[npt.NDArray[n
 def average_precision(
     scores_NC: npt.NDArray[np.float32], present_NC: npt.NDArray[np.bool_], *, least: int = MIN_EXAMPLES
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Average precision of each class with at least so many pictures (else NaN), and of a constant guess: its share of the pictures."""
+    """Average precision of each class with at least so many images (else NaN), and of a constant guess: its share of the images."""
     precision_C = np.full(present_NC.shape[1], np.nan)
     for number in np.flatnonzero(present_NC.sum(axis=0) >= least):
         precision_C[number] = _average_precision(scores_NC[:, number], present_NC[:, number])
@@ -98,14 +98,14 @@ def _average_precision(scores_N: npt.NDArray[np.float32], present_N: npt.NDArray
 def calibration(
     probabilities_NC: npt.NDArray[np.float32], target_NC: npt.NDArray[np.float32], chosen_N: npt.NDArray[np.bool_]
 ) -> dict[str, Any]:
-    """Whether a probability means what it says: among the (picture, class) entries of about equal probability, the mean soft target.
+    """Whether a probability means what it says: among the (image, class) entries of about equal probability, the mean soft target.
 
-    The heads learn targets of 1/m, so that p of a calibrated head is the mean target, not the share of pictures that show the concept.
+    The heads learn targets of 1/m, so that p of a calibrated head is the mean target, not the share of images that show the concept.
 
     Args:
-        probabilities_NC: by heads that never saw the picture.
+        probabilities_NC: by heads that never saw the image.
         target_NC: 1/m on each of m present classes.
-        chosen_N: pictures that count: those with a concept of this head.
+        chosen_N: images that count: those with a concept of this head.
 
     Returns:
         bins of [lower edge, entries, mean probability, mean target], empty ones left out, and the expected calibration error: the mean
@@ -132,7 +132,7 @@ def calibration(
 
 
 def _top_in_caption(scores_NC: npt.NDArray[Any], present_NC: npt.NDArray[np.bool_]) -> float | None:
-    """Share of the pictures with a concept whose top class is one of their own."""
+    """Share of the images with a concept whose top class is one of their own."""
     rows = np.flatnonzero(present_NC.any(axis=1))
     return _mean(present_NC[rows, scores_NC[rows].argmax(axis=1)])
 

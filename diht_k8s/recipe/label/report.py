@@ -1,4 +1,4 @@
-"""`label/report.json`: vocabulary, heads and a few labelled pictures, for people and for the run's report.
+"""`label/report.json`: vocabulary, heads and a few labelled images, for people and for the run's report.
 
 In: the stage's own files. Out: one document without times, so that the same run gives the same bytes.
 """
@@ -33,7 +33,7 @@ def make_report(job: Job, vocabulary: Vocabulary, heads: dict[str, Any]) -> dict
     """The report of a stage whose labels are all there.
 
     Raises:
-        DataError: more pictures than `filter.maxBadPercent` allows have no label.
+        DataError: more images than `filter.maxBadPercent` allows have no label.
     """
     total, bad, beyond = 0, Counter[str](), Beyond()
     examples: list[dict[str, Any]] = []
@@ -78,10 +78,10 @@ class Beyond:
 
     labelled: int = 0
     naming: Counter[str] = field(default_factory=Counter)
-    """pictures with a label of at least `NAMED` outside of the caption, by head."""
+    """images with a label of at least `NAMED` outside of the caption, by head."""
     either: int = 0
     mass: dict[str, float] = field(default_factory=lambda: {"objects": 0.0, "attributes": 0.0})
-    """sum of the probabilities outside of the captions, by head; a picture's sum to 1."""
+    """sum of the probabilities outside of the captions, by head; an image's sum to 1."""
     names: dict[str, Counter[str]] = field(default_factory=lambda: {"objects": Counter(), "attributes": Counter()})
 
     def add(self, labels: Labels, captions: KeptCaptions, vocabulary: Vocabulary) -> None:
@@ -119,7 +119,7 @@ class Beyond:
 
 
 def outside_caption(head: HeadLabels, concepts: Concepts, names_N: Sequence[Sequence[str]]) -> npt.NDArray[np.bool_]:
-    """Which of the stored classes the picture's caption does not name, [N, K]."""
+    """Which of the stored classes the image's caption does not name, [N, K]."""
     outside = [
         [concepts.names[number] not in names for number in ids]
         for ids, names in zip(head.ids_NK.tolist(), names_N, strict=True)
@@ -132,7 +132,7 @@ def _commonest(names: Counter[str]) -> list[tuple[str, int]]:
 
 
 def example_shards(shards: Sequence[Shard]) -> dict[str, int]:
-    """How many examples come from which shard: evenly spread, `EXAMPLES` in all where there are as many pictures."""
+    """How many examples come from which shard: evenly spread, `EXAMPLES` in all where there are as many images."""
     chosen = [shards[number * len(shards) // EXAMPLES] for number in range(EXAMPLES)]
     return Counter(shard.name for shard in chosen)
 
@@ -188,6 +188,6 @@ def _check_bad(job: Job, total: int, bad: Counter[str]) -> None:
     if 100 * bad.total() > rules.max_bad_percent * total:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(bad.items()))
         raise DataError(
-            f"{bad.total()} of {total} kept pictures cannot be used ({reasons}), more than filter.maxBadPercent "
+            f"{bad.total()} of {total} kept images cannot be used ({reasons}), more than filter.maxBadPercent "
             f"{rules.max_bad_percent:g}: mend the shards or raise the limit"
         )

@@ -1,9 +1,9 @@
-"""Soft labels: each picture's k likeliest classes of both heads, renormalised, in Parquet beside the kept shard; and how to read them.
+"""Soft labels: each image's k likeliest classes of both heads, renormalised, in Parquet beside the kept shard; and how to read them.
 
 In: probabilities of the heads. Out: `label/labels/SHARD.parquet`, rows in the order of the kept pairs: uid, ids (uint16) and probabilities
-(fp16) of both heads, null where the picture has no label. Reading gives float32 that sums to 1 again: fp16 is off by up to 4e-4.
+(fp16) of both heads, null where the image has no label. Reading gives float32 that sums to 1 again: fp16 is off by up to 4e-4.
 
-Shapes: N pictures of a shard, B of a batch, C classes, K stored classes.
+Shapes: N images of a shard, B of a batch, C classes, K stored classes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class HeadLabels:
 
     ids_NK: npt.NDArray[np.int64]
     probabilities_NK: npt.NDArray[np.float32]
-    """each row sums to 1; all 0 where the picture has no label."""
+    """each row sums to 1; all 0 where the image has no label."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The steps of the stage label, each of which leaves out what is already there: vocabulary, features, heads, labels, report.
 
-Reads and writes files; the maths is in the modules beside it. Shapes: N pictures of a shard, D features, C classes.
+Reads and writes files; the maths is in the modules beside it. Shapes: N images of a shard, D features, C classes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from diht_k8s.recipe.shards.sources import Shard, share
 
 
 class LazyTeacher:
-    """The teacher, loaded when the first picture needs it: timm takes seconds to import."""
+    """The teacher, loaded when the first image needs it: timm takes seconds to import."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -129,7 +129,7 @@ def finish(job: Job) -> Outcome:
 
 
 class _StageProgress:
-    """Counts the pictures of the whole stage: finished shards of all workers and this worker's current one."""
+    """Counts the images of the whole stage: finished shards of all workers and this worker's current one."""
 
     def __init__(self, job: Job, step: str, folder: str, suffix: str, shards: Sequence[Shard]) -> None:
         self._job, self._folder, self._suffix, self._shards = job, folder, suffix, shards

@@ -18,7 +18,7 @@ from diht_k8s.recipe.label.teacher_files import SWAG_LICENCE, SWAG_NAMES
 from diht_k8s.recipe.label.teacher_weights import Weights, fit_weights, nearest
 
 SIZE: Final = 224
-"""Side of the pictures that the trunks were trained on; the versions that were fine-tuned to the end take 384, 512 or 518."""
+"""Side of the images that the trunks were trained on; the versions that were fine-tuned to the end take 384, 512 or 518."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLASSIFIER: Final = {"vit": "heads", "regnet": "fc"}
 
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 def swag(
     name: str, image_size: int | None, weights: Weights, uri: str
 ) -> tuple[nn.Module, Callable[[Image], Tensor], tuple[int, int]]:
-    """Network, preprocessing and picture size of a SWAG trunk.
+    """Network, preprocessing and image size of a SWAG trunk.
 
     Raises:
         UserError: the name is unknown, the size does not suit the network, or the weights do not fit.

@@ -1,8 +1,8 @@
 """Caption concepts as training targets of one head: a sparse 0/1 matrix, repeat factors and soft targets of 1/m.
 
-In: names of each picture's concepts, the classes. Out: numpy and torch arrays for the heads' training. Pure.
+In: names of each image's concepts, the classes. Out: numpy and torch arrays for the heads' training. Pure.
 
-Shapes: N pictures, B pictures of a batch, C classes.
+Shapes: N images, B images of a batch, C classes.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from diht_k8s.recipe.label.vocabulary import Concepts
 
 @dataclass(frozen=True)
 class Targets:
-    """Which classes each picture's caption names, as compressed rows."""
+    """Which classes each image's caption names, as compressed rows."""
 
     class_ids: npt.NDArray[np.int64]
-    """classes of picture 0, then of picture 1, ..."""
+    """classes of image 0, then of image 1, ..."""
     offsets: npt.NDArray[np.int64]
-    """picture i has class_ids[offsets[i]:offsets[i + 1]]; N + 1 numbers."""
+    """image i has class_ids[offsets[i]:offsets[i + 1]]; N + 1 numbers."""
     classes: int
     """C."""
 
     @property
     def present(self) -> npt.NDArray[np.int64]:
-        """m, the number of present classes of each picture."""
+        """m, the number of present classes of each image."""
         return np.diff(self.offsets)
 
     def counts(self) -> npt.NDArray[np.int64]:
-        """In how many pictures each class is present."""
+        """In how many images each class is present."""
         return np.bincount(self.class_ids, minlength=self.classes)
 
     def picture_ids(self) -> npt.NDArray[np.int64]:
-        """The picture of each entry of `class_ids`."""
+        """The image of each entry of `class_ids`."""
         return np.repeat(np.arange(len(self.offsets) - 1), self.present)
 
     def soft(self, rows_B: npt.NDArray[np.int64]) -> Tensor:
-        """1/m on each of a picture's m present classes (float32); rows of zeros for pictures without any."""
+        """1/m on each of an image's m present classes (float32); rows of zeros for images without any."""
         target_BC = torch.zeros(len(rows_B), self.classes)
         starts_B, present_B = self.offsets[rows_B], self.present[rows_B]
         row_of = np.repeat(np.arange(len(rows_B)), present_B)
@@ -56,7 +56,7 @@ class Targets:
 
 
 def encode(names_N: Sequence[Sequence[str]], concepts: Concepts) -> Targets:
-    """Class ids of each picture's names; names outside of the vocabulary are left out."""
+    """Class ids of each image's names; names outside of the vocabulary are left out."""
     index = concepts.index
     rows = [sorted({index[name] for name in names if name in index}) for names in names_N]
     offsets = np.zeros(len(rows) + 1, np.int64)
@@ -65,7 +65,7 @@ def encode(names_N: Sequence[Sequence[str]], concepts: Concepts) -> Targets:
 
 
 def join(parts: Sequence[Targets]) -> Targets:
-    """The targets of several sets of pictures, one after the other, with the same classes."""
+    """The targets of several sets of images, one after the other, with the same classes."""
     present = np.concatenate([part.present for part in parts])
     return Targets(
         np.concatenate([part.class_ids for part in parts]), np.concatenate([[0], np.cumsum(present)]), parts[0].classes
@@ -73,17 +73,17 @@ def join(parts: Sequence[Targets]) -> Targets:
 
 
 def repeat_factors(targets: Targets, threshold: float | None = None) -> npt.NDArray[np.float64]:
-    """How often each picture is drawn in an epoch (square-root up-sampling of rare concepts, at the level of pictures).
+    """How often each image is drawn in an epoch (square-root up-sampling of rare concepts, at the level of images).
 
-    r_i = max over the picture's concepts c of max(1, sqrt(T / f_c)), with f_c the share of pictures that have c: the form
+    r_i = max over the image's concepts c of max(1, sqrt(T / f_c)), with f_c the share of images that have c: the form
     that Mahajan et al. 2018 and LVIS use; the paper says "square-root up-sampling" only.
 
     Args:
-        targets: the pictures' concepts.
+        targets: the images' concepts.
         threshold: T; None takes the median f_c (our choice: half of the concepts are up-sampled, whatever the corpus).
 
     Returns:
-        N factors, 0 for a picture that has no concept of this head.
+        N factors, 0 for an image that has no concept of this head.
     """
     frequency_C = targets.counts() / max(1, len(targets.present))
     occurring = frequency_C[frequency_C > 0]
@@ -97,7 +97,7 @@ def repeat_factors(targets: Targets, threshold: float | None = None) -> npt.NDAr
 
 
 def epoch_order(factor_N: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """The pictures of one epoch in random order, each floor(r) times and once more with probability r - floor(r)."""
+    """The images of one epoch in random order, each floor(r) times and once more with probability r - floor(r)."""
     times_N = np.floor(factor_N).astype(np.int64)
     times_N += rng.random(len(factor_N)) < factor_N - times_N
     return rng.permutation(np.repeat(np.arange(len(factor_N)), times_N))

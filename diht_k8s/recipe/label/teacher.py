@@ -1,9 +1,9 @@
-"""The frozen teacher: any timm network, open_clip image tower or SWAG trunk by name, with its own preprocessing: pictures to features.
+"""The frozen teacher: any timm network, open_clip image tower or SWAG trunk by name, with its own preprocessing: images to features.
 
 In: `spec.label.teacher` and a weights file. Out: float32 features of the layer before the classifier (timm) or the image embedding
 before normalisation (open_clip). The paper's teacher is SWAG ViT-H/14 (section 3.2; weights CC-BY-NC); the default here is EfficientNet-Lite0.
 
-Shapes: B pictures of a batch, H x W pixels, D features.
+Shapes: B images of a batch, H x W pixels, D features.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Teacher:
     """A frozen image encoder."""
 
     preprocess: Callable[[Image], Tensor]
-    """RGB picture -> float32 3 x H x W, as the network was trained."""
+    """RGB image -> float32 3 x H x W, as the network was trained."""
     network: nn.Module
     """B x 3 x H x W -> B x D."""
     dimension: int
@@ -60,7 +60,7 @@ def load_teacher(config: TeacherConfig, storage: Storage, uri: str, device: torc
     """Build the teacher and load its weights.
 
     Args:
-        config: name and picture size.
+        config: name and image size.
         storage: reads the weights.
         uri: weights file, .safetensors or a .pth state dict.
         device: where the network runs.
@@ -83,7 +83,7 @@ def load_teacher(config: TeacherConfig, storage: Storage, uri: str, device: torc
             dimension = network(torch.zeros(1, 3, *size, device=device)).shape[1]
     except (RuntimeError, ValueError, AssertionError) as error:
         raise UserError(
-            f"label.teacher.imageSize {size[0]}: {config.model} cannot take such pictures ({first_line(error)}): unset it"
+            f"label.teacher.imageSize {size[0]}: {config.model} cannot take such images ({first_line(error)}): unset it"
         ) from error
     return Teacher(preprocess, network, dimension, size, device)
 

@@ -11,7 +11,7 @@ from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.report.notes import notes
 
-PICTURE_KEYS: Final = ("thumbnails",)
+IMAGE_KEYS: Final = ("thumbnails",)
 MISSING_TEXTS: Final = {
     "absent": "This run has no {stage} stage.",
     "not committed": "The {stage} stage of this run has not been committed: what it left is not shown.",
@@ -23,7 +23,7 @@ Json = dict[str, Any]
 def report_content(
     run: DihtRun, config: Mapping[str, Any], results: Sequence[Mapping[str, Any]], evidence: Mapping[str, Any]
 ) -> Json:
-    """The document, pictures included.
+    """The document, images included.
 
     Args:
         run: the run.
@@ -65,7 +65,7 @@ _HEADER_KEYS: Final = ("schema_version", "config_sha256", "inputs", "model")
 def without_pictures(value: Any) -> Any:
     """The same document for programs: no data URIs."""
     if isinstance(value, Mapping):
-        return {key: without_pictures(item) for key, item in value.items() if key not in PICTURE_KEYS}
+        return {key: without_pictures(item) for key, item in value.items() if key not in IMAGE_KEYS}
     return [without_pictures(item) for item in value] if isinstance(value, list) else value
 
 

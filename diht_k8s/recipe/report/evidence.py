@@ -1,4 +1,4 @@
-"""What the other stages left, read for the report: markers, the filter's and the label stage's reports, training metrics, pictures.
+"""What the other stages left, read for the report: markers, the filter's and the label stage's reports, training metrics, images.
 
 A stage may be left out of the run or not be committed; its part then says so and holds nothing else.
 """

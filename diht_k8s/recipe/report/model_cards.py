@@ -47,7 +47,7 @@ def model_card(content: Mapping[str, Any]) -> list[Row]:
     rows += [
         ("Made for", "research on filtering and pre-training; zero-shot classification, retrieval, frozen features"),
         ("Not for", "decisions about people; nothing here measures bias, safety or how it fails on other data"),
-        ("Licence", f"{NOT_RECORDED}: that of the training pictures and captions bears on it"),
+        ("Licence", f"{NOT_RECORDED}: that of the training images and captions bears on it"),
         ("Known faults", "; ".join(_faults(content)) or "see the notes at the top"),
     ]
     return rows

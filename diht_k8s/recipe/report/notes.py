@@ -8,7 +8,7 @@ from typing import Any, Final
 SMALL_PAIRS: Final = 1_000_000
 MANY: Final = 4
 """Of more benchmarks than this, each is folded on the page, and its notes stand with it."""
-DIRECTIONS: Final = {"text_to_image": "caption to picture", "image_to_text": "picture to caption"}
+DIRECTIONS: Final = {"text_to_image": "caption to image", "image_to_text": "image to caption"}
 
 Json = Mapping[str, Any]
 
@@ -29,7 +29,7 @@ def lede(content: Json) -> str:
     if (benchmark := first(content, "Retrieval")) is not None:
         found = benchmark["text_to_image"]
         parts.append(
-            f"Given a caption, the model finds its picture among {benchmark['pictures']:,} within the first five in "
+            f"Given a caption, the model finds its image among {benchmark['pictures']:,} within the first five in "
             f"{percent(found['recall']['5'])} of cases; chance finds {percent(found['chance']['5'])}"
             + (f", a ridge regression on raw pixels {percent(pixels)}." if (pixels := _pixels(benchmark)) else ".")
         )
@@ -62,7 +62,7 @@ def _failures(content: Json) -> list[str]:
 
 
 def _seen_in_all(benchmarks: list[dict[str, Any]]) -> list[str]:
-    """Which of many benchmarks have pictures that were trained on."""
+    """Which of many benchmarks have images that were trained on."""
     compared = [benchmark for benchmark in benchmarks if benchmark.get("seen") is not None]
     if not compared:
         return []
@@ -73,7 +73,7 @@ def _seen_in_all(benchmarks: list[dict[str, Any]]) -> list[str]:
     ]
     found = ", ".join(shares) if shares else "none"
     return [
-        f"Benchmarks with pictures that stand byte for byte among the training pairs, of {len(compared)} that were compared: {found}."
+        f"Benchmarks with images that stand byte for byte among the training pairs, of {len(compared)} that were compared: {found}."
     ]
 
 
@@ -84,7 +84,7 @@ def _run_notes(content: Json) -> list[str]:
         found.append(
             "This report does not show whether the filter helps: that takes a second run without it, or with a random subset "
             "of equal size. On small, clean sets it usually does not, because it takes away pairs that a small model can "
-            "still learn from; it is made for web pictures, for junk captions and for pictures that show their own caption."
+            "still learn from; it is made for web images, for junk captions and for images that show their own caption."
         )
     if (model := content["model"]) is not None and not model["trained"]:
         found.append(f"The model {model['name']} has random weights: its figures are those of an untrained network.")
@@ -117,16 +117,16 @@ def benchmark_notes(benchmark: Json) -> list[str]:
             )
     if (seen := benchmark.get("seen")) is not None:
         found.append(
-            f"{benchmark['name']}: of its {benchmark['pictures']:,} pictures, {seen['pictures']:,} "
+            f"{benchmark['name']}: of its {benchmark['pictures']:,} images, {seen['pictures']:,} "
             f"({percent(seen['pictures'] / benchmark['pictures'])}) stand byte for byte among "
             f"the {seen['pairs']:,} training pairs that were compared."
         )
     if bad := sum(benchmark.get("bad", {}).values()):
-        found.append(f"{benchmark['name']}: {bad:,} pictures could not be read and do not count.")
+        found.append(f"{benchmark['name']}: {bad:,} images could not be read and do not count.")
     if "classes" in benchmark:
         found.append(
             f"{benchmark['name']}: always naming the commonest class would be right for {percent(benchmark['majority'])} of the "
-            f"pictures, so look at the balanced accuracy ({percent(benchmark['balanced'])}), not at top-1 ({percent(benchmark['top1'])})."
+            f"images, so look at the balanced accuracy ({percent(benchmark['balanced'])}), not at top-1 ({percent(benchmark['top1'])})."
         )
     for skipped in benchmark.get("few_shot", {}).get("skipped", []):
         found.append(f"{benchmark['name']}: {skipped['shots']} shots were left out: {skipped['why']}.")

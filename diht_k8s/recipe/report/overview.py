@@ -25,7 +25,7 @@ def headlines(result: Mapping[str, Any]) -> list[Json]:
             _headline(
                 f"{name} R@1", result[key]["recall"]["1"], result[key]["interval"]["1"], result[key]["chance"]["1"]
             )
-            for key, name in (("text_to_image", "caption to picture,"), ("image_to_text", "picture to caption,"))
+            for key, name in (("text_to_image", "caption to image,"), ("image_to_text", "image to caption,"))
         ]
     if result["type"] == "AnswerRanking":
         return [_headline("accuracy", result["accuracy"], result["accuracy_interval"], result["chance"])]

@@ -29,16 +29,16 @@ PLOTTER: Final = "uplot-python"
 
 
 def render(content: dict[str, Any]) -> str:
-    """The page, at most `MAX_BYTES`: where it would be larger, the benchmarks lose their pictures, the last one first.
+    """The page, at most `MAX_BYTES`: where it would be larger, the benchmarks lose their images, the last one first.
 
     Args:
-        content: see `report.content.report_content`, pictures included.
+        content: see `report.content.report_content`, images included.
     """
     template = environment().get_template("page.html.jinja")
     kept = len(content["benchmarks"])
     while len((page := template.render(**_values(content, kept))).encode()) > MAX_BYTES and kept:
         kept -= 1
-    assert len(page.encode()) <= MAX_BYTES, "what is left are figures and a few pictures"
+    assert len(page.encode()) <= MAX_BYTES, "what is left are figures and a few images"
     return page
 
 
@@ -73,7 +73,7 @@ def plotter() -> dict[str, Markup]:
 
 
 def _values(content: dict[str, Any], pictured: int) -> dict[str, Any]:
-    """What the templates show; benchmarks from number `pictured` on have no pictures."""
+    """What the templates show; benchmarks from number `pictured` on have no images."""
     results = [
         item if number < pictured or "thumbnails" not in item else {**item, "thumbnails": {}}
         for number, item in enumerate(content["benchmarks"])

@@ -24,18 +24,18 @@ STEP_NAMES: Final = {
     "size": "Large enough, not too long",
     "benchmark": "Not in a benchmark",
     "text": "No painted caption (T)",
-    "duplicate": "Picture not seen before",
+    "duplicate": "Image not seen before",
 }
 REASONS: Final = {
     "complexity": "Caption too simple (C)",
     "action": "No action in the caption (A)",
-    "text": "The picture shows its own caption (T)",
+    "text": "The image shows its own caption (T)",
     "language": "Caption in another language",
     "exclude": "On the exclude list",
     "metadata": "A number of the .json is out of bounds",
-    "size": "Picture too small or too long",
-    "benchmark": "Picture of a benchmark",
-    "duplicate": "Picture repeats an earlier one",
+    "size": "Image too small or too long",
+    "benchmark": "Image of a benchmark",
+    "duplicate": "Image repeats an earlier one",
 }
 CHARTS: Final = (
     ("Loss", {"loss": "total", "contrastive_loss": "contrastive"}, False),
@@ -103,7 +103,7 @@ def cards(content: Json) -> list[Json]:
                     "title": title,
                     "value": rows[0]["text"],
                     "rows": scaled(rows),
-                    "note": f"among {benchmark['pictures']:,} held-out pictures",
+                    "note": f"among {benchmark['pictures']:,} held-out images",
                 }
             )
     if (benchmark := first(content, "Classification")) is not None:
@@ -111,7 +111,7 @@ def cards(content: Json) -> list[Json]:
             bar("This model", benchmark["balanced"], "model", benchmark["balanced_interval"]),
             bar("Chance", benchmark["chance"]),
         ]
-        note = f"mean over {len(benchmark['classes'])} classes, {benchmark['pictures']:,} pictures"
+        note = f"mean over {len(benchmark['classes'])} classes, {benchmark['pictures']:,} images"
         found.append(
             {"title": "Zero-shot, balanced accuracy", "value": rows[0]["text"], "rows": scaled(rows), "note": note}
         )

@@ -1,4 +1,4 @@
-"""Pictures from untrusted bytes: header checked before anything is decoded, then RGB on white, upright, first frame."""
+"""Images from untrusted bytes: header checked before anything is decoded, then RGB on white, upright, first frame."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from diht_k8s.recipe.shards.samples import Sample
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS: Final = 25_000_000
-"""A 100 KB file can claim 100,000 x 100,000 pixels; no web picture that a 224-pixel model needs is this large."""
+"""A 100 KB file can claim 100,000 x 100,000 pixels; no web image that a 224-pixel model needs is this large."""
 MIN_SIDE: Final = 8
-"""Smaller pictures are tracking pixels and spacers."""
+"""Smaller images are tracking pixels and spacers."""
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
-class BadPictureError(ValueError):
-    """The picture cannot be used; `reason` is one of picture_unreadable, picture_too_large, picture_too_small."""
+class BadImageError(ValueError):
+    """The image cannot be used; `reason` is one of picture_unreadable, picture_too_large, picture_too_small."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -30,10 +30,10 @@ class BadPictureError(ValueError):
 
 
 def decode(data: bytes) -> Image.Image:
-    """The picture as upright RGB; transparency is laid on white, of animations the first frame is taken.
+    """The image as upright RGB; transparency is laid on white, of animations the first frame is taken.
 
     Raises:
-        BadPictureError: unreadable, too large or too small.
+        BadImageError: unreadable, too large or too small.
     """
     try:
         with warnings.catch_warnings():
@@ -42,10 +42,10 @@ def decode(data: bytes) -> Image.Image:
         check_size(*image.size)
         ImageOps.exif_transpose(image, in_place=True)
         return _on_white(image)
-    except BadPictureError:
+    except BadImageError:
         raise
     except Image.DecompressionBombError as error:
-        raise BadPictureError("picture_too_large") from error
+        raise BadImageError("picture_too_large") from error
     except (
         UnidentifiedImageError,
         OSError,
@@ -56,15 +56,15 @@ def decode(data: bytes) -> Image.Image:
         IndexError,
         TypeError,
     ) as error:
-        raise BadPictureError("picture_unreadable") from error
+        raise BadImageError("picture_unreadable") from error
 
 
 def check_size(width: int, height: int) -> None:
     """Refuse what would cost too much memory or holds nothing to see."""
     if width * height > MAX_PIXELS:
-        raise BadPictureError("picture_too_large")
+        raise BadImageError("picture_too_large")
     if min(width, height) < MIN_SIDE:
-        raise BadPictureError("picture_too_small")
+        raise BadImageError("picture_too_small")
 
 
 def _on_white(image: Image.Image) -> Image.Image:
@@ -76,12 +76,12 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def images_of(samples: Iterable[Sample], wanted: Collection[str]) -> Iterator[tuple[str, Image.Image]]:
-    """(uid, picture) of the wanted samples of one shard that can be decoded, in its order, read no further than needed."""
+    """(uid, image) of the wanted samples of one shard that can be decoded, in its order, read no further than needed."""
     left = set(wanted)
     for sample in samples:
         if sample.uid in left:
             left.remove(sample.uid)
-            with contextlib.suppress(BadPictureError):  # counted as bad when the shard was first read
+            with contextlib.suppress(BadImageError):  # counted as bad when the shard was first read
                 yield sample.uid, decode(sample.image)
         if not left:
             return

@@ -1,6 +1,6 @@
 """The pairs of a shard as every stage reads them: under the usual names, and those of its keep list alone where it has one.
 
-A raw shard may have its pictures and captions under keys that the run names (`imageKey`, `captionKey`). Here the picture becomes `.jpg`
+A raw shard may have its images and captions under keys that the run names (`imageKey`, `captionKey`). Here the image becomes `.jpg`
 (the decoders go by the content) and the caption `.txt`, so nobody else needs to know.
 """
 
@@ -47,11 +47,11 @@ def _replaced(shard: Shard, keep_list: str, sign: str) -> DataError:
 
 
 def with_usual_names(sample: Sample, image_key: str | None, caption_key: str | None) -> Sample:
-    """The sample with its picture and caption where later stages look for them.
+    """The sample with its image and caption where later stages look for them.
 
     Args:
         sample: as it lies in the shard; suffixes are lower-case.
-        image_key: suffix of the picture; None leaves it.
+        image_key: suffix of the image; None leaves it.
         caption_key: suffix of the caption, or its name in the .json; None leaves it.
     """
     if image_key is None and caption_key is None:

@@ -1,8 +1,8 @@
-"""Pictures as tensors, fast: the usual kinds by torchvision.io, which takes half of PIL's time to a training view, all others by PIL.
+"""Images as tensors, fast: the usual kinds by torchvision.io, which takes half of PIL's time to a training view, all others by PIL.
 
-In: a picture's encoded bytes. Out: the pixels and verdicts of `pictures.decode`. The header is read first, by PIL, so size limits hold
+In: an image's encoded bytes. Out: the pixels and verdicts of `pictures.decode`. The header is read first, by PIL, so size limits hold
 before anything is decoded. What torchvision would treat otherwise goes to PIL: CMYK, palettes, transparency, 16 bits, interlacing,
-animations, pictures that are stored turned; so does whatever torchvision refuses, for PIL to say whether the picture is bad.
+animations, images that are stored turned; so does whatever torchvision refuses, for PIL to say whether the image is bad.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
-from diht_k8s.recipe.shards.images import FORMATS, BadPictureError, check_size, decode
+from diht_k8s.recipe.shards.images import FORMATS, BadImageError, check_size, decode
 
 # Shape legend: C channels (3), H height, W width.
 
@@ -26,10 +26,10 @@ ORIENTATION: Final = 0x0112
 
 
 def decode_pixels(data: bytes) -> Tensor:
-    """The picture as upright RGB: uint8, C x H x W, channels last in memory (see `pictures.decode` for what is done to it).
+    """The image as upright RGB: uint8, C x H x W, channels last in memory (see `pictures.decode` for what is done to it).
 
     Raises:
-        BadPictureError: unreadable, too large or too small.
+        BadImageError: unreadable, too large or too small.
     """
     if _is_plain(data):
         try:
@@ -44,7 +44,7 @@ def _is_plain(data: bytes) -> bool:
     """Whether torchvision gives PIL's pixels for this header; False also where PIL refuses it.
 
     Raises:
-        BadPictureError: too large or too small.
+        BadImageError: too large or too small.
     """
     try:
         with warnings.catch_warnings():
@@ -59,7 +59,7 @@ def _is_plain(data: bytes) -> bool:
                 and not (image.format == "PNG" and _is_deep_or_interlaced(data))
                 and image.getexif().get(ORIENTATION, 1) == 1
             )
-    except BadPictureError:
+    except BadImageError:
         raise
     except Exception:  # whatever it is, PIL meets it again in `decode`, where it becomes a verdict
         return False

@@ -1,4 +1,4 @@
-"""Samples of a WebDataset shard: read in order as a stream, each with its uid, caption and picture, or the reason why it is bad."""
+"""Samples of a WebDataset shard: read in order as a stream, each with its uid, caption and image, or the reason why it is bad."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ class Sample:
     members: Mapping[str, bytes]
     """suffix (lower-case, without the dot) -> content, in the order of the shard."""
     uid: str
-    """`uid` of the .json, or 32 hex digits of a hash over picture and caption."""
+    """`uid` of the .json, or 32 hex digits of a hash over image and caption."""
     caption: str
     """"" where `problem` says so."""
     meta: Mapping[str, Any] = field(default_factory=dict)
     """the .json member, {} where there is none."""
     problem: str | None = None
-    """why the sample is bad, None when caption and picture bytes are there (the picture is not decoded yet)."""
+    """why the sample is bad, None when caption and image bytes are there (the image is not decoded yet)."""
 
     @property
     def image(self) -> bytes:
-        """The picture's encoded bytes, b"" where there is none."""
+        """The image's encoded bytes, b"" where there is none."""
         return next((self.members[suffix] for suffix in IMAGE_SUFFIXES if suffix in self.members), b"")
 
     @property

@@ -20,7 +20,7 @@ class Shard:
     filtered: bool = True
     """whether the CAT rules judge it (data.sources[].filter)."""
     image_key: str | None = None
-    """suffix of the pictures, where it is an unusual one (data.sources[].imageKey)."""
+    """suffix of the images, where it is an unusual one (data.sources[].imageKey)."""
     caption_key: str | None = None
     """suffix of the captions or their name in the .json (data.sources[].captionKey)."""
     samples: int | None = None

@@ -1,4 +1,4 @@
-"""Small pictures for the report, as data URIs: the page stays one file that needs no network."""
+"""Small images for the report, as data URIs: the page stays one file that needs no network."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from diht_k8s.recipe.shards.storage import Storage
 SIDE: Final = 96
 QUALITY: Final = 80
 MAX_SHARDS: Final = 32
-"""Pictures of a report are looked up in at most so many shards: each is read from its start."""
+"""Images of a report are looked up in at most so many shards: each is read from its start."""
 
 
 def thumbnail(image: Image.Image) -> str:
-    """The picture as a WebP data URI, no side above 96 pixels."""
+    """The image as a WebP data URI, no side above 96 pixels."""
     small = image.convert("RGB")
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
@@ -30,7 +30,7 @@ def thumbnail(image: Image.Image) -> str:
 
 
 def thumbnails(storage: Storage, wanted: Iterable[tuple[Shard, str]]) -> dict[str, str]:
-    """Uid -> data URI of the pictures at (shard, uid); those of further shards than `MAX_SHARDS` are left out."""
+    """Uid -> data URI of the images at (shard, uid); those of further shards than `MAX_SHARDS` are left out."""
     by_shard: dict[Shard, set[str]] = {}
     for shard, uid in wanted:
         if shard in by_shard or len(by_shard) < MAX_SHARDS:

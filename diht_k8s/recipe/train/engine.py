@@ -31,7 +31,7 @@ from diht_k8s.recipe.train.model.student import Features, Student, parameter_gro
 from diht_k8s.recipe.train.precision import LOSS_SCALE, MIN_SCALE, LossScale, require_precision
 
 LOSS_CHUNK = 256
-"""Pictures that the contrastive loss holds against all captions at a time."""
+"""Images that the contrastive loss holds against all captions at a time."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Losses:
     object: float
     attribute: float
     image_to_text_top1: float
-    """share of the batch's pictures whose own caption scores highest."""
+    """share of the batch's images whose own caption scores highest."""
     text_to_image_top1: float
     hardest_weight: float
     """weight of the hardest negative, mean over the batch; 1 where all weigh alike."""

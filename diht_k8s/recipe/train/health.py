@@ -79,7 +79,7 @@ class Utilisation:
     """
 
     def __init__(self, config: dict[str, Any], peak: float) -> None:
-        """Count the operations of a picture.
+        """Count the operations of an image.
 
         Args:
             config: the model's configuration; it is built once more without memory.

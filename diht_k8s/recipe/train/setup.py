@@ -120,7 +120,7 @@ def weights_of(run: DihtRun, shards: Sequence[Shard]) -> list[float]:
 
 
 def image_size(model: Student) -> int:
-    """Side of the pictures in pixels."""
+    """Side of the images in pixels."""
     size: Any = model.clip.visual.image_size
     return size[0] if isinstance(size, tuple) else size
 

@@ -19,7 +19,7 @@ from torchvision.transforms.v2.functional import InterpolationMode, center_crop,
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.train import Train
-from diht_k8s.recipe.shards.images import BadPictureError
+from diht_k8s.recipe.shards.images import BadImageError
 from diht_k8s.recipe.shards.pixels import decode_pixels
 from diht_k8s.recipe.shards.samples import Sample, read_samples
 from diht_k8s.recipe.shards.storage import Storage
@@ -100,11 +100,11 @@ class Validation:
                     yield sample
 
     def _view(self, sample: Sample) -> Tensor:
-        """The evaluation's view of a picture, uint8, C x size x size: shortest side resized, centre cut out; grey where it is unreadable."""
+        """The evaluation's view of an image, uint8, C x size x size: shortest side resized, centre cut out; grey where it is unreadable."""
         size = [self._held.image_size]
         try:
             pixels_CHW = decode_pixels(sample.image)
-        except BadPictureError:
+        except BadImageError:
             return torch.full((3, *size, *size), 117, dtype=torch.uint8)
         pixels_CHW = resize(pixels_CHW, size, interpolation=InterpolationMode.BICUBIC, antialias=True)
         return center_crop(pixels_CHW, size)

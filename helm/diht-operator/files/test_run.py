@@ -1,4 +1,4 @@
-"""`helm test`: makes a suspended run and waits until the operator has reported on it; with an image, lets it filter four pictures to the end.
+"""`helm test`: makes a suspended run and waits until the operator has reported on it; with an image, lets it filter four images to the end.
 
 Takes its settings from the environment, says in one line what went wrong and ends with 1; the run is deleted in any case.
 """
@@ -69,6 +69,6 @@ try:
     if "image" in pods:
         runs.patch_namespaced_custom_object(*at, name, {"spec": {"suspend": False}})
         wait_for("Complete", "Complete")
-        print("a run has filtered four pictures to its end")
+        print("a run has filtered four images to its end")
 finally:
     runs.delete_namespaced_custom_object(*at, name)

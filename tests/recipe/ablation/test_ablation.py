@@ -1,4 +1,4 @@
-"""The ablation's own parts: control losses, every arm on a handful of pictures, pairing by seed."""
+"""The ablation's own parts: control losses, every arm on a handful of images, pairing by seed."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_smoothing_when_all_captions_differ_then_equals_torchs() -> None:
 def pairs(count: int, name: str) -> Pairs:
     rng = np.random.default_rng(len(name))
     images = [Image.fromarray(rng.integers(0, 255, (40, 36, 3), dtype=np.uint8)) for _ in range(count)]
-    return Pairs([f"{name}{n}" for n in range(count)], [f"{name} picture {n % 7}" for n in range(count)], images)
+    return Pairs([f"{name}{n}" for n in range(count)], [f"{name} image {n % 7}" for n in range(count)], images)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""A small run as the other stages leave it, made of drawn pictures and a tiny random model: what evaluation reads."""
+"""A small run as the other stages leave it, made of drawn images and a tiny random model: what evaluation reads."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def draw(colour: str, shape: str, seed: int) -> bytes:
     x, y = (int(v) for v in rng.integers(0, 20, 2))
     box = (x, y, x + 24, y + (8 if shape == "bar" else 24))
     (pen.ellipse if shape == "disc" else pen.rectangle)(box, fill=colour)
-    image.putpixel((47, 47), (255, seed >> 8 & 255, seed & 255))  # no two pictures are the same
+    image.putpixel((47, 47), (255, seed >> 8 & 255, seed & 255))  # no two images are the same
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def pairs(number: int, seed: int, **extra: Any) -> list[Pair]:
-    """Pictures with captions and the colour as class."""
+    """Images with captions and the colour as class."""
     found: list[Pair] = []
     for index in range(number):
         colour, shape = COLOURS[index % 6], SHAPES[index // 6 % 3]

@@ -22,7 +22,7 @@ from tests.recipe.evaluate.small_run import COLOURS, draw, export_model
 
 
 def lay_out(root: Path, entry: Entry, *, prefix: str = "") -> Path:
-    """Shards of an entry as clip-benchmark lays them out: six pictures in two shards."""
+    """Shards of an entry as clip-benchmark lays them out: six images in two shards."""
     folder = root / f"{prefix}{entry.name}"
     for shard in range(2):
         rows = range(3 * shard, 3 * shard + 3)
@@ -41,11 +41,11 @@ def sample(entry: Entry, row: int) -> tuple[str, dict[str, bytes]]:
     if entry.type == "Classification":
         return f"s{row:07d}", {**members, "cls": str(row % min(6, entry.classes or 2)).encode()}
     if entry.type == "Retrieval":
-        captions = [f"caption {number} of picture {row}" for number in range(2 if entry.name == "winoground" else 5)]
+        captions = [f"caption {number} of image {row}" for number in range(2 if entry.name == "winoground" else 5)]
         return f"s{row:07d}", {**members, "txt": "\n".join(captions).encode()}
     answers = ["yes"] * 10 if entry.name == "vqav2" else ["entailment"]
     candidates = ["yes", "no"] if entry.name == "vqav2" else ["entailment", "neutral", "contradiction"]
-    meta = {"question": f"is this picture {row}?", "answers": answers, "candidates": candidates}
+    meta = {"question": f"is this image {row}?", "answers": answers, "candidates": candidates}
     return f"s{row:07d}", {**members, "json": json.dumps(meta).encode()}
 
 

@@ -25,7 +25,7 @@ def report(name: str, seed: int, recall: float, **train: Any) -> dict[str, Any]:
         "train": {"metrics": [{"loss": 3.0}, {"loss": 2.0 + seed}]},
         "benchmarks": [
             {"name": "pairs", "type": "Retrieval", "text_to_image": direction, "image_to_text": direction},
-            {"name": "broken", "type": "Classification", "error": "no picture"},
+            {"name": "broken", "type": "Classification", "error": "no image"},
         ],
     }
 
@@ -33,7 +33,7 @@ def report(name: str, seed: int, recall: float, **train: Any) -> dict[str, Any]:
 def test_comparison_when_runs_differ_in_the_seed_only_gives_mean_and_spread() -> None:
     found = comparison([report("a", 0, 0.1), report("b", 0, 0.5, beta=1), report("a2", 1, 0.3)])
     assert [(c["name"], c["runs"], c["seeds"]) for c in found["columns"]] == [("a, a2", 2, "0, 1"), ("b", 1, "0")]
-    row = next(row for row in found["rows"] if row["figure"] == "caption to picture, R@1")
+    row = next(row for row in found["rows"] if row["figure"] == "caption to image, R@1")
     assert row["cells"][0] == {"mean": pytest.approx(0.2), "deviation": pytest.approx(0.1414, abs=1e-4), "runs": 2}
     assert row["cells"][1] == {"mean": 0.5, "deviation": None, "runs": 1}
     assert found["differences"] == [["train.beta: (default) -> 1"]]

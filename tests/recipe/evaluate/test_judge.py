@@ -44,7 +44,7 @@ TEMPLATES = ["a photo of {c}.", "{c}", "some {c} thing"]
 
 
 def clip_benchmark_layout(folder: Path, number: int = 150) -> None:
-    """Two benchmarks over two shards each, as clip-benchmark reads them: several captions a picture, none twice."""
+    """Two benchmarks over two shards each, as clip-benchmark reads them: several captions an image, none twice."""
     names = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES[:2]]
     for kind in ("classes", "pairs"):
         test = folder / kind / "test"

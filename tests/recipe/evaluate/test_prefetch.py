@@ -1,4 +1,4 @@
-"""Pictures prepared ahead by threads: in order, whatever each takes, with a reason where one cannot be used."""
+"""Images prepared ahead by threads: in order, whatever each takes, with a reason where one cannot be used."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def sample(number: int, picture: bytes | None = None) -> Sample:
 
 
 def slow_at_first(image: Image.Image) -> torch.Tensor:
-    """The corner pixel, which tells the pictures apart; of even ones only after a while."""
+    """The corner pixel, which tells the images apart; of even ones only after a while."""
     pixel = torch.from_numpy(np.asarray(image)[47, 47].copy())
     if pixel[2] % 2 == 0:
         time.sleep(0.01)
     return pixel
 
 
-def test_prepared_when_pictures_take_different_times_keeps_their_order() -> None:
+def test_prepared_when_images_take_different_times_keeps_their_order() -> None:
     samples = [sample(number) for number in range(40)]
     found = list(prepared(samples, slow_at_first))
     assert [each.key for each, _ in found] == [each.key for each in samples]
@@ -37,7 +37,7 @@ def test_prepared_when_pictures_take_different_times_keeps_their_order() -> None
     assert [p.digest for _, p in found] == [hashlib.sha256(each.image).hexdigest() for each in samples]
 
 
-def test_prepared_when_a_picture_cannot_be_used_says_why_and_goes_on() -> None:
+def test_prepared_when_an_image_cannot_be_used_says_why_and_goes_on() -> None:
     samples = [sample(0), sample(1, b"junk"), sample(2, b""), make_sample("3", {"txt": b"alone"}), sample(4)]
     found = [picture for _, picture in prepared(samples, slow_at_first)]
     assert [p.bad for p in found] == ["", "picture_unreadable", "picture_empty", "picture_missing", ""]

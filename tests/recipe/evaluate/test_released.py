@@ -117,7 +117,7 @@ def blocks(x: torch.Tensor, w: dict[str, torch.Tensor], prefix: str, *, causal: 
 
 
 def image_features(image: Image.Image, w: dict[str, torch.Tensor], patch: int) -> np.ndarray:
-    """Of a picture that has the model's size already."""
+    """Of an image that has the model's size already."""
     pixels = (torch.from_numpy(np.array(image)).float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
     side = image.width // patch
     cells = pixels.reshape(side, patch, side, patch, 3).permute(0, 2, 4, 1, 3).reshape(side * side, -1)

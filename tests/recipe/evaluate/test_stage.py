@@ -92,7 +92,7 @@ def test_report_when_written_has_the_documented_fields(done: Path) -> None:
     assert names - told - inner - intervals == set()
 
 
-def test_report_when_for_programs_holds_no_pictures(done: Path) -> None:
+def test_report_when_for_programs_holds_no_images(done: Path) -> None:
     assert "data:image" not in (done / "out" / "evaluate" / "report.json").read_text()
     assert page(done).count("data:image/webp") > 20
 
@@ -149,7 +149,7 @@ def several_shards(folder: Path) -> DihtRun:
     return DihtRun.model_validate(body)
 
 
-def test_stage_when_workers_share_the_pictures_ends_in_the_same_bytes_each_picture_encoded_once(
+def test_stage_when_workers_share_the_images_ends_in_the_same_bytes_each_image_encoded_once(
     fresh: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, output, encoded = several_shards(fresh), fresh / "out" / "evaluate", list[str]()
@@ -214,7 +214,7 @@ def test_answers_when_ranked_are_judged_question_by_question(fresh: Path) -> Non
 
 
 def by_hand(folder: Path, benchmark: dict[str, Any]) -> float:
-    """The same, one picture and one question at a time, with open_clip's own calls."""
+    """The same, one image and one question at a time, with open_clip's own calls."""
     loaded, worths = load_model(f"{folder}/out/train/model"), list[float]()
     for row, colour in enumerate(COLOURS * 2):
         image = encode_images(loaded, [decode(draw(colour, "disc", row))])[0]
@@ -232,15 +232,15 @@ def by_hand(folder: Path, benchmark: dict[str, Any]) -> float:
     ("change", "message"),
     [
         ("class above the names", "class 5, but there are 3 class names"),
-        ("no class", "no picture has a class"),
+        ("no class", "no image has a class"),
         ("class no number", "must hold a number"),
-        ("unreadable", "no picture can be used (picture_unreadable 2)"),
+        ("unreadable", "no image can be used (picture_unreadable 2)"),
         ("template without place", "has no {} for the text"),
         ("no shards", "no shard matches"),
         ("no class names", "names.txt: it does not exist"),
         ("empty shard", "holds no samples"),
-        ("captions without pictures", "no picture can be used (picture_missing 2)"),
-        ("no question", "no picture has a question"),
+        ("captions without images", "no image can be used (picture_missing 2)"),
+        ("no question", "no image has a question"),
         ("no candidates", "no two answers to choose from"),
     ],
 )
@@ -265,9 +265,9 @@ def test_stage_when_one_benchmark_fails_keeps_the_others_and_says_which(fresh: P
     elif change == "template without place":
         body["spec"]["evaluate"]["benchmarks"][1]["templates"] = ["a photo"]
     else:
-        picture = b"no picture" if change == "unreadable" else draw("red", "disc", 1)
+        picture = b"no image" if change == "unreadable" else draw("red", "disc", 1)
         cls = {"no class": {}, "class no number": {"cls": b"red"}}.get(change, {"cls": b"0"})
-        image = {} if change == "captions without pictures" else {"png": picture}
+        image = {} if change == "captions without images" else {"png": picture}
         samples = [(f"{i}", {**image, "txt": b"a disc", **cls}) for i in range(2)]
         write_samples(Storage(), f"{fresh}/heldout/1.tar", samples)
     with pytest.raises((DataError, UserError), match="1 of 2 benchmarks failed") as caught:
@@ -280,7 +280,7 @@ def test_stage_when_one_benchmark_fails_keeps_the_others_and_says_which(fresh: P
     assert not (fresh / "out" / "evaluate" / "COMMITTED.json").exists()
 
 
-def test_benchmark_when_pictures_have_several_captions_or_cannot_be_read_counts_them(fresh: Path) -> None:
+def test_benchmark_when_images_have_several_captions_or_cannot_be_read_counts_them(fresh: Path) -> None:
     good = {"png": draw("red", "disc", 1), "txt": b"a red disc\n\nsomething round\n", "cls": b"0"}
     listed = {"png": draw("blue", "bar", 2), "json": json.dumps({"captions": ["a bar", "blue"], "cls": 2}).encode()}
     heldout(fresh, ("0", good), ("1", listed), ("2", {"png": b"", "txt": b"x"}), ("3", {"png": b"junk", "txt": b"x"}))
@@ -303,7 +303,7 @@ def test_report_when_captions_and_names_hold_html_shows_it_as_text(fresh: Path) 
     assert "&lt;script&gt;alert(&#34;x&#34;)" in text
 
 
-def test_report_when_benchmark_pictures_are_in_the_training_shards_says_how_many(fresh: Path) -> None:
+def test_report_when_benchmark_images_are_in_the_training_shards_says_how_many(fresh: Path) -> None:
     heldout(fresh, *pairs(90, 1000)[1:11], *pairs(24, 9000)[10:])
     evaluate(document(fresh))
     retrieval, classification = report(fresh)["benchmarks"]
@@ -358,7 +358,7 @@ def test_identity_when_the_models_file_changes_changes(fresh: Path) -> None:
     assert "open_clip 3" in program.model_identity("ViT-B-32", Storage())
 
 
-def test_seen_when_no_benchmark_is_of_retrieval_is_told_without_decoding_training_pictures(
+def test_seen_when_no_benchmark_is_of_retrieval_is_told_without_decoding_training_images(
     fresh: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heldout(fresh, *pairs(90, 1000)[1:11], *pairs(24, 9000)[10:])

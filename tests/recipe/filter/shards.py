@@ -1,4 +1,4 @@
-"""Small shards, runs and pictures for the filter's tests."""
+"""Small shards, runs and images for the filter's tests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DISABLED = {"mode": "Disabled"}
 def drawn(
     text: str = "", *, size: tuple[int, int] = (96, 64), colour: str = "lightblue", kind: str = "PNG", **save: Any
 ) -> bytes:
-    """A picture with a text in black; `colour` makes pictures differ."""
+    """An image with a text in black; `colour` makes images differ."""
     image = Image.new("RGB", size, colour)
     ImageDraw.Draw(image).text((4, size[1] // 3), text, font=ImageFont.load_default(18), fill="black")
     buffer = io.BytesIO()
@@ -45,7 +45,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **save: Any) -> bytes:
 
 
 def pair(key: str, caption: str | bytes, picture: bytes | None = None, **meta: Any) -> list[Member]:
-    """Members of one sample: picture, then caption as .txt (bytes) or .json."""
+    """Members of one sample: image, then caption as .txt (bytes) or .json."""
     image = drawn() if picture is None else picture
     text = (
         (f"{key}.txt", caption)

@@ -107,7 +107,7 @@ def test_member_over_the_limit_is_bad_and_the_rest_is_read(tmp_path: Path, monke
     ],
     ids=["CMYK", "animated", "palette with transparency", "EXIF rotation", "grey with alpha", "16 bit", "1 bit"],
 )
-def test_unusual_picture_is_kept(tmp_path: Path, picture: bytes) -> None:
+def test_unusual_image_is_kept(tmp_path: Path, picture: bytes) -> None:
     (tmp_path / "a.tar").write_bytes(tar_of(pair("a", GOOD, picture)))
     rules = {"textSpotting": {"mode": "Drop", "detectorSize": 96}}
     committed = filter_with(run_of(tmp_path / "out", f"{tmp_path}/a.tar", rules))

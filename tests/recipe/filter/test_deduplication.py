@@ -1,4 +1,4 @@
-"""Repeats of pictures over all shards of the input: the first kept one stays, whoever works on what."""
+"""Repeats of images over all shards of the input: the first kept one stays, whoever works on what."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def reasons(folder: Path) -> dict[str, str]:
     [(None, []), ("Exact", ["a-3", "c-1"]), ("Near", ["a-3", "b-2", "c-1"])],
     ids=["off", "Exact", "Near"],
 )
-def test_pictures_that_repeat_an_earlier_kept_one_are_dropped_and_counted(
+def test_images_that_repeat_an_earlier_kept_one_are_dropped_and_counted(
     tmp_path: Path, shards: str, kind: str | None, gone: list[str]
 ) -> None:
     committed = filter_with(run_in(tmp_path / "out", shards, kind))

@@ -137,13 +137,13 @@ def test_gpu_that_the_runtime_cannot_use_is_refused_and_not_replaced(monkeypatch
         TextSpotter(device="CUDA").check_device()
 
 
-def test_processor_loads_nothing_before_the_first_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processor_loads_nothing_before_the_first_image(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = fake(monkeypatch, CPU_PROVIDER, [CPU_PROVIDER])
     TextSpotter().check_device()
     assert not hasattr(engine, "given")
 
 
-def test_pictures_and_lines_are_batched_on_a_gpu_only() -> None:
+def test_images_and_lines_are_batched_on_a_gpu_only() -> None:
     for most in (BATCH_OF, LINES_AT_ONCE):
         assert (most["CPU"], most["CUDA"] > 1) == (1, True)
 

@@ -100,7 +100,7 @@ def test_training_reads_the_listed_pairs_in_its_order(tmp_path: Path) -> None:
         assert item.sample.key == expected[shards[item.shard].name][item.index][0]
 
 
-def test_report_shows_listed_pictures_of_other_names(tmp_path: Path) -> None:
+def test_report_shows_listed_images_of_other_names(tmp_path: Path) -> None:
     raw = write_raw(tmp_path / "raw", "img")
     run = run_of(tmp_path / "out", raw, {"maxBadPercent": 20, **LISTED}, imageKey="img")
     filter_with(run)

@@ -10,7 +10,7 @@ import pytest
 import rapidocr
 
 from diht_k8s.recipe.filter.text_spotting import networks
-from diht_k8s.recipe.filter.text_spotting.engine import LINE_SHAPE, OWN_LINE, OWN_PICTURE
+from diht_k8s.recipe.filter.text_spotting.engine import LINE_SHAPE, OWN_IMAGE, OWN_LINE
 from diht_k8s.recipe.filter.text_spotting.networks import (
     Precision,
     ShapedNetwork,
@@ -66,7 +66,7 @@ def test_input_is_padded_with_zeros_on_the_right() -> None:
 
 def test_few_shapes_are_kept_and_a_forgotten_one_computes_the_same_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(networks, "MAX_SHAPES", 2)
-    network = ShapedNetwork(model(DETECTOR), threads=1, precision="BF16", own_up_to=OWN_PICTURE)
+    network = ShapedNetwork(model(DETECTOR), threads=1, precision="BF16", own_up_to=OWN_IMAGE)
     inputs = [noise(1, 3, 32, width) for width in (32, 64, 96)]
     before = [network(batch) for batch in inputs]
     assert list(network._requests) == [batch.shape for batch in inputs[-2:]]
@@ -75,7 +75,7 @@ def test_few_shapes_are_kept_and_a_forgotten_one_computes_the_same_again(monkeyp
 
 def test_shape_that_was_used_last_is_forgotten_last(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(networks, "MAX_SHAPES", 2)
-    network = ShapedNetwork(model(DETECTOR), threads=1, precision="FP32", own_up_to=OWN_PICTURE)
+    network = ShapedNetwork(model(DETECTOR), threads=1, precision="FP32", own_up_to=OWN_IMAGE)
     for width in (32, 64, 32, 96):
         network(noise(1, 3, 32, width))
     assert [shape[3] for shape in network._requests] == [32, 96]
@@ -85,12 +85,12 @@ def test_shape_that_was_used_last_is_forgotten_last(monkeypatch: pytest.MonkeyPa
 def test_probabilities_are_those_of_the_network_in_fp32(precision: Precision, tolerance: float) -> None:
     plain = openvino.Core().compile_model(model(DETECTOR), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     batch = noise(1, 3, 96, 128)
-    found = ShapedNetwork(model(DETECTOR), threads=1, precision=precision, own_up_to=OWN_PICTURE)(batch)
+    found = ShapedNetwork(model(DETECTOR), threads=1, precision=precision, own_up_to=OWN_IMAGE)(batch)
     assert np.abs(found - plain([batch])[0]).max() < tolerance
 
 
 def test_workers_are_not_pinned_to_one_core() -> None:
-    network = ShapedNetwork(model(DETECTOR), threads=1, precision="BF16", own_up_to=OWN_PICTURE)
+    network = ShapedNetwork(model(DETECTOR), threads=1, precision="BF16", own_up_to=OWN_IMAGE)
     network(noise(1, 3, 32, 32))
     (request,) = network._requests.values()
     compiled = request.get_compiled_model()
@@ -121,7 +121,7 @@ def test_large_shapes_share_one_network_however_many_there_are(monkeypatch: pyte
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_pictures_of_a_batch_are_not_counted_together(number: int) -> None:
+def test_images_of_a_batch_are_not_counted_together(number: int) -> None:
     network = ShapedNetwork(model(DETECTOR), threads=1, precision="BF16", own_up_to=3 * 64 * 64)
     network(noise(number, 3, 64, 64))
     assert list(network._requests) == [(number, 3, 64, 64)]
@@ -142,14 +142,14 @@ def test_long_line_says_the_same_in_the_open_network() -> None:
 
 
 def shapes_of(longest: int) -> set[tuple[int, int]]:
-    """Heights and widths of pictures with this longest side on the detector's grid."""
+    """Heights and widths of images with this longest side on the detector's grid."""
     sides = range(32, longest + 1, 32)
     return {shape for side in sides for shape in ((side, longest), (longest, side))}
 
 
 @pytest.mark.parametrize("longest", [224, 256])
 def test_detector_keeps_all_shapes_of_the_default_size(longest: int) -> None:
-    assert all(3 * height * width <= OWN_PICTURE for height, width in shapes_of(longest))
+    assert all(3 * height * width <= OWN_IMAGE for height, width in shapes_of(longest))
     assert len(shapes_of(longest)) <= networks.MAX_SHAPES
 
 

@@ -71,7 +71,7 @@ def test_near_duplicates_of_a_benchmark_are_dropped_and_counted(tmp_path: Path) 
     assert kept_keys(tmp_path / "out", "web-a") == ["b"]
 
 
-def test_other_benchmark_pictures_make_the_stage_again(tmp_path: Path) -> None:
+def test_other_benchmark_images_make_the_stage_again(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(tar_of([*pair("a", GOOD, encoded(scene(1))), *pair("b", GOOD, encoded(scene(2)))]))
     run = with_benchmark(
         run_of(tmp_path / "out", f"{tmp_path}/a.tar", {"decontaminate": ["flickr"]}), f"{tmp_path}/test.tar"
@@ -94,7 +94,7 @@ def test_rules_that_are_lifted_let_the_pairs_in_again(tmp_path: Path) -> None:
 
 
 def test_layout_of_img2dataset_works_unchanged(tmp_path: Path) -> None:
-    """Members jpg, json and txt with the key of nine digits; the json carries caption, url, status and the picture's sizes."""
+    """Members jpg, json and txt with the key of nine digits; the json carries caption, url, status and the image's sizes."""
     buffer = io.BytesIO()
     scene(1).save(buffer, "JPEG")
     meta = {"caption": GOOD, "url": "https://example.org/1.jpg", "key": "000000001", "status": "success", "width": 96}
@@ -124,7 +124,7 @@ def test_layout_of_datacomp_works_unchanged(tmp_path: Path) -> None:
     assert [row.uid for row in rows_of(tmp_path / "out", "web-00000000")] == [uid]
 
 
-def test_pictures_and_captions_may_have_other_names(tmp_path: Path) -> None:
+def test_images_and_captions_may_have_other_names(tmp_path: Path) -> None:
     """Kept shards have the usual ones, so that later stages need not know."""
     members = [("a.img", encoded(scene(1))), ("a.json", json.dumps({"alt_text": GOOD}).encode())]
     (tmp_path / "a.tar").write_bytes(tar_of(members))

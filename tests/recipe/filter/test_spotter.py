@@ -93,7 +93,7 @@ def demo_pictures() -> list[Image.Image]:
 
 
 class Sessions:
-    """Counts pictures in each run of the detector."""
+    """Counts images in each run of the detector."""
 
     def __init__(self, spotter: TextSpotter, monkeypatch: pytest.MonkeyPatch) -> None:
         self.batches: list[int] = []
@@ -130,7 +130,7 @@ def test_boxes_are_those_of_the_library_itself(mine: TextSpotter, demo_pictures:
 
 
 @pytest.mark.parametrize("shape", [(160, 120, 3), (40, 333, 3), (20, 900, 3), (10, 900, 3)])
-def test_pictures_are_prepared_as_by_the_library_to_the_last_bit(shape: tuple[int, ...]) -> None:
+def test_images_are_prepared_as_by_the_library_to_the_last_bit(shape: tuple[int, ...]) -> None:
     prepare = SPOTTER._loaded()._load_det_model().get_preprocess()
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     mine, theirs = spotter._prepared(prepare, pixels), prepare(pixels)
@@ -160,7 +160,7 @@ def test_what_is_read_does_not_depend_on_what_was_read_before(demo_pictures: lis
     ("batch", "pixels", "held"),
     [(1, 10**9, [2, 2, 2]), (1, 1, [1, 1, 1, 1, 1, 1]), (2, 10**9, [4, 2]), (2, 3 * 64 * 64, [3, 3])],
 )
-def test_pictures_are_drawn_as_needed_and_few_are_held(
+def test_images_are_drawn_as_needed_and_few_are_held(
     batch: int, pixels: int, held: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spotter, "MAX_PIXELS_AT_ONCE", pixels)

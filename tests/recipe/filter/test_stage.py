@@ -214,7 +214,7 @@ def test_other_thresholds_in_the_same_folder_are_refused_with_the_difference(tmp
         filter_with(run_of(tmp_path / "out", shards, {"minComplexity": 2}))
 
 
-def test_tighter_threshold_uses_the_scores_and_opens_no_picture(
+def test_tighter_threshold_uses_the_scores_and_opens_no_image(
     tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shards = write_shards(tmp_path / "in")
@@ -233,7 +233,7 @@ def test_tighter_threshold_uses_the_scores_and_opens_no_picture(
     assert (calls.captions, calls.pictures, committed.summary["counts"]["kept"]) == ([], 4, 3)
 
 
-def test_looser_threshold_reads_the_newly_surviving_pictures_only(tmp_path: Path, calls: Calls) -> None:
+def test_looser_threshold_reads_the_newly_surviving_images_only(tmp_path: Path, calls: Calls) -> None:
     shards = write_shards(tmp_path / "in")
     on = {"textSpotting": {"mode": "Drop", "detectorSize": 96}}
     filter_with(run_of(tmp_path / "tight", shards, {**on, "minActions": 1}))
@@ -271,7 +271,7 @@ def test_scores_from_a_folder_that_does_not_fit_are_refused(tmp_path: Path, case
         filter_with(run_of(tmp_path / "b", shards, {"scoresFrom": str(tmp_path / "a/filter")}))
 
 
-def test_caption_in_the_picture_is_dropped_as_text(tmp_path: Path) -> None:
+def test_caption_in_the_image_is_dropped_as_text(tmp_path: Path) -> None:
     members = [
         *pair("a", "a tall giraffe near trees", drawn("giraffe"), painted={"text": "giraffe"}),
         *pair("b", "a small dog near trees", drawn("hello"), painted=False),

@@ -82,13 +82,13 @@ def teacher(**options: Any) -> Callable[[Any, Path], dict[str, Any]]:
 @pytest.mark.parametrize(
     ("spoil", "kind", "message"),
     [
-        pytest.param(spoil_nan, DataError, r"40 of 40 pictures .* not finite \(0-0, 0-1,", id="nan-features"),
+        pytest.param(spoil_nan, DataError, r"40 of 40 images .* not finite \(0-0, 0-1,", id="nan-features"),
         pytest.param(spoil_missing_key, UserError, r"does not fit the teacher: \S+ is missing", id="missing-key"),
         pytest.param(spoil_format, UserError, "no weights file that can be read safely", id="no-weights"),
         pytest.param(spoil_order, DataError, "do not hold the same pairs", id="other-order"),
-        pytest.param(spoil_pictures, DataError, "none of the kept pictures can be decoded", id="no-picture"),
+        pytest.param(spoil_pictures, DataError, "none of the kept images can be decoded", id="no-picture"),
         pytest.param(
-            spoil_one_picture, DataError, r"1 of 40 kept pictures .*unreadable 1.*maxBadPercent 1: mend", id="limit"
+            spoil_one_picture, DataError, r"1 of 40 kept images .*unreadable 1.*maxBadPercent 1: mend", id="limit"
         ),
         pytest.param(no_concepts, DataError, "vocabulary has no attributes: none of 0", id="no-attributes"),
         pytest.param(damaged_shard, DataError, "shapes-00.tar is damaged after", id="damaged-shard"),

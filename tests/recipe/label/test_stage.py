@@ -69,7 +69,7 @@ def test_vocabulary_when_captions_credit_an_author_then_the_author_is_no_class(m
     assert vocabulary["cut"]["objects"]["credits"] == {"distinct": 1, "commonest": [["jane doe", 20]]}
 
 
-def test_heads_when_pictures_show_their_concepts_then_beat_the_frequency_baseline(make_kept: Make) -> None:
+def test_heads_when_images_show_their_concepts_then_beat_the_frequency_baseline(make_kept: Make) -> None:
     kept = make_kept().write()
     label(kept.run(heads={"epochs": 15, "lr": 0.02, "batchSize": 32}))
     report = json.loads((kept.folder / "label" / "report.json").read_text())
@@ -91,7 +91,7 @@ def test_second_call_when_committed_then_cached(make_kept: Make, capsys: pytest.
     assert files_of(run) == before
 
 
-def test_resume_when_killed_after_the_first_shard_then_same_bytes_and_no_picture_twice(
+def test_resume_when_killed_after_the_first_shard_then_same_bytes_and_no_image_twice(
     make_kept: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, broken = make_kept(name="whole").write(), make_kept(name="broken").write()
@@ -201,7 +201,7 @@ def test_steps_when_each_is_a_job_of_its_own_then_same_bytes_as_one_job(make_kep
     assert files_of(three.run()) == files_of(one.run())
 
 
-def test_max_samples_when_fewer_than_the_pictures_then_the_rest_is_labelled_without_cached_features(
+def test_max_samples_when_fewer_than_the_images_then_the_rest_is_labelled_without_cached_features(
     make_kept: Make,
 ) -> None:
     kept = make_kept().write()
@@ -254,10 +254,10 @@ def test_stop_when_the_heads_are_trained_then_goes_on_after_the_epoch_to_the_sam
     assert files_of(stopped.run(heads=heads)) == files_of(whole.run(heads=heads))
 
 
-def test_bad_picture_when_within_the_limit_then_counted_and_without_label(make_kept: Make) -> None:
+def test_bad_image_when_within_the_limit_then_counted_and_without_label(make_kept: Make) -> None:
     kept = make_kept(shards=1)
     kept.rules = {"maxBadPercent": 5}
-    kept.shards[0][7].image = b"GIF89a no picture"
+    kept.shards[0][7].image = b"GIF89a no image"
     committed = label(kept.write().run())
     assert committed is not None
     assert committed.summary["bad"] == {"picture_unreadable": 1}

@@ -1,4 +1,4 @@
-"""A small run as filter and label leave it: drawn pictures, captions, soft labels (not for all), and the document that trains on it."""
+"""A small run as filter and label leave it: drawn images, captions, soft labels (not for all), and the document that trains on it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def document(folder: Path, *, data: Path | None = None, name: str = "run", **tra
 
 
 def make_data(folder: Path, shards: tuple[int, ...] = SHARDS, *, captions: int | None = None) -> None:
-    """Kept shards and labels, both committed; a third of the pictures has no label. All captions differ, or there are so many kinds."""
+    """Kept shards and labels, both committed; a third of the images has no label. All captions differ, or there are so many kinds."""
     storage, layout, rng = Storage(), Layout(f"{folder}/out"), np.random.default_rng(0)
     vocabulary = Vocabulary(
         sum(shards),
@@ -90,7 +90,7 @@ def make_data(folder: Path, shards: tuple[int, ...] = SHARDS, *, captions: int |
 def pairs(
     shard: int, size: int, rng: np.random.Generator, captions: int | None = None
 ) -> list[tuple[str, dict[str, bytes]]]:
-    """Pictures of noise around a colour, each with a caption of two to eight words."""
+    """Images of noise around a colour, each with a caption of two to eight words."""
     found = []
     for index in range(size):
         colour = rng.integers(0, 200, 3)

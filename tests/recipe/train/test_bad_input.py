@@ -100,11 +100,11 @@ def labels_of_other_words(data: Path) -> None:
 
 
 def spoil(data: Path, every: int) -> None:
-    """Each so-manieth picture of the first shard is no picture."""
+    """Each so-manieth image of the first shard is no image."""
     storage, uri = Storage(), f"{data}/out/filter/kept/drawn-0.tar"
     samples = list(read_samples(storage, uri))
     spoilt = [
-        (s.key, {**s.members, "png": b"no picture"} if index % every == 0 else s.members)
+        (s.key, {**s.members, "png": b"no image"} if index % every == 0 else s.members)
         for index, s in enumerate(samples)
     ]
     write_samples(storage, uri, spoilt)
@@ -142,7 +142,7 @@ IN_RANKS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     "no vocabulary": (drop_vocabulary, {}, "64 cannot read {data}/out/label/vocabulary.json: it does not exist"),
     "vocabulary of other words": (labels_of_other_words, {}, "65 vocabulary.json was changed after it was written"),
     "labels of another shard": (swap_labels, {}, "65 the labels of drawn-0 do not match {data}/out/filter/kept/drawn-0.tar"),
-    "many bad pictures": (
+    "many bad images": (
         lambda data: spoil(data, 4),
         {},
         "65 more than 1% of the pairs cannot be used ({{'picture_unreadable': ",

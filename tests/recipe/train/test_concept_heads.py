@@ -74,7 +74,7 @@ def test_tower_input_when_chosen_then_the_embedding_is_the_same_and_gradients_pa
     assert {"conv1.weight", "trunk.patch_embed.proj.weight"} & reached
 
 
-def test_tower_input_when_the_model_is_copied_then_each_copy_sees_its_own_pictures() -> None:
+def test_tower_input_when_the_model_is_copied_then_each_copy_sees_its_own_images() -> None:
     model, images = student("vit"), torch.randn(2, 3, 32, 32)
     other = copy.deepcopy(model)
     with torch.no_grad():

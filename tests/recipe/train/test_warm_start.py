@@ -103,7 +103,7 @@ def test_weights_when_of_a_checkpoint_then_heads_too_and_only_kind_checkpoint_go
     assert saved.cursor.step == 5
 
 
-def test_weights_when_pictures_are_larger_then_position_embeddings_are_resized_and_the_rest_is_taken() -> None:
+def test_weights_when_images_are_larger_then_position_embeddings_are_resized_and_the_rest_is_taken() -> None:
     source, model = student(1), student(2, larger(image_size=64))
     load_first_weights(model, plain(source), "a.pt")
     old, new = source.clip.visual.positional_embedding, model.clip.visual.positional_embedding

@@ -1,4 +1,4 @@
-"""The builder's steps between reading and writing: every picture counted, the same seed the same pairs."""
+"""The builder's steps between reading and writing: every image counted, the same seed the same pairs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def fonts() -> list[ImageFont.FreeTypeFont]:
     return [font]
 
 
-def test_load_when_pictures_are_equal_then_the_clean_caption_stays_and_the_other_is_counted() -> None:
+def test_load_when_images_are_equal_then_the_clean_caption_stays_and_the_other_is_counted() -> None:
     tally = Tally(seen=3)
     blank = io.BytesIO()
     Image.new("RGB", (20, 20), "white").save(blank, "PNG")
@@ -79,7 +79,7 @@ def test_train_pairs_when_built_then_a_tenth_is_painted_and_the_seed_decides() -
     assert sorted(str(pair.fields["file"]) for pair in first) == [f"{i:03d}" for i in range(30)]
 
 
-def test_held_out_pairs_when_a_picture_has_a_class_then_its_name_and_index_are_given() -> None:
+def test_held_out_pairs_when_an_image_has_a_class_then_its_name_and_index_are_given() -> None:
     candidates = [candidate("a", "dog one", png(1)), candidate("b", "table", png(2))]
     items = build.load(candidates, {"test": Tally(seen=2)})
     pairs = build.held_out_pairs(items, [0, 1], ["aardvark", "animal"])

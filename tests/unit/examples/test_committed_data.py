@@ -64,7 +64,7 @@ def test_size_when_all_files_are_added_then_below_the_limit() -> None:
     assert sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file()) <= MAX_BYTES
 
 
-def test_counts_when_added_up_then_every_picture_is_accounted_for(
+def test_counts_when_added_up_then_every_image_is_accounted_for(
     train: list[Sample], held_out: list[Sample], sources: dict[str, Any]
 ) -> None:
     split = sources["split"]
@@ -88,7 +88,7 @@ def test_samples_when_read_then_fields_are_complete_and_uids_unique(
     assert all(len(sample.fields["caption"]) >= 2 for sample in both)
 
 
-def test_pictures_when_decoded_then_small_rgb_webp(train: list[Sample], held_out: list[Sample]) -> None:
+def test_images_when_decoded_then_small_rgb_webp(train: list[Sample], held_out: list[Sample]) -> None:
     for sample in [*train, *held_out]:
         with Image.open(io.BytesIO(sample.picture)) as image:
             assert (image.format, image.mode) == ("WEBP", "RGB"), sample.key
@@ -96,7 +96,7 @@ def test_pictures_when_decoded_then_small_rgb_webp(train: list[Sample], held_out
             assert min(image.size) >= 8, sample.key
 
 
-def test_split_when_sides_are_compared_then_no_group_caption_or_picture_is_on_both(
+def test_split_when_sides_are_compared_then_no_group_caption_or_image_is_on_both(
     train: list[Sample], held_out: list[Sample]
 ) -> None:
     def values(samples: list[Sample]) -> set[str]:
@@ -113,7 +113,7 @@ def test_split_when_sides_are_compared_then_no_group_caption_or_picture_is_on_bo
     assert values(train) & values(held_out) == set()
     plain = [s for s in train if not s.fields["painted"]]
     thumbnails_ND = np.stack([pictures.thumbnail(image_of(s)) for s in [*held_out, *plain]])
-    limit = NEAR_DUPLICATE * 0.8  # the builder compared pictures before WebP changed them a little
+    limit = NEAR_DUPLICATE * 0.8  # the builder compared images before WebP changed them a little
     across = [(a, b) for a, b in pictures.near_duplicates(thumbnails_ND, limit=limit) if a < len(held_out) <= b]
     assert across == []
 

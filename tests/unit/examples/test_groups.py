@@ -78,7 +78,7 @@ def gallery(per_class: int, number: int) -> tuple[list[Candidate], list[int], li
     return items, groups, chosen
 
 
-def test_choose_held_out_when_drawn_then_one_clean_picture_of_each_group() -> None:
+def test_choose_held_out_when_drawn_then_one_clean_image_of_each_group() -> None:
     items, groups, chosen = gallery(per_class=8, number=20)
     assert len({groups[i] for i in chosen}) == len(chosen) == 20
     assert all(items[i].clean for i in chosen)

@@ -1,4 +1,4 @@
-"""Small pictures, near duplicates, painted words and shard bytes."""
+"""Small images, near duplicates, painted words and shard bytes."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def drawing(size: tuple[int, int], box: tuple[int, int, int, int], colour: str =
     return image
 
 
-def test_small_picture_when_transparent_and_large_then_white_cut_and_96_px() -> None:
+def test_small_image_when_transparent_and_large_then_white_cut_and_96_px() -> None:
     image = pictures.small_picture(png(drawing((400, 400), (100, 100, 299, 199))))
     assert (image.mode, image.size) == ("RGB", (96, 48))
     assert image.getpixel((48, 24)) == (255, 0, 0)
 
 
-def test_small_picture_when_small_then_it_is_not_enlarged() -> None:
+def test_small_image_when_small_then_it_is_not_enlarged() -> None:
     assert pictures.small_picture(png(drawing((60, 60), (10, 10, 29, 39)))).size == (20, 30)
 
 
@@ -47,12 +47,12 @@ def test_small_picture_when_small_then_it_is_not_enlarged() -> None:
         (Image.new("1", (16_001, 8)), "side_over_16000_px"),
     ],
 )
-def test_small_picture_when_unusable_then_rejected_with_the_reason(image: Image.Image, reason: str) -> None:
-    with pytest.raises(pictures.RejectedPictureError, match=reason):
+def test_small_image_when_unusable_then_rejected_with_the_reason(image: Image.Image, reason: str) -> None:
+    with pytest.raises(pictures.RejectedImageError, match=reason):
         pictures.small_picture(png(image))
 
 
-def test_near_duplicates_when_pictures_differ_slightly_then_paired_and_thin_drawings_not() -> None:
+def test_near_duplicates_when_images_differ_slightly_then_paired_and_thin_drawings_not() -> None:
     def thin(y: int) -> Image.Image:
         image = Image.new("RGB", (96, 96), "white")
         ImageDraw.Draw(image).line((5, y, 90, 96 - y), fill="black")
@@ -83,7 +83,7 @@ def test_paint_words_when_they_fit_then_record_tells_what_was_painted(fonts: lis
     assert record.cap_height_px >= 14
     assert painted.size == image.size
     assert painted.tobytes() != image.tobytes()
-    assert image.getextrema() == ((255, 255),) * 3  # the given picture is as it was
+    assert image.getextrema() == ((255, 255),) * 3  # the given image is as it was
 
 
 def test_paint_words_when_seeded_alike_then_equal_pixels(fonts: list[ImageFont.FreeTypeFont]) -> None:

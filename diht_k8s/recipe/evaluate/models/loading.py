@@ -37,7 +37,7 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in evaluation mode with what turns pictures and texts into its input."""
+    """A model in evaluation mode with what turns images and texts into its input."""
 
     model: torch.nn.Module
     transform: Callable[[Image.Image], torch.Tensor]

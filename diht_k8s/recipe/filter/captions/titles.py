@@ -1,6 +1,6 @@
 """Mend verbs that are none in titles: "Gold Plated Geometric Earrings", "Mood Changing LED Lanterns", "Brakk Quartz Ladies Watch".
 
-Titles of products and pictures, known by their capitals, are chains of nouns, participles and adjectives without articles; the tagger, which
+Titles of products and images, known by their capitals, are chains of nouns, participles and adjectives without articles; the tagger, which
 looks for a sentence, takes one of them for its verb. Headlines are titles as well ("Two Girls Share an Umbrella"), so a verb stays
 where its subject can act, where an article or a preposition follows, or where it is no noun and no participle.
 """

@@ -18,9 +18,9 @@ Device = Literal["CPU", "CUDA"]
 CUDA_PROVIDER: Final = "CUDAExecutionProvider"
 LINE_SHAPE: Final = (3, 48, 96)
 """The recogniser's channels, height and LEAST width: short words are not padded to the 320 of the library's default."""
-OWN_PICTURE: Final = 3 * 320 * 320
-"""Numbers of the largest picture whose shape has a detector of its own. A larger one takes 22 to 29 % longer in the open network
-(measured at 512 pixels), but there are too many shapes of such pictures to keep."""
+OWN_IMAGE: Final = 3 * 320 * 320
+"""Numbers of the largest image whose shape has a detector of its own. A larger one takes 22 to 29 % longer in the open network
+(measured at 512 pixels), but there are too many shapes of such images to keep."""
 OWN_LINE: Final = 3 * 48 * 512
 """Numbers of the longest line whose width class has a recogniser of its own: eleven classes, so all are kept. A longer line takes at
 most 8 % longer in the open network, and to the last bit says the same."""
@@ -82,9 +82,7 @@ def _compile_by_shape(engine: Any, threads: int, precision: Precision) -> None:
     """Put networks for small shapes in the place of RapidOCR's sessions, which run one of open shape in a precision of OpenVINO's choice."""
     with kept_signal_stack():
         detector, recogniser = engine._load_det_model(), engine._load_rec_model()
-    detector.session = ShapedNetwork(
-        detector.session.model, threads=threads, precision=precision, own_up_to=OWN_PICTURE
-    )
+    detector.session = ShapedNetwork(detector.session.model, threads=threads, precision=precision, own_up_to=OWN_IMAGE)
     recogniser.session = ShapedNetwork(
         recogniser.session.model, threads=threads, precision=precision, own_up_to=OWN_LINE, width_of=width_class
     )

@@ -1,4 +1,4 @@
-"""The T rule: does a picture show its own caption? In: a caption and texts spotted in the picture; out: yes or no. Pure.
+"""The T rule: does an image show its own caption? In: a caption and texts spotted in the image; out: yes or no. Pure.
 
 Source: DiHT section 3.1 as remembered: a text of enough confidence of which at least five predicted characters match the
 caption in a sliding window. "In a sliding window" can be read in two ways, and the run document offers both.
@@ -16,7 +16,7 @@ ACCENTS: Final = 200
 
 
 class SpottedText(NamedTuple):
-    """One line of text in a picture."""
+    """One line of text in an image."""
 
     text: str
     """as recognised."""

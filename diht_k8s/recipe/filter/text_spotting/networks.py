@@ -1,7 +1,7 @@
 """Networks on the processor: OpenVINO compiles one for each small shape of its input, in bfloat16 where the processor computes in that.
 
-A network that is compiled for one shape saves 2 to 4 ms a run over one for all shapes, of 15 for a picture of 256 x 256, and 6 to 10
-of a large picture (measured on RapidOCR's two, shapes in random order). Compiling takes 0.2 s. So small shapes, of which there are few,
+A network that is compiled for one shape saves 2 to 4 ms a run over one for all shapes, of 15 for an image of 256 x 256, and 6 to 10
+of a large image (measured on RapidOCR's two, shapes in random order). Compiling takes 0.2 s. So small shapes, of which there are few,
 have networks of their own, a bounded number of them, the last used; all others share one of open shape, compiled once.
 They share the weights as they were read; each has its own copy as the processor wants them. Which network an input goes to depends on
 its shape alone, and what that computes on nothing else that it was given, so neither do results.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Precision = Literal["BF16", "FP32"]
 
 MAX_SHAPES: Final = 16
-"""Networks of one shape that are kept of one model: 25 MB each for the detector, 40 MB for the recogniser. Pictures whose longest side
+"""Networks of one shape that are kept of one model: 25 MB each for the detector, 40 MB for the recogniser. Images whose longest side
 is 256 pixels have 15 shapes on the detector's grid."""
 
 
@@ -57,8 +57,8 @@ class ShapedNetwork:
             model: `openvino.Model` of any shape.
             threads: threads of one inference.
             precision: what it may compute in; see `hint_of`.
-            own_up_to: a shape has a network of its own up to so many numbers in one picture (channels x height x width), however
-                many pictures lie in the batch: companions do not change what a picture's network is.
+            own_up_to: a shape has a network of its own up to so many numbers in one image (channels x height x width), however
+                many images lie in the batch: companions do not change what an image's network is.
             width_of: the width that an input is padded to (with 0, on the right) for its own; few widths are few networks.
         """
         self._core, self._model = import_openvino().Core(), model

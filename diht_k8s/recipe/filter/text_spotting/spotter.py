@@ -1,14 +1,14 @@
-"""Text spotting with RapidOCR: pictures in, their texts with confidences out.
+"""Text spotting with RapidOCR: images in, their texts with confidences out.
 
-The library's defaults enlarge every picture to 736 pixels and pad every line to 320, which is ten times slower at equal
-verdicts on web pictures; the settings here were chosen by measuring (see `benchmarks/`). No line is recognised where the
+The library's defaults enlarge every image to 736 pixels and pad every line to 320, which is ten times slower at equal
+verdicts on web images; the settings here were chosen by measuring (see `benchmarks/`). No line is recognised where the
 detector finds no box, and recognition ends at the first text that the caller was looking for.
 
-Detection can take several pictures of one size class (equal shape after RapidOCR's own preparation) in one run of its network.
-On a GPU it does; on a processor it does not, where that gains little and each number of pictures would be a network of its own. On
-the processor both ways give the same bits (measured, tested). On a GPU a picture's companions may change the last digits of a
+Detection can take several images of one size class (equal shape after RapidOCR's own preparation) in one run of its network.
+On a GPU it does; on a processor it does not, where that gains little and each number of images would be a network of its own. On
+the processor both ways give the same bits (measured, tested). On a GPU an image's companions may change the last digits of a
 confidence, in theory: companions are cut from the stage's batches, which do not depend on where a worker was stopped, so a
-resumed run sees the same ones; only pictures that are read under looser thresholds beside stored scores may see others.
+resumed run sees the same ones; only images that are read under looser thresholds beside stored scores may see others.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ if TYPE_CHECKING:
 MIN_CONFIDENCE: Final = 0.3
 """Texts below it are noise and not stored; thresholds of the rule may lie anywhere above."""
 MAX_ENLARGEMENT: Final = 3.0
-"""A picture below the detector's size is enlarged at most so much: beyond that, letters only get blurred."""
+"""An image below the detector's size is enlarged at most so much: beyond that, letters only get blurred."""
 MAX_LINES: Final = 64
-"""Lines read of one picture (scanned pages hold hundreds); the largest boxes first."""
-MIN_PICTURE_SIDE: Final = 32
+"""Lines read of one image (scanned pages hold hundreds); the largest boxes first."""
+MIN_IMAGE_SIDE: Final = 32
 """The detector's grid."""
 BATCH_OF: Final[dict[Device, int]] = {"CPU": 1, "CUDA": 32}
-"""Pictures in one run of the detector at most."""
+"""Images in one run of the detector at most."""
 CLASSES_AT_ONCE: Final = 4
-"""Batches that pictures are gathered for: web pictures have several shapes, and each shape is a batch of its own. On a processor,
-where a batch is one picture, the recogniser's weights stay in its caches for the lines of so many."""
+"""Batches that images are gathered for: web images have several shapes, and each shape is a batch of its own. On a processor,
+where a batch is one image, the recogniser's weights stay in its caches for the lines of so many."""
 MAX_PIXELS_AT_ONCE: Final = 64_000_000
-"""Pixels of the pictures that are gathered at most (192 MB, and twice that while they are prepared); a single picture may have more."""
+"""Pixels of the images that are gathered at most (192 MB, and twice that while they are prepared); a single image may have more."""
 
 State = Literal["done", "stopped_early"]
 
 
 @dataclass(frozen=True)
 class Spotting:
-    """What was found in one picture."""
+    """What was found in one image."""
 
     texts: tuple[SpottedText, ...]
     """all with a confidence of at least `MIN_CONFIDENCE`, largest box first."""
@@ -56,7 +56,7 @@ class Spotting:
 
 
 class Question(NamedTuple):
-    """A picture to be read."""
+    """An image to be read."""
 
     image: Image.Image
     """RGB."""
@@ -65,7 +65,7 @@ class Question(NamedTuple):
 
 
 class TextSpotter:
-    """Detector and recogniser of RapidOCR (PP-OCR weights of its package), loaded at the first picture."""
+    """Detector and recogniser of RapidOCR (PP-OCR weights of its package), loaded at the first image."""
 
     def __init__(
         self,
@@ -79,11 +79,11 @@ class TextSpotter:
         """Make a spotter; nothing is loaded yet.
 
         Args:
-            detector_size: longest side in pixels at which text is looked for. Recognition reads the full picture.
+            detector_size: longest side in pixels at which text is looked for. Recognition reads the full image.
             threads: threads of one inference. Several processes of one thread each are faster than one of several.
             device: where the networks run; CUDA needs onnxruntime-gpu.
             precision: what a processor may compute in: BF16 where it has that, else fp32; a GPU always computes in fp32.
-            batch: pictures of one size class that the detector sees at once, at most; `BATCH_OF` the device when None.
+            batch: images of one size class that the detector sees at once, at most; `BATCH_OF` the device when None.
         """
         self._detector_size, self._threads = detector_size, threads
         self._device: Device = device
@@ -92,7 +92,7 @@ class TextSpotter:
         self._engine: Any = None
 
     def check_device(self) -> None:
-        """Load now where that can fail for want of a GPU, before any picture is there.
+        """Load now where that can fail for want of a GPU, before any image is there.
 
         Raises:
             UserError: a GPU is asked for and cannot be used.
@@ -101,18 +101,18 @@ class TextSpotter:
             self._loaded()
 
     def spot(self, image: Image.Image, wanted: Callable[[SpottedText], bool] | None = None) -> Spotting:
-        """Read the texts of one picture.
+        """Read the texts of one image.
 
         Args:
-            image: RGB picture.
+            image: RGB image.
             wanted: recognition ends at the first text for which this is true; None reads all.
         """
         return next(self.spot_all([Question(image, wanted)]))
 
     def spot_all(self, questions: Iterable[Question]) -> Iterator[Spotting]:
-        """Read the texts of pictures; results in the order of the questions, equal to those of one at a time.
+        """Read the texts of images; results in the order of the questions, equal to those of one at a time.
 
-        Questions are taken as far as one detection needs them, so that pictures need not be in memory all at once.
+        Questions are taken as far as one detection needs them, so that images need not be in memory all at once.
         """
         for together in self._gathered(questions):
             yield from self._read_together(together)
@@ -149,22 +149,22 @@ class TextSpotter:
         return Spotting(tuple(found), "done")
 
     def _pixels(self, image: Image.Image) -> np.ndarray:
-        """Height x width x BGR, enlarged towards the detector's size where the picture is smaller."""
+        """Height x width x BGR, enlarged towards the detector's size where the image is smaller."""
         import cv2
         import numpy as np
 
         pixels = cv2.cvtColor(np.asarray(image), cv2.COLOR_RGB2BGR)
         height, width = pixels.shape[:2]
         factor = min(self._detector_size / max(height, width), MAX_ENLARGEMENT)
-        if factor <= 1 and min(height, width) >= MIN_PICTURE_SIDE:
+        if factor <= 1 and min(height, width) >= MIN_IMAGE_SIDE:
             return pixels
-        size = (max(round(width * factor), MIN_PICTURE_SIDE), max(round(height * factor), MIN_PICTURE_SIDE))
+        size = (max(round(width * factor), MIN_IMAGE_SIDE), max(round(height * factor), MIN_IMAGE_SIDE))
         return cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC if factor > 1 else cv2.INTER_AREA)
 
     def _boxes(self, pictures: Sequence[np.ndarray]) -> list[list[Any]]:
-        """Corner points of each picture's text lines, largest first: what a caption repeats is rarely the small print.
+        """Corner points of each image's text lines, largest first: what a caption repeats is rarely the small print.
 
-        RapidOCR's own steps before and after its network, which sees the pictures of one shape together.
+        RapidOCR's own steps before and after its network, which sees the images of one shape together.
         """
         import numpy as np
 
@@ -206,7 +206,7 @@ class TextSpotter:
 
 
 def _prepared(prepare: Any, pixels: np.ndarray) -> np.ndarray | None:
-    """What the detector's own preparation makes of a picture, to the last bit: 1 x 3 x height x width; None where nothing is left of it.
+    """What the detector's own preparation makes of an image, to the last bit: 1 x 3 x height x width; None where nothing is left of it.
 
     It computes each of 256 levels once, in place of every pixel in float64.
     """
@@ -221,7 +221,7 @@ def _prepared(prepare: Any, pixels: np.ndarray) -> np.ndarray | None:
 
 
 def _boxes_of(detector: Any, probabilities: np.ndarray, shape: tuple[int, ...]) -> list[Any]:
-    """Boxes in one map of the detector (1 x 1 x height x width), in pixels of a picture of that shape."""
+    """Boxes in one map of the detector (1 x 1 x height x width), in pixels of an image of that shape."""
     import cv2
 
     found, _ = detector.postprocess_op(probabilities, shape)

@@ -43,7 +43,7 @@ class Cursor(BaseModel):
     seconds: float
     """time spent training, over all attempts."""
     bad: dict[str, int] = {}
-    """unreadable pictures so far, by reason."""
+    """unreadable images so far, by reason."""
 
 
 class Part(BaseModel):

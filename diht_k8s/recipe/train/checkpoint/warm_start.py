@@ -1,6 +1,6 @@
 """First weights from elsewhere (`train.initFrom`): an exported model, an open_clip checkpoint, a tower alone, or a checkpoint of another run.
 
-In: a URI. Out: weights under the student's names, position embeddings resized where the new model sees larger pictures or longer captions,
+In: a URI. Out: weights under the student's names, position embeddings resized where the new model sees larger images or longer captions,
 as the paper does to go on at 336 px. Towers must fit wholly or be wholly absent: half a tower is an error, never a silent mix.
 """
 
@@ -52,7 +52,7 @@ def start_from(storage: Storage, start: InitFrom, model: Student) -> Saved | Non
 
 
 def load_first_weights(model: Student, state: Mapping[str, Tensor], name: str) -> None:
-    """Load weights that may lack whole towers, heads and the logit scale, or be of other picture sizes and caption lengths.
+    """Load weights that may lack whole towers, heads and the logit scale, or be of other image sizes and caption lengths.
 
     Args:
         model: the student; what the state lacks keeps its random start.

@@ -1,6 +1,6 @@
-"""Pictures to tensors: RandomResizedCrop(0.9 to 1.0) in training, OpenAI's mean and deviation.
+"""Images to tensors: RandomResizedCrop(0.9 to 1.0) in training, OpenAI's mean and deviation.
 
-The crop of a picture depends on (seed, epoch, uid) alone, so that it is the same on any worker and after any restart. Pixels are those of
+The crop of an image depends on (seed, epoch, uid) alone, so that it is the same on any worker and after any restart. Pixels are those of
 PIL's bicubic filter (mean difference below 0.01 of 255), by torch's antialiased kernel on bytes.
 """
 
@@ -39,7 +39,7 @@ def crop_box(width: int, height: int, rng: np.random.Generator) -> tuple[int, in
 
 
 def train_view(pixels_CHW: Tensor, size: int, *, seed: int, epoch: int, uid: str) -> Tensor:
-    """The training view of an RGB picture: uint8, C x size x size."""
+    """The training view of an RGB image: uint8, C x size x size."""
     height, width = pixels_CHW.shape[-2:]
     left, top, right, bottom = crop_box(width, height, generator(seed, "crop", epoch, uid))
     return resized_crop(
@@ -55,13 +55,13 @@ def train_view(pixels_CHW: Tensor, size: int, *, seed: int, epoch: int, uid: str
 
 
 def normalised(pixels_BHWC: Tensor) -> Tensor:
-    """Fp32 pictures B x C x H x W (channels last in memory) of uint8 pixels, on their device."""
+    """Fp32 images B x C x H x W (channels last in memory) of uint8 pixels, on their device."""
     batch, height, width, channels = pixels_BHWC.shape
     # whole rows instead of a last dimension of 3, which no kernel vectorises
     mean_row, std_row = ((torch.tensor(value, device=pixels_BHWC.device) * 255).repeat(width) for value in (MEAN, STD))
     rows = pixels_BHWC.reshape(batch, height, width * channels)
     images = torch.empty(rows.shape, device=pixels_BHWC.device)
-    if pixels_BHWC.device.type == "cpu":  # picture by picture: three times as fast, because each stays in the cache
+    if pixels_BHWC.device.type == "cpu":  # image by image: three times as fast, because each stays in the cache
         for row, image in zip(rows, images, strict=True):
             torch.sub(row, mean_row, out=image).div_(std_row)
     else:

@@ -34,7 +34,7 @@ class Targets:
     objects: HeadTargets
     attributes: HeadTargets
     mask_B: Tensor
-    """whether a picture has labels."""
+    """whether an image has labels."""
 
     def on(self, device: torch.device) -> Targets:
         """The same on a device."""
@@ -46,18 +46,18 @@ class Batch:
     """One rank's part of a global batch, in global order."""
 
     pixels_BHWC: Tensor
-    """augmented pictures, uint8: a quarter of the memory until they are needed."""
+    """augmented images, uint8: a quarter of the memory until they are needed."""
     tokens_BT: Tensor
     caption_ids_B: Tensor
     """equal where captions are equal, int64."""
     targets: Targets | None
     uids: list[str]
     bad: dict[str, int]
-    """samples that could not be used, by reason; a grey picture stands in for each."""
+    """samples that could not be used, by reason; a grey image stands in for each."""
 
     @cached_property
     def images_BCHW(self) -> Tensor:  # noqa: N802  # the shape is part of the name
-        """The normalised pictures, fp32, made when first asked for."""
+        """The normalised images, fp32, made when first asked for."""
         return normalised(self.pixels_BHWC)
 
     def pinned(self) -> Batch:

@@ -1,4 +1,4 @@
-"""Puts batches together: pictures decoded and augmented, captions tokenised, soft labels looked up, at positions of the global order.
+"""Puts batches together: images decoded and augmented, captions tokenised, soft labels looked up, at positions of the global order.
 
 An assembler serves rank r of W. A worker of a rank is an assembler too: number w of n workers serves rank r + wW of nW, which takes every n-th
 row of the rank's batch, and reads other streams than its neighbours where nW divides their number.
@@ -16,17 +16,17 @@ import torch
 from torch import Tensor
 
 from diht_k8s.recipe.label.soft_labels import HeadLabels
-from diht_k8s.recipe.shards.images import BadPictureError
+from diht_k8s.recipe.shards.images import BadImageError
 from diht_k8s.recipe.shards.pixels import decode_pixels
 from diht_k8s.recipe.train.data.augment import train_view
 from diht_k8s.recipe.train.data.batch import Batch, HeadTargets, Targets
 from diht_k8s.recipe.train.data.dataset import Item, Source
 from diht_k8s.recipe.train.data.sampler import Order
 
-PICTURE_CACHE_BYTES = 512 << 20
-"""Decoded pictures that a process keeps for the next epoch; a small set fits, of a large one nothing is found again anyway."""
+IMAGE_CACHE_BYTES = 512 << 20
+"""Decoded images that a process keeps for the next epoch; a small set fits, of a large one nothing is found again anyway."""
 GREY = (123, 117, 104)
-"""OpenAI's mean in bytes: what stands in for a picture that cannot be used."""
+"""OpenAI's mean in bytes: what stands in for an image that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Job:
     batch_size: int
     """of the global batch; a multiple of the number of ranks."""
     image_size: int
-    """side of the pictures in pixels."""
+    """side of the images in pixels."""
     context_length: int
     """tokens of a caption at most."""
     seed: int
@@ -47,7 +47,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded picture."""
+    """A decoded image."""
 
     pixels_CHW: Tensor
     problem: str | None
@@ -64,14 +64,14 @@ class Assembler:
             job: what to make batches of.
             rank: whose batches.
             world: number of ranks.
-            sharers: number of assemblers of one process' memory, among which the cache of pictures is divided.
+            sharers: number of assemblers of one process' memory, among which the cache of images is divided.
         """
         self._job, self._rank, self._world = job, rank, world
         self._tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=job.context_length)
         self._streams: dict[tuple[int, int], Iterator[Item]] = {}
         self._next_element: dict[tuple[int, int], int] = {}
         self._pictures: OrderedDict[tuple[int, int], Picture] = OrderedDict()
-        self._picture_bytes, self._picture_limit = 0, PICTURE_CACHE_BYTES // sharers
+        self._picture_bytes, self._picture_limit = 0, IMAGE_CACHE_BYTES // sharers
 
     def batch(self, start: int) -> Batch:
         """The rank's part of the global batch that begins at a position."""
@@ -115,14 +115,14 @@ class Assembler:
         return self._job.source.stream(pieces)
 
     def _picture(self, item: Item) -> Picture:
-        """The decoded picture; grey where the sample is bad, so that all ranks keep the same step."""
+        """The decoded image; grey where the sample is bad, so that all ranks keep the same step."""
         key = (item.shard, item.index)
         if key in self._pictures:
             self._pictures.move_to_end(key)
             return self._pictures[key]
         try:
             picture = Picture(decode_pixels(item.sample.image), item.sample.problem)
-        except BadPictureError as error:
+        except BadImageError as error:
             size = self._job.image_size
             grey_CHW = torch.tensor(GREY, dtype=torch.uint8).view(3, 1, 1).expand(3, size, size)
             picture = Picture(grey_CHW, item.sample.problem or error.reason)

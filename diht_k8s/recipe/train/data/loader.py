@@ -56,7 +56,7 @@ class Loader:
             source: the shards.
             order: the global order over them.
             batch_size: of the global batch; a multiple of `world`.
-            image_size: side of the pictures in pixels.
+            image_size: side of the images in pixels.
             context_length: tokens of a caption at most.
             seed: of the augmentation.
             rank: of this process.

@@ -28,7 +28,7 @@ MAX_STREAMS = 1024
 MIN_STREAM_LENGTH = 64
 """Shorter streams would re-read shards for a handful of samples."""
 WINDOW_SAMPLES = 1 << 16
-"""A shuffle buffer over all ranks: about 4 GiB of pictures of 50 KiB. Shards are shuffled among each other anyway."""
+"""A shuffle buffer over all ranks: about 4 GiB of images of 50 KiB. Shards are shuffled among each other anyway."""
 
 
 @dataclass(frozen=True)

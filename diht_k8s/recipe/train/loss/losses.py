@@ -26,7 +26,7 @@ __all__ = [
     "soft_label_loss",
 ]
 
-# Shape legend: B pairs of this rank, D feature width, C concepts of a vocabulary, K stored soft labels per picture.
+# Shape legend: B pairs of this rank, D feature width, C concepts of a vocabulary, K stored soft labels per image.
 
 MAX_LOGIT_SCALE = 100.0
 """CLIP's bound on the inverse temperature."""
@@ -36,9 +36,9 @@ class HnNceStatistics(NamedTuple):
     """How hard the global batch's negatives are; 0-d tensors without gradient, equal on all ranks."""
 
     image_to_text_top1: Tensor
-    """Share of pictures whose own caption scores above every negative."""
+    """Share of images whose own caption scores above every negative."""
     text_to_image_top1: Tensor
-    """Share of captions whose own picture scores above every negative."""
+    """Share of captions whose own image scores above every negative."""
     hardest_weight: Tensor
     """Weight of the hardest negative, mean over pairs and directions: 1 = all alike, n - 1 = it alone counts."""
 
@@ -191,18 +191,18 @@ def soft_label_loss(
 ) -> Tensor:
     """Cross-entropy over the whole vocabulary against the teacher's stored top-k (DiHT, section 3.2), without dense targets.
 
-    Per picture: -sum_k p_k (logit_k - logsumexp(logits)), in fp32 (fp64 for fp64 logits). The mean is over the labelled pictures of all ranks, so that a rank with
+    Per image: -sum_k p_k (logit_k - logsumexp(logits)), in fp32 (fp64 for fp64 logits). The mean is over the labelled images of all ranks, so that a rank with
     few of them does not weigh them up.
 
     Args:
         logits_BC: the student head's outputs; any floating dtype.
         ids_BK: concept numbers of the stored labels; entries below 0 fill up short rows and count as probability 0.
         probabilities_BK: the teacher's probabilities of these, each labelled row's sum 1.
-        mask_B: true where a picture has labels; other rows add nothing, whatever their ids and probabilities hold.
+        mask_B: true where an image has labels; other rows add nothing, whatever their ids and probabilities hold.
         group: the ranks that share the global batch; None: the batch as given is global.
 
     Returns:
-        A 0-d tensor: this rank's sum x ranks / labelled pictures of all ranks. Its mean over ranks is the global loss, and averaged
+        A 0-d tensor: this rank's sum x ranks / labelled images of all ranks. Its mean over ranks is the global loss, and averaged
         gradients are the global gradient. 0 where nobody has labels.
     """
     if (

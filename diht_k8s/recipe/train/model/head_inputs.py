@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from diht_k8s.api.errors import UserError
 
-# B pictures, T tokens, W width of the tower, H and V sides of the last feature map.
+# B images, T tokens, W width of the tower, H and V sides of the last feature map.
 
 
 class TowerFeatures:

@@ -1,4 +1,4 @@
-"""What a benchmark's samples say beside picture and caption."""
+"""What a benchmark's samples say beside image and caption."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def test_classification_when_more_than_five_classes_gives_top5() -> None:
     assert result.top5 == pytest.approx(5 / 6)
 
 
-def test_classification_when_a_class_has_no_picture_leaves_it_out_of_the_mean() -> None:
+def test_classification_when_a_class_has_no_image_leaves_it_out_of_the_mean() -> None:
     result = classification(np.eye(3)[[0, 1]], np.array([0, 1]), rng())
     assert result.per_class == [1.0, 1.0, None]
     assert result.balanced == 1.0
@@ -74,7 +74,7 @@ def test_macro_f1_when_compared_with_scikit_learn_is_equal() -> None:
     assert macro_f1(confusion) == pytest.approx(expected, abs=1e-12)
 
 
-def test_groups_when_pictures_have_them_tell_the_worst_first() -> None:
+def test_groups_when_images_have_them_tell_the_worst_first() -> None:
     hits = np.array([[1, 1, 0, 0, 1], [1, 1, 1, 0, 1]], dtype=bool)
     found = by_group(hits, ["north", "north", "south", "south", None])
     assert [(group.name, group.pictures, group.top1, group.top5) for group in found] == [
@@ -86,7 +86,7 @@ def test_groups_when_pictures_have_them_tell_the_worst_first() -> None:
 @pytest.mark.parametrize(
     "groups",
     [["north"] * 5, [None] * 5, ["1", "2", "3", "4", "5"], ["1", "2", "3", None, None]],
-    ids=["one", "none", "numbers of pictures", "numbers of some"],
+    ids=["one", "none", "numbers of images", "numbers of some"],
 )
 def test_groups_that_tell_nothing_are_left_out(groups: list[str | None]) -> None:
     assert by_group(np.ones((2, 5), dtype=bool), groups) == []

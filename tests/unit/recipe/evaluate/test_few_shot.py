@@ -106,10 +106,10 @@ def test_curve_when_delta_may_only_be_zero_equals_zero_shot(monkeypatch: pytest.
     assert all(draw.probe == draw.zero_shot for draw in curve().draws)
 
 
-def test_curve_when_a_class_lacks_pictures_skips_those_shots_and_says_which() -> None:
+def test_curve_when_a_class_lacks_images_skips_those_shots_and_says_which() -> None:
     result = curve()
     assert [(draw.shots, draw.seed) for draw in result.draws] == [(1, 0), (4, 0), (1, 1), (4, 1)]
-    assert result.skipped == {64: "class 'a' has only 30 pictures"}
+    assert result.skipped == {64: "class 'a' has only 30 images"}
     assert result.test_pictures == 90 - 24  # four shots and four that choose, of each of three classes
     assert max(draw.residual for draw in result.draws) <= 1e-8
 
@@ -119,13 +119,13 @@ def test_curve_when_prior_is_good_starts_above_scratch_with_one_shot() -> None:
     assert np.mean([draw.probe for draw in draws]) > np.mean([draw.scratch for draw in draws])
 
 
-def test_curve_when_pictures_are_scarce_chooses_on_the_shots_and_says_so() -> None:
-    result = curve(shots=[4, 16])  # thirty pictures of each class: 2 x 16 leave none to test on
+def test_curve_when_images_are_scarce_chooses_on_the_shots_and_says_so() -> None:
+    result = curve(shots=[4, 16])  # thirty images of each class: 2 x 16 leave none to test on
     assert {draw.shots: draw.held_out for draw in result.draws} == {4: True, 16: False}
     assert result.test_pictures == 90 - 48
 
 
-def test_choice_when_held_out_pictures_agree_with_the_shots_lets_the_probe_move_with_one_shot() -> None:
+def test_choice_when_held_out_images_agree_with_the_shots_lets_the_probe_move_with_one_shot() -> None:
     rng = np.random.default_rng(1)
     labels = np.arange(120) % 3
     features = np.eye(3)[labels] + 0.05 * rng.normal(size=(120, 3))
@@ -134,7 +134,7 @@ def test_choice_when_held_out_pictures_agree_with_the_shots_lets_the_probe_move_
     assert all(draw.zero_shot < 0.1 and draw.delta > 0 and draw.probe > 0.9 and draw.pull > 0.9 for draw in draws)
 
 
-def test_choice_when_shots_can_be_learned_by_heart_looks_at_other_pictures() -> None:
+def test_choice_when_shots_can_be_learned_by_heart_looks_at_other_images() -> None:
     rng = np.random.default_rng(0)
     features = rng.normal(size=(400, 200)) / 14
     draws = curve(
@@ -163,7 +163,7 @@ def test_held_out_losses_when_written_by_hand_are_the_same() -> None:
 def test_curve_when_no_shots_fit_is_empty() -> None:
     result = curve(labels_N=np.zeros(90, dtype=np.int64))
     assert result.draws == []
-    assert result.skipped[1] == "class 'b' has only 0 pictures"
+    assert result.skipped[1] == "class 'b' has only 0 images"
 
 
 def test_radius_when_the_prior_is_perfect_stays_at_zero() -> None:

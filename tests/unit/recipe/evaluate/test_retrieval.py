@@ -32,7 +32,7 @@ def test_recall_when_captions_are_several_counts_the_best_of_them() -> None:
     images = np.eye(2, dtype=np.float32)
     texts = np.array([[0, 1], [1, 0], [0.6, 0.8]], dtype=np.float32)
     result = retrieval(images, texts, np.array([0, 0, 1]), rng())
-    assert result.image_to_text.recall[1] == 0.5  # picture 0 finds its second caption; picture 1 is beaten by (0, 1)
+    assert result.image_to_text.recall[1] == 0.5  # image 0 finds its second caption; image 1 is beaten by (0, 1)
     assert result.text_to_image.recall[1] == pytest.approx(2 / 3)
     assert result.image_to_text.ranks_Q.tolist() == [1.0, 2.0]
 
@@ -96,7 +96,7 @@ def test_interval_when_groups_vary_covers_the_rate_about_95_percent_of_the_time(
     assert 87 <= covered <= 100
 
 
-def test_interval_when_captions_of_a_picture_move_together_is_wider_than_by_caption() -> None:
+def test_interval_when_captions_of_an_image_move_together_is_wider_than_by_caption() -> None:
     hits_by_picture = np.where(np.arange(50) % 2 == 0, 5.0, 0.0)
     together = rate_interval(hits_by_picture, np.full(50, 5.0), rng())
     alone = rate_interval(np.tile([1.0, 0.0], 125), np.ones(250), rng())

@@ -38,7 +38,7 @@ def test_reference_when_a_caption_has_no_known_word_still_counts_it() -> None:
     assert len(result.retrieval.text_to_image.ranks_Q) == 100
 
 
-def test_raw_pixels_when_picture_is_of_any_mode_are_432_values() -> None:
+def test_raw_pixels_when_image_is_of_any_mode_are_432_values() -> None:
     pixels = raw_pixels(Image.new("RGB", (40, 20), (255, 0, 0)))
     assert pixels.shape == (432,)
     assert pixels[:3].tolist() == [1.0, 0.0, 0.0]

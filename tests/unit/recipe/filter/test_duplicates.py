@@ -19,13 +19,13 @@ def changed(rng: np.random.Generator, bits: np.ndarray, flips: int) -> np.ndarra
     return np.packbits(steps).view(np.uint64)
 
 
-def test_equal_pictures_stay_once_over_all_shards() -> None:
+def test_equal_images_stay_once_over_all_shards() -> None:
     one, two, three = drawn(np.random.default_rng(0), 3)
     pool = Pool.of([np.array([one, two, one]), np.empty((0, 4), np.uint64), np.array([three, two, three])])
     assert [pool.equal_repeats(shard).tolist() for shard in range(3)] == [[2], [], [1, 2]]
 
 
-def test_like_pictures_are_those_that_comparing_all_finds() -> None:
+def test_like_images_are_those_that_comparing_all_finds() -> None:
     rng = np.random.default_rng(1)
     originals = drawn(rng, 300)
     copies = np.array([changed(rng, originals[rng.integers(300)], int(rng.integers(0, 12))) for _ in range(200)])
@@ -40,11 +40,11 @@ def test_like_pictures_are_those_that_comparing_all_finds() -> None:
 
 
 @pytest.mark.parametrize("steps", [0, FEW_BITS - 1])
-def test_nearly_empty_pictures_are_like_nothing(steps: int) -> None:
+def test_nearly_empty_images_are_like_nothing(steps: int) -> None:
     bits = np.packbits(np.arange(256) < steps).view(np.uint64)
     assert Pool.of([np.array([bits, bits])]).like_repeats(0).tolist() == []
 
 
-def test_shards_without_pictures_have_no_repeats() -> None:
+def test_shards_without_images_have_no_repeats() -> None:
     pool = Pool.of([np.empty((0, 4), np.uint64)])
     assert pool.like_repeats(0).tolist() == pool.equal_repeats(0).tolist() == []

@@ -44,11 +44,11 @@ def test_near_duplicate_is_found(change) -> None:
     assert all(GALLERY.holds(change(scene(seed))) for seed in range(20))
 
 
-def test_other_pictures_are_not_found() -> None:
+def test_other_images_are_not_found() -> None:
     assert not any(GALLERY.holds(scene(seed)) for seed in range(100, 200))
 
 
-def test_empty_pictures_are_like_nothing() -> None:
+def test_empty_images_are_like_nothing() -> None:
     blank = Image.new("RGB", (64, 64), "white")
     assert not gallery_of([encoded(blank)]).holds(blank)
 

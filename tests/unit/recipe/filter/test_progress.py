@@ -1,4 +1,4 @@
-"""Progress of the whole stage as one worker sees it: shares, help for others, pictures looked at."""
+"""Progress of the whole stage as one worker sees it: shares, help for others, images looked at."""
 
 from __future__ import annotations
 

@@ -119,14 +119,14 @@ def test_excluded_sample_goes_and_its_caption_is_not_stored(entry: str) -> None:
     assert (row.reason, row.objects, row.parser_version) == ("exclude", (), "")
 
 
-def test_picture_is_read_for_survivors_only() -> None:
+def test_image_is_read_for_survivors_only() -> None:
     spotter = FakeSpotter()
     judge(spotter=spotter).judge("s", [sample("dog"), sample("small dog")], [None, None], filtered=True)
     assert len(spotter.wanted) == 1
 
 
 @pytest.mark.parametrize("gathers", [False, True], ids=["one by one", "all at once"])
-def test_each_picture_gets_its_own_texts_between_others_that_are_not_read(gathers: bool) -> None:
+def test_each_image_gets_its_own_texts_between_others_that_are_not_read(gathers: bool) -> None:
     class WidthSpotter(FakeSpotter):
         def _spot(self, question: Question) -> Spotting:
             return Spotting((SpottedText(f"width{question.image.width}", 0.9),), "done")
@@ -139,7 +139,7 @@ def test_each_picture_gets_its_own_texts_between_others_that_are_not_read(gather
     assert [text.text for row in rows for text in row.ocr] == ["width40", "width50", "width60"]
 
 
-def test_text_of_the_caption_in_the_picture_drops_and_stops_early() -> None:
+def test_text_of_the_caption_in_the_image_drops_and_stops_early() -> None:
     texts = (SpottedText("other", 0.9), SpottedText("GIRAFFE", 0.9), SpottedText("third", 0.9))
     row = verdict(judge(spotter=FakeSpotter(texts)), RUNNING)
     assert (row.reason, row.ocr_state, row.ocr) == ("text", "stopped_early", texts[:2])
@@ -162,11 +162,11 @@ def test_source_that_is_not_filtered_is_scored_but_kept() -> None:
     assert (row.kept, row.complexity, spotter.wanted) == (True, 3, [])
 
 
-def test_source_that_is_not_filtered_still_loses_bad_pictures() -> None:
+def test_source_that_is_not_filtered_still_loses_bad_images() -> None:
     assert verdict(judge(), sample("dog", image=b"x"), filtered=False).reason == "bad:picture_unreadable"
 
 
-def test_tighter_rules_on_earlier_scores_need_no_parser_no_spotter_and_no_picture() -> None:
+def test_tighter_rules_on_earlier_scores_need_no_parser_no_spotter_and_no_image() -> None:
     before = verdict(judge(), RUNNING)
     tighter = judge(Filter(min_complexity=3, min_actions=1), spotter := FakeSpotter())
     unreadable = replace(RUNNING, members={"png": b"gone"})
@@ -174,7 +174,7 @@ def test_tighter_rules_on_earlier_scores_need_no_parser_no_spotter_and_no_pictur
     assert (row, tighter.parser.parsed, spotter.wanted) == (before, [], [])  # type: ignore[attr-defined]
 
 
-def test_looser_rules_read_newly_surviving_pictures_only() -> None:
+def test_looser_rules_read_newly_surviving_images_only() -> None:
     one, other = sample("dog"), RUNNING
     first = judge(Filter(min_complexity=2, min_actions=0)).judge("s", [one, other], [None, None], filtered=True)
     looser = judge(Filter(min_complexity=1, min_actions=0), spotter := FakeSpotter())
@@ -253,7 +253,7 @@ def test_numbers_of_the_json_beyond_their_limits_drop(meta: dict[str, object], r
         ((30, 91), {"max_aspect_ratio": 3}, "size"),
     ],
 )
-def test_small_and_long_pictures_drop(size: tuple[int, int], rules: dict[str, int], reason: str) -> None:
+def test_small_and_long_images_drop(size: tuple[int, int], rules: dict[str, int], reason: str) -> None:
     one = sample("giraffe running fast", image=picture(size))
     it = judge(Filter(min_actions=0, **rules))  # type: ignore[arg-type]
     assert verdict(it, one).reason == reason
@@ -267,7 +267,7 @@ def test_caption_in_another_language_drops_before_it_is_parsed() -> None:
     assert verdict(it, sample("le chien et la maison"), filtered=False).kept
 
 
-def test_picture_of_a_benchmark_drops_even_where_nothing_else_is_filtered() -> None:
+def test_image_of_a_benchmark_drops_even_where_nothing_else_is_filtered() -> None:
     stripes = Image.new("RGB", (64, 64), "white")
     for x in range(0, 64, 16):
         stripes.paste((0, 0, 0), (x, 0, x + 8, 64))

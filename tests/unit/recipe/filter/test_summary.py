@@ -111,12 +111,12 @@ def test_funnel_ends_at_what_was_kept() -> None:
     ]
 
 
-def test_table_of_thresholds_gives_text_only_where_every_picture_was_read() -> None:
+def test_table_of_thresholds_gives_text_only_where_every_image_was_read() -> None:
     table = {
         (line["minComplexity"], line["minActions"]): (line["complexity"], line["action"], line["text"])
         for line in report(summary_of(*ROWS), Filter(), {})["table"]
     }
-    assert table[1, 0] == (3, 3, None)  # row 6 was dropped before its picture was read
+    assert table[1, 0] == (3, 3, None)  # row 6 was dropped before its image was read
     assert table[1, 1] == (3, 1, 0)
 
 

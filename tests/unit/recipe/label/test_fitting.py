@@ -1,4 +1,4 @@
-"""Room for the features of the training pictures: in memory, on disk above a bound, refused where the disk is full."""
+"""Room for the features of the training images: in memory, on disk above a bound, refused where the disk is full."""
 
 from __future__ import annotations
 

@@ -12,15 +12,15 @@ import torch
 
 from diht_k8s.api.label import Heads
 from diht_k8s.recipe.label.features import hash64
-from diht_k8s.recipe.label.heads import Head, TrainingPictures, folds_of, soft_target_loss, train_head
+from diht_k8s.recipe.label.heads import Head, TrainingImages, folds_of, soft_target_loss, train_head
 from diht_k8s.recipe.label.targets import Targets, encode
 from diht_k8s.recipe.label.vocabulary import Concepts
 
 CPU = torch.device("cpu")
 
 
-def problem(count: int = 200, folds: int = 4) -> tuple[TrainingPictures, Targets]:
-    """Pictures whose features say the concept, among other numbers of very different size."""
+def problem(count: int = 200, folds: int = 4) -> tuple[TrainingImages, Targets]:
+    """Images whose features say the concept, among other numbers of very different size."""
     generator = torch.Generator().manual_seed(0)
     concept_N = torch.randint(0, 3, (count,), generator=generator)
     features_ND = torch.randn(count, 8, generator=generator) * torch.tensor([1, 1, 1, 9, 0.01, 1, 1, 0])
@@ -28,10 +28,10 @@ def problem(count: int = 200, folds: int = 4) -> tuple[TrainingPictures, Targets
     fold_N = folds_of(torch.tensor([hash64(str(number)) for number in range(count)]), folds, 0)
     concepts = Concepts(("a", "b", "c"), (1, 1, 1))
     targets = encode([["abc"[number]] for number in concept_N.tolist()], concepts)
-    return TrainingPictures(features_ND.half(), fold_N, folds), targets
+    return TrainingImages(features_ND.half(), fold_N, folds), targets
 
 
-def train(pictures: TrainingPictures, targets: Targets, seed: int = 0, epochs: int = 12) -> Head:
+def train(pictures: TrainingImages, targets: Targets, seed: int = 0, epochs: int = 12) -> Head:
     config = Heads(epochs=epochs, lr=0.05, batch_size=32)
     return train_head(pictures, targets, config, seed, CPU, lambda epoch, figures, state: None)
 
@@ -67,7 +67,7 @@ def test_fold_head_when_labels_of_its_own_fold_change_then_its_weights_do_not() 
         assert not torch.equal(one.weight_MCD[head], two.weight_MCD[head])
 
 
-def test_training_when_features_say_the_concept_then_held_out_pictures_are_recognised() -> None:
+def test_training_when_features_say_the_concept_then_held_out_images_are_recognised() -> None:
     pictures, targets = problem()
     head = train(pictures, targets)
     guess = head.probabilities(pictures.features_ND, pictures.fold_N).argmax(dim=1)
@@ -128,9 +128,9 @@ def test_held_out_slice_when_its_labels_change_then_the_weights_do_not() -> None
     assert one.history != two.history
 
 
-def test_training_when_no_picture_is_held_out_then_the_training_loss_decides() -> None:
+def test_training_when_no_image_is_held_out_then_the_training_loss_decides() -> None:
     pictures, targets = problem(count=40, folds=1)
-    alone = TrainingPictures(pictures.features_ND, torch.ones(40, dtype=torch.long), 1)
+    alone = TrainingImages(pictures.features_ND, torch.ones(40, dtype=torch.long), 1)
     head = train(alone, targets, epochs=5)
     assert [epoch["held_out_loss"] for epoch in head.history] == [epoch["loss"] for epoch in head.history]
 
@@ -158,7 +158,7 @@ def test_training_when_taken_up_from_its_state_then_equal_to_the_bit(epochs: int
     assert (head.history, head.best_epoch) == (whole.history, whole.best_epoch)
 
 
-def test_probabilities_when_folds_differ_then_each_picture_gets_its_own_head() -> None:
+def test_probabilities_when_folds_differ_then_each_image_gets_its_own_head() -> None:
     weight_MCD, bias_MC = torch.randn(3, 4, 5), torch.randn(3, 4)
     features_BD, fold_B = torch.randn(6, 5), torch.tensor([1, 0, 1, 1, 0, 0])
     probabilities = Head(weight_MCD, bias_MC).probabilities(features_BD, fold_B)

@@ -1,4 +1,4 @@
-"""Which pictures train the heads, and waiting for other workers."""
+"""Which images train the heads, and waiting for other workers."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diht_k8s.recipe.label import quality
 from diht_k8s.recipe.label.caption_concepts import KeptCaptions
-from diht_k8s.recipe.label.heads import Head, TrainingPictures
+from diht_k8s.recipe.label.heads import Head, TrainingImages
 from diht_k8s.recipe.label.quality import CALIBRATION_EDGES, MIN_EXAMPLES, average_precision, calibration
 from diht_k8s.recipe.label.report import Beyond, outside_caption
 from diht_k8s.recipe.label.soft_labels import HeadLabels, Labels
@@ -60,7 +60,7 @@ def test_calibration_when_probabilities_are_the_targets_then_the_error_is_nothin
     assert calibration(target, target, np.ones(500, bool))["expected_error"] == 0
 
 
-def test_calibration_when_no_picture_counts_then_there_is_no_error_to_tell() -> None:
+def test_calibration_when_no_image_counts_then_there_is_no_error_to_tell() -> None:
     found = calibration(np.ones((2, 2), np.float32), np.ones((2, 2), np.float32), np.zeros(2, bool))
     assert found == {"expected_error": None, "bins": []}
 
@@ -75,7 +75,7 @@ def test_outside_caption_when_the_caption_names_a_class_then_only_the_others_are
     assert outside_caption(labels, CONCEPTS, [["c", "unknown"], []]).tolist() == [[True, False], [True, True]]
 
 
-def test_beyond_when_counted_over_shards_then_unlabelled_pictures_are_left_out() -> None:
+def test_beyond_when_counted_over_shards_then_unlabelled_images_are_left_out() -> None:
     objects = head([(0, 0.7), (1, 0.3)], [(1, 0.85), (2, 0.15)], [(0, 0.0), (0, 0.0)])
     attributes = head([(1, 0.9), (0, 0.1)], [(2, 0.9), (0, 0.1)], [(0, 0.0), (0, 0.0)])
     labels = Labels(["x", "y", "z"], np.array([True, True, False]), objects, attributes, {})
@@ -91,10 +91,10 @@ def test_beyond_when_counted_over_shards_then_unlabelled_pictures_are_left_out()
 
 
 @pytest.mark.parametrize(("folds", "most"), [(3, 10**9), (3, 40), (1, 10**9)], ids=["folds", "few", "slice"])
-def test_measure_when_asked_then_takes_pictures_that_the_heads_did_not_see(
+def test_measure_when_asked_then_takes_images_that_the_heads_did_not_see(
     folds: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each head knows the pictures of the other folds by heart and says class 1 for those of its own."""
+    """Each head knows the images of the other folds by heart and says class 1 for those of its own."""
     monkeypatch.setattr(quality, "MAX_ENTRIES", most)
     fold_N = torch.arange(60) % 3 if folds == 3 else (torch.arange(60) % 20).clamp(max=1)
     asked: list[int] = []
@@ -108,7 +108,7 @@ def test_measure_when_asked_then_takes_pictures_that_the_heads_did_not_see(
             return torch.tensor([[0.9, 0.1]]).expand(len(features_BD), 2)
 
     concepts = Concepts(("a", "b"), (1, 1))
-    pictures, targets = TrainingPictures(torch.zeros(60, 1), fold_N, folds), encode([["a"]] * 60, concepts)
+    pictures, targets = TrainingImages(torch.zeros(60, 1), fold_N, folds), encode([["a"]] * 60, concepts)
     figures = quality.measure(Asked(torch.zeros(1, 2, 1), torch.zeros(1, 2)), pictures, targets, concepts)
     assert figures["top_label_in_caption"] == {"never_seen": 0.0, "seen_in_training": 1.0, "commonest_concept": 1.0}
     assert figures["pictures"] == len(asked) == min({3: 60, 1: 3}[folds], most // 2)

@@ -57,7 +57,7 @@ def test_labels_when_read_back_then_sum_to_one_in_float32_and_missing_rows_are_m
     assert pq.read_table(uri)["attribute_ids"][3].as_py() is None
 
 
-def test_labels_when_stored_then_at_most_110_bytes_a_picture(tmp_path: Path) -> None:
+def test_labels_when_stored_then_at_most_110_bytes_an_image(tmp_path: Path) -> None:
     uri, probabilities = str(tmp_path / "s.parquet"), softmax(2000, 3000)
     heads = [top_k(probabilities, 10), top_k(probabilities[::-1], 10)]
     uids = [f"{number:032x}" for number in np.random.default_rng(0).integers(0, 2**60, 2000).tolist()]
@@ -93,7 +93,7 @@ def test_check_when_ids_or_k_do_not_fit_then_user_error(k: int, classes: int, me
 
 
 def test_labels_when_read_by_duckdb_and_pandas_then_ids_and_probabilities_are_there(tmp_path: Path) -> None:
-    """Other tools read the table without this project: what a picture shows is one query away."""
+    """Other tools read the table without this project: what an image shows is one query away."""
     import duckdb
     import pandas as pd
 

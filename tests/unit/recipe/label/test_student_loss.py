@@ -16,7 +16,7 @@ LABELLED = [True, False, True, True, False, True, True]
 
 
 def dense(ids: np.ndarray, probabilities: np.ndarray, logits: np.ndarray) -> tuple[float, np.ndarray]:
-    """-sum_c p_c log softmax_c over all C classes, mean over labelled pictures; gradient (softmax - p) / labelled."""
+    """-sum_c p_c log softmax_c over all C classes, mean over labelled images; gradient (softmax - p) / labelled."""
     gradient, losses = np.zeros((B, C)), []
     for row in range(B):
         if not LABELLED[row]:

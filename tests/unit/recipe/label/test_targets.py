@@ -39,7 +39,7 @@ def test_repeat_factors_when_computed_then_equal_the_definition(threshold: float
     np.testing.assert_allclose(repeat_factors(encode(NAMES, CONCEPTS), threshold), expected, rtol=1e-12)
 
 
-def test_epoch_order_when_drawn_often_then_each_picture_comes_r_times_on_average() -> None:
+def test_epoch_order_when_drawn_often_then_each_image_comes_r_times_on_average() -> None:
     factor_N = np.array([0.0, 1.0, 1.3, 2.5])
     rng = np.random.default_rng(0)
     counts = np.array([np.bincount(epoch_order(factor_N, rng), minlength=4) for _ in range(4000)])
@@ -49,7 +49,7 @@ def test_epoch_order_when_drawn_often_then_each_picture_comes_r_times_on_average
     np.testing.assert_allclose(counts.mean(axis=0), factor_N, atol=0.03)
 
 
-def test_join_when_pictures_are_encoded_apart_then_equals_encoding_all() -> None:
+def test_join_when_images_are_encoded_apart_then_equals_encoding_all() -> None:
     parts = join([encode(NAMES[:1], CONCEPTS), encode(NAMES[1:1], CONCEPTS), encode(NAMES[1:], CONCEPTS)])
     whole = encode(NAMES, CONCEPTS)
     np.testing.assert_array_equal(parts.class_ids, whole.class_ids)

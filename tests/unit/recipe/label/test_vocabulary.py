@@ -84,7 +84,7 @@ def test_freeze_when_names_are_excluded_then_they_are_cut_from_both_heads() -> N
     ("name", "kept"),
     [("stock photo", False), ("hotel icon", False), ("photo album", True), ("photo", False), ("tea set", True)],
 )
-def test_freeze_when_a_name_ends_with_a_word_for_pictures_then_it_is_cut(name: str, kept: bool) -> None:
+def test_freeze_when_a_name_ends_with_a_word_for_images_then_it_is_cut(name: str, kept: bool) -> None:
     shard = KeptCaptions(["1"], [["dog", name]], [["red"]])
     assert (name in freeze(counted(shard), Cuts(min_count=1)).objects.names) is kept
 

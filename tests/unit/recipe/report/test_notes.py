@@ -55,7 +55,7 @@ def test_notes_when_compared_with_raw_pixels_go_by_the_interval(value: float, re
         "not that the recipe helps",
         "does not show whether the filter helps",
         "0 (0.0\N{NO-BREAK SPACE}%) stand byte for byte",
-        "2 pictures could not be read",
+        "2 images could not be read",
         "no label stage",
     ],
 )
@@ -110,15 +110,15 @@ def test_why_when_a_pair_is_shown_tells_what_the_filter_saw(reason: str, text: s
     assert why({"objects": ["kun"], "actions": ["run"], "texts": ["KUN", "TOY"]}, reason) == text
 
 
-def test_without_pictures_when_nested_removes_all_of_them() -> None:
+def test_without_images_when_nested_removes_all_of_them() -> None:
     assert without_pictures({"a": [{"thumbnails": {"x": "data:"}, "b": 1}], "thumbnails": {}}) == {"a": [{"b": 1}]}
 
 
-def test_notes_when_pictures_were_trained_on_give_number_and_share() -> None:
+def test_notes_when_images_were_trained_on_give_number_and_share() -> None:
     benchmark = {"name": "x", "type": "Classification", "pictures": 24, "seen": {"pictures": 8, "pairs": 72}}
     (note,) = benchmark_notes(benchmark)
     assert note.startswith(
-        "x: of its 24 pictures, 8 (33.3\N{NO-BREAK SPACE}%) stand byte for byte among the 72 training pairs"
+        "x: of its 24 images, 8 (33.3\N{NO-BREAK SPACE}%) stand byte for byte among the 72 training pairs"
     )
 
 

@@ -7,7 +7,7 @@ import zlib
 import pytest
 from PIL import Image
 
-from diht_k8s.recipe.shards.images import BadPictureError, decode
+from diht_k8s.recipe.shards.images import BadImageError, decode
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -77,7 +77,7 @@ def close(got: tuple[int, ...], expected: tuple[int, int, int]) -> bool:
         "exif",
     ],
 )
-def test_picture_becomes_upright_rgb_on_white(
+def test_image_becomes_upright_rgb_on_white(
     data: bytes, size: tuple[int, int], pixel: tuple[int, int], color: tuple[int, int, int]
 ) -> None:
     image = decode(data)
@@ -102,7 +102,7 @@ def test_picture_becomes_upright_rgb_on_white(
     ],
     ids=["empty", "text", "cut png", "cut jpeg", "gif", "one pixel", "line", "bomb", "too many pixels"],
 )
-def test_bad_picture_has_its_reason(data: bytes, reason: str) -> None:
-    with pytest.raises(BadPictureError) as raised:
+def test_bad_image_has_its_reason(data: bytes, reason: str) -> None:
+    with pytest.raises(BadImageError) as raised:
         decode(data)
     assert raised.value.reason == reason

@@ -1,4 +1,4 @@
-"""Pictures and captions under unusual names get the usual ones."""
+"""Images and captions under unusual names get the usual ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ META = json.dumps({"alt_text": "a dog", "caption": "other", "uid": "u", "number"
         ({"jpg": b"i", "cap": b"\xff"}, None, "cap", b"i", "", "caption_not_utf8"),
     ],
 )
-def test_sample_has_the_picture_and_caption_that_the_run_names(
+def test_sample_has_the_image_and_caption_that_the_run_names(
     members: dict[str, bytes], image_key: str | None, caption_key: str | None, image: bytes, caption: str, problem: str
 ) -> None:
     sample = with_usual_names(make_sample("k", members), image_key, caption_key)

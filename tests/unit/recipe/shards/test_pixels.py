@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from diht_k8s.recipe.shards import pixels
-from diht_k8s.recipe.shards.images import BadPictureError, decode
+from diht_k8s.recipe.shards.images import BadImageError, decode
 from diht_k8s.recipe.shards.pixels import decode_pixels
 from tests.unit.recipe.shards.test_images import encoded, palette_with_transparency, png_claiming, rotated
 
@@ -42,7 +42,7 @@ def verdict(function: object, data: bytes) -> object:
     """Pixels, or the reason why there are none."""
     try:
         result = function(data)  # type: ignore[operator]
-    except BadPictureError as error:
+    except BadImageError as error:
         return error.reason
     return np.asarray(result) if isinstance(result, Image.Image) else result.permute(1, 2, 0).numpy()
 
@@ -53,7 +53,7 @@ def same(data: bytes) -> bool:
 
 
 @pytest.mark.parametrize("data", FAST.values(), ids=FAST)
-def test_usual_picture_when_decoded_then_pils_pixels_without_pil(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_usual_image_when_decoded_then_pils_pixels_without_pil(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     assert same(data)
 
     def refuse(data: bytes) -> Image.Image:
@@ -66,7 +66,7 @@ def test_usual_picture_when_decoded_then_pils_pixels_without_pil(data: bytes, mo
 
 
 @pytest.mark.parametrize("data", BY_PIL.values(), ids=BY_PIL)
-def test_other_picture_when_decoded_then_pils_pixels(data: bytes) -> None:
+def test_other_image_when_decoded_then_pils_pixels(data: bytes) -> None:
     assert same(data)
 
 
@@ -85,7 +85,7 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("data", FAST.values(), ids=FAST)
-def test_damaged_picture_when_decoded_then_pils_verdict(data: bytes) -> None:
+def test_damaged_image_when_decoded_then_pils_verdict(data: bytes) -> None:
     rng = random.Random(1)
     different = [copy for copy in (damaged(data, rng) for _ in range(60)) if not same(copy)]
     assert different == []
@@ -104,7 +104,7 @@ def test_size_when_beyond_the_limits_then_refused_before_decoding(
     data: bytes, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pixels, "decode_image", lambda *_, **__: pytest.fail("it was decoded"))
-    with pytest.raises(BadPictureError) as raised:
+    with pytest.raises(BadImageError) as raised:
         decode_pixels(data)
     assert raised.value.reason == reason
 

@@ -12,7 +12,7 @@ from diht_k8s.api.errors import DataError, RetryableError
 from diht_k8s.recipe.shards.samples import MAX_CAPTION_BYTES, read_samples, write_samples
 from diht_k8s.recipe.shards.storage import Storage
 
-PICTURE = b"\x89PNG picture"
+IMAGE = b"\x89PNG image"
 
 
 def tar_of(members: list[tuple[str, bytes]]) -> bytes:
@@ -33,24 +33,24 @@ def read(path: Path, data: bytes) -> list[tuple[str, str, str | None]]:
 @pytest.mark.parametrize(
     ("members", "expected"),
     [
-        ([("a.png", PICTURE), ("a.txt", b"a dog")], ("a", "a dog", None)),
-        ([("a.txt", b"a dog"), ("a.png", PICTURE)], ("a", "a dog", None)),
-        ([("x/a.b.png", PICTURE)], ("x/a", "", "picture_missing")),
-        ([("x/a.JPG", PICTURE), ("x/a.json", b'{"caption": "a  dog\\n"}')], ("x/a", "a dog", None)),
-        ([("a.webp", PICTURE), ("a.json", b'{"text": "a dog"}')], ("a", "a dog", None)),
-        ([("a.png", PICTURE), ("a.txt", b"txt wins"), ("a.json", b'{"caption": "json"}')], ("a", "txt wins", None)),
+        ([("a.png", IMAGE), ("a.txt", b"a dog")], ("a", "a dog", None)),
+        ([("a.txt", b"a dog"), ("a.png", IMAGE)], ("a", "a dog", None)),
+        ([("x/a.b.png", IMAGE)], ("x/a", "", "picture_missing")),
+        ([("x/a.JPG", IMAGE), ("x/a.json", b'{"caption": "a  dog\\n"}')], ("x/a", "a dog", None)),
+        ([("a.webp", IMAGE), ("a.json", b'{"text": "a dog"}')], ("a", "a dog", None)),
+        ([("a.png", IMAGE), ("a.txt", b"txt wins"), ("a.json", b'{"caption": "json"}')], ("a", "txt wins", None)),
         ([("a.txt", b"a dog")], ("a", "a dog", "picture_missing")),
         ([("a.png", b""), ("a.txt", b"a dog")], ("a", "a dog", "picture_empty")),
-        ([("a.png", PICTURE)], ("a", "", "caption_missing")),
-        ([("a.png", PICTURE), ("a.txt", b" \n ")], ("a", "", "caption_empty")),
-        ([("a.png", PICTURE), ("a.txt", b"\xff\xfe")], ("a", "", "caption_not_utf8")),
-        ([("a.png", PICTURE), ("a.json", b'{"caption": "\\ud800"}')], ("a", "", "caption_not_utf8")),
-        ([("a.png", PICTURE), ("a.txt", b"x" * 1_000_000)], ("a", "", "caption_too_long")),
-        ([("a.png", PICTURE), ("a.txt", b"x" * MAX_CAPTION_BYTES)], ("a", "x" * MAX_CAPTION_BYTES, None)),
-        ([("a.png", PICTURE), ("a.json", b"{")], ("a", "", "json_unreadable")),
-        ([("a.png", PICTURE), ("a.json", b"[1]")], ("a", "", "json_unreadable")),
-        ([("a.png", PICTURE), ("a.json", b"[" * 100_000)], ("a", "", "json_unreadable")),
-        ([("a.png", PICTURE), ("a.json", b'{"caption": 5}')], ("a", "", "caption_no_text")),
+        ([("a.png", IMAGE)], ("a", "", "caption_missing")),
+        ([("a.png", IMAGE), ("a.txt", b" \n ")], ("a", "", "caption_empty")),
+        ([("a.png", IMAGE), ("a.txt", b"\xff\xfe")], ("a", "", "caption_not_utf8")),
+        ([("a.png", IMAGE), ("a.json", b'{"caption": "\\ud800"}')], ("a", "", "caption_not_utf8")),
+        ([("a.png", IMAGE), ("a.txt", b"x" * 1_000_000)], ("a", "", "caption_too_long")),
+        ([("a.png", IMAGE), ("a.txt", b"x" * MAX_CAPTION_BYTES)], ("a", "x" * MAX_CAPTION_BYTES, None)),
+        ([("a.png", IMAGE), ("a.json", b"{")], ("a", "", "json_unreadable")),
+        ([("a.png", IMAGE), ("a.json", b"[1]")], ("a", "", "json_unreadable")),
+        ([("a.png", IMAGE), ("a.json", b"[" * 100_000)], ("a", "", "json_unreadable")),
+        ([("a.png", IMAGE), ("a.json", b'{"caption": 5}')], ("a", "", "caption_no_text")),
     ],
 )
 def test_sample_is_read_or_has_its_reason(
@@ -60,7 +60,7 @@ def test_sample_is_read_or_has_its_reason(
 
 
 def test_compressed_shards_are_read_alike(tmp_path: Path) -> None:
-    data = tar_of([("a.png", PICTURE), ("a.txt", b"a dog"), ("b.png", PICTURE), ("b.txt", b"a cat")])
+    data = tar_of([("a.png", IMAGE), ("a.txt", b"a dog"), ("b.png", IMAGE), ("b.txt", b"a cat")])
     assert read(tmp_path / "s.tar.gz", gzip.compress(data)) == read(tmp_path / "s.tar", data)
 
 
@@ -72,14 +72,14 @@ def test_compressed_shards_are_read_alike(tmp_path: Path) -> None:
         (tar_of([("README", b"x")]), "holds no samples"),
         (b"no tar at all" * 100, "damaged after 0 samples"),
         (
-            tar_of([("a.png", PICTURE), ("a.txt", b"a dog"), ("b.txt", b"a cat"), ("b.png", PICTURE * 1000)])[:5000],
+            tar_of([("a.png", IMAGE), ("a.txt", b"a dog"), ("b.txt", b"a cat"), ("b.png", IMAGE * 1000)])[:5000],
             "damaged after 1 samples",
         ),
         (
             gzip.compress(tar_of([("a.png", bytes(range(256)) * 50), ("a.txt", b"a dog")]))[:150],
             "damaged after 0 samples",
         ),
-        (tar_of([("a.png", PICTURE), ("a.txt", b"a dog"), ("b.txt", b"a cat"), ("b.png", PICTURE)])[:2048], "end mark"),
+        (tar_of([("a.png", IMAGE), ("a.txt", b"a dog"), ("b.txt", b"a cat"), ("b.png", IMAGE)])[:2048], "end mark"),
     ],
     ids=["zero bytes", "no members", "no samples", "no tar", "truncated", "truncated gzip", "cut between members"],
 )
@@ -106,7 +106,7 @@ def test_disk_that_fails_while_a_shard_is_read_is_retryable_and_no_damage(
 
 def test_member_above_the_limit_is_bad_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diht_k8s.recipe.shards.samples.MAX_MEMBER_BYTES", 100)
-    data = tar_of([("a.png", b"x" * 101), ("a.txt", b"big"), ("b.png", PICTURE), ("b.txt", b"small")])
+    data = tar_of([("a.png", b"x" * 101), ("a.txt", b"big"), ("b.png", IMAGE), ("b.txt", b"small")])
     assert read(tmp_path / "s.tar", data) == [("a", "big", "member_too_large"), ("b", "small", None)]
 
 
@@ -115,11 +115,11 @@ def test_uid_is_the_samples_own_or_a_hash_of_its_content(tmp_path: Path) -> None
     path.write_bytes(
         tar_of(
             [
-                ("a.png", PICTURE),
+                ("a.png", IMAGE),
                 ("a.json", b'{"caption": "x", "uid": "u1"}'),
-                ("b.png", PICTURE),
+                ("b.png", IMAGE),
                 ("b.txt", b"x"),
-                ("c.png", PICTURE),
+                ("c.png", IMAGE),
                 ("c.txt", b"x"),
             ]
         )
@@ -132,7 +132,7 @@ def test_uid_is_the_samples_own_or_a_hash_of_its_content(tmp_path: Path) -> None
 
 def test_written_shards_are_equal_byte_for_byte_and_read_back(tmp_path: Path) -> None:
     storage = Storage()
-    samples = [("a", {"txt": b"a dog", "png": PICTURE}), ("b", {"png": PICTURE, "txt": b"a cat"})]
+    samples = [("a", {"txt": b"a dog", "png": IMAGE}), ("b", {"png": IMAGE, "txt": b"a cat"})]
     assert write_samples(storage, str(tmp_path / "1.tar"), samples) == 2
     write_samples(storage, str(tmp_path / "2.tar"), samples)
     assert (tmp_path / "1.tar").read_bytes() == (tmp_path / "2.tar").read_bytes()

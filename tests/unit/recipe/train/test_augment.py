@@ -11,7 +11,7 @@ from diht_k8s.recipe.train.data.sampler import generator
 
 
 @pytest.mark.parametrize(("width", "height"), [(96, 96), (96, 64), (40, 200), (8, 8), (1000, 9)])
-def test_crop_lies_inside_and_covers_most_of_the_picture(width: int, height: int) -> None:
+def test_crop_lies_inside_and_covers_most_of_the_image(width: int, height: int) -> None:
     for draw in range(50):
         left, top, right, bottom = crop_box(width, height, generator(draw, "test"))
         assert 0 <= left < right <= width
@@ -21,7 +21,7 @@ def test_crop_lies_inside_and_covers_most_of_the_picture(width: int, height: int
 
 
 def noise(width: int, height: int) -> Image.Image:
-    """A picture with detail at all scales."""
+    """An image with detail at all scales."""
     small = np.random.default_rng(0).integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8)
     smooth = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
     return Image.blend(smooth, Image.effect_noise((width, height), 60).convert("RGB"), 0.3)
