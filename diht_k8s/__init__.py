@@ -1,3 +1,35 @@
-"""DiHT (arXiv 2301.02280) as one resource: CAT filter, concept labels, training and evaluation, from a laptop to a GPU cluster."""
+"""DiHT (arXiv 2301.02280) as one resource: CAT filter, concept labels, training and evaluation, from a laptop to a GPU cluster.
 
+What users import stands here by name: `from diht_k8s import hn_nce_loss, CaptionParser, TextSpotter, load_model`. Each name is
+imported when it is asked for, so that `import diht_k8s` needs neither torch nor spaCy.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from diht_k8s.recipe.evaluate import load_model
+    from diht_k8s.recipe.filter import CaptionParser, TextSpotter
+    from diht_k8s.recipe.train.loss.losses import hn_nce_loss
+
+__all__ = ["CaptionParser", "TextSpotter", "hn_nce_loss", "load_model"]
 __version__ = "0.1.0"
+
+_MODULES: Final = {
+    "CaptionParser": "recipe.filter",
+    "TextSpotter": "recipe.filter",
+    "hn_nce_loss": "recipe.train.loss.losses",
+    "load_model": "recipe.evaluate",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

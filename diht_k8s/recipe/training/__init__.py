@@ -1,0 +1,1 @@
+"""Deprecated: this is `diht_k8s.recipe.train` now."""

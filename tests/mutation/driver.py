@@ -1,0 +1,130 @@
+"""Runs the tests of a module against one mutant of it, in a forked child: heavy libraries are imported once.
+
+By hand: `python -m tests.mutation.driver [--module NAME] [--count 300] [--seed 0]` prints each survivor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.abc
+import importlib.util
+import os
+import random
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.mutation.mutants import Mutant, mutants
+
+PROJECT = Path(__file__).parents[2]
+SECONDS = 120
+"""A mutant whose tests take longer counts as killed: it hangs."""
+TESTS: dict[str, list[str]] = {
+    "diht_k8s.pipeline.plan": ["tests/unit/pipeline"],
+    "diht_k8s.pipeline.states": ["tests/unit/pipeline"],
+    "diht_k8s.controller.observe": ["tests/unit/controller"],
+    "diht_k8s.recipe.filter.text_spotting.matching": ["tests/unit/recipe/filter/test_matching.py"],
+    "diht_k8s.recipe.train.data.sampler": ["tests/unit/recipe/train/test_sampler.py"],
+    "diht_k8s.recipe.train.loss.losses": ["tests/unit/recipe/train/test_losses.py"],
+    "diht_k8s.recipe.train.loss.hn_nce": ["tests/unit/recipe/train/test_losses.py"],
+}
+_PRELOADED = ("numpy", "torch", "pydantic", "hypothesis", "mpmath", "kubernetes.client", "torchx.specs", "PIL.Image")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the tests of a module took one mutant."""
+
+    module: str
+    mutant: Mutant
+    killed: bool
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.mutant.line}: {self.mutant.before} -> {self.mutant.after}"
+
+
+class _Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds one module, with the mutant's source."""
+
+    def __init__(self, name: str, source: str) -> None:
+        self._name, self._source = name, source
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None):  # noqa: ANN201
+        if fullname != self._name:
+            return None
+        return importlib.util.spec_from_loader(fullname, self, origin=str(path_of(fullname)))
+
+    def exec_module(self, module: ModuleType) -> None:
+        exec(compile(self._source, str(path_of(self._name)), "exec"), module.__dict__)
+
+
+def path_of(module: str) -> Path:
+    """The source file of a module of this project."""
+    return PROJECT / (module.replace(".", "/") + ".py")
+
+
+def drawn(count: int, seed: int, modules: Sequence[str]) -> list[tuple[str, Mutant]]:
+    """`count` mutants (or all there are) over all the modules, in a reproducible order."""
+    everything = [(module, mutant) for module in modules for mutant in mutants(path_of(module).read_text())]
+    return random.Random(seed).sample(everything, min(count, len(everything)))
+
+
+def outcomes(chosen: Sequence[tuple[str, Mutant]]) -> Iterator[Outcome]:
+    """Each mutant with what its tests said."""
+    for name in _PRELOADED:
+        importlib.import_module(name)
+    loaded = [name for name in sys.modules if name.startswith("diht_k8s.")]
+    assert not loaded, f"imported before they could be mutated: {loaded}"
+    for module, mutant in chosen:
+        yield Outcome(module, mutant, _tests_fail(module, mutant))
+
+
+def _tests_fail(module: str, mutant: Mutant) -> bool:
+    child = os.fork()
+    if child == 0:
+        _run_tests(module, mutant)
+    signal.signal(signal.SIGALRM, lambda *_: os.kill(child, signal.SIGKILL))
+    signal.alarm(SECONDS)
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
+    finally:
+        signal.alarm(0)
+
+
+def _run_tests(module: str, mutant: Mutant) -> None:
+    """In the child: never returns."""
+    code = 1
+    try:
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, 1)
+        os.dup2(devnull, 2)
+        sys.meta_path.insert(0, _Mutated(module, mutant.source))
+        code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", *TESTS[module]]))
+    finally:
+        os._exit(code)
+
+
+def main() -> int:
+    """Print survivors and the share that was killed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--module", action="append", choices=sorted(TESTS))
+    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    os.chdir(PROJECT)
+    killed = total = 0
+    for outcome in outcomes(drawn(given.count, given.seed, given.module or sorted(TESTS))):
+        total, killed = total + 1, killed + outcome.killed
+        if not outcome.killed:
+            print(outcome, flush=True)
+    print(f"{killed} of {total} killed ({100 * killed / max(1, total):.1f} %)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""At least nine in ten mutants of the modules that must not be wrong are killed by the tests of their module."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.mutation.mutants import mutants
+
+PROJECT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("source", "after"),
+    [
+        ("a < b", ["a <= b"]),
+        ("a and not b", ["a or not b", "a and b"]),
+        ("x: Literal[3] = f(2)", ["x: Literal[3] = f(3)"]),
+        ("def f() -> int:\n    return g(x + 1)", ["return None", "g(x - 1)", "g(x + 2)"]),
+        ("'a' + b", []),
+        ("if a:\n    b()", ["if not a:"]),
+    ],
+)
+def test_mutants_change_one_place(source: str, after: list[str]) -> None:
+    found = [mutant.source for mutant in mutants(source)]
+    assert len(found) == len(after)
+    for text in after:
+        assert sum(text in mutant for mutant in found) == 1, found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_tests_kill_nine_mutants_in_ten() -> None:
+    command = [sys.executable, "-m", "tests.mutation.driver", "--count", "300", "--seed", "0"]
+    done = subprocess.run(command, cwd=PROJECT, env={**os.environ, "PYTHONPATH": str(PROJECT)}, capture_output=True, text=True, check=True)  # fmt: skip
+    share = re.search(r"([0-9.]+) %\)$", done.stdout.strip())
+    assert share is not None, done.stdout + done.stderr
+    assert float(share[1]) >= 90, done.stdout

@@ -1,0 +1,44 @@
+"""What users import: by name from the top level, and from where it stood in 0.1.0."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+import diht_k8s
+
+
+@pytest.mark.parametrize("name", diht_k8s.__all__)
+def test_name_is_imported_from_the_top_level(name: str) -> None:
+    assert callable(getattr(diht_k8s, name))
+    assert name in dir(diht_k8s)
+
+
+def test_import_needs_no_heavy_package() -> None:
+    code = "import sys, diht_k8s; print([name for name in ('torch', 'spacy', 'kubernetes') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_unknown_name_is_refused() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'hn_nce'"):
+        _ = diht_k8s.hn_nce
+
+
+@pytest.mark.parametrize(
+    ("old", "name"),
+    [
+        ("diht_k8s.recipe.training.losses", "hn_nce_loss"),
+        ("diht_k8s.recipe.cat", "CaptionParser"),
+        ("diht_k8s.recipe.cat", "TextSpotter"),
+        ("diht_k8s.recipe.evaluation", "load_model"),
+    ],
+)
+def test_old_place_works_and_warns(old: str, name: str) -> None:
+    module = importlib.import_module(old)
+    with pytest.deprecated_call(match=f"{old}.{name} has moved"):
+        assert getattr(module, name) is getattr(diht_k8s, name)
+    with pytest.raises(AttributeError):
+        _ = module.unknown
