@@ -54,7 +54,7 @@ class _Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def __init__(self, name: str, source: str) -> None:
         self._name, self._source = name, source
 
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None):  # noqa: ANN201
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None):
         if fullname != self._name:
             return None
         return importlib.util.spec_from_loader(fullname, self, origin=str(path_of(fullname)))

@@ -73,16 +73,20 @@ def _changes(node: ast.AST) -> Iterator[ast.AST]:
             yield ast.Compare(left, [_COMPARISONS[type(operator)]()], comparators)
         case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _OPERATORS and not _is_text(node):
             yield ast.BinOp(left, _OPERATORS[type(operator)](), right)
-        case ast.BoolOp(op=ast.And(), values=values):
-            yield ast.BoolOp(ast.Or(), values)
-        case ast.BoolOp(op=ast.Or(), values=values):
-            yield ast.BoolOp(ast.And(), values)
+        case ast.BoolOp(op=operator, values=values):
+            yield ast.BoolOp(ast.Or() if isinstance(operator, ast.And) else ast.And(), values)
         case ast.UnaryOp(op=ast.Not(), operand=operand):
             yield operand
         case ast.Constant(value=bool() as value):
             yield ast.Constant(not value)
         case ast.Constant(value=int() | float() as value):
             yield ast.Constant(value + 1)
+        case _:
+            yield from _changed_flow(node)
+
+
+def _changed_flow(node: ast.AST) -> Iterator[ast.AST]:
+    match node:
         case ast.IfExp(test=test, body=body, orelse=orelse):
             yield ast.IfExp(ast.UnaryOp(ast.Not(), test), body, orelse)
         case ast.If(test=test, body=body, orelse=orelse):
