@@ -22,7 +22,7 @@ class ExitCode(IntEnum):
     BAD_DATA = 65
     """The input is damaged beyond the limit that the run allows. Never retried."""
     RETRYABLE = 75
-    """A passing fault outside of the program (storage, network, a lost peer)."""
+    """A transient error outside the program (storage, network, a lost peer)."""
     STOPPED = 143
     """Stopped on request (SIGTERM), state saved where there was any."""
 
@@ -46,7 +46,7 @@ class DataError(DihtError):
 
 
 class RetryableError(DihtError):
-    """A passing fault: the same program may succeed when it is started again."""
+    """A transient error: the same program may succeed when it is restarted."""
 
     exit_code = ExitCode.RETRYABLE
 

@@ -206,7 +206,7 @@ class PodCounts(Written):
 
 
 class LastCheckpoint(Written):
-    """Where training would go on."""
+    """Where training would resume."""
 
     step: Large
     """step that it was taken at."""

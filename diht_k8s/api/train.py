@@ -1,4 +1,4 @@
-"""`spec.train`: model, optimiser, loss, distillation and the shape of the gang. Numbers are our defaults unless said."""
+"""`spec.train`: model, optimiser, loss, distillation and the shape of the gang. Numbers are our defaults unless stated otherwise."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class InitFrom(Model):
     """uri of a file of weights (.safetensors, .pt: a CLIP of open_clip's, or an image tower alone), of a model that a run exported
     (OUTPUT/train/model), or of a checkpoint (OUTPUT/train/checkpoints/step-N)."""
     kind: Literal["Weights", "Checkpoint"] = "Weights"
-    """kind: Weights starts a new training from them, Checkpoint goes on with optimiser and position."""
+    """kind: Weights starts a new training from them, Checkpoint resumes with optimiser and position."""
 
 
 class Checkpoint(Model):
@@ -90,7 +90,7 @@ class Checkpoint(Model):
     every_samples: Count | None = None
     """everySamples between two checkpoints, in place of everySeconds."""
     keep: Annotated[int, Field(ge=1, le=1000)] = 3
-    """keep the newest so many."""
+    """keep this many of the newest checkpoints."""
 
 
 class Validation(Model):
@@ -118,7 +118,7 @@ class Train(Model):
     batch_size: Count = 32768
     """batchSize over all processes; gradient caching makes it independent of their number and memory."""
     micro_batch_size: Annotated[Count | None, Field(json_schema_extra=PLACEMENT)] = None
-    """microBatchSize is what one process passes through the model at once; unset means its whole share of the batch."""
+    """microBatchSize is what one process passes through the model at once; unset means its full share of the batch."""
     image_size: Annotated[int | None, Field(ge=16, le=1024)] = None
     """imageSize in pixels; unset takes the model's own. Another size resizes the position embedding."""
     optimizer: Optimizer = Optimizer()

@@ -1,7 +1,7 @@
-"""The pairs of a shard as every stage reads them: under the usual names, and those of its keep list alone where it has one.
+"""The pairs of a shard as every stage reads them: under the usual names, and only the listed ones if the shard has a keep list.
 
 A raw shard may have its images and captions under keys that the run names (`imageKey`, `captionKey`). Here the image becomes `.jpg`
-(the decoders go by the content) and the caption `.txt`, so nobody else needs to know.
+(the decoders go by the content) and the caption `.txt`, so no other module needs to know.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def read_pairs(storage: Storage, shard: Shard) -> Iterator[Sample]:
 
     Raises:
         DamagedShardError: the shard is truncated or no tar.
-        DataError: the shard is empty, or it is not the one of which the keep list was made.
+        DataError: the shard is empty, or the keep list was made from another shard.
     """
     samples = (
         with_usual_names(sample, shard.image_key, shard.caption_key) for sample in read_samples(storage, shard.uri)
@@ -41,16 +41,16 @@ def _listed(storage: Storage, shard: Shard, keep_list: str, samples: Iterator[Sa
 
 def _replaced(shard: Shard, keep_list: str, sign: str) -> DataError:
     return DataError(
-        f"{shard.uri} is not the shard of which {keep_list} was made ({sign}): "
+        f"{shard.uri} is not the shard from which {keep_list} was made ({sign}): "
         "put the old one back, or run the stage filter again"
     )
 
 
 def with_usual_names(sample: Sample, image_key: str | None, caption_key: str | None) -> Sample:
-    """The sample with its image and caption where later stages look for them.
+    """The sample with its image and caption under the suffixes that later stages read.
 
     Args:
-        sample: as it lies in the shard; suffixes are lower-case.
+        sample: as stored in the shard; suffixes are lower-case.
         image_key: suffix of the image; None leaves it.
         caption_key: suffix of the caption, or its name in the .json; None leaves it.
     """
@@ -58,10 +58,10 @@ def with_usual_names(sample: Sample, image_key: str | None, caption_key: str | N
         return sample
     members, problem = dict(sample.members), sample.problem if sample.problem == TOO_LARGE else None
     if image_key is not None:
-        picture = members.pop(image_key.lower(), None)
+        image = members.pop(image_key.lower(), None)
         members = {suffix: data for suffix, data in members.items() if suffix not in IMAGE_SUFFIXES}
-        if picture is not None:
-            members["jpg"] = picture
+        if image is not None:
+            members["jpg"] = image
     if caption_key is not None:
         caption = _caption(members, sample, caption_key)
         if caption is None:
