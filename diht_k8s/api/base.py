@@ -1,4 +1,4 @@
-"""The base of every model in the contract: camelCase on the wire, closed, immutable, strictly typed like the API server."""
+"""Base of every model in the contract: camelCase in documents, closed, immutable, strictly typed like the API server."""
 
 from __future__ import annotations
 

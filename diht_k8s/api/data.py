@@ -63,4 +63,5 @@ class StorageRule(Model):
     region: Text | None = None
     """region of the bucket."""
     secret_ref: SecretRef | None = None
-    """secretRef names the Secret with the credentials; unset means the pod's own identity (or this machine's environment)."""
+    """secretRef names the Secret with the credentials; unset means the pod's own identity (or this machine's
+    environment)."""

@@ -1,6 +1,7 @@
 """Errors that end a program of ours, and the exit codes by which pods, controller and shell tell them apart.
 
-Exit codes are API (README, "Exit codes"): Kubernetes' pod failure policy and the controller decide by them whether to retry.
+Exit codes are API (README, "Exit codes"): Kubernetes' pod failure policy and the controller decide by them whether to
+retry.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ class TextSpotting(Model):
     min_matched_characters: Annotated[int, Field(ge=1, le=64)] = 5
     """minMatchedCharacters: the number of consecutive letters or digits that caption and image must share."""
     match: Literal["Substring", "Positions"] = "Substring"
-    """match: Substring wants the characters in a row; Positions slides the word over the caption and counts equal places (our two readings of the paper)."""
+    """match: Substring wants the characters in a row; Positions slides the word over the caption and counts equal
+    places (our two readings of the paper)."""
     across_words: bool = False
     """acrossWords joins the caption's words before matching; more chance matches, so off by default (our choice)."""
     detector_size: Annotated[int, Field(ge=64, le=2048)] = 256
@@ -29,7 +30,8 @@ class TextSpotting(Model):
     """precision: BF16 lets CPUs with bfloat16 arithmetic read images in it, in three fifths of the time; other CPUs and
     GPUs use fp32. FP32 makes all of them use fp32 (our choice)."""
     device: Annotated[Literal["CPU", "CUDA"], Field(json_schema_extra=PLACEMENT)] = "CPU"
-    """device that reads the images: CUDA needs an image with onnxruntime-gpu and a GPU for each pod, and ends the stage if it cannot be used."""
+    """device that reads the images: CUDA needs an image with onnxruntime-gpu and a GPU for each pod, and ends the stage
+    if it cannot be used."""
 
 
 class MetadataLimit(Model):
@@ -51,20 +53,22 @@ class Filter(Model):
     min_actions: Annotated[int, Field(ge=0, le=100)] = 1
     """minActions: the caption names at least this many actions of objects (A). 0 switches the rule off."""
     action_rule: Literal["SubjectOrObject", "Subject"] = "SubjectOrObject"
-    """actionRule: SubjectOrObject counts a verb with a subject or an object; Subject wants a subject (our two readings)."""
+    """actionRule: SubjectOrObject counts a verb with a subject or an object; Subject wants a subject (our two
+    readings)."""
     text_spotting: TextSpotting = TextSpotting()
     """textSpotting sets the T rule."""
     language: Literal["en"] | None = None
     """language keeps only captions in this language; unset keeps all."""
     metadata_limits: Annotated[list[MetadataLimit], Keyed("name"), Field(max_length=16)] = []
-    """metadataLimits are bounds on numbers of the .json (NSFW, watermark and similarity scores of other tools); names are unique."""
+    """metadataLimits are bounds on numbers of the .json (NSFW, watermark and similarity scores of other tools); names
+    are unique."""
     min_side: Annotated[int, Field(ge=0, le=4096)] = 0
     """minSide drops images whose shorter side has fewer pixels; 0 drops none."""
     max_aspect_ratio: Annotated[float, Field(ge=0, le=1000)] = 0
     """maxAspectRatio drops images whose sides have a larger ratio than this, long to short; 0 drops none."""
     duplicates: Literal["Exact", "Near"] | None = None
-    """duplicates drops pairs whose image repeats that of an earlier kept pair of the whole input: Exact compares the files,
-    Near also finds the image in another size, encoding or brightness; unset keeps all."""
+    """duplicates drops pairs whose image repeats that of an earlier kept pair of the whole input: Exact compares the
+    files, Near also finds the image in another size, encoding or brightness; unset keeps all."""
     exclude: Uri | None = None
     """exclude lists uids, SHA-256 of URLs or SHA-256 of images that must go, one a line."""
     decontaminate: Annotated[list[Text], Field(max_length=64)] = []
@@ -72,7 +76,8 @@ class Filter(Model):
     scores_from: Annotated[Uri | None, Field(json_schema_extra=PLACEMENT)] = None
     """scoresFrom is the filter folder of another run whose scores are used again under the thresholds of this one."""
     output: Literal["Shards", "KeepList"] = "Shards"
-    """output: Shards copies the kept pairs into new shards; KeepList lists them only, and later stages read the raw shards by it (nothing is copied, but all is read in each epoch)."""
+    """output: Shards copies the kept pairs into new shards; KeepList lists them only, and later stages read the raw
+    shards by it (nothing is copied, but all is read in each epoch)."""
     workers: Annotated[int, Field(ge=1, le=4096, json_schema_extra=PLACEMENT)] = 1
     """workers is the number of pods (or processes) that share the shards."""
     max_bad_percent: Annotated[float, Field(ge=0, le=100, json_schema_extra=PLACEMENT)] = 1.0

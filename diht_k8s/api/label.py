@@ -1,4 +1,4 @@
-"""`spec.label`: concept distillation's teacher side (paper section 3.2): vocabulary, teacher, linear heads, soft labels."""
+"""`spec.label`: the teacher of concept distillation (paper section 3.2): vocabulary, linear heads, soft labels."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ class Label(Model):
     heads: Heads = Heads()
     """heads sets the training of the linear heads."""
     cross_fit: Annotated[int, Field(ge=1, le=20)] = 5
-    """crossFit: number of folds; an image's label comes from heads that never saw it. 1 switches it off (above a million images it is
-    not needed): one head, and a twentieth of the images says when to stop."""
+    """crossFit: number of folds; an image's label comes from heads that never saw it. 1 switches it off (above a
+    million images it is not needed): one head, and a twentieth of the images says when to stop."""
     top_k: Annotated[int, Field(ge=1, le=1000)] = 10
     """topK classes per head are stored, renormalised."""
     max_samples: Count = 1_000_000

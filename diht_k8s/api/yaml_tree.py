@@ -1,8 +1,8 @@
 """YAML as the Kubernetes API server reads it, with the line of every field.
 
-PyYAML's own rules differ where people notice it: it reads `5e-4` and `1e6` as text, the API server as numbers. A run must
-mean the same from a file and from the cluster, so scalars are resolved here by the API server's rules (YAML 1.1 as its
-library reads it: `yes`, `on`, `y` are true; `1.0` becomes the integer 1 on its way through JSON).
+PyYAML's own rules differ where people notice it: it reads `5e-4` and `1e6` as text, the API server as numbers. A run
+must mean the same from a file and from the cluster, so scalars are resolved here by the API server's rules (YAML 1.1 as
+its library reads it: `yes`, `on`, `y` are true; `1.0` becomes the integer 1 on its way through JSON).
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Remove pairs from the output of a run (takedowns): kept shards, their scores, soft labels, the examples of both reports.
+"""Remove pairs from the output of a run (takedowns): kept shards, scores, soft labels, examples of both reports.
 
-In: the committed stages filter and label, a list of uids and digests. Out: the same files without the pairs, with new markers. Only shards
-that hold such pairs are rewritten. A plan lists the pairs first, and the markers are removed meanwhile: an interrupted purge resumes
-when it is started again, and no program takes a partially purged output for complete. A model that was trained on the pairs cannot
-forget them: its training no longer matches its input, and `diht run` says so.
+In: the committed stages filter and label, a list of uids and digests. Out: the same files without the pairs, with new
+markers. Only shards that hold such pairs are rewritten. A plan lists the pairs first, and the markers are removed
+meanwhile: an interrupted purge resumes when it is started again, and no program takes a partially purged output for
+complete. A model that was trained on the pairs cannot forget them: its training no longer matches its input, and `diht
+run` says so.
 """
 
 from __future__ import annotations
@@ -200,7 +201,7 @@ class _Purge:
         storage.remove(self._plan_uri)
 
     def _purge_shard(self, plan: TakedownPlan, shard: Shard) -> set[str]:
-        """Purge labels first and scores last, since the old scores say what the others may still hold; returns the removed uids."""
+        """Purge labels first and scores last (they say what the others may still hold); returns the removed uids."""
         scores, numbers, layout = self._scores(shard), set(plan.rows[shard.name]), self._layout
         rows = list(scores.rows())
         uids = {rows[number].uid for number in numbers}

@@ -1,10 +1,12 @@
 """Which worker processes which shard: small files in the stage's folder replace a coordinator.
 
-A worker creates a claim (a conditional PUT on S3, a link on disk) and rewrites it while it works on the shard. A claim that
-does not change while another worker watches it belongs to a dead worker and may be taken over; so may a claim left by an
-earlier start of this worker, and a claim of another configuration. Each watcher uses its own clock, so clocks need not agree.
+A worker creates a claim (a conditional PUT on S3, a link on disk) and rewrites it while it works on the shard. A claim
+that does not change while another worker watches it belongs to a dead worker and may be taken over; so may a claim left
+by an earlier start of this worker, and a claim of another configuration. Each watcher uses its own clock, so clocks
+need not agree.
 
-Claims avoid duplicate work and protect nothing: two workers on one shard (a slow one and its successor) write the same bytes.
+Claims avoid duplicate work and protect nothing: two workers on one shard (a slow one and its successor) write the same
+bytes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Commit markers: a stage's output is complete when `COMMITTED.json` is there, and belongs to the configuration that it names."""
+"""Commit markers: `COMMITTED.json` says that a stage's output is complete, and for which configuration."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def begin(storage: Storage, layout: Layout, stage: Stage, config: dict[str, Any]
     """Claim the stage's folder for a configuration.
 
     Returns:
-        The marker if the stage is committed under this configuration (nothing to do), else None (run, resuming from what exists).
+        The marker if the stage is committed under this configuration (nothing to do), else None (run and resume).
 
     Raises:
         UserError: the folder holds output of another configuration; the message names the fields that differ.

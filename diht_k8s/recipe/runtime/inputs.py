@@ -16,7 +16,7 @@ from diht_k8s.recipe.shards.storage import Storage
 
 
 def kept_shards(spec: Spec, storage: Storage) -> list[Shard]:
-    """What training and labelling read: what the filter kept, without empty shards, or the raw input of a run without a filter.
+    """The input of training and labelling: what the filter kept, without empty shards, or the raw input without a filter.
 
     Raises:
         UserError: the filter is not committed, its raw shards are missing, or a run without a filter has a source with

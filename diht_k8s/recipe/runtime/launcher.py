@@ -1,7 +1,8 @@
 """The launcher: process 1 of a training pod. Starts the ranks by torch's elastic agent and passes on how they ended.
 
-torchrun hides the exit codes of its workers behind its own 1; this launcher runs the same agent in-process, takes the first failure and
-raises it with its exit code and message. No ssh, no hostfile, no MPI: ranks rendezvous at the address of rank 0, once DNS knows all nodes.
+torchrun hides the exit codes of its workers behind its own 1; this launcher runs the same agent in-process, takes the
+first failure and raises it with its exit code and message. No ssh, no hostfile, no MPI: ranks rendezvous at the address
+of rank 0, once DNS knows all nodes.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from diht_k8s.recipe.runtime.watchdog import Limits, Watchdog, noting_folder
 
 RENDEZVOUS_PORT = 29500
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(8 << 30)}
-"""Has glibc keep the memory of large tensors for the next step: on a CPU, allocating it again takes an eighth of a step (page faults)."""
+"""Has glibc keep the memory of large tensors for the next step: on a CPU, allocating it again takes an eighth of a step
+(page faults)."""
 
 LOST_PEER = "lost contact to another rank"
 """First words of the error of a rank that lost another rank."""
@@ -109,8 +111,8 @@ def _to_stderr(text: str) -> None:
 def cause_of(failures: Mapping[int, Any]) -> DihtError:
     """The error to end with, of torch's records of the ranks that failed.
 
-    A rank that fails takes the others with it, within the second that torch's records resolve: so causes go before consequences, and of those
-    that end alike, who has something of its own to say before who lost another.
+    A rank that fails takes the others with it, within the second that torch's records resolve: so causes go before
+    consequences, and of those that end alike, who has something of its own to say before who lost another.
     """
     consequences = (ExitCode.STOPPED, ExitCode.RETRYABLE, -signal.SIGTERM)
 

@@ -1,4 +1,4 @@
-"""What every stage program does around its own work: claim the output, end as cached, commit, exit codes, cause of failure."""
+"""The frame of every stage program: claim the output, end as cached, commit, exit codes, cause of failure."""
 
 from __future__ import annotations
 
@@ -42,11 +42,12 @@ class Context:
     """index of this worker among those that share the stage."""
     workers: int = 1
     step: str = ""
-    """the part of the stage that this program does, where the cluster runs the stage as several jobs; empty does all of it."""
+    """the part of the stage that this program does, where the cluster runs the stage as several jobs; empty does all of
+    it."""
 
     @cached_property
     def config_sha256(self) -> str:
-        """Digest of `config`, by which files say under which configuration they were made; it may name 100,000 shards."""
+        """Digest of `config`, stored in files as their configuration; `config` may name 100,000 shards."""
         return sha256_of(self.config)
 
 

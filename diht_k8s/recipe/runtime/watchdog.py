@@ -1,9 +1,10 @@
-"""A watchdog over the ranks of a node, run by the launcher: it ends a hung training and names the rank that the others wait for.
+"""The launcher's watchdog: it ends a hung training and names the rank that the others wait for.
 
-Each rank notes its step and what it is doing in a file that the launcher reads (`Heartbeat`). Once steps are regular, a step that takes
-longer than max(120 s, 3 x the 99th percentile of the steps so far) is a hang; writing a checkpoint, validating and compiling are excepted.
-Then every rank is asked for its stacks. One that does not answer is stopped or dead; one whose stacks are in no exchange is what the others
-wait for. The ranks are killed, and the launcher ends with 75, so that the gang starts again from its last checkpoint.
+Each rank notes its step and what it is doing in a file that the launcher reads (`Heartbeat`). Once steps are regular, a
+step that takes longer than max(120 s, 3 x the 99th percentile of the steps so far) is a hang; writing a checkpoint,
+validating and compiling are excepted. Then every rank is asked for its stacks. One that does not answer is stopped or
+dead; one whose stacks are in no exchange is what the others wait for. The ranks are killed, and the launcher ends with
+75, so that the gang starts again from its last checkpoint.
 """
 
 from __future__ import annotations

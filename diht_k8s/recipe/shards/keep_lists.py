@@ -1,6 +1,7 @@
-"""Lists of the pairs that the filter keeps of a raw shard (`filter.output: KeepList`): number in the shard and uid, in order.
+"""Lists of the kept pairs of a raw shard (`filter.output: KeepList`): number in the shard and uid, in order.
 
-DataComp lists uids alone; the number separates two pairs with the same uid, and the uid shows that a shard was replaced.
+DataComp lists uids alone; the number separates two pairs with the same uid, and the uid shows that a shard was
+replaced.
 """
 
 from __future__ import annotations

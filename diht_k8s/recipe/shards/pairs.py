@@ -1,7 +1,7 @@
-"""The pairs of a shard as every stage reads them: under the usual names, and only the listed ones if the shard has a keep list.
+"""The pairs of a shard as every stage reads them: under the usual names, and only those of its keep list.
 
-A raw shard may have its images and captions under keys that the run names (`imageKey`, `captionKey`). Here the image becomes `.jpg`
-(the decoders go by the content) and the caption `.txt`, so no other module needs to know.
+A raw shard may have its images and captions under keys that the run names (`imageKey`, `captionKey`). Here the image
+becomes `.jpg` (the decoders go by the content) and the caption `.txt`, so no other module needs to know.
 """
 
 from __future__ import annotations

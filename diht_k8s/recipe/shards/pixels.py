@@ -1,8 +1,9 @@
 """Images as tensors, fast: the usual kinds by torchvision.io, which needs half the time of PIL, all others by PIL.
 
-In: an image's encoded bytes. Out: the pixels and errors of `images.decode`. The header is read first, by PIL, so size limits hold
-before anything is decoded. Whatever torchvision would decode differently goes to PIL: CMYK, palettes, transparency, 16 bits, interlacing,
-animations, images that are stored rotated; so does whatever torchvision refuses, so that PIL decides whether the image is bad.
+In: an image's encoded bytes. Out: the pixels and errors of `images.decode`. The header is read first, by PIL, so size
+limits hold before anything is decoded. Whatever torchvision would decode differently goes to PIL: CMYK, palettes,
+transparency, 16 bits, interlacing, animations, images that are stored rotated; so does whatever torchvision refuses, so
+that PIL decides whether the image is bad.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Objects on S3, read by ranges: ahead of the reader, again from where a connection broke, and always one version of the object.
+"""S3 objects read by ranges: prefetched, resumed where a connection broke, and always one version of the object.
 
-In: an S3 client of botocore, bucket and key. Out: a file that streams forwards. A request that the server refuses temporarily (503, a throttle, no
-connection) is repeated by botocore with growing, jittered pauses; a body that breaks off or comes short is requested again here, from the byte
-where it ended. Each range must carry the ETag and the size of the first one: an object that is replaced meanwhile is an error, never a
-mixture. What is read ahead is bounded in bytes over all files of a process.
+In: an S3 client of botocore, bucket and key. Out: a file that streams forwards. A request that the server refuses
+temporarily (503, a throttle, no connection) is repeated by botocore with growing, jittered pauses; a body that breaks
+off or comes short is requested again here, from the byte where it ended. Each range must carry the ETag and the size of
+the first one: an object that is replaced meanwhile is an error, never a mixture. What is read ahead is bounded in bytes
+over all files of a process.
 """
 
 from __future__ import annotations

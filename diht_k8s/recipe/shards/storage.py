@@ -1,6 +1,7 @@
-"""The only code that knows storage: plain paths, `file://` and `s3://` through fsspec, with atomic writes and clear errors.
+"""The only module that knows storage: paths, `file://` and `s3://` through fsspec, atomic writes, clear errors.
 
-A file is either absent or complete: local files are written under a temporary name and renamed, objects are put at once.
+A file is either absent or complete: local files are written under a temporary name and renamed, objects are put at
+once.
 """
 
 from __future__ import annotations
@@ -162,11 +163,11 @@ class Storage:
             return bool(system.exists(path))
 
     def names(self, folder: str) -> list[str]:
-        """Names of the files right below a folder, sorted; empty where there is no folder. Temporary files are left out."""
+        """Sorted names of the files directly below a folder, without temporary files; empty if there is no folder."""
         return [name for name in self._entries(folder, "file") if not name.endswith(".tmp")]
 
     def folders(self, folder: str) -> list[str]:
-        """Names of the folders right below a folder, sorted; empty where there is no folder."""
+        """Sorted names of the folders directly below a folder; empty if there is no folder."""
         return self._entries(folder, "directory")
 
     def _entries(self, folder: str, kind: str) -> list[str]:
@@ -187,7 +188,7 @@ class Storage:
             return int(system.info(path)["size"])
 
     def identity(self, uri: str) -> str:
-        """A value that changes with the content, without reading it: size and ETag on S3, size and time of change on disk."""
+        """A value that changes with the content, without reading it: size and ETag on S3, size and mtime on disk."""
         system, path = self._resolve(uri)
         with _errors(uri, "read"):
             info = system.info(path)
@@ -236,7 +237,7 @@ class Storage:
 
 
 def _precondition_failed(error: OSError) -> bool:
-    """Whether a conditional PUT found something there. s3fs says so only where the server names the condition; SeaweedFS does not."""
+    """Whether a conditional PUT found an object. s3fs says so only if the server names the condition; SeaweedFS does not."""
     response = getattr(error.__cause__, "response", {})
     return response.get("Error", {}).get("Code") in ("PreconditionFailed", "412")
 
@@ -320,7 +321,7 @@ def _of_client(error: Exception, uri: str, verb: str) -> DihtError:
 
 
 def _refused(error: BaseException, uri: str, verb: str) -> DihtError | None:
-    """What a server's own error code says, of botocore's error or one that s3fs made of it; None without a code that decides."""
+    """Our error for a server's error code, from botocore's or s3fs's exception; None for codes that decide nothing."""
     response = getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
     code = str(response.get("Error", {}).get("Code", ""))
     if code in EXPIRED:
