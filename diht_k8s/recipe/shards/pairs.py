@@ -6,24 +6,38 @@ becomes `.jpg` (the decoders go by the content) and the caption `.txt`, so no ot
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.shards.keep_lists import read_keep_list
-from diht_k8s.recipe.shards.samples import IMAGE_SUFFIXES, TOO_LARGE, Sample, make_sample, read_samples, storable
+from diht_k8s.recipe.shards.samples import (
+    IMAGE_SUFFIXES,
+    NOT_REGULAR,
+    TOO_LARGE,
+    Sample,
+    make_sample,
+    read_samples,
+    storable,
+)
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
 
 
-def read_pairs(storage: Storage, shard: Shard) -> Iterator[Sample]:
+def read_pairs(storage: Storage, shard: Shard, *, check: Callable[[], object] | None = None) -> Iterator[Sample]:
     """The samples of a shard, in order, read no further than the last one of its keep list.
 
+    Args:
+        storage: where the shard is.
+        shard: the shard and, if it has one, its keep list.
+        check: called while the shard is read; it may raise to stop.
+
     Raises:
-        DamagedShardError: the shard is truncated or no tar.
+        DamagedShardError: after the last sample before the damage.
         DataError: the shard is empty, or the keep list was made from another shard.
     """
     samples = (
-        with_usual_names(sample, shard.image_key, shard.caption_key) for sample in read_samples(storage, shard.uri)
+        with_usual_names(sample, shard.image_key, shard.caption_key)
+        for sample in read_samples(storage, shard.uri, check=check)
     )
     return samples if shard.keep_list is None else _listed(storage, shard, shard.keep_list, samples)
 
@@ -56,7 +70,7 @@ def with_usual_names(sample: Sample, image_key: str | None, caption_key: str | N
     """
     if image_key is None and caption_key is None:
         return sample
-    members, problem = dict(sample.members), sample.problem if sample.problem == TOO_LARGE else None
+    members, problem = dict(sample.members), sample.problem if sample.problem in (TOO_LARGE, NOT_REGULAR) else None
     if image_key is not None:
         image = members.pop(image_key.lower(), None)
         members = {suffix: data for suffix, data in members.items() if suffix not in IMAGE_SUFFIXES}

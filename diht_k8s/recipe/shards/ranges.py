@@ -187,6 +187,11 @@ class ObjectFile(io.BufferedIOBase):
         reader.count_files(1)
         self._ask(self._about)
 
+    @property
+    def size(self) -> int | None:
+        """Size of the object in bytes; None until the first answer."""
+        return None if self._about.total == sys.maxsize else self._about.total
+
     def readable(self) -> bool:
         """It is for reading."""
         return True

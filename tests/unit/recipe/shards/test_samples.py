@@ -99,7 +99,7 @@ def test_disk_that_fails_while_a_shard_is_read_is_retryable_and_no_damage(
     def fails(*_: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr("tarfile.ExFileObject.read", fails)
+    monkeypatch.setattr("diht_k8s.recipe.shards.archive_bytes._PlainBytes.read", fails)
     with pytest.raises(RetryableError, match="Input/output error"):
         list(read_samples(storage, str(shard)))
 
