@@ -162,10 +162,11 @@ class _TarReader:
         data = self._bytes.read(size + -size % BLOCK)
         if len(data) < size + -size % BLOCK:
             raise TarDamageError("it was cut off within an extended header", at)
-        if kind == b"L":
-            self._next["path"] = _text(data[:size])
-        elif kind == b"K":
-            self._next["linkpath"] = _text(data[:size])
+        if kind in (b"L", b"K"):
+            name, ends, rest = data[:size].partition(b"\0")
+            if not ends or rest.strip(b"\0"):
+                raise TarDamageError("a long name does not end with its header", at)
+            self._next["path" if kind == b"L" else "linkpath"] = _decoded(name)
         else:
             records = _pax_records(data[:size])
             if records is None:
@@ -278,11 +279,7 @@ def _name(header: bytes) -> str:
     name = header[:100].partition(b"\0")[0]
     if header[345] and header[257:263] == b"ustar\0":
         name = header[345:500].partition(b"\0")[0] + b"/" + name
-    return name.decode("utf-8", "surrogateescape")
-
-
-def _text(data: bytes) -> str:
-    return data.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+    return _decoded(name)
 
 
 def _pax_records(data: bytes) -> dict[str, str] | None:
