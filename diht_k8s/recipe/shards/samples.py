@@ -122,7 +122,7 @@ def make_sample(key: str, members: Mapping[str, bytes], problem: str | None = No
     if not isinstance(uid, str) or not 0 < len(uid) <= 128:
         content = members.get(suffix, b"") if suffix else b""
         uid = hashlib.sha256(
-            content + b"\0" + caption.encode() + (b"" if content or caption else key.encode())
+            content + b"\0" + caption.encode() + (b"" if content or caption else key.encode(errors="surrogatepass"))
         ).hexdigest()[:32]
     return Sample(key, members, uid, caption, meta, problem)
 
