@@ -1,1 +1,1 @@
-"""The contract: run document, exit codes, artefacts, progress. Everything else imports it; it imports neither torch nor a cluster."""
+"""The contract: run document, exit codes, artefacts, progress. It imports neither torch nor a cluster client."""

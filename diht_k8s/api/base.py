@@ -1,4 +1,4 @@
-"""The base of every model in the contract: camelCase on the wire, closed, immutable, strictly typed like the API server."""
+"""Base of every model in the contract: camelCase in documents, closed, immutable, strictly typed like the API server."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Count = Annotated[int, Field(ge=1, le=2**62)]
 
 @dataclass(frozen=True)
 class Keyed:
-    """Marks a list of models that are told apart by one field: no value twice, and the API server merges edits by it."""
+    """Marks a list of models that one field identifies: no value twice, and the API server merges edits by it."""
 
     field: str
     """name in Python and on the wire."""
@@ -59,12 +59,14 @@ class Keyed:
         values = [getattr(item, self.field) for item in items]
         twice = next((value for value in values if values.count(value) > 1), None)
         if twice is not None:
-            raise ValueError(f"two entries have the {self.field} {twice}: each may stand once, rename or remove one")
+            raise ValueError(
+                f"two entries have the {self.field} {twice}: each may appear only once, rename or remove one"
+            )
         return items
 
 
 def without_nulls(given: Any) -> Any:
-    """As the API server has it: a field or key that is null is one that is not there."""
+    """As the API server has it: a field or key that is null counts as absent."""
     return {key: value for key, value in given.items() if value is not None} if isinstance(given, Mapping) else given
 
 

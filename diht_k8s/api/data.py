@@ -23,13 +23,16 @@ class Source(Model):
     shards: Shards
     """shards lists WebDataset tar files, plain or gzip'd; brace ranges and globs are expanded."""
     weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
-    """weight says how often this source's pairs are drawn in training, relative to the others: an epoch reads the lightest source once."""
+    """weight says how often this source's pairs are drawn in training, relative to the others: an epoch
+    reads the lightest source once."""
     image_key: MemberKey | None = None
-    """imageKey is the suffix under which the images lie in the shards (`KEY.imageKey`), where it is none of jpg, jpeg, png and webp; needs the stage filter."""
+    """imageKey is the suffix under which the images lie in the shards (`KEY.imageKey`), where it is not
+    jpg, jpeg, png or webp; needs the stage filter."""
     caption_key: MemberKey | None = None
-    """captionKey is the suffix of the captions, or their name in the .json, where neither .txt nor `caption` or `text` of the .json holds them; needs the stage filter."""
+    """captionKey is the suffix of the captions, or their name in the .json, where they are neither in the .txt nor in
+    `caption` or `text` of the .json; needs the stage filter."""
     filter: bool = True
-    """filter says whether the CAT filter judges this source; clean sets go to training as they are."""
+    """filter says whether the CAT filter rules apply to this source; clean sets go to training as they are."""
 
 
 class Data(Model):
@@ -60,4 +63,5 @@ class StorageRule(Model):
     region: Text | None = None
     """region of the bucket."""
     secret_ref: SecretRef | None = None
-    """secretRef names the Secret with the credentials; unset means the pod's own identity (or this machine's environment)."""
+    """secretRef names the Secret with the credentials; unset means the pod's own identity (or this machine's
+    environment)."""

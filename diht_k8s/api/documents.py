@@ -16,7 +16,7 @@ from diht_k8s.api.yaml_tree import Path, Tree, YamlError, read_tree, scalar
 
 
 @dataclass(frozen=True)
-class Problem:
+class DocumentProblem:
     """One thing that is wrong in a document."""
 
     line: int
@@ -28,7 +28,7 @@ class Problem:
         return f"line {self.line}: {self.field}: {self.message}" if self.field else f"line {self.line}: {self.message}"
 
 
-def check(text: str, *, overrides: Iterable[str] = ()) -> tuple[DihtRun | None, list[Problem]]:
+def check(text: str, *, overrides: Iterable[str] = ()) -> tuple[DihtRun | None, list[DocumentProblem]]:
     """Read a document.
 
     Args:
@@ -42,9 +42,9 @@ def check(text: str, *, overrides: Iterable[str] = ()) -> tuple[DihtRun | None, 
         tree = read_tree(text)
     except YamlError as error:
         line = _leading_line(str(error))
-        return None, [Problem(line, "", str(error).removeprefix(f"line {line}: "))]
+        return None, [DocumentProblem(line, "", str(error).removeprefix(f"line {line}: "))]
     if not isinstance(tree.value, dict):
-        return None, [Problem(1, "", "a run document is a mapping with apiVersion, kind, metadata and spec")]
+        return None, [DocumentProblem(1, "", "a run document is a mapping with apiVersion, kind, metadata and spec")]
     for override in overrides:
         _apply(tree.value, override)
     try:
@@ -125,10 +125,10 @@ def _leading_line(message: str) -> int:
     return int(words[1].rstrip(",:")) if words[:1] == ["line"] and words[1].rstrip(",:").isdigit() else 1
 
 
-def _problem(tree: Tree, detail: Any) -> Problem:
+def _problem(tree: Tree, detail: Any) -> DocumentProblem:
     path: Path = tuple(part for part in detail["loc"])
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
-    return Problem(tree.line_of(path), field, _message(path, detail))
+    return DocumentProblem(tree.line_of(path), field, _message(path, detail))
 
 
 def _message(path: Path, detail: Any) -> str:
@@ -144,7 +144,10 @@ def _message(path: Path, detail: Any) -> str:
     if kind == "missing":
         return "is missing: add it"
     if kind == "string_pattern_mismatch" and "x00-\\x1f" in str(detail.get("ctx", {}).get("pattern", "")):
-        return f"{_short(given)} is no plain text or allowed URI: use s3://bucket/key, file:///path or a path, without quotes, `$`, `;`, `|` or control characters"
+        return (
+            f"{_short(given)} is neither plain text nor an allowed URI: use s3://bucket/key, file:///path or a path, "
+            "without quotes, `$`, `;`, `|` or control characters"
+        )
     if kind == "literal_error":
         close = difflib.get_close_matches(
             str(given),

@@ -1,6 +1,7 @@
 """Errors that end a program of ours, and the exit codes by which pods, controller and shell tell them apart.
 
-Exit codes are API (README, "Exit codes"): Kubernetes' pod failure policy and the controller decide by them whether to retry.
+Exit codes are API (README, "Exit codes"): Kubernetes' pod failure policy and the controller decide by them whether to
+retry.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class ExitCode(IntEnum):
     BAD_DATA = 65
     """The input is damaged beyond the limit that the run allows. Never retried."""
     RETRYABLE = 75
-    """A passing fault outside of the program (storage, network, a lost peer)."""
+    """A transient error outside the program (storage, network, a lost peer)."""
     STOPPED = 143
     """Stopped on request (SIGTERM), state saved where there was any."""
 
@@ -46,7 +47,7 @@ class DataError(DihtError):
 
 
 class RetryableError(DihtError):
-    """A passing fault: the same program may succeed when it is started again."""
+    """A transient error: the same program may succeed when it is restarted."""
 
     exit_code = ExitCode.RETRYABLE
 

@@ -24,8 +24,8 @@ class Benchmark(Model):
     """templates around a class name or caption, `{}` or `{c}` standing for it; `openai80` names OpenAI's ImageNet set.
     For AnswerRanking `{question}` and `{answer}` stand for those."""
     class_names: Uri | None = None
-    """classNames is a text file, one name a line in the order of the class indexes (Classification), or the answers to choose
-    from where a question brings none (AnswerRanking)."""
+    """classNames is a text file, one name a line in the order of the class indexes (Classification), or the answers to
+    choose from where a question brings none (AnswerRanking)."""
 
 
 class FewShot(Model):

@@ -18,17 +18,20 @@ class TextSpotting(Model):
     min_confidence: Annotated[float, Field(ge=0.3, le=1)] = 0.8
     """minConfidence of a spotted text for it to count, 0.3 to 1 (texts below 0.3 are not stored)."""
     min_matched_characters: Annotated[int, Field(ge=1, le=64)] = 5
-    """minMatchedCharacters: so many letters or digits in a row must occur in caption and image."""
+    """minMatchedCharacters: the number of consecutive letters or digits that caption and image must share."""
     match: Literal["Substring", "Positions"] = "Substring"
-    """match: Substring wants the characters in a row; Positions slides the word over the caption and counts equal places (our two readings of the paper)."""
+    """match: Substring wants the characters in a row; Positions slides the word over the caption and counts equal
+    places (our two readings of the paper)."""
     across_words: bool = False
     """acrossWords joins the caption's words before matching; more chance matches, so off by default (our choice)."""
     detector_size: Annotated[int, Field(ge=64, le=2048)] = 256
-    """detectorSize is the longest side in pixels at which text is looked for (our choice)."""
+    """detectorSize is the longest side in pixels at which text is detected (our choice)."""
     precision: Literal["BF16", "FP32"] = "BF16"
-    """precision: BF16 lets processors that have bfloat16 arithmetic read images in it, in three fifths of the time; other processors and GPUs read in fp32. FP32 makes all read in fp32 (our choice)."""
+    """precision: BF16 lets CPUs with bfloat16 arithmetic read images in it, in three fifths of the time; other CPUs and
+    GPUs use fp32. FP32 makes all of them use fp32 (our choice)."""
     device: Annotated[Literal["CPU", "CUDA"], Field(json_schema_extra=PLACEMENT)] = "CPU"
-    """device that reads the images: CUDA needs an image with onnxruntime-gpu and a GPU for each pod, and ends the stage where it cannot be used."""
+    """device that reads the images: CUDA needs an image with onnxruntime-gpu and a GPU for each pod, and ends the stage
+    if it cannot be used."""
 
 
 class MetadataLimit(Model):
@@ -46,23 +49,26 @@ class Filter(Model):
     """Which pairs are kept."""
 
     min_complexity: Annotated[int, Field(ge=0, le=100)] = 1
-    """minComplexity: at least one object of the caption carries so many attributes and relations (C)."""
+    """minComplexity: at least one object of the caption has at least this many attributes and relations (C)."""
     min_actions: Annotated[int, Field(ge=0, le=100)] = 1
-    """minActions: the caption names at least so many actions of objects (A). 0 switches the rule off."""
+    """minActions: the caption names at least this many actions of objects (A). 0 switches the rule off."""
     action_rule: Literal["SubjectOrObject", "Subject"] = "SubjectOrObject"
-    """actionRule: SubjectOrObject counts a verb with a subject or an object; Subject wants a subject (our two readings)."""
+    """actionRule: SubjectOrObject counts a verb with a subject or an object; Subject wants a subject (our two
+    readings)."""
     text_spotting: TextSpotting = TextSpotting()
     """textSpotting sets the T rule."""
     language: Literal["en"] | None = None
     """language keeps only captions in this language; unset keeps all."""
     metadata_limits: Annotated[list[MetadataLimit], Keyed("name"), Field(max_length=16)] = []
-    """metadataLimits are bounds on numbers of the .json (NSFW, watermark and similarity scores of other tools); names are unique."""
+    """metadataLimits are bounds on numbers of the .json (NSFW, watermark and similarity scores of other tools); names
+    are unique."""
     min_side: Annotated[int, Field(ge=0, le=4096)] = 0
     """minSide drops images whose shorter side has fewer pixels; 0 drops none."""
     max_aspect_ratio: Annotated[float, Field(ge=0, le=1000)] = 0
-    """maxAspectRatio drops images whose longer side is more than so many times the shorter one; 0 drops none."""
+    """maxAspectRatio drops images whose sides have a larger ratio than this, long to short; 0 drops none."""
     duplicates: Literal["Exact", "Near"] | None = None
-    """duplicates drops pairs whose image repeats an earlier kept one's of the whole input: Exact compares the files, Near finds the image in another size, encoding or brightness too; unset keeps all."""
+    """duplicates drops pairs whose image repeats that of an earlier kept pair of the whole input: Exact compares the
+    files, Near also finds the image in another size, encoding or brightness; unset keeps all."""
     exclude: Uri | None = None
     """exclude lists uids, SHA-256 of URLs or SHA-256 of images that must go, one a line."""
     decontaminate: Annotated[list[Text], Field(max_length=64)] = []
@@ -70,7 +76,8 @@ class Filter(Model):
     scores_from: Annotated[Uri | None, Field(json_schema_extra=PLACEMENT)] = None
     """scoresFrom is the filter folder of another run whose scores are used again under the thresholds of this one."""
     output: Literal["Shards", "KeepList"] = "Shards"
-    """output: Shards copies the kept pairs into new shards; KeepList lists them only, and later stages read the raw shards by it (nothing is copied, but all is read in each epoch)."""
+    """output: Shards copies the kept pairs into new shards; KeepList lists them only, and later stages read the raw
+    shards by it (nothing is copied, but all is read in each epoch)."""
     workers: Annotated[int, Field(ge=1, le=4096, json_schema_extra=PLACEMENT)] = 1
     """workers is the number of pods (or processes) that share the shards."""
     max_bad_percent: Annotated[float, Field(ge=0, le=100, json_schema_extra=PLACEMENT)] = 1.0

@@ -1,4 +1,4 @@
-"""`spec.label`: concept distillation's teacher side (paper section 3.2): vocabulary, teacher, linear heads, soft labels."""
+"""`spec.label`: the teacher of concept distillation (paper section 3.2): vocabulary, linear heads, soft labels."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Vocabulary(Model):
     min_fraction: Fraction = 1.0e-5
     """minFraction: a concept must occur in this share of the kept captions."""
     min_count: Count = 5
-    """minCount: and in at least so many captions."""
+    """minCount: and in at least this many captions."""
     max_objects: Annotated[int, Field(ge=1, le=65535)] = 10000
-    """maxObjects: the commonest so many objects are kept."""
+    """maxObjects: at most this many objects are kept, the most common ones."""
     max_attributes: Annotated[int, Field(ge=1, le=65535)] = 2000
-    """maxAttributes: the commonest so many attributes are kept."""
+    """maxAttributes: at most this many attributes are kept, the most common ones."""
     exclude: Annotated[list[Text], Field(max_length=1000)] = []
     """exclude: names that become no class, as `diht concepts` shows them (an author, a collection)."""
 
@@ -59,12 +59,12 @@ class Label(Model):
     heads: Heads = Heads()
     """heads sets the training of the linear heads."""
     cross_fit: Annotated[int, Field(ge=1, le=20)] = 5
-    """crossFit: number of folds; an image's label comes from heads that never saw it. 1 switches it off (above a million images it is
-    not needed): one head, and a twentieth of the images says when to stop."""
+    """crossFit: number of folds; an image's label comes from heads that never saw it. 1 switches it off (above a
+    million images it is not needed): one head, and a twentieth of the images says when to stop."""
     top_k: Annotated[int, Field(ge=1, le=1000)] = 10
     """topK classes per head are stored, renormalised."""
     max_samples: Count = 1_000_000
-    """maxSamples: the heads are trained on at most so many images."""
+    """maxSamples: the heads are trained on at most this many images."""
     workers: Annotated[int, Field(ge=1, le=4096, json_schema_extra=PLACEMENT)] = 1
     """workers is the number of pods (or processes) that run the teacher."""
     pods: Annotated[Pods | None, Field(json_schema_extra=PLACEMENT)] = None

@@ -8,7 +8,7 @@ from typing import Final
 from diht_k8s.api.run import Stage
 
 MARKER: Final = "COMMITTED.json"
-"""What is written last into a folder that is whole: a stage's, or a checkpoint's."""
+"""The last file written into a complete folder, of a stage or of a checkpoint."""
 
 
 def join(base: str, *parts: str) -> str:
@@ -37,7 +37,7 @@ class Layout:
         return join(self.stage(stage), MARKER)
 
     def started(self, stage: Stage) -> str:
-        """The configuration under which a stage began; what lies beside it may be half done."""
+        """The configuration under which a stage began; the files beside it may be incomplete."""
         return join(self.stage(stage), "STARTED.json")
 
     def scores(self, shard: str) -> str:

@@ -28,7 +28,7 @@ def _quantity(given: Any, handler: ValidatorFunctionWrapHandler) -> str | int:
     try:
         return handler(given)
     except ValidationError as error:
-        raise ValueError(f"{given!r} is no quantity: write for example 8, 500m or 64Gi") from error
+        raise ValueError(f"{given!r} is an invalid quantity: write for example 8, 500m or 64Gi") from error
 
 
 Size = Annotated[str, StringConstraints(pattern=QUANTITY_PATTERN, max_length=32)]
@@ -63,7 +63,7 @@ class EnvVar(Model):
 
 
 class Pods(Model):
-    """How the pods of a stage look. `diht run` ignores it."""
+    """The pod settings of a stage. `diht run` ignores it."""
 
     image: Text | None = None
     """image of the recipe."""
@@ -100,7 +100,7 @@ class Pods(Model):
     termination_grace_period_seconds: Annotated[int, Field(ge=30, le=3600)] | None = None
     """terminationGracePeriodSeconds: time for the last checkpoint after SIGTERM; 300 when unset."""
     shm_size: Size | None = None
-    """shmSize of the memory volume at /dev/shm, for example 8Gi; half of the memory when unset."""
+    """shmSize of the memory volume at /dev/shm, for example 8Gi; half the memory when unset."""
 
 
 def merged(base: Pods, over: Pods | None) -> Pods:

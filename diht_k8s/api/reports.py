@@ -1,4 +1,4 @@
-"""What programs tell the world: progress lines on stdout, the commit marker, the cause of a failure."""
+"""What programs report: progress lines on stdout, the commit marker, the cause of a failure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Record(BaseModel):
 
 
 class SavedCheckpoint(Record):
-    """The newest checkpoint that is committed: where training would go on."""
+    """The newest checkpoint that is committed: where training would resume."""
 
     step: int
     uri: str
@@ -69,7 +69,7 @@ class Artefact(Record):
 
 
 class Committed(Record):
-    """`COMMITTED.json`: this stage's output is whole. Written last."""
+    """`COMMITTED.json`: this stage's output is complete. Written last."""
 
     schema_version: int
     stage: Stage

@@ -40,11 +40,11 @@ class FailurePolicy(Model):
     """When to start again."""
 
     max_restarts: Annotated[int, Field(ge=0, le=10000)] = 10
-    """maxRestarts of a stage after faults of its own program."""
+    """maxRestarts of a stage after errors of its own program."""
     max_infrastructure_restarts: Annotated[int, Field(ge=0, le=100000)] = 1000
     """maxInfrastructureRestarts after preemption, drain, eviction and lost nodes."""
     scheduling_timeout_seconds: Annotated[int, Field(ge=10, le=604800)] = 600
-    """schedulingTimeoutSeconds after which a gang that started by half is withdrawn and queued again."""
+    """schedulingTimeoutSeconds after which a partially started gang is withdrawn and queued again."""
 
 
 class Spec(Model):
@@ -149,7 +149,7 @@ class Metadata(Model):
         unknown = sorted(set(given) - OBJECT_META) if isinstance(given, Mapping) else []
         if unknown:
             raise ValueError(
-                f"{unknown[0]} is no field of Kubernetes' metadata; known: {', '.join(sorted(OBJECT_META))}"
+                f"{unknown[0]} is not a field of Kubernetes' metadata; known: {', '.join(sorted(OBJECT_META))}"
             )
         return given
 

@@ -1,7 +1,7 @@
 """`status` of a run: what the operator writes for people, kubectl and itself. Counters live here and nowhere else.
 
-No floats (they would not survive every client), no phase (conditions say more), below 10 KB (`bounded`): a thousand runs are
-listed often. The operator writes it through the status subresource only, and not when nothing changed.
+No floats (they would not survive every client), no phase (conditions say more), below 10 KB (`bounded`): a thousand
+runs are listed often. The operator writes it through the status subresource only, and not when nothing changed.
 """
 
 from __future__ import annotations
@@ -116,7 +116,8 @@ class StageStatus(Written):
     restarts: Small = 0
     """restarts of any cause."""
     restarts_count_towards_max: Small = 0
-    """restartsCountTowardsMax is the number of restarts after faults of the program itself (failurePolicy.maxRestarts)."""
+    """restartsCountTowardsMax is the number of restarts after faults of the program itself
+    (failurePolicy.maxRestarts)."""
     out_of_memory: Small = 0
     """outOfMemory is the number of attempts that were killed for memory; the second ends the run."""
     not_before: Time | None = None
@@ -126,7 +127,8 @@ class StageStatus(Written):
     workload: Workload | None = None
     """workload of the newest attempt."""
     avoid_nodes: Annotated[list[Annotated[str, StringConstraints(max_length=253)]], Field(max_length=16)] = []
-    """avoidNodes are nodes that the next attempt keeps away from where others can take it, since two attempts failed there."""
+    """avoidNodes are nodes that the next attempt keeps away from where others can take it, since two attempts failed
+    there."""
     start_time: Time | None = None
     """startTime of the first attempt."""
     completion_time: Time | None = None
@@ -206,7 +208,7 @@ class PodCounts(Written):
 
 
 class LastCheckpoint(Written):
-    """Where training would go on."""
+    """Where training would resume."""
 
     step: Large
     """step that it was taken at."""
@@ -258,7 +260,7 @@ def wire(status: Status) -> dict[str, Any]:
 
 
 def bounded(status: Status, max_bytes: int = MAX_STATUS_BYTES) -> Status:
-    """The status within its size: log tails go first, those of earlier stages before the newest; then messages are cut."""
+    """The status cut to its maximum size: first the log tails, oldest stage first, then the messages."""
     for index in range(len(status.stages)):
         if _size(status) <= max_bytes:
             return status

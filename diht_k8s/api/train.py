@@ -1,4 +1,4 @@
-"""`spec.train`: model, optimiser, loss, distillation and the shape of the gang. Numbers are our defaults unless said."""
+"""`spec.train`: model, optimiser, loss, distillation and gang. Numbers are our defaults unless stated otherwise."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ class Loss(Model):
     beta: Annotated[float, Field(ge=0, le=16)] = 0.25
     """beta concentrates the weights on hard negatives."""
     differentiate_weights: bool = True
-    """differentiateWeights lets gradients flow through the weights (the paper does not say; public implementations do)."""
+    """differentiateWeights lets gradients flow through the weights (the paper does not say; public implementations
+    do)."""
     max_logit_scale: Positive = 100.0
     """maxLogitScale caps the learned inverse temperature."""
     mask_duplicate_captions: bool = False
@@ -63,23 +64,25 @@ class Distillation(Model):
     mode: Literal["Concepts", "Disabled"] = "Concepts"
     """mode: Concepts adds the two heads and their cross-entropies; Disabled trains on the contrastive loss alone."""
     weight: NotNegative = 0.5
-    """weight of the two cross-entropies together; 0.5 because our contrastive loss averages the two directions that the paper adds."""
+    """weight of the two cross-entropies together; 0.5 because our contrastive loss averages the two directions that the
+    paper adds."""
     head_lr_scale: Positive = 10.0
     """headLrScale multiplies lr for the heads."""
     head_weight_decay_scale: NotNegative = 0.01
     """headWeightDecayScale multiplies weightDecay for the heads."""
     heads_input: Literal["Embedding", "Tower"] = "Embedding"
-    """headsInput: Embedding puts the heads on the image embedding before normalisation, Tower on what its projection sees."""
+    """headsInput: Embedding puts the heads on the image embedding before normalisation, Tower on what its projection
+    sees."""
 
 
 class InitFrom(Model):
     """Where the first weights come from."""
 
     uri: Uri
-    """uri of a file of weights (.safetensors, .pt: a CLIP of open_clip's, or an image tower alone), of a model that a run exported
-    (OUTPUT/train/model), or of a checkpoint (OUTPUT/train/checkpoints/step-N)."""
+    """uri of a file of weights (.safetensors, .pt: a CLIP of open_clip's, or an image tower alone), of a model that a
+    run exported (OUTPUT/train/model), or of a checkpoint (OUTPUT/train/checkpoints/step-N)."""
     kind: Literal["Weights", "Checkpoint"] = "Weights"
-    """kind: Weights starts a new training from them, Checkpoint goes on with optimiser and position."""
+    """kind: Weights starts a new training from them, Checkpoint resumes with optimiser and position."""
 
 
 class Checkpoint(Model):
@@ -90,7 +93,7 @@ class Checkpoint(Model):
     every_samples: Count | None = None
     """everySamples between two checkpoints, in place of everySeconds."""
     keep: Annotated[int, Field(ge=1, le=1000)] = 3
-    """keep the newest so many."""
+    """keep this many of the newest checkpoints."""
 
 
 class Validation(Model):
@@ -118,7 +121,7 @@ class Train(Model):
     batch_size: Count = 32768
     """batchSize over all processes; gradient caching makes it independent of their number and memory."""
     micro_batch_size: Annotated[Count | None, Field(json_schema_extra=PLACEMENT)] = None
-    """microBatchSize is what one process passes through the model at once; unset means its whole share of the batch."""
+    """microBatchSize is what one process passes through the model at once; unset means its full share of the batch."""
     image_size: Annotated[int | None, Field(ge=16, le=1024)] = None
     """imageSize in pixels; unset takes the model's own. Another size resizes the position embedding."""
     optimizer: Optimizer = Optimizer()
@@ -148,7 +151,8 @@ class Train(Model):
     compile: Annotated[bool, Field(json_schema_extra=PLACEMENT)] = False
     """compile passes the towers through torch.compile."""
     profile_steps: Annotated[int, Field(ge=0, le=1000, json_schema_extra=PLACEMENT)] = 0
-    """profileSteps of each process that torch.profiler records, after the first ten, into train/profile/; 0 records none."""
+    """profileSteps of each process that torch.profiler records, after the first ten, into train/profile/; 0 records
+    none."""
     loader_workers: Annotated[int, Field(ge=0, le=256, json_schema_extra=PLACEMENT)] = 0
     """loaderWorkers per process that decode images; 0 decodes in a thread of the process."""
     num_nodes: Annotated[int, Field(ge=1, le=4096, json_schema_extra=PLACEMENT)] = 1

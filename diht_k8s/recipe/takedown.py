@@ -1,9 +1,10 @@
-"""Take pairs out of what a run has made (takedowns): kept shards, their scores, soft labels, the examples of both reports.
+"""Remove pairs from the output of a run (takedowns): kept shards, scores, soft labels, examples of both reports.
 
-In: the committed stages filter and label, a list of uids and digests. Out: the same files without the pairs, with new markers. Only shards
-that hold such pairs are written. What is to go is noted in a plan first, and the markers are away meanwhile: an interrupted purge goes on
-when it is started again, and nobody takes a half purged output for whole. A model that was trained on the pairs cannot forget them:
-its training then no longer fits its input, and `diht run` says so.
+In: the committed stages filter and label, a list of uids and digests. Out: the same files without the pairs, with new
+markers. Only shards that hold such pairs are rewritten. A plan lists the pairs first, and the markers are removed
+meanwhile: an interrupted purge resumes when it is started again, and no program takes a partially purged output for
+complete. A model that was trained on the pairs cannot forget them: its training no longer matches its input, and `diht
+run` says so.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ _SHA256_DIGITS: Final = 64
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What goes, and the markers as they were."""
+class TakedownPlan:
+    """The pairs to remove, and the markers as they were."""
 
     filter: dict[str, Any]
     label: dict[str, Any] | None
@@ -54,11 +55,11 @@ class Plan:
     taken: dict[str, dict[str, Any]] = field(default_factory=dict)
     """shard -> counts over the kept pairs among them (`Summary.to_json`)."""
     entries: str = ""
-    """Digest of the list that was looked for."""
+    """Digest of the exclusion list."""
 
     @property
     def pairs(self) -> int:
-        """Kept pairs that go."""
+        """Number of kept pairs to remove."""
         return sum(counts["kept"] for counts in self.taken.values())
 
 
@@ -67,35 +68,35 @@ class Purged:
     """What a purge did."""
 
     pairs: int
-    """pairs taken out of kept shards."""
+    """pairs removed from kept shards."""
     dropped: int
-    """pairs that were not kept, whose words and spotted texts were taken out of the scores."""
+    """pairs that were not kept, whose words and spotted texts were removed from the scores."""
     shards: int
     labels: bool
     """whether there were labels to purge."""
     trained: bool
-    """whether a model was trained on pairs that went."""
+    """whether a model was trained on removed pairs."""
 
 
 def purge(run: DihtRun, storage: Storage, exclude: str, stop: StopFlag) -> Purged:
-    """Take the pairs of a list out of a run's output; no stage of the run may be running.
+    """Remove the pairs of a list from a run's output; no stage of the run may be running.
 
     Args:
-        run: the run whose output it is.
-        storage: where it lies.
+        run: the run that made the output.
+        storage: where the output is.
         exclude: URI of the list: uids, SHA-256 of URLs or SHA-256 of images, one a line.
-        stop: looked at between shards.
+        stop: checked between shards.
 
     Raises:
-        UserError: the list is empty, or the output is not of this run document.
+        UserError: the list is empty, or the output belongs to another run document.
     """
     entries = read_exclusions(storage, exclude)
     if not entries:
         raise UserError(f"{exclude} names nothing: give one uid or SHA-256 a line")
-    purging = _Purge(run, storage, stop)
-    plan = purging.plan(entries)
+    takedown = _Purge(run, storage, stop)
+    plan = takedown.plan(entries)
     if plan.rows:
-        purging.execute(plan)
+        takedown.execute(plan)
     trained = find_committed(storage, Layout(run.spec.data.output), Stage.TRAIN) is not None
     dropped = sum(map(len, plan.rows.values())) - plan.pairs
     return Purged(plan.pairs, dropped, len(plan.rows), plan.label is not None, trained and plan.pairs > 0)
@@ -117,7 +118,7 @@ class _Purge:
         if _without_exclude(result_fields(self._rules)) != _without_exclude(committed.config["config"]):
             raise UserError(
                 f"{self._layout.stage(Stage.FILTER)} was made with other settings than spec.filter: "
-                "give the run document of which it was made"
+                "give the run document that made it"
             )
         self._context = Context(
             run, Stage.FILTER, storage, self._layout, committed.config, Reporter(Stage.FILTER), stop
@@ -130,17 +131,19 @@ class _Purge:
             for item in committed.summary["shards"]
         ]
 
-    def _begun(self) -> Plan:
+    def _begun(self) -> TakedownPlan:
         """The plan of an interrupted purge, or an empty one with the markers."""
         if self._storage.exists(self._plan_uri):
-            return Plan(**json.loads(self._storage.read_bytes(self._plan_uri)))
+            return TakedownPlan(**json.loads(self._storage.read_bytes(self._plan_uri)))
         committed, label = (find_committed(self._storage, self._layout, stage) for stage in (Stage.FILTER, Stage.LABEL))
         if committed is None:
-            raise UserError(f"{self._layout.stage(Stage.FILTER)} is not committed: there is nothing whole to purge yet")
-        return Plan(committed.model_dump(mode="json"), None if label is None else label.model_dump(mode="json"))
+            raise UserError(
+                f"{self._layout.stage(Stage.FILTER)} is not committed: there is no complete output to purge yet"
+            )
+        return TakedownPlan(committed.model_dump(mode="json"), None if label is None else label.model_dump(mode="json"))
 
-    def plan(self, entries: frozenset[str]) -> Plan:
-        """Find the pairs; those of an interrupted purge go as well."""
+    def plan(self, entries: frozenset[str]) -> TakedownPlan:
+        """Find the pairs; those of an interrupted purge are included."""
         digest = sha256_of(sorted(entries))
         if self._before.rows and self._before.entries != digest:
             raise UserError(
@@ -153,7 +156,7 @@ class _Purge:
                 self._find(plan, shard, entries)
         return plan
 
-    def _find(self, plan: Plan, shard: Shard, entries: frozenset[str]) -> None:
+    def _find(self, plan: TakedownPlan, shard: Shard, entries: frozenset[str]) -> None:
         rows = list(self._scores(shard).rows())
         found = {number for number, row in enumerate(rows) if row.uid in entries and not _is_purged(row)}
         kept = [number for number, row in enumerate(rows) if row.kept]
@@ -176,15 +179,15 @@ class _Purge:
         least = self._rules.text_spotting.min_matched_characters
         taken.add(row, sample, filtered=shard.filtered, min_characters=least)
 
-    def execute(self, plan: Plan) -> None:
-        """Write what is left, markers last."""
+    def execute(self, plan: TakedownPlan) -> None:
+        """Write the remaining pairs, markers last."""
         storage, gone = self._storage, set[str]()
         storage.write_bytes(self._plan_uri, json.dumps(asdict(plan)).encode())
         for stage in (Stage.LABEL, Stage.FILTER):
             storage.remove(self._layout.committed(stage))
         for shard in self._shards:
             if shard.name in plan.rows:
-                self._stop.raise_if_requested("start the purge again to go on")
+                self._stop.raise_if_requested("start the purge again to resume")
                 gone |= self._purge_shard(plan, shard)
         before = Committed.model_validate(plan.filter)
         found = [self._done(shard) for shard in self._shards]
@@ -197,8 +200,8 @@ class _Purge:
             storage.remove(self._layout.fingerprints(shard))
         storage.remove(self._plan_uri)
 
-    def _purge_shard(self, plan: Plan, shard: Shard) -> set[str]:
-        """Labels first and scores last: while the scores are as they were, they say what the others may still hold. The uids that went."""
+    def _purge_shard(self, plan: TakedownPlan, shard: Shard) -> set[str]:
+        """Purge labels first and scores last (they say what the others may still hold); returns the removed uids."""
         scores, numbers, layout = self._scores(shard), set(plan.rows[shard.name]), self._layout
         rows = list(scores.rows())
         uids = {rows[number].uid for number in numbers}
@@ -218,7 +221,7 @@ class _Purge:
         return uids
 
     def _purge_labels(self, shard: Shard, places: Collection[int], kept: int) -> None:
-        """Take rows out of a shard's labels, and its features away, which only the making of labels reads."""
+        """Remove rows from a shard's labels, and its features, which only labelling reads."""
         uri = self._layout.labels(shard.name)
         table, header = read_table(self._storage, uri)
         if table.num_rows == kept:
@@ -228,8 +231,8 @@ class _Purge:
             raise DataError(f"{uri} has {table.num_rows} rows for {kept} kept pairs: run the stage label again")
         self._storage.remove(self._layout.features(shard.name))
 
-    def _commit_label(self, before: Committed, filtered: Committed, plan: Plan, gone: Collection[str]) -> None:
-        """The label stage's marker and report, as of labels that were made of the purged filter output."""
+    def _commit_label(self, before: Committed, filtered: Committed, plan: TakedownPlan, gone: Collection[str]) -> None:
+        """Write the label stage's marker and report as if its labels came from the purged filter output."""
         storage, layout = self._storage, self._layout
         uri = layout.report(Stage.LABEL)
         report = json.loads(storage.read_bytes(uri))
@@ -253,7 +256,7 @@ class _Purge:
         found = done_scores(self._context, shard)
         if found is None:
             raise DataError(
-                f"{self._layout.scores(shard.name)} is not of the committed output: run the stage filter again"
+                f"{self._layout.scores(shard.name)} does not belong to the committed output: run the stage filter again"
             )
         return found
 
@@ -263,7 +266,7 @@ def _is_purged(row: Row) -> bool:
 
 
 def _purged(row: Row) -> Row:
-    """The row of an excluded pair: its names only, and for a pair that was kept, the reason."""
+    """The row of an excluded pair: its names only, and the reason if the pair was kept."""
     return Row(
         shard=row.shard,
         index=row.index,

@@ -24,7 +24,7 @@ class Faults:
     refuse: float = 0.0
     """share of requests that get 503 SlowDown."""
     burst: tuple[int, int] = (0, 1)
-    """so many in a row of every so many requests get 503 SlowDown."""
+    """(N, M): N consecutive requests of every M get 503 SlowDown."""
     cut: float = 0.0
     """share of answers with a body whose connection breaks in the middle."""
     short: float = 0.0
@@ -161,7 +161,7 @@ def _field(head: bytes, name: bytes) -> bytes | None:
 
 
 def _shortened(reply: bytes, size: int) -> bytes:
-    """The head of an answer that says that it gives so many bytes of its range."""
+    """The head of an answer that claims N bytes of its range."""
     begin = int(re.findall(rb"\d+", _field(reply, b"content-range") or b"0")[0])
     reply = re.sub(rb"(?i)(content-range: bytes )\d+-\d+", rb"\g<1>%d-%d" % (begin, begin + size - 1), reply)
     return re.sub(rb"(?i)(content-length: )\d+", rb"\g<1>%d" % size, reply)

@@ -1,4 +1,4 @@
-"""Conditional writes on a real S3 server: the first one wins, whoever comes later is told so."""
+"""Conditional writes on a real S3 server: the first one wins, and later ones learn of it."""
 
 from __future__ import annotations
 

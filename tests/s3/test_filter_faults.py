@@ -1,4 +1,4 @@
-"""The filter on a real S3 server while workers are killed, meet each other, and the server refuses: the same objects as undisturbed."""
+"""The filter on a real S3 server while workers are killed and collide, and the server refuses: the same objects as undisturbed."""
 
 from __future__ import annotations
 

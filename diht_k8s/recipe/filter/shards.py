@@ -137,8 +137,8 @@ class ShardFilter:
         spotting, prints = self._rules.text_spotting, list[bytes]()
 
         def kept() -> Iterator[tuple[int, Row, Sample]]:
-            for batch in batches_of(read_pairs(context.storage, shard)):
-                context.stop.raise_if_requested("finished shards are kept")
+            for batch in batches_of(read_pairs(context.storage, shard, check=self._raise_if_stopped)):
+                self._raise_if_stopped()
                 self._claims.keep()
                 rows = self._judge_batch(shard, batch, before, earlier)
                 batches.append(to_batch(rows))
@@ -163,6 +163,9 @@ class ShardFilter:
         table = pa.Table.from_batches(batches)
         write_table(context.storage, context.layout.scores(shard.name), table, header)
         self._progress.finish(shard, summary.input)
+
+    def _raise_if_stopped(self) -> None:
+        self._context.stop.raise_if_requested("finished shards are kept")
 
     def _judge_batch(
         self, shard: Shard, batch: Sequence[Sample], before: Iterator[Row], earlier: Scores | None

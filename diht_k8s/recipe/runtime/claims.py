@@ -1,10 +1,12 @@
-"""Who works on which shard: small files in the stage's folder, by which workers share the shards without a coordinator.
+"""Which worker processes which shard: small files in the stage's folder replace a coordinator.
 
-A claim is created where none is (a conditional PUT on S3, a link on disk) and written anew while its owner works on the shard. A claim
-that does not change while somebody watches it is a dead worker's and may be taken over; so may one that this worker's own earlier start left,
-and one of another configuration. Who watches measures with its own clock, so clocks need not agree.
+A worker creates a claim (a conditional PUT on S3, a link on disk) and rewrites it while it works on the shard. A claim
+that does not change while another worker watches it belongs to a dead worker and may be taken over; so may a claim left
+by an earlier start of this worker, and a claim of another configuration. Each watcher uses its own clock, so clocks
+need not agree.
 
-Claims save double work and protect nothing: two workers on one shard (a slow one and its heir) write the same bytes.
+Claims avoid duplicate work and protect nothing: two workers on one shard (a slow one and its successor) write the same
+bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from diht_k8s.recipe.shards.storage import Storage
 
 BEAT_SECONDS: Final = 20.0
 STALE_SECONDS: Final = 120.0
-"""Longer than loading the models, judging a batch or storing a kept shard takes; a living owner that is slower is only helped."""
+"""Longer than loading the models, filtering a batch or storing a kept shard; a slower live owner only gets help."""
 
 
 class Claims:
@@ -56,7 +58,7 @@ class Claims:
         """name of the claim that this worker holds, and when it was written."""
 
     def take(self, name: str) -> bool:
-        """Claim something; False where another worker seems to be at it."""
+        """Claim something; False if another worker seems to work on it."""
         if self._alone:
             return True
         if not self._storage.create(self._uri(name), self._content()):
@@ -68,20 +70,20 @@ class Claims:
         return True
 
     def keep(self) -> None:
-        """Show that the owner of the held claim lives; to be called often."""
+        """Show that the owner of the held claim is alive; call it often."""
         if self._held is not None and self._clock() - self._held[1] >= BEAT_SECONDS:
             name = self._held[0]
             self._storage.write_bytes(self._uri(name), self._content())
             self._held = name, self._clock()
 
     def give_up(self, name: str) -> None:
-        """Let others take what this worker will not finish."""
+        """Release a claim on work that this worker will not finish."""
         self._held = None
         if not self._alone:
             self._storage.remove(self._uri(name))
 
     def clear(self, name: str) -> None:
-        """Remove the claims on work that is done, and hold on to one."""
+        """Remove all claims except one."""
         if not self._alone:
             self._storage.remove(self._folder)
             self._storage.write_bytes(self._uri(name), self._content())
@@ -105,7 +107,7 @@ class Claims:
         return json.dumps({**self._owner, "beat": f"{time.time():.3f} {self._beats}"}).encode()
 
     def _read(self, name: str) -> bytes | None:
-        """A claim of another worker; None where it has just gone."""
+        """A claim of another worker; None if it has just been removed."""
         uri = self._uri(name)
         try:
             return self._storage.read_bytes(uri)

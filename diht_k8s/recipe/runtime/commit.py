@@ -1,4 +1,4 @@
-"""Commit markers: a stage's output is whole when `COMMITTED.json` is there, and belongs to the configuration that it names."""
+"""Commit markers: `COMMITTED.json` says that a stage's output is complete, and for which configuration."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def begin(storage: Storage, layout: Layout, stage: Stage, config: dict[str, Any]
     """Claim the stage's folder for a configuration.
 
     Returns:
-        The marker if the stage is committed under this configuration (nothing to do), else None (go on, resuming what is there).
+        The marker if the stage is committed under this configuration (nothing to do), else None (run and resume).
 
     Raises:
         UserError: the folder holds output of another configuration; the message names the fields that differ.
@@ -68,7 +68,7 @@ def _other_configuration(layout: Layout, stage: Stage, before: Any, after: Any) 
     shown = "; ".join(lines[:6]) + (f"; and {len(lines) - 6} more" if len(lines) > 6 else "")
     return UserError(
         f"{layout.stage(stage)} holds output of another configuration ({shown}): "
-        "choose another data.output, undo the change, or add --replace to make this stage and the later ones again"
+        "choose another data.output, undo the change, or add --replace to run this stage and the later ones again"
     )
 
 
@@ -90,7 +90,7 @@ def commit(
     artefacts: Sequence[Artefact],
     summary: dict[str, Any],
 ) -> Committed:
-    """Write the marker: from here on the output is whole."""
+    """Write the marker: from now on the output is complete."""
     committed = Committed(
         schema_version=SCHEMA_VERSION,
         stage=stage,

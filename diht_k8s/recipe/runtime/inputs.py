@@ -16,10 +16,11 @@ from diht_k8s.recipe.shards.storage import Storage
 
 
 def kept_shards(spec: Spec, storage: Storage) -> list[Shard]:
-    """What training and labelling read: what the filter kept, without empty shards, or the raw input of a run without a filter.
+    """The input of training and labelling: what the filter kept, without empty shards, or the raw input without a filter.
 
     Raises:
-        UserError: the filter has not been committed or its raw shards are not there, or there is none and a source has keys that only it reads.
+        UserError: the filter is not committed, its raw shards are missing, or a run without a filter has a source with
+            imageKey or captionKey, which only the filter reads.
     """
     if spec.filter is None:
         shards = input_shards(spec, storage)
@@ -27,14 +28,14 @@ def kept_shards(spec: Spec, storage: Storage) -> list[Shard]:
         if renamed is not None:
             raise UserError(
                 f"spec.data.sources {renamed}: imageKey and captionKey are read by the stage filter: add spec.filter "
-                "(with filter: false for the source where nothing should be dropped)"
+                "(with filter: false for a source from which nothing should be dropped)"
             )
         return shards
     return kept_by(read_committed(storage, Layout(spec.data.output), Stage.FILTER), spec, storage)
 
 
 def kept_by(committed: Committed, spec: Spec, storage: Storage) -> list[Shard]:
-    """What a filter kept that ended with this marker, without empty shards.
+    """What the filter with this marker kept, without empty shards.
 
     Raises:
         UserError: its raw shards are to be read, and the run does not name one of them.
@@ -48,12 +49,12 @@ def kept_by(committed: Committed, spec: Spec, storage: Storage) -> list[Shard]:
 
 
 def _listed(raw: Shard | None, item: Mapping[str, Any], layout: Layout, inputs: Mapping[str, str]) -> Shard:
-    """A raw shard of which the filter kept something, with its keep list."""
+    """A raw shard with kept pairs, and its keep list."""
     name: str = item["name"]
     if raw is None:
         raise UserError(
-            f"the filter kept pairs of the shard {name}, which spec.data.sources lead to no more: "
-            "give the run document of which it was made, or run the stage filter again"
+            f"the filter kept pairs of the shard {name}, which spec.data.sources no longer match: "
+            "give the run document that made it, or run the stage filter again"
         )
-    identity = inputs[name].partition(" ")[0]  # what follows says how the filter read it
+    identity = inputs[name].partition(" ")[0]  # the rest says how the filter read it
     return replace(raw, samples=item["kept"], keep_list=layout.keep_list(name), identity=identity)

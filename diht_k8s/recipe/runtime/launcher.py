@@ -1,7 +1,8 @@
 """The launcher: process 1 of a training pod. Starts the ranks by torch's elastic agent and passes on how they ended.
 
-torchrun hides the exit codes of its workers behind its own 1; this launcher runs the same agent in-process, takes the first failure and
-raises it with its exit code and message. No ssh, no hostfile, no MPI: ranks meet at rank 0's address, once all nodes have names.
+torchrun hides the exit codes of its workers behind its own 1; this launcher runs the same agent in-process, takes the
+first failure and raises it with its exit code and message. No ssh, no hostfile, no MPI: ranks rendezvous at the address
+of rank 0, once DNS knows all nodes.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from diht_k8s.recipe.runtime.watchdog import Limits, Watchdog, noting_folder
 
 RENDEZVOUS_PORT = 29500
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(8 << 30)}
-"""Has glibc keep the memory of large tensors for the next step: on a CPU, getting it anew is an eighth of a step (page faults)."""
+"""Has glibc keep the memory of large tensors for the next step: on a CPU, allocating it again takes an eighth of a step
+(page faults)."""
 
 LOST_PEER = "lost contact to another rank"
-"""How the line of a rank begins that ends because another one has gone."""
+"""First words of the error of a rank that lost another rank."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,11 @@ class Gang:
 def launch(gang: Gang, module: str, arguments: Sequence[str], *, run_id: str, stop: StopFlag | None = None) -> None:
     """Run `python -m module arguments` as every rank of this node and wait for all of them.
 
-    `stop` is looked at until the agent takes the signals over.
+    `stop` is checked until the agent handles the signals.
 
     Raises:
         DihtError: the first rank that failed, with its exit code and message.
-        RetryableError: a node of the gang did not appear, or the ranks stood still.
+        RetryableError: a node of the gang did not appear, or the ranks hung.
     """
     stop = stop or StopFlag()
     wait_for_hosts(gang.hosts, stop=stop)
@@ -99,7 +101,7 @@ def launch(gang: Gang, module: str, arguments: Sequence[str], *, run_id: str, st
         except ChildFailedError as error:
             raise RetryableError(watchdog.verdict) if watchdog.verdict else cause_of(error.failures) from error
         except SignalException as error:
-            raise StopRequested("stopped on request; the last checkpoint is kept: start again to go on") from error
+            raise StopRequested("stopped on request; the last checkpoint is kept: start again to resume") from error
 
 
 def _to_stderr(text: str) -> None:
@@ -109,8 +111,8 @@ def _to_stderr(text: str) -> None:
 def cause_of(failures: Mapping[int, Any]) -> DihtError:
     """The error to end with, of torch's records of the ranks that failed.
 
-    A rank that fails takes the others with it, within the second that torch's records resolve: so causes go before consequences, and of those
-    that end alike, who has something of its own to say before who lost another.
+    A rank that fails takes the others with it, within the second that torch's records resolve: so causes go before
+    consequences, and of those that end alike, who has something of its own to say before who lost another.
     """
     consequences = (ExitCode.STOPPED, ExitCode.RETRYABLE, -signal.SIGTERM)
 
@@ -126,7 +128,7 @@ def cause_of(failures: Mapping[int, Any]) -> DihtError:
 def _text_of(data: Any) -> str:
     """The line that a rank left for the launcher, "" without one."""
     message = data.get("message") if isinstance(data, dict) else None
-    return message.get("message", "") if isinstance(message, dict) else ""  # torch's own placeholder is no dict
+    return message.get("message", "") if isinstance(message, dict) else ""  # torch's placeholder is not a dict
 
 
 def _error_of(exit_code: int, rank: int, data: Any) -> DihtError:
@@ -135,7 +137,7 @@ def _error_of(exit_code: int, rank: int, data: Any) -> DihtError:
         return BY_EXIT_CODE[exit_code](text or f"rank {rank} ended with exit code {exit_code}: see its log")
     if exit_code == -signal.SIGTERM:
         return StopRequested(
-            f"rank {rank} was stopped before it could save: start again to go on from the last checkpoint"
+            f"rank {rank} was stopped before it could save: start again to resume from the last checkpoint"
         )
     how = f"was killed by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
     return DihtError(f"rank {rank} {how}" + (f": {text}" if text else ": see its log"))

@@ -1,4 +1,4 @@
-"""A program that ends with the one that started it, whatever ended that (Linux): a lost terminal leaves no trainings behind."""
+"""End a program together with its parent (Linux), so that a lost terminal leaves no trainings behind."""
 
 from __future__ import annotations
 

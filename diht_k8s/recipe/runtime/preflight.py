@@ -1,7 +1,8 @@
-"""What a gang makes sure of before it trains: devices, shared memory, output, the others' names, a sum over all ranks.
+"""What a gang checks before it trains: devices, shared memory, output, names of the nodes, a sum over all ranks.
 
-What is wrong here would fail later, after minutes of loading, and in words of torch's or NCCL's. Each check ends in one line that
-names the pod: with 64 where the run document is wrong, with 75 where another attempt or another node may do better.
+What is wrong here would fail later, after minutes of loading, and in words of torch's or NCCL's. Each check ends in one
+line that names the pod: with 64 where the run document is wrong, with 75 where another attempt or another node may do
+better.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def wait_for_hosts(
 
 
 def in_pod() -> bool:
-    """Whether this program runs inside a Kubernetes pod, where memory and devices are what the run document asks for."""
+    """Whether this program runs in a Kubernetes pod, whose memory and devices the run document sets."""
     return "KUBERNETES_SERVICE_HOST" in os.environ
 
 
@@ -129,7 +130,7 @@ def check_node(
     if size < need:
         raise UserError(
             f"{SHARED_MEMORY} of pod {host} has {size >> 20} MiB, its {processes} ranks need {need >> 20}: raise pods.shmSize, "
-            "or pods.resources.memory, half of which it is"
+            "or pods.resources.memory, of which it is half"
         )
 
 

@@ -53,7 +53,7 @@ class Reporter:
     def update(
         self, done: int, metrics: Mapping[str, float] | None = None, *, total: int | None = None, last: bool = False
     ) -> None:
-        """Say how far the step is; prints a line if the last one is old enough, the step is at its end or `last` is set."""
+        """Report progress; prints a line if the last one is old enough, the step is finished or `last` is set."""
         now = self._clock()
         self._total = self._total if total is None else total
         if now - self._printed_at < self._every_s and done != self._total and not last:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a flag that long loops look at: work stops at a safe point, not in the middle of a write."""
+"""SIGTERM and SIGINT as a flag that long loops check: work stops at a safe point, not in the middle of a write."""
 
 from __future__ import annotations
 
@@ -31,4 +31,4 @@ class StopFlag:
             StopRequested: a signal came.
         """
         if self.requested:
-            raise StopRequested(f"stopped on request; {saved}: start again to go on")
+            raise StopRequested(f"stopped on request; {saved}: start again to resume")

@@ -1,4 +1,4 @@
-"""What every stage program does around its own work: claim the output, end as cached, commit, exit codes, cause of failure."""
+"""The frame of every stage program: claim the output, end as cached, commit, exit codes, cause of failure."""
 
 from __future__ import annotations
 
@@ -42,11 +42,12 @@ class Context:
     """index of this worker among those that share the stage."""
     workers: int = 1
     step: str = ""
-    """the part of the stage that this program does, where the cluster runs the stage as several jobs; empty does all of it."""
+    """the part of the stage that this program does, where the cluster runs the stage as several jobs; empty does all of
+    it."""
 
     @cached_property
     def config_sha256(self) -> str:
-        """Digest of `config`, by which files say under which configuration they were made; it may name 100,000 shards."""
+        """Digest of `config`, stored in files as their configuration; `config` may name 100,000 shards."""
         return sha256_of(self.config)
 
 
@@ -123,20 +124,18 @@ def exit_code_of(work: Callable[[], object], *, worker: int = 0) -> int:
     try:
         work()
     except DihtError as error:
-        return _ended_badly(error.exit_code, type(error).__name__, str(error), worker)
+        return _failed(error.exit_code, type(error).__name__, str(error), worker)
     except KeyboardInterrupt:
-        return _ended_badly(ExitCode.STOPPED, "StopRequested", "interrupted: start again to go on", worker)
+        return _failed(ExitCode.STOPPED, "StopRequested", "interrupted: start again to resume", worker)
     except ImportError as error:
-        return _ended_badly(
-            ExitCode.USER_ERROR, "ImportError", f"{error}: install the package or use another image", worker
-        )
+        return _failed(ExitCode.USER_ERROR, "ImportError", f"{error}: install the package or use another image", worker)
     except Exception as error:
         logger.exception("unexpected error")
-        return _ended_badly(ExitCode.UNEXPECTED, type(error).__name__, str(error), worker)
+        return _failed(ExitCode.UNEXPECTED, type(error).__name__, str(error), worker)
     return ExitCode.DONE
 
 
-def _ended_badly(code: ExitCode, reason: str, message: str, worker: int) -> int:
+def _failed(code: ExitCode, reason: str, message: str, worker: int) -> int:
     print(f"diht: {message}", file=sys.stderr, flush=True)
     path = Path(os.environ.get("DIHT_TERMINATION_LOG", "/dev/termination-log"))
     if path.exists() or "DIHT_TERMINATION_LOG" in os.environ:

@@ -1,9 +1,10 @@
-"""A watch over the ranks of a node, from the launcher: a training that stands still is ended, and the rank that the others wait for is named.
+"""The launcher's watchdog: it ends a hung training and names the rank that the others wait for.
 
-Each rank notes its step and what it is doing in a file that the launcher reads (`Heartbeat`). Once steps are regular, a step that takes
-longer than max(120 s, 3 x the 99th percentile of the steps so far) is a hang; writing a checkpoint, validating and compiling are excepted.
-Then every rank is asked for its stacks. One that does not answer is stopped or dead; one whose stacks are in no exchange is what the others
-wait for. The ranks are killed, and the launcher ends with 75, so that the gang starts again from its last checkpoint.
+Each rank notes its step and what it is doing in a file that the launcher reads (`Heartbeat`). Once steps are regular, a
+step that takes longer than max(120 s, 3 x the 99th percentile of the steps so far) is a hang; writing a checkpoint,
+validating and compiling are excepted. Then every rank is asked for its stacks. One that does not answer is stopped or
+dead; one whose stacks are in no exchange is what the others wait for. The ranks are killed, and the launcher ends with
+75, so that the gang starts again from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Final
 
 FOLDER_VARIABLE: Final = "DIHT_WATCH"
-"""Folder in which the ranks of a node note how far they are."""
+"""Folder in which the ranks of a node note their progress."""
 MIN_SECONDS_VARIABLE: Final = "DIHT_WATCHDOG_SECONDS"
 FIRST_STEPS_VARIABLE: Final = "DIHT_WATCHDOG_STEPS"
 MIN_SECONDS: Final = 120.0
@@ -38,12 +39,12 @@ DUMP_S: Final = 3.0
 """Time that a rank has to write its stacks."""
 _RECORD: Final = struct.Struct("<qqiddi")
 _EXCHANGES: Final = ("torch/distributed/distributed_c10d.py", "recipe/train/collectives.py", "deepspeed/comm/")
-"""Where a rank is that waits for others."""
+"""Stack frames of a rank that waits for others."""
 
 
 @contextlib.contextmanager
 def noting_folder() -> Iterator[Path]:
-    """A folder for the notes of ranks, which learn of it by their environment; ranks of later gangs must not look for it."""
+    """A folder for the notes of ranks, passed in their environment; ranks of later gangs must not use it."""
     with tempfile.TemporaryDirectory(prefix="diht-watch-") as folder:
         os.environ[FOLDER_VARIABLE] = folder
         try:
@@ -53,17 +54,17 @@ def noting_folder() -> Iterator[Path]:
 
 
 class Doing(IntEnum):
-    """What a rank is about."""
+    """What a rank is doing."""
 
     STARTING = 0
     STEP = 1
     EXCEPTED = 2
-    """writing a checkpoint, validating or compiling: nothing to be timed."""
+    """writing a checkpoint, validating or compiling: not timed."""
     DONE = 3
 
 
 @dataclass(frozen=True)
-class Beat:
+class RankBeat:
     """What a rank noted last."""
 
     pid: int
@@ -80,7 +81,7 @@ class Heartbeat:
     """A rank's notes; without DIHT_WATCH in the environment nothing is written."""
 
     def __init__(self, rank: int, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin to note, and have SIGUSR1 write this process's stacks."""
+        """Start the notes, and make SIGUSR1 write this process's stacks."""
         self._rank, self._clock, self._step = rank, clock, 0
         self._durations: deque[float] = deque(maxlen=WINDOW)
         self._began: float | None = None
@@ -101,7 +102,7 @@ class Heartbeat:
         self._note(Doing.STEP)
 
     def excepted(self) -> None:
-        """Something begins that is not timed; it ends with the next step."""
+        """Untimed work begins; it ends with the next step."""
         self._began = None
         self._note(Doing.EXCEPTED)
 
@@ -110,7 +111,7 @@ class Heartbeat:
         self._note(Doing.STEP)
 
     def done(self) -> None:
-        """No step comes any more."""
+        """No more steps follow."""
         self._note(Doing.DONE)
 
     def _note(self, doing: Doing) -> None:
@@ -120,7 +121,7 @@ class Heartbeat:
 
 
 def percentile_99(durations: Sequence[float]) -> float:
-    """The duration that one of a hundred exceeds; 0 without any."""
+    """The 99th percentile of the durations; 0 without any."""
     if not durations:
         return 0.0
     ordered = sorted(durations)
@@ -143,8 +144,8 @@ class Limits:
         )
 
 
-def overdue(beats: Sequence[Beat], limits: Limits, now: float) -> Beat | None:
-    """The beat that is too old by most, or None. Pure.
+def overdue(beats: Sequence[RankBeat], limits: Limits, now: float) -> RankBeat | None:
+    """The most overdue beat, or None. Pure.
 
     While any rank does what is excepted the others may be waiting for it, so nothing is overdue.
     """
@@ -159,7 +160,7 @@ def overdue(beats: Sequence[Beat], limits: Limits, now: float) -> Beat | None:
     return beat if excess > 0 else None
 
 
-def awaited(beats: Sequence[Beat], stacks: Sequence[str]) -> str:
+def awaited(beats: Sequence[RankBeat], stacks: Sequence[str]) -> str:
     """Which rank the others wait for, in words, from what each noted and the stacks that it wrote. Pure."""
     silent = [beat.rank for beat, text in zip(beats, stacks, strict=True) if not text]
     if silent:
@@ -192,7 +193,7 @@ class Watchdog:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self.verdict: str | None = None
-        """why the ranks were killed; None while all is well."""
+        """why the ranks were killed; None until then."""
 
     def __enter__(self) -> Watchdog:
         self._thread.start()
@@ -202,14 +203,14 @@ class Watchdog:
         self._ended.set()
         self._thread.join()
 
-    def beats(self) -> list[Beat]:
+    def beats(self) -> list[RankBeat]:
         """What the ranks noted last, in rank order."""
         found = []
         for path in sorted(self._folder.glob("beat-*")):
             data = path.read_bytes()
             if len(data) == _RECORD.size:
                 pid, step, doing, at, p99, rank = _RECORD.unpack(data)
-                found.append(Beat(pid, step, Doing(doing), at, p99, rank))
+                found.append(RankBeat(pid, step, Doing(doing), at, p99, rank))
         return found
 
     def _watch(self) -> None:
@@ -220,7 +221,7 @@ class Watchdog:
                 self._end(beats, late)
                 return
 
-    def _end(self, beats: list[Beat], late: Beat) -> None:
+    def _end(self, beats: list[RankBeat], late: RankBeat) -> None:
         seconds = time.monotonic() - late.at
         stacks = self._dumped(beats)
         for beat, text in zip(beats, stacks, strict=True):
@@ -234,7 +235,7 @@ class Watchdog:
         for beat in beats:
             _send(beat.pid, signal.SIGKILL)
 
-    def _dumped(self, beats: list[Beat]) -> list[str]:
+    def _dumped(self, beats: list[RankBeat]) -> list[str]:
         paths = [self._folder / f"stacks-{beat.rank:05d}" for beat in beats]
         for beat in beats:
             _send(beat.pid, signal.SIGUSR1)

@@ -60,7 +60,7 @@ def decode(data: bytes) -> Image.Image:
 
 
 def check_size(width: int, height: int) -> None:
-    """Refuse what would cost too much memory or holds nothing to see."""
+    """Refuse images that would cost too much memory or show nothing."""
     if width * height > MAX_PIXELS:
         raise BadImageError("picture_too_large")
     if min(width, height) < MIN_SIDE:
@@ -76,7 +76,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def images_of(samples: Iterable[Sample], wanted: Collection[str]) -> Iterator[tuple[str, Image.Image]]:
-    """(uid, image) of the wanted samples of one shard that can be decoded, in its order, read no further than needed."""
+    """(uid, image) of the wanted samples of one shard that can be decoded, in order; stops at the last one."""
     left = set(wanted)
     for sample in samples:
         if sample.uid in left:

@@ -1,6 +1,7 @@
-"""Lists of the pairs that the filter keeps of a raw shard (`filter.output: KeepList`): number in the shard and uid, in its order.
+"""Lists of the kept pairs of a raw shard (`filter.output: KeepList`): number in the shard and uid, in order.
 
-DataComp lists uids alone; the number tells two pairs of one uid apart, and the uid tells a shard that was replaced since.
+DataComp lists uids alone; the number separates two pairs with the same uid, and the uid shows that a shard was
+replaced.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ def read_keep_list(storage: Storage, uri: str) -> list[Listed]:
     """Read a list.
 
     Raises:
-        DataError: the file is no keep list.
+        DataError: the file is not a keep list.
     """
     table, _ = read_table(storage, uri)
     if not set(SCHEMA.names) <= set(table.column_names):
-        raise DataError(f"{uri} is no keep list: run the stage filter again")
+        raise DataError(f"{uri} is not a keep list: run the stage filter again")
     return [Listed(row, uid) for row, uid in zip(table["row"].to_pylist(), table["uid"].to_pylist(), strict=True)]

@@ -1,29 +1,43 @@
-"""The pairs of a shard as every stage reads them: under the usual names, and those of its keep list alone where it has one.
+"""The pairs of a shard as every stage reads them: under the usual names, and only those of its keep list.
 
-A raw shard may have its images and captions under keys that the run names (`imageKey`, `captionKey`). Here the image becomes `.jpg`
-(the decoders go by the content) and the caption `.txt`, so nobody else needs to know.
+A raw shard may have its images and captions under keys that the run names (`imageKey`, `captionKey`). Here the image
+becomes `.jpg` (the decoders go by the content) and the caption `.txt`, so no other module needs to know.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.shards.keep_lists import read_keep_list
-from diht_k8s.recipe.shards.samples import IMAGE_SUFFIXES, TOO_LARGE, Sample, make_sample, read_samples, storable
+from diht_k8s.recipe.shards.samples import (
+    IMAGE_SUFFIXES,
+    NOT_REGULAR,
+    TOO_LARGE,
+    Sample,
+    make_sample,
+    read_samples,
+    storable,
+)
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
 
 
-def read_pairs(storage: Storage, shard: Shard) -> Iterator[Sample]:
+def read_pairs(storage: Storage, shard: Shard, *, check: Callable[[], object] | None = None) -> Iterator[Sample]:
     """The samples of a shard, in order, read no further than the last one of its keep list.
 
+    Args:
+        storage: where the shard is.
+        shard: the shard and, if it has one, its keep list.
+        check: called while the shard is read; it may raise to stop.
+
     Raises:
-        DamagedShardError: the shard is truncated or no tar.
-        DataError: the shard is empty, or it is not the one of which the keep list was made.
+        DamagedShardError: after the last sample before the damage.
+        DataError: the shard is empty, or the keep list was made from another shard.
     """
     samples = (
-        with_usual_names(sample, shard.image_key, shard.caption_key) for sample in read_samples(storage, shard.uri)
+        with_usual_names(sample, shard.image_key, shard.caption_key)
+        for sample in read_samples(storage, shard.uri, check=check)
     )
     return samples if shard.keep_list is None else _listed(storage, shard, shard.keep_list, samples)
 
@@ -41,27 +55,27 @@ def _listed(storage: Storage, shard: Shard, keep_list: str, samples: Iterator[Sa
 
 def _replaced(shard: Shard, keep_list: str, sign: str) -> DataError:
     return DataError(
-        f"{shard.uri} is not the shard of which {keep_list} was made ({sign}): "
+        f"{shard.uri} is not the shard from which {keep_list} was made ({sign}): "
         "put the old one back, or run the stage filter again"
     )
 
 
 def with_usual_names(sample: Sample, image_key: str | None, caption_key: str | None) -> Sample:
-    """The sample with its image and caption where later stages look for them.
+    """The sample with its image and caption under the suffixes that later stages read.
 
     Args:
-        sample: as it lies in the shard; suffixes are lower-case.
+        sample: as stored in the shard; suffixes are lower-case.
         image_key: suffix of the image; None leaves it.
         caption_key: suffix of the caption, or its name in the .json; None leaves it.
     """
     if image_key is None and caption_key is None:
         return sample
-    members, problem = dict(sample.members), sample.problem if sample.problem == TOO_LARGE else None
+    members, problem = dict(sample.members), sample.problem if sample.problem in (TOO_LARGE, NOT_REGULAR) else None
     if image_key is not None:
-        picture = members.pop(image_key.lower(), None)
+        image = members.pop(image_key.lower(), None)
         members = {suffix: data for suffix, data in members.items() if suffix not in IMAGE_SUFFIXES}
-        if picture is not None:
-            members["jpg"] = picture
+        if image is not None:
+            members["jpg"] = image
     if caption_key is not None:
         caption = _caption(members, sample, caption_key)
         if caption is None:

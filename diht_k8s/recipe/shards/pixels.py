@@ -1,8 +1,9 @@
-"""Images as tensors, fast: the usual kinds by torchvision.io, which takes half of PIL's time to a training view, all others by PIL.
+"""Images as tensors, fast: the usual kinds by torchvision.io, which needs half the time of PIL, all others by PIL.
 
-In: an image's encoded bytes. Out: the pixels and verdicts of `pictures.decode`. The header is read first, by PIL, so size limits hold
-before anything is decoded. What torchvision would treat otherwise goes to PIL: CMYK, palettes, transparency, 16 bits, interlacing,
-animations, images that are stored turned; so does whatever torchvision refuses, for PIL to say whether the image is bad.
+In: an image's encoded bytes. Out: the pixels and errors of `images.decode`. The header is read first, by PIL, so size
+limits hold before anything is decoded. Whatever torchvision would decode differently goes to PIL: CMYK, palettes,
+transparency, 16 bits, interlacing, animations, images that are stored rotated; so does whatever torchvision refuses, so
+that PIL decides whether the image is bad.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ ORIENTATION: Final = 0x0112
 
 
 def decode_pixels(data: bytes) -> Tensor:
-    """The image as upright RGB: uint8, C x H x W, channels last in memory (see `pictures.decode` for what is done to it).
+    """The image as upright RGB: uint8, C x H x W, channels last in memory (see `images.decode` for the steps).
 
     Raises:
         BadImageError: unreadable, too large or too small.
@@ -35,7 +36,7 @@ def decode_pixels(data: bytes) -> Tensor:
         try:
             return decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
         except RuntimeError:
-            pass  # PIL is more lenient in places, and its verdict counts
+            pass  # PIL is more lenient in places, and its result counts
     pixels_HWC = np.asarray(decode(data))
     return torch.from_numpy(pixels_HWC.copy()).permute(2, 0, 1)
 
@@ -61,7 +62,7 @@ def _is_plain(data: bytes) -> bool:
             )
     except BadImageError:
         raise
-    except Exception:  # whatever it is, PIL meets it again in `decode`, where it becomes a verdict
+    except Exception:  # PIL hits the same error in `decode`, which gives it a reason
         return False
 
 

@@ -1,9 +1,10 @@
-"""Objects on S3, read by ranges: ahead of the reader, again from where a connection broke, and only ever one version of the object.
+"""S3 objects read by ranges: prefetched, resumed where a connection broke, and always one version of the object.
 
-In: an S3 client of botocore, bucket and key. Out: a file that streams forwards. A request that the server refuses for now (503, a throttle, no
-connection) is repeated by botocore with growing, jittered pauses; a body that breaks off or comes short is asked for again from the byte
-where it ended, here. Each range must carry the ETag and the size of the first one: an object that is replaced meanwhile is an error, never a
-mixture. What is read ahead is bounded in bytes over all files of a process.
+In: an S3 client of botocore, bucket and key. Out: a file that streams forwards. A request that the server refuses
+temporarily (503, a throttle, no connection) is repeated by botocore with growing, jittered pauses; a body that breaks
+off or comes short is requested again here, from the byte where it ended. Each range must carry the ETag and the size of
+the first one: an object that is replaced meanwhile is an error, never a mixture. What is read ahead is bounded in bytes
+over all files of a process.
 """
 
 from __future__ import annotations
@@ -51,11 +52,11 @@ BROKEN: Final = (
     ConnectionError,
     TimeoutError,
 )
-"""How a body ends that does not end well; botocore passes some of urllib3's own through."""
+"""Errors of a body that breaks off; botocore passes some of urllib3's own through."""
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
-class Reader:
+class RangeReader:
     """Opens objects; one for each process, since it has connections and threads."""
 
     def __init__(self, client: Any, *, sleep: Callable[[float], object] = time.sleep) -> None:
@@ -155,10 +156,10 @@ class Sink:
     """Takes the chunks of a range as they come, and what the answers say about the object."""
 
     def __init__(self, etag: str = "", *, total: int = sys.maxsize) -> None:
-        """Make a sink; without an ETag the first answer tells it."""
+        """Make a sink; without an ETag the first answer sets it."""
         self.etag, self.total, self.done = etag, total, 0
         self.forgotten = False
-        """whether nobody reads any more."""
+        """whether the file was closed."""
         self._items: queue.SimpleQueue[bytes | BaseException | None] = queue.SimpleQueue()
 
     def put(self, item: bytes | BaseException | None) -> None:
@@ -176,22 +177,27 @@ class Sink:
 class ObjectFile(io.BufferedIOBase):
     """An object that is read forwards."""
 
-    def __init__(self, reader: Reader, bucket: str, key: str) -> None:
-        """Ask for the first range, which tells size and ETag; `Reader.open` is the way here."""
+    def __init__(self, reader: RangeReader, bucket: str, key: str) -> None:
+        """Ask for the first range, which gives size and ETag; use `RangeReader.open`."""
         self._reader, self._bucket, self._key = reader, bucket, key
         self._rest = memoryview(b"")
         self._coming: deque[Sink] = deque()
         self._about, self._asked = Sink(), 0
-        """the first range's, which knows size and ETag."""
+        """the sink of the first range, which knows size and ETag."""
         reader.count_files(1)
         self._ask(self._about)
+
+    @property
+    def size(self) -> int | None:
+        """Size of the object in bytes; None until the first answer."""
+        return None if self._about.total == sys.maxsize else self._about.total
 
     def readable(self) -> bool:
         """It is for reading."""
         return True
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """So many bytes, fewer at the end only; all that are left without a number."""
+        """At most `size` bytes, fewer only at the end; all remaining bytes without a size."""
         wanted, parts = -1 if size is None else size, list[memoryview]()
         while wanted != 0 and (self._rest or self._next()):
             part = self._rest if wanted < 0 else self._rest[:wanted]

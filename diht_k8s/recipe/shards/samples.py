@@ -1,25 +1,29 @@
-"""Samples of a WebDataset shard: read in order as a stream, each with its uid, caption and image, or the reason why it is bad."""
+"""Samples of a WebDataset shard, read in order, each with its uid, caption and image, or the reason why it is bad."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
 import json
 import logging
 import tarfile
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import IO, Any, Final, Self, cast
+from typing import IO, Any, Final, cast
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tar_reader import Member, TarDamageError, read_members
 
 IMAGE_SUFFIXES: Final = ("jpg", "jpeg", "png", "webp")
 MAX_MEMBER_BYTES: Final = 64 << 20
+MAX_SAMPLE_BYTES: Final = 2 * MAX_MEMBER_BYTES
 TOO_LARGE: Final = "member_too_large"
-"""Problem of a sample with a larger one."""
+"""Problem of a sample above one of the limits."""
+NOT_REGULAR: Final = "member_not_regular"
+"""Problem of a sample with a link or a sparse file as a member."""
+UNSAFE_NAME: Final = "name_unsafe"
+"""Problem of a sample whose key leads out of the folder into which an archive is unpacked."""
 MAX_CAPTION_BYTES: Final = 16 << 10
 CAPTION_KEYS: Final = ("caption", "text")
 
@@ -27,7 +31,27 @@ logger = logging.getLogger(__name__)
 
 
 class DamagedShardError(DataError):
-    """A shard is cut off or no archive: what it holds beyond the last sample is unknown."""
+    """A shard is damaged: the samples before the damage were delivered, the number of those behind it is unknown."""
+
+    offset = 0
+    """number of the first byte that cannot be used, in the unpacked tar."""
+    last_key: str | None = None
+    """key of the last sample that was delivered."""
+    samples = 0
+    """number of samples that were delivered."""
+    reason = ""
+    """what is wrong, in words."""
+
+    @classmethod
+    def of(cls, uri: str, damage: TarDamageError, samples: int, last_key: str | None) -> DamagedShardError:
+        """The error of a shard whose archive is damaged."""
+        last = "" if last_key is None else f", last key {storable(last_key)!r}"
+        error = cls(
+            f"{uri} is damaged after {samples} samples ({damage.reason}, at byte {damage.offset}{last}): "
+            "fetch it again or leave it out of the shards"
+        )
+        error.offset, error.last_key, error.samples, error.reason = damage.offset, last_key, samples, damage.reason
+        return error
 
 
 @dataclass(frozen=True)
@@ -58,33 +82,28 @@ class Sample:
         return hashlib.sha256(self.caption.encode()).hexdigest()[:32]
 
 
-def read_samples(storage: Storage, uri: str) -> Iterator[Sample]:
+def read_samples(storage: Storage, uri: str, *, check: Callable[[], object] | None = None) -> Iterator[Sample]:
     """The samples of one shard (plain or compressed tar), in order; bad ones carry their reason.
 
+    Args:
+        storage: where the shard is.
+        uri: its name.
+        check: called between members and between chunks of their data; it may raise to stop.
+
     Raises:
-        DamagedShardError: the shard is truncated or no tar: what it holds is unknown, so it cannot be counted sample by sample.
+        DamagedShardError: after the last sample before the damage.
         DataError: the shard is empty, or it was replaced while it was read.
     """
-    count = 0
+    count, key = 0, None
     with storage.open(uri) as file:
         try:
-            for key, members, problem in _grouped(_members(file)):
+            for key, members, problem in _grouped(read_members(file, max_bytes=MAX_MEMBER_BYTES, check=check)):
                 yield make_sample(key, members, problem)
                 count += 1
-        except (tarfile.TarError, EOFError, zlib.error) as error:
-            raise _damaged(uri, count, error) from error
-        except OSError as error:
-            if type(error) in (OSError, gzip.BadGzipFile) and error.errno is None:  # a decompressor's, not the disk's
-                raise _damaged(uri, count, error) from error
-            raise
+        except TarDamageError as damage:
+            raise DamagedShardError.of(uri, damage, count, key) from damage
     if count == 0:
         raise DataError(f"{uri} holds no samples: leave it out of the shards")
-
-
-def _damaged(uri: str, count: int, error: Exception) -> DamagedShardError:
-    return DamagedShardError(
-        f"{uri} is damaged after {count} samples ({error}): fetch it again or leave it out of the shards"
-    )
 
 
 def make_sample(key: str, members: Mapping[str, bytes], problem: str | None = None) -> Sample:
@@ -93,67 +112,76 @@ def make_sample(key: str, members: Mapping[str, bytes], problem: str | None = No
     caption, caption_problem = _caption(members.get("txt"), meta)
     suffix = next((suffix for suffix in IMAGE_SUFFIXES if suffix in members), None)
     image_problem = "picture_missing" if suffix is None else "picture_empty" if not members[suffix] else None
-    if problem is None:
+    if "txt" in members:
+        meta_problem = None  # image and caption make a pair without the .json
+    if _is_unsafe(key):
+        problem = UNSAFE_NAME
+    elif problem is None:
         problem = image_problem or meta_problem or caption_problem
     uid = meta.get("uid")
     if not isinstance(uid, str) or not 0 < len(uid) <= 128:
         content = members.get(suffix, b"") if suffix else b""
         uid = hashlib.sha256(
-            content + b"\0" + caption.encode() + (b"" if content or caption else key.encode())
+            content + b"\0" + caption.encode() + (b"" if content or caption else key.encode(errors="surrogatepass"))
         ).hexdigest()[:32]
     return Sample(key, members, uid, caption, meta, problem)
 
 
-class _Header(tarfile.TarInfo):
-    """A member's header that misses the end mark: a tar that was cut between two members looks whole otherwise."""
-
-    @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
-        try:
-            return super().fromtarfile(tar)
-        except tarfile.EmptyHeaderError as error:  # type: ignore[attr-defined]  # not in the stubs
-            if tar.offset == 0:
-                raise
-            raise tarfile.ReadError("the end mark is missing: it was cut off") from error
+def _is_unsafe(key: str) -> bool:
+    return key.startswith("/") or ".." in key.split("/")
 
 
-def _members(file: IO[bytes]) -> Iterator[tuple[str, str, bytes | None]]:
-    """(key, suffix, content) of each regular member; None for one above the size limit."""
-    with tarfile.open(fileobj=file, mode="r|*", errorlevel=1, tarinfo=_Header) as tar:
-        for info in tar:
-            split = _split_name(info)
+def _split_name(path: str) -> tuple[str, str] | None:
+    """Key and lower-case suffix of a member; None if it is not part of a sample."""
+    folder, _, name = path.rpartition("/")
+    base, dot, suffix = name.partition(".")
+    if not dot or not base:
+        return None
+    return (f"{folder}/{base}" if folder or path.startswith("/") else base), suffix.lower()
+
+
+class _Group:
+    """The members of one sample."""
+
+    def __init__(self, key: str) -> None:
+        self.key, self.members, self._size = key, dict[str, bytes](), 0
+        self.problem: str | None = None
+
+    def add(self, suffix: str, member: Member) -> None:
+        """Take a member; one without content gives the sample a problem."""
+        self._size += len(member.data or b"")
+        if not member.regular:
+            self.problem = NOT_REGULAR
+        elif member.data is None or self._size > MAX_SAMPLE_BYTES:
+            self.problem = TOO_LARGE
+        self.members[suffix] = b"" if member.data is None or self._size > MAX_SAMPLE_BYTES else member.data
+
+
+def _grouped(members: Iterator[Member]) -> Iterator[tuple[str, dict[str, bytes], str | None]]:
+    """(key, suffix -> content, problem) of each sample. A key that follows itself with a suffix again is a new sample.
+
+    Raises:
+        TarDamageError: after the sample before the damage; a sample that the damage is known to cut is left out.
+    """
+    group: _Group | None = None
+    try:
+        for member in members:
+            split = _split_name(member.name)
             if split is None:
                 continue
             key, suffix = split
-            content = tar.extractfile(info)
-            assert content is not None
-            data = content.read() if info.size <= MAX_MEMBER_BYTES else None
-            if data is not None and len(data) < info.size:
-                raise tarfile.ReadError("unexpected end of data")
-            yield key, suffix, data
-
-
-def _split_name(info: tarfile.TarInfo) -> tuple[str, str] | None:
-    """Key and lower-case suffix of a member, None for what is no part of a sample."""
-    folder, _, name = info.name.rpartition("/")
-    base, dot, suffix = name.partition(".")
-    if not info.isreg() or not dot or not base:
-        return None
-    return f"{folder}/{base}" if folder else base, suffix.lower()
-
-
-def _grouped(members: Iterator[tuple[str, str, bytes | None]]) -> Iterator[tuple[str, dict[str, bytes], str | None]]:
-    key, current, problem = None, dict[str, bytes](), None
-    for member_key, suffix, data in members:
-        if member_key != key:
-            if key is not None:
-                yield key, current, problem
-            key, current, problem = member_key, {}, None
-        if data is None:
-            problem = TOO_LARGE
-        current[suffix] = data or b""
-    if key is not None:
-        yield key, current, problem
+            if group is None or key != group.key or suffix in group.members:
+                if group is not None:
+                    yield group.key, group.members, group.problem
+                group = _Group(key)
+            group.add(suffix, member)
+    except TarDamageError as damage:
+        cut = None if damage.name is None else _split_name(damage.name)
+        if group is not None and (cut is None or cut[0] != group.key or cut[1] in group.members):
+            yield group.key, group.members, group.problem
+        raise
+    if group is not None:
+        yield group.key, group.members, group.problem
 
 
 def _meta(data: bytes | None) -> tuple[dict[str, Any], str | None]:
@@ -191,25 +219,25 @@ def _caption(text: bytes | None, meta: Mapping[str, Any]) -> tuple[str, str | No
 
 
 def storable(text: str) -> str:
-    """A text with half characters replaced: names in damaged archives and in JSON may hold them, and no table stores them."""
+    """A text with lone surrogates replaced: damaged names and JSON may hold them, and no table stores them."""
     return text.encode(errors="replace").decode()
 
 
 def count_samples(storage: Storage, uri: str) -> int:
-    """The number of samples of a shard, without looking at them; of a damaged shard, of what comes before the damage (and a warning)."""
+    """The number of samples that `read_samples` gives, without their data; of a damaged shard, with a warning."""
     count = 0
-    try:
-        with (
-            storage.open(uri) as file,
-            tarfile.open(fileobj=file, mode="r|*", errorlevel=1, tarinfo=_Header) as tar,
-        ):
-            key = None
-            for info in tar:
-                member_key = _split_name(info)
-                if member_key is not None and member_key[0] != key:
-                    key, count = member_key[0], count + 1
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        logger.warning("%s is damaged after %d samples (%s): what lies behind is left out", uri, count, error)
+    with storage.open(uri) as file:
+        try:
+            for _ in _grouped(read_members(file, max_bytes=-1)):
+                count += 1
+        except TarDamageError as damage:
+            logger.warning(
+                "%s is damaged after %d samples (%s, at byte %d): the rest is left out",
+                uri,
+                count,
+                damage.reason,
+                damage.offset,
+            )
     return count
 
 

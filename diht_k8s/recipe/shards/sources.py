@@ -18,9 +18,9 @@ class Shard:
     uri: str
     source: str
     filtered: bool = True
-    """whether the CAT rules judge it (data.sources[].filter)."""
+    """whether the CAT rules apply (data.sources[].filter)."""
     image_key: str | None = None
-    """suffix of the images, where it is an unusual one (data.sources[].imageKey)."""
+    """suffix of the images, if unusual (data.sources[].imageKey)."""
     caption_key: str | None = None
     """suffix of the captions or their name in the .json (data.sources[].captionKey)."""
     samples: int | None = None
@@ -28,7 +28,7 @@ class Shard:
     keep_list: str | None = None
     """URI of the list of the samples to be read; None reads all."""
     identity: str | None = None
-    """`Storage.identity` of the shard of which the list was made."""
+    """`Storage.identity` of the shard when the list was made."""
 
 
 def input_shards(spec: Spec, storage: Storage) -> list[Shard]:

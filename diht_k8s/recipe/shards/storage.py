@@ -1,6 +1,7 @@
-"""The only code that knows storage: plain paths, `file://` and `s3://` through fsspec, with atomic writes and clear errors.
+"""The only module that knows storage: paths, `file://` and `s3://` through fsspec, atomic writes, clear errors.
 
-A file either is not there or is whole: local files are written beside their place and renamed, objects are put in one go.
+A file is either absent or complete: local files are written under a temporary name and renamed, objects are put at
+once.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from fsspec.implementations.local import LocalFileSystem
 
 from diht_k8s.api.data import StorageRule
 from diht_k8s.api.errors import DihtError, RetryableError, UserError
-from diht_k8s.recipe.shards.ranges import Reader
+from diht_k8s.recipe.shards.ranges import RangeReader
 
 CLIENT: Final = {"retries": {"max_attempts": 9, "mode": "standard"}, "connect_timeout": 10, "read_timeout": 60}
-"""Botocore's own retry of what a server refuses for now: full jitter, pauses of up to 1, 2, 4, ... 20 s."""
+"""Botocore's own retry of temporary refusals: full jitter, pauses of up to 1, 2, 4, ... 20 s."""
 EXPIRED: Final = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
 MAX_SHARDS = 1_000_000
 
@@ -36,7 +37,7 @@ class Storage:
         self._rules = sorted(enumerate(rules), key=lambda item: -len(item[1].prefix))
         self._systems: dict[tuple[int, int | None], AbstractFileSystem] = {}
         """by process, because a forked one must not use its parent's connections, and by rule."""
-        self._readers: dict[tuple[int, int], Reader] = {}
+        self._readers: dict[tuple[int, int], RangeReader] = {}
 
     def expand(self, patterns: Sequence[str]) -> list[str]:
         """Brace ranges and globs, each expanded in order.
@@ -85,12 +86,12 @@ class Storage:
         """The whole content as UTF-8.
 
         Raises:
-            UserError: the content is no UTF-8.
+            UserError: the content is not UTF-8.
         """
         try:
             return self.read_bytes(uri).decode()
         except UnicodeDecodeError as error:
-            raise UserError(f"{uri} is no UTF-8 text ({error}): check the file") from error
+            raise UserError(f"{uri} is not UTF-8 text ({error}): check the file") from error
 
     def write_bytes(self, uri: str, data: bytes) -> None:
         """Write atomically, replacing what is there."""
@@ -99,7 +100,7 @@ class Storage:
 
     @contextlib.contextmanager
     def writer(self, uri: str) -> Iterator[IO[bytes]]:
-        """A file for writing that takes its place at `uri` when the block ends without an error, and leaves nothing otherwise."""
+        """A file for writing that appears at `uri` when the block ends without an error, and never otherwise."""
         with self.local_copy(uri) as path, path.open("wb") as file:
             yield file
             file.flush()
@@ -107,7 +108,7 @@ class Storage:
 
     @contextlib.contextmanager
     def local_copy(self, uri: str) -> Iterator[Path]:
-        """A local path for libraries that write files themselves; what is there at the end of the block goes to `uri`."""
+        """A local path for libraries that write files themselves; the file goes to `uri` at the end of the block."""
         system, path = self._resolve(uri)
         local = isinstance(system, LocalFileSystem)
         with _errors(uri, "write"):
@@ -128,7 +129,7 @@ class Storage:
                 temporary.unlink(missing_ok=True)
 
     def create(self, uri: str, data: bytes) -> bool:
-        """Write only if nothing is there (a conditional PUT on S3); False if something was."""
+        """Write only if the URI is free (a conditional PUT on S3); False if it exists."""
         system, path = self._resolve(uri)
         with _errors(uri, "write"):
             try:
@@ -150,23 +151,23 @@ class Storage:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
             Path(name).chmod(0o644)
-            os.link(name, path)  # fails where the path exists, and never shows half a file
+            os.link(name, path)  # fails where the path exists, and never shows a partial file
         finally:
             Path(name).unlink(missing_ok=True)
         return True
 
     def exists(self, uri: str) -> bool:
-        """Whether something is there."""
+        """Whether a file or folder exists."""
         system, path = self._resolve(uri)
         with _errors(uri, "read"):
             return bool(system.exists(path))
 
     def names(self, folder: str) -> list[str]:
-        """Names of the files right below a folder, sorted; empty where there is no folder. Temporary files are left out."""
+        """Sorted names of the files directly below a folder, without temporary files; empty if there is no folder."""
         return [name for name in self._entries(folder, "file") if not name.endswith(".tmp")]
 
     def folders(self, folder: str) -> list[str]:
-        """Names of the folders right below a folder, sorted; empty where there is no folder."""
+        """Sorted names of the folders directly below a folder; empty if there is no folder."""
         return self._entries(folder, "directory")
 
     def _entries(self, folder: str, kind: str) -> list[str]:
@@ -187,7 +188,7 @@ class Storage:
             return int(system.info(path)["size"])
 
     def identity(self, uri: str) -> str:
-        """What changes when the content does, without reading it: size and ETag on S3, size and time of change on disk."""
+        """A value that changes with the content, without reading it: size and ETag on S3, size and mtime on disk."""
         system, path = self._resolve(uri)
         with _errors(uri, "read"):
             info = system.info(path)
@@ -195,12 +196,12 @@ class Storage:
         return f"{info['size']}-{version}"
 
     def remove(self, uri: str) -> None:
-        """Remove a file or a folder with all that is in it; nothing happens where nothing is."""
+        """Remove a file or a folder with its content; absent ones are no error."""
         system, path = self._resolve(uri)
         with _errors(uri, "remove"), contextlib.suppress(FileNotFoundError):
             system.rm(path, recursive=True)
 
-    def _reader(self, uri: str) -> tuple[Reader | None, str]:
+    def _reader(self, uri: str) -> tuple[RangeReader | None, str]:
         """What reads a URI, None for a local file, and the path."""
         system, path = self._resolve(uri)
         if isinstance(system, LocalFileSystem):
@@ -208,7 +209,7 @@ class Storage:
         index, rule = self._rule(uri)
         key = (os.getpid(), index)
         if key not in self._readers:
-            self._readers[key] = Reader(_client(index, rule))
+            self._readers[key] = RangeReader(_client(index, rule))
         return self._readers[key], path
 
     def local_path(self, uri: str) -> Path | None:
@@ -236,7 +237,7 @@ class Storage:
 
 
 def _precondition_failed(error: OSError) -> bool:
-    """Whether a conditional PUT found something there. s3fs says so only where the server names the condition; SeaweedFS does not."""
+    """Whether a conditional PUT found an object. s3fs says so only if the server names the condition; SeaweedFS does not."""
     response = getattr(error.__cause__, "response", {})
     return response.get("Error", {}).get("Code") in ("PreconditionFailed", "412")
 
@@ -285,7 +286,7 @@ def _client(index: int, rule: StorageRule | None) -> Any:
 
 @contextlib.contextmanager
 def _errors(uri: str, verb: str) -> Iterator[None]:
-    """Turns the errors of file systems and S3 clients into ours, which say what, where and what to do."""
+    """Turn errors of file systems and S3 clients into ours, which say what failed, where, and what to do."""
     try:
         yield
     except DihtError:
@@ -320,7 +321,7 @@ def _of_client(error: Exception, uri: str, verb: str) -> DihtError:
 
 
 def _refused(error: BaseException, uri: str, verb: str) -> DihtError | None:
-    """What a server's own error code says, of botocore's error or one that s3fs made of it; None without a code that decides."""
+    """Our error for a server's error code, from botocore's or s3fs's exception; None for codes that decide nothing."""
     response = getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
     code = str(response.get("Error", {}).get("Code", ""))
     if code in EXPIRED:

@@ -29,7 +29,7 @@ def read_table(storage: Storage, uri: str, columns: list[str] | None = None) -> 
     """A table and its header.
 
     Raises:
-        DataError: the file is no table of ours.
+        DataError: the file is not a table of this project.
     """
     try:
         file = pq.ParquetFile(io.BytesIO(storage.read_bytes(uri)))
@@ -37,5 +37,5 @@ def read_table(storage: Storage, uri: str, columns: list[str] | None = None) -> 
         return file.read(columns=columns), header
     except (pa.ArrowException, KeyError, ValueError) as error:
         raise DataError(
-            f"{uri} is no table of this project or is damaged ({error}): remove it and run the stage again"
+            f"{uri} is not a table of this project or is damaged ({error}): remove it and run the stage again"
         ) from error

@@ -17,7 +17,7 @@ from diht_k8s.recipe.shards.storage import Storage
 SIDE: Final = 96
 QUALITY: Final = 80
 MAX_SHARDS: Final = 32
-"""Images of a report are looked up in at most so many shards: each is read from its start."""
+"""Images of a report are taken from at most this many shards: each is read from its start."""
 
 
 def thumbnail(image: Image.Image) -> str:
@@ -30,7 +30,7 @@ def thumbnail(image: Image.Image) -> str:
 
 
 def thumbnails(storage: Storage, wanted: Iterable[tuple[Shard, str]]) -> dict[str, str]:
-    """Uid -> data URI of the images at (shard, uid); those of further shards than `MAX_SHARDS` are left out."""
+    """Uid -> data URI of the images at (shard, uid); those beyond `MAX_SHARDS` shards are left out."""
     by_shard: dict[Shard, set[str]] = {}
     for shard, uid in wanted:
         if shard in by_shard or len(by_shard) < MAX_SHARDS:

@@ -54,7 +54,7 @@ BAD = [
     bad("unknown stage", "unknown", spec__trian={}),
     bad("unknown field", "unknown", "did you mean minComplexity?", spec__filter={"minComplexty": 1}),
     bad("unknown field, wrong case", "unknown", "did you mean endpointURL?", spec__storage=[{"prefix": "s3://aaa", "endpointUrl": "http://x"}]),
-    bad("unknown metadata field", only_file="label is no field", metadata={"name": "a", "label": {}}),
+    bad("unknown metadata field", only_file="label is not a field", metadata={"name": "a", "label": {}}),
     bad("unknown field in pods", "unknown", spec__pods={"imgae": "x"}),
     bad("unknown field at the root", "unknown", specs={}),
     bad("other API version", apiVersion="diht.dev/v2"),

@@ -136,7 +136,7 @@ def test_shard_that_was_replaced_by_other_pairs_of_the_same_names_is_refused(tmp
 
 def test_table_that_is_no_list_is_told(tmp_path: Path) -> None:
     listed_run(tmp_path)
-    with pytest.raises(DataError, match=r"web-a\.parquet is no keep list: run the stage filter again"):
+    with pytest.raises(DataError, match=r"web-a\.parquet is not a keep list: run the stage filter again"):
         read_keep_list(Storage(), Layout(str(tmp_path / "out")).scores("web-a"))
 
 
@@ -144,7 +144,7 @@ def test_run_that_names_the_shards_no_more_is_told(tmp_path: Path) -> None:
     listed_run(tmp_path)
     (tmp_path / "raw/a.tar").rename(tmp_path / "raw/z.tar")
     moved = run_of(tmp_path / "out", f"{tmp_path}/raw/*.tar", LISTED)
-    with pytest.raises(UserError, match=r"kept pairs of the shard web-a, which spec\.data\.sources lead to no more"):
+    with pytest.raises(UserError, match=r"kept pairs of the shard web-a, which spec\.data\.sources no longer match"):
         kept_shards(moved.spec, Storage())
 
 

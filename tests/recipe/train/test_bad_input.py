@@ -226,7 +226,7 @@ def test_stage_when_a_rank_finds_bad_data_then_its_line_and_exit_code_come_throu
     labels.write_bytes(labels.read_bytes()[:-100])
     code, error = stage_train(tmp_path, capsys)
     assert code == 65
-    assert error.splitlines()[-1].startswith(f"diht: {labels} is no table of this project or is damaged")
+    assert error.splitlines()[-1].startswith(f"diht: {labels} is not a table of this project or is damaged")
 
 
 def test_weights_when_of_another_model_then_the_first_that_differs_is_named() -> None:

@@ -47,7 +47,7 @@ CASES: dict[str, tuple[dict[int, Failure], int, str]] = {
     "stopped while it started": (
         {0: Failure(-15)},
         143,
-        "rank 0 was stopped before it could save: start again to go on from the last checkpoint",
+        "rank 0 was stopped before it could save: start again to resume from the last checkpoint",
     ),
     "two causes": (
         {0: Failure(1, 102, "second"), 1: Failure(1, 101, "first")},

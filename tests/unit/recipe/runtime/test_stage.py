@@ -115,7 +115,7 @@ def test_first_signal_sets_the_flag_and_work_stops_at_a_safe_point() -> None:
         stop = StopFlag().install()
         stop.raise_if_requested()
         signal.raise_signal(signal.SIGTERM)
-        with pytest.raises(StopRequested, match="start again to go on"):
+        with pytest.raises(StopRequested, match="start again to resume"):
             stop.raise_if_requested()
     finally:
         signal.signal(signal.SIGTERM, before[0])

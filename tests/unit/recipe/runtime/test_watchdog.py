@@ -11,10 +11,10 @@ import pytest
 
 from diht_k8s.recipe.runtime.watchdog import (
     FOLDER_VARIABLE,
-    Beat,
     Doing,
     Heartbeat,
     Limits,
+    RankBeat,
     Watchdog,
     awaited,
     noting_folder,
@@ -39,8 +39,8 @@ exec(compile("def wait():\\n    time.sleep(60)", "site/torch/distributed/distrib
 """
 
 
-def beat(rank: int = 0, *, step: int = 500, doing: Doing = Doing.STEP, at: float = 0.0, p99_s: float = 1.0) -> Beat:
-    return Beat(1000 + rank, step, doing, at, p99_s, rank)
+def beat(rank: int = 0, *, step: int = 500, doing: Doing = Doing.STEP, at: float = 0.0, p99_s: float = 1.0) -> RankBeat:
+    return RankBeat(1000 + rank, step, doing, at, p99_s, rank)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def beat(rank: int = 0, *, step: int = 500, doing: Doing = Doing.STEP, at: float
     ],
 )
 def test_overdue_when_asked_then_the_latest_rank_beyond_its_limit(
-    beats: list[Beat], now: float, rank: int | None
+    beats: list[RankBeat], now: float, rank: int | None
 ) -> None:
     found = overdue(beats, LIMITS, now)
     assert (found.rank if found else None) == rank
@@ -85,7 +85,7 @@ def test_overdue_when_asked_then_the_latest_rank_beyond_its_limit(
         ([beat(0)], [ELSEWHERE], "no rank of this node waits for another: see their stacks"),
     ],
 )
-def test_awaited_when_ranks_stand_still_then_named(beats: list[Beat], stacks: list[str], text: str) -> None:
+def test_awaited_when_ranks_stand_still_then_named(beats: list[RankBeat], stacks: list[str], text: str) -> None:
     assert awaited(beats, stacks) == text
 
 
@@ -109,7 +109,7 @@ def test_heartbeat_when_steps_pass_then_the_watchdog_reads_them(
     heart.excepted()  # a checkpoint of 40 s is no step
     heart.step()
     heart.step()
-    assert Watchdog(tmp_path, LIMITS).beats() == [Beat(os.getpid(), 4, Doing.STEP, 93.0, 3.0, 3)]
+    assert Watchdog(tmp_path, LIMITS).beats() == [RankBeat(os.getpid(), 4, Doing.STEP, 93.0, 3.0, 3)]
 
 
 def test_heartbeat_when_nobody_watches_then_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The fast way to pixels gives what PIL's gives: pixels, verdicts, and the limits before anything is decoded."""
+"""The fast decoder gives the same pixels and errors as PIL, and checks limits before it decodes."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from diht_k8s.api.errors import DataError, RetryableError
-from diht_k8s.recipe.shards.ranges import MAX_BREAKS, Reader, Sink
+from diht_k8s.recipe.shards.ranges import MAX_BREAKS, RangeReader, Sink
 
 CONTENT = bytes(range(200))
 
@@ -29,7 +29,7 @@ class Body:
 
 
 class Server:
-    """Answers with so many bytes of a range and then breaks off, one number a request; whole answers once they are used up."""
+    """Answers with N bytes of a range and then breaks off, one N per request; complete answers after the last N."""
 
     def __init__(self, gives: list[int], *, etags: Iterator[str] | None = None, shift: int = 0) -> None:
         self.gives, self.ranges, self._etags, self._shift = gives, list[str](), etags, shift
@@ -50,7 +50,7 @@ class Server:
 
 def fetch(server: Server, pauses: list[float] | None = None) -> bytes:
     sink = Sink('"a"')
-    Reader(server, sleep=(pauses if pauses is not None else []).append).fetch("bucket", "key", 20, 100, sink)
+    RangeReader(server, sleep=(pauses if pauses is not None else []).append).fetch("bucket", "key", 20, 100, sink)
     assert (sink.total, sink.etag, sink.done) == (200, '"a"', 100)
     sink.put(None)
     return b"".join(iter(sink.next, None))

@@ -99,7 +99,7 @@ def test_disk_that_fails_while_a_shard_is_read_is_retryable_and_no_damage(
     def fails(*_: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr("tarfile.ExFileObject.read", fails)
+    monkeypatch.setattr("diht_k8s.recipe.shards.archive_bytes._PlainBytes.read", fails)
     with pytest.raises(RetryableError, match="Input/output error"):
         list(read_samples(storage, str(shard)))
 
@@ -137,3 +137,10 @@ def test_written_shards_are_equal_byte_for_byte_and_read_back(tmp_path: Path) ->
     write_samples(storage, str(tmp_path / "2.tar"), samples)
     assert (tmp_path / "1.tar").read_bytes() == (tmp_path / "2.tar").read_bytes()
     assert [sample.caption for sample in read_samples(storage, str(tmp_path / "1.tar"))] == ["a dog", "a cat"]
+
+
+def test_damaged_name_without_content_has_a_uid(tmp_path: Path) -> None:
+    path = tmp_path / "s.tar"
+    path.write_bytes(tar_of([("\udcc3.txt", b"")]))
+    (sample,) = read_samples(Storage(), str(path))
+    assert (sample.key, len(sample.uid)) == ("\udcc3", 32)

@@ -99,7 +99,7 @@ def test_missing_file_is_a_user_error(tmp_path: Path, storage: Storage) -> None:
 
 def test_text_that_is_no_utf8_is_a_user_error(tmp_path: Path, storage: Storage) -> None:
     (tmp_path / "f").write_bytes(b"\xff")
-    with pytest.raises(UserError, match="no UTF-8"):
+    with pytest.raises(UserError, match="not UTF-8"):
         storage.read_text(str(tmp_path / "f"))
 
 
