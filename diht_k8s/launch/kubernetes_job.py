@@ -19,9 +19,10 @@ from torchx.specs import AppDef, AppDryRunInfo, CfgVal, InvalidRunConfigExceptio
 from torchx.workspace.docker_workspace import DockerWorkspaceMixin
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.kube.launch_client import Cluster, connect
+from diht_k8s.kube.client import Cluster, connect
+from diht_k8s.kube.errors import gone_is_fine
 from diht_k8s.launch import volcano
-from diht_k8s.launch.logs import Source, replica_lines
+from diht_k8s.launch.logs import ReplicaLog, pod_lines, replica_lines
 from diht_k8s.launch.names import label_value, unique_name
 from diht_k8s.launch.overlays import with_overlays
 from diht_k8s.launch.render import LABEL_APP, LABEL_INSTANCE, LABEL_MANAGER, LABEL_ROLE, MANAGER, JobConfig, render
@@ -176,7 +177,7 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
                     cluster.create({**item, "metadata": metadata})
         except BaseException:
             for job in jobs:
-                cluster.delete_job(job["metadata"]["namespace"], job["metadata"]["name"])
+                self._delete_job(job["metadata"]["namespace"], job["metadata"]["name"])
             raise
 
     def describe(self, app_id: str) -> DescribeAppResponse | None:
@@ -185,7 +186,7 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
         jobs = self._jobs(namespace, name)
         if not jobs:
             return volcano.or_none(lambda: self._volcano().describe(app_id))
-        return description(app_id, jobs, self._cluster().pods(namespace, f"{LABEL_INSTANCE}={name}"))
+        return description(app_id, jobs, self._pods(namespace, name))
 
     def describe_native(self, app_id: str) -> AppDryRunInfo[Request] | None:
         """The objects of an application as the cluster has them; None if there are none."""
@@ -196,7 +197,7 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
         """The applications of a namespace (`default` unless the configuration names one), Volcano's among them."""
         namespace = str((cfg or {}).get("namespace") or "default")
         by_name: dict[str, list[dict[str, Any]]] = {}
-        for job in self._cluster().jobs(namespace, f"{LABEL_MANAGER}={MANAGER}"):
+        for job in self._cluster().items("Job", namespace, f"{LABEL_MANAGER}={MANAGER}"):
             by_name.setdefault(job["metadata"]["labels"][LABEL_INSTANCE], []).append(job)
         found = [
             ListAppResponse(
@@ -217,7 +218,7 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
         for job in jobs:
             job_name = job["metadata"]["name"]
             if job["spec"].get("suspend"):
-                self._cluster().delete_job(namespace, job_name)
+                self._delete_job(namespace, job_name)
             elif not is_terminal(job_state(job)):
                 patch = {
                     "metadata": {"annotations": {CANCELLED_ANNOTATION: "true"}},
@@ -232,7 +233,7 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
         if not jobs:
             self._volcano()._delete_existing(app_id)
         for job in jobs:
-            self._cluster().delete_job(namespace, job["metadata"]["name"])
+            self._delete_job(namespace, job["metadata"]["name"])
 
     def log_iter(
         self,
@@ -266,12 +267,12 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
         lines = replica_lines(self._log_source(namespace, name, job, k), since=since, until=until, follow=should_tail)
         return filter_regex(regex, lines) if regex else lines
 
-    def _log_source(self, namespace: str, name: str, job: Mapping[str, Any], replica: int) -> Source:
+    def _log_source(self, namespace: str, name: str, job: Mapping[str, Any], replica: int) -> ReplicaLog:
         cluster, container = self._cluster(), main_container(job)
         told: set[tuple[str, str]] = set()
 
         def pods() -> list[Mapping[str, Any]]:
-            found = replica_pods(job, cluster.pods(namespace, f"{LABEL_INSTANCE}={name}"), replica)
+            found = replica_pods(job, self._pods(namespace, name), replica)
             for pod in found:
                 reason = waiting_reason(pod)
                 if reason and reason not in told:
@@ -283,12 +284,21 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
             return all(is_terminal(job_state(job)) for job in self._jobs(namespace, name))
 
         def lines(pod: Mapping[str, Any], since: datetime | None, follow: bool) -> Iterator[str]:
-            return cluster.log(pod, container, since=since, now=datetime.now(UTC), follow=follow)
+            return pod_lines(cluster, pod, container, since=since, now=datetime.now(UTC), follow=follow)
 
-        return Source(pods=pods, container=container, open=lines, ended=ended)
+        return ReplicaLog(pods=pods, container=container, open=lines, ended=ended)
 
     def _jobs(self, namespace: str, name: str) -> list[dict[str, Any]]:
-        return self._cluster().jobs(namespace, f"{LABEL_INSTANCE}={name}")
+        return self._cluster().items("Job", namespace, f"{LABEL_INSTANCE}={name}")
+
+    def _pods(self, namespace: str, name: str) -> list[dict[str, Any]]:
+        """The pods of an application, oldest first."""
+        pods = self._cluster().items("Pod", namespace, f"{LABEL_INSTANCE}={name}")
+        return sorted(pods, key=lambda pod: pod["metadata"]["creationTimestamp"])
+
+    def _delete_job(self, namespace: str, name: str) -> None:
+        with gone_is_fine():
+            self._cluster().delete_job(namespace, name, policy="Background")
 
     def _client(self) -> ApiClient:
         if self._given_client is None:

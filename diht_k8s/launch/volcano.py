@@ -18,7 +18,7 @@ from torchx.specs.overlays import apply_overlay, get_overlay
 from torchx.util.strings import normalize_str
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.kube.launch_client import connect
+from diht_k8s.kube.client import connect
 from diht_k8s.launch.pods import image_entrypoint
 
 if TYPE_CHECKING:

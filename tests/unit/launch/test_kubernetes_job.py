@@ -45,6 +45,9 @@ class Cluster:
             self.objects[item["kind"], name] = made
         return made
 
+    def items(self, kind: str, namespace: str, selector: str) -> list[dict[str, Any]]:
+        return self.jobs(namespace, selector) if kind == "Job" else self.pods(namespace, selector)
+
     def jobs(self, namespace: str, selector: str) -> list[dict[str, Any]]:
         key, _, value = selector.partition("=")
         return [
@@ -57,7 +60,7 @@ class Cluster:
         labels = {"batch.kubernetes.io/job-name": self.jobs(namespace, selector)[0]["metadata"]["name"]}
         return [
             {
-                "metadata": {"uid": str(i), "name": str(i), "namespace": namespace,
+                "metadata": {"uid": str(i), "name": str(i), "namespace": namespace, "creationTimestamp": "2026",
                              "labels": {**labels, "batch.kubernetes.io/job-completion-index": str(i)}},
                 "spec": {},
                 "status": {"containerStatuses": [{"name": "main", "state": {"terminated": {"exitCode": 0}}}]},
@@ -70,15 +73,15 @@ class Cluster:
         item["metadata"]["annotations"] = patch["metadata"]["annotations"]
         item["spec"] |= patch["spec"]
 
-    def delete_job(self, namespace: str, name: str) -> None:
+    def delete_job(self, namespace: str, name: str, *, policy: str) -> None:
         del self.objects["Job", name]
 
     def serves(self, group: str) -> bool:
         self.asked.append("serves")
         return group in self.groups
 
-    def log(self, pod: dict[str, Any], container: str, **_: Any) -> Iterator[str]:
-        yield f"{datetime.now(UTC).isoformat()} {container} of pod {pod['metadata']['uid']}"
+    def log(self, namespace: str, pod: str, *, container: str, **_: Any) -> Iterator[bytes]:
+        yield f"{datetime.now(UTC).isoformat()} {container} of pod {pod}".encode()
 
 
 class Volcano:

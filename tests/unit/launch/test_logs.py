@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from diht_k8s.api.errors import RetryableError
-from diht_k8s.launch.logs import Source, replica_lines
+from diht_k8s.kube.errors import ClusterError
+from diht_k8s.launch.logs import ReplicaLog, pod_lines, replica_lines
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -55,7 +56,9 @@ class Script:
             yield item
 
     def read(self, **options: Any) -> list[str]:
-        source = Source(pods=self.pods, container="main", open=self.open, ended=self.ended, sleep=lambda seconds: None)
+        source = ReplicaLog(
+            pods=self.pods, container="main", open=self.open, ended=self.ended, sleep=lambda seconds: None
+        )
         return list(replica_lines(source, **options))
 
 
@@ -118,3 +121,40 @@ def test_lines_outside_of_the_asked_time_are_left_out(options: dict[str, Any], t
 def test_line_without_a_time_keeps_its_text() -> None:
     script = Script([[pod("a")]], {"a": [[line(1, "x"), "rpc error: log is rotated"]]})
     assert script.read() == ["x\n", "rpc error: log is rotated\n"]
+
+
+@dataclass
+class LoggingCluster:
+    """One pod's log; `error` is raised in its place."""
+
+    blocks: list[bytes] = field(default_factory=list)
+    error: ClusterError | None = None
+    asked: dict[str, Any] = field(default_factory=dict)
+
+    def log(self, namespace: str, pod: str, **options: Any) -> Iterator[bytes]:
+        self.asked = options
+        if self.error is not None:
+            raise self.error
+        yield from self.blocks
+
+
+def lines_of(cluster: LoggingCluster, since: datetime | None = None) -> list[str]:
+    named = {"metadata": {"name": "p", "namespace": "n"}}
+    return list(pod_lines(cluster, named, "main", since=since, now=START, follow=False))  # type: ignore[arg-type]
+
+
+def test_log_of_a_pod_is_cut_into_lines_whatever_its_bytes() -> None:
+    assert lines_of(LoggingCluster(["é".encode()[:1], "é".encode()[1:] + b"\n\xff\nrest"])) == ["é", "�", "rest"]
+
+
+def test_log_of_a_pod_that_is_gone_has_no_lines() -> None:
+    assert lines_of(LoggingCluster(error=ClusterError(404, "NotFound", "p"))) == []
+    with pytest.raises(ClusterError):
+        lines_of(LoggingCluster(error=ClusterError(403, "Forbidden", "p")))
+
+
+@pytest.mark.parametrize(("age_s", "asked_s"), [(0, 1), (1.5, 2), (60, 61), (-5, 1)])
+def test_log_since_a_moment_is_asked_for_in_whole_seconds_before_it(age_s: float, asked_s: int) -> None:
+    cluster = LoggingCluster()
+    lines_of(cluster, START - timedelta(seconds=age_s))
+    assert cluster.asked == {"container": "main", "timestamps": True, "follow": False, "since_seconds": asked_s}
