@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -293,5 +295,28 @@ def test_log_that_there_is_not_is_refused(
 
 
 def test_handle_without_a_namespace_is_refused(runner: Runner) -> None:
-    with pytest.raises(UserError, match="job is no application of kubernetes: write NAMESPACE:NAME"):
+    with pytest.raises(UserError, match="job is not the id of an application on Kubernetes: write NAMESPACE:NAME"):
         runner.status("kubernetes://torchx/job")
+
+
+LOG_COMMAND = """
+import sys
+from torchx.cli.main import main
+from diht_k8s.launch.kubernetes_job import KubernetesJobScheduler
+from tests.unit.launch.test_kubernetes_job import TWO, Cluster
+cluster = Cluster()
+KubernetesJobScheduler._cluster = lambda self: cluster
+sys.argv = ["/usr/bin/torchx"]
+from torchx.runner import get_runner
+handle = get_runner("torchx").run(TWO, "kubernetes")
+main(["--log_level", "ERROR", "log", handle + "/main/7"])
+"""
+
+
+def test_torchx_log_of_a_missing_replica_ends_with_one_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LOG_COMMAND], text=True, capture_output=True, check=False
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(r"diht: default:app-\S+ has no replica main/7: it has main/0-1, side/0-0\n", done.stderr)
+    assert done.stdout == ""
