@@ -143,15 +143,25 @@ def test_pods_of_the_stage_over_those_of_the_run_go_into_the_role() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("8", 8), (2, 2), ("500m", 0.5), ("1.5Gi", 1.5 * 2**30), ("10M", 10_000_000)]
+    ("text", "value"),
+    [
+        ("8", 8),
+        (2, 2),
+        ("500m", 0.5),
+        ("1.5Gi", 1.5 * 2**30),
+        ("10M", 10_000_000),
+        ("1e3", 1000),
+        ("2E", 2e18),
+        ("2Ei", 2**61),
+    ],
 )
 def test_quantity_is_read_as_kubernetes_reads_it(text: str | int, value: float) -> None:
     assert stages.quantity(text, "x") == value
 
 
-@pytest.mark.parametrize("text", ["", "-1", "8 Gi", "8GB", "a"])
-def test_quantity_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match=r"pods.resources.cpu: .* is no quantity"):
+@pytest.mark.parametrize("text", ["", "-1", "8 Gi", "8GB", "a", "1e", "e3"])
+def test_invalid_quantity_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"pods.resources.cpu: invalid quantity .*: write"):
         stages.quantity(text, "pods.resources.cpu")
 
 
