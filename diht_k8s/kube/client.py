@@ -1,8 +1,8 @@
 """The client of the API server that CLI, TorchX scheduler and controller share, on the official `kubernetes` client.
 
-Plain JSON in and out: the library's models cost time and memory, and each object is read once. Every call has a time limit,
-and fails with a `ClusterError` that says what to do. Calls block: make them from threads, never from the event loop.
-`kubernetes` is imported on first use, because TorchX loads the scheduler plugin where only `torchx` is installed.
+Plain JSON in and out: the library's models cost time and memory, and each object is read once. Every call has a time
+limit, and fails with a `ClusterError` that says what to do. Calls block: make them from threads, never from the event
+loop. `kubernetes` is imported on first use, because TorchX loads the scheduler plugin where only `torchx` is installed.
 """
 
 from __future__ import annotations
@@ -292,7 +292,7 @@ class Cluster:
         return any(item["name"] == group for item in groups)
 
     def listing(self, kind: str, namespace: str | None) -> Callable[..., Any]:
-        """The list and watch call of Jobs or Pods, in one namespace or all, for an informer: returns the unread response."""
+        """The call that lists or watches Jobs or Pods, in one namespace or in all; it returns the unread response."""
         what = f"list or watch {kind}s"
         if namespace is None:
             every = {"Job": self._batch.list_job_for_all_namespaces, "Pod": self._core.list_pod_for_all_namespaces}

@@ -24,8 +24,8 @@ _ADVICE: Final = {
 class ClusterError(DihtError):
     """A call that the API server refused or did not answer.
 
-    As text it is one sentence for a person; `status`, `reason` and `message` are the API server's own. It is no `UserError`,
-    which the controller takes for a mistake in the run document.
+    As text it is one sentence for a person; `status`, `reason` and `message` are the API server's own. It is no
+    `UserError`, which the controller takes for a mistake in the run document.
     """
 
     exit_code = ExitCode.USER_ERROR

@@ -1,4 +1,4 @@
-"""Errors of this project as one line of the `torchx` command, which prints a traceback for every error of a scheduler."""
+"""One-line errors in the `torchx` command, which prints a traceback for every error of a scheduler."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class OneLineErrors:
 
 
 def install() -> None:
-    """Print one-line errors from now on, if this program is the `torchx` command; a program that imports TorchX keeps its hooks."""
+    """Print one-line errors if this program is the `torchx` command; other programs keep their hooks."""
     installed = isinstance(getattr(sys.excepthook, "__self__", None), OneLineErrors)
     if Path(sys.argv[0]).name == COMMAND and not installed:
         hooks = OneLineErrors()

@@ -1,8 +1,7 @@
 """TorchX's scheduler `kubernetes` for any cluster: native Jobs, or stock TorchX's Volcano if the cluster has it.
 
-Registered as `kubernetes` and `kubernetes_job` (entry points `torchx.schedulers`), so that
-`torchx run -s kubernetes COMPONENT` needs only a kubeconfig. An application is named `NAMESPACE:NAME`; this machine stores
-nothing about it.
+Registered as `kubernetes` and `kubernetes_job` (entry points `torchx.schedulers`), so that `torchx run -s kubernetes
+COMPONENT` needs only a kubeconfig. An application is named `NAMESPACE:NAME`; this machine stores nothing about it.
 """
 
 from __future__ import annotations
@@ -121,7 +120,7 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
         """A role needs no resources: the namespace's defaults apply."""
 
     def build_workspace_and_update_role(self, role: Role, workspace: str, cfg: Mapping[str, CfgVal]) -> None:
-        """Build an image only if there is a repository to push it to: to TorchX every working directory is a workspace."""
+        """Build an image only if a repository is given: TorchX takes every working directory for a workspace."""
         if cfg.get("image_repo"):
             super().build_workspace_and_update_role(role, workspace, cfg)
 
@@ -198,7 +197,7 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
         return AppDryRunInfo(Request(jobs, "job"), str) if jobs else None
 
     def list(self, cfg: Mapping[str, CfgVal] | None = None) -> list[ListAppResponse]:
-        """The applications of a namespace (`default` unless the configuration names one), including those on Volcano."""
+        """The applications of a namespace (`default` unless `cfg` names one), including those on Volcano."""
         namespace = str((cfg or {}).get("namespace") or "default")
         by_name: dict[str, list[dict[str, Any]]] = {}
         for job in self._cluster().items("Job", namespace, f"{LABEL_MANAGER}={MANAGER}"):
@@ -214,7 +213,7 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
         return found + (volcano.or_none(lambda: self._volcano().list({"namespace": namespace})) or [])
 
     def _cancel_existing(self, app_id: str) -> None:
-        """End an application but keep its Jobs for inspection; a Job that never started has nothing to show and is deleted."""
+        """End an application but keep its Jobs for inspection; a Job that never started is deleted."""
         namespace, name = _split(app_id)
         jobs = self._jobs(namespace, name)
         if not jobs:

@@ -1,7 +1,8 @@
 """The TorchX AppDef of a stage, made from a run document. Pure, except that it reads the run document's file.
 
-The pod gets the document as canonical JSON in `DIHT_RUN`, and its place in the stage as `DIHT_WORKER` of `DIHT_WORKERS`. What a
-Role has no field for (tolerations, volumes, ...) goes into overlays of TorchX's `kubernetes` scheduler (`role_overlays`).
+The pod gets the document as canonical JSON in `DIHT_RUN`, and its place in the stage as `DIHT_WORKER` of
+`DIHT_WORKERS`. What a Role has no field for (tolerations, volumes, ...) goes into overlays of TorchX's `kubernetes`
+scheduler (`role_overlays`).
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -15,12 +14,12 @@ ERROR = UserError("no such replica: use 0 or 1")
 
 
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """What the hooks of the interpreter get."""
     got: list[object] = []
     monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: got.append(error))
     monkeypatch.setattr(threading, "excepthook", lambda arguments: got.append(arguments.exc_value))
-    yield got
+    return got
 
 
 def fail_in_thread(error: Exception) -> None:

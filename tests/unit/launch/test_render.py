@@ -117,7 +117,7 @@ def test_failures_end_a_job_as_its_kind_asks(
     ("role", "name", "words"),
     [
         (replace(ROLE, image=""), "x", "role main has no image: give --image, or pods.image"),
-        (replace(ROLE, num_replicas=100), "x" * 61, "has 64 characters, Kubernetes takes 63"),
+        (replace(ROLE, num_replicas=100), "x" * 61, "has 64 characters, Kubernetes allows 63"),
         (replace(ROLE, mounts=[VolumeMount("nfs/x", "/x")]), "x", "mount nfs/x: write a claim's name, secret/NAME"),
     ],
 )
@@ -134,7 +134,7 @@ def test_application_without_roles_is_refused() -> None:
 def test_overlay_without_the_roles_container_is_refused() -> None:
     role = replace(ROLE, metadata={})
     set_overlay(role, "kubernetes", "V1Pod", {"spec": {PUT("containers"): [{"name": "other"}]}})
-    with pytest.raises(UserError, match="its overlay leaves no container named main"):
+    with pytest.raises(UserError, match="its overlay removes the container main"):
         rendered(role)
 
 
