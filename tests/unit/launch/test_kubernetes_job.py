@@ -142,7 +142,7 @@ def test_service_belongs_to_the_jobs_so_that_it_goes_with_them(runner: Runner, c
     ]
 
 
-def test_application_of_which_an_object_is_refused_leaves_nothing(runner: Runner, cluster: Cluster) -> None:
+def test_application_with_a_refused_object_leaves_nothing(runner: Runner, cluster: Cluster) -> None:
     cluster.refuse = "Service"
     with pytest.raises(UserError, match="cannot create Service"):
         runner.run(TWO, "kubernetes")
@@ -249,7 +249,7 @@ def test_cancel_of_a_job_that_its_queue_holds_back_deletes_it(runner: Runner, cl
     assert not cluster.jobs("default", "app.kubernetes.io/name=app")
 
 
-def test_deleted_job_is_told_as_gone(runner: Runner, on_volcano: Volcano) -> None:
+def test_deleted_job_is_reported_as_gone(runner: Runner, on_volcano: Volcano) -> None:
     handle = runner.run(APP, "kubernetes")
     assert (status := runner.status(handle))
     assert status.state is AppState.PENDING
@@ -286,7 +286,7 @@ def test_log_is_the_replicas_own(runner: Runner) -> None:
         ("main", 0, {"streams": Stream.STDERR}, ValueError, "keeps stdout and stderr as one log"),
     ],
 )
-def test_log_that_there_is_not_is_refused(
+def test_log_of_an_unknown_replica_or_stream_is_refused(
     runner: Runner, role: str, replica: int, options: dict[str, Any], error: type[Exception], words: str
 ) -> None:
     handle = runner.run(TWO, "kubernetes")

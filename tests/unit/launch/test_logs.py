@@ -33,19 +33,19 @@ def pod(name: str, state: str = "terminated") -> dict[str, Any]:
 
 @dataclass
 class Script:
-    """What the cluster shows at each look: pods, then the lines of each opened stream."""
+    """What the cluster shows at each poll: pods, then the lines of each opened stream."""
 
-    looks: list[list[dict[str, Any]]]
+    polls: list[list[dict[str, Any]]]
     streams: dict[str, list[list[str] | Exception]]
-    look: int = -1
+    poll: int = -1
     opened: list[tuple[str, datetime | None]] = field(default_factory=list)
 
     def pods(self) -> list[dict[str, Any]]:
-        self.look = min(self.look + 1, len(self.looks) - 1)
-        return self.looks[self.look]
+        self.poll = min(self.poll + 1, len(self.polls) - 1)
+        return self.polls[self.poll]
 
     def ended(self) -> bool:
-        return self.look >= len(self.looks) - 2
+        return self.poll >= len(self.polls) - 2
 
     def open(self, pod: Mapping[str, Any], since: datetime | None, follow: bool) -> Iterator[str]:
         name = pod["metadata"]["name"]
@@ -71,7 +71,7 @@ def test_pod_that_has_not_started_has_no_lines() -> None:
     assert Script([[pod("a", "waiting")]], {"a": [[line(1, "x")]]}).read() == []
 
 
-def test_following_goes_on_in_the_pod_that_takes_a_failed_ones_place() -> None:
+def test_following_continues_in_the_replacement_pod() -> None:
     script = Script(
         [
             [pod("a", "waiting")],
@@ -86,7 +86,7 @@ def test_following_goes_on_in_the_pod_that_takes_a_failed_ones_place() -> None:
     assert [name for name, _ in script.opened] == ["a", "a", "b", "b"]  # once more each, when it is seen to have ended
 
 
-def test_broken_stream_is_opened_again_where_it_was() -> None:
+def test_broken_stream_is_reopened_where_it_ended() -> None:
     broken = [line(1, "one"), line(2, "two"), line(2, "and"), RetryableError("the stream broke")]
     script = Script(
         [[pod("a", "running")], [pod("a", "running")], [pod("a")]],
@@ -96,7 +96,7 @@ def test_broken_stream_is_opened_again_where_it_was() -> None:
     assert script.opened[:2] == [("a", None), ("a", at(2))]
 
 
-def test_broken_stream_is_an_error_where_nothing_is_followed() -> None:
+def test_broken_stream_is_an_error_without_following() -> None:
     with pytest.raises(RetryableError):
         Script([[pod("a")]], {"a": [[RetryableError("broken")]]}).read()  # type: ignore[list-item]
 
@@ -113,7 +113,9 @@ def test_broken_stream_is_an_error_where_nothing_is_followed() -> None:
     ],
 )
 @pytest.mark.parametrize("follow", [False, True])
-def test_lines_outside_of_the_asked_time_are_left_out(options: dict[str, Any], texts: list[str], follow: bool) -> None:
+def test_lines_outside_of_the_requested_time_are_dropped(
+    options: dict[str, Any], texts: list[str], follow: bool
+) -> None:
     script = Script([[pod("a")]], {"a": [[line(second, str(second)) for second in (1, 2, 3)]]})
     assert script.read(follow=follow, **options) == [f"{text}\n" for text in texts]
 
