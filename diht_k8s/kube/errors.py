@@ -13,12 +13,15 @@ MAX_TEXT: Final = 1000
 """Characters of an answer that is not JSON, or of a transport error, that a message keeps."""
 _ADVICE: Final = {
     0: "check that the cluster runs and KUBECONFIG names it",
+    400: "correct what the message names",
     401: "check the kubeconfig's credentials",
     403: "ask for the right, or use another namespace",
-    404: "check the namespace",
+    404: "check the name and the namespace",
     409: "use another name, or delete the object",
     422: "correct what the message names",
 }
+_UNKNOWN_KIND: Final = ("404 page not found", "the server could not find the requested resource")
+"""Messages about a kind that is not served: of the API server itself, and of servers of aggregated APIs."""
 
 
 class ClusterError(DihtError):
@@ -60,7 +63,7 @@ class ClusterError(DihtError):
     @property
     def is_unknown_kind(self) -> bool:
         """Whether the cluster does not serve this kind of object."""
-        return self.is_gone and "the server could not find the requested resource" in self.message
+        return self.is_gone and any(words in self.message for words in _UNKNOWN_KIND)
 
 
 class UnavailableError(ClusterError, RetryableError):
@@ -82,9 +85,11 @@ def refused(what: str, status: int, reason: str | None, body: Any) -> ClusterErr
         document = json.loads(body)
         reason, message = document.get("reason", reason), document.get("message", "")
     except (TypeError, ValueError, AttributeError):
-        message = str(body or reason)[:MAX_TEXT]
+        message = " ".join(str(body or reason).split())[:MAX_TEXT]
     temporary = status == 429 or status >= 500 or not status
     advice = _ADVICE.get(status, "try again" if temporary else "correct the request")
+    if "is waiting to start" in message:
+        advice = "try again when it has started"
     kind = UnavailableError if temporary else ClusterError
     return kind(status, reason or "", message, f"cannot {what}: {message or reason}: {advice}")
 

@@ -157,7 +157,10 @@ def test_group_is_served_if_it_is_listed(server: ApiServer) -> None:
     ("status", "body", "exit_code", "sentence"),
     [
         (403, refusal("not yours"), ExitCode.USER_ERROR, "cannot list Jobs in namespace n: not yours: ask for the right, or use another namespace"),
-        (404, b"<html>", ExitCode.USER_ERROR, "cannot list Jobs in namespace n: <html>: check the namespace"),
+        (404, b"<html>\n none </html>\n", ExitCode.USER_ERROR, "cannot list Jobs in namespace n: <html> none </html>: check the name and the namespace"),
+        (400, refusal("kind is wrong"), ExitCode.USER_ERROR, "cannot list Jobs in namespace n: kind is wrong: correct what the message names"),
+        (400, refusal("container c is waiting to start: PodInitializing"), ExitCode.USER_ERROR,
+         "cannot list Jobs in namespace n: container c is waiting to start: PodInitializing: try again when it has started"),
         (401, b"", ExitCode.USER_ERROR, "cannot list Jobs in namespace n: Phrase: check the kubeconfig's credentials"),
         (418, refusal("tea"), ExitCode.USER_ERROR, "cannot list Jobs in namespace n: tea: correct the request"),
         (429, b"", ExitCode.RETRYABLE, "cannot list Jobs in namespace n: Phrase: try again"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kubernetes.config import kube_config
@@ -31,10 +32,11 @@ def server() -> ApiServer:
 
 
 @pytest.mark.parametrize(
-    ("message", "says"),
+    ("answer", "says"),
     [
-        ('dihtruns.diht.dev "r" not found', "run n/r: not found: check the name and --namespace"),
-        ("the server could not find the requested resource", "run n/r: the cluster does not know DihtRuns: install the operator"),
+        (refusal('dihtruns.diht.dev "r" not found'), "run n/r: not found: check the name and --namespace"),
+        (b"404 page not found\n", "run n/r: the cluster does not know DihtRuns: install the operator"),
+        (refusal("the server could not find the requested resource"), "run n/r: the cluster does not know DihtRuns: install the operator"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize(
@@ -43,9 +45,9 @@ def server() -> ApiServer:
     ids=["read", "annotate", "delete"],
 )
 def test_run_that_does_not_exist_is_reported_with_the_option_to_check(
-    server: ApiServer, call: Callable[[RunClient], object], message: str, says: str
+    server: ApiServer, call: Callable[[RunClient], object], answer: Any, says: str
 ) -> None:
-    server.answers = [(404, refusal(message))]
+    server.answers = [(404, answer)]
     with pytest.raises(UserError) as raised:
         call(RunClient(server.cluster(), "n"))
     assert str(raised.value) == says
