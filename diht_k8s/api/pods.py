@@ -20,6 +20,8 @@ QUANTITY_PATTERN: Final = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[
 """Kubernetes' quantities that a pod may ask for: `8`, `500m`, `1.5`, `64Gi`, `1e3`."""
 QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
 """Label by which Kueue finds a Job's queue."""
+RENDEZVOUS_PORT: Final = 29500
+"""TCP port on which the ranks of a gang find each other."""
 LABEL_VALUE_PATTERN: Final = r"^([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?$"
 
 
@@ -28,7 +30,7 @@ def _quantity(given: Any, handler: ValidatorFunctionWrapHandler) -> str | int:
     try:
         return handler(given)
     except ValidationError as error:
-        raise ValueError(f"{given!r} is an invalid quantity: write for example 8, 500m or 64Gi") from error
+        raise ValueError(f"invalid quantity {given!r}: write for example 8, 500m or 64Gi") from error
 
 
 Size = Annotated[str, StringConstraints(pattern=QUANTITY_PATTERN, max_length=32)]

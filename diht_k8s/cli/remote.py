@@ -19,7 +19,7 @@ from diht_k8s.controller.observe import entry_name
 from diht_k8s.controller.runs import RETRY_ANNOTATION, known_run
 from diht_k8s.controller.saved_status import condition, is_true
 from diht_k8s.controller.text import one_line
-from diht_k8s.kube.runs_client import open_kube
+from diht_k8s.kube.runs import open_kube
 from diht_k8s.kube.summaries import ATTEMPT_LABEL, INDEX_LABEL, STAGE_LABEL
 from diht_k8s.pipeline.plan import CLUSTER_STEPS, attempt_name
 from diht_k8s.pipeline.states import Start

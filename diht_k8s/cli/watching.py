@@ -18,7 +18,7 @@ from diht_k8s.cli.display import Display, open_display
 from diht_k8s.cli.remote import sentence
 from diht_k8s.controller.saved_status import condition, is_true
 from diht_k8s.controller.text import one_line
-from diht_k8s.kube.runs_client import Kube, open_kube
+from diht_k8s.kube.runs import RunClient, open_kube
 
 EVERY_S: Final = 2.0
 MOST_SILENCE_S: Final = 300.0
@@ -39,7 +39,7 @@ def watch(name: str, namespace: str | None) -> int:
 class Watcher:
     """Follows one run."""
 
-    kube: Kube
+    kube: RunClient
     name: str
     display: Display
     clock: Callable[[], float] = time.monotonic

@@ -14,7 +14,7 @@ from diht_k8s.api.schema.crd import KIND
 from diht_k8s.controller.children import children
 from diht_k8s.controller.observe import Problem, Seen
 from diht_k8s.controller.runs import KnownRun
-from diht_k8s.kube.controller_client import Cluster, ClusterError
+from diht_k8s.kube.client import Cluster, ClusterError
 from diht_k8s.pipeline.states import Action, Expire, Start, Stop
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import urllib3
 
-from diht_k8s.kube.controller_client import PAGE, ClusterError
+from diht_k8s.kube.client import PAGE, ClusterError
 from diht_k8s.kube.summaries import RUN_LABEL, Document, JobView, PodView
 
 logger = logging.getLogger(__name__)

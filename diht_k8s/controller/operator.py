@@ -27,7 +27,7 @@ from diht_k8s.controller.lease import Lease
 from diht_k8s.controller.queue import KeyedQueue
 from diht_k8s.controller.reconcile import Reconciler
 from diht_k8s.controller.runs import Key, Runs, known_run
-from diht_k8s.kube.controller_client import Cluster, ClusterError, connect
+from diht_k8s.kube.client import Cluster, ClusterError, connect
 from diht_k8s.kube.summaries import JobView, PodView, job_view, pod_view
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from diht_k8s.controller.runs import KnownRun
 from diht_k8s.controller.status import Reading
 from diht_k8s.controller.text import TAIL_LINES, one_line, tail
 from diht_k8s.controller.warning_events import Complaints
-from diht_k8s.kube.controller_client import Cluster, ClusterError
+from diht_k8s.kube.client import Cluster, ClusterError
 from diht_k8s.kube.summaries import PodView
 from diht_k8s.pipeline.states import AttemptState, StageStatus
 

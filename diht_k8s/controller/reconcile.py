@@ -27,7 +27,7 @@ from diht_k8s.controller.runs import Key, KnownRun, Runs, known_run
 from diht_k8s.controller.saved_status import has_ended, remembered
 from diht_k8s.controller.status import Reading, failed_attempt, newly_failed, report
 from diht_k8s.controller.warning_events import Complaints
-from diht_k8s.kube.controller_client import Cluster, ClusterError
+from diht_k8s.kube.client import Cluster, ClusterError
 from diht_k8s.kube.summaries import JobView, PodView
 from diht_k8s.pipeline.plan import CLUSTER_STEPS, plan
 from diht_k8s.pipeline.states import FINAL, AttemptState, BackOff, Observed, Plan, RunStatus, StageState

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from diht_k8s.controller.observe import Problem, event_problem
-from diht_k8s.kube.controller_client import Cluster
+from diht_k8s.kube.client import Cluster
 
 LEAST_AGE_S: Final = 2.0
 """An answer is good for so long at least."""

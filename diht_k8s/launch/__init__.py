@@ -1,1 +1,1 @@
-"""From a TorchX AppDef to a workload on a cluster."""
+"""TorchX AppDefs of the stages, and the schedulers that run them locally or as objects of a cluster."""

@@ -1,7 +1,7 @@
-"""TorchX's scheduler `kubernetes`, for any cluster: native Jobs, or stock TorchX's Volcano where that is there.
+"""TorchX's scheduler `kubernetes` for any cluster: native Jobs, or stock TorchX's Volcano if the cluster has it.
 
-Registered as `kubernetes` and `kubernetes_job` (entry points `torchx.schedulers`), so that `torchx run -s kubernetes COMPONENT` needs
-nothing but a kubeconfig. An application is named `NAMESPACE:NAME`; nothing is kept on this machine.
+Registered as `kubernetes` and `kubernetes_job` (entry points `torchx.schedulers`), so that `torchx run -s kubernetes
+COMPONENT` needs only a kubeconfig. An application is named `NAMESPACE:NAME`; this machine stores nothing about it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from torchx.specs import AppDef, AppDryRunInfo, CfgVal, InvalidRunConfigExceptio
 from torchx.workspace.docker_workspace import DockerWorkspaceMixin
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.kube.launch_client import Cluster, connect
-from diht_k8s.launch import volcano
-from diht_k8s.launch.logs import Source, replica_lines
+from diht_k8s.kube.client import Cluster, connect
+from diht_k8s.kube.errors import gone_is_fine
+from diht_k8s.launch import command_errors, volcano
+from diht_k8s.launch.logs import ReplicaLog, pod_lines, replica_lines
 from diht_k8s.launch.names import label_value, unique_name
 from diht_k8s.launch.overlays import with_overlays
 from diht_k8s.launch.render import LABEL_APP, LABEL_INSTANCE, LABEL_MANAGER, LABEL_ROLE, MANAGER, JobConfig, render
@@ -46,16 +47,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Opts(StructuredOpts):
-    """What `-cfg` takes. Those of stock TorchX mean what they mean there."""
+    """The options of `-cfg`. Those of stock TorchX have the same meaning here."""
 
     backend: str = "auto"
-    """job (native Jobs), volcano, or auto: Volcano where the cluster serves it and a queue is given, else native Jobs."""
+    """job (native Jobs), volcano, or auto: Volcano if the cluster serves it and a queue is given, else native Jobs."""
 
     namespace: str = "default"
     """Namespace of the job."""
 
     queue: str | None = None
-    """Queue that admits the job: Kueue's LocalQueue, with Volcano its queue."""
+    """Queue that admits the job: a LocalQueue of Kueue, or a queue of Volcano."""
 
     service_account: str | None = None
     """Service account of the pods."""
@@ -70,27 +71,27 @@ class Opts(StructuredOpts):
     """Secrets with registry credentials, separated by semicolons."""
 
     ttl_seconds_after_finished: int | None = None
-    """Seconds after which the cluster removes the ended job; unset keeps it."""
+    """Seconds after which the cluster removes a finished job; unset keeps it."""
 
     active_deadline_seconds: int | None = None
     """Seconds after which the cluster ends the job (native Jobs only)."""
 
     validate_spec: bool = False
-    """Ask the API server on submission and on --dryrun whether it would take the job."""
+    """Ask the API server, on submission and on --dryrun, whether it would accept the job."""
 
     reserved_millicpu: int = 100
-    """CPU in millicores that a pod requests less than its limit, for what a node keeps for itself."""
+    """Millicores of CPU by which a pod's request is below its limit, to leave room for what a node reserves."""
 
     reserved_memmb: int = 1024
-    """Memory in MB that a pod requests less than its limit, for what a node keeps for itself."""
+    """MB of memory by which a pod's request is below its limit, to leave room for what a node reserves."""
 
     efa_device_count: int | None = None
-    """Number of EFA devices in place of the resource's; 0 removes them."""
+    """Number of EFA devices, overriding the resource's; 0 removes them."""
 
 
 @dataclass
 class Request:
-    """What is submitted: printed, it is a manifest that `kubectl create -f` takes."""
+    """What is submitted; printed, it is a manifest that `kubectl create -f` accepts."""
 
     objects: list[dict[str, Any]]
     backend: str
@@ -100,8 +101,12 @@ class Request:
         return f"# backend: {self.backend}\n" + yaml.safe_dump_all(self.objects, sort_keys=False)
 
 
+class UnsupportedStreamError(UserError, ValueError):
+    """The log has no such stream. TorchX documents `ValueError` for it."""
+
+
 class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
-    """Applications as Indexed Jobs, or by stock TorchX on Volcano."""
+    """Runs applications as Indexed Jobs, or on Volcano through stock TorchX."""
 
     def __init__(self, session_name: str, client: ApiClient | None = None, docker_client: Any = None) -> None:
         super().__init__("kubernetes", session_name, docker_client=docker_client)
@@ -112,10 +117,10 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
         return Opts.as_runopts()
 
     def _validate(self, app: AppDef, scheduler: str, cfg: Opts) -> None:
-        """A role without resources is fine: the namespace's defaults hold."""
+        """A role needs no resources: the namespace's defaults apply."""
 
     def build_workspace_and_update_role(self, role: Role, workspace: str, cfg: Mapping[str, CfgVal]) -> None:
-        """Build an image only where there is a repository to push it to: TorchX takes any working directory for a workspace."""
+        """Build an image only if a repository is given: TorchX takes every working directory for a workspace."""
         if cfg.get("image_repo"):
             super().build_workspace_and_update_role(role, workspace, cfg)
 
@@ -129,11 +134,10 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
         return AppDryRunInfo(request, str)
 
     def schedule(self, dryrun_info: AppDryRunInfo[Request, Opts]) -> str:
-        """Submit; the application's id, `NAMESPACE:NAME`.
+        """Submit an application; returns its id, `NAMESPACE:NAME`.
 
         Raises:
-            UserError: the API server refused an object; none is left behind.
-            RetryableError: it does not answer.
+            ClusterError: the API server refused an object, or did not answer; no object is left behind.
         """
         request, cfg, app = dryrun_info.request, dryrun_info.cfg, dryrun_info.app
         if cfg.backend == "auto" and cfg.queue and app is not None and self._cluster().serves(volcano.GROUP):
@@ -147,7 +151,7 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
     def _job_request(self, app: AppDef, cfg: Opts) -> Request:
         replicas = [role.num_replicas for role in app.roles]
         name = unique_name(app.name, random_id(TOKEN_CHARACTERS), replicas, roles=len(replicas))
-        for role in app.roles:  # stock TorchX names the job without its namespace, which no command of its own takes
+        for role in app.roles:  # stock TorchX leaves the namespace out, and its own commands refuse such a name
             if (handle := role.env.get("TORCHX_JOB_ID", "")).endswith("/${app_id}"):
                 role.env["TORCHX_JOB_ID"] = handle.replace("${app_id}", f"{cfg.namespace}:${{app_id}}")
         backend = "job (auto: no cluster was asked)" if cfg.backend == "auto" else "job"
@@ -164,7 +168,7 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
             self._cluster().create(item, dry_run=True)
 
     def _create(self, objects: list[dict[str, Any]]) -> None:
-        """Jobs first; the rest goes with the last of them."""
+        """Jobs first; they own the other objects, which are deleted with the last Job."""
         cluster = self._cluster()
         jobs: list[dict[str, Any]] = []
         try:
@@ -176,27 +180,27 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
                     cluster.create({**item, "metadata": metadata})
         except BaseException:
             for job in jobs:
-                cluster.delete_job(job["metadata"]["namespace"], job["metadata"]["name"])
+                self._delete_job(job["metadata"]["namespace"], job["metadata"]["name"])
             raise
 
     def describe(self, app_id: str) -> DescribeAppResponse | None:
-        """Where an application stands; None if there is none (any more)."""
+        """The state of an application; None if it does not exist."""
         namespace, name = _split(app_id)
         jobs = self._jobs(namespace, name)
         if not jobs:
             return volcano.or_none(lambda: self._volcano().describe(app_id))
-        return description(app_id, jobs, self._cluster().pods(namespace, f"{LABEL_INSTANCE}={name}"))
+        return description(app_id, jobs, self._pods(namespace, name))
 
     def describe_native(self, app_id: str) -> AppDryRunInfo[Request] | None:
-        """The objects of an application as the cluster has them; None if there are none."""
+        """The objects of an application as the cluster has them; None if it does not exist."""
         jobs = self._jobs(*_split(app_id))
         return AppDryRunInfo(Request(jobs, "job"), str) if jobs else None
 
     def list(self, cfg: Mapping[str, CfgVal] | None = None) -> list[ListAppResponse]:
-        """The applications of a namespace (`default` unless the configuration names one), Volcano's among them."""
+        """The applications of a namespace (`default` unless `cfg` names one), including those on Volcano."""
         namespace = str((cfg or {}).get("namespace") or "default")
         by_name: dict[str, list[dict[str, Any]]] = {}
-        for job in self._cluster().jobs(namespace, f"{LABEL_MANAGER}={MANAGER}"):
+        for job in self._cluster().items("Job", namespace, f"{LABEL_MANAGER}={MANAGER}"):
             by_name.setdefault(job["metadata"]["labels"][LABEL_INSTANCE], []).append(job)
         found = [
             ListAppResponse(
@@ -209,7 +213,7 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
         return found + (volcano.or_none(lambda: self._volcano().list({"namespace": namespace})) or [])
 
     def _cancel_existing(self, app_id: str) -> None:
-        """End an application and keep its Jobs, for a look at them; a Job that has not started goes, for it has nothing to show."""
+        """End an application but keep its Jobs for inspection; a Job that never started is deleted."""
         namespace, name = _split(app_id)
         jobs = self._jobs(namespace, name)
         if not jobs:
@@ -217,7 +221,7 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
         for job in jobs:
             job_name = job["metadata"]["name"]
             if job["spec"].get("suspend"):
-                self._cluster().delete_job(namespace, job_name)
+                self._delete_job(namespace, job_name)
             elif not is_terminal(job_state(job)):
                 patch = {
                     "metadata": {"annotations": {CANCELLED_ANNOTATION: "true"}},
@@ -232,7 +236,7 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
         if not jobs:
             self._volcano()._delete_existing(app_id)
         for job in jobs:
-            self._cluster().delete_job(namespace, job["metadata"]["name"])
+            self._delete_job(namespace, job["metadata"]["name"])
 
     def log_iter(
         self,
@@ -245,14 +249,16 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
         should_tail: bool = False,
         streams: Stream | None = None,
     ) -> Iterable[str]:
-        """The lines of replica `k` of a role, through restarts of its pod.
+        """The lines of replica `k` of a role, across restarts of its pod.
 
         Raises:
             UserError: there is no such role or replica.
-            ValueError: one of the two streams is asked for, which Kubernetes keeps as one.
+            UnsupportedStreamError: only one of stdout and stderr is requested.
         """
         if streams not in (None, Stream.COMBINED):
-            raise ValueError("Kubernetes keeps stdout and stderr as one log: leave --streams out, or ask for combined")
+            raise UnsupportedStreamError(
+                "Kubernetes keeps stdout and stderr as one log: leave --streams out, or write --streams combined"
+            )
         namespace, name = _split(app_id)
         jobs = self._jobs(namespace, name)
         if not jobs:
@@ -266,16 +272,16 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
         lines = replica_lines(self._log_source(namespace, name, job, k), since=since, until=until, follow=should_tail)
         return filter_regex(regex, lines) if regex else lines
 
-    def _log_source(self, namespace: str, name: str, job: Mapping[str, Any], replica: int) -> Source:
+    def _log_source(self, namespace: str, name: str, job: Mapping[str, Any], replica: int) -> ReplicaLog:
         cluster, container = self._cluster(), main_container(job)
-        told: set[tuple[str, str]] = set()
+        reported: set[tuple[str, str]] = set()
 
         def pods() -> list[Mapping[str, Any]]:
-            found = replica_pods(job, cluster.pods(namespace, f"{LABEL_INSTANCE}={name}"), replica)
+            found = replica_pods(job, self._pods(namespace, name), replica)
             for pod in found:
                 reason = waiting_reason(pod)
-                if reason and reason not in told:
-                    told.add(reason)
+                if reason and reason not in reported:
+                    reported.add(reason)
                     logger.warning("pod %s has no log yet: %s: %s", pod["metadata"]["name"], *reason)
             return found
 
@@ -283,12 +289,21 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
             return all(is_terminal(job_state(job)) for job in self._jobs(namespace, name))
 
         def lines(pod: Mapping[str, Any], since: datetime | None, follow: bool) -> Iterator[str]:
-            return cluster.log(pod, container, since=since, now=datetime.now(UTC), follow=follow)
+            return pod_lines(cluster, pod, container, since=since, now=datetime.now(UTC), follow=follow)
 
-        return Source(pods=pods, container=container, open=lines, ended=ended)
+        return ReplicaLog(pods=pods, container=container, open=lines, ended=ended)
 
     def _jobs(self, namespace: str, name: str) -> list[dict[str, Any]]:
-        return self._cluster().jobs(namespace, f"{LABEL_INSTANCE}={name}")
+        return self._cluster().items("Job", namespace, f"{LABEL_INSTANCE}={name}")
+
+    def _pods(self, namespace: str, name: str) -> list[dict[str, Any]]:
+        """The pods of an application, oldest first."""
+        pods = self._cluster().items("Pod", namespace, f"{LABEL_INSTANCE}={name}")
+        return sorted(pods, key=lambda pod: pod["metadata"]["creationTimestamp"])
+
+    def _delete_job(self, namespace: str, name: str) -> None:
+        with gone_is_fine():
+            self._cluster().delete_job(namespace, name, policy="Background")
 
     def _client(self) -> ApiClient:
         if self._given_client is None:
@@ -305,18 +320,19 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
 def create_scheduler(
     session_name: str, client: Any = None, docker_client: Any = None, **_: object
 ) -> KubernetesJobScheduler:
-    """The entry point of TorchX's plugins.
+    """The entry point of the TorchX plugin.
 
     Args:
         session_name: TorchX's session.
         client: a `kubernetes.client.ApiClient`; None connects on first use.
         docker_client: a Docker client for workspaces; None makes one on first use.
     """
+    command_errors.install()
     return KubernetesJobScheduler(session_name, client, docker_client)
 
 
 def _check(cfg: Opts) -> None:
-    """Refuse values that TorchX's types let pass."""
+    """Refuse values that TorchX's type checks let through."""
     problem = None
     if cfg.backend not in BACKENDS:
         problem = ("backend", f"backend={cfg.backend}: write one of {', '.join(BACKENDS)}")
@@ -349,5 +365,5 @@ def _owner(job: Mapping[str, Any]) -> dict[str, Any]:
 def _split(app_id: str) -> tuple[str, str]:
     namespace, separator, name = app_id.partition(":")
     if not separator:
-        raise UserError(f"{app_id} is no application of kubernetes: write NAMESPACE:NAME")
+        raise UserError(f"{app_id} is not the id of an application on Kubernetes: write NAMESPACE:NAME")
     return namespace, name

@@ -1,7 +1,8 @@
-"""Jobs on this machine, through TorchX's runner and its `local_cwd` scheduler: start, look at, stop.
+"""Jobs on this machine, through TorchX's runner and its `local_cwd` scheduler: start, status, stop.
 
-TorchX starts the processes and keeps their logs; what it does not tell (which process ended first, with which code) is read
-from the processes themselves. Each process leads a session of its own, so a Ctrl-C in the terminal reaches only the caller.
+TorchX starts the processes and keeps their logs. It does not report which process ended first and with which exit code;
+that is read from the processes themselves. Each process leads its own session, so that Ctrl-C in the terminal reaches
+only the caller.
 """
 
 from __future__ import annotations
@@ -29,71 +30,67 @@ _Send = Callable[[subprocess.Popen[bytes]], None]
 
 
 @dataclass(frozen=True)
-class JobStatus:
-    """Where the processes of a job stand."""
+class LocalJobStatus:
+    """The state of a job's processes."""
 
     running: int
-    failed: Failed | None = None
-    """the first process that ended badly."""
-
-    @property
-    def succeeded(self) -> bool:
-        """Whether all processes ended well."""
-        return not self.running and self.failed is None
+    """number of processes that have not ended."""
+    failed: ProcessFailure | None = None
+    """the first failure; None if no process failed so far."""
 
 
 @dataclass(frozen=True)
-class Failed:
-    """How a process ended badly."""
+class ProcessFailure:
+    """How a process failed."""
 
     exit_code: int
-    """as a shell gives it: 128 + n for signal n."""
+    """as a shell reports it: 128 + n for signal n."""
     reason: str
     message: str
     log: Path
-    """what the process wrote to stderr."""
+    """file with the stderr of the process."""
 
 
 @dataclass
-class _Job:
+class _LocalJob:
     handle: AppHandle
     folder: Path
     processes: list[subprocess.Popen[bytes]]
-    failed: Failed | None = None
+    failed: ProcessFailure | None = None
     offsets: dict[int, int] = field(default_factory=dict)
     rests: dict[int, bytes] = field(default_factory=dict)
 
 
 class LocalJobs:
-    """Jobs by name. Not for use from several threads."""
+    """Jobs by name. Not thread-safe."""
 
     def __init__(self, log_folder: Path) -> None:
-        """Make a runner; logs and causes of failure go below `log_folder`, a folder for each job."""
+        """Make a runner; each job gets a folder below `log_folder` for its logs and causes of failure."""
         self._log_folder = log_folder
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        self._scheduler = _Scheduler()
-        for number, handler in handlers.items():  # the scheduler takes signals over; they are the caller's
+        self._scheduler = _RecordingScheduler()
+        for number, handler in handlers.items():  # the scheduler installs handlers of its own; the caller's stay
             signal.signal(number, handler)
         self._runner = Runner("", {SCHEDULER: lambda session_name, **_: self._scheduler})
-        self._jobs: dict[str, _Job] = {}
+        self._jobs: dict[str, _LocalJob] = {}
 
     def start(self, name: str, app: AppDef, env: Mapping[str, str]) -> None:
-        """Start a job, with `env` over its roles' own; nothing happens if one of this name was started before."""
+        """Start a job, with `env` over its roles' environment; does nothing if the name was started before."""
         if name in self._jobs:
             return
         folder = self._log_folder / name
         folder.mkdir(parents=True, exist_ok=True)
         cause = f"{str(folder).replace('$', '$$')}/cause-{macros.replica_id}.json"
         roles = [replace(role, env={**role.env, **env, "DIHT_TERMINATION_LOG": cause}) for role in app.roles]
-        for leftover in folder.glob("cause-*.json"):  # of an earlier `diht run`, which gave its attempts the same names
+        for leftover in folder.glob("cause-*.json"):  # from an earlier `diht run`, whose attempts have the same names
             leftover.unlink()
         self._scheduler.processes = []
         request = self._runner.dryrun(replace(app, name=name, roles=roles), SCHEDULER, {"log_dir": str(folder)})
         logs = Path(request.request.log_dir) / app.roles[0].name
-        self._jobs[name] = _Job(self._runner.schedule(request), logs, self._scheduler.processes)
+        self._jobs[name] = _LocalJob(self._runner.schedule(request), logs, self._scheduler.processes)
 
-    def status(self, name: str) -> JobStatus | None:
-        """Where a job stands; None if it was never started."""
+    def status(self, name: str) -> LocalJobStatus | None:
+        """The state of a job; None if it was never started."""
         job = self._jobs.get(name)
         if job is None:
             return None
@@ -102,10 +99,10 @@ class LocalJobs:
             job.failed = self._first_failure(name, job)
         if not running:
             self._runner.status(job.handle)  # TorchX closes its logs
-        return JobStatus(running, job.failed)
+        return LocalJobStatus(running, job.failed)
 
     def new_lines(self, name: str) -> list[str]:
-        """What the processes of a job printed on stdout since the last call, whole lines only."""
+        """Whole lines that the processes of a job have printed on stdout since the last call."""
         job = self._jobs[name]
         lines: list[str] = []
         for index in range(len(job.processes)):
@@ -118,15 +115,15 @@ class LocalJobs:
         return lines
 
     def stop(self, name: str) -> None:
-        """Ask the processes to end: SIGTERM to each, as Kubernetes sends it to process 1 of a pod."""
+        """Ask the processes to end: SIGTERM to each, as Kubernetes sends it to process 1 of a container."""
         self._signal(name, lambda process: process.send_signal(signal.SIGTERM))
 
     def kill(self, name: str) -> None:
-        """End the processes and all that they started, at once."""
+        """Kill the processes and all processes that they started."""
         self._signal(name, lambda process: os.killpg(process.pid, signal.SIGKILL))
 
     def close(self) -> None:
-        """End what still runs."""
+        """Kill what still runs."""
         for name in self._jobs:
             self.kill(name)
         self._runner.close()
@@ -136,8 +133,8 @@ class LocalJobs:
             if process.poll() is None:
                 send(process)
 
-    def _first_failure(self, name: str, job: _Job) -> Failed | None:
-        """The failure that came first: its cause is the oldest file; a process that was killed leaves none."""
+    def _first_failure(self, name: str, job: _LocalJob) -> ProcessFailure | None:
+        """The first failure: the one with the oldest cause file. A killed process leaves no such file."""
         codes = {index: code for index, process in enumerate(job.processes) if (code := process.poll())}
         if not codes:
             return None
@@ -147,8 +144,8 @@ class LocalJobs:
         return _failure(codes[first], causes[first], job.folder / str(first) / "stderr.log")
 
 
-class _Scheduler(LocalScheduler):
-    """TorchX's `local_cwd`, which hands out the processes that it starts."""
+class _RecordingScheduler(LocalScheduler):
+    """TorchX's `local_cwd`, recording the processes that it starts."""
 
     def __init__(self) -> None:
         super().__init__("", CWDImageProvider)
@@ -167,24 +164,26 @@ class _Scheduler(LocalScheduler):
         return process
 
 
-def _failure(code: int, cause_path: Path, log: Path) -> Failed:
+def _failure(code: int, cause_path: Path, log: Path) -> ProcessFailure:
     exit_code = 128 - code if code < 0 else code
     try:
         cause = Cause.model_validate_json(cause_path.read_text())
     except (OSError, ValidationError):
-        return Failed(exit_code, _signal_name(code), _last_line(log) or f"ended with exit code {exit_code}", log)
-    return Failed(exit_code, cause.reason, cause.message, log)
+        return ProcessFailure(
+            exit_code, _signal_name(code), _last_line(log) or f"ended with exit code {exit_code}", log
+        )
+    return ProcessFailure(exit_code, cause.reason, cause.message, log)
 
 
 def _signal_name(code: int) -> str:
-    """The name of the signal that ended a process, empty where none did."""
+    """The name of the signal that ended a process; empty if it ended by itself."""
     if code == -signal.SIGTERM:
         return ExitCode.STOPPED.name
     return signal.Signals(-code).name if code < 0 else ""
 
 
 def _last_line(log: Path) -> str:
-    """The last line of a log that says something."""
+    """The last line of a log that is not blank."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
         lines = file.read().decode(errors="replace").split("\n")

@@ -1,4 +1,4 @@
-"""The log of one replica, through all the pods that it has had."""
+"""The log of one replica, across all the pods that it has had."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from diht_k8s.api.errors import RetryableError
+from diht_k8s.kube.client import Cluster, lines
+from diht_k8s.kube.errors import gone_is_fine
 
 POLL_S: Final = 1.0
 Pod = Mapping[str, Any]
@@ -17,11 +19,11 @@ OpenLog = Callable[[Pod, datetime | None, bool], Iterator[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class ReplicaLog:
     """Where the log of a replica comes from."""
 
     pods: Callable[[], Sequence[Pod]]
-    """the pods that the replica has had, oldest first."""
+    """the pods that the replica has had so far, oldest first."""
     container: str
     open: OpenLog
     """the lines of a pod's log, each with its time before it: pod, since when, whether to follow."""
@@ -31,15 +33,15 @@ class Source:
 
 
 def replica_lines(
-    source: Source, *, since: datetime | None = None, until: datetime | None = None, follow: bool = False
+    source: ReplicaLog, *, since: datetime | None = None, until: datetime | None = None, follow: bool = False
 ) -> Iterator[str]:
     """The lines of a replica, each with its newline and as the program wrote it.
 
     Args:
-        source: where they come from.
-        since: lines before this are left out; without a time zone it is local time.
-        until: lines after this are left out, and following ends there.
-        follow: wait for further lines, and for the pod that takes a failed one's place, until the application has ended.
+        source: where the lines come from.
+        since: drops lines before this time; a time without a zone is local.
+        until: drops lines after this time, and stops following there.
+        follow: wait for more lines, and for the pod that replaces a failed one, until the application has ended.
     """
     first, last = _aware(since), _aware(until)
     newest: dict[str, datetime] = {}
@@ -51,7 +53,7 @@ def replica_lines(
             if uid in done or not _started(pod, source.container):
                 continue
             seen = newest.get(uid)
-            with suppress(*([RetryableError] if follow else [])):  # the stream broke: it is opened again where it was
+            with suppress(*([RetryableError] if follow else [])):  # a broken stream is reopened where it ended
                 for at, text in _timed(source.open(pod, seen or first, follow)):
                     if last is not None and at > last:
                         return
@@ -67,14 +69,36 @@ def replica_lines(
 
 
 def _is_old(at: datetime, first: datetime | None, newest: datetime | None) -> bool:
-    """Whether a line is older than asked for, or was there before."""
+    """Whether a line is older than requested, or was printed before."""
     return (first is not None and at < first) or (newest is not None and at <= newest)
 
 
-def _timed(lines: Iterator[str]) -> Iterator[tuple[datetime, str]]:
-    """Each line apart from the time before it; what has none takes the time of the line before."""
+def pod_lines(
+    cluster: Cluster, pod: Pod, container: str, *, since: datetime | None, now: datetime, follow: bool
+) -> Iterator[str]:
+    """The lines of a container's log, each behind its timestamp and without its end; none if the pod does not exist.
+
+    Args:
+        cluster: the cluster.
+        pod: the pod.
+        container: name of the container.
+        since: drops older lines, to the second.
+        now: the present time.
+        follow: continue until the container ends.
+    """
+    metadata = pod["metadata"]
+    options: dict[str, Any] = {"container": container, "timestamps": True, "follow": follow}
+    if since is not None:
+        options["since_seconds"] = max(1, int((now - since).total_seconds()) + 1)
+    with gone_is_fine():
+        for line in lines(cluster.log(metadata["namespace"], metadata["name"], **options)):
+            yield line.decode(errors="replace")
+
+
+def _timed(stamped: Iterator[str]) -> Iterator[tuple[datetime, str]]:
+    """Each line apart from its timestamp; a line without one takes that of the line before."""
     at = datetime.min.replace(tzinfo=UTC)
-    for line in lines:
+    for line in stamped:
         stamp, _, text = line.partition(" ")
         try:
             at = datetime.fromisoformat(stamp)

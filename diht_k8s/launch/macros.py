@@ -1,11 +1,12 @@
-"""TorchX's macros, for pods that are made from one template.
+"""TorchX's macros, for pods made from one template.
 
-Stock TorchX writes each replica's own values into a pod of its own. The pods of an Indexed Job are equal, so what differs between
-them is filled in by the kubelet, which replaces `$(NAME)` by an environment variable in a pod's command and environment. All other
-dollar signs are doubled, so that text arrives as it was written.
+Stock TorchX writes each replica's values into a pod of its own. The pods of an Indexed Job are identical, so the
+kubelet fills in what differs: it replaces `$(NAME)` in a pod's command and environment by an environment variable. All
+other dollar signs are doubled, so that text arrives unchanged.
 
-Replica 0's address has a name of its own for each replica where a shell reads it: replica 0 must find "localhost" there, because
-torchrun hosts the store only where it recognises itself, and its DNS name may not be known yet when it looks.
+In commands, the variable with replica 0's address has a different name in each replica: replica 0 must find "localhost"
+in its own, because torchrun hosts the store only on a machine that it recognises as itself, and the DNS name may not
+resolve yet.
 """
 
 from __future__ import annotations
@@ -22,22 +23,25 @@ _RANK0: Final = "\ue001"
 
 
 def substituted(role: Role, app_id: str) -> Role:
-    """A copy of the role with its macros replaced; what differs between replicas stays marked until `argument`, `variable` or `raw`."""
+    """A copy of the role with its macros replaced.
+
+    Values that differ between replicas stay marked, for `argument`, `variable` or `raw`.
+    """
     return macros.Values(img_root="", app_id=app_id, replica_id=_REPLICA, rank0_env=_RANK0).apply(role)
 
 
 def argument(text: str) -> str:
-    """A word of a pod's command."""
+    """The text as a word of a pod's command."""
     return _filled(text.replace("$", "$$"), f"{RANK0_VARIABLE}_$({REPLICA_VARIABLE})")
 
 
 def variable(text: str) -> str:
-    """The value of an environment variable of a pod."""
+    """The text as the value of an environment variable of a pod."""
     return _filled(text.replace("$", "$$"), RANK0_VARIABLE)
 
 
 def raw(value: Any) -> Any:
-    """A piece of a manifest, in any nesting: Kubernetes' own `$(NAME)` keeps its meaning there."""
+    """The value as part of a manifest, however nested: Kubernetes' `$(NAME)` keeps its meaning."""
     if isinstance(value, str):
         return _filled(value, RANK0_VARIABLE)
     if isinstance(value, dict):
@@ -48,12 +52,12 @@ def raw(value: Any) -> Any:
 
 
 def asks_rank0(role: Role) -> bool:
-    """Whether a substituted role names replica 0 anywhere."""
+    """Whether a substituted role uses the address of replica 0 anywhere."""
     return any(_RANK0 in text for text in _texts([role.args, role.env, role.metadata]))
 
 
 def asks_rank0_in_arguments(role: Role) -> bool:
-    """Whether a substituted role's command names replica 0."""
+    """Whether a substituted role's command uses the address of replica 0."""
     return any(_RANK0 in text for text in role.args)
 
 

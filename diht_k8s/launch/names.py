@@ -1,4 +1,4 @@
-"""Names that Kubernetes takes, from names that people give. Pure."""
+"""Valid Kubernetes names, made from the names that users choose. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 MAX_NAME: Final = 63
 """Longest DNS label: names of Jobs and Services, host names of pods."""
 MAX_ROLE: Final = 20
-"""What a role's name may take of a Job's name, where an application has several roles."""
+"""Characters of a role's name in the name of its Job, if an application has several roles."""
 
 
 def slug(text: str, limit: int = MAX_NAME) -> str:
@@ -21,16 +21,16 @@ def slug(text: str, limit: int = MAX_NAME) -> str:
 
 
 def label_value(text: str) -> str:
-    """Text as the value of a label; what Kubernetes refuses becomes a dash."""
+    """Text as the value of a label; characters that Kubernetes refuses become dashes."""
     return re.sub(r"[^A-Za-z0-9_.-]", "-", text)[:MAX_NAME].strip("_.-")
 
 
 def unique_name(name: str, token: str, replicas: Sequence[int], *, roles: int = 1) -> str:
-    """A name for one submission of an application, short enough for the names and hosts of its Jobs.
+    """A name for one submission of an application, short enough for the names of its Jobs and their hosts.
 
     Args:
         name: the application's name.
-        token: what makes it unique; lower-case letters and digits.
+        token: makes the name unique; lower-case letters and digits.
         replicas: number of replicas of each role.
         roles: number of roles.
     """
@@ -40,7 +40,7 @@ def unique_name(name: str, token: str, replicas: Sequence[int], *, roles: int = 
 
 
 def job_names(name: str, roles: Sequence[str]) -> list[str]:
-    """The names of the Jobs of an application: its own where it has one role, else with the role behind it."""
+    """The names of an application's Jobs: its own name if it has one role, else its name and the role's."""
     if len(roles) == 1:
         return [name]
     names: list[str] = []

@@ -1,4 +1,4 @@
-"""An application's overlays, read once: those in files and those of the whole application end up in its roles."""
+"""Overlays in files and overlays of the whole application, merged into its roles."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ KINDS: Final = ("V1Pod", "V1Container", "V1Job")
 
 
 def with_overlays(app: AppDef) -> AppDef:
-    """A copy of the application whose roles carry all that holds for them.
+    """A copy of the application whose roles carry all overlays that apply to them.
 
-    TorchX's command puts `--metadata kubernetes=FILE` into the application, where stock schedulers do not look.
+    TorchX's command puts `--metadata kubernetes=FILE` into the application, which stock schedulers ignore.
     """
     return replace(app, roles=[_with_overlays(app, role) for role in app.roles])
 
@@ -30,5 +30,5 @@ def _with_overlays(app: AppDef, role: Role) -> Role:
 
 
 def _overlay(source: AppDef | Role, kind: str) -> dict[str, Any]:
-    """An overlay without a kind is a pod's."""
+    """The overlay of a kind; one without a kind applies to the pod."""
     return get_overlay(source, NAMESPACE, kind, flat_fallback=kind == "V1Pod")

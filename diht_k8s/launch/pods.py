@@ -1,8 +1,9 @@
-"""From a TorchX role to the pod template of its Job. Pure.
+"""The pod template of a TorchX role. Pure.
 
-The pod passes Pod Security `restricted` as it is: a numeric user, no capability, no token, a read-only root with an empty /tmp. What
-a role has no field for comes by TorchX's overlays of the namespace `kubernetes`: `V1Pod` as stock TorchX reads it, and ours,
-`V1Container` for the role's own container and `V1Job` for the Job around it (in `render`).
+The pod passes Pod Security `restricted`: a numeric user, no capabilities, no token, a read-only root with an empty
+/tmp. What a role has no field for comes from TorchX overlays of the namespace `kubernetes`: `V1Pod`, as in stock
+TorchX, and two of this project: `V1Container` for the role's container, and `V1Job` for the Job around it (in
+`render`).
 """
 
 from __future__ import annotations
@@ -20,27 +21,29 @@ from diht_k8s.launch import macros
 from diht_k8s.launch.names import slug
 
 IMAGE_PYTHON: Final = "python3"
-"""The interpreter in an image, where a role's entry point is the interpreter of the program that submits it."""
+"""The interpreter in an image: replaces the submitting program's own as a role's entry point."""
 USER: Final = 1000
-"""Runs in every image, whatever user it names; Pod Security asks for a number that is not root's."""
+"""User and group of all pods, whatever the image names; Pod Security requires a number other than root's."""
 GRACE_SECONDS: Final = 300
 """Time for the last checkpoint after SIGTERM."""
 GRACE_RESERVE_SECONDS: Final = 15
-"""What torchrun leaves of it to the pod: it kills its ranks by itself after 30 s unless told otherwise."""
+"""Part of the grace that torchrun leaves to the pod; without a setting it kills its ranks after 30 s."""
 LOST_NODE_SECONDS: Final = 30
-"""How long a pod stays on a node that does not answer; Kubernetes' own default is 300 s."""
+"""How long a pod stays on a node that does not answer; the default of Kubernetes is 300 s."""
 PEERS_VARIABLE: Final = "DIHT_PEER_HOSTS"
-"""Host names of the replicas, with `*` for the index; our launcher waits until each of them is known."""
+"""Host names of the replicas, with `*` for the index; the launcher waits until all of them resolve."""
 INDEX_FIELD: Final = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
 FIELD_PATH: Final = "[FIELD_PATH]"
-"""Stock TorchX's prefix of an environment variable's value that is a field of the pod."""
+"""Prefix by which stock TorchX marks the value of an environment variable as a field of the pod."""
+SHARED_MEMORY: Final = "dshm"
+"""Name that stock TorchX gives the volume at /dev/shm."""
 INSTANCE_TYPE: Final = "node.kubernetes.io/instance-type"
 EFA: Final = "vpc.amazonaws.com/efa"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PodConfig:
-    """What a pod gets that an AppDef does not say."""
+    """Settings of a pod that an AppDef has no field for."""
 
     service_account: str | None = None
     """the pod's identity; its token is not mounted."""
@@ -51,21 +54,21 @@ class PodConfig:
     image_pull_secrets: tuple[str, ...] = ()
     """names of Secrets with registry credentials."""
     reserved_millicpu: int = 0
-    """how much less CPU than the limit a pod requests (stock TorchX: 100)."""
+    """millicores by which a pod's CPU request is below its limit (stock TorchX: 100)."""
     reserved_memmb: int = 0
-    """how many MB less memory than the limit a pod requests (stock TorchX: 1024)."""
+    """MB by which a pod's memory request is below its limit (stock TorchX: 1024)."""
     efa_device_count: int | None = None
     """overrides the number of EFA devices; None keeps the role's, 0 removes them."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the pods of a role meet the others."""
+    """The names by which the pods of a role find each other."""
 
     job: str
     """name of the role's Job: the host name of replica i is `{job}-{i}`."""
     service: str | None
-    """headless Service of the application; None where nobody talks to anybody."""
+    """headless Service of the application; None if its replicas do not communicate."""
     rank0_host: str
     """address of replica 0 of the first role."""
     is_first: bool
@@ -79,10 +82,10 @@ def pod_template(role: Role, config: PodConfig, place: Place, labels: Mapping[st
         role: the role after `macros.substituted`.
         config: what the AppDef does not say.
         place: names of the Job and the Service.
-        labels: labels of the pods; an overlay adds to them and changes none.
+        labels: labels of the pods, which overlays can add to but not change.
 
     Raises:
-        UserError: no image, or an overlay that leaves no container of the role's name.
+        UserError: the role has no image, or an overlay removes the role's container.
     """
     if not role.image:
         raise UserError(f"role {role.name} has no image: give --image, or pods.image in the run document")
@@ -96,7 +99,7 @@ def pod_template(role: Role, config: PodConfig, place: Place, labels: Mapping[st
     spec = template["spec"]
     container = next((item for item in spec["containers"] if item.get("name") == name), None)
     if container is None:
-        raise UserError(f"role {role.name}: its overlay leaves no container named {name}: keep it")
+        raise UserError(f"role {role.name}: its overlay removes the container {name}: keep it")
     apply_overlay(container, macros.raw(get_overlay(role, "kubernetes", "V1Container", flat_fallback=False)))
     _add_default_env(container, spec.get("terminationGracePeriodSeconds", 30), retries=role.max_retries > 0)
     container["volumeMounts"] = list({mount["mountPath"]: mount for mount in container["volumeMounts"]}.values())
@@ -104,7 +107,7 @@ def pod_template(role: Role, config: PodConfig, place: Place, labels: Mapping[st
 
 
 def image_entrypoint(entrypoint: str) -> str:
-    """A role's entry point as an image has it."""
+    """The entry point of a role, as an image has it."""
     return IMAGE_PYTHON if entrypoint == sys.executable else entrypoint
 
 
@@ -134,11 +137,11 @@ def _pod_spec(role: Role, config: PodConfig, place: Place) -> dict[str, Any]:
             "runAsUser": USER,
             "runAsGroup": USER,
             "fsGroup": USER,
-            "fsGroupChangePolicy": "OnRootMismatch",  # a claim with many files is not walked at every start
+            "fsGroupChangePolicy": "OnRootMismatch",  # does not walk all files of a claim at every start
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         volumes=[
-            {"name": "dshm", "emptyDir": _shared_memory(role)},
+            {"name": SHARED_MEMORY, "emptyDir": _shared_memory(role)},
             {"name": "tmp", "emptyDir": {}},
             *(_volume(f"mount-{index}", mount) for index, mount in enumerate(role.mounts)),
         ],
@@ -158,7 +161,7 @@ def _container(name: str, role: Role, config: PodConfig, place: Place) -> dict[s
         securityContext=_container_security(role),
         terminationMessagePolicy="FallbackToLogsOnError",
         volumeMounts=[
-            {"name": "dshm", "mountPath": "/dev/shm"},  # noqa: S108 (a mount, not a file of ours)
+            {"name": SHARED_MEMORY, "mountPath": "/dev/shm"},  # noqa: S108 (a mount, no temporary file)
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
             *(_volume_mount(f"mount-{index}", mount) for index, mount in enumerate(role.mounts)),
         ],
@@ -166,7 +169,7 @@ def _container(name: str, role: Role, config: PodConfig, place: Place) -> dict[s
 
 
 def _environment(role: Role, place: Place) -> list[dict[str, Any]]:
-    """Variables in an order in which later ones may name earlier ones."""
+    """Variables, ordered so that later ones can use earlier ones."""
     env: list[dict[str, Any]] = [
         {"name": macros.REPLICA_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": INDEX_FIELD}}},
         {"name": macros.RANK0_VARIABLE, "value": place.rank0_host},
@@ -186,20 +189,20 @@ def _environment(role: Role, place: Place) -> list[dict[str, Any]]:
 
 
 def _add_default_env(container: dict[str, Any], grace_seconds: int, *, retries: bool) -> None:
-    """Variables that a role or its overlay may set otherwise."""
+    """Add variables unless the role or its overlay sets them."""
     defaults = {
         "HOME": "/tmp",  # noqa: S108 (the only folder that may be written)
-        "USER": "user",  # torch asks for the user's name, which an image has for its own users only
+        "USER": "user",  # torch needs a user name, and the image may have none for this number
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(max(1, grace_seconds - GRACE_RESERVE_SECONDS)),
     }
-    if retries:  # a pod that comes back for another never joins a store that torchrun shares with its agent
+    if retries:  # a replacement pod cannot join a store that torchrun shares with its agent
         defaults["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     names = {item["name"] for item in container["env"]}
     container["env"] += [{"name": name, "value": value} for name, value in defaults.items() if name not in names]
 
 
 def _resources(role: Role, config: PodConfig) -> dict[str, Any]:
-    """Limits as asked; requests leave room for what a node keeps for itself, if that is configured."""
+    """Limits as requested by the role; requests are lower by what is configured for the node itself."""
     resource = role.resource
     limits: dict[str, str] = {}
     requests: dict[str, str] = {}
@@ -224,7 +227,7 @@ def _container_security(role: Role) -> dict[str, Any]:
 
 
 def _shared_memory(role: Role) -> dict[str, Any]:
-    """Half of the memory: what is written there counts as the container's own."""
+    """Half of the container's memory, which files there count towards."""
     memory = int(role.resource.memMB)
     return _present(medium="Memory", sizeLimit=f"{memory // 2}M" if memory > 1 else None)
 

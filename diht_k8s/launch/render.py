@@ -1,7 +1,7 @@
-"""From a TorchX AppDef to the objects of a Kubernetes cluster: an Indexed Job for each role and a headless Service. Pure.
+"""The Kubernetes objects of a TorchX AppDef: an Indexed Job for each role, and a headless Service. Pure.
 
-The scheduler plugin and the controller share it. Nothing but batch/v1 and v1 is used, so any cluster can run it; Kueue queues the
-Jobs by their label where it is installed.
+The scheduler plugin and the controller share it. It uses batch/v1 and v1 only, so that every cluster can run it; Kueue,
+if installed, queues the Jobs by their label.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from diht_k8s.launch.names import MAX_NAME, job_names, label_value, slug
 from diht_k8s.launch.pods import Place, PodConfig, pod_template
 
 USER_ERRORS: Final = (2, ExitCode.USER_ERROR, ExitCode.BAD_DATA, 126, 127)
-"""Exit codes that the same program will give again: wrong usage, our 64 and 65, not executable, not found."""
+"""Exit codes that a retry cannot change: wrong usage, user error, bad data, not executable, not found."""
 LABEL_APP: Final = "app.kubernetes.io/name"
 LABEL_INSTANCE: Final = "app.kubernetes.io/instance"
 LABEL_COMPONENT: Final = "app.kubernetes.io/component"
@@ -32,19 +32,19 @@ MANAGER: Final = "torchx.pytorch.org"
 
 @dataclass(frozen=True, kw_only=True)
 class JobConfig(PodConfig):
-    """What the objects get that an AppDef does not say."""
+    """Settings of the objects that an AppDef has no field for."""
 
     namespace: str | None = None
-    """namespace of all objects; None leaves it to whoever creates them."""
+    """namespace of all objects; None leaves it to the caller."""
     queue: str | None = None
     """Kueue's LocalQueue."""
     ttl_seconds_after_finished: int | None = None
-    """when Kubernetes removes the ended Job; None keeps it."""
+    """seconds after which Kubernetes removes a finished Job; None keeps it."""
     active_deadline_seconds: int | None = None
-    """when Kubernetes ends the Job; None lets it run."""
+    """seconds after which Kubernetes ends the Job; None sets no limit."""
     end_on_disruption: bool | None = None
-    """whether a drained or preempted pod ends the Job (the controller starts the next attempt) or is replaced. None: it ends a
-    gang that has no retries, whose other pods could only wait for it, and is replaced otherwise."""
+    """whether a drained or preempted pod ends the Job (the controller then starts the next attempt) or is replaced.
+    None: it ends a gang without retries, whose other pods could only wait for it, and is replaced in other Jobs."""
 
 
 def render(
@@ -59,14 +59,14 @@ def render(
 
     Args:
         app: the application; it is not changed.
-        config: what it does not say.
-        name: name of the Job where there is one role, of the Service, and what begins the names of several roles' Jobs.
-        labels: further labels of all objects and pods; they win over ours.
+        config: settings that it has no field for.
+        name: name of the Service, and of the Job of a single role; prefix of the names of several roles' Jobs.
+        labels: further labels of all objects and pods; they override the default ones.
         owner: owner reference of all objects.
 
     Returns:
-        Plain JSON objects. The Service is there only where replicas talk to each other: a role opens a port or names
-        replica 0, or there are several roles.
+        Plain JSON objects. There is a Service only if replicas communicate: a role of several replicas opens a port or
+        uses the address of replica 0, or there are several roles.
 
     Raises:
         UserError: a name is too long, a role has no image, a mount or an overlay is wrong.
@@ -91,12 +91,12 @@ def render(
     if service:
         objects.append(_service(service, common))
     for item in objects:
-        _place(item, config.namespace, owner)
+        _assign(item, config.namespace, owner)
     return objects
 
 
 def is_gang(role: Role) -> bool:
-    """Whether the replicas of a role live and end together."""
+    """Whether the replicas of a role start and end together."""
     return role.num_replicas > 1 and role.retry_policy is not RetryPolicy.REPLICA
 
 
@@ -107,7 +107,7 @@ def _job(
         "completionMode": "Indexed",
         "completions": role.num_replicas,
         "parallelism": role.num_replicas,
-        # When one replica of a gang fails the others fail too, so one retry of it costs as many failures as it has replicas.
+        # If one replica of a gang fails, all fail: one retry costs as many failures as the gang has replicas.
         "backoffLimit": role.max_retries * role.num_replicas,
         "podFailurePolicy": {"rules": _failure_rules(role, config, template)},
         "template": template,
@@ -129,7 +129,7 @@ def _job(
 
 
 def _failure_rules(role: Role, config: JobConfig, template: dict[str, Any]) -> list[dict[str, Any]]:
-    """A program that says the user is wrong ends the Job at once; a disruption is no failure of the program."""
+    """A user error ends the Job at once; a disruption does not count as a failure of the program."""
     end = config.end_on_disruption
     if end is None:
         end = is_gang(role) and role.max_retries == 0
@@ -150,7 +150,7 @@ def _failure_rules(role: Role, config: JobConfig, template: dict[str, Any]) -> l
 
 
 def _service(name: str, labels: Mapping[str, str]) -> dict[str, Any]:
-    """Gives each pod a name as soon as it has an address: ranks meet before they are ready."""
+    """A headless Service that names each pod as soon as it has an address: ranks connect before they are ready."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -159,7 +159,7 @@ def _service(name: str, labels: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _place(item: dict[str, Any], namespace: str | None, owner: Mapping[str, Any] | None) -> None:
+def _assign(item: dict[str, Any], namespace: str | None, owner: Mapping[str, Any] | None) -> None:
     metadata = item["metadata"]
     if namespace is not None:
         metadata["namespace"] = namespace
@@ -179,5 +179,5 @@ def _check_lengths(jobs: list[str], roles: list[Role]) -> None:
         host = f"{job}-{role.num_replicas - 1}"
         if len(host) > MAX_NAME:
             raise UserError(
-                f"host name {host} has {len(host)} characters, Kubernetes takes {MAX_NAME}: use a shorter name"
+                f"host name {host} has {len(host)} characters, Kubernetes allows {MAX_NAME}: use a shorter name"
             )

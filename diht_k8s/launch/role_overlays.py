@@ -1,6 +1,6 @@
-"""What a TorchX Role has no place for, as overlays of the `kubernetes` scheduler: parts of the pod, its container and its Job. Pure.
+"""Overlays of the `kubernetes` scheduler for what a TorchX Role has no field for. Pure.
 
-Stock TorchX reads `V1Pod`; `V1Container` and `V1Job` are read by the scheduler of this project.
+Stock TorchX reads `V1Pod`; the scheduler of this project also reads `V1Container` and `V1Job`.
 """
 
 from __future__ import annotations
@@ -11,17 +11,16 @@ from torchx.specs.overlays import JOIN
 
 from diht_k8s.api.pods import QUEUE_LABEL, Pods
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.launch.pods import SHARED_MEMORY
 
 POD_FIELDS = (
     "nodeSelector", "tolerations", "affinity", "priorityClassName", "serviceAccountName", "runtimeClassName",
     "terminationGracePeriodSeconds",
 )  # fmt: skip
-SHARED_MEMORY = "dshm"
-"""Name that stock TorchX gives the volume at /dev/shm."""
 
 
 def stage_overlays(run: DihtRun, stage: Stage, pods: Pods, replicas: int) -> dict[str, dict[str, Any]]:
-    """The overlays of a stage's role by their kind; those that say nothing are left out."""
+    """The overlays of a stage's role, by kind; empty ones are left out."""
     overlays = {
         "V1Pod": _pod(pods),
         "V1Container": _container(run, pods),
@@ -46,7 +45,7 @@ def _container(run: DihtRun, pods: Pods) -> dict[str, Any]:
     container: dict[str, Any] = {}
     if pods.image_pull_policy:
         container["imagePullPolicy"] = pods.image_pull_policy
-    if pods.resources:  # a Role has whole CPUs and MB only
+    if pods.resources:  # a Role counts in whole CPUs and MB
         quantities = {name: str(value) for name, value in pods.resources.items()}
         container["resources"] = {"limits": quantities, "requests": dict(quantities)}
     if pods.volume_mounts:
@@ -60,7 +59,7 @@ def _container(run: DihtRun, pods: Pods) -> dict[str, Any]:
 
 
 def _credentials(run: DihtRun) -> list[dict[str, Any]]:
-    """A storage rule's own credentials, as `Storage` looks for them."""
+    """The credentials of storage rules, in the variables that `Storage` reads."""
     return [
         {
             "name": f"DIHT_STORAGE_{index}_{key}",
@@ -76,6 +75,6 @@ def _job(stage: Stage, pods: Pods, replicas: int) -> dict[str, Any]:
     job: dict[str, Any] = {}
     if pods.queue_name:
         job["metadata"] = {"labels": {QUEUE_LABEL: pods.queue_name}}
-    if stage is Stage.TRAIN and replicas > 1:  # node 0 commits: once it has ended well the others have nothing to add
+    if stage is Stage.TRAIN and replicas > 1:  # node 0 commits: once it has succeeded, the run needs no other
         job["spec"] = {"successPolicy": {"rules": [{"succeededIndexes": "0"}]}}
     return job

@@ -1,7 +1,8 @@
-"""From a run document and a stage to TorchX's AppDef. Pure but for reading the run document's file.
+"""The TorchX AppDef of a stage, made from a run document. Pure, except that it reads the run document's file.
 
-The document travels as canonical JSON in `DIHT_RUN`; `DIHT_WORKER` of `DIHT_WORKERS` says which pod (or process) of the stage
-this is. What a Role has no place for (tolerations, volumes, ...) goes into TorchX's overlays of the `kubernetes` scheduler (`overlays`).
+The pod gets the document as canonical JSON in `DIHT_RUN`, and its place in the stage as `DIHT_WORKER` of
+`DIHT_WORKERS`. What a Role has no field for (tolerations, volumes, ...) goes into overlays of TorchX's `kubernetes`
+scheduler (`role_overlays`).
 """
 
 from __future__ import annotations
@@ -19,23 +20,21 @@ from torchx.specs.overlays import set_overlay
 
 from diht_k8s.api.documents import dump, load
 from diht_k8s.api.errors import DihtError, UserError
-from diht_k8s.api.pods import Pods, merged
+from diht_k8s.api.pods import RENDEZVOUS_PORT, Pods, merged
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.launch.pods import IMAGE_PYTHON
 from diht_k8s.launch.role_overlays import stage_overlays
 
-IMAGE_PYTHON: Final = "python3"
-"""The interpreter in a container image."""
-RENDEZVOUS_PORT: Final = 29500
 MAX_DOCUMENT_BYTES: Final = 120_000
-"""Linux takes 128 KiB for one environment variable."""
+"""Linux accepts 128 KiB in one environment variable."""
 _UNITS: Final = {
-    "": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15,
-    "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "m": 1e-3,
+    "": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18,
+    "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60, "m": 1e-3,
 }  # fmt: skip
 
 
 def submitted(stage_name: str, script_args: Sequence[str], *, shape: str, image: str) -> AppDef:
-    """What a component returns; a mistake of the user ends the program with one line and exit code 64."""
+    """What a component returns. A user error ends the program with one line on stderr and exit code 64."""
     try:
         stage = Stage(stage_name)
         path, overrides, rest = _parse(script_args)
@@ -53,12 +52,12 @@ def stage_app(run: DihtRun, stage: Stage, *, arguments: Sequence[str] = (), imag
         run: the run; its placement fields (workers, numNodes, processesPerNode, pods) shape the Role.
         stage: the stage.
         arguments: further arguments of `diht stage`.
-        image: container image, in which `python3` has this project; empty takes pods.image of the run. Without an image
-            the entry point is the interpreter that runs this, which the local schedulers take as it is; a scheduler
-            of containers puts `IMAGE_PYTHON` in its place.
+        image: container image whose `python3` has this project installed; empty takes pods.image of the run. Without an
+            image the entry point is the interpreter that runs this program, as local schedulers need it; schedulers of
+            containers replace it by `IMAGE_PYTHON`.
 
     Raises:
-        UserError: the run has no such stage, is too large, or asks for resources that are no quantities.
+        UserError: the run has no such stage, is too large, or requests an invalid quantity of a resource.
     """
     config = getattr(run.spec, stage.value)
     if config is None:
@@ -72,7 +71,7 @@ def stage_app(run: DihtRun, stage: Stage, *, arguments: Sequence[str] = (), imag
         args=["-P", "-m", "diht_k8s.cli", "stage", stage.value, *map(_escaped, arguments)],
         env=_environment(run, stage, replicas, pods),
         num_replicas=replicas,
-        # ranks live and end together; workers share the shards and can lose one
+        # ranks start and end together; workers share the shards, and any of them can be replaced
         retry_policy=RetryPolicy.APPLICATION if stage is Stage.TRAIN else RetryPolicy.REPLICA,
         resource=_resource(pods),
         port_map={"rendezvous": RENDEZVOUS_PORT} if stage is Stage.TRAIN else {},
@@ -82,13 +81,13 @@ def stage_app(run: DihtRun, stage: Stage, *, arguments: Sequence[str] = (), imag
     return AppDef(name=f"{run.metadata.name}-{stage}", roles=[role])
 
 
-class _Parser(argparse.ArgumentParser):
+class _ScriptParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}: write -- --run FILE [--set PATH=VALUE]...")
 
 
 def _parse(script_args: Sequence[str]) -> tuple[str, list[str], list[str]]:
-    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser = _ScriptParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--run", required=True)
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     known, rest = parser.parse_known_args(list(script_args))
@@ -103,7 +102,7 @@ def _read(path: str) -> str:
 
 
 def _shape_overrides(stage: Stage, shape: str) -> list[str]:
-    """`-j` as overrides of the run document."""
+    """Overrides of the run document for the value of `-j`."""
     if not shape:
         return []
     if stage is Stage.TRAIN:
@@ -120,7 +119,7 @@ def _environment(run: DihtRun, stage: Stage, replicas: int, pods: Pods) -> dict[
     document = dump(run)
     if len(document.encode()) > MAX_DOCUMENT_BYTES:
         raise UserError(
-            f"the run document has {len(document.encode())} bytes, at most {MAX_DOCUMENT_BYTES} travel to a job: "
+            f"the run document has {len(document.encode())} bytes, a job accepts at most {MAX_DOCUMENT_BYTES}: "
             "name shards by brace ranges and globs"
         )
     env = {variable.name: _escaped(variable.value) for variable in pods.env if variable.value is not None}
@@ -131,7 +130,7 @@ def _environment(run: DihtRun, stage: Stage, replicas: int, pods: Pods) -> dict[
             "DIHT_NODE_RANK": macros.replica_id,
             "DIHT_NUM_NODES": str(replicas),
             "DIHT_PROCESSES": str(run.spec.train.processes_per_node),
-            # The scheduler puts the address of replica 0, where the ranks meet, into the variable of this name.
+            # Name of the variable in which the scheduler puts the address of replica 0, the host of the rendezvous.
             "DIHT_MASTER_VARIABLE": macros.rank0_env,
             "DIHT_MASTER_PORT": str(RENDEZVOUS_PORT),
         }
@@ -139,7 +138,7 @@ def _environment(run: DihtRun, stage: Stage, replicas: int, pods: Pods) -> dict[
 
 
 def _escaped(value: Any) -> Any:
-    """Text as TorchX's macro substitution gives it back, in any nesting."""
+    """Escape `$` in all strings, however nested, so that TorchX's macro substitution returns the text as it was."""
     if isinstance(value, str):
         return value.replace("$", "$$")
     if isinstance(value, dict):
@@ -148,7 +147,7 @@ def _escaped(value: Any) -> Any:
 
 
 def _resource(pods: Pods) -> Resource:
-    """TorchX's whole CPUs and MB, rounded up; -1 where the run says nothing."""
+    """Whole CPUs and MB, as TorchX counts them, rounded up; -1 if the run does not say."""
     given = {name: quantity(value, f"pods.resources.{name}") for name, value in pods.resources.items()}
     devices = {name: math.ceil(value) for name, value in given.items() if "/" in name and name != "nvidia.com/gpu"}
     return Resource(
@@ -163,9 +162,9 @@ def quantity(value: str | int, field: str) -> float:
     """A Kubernetes quantity as a number.
 
     Raises:
-        UserError: it is none; the message names `field`.
+        UserError: it is invalid; the message names `field`.
     """
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([A-Za-z]*)", str(value))
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?(?:[eE][0-9]+)?)([A-Za-z]*)", str(value))
     if match is None or match[2] not in _UNITS:
-        raise UserError(f"{field}: {value} is no quantity: write for example 8, 500m or 64Gi")
+        raise UserError(f"{field}: invalid quantity {value}: write for example 8, 500m or 64Gi")
     return float(match[1]) * _UNITS[match[2]]

@@ -1,4 +1,4 @@
-"""From the Jobs and pods of an application to TorchX's view of it. Pure."""
+"""TorchX's description of an application, computed from its Jobs and pods. Pure."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torchx.schedulers.api import DescribeAppResponse
 from torchx.specs import NONE, AppState, ReplicaState, ReplicaStatus, Resource, Role, RoleStatus
 
 from diht_k8s.api.reports import Cause
+from diht_k8s.kube.summaries import INDEX_LABEL
 from diht_k8s.launch.names import slug
 from diht_k8s.launch.render import LABEL_ROLE
 
 CANCELLED_ANNOTATION: Final = "diht.dev/cancelled"
-INDEX_LABEL: Final = "batch.kubernetes.io/job-completion-index"
 JOB_LABEL: Final = "batch.kubernetes.io/job-name"
 _PHASES: Final = {
     "Pending": ReplicaState.PENDING,
@@ -26,7 +26,7 @@ _SHORT_WAITS: Final = ("ContainerCreating", "PodInitializing")
 
 
 def job_state(job: Mapping[str, Any]) -> AppState:
-    """Where a Job stands. One that Kueue holds back or that has no ready pod is pending."""
+    """The state of a Job. It is pending while Kueue suspends it or no pod is ready."""
     status = job.get("status", {})
     if _condition(job, "Complete"):
         return AppState.SUCCEEDED
@@ -37,7 +37,7 @@ def job_state(job: Mapping[str, Any]) -> AppState:
 
 
 def app_state(jobs: Sequence[Mapping[str, Any]]) -> AppState:
-    """Where an application of several Jobs stands: it failed with its first failed Job, and succeeded with its last."""
+    """The state of an application: failed as soon as one Job failed, succeeded once all Jobs have."""
     states = [job_state(job) for job in jobs]
     for state in (AppState.FAILED, AppState.CANCELLED, AppState.RUNNING, AppState.PENDING):
         if state in states:
@@ -67,7 +67,7 @@ def description(
 
 
 def replica_pods(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], replica: int) -> list[Mapping[str, Any]]:
-    """The pods that a replica has had, oldest first."""
+    """All pods of a replica so far, in the order of `pods`."""
     return [
         pod
         for pod in pods
@@ -77,7 +77,7 @@ def replica_pods(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], repl
 
 
 def main_container(job: Mapping[str, Any]) -> str:
-    """Name of the container that runs the role's own program."""
+    """Name of the container that runs the role's program."""
     return slug(_role_name(job))
 
 
@@ -86,7 +86,7 @@ def _role_name(job: Mapping[str, Any]) -> str:
 
 
 def _role(job: Mapping[str, Any]) -> Role:
-    """The role as far as its Job tells it."""
+    """The role, as far as its Job describes it."""
     spec = job["spec"]
     containers = spec["template"]["spec"]["containers"]
     container = next((item for item in containers if item["name"] == main_container(job)), containers[0])
@@ -105,7 +105,7 @@ def _role(job: Mapping[str, Any]) -> Role:
 
 
 def _resource(limits: Mapping[str, str]) -> Resource:
-    """What TorchX has fields for; it reads quantities in the units that it writes."""
+    """The resources that TorchX has fields for, in the units that `pods` writes; -1 for others."""
     cpu, memory = limits.get("cpu", ""), limits.get("memory", "")
     return Resource(
         cpu=int(cpu[:-1]) // 1000 if cpu.endswith("m") else int(cpu) if cpu.isdigit() else -1,
@@ -131,7 +131,7 @@ def _replicas(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> list
 
 
 def _host(pods: Sequence[Mapping[str, Any]]) -> str:
-    """The address of a replica's newest pod as the cluster's DNS has it, without the cluster's own domain."""
+    """DNS name of a replica's newest pod, without the cluster's domain."""
     if not pods:
         return ""
     spec = pods[-1]["spec"]
@@ -140,7 +140,7 @@ def _host(pods: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _indexes(text: str) -> set[int]:
-    """Kubernetes' `0,2-4` as numbers."""
+    """The indexes of a list such as `0,2-4`."""
     found: set[int] = set()
     for part in filter(None, text.split(",")):
         first, _, last = part.partition("-")
@@ -149,9 +149,10 @@ def _indexes(text: str) -> set[int]:
 
 
 def _restarts(job: Mapping[str, Any]) -> int:
-    """How many pods another one replaced."""
-    failed = int(job.get("status", {}).get("failed", 0))
-    return max(0, failed - job["spec"]["completions"]) if job_state(job) is AppState.FAILED else failed
+    """Number of pods that replaced another one: all pods but the first of each replica."""
+    status = job.get("status", {})
+    pods = sum(int(status.get(state) or 0) for state in ("active", "terminating", "succeeded", "failed"))
+    return max(0, pods - job["spec"]["completions"])
 
 
 def _message(state: AppState, jobs: Sequence[Mapping[str, Any]], pods: Sequence[Mapping[str, Any]]) -> str:
@@ -187,7 +188,7 @@ def _failure(pod: Mapping[str, Any]) -> str:
 
 
 def _terminated(pod: Mapping[str, Any]) -> Mapping[str, Any]:
-    """How the container ended that ended badly first."""
+    """The `terminated` state of the container that failed first; empty if none failed."""
     ends = [
         item["state"]["terminated"]
         for item in pod["status"].get("containerStatuses", [])
@@ -202,7 +203,7 @@ def _ended_at(pod: Mapping[str, Any]) -> str:
 
 
 def waiting_reason(pod: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Reason and message of what keeps a pod from starting; None where nothing unusual does."""
+    """Reason and message of what keeps a pod from starting; None if it starts or waits only shortly."""
     for item in pod.get("status", {}).get("containerStatuses", []):
         waiting = item.get("state", {}).get("waiting")
         if waiting and waiting.get("reason") not in _SHORT_WAITS:

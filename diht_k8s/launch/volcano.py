@@ -1,7 +1,7 @@
-"""Applications on Volcano: stock TorchX's scheduler, with what it leaves out. Experimental: shown by golden manifests only.
+"""Applications on Volcano: stock TorchX's scheduler with additions. Experimental: tested by golden manifests only.
 
-What is added: its own variable of replica 0 is spelled as Volcano spells it (roles with a dash could not meet), the options that
-stock TorchX does not have, and our overlay `V1Container`.
+The additions: the variable with replica 0's address is spelled as Volcano spells it (roles with a dash in their name
+could not rendezvous), options that stock TorchX lacks, and the overlay `V1Container`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torchx.specs.overlays import apply_overlay, get_overlay
 from torchx.util.strings import normalize_str
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.kube.launch_client import connect
+from diht_k8s.kube.client import connect
 from diht_k8s.launch.pods import image_entrypoint
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class VolcanoScheduler(KubernetesScheduler):
-    """Stock TorchX's scheduler on our connection."""
+    """Stock TorchX's scheduler on the connection of this project's client."""
 
     def _api_client(self) -> ApiClient:
         if self._client is None:
@@ -41,7 +41,7 @@ class VolcanoScheduler(KubernetesScheduler):
         return self._client
 
     def validate(self, resource: dict[str, Any], namespace: str) -> None:
-        """Ask the API server whether it would take a job."""
+        """Ask the API server whether it would accept a job."""
         self._custom_objects_api().create_namespaced_custom_object(
             group=GROUP, version="v1alpha1", namespace=namespace, plural="jobs", body=resource, dry_run="All"
         )
@@ -51,7 +51,7 @@ def rendered(scheduler: KubernetesScheduler, app: AppDef, cfg: Mapping[str, CfgV
     """Volcano's job for an application, as plain JSON.
 
     Args:
-        scheduler: stock TorchX's.
+        scheduler: the scheduler of stock TorchX.
         app: the application, with all overlays in its roles.
         cfg: `kubernetes_job.Opts`; `queue` is set.
 
@@ -73,14 +73,14 @@ def rendered(scheduler: KubernetesScheduler, app: AppDef, cfg: Mapping[str, CfgV
 
 
 def dry_run_info(resource: dict[str, Any], namespace: str) -> AppDryRunInfo[KubernetesJob, StockOpts]:
-    """What stock TorchX's `schedule` takes."""
+    """The argument of stock TorchX's `schedule`."""
     info: AppDryRunInfo[KubernetesJob, StockOpts] = AppDryRunInfo(KubernetesJob({}, resource), repr)
     info.cfg = StockOpts(queue=resource["spec"]["queue"], namespace=namespace)
     return info
 
 
 def or_none(call: Callable[[], T]) -> T | None:
-    """What a call to Volcano's API gives; None where the cluster does not serve it, or not to us."""
+    """The result of a call to Volcano's API; None if the cluster does not serve it, or denies it to this user."""
     from kubernetes.client import ApiException
 
     try:
@@ -92,7 +92,7 @@ def or_none(call: Callable[[], T]) -> T | None:
 
 
 def _complete(spec: dict[str, Any], role: Role, cfg: Mapping[str, CfgVal]) -> None:
-    """What stock TorchX has no option for, in a pod's specification."""
+    """Add to a pod's specification what stock TorchX has no option for."""
     container = spec["containers"][0]
     if cfg["image_pull_policy"]:
         container["imagePullPolicy"] = cfg["image_pull_policy"]

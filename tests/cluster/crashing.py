@@ -12,18 +12,18 @@ from collections.abc import Callable
 from typing import Any
 
 from diht_k8s.controller.__main__ import main
-from diht_k8s.kube import controller_client
+from diht_k8s.kube import client
 
-answer = controller_client.answer_of
+answer = client.answer_of
 
 
-def answer_and_die(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    response = answer(call, *arguments, **options)
+def answer_and_die(what: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    response = answer(what, call, *arguments, **options)
     if call.__name__.startswith(("create", "delete", "patch", "replace")):
         print(f"killed after {call.__name__}", file=sys.stderr, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     return response
 
 
-controller_client.answer_of = answer_and_die
+client.answer_of = answer_and_die
 main()

@@ -17,7 +17,7 @@ from torchx.runner import Runner, get_runner
 from torchx.specs import AppDef, AppState, Role, macros
 from torchx.specs.overlays import set_overlay
 
-from diht_k8s.api.errors import UserError
+from diht_k8s.kube.errors import ClusterError
 from tests.cluster.tools import S3, Kubectl, wait_until
 
 pytestmark = pytest.mark.cluster
@@ -308,6 +308,6 @@ def test_reason_of_a_job_that_cannot_start_is_in_the_status(
 def test_refusal_of_the_cluster_is_told(
     runner: Runner, submit: Callable[..., str], python_role: Callable[..., Role]
 ) -> None:
-    words = 'cannot create Job .* in namespace no-such: namespaces "no-such" not found: check the namespace'
-    with pytest.raises(UserError, match=words):
+    words = 'cannot create Job .* in namespace no-such: namespaces "no-such" not found: check the name and the namespace'
+    with pytest.raises(ClusterError, match=words):
         submit(python_role(""), namespace="no-such")

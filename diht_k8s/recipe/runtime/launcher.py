@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from diht_k8s.api.errors import BY_EXIT_CODE, DihtError, ExitCode, RetryableError, StopRequested
+from diht_k8s.api.pods import RENDEZVOUS_PORT
 from diht_k8s.recipe.runtime.parent_death import PARENT_VARIABLE
 from diht_k8s.recipe.runtime.preflight import peer_hosts, wait_for_hosts
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.watchdog import Limits, Watchdog, noting_folder
 
-RENDEZVOUS_PORT = 29500
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(8 << 30)}
 """Has glibc keep the memory of large tensors for the next step: on a CPU, allocating it again takes an eighth of a step
 (page faults)."""

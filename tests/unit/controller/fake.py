@@ -13,7 +13,7 @@ from typing import Any
 
 from diht_k8s.controller.reconcile import Reconciler
 from diht_k8s.controller.runs import Runs, known_run
-from diht_k8s.kube.controller_client import ClusterError
+from diht_k8s.kube.client import ClusterError
 from diht_k8s.kube.summaries import job_view, pod_view
 from tests.unit.controller.documents import NOW, RUN_UID, at, ended
 

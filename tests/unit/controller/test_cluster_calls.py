@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from diht_k8s.kube.controller_client import pages
+from diht_k8s.kube.client import pages
 
 
 @pytest.mark.parametrize(
@@ -28,5 +28,5 @@ def test_list_gives_the_items_of_all_pages(answers: list[tuple[Any, str]], found
         items, token = answers[len(asked) - 1]
         return SimpleNamespace(status=200, data=json.dumps({"items": items, "metadata": {"continue": token}}))
 
-    assert list(pages(listing)) == found
+    assert list(pages("list things", listing)) == found
     assert asked == [None, "more"][: len(answers)]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from diht_k8s.controller.informer import Gone, Informer, lines
-from diht_k8s.kube.controller_client import ClusterError
+from diht_k8s.kube.client import ClusterError
 from diht_k8s.kube.summaries import JobView, job_view
 from tests.unit.controller.documents import job
 

@@ -10,7 +10,7 @@ from diht_k8s.api.reports import Progress
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import StageState, Status, timestamp
 from diht_k8s.controller.saved_status import condition, remembered
-from diht_k8s.kube.controller_client import ClusterError
+from diht_k8s.kube.client import ClusterError
 from diht_k8s.pipeline.states import RunState
 from tests.unit.controller.documents import NOW
 from tests.unit.controller.fake import Process

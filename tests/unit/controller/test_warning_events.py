@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from diht_k8s.controller.warning_events import COST_FACTOR, LEAST_AGE_S, Complaints
-from diht_k8s.kube.controller_client import ClusterError
+from diht_k8s.kube.client import ClusterError
 from tests.unit.controller.documents import NOW, at
 from tests.unit.controller.fake import FakeCluster
 

@@ -1,4 +1,4 @@
-"""The applications whose manifests are kept in `golden/`: `python -m tests.unit.launch.apps` writes them anew."""
+"""The applications whose manifests are kept in `golden/`: `python -m tests.unit.launch.apps` writes them again."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def stock_torchrun() -> list[dict[str, Any]]:
 
 
 def several_roles() -> list[dict[str, Any]]:
-    """Roles of one application meet: macros, mounts of each kind, devices, capabilities, ports, a field as variable, overlays."""
+    """Several roles in one application: macros, mounts of each kind, devices, capabilities, ports, a field as variable, overlays."""
     trainer = Role(
         name="Trainer_A", image="app:1", entrypoint="sh", num_replicas=2, port_map={"Metrics_Port": 8081},
         args=["-c", f"echo {macros.app_id} {macros.replica_id} $${{{macros.rank0_env}}} $$HOME $$(date)"],

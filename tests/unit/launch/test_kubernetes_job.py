@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,6 +47,9 @@ class Cluster:
             self.objects[item["kind"], name] = made
         return made
 
+    def items(self, kind: str, namespace: str, selector: str) -> list[dict[str, Any]]:
+        return self.jobs(namespace, selector) if kind == "Job" else self.pods(namespace, selector)
+
     def jobs(self, namespace: str, selector: str) -> list[dict[str, Any]]:
         key, _, value = selector.partition("=")
         return [
@@ -57,7 +62,7 @@ class Cluster:
         labels = {"batch.kubernetes.io/job-name": self.jobs(namespace, selector)[0]["metadata"]["name"]}
         return [
             {
-                "metadata": {"uid": str(i), "name": str(i), "namespace": namespace,
+                "metadata": {"uid": str(i), "name": str(i), "namespace": namespace, "creationTimestamp": "2026",
                              "labels": {**labels, "batch.kubernetes.io/job-completion-index": str(i)}},
                 "spec": {},
                 "status": {"containerStatuses": [{"name": "main", "state": {"terminated": {"exitCode": 0}}}]},
@@ -70,15 +75,15 @@ class Cluster:
         item["metadata"]["annotations"] = patch["metadata"]["annotations"]
         item["spec"] |= patch["spec"]
 
-    def delete_job(self, namespace: str, name: str) -> None:
+    def delete_job(self, namespace: str, name: str, *, policy: str) -> None:
         del self.objects["Job", name]
 
     def serves(self, group: str) -> bool:
         self.asked.append("serves")
         return group in self.groups
 
-    def log(self, pod: dict[str, Any], container: str, **_: Any) -> Iterator[str]:
-        yield f"{datetime.now(UTC).isoformat()} {container} of pod {pod['metadata']['uid']}"
+    def log(self, namespace: str, pod: str, *, container: str, **_: Any) -> Iterator[bytes]:
+        yield f"{datetime.now(UTC).isoformat()} {container} of pod {pod}".encode()
 
 
 class Volcano:
@@ -137,7 +142,7 @@ def test_service_belongs_to_the_jobs_so_that_it_goes_with_them(runner: Runner, c
     ]
 
 
-def test_application_of_which_an_object_is_refused_leaves_nothing(runner: Runner, cluster: Cluster) -> None:
+def test_application_with_a_refused_object_leaves_nothing(runner: Runner, cluster: Cluster) -> None:
     cluster.refuse = "Service"
     with pytest.raises(UserError, match="cannot create Service"):
         runner.run(TWO, "kubernetes")
@@ -244,7 +249,7 @@ def test_cancel_of_a_job_that_its_queue_holds_back_deletes_it(runner: Runner, cl
     assert not cluster.jobs("default", "app.kubernetes.io/name=app")
 
 
-def test_deleted_job_is_told_as_gone(runner: Runner, on_volcano: Volcano) -> None:
+def test_deleted_job_is_reported_as_gone(runner: Runner, on_volcano: Volcano) -> None:
     handle = runner.run(APP, "kubernetes")
     assert (status := runner.status(handle))
     assert status.state is AppState.PENDING
@@ -281,7 +286,7 @@ def test_log_is_the_replicas_own(runner: Runner) -> None:
         ("main", 0, {"streams": Stream.STDERR}, ValueError, "keeps stdout and stderr as one log"),
     ],
 )
-def test_log_that_there_is_not_is_refused(
+def test_log_of_an_unknown_replica_or_stream_is_refused(
     runner: Runner, role: str, replica: int, options: dict[str, Any], error: type[Exception], words: str
 ) -> None:
     handle = runner.run(TWO, "kubernetes")
@@ -290,5 +295,28 @@ def test_log_that_there_is_not_is_refused(
 
 
 def test_handle_without_a_namespace_is_refused(runner: Runner) -> None:
-    with pytest.raises(UserError, match="job is no application of kubernetes: write NAMESPACE:NAME"):
+    with pytest.raises(UserError, match="job is not the id of an application on Kubernetes: write NAMESPACE:NAME"):
         runner.status("kubernetes://torchx/job")
+
+
+LOG_COMMAND = """
+import sys
+from torchx.cli.main import main
+from diht_k8s.launch.kubernetes_job import KubernetesJobScheduler
+from tests.unit.launch.test_kubernetes_job import TWO, Cluster
+cluster = Cluster()
+KubernetesJobScheduler._cluster = lambda self: cluster
+sys.argv = ["/usr/bin/torchx"]
+from torchx.runner import get_runner
+handle = get_runner("torchx").run(TWO, "kubernetes")
+main(["--log_level", "ERROR", "log", handle + "/main/7"])
+"""
+
+
+def test_torchx_log_of_a_missing_replica_ends_with_one_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LOG_COMMAND], text=True, capture_output=True, check=False
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(r"diht: default:app-\S+ has no replica main/7: it has main/0-1, side/0-0\n", done.stderr)
+    assert done.stdout == ""

@@ -46,5 +46,5 @@ def test_hosts_of_every_application_fit(name: str, replicas: list[int], roles: l
 @pytest.mark.parametrize(
     ("text", "value"), [("a b", "a-b"), ("_a.", "a"), ("A" * 70, "A" * 63), ("", ""), ("a/b:c", "a-b-c"), ("é", "")]
 )
-def test_label_value_is_one(text: str, value: str) -> None:
+def test_label_value_is_valid(text: str, value: str) -> None:
     assert label_value(text) == value

@@ -1,4 +1,4 @@
-"""AppDef -> manifests. The golden files are read like code: `python -m tests.unit.launch.apps` writes them anew."""
+"""AppDef -> manifests. The golden files are read like code: `python -m tests.unit.launch.apps` writes them again."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_macros_have_each_replicas_own_values() -> None:
 
 
 @pytest.mark.parametrize(("index", "endpoint"), [(0, "localhost:29500"), (1, "app-x-0.app-x:29500")])
-def test_stock_torchrun_meets_at_replica_0_which_finds_itself_without_dns(index: int, endpoint: str) -> None:
+def test_stock_torchrun_connects_to_replica_0_which_needs_no_dns(index: int, endpoint: str) -> None:
     (role,) = torchrun(m="a.train-vit", j="2x1", image="app:1").roles
     words, env = started(container(role), index)
     asked = re.search(r"--rdzv_endpoint (\S+)", words[2])
@@ -85,7 +85,7 @@ def test_stock_torchrun_meets_at_replica_0_which_finds_itself_without_dns(index:
         ({"num_replicas": 1, "port_map": {"c10d": 1}}, False),
     ],
 )
-def test_service_is_there_only_where_replicas_talk(changes: dict[str, Any], has_service: bool) -> None:
+def test_service_exists_only_if_replicas_communicate(changes: dict[str, Any], has_service: bool) -> None:
     objects = rendered(replace(ROLE, **changes))
     assert [item["kind"] for item in objects] == ["Job", "Service"][: 1 + has_service]
     spec = objects[0]["spec"]["template"]["spec"]
@@ -117,11 +117,11 @@ def test_failures_end_a_job_as_its_kind_asks(
     ("role", "name", "words"),
     [
         (replace(ROLE, image=""), "x", "role main has no image: give --image, or pods.image"),
-        (replace(ROLE, num_replicas=100), "x" * 61, "has 64 characters, Kubernetes takes 63"),
+        (replace(ROLE, num_replicas=100), "x" * 61, "has 64 characters, Kubernetes allows 63"),
         (replace(ROLE, mounts=[VolumeMount("nfs/x", "/x")]), "x", "mount nfs/x: write a claim's name, secret/NAME"),
     ],
 )
-def test_what_kubernetes_could_not_take_is_refused(role: Role, name: str, words: str) -> None:
+def test_names_and_mounts_that_kubernetes_would_refuse_are_refused(role: Role, name: str, words: str) -> None:
     with pytest.raises(UserError, match=re.escape(words)):
         rendered(role, name=name)
 
@@ -134,11 +134,11 @@ def test_application_without_roles_is_refused() -> None:
 def test_overlay_without_the_roles_container_is_refused() -> None:
     role = replace(ROLE, metadata={})
     set_overlay(role, "kubernetes", "V1Pod", {"spec": {PUT("containers"): [{"name": "other"}]}})
-    with pytest.raises(UserError, match="its overlay leaves no container named main"):
+    with pytest.raises(UserError, match="its overlay removes the container main"):
         rendered(role)
 
 
-def test_users_mount_takes_the_place_of_ours() -> None:
+def test_mount_of_the_user_replaces_the_default_one() -> None:
     mounts = container(replace(ROLE, mounts=[VolumeMount("scratch", "/tmp")]))["volumeMounts"]
     assert [(mount["name"], mount["mountPath"]) for mount in mounts] == [("dshm", "/dev/shm"), ("mount-0", "/tmp")]
 

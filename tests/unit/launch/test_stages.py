@@ -73,7 +73,7 @@ def test_component_with_a_users_mistake_ends_with_one_line_and_64(
     assert words in stderr
 
 
-def test_worker_count_that_is_no_number_is_refused(run_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_worker_count_must_be_a_number(run_file: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         components.cat_filter("--run", run_file, j="1x2")
     assert "-j 1x2: write a number of workers" in capsys.readouterr().err
@@ -86,10 +86,10 @@ def test_document_comes_out_of_the_macros_as_it_went_in(template: str) -> None:
     assert load(role.env["DIHT_RUN"], name="DIHT_RUN") == run
 
 
-def test_workers_are_told_their_index_and_the_master() -> None:
+def test_workers_get_their_index_and_the_master() -> None:
     role = VALUES.apply(stages.stage_app(make_run(spec__train__numNodes=2), Stage.TRAIN).roles[0])
-    told = {name: value for name, value in role.env.items() if name != "DIHT_RUN"}
-    assert told == {
+    given = {name: value for name, value in role.env.items() if name != "DIHT_RUN"}
+    assert given == {
         "DIHT_WORKER": "3", "DIHT_WORKERS": "2", "DIHT_NODE_RANK": "3", "DIHT_NUM_NODES": "2", "DIHT_PROCESSES": "1",
         "DIHT_MASTER_VARIABLE": "MASTER_HERE", "DIHT_MASTER_PORT": "29500",
     }  # fmt: skip
@@ -143,15 +143,25 @@ def test_pods_of_the_stage_over_those_of_the_run_go_into_the_role() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("8", 8), (2, 2), ("500m", 0.5), ("1.5Gi", 1.5 * 2**30), ("10M", 10_000_000)]
+    ("text", "value"),
+    [
+        ("8", 8),
+        (2, 2),
+        ("500m", 0.5),
+        ("1.5Gi", 1.5 * 2**30),
+        ("10M", 10_000_000),
+        ("1e3", 1000),
+        ("2E", 2e18),
+        ("2Ei", 2**61),
+    ],
 )
 def test_quantity_is_read_as_kubernetes_reads_it(text: str | int, value: float) -> None:
     assert stages.quantity(text, "x") == value
 
 
-@pytest.mark.parametrize("text", ["", "-1", "8 Gi", "8GB", "a"])
-def test_quantity_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match=r"pods.resources.cpu: .* is no quantity"):
+@pytest.mark.parametrize("text", ["", "-1", "8 Gi", "8GB", "a", "1e", "e3"])
+def test_invalid_quantity_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"pods.resources.cpu: invalid quantity .*: write"):
         stages.quantity(text, "pods.resources.cpu")
 
 

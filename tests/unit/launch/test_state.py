@@ -1,4 +1,4 @@
-"""What TorchX is told of Jobs and pods in every state that they can be in."""
+"""What TorchX reports of Jobs and pods in every state that they can be in."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_application_ends_with_its_first_failed_and_its_last_good_job(jobs: list
     assert app_state(jobs) is state
 
 
-def test_replicas_are_told_by_their_newest_pods() -> None:
+def test_state_of_a_replica_is_that_of_its_newest_pod() -> None:
     pods = [pod(0, "Failed"), pod(0, "Running", number=1), {**pod(1, "Running"), "metadata": {"labels": {}}}]
     (role,) = description("ns:app-x", [job(ready=1, failed=1)], pods).roles_statuses
     assert [(one.id, one.state, one.hostname) for one in role.replicas] == [
@@ -94,7 +94,7 @@ def test_replicas_are_told_by_their_newest_pods() -> None:
         (job("Failed", cancelled=True), [ReplicaState.CANCELLED] * 2),
     ],
 )
-def test_replicas_whose_pods_are_gone_are_told_by_the_job(item: dict[str, Any], states: list[ReplicaState]) -> None:
+def test_state_of_a_replica_without_pods_comes_from_the_job(item: dict[str, Any], states: list[ReplicaState]) -> None:
     (role,) = description("ns:app-x", [item], []).roles_statuses
     assert [one.state for one in role.replicas] == states
 
@@ -182,7 +182,18 @@ def test_message_says_why(item: dict[str, Any], pods: list[dict[str, Any]], mess
 
 @pytest.mark.parametrize(
     ("item", "restarts"),
-    [(job(), 0), (job(failed=3), 3), (job("Failed", failed=2), 0), (job("Failed", failed=3), 1)],
+    [
+        (job(), 0),
+        (job(failed=3, active=2), 3),
+        (job(failed=1, active=1), 0),
+        (job("Failed", failed=2), 0),
+        (job("Failed", failed=3), 1),
+        (job("Failed", failed=2, succeeded=1), 1),
+        (job("Failed", cancelled=True, failed=2), 0),
+        (job("Failed", cancelled=True, failed=3), 1),
+        (job(cancelled=True, failed=1, terminating=2), 1),
+        (job("Complete", failed=1, succeeded=2), 1),
+    ],
 )
 def test_restarts_are_pods_that_another_one_replaced(item: dict[str, Any], restarts: int) -> None:
     assert description("ns:app-x", [item], []).num_restarts == restarts

@@ -1,0 +1,95 @@
+"""The runs of one namespace as the `diht` commands see them: by name, with errors that name the command's options."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from diht_k8s.api.documents import canonical_json
+from diht_k8s.api.errors import UserError
+from diht_k8s.api.run import DihtRun
+from diht_k8s.kube.client import POD_ACCOUNT, Cluster, connect, in_pod
+from diht_k8s.kube.errors import ClusterError, kubeconfig_errors
+from diht_k8s.kube.summaries import RUN_LABEL
+
+
+@dataclass(frozen=True)
+class RunClient:
+    """Runs of a namespace. Every method raises `ClusterError`, or `UserError` for a run that does not exist."""
+
+    cluster: Cluster
+    namespace: str
+
+    def run(self, name: str) -> dict[str, Any]:
+        """A run as the API server has it."""
+        with self._named(name):
+            return self.cluster.get_run(self.namespace, name)
+
+    def apply(self, run: DihtRun, *, dry_run: bool = False) -> dict[str, Any]:
+        """Create a run, or change it to what the document says; an unknown key is an error."""
+        given = run.model_dump(by_alias=True, exclude_unset=True, exclude={"status"}, exclude_none=True)
+        given["metadata"] = {"name": run.metadata.name, "namespace": self.namespace}
+        document = json.loads(canonical_json(given))
+        with self._named(run.metadata.name):
+            return self.cluster.apply_run(self.namespace, run.metadata.name, document, dry_run=dry_run)
+
+    def annotate(self, name: str, key: str, value: str) -> None:
+        """Set an annotation of a run."""
+        with self._named(name):
+            self.cluster.annotate_run(self.namespace, name, key, value)
+
+    def delete(self, name: str) -> None:
+        """Delete a run; its Jobs and pods follow."""
+        with self._named(name):
+            self.cluster.delete_run(self.namespace, name)
+
+    def events(self, uid: str) -> list[dict[str, Any]]:
+        """The events of a run, oldest first."""
+        found = self.cluster.events(self.namespace, f"involvedObject.uid={uid}")
+        return sorted(found, key=lambda event: event.get("lastTimestamp") or "")
+
+    def pods(self, run: str) -> list[dict[str, Any]]:
+        """The pods of a run."""
+        return self.cluster.items("Pod", self.namespace, f"{RUN_LABEL}={run}")
+
+    def log(self, pod: str, *, follow: bool, lines: int | None) -> Iterator[bytes]:
+        """The log of a pod, in blocks as they come: its last `lines`, or all."""
+        return self.cluster.log(self.namespace, pod, follow=follow, **({} if lines is None else {"tail_lines": lines}))
+
+    @contextmanager
+    def _named(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except ClusterError as error:
+            if not error.is_gone:
+                raise
+            why = (
+                "the cluster does not know DihtRuns: install the operator"
+                if error.is_unknown_kind
+                else "not found: check the name and --namespace"
+            )
+            raise UserError(f"run {self.namespace}/{name}: {why}") from error
+
+
+def open_kube(namespace: str | None) -> RunClient:
+    """The runs of a namespace; None takes the pod's own namespace, or that of the kubeconfig's current context.
+
+    Raises:
+        UserError: there is no cluster, or the client library is not installed.
+    """
+    cluster = Cluster(connect())
+    return RunClient(cluster, namespace or _default_namespace())
+
+
+def _default_namespace() -> str:
+    from kubernetes import config
+
+    if in_pod():
+        return (POD_ACCOUNT / "namespace").read_text().strip()
+    with kubeconfig_errors():
+        _, current = config.list_kube_config_contexts(os.environ.get("KUBECONFIG"))
+        return current["context"].get("namespace", "default")

@@ -1,0 +1,1 @@
+"""The API-server client against a scripted API server on the loopback."""

@@ -1,0 +1,239 @@
+"""Calls as the API server receives them; pages, logs, and errors that say what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from urllib3.exceptions import MaxRetryError
+
+from diht_k8s.api.errors import ExitCode, RetryableError
+from diht_k8s.kube import client as kube_client
+from diht_k8s.kube.client import Cluster, lines
+from diht_k8s.kube.errors import ClusterError
+from tests.unit.kube.api_server import ApiServer, refusal
+
+JOB = {"kind": "Job", "metadata": {"name": "j", "namespace": "n"}}
+EVENT = {"metadata": {"name": "e"}, "involvedObject": {"name": "r"}}
+RUN = "/apis/diht.dev/v1alpha1/namespaces/n/dihtruns/r"
+Call = Callable[[Cluster], Any]
+
+
+@pytest.fixture
+def server() -> ApiServer:
+    return ApiServer()
+
+
+@pytest.mark.parametrize(
+    ("call", "request_line", "query", "body"),
+    [
+        (lambda c: c.create(JOB), "POST /apis/batch/v1/namespaces/n/jobs", {}, JOB),
+        (lambda c: c.create(JOB, dry_run=True), "POST /apis/batch/v1/namespaces/n/jobs", {"dryRun": "All"}, JOB),
+        (lambda c: c.create({**JOB, "kind": "Service"}), "POST /api/v1/namespaces/n/services", {}, {**JOB, "kind": "Service"}),
+        (lambda c: c.get("Job", "n", "j"), "GET /apis/batch/v1/namespaces/n/jobs/j", {}, None),
+        (lambda c: c.get("Service", "n", "s"), "GET /api/v1/namespaces/n/services/s", {}, None),
+        (lambda c: c.patch_job("n", "j", {"spec": {"suspend": True}}), "PATCH /apis/batch/v1/namespaces/n/jobs/j", {}, {"spec": {"suspend": True}}),
+        (lambda c: c.delete_job("n", "j", "u"), "DELETE /apis/batch/v1/namespaces/n/jobs/j", {},
+         {"propagationPolicy": "Foreground", "preconditions": {"uid": "u"}}),
+        (lambda c: c.delete_job("n", "j", policy="Background"), "DELETE /apis/batch/v1/namespaces/n/jobs/j", {},
+         {"propagationPolicy": "Background"}),
+        (lambda c: c.delete_service("n", "s"), "DELETE /api/v1/namespaces/n/services/s", {}, None),
+        (lambda c: c.get_run("n", "r"), f"GET {RUN}", {}, None),
+        (lambda c: c.delete_run("n", "r", "u"), f"DELETE {RUN}", {}, {"propagationPolicy": "Background", "preconditions": {"uid": "u"}}),
+        (lambda c: c.delete_run("n", "r"), f"DELETE {RUN}", {}, {"propagationPolicy": "Background"}),
+        (lambda c: c.write_status("n", "r", "7", {"a": 1}), f"PATCH {RUN}/status", {},
+         [{"op": "replace", "path": "/metadata/resourceVersion", "value": "7"}, {"op": "add", "path": "/status", "value": {"a": 1}}]),
+        (lambda c: c.apply_run("n", "r", {"spec": {}}), f"PATCH {RUN}",
+         {"fieldManager": "diht", "fieldValidation": "Strict", "force": "True"}, {"spec": {}}),
+        (lambda c: c.annotate_run("n", "r", "k", "v"), f"PATCH {RUN}", {}, {"metadata": {"annotations": {"k": "v"}}}),
+        (lambda c: c.write_event("n", EVENT), "POST /api/v1/namespaces/n/events", {}, EVENT),
+        (lambda c: c.listing("Job", None)(label_selector="a", limit=5), "GET /apis/batch/v1/jobs", {"labelSelector": "a", "limit": "5"}, None),
+        (lambda c: c.listing("Pod", "n")(watch=True), "GET /api/v1/namespaces/n/pods", {"watch": "True"}, None),
+    ],
+)  # fmt: skip
+def test_call_reaches_the_api_server_as_kubernetes_documents_it(
+    server: ApiServer, call: Call, request_line: str, query: dict[str, str], body: Any
+) -> None:
+    server.answers = [(200, {})]
+    call(server.cluster())
+    (asked,) = server.asked
+    assert f"{asked.method} {asked.path}" == request_line
+    assert {key: value.title() if value == "true" else value for key, value in asked.query.items()} == query
+    assert asked.body == body
+
+
+@pytest.mark.parametrize(
+    ("call", "form"),
+    [
+        (lambda c: c.write_status("n", "r", "7", {}), "application/json-patch+json"),
+        (lambda c: c.apply_run("n", "r", {}), "application/apply-patch+yaml"),
+        (lambda c: c.annotate_run("n", "r", "k", "v"), "application/merge-patch+json"),
+    ],
+    ids=["status", "apply", "annotate"],
+)
+def test_patch_of_a_run_says_its_form(server: ApiServer, call: Call, form: str) -> None:
+    server.answers = [(200, {})]
+    call(server.cluster())
+    assert server.asked[0].headers["content-type"] == form
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda c: c.create(JOB), "create_job"),
+        (lambda c: c.patch_job("n", "j", {}), "patch_job"),
+        (lambda c: c.delete_job("n", "j", "u"), "delete_job"),
+        (lambda c: c.delete_service("n", "s"), "delete_service"),
+        (lambda c: c.delete_run("n", "r", "u"), "delete_run"),
+        (lambda c: c.apply_run("n", "r", {}), "apply_run"),
+        (lambda c: c.annotate_run("n", "r", "k", "v"), "annotate_run"),
+        (lambda c: c.write_status("n", "r", "7", {}), "write_status"),
+        (lambda c: c.write_event("n", {}), "create_event"),
+    ],
+)
+def test_write_that_is_not_allowed_is_never_sent(server: ApiServer, call: Call, name: str) -> None:
+    stopped: list[str] = []
+
+    def stop(write: str) -> None:
+        stopped.append(write)
+        raise ClusterError(0, "NotLeading", "not leading")
+
+    with pytest.raises(ClusterError, match="not leading"):
+        call(Cluster(server.client(), before_write=stop))
+    assert stopped == [name]
+    assert not server.asked
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda c: c.items("Pod", "n", "a=b"),
+        lambda c: list(c.warnings("n")),
+        lambda c: list(c.runs_metadata("n")),
+        lambda c: list(c.runs_metadata(None)),
+    ],
+    ids=["pods", "events", "runs", "runs of all namespaces"],
+)
+def test_list_is_read_page_by_page(server: ApiServer, call: Call) -> None:
+    first = {"items": [{"metadata": 1}, {"metadata": 2}], "metadata": {"continue": "more"}}
+    server.answers = [(200, first), (200, {"items": [{"metadata": 3}], "metadata": {}})]
+    assert len(call(server.cluster())) == 3
+    assert [(asked.query["limit"], asked.query.get("continue")) for asked in server.asked] == [
+        ("500", None),
+        ("500", "more"),
+    ]
+
+
+def test_runs_are_listed_by_their_metadata_alone(server: ApiServer) -> None:
+    server.answers = [(200, {"items": None, "metadata": {}})]
+    assert list(server.cluster().runs_metadata(None)) == []
+    assert "PartialObjectMetadataList" in server.asked[0].headers["accept"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "found"),
+    [
+        ([(200, {"items": [{"a": 1}]})], {"a": 1}),
+        ([(404, refusal("")), (200, {"items": [{"a": 1}]})], {"a": 1}),
+        ([(200, {"items": []})], None),
+        ([(404, refusal("")), (404, refusal(""))], None),
+    ],
+    ids=["newest version", "older version", "no workload", "no Kueue"],
+)
+def test_workload_is_found_in_every_version_of_kueue(server: ApiServer, answers: list[Any], found: Any) -> None:
+    server.answers = answers
+    assert server.cluster().workload_of("n", "u") == found
+    assert {asked.query["labelSelector"] for asked in server.asked} == {"kueue.x-k8s.io/job-uid=u"}
+
+
+def test_group_is_served_if_it_is_listed(server: ApiServer) -> None:
+    server.answers = [(200, {"groups": [{"name": "batch.volcano.sh"}]})] * 2
+    assert server.cluster().serves("batch.volcano.sh")
+    assert not server.cluster().serves("other")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "exit_code", "sentence"),
+    [
+        (403, refusal("not yours"), ExitCode.USER_ERROR, "cannot list Jobs in namespace n: not yours: ask for the right, or use another namespace"),
+        (404, b"<html>\n none </html>\n", ExitCode.USER_ERROR, "cannot list Jobs in namespace n: <html> none </html>: check the name and the namespace"),
+        (400, refusal("kind is wrong"), ExitCode.USER_ERROR, "cannot list Jobs in namespace n: kind is wrong: correct what the message names"),
+        (400, refusal("container c is waiting to start: PodInitializing"), ExitCode.USER_ERROR,
+         "cannot list Jobs in namespace n: container c is waiting to start: PodInitializing: try again when it has started"),
+        (401, b"", ExitCode.USER_ERROR, "cannot list Jobs in namespace n: Phrase: check the kubeconfig's credentials"),
+        (418, refusal("tea"), ExitCode.USER_ERROR, "cannot list Jobs in namespace n: tea: correct the request"),
+        (429, b"", ExitCode.RETRYABLE, "cannot list Jobs in namespace n: Phrase: try again"),
+        (503, refusal("busy"), ExitCode.RETRYABLE, "cannot list Jobs in namespace n: busy: try again"),
+    ],
+)  # fmt: skip
+def test_refusal_says_what_failed_why_and_what_to_do(
+    server: ApiServer, status: int, body: Any, exit_code: ExitCode, sentence: str
+) -> None:
+    server.answers = [(status, body)]
+    with pytest.raises(ClusterError) as raised:
+        server.cluster().items("Job", "n", "a=b")
+    assert (str(raised.value), raised.value.exit_code, raised.value.status) == (sentence, exit_code, status)
+    assert isinstance(raised.value, RetryableError) == (exit_code is ExitCode.RETRYABLE)
+
+
+def test_refusal_keeps_the_words_of_the_api_server(server: ApiServer) -> None:
+    server.answers = [(409, refusal("j already exists", "AlreadyExists"))]
+    with pytest.raises(ClusterError) as raised:
+        server.cluster().create(JOB)
+    error = raised.value
+    assert (error.reason, error.message, error.is_conflict, error.is_gone) == ("AlreadyExists", "j already exists", True, False)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "call", [lambda c: c.get("Job", "n", "j"), lambda c: list(c.log("n", "p"))], ids=["document", "log"]
+)
+def test_answer_that_breaks_off_can_be_asked_for_again(server: ApiServer, call: Call) -> None:
+    server.answers, server.breaks_off = [(200, b"{")], True
+    with pytest.raises(RetryableError, match=r"^cannot read .*: no answer from the API server \(.*: check that"):
+        call(server.cluster())
+
+
+def test_answer_that_is_not_json_is_reported_in_one_line(server: ApiServer) -> None:
+    server.answers = [(200, b"<html>log in</html>")]
+    with pytest.raises(
+        RetryableError, match=r"^cannot read Job n/j: no answer from the API server \(JSONDecodeError: "
+    ):
+        server.cluster().get("Job", "n", "j")
+
+
+def test_api_server_that_is_away_is_reported_in_one_line(server: ApiServer) -> None:
+    server.answers = [MaxRetryError(None, "/", ConnectionError("refused\nby the host"))]  # type: ignore[arg-type]
+    with pytest.raises(RetryableError) as raised:
+        server.cluster().get("Job", "n", "j")
+    assert str(raised.value) == (
+        "cannot read Job n/j: no answer from the API server (ConnectionError: refused by the host): "
+        "check that the cluster runs and KUBECONFIG names it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("blocks", "expected"),
+    [
+        ([b"a\nb", b"c\n", b"d"], [b"a", b"bc", b"d"]),
+        ([b"\n\n"], [b"", b""]),
+        ([], []),
+        (["é".encode()[:1], "é".encode()[1:] + b"\n"], ["é".encode()]),
+    ],
+)
+def test_lines_are_whole_however_the_stream_is_cut(blocks: list[bytes], expected: list[bytes]) -> None:
+    assert list(lines(iter(blocks))) == expected
+
+
+def test_log_tail_keeps_the_end_of_a_long_line(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kube_client, "LOG_BYTES_KEPT", 4)
+    server.answers = [(200, b"0123456789")]
+    assert server.cluster().log_tail("n", "p", 3) == "6789"
+    assert server.asked[0].query["tailLines"] == "3"
+
+
+def test_log_tail_reads_no_endless_log(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kube_client, "LOG_BYTES_READ", 3)
+    monkeypatch.setattr(kube_client, "LOG_BLOCK_BYTES", 2)
+    server.answers = [(200, b"0123456789")]
+    assert server.cluster().log_tail("n", "p", 3) == "0123"

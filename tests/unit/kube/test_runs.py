@@ -1,0 +1,118 @@
+"""What the `diht` commands ask and read: runs by name, the default namespace, errors that name the options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kubernetes.config import kube_config
+
+from diht_k8s.api.errors import DihtError, UserError
+from diht_k8s.api.run import DihtRun
+from diht_k8s.kube import client
+from diht_k8s.kube.client import connect
+from diht_k8s.kube.runs import RunClient, open_kube
+from tests.unit.api.documents import changed
+from tests.unit.kube.api_server import ApiServer, refusal
+
+KUBECONFIG = """
+apiVersion: v1
+clusters: [{name: c, cluster: {server: "http://there"}}]
+users: [{name: u, user: {}}]
+contexts: [{name: x, context: {cluster: c, user: u, namespace: team}}]
+current-context: x
+"""
+
+
+@pytest.fixture
+def server() -> ApiServer:
+    return ApiServer()
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (refusal('dihtruns.diht.dev "r" not found'), "run n/r: not found: check the name and --namespace"),
+        (b"404 page not found\n", "run n/r: the cluster does not know DihtRuns: install the operator"),
+        (refusal("the server could not find the requested resource"), "run n/r: the cluster does not know DihtRuns: install the operator"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "call",
+    [lambda runs: runs.run("r"), lambda runs: runs.annotate("r", "k", "v"), lambda runs: runs.delete("r")],
+    ids=["read", "annotate", "delete"],
+)
+def test_run_that_does_not_exist_is_reported_with_the_option_to_check(
+    server: ApiServer, call: Callable[[RunClient], object], answer: Any, says: str
+) -> None:
+    server.answers = [(404, answer)]
+    with pytest.raises(UserError) as raised:
+        call(RunClient(server.cluster(), "n"))
+    assert str(raised.value) == says
+
+
+def test_refused_run_is_reported_in_the_words_of_the_api_server(server: ApiServer) -> None:
+    server.answers = [(422, refusal("spec.data: output is required"))]
+    with pytest.raises(DihtError, match=r"cannot change run n/a-run: spec.data: output is required: correct what"):
+        RunClient(server.cluster(), "n").apply(DihtRun.model_validate(changed()))
+
+
+def test_run_is_applied_as_it_was_written(server: ApiServer) -> None:
+    server.answers = [(200, {})]
+    RunClient(server.cluster(), "n").apply(DihtRun.model_validate(changed()))
+    assert server.asked[0].body == {**changed(), "metadata": {"name": "a-run", "namespace": "n"}}
+
+
+def test_events_are_oldest_first(server: ApiServer) -> None:
+    events = [{"lastTimestamp": "2"}, {"lastTimestamp": "3"}, {"lastTimestamp": None}]
+    server.answers = [(200, {"items": events, "metadata": {}})]
+    assert [event["lastTimestamp"] for event in RunClient(server.cluster(), "n").events("u")] == [None, "2", "3"]
+    assert server.asked[0].query["fieldSelector"] == "involvedObject.uid=u"
+
+
+@pytest.mark.parametrize(("lines", "asked"), [(None, None), (0, "0"), (5, "5")])
+def test_log_is_whole_unless_lines_are_given(server: ApiServer, lines: int | None, asked: str | None) -> None:
+    server.answers = [(200, b"a\nb\n")]
+    assert b"".join(RunClient(server.cluster(), "n").log("p", follow=False, lines=lines)) == b"a\nb\n"
+    assert server.asked[0].query.get("tailLines") == asked
+
+
+def test_namespace_is_that_of_the_current_context(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "config").write_text(KUBECONFIG)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    assert open_kube(None).namespace == "team"
+    assert open_kube("mine").namespace == "mine"
+
+
+@pytest.mark.parametrize("kubeconfig", [True, False], ids=["with KUBECONFIG", "without KUBECONFIG"])
+def test_pod_is_asked_unless_kubeconfig_is_set(
+    kubeconfig: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("t")
+    monkeypatch.setattr(client, "POD_ACCOUNT", tmp_path)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("KUBECONFIG", "somewhere" if kubeconfig else "")
+    assert client.in_pod() is not kubeconfig
+
+
+def test_missing_kubeconfig_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    with pytest.raises(UserError, match=r"no cluster: .*: set KUBECONFIG"):
+        connect()
+
+
+@pytest.mark.parametrize(
+    "content", [b"x: [", b"[1, 2]", b"\x89\xff", b"clusters: 5\ncontexts: [{name: t}]\ncurrent-context: t"]
+)
+@pytest.mark.parametrize("open_it", [connect, lambda: open_kube("n")], ids=["torchx", "diht"])
+def test_invalid_kubeconfig_is_reported_in_one_line(
+    open_it: Callable[[], object], content: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "config").write_bytes(content)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "config"))
+    with pytest.raises(UserError, match=r"(cannot read|no cluster).*: (check|set) KUBECONFIG$") as raised:
+        open_it()
+    assert "\n" not in str(raised.value)
