@@ -1,6 +1,6 @@
-"""What the controller remembers of Jobs and pods: small dataclasses, cut from the API's JSON while it is read.
+"""Summaries of Jobs and pods: small dataclasses, cut from the API's JSON while it is read. Pure.
 
-Ten thousand pods as the client's models take a gigabyte, as these a few dozen megabytes. Pure.
+Ten thousand pods take a gigabyte as the client's models, and a few dozen megabytes as these.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Document = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class JobView:
-    """One attempt's Job."""
+class JobSummary:
+    """The Job of one attempt."""
 
     namespace: str
     name: str
@@ -38,7 +38,7 @@ class JobView:
     created_at: float
     complete: bool = False
     failing: bool = False
-    """it has failed; pods may still be on their way out."""
+    """it has failed; pods may still be terminating."""
     over: bool = False
     """it has failed or is complete, and no pod is left."""
     reason: str = ""
@@ -49,7 +49,7 @@ class JobView:
 
 
 @dataclass(frozen=True, slots=True)
-class PodView:
+class PodSummary:
     """One pod of an attempt."""
 
     namespace: str
@@ -77,12 +77,12 @@ class PodView:
     message: str = ""
     """what the program left as its termination message, or Kubernetes' words."""
     disruption: str = ""
-    """reason of the DisruptionTarget condition, where there is one."""
+    """reason of the DisruptionTarget condition, if it has one."""
     waiting: str = ""
     """reason why the container waits: ImagePullBackOff, ContainerCreating, ..."""
     waiting_message: str = ""
     unschedulable: str = ""
-    """the scheduler's words, while no node takes it."""
+    """the scheduler's message while no node takes it."""
 
     @property
     def ended(self) -> bool:
@@ -90,8 +90,8 @@ class PodView:
         return self.phase in ("Succeeded", "Failed")
 
 
-def job_view(document: Document) -> JobView | None:
-    """The view of a Job; None where it lacks our labels."""
+def job_summary(document: Document) -> JobSummary | None:
+    """The summary of a Job; None if it lacks our labels."""
     metadata, spec, status = document["metadata"], document["spec"], document.get("status") or {}
     labels = metadata.get("labels") or {}
     if not _is_ours(labels):
@@ -99,7 +99,7 @@ def job_view(document: Document) -> JobView | None:
     conditions = {each["type"]: each for each in status.get("conditions") or () if each.get("status") == "True"}
     failure = conditions.get("Failed") or conditions.get("FailureTarget") or {}
     complete = "Complete" in conditions or "SuccessCriteriaMet" in conditions
-    return JobView(
+    return JobSummary(
         namespace=metadata["namespace"],
         name=metadata["name"],
         uid=metadata["uid"],
@@ -121,8 +121,8 @@ def job_view(document: Document) -> JobView | None:
     )
 
 
-def pod_view(document: Document) -> PodView | None:
-    """The view of a pod; None where it lacks our labels."""
+def pod_summary(document: Document) -> PodSummary | None:
+    """The summary of a pod; None if it lacks our labels."""
     metadata, status = document["metadata"], document.get("status") or {}
     labels = metadata.get("labels") or {}
     if not _is_ours(labels):
@@ -130,7 +130,7 @@ def pod_view(document: Document) -> PodView | None:
     conditions = {each["type"]: each for each in status.get("conditions") or ()}
     ready, scheduled = conditions.get("Ready", {}), conditions.get("PodScheduled", {})
     disruption = conditions.get("DisruptionTarget", {})
-    return PodView(
+    return PodSummary(
         namespace=metadata["namespace"],
         name=metadata["name"],
         uid=metadata["uid"],
@@ -153,7 +153,7 @@ def pod_view(document: Document) -> PodView | None:
 
 
 def _container(status: Document) -> dict[str, Any]:
-    """How the program of a pod stands. Sidecars that a cluster adds come after our container or end well."""
+    """The state of a pod's program. Sidecars that a cluster adds come after our container or succeed."""
     found: dict[str, Any] = {"reason": status.get("reason", ""), "message": status.get("message", "")[:MAX_MESSAGE]}
     statuses = status.get("containerStatuses") or ()
     for container in (*(status.get("initContainerStatuses") or ()), *statuses):

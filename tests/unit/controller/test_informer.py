@@ -11,7 +11,7 @@ import pytest
 
 from diht_k8s.controller.informer import Gone, Informer, lines
 from diht_k8s.kube.controller_client import ClusterError
-from diht_k8s.kube.summaries import JobView, job_view
+from diht_k8s.kube.summaries import JobSummary, job_summary
 from tests.unit.controller.documents import job
 
 
@@ -49,13 +49,13 @@ class Script:
         return answer
 
 
-def informer(script: Script) -> tuple[Informer[JobView], list[str]]:
+def informer(script: Script) -> tuple[Informer[JobSummary], list[str]]:
     changed: list[str] = []
-    return Informer("Job", script, job_view, lambda namespace, run: changed.append(run), clock=lambda: 0.0), changed
+    return Informer("Job", script, job_summary, lambda namespace, run: changed.append(run), clock=lambda: 0.0), changed
 
 
-def names(mirror: Informer[JobView]) -> list[str]:
-    return sorted(view.name for view in mirror.of("n", "r"))
+def names(mirror: Informer[JobSummary]) -> list[str]:
+    return sorted(summary.name for summary in mirror.of("n", "r"))
 
 
 def test_list_reads_all_pages_and_forgets_what_is_gone() -> None:
@@ -68,7 +68,7 @@ def test_list_reads_all_pages_and_forgets_what_is_gone() -> None:
     assert names(mirror) == ["r-train-2"]
 
 
-def test_watch_follows_changes_and_goes_on_from_bookmarks() -> None:
+def test_watch_follows_changes_and_resumes_from_bookmarks() -> None:
     changed = job(version=5, conditions={"Complete": "x"})
     script = Script(
         page(job(attempt=1)),
@@ -79,32 +79,32 @@ def test_watch_follows_changes_and_goes_on_from_bookmarks() -> None:
             ("BOOKMARK", {"metadata": {"resourceVersion": "77"}}),
         ),
     )
-    mirror, told = informer(script)
+    mirror, reported = informer(script)
     mirror._list()
     assert mirror._watch("10") == "77"
-    assert [view.complete for view in mirror.of("n", "r")] == [True]
-    assert len(told) == 4
+    assert [summary.complete for summary in mirror.of("n", "r")] == [True]
+    assert len(reported) == 4
 
 
 def test_older_and_repeated_events_change_nothing() -> None:
-    mirror, told = informer(Script())
+    mirror, reported = informer(Script())
     mirror.put(job(version=9, conditions={"Complete": "x"}))
     mirror.put(job(version=9))
     mirror.put(job(version=3))
-    assert [view.complete for view in mirror.of("n", "r")] == [True]
-    assert len(told) == 1
+    assert [summary.complete for summary in mirror.of("n", "r")] == [True]
+    assert len(reported) == 1
 
 
-def test_change_that_we_do_not_look_at_is_remembered_and_told_to_nobody() -> None:
-    mirror, told = informer(Script())
+def test_change_that_no_decision_depends_on_is_stored_and_reported_to_nobody() -> None:
+    mirror, reported = informer(Script())
     mirror.put(job(version=3))
     mirror.put({**job(version=9), "status": {"active": 7}})
     mirror.put(job(version=5, conditions={"Complete": "x"}))
-    assert [(view.version, view.complete) for view in mirror.of("n", "r")] == [("9", False)]
-    assert len(told) == 1
+    assert [(summary.version, summary.complete) for summary in mirror.of("n", "r")] == [("9", False)]
+    assert len(reported) == 1
 
 
-def test_gone_version_is_said() -> None:
+def test_expired_version_is_reported() -> None:
     mirror, _ = informer(Script(watch(("ERROR", {"code": 410, "message": "too old"}))))
     with pytest.raises(Gone):
         mirror._watch("1")
@@ -118,7 +118,7 @@ def test_objects_without_our_labels_are_passed_over() -> None:
     assert names(mirror) == []
 
 
-def test_watching_goes_on_after_410_and_a_list_that_fails_after_it() -> None:
+def test_watch_resumes_after_410_and_a_list_that_fails_after_it() -> None:
     done = threading.Event()
 
     class Last(Script):
