@@ -231,7 +231,7 @@ def _blame(pod: PodSummary) -> tuple[bool, bool, float, int]:
 
 
 def _failure(pod: PodSummary) -> Failure:
-    return Failure(ExitCode.UNEXPECTED if pod.exit_code is None else pod.exit_code, pod.reason)
+    return Failure(pod.exit_code, pod.reason)
 
 
 def _blamed(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from diht_k8s.api.errors import ExitCode
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.status import Condition, StageStatus, Status
 from diht_k8s.controller.observe import entry_parts
@@ -72,8 +71,6 @@ def _stage(entry: StageStatus) -> StageRecord:
         infrastructure_restarts=entry.restarts - entry.restarts_count_towards_max,
         out_of_memory=entry.out_of_memory,
         not_before=seconds(entry.not_before),
-        failure=None
-        if cause is None
-        else Failure(ExitCode.UNEXPECTED if cause.exit_code is None else cause.exit_code, cause.reason, cause.message),
+        failure=None if cause is None else Failure(cause.exit_code, cause.reason, cause.message),
         step=step,
     )

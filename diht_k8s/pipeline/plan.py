@@ -87,10 +87,14 @@ def plan(
     if (ended := _ended(run, status, now)) is not None:
         return _final(run, observed, ended, now)
     if pausing:
-        return _pause(run, observed, status)
+        return _pause(run, observed, status, now)
     current = next(stage for stage in known if stage.state not in ENDED_WELL)
-    if current.state is StageState.STOPPED and not resumed:
-        return RunPlan((), _stopped(status, current))
+    if current.state is StageState.STOPPED:
+        if not resumed:
+            return RunPlan((), _stopped(status, current, now))
+        # Saved, since the next attempt may have to wait for another one that still ends: resuming happens once.
+        restarting = replace(current, state=StageState.RESTARTING)
+        status, current = _with(status, current, restarting), restarting
     decided = _advance(run, observed, now, replace(status, state=RunState.RUNNING), current, back_off)
     return replace(decided, wake_at=min(_wakes(run, observed, decided), default=None))
 
@@ -171,12 +175,11 @@ def _timed_out(attempt: Attempt, policy: FailurePolicy, now: float) -> Attempt:
 
 def _failed(policy: FailurePolicy, status: StageRecord, attempt: Attempt, now: float, back_off: BackOff) -> StageRecord:
     """The record of a stage whose attempt failed."""
-    code = ExitCode.UNEXPECTED if attempt.exit_code is None else attempt.exit_code
-    failure = Failure(code, attempt.reason, attempt.message, infrastructure=attempt.infrastructure)
+    failure = Failure(attempt.exit_code, attempt.reason, attempt.message, infrastructure=attempt.infrastructure)
     status = replace(status, failure=failure)
     if attempt.infrastructure:
         return _infrastructure_restart(policy, status, now, back_off)
-    if code == ExitCode.STOPPED:
+    if attempt.exit_code == ExitCode.STOPPED:
         return replace(status, state=StageState.STOPPED)
     if attempt.reason == "OOMKilled":
         status = replace(status, out_of_memory=status.out_of_memory + 1)
@@ -208,11 +211,11 @@ def _ended(run: DihtRun, status: RunStatus, now: float) -> RunStatus | None:
     """The final status, or None while the run has not ended."""
     failed = next((stage for stage in status.stages if stage.state is StageState.FAILED), None)
     if failed is not None:
-        failure = failed.failure or Failure(ExitCode.UNEXPECTED)
+        failure = failed.failure or Failure(None)
         return replace(
             status,
             state=RunState.FAILED,
-            exit_code=failure.exit_code,
+            exit_code=ExitCode.UNEXPECTED if failure.exit_code is None else failure.exit_code,
             reason=_reason(failed, failure),
             message=_why_failed(run, failed, failure),
             ended_at=now,
@@ -244,24 +247,26 @@ def _reason(status: StageRecord, failure: Failure) -> Reason:
 
 
 def _why_failed(run: DihtRun, status: StageRecord, failure: Failure) -> str:
-    text = failure.message or f"exit code {failure.exit_code}"
+    text = failure.message or (
+        f"exit code {failure.exit_code}" if failure.exit_code is not None else "no program ended"
+    )
     policy = run.spec.failure_policy
     if not is_never_retried(failure) and status.restarts and status.restarts >= policy.max_restarts:
         text += f" (restarted {status.restarts} times, failurePolicy.maxRestarts)"
     return f"{status.stage}: {text}"
 
 
-def _pause(run: DihtRun, observed: Observed, status: RunStatus) -> RunPlan:
+def _pause(run: DihtRun, observed: Observed, status: RunStatus, now: float) -> RunPlan:
     """Ask whatever runs to stop; once nothing runs, a request ends the run, and `suspend` holds it."""
     if living := _living(observed):
         return RunPlan(_stop(run, living), status)
     if not observed.stop_requested:
         return RunPlan((), replace(status, state=RunState.SUSPENDED))
     stopped = {"exit_code": ExitCode.STOPPED, "reason": Reason.STOPPED, "message": "stopped on request"}
-    return RunPlan((), replace(status, state=RunState.STOPPED, **stopped))
+    return RunPlan((), replace(status, state=RunState.STOPPED, ended_at=now, **stopped))
 
 
-def _stopped(status: RunStatus, current: StageRecord) -> RunStatus:
+def _stopped(status: RunStatus, current: StageRecord, now: float) -> RunStatus:
     """Somebody else asked a program to stop, and no node was lost: the run stops."""
     message = current.failure.message if current.failure else ""
     return replace(
@@ -270,7 +275,12 @@ def _stopped(status: RunStatus, current: StageRecord) -> RunStatus:
         exit_code=ExitCode.STOPPED,
         reason=Reason.STOPPED,
         message=f"{current.stage}: {message or 'stopped on request'}",
+        ended_at=now,
     )
+
+
+def _with(status: RunStatus, old: StageRecord, new: StageRecord) -> RunStatus:
+    return replace(status, stages=tuple(new if stage is old else stage for stage in status.stages))
 
 
 def _advance(
@@ -290,11 +300,10 @@ def _advance(
     # A running attempt that does not exist was never started (a crash), or somebody removed it: start the same again.
     number = current.attempt + (current.state is not StageState.RUNNING)
     started = replace(current, state=StageState.RUNNING, attempt=number, not_before=None)
-    stages = tuple(started if stage is current else stage for stage in status.stages)
     name = attempt_name(run.metadata.name, current.stage, number, current.step)
     start = Start(current.stage, number, name, current.step)
     started_at = now if status.started_at is None else status.started_at
-    return RunPlan((start,), replace(status, stages=stages, started_at=started_at))
+    return RunPlan((start,), replace(_with(status, current, started), started_at=started_at))
 
 
 def _wakes(run: DihtRun, observed: Observed, decided: RunPlan) -> Iterator[float]:

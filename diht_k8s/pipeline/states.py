@@ -70,7 +70,8 @@ ENDED_WELL = frozenset({StageState.COMPLETE, StageState.CACHED})
 class Failure:
     """Why an attempt failed."""
 
-    exit_code: int
+    exit_code: int | None
+    """of the program; None if no program ended."""
     reason: str = ""
     message: str = ""
     infrastructure: bool = False

@@ -256,6 +256,36 @@ def test_failed_run_that_is_retried_has_all_its_restarts_and_new_names() -> None
     assert condition(again, again.conditions[3].type) is not None
 
 
+def test_run_that_is_resumed_while_a_finished_stages_job_is_being_deleted_starts_again() -> None:
+    cluster, clock = make(), Clock()
+    process = Process(cluster, clock)
+    settle(process)
+    cluster.end("r-filter-1", 0)
+    settle(process)
+    cluster.run_pods("r-vocabulary-1")
+    cluster.edit("r", suspend=True)
+    settle(process)
+    assert reason(cluster) == "Suspended"
+    cluster.jobs["r-filter-1"]["metadata"]["deletionTimestamp"] = timestamp(NOW)
+    cluster.edit("r", suspend=False)
+    process.reconcile()
+    del cluster.jobs["r-filter-1"]
+    settle(process)
+    assert list(cluster.jobs) == ["r-vocabulary-2"]
+
+
+def test_attempt_whose_pods_were_removed_shows_no_exit_code() -> None:
+    cluster, clock = make(**ONE), Clock()
+    process = Process(cluster, clock)
+    settle(process)
+    cluster.end("r-filter-1", 1)
+    cluster.pods = {}
+    settle(process)
+    found = status(cluster)
+    assert (found.attempts[0].exit_code, found.stages[0].cause.exit_code) == (None, None)  # type: ignore[union-attr]
+    assert found.attempts[0].reason == "PodRemoved"
+
+
 def test_run_whose_time_to_live_is_over_is_deleted() -> None:
     cluster, clock = make(ttlSecondsAfterFinished=60), Clock()
     play(cluster)

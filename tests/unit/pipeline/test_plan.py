@@ -250,6 +250,38 @@ def test_failed_run_resumes_only_when_a_person_asks() -> None:
     assert plan(make_run(), asked, 100.0, status=complete).status == complete
 
 
+@pytest.mark.parametrize("asked", [True, False], ids=["a person asked", "somebody else stopped the program"])
+def test_stopped_run_has_an_end_expires_and_can_be_retried(asked: bool) -> None:
+    run = make_run(ttlSecondsAfterFinished=60)
+    stopped = attempt(F, 1, FAILED, 143)
+    ended = plan(run, Observed((stopped,), stop_requested=asked), 100.0, status=at(RUN_F))
+    assert (ended.status.state, ended.status.ended_at) == (RunState.STOPPED, 100.0)
+    later = plan(run, Observed((stopped,)), 130.0, status=ended.status)
+    assert (later.status.ended_at, later.wake_at) == (100.0, 160.0)
+    assert Expire() in plan(run, Observed((stopped,)), 160.0, status=ended.status).actions
+    again = plan(run, Observed((stopped,), retry_requested=True), 130.0, status=ended.status)
+    assert again.actions == (Start(F, 2, "r-filter-2"),)
+
+
+def test_resumed_run_waits_for_a_job_that_is_being_deleted_and_then_starts() -> None:
+    status = at(DONE_F, StageRecord(L, StageState.STOPPED, 1), state=RunState.SUSPENDED)
+    stopped, leaving = attempt(L, 1, FAILED, 143), attempt(F, 1, RUNNING, ending=True)
+    waits = plan(make_run(), Observed((leaving, stopped)), 100.0, status=status)
+    assert (waits.actions, waits.status.state) == ((), RunState.RUNNING)
+    starts = plan(make_run(), Observed((stopped,)), 101.0, status=waits.status)
+    assert starts.actions == (Start(L, 2, "r-label-2"),)
+
+
+def test_attempt_in_which_no_program_ended_has_no_exit_code() -> None:
+    lost = attempt(F, 1, FAILED, None, infrastructure=True, reason="NodeLost", message="m")
+    assert plan(make_run(), Observed((lost,)), 100.0, status=at(RUN_F)).status.of(F).failure == Failure(
+        None, "NodeLost", "m", infrastructure=True
+    )
+    no_more = make_run(failurePolicy={"maxInfrastructureRestarts": 0})
+    ended = plan(no_more, Observed((lost,)), 100.0, status=at(RUN_F)).status
+    assert (ended.state, ended.exit_code) == (RunState.FAILED, 1)
+
+
 def test_run_expires_after_its_time_to_live() -> None:
     run = make_run(ttlSecondsAfterFinished=60)
     ended = replace(at(StageRecord(F, StageState.FAILED, 1), state=RunState.FAILED), ended_at=100.0)
