@@ -16,8 +16,9 @@ from typing import Any, Final, Generic, TypeVar
 
 import urllib3
 
+from diht_k8s.controller import metrics
 from diht_k8s.kube.controller_client import PAGE, ClusterError
-from diht_k8s.kube.summaries import RUN_LABEL, Document, JobSummary, PodSummary
+from diht_k8s.kube.summaries import RUN_LABEL, Document, JobSummary, PodSummary, Unreadable
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,8 @@ WATCH_S: Final = 50
 READ_S: Final = 60.0
 FIRST_WAIT_S: Final = 0.5
 MOST_WAIT_S: Final = 10.0
+MAX_SKIPPED: Final = 1000
+"""Objects that cannot be read and are remembered, so that each is logged once."""
 Summary = TypeVar("Summary", JobSummary, PodSummary)
 
 
@@ -40,7 +43,7 @@ class Informer(Generic[Summary]):
         self,
         kind: str,
         listing: Callable[..., Any],
-        reduce: Callable[[Document], Summary | None],
+        reduce: Callable[[Document], Summary | Unreadable | None],
         changed: Callable[[str, str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -49,7 +52,7 @@ class Informer(Generic[Summary]):
         Args:
             kind: for log lines.
             listing: the list call, which returns a response that can be streamed.
-            reduce: object -> summary; None skips it.
+            reduce: object -> summary; None and Unreadable skip it. It never raises.
             changed: called with namespace and name of a run whose objects changed, from the informer's thread.
             clock: seconds, monotonic.
         """
@@ -57,6 +60,7 @@ class Informer(Generic[Summary]):
         self._lock = threading.Lock()
         self._by_run: dict[tuple[str, str], dict[str, Summary]] = {}
         self._run_of: dict[str, tuple[str, str]] = {}
+        self._skipped: set[Unreadable] = set()
         self.synced = threading.Event()
         self.alive_at = clock()
         """when the thread last made progress: an answer, or an error that it handled"""
@@ -77,7 +81,7 @@ class Informer(Generic[Summary]):
 
     def put(self, document: Document) -> None:
         """Take in an object that we have just created, before the watch reports it."""
-        if (summary := self._reduce(document)) is not None:
+        if (summary := self._read(document)) is not None:
             self._store(summary)
 
     def __len__(self) -> int:
@@ -97,6 +101,10 @@ class Informer(Generic[Summary]):
                 logger.warning("watching %ss broke off, trying again in %.1f s: %s", self._kind, wait_s, error)
                 if isinstance(error, ClusterError) and error.status:
                     version = None
+            except Exception:  # the thread must not die: without it no run of the cluster gets a status
+                self.alive_at = self._clock()
+                logger.exception("watching %ss failed, listing again in %.1f s", self._kind, wait_s)
+                version = None
             self._stop.wait(wait_s)
             wait_s = min(2 * wait_s, MOST_WAIT_S)
 
@@ -110,7 +118,7 @@ class Informer(Generic[Summary]):
             page = json.loads(response.data)
             self.alive_at = self._clock()
             for item in page.pop("items") or ():
-                if (summary := self._reduce(item)) is not None:
+                if (summary := self._read(item)) is not None:
                     found[summary.uid] = summary
             token, version = page["metadata"].get("continue"), page["metadata"]["resourceVersion"]
             if not token:
@@ -153,9 +161,26 @@ class Informer(Generic[Summary]):
             raise ClusterError(item.get("code", 500), item.get("reason", ""), item.get("message", ""))
         if kind == "DELETED":
             self._remove(item["metadata"]["uid"])
-        elif kind != "BOOKMARK" and (summary := self._reduce(item)) is not None:
-            self._store(summary)
+        elif kind != "BOOKMARK":
+            if (summary := self._read(item)) is not None:
+                self._store(summary)
+            else:  # its labels may have changed
+                self._remove(item["metadata"]["uid"])
         return item["metadata"]["resourceVersion"]
+
+    def _read(self, document: Document) -> Summary | None:
+        """The summary of an object; one that cannot be read is counted, and logged once."""
+        summary = self._reduce(document)
+        if not isinstance(summary, Unreadable):
+            return summary
+        metrics.SKIPPED.labels(self._kind, summary.reason).inc()
+        if summary not in self._skipped:
+            if len(self._skipped) >= MAX_SKIPPED:
+                self._skipped.clear()
+            self._skipped.add(summary)
+            namespace, name, uid = summary.identity
+            logger.warning("%s %s/%s (%s) is skipped: %s", self._kind, namespace, name, uid, summary.reason)
+        return None
 
     def _store(self, summary: Summary) -> None:
         key = (summary.namespace, summary.run)

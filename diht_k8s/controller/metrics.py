@@ -24,6 +24,9 @@ WRITES: Final = Counter("diht_operator_api_writes_total", "Writes to the API ser
 DEPTH: Final = Gauge("diht_operator_queue_depth", "Runs that wait in the queue.")
 RUNS: Final = Gauge("diht_operator_runs", "Runs that the operator knows.")
 ACTIVE: Final = Gauge("diht_operator_active_runs", "Runs with an active attempt.")
+SKIPPED: Final = Counter(
+    "diht_operator_skipped_objects_total", "Jobs and pods with our labels that cannot be read.", ["kind", "reason"]
+)
 LEADER: Final = Gauge("diht_operator_leader", "1 while this replica is the leader.")
 
 Check = Callable[[], str]

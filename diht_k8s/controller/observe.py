@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -18,7 +18,7 @@ from diht_k8s.api.reports import Cause
 from diht_k8s.api.run import Stage
 from diht_k8s.controller.text import last_line, one_line
 from diht_k8s.kube.summaries import JobSummary, PodSummary
-from diht_k8s.pipeline.plan import is_never_retried
+from diht_k8s.pipeline.plan import attempt_name, is_never_retried
 from diht_k8s.pipeline.states import Attempt, AttemptState, Failure
 
 LOST_AFTER_S: Final = 300.0
@@ -33,6 +33,16 @@ ASK_EVENTS_AFTER_S: Final = 5.0
 """Pods that do not exist or have not started after this time may have a reason that only events tell."""
 DISRUPTED: Final = "DisruptionTarget"
 """Kubernetes' condition of a pod that was preempted, drained or evicted; the Job controller names it in the Job's message."""
+DRAINED: Final = re.compile(rf"Pod \S+/(\S+) has condition {DISRUPTED}")
+"""How a Job's message names that pod."""
+DISRUPTIONS: Final = {
+    "EvictionByEvictionAPI": "{node} was drained (pod {pod} was evicted)",
+    "PreemptionByScheduler": "pod {pod} on {node} was preempted by a pod of higher priority",
+    "DeletionByTaintManager": "pod {pod} was evicted by a taint of {node} (node not ready, or tainted by hand)",
+    "DeletionByPodGC": "pod {pod} was removed because {node} no longer exists",
+    "TerminationByKubelet": "the kubelet of {node} ended pod {pod} (short of resources, or shutting down)",
+}
+"""Reasons of the condition, for a person."""
 SIGNALS: Final = 128
 """What a shell and a container runtime add to the number of the signal that killed a program."""
 GANGS: Final = frozenset({Stage.TRAIN})
@@ -92,6 +102,8 @@ def observe_attempts(
     now: float,
     *,
     known: Mapping[str, int],
+    former: Collection[str] = (),
+    disrupted: Mapping[str, PodSummary] | None = None,
     pausing: bool = False,
 ) -> list[ObservedAttempt]:
     """The attempts of a run.
@@ -101,6 +113,8 @@ def observe_attempts(
         pods: pods with the run's label, also those of other owners.
         now: seconds since the epoch.
         known: number of the newest attempt by entry in status.stages; pods without a Job belong to the run up to that number.
+        former: UIDs of Jobs that were the run's own and may be deleted by now.
+        disrupted: pods that were drained, evicted or preempted, as last observed, by name.
         pausing: whether programs were asked to stop, so that their end is no failure.
     """
     by_attempt: dict[tuple[str, int], tuple[JobSummary | None, list[PodSummary]]] = {}
@@ -112,15 +126,25 @@ def observe_attempts(
         key = uids.get(pod.job_uid)
         if key is not None:
             by_attempt[key][1].append(pod)
-        elif not pod.ended and pod.attempt <= known.get(pod.stage, 0) and (pod.stage, pod.attempt) not in by_attempt:
-            by_attempt[pod.stage, pod.attempt] = (None, [pod])
-        elif (pod.stage, pod.attempt) in by_attempt and by_attempt[pod.stage, pod.attempt][0] is None:
-            by_attempt[pod.stage, pod.attempt][1].append(pod)
+        elif pod.attempt <= known.get(pod.stage, 0) and (pod.job_uid in former or _is_orphan(pod)):
+            own = by_attempt.setdefault((pod.stage, pod.attempt), (None, []))
+            if own[0] is None:
+                own[1].append(pod)
     observed = (
-        _observe_attempt(stage, number, job, sorted(own, key=_order), now, pausing=pausing)
+        _observe_attempt(stage, number, job, sorted(own, key=_order), now, pausing=pausing, gone=disrupted or {})
         for (stage, number), (job, own) in sorted(by_attempt.items())
     )
     return [attempt for attempt in observed if attempt is not None]
+
+
+def _is_orphan(pod: PodSummary) -> bool:
+    """Whether a pod names a Job as its owner that could be an attempt of its run.
+
+    Labels are not enough: anybody may set them. A pod whose owner does not exist is soon deleted by the garbage
+    collector, so a false one holds no run up for long.
+    """
+    stage, step = entry_parts(pod.stage)
+    return bool(pod.job_uid) and pod.job_name == attempt_name(pod.run, stage, pod.attempt, step)
 
 
 def _order(pod: PodSummary) -> tuple[int, float, str]:
@@ -139,7 +163,14 @@ def is_lost(pod: PodSummary, now: float) -> bool:
 
 
 def _observe_attempt(
-    entry: str, number: int, job: JobSummary | None, pods: list[PodSummary], now: float, *, pausing: bool
+    entry: str,
+    number: int,
+    job: JobSummary | None,
+    pods: list[PodSummary],
+    now: float,
+    *,
+    pausing: bool,
+    gone: Mapping[str, PodSummary],
 ) -> ObservedAttempt | None:
     stage, step = entry_parts(entry)
     lost = tuple(pod for pod in pods if is_lost(pod, now))
@@ -157,7 +188,7 @@ def _observe_attempt(
     if job.complete:
         return replace(observed, attempt=replace(base, state=AttemptState.SUCCEEDED, ending=True))
     if job.failing or lost:
-        return _observe_failure(observed, job, pods, lost, now, pausing=pausing)
+        return _observe_failure(observed, job, pods, lost, now, pausing=pausing, gone=gone)
     return _observe_living(observed, job, pods, now)
 
 
@@ -169,24 +200,24 @@ def _observe_failure(
     now: float,
     *,
     pausing: bool,
+    gone: Mapping[str, PodSummary],
 ) -> ObservedAttempt:
     """Who failed first, why, and whether it was the program's fault."""
     attempt = replace(observed.attempt, state=AttemptState.FAILED, ending=job.failing and not lost)
     first = min((pod for pod in pods if _has_failed(pod)), key=_blame, default=None)
-    disrupted = next((pod for pod in pods if pod.disruption), None)
+    disrupted = next((pod for pod in pods if pod.disruption), None) or _drained_pod(job, gone)
     if first is not None and is_never_retried(_failure(first)):
         return _blamed(observed, attempt, first, infrastructure=False)
     if lost:
         return _lost(replace(observed, attempt=attempt), lost[0])
     if first is not None and disrupted is None and attempt.active and (settles_at := _settles_at(first, now)):
         return replace(observed, attempt=replace(attempt, state=AttemptState.RUNNING), settles_at=settles_at)
-    # A drained pod is deleted as soon as the Job controller has counted it; the message of the Job stays.
+    if disrupted is not None:
+        return _disrupted(observed, attempt, disrupted)
     drained = DISRUPTED in job.message
-    if first is None:
-        return replace(observed, attempt=_removed(attempt, job, drained=drained))
-    if disrupted is not None or drained or _was_stopped(first, pausing=pausing):
-        return _blamed(observed, attempt, disrupted or first, infrastructure=True, drained=drained)
-    return _blamed(observed, attempt, first, infrastructure=False)
+    if first is None or drained:
+        return replace(observed, attempt=_removed(attempt, job, first), failed_pod=first)
+    return _blamed(observed, attempt, first, infrastructure=_was_stopped(first, pausing=pausing))
 
 
 def _has_failed(pod: PodSummary) -> bool:
@@ -195,15 +226,36 @@ def _has_failed(pod: PodSummary) -> bool:
 
 def _settles_at(first: PodSummary, now: float) -> float | None:
     """When it is clear who failed first; None if it already is, or if the clock was set back."""
-    if first.finished_at is None or not first.finished_at <= now < first.finished_at + SETTLE_S:
+    if first.end_seen_at is None or not first.end_seen_at <= now < first.end_seen_at + SETTLE_S:
         return None
-    return first.finished_at + SETTLE_S
+    return first.end_seen_at + SETTLE_S
 
 
-def _removed(attempt: Attempt, job: JobSummary, *, drained: bool) -> Attempt:
-    """A failed attempt without any pod that failed: its pods were removed."""
-    message = one_line(job.message) or "a pod was removed"
-    return replace(attempt, infrastructure=True, reason=DISRUPTED if drained else "PodRemoved", message=message)
+def _drained_pod(job: JobSummary, disrupted: Mapping[str, PodSummary]) -> PodSummary | None:
+    """The pod for which the Job failed, as last observed: it is deleted as soon as the Job controller has counted it."""
+    found = DRAINED.search(job.message)
+    return disrupted.get(found[1]) if found else None
+
+
+def _removed(attempt: Attempt, job: JobSummary, first: PodSummary | None) -> Attempt:
+    """An attempt that failed because of a pod that was deleted before it was observed; `first` failed as a consequence."""
+    code, found = first.exit_code if first is not None else None, DRAINED.search(job.message)
+    reason, message = "PodRemoved", one_line(job.message) or "a pod was removed"
+    if DISRUPTED in job.message:
+        reason, message = DISRUPTED, f"pod {found[1] if found else ''} was drained, evicted or preempted"
+    return replace(attempt, infrastructure=True, exit_code=code, reason=reason, message=message)
+
+
+def _disrupted(observed: ObservedAttempt, attempt: Attempt, pod: PodSummary) -> ObservedAttempt:
+    node = pod.node or "its node"
+    form = DISRUPTIONS.get(pod.disruption, "pod {pod} on {node} was disrupted ({reason})")
+    message = form.format(pod=pod.name, node=node, reason=pod.disruption)
+    if pod.reason == "Evicted":
+        message += f": {last_line(pod.message)}"
+    ended = replace(
+        attempt, infrastructure=True, exit_code=pod.exit_code, reason=pod.disruption, message=one_line(message)
+    )
+    return replace(observed, attempt=ended, failed_pod=pod)
 
 
 def _was_stopped(pod: PodSummary, *, pausing: bool) -> bool:
@@ -234,19 +286,9 @@ def _failure(pod: PodSummary) -> Failure:
     return Failure(pod.exit_code, pod.reason)
 
 
-def _blamed(
-    observed: ObservedAttempt, attempt: Attempt, pod: PodSummary, *, infrastructure: bool, drained: bool = False
-) -> ObservedAttempt:
+def _blamed(observed: ObservedAttempt, attempt: Attempt, pod: PodSummary, *, infrastructure: bool) -> ObservedAttempt:
     reason, message = cause_of(pod)
-    if infrastructure:
-        reason = pod.disruption or (DISRUPTED if drained else reason)
-    blamed = replace(
-        attempt,
-        exit_code=pod.exit_code,
-        reason=reason,
-        message=message,
-        infrastructure=infrastructure,
-    )
+    blamed = replace(attempt, exit_code=pod.exit_code, reason=reason, message=message, infrastructure=infrastructure)
     return replace(observed, attempt=blamed, failed_pod=pod)
 
 
@@ -302,10 +344,10 @@ def _waiting(job: JobSummary, pods: list[PodSummary], now: float) -> tuple[RunPr
         return RunProblem(Reason.UNSCHEDULABLE, one_line(stuck.unschedulable)), ""
     if job.suspended:
         return RunProblem(Reason.QUEUED, f"waits in the queue {job.queue}" if job.queue else "its Job is suspended"), ""
-    if len(pods) < job.parallelism and now >= job.created_at + ASK_EVENTS_AFTER_S:
+    if len(pods) < job.parallelism and now >= job.seen_at + ASK_EVENTS_AFTER_S:
         return None, job.uid
     creating = next((pod for pod in pods if pod.started_at is None), None)
-    late = creating is not None and now >= creating.created_at + ASK_EVENTS_AFTER_S
+    late = creating is not None and now >= creating.seen_at + ASK_EVENTS_AFTER_S
     return None, creating.uid if creating is not None and late else ""
 
 

@@ -30,6 +30,7 @@ from diht_k8s.controller.observe import (
     entry_name,
     observe_attempts,
 )
+from diht_k8s.controller.own_times import OwnTimes
 from diht_k8s.controller.pod_logs import PodLogs, cached_in, progress_in, why_waiting
 from diht_k8s.controller.runs import Key, KnownRun, Runs, known_run
 from diht_k8s.controller.saved_status import has_ended, saved_run_status
@@ -46,6 +47,7 @@ FIRST_ASK_AGAIN_S: Final = 2.0
 """The first wait before events and queues are read again."""
 PROBLEM_WAIT_S: Final = 1.0
 MOST_PROBLEM_WAIT_S: Final = 30.0
+MAX_FORMER_JOBS: Final = 16
 
 
 @dataclass
@@ -62,6 +64,11 @@ class _RunCache:
     asked_at: float = 0.0
     answer: RunProblem | None = None
     tails: dict[str, list[str]] = field(default_factory=dict)
+    times: OwnTimes = field(default_factory=OwnTimes)
+    former_jobs: list[str] = field(default_factory=list)
+    """UIDs of its Jobs, newest last, which pods may still name when they are deleted."""
+    disrupted: dict[str, PodSummary] = field(default_factory=dict)
+    """pods that were drained, evicted or preempted, as last observed: they are deleted soon after."""
     wrote_at: float = 0.0
     owes_pod_counts: bool = False
     """the written pod counts are older than ours: they are written with the next change, or after a while."""
@@ -143,7 +150,7 @@ class Reconciler:
             self._refuse(known, status, RunProblem(Reason.INVALID_SPEC, str(error)), cache, now)
             return None
         before = saved_run_status(status)
-        observed = self._observe(known, run, status, now)
+        observed = self._observe(known, run, status, cache, now)
         problem = cache.problem
         if before.state not in FINAL and (holder := self._runs.holder_of_output(known)) is not None:
             message = f"run {holder.namespace}/{holder.name} writes to {known.output}: choose another data.output"
@@ -174,10 +181,25 @@ class Reconciler:
         new = status.model_copy(update={"conditions": found, "observed_generation": known.generation})
         self._record_events(self._write_status(known, new, cache, now), status, new, now)
 
-    def _observe(self, known: KnownRun, run: DihtRun, status: Status, now: float) -> list[ObservedAttempt]:
-        jobs = [job for job in self._jobs.of(*known.key) if job.owner_uid == known.uid]
-        attempts = {stage.name: stage.attempt for stage in status.stages}
-        return observe_attempts(jobs, self._pods.of(*known.key), now, known=attempts, pausing=run.spec.suspend)
+    def _observe(
+        self, known: KnownRun, run: DihtRun, status: Status, cache: _RunCache, now: float
+    ) -> list[ObservedAttempt]:
+        """The attempts of a run, from Jobs that it owns and pods that those own."""
+        labelled = cache.times.jobs(self._jobs.of(*known.key), now)
+        jobs = [job for job in labelled if job.owner_uid == known.uid]
+        foreign = {job.uid for job in labelled} - {job.uid for job in jobs}
+        pods = [pod for pod in self._pods.of(*known.key) if pod.job_uid not in foreign]
+        pods = cache.times.pods(pods, now)
+        cache.former_jobs = [*cache.former_jobs, *(job.uid for job in jobs if job.uid not in cache.former_jobs)]
+        del cache.former_jobs[:-MAX_FORMER_JOBS]
+        cache.disrupted |= {pod.name: pod for pod in pods if pod.disruption}
+        while len(cache.disrupted) > MAX_FORMER_JOBS:
+            del cache.disrupted[next(iter(cache.disrupted))]
+        return observe_attempts(
+            jobs, pods, now,
+            known={stage.name: stage.attempt for stage in status.stages},
+            former=cache.former_jobs, disrupted=cache.disrupted, pausing=run.spec.suspend,
+        )  # fmt: skip
 
     def _plan(
         self,
@@ -325,7 +347,7 @@ def _due(observed: ObservedAttempt) -> list[float]:
         return []
     due = [observed.settles_at] if observed.settles_at is not None else []
     if observed.job is not None and observed.attempt.state is AttemptState.PENDING:
-        due.append(observed.job.created_at + 6.0)
+        due.append(observed.job.seen_at + 6.0)
     for pod in observed.pods:
         if pod.ended or pod.name in observed.lost:
             continue

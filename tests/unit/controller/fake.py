@@ -14,7 +14,7 @@ from typing import Any
 from diht_k8s.controller.reconcile import Reconciler
 from diht_k8s.controller.runs import Runs, known_run
 from diht_k8s.kube.controller_client import ClusterError
-from diht_k8s.kube.summaries import job_summary, pod_summary
+from diht_k8s.kube.summaries import JobSummary, PodSummary, job_summary, pod_summary
 from tests.unit.controller.documents import NOW, RUN_UID, at, ended
 
 
@@ -34,7 +34,8 @@ class Mirror:
 
     def put(self, document: Any) -> None:
         summary = self.reduce(document)
-        self.summaries[summary.uid] = summary
+        if isinstance(summary, JobSummary | PodSummary):
+            self.summaries[summary.uid] = summary
 
 
 @dataclass
@@ -173,7 +174,9 @@ class FakeCluster:
                 "resourceVersion": str(self.version),
                 "creationTimestamp": at(NOW),
                 "labels": {**labels, "batch.kubernetes.io/job-completion-index": str(index)},
-                "ownerReferences": [{"uid": self.jobs[job]["metadata"]["uid"], "controller": True}],
+                "ownerReferences": [
+                    {"kind": "Job", "name": job, "uid": self.jobs[job]["metadata"]["uid"], "controller": True}
+                ],
             },
             "spec": {"nodeName": "node-0"},
             "status": {

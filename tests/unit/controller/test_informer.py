@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from diht_k8s.controller import metrics
 from diht_k8s.controller.informer import Gone, Informer, lines
 from diht_k8s.kube.controller_client import ClusterError
 from diht_k8s.kube.summaries import JobSummary, job_summary
@@ -116,6 +117,53 @@ def test_objects_without_our_labels_are_passed_over() -> None:
     mirror, _ = informer(Script(page(stranger)))
     mirror._list()
     assert names(mirror) == []
+
+
+def poisoned(attempt: int = 1, **more: Any) -> dict[str, Any]:
+    document = job(attempt=attempt, **more)
+    document["metadata"]["labels"]["diht.dev/attempt"] = "abc"
+    return document
+
+
+def skipped() -> float:
+    return metrics.SKIPPED.labels("Job", "InvalidAttempt")._value.get()
+
+
+def test_object_that_cannot_be_read_is_counted_logged_once_and_hides_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    before = skipped()
+    script = Script(page(poisoned(1), job(attempt=2)), watch(("ADDED", poisoned(1)), ("ADDED", job(attempt=3))))
+    mirror, _ = informer(script)
+    mirror._list()
+    mirror._watch("10")
+    assert names(mirror) == ["r-train-2", "r-train-3"]
+    assert skipped() - before == 2
+    assert [record.getMessage() for record in caplog.records] == [
+        "Job n/r-train-1 (uid-r-train-1) is skipped: InvalidAttempt"
+    ]
+
+
+def test_object_whose_labels_become_unreadable_is_removed() -> None:
+    mirror, reported = informer(Script(watch(("MODIFIED", poisoned(1, version=5)))))
+    mirror.put(job(attempt=1))
+    mirror._watch("1")
+    assert (names(mirror), len(reported)) == ([], 2)
+
+
+def test_unexpected_error_ends_no_watch() -> None:
+    done = threading.Event()
+
+    class Last(Script):
+        def __call__(self, **options: Any) -> Response:
+            if not self.answers:
+                done.set()
+                mirror.stop()
+                raise ClusterError(0, "Unreachable", "the end of the script")
+            return super().__call__(**options)
+
+    mirror, _ = informer(Last(Response([]), page(job(attempt=1))))
+    mirror.start()
+    assert done.wait(10)
+    assert names(mirror) == ["r-train-1"]
 
 
 def test_watch_resumes_after_410_and_a_list_that_fails_after_it() -> None:

@@ -53,6 +53,7 @@ TABLE: list[tuple[str, dict[str, Any], list[dict[str, Any]], dict[str, Any]]] = 
     ("stopped by nobody that we know", job(conditions=FAILED), [failed_pod(0, 143), failed_pod(1, 143)], {"infrastructure": True}),
     ("refused by the kubelet", job(conditions=FAILED), [pod(0, phase="Failed", state={}, reason="UnexpectedAdmissionError")], {"infrastructure": True, "exit_code": None}),
     ("pods were removed", job(conditions=FAILED), [], {"infrastructure": True, "reason": "PodRemoved"}),
+    ("failing, and the pod that failed is gone", job(conditions=FAILING), [pod(0)], {"infrastructure": True, "reason": "PodRemoved", "exit_code": None}),
     ("node lost", job(), [pod(0), pod(1, ready=False, ready_since=NOW - LOST_AFTER_S, node="node-1")],
      {"state": "Failed", "infrastructure": True, "reason": "NodeLost", "active": 1, "ending": False}),
     ("node lost, as the taint says", job(), [pod(0), pod(1, ready=False, ready_since=NOW - 5, conditions=DISRUPTED)], {"state": "Failed", "reason": "NodeLost"}),
@@ -129,6 +130,60 @@ def test_pods_whose_job_was_removed_still_count_up_to_the_known_attempt() -> Non
     [observed] = observe([], TWO, known={"train": 1})
     assert (observed.attempt.state, observed.attempt.active, observed.attempt.ending) == (AttemptState.RUNNING, 2, True)
     assert observe([], [pod(0, deleted=NOW - 60)], known={"train": 1}) == [], "a pod on a lost node is not waited for"
+
+
+def owned_by(document: dict[str, Any], *owners: dict[str, Any], **labels: str) -> dict[str, Any]:
+    document["metadata"]["ownerReferences"] = list(owners)
+    document["metadata"]["labels"] |= {f"batch.kubernetes.io/{key}": value for key, value in labels.items()}
+    return document
+
+
+OWNER = {"kind": "Job", "name": "r-train-1", "uid": "old", "controller": True}
+
+
+@pytest.mark.parametrize(
+    ("document", "active"),
+    [
+        (owned_by(pod(0)), 0),
+        (owned_by(pod(0), {"kind": "ReplicaSet", "name": "r-train-1", "uid": "rs", "controller": True}), 0),
+        (owned_by(pod(0), {**OWNER, "name": "another"}), 0),
+        (owned_by(pod(0), {**OWNER, "controller": False}), 0),
+        (owned_by(pod(0), **{"controller-uid": "theirs"}), 0),
+        (owned_by(pod(0), OWNER), 1),
+        (owned_by(pod(0), {**OWNER, "uid": "former", "name": "another"}), 1),
+        (owned_by(pod(0), **{"controller-uid": "former"}), 1),
+    ],
+    ids=["labels alone", "another kind", "another Job", "no controller", "label of another Job", "Job was deleted", "Job that was ours", "orphan of a Job that was ours"],
+)  # fmt: skip
+def test_pod_counts_only_with_an_owner_that_can_be_a_job_of_the_run(document: dict[str, Any], active: int) -> None:
+    assert sum(each.attempt.active for each in observe([], [document], known={"train": 1}, former=["former"])) == active
+
+
+@pytest.mark.parametrize(
+    ("reason", "says"),
+    [
+        ("EvictionByEvictionAPI", "node-1 was drained (pod r-train-1-1 was evicted)"),
+        ("PreemptionByScheduler", "pod r-train-1-1 on node-1 was preempted by a pod of higher priority"),
+        ("Novel", "pod r-train-1-1 on node-1 was disrupted (Novel)"),
+    ],
+)
+def test_disruption_names_node_and_cause_also_when_the_pod_is_gone(reason: str, says: str) -> None:
+    disrupted = pod(1, node="node-1", conditions=[{**DISRUPTED[0], "reason": reason}])
+    [there] = observe([job(conditions=FAILING)], [failed_pod(0, 75), disrupted])
+    gone = job(conditions=FAILING)
+    gone["status"]["conditions"][0]["message"] = "Pod n/r-train-1-1 has condition DisruptionTarget matching FailJob rule at index 1"  # fmt: skip
+    last = pod_summary(disrupted)
+    assert isinstance(last, PodSummary)
+    [after] = observe([gone], [], disrupted={last.name: last})
+    [after_too] = observe([gone], [failed_pod(0, 75)], disrupted={last.name: last})
+    for each in (there, after, after_too):
+        assert (each.attempt.reason, each.attempt.message, each.attempt.exit_code) == (reason, says, None)
+        assert each.attempt.infrastructure
+    [unknown] = observe([gone], [])
+    assert (unknown.attempt.message, unknown.attempt.exit_code) == (
+        "pod r-train-1-1 was drained, evicted or preempted",
+        None,
+    )
 
 
 def test_steps_of_a_stage_are_separate_attempts() -> None:
