@@ -255,16 +255,19 @@ class Operator:
         """Compare the list of runs with what kopf's watch has reported: it can die without an error."""
         while True:
             await asyncio.sleep(COMPARE_S)
-            before = set(self._runs.keys())
-            try:
-                listed = await self._loop.run_in_executor(self._threads, self._listed)
-            except ClusterError as error:
-                logger.warning("cannot list the runs: %s", error)
-                continue
-            for key in before - listed.keys():
-                self._forget(key, self._uid(key))
-            for key, version in listed.items():
-                await self._check(key, version)
+            await self._compare_once()
+
+    async def _compare_once(self) -> None:
+        before = set(self._runs.keys())
+        try:
+            listed = await self._loop.run_in_executor(self._threads, self._listed)
+        except ClusterError as error:
+            logger.warning("cannot list the runs: %s", error)
+            return
+        for key in before - listed.keys():
+            self._forget(key, self._uid(key))
+        for key, version in listed.items():
+            await self._check(key, version)
 
     def _listed(self) -> dict[Key, int]:
         found = self._cluster.runs_metadata(self._settings.namespace)

@@ -107,6 +107,8 @@ class FakeCluster:
     def delete_job(self, namespace: str, name: str, uid: str) -> None:
         if name not in self.jobs:
             raise ClusterError(404, "NotFound", name)
+        if self.jobs[name]["metadata"]["uid"] != uid:
+            raise ClusterError(409, "Conflict", "the UID in the precondition does not match")
         del self.jobs[name]
         self.pods = {key: pod for key, pod in self.pods.items() if not key.startswith(f"{name}-")}
         self._wrote(f"delete Job {name}")

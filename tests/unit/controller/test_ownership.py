@@ -1,0 +1,84 @@
+"""What a run counts and deletes: its own Jobs and pods by UID; and pod counts that are written later."""
+
+from __future__ import annotations
+
+import pytest
+
+from diht_k8s.api.status import StageState, timestamp
+from diht_k8s.controller.runs import known_run
+from tests.unit.controller.documents import NOW, job, pod
+from tests.unit.controller.fake import Process
+from tests.unit.controller.stories import ONE, Clock, make, settle, status
+
+
+def test_job_that_was_replaced_since_it_was_observed_is_not_deleted() -> None:
+    cluster = make()
+    process = Process(cluster, Clock())
+    settle(process)
+    process.sync()
+    cluster.jobs["r-filter-1"]["metadata"]["uid"] = "another"
+    cluster.edit("r", suspend=True)
+    process.known.put(known_run(cluster.runs["r"]))
+    process.reconciler.reconcile(("n", "r"))
+    assert list(cluster.jobs) == ["r-filter-1"]
+
+
+def test_job_of_another_owner_with_our_labels_is_no_attempt_nor_are_its_pods() -> None:
+    cluster = make(**ONE)
+    process = Process(cluster, Clock())
+    settle(process)
+    cluster.run_pods("r-filter-1")
+    foreign = job("filter", name="theirs", owner="somebody", conditions={"Complete": "x"})
+    cluster.jobs["theirs"] = foreign
+    theirs = pod(0, "filter", job_uid="uid-theirs")
+    theirs["metadata"] |= {"name": "theirs-0", "uid": "uid-theirs-0"}
+    cluster.pods["theirs-0"] = theirs
+    settle(process)
+    found = status(cluster)
+    assert (found.stages[0].state, found.pods.active) == (StageState.RUNNING, 2)  # type: ignore[union-attr]
+    assert "theirs" in cluster.jobs
+
+
+def test_own_job_that_is_being_deleted_is_waited_for_and_not_taken_for_the_attempt() -> None:
+    cluster = make(**ONE)
+    process = Process(cluster, Clock())
+    settle(process)
+    cluster.jobs["r-filter-1"]["metadata"]["deletionTimestamp"] = timestamp(NOW)
+    process = Process(cluster, Clock())
+    jobs, cluster.jobs = cluster.jobs, {}
+    process.sync()
+    cluster.jobs = jobs
+    for _ in range(2):
+        process.reconciler.reconcile(("n", "r"))
+    progressing = status(cluster).conditions[1]
+    assert (progressing.reason.value, progressing.message) == (
+        "Pending",
+        "filter: waits until the old Job r-filter-1 is gone",
+    )
+    assert process.jobs.summaries == {}
+
+
+def test_owed_pod_counts_are_written_when_due_though_no_log_is_read_then() -> None:
+    cluster, clock = make(filter={"workers": 4}), Clock()
+    process = Process(cluster, clock)
+    settle(process)
+    cluster.run_pods("r-filter-1")
+    pods, cluster.pods = cluster.pods, {}
+    first, second, *_ = pods
+
+    def after(seconds: float) -> float | None:
+        clock.now = NOW + seconds
+        return process.reconcile()
+
+    cluster.pods[first] = pods[first]
+    after(3)  # the first pod runs: a status, and the log is read
+    cluster.edit("r", activeDeadlineSeconds=5000)
+    after(8)  # another status
+    after(13.5)  # the log is read again
+    cluster.writes.clear()
+    cluster.pods[second] = pods[second]
+    assert after(14) == pytest.approx(4.0), "ten seconds after the last status"
+    assert cluster.writes == []
+    after(18)
+    assert cluster.writes == ["status r"]
+    assert status(cluster).pods.ready == 2  # type: ignore[union-attr]
