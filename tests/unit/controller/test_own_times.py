@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from diht_k8s.controller.observe import GONE_AFTER_S, LOST_AFTER_S
+from diht_k8s.controller.observe import GONE_AFTER_S, LOST_AFTER_S, SETTLE_S
 from diht_k8s.controller.own_times import OwnTimes
 from diht_k8s.kube.summaries import PodSummary, pod_summary
-from tests.unit.controller.documents import NO_NODE, NOW, pod
+from tests.unit.controller.documents import NO_NODE, NOW, failed_pod, pod
 from tests.unit.controller.fake import FakeCluster, Process
 from tests.unit.controller.stories import Clock, settle, status
 from tests.unit.controller.test_checkpoints import training
@@ -37,6 +37,21 @@ def test_clock_that_differs_from_the_clusters_loses_no_pod(ahead_s: float) -> No
         clock.now += passed
         process.reconcile()
         assert (status(cluster).attempts[0].reason == "NodeLost") is lost
+
+
+def test_first_failure_waits_for_its_peers_by_our_clock() -> None:
+    cluster, _, _ = training()
+    clock = Clock()
+    clock.now += 86_400
+    process = Process(cluster, clock)
+    failed = failed_pod(1, 75, finished=NOW)
+    cluster.pods["r-train-1-1"]["status"] = failed["status"]
+    cluster.jobs["r-train-1"]["status"] = {"conditions": [{"type": "FailureTarget", "status": "True", "reason": "x"}]}
+    process.reconcile()
+    assert status(cluster).attempts[0].completion_time is None
+    clock.now += SETTLE_S
+    process.reconcile()
+    assert status(cluster).attempts[0].exit_code == 75
 
 
 def test_pod_that_should_be_gone_is_lost_a_while_after_its_grace_by_our_clock() -> None:

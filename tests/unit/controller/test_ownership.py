@@ -6,9 +6,10 @@ import pytest
 
 from diht_k8s.api.status import StageState, timestamp
 from diht_k8s.controller.runs import known_run
-from tests.unit.controller.documents import NOW, job, pod
+from tests.unit.controller.documents import DISRUPTED, NOW, job, pod
 from tests.unit.controller.fake import Process
-from tests.unit.controller.stories import ONE, Clock, make, settle, status
+from tests.unit.controller.stories import ONE, Clock, make, reason, settle, status
+from tests.unit.controller.test_checkpoints import training
 
 
 def test_job_that_was_replaced_since_it_was_observed_is_not_deleted() -> None:
@@ -58,6 +59,55 @@ def test_own_job_that_is_being_deleted_is_waited_for_and_not_taken_for_the_attem
     assert process.jobs.summaries == {}
 
 
+def test_pods_of_a_foreign_job_of_the_same_name_hold_no_run_up() -> None:
+    cluster = make(**ONE)
+    process = Process(cluster, Clock())
+    settle(process)
+    cluster.jobs["r-filter-1"] = job("filter", uid="theirs", owner="somebody")
+    cluster.jobs["r-filter-1"]["metadata"]["ownerReferences"][0] |= {"kind": "Deployment"}
+    cluster.pods["p"] = pod(0, "filter", job_uid="theirs")
+    settle(process)
+    assert reason(cluster, "Accepted") == "NameConflict"
+
+
+def test_orphans_of_a_job_that_was_ours_are_waited_for() -> None:
+    cluster = make(**ONE)
+    process = Process(cluster, Clock())
+    settle(process)
+    cluster.run_pods("r-filter-1")
+    settle(process)
+    uid = cluster.jobs.pop("r-filter-1")["metadata"]["uid"]
+    for orphan in cluster.pods.values():  # as `kubectl delete job --cascade=orphan` leaves them
+        del orphan["metadata"]["ownerReferences"]
+        orphan["metadata"]["labels"]["batch.kubernetes.io/controller-uid"] = uid
+    settle(process)
+    assert cluster.jobs == {}
+    cluster.pods.clear()
+    settle(process)
+    assert list(cluster.jobs) == ["r-filter-1"]
+
+
+def test_drained_pod_that_is_gone_is_named_with_its_node() -> None:
+    cluster, process, _ = training()
+    process.reconcile()
+    drained = cluster.pods["r-train-1-1"]
+    drained["spec"]["nodeName"] = "node-1"
+    drained["status"]["conditions"] = [*drained["status"]["conditions"], *DISRUPTED]
+    process.reconcile()
+    cluster.end("r-train-1", 1)
+    cluster.pods.clear()
+    message = "Pod n/r-train-1-1 has condition DisruptionTarget matching FailJob rule at index 1"
+    cluster.jobs["r-train-1"]["status"]["conditions"][0]["message"] = message
+    settle(process)
+    [stage] = status(cluster).stages
+    assert stage.cause is not None
+    assert (stage.cause.message, stage.cause.node, stage.cause.exit_code) == (
+        "node-1 was drained (pod r-train-1-1 was evicted)",
+        "node-1",
+        None,
+    )
+
+
 def test_owed_pod_counts_are_written_when_due_though_no_log_is_read_then() -> None:
     cluster, clock = make(filter={"workers": 4}), Clock()
     process = Process(cluster, clock)
@@ -77,7 +127,7 @@ def test_owed_pod_counts_are_written_when_due_though_no_log_is_read_then() -> No
     after(13.5)  # the log is read again
     cluster.writes.clear()
     cluster.pods[second] = pods[second]
-    assert after(14) == pytest.approx(4.0), "ten seconds after the last status"
+    assert after(17) == pytest.approx(1.0), "ten seconds after the last status"
     assert cluster.writes == []
     after(18)
     assert cluster.writes == ["status r"]
