@@ -1,4 +1,4 @@
-"""What an audit log and a page of Prometheus metrics say of an operator: requests and samples in, figures out. Pure."""
+"""Figures about an operator from an audit log and a page of Prometheus metrics. Pure."""
 
 from __future__ import annotations
 

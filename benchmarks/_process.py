@@ -1,4 +1,4 @@
-"""The controller under test as a process of its own: started, stopped, looked at from outside."""
+"""The controller under test as a process of its own: started, stopped and observed from outside."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ class Controller:
         """Whether Jobs and pods are listed."""
         return self._page("/readyz").startswith("ok")
 
-    def has_looked(self, runs: int) -> bool:
-        """Whether it knows so many runs and has looked at all, and none waits."""
+    def has_reconciled(self, runs: int) -> bool:
+        """Whether it knows this many runs, has reconciled all, and none waits."""
         now = self.metrics()
-        looks = now.get("diht_operator_reconcile_seconds_count", 0)
-        return now["diht_operator_runs"] >= runs and looks >= runs and now["diht_operator_queue_depth"] == 0
+        count = now.get("diht_operator_reconcile_seconds_count", 0)
+        return now["diht_operator_runs"] >= runs and count >= runs and now["diht_operator_queue_depth"] == 0
 
     def _page(self, path: str) -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=10) as answer:

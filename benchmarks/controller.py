@@ -1,8 +1,8 @@
 """The controller at scale: a real API server, fake nodes and pods (kwok), the real program as a process of its own.
 
-It goes through what a cluster sees: all runs are created at once; the controller is started anew; runs speak; they say nothing new;
-specs are edited; some runs go through all stages. What the controller did and when is read from the API
-server's audit log, how long its looks took from its metrics. Prints one JSON line; targets that are missed are named in it.
+Its phases: all runs are created at once; the controller is restarted; runs log progress; they log nothing new; specs are edited;
+some runs go through all stages. The API server's audit log shows what the controller did and when, its metrics show how long its
+reconciliations took. Prints one JSON line that names the missed targets.
 """
 
 from __future__ import annotations
@@ -127,15 +127,15 @@ class Bench:
         }
 
     def restart(self, operator: Controller) -> None:
-        """Until a new process has listed everything and has looked at every run."""
+        """Until a new process has listed everything and has reconciled every run."""
         runs, began = self._options.runs, time.time()
         operator.wait(operator.is_ready, "the lists")
         ready_s = operator.since_start_s()
-        operator.wait(lambda: operator.has_looked(runs), "a look at each run")
+        operator.wait(lambda: operator.has_reconciled(runs), "a reconciliation of each run")
         writes = [request for request in self._log(began) if request.user == OPERATOR and request.is_write]
         self.figures["restart"] = {
             "listed_after_s": round(ready_s, 2),
-            "all_looked_at_after_s": round(operator.since_start_s(), 2),
+            "all_reconciled_after_s": round(operator.since_start_s(), 2),
             "cpu_s": round(operator.cpu_s(), 2),
             "memory_mib": round(operator.memory_mib()),
             "writes": len(writes),
@@ -154,7 +154,7 @@ class Bench:
         }
 
     def finish(self, peak_mib: float) -> None:
-        """What is compared with the targets."""
+        """Compare the figures with the targets."""
         figures = self.figures
         quiet = figures["speaking"]
         figures["targets"] = {
@@ -162,21 +162,21 @@ class Bench:
             "reconcile_cpu_p99_ms": quiet["reconcile_cpu_p99_ms"],
             "change_to_action_p99_s": figures["edits"]["change_to_action_p99_s"],
             "memory_peak_mib": round(peak_mib),
-            "restart_s": figures["restart"]["all_looked_at_after_s"],
+            "restart_s": figures["restart"]["all_reconciled_after_s"],
             "writes_per_stage": figures["ending"]["writes_per_stage"],
             "idle_writes": figures["idle"]["writes"],
         }
         figures["missed"] = [name for name, most in TARGETS.items() if not figures["targets"][name] <= most]
 
     def _work(self, operator: Controller, before: dict[str, float], cpu: float, began: float) -> Figures:
-        """What the controller did since then, and what it took."""
+        """What the controller did since then, and its cost."""
         after, seconds = operator.metrics(), time.time() - began
-        looks = after["diht_operator_reconcile_seconds_count"] - before.get("diht_operator_reconcile_seconds_count", 0)
+        count = after["diht_operator_reconcile_seconds_count"] - before.get("diht_operator_reconcile_seconds_count", 0)
         used = operator.cpu_s() - cpu
         writes = after.get("diht_operator_api_writes_total", 0) - before.get("diht_operator_api_writes_total", 0)
         found = {
             "seconds": round(seconds, 1),
-            "looks": int(looks),
+            "reconciliations": int(count),
             "writes": int(writes),
             "cpu_s": round(used, 1),
             "cpu_percent_of_a_core": round(100 * used / seconds),
@@ -236,7 +236,7 @@ def main() -> None:
         type=Path,
         help="only create the runs, and keep the cluster's data in this folder; with --load until all pods run",
     )
-    parser.add_argument("--load", type=Path, help="go on from data that --save has kept; the folder stays as it is")
+    parser.add_argument("--load", type=Path, help="resume from data that --save has kept; the folder stays as it is")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything that was started ends, too
     with contextlib.ExitStack() as stack:

@@ -28,6 +28,10 @@ class ExitCode(IntEnum):
     """Stopped on request (SIGTERM), state saved where there was any."""
 
 
+NEVER_RETRIED: Final = (2, ExitCode.USER_ERROR, ExitCode.BAD_DATA, 126, 127)
+"""Exit codes with which the next attempt would end as well: wrong usage, our 64 and 65, not executable, not found."""
+
+
 class DihtError(Exception):
     """An error with a one-line message for a person: what happened, where, what to do."""
 

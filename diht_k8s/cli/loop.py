@@ -33,8 +33,8 @@ from diht_k8s.pipeline.states import (
     Observed,
     RunState,
     RunStatus,
+    StageRecord,
     StageState,
-    StageStatus,
     Start,
     Stop,
 )
@@ -178,7 +178,7 @@ class Loop:
             if (stage.state, stage.attempt) != (before.of(stage.stage).state, before.of(stage.stage).attempt):
                 self._show_stage(stage)
 
-    def _show_stage(self, stage: StageStatus) -> None:
+    def _show_stage(self, stage: StageRecord) -> None:
         show, failure = self.display.state, stage.failure.message if stage.failure else ""
         if stage.state is StageState.RUNNING:
             show(stage.stage, "starting" if stage.attempt == 1 else f"starting, attempt {stage.attempt}")

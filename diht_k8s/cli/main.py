@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from diht_k8s import __version__
+from diht_k8s.api.steps import LABEL_STEPS
 from diht_k8s.cli.cluster_commands import add_cluster_commands
 from diht_k8s.cli.evaluation_commands import add_evaluation_commands
 
 _STAGES: Final = ("filter", "label", "train", "evaluate")
-_LABEL_STEPS: Final = ("vocabulary", "heads", "predict")
 _EXIT_CODES: Final = (
     "exit codes: 0 done or cached, 64 user error (configuration), 65 bad data, 75 passing fault (try again), "
     "143 stopped on request, 1 anything else"
@@ -108,7 +108,7 @@ def _add_stage(parser: argparse.ArgumentParser) -> None:
     _add_set(parser)
     parser.add_argument("--worker", type=int, metavar="I", help="index of this worker, from 0")
     parser.add_argument("--workers", type=int, metavar="N", help="number of workers")
-    parser.add_argument("--step", choices=_LABEL_STEPS, default="", help="for label: do only this part of the stage")
+    parser.add_argument("--step", choices=LABEL_STEPS, default="", help="for label: do only this part of the stage")
     parser.set_defaults(command=_stage)
 
 

@@ -15,8 +15,8 @@ from pythonjsonlogger.json import JsonFormatter
 from diht_k8s.controller.operator import Operator, Settings
 
 GC_THRESHOLD: Final = 50_000
-"""New containers between two collections. At Python's own 700, reading a list of 10,000 pods takes twice the time, all of it
-in collections that find nothing."""
+"""New containers between two collections. With Python's default of 700, a list of 10,000 pods takes twice the time to read,
+all of it in collections that find nothing."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -44,9 +44,11 @@ async def _run(settings: Settings) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m diht_k8s.controller", description="The operator of DihtRuns.")
     parser.add_argument("--namespace", help="serve this namespace only; all if unset")
-    parser.add_argument("--workers", type=int, default=8, help="runs that are looked at at the same time (8)")
-    parser.add_argument("--address", default="", help="that the pages below listen on; all if unset")
-    parser.add_argument("--port", type=int, default=8080, help="of /healthz, /readyz, /metrics (8080); 0 for none")
+    parser.add_argument("--workers", type=int, default=8, help="runs reconciled at the same time (8)")
+    parser.add_argument("--address", default="", help="address of the pages below; all if unset")
+    parser.add_argument(
+        "--port", type=int, default=8080, help="port of /healthz, /readyz and /metrics (8080); 0 for none"
+    )
     parser.add_argument("--lease-namespace", help="namespace of the Lease; POD_NAMESPACE if unset, else no Lease")
     parser.add_argument("--lease-name", default="diht-operator", help="name of the Lease (diht-operator)")
     parser.add_argument("--no-lease", action="store_true", help="act at once, without an election")

@@ -1,4 +1,4 @@
-"""Carries out what a plan says: creates children, deletes Jobs, deletes an expired run. Safe to repeat at any point."""
+"""Execute the actions of a plan: create children, delete Jobs, delete an expired run. Safe to repeat at any point."""
 
 from __future__ import annotations
 
@@ -12,66 +12,66 @@ from diht_k8s.api.reasons import Reason
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.schema.crd import KIND
 from diht_k8s.controller.children import children
-from diht_k8s.controller.observe import Problem, Seen
+from diht_k8s.controller.observe import ObservedAttempt, RunProblem
 from diht_k8s.controller.runs import KnownRun
 from diht_k8s.kube.client import Cluster, ClusterError
 from diht_k8s.pipeline.states import Action, Expire, Start, Stop
 
 logger = logging.getLogger(__name__)
 KEPT_ATTEMPTS = 2
-"""Jobs of the newest attempts of a stage stay, with their pods' logs."""
+"""Number of newest attempts of a stage whose Jobs stay, with their pods' logs."""
 
 
 class _NotYet(Exception):  # noqa: N818 (a state, not a fault)
-    """Something of the same name is on its way out."""
+    """An object of the same name is being deleted."""
 
 
 class _Foreign(Exception):  # noqa: N818
-    """Something of the same name belongs to somebody else."""
+    """An object of the same name has another owner."""
 
 
-def act(
+def execute(
     cluster: Cluster,
     known: KnownRun,
     run: DihtRun,
     actions: Iterable[Action],
-    seen: list[Seen],
+    observed: list[ObservedAttempt],
     created: Callable[[Mapping[str, Any]], None],
-) -> Problem | None:
-    """Carry out actions.
+) -> RunProblem | None:
+    """Execute actions.
 
     Args:
         cluster: the cluster.
         known: the run as the API server has it.
-        run: the same, read.
+        run: the same, parsed.
         actions: what to do.
-        seen: the attempts that are there.
-        created: told each Job that is there now.
+        observed: the attempts that exist.
+        created: called with each Job that exists now.
 
     Returns:
-        What is in the way, for the status; None where all is done.
+        What blocks the run, for the status; None if all is done.
 
     Raises:
-        ClusterError: the API server does not answer, or not in a way that a person could do something about.
+        ClusterError: the API server does not answer, or its answer is nothing that a person could act on.
     """
     problem = None
     for action in actions:
         if isinstance(action, Start):
             problem = _start(cluster, known, run, action, created) or problem
         elif isinstance(action, Stop):
-            _stop(cluster, known, action, seen)
+            _stop(cluster, known, action, observed)
         elif isinstance(action, Expire):
             with contextlib.suppress(ClusterError):
                 cluster.delete_run(known.namespace, known.name, known.uid)
     return problem
 
 
-def discard(cluster: Cluster, known: KnownRun, seen: list[Seen]) -> None:
+def delete_old_jobs(cluster: Cluster, known: KnownRun, observed: list[ObservedAttempt]) -> None:
     """Delete the Jobs of attempts that ended long ago, and their Services."""
     newest: dict[str, int] = {}
-    for each in seen:
+    for each in observed:
         newest[each.entry] = max(newest.get(each.entry, 0), each.attempt.number)
-    for each in seen:
+    for each in observed:
         old = each.attempt.number <= newest[each.entry] - KEPT_ATTEMPTS
         if old and each.job is not None and each.job.over and not each.job.deleted:
             _delete_job(cluster, known, each.job.name, each.job.uid)
@@ -79,8 +79,8 @@ def discard(cluster: Cluster, known: KnownRun, seen: list[Seen]) -> None:
                 cluster.delete_service(known.namespace, each.job.name)
 
 
-def _stop(cluster: Cluster, known: KnownRun, action: Stop, seen: list[Seen]) -> None:
-    for each in seen:
+def _stop(cluster: Cluster, known: KnownRun, action: Stop, observed: list[ObservedAttempt]) -> None:
+    for each in observed:
         if each.job is not None and each.job.name == action.name and not each.job.deleted:
             _delete_job(cluster, known, each.job.name, each.job.uid)
 
@@ -89,31 +89,31 @@ def _delete_job(cluster: Cluster, known: KnownRun, name: str, uid: str) -> None:
     try:
         cluster.delete_job(known.namespace, name, uid)
     except ClusterError as error:
-        if not error.is_gone and not error.is_conflict:  # gone already, or another one of its name by now
+        if not error.is_gone and not error.is_conflict:  # gone already, or another Job of the same name by now
             raise
 
 
 def _start(
     cluster: Cluster, known: KnownRun, run: DihtRun, start: Start, created: Callable[[Mapping[str, Any]], None]
-) -> Problem | None:
+) -> RunProblem | None:
     try:
         for item in children(known, run, start):
             there = _ensure(cluster, known, item)
             if item["kind"] == "Job":
                 created(there)
     except UserError as error:
-        return Problem(Reason.INVALID_SPEC, str(error))
+        return RunProblem(Reason.INVALID_SPEC, str(error))
     except _NotYet as error:
-        return Problem(Reason.PENDING, str(error))
+        return RunProblem(Reason.PENDING, str(error))
     except _Foreign as error:
-        return Problem(Reason.NAME_CONFLICT, str(error))
+        return RunProblem(Reason.NAME_CONFLICT, str(error))
     except ClusterError as error:
         return _refusal(error)
     return None
 
 
 def _ensure(cluster: Cluster, known: KnownRun, item: dict[str, Any]) -> dict[str, Any]:
-    """Create an object; one of the same name is as good if it is ours."""
+    """Create an object, or return the one of the same name if it is ours."""
     kind, name = item["kind"], item["metadata"]["name"]
     try:
         return cluster.create(item)
@@ -131,17 +131,17 @@ def _ensure(cluster: Cluster, known: KnownRun, item: dict[str, Any]) -> dict[str
     raise _Foreign(f"a {kind} named {name} is there already and is not this run's: delete or rename it, or the run")
 
 
-def _refusal(error: ClusterError) -> Problem | None:
-    """What a refusal means to a person; what passes by itself is raised."""
+def _refusal(error: ClusterError) -> RunProblem | None:
+    """What a refusal means to a person; transient errors are raised."""
     message = error.message
     if "exceeded quota" in message:
-        return Problem(Reason.QUOTA_EXCEEDED, message)
+        return RunProblem(Reason.QUOTA_EXCEEDED, message)
     if error.is_terminating:
         return None
     if error.status == 403 and " cannot " in message:
-        return Problem(Reason.PERMISSION_DENIED, f"the operator may not do that: {message}: check its Role")
+        return RunProblem(Reason.PERMISSION_DENIED, f"the operator may not do that: {message}: check its Role")
     if error.status == 403:
-        return Problem(Reason.POD_REFUSED, message)
+        return RunProblem(Reason.POD_REFUSED, message)
     if error.status in (400, 422):
-        return Problem(Reason.INVALID_SPEC, f"the API server refuses the run's objects: {message}")
+        return RunProblem(Reason.INVALID_SPEC, f"the API server refuses the run's objects: {message}")
     raise error

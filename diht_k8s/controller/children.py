@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.api.steps import PARALLEL_STEPS
 from diht_k8s.controller.nodes import keep_away
 from diht_k8s.controller.observe import entry_name
 from diht_k8s.controller.runs import KnownRun
@@ -17,15 +18,15 @@ MANAGED_BY: Final = "diht-operator"
 
 
 def children(known: KnownRun, run: DihtRun, start: Start) -> list[dict[str, Any]]:
-    """The Service (where pods talk to each other) and then the Job of an attempt, so that a Job has all that it needs.
+    """The Service (if pods talk to each other), then the Job of an attempt, so that the Job finds all that it needs.
 
     Raises:
-        UserError: the run cannot be made into objects; the message says why.
+        UserError: the run cannot be rendered; the message says why.
     """
     arguments: tuple[str, ...] = ()
     if start.step:
         arguments = ("--step", start.step)
-        run = run if start.step == "predict" else _alone(run, start.stage)
+        run = run if start.step in PARALLEL_STEPS else _alone(run, start.stage)
     labels = {
         "app.kubernetes.io/managed-by": MANAGED_BY,
         "app.kubernetes.io/part-of": "diht",
@@ -43,6 +44,6 @@ def children(known: KnownRun, run: DihtRun, start: Start) -> list[dict[str, Any]
 
 
 def _alone(run: DihtRun, stage: Stage) -> DihtRun:
-    """The run with one worker in a stage: placement, which no result depends on."""
+    """The run with one worker in a stage. This is placement: no result depends on it."""
     config = getattr(run.spec, stage.value).model_copy(update={"workers": 1})
     return run.model_copy(update={"spec": run.spec.model_copy(update={stage.value: config})})

@@ -1,6 +1,6 @@
 """The conditions of a run: Accepted, Progressing, Complete, Failed. Pure.
 
-lastTransitionTime moves only with the condition's status; observedGeneration says which spec it speaks of.
+lastTransitionTime moves only with the condition's status; observedGeneration names the spec that it describes.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from typing import Final, Literal
 
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.status import Condition, Status, timestamp
-from diht_k8s.controller.observe import Problem, Seen, entry_name
+from diht_k8s.controller.observe import ObservedAttempt, RunProblem, entry_name
 from diht_k8s.controller.saved_status import condition
 from diht_k8s.controller.text import one_line
-from diht_k8s.pipeline.states import ENDED_WELL, AttemptState, RunState, RunStatus, StageState, StageStatus
+from diht_k8s.pipeline.states import ENDED_WELL, AttemptState, RunState, RunStatus, StageRecord, StageState
 
 NOT_ACCEPTED: Final = frozenset({
     Reason.INVALID_SPEC, Reason.OUTPUT_IN_USE, Reason.NAME_CONFLICT, Reason.BACKEND_MISSING
 })  # fmt: skip
-"""Problems for which the operator does not take the run on."""
+"""Problems that keep the operator from accepting the run."""
 _ENDED_BADLY: Final = frozenset({RunState.FAILED, RunState.STOPPED})
 _Truth = Literal["True", "False", "Unknown"]
 
@@ -33,8 +33,8 @@ class _Claim:
 def conditions(
     previous: Status,
     run: RunStatus,
-    current: Seen | None,
-    problem: Problem | None,
+    current: ObservedAttempt | None,
+    problem: RunProblem | None,
     *,
     pausing: bool,
     generation: int,
@@ -43,10 +43,10 @@ def conditions(
     """All four conditions.
 
     Args:
-        previous: the status that is there.
-        run: what the plan said to remember.
+        previous: the status that the run has.
+        run: the status that the plan decided on.
         current: the newest attempt of the current stage.
-        problem: what keeps the operator from going on, beside what is to be seen at the pods.
+        problem: what blocks the operator, apart from what its pods show.
         pausing: whether the run was asked to stop.
         generation: metadata.generation of the run.
         now: seconds since the epoch.
@@ -73,7 +73,7 @@ def _condition(previous: Status, kind: ConditionType, claim: _Claim, generation:
     )
 
 
-def _accepted(problem: Problem | None) -> _Claim:
+def _accepted(problem: RunProblem | None) -> _Claim:
     if problem is not None and problem.reason in NOT_ACCEPTED:
         return _Claim("False", problem.reason, problem.message)
     return _Claim("True", Reason.VALID)
@@ -91,7 +91,9 @@ def _failed(run: RunStatus) -> _Claim:
     return _Claim("False", Reason.NOT_FINISHED)
 
 
-def _progressing(run: RunStatus, current: Seen | None, problem: Problem | None, *, pausing: bool) -> _Claim:
+def _progressing(
+    run: RunStatus, current: ObservedAttempt | None, problem: RunProblem | None, *, pausing: bool
+) -> _Claim:
     if run.state is RunState.COMPLETE:
         return _Claim("False", Reason.COMPLETE)
     if run.state in _ENDED_BADLY:
@@ -99,16 +101,16 @@ def _progressing(run: RunStatus, current: Seen | None, problem: Problem | None, 
     if problem is not None and problem.reason in NOT_ACCEPTED:
         return _Claim("False", problem.reason, problem.message)
     if run.state is RunState.SUSPENDED:
-        return _Claim("False", Reason.SUSPENDED, "spec.suspend is true: set it to false to go on")
+        return _Claim("False", Reason.SUSPENDED, "spec.suspend is true: set it to false to resume")
     stage = next((stage for stage in run.stages if stage.state not in ENDED_WELL), None)
     if stage is None:
         return _Claim("True", Reason.PENDING)
     if pausing:
         return _Claim("True", Reason.CHECKPOINTING, f"{_name(stage)}: asked to stop and save what it can")
-    return _going_on(stage, current, problem)
+    return _under_way(stage, current, problem)
 
 
-def _going_on(stage: StageStatus, current: Seen | None, problem: Problem | None) -> _Claim:
+def _under_way(stage: StageRecord, current: ObservedAttempt | None, problem: RunProblem | None) -> _Claim:
     name, failure = _name(stage), stage.failure.message if stage.failure else ""
     if stage.state is StageState.RESTARTING:
         when = f" at {timestamp(stage.not_before)}" if stage.not_before is not None else ""
@@ -116,16 +118,16 @@ def _going_on(stage: StageStatus, current: Seen | None, problem: Problem | None)
         return _Claim("True", Reason.RESTARTING, message)
     if problem is not None:
         return _Claim("True", problem.reason, f"{name}: {problem.message}")
-    seen = current.problem if current is not None else None
+    observed = current.problem if current is not None else None
     if current is not None and current.attempt.state is AttemptState.RUNNING:
-        also = f"; {seen.message}" if seen is not None else ""
+        also = f"; {observed.message}" if observed is not None else ""
         return _Claim("True", Reason.RUNNING, f"{name}: attempt {stage.attempt} runs{also}")
-    if seen is not None:
-        return _Claim("True", seen.reason, f"{name}: {seen.message}")
+    if observed is not None:
+        return _Claim("True", observed.reason, f"{name}: {observed.message}")
     if stage.failure is not None:
         return _Claim("True", Reason.RESTARTING, f"{name}: attempt {stage.attempt} starts, after: {failure}")
     return _Claim("True", Reason.PENDING, f"{name}: attempt {stage.attempt} starts")
 
 
-def _name(stage: StageStatus) -> str:
+def _name(stage: StageRecord) -> str:
     return entry_name(stage.stage, stage.step)

@@ -1,4 +1,4 @@
-"""What a person would want to be told when a status changes, as Kubernetes Events. Pure."""
+"""The Kubernetes Events of a run: what a person wants to know when its status changes. Pure."""
 
 from __future__ import annotations
 
@@ -24,51 +24,51 @@ CHANGES: Final = frozenset({Reason.QUEUED, Reason.SUSPENDED, Reason.CHECKPOINTIN
 
 
 @dataclass(frozen=True)
-class News:
-    """One thing that happened."""
+class RunEvent:
+    """One event, before it becomes a Kubernetes Event."""
 
     reason: str
     message: str
     warning: bool = False
 
 
-def news(before: Status, after: Status) -> list[News]:
-    """What happened between two statuses."""
+def events_between(before: Status, after: Status) -> list[RunEvent]:
+    """The events between two statuses."""
     old = {stage.name: stage for stage in before.stages}
     found = [item for stage in after.stages for item in _of_stage(old.get(stage.name), stage)]
     found += _of_run(before, after)
     return found
 
 
-def _of_stage(old: StageStatus | None, stage: StageStatus) -> list[News]:
-    found: list[News] = []
+def _of_stage(old: StageStatus | None, stage: StageStatus) -> list[RunEvent]:
+    found: list[RunEvent] = []
     old_restarts, old_attempt = (old.restarts, old.attempt) if old is not None else (0, 0)
     if stage.restarts > old_restarts and stage.cause is not None:
-        found.append(News("Restarting", f"{stage.name}: {stage.cause.reason}: {stage.cause.message}", warning=True))
+        found.append(RunEvent("Restarting", f"{stage.name}: {stage.cause.reason}: {stage.cause.message}", warning=True))
     if stage.attempt > old_attempt:
-        found.append(News("Started", f"{stage.name}: attempt {stage.attempt} started"))
+        found.append(RunEvent("Started", f"{stage.name}: attempt {stage.attempt} started"))
     ended = stage.state in (StageState.COMPLETE, StageState.CACHED)
     if ended and (old is None or old.state is not stage.state):
-        found.append(News("StageComplete", f"{stage.name}: {stage.state.value.lower()}"))
+        found.append(RunEvent("StageComplete", f"{stage.name}: {stage.state.value.lower()}"))
     return found
 
 
-def _of_run(before: Status, after: Status) -> list[News]:
+def _of_run(before: Status, after: Status) -> list[RunEvent]:
     was, now = condition(before, ConditionType.PROGRESSING), condition(after, ConditionType.PROGRESSING)
     if is_true(after, ConditionType.COMPLETE) and not is_true(before, ConditionType.COMPLETE):
-        return [News("Complete", "every stage's output is committed")]
+        return [RunEvent("Complete", "every stage's output is committed")]
     failed = condition(after, ConditionType.FAILED)
     if failed is not None and failed.status == "True" and not is_true(before, ConditionType.FAILED):
-        return [News(failed.reason.value, failed.message, warning=True)]
+        return [RunEvent(failed.reason.value, failed.message, warning=True)]
     if now is None or (was is not None and was.reason is now.reason):
         return []
     if now.reason in TROUBLES:
-        return [News(now.reason.value, now.message, warning=True)]
-    return [News(now.reason.value, now.message)] if now.reason in CHANGES else []
+        return [RunEvent(now.reason.value, now.message, warning=True)]
+    return [RunEvent(now.reason.value, now.message)] if now.reason in CHANGES else []
 
 
-def event(run: KnownRun, item: News, now: float) -> dict[str, Any]:
-    """The Event that tells it."""
+def event_document(run: KnownRun, item: RunEvent, now: float) -> dict[str, Any]:
+    """The Kubernetes Event that records it."""
     key = f"{run.uid}/{run.version}/{item.reason}/{item.message}"
     time = timestamp(now)
     return {

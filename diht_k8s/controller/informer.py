@@ -1,7 +1,7 @@
 """A mirror of the Jobs and pods that carry our label: list once, then watch; each object is reduced while it is read.
 
-One thread for each kind. Lists are paged; a watch ends by itself after a minute, so that a connection that has died without a
-word is noticed; after `410 Gone`, or any other trouble, it lists again, for as long as it takes.
+One thread for each kind. Lists are paged; a watch ends by itself after a minute, so that a dead connection is noticed; after
+`410 Gone` or any other error it lists again, for as long as it takes.
 """
 
 from __future__ import annotations
@@ -16,31 +16,34 @@ from typing import Any, Final, Generic, TypeVar
 
 import urllib3
 
+from diht_k8s.controller import metrics
 from diht_k8s.kube.client import PAGE, ClusterError
-from diht_k8s.kube.summaries import RUN_LABEL, Document, JobView, PodView
+from diht_k8s.kube.summaries import RUN_LABEL, Document, JobSummary, PodSummary, Unreadable
 
 logger = logging.getLogger(__name__)
 
 WATCH_S: Final = 50
-"""The server ends a watch after so long; with READ_S a silent connection costs little more than a minute."""
+"""The server ends a watch after this time; with READ_S a silent connection costs little more than a minute."""
 READ_S: Final = 60.0
 FIRST_WAIT_S: Final = 0.5
 MOST_WAIT_S: Final = 10.0
-View = TypeVar("View", JobView, PodView)
+MAX_SKIPPED: Final = 1000
+"""Objects that cannot be read and are remembered, so that each is logged once."""
+Summary = TypeVar("Summary", JobSummary, PodSummary)
 
 
 class Gone(Exception):  # noqa: N818 (a state, not a fault)
-    """The server does not remember the version from which we would go on."""
+    """The server no longer has the version from which the watch would resume."""
 
 
-class Informer(Generic[View]):
-    """Views of one kind of object, by run."""
+class Informer(Generic[Summary]):
+    """Summaries of one kind of object, by run."""
 
     def __init__(
         self,
         kind: str,
         listing: Callable[..., Any],
-        reduce: Callable[[Document], View | None],
+        reduce: Callable[[Document], Summary | Unreadable | None],
         changed: Callable[[str, str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -49,17 +52,18 @@ class Informer(Generic[View]):
         Args:
             kind: for log lines.
             listing: the list call, which returns a response that can be streamed.
-            reduce: object -> view.
-            changed: told namespace and name of a run of which something changed; called from the informer's thread.
+            reduce: object -> summary; None and Unreadable skip it. It never raises.
+            changed: called with namespace and name of a run whose objects changed, from the informer's thread.
             clock: seconds, monotonic.
         """
         self._kind, self._listing, self._reduce, self._changed, self._clock = kind, listing, reduce, changed, clock
         self._lock = threading.Lock()
-        self._by_run: dict[tuple[str, str], dict[str, View]] = {}
+        self._by_run: dict[tuple[str, str], dict[str, Summary]] = {}
         self._run_of: dict[str, tuple[str, str]] = {}
+        self._skipped: set[Unreadable] = set()
         self.synced = threading.Event()
         self.alive_at = clock()
-        """when the thread last got somewhere: an answer, or an error that it knows of"""
+        """when the thread last made progress: an answer, or an error that it handled"""
         self._stop = threading.Event()
 
     def start(self) -> None:
@@ -70,15 +74,15 @@ class Informer(Generic[View]):
         """Have the thread end after its present request."""
         self._stop.set()
 
-    def of(self, namespace: str, run: str) -> list[View]:
-        """The views of a run."""
+    def of(self, namespace: str, run: str) -> list[Summary]:
+        """The summaries of a run's objects."""
         with self._lock:
             return list(self._by_run.get((namespace, run), {}).values())
 
     def put(self, document: Document) -> None:
-        """Take in an object that we have just created, before the watch tells of it."""
-        if (view := self._reduce(document)) is not None:
-            self._store(view)
+        """Take in an object that we have just created, before the watch reports it."""
+        if (summary := self._read(document)) is not None:
+            self._store(summary)
 
     def __len__(self) -> int:
         return len(self._run_of)
@@ -97,12 +101,16 @@ class Informer(Generic[View]):
                 logger.warning("watching %ss broke off, trying again in %.1f s: %s", self._kind, wait_s, error)
                 if isinstance(error, ClusterError) and error.status:
                     version = None
+            except Exception:  # the thread must not die: without it no run of the cluster gets a status
+                self.alive_at = self._clock()
+                logger.exception("watching %ss failed, listing again in %.1f s", self._kind, wait_s)
+                version = None
             self._stop.wait(wait_s)
             wait_s = min(2 * wait_s, MOST_WAIT_S)
 
     def _list(self) -> str:
-        """List everything; what is not there any more is forgotten. Returns the version to watch from."""
-        found: dict[str, View] = {}
+        """List everything and drop what is no longer there. Returns the version to watch from."""
+        found: dict[str, Summary] = {}
         token, version = None, ""
         while True:
             options = {"_continue": token} if token else {}
@@ -110,20 +118,20 @@ class Informer(Generic[View]):
             page = json.loads(response.data)
             self.alive_at = self._clock()
             for item in page.pop("items") or ():
-                if (view := self._reduce(item)) is not None:
-                    found[view.uid] = view
+                if (summary := self._read(item)) is not None:
+                    found[summary.uid] = summary
             token, version = page["metadata"].get("continue"), page["metadata"]["resourceVersion"]
             if not token:
                 break
         for uid in [uid for uid in self._run_of if uid not in found]:
             self._remove(uid)
-        for view in found.values():
-            self._store(view)
+        for summary in found.values():
+            self._store(summary)
         self.synced.set()
         return version
 
     def _watch(self, version: str) -> str:
-        """Follow changes until the server ends the watch; returns the version to go on from."""
+        """Follow changes until the server ends the watch; returns the version to resume from."""
         response = self._listing(
             label_selector=RUN_LABEL,
             resource_version=version,
@@ -153,19 +161,36 @@ class Informer(Generic[View]):
             raise ClusterError(item.get("code", 500), item.get("reason", ""), item.get("message", ""))
         if kind == "DELETED":
             self._remove(item["metadata"]["uid"])
-        elif kind != "BOOKMARK" and (view := self._reduce(item)) is not None:
-            self._store(view)
+        elif kind != "BOOKMARK":
+            if (summary := self._read(item)) is not None:
+                self._store(summary)
+            else:  # its labels may have changed
+                self._remove(item["metadata"]["uid"])
         return item["metadata"]["resourceVersion"]
 
-    def _store(self, view: View) -> None:
-        key = (view.namespace, view.run)
+    def _read(self, document: Document) -> Summary | None:
+        """The summary of an object; one that cannot be read is counted, and logged once."""
+        summary = self._reduce(document)
+        if not isinstance(summary, Unreadable):
+            return summary
+        metrics.SKIPPED.labels(self._kind, summary.reason).inc()
+        if summary not in self._skipped:
+            if len(self._skipped) >= MAX_SKIPPED:
+                self._skipped.clear()
+            self._skipped.add(summary)
+            namespace, name, uid = summary.identity
+            logger.warning("%s %s/%s (%s) is skipped: %s", self._kind, namespace, name, uid, summary.reason)
+        return None
+
+    def _store(self, summary: Summary) -> None:
+        key = (summary.namespace, summary.run)
         with self._lock:
             known = self._by_run.setdefault(key, {})
-            old = known.get(view.uid)
-            if old is not None and int(old.version) >= int(view.version):
+            old = known.get(summary.uid)
+            if old is not None and int(old.version) >= int(summary.version):
                 return
-            known[view.uid], self._run_of[view.uid] = view, key
-        if old is None or replace(old, version=view.version) != view:
+            known[summary.uid], self._run_of[summary.uid] = summary, key
+        if old is None or replace(old, version=summary.version) != summary:
             self._changed(*key)
 
     def _remove(self, uid: str) -> None:

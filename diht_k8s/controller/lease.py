@@ -1,7 +1,7 @@
 """Active/passive by a Lease: the client's own election, made to survive an API server that does not answer.
 
-A replica that could not renew in time writes nothing more and stops, before another may take over: it has until then what it
-knows, and no right to act on it.
+A replica that could not renew in time writes nothing more and stops before another may take over: what it knows may be
+old, and it has no right to act on it.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ class Lease:
         identity: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Make one; `stand` takes part. `clock` gives seconds, monotonic: it goes on while the process is stopped."""
+        """Make one; `stand` takes part. `clock` gives seconds, monotonic: it also runs while the process is stopped."""
         self._clock, self._renewed_at, self._identity = clock, float("-inf"), identity
         self.holder = ""
-        """identity of the replica that led when this one looked last; empty while unknown."""
+        """identity of the leader when this replica last read the Lease; empty while unknown."""
         self._released = False
         self._lock: Any = LeaseLock(name, namespace, identity)
         self._api: Any = client.CoordinationV1Api(api)
-        self._lock.api_instance = _InTime(self._api, self._renewed, self._looked, lambda: self._released)
+        self._lock.api_instance = _InTime(self._api, self._renewed, self._observed_holder, lambda: self._released)
 
     def stand(self, won: Callable[[], None], lost: Callable[[], None]) -> None:
-        """Take part from a thread: `won` is called when this replica leads, `lost` when it does no longer."""
+        """Take part from a thread: `won` is called when this replica becomes the leader, `lost` when it no longer is."""
         settings = Config(self._lock, LEASE_S, RENEW_S, RETRY_S, onstarted_leading=won, onstopped_leading=lost)
         logging.getLogger("leaderelection").setLevel(logging.WARNING)
         threading.Thread(target=LeaderElection(settings).run, name="lease", daemon=True).start()
@@ -64,9 +64,10 @@ class Lease:
         self._released = True
 
     def release(self) -> None:
-        """Take this replica's name off the Lease, so that the next one need not wait until it expires; call it when all is closed and quiet.
+        """Take this replica's name off the Lease, so that the next one need not wait until it expires.
 
-        Whatever goes wrong (the rights went first, in an uninstall) is no harm: the Lease expires.
+        Call it after `close`, when no write is under way. A failure (an uninstall may remove the rights first) does no
+        harm: the Lease expires.
         """
         assert self._released, "close first"
         try:
@@ -80,8 +81,8 @@ class Lease:
         except (ApiException, urllib3.exceptions.HTTPError) as error:
             logger.info("the lease is left to expire: %s", getattr(error, "reason", type(error).__name__))
 
-    def _looked(self, lease: Any) -> None:
-        """Tell whom this replica stands by for, once for each of them."""
+    def _observed_holder(self, lease: Any) -> None:
+        """Log whom this replica stands by for, once for each leader."""
         holder = str(lease.spec.holder_identity or "")
         if holder not in ("", self.holder, self._identity):
             logger.info("this replica stands by: %s acts", holder)
@@ -92,7 +93,10 @@ class Lease:
 
 
 class _InTime:
-    """The calls of an API with a time limit; no answer is an ApiException like any other. Tells what was read, and when a write that succeeded began."""
+    """The calls of an API with a time limit; no answer raises an ApiException.
+
+    It reports what was read, and when a successful write began.
+    """
 
     def __init__(
         self, api: Any, wrote: Callable[[float], None], read: Callable[[Any], None], closed: Callable[[], bool]

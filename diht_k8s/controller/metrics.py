@@ -11,18 +11,23 @@ from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
 
 BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
 RECONCILE: Final = Histogram(
-    "diht_operator_reconcile_seconds", "Time of one look at one run, API calls and all.", buckets=BUCKETS
+    "diht_operator_reconcile_seconds", "Time of one reconciliation of one run, with its API calls.", buckets=BUCKETS
 )
 RECONCILE_CPU: Final = Histogram(
-    "diht_operator_reconcile_cpu_seconds", "Processor time of one look, without waiting for the API.", buckets=BUCKETS
+    "diht_operator_reconcile_cpu_seconds",
+    "CPU time of one reconciliation, without the wait for the API.",
+    buckets=BUCKETS,
 )
-WAIT: Final = Histogram("diht_operator_queue_wait_seconds", "Time that a run waits to be looked at.", buckets=BUCKETS)
-ERRORS: Final = Counter("diht_operator_reconcile_errors_total", "Looks that ended in an error.", ["kind"])
+WAIT: Final = Histogram("diht_operator_queue_wait_seconds", "Time that a run waits in the queue.", buckets=BUCKETS)
+ERRORS: Final = Counter("diht_operator_reconcile_errors_total", "Reconciliations that ended in an error.", ["kind"])
 WRITES: Final = Counter("diht_operator_api_writes_total", "Writes to the API server.", ["call"])
-DEPTH: Final = Gauge("diht_operator_queue_depth", "Runs that wait to be looked at.")
+DEPTH: Final = Gauge("diht_operator_queue_depth", "Runs that wait in the queue.")
 RUNS: Final = Gauge("diht_operator_runs", "Runs that the operator knows.")
-ACTIVE: Final = Gauge("diht_operator_active_runs", "Runs with a living attempt.")
-LEADER: Final = Gauge("diht_operator_leader", "1 while this replica acts.")
+ACTIVE: Final = Gauge("diht_operator_active_runs", "Runs with an active attempt.")
+SKIPPED: Final = Counter(
+    "diht_operator_skipped_objects_total", "Jobs and pods with our labels that cannot be read.", ["kind", "reason"]
+)
+LEADER: Final = Gauge("diht_operator_leader", "1 while this replica is the leader.")
 
 Check = Callable[[], str]
 """What is wrong; empty when nothing is."""
@@ -34,7 +39,7 @@ class _Quiet(WSGIRequestHandler):
 
 
 def serve(address: str, port: int, healthy: Check, ready: Check, role: Callable[[], str] = lambda: "") -> None:
-    """Serve /healthz, /readyz and /metrics from a thread; `role` says what a replica that is well does."""
+    """Serve /healthz, /readyz and /metrics from a thread; `role` says what a healthy replica does."""
     metrics = make_wsgi_app()
     checks = {"/healthz": healthy, "/readyz": ready}
 

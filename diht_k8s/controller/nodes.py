@@ -1,6 +1,6 @@
-"""Nodes that attempts keep away from: which node a failure speaks against, and how a Job says that it wants others. Pure.
+"""Nodes that attempts avoid: which node a failure counts against, and how a Job asks for others. Pure.
 
-The wish is a preference: where no other node can take a pod, the run goes on there rather than not at all (our choice).
+It is a preference: if no other node can take a pod, the run resumes there rather than not at all (our choice).
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from typing import Any, Final
 
 from diht_k8s.api.errors import ExitCode
 from diht_k8s.api.status import AttemptStatus
-from diht_k8s.controller.observe import Seen
+from diht_k8s.controller.observe import ObservedAttempt
 from diht_k8s.pipeline.plan import is_never_retried
 from diht_k8s.pipeline.states import Failure
 
 FAILURES_TO_AVOID: Final = 2
-"""Among the attempts that the status remembers. One failure can be chance."""
+"""Among the attempts that the status lists. One failure can be chance."""
 MAX_AVOIDED: Final = 16
 NODE_FAULTS: Final = frozenset({
     "NodeLost", "DeletionByTaintManager", "TerminationByKubelet", "Evicted", "UnexpectedAdmissionError",
 })  # fmt: skip
-"""Ends without the program's part in which the node had one; a drain or a preemption is somebody's decision."""
+"""Reasons of ends that the node caused and the program did not; a drain or a preemption is somebody's decision."""
 _NODE_NAME: Final = "metadata.name"
 
 
-def suspect_node(failure: Failure, seen: Seen | None) -> str:
-    """The node that a bad end speaks against; empty where the program, its data or a person is to blame."""
-    pod = seen.failed_pod if seen is not None else None
+def suspect_node(failure: Failure, observed: ObservedAttempt | None) -> str:
+    """The node that a failure counts against; empty if the program, its data or a person caused it."""
+    pod = observed.failed_pod if observed is not None else None
     if pod is None:
         return ""
     if failure.infrastructure:
@@ -37,11 +37,11 @@ def suspect_node(failure: Failure, seen: Seen | None) -> str:
 
 
 def avoided(before: Iterable[str], attempts: Iterable[AttemptStatus], entry: str) -> list[str]:
-    """The nodes that the next attempt of a stage keeps away from, oldest first.
+    """The nodes that the next attempt of a stage avoids, oldest first.
 
     Args:
-        before: those so far.
-        attempts: the attempts that are remembered.
+        before: the nodes avoided so far.
+        attempts: the attempts that the status lists.
         entry: the stage's name in status.stages.
     """
     failures = Counter(attempt.node for attempt in attempts if attempt.stage == entry and attempt.node)
@@ -50,7 +50,7 @@ def avoided(before: Iterable[str], attempts: Iterable[AttemptStatus], entry: str
 
 
 def keep_away(job: dict[str, Any], nodes: Sequence[str]) -> None:
-    """Have the pods of a Job prefer other nodes, beside what its affinity says already."""
+    """Make the pods of a Job prefer other nodes, in addition to its own affinity."""
     if not nodes:
         return
     fields = [{"key": _NODE_NAME, "operator": "NotIn", "values": [node]} for node in nodes]

@@ -1,14 +1,14 @@
-"""Jobs and pods of one run in; attempts as the plan wants them, and what a person would want to know of the newest, out. Pure.
+"""Jobs and pods of one run in; attempts for the plan, and what a person wants to know about the newest, out. Pure.
 
-Whether an attempt failed is the Job controller's word (it applies the pod failure policy), but for pods that nobody hears from any
-more: those the Job controller would wait for, so they are found here.
+The Job controller decides whether an attempt failed (it applies the pod failure policy), with one exception: it would wait
+for lost pods (of nodes that are not ready), so they are found here.
 """
 
 from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -17,22 +17,32 @@ from diht_k8s.api.reasons import Reason
 from diht_k8s.api.reports import Cause
 from diht_k8s.api.run import Stage
 from diht_k8s.controller.text import last_line, one_line
-from diht_k8s.kube.summaries import JobView, PodView
-from diht_k8s.pipeline.plan import is_never_retried
+from diht_k8s.kube.summaries import JobSummary, PodSummary
+from diht_k8s.pipeline.plan import attempt_name, is_never_retried
 from diht_k8s.pipeline.states import Attempt, AttemptState, Failure
 
 LOST_AFTER_S: Final = 300.0
-"""A pod that ran and is not ready for so long is lost although nothing evicts it (Kubernetes' own default). A lost node is
-found much sooner, by the eviction that its taint brings (30 s, see the pods' tolerations). Sooner than that a pod is also not
-ready where the API server was away for a minute: then all nodes seem lost, and none is."""
+"""A pod that ran and has not been ready for this time is lost even if nothing evicts it (Kubernetes' own default). A lost
+node is found much sooner, by the eviction that its taint causes (30 s, see the pods' tolerations). A shorter time would count
+pods as lost when the API server was away for a minute: then all nodes seem lost, and none is."""
 GONE_AFTER_S: Final = 30.0
-"""A pod that should have been gone for so long has no kubelet that could remove it."""
+"""A pod that still exists this long after its deletion time has no kubelet that could remove it."""
 SETTLE_S: Final = 2.0
-"""Peers of a failed pod fail within moments; who was first is told by their times once all are in."""
+"""Peers of a failed pod fail within moments; their times show who was first once all have ended."""
 ASK_EVENTS_AFTER_S: Final = 5.0
-"""Pods that are not there or not started after so long may have a reason that only events tell."""
+"""Pods that do not exist or have not started after this time may have a reason that only events tell."""
 DISRUPTED: Final = "DisruptionTarget"
-"""Kubernetes' condition of a pod that was preempted, drained or evicted; the Job controller names it where it ends a Job for it."""
+"""Kubernetes' condition of a pod that was preempted, drained or evicted; the Job controller names it in the Job's message."""
+DRAINED: Final = re.compile(rf"Pod \S+/(\S+) has condition {DISRUPTED}")
+"""How a Job's message names that pod."""
+DISRUPTIONS: Final = {
+    "EvictionByEvictionAPI": "{node} was drained (pod {pod} was evicted)",
+    "PreemptionByScheduler": "pod {pod} on {node} was preempted by a pod of higher priority",
+    "DeletionByTaintManager": "pod {pod} was evicted by a taint of {node} (node not ready, or tainted by hand)",
+    "DeletionByPodGC": "pod {pod} was removed because {node} no longer exists",
+    "TerminationByKubelet": "the kubelet of {node} ended pod {pod} (short of resources, or shutting down)",
+}
+"""Reasons of the condition, for a person."""
 SIGNALS: Final = 128
 """What a shell and a container runtime add to the number of the signal that killed a program."""
 GANGS: Final = frozenset({Stage.TRAIN})
@@ -44,28 +54,28 @@ CONFIG_PROBLEMS: Final = frozenset({"CreateContainerConfigError", "CreateContain
 
 
 @dataclass(frozen=True)
-class Problem:
-    """Why something is not as it should be, for a condition."""
+class RunProblem:
+    """What keeps a run or its pods from running, for a condition."""
 
     reason: Reason
     message: str
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One attempt: what the plan needs, and where it comes from."""
+class ObservedAttempt:
+    """One attempt: what the plan needs, and the objects behind it."""
 
     attempt: Attempt
-    job: JobView | None
-    pods: tuple[PodView, ...]
-    failed_pod: PodView | None = None
+    job: JobSummary | None
+    pods: tuple[PodSummary, ...]
+    failed_pod: PodSummary | None = None
     """the pod that failed first."""
-    problem: Problem | None = None
+    problem: RunProblem | None = None
     """why its pods do not all run."""
     ask_events: str = ""
-    """uid of the object whose events may tell more; empty where nothing is unclear."""
+    """uid of the object whose events may tell more; empty if nothing is unclear."""
     lost: tuple[str, ...] = ()
-    """names of pods that nobody hears from any more."""
+    """names of lost pods (node not ready)."""
     settles_at: float | None = None
     """when it is clear which pod failed first."""
 
@@ -86,24 +96,28 @@ def entry_parts(name: str) -> tuple[Stage, str]:
     return Stage(stage), step
 
 
-def see(
-    jobs: Iterable[JobView],
-    pods: Iterable[PodView],
+def observe_attempts(
+    jobs: Iterable[JobSummary],
+    pods: Iterable[PodSummary],
     now: float,
     *,
     known: Mapping[str, int],
+    former: Collection[str] = (),
+    disrupted: Mapping[str, PodSummary] | None = None,
     pausing: bool = False,
-) -> list[Seen]:
+) -> list[ObservedAttempt]:
     """The attempts of a run.
 
     Args:
         jobs: the run's own Jobs.
-        pods: pods with the run's label, of other owners, too.
+        pods: pods with the run's label, also those of other owners.
         now: seconds since the epoch.
-        known: number of the newest attempt by entry in status.stages; pods without a Job are a run's own up to that.
+        known: number of the newest attempt by entry in status.stages; pods without a Job belong to the run up to that number.
+        former: UIDs of Jobs that were the run's own and may be deleted by now.
+        disrupted: pods that were drained, evicted or preempted, as last observed, by name.
         pausing: whether programs were asked to stop, so that their end is no failure.
     """
-    by_attempt: dict[tuple[str, int], tuple[JobView | None, list[PodView]]] = {}
+    by_attempt: dict[tuple[str, int], tuple[JobSummary | None, list[PodSummary]]] = {}
     uids: dict[str, tuple[str, int]] = {}
     for job in jobs:
         uids[job.uid] = (job.stage, job.attempt)
@@ -112,23 +126,33 @@ def see(
         key = uids.get(pod.job_uid)
         if key is not None:
             by_attempt[key][1].append(pod)
-        elif not pod.ended and pod.attempt <= known.get(pod.stage, 0) and (pod.stage, pod.attempt) not in by_attempt:
-            by_attempt[pod.stage, pod.attempt] = (None, [pod])
-        elif (pod.stage, pod.attempt) in by_attempt and by_attempt[pod.stage, pod.attempt][0] is None:
-            by_attempt[pod.stage, pod.attempt][1].append(pod)
-    seen = (
-        _see_attempt(stage, number, job, sorted(own, key=_order), now, pausing=pausing)
+        elif pod.attempt <= known.get(pod.stage, 0) and (pod.job_uid in former or _is_orphan(pod)):
+            own = by_attempt.setdefault((pod.stage, pod.attempt), (None, []))
+            if own[0] is None:
+                own[1].append(pod)
+    observed = (
+        _observe_attempt(stage, number, job, sorted(own, key=_order), now, pausing=pausing, gone=disrupted or {})
         for (stage, number), (job, own) in sorted(by_attempt.items())
     )
-    return [attempt for attempt in seen if attempt is not None]
+    return [attempt for attempt in observed if attempt is not None]
 
 
-def _order(pod: PodView) -> tuple[int, float, str]:
+def _is_orphan(pod: PodSummary) -> bool:
+    """Whether a pod names a Job as its owner that could be an attempt of its run.
+
+    Labels are not enough: anybody may set them. A pod whose owner does not exist is soon deleted by the garbage
+    collector, so a false one holds no run up for long.
+    """
+    stage, step = entry_parts(pod.stage)
+    return bool(pod.job_uid) and pod.job_name == attempt_name(pod.run, stage, pod.attempt, step)
+
+
+def _order(pod: PodSummary) -> tuple[int, float, str]:
     return pod.index, pod.created_at, pod.name
 
 
-def is_lost(pod: PodView, now: float) -> bool:
-    """Whether nobody hears from a pod any more: its node is gone, though its containers may live on."""
+def is_lost(pod: PodSummary, now: float) -> bool:
+    """Whether a pod is lost: its node is not ready, though its containers may still run."""
     if pod.ended:
         return False
     if pod.deleted_at is not None and now >= pod.deleted_at + GONE_AFTER_S:
@@ -138,68 +162,117 @@ def is_lost(pod: PodView, now: float) -> bool:
     return bool(pod.disruption) or now >= pod.not_ready_since + LOST_AFTER_S
 
 
-def _see_attempt(
-    entry: str, number: int, job: JobView | None, pods: list[PodView], now: float, *, pausing: bool
-) -> Seen | None:
+def _observe_attempt(
+    entry: str,
+    number: int,
+    job: JobSummary | None,
+    pods: list[PodSummary],
+    now: float,
+    *,
+    pausing: bool,
+    gone: Mapping[str, PodSummary],
+) -> ObservedAttempt | None:
     stage, step = entry_parts(entry)
     lost = tuple(pod for pod in pods if is_lost(pod, now))
     active = sum(not pod.ended and pod not in lost for pod in pods)
     base = Attempt(stage, number, AttemptState.RUNNING, active=active, step=step)
     if job is None:  # somebody removed the Job; its pods follow
-        return Seen(replace(base, ending=True), None, tuple(pods)) if active else None
-    seen = Seen(base, job, tuple(pods), lost=tuple(pod.name for pod in lost))
+        return ObservedAttempt(replace(base, ending=True), None, tuple(pods)) if active else None
+    observed = ObservedAttempt(base, job, tuple(pods), lost=tuple(pod.name for pod in lost))
     if (
         job.deleted and lost and not active
-    ):  # nobody can remove what is left of it: waiting would last as long as the node is away
-        return _lost(seen, lost[0])
+    ):  # nothing can remove the rest of it: the wait would last as long as the node is away
+        return _lost(observed, lost[0])
     if job.deleted:
-        return replace(seen, attempt=replace(base, active=max(1, active), ending=True))
+        return replace(observed, attempt=replace(base, active=max(1, active), ending=True))
     if job.complete:
-        return replace(seen, attempt=replace(base, state=AttemptState.SUCCEEDED, ending=True))
+        return replace(observed, attempt=replace(base, state=AttemptState.SUCCEEDED, ending=True))
     if job.failing or lost:
-        return _see_failure(seen, job, pods, lost, now, pausing=pausing)
-    return _see_living(seen, job, pods, now)
+        return _observe_failure(observed, job, pods, lost, now, pausing=pausing, gone=gone)
+    return _observe_living(observed, job, pods, now)
 
 
-def _see_failure(
-    seen: Seen, job: JobView, pods: list[PodView], lost: tuple[PodView, ...], now: float, *, pausing: bool
-) -> Seen:
+def _observe_failure(
+    observed: ObservedAttempt,
+    job: JobSummary,
+    pods: list[PodSummary],
+    lost: tuple[PodSummary, ...],
+    now: float,
+    *,
+    pausing: bool,
+    gone: Mapping[str, PodSummary],
+) -> ObservedAttempt:
     """Who failed first, why, and whether it was the program's fault."""
-    failed = [pod for pod in pods if pod.phase == "Failed" or (pod.exit_code or 0) != 0]
-    first = min(failed, key=_blame, default=None)
-    attempt = replace(seen.attempt, state=AttemptState.FAILED, ending=job.failing and not lost)
-    fatal = first is not None and is_never_retried(_failure(first))
-    disrupted = next((pod for pod in pods if pod.disruption), None)
-    unclear = attempt.active and not fatal and not lost and disrupted is None
-    if first is not None and unclear and first.finished_at is not None:
-        settles_at = first.finished_at + SETTLE_S
-        if first.finished_at <= now < settles_at:
-            waiting = replace(attempt, state=AttemptState.RUNNING)
-            return replace(seen, attempt=waiting, settles_at=settles_at)
-    if fatal and first is not None:
-        return _blamed(seen, attempt, first, infrastructure=False)
+    attempt = replace(observed.attempt, state=AttemptState.FAILED, ending=job.failing and not lost)
+    first = min((pod for pod in pods if _has_failed(pod)), key=_blame, default=None)
+    disrupted = next((pod for pod in pods if pod.disruption), None) or _drained_pod(job, gone)
+    if first is not None and is_never_retried(_failure(first)):
+        return _blamed(observed, attempt, first, infrastructure=False)
     if lost:
-        return _lost(replace(seen, attempt=attempt), lost[0])
-    # A drained pod is gone as soon as the Job controller has counted it; that one's word stays.
+        return _lost(replace(observed, attempt=attempt), lost[0])
+    if first is not None and disrupted is None and attempt.active and (settles_at := _settles_at(first, now)):
+        return replace(observed, attempt=replace(attempt, state=AttemptState.RUNNING), settles_at=settles_at)
+    if disrupted is not None:
+        return _disrupted(observed, attempt, disrupted)
     drained = DISRUPTED in job.message
-    if first is None:  # its pods were removed
-        message = one_line(job.message) or "a pod was removed"
-        reason = DISRUPTED if drained else "PodRemoved"
-        return replace(seen, attempt=replace(attempt, infrastructure=True, reason=reason, message=message))
-    stopped = first.exit_code == ExitCode.STOPPED and not pausing
-    if disrupted is not None or drained or first.exit_code is None or stopped:
-        return _blamed(seen, attempt, disrupted or first, infrastructure=True, drained=drained)
-    return _blamed(seen, attempt, first, infrastructure=False)
+    if first is None or drained:
+        return replace(observed, attempt=_removed(attempt, job, first), failed_pod=first)
+    return _blamed(observed, attempt, first, infrastructure=_was_stopped(first, pausing=pausing))
 
 
-def _lost(seen: Seen, pod: PodView) -> Seen:
-    message = f"nobody hears from pod {pod.name} on node {pod.node} any more"
-    attempt = replace(seen.attempt, state=AttemptState.FAILED, infrastructure=True, reason="NodeLost", message=message)
-    return replace(seen, attempt=attempt, failed_pod=pod)
+def _has_failed(pod: PodSummary) -> bool:
+    return pod.phase == "Failed" or (pod.exit_code or 0) != 0
 
 
-def _blame(pod: PodView) -> tuple[bool, bool, float, int]:
-    """Sorts the pod that failed first to the front; one that will never do better before all, one that was stopped last."""
+def _settles_at(first: PodSummary, now: float) -> float | None:
+    """When it is clear who failed first; None if it already is, or if the clock was set back."""
+    if first.end_seen_at is None or not first.end_seen_at <= now < first.end_seen_at + SETTLE_S:
+        return None
+    return first.end_seen_at + SETTLE_S
+
+
+def _drained_pod(job: JobSummary, disrupted: Mapping[str, PodSummary]) -> PodSummary | None:
+    """The pod for which the Job failed, as last observed: it is deleted as soon as the Job controller has counted it."""
+    found = DRAINED.search(job.message)
+    return disrupted.get(found[1]) if found else None
+
+
+def _removed(attempt: Attempt, job: JobSummary, first: PodSummary | None) -> Attempt:
+    """An attempt that failed because of a pod that was deleted before it was observed; `first` failed as a consequence."""
+    code, found = first.exit_code if first is not None else None, DRAINED.search(job.message)
+    reason, message = "PodRemoved", one_line(job.message) or "a pod was removed"
+    if DISRUPTED in job.message:
+        reason, message = DISRUPTED, f"pod {found[1] if found else ''} was drained, evicted or preempted"
+    return replace(attempt, infrastructure=True, exit_code=code, reason=reason, message=message)
+
+
+def _disrupted(observed: ObservedAttempt, attempt: Attempt, pod: PodSummary) -> ObservedAttempt:
+    node = pod.node or "its node"
+    form = DISRUPTIONS.get(pod.disruption, "pod {pod} on {node} was disrupted ({reason})")
+    message = form.format(pod=pod.name, node=node, reason=pod.disruption)
+    if pod.reason == "Evicted":
+        message += f": {last_line(pod.message)}"
+    ended = replace(
+        attempt, infrastructure=True, exit_code=pod.exit_code, reason=pod.disruption, message=one_line(message)
+    )
+    return replace(observed, attempt=ended, failed_pod=pod)
+
+
+def _was_stopped(pod: PodSummary, *, pausing: bool) -> bool:
+    """Whether something other than us ended a pod: it has no exit code, or the code of a request that we did not make."""
+    return pod.exit_code is None or (pod.exit_code == ExitCode.STOPPED and not pausing)
+
+
+def _lost(observed: ObservedAttempt, pod: PodSummary) -> ObservedAttempt:
+    message = f"pod {pod.name} on node {pod.node} is lost (node not ready)"
+    attempt = replace(
+        observed.attempt, state=AttemptState.FAILED, infrastructure=True, reason="NodeLost", message=message
+    )
+    return replace(observed, attempt=attempt, failed_pod=pod)
+
+
+def _blame(pod: PodSummary) -> tuple[bool, bool, float, int]:
+    """Sort key: pods that would fail again first, stopped pods last, otherwise the pod that failed first."""
     code = pod.exit_code
     return (
         not is_never_retried(_failure(pod)),
@@ -209,31 +282,23 @@ def _blame(pod: PodView) -> tuple[bool, bool, float, int]:
     )
 
 
-def _failure(pod: PodView) -> Failure:
-    return Failure(ExitCode.UNEXPECTED if pod.exit_code is None else pod.exit_code, pod.reason)
+def _failure(pod: PodSummary) -> Failure:
+    return Failure(pod.exit_code, pod.reason)
 
 
-def _blamed(seen: Seen, attempt: Attempt, pod: PodView, *, infrastructure: bool, drained: bool = False) -> Seen:
+def _blamed(observed: ObservedAttempt, attempt: Attempt, pod: PodSummary, *, infrastructure: bool) -> ObservedAttempt:
     reason, message = cause_of(pod)
-    if infrastructure:
-        reason = pod.disruption or (DISRUPTED if drained else reason)
-    blamed = replace(
-        attempt,
-        exit_code=pod.exit_code,
-        reason=reason,
-        message=message,
-        infrastructure=infrastructure,
-    )
-    return replace(seen, attempt=blamed, failed_pod=pod)
+    blamed = replace(attempt, exit_code=pod.exit_code, reason=reason, message=message, infrastructure=infrastructure)
+    return replace(observed, attempt=blamed, failed_pod=pod)
 
 
-def cause_of(pod: PodView) -> tuple[str, str]:
-    """Reason and one-line message of a pod's end: the program's own where it left any."""
+def cause_of(pod: PodSummary) -> tuple[str, str]:
+    """Reason and one-line message of a pod's end: the program's own if it left any."""
     try:
         cause = Cause.model_validate_json(pod.message)
     except ValueError:
         reason = pod.reason or "Error"
-        if killed_by := _signal_name((pod.exit_code or 0) - SIGNALS):  # its log's last line is chance
+        if killed_by := _signal_name((pod.exit_code or 0) - SIGNALS):  # the last line of its log is chance
             return reason, f"pod {pod.name} was killed by {killed_by} ({reason})"
         said = last_line(pod.message)
         how = f"exit code {pod.exit_code}" if pod.exit_code is not None else "no exit code"
@@ -243,63 +308,66 @@ def cause_of(pod: PodView) -> tuple[str, str]:
 
 
 def _signal_name(number: int) -> str:
-    """`SIGKILL`; empty for what is no signal."""
+    """The name of a signal, for example `SIGKILL`; empty if there is none of that number."""
     return signal.Signals(number).name if number in set(signal.Signals) else ""
 
 
-def _see_living(seen: Seen, job: JobView, pods: list[PodView], now: float) -> Seen:
-    """How far an attempt that has not ended has come."""
-    there = [pod for pod in pods if not pod.ended and pod.deleted_at is None]
-    running = [pod for pod in there if pod.started_at is not None]
+def _observe_living(observed: ObservedAttempt, job: JobSummary, pods: list[PodSummary], now: float) -> ObservedAttempt:
+    """The state of an attempt that has not ended."""
+    existing = [pod for pod in pods if not pod.ended and pod.deleted_at is None]
+    running = [pod for pod in existing if pod.started_at is not None]
     done = sum(pod.phase == "Succeeded" for pod in pods)
     if len(running) + done >= job.parallelism:
-        return seen
-    problem, ask = _waiting(job, there, now)
-    half = None
-    if seen.attempt.stage in GANGS and running and any(pod.unschedulable for pod in there):
-        half = min(pod.started_at for pod in running if pod.started_at is not None)
-    state = AttemptState.RUNNING if running and seen.attempt.stage not in GANGS else AttemptState.PENDING
+        return observed
+    problem, ask = _waiting(job, existing, now)
+    partial = None
+    if observed.attempt.stage in GANGS and running and any(pod.unschedulable for pod in existing):
+        partial = min(pod.started_at for pod in running if pod.started_at is not None)
+    state = AttemptState.RUNNING if running and observed.attempt.stage not in GANGS else AttemptState.PENDING
     return replace(
-        seen, attempt=replace(seen.attempt, state=state, half_started_at=half), problem=problem, ask_events=ask
+        observed,
+        attempt=replace(observed.attempt, state=state, partially_started_at=partial),
+        problem=problem,
+        ask_events=ask,
     )
 
 
-def _waiting(job: JobView, pods: list[PodView], now: float) -> tuple[Problem | None, str]:
-    """What pods wait for, and whose events to ask where nothing tells."""
+def _waiting(job: JobSummary, pods: list[PodSummary], now: float) -> tuple[RunProblem | None, str]:
+    """What pods wait for, or the uid of the object whose events may tell."""
     for pod in pods:
         if pod.waiting in PULL_PROBLEMS:
-            return Problem(Reason.IMAGE_PULL_FAILED, _pull_message(pod)), ""
+            return RunProblem(Reason.IMAGE_PULL_FAILED, _pull_message(pod)), ""
         if pod.waiting in CONFIG_PROBLEMS:
-            return Problem(Reason.REFERENCE_MISSING, f"pod {pod.name}: {one_line(pod.waiting_message)}"), ""
+            return RunProblem(Reason.REFERENCE_MISSING, f"pod {pod.name}: {one_line(pod.waiting_message)}"), ""
     stuck = next((pod for pod in pods if pod.unschedulable), None)
     if stuck is not None:
-        return Problem(Reason.UNSCHEDULABLE, one_line(stuck.unschedulable)), ""
+        return RunProblem(Reason.UNSCHEDULABLE, one_line(stuck.unschedulable)), ""
     if job.suspended:
-        return Problem(Reason.QUEUED, f"waits in the queue {job.queue}" if job.queue else "its Job is suspended"), ""
-    if len(pods) < job.parallelism and now >= job.created_at + ASK_EVENTS_AFTER_S:
+        return RunProblem(Reason.QUEUED, f"waits in the queue {job.queue}" if job.queue else "its Job is suspended"), ""
+    if len(pods) < job.parallelism and now >= job.seen_at + ASK_EVENTS_AFTER_S:
         return None, job.uid
     creating = next((pod for pod in pods if pod.started_at is None), None)
-    late = creating is not None and now >= creating.created_at + ASK_EVENTS_AFTER_S
+    late = creating is not None and now >= creating.seen_at + ASK_EVENTS_AFTER_S
     return None, creating.uid if creating is not None and late else ""
 
 
-def _pull_message(pod: PodView) -> str:
-    """The same words while the kubelet goes back and forth between trying and waiting."""
+def _pull_message(pod: PodSummary) -> str:
+    """One message for both states of the kubelet: pulling and backing off."""
     found = re.search(r'image "([^"]+)"', pod.waiting_message)
     image = f" {found[1]}" if found else ""
     return f"node {pod.node} cannot pull the image{image}: check pods.image and pods.imagePullSecrets"
 
 
-def event_problem(reason: str, message: str) -> Problem | None:
-    """What an event of a Job or pod means for a run; None where it means nothing."""
+def event_problem(reason: str, message: str) -> RunProblem | None:
+    """What an event of a Job or pod means for a run; None if it means nothing."""
     text = one_line(message)
     if "exceeded quota" in message:
-        return Problem(Reason.QUOTA_EXCEEDED, text)
+        return RunProblem(Reason.QUOTA_EXCEEDED, text)
     if "violates PodSecurity" in message or "denied the request" in message:
-        return Problem(Reason.POD_REFUSED, text)
+        return RunProblem(Reason.POD_REFUSED, text)
     if reason in ("FailedMount", "FailedAttachVolume"):
-        return Problem(Reason.REFERENCE_MISSING, text)
+        return RunProblem(Reason.REFERENCE_MISSING, text)
     if reason == "FailedCreate":
         kind = Reason.REFERENCE_MISSING if "not found" in message else Reason.POD_REFUSED
-        return Problem(kind, text)
+        return RunProblem(kind, text)
     return None

@@ -1,6 +1,6 @@
-"""The operator as a program: kopf's watch of runs, our watches of Jobs and pods, the queue, workers, lease, health.
+"""The operator process: kopf's watch of runs, our watches of Jobs and pods, the queue, workers, lease and health.
 
-All decisions are elsewhere (`reconcile`, `pipeline.plan`); here things are only connected.
+It makes no decisions (see `reconcile` and `pipeline.plan`): it only connects the parts.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ import kopf
 
 from diht_k8s.api.schema.crd import GROUP, PLURAL, VERSION
 from diht_k8s.controller import metrics
-from diht_k8s.controller.health import stuck_watch, untold_change
+from diht_k8s.controller.health import missed_change, stuck_watch
 from diht_k8s.controller.informer import READ_S, WATCH_S, Informer
 from diht_k8s.controller.lease import Lease
 from diht_k8s.controller.queue import KeyedQueue
 from diht_k8s.controller.reconcile import Reconciler
 from diht_k8s.controller.runs import Key, Runs, known_run
 from diht_k8s.kube.client import Cluster, ClusterError, connect
-from diht_k8s.kube.summaries import JobView, PodView, job_view, pod_view
+from diht_k8s.kube.summaries import JobSummary, PodSummary, job_summary, pod_summary
 
 logger = logging.getLogger(__name__)
 
 RESYNC_S: Final = 600.0
 GATHER_S: Final = 0.2
-"""For so long changes of Jobs and pods are gathered before runs are looked at."""
+"""Changes of Jobs and pods are gathered for this time before their runs are queued."""
 RESTART_S: Final = 5.0
 COMPARE_S: Final = 60.0
-"""How often the list of runs is compared with what kopf has told."""
+"""How often the list of runs is compared with what kopf's watch has reported."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +47,11 @@ class Settings:
     namespace: str | None = None
     """the only namespace that it serves; None serves all."""
     workers: int = 8
-    """runs that are looked at at the same time."""
+    """runs reconciled at the same time."""
     address: str = ""
-    """that the pages below listen on; empty for all."""
+    """address of the pages below; empty for all."""
     port: int = 8080
-    """of /healthz, /readyz and /metrics; 0 serves none."""
+    """port of /healthz, /readyz and /metrics; 0 serves none."""
     lease_namespace: str | None = None
     """namespace of the Lease; None takes part in no election and acts at once."""
     lease_name: str = "diht-operator"
@@ -75,9 +75,9 @@ class Operator:
         self._queue: KeyedQueue[Key] = KeyedQueue(self._loop.time)
         self._runs = Runs()
         listing = functools.partial(self._cluster.listing, namespace=settings.namespace)
-        self._jobs: Informer[JobView] = Informer("Job", listing("Job"), job_view, self._changed)
-        self._pods: Informer[PodView] = Informer("Pod", listing("Pod"), pod_view, self._changed)
-        self._reconciler = Reconciler(self._cluster, self._runs, self._jobs, self._pods, poke=self._poke)
+        self._jobs: Informer[JobSummary] = Informer("Job", listing("Job"), job_summary, self._changed)
+        self._pods: Informer[PodSummary] = Informer("Pod", listing("Pod"), pod_summary, self._changed)
+        self._reconciler = Reconciler(self._cluster, self._runs, self._jobs, self._pods, enqueue=self._enqueue)
         self._leads = asyncio.Event()
         self._missed: dict[Key, float] = {}
         self._lock, self._changed_keys = threading.Lock(), set[Key]()
@@ -101,7 +101,7 @@ class Operator:
             task.result()
 
     async def _step_down(self) -> None:
-        """Nothing is written any more; once no look is under way, the next replica may act at once."""
+        """Write nothing more; once no reconciliation is under way, the next replica may lead at once."""
         if self._lease is None:
             return
         self._lease.close()
@@ -110,39 +110,39 @@ class Operator:
         await self._loop.run_in_executor(None, self._lease.release)
 
     def unhealthy(self) -> str:
-        """What is wrong so that only a restart helps."""
+        """Why only a restart helps; empty if healthy."""
         now = time.monotonic()
         alive_at = {"Jobs": self._jobs.alive_at, "pods": self._pods.alive_at}
-        return stuck_watch(alive_at, now) or untold_change(dict(self._missed), now)
+        return stuck_watch(alive_at, now) or missed_change(dict(self._missed), now)
 
     def unready(self) -> str:
-        """Why it does not act yet."""
+        """Why it cannot reconcile yet; empty if ready."""
         if not (self._jobs.synced.is_set() and self._pods.synced.is_set()):
             return "Jobs and pods are not listed yet"
         return ""
 
     def role(self) -> str:
-        """Whether this replica acts or stands by, and for whom."""
+        """Whether this replica leads or stands by, and for whom."""
         if self._leads.is_set():
             return "ok: acts"
         holder = self._lease.holder if self._lease is not None else ""
         return f"ok: stands by, {holder or 'nobody'} acts"
 
     def _changed(self, namespace: str, run: str) -> None:
-        """From an informer's thread: what happens within a moment, to ten pods, say, is one reason to look."""
+        """Called from an informer's thread: changes within a moment, for example of ten pods, make one reconciliation."""
         with self._lock:
             first = not self._changed_keys
             self._changed_keys.add((namespace, run))
         if first:
-            self._loop.call_soon_threadsafe(self._loop.call_later, GATHER_S, self._look_at_changed)
+            self._loop.call_soon_threadsafe(self._loop.call_later, GATHER_S, self._enqueue_changed)
 
-    def _look_at_changed(self) -> None:
+    def _enqueue_changed(self) -> None:
         with self._lock:
             keys, self._changed_keys = self._changed_keys, set()
         for key in keys:
             self._queue.add(key)
 
-    def _poke(self, keys: Iterable[Key]) -> None:
+    def _enqueue(self, keys: Iterable[Key]) -> None:
         for key in keys:
             self._loop.call_soon_threadsafe(self._queue.add, key)
 
@@ -171,11 +171,11 @@ class Operator:
         logger.info("this replica acts")
 
     async def _watch_runs(self) -> None:
-        """Until a signal ends kopf; an error of its own (an API server that is away for long) starts it again."""
+        """Run kopf until a signal ends it; restart it after an error (an API server that is away for long)."""
         while True:
             try:
                 return await self._run_kopf()
-            except Exception:  # whatever it is, what runs goes on: the list of runs is compared all the time
+            except Exception:  # whatever it is, runs are still reconciled: their list is compared all the time
                 logger.exception("the watch of runs broke off, starting again in %.0f s", RESTART_S)
             await asyncio.sleep(RESTART_S)
 
@@ -203,7 +203,7 @@ class Operator:
         gone = self._runs.remove(key, uid)
         if gone is not None:
             self._queue.add(key)
-            self._poke([other.key for other in self._runs.sharing_output(gone)])
+            self._enqueue([other.key for other in self._runs.sharing_output(gone)])
 
     async def _work(self) -> None:
         await self._leads.wait()
@@ -213,9 +213,9 @@ class Operator:
             key, since = await self._queue.get()
             metrics.WAIT.observe(self._loop.time() - since)
             metrics.DEPTH.set(len(self._queue))
-            await self._look(key)
+            await self._reconcile_key(key)
 
-    async def _look(self, key: Key) -> None:
+    async def _reconcile_key(self, key: Key) -> None:
         failed, wait_s, started = False, None, time.monotonic()
         try:
             wait_s = await self._loop.run_in_executor(self._threads, self._reconcile, key)
@@ -229,7 +229,7 @@ class Operator:
             metrics.ERRORS.labels("Unexpected").inc()
             logger.exception("%s/%s: unexpected error", *key, extra={"run": key[1], "namespace": key[0]})
         took_s = time.monotonic() - started
-        logger.debug("looked at %s/%s in %.3f s, again in %s s", *key, took_s, wait_s)
+        logger.debug("reconciled %s/%s in %.3f s, again in %s s", *key, took_s, wait_s)
         metrics.RECONCILE.observe(took_s)
         metrics.RUNS.set(len(self._runs))
         metrics.ACTIVE.set(self._reconciler.active_runs)
@@ -238,7 +238,7 @@ class Operator:
             self._queue.add_after(key, wait_s)
 
     def _reconcile(self, key: Key) -> float | None:
-        """One look, from a worker's thread."""
+        """One reconciliation, in a worker's thread."""
         began = time.thread_time()
         try:
             return self._reconciler.reconcile(key)
@@ -252,19 +252,22 @@ class Operator:
                 self._queue.add(key)
 
     async def _compare(self) -> None:
-        """Compare the list of runs with what kopf's watch has told: it can die without a word."""
+        """Compare the list of runs with what kopf's watch has reported: it can die without an error."""
         while True:
             await asyncio.sleep(COMPARE_S)
-            before = set(self._runs.keys())
-            try:
-                listed = await self._loop.run_in_executor(self._threads, self._listed)
-            except ClusterError as error:
-                logger.warning("cannot list the runs: %s", error)
-                continue
-            for key in before - listed.keys():
-                self._forget(key, self._uid(key))
-            for key, version in listed.items():
-                await self._check(key, version)
+            await self._compare_once()
+
+    async def _compare_once(self) -> None:
+        before = set(self._runs.keys())
+        try:
+            listed = await self._loop.run_in_executor(self._threads, self._listed)
+        except ClusterError as error:
+            logger.warning("cannot list the runs: %s", error)
+            return
+        for key in before - listed.keys():
+            self._forget(key, self._uid(key))
+        for key, version in listed.items():
+            await self._check(key, version)
 
     def _listed(self) -> dict[Key, int]:
         found = self._cluster.runs_metadata(self._settings.namespace)
@@ -275,7 +278,7 @@ class Operator:
         return known.uid if known is not None else ""
 
     async def _check(self, key: Key, version: int) -> None:
-        """A change that the watch has not told of is read, and remembered as a sign that the watch is dead."""
+        """Read a change that the watch has missed, and record it as a sign that the watch is dead."""
         known = self._runs.get(key)
         if known is not None and int(known.version) >= version:
             return
@@ -290,7 +293,7 @@ class Operator:
 
 
 def kopf_settings() -> kopf.OperatorSettings:
-    """Kopf as a watch and nothing else: it writes nothing, and its connections end before they can go stale."""
+    """Settings for kopf as a watch only: it writes nothing, and its connections end before they can go stale."""
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.scanning.disabled = True

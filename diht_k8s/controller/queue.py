@@ -1,4 +1,4 @@
-"""A queue of keys: each waits at most once, and is never with two workers at a time. For one event loop."""
+"""A queue of keys: each waits at most once and is never given to two workers at a time. For one event loop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class KeyedQueue(Generic[Key]):
         """Make an empty queue; `clock` gives seconds, monotonic, as the event loop's does."""
         self._clock = clock
         self._ready: dict[Key, float] = {}
-        """in order of arrival, with the time of it"""
+        """in order of arrival, with its time"""
         self._busy: set[Key] = set()
         self._again: dict[Key, float] = {}
         self._timers: dict[Key, tuple[float, asyncio.TimerHandle]] = {}
@@ -48,7 +48,7 @@ class KeyedQueue(Generic[Key]):
         self._timers[key] = (due, handle)
 
     async def get(self) -> tuple[Key, float]:
-        """The next key, and since when it has been waiting; it is busy until `done`."""
+        """The next key and since when it has waited; it stays busy until `done`."""
         while not self._ready:
             waker = asyncio.get_running_loop().create_future()
             self._wakers.append(waker)
@@ -59,7 +59,7 @@ class KeyedQueue(Generic[Key]):
         return key, since
 
     def done(self, key: Key, *, failed: bool = False) -> None:
-        """The work on a key has ended; a failed one comes back after a while that grows."""
+        """The work on a key has ended; a failed key comes back after a wait that grows."""
         self._busy.discard(key)
         if failed:
             self._failures[key] = self._failures.get(key, 0) + 1
@@ -71,13 +71,6 @@ class KeyedQueue(Generic[Key]):
             self._wake()
         elif failed:
             self.add_after(key, min(MOST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(self._failures[key] - 1, 16)))
-
-    def forget(self, key: Key) -> None:
-        """The key is gone for good."""
-        self._cancel(key)
-        self._ready.pop(key, None)
-        self._again.pop(key, None)
-        self._failures.pop(key, None)
 
     def _fire(self, key: Key) -> None:
         self._timers.pop(key, None)

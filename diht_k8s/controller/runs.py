@@ -1,4 +1,4 @@
-"""The runs that there are, as last heard: kopf's watch and our own writes feed it. Thread-safe.
+"""The known runs at their newest version: kopf's watch and our own writes feed them. Thread-safe.
 
 A version that is older than the one here is dropped, so that a late event never takes back what we have just written.
 """
@@ -21,7 +21,7 @@ from diht_k8s.controller.saved_status import has_ended
 Key = tuple[str, str]
 """Namespace and name."""
 RETRY_ANNOTATION = "diht.dev/retry"
-"""Its value is the completionTime of the failure from which to go on (`diht retry` sets it)."""
+"""Its value is the completionTime of the failure to retry (`diht retry` sets it)."""
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,19 @@ class KnownRun:
 
     @property
     def status(self) -> Status:
-        """Its status; an empty one where there is none yet."""
+        """Its status; an empty one if there is none yet."""
         return Status.model_validate(self.document.get("status") or {})
 
     @property
     def retry(self) -> str:
-        """The completionTime of the failure from which a person wants to go on."""
+        """The completionTime of the failure that a person wants to retry."""
         return (self.document["metadata"].get("annotations") or {}).get(RETRY_ANNOTATION, "")
 
     def parsed(self) -> DihtRun:
         """The run as our models read it.
 
         Raises:
-            UserError: they cannot (an operator that is older than the CRD).
+            UserError: they cannot read it (an operator that is older than the CRD).
         """
         metadata = {"name": self.name, "namespace": self.namespace}
         document = {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": self.document["spec"]}
@@ -70,7 +70,7 @@ class KnownRun:
 
     @property
     def owner_reference(self) -> dict[str, Any]:
-        """What makes an object a child of this run."""
+        """The owner reference that makes an object a child of this run."""
         return {
             "apiVersion": API_VERSION,
             "kind": KIND,
@@ -81,7 +81,7 @@ class KnownRun:
 
 
 def known_run(document: Mapping[str, Any]) -> KnownRun:
-    """A run from its JSON, without the record of who wrote which field."""
+    """A run from its JSON, without managedFields."""
     metadata = {name: value for name, value in document["metadata"].items() if name != "managedFields"}
     spec = document.get("spec") or {}
     return KnownRun(
@@ -115,12 +115,12 @@ class Runs:
             return list(self._known)
 
     def get(self, key: Key) -> KnownRun | None:
-        """A run; None where it is gone."""
+        """A run; None if it is gone."""
         with self._lock:
             return self._known.get(key)
 
     def put(self, run: KnownRun) -> bool:
-        """Take in a run; False where a newer version of it is here."""
+        """Store a run; False if a version at least as new is stored."""
         with self._lock:
             old = self._known.get(run.key)
             if old is not None and int(old.version) >= int(run.version):
@@ -132,7 +132,7 @@ class Runs:
             return True
 
     def remove(self, key: Key, uid: str | None = None) -> KnownRun | None:
-        """Forget a run, if it is the very one; returns it."""
+        """Remove a run if its UID matches; returns it."""
         with self._lock:
             old = self._known.get(key)
             if old is None or uid not in (None, old.uid):
@@ -142,10 +142,10 @@ class Runs:
             return old
 
     def parsed(self, run: KnownRun) -> DihtRun:
-        """The run as our models read it, remembered for its generation.
+        """The run as our models read it, cached for its generation.
 
         Raises:
-            UserError: they cannot.
+            UserError: they cannot read it.
         """
         with self._lock:
             found = self._parsed.get(run.uid)
@@ -163,7 +163,7 @@ class Runs:
         return [other for other in others if other.namespace == run.namespace or run.output.startswith("s3://")]
 
     def holder_of_output(self, run: KnownRun) -> KnownRun | None:
-        """The run that has the output in use; None where it is this one's."""
+        """The run that uses the output; None if it is this run."""
         mine = _claim(run)
         rivals = [other for other in self.sharing_output(run) if not has_ended(other.status)]
         return min((other for other in rivals if _claim(other) < mine), key=_claim, default=None)

@@ -1,19 +1,20 @@
-"""`DihtRun.status` as what the plan remembers. Counters come from the status alone, never from the Jobs that happen to be there. Pure."""
+"""The saved status (`DihtRun.status`) as the plan reads it. Pure.
+
+Counters come from the status alone, never from the Jobs that happen to exist.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime
 
-from diht_k8s.api.errors import ExitCode
 from diht_k8s.api.reasons import ConditionType, Reason
-from diht_k8s.api.status import Condition, Status
-from diht_k8s.api.status import StageStatus as StageEntry
+from diht_k8s.api.status import Condition, StageStatus, Status
 from diht_k8s.controller.observe import entry_parts
-from diht_k8s.pipeline.states import Failure, RunState, RunStatus, StageState, StageStatus
+from diht_k8s.pipeline.states import Failure, RunState, RunStatus, StageRecord, StageState
 
 
-def remembered(status: Status) -> RunStatus:
-    """What a status says, for the plan."""
+def saved_run_status(status: Status) -> RunStatus:
+    """The saved status in the form that the plan reads."""
     state = _state(status)
     failed = condition(status, ConditionType.FAILED)
     ended = state in (RunState.FAILED, RunState.STOPPED)
@@ -28,12 +29,12 @@ def remembered(status: Status) -> RunStatus:
 
 
 def condition(status: Status, kind: ConditionType) -> Condition | None:
-    """A condition of a status; None where it is not there."""
+    """A condition of a status; None if it is absent."""
     return next((each for each in status.conditions if each.type is kind), None)
 
 
 def is_true(status: Status, kind: ConditionType) -> bool:
-    """Whether a condition is there and True."""
+    """Whether a condition exists and is True."""
     found = condition(status, kind)
     return found is not None and found.status == "True"
 
@@ -44,7 +45,7 @@ def has_ended(status: Status) -> bool:
 
 
 def seconds(time: str | None) -> float | None:
-    """A status' time as seconds since the epoch."""
+    """A time of a status as seconds since the epoch."""
     return None if time is None else datetime.fromisoformat(time).timestamp()
 
 
@@ -59,10 +60,10 @@ def _state(status: Status) -> RunState:
     return RunState.SUSPENDED if suspended else RunState.RUNNING
 
 
-def _stage(entry: StageEntry) -> StageStatus:
+def _stage(entry: StageStatus) -> StageRecord:
     stage, step = entry_parts(entry.name)
     cause = entry.cause
-    return StageStatus(
+    return StageRecord(
         stage=stage,
         state=StageState(entry.state.value),
         attempt=entry.attempt,
@@ -70,8 +71,6 @@ def _stage(entry: StageEntry) -> StageStatus:
         infrastructure_restarts=entry.restarts - entry.restarts_count_towards_max,
         out_of_memory=entry.out_of_memory,
         not_before=seconds(entry.not_before),
-        failure=None
-        if cause is None
-        else Failure(ExitCode.UNEXPECTED if cause.exit_code is None else cause.exit_code, cause.reason, cause.message),
+        failure=None if cause is None else Failure(cause.exit_code, cause.reason, cause.message),
         step=step,
     )

@@ -19,19 +19,19 @@ from diht_k8s.api.status import (
     PodCounts,
     ProgressStatus,
     Queue,
+    StageStatus,
     Status,
     Workload,
     bounded,
     timestamp,
 )
 from diht_k8s.api.status import StageState as EntryState
-from diht_k8s.api.status import StageStatus as StageEntry
 from diht_k8s.controller.conditions import conditions
 from diht_k8s.controller.nodes import avoided, suspect_node
-from diht_k8s.controller.observe import Problem, Seen, entry_name
+from diht_k8s.controller.observe import ObservedAttempt, RunProblem, entry_name
 from diht_k8s.controller.text import one_line
 from diht_k8s.pipeline.plan import attempt_name
-from diht_k8s.pipeline.states import ENDED_WELL, FINAL, RunState, RunStatus, StageState, StageStatus
+from diht_k8s.pipeline.states import ENDED_WELL, FINAL, RunState, RunStatus, StageRecord, StageState
 
 MAX_METRICS = 16
 _WORD = 63
@@ -42,24 +42,25 @@ MAX_URI = 1088
 
 
 @dataclass(frozen=True)
-class Reading:
+class LoggedProgress:
     """The newest progress line of an attempt."""
 
     entry: str
     attempt: int
     progress: Progress
     read_at: float
+    """seconds since the epoch."""
 
 
-def report(
+def build_status(
     previous: Status,
     run: DihtRun,
     before: RunStatus,
     after: RunStatus,
-    seen: list[Seen],
+    observed: list[ObservedAttempt],
     *,
-    problem: Problem | None,
-    reading: Reading | None,
+    problem: RunProblem | None,
+    logged: LoggedProgress | None,
     tails: dict[str, list[str]],
     generation: int,
     now: float,
@@ -67,22 +68,24 @@ def report(
     """The new status.
 
     Args:
-        previous: the status that is there.
+        previous: the status that the run has.
         run: the run.
-        before: what was remembered.
-        after: what the plan says to remember.
-        seen: the attempts that are there.
-        problem: what keeps the operator from going on.
-        reading: the newest progress.
+        before: the same, as the plan read it.
+        after: what the plan decided on.
+        observed: the attempts that exist.
+        problem: what blocks the operator.
+        logged: the newest progress.
         tails: last lines of the logs of pods that failed, by name.
         generation: metadata.generation of the run.
         now: seconds since the epoch.
     """
     current = _current(after)
-    attempt = _newest(seen, current) if current is not None else None
+    attempt = _newest(observed, current) if current is not None else None
     old = {entry.name: entry for entry in previous.stages}
-    attempts = _attempts(previous, before, after, seen, now)
-    stages = [_entry(run, old.get(_name(stage)), before, stage, seen, tails, attempts, now) for stage in after.stages]
+    attempts = _attempts(previous, before, after, observed, now)
+    stages = [
+        _entry(run, old.get(_name(stage)), before, stage, observed, tails, attempts, now) for stage in after.stages
+    ]
     living = after.state not in FINAL
     status = Status(
         observed_generation=generation,
@@ -92,10 +95,10 @@ def report(
         start_time=_time(after.started_at, previous.start_time),
         completion_time=previous.completion_time or _time(after.ended_at, None) if after.state in FINAL else None,
         restarts=sum(stage.restarts for stage in stages),
-        progress=_progress(previous, after, current, reading),
+        progress=_progress(previous, after, current, logged),
         pods=_pods(attempt) if living else None,
         queue=_queue(attempt) if living else None,
-        last_checkpoint=_last_checkpoint(previous, reading),
+        last_checkpoint=_last_checkpoint(previous, logged),
         stages=stages,
         attempts=attempts,
     )
@@ -103,38 +106,38 @@ def report(
 
 
 def _time(value: float | None, written: str | None) -> str | None:
-    """A time as it stands, where it means the same second."""
+    """A time, kept as it is written if it means the same second."""
     return None if value is None else written if written == timestamp(value) else timestamp(value)
 
 
-def _name(stage: StageStatus) -> str:
+def _name(stage: StageRecord) -> str:
     return entry_name(stage.stage, stage.step)
 
 
-def _current(run: RunStatus) -> StageStatus | None:
-    """The first stage that has not ended well; the last one when all have."""
+def _current(run: RunStatus) -> StageRecord | None:
+    """The first stage that is not complete; the last one if all are."""
     return next(
         (stage for stage in run.stages if stage.state not in ENDED_WELL), run.stages[-1] if run.stages else None
     )
 
 
-def _newest(seen: list[Seen], stage: StageStatus) -> Seen | None:
-    own = [each for each in seen if each.entry == _name(stage) and each.attempt.number == stage.attempt]
+def _newest(observed: list[ObservedAttempt], stage: StageRecord) -> ObservedAttempt | None:
+    own = [each for each in observed if each.entry == _name(stage) and each.attempt.number == stage.attempt]
     return own[-1] if own else None
 
 
-def failed_attempt(seen: list[Seen], stage: StageStatus) -> Seen | None:
-    """The attempt that has just failed; the next one may have been decided on in the same plan."""
-    own = [each for each in seen if each.entry == _name(stage) and each.attempt.number == _failed_number(stage)]
+def failed_attempt(observed: list[ObservedAttempt], stage: StageRecord) -> ObservedAttempt | None:
+    """The attempt that has just failed; the same plan may have decided on the next one."""
+    own = [each for each in observed if each.entry == _name(stage) and each.attempt.number == _failed_number(stage)]
     return own[-1] if own else None
 
 
-def _failed_number(stage: StageStatus) -> int:
+def _failed_number(stage: StageRecord) -> int:
     return stage.attempt - (stage.state is StageState.RUNNING)
 
 
-def newly_failed(before: RunStatus, stage: StageStatus) -> bool:
-    """Whether the plan has just counted a bad end of the stage."""
+def newly_failed(before: RunStatus, stage: StageRecord) -> bool:
+    """Whether the plan has just counted a failure of the stage."""
     old = before.of(stage.stage, stage.step)
     if stage.failure is None or old.state in (StageState.FAILED, StageState.STOPPED):
         return False
@@ -144,20 +147,20 @@ def newly_failed(before: RunStatus, stage: StageStatus) -> bool:
 
 def _entry(
     run: DihtRun,
-    old: StageEntry | None,
+    old: StageStatus | None,
     before: RunStatus,
-    stage: StageStatus,
-    seen: list[Seen],
+    stage: StageRecord,
+    observed: list[ObservedAttempt],
     tails: dict[str, list[str]],
     attempts: list[AttemptStatus],
     now: float,
-) -> StageEntry:
+) -> StageStatus:
     started, ended = stage.attempt > 0, stage.state in ENDED_WELL or stage.state is StageState.FAILED
     cause = old.cause if old is not None and stage.failure is not None else None
     if newly_failed(before, stage):
-        cause = _cause(stage, failed_attempt(seen, stage), tails)
+        cause = _cause(stage, failed_attempt(observed, stage), tails)
     name = attempt_name(run.metadata.name, stage.stage, stage.attempt, stage.step)
-    return StageEntry(
+    return StageStatus(
         name=_name(stage),
         stage=stage.stage,
         state=EntryState(stage.state.value),
@@ -176,14 +179,14 @@ def _entry(
     )
 
 
-def _cause(stage: StageStatus, seen: Seen | None, tails: dict[str, list[str]]) -> FailureCause:
+def _cause(stage: StageRecord, observed: ObservedAttempt | None, tails: dict[str, list[str]]) -> FailureCause:
     assert stage.failure is not None
-    pod = seen.failed_pod if seen is not None else None
+    pod = observed.failed_pod if observed is not None else None
     return FailureCause(
         pod=one_line(pod.name, _WORD) if pod is not None else "",
         container=one_line(pod.container, _WORD) if pod is not None else "",
         node=pod.node if pod is not None else "",
-        exit_code=seen.attempt.exit_code if seen is not None else None,
+        exit_code=observed.attempt.exit_code if observed is not None else None,
         reason=one_line(stage.failure.reason, _WORD),
         message=one_line(stage.failure.message),
         log_tail=tails.get(pod.name, []) if pod is not None else [],
@@ -191,24 +194,24 @@ def _cause(stage: StageStatus, seen: Seen | None, tails: dict[str, list[str]]) -
 
 
 def _progress(
-    previous: Status, run: RunStatus, current: StageStatus | None, reading: Reading | None
+    previous: Status, run: RunStatus, current: StageRecord | None, logged: LoggedProgress | None
 ) -> ProgressStatus | None:
     if current is None:
         return None
     entry = _name(current)
     written = previous.progress if previous.progress is not None and previous.progress.stage == entry else None
-    if reading is not None and reading.entry == entry and reading.attempt == current.attempt:
-        read = _read(entry, reading)
+    if logged is not None and logged.entry == entry and logged.attempt == current.attempt:
+        read = _progress_status(entry, logged)
         if written is None or read != written.model_copy(update={"last_updated_time": read.last_updated_time}):
-            written = read  # else it said nothing new since then
+            written = read  # else nothing new was logged since then
     if run.state is RunState.COMPLETE:
         base = written or ProgressStatus(stage=entry)
         return base.model_copy(update={"percentage": 100, "estimated_remaining_seconds": None})
     return written or ProgressStatus(stage=entry)
 
 
-def _read(entry: str, reading: Reading) -> ProgressStatus:
-    line = reading.progress
+def _progress_status(entry: str, logged: LoggedProgress) -> ProgressStatus:
+    line = logged.progress
     total, done = min(max(line.total, 0), _LARGEST), min(max(line.done, 0), _LARGEST)
     return ProgressStatus(
         stage=entry,
@@ -219,7 +222,7 @@ def _read(entry: str, reading: Reading) -> ProgressStatus:
         percentage=min(100, 100 * done // total) if total else 0,
         samples_per_second=f"{line.per_second:.6g}",
         estimated_remaining_seconds=None if line.eta_seconds is None else min(max(0, line.eta_seconds), _LARGEST),
-        last_updated_time=timestamp(reading.read_at),
+        last_updated_time=timestamp(logged.read_at),
         metrics=[
             Metric(name=one_line(name, _WORD), value=f"{value:.6g}")
             for name, value in list(line.metrics.items())[:MAX_METRICS]
@@ -227,9 +230,9 @@ def _read(entry: str, reading: Reading) -> ProgressStatus:
     )
 
 
-def _last_checkpoint(previous: Status, reading: Reading | None) -> LastCheckpoint | None:
-    """What the training said last; a program that goes on from an older one's checkpoint does not know its time."""
-    said, written = reading.progress.checkpoint if reading is not None else None, previous.last_checkpoint
+def _last_checkpoint(previous: Status, logged: LoggedProgress | None) -> LastCheckpoint | None:
+    """The checkpoint that the training logged last; a program that resumes from an older one's does not know its time."""
+    said, written = logged.progress.checkpoint if logged is not None else None, previous.last_checkpoint
     if said is None:
         return written
     uri, step = one_line(said.uri, MAX_URI), min(max(said.step, 0), _LARGEST)
@@ -239,29 +242,31 @@ def _last_checkpoint(previous: Status, reading: Reading | None) -> LastCheckpoin
     return LastCheckpoint(step=step, uri=uri, time=time)
 
 
-def _pods(seen: Seen | None) -> PodCounts | None:
-    if seen is None or seen.job is None:
+def _pods(observed: ObservedAttempt | None) -> PodCounts | None:
+    if observed is None or observed.job is None:
         return None
-    failed = sum(pod.phase == "Failed" for pod in seen.pods)
+    failed = sum(pod.phase == "Failed" for pod in observed.pods)
     return PodCounts(
-        desired=seen.job.parallelism,
-        active=seen.attempt.active,
-        ready=sum(pod.ready for pod in seen.pods),
+        desired=observed.job.parallelism,
+        active=observed.attempt.active,
+        ready=sum(pod.ready for pod in observed.pods),
         failed=failed,
     )
 
 
-def _queue(seen: Seen | None) -> Queue | None:
-    if seen is None or seen.job is None or not seen.job.queue:
+def _queue(observed: ObservedAttempt | None) -> Queue | None:
+    if observed is None or observed.job is None or not observed.job.queue:
         return None
-    waits = seen.job.suspended and seen.problem is not None
-    return Queue(name=seen.job.queue, reason=seen.problem.message if waits and seen.problem is not None else "")
+    waits = observed.job.suspended and observed.problem is not None
+    return Queue(
+        name=observed.job.queue, reason=observed.problem.message if waits and observed.problem is not None else ""
+    )
 
 
 def _attempts(
-    previous: Status, before: RunStatus, after: RunStatus, seen: list[Seen], now: float
+    previous: Status, before: RunStatus, after: RunStatus, observed: list[ObservedAttempt], now: float
 ) -> list[AttemptStatus]:
-    """The last attempts, with what has just begun or ended."""
+    """The last attempts, with those that have just begun or ended."""
     found = {(attempt.stage, attempt.number): attempt for attempt in previous.attempts}
     for stage in after.stages:
         old, name = before.of(stage.stage, stage.step), _name(stage)
@@ -269,7 +274,7 @@ def _attempts(
             number = _failed_number(stage)
             counted = stage.restarts > old.restarts or stage.state is StageState.FAILED
             ended = _ended(found.get((name, number)), name, number, stage, now, counted=counted)
-            node = suspect_node(stage.failure, failed_attempt(seen, stage)) if stage.failure is not None else ""
+            node = suspect_node(stage.failure, failed_attempt(observed, stage)) if stage.failure is not None else ""
             found[name, number] = ended.model_copy(update={"node": node})
         elif stage.state is not old.state and stage.state in (*ENDED_WELL, StageState.STOPPED) and stage.attempt:
             number = stage.attempt
@@ -280,7 +285,7 @@ def _attempts(
 
 
 def _ended(
-    attempt: AttemptStatus | None, name: str, number: int, stage: StageStatus, now: float, *, counted: bool
+    attempt: AttemptStatus | None, name: str, number: int, stage: StageRecord, now: float, *, counted: bool
 ) -> AttemptStatus:
     begun = attempt or AttemptStatus(stage=name, number=number)
     failure = stage.failure if stage.state not in ENDED_WELL else None

@@ -1,4 +1,4 @@
-"""Text that programs and clusters give, made fit for a status: one line, no control characters, not too long. Pure."""
+"""Text of programs and clusters, cut to what a status holds: one line, no control characters, limited length. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 LINE_LIMIT: Final = 1024
-"""What the CRD takes for a message."""
+"""Maximum length of a message in the CRD."""
 TAIL_LINES: Final = 20
 TAIL_WIDTH: Final = 256
 _ESCAPES: Final = re.compile(r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]")
@@ -25,7 +25,7 @@ def one_line(text: str, limit: int = LINE_LIMIT) -> str:
 
 
 def last_line(text: str) -> str:
-    """The last line that says something, plain."""
+    """The last line that is not empty, plain."""
     return next((line for line in map(one_line, reversed(text.split("\n"))) if line), "")
 
 

@@ -1,8 +1,8 @@
-"""What Warning events say of Jobs and pods that do not start, a namespace at a time.
+"""What Warning events say about Jobs and pods that do not start, one list per namespace.
 
-For each question about events an API server reads all events of the namespace, whatever the selector: with a thousand runs that wait,
-a question for each would keep it from everything else. So one answer serves all runs of a namespace, and the next question waits the
-longer the more the last one cost.
+An API server reads all events of a namespace for each list of events, whatever the selector: with a thousand runs that wait,
+a list for each would keep it from everything else. So one list serves all runs of a namespace, and the more it cost, the
+longer the next one waits.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from diht_k8s.controller.observe import Problem, event_problem
+from diht_k8s.controller.observe import RunProblem, event_problem
 from diht_k8s.kube.client import Cluster
 
 LEAST_AGE_S: Final = 2.0
-"""An answer is good for so long at least."""
+"""A list is used for at least this time."""
 COST_FACTOR: Final = 20.0
-"""And for so many times the seconds that it took: at most a twentieth of the time is spent on such questions."""
+"""And for this multiple of the time that it took: at most a twentieth of the time goes into lists."""
 ASKING_S: Final = 60.0
-"""For so long nobody else asks while one does; the answer that is there serves meanwhile."""
+"""While one thread lists, the others use the last list for this time."""
 
 
 @dataclass
 class _Answer:
     good_until: float = float("-inf")
-    problems: dict[str, Problem] = field(default_factory=dict)
+    problems: dict[str, RunProblem] = field(default_factory=dict)
 
 
-class Complaints:
+class WarningEvents:
     """The newest problem of each object, by its uid."""
 
     def __init__(self, cluster: Cluster, clock: Callable[[], float] = time.monotonic) -> None:
@@ -39,11 +39,11 @@ class Complaints:
         self._lock = threading.Lock()
         self._answers: dict[str, _Answer] = {}
 
-    def about(self, namespace: str, uid: str) -> Problem | None:
-        """What is wrong with an object; None where nothing is known.
+    def problem_of(self, namespace: str, uid: str) -> RunProblem | None:
+        """What is wrong with an object; None if nothing is known.
 
         Raises:
-            ClusterError: the API server does not say.
+            ClusterError: the API server does not answer.
         """
         with self._lock:
             answer, now = self._answers.setdefault(namespace, _Answer()), self._clock()
@@ -51,12 +51,12 @@ class Complaints:
             if old:
                 answer.good_until = now + ASKING_S
         if old:
-            self._ask(namespace, answer)
+            self._list(namespace, answer)
         return answer.problems.get(uid)
 
-    def _ask(self, namespace: str, answer: _Answer) -> None:
+    def _list(self, namespace: str, answer: _Answer) -> None:
         began = self._clock()
-        found: dict[str, tuple[str, Problem]] = {}
+        found: dict[str, tuple[str, RunProblem]] = {}
         try:
             for event in self._cluster.warnings(namespace):
                 uid = event["involvedObject"].get("uid", "")

@@ -1,28 +1,56 @@
-"""What the controller remembers of Jobs and pods: small dataclasses, cut from the API's JSON while it is read.
+"""Summaries of Jobs and pods: small dataclasses, cut from the API's JSON while it is read. Pure.
 
-Ten thousand pods as the client's models take a gigabyte, as these a few dozen megabytes. Pure.
+Ten thousand pods take a gigabyte as the client's models, and a few dozen megabytes as these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+from diht_k8s.api.run import Stage
+from diht_k8s.api.steps import LABEL_STEPS
 
 RUN_LABEL: Final = "diht.dev/run"
 STAGE_LABEL: Final = "diht.dev/stage"
 """The name of the entry in status.stages: `train`, `label-heads`, ..."""
 ATTEMPT_LABEL: Final = "diht.dev/attempt"
 INDEX_LABEL: Final = "batch.kubernetes.io/job-completion-index"
+JOB_UID_LABEL: Final = "batch.kubernetes.io/controller-uid"
+"""Stays on a pod whose Job was deleted without it."""
 MAX_MESSAGE: Final = 4096
+MAX_NAME: Final = 253
+MAX_DIGITS: Final = 20
+"""A resourceVersion has 64 bits."""
+INVENTED_ENDS: Final = frozenset({"ContainerStatusUnknown"})
+"""Reasons for which the kubelet makes up an exit code: it lost the container, and no program is known to have ended."""
+_STAGES: Final = frozenset(stage.value for stage in Stage)
 
 Document = Mapping[str, Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class JobView:
-    """One attempt's Job."""
+class Unreadable:
+    """An object with our labels that cannot be read."""
+
+    reason: str
+    """InvalidIndex, InvalidAttempt, InvalidStage or Malformed."""
+    identity: tuple[str, str, str]
+    """namespace, name and UID, as far as they can be read."""
+
+
+class _UnreadableError(Exception):
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class JobSummary:
+    """The Job of one attempt."""
 
     namespace: str
     name: str
@@ -36,9 +64,11 @@ class JobView:
     attempt: int
     parallelism: int
     created_at: float
+    seen_at: float = 0.0
+    """when the operator first saw it, by its own clock; creationTimestamp until then."""
     complete: bool = False
     failing: bool = False
-    """it has failed; pods may still be on their way out."""
+    """it has failed; pods may still be terminating."""
     over: bool = False
     """it has failed or is complete, and no pod is left."""
     reason: str = ""
@@ -49,7 +79,7 @@ class JobView:
 
 
 @dataclass(frozen=True, slots=True)
-class PodView:
+class PodSummary:
     """One pod of an attempt."""
 
     namespace: str
@@ -60,16 +90,25 @@ class PodView:
     stage: str
     attempt: int
     job_uid: str
+    """of its owner, if that is a Job, else what the Job controller left as a label."""
     index: int
     phase: str
     created_at: float
+    seen_at: float = 0.0
+    """when the operator first saw it, by its own clock; creationTimestamp until then."""
+    job_name: str = ""
+    """of the Job that owns it."""
     node: str = ""
     ready: bool = False
     not_ready_since: float | None = None
     started_at: float | None = None
     finished_at: float | None = None
+    end_seen_at: float | None = None
+    """when the operator first saw its end, by its own clock; `finished_at` until then."""
     deleted_at: float | None = None
     """deletionTimestamp: when it must be gone."""
+    grace_s: int = 0
+    """seconds from its deletion to deletionTimestamp."""
     container: str = ""
     exit_code: int | None = None
     reason: str = ""
@@ -77,12 +116,12 @@ class PodView:
     message: str = ""
     """what the program left as its termination message, or Kubernetes' words."""
     disruption: str = ""
-    """reason of the DisruptionTarget condition, where there is one."""
+    """reason of the DisruptionTarget condition, if it has one."""
     waiting: str = ""
     """reason why the container waits: ImagePullBackOff, ContainerCreating, ..."""
     waiting_message: str = ""
     unschedulable: str = ""
-    """the scheduler's words, while no node takes it."""
+    """the scheduler's message while no node takes it."""
 
     @property
     def ended(self) -> bool:
@@ -90,102 +129,196 @@ class PodView:
         return self.phase in ("Succeeded", "Failed")
 
 
-def job_view(document: Document) -> JobView | None:
-    """The view of a Job; None where it lacks our labels."""
-    metadata, spec, status = document["metadata"], document["spec"], document.get("status") or {}
-    labels = metadata.get("labels") or {}
+def job_summary(document: Any) -> JobSummary | Unreadable | None:
+    """The summary of a Job; None if it lacks our labels. Never raises."""
+    return _guarded(_job, document)
+
+
+def pod_summary(document: Any) -> PodSummary | Unreadable | None:
+    """The summary of a pod; None if it lacks our labels. Never raises."""
+    return _guarded(_pod, document)
+
+
+def _guarded(reduce: Callable[[Document], T | None], document: Any) -> T | Unreadable | None:
+    """Any user may write labels: an object that cannot be read must not stop the watch for all others."""
+    try:
+        return reduce(document)
+    except _UnreadableError as error:
+        return Unreadable(error.reason, _identity(document))
+    except Exception:  # a fault here would end the watch of the whole cluster
+        return Unreadable("Malformed", _identity(document))
+
+
+def _identity(document: Any) -> tuple[str, str, str]:
+    """Namespace, name and UID, as far as they can be read."""
+    metadata = document.get("metadata") if isinstance(document, Mapping) else None
+    found = metadata if isinstance(metadata, Mapping) else {}
+    namespace, name, uid = (str(found.get(key, ""))[:MAX_NAME] for key in ("namespace", "name", "uid"))
+    return namespace, name, uid
+
+
+def _job(document: Document) -> JobSummary | None:
+    metadata, spec, status = (_mapping(document.get(key)) for key in ("metadata", "spec", "status"))
+    labels = _mapping(metadata.get("labels"))
     if not _is_ours(labels):
         return None
-    conditions = {each["type"]: each for each in status.get("conditions") or () if each.get("status") == "True"}
+    conditions = {kind: each for kind, each in _conditions(status).items() if each.get("status") == "True"}
     failure = conditions.get("Failed") or conditions.get("FailureTarget") or {}
     complete = "Complete" in conditions or "SuccessCriteriaMet" in conditions
-    return JobView(
-        namespace=metadata["namespace"],
-        name=metadata["name"],
-        uid=metadata["uid"],
-        version=metadata["resourceVersion"],
-        run=labels[RUN_LABEL],
-        owner_uid=_owner_uid(metadata),
-        stage=labels[STAGE_LABEL],
-        attempt=int(labels[ATTEMPT_LABEL]),
-        parallelism=spec.get("parallelism", 1),
-        created_at=_seconds(metadata.get("creationTimestamp")) or 0.0,
+    created_at = _seconds(metadata.get("creationTimestamp")) or 0.0
+    return JobSummary(
+        **_common(metadata, labels),
+        owner_uid=_text(_owner(metadata), "uid"),
+        parallelism=_whole(1 if spec.get("parallelism") is None else spec["parallelism"]),
+        created_at=created_at,
+        seen_at=created_at,
         complete=complete,
         failing=bool(failure) and not complete,
         over="Complete" in conditions or "Failed" in conditions,
-        reason=failure.get("reason", ""),
-        message=failure.get("message", "")[:MAX_MESSAGE],
-        suspended=bool(spec.get("suspend")),
+        reason=_text(failure, "reason"),
+        message=_text(failure, "message"),
+        suspended=spec.get("suspend") is True,
         deleted="deletionTimestamp" in metadata,
-        queue=labels.get("kueue.x-k8s.io/queue-name", ""),
+        queue=_text(labels, "kueue.x-k8s.io/queue-name"),
     )
 
 
-def pod_view(document: Document) -> PodView | None:
-    """The view of a pod; None where it lacks our labels."""
-    metadata, status = document["metadata"], document.get("status") or {}
-    labels = metadata.get("labels") or {}
+def _pod(document: Document) -> PodSummary | None:
+    metadata, spec, status = (_mapping(document.get(key)) for key in ("metadata", "spec", "status"))
+    labels = _mapping(metadata.get("labels"))
     if not _is_ours(labels):
         return None
-    conditions = {each["type"]: each for each in status.get("conditions") or ()}
+    conditions, owner = _conditions(status), _owner(metadata)
+    owned_by_job = owner.get("kind") == "Job"
     ready, scheduled = conditions.get("Ready", {}), conditions.get("PodScheduled", {})
     disruption = conditions.get("DisruptionTarget", {})
-    return PodView(
-        namespace=metadata["namespace"],
-        name=metadata["name"],
-        uid=metadata["uid"],
-        version=metadata["resourceVersion"],
-        run=labels[RUN_LABEL],
-        stage=labels[STAGE_LABEL],
-        attempt=int(labels[ATTEMPT_LABEL]),
-        job_uid=_owner_uid(metadata),
-        index=int(labels.get(INDEX_LABEL, 0)),
-        phase=status.get("phase", "Pending"),
-        created_at=_seconds(metadata.get("creationTimestamp")) or 0.0,
-        node=document["spec"].get("nodeName", ""),
+    created_at, container = _seconds(metadata.get("creationTimestamp")) or 0.0, _container(status)
+    return PodSummary(
+        **_common(metadata, labels),
+        job_uid=_text(owner if owned_by_job else labels, "uid" if owned_by_job else JOB_UID_LABEL),
+        job_name=_text(owner, "name") if owned_by_job else "",
+        index=_number(labels.get(INDEX_LABEL, "0"), "InvalidIndex"),
+        phase=_text(status, "phase") or "Pending",
+        created_at=created_at,
+        seen_at=created_at,
+        node=_text(spec, "nodeName"),
         ready=ready.get("status") == "True",
         not_ready_since=_seconds(ready.get("lastTransitionTime")) if ready.get("status") == "False" else None,
         deleted_at=_seconds(metadata.get("deletionTimestamp")),
-        disruption=disruption.get("reason", "") if disruption.get("status") == "True" else "",
-        unschedulable=scheduled.get("message", "")[:MAX_MESSAGE] if scheduled.get("status") == "False" else "",
-        **_container(status),
+        grace_s=_whole(metadata.get("deletionGracePeriodSeconds") or 0),
+        disruption=_text(disruption, "reason") if disruption.get("status") == "True" else "",
+        unschedulable=_text(scheduled, "message") if scheduled.get("status") == "False" else "",
+        end_seen_at=container.get("finished_at"),
+        **container,
     )
 
 
+def _common(metadata: Document, labels: Document) -> dict[str, Any]:
+    """The fields that Jobs and pods share."""
+    version = _text(metadata, "resourceVersion")
+    _number(version, "Malformed")
+    entry = _text(labels, STAGE_LABEL)
+    stage, _, step = entry.partition("-")
+    if stage not in _STAGES or (step and (stage != Stage.LABEL or step not in LABEL_STEPS)):
+        raise _UnreadableError("InvalidStage")
+    found = {key: _text(metadata, key) for key in ("namespace", "name", "uid")}
+    if not all(found.values()):
+        raise _UnreadableError("Malformed")
+    return {
+        **found,
+        "version": version,
+        "run": _text(labels, RUN_LABEL),
+        "stage": entry,
+        "attempt": _number(labels.get(ATTEMPT_LABEL), "InvalidAttempt"),
+    }
+
+
 def _container(status: Document) -> dict[str, Any]:
-    """How the program of a pod stands. Sidecars that a cluster adds come after our container or end well."""
-    found: dict[str, Any] = {"reason": status.get("reason", ""), "message": status.get("message", "")[:MAX_MESSAGE]}
-    statuses = status.get("containerStatuses") or ()
-    for container in (*(status.get("initContainerStatuses") or ()), *statuses):
-        state = container.get("state") or {}
-        if (waiting := state.get("waiting")) is not None and "waiting" not in found:
-            found |= {"waiting": waiting.get("reason", ""), "waiting_message": waiting.get("message", "")[:MAX_MESSAGE]}
-        if (running := state.get("running")) is not None:
-            found.setdefault("started_at", _seconds(running.get("startedAt")))
-        if (ended := state.get("terminated")) is not None and not found.get("exit_code"):
-            found |= _terminated(container.get("name", ""), ended, found)
+    """The state of a pod's program. Sidecars that a cluster adds come after our container or succeed."""
+    found: dict[str, Any] = {"reason": _text(status, "reason"), "message": _text(status, "message")}
+    for container in (*_items(status.get("initContainerStatuses")), *_items(status.get("containerStatuses"))):
+        state = _mapping(container.get("state"))
+        if state.get("waiting") is not None and "waiting" not in found:
+            waiting = _mapping(state["waiting"])
+            found |= {"waiting": _text(waiting, "reason"), "waiting_message": _text(waiting, "message")}
+        if state.get("running") is not None:
+            found.setdefault("started_at", _seconds(_mapping(state["running"]).get("startedAt")))
+        if state.get("terminated") is not None and not found.get("exit_code"):
+            found |= _terminated(_text(container, "name"), _mapping(state["terminated"]), found)
     return found
 
 
 def _terminated(name: str, ended: Document, pod: Document) -> dict[str, Any]:
+    reason, code = _text(ended, "reason"), ended.get("exitCode")
     return {
         "container": name,
-        "exit_code": ended.get("exitCode"),
-        "reason": pod["reason"] or ended.get("reason", ""),
-        "message": ended.get("message", "")[:MAX_MESSAGE] or pod["message"],
+        "exit_code": None if code is None or reason in INVENTED_ENDS else _whole(code),
+        "reason": pod["reason"] or reason,
+        "message": _text(ended, "message") or pod["message"],
         "started_at": _seconds(ended.get("startedAt")),
         "finished_at": _seconds(ended.get("finishedAt")),
     }
 
 
-def _is_ours(labels: Mapping[str, str]) -> bool:
-    return {RUN_LABEL, STAGE_LABEL} <= labels.keys() and labels.get(ATTEMPT_LABEL, "").isdigit()
+def _is_ours(labels: Document) -> bool:
+    return {RUN_LABEL, STAGE_LABEL, ATTEMPT_LABEL} <= labels.keys()
 
 
-def _owner_uid(metadata: Document) -> str:
-    return next((owner["uid"] for owner in metadata.get("ownerReferences") or () if owner.get("controller")), "")
+def _owner(metadata: Document) -> Document:
+    """The owner that controls an object; empty if it has none."""
+    return next((owner for owner in _items(metadata.get("ownerReferences")) if owner.get("controller") is True), {})
 
 
-def _seconds(text: str | None) -> float | None:
+def _conditions(status: Document) -> dict[str, Document]:
+    return {_text(each, "type"): each for each in _items(status.get("conditions"))}
+
+
+def _mapping(value: Any) -> Document:
+    """An object; empty for null."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise _UnreadableError("Malformed")
+    return value
+
+
+def _items(value: Any) -> list[Document]:
+    """A list of objects; empty for null."""
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise _UnreadableError("Malformed")
+    return [_mapping(each) for each in value]
+
+
+def _text(document: Document, key: str) -> str:
+    """A string of at most MAX_MESSAGE characters; empty for null."""
+    value = document.get(key)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise _UnreadableError("Malformed")
+    return value[:MAX_MESSAGE]
+
+
+def _whole(value: Any) -> int:
+    """An integer."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise _UnreadableError("Malformed")
+    return value
+
+
+def _number(text: Any, reason: str) -> int:
+    """A string of decimal digits as a number."""
+    if not (isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS):
+        raise _UnreadableError(reason)
+    return int(text)
+
+
+def _seconds(text: Any) -> float | None:
     """Kubernetes' time as seconds since the epoch."""
-    return None if not text else datetime.fromisoformat(text).timestamp()
+    if not text:
+        return None
+    if not isinstance(text, str):
+        raise _UnreadableError("Malformed")
+    return datetime.fromisoformat(text).timestamp()

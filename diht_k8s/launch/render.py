@@ -13,14 +13,12 @@ from typing import Any, Final
 from torchx.specs import AppDef, RetryPolicy, Role
 from torchx.specs.overlays import apply_overlay, get_overlay
 
-from diht_k8s.api.errors import ExitCode, UserError
+from diht_k8s.api.errors import NEVER_RETRIED, UserError
 from diht_k8s.api.pods import QUEUE_LABEL
 from diht_k8s.launch import macros
 from diht_k8s.launch.names import MAX_NAME, job_names, label_value, slug
 from diht_k8s.launch.pods import Place, PodConfig, pod_template
 
-USER_ERRORS: Final = (2, ExitCode.USER_ERROR, ExitCode.BAD_DATA, 126, 127)
-"""Exit codes that a retry cannot change: wrong usage, user error, bad data, not executable, not found."""
 LABEL_APP: Final = "app.kubernetes.io/name"
 LABEL_INSTANCE: Final = "app.kubernetes.io/instance"
 LABEL_COMPONENT: Final = "app.kubernetes.io/component"
@@ -139,7 +137,7 @@ def _failure_rules(role: Role, config: JobConfig, template: dict[str, Any]) -> l
             "onExitCodes": {
                 "containerName": slug(role.name),
                 "operator": "In",
-                "values": [int(code) for code in USER_ERRORS],
+                "values": [int(code) for code in NEVER_RETRIED],
             },
         },
         {

@@ -1,7 +1,7 @@
 """What `plan` reads and writes: observed attempts, the status of a run, the actions to take. Plain frozen data.
 
-The laptop keeps a status in memory, the controller in `DihtRun.status`. Counters live here and are never derived from the
-attempts that happen to be there: a deleted Job must not give a run new restarts.
+`diht run` keeps the status in memory, the controller in `DihtRun.status`. Counters live here and are never derived from
+the attempts that happen to exist: a deleted Job must not give a run new restarts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from diht_k8s.api.status import StageState
 
 
 class AttemptState(StrEnum):
-    """Where one attempt at a stage (one Job, or one group of processes) stands."""
+    """The state of one attempt at a stage (one Job, or one group of processes)."""
 
     PENDING = "Pending"
     RUNNING = "Running"
@@ -41,18 +41,18 @@ class Attempt:
     message: str = ""
     """one line for a person."""
     infrastructure: bool = False
-    """whether it ended by preemption, drain, eviction or a lost node: no fault of the program."""
+    """whether a preemption, drain, eviction or lost node ended it: not the program's fault."""
     step: str = ""
-    """of the stage, where the cluster runs it as several jobs one after another."""
+    """step of the stage, if the cluster runs it as several jobs one after another."""
     ending: bool = False
-    """whether its programs were asked to end already: asking again would do nothing."""
-    half_started_at: float | None = None
-    """seconds since the epoch since when some of its pods run while others find no node; None while not so."""
+    """whether its programs were already asked to end: asking again would do nothing."""
+    partially_started_at: float | None = None
+    """seconds since the epoch since which some of its pods run while others find no node; None otherwise."""
 
 
 @dataclass(frozen=True)
 class Observed:
-    """What was seen of the world."""
+    """What was observed of the cluster or the processes."""
 
     attempts: tuple[Attempt, ...] = ()
     cached: frozenset[Stage] = frozenset()
@@ -60,7 +60,7 @@ class Observed:
     stop_requested: bool = False
     """whether a person asked to stop (a signal; `spec.suspend` counts as well)."""
     retry_requested: bool = False
-    """whether a person asked to go on with this failed run."""
+    """whether a person asked to retry this failed run."""
 
 
 ENDED_WELL = frozenset({StageState.COMPLETE, StageState.CACHED})
@@ -68,18 +68,19 @@ ENDED_WELL = frozenset({StageState.COMPLETE, StageState.CACHED})
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an attempt ended badly."""
+    """Why an attempt failed."""
 
-    exit_code: int
+    exit_code: int | None
+    """of the program; None if no program ended."""
     reason: str = ""
     message: str = ""
     infrastructure: bool = False
-    """whether the program had no part in it."""
+    """whether the program did not cause it."""
 
 
 @dataclass(frozen=True)
-class StageStatus:
-    """What is remembered of one stage."""
+class StageRecord:
+    """The saved state of one stage, or of one of its steps."""
 
     stage: Stage
     state: StageState = StageState.PENDING
@@ -94,13 +95,13 @@ class StageStatus:
     not_before: float | None = None
     """seconds since the epoch before which the next attempt does not start."""
     failure: Failure | None = None
-    """of the newest attempt that ended badly."""
+    """of the newest attempt that failed."""
     step: str = ""
-    """of the stage, where it is run as several jobs."""
+    """step of the stage, if it runs as several jobs."""
 
 
 class RunState(StrEnum):
-    """Where the run stands. The last three are final: nothing but a person changes them."""
+    """The state of a run. The last three are final: only a person changes them."""
 
     RUNNING = "Running"
     SUSPENDED = "Suspended"
@@ -114,12 +115,12 @@ FINAL = frozenset({RunState.COMPLETE, RunState.FAILED, RunState.STOPPED})
 
 @dataclass(frozen=True)
 class RunStatus:
-    """What is remembered of a run."""
+    """The saved state of a run."""
 
     state: RunState = RunState.RUNNING
     started_at: float | None = None
     """seconds since the epoch of the first attempt."""
-    stages: tuple[StageStatus, ...] = ()
+    stages: tuple[StageRecord, ...] = ()
     exit_code: int = ExitCode.DONE
     """what `diht run` ends with."""
     message: str = ""
@@ -127,17 +128,17 @@ class RunStatus:
     reason: Reason | None = None
     """why it failed or stopped, for machines."""
     ended_at: float | None = None
-    """seconds since the epoch at which it became final; remembered by whoever plans."""
+    """seconds since the epoch at which it became final; the caller of `plan` keeps it."""
 
-    def of(self, stage: Stage, step: str = "") -> StageStatus:
-        """The status of a stage (or of a step of it); a fresh one where nothing is remembered."""
+    def of(self, stage: Stage, step: str = "") -> StageRecord:
+        """The record of a stage (or of a step of it); a new one if there is none."""
         found = (status for status in self.stages if status.stage is stage and status.step == step)
-        return next(found, StageStatus(stage, step=step))
+        return next(found, StageRecord(stage, step=step))
 
 
 @dataclass(frozen=True)
 class Start:
-    """Start an attempt, unless one of this name is there already."""
+    """Start an attempt, unless one of this name already exists."""
 
     stage: Stage
     number: int
@@ -147,7 +148,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Stop:
-    """Ask the programs of an attempt to end; they save what they can. On the cluster its Job goes, too."""
+    """Ask the programs of an attempt to end; they save what they can. On a cluster its Job is deleted, too."""
 
     stage: Stage
     number: int
@@ -164,13 +165,13 @@ Action = Start | Stop | Expire
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What to do now, and what to remember. Planning again before the world has changed gives the same plan."""
+class RunPlan:
+    """What to do now, and the new status. Planning again before anything has changed gives the same plan."""
 
     actions: tuple[Action, ...] = ()
     status: RunStatus = field(default_factory=RunStatus)
     wake_at: float | None = None
-    """seconds since the epoch at which to plan again even if nothing is observed; None waits for news."""
+    """seconds since the epoch at which to plan again even if nothing changes; None waits for a change."""
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ def world(kubectl: Kubectl, image: str, folder: Path, *, start: bool = True) -> 
 
 @dataclass(frozen=True)
 class Runs:
-    """Makes and looks at runs of one namespace."""
+    """Creates and reads runs of one namespace."""
 
     kubectl: Kubectl
     namespace: str

@@ -69,7 +69,7 @@ def test_drained_pod_restarts_the_gang_where_it_was_and_counts_nothing(runs: Run
     status = runs.wait_for("drained", "Complete")
     stage = stages(status)["train"]
     assert (stage["attempt"], stage["restarts"], stage.get("restartsCountTowardsMax", 0)) == (2, 1, 0)
-    # The pod's own word where it was still there at the look, else the Job controller's.
+    # The pod's own reason if it still existed at the reconciliation, else the Job controller's.
     assert status["attempts"][0]["reason"] in {"EvictionByEvictionAPI", "DisruptionTarget"}
 
 
@@ -106,7 +106,7 @@ def test_missing_secret_of_a_storage_says_so(runs: Runs) -> None:
     runs.kubectl("delete", "dihtrun", "no-secret", "-n", runs.namespace)
 
 
-def test_suspended_run_stops_its_pods_and_goes_on_with_the_next_attempt(runs: Runs) -> None:
+def test_suspended_run_stops_its_pods_and_resumes_with_the_next_attempt(runs: Runs) -> None:
     runs.apply("pause", {"filter": ["hang", "ok"]}, **ONE)
     wait_until(lambda: [p for p in runs.pods("pause") if p["status"]["phase"] == "Running"], "the pod")
     wait_until(lambda: (runs.folder / "pause/filter/step").exists(), "its first step")
@@ -151,7 +151,7 @@ def test_second_run_with_the_same_output_waits_for_the_first(runs: Runs) -> None
     runs.wait_for("second", "Complete")
 
 
-def test_failed_run_goes_on_when_a_person_asks_for_it(runs: Runs) -> None:
+def test_failed_run_resumes_when_a_person_asks_for_it(runs: Runs) -> None:
     runs.apply("again", {"filter": [75, "ok"]}, **ONE, failurePolicy={"maxRestarts": 0})
     status = runs.wait_for("again", "Failed")
     assert condition(status, "Failed")["reason"] == "RestartsExhausted"

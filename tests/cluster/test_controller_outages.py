@@ -147,8 +147,8 @@ def test_api_server_that_was_away_finds_the_status_true_soon_after(place: World,
     parts.kill("kube-apiserver")
     before = len((runs.folder / "r/filter/step").read_bytes())
     time.sleep(60)
-    assert len((runs.folder / "r/filter/step").read_bytes()) > before, "the program goes on"
-    assert place.operator.get("/healthz")[0] == 200, "nothing that a restart could mend"
+    assert len((runs.folder / "r/filter/step").read_bytes()) > before, "the program continues"
+    assert place.operator.get("/healthz")[0] == 200, "nothing that a restart could fix"
     parts.restore()
     back = datetime.now(UTC)
     wait_until(lambda: updated(runs, "r") >= back, "a true status", 30)

@@ -114,7 +114,7 @@ def test_user_of_one_namespace_installs_there_and_no_other_namespace_is_served(
     assert runs.condition("mine", "Complete")["status"] == "True"
 
 
-def test_user_without_rights_is_told_what_is_missing(admin: Helm, rights: None) -> None:
+def test_user_without_rights_learns_what_is_missing(admin: Helm, rights: None) -> None:
     with pytest.raises(HelmError, match=r'(?s)"mallory" cannot .* in API group .* in the namespace'):
         replace(admin, user="mallory").install("diht-operator", *NAMESPACED)
 

@@ -18,7 +18,7 @@ ONE_STAGE: dict[str, Any] = {"label": None, "train": None, "evaluate": None}
 GANG: dict[str, Any] = {"model": "ViT-B-16", "samples": 8, "batchSize": 8, "distillation": {"mode": "Disabled"}, "numNodes": 2}  # fmt: skip
 VERBS = ("create", "get", "list", "watch", "update", "patch", "delete", "deletecollection")
 NOT_HERE = {
-    ("diht.dev", "dihtruns", "get"): "a run that a broken watch has not told of",
+    ("diht.dev", "dihtruns", "get"): "a run that a broken watch has missed",
     ("kueue.x-k8s.io", "workloads", "list"): "Kueue is not installed here (tests/cluster/test_controller_queue.py)",
 }
 """Rights that this test does not provoke, and when they are used."""

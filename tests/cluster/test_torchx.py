@@ -115,7 +115,7 @@ def run_document(image: str, volume: Volume, s3: S3, folder: str, secret: str) -
 
 
 @pytest.mark.timeout(600)
-def test_stage_trains_as_a_gang_from_the_literal_command_and_its_status_and_log_are_told(
+def test_stage_trains_as_a_gang_from_the_literal_command_and_its_status_and_log_are_shown(
     torchx: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, namespace: str, recipe_image: str,
     project_volume: Volume, s3_in_cluster: S3,
 ) -> None:  # fmt: skip
@@ -164,7 +164,7 @@ else:
 
 
 @pytest.mark.parametrize("starts", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_gang_meets_at_each_of_many_starts_in_a_row(
+def test_gang_connects_at_each_of_many_starts_in_a_row(
     runner: Runner, submit: Callable[..., str], python_role: Callable[..., Role], starts: int
 ) -> None:
     for _ in range(starts):
@@ -204,7 +204,7 @@ def test_user_error_ends_the_gang_at_once_in_spite_of_retries_and_its_words_are_
     assert job["status"]["failed"] == 2
 
 
-def test_stock_ddp_component_meets_on_the_plugin(
+def test_stock_ddp_component_connects_on_the_plugin(
     torchx: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, namespace: str, recipe_image: str,
     project_volume: Volume,
 ) -> None:  # fmt: skip
@@ -268,7 +268,7 @@ def test_log_is_followed_through_a_restart_of_the_pod(
     assert log_of(runner, handle, regex="nothing of the kind") == []
 
 
-def test_cancelled_job_stays_for_a_look_and_a_deleted_one_is_gone(
+def test_cancelled_job_stays_for_inspection_and_a_deleted_one_is_gone(
     torchx: Callable[..., subprocess.CompletedProcess[str]], runner: Runner, kubectl: Kubectl, namespace: str,
     submit: Callable[..., str], python_role: Callable[..., Role],
 ) -> None:  # fmt: skip
@@ -287,7 +287,7 @@ def test_cancelled_job_stays_for_a_look_and_a_deleted_one_is_gone(
     assert [(item.name, item.num_replicas, item.entrypoint) for item in described.roles] == [("main", 2, "python3")]
     assert torchx("delete", handle).returncode == 0
     assert runner.status(handle) is None
-    assert "not exist" in (told := torchx("status", handle)).stdout + told.stderr or told.returncode != 0
+    assert "not exist" in (found := torchx("status", handle)).stdout + found.stderr or found.returncode != 0
     wait_until(
         lambda: not kubectl.json("get", "jobs,services,pods", "--namespace", namespace)["items"], "that nothing is left"
     )
@@ -305,7 +305,7 @@ def test_reason_of_a_job_that_cannot_start_is_in_the_status(
     assert re.search(r"pod test-app-1-\S+ waits: ErrImageNeverPull: .*no-such-image", message)
 
 
-def test_refusal_of_the_cluster_is_told(
+def test_refusal_of_the_cluster_is_reported(
     runner: Runner, submit: Callable[..., str], python_role: Callable[..., Role]
 ) -> None:
     words = 'cannot create Job .* in namespace no-such: namespaces "no-such" not found: check the name and the namespace'

@@ -32,7 +32,7 @@ EVERY_STEPS = 10
 
 @dataclass(frozen=True)
 class Trainings:
-    """Makes and looks at trainings in one namespace, whose output lies in S3."""
+    """Creates and reads trainings in one namespace, whose output lies in S3."""
 
     place: World
     s3: S3
@@ -122,7 +122,7 @@ def trainings(
 
 @pytest.fixture(scope="module")
 def undisturbed(trainings: Trainings) -> dict[int, float]:
-    """The losses of a training that nothing befell, by step."""
+    """The losses of an undisturbed training, by step."""
     trainings.start("undisturbed")
     trainings.place.runs.wait_for("undisturbed", "Complete", timeout_s=500)
     return trainings.losses("undisturbed")
@@ -150,7 +150,7 @@ def restart(trainings: Trainings, name: str, reason: str, *, counted: bool, time
     return status
 
 
-def test_killed_pod_goes_on_from_the_last_checkpoint_and_counts(
+def test_killed_pod_resumes_from_the_last_checkpoint_and_counts(
     trainings: Trainings, undisturbed: dict[int, float]
 ) -> None:
     name = trainings.start("killed")
@@ -175,7 +175,7 @@ def test_drained_pod_saves_the_step_that_it_was_at_and_counts_nothing(
     check_end(trainings, name, undisturbed)
 
 
-def test_suspended_training_goes_on_at_the_step_that_it_saved(
+def test_suspended_training_resumes_at_the_step_that_it_saved(
     trainings: Trainings, undisturbed: dict[int, float]
 ) -> None:
     name, runs = trainings.start("paused"), trainings.place.runs
@@ -222,7 +222,7 @@ def node_to_lose(trainings: Trainings) -> int:
     return 1 - int(pod["spec"]["nodeName"].removeprefix("node-"))
 
 
-def test_gang_with_a_pod_on_a_dead_node_goes_on_elsewhere_and_counts_nothing(
+def test_gang_with_a_pod_on_a_dead_node_resumes_elsewhere_and_counts_nothing(
     trainings: Trainings, undisturbed: dict[int, float], parts: Parts
 ) -> None:
     name = trainings.start("lost", affinity=APART)
@@ -256,7 +256,7 @@ def test_zombie_of_a_lost_node_cannot_commit_once_the_next_attempt_has_begun(
     wait_until(lambda: len(trainings.names(name, "epochs")) == 2, "the next attempt", 300)
     assert trainings.saved(name) > saved or nodes == 2, "the zombie trained on until then"
     words = wait_until(left_words(pod["metadata"]["uid"], number), "the zombie's end", 240)
-    assert "attempt 2 has taken over" in words or nodes == 2, "alone it was told so; in a gang its peers went first"
+    assert "attempt 2 has taken over" in words or nodes == 2, "alone it reports that; in a gang its peers end first"
     stage = stages(runs.status(name))["train"]
     assert (stage["restarts"], stage.get("restartsCountTowardsMax", 0)) == (1, 0)
     before = trainings.saved(name)

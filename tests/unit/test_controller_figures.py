@@ -1,4 +1,4 @@
-"""What the controller's benchmark reads out of an audit log and a page of metrics."""
+"""The figures that the controller's benchmark reads from an audit log and a page of metrics."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_delay_is_to_the_first_effect_on_the_same_run_after_the_cause() -> None:
     assert [run_of(name) for name in ("run-00001", "run-00001-label-heads-2", "run-00001.0a1b")] == ["run-00001"] * 3
 
 
-def test_writes_are_told_apart_and_reads_and_progress_are_not_counted() -> None:
+def test_writes_are_counted_by_kind_and_reads_and_progress_are_not_counted() -> None:
     log = requests([
         status(1, stages=[1]),
         line(2, "create", "jobs", "run-00001-train-1"),
@@ -60,7 +60,7 @@ def test_writes_are_told_apart_and_reads_and_progress_are_not_counted() -> None:
 @pytest.mark.parametrize(
     ("share", "expected"), [(0.5, 2.0), (0.51, 3.0), (0.99, 4.0), (1.0, 4.0)], ids=["half", "more", "most", "all"]
 )
-def test_quantile_is_a_value_that_so_many_do_not_exceed(share: float, expected: float) -> None:
+def test_quantile_is_a_value_that_this_share_does_not_exceed(share: float, expected: float) -> None:
     assert quantile([4.0, 1.0, 3.0, 2.0], share) == expected
 
 
@@ -83,7 +83,7 @@ def test_runs_of_the_benchmark_are_good_documents(options: dict[str, bool]) -> N
     DihtRun.model_validate(document("run-00001", 10, **options))
 
 
-def test_status_tells_whether_all_pods_are_ready_and_the_run_complete() -> None:
+def test_status_shows_whether_all_pods_are_ready_and_the_run_complete() -> None:
     assert not all_pods_ready({})
     assert not all_pods_ready({"pods": {"desired": 2, "ready": 1}})
     assert all_pods_ready({"pods": {"desired": 2, "ready": 2}})

@@ -1,1 +1,1 @@
-"""The operator without a cluster: its pure parts, and its loop against a cluster in memory."""
+"""The operator without a cluster: its pure parts, and its reconciliations against a cluster in memory."""

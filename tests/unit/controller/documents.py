@@ -84,7 +84,14 @@ def pod(
                 "diht.dev/attempt": str(attempt),
                 "batch.kubernetes.io/job-completion-index": str(index),
             },
-            "ownerReferences": [{"kind": "Job", "uid": job_uid or f"uid-r-{stage}-{attempt}", "controller": True}],
+            "ownerReferences": [
+                {
+                    "kind": "Job",
+                    "name": f"r-{stage.removeprefix('label-')}-{attempt}",
+                    "uid": job_uid or f"uid-r-{stage}-{attempt}",
+                    "controller": True,
+                }
+            ],
             **({"deletionTimestamp": at(deleted)} if deleted is not None else {}),
         },
         "spec": {"nodeName": node},

@@ -1,6 +1,6 @@
-"""A cluster in memory: stores what the operator writes, tells informers of it, and ends Jobs as a test says.
+"""A cluster in memory: it stores what the operator writes, feeds informers, and ends Jobs as a test asks.
 
-It keeps resource versions, refuses writes from stale ones, and can die at any write, as the operator's process would.
+It keeps resource versions, refuses writes from stale ones, and can die at any write like the operator's process.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from diht_k8s.controller.reconcile import Reconciler
 from diht_k8s.controller.runs import Runs, known_run
 from diht_k8s.kube.client import ClusterError
-from diht_k8s.kube.summaries import job_view, pod_view
+from diht_k8s.kube.summaries import JobSummary, PodSummary, job_summary, pod_summary
 from tests.unit.controller.documents import NOW, RUN_UID, at, ended
 
 
@@ -27,14 +27,15 @@ class Mirror:
     """An informer that a test fills."""
 
     reduce: Callable[[Any], Any]
-    views: dict[str, Any] = field(default_factory=dict)
+    summaries: dict[str, Any] = field(default_factory=dict)
 
     def of(self, namespace: str, run: str) -> list[Any]:
-        return [view for view in self.views.values() if (view.namespace, view.run) == (namespace, run)]
+        return [summary for summary in self.summaries.values() if (summary.namespace, summary.run) == (namespace, run)]
 
     def put(self, document: Any) -> None:
-        view = self.reduce(document)
-        self.views[view.uid] = view
+        summary = self.reduce(document)
+        if isinstance(summary, JobSummary | PodSummary):
+            self.summaries[summary.uid] = summary
 
 
 @dataclass
@@ -48,10 +49,10 @@ class FakeCluster:
     events: list[dict[str, Any]] = field(default_factory=list)
     writes: list[str] = field(default_factory=list)
     logs: dict[str, str] = field(default_factory=dict)
-    complaints: list[dict[str, Any]] = field(default_factory=list)
+    warning_events: list[dict[str, Any]] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     refuse: dict[str, ClusterError] = field(default_factory=dict)
-    """by the name of a write: what it is answered"""
+    """name of a write -> its answer"""
     die_after: int | None = None
     version: int = 100
 
@@ -106,6 +107,8 @@ class FakeCluster:
     def delete_job(self, namespace: str, name: str, uid: str) -> None:
         if name not in self.jobs:
             raise ClusterError(404, "NotFound", name)
+        if self.jobs[name]["metadata"]["uid"] != uid:
+            raise ClusterError(409, "Conflict", "the UID in the precondition does not match")
         del self.jobs[name]
         self.pods = {key: pod for key, pod in self.pods.items() if not key.startswith(f"{name}-")}
         self._wrote(f"delete Job {name}")
@@ -136,7 +139,7 @@ class FakeCluster:
 
     def warnings(self, namespace: str) -> list[dict[str, Any]]:
         self.asked.append(namespace)
-        return self.complaints
+        return self.warning_events
 
     def log_tail(self, namespace: str, pod: str, lines: int) -> str:
         return self.logs.get(pod, "")
@@ -173,7 +176,9 @@ class FakeCluster:
                 "resourceVersion": str(self.version),
                 "creationTimestamp": at(NOW),
                 "labels": {**labels, "batch.kubernetes.io/job-completion-index": str(index)},
-                "ownerReferences": [{"uid": self.jobs[job]["metadata"]["uid"], "controller": True}],
+                "ownerReferences": [
+                    {"kind": "Job", "name": job, "uid": self.jobs[job]["metadata"]["uid"], "controller": True}
+                ],
             },
             "spec": {"nodeName": "node-0"},
             "status": {
@@ -185,15 +190,15 @@ class FakeCluster:
 
 
 class Process:
-    """One life of the operator against a FakeCluster: everything that it knows is lost with it."""
+    """One operator process against a FakeCluster; all that it knows ends with it."""
 
     def __init__(self, cluster: FakeCluster, clock: Callable[[], float]) -> None:
         self.cluster, self.known = cluster, Runs()
-        self.jobs, self.pods = Mirror(job_view), Mirror(pod_view)
+        self.jobs, self.pods = Mirror(job_summary), Mirror(pod_summary)
         self.reconciler = Reconciler(cluster, self.known, self.jobs, self.pods, clock=clock, jitter=lambda: 0.0)  # type: ignore[arg-type]
 
-    def hear(self) -> None:
-        """Take in the cluster as it is: what watches would tell."""
+    def sync(self) -> None:
+        """Take in the cluster as it is, as watches would report it."""
         for name, document in self.cluster.runs.items():
             self.known.put(known_run(copy.deepcopy(document)))
             assert name
@@ -201,11 +206,11 @@ class Process:
             if key[1] not in self.cluster.runs:
                 self.known.remove(key)
         for mirror, documents in ((self.jobs, self.cluster.jobs), (self.pods, self.cluster.pods)):
-            mirror.views = {}
+            mirror.summaries = {}
             for document in documents.values():
                 mirror.put(document)
 
-    def look(self, name: str = "r") -> float | None:
-        """Hear, then reconcile once."""
-        self.hear()
+    def reconcile(self, name: str = "r") -> float | None:
+        """Sync, then reconcile once."""
+        self.sync()
         return self.reconciler.reconcile(("n", name))

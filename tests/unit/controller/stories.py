@@ -1,4 +1,4 @@
-"""What the tests of the operator's looks share: a run, a clock, and ways to let its story go on against a cluster in memory."""
+"""What the tests of reconciliation share: a run, a clock, and ways to play it against a cluster in memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from diht_k8s.api.reports import Cause
 from diht_k8s.api.status import Status
-from diht_k8s.controller.saved_status import remembered
+from diht_k8s.controller.saved_status import saved_run_status
 from diht_k8s.pipeline.states import RunState
 from tests.unit.controller.documents import NOW
 from tests.unit.controller.fake import Dead, FakeCluster, Process
@@ -47,9 +47,9 @@ def reason(cluster: FakeCluster, kind: str = "Progressing") -> str:
     return found.reason.value
 
 
-def settle(process: Process, looks: int = 4) -> None:
-    for _ in range(looks):
-        process.look()
+def settle(process: Process, times: int = 4) -> None:
+    for _ in range(times):
+        process.reconcile()
 
 
 def play(cluster: FakeCluster, ends: dict[str, int] | None = None, *, die_after: int | None = None) -> list[str]:
@@ -60,11 +60,11 @@ def play(cluster: FakeCluster, ends: dict[str, int] | None = None, *, die_after:
         cluster.writes.clear()
         cluster.die_after = die_after
         try:
-            process.look()
+            process.reconcile()
         except Dead:
             process = Process(cluster, clock)
             continue
-        if remembered(status(cluster)).state is not RunState.RUNNING:
+        if saved_run_status(status(cluster)).state is not RunState.RUNNING:
             return sorted(cluster.jobs)
         for name in [name for name in cluster.jobs if name not in done]:
             cluster.end(name, ends.get(name, 0), message=Cause(exit_code=1, reason="R", message="m").encoded())

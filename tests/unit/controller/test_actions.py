@@ -1,4 +1,4 @@
-"""What the operator makes: nothing beside an object of somebody else that has the name."""
+"""Actions: an object of the same name with another owner is left alone, and nothing is created next to it."""
 
 from __future__ import annotations
 

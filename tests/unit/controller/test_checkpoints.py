@@ -1,4 +1,4 @@
-"""What the status says of checkpoints: what the training says, kept while it says nothing, and whatever nonsense a log holds."""
+"""Checkpoints in the status: what the training logs, kept while it logs nothing, whatever nonsense a log holds."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def training() -> tuple[FakeCluster, Process, Clock]:
     ],
     ids=["named", "none yet", "of an older program", "the same of an older program", "kept", "newer", "nonsense"],
 )  # fmt: skip
-def test_last_checkpoint_is_what_the_training_said_last(lines: list[str], expected: LastCheckpoint | None) -> None:
+def test_last_checkpoint_is_what_the_training_logged_last(lines: list[str], expected: LastCheckpoint | None) -> None:
     cluster, process, clock = training()
     for text in lines:
         cluster.logs["r-train-1-0"] = text
-        process.look()
+        process.reconcile()
         clock.now += 11
     assert status(cluster).last_checkpoint == expected
 
@@ -55,7 +55,7 @@ def test_last_checkpoint_is_what_the_training_said_last(lines: list[str], expect
 @pytest.mark.parametrize("code", [0, 143])
 def test_checkpoint_of_the_end_is_read_though_the_program_has_ended(code: int) -> None:
     cluster, process, _ = training()
-    process.look()
+    process.reconcile()
     cluster.logs["r-train-1-0"] = line(57)
     cluster.end("r-train-1", code, message=Cause(exit_code=code, reason="StopRequested", message="m").encoded())
     settle(process)

@@ -1,14 +1,16 @@
-"""Calls to the API server: lists come page by page, whatever an empty one looks like."""
+"""Calls to the API server: pages of lists, and the preconditions of deletes and status writes."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from kubernetes import client
 
-from diht_k8s.kube.client import pages
+from diht_k8s.kube.client import Cluster, pages
 
 
 @pytest.mark.parametrize(
@@ -30,3 +32,35 @@ def test_list_gives_the_items_of_all_pages(answers: list[tuple[Any, str]], found
 
     assert list(pages("list things", listing)) == found
     assert asked == [None, "more"][: len(answers)]
+
+
+def sent(monkeypatch: pytest.MonkeyPatch, call: Callable[[Cluster], Any]) -> Any:
+    """The body that a call sends."""
+    bodies: list[Any] = []
+
+    def answer(self: Any, method: str, url: str, headers: Any, body: Any, *_: Any, **__: Any) -> SimpleNamespace:
+        bodies.append(body)
+        found = SimpleNamespace(status=200, data=b"{}", reason="")
+        found.response = found  # some calls of the client unwrap it
+        return found
+
+    monkeypatch.setattr(client.ApiClient, "call_api", answer)
+    call(Cluster(client.ApiClient(client.Configuration())))
+    return bodies[0]
+
+
+@pytest.mark.parametrize(
+    "delete",
+    [lambda cluster: cluster.delete_job("n", "j", "the-uid"), lambda cluster: cluster.delete_run("n", "r", "the-uid")],
+    ids=["Job", "run"],
+)
+def test_delete_takes_only_the_object_of_that_uid(
+    monkeypatch: pytest.MonkeyPatch, delete: Callable[[Cluster], Any]
+) -> None:
+    assert sent(monkeypatch, delete)["preconditions"] == {"uid": "the-uid"}
+
+
+def test_status_is_written_only_to_the_version_that_it_was_made_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    patch = sent(monkeypatch, lambda cluster: cluster.write_status("n", "r", "41", {"stages": []}))
+    assert {"op": "replace", "path": "/metadata/resourceVersion", "value": "41"} in patch
+    assert {"op": "add", "path": "/status", "value": {"stages": []}} in patch

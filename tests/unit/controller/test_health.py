@@ -1,11 +1,11 @@
-"""Health: what only a restart mends; and the right to write, which ends before another replica may have it."""
+"""Health: what only a restart can fix; and the right to write, which ends before another replica may have it."""
 
 from __future__ import annotations
 
 import pytest
 from kubernetes import client
 
-from diht_k8s.controller.health import LATE_S, STALE_S, stuck_watch, untold_change
+from diht_k8s.controller.health import LATE_S, STALE_S, missed_change, stuck_watch
 from diht_k8s.controller.lease import LEASE_S, RENEW_S, Lease
 
 
@@ -16,11 +16,11 @@ def test_watch_that_is_silent_for_long_is_stuck(since: float, says: str) -> None
     assert stuck_watch({"Jobs": 1000.0, "pods": 1000.0 - since}, 1000.0) == says
 
 
-def test_change_that_is_not_told_in_time_shows_that_the_watch_is_dead() -> None:
+def test_change_that_is_missed_for_long_shows_that_the_watch_is_dead() -> None:
     missed = {("n", "a"): 100.0, ("n", "b"): 150.0}
-    assert untold_change(missed, 100.0 + LATE_S) == ""
-    assert untold_change(missed, 101.0 + LATE_S) == "the watch of runs does not tell of changes: n/a"
-    assert untold_change({}, 1e9) == ""
+    assert missed_change(missed, 100.0 + LATE_S) == ""
+    assert missed_change(missed, 101.0 + LATE_S) == "the watch of runs misses changes: n/a"
+    assert missed_change({}, 1e9) == ""
 
 
 def test_right_to_write_ends_before_the_lease_does() -> None:

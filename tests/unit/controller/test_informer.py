@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from diht_k8s.controller import metrics
 from diht_k8s.controller.informer import Gone, Informer, lines
 from diht_k8s.kube.client import ClusterError
-from diht_k8s.kube.summaries import JobView, job_view
+from diht_k8s.kube.summaries import JobSummary, job_summary
 from tests.unit.controller.documents import job
 
 
@@ -49,13 +50,13 @@ class Script:
         return answer
 
 
-def informer(script: Script) -> tuple[Informer[JobView], list[str]]:
+def informer(script: Script) -> tuple[Informer[JobSummary], list[str]]:
     changed: list[str] = []
-    return Informer("Job", script, job_view, lambda namespace, run: changed.append(run), clock=lambda: 0.0), changed
+    return Informer("Job", script, job_summary, lambda namespace, run: changed.append(run), clock=lambda: 0.0), changed
 
 
-def names(mirror: Informer[JobView]) -> list[str]:
-    return sorted(view.name for view in mirror.of("n", "r"))
+def names(mirror: Informer[JobSummary]) -> list[str]:
+    return sorted(summary.name for summary in mirror.of("n", "r"))
 
 
 def test_list_reads_all_pages_and_forgets_what_is_gone() -> None:
@@ -68,7 +69,7 @@ def test_list_reads_all_pages_and_forgets_what_is_gone() -> None:
     assert names(mirror) == ["r-train-2"]
 
 
-def test_watch_follows_changes_and_goes_on_from_bookmarks() -> None:
+def test_watch_follows_changes_and_resumes_from_bookmarks() -> None:
     changed = job(version=5, conditions={"Complete": "x"})
     script = Script(
         page(job(attempt=1)),
@@ -79,32 +80,32 @@ def test_watch_follows_changes_and_goes_on_from_bookmarks() -> None:
             ("BOOKMARK", {"metadata": {"resourceVersion": "77"}}),
         ),
     )
-    mirror, told = informer(script)
+    mirror, reported = informer(script)
     mirror._list()
     assert mirror._watch("10") == "77"
-    assert [view.complete for view in mirror.of("n", "r")] == [True]
-    assert len(told) == 4
+    assert [summary.complete for summary in mirror.of("n", "r")] == [True]
+    assert len(reported) == 4
 
 
 def test_older_and_repeated_events_change_nothing() -> None:
-    mirror, told = informer(Script())
+    mirror, reported = informer(Script())
     mirror.put(job(version=9, conditions={"Complete": "x"}))
     mirror.put(job(version=9))
     mirror.put(job(version=3))
-    assert [view.complete for view in mirror.of("n", "r")] == [True]
-    assert len(told) == 1
+    assert [summary.complete for summary in mirror.of("n", "r")] == [True]
+    assert len(reported) == 1
 
 
-def test_change_that_we_do_not_look_at_is_remembered_and_told_to_nobody() -> None:
-    mirror, told = informer(Script())
+def test_change_that_no_decision_depends_on_is_stored_and_reported_to_nobody() -> None:
+    mirror, reported = informer(Script())
     mirror.put(job(version=3))
     mirror.put({**job(version=9), "status": {"active": 7}})
     mirror.put(job(version=5, conditions={"Complete": "x"}))
-    assert [(view.version, view.complete) for view in mirror.of("n", "r")] == [("9", False)]
-    assert len(told) == 1
+    assert [(summary.version, summary.complete) for summary in mirror.of("n", "r")] == [("9", False)]
+    assert len(reported) == 1
 
 
-def test_gone_version_is_said() -> None:
+def test_expired_version_is_reported() -> None:
     mirror, _ = informer(Script(watch(("ERROR", {"code": 410, "message": "too old"}))))
     with pytest.raises(Gone):
         mirror._watch("1")
@@ -118,7 +119,54 @@ def test_objects_without_our_labels_are_passed_over() -> None:
     assert names(mirror) == []
 
 
-def test_watching_goes_on_after_410_and_a_list_that_fails_after_it() -> None:
+def poisoned(attempt: int = 1, **more: Any) -> dict[str, Any]:
+    document = job(attempt=attempt, **more)
+    document["metadata"]["labels"]["diht.dev/attempt"] = "abc"
+    return document
+
+
+def skipped() -> float:
+    return metrics.SKIPPED.labels("Job", "InvalidAttempt")._value.get()
+
+
+def test_object_that_cannot_be_read_is_counted_logged_once_and_hides_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    before = skipped()
+    script = Script(page(poisoned(1), job(attempt=2)), watch(("ADDED", poisoned(1)), ("ADDED", job(attempt=3))))
+    mirror, _ = informer(script)
+    mirror._list()
+    mirror._watch("10")
+    assert names(mirror) == ["r-train-2", "r-train-3"]
+    assert skipped() - before == 2
+    assert [record.getMessage() for record in caplog.records] == [
+        "Job n/r-train-1 (uid-r-train-1) is skipped: InvalidAttempt"
+    ]
+
+
+def test_object_whose_labels_become_unreadable_is_removed() -> None:
+    mirror, reported = informer(Script(watch(("MODIFIED", poisoned(1, version=5)))))
+    mirror.put(job(attempt=1))
+    mirror._watch("1")
+    assert (names(mirror), len(reported)) == ([], 2)
+
+
+def test_unexpected_error_ends_no_watch() -> None:
+    done = threading.Event()
+
+    class Last(Script):
+        def __call__(self, **options: Any) -> Response:
+            if not self.answers:
+                done.set()
+                mirror.stop()
+                raise ClusterError(0, "Unreachable", "the end of the script")
+            return super().__call__(**options)
+
+    mirror, _ = informer(Last(Response([]), page(job(attempt=1))))
+    mirror.start()
+    assert done.wait(10)
+    assert names(mirror) == ["r-train-1"]
+
+
+def test_watch_resumes_after_410_and_a_list_that_fails_after_it() -> None:
     done = threading.Event()
 
     class Last(Script):

@@ -1,4 +1,4 @@
-"""Which nodes attempts keep away from, and how."""
+"""Which nodes attempts avoid, and how."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_node_on_which_two_attempts_failed_is_avoided(codes: tuple[int, ...], no
     assert [field["values"] for field in fields] == [[node] for node in nodes]
 
 
-def test_failures_of_another_stage_speak_against_no_node_and_nothing_is_forgotten() -> None:
+def test_failures_of_another_stage_count_against_no_node_and_nothing_is_dropped() -> None:
     def attempt(stage: str, number: int, node: str) -> AttemptStatus:
         return AttemptStatus(stage=stage, number=number, node=node)
 
@@ -48,7 +48,7 @@ def test_failures_of_another_stage_speak_against_no_node_and_nothing_is_forgotte
     assert avoided(["b"], [], "train") == ["b"]
 
 
-def test_wish_for_other_nodes_stands_beside_the_runs_own_affinity() -> None:
+def test_avoided_nodes_are_added_to_the_runs_own_affinity() -> None:
     own = {"weight": 1, "preference": {"matchExpressions": [{"key": "disk", "operator": "Exists"}]}}
     required = {"nodeSelectorTerms": []}
     node = {
@@ -67,7 +67,7 @@ def test_wish_for_other_nodes_stands_beside_the_runs_own_affinity() -> None:
     }
 
 
-def test_stop_that_a_person_asked_for_speaks_against_no_node() -> None:
+def test_stop_that_a_person_asked_for_counts_against_no_node() -> None:
     cluster, clock = make(**ONE, filter={"workers": 1}), Clock()
     process = Process(cluster, clock)
     for number in (1, 2):

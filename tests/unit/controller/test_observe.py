@@ -1,4 +1,4 @@
-"""What is seen of an attempt: a table from Jobs and pods to attempts, causes and reasons."""
+"""Observed attempts: a table from Jobs and pods to attempts, causes and reasons."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.reports import Cause
 from diht_k8s.api.run import Stage
-from diht_k8s.controller.observe import LOST_AFTER_S, SETTLE_S, Seen, event_problem, see
-from diht_k8s.kube.summaries import JobView, PodView, job_view, pod_view
+from diht_k8s.controller.observe import LOST_AFTER_S, SETTLE_S, ObservedAttempt, event_problem, observe_attempts
+from diht_k8s.kube.summaries import JobSummary, PodSummary, job_summary, pod_summary
 from diht_k8s.pipeline.states import AttemptState
 from tests.unit.controller.documents import DISRUPTED, NO_NODE, NOW, at, ended, failed_pod, job, pod
 
@@ -20,10 +20,12 @@ TWO = [pod(0), pod(1)]
 CAUSE = Cause(exit_code=64, reason="UserError", message="batchSize is no number").encoded()
 
 
-def look(jobs: list[dict[str, Any]], pods: list[dict[str, Any]], *, now: float = NOW, **more: Any) -> list[Seen]:
-    job_views = [view for document in jobs if isinstance(view := job_view(document), JobView)]
-    pod_views = [view for document in pods if isinstance(view := pod_view(document), PodView)]
-    return see(job_views, pod_views, now, known=more.pop("known", {}), **more)
+def observe(
+    jobs: list[dict[str, Any]], pods: list[dict[str, Any]], *, now: float = NOW, **more: Any
+) -> list[ObservedAttempt]:
+    job_summaries = [summary for document in jobs if isinstance(summary := job_summary(document), JobSummary)]
+    pod_summaries = [summary for document in pods if isinstance(summary := pod_summary(document), PodSummary)]
+    return observe_attempts(job_summaries, pod_summaries, now, known=more.pop("known", {}), **more)
 
 
 TABLE: list[tuple[str, dict[str, Any], list[dict[str, Any]], dict[str, Any]]] = [
@@ -38,7 +40,7 @@ TABLE: list[tuple[str, dict[str, Any], list[dict[str, Any]], dict[str, Any]]] = 
     ("user error", job(conditions=FAILING), [failed_pod(0, 64, message=CAUSE), pod(1)],
      {"state": "Failed", "exit_code": 64, "reason": "UserError", "message": "batchSize is no number", "infrastructure": False, "ending": True}),
     ("user error wins over the peer that lost it", job(conditions=FAILED), [failed_pod(0, 75, finished=NOW - 11), failed_pod(1, 64, message=CAUSE)], {"exit_code": 64}),
-    ("passing fault", job(conditions=FAILED), [failed_pod(0, 75, message="x\nstorage does not answer\n"), failed_pod(1, 143)],
+    ("transient error", job(conditions=FAILED), [failed_pod(0, 75, message="x\nstorage does not answer\n"), failed_pod(1, 143)],
      {"exit_code": 75, "message": "storage does not answer", "infrastructure": False}),
     ("out of memory", job(conditions=FAILED), [failed_pod(0, 137, why="OOMKilled", message=CAUSE), failed_pod(1, 75)], {"reason": "OOMKilled", "exit_code": 137, "infrastructure": False}),
     ("a program that cannot be started", job(conditions=FAILED), [failed_pod(0, 128, why="StartError", message="exec: no such file"), failed_pod(1, 143)],
@@ -51,6 +53,7 @@ TABLE: list[tuple[str, dict[str, Any], list[dict[str, Any]], dict[str, Any]]] = 
     ("stopped by nobody that we know", job(conditions=FAILED), [failed_pod(0, 143), failed_pod(1, 143)], {"infrastructure": True}),
     ("refused by the kubelet", job(conditions=FAILED), [pod(0, phase="Failed", state={}, reason="UnexpectedAdmissionError")], {"infrastructure": True, "exit_code": None}),
     ("pods were removed", job(conditions=FAILED), [], {"infrastructure": True, "reason": "PodRemoved"}),
+    ("failing, and the pod that failed is gone", job(conditions=FAILING), [pod(0)], {"infrastructure": True, "reason": "PodRemoved", "exit_code": None}),
     ("node lost", job(), [pod(0), pod(1, ready=False, ready_since=NOW - LOST_AFTER_S, node="node-1")],
      {"state": "Failed", "infrastructure": True, "reason": "NodeLost", "active": 1, "ending": False}),
     ("node lost, as the taint says", job(), [pod(0), pod(1, ready=False, ready_since=NOW - 5, conditions=DISRUPTED)], {"state": "Failed", "reason": "NodeLost"}),
@@ -62,41 +65,47 @@ TABLE: list[tuple[str, dict[str, Any], list[dict[str, Any]], dict[str, Any]]] = 
      {"state": "Failed", "infrastructure": True, "reason": "NodeLost", "active": 0}),
     ("Job on its way out, one pod lives and one is on a lost node", job(deleted=True), [pod(0), pod(1, ready=False, ready_since=NOW - 5, deleted=NOW + 60, conditions=DISRUPTED)],
      {"state": "Running", "ending": True, "active": 1}),
-    ("half a gang", job(), [pod(0), pod(1, phase="Pending", conditions=NO_NODE, node="")], {"state": "Pending", "half_started_at": NOW - 99}),
-    ("workers need no gang", job("filter"), [pod(0, "filter"), pod(1, "filter", phase="Pending", conditions=NO_NODE)], {"state": "Running", "half_started_at": None}),
+    ("part of a gang", job(), [pod(0), pod(1, phase="Pending", conditions=NO_NODE, node="")], {"state": "Pending", "partially_started_at": NOW - 99}),
+    ("workers need no gang", job("filter"), [pod(0, "filter"), pod(1, "filter", phase="Pending", conditions=NO_NODE)], {"state": "Running", "partially_started_at": None}),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("job_document", "pods", "expected"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])  # fmt: skip
-def test_attempt_as_seen(job_document: dict[str, Any], pods: list[dict[str, Any]], expected: dict[str, Any]) -> None:
-    [seen] = look([job_document], pods)
-    assert {name: getattr(seen.attempt, name) for name in expected} == expected
+def test_attempt_as_observed(
+    job_document: dict[str, Any], pods: list[dict[str, Any]], expected: dict[str, Any]
+) -> None:
+    [observed] = observe([job_document], pods)
+    assert {name: getattr(observed.attempt, name) for name in expected} == expected
 
 
 def test_first_failure_waits_until_its_peers_are_in_unless_nothing_can_change_it() -> None:
     recent = [failed_pod(0, 75, finished=NOW - 1), pod(1)]
-    [seen] = look([job(conditions=FAILING)], recent)
-    assert (seen.attempt.state, seen.settles_at) == (AttemptState.RUNNING, NOW - 1 + SETTLE_S)
-    assert look([job(conditions=FAILING)], recent, now=NOW + 2)[0].attempt.state is AttemptState.FAILED
-    assert look([job(conditions=FAILING)], recent, now=NOW - 500)[0].attempt.state is AttemptState.FAILED, (
+    [observed] = observe([job(conditions=FAILING)], recent)
+    assert (observed.attempt.state, observed.settles_at) == (AttemptState.RUNNING, NOW - 1 + SETTLE_S)
+    assert observe([job(conditions=FAILING)], recent, now=NOW + 2)[0].attempt.state is AttemptState.FAILED
+    assert observe([job(conditions=FAILING)], recent, now=NOW - 500)[0].attempt.state is AttemptState.FAILED, (
         "clock set back"
     )
-    [seen] = look([job(conditions=FAILING)], [failed_pod(0, 64, finished=NOW - 1), pod(1)])
-    assert seen.attempt.state is AttemptState.FAILED
+    [observed] = observe([job(conditions=FAILING)], [failed_pod(0, 64, finished=NOW - 1), pod(1)])
+    assert observed.attempt.state is AttemptState.FAILED
 
 
 def test_drained_pod_explains_the_end_at_once_and_after_it_is_gone() -> None:
     gone = job(conditions=FAILING)
     gone["status"]["conditions"][0]["message"] = "Pod n/r-train-1-1 has condition DisruptionTarget matching FailJob rule at index 1"  # fmt: skip
     pods = [failed_pod(0, 143, finished=NOW - 1), pod(1, conditions=DISRUPTED)]
-    [seen] = look([job(conditions=FAILING)], pods)
-    assert (seen.attempt.reason, seen.attempt.infrastructure) == ("EvictionByEvictionAPI", True)
-    [seen] = look([gone], [failed_pod(0, 75)])
-    assert (seen.attempt.reason, seen.attempt.exit_code, seen.attempt.infrastructure) == ("DisruptionTarget", 75, True)
-    [seen] = look([gone], [])
-    assert (seen.attempt.reason, seen.attempt.infrastructure) == ("DisruptionTarget", True)
-    [seen] = look([gone], [failed_pod(0, 64)])
-    assert (seen.attempt.exit_code, seen.attempt.infrastructure) == (64, False)
+    [observed] = observe([job(conditions=FAILING)], pods)
+    assert (observed.attempt.reason, observed.attempt.infrastructure) == ("EvictionByEvictionAPI", True)
+    [observed] = observe([gone], [failed_pod(0, 75)])
+    assert (observed.attempt.reason, observed.attempt.exit_code, observed.attempt.infrastructure) == (
+        "DisruptionTarget",
+        75,
+        True,
+    )
+    [observed] = observe([gone], [])
+    assert (observed.attempt.reason, observed.attempt.infrastructure) == ("DisruptionTarget", True)
+    [observed] = observe([gone], [failed_pod(0, 64)])
+    assert (observed.attempt.exit_code, observed.attempt.infrastructure) == (64, False)
 
 
 @pytest.mark.parametrize(
@@ -105,26 +114,80 @@ def test_drained_pod_explains_the_end_at_once_and_after_it_is_gone() -> None:
 )
 def test_program_that_was_killed_could_not_say_why(code: int, why: str, says: str) -> None:
     log = "[WARNING] [real_accelerator.py:213:get_accelerator] Setting accelerator to CPU"
-    [seen] = look([job(conditions=FAILED)], [failed_pod(0, code, why=why, message=log)])
-    assert seen.attempt.message == "pod r-train-1-0 was killed by " + says
-    [seen] = look([job(conditions=FAILED)], [failed_pod(0, 255, message="its last words")])
-    assert seen.attempt.message == "its last words", "no signal"
+    [observed] = observe([job(conditions=FAILED)], [failed_pod(0, code, why=why, message=log)])
+    assert observed.attempt.message == "pod r-train-1-0 was killed by " + says
+    [observed] = observe([job(conditions=FAILED)], [failed_pod(0, 255, message="its last words")])
+    assert observed.attempt.message == "its last words", "no signal"
 
 
 def test_stop_that_we_asked_for_is_no_disruption() -> None:
-    [seen] = look([job(conditions=FAILED)], [failed_pod(0, 143), failed_pod(1, 143)], pausing=True)
-    assert (seen.attempt.exit_code, seen.attempt.infrastructure) == (143, False)
+    [observed] = observe([job(conditions=FAILED)], [failed_pod(0, 143), failed_pod(1, 143)], pausing=True)
+    assert (observed.attempt.exit_code, observed.attempt.infrastructure) == (143, False)
 
 
 def test_pods_whose_job_was_removed_still_count_up_to_the_known_attempt() -> None:
-    assert look([], TWO) == []
-    [seen] = look([], TWO, known={"train": 1})
-    assert (seen.attempt.state, seen.attempt.active, seen.attempt.ending) == (AttemptState.RUNNING, 2, True)
-    assert look([], [pod(0, deleted=NOW - 60)], known={"train": 1}) == [], "nobody waits for a pod on a lost node"
+    assert observe([], TWO) == []
+    [observed] = observe([], TWO, known={"train": 1})
+    assert (observed.attempt.state, observed.attempt.active, observed.attempt.ending) == (AttemptState.RUNNING, 2, True)
+    assert observe([], [pod(0, deleted=NOW - 60)], known={"train": 1}) == [], "a pod on a lost node is not waited for"
 
 
-def test_steps_of_a_stage_are_told_apart() -> None:
-    first, second = look([job("label-heads"), job("label-vocabulary", conditions={"Complete": ""})], [])
+def owned_by(document: dict[str, Any], *owners: dict[str, Any], **labels: str) -> dict[str, Any]:
+    document["metadata"]["ownerReferences"] = list(owners)
+    document["metadata"]["labels"] |= {f"batch.kubernetes.io/{key}": value for key, value in labels.items()}
+    return document
+
+
+OWNER = {"kind": "Job", "name": "r-train-1", "uid": "old", "controller": True}
+
+
+@pytest.mark.parametrize(
+    ("document", "active"),
+    [
+        (owned_by(pod(0)), 0),
+        (owned_by(pod(0), {"kind": "ReplicaSet", "name": "r-train-1", "uid": "rs", "controller": True}), 0),
+        (owned_by(pod(0), {**OWNER, "name": "another"}), 0),
+        (owned_by(pod(0), {**OWNER, "controller": False}), 0),
+        (owned_by(pod(0), **{"controller-uid": "theirs"}), 0),
+        (owned_by(pod(0), OWNER), 1),
+        (owned_by(pod(0), {**OWNER, "uid": "former", "name": "another"}), 1),
+        (owned_by(pod(0), **{"controller-uid": "former"}), 1),
+    ],
+    ids=["labels alone", "another kind", "another Job", "no controller", "label of another Job", "Job was deleted", "Job that was ours", "orphan of a Job that was ours"],
+)  # fmt: skip
+def test_pod_counts_only_with_an_owner_that_can_be_a_job_of_the_run(document: dict[str, Any], active: int) -> None:
+    assert sum(each.attempt.active for each in observe([], [document], known={"train": 1}, former=["former"])) == active
+
+
+@pytest.mark.parametrize(
+    ("reason", "says"),
+    [
+        ("EvictionByEvictionAPI", "node-1 was drained (pod r-train-1-1 was evicted)"),
+        ("PreemptionByScheduler", "pod r-train-1-1 on node-1 was preempted by a pod of higher priority"),
+        ("Novel", "pod r-train-1-1 on node-1 was disrupted (Novel)"),
+    ],
+)
+def test_disruption_names_node_and_cause_also_when_the_pod_is_gone(reason: str, says: str) -> None:
+    disrupted = pod(1, node="node-1", conditions=[{**DISRUPTED[0], "reason": reason}])
+    [there] = observe([job(conditions=FAILING)], [failed_pod(0, 75), disrupted])
+    gone = job(conditions=FAILING)
+    gone["status"]["conditions"][0]["message"] = "Pod n/r-train-1-1 has condition DisruptionTarget matching FailJob rule at index 1"  # fmt: skip
+    last = pod_summary(disrupted)
+    assert isinstance(last, PodSummary)
+    [after] = observe([gone], [], disrupted={last.name: last})
+    [after_too] = observe([gone], [failed_pod(0, 75)], disrupted={last.name: last})
+    for each in (there, after, after_too):
+        assert (each.attempt.reason, each.attempt.message, each.attempt.exit_code) == (reason, says, None)
+        assert each.attempt.infrastructure
+    [unknown] = observe([gone], [])
+    assert (unknown.attempt.message, unknown.attempt.exit_code) == (
+        "pod r-train-1-1 was drained, evicted or preempted",
+        None,
+    )
+
+
+def test_steps_of_a_stage_are_separate_attempts() -> None:
+    first, second = observe([job("label-heads"), job("label-vocabulary", conditions={"Complete": ""})], [])
     assert (first.attempt.stage, first.attempt.step, second.attempt.step) == (Stage.LABEL, "heads", "vocabulary")
     assert (first.entry, second.entry) == ("label-heads", "label-vocabulary")
 
@@ -143,25 +206,25 @@ PROBLEMS = [
 
 @pytest.mark.parametrize(("document", "reason", "says"), PROBLEMS, ids=[str(p[1]) + str(i) for i, p in enumerate(PROBLEMS)])  # fmt: skip
 def test_pod_that_waits_says_why(document: dict[str, Any], reason: Reason, says: str) -> None:
-    [seen] = look([job(size=1)], [document])
-    assert seen.problem is not None
-    assert seen.problem.reason is reason
-    assert says in seen.problem.message
+    [observed] = observe([job(size=1)], [document])
+    assert observed.problem is not None
+    assert observed.problem.reason is reason
+    assert says in observed.problem.message
 
 
 def test_image_that_is_tried_again_and_again_keeps_its_words() -> None:
-    messages = {look([job(size=1)], [document])[0].problem for document, *_ in PROBLEMS[:2]}
+    messages = {observe([job(size=1)], [document])[0].problem for document, *_ in PROBLEMS[:2]}
     assert len(messages) == 1
 
 
 def test_queue_holds_a_job_and_events_are_asked_only_where_nothing_else_tells() -> None:
-    [queued] = look([job(suspended=True, labels={"kueue.x-k8s.io/queue-name": "q"})], [])
+    [queued] = observe([job(suspended=True, labels={"kueue.x-k8s.io/queue-name": "q"})], [])
     assert queued.problem is not None
     assert (queued.problem.reason, queued.ask_events) == (Reason.QUEUED, "")
-    assert look([job(created=NOW - 1)], [])[0].ask_events == ""
-    assert look([job()], [])[0].ask_events == "uid-r-train-1"
+    assert observe([job(created=NOW - 1)], [])[0].ask_events == ""
+    assert observe([job()], [])[0].ask_events == "uid-r-train-1"
     creating = pod(1, phase="Pending", state=waiting("ContainerCreating"))
-    assert look([job()], [pod(0), creating])[0].ask_events == "uid-r-train-1-1"
+    assert observe([job()], [pod(0), creating])[0].ask_events == "uid-r-train-1-1"
 
 
 @pytest.mark.parametrize(
@@ -179,14 +242,14 @@ def test_queue_holds_a_job_and_events_are_asked_only_where_nothing_else_tells() 
         ("BackOff", "Back-off restarting", None),
     ],
 )
-def test_events_that_tell_why(reason: str, message: str, expected: Reason | None) -> None:
+def test_events_that_explain_a_wait(reason: str, message: str, expected: Reason | None) -> None:
     found = event_problem(reason, message)
     assert (found.reason if found is not None else None) is expected
 
 
 def test_words_of_programs_are_made_plain() -> None:
     nasty = "ok\n\x1b[31mred\x1b[0m\x1b]0;title\x07\x1b]8;;x\x1b\\ \x00 \u2028line" + "x" * 5000
-    [seen] = look([job(conditions=FAILED, size=1)], [failed_pod(0, 1, message=nasty)])
-    assert seen.attempt.message.startswith("red line")
-    assert len(seen.attempt.message) <= 1024
+    [observed] = observe([job(conditions=FAILED, size=1)], [failed_pod(0, 1, message=nasty)])
+    assert observed.attempt.message.startswith("red line")
+    assert len(observed.attempt.message) <= 1024
     assert at(0) == "1970-01-01T00:00:00Z"

@@ -69,7 +69,7 @@ def test_later_key_comes_when_it_is_due_or_sooner_if_asked() -> None:
     run(story)
 
 
-def test_failed_key_comes_back_by_itself_and_a_good_look_forgets_the_failures() -> None:
+def test_failed_key_comes_back_by_itself_and_a_good_reconciliation_resets_the_failures() -> None:
     async def story(queue: KeyedQueue[str]) -> None:
         queue.add("a")
         for _ in range(2):
@@ -84,17 +84,6 @@ def test_failed_key_comes_back_by_itself_and_a_good_look_forgets_the_failures() 
         assert await now(queue) == "b"
         queue.done("b", failed=True)
         assert await now(queue) == "b", "nobody has asked for it"
-
-    run(story)
-
-
-def test_forgotten_key_does_not_come_back() -> None:
-    async def story(queue: KeyedQueue[str]) -> None:
-        queue.add("a")
-        queue.add_after("b", 0.01)
-        queue.forget("a")
-        queue.forget("b")
-        await nothing(queue)
 
     run(story)
 

@@ -1,4 +1,4 @@
-"""Whole stories of runs against a cluster in memory: what is made, what is remembered, what a crash at any write changes (nothing)."""
+"""Whole runs against a cluster in memory: what is created, what is saved, what a crash at any write changes (nothing)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from diht_k8s.api.reports import Progress
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import StageState, Status, timestamp
-from diht_k8s.controller.saved_status import condition, remembered
+from diht_k8s.controller.saved_status import condition, saved_run_status
 from diht_k8s.kube.client import ClusterError
 from diht_k8s.pipeline.states import RunState
 from tests.unit.controller.documents import NOW
@@ -41,7 +41,7 @@ def test_run_ends_the_same_whether_the_operator_dies_at_writes_or_not(
         assert set(play(cluster, ends, die_after=die_after)) >= set(kept)
     found = status(cluster)
     assert {stage.name: stage.restarts for stage in found.stages if stage.restarts} == restarts
-    assert remembered(found).state is state
+    assert saved_run_status(found).state is state
     assert len({stage.name for stage in found.stages}) == 6
 
 
@@ -53,12 +53,12 @@ def test_nothing_is_written_when_nothing_has_changed() -> None:
     settle(process)
     cluster.writes.clear()
     settle(process)
-    Process(cluster, Clock()).look()
+    Process(cluster, Clock()).reconcile()
     assert cluster.writes == []
     assert reason(cluster) == "Running"
 
 
-def test_same_progress_said_again_is_no_news_even_to_a_new_operator() -> None:
+def test_repeated_progress_writes_nothing_even_from_a_new_operator() -> None:
     cluster, clock = make(filter={"workers": 1}), Clock()
     process = Process(cluster, clock)
     settle(process)
@@ -69,7 +69,7 @@ def test_same_progress_said_again_is_no_news_even_to_a_new_operator() -> None:
     for each in (process, Process(cluster, clock)):
         for _ in range(2):
             clock.now += 30
-            each.look()
+            each.reconcile()
     assert cluster.writes == []
     assert status(cluster).progress.last_updated_time == timestamp(NOW)  # type: ignore[union-attr]
 
@@ -86,14 +86,14 @@ def test_new_operator_reads_logs_little_by_little() -> None:
     cluster.logs["r-filter-1-0"] = progress.model_copy(update={"done": 6}).line()
     clock.now += 100
     process = Process(cluster, clock)
-    wait_s = process.look()
+    wait_s = process.reconcile()
     assert (cluster.writes, wait_s) == ([], 10.0)
     clock.now += 10
-    process.look()
+    process.reconcile()
     assert cluster.writes == ["status r"]
 
 
-def test_pods_that_come_one_by_one_are_counted_with_the_next_change_when_all_are_there_or_after_a_while() -> None:
+def test_pods_that_start_one_by_one_are_counted_with_the_next_change_when_all_run_or_after_a_while() -> None:
     cluster, clock = make(filter={"workers": 4}), Clock()
     process = Process(cluster, clock)
     settle(process)
@@ -104,18 +104,18 @@ def test_pods_that_come_one_by_one_are_counted_with_the_next_change_when_all_are
         clock.now = NOW + second
         cluster.pods[name] = pods[name]
         cluster.writes.clear()
-        wait_s = process.look()
+        wait_s = process.reconcile()
         assert wait_s is not None
         seen.append((len(cluster.writes), status(cluster).pods.ready, wait_s <= 10))  # type: ignore[union-attr]
     assert seen == [(1, 1, True), (0, 1, True), (1, 3, True), (1, 4, True)]
 
 
-def test_status_is_written_before_the_job_is_made_and_a_new_run_lets_others_say_theirs_first() -> None:
+def test_status_is_written_before_the_job_is_created_and_new_runs_all_get_theirs_first() -> None:
     cluster = make()
     process = Process(cluster, Clock())
-    assert process.look() == 0.0
+    assert process.reconcile() == 0.0
     assert cluster.writes == ["status r", "event"]
-    process.look()
+    process.reconcile()
     assert cluster.writes == ["status r", "event", "create Job r-filter-1"]
 
 
@@ -135,7 +135,7 @@ def test_stale_view_never_writes_and_never_makes_a_job_twice() -> None:
     cluster = make()
     process = Process(cluster, Clock())
     settle(process, 2)
-    cluster.edit("r", suspend=True)  # nobody has told the process yet
+    cluster.edit("r", suspend=True)  # the watch has not reported it yet
     cluster.end("r-filter-1", 0)
     for mirror, documents in ((process.jobs, cluster.jobs), (process.pods, cluster.pods)):
         for document in documents.values():
@@ -145,14 +145,14 @@ def test_stale_view_never_writes_and_never_makes_a_job_twice() -> None:
     assert list(cluster.jobs) == ["r-filter-1"]
 
 
-def test_job_that_the_informer_has_not_heard_of_is_recognised_as_ours() -> None:
+def test_job_that_the_informer_has_missed_is_recognised_as_ours() -> None:
     cluster = make()
     settle(Process(cluster, Clock()), 2)
     process = Process(cluster, Clock())
-    process.hear()
-    process.jobs.views.clear()
+    process.sync()
+    process.jobs.summaries.clear()
     process.reconciler.reconcile(("n", "r"))
-    assert list(process.jobs.views) == [cluster.jobs["r-filter-1"]["metadata"]["uid"]]
+    assert list(process.jobs.summaries) == [cluster.jobs["r-filter-1"]["metadata"]["uid"]]
     assert list(cluster.jobs) == ["r-filter-1"]
 
 
@@ -170,7 +170,7 @@ def test_job_of_the_same_name_that_is_not_ours_is_left_alone(owner: list[Any], k
     cluster.jobs["r-filter-1"] = foreign
     process = Process(cluster, Clock())
     jobs, cluster.jobs = cluster.jobs, {}
-    process.hear()
+    process.sync()
     cluster.jobs = jobs
     for _ in range(3):
         process.reconciler.reconcile(("n", "r"))
@@ -196,7 +196,7 @@ def test_refused_job_says_why_and_is_tried_again(status_code: int, message: str,
     process = Process(cluster, Clock())
     settle(process)
     assert reason(cluster) == expected
-    assert process.look() is not None
+    assert process.reconcile() is not None
     cluster.refuse.clear()
     settle(process)
     assert list(cluster.jobs) == ["r-filter-1"]
@@ -212,10 +212,10 @@ def test_namespace_on_its_way_out_is_left_in_peace() -> None:
     assert reason(cluster) == "Pending"
 
 
-def test_run_that_is_gone_though_nobody_said_so_is_forgotten() -> None:
+def test_run_whose_deletion_was_missed_is_removed() -> None:
     cluster = make()
     process = Process(cluster, Clock())
-    process.hear()
+    process.sync()
     cluster.runs.clear()
     assert process.reconciler.reconcile(("n", "r")) is None
     assert process.known.keys() == []
@@ -227,7 +227,7 @@ def test_suspended_run_stops_and_resumes_with_the_next_attempt() -> None:
     settle(process)
     cluster.run_pods("r-filter-1")
     cluster.edit("r", suspend=True)
-    process.look()
+    process.reconcile()
     assert reason(cluster) == "Checkpointing"
     settle(process)
     assert (reason(cluster), cluster.jobs) == ("Suspended", {})
@@ -243,8 +243,8 @@ def test_failed_run_that_is_retried_has_all_its_restarts_and_new_names() -> None
     failed = status(cluster)
     assert failed.completion_time is not None
     process = Process(cluster, Clock())
-    process.look()
-    assert remembered(status(cluster)).state is RunState.FAILED
+    process.reconcile()
+    assert saved_run_status(status(cluster)).state is RunState.FAILED
     cluster.runs["r"]["metadata"]["annotations"] = {"diht.dev/retry": failed.completion_time}
     cluster.edit("r")
     settle(process)
@@ -252,19 +252,49 @@ def test_failed_run_that_is_retried_has_all_its_restarts_and_new_names() -> None
     cluster.end("r-filter-2", 75)
     settle(process)
     again = status(cluster)
-    assert remembered(again).state is RunState.FAILED
+    assert saved_run_status(again).state is RunState.FAILED
     assert condition(again, again.conditions[3].type) is not None
+
+
+def test_run_that_is_resumed_while_a_finished_stages_job_is_being_deleted_starts_again() -> None:
+    cluster, clock = make(), Clock()
+    process = Process(cluster, clock)
+    settle(process)
+    cluster.end("r-filter-1", 0)
+    settle(process)
+    cluster.run_pods("r-vocabulary-1")
+    cluster.edit("r", suspend=True)
+    settle(process)
+    assert reason(cluster) == "Suspended"
+    cluster.jobs["r-filter-1"]["metadata"]["deletionTimestamp"] = timestamp(NOW)
+    cluster.edit("r", suspend=False)
+    process.reconcile()
+    del cluster.jobs["r-filter-1"]
+    settle(process)
+    assert list(cluster.jobs) == ["r-vocabulary-2"]
+
+
+def test_attempt_whose_pods_were_removed_shows_no_exit_code() -> None:
+    cluster, clock = make(**ONE), Clock()
+    process = Process(cluster, clock)
+    settle(process)
+    cluster.end("r-filter-1", 1)
+    cluster.pods = {}
+    settle(process)
+    found = status(cluster)
+    assert (found.attempts[0].exit_code, found.stages[0].cause.exit_code) == (None, None)  # type: ignore[union-attr]
+    assert found.attempts[0].reason == "PodRemoved"
 
 
 def test_run_whose_time_to_live_is_over_is_deleted() -> None:
     cluster, clock = make(ttlSecondsAfterFinished=60), Clock()
     play(cluster)
     process = Process(cluster, clock)
-    wait = process.look()
+    wait = process.reconcile()
     assert wait is not None
     assert 0 < wait <= 80
     clock.now += 200
-    process.look()
+    process.reconcile()
     assert cluster.runs == {}
 
 
@@ -281,20 +311,20 @@ def test_progress_is_read_from_the_log_whatever_else_it_holds() -> None:
     cluster.logs["r-filter-1-0"] = "\n".join(
         [older.line(), good.line(), other.line(), broken, "x" * 1_000_000, "\x1b[31mred", ""]
     )
-    process.look()
+    process.reconcile()
     progress = status(cluster).progress
     assert progress is not None
     assert (progress.percentage, progress.step, progress.samples_per_second) == (25, "captions", "2.5")
     cluster.writes.clear()
     cluster.logs["r-filter-1-0"] = good.model_copy(update={"done": 19}).line()
-    process.look()
+    process.reconcile()
     assert cluster.writes == [], "not read again within the interval"
     clock.now += 10.5
-    process.look()
+    process.reconcile()
     assert cluster.writes == ["status r"]
 
 
-def test_cached_stage_is_told_by_its_log() -> None:
+def test_cached_stage_is_recognised_by_its_log() -> None:
     cluster = make(**ONE)
     process = Process(cluster, Clock())
     settle(process)
@@ -304,39 +334,39 @@ def test_cached_stage_is_told_by_its_log() -> None:
     assert status(cluster).stages[0].state is StageState.CACHED
 
 
-def test_second_run_with_one_output_waits_and_goes_on_when_the_first_has_ended() -> None:
+def test_second_run_with_one_output_waits_and_starts_when_the_first_has_ended() -> None:
     cluster = make(**ONE)
     other = {**cluster.runs["r"], "metadata": {"name": "s"}}
     cluster.add_run(other, uid="z-later")
-    poked: list[Any] = []
+    enqueued: list[Any] = []
     process = Process(cluster, Clock())
-    process.reconciler._poke = poked.extend
+    process.reconciler._enqueue = enqueued.extend
     settle(process)
-    process.look("s")
+    process.reconcile("s")
     found = Status.model_validate(cluster.runs["s"]["status"])
     assert found.conditions[0].reason.value == "OutputInUse"
     assert "n/r writes to s3://corpus/run" in found.conditions[0].message
     cluster.end("r-filter-1", 0)
     settle(process)
-    assert poked == [("n", "s")]
-    process.look("s")
+    assert enqueued == [("n", "s")]
+    process.reconcile("s")
     assert "s-filter-1" in cluster.jobs
 
 
-def test_spec_that_the_operator_cannot_read_says_so() -> None:
+def test_spec_that_the_operator_cannot_read_is_invalid() -> None:
     cluster = make()
     cluster.runs["r"]["spec"]["fromTheFuture"] = {}
     process = Process(cluster, Clock())
-    process.look()
+    process.reconcile()
     assert reason(cluster, "Accepted") == "InvalidSpec"
     assert cluster.jobs == {}
 
 
-def test_events_tell_each_change_once() -> None:
+def test_events_record_each_change_once() -> None:
     cluster = make(**ONE)
     play(cluster, {"r-filter-1": 75})
-    told = [event["reason"] for event in cluster.events]
-    assert told == ["Started", "Restarting", "Started", "StageComplete", "Complete"]
+    reported = [event["reason"] for event in cluster.events]
+    assert reported == ["Started", "Restarting", "Started", "StageComplete", "Complete"]
 
 
 def test_time_moves_only_with_the_status_of_a_condition() -> None:
@@ -346,6 +376,6 @@ def test_time_moves_only_with_the_status_of_a_condition() -> None:
     first = status(cluster).conditions[1].last_transition_time
     clock.now += 100
     cluster.run_pods("r-filter-1")
-    process.look()
+    process.reconcile()
     assert reason(cluster) == "Running"
     assert status(cluster).conditions[1].last_transition_time == first

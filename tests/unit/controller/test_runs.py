@@ -1,4 +1,4 @@
-"""The runs as last heard: late news changes nothing, one output has one holder, a broken spec is said plainly."""
+"""The known runs: late events change nothing, one output has one holder, a broken spec is reported plainly."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_output_belongs_to_one_run(mine: KnownRun, other: KnownRun, held: bool) 
     assert (runs.holder_of_output(mine) == other) is held
 
 
-def test_spec_is_read_once_for_each_generation_and_a_broken_one_is_said_plainly() -> None:
+def test_spec_is_read_once_for_each_generation_and_a_broken_one_is_reported_plainly() -> None:
     runs = known(run())
     assert runs.parsed(run()) is runs.parsed(run())
     with pytest.raises(UserError, match=r"cannot read the spec: spec.fromTheFuture: Extra inputs are not permitted$"):

@@ -19,8 +19,8 @@ from diht_k8s.pipeline.states import (
     Observed,
     RunState,
     RunStatus,
+    StageRecord,
     StageState,
-    StageStatus,
     Start,
     Stop,
 )
@@ -56,14 +56,14 @@ def attempt(stage: Stage, number: int, state: AttemptState, code: int | None = N
     return Attempt(stage, number, state, active=active, exit_code=code, **more)
 
 
-def at(*stages: StageStatus, state: RunState = RunState.RUNNING, started_at: float | None = 0.0) -> RunStatus:
+def at(*stages: StageRecord, state: RunState = RunState.RUNNING, started_at: float | None = 0.0) -> RunStatus:
     return RunStatus(state=state, started_at=started_at, stages=stages)
 
 
-DONE_F = StageStatus(F, StageState.COMPLETE, 1)
-RUN_F = StageStatus(F, StageState.RUNNING, 1)
-RUN_T = StageStatus(T, StageState.RUNNING, 3, restarts=1)
-BEFORE_T = (DONE_F, StageStatus(L, StageState.CACHED))
+DONE_F = StageRecord(F, StageState.COMPLETE, 1)
+RUN_F = StageRecord(F, StageState.RUNNING, 1)
+RUN_T = StageRecord(T, StageState.RUNNING, 3, restarts=1)
+BEFORE_T = (DONE_F, StageRecord(L, StageState.CACHED))
 
 SITUATIONS = [
     # id, run, status, observed, actions, what the stage and the run are then
@@ -72,9 +72,9 @@ SITUATIONS = [
      RunStatus(), Observed(), [Start(T, 1, "r-train-1")], T, StageState.RUNNING, RunState.RUNNING),
     ("cached stages are skipped", {}, RunStatus(), Observed(cached=frozenset({F, L})), [Start(T, 1, "r-train-1")], L, StageState.CACHED, RunState.RUNNING),
     ("all cached", {}, RunStatus(), Observed(cached=frozenset(Stage)), [], E, StageState.CACHED, RunState.COMPLETE),
-    ("running goes on", {}, at(RUN_F), Observed((attempt(F, 1, RUNNING),)), [], F, StageState.RUNNING, RunState.RUNNING),
-    ("pending goes on", {}, at(RUN_F), Observed((attempt(F, 1, PENDING),)), [], F, StageState.RUNNING, RunState.RUNNING),
-    ("an attempt is there that the status forgot", {}, RunStatus(), Observed((attempt(F, 1, RUNNING),)), [], F, StageState.RUNNING, RunState.RUNNING),
+    ("running continues", {}, at(RUN_F), Observed((attempt(F, 1, RUNNING),)), [], F, StageState.RUNNING, RunState.RUNNING),
+    ("pending continues", {}, at(RUN_F), Observed((attempt(F, 1, PENDING),)), [], F, StageState.RUNNING, RunState.RUNNING),
+    ("an attempt is there that the status lacks", {}, RunStatus(), Observed((attempt(F, 1, RUNNING),)), [], F, StageState.RUNNING, RunState.RUNNING),
     ("a start that was lost is made again under its name", {}, at(RUN_F), Observed(), [Start(F, 1, "r-filter-1")], F, StageState.RUNNING, RunState.RUNNING),
     ("success starts the next stage", {}, at(RUN_F), Observed((attempt(F, 1, SUCCEEDED),)), [Start(L, 1, "r-label-1")], F, StageState.COMPLETE, RunState.RUNNING),
     ("a finished stage may vanish", {}, at(DONE_F), Observed(), [Start(L, 1, "r-label-1")], F, StageState.COMPLETE, RunState.RUNNING),
@@ -93,11 +93,11 @@ SITUATIONS = [
      [Start(T, 4, "r-train-4")], T, StageState.RUNNING, RunState.RUNNING),
     ("no infrastructure restarts are left", {"failurePolicy": {"maxInfrastructureRestarts": 0}}, at(*BEFORE_T, RUN_T), Observed((attempt(T, 3, FAILED, 143, infrastructure=True),)),
      [], T, StageState.FAILED, RunState.FAILED),
-    ("back-off is over", {}, at(StageStatus(F, StageState.RESTARTING, 1, restarts=1, not_before=99.0)), Observed((attempt(F, 1, FAILED, 75),)),
+    ("back-off is over", {}, at(StageRecord(F, StageState.RESTARTING, 1, restarts=1, not_before=99.0)), Observed((attempt(F, 1, FAILED, 75),)),
      [Start(F, 2, "r-filter-2")], F, StageState.RUNNING, RunState.RUNNING),
     ("one worker failed, the others are stopped", {}, at(RUN_F), Observed((attempt(F, 1, FAILED, 64, active=3),)), [Stop(F, 1, "r-filter-1")], F, StageState.FAILED, RunState.FAILED),
-    ("one worker met a passing fault, the others are stopped before the next attempt", {}, at(RUN_F), Observed((attempt(F, 1, FAILED, 75, active=3),)), [Stop(F, 1, "r-filter-1")], F, StageState.RESTARTING, RunState.RUNNING),
-    ("the next attempt waits for programs that were asked to end", {}, at(StageStatus(F, StageState.RESTARTING, 1, restarts=1, not_before=99.0)), Observed((attempt(F, 1, FAILED, 75, active=1, ending=True),)), [], F, StageState.RESTARTING, RunState.RUNNING),
+    ("one worker had a transient error, the others are stopped before the next attempt", {}, at(RUN_F), Observed((attempt(F, 1, FAILED, 75, active=3),)), [Stop(F, 1, "r-filter-1")], F, StageState.RESTARTING, RunState.RUNNING),
+    ("the next attempt waits for programs that were asked to end", {}, at(StageRecord(F, StageState.RESTARTING, 1, restarts=1, not_before=99.0)), Observed((attempt(F, 1, FAILED, 75, active=1, ending=True),)), [], F, StageState.RESTARTING, RunState.RUNNING),
     ("stopped by somebody else", {}, at(RUN_F), Observed((attempt(F, 1, FAILED, 143),)), [], F, StageState.STOPPED, RunState.STOPPED),
     ("a request to stop is passed on", {}, at(RUN_F), Observed((attempt(F, 1, RUNNING),), stop_requested=True), [Stop(F, 1, "r-filter-1")], F, StageState.RUNNING, RunState.RUNNING),
     ("a request to stop ends the run", {}, at(RUN_F), Observed((attempt(F, 1, FAILED, 143),), stop_requested=True), [], F, StageState.STOPPED, RunState.STOPPED),
@@ -106,11 +106,11 @@ SITUATIONS = [
     ("suspended", {"suspend": True}, at(RUN_F), Observed((attempt(F, 1, FAILED, 143),)), [], F, StageState.STOPPED, RunState.SUSPENDED),
     ("suspended, and the attempt was removed", {"suspend": True}, at(RUN_F), Observed(), [], F, StageState.STOPPED, RunState.SUSPENDED),
     ("suspended from the start", {"suspend": True}, RunStatus(), Observed(), [], F, StageState.PENDING, RunState.SUSPENDED),
-    ("resumed", {}, at(StageStatus(F, StageState.STOPPED, 1), state=RunState.SUSPENDED), Observed((attempt(F, 1, FAILED, 143),)),
+    ("resumed", {}, at(StageRecord(F, StageState.STOPPED, 1), state=RunState.SUSPENDED), Observed((attempt(F, 1, FAILED, 143),)),
      [Start(F, 2, "r-filter-2")], F, StageState.RUNNING, RunState.RUNNING),
     ("the deadline is over", {"activeDeadlineSeconds": 50}, at(RUN_F), Observed((attempt(F, 1, RUNNING),)), [Stop(F, 1, "r-filter-1")], F, StageState.RUNNING, RunState.FAILED),
-    ("a failed run does nothing", {}, at(StageStatus(F, StageState.FAILED, 1), state=RunState.FAILED), Observed(), [], F, StageState.FAILED, RunState.FAILED),
-    ("a complete run does nothing though its attempts are gone", {}, at(*(StageStatus(s, StageState.COMPLETE, 1) for s in Stage), state=RunState.COMPLETE), Observed(), [], F, StageState.COMPLETE, RunState.COMPLETE),
+    ("a failed run does nothing", {}, at(StageRecord(F, StageState.FAILED, 1), state=RunState.FAILED), Observed(), [], F, StageState.FAILED, RunState.FAILED),
+    ("a complete run does nothing though its attempts are gone", {}, at(*(StageRecord(s, StageState.COMPLETE, 1) for s in Stage), state=RunState.COMPLETE), Observed(), [], F, StageState.COMPLETE, RunState.COMPLETE),
 ]  # fmt: skip
 
 
@@ -158,7 +158,7 @@ def test_back_off_doubles_up_to_a_limit() -> None:
     assert [back_off.delay_s(restarts) for restarts in (1, 2, 3, 4, 500)] == [2, 4, 8, 10, 10]
 
 
-def test_plan_while_backing_off_says_when_to_look_again() -> None:
+def test_plan_while_backing_off_says_when_to_plan_again() -> None:
     decided = plan(make_run(), Observed((attempt(F, 1, FAILED, 75),)), 100.0, status=at(RUN_F), back_off=BackOff(8, 60))
     assert decided.wake_at == decided.status.of(F).not_before == 108.0
     assert plan(make_run(), Observed(), 107.0, status=decided.status).actions == ()
@@ -166,7 +166,7 @@ def test_plan_while_backing_off_says_when_to_look_again() -> None:
 
 @pytest.mark.parametrize(("set_back_s", "starts"), [(3.0, False), (3600.0, True)])
 def test_clock_that_was_set_back_does_not_lengthen_a_wait(set_back_s: float, starts: bool) -> None:
-    status = at(StageStatus(F, StageState.RESTARTING, 1, restarts=1, not_before=104.0))
+    status = at(StageRecord(F, StageState.RESTARTING, 1, restarts=1, not_before=104.0))
     decided = plan(make_run(), Observed(), 104.0 - set_back_s, status=status, back_off=BackOff(8, 60))
     assert list(decided.actions) == ([Start(F, 2, "r-filter-2")] if starts else [])
 
@@ -213,12 +213,12 @@ def test_steps_of_a_stage_run_one_after_another_under_their_own_names() -> None:
     assert status.state is RunState.COMPLETE
 
 
-def test_gang_that_started_by_half_is_withdrawn_and_comes_back_later() -> None:
+def test_gang_that_started_partially_is_withdrawn_and_comes_back_later() -> None:
     run = make_run(failurePolicy={"maxRestarts": 0, "schedulingTimeoutSeconds": 60})
-    half = attempt(T, 3, PENDING, half_started_at=50.0)
-    waits = plan(run, Observed((half,)), 109.0, status=at(*BEFORE_T, RUN_T))
+    partial = attempt(T, 3, PENDING, partially_started_at=50.0)
+    waits = plan(run, Observed((partial,)), 109.0, status=at(*BEFORE_T, RUN_T))
     assert (waits.actions, waits.wake_at) == ((), 110.0)
-    gone = plan(run, Observed((half,)), 110.0, status=waits.status, back_off=BackOff(8, 60))
+    gone = plan(run, Observed((partial,)), 110.0, status=waits.status, back_off=BackOff(8, 60))
     assert gone.actions == (Stop(T, 3, "r-train-3"),)
     stage = gone.status.of(T)
     assert (stage.state, stage.infrastructure_restarts, stage.not_before) == (StageState.RESTARTING, 1, 118.0)
@@ -234,10 +234,10 @@ def test_many_lost_nodes_are_no_busy_loop() -> None:
     assert plan(make_run(), Observed((lost,)), 100.0, status=status).status.of(T).not_before == 115.0
 
 
-def test_failed_run_goes_on_only_when_a_person_asks() -> None:
+def test_failed_run_resumes_only_when_a_person_asks() -> None:
     failed = at(
         DONE_F,
-        StageStatus(L, StageState.FAILED, 4, restarts=2, out_of_memory=1, failure=Failure(75)),
+        StageRecord(L, StageState.FAILED, 4, restarts=2, out_of_memory=1, failure=Failure(75)),
         state=RunState.FAILED,
     )
     asked = Observed(retry_requested=True)
@@ -246,13 +246,45 @@ def test_failed_run_goes_on_only_when_a_person_asks() -> None:
     assert decided.actions == (Start(L, 5, "r-label-5"),)
     stage = decided.status.of(L)
     assert (stage.restarts, stage.out_of_memory, decided.status.state) == (0, 0, RunState.RUNNING)
-    complete = at(*(StageStatus(s, StageState.COMPLETE, 1) for s in Stage), state=RunState.COMPLETE)
+    complete = at(*(StageRecord(s, StageState.COMPLETE, 1) for s in Stage), state=RunState.COMPLETE)
     assert plan(make_run(), asked, 100.0, status=complete).status == complete
+
+
+@pytest.mark.parametrize("asked", [True, False], ids=["a person asked", "somebody else stopped the program"])
+def test_stopped_run_has_an_end_expires_and_can_be_retried(asked: bool) -> None:
+    run = make_run(ttlSecondsAfterFinished=60)
+    stopped = attempt(F, 1, FAILED, 143)
+    ended = plan(run, Observed((stopped,), stop_requested=asked), 100.0, status=at(RUN_F))
+    assert (ended.status.state, ended.status.ended_at) == (RunState.STOPPED, 100.0)
+    later = plan(run, Observed((stopped,)), 130.0, status=ended.status)
+    assert (later.status.ended_at, later.wake_at) == (100.0, 160.0)
+    assert Expire() in plan(run, Observed((stopped,)), 160.0, status=ended.status).actions
+    again = plan(run, Observed((stopped,), retry_requested=True), 130.0, status=ended.status)
+    assert again.actions == (Start(F, 2, "r-filter-2"),)
+
+
+def test_resumed_run_waits_for_a_job_that_is_being_deleted_and_then_starts() -> None:
+    status = at(DONE_F, StageRecord(L, StageState.STOPPED, 1), state=RunState.SUSPENDED)
+    stopped, leaving = attempt(L, 1, FAILED, 143), attempt(F, 1, RUNNING, ending=True)
+    waits = plan(make_run(), Observed((leaving, stopped)), 100.0, status=status)
+    assert (waits.actions, waits.status.state) == ((), RunState.RUNNING)
+    starts = plan(make_run(), Observed((stopped,)), 101.0, status=waits.status)
+    assert starts.actions == (Start(L, 2, "r-label-2"),)
+
+
+def test_attempt_in_which_no_program_ended_has_no_exit_code() -> None:
+    lost = attempt(F, 1, FAILED, None, infrastructure=True, reason="NodeLost", message="m")
+    assert plan(make_run(), Observed((lost,)), 100.0, status=at(RUN_F)).status.of(F).failure == Failure(
+        None, "NodeLost", "m", infrastructure=True
+    )
+    no_more = make_run(failurePolicy={"maxInfrastructureRestarts": 0})
+    ended = plan(no_more, Observed((lost,)), 100.0, status=at(RUN_F)).status
+    assert (ended.state, ended.exit_code) == (RunState.FAILED, 1)
 
 
 def test_run_expires_after_its_time_to_live() -> None:
     run = make_run(ttlSecondsAfterFinished=60)
-    ended = replace(at(StageStatus(F, StageState.FAILED, 1), state=RunState.FAILED), ended_at=100.0)
+    ended = replace(at(StageRecord(F, StageState.FAILED, 1), state=RunState.FAILED), ended_at=100.0)
     assert plan(run, Observed(), 159.0, status=ended).wake_at == 160.0
     assert plan(run, Observed(), 160.0, status=ended).actions == (Expire(),)
     assert plan(make_run(), Observed(), 1e9, status=ended).actions == ()
@@ -260,7 +292,7 @@ def test_run_expires_after_its_time_to_live() -> None:
 
 def test_run_that_ends_wakes_for_the_end_of_its_time_to_live() -> None:
     run = make_run(ttlSecondsAfterFinished=60)
-    before = at(*(StageStatus(s, StageState.COMPLETE, 1) for s in (F, L, T)), StageStatus(E, StageState.RUNNING, 1))
+    before = at(*(StageRecord(s, StageState.COMPLETE, 1) for s in (F, L, T)), StageRecord(E, StageState.RUNNING, 1))
     decided = plan(run, Observed((attempt(E, 1, SUCCEEDED),)), 100.0, status=before)
     assert (decided.status.state, decided.wake_at) == (RunState.COMPLETE, 160.0)
 
@@ -320,7 +352,7 @@ def play(run: DihtRun, ends: dict[Stage, list[int]], *, limit: int = 60) -> tupl
         ({L: [75] * 9}, ["r-filter-1", "r-label-1", "r-label-2", "r-label-3"], RunState.FAILED),
         ({T: [143]}, ["r-filter-1", "r-label-1", "r-train-1"], RunState.STOPPED),
     ],
-    ids=["all well", "passing faults", "then a user error", "no end of faults", "stopped"],
+    ids=["all well", "transient errors", "then a user error", "no end of faults", "stopped"],
 )  # fmt: skip
 def test_a_run_played_to_its_end(ends: dict[Stage, list[int]], started: list[str], state: RunState) -> None:
     names, status = play(make_run(failurePolicy={"maxRestarts": 2}), ends)

@@ -1,0 +1,134 @@
+"""What a run counts and deletes: its own Jobs and pods by UID; and pod counts that are written later."""
+
+from __future__ import annotations
+
+import pytest
+
+from diht_k8s.api.status import StageState, timestamp
+from diht_k8s.controller.runs import known_run
+from tests.unit.controller.documents import DISRUPTED, NOW, job, pod
+from tests.unit.controller.fake import Process
+from tests.unit.controller.stories import ONE, Clock, make, reason, settle, status
+from tests.unit.controller.test_checkpoints import training
+
+
+def test_job_that_was_replaced_since_it_was_observed_is_not_deleted() -> None:
+    cluster = make()
+    process = Process(cluster, Clock())
+    settle(process)
+    process.sync()
+    cluster.jobs["r-filter-1"]["metadata"]["uid"] = "another"
+    cluster.edit("r", suspend=True)
+    process.known.put(known_run(cluster.runs["r"]))
+    process.reconciler.reconcile(("n", "r"))
+    assert list(cluster.jobs) == ["r-filter-1"]
+
+
+def test_job_of_another_owner_with_our_labels_is_no_attempt_nor_are_its_pods() -> None:
+    cluster = make(**ONE)
+    process = Process(cluster, Clock())
+    settle(process)
+    cluster.run_pods("r-filter-1")
+    foreign = job("filter", name="theirs", owner="somebody", conditions={"Complete": "x"})
+    cluster.jobs["theirs"] = foreign
+    theirs = pod(0, "filter", job_uid="uid-theirs")
+    theirs["metadata"] |= {"name": "theirs-0", "uid": "uid-theirs-0"}
+    cluster.pods["theirs-0"] = theirs
+    settle(process)
+    found = status(cluster)
+    assert (found.stages[0].state, found.pods.active) == (StageState.RUNNING, 2)  # type: ignore[union-attr]
+    assert "theirs" in cluster.jobs
+
+
+def test_own_job_that_is_being_deleted_is_waited_for_and_not_taken_for_the_attempt() -> None:
+    cluster = make(**ONE)
+    process = Process(cluster, Clock())
+    settle(process)
+    cluster.jobs["r-filter-1"]["metadata"]["deletionTimestamp"] = timestamp(NOW)
+    process = Process(cluster, Clock())
+    jobs, cluster.jobs = cluster.jobs, {}
+    process.sync()
+    cluster.jobs = jobs
+    for _ in range(2):
+        process.reconciler.reconcile(("n", "r"))
+    progressing = status(cluster).conditions[1]
+    assert (progressing.reason.value, progressing.message) == (
+        "Pending",
+        "filter: waits until the old Job r-filter-1 is gone",
+    )
+    assert process.jobs.summaries == {}
+
+
+def test_pods_of_a_foreign_job_of_the_same_name_hold_no_run_up() -> None:
+    cluster = make(**ONE)
+    process = Process(cluster, Clock())
+    settle(process)
+    cluster.jobs["r-filter-1"] = job("filter", uid="theirs", owner="somebody")
+    cluster.jobs["r-filter-1"]["metadata"]["ownerReferences"][0] |= {"kind": "Deployment"}
+    cluster.pods["p"] = pod(0, "filter", job_uid="theirs")
+    settle(process)
+    assert reason(cluster, "Accepted") == "NameConflict"
+
+
+def test_orphans_of_a_job_that_was_ours_are_waited_for() -> None:
+    cluster = make(**ONE)
+    process = Process(cluster, Clock())
+    settle(process)
+    cluster.run_pods("r-filter-1")
+    settle(process)
+    uid = cluster.jobs.pop("r-filter-1")["metadata"]["uid"]
+    for orphan in cluster.pods.values():  # as `kubectl delete job --cascade=orphan` leaves them
+        del orphan["metadata"]["ownerReferences"]
+        orphan["metadata"]["labels"]["batch.kubernetes.io/controller-uid"] = uid
+    settle(process)
+    assert cluster.jobs == {}
+    cluster.pods.clear()
+    settle(process)
+    assert list(cluster.jobs) == ["r-filter-1"]
+
+
+def test_drained_pod_that_is_gone_is_named_with_its_node() -> None:
+    cluster, process, _ = training()
+    process.reconcile()
+    drained = cluster.pods["r-train-1-1"]
+    drained["spec"]["nodeName"] = "node-1"
+    drained["status"]["conditions"] = [*drained["status"]["conditions"], *DISRUPTED]
+    process.reconcile()
+    cluster.end("r-train-1", 1)
+    cluster.pods.clear()
+    message = "Pod n/r-train-1-1 has condition DisruptionTarget matching FailJob rule at index 1"
+    cluster.jobs["r-train-1"]["status"]["conditions"][0]["message"] = message
+    settle(process)
+    [stage] = status(cluster).stages
+    assert stage.cause is not None
+    assert (stage.cause.message, stage.cause.node, stage.cause.exit_code) == (
+        "node-1 was drained (pod r-train-1-1 was evicted)",
+        "node-1",
+        None,
+    )
+
+
+def test_owed_pod_counts_are_written_when_due_though_no_log_is_read_then() -> None:
+    cluster, clock = make(filter={"workers": 4}), Clock()
+    process = Process(cluster, clock)
+    settle(process)
+    cluster.run_pods("r-filter-1")
+    pods, cluster.pods = cluster.pods, {}
+    first, second, *_ = pods
+
+    def after(seconds: float) -> float | None:
+        clock.now = NOW + seconds
+        return process.reconcile()
+
+    cluster.pods[first] = pods[first]
+    after(3)  # the first pod runs: a status, and the log is read
+    cluster.edit("r", activeDeadlineSeconds=5000)
+    after(8)  # another status
+    after(13.5)  # the log is read again
+    cluster.writes.clear()
+    cluster.pods[second] = pods[second]
+    assert after(17) == pytest.approx(1.0), "ten seconds after the last status"
+    assert cluster.writes == []
+    after(18)
+    assert cluster.writes == ["status r"]
+    assert status(cluster).pods.ready == 2  # type: ignore[union-attr]

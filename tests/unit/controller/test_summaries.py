@@ -1,0 +1,107 @@
+"""Summaries of Jobs and pods: whatever an object holds, reading it raises nothing, so that no object can stop a watch."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diht_k8s.controller.observe import observe_attempts
+from diht_k8s.controller.own_times import OwnTimes
+from diht_k8s.kube.summaries import INDEX_LABEL, JobSummary, PodSummary, Unreadable, job_summary, pod_summary
+from tests.unit.controller.documents import DISRUPTED, NOW, ended, failed_pod, job, pod
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["1", "²", "0x1", "-1", "2026-13-01T00:00:00Z"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+DOCUMENTS = [
+    job(conditions={"Failed": "BackoffLimitExceeded"}, deleted=True, labels={"kueue.x-k8s.io/queue-name": "q"}),
+    pod(0),
+    pod(1, phase="Pending", state={"waiting": {"reason": "ErrImagePull", "message": "m"}}),
+    failed_pod(1, 143, conditions=DISRUPTED),
+    pod(0, deleted=NOW, ready=False, state=ended(0)),
+]
+
+
+def paths(value: Any, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The path of each node of a document."""
+    keys = list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
+    return [prefix, *(path for key in keys for path in paths(value[key], (*prefix, key)))]
+
+
+def changed(document: dict[str, Any], path: tuple[Any, ...], value: Any) -> Any:
+    if not path:
+        return value
+    found = copy.deepcopy(document)
+    inner: Any = found
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    return found
+
+
+TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool}
+
+
+def check(summary: Any) -> None:
+    """Each field has the type that it says."""
+    if not isinstance(summary, JobSummary | PodSummary):
+        assert summary is None or isinstance(summary, Unreadable)
+        return
+    for field in fields(summary):
+        value, kind = getattr(summary, field.name), str(field.type)
+        if not (value is None and kind.endswith("| None")):
+            assert isinstance(value, TYPES[kind.removesuffix(" | None")]), field.name
+
+
+@settings(max_examples=1000, deadline=None)
+@given(data=st.data())
+def test_object_with_any_json_in_any_place_is_read_or_skipped(data: st.DataObject) -> None:
+    document = data.draw(st.sampled_from(DOCUMENTS))
+    for _ in range(data.draw(st.integers(1, 3))):
+        path = data.draw(st.sampled_from(paths(document)))
+        document = changed(document, path, data.draw(JSON))
+        if not isinstance(document, dict):
+            break
+    for reduce in (job_summary, pod_summary):
+        check(reduce(document))
+    jobs = [each for each in [job_summary(document)] if isinstance(each, JobSummary)]
+    pods = [each for each in [pod_summary(document)] if isinstance(each, PodSummary)]
+    times = OwnTimes()
+    observe_attempts(times.jobs(jobs, NOW), times.pods(pods, NOW), NOW, known={"train": 9})
+
+
+LABELS = ("metadata", "labels")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        ((*LABELS, INDEX_LABEL), "abc", "InvalidIndex"),
+        ((*LABELS, INDEX_LABEL), "²", "InvalidIndex"),
+        ((*LABELS, "diht.dev/attempt"), "²", "InvalidAttempt"),
+        ((*LABELS, "diht.dev/attempt"), "9" * 63, "InvalidAttempt"),
+        ((*LABELS, "diht.dev/stage"), "mining", "InvalidStage"),
+        ((*LABELS, "diht.dev/stage"), "train-heads", "InvalidStage"),
+        (("metadata", "resourceVersion"), "v1", "Malformed"),
+        (("metadata", "uid"), None, "Malformed"),
+        (("metadata", "creationTimestamp"), "yesterday", "Malformed"),
+        (("status",), [], "Malformed"),
+    ],
+)
+def test_pod_that_cannot_be_read_is_skipped_with_the_reason(path: tuple[str, ...], value: Any, reason: str) -> None:
+    found = pod_summary(changed(pod(0), path, value))
+    assert isinstance(found, Unreadable)
+    assert (found.reason, found.identity[:2]) == (reason, ("n", "r-train-1-0"))
+
+
+def test_exit_code_that_the_kubelet_made_up_is_none() -> None:
+    found = pod_summary(failed_pod(0, 137, why="ContainerStatusUnknown"))
+    assert isinstance(found, PodSummary)
+    assert (found.exit_code, found.reason) == (None, "ContainerStatusUnknown")
