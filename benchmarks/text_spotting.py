@@ -27,7 +27,7 @@ from PIL import Image, ImageDraw, ImageFont
 from diht_k8s.recipe.filter import TextSpotter
 from diht_k8s.recipe.filter.text_spotting.matching import MatchRule, SpottedText, normalised_words
 from diht_k8s.recipe.filter.text_spotting.networks import Precision
-from diht_k8s.recipe.filter.text_spotting.spotter import Question, Spotting
+from diht_k8s.recipe.filter.text_spotting.spotter import Spotting, SpottingRequest
 from diht_k8s.recipe.shards.images import decode
 from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.storage import Storage
@@ -45,7 +45,7 @@ COLOURS = ("black", "white", "navy", "darkred", "yellow", "darkgreen", "orange",
 
 
 @dataclass(frozen=True)
-class Picture:
+class PaintedImage:
     """An image with what was painted."""
 
     image: Image.Image
@@ -105,7 +105,7 @@ def painted(image: Image.Image, text: str, rng: Random) -> Image.Image | None:
     return result
 
 
-def pictures(number: int, seed: int) -> list[Picture]:
+def painted_images(number: int, seed: int) -> list[PaintedImage]:
     """The set: half with words of the caption, a quarter without text, a quarter with words of another caption."""
     rng = Random(seed)
     samples = [
@@ -115,7 +115,7 @@ def pictures(number: int, seed: int) -> list[Picture]:
         if sample.problem is None and not sample.meta.get("painted")
     ]
     rng.shuffle(samples)
-    photographs, made = backgrounds(rng), list[Picture]()
+    photographs, made = backgrounds(rng), list[PaintedImage]()
     kinds: Sequence[Kind] = ("caption", "none", "caption", "other")
     for index, sample in enumerate(samples):
         if len(made) == number:
@@ -124,12 +124,12 @@ def pictures(number: int, seed: int) -> list[Picture]:
         own = decode(sample.image).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
         image = own if rng.random() < 0.5 else rng.choice(photographs)
         if kind == "none":
-            made.append(Picture(image, sample.caption, kind))
+            made.append(PaintedImage(image, sample.caption, kind))
             continue
         text = words_of(sample.caption if kind == "caption" else samples[index - 1].caption, rng)
         shown = painted(image, text.upper() if rng.random() < 0.4 else text, rng) if text else None
         if shown is not None:
-            made.append(Picture(shown, sample.caption, kind, text))
+            made.append(PaintedImage(shown, sample.caption, kind, text))
     return made
 
 
@@ -153,18 +153,18 @@ def default_engine() -> Any:
     return RapidOCR(params={"Global.log_level": "critical", **threads})
 
 
-def questions(made: Sequence[Picture]) -> list[Question]:
+def requests(made: Sequence[PaintedImage]) -> list[SpottingRequest]:
     """What the filter asks of each image: to stop at the first text of its caption."""
-    return [Question(picture.image, lambda text, it=picture: RULE.matches(it.caption, text)) for picture in made]
+    return [SpottingRequest(picture.image, lambda text, it=picture: RULE.matches(it.caption, text)) for picture in made]
 
 
-def ours(spotter: TextSpotter, made: Sequence[Picture]) -> list[bool]:
+def ours(spotter: TextSpotter, made: Sequence[PaintedImage]) -> list[bool]:
     """Our verdicts, read as the filter reads."""
-    found = spotter.spot_all(questions(made))
+    found = spotter.spot_all(requests(made))
     return [shows(spotting.texts, picture.caption) for spotting, picture in zip(found, made, strict=True)]
 
 
-def quality(spotter: TextSpotter, made: Sequence[Picture]) -> dict[str, float]:
+def quality(spotter: TextSpotter, made: Sequence[PaintedImage]) -> dict[str, float]:
     """Recall and false hits in per cent."""
     verdicts = list(zip(made, ours(spotter, made), strict=True))
     rates = {kind: [hit for picture, hit in verdicts if picture.kind == kind] for kind in ("caption", "none", "other")}
@@ -175,7 +175,7 @@ def quality(spotter: TextSpotter, made: Sequence[Picture]) -> dict[str, float]:
     return {name: round(100 * float(np.mean(hits)), 2) for name, hits in names.items()}
 
 
-def speed(spotter: TextSpotter, made: Sequence[Picture]) -> dict[str, float]:
+def speed(spotter: TextSpotter, made: Sequence[PaintedImage]) -> dict[str, float]:
     """CPU milliseconds an image of both settings, `TURN` images each in turn, their ratio, and the share of equal verdicts."""
     engine, seconds, equal = default_engine(), {"ours": 0.0, "defaults": 0.0}, 0
     by_defaults(engine, made[0].image)
@@ -196,7 +196,7 @@ def speed(spotter: TextSpotter, made: Sequence[Picture]) -> dict[str, float]:
     }
 
 
-def batched(size: int, precision: Precision, batch: int, made: Sequence[Picture]) -> dict[str, float | bool]:
+def batched(size: int, precision: Precision, batch: int, made: Sequence[PaintedImage]) -> dict[str, float | bool]:
     """CPU milliseconds an image with and without batches of the detector, best of three rounds in turn; whether all is equal."""
     spotters = {
         name: TextSpotter(detector_size=size, precision=precision, batch=number)
@@ -209,7 +209,7 @@ def batched(size: int, precision: Precision, batch: int, made: Sequence[Picture]
     for _ in range(3):
         for name, spotter in spotters.items():
             began = time.process_time()
-            found[name] = list(spotter.spot_all(questions(made)))
+            found[name] = list(spotter.spot_all(requests(made)))
             seconds[name].append(time.process_time() - began)
     best = {f"{name}_ms": round(1000 * min(values) / len(made), 1) for name, values in seconds.items()}
     return {**best, "equal": found["one"] == found["batch"], "pictures": len(made)}
@@ -225,7 +225,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="images of one detection, compared with one at a time")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    made = pictures(arguments.pictures, arguments.seed)
+    made = painted_images(arguments.pictures, arguments.seed)
     spotter = TextSpotter(detector_size=arguments.size, precision=arguments.precision)
     spotter.spot(made[0].image)
     figures = {

@@ -30,10 +30,10 @@ def benchmark_shards(spec: Spec, storage: Storage, name: str) -> list[str]:
 
 def read_gallery(spec: Spec, storage: Storage, names: Sequence[str], stop: StopFlag) -> Gallery | None:
     """Fingerprints of all images of the benchmarks; None where no benchmark is named."""
-    return gallery_of(_pictures(spec, storage, names, stop)) if names else None
+    return gallery_of(_images(spec, storage, names, stop)) if names else None
 
 
-def _pictures(spec: Spec, storage: Storage, names: Sequence[str], stop: StopFlag) -> Iterator[bytes]:
+def _images(spec: Spec, storage: Storage, names: Sequence[str], stop: StopFlag) -> Iterator[bytes]:
     for name in names:
         for uri in benchmark_shards(spec, storage, name):
             stop.raise_if_requested("finished shards are kept")

@@ -18,7 +18,7 @@ import pyarrow as pa
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.filter import Filter
 from diht_k8s.api.hashing import SCHEMA_VERSION
-from diht_k8s.recipe.filter.duplicates import WORDS, Pool
+from diht_k8s.recipe.filter.fingerprint_pool import WORDS, FingerprintPool
 from diht_k8s.recipe.filter.kept_pairs import KeptPairs, write_scores
 from diht_k8s.recipe.filter.scores import Row, Scores, find_scores
 from diht_k8s.recipe.filter.summary import Summary
@@ -71,7 +71,7 @@ class Deduplication:
             if is_deduplicated(scores):
                 self._done.add(shard.name)
             elif self._claims.take(f"{shard.name} duplicates"):
-                self._take_out(number, scores)
+                self._drop_repeats(number, scores)
                 self._done.add(shard.name)
                 worked = True
             else:
@@ -79,13 +79,13 @@ class Deduplication:
         return worked, waiting
 
     @cached_property
-    def _pool(self) -> Pool:
+    def _pool(self) -> FingerprintPool:
         shards = []
         for shard in self._shards:
             self._context.stop.raise_if_requested("finished shards are kept")
             self._claims.keep()
             shards.append(np.frombuffer(b"".join(self._bits(shard)), np.uint64).reshape(-1, WORDS))
-        return Pool.of(shards)
+        return FingerprintPool.of(shards)
 
     def _bits(self, shard: Shard) -> list[bytes]:
         uri = self._context.layout.fingerprints(shard.name)
@@ -94,27 +94,27 @@ class Deduplication:
             raise DataError(f"{uri} is of another configuration: remove it and run the stage filter again")
         return table["bits"].to_pylist()
 
-    def _take_out(self, number: int, scores: Scores) -> None:
+    def _drop_repeats(self, number: int, scores: Scores) -> None:
         context, shard, rows = self._context, self._shards[number], list(scores.rows())
         kept = [place for place, row in enumerate(rows) if row.kept]
         pool = self._pool
-        places = pool.equal_repeats(number) if self._rules.duplicates == "Exact" else pool.like_repeats(number)
-        gone = {kept[place] for place in places.tolist()}
+        places = pool.exact_repeats(number) if self._rules.duplicates == "Exact" else pool.near_repeats(number)
+        repeats = {kept[place] for place in places.tolist()}
         header: dict[str, Any] = {**scores.header, "deduplicated": True}
-        if gone:
+        if repeats:
             files = KeptPairs(context.storage, context.layout, self._rules.output)
-            header["kept"] = files.rewrite(shard.name, rows, gone)
+            header["kept"] = files.rewrite(shard.name, rows, repeats)
             summary = Summary.from_json(header["summary"])
-            summary.drop([rows[place].uid for place in sorted(gone)], REASON)
+            summary.drop([rows[place].uid for place in sorted(repeats)], REASON)
             header["summary"] = summary.to_json()
-            rows = [_repeat(row) if place in gone else row for place, row in enumerate(rows)]
+            rows = [_repeat(row) if place in repeats else row for place, row in enumerate(rows)]
         write_scores(context.storage, context.layout.scores(shard.name), rows, header)
 
     def _scores(self, shard: Shard) -> Scores:
         uri = self._context.layout.scores(shard.name)
         found = find_scores(self._context.storage, uri)
         if found is None:
-            raise DataError(f"{uri} has gone while the stage ran: run the stage filter again")
+            raise DataError(f"{uri} has repeats while the stage ran: run the stage filter again")
         return found
 
 

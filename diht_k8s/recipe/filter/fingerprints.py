@@ -32,7 +32,7 @@ def fingerprint(image: Image.Image) -> np.ndarray:
     return np.packbits(bits).view(np.uint64)
 
 
-def is_like(own_4: np.ndarray, others_N4: np.ndarray) -> bool:
+def is_near_duplicate(own_4: np.ndarray, others_N4: np.ndarray) -> bool:
     """Whether a fingerprint is a near-duplicate of any of the others."""
     differing = np.bitwise_count(others_N4 ^ own_4).sum(axis=1, dtype=np.int32)
     either = np.bitwise_count(others_N4 | own_4).sum(axis=1, dtype=np.int32)
@@ -52,13 +52,13 @@ class Gallery:
         own = fingerprint(image)
         if np.bitwise_count(own).sum() < FEW_BITS:
             return False
-        return is_like(own, self.bits)
+        return is_near_duplicate(own, self.bits)
 
 
-def gallery_of(pictures: Iterable[bytes]) -> Gallery:
+def gallery_of(images: Iterable[bytes]) -> Gallery:
     """The fingerprints of encoded images; unreadable ones are left out, since nothing can repeat them."""
     found = []
-    for data in pictures:
+    for data in images:
         try:
             found.append(fingerprint(decode(data)))
         except BadImageError:

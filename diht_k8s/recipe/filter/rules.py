@@ -1,4 +1,4 @@
-"""Judge samples by the CAT rules, a batch at a time: bad, exclude, language, metadata, C, A, then the image (readable, size,
+"""RuleChain samples by the CAT rules, a batch at a time: bad, exclude, language, metadata, C, A, then the image (readable, size,
 benchmark, T).
 
 Cheap rules come first, so that images are opened and read for the survivors only. Scores of an earlier run are used again
@@ -24,7 +24,7 @@ from diht_k8s.recipe.filter.exclusion import is_excluded
 from diht_k8s.recipe.filter.fingerprints import Gallery, fingerprint
 from diht_k8s.recipe.filter.scores import Row
 from diht_k8s.recipe.filter.text_spotting.matching import MatchRule, shows_caption
-from diht_k8s.recipe.filter.text_spotting.spotter import Question, Spotting
+from diht_k8s.recipe.filter.text_spotting.spotter import Spotting, SpottingRequest
 from diht_k8s.recipe.shards.images import BadImageError, decode
 from diht_k8s.recipe.shards.samples import Sample, storable
 
@@ -44,13 +44,13 @@ class Parser(Protocol):
 class Spotter(Protocol):
     """What reads images (`TextSpotter`)."""
 
-    def spot_all(self, questions: Iterable[Question]) -> Iterator[Spotting]:
-        """The texts of each image, in order; questions are taken as they are needed."""
+    def spot_all(self, requests: Iterable[SpottingRequest]) -> Iterator[Spotting]:
+        """The texts of each image, in order; requests are taken as they are needed."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judge:
+class RuleChain:
     """The rules of one run with the models behind them."""
 
     rules: Filter
@@ -61,7 +61,7 @@ class Judge:
     gallery: Gallery | None = None
     """images of benchmarks, whose near-duplicates must not be trained on."""
 
-    def judge(
+    def apply(
         self, shard: str, samples: Sequence[Sample], earlier: Sequence[Row | None], *, filtered: bool
     ) -> list[Row]:
         """Score and judge a batch.
@@ -85,7 +85,7 @@ class Judge:
                 row.reason = caption_reason(row, self.rules)
             if before is not None and row.parser_version:
                 row.ocr, row.ocr_state = before.ocr, before.ocr_state
-        self._judge_pictures(rows, samples, known, filtered=filtered)
+        self._apply_image_rules(rows, samples, known, filtered=filtered)
         for row in rows:
             row.kept = not row.reason
         return rows
@@ -113,13 +113,13 @@ class Judge:
             for (row, _), graph in zip(new, graphs, strict=True):
                 row.describe(graph, self.parser_version)
 
-    def _judge_pictures(
+    def _apply_image_rules(
         self, rows: Sequence[Row], samples: Sequence[Sample], known: Sequence[Row | None], *, filtered: bool
     ) -> None:
         """Look at the images of the rows that no rule has dropped; the spotter draws those that it has to read."""
         unread = deque[tuple[Row, Sample, Image.Image]]()
 
-        def questions() -> Iterator[Question]:
+        def requests() -> Iterator[SpottingRequest]:
             for row, sample, before in zip(rows, samples, known, strict=True):
                 if row.reason:
                     continue
@@ -127,11 +127,11 @@ class Judge:
                 image = self._opened(row, sample, before, reads=reads, filtered=filtered)
                 if reads and image is not None:
                     unread.append((row, sample, image))
-                    yield self._question(image, sample.caption)
+                    yield self._request(image, sample.caption)
                 elif not row.reason:
                     self._settle(row, sample, image)
 
-        for found in self.spotter.spot_all(questions()):
+        for found in self.spotter.spot_all(requests()):
             row, sample, image = unread.popleft()
             row.ocr, row.ocr_state = found.texts, found.state
             row.matched = shows_caption(sample.caption, found.texts, match_rule(self.rules))
@@ -160,14 +160,14 @@ class Judge:
         except BadImageError as error:
             row.reason = BAD + error.reason
             return None
-        row.reason = picture_reason(image, rules, self.gallery)
+        row.reason = image_reason(image, rules, self.gallery)
         return None if row.reason else image
 
-    def _question(self, image: Image.Image, caption: str) -> Question:
+    def _request(self, image: Image.Image, caption: str) -> SpottingRequest:
         if self.rules.text_spotting.mode != "Drop":
-            return Question(image)
+            return SpottingRequest(image)
         rule = match_rule(self.rules)
-        return Question(image, lambda text: rule.matches(caption, text))
+        return SpottingRequest(image, lambda text: rule.matches(caption, text))
 
     def _settle(self, row: Row, sample: Sample, image: Image.Image | None) -> None:
         """The last rule on an image, and the fingerprint of one that stays."""
@@ -205,7 +205,7 @@ def _within(value: float, limit: MetadataLimit) -> bool:
     return low <= value <= high
 
 
-def picture_reason(image: Image.Image, rules: Filter, gallery: Gallery | None) -> str:
+def image_reason(image: Image.Image, rules: Filter, gallery: Gallery | None) -> str:
     """The rule on size and shape, or the benchmark's gallery, that drops an image, "" if none does."""
     short, long = sorted(image.size)
     if short < rules.min_side or (rules.max_aspect_ratio > 0 and long > rules.max_aspect_ratio * short):

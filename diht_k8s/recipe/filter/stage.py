@@ -25,7 +25,7 @@ from diht_k8s.recipe.filter.kept_pairs import KeptPairs
 from diht_k8s.recipe.filter.model_versions import parser_version, spotter_version
 from diht_k8s.recipe.filter.report import report
 from diht_k8s.recipe.filter.scores import Scores, open_scores
-from diht_k8s.recipe.filter.shards import ShardFilter, is_done
+from diht_k8s.recipe.filter.shard_filter import ShardFilter, is_done
 from diht_k8s.recipe.filter.summary import Summary
 from diht_k8s.recipe.runtime.claims import BEAT_SECONDS, Claims
 from diht_k8s.recipe.runtime.commit import artefact
@@ -171,7 +171,7 @@ def _check_result(total: Summary, rules: Filter) -> None:
     if percent > rules.max_bad_percent:
         raise DataError(
             f"{total.bad.total()} of {total.input} samples are bad ({_listed(total.bad)}), {percent:.3g} % and more than "
-            f"maxBadPercent {rules.max_bad_percent:g}: mend the shards, or raise spec.filter.maxBadPercent"
+            f"maxBadPercent {rules.max_bad_percent:g}: fix the shards, or raise spec.filter.maxBadPercent"
         )
     if total.kept == 0:
         raise DataError(

@@ -18,7 +18,7 @@ from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.filter import stage
 from diht_k8s.recipe.filter.scores import Row, open_scores
-from diht_k8s.recipe.filter.shards import ShardFilter
+from diht_k8s.recipe.filter.shard_filter import ShardFilter
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.storage import Storage
@@ -44,15 +44,14 @@ def encoded(image: Image.Image, kind: str = "PNG", **save: Any) -> bytes:
     return buffer.getvalue()
 
 
-def pair(key: str, caption: str | bytes, picture: bytes | None = None, **meta: Any) -> list[Member]:
+def pair(key: str, caption: str | bytes, image: bytes | None = None, **meta: Any) -> list[Member]:
     """Members of one sample: image, then caption as .txt (bytes) or .json."""
-    image = drawn() if picture is None else picture
     text = (
         (f"{key}.txt", caption)
         if isinstance(caption, bytes)
         else (f"{key}.json", json.dumps({"caption": caption, **meta}).encode())
     )
-    return [(f"{key}.png", image), text]
+    return [(f"{key}.png", drawn() if image is None else image), text]
 
 
 def tar_of(members: Iterable[Member]) -> bytes:
@@ -121,13 +120,13 @@ def filter_by_two(run: DihtRun, program: Callable[..., object] = filter_with, *,
 
 def filter_slowly(run: DihtRun, worker: int = 0, workers: int = 1) -> None:
     """The stage with a pause after each batch, so that kills fall between all of its writes; for a process of its own."""
-    judge = ShardFilter._judge_batch
+    apply_rules = ShardFilter._apply_rules
 
-    def judge_and_wait(*arguments: object) -> object:
+    def apply_and_wait(*arguments: object) -> object:
         time.sleep(0.05)
-        return judge(*arguments)  # type: ignore[arg-type]
+        return apply_rules(*arguments)  # type: ignore[arg-type]
 
-    ShardFilter._judge_batch = judge_and_wait  # type: ignore[method-assign, assignment]
+    ShardFilter._apply_rules = apply_and_wait  # type: ignore[method-assign, assignment]
     filter_with(run, worker=worker, workers=workers)
 
 

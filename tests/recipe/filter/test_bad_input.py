@@ -172,7 +172,7 @@ def test_damaged_shard_ends_with_its_name(tmp_path: Path, data: bytes, message: 
 
 def test_tar_without_captions_is_all_bad(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(tar_of([("a.png", drawn()), ("b.png", drawn())]))
-    with pytest.raises(DataError, match=r"caption_missing 2.*mend the shards"):
+    with pytest.raises(DataError, match=r"caption_missing 2.*fix the shards"):
         filter_with(run_of(tmp_path / "out", f"{tmp_path}/a.tar"))
 
 

@@ -14,7 +14,7 @@ import pytest
 from rapidocr import EngineType, RapidOCR
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.recipe.filter import shards
+from diht_k8s.recipe.filter import shard_filter
 from diht_k8s.recipe.filter.text_spotting.engine import CUDA_PROVIDER, LINES_AT_ONCE, Device, load_engine
 from diht_k8s.recipe.filter.text_spotting.networks import ShapedNetwork, import_openvino
 from diht_k8s.recipe.filter.text_spotting.spotter import BATCH_OF, TextSpotter
@@ -155,7 +155,7 @@ def test_run_on_a_missing_gpu_ends_before_a_shard_is_opened(
     def opened(*arguments: object) -> None:
         raise AssertionError("a shard was opened")
 
-    monkeypatch.setattr(shards, "read_pairs", opened)
+    monkeypatch.setattr(shard_filter, "read_pairs", opened)
     run = run_of(tmp_path / "out", write_shards(tmp_path / "in"), {"textSpotting": {"mode": mode, "device": "CUDA"}})
     with pytest.raises(UserError, match="no ONNX Runtime with CUDA"):
         filter_with(run)

@@ -17,7 +17,7 @@ from diht_k8s.api.run import Stage
 from diht_k8s.recipe.filter import stage
 from diht_k8s.recipe.filter.captions.graph import CaptionGraph
 from diht_k8s.recipe.filter.captions.parser import CaptionParser
-from diht_k8s.recipe.filter.text_spotting.spotter import Question, Spotting, TextSpotter
+from diht_k8s.recipe.filter.text_spotting.spotter import Spotting, SpottingRequest, TextSpotter
 from diht_k8s.recipe.runtime import claims
 from diht_k8s.recipe.runtime.commit import read_committed
 from diht_k8s.recipe.runtime.inputs import kept_shards
@@ -45,16 +45,16 @@ class Calls:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.captions: list[str] = []
-        self.pictures = 0
+        self.images = 0
         parse, spot_all = CaptionParser.parse, TextSpotter.spot_all
 
         def counted_parse(parser: CaptionParser, captions: Sequence[str]) -> list[CaptionGraph]:
             self.captions += captions
             return parse(parser, captions)
 
-        def counted_spot(spotter: TextSpotter, questions: Iterable[Question]) -> Iterator[Spotting]:
-            for spotting in spot_all(spotter, questions):
-                self.pictures += 1
+        def counted_spot(spotter: TextSpotter, requests: Iterable[SpottingRequest]) -> Iterator[Spotting]:
+            for spotting in spot_all(spotter, requests):
+                self.images += 1
                 yield spotting
 
         monkeypatch.setattr(CaptionParser, "parse", counted_parse)
@@ -220,29 +220,29 @@ def test_tighter_threshold_uses_the_scores_and_opens_no_image(
     shards = write_shards(tmp_path / "in")
     on = {"textSpotting": {"mode": "Drop", "detectorSize": 96}}
     filter_with(run_of(tmp_path / "out", shards, on))
-    assert (len(calls.captions), calls.pictures) == (6, 4)
+    assert (len(calls.captions), calls.images) == (6, 4)
     forget(tmp_path / "out")
     calls.captions.clear()
 
-    def no_picture(data: bytes) -> Image.Image:
-        raise AssertionError("a picture was opened")
+    def refuse_to_decode(data: bytes) -> Image.Image:
+        raise AssertionError("an image was opened")
 
-    monkeypatch.setattr("diht_k8s.recipe.filter.rules.decode", no_picture)
+    monkeypatch.setattr("diht_k8s.recipe.filter.rules.decode", refuse_to_decode)
     committed = filter_with(run_of(tmp_path / "out", shards, {**on, "minActions": 1}))
     assert committed is not None
-    assert (calls.captions, calls.pictures, committed.summary["counts"]["kept"]) == ([], 4, 3)
+    assert (calls.captions, calls.images, committed.summary["counts"]["kept"]) == ([], 4, 3)
 
 
 def test_looser_threshold_reads_the_newly_surviving_images_only(tmp_path: Path, calls: Calls) -> None:
     shards = write_shards(tmp_path / "in")
     on = {"textSpotting": {"mode": "Drop", "detectorSize": 96}}
     filter_with(run_of(tmp_path / "tight", shards, {**on, "minActions": 1}))
-    assert calls.pictures == 3
+    assert calls.images == 3
     calls.captions.clear()
     scores = {"scoresFrom": str(tmp_path / "tight/filter")}
     committed = filter_with(run_of(tmp_path / "loose", shards, {**on, **scores, "minComplexity": 0}))
     assert committed is not None
-    assert (calls.captions, calls.pictures, committed.summary["counts"]["kept"]) == ([], 6, 6)
+    assert (calls.captions, calls.images, committed.summary["counts"]["kept"]) == ([], 6, 6)
     fresh = filter_with(run_of(tmp_path / "fresh", shards, {**on, "minComplexity": 0}))
     assert fresh is not None
     assert files_of(tmp_path / "loose") == files_of(tmp_path / "fresh")
@@ -255,10 +255,10 @@ def test_scores_of_another_way_to_read_lend_their_captions_only(
     shards = write_shards(tmp_path / "in")
     filter_with(run_of(tmp_path / "a", shards, {"textSpotting": {"detectorSize": 96}}))
     calls.captions.clear()
-    calls.pictures = 0
+    calls.images = 0
     rules = {"textSpotting": other, "scoresFrom": str(tmp_path / "a/filter")}
     filter_with(run_of(tmp_path / "b", shards, rules))
-    assert (calls.captions, calls.pictures) == ([], 4)
+    assert (calls.captions, calls.images) == ([], 4)
 
 
 @pytest.mark.parametrize("case", ["nothing there", "other input"])

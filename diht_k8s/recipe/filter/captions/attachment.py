@@ -21,20 +21,20 @@ VIEWS = words("background foreground distance sky")
 PATHS = words("down off along around past over through across up")
 
 
-def attach_better(tokens: Sequence[Token], lexicon: Lexicon) -> None:
+def correct_attachment(tokens: Sequence[Token], lexicon: Lexicon) -> None:
     """Mend the heads of a caption."""
     for token in tokens:
-        _mend_coordination(tokens, token)
-        _mend_path(token, lexicon)
+        _correct_coordination(tokens, token)
+        _correct_path(token, lexicon)
     for token in tokens:
         if token.tag == "VBG":
             _find_doer(tokens, token)
     for token in tokens:
         if token.dep == "prep":
-            _mend_preposition(tokens, token, lexicon)
+            _correct_preposition(tokens, token, lexicon)
 
 
-def _mend_coordination(tokens: Sequence[Token], token: Token) -> None:
+def _correct_coordination(tokens: Sequence[Token], token: Token) -> None:
     """Mend coordination: "holds a laptop and two books" hangs the books on what "and" hangs on; "valve and tank boot" are two things, not one."""
     if token.dep == "nmod" and token.is_noun and token.kids("cc") and token.head.i > token.i and token.head.is_noun:
         other = token.head
@@ -102,7 +102,7 @@ def _has_place(tokens: Sequence[Token], noun: Token) -> bool:
     return right.lower in PLACES or (right.lower in ("in", "on") and any(t.lower in VIEWS for t in right.kids("pobj")))
 
 
-def _mend_path(token: Token, lexicon: Lexicon) -> None:
+def _correct_path(token: Token, lexicon: Lexicon) -> None:
     """Mend particles, "skiing down a hill": a particle of a verb that takes no object is a preposition."""
     if token.dep != "prt" or not token.head.is_verb:
         return
@@ -173,7 +173,7 @@ def _joined_by_of(noun: Token, top: Token) -> bool:
     return True
 
 
-def _mend_preposition(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+def _correct_preposition(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
     left, head = before(tokens, token), token.head
     if left is None or not left.is_noun:
         return

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diht_k8s.recipe.filter.captions.attachment import attach_better
+from diht_k8s.recipe.filter.captions.attachment import correct_attachment
 from diht_k8s.recipe.filter.captions.lexicon import Lexicon
-from diht_k8s.recipe.filter.captions.titles import mend_fragment, mend_title
+from diht_k8s.recipe.filter.captions.titles import correct_fragment, correct_title
 from diht_k8s.recipe.filter.captions.tree import Token, after, before, below, replace_with
 from diht_k8s.recipe.filter.captions.verbs import become_noun_before, find_verbs
 from diht_k8s.recipe.filter.captions.wordlists import (
@@ -30,7 +30,7 @@ from diht_k8s.recipe.filter.captions.wordlists import (
 )
 
 
-def mend(tokens: list[Token], lexicon: Lexicon, *, title: str = "") -> list[Token]:
+def correct(tokens: list[Token], lexicon: Lexicon, *, title: str = "") -> list[Token]:
     """The same caption with mended tags and heads, complex prepositions as one token.
 
     Args:
@@ -41,7 +41,7 @@ def mend(tokens: list[Token], lexicon: Lexicon, *, title: str = "") -> list[Toke
     tokens = _join_prepositions(tokens)
     for token in tokens:
         if token.is_noun:
-            _mend_quantity(token)
+            _correct_quantity(token)
             if (
                 token.tag == "NN"
                 and token.lower in lexicon.adjectives
@@ -50,13 +50,13 @@ def mend(tokens: list[Token], lexicon: Lexicon, *, title: str = "") -> list[Toke
                 and not token.kids("det")
             ):
                 token.retag("JJ")  # "warm and crispy"
-        _mend_word(tokens, token, lexicon)
+        _correct_word(tokens, token, lexicon)
     find_verbs(tokens, lexicon)
     if title:
-        mend_title(tokens, lexicon, title)
+        correct_title(tokens, lexicon, title)
     else:
-        mend_fragment(tokens, lexicon)
-    attach_better(tokens, lexicon)
+        correct_fragment(tokens, lexicon)
+    correct_attachment(tokens, lexicon)
     return tokens
 
 
@@ -105,7 +105,7 @@ def _joined(tokens: Sequence[Token], start: int, length: int) -> Token:
     return first
 
 
-def _mend_quantity(token: Token) -> None:
+def _correct_quantity(token: Token) -> None:
     """Mend "dozens of homes": the homes are the object, and "dozens of" says how many."""
     if not (token.lower in QUANTITIES or (token.lower == "lot" and token.kids("det"))):
         return
@@ -121,19 +121,19 @@ def _mend_quantity(token: Token) -> None:
         token.retag("CD")
 
 
-def _mend_word(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+def _correct_word(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
     """Words of which WordNet knows better what they are: "screwdriver" is no verb, "haircut" no adjective."""
     if token.is_verb and token.lower not in AUXILIARIES:
-        _mend_verb(tokens, token, lexicon)
+        _correct_verb(tokens, token, lexicon)
     elif token.tag == "FW" and token.dep == "amod":
         token.retag("JJ")
     elif token.tag in ("JJ", "RB"):
-        _mend_adjective(tokens, token, lexicon)
+        _correct_adjective(tokens, token, lexicon)
     elif token.tag == "PRP" and token.lower in lexicon.nouns and token.lower not in PERSONAL_PRONOUNS:
         token.retag("NN")  # "elf with light skin tone"
 
 
-def _mend_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+def _correct_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
     word, left = token.lower, before(tokens, token)
     is_thing = lexicon.noun(word) in lexicon.nouns
     if word in PLURAL_ONLY and word not in lexicon.verbs:
@@ -143,10 +143,10 @@ def _mend_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
     elif not lexicon.is_verb_form(word) and not word.endswith(("ing", "ed")):
         _become_noun(token, "NNS" if word.endswith("s") else "NN")
     elif is_thing:
-        _mend_verb_or_thing(tokens, token)
+        _correct_verb_or_thing(tokens, token)
 
 
-def _mend_verb_or_thing(tokens: Sequence[Token], token: Token) -> None:
+def _correct_verb_or_thing(tokens: Sequence[Token], token: Token) -> None:
     """What stands where a verb cannot, of those that are verbs and things."""
     word, left, right = token.lower, before(tokens, token), after(tokens, token)
     if left is None and (right is None or right.lower == "."):
@@ -169,7 +169,7 @@ def _opens(left: Token | None) -> bool:
     return left is None or not left.lower[-1].isalnum()
 
 
-def _mend_adjective(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+def _correct_adjective(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
     word, left = token.lower, before(tokens, token)
     is_thing = lexicon.noun(word) in lexicon.nouns
     if token.tag == "JJ" and _is_only_noun(word, lexicon):

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from diht_k8s.recipe.filter.captions.cleaning import clean, is_foreign
-from diht_k8s.recipe.filter.captions.corrections import mend
+from diht_k8s.recipe.filter.captions.corrections import correct
 from diht_k8s.recipe.filter.captions.graph import CaptionGraph
 from diht_k8s.recipe.filter.captions.lexicon import Lexicon
 from diht_k8s.recipe.filter.captions.phrases import find_phrases
 from diht_k8s.recipe.filter.captions.relations import build_graph
-from diht_k8s.recipe.filter.captions.tagger import Reader
+from diht_k8s.recipe.filter.captions.tagger import Tagger
 from diht_k8s.recipe.filter.captions.tree import Token, unlink
 
 CACHED: Final = 50_000
@@ -24,7 +24,7 @@ MAX_CHARACTERS: Final = 1000
 
 
 class CaptionParser:
-    """Parses captions; the models are loaded at the first caption, which freezes objects of the whole process (see `Reader`)."""
+    """Parses captions; the models are loaded at the first caption, which freezes objects of the whole process (see `Tagger`)."""
 
     def __init__(self, *, cached: int = CACHED) -> None:
         """Make a parser.
@@ -33,7 +33,7 @@ class CaptionParser:
             cached: so many graphs are remembered, since web captions repeat; 0 remembers none.
         """
         self._cached = cached
-        self._reader: Reader | None = None
+        self._tagger: Tagger | None = None
         self._cache: OrderedDict[str, CaptionGraph] = OrderedDict()
 
     def parse(self, captions: Sequence[str]) -> list[CaptionGraph]:
@@ -55,15 +55,15 @@ class CaptionParser:
 
     def _parse(self, captions: Sequence[str]) -> list[CaptionGraph]:
         """Graphs of distinct captions; sorted by length, so that a batch has little padding."""
-        if self._reader is None or self._reader.is_full:
-            self._reader = None  # first, so that the two are never held together, nor the old one frozen with the new
-            self._reader = Reader()
-        lexicon = self._reader.lexicon
+        if self._tagger is None or self._tagger.is_full:
+            self._tagger = None  # first, so that the two are never held together, nor the old one frozen with the new
+            self._tagger = Tagger()
+        lexicon = self._tagger.lexicon
         cleaned = [clean(caption[:MAX_CHARACTERS]) for caption in captions]
         texts = [text for text, _ in cleaned]
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         graphs: list[CaptionGraph] = [CaptionGraph()] * len(texts)
-        words = self._reader.read(["" if is_foreign(texts[index]) else texts[index] for index in order])
+        words = self._tagger.parse(["" if is_foreign(texts[index]) else texts[index] for index in order])
         for index, tokens in zip(order, words, strict=True):
             graphs[index] = graph_of(tokens, lexicon, cleaned[index][1])
         return graphs
@@ -71,7 +71,7 @@ class CaptionParser:
 
 def graph_of(tokens: Sequence[Token], lexicon: Lexicon, title: str) -> CaptionGraph:
     """The graph of a caption from its tagged and parsed words, which are used up; `title` as `clean` gives it."""
-    mended = mend(list(tokens), lexicon, title=title)
-    graph = build_graph(mended, find_phrases(mended, lexicon), lexicon)
+    corrected = correct(list(tokens), lexicon, title=title)
+    graph = build_graph(corrected, find_phrases(corrected, lexicon), lexicon)
     unlink(tokens)
     return graph

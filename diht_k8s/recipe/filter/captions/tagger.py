@@ -32,7 +32,7 @@ MAX_STRINGS: Final = 500_000
 """spaCy remembers each string that it ever saw; beyond so many a reader should be made anew."""
 
 
-class Reader:
+class Tagger:
     """Tags and parses; holds the models.
 
     Making one freezes, for the whole process, all objects that Python's collector follows then: a quarter of a million stay with the
@@ -45,9 +45,9 @@ class Reader:
 
     def __init__(self) -> None:
         """Load the model and the word index that comes with it."""
-        if Reader._freezes is None:
-            Reader._freezes = gc.get_freeze_count() == 0
-        if Reader._freezes:
+        if Tagger._freezes is None:
+            Tagger._freezes = gc.get_freeze_count() == 0
+        if Tagger._freezes:
             gc.unfreeze()
         self.language, self.lexicon = load()
         self._encoder = Encoder(self.language.get_pipe("tok2vec").model)  # type: ignore[attr-defined]
@@ -57,7 +57,7 @@ class Reader:
         self._tag_weights_DL, self._tag_bias_L = softmax.get_param("W").T.copy(), softmax.get_param("b")
         self._tags: tuple[str, ...] = tagger.labels
         self._transitions = Transitions(self.language.get_pipe("parser"))
-        if Reader._freezes:
+        if Tagger._freezes:
             gc.collect()
             gc.freeze()
 
@@ -66,12 +66,12 @@ class Reader:
         """Whether the model has gathered so many strings that another reader should take over."""
         return len(self.language.vocab.strings) > MAX_STRINGS
 
-    def read(self, texts: Sequence[str]) -> Iterator[list[Token]]:
+    def parse(self, texts: Sequence[str]) -> Iterator[list[Token]]:
         """The words of each text, blanks left out; best sorted by length."""
         for batch in _batches(texts):
-            yield from self._read(self._words.rows(batch))
+            yield from self._parse(self._words.rows(batch))
 
-    def _read(self, rows: Sequence[Sequence[int]]) -> Iterator[list[Token]]:
+    def _parse(self, rows: Sequence[Sequence[int]]) -> Iterator[list[Token]]:
         lengths = [len(text) for text in rows]
         rows_N = np.fromiter(chain.from_iterable(rows), np.intp, sum(lengths))
         vectors_ND = self._encoder.encode(self._words.vectors_MD[rows_N], lengths)

@@ -54,7 +54,7 @@ VERBS: Final = words(
 """Verbs that are mostly verbs, though some of them name things as well."""
 
 
-def mend_title(tokens: Sequence[Token], lexicon: Lexicon, title: str) -> None:
+def correct_title(tokens: Sequence[Token], lexicon: Lexicon, title: str) -> None:
     """Turn verbs of a title that are none into modifiers and nouns.
 
     Args:
@@ -71,10 +71,10 @@ def mend_title(tokens: Sequence[Token], lexicon: Lexicon, title: str) -> None:
             continue
         if title[token.start].islower() and token.lower not in LOOKS:
             continue
-        _mend_verb(tokens, token, lexicon)
+        _correct_verb(tokens, token, lexicon)
 
 
-def mend_fragment(tokens: Sequence[Token], lexicon: Lexicon) -> None:
+def correct_fragment(tokens: Sequence[Token], lexicon: Lexicon) -> None:
     """The same, with more care, where capitals say nothing: "clay bells royalty free drawing", "rubber lined valve".
 
     Only right after a bare common noun that cannot act, and before a noun or the end.
@@ -90,10 +90,10 @@ def mend_fragment(tokens: Sequence[Token], lexicon: Lexicon) -> None:
             continue
         if token.kids("aux", "auxpass", "neg", "agent", "mark", "prt") or _has_article(tokens, left):
             continue
-        _mend_in_chain(tokens, token, lexicon)
+        _correct_in_chain(tokens, token, lexicon)
 
 
-def _mend_in_chain(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+def _correct_in_chain(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
     left, right = before(tokens, token), after(tokens, token)
     assert left is not None, "it stands after a noun"
     goes_on = _noun_follows(tokens, token)
@@ -123,7 +123,7 @@ def _has_article(tokens: Sequence[Token], noun: Token) -> bool:
     return index >= 0 and tokens[index].tag in ("DT", "PRP$", "WP", "WDT", "POS")
 
 
-def _mend_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+def _correct_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
     left, right = before(tokens, token), after(tokens, token)
     opens = left is None or not _is_word(left)
     ends = right is None or not _is_word(right)
@@ -140,7 +140,7 @@ def _mend_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
         elif ends and names and not actor and all(child.i < token.i for child in token.children):
             token.retag("JJ")  # "LED Brake Light Smoked"
     elif token.tag == "VBG":
-        _mend_participle(tokens, token, lexicon, goes_on=goes_on, ends=ends, after_thing=names and not actor)
+        _correct_participle(tokens, token, lexicon, goes_on=goes_on, ends=ends, after_thing=names and not actor)
     elif token.lower == "rose" or is_animate(token.lower) or (names and not actor and _is_thing(token, lexicon)):
         if goes_on:
             _become_part(tokens, token, "compound")
@@ -148,7 +148,7 @@ def _mend_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
             _become_head(token, tokens[token.i - 1])
 
 
-def _mend_participle(
+def _correct_participle(
     tokens: Sequence[Token], token: Token, lexicon: Lexicon, *, goes_on: bool, ends: bool, after_thing: bool
 ) -> None:
     if not after_thing:

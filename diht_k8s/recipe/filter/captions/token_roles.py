@@ -40,7 +40,7 @@ PRONOUNS: Final = words(
     "something anything nothing everything someone anyone everyone nobody somebody anybody everybody one ones i"
 )
 MODIFIERS: Final = ("amod", "compound", "nmod")
-NO_NOUNS: Final = DETERMINERS | PRONOUNS
+NOT_NOUNS: Final = DETERMINERS | PRONOUNS
 LETTER_OR_DIGIT: Final = re.compile(r"[^\W_]")
 MARKS: Final = frozenset(",;:|/.()")
 DEGREES: Final = words("extra super ultra brand semi")
@@ -77,29 +77,29 @@ THING_COLOUR_HEADS: Final = words(
 )
 
 
-def kinds_of(tokens: Sequence[Token], lexicon: Lexicon) -> list[str]:
-    """The kind of each token of a mended caption."""
-    kinds = [_kind(tokens, index, lexicon) for index in range(len(tokens))]
-    _skip_adverbials(tokens, kinds)
-    return kinds
+def roles_of(tokens: Sequence[Token], lexicon: Lexicon) -> list[str]:
+    """The role of each token of a mended caption."""
+    roles = [_role(tokens, index, lexicon) for index in range(len(tokens))]
+    _skip_adverbials(tokens, roles)
+    return roles
 
 
-def _kind(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> str:
+def _role(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> str:
     token = tokens[index]
     word = token.lower
     if word == "of" and index and tokens[index - 1].lower in COUNTS and tokens[index - 1].tag == "CD":
         return SKIPPED  # "hundreds of farmers"
-    if word in NO_NOUNS or not (word.isalnum() or LETTER_OR_DIGIT.search(word)):
+    if word in NOT_NOUNS or not (word.isalnum() or LETTER_OR_DIGIT.search(word)):
         return BREAK
     if token.tag == "CD" or word in NUMBER_WORDS or _has_digit(word):
-        return _number_kind(tokens, index)
+        return _number_role(tokens, index)
     following = after(tokens, tokens[index])
     if (word in PASSED_OVER or len(word) == 1) and _is_passed_over(tokens, index):
         return SKIPPED
     if following is not None and (word in SAYS_HOW or following.lower in SAID_OF) and _says_of_next(tokens, index):
         return SKIPPED
     if token.is_noun:
-        return _noun_kind(tokens, index, lexicon)
+        return _noun_role(tokens, index, lexicon)
     if token.tag in ("JJ", "JJR", "JJS"):
         return NOUN if _used_as_noun(tokens, index, lexicon) else ADJECTIVE
     if token.tag not in ("VBN", "VBG", "VBD"):
@@ -122,7 +122,7 @@ def _is_passed_over(tokens: Sequence[Token], index: int) -> bool:
 
 
 def _says_of_next(tokens: Sequence[Token], index: int) -> bool:
-    """Whether a word says of what degree or kind the next one is: "extra long", "short sleeved", "slow roasted", "battery operated"."""
+    """Whether a word says of what degree or role the next one is: "extra long", "short sleeved", "slow roasted", "battery operated"."""
     word, following = tokens[index].lower, tokens[index + 1]
     if following.lower in FEATURES:
         return not (
@@ -144,7 +144,7 @@ def between_marks(tokens: Sequence[Token], index: int) -> bool:
     return index + 1 == len(tokens) or tokens[index + 1].lower in MARKS
 
 
-def _noun_kind(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> str:
+def _noun_role(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> str:
     token, following = tokens[index], after(tokens, tokens[index])
     word = token.lower
     if word in OBJECT_NOT_ADVERB and token.dep in ("npadvmod", "advmod"):
@@ -240,7 +240,7 @@ def _is_graded(tokens: Sequence[Token], index: int) -> bool:
     return tokens[index].lower in GRADED and index > 0 and tokens[index - 1].tag == "JJ"
 
 
-def _number_kind(tokens: Sequence[Token], index: int) -> str:
+def _number_role(tokens: Sequence[Token], index: int) -> str:
     word = tokens[index].lower
     following = tokens[index + 1].lower if index + 1 < len(tokens) else ""
     if following in ("x", "dozen") or _is_measure(tokens, index + 1) or _is_house_number(tokens, index):
@@ -298,8 +298,8 @@ def _is_calendar(tokens: Sequence[Token], index: int) -> bool:
     return any(0 <= near < len(tokens) and _numeric(tokens[near]) for near in (index - 1, index + 1))
 
 
-def _skip_adverbials(tokens: Sequence[Token], kinds: list[str]) -> None:
+def _skip_adverbials(tokens: Sequence[Token], roles: list[str]) -> None:
     for index, token in enumerate(tokens):
         for phrase in ADVERBIALS.get(token.lower, ()):
             if tuple(token.lower for token in tokens[index : index + len(phrase)]) == phrase:
-                kinds[index : index + len(phrase)] = [BREAK] * len(phrase)
+                roles[index : index + len(phrase)] = [BREAK] * len(phrase)

@@ -29,18 +29,18 @@ def find_verbs(tokens: Sequence[Token], lexicon: Lexicon) -> None:
     """Mend tags and heads around verbs, each rule over the whole caption in turn."""
     for token in tokens:
         if token.is_verb or token.lower in COMMANDS:
-            _mend_opening(tokens, token, lexicon)
+            _correct_opening(tokens, token, lexicon)
         if token.lower.endswith("ing"):
-            _mend_participle(tokens, token, lexicon)
+            _correct_participle(tokens, token, lexicon)
         if token.is_noun:
-            _mend_finite_verb(tokens, token, lexicon)
-            _mend_hidden_verb(tokens, token, lexicon)
+            _correct_finite_verb(tokens, token, lexicon)
+            _correct_hidden_verb(tokens, token, lexicon)
     for token in tokens:
         if token.is_noun:
-            _mend_second_participle(tokens, token, lexicon)
-            _mend_second_verb(tokens, token, lexicon)
+            _correct_second_participle(tokens, token, lexicon)
+            _correct_second_verb(tokens, token, lexicon)
         elif token.is_verb:
-            _mend_two_subjects(token)
+            _correct_two_subjects(token)
 
 
 def become_noun_before(token: Token) -> None:
@@ -55,7 +55,7 @@ def become_noun_before(token: Token) -> None:
         things[0].dep = "pobj" if things[0].dep == "pcomp" else things[0].dep
 
 
-def _mend_opening(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+def _correct_opening(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
     """The word that opens a caption or a part of it: a modifier ("Raised fist"), a noun ("Fall scene") or a command ("Shop now")."""
     left, right = before(tokens, token), after(tokens, token)
     if left is not None and token.tag in ("VBN", "VBD") and left.is_noun and _is_manner(left, token, right):
@@ -132,7 +132,7 @@ def _become_modifier(tokens: Sequence[Token], token: Token, dep: str) -> None:
     noun.dep = "pobj" if noun.dep == "pcomp" else noun.dep
 
 
-def _mend_participle(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+def _correct_participle(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
     """Mend "giraffe standing near trees", "person biking": a word in -ing after a noun is what that one does."""
     left, right = before(tokens, token), after(tokens, token)
     if left is None or not left.is_noun or not lexicon.is_verb_form(token.lower):
@@ -169,7 +169,7 @@ def _make_participle(token: Token, noun: Token) -> None:
     token.attach(noun, "acl")
 
 
-def _mend_finite_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+def _correct_finite_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
     """Mend "a pianist plays", "blanket folds into a bag": a plural noun after a singular one may be what that one does."""
     left, right = before(tokens, token), after(tokens, token)
     if (
@@ -203,7 +203,7 @@ def _mend_finite_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -
     token.retag("VBZ")
 
 
-def _mend_hidden_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+def _correct_hidden_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
     """Mend "two brothers bake rye bread": a noun that has a subject hides a verb right after that subject."""
     if not token.is_noun:
         return
@@ -224,7 +224,7 @@ def _agree(subject: Token, verb: Token, lexicon: Lexicon) -> bool:
     return verb.is_noun and lexicon.is_verb_form(verb.lower) and plural != (verb.tag in ("NNS", "NNPS"))
 
 
-def _mend_second_participle(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+def _correct_second_participle(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
     """Mend "resting on a rock and drinking water": a word in -ing after "and" goes on with the participle before it."""
     left, right = before(tokens, token), after(tokens, token)
     if left is None or right is None or left.lower != "and" or token.tag != "NN" or not token.lower.endswith("ing"):
@@ -244,7 +244,7 @@ def _mend_second_participle(tokens: Sequence[Token], token: Token, lexicon: Lexi
         right.attach(token, "dobj")
 
 
-def _mend_second_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+def _correct_second_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
     """Mend "a man peels and chops onions": a plural noun between "and" after a verb and a noun is a verb as well."""
     link, right = before(tokens, token), after(tokens, token)
     if (
@@ -265,7 +265,7 @@ def _mend_second_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -
         thing.attach(token, "dobj")
 
 
-def _mend_two_subjects(token: Token) -> None:
+def _correct_two_subjects(token: Token) -> None:
     """Mend "the fence my uncle built": of two subjects in a row the first is what the clause describes."""
     subjects = token.kids("nsubj")
     if len(subjects) != 2 or not all(subject.is_noun for subject in subjects) or not token.is_root:

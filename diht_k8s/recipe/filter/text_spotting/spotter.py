@@ -55,7 +55,7 @@ class Spotting:
     """stopped_early: the wanted text was found, so the remaining boxes were not read."""
 
 
-class Question(NamedTuple):
+class SpottingRequest(NamedTuple):
     """An image to be read."""
 
     image: Image.Image
@@ -107,29 +107,29 @@ class TextSpotter:
             image: RGB image.
             wanted: recognition ends at the first text for which this is true; None reads all.
         """
-        return next(self.spot_all([Question(image, wanted)]))
+        return next(self.spot_all([SpottingRequest(image, wanted)]))
 
-    def spot_all(self, questions: Iterable[Question]) -> Iterator[Spotting]:
-        """Read the texts of images; results in the order of the questions, equal to those of one at a time.
+    def spot_all(self, requests: Iterable[SpottingRequest]) -> Iterator[Spotting]:
+        """Read the texts of images; results in the order of the requests, equal to those of one at a time.
 
         Questions are taken as far as one detection needs them, so that images need not be in memory all at once.
         """
-        for together in self._gathered(questions):
+        for together in self._gathered(requests):
             yield from self._read_together(together)
 
-    def _read_together(self, questions: Sequence[Question]) -> list[Spotting]:
-        pictures = [self._pixels(question.image) for question in questions]
+    def _read_together(self, requests: Sequence[SpottingRequest]) -> list[Spotting]:
+        images = [self._pixels(request.image) for request in requests]
         return [
-            self._read_until(pixels, boxes, question.wanted)
-            for pixels, boxes, question in zip(pictures, self._boxes(pictures), questions, strict=True)
+            self._read_until(pixels, boxes, request.wanted)
+            for pixels, boxes, request in zip(images, self._boxes(images), requests, strict=True)
         ]
 
-    def _gathered(self, questions: Iterable[Question]) -> Iterator[list[Question]]:
+    def _gathered(self, requests: Iterable[SpottingRequest]) -> Iterator[list[SpottingRequest]]:
         """Questions that are worked on together, few enough for memory."""
-        together, pixels = list[Question](), 0
-        for question in questions:
-            together.append(question)
-            pixels += question.image.width * question.image.height
+        together, pixels = list[SpottingRequest](), 0
+        for request in requests:
+            together.append(request)
+            pixels += request.image.width * request.image.height
             if len(together) == CLASSES_AT_ONCE * self._batch or pixels >= MAX_PIXELS_AT_ONCE:
                 yield together
                 together, pixels = [], 0
@@ -161,7 +161,7 @@ class TextSpotter:
         size = (max(round(width * factor), MIN_IMAGE_SIDE), max(round(height * factor), MIN_IMAGE_SIDE))
         return cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC if factor > 1 else cv2.INTER_AREA)
 
-    def _boxes(self, pictures: Sequence[np.ndarray]) -> list[list[Any]]:
+    def _boxes(self, images: Sequence[np.ndarray]) -> list[list[Any]]:
         """Corner points of each image's text lines, largest first: what a caption repeats is rarely the small print.
 
         RapidOCR's own steps before and after its network, which sees the images of one shape together.
@@ -170,9 +170,9 @@ class TextSpotter:
 
         detector = self._loaded()._load_det_model()
         prepare = detector.get_preprocess()
-        boxes: list[list[Any]] = [[] for _ in pictures]
+        boxes: list[list[Any]] = [[] for _ in images]
         size_classes: defaultdict[tuple[int, ...], list[tuple[int, np.ndarray]]] = defaultdict(list)
-        for place, pixels in enumerate(pictures):
+        for place, pixels in enumerate(images):
             if (
                 prepared := _prepared(prepare, pixels)
             ) is not None:  # None: too narrow for the grid, so nothing to find
@@ -182,7 +182,7 @@ class TextSpotter:
                 batch = members[start : start + self._batch]
                 maps = detector.session(np.concatenate([prepared for _, prepared in batch]))
                 for index, (place, _) in enumerate(batch):
-                    boxes[place] = _boxes_of(detector, maps[index : index + 1], pictures[place].shape[:2])
+                    boxes[place] = _boxes_of(detector, maps[index : index + 1], images[place].shape[:2])
         return boxes
 
     def _read(self, pixels: np.ndarray, boxes: Sequence[Any]) -> list[SpottedText]:

@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from diht_k8s.recipe.filter.fingerprints import FEW_BITS, is_like
+from diht_k8s.recipe.filter.fingerprints import FEW_BITS, is_near_duplicate
 
 WORDS: Final = 4
 """64-bit words of a fingerprint."""
@@ -24,7 +24,7 @@ BANDS: Final = 16
 
 
 @dataclass(frozen=True)
-class Pool:
+class FingerprintPool:
     """Fingerprints of a pool in its order."""
 
     bits_N4: np.ndarray
@@ -33,18 +33,18 @@ class Pool:
     """first image of each shard, and N."""
 
     @staticmethod
-    def of(shards: Sequence[np.ndarray]) -> Pool:
+    def of(shards: Sequence[np.ndarray]) -> FingerprintPool:
         """Join the shards' fingerprints (each [M, 4])."""
         starts = np.cumsum([0, *map(len, shards)]).tolist()
         empty = np.empty((0, WORDS), np.uint64)
-        return Pool(np.concatenate([empty, *shards]), starts)
+        return FingerprintPool(np.concatenate([empty, *shards]), starts)
 
-    def equal_repeats(self, shard: int) -> np.ndarray:
+    def exact_repeats(self, shard: int) -> np.ndarray:
         """Places in a shard of images whose fingerprint has been there before, ascending."""
         numbers = np.arange(self.starts[shard], self.starts[shard + 1])
         return np.flatnonzero(self._first[numbers] < numbers)
 
-    def like_repeats(self, shard: int) -> np.ndarray:
+    def near_repeats(self, shard: int) -> np.ndarray:
         """Places in a shard of images that are like an earlier one, ascending."""
         begin, end = self.starts[shard], self.starts[shard + 1]
         own_MB = self.bits_N4[begin:end].copy().view(np.uint16).reshape(-1, BANDS)
@@ -54,7 +54,9 @@ class Pool:
             low_M, high_M = np.searchsorted(keys_N, own_M, "left"), np.searchsorted(keys_N, own_M, "right")
             for place in np.flatnonzero(own_M):  # a band without steps says nothing
                 candidates[place].append(order_N[low_M[place] : high_M[place]])
-        return np.array([place for place, found in enumerate(candidates) if self._is_like(begin + place, found)], int)
+        return np.array(
+            [place for place, found in enumerate(candidates) if self._is_near_duplicate(begin + place, found)], int
+        )
 
     @cached_property
     def _first(self) -> np.ndarray:
@@ -69,9 +71,9 @@ class Pool:
         orders = [np.argsort(keys_NB[:, band], kind="stable").astype(np.int32) for band in range(BANDS)]
         return [(order_N, keys_NB[order_N, band]) for band, order_N in enumerate(orders)]
 
-    def _is_like(self, number: int, candidates: Sequence[np.ndarray]) -> bool:
+    def _is_near_duplicate(self, number: int, candidates: Sequence[np.ndarray]) -> bool:
         own_4 = self.bits_N4[number]
         if not candidates or np.bitwise_count(own_4).sum() < FEW_BITS:
             return False
         found = np.unique(np.concatenate(candidates))
-        return is_like(own_4, self.bits_N4[found[found < number]])
+        return is_near_duplicate(own_4, self.bits_N4[found[found < number]])

@@ -9,8 +9,8 @@ from typing import Any
 
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.filter.progress import StageProgress
 from diht_k8s.recipe.filter.scores import Row
+from diht_k8s.recipe.filter.stage_progress import StageProgress
 from diht_k8s.recipe.runtime.progress import Reporter
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import Context

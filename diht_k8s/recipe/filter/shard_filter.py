@@ -21,9 +21,9 @@ from diht_k8s.recipe.filter.decontamination import read_gallery
 from diht_k8s.recipe.filter.deduplication import write_fingerprints
 from diht_k8s.recipe.filter.exclusion import read_exclusions
 from diht_k8s.recipe.filter.kept_pairs import KeptPairs
-from diht_k8s.recipe.filter.progress import StageProgress
-from diht_k8s.recipe.filter.rules import Judge
+from diht_k8s.recipe.filter.rules import RuleChain
 from diht_k8s.recipe.filter.scores import Row, Scores, find_scores, to_batch
+from diht_k8s.recipe.filter.stage_progress import StageProgress
 from diht_k8s.recipe.filter.summary import Summary
 from diht_k8s.recipe.filter.text_spotting.spotter import TextSpotter
 from diht_k8s.recipe.runtime.claims import Claims
@@ -86,10 +86,10 @@ class ShardFilter:
         self._progress = StageProgress(context, shards, share(shards, context.worker, context.workers))
 
     @cached_property
-    def _judge(self) -> Judge:
+    def _rule_chain(self) -> RuleChain:
         """Made for the first shard that is not done: the benchmarks' images may be many."""
         context, rules = self._context, self._rules
-        return Judge(
+        return RuleChain(
             rules=rules,
             parser=CaptionParser(),
             parser_version=self._programs["parser"],
@@ -110,14 +110,14 @@ class ShardFilter:
         for shard in shards:
             self._context.stop.raise_if_requested("finished shards are kept")
             earlier = find_scores(self._context.storage, self._context.layout.scores(shard.name))
-            if earlier is not None and self._is_judged(shard, earlier):
+            if earlier is not None and self._is_filtered(shard, earlier):
                 self._progress.finish(shard, earlier.header["summary"]["input"], skipped=True)
             elif self._claims.take(shard.name):
                 worked = True
                 self._filter_claimed(shard, earlier)
         return worked
 
-    def _is_judged(self, shard: Shard, scores: Scores) -> bool:
+    def _is_filtered(self, shard: Shard, scores: Scores) -> bool:
         """Whether a shard is done, with fingerprints where repeats are looked for."""
         if not is_done(scores, self._context) or self._rules.duplicates is None:
             return is_done(scores, self._context)
@@ -140,7 +140,7 @@ class ShardFilter:
             for batch in batches_of(read_pairs(context.storage, shard)):
                 context.stop.raise_if_requested("finished shards are kept")
                 self._claims.keep()
-                rows = self._judge_batch(shard, batch, before, earlier)
+                rows = self._apply_rules(shard, batch, before, earlier)
                 batches.append(to_batch(rows))
                 for sample, row in zip(batch, rows, strict=True):
                     number = summary.input  # of those before it
@@ -164,13 +164,13 @@ class ShardFilter:
         write_table(context.storage, context.layout.scores(shard.name), table, header)
         self._progress.finish(shard, summary.input)
 
-    def _judge_batch(
+    def _apply_rules(
         self, shard: Shard, batch: Sequence[Sample], before: Iterator[Row], earlier: Scores | None
     ) -> list[Row]:
         known = [next(before, None) for _ in batch]
         if earlier is not None and earlier.header["spotter"] != self._spotter_version(earlier):
             known = [None if row is None else replace(row, ocr=(), ocr_state="not_run", kept=False) for row in known]
-        return self._judge.judge(shard.name, batch, known, filtered=shard.filtered)
+        return self._rule_chain.apply(shard.name, batch, known, filtered=shard.filtered)
 
     def _header(self, shard: Shard, earlier: Scores | None) -> dict[str, Any]:
         return {

@@ -39,7 +39,7 @@ class StageProgress:
             clock: seconds, monotonic.
         """
         self._clock, self._started_at = clock, clock()
-        self._judged, self._kept, self._pictures = 0, 0, 0
+        self._processed, self._kept, self._spotted_images = 0, 0, 0
         self._context, self._shards = context, shards
         inputs: dict[str, str] = context.config["inputs"]
         self._bytes = {shard.name: int(inputs[shard.name].partition("-")[0]) for shard in shards}
@@ -57,14 +57,14 @@ class StageProgress:
 
     def advance(self, rows: Sequence[Row]) -> None:
         """A batch of the current shard is done."""
-        self._judged += len(rows)
+        self._processed += len(rows)
         self._kept += sum(row.kept for row in rows)
         self._in_shard += len(rows)
-        self._pictures += sum(row.ocr_state != "not_run" for row in rows)
-        metrics = {"kept_percent": 100 * self._kept / self._judged}
+        self._spotted_images += sum(row.ocr_state != "not_run" for row in rows)
+        metrics = {"kept_percent": 100 * self._kept / self._processed}
         elapsed = self._clock() - self._started_at
-        if self._pictures and elapsed > 0:
-            metrics["pictures_per_second"] = self._scaled(self._pictures) / elapsed
+        if self._spotted_images and elapsed > 0:
+            metrics["pictures_per_second"] = self._scaled(self._spotted_images) / elapsed
         self._context.progress.update(
             self._scaled(self._done + self._in_shard), metrics, total=self._estimate(self._shards)
         )
