@@ -24,8 +24,10 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from diht_k8s.api.filter import Filter
 from diht_k8s.recipe.filter import TextSpotter
-from diht_k8s.recipe.filter.text_spotting.matching import MatchRule, SpottedText, normalised_words
+from diht_k8s.recipe.filter.rules import match_rule
+from diht_k8s.recipe.filter.text_spotting.matching import SpottedText, normalised_words
 from diht_k8s.recipe.filter.text_spotting.networks import Precision
 from diht_k8s.recipe.filter.text_spotting.spotter import Spotting, SpottingRequest
 from diht_k8s.recipe.shards.images import decode
@@ -39,7 +41,7 @@ SIDE = 320
 MAX_ANGLE = 15
 TURN = 20
 """Images that one side reads before the other does: each finds its own weights in the caches, as where it runs alone."""
-RULE = MatchRule()
+RULE = match_rule(Filter())
 Kind = Literal["caption", "none", "other"]
 COLOURS = ("black", "white", "navy", "darkred", "yellow", "darkgreen", "orange", "purple")
 
@@ -220,8 +222,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=int, default=1000)
     parser.add_argument("--compared", type=int, default=100, help="images that RapidOCR's defaults read as well")
-    parser.add_argument("--size", type=int, default=256, help="detectorSize of the filter")
-    parser.add_argument("--precision", choices=("BF16", "FP32"), default="BF16", help="precision of the filter")
+    parser.add_argument("--size", type=int, default=Filter().text_spotting.detector_size, help="detectorSize of the filter")
+    parser.add_argument("--precision", choices=("BF16", "FP32"), default=Filter().text_spotting.precision, help="precision of the filter")
     parser.add_argument("--batch", type=int, default=8, help="images of one detection, compared with one at a time")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

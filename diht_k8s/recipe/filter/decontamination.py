@@ -1,4 +1,4 @@
-"""Which images of which benchmarks must not be trained on: names of `spec.evaluate.benchmarks` in, their fingerprints out."""
+"""Fingerprints of the benchmark images that must not be trained on, by names from `spec.evaluate.benchmarks`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def benchmark_shards(spec: Spec, storage: Storage, name: str) -> list[str]:
     """The shards of a benchmark of `spec.evaluate`.
 
     Raises:
-        UserError: there is none of this name.
+        UserError: no benchmark has this name.
     """
     benchmarks = [] if spec.evaluate is None else spec.evaluate.benchmarks
     for benchmark in benchmarks:
@@ -29,7 +29,7 @@ def benchmark_shards(spec: Spec, storage: Storage, name: str) -> list[str]:
 
 
 def read_gallery(spec: Spec, storage: Storage, names: Sequence[str], stop: StopFlag) -> Gallery | None:
-    """Fingerprints of all images of the benchmarks; None where no benchmark is named."""
+    """Fingerprints of all images of the benchmarks; None if `names` is empty."""
     return gallery_of(_images(spec, storage, names, stop)) if names else None
 
 

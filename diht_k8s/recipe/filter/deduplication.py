@@ -1,8 +1,8 @@
-"""Take repeats out of the kept shards (`filter.duplicates`), when all shards have been judged: workers share the shards by claims again.
+"""Drop repeated images from the kept shards (`filter.duplicates`) once all shards are filtered.
 
-In: the kept shards with a file of fingerprints beside each, written before its scores. Out: kept shards and scores without the pairs whose
-image repeats an earlier kept one's of the pool (reason `duplicate`); the scores' header says that it was done. All kept images of the
-pool are compared, also those that are repeats themselves, so the result does not depend on who works when.
+Workers share the shards by claims, as for filtering.
+
+Input: the kept shards, each with a file of fingerprints that was written before its scores. Output: kept shards and scores without the pairs whose image repeats an earlier kept image of the pool (reason `duplicate`); the header of the scores records that this was done. All kept images of the pool are compared, including those that are repeats themselves, so the result does not depend on which worker runs when.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def write_fingerprints(context: Context, shard: Shard, bits: Sequence[bytes]) ->
 
 
 def is_deduplicated(scores: Scores) -> bool:
-    """Whether the repeats have been taken out of a shard."""
+    """Whether the repeats of a shard have been dropped."""
     return bool(scores.header.get("deduplicated"))
 
 
 class Deduplication:
-    """Takes repeats out, shard by shard."""
+    """Drops repeats, shard by shard."""
 
     def __init__(self, context: Context, rules: Filter, shards: Sequence[Shard], claims: Claims) -> None:
         """Prepare.
@@ -51,14 +51,17 @@ class Deduplication:
         Args:
             context: the stage's context.
             rules: the run's rules.
-            shards: all shards, judged, in order.
-            claims: what tells the workers who is at which shard.
+            shards: all shards in order, all of them filtered.
+            claims: record which worker works on which shard.
         """
         self._context, self._rules, self._shards, self._claims = context, rules, shards, claims
         self._done: set[str] = set()
 
     def run(self) -> tuple[bool, int]:
-        """Work on the shards that no other worker is at; whether any was worked on, and how many are not done by others yet."""
+        """Process the shards that no other worker has claimed.
+
+        Returns:
+            Whether any shard was processed, and the number of shards that other workers have not finished yet."""
         own, workers = self._context.worker, self._context.workers
         order = sorted(range(len(self._shards)), key=lambda number: (number % workers != own, number))
         worked, waiting = False, 0
@@ -91,7 +94,7 @@ class Deduplication:
         uri = self._context.layout.fingerprints(shard.name)
         table, header = read_table(self._context.storage, uri)
         if header.get("config_sha256") != self._context.config_sha256:
-            raise DataError(f"{uri} is of another configuration: remove it and run the stage filter again")
+            raise DataError(f"{uri} belongs to another configuration: remove it and run the stage filter again")
         return table["bits"].to_pylist()
 
     def _drop_repeats(self, number: int, scores: Scores) -> None:

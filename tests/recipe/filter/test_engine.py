@@ -1,4 +1,4 @@
-"""The OCR engine's settings and its device; a GPU that is not there is an error, never the processor instead."""
+"""The OCR engine's settings and its device; a missing GPU is an error, never a fallback to the CPU."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_gpu_without_any_onnx_runtime_is_refused(monkeypatch: pytest.MonkeyPatch
 def test_gpu_without_a_runtime_for_it_is_refused_with_what_to_do() -> None:
     assert CUDA_PROVIDER not in onnxruntime.get_available_providers(), "the tests run with the processor's package"
     with pytest.raises(
-        UserError, match=r"textSpotting\.device: CUDA.*install onnxruntime-gpu in the image, or say CPU"
+        UserError, match=r"textSpotting\.device: CUDA.*install onnxruntime-gpu in the image, or set device: CPU"
     ):
         TextSpotter(device="CUDA").check_device()
 

@@ -267,7 +267,7 @@ def test_scores_from_a_folder_that_does_not_fit_are_refused(tmp_path: Path, case
     if case == "other input":
         filter_with(run_of(tmp_path / "a", shards))
         write_shards(tmp_path / "in", [CAPTIONS[:2], CAPTIONS[2:]])
-    with pytest.raises(UserError, match=r"scoresFrom: .*web-00000\.parquet is not there or was made of another"):
+    with pytest.raises(UserError, match=r"scoresFrom: .*web-00000\.parquet does not exist or was made from another"):
         filter_with(run_of(tmp_path / "b", shards, {"scoresFrom": str(tmp_path / "a/filter")}))
 
 

@@ -177,17 +177,25 @@ def _correct_preposition(tokens: Sequence[Token], token: Token, lexicon: Lexicon
     left, head = before(tokens, token), token.head
     if left is None or not left.is_noun:
         return
-    if head.is_noun and head.dep == "dobj" and head is left and token.lower in OF_THE_VERB:
-        verb = head.head
-        if verb.is_verb and lexicon.verb(verb.lower) not in SHOWING:
-            token.attach(verb, "prep")
+    if head is left and head.dep == "dobj" and token.lower in OF_THE_VERB:
+        if head.head.is_verb and lexicon.verb(head.head.lower) not in SHOWING:
+            token.attach(head.head, "prep")
     elif head.is_verb and head.lower not in AUXILIARIES:
-        if (left.dep == "dobj" and left.head is head and lexicon.verb(head.lower) in SHOWING) or (
-            token.lower in BESIDE and left.dep == "pobj" and left.head.head is head
-        ):
+        if _is_of_shown_object(token, left, lexicon) or _is_beside_place(token, left):
             token.attach(left, "prep")
     elif head is left and head.dep == "pobj" and head.lower in ("rent", "sale") and head.head.head.is_noun:
         token.attach(head.head.head, "prep")
+
+
+def _is_of_shown_object(preposition: Token, left: Token, lexicon: Lexicon) -> bool:
+    """Whether a preposition belongs to the object that an image shows: "photo shows a cat on a chair"."""
+    verb = preposition.head
+    return left.dep == "dobj" and left.head is verb and lexicon.verb(verb.lower) in SHOWING
+
+
+def _is_beside_place(preposition: Token, left: Token) -> bool:
+    """Whether a preposition says what a place is near: "sits on a bench next to a tree"."""
+    return preposition.lower in BESIDE and left.dep == "pobj" and left.head.head is preposition.head
 
 
 def follows_comma(tokens: Sequence[Token], token: Token) -> bool:

@@ -25,6 +25,7 @@ ANNOUNCED = words(
     "begin start open close launch return continue end resume remain become host benefit receive get air debut feature"
 )
 """Verbs of headlines about things: "new lane to open in spring"."""
+AUXILIARIES_BUT_DO = AUXILIARIES - words("do does did")
 CLAUSES_OF_NOUNS = ("acl", "relcl")
 
 
@@ -86,7 +87,7 @@ class _Builder:
             return False  # "hourglass not done"
         if self._stands_alone(token) or self._is_loose_infinitive(token):
             return False
-        return token.i not in self._phrases.of_adjective and not (token.lower in AUXILIARIES and self._is_be(token))
+        return token.i not in self._phrases.of_adjective and token.lower not in AUXILIARIES_BUT_DO
 
     def _is_loose_infinitive(self, verb: Token) -> bool:
         """Whether it says what a thing is for, not what it does: "a place to visit", "easy to clean", but not "Bank to close branches"."""
@@ -106,8 +107,7 @@ class _Builder:
         right = self._tokens[verb.i + 1] if verb.i + 1 < len(self._tokens) else None
         return follows_comma(self._tokens, verb) and (right is None or right.lower in (",", ";"))
 
-    def _is_be(self, token: Token) -> bool:
-        return token.lower not in ("do", "does", "did")
+    
 
     def _clause(self, verb: Token) -> _Clause:
         """The clause of a verb, made once; inherits subjects from the verb that it hangs on."""

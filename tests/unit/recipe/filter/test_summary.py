@@ -37,7 +37,7 @@ def sample(painted: object = None) -> Sample:
 def summary_of(*rows: Row, painted: object = None) -> Summary:
     summary = Summary()
     for item in rows:
-        summary.add(item, sample(painted), filtered=True)
+        summary.add(item, sample(painted), filtered=True, min_characters=5)
     return summary
 
 
@@ -131,6 +131,8 @@ def test_report_shows_the_papers_thresholds_beside_the_runs() -> None:
         ({"text": "SMALL"}, True, "painted_found"),
         ({"text": "SMALL"}, False, "painted_missed"),
         ({"text": "A DOG"}, False, "short_missed"),
+        ({"text": "A DOG"}, True, "short_found"),
+        ({"text": "WILD"}, False, "short_missed"),
         (False, True, "clean_dropped"),
         (False, False, "clean_passed"),
     ],
@@ -142,7 +144,7 @@ def test_painted_words_score_the_text_spotter(painted: object, matched: bool, ke
 def test_recall_and_precision_come_from_painted_words() -> None:
     summary = Summary()
     for painted, matched in [({"text": "small"}, True)] * 3 + [({"text": "small"}, False)] + [(False, True)]:  # type: ignore[list-item]
-        summary.add(row(1, matched=matched), sample(painted), filtered=True)
+        summary.add(row(1, matched=matched), sample(painted), filtered=True, min_characters=5)
     spotting = report(summary, Filter(), {})["text_spotting"]
     assert (spotting["recall"], spotting["precision"]) == (0.75, 0.75)
 
