@@ -13,7 +13,6 @@ Where things are, in the order in which a sample passes them:
 - `scores` (one row for each sample), `kept_pairs` (the kept shards) and `summary` (counts) hold the results.
 - `report` turns the counts into `report.json`; `stage_progress` reports the progress of the stage.
 - `model_versions` identifies the models behind the scores.
-
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ def benchmark_shards(spec: Spec, storage: Storage, name: str) -> list[str]:
             return storage.expand(benchmark.shards)
     known = ", ".join(benchmark.name for benchmark in benchmarks) or "none"
     raise UserError(
-        f"spec.filter.decontaminate: no benchmark is called {name} (there are: {known}): add it to spec.evaluate.benchmarks"
+        f"spec.filter.decontaminate: no benchmark is called {name} (there are: {known}): "
+        "add it to spec.evaluate.benchmarks"
     )
 
 

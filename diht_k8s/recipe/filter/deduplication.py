@@ -2,7 +2,10 @@
 
 Workers share the shards by claims, as for filtering.
 
-Input: the kept shards, each with a file of fingerprints that was written before its scores. Output: kept shards and scores without the pairs whose image repeats an earlier kept image of the pool (reason `duplicate`); the header of the scores records that this was done. All kept images of the pool are compared, including those that are repeats themselves, so the result does not depend on which worker runs when.
+Input: the kept shards, each with a file of fingerprints that was written before its scores. Output: kept shards and
+scores without the pairs whose image repeats an earlier kept image of the pool (reason `duplicate`); the header of the
+scores records that this was done. All kept images of the pool are compared, including those that are repeats
+themselves, so the result does not depend on which worker runs when.
 """
 
 from __future__ import annotations
@@ -61,7 +64,8 @@ class Deduplication:
         """Process the shards that no other worker has claimed.
 
         Returns:
-            Whether any shard was processed, and the number of shards that other workers have not finished yet."""
+            Whether any shard was processed, and the number of shards that other workers have not finished yet.
+        """
         own, workers = self._context.worker, self._context.workers
         order = sorted(range(len(self._shards)), key=lambda number: (number % workers != own, number))
         worked, waiting = False, 0

@@ -11,7 +11,9 @@ URL_KEYS = ("url", "URL")
 
 
 def read_exclusions(storage: Storage, uri: str | None) -> frozenset[str]:
-    """Entries of the list, one per line. Empty lines and lines that start with # are skipped; digests are compared in lower case."""
+    """Entries of the list, one per line. Empty lines and lines that start with # are skipped; digests are compared in
+    lower case.
+    """
     if uri is None:
         return frozenset()
     lines = (line.strip() for line in storage.read_text(uri).splitlines())

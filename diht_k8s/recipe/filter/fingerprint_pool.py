@@ -1,6 +1,10 @@
-"""Find the kept images that repeat an earlier one of the pool: fingerprints of all kept images in, indices of the repeats out.
+"""Find the kept images that repeat an earlier one of the pool: fingerprints of all kept images in, indices of the
+repeats out.
 
-"Earlier" means the order of shards and samples, so the result depends on the data alone. Repeats are images with equal fingerprints (`Exact`: SHA-256 of the file) or with similar ones (`Near`: difference hashes, as for benchmarks). Similar fingerprints are found through 16 bands of 16 bits: two images that differ in an eighth of their steps share a band in 9 of 10 cases, and only images that share a band are compared.
+"Earlier" means the order of shards and samples, so the result depends on the data alone. Repeats are images with equal
+fingerprints (`Exact`: SHA-256 of the file) or with similar ones (`Near`: difference hashes, as for benchmarks). Similar
+fingerprints are found through 16 bands of 16 bits: two images that differ in an eighth of their steps share a band in 9
+of 10 cases, and only images that share a band are compared.
 
 Shapes: N images of the pool, M images of one shard, B bands, U distinct fingerprints.
 """

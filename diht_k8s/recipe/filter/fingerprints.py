@@ -1,6 +1,9 @@
 """Perceptual hashes that find near-duplicate images by brightness steps: images in, 256-bit fingerprints out.
 
-A difference hash of 16 x 16 steps (each bit: is the left neighbour brighter?). It survives re-encoding, scaling and small changes of colour; it does not find mirrored or cropped images. Two images are near-duplicates when they differ in a small share of the bits that either of them sets. The measure is relative because drawings on white have few steps and would otherwise all look alike.
+A difference hash of 16 x 16 steps (each bit: is the left neighbour brighter?). It survives re-encoding, scaling and
+small changes of colour; it does not find mirrored or cropped images. Two images are near-duplicates when they differ in
+a small share of the bits that either of them sets. The measure is relative because drawings on white have few steps and
+would otherwise all look alike.
 """
 
 from __future__ import annotations

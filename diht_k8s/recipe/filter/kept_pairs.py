@@ -1,6 +1,7 @@
 """Write the kept pairs of a shard, and rewrite them without pairs that are dropped later (takedowns, repeats).
 
-Input: the pairs in order. Output: a tar with copies of them or, with `output: KeepList`, their indices, by which later stages read the raw shard.
+Input: the pairs in order. Output: a tar with copies of them or, with `output: KeepList`, their indices, by which later
+stages read the raw shard.
 """
 
 from __future__ import annotations

@@ -25,7 +25,9 @@ def parser_version() -> str:
 
 @cache
 def spotter_version(detector_size: int, precision: str) -> str:
-    """Settings, version of RapidOCR and the digest of its detector and recogniser. The runtime is left out: its releases and devices change the last digits only."""
+    """Settings, version of RapidOCR and the digest of its detector and recogniser. The runtime is left out: its
+    releases and devices change the last digits only.
+    """
     digest = _digest("rapidocr", "models/*det*.onnx", "models/*rec*.onnx")
     return f"rules-{SPOTTER_RULES} size-{detector_size} {precision} rapidocr-{version('rapidocr')} {digest}"
 

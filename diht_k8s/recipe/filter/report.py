@@ -19,7 +19,7 @@ THRESHOLDS: Final = ((0, 0), (1, 0), (2, 0), (3, 0), (0, 1), (1, 1), (2, 1), (3,
 
 
 def report(summary: Summary, rules: Filter, header: dict[str, Any]) -> dict[str, Any]:
-    """The report.
+    """Build the report.
 
     Args:
         summary: counts over all shards.

@@ -1,8 +1,10 @@
 """Apply the CAT filter rules to batches of samples, and record the first rule that drops a sample as its reason.
 
-Order: bad, exclude, language, metadata, C (complexity), A (action), then the image: readable, size, benchmark, T (text).
+Order: bad, exclude, language, metadata, C (complexity), A (action), then the image: readable, size, benchmark, T
+(text).
 
-Cheap rules come first, so only images of the remaining samples are decoded and searched for text. Scores of an earlier run are reused where they suffice: the same rules then give the same verdicts without parser and spotter.
+Cheap rules come first, so only images of the remaining samples are decoded and searched for text. Scores of an earlier
+run are reused where they suffice: the same rules then give the same verdicts without parser and spotter.
 """
 
 from __future__ import annotations
@@ -69,8 +71,10 @@ class RuleChain:
         Args:
             shard: name of the shard, for the rows.
             samples: pairs in shard order.
-            earlier: for each sample its row of earlier scores, or None. The columns of another parser or spotter are empty.
-            filtered: False for an unfiltered source. It is scored, but only bad samples, excluded samples and near-duplicates of benchmark images are dropped.
+            earlier: for each sample its row of earlier scores, or None. The columns of another parser or spotter are
+                empty.
+            filtered: False for an unfiltered source. It is scored, but only bad samples, excluded samples and
+                near-duplicates of benchmark images are dropped.
         """
         rows = [new_row(shard, sample) for sample in samples]
         known = [
@@ -137,7 +141,9 @@ class RuleChain:
             self._finish(row, sample, image)
 
     def _must_read(self, row: Row, sample: Sample) -> bool:
-        """Whether the image must be searched for text because the earlier scores do not suffice; sets `matched` from them."""
+        """Whether the image must be searched for text because the earlier scores do not suffice; sets `matched` from
+        them.
+        """
         spotting = self.rules.text_spotting
         if spotting.mode == "Disabled":
             return False

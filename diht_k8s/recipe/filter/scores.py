@@ -1,6 +1,8 @@
-"""Scores: one Parquet row for every sample of a shard, in shard order. People and later stages read them; a later filter run reuses them.
+"""Scores: one Parquet row for every sample of a shard, in shard order. People and later stages read them; a later
+filter run reuses them.
 
-The header records the input, parser and spotter of the scores. Scores with the same header are reused under other thresholds.
+The header records the input, parser and spotter of the scores. Scores with the same header are reused under other
+thresholds.
 """
 
 from __future__ import annotations
@@ -75,7 +77,9 @@ class Row:
     parser_version: str = ""
     """"" until the caption is parsed."""
     matched: bool | None = field(default=None, compare=False)
-    """whether the image shows its caption under the rule of the run; None while unknown. Not stored, because the rule may change."""
+    """whether the image shows its caption under the rule of the run; None while unknown. Not stored, because the rule
+    may change.
+    """
 
     fingerprint: bytes | None = field(default=None, compare=False)
     """of the image, if repeats are dropped; stored in a file beside the scores of kept pairs."""

@@ -1,6 +1,7 @@
 """Filter shards: samples stream through the filter rules in batches; kept pairs are written first, scores last.
 
-A shard is done when its scores exist with this run's configuration. A worker claims a shard before it filters it (see `runtime.claims`).
+A shard is done when its scores exist with this run's configuration. A worker claims a shard before it filters it (see
+`runtime.claims`).
 """
 
 from __future__ import annotations

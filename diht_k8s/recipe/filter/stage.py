@@ -1,6 +1,9 @@
 """The filter stage: raw shards in; scores, kept shards and `report.json` out. EVERY sample gets scores.
 
-A shard is done when its scores exist with this run's configuration; they are written after its kept pairs. Each worker starts with its own share of the shards, then takes shards that others have not started or have abandoned (see `runtime.claims`), so no shard depends on one slow or dead worker. One worker adds up the counts and ends the stage; the others wait for it.
+A shard is done when its scores exist with this run's configuration; they are written after its kept pairs. Each worker
+starts with its own share of the shards, then takes shards that others have not started or have abandoned (see
+`runtime.claims`), so no shard depends on one slow or dead worker. One worker adds up the counts and ends the stage; the
+others wait for it.
 """
 
 from __future__ import annotations
@@ -61,7 +64,10 @@ def execute(context: Context) -> Outcome | None:
         config_sha256=context.config_sha256,
     )
     rules = _rules(context.run)
-    shard_filter, deduplication = ShardFilter(context, rules, shards, claims), Deduplication(context, rules, shards, claims)
+    shard_filter, deduplication = (
+        ShardFilter(context, rules, shards, claims),
+        Deduplication(context, rules, shards, claims),
+    )
     shard_filter.run(share(shards, context.worker, context.workers))
     while not context.storage.exists(context.layout.committed(context.stage)):
         missing = _without_output(context, shards)
@@ -115,7 +121,7 @@ def _identity(storage: Storage, shard: Shard) -> str:
 
 
 def done_scores(context: Context, shard: Shard) -> tuple[Scores, Artefact] | None:
-    """Scores of a shard with their digest; None if they are missing, have another configuration or still hold repeats."""
+    """Scores of a shard with their digest; None if missing, of another configuration or with repeats still to drop."""
     uri = context.layout.scores(shard.name)
     if not context.storage.exists(uri):
         return None
@@ -168,12 +174,13 @@ def _check_result(total: Summary, rules: Filter) -> None:
     percent = 100 * total.bad.total() / total.input
     if percent > rules.max_bad_percent:
         raise DataError(
-            f"{total.bad.total()} of {total.input} samples are bad ({_listed(total.bad)}), {percent:.3g} % and more than "
-            f"maxBadPercent {rules.max_bad_percent:g}: fix the shards, or raise spec.filter.maxBadPercent"
+            f"{total.bad.total()} of {total.input} samples are bad ({_listed(total.bad)}), {percent:.3g} % "
+            f"and more than maxBadPercent {rules.max_bad_percent:g}: fix the shards, or raise spec.filter.maxBadPercent"
         )
     if total.kept == 0:
         raise DataError(
-            f"the filter keeps none of {total.input} samples (dropped: {_listed(total.dropped)}; bad: {_listed(total.bad)}): "
+            f"the filter keeps none of {total.input} samples "
+            f"(dropped: {_listed(total.dropped)}; bad: {_listed(total.bad)}): "
             "lower spec.filter.minComplexity or minActions, or check that the captions are English"
         )
 

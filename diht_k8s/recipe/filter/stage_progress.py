@@ -2,7 +2,8 @@
 
 The worker counts its own samples and assumes that the others advance at the same rate.
 
-The total is unknown until the shards have been read. It is counted in advance where that is cheap (small local shards) and estimated from file sizes otherwise.
+The total is unknown until the shards have been read. It is counted in advance where that is cheap (small local shards)
+and estimated from file sizes otherwise.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ class StageProgress:
         Args:
             shard: the shard.
             samples: its number of samples.
-            skipped: an earlier attempt filtered it, so it does not count towards the speed."""
+            skipped: an earlier attempt filtered it, so it does not count towards the speed.
+        """
         self._mine[shard.name], self._samples[shard.name] = shard, samples
         self._done, self._in_shard = self._done + samples, 0
         if skipped:

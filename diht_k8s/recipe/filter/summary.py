@@ -36,11 +36,15 @@ class Summary:
     bad: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
     cells: dict[tuple[int, int], list[int]] = field(default_factory=dict)
-    """(complexity, actions) -> number of scored samples of filtered sources that no earlier rule dropped; of these, the number whose images were not read, and the number whose images show the caption."""
+    """(complexity, actions) -> number of scored samples of filtered sources that no earlier rule dropped; of these, the
+    number whose images were not read, and the number whose images show the caption.
+    """
     names: dict[str, Counter[str]] = field(default_factory=lambda: {kind: Counter() for kind in NAME_KINDS})
     painted: Counter[str] = field(default_factory=Counter)
     """verdicts on images whose JSON records whether words of the caption were painted into them: `painted_found`,
-    `painted_missed`, `short_found`, `short_missed` (no painted word is as long as the rule asks), `clean_dropped`, `clean_passed`."""
+    `painted_missed`, `short_found`, `short_missed` (no painted word is as long as the rule asks), `clean_dropped`,
+    `clean_passed`.
+    """
     examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """reason (or `kept`) -> the samples with the smallest hashes of their uids, which makes them a uniform draw."""
 
@@ -51,7 +55,8 @@ class Summary:
             row: its scores and verdict.
             sample: the sample.
             filtered: whether its source is filtered.
-            min_characters: threshold of the T rule, by which painted words count as long enough."""
+            min_characters: threshold of the T rule, by which painted words count as long enough.
+        """
         self.input += 1
         if row.kept:
             self.kept += 1

@@ -22,7 +22,7 @@ def test_plain_words_have_the_features_that_spacy_gives_them(tagger: Tagger) -> 
     plain = [form for word in lower if word.isascii() for form in (word, word.title(), word.upper())]
     doc = tagger.language.make_doc(" ".join(plain))
     assert len(plain) > 3000
-    parts = dict(tagger._words._taken_apart(plain))
+    parts = dict(tagger._words._tokenize_pieces(plain))
     assert [parts[word] for word in plain] == [
         [(word, features)] for word, features in zip(plain, doc.to_array(FEATURES).tolist(), strict=True)
     ]

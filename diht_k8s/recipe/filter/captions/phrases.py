@@ -1,6 +1,7 @@
 """Objects and their attributes: noun phrases found as runs of neighbouring nouns, adjectives and numbers.
 
-Runs are more reliable than the parser's labels on captions: product titles and names are chains of nouns that it breaks at will.
+On captions, runs are more reliable than the parser's labels: it splits the noun chains of product titles and names
+arbitrarily.
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ from diht_k8s.recipe.filter.captions.wordlists import COLOURS, FIXED_NAMES, LOOK
 FIXED_FIRST: Final = frozenset(first for first, _ in FIXED_NAMES)
 WEARERS: Final = words("men women kids children boys girls ladies babies")
 OF_PEOPLE: Final = words(
-    "young old older younger little elderly adult teenage pregnant happy unhappy sad angry proud shy lonely hungry sleepy sick naughty "
-    "cheerful joyful curious brave excited tired scared frightened worried bored surprised amazed shocked delighted disappointed annoyed"
+    "young old older younger little elderly adult teenage pregnant happy unhappy sad angry proud shy lonely hungry "
+    "sleepy sick naughty cheerful joyful curious brave excited tired scared frightened worried bored surprised amazed "
+    "shocked delighted disappointed annoyed"
 )
-"""What is said of people, not of what is made for them; so are -ing words other than `LOOKS_IN_ING`."""
+"""Adjectives of people, not of products for them; so are -ing words outside `LOOKS_IN_ING`."""
 LINKS: Final = ("and", "or", "but", ",", "&", "/")
 FREE_OF: Final = words(
     "royalty sugar gluten dairy fat smoke duty lead cruelty oil nut grain acid stress alcohol caffeine lactose"
 )
-"""What a thing may be free of: no part of its name."""
+"""What a thing may be free of ("sugar free"); not part of its name."""
 DRINKS: Final = words("wine drinking shot beer martini champagne cocktail water juice whiskey whisky pint")
 
 
@@ -62,7 +64,7 @@ class Phrases:
 
 
 def find_phrases(tokens: Sequence[Token], lexicon: Lexicon) -> Phrases:
-    """The objects of a mended caption, in order, with the attributes that stand in their noun phrases."""
+    """The objects of a corrected caption, in order, with the attributes in their noun phrases."""
     roles = roles_of(tokens, lexicon)
     found, waiting = Phrases(), list[Token]()
     for run in _runs(roles):
@@ -77,7 +79,7 @@ def find_phrases(tokens: Sequence[Token], lexicon: Lexicon) -> Phrases:
 
 
 def _runs(roles: Sequence[str]) -> Iterator[range]:
-    """Stretches without a break."""
+    """Runs of tokens without a break."""
     start = None
     for index, role in enumerate([*roles, BREAK]):
         if role == BREAK and start is not None:
@@ -90,7 +92,7 @@ def _runs(roles: Sequence[str]) -> Iterator[range]:
 def _waiting(
     tokens: Sequence[Token], roles: Sequence[str], run: range, before: list[Token], found: Phrases
 ) -> list[Token]:
-    """Adjectives of a run without noun that wait for the noun after "and" or a comma ("tall and short candles")."""
+    """Adjectives of a run without a noun that describe the noun after "and" or a comma ("tall and short candles")."""
     link = tokens[run.stop].lower if run.stop < len(tokens) else ""
     after = run.stop + 1
     while after < len(tokens) and tokens[after].tag == "RB":
@@ -105,7 +107,9 @@ def _waiting(
 
 
 def _leads_to_noun(tokens: Sequence[Token], roles: Sequence[str], start: int) -> bool:
-    """Whether a noun comes before anything but modifiers and what coordinates them; a colour on its own is none ("hat, grey/royal blue")."""
+    """Whether only modifiers and conjunctions precede the next noun; a lone colour is not a noun ("hat, grey/royal
+    blue").
+    """
     for index in range(start, len(tokens)):
         if roles[index] == NOUN and not _is_colour(tokens, index):
             return True
@@ -115,7 +119,7 @@ def _leads_to_noun(tokens: Sequence[Token], roles: Sequence[str], start: int) ->
 
 
 def _of_wearers(tokens: Sequence[Token], roles: Sequence[str], run: range, found: Phrases) -> list[Token]:
-    """Adjectives before those whom a thing is made for, which describe the thing right after: "vintage men's watch", but not "the little girl's hat"."""
+    """Adjectives before a wearer that describe the product: "vintage men's watch", but not "the little girl's hat"."""
     if run.stop == len(tokens) or tokens[run.stop].tag != "POS" or tokens[run.stop - 1].lower not in WEARERS:
         return []
     if run.start and tokens[run.start - 1].tag in ("DT", "PRP$"):
@@ -134,7 +138,7 @@ def _of_wearers(tokens: Sequence[Token], roles: Sequence[str], run: range, found
 
 
 def _is_wearer_too(tokens: Sequence[Token]) -> bool:
-    """Whether others are coordinated with those before: "men's and women's watches"."""
+    """Whether the tokens coordinate another wearer: "men's and women's watches"."""
     return len(tokens) == 3 and tokens[0].lower in LINKS and tokens[1].lower in WEARERS and tokens[2].tag == "POS"
 
 
@@ -147,7 +151,7 @@ def _hangs_on_be(token: Token) -> bool:
 
 
 def _parts(tokens: Sequence[Token], roles: Sequence[str], run: range) -> Iterator[list[int]]:
-    """A run cut into noun phrases: after a noun, an adjective or number may begin the next one."""
+    """The noun phrases of a run: after a noun, an adjective or number may begin the next one."""
     part: list[int] = []
     has_noun = False
     for index in run:
@@ -177,7 +181,7 @@ def _begins_phrase(tokens: Sequence[Token], roles: Sequence[str], index: int, ru
 
 
 def _second_object(tokens: Sequence[Token], index: int) -> bool:
-    """Two neighbouring nouns of which neither is a part of the other: "gives children toys"."""
+    """Whether a noun is a second object, not part of a compound: "gives children toys"."""
     before = tokens[index - 1]
     return before.dep == "dative" and tokens[index].head is before.head
 
@@ -209,7 +213,7 @@ def _add_phrase(
             and tokens[index + 1].tag in ("VBN", "VBD", "JJ")
             and tokens[index + 1].lower.endswith("ed")
         ):
-            in_name.discard(index)  # "gold plated ring": what the ring is plated with says nothing about objects
+            in_name.discard(index)  # "gold plated ring": the plating is not part of the name
         elif tokens[index + 1].lower == "free" and tokens[index].lower in FREE_OF:
             in_name.discard(index)
     named = [tokens[index] for index in sorted(in_name)]
@@ -262,7 +266,7 @@ def _name(named: Sequence[Token], lexicon: Lexicon) -> str:
 
 
 def _add_lone_adjectives(tokens: Sequence[Token], roles: Sequence[str], found: Phrases) -> None:
-    """Find lone adjectives, "Mug - White", "dress in navy", "black and white" after a comma: a colour on its own describes what stands before."""
+    """Attach lone adjectives to the object before: "Mug - White", "dress in navy", "black and white" after a comma."""
     for run in _runs(roles):
         if any(roles[index] == NOUN and not _is_colour(tokens, index) for index in run):
             continue
@@ -297,7 +301,9 @@ def _is_colour(tokens: Sequence[Token], index: int) -> bool:
 
 
 def _described_phrase(nearest: Phrase, found: Phrases) -> Phrase:
-    """Whom a late colour describes. "Bed Frame with Storage, White": the frame; "pair of hands, black": the hands."""
+    """The object that a late colour describes: the frame in "Bed Frame with Storage, White", the hands in "pair of
+    hands, black".
+    """
     head = nearest.head
     while head.dep == "pobj" and head.head.lower != "of" and head.head.head.i in found.of_token:
         head = head.head.head

@@ -1,4 +1,4 @@
-"""Find the verbs of a caption that the parser took for nouns, and the nouns and modifiers that it took for verbs."""
+"""Correct verbs that the parser took for nouns, and nouns and modifiers that it took for verbs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WAYS = words(
 
 
 def find_verbs(tokens: Sequence[Token], lexicon: Lexicon) -> None:
-    """Mend tags and heads around verbs, each rule over the whole caption in turn."""
+    """Correct tags and heads around verbs, in two passes over the caption."""
     for token in tokens:
         if token.is_verb or token.lower in COMMANDS:
             _correct_opening(tokens, token, lexicon)
@@ -44,7 +44,7 @@ def find_verbs(tokens: Sequence[Token], lexicon: Lexicon) -> None:
 
 
 def become_noun_before(token: Token) -> None:
-    """Turn a verb into a noun, which is a part of the name of its object where it has one."""
+    """Turn a verb into a noun; if it has an object, it becomes part of the object's name."""
     token.retag("NN")
     for child in token.kids("nsubj"):
         child.dep = "compound"
@@ -56,7 +56,9 @@ def become_noun_before(token: Token) -> None:
 
 
 def _correct_opening(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
-    """The word that opens a caption or a part of it: a modifier ("Raised fist"), a noun ("Fall scene") or a command ("Shop now")."""
+    """Correct the word that opens a caption or a part: a modifier ("Raised fist"), noun ("Fall scene") or command
+    ("Shop now").
+    """
     left, right = before(tokens, token), after(tokens, token)
     if left is not None and token.tag in ("VBN", "VBD") and left.is_noun and _is_manner(left, token, right):
         token.retag("VBN")
@@ -101,7 +103,7 @@ def _correct_opening(tokens: Sequence[Token], token: Token, lexicon: Lexicon) ->
 
 
 def _describes_next(token: Token, right: Token, lexicon: Lexicon) -> bool:
-    """Whether an -ing word describes the noun phrase after it, or names its purpose: "Saluting face", "Cutting badge set"."""
+    """Whether an -ing word describes the noun phrase after it or its purpose: "Saluting face", "Cutting badge set"."""
     if lexicon.verb(token.lower) in INTRANSITIVE or token.lower in LOOKS_IN_ING:
         return True
     if right.tag != "NN" or right.lower in MASS:
@@ -111,15 +113,15 @@ def _describes_next(token: Token, right: Token, lexicon: Lexicon) -> bool:
 
 
 def _is_manner(noun: Token, participle: Token, right: Token | None) -> bool:
-    """Whether a noun tells how: "hand carved wooden bowl", "gold plated ring"."""
+    """Whether a noun gives the manner of a participle: "hand carved wooden bowl", "gold plated ring"."""
     bare = noun.tag == "NN" and not noun.children and not is_animate(noun.lower)
     bare = bare and (noun.head is participle or (noun.lower in MANNERS and participle.head is not noun))
-    goes_on = right is not None and (right.is_noun or right.tag.startswith("JJ") or right.dep == "amod")
-    return bare and goes_on and not participle.kids("aux")
+    phrase_continues = right is not None and (right.is_noun or right.tag.startswith("JJ") or right.dep == "amod")
+    return bare and phrase_continues and not participle.kids("aux")
 
 
 def _become_modifier(tokens: Sequence[Token], token: Token, dep: str) -> None:
-    """Hang a wrong head below the head of the noun phrase that it opens."""
+    """Attach a wrong head to the head of the noun phrase that it opens."""
     noun = next((t for t in tokens[token.i + 1 :] if t.is_noun and t.dep not in ("compound", "amod", "nmod")), None)
     if noun is None or noun not in below(token):
         noun = after(tokens, token)
@@ -133,7 +135,7 @@ def _become_modifier(tokens: Sequence[Token], token: Token, dep: str) -> None:
 
 
 def _correct_participle(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
-    """Mend "giraffe standing near trees", "person biking": a word in -ing after a noun is what that one does."""
+    """Correct "giraffe standing near trees", "person biking": an -ing word after a noun is its action."""
     left, right = before(tokens, token), after(tokens, token)
     if left is None or not left.is_noun or not lexicon.is_verb_form(token.lower):
         return
@@ -158,7 +160,7 @@ def _correct_participle(tokens: Sequence[Token], token: Token, lexicon: Lexicon)
 
 
 def _make_participle(token: Token, noun: Token) -> None:
-    """Turn a token into a participle of the noun before it; a noun that both stood before becomes its object."""
+    """Turn a token into a participle of the noun before it. If both modified a later noun, that becomes its object."""
     if noun in below(token):
         replace_with(token, noun)
     elif token.head.i > token.i and token.head in noun.ancestors():
@@ -170,7 +172,7 @@ def _make_participle(token: Token, noun: Token) -> None:
 
 
 def _correct_finite_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
-    """Mend "a pianist plays", "blanket folds into a bag": a plural noun after a singular one may be what that one does."""
+    """Correct "a pianist plays", "blanket folds into a bag": a plural noun after a singular one may be its verb."""
     left, right = before(tokens, token), after(tokens, token)
     if (
         token.tag not in ("NNS", "NNPS")
@@ -184,12 +186,12 @@ def _correct_finite_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon
     )
     singular = opener is not None and opener.lower in SINGULAR_DETERMINERS
     moves = lexicon.verb(token.lower) in INTRANSITIVE and (is_animate(left.lower) or left.tag == "NNP")
-    goes_on = right is not None and (right.tag in ("DT", "PRP$") or right.lower in WAYS)
+    verb_continues = right is not None and (right.tag in ("DT", "PRP$") or right.lower in WAYS)
     other_verb = any(t.tag in ("VBZ", "VBP", "VBD") and t is not token for t in tokens)
     if (
         not (singular and not other_verb)
         and not (moves and (right is None or not right.is_noun))
-        and (other_verb or not goes_on)
+        and (other_verb or not verb_continues)
     ):
         return
     if left in below(token):
@@ -204,7 +206,7 @@ def _correct_finite_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon
 
 
 def _correct_hidden_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
-    """Mend "two brothers bake rye bread": a noun that has a subject hides a verb right after that subject."""
+    """Correct "two brothers bake rye bread": if a noun has a subject, the word after that subject is the verb."""
     if not token.is_noun:
         return
     for subject in token.kids("nsubj") if token.children else ():
@@ -225,7 +227,9 @@ def _agree(subject: Token, verb: Token, lexicon: Lexicon) -> bool:
 
 
 def _correct_second_participle(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
-    """Mend "resting on a rock and drinking water": a word in -ing after "and" goes on with the participle before it."""
+    """Correct "resting on a rock and drinking water": an -ing word after "and" is coordinated with the participle
+    before it.
+    """
     left, right = before(tokens, token), after(tokens, token)
     if left is None or right is None or left.lower != "and" or token.tag != "NN" or not token.lower.endswith("ing"):
         return
@@ -245,7 +249,7 @@ def _correct_second_participle(tokens: Sequence[Token], token: Token, lexicon: L
 
 
 def _correct_second_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
-    """Mend "a man peels and chops onions": a plural noun between "and" after a verb and a noun is a verb as well."""
+    """Correct "a man peels and chops onions": a plural noun between "verb and" and a noun is a verb too."""
     link, right = before(tokens, token), after(tokens, token)
     if (
         token.tag != "NNS"
@@ -266,7 +270,7 @@ def _correct_second_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon
 
 
 def _correct_two_subjects(token: Token) -> None:
-    """Mend "the fence my uncle built": of two subjects in a row the first is what the clause describes."""
+    """Correct "the fence my uncle built": of two subjects in a row, the clause describes the first."""
     subjects = token.kids("nsubj")
     if len(subjects) != 2 or not all(subject.is_noun for subject in subjects) or not token.is_root:
         return

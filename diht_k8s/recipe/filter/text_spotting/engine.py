@@ -1,6 +1,8 @@
 """RapidOCR's engine on the requested device: settings in, loaded detector and recogniser out.
 
-OpenVINO runs both networks on the CPU, ONNX Runtime on a GPU. If the GPU cannot be used, RapidOCR and ONNX Runtime continue on the CPU and only log it. A run that asks for a GPU fails instead, because its pods would otherwise hold an idle GPU for days.
+OpenVINO runs both networks on the CPU, ONNX Runtime on a GPU. If the GPU cannot be used, RapidOCR and ONNX Runtime
+continue on the CPU and only log it. A run that asks for a GPU fails instead, because its pods would otherwise hold an
+idle GPU for days.
 """
 
 from __future__ import annotations
@@ -15,13 +17,21 @@ Device = Literal["CPU", "CUDA"]
 
 CUDA_PROVIDER: Final = "CUDAExecutionProvider"
 LINE_SHAPE: Final = (3, 48, 96)
-"""Channels, height and MINIMUM width of the recogniser's input. The library's default pads short words to a width of 320."""
+"""Channels, height and MINIMUM width of the recogniser's input. The library's default pads short words to a width of
+320.
+"""
 OWN_IMAGE: Final = 3 * 320 * 320
-"""Largest input, in values, whose shape gets its own detector network. Larger images take 22 to 29 % longer in the dynamic network (measured at 512 pixels), but have too many shapes to keep a network for each."""
+"""Largest input, in values, whose shape gets its own detector network. Larger images take 22 to 29 % longer in the
+dynamic network (measured at 512 pixels), but have too many shapes to keep a network for each.
+"""
 OWN_LINE: Final = 3 * 48 * 512
-"""Largest input, in values, whose width class gets its own recogniser network: eleven classes, so all are kept. Longer lines take at most 8 % longer in the dynamic network, with bit-equal results."""
+"""Largest input, in values, whose width class gets its own recogniser network: eleven classes, so all are kept. Longer
+lines take at most 8 % longer in the dynamic network, with bit-equal results.
+"""
 LINES_AT_ONCE: Final[dict[Device, int]] = {"CPU": 1, "CUDA": 6}
-"""Maximum number of lines in one run of the recogniser. A batch saves no time on the CPU, and single lines keep their own width."""
+"""Maximum number of lines in one run of the recogniser. A batch saves no time on the CPU, and single lines keep their
+own width.
+"""
 _ON_CUDA: Final = {
     "EngineConfig.onnxruntime.inter_op_num_threads": 1,
     "EngineConfig.onnxruntime.use_cuda": True,
@@ -94,7 +104,8 @@ def _check_provider(device: Device) -> None:
         onnxruntime = None
     if onnxruntime is None or CUDA_PROVIDER not in onnxruntime.get_available_providers():
         raise UserError(
-            f"{_FIELD}, but no ONNX Runtime with CUDA is installed: install onnxruntime-gpu in the image, or set device: CPU"
+            f"{_FIELD}, but no ONNX Runtime with CUDA is installed: "
+            "install onnxruntime-gpu in the image, or set device: CPU"
         )
     onnxruntime.preload_dlls()
 

@@ -1,6 +1,8 @@
 """The T rule: does an image show its own caption? Caption and spotted texts in, yes or no out.
 
-Source: DiHT section 3.1 as we recall it: a text matches if its confidence is high enough and at least five of its predicted characters match the caption in a sliding window. "In a sliding window" has two readings, and the run document offers both.
+Source: DiHT section 3.1 as we recall it: a text matches if its confidence is high enough and at least five of its
+predicted characters match the caption in a sliding window. "In a sliding window" has two readings, and the run document
+offers both.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
 ACCENTS: Final = 200
-"""Lowest canonical combining class of the marks above and below letters. Lower classes carry meaning (kana, Indic scripts)."""
+"""Lowest canonical combining class of the marks above and below letters. Lower classes carry meaning (kana, Indic
+scripts).
+"""
 
 
 class SpottedText(NamedTuple):
@@ -32,9 +36,13 @@ class MatchRule:
     min_characters: int
     """number of letters and digits that must match."""
     method: Literal["Substring", "Positions"]
-    """Substring: the characters occur in a row in both words. Positions: the spotted word slides over the word of the caption and equal positions are counted, so a misread character costs only one position."""
+    """Substring: the characters occur in a row in both words. Positions: the spotted word slides over the word of the
+    caption and equal positions are counted, so a misread character costs only one position.
+    """
     across_words: bool
-    """join the words before matching. Off by default (our choice): unrelated texts then match by chance a third more often."""
+    """join the words before matching. Off by default (our choice): unrelated texts then match by chance a third more
+    often.
+    """
 
     def matches(self, caption: str, text: SpottedText) -> bool:
         """Whether one spotted text shows part of the caption."""
@@ -44,9 +52,7 @@ class MatchRule:
         if not spotted:  # most texts are too short, and normalising the caption takes time
             return False
         match = _share_substring if self.method == "Substring" else _share_positions
-        return any(
-            match(word, shown, self.min_characters) for word in self._units(caption) for shown in spotted
-        )
+        return any(match(word, shown, self.min_characters) for word in self._units(caption) for shown in spotted)
 
     def _units(self, text: str) -> list[str]:
         """The words that are long enough to match, or all words joined."""
@@ -63,7 +69,8 @@ def shows_caption(caption: str, texts: Iterable[SpottedText], rule: MatchRule) -
 def normalised_words(text: str) -> list[str]:
     """Words after NFKC and case folding, without accents, reduced to letters and digits.
 
-    `Ice-cream №5` becomes `icecream`, `no5`. Dropping accents is our choice: recognisers invent some (GÉLATO), and signs omit some (POKEMON).
+    `Ice-cream №5` becomes `icecream`, `no5`. Dropping accents is our choice: recognisers invent some (GÉLATO), and
+    signs omit some (POKEMON).
     """
     decomposed = unicodedata.normalize("NFKD", text)
     plain = "".join(character for character in decomposed if unicodedata.combining(character) < ACCENTS)

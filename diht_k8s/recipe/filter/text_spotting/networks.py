@@ -1,6 +1,11 @@
 """Networks on the CPU: OpenVINO compiles one per small input shape, in bfloat16 if the CPU supports it.
 
-A network compiled for one shape saves 2 to 4 ms of the 15 ms that a network of dynamic shape takes for an image of 256 x 256, and 6 to 10 ms for a large image (measured with RapidOCR's two networks, shapes in random order). Compiling takes 0.2 s. There are few small shapes, so each gets its own network in a bounded cache of the most recently used ones; all larger shapes share one network of dynamic shape, compiled once. The networks share the weights as read; each holds its own copy in the CPU's layout. The shape of an input alone selects its network, so results do not depend on earlier inputs.
+A network compiled for one shape saves 2 to 4 ms of the 15 ms that a network of dynamic shape takes for an image of 256
+x 256, and 6 to 10 ms for a large image (measured with RapidOCR's two networks, shapes in random order). Compiling takes
+0.2 s. There are few small shapes, so each gets its own network in a bounded cache of the most recently used ones; all
+larger shapes share one network of dynamic shape, compiled once. The networks share the weights as read; each holds its
+own copy in the CPU's layout. The shape of an input alone selects its network, so results do not depend on earlier
+inputs.
 """
 
 from __future__ import annotations
@@ -20,13 +25,16 @@ if TYPE_CHECKING:
 Precision = Literal["BF16", "FP32"]
 
 MAX_SHAPES: Final = 16
-"""Maximum number of cached networks per model: 25 MB each for the detector, 40 MB for the recogniser. Images whose longest side is 256 pixels have 15 shapes on the detector's grid."""
+"""Maximum number of cached networks per model: 25 MB each for the detector, 40 MB for the recogniser. Images whose
+longest side is 256 pixels have 15 shapes on the detector's grid.
+"""
 
 
 def import_openvino() -> ModuleType:
     """Import OpenVINO without its usage statistics.
 
-    By default, importing OpenVINO sends a report to its vendor over the network. It does not if the package openvino-telemetry is missing, so that package is hidden.
+    By default, importing OpenVINO sends a report to its vendor over the network. It does not if the package
+    openvino-telemetry is missing, so that package is hidden.
     """
     sys.modules.setdefault("openvino_telemetry", cast(ModuleType, None))
     import openvino
@@ -52,8 +60,10 @@ class ShapedNetwork:
             model: `openvino.Model` of any shape.
             threads: threads of one inference.
             precision: precision of the computation; see `hint_of`.
-            own_up_to: largest input, in values of one image (channels x height x width), whose shape gets its own network. The batch size does not count, so it does not change the network of an image.
-            width_of: returns the width to which an input of a given width is padded (with 0, on the right). Few widths mean few networks.
+            own_up_to: largest input, in values of one image (channels x height x width), whose shape gets its own
+                network. The batch size does not count, so it does not change the network of an image.
+            width_of: returns the width to which an input of a given width is padded (with 0, on the right). Few widths
+                mean few networks.
         """
         self._core, self._model = import_openvino().Core(), model
         self._own_up_to, self._width_of = own_up_to, width_of
@@ -104,6 +114,8 @@ def hint_of(precision: Precision, capabilities: list[str]) -> str:
 
 
 def width_class(width: int) -> int:
-    """The width rounded up to one of four per octave (..., 96, 112, 128, 160, 192, 224, 256, 320, ...): at most a quarter more."""
+    """The width rounded up to one of four per octave (..., 96, 112, 128, 160, 192, 224, 256, 320, ...): at most a
+    quarter more.
+    """
     step = max(1 << (width - 1).bit_length() >> 3, 1)
     return -(-width // step) * step

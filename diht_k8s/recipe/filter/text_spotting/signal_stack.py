@@ -1,6 +1,8 @@
 """Keep a thread's alternate signal stack while foreign code runs.
 
-OpenVINO's CPU plugin sets its own signal stack on the thread that loads it, and restores the former one when it is unloaded. If two plugins are loaded (RapidOCR loads one per network) and the first is unloaded first, the second restores freed memory, and the next signal (SIGTERM, for example) kills the process before any handler runs.
+OpenVINO's CPU plugin sets its own signal stack on the thread that loads it, and restores the former one when it is
+unloaded. If two plugins are loaded (RapidOCR loads one per network) and the first is unloaded first, the second
+restores freed memory, and the next signal (SIGTERM, for example) kills the process before any handler runs.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ class _Stack(ctypes.Structure):
 
 @contextlib.contextmanager
 def kept_signal_stack() -> Iterator[None]:
-    """Restore this thread's signal stack at the end. A plugin that is unloaded later then finds another stack than its own and leaves it alone."""
+    """Restore this thread's signal stack at the end. A plugin that is unloaded later then finds another stack than its
+    own and leaves it alone.
+    """
     if sys.platform != "linux":
         yield
         return

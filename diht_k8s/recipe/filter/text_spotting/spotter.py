@@ -1,8 +1,15 @@
 """Text spotting with RapidOCR: images in, their texts with confidences out.
 
-The library's defaults enlarge every image to 736 pixels and pad every line to 320. That is ten times slower, with equal verdicts on web images; the settings here were chosen by measurement (see `benchmarks/`). Recognition runs only on boxes that the detector finds, and stops at the first text that the caller looks for.
+The library's defaults enlarge every image to 736 pixels and pad every line to 320. That is ten times slower, with equal
+verdicts on web images; the settings here were chosen by measurement (see `benchmarks/`). Recognition runs only on boxes
+that the detector finds, and stops at the first text that the caller looks for.
 
-The detector can take several images of one size class (equal shape after RapidOCR's preprocessing) in one batch. It does so on a GPU. On the CPU it does not: that gains little, and each batch size would need its own network. On the CPU both ways give the same bits (measured, tested). On a GPU the other images of a batch may, in theory, change the last digits of a confidence. Batches are cut from those of the stage, which do not depend on where a worker was stopped, so a resumed run sees the same ones. Only images that are read under looser thresholds, next to stored scores, may be batched differently.
+The detector can take several images of one size class (equal shape after RapidOCR's preprocessing) in one batch. It
+does so on a GPU. On the CPU it does not: that gains little, and each batch size would need its own network. On the CPU
+both ways give the same bits (measured, tested). On a GPU the other images of a batch may, in theory, change the last
+digits of a confidence. Batches are cut from those of the stage, which do not depend on where a worker was stopped, so a
+resumed run sees the same ones. Only images that are read under looser thresholds, next to stored scores, may be batched
+differently.
 """
 
 from __future__ import annotations
@@ -32,9 +39,14 @@ MIN_IMAGE_SIDE: Final = 32
 BATCH_OF: Final[dict[Device, int]] = {"CPU": 1, "CUDA": 32}
 """Maximum number of images in one batch of the detector."""
 CLASSES_AT_ONCE: Final = 4
-"""Number of batches for which images are gathered: web images have several shapes, and each shape is its own batch. On the CPU, where a batch is one image, the recogniser's weights stay in the CPU's caches for the lines of this many images."""
+"""Number of batches for which images are gathered: web images have several shapes, and each shape is its own batch. On
+the CPU, where a batch is one image, the recogniser's weights stay in the CPU's caches for the lines of this many
+images.
+"""
 MAX_PIXELS_AT_ONCE: Final = 64_000_000
-"""Maximum number of pixels of the gathered images (192 MB, twice that during preprocessing). A single image may have more."""
+"""Maximum number of pixels of the gathered images (192 MB, twice that during preprocessing). A single image may have
+more.
+"""
 
 State = Literal["done", "stopped_early"]
 
@@ -73,11 +85,14 @@ class TextSpotter:
         """Create a spotter; nothing is loaded yet.
 
         Args:
-            detector_size: longest side in pixels of the image that the detector sees. The recogniser sees the full image.
+            detector_size: longest side in pixels of the image that the detector sees. The recogniser sees the full
+                image.
             threads: threads of one inference. Several processes of one thread each are faster than one of several.
             device: where the networks run; CUDA needs onnxruntime-gpu.
-            precision: precision on the CPU. BF16 needs a CPU that supports it, else fp32 is used; a GPU always computes in fp32.
-            batch: maximum number of images of one size class in a batch of the detector; None takes `BATCH_OF` the device.
+            precision: precision on the CPU. BF16 needs a CPU that supports it, else fp32 is used; a GPU always computes
+                in fp32.
+            batch: maximum number of images of one size class in a batch of the detector; None takes `BATCH_OF` the
+                device.
         """
         self._detector_size, self._threads = detector_size, threads
         self._device: Device = device
@@ -167,9 +182,7 @@ class TextSpotter:
         boxes: list[list[Any]] = [[] for _ in images]
         size_classes: defaultdict[tuple[int, ...], list[tuple[int, np.ndarray]]] = defaultdict(list)
         for place, pixels in enumerate(images):
-            if (
-                prepared := _prepared(prepare, pixels)
-            ) is not None:  # None: too narrow for the detector's grid
+            if (prepared := _prepared(prepare, pixels)) is not None:  # None: too narrow for the detector's grid
                 size_classes[prepared.shape].append((place, prepared))
         for members in size_classes.values():
             for start in range(0, len(members), self._batch):
@@ -202,7 +215,8 @@ class TextSpotter:
 def _prepared(prepare: Any, pixels: np.ndarray) -> np.ndarray | None:
     """The detector's input for an image, 1 x 3 x height x width; None if the image vanishes when it is resized.
 
-    Bit-equal to RapidOCR's own preprocessing, but normalises each of the 256 levels once instead of every pixel in float64.
+    Bit-equal to RapidOCR's own preprocessing, but normalises each of the 256 levels once instead of every pixel in
+    float64.
     """
     import cv2
     import numpy as np
@@ -215,7 +229,7 @@ def _prepared(prepare: Any, pixels: np.ndarray) -> np.ndarray | None:
 
 
 def _boxes_of(detector: Any, probabilities: np.ndarray, shape: tuple[int, ...]) -> list[Any]:
-    """Boxes in one probability map of the detector (1 x 1 x height x width), in pixels of an image of the given shape."""
+    """Boxes in a probability map of the detector (1 x 1 x height x width), in pixels of an image of the given shape."""
     import cv2
 
     found, _ = detector.postprocess_op(probabilities, shape)
