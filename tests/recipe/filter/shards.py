@@ -86,7 +86,7 @@ def write_shards(folder: Path, captions: Iterable[Iterable[str]] = (CAPTIONS[:3]
 def run_of(
     output: Path | str, shards: str | list[str], rules: Mapping[str, Any] | None = None, **source: Any
 ) -> DihtRun:
-    """A run that has the filter only."""
+    """A run with the filter stage only."""
     patterns = [shards] if isinstance(shards, str) else shards
     document = {
         "apiVersion": "diht.dev/v1alpha1",
@@ -105,7 +105,7 @@ def filter_with(run: DihtRun, *, worker: int = 0, workers: int = 1, stop: StopFl
 
 
 def filter_by_two(run: DihtRun, program: Callable[..., object] = filter_with, *, workers: int = 2) -> list[int | None]:
-    """Exit codes of two processes at once, which share the shards; with `workers=1` each does them all."""
+    """Exit codes of two parallel processes that share the shards; with `workers=1` each processes all of them."""
     context = multiprocessing.get_context("fork")
     both = [
         context.Process(target=program, args=(run,), kwargs={"worker": worker % workers, "workers": workers})
@@ -119,7 +119,7 @@ def filter_by_two(run: DihtRun, program: Callable[..., object] = filter_with, *,
 
 
 def filter_slowly(run: DihtRun, worker: int = 0, workers: int = 1) -> None:
-    """The stage with a pause after each batch, so that kills fall between all of its writes; for a process of its own."""
+    """Run the stage with a pause after each batch, so kills hit between any two writes; run it in its own process."""
     apply_rules = ShardFilter._apply_rules
 
     def apply_and_wait(*arguments: object) -> object:
@@ -131,12 +131,12 @@ def filter_slowly(run: DihtRun, worker: int = 0, workers: int = 1) -> None:
 
 
 def config_of(run: DihtRun) -> str:
-    """The digest under which the filter would run."""
+    """The config digest of the filter stage."""
     return sha256_of(stage_config(run.spec, Stage.FILTER, *stage.identify(run, Storage(run.spec.storage))))
 
 
 def forget(output: Path) -> None:
-    """What `diht run --replace` does before a stage is made again: the markers go, scores stay."""
+    """Delete the markers but not the scores, as `diht run --replace` does before it runs a stage again."""
     for name in ("COMMITTED.json", "STARTED.json"):
         (output / "filter" / name).unlink(missing_ok=True)
 

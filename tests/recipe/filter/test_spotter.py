@@ -55,7 +55,7 @@ def test_reading_stops_at_the_wanted_text(wanted: str, texts: list[str], state: 
     assert ([text.text for text in found.texts], found.state) == (texts, state)
 
 
-def test_no_line_is_recognised_where_no_box_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_line_is_recognised_without_a_box(monkeypatch: pytest.MonkeyPatch) -> None:
     def read(*arguments: object) -> list[SpottedText]:
         raise AssertionError("the recogniser ran")
 
@@ -64,7 +64,7 @@ def test_no_line_is_recognised_where_no_box_is_found(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("size", [(8, 300), (300, 8), (9, 9), (2000, 30)])
-def test_extreme_shapes_are_read_without_a_fault(size: tuple[int, int]) -> None:
+def test_extreme_shapes_are_read_without_an_error(size: tuple[int, int]) -> None:
     assert SPOTTER.spot(drawn_image(size=size)).state == "done"
 
 
@@ -86,7 +86,7 @@ def test_number_of_lines_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def demo_images() -> list[Image.Image]:
-    """30 of the demo's, most with painted words; in three shapes at a detector of 160 pixels."""
+    """30 images, most from the demo with painted words, in three shapes at a detector size of 160 pixels."""
     samples = (sample for sample in read_samples(Storage(), str(DEMO_SHARD)) if sample.problem is None)
     painted = (decode(sample.image) for sample in samples if sample.meta.get("painted"))
     return [*islice(painted, 26), *(drawn_image("giraffe", "tall", size=(160, 64 + number)) for number in range(4))]
@@ -121,7 +121,7 @@ def test_batches_of_one_size_class_find_what_one_at_a_time_finds(
 
 
 @pytest.mark.parametrize("mine", [SPOTTER, TOGETHER], ids=["one", "eight"])
-def test_boxes_are_those_of_the_library_itself(mine: TextSpotter, demo_images: list[Image.Image]) -> None:
+def test_boxes_equal_those_of_the_library(mine: TextSpotter, demo_images: list[Image.Image]) -> None:
     pixels = [mine._pixels(image) for image in demo_images]
     detect = mine._loaded()._load_det_model()
     for boxes, theirs in zip(mine._boxes(pixels), map(detect, pixels), strict=True):
@@ -130,7 +130,7 @@ def test_boxes_are_those_of_the_library_itself(mine: TextSpotter, demo_images: l
 
 
 @pytest.mark.parametrize("shape", [(160, 120, 3), (40, 333, 3), (20, 900, 3), (10, 900, 3)])
-def test_images_are_prepared_as_by_the_library_to_the_last_bit(shape: tuple[int, ...]) -> None:
+def test_preprocessing_is_bit_equal_to_that_of_the_library(shape: tuple[int, ...]) -> None:
     prepare = SPOTTER._loaded()._load_det_model().get_preprocess()
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     mine, theirs = spotter._prepared(prepare, pixels), prepare(pixels)
@@ -138,7 +138,7 @@ def test_images_are_prepared_as_by_the_library_to_the_last_bit(shape: tuple[int,
     assert mine is None or (mine.dtype == theirs.dtype and np.array_equal(mine, theirs))
 
 
-def test_what_a_line_is_read_as_does_not_depend_on_the_lines_beside_it() -> None:
+def test_text_of_a_line_does_not_depend_on_the_other_lines() -> None:
     both, first = (
         SPOTTER.spot(drawn_image("giraffe", "tall")),
         SPOTTER.spot(drawn_image("giraffe", "tall"), lambda text: True),
@@ -153,7 +153,7 @@ def test_both_precisions_read_the_same_words() -> None:
     assert all(abs(mine.confidence - theirs.confidence) < 0.01 for mine, theirs in zip(fast, exact, strict=True))
 
 
-def test_what_is_read_does_not_depend_on_what_was_read_before(demo_images: list[Image.Image]) -> None:
+def test_texts_do_not_depend_on_earlier_images(demo_images: list[Image.Image]) -> None:
     images = [demo_images[0], demo_images[-1], drawn_image("giraffe", "tall")]
     fresh = TextSpotter(detector_size=160)
     assert [fresh.spot(image) for image in reversed(images)] == [SPOTTER.spot(image) for image in images][::-1]
@@ -163,7 +163,7 @@ def test_what_is_read_does_not_depend_on_what_was_read_before(demo_images: list[
     ("batch", "pixels", "held"),
     [(1, 10**9, [2, 2, 2]), (1, 1, [1, 1, 1, 1, 1, 1]), (2, 10**9, [4, 2]), (2, 3 * 64 * 64, [3, 3])],
 )
-def test_images_are_drawn_as_needed_and_few_are_held(
+def test_requests_are_consumed_lazily_and_few_images_are_held(
     batch: int, pixels: int, held: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spotter, "MAX_PIXELS_AT_ONCE", pixels)

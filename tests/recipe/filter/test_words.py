@@ -1,4 +1,4 @@
-"""Words must be those of spaCy's tokenizer, whichever way they are found."""
+"""Words must equal those of spaCy's tokenizer, with or without its help."""
 
 from __future__ import annotations
 
@@ -45,25 +45,25 @@ def test_plain_words_have_the_features_that_spacy_gives_them(tagger: Tagger) -> 
         "non-stick 2-in-1 rock'n'roll C++ U.S.A.",
     ],
 )
-def test_words_and_places_are_the_ones_that_spacy_finds(tagger: Tagger, text: str) -> None:
+def test_words_and_positions_equal_those_of_spacy(tagger: Tagger, text: str) -> None:
     doc = tagger.language.make_doc(text)
     words = [tagger._words.known[row] for row in tagger._words.rows([text])[0]]
     assert [(word.lower, word.is_space) for word in words] == [(word.lower_, word.is_space) for word in doc]
     assert [word.width for word in words] == [len(word.text_with_ws) for word in doc]
 
 
-def test_a_word_before_a_blank_and_before_none_are_two(tagger: Tagger) -> None:
+def test_a_word_with_and_without_a_blank_after_it_are_two(tagger: Tagger) -> None:
     (one, two), (three,) = tagger._words.rows(["dog dog", "dog"])
     assert one != two == three
 
 
-def test_plain_words_leave_nothing_in_the_memory_of_spacy(tagger: Tagger) -> None:
+def test_plain_words_are_not_stored_by_spacy(tagger: Tagger) -> None:
     before = len(tagger.language.vocab.strings)
     list(tagger.parse(["blorptastic zwinkerly thingamabobbles"]))
     assert len(tagger.language.vocab.strings) == before
 
 
-def test_a_tokenizer_that_fails_leaves_later_captions_as_they_would_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_tokenizer_does_not_affect_later_captions(monkeypatch: pytest.MonkeyPatch) -> None:
     words = Tagger()._words
     before = len(words.known)
     with monkeypatch.context() as patch:

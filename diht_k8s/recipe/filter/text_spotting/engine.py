@@ -47,7 +47,7 @@ def load_engine(*, detector_size: int, threads: int, device: Device, precision: 
     """A `RapidOCR` with the filter's settings; its detector and recogniser are loaded.
 
     Args:
-        detector_size: longest side in pixels at which text is looked for.
+        detector_size: longest side in pixels of the image that the detector sees.
         threads: threads of one inference.
         device: where both networks run.
         precision: precision on the CPU; a GPU computes in fp32.

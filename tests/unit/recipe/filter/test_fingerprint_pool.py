@@ -1,4 +1,6 @@
-"""Repeats of a pool: found across shards, the first one stays, and like ones are those that comparing all pairs would find."""
+"""Repeats of a pool are found across shards; the first one stays, and near-duplicates equal those found by comparing
+all pairs.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ def test_equal_images_stay_once_over_all_shards() -> None:
     assert [pool.exact_repeats(shard).tolist() for shard in range(3)] == [[2], [], [1, 2]]
 
 
-def test_like_images_are_those_that_comparing_all_finds() -> None:
+def test_near_duplicates_equal_those_found_by_comparing_all_pairs() -> None:
     rng = np.random.default_rng(1)
     originals = drawn(rng, 300)
     copies = np.array([changed(rng, originals[rng.integers(300)], int(rng.integers(0, 12))) for _ in range(200)])
@@ -40,7 +42,7 @@ def test_like_images_are_those_that_comparing_all_finds() -> None:
 
 
 @pytest.mark.parametrize("steps", [0, FEW_BITS - 1])
-def test_nearly_empty_images_are_like_nothing(steps: int) -> None:
+def test_nearly_empty_images_match_no_image(steps: int) -> None:
     bits = np.packbits(np.arange(256) < steps).view(np.uint64)
     assert FingerprintPool.of([np.array([bits, bits])]).near_repeats(0).tolist() == []
 

@@ -26,7 +26,7 @@ def test_defaults_of_the_rule_are_those_of_the_run_document() -> None:
         ("Straße", ["strasse"]),
         ("GÉLÀTO Pokémon", ["gelato", "pokemon"]),
         ("강아지", ["강아지"]),
-        ("ガラス", ["ガラス"]),  # the voicing mark is no accent
+        ("ガラス", ["ガラス"]),  # a voicing mark is not an accent
         ("façade", ["facade"]),
         ("\u01c4", ["dz"]),  # one letter that decomposes into two and an accent
         ("\uff27\uff2f\uff2c\uff24", ["gold"]),  # full-width letters
@@ -66,7 +66,7 @@ def test_substring_rule_wants_five_in_a_row_inside_a_word(text: str, confidence:
     [
         ("Substring", "retxiever", True),  # "iever"
         ("Substring", "rexrixver", False),
-        ("Positions", "rexrixver", True),  # seven of nine places agree
+        ("Positions", "rexrixver", True),  # seven of nine positions agree
         ("Positions", "revirter", False),
         ("Positions", "xxretri", True),  # shifted by two
         ("Positions", "ieverxx", True),  # five at the end of the word and the start of the text

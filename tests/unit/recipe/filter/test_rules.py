@@ -51,7 +51,7 @@ class FakeSpotter:
     texts: tuple[SpottedText, ...] = ()
     wanted: list[bool] = field(default_factory=list)
     gathers: bool = False
-    """take all requests before the first answer, as a spotter with batches does."""
+    """consume all requests before the first result, as a spotter with batches does."""
 
     def spot_all(self, requests: Iterable[SpottingRequest]) -> Iterator[Spotting]:
         taken = list(requests) if self.gathers else requests
@@ -115,13 +115,13 @@ def test_first_rule_that_applies_gives_the_reason(rules: Filter, one: Sample, re
         hashlib.sha256(b"https://example.org/a.png").hexdigest(),
     ],
 )
-def test_excluded_sample_goes_and_its_caption_is_not_stored(entry: str) -> None:
+def test_excluded_sample_is_dropped_and_its_caption_is_not_stored(entry: str) -> None:
     one = sample("giraffe running fast", url="https://example.org/a.png")
     row = verdict(rule_chain(exclusions=[entry]), one)
     assert (row.reason, row.objects, row.parser_version) == ("exclude", (), "")
 
 
-def test_image_is_read_for_survivors_only() -> None:
+def test_only_images_of_remaining_samples_are_read() -> None:
     spotter = FakeSpotter()
     rule_chain(spotter=spotter).apply("s", [sample("dog"), sample("small dog")], [None, None], filtered=True)
     assert len(spotter.wanted) == 1
@@ -158,13 +158,13 @@ def test_text_spotting_mode(mode: str, asked: list[bool], state: str, reason: st
     assert (spotter.wanted, row.ocr_state, row.reason) == (asked, state, reason)
 
 
-def test_source_that_is_not_filtered_is_scored_but_kept() -> None:
+def test_unfiltered_source_is_scored_but_kept() -> None:
     spotter = FakeSpotter((SpottedText("giraffe", 0.9),))
     row = verdict(rule_chain(Filter(min_complexity=50), spotter), RUNNING, filtered=False)
     assert (row.kept, row.complexity, spotter.wanted) == (True, 3, [])
 
 
-def test_source_that_is_not_filtered_still_loses_bad_images() -> None:
+def test_unfiltered_source_still_loses_bad_images() -> None:
     assert verdict(rule_chain(), sample("dog", image=b"x"), filtered=False).reason == "bad:picture_unreadable"
 
 
@@ -187,7 +187,7 @@ def test_looser_rules_read_newly_surviving_images_only() -> None:
 @pytest.mark.parametrize(
     ("characters", "reads", "reason"), [(7, 0, "text"), (5, 0, "text"), (8, 1, "")], ids=["same", "tighter", "looser"]
 )
-def test_texts_found_up_to_an_early_stop_are_read_on_when_they_match_no_longer(
+def test_image_is_read_again_when_texts_before_an_early_stop_no_longer_match(
     characters: int, reads: int, reason: str
 ) -> None:
     texts = (SpottedText("giraffe", 0.9), SpottedText("zoo", 0.9))
@@ -199,7 +199,7 @@ def test_texts_found_up_to_an_early_stop_are_read_on_when_they_match_no_longer(
     assert (len(spotter.wanted), row.reason) == (reads, reason)
 
 
-def test_texts_of_a_dropped_row_are_handed_on() -> None:
+def test_texts_of_a_dropped_row_are_kept() -> None:
     before = verdict(rule_chain(spotter=FakeSpotter((SpottedText("zoo", 0.9),))), RUNNING)
     row = verdict(rule_chain(Filter(min_complexity=99)), RUNNING, before)
     assert (row.reason, row.ocr, row.ocr_state) == ("complexity", (SpottedText("zoo", 0.9),), "done")
@@ -215,7 +215,7 @@ def test_scores_of_another_sample_or_parser_are_not_used(change: dict[str, str])
     assert it.parser.parsed == ["giraffe running fast"]  # type: ignore[attr-defined]
 
 
-def test_names_with_half_characters_are_stored_without_them() -> None:
+def test_names_are_stored_without_lone_surrogates() -> None:
     one = make_sample("a\udc80", {"png": encoded_image(), "json": b'{"caption": "small dog", "uid": "\\ud800"}'})
     row = verdict(rule_chain(), one)
     assert (row.index, row.uid) == ("a?", "?")
@@ -240,7 +240,7 @@ LIMITS = [
         ({"punsafe": 0.5, "similarity": 0.28}, ""),
     ],
 )
-def test_numbers_of_the_json_beyond_their_limits_drop(meta: dict[str, object], reason: str) -> None:
+def test_numbers_of_the_json_beyond_their_limits_drop_the_sample(meta: dict[str, object], reason: str) -> None:
     one = replace(RUNNING, meta={**RUNNING.meta, **meta})
     assert verdict(rule_chain(Filter(min_actions=0, metadata_limits=LIMITS)), one).reason == reason
 
@@ -255,21 +255,21 @@ def test_numbers_of_the_json_beyond_their_limits_drop(meta: dict[str, object], r
         ((30, 91), {"max_aspect_ratio": 3}, "size"),
     ],
 )
-def test_small_and_long_images_drop(size: tuple[int, int], rules: dict[str, int], reason: str) -> None:
+def test_small_and_long_images_are_dropped(size: tuple[int, int], rules: dict[str, int], reason: str) -> None:
     one = sample("giraffe running fast", image=encoded_image(size))
     it = rule_chain(Filter(min_actions=0, **rules))  # type: ignore[arg-type]
     assert verdict(it, one).reason == reason
     assert verdict(it, one, filtered=False).reason == ""
 
 
-def test_caption_in_another_language_drops_before_it_is_parsed() -> None:
+def test_caption_in_another_language_is_dropped_before_it_is_parsed() -> None:
     it = rule_chain(Filter(min_complexity=1, min_actions=0, language="en"))
     row = verdict(it, sample("le chien et la maison"))
     assert (row.reason, row.parser_version, it.parser.parsed) == ("language", "", [])  # type: ignore[attr-defined]
     assert verdict(it, sample("le chien et la maison"), filtered=False).kept
 
 
-def test_image_of_a_benchmark_drops_even_where_nothing_else_is_filtered() -> None:
+def test_image_of_a_benchmark_is_dropped_even_from_an_unfiltered_source() -> None:
     stripes = Image.new("RGB", (64, 64), "white")
     for x in range(0, 64, 16):
         stripes.paste((0, 0, 0), (x, 0, x + 8, 64))

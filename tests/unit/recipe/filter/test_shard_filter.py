@@ -1,4 +1,4 @@
-"""Samples that go through the filter together: as many as the parser likes, but no more than memory does."""
+"""Batches of samples: limited by number for the parser and by bytes for memory."""
 
 from __future__ import annotations
 

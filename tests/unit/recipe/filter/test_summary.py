@@ -77,7 +77,7 @@ def test_sums_of_parts_equal_the_whole_in_any_grouping() -> None:
     assert total.to_json() == summary_of(*ROWS).to_json()
 
 
-def test_examples_are_a_bounded_draw_that_does_not_depend_on_order() -> None:
+def test_examples_are_a_bounded_draw_independent_of_order() -> None:
     rows = [row(number) for number in range(50)]
     forward, backward = summary_of(*rows), summary_of(*reversed(rows))
     assert len(forward.examples["kept"]) == MAX_EXAMPLES
@@ -88,7 +88,7 @@ def test_excluded_samples_are_counted_and_never_shown() -> None:
     assert "exclude" not in summary_of(row(1, "exclude"), row(2)).examples
 
 
-def test_excluding_after_the_fact_gives_the_counts_of_excluding_before() -> None:
+def test_excluding_later_gives_the_counts_of_excluding_before() -> None:
     left, gone = [row(number, matched=False) for number in range(8)], [row(9, complexity=2, matched=False)]
     summary = summary_of(*left, *gone)
     summary.exclude(summary_of(*gone), {"uid-9"})
