@@ -134,43 +134,49 @@ def _has_article(tokens: Sequence[Token], noun: Token) -> bool:
 
 
 def _correct_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
-    left, right = before(tokens, token), after(tokens, token)
-    opens = left is None or not _is_word(left)
-    ends = right is None or not _is_word(right)
-    noun_follows = _noun_follows(tokens, token)
-    names = left is not None and _is_nominal(left)
-    actor = names and left is not None and can_act(left, lexicon)
+    left, noun_follows = before(tokens, token), _noun_follows(tokens, token)
+    after_nominal = left is not None and _is_nominal(left)
+    after_thing = left is not None and after_nominal and not can_act(left, lexicon)
     if not lexicon.is_verb_form(token.lower):
         token.retag("NNP" if token.lower.endswith("ing") else "JJ")  # "Genting Highlands", "Multicolored Mayhem"
-    elif token.lower == "set" and names and not noun_follows:
+    elif token.lower == "set" and after_nominal and not noun_follows:
         _become_head(token, tokens[token.i - 1])  # "Drum Set with Cymbal"
     elif _is_participle(token):
-        if noun_follows and ((names and not actor) or token.lower in LOOKS or (opens and left is not None)):
-            _become_part(tokens, token, "amod")
-        elif ends and names and not actor and all(child.i < token.i for child in token.children):
-            token.retag("JJ")  # "LED Brake Light Smoked"
+        _correct_past_participle(tokens, token, noun_follows=noun_follows, after_thing=after_thing)
     elif token.tag == "VBG":
-        _correct_participle(
-            tokens, token, lexicon, noun_follows=noun_follows, ends=ends, after_thing=names and not actor
-        )
-    elif token.lower == "rose" or is_animate(token.lower) or (names and not actor and _is_thing(token, lexicon)):
+        if after_thing:
+            _correct_participle(tokens, token, lexicon, noun_follows=noun_follows)
+    elif token.lower == "rose" or is_animate(token.lower) or (after_thing and _is_thing(token, lexicon)):
         if noun_follows:
             _become_part(tokens, token, "compound")
-        elif names and (ends or (right is not None and (right.tag in ("IN", "CC") or _is_nominal(right)))):
+        elif after_nominal and _may_end_name(tokens, token):
             _become_head(token, tokens[token.i - 1])
 
 
-def _correct_participle(
-    tokens: Sequence[Token], token: Token, lexicon: Lexicon, *, noun_follows: bool, ends: bool, after_thing: bool
-) -> None:
-    if not after_thing:
-        return
+def _correct_past_participle(tokens: Sequence[Token], token: Token, *, noun_follows: bool, after_thing: bool) -> None:
+    left, right = before(tokens, token), after(tokens, token)
+    opens_later_part = left is not None and not _is_word(left)
+    if noun_follows and (after_thing or token.lower in LOOKS or opens_later_part):
+        _become_part(tokens, token, "amod")
+    elif after_thing and (right is None or not _is_word(right)) and all(c.i < token.i for c in token.children):
+        token.retag("JJ")  # "LED Brake Light Smoked"
+
+
+def _correct_participle(tokens: Sequence[Token], token: Token, lexicon: Lexicon, *, noun_follows: bool) -> None:
+    """Correct an -ing word after a thing that cannot act."""
+    right = after(tokens, token)
     if noun_follows and token.lower in PURPOSE:
         _become_part(tokens, token, "compound")
     elif noun_follows and lexicon.verb(token.lower) not in ACTS and not token.kids("prep"):
         _become_part(tokens, token, "amod")
-    elif ends and token.lower in ENDS_IN_ING:
+    elif (right is None or not _is_word(right)) and token.lower in ENDS_IN_ING:
         _become_head(token, tokens[token.i - 1])
+
+
+def _may_end_name(tokens: Sequence[Token], token: Token) -> bool:
+    """Whether the next word, if any, allows a token to be the last word of a name."""
+    right = after(tokens, token)
+    return right is None or not _is_word(right) or right.tag in ("IN", "CC") or _is_nominal(right)
 
 
 def _noun_follows(tokens: Sequence[Token], token: Token) -> bool:

@@ -56,8 +56,9 @@ def become_noun_before(token: Token) -> None:
 
 
 def _correct_opening(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
-    """Correct the word that opens a caption or a part: a modifier ("Raised fist"), noun ("Fall scene") or command
-    ("Shop now").
+    """Correct the word that opens a caption or a part of it.
+
+    It is a modifier ("Raised fist"), a noun ("Fall scene") or a command ("Shop now").
     """
     left, right = before(tokens, token), after(tokens, token)
     if left is not None and token.tag in ("VBN", "VBD") and left.is_noun and _is_manner(left, token, right):
@@ -65,29 +66,38 @@ def _correct_opening(tokens: Sequence[Token], token: Token, lexicon: Lexicon) ->
         left.dep = "npadvmod"
         _become_modifier(tokens, token, "amod")
         left.attach(token, "npadvmod")
-        return
-    if (
-        left is not None
-        and left.tag == "JJ"
-        and token.tag in ("VBG", "VBD", "VBN")
-        and left.head is token
-        and right is not None
-        and right.is_noun
-    ):
+    elif left is not None and _is_between_adjective_and_noun(left, token, right):
         _become_modifier(tokens, token, "amod")  # "Portable folding chair", "Spicy pulled pork"
+    elif left is not None and _continues_phrase(left):
         return
-    if left is not None and (left.lower.isalnum() or left.lower == "'s") and left.tag not in ("IN", "CC", "DT"):
-        return
-    if (
-        token.lower in COMMANDS
-        and token.is_noun
-        and left is None
-        and (right is None or right.tag in ("RB", "PRP$", "DT"))
-    ):
+    elif left is None and _is_lone_command(token, right):
         token.retag("VB")
-        return
-    if right is None or not token.is_verb or token.dep in ("amod", "aux", "compound") or token.kids("nsubj", "aux"):
-        return
+    elif right is not None and _is_bare_verb(token):
+        _correct_opening_verb(tokens, token, lexicon)
+
+
+def _is_between_adjective_and_noun(left: Token, token: Token, right: Token | None) -> bool:
+    is_participle = token.tag in ("VBG", "VBD", "VBN")
+    return left.tag == "JJ" and is_participle and left.head is token and right is not None and right.is_noun
+
+
+def _continues_phrase(left: Token) -> bool:
+    """Whether the word before belongs to the same part of the caption, so no new part opens after it."""
+    return (left.lower.isalnum() or left.lower == "'s") and left.tag not in ("IN", "CC", "DT")
+
+
+def _is_lone_command(token: Token, right: Token | None) -> bool:
+    """Whether a first word tagged as a noun is a command: "Shop now", "Visit our store"."""
+    return token.lower in COMMANDS and token.is_noun and (right is None or right.tag in ("RB", "PRP$", "DT"))
+
+
+def _is_bare_verb(token: Token) -> bool:
+    return token.is_verb and token.dep not in ("amod", "aux", "compound") and not token.kids("nsubj", "aux")
+
+
+def _correct_opening_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+    left, right = before(tokens, token), after(tokens, token)
+    assert right is not None, "the caller checked that a word follows"
     if not (right.is_noun or right.tag.startswith("JJ") or (right.tag == "VBN" and right.dep == "amod")):
         if token.tag == "VBZ" and left is None and lexicon.noun(token.lower) in lexicon.nouns:
             token.retag("NNS")
@@ -95,11 +105,16 @@ def _correct_opening(tokens: Sequence[Token], token: Token, lexicon: Lexicon) ->
     is_past = token.tag in ("VBN", "VBD") or (token.lower.endswith("ed") and token.lower not in lexicon.verbs)
     if is_past or (token.tag == "VBG" and _describes_next(token, right, lexicon)):
         _become_modifier(tokens, token, "amod")
-    elif (token.tag in ("VB", "VBP") and token.lower in COMMANDS_OR_THINGS and right.tag == "NN" and left is None) or (
-        token.tag in ("VB", "VBP") and token.lower not in COMMANDS and token.lower in lexicon.nouns and left is None
-    ):
+    elif left is None and token.tag in ("VB", "VBP") and _names_thing(token, right, lexicon):
         token.retag("NN")
         _become_modifier(tokens, token, "compound")
+
+
+def _names_thing(token: Token, right: Token, lexicon: Lexicon) -> bool:
+    """Whether a base verb form is part of the name of what follows: "stop sign", "fall scene"."""
+    if token.lower in COMMANDS_OR_THINGS and right.tag == "NN":
+        return True
+    return token.lower not in COMMANDS and token.lower in lexicon.nouns
 
 
 def _describes_next(token: Token, right: Token, lexicon: Lexicon) -> bool:
