@@ -1,10 +1,13 @@
-"""Captions a second and core: the caption parser beside spaCy's plain tagger and parser, and whether both lead to the same verdicts.
+"""Speed of the caption parser against spaCy's plain tagger and parser, per second and core, and whether their verdicts
+agree.
 
-In: captions, one JSON list of strings (`--captions FILE`) or, without it, the captions of the parser's own tests. Out: one JSON line.
-Each side runs in fresh processes of one thread, over distinct captions, with no caption cache; CPU time, models loaded before the
-clock starts, the sides in turn, the best round counts. The plain side only tags and parses; ours also cleans the text and makes
-graphs with complexity and actions. The sides do not read quite the same: plain spaCy gets whole raw captions and cuts them by its own
-tokenizer, ours reads at most 1,000 characters, blanks noise out, skips captions in other languages and keeps hyphenated words whole. Verdicts: our rules on spaCy's own parse of the same cleaned text against the fast path.
+Input: captions, one JSON list of strings (`--captions FILE`), or else the captions of the parser's own tests. Output:
+one JSON line. Each side runs in fresh processes with one thread, over distinct captions, without a caption cache. It
+measures CPU time after the models are loaded, alternates the sides and takes the best round. The plain side only tags
+and parses; ours also cleans the text and builds graphs with complexity and actions. The inputs differ slightly: plain
+spaCy gets whole raw captions and uses its own tokenizer; ours reads at most 1,000 characters, blanks out noise, skips
+captions in other languages and keeps hyphenated words whole. Verdicts compare our rules on spaCy's own parse of the
+same cleaned text with the fast path.
 """
 
 from __future__ import annotations
@@ -51,7 +54,7 @@ def plain_seconds(captions: Sequence[str]) -> float:
 
 
 def our_seconds(captions: Sequence[str], batch: int) -> float:
-    """CPU seconds of the caption parser, which gets `batch` captions at a time."""
+    """CPU seconds of the caption parser on `batch` captions at a time."""
     from diht_k8s.recipe.filter import CaptionParser
 
     parser = CaptionParser(cached=0)
@@ -63,7 +66,7 @@ def our_seconds(captions: Sequence[str], batch: int) -> float:
 
 
 def words_of(doc: Doc) -> list[Token]:
-    """The words of spaCy's own parse, as our rules want them."""
+    """The words of spaCy's own parse, in the form that our rules take."""
     made = [
         None
         if word.is_space
@@ -80,7 +83,9 @@ def words_of(doc: Doc) -> list[Token]:
 
 
 def equal_verdicts(captions: Sequence[str]) -> dict[str, float]:
-    """Per cent of captions with the same verdict (C >= 1 and A >= 1) and the same complexity and number of actions."""
+    """Percentage of captions with the same verdict (C >= 1 and A >= 1), and with the same complexity and number of
+    actions.
+    """
     from diht_k8s.recipe.filter import CaptionParser
     from diht_k8s.recipe.filter.captions.cleaning import clean, is_foreign
     from diht_k8s.recipe.filter.captions.parser import MAX_CHARACTERS, graph_of

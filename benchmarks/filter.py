@@ -1,7 +1,8 @@
-"""The stage filter by one process and by two, on the demo's pool with text spotting: what the second process is worth, as one JSON line.
+"""The filter stage with one process and with two, on the demo's pool with text spotting: the speed-up as one JSON line.
 
-Processor time, because wall times say nothing on a machine that others use: `busiest` compares one process's work with that of the busier of two, as they would end with a
-core each; `total` with half of both. Start-up (imports, models) is measured on eight pairs and taken off, and given beside.
+It measures CPU time, because wall time means little on a shared machine. `busiest` compares the work of one process
+with that of the busier of two, as if each had its own core; `total` compares it with half of their sum. Start-up
+(imports, models) is measured on eight pairs, subtracted, and reported separately.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def main() -> None:
 
 
 def document(folder: Path, name: str, shards: str, detector_size: int) -> Path:
-    """A run that has the filter only."""
+    """A run with the filter stage only."""
     spec = {
         "data": {"sources": [{"name": "pool", "shards": [shards]}], "output": f"{folder}/{name}"},
         "filter": {"minActions": 0, "textSpotting": {"detectorSize": detector_size}},
@@ -66,7 +67,7 @@ def document(folder: Path, name: str, shards: str, detector_size: int) -> Path:
 
 
 def cpu_seconds(run: Path, workers: int) -> Sequence[float]:
-    """User and system time of each of the workers, which run at the same time."""
+    """User and system seconds of each worker; the workers run in parallel."""
     command = [sys.executable, "-m", "diht_k8s.cli", "stage", "filter", "--run", str(run), "--workers", str(workers)]
     processes = [
         subprocess.Popen([*command, "--worker", str(worker)], env={**os.environ, **ONE_THREAD}, stdout=sys.stderr)

@@ -1,10 +1,11 @@
 """Text spotting: recall, false hits and speed on images with painted captions, beside RapidOCR's default settings.
 
-In: the demo's images and two photographs that come with scikit-learn. Out: one JSON line. Half of the images show a run of their
-caption's words (fonts, sizes, colours, rotation up to 15 degrees, over photographs and clip art), a quarter no painted text, a quarter
-words of another caption. Everything is drawn from a seed. `wrong` counts verdicts on images without text; `other_by_rule` is how
-often the rule matches the other words themselves, which no reader can help. Speed: CPU time of one thread on the first images, both
-settings in turn, the models loaded and compiled before; equal verdicts are those of the T rule at its defaults.
+Input: the demo's images and two photographs from scikit-learn. Output: one JSON line. Half of the images show
+neighbouring words of their caption (varied fonts, sizes, colours and rotation up to 15 degrees, over photographs and
+clip art), a quarter show no painted text, a quarter show words of another caption. A seed determines the draw. `wrong`
+counts false hits on images without text; `other_by_rule` is how often the rule matches the other words themselves,
+which no OCR can avoid. Speed: CPU time of one thread on the first images, alternating both settings, after the models
+are loaded and compiled; `equal_percent` compares verdicts of the T rule with its defaults.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from diht_k8s.api.filter import Filter
 from diht_k8s.recipe.filter import TextSpotter
-from diht_k8s.recipe.filter.text_spotting.matching import MatchRule, SpottedText, normalised_words
+from diht_k8s.recipe.filter.rules import match_rule
+from diht_k8s.recipe.filter.text_spotting.matching import SpottedText, normalised_words
 from diht_k8s.recipe.filter.text_spotting.networks import Precision
-from diht_k8s.recipe.filter.text_spotting.spotter import Question, Spotting
+from diht_k8s.recipe.filter.text_spotting.spotter import Spotting, SpottingRequest
 from diht_k8s.recipe.shards.images import decode
 from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.storage import Storage
@@ -35,18 +38,19 @@ from diht_k8s.recipe.shards.storage import Storage
 DATA = Path(__file__).parent.parent / "examples" / "data" / "train"
 FONTS = Path("/usr/share/fonts/truetype")
 SIDE = 320
-"""Pixels of the images: about what web images are stored at."""
+"""Pixels of the images: a typical stored size of web images."""
 MAX_ANGLE = 15
 TURN = 20
-"""Images that one side reads before the other does: each finds its own weights in the caches, as where it runs alone."""
-RULE = MatchRule()
+"""Images per turn of one side, so each side has its own weights in the CPU caches, as if it ran alone.
+"""
+RULE = match_rule(Filter())
 Kind = Literal["caption", "none", "other"]
 COLOURS = ("black", "white", "navy", "darkred", "yellow", "darkgreen", "orange", "purple")
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An image with what was painted."""
+class PaintedImage:
+    """An image with the text painted into it."""
 
     image: Image.Image
     caption: str
@@ -55,7 +59,7 @@ class Picture:
 
 
 def words_of(caption: str, rng: Random) -> str:
-    """One to three neighbouring words with a word of at least five letters among them, "" where there is none."""
+    """One to three neighbouring words, at least one of them long enough for the rule; "" if there are none."""
     words = [word for word in caption.split() if word.isascii()]
     runs = [words[i : i + n] for n in (1, 2, 3) for i in range(len(words) - n + 1)]
     fitting = [run for run in runs if any(len(unit) >= RULE.min_characters for unit in normalised_words(" ".join(run)))]
@@ -77,14 +81,14 @@ def backgrounds(rng: Random) -> list[Image.Image]:
 
 
 def font_of(rng: Random) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """A font of this machine at a size of 22 to 56 pixels; Pillow's own where there is none."""
+    """A font of this machine at a size of 22 to 56 pixels, or else Pillow's own."""
     files = sorted(FONTS.glob("*/*.ttf"))
     size = rng.randint(22, 56)
     return ImageFont.truetype(rng.choice(files), size) if files else ImageFont.load_default(size)
 
 
 def painted(image: Image.Image, text: str, rng: Random) -> Image.Image | None:
-    """The image with a text at a random place, turned by up to 15 degrees; None where it does not fit."""
+    """The image with a text at a random position, rotated by up to 15 degrees; None if it does not fit."""
     font = font_of(rng)
     left, top, right, bottom = font.getbbox(text)
     label = Image.new("RGBA", (math.ceil(right - left) + 12, math.ceil(bottom - top) + 12))
@@ -105,8 +109,8 @@ def painted(image: Image.Image, text: str, rng: Random) -> Image.Image | None:
     return result
 
 
-def pictures(number: int, seed: int) -> list[Picture]:
-    """The set: half with words of the caption, a quarter without text, a quarter with words of another caption."""
+def painted_images(number: int, seed: int) -> list[PaintedImage]:
+    """The images: half with words of the caption, a quarter without text, a quarter with words of another caption."""
     rng = Random(seed)
     samples = [
         sample
@@ -115,7 +119,7 @@ def pictures(number: int, seed: int) -> list[Picture]:
         if sample.problem is None and not sample.meta.get("painted")
     ]
     rng.shuffle(samples)
-    photographs, made = backgrounds(rng), list[Picture]()
+    photographs, made = backgrounds(rng), list[PaintedImage]()
     kinds: Sequence[Kind] = ("caption", "none", "caption", "other")
     for index, sample in enumerate(samples):
         if len(made) == number:
@@ -124,12 +128,12 @@ def pictures(number: int, seed: int) -> list[Picture]:
         own = decode(sample.image).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
         image = own if rng.random() < 0.5 else rng.choice(photographs)
         if kind == "none":
-            made.append(Picture(image, sample.caption, kind))
+            made.append(PaintedImage(image, sample.caption, kind))
             continue
         text = words_of(sample.caption if kind == "caption" else samples[index - 1].caption, rng)
         shown = painted(image, text.upper() if rng.random() < 0.4 else text, rng) if text else None
         if shown is not None:
-            made.append(Picture(shown, sample.caption, kind, text))
+            made.append(PaintedImage(shown, sample.caption, kind, text))
     return made
 
 
@@ -153,19 +157,19 @@ def default_engine() -> Any:
     return RapidOCR(params={"Global.log_level": "critical", **threads})
 
 
-def questions(made: Sequence[Picture]) -> list[Question]:
-    """What the filter asks of each image: to stop at the first text of its caption."""
-    return [Question(picture.image, lambda text, it=picture: RULE.matches(it.caption, text)) for picture in made]
+def requests(made: Sequence[PaintedImage]) -> list[SpottingRequest]:
+    """The filter's requests: stop at the first text that matches the caption."""
+    return [SpottingRequest(one.image, lambda text, it=one: RULE.matches(it.caption, text)) for one in made]
 
 
-def ours(spotter: TextSpotter, made: Sequence[Picture]) -> list[bool]:
-    """Our verdicts, read as the filter reads."""
-    found = spotter.spot_all(questions(made))
+def ours(spotter: TextSpotter, made: Sequence[PaintedImage]) -> list[bool]:
+    """Our verdicts, computed as the filter does."""
+    found = spotter.spot_all(requests(made))
     return [shows(spotting.texts, picture.caption) for spotting, picture in zip(found, made, strict=True)]
 
 
-def quality(spotter: TextSpotter, made: Sequence[Picture]) -> dict[str, float]:
-    """Recall and false hits in per cent."""
+def quality(spotter: TextSpotter, made: Sequence[PaintedImage]) -> dict[str, float]:
+    """Recall and false hits in percent."""
     verdicts = list(zip(made, ours(spotter, made), strict=True))
     rates = {kind: [hit for picture, hit in verdicts if picture.kind == kind] for kind in ("caption", "none", "other")}
     by_rule = [
@@ -175,8 +179,10 @@ def quality(spotter: TextSpotter, made: Sequence[Picture]) -> dict[str, float]:
     return {name: round(100 * float(np.mean(hits)), 2) for name, hits in names.items()}
 
 
-def speed(spotter: TextSpotter, made: Sequence[Picture]) -> dict[str, float]:
-    """CPU milliseconds an image of both settings, `TURN` images each in turn, their ratio, and the share of equal verdicts."""
+def speed(spotter: TextSpotter, made: Sequence[PaintedImage]) -> dict[str, float]:
+    """CPU milliseconds per image of both settings, which take turns of `TURN` images; their ratio, and the share of
+    equal verdicts.
+    """
     engine, seconds, equal = default_engine(), {"ours": 0.0, "defaults": 0.0}, 0
     by_defaults(engine, made[0].image)
     for start in range(0, len(made), TURN):
@@ -196,8 +202,10 @@ def speed(spotter: TextSpotter, made: Sequence[Picture]) -> dict[str, float]:
     }
 
 
-def batched(size: int, precision: Precision, batch: int, made: Sequence[Picture]) -> dict[str, float | bool]:
-    """CPU milliseconds an image with and without batches of the detector, best of three rounds in turn; whether all is equal."""
+def batched(size: int, precision: Precision, batch: int, made: Sequence[PaintedImage]) -> dict[str, float | bool]:
+    """CPU milliseconds per image with and without batches of the detector, best of three alternating rounds; whether
+    the results are equal.
+    """
     spotters = {
         name: TextSpotter(detector_size=size, precision=precision, batch=number)
         for name, number in (("one", 1), ("batch", batch))
@@ -209,7 +217,7 @@ def batched(size: int, precision: Precision, batch: int, made: Sequence[Picture]
     for _ in range(3):
         for name, spotter in spotters.items():
             began = time.process_time()
-            found[name] = list(spotter.spot_all(questions(made)))
+            found[name] = list(spotter.spot_all(requests(made)))
             seconds[name].append(time.process_time() - began)
     best = {f"{name}_ms": round(1000 * min(values) / len(made), 1) for name, values in seconds.items()}
     return {**best, "equal": found["one"] == found["batch"], "pictures": len(made)}
@@ -220,12 +228,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=int, default=1000)
     parser.add_argument("--compared", type=int, default=100, help="images that RapidOCR's defaults read as well")
-    parser.add_argument("--size", type=int, default=256, help="detectorSize of the filter")
-    parser.add_argument("--precision", choices=("BF16", "FP32"), default="BF16", help="precision of the filter")
+    parser.add_argument(
+        "--size", type=int, default=Filter().text_spotting.detector_size, help="detectorSize of the filter"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("BF16", "FP32"),
+        default=Filter().text_spotting.precision,
+        help="precision of the filter",
+    )
     parser.add_argument("--batch", type=int, default=8, help="images of one detection, compared with one at a time")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    made = pictures(arguments.pictures, arguments.seed)
+    made = painted_images(arguments.pictures, arguments.seed)
     spotter = TextSpotter(detector_size=arguments.size, precision=arguments.precision)
     spotter.spot(made[0].image)
     figures = {

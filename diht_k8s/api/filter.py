@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -10,12 +10,16 @@ from diht_k8s.api.base import PLACEMENT, Keyed, Model, Text, Uri
 from diht_k8s.api.pods import Pods
 
 
+MIN_STORED_CONFIDENCE: Final = 0.3
+"""Spotted texts with a lower confidence are noise: the filter does not store them."""
+
+
 class TextSpotting(Model):
     """T: drop a pair whose image shows its own caption. Thresholds as remembered of the paper."""
 
     mode: Literal["Drop", "ScoreOnly", "Disabled"] = "Drop"
     """mode: Drop removes such pairs, ScoreOnly writes the found texts only, Disabled runs no OCR."""
-    min_confidence: Annotated[float, Field(ge=0.3, le=1)] = 0.8
+    min_confidence: Annotated[float, Field(ge=MIN_STORED_CONFIDENCE, le=1)] = 0.8
     """minConfidence of a spotted text for it to count, 0.3 to 1 (texts below 0.3 are not stored)."""
     min_matched_characters: Annotated[int, Field(ge=1, le=64)] = 5
     """minMatchedCharacters: the number of consecutive letters or digits that caption and image must share."""

@@ -1,7 +1,18 @@
 """Stage 1, filter: shards in, scores and kept shards out (complexity, action, text spotting).
 
-`CaptionParser` and `TextSpotter` are what users take from here; they are imported when asked for, and load their models at the
-first caption or image.
+Users import `CaptionParser` and `TextSpotter` from here. Both are imported lazily and load their models at the first
+caption or image.
+
+Where things are, in the order in which a sample passes them:
+
+- `stage` runs the stage: workers share the shards, one worker adds up the counts and commits.
+- `shard_filter` filters one shard at a time and writes its kept pairs and scores.
+- `rules` decides which samples to keep. It calls `captions/` (parser), `text_spotting/` (OCR and the match with the
+  caption), `exclusion` (takedown list) and `decontamination` (images of benchmarks, found by `fingerprints`).
+- `deduplication` drops repeated images after all shards are filtered; `fingerprint_pool` finds the repeats.
+- `scores` (one row for each sample), `kept_pairs` (the kept shards) and `summary` (counts) hold the results.
+- `report` turns the counts into `report.json`; `stage_progress` reports the progress of the stage.
+- `model_versions` identifies the models behind the scores.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which images of which benchmarks must not be trained on: names of `spec.evaluate.benchmarks` in, their fingerprints out."""
+"""Fingerprints of the benchmark images that must not be trained on, by names from `spec.evaluate.benchmarks`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def benchmark_shards(spec: Spec, storage: Storage, name: str) -> list[str]:
     """The shards of a benchmark of `spec.evaluate`.
 
     Raises:
-        UserError: there is none of this name.
+        UserError: no benchmark has this name.
     """
     benchmarks = [] if spec.evaluate is None else spec.evaluate.benchmarks
     for benchmark in benchmarks:
@@ -24,16 +24,17 @@ def benchmark_shards(spec: Spec, storage: Storage, name: str) -> list[str]:
             return storage.expand(benchmark.shards)
     known = ", ".join(benchmark.name for benchmark in benchmarks) or "none"
     raise UserError(
-        f"spec.filter.decontaminate: no benchmark is called {name} (there are: {known}): add it to spec.evaluate.benchmarks"
+        f"spec.filter.decontaminate: no benchmark is called {name} (there are: {known}): "
+        "add it to spec.evaluate.benchmarks"
     )
 
 
 def read_gallery(spec: Spec, storage: Storage, names: Sequence[str], stop: StopFlag) -> Gallery | None:
-    """Fingerprints of all images of the benchmarks; None where no benchmark is named."""
-    return gallery_of(_pictures(spec, storage, names, stop)) if names else None
+    """Fingerprints of all images of the benchmarks; None if `names` is empty."""
+    return gallery_of(_images(spec, storage, names, stop)) if names else None
 
 
-def _pictures(spec: Spec, storage: Storage, names: Sequence[str], stop: StopFlag) -> Iterator[bytes]:
+def _images(spec: Spec, storage: Storage, names: Sequence[str], stop: StopFlag) -> Iterator[bytes]:
     for name in names:
         for uri in benchmark_shards(spec, storage, name):
             stop.raise_if_requested("finished shards are kept")

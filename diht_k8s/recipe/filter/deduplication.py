@@ -1,8 +1,11 @@
-"""Take repeats out of the kept shards (`filter.duplicates`), when all shards have been judged: workers share the shards by claims again.
+"""Drop repeated images from the kept shards (`filter.duplicates`) once all shards are filtered.
 
-In: the kept shards with a file of fingerprints beside each, written before its scores. Out: kept shards and scores without the pairs whose
-image repeats an earlier kept one's of the pool (reason `duplicate`); the scores' header says that it was done. All kept images of the
-pool are compared, also those that are repeats themselves, so the result does not depend on who works when.
+Workers share the shards by claims, as for filtering.
+
+Input: the kept shards, each with a file of fingerprints that was written before its scores. Output: kept shards and
+scores without the pairs whose image repeats an earlier kept image of the pool (reason `duplicate`); the header of the
+scores records that this was done. All kept images of the pool are compared, including those that are repeats
+themselves, so the result does not depend on which worker runs when.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import pyarrow as pa
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.filter import Filter
 from diht_k8s.api.hashing import SCHEMA_VERSION
-from diht_k8s.recipe.filter.duplicates import WORDS, Pool
+from diht_k8s.recipe.filter.fingerprint_pool import WORDS, FingerprintPool
 from diht_k8s.recipe.filter.kept_pairs import KeptPairs, write_scores
 from diht_k8s.recipe.filter.scores import Row, Scores, find_scores
 from diht_k8s.recipe.filter.summary import Summary
@@ -38,12 +41,12 @@ def write_fingerprints(context: Context, shard: Shard, bits: Sequence[bytes]) ->
 
 
 def is_deduplicated(scores: Scores) -> bool:
-    """Whether the repeats have been taken out of a shard."""
+    """Whether the repeats of a shard have been dropped."""
     return bool(scores.header.get("deduplicated"))
 
 
 class Deduplication:
-    """Takes repeats out, shard by shard."""
+    """Drops repeats, shard by shard."""
 
     def __init__(self, context: Context, rules: Filter, shards: Sequence[Shard], claims: Claims) -> None:
         """Prepare.
@@ -51,14 +54,18 @@ class Deduplication:
         Args:
             context: the stage's context.
             rules: the run's rules.
-            shards: all shards, judged, in order.
-            claims: what tells the workers who is at which shard.
+            shards: all shards in order, all of them filtered.
+            claims: record which worker works on which shard.
         """
         self._context, self._rules, self._shards, self._claims = context, rules, shards, claims
         self._done: set[str] = set()
 
     def run(self) -> tuple[bool, int]:
-        """Work on the shards that no other worker is at; whether any was worked on, and how many are not done by others yet."""
+        """Process the shards that no other worker has claimed.
+
+        Returns:
+            Whether any shard was processed, and the number of shards that other workers have not finished yet.
+        """
         own, workers = self._context.worker, self._context.workers
         order = sorted(range(len(self._shards)), key=lambda number: (number % workers != own, number))
         worked, waiting = False, 0
@@ -71,7 +78,7 @@ class Deduplication:
             if is_deduplicated(scores):
                 self._done.add(shard.name)
             elif self._claims.take(f"{shard.name} duplicates"):
-                self._take_out(number, scores)
+                self._drop_repeats(number, scores)
                 self._done.add(shard.name)
                 worked = True
             else:
@@ -79,42 +86,42 @@ class Deduplication:
         return worked, waiting
 
     @cached_property
-    def _pool(self) -> Pool:
+    def _pool(self) -> FingerprintPool:
         shards = []
         for shard in self._shards:
             self._context.stop.raise_if_requested("finished shards are kept")
             self._claims.keep()
             shards.append(np.frombuffer(b"".join(self._bits(shard)), np.uint64).reshape(-1, WORDS))
-        return Pool.of(shards)
+        return FingerprintPool.of(shards)
 
     def _bits(self, shard: Shard) -> list[bytes]:
         uri = self._context.layout.fingerprints(shard.name)
         table, header = read_table(self._context.storage, uri)
         if header.get("config_sha256") != self._context.config_sha256:
-            raise DataError(f"{uri} is of another configuration: remove it and run the stage filter again")
+            raise DataError(f"{uri} belongs to another configuration: remove it and run the stage filter again")
         return table["bits"].to_pylist()
 
-    def _take_out(self, number: int, scores: Scores) -> None:
+    def _drop_repeats(self, number: int, scores: Scores) -> None:
         context, shard, rows = self._context, self._shards[number], list(scores.rows())
         kept = [place for place, row in enumerate(rows) if row.kept]
         pool = self._pool
-        places = pool.equal_repeats(number) if self._rules.duplicates == "Exact" else pool.like_repeats(number)
-        gone = {kept[place] for place in places.tolist()}
+        places = pool.exact_repeats(number) if self._rules.duplicates == "Exact" else pool.near_repeats(number)
+        repeats = {kept[place] for place in places.tolist()}
         header: dict[str, Any] = {**scores.header, "deduplicated": True}
-        if gone:
+        if repeats:
             files = KeptPairs(context.storage, context.layout, self._rules.output)
-            header["kept"] = files.rewrite(shard.name, rows, gone)
+            header["kept"] = files.rewrite(shard.name, rows, repeats)
             summary = Summary.from_json(header["summary"])
-            summary.drop([rows[place].uid for place in sorted(gone)], REASON)
+            summary.drop([rows[place].uid for place in sorted(repeats)], REASON)
             header["summary"] = summary.to_json()
-            rows = [_repeat(row) if place in gone else row for place, row in enumerate(rows)]
+            rows = [_repeat(row) if place in repeats else row for place, row in enumerate(rows)]
         write_scores(context.storage, context.layout.scores(shard.name), rows, header)
 
     def _scores(self, shard: Shard) -> Scores:
         uri = self._context.layout.scores(shard.name)
         found = find_scores(self._context.storage, uri)
         if found is None:
-            raise DataError(f"{uri} has gone while the stage ran: run the stage filter again")
+            raise DataError(f"{uri} has repeats while the stage ran: run the stage filter again")
         return found
 
 

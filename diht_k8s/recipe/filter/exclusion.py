@@ -1,4 +1,4 @@
-"""The exclude list: pairs that must go (takedowns), named by uid, by SHA-256 of their URL or of their image."""
+"""The exclude list: pairs to drop (takedowns), named by uid or by the SHA-256 of their URL or image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ URL_KEYS = ("url", "URL")
 
 
 def read_exclusions(storage: Storage, uri: str | None) -> frozenset[str]:
-    """The list's entries, one a line; empty lines and lines that start with # are skipped, digests compare in lower case."""
+    """Entries of the list, one per line. Empty lines and lines that start with # are skipped; digests are compared in
+    lower case.
+    """
     if uri is None:
         return frozenset()
     lines = (line.strip() for line in storage.read_text(uri).splitlines())

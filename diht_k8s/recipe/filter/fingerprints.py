@@ -1,8 +1,9 @@
-"""Perceptual hashes: near-duplicates of images found by comparing brightness steps. Images in, 256-bit fingerprints out.
+"""Perceptual hashes that find near-duplicate images by brightness steps: images in, 256-bit fingerprints out.
 
-A difference hash of 16 x 16 steps (each bit: is the left neighbour brighter?). It survives re-encoding, scaling and small changes of
-colour; mirrored and cropped images are not found. Two images are near-duplicates when few of the bits that either has set differ:
-relative to them, because drawings on white have few steps, and would else all be alike.
+A difference hash of 16 x 16 steps (each bit: is the left neighbour brighter?). It survives re-encoding, scaling and
+small changes of colour; it does not find mirrored or cropped images. Two images are near-duplicates when they differ in
+a small share of the bits that either of them sets. The measure is relative because drawings on white have few steps and
+would otherwise all look alike.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from diht_k8s.recipe.shards.images import BadImageError, decode
 
 STEPS: Final = 16
 MAX_DIFFERENCE: Final = 0.25
-"""Share of the set bits that may differ; see `docs/method.md` for what it finds and what it takes by mistake."""
+"""Share of the set bits that may differ; `docs/method.md` gives its hits and false hits."""
 MIN_STEP: Final = 3
-"""Grey levels below which a step counts as none: noise of the encoding."""
+"""Smallest step that counts, in grey levels: smaller ones are noise of the encoding."""
 FEW_BITS: Final = 12
-"""Images with fewer steps are nearly empty: they are like nothing."""
+"""Images with fewer steps are nearly empty and match no other image."""
 
 
 def fingerprint(image: Image.Image) -> np.ndarray:
@@ -32,7 +33,7 @@ def fingerprint(image: Image.Image) -> np.ndarray:
     return np.packbits(bits).view(np.uint64)
 
 
-def is_like(own_4: np.ndarray, others_N4: np.ndarray) -> bool:
+def is_near_duplicate(own_4: np.ndarray, others_N4: np.ndarray) -> bool:
     """Whether a fingerprint is a near-duplicate of any of the others."""
     differing = np.bitwise_count(others_N4 ^ own_4).sum(axis=1, dtype=np.int32)
     either = np.bitwise_count(others_N4 | own_4).sum(axis=1, dtype=np.int32)
@@ -41,24 +42,24 @@ def is_like(own_4: np.ndarray, others_N4: np.ndarray) -> bool:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Fingerprints of images that must not turn up elsewhere, [N, 4]."""
+    """Fingerprints, [N, 4], of images that must not occur in the training data."""
 
     bits: np.ndarray
 
     def holds(self, image: Image.Image) -> bool:
-        """Whether a near-duplicate of the image is among them."""
+        """Whether the gallery contains a near-duplicate of the image."""
         if not len(self.bits):
             return False
         own = fingerprint(image)
         if np.bitwise_count(own).sum() < FEW_BITS:
             return False
-        return is_like(own, self.bits)
+        return is_near_duplicate(own, self.bits)
 
 
-def gallery_of(pictures: Iterable[bytes]) -> Gallery:
-    """The fingerprints of encoded images; unreadable ones are left out, since nothing can repeat them."""
+def gallery_of(images: Iterable[bytes]) -> Gallery:
+    """The fingerprints of encoded images. Unreadable images are skipped, since nothing can repeat them."""
     found = []
-    for data in pictures:
+    for data in images:
         try:
             found.append(fingerprint(decode(data)))
         except BadImageError:

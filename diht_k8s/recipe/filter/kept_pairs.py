@@ -1,6 +1,7 @@
-"""Write what the filter keeps of a shard, and write it anew without pairs that have to go after the fact (takedowns, repeats).
+"""Write the kept pairs of a shard, and rewrite them without pairs that are dropped later (takedowns, repeats).
 
-In: the pairs in order. Out: copies of them in a tar, or (`output: KeepList`) their numbers, by which later stages read the raw shard.
+Input: the pairs in order. Output: a tar with copies of them or, with `output: KeepList`, their indices, by which later
+stages read the raw shard.
 """
 
 from __future__ import annotations
@@ -24,27 +25,27 @@ from diht_k8s.recipe.shards.tables import write_table
 _BATCH: Final = 1024
 
 Written = dict[str, Any]
-"""`size` and `sha256` of a file."""
+"""`size` in bytes and `sha256` of a file."""
 
 
 @dataclass(frozen=True)
 class KeptPairs:
-    """The files of the kept pairs, one for each shard."""
+    """The files of kept pairs, one per shard."""
 
     storage: Storage
     layout: Layout
     output: Literal["Shards", "KeepList"]
 
     def path(self, shard: str) -> str:
-        """A shard's file, relative to the stage's folder."""
+        """Path of a shard's file, relative to the folder of the stage."""
         return self._uri(shard).removeprefix(self.layout.stage(Stage.FILTER) + "/")
 
     def write(self, shard: str, pairs: Iterable[tuple[int, Row, Sample]]) -> tuple[int, Written]:
-        """Write the kept pairs of a shard; says how many and what was written.
+        """Write the kept pairs of a shard; returns their number and the size and digest of the file.
 
         Args:
-            shard: its name.
-            pairs: number in the raw shard, row and sample of each pair that is kept.
+            shard: name of the shard.
+            pairs: index in the raw shard, row and sample of each kept pair.
         """
         if self.output == "KeepList":
             count, written = self._write_list(shard, [Listed(number, row.uid) for number, row, _ in pairs])
@@ -52,20 +53,20 @@ class KeptPairs:
         else:
             count, written = self._write_copies(shard, ((sample.key, sample.members) for _, _, sample in pairs))
             other = self.layout.keep_list(shard)
-        if self.storage.exists(other):  # of an earlier run: nobody would read it any more, nor take pairs out of it
+        if self.storage.exists(other):  # left by an earlier run; nothing would read it or drop pairs from it
             self.storage.remove(other)
         return count, written
 
     def rewrite(self, shard: str, rows: Sequence[Row], gone: Collection[int]) -> Written:
-        """Write a shard's file without some pairs; where they have gone already, nothing changes.
+        """Rewrite a shard's file without some pairs; nothing changes if they were already dropped.
 
         Args:
-            shard: its name.
-            rows: its scores, as they were.
-            gone: numbers of the rows that go.
+            shard: name of the shard.
+            rows: its scores before this call.
+            gone: indices of the rows to drop.
 
         Raises:
-            DataError: the copies are not those of the scores.
+            DataError: the file does not match the scores.
         """
         kept = [number for number, row in enumerate(rows) if row.kept]
         left = [number for number in kept if number not in gone]
@@ -77,11 +78,11 @@ class KeptPairs:
             raise DataError(f"{uri} holds {held} pairs where {len(kept)} were kept: run the stage filter again")
         stays = {place for place, number in enumerate(kept) if held == len(left) or number not in gone}
         count, written = self._write_copies(shard, self._copies(uri, stays) if left else ())
-        assert count == len(left), "a copy for each pair that is left"
+        assert count == len(left), "one copy for each remaining pair"
         return written
 
     def _copies(self, uri: str, stays: Collection[int]) -> Iterator[tuple[str, Mapping[str, bytes]]]:
-        """The copies at these places; keys and uids may repeat within a shard."""
+        """The copies at these positions; keys and uids may repeat within a shard."""
         for place, sample in enumerate(read_samples(self.storage, uri)):
             if place in stays:
                 yield sample.key, sample.members
@@ -100,6 +101,6 @@ class KeptPairs:
 
 
 def write_scores(storage: Storage, uri: str, rows: Sequence[Row], header: dict[str, Any]) -> None:
-    """Write the rows of a shard."""
+    """Write the scores of a shard."""
     batches = [to_batch(rows[start : start + _BATCH]) for start in range(0, len(rows), _BATCH)]
     write_table(storage, uri, pa.Table.from_batches(batches), header)

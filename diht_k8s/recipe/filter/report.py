@@ -9,17 +9,17 @@ from diht_k8s.recipe.filter.summary import NAME_KINDS, Summary, top_names
 
 PAPER_COMPLEXITY: Final = 1
 PAPER_ACTIONS: Final = 1
-"""Thresholds of DiHT as remembered (C1, A1), shown beside the run's own."""
+"""Thresholds of DiHT as we recall them (C1, A1), shown beside those of the run."""
 SHOWN_NAMES: Final = 50
 STEPS: Final = ("exclude", "language", "metadata", "complexity", "action", "size", "benchmark", "text", "duplicate")
 """Reasons in the order in which the rules are applied."""
 ALWAYS_SHOWN: Final = frozenset(("exclude", "language", "complexity", "action", "text"))
-"""The others are shown where they took something."""
+"""The others are shown only if they dropped a sample."""
 THRESHOLDS: Final = ((0, 0), (1, 0), (2, 0), (3, 0), (0, 1), (1, 1), (2, 1), (3, 1))
 
 
 def report(summary: Summary, rules: Filter, header: dict[str, Any]) -> dict[str, Any]:
-    """The report.
+    """Build the report.
 
     Args:
         summary: counts over all shards.
@@ -49,7 +49,7 @@ def report(summary: Summary, rules: Filter, header: dict[str, Any]) -> dict[str,
 
 
 def funnel(summary: Summary) -> list[dict[str, Any]]:
-    """Samples left after each step, in the order in which the rules are applied; the last entry is what was kept."""
+    """Samples left after each step, in the order of the rules; the last entry is the number kept."""
     steps = [("input", 0), ("readable", summary.bad.total())]
     steps += [
         (reason, summary.dropped[reason]) for reason in STEPS if reason in ALWAYS_SHOWN or summary.dropped[reason]
@@ -62,7 +62,7 @@ def funnel(summary: Summary) -> list[dict[str, Any]]:
 
 
 def _thresholds(summary: Summary, min_complexity: int, min_actions: int) -> dict[str, Any]:
-    """How many samples of filtered sources would pass C and A, and T where the image of each of them has been read."""
+    """Number of samples of filtered sources that would pass C and A, and T if all their images were read."""
     chosen = [
         (complexity, actions, cell)
         for (complexity, actions), cell in summary.cells.items()
@@ -81,7 +81,7 @@ def _thresholds(summary: Summary, min_complexity: int, min_actions: int) -> dict
 
 
 def _histogram(summary: Summary, axis: int) -> list[int]:
-    """Samples by complexity (axis 0) or number of actions (axis 1); the last bin holds the rest."""
+    """Number of samples by complexity (axis 0) or number of actions (axis 1); the last bin holds the rest."""
     bins = [0] * (max((key[axis] for key in summary.cells), default=0) + 1)
     for key, cell in summary.cells.items():
         bins[key[axis]] += cell[0]
@@ -89,7 +89,7 @@ def _histogram(summary: Summary, axis: int) -> list[int]:
 
 
 def text_spotting(summary: Summary) -> dict[str, Any] | None:
-    """Recall and precision where the input says which images had words of their caption painted in; None where it does not."""
+    """Recall and precision, if the input records which images had words of their caption painted in; else None."""
     if not summary.painted:
         return None
     found, missed = summary.painted["painted_found"], summary.painted["painted_missed"]

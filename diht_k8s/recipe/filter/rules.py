@@ -1,8 +1,10 @@
-"""Judge samples by the CAT rules, a batch at a time: bad, exclude, language, metadata, C, A, then the image (readable, size,
-benchmark, T).
+"""Apply the CAT filter rules to batches of samples, and record the first rule that drops a sample as its reason.
 
-Cheap rules come first, so that images are opened and read for the survivors only. Scores of an earlier run are used again
-wherever they say enough; the same rules then give the same verdicts without parser and spotter.
+Order: bad, exclude, language, metadata, C (complexity), A (action), then the image: readable, size, benchmark, T
+(text).
+
+Cheap rules come first, so only images of the remaining samples are decoded and searched for text. Scores of an earlier
+run are reused where they suffice: the same rules then give the same verdicts without parser and spotter.
 """
 
 from __future__ import annotations
@@ -24,17 +26,17 @@ from diht_k8s.recipe.filter.exclusion import is_excluded
 from diht_k8s.recipe.filter.fingerprints import Gallery, fingerprint
 from diht_k8s.recipe.filter.scores import Row
 from diht_k8s.recipe.filter.text_spotting.matching import MatchRule, shows_caption
-from diht_k8s.recipe.filter.text_spotting.spotter import Question, Spotting
+from diht_k8s.recipe.filter.text_spotting.spotter import Spotting, SpottingRequest
 from diht_k8s.recipe.shards.images import BadImageError, decode
 from diht_k8s.recipe.shards.samples import Sample, storable
 
 BAD: Final = "bad:"
-_TAKEN_AS_IT_IS: Final = Filter()
-"""No rule on shapes: for sources that are not filtered."""
+_UNFILTERED: Final = Filter()
+"""Defaults, which have no rule on image shapes; used for sources that are not filtered."""
 
 
 class Parser(Protocol):
-    """What reads captions (`CaptionParser`)."""
+    """Parses captions (`CaptionParser`)."""
 
     def parse(self, captions: Sequence[str]) -> list[CaptionGraph]:
         """A graph for each caption."""
@@ -42,16 +44,16 @@ class Parser(Protocol):
 
 
 class Spotter(Protocol):
-    """What reads images (`TextSpotter`)."""
+    """Spots text in images (`TextSpotter`)."""
 
-    def spot_all(self, questions: Iterable[Question]) -> Iterator[Spotting]:
-        """The texts of each image, in order; questions are taken as they are needed."""
+    def spot_all(self, requests: Iterable[SpottingRequest]) -> Iterator[Spotting]:
+        """The texts of each image, in order; consumes the requests lazily."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judge:
-    """The rules of one run with the models behind them."""
+class RuleChain:
+    """The filter rules of one run with their models, applied in order; the first that fails gives the reason."""
 
     rules: Filter
     parser: Parser
@@ -59,19 +61,20 @@ class Judge:
     spotter: Spotter
     exclusions: frozenset[str] = frozenset()
     gallery: Gallery | None = None
-    """images of benchmarks, whose near-duplicates must not be trained on."""
+    """images of benchmarks; their near-duplicates must not be trained on."""
 
-    def judge(
+    def apply(
         self, shard: str, samples: Sequence[Sample], earlier: Sequence[Row | None], *, filtered: bool
     ) -> list[Row]:
-        """Score and judge a batch.
+        """Score a batch and decide which samples to keep.
 
         Args:
             shard: name of the shard, for the rows.
             samples: pairs in shard order.
-            earlier: for each its row of earlier scores (of the same parser and spotter, else with those columns empty), or None.
-            filtered: False for a source that is taken as it is: scored, but only bad and excluded samples and
-                near-duplicates of benchmark images go.
+            earlier: for each sample its row of earlier scores, or None. The columns of another parser or spotter are
+                empty.
+            filtered: False for an unfiltered source. It is scored, but only bad samples, excluded samples and
+                near-duplicates of benchmark images are dropped.
         """
         rows = [new_row(shard, sample) for sample in samples]
         known = [
@@ -85,7 +88,7 @@ class Judge:
                 row.reason = caption_reason(row, self.rules)
             if before is not None and row.parser_version:
                 row.ocr, row.ocr_state = before.ocr, before.ocr_state
-        self._judge_pictures(rows, samples, known, filtered=filtered)
+        self._apply_image_rules(rows, samples, known, filtered=filtered)
         for row in rows:
             row.kept = not row.reason
         return rows
@@ -113,13 +116,13 @@ class Judge:
             for (row, _), graph in zip(new, graphs, strict=True):
                 row.describe(graph, self.parser_version)
 
-    def _judge_pictures(
+    def _apply_image_rules(
         self, rows: Sequence[Row], samples: Sequence[Sample], known: Sequence[Row | None], *, filtered: bool
     ) -> None:
-        """Look at the images of the rows that no rule has dropped; the spotter draws those that it has to read."""
+        """Check the images of the rows that are still kept. The spotter pulls the images that it has to read."""
         unread = deque[tuple[Row, Sample, Image.Image]]()
 
-        def questions() -> Iterator[Question]:
+        def requests() -> Iterator[SpottingRequest]:
             for row, sample, before in zip(rows, samples, known, strict=True):
                 if row.reason:
                     continue
@@ -127,18 +130,20 @@ class Judge:
                 image = self._opened(row, sample, before, reads=reads, filtered=filtered)
                 if reads and image is not None:
                     unread.append((row, sample, image))
-                    yield self._question(image, sample.caption)
+                    yield self._request(image, sample.caption)
                 elif not row.reason:
-                    self._settle(row, sample, image)
+                    self._finish(row, sample, image)
 
-        for found in self.spotter.spot_all(questions()):
+        for found in self.spotter.spot_all(requests()):
             row, sample, image = unread.popleft()
             row.ocr, row.ocr_state = found.texts, found.state
             row.matched = shows_caption(sample.caption, found.texts, match_rule(self.rules))
-            self._settle(row, sample, image)
+            self._finish(row, sample, image)
 
     def _must_read(self, row: Row, sample: Sample) -> bool:
-        """Whether earlier scores do not say enough about the texts of an image; sets what they do say."""
+        """Whether the image must be searched for text because the earlier scores do not suffice; sets `matched` from
+        them.
+        """
         spotting = self.rules.text_spotting
         if spotting.mode == "Disabled":
             return False
@@ -149,28 +154,28 @@ class Judge:
     def _opened(
         self, row: Row, sample: Sample, before: Row | None, *, reads: bool, filtered: bool
     ) -> Image.Image | None:
-        """The image, or None where no rule looks at it or one has dropped it by its shape or as unreadable."""
-        rules = self.rules if filtered else _TAKEN_AS_IT_IS
-        looks = rules.min_side > 0 or rules.max_aspect_ratio > 0 or self.gallery is not None
-        looks = looks or self.rules.duplicates == "Near"
-        if not reads and not looks and _was_readable(before):
+        """The decoded image; None if no rule needs it, or if it was dropped as unreadable or by its shape."""
+        rules = self.rules if filtered else _UNFILTERED
+        needs_image = rules.min_side > 0 or rules.max_aspect_ratio > 0 or self.gallery is not None
+        needs_image = needs_image or self.rules.duplicates == "Near"
+        if not reads and not needs_image and _was_readable(before):
             return None
         try:
             image = decode(sample.image)
         except BadImageError as error:
             row.reason = BAD + error.reason
             return None
-        row.reason = picture_reason(image, rules, self.gallery)
+        row.reason = image_reason(image, rules, self.gallery)
         return None if row.reason else image
 
-    def _question(self, image: Image.Image, caption: str) -> Question:
+    def _request(self, image: Image.Image, caption: str) -> SpottingRequest:
         if self.rules.text_spotting.mode != "Drop":
-            return Question(image)
+            return SpottingRequest(image)
         rule = match_rule(self.rules)
-        return Question(image, lambda text: rule.matches(caption, text))
+        return SpottingRequest(image, lambda text: rule.matches(caption, text))
 
-    def _settle(self, row: Row, sample: Sample, image: Image.Image | None) -> None:
-        """The last rule on an image, and the fingerprint of one that stays."""
+    def _finish(self, row: Row, sample: Sample, image: Image.Image | None) -> None:
+        """Apply the last image rule (T), and set the fingerprint of a kept image."""
         if row.matched and self.rules.text_spotting.mode == "Drop":
             row.reason = "text"
         else:
@@ -178,17 +183,17 @@ class Judge:
 
 
 def fingerprint_of(rules: Filter, sample: Sample, image: Image.Image | None) -> bytes | None:
-    """32 bytes by which repeats of an image are known; None where none are looked for. `Near` needs the decoded image."""
+    """32 bytes that identify repeats of an image; None if `duplicates` is unset. `Near` needs the decoded image."""
     if rules.duplicates is None:
         return None
     if rules.duplicates == "Exact":
         return hashlib.sha256(sample.image).digest()
-    assert image is not None, "the image has been decoded for its fingerprint"
+    assert image is not None, "the image was decoded for its fingerprint"
     return fingerprint(image).tobytes()
 
 
 def sample_reason(sample: Sample, rules: Filter) -> str:
-    """The rule on language or on the .json's numbers that drops a sample, "" if none does."""
+    """Reason to drop a sample by its language or by numbers in its .json; "" to keep it."""
     if rules.language is not None and not is_english(sample.caption):
         return "language"
     for limit in rules.metadata_limits:
@@ -199,14 +204,14 @@ def sample_reason(sample: Sample, rules: Filter) -> str:
 
 
 def _within(value: float, limit: MetadataLimit) -> bool:
-    """Whether a number keeps its bounds; what is no number (NaN) does not."""
+    """Whether a number is within its bounds; NaN is not."""
     low = -math.inf if limit.min is None else limit.min
     high = math.inf if limit.max is None else limit.max
     return low <= value <= high
 
 
-def picture_reason(image: Image.Image, rules: Filter, gallery: Gallery | None) -> str:
-    """The rule on size and shape, or the benchmark's gallery, that drops an image, "" if none does."""
+def image_reason(image: Image.Image, rules: Filter, gallery: Gallery | None) -> str:
+    """Reason to drop an image by its size, its shape or the benchmark gallery; "" to keep it."""
     short, long = sorted(image.size)
     if short < rules.min_side or (rules.max_aspect_ratio > 0 and long > rules.max_aspect_ratio * short):
         return "size"
@@ -214,7 +219,7 @@ def picture_reason(image: Image.Image, rules: Filter, gallery: Gallery | None) -
 
 
 def caption_reason(row: Row, rules: Filter) -> str:
-    """The caption rule (C before A) that drops a scored sample, "" if none does."""
+    """Reason to drop a scored sample by its caption (C before A); "" to keep it."""
     if row.complexity < rules.min_complexity:
         return "complexity"
     actions = row.num_actions if rules.action_rule == "SubjectOrObject" else row.num_subject_actions
@@ -222,7 +227,7 @@ def caption_reason(row: Row, rules: Filter) -> str:
 
 
 def match_rule(rules: Filter) -> MatchRule:
-    """The T rule of a run."""
+    """The T rule of a run, or the default T rule for `Filter()`."""
     spotting = rules.text_spotting
     return MatchRule(
         min_confidence=spotting.min_confidence,
@@ -233,12 +238,12 @@ def match_rule(rules: Filter) -> MatchRule:
 
 
 def _was_readable(before: Row | None) -> bool:
-    """Whether an earlier run has opened the image without a fault."""
+    """Whether an earlier run decoded the image without an error."""
     return before is not None and (before.kept or before.ocr_state != "not_run")
 
 
 def new_row(shard: str, sample: Sample) -> Row:
-    """The row of a sample that has not been scored."""
+    """The row of a sample before it is scored."""
     return Row(shard=shard, index=storable(sample.key), uid=storable(sample.uid), caption_sha256=sample.caption_sha256)
 
 

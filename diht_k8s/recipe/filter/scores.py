@@ -1,6 +1,7 @@
-"""Scores: one Parquet row for every sample of a shard, in shard order. Written for people and later stages, read to judge again.
+"""Scores: one Parquet row for every sample of a shard, in shard order. People and later stages read them; a later
+filter run reuses them.
 
-The header says which input, parser and spotter the scores come from; scores whose header agrees are used again under other
+The header records the input, parser and spotter of the scores. Scores with the same header are reused under other
 thresholds.
 """
 
@@ -72,17 +73,19 @@ class Row:
     """done, stopped_early (at the first match) or not_run."""
     kept: bool = False
     reason: str = ""
-    """"" when kept; bad:REASON, or the rule that dropped the sample."""
+    """"" if kept, else bad:REASON or the rule that dropped the sample."""
     parser_version: str = ""
-    """"" while the caption has not been parsed."""
+    """"" until the caption is parsed."""
     matched: bool | None = field(default=None, compare=False)
-    """whether the image shows its caption under the run's rule; None while unknown. Not stored: the rule may change."""
+    """whether the image shows its caption under the rule of the run; None while unknown. Not stored, because the rule
+    may change.
+    """
 
     fingerprint: bytes | None = field(default=None, compare=False)
-    """of the image, where repeats are looked for; stored beside the scores of kept pairs."""
+    """of the image, if repeats are dropped; stored in a file beside the scores of kept pairs."""
 
     def describe(self, graph: CaptionGraph, version: str) -> None:
-        """Take over what the parser found."""
+        """Copy what the parser found."""
         names = [mention.name for mention in graph.objects]
         self.objects = names
         self.attributes = [(names[index], name) for index, name in graph.attributes]
@@ -95,12 +98,12 @@ class Row:
         self.num_subject_actions, self.parser_version = graph.num_subject_actions, version
 
     def take_caption_scores(self, other: Row) -> None:
-        """Take over what an earlier run's parser found."""
+        """Copy what the parser of an earlier run found."""
         for name in _CAPTION_FIELDS:
             setattr(self, name, getattr(other, name))
 
     def same_sample(self, other: Row) -> bool:
-        """Whether both rows speak of the same pair."""
+        """Whether both rows describe the same pair."""
         return (self.index, self.uid, self.caption_sha256) == (other.index, other.uid, other.caption_sha256)
 
 
@@ -112,7 +115,7 @@ _STORED: Final = tuple(item.name for item in fields(Row) if item.name in SCHEMA.
 
 
 def to_batch(rows: Sequence[Row]) -> pa.RecordBatch:
-    """Rows as Arrow columns, which hold many of them in little memory."""
+    """Rows as Arrow columns, which take little memory."""
     columns = {name: [getattr(row, name) for row in rows] for name in _STORED}
     columns["attributes"] = [[{"object": o, "attribute": a} for o, a in item] for item in columns["attributes"]]
     columns["relations"] = [
@@ -123,7 +126,7 @@ def to_batch(rows: Sequence[Row]) -> pa.RecordBatch:
 
 
 def from_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[Row]:
-    """The rows of Arrow columns, one after the other."""
+    """The rows of Arrow columns, in order."""
     for batch in batches:
         for item in batch.to_pylist():
             item["attributes"] = [(pair["object"], pair["attribute"]) for pair in item["attributes"]]
@@ -148,7 +151,7 @@ def open_scores(data: bytes, uri: str) -> Scores:
     """Scores from the bytes of a file.
 
     Raises:
-        DataError: it is no scores file, or one of another schema version.
+        DataError: the file is not a scores file or has another schema version.
     """
     try:
         file = pq.ParquetFile(io.BytesIO(data))
@@ -163,5 +166,5 @@ def open_scores(data: bytes, uri: str) -> Scores:
 
 
 def find_scores(storage: Storage, uri: str) -> Scores | None:
-    """The scores at a URI, None where nothing is."""
+    """The scores at a URI; None if the file does not exist."""
     return open_scores(storage.read_bytes(uri), uri) if storage.exists(uri) else None

@@ -1,8 +1,9 @@
-"""The filter as a stage program: raw shards in; scores, kept shards and `report.json` out (design: scores for EVERY sample).
+"""The filter stage: raw shards in; scores, kept shards and `report.json` out. EVERY sample gets scores.
 
-A shard is done when its scores lie there under this run's configuration, and they are written after its kept pairs. Each worker begins
-with its own share of the shards, then takes what others have not begun or have left behind (see `claims`), so that the last shard
-is not one slow or dead worker's alone. One of them adds up the counts and ends the stage; the others wait for it.
+A shard is done when its scores exist with this run's configuration; they are written after its kept pairs. Each worker
+starts with its own share of the shards, then takes shards that others have not started or have abandoned (see
+`runtime.claims`), so no shard depends on one slow or dead worker. One worker adds up the counts and ends the stage; the
+others wait for it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from diht_k8s.recipe.filter.kept_pairs import KeptPairs
 from diht_k8s.recipe.filter.model_versions import parser_version, spotter_version
 from diht_k8s.recipe.filter.report import report
 from diht_k8s.recipe.filter.scores import Scores, open_scores
-from diht_k8s.recipe.filter.shards import ShardFilter, is_done
+from diht_k8s.recipe.filter.shard_filter import ShardFilter, is_done
 from diht_k8s.recipe.filter.summary import Summary
 from diht_k8s.recipe.runtime.claims import BEAT_SECONDS, Claims
 from diht_k8s.recipe.runtime.commit import artefact
@@ -34,11 +35,11 @@ from diht_k8s.recipe.shards.sources import Shard, input_shards, share
 from diht_k8s.recipe.shards.storage import Storage
 
 END: Final = "end of the stage"
-"""Name of the claim on adding up: one worker reads all scores, not all workers."""
+"""Name of the claim on the end of the stage, so that only one worker reads all scores."""
 
 
 def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping[str, str]]:
-    """Identity of every shard, of the exclude list and of benchmarks to keep out; versions of parser and spotter."""
+    """Identities of the shards, the exclude list and the benchmarks to keep out; versions of parser and spotter."""
     rules = _rules(run)
     inputs = {shard.name: _identity(storage, shard) for shard in input_shards(run.spec, storage)}
     if rules.exclude is not None:
@@ -46,14 +47,14 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
     for name in rules.decontaminate:
         digests = [storage.identity(uri) for uri in benchmark_shards(run.spec, storage, name)]
         inputs[f"benchmark {name}"] = sha256_of(digests)
-    programs = {"parser": parser_version()}
+    versions = {"parser": parser_version()}
     if rules.text_spotting.mode != "Disabled":
-        programs["spotter"] = spotter_version(rules.text_spotting.detector_size, rules.text_spotting.precision)
-    return inputs, programs
+        versions["spotter"] = spotter_version(rules.text_spotting.detector_size, rules.text_spotting.precision)
+    return inputs, versions
 
 
 def execute(context: Context) -> Outcome | None:
-    """Filter shards until all are done; the outcome of the stage in the worker that ends it, None in the others."""
+    """Filter shards until all are done; returns the outcome in the worker that ends the stage, None in the others."""
     shards = input_shards(context.run.spec, context.storage)
     claims = Claims(
         context.storage,
@@ -63,35 +64,38 @@ def execute(context: Context) -> Outcome | None:
         config_sha256=context.config_sha256,
     )
     rules = _rules(context.run)
-    work, last = ShardFilter(context, rules, shards, claims), Deduplication(context, rules, shards, claims)
-    work.run(share(shards, context.worker, context.workers))
+    shard_filter, deduplication = (
+        ShardFilter(context, rules, shards, claims),
+        Deduplication(context, rules, shards, claims),
+    )
+    shard_filter.run(share(shards, context.worker, context.workers))
     while not context.storage.exists(context.layout.committed(context.stage)):
         missing = _without_output(context, shards)
-        worked, waiting = work.run(missing), len(missing)
+        worked, waiting = shard_filter.run(missing), len(missing)
         if not missing and rules.duplicates is not None:
-            worked, waiting = last.run()
+            worked, waiting = deduplication.run()
         if not worked and not waiting and claims.take(END):
             missing, outcome = _end(context, shards, claims)
             if outcome is not None:
                 claims.clear(END)
                 return outcome
             claims.give_up(END)
-            worked, last = work.run(missing), Deduplication(context, rules, shards, claims)
+            worked, deduplication = shard_filter.run(missing), Deduplication(context, rules, shards, claims)
         if not worked:
             context.stop.raise_if_requested("finished shards are kept")
-            time.sleep(min(max(1, waiting), BEAT_SECONDS))  # about one question a second
+            time.sleep(min(max(1, waiting), BEAT_SECONDS))  # about one request per second
     return None
 
 
 def _without_output(context: Context, shards: Sequence[Shard]) -> list[Shard]:
-    """Shards that are surely not judged, told by names alone; the last first, because their owners begin with the first."""
+    """Shards without output files, in reverse order, because their owners start with the first."""
     folders = ["scores"] if _rules(context.run).duplicates is None else ["scores", "fingerprints"]
-    there = [set(context.storage.names(join(context.layout.stage(context.stage), folder))) for folder in folders]
-    return [shard for shard in reversed(shards) if any(f"{shard.name}.parquet" not in names for names in there)]
+    existing = [set(context.storage.names(join(context.layout.stage(context.stage), folder))) for folder in folders]
+    return [shard for shard in reversed(shards) if any(f"{shard.name}.parquet" not in names for names in existing)]
 
 
 def _end(context: Context, shards: list[Shard], claims: Claims) -> tuple[list[Shard], Outcome | None]:
-    """The outcome; or the shards whose scores are of another configuration, from before the stage was to be made again."""
+    """The outcome, or else the shards whose scores have another configuration (left by an earlier run)."""
     missing, found = list[Shard](), list[tuple[Scores, Artefact]]()
     for shard in shards:
         context.stop.raise_if_requested("finished shards are kept")
@@ -105,19 +109,19 @@ def _end(context: Context, shards: list[Shard], claims: Claims) -> tuple[list[Sh
 
 
 def _rules(run: DihtRun) -> Filter:
-    assert run.spec.filter is not None, "run_stage checks that the stage is there"
+    assert run.spec.filter is not None, "run_stage checks that the run has this stage"
     return run.spec.filter
 
 
 def _identity(storage: Storage, shard: Shard) -> str:
-    """What changes when a shard's samples do, as the filter reads them."""
+    """A string that changes whenever the samples of a shard, as the filter reads them, change."""
     keys = {"image": shard.image_key, "caption": shard.caption_key}
     read_as = "".join(f" {name} {key}" for name, key in keys.items() if key is not None)
     return storage.identity(shard.uri) + read_as + ("" if shard.filtered else " not filtered")
 
 
 def done_scores(context: Context, shard: Shard) -> tuple[Scores, Artefact] | None:
-    """A shard's scores with their digest; None where they are not there, of another configuration, or with repeats that are to go."""
+    """Scores of a shard with their digest; None if missing, of another configuration or with repeats still to drop."""
     uri = context.layout.scores(shard.name)
     if not context.storage.exists(uri):
         return None
@@ -132,17 +136,17 @@ def done_scores(context: Context, shard: Shard) -> tuple[Scores, Artefact] | Non
 def finish(
     context: Context, shards: Sequence[Shard], found: Sequence[tuple[Scores, Artefact]], *, check: bool = True
 ) -> Outcome:
-    """Add up the shards' counts, `check` the whole, write the report.
+    """Add up the counts of the shards, `check` the totals and write the report.
 
     Raises:
-        DataError: too many samples are bad, or none is kept.
+        DataError: too many samples are bad, or no sample is kept.
     """
     total, per_shard, artefacts = Summary(), list[dict[str, Any]](), list[Artefact]()
     kept = KeptPairs(context.storage, context.layout, _rules(context.run).output)
     for shard, (scores, scores_artefact) in zip(shards, found, strict=True):
         summary = Summary.from_json(scores.header["summary"])
         summary.check()
-        assert scores.file.metadata.num_rows == summary.input, "one row for every sample"
+        assert scores.file.metadata.num_rows == summary.input, "one row per sample"
         total.merge(summary)
         per_shard.append({"name": shard.name, "source": shard.source, **summary.counts()})
         artefacts += [scores_artefact, Artefact(path=kept.path(shard.name), **scores.header["kept"])]
@@ -162,7 +166,7 @@ def finish(
 
 
 def _check_result(total: Summary, rules: Filter) -> None:
-    """Stop where the input is too bad, or nothing is left.
+    """Fail if too many samples are bad or none is kept.
 
     Raises:
         DataError: with the counts.
@@ -170,12 +174,13 @@ def _check_result(total: Summary, rules: Filter) -> None:
     percent = 100 * total.bad.total() / total.input
     if percent > rules.max_bad_percent:
         raise DataError(
-            f"{total.bad.total()} of {total.input} samples are bad ({_listed(total.bad)}), {percent:.3g} % and more than "
-            f"maxBadPercent {rules.max_bad_percent:g}: mend the shards, or raise spec.filter.maxBadPercent"
+            f"{total.bad.total()} of {total.input} samples are bad ({_listed(total.bad)}), {percent:.3g} % "
+            f"and more than maxBadPercent {rules.max_bad_percent:g}: fix the shards, or raise spec.filter.maxBadPercent"
         )
     if total.kept == 0:
         raise DataError(
-            f"the filter keeps none of {total.input} samples (dropped: {_listed(total.dropped)}; bad: {_listed(total.bad)}): "
+            f"the filter keeps none of {total.input} samples "
+            f"(dropped: {_listed(total.dropped)}; bad: {_listed(total.bad)}): "
             "lower spec.filter.minComplexity or minActions, or check that the captions are English"
         )
 

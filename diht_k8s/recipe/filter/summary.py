@@ -1,4 +1,4 @@
-"""What the filter did, in figures: counted per shard while its scores are made, added up over shards for the report. Pure.
+"""Counts of what the filter did: per shard while its scores are computed, then summed over shards for the report.
 
 Nothing is dropped silently: `Summary.check` asserts input = kept + dropped by reason + bad by reason.
 """
@@ -18,10 +18,10 @@ from diht_k8s.recipe.shards.samples import Sample
 
 MAX_EXAMPLES: Final = 12
 MAX_NAMES: Final = 500
-"""Commonest names kept of each shard; the report shows fewer."""
+"""Number of the most frequent names stored per shard; the report shows fewer."""
 MAX_COMPLEXITY: Final = 10
 MAX_ACTIONS: Final = 5
-"""Cells of the funnel's table above these are added up in the last one."""
+"""Larger values are counted in the last cell of the threshold table."""
 MAX_CAPTION: Final = 300
 NAME_KINDS: Final = ("objects", "attributes", "actions")
 CELL_FIELDS: Final = ("samples", "unread", "matched")
@@ -29,24 +29,34 @@ CELL_FIELDS: Final = ("samples", "unread", "matched")
 
 @dataclass(kw_only=True)
 class Summary:
-    """Counts over samples; two of them add up."""
+    """Counts over samples; `merge` adds two of them."""
 
     input: int = 0
     kept: int = 0
     bad: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
     cells: dict[tuple[int, int], list[int]] = field(default_factory=dict)
-    """(complexity, actions) -> scored samples of filtered sources that no earlier rule took; those of them whose image's
-    verdict is unknown; those whose image shows the caption."""
+    """(complexity, actions) -> number of scored samples of filtered sources that no earlier rule dropped; of these, the
+    number whose images were not read, and the number whose images show the caption.
+    """
     names: dict[str, Counter[str]] = field(default_factory=lambda: {kind: Counter() for kind in NAME_KINDS})
     painted: Counter[str] = field(default_factory=Counter)
-    """verdicts on images whose JSON says whether words of the caption were painted into them: `painted_found`,
-    `painted_missed`, `short_found`, `short_missed` (no painted word is as long as the rule asks), `clean_dropped`, `clean_passed`."""
+    """verdicts on images whose JSON records whether words of the caption were painted into them: `painted_found`,
+    `painted_missed`, `short_found`, `short_missed` (no painted word is as long as the rule asks), `clean_dropped`,
+    `clean_passed`.
+    """
     examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    """reason (`kept` for kept ones) -> the samples with the smallest hash of their uid, so that they are a fair draw."""
+    """reason (or `kept`) -> the samples with the smallest hashes of their uids, which makes them a uniform draw."""
 
-    def add(self, row: Row, sample: Sample, *, filtered: bool, min_characters: int = 5) -> None:
-        """Count one judged sample; `min_characters` is the T rule's, for the verdict on painted words."""
+    def add(self, row: Row, sample: Sample, *, filtered: bool, min_characters: int) -> None:
+        """Count one filtered sample.
+
+        Args:
+            row: its scores and verdict.
+            sample: the sample.
+            filtered: whether its source is filtered.
+            min_characters: threshold of the T rule, by which painted words count as long enough.
+        """
         self.input += 1
         if row.kept:
             self.kept += 1
@@ -84,7 +94,7 @@ class Summary:
     def _add_example(self, row: Row, sample: Sample) -> None:
         reason = row.reason or "kept"
         if reason == "exclude":
-            return  # a report shows nothing of what somebody wants taken down
+            return  # the report must not show what somebody wants taken down
         rank = hashlib.sha256(row.uid.encode()).hexdigest()
         chosen = self.examples.setdefault(reason, [])
         if len(chosen) < MAX_EXAMPLES or rank < chosen[-1]["rank"]:
@@ -118,18 +128,18 @@ class Summary:
             self.examples[reason] = _first(MAX_EXAMPLES, [*self.examples.get(reason, []), *examples])
 
     def exclude(self, taken: Summary, uids: Collection[str]) -> None:
-        """Count kept samples as excluded after all.
+        """Count kept samples as excluded.
 
         Args:
-            taken: their counts, part of this summary's.
-            uids: examples of these go too.
+            taken: their counts, which are part of this summary.
+            uids: samples whose examples are removed as well.
         """
         self.kept -= taken.kept
         self.dropped["exclude"] += taken.kept
         self.dropped = +self.dropped
         self.painted = self.painted - taken.painted
         for kind in NAME_KINDS:
-            self.names[kind] -= taken.names[kind]  # the rare ones are not counted, and stay so
+            self.names[kind] -= taken.names[kind]  # rare names are not stored, so their counts stay at zero
         for key, cell in taken.cells.items():
             self.cells[key] = [one - two for one, two in zip(self.cells[key], cell, strict=True)]
         self.cells = {key: cell for key, cell in self.cells.items() if cell[0]}
@@ -140,7 +150,7 @@ class Summary:
         self.examples = {reason: examples for reason, examples in left.items() if examples}
 
     def drop(self, uids: Sequence[str], reason: str) -> None:
-        """Count kept samples as dropped by a rule that comes last."""
+        """Count kept samples as dropped by a later rule."""
         self.kept -= len(uids)
         self.dropped[reason] += len(uids)
         kept, gone = self.examples.pop("kept", []), frozenset(uids)
@@ -155,7 +165,7 @@ class Summary:
         assert self.input == self.kept + self.dropped.total() + self.bad.total(), self.counts()
 
     def counts(self) -> dict[str, Any]:
-        """Input, kept, bad and dropped by reason."""
+        """Number of input and kept samples, and of bad and dropped samples by reason."""
         return {
             "input": self.input,
             "kept": self.kept,
@@ -164,7 +174,7 @@ class Summary:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """The summary as it travels in a scores file's header; the same samples give the same text."""
+        """The summary as stored in the header of a scores file; the same samples give the same text."""
         return {
             **self.counts(),
             "cells": [[*key, *cell] for key, cell in sorted(self.cells.items())],
@@ -175,7 +185,7 @@ class Summary:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The summary back from a header."""
+        """Read the summary from a header."""
         return cls(
             input=data["input"],
             kept=data["kept"],
@@ -189,7 +199,7 @@ class Summary:
 
 
 def top_names(counter: Counter[str], number: int) -> list[tuple[str, int]]:
-    """The commonest names with their counts, ties by name."""
+    """The most frequent names with their counts; ties are sorted by name."""
     return sorted(counter.items(), key=lambda item: (-item[1], item[0]))[:number]
 
 

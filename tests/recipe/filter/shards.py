@@ -18,7 +18,7 @@ from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.filter import stage
 from diht_k8s.recipe.filter.scores import Row, open_scores
-from diht_k8s.recipe.filter.shards import ShardFilter
+from diht_k8s.recipe.filter.shard_filter import ShardFilter
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.storage import Storage
@@ -44,15 +44,14 @@ def encoded(image: Image.Image, kind: str = "PNG", **save: Any) -> bytes:
     return buffer.getvalue()
 
 
-def pair(key: str, caption: str | bytes, picture: bytes | None = None, **meta: Any) -> list[Member]:
+def pair(key: str, caption: str | bytes, image: bytes | None = None, **meta: Any) -> list[Member]:
     """Members of one sample: image, then caption as .txt (bytes) or .json."""
-    image = drawn() if picture is None else picture
     text = (
         (f"{key}.txt", caption)
         if isinstance(caption, bytes)
         else (f"{key}.json", json.dumps({"caption": caption, **meta}).encode())
     )
-    return [(f"{key}.png", image), text]
+    return [(f"{key}.png", drawn() if image is None else image), text]
 
 
 def tar_of(members: Iterable[Member]) -> bytes:
@@ -87,7 +86,7 @@ def write_shards(folder: Path, captions: Iterable[Iterable[str]] = (CAPTIONS[:3]
 def run_of(
     output: Path | str, shards: str | list[str], rules: Mapping[str, Any] | None = None, **source: Any
 ) -> DihtRun:
-    """A run that has the filter only."""
+    """A run with the filter stage only."""
     patterns = [shards] if isinstance(shards, str) else shards
     document = {
         "apiVersion": "diht.dev/v1alpha1",
@@ -106,7 +105,7 @@ def filter_with(run: DihtRun, *, worker: int = 0, workers: int = 1, stop: StopFl
 
 
 def filter_by_two(run: DihtRun, program: Callable[..., object] = filter_with, *, workers: int = 2) -> list[int | None]:
-    """Exit codes of two processes at once, which share the shards; with `workers=1` each does them all."""
+    """Exit codes of two parallel processes that share the shards; with `workers=1` each processes all of them."""
     context = multiprocessing.get_context("fork")
     both = [
         context.Process(target=program, args=(run,), kwargs={"worker": worker % workers, "workers": workers})
@@ -120,24 +119,24 @@ def filter_by_two(run: DihtRun, program: Callable[..., object] = filter_with, *,
 
 
 def filter_slowly(run: DihtRun, worker: int = 0, workers: int = 1) -> None:
-    """The stage with a pause after each batch, so that kills fall between all of its writes; for a process of its own."""
-    judge = ShardFilter._judge_batch
+    """Run the stage with a pause after each batch, so kills hit between any two writes; run it in its own process."""
+    apply_rules = ShardFilter._apply_rules
 
-    def judge_and_wait(*arguments: object) -> object:
+    def apply_and_wait(*arguments: object) -> object:
         time.sleep(0.05)
-        return judge(*arguments)  # type: ignore[arg-type]
+        return apply_rules(*arguments)  # type: ignore[arg-type]
 
-    ShardFilter._judge_batch = judge_and_wait  # type: ignore[method-assign, assignment]
+    ShardFilter._apply_rules = apply_and_wait  # type: ignore[method-assign, assignment]
     filter_with(run, worker=worker, workers=workers)
 
 
 def config_of(run: DihtRun) -> str:
-    """The digest under which the filter would run."""
+    """The config digest of the filter stage."""
     return sha256_of(stage_config(run.spec, Stage.FILTER, *stage.identify(run, Storage(run.spec.storage))))
 
 
 def forget(output: Path) -> None:
-    """What `diht run --replace` does before a stage is made again: the markers go, scores stay."""
+    """Delete the markers but not the scores, as `diht run --replace` does before it runs a stage again."""
     for name in ("COMMITTED.json", "STARTED.json"):
         (output / "filter" / name).unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""Bad input: each is counted by reason or ends the stage with one line that says what, where and what to do, and its exit code."""
+"""Bad input is counted by reason, or ends the stage with its exit code and a line that tells what to do."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_member_over_the_limit_is_bad_and_the_rest_is_read(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize(
-    "picture",
+    "image",
     [
         encoded(Image.new("CMYK", (32, 32)), "JPEG"),
         animated(),
@@ -107,8 +107,8 @@ def test_member_over_the_limit_is_bad_and_the_rest_is_read(tmp_path: Path, monke
     ],
     ids=["CMYK", "animated", "palette with transparency", "EXIF rotation", "grey with alpha", "16 bit", "1 bit"],
 )
-def test_unusual_image_is_kept(tmp_path: Path, picture: bytes) -> None:
-    (tmp_path / "a.tar").write_bytes(tar_of(pair("a", GOOD, picture)))
+def test_unusual_image_is_kept(tmp_path: Path, image: bytes) -> None:
+    (tmp_path / "a.tar").write_bytes(tar_of(pair("a", GOOD, image)))
     rules = {"textSpotting": {"mode": "Drop", "detectorSize": 96}}
     committed = filter_with(run_of(tmp_path / "out", f"{tmp_path}/a.tar", rules))
     assert committed is not None
@@ -132,7 +132,7 @@ def test_unusual_image_is_kept(tmp_path: Path, picture: bytes) -> None:
     ],
     ids=range(11),
 )
-def test_strange_caption_is_scored_without_a_fault(tmp_path: Path, caption: str) -> None:
+def test_strange_caption_is_scored_without_an_error(tmp_path: Path, caption: str) -> None:
     (tmp_path / "a.tar").write_bytes(tar_of([*pair("a", GOOD), *pair("b", caption)]))
     assert filter_with(run_of(tmp_path / "out", f"{tmp_path}/a.tar", {"maxBadPercent": 50.0})) is not None
     assert len(rows_of(tmp_path / "out", "web-a")) == 2
@@ -172,11 +172,11 @@ def test_damaged_shard_ends_with_its_name(tmp_path: Path, data: bytes, message: 
 
 def test_tar_without_captions_is_all_bad(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(tar_of([("a.png", drawn()), ("b.png", drawn())]))
-    with pytest.raises(DataError, match=r"caption_missing 2.*mend the shards"):
+    with pytest.raises(DataError, match=r"caption_missing 2.*fix the shards"):
         filter_with(run_of(tmp_path / "out", f"{tmp_path}/a.tar"))
 
 
-def test_pattern_that_matches_nothing_is_a_user_error(tmp_path: Path) -> None:
+def test_pattern_without_matches_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no shard matches .*nothing\*\.tar: check the path"):
         filter_with(run_of(tmp_path / "out", f"{tmp_path}/nothing*.tar"))
 
@@ -208,7 +208,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_full_disk_says_so_and_the_run_goes_on_when_there_is_room(tiny_disk: Path, tmp_path: Path) -> None:
+def test_full_disk_is_reported_and_the_run_resumes_when_there_is_room(tiny_disk: Path, tmp_path: Path) -> None:
     noise = encoded(Image.frombytes("RGB", (96, 96), os.urandom(96 * 96 * 3)))
     shards = tmp_path / "a.tar"
     shards.write_bytes(tar_of([member for i in range(4) for member in pair(str(i), CAPTIONS[0], noise)]))

@@ -1,4 +1,4 @@
-"""Repeats of images over all shards of the input: the first kept one stays, whoever works on what."""
+"""Repeated images over all shards of the input: the first kept one stays, whichever worker processes which shard."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, shards: str) -> dict[str, bytes]:
-    """What one undisturbed worker leaves."""
+    """The files of one uninterrupted worker."""
     folder = tmp_path_factory.mktemp("whole")
     filter_with(run_in(folder, shards, "Near"))
     return files_of(folder)
@@ -95,11 +95,11 @@ def test_images_that_repeat_an_earlier_kept_one_are_dropped_and_counted(
 
 
 @pytest.mark.parametrize("output", ["Shards", "KeepList"])
-def test_of_two_pairs_of_one_name_the_repeat_goes_alone(tmp_path: Path, output: str) -> None:
+def test_of_two_pairs_with_one_name_only_the_repeat_is_dropped(tmp_path: Path, output: str) -> None:
     """Appending a shard to itself gives such pairs."""
     blue, gold = encoded(scene(1)), encoded(scene(2))
     samples = [("k", blue), ("x", gold), ("k", blue)]
-    members = [member for key, picture in samples for member in pair(key, GOOD, picture, uid=key)]
+    members = [member for key, image in samples for member in pair(key, GOOD, image, uid=key)]
     (tmp_path / "a.tar").write_bytes(tar_of(members))
     run = run_of(tmp_path / "out", f"{tmp_path}/a.tar", {"duplicates": "Exact", "output": output})
     committed = filter_with(run)
@@ -117,7 +117,7 @@ def test_report_counts_repeats_last_and_shows_some(tmp_path: Path, shards: str) 
     assert sorted(example["uid"] for example in report["examples"]["kept"]) == ["a-1", "b-1", "b-3"]
 
 
-def test_workers_drop_what_one_does(tmp_path: Path, shards: str, whole: dict[str, bytes]) -> None:
+def test_several_workers_drop_the_same_pairs_as_one(tmp_path: Path, shards: str, whole: dict[str, bytes]) -> None:
     assert filter_by_two(run_in(tmp_path / "two", shards, "Near")) == [0, 0]
     assert files_of(tmp_path / "two") == whole
 
@@ -125,7 +125,7 @@ def test_workers_drop_what_one_does(tmp_path: Path, shards: str, whole: dict[str
 @pytest.mark.parametrize(
     "nth", [*(pytest.param(nth, marks=pytest.mark.slow) for nth in (1, 8, 11, 15)), *(2, 9, 10, 14, 16)]
 )
-def test_stage_that_ends_before_any_write_goes_on_to_the_same_files(
+def test_stage_interrupted_before_any_write_resumes_to_the_same_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: str, whole: dict[str, bytes], nth: int
 ) -> None:
     run, writer, writes = run_in(tmp_path / "broken", shards, "Near"), Storage.writer, 0
@@ -145,7 +145,7 @@ def test_stage_that_ends_before_any_write_goes_on_to_the_same_files(
     assert files_of(tmp_path / "broken") == whole
 
 
-def test_lifted_rule_lets_the_repeats_in_again_without_the_parser(
+def test_lifted_rule_keeps_the_repeats_again_without_the_parser(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: str
 ) -> None:
     filter_with(run_in(tmp_path / "out", shards, "Near"))

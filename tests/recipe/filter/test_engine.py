@@ -1,4 +1,4 @@
-"""The OCR engine's settings and its device; a GPU that is not there is an error, never the processor instead."""
+"""The OCR engine's settings and its device; a missing GPU is an error, never a fallback to the CPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from rapidocr import EngineType, RapidOCR
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.recipe.filter import shards
+from diht_k8s.recipe.filter import shard_filter
 from diht_k8s.recipe.filter.text_spotting.engine import CUDA_PROVIDER, LINES_AT_ONCE, Device, load_engine
 from diht_k8s.recipe.filter.text_spotting.networks import ShapedNetwork, import_openvino
 from diht_k8s.recipe.filter.text_spotting.spotter import BATCH_OF, TextSpotter
@@ -25,7 +25,7 @@ ONNX = "EngineConfig.onnxruntime"
 
 
 class FakeEngine:
-    """What RapidOCR is given, and networks that say where they lie."""
+    """Records RapidOCR's settings, and has networks that report their device."""
 
     given: dict[str, Any]
 
@@ -67,7 +67,7 @@ ON_CUDA = {
 
 
 @pytest.mark.parametrize(("device", "expected"), [("CPU", ON_CPU), ("CUDA", ON_CUDA)])
-def test_device_of_the_run_is_what_the_library_is_told(
+def test_device_of_the_run_is_passed_to_the_library(
     device: Device, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = fake(monkeypatch, CUDA_PROVIDER if device == "CUDA" else CPU_PROVIDER, [CUDA_PROVIDER, CPU_PROVIDER])
@@ -86,7 +86,7 @@ def test_settings_for_a_gpu_reach_its_provider(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(("precision", "element"), [("BF16", "bf16"), ("FP32", "f32")])
-def test_precision_of_the_run_is_what_both_networks_compute_in(precision: Any, element: str) -> None:
+def test_both_networks_compute_in_the_precision_of_the_run(precision: Any, element: str) -> None:
     native = "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     engine = load_engine(detector_size=96, threads=1, device="CPU", precision=precision)
     for session in (engine._load_det_model().session, engine._load_rec_model().session):
@@ -94,13 +94,13 @@ def test_precision_of_the_run_is_what_both_networks_compute_in(precision: Any, e
         assert session._settings["INFERENCE_PRECISION_HINT"] == (element if native else "f32")
 
 
-def test_processor_needs_no_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpu_needs_no_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     engine = load_engine(detector_size=96, threads=1, device="CPU", precision="BF16")
     assert isinstance(engine._load_rec_model().session, ShapedNetwork)
 
 
-def test_reading_reports_nothing_to_the_maker_of_the_runtime(tmp_path: Path) -> None:
+def test_spotting_sends_no_report_to_the_vendor_of_the_runtime(tmp_path: Path) -> None:
     program = (
         "import sys; from diht_k8s.recipe.filter.text_spotting.engine import load_engine; "
         "load_engine(detector_size=96, threads=1, device='CPU', precision='BF16'); "
@@ -111,7 +111,7 @@ def test_reading_reports_nothing_to_the_maker_of_the_runtime(tmp_path: Path) -> 
     assert (done.stdout.split(maxsplit=1), list(tmp_path.iterdir())) == (["True", "[]\n"], [])
 
 
-def test_letters_are_those_that_onnx_runtime_finds_in_the_model() -> None:
+def test_alphabet_equals_the_one_that_onnx_runtime_finds_in_the_model() -> None:
     engine = load_engine(detector_size=96, threads=1, device="CPU", precision="BF16")
     mine, theirs = engine._load_rec_model(), RapidOCR(params={"Global.log_level": "critical"})._load_rec_model()
     assert mine.postprocess_op.character == theirs.postprocess_op.character
@@ -123,10 +123,10 @@ def test_gpu_without_any_onnx_runtime_is_refused(monkeypatch: pytest.MonkeyPatch
         TextSpotter(device="CUDA").check_device()
 
 
-def test_gpu_without_a_runtime_for_it_is_refused_with_what_to_do() -> None:
+def test_gpu_without_a_runtime_for_it_is_refused_with_advice() -> None:
     assert CUDA_PROVIDER not in onnxruntime.get_available_providers(), "the tests run with the processor's package"
     with pytest.raises(
-        UserError, match=r"textSpotting\.device: CUDA.*install onnxruntime-gpu in the image, or say CPU"
+        UserError, match=r"textSpotting\.device: CUDA.*install onnxruntime-gpu in the image, or set device: CPU"
     ):
         TextSpotter(device="CUDA").check_device()
 
@@ -137,7 +137,7 @@ def test_gpu_that_the_runtime_cannot_use_is_refused_and_not_replaced(monkeypatch
         TextSpotter(device="CUDA").check_device()
 
 
-def test_processor_loads_nothing_before_the_first_image(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpu_loads_nothing_before_the_first_image(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = fake(monkeypatch, CPU_PROVIDER, [CPU_PROVIDER])
     TextSpotter().check_device()
     assert not hasattr(engine, "given")
@@ -155,7 +155,7 @@ def test_run_on_a_missing_gpu_ends_before_a_shard_is_opened(
     def opened(*arguments: object) -> None:
         raise AssertionError("a shard was opened")
 
-    monkeypatch.setattr(shards, "read_pairs", opened)
+    monkeypatch.setattr(shard_filter, "read_pairs", opened)
     run = run_of(tmp_path / "out", write_shards(tmp_path / "in"), {"textSpotting": {"mode": mode, "device": "CUDA"}})
     with pytest.raises(UserError, match="no ONNX Runtime with CUDA"):
         filter_with(run)

@@ -1,4 +1,4 @@
-"""`output: KeepList`: nothing is copied, and later stages read from the raw shards what copies would have given them."""
+"""`output: KeepList`: nothing is copied, and later stages read the same pairs from the raw shards."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ def write_raw(folder: Path, suffix: str = "png") -> str:
     }
     for name, samples in shards.items():
         members: list[tuple[str, bytes]] = []
-        for key, caption, picture in samples:
+        for key, caption, image in samples:
             uid = "a-1" if key == "a-4" else key
-            own = pair(key, caption, picture) if isinstance(caption, bytes) else pair(key, caption, picture, uid=uid)
-            members += [(f"{key}.{suffix}", picture), *own[1:]]
+            own = pair(key, caption, image) if isinstance(caption, bytes) else pair(key, caption, image, uid=uid)
+            members += [(f"{key}.{suffix}", image), *own[1:]]
         (folder / f"{name}.tar").write_bytes(tar_of(members))
     return f"{folder}/*.tar"
 
 
 def pairs_of(run: DihtRun) -> dict[str, list[tuple[str, str, str, bytes]]]:
-    """What later stages see of each shard."""
+    """The pairs that later stages see of each shard."""
 
     def seen(sample: Sample) -> tuple[str, str, str, bytes]:
         return sample.key, sample.uid, sample.caption, sample.image
@@ -134,13 +134,13 @@ def test_shard_that_was_replaced_by_other_pairs_of_the_same_names_is_refused(tmp
         pairs_of(run)
 
 
-def test_table_that_is_no_list_is_told(tmp_path: Path) -> None:
+def test_table_that_is_not_a_keep_list_is_refused(tmp_path: Path) -> None:
     listed_run(tmp_path)
     with pytest.raises(DataError, match=r"web-a\.parquet is not a keep list: run the stage filter again"):
         read_keep_list(Storage(), Layout(str(tmp_path / "out")).scores("web-a"))
 
 
-def test_run_that_names_the_shards_no_more_is_told(tmp_path: Path) -> None:
+def test_run_that_no_longer_names_the_shards_is_refused(tmp_path: Path) -> None:
     listed_run(tmp_path)
     (tmp_path / "raw/a.tar").rename(tmp_path / "raw/z.tar")
     moved = run_of(tmp_path / "out", f"{tmp_path}/raw/*.tar", LISTED)
@@ -148,7 +148,7 @@ def test_run_that_names_the_shards_no_more_is_told(tmp_path: Path) -> None:
         kept_shards(moved.spec, Storage())
 
 
-def test_copies_of_an_earlier_run_go_and_come_back_without_the_parser(
+def test_copies_of_an_earlier_run_are_removed_and_restored_without_the_parser(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raw = write_raw(tmp_path / "raw")

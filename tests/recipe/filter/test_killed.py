@@ -1,4 +1,4 @@
-"""A worker that is killed at any moment costs time only: the next attempt ends with the bytes of an undisturbed run."""
+"""Killing a worker at any moment costs only time: the next attempt ends with the bytes of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.recipe.filter.shards import (
 
 SHARDS = [[f"{caption} {number}" for caption in CAPTIONS] for number in range(6)]
 LONGEST_S = 0.6
-"""About what the whole stage takes once the models are there."""
+"""Approximate duration of the whole stage once the models are loaded."""
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_two_workers_on_the_same_shards_at_once_write_what_one_does(
     assert files_of(tmp_path / "out") == wanted
 
 
-def test_worker_that_lives_ends_the_work_of_one_that_was_killed(
+def test_surviving_worker_finishes_the_work_of_a_killed_one(
     tmp_path: Path, undisturbed: tuple[str, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shards, wanted = undisturbed
@@ -88,7 +88,7 @@ def test_worker_that_lives_ends_the_work_of_one_that_was_killed(
 
 
 @pytest.mark.parametrize("left", ["scores and kept", "kept only", "all but the marker"])
-def test_end_between_output_and_marker_leads_to_the_same_files(
+def test_kill_between_output_and_marker_leads_to_the_same_files(
     tmp_path: Path, undisturbed: tuple[str, dict[str, bytes]], left: str
 ) -> None:
     shards, wanted = undisturbed

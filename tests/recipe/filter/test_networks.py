@@ -1,4 +1,6 @@
-"""Networks that are compiled for each small shape: few are kept, large shapes share one, what they compute does not depend on which, and bfloat16 only where it is native."""
+"""Networks compiled per small shape: few are kept, large shapes share one, results do not depend on earlier inputs, and
+bfloat16 is used only where it is native.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,7 @@ def test_bfloat16_is_used_where_wanted_and_native(precision: Precision, capabili
     ("width", "expected"),
     [(96, 96), (97, 112), (112, 112), (128, 128), (129, 160), (161, 192), (256, 256), (257, 320), (2000, 2048), (1, 1)],
 )
-def test_width_is_the_next_of_four_an_octave(width: int, expected: int) -> None:
+def test_width_is_rounded_up_to_one_of_four_per_octave(width: int, expected: int) -> None:
     assert width_class(width) == expected
 
 
@@ -64,7 +66,7 @@ def test_input_is_padded_with_zeros_on_the_right() -> None:
     assert list(network._requests) == [(1, 3, 48, 112)]
 
 
-def test_few_shapes_are_kept_and_a_forgotten_one_computes_the_same_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_shapes_are_kept_and_an_evicted_one_computes_the_same_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(networks, "MAX_SHAPES", 2)
     network = ShapedNetwork(model(DETECTOR), threads=1, precision="BF16", own_up_to=OWN_IMAGE)
     inputs = [noise(1, 3, 32, width) for width in (32, 64, 96)]
@@ -73,7 +75,7 @@ def test_few_shapes_are_kept_and_a_forgotten_one_computes_the_same_again(monkeyp
     assert all(np.array_equal(network(batch), maps) for batch, maps in zip(inputs, before, strict=True))
 
 
-def test_shape_that_was_used_last_is_forgotten_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_most_recently_used_shape_is_evicted_last(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(networks, "MAX_SHAPES", 2)
     network = ShapedNetwork(model(DETECTOR), threads=1, precision="FP32", own_up_to=OWN_IMAGE)
     for width in (32, 64, 32, 96):
@@ -82,7 +84,7 @@ def test_shape_that_was_used_last_is_forgotten_last(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("FP32", 1e-4), ("BF16", 0.05)])
-def test_probabilities_are_those_of_the_network_in_fp32(precision: Precision, tolerance: float) -> None:
+def test_probabilities_equal_those_of_the_network_in_fp32(precision: Precision, tolerance: float) -> None:
     plain = openvino.Core().compile_model(model(DETECTOR), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     batch = noise(1, 3, 96, 128)
     found = ShapedNetwork(model(DETECTOR), threads=1, precision=precision, own_up_to=OWN_IMAGE)(batch)
@@ -99,7 +101,7 @@ def test_workers_are_not_pinned_to_one_core() -> None:
 
 
 class Compilations:
-    """Input shapes of the networks that were compiled, ? for an open side."""
+    """Input shapes of the compiled networks, ? for a dynamic side."""
 
     def __init__(self, network: ShapedNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
         self.shapes: list[str] = []
@@ -128,14 +130,14 @@ def test_images_of_a_batch_are_not_counted_together(number: int) -> None:
 
 
 @pytest.mark.parametrize("name", [DETECTOR, RECOGNISER])
-def test_open_network_computes_the_same_whatever_it_was_given_before(name: str) -> None:
+def test_dynamic_network_does_not_depend_on_earlier_inputs(name: str) -> None:
     inputs = [noise(1, 3, 48 if name == RECOGNISER else 64, width) for width in (64, 128, 96, 160)]
     used, fresh = (ShapedNetwork(model(name), threads=1, precision="BF16", own_up_to=0) for _ in range(2))
     expected = [used(batch) for batch in inputs]
     assert all(np.array_equal(fresh(batch), maps) for batch, maps in reversed([*zip(inputs, expected, strict=True)]))
 
 
-def test_long_line_says_the_same_in_the_open_network() -> None:
+def test_long_line_gives_the_same_result_in_the_dynamic_network() -> None:
     line = noise(1, 3, 48, 640)
     own, shared = (ShapedNetwork(model(RECOGNISER), threads=1, precision="FP32", own_up_to=most) for most in (10**6, 0))
     assert np.array_equal(own(line), shared(line))

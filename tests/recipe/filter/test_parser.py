@@ -1,4 +1,4 @@
-"""The caption parser on captions of every kind that the guidelines speak of; accuracy in the large is measured elsewhere."""
+"""The caption parser on every kind of caption in the guidelines; `test_parser_accuracy` measures its accuracy."""
 
 from __future__ import annotations
 
@@ -243,7 +243,7 @@ def test_describe_prints_what_was_parsed() -> None:
     assert describe(parsed("a black dog barks")) == "dog [black]\n  -bark-> ?\ncomplexity 2, actions 1 (bark)"
 
 
-def test_half_a_surrogate_pair_is_passed_over_and_spans_hold() -> None:
+def test_lone_surrogate_is_skipped_and_spans_stay_valid() -> None:
     graph = parsed("a small \udcff dog \ud83d")
     assert [(mention.name, mention.start) for mention in graph.objects] == [("dog", 10)]
     assert attributes(graph) == {("dog", "small")}

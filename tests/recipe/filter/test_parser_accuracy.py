@@ -1,7 +1,7 @@
 """Accuracy of the caption parser on hand-annotated captions, with bootstrap bounds, beside the crude public rules.
 
-`dev.jsonl` and `dev2.jsonl` are what the rules were tuned on; `heldout.jsonl` was never looked at. The bounds asserted lie a little below what was
-measured, so that a change that costs accuracy is seen. Run with `-s` to see all figures.
+The rules were tuned on `dev.jsonl` and `dev2.jsonl`, never on `heldout.jsonl`. The asserted bounds are slightly below
+the measured values, so the tests catch a loss of accuracy. Run with `-s` to see all figures.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FLOORS: dict[str, dict[str, float]] = {
         "complexity exact": 0.865,
     },
 }
-"""Least lower bounds."""
+"""Minimum lower bounds."""
 
 
 def annotated(part: str) -> list[dict[str, Any]]:

@@ -71,7 +71,7 @@ def test_near_duplicates_of_a_benchmark_are_dropped_and_counted(tmp_path: Path) 
     assert kept_keys(tmp_path / "out", "web-a") == ["b"]
 
 
-def test_other_benchmark_images_make_the_stage_again(tmp_path: Path) -> None:
+def test_other_benchmark_images_run_the_stage_again(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(tar_of([*pair("a", GOOD, encoded(scene(1))), *pair("b", GOOD, encoded(scene(2)))]))
     run = with_benchmark(
         run_of(tmp_path / "out", f"{tmp_path}/a.tar", {"decontaminate": ["flickr"]}), f"{tmp_path}/test.tar"
@@ -83,7 +83,7 @@ def test_other_benchmark_images_make_the_stage_again(tmp_path: Path) -> None:
         forget(tmp_path / "out")
 
 
-def test_rules_that_are_lifted_let_the_pairs_in_again(tmp_path: Path) -> None:
+def test_lifted_rules_keep_the_pairs_again(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(tar_of([*pair("a", GOOD, punsafe=0.9), *pair("b", GOOD)]))
     limits = {"metadataLimits": [{"name": "punsafe", "max": 0.5}]}
     filter_with(run_of(tmp_path / "out", f"{tmp_path}/a.tar", limits))
@@ -94,7 +94,7 @@ def test_rules_that_are_lifted_let_the_pairs_in_again(tmp_path: Path) -> None:
 
 
 def test_layout_of_img2dataset_works_unchanged(tmp_path: Path) -> None:
-    """Members jpg, json and txt with the key of nine digits; the json carries caption, url, status and the image's sizes."""
+    """Members jpg, json and txt with a nine-digit key; the json holds caption, url, status and the image's sizes."""
     buffer = io.BytesIO()
     scene(1).save(buffer, "JPEG")
     meta = {"caption": GOOD, "url": "https://example.org/1.jpg", "key": "000000001", "status": "success", "width": 96}
@@ -109,7 +109,7 @@ def test_layout_of_img2dataset_works_unchanged(tmp_path: Path) -> None:
 
 
 def test_layout_of_datacomp_works_unchanged(tmp_path: Path) -> None:
-    """The json carries a uid of 32 hex digits, the caption lies in the txt."""
+    """The json holds a uid of 32 hex digits, the txt the caption."""
     uid = "f0" * 16
     buffer = io.BytesIO()
     scene(1).save(buffer, "JPEG")
@@ -125,7 +125,7 @@ def test_layout_of_datacomp_works_unchanged(tmp_path: Path) -> None:
 
 
 def test_images_and_captions_may_have_other_names(tmp_path: Path) -> None:
-    """Kept shards have the usual ones, so that later stages need not know."""
+    """Kept shards use the usual names, so later stages need no setting."""
     members = [("a.img", encoded(scene(1))), ("a.json", json.dumps({"alt_text": GOOD}).encode())]
     (tmp_path / "a.tar").write_bytes(tar_of(members))
     run = run_of(tmp_path / "out", f"{tmp_path}/a.tar", imageKey="img", captionKey="alt_text")

@@ -1,4 +1,6 @@
-"""The filter's part of the report page, from a real run's `report.json`: every figure that the issue of a filter turns on is shown."""
+"""The filter's section of the report page, from the `report.json` of a real run: it shows every figure that matters for
+the filter.
+"""
 
 from __future__ import annotations
 

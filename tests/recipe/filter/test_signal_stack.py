@@ -1,4 +1,4 @@
-"""Signals reach their handlers after OpenVINO's networks have come and gone."""
+"""Signals reach their handlers after OpenVINO's networks are unloaded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ signal.raise_signal(signal.SIGTERM)
 """
 
 
-def test_signal_after_the_reader_has_gone_reaches_its_handler() -> None:
-    """The plugin's own signal stack, given back in the wrong order, ended the process by SIGSEGV."""
+def test_signal_after_the_spotter_is_deleted_reaches_its_handler() -> None:
+    """Plugins restored signal stacks in the wrong order, and the signal ended the process by SIGSEGV."""
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, "stopped in good order\n"), done.stderr[-500:]

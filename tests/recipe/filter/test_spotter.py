@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from diht_k8s.recipe.filter import TextSpotter
 from diht_k8s.recipe.filter.text_spotting import spotter
 from diht_k8s.recipe.filter.text_spotting.matching import SpottedText
-from diht_k8s.recipe.filter.text_spotting.spotter import MAX_LINES, Question
+from diht_k8s.recipe.filter.text_spotting.spotter import MAX_LINES, SpottingRequest
 from diht_k8s.recipe.shards.images import decode
 from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.storage import Storage
@@ -24,7 +24,7 @@ SPOTTER = TextSpotter(detector_size=160)
 TOGETHER = TextSpotter(detector_size=160, batch=8)
 
 
-def picture(*lines: str, size: tuple[int, int] = (128, 96)) -> Image.Image:
+def drawn_image(*lines: str, size: tuple[int, int] = (128, 96)) -> Image.Image:
     image = Image.new("RGB", size, (200, 180, 120))
     for number, line in enumerate(lines):
         font = ImageFont.load_default(22 if number == 0 else 16)
@@ -33,13 +33,13 @@ def picture(*lines: str, size: tuple[int, int] = (128, 96)) -> Image.Image:
 
 
 def test_text_is_read_with_its_confidence() -> None:
-    found = SPOTTER.spot(picture("giraffe"))
+    found = SPOTTER.spot(drawn_image("giraffe"))
     assert [text.text for text in found.texts] == ["giraffe"]
     assert (found.texts[0].confidence > 0.9, found.state) == (True, "done")
 
 
 def test_all_lines_are_read_largest_first() -> None:
-    assert [text.text for text in SPOTTER.spot(picture("giraffe", "tall")).texts] == ["giraffe", "tall"]
+    assert [text.text for text in SPOTTER.spot(drawn_image("giraffe", "tall")).texts] == ["giraffe", "tall"]
 
 
 @pytest.mark.parametrize(
@@ -51,21 +51,21 @@ def test_all_lines_are_read_largest_first() -> None:
     ],
 )
 def test_reading_stops_at_the_wanted_text(wanted: str, texts: list[str], state: str) -> None:
-    found = SPOTTER.spot(picture("giraffe", "tall"), lambda text: text.text == wanted)
+    found = SPOTTER.spot(drawn_image("giraffe", "tall"), lambda text: text.text == wanted)
     assert ([text.text for text in found.texts], found.state) == (texts, state)
 
 
-def test_no_line_is_recognised_where_no_box_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_line_is_recognised_without_a_box(monkeypatch: pytest.MonkeyPatch) -> None:
     def read(*arguments: object) -> list[SpottedText]:
         raise AssertionError("the recogniser ran")
 
     monkeypatch.setattr(SPOTTER, "_read", read)
-    assert SPOTTER.spot(picture()).texts == ()
+    assert SPOTTER.spot(drawn_image()).texts == ()
 
 
 @pytest.mark.parametrize("size", [(8, 300), (300, 8), (9, 9), (2000, 30)])
-def test_extreme_shapes_are_read_without_a_fault(size: tuple[int, int]) -> None:
-    assert SPOTTER.spot(picture(size=size)).state == "done"
+def test_extreme_shapes_are_read_without_an_error(size: tuple[int, int]) -> None:
+    assert SPOTTER.spot(drawn_image(size=size)).state == "done"
 
 
 def test_number_of_lines_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,11 +85,11 @@ def test_number_of_lines_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def demo_pictures() -> list[Image.Image]:
-    """30 of the demo's, most with painted words; in three shapes at a detector of 160 pixels."""
+def demo_images() -> list[Image.Image]:
+    """30 images, most from the demo with painted words, in three shapes at a detector size of 160 pixels."""
     samples = (sample for sample in read_samples(Storage(), str(DEMO_SHARD)) if sample.problem is None)
     painted = (decode(sample.image) for sample in samples if sample.meta.get("painted"))
-    return [*islice(painted, 26), *(picture("giraffe", "tall", size=(160, 64 + number)) for number in range(4))]
+    return [*islice(painted, 26), *(drawn_image("giraffe", "tall", size=(160, 64 + number)) for number in range(4))]
 
 
 class Sessions:
@@ -100,29 +100,29 @@ class Sessions:
         detector = spotter._loaded()._load_det_model()
         run = detector.session
 
-        def counted(pictures: np.ndarray) -> np.ndarray:
-            self.batches.append(len(pictures))
-            return run(pictures)
+        def counted(images: np.ndarray) -> np.ndarray:
+            self.batches.append(len(images))
+            return run(images)
 
         monkeypatch.setattr(detector, "session", counted)
 
 
 @pytest.mark.parametrize("wanted", [None, lambda text: text.confidence > 0.8], ids=["all", "early stop"])
 def test_batches_of_one_size_class_find_what_one_at_a_time_finds(
-    wanted: Any, demo_pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+    wanted: Any, demo_images: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sessions = Sessions(TOGETHER, monkeypatch)
-    questions = [Question(image, wanted) for image in demo_pictures]
-    found = list(TOGETHER.spot_all(questions))
-    assert found == [SPOTTER.spot(image, wanted) for image in demo_pictures]
+    requests = [SpottingRequest(image, wanted) for image in demo_images]
+    found = list(TOGETHER.spot_all(requests))
+    assert found == [SPOTTER.spot(image, wanted) for image in demo_images]
     assert sum(bool(spotting.texts) for spotting in found) > 20
-    assert sum(sessions.batches) == len(demo_pictures)
+    assert sum(sessions.batches) == len(demo_images)
     assert (max(sessions.batches), len(sessions.batches) <= 8) == (8, True)
 
 
 @pytest.mark.parametrize("mine", [SPOTTER, TOGETHER], ids=["one", "eight"])
-def test_boxes_are_those_of_the_library_itself(mine: TextSpotter, demo_pictures: list[Image.Image]) -> None:
-    pixels = [mine._pixels(image) for image in demo_pictures]
+def test_boxes_equal_those_of_the_library(mine: TextSpotter, demo_images: list[Image.Image]) -> None:
+    pixels = [mine._pixels(image) for image in demo_images]
     detect = mine._loaded()._load_det_model()
     for boxes, theirs in zip(mine._boxes(pixels), map(detect, pixels), strict=True):
         expected = sorted([] if theirs.boxes is None else theirs.boxes, key=cv2.contourArea, reverse=True)
@@ -130,7 +130,7 @@ def test_boxes_are_those_of_the_library_itself(mine: TextSpotter, demo_pictures:
 
 
 @pytest.mark.parametrize("shape", [(160, 120, 3), (40, 333, 3), (20, 900, 3), (10, 900, 3)])
-def test_images_are_prepared_as_by_the_library_to_the_last_bit(shape: tuple[int, ...]) -> None:
+def test_preprocessing_is_bit_equal_to_that_of_the_library(shape: tuple[int, ...]) -> None:
     prepare = SPOTTER._loaded()._load_det_model().get_preprocess()
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     mine, theirs = spotter._prepared(prepare, pixels), prepare(pixels)
@@ -138,20 +138,23 @@ def test_images_are_prepared_as_by_the_library_to_the_last_bit(shape: tuple[int,
     assert mine is None or (mine.dtype == theirs.dtype and np.array_equal(mine, theirs))
 
 
-def test_what_a_line_is_read_as_does_not_depend_on_the_lines_beside_it() -> None:
-    both, first = SPOTTER.spot(picture("giraffe", "tall")), SPOTTER.spot(picture("giraffe", "tall"), lambda text: True)
+def test_text_of_a_line_does_not_depend_on_the_other_lines() -> None:
+    both, first = (
+        SPOTTER.spot(drawn_image("giraffe", "tall")),
+        SPOTTER.spot(drawn_image("giraffe", "tall"), lambda text: True),
+    )
     assert (both.texts[:1], first.state) == (first.texts, "stopped_early")
 
 
 def test_both_precisions_read_the_same_words() -> None:
-    exact = TextSpotter(detector_size=160, precision="FP32").spot(picture("giraffe", "tall")).texts
-    fast = SPOTTER.spot(picture("giraffe", "tall")).texts
+    exact = TextSpotter(detector_size=160, precision="FP32").spot(drawn_image("giraffe", "tall")).texts
+    fast = SPOTTER.spot(drawn_image("giraffe", "tall")).texts
     assert [text.text for text in fast] == [text.text for text in exact] == ["giraffe", "tall"]
     assert all(abs(mine.confidence - theirs.confidence) < 0.01 for mine, theirs in zip(fast, exact, strict=True))
 
 
-def test_what_is_read_does_not_depend_on_what_was_read_before(demo_pictures: list[Image.Image]) -> None:
-    images = [demo_pictures[0], demo_pictures[-1], picture("giraffe", "tall")]
+def test_texts_do_not_depend_on_earlier_images(demo_images: list[Image.Image]) -> None:
+    images = [demo_images[0], demo_images[-1], drawn_image("giraffe", "tall")]
     fresh = TextSpotter(detector_size=160)
     assert [fresh.spot(image) for image in reversed(images)] == [SPOTTER.spot(image) for image in images][::-1]
 
@@ -160,20 +163,20 @@ def test_what_is_read_does_not_depend_on_what_was_read_before(demo_pictures: lis
     ("batch", "pixels", "held"),
     [(1, 10**9, [2, 2, 2]), (1, 1, [1, 1, 1, 1, 1, 1]), (2, 10**9, [4, 2]), (2, 3 * 64 * 64, [3, 3])],
 )
-def test_images_are_drawn_as_needed_and_few_are_held(
+def test_requests_are_consumed_lazily_and_few_images_are_held(
     batch: int, pixels: int, held: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spotter, "MAX_PIXELS_AT_ONCE", pixels)
     monkeypatch.setattr(spotter, "CLASSES_AT_ONCE", 2)
     drawn: list[int] = []
 
-    def questions() -> Iterator[Question]:
+    def requests() -> Iterator[SpottingRequest]:
         for number in range(6):
             drawn.append(number)
-            yield Question(picture(size=(64, 64)))
+            yield SpottingRequest(drawn_image(size=(64, 64)))
 
     counts, before = [], 0
-    for _ in TextSpotter(detector_size=64, batch=batch).spot_all(questions()):
+    for _ in TextSpotter(detector_size=64, batch=batch).spot_all(requests()):
         if len(drawn) > before:
             counts.append(len(drawn) - before)
         before = len(drawn)

@@ -17,7 +17,7 @@ from diht_k8s.api.run import Stage
 from diht_k8s.recipe.filter import stage
 from diht_k8s.recipe.filter.captions.graph import CaptionGraph
 from diht_k8s.recipe.filter.captions.parser import CaptionParser
-from diht_k8s.recipe.filter.text_spotting.spotter import Question, Spotting, TextSpotter
+from diht_k8s.recipe.filter.text_spotting.spotter import Spotting, SpottingRequest, TextSpotter
 from diht_k8s.recipe.runtime import claims
 from diht_k8s.recipe.runtime.commit import read_committed
 from diht_k8s.recipe.runtime.inputs import kept_shards
@@ -41,20 +41,20 @@ from tests.recipe.filter.shards import (
 
 
 class Calls:
-    """Counts what parser and spotter are given."""
+    """Counts the captions that are parsed and the images that are read."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.captions: list[str] = []
-        self.pictures = 0
+        self.images = 0
         parse, spot_all = CaptionParser.parse, TextSpotter.spot_all
 
         def counted_parse(parser: CaptionParser, captions: Sequence[str]) -> list[CaptionGraph]:
             self.captions += captions
             return parse(parser, captions)
 
-        def counted_spot(spotter: TextSpotter, questions: Iterable[Question]) -> Iterator[Spotting]:
-            for spotting in spot_all(spotter, questions):
-                self.pictures += 1
+        def counted_spot(spotter: TextSpotter, requests: Iterable[SpottingRequest]) -> Iterator[Spotting]:
+            for spotting in spot_all(spotter, requests):
+                self.images += 1
                 yield spotting
 
         monkeypatch.setattr(CaptionParser, "parse", counted_parse)
@@ -82,7 +82,7 @@ def test_filter_scores_every_sample_and_keeps_what_passes(tmp_path: Path) -> Non
     assert kept_keys(tmp_path / "out", "web-00000") == ["0-0", "0-2"]
 
 
-def test_kept_members_are_as_they_were(tmp_path: Path) -> None:
+def test_kept_members_are_unchanged(tmp_path: Path) -> None:
     filter_with(run_of(tmp_path / "out", write_shards(tmp_path / "in")))
     with (
         tarfile.open(tmp_path / "in/00000.tar") as raw,
@@ -116,7 +116,7 @@ def test_second_run_is_cached(tmp_path: Path, calls: Calls, capsys: pytest.Captu
     assert "filter: cached" in capsys.readouterr().out
 
 
-def test_two_workers_write_what_one_does(tmp_path: Path) -> None:
+def test_two_workers_write_the_same_files_as_one(tmp_path: Path) -> None:
     shards = write_shards(tmp_path / "in", [CAPTIONS[:2], CAPTIONS[2:4], CAPTIONS[4:]])
     one = filter_with(run_of(tmp_path / "one", shards))
     assert filter_by_two(run_of(tmp_path / "two", shards)) == [0, 0]
@@ -125,7 +125,7 @@ def test_two_workers_write_what_one_does(tmp_path: Path) -> None:
     assert (two.output_sha256, files_of(tmp_path / "two")) == (one.output_sha256, files_of(tmp_path / "one"))
 
 
-def test_worker_does_the_share_of_one_that_never_comes(tmp_path: Path, calls: Calls) -> None:
+def test_worker_takes_over_the_share_of_one_that_never_starts(tmp_path: Path, calls: Calls) -> None:
     shards = write_shards(tmp_path / "in", [CAPTIONS[:2], CAPTIONS[2:4], CAPTIONS[4:]])
     one = filter_with(run_of(tmp_path / "one", shards))
     calls.captions.clear()
@@ -137,7 +137,7 @@ def test_worker_does_the_share_of_one_that_never_comes(tmp_path: Path, calls: Ca
     assert not list((tmp_path / "two/filter/claims").glob("web-*"))
 
 
-def test_workers_leave_claimed_shards_alone_until_the_claim_stands_still(
+def test_workers_leave_claimed_shards_alone_until_the_claim_is_stale(
     tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shards = write_shards(tmp_path / "in")
@@ -158,7 +158,7 @@ def test_workers_leave_claimed_shards_alone_until_the_claim_stands_still(
     assert calls.captions == list(CAPTIONS)
 
 
-def test_scores_of_an_earlier_configuration_are_made_again_by_whoever_comes(tmp_path: Path) -> None:
+def test_any_worker_replaces_scores_of_an_earlier_configuration(tmp_path: Path) -> None:
     shards = write_shards(tmp_path / "in")
     filter_with(run_of(tmp_path / "out", shards))
     forget(tmp_path / "out")
@@ -170,7 +170,7 @@ def test_scores_of_an_earlier_configuration_are_made_again_by_whoever_comes(tmp_
     assert two.output_sha256 == one.output_sha256
 
 
-def test_interrupted_run_goes_on_shard_by_shard_to_the_same_bytes(tmp_path: Path, calls: Calls) -> None:
+def test_interrupted_run_resumes_shard_by_shard_to_the_same_bytes(tmp_path: Path, calls: Calls) -> None:
     shards = write_shards(tmp_path / "in")
     filter_with(run_of(tmp_path / "whole", shards))
     stop = StopFlag()
@@ -220,54 +220,54 @@ def test_tighter_threshold_uses_the_scores_and_opens_no_image(
     shards = write_shards(tmp_path / "in")
     on = {"textSpotting": {"mode": "Drop", "detectorSize": 96}}
     filter_with(run_of(tmp_path / "out", shards, on))
-    assert (len(calls.captions), calls.pictures) == (6, 4)
+    assert (len(calls.captions), calls.images) == (6, 4)
     forget(tmp_path / "out")
     calls.captions.clear()
 
-    def no_picture(data: bytes) -> Image.Image:
-        raise AssertionError("a picture was opened")
+    def refuse_to_decode(data: bytes) -> Image.Image:
+        raise AssertionError("an image was opened")
 
-    monkeypatch.setattr("diht_k8s.recipe.filter.rules.decode", no_picture)
+    monkeypatch.setattr("diht_k8s.recipe.filter.rules.decode", refuse_to_decode)
     committed = filter_with(run_of(tmp_path / "out", shards, {**on, "minActions": 1}))
     assert committed is not None
-    assert (calls.captions, calls.pictures, committed.summary["counts"]["kept"]) == ([], 4, 3)
+    assert (calls.captions, calls.images, committed.summary["counts"]["kept"]) == ([], 4, 3)
 
 
 def test_looser_threshold_reads_the_newly_surviving_images_only(tmp_path: Path, calls: Calls) -> None:
     shards = write_shards(tmp_path / "in")
     on = {"textSpotting": {"mode": "Drop", "detectorSize": 96}}
     filter_with(run_of(tmp_path / "tight", shards, {**on, "minActions": 1}))
-    assert calls.pictures == 3
+    assert calls.images == 3
     calls.captions.clear()
     scores = {"scoresFrom": str(tmp_path / "tight/filter")}
     committed = filter_with(run_of(tmp_path / "loose", shards, {**on, **scores, "minComplexity": 0}))
     assert committed is not None
-    assert (calls.captions, calls.pictures, committed.summary["counts"]["kept"]) == ([], 6, 6)
+    assert (calls.captions, calls.images, committed.summary["counts"]["kept"]) == ([], 6, 6)
     fresh = filter_with(run_of(tmp_path / "fresh", shards, {**on, "minComplexity": 0}))
     assert fresh is not None
     assert files_of(tmp_path / "loose") == files_of(tmp_path / "fresh")
 
 
 @pytest.mark.parametrize("other", [{"detectorSize": 128}, {"detectorSize": 96, "precision": "FP32"}])
-def test_scores_of_another_way_to_read_lend_their_captions_only(
+def test_scores_of_another_spotter_are_reused_for_captions_only(
     other: dict[str, Any], tmp_path: Path, calls: Calls
 ) -> None:
     shards = write_shards(tmp_path / "in")
     filter_with(run_of(tmp_path / "a", shards, {"textSpotting": {"detectorSize": 96}}))
     calls.captions.clear()
-    calls.pictures = 0
+    calls.images = 0
     rules = {"textSpotting": other, "scoresFrom": str(tmp_path / "a/filter")}
     filter_with(run_of(tmp_path / "b", shards, rules))
-    assert (calls.captions, calls.pictures) == ([], 4)
+    assert (calls.captions, calls.images) == ([], 4)
 
 
 @pytest.mark.parametrize("case", ["nothing there", "other input"])
-def test_scores_from_a_folder_that_does_not_fit_are_refused(tmp_path: Path, case: str) -> None:
+def test_scores_from_a_mismatched_folder_are_refused(tmp_path: Path, case: str) -> None:
     shards = write_shards(tmp_path / "in")
     if case == "other input":
         filter_with(run_of(tmp_path / "a", shards))
         write_shards(tmp_path / "in", [CAPTIONS[:2], CAPTIONS[2:]])
-    with pytest.raises(UserError, match=r"scoresFrom: .*web-00000\.parquet is not there or was made of another"):
+    with pytest.raises(UserError, match=r"scoresFrom: .*web-00000\.parquet does not exist or was made from another"):
         filter_with(run_of(tmp_path / "b", shards, {"scoresFrom": str(tmp_path / "a/filter")}))
 
 
@@ -290,7 +290,7 @@ def test_caption_in_the_image_is_dropped_as_text(tmp_path: Path) -> None:
     assert report["examples"]["text"][0]["texts"] == ["giraffe"]
 
 
-def test_source_without_filter_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_unfiltered_source_is_kept_whole(tmp_path: Path) -> None:
     shards = write_shards(tmp_path / "in")
     committed = filter_with(run_of(tmp_path / "out", shards, {"minActions": 3}, filter=False))
     assert committed is not None
@@ -304,7 +304,7 @@ def test_filtering_a_source_or_not_is_another_configuration(tmp_path: Path) -> N
         filter_with(run_of(tmp_path / "out", shards))
 
 
-def test_exclude_list_takes_pairs_out(tmp_path: Path) -> None:
+def test_exclude_list_drops_pairs(tmp_path: Path) -> None:
     members = [*pair("a", "a small dog", uid="take-me-down"), *pair("b", "a red car", uid="stay")]
     (tmp_path / "a.tar").write_bytes(tar_of(members))
     (tmp_path / "list.txt").write_text("# takedowns\n\ntake-me-down\n")
@@ -314,7 +314,7 @@ def test_exclude_list_takes_pairs_out(tmp_path: Path) -> None:
     assert committed.inputs.keys() == {"web-a", "exclude list"}
 
 
-def test_report_is_told_apart_by_header_and_adds_up(tmp_path: Path) -> None:
+def test_report_has_its_header_and_adds_up(tmp_path: Path) -> None:
     run = run_of(tmp_path / "out", write_shards(tmp_path / "in"))
     committed = filter_with(run)
     assert committed is not None

@@ -1,4 +1,4 @@
-"""Tags and heads found by our products must be the ones that spaCy's own pipeline finds."""
+"""Our tags and heads must equal those of spaCy's own pipeline."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from spacy.tokens import Token as SpacyToken
 
 from diht_k8s.recipe.filter.captions import encoder, tagger, words
 from diht_k8s.recipe.filter.captions.parser import CaptionParser
-from diht_k8s.recipe.filter.captions.tagger import Reader
+from diht_k8s.recipe.filter.captions.tagger import Tagger
 
 DEV = Path(__file__).parent / "captions" / "dev.jsonl"
 
 
 @pytest.fixture(scope="module")
-def reader() -> Reader:
-    return Reader()
+def fast_tagger() -> Tagger:
+    return Tagger()
 
 
 def captions() -> list[str]:
@@ -43,14 +43,16 @@ TOUGH = [
     "A dog runs. The cat sleeps! Is it raining? It is",
     "whom the boys say they saw",
 ]
-"""Blanks of every kind, nothing at all, a thousand characters, words that the tokenizer cuts, several sentences, and a head across another arc."""
+"""All kinds of blanks, empty text, a thousand characters, words that the tokenizer splits, several sentences, and a
+head across another arc.
+"""
 
 
 Found = list[tuple[str, str, str, str]]
 
 
 def found_by_spacy(language: Language, text: str) -> Found:
-    """Word, tag, label and head of each word but blanks, whose children hang on what they hang on."""
+    """Word, tag, label and head of each word; children of blanks get the heads of the blanks."""
     return [
         (word.lower_, name_or_tag(word), word.dep_, head_beyond_blanks(word).lower_)
         for word in language(text)
@@ -59,7 +61,7 @@ def found_by_spacy(language: Language, text: str) -> Found:
 
 
 def name_or_tag(word: SpacyToken) -> str:
-    """Words in capitals are no verbs to us."""
+    """We never tag words in capitals as verbs."""
     return "NNP" if word.tag_.startswith("VB") and word.text.isupper() and len(word) > 1 else word.tag_
 
 
@@ -70,78 +72,82 @@ def head_beyond_blanks(word: SpacyToken) -> SpacyToken:
     return word if head.is_space else head
 
 
-def test_words_tags_and_heads_are_the_ones_that_spacy_finds(reader: Reader) -> None:
+def test_words_tags_and_heads_equal_those_of_spacy(fast_tagger: Tagger) -> None:
     language, _ = tagger.load()
     texts = captions()
-    for text, tokens in zip(texts, reader.read(texts), strict=True):
+    for text, tokens in zip(texts, fast_tagger.parse(texts), strict=True):
         found = [(token.lower, token.tag, token.dep, token.head.lower) for token in tokens]
         assert found == found_by_spacy(language, text), text
 
 
-def test_vectors_are_the_ones_that_spacy_computes(reader: Reader) -> None:
+def test_vectors_equal_those_of_spacy(fast_tagger: Tagger) -> None:
     language, _ = tagger.load()
     texts = [text for text in captions() if text.strip()]
     docs = [language.make_doc(text) for text in texts]
     wanted = np.concatenate(language.get_pipe("tok2vec").predict(docs))  # type: ignore[attr-defined]
-    rows = reader._words.rows(texts)
-    vectors = reader._encoder.encode(reader._words.vectors_MD[np.concatenate(rows)], [len(doc) for doc in docs])
+    rows = fast_tagger._words.rows(texts)
+    vectors = fast_tagger._encoder.encode(
+        fast_tagger._words.vectors_MD[np.concatenate(rows)], [len(doc) for doc in docs]
+    )
     np.testing.assert_allclose(vectors, wanted, atol=2e-5)
 
 
-def test_captions_do_not_see_each_other_however_they_are_batched(reader: Reader) -> None:
+def test_captions_do_not_affect_each_other_in_any_batch(fast_tagger: Tagger) -> None:
     rng = np.random.default_rng(0)
     lengths = [1, 30, 2, encoder.ROWS + 5, 3]
-    vectors = rng.normal(size=(sum(lengths), reader._encoder.width)).astype("f")
-    together = reader._encoder.encode(vectors, lengths)
+    vectors = rng.normal(size=(sum(lengths), fast_tagger._encoder.width)).astype("f")
+    together = fast_tagger._encoder.encode(vectors, lengths)
     parts = np.split(vectors, np.cumsum(lengths)[:-1])
-    alone = np.concatenate([reader._encoder.encode(part, [len(part)]) for part in parts])
+    alone = np.concatenate([fast_tagger._encoder.encode(part, [len(part)]) for part in parts])
     np.testing.assert_allclose(together, alone, atol=2e-5)
 
 
-def test_words_are_forgotten_when_they_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_are_cleared_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(words, "MAX_WORDS", 8)
-    reader = Reader()
+    fast_tagger = Tagger()
     texts = ["a small dog chases a ball", "two cats sleep on that sofa", "a small dog chases a ball"]
-    lower = [[token.lower for token in tokens] for text in texts for tokens in reader.read([text])]
+    lower = [[token.lower for token in tokens] for text in texts for tokens in fast_tagger.parse([text])]
     assert lower == [text.split() for text in texts]
-    assert len(reader._words.known) == 5
+    assert len(fast_tagger._words.known) == 5
 
 
 @pytest.mark.parametrize("texts", [[], [""], ["", "", " "]])
-def test_texts_without_words_have_none(reader: Reader, texts: list[str]) -> None:
-    assert list(reader.read(texts)) == [[] for _ in texts]
+def test_texts_without_words_have_none(fast_tagger: Tagger, texts: list[str]) -> None:
+    assert list(fast_tagger.parse(texts)) == [[] for _ in texts]
 
 
-def test_words_are_parsed_alike_in_any_company(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
-    together = [[(token.lower, token.tag, token.dep, token.head.i) for token in text] for text in reader.read(TOUGH)]
+def test_parse_does_not_depend_on_the_batch(fast_tagger: Tagger, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = [
+        [(token.lower, token.tag, token.dep, token.head.i) for token in text] for text in fast_tagger.parse(TOUGH)
+    ]
     monkeypatch.setattr(tagger, "AT_ONCE", 1)
-    alone = [[(token.lower, token.tag, token.dep, token.head.i) for token in text] for text in reader.read(TOUGH)]
+    alone = [[(token.lower, token.tag, token.dep, token.head.i) for token in text] for text in fast_tagger.parse(TOUGH)]
     assert together == alone
 
 
-def test_model_with_too_many_strings_is_loaded_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_with_too_many_strings_is_loaded_again(monkeypatch: pytest.MonkeyPatch) -> None:
     parser = CaptionParser(cached=0)
     first = parser.parse(["a man riding a horse"])
-    before = parser._reader
+    before = parser._tagger
     monkeypatch.setattr(tagger, "MAX_STRINGS", 1)
     assert parser.parse(["a man riding a horse"]) == first
-    assert parser._reader is not before
+    assert parser._tagger is not before
 
 
-def test_what_others_have_frozen_stays_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Reader, "_freezes", None)
+def test_objects_that_other_code_froze_stay_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tagger, "_freezes", None)
     gc.freeze()
     frozen = gc.get_freeze_count()
     try:
-        Reader()
+        Tagger()
         assert frozen // 2 < gc.get_freeze_count() <= frozen, "neither let go nor added to"
     finally:
         gc.unfreeze()
 
 
-def test_a_second_model_sets_free_what_the_first_one_froze(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_model_unfreezes_the_objects_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     gc.unfreeze()
-    monkeypatch.setattr(Reader, "_freezes", None)
+    monkeypatch.setattr(Tagger, "_freezes", None)
     monkeypatch.setattr(tagger, "MAX_STRINGS", 1)
     parser = CaptionParser(cached=0)
     parser.parse(["a dog"])

@@ -1,4 +1,6 @@
-"""Takedowns after the fact: pairs go from kept shards, scores, labels and reports; what is left is whole and says what it is."""
+"""Takedowns after the run: pairs are removed from kept shards, scores, labels and reports; the remaining files stay
+consistent.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,7 @@ class Bench:
         self.label()
 
     def label(self) -> None:
-        """What the label stage leaves, with numbers that name the row."""
+        """Write the files of the label stage, with numbers that identify the row."""
         names = ["report.json"]
         for shard in kept_shards(self.run.spec, self.storage):
             uids = [row.uid for row in rows_of(self.folder / "out", shard.name) if row.kept]
@@ -88,7 +90,7 @@ class Bench:
         return found.uids, found.objects.ids_NK[:, 0].tolist()
 
     def check_artefacts(self) -> None:
-        """Every artefact of both markers is what lies there."""
+        """Assert that every artefact of both markers matches its file."""
         for stage in (Stage.FILTER, Stage.LABEL):
             for item in self.committed(stage).artefacts:
                 assert artefact(self.storage, self.layout, stage, item.path) == item, item.path
@@ -104,13 +106,13 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def entry(kind: str) -> str:
-    """One pair, a-1, named in three ways."""
-    digests = {"url": URL[:-5].encode() + b"a1", "picture": drawn(colour="green")}
+    """Entries that name the pair a-1 in three ways."""
+    digests = {"url": URL[:-5].encode() + b"a1", "image": drawn(colour="green")}
     return "a-1" if kind == "uid" else hashlib.sha256(digests[kind]).hexdigest()
 
 
-@pytest.mark.parametrize("kind", ["uid", "url", "picture"])
-def test_named_pair_goes_from_shards_scores_labels_and_counts(bench: Bench, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["uid", "url", "image"])
+def test_named_pair_is_removed_from_shards_scores_labels_and_counts(bench: Bench, kind: str) -> None:
     before = bench.committed(Stage.FILTER)
     assert bench.purge(entry(kind)) == takedown.Purged(pairs=1, dropped=0, shards=1, labels=True, trained=False)
     assert kept_keys(bench.folder / "out", "web-a") == ["a-0", "a-3"]
@@ -135,7 +137,7 @@ def test_other_shards_are_not_touched(bench: Bench) -> None:
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in paths} == before
 
 
-def test_labels_belong_to_the_purged_filter_output_and_features_go(bench: Bench) -> None:
+def test_labels_belong_to_the_purged_filter_output_and_features_are_removed(bench: Bench) -> None:
     bench.purge("a-1")
     label = bench.committed(Stage.LABEL)
     assert label.inputs == {"filter": bench.committed(Stage.FILTER).output_sha256}
@@ -157,13 +159,13 @@ def test_purged_run_is_cached_and_equals_one_that_excluded_from_the_start(bench:
         assert tars[0] == tars[1]
 
 
-def test_examples_of_the_reports_forget_the_pair(bench: Bench) -> None:
+def test_examples_of_the_reports_lose_the_pair(bench: Bench) -> None:
     bench.purge("a-0")
     for stage in (Stage.FILTER, Stage.LABEL):
         assert '"a-0"' not in bench.storage.read_text(bench.layout.report(stage))
 
 
-def test_words_of_dropped_pairs_go_as_well(bench: Bench) -> None:
+def test_words_of_dropped_pairs_are_removed_as_well(bench: Bench) -> None:
     assert rows_of(bench.folder / "out", "web-a")[2].objects == ["server"]
     done = bench.purge("a-2")
     assert (done.pairs, done.dropped) == (0, 1)
@@ -172,10 +174,10 @@ def test_words_of_dropped_pairs_go_as_well(bench: Bench) -> None:
     bench.check_artefacts()
 
 
-def test_listed_pairs_go_from_the_list_and_stay_in_the_raw_shard(tmp_path: Path) -> None:
+def test_pairs_are_removed_from_the_keep_list_and_stay_in_the_raw_shard(tmp_path: Path) -> None:
     bench = Bench(tmp_path, "KeepList")
     raw = (tmp_path / "a.tar").read_bytes()
-    assert bench.purge(entry("picture"), "b-0").pairs == 2
+    assert bench.purge(entry("image"), "b-0").pairs == 2
     kept = {shard.name: shard for shard in kept_shards(bench.run.spec, bench.storage)}
     uids = {name: [sample.uid for sample in read_pairs(bench.storage, shard)] for name, shard in kept.items()}
     assert uids == {"web-a": ["a-0", "a-3"], "web-b": ["b-1"]}
@@ -192,9 +194,9 @@ def test_shard_may_become_empty(bench: Bench) -> None:
 
 
 def test_second_purge_of_the_same_list_finds_nothing(bench: Bench) -> None:
-    bench.purge("a-1", entry("picture"))
+    bench.purge("a-1", entry("image"))
     before = bench.everything()
-    assert bench.purge("a-1", entry("picture")).shards == 0
+    assert bench.purge("a-1", entry("image")).shards == 0
     assert bench.everything() == before
 
 
@@ -213,11 +215,11 @@ WRITES = ("PURGE.json", "labels/web-a.parquet", "kept/web-a.tar", "scores/web-a.
     ("output", "name"),
     [*(("Shards", name) for name in WRITES), *(("KeepList", f"{part}/web-a.parquet") for part in ("kept", "scores"))],
 )
-def test_purge_that_is_stopped_before_any_write_goes_on_to_the_same_files(
+def test_purge_stopped_before_any_write_resumes_to_the_same_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, name: str
 ) -> None:
     whole, broken = (Bench(_made(tmp_path / folder), output) for folder in ("whole", "broken"))
-    gone = ("a-1", entry("picture"), "b-0", "b-1")
+    gone = ("a-1", entry("image"), "b-0", "b-1")
     whole.purge(*gone)
     writer = Storage.writer
 
@@ -243,7 +245,7 @@ def _made(folder: Path) -> Path:
 
 
 def _without_times(bench: Bench) -> dict[str, Any]:
-    """What a run leaves, but for what names its input by time or place."""
+    """The files of a run, except those that name its input by time or path."""
     found: dict[str, Any] = {
         "rows": [rows_of(bench.folder / "out", shard) for shard in ("web-a", "web-b")],
         "labels": [bench.labels(shard) for shard in ("web-a", "web-b")],
@@ -257,7 +259,7 @@ def _without_times(bench: Bench) -> dict[str, Any]:
     return found
 
 
-def test_model_that_saw_the_pairs_is_told_of(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_model_trained_on_the_pairs_is_reported(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     commit(bench.storage, bench.layout, Stage.TRAIN, {"inputs": {}}, [], {})
     document = bench.folder / "run.json"
     document.write_text(bench.run.model_dump_json(by_alias=True, exclude_none=True))
@@ -268,7 +270,7 @@ def test_model_that_saw_the_pairs_is_told_of(bench: Bench, capsys: pytest.Captur
     assert f"diht run {document} --replace" in said
 
 
-def test_purge_of_lists_says_that_the_raw_shards_still_hold_the_pairs(
+def test_purge_of_lists_reports_that_the_raw_shards_still_hold_the_pairs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bench = Bench(tmp_path, "KeepList")
@@ -281,7 +283,7 @@ def test_purge_of_lists_says_that_the_raw_shards_still_hold_the_pairs(
 
 
 @pytest.mark.parametrize("case", ["empty list", "other settings", "not committed"])
-def test_what_cannot_be_purged_is_said(bench: Bench, case: str) -> None:
+def test_output_that_cannot_be_purged_is_refused(bench: Bench, case: str) -> None:
     entries, run = ["a-1"], bench.run
     if case == "empty list":
         entries = []

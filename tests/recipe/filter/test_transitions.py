@@ -1,4 +1,4 @@
-"""Heads and labels must be those of spaCy's own transition parser on the same vectors."""
+"""Heads and labels must equal those of spaCy's own transition parser on the same vectors."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def bench() -> Bench:
     return Bench()
 
 
-def test_heads_and_labels_are_the_ones_that_spacy_finds(bench: Bench) -> None:
+def test_heads_and_labels_equal_those_of_spacy(bench: Bench) -> None:
     texts = [*(json.loads(line)["caption"] for line in DEV.read_text().splitlines()), *TOUGH]
     theirs, ours = bench.parse(texts)
     for text, wanted, found in zip(texts, theirs, ours, strict=True):
@@ -105,7 +105,7 @@ def test_the_nearest_word_with_the_label_becomes_the_head(
     assert (heads[0], bench.ours.labels[places[0]]) == expected
 
 
-def test_blanks_are_no_heads(bench: Bench) -> None:
+def test_blanks_are_never_heads(bench: Bench) -> None:
     heads = [2, 1, 0, -1, -2]
     labels = [bench.ours.labels.index(label) for label in ("dobj||xcomp", "nsubj", "ROOT", "xcomp", "xcomp")]
     bench.ours.uncross(heads, labels, [False, False, False, True, False])

@@ -1,4 +1,4 @@
-"""Words must be those of spaCy's tokenizer, whichever way they are found."""
+"""Words must equal those of spaCy's tokenizer, with or without its help."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import numpy as np
 import pytest
 from spacy.attrs import NORM, PREFIX, SHAPE, SUFFIX  # type: ignore[attr-defined]
 
-from diht_k8s.recipe.filter.captions.tagger import Reader
+from diht_k8s.recipe.filter.captions.tagger import Tagger
 
 FEATURES = [NORM, PREFIX, SUFFIX, SHAPE]
 
 
 @pytest.fixture(scope="module")
-def reader() -> Reader:
-    return Reader()
+def tagger() -> Tagger:
+    return Tagger()
 
 
-def test_plain_words_have_the_features_that_spacy_gives_them(reader: Reader) -> None:
-    lexicon = reader.lexicon
+def test_plain_words_have_the_features_that_spacy_gives_them(tagger: Tagger) -> None:
+    lexicon = tagger.lexicon
     lower = sorted(word for word in lexicon.nouns | lexicon.verbs | lexicon.adjectives if word.isalpha())[::40]
     plain = [form for word in lower if word.isascii() for form in (word, word.title(), word.upper())]
-    doc = reader.language.make_doc(" ".join(plain))
+    doc = tagger.language.make_doc(" ".join(plain))
     assert len(plain) > 3000
-    parts = dict(reader._words._taken_apart(plain))
+    parts = dict(tagger._words._tokenize_pieces(plain))
     assert [parts[word] for word in plain] == [
         [(word, features)] for word, features in zip(plain, doc.to_array(FEATURES).tolist(), strict=True)
     ]
@@ -45,26 +45,26 @@ def test_plain_words_have_the_features_that_spacy_gives_them(reader: Reader) -> 
         "non-stick 2-in-1 rock'n'roll C++ U.S.A.",
     ],
 )
-def test_words_and_places_are_the_ones_that_spacy_finds(reader: Reader, text: str) -> None:
-    doc = reader.language.make_doc(text)
-    words = [reader._words.known[row] for row in reader._words.rows([text])[0]]
+def test_words_and_positions_equal_those_of_spacy(tagger: Tagger, text: str) -> None:
+    doc = tagger.language.make_doc(text)
+    words = [tagger._words.known[row] for row in tagger._words.rows([text])[0]]
     assert [(word.lower, word.is_space) for word in words] == [(word.lower_, word.is_space) for word in doc]
     assert [word.width for word in words] == [len(word.text_with_ws) for word in doc]
 
 
-def test_a_word_before_a_blank_and_before_none_are_two(reader: Reader) -> None:
-    (one, two), (three,) = reader._words.rows(["dog dog", "dog"])
+def test_a_word_with_and_without_a_blank_after_it_are_two(tagger: Tagger) -> None:
+    (one, two), (three,) = tagger._words.rows(["dog dog", "dog"])
     assert one != two == three
 
 
-def test_plain_words_leave_nothing_in_the_memory_of_spacy(reader: Reader) -> None:
-    before = len(reader.language.vocab.strings)
-    list(reader.read(["blorptastic zwinkerly thingamabobbles"]))
-    assert len(reader.language.vocab.strings) == before
+def test_plain_words_are_not_stored_by_spacy(tagger: Tagger) -> None:
+    before = len(tagger.language.vocab.strings)
+    list(tagger.parse(["blorptastic zwinkerly thingamabobbles"]))
+    assert len(tagger.language.vocab.strings) == before
 
 
-def test_a_tokenizer_that_fails_leaves_later_captions_as_they_would_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    words = Reader()._words
+def test_a_failing_tokenizer_does_not_affect_later_captions(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = Tagger()._words
     before = len(words.known)
     with monkeypatch.context() as patch:
         patch.setattr(words, "_tokenized", lambda text: 1 / 0)
@@ -72,5 +72,5 @@ def test_a_tokenizer_that_fails_leaves_later_captions_as_they_would_be(monkeypat
             words.rows(["a zwinkerly dog", "don't"])
     assert len(words.known) == before
     rows = words.rows(["a zwinkerly dog"])[0]
-    unharmed = Reader()._words
+    unharmed = Tagger()._words
     np.testing.assert_array_equal(words.vectors_MD[rows], unharmed.vectors_MD[unharmed.rows(["a zwinkerly dog"])[0]])

@@ -1,4 +1,4 @@
-"""Hang participles, prepositions and coordinated nouns where a reader would: captions follow habits that a parser does not know."""
+"""Attach participles, prepositions and coordinated nouns as captions use them, which the parser does not know."""
 
 from __future__ import annotations
 
@@ -16,26 +16,30 @@ PLACES = (
     | words("behind beyond beneath underneath below above opposite against outside nearby")
     | {"in front of", "across from"}
 )
-"""After a noun these say where it is, not where the owner of both is."""
+"""After a noun, these give the place of that noun, not of the noun that owns it."""
 VIEWS = words("background foreground distance sky")
 PATHS = words("down off along around past over through across up")
 
 
-def attach_better(tokens: Sequence[Token], lexicon: Lexicon) -> None:
-    """Mend the heads of a caption."""
+def correct_attachment(tokens: Sequence[Token], lexicon: Lexicon) -> None:
+    """Correct the heads in a caption."""
     for token in tokens:
-        _mend_coordination(tokens, token)
-        _mend_path(token, lexicon)
+        _correct_coordination(tokens, token)
+        _correct_path(token, lexicon)
     for token in tokens:
         if token.tag == "VBG":
-            _find_doer(tokens, token)
+            _attach_to_subject(tokens, token)
     for token in tokens:
         if token.dep == "prep":
-            _mend_preposition(tokens, token, lexicon)
+            _correct_preposition(tokens, token, lexicon)
 
 
-def _mend_coordination(tokens: Sequence[Token], token: Token) -> None:
-    """Mend coordination: "holds a laptop and two books" hangs the books on what "and" hangs on; "valve and tank boot" are two things, not one."""
+def _correct_coordination(tokens: Sequence[Token], token: Token) -> None:
+    """Correct coordination.
+
+    In "holds a laptop and two books" the books depend on the head of "and"; "valve and tank boot" are two things, not
+    one.
+    """
     if token.dep == "nmod" and token.is_noun and token.kids("cc") and token.head.i > token.i and token.head.is_noun:
         other = token.head
         replace_with(other, token)
@@ -58,14 +62,17 @@ def _mend_coordination(tokens: Sequence[Token], token: Token) -> None:
 
 
 def _possession(owner: Token, link: Token) -> Token | None:
-    """What the owner has by the last "with" before "and"."""
+    """The object of the owner's last "with" before "and"."""
     links = [child for child in owner.kids("prep") if child.lower == "with" and owner.i < child.i < link.i]
     things = links[-1].kids("pobj") if links and owner.is_noun else []
     return things[0] if things else None
 
 
 def _join_possessions(token: Token, link: Token) -> None:
-    """Mend "a bicycle with fat tires and a leather saddle": both belong to the bicycle, unless the second acts itself ("a man with a hat and his dog")."""
+    """Correct "a bicycle with fat tires and a leather saddle".
+
+    Both belong to the bicycle, unless the second one is animate ("a man with a hat and his dog").
+    """
     first = _possession(token.head, link)
     if first is not None and not is_animate(token.lower):
         token.attach(first, "conj")
@@ -73,10 +80,10 @@ def _join_possessions(token: Token, link: Token) -> None:
 
 
 def _part_from_possession(tokens: Sequence[Token], token: Token, link: Token) -> bool:
-    """Keep apart what the owner does not have, and say whether there is such a thing.
+    """Coordinate a noun with the owner if it is not a possession; returns whether it did.
 
-    "a boat with a sail and the sunset", "a car with a trailer and a house in the background"; but "the house with the red door and
-    the blue roof".
+    It does in "a boat with a sail and the sunset" and "a car with a trailer and a house in the background", but not in
+    "the house with the red door and the blue roof".
     """
     head = token.head
     owner = head.head.head if head.dep == "pobj" else head
@@ -95,15 +102,15 @@ def _has_the(noun: Token) -> bool:
 
 
 def _has_place(tokens: Sequence[Token], noun: Token) -> bool:
-    """Whether a place follows a noun that is its own: "behind it", "nearby", "in the background"."""
+    """Whether a place follows that belongs to this noun: "behind it", "nearby", "in the background"."""
     right = after(tokens, noun)
     if right is None or right.head is not noun:
         return False
     return right.lower in PLACES or (right.lower in ("in", "on") and any(t.lower in VIEWS for t in right.kids("pobj")))
 
 
-def _mend_path(token: Token, lexicon: Lexicon) -> None:
-    """Mend particles, "skiing down a hill": a particle of a verb that takes no object is a preposition."""
+def _correct_path(token: Token, lexicon: Lexicon) -> None:
+    """Correct "skiing down a hill": the particle of an intransitive verb is a preposition."""
     if token.dep != "prt" or not token.head.is_verb:
         return
     if token.kids("pobj"):
@@ -115,8 +122,8 @@ def _mend_path(token: Token, lexicon: Lexicon) -> None:
             places[0].attach(token, "pobj")
 
 
-def _find_doer(tokens: Sequence[Token], token: Token) -> None:
-    """A bare participle belongs to the nearest noun before it that can do it.
+def _attach_to_subject(tokens: Sequence[Token], token: Token) -> None:
+    """Attach a bare participle to the nearest noun before it that can be its subject.
 
     "woman in a red dress holding an umbrella": the woman; "silhouette of a man standing": the man.
     """
@@ -136,16 +143,16 @@ def _find_doer(tokens: Sequence[Token], token: Token) -> None:
         chain = list(_chain_up(top))
     else:
         chain = list(_chain_up(nearest))
-    doer = next((noun for noun in chain if is_animate(noun.lower)), None)
-    if doer is None:
+    subject = next((noun for noun in chain if is_animate(noun.lower)), None)
+    if subject is None:
         only_of = nearest is not None and nearest is not top and _joined_by_of(nearest, top)
-        doer = nearest if only_of else top
-    if doer is None or doer is top:
+        subject = nearest if only_of else top
+    if subject is None or subject is top:
         return
     if subjects:
         replace_with(token, top)
         top.dep = token.dep if not token.is_root else "ROOT"
-    token.attach(doer, "acl")
+    token.attach(subject, "acl")
 
 
 def _nearest_noun(tokens: Sequence[Token], token: Token) -> Token | None:
@@ -156,7 +163,7 @@ def _nearest_noun(tokens: Sequence[Token], token: Token) -> Token | None:
 
 
 def _chain_up(noun: Token) -> Iterator[Token]:
-    """A noun and the nouns that it describes through prepositions."""
+    """A noun, then the nouns above it in a chain of prepositions."""
     yield noun
     while noun.dep in ("pobj", "conj"):
         noun = noun.head if noun.dep == "conj" else noun.head.head
@@ -173,24 +180,32 @@ def _joined_by_of(noun: Token, top: Token) -> bool:
     return True
 
 
-def _mend_preposition(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+def _correct_preposition(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
     left, head = before(tokens, token), token.head
     if left is None or not left.is_noun:
         return
-    if head.is_noun and head.dep == "dobj" and head is left and token.lower in OF_THE_VERB:
-        verb = head.head
-        if verb.is_verb and lexicon.verb(verb.lower) not in SHOWING:
-            token.attach(verb, "prep")
+    if head is left and head.dep == "dobj" and token.lower in OF_THE_VERB:
+        if head.head.is_verb and lexicon.verb(head.head.lower) not in SHOWING:
+            token.attach(head.head, "prep")
     elif head.is_verb and head.lower not in AUXILIARIES:
-        if (left.dep == "dobj" and left.head is head and lexicon.verb(head.lower) in SHOWING) or (
-            token.lower in BESIDE and left.dep == "pobj" and left.head.head is head
-        ):
+        if _is_of_shown_object(token, left, lexicon) or _is_beside_place(token, left):
             token.attach(left, "prep")
     elif head is left and head.dep == "pobj" and head.lower in ("rent", "sale") and head.head.head.is_noun:
         token.attach(head.head.head, "prep")
 
 
+def _is_of_shown_object(preposition: Token, left: Token, lexicon: Lexicon) -> bool:
+    """Whether a preposition belongs to the object that an image shows: "photo shows a cat on a chair"."""
+    verb = preposition.head
+    return left.dep == "dobj" and left.head is verb and lexicon.verb(verb.lower) in SHOWING
+
+
+def _is_beside_place(preposition: Token, left: Token) -> bool:
+    """Whether a preposition says what a place is near: "sits on a bench next to a tree"."""
+    return preposition.lower in BESIDE and left.dep == "pobj" and left.head.head is preposition.head
+
+
 def follows_comma(tokens: Sequence[Token], token: Token) -> bool:
-    """Whether a mark separates the token from what stands before it."""
+    """Whether a punctuation mark precedes the token."""
     left = before(tokens, token)
     return left is not None and not left.lower[-1].isalnum() and left.lower not in ("'s", "'", '"', "``", "(")

@@ -1,4 +1,4 @@
-"""Caption text as the parser should see it: same length, so that spans stay valid, with what is no language blanked out. Pure."""
+"""Caption text for the parser: non-language parts are blanked out, and the length stays, so spans stay valid."""
 
 from __future__ import annotations
 
@@ -35,28 +35,32 @@ NOISE: Final = tuple(
         (DATE, r"\d"),
     )
 )
-"""What is blanked out, in this order, each with a character that it cannot be without, which is far quicker to look for."""
+"""Patterns to blank out, in order, each with characters that every match contains: searching for those first is far
+quicker.
+"""
 CUE: Final = re.compile(r"[<&@.:_#\d|/\u2022\u00b7~\u00bb>*+\u2013\u2014-]")
-"""A character that some noise, a hashtag or a separator cannot be without."""
+"""Characters of which every match of a noise pattern, hashtag or separator contains one."""
 SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
-"""Half a character, as a broken file or a shell's argument has it, which spaCy cannot encode."""
+"""A lone surrogate, from a broken file or a shell argument, which spaCy cannot encode."""
 TITLED: Final = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)?\.?")
 ABBREVIATIONS: Final = words("dr. mr. mrs. ms. prof. st. jr. sr.")
 ENGLISH: Final = words("the a an of and with in on at for is are to from by his her their your my")
 WORD: Final = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)?")
 SMALL_WORDS: Final = words(
-    "a an and are as at be but by for from has in into is it its near of off on onto or over that the this to under up was were with "
-    "while who which without not no your our my his her their"
+    "a an and are as at be but by for from has in into is it its near of off on onto or over that the this to under up "
+    "was were with while who which without not no your our my his her their"
 )
 
 
 def clean(caption: str) -> tuple[str, str]:
-    """Blank out addresses, file names, prices, dates, closing hashtags and halves of surrogate pairs; take ALL CAPS and Title Case down to lower case.
+    """Blank out addresses, file names, prices, dates, closing hashtags and lone surrogates; lower ALL CAPS and Title
+    Case.
+
+    The tagger takes every capitalised word for a name, which hides verbs and adjectives in titles ("Little Bird
+    Singing").
 
     Returns:
-        The text; and with its capitals where they say that it is a title, else "".
-
-    The tagger takes every capitalised word for a name, which hides verbs and adjectives of titles ("Little Bird Singing").
+        The text; and the text with its capitals if it is a title, else "".
     """
     if not caption.isascii():
         caption = SURROGATE.sub(" ", caption)
@@ -73,16 +77,16 @@ def _without_noise(text: str) -> str:
 
 
 def _is_title(found: Sequence[str]) -> bool:
-    """Whether (nearly) every word of some weight starts with a capital, so that capitals say nothing about names."""
+    """Whether (nearly) every content word starts with a capital, so capitals do not mark names."""
     capitals = [word[0].isupper() for word in found if word.lower() not in SMALL_WORDS]
     return 1 < sum(capitals) >= 0.8 * len(capitals)
 
 
 def _lowered(text: str, found: Sequence[str]) -> str:
-    """Lower case of the same length; in a title that is not ALL CAPS, words of capitals only (LED) stay as names."""
+    """Lower case of the same length. In a title that is not ALL CAPS, words in capitals (LED) stay as names."""
     shouted = sum(word.isupper() for word in found) > len(found) / 2
     if text.isascii() and "." not in text and (shouted or not any(word.isupper() and len(word) > 1 for word in found)):
-        return text.lower()  # no name nor abbreviation to be spared
+        return text.lower()  # there is no name or abbreviation to keep
     lowered = TITLED.sub(lambda match: _lower(match, shouted=shouted), text)
     return lowered if len(lowered) == len(text) else text
 
@@ -95,7 +99,7 @@ def _lower(match: re.Match[str], *, shouted: bool) -> str:
 
 
 def is_foreign(text: str) -> bool:
-    """Whether a text has function words of other languages and none of English."""
+    """Whether a text has function words of other languages but no English ones."""
     found = {word.lower() for word in WORD.findall(text)}
     return len(found & FOREIGN) >= 2 and not found & ENGLISH
 
@@ -105,5 +109,5 @@ def _blank(match: re.Match[str]) -> str:
 
 
 def _mark(match: re.Match[str]) -> str:
-    """A dash or bar between parts of a title, as a mark that the parser takes for a boundary."""
+    """Replace a dash or bar between parts of a title by a mark that the parser takes for a boundary."""
     return ";".ljust(len(match[0]))

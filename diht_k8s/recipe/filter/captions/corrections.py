@@ -1,16 +1,16 @@
-"""Mend the parser's word classes on captions, before any object or relation is read off the tree.
+"""Correct the parser's tags and heads on captions before objects and relations are read from the tree.
 
-It was trained on news and conversation; captions are fragments, where "giraffe standing near trees" looks like a compound noun
-and "evergreen wreath" like a command. Each rule names the captions that it is for.
+The model was trained on news and conversation. Captions are fragments, in which it takes "giraffe standing near trees"
+for a compound noun and "evergreen wreath" for a command. Each rule quotes the captions that it is for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diht_k8s.recipe.filter.captions.attachment import attach_better
+from diht_k8s.recipe.filter.captions.attachment import correct_attachment
 from diht_k8s.recipe.filter.captions.lexicon import Lexicon
-from diht_k8s.recipe.filter.captions.titles import mend_fragment, mend_title
+from diht_k8s.recipe.filter.captions.titles import correct_fragment, correct_title
 from diht_k8s.recipe.filter.captions.tree import Token, after, before, below, replace_with
 from diht_k8s.recipe.filter.captions.verbs import become_noun_before, find_verbs
 from diht_k8s.recipe.filter.captions.wordlists import (
@@ -30,18 +30,18 @@ from diht_k8s.recipe.filter.captions.wordlists import (
 )
 
 
-def mend(tokens: list[Token], lexicon: Lexicon, *, title: str = "") -> list[Token]:
-    """The same caption with mended tags and heads, complex prepositions as one token.
+def correct(tokens: list[Token], lexicon: Lexicon, *, title: str = "") -> list[Token]:
+    """Correct tags and heads, and join each complex preposition into one token.
 
     Args:
-        tokens: its words.
+        tokens: words of the caption; changed in place.
         lexicon: lemmas and word classes.
-        title: the caption with its capitals where they say that it is a title, else empty.
+        title: the caption with its capitals if it is a title, else empty.
     """
     tokens = _join_prepositions(tokens)
     for token in tokens:
         if token.is_noun:
-            _mend_quantity(token)
+            _correct_quantity(token)
             if (
                 token.tag == "NN"
                 and token.lower in lexicon.adjectives
@@ -50,18 +50,18 @@ def mend(tokens: list[Token], lexicon: Lexicon, *, title: str = "") -> list[Toke
                 and not token.kids("det")
             ):
                 token.retag("JJ")  # "warm and crispy"
-        _mend_word(tokens, token, lexicon)
+        _correct_word(tokens, token, lexicon)
     find_verbs(tokens, lexicon)
     if title:
-        mend_title(tokens, lexicon, title)
+        correct_title(tokens, lexicon, title)
     else:
-        mend_fragment(tokens, lexicon)
-    attach_better(tokens, lexicon)
+        correct_fragment(tokens, lexicon)
+    correct_attachment(tokens, lexicon)
     return tokens
 
 
 def _join_prepositions(tokens: list[Token]) -> list[Token]:
-    """Join "in front of": it becomes one preposition whose object is that of its last word."""
+    """Join "in front of" into one preposition, whose object is that of its last word."""
     if not any(token.lower in COMPLEX_PREPOSITIONS for token in tokens):
         return tokens
     index = 0
@@ -105,8 +105,8 @@ def _joined(tokens: Sequence[Token], start: int, length: int) -> Token:
     return first
 
 
-def _mend_quantity(token: Token) -> None:
-    """Mend "dozens of homes": the homes are the object, and "dozens of" says how many."""
+def _correct_quantity(token: Token) -> None:
+    """Correct "dozens of homes": the object is "homes", and "dozens of" is its number."""
     if not (token.lower in QUANTITIES or (token.lower == "lot" and token.kids("det"))):
         return
     links = [child for child in token.kids("prep") if child.lower == "of"]
@@ -121,19 +121,19 @@ def _mend_quantity(token: Token) -> None:
         token.retag("CD")
 
 
-def _mend_word(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
-    """Words of which WordNet knows better what they are: "screwdriver" is no verb, "haircut" no adjective."""
+def _correct_word(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+    """Correct tags that WordNet contradicts: "screwdriver" is not a verb, "haircut" not an adjective."""
     if token.is_verb and token.lower not in AUXILIARIES:
-        _mend_verb(tokens, token, lexicon)
+        _correct_verb(tokens, token, lexicon)
     elif token.tag == "FW" and token.dep == "amod":
         token.retag("JJ")
     elif token.tag in ("JJ", "RB"):
-        _mend_adjective(tokens, token, lexicon)
+        _correct_adjective(tokens, token, lexicon)
     elif token.tag == "PRP" and token.lower in lexicon.nouns and token.lower not in PERSONAL_PRONOUNS:
         token.retag("NN")  # "elf with light skin tone"
 
 
-def _mend_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+def _correct_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
     word, left = token.lower, before(tokens, token)
     is_thing = lexicon.noun(word) in lexicon.nouns
     if word in PLURAL_ONLY and word not in lexicon.verbs:
@@ -143,11 +143,11 @@ def _mend_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
     elif not lexicon.is_verb_form(word) and not word.endswith(("ing", "ed")):
         _become_noun(token, "NNS" if word.endswith("s") else "NN")
     elif is_thing:
-        _mend_verb_or_thing(tokens, token)
+        _correct_verb_or_thing(tokens, token)
 
 
-def _mend_verb_or_thing(tokens: Sequence[Token], token: Token) -> None:
-    """What stands where a verb cannot, of those that are verbs and things."""
+def _correct_verb_or_thing(tokens: Sequence[Token], token: Token) -> None:
+    """Retag a word that can be a verb or a thing, where a verb cannot stand."""
     word, left, right = token.lower, before(tokens, token), after(tokens, token)
     if left is None and (right is None or right.lower == "."):
         token.retag("NN")  # "kiss"
@@ -157,7 +157,7 @@ def _mend_verb_or_thing(tokens: Sequence[Token], token: Token) -> None:
         token.retag("RB")  # "tomatoes on vine, close up"
     elif left is not None and left.is_noun and word == "shot" and right is not None and right.lower == "of":
         _join_compound(token, left)  # "Studio shot of lemons"
-    elif left is not None and left.is_noun and word in MISTAKEN_VERBS and _is_no_past(token):
+    elif left is not None and left.is_noun and word in MISTAKEN_VERBS and _is_compound_head(token):
         _join_compound(token, left)
     elif token.tag in ("VB", "VBP") and _disagrees(token):
         become_noun_before(token)
@@ -169,7 +169,7 @@ def _opens(left: Token | None) -> bool:
     return left is None or not left.lower[-1].isalnum()
 
 
-def _mend_adjective(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+def _correct_adjective(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
     word, left = token.lower, before(tokens, token)
     is_thing = lexicon.noun(word) in lexicon.nouns
     if token.tag == "JJ" and _is_only_noun(word, lexicon):
@@ -197,7 +197,7 @@ def _mend_adjective(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> 
 
 
 def _is_only_noun(word: str, lexicon: Lexicon) -> bool:
-    """Whether a word that the tagger takes for an adjective is none by WordNet nor by its form: "laundry hamper", "Randy Jackson"."""
+    """Whether a word tagged as an adjective is not one by WordNet or by its form: "laundry hamper", "Randy Jackson"."""
     if word in lexicon.adjectives or word in ADJECTIVES or word in COLOURS or word in NUMBER_WORDS:
         return False
     if not word.isalpha() or len(word) < 3 or (lexicon.verb(word) != word and word not in lexicon.verbs):
@@ -210,8 +210,8 @@ def _is_only_noun(word: str, lexicon: Lexicon) -> bool:
     return not word.endswith(ADJECTIVE_ENDINGS)
 
 
-def _is_no_past(token: Token) -> bool:
-    """Whether "set", "saw" or "cut" after a noun is its head ("cookware set") and no verb."""
+def _is_compound_head(token: Token) -> bool:
+    """Whether "set", "saw" or "cut" after a noun is the head of a compound ("cookware set"), not a verb."""
     return (
         token.is_verb
         and not token.kids("aux", "auxpass", "dobj", "agent")
@@ -220,7 +220,7 @@ def _is_no_past(token: Token) -> bool:
 
 
 def _disagrees(token: Token) -> bool:
-    """Whether a plain verb form stands where English has none: "case cover for a phone", "pattern and sketch"."""
+    """Whether a base verb form stands where English has no verb: "case cover for a phone", "pattern and sketch"."""
     if token.kids("aux", "auxpass", "mark", "neg") or token.dep in ("ccomp", "xcomp", "advcl", "relcl", "acl", "aux"):
         return False
     if token.dep == "conj":
@@ -242,7 +242,7 @@ def _become_noun(token: Token, tag: str) -> None:
 
 
 def _become_rose(token: Token, left: Token) -> None:
-    """Mend "a single white rose": a flower, not what a colour did."""
+    """Correct "a single white rose": a flower, not the past tense of "rise"."""
     token.retag("NN")
     subjects = token.kids("nsubj")
     if subjects and left not in subjects:
@@ -256,7 +256,7 @@ def _become_rose(token: Token, left: Token) -> None:
 
 
 def _join_compound(token: Token, left: Token) -> None:
-    """Mend "cookware set", "table saw": the last word of a compound that looks like a past tense."""
+    """Correct "cookware set", "table saw": the last word of a compound looks like a past tense."""
     token.retag("NN")
     if left not in below(token):
         replace_with(left, token)

@@ -1,11 +1,12 @@
-"""spaCy's token encoder (`tok2vec`) by BLAS: features of words in, one vector for each word in its context out.
+"""spaCy's token encoder (`tok2vec`) in BLAS calls: features of words in, one vector per word in its context out.
 
-spaCy spends more than half of its time here, half of that on vectors of words that it has seen before. Here each word's own
-vector is made once, and the windows of many captions go through a few large products. The weights are the model's own; results
-differ by rounding only (some 1e-6), which the tests compare.
+spaCy spends more than half of its time here, and half of that on vectors of words that it has seen before. This encoder
+computes the vector of each word once, and multiplies the windows of many captions in a few large products. The weights
+are those of the model; results differ by rounding only (about 1e-6), which the tests check.
 
-Legend: T rows of a batch, which are words with empty rows between captions, N words, R rows that a layer computes, D width (96),
-D1 width with a one behind it, whose weights are the bias, P pieces of a maxout (3), W window (3 rows).
+Legend: T rows of a batch (words, with empty rows between captions), N words, R rows that a layer computes, D width
+(96), D1 width with an appended one, whose weights are the bias, P pieces of a maxout (3), W window (3 rows), U distinct
+values.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
     from thinc.api import Model
 
 GAP: Final = 4
-"""Empty rows between captions: as many as there are layers that look at neighbours, so that no caption sees the next one."""
+"""Empty rows between captions: one per layer that uses neighbours, so captions do not affect each other."""
 EPSILON: Final = 1e-8
 ROWS: Final = 1024
-"""Rows that go through the layers at once: they fit the processor's cache."""
+"""Rows per pass through the layers; they fit the CPU's cache."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,13 @@ class _Layer:
     """Maxout and layer norm."""
 
     weights_IxPD: np.ndarray
-    """I inputs: a word's features, or a window of rows with a one each."""
+    """I inputs: the features of a word, or a window of rows, each with an appended one."""
     bias_PD: np.ndarray
     gain_D: np.ndarray
     shift_D: np.ndarray
 
     def with_bias_in_window(self) -> _Layer:
-        """The same layer over rows that carry a one; the bias is the weight of the middle one."""
+        """The same layer for rows with an appended one; the bias becomes the weight of the middle one."""
         width = len(self.gain_D)
         weights_WxD1xPD = np.zeros((3, width + 1, 3 * width), "f")
         weights_WxD1xPD[:, :-1] = self.weights_IxPD.reshape(3, width, -1)
@@ -45,7 +46,7 @@ class _Layer:
         return replace(self, weights_IxPD=weights_WxD1xPD.reshape(-1, 3 * width))
 
     def squeeze(self, y_TxPD: np.ndarray, best_TD: np.ndarray) -> None:
-        """From the products with the weights to the output, into `best_TD`."""
+        """Apply maxout and layer norm to the products with the weights; writes `best_TD`."""
         width = best_TD.shape[1]
         np.maximum(y_TxPD[:, :width], y_TxPD[:, width : 2 * width], out=best_TD)
         np.maximum(best_TD, y_TxPD[:, 2 * width :], out=best_TD)
@@ -66,15 +67,17 @@ class Encoder:
         self._mixing = _layer(embed.layers[3].layers[0])
         windowed = [_layer(residual.layers[0].layers[1]) for residual in context.layers[0].layers]
         self._layers = [layer.with_bias_in_window() for layer in windowed]
-        assert len(self._layers) == GAP, "the model has as many layers as there are empty rows between captions"
+        assert len(self._layers) == GAP, "the model has one layer per empty row between captions"
         self.width = int(model.get_dim("nO"))
         self._make_room(ROWS)
         empty_1xD1 = np.eye(1, self.width + 1, self.width, dtype="f")
         self._empty_1xD = self._apply(self._layers[0], empty_1xD1, np.zeros((1, 3), np.intp)).copy()
-        """What the first layer adds to an empty row between empty rows."""
+        """Output of the first layer for an empty row between empty rows."""
 
     def embed(self, features_NF: np.ndarray) -> np.ndarray:
-        """Vectors of words on their own, [N, D], from spaCy's attributes NORM, PREFIX, SUFFIX, SHAPE, SPACY, IS_SPACE."""
+        """Vectors of words without context, [N, D], from spaCy's attributes NORM, PREFIX, SUFFIX, SHAPE, SPACY,
+        IS_SPACE.
+        """
         y_NxPD = np.tile(self._mixing.bias_PD, (len(features_NF), 1))
         parts_FxDxPD = np.split(self._mixing.weights_IxPD, len(self._tables))
         for table, feature_N, part_DxPD in zip(self._tables, features_NF.T, parts_FxDxPD, strict=True):
@@ -85,11 +88,11 @@ class Encoder:
         return best_ND
 
     def encode(self, vectors_ND: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
-        """Vectors of words in their captions, [N, D].
+        """Vectors of words in the context of their captions, [N, D].
 
         Args:
-            vectors_ND: vectors of the words on their own, caption after caption.
-            lengths: words of each caption.
+            vectors_ND: vectors of the words without context, caption after caption.
+            lengths: number of words of each caption.
         """
         result_ND = np.empty_like(vectors_ND)
         first, rows, start = 0, GAP, 0
@@ -102,9 +105,10 @@ class Encoder:
         return result_ND
 
     def _encode_some(self, vectors_ND: np.ndarray, lengths: Sequence[int], result_ND: np.ndarray) -> None:
-        """Run the layers, each over those rows only whose values reach a word through the layers behind it.
+        """Run each layer only over the rows whose values reach a word through the later layers.
 
-        The empty rows count: spaCy lets them go through the layers, so that a caption's ends see what its end makes of them.
+        Empty rows matter: spaCy passes them through the layers too, so they affect the first and last words of a
+        caption.
         """
         words_N = np.arange(len(vectors_ND)) + GAP * (1 + np.repeat(np.arange(len(lengths)), lengths))
         rows = len(vectors_ND) + GAP * (len(lengths) + 1)
@@ -125,7 +129,7 @@ class Encoder:
         result_ND[:] = x_TD[words_N]
 
     def _apply(self, layer: _Layer, x_TxD1: np.ndarray, windows_RW: np.ndarray) -> np.ndarray:
-        """A layer over windows of rows, [R, D], in a buffer that the next call overwrites."""
+        """Output of a layer for windows of rows, [R, D], in a buffer that the next call overwrites."""
         count = len(windows_RW)
         window_RxWxD1, y_RxPD, best_RD = self._window_TxWxD1[:count], self._y_TxPD[:count], self._best_TD[:count]
         np.take(x_TxD1, windows_RW, axis=0, out=window_RxWxD1, mode="clip")
@@ -134,13 +138,13 @@ class Encoder:
         return best_RD
 
     def _make_room(self, rows: int) -> None:
-        """Buffers for so many rows."""
+        """Allocate buffers for a number of rows."""
         self._window_TxWxD1 = np.empty((rows, 3, self.width + 1), "f")
         self._y_TxPD, self._best_TD = np.empty((rows, 3 * self.width), "f"), np.empty((rows, self.width), "f")
 
 
 def _layer(model: Any) -> _Layer:
-    """The weights of a maxout with layer norm and (idle) dropout."""
+    """The weights of a maxout with layer norm and (inactive) dropout."""
     maxout, norm = model.layers[0].layers
     weights_DPxI, bias_DP = maxout.get_param("W"), maxout.get_param("b")
     width, pieces, inputs = weights_DPxI.shape

@@ -1,4 +1,4 @@
-"""What a caption says: objects, their attributes, and the relations between them. Pure data, with the counts that CAT judges by."""
+"""The semantic graph of a caption: objects, attributes and relations, with the counts that the CAT rules use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Mention(NamedTuple):
     start: int
     """first character of the mention in the caption."""
     end: int
-    """character after its last one."""
+    """character after the last one of the mention."""
 
 
 class Attribute(NamedTuple):
@@ -28,7 +28,7 @@ class Attribute(NamedTuple):
 
 
 class Relation(NamedTuple):
-    """A subject-predicate-object triple; an end is None where the caption names no object there."""
+    """A subject-predicate-object triple; subject or object is None if the caption does not name it."""
 
     subject: int | None
     """index into `CaptionGraph.objects`."""
@@ -42,7 +42,7 @@ class Action(NamedTuple):
 
     name: str
     has_subject: bool
-    """whether an object does it; else something is done to an object (the weaker reading)."""
+    """whether an object of the graph is its subject; else one is its object (the weaker reading)."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ class CaptionGraph:
 
     @cached_property
     def complexity(self) -> int:
-        """C: attributes and relations of the object that has most of them; 0 without objects.
+        """C: the largest number of attributes and relations of one object; 0 without objects.
 
-        Each distinct triple counts once for each object that it touches: "a cat chases a bird" with two adjectives on the
-        bird has complexity 3 (DiHT section 3.1 as remembered: the relations attached to an object, attributes counting).
+        Each distinct triple counts once for each of its objects: "a cat chases a bird" with two adjectives on the bird
+        has complexity 3 (DiHT section 3.1 as we recall it: the relations attached to an object, including attributes).
         """
         degrees = Counter(index for index, _ in self.attributes)
         for relation in set(self.relations):
@@ -68,17 +68,17 @@ class CaptionGraph:
 
     @property
     def num_actions(self) -> int:
-        """A: verbs with an object of the graph as their subject or object."""
+        """A: number of verbs with an object of the graph as their subject or object."""
         return len(self.actions)
 
     @property
     def num_subject_actions(self) -> int:
-        """A under the strict reading: verbs with a subject."""
+        """A under the strict reading: number of verbs with a subject."""
         return sum(action.has_subject for action in self.actions)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The objects' names, the second mention of one as `dog#2`."""
+        """Names of the objects; a second mention of `dog` is `dog#2`."""
         seen: Counter[str] = Counter()
         names = []
         for mention in self.objects:
@@ -88,7 +88,7 @@ class CaptionGraph:
 
 
 def describe(graph: CaptionGraph) -> str:
-    """The graph as a person would draw it: one line an object with what hangs on it, then the verdict."""
+    """The graph as text: a line per object with its attributes, its relations below, and the two counts at the end."""
     lines = [_described(graph, index) for index in range(len(graph.objects))]
     lines += [f"({_triple(graph, relation)})" for relation in graph.relations if relation.subject is None]
     actions = ", ".join(action.name for action in graph.actions) or "none"

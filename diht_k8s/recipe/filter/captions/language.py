@@ -1,7 +1,8 @@
-"""Is a caption English? In: a caption; out: yes or no. Pure.
+"""Is a caption English? Caption in, yes or no out.
 
-Only what is surely another language goes: another script, or function words of another language and none of English. A product
-title or a name says nothing about its language and stays; the rules of complexity and action judge it.
+Only captions that are clearly in another language are rejected: in another script, or with function words of another
+language and no English ones. Product titles and names give no evidence of their language and pass; the complexity and
+action rules decide on them.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from typing import Final
 from diht_k8s.recipe.filter.captions.cleaning import clean, is_foreign
 
 MAX_FOREIGN_LETTERS: Final = 0.5
-"""Share of letters of other scripts above which a caption is not English."""
+"""Largest share of letters of other scripts in an English caption."""
 
 
 def is_english(caption: str) -> bool:
-    """Whether nothing says that the caption is in another language."""
+    """Whether there is no evidence that the caption is in another language."""
     letters = [character for character in caption if character.isalpha()]
     foreign = sum(not _is_latin(character) for character in letters)
     return foreign <= MAX_FOREIGN_LETTERS * len(letters) and not is_foreign(clean(caption)[0])

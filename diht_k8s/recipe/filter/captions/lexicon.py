@@ -1,4 +1,4 @@
-"""Lemmas and word classes from WordNet's index, which comes with the spaCy model."""
+"""Lemmas and word classes from WordNet's index, which the spaCy model includes."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ LEMMAS: Final = {
     "selfies": "selfie",
     "media": "media",
 }
-"""Forms that the rules get wrong."""
-REMEMBERED: Final = 1 << 16
-"""Words whose lemmas are remembered."""
+"""Forms for which the rules give a wrong lemma."""
+CACHED_LEMMAS: Final = 1 << 16
+"""Number of words whose lemmas are cached."""
 VOWELS: Final = "aeiou"
 
 
 @dataclass(eq=False)
 class Lexicon:
-    """WordNet's lemmas by part of speech, with the rules that lead to them (tables of the spaCy model)."""
+    """WordNet's lemmas by part of speech, with the rules that find them (tables of the spaCy model)."""
 
     verbs: frozenset[str]
     nouns: frozenset[str]
@@ -38,11 +38,11 @@ class Lexicon:
     noun_exceptions: Mapping[str, Sequence[str]]
 
     def __post_init__(self) -> None:
-        remember = lru_cache(REMEMBERED)
-        self.verb = remember(self._verb)
+        cached = lru_cache(CACHED_LEMMAS)
+        self.verb = cached(self._verb)
         """Lemma of a verb form (lower-case): riding -> ride, sitting -> sit."""
-        self.noun = remember(self._noun)
-        """Singular of a noun (lower-case); words that are no known plural stay."""
+        self.noun = cached(self._noun)
+        """Singular of a noun (lower-case); words without a known plural form are unchanged."""
 
     def _verb(self, word: str) -> str:
         if word in LEMMAS:
@@ -114,7 +114,7 @@ def _singulars(word: str) -> list[str]:
 
 @lru_cache(maxsize=4096)
 def _loses_e(stem: str) -> bool:
-    """Whether a stem looks as if its verb ended in e: `rid(ing)` is ride, since rid would give ridding; also `us(ing)`."""
+    """Whether a stem looks like a verb that lost its e: `rid(ing)` is ride, since rid gives ridding; also `us(ing)`."""
     if len(stem) < 2 or stem[-1] in VOWELS + "wxy" or stem[-2] not in VOWELS:
         return len(stem) > 2 and stem[-1] in "cgsvz" and stem[-2] not in VOWELS + "sn"
     before = stem[:-2]

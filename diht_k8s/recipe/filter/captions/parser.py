@@ -1,6 +1,6 @@
 """Captions in, graphs out: spaCy's tagger and dependency parser, then the rules of this package.
 
-The rules follow the guidelines by which the test captions were annotated (`tests/recipe/filter/captions/GUIDELINES.md`).
+The rules follow the guidelines for annotating the test captions (`tests/recipe/filter/captions/GUIDELINES.md`).
 """
 
 from __future__ import annotations
@@ -10,68 +10,74 @@ from collections.abc import Sequence
 from typing import Final
 
 from diht_k8s.recipe.filter.captions.cleaning import clean, is_foreign
-from diht_k8s.recipe.filter.captions.corrections import mend
+from diht_k8s.recipe.filter.captions.corrections import correct
 from diht_k8s.recipe.filter.captions.graph import CaptionGraph
 from diht_k8s.recipe.filter.captions.lexicon import Lexicon
 from diht_k8s.recipe.filter.captions.phrases import find_phrases
 from diht_k8s.recipe.filter.captions.relations import build_graph
-from diht_k8s.recipe.filter.captions.tagger import Reader
+from diht_k8s.recipe.filter.captions.tagger import Tagger
 from diht_k8s.recipe.filter.captions.tree import Token, unlink
 
 CACHED: Final = 50_000
 MAX_CHARACTERS: Final = 1000
-"""What stands beyond is no caption; the parser's time grows with the length."""
+"""Longer text is cut: it is not a caption, and the parser's time grows with the length."""
 
 
 class CaptionParser:
-    """Parses captions; the models are loaded at the first caption, which freezes objects of the whole process (see `Reader`)."""
+    """Parses captions; the first one loads the models, which freezes objects of the whole process (see `Tagger`)."""
 
     def __init__(self, *, cached: int = CACHED) -> None:
-        """Make a parser.
+        """Create a parser; no model is loaded yet.
 
         Args:
-            cached: so many graphs are remembered, since web captions repeat; 0 remembers none.
+            cached: number of graphs to cache, since web captions repeat; 0 turns the cache off.
         """
-        self._cached = cached
-        self._reader: Reader | None = None
+        self._max_cached = cached
+        self._tagger: Tagger | None = None
         self._cache: OrderedDict[str, CaptionGraph] = OrderedDict()
 
     def parse(self, captions: Sequence[str]) -> list[CaptionGraph]:
         """A graph for each caption, in order."""
         new = [caption for caption in dict.fromkeys(captions) if caption not in self._cache]
         graphs = dict(zip(new, self._parse(new), strict=True)) if new else {}
-        result = [graphs[caption] if caption in graphs else self._recalled(caption) for caption in captions]
-        self._remember(graphs)
+        result = [graphs[caption] if caption in graphs else self._cached_graph(caption) for caption in captions]
+        self._store(graphs)
         return result
 
-    def _recalled(self, caption: str) -> CaptionGraph:
+    def _cached_graph(self, caption: str) -> CaptionGraph:
         self._cache.move_to_end(caption)
         return self._cache[caption]
 
-    def _remember(self, graphs: dict[str, CaptionGraph]) -> None:
+    def _store(self, graphs: dict[str, CaptionGraph]) -> None:
         self._cache.update(graphs)
-        while len(self._cache) > self._cached:
+        while len(self._cache) > self._max_cached:
             self._cache.popitem(last=False)
 
     def _parse(self, captions: Sequence[str]) -> list[CaptionGraph]:
-        """Graphs of distinct captions; sorted by length, so that a batch has little padding."""
-        if self._reader is None or self._reader.is_full:
-            self._reader = None  # first, so that the two are never held together, nor the old one frozen with the new
-            self._reader = Reader()
-        lexicon = self._reader.lexicon
+        """Graphs of distinct captions, sorted by length, so the captions of a batch finish together."""
+        if self._tagger is None or self._tagger.is_full:
+            self._tagger = None  # first, so memory never holds both, and the old one is not frozen with the new
+            self._tagger = Tagger()
+        lexicon = self._tagger.lexicon
         cleaned = [clean(caption[:MAX_CHARACTERS]) for caption in captions]
         texts = [text for text, _ in cleaned]
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         graphs: list[CaptionGraph] = [CaptionGraph()] * len(texts)
-        words = self._reader.read(["" if is_foreign(texts[index]) else texts[index] for index in order])
+        words = self._tagger.parse(["" if is_foreign(texts[index]) else texts[index] for index in order])
         for index, tokens in zip(order, words, strict=True):
             graphs[index] = graph_of(tokens, lexicon, cleaned[index][1])
         return graphs
 
 
 def graph_of(tokens: Sequence[Token], lexicon: Lexicon, title: str) -> CaptionGraph:
-    """The graph of a caption from its tagged and parsed words, which are used up; `title` as `clean` gives it."""
-    mended = mend(list(tokens), lexicon, title=title)
-    graph = build_graph(mended, find_phrases(mended, lexicon), lexicon)
+    """The graph of a caption.
+
+    Args:
+        tokens: its tagged and parsed words; consumed by the call.
+        lexicon: lemmas and word classes.
+        title: the second result of `clean`.
+    """
+    corrected = correct(list(tokens), lexicon, title=title)
+    graph = build_graph(corrected, find_phrases(corrected, lexicon), lexicon)
     unlink(tokens)
     return graph

@@ -1,6 +1,7 @@
 """Objects and their attributes: noun phrases found as runs of neighbouring nouns, adjectives and numbers.
 
-Runs are more reliable than the parser's labels on captions: product titles and names are chains of nouns that it breaks at will.
+On captions, runs are more reliable than the parser's labels: it splits the noun chains of product titles and names
+arbitrarily.
 """
 
 from __future__ import annotations
@@ -10,22 +11,23 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from diht_k8s.recipe.filter.captions.lexicon import Lexicon
-from diht_k8s.recipe.filter.captions.token_roles import ADJECTIVE, BREAK, NOUN, NUMBER, between_marks, kinds_of
+from diht_k8s.recipe.filter.captions.token_roles import ADJECTIVE, BREAK, NOUN, NUMBER, between_marks, roles_of
 from diht_k8s.recipe.filter.captions.tree import Token
 from diht_k8s.recipe.filter.captions.wordlists import COLOURS, FIXED_NAMES, LOOKS_IN_ING, PLURAL_ONLY, SHADES, words
 
 FIXED_FIRST: Final = frozenset(first for first, _ in FIXED_NAMES)
 WEARERS: Final = words("men women kids children boys girls ladies babies")
 OF_PEOPLE: Final = words(
-    "young old older younger little elderly adult teenage pregnant happy unhappy sad angry proud shy lonely hungry sleepy sick naughty "
-    "cheerful joyful curious brave excited tired scared frightened worried bored surprised amazed shocked delighted disappointed annoyed"
+    "young old older younger little elderly adult teenage pregnant happy unhappy sad angry proud shy lonely hungry "
+    "sleepy sick naughty cheerful joyful curious brave excited tired scared frightened worried bored surprised amazed "
+    "shocked delighted disappointed annoyed"
 )
-"""What is said of people, not of what is made for them; so are -ing words other than `LOOKS_IN_ING`."""
+"""Adjectives of people, not of products for them; so are -ing words outside `LOOKS_IN_ING`."""
 LINKS: Final = ("and", "or", "but", ",", "&", "/")
 FREE_OF: Final = words(
     "royalty sugar gluten dairy fat smoke duty lead cruelty oil nut grain acid stress alcohol caffeine lactose"
 )
-"""What a thing may be free of: no part of its name."""
+"""What a thing may be free of ("sugar free"); not part of its name."""
 DRINKS: Final = words("wine drinking shot beer martini champagne cocktail water juice whiskey whisky pint")
 
 
@@ -62,60 +64,62 @@ class Phrases:
 
 
 def find_phrases(tokens: Sequence[Token], lexicon: Lexicon) -> Phrases:
-    """The objects of a mended caption, in order, with the attributes that stand in their noun phrases."""
-    kinds = kinds_of(tokens, lexicon)
+    """The objects of a corrected caption, in order, with the attributes in their noun phrases."""
+    roles = roles_of(tokens, lexicon)
     found, waiting = Phrases(), list[Token]()
-    for run in _runs(kinds):
-        if not any(kinds[index] == NOUN for index in run):
-            waiting = _waiting(tokens, kinds, run, waiting, found)
+    for run in _runs(roles):
+        if not any(roles[index] == NOUN for index in run):
+            waiting = _waiting(tokens, roles, run, waiting, found)
             continue
-        for number, part in enumerate(_parts(tokens, kinds, run)):
-            _add_phrase(tokens, kinds, part, waiting if number == 0 else [], found, lexicon)
-        waiting = _of_wearers(tokens, kinds, run, found)
-    _add_lone_adjectives(tokens, kinds, found)
+        for number, part in enumerate(_parts(tokens, roles, run)):
+            _add_phrase(tokens, roles, part, waiting if number == 0 else [], found, lexicon)
+        waiting = _of_wearers(tokens, roles, run, found)
+    _add_lone_adjectives(tokens, roles, found)
     return found
 
 
-def _runs(kinds: Sequence[str]) -> Iterator[range]:
-    """Stretches without a break."""
+def _runs(roles: Sequence[str]) -> Iterator[range]:
+    """Runs of tokens without a break."""
     start = None
-    for index, kind in enumerate([*kinds, BREAK]):
-        if kind == BREAK and start is not None:
+    for index, role in enumerate([*roles, BREAK]):
+        if role == BREAK and start is not None:
             yield range(start, index)
             start = None
-        elif kind != BREAK and start is None:
+        elif role != BREAK and start is None:
             start = index
 
 
 def _waiting(
-    tokens: Sequence[Token], kinds: Sequence[str], run: range, before: list[Token], found: Phrases
+    tokens: Sequence[Token], roles: Sequence[str], run: range, before: list[Token], found: Phrases
 ) -> list[Token]:
-    """Adjectives of a run without noun that wait for the noun after "and" or a comma ("tall and short candles")."""
+    """Adjectives of a run without a noun that describe the noun after "and" or a comma ("tall and short candles")."""
     link = tokens[run.stop].lower if run.stop < len(tokens) else ""
     after = run.stop + 1
     while after < len(tokens) and tokens[after].tag == "RB":
         after += 1  # "empty, brightly lit"
     if link == "," and found.phrases and between_marks(tokens, run.start):
         return []  # "table, extendable, natural finish"
-    joined = link in LINKS and after < len(tokens) and kinds[after] in (ADJECTIVE, NUMBER)
-    joined = joined and _leads_to_noun(tokens, kinds, after)
-    adjectives = [tokens[index] for index in run if kinds[index] == ADJECTIVE]
+    joined = link in LINKS and after < len(tokens) and roles[after] in (ADJECTIVE, NUMBER)
+    joined = joined and _leads_to_noun(tokens, roles, after)
+    adjectives = [tokens[index] for index in run if roles[index] == ADJECTIVE]
     predicate = any(token.dep == "acomp" or _hangs_on_be(token) for token in adjectives)
     return [*before, *adjectives] if joined and not predicate else []
 
 
-def _leads_to_noun(tokens: Sequence[Token], kinds: Sequence[str], start: int) -> bool:
-    """Whether a noun comes before anything but modifiers and what coordinates them; a colour on its own is none ("hat, grey/royal blue")."""
+def _leads_to_noun(tokens: Sequence[Token], roles: Sequence[str], start: int) -> bool:
+    """Whether only modifiers and conjunctions precede the next noun; a lone colour is not a noun ("hat, grey/royal
+    blue").
+    """
     for index in range(start, len(tokens)):
-        if kinds[index] == NOUN and not _is_colour(tokens, index):
+        if roles[index] == NOUN and not _is_colour(tokens, index):
             return True
-        if kinds[index] == BREAK and tokens[index].lower not in LINKS:
+        if roles[index] == BREAK and tokens[index].lower not in LINKS:
             return False
     return False
 
 
-def _of_wearers(tokens: Sequence[Token], kinds: Sequence[str], run: range, found: Phrases) -> list[Token]:
-    """Adjectives before those whom a thing is made for, which describe the thing right after: "vintage men's watch", but not "the little girl's hat"."""
+def _of_wearers(tokens: Sequence[Token], roles: Sequence[str], run: range, found: Phrases) -> list[Token]:
+    """Adjectives before a wearer that describe the product: "vintage men's watch", but not "the little girl's hat"."""
     if run.stop == len(tokens) or tokens[run.stop].tag != "POS" or tokens[run.stop - 1].lower not in WEARERS:
         return []
     if run.start and tokens[run.start - 1].tag in ("DT", "PRP$"):
@@ -123,8 +127,8 @@ def _of_wearers(tokens: Sequence[Token], kinds: Sequence[str], run: range, found
     start = run.stop + 1
     while _is_wearer_too(tokens[start : start + 3]):
         start += 3
-    thing = next((part for part in _runs(kinds) if part.start == start), range(0))
-    if not any(kinds[index] == NOUN for index in thing):
+    thing = next((part for part in _runs(roles) if part.start == start), range(0))
+    if not any(roles[index] == NOUN for index in thing):
         return []
     phrase = found.phrases[-1]
     own = [token for token in tokens[: run.stop] if found.of_adjective.get(token.i) is phrase]
@@ -134,7 +138,7 @@ def _of_wearers(tokens: Sequence[Token], kinds: Sequence[str], run: range, found
 
 
 def _is_wearer_too(tokens: Sequence[Token]) -> bool:
-    """Whether others are coordinated with those before: "men's and women's watches"."""
+    """Whether the tokens coordinate another wearer: "men's and women's watches"."""
     return len(tokens) == 3 and tokens[0].lower in LINKS and tokens[1].lower in WEARERS and tokens[2].tag == "POS"
 
 
@@ -146,30 +150,30 @@ def _hangs_on_be(token: Token) -> bool:
     return any(head.lower in ("is", "are", "was", "were", "be") for head in token.ancestors())
 
 
-def _parts(tokens: Sequence[Token], kinds: Sequence[str], run: range) -> Iterator[list[int]]:
-    """A run cut into noun phrases: after a noun, an adjective or number may begin the next one."""
+def _parts(tokens: Sequence[Token], roles: Sequence[str], run: range) -> Iterator[list[int]]:
+    """The noun phrases of a run: after a noun, an adjective or number may begin the next one."""
     part: list[int] = []
     has_noun = False
     for index in run:
-        kind = kinds[index]
+        role = roles[index]
         if has_noun and (
-            (kind in (ADJECTIVE, NUMBER) and _begins_phrase(tokens, kinds, index, run))
-            or (kind == NOUN and _second_object(tokens, index))
+            (role in (ADJECTIVE, NUMBER) and _begins_phrase(tokens, roles, index, run))
+            or (role == NOUN and _second_object(tokens, index))
         ):
             yield part
             part, has_noun = [], False
         part.append(index)
-        has_noun = has_noun or kind == NOUN
+        has_noun = has_noun or role == NOUN
     if part:
         yield part
 
 
-def _begins_phrase(tokens: Sequence[Token], kinds: Sequence[str], index: int, run: range) -> bool:
-    later = [item for item in range(index + 1, run.stop) if kinds[item] == NOUN]
+def _begins_phrase(tokens: Sequence[Token], roles: Sequence[str], index: int, run: range) -> bool:
+    later = [item for item in range(index + 1, run.stop) if roles[item] == NOUN]
     if not later:
         return False
     before = tokens[index - 1]
-    if kinds[index] == NUMBER or tokens[index].tag == "VBN" or tokens[index].lower.endswith("ed"):
+    if roles[index] == NUMBER or tokens[index].tag == "VBN" or tokens[index].lower.endswith("ed"):
         return False
     if tokens[index].lower == "free" and before.lower in FREE_OF:
         return False
@@ -177,20 +181,20 @@ def _begins_phrase(tokens: Sequence[Token], kinds: Sequence[str], index: int, ru
 
 
 def _second_object(tokens: Sequence[Token], index: int) -> bool:
-    """Two neighbouring nouns of which neither is a part of the other: "gives children toys"."""
+    """Whether a noun is a second object, not part of a compound: "gives children toys"."""
     before = tokens[index - 1]
     return before.dep == "dative" and tokens[index].head is before.head
 
 
 def _add_phrase(
     tokens: Sequence[Token],
-    kinds: Sequence[str],
+    roles: Sequence[str],
     part: list[int],
     waiting: list[Token],
     found: Phrases,
     lexicon: Lexicon,
 ) -> None:
-    nouns = [index for index in part if kinds[index] == NOUN]
+    nouns = [index for index in part if roles[index] == NOUN]
     if not nouns:
         return
     head = nouns[-1]
@@ -205,25 +209,25 @@ def _add_phrase(
     for index in nouns[:-1]:
         if (
             index + 1 not in in_name
-            and not (index and kinds[index - 1] == NUMBER)  # "4 bedroom detached house"
+            and not (index and roles[index - 1] == NUMBER)  # "4 bedroom detached house"
             and tokens[index + 1].tag in ("VBN", "VBD", "JJ")
             and tokens[index + 1].lower.endswith("ed")
         ):
-            in_name.discard(index)  # "gold plated ring": what the ring is plated with says nothing about objects
+            in_name.discard(index)  # "gold plated ring": the plating is not part of the name
         elif tokens[index + 1].lower == "free" and tokens[index].lower in FREE_OF:
             in_name.discard(index)
     named = [tokens[index] for index in sorted(in_name)]
     phrase = Phrase(tokens[head], _name(named, lexicon), named)
     modifiers = [token for token in waiting] + [
-        tokens[index] for index in part if kinds[index] in (ADJECTIVE, NUMBER) and index not in in_name
+        tokens[index] for index in part if roles[index] in (ADJECTIVE, NUMBER) and index not in in_name
     ]
-    phrase.attributes += _attributes(modifiers, tokens, head, kinds)
+    phrase.attributes += _attributes(modifiers, tokens, head, roles)
     found.phrases.append(phrase)
     found.of_token.update({word.i: phrase for word in named})
     found.of_adjective.update({token.i: phrase for token in modifiers})
 
 
-def _attributes(modifiers: Sequence[Token], tokens: Sequence[Token], head: int, kinds: Sequence[str]) -> list[str]:
+def _attributes(modifiers: Sequence[Token], tokens: Sequence[Token], head: int, roles: Sequence[str]) -> list[str]:
     names: list[str] = []
     skip = False
     for position, token in enumerate(modifiers):
@@ -235,7 +239,7 @@ def _attributes(modifiers: Sequence[Token], tokens: Sequence[Token], head: int, 
             continue  # "Chapter 3"
         if (
             token.tag == "CD"
-            and any(kinds[index] == NOUN for index in range(max(0, head - 6), head) if tokens[index].i < token.i)
+            and any(roles[index] == NOUN for index in range(max(0, head - 6), head) if tokens[index].i < token.i)
             and (token.i and tokens[token.i - 1].is_noun)
         ):
             continue  # "Phone 12 case"
@@ -261,15 +265,15 @@ def _name(named: Sequence[Token], lexicon: Lexicon) -> str:
     return " ".join([*compound, lexicon.noun(head)])
 
 
-def _add_lone_adjectives(tokens: Sequence[Token], kinds: Sequence[str], found: Phrases) -> None:
-    """Find lone adjectives, "Mug - White", "dress in navy", "black and white" after a comma: a colour on its own describes what stands before."""
-    for run in _runs(kinds):
-        if any(kinds[index] == NOUN and not _is_colour(tokens, index) for index in run):
+def _add_lone_adjectives(tokens: Sequence[Token], roles: Sequence[str], found: Phrases) -> None:
+    """Attach lone adjectives to the object before: "Mug - White", "dress in navy", "black and white" after a comma."""
+    for run in _runs(roles):
+        if any(roles[index] == NOUN and not _is_colour(tokens, index) for index in run):
             continue
         before = [phrase for phrase in found.phrases if phrase.head.i < run.start]
         if not before or not _stands_alone(tokens, run):
             continue
-        coloured = [tokens[index] for index in run if kinds[index] in (ADJECTIVE, NOUN)]
+        coloured = [tokens[index] for index in run if roles[index] in (ADJECTIVE, NOUN)]
         if not coloured or _is_predicate(coloured[0]):
             continue
         own = [found.of_token[token.i] for token in coloured if token.i in found.of_token]
@@ -282,7 +286,7 @@ def _add_lone_adjectives(tokens: Sequence[Token], kinds: Sequence[str], found: P
         target = next((phrase for phrase in reversed(before) if phrase not in own), None)
         if target is not None:
             target = _described_phrase(target, found)
-            target.attributes += _attributes(coloured, tokens, target.head.i, kinds)
+            target.attributes += _attributes(coloured, tokens, target.head.i, roles)
             found.of_adjective.update({token.i: target for token in coloured})
 
 
@@ -297,7 +301,9 @@ def _is_colour(tokens: Sequence[Token], index: int) -> bool:
 
 
 def _described_phrase(nearest: Phrase, found: Phrases) -> Phrase:
-    """Whom a late colour describes. "Bed Frame with Storage, White": the frame; "pair of hands, black": the hands."""
+    """The object that a late colour describes: the frame in "Bed Frame with Storage, White", the hands in "pair of
+    hands, black".
+    """
     head = nearest.head
     while head.dep == "pobj" and head.head.lower != "of" and head.head.head.i in found.of_token:
         head = head.head.head

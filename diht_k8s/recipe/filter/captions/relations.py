@@ -1,4 +1,4 @@
-"""Relations and actions: what the nouns of a mended tree do, have done to them, and where they are."""
+"""Relations and actions: what the nouns of a corrected tree do, what is done to them, and where they are."""
 
 from __future__ import annotations
 
@@ -16,30 +16,32 @@ from diht_k8s.recipe.filter.captions.wordlists import AUXILIARIES, CAUSATIVES, C
 RELATIVES = words("that which who whom")
 SHARED_CLAUSES = words("while when after before until as since whilst once")
 INSTITUTIONS = words(
-    "bank banks chain chains council city county school schools university college firm firms airline airlines club clubs union museum "
-    "hospital church agency ministry charity group groups store stores retailer maker carmaker giant startup league network state states "
-    "country countries party parliament senate committee band orchestra choir organisation organization"
+    "bank banks chain chains council city county school schools university college firm firms airline airlines club "
+    "clubs union museum hospital church agency ministry charity group groups store stores retailer maker carmaker "
+    "giant startup league network state states country countries party parliament senate committee band orchestra "
+    "choir organisation organization"
 )
-"""Of whom a headline tells what they will do."""
+"""Institutions whose plans headlines announce ("Bank to close branches")."""
 ANNOUNCED = words(
     "begin start open close launch return continue end resume remain become host benefit receive get air debut feature"
 )
-"""Verbs of headlines about things: "new lane to open in spring"."""
+"""Verbs of headlines that announce things: "new lane to open in spring"."""
+AUXILIARIES_BUT_DO = AUXILIARIES - words("do does did")
 CLAUSES_OF_NOUNS = ("acl", "relcl")
 
 
 def build_graph(tokens: Sequence[Token], phrases: Phrases, lexicon: Lexicon) -> CaptionGraph:
-    """The graph of a caption from its mended tokens and their noun phrases."""
+    """The graph of a caption from its corrected tokens and their noun phrases."""
     return _Builder(tokens, phrases, lexicon).build()
 
 
 @dataclass
 class _Clause:
-    """A verb with what belongs to it."""
+    """A verb with its subjects and objects."""
 
     verb: Token
     subjects: list[Token] = field(default_factory=list)
-    """nouns that do it (active) or that it is done to (passive); coordination resolved."""
+    """nouns that act (active) or are acted on (passive), with coordination resolved."""
     objects: list[Token] = field(default_factory=list)
     passive: bool = False
     imperative: bool = False
@@ -86,10 +88,12 @@ class _Builder:
             return False  # "hourglass not done"
         if self._stands_alone(token) or self._is_loose_infinitive(token):
             return False
-        return token.i not in self._phrases.of_adjective and not (token.lower in AUXILIARIES and self._is_be(token))
+        return token.i not in self._phrases.of_adjective and token.lower not in AUXILIARIES_BUT_DO
 
     def _is_loose_infinitive(self, verb: Token) -> bool:
-        """Whether it says what a thing is for, not what it does: "a place to visit", "easy to clean", but not "Bank to close branches"."""
+        """Whether an infinitive gives a purpose, not an action: "a place to visit", "easy to clean", but not "Bank to
+        close branches".
+        """
         if verb.tag != "VB" or not any(child.tag == "TO" for child in verb.kids("aux")) or verb.kids("auxpass"):
             return False
         subjects = verb.kids("nsubj")
@@ -102,15 +106,12 @@ class _Builder:
         return not (is_name or noun.lower in INSTITUTIONS or can_act(noun, self._lexicon))
 
     def _stands_alone(self, verb: Token) -> bool:
-        """Whether it is a keyword between marks: "wood, binding, page"."""
+        """Whether a verb is a keyword between marks: "wood, binding, page"."""
         right = self._tokens[verb.i + 1] if verb.i + 1 < len(self._tokens) else None
         return follows_comma(self._tokens, verb) and (right is None or right.lower in (",", ";"))
 
-    def _is_be(self, token: Token) -> bool:
-        return token.lower not in ("do", "does", "did")
-
     def _clause(self, verb: Token) -> _Clause:
-        """The clause of a verb, made once; inherits subjects from the verb that it hangs on."""
+        """The clause of a verb, built once; it inherits subjects from the verb above it."""
         if verb.i in self._clauses:
             return self._clauses[verb.i]
         clause = self._clauses[verb.i] = _Clause(verb)
@@ -134,11 +135,13 @@ class _Builder:
         return clause
 
     def _opens_part(self, verb: Token) -> bool:
-        """Whether the verb opens a part. "Mug | Handcrafted in Portugal", "The Foxes - Live at Union Hall": a mark separates it from what could be its subject."""
+        """Whether a mark separates a verb from its possible subject: "Mug | Handcrafted in Portugal", "The Foxes - Live
+        at Union Hall".
+        """
         return verb.i == 0 or follows_comma(self._tokens, verb)
 
     def _cut_off(self, subject: Token, verb: Token) -> bool:
-        """Whether one mark, right before the verb, parts it from its subject."""
+        """Whether the only mark between subject and verb is right before the verb."""
         marks = [token for token in self._tokens[subject.i : verb.i] if token.lower in (",", ":", ";")]
         return len(marks) == 1 and marks[0].i == verb.i - 1
 
@@ -157,7 +160,10 @@ class _Builder:
         return own[-1].lower in RELATIVES
 
     def _relative_object(self, clause: _Clause) -> None:
-        """Find the object in "the fence my uncle built": the noun before is the object, unless the clause has one or asks where or when."""
+        """Find the object in "the fence my uncle built".
+
+        It is the noun before the clause, unless the clause has an object or starts with where, when, why or how.
+        """
         verb = clause.verb
         asks = any(child.lower in ("where", "when", "why", "how") for child in verb.children)
         if (
@@ -203,7 +209,7 @@ class _Builder:
         self._share_object(clause, outer)
 
     def _share_object(self, clause: _Clause, outer: _Clause) -> None:
-        """Share objects, "peels and chops onions": the object of the last verb belongs to the first as well."""
+        """Share the object in "peels and chops onions": it belongs to both verbs."""
         verb, first = clause.verb, outer.verb
         near = verb.i - first.i <= 2 and not first.kids("prep", "punct")
         if verb.dep == "conj" and clause.objects and not outer.objects and near:
@@ -213,7 +219,7 @@ class _Builder:
         return token.i in self._phrases.of_token
 
     def _nouns(self, tokens: Iterable[Token]) -> list[Token]:
-        """Objects among the tokens with everything coordinated to them."""
+        """The tokens that are objects, with all objects coordinated with them."""
         found: list[Token] = []
         for token in tokens:
             if self._is_object(token):
@@ -224,17 +230,17 @@ class _Builder:
         return found
 
     def _group(self, noun: Token, *, passive: bool) -> list[Token]:
-        """A noun with those that it is coordinated with, to the left and to the right."""
+        """A noun with all nouns coordinated with it, on both sides."""
         first = noun
         while first.dep == "conj" and self._is_object(first.head):
             first = first.head
         group = self._nouns([first])
         if not any(member.kids("cc") for member in group):
-            return [noun] if self._is_object(noun) else []  # a list of titles is no coordination
+            return [noun] if self._is_object(noun) else []  # a list of titles is not a coordination
         return group if noun in group or not self._is_object(noun) else [noun]
 
     def _parted(self, one: Token, other: Token) -> bool:
-        """Whether a dash, bar or colon stands between two tokens: the parts of a title have no relation."""
+        """Whether a dash, bar or colon stands between two tokens, since parts of a title have no relation."""
         first, last = sorted((one.i, other.i))
         return any(token.lower in (";", ":") for token in self._tokens[first + 1 : last])
 
@@ -288,7 +294,7 @@ class _Builder:
         return bool(agents)
 
     def _emit_freed_prepositions(self, clause: _Clause) -> None:
-        """A dropped verb's prepositions that stand right after its object belong to that object."""
+        """Add the prepositions right after the object of a dropped verb as relations of that object."""
         for preposition in clause.verb.kids("prep"):
             before = self._tokens[preposition.i - 1] if preposition.i else None
             if (
@@ -304,7 +310,7 @@ class _Builder:
             self._emit_preposition(subjects, preposition, plain)
 
     def _prepositions(self, token: Token) -> list[Token]:
-        """Prepositions of a token; of a verb, also those below its particles and adverbs ("walks away from")."""
+        """Prepositions of a verb, including those below its particles and adverbs ("walks away from")."""
         found = token.kids("prep")
         for child in token.kids("advmod", "prt"):
             found += child.kids("prep")
@@ -328,7 +334,10 @@ class _Builder:
             self._emit_preposition([member for member in sharing if member.i < preposition.i], preposition, "")
 
     def _has_with(self, owner: Token, later: Token) -> bool:
-        """Whether what the owner has stands before a noun coordinated with it, so that what follows that one is its own: "a car with a trailer and a house behind it"."""
+        """Whether the owner has a "with" before a noun that is coordinated with it.
+
+        A place after that noun is then its own: "a car with a trailer and a house behind it".
+        """
         return any(child.lower == "with" and child.i < later.i for child in owner.kids("prep"))
 
     def _emit_prepositions_of_adjective(self, adjective: Token, nouns: Sequence[Token], name: str) -> None:
@@ -337,7 +346,7 @@ class _Builder:
             self._emit_preposition(nouns, preposition, name if own else "")
 
     def _emit_copula(self, be: Token) -> None:
-        """Emit "the dog is small and fluffy", "the keys are on the desk"."""
+        """Add the attributes and places of "the dog is small and fluffy", "the keys are on the desk"."""
         subjects = self._nouns(be.kids("nsubj", "nsubjpass"))
         if be.dep == "relcl" and not subjects:
             subjects = self._group(be.head, passive=False) if self._is_object(be.head) else []

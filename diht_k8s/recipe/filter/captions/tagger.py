@@ -1,7 +1,7 @@
-"""Texts in, tagged and parsed words out: what spaCy's small English model finds, at several times its speed.
+"""Texts in, tagged and parsed words out: the results of spaCy's small English model at several times its speed.
 
-spaCy loads the model and takes pieces of text apart that are no plain words; the rest (`words`, `encoder`, `transitions`) is done here
-for many captions at once, with the model's weights and to the same results.
+spaCy loads the model and tokenizes everything but plain words. The rest (`words`, `encoder`, `transitions`) runs here,
+for many captions at once, with the model's weights and the same results.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ if TYPE_CHECKING:
     from spacy.language import Language
 
 HYPHENS: Final = "-|\u2013|\u2014"
-"""Part of the tokenizer's pattern that cuts words at hyphens; without it "non-stick" is one word."""
+"""Part of the tokenizer's pattern that splits words at hyphens; without it "non-stick" is one word."""
 NO_CONTRACTIONS: Final = frozenset(("Wed", "wed", "Id", "id"))
-"""A day, a marriage and a card, which spaCy takes for "we'd" and "I'd"."""
+"""A day, "married" and a card, which spaCy takes for "we'd" and "I'd"."""
 AT_ONCE: Final = 25_000
-"""Characters of the captions that are read together, some 430; more would only take more memory."""
+"""Characters per batch (about 430 captions); larger batches only take more memory."""
 MAX_STRINGS: Final = 500_000
-"""spaCy remembers each string that it ever saw; beyond so many a reader should be made anew."""
+"""Number of strings after which the tagger should be re-created, since spaCy stores every string that it sees."""
 
 
-class Reader:
+class Tagger:
     """Tags and parses; holds the models.
 
-    Making one freezes, for the whole process, all objects that Python's collector follows then: a quarter of a million stay with the
-    model, through which each full collection would go. The next reader sets them free first. Where somebody else had frozen objects
-    before the first reader, readers leave that alone.
+    Creating one freezes all objects that Python's collector tracks at that time, in the whole process. The model keeps
+    a quarter of a million objects, which each full collection would otherwise traverse. The next tagger unfreezes them
+    first. If other code froze objects before the first tagger, taggers never freeze or unfreeze.
     """
 
     _freezes: ClassVar[bool | None] = None
-    """whether readers may freeze and set free; not known before the first."""
+    """whether taggers freeze and unfreeze objects; None before the first one."""
 
     def __init__(self) -> None:
         """Load the model and the word index that comes with it."""
-        if Reader._freezes is None:
-            Reader._freezes = gc.get_freeze_count() == 0
-        if Reader._freezes:
+        if Tagger._freezes is None:
+            Tagger._freezes = gc.get_freeze_count() == 0
+        if Tagger._freezes:
             gc.unfreeze()
         self.language, self.lexicon = load()
         self._encoder = Encoder(self.language.get_pipe("tok2vec").model)  # type: ignore[attr-defined]
@@ -57,21 +57,21 @@ class Reader:
         self._tag_weights_DL, self._tag_bias_L = softmax.get_param("W").T.copy(), softmax.get_param("b")
         self._tags: tuple[str, ...] = tagger.labels
         self._transitions = Transitions(self.language.get_pipe("parser"))
-        if Reader._freezes:
+        if Tagger._freezes:
             gc.collect()
             gc.freeze()
 
     @property
     def is_full(self) -> bool:
-        """Whether the model has gathered so many strings that another reader should take over."""
+        """Whether spaCy stores so many strings that a new tagger should replace this one."""
         return len(self.language.vocab.strings) > MAX_STRINGS
 
-    def read(self, texts: Sequence[str]) -> Iterator[list[Token]]:
-        """The words of each text, blanks left out; best sorted by length."""
+    def parse(self, texts: Sequence[str]) -> Iterator[list[Token]]:
+        """The words of each text, without blanks; fastest if the texts are sorted by length."""
         for batch in _batches(texts):
-            yield from self._read(self._words.rows(batch))
+            yield from self._parse(self._words.rows(batch))
 
-    def _read(self, rows: Sequence[Sequence[int]]) -> Iterator[list[Token]]:
+    def _parse(self, rows: Sequence[Sequence[int]]) -> Iterator[list[Token]]:
         lengths = [len(text) for text in rows]
         rows_N = np.fromiter(chain.from_iterable(rows), np.intp, sum(lengths))
         vectors_ND = self._encoder.encode(self._words.vectors_MD[rows_N], lengths)
@@ -99,7 +99,7 @@ class Reader:
 
 
 def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Texts in runs of `AT_ONCE` characters, and what the last one adds to them."""
+    """Batches of texts; each ends with the text that reaches `AT_ONCE` characters."""
     start = characters = 0
     for stop, text in enumerate(texts, 1):
         characters += len(text)
@@ -123,9 +123,10 @@ def load() -> tuple[Language, Lexicon]:
     infixes = [pattern for pattern in language.Defaults.infixes or () if HYPHENS not in str(pattern)]
     language.tokenizer.infix_finditer = compile_infix_regex(infixes).finditer  # type: ignore[union-attr]
     rules = language.tokenizer.rules or {}  # type: ignore[union-attr]
-    language.tokenizer.rules = {text: parts for text, parts in rules.items() if text not in NO_CONTRACTIONS}  # type: ignore[union-attr]
+    rules = {text: parts for text, parts in rules.items() if text not in NO_CONTRACTIONS}
+    language.tokenizer.rules = rules  # type: ignore[union-attr]
     needed = {attrs.NORM, attrs.PREFIX, attrs.SUFFIX, attrs.SHAPE, attrs.LOWER, attrs.IS_SPACE}
     getters: dict[int, Any] = language.vocab.lex_attr_getters  # type: ignore[attr-defined]
     for attribute in [attribute for attribute in getters if attribute not in needed]:
-        del getters[attribute]  # they would be worked out for each new word
+        del getters[attribute]  # they would be computed for each new word
     return language, lexicon

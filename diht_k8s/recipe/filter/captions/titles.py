@@ -1,8 +1,10 @@
-"""Mend verbs that are none in titles: "Gold Plated Geometric Earrings", "Mood Changing LED Lanterns", "Brakk Quartz Ladies Watch".
+"""Correct words in titles that are not verbs: "Gold Plated Geometric Earrings", "Mood Changing LED Lanterns", "Brakk
+Quartz Ladies Watch".
 
-Titles of products and images, known by their capitals, are chains of nouns, participles and adjectives without articles; the tagger, which
-looks for a sentence, takes one of them for its verb. Headlines are titles as well ("Two Girls Share an Umbrella"), so a verb stays
-where its subject can act, where an article or a preposition follows, or where it is no noun and no participle.
+Titles of products and images, which are recognised by their capitals, are chains of nouns, participles and adjectives
+without articles. The tagger expects a sentence and takes one of these words for its verb. Headlines are titles too
+("Two Girls Share an Umbrella"), so a word stays a verb if its subject can act, if an article or a preposition follows,
+or if it is neither a noun nor a participle.
 """
 
 from __future__ import annotations
@@ -15,52 +17,58 @@ from diht_k8s.recipe.filter.captions.tree import Token, after, before, below, re
 from diht_k8s.recipe.filter.captions.wordlists import INTRANSITIVE, PURPOSE, THINGS_IN_ING, is_animate, words
 
 IRREGULAR_PARTICIPLES: Final = words(
-    "cut set built made woven knit hidden broken fallen frozen lost worn torn sewn drawn grown blown wound bound spun cast"
+    "cut set built made woven knit hidden broken fallen frozen lost worn torn sewn drawn grown blown wound bound spun "
+    "cast"
 )
 ASKING: Final = words("when how why where what who")
 ACTORS: Final = words(
-    "hand hands arm arms finger fingers car cars train trains truck trucks bus boat boats ship ships plane planes airplane helicopter "
-    "hero heroes army team teams class company president minister police court government study report family families crowd "
-    "husband wife mother father parent brother sister son daughter chairman queen king prince princess"
+    "hand hands arm arms finger fingers car cars train trains truck trucks bus boat boats ship ships plane planes "
+    "airplane helicopter hero heroes army team teams class company president minister police court government study "
+    "report family families crowd husband wife mother father parent brother sister son daughter chairman queen king "
+    "prince princess"
 )
-"""Things that act like people in captions."""
+"""Things that act like people in captions (also groups)."""
 LOOKS: Final = words(
-    "themed shaped printed inspired styled patterned framed autographed stamped embroidered lined trimmed colored coloured sized sleeved "
-    "recessed tiled mounted ribbed quilted padded hooded striped embossed engraved plated insulated laminated distressed pleated ruffled "
-    "beaded sequined scented animated revised sketched upholstered tufted personalised personalized customised customized refurbished"
+    "themed shaped printed inspired styled patterned framed autographed stamped embroidered lined trimmed colored "
+    "coloured sized sleeved recessed tiled mounted ribbed quilted padded hooded striped embossed engraved plated "
+    "insulated laminated distressed pleated ruffled beaded sequined scented animated revised sketched upholstered "
+    "tufted personalised personalized customised customized refurbished"
 )
-"""Participles that say what a thing is like even after what could act: "Owl Themed Cards"."""
+"""Participles that describe a thing even after a noun that could act: "Owl Themed Cards"."""
 ENDS_IN_ING: Final = THINGS_IN_ING | {"hanging"}
 ACTS: Final = words(
-    "hold wear ride carry eat drink use look show feature depict contain pull push chase feed kiss hug promote celebrate star cultivate "
-    "have do"
+    "hold wear ride carry eat drink use look show feature depict contain pull push chase feed kiss hug promote "
+    "celebrate star cultivate have do"
 )
-"""Of these the -ing form before a noun is an act, whatever stands before it."""
+"""Verbs whose -ing form before a noun is an action, whatever precedes it."""
 THINGS: Final = words(
-    "set cut rose saw cast watch design wish bow force dress cover stand hang hook fall drop light play film picture dance drive shoot draw"
+    "set cut rose saw cast watch design wish bow force dress cover stand hang hook fall drop light play film picture "
+    "dance drive shoot draw"
 )
-"""Verbs that are mostly things where a title has them after a noun."""
+"""Words that usually name things after a noun in a title."""
 VERBS: Final = words(
-    "be have do go get make take give cause come see know say tell ask show find keep let want need like love hate think feel look seem become "
-    "begin start stop end open close add allow appear announce answer argue arrive attack attend beat bring build buy call carry catch "
-    "celebrate claim climb compete cook create cry dance deal debut deliver demand derive develop found feature harvest die discuss dominate draw drink "
-    "drive eat employ empower enjoy enter escape explain explode express face fail fall feed fight fill fly follow gain grow guard hang "
-    "happen hear help hit hold hope hug include increase inspire introduce invite join jump kick kill kiss launch lead learn leave lie "
-    "listen live lose maintain march meet miss move offer order pay perform pitch play point pose present prevent produce promote protect "
-    "provide pull push put raise reach read receive record reduce release remain replace retain return reveal ride rise run save score "
-    "seek sell send serve set share shoot sign sing sit sleep smile speak spend stand star stay steal suffer support surprise survive "
-    "talk target teach test throw touch train travel try turn unveil use visit vote wait walk warn wear welcome win wonder work write"
+    "be have do go get make take give cause come see know say tell ask show find keep let want need like love hate "
+    "think feel look seem become begin start stop end open close add allow appear announce answer argue arrive attack "
+    "attend beat bring build buy call carry catch celebrate claim climb compete cook create cry dance deal debut "
+    "deliver demand derive develop found feature harvest die discuss dominate draw drink drive eat employ empower "
+    "enjoy enter escape explain explode express face fail fall feed fight fill fly follow gain grow guard hang happen "
+    "hear help hit hold hope hug include increase inspire introduce invite join jump kick kill kiss launch lead learn "
+    "leave lie listen live lose maintain march meet miss move offer order pay perform pitch play point pose present "
+    "prevent produce promote protect provide pull push put raise reach read receive record reduce release remain "
+    "replace retain return reveal ride rise run save score seek sell send serve set share shoot sign sing sit sleep "
+    "smile speak spend stand star stay steal suffer support surprise survive talk target teach test throw touch train "
+    "travel try turn unveil use visit vote wait walk warn wear welcome win wonder work write"
 )
-"""Verbs that are mostly verbs, though some of them name things as well."""
+"""Words that usually are verbs, though some name things as well."""
 
 
-def mend_title(tokens: Sequence[Token], lexicon: Lexicon, title: str) -> None:
-    """Turn verbs of a title that are none into modifiers and nouns.
+def correct_title(tokens: Sequence[Token], lexicon: Lexicon, title: str) -> None:
+    """Retag words of a title that are not verbs as modifiers or nouns.
 
     Args:
-        tokens: its words.
+        tokens: words of the title.
         lexicon: lemmas.
-        title: the title with its capitals: a word without one is no part of a name.
+        title: the title with its capitals: a word without a capital is not part of a name.
     """
     if tokens and tokens[0].lower in ASKING:
         return
@@ -71,13 +79,15 @@ def mend_title(tokens: Sequence[Token], lexicon: Lexicon, title: str) -> None:
             continue
         if title[token.start].islower() and token.lower not in LOOKS:
             continue
-        _mend_verb(tokens, token, lexicon)
+        _correct_verb(tokens, token, lexicon)
 
 
-def mend_fragment(tokens: Sequence[Token], lexicon: Lexicon) -> None:
-    """The same, with more care, where capitals say nothing: "clay bells royalty free drawing", "rubber lined valve".
+def correct_fragment(tokens: Sequence[Token], lexicon: Lexicon) -> None:
+    """Retag words that are not verbs in captions without capitals: "clay bells royalty free drawing", "rubber lined
+    valve".
 
-    Only right after a bare common noun that cannot act, and before a noun or the end.
+    More careful than `correct_title`: only right after a bare common noun that cannot act, and before a noun or the
+    end.
     """
     for token in tokens:
         if not token.is_verb or token.dep in ("amod", "compound", "nmod", "aux", "auxpass", "relcl", "xcomp"):
@@ -90,25 +100,25 @@ def mend_fragment(tokens: Sequence[Token], lexicon: Lexicon) -> None:
             continue
         if token.kids("aux", "auxpass", "neg", "agent", "mark", "prt") or _has_article(tokens, left):
             continue
-        _mend_in_chain(tokens, token, lexicon)
+        _correct_in_chain(tokens, token, lexicon)
 
 
-def _mend_in_chain(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+def _correct_in_chain(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
     left, right = before(tokens, token), after(tokens, token)
-    assert left is not None, "it stands after a noun"
-    goes_on = _noun_follows(tokens, token)
+    assert left is not None, "a noun precedes it"
+    noun_follows = _noun_follows(tokens, token)
     if _is_participle(token):
-        if goes_on and left.tag == "NN":
+        if noun_follows and left.tag == "NN":
             _become_part(tokens, token, "amod")
     elif token.tag in ("VBZ", "VBP", "VB") and _is_thing(token, lexicon):
-        if goes_on:
+        if noun_follows:
             _become_part(tokens, token, "compound")
         elif right is None or not _is_word(right):
             _become_head(token, left)
 
 
 def _is_look(token: Token, left: Token | None, right: Token | None) -> bool:
-    """Whether a participle between nouns says what the second is like: "a bronze mounted porcelain urn"."""
+    """Whether a participle between nouns describes the second one: "a bronze mounted porcelain urn"."""
     between = left is not None and _is_nominal(left) and right is not None and _is_nominal(right)
     return (
         between and token.lower in LOOKS and token.tag in ("VBN", "VBD") and not token.kids("aux", "auxpass", "agent")
@@ -116,53 +126,61 @@ def _is_look(token: Token, left: Token | None, right: Token | None) -> bool:
 
 
 def _has_article(tokens: Sequence[Token], noun: Token) -> bool:
-    """Whether the noun phrase that ends with a noun has an article, as in a sentence."""
+    """Whether the noun phrase that ends with this noun has an article, as in a sentence."""
     index = noun.i
     while index >= 0 and _is_nominal(tokens[index]):
         index -= 1
     return index >= 0 and tokens[index].tag in ("DT", "PRP$", "WP", "WDT", "POS")
 
 
-def _mend_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
-    left, right = before(tokens, token), after(tokens, token)
-    opens = left is None or not _is_word(left)
-    ends = right is None or not _is_word(right)
-    goes_on = _noun_follows(tokens, token)
-    names = left is not None and _is_nominal(left)
-    actor = names and left is not None and can_act(left, lexicon)
+def _correct_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+    left, noun_follows = before(tokens, token), _noun_follows(tokens, token)
+    after_nominal = left is not None and _is_nominal(left)
+    after_thing = left is not None and after_nominal and not can_act(left, lexicon)
     if not lexicon.is_verb_form(token.lower):
         token.retag("NNP" if token.lower.endswith("ing") else "JJ")  # "Genting Highlands", "Multicolored Mayhem"
-    elif token.lower == "set" and names and not goes_on:
+    elif token.lower == "set" and after_nominal and not noun_follows:
         _become_head(token, tokens[token.i - 1])  # "Drum Set with Cymbal"
     elif _is_participle(token):
-        if goes_on and ((names and not actor) or token.lower in LOOKS or (opens and left is not None)):
-            _become_part(tokens, token, "amod")
-        elif ends and names and not actor and all(child.i < token.i for child in token.children):
-            token.retag("JJ")  # "LED Brake Light Smoked"
+        _correct_past_participle(tokens, token, noun_follows=noun_follows, after_thing=after_thing)
     elif token.tag == "VBG":
-        _mend_participle(tokens, token, lexicon, goes_on=goes_on, ends=ends, after_thing=names and not actor)
-    elif token.lower == "rose" or is_animate(token.lower) or (names and not actor and _is_thing(token, lexicon)):
-        if goes_on:
+        if after_thing:
+            _correct_participle(tokens, token, lexicon, noun_follows=noun_follows)
+    elif token.lower == "rose" or is_animate(token.lower) or (after_thing and _is_thing(token, lexicon)):
+        if noun_follows:
             _become_part(tokens, token, "compound")
-        elif names and (ends or (right is not None and (right.tag in ("IN", "CC") or _is_nominal(right)))):
+        elif after_nominal and _may_end_name(tokens, token):
             _become_head(token, tokens[token.i - 1])
 
 
-def _mend_participle(
-    tokens: Sequence[Token], token: Token, lexicon: Lexicon, *, goes_on: bool, ends: bool, after_thing: bool
-) -> None:
-    if not after_thing:
-        return
-    if goes_on and token.lower in PURPOSE:
-        _become_part(tokens, token, "compound")
-    elif goes_on and lexicon.verb(token.lower) not in ACTS and not token.kids("prep"):
+def _correct_past_participle(tokens: Sequence[Token], token: Token, *, noun_follows: bool, after_thing: bool) -> None:
+    left, right = before(tokens, token), after(tokens, token)
+    opens_later_part = left is not None and not _is_word(left)
+    if noun_follows and (after_thing or token.lower in LOOKS or opens_later_part):
         _become_part(tokens, token, "amod")
-    elif ends and token.lower in ENDS_IN_ING:
+    elif after_thing and (right is None or not _is_word(right)) and all(c.i < token.i for c in token.children):
+        token.retag("JJ")  # "LED Brake Light Smoked"
+
+
+def _correct_participle(tokens: Sequence[Token], token: Token, lexicon: Lexicon, *, noun_follows: bool) -> None:
+    """Correct an -ing word after a thing that cannot act."""
+    right = after(tokens, token)
+    if noun_follows and token.lower in PURPOSE:
+        _become_part(tokens, token, "compound")
+    elif noun_follows and lexicon.verb(token.lower) not in ACTS and not token.kids("prep"):
+        _become_part(tokens, token, "amod")
+    elif (right is None or not _is_word(right)) and token.lower in ENDS_IN_ING:
         _become_head(token, tokens[token.i - 1])
 
 
+def _may_end_name(tokens: Sequence[Token], token: Token) -> bool:
+    """Whether the next word, if any, allows a token to be the last word of a name."""
+    right = after(tokens, token)
+    return right is None or not _is_word(right) or right.tag in ("IN", "CC") or _is_nominal(right)
+
+
 def _noun_follows(tokens: Sequence[Token], token: Token) -> bool:
-    """Whether a noun comes next, or adjectives and numbers and then a noun."""
+    """Whether a noun follows, possibly after adjectives and numbers."""
     following = (item for item in tokens[token.i + 1 :] if item.tag not in ("JJ", "CD"))
     return next((item.is_noun for item in following), False)
 
@@ -194,7 +212,7 @@ def _is_thing(token: Token, lexicon: Lexicon) -> bool:
 
 
 def _become_head(token: Token, left: Token) -> None:
-    """The last word of a name: "Quartz Ladies Watch"."""
+    """Make a token the last word of a name: "Quartz Ladies Watch"."""
     token.retag("NNS" if token.tag == "VBZ" else "NN")
     for child in token.kids("nsubj", "nsubjpass"):
         child.dep = "compound"
@@ -204,7 +222,7 @@ def _become_head(token: Token, left: Token) -> None:
 
 
 def _become_part(tokens: Sequence[Token], token: Token, dep: str) -> None:
-    """A part of the noun phrase that goes on behind it."""
+    """Make a token part of the noun phrase that continues after it."""
     stop = token.i + 1
     while stop < len(tokens) and _is_nominal(tokens[stop]):
         stop += 1

@@ -1,4 +1,4 @@
-"""What each word of a caption is to its noun phrases: a noun, an adjective, a number, passed over, or the end of the phrase."""
+"""The role of each word in the noun phrases of a caption: noun, adjective, number, skipped, or break between them."""
 
 from __future__ import annotations
 
@@ -40,25 +40,25 @@ PRONOUNS: Final = words(
     "something anything nothing everything someone anyone everyone nobody somebody anybody everybody one ones i"
 )
 MODIFIERS: Final = ("amod", "compound", "nmod")
-NO_NOUNS: Final = DETERMINERS | PRONOUNS
+NOT_NOUNS: Final = DETERMINERS | PRONOUNS
 LETTER_OR_DIGIT: Final = re.compile(r"[^\W_]")
 MARKS: Final = frozenset(",;:|/.()")
 DEGREES: Final = words("extra super ultra brand semi")
-"""Words before an adjective that say how much it is."""
+"""Words before an adjective that give its degree."""
 HOW: Final = words("slow deep hard fresh clean")
-"""Adjectives before a participle that say how it was done."""
+"""Adjectives before a participle that give the manner ("slow roasted")."""
 QUALIFIED: Final = words("operated powered compatible resistant friendly")
-"""What stands before them is a part of what they say, be it a noun ("battery operated")."""
+"""The word before one of these is part of its meaning, even a noun ("battery operated")."""
 FEATURES: Final = words(
-    "sleeved heeled handed haired eyed legged sided edged fashioned tailed eared faced necked crowned billed bellied breasted "
-    "throated winged wheeled headed"
+    "sleeved heeled handed haired eyed legged sided edged fashioned tailed eared faced necked crowned billed bellied "
+    "breasted throated winged wheeled headed"
 )
-"""What stands before them is a part of what they say."""
+"""The word before one of these is part of its meaning ("short sleeved")."""
 PLAIN_FEATURES: Final = words("crowned winged")
-"""Of these, the ones that something can be without a word before them: "two winged horses"."""
+"""Of these, the ones that need no word before them: "two winged horses"."""
 GRADED: Final = words("fit fat duty cut")
 NO_CHAIN: Final = COLOURS | SHADES | words("golf village bowling")
-"""A colour after these is not that of a chain of nouns."""
+"""A colour after one of these does not describe a chain of nouns."""
 ORIGINS: Final = words(
     "american german greek thai czech swiss dutch french swedish danish turkish korean roman mexican hawaiian moroccan"
 )
@@ -66,40 +66,41 @@ NAMES: Final = words("christian julian")
 """Adjectives of origin that are names in captions."""
 SIZE: Final = words("s m l xl xxl xs")
 PASSED_OVER: Final = SIZE | UNITS | PARTS | CALENDAR | {"size"}
-"""Words that may have no place in a noun phrase."""
+"""Words that may be skipped in a noun phrase."""
 SAYS_HOW: Final = DEGREES | HOW
 SAID_OF: Final = FEATURES | QUALIFIED
 HYPHENATED: Final = re.compile(r"(?:[\d.]+|[a-z]+)(?:-[a-z]+)+$")
 THING_COLOURS: Final = words("orange olive cream bronze coral lavender violet gold silver tan charcoal aqua")
 """Colour words that name a thing when the parser sees a compound ("orange juice", "olive oil", "gold medal")."""
 THING_COLOUR_HEADS: Final = words(
-    "juice peel tree oil branch medal coin bar mine statue sculpture reef field blossom marmalade slice soda cheese jewelry bullion"
+    "juice peel tree oil branch medal coin bar mine statue sculpture reef field blossom marmalade slice soda cheese "
+    "jewelry bullion"
 )
 
 
-def kinds_of(tokens: Sequence[Token], lexicon: Lexicon) -> list[str]:
-    """The kind of each token of a mended caption."""
-    kinds = [_kind(tokens, index, lexicon) for index in range(len(tokens))]
-    _skip_adverbials(tokens, kinds)
-    return kinds
+def roles_of(tokens: Sequence[Token], lexicon: Lexicon) -> list[str]:
+    """The role of each token of a corrected caption."""
+    roles = [_role(tokens, index, lexicon) for index in range(len(tokens))]
+    _skip_adverbials(tokens, roles)
+    return roles
 
 
-def _kind(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> str:
+def _role(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> str:
     token = tokens[index]
     word = token.lower
     if word == "of" and index and tokens[index - 1].lower in COUNTS and tokens[index - 1].tag == "CD":
         return SKIPPED  # "hundreds of farmers"
-    if word in NO_NOUNS or not (word.isalnum() or LETTER_OR_DIGIT.search(word)):
+    if word in NOT_NOUNS or not (word.isalnum() or LETTER_OR_DIGIT.search(word)):
         return BREAK
     if token.tag == "CD" or word in NUMBER_WORDS or _has_digit(word):
-        return _number_kind(tokens, index)
+        return _number_role(tokens, index)
     following = after(tokens, tokens[index])
     if (word in PASSED_OVER or len(word) == 1) and _is_passed_over(tokens, index):
         return SKIPPED
     if following is not None and (word in SAYS_HOW or following.lower in SAID_OF) and _says_of_next(tokens, index):
         return SKIPPED
     if token.is_noun:
-        return _noun_kind(tokens, index, lexicon)
+        return _noun_role(tokens, index, lexicon)
     if token.tag in ("JJ", "JJR", "JJS"):
         return NOUN if _used_as_noun(tokens, index, lexicon) else ADJECTIVE
     if token.tag not in ("VBN", "VBG", "VBD"):
@@ -111,7 +112,7 @@ def _kind(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> str:
 
 
 def _is_passed_over(tokens: Sequence[Token], index: int) -> bool:
-    """Whether a word is a unit, a size, a day or a month, or a letter."""
+    """Whether a word is a unit, a size, a day, a month or a letter."""
     token, word = tokens[index], tokens[index].lower
     if token.is_noun and (len(word) == 1 or word in SIZE):
         return True
@@ -122,7 +123,7 @@ def _is_passed_over(tokens: Sequence[Token], index: int) -> bool:
 
 
 def _says_of_next(tokens: Sequence[Token], index: int) -> bool:
-    """Whether a word says of what degree or kind the next one is: "extra long", "short sleeved", "slow roasted", "battery operated"."""
+    """Whether a word qualifies the next one: "extra long", "short sleeved", "slow roasted", "battery operated"."""
     word, following = tokens[index].lower, tokens[index + 1]
     if following.lower in FEATURES:
         return not (
@@ -137,14 +138,14 @@ def _says_of_next(tokens: Sequence[Token], index: int) -> bool:
 
 
 def between_marks(tokens: Sequence[Token], index: int) -> bool:
-    """Whether a word stands alone behind another: "door knob (polished)", "ink drawings, framed"."""
+    """Whether a word stands alone between marks: "door knob (polished)", "ink drawings, framed"."""
     start = index - 1 if index and tokens[index].lower in QUALIFIED and tokens[index - 1].is_noun else index
     if not start or tokens[start - 1].lower not in MARKS:
         return False
     return index + 1 == len(tokens) or tokens[index + 1].lower in MARKS
 
 
-def _noun_kind(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> str:
+def _noun_role(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> str:
     token, following = tokens[index], after(tokens, tokens[index])
     word = token.lower
     if word in OBJECT_NOT_ADVERB and token.dep in ("npadvmod", "advmod"):
@@ -172,7 +173,7 @@ def _describes_in_ing(token: Token, following: Token, lexicon: Lexicon) -> bool:
 
 
 def _describes_without_noun(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> bool:
-    """Whether a word that the tagger takes for a noun, and no noun follows, describes another word all the same."""
+    """Whether a word tagged as a noun describes another word although no noun follows."""
     if tokens[index].lower in COLOURS:
         return _is_colour_of_two(tokens, index) or _is_late_colour(tokens, index, lexicon)
     return between_marks(tokens, index) and _is_lone_adjective(tokens[index].lower, lexicon)
@@ -187,7 +188,7 @@ def _is_colour_of_two(tokens: Sequence[Token], index: int) -> bool:
 
 
 def _is_late_colour(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> bool:
-    """Whether a colour ends a chain of nouns that it describes: "wool coat brown", but not "larry brown", "sour cream"."""
+    """Whether a colour describes the noun chain that it ends: "wool coat brown", but not "larry brown", "sour cream"."""
     token, left = tokens[index], before(tokens, tokens[index])
     if left is None or left.tag not in ("NN", "NNS") or is_animate(left.lower) or token.lower in THING_COLOURS:
         return False
@@ -195,7 +196,7 @@ def _is_late_colour(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> bo
 
 
 def _is_lone_adjective(word: str, lexicon: Lexicon) -> bool:
-    """Whether a word between marks describes what stands before: "lunch box, leakproof"."""
+    """Whether a word between marks describes the object before: "lunch box, leakproof"."""
     formed = word not in lexicon.nouns and word.endswith(("proof", "less", "able", "ible"))
     return formed or word in ADJECTIVES or word in PLAIN_ADJECTIVES
 
@@ -205,7 +206,7 @@ def _is_thing_colour(word: str, following: Token) -> bool:
 
 
 def _is_origin(word: str, lexicon: Lexicon) -> bool:
-    """Whether a word says where a thing is from: "european walnut", "japanese steak"."""
+    """Whether a word gives the origin of a thing: "european walnut", "japanese steak"."""
     return word in ORIGINS or (
         word.endswith(("ean", "ian", "ese")) and word in lexicon.adjectives and word not in NAMES
     )
@@ -216,7 +217,7 @@ def _names_purpose(token: Token, following: Token | None) -> bool:
 
 
 def _used_as_noun(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> bool:
-    """An adjective of the tagger that stands where a noun must ("vacuum cleaner")."""
+    """Whether a word tagged as an adjective stands where a noun must ("vacuum cleaner")."""
     token = tokens[index]
     following = after(tokens, token)
     if token.lower in PURPOSE and following is not None and following.is_noun:
@@ -236,11 +237,11 @@ def _used_as_noun(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> bool
 
 
 def _is_graded(tokens: Sequence[Token], index: int) -> bool:
-    """Whether it is a noun after its own adjective: "loose fit gloves", "low fat yogurt"."""
+    """Whether a word is a noun with its own adjective: "loose fit gloves", "low fat yogurt"."""
     return tokens[index].lower in GRADED and index > 0 and tokens[index - 1].tag == "JJ"
 
 
-def _number_kind(tokens: Sequence[Token], index: int) -> str:
+def _number_role(tokens: Sequence[Token], index: int) -> str:
     word = tokens[index].lower
     following = tokens[index + 1].lower if index + 1 < len(tokens) else ""
     if following in ("x", "dozen") or _is_measure(tokens, index + 1) or _is_house_number(tokens, index):
@@ -262,20 +263,20 @@ def _number_kind(tokens: Sequence[Token], index: int) -> str:
 
 
 def _is_measure(tokens: Sequence[Token], index: int) -> bool:
-    """Whether the number before a word counts no things: "500 ml", "12 piece cookware set"."""
+    """Whether a word makes the number before it a measure, not a count of things: "500 ml", "12 piece cookware set"."""
     if index >= len(tokens) or tokens[index].lower in UNITS:
         return index < len(tokens)
     return tokens[index].lower in PARTS and index + 1 < len(tokens) and tokens[index + 1].tag[:2] in ("NN", "JJ")
 
 
 def _is_plain_feature(tokens: Sequence[Token], index: int) -> bool:
-    """Whether the number before a feature counts things that have it, "two winged horses", not "a four winged insect"."""
+    """Whether the number before a feature counts things: "two winged horses", but not "a four winged insect"."""
     following = after(tokens, tokens[index])
     return tokens[index].lower in PLAIN_FEATURES and following is not None and following.tag in ("NNS", "NNPS")
 
 
 def _is_house_number(tokens: Sequence[Token], index: int) -> bool:
-    """Whether a street's name follows: "27 Maple Lane"."""
+    """Whether a street name follows: "27 Maple Lane"."""
     following = tokens[index + 1 : index + 5]
     ends = next((place for place, token in enumerate(following) if token.lower.rstrip(".") in STREETS), None)
     return bool(ends) and all(token.is_noun or token.tag == "JJ" for token in following[:ends])
@@ -298,8 +299,8 @@ def _is_calendar(tokens: Sequence[Token], index: int) -> bool:
     return any(0 <= near < len(tokens) and _numeric(tokens[near]) for near in (index - 1, index + 1))
 
 
-def _skip_adverbials(tokens: Sequence[Token], kinds: list[str]) -> None:
+def _skip_adverbials(tokens: Sequence[Token], roles: list[str]) -> None:
     for index, token in enumerate(tokens):
         for phrase in ADVERBIALS.get(token.lower, ()):
             if tuple(token.lower for token in tokens[index : index + len(phrase)]) == phrase:
-                kinds[index : index + len(phrase)] = [BREAK] * len(phrase)
+                roles[index : index + len(phrase)] = [BREAK] * len(phrase)

@@ -1,4 +1,4 @@
-"""A caption's dependency tree in plain Python: what the rules read and mend. Labels are spaCy's English ones."""
+"""The dependency tree of a caption in plain Python, which the rules correct. Labels are spaCy's English ones."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections.abc import Iterator, Sequence
 
 
 class Token:
-    """A word or mark."""
+    """A word or punctuation mark."""
 
     __slots__ = ("children", "dep", "end", "head", "i", "is_noun", "is_verb", "lower", "start", "tag")
 
     def __init__(self, lower: str, tag: str, dep: str, start: int, end: int) -> None:
-        """A token outside of any tree; a plain initializer, since there are a dozen to a caption."""
+        """A token outside any tree. Not a dataclass, for speed: there are a dozen per caption."""
         self.lower, self.dep, self.start, self.end = lower, dep, start, end
         self.tag, kind = tag, tag[:2]
-        """Penn tag; changed by `retag` only."""
+        """Penn tag; only `retag` changes it."""
         self.is_noun, self.is_verb = kind == "NN", kind == "VB"
-        """common noun or name; full or auxiliary verb form."""
+        """a common noun or name; a form of a full or auxiliary verb."""
         self.i: int
-        """place in the caption."""
+        """index in the caption."""
         self.head: Token
-        """itself for a root."""
+        """the token itself for a root."""
         self.children: list[Token] = []
         """in the order of the caption."""
 
@@ -31,11 +31,11 @@ class Token:
 
     @property
     def is_root(self) -> bool:
-        """Whether nothing governs it."""
+        """Whether the token has no head."""
         return self.head is self
 
     def attach(self, head: Token, dep: str) -> None:
-        """Hang this token below another one (or, given itself, nowhere)."""
+        """Attach this token to a head; given itself, it becomes a root."""
         if not self.is_root:
             self.head.children.remove(self)
         self.head, self.dep = head, dep
@@ -56,11 +56,11 @@ class Token:
 
 
 def link(words: Sequence[Token | None], heads: Sequence[int]) -> list[Token]:
-    """Join the words of a caption to a tree.
+    """Link the words of a caption to a tree; returns its tokens.
 
     Args:
-        words: None for blanks, which are left out; what hangs on one hangs on its head.
-        heads: distance of each word's head from the word, 0 for a root.
+        words: tokens, or None for blanks, which are dropped; their children are attached to their heads.
+        heads: distance from each word to its head, 0 for a root.
     """
     tokens: list[Token] = []
     for index, token in enumerate(words):
@@ -78,7 +78,7 @@ def link(words: Sequence[Token | None], heads: Sequence[int]) -> list[Token]:
 
 
 def unlink(tokens: Sequence[Token]) -> None:
-    """Take a tree apart. It is a web of cycles, which Python's collector would have to look for, at a fifth of the rules' time."""
+    """Unlink a tree. Its cycles would otherwise cost Python's collector a fifth of the time of the rules."""
     for token in tokens:
         token.children.clear()
         del token.head
@@ -95,7 +95,7 @@ def after(tokens: Sequence[Token], token: Token) -> Token | None:
 
 
 def below(token: Token) -> list[Token]:
-    """A token with everything that hangs on it."""
+    """A token with all its descendants."""
     found = [token]
     for child in token.children:
         found += below(child)
@@ -103,7 +103,7 @@ def below(token: Token) -> list[Token]:
 
 
 def replace_with(old: Token, new: Token) -> None:
-    """Put a token in the place of one above it; that one's children on the left of the new one move to it."""
+    """Move a token to the place of one above it. The children of the old one to the left of the new one move too."""
     if old.is_root:
         new.attach(new, "ROOT")
     else:

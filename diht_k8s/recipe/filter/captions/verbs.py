@@ -1,4 +1,4 @@
-"""Find the verbs of a caption that the parser took for nouns, and the nouns and modifiers that it took for verbs."""
+"""Correct verbs that the parser took for nouns, and nouns and modifiers that it took for verbs."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ WAYS = words(
 
 
 def find_verbs(tokens: Sequence[Token], lexicon: Lexicon) -> None:
-    """Mend tags and heads around verbs, each rule over the whole caption in turn."""
+    """Correct tags and heads around verbs, in two passes over the caption."""
     for token in tokens:
         if token.is_verb or token.lower in COMMANDS:
-            _mend_opening(tokens, token, lexicon)
+            _correct_opening(tokens, token, lexicon)
         if token.lower.endswith("ing"):
-            _mend_participle(tokens, token, lexicon)
+            _correct_participle(tokens, token, lexicon)
         if token.is_noun:
-            _mend_finite_verb(tokens, token, lexicon)
-            _mend_hidden_verb(tokens, token, lexicon)
+            _correct_finite_verb(tokens, token, lexicon)
+            _correct_hidden_verb(tokens, token, lexicon)
     for token in tokens:
         if token.is_noun:
-            _mend_second_participle(tokens, token, lexicon)
-            _mend_second_verb(tokens, token, lexicon)
+            _correct_second_participle(tokens, token, lexicon)
+            _correct_second_verb(tokens, token, lexicon)
         elif token.is_verb:
-            _mend_two_subjects(token)
+            _correct_two_subjects(token)
 
 
 def become_noun_before(token: Token) -> None:
-    """Turn a verb into a noun, which is a part of the name of its object where it has one."""
+    """Turn a verb into a noun; if it has an object, it becomes part of the object's name."""
     token.retag("NN")
     for child in token.kids("nsubj"):
         child.dep = "compound"
@@ -55,37 +55,49 @@ def become_noun_before(token: Token) -> None:
         things[0].dep = "pobj" if things[0].dep == "pcomp" else things[0].dep
 
 
-def _mend_opening(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
-    """The word that opens a caption or a part of it: a modifier ("Raised fist"), a noun ("Fall scene") or a command ("Shop now")."""
+def _correct_opening(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+    """Correct the word that opens a caption or a part of it.
+
+    It is a modifier ("Raised fist"), a noun ("Fall scene") or a command ("Shop now").
+    """
     left, right = before(tokens, token), after(tokens, token)
     if left is not None and token.tag in ("VBN", "VBD") and left.is_noun and _is_manner(left, token, right):
         token.retag("VBN")
         left.dep = "npadvmod"
         _become_modifier(tokens, token, "amod")
         left.attach(token, "npadvmod")
-        return
-    if (
-        left is not None
-        and left.tag == "JJ"
-        and token.tag in ("VBG", "VBD", "VBN")
-        and left.head is token
-        and right is not None
-        and right.is_noun
-    ):
+    elif left is not None and _is_between_adjective_and_noun(left, token, right):
         _become_modifier(tokens, token, "amod")  # "Portable folding chair", "Spicy pulled pork"
+    elif left is not None and _continues_phrase(left):
         return
-    if left is not None and (left.lower.isalnum() or left.lower == "'s") and left.tag not in ("IN", "CC", "DT"):
-        return
-    if (
-        token.lower in COMMANDS
-        and token.is_noun
-        and left is None
-        and (right is None or right.tag in ("RB", "PRP$", "DT"))
-    ):
+    elif left is None and _is_lone_command(token, right):
         token.retag("VB")
-        return
-    if right is None or not token.is_verb or token.dep in ("amod", "aux", "compound") or token.kids("nsubj", "aux"):
-        return
+    elif right is not None and _is_bare_verb(token):
+        _correct_opening_verb(tokens, token, lexicon)
+
+
+def _is_between_adjective_and_noun(left: Token, token: Token, right: Token | None) -> bool:
+    is_participle = token.tag in ("VBG", "VBD", "VBN")
+    return left.tag == "JJ" and is_participle and left.head is token and right is not None and right.is_noun
+
+
+def _continues_phrase(left: Token) -> bool:
+    """Whether the word before belongs to the same part of the caption, so no new part opens after it."""
+    return (left.lower.isalnum() or left.lower == "'s") and left.tag not in ("IN", "CC", "DT")
+
+
+def _is_lone_command(token: Token, right: Token | None) -> bool:
+    """Whether a first word tagged as a noun is a command: "Shop now", "Visit our store"."""
+    return token.lower in COMMANDS and token.is_noun and (right is None or right.tag in ("RB", "PRP$", "DT"))
+
+
+def _is_bare_verb(token: Token) -> bool:
+    return token.is_verb and token.dep not in ("amod", "aux", "compound") and not token.kids("nsubj", "aux")
+
+
+def _correct_opening_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+    left, right = before(tokens, token), after(tokens, token)
+    assert right is not None, "the caller checked that a word follows"
     if not (right.is_noun or right.tag.startswith("JJ") or (right.tag == "VBN" and right.dep == "amod")):
         if token.tag == "VBZ" and left is None and lexicon.noun(token.lower) in lexicon.nouns:
             token.retag("NNS")
@@ -93,15 +105,20 @@ def _mend_opening(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> No
     is_past = token.tag in ("VBN", "VBD") or (token.lower.endswith("ed") and token.lower not in lexicon.verbs)
     if is_past or (token.tag == "VBG" and _describes_next(token, right, lexicon)):
         _become_modifier(tokens, token, "amod")
-    elif (token.tag in ("VB", "VBP") and token.lower in COMMANDS_OR_THINGS and right.tag == "NN" and left is None) or (
-        token.tag in ("VB", "VBP") and token.lower not in COMMANDS and token.lower in lexicon.nouns and left is None
-    ):
+    elif left is None and token.tag in ("VB", "VBP") and _names_thing(token, right, lexicon):
         token.retag("NN")
         _become_modifier(tokens, token, "compound")
 
 
+def _names_thing(token: Token, right: Token, lexicon: Lexicon) -> bool:
+    """Whether a base verb form is part of the name of what follows: "stop sign", "fall scene"."""
+    if token.lower in COMMANDS_OR_THINGS and right.tag == "NN":
+        return True
+    return token.lower not in COMMANDS and token.lower in lexicon.nouns
+
+
 def _describes_next(token: Token, right: Token, lexicon: Lexicon) -> bool:
-    """Whether an -ing word describes the noun phrase after it, or names its purpose: "Saluting face", "Cutting badge set"."""
+    """Whether an -ing word describes the noun phrase after it or its purpose: "Saluting face", "Cutting badge set"."""
     if lexicon.verb(token.lower) in INTRANSITIVE or token.lower in LOOKS_IN_ING:
         return True
     if right.tag != "NN" or right.lower in MASS:
@@ -111,15 +128,15 @@ def _describes_next(token: Token, right: Token, lexicon: Lexicon) -> bool:
 
 
 def _is_manner(noun: Token, participle: Token, right: Token | None) -> bool:
-    """Whether a noun tells how: "hand carved wooden bowl", "gold plated ring"."""
+    """Whether a noun gives the manner of a participle: "hand carved wooden bowl", "gold plated ring"."""
     bare = noun.tag == "NN" and not noun.children and not is_animate(noun.lower)
     bare = bare and (noun.head is participle or (noun.lower in MANNERS and participle.head is not noun))
-    goes_on = right is not None and (right.is_noun or right.tag.startswith("JJ") or right.dep == "amod")
-    return bare and goes_on and not participle.kids("aux")
+    phrase_continues = right is not None and (right.is_noun or right.tag.startswith("JJ") or right.dep == "amod")
+    return bare and phrase_continues and not participle.kids("aux")
 
 
 def _become_modifier(tokens: Sequence[Token], token: Token, dep: str) -> None:
-    """Hang a wrong head below the head of the noun phrase that it opens."""
+    """Attach a wrong head to the head of the noun phrase that it opens."""
     noun = next((t for t in tokens[token.i + 1 :] if t.is_noun and t.dep not in ("compound", "amod", "nmod")), None)
     if noun is None or noun not in below(token):
         noun = after(tokens, token)
@@ -132,8 +149,8 @@ def _become_modifier(tokens: Sequence[Token], token: Token, dep: str) -> None:
     noun.dep = "pobj" if noun.dep == "pcomp" else noun.dep
 
 
-def _mend_participle(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
-    """Mend "giraffe standing near trees", "person biking": a word in -ing after a noun is what that one does."""
+def _correct_participle(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+    """Correct "giraffe standing near trees", "person biking": an -ing word after a noun is its action."""
     left, right = before(tokens, token), after(tokens, token)
     if left is None or not left.is_noun or not lexicon.is_verb_form(token.lower):
         return
@@ -158,7 +175,7 @@ def _mend_participle(tokens: Sequence[Token], token: Token, lexicon: Lexicon) ->
 
 
 def _make_participle(token: Token, noun: Token) -> None:
-    """Turn a token into a participle of the noun before it; a noun that both stood before becomes its object."""
+    """Turn a token into a participle of the noun before it. If both modified a later noun, that becomes its object."""
     if noun in below(token):
         replace_with(token, noun)
     elif token.head.i > token.i and token.head in noun.ancestors():
@@ -169,8 +186,8 @@ def _make_participle(token: Token, noun: Token) -> None:
     token.attach(noun, "acl")
 
 
-def _mend_finite_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
-    """Mend "a pianist plays", "blanket folds into a bag": a plural noun after a singular one may be what that one does."""
+def _correct_finite_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+    """Correct "a pianist plays", "blanket folds into a bag": a plural noun after a singular one may be its verb."""
     left, right = before(tokens, token), after(tokens, token)
     if (
         token.tag not in ("NNS", "NNPS")
@@ -184,12 +201,12 @@ def _mend_finite_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -
     )
     singular = opener is not None and opener.lower in SINGULAR_DETERMINERS
     moves = lexicon.verb(token.lower) in INTRANSITIVE and (is_animate(left.lower) or left.tag == "NNP")
-    goes_on = right is not None and (right.tag in ("DT", "PRP$") or right.lower in WAYS)
+    verb_continues = right is not None and (right.tag in ("DT", "PRP$") or right.lower in WAYS)
     other_verb = any(t.tag in ("VBZ", "VBP", "VBD") and t is not token for t in tokens)
     if (
         not (singular and not other_verb)
         and not (moves and (right is None or not right.is_noun))
-        and (other_verb or not goes_on)
+        and (other_verb or not verb_continues)
     ):
         return
     if left in below(token):
@@ -203,8 +220,8 @@ def _mend_finite_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -
     token.retag("VBZ")
 
 
-def _mend_hidden_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
-    """Mend "two brothers bake rye bread": a noun that has a subject hides a verb right after that subject."""
+def _correct_hidden_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+    """Correct "two brothers bake rye bread": if a noun has a subject, the word after that subject is the verb."""
     if not token.is_noun:
         return
     for subject in token.kids("nsubj") if token.children else ():
@@ -224,8 +241,10 @@ def _agree(subject: Token, verb: Token, lexicon: Lexicon) -> bool:
     return verb.is_noun and lexicon.is_verb_form(verb.lower) and plural != (verb.tag in ("NNS", "NNPS"))
 
 
-def _mend_second_participle(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
-    """Mend "resting on a rock and drinking water": a word in -ing after "and" goes on with the participle before it."""
+def _correct_second_participle(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+    """Correct "resting on a rock and drinking water": an -ing word after "and" is coordinated with the participle
+    before it.
+    """
     left, right = before(tokens, token), after(tokens, token)
     if left is None or right is None or left.lower != "and" or token.tag != "NN" or not token.lower.endswith("ing"):
         return
@@ -244,8 +263,8 @@ def _mend_second_participle(tokens: Sequence[Token], token: Token, lexicon: Lexi
         right.attach(token, "dobj")
 
 
-def _mend_second_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
-    """Mend "a man peels and chops onions": a plural noun between "and" after a verb and a noun is a verb as well."""
+def _correct_second_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+    """Correct "a man peels and chops onions": a plural noun between "verb and" and a noun is a verb too."""
     link, right = before(tokens, token), after(tokens, token)
     if (
         token.tag != "NNS"
@@ -265,8 +284,8 @@ def _mend_second_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -
         thing.attach(token, "dobj")
 
 
-def _mend_two_subjects(token: Token) -> None:
-    """Mend "the fence my uncle built": of two subjects in a row the first is what the clause describes."""
+def _correct_two_subjects(token: Token) -> None:
+    """Correct "the fence my uncle built": of two subjects in a row, the clause describes the first."""
     subjects = token.kids("nsubj")
     if len(subjects) != 2 or not all(subject.is_noun for subject in subjects) or not token.is_root:
         return

@@ -1,8 +1,8 @@
-"""Captions in, words out, each by its number: what is known of a word is worked out once and looked up from then on.
+"""Captions in, indices of words out: each word is analysed once and looked up afterwards.
 
-spaCy's tokenizer goes by the text between blanks, and so do we: each such piece is taken apart once. Pieces of plain letters, most of
-the new ones, are one word each and never reach spaCy, which would keep them for good. (spaCy looks across a blank in one case: the
-marks of "( :)" look like an emoticon to it, so that it does not see the real one if letters follow.)
+Like spaCy's tokenizer, this splits a text at blanks, and tokenizes each piece once. Pieces of plain letters, most of
+the new ones, are one word each and never reach spaCy, which would store them forever. (spaCy looks across a blank in
+one case: it takes the marks of "( :)" for an emoticon, and misses the real one if letters follow.)
 """
 
 from __future__ import annotations
@@ -20,34 +20,41 @@ if TYPE_CHECKING:
     from diht_k8s.recipe.filter.captions.encoder import Encoder
 
 PIECE: Final = re.compile(r"\S+ ?|\s+")
-"""Characters up to a blank, which belongs to the word before it; further blanks are a word of their own, as spaCy has it."""
+"""Characters with the blank after them, which belongs to the word before it. Further blanks are a word of their own, as
+in spaCy.
+"""
 APART: Final = " \n "
-"""Between pieces that are tokenized together: a word of blanks, across which no rule of the tokenizer reaches."""
+"""Separator of pieces that are tokenized together: a word of blanks, which no rule of the tokenizer crosses."""
 MAX_WORDS: Final = 65_536
-"""With more distinct words than these, whose vectors take 25 MiB, all are forgotten before the next texts."""
+"""Number of distinct words (25 MiB of vectors) after which the table is cleared before the next texts."""
 MAX_PIECES: Final = 200_000
-"""The same for pieces."""
+"""The same for distinct pieces."""
 _Features = tuple[str, list[int]]
-"""A word and its NORM, PREFIX, SUFFIX and SHAPE, by which spaCy's encoder knows it."""
+"""A word with its NORM, PREFIX, SUFFIX and SHAPE, the inputs of spaCy's encoder."""
 
 
 class Word(NamedTuple):
-    """What the rules read of a word, wherever it stands."""
+    """What the rules need to know about a word, independent of its position."""
 
     lower: str
     length: int
     width: int
-    """characters with the blank behind."""
+    """characters, including the blank after it."""
     is_space: bool
     is_name: bool
-    """capitals only ("LED lamp"): no verb, since captions in capitals arrive in lower case."""
+    """only capitals ("LED lamp"): not a verb, since captions in capitals arrive in lower case."""
 
 
 class Words:
-    """The words seen so far, in rows; a word before a blank and the same word before none are two."""
+    """The words seen so far, one row each. A word with and the same word without a blank after it have two rows."""
 
     def __init__(self, language: Language, encoder: Encoder) -> None:
-        """Words as a pipeline's tokenizer finds them, with the vectors that its encoder begins with."""
+        """Start with no words.
+
+        Args:
+            language: pipeline whose tokenizer finds the words.
+            encoder: computes their vectors without context.
+        """
         from spacy import attrs  # type: ignore[attr-defined]
 
         self._tokenizer: Any = language.tokenizer
@@ -56,9 +63,9 @@ class Words:
         getters: Any = language.vocab.lex_attr_getters  # type: ignore[attr-defined]
         features = [attrs.NORM, attrs.PREFIX, attrs.SUFFIX, attrs.SHAPE]
         self._columns, self._getters = [attrs.ORTH, *features], [getters[feature] for feature in features]
-        self._forget()
+        self._clear()
 
-    def _forget(self) -> None:
+    def _clear(self) -> None:
         self.known: list[Word] = []
         self.vectors_MD = np.empty((1024, self._encoder.width), "f")
         self._row_of: dict[tuple[str, int, bool], int] = {}
@@ -67,17 +74,19 @@ class Words:
     def rows(self, texts: Iterable[str]) -> list[list[int]]:
         """The rows of each text's words, valid until the next call."""
         if len(self.known) > MAX_WORDS or len(self._rows_of) > MAX_PIECES:
-            self._forget()
+            self._clear()
         found, rows_of = [PIECE.findall(text) for text in texts], self._rows_of
         self._learn([piece for piece in dict.fromkeys(chain.from_iterable(found)) if piece not in rows_of])
         return [[row for piece in pieces for row in rows_of[piece]] for pieces in found]
 
     def _learn(self, pieces: Sequence[str]) -> None:
-        """Take new pieces apart, and give rows to the words among them that are new."""
-        taken_apart = list(self._taken_apart(pieces))  # first: a tokenizer that fails must leave no row without vector
+        """Tokenize new pieces, and add rows for their new words."""
+        tokenized = list(
+            self._tokenize_pieces(pieces)
+        )  # first, so a tokenizer that fails leaves no row without a vector
         count = len(self.known)
         new: list[list[int]] = []
-        for piece, parts in taken_apart:
+        for piece, parts in tokenized:
             last = len(parts) - 1 if piece[-1] == " " and not piece.isspace() else None
             self._rows_of[piece] = tuple(
                 self._row(text, features, place == last, new) for place, (text, features) in enumerate(parts)
@@ -91,7 +100,7 @@ class Words:
             self.vectors_MD[count:stop] = self._encoder.embed(np.array(new, np.uint64))
 
     def _row(self, text: str, features: list[int], before_blank: bool, new: list[list[int]]) -> int:
-        """The row of a word; one that is new adds to `new` what the encoder wants to know of it."""
+        """The row of a word; appends the encoder's inputs for a new word to `new`."""
         row = self._row_of.setdefault((text, features[0], before_blank), len(self.known))
         if row == len(self.known):
             is_space, is_name = text.isspace(), text.isupper() and len(text) > 1
@@ -99,8 +108,8 @@ class Words:
             new.append([*features, before_blank, is_space])
         return row
 
-    def _taken_apart(self, pieces: Iterable[str]) -> Iterator[tuple[str, list[_Features]]]:
-        """Each piece with its words."""
+    def _tokenize_pieces(self, pieces: Iterable[str]) -> Iterator[tuple[str, list[_Features]]]:
+        """Tokenize the pieces; yields each one with its words."""
         from spacy.strings import get_string_id  # type: ignore[attr-defined]
 
         others: list[str] = []
@@ -109,13 +118,13 @@ class Words:
             if text.isalpha() and text.isascii() and text not in self._special:
                 yield piece, [(text, [get_string_id(getter(text)) for getter in self._getters])]
             elif piece.isspace():
-                yield piece, self._tokenized(piece)
+                yield piece, self._tokenize(piece)
             else:
                 others.append(piece)
-        words = self._tokenized(APART.join(piece.removesuffix(" ") for piece in others))
+        words = self._tokenize(APART.join(piece.removesuffix(" ") for piece in others))
         groups = (list(group) for is_space, group in groupby(words, key=lambda word: word[0].isspace()) if not is_space)
         yield from zip(others, groups, strict=True)
 
-    def _tokenized(self, text: str) -> list[_Features]:
+    def _tokenize(self, text: str) -> list[_Features]:
         doc = self._tokenizer(text)
         return [(self._strings[orth], features) for orth, *features in doc.to_array(self._columns).tolist()]

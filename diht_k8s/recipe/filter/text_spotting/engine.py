@@ -1,8 +1,8 @@
-"""RapidOCR's engine on the device that the run asks for: settings in, loaded detector and recogniser out.
+"""RapidOCR's engine on the requested device: settings in, loaded detector and recogniser out.
 
-On the processor OpenVINO runs both networks, on a GPU ONNX Runtime does. RapidOCR and ONNX Runtime go on with the processor where
-the GPU cannot be used, and say so in a log only. A run that asks for a GPU ends with a message instead: its pods would hold one for
-nothing, for days.
+OpenVINO runs both networks on the CPU, ONNX Runtime on a GPU. If the GPU cannot be used, RapidOCR and ONNX Runtime
+continue on the CPU and only log it. A run that asks for a GPU fails instead, because its pods would otherwise hold an
+idle GPU for days.
 """
 
 from __future__ import annotations
@@ -17,37 +17,43 @@ Device = Literal["CPU", "CUDA"]
 
 CUDA_PROVIDER: Final = "CUDAExecutionProvider"
 LINE_SHAPE: Final = (3, 48, 96)
-"""The recogniser's channels, height and LEAST width: short words are not padded to the 320 of the library's default."""
+"""Channels, height and MINIMUM width of the recogniser's input. The library's default pads short words to a width of
+320.
+"""
 OWN_IMAGE: Final = 3 * 320 * 320
-"""Numbers of the largest image whose shape has a detector of its own. A larger one takes 22 to 29 % longer in the open network
-(measured at 512 pixels), but there are too many shapes of such images to keep."""
+"""Largest input, in values, whose shape gets its own detector network. Larger images take 22 to 29 % longer in the
+dynamic network (measured at 512 pixels), but have too many shapes to keep a network for each.
+"""
 OWN_LINE: Final = 3 * 48 * 512
-"""Numbers of the longest line whose width class has a recogniser of its own: eleven classes, so all are kept. A longer line takes at
-most 8 % longer in the open network, and to the last bit says the same."""
+"""Largest input, in values, whose width class gets its own recogniser network: eleven classes, so all are kept. Longer
+lines take at most 8 % longer in the dynamic network, with bit-equal results.
+"""
 LINES_AT_ONCE: Final[dict[Device, int]] = {"CPU": 1, "CUDA": 6}
-"""Lines in one run of the recogniser at most. On the processor together takes as long as one by one, and each keeps its own width."""
+"""Maximum number of lines in one run of the recogniser. A batch saves no time on the CPU, and single lines keep their
+own width.
+"""
 _ON_CUDA: Final = {
     "EngineConfig.onnxruntime.inter_op_num_threads": 1,
     "EngineConfig.onnxruntime.use_cuda": True,
-    # one algorithm for every shape: a search would be made anew for each width of a line, and may end differently each time
+    # one algorithm for every shape: a search would run again for each line width, and its result may vary
     "EngineConfig.onnxruntime.cuda_ep_cfg.cudnn_conv_algo_search": "DEFAULT",
-    # fp32 as on the processor: confidences are compared with thresholds
+    # fp32 as on the CPU, because confidences are compared with thresholds
     "EngineConfig.onnxruntime.cuda_ep_cfg.use_tf32": 0,
 }
 _FIELD: Final = "spec.filter.textSpotting.device: CUDA"
 
 
 def load_engine(*, detector_size: int, threads: int, device: Device, precision: Precision) -> Any:
-    """A `RapidOCR` with the settings of the filter, its detector and recogniser loaded.
+    """A `RapidOCR` with the filter's settings; its detector and recogniser are loaded.
 
     Args:
-        detector_size: longest side in pixels at which text is looked for.
+        detector_size: longest side in pixels of the image that the detector sees.
         threads: threads of one inference.
         device: where both networks run.
-        precision: what a processor may compute in. A GPU computes in fp32.
+        precision: precision on the CPU; a GPU computes in fp32.
 
     Raises:
-        UserError: a GPU is asked for, and ONNX Runtime has no CUDA or cannot use it.
+        UserError: `device` is CUDA, and ONNX Runtime lacks CUDA or cannot use it.
     """
     _check_provider(device)
     from rapidocr import EngineType, RapidOCR
@@ -79,7 +85,7 @@ def load_engine(*, detector_size: int, threads: int, device: Device, precision: 
 
 
 def _compile_by_shape(engine: Any, threads: int, precision: Precision) -> None:
-    """Put networks for small shapes in the place of RapidOCR's sessions, which run one of open shape in a precision of OpenVINO's choice."""
+    """Replace RapidOCR's sessions, which run one network of dynamic shape in a precision that OpenVINO picks."""
     with kept_signal_stack():
         detector, recogniser = engine._load_det_model(), engine._load_rec_model()
     detector.session = ShapedNetwork(detector.session.model, threads=threads, precision=precision, own_up_to=OWN_IMAGE)
@@ -89,7 +95,7 @@ def _compile_by_shape(engine: Any, threads: int, precision: Precision) -> None:
 
 
 def _check_provider(device: Device) -> None:
-    """Whether there is an ONNX Runtime for the device; its CUDA libraries are loaded where NVIDIA's Python packages hold them."""
+    """Check that ONNX Runtime supports the device, and load its CUDA libraries from NVIDIA's Python packages."""
     if device == "CPU":
         return
     try:
@@ -98,16 +104,17 @@ def _check_provider(device: Device) -> None:
         onnxruntime = None
     if onnxruntime is None or CUDA_PROVIDER not in onnxruntime.get_available_providers():
         raise UserError(
-            f"{_FIELD}, but no ONNX Runtime with CUDA is installed: install onnxruntime-gpu in the image, or say CPU"
+            f"{_FIELD}, but no ONNX Runtime with CUDA is installed: "
+            "install onnxruntime-gpu in the image, or set device: CPU"
         )
     onnxruntime.preload_dlls()
 
 
 def _check_sessions(engine: Any) -> None:
-    """Whether both networks have come to lie on the GPU."""
+    """Check that both networks run on the GPU."""
     for model in (engine._load_det_model(), engine._load_rec_model()):
         if model.session.session.get_providers()[0] != CUDA_PROVIDER:
             raise UserError(
                 f"{_FIELD}, but ONNX Runtime cannot use the GPU: give the pods one (resources: nvidia.com/gpu), "
-                "see that CUDA and cuDNN fit onnxruntime-gpu, or say CPU"
+                "check that CUDA and cuDNN match onnxruntime-gpu, or set device: CPU"
             )

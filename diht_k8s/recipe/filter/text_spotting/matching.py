@@ -1,7 +1,8 @@
-"""The T rule: does an image show its own caption? In: a caption and texts spotted in the image; out: yes or no. Pure.
+"""The T rule: does an image show its own caption? Caption and spotted texts in, yes or no out.
 
-Source: DiHT section 3.1 as remembered: a text of enough confidence of which at least five predicted characters match the
-caption in a sliding window. "In a sliding window" can be read in two ways, and the run document offers both.
+Source: DiHT section 3.1 as we recall it: a text matches if its confidence is high enough and at least five of its
+predicted characters match the caption in a sliding window. "In a sliding window" has two readings, and the run document
+offers both.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
 ACCENTS: Final = 200
-"""Canonical combining classes from here on are marks above and below letters; lower ones carry meaning in Indic scripts."""
+"""Lowest canonical combining class of the marks above and below letters. Lower classes carry meaning (kana, Indic
+scripts).
+"""
 
 
 class SpottedText(NamedTuple):
@@ -21,51 +24,53 @@ class SpottedText(NamedTuple):
     text: str
     """as recognised."""
     confidence: float
-    """0 to 1, mean over the characters."""
+    """mean over the characters, 0 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MatchRule:
-    """When a spotted text counts as the caption's own."""
+    """When a spotted text counts as part of the caption. The API holds the defaults (`TextSpotting`)."""
 
-    min_confidence: float = 0.8
-    """texts below it do not count."""
-    min_characters: int = 5
-    """so many letters or digits have to match."""
-    method: Literal["Substring", "Positions"] = "Substring"
-    """Substring: that many in a row occur in both. Positions: the spotted word is slid over the caption and equal places are
-    counted, so that a misread character inside costs one place only."""
-    across_words: bool = False
-    """join words before matching. Off (our choice): across words, unrelated text matches by chance a third more often."""
+    min_confidence: float
+    """texts with a lower confidence do not count."""
+    min_characters: int
+    """number of letters and digits that must match."""
+    method: Literal["Substring", "Positions"]
+    """Substring: the characters occur in a row in both words. Positions: the spotted word slides over the word of the
+    caption and equal positions are counted, so a misread character costs only one position.
+    """
+    across_words: bool
+    """join the words before matching. Off by default (our choice): unrelated texts then match by chance a third more
+    often.
+    """
 
     def matches(self, caption: str, text: SpottedText) -> bool:
-        """Whether one spotted text shows a part of the caption."""
+        """Whether one spotted text shows part of the caption."""
         if text.confidence < self.min_confidence:
             return False
         spotted = self._units(text.text)
-        if not spotted:
+        if not spotted:  # most texts are too short, and normalising the caption takes time
             return False
         match = _share_substring if self.method == "Substring" else _share_positions
-        return any(
-            match(word, shown, self.min_characters) for word in self._units(caption) for shown in spotted if shown
-        )
+        return any(match(word, shown, self.min_characters) for word in self._units(caption) for shown in spotted)
 
     def _units(self, text: str) -> list[str]:
-        """Words long enough to match, or all of them joined."""
+        """The words that are long enough to match, or all words joined."""
         words = normalised_words(text)
         units = ["".join(words)] if self.across_words else words
         return [unit for unit in units if len(unit) >= self.min_characters]
 
 
 def shows_caption(caption: str, texts: Iterable[SpottedText], rule: MatchRule) -> bool:
-    """Whether any of the texts shows a part of the caption."""
+    """Whether any of the texts shows part of the caption."""
     return any(rule.matches(caption, text) for text in texts)
 
 
 def normalised_words(text: str) -> list[str]:
-    """Words after NFKC and case folding, letters and digits only, without accents: `Ice-cream №5` -> `icecream`, `no5`.
+    """Words after NFKC and case folding, without accents, reduced to letters and digits.
 
-    Dropping accents is our choice: recognisers see some that are not there (GÉLATO), signs leave some out (POKEMON).
+    `Ice-cream №5` becomes `icecream`, `no5`. Dropping accents is our choice: recognisers invent some (GÉLATO), and
+    signs omit some (POKEMON).
     """
     decomposed = unicodedata.normalize("NFKD", text)
     plain = "".join(character for character in decomposed if unicodedata.combining(character) < ACCENTS)

@@ -1,10 +1,11 @@
-"""Networks on the processor: OpenVINO compiles one for each small shape of its input, in bfloat16 where the processor computes in that.
+"""Networks on the CPU: OpenVINO compiles one per small input shape, in bfloat16 if the CPU supports it.
 
-A network that is compiled for one shape saves 2 to 4 ms a run over one for all shapes, of 15 for an image of 256 x 256, and 6 to 10
-of a large image (measured on RapidOCR's two, shapes in random order). Compiling takes 0.2 s. So small shapes, of which there are few,
-have networks of their own, a bounded number of them, the last used; all others share one of open shape, compiled once.
-They share the weights as they were read; each has its own copy as the processor wants them. Which network an input goes to depends on
-its shape alone, and what that computes on nothing else that it was given, so neither do results.
+A network compiled for one shape saves 2 to 4 ms of the 15 ms that a network of dynamic shape takes for an image of 256
+x 256, and 6 to 10 ms for a large image (measured with RapidOCR's two networks, shapes in random order). Compiling takes
+0.2 s. There are few small shapes, so each gets its own network in a bounded cache of the most recently used ones; all
+larger shapes share one network of dynamic shape, compiled once. The networks share the weights as read; each holds its
+own copy in the CPU's layout. The shape of an input alone selects its network, so results do not depend on earlier
+inputs.
 """
 
 from __future__ import annotations
@@ -24,14 +25,16 @@ if TYPE_CHECKING:
 Precision = Literal["BF16", "FP32"]
 
 MAX_SHAPES: Final = 16
-"""Networks of one shape that are kept of one model: 25 MB each for the detector, 40 MB for the recogniser. Images whose longest side
-is 256 pixels have 15 shapes on the detector's grid."""
+"""Maximum number of cached networks per model: 25 MB each for the detector, 40 MB for the recogniser. Images whose
+longest side is 256 pixels have 15 shapes on the detector's grid.
+"""
 
 
 def import_openvino() -> ModuleType:
-    """OpenVINO without its usage statistics: to import it as it comes reports that to its maker, over the network and unasked.
+    """Import OpenVINO without its usage statistics.
 
-    It does without the package that would send them (openvino-telemetry) where that is not to be had, so it gets to see none.
+    By default, importing OpenVINO sends a report to its vendor over the network. It does not if the package
+    openvino-telemetry is missing, so that package is hidden.
     """
     sys.modules.setdefault("openvino_telemetry", cast(ModuleType, None))
     import openvino
@@ -40,7 +43,7 @@ def import_openvino() -> ModuleType:
 
 
 class ShapedNetwork:
-    """A model as RapidOCR calls its sessions: N x 3 x height x width (float32) in, the first output out."""
+    """A drop-in for RapidOCR's sessions: N x 3 x height x width (float32) in, the first output out."""
 
     def __init__(
         self,
@@ -51,15 +54,16 @@ class ShapedNetwork:
         own_up_to: int,
         width_of: Callable[[int], int] = lambda width: width,
     ) -> None:
-        """Nothing is compiled yet.
+        """Compile nothing yet.
 
         Args:
             model: `openvino.Model` of any shape.
             threads: threads of one inference.
-            precision: what it may compute in; see `hint_of`.
-            own_up_to: a shape has a network of its own up to so many numbers in one image (channels x height x width), however
-                many images lie in the batch: companions do not change what an image's network is.
-            width_of: the width that an input is padded to (with 0, on the right) for its own; few widths are few networks.
+            precision: precision of the computation; see `hint_of`.
+            own_up_to: largest input, in values of one image (channels x height x width), whose shape gets its own
+                network. The batch size does not count, so it does not change the network of an image.
+            width_of: returns the width to which an input of a given width is padded (with 0, on the right). Few widths
+                mean few networks.
         """
         self._core, self._model = import_openvino().Core(), model
         self._own_up_to, self._width_of = own_up_to, width_of
@@ -69,14 +73,14 @@ class ShapedNetwork:
             "INFERENCE_PRECISION_HINT": hint_of(precision, capabilities),
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
-            # workers of one machine would all be pinned to its first core
+            # pinning would put all workers of a machine on its first core
             "ENABLE_CPU_PINNING": False,
         }
         self._requests = OrderedDict[tuple[int, ...], Any]()
-        self._open: Any = None
+        self._dynamic: Any = None
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
-        """What the model says of a batch."""
+        """Run the model on a batch."""
         import numpy as np
 
         width = batch.shape[-1]
@@ -85,11 +89,11 @@ class ShapedNetwork:
         return self._request(batch.shape).infer([batch], share_inputs=True)[0]
 
     def _request(self, shape: tuple[int, ...]) -> Any:
-        """The shape's own network where it is small, the open one else."""
+        """The network of a small shape, or the dynamic network."""
         if math.prod(shape[1:]) > self._own_up_to:
-            if self._open is None:
-                self._open = self._compiled(self._model)
-            return self._open
+            if self._dynamic is None:
+                self._dynamic = self._compiled(self._model)
+            return self._dynamic
         request = self._requests.pop(shape, None)
         if request is None:
             model = self._model.clone()
@@ -105,11 +109,13 @@ class ShapedNetwork:
 
 
 def hint_of(precision: Precision, capabilities: list[str]) -> str:
-    """OpenVINO's name of the precision to compute in, f32 where the processor only imitates bfloat16, which is slower than that."""
+    """OpenVINO's name of the precision: f32 if the CPU only emulates bfloat16, which is slower."""
     return "bf16" if precision == "BF16" and "BF16" in capabilities else "f32"
 
 
 def width_class(width: int) -> int:
-    """The next of four widths an octave (..., 96, 112, 128, 160, 192, 224, 256, 320, ...): at most a quarter more."""
+    """The width rounded up to one of four per octave (..., 96, 112, 128, 160, 192, 224, 256, 320, ...): at most a
+    quarter more.
+    """
     step = max(1 << (width - 1).bit_length() >> 3, 1)
     return -(-width // step) * step

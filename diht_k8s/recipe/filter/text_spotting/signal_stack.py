@@ -1,8 +1,8 @@
 """Keep a thread's alternate signal stack while foreign code runs.
 
-OpenVINO's plugin for processors gives the thread that loads it a signal stack of its own, and gives the former one back when it ends.
-Where two are loaded (RapidOCR loads one for each network) and the first ends first, what comes back is memory that is no longer there,
-and the next signal, SIGTERM for example, ends the process at once, without a handler.
+OpenVINO's CPU plugin sets its own signal stack on the thread that loads it, and restores the former one when it is
+unloaded. If two plugins are loaded (RapidOCR loads one per network) and the first is unloaded first, the second
+restores freed memory, and the next signal (SIGTERM, for example) kills the process before any handler runs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ class _Stack(ctypes.Structure):
 
 @contextlib.contextmanager
 def kept_signal_stack() -> Iterator[None]:
-    """Put this thread's signal stack back at the end; a plugin that ends later then finds none of its own and changes nothing."""
+    """Restore this thread's signal stack at the end. A plugin that is unloaded later then finds another stack than its
+    own and leaves it alone.
+    """
     if sys.platform != "linux":
         yield
         return

@@ -1,14 +1,15 @@
 """Text spotting with RapidOCR: images in, their texts with confidences out.
 
-The library's defaults enlarge every image to 736 pixels and pad every line to 320, which is ten times slower at equal
-verdicts on web images; the settings here were chosen by measuring (see `benchmarks/`). No line is recognised where the
-detector finds no box, and recognition ends at the first text that the caller was looking for.
+The library's defaults enlarge every image to 736 pixels and pad every line to 320. That is ten times slower, with equal
+verdicts on web images; the settings here were chosen by measurement (see `benchmarks/`). Recognition runs only on boxes
+that the detector finds, and stops at the first text that the caller looks for.
 
-Detection can take several images of one size class (equal shape after RapidOCR's own preparation) in one run of its network.
-On a GPU it does; on a processor it does not, where that gains little and each number of images would be a network of its own. On
-the processor both ways give the same bits (measured, tested). On a GPU an image's companions may change the last digits of a
-confidence, in theory: companions are cut from the stage's batches, which do not depend on where a worker was stopped, so a
-resumed run sees the same ones; only images that are read under looser thresholds beside stored scores may see others.
+The detector can take several images of one size class (equal shape after RapidOCR's preprocessing) in one batch. It
+does so on a GPU. On the CPU it does not: that gains little, and each batch size would need its own network. On the CPU
+both ways give the same bits (measured, tested). On a GPU the other images of a batch may, in theory, change the last
+digits of a confidence. Batches are cut from those of the stage, which do not depend on where a worker was stopped, so a
+resumed run sees the same ones. Only images that are read under looser thresholds, next to stored scores, may be batched
+differently.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
+from diht_k8s.api.filter import MIN_STORED_CONFIDENCE, TextSpotting
 from diht_k8s.recipe.filter.text_spotting.engine import LINES_AT_ONCE, Device, load_engine
 from diht_k8s.recipe.filter.text_spotting.matching import SpottedText
 from diht_k8s.recipe.filter.text_spotting.networks import Precision
@@ -26,64 +28,71 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-MIN_CONFIDENCE: Final = 0.3
-"""Texts below it are noise and not stored; thresholds of the rule may lie anywhere above."""
+_DEFAULTS: Final = TextSpotting()
+"""The API holds the defaults of the settings that a run can change."""
 MAX_ENLARGEMENT: Final = 3.0
-"""An image below the detector's size is enlarged at most so much: beyond that, letters only get blurred."""
+"""Maximum enlargement of an image below the detector's size; more would only blur the letters."""
 MAX_LINES: Final = 64
-"""Lines read of one image (scanned pages hold hundreds); the largest boxes first."""
+"""Maximum number of lines read in one image (scanned pages hold hundreds), largest boxes first."""
 MIN_IMAGE_SIDE: Final = 32
 """The detector's grid."""
 BATCH_OF: Final[dict[Device, int]] = {"CPU": 1, "CUDA": 32}
-"""Images in one run of the detector at most."""
+"""Maximum number of images in one batch of the detector."""
 CLASSES_AT_ONCE: Final = 4
-"""Batches that images are gathered for: web images have several shapes, and each shape is a batch of its own. On a processor,
-where a batch is one image, the recogniser's weights stay in its caches for the lines of so many."""
+"""Number of batches for which images are gathered: web images have several shapes, and each shape is its own batch. On
+the CPU, where a batch is one image, the recogniser's weights stay in the CPU's caches for the lines of this many
+images.
+"""
 MAX_PIXELS_AT_ONCE: Final = 64_000_000
-"""Pixels of the images that are gathered at most (192 MB, and twice that while they are prepared); a single image may have more."""
+"""Maximum number of pixels of the gathered images (192 MB, twice that during preprocessing). A single image may have
+more.
+"""
 
 State = Literal["done", "stopped_early"]
 
 
 @dataclass(frozen=True)
 class Spotting:
-    """What was found in one image."""
+    """The texts found in one image."""
 
     texts: tuple[SpottedText, ...]
-    """all with a confidence of at least `MIN_CONFIDENCE`, largest box first."""
+    """texts with a confidence of at least `MIN_STORED_CONFIDENCE`, largest box first."""
     state: State
-    """stopped_early: the wanted text was found, so the remaining boxes were not read."""
+    """`stopped_early` if the wanted text was found before all boxes were read."""
 
 
-class Question(NamedTuple):
-    """An image to be read."""
+class SpottingRequest(NamedTuple):
+    """An image to read, and the text to stop at."""
 
     image: Image.Image
     """RGB."""
     wanted: Callable[[SpottedText], bool] | None = None
-    """recognition ends at the first text for which this is true; None reads all."""
+    """recognition stops at the first text for which this is true; None reads all."""
 
 
 class TextSpotter:
-    """Detector and recogniser of RapidOCR (PP-OCR weights of its package), loaded at the first image."""
+    """RapidOCR's detector and recogniser (PP-OCR weights from its package), loaded at the first image."""
 
     def __init__(
         self,
         *,
-        detector_size: int = 256,
+        detector_size: int = _DEFAULTS.detector_size,
         threads: int = 1,
-        device: Device = "CPU",
-        precision: Precision = "BF16",
+        device: Device = _DEFAULTS.device,
+        precision: Precision = _DEFAULTS.precision,
         batch: int | None = None,
     ) -> None:
-        """Make a spotter; nothing is loaded yet.
+        """Create a spotter; nothing is loaded yet.
 
         Args:
-            detector_size: longest side in pixels at which text is looked for. Recognition reads the full image.
+            detector_size: longest side in pixels of the image that the detector sees. The recogniser sees the full
+                image.
             threads: threads of one inference. Several processes of one thread each are faster than one of several.
             device: where the networks run; CUDA needs onnxruntime-gpu.
-            precision: what a processor may compute in: BF16 where it has that, else fp32; a GPU always computes in fp32.
-            batch: images of one size class that the detector sees at once, at most; `BATCH_OF` the device when None.
+            precision: precision on the CPU. BF16 needs a CPU that supports it, else fp32 is used; a GPU always computes
+                in fp32.
+            batch: maximum number of images of one size class in a batch of the detector; None takes `BATCH_OF` the
+                device.
         """
         self._detector_size, self._threads = detector_size, threads
         self._device: Device = device
@@ -92,10 +101,10 @@ class TextSpotter:
         self._engine: Any = None
 
     def check_device(self) -> None:
-        """Load now where that can fail for want of a GPU, before any image is there.
+        """Load the models now if that can fail for lack of a GPU.
 
         Raises:
-            UserError: a GPU is asked for and cannot be used.
+            UserError: `device` is CUDA and no GPU can be used.
         """
         if self._device != "CPU":
             self._loaded()
@@ -105,31 +114,31 @@ class TextSpotter:
 
         Args:
             image: RGB image.
-            wanted: recognition ends at the first text for which this is true; None reads all.
+            wanted: recognition stops at the first text for which this is true; None reads all.
         """
-        return next(self.spot_all([Question(image, wanted)]))
+        return next(self.spot_all([SpottingRequest(image, wanted)]))
 
-    def spot_all(self, questions: Iterable[Question]) -> Iterator[Spotting]:
-        """Read the texts of images; results in the order of the questions, equal to those of one at a time.
+    def spot_all(self, requests: Iterable[SpottingRequest]) -> Iterator[Spotting]:
+        """Read the texts of images, in the order of the requests, with the same results as one at a time.
 
-        Questions are taken as far as one detection needs them, so that images need not be in memory all at once.
+        Takes only as many requests as one detection needs, so the images need not all be in memory.
         """
-        for together in self._gathered(questions):
+        for together in self._gathered(requests):
             yield from self._read_together(together)
 
-    def _read_together(self, questions: Sequence[Question]) -> list[Spotting]:
-        pictures = [self._pixels(question.image) for question in questions]
+    def _read_together(self, requests: Sequence[SpottingRequest]) -> list[Spotting]:
+        images = [self._pixels(request.image) for request in requests]
         return [
-            self._read_until(pixels, boxes, question.wanted)
-            for pixels, boxes, question in zip(pictures, self._boxes(pictures), questions, strict=True)
+            self._read_until(pixels, boxes, request.wanted)
+            for pixels, boxes, request in zip(images, self._boxes(images), requests, strict=True)
         ]
 
-    def _gathered(self, questions: Iterable[Question]) -> Iterator[list[Question]]:
-        """Questions that are worked on together, few enough for memory."""
-        together, pixels = list[Question](), 0
-        for question in questions:
-            together.append(question)
-            pixels += question.image.width * question.image.height
+    def _gathered(self, requests: Iterable[SpottingRequest]) -> Iterator[list[SpottingRequest]]:
+        """Groups of requests to process together, small enough for memory."""
+        together, pixels = list[SpottingRequest](), 0
+        for request in requests:
+            together.append(request)
+            pixels += request.image.width * request.image.height
             if len(together) == CLASSES_AT_ONCE * self._batch or pixels >= MAX_PIXELS_AT_ONCE:
                 yield together
                 together, pixels = [], 0
@@ -149,7 +158,7 @@ class TextSpotter:
         return Spotting(tuple(found), "done")
 
     def _pixels(self, image: Image.Image) -> np.ndarray:
-        """Height x width x BGR, enlarged towards the detector's size where the image is smaller."""
+        """Pixels, height x width x 3 (BGR, uint8), enlarged towards the detector's size if the image is smaller."""
         import cv2
         import numpy as np
 
@@ -161,28 +170,26 @@ class TextSpotter:
         size = (max(round(width * factor), MIN_IMAGE_SIDE), max(round(height * factor), MIN_IMAGE_SIDE))
         return cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC if factor > 1 else cv2.INTER_AREA)
 
-    def _boxes(self, pictures: Sequence[np.ndarray]) -> list[list[Any]]:
-        """Corner points of each image's text lines, largest first: what a caption repeats is rarely the small print.
+    def _boxes(self, images: Sequence[np.ndarray]) -> list[list[Any]]:
+        """Corner points of the text lines of each image, largest first, since captions rarely repeat the small print.
 
-        RapidOCR's own steps before and after its network, which sees the images of one shape together.
+        Uses RapidOCR's own steps before and after its network, which takes images of one shape as a batch.
         """
         import numpy as np
 
         detector = self._loaded()._load_det_model()
         prepare = detector.get_preprocess()
-        boxes: list[list[Any]] = [[] for _ in pictures]
+        boxes: list[list[Any]] = [[] for _ in images]
         size_classes: defaultdict[tuple[int, ...], list[tuple[int, np.ndarray]]] = defaultdict(list)
-        for place, pixels in enumerate(pictures):
-            if (
-                prepared := _prepared(prepare, pixels)
-            ) is not None:  # None: too narrow for the grid, so nothing to find
+        for place, pixels in enumerate(images):
+            if (prepared := _prepared(prepare, pixels)) is not None:  # None: too narrow for the detector's grid
                 size_classes[prepared.shape].append((place, prepared))
         for members in size_classes.values():
             for start in range(0, len(members), self._batch):
                 batch = members[start : start + self._batch]
                 maps = detector.session(np.concatenate([prepared for _, prepared in batch]))
                 for index, (place, _) in enumerate(batch):
-                    boxes[place] = _boxes_of(detector, maps[index : index + 1], pictures[place].shape[:2])
+                    boxes[place] = _boxes_of(detector, maps[index : index + 1], images[place].shape[:2])
         return boxes
 
     def _read(self, pixels: np.ndarray, boxes: Sequence[Any]) -> list[SpottedText]:
@@ -191,7 +198,7 @@ class TextSpotter:
         return [
             SpottedText(text, float(confidence))
             for text, confidence in zip(lines.txts, lines.scores, strict=True)
-            if text.strip() and confidence >= MIN_CONFIDENCE
+            if text.strip() and confidence >= MIN_STORED_CONFIDENCE
         ]
 
     def _loaded(self) -> Any:
@@ -206,9 +213,10 @@ class TextSpotter:
 
 
 def _prepared(prepare: Any, pixels: np.ndarray) -> np.ndarray | None:
-    """What the detector's own preparation makes of an image, to the last bit: 1 x 3 x height x width; None where nothing is left of it.
+    """The detector's input for an image, 1 x 3 x height x width; None if the image vanishes when it is resized.
 
-    It computes each of 256 levels once, in place of every pixel in float64.
+    Bit-equal to RapidOCR's own preprocessing, but normalises each of the 256 levels once instead of every pixel in
+    float64.
     """
     import cv2
     import numpy as np
@@ -221,7 +229,7 @@ def _prepared(prepare: Any, pixels: np.ndarray) -> np.ndarray | None:
 
 
 def _boxes_of(detector: Any, probabilities: np.ndarray, shape: tuple[int, ...]) -> list[Any]:
-    """Boxes in one map of the detector (1 x 1 x height x width), in pixels of an image of that shape."""
+    """Boxes in a probability map of the detector (1 x 1 x height x width), in pixels of an image of the given shape."""
     import cv2
 
     found, _ = detector.postprocess_op(probabilities, shape)

@@ -1,8 +1,8 @@
 """The hand-annotated captions obey their own guidelines (`tests/recipe/filter/captions/GUIDELINES.md`).
 
-In: `dev.jsonl` and `heldout.jsonl`. Checked: schema, that every name occurs in its caption in order, that complexity and
-num_actions follow from the graph, that no caption is in both files, and the counts. Messages name ids only, so that a
-failure does not show a held-out caption to whoever tunes the rules.
+The tests check the schema of `dev.jsonl` and `heldout.jsonl`, that every name occurs in its caption in order, that
+complexity and num_actions follow from the graph, that no caption is in both files, and the counts. Messages contain ids
+only, so a failure does not show a held-out caption to those who tune the rules.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def test_clean_leaves_language(caption: str, seen: str) -> None:
     ("caption", "title"),
     [("Little Bird | Blue", "Little Bird ; Blue"), ("a little bird", ""), ("LED LAMP 5W", "LED LAMP 5W")],
 )
-def test_clean_hands_on_the_capitals_of_a_title(caption: str, title: str) -> None:
+def test_clean_returns_the_capitals_of_a_title(caption: str, title: str) -> None:
     assert clean(caption)[1] == title
 
 

@@ -48,12 +48,12 @@ def test_other_images_are_not_found() -> None:
     assert not any(GALLERY.holds(scene(seed)) for seed in range(100, 200))
 
 
-def test_empty_images_are_like_nothing() -> None:
+def test_empty_images_match_no_image() -> None:
     blank = Image.new("RGB", (64, 64), "white")
     assert not gallery_of([encoded(blank)]).holds(blank)
 
 
-def test_gallery_leaves_out_what_cannot_be_read() -> None:
+def test_gallery_skips_unreadable_images() -> None:
     assert len(gallery_of([b"no picture", b"", encoded(scene(1))]).bits) == 1
     assert not gallery_of([]).holds(scene(1))
 

@@ -14,7 +14,7 @@ def test_complexity_is_three_for_the_papers_cat_and_bird() -> None:
     assert (CAT_AND_BIRD.complexity, CAT_AND_BIRD.num_actions) == (3, 1)
 
 
-def test_complexity_counts_a_triple_once_for_each_object_that_it_touches() -> None:
+def test_complexity_counts_a_triple_once_for_each_of_its_objects() -> None:
     mentions = (Mention("dog", 0, 3), Mention("ball", 4, 8))
     relations = (Relation(0, "chase", 1), Relation(0, "chase", 1), Relation(0, "sleep", None), Relation(0, "with", 0))
     assert CaptionGraph(mentions, (), relations).complexity == 3
@@ -34,7 +34,7 @@ def test_names_number_later_mentions_of_one_lemma() -> None:
     assert graph.names == ("dog", "cat", "dog#2")
 
 
-def test_describe_draws_objects_with_what_hangs_on_them() -> None:
+def test_describe_prints_objects_with_attributes_and_relations() -> None:
     assert describe(CAT_AND_BIRD) == "cat\n  -chase-> bird\nbird [small, blue]\ncomplexity 3, actions 1 (chase)"
 
 

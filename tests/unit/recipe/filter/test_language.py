@@ -22,5 +22,5 @@ from diht_k8s.recipe.filter.captions.language import is_english
         ("Sushi 寿司 at a bar", True),
     ],
 )
-def test_caption_is_english_unless_something_says_otherwise(caption: str, expected: bool) -> None:
+def test_caption_is_english_without_evidence_of_another_language(caption: str, expected: bool) -> None:
     assert is_english(caption) is expected

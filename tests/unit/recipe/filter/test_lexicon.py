@@ -5,8 +5,8 @@ import pytest
 from diht_k8s.recipe.filter.captions.lexicon import Lexicon, make_lexicon
 
 VERBS = (
-    "ride rid sit hope hop bake park paint line store watch go carry use visit ski plan fire lie tie dive hide create run chase "
-    "dress cover cool"
+    "ride rid sit hope hop bake park paint line store watch go carry use visit ski plan fire lie tie dive hide create "
+    "run chase dress cover cool"
 )
 NOUNS = "dog pizza box berry cookie lady knife wolf glass glasses church potato bus child ski man woman leaf"
 

@@ -11,14 +11,14 @@ from PIL import Image
 from diht_k8s.api.filter import Filter, MetadataLimit, TextSpotting
 from diht_k8s.recipe.filter.captions.graph import Action, Attribute, CaptionGraph, Mention
 from diht_k8s.recipe.filter.fingerprints import gallery_of
-from diht_k8s.recipe.filter.rules import Judge
+from diht_k8s.recipe.filter.rules import RuleChain
 from diht_k8s.recipe.filter.scores import Row
 from diht_k8s.recipe.filter.text_spotting.matching import SpottedText
-from diht_k8s.recipe.filter.text_spotting.spotter import Question, Spotting
+from diht_k8s.recipe.filter.text_spotting.spotter import Spotting, SpottingRequest
 from diht_k8s.recipe.shards.samples import Sample, make_sample
 
 
-def picture(size: tuple[int, int] = (32, 32)) -> bytes:
+def encoded_image(size: tuple[int, int] = (32, 32)) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", size, "red").save(buffer, "PNG")
     return buffer.getvalue()
@@ -27,7 +27,7 @@ def picture(size: tuple[int, int] = (32, 32)) -> bytes:
 def sample(caption: str, *, image: bytes | None = None, url: str = "") -> Sample:
     document = f'{{"caption": "{caption}", "url": "{url}"}}'.encode()
     return make_sample(
-        caption.replace(" ", "-") or "none", {"png": picture() if image is None else image, "json": document}
+        caption.replace(" ", "-") or "none", {"png": encoded_image() if image is None else image, "json": document}
     )
 
 
@@ -51,14 +51,14 @@ class FakeSpotter:
     texts: tuple[SpottedText, ...] = ()
     wanted: list[bool] = field(default_factory=list)
     gathers: bool = False
-    """take all questions before the first answer, as a spotter with batches does."""
+    """consume all requests before the first result, as a spotter with batches does."""
 
-    def spot_all(self, questions: Iterable[Question]) -> Iterator[Spotting]:
-        asked = list(questions) if self.gathers else questions
-        return map(self._spot, asked)
+    def spot_all(self, requests: Iterable[SpottingRequest]) -> Iterator[Spotting]:
+        taken = list(requests) if self.gathers else requests
+        return map(self._spot, taken)
 
-    def _spot(self, question: Question) -> Spotting:
-        wanted = question.wanted
+    def _spot(self, request: SpottingRequest) -> Spotting:
+        wanted = request.wanted
         self.wanted.append(wanted is not None)
         for index, text in enumerate(self.texts):
             if wanted is not None and wanted(text):
@@ -66,8 +66,10 @@ class FakeSpotter:
         return Spotting(self.texts, "done")
 
 
-def judge(rules: Filter | None = None, spotter: FakeSpotter | None = None, exclusions: Sequence[str] = ()) -> Judge:
-    return Judge(
+def rule_chain(
+    rules: Filter | None = None, spotter: FakeSpotter | None = None, exclusions: Sequence[str] = ()
+) -> RuleChain:
+    return RuleChain(
         rules=rules or Filter(min_complexity=2, min_actions=0),
         parser=FakeParser(),
         parser_version="p1",
@@ -76,8 +78,8 @@ def judge(rules: Filter | None = None, spotter: FakeSpotter | None = None, exclu
     )
 
 
-def verdict(it: Judge, one: Sample, before: Row | None = None, *, filtered: bool = True) -> Row:
-    return it.judge("s", [one], [before], filtered=filtered)[0]
+def verdict(it: RuleChain, one: Sample, before: Row | None = None, *, filtered: bool = True) -> Row:
+    return it.apply("s", [one], [before], filtered=filtered)[0]
 
 
 RUNNING = sample("giraffe running fast")
@@ -94,14 +96,14 @@ RUNNING = sample("giraffe running fast")
         (Filter(min_complexity=1, min_actions=1, action_rule="Subject"), sample("dog running"), ""),
         (Filter(min_complexity=9, min_actions=9), sample("dog"), "complexity"),
         (Filter(), sample("", image=b""), "bad:picture_empty"),
-        (Filter(min_actions=0), sample("dog", image=b"no picture"), "bad:picture_unreadable"),
-        (Filter(min_actions=0), sample("dog", image=picture((1, 1))), "bad:picture_too_small"),
-        (Filter(min_complexity=2), sample("dog", image=b"no picture"), "complexity"),
-        (Filter(min_actions=0), make_sample("x" * 300, {"png": picture(), "txt": b"dog"}), "bad:name_too_long"),
+        (Filter(min_actions=0), sample("dog", image=b"no image"), "bad:picture_unreadable"),
+        (Filter(min_actions=0), sample("dog", image=encoded_image((1, 1))), "bad:picture_too_small"),
+        (Filter(min_complexity=2), sample("dog", image=b"no image"), "complexity"),
+        (Filter(min_actions=0), make_sample("x" * 300, {"png": encoded_image(), "txt": b"dog"}), "bad:name_too_long"),
     ],
 )
 def test_first_rule_that_applies_gives_the_reason(rules: Filter, one: Sample, reason: str) -> None:
-    row = verdict(judge(rules), one)
+    row = verdict(rule_chain(rules), one)
     assert (row.reason, row.kept) == (reason, not reason)
 
 
@@ -113,35 +115,35 @@ def test_first_rule_that_applies_gives_the_reason(rules: Filter, one: Sample, re
         hashlib.sha256(b"https://example.org/a.png").hexdigest(),
     ],
 )
-def test_excluded_sample_goes_and_its_caption_is_not_stored(entry: str) -> None:
+def test_excluded_sample_is_dropped_and_its_caption_is_not_stored(entry: str) -> None:
     one = sample("giraffe running fast", url="https://example.org/a.png")
-    row = verdict(judge(exclusions=[entry]), one)
+    row = verdict(rule_chain(exclusions=[entry]), one)
     assert (row.reason, row.objects, row.parser_version) == ("exclude", (), "")
 
 
-def test_image_is_read_for_survivors_only() -> None:
+def test_only_images_of_remaining_samples_are_read() -> None:
     spotter = FakeSpotter()
-    judge(spotter=spotter).judge("s", [sample("dog"), sample("small dog")], [None, None], filtered=True)
+    rule_chain(spotter=spotter).apply("s", [sample("dog"), sample("small dog")], [None, None], filtered=True)
     assert len(spotter.wanted) == 1
 
 
 @pytest.mark.parametrize("gathers", [False, True], ids=["one by one", "all at once"])
 def test_each_image_gets_its_own_texts_between_others_that_are_not_read(gathers: bool) -> None:
     class WidthSpotter(FakeSpotter):
-        def _spot(self, question: Question) -> Spotting:
-            return Spotting((SpottedText(f"width{question.image.width}", 0.9),), "done")
+        def _spot(self, request: SpottingRequest) -> Spotting:
+            return Spotting((SpottedText(f"width{request.image.width}", 0.9),), "done")
 
     captions = ["see width40 here", "dog", "small zebra", "tall giraffe", "small dog"]
-    images = [picture((40, 40)), None, b"no picture", picture((50, 50)), picture((60, 60))]
+    images = [encoded_image((40, 40)), None, b"no image", encoded_image((50, 50)), encoded_image((60, 60))]
     batch = [sample(caption, image=image) for caption, image in zip(captions, images, strict=True)]
-    rows = judge(spotter=WidthSpotter(gathers=gathers)).judge("s", batch, [None] * 5, filtered=True)
+    rows = rule_chain(spotter=WidthSpotter(gathers=gathers)).apply("s", batch, [None] * 5, filtered=True)
     assert [row.reason for row in rows] == ["text", "complexity", "bad:picture_unreadable", "", ""]
     assert [text.text for row in rows for text in row.ocr] == ["width40", "width50", "width60"]
 
 
 def test_text_of_the_caption_in_the_image_drops_and_stops_early() -> None:
     texts = (SpottedText("other", 0.9), SpottedText("GIRAFFE", 0.9), SpottedText("third", 0.9))
-    row = verdict(judge(spotter=FakeSpotter(texts)), RUNNING)
+    row = verdict(rule_chain(spotter=FakeSpotter(texts)), RUNNING)
     assert (row.reason, row.ocr_state, row.ocr) == ("text", "stopped_early", texts[:2])
 
 
@@ -152,23 +154,23 @@ def test_text_of_the_caption_in_the_image_drops_and_stops_early() -> None:
 def test_text_spotting_mode(mode: str, asked: list[bool], state: str, reason: str) -> None:
     spotter = FakeSpotter((SpottedText("giraffe", 0.9),))
     rules = Filter(min_actions=0, text_spotting=TextSpotting.model_validate({"mode": mode}))
-    row = verdict(judge(rules, spotter), RUNNING)
+    row = verdict(rule_chain(rules, spotter), RUNNING)
     assert (spotter.wanted, row.ocr_state, row.reason) == (asked, state, reason)
 
 
-def test_source_that_is_not_filtered_is_scored_but_kept() -> None:
+def test_unfiltered_source_is_scored_but_kept() -> None:
     spotter = FakeSpotter((SpottedText("giraffe", 0.9),))
-    row = verdict(judge(Filter(min_complexity=50), spotter), RUNNING, filtered=False)
+    row = verdict(rule_chain(Filter(min_complexity=50), spotter), RUNNING, filtered=False)
     assert (row.kept, row.complexity, spotter.wanted) == (True, 3, [])
 
 
-def test_source_that_is_not_filtered_still_loses_bad_images() -> None:
-    assert verdict(judge(), sample("dog", image=b"x"), filtered=False).reason == "bad:picture_unreadable"
+def test_unfiltered_source_still_loses_bad_images() -> None:
+    assert verdict(rule_chain(), sample("dog", image=b"x"), filtered=False).reason == "bad:picture_unreadable"
 
 
 def test_tighter_rules_on_earlier_scores_need_no_parser_no_spotter_and_no_image() -> None:
-    before = verdict(judge(), RUNNING)
-    tighter = judge(Filter(min_complexity=3, min_actions=1), spotter := FakeSpotter())
+    before = verdict(rule_chain(), RUNNING)
+    tighter = rule_chain(Filter(min_complexity=3, min_actions=1), spotter := FakeSpotter())
     unreadable = replace(RUNNING, members={"png": b"gone"})
     row = verdict(tighter, unreadable, before)
     assert (row, tighter.parser.parsed, spotter.wanted) == (before, [], [])  # type: ignore[attr-defined]
@@ -176,30 +178,30 @@ def test_tighter_rules_on_earlier_scores_need_no_parser_no_spotter_and_no_image(
 
 def test_looser_rules_read_newly_surviving_images_only() -> None:
     one, other = sample("dog"), RUNNING
-    first = judge(Filter(min_complexity=2, min_actions=0)).judge("s", [one, other], [None, None], filtered=True)
-    looser = judge(Filter(min_complexity=1, min_actions=0), spotter := FakeSpotter())
-    rows = looser.judge("s", [one, other], first, filtered=True)
+    first = rule_chain(Filter(min_complexity=2, min_actions=0)).apply("s", [one, other], [None, None], filtered=True)
+    looser = rule_chain(Filter(min_complexity=1, min_actions=0), spotter := FakeSpotter())
+    rows = looser.apply("s", [one, other], first, filtered=True)
     assert ([row.kept for row in rows], len(spotter.wanted), looser.parser.parsed) == ([True, True], 1, [])  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
     ("characters", "reads", "reason"), [(7, 0, "text"), (5, 0, "text"), (8, 1, "")], ids=["same", "tighter", "looser"]
 )
-def test_texts_found_up_to_an_early_stop_are_read_on_when_they_match_no_longer(
+def test_image_is_read_again_when_texts_before_an_early_stop_no_longer_match(
     characters: int, reads: int, reason: str
 ) -> None:
     texts = (SpottedText("giraffe", 0.9), SpottedText("zoo", 0.9))
     seven = Filter(min_actions=0, text_spotting=TextSpotting(min_matched_characters=7))
-    before = verdict(judge(seven, FakeSpotter(texts)), RUNNING)
+    before = verdict(rule_chain(seven, FakeSpotter(texts)), RUNNING)
     assert before.ocr_state == "stopped_early"
     rules = Filter(min_actions=0, text_spotting=TextSpotting(min_matched_characters=characters))
-    row = verdict(judge(rules, spotter := FakeSpotter(texts)), RUNNING, before)
+    row = verdict(rule_chain(rules, spotter := FakeSpotter(texts)), RUNNING, before)
     assert (len(spotter.wanted), row.reason) == (reads, reason)
 
 
-def test_texts_of_a_dropped_row_are_handed_on() -> None:
-    before = verdict(judge(spotter=FakeSpotter((SpottedText("zoo", 0.9),))), RUNNING)
-    row = verdict(judge(Filter(min_complexity=99)), RUNNING, before)
+def test_texts_of_a_dropped_row_are_kept() -> None:
+    before = verdict(rule_chain(spotter=FakeSpotter((SpottedText("zoo", 0.9),))), RUNNING)
+    row = verdict(rule_chain(Filter(min_complexity=99)), RUNNING, before)
     assert (row.reason, row.ocr, row.ocr_state) == ("complexity", (SpottedText("zoo", 0.9),), "done")
 
 
@@ -207,15 +209,15 @@ def test_texts_of_a_dropped_row_are_handed_on() -> None:
     "change", [{"uid": "other"}, {"index": "other"}, {"caption_sha256": "other"}, {"parser_version": "p0"}]
 )
 def test_scores_of_another_sample_or_parser_are_not_used(change: dict[str, str]) -> None:
-    before = replace(verdict(judge(), RUNNING), **change)
-    it = judge()
+    before = replace(verdict(rule_chain(), RUNNING), **change)
+    it = rule_chain()
     verdict(it, RUNNING, before)
     assert it.parser.parsed == ["giraffe running fast"]  # type: ignore[attr-defined]
 
 
-def test_names_with_half_characters_are_stored_without_them() -> None:
-    one = make_sample("a\udc80", {"png": picture(), "json": b'{"caption": "small dog", "uid": "\\ud800"}'})
-    row = verdict(judge(), one)
+def test_names_are_stored_without_lone_surrogates() -> None:
+    one = make_sample("a\udc80", {"png": encoded_image(), "json": b'{"caption": "small dog", "uid": "\\ud800"}'})
+    row = verdict(rule_chain(), one)
     assert (row.index, row.uid) == ("a?", "?")
 
 
@@ -238,9 +240,9 @@ LIMITS = [
         ({"punsafe": 0.5, "similarity": 0.28}, ""),
     ],
 )
-def test_numbers_of_the_json_beyond_their_limits_drop(meta: dict[str, object], reason: str) -> None:
+def test_numbers_of_the_json_beyond_their_limits_drop_the_sample(meta: dict[str, object], reason: str) -> None:
     one = replace(RUNNING, meta={**RUNNING.meta, **meta})
-    assert verdict(judge(Filter(min_actions=0, metadata_limits=LIMITS)), one).reason == reason
+    assert verdict(rule_chain(Filter(min_actions=0, metadata_limits=LIMITS)), one).reason == reason
 
 
 @pytest.mark.parametrize(
@@ -253,27 +255,27 @@ def test_numbers_of_the_json_beyond_their_limits_drop(meta: dict[str, object], r
         ((30, 91), {"max_aspect_ratio": 3}, "size"),
     ],
 )
-def test_small_and_long_images_drop(size: tuple[int, int], rules: dict[str, int], reason: str) -> None:
-    one = sample("giraffe running fast", image=picture(size))
-    it = judge(Filter(min_actions=0, **rules))  # type: ignore[arg-type]
+def test_small_and_long_images_are_dropped(size: tuple[int, int], rules: dict[str, int], reason: str) -> None:
+    one = sample("giraffe running fast", image=encoded_image(size))
+    it = rule_chain(Filter(min_actions=0, **rules))  # type: ignore[arg-type]
     assert verdict(it, one).reason == reason
     assert verdict(it, one, filtered=False).reason == ""
 
 
-def test_caption_in_another_language_drops_before_it_is_parsed() -> None:
-    it = judge(Filter(min_complexity=1, min_actions=0, language="en"))
+def test_caption_in_another_language_is_dropped_before_it_is_parsed() -> None:
+    it = rule_chain(Filter(min_complexity=1, min_actions=0, language="en"))
     row = verdict(it, sample("le chien et la maison"))
     assert (row.reason, row.parser_version, it.parser.parsed) == ("language", "", [])  # type: ignore[attr-defined]
     assert verdict(it, sample("le chien et la maison"), filtered=False).kept
 
 
-def test_image_of_a_benchmark_drops_even_where_nothing_else_is_filtered() -> None:
+def test_image_of_a_benchmark_is_dropped_even_from_an_unfiltered_source() -> None:
     stripes = Image.new("RGB", (64, 64), "white")
     for x in range(0, 64, 16):
         stripes.paste((0, 0, 0), (x, 0, x + 8, 64))
     buffer = io.BytesIO()
     stripes.save(buffer, "PNG")
-    it = replace(judge(Filter(min_actions=0)), gallery=gallery_of([buffer.getvalue()]))
+    it = replace(rule_chain(Filter(min_actions=0)), gallery=gallery_of([buffer.getvalue()]))
     one = sample("giraffe running fast", image=buffer.getvalue())
     assert [verdict(it, one, filtered=filtered).reason for filtered in (True, False)] == ["benchmark", "benchmark"]
     assert verdict(it, RUNNING).kept

@@ -38,7 +38,7 @@ def stored(table: pa.Table, header: dict[str, object] | None) -> bytes:
     return buffer.getvalue()
 
 
-def test_rows_come_back_as_they_were() -> None:
+def test_rows_survive_storage() -> None:
     back = list(from_batches([to_batch([FULL, EMPTY])]))
     assert back[0] == FULL
     assert (back[1].reason, list(back[1].relations), back[1].kept) == ("bad:picture_empty", [], False)

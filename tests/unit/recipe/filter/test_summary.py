@@ -37,7 +37,7 @@ def sample(painted: object = None) -> Sample:
 def summary_of(*rows: Row, painted: object = None) -> Summary:
     summary = Summary()
     for item in rows:
-        summary.add(item, sample(painted), filtered=True)
+        summary.add(item, sample(painted), filtered=True, min_characters=5)
     return summary
 
 
@@ -77,7 +77,7 @@ def test_sums_of_parts_equal_the_whole_in_any_grouping() -> None:
     assert total.to_json() == summary_of(*ROWS).to_json()
 
 
-def test_examples_are_a_bounded_draw_that_does_not_depend_on_order() -> None:
+def test_examples_are_a_bounded_draw_independent_of_order() -> None:
     rows = [row(number) for number in range(50)]
     forward, backward = summary_of(*rows), summary_of(*reversed(rows))
     assert len(forward.examples["kept"]) == MAX_EXAMPLES
@@ -88,7 +88,7 @@ def test_excluded_samples_are_counted_and_never_shown() -> None:
     assert "exclude" not in summary_of(row(1, "exclude"), row(2)).examples
 
 
-def test_excluding_after_the_fact_gives_the_counts_of_excluding_before() -> None:
+def test_excluding_later_gives_the_counts_of_excluding_before() -> None:
     left, gone = [row(number, matched=False) for number in range(8)], [row(9, complexity=2, matched=False)]
     summary = summary_of(*left, *gone)
     summary.exclude(summary_of(*gone), {"uid-9"})
@@ -131,6 +131,8 @@ def test_report_shows_the_papers_thresholds_beside_the_runs() -> None:
         ({"text": "SMALL"}, True, "painted_found"),
         ({"text": "SMALL"}, False, "painted_missed"),
         ({"text": "A DOG"}, False, "short_missed"),
+        ({"text": "A DOG"}, True, "short_found"),
+        ({"text": "WILD"}, False, "short_missed"),
         (False, True, "clean_dropped"),
         (False, False, "clean_passed"),
     ],
@@ -142,7 +144,7 @@ def test_painted_words_score_the_text_spotter(painted: object, matched: bool, ke
 def test_recall_and_precision_come_from_painted_words() -> None:
     summary = Summary()
     for painted, matched in [({"text": "small"}, True)] * 3 + [({"text": "small"}, False)] + [(False, True)]:  # type: ignore[list-item]
-        summary.add(row(1, matched=matched), sample(painted), filtered=True)
+        summary.add(row(1, matched=matched), sample(painted), filtered=True, min_characters=5)
     spotting = report(summary, Filter(), {})["text_spotting"]
     assert (spotting["recall"], spotting["precision"]) == (0.75, 0.75)
 

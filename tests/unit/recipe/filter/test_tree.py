@@ -3,7 +3,7 @@ from __future__ import annotations
 from diht_k8s.recipe.filter.captions.tree import Token, link
 
 
-def test_what_hangs_on_a_blank_hangs_on_its_head() -> None:
+def test_children_of_a_blank_are_attached_to_its_head() -> None:
     red, box = Token("red", "JJ", "amod", 0, 3), Token("box", "NN", "ROOT", 6, 9)
     assert link([red, None, None, box], [1, 1, 1, 0]) == [red, box]
     assert red.head is box

@@ -1,4 +1,4 @@
-"""Progress of the whole stage as one worker sees it: shares, help for others, images looked at."""
+"""Progress of the whole stage as one worker sees it: its share, shards of others, and spotted images."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.filter.progress import StageProgress
 from diht_k8s.recipe.filter.scores import Row
+from diht_k8s.recipe.filter.stage_progress import StageProgress
 from diht_k8s.recipe.runtime.progress import Reporter
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import Context
@@ -55,7 +55,7 @@ def progress(clock: Clock, tmp_path: Path) -> tuple[StageProgress, io.StringIO]:
     return StageProgress(context, SHARDS, SHARDS[:2], clock), stream
 
 
-def test_own_samples_stand_for_those_of_all_workers(tmp_path: Path) -> None:
+def test_own_samples_are_scaled_to_all_workers(tmp_path: Path) -> None:
     clock = Clock()
     seen, stream = progress(clock, tmp_path)
     seen.finish(SHARDS[0], 10)
@@ -66,7 +66,7 @@ def test_own_samples_stand_for_those_of_all_workers(tmp_path: Path) -> None:
     assert last["metrics"] == {"kept_percent": 40.0, "pictures_per_second": 0.8}
 
 
-def test_help_for_others_does_not_count_beyond_the_whole(tmp_path: Path) -> None:
+def test_shards_of_others_do_not_count_beyond_the_total(tmp_path: Path) -> None:
     clock = Clock()
     seen, stream = progress(clock, tmp_path)
     for shard in SHARDS:

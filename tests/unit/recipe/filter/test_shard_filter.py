@@ -1,10 +1,10 @@
-"""Samples that the filter judges at once: as many as the parser likes, but no more than memory does."""
+"""Batches of samples: limited by number for the parser and by bytes for memory."""
 
 from __future__ import annotations
 
 import pytest
 
-from diht_k8s.recipe.filter import shards
+from diht_k8s.recipe.filter import shard_filter
 from diht_k8s.recipe.shards.samples import Sample
 
 
@@ -22,8 +22,8 @@ from diht_k8s.recipe.shards.samples import Sample
 def test_batches_end_by_number_or_by_bytes(
     monkeypatch: pytest.MonkeyPatch, sizes: list[int], expected: list[list[int]]
 ) -> None:
-    monkeypatch.setattr(shards, "BATCH", 3)
-    monkeypatch.setattr(shards, "BATCH_BYTES", 10)
+    monkeypatch.setattr(shard_filter, "BATCH", 3)
+    monkeypatch.setattr(shard_filter, "BATCH_BYTES", 10)
     samples = [Sample("k", {"png": b"x" * (size - 1), "txt": b"y"}, "u", "a dog") for size in sizes]
-    found = [[sum(map(len, sample.members.values())) for sample in batch] for batch in shards.batches_of(samples)]
+    found = [[sum(map(len, sample.members.values())) for sample in batch] for batch in shard_filter.batches_of(samples)]
     assert found == expected

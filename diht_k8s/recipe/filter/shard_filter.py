@@ -1,6 +1,7 @@
-"""Filter whole shards: samples stream through the judge in batches; the kept pairs are written first, the scores last.
+"""Filter shards: samples stream through the filter rules in batches; kept pairs are written first, scores last.
 
-A shard is done when its scores lie there under this run's configuration. Each is claimed while it is worked on (see `claims`).
+A shard is done when its scores exist with this run's configuration. A worker claims a shard before it filters it (see
+`runtime.claims`).
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from diht_k8s.recipe.filter.decontamination import read_gallery
 from diht_k8s.recipe.filter.deduplication import write_fingerprints
 from diht_k8s.recipe.filter.exclusion import read_exclusions
 from diht_k8s.recipe.filter.kept_pairs import KeptPairs
-from diht_k8s.recipe.filter.progress import StageProgress
-from diht_k8s.recipe.filter.rules import Judge
+from diht_k8s.recipe.filter.rules import RuleChain
 from diht_k8s.recipe.filter.scores import Row, Scores, find_scores, to_batch
+from diht_k8s.recipe.filter.stage_progress import StageProgress
 from diht_k8s.recipe.filter.summary import Summary
 from diht_k8s.recipe.filter.text_spotting.spotter import TextSpotter
 from diht_k8s.recipe.runtime.claims import Claims
@@ -34,18 +35,18 @@ from diht_k8s.recipe.shards.sources import Shard, share
 from diht_k8s.recipe.shards.tables import write_table
 
 BATCH: Final = 256
-"""Samples judged at once: enough for the parser's batches, few enough that a stop request waits for seconds only."""
+"""Samples per batch: enough for the parser's own batches, few enough that a stop request waits only seconds."""
 BATCH_BYTES: Final = 128 << 20
-"""Bytes of them, beyond which a batch ends sooner: shards may hold large images."""
+"""Bytes at which a batch ends early, since shards may hold large images."""
 
 
 def is_done(scores: Scores, context: Context) -> bool:
-    """Whether a shard's scores are the ones that this run would write."""
+    """Whether the scores of a shard have this run's configuration."""
     return scores.header["config_sha256"] == context.config_sha256
 
 
 def batches_of(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
-    """Samples that are judged at once, in order."""
+    """Batches of samples, in order."""
     batch, size = list[Sample](), 0
     for sample in samples:
         batch.append(sample)
@@ -58,7 +59,7 @@ def batches_of(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
 
 
 class ShardFilter:
-    """Filters shards of one run, one after the other."""
+    """Filters the shards of one run, one at a time."""
 
     def __init__(self, context: Context, rules: Filter, shards: list[Shard], claims: Claims) -> None:
         """Prepare; models are loaded with the first sample that needs them.
@@ -67,13 +68,13 @@ class ShardFilter:
             context: the stage's context.
             rules: the run's thresholds.
             shards: all shards of the stage, for the progress.
-            claims: what tells the workers who is at which shard.
+            claims: record which worker works on which shard.
 
         Raises:
-            UserError: texts are to be spotted on a GPU that cannot be used.
+            UserError: the run asks for a GPU that cannot be used.
         """
         self._context, self._rules, self._claims = context, rules, claims
-        self._programs: dict[str, str] = context.config["programs"]
+        self._versions: dict[str, str] = context.config["programs"]
         self._inputs: dict[str, str] = context.config["inputs"]
         spotting = rules.text_spotting
         self._spotter = TextSpotter(
@@ -86,39 +87,39 @@ class ShardFilter:
         self._progress = StageProgress(context, shards, share(shards, context.worker, context.workers))
 
     @cached_property
-    def _judge(self) -> Judge:
-        """Made for the first shard that is not done: the benchmarks' images may be many."""
+    def _rule_chain(self) -> RuleChain:
+        """Created for the first shard that is not done, since the benchmarks may hold many images."""
         context, rules = self._context, self._rules
-        return Judge(
+        return RuleChain(
             rules=rules,
             parser=CaptionParser(),
-            parser_version=self._programs["parser"],
+            parser_version=self._versions["parser"],
             spotter=self._spotter,
             exclusions=self._exclusions,
             gallery=read_gallery(context.run.spec, context.storage, rules.decontaminate, context.stop),
         )
 
     def run(self, shards: Sequence[Shard]) -> bool:
-        """Filter the shards that are not done and that no other worker is at; whether any was.
+        """Filter the shards that are not done and not claimed by another worker; returns whether there was one.
 
         Raises:
             StopRequested: between batches, after a signal.
             DataError: a shard is damaged.
-            UserError: `scoresFrom` holds no scores that fit.
+            UserError: `scoresFrom` holds no matching scores.
         """
         worked = False
         for shard in shards:
             self._context.stop.raise_if_requested("finished shards are kept")
             earlier = find_scores(self._context.storage, self._context.layout.scores(shard.name))
-            if earlier is not None and self._is_judged(shard, earlier):
+            if earlier is not None and self._is_filtered(shard, earlier):
                 self._progress.finish(shard, earlier.header["summary"]["input"], skipped=True)
             elif self._claims.take(shard.name):
                 worked = True
                 self._filter_claimed(shard, earlier)
         return worked
 
-    def _is_judged(self, shard: Shard, scores: Scores) -> bool:
-        """Whether a shard is done, with fingerprints where repeats are looked for."""
+    def _is_filtered(self, shard: Shard, scores: Scores) -> bool:
+        """Whether a shard is done, with its fingerprints if the run drops repeats."""
         if not is_done(scores, self._context) or self._rules.duplicates is None:
             return is_done(scores, self._context)
         return self._context.storage.exists(self._context.layout.fingerprints(shard.name))
@@ -140,10 +141,10 @@ class ShardFilter:
             for batch in batches_of(read_pairs(context.storage, shard, check=self._raise_if_stopped)):
                 self._raise_if_stopped()
                 self._claims.keep()
-                rows = self._judge_batch(shard, batch, before, earlier)
+                rows = self._apply_rules(shard, batch, before, earlier)
                 batches.append(to_batch(rows))
                 for sample, row in zip(batch, rows, strict=True):
-                    number = summary.input  # of those before it
+                    number = summary.input  # samples before this one
                     summary.add(row, sample, filtered=shard.filtered, min_characters=spotting.min_matched_characters)
                     if row.kept:
                         prints.append(row.fingerprint or b"")
@@ -151,7 +152,7 @@ class ShardFilter:
                 self._progress.advance(rows)
 
         count, written = self._kept.write(shard.name, kept())
-        assert count == summary.kept, "one kept pair for every row that says so"
+        assert count == summary.kept, "one kept pair for each kept row"
         summary.check()
         if self._rules.duplicates is not None:
             write_fingerprints(context, shard, prints)
@@ -167,29 +168,29 @@ class ShardFilter:
     def _raise_if_stopped(self) -> None:
         self._context.stop.raise_if_requested("finished shards are kept")
 
-    def _judge_batch(
+    def _apply_rules(
         self, shard: Shard, batch: Sequence[Sample], before: Iterator[Row], earlier: Scores | None
     ) -> list[Row]:
         known = [next(before, None) for _ in batch]
         if earlier is not None and earlier.header["spotter"] != self._spotter_version(earlier):
             known = [None if row is None else replace(row, ocr=(), ocr_state="not_run", kept=False) for row in known]
-        return self._judge.judge(shard.name, batch, known, filtered=shard.filtered)
+        return self._rule_chain.apply(shard.name, batch, known, filtered=shard.filtered)
 
     def _header(self, shard: Shard, earlier: Scores | None) -> dict[str, Any]:
         return {
             "schema_version": SCHEMA_VERSION,
             "config_sha256": self._context.config_sha256,
             "inputs": {shard.name: self._inputs[shard.name]},
-            "parser": self._programs["parser"],
+            "parser": self._versions["parser"],
             "spotter": self._spotter_version(earlier),
         }
 
     def _spotter_version(self, earlier: Scores | None) -> str | None:
-        """Version behind the texts that this run stores; a run without T hands on what an earlier one had read."""
-        return self._programs.get("spotter", earlier.header["spotter"] if earlier is not None else None)
+        """Spotter version behind the stored texts. A run without T keeps the texts of the earlier scores."""
+        return self._versions.get("spotter", earlier.header["spotter"] if earlier is not None else None)
 
     def _usable(self, shard: Shard, earlier: Scores | None) -> Scores | None:
-        """Earlier scores of the same images and captions, else None."""
+        """The scores if they are of the same images and captions, else None."""
         return (
             earlier
             if earlier is not None and earlier.header["inputs"] == {shard.name: self._inputs[shard.name]}
@@ -204,7 +205,7 @@ class ShardFilter:
         scores = self._usable(shard, find_scores(self._context.storage, uri))
         if scores is None:
             raise UserError(
-                f"spec.filter.scoresFrom: {uri} is not there or was made of another {shard.uri}: "
+                f"spec.filter.scoresFrom: {uri} does not exist or was made from another {shard.uri}: "
                 "name the filter folder of a run over the same shards, or leave scoresFrom out"
             )
         return scores

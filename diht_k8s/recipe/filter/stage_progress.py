@@ -1,7 +1,9 @@
-"""Progress of the filter over all shards, seen from one worker: own samples are counted, the others' are taken to move alike.
+"""Progress of the filter over all shards, as one worker sees it.
 
-Totals are unknown until shards have been read; they are counted beforehand where that is cheap (small local shards) and
-estimated by bytes elsewhere.
+The worker counts its own samples and assumes that the others advance at the same rate.
+
+The total is unknown until the shards have been read. It is counted in advance where that is cheap (small local shards)
+and estimated from file sizes otherwise.
 """
 
 from __future__ import annotations
@@ -17,11 +19,11 @@ from diht_k8s.recipe.shards.sources import Shard
 
 STEP: Final = "images and captions"
 MAX_COUNTED_BYTES: Final = 64 << 20
-"""Local input up to this size is counted beforehand; that takes under a second."""
+"""Local input up to this many bytes is counted in advance, which takes under a second."""
 
 
 class StageProgress:
-    """Reports through the context's reporter."""
+    """Reports the progress through the reporter of the context."""
 
     def __init__(
         self,
@@ -30,16 +32,16 @@ class StageProgress:
         mine: Sequence[Shard],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Begin.
+        """Start at zero.
 
         Args:
             context: the stage's context.
             shards: all shards of the stage.
-            mine: this worker's share; those in which it helps others come later.
+            mine: this worker's share; `begin` adds the shards that it takes over from others.
             clock: seconds, monotonic.
         """
         self._clock, self._started_at = clock, clock()
-        self._judged, self._kept, self._pictures = 0, 0, 0
+        self._processed, self._kept, self._spotted_images = 0, 0, 0
         self._context, self._shards = context, shards
         inputs: dict[str, str] = context.config["inputs"]
         self._bytes = {shard.name: int(inputs[shard.name].partition("-")[0]) for shard in shards}
@@ -52,25 +54,31 @@ class StageProgress:
         context.progress.start(STEP, self._estimate(shards))
 
     def begin(self, shard: Shard) -> None:
-        """A shard comes next, this worker's own or another one's."""
+        """Start a shard, from this worker's share or another's."""
         self._mine[shard.name] = shard
 
     def advance(self, rows: Sequence[Row]) -> None:
-        """A batch of the current shard is done."""
-        self._judged += len(rows)
+        """Count one finished batch of the current shard."""
+        self._processed += len(rows)
         self._kept += sum(row.kept for row in rows)
         self._in_shard += len(rows)
-        self._pictures += sum(row.ocr_state != "not_run" for row in rows)
-        metrics = {"kept_percent": 100 * self._kept / self._judged}
+        self._spotted_images += sum(row.ocr_state != "not_run" for row in rows)
+        metrics = {"kept_percent": 100 * self._kept / self._processed}
         elapsed = self._clock() - self._started_at
-        if self._pictures and elapsed > 0:
-            metrics["pictures_per_second"] = self._scaled(self._pictures) / elapsed
+        if self._spotted_images and elapsed > 0:
+            metrics["pictures_per_second"] = self._scaled(self._spotted_images) / elapsed
         self._context.progress.update(
             self._scaled(self._done + self._in_shard), metrics, total=self._estimate(self._shards)
         )
 
     def finish(self, shard: Shard, samples: int, *, skipped: bool = False) -> None:
-        """The current shard is done and held so many samples; `skipped` by an earlier attempt, so that they do not count as speed."""
+        """Count the current shard as done.
+
+        Args:
+            shard: the shard.
+            samples: its number of samples.
+            skipped: an earlier attempt filtered it, so it does not count towards the speed.
+        """
         self._mine[shard.name], self._samples[shard.name] = shard, samples
         self._done, self._in_shard = self._done + samples, 0
         if skipped:
@@ -78,7 +86,7 @@ class StageProgress:
             self._context.progress.start(STEP, total, done=self._scaled(self._done))
 
     def _estimate(self, shards: Iterable[Shard]) -> int:
-        """Samples of the shards; 0 while nothing is known."""
+        """Estimated samples of the shards; 0 while nothing is known."""
         shards = list(shards)
         known = sum(self._samples.values())
         known_bytes = sum(self._bytes[name] for name in self._samples)
@@ -87,6 +95,6 @@ class StageProgress:
         return round(counted + unknown_bytes * known / known_bytes) if known_bytes else 0
 
     def _scaled(self, done: int) -> int:
-        """This worker's samples -> those of all workers."""
+        """Scale this worker's number of samples to that of all workers."""
         mine = self._estimate(self._mine.values())
         return round(done * self._estimate(self._shards) / mine) if mine else done
