@@ -4,7 +4,7 @@ BIN := .venv/bin
 EXTRAS := recipe,operator,dev
 INSTALLED := .venv/.installed
 
-.PHONY: images wheel demo test test-cluster lint format generate check-generated constraints clean-demo
+.PHONY: images wheel demo test test-cluster lint check-words format generate check-generated constraints clean-demo
 .DEFAULT_GOAL := demo
 
 demo: $(INSTALLED) ## the whole recipe on real images; a second call finds every stage cached
@@ -21,6 +21,9 @@ lint: $(INSTALLED) ## style, types and layers
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+check-words: $(INSTALLED) ## home-made words, module names, imports between tests
+	$(BIN)/python tools/check_words.py
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .
