@@ -114,15 +114,20 @@ def _words_of(name: str) -> str:
 
 
 def phrase_hits(path: str, text: str) -> list[Hit]:
-    """Home-made phrases in the prose of a file; a phrase that is broken over two lines is not seen."""
+    """Home-made phrases in the prose of a file, also those that are broken over two lines."""
     allowed = [re.compile(pattern) for pattern, files in ALLOWED.items() if fnmatch(path, files)]
-    found = []
+    found, before = [], (0, "")
     for number, line in prose_of(path, text):
         for pattern in allowed:
             line = pattern.sub(" ", line)
+        line = line.strip("#/ \t")
+        start = f"{before[1]} " if before[0] == number - 1 else ""
         for pattern, better in PHRASES.items():
-            for match in re.finditer(rf"\b(?:{pattern})\b(?!-)", line, re.IGNORECASE):
-                found.append(Hit(path, number, f'"{match[0]}": write {better}'))
+            for match in re.finditer(rf"\b(?:{pattern})\b(?!-)", start + line, re.IGNORECASE):
+                if match.end() > len(start):  # else the line before has it
+                    place = number if match.start() >= len(start) else number - 1
+                    found.append(Hit(path, place, f'"{match[0]}": write {better}'))
+        before = (number, line)
     return found
 
 

@@ -57,6 +57,19 @@ def test_hit_names_file_and_line_within_a_docstring() -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("a.md", "one\nat most so\nmany\n\nso\n\nmany"),
+        ("a.py", "x = 1\n    # at most so\n    # many of them\n"),
+        ("a.py", '\n"""At most so\n    many.\n"""\n'),
+        ("a.yaml", "a: 1\n# at most so\n# many\n"),
+    ],
+)
+def test_phrase_that_is_broken_over_two_lines_is_found_once_at_the_first(path: str, text: str) -> None:
+    assert [(hit.line, hit.problem) for hit in check_words.phrase_hits(path, text)] == [(2, '"so many": write N, at most N')]  # fmt: skip
+
+
+@pytest.mark.parametrize(
     ("path", "found"),
     [
         ("diht_k8s/controller/news.py", True),
