@@ -4,10 +4,10 @@ BIN := .venv/bin
 EXTRAS := recipe,operator,dev
 INSTALLED := .venv/.installed
 
-.PHONY: images demo test test-cluster lint format generate check-generated constraints clean-demo
+.PHONY: images wheel demo test test-cluster lint check-words format generate check-generated constraints clean-demo
 .DEFAULT_GOAL := demo
 
-demo: $(INSTALLED) ## the whole recipe on real pictures; a second call finds every stage cached
+demo: $(INSTALLED) ## the whole recipe on real images; a second call finds every stage cached
 	@$(BIN)/diht run examples/demo.yaml
 
 test: $(INSTALLED) ## every tier that this machine can run; says which it left out and why
@@ -22,6 +22,9 @@ lint: $(INSTALLED) ## style, types and layers
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+check-words: $(INSTALLED) ## home-made words, module names, imports between tests
+	$(BIN)/python tools/check_words.py
+
 format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -32,12 +35,15 @@ generate: $(INSTALLED) ## CRD, API reference and JSON schema from the models
 check-generated: $(INSTALLED)
 	$(BIN)/python -m diht_k8s.api.schema.generate --check
 
-constraints: $(INSTALLED) ## what pyproject.toml needs, keeping the versions pinned so far (needs uv on PATH); delete a line first to move it
+constraints: $(INSTALLED) ## pins what pyproject.toml needs and keeps today's versions; delete a line to update it (needs uv)
 	{ grep '^#' constraints.txt; uv pip compile -q --no-header --no-annotate --python $(BIN)/python -c constraints.txt \
 	  --extra recipe --extra operator --extra dev pyproject.toml; } > constraints.new && mv constraints.new constraints.txt
 
-images: ## the operator's and the recipe's image, with buildah, podman or docker: make images IMAGE_PREFIX=registry.example.org/
+images: ## both images, by buildah, podman or docker: make images IMAGE_PREFIX=registry.example.org/
 	@IMAGE_PREFIX="$(IMAGE_PREFIX)" BASE="$(BASE)" images/build $(or $(IMAGES),operator recipe)
+
+wheel: ## the package as a wheel in dist/
+	$(PYTHON) -m pip wheel -q --no-deps --wheel-dir dist .
 
 clean-demo: ## forget the demo's run
 	rm -rf runs/demo

@@ -24,10 +24,10 @@ DATA = Path(__file__).resolve().parent.parent / "data"
 TRAIN_SHARDS = 16
 MAX_BYTES = 12_000_000
 COPYRIGHT = {  # package -> what its images or names are in the data set
-    "fonts-noto-color-emoji": "Pictures with source `noto-emoji`: Noto Color Emoji, SIL Open Font License 1.1",
-    "unicode-cldr-core": "Captions of these pictures: names of the Unicode CLDR, Unicode-DFS-2016",
-    "openclipart-png": "Pictures with source `openclipart` and their captions: public domain",
-    "fonts-dejavu-core": "Letters painted into a tenth of the pictures: DejaVu fonts (the fonts are not included)",
+    "fonts-noto-color-emoji": "Images with source `noto-emoji`: Noto Color Emoji, SIL Open Font License 1.1",
+    "unicode-cldr-core": "Captions of these images: names of the Unicode CLDR, Unicode-DFS-2016",
+    "openclipart-png": "Images with source `openclipart` and their captions: public domain",
+    "fonts-dejavu-core": "Letters painted into a tenth of the images: DejaVu fonts (the fonts are not included)",
 }
 
 log = logging.getLogger("build_data")
@@ -65,7 +65,7 @@ def sources_document(packages: list[sources.Package], data: build.DataSet) -> di
 
 def licences_document(unpacked: Path) -> str:
     """LICENCES.md: the copyright file of each package whose content is in the data set."""
-    parts = ["# Licences of the demo's data\n\nEach pair's JSON names its picture's licence. The notices in full:\n"]
+    parts = ["# Licences of the demo's data\n\nEach pair's JSON names its image's licence. The notices in full:\n"]
     for package, title in COPYRIGHT.items():
         text = (unpacked / "usr/share/doc" / package / "copyright").read_text(encoding="utf-8").strip()
         parts.append(f"## {title}\n\nFrom the Debian package `{package}`:\n\n```text\n{text}\n```\n")

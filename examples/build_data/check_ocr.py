@@ -105,7 +105,7 @@ def main() -> int:
     """Parse the arguments and print one line for each size."""
     parser = argparse.ArgumentParser(prog="python -m examples.build_data.check_ocr", description=__doc__)
     parser.add_argument("sides", nargs="*", type=int, default=SIDES, help="longest side in px after enlarging")
-    parser.add_argument("--pictures", type=int, default=200, help="painted and unpainted pictures to read, each")
+    parser.add_argument("--pictures", type=int, default=200, help="painted and unpainted images to read, each")
     parser.add_argument("--data", type=Path, default=DATA)
     options = parser.parse_args()
     logging.getLogger("RapidOCR").setLevel(logging.ERROR)

@@ -10,7 +10,7 @@ from pathlib import Path
 from diht_k8s.api.errors import UserError
 
 PACKAGES = {
-    "openclipart-png": "public domain (each picture's own SVG says so; others are left out)",
+    "openclipart-png": "public domain (each image's own SVG says so; others are left out)",
     "openclipart-svg": "public domain (used for titles, descriptions, keywords and licences)",
     "fonts-noto-color-emoji": "OFL-1.1",
     "unicode-cldr-core": "Unicode-DFS-2016",

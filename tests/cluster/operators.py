@@ -272,3 +272,20 @@ def condition(status: dict[str, Any], kind: str) -> dict[str, Any]:
 
 def stages(status: dict[str, Any]) -> dict[str, Any]:
     return {stage["name"]: stage for stage in status.get("stages", [])}
+
+
+def evict(runs: Runs, pod: str) -> None:
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": runs.namespace}}
+    path = f"/api/v1/namespaces/{runs.namespace}/pods/{pod}/eviction"
+    runs.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+
+
+APART = {
+    "podAntiAffinity": {
+        "preferredDuringSchedulingIgnoredDuringExecution": [
+            {"weight": 100, "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname",
+                                                "labelSelector": {"matchLabels": {"diht.dev/stage": "train"}}}},
+        ]
+    }
+}  # fmt: skip
+"""Pods of a gang on different nodes."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.operators import Runs, World, condition, kill_program, stages, world
+from tests.cluster.operators import Runs, World, condition, evict, kill_program, stages, world
 from tests.cluster.tools import Kubectl, KubectlError, cannot, wait_until
 
 pytestmark = pytest.mark.cluster
@@ -71,12 +71,6 @@ def test_drained_pod_restarts_the_gang_where_it_was_and_counts_nothing(runs: Run
     assert (stage["attempt"], stage["restarts"], stage.get("restartsCountTowardsMax", 0)) == (2, 1, 0)
     # The pod's own reason if it still existed at the reconciliation, else the Job controller's.
     assert status["attempts"][0]["reason"] in {"EvictionByEvictionAPI", "DisruptionTarget"}
-
-
-def evict(runs: Runs, pod: str) -> None:
-    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": runs.namespace}}
-    path = f"/api/v1/namespaces/{runs.namespace}/pods/{pod}/eviction"
-    runs.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.operators import Operator, Runs, World, condition, free_port, stages, world
+from tests.cluster.operators import APART, Operator, Runs, World, condition, free_port, stages, world
 from tests.cluster.tools import Kubectl, KubectlError, Parts, cannot, wait_until
 
 pytestmark = pytest.mark.cluster
@@ -159,17 +159,6 @@ def test_api_server_that_was_away_finds_the_status_true_soon_after(place: World,
 
 def updated(runs: Runs, name: str) -> datetime:
     return datetime.fromisoformat(runs.status(name)["progress"].get("lastUpdatedTime", "2000-01-01T00:00:00Z"))
-
-
-APART = {
-    "podAntiAffinity": {
-        "preferredDuringSchedulingIgnoredDuringExecution": [
-            {"weight": 100, "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname",
-                                                "labelSelector": {"matchLabels": {"diht.dev/stage": "train"}}}},
-        ]
-    }
-}  # fmt: skip
-"""Pods of a gang on different nodes."""
 
 
 @pytest.mark.slow

@@ -13,9 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.operators import World, condition, kill_program, stages, world
-from tests.cluster.test_controller_faults import evict
-from tests.cluster.test_controller_outages import APART
+from tests.cluster.operators import APART, World, condition, evict, kill_program, stages, world
 from tests.cluster.tools import CLUSTER, S3, Kubectl, Parts, cannot, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]

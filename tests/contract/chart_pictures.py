@@ -1,4 +1,4 @@
-"""The four images with captions that `helm test` filters. `python -m tests.contract.chart_pictures` draws them into the chart anew.
+"""The four images with captions that `helm test` filters. `python -m tests.contract.chart_pictures` redraws them into the chart.
 
 A pair of each fate: kept, too simple, without an action, and with its own caption written into the image.
 """

@@ -1,4 +1,4 @@
-"""The chart as helm renders it, and the base manifests as kustomize does. `python -m tests.contract.charts` writes the golden files anew."""
+"""The chart as helm renders it, and the base manifests as kustomize does. `python -m tests.contract.charts` rewrites the golden files."""
 
 from __future__ import annotations
 

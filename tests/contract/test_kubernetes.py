@@ -12,8 +12,7 @@ import pytest
 import yaml
 
 from diht_k8s.api.documents import load
-from tests.contract.test_local_run import DOCUMENT
-from tests.contract.test_torchx import torchx
+from tests.contract.local import DOCUMENT, torchx
 from tests.unit.launch.kubelet import started
 
 DryRun = Callable[..., subprocess.CompletedProcess[str]]

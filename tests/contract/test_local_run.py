@@ -15,17 +15,7 @@ from typing import Any
 
 import pytest
 
-TESTS = Path(__file__).resolve().parents[1]
-DOCUMENT: dict[str, Any] = {
-    "apiVersion": "diht.dev/v1alpha1",
-    "kind": "DihtRun",
-    "metadata": {"name": "tiny"},
-    "spec": {
-        "data": {"sources": [{"name": "web", "shards": ["a.tar"]}], "output": "out"},
-        "filter": {"workers": 5},
-        "train": {"model": "x", "samples": 8, "batchSize": 8, "distillation": {"mode": "Disabled"}},
-    },
-}
+from tests.contract.local import DOCUMENT, TESTS
 
 
 class Bench:

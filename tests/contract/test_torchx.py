@@ -3,26 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.contract.test_local_run import DOCUMENT, TESTS
-
-TORCHX = Path(sys.executable).with_name("torchx")
-
-
-def torchx(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    env = {
-        **os.environ, "DIHT_PROGRAMS": "stub_programs", "PYTHONPATH": str(TESTS),
-        "PATH": "/usr/bin:/bin",  # no virtual environment is activated
-    }  # fmt: skip
-    return subprocess.run(
-        [TORCHX, *arguments], cwd=folder, env=env, text=True, capture_output=True, timeout=120, check=False
-    )
+from tests.contract.local import DOCUMENT, torchx
 
 
 @pytest.fixture

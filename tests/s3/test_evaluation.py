@@ -15,8 +15,8 @@ from diht_k8s.recipe.evaluate.catalogue import benchmark_of, catalogue, presence
 from diht_k8s.recipe.evaluate.models.files import model_identity
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.storage import Storage
+from tests.recipe.evaluate.layouts import lay_out
 from tests.recipe.evaluate.small_run import export_model
-from tests.recipe.evaluate.test_catalogue import lay_out
 from tests.s3.server import S3
 
 pytestmark = pytest.mark.s3

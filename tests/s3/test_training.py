@@ -26,8 +26,8 @@ from diht_k8s.api.data import StorageRule
 from diht_k8s.api.documents import dump
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.shards.storage import Storage
+from tests.recipe.train.attempts import STEPS, TRAIN, Attempt, attempt, kill_all, ranks_of, undisturbed_training
 from tests.recipe.train.small_run import document, environment, make_data
-from tests.recipe.train.test_stage import STEPS, TRAIN, Attempt, attempt, kill_all, ranks_of, undisturbed_training
 from tests.s3.faults import Proxy, proxy_before
 from tests.s3.server import S3
 

@@ -1,6 +1,6 @@
-"""`helm test`: makes a suspended run and waits until the operator has reported on it; with an image, lets it filter four images to the end.
+"""`helm test`: creates a suspended run and waits until the operator has reported on it; with an image, lets it filter four images to the end.
 
-Takes its settings from the environment, says in one line what went wrong and ends with 1; the run is deleted in any case.
+Takes its settings from the environment. On failure it prints one line and ends with 1. The run is always deleted.
 """
 
 import json
@@ -44,7 +44,7 @@ document = {
 
 
 def wait_for(kind: str, reason: str) -> None:
-    """Until a condition has the reason; the run's own words where it never gets there."""
+    """Wait until a condition has the reason; fail with the run's own words if it never gets there."""
     said = "no status at all: is the operator ready, and does it serve this namespace?"
     while time.monotonic() < deadline:
         status = runs.get_namespaced_custom_object(*at, name).get("status", {})

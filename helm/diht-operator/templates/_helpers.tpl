@@ -43,14 +43,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
-{{/* `helm upgrade --reuse-values` leaves out the defaults of values that this version has brought. */}}
+{{/* `helm upgrade --reuse-values` omits the defaults of values that are new in this version. */}}
 {{- define "diht-operator.needs-values" -}}
 {{- if not .Values.tests -}}
 {{- fail "the values of an older version were reused as they were and lack new ones (tests): helm upgrade --reset-then-reuse-values keeps yours and adds the new defaults" -}}
 {{- end -}}
 {{- end -}}
 
-{{/* spec.pods of the run of `helm test`, as JSON; its image is empty where no program is to run. */}}
+{{/* spec.pods of the run of `helm test`, as JSON; its image is empty if no program is to run. */}}
 {{- define "diht-operator.test-pods" -}}
 {{- $repository := .Values.tests.image.repository | default (.Values.image.repository | replace "diht-operator" "diht-recipe") -}}
 {{- $image := printf "%s:%s" $repository (.Values.tests.image.tag | default .Chart.AppVersion) -}}
@@ -66,7 +66,7 @@ name: {{ include "diht-operator.serviceAccount" . }}
 namespace: {{ .Release.Namespace }}
 {{- end -}}
 
-{{/* A kind of the Prometheus operator that the cluster does not serve: said before anything is installed. */}}
+{{/* A kind of the Prometheus operator that the cluster does not serve: the error comes before anything is installed. */}}
 {{- define "diht-operator.needs-monitoring" -}}
 {{- if not (.context.Capabilities.APIVersions.Has (printf "monitoring.coreos.com/v1/%s" .kind)) -}}
 {{- fail (printf "%s=true needs the kind %s of monitoring.coreos.com/v1, which this cluster does not serve: install the Prometheus operator first, or set %s=false (with helm template: --api-versions monitoring.coreos.com/v1/%s)" .value .kind .value .kind) -}}
@@ -75,7 +75,7 @@ namespace: {{ .Release.Namespace }}
 
 {{/* What the operator may do, and why; the same rules in both scopes, and in manifests/base/rbac.yaml (a test compares them). */}}
 {{- define "diht-operator.rules" -}}
-# Runs: watch them; read one that a watch did not tell of; delete those whose ttlSecondsAfterFinished is over.
+# Runs: watch them; read one that a watch missed; delete those whose ttlSecondsAfterFinished is over.
 - apiGroups: [diht.dev]
   resources: [dihtruns]
   verbs: [get, list, watch, delete]
@@ -87,11 +87,11 @@ namespace: {{ .Release.Namespace }}
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [create, get, list, watch, delete]
-# Attempts: the headless Service by which the pods of a gang find each other.
+# Attempts: the headless Service through which the pods of a gang find each other.
 - apiGroups: [""]
   resources: [services]
   verbs: [create, get, delete]
-# Pods: how an attempt stands and why it failed. The Job controller makes and removes them.
+# Pods: the state of an attempt and why it failed. The Job controller creates and deletes them.
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch]
@@ -99,12 +99,12 @@ namespace: {{ .Release.Namespace }}
 - apiGroups: [""]
   resources: [pods/log]
   verbs: [get]
-# Events: tell what happens to a run; learn why a pod does not start where nothing else says it (quota, a missing Secret).
+# Events: report what happens to a run; find out why a pod does not start if nothing else says it (quota, a missing Secret).
 - apiGroups: [""]
   resources: [events]
   verbs: [create, list]
 {{- if .Values.rbac.kueue }}
-# Kueue, where it is installed: why an attempt waits in its queue.
+# Kueue, if it is installed: why an attempt waits in its queue.
 - apiGroups: [kueue.x-k8s.io]
   resources: [workloads]
   verbs: [list]

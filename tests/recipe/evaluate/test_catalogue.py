@@ -14,39 +14,11 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.api.run import Stage
 from diht_k8s.cli.main import main
 from diht_k8s.recipe.evaluate import stage as program
-from diht_k8s.recipe.evaluate.catalogue import LISTS, Entry, benchmark_of, catalogue, presence
+from diht_k8s.recipe.evaluate.catalogue import LISTS, benchmark_of, catalogue, presence
 from diht_k8s.recipe.runtime.stage import run_stage
-from diht_k8s.recipe.shards.samples import write_samples
 from diht_k8s.recipe.shards.storage import Storage
-from tests.recipe.evaluate.small_run import COLOURS, draw, export_model
-
-
-def lay_out(root: Path, entry: Entry, *, prefix: str = "") -> Path:
-    """Shards of an entry as clip-benchmark lays them out: six images in two shards."""
-    folder = root / f"{prefix}{entry.name}"
-    for shard in range(2):
-        rows = range(3 * shard, 3 * shard + 3)
-        write_samples(Storage(), f"{folder}/test/{shard}.tar", [sample(entry, row) for row in rows])
-    (folder / "test" / "nshards.txt").write_text("2\n")
-    if entry.type == "Retrieval":
-        (folder / "dataset_type.txt").write_text("retrieval")
-    elif entry.type == "Classification":
-        (folder / "classnames.txt").write_text("\n".join(f"thing {n}" for n in range(entry.classes or 2)))
-        (folder / "zeroshot_classification_templates.txt").write_text("a photo of {c}.\n{c}\n")
-    return folder
-
-
-def sample(entry: Entry, row: int) -> tuple[str, dict[str, bytes]]:
-    members = {"webp" if row % 2 else "jpg": draw(COLOURS[row], "disc", row)}
-    if entry.type == "Classification":
-        return f"s{row:07d}", {**members, "cls": str(row % min(6, entry.classes or 2)).encode()}
-    if entry.type == "Retrieval":
-        captions = [f"caption {number} of image {row}" for number in range(2 if entry.name == "winoground" else 5)]
-        return f"s{row:07d}", {**members, "txt": "\n".join(captions).encode()}
-    answers = ["yes"] * 10 if entry.name == "vqav2" else ["entailment"]
-    candidates = ["yes", "no"] if entry.name == "vqav2" else ["entailment", "neutral", "contradiction"]
-    meta = {"question": f"is this image {row}?", "answers": answers, "candidates": candidates}
-    return f"s{row:07d}", {**members, "json": json.dumps(meta).encode()}
+from tests.recipe.evaluate.layouts import lay_out
+from tests.recipe.evaluate.small_run import export_model
 
 
 @pytest.mark.parametrize("name", LISTS)

@@ -151,3 +151,7 @@ def _free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
         return listener.getsockname()[1]
+
+
+def lines(place: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (place / name / "out" / "train" / "metrics.jsonl").read_text().splitlines()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint import checkpoint
-from tests.recipe.train.small_run import Job, document, make_data, train_in_ranks
+from tests.recipe.train.small_run import Job, document, lines, make_data, train_in_ranks
 
 STEPS, BATCH = 8, 16
 EMA = {"ema": 0.9, "zeroStage": 1}
@@ -78,10 +77,6 @@ def trained(place: Path) -> dict[str, dict[str, Any]]:
 def state(place: Path, name: str) -> dict[str, torch.Tensor]:
     """Of the last checkpoint."""
     return checkpoint.read(Storage(), f"{place}/{name}/out/train/checkpoints/step-{STEPS:09d}").state
-
-
-def lines(place: Path, name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (place / name / "out" / "train" / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("name", ["offload", "offload parameters", "activation checkpointing", "ema", "validation"])

@@ -12,8 +12,7 @@ import torch
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint import checkpoint
 from diht_k8s.recipe.train.precision import LOSS_SCALE
-from tests.recipe.train.small_run import Job, document, make_data, train_in_ranks
-from tests.recipe.train.test_options import lines
+from tests.recipe.train.small_run import Job, document, lines, make_data, train_in_ranks
 
 STEPS, BATCH = 6, 16
 SMALL_SCALE, LARGE_SCALE = 2.0**12, 2.0**16

@@ -68,7 +68,7 @@ def test_weights_when_of_a_clip_then_all_are_taken(
         assert torch.equal(model.clip.state_dict()[key], value), key
 
 
-def test_weights_when_of_an_export_then_towers_are_taken_and_heads_begin_anew(tmp_path: Path) -> None:
+def test_weights_when_of_an_export_then_towers_are_taken_and_heads_start_from_scratch(tmp_path: Path) -> None:
     source, model = student(1), student(2, num_objects=3, num_attributes=2)
     layout = Layout(str(tmp_path))
     state = {name: value.detach() for name, value in source.named_parameters()}
@@ -117,7 +117,7 @@ def test_weights_when_images_are_larger_then_position_embeddings_are_resized_and
 
 
 @pytest.mark.parametrize("name", ["bare", "with its prefix"])
-def test_weights_when_of_an_image_tower_alone_then_the_text_tower_begins_anew(name: str) -> None:
+def test_weights_when_of_an_image_tower_alone_then_the_text_tower_starts_from_scratch(name: str) -> None:
     source, model, untouched = student(1), student(2), student(2)
     prefix = "visual." if name != "bare" else ""
     state = {f"{prefix}{key}": value for key, value in source.clip.visual.state_dict().items()}

@@ -71,3 +71,13 @@ def play(cluster: FakeCluster, ends: dict[str, int] | None = None, *, die_after:
             done.add(name)
         clock.now += 1.0
     raise AssertionError("the run does not end")
+
+
+def training() -> tuple[FakeCluster, Process, Clock]:
+    """A gang that runs."""
+    cluster, clock = make(filter=None, label=None, evaluate=None), Clock()
+    cluster.runs["r"]["spec"]["train"]["distillation"] = {"mode": "Disabled"}
+    process = Process(cluster, clock)
+    settle(process)
+    cluster.run_pods("r-train-1")
+    return cluster, process, clock

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from tests.unit.controller.fake import Process
-from tests.unit.controller.stories import Clock, reason, settle
-from tests.unit.controller.test_checkpoints import training
+from tests.unit.controller.stories import Clock, reason, settle, training
 
 
 def test_service_of_somebody_else_is_left_alone_and_no_job_is_made_beside_it() -> None:

@@ -8,8 +8,7 @@ from diht_k8s.api.reports import Cause, Progress, SavedCheckpoint
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import LastCheckpoint, timestamp
 from tests.unit.controller.documents import NOW
-from tests.unit.controller.fake import FakeCluster, Process
-from tests.unit.controller.stories import Clock, make, settle, status
+from tests.unit.controller.stories import settle, status, training
 
 URI = "s3://corpus/run/train/checkpoints/step-000000020"
 AT = timestamp(NOW - 30)
@@ -18,16 +17,6 @@ AT = timestamp(NOW - 30)
 def line(step: int | None, time: float | None = NOW - 30, uri: str = URI) -> str:
     saved = None if step is None else SavedCheckpoint(step=step, uri=uri, time=None if time is None else int(time))
     return Progress(stage=Stage.TRAIN, step="steps", done=30, total=100, checkpoint=saved).line()
-
-
-def training() -> tuple[FakeCluster, Process, Clock]:
-    """A gang that runs."""
-    cluster, clock = make(filter=None, label=None, evaluate=None), Clock()
-    cluster.runs["r"]["spec"]["train"]["distillation"] = {"mode": "Disabled"}
-    process = Process(cluster, clock)
-    settle(process)
-    cluster.run_pods("r-train-1")
-    return cluster, process, clock
 
 
 @pytest.mark.parametrize(

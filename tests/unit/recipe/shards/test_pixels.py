@@ -12,7 +12,7 @@ from PIL import Image
 from diht_k8s.recipe.shards import pixels
 from diht_k8s.recipe.shards.images import BadImageError, decode
 from diht_k8s.recipe.shards.pixels import decode_pixels
-from tests.unit.recipe.shards.test_images import encoded, palette_with_transparency, png_claiming, rotated
+from tests.unit.recipe.shards.drawn import encoded, palette_with_transparency, png_claiming, rotated
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 255, (12, 15, 3), dtype=np.uint8)).resize((90, 70))
 FAST = {

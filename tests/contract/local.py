@@ -1,0 +1,33 @@
+"""What the tests of commands share: a small run document, and the `torchx` command with stub programs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+TESTS = Path(__file__).resolve().parents[1]
+
+DOCUMENT: dict[str, Any] = {
+    "apiVersion": "diht.dev/v1alpha1",
+    "kind": "DihtRun",
+    "metadata": {"name": "tiny"},
+    "spec": {
+        "data": {"sources": [{"name": "web", "shards": ["a.tar"]}], "output": "out"},
+        "filter": {"workers": 5},
+        "train": {"model": "x", "samples": 8, "batchSize": 8, "distillation": {"mode": "Disabled"}},
+    },
+}
+TORCHX = Path(sys.executable).with_name("torchx")
+
+
+def torchx(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    env = {
+        **os.environ, "DIHT_PROGRAMS": "stub_programs", "PYTHONPATH": str(TESTS),
+        "PATH": "/usr/bin:/bin",  # no virtual environment is activated
+    }  # fmt: skip
+    return subprocess.run(
+        [TORCHX, *arguments], cwd=folder, env=env, text=True, capture_output=True, timeout=120, check=False
+    )
