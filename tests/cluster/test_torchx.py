@@ -308,6 +308,8 @@ def test_reason_of_a_job_that_cannot_start_is_in_the_status(
 def test_refusal_of_the_cluster_is_told(
     runner: Runner, submit: Callable[..., str], python_role: Callable[..., Role]
 ) -> None:
-    words = 'cannot create Job .* in namespace no-such: namespaces "no-such" not found: check the name and the namespace'
+    words = (
+        'cannot create Job .* in namespace no-such: namespaces "no-such" not found: check the name and the namespace'
+    )
     with pytest.raises(ClusterError, match=words):
         submit(python_role(""), namespace="no-such")
