@@ -20,7 +20,7 @@ from diht_k8s.launch.names import MAX_NAME, job_names, label_value, slug
 from diht_k8s.launch.pods import Place, PodConfig, pod_template
 
 USER_ERRORS: Final = (2, ExitCode.USER_ERROR, ExitCode.BAD_DATA, 126, 127)
-"""Exit codes that a retry cannot change: wrong usage, user error, bad data, not executable, not found."""
+"""Exit codes that the same program will give again: wrong usage, our 64 and 65, not executable, not found."""
 LABEL_APP: Final = "app.kubernetes.io/name"
 LABEL_INSTANCE: Final = "app.kubernetes.io/instance"
 LABEL_COMPONENT: Final = "app.kubernetes.io/component"
