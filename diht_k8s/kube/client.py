@@ -144,10 +144,11 @@ class Cluster:
 
     def create(self, document: Mapping[str, Any], *, dry_run: bool = False) -> Json:
         """Create a Job or Service; returns it as the API server completed it."""
-        kind, namespace, name = document["kind"], document["metadata"]["namespace"], document["metadata"]["name"]
+        kind, metadata = document["kind"], document["metadata"]
+        namespace = metadata["namespace"]
         calls = {"Job": self._batch.create_namespaced_job, "Service": self._core.create_namespaced_service}
         self._before_write(f"create_{kind.lower()}")
-        what = f"create {kind} {name} in namespace {namespace}"
+        what = f"create {kind} {metadata.get('name', '')} in namespace {namespace}"
         return json_of(what, calls[kind], namespace, document, **_dry(dry_run))
 
     def get(self, kind: str, namespace: str, name: str) -> Json:

@@ -31,6 +31,8 @@ class Asked:
     query: dict[str, str]
     body: Any
     headers: dict[str, str]
+    limits_s: tuple[float, float] | None
+    """Connect and read; None waits for ever."""
 
 
 @dataclass
@@ -57,8 +59,9 @@ class ApiServer:
         parts, body = urlsplit(url), options.get("body")
         headers = {key.lower(): value for key, value in options["headers"].items()}
         document = json.loads(body) if body else None
-        self.asked.append(Asked(method, parts.path, dict(parse_qsl(parts.query)), document, headers))
-        assert options["timeout"] is not None
+        timeout = options["timeout"]
+        limits_s = (timeout.connect_timeout, timeout.read_timeout) if timeout is not None else None
+        self.asked.append(Asked(method, parts.path, dict(parse_qsl(parts.query)), document, headers, limits_s))
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer

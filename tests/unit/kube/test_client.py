@@ -79,6 +79,25 @@ def test_patch_of_a_run_says_its_form(server: ApiServer, call: Call, form: str) 
 
 
 @pytest.mark.parametrize(
+    ("call", "limits_s"),
+    [
+        (lambda c: c.get("Job", "n", "j"), (5.0, 30.0)),
+        (lambda c: c.log_tail("n", "p", 3), (5.0, 10.0)),
+        (lambda c: list(c.log("n", "p")), (5.0, 30.0)),
+        (lambda c: list(c.log("n", "p", follow=True)), None),
+        (lambda c: c.listing("Pod", None)(watch=True, _request_timeout=(5.0, 60.0)), (5.0, 60.0)),
+    ],
+    ids=["call", "end of a log", "log", "followed log", "watch"],
+)
+def test_every_call_has_a_time_limit_unless_it_follows_a_log(
+    server: ApiServer, call: Call, limits_s: tuple[float, float] | None
+) -> None:
+    server.answers = [(200, {})]
+    call(server.cluster())
+    assert server.asked[0].limits_s == limits_s
+
+
+@pytest.mark.parametrize(
     ("call", "name"),
     [
         (lambda c: c.create(JOB), "create_job"),

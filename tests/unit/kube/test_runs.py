@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kubernetes import config
 from kubernetes.config import kube_config
 
 from diht_k8s.api.errors import DihtError, UserError
@@ -86,15 +87,24 @@ def test_namespace_is_that_of_the_current_context(monkeypatch: pytest.MonkeyPatc
     assert open_kube("mine").namespace == "mine"
 
 
-@pytest.mark.parametrize("kubeconfig", [True, False], ids=["with KUBECONFIG", "without KUBECONFIG"])
-def test_pod_is_asked_unless_kubeconfig_is_set(
-    kubeconfig: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    ("kubeconfig", "has_token", "expected"),
+    [("", True, "pod"), ("somewhere", True, "somewhere"), ("", False, "")],
+    ids=["pod", "pod with KUBECONFIG", "pod without a token"],
+)
+def test_credentials_are_the_pods_unless_kubeconfig_is_set_or_it_has_none(
+    kubeconfig: str, has_token: bool, expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (tmp_path / "token").write_text("t")
+    if has_token:
+        (tmp_path / "token").write_text("t")
     monkeypatch.setattr(client, "POD_ACCOUNT", tmp_path)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
-    monkeypatch.setenv("KUBECONFIG", "somewhere" if kubeconfig else "")
-    assert client.in_pod() is not kubeconfig
+    monkeypatch.setenv("KUBECONFIG", kubeconfig)
+    loaded: list[str] = []
+    monkeypatch.setattr(config, "load_incluster_config", lambda **_: loaded.append("pod"))
+    monkeypatch.setattr(config, "load_kube_config", lambda config_file, **_: loaded.append(config_file))
+    connect()
+    assert loaded == [expected]
 
 
 def test_missing_kubeconfig_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
