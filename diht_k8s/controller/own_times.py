@@ -1,8 +1,8 @@
 """Times of Jobs and pods on the operator's own clock: when it first observed a state. Pure.
 
-Nodes, API server and operator have clocks of their own. A wait that begins at a node's time and ends at ours is wrong by their
-difference: with a clock six minutes ahead every pod that starts would be lost. So waits begin when we first observe a state.
-A new operator begins them again.
+Nodes, API server and operator have clocks of their own. A wait that begins at a node's time and ends at ours is wrong by
+their difference: with our clock six minutes ahead every pod that starts would be lost. So a wait begins when we first
+observe a state. A new operator begins it again.
 """
 
 from __future__ import annotations
