@@ -24,8 +24,8 @@ from diht_k8s.pipeline.states import Attempt, AttemptState, Failure
 LOST_AFTER_S: Final = 300.0
 """A pod that ran and has not been ready for this time is lost even if nothing evicts it (Kubernetes' own default).
 
-A lost node is found much sooner, by the eviction that its taint causes (30 s, see the pods' tolerations). A shorter time
-would count pods as lost when the API server was away for a minute: then all nodes seem lost, and none is."""
+A lost node is found much sooner, by the eviction that its taint causes (30 s, see the pods' tolerations). A shorter
+time would count pods as lost when the API server was away for a minute: then all nodes seem lost, and none is."""
 GONE_AFTER_S: Final = 30.0
 """A pod that still exists this long after its deletion time has no kubelet that could remove it."""
 SETTLE_S: Final = 2.0

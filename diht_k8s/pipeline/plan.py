@@ -39,7 +39,7 @@ MAX_OUT_OF_MEMORY: Final = 2
 """A program that the kernel killed for memory twice will not fit a third time (our choice)."""
 PROMPT_INFRASTRUCTURE_RESTARTS: Final = 3
 MOST_INFRASTRUCTURE_WAIT_S: Final = 15.0
-"""Lost pods are replaced at once, from the fourth on after a short wait: a broken node causes no busy loop (our choice)."""
+"""Lost pods are replaced at once, from the fourth on after a short wait: a broken node is no busy loop (our choice)."""
 SCHEDULING_TIMEOUT: Final = "SchedulingTimeout"
 BACK_OFF: Final = BackOff()
 CLUSTER_STEPS: Final[Mapping[Stage, tuple[str, ...]]] = {Stage.LABEL: LABEL_STEPS}
