@@ -1,4 +1,4 @@
-"""The steps of the stage label, for all who name them: command line, plan, controller, recipe. Imports nothing, so completion stays fast."""
+"""The steps of the stage label, for all who name them. Imports nothing else, so that shell completion stays fast."""
 
 from __future__ import annotations
 

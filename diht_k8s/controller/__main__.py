@@ -1,4 +1,4 @@
-"""`python -m diht_k8s.controller`: the operator. Options say what it serves; credentials come from the pod or KUBECONFIG."""
+"""`python -m diht_k8s.controller`: the operator. Its credentials come from the pod or from KUBECONFIG."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pythonjsonlogger.json import JsonFormatter
 from diht_k8s.controller.operator import Operator, Settings
 
 GC_THRESHOLD: Final = 50_000
-"""New containers between two collections. With Python's default of 700, a list of 10,000 pods takes twice the time to read,
-all of it in collections that find nothing."""
+"""New containers between two collections. With Python's default of 700, a list of 10,000 pods takes twice the time to
+read, all of it in collections that find nothing."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,7 +1,7 @@
 """A mirror of the Jobs and pods that carry our label: list once, then watch; each object is reduced while it is read.
 
-One thread for each kind. Lists are paged; a watch ends by itself after a minute, so that a dead connection is noticed; after
-`410 Gone` or any other error it lists again, for as long as it takes.
+One thread for each kind. Lists are paged; a watch ends by itself after a minute, so that a dead connection is noticed.
+After `410 Gone` or any other error it lists again, for as long as it takes.
 """
 
 from __future__ import annotations

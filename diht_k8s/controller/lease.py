@@ -50,13 +50,13 @@ class Lease:
         self._lock.api_instance = _InTime(self._api, self._renewed, self._observed_holder, lambda: self._released)
 
     def stand(self, won: Callable[[], None], lost: Callable[[], None]) -> None:
-        """Take part from a thread: `won` is called when this replica becomes the leader, `lost` when it no longer is."""
+        """Take part from a thread: `won` is called when this replica becomes the leader, `lost` when it stops being it."""
         settings = Config(self._lock, LEASE_S, RENEW_S, RETRY_S, onstarted_leading=won, onstopped_leading=lost)
         logging.getLogger("leaderelection").setLevel(logging.WARNING)
         threading.Thread(target=LeaderElection(settings).run, name="lease", daemon=True).start()
 
     def held(self) -> bool:
-        """Whether this replica may write: nobody else can have the Lease yet, whatever has happened since the last renewal."""
+        """Whether this replica may write: no other can hold the Lease yet, whatever happened since the last renewal."""
         return not self._released and self._clock() < self._renewed_at + RENEW_S
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """Jobs and pods of one run in; attempts for the plan, and what a person wants to know about the newest, out. Pure.
 
-The Job controller decides whether an attempt failed (it applies the pod failure policy), with one exception: it would wait
-for lost pods (of nodes that are not ready), so they are found here.
+The Job controller decides whether an attempt failed (it applies the pod failure policy), with one exception: it would
+wait for lost pods (of nodes that are not ready), so they are found here.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from diht_k8s.pipeline.plan import attempt_name, is_never_retried
 from diht_k8s.pipeline.states import Attempt, AttemptState, Failure
 
 LOST_AFTER_S: Final = 300.0
-"""A pod that ran and has not been ready for this time is lost even if nothing evicts it (Kubernetes' own default). A lost
-node is found much sooner, by the eviction that its taint causes (30 s, see the pods' tolerations). A shorter time would count
-pods as lost when the API server was away for a minute: then all nodes seem lost, and none is."""
+"""A pod that ran and has not been ready for this time is lost even if nothing evicts it (Kubernetes' own default).
+
+A lost node is found much sooner, by the eviction that its taint causes (30 s, see the pods' tolerations). A shorter
+time would count pods as lost when the API server was away for a minute: then all nodes seem lost, and none is."""
 GONE_AFTER_S: Final = 30.0
 """A pod that still exists this long after its deletion time has no kubelet that could remove it."""
 SETTLE_S: Final = 2.0
@@ -32,7 +33,7 @@ SETTLE_S: Final = 2.0
 ASK_EVENTS_AFTER_S: Final = 5.0
 """Pods that do not exist or have not started after this time may have a reason that only events tell."""
 DISRUPTED: Final = "DisruptionTarget"
-"""Kubernetes' condition of a pod that was preempted, drained or evicted; the Job controller names it in the Job's message."""
+"""Kubernetes' condition of a preempted, drained or evicted pod; the Job controller names it in the Job's message."""
 DRAINED: Final = re.compile(rf"Pod \S+/(\S+) has condition {DISRUPTED}")
 """How a Job's message names that pod."""
 DISRUPTIONS: Final = {
@@ -112,7 +113,7 @@ def observe_attempts(
         jobs: the run's own Jobs.
         pods: pods with the run's label, also those of other owners.
         now: seconds since the epoch.
-        known: number of the newest attempt by entry in status.stages; pods without a Job belong to the run up to that number.
+        known: number of the newest attempt by entry in status.stages; pods without a Job belong to the run up to it.
         former: UIDs of Jobs that were the run's own and may be deleted by now.
         disrupted: pods that were drained, evicted or preempted, as last observed, by name.
         pausing: whether programs were asked to stop, so that their end is no failure.
@@ -232,13 +233,13 @@ def _settles_at(first: PodSummary, now: float) -> float | None:
 
 
 def _drained_pod(job: JobSummary, disrupted: Mapping[str, PodSummary]) -> PodSummary | None:
-    """The pod for which the Job failed, as last observed: it is deleted as soon as the Job controller has counted it."""
+    """The pod that made the Job fail, as last observed: it is deleted as soon as the Job controller has counted it."""
     found = DRAINED.search(job.message)
     return disrupted.get(found[1]) if found else None
 
 
 def _removed(attempt: Attempt, job: JobSummary, first: PodSummary | None) -> Attempt:
-    """An attempt that failed because of a pod that was deleted before it was observed; `first` failed as a consequence."""
+    """An attempt that failed by a pod that was deleted before it was observed; `first` failed as a consequence."""
     code, found = first.exit_code if first is not None else None, DRAINED.search(job.message)
     reason, message = "PodRemoved", one_line(job.message) or "a pod was removed"
     if DISRUPTED in job.message:
@@ -259,7 +260,7 @@ def _disrupted(observed: ObservedAttempt, attempt: Attempt, pod: PodSummary) -> 
 
 
 def _was_stopped(pod: PodSummary, *, pausing: bool) -> bool:
-    """Whether something other than us ended a pod: it has no exit code, or the code of a request that we did not make."""
+    """Whether something else ended a pod: it has no exit code, or the code of a request that we did not make."""
     return pod.exit_code is None or (pod.exit_code == ExitCode.STOPPED and not pausing)
 
 

@@ -129,7 +129,7 @@ class Operator:
         return f"ok: stands by, {holder or 'nobody'} acts"
 
     def _changed(self, namespace: str, run: str) -> None:
-        """Called from an informer's thread: changes within a moment, for example of ten pods, make one reconciliation."""
+        """Called from an informer's thread: changes within a moment (of ten pods, say) make one reconciliation."""
         with self._lock:
             first = not self._changed_keys
             self._changed_keys.add((namespace, run))

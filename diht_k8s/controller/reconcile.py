@@ -270,7 +270,7 @@ class Reconciler:
         return _progress_interval(len(self._active))
 
     def _ask_again_s(self, cache: _RunCache) -> float:
-        """Seconds after which the answer about an object is old: short at first, then as long as between two reads of a log."""
+        """Seconds after which the answer about an object is old: short at first, then as between two reads of a log."""
         return min(self._progress_interval(), FIRST_ASK_AGAIN_S * 2.0 ** max(0, min(cache.asks, 8) - 1))
 
     def _write_status(self, known: KnownRun, new: Status, cache: _RunCache, now: float) -> KnownRun:
@@ -332,7 +332,7 @@ def _progress_interval(active: int) -> float:
 
 
 def _can_wait(written: Mapping[str, Any], new: Status, document: Mapping[str, Any]) -> bool:
-    """Whether a status differs from the written one in pod counts only while pods are missing: pods start one by one."""
+    """Whether only pod counts changed, and pods are still missing: pods start one by one."""
     if new.pods is None or new.pods.ready == new.pods.desired:
         return False
     return {**written, "pods": None} == {**document, "pods": None}

@@ -231,7 +231,7 @@ def _progress_status(entry: str, logged: LoggedProgress) -> ProgressStatus:
 
 
 def _last_checkpoint(previous: Status, logged: LoggedProgress | None) -> LastCheckpoint | None:
-    """The checkpoint that the training logged last; a program that resumes from an older one's does not know its time."""
+    """The checkpoint logged last; a program that resumes from an older one's does not know its time."""
     said, written = logged.progress.checkpoint if logged is not None else None, previous.last_checkpoint
     if said is None:
         return written

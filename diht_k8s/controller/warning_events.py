@@ -1,8 +1,8 @@
 """What Warning events say about Jobs and pods that do not start, one list per namespace.
 
-An API server reads all events of a namespace for each list of events, whatever the selector: with a thousand runs that wait,
-a list for each would keep it from everything else. So one list serves all runs of a namespace, and the more it cost, the
-longer the next one waits.
+An API server reads all events of a namespace for each list of events, whatever the selector. With a thousand runs that
+wait, a list for each would keep it from everything else. So one list serves all runs of a namespace, and the more it
+cost, the longer the next one waits.
 """
 
 from __future__ import annotations

@@ -277,7 +277,7 @@ def _mapping(value: Any) -> Document:
     """An object; empty for null."""
     if value is None:
         return {}
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         raise _UnreadableError("Malformed")
     return value
 

@@ -1,7 +1,7 @@
 """Pure planning: run document, observed attempts and the saved status in; actions and the new status out.
 
-Level-based: nothing depends on having seen an event, so a plan that was lost (a crash between the write of the status and
-an action) is made again. Names are deterministic: starting an attempt that already exists does nothing.
+Level-based: nothing depends on having seen an event, so a plan that was lost (a crash between the write of the status
+and an action) is made again. Names are deterministic: starting an attempt that already exists does nothing.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MAX_OUT_OF_MEMORY: Final = 2
 """A program that the kernel killed for memory twice will not fit a third time (our choice)."""
 PROMPT_INFRASTRUCTURE_RESTARTS: Final = 3
 MOST_INFRASTRUCTURE_WAIT_S: Final = 15.0
-"""Lost pods are replaced at once; from the fourth on after a short wait, so that a broken node causes no busy loop (our choice)."""
+"""Lost pods are replaced at once, from the fourth on after a short wait: a broken node is no busy loop (our choice)."""
 SCHEDULING_TIMEOUT: Final = "SchedulingTimeout"
 BACK_OFF: Final = BackOff()
 CLUSTER_STEPS: Final[Mapping[Stage, tuple[str, ...]]] = {Stage.LABEL: LABEL_STEPS}

@@ -71,6 +71,13 @@ def test_state_that_begins_again_is_timed_again_and_what_is_gone_is_dropped() ->
     assert times._pods == {}
 
 
+def test_clock_that_is_set_back_begins_a_wait_again() -> None:
+    times, unchanged = OwnTimes(), read(pod(0, ready=False))
+    for now in (100.0, 40.0):
+        [found] = times.pods([unchanged], now)
+        assert found.not_ready_since == now
+
+
 def test_gang_of_which_a_part_runs_is_withdrawn_after_its_time_by_our_clock() -> None:
     cluster, _, _ = training()
     waiting = pod(1, phase="Pending", conditions=NO_NODE, node="")
