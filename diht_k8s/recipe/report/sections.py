@@ -321,4 +321,4 @@ def _few_shot(points: list[Json]) -> Json:
 
 
 def _example(part: Json, example: Json, reason: str) -> Json:
-    return {**example, "picture": part["thumbnails"].get(example["uid"]), "why": why(example, reason)}
+    return {**example, "thumbnail": part["thumbnails"].get(example["uid"]), "why": why(example, reason)}
