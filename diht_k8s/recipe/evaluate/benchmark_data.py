@@ -8,22 +8,26 @@ Layouts: WebDataset as everywhere here; several captions of one image stand as l
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.evaluate import Benchmark
 from diht_k8s.recipe.evaluate.answers import ANSWER, QUESTION, Question
 from diht_k8s.recipe.evaluate.features import IMAGE_BATCH, encode_pixels
 from diht_k8s.recipe.evaluate.models.loading import LoadedModel
-from diht_k8s.recipe.evaluate.prefetch import prepared
+from diht_k8s.recipe.shards.images import BadImageError, decode
+from diht_k8s.recipe.shards.prefetch import prefetch
 from diht_k8s.recipe.shards.samples import Sample, read_samples
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -33,6 +37,10 @@ if TYPE_CHECKING:
 OPENAI_TEMPLATES: Final = "openai80"
 MAX_CAPTIONS: Final = 64
 MAX_QUESTIONS: Final = 256
+PREFETCHED_IMAGES: Final = 2 * IMAGE_BATCH
+"""Images that are preprocessed, or being so, before the model asks for them."""
+
+Transform = Callable[[Image.Image], "torch.Tensor"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,27 @@ class Pictures:
         """Those that a benchmark can use."""
         rows = [row for row, item in enumerate(self.items) if keep(item)]
         return Pictures([self.items[row] for row in rows], self.features_ND[rows], self.bad)
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """An image as the model takes it, or why it cannot be used."""
+
+    pixels_CHW: torch.Tensor | None
+    bad: str = ""
+    digest: str = ""
+    """SHA-256 of the encoded bytes."""
+
+
+def prepare_image(sample: Sample, transform: Transform) -> PreparedImage:
+    """Decode and preprocess one image; a benchmark's image needs no caption, so a bad one is no reason to drop it."""
+    if sample.problem is not None and not sample.problem.startswith("caption_"):
+        return PreparedImage(None, sample.problem)
+    try:
+        image = decode(sample.image)
+    except BadImageError as error:
+        return PreparedImage(None, error.reason)
+    return PreparedImage(transform(image), digest=hashlib.sha256(sample.image).hexdigest())
 
 
 def encode_shard(
@@ -215,7 +244,8 @@ def _answer_templates(benchmark: Benchmark) -> list[str]:
 def _usable(
     storage: Storage, uri: str, loaded: LoadedModel, bad: Counter[str]
 ) -> Generator[tuple[Item, torch.Tensor], None, None]:
-    with contextlib.closing(prepared(read_samples(storage, uri), loaded.transform)) as pictures:
+    prepare, samples = partial(prepare_image, transform=loaded.transform), read_samples(storage, uri)
+    with contextlib.closing(prefetch(samples, prepare, ahead=PREFETCHED_IMAGES)) as pictures:
         for sample, picture in pictures:
             if picture.pixels_CHW is None:
                 bad[picture.bad] += 1
