@@ -28,7 +28,7 @@ ANSWER: Final = "{answer}"
 
 
 @dataclass(frozen=True)
-class Question:
+class VisualQuestion:
     """One question about an image."""
 
     text: str
@@ -79,7 +79,7 @@ def _agreement(said: int, people: int) -> float:
     return sum(without_one + without_it) / people
 
 
-def texts_of(question: Question, candidates: Sequence[str], templates: Sequence[str]) -> list[str]:
+def texts_of(question: VisualQuestion, candidates: Sequence[str], templates: Sequence[str]) -> list[str]:
     """Every candidate in every template, templates of one candidate together."""
     return [
         template.replace(ANSWER, answer).replace(QUESTION, question.text)
@@ -89,8 +89,8 @@ def texts_of(question: Question, candidates: Sequence[str], templates: Sequence[
 
 
 def answer_ranking(
-    questions: Sequence[Question],
-    pictures_Q: NDArray[np.int64],
+    questions: Sequence[VisualQuestion],
+    images_Q: NDArray[np.int64],
     candidates: Sequence[Sequence[str]],
     scores: Sequence[NDArray[np.floating]],
     rng: np.random.Generator,
@@ -99,7 +99,7 @@ def answer_ranking(
 
     Args:
         questions: Q questions.
-        pictures_Q: index of each question's image.
+        images_Q: index of each question's image.
         candidates: A candidate answers of each question.
         scores: [A] of each question, higher is better.
         rng: draws of the bootstrap.
@@ -108,7 +108,7 @@ def answer_ranking(
     worth_Q = np.array([worth(name, question.answers) for name, question in zip(named, questions, strict=True)])
     said = Counter(normal(answer) for question in questions for answer in question.answers)
     commonest = min(said, key=lambda answer: (-said[answer], answer))
-    _, group_of_Q = np.unique(pictures_Q, return_inverse=True)
+    _, group_of_Q = np.unique(images_Q, return_inverse=True)
     counts_G = np.bincount(group_of_Q).astype(np.float64)
     hits_G = np.bincount(group_of_Q, weights=worth_Q).astype(np.float64)
     guessed = [

@@ -23,7 +23,7 @@ from PIL import Image
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.evaluate import Benchmark
-from diht_k8s.recipe.evaluate.answers import ANSWER, QUESTION, Question
+from diht_k8s.recipe.evaluate.answers import ANSWER, QUESTION, VisualQuestion
 from diht_k8s.recipe.evaluate.features import IMAGE_BATCH, encode_pixels
 from diht_k8s.recipe.evaluate.models.loading import LoadedModel
 from diht_k8s.recipe.shards.images import BadImageError, decode
@@ -44,7 +44,7 @@ Transform = Callable[[Image.Image], "torch.Tensor"]
 
 
 @dataclass(frozen=True)
-class Item:
+class BenchmarkImage:
     """One image of a benchmark, without its pixels."""
 
     uri: str
@@ -53,7 +53,7 @@ class Item:
     uid: str
     captions: tuple[str, ...]
     label: int | None
-    questions: tuple[Question, ...] = ()
+    questions: tuple[VisualQuestion, ...] = ()
     group: str | None = None
     """what a Classification is also told by: a region, an income."""
     digest: str = ""
@@ -61,17 +61,17 @@ class Item:
 
 
 @dataclass
-class Pictures:
+class BenchmarkImages:
     """Encoded images of one or more shards, in order."""
 
-    items: list[Item] = field(default_factory=list)
+    items: list[BenchmarkImage] = field(default_factory=list)
     features_ND: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))
     bad: Counter[str] = field(default_factory=Counter)
 
-    def chosen(self, keep: Callable[[Item], bool]) -> Pictures:
+    def chosen(self, keep: Callable[[BenchmarkImage], bool]) -> BenchmarkImages:
         """Those that a benchmark can use."""
         rows = [row for row, item in enumerate(self.items) if keep(item)]
-        return Pictures([self.items[row] for row in rows], self.features_ND[rows], self.bad)
+        return BenchmarkImages([self.items[row] for row in rows], self.features_ND[rows], self.bad)
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,9 @@ def prepare_image(sample: Sample, transform: Transform) -> PreparedImage:
 
 def encode_shard(
     storage: Storage, uri: str, loaded: LoadedModel, advance: Callable[[int], None] = lambda count: None
-) -> Pictures:
+) -> BenchmarkImages:
     """Read and encode one shard, a batch of pixels in memory at a time; `advance` hears of each batch's size."""
-    result, blocks = Pictures(), list[NDArray[np.float32]]()
+    result, blocks = BenchmarkImages(), list[NDArray[np.float32]]()
     pixels: list[torch.Tensor] = []
 
     def encode() -> None:
@@ -120,12 +120,12 @@ def encode_shard(
     return result
 
 
-def joined(parts: Sequence[Pictures]) -> Pictures:
+def joined(parts: Sequence[BenchmarkImages]) -> BenchmarkImages:
     """Several shards as one."""
     full = [part.features_ND for part in parts if part.items]
     bad = sum((part.bad for part in parts), Counter[str]())
     features_ND = np.concatenate(full) if full else np.zeros((0, 0), dtype=np.float32)
-    return Pictures([item for part in parts for item in part.items], features_ND, bad)
+    return BenchmarkImages([item for part in parts for item in part.items], features_ND, bad)
 
 
 def captions_of(sample: Sample) -> tuple[str, ...]:
@@ -175,16 +175,16 @@ def group_of(sample: Sample) -> str | None:
         raise DataError(f"sample {sample.key}: its .npy is no array of numbers ({error}): write it again") from error
 
 
-def questions_of(sample: Sample) -> tuple[Question, ...]:
+def questions_of(sample: Sample) -> tuple[VisualQuestion, ...]:
     """The questions about an image; one without an answer cannot be judged and is left out."""
     listed = sample.meta.get("questions", [sample.meta])
-    found: list[Question] = []
+    found: list[VisualQuestion] = []
     for entry in listed[:MAX_QUESTIONS] if isinstance(listed, list) else []:
         if not isinstance(entry, dict) or not isinstance(entry.get("question"), str):
             continue
         answers = _strings(entry.get("answers", [entry.get("answer")]))
         if answers:
-            found.append(Question(entry["question"].strip(), answers, _strings(entry.get("candidates"))))
+            found.append(VisualQuestion(entry["question"].strip(), answers, _strings(entry.get("candidates"))))
     return tuple(found)
 
 
@@ -243,14 +243,14 @@ def _answer_templates(benchmark: Benchmark) -> list[str]:
 
 def _usable(
     storage: Storage, uri: str, loaded: LoadedModel, bad: Counter[str]
-) -> Generator[tuple[Item, torch.Tensor], None, None]:
+) -> Generator[tuple[BenchmarkImage, torch.Tensor], None, None]:
     prepare, samples = partial(prepare_image, transform=loaded.transform), read_samples(storage, uri)
-    with contextlib.closing(prefetch(samples, prepare, ahead=PREFETCHED_IMAGES)) as pictures:
-        for sample, picture in pictures:
-            if picture.pixels_CHW is None:
-                bad[picture.bad] += 1
+    with contextlib.closing(prefetch(samples, prepare, ahead=PREFETCHED_IMAGES)) as images:
+        for sample, image in images:
+            if image.pixels_CHW is None:
+                bad[image.bad] += 1
                 continue
             label, questions = label_of(sample), questions_of(sample)
             captions, group = captions_of(sample), group_of(sample)
-            item = Item(uri, sample.key, sample.uid, captions, label, questions, group, picture.digest)
-            yield item, picture.pixels_CHW
+            item = BenchmarkImage(uri, sample.key, sample.uid, captions, label, questions, group, image.digest)
+            yield item, image.pixels_CHW

@@ -48,7 +48,7 @@ class Group:
     """Figures of one group of images."""
 
     name: str
-    pictures: int
+    images: int
     top1: float
     top5: float
 

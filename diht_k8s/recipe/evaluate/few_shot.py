@@ -64,7 +64,7 @@ class FewShotCurve:
     draws: list[Draw]
     skipped: dict[int, str]
     """shots -> why they were not run."""
-    test_pictures: int
+    test_images: int
     """number of test images of each draw."""
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.run import Stage
-from diht_k8s.recipe.evaluate.benchmark_data import Pictures
+from diht_k8s.recipe.evaluate.benchmark_data import BenchmarkImages
 from diht_k8s.recipe.evaluate.ridge import MIN_PAIRS, Reference, raw_pixels, ridge_reference
 from diht_k8s.recipe.evaluate.tasks import direction_json, image_of_text
 from diht_k8s.recipe.runtime.commit import find_committed
@@ -62,9 +62,9 @@ class References:
         self._fitting = any(benchmark.type == "Retrieval" for benchmark in evaluate.benchmarks)
         self._label = find_committed(context.storage, context.layout, Stage.LABEL) if context.run.spec.label else None
 
-    def of(self, pictures: Pictures, seed: list[int]) -> Json:
+    def of(self, images: BenchmarkImages, seed: list[int]) -> Json:
         """References of a retrieval benchmark, with a note for each that there is none of."""
-        captioned = pictures.chosen(lambda item: bool(item.captions))
+        captioned = images.chosen(lambda item: bool(item.captions))
         found: list[Json] = []
         notes: list[str] = []
         if len(captioned.items) > MAX_GALLERY:
@@ -86,7 +86,7 @@ class References:
             found.append(self._fitted("teacher", np.stack(pairs.teacher), teacher_MD, captioned, seed))
         return {"references": found, "notes": notes, "seen": self.seen(captioned)}
 
-    def seen(self, pictures: Pictures) -> Json | None:
+    def seen(self, images: BenchmarkImages) -> Json | None:
         """How many of a benchmark's images stand byte for byte among the training pairs; None where those cannot be read."""
         try:
             pairs = self._pairs
@@ -94,7 +94,7 @@ class References:
             return None
         if isinstance(pairs, str):
             return None
-        found = sum(item.digest in pairs.digests for item in pictures.items)
+        found = sum(item.digest in pairs.digests for item in images.items)
         return {"pictures": found, "pairs": pairs.number}
 
     def _fitted(
@@ -102,7 +102,7 @@ class References:
         name: str,
         train_ND: NDArray[np.floating],
         test_MD: NDArray[np.floating],
-        captioned: Pictures,
+        captioned: BenchmarkImages,
         seed: list[int],
     ) -> Json:
         assert not isinstance(self._pairs, str)
@@ -153,7 +153,7 @@ class References:
 
         return read_features(self._context.storage, uri, self._label.config_sha256).features_ND.numpy()
 
-    def _described(self, captioned: Pictures) -> NDArray[np.float32]:
+    def _described(self, captioned: BenchmarkImages) -> NDArray[np.float32]:
         """Raw pixels of the benchmark's images, in its order."""
         wanted = {item.uid for item in captioned.items}
         pixels = {
@@ -163,7 +163,7 @@ class References:
         }
         return np.stack([pixels[item.uid] for item in captioned.items])
 
-    def _teacher_features(self, captioned: Pictures) -> NDArray[np.float32]:
+    def _teacher_features(self, captioned: BenchmarkImages) -> NDArray[np.float32]:
         import torch
 
         from diht_k8s.recipe.label.teacher import load_teacher
@@ -191,7 +191,7 @@ def _decoded(sample: Sample) -> Image.Image | None:
         return None
 
 
-def _batches(context: Context, captioned: Pictures) -> Iterator[list[tuple[str, Image.Image]]]:
+def _batches(context: Context, captioned: BenchmarkImages) -> Iterator[list[tuple[str, Image.Image]]]:
     wanted = {item.uid for item in captioned.items}
     batch: list[tuple[str, Image.Image]] = []
     for uri in dict.fromkeys(item.uri for item in captioned.items):

@@ -110,7 +110,7 @@ class Session:
         if not open_shards:
             return
         loaded = self.model()
-        context.progress.start("pictures", 0)
+        context.progress.start("images", 0)
 
         def advance(count: int) -> None:
             nonlocal done
@@ -182,28 +182,28 @@ class Session:
         context, seed = self._context, [self._context.run.spec.seed, number]
         templates = benchmark_data.templates_of(benchmark)
         names = benchmark_data.class_names(context.storage, benchmark)
-        pictures = self._pictures(benchmark)
+        images = self._images(benchmark)
         if benchmark.type == "Classification":
             few_shot = _evaluate(context.run).few_shot
-            result = tasks.classify(pictures, names, templates, self.model(), few_shot, seed)
+            result = tasks.classify(images, names, templates, self.model(), few_shot, seed)
             shown: list[str] = []
         elif benchmark.type == "AnswerRanking":
-            result = rank_answers(pictures, names, templates, self.model(), seed)
+            result = rank_answers(images, names, templates, self.model(), seed)
             shown = [mistake["picture"] for mistake in result["mistakes"]]
         else:
-            result = tasks.retrieve(pictures, templates, self.model(), seed)
-            result |= self._references.of(pictures, seed)
-            shown = tasks.shown_pictures(result)
-        result.setdefault("seen", self._references.seen(pictures))
-        item_of = {item.uid: item for item in pictures.items}
+            result = tasks.retrieve(images, templates, self.model(), seed)
+            result |= self._references.of(images, seed)
+            shown = tasks.shown_images(result)
+        result.setdefault("seen", self._references.seen(images))
+        item_of = {item.uid: item for item in images.items}
         wanted = [(Shard(benchmark.name, item_of[uid].uri, benchmark.name), uid) for uid in shown]
         result["thumbnails"] = thumbnails.thumbnails(context.storage, wanted)
         result["own_captions"] = {uid: next(iter(item_of[uid].captions), "") for uid in shown}
-        result["bad"] = dict(sorted(pictures.bad.items()))
+        result["bad"] = dict(sorted(images.bad.items()))
         result["model"] = self._model_card()
         return result
 
-    def _pictures(self, benchmark: Benchmark) -> Any:
+    def _images(self, benchmark: Benchmark) -> Any:
         from diht_k8s.recipe.evaluate.benchmark_data import joined
 
         parts: list[Any] = []
@@ -212,9 +212,9 @@ class Session:
             if isinstance(found, DataError):
                 raise found
             parts.append(found)
-        pictures = joined(parts)
-        _check_bad(benchmark, len(pictures.items), pictures.bad)
-        return pictures
+        images = joined(parts)
+        _check_bad(benchmark, len(images.items), images.bad)
+        return images
 
     def model(self) -> Any:
         """The model, loaded once."""

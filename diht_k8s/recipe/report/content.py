@@ -62,11 +62,11 @@ def report_content(
 _HEADER_KEYS: Final = ("schema_version", "config_sha256", "inputs", "model")
 
 
-def without_pictures(value: Any) -> Any:
+def without_images(value: Any) -> Any:
     """The same document for programs: no data URIs."""
     if isinstance(value, Mapping):
-        return {key: without_pictures(item) for key, item in value.items() if key not in IMAGE_KEYS}
-    return [without_pictures(item) for item in value] if isinstance(value, list) else value
+        return {key: without_images(item) for key, item in value.items() if key not in IMAGE_KEYS}
+    return [without_images(item) for item in value] if isinstance(value, list) else value
 
 
 def _funnel(part: Mapping[str, Any]) -> list[Json]:

@@ -50,10 +50,10 @@ def environment() -> Environment:
     return templates
 
 
-def _values(content: dict[str, Any], pictured: int) -> dict[str, Any]:
+def _values(content: dict[str, Any], illustrated: int) -> dict[str, Any]:
     """What the templates show; benchmarks from number `pictured` on have no images."""
     results = [
-        item if number < pictured or "thumbnails" not in item else {**item, "thumbnails": {}}
+        item if number < illustrated or "thumbnails" not in item else {**item, "thumbnails": {}}
         for number, item in enumerate(content["benchmarks"])
     ]
     return {

@@ -275,7 +275,7 @@ def benchmark(result: Json) -> Json:
         view["systems"] = _systems(result)
     else:
         named = zip(result["classes"], result["class_pictures"], result["per_class"], strict=True)
-        rows = [bar(f"{name} ({pictures})", share or 0.0, "plain") for name, pictures, share in named if pictures]
+        rows = [bar(f"{name} ({images})", share or 0.0, "plain") for name, images, share in named if images]
         view["classes"] = sorted(rows, key=lambda row: -row["value"])
         if result.get("few_shot", {}).get("points"):
             view["few_shot"] = _few_shot(result["few_shot"]["points"])

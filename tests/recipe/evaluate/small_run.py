@@ -136,7 +136,7 @@ def add_teacher_features(run: DihtRun) -> None:
     teacher = load_teacher(label.teacher, storage, weights_uri(label.teacher), torch.device("cpu"))
     header = {"config_sha256": read_committed(storage, layout, Stage.LABEL).config_sha256}
     shard = Shard("drawn-0", layout.kept("drawn-0"), "drawn")
-    make_features(teacher, storage, shard, layout.features("drawn-0"), header, lambda pictures: None)
+    make_features(teacher, storage, shard, layout.features("drawn-0"), header, lambda images: None)
 
 
 def filter_report(raw: list[Pair]) -> dict[str, Any]:

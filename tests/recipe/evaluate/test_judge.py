@@ -61,11 +61,11 @@ def clip_benchmark_layout(folder: Path, number: int = 150) -> None:
 def sample(kind: str, row: int, names: list[str]) -> tuple[str, dict[str, bytes]]:
     label = row * 7 % len(names)
     colour, shape = names[label].split()
-    picture = {"png": draw(colour, shape, row)}
+    image = {"png": draw(colour, shape, row)}
     if kind == "classes":
-        return f"s{row:04d}", {**picture, "cls": str(label).encode()}
+        return f"s{row:04d}", {**image, "cls": str(label).encode()}
     captions = [f"a {names[label]} number {row}", f"this is {row} of many: {shape} in {colour}"][: 1 + row % 2]
-    return f"s{row:04d}", {**picture, "txt": "\n".join(captions).encode()}
+    return f"s{row:04d}", {**image, "txt": "\n".join(captions).encode()}
 
 
 @pytest.mark.slow

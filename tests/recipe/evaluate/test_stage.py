@@ -265,9 +265,9 @@ def test_stage_when_one_benchmark_fails_keeps_the_others_and_says_which(fresh: P
     elif change == "template without place":
         body["spec"]["evaluate"]["benchmarks"][1]["templates"] = ["a photo"]
     else:
-        picture = b"no image" if change == "unreadable" else draw("red", "disc", 1)
+        image = b"no image" if change == "unreadable" else draw("red", "disc", 1)
         cls = {"no class": {}, "class no number": {"cls": b"red"}}.get(change, {"cls": b"0"})
-        image = {} if change == "captions without images" else {"png": picture}
+        image = {} if change == "captions without images" else {"png": image}
         samples = [(f"{i}", {**image, "txt": b"a disc", **cls}) for i in range(2)]
         write_samples(Storage(), f"{fresh}/heldout/1.tar", samples)
     with pytest.raises((DataError, UserError), match="1 of 2 benchmarks failed") as caught:

@@ -11,16 +11,16 @@ from diht_k8s.recipe.evaluate.few_shot import cross_validated, few_shot_curve
 from diht_k8s.recipe.evaluate.probe_solver import Problems, solve
 
 
-def problem(pictures: int = 24, size: int = 5, classes: int = 3, seed: int = 0, noise: float = 1.0):
+def problem(images: int = 24, size: int = 5, classes: int = 3, seed: int = 0, noise: float = 1.0):
     rng = np.random.default_rng(seed)
-    labels = np.arange(pictures) % classes
+    labels = np.arange(images) % classes
     centres = rng.normal(size=(classes, size))
-    features = centres[labels] + noise * rng.normal(size=(pictures, size))
+    features = centres[labels] + noise * rng.normal(size=(images, size))
     return features / np.linalg.norm(features, axis=1, keepdims=True), labels, centres
 
 
-def one(pictures: int, radius: float, bias: float, penalty: float = 0.0) -> Problems:
-    return Problems(np.ones((1, pictures)), np.array([radius]), np.array([bias]), np.array([penalty]))
+def one(images: int, radius: float, bias: float, penalty: float = 0.0) -> Problems:
+    return Problems(np.ones((1, images)), np.array([radius]), np.array([bias]), np.array([penalty]))
 
 
 def loss(parameters, features, labels, prior, penalty=0.0):
@@ -88,7 +88,7 @@ def test_solve_when_delta_is_zero_leaves_the_zero_shot_classifier_exactly() -> N
 
 
 def curve(**changes):
-    features, labels, centres = problem(pictures=90, size=12, seed=3, noise=2.0)
+    features, labels, centres = problem(images=90, size=12, seed=3, noise=2.0)
     arguments = {
         "features_ND": features.astype(np.float32),
         "labels_N": labels,
@@ -110,7 +110,7 @@ def test_curve_when_a_class_lacks_images_skips_those_shots_and_says_which() -> N
     result = curve()
     assert [(draw.shots, draw.seed) for draw in result.draws] == [(1, 0), (4, 0), (1, 1), (4, 1)]
     assert result.skipped == {64: "class 'a' has only 30 images"}
-    assert result.test_pictures == 90 - 24  # four shots and four that choose, of each of three classes
+    assert result.test_images == 90 - 24  # four shots and four that choose, of each of three classes
     assert max(draw.residual for draw in result.draws) <= 1e-8
 
 
@@ -122,7 +122,7 @@ def test_curve_when_prior_is_good_starts_above_scratch_with_one_shot() -> None:
 def test_curve_when_images_are_scarce_chooses_on_the_shots_and_says_so() -> None:
     result = curve(shots=[4, 16])  # thirty images of each class: 2 x 16 leave none to test on
     assert {draw.shots: draw.held_out for draw in result.draws} == {4: True, 16: False}
-    assert result.test_pictures == 90 - 48
+    assert result.test_images == 90 - 48
 
 
 def test_choice_when_held_out_images_agree_with_the_shots_lets_the_probe_move_with_one_shot() -> None:

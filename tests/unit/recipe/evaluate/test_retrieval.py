@@ -97,8 +97,8 @@ def test_interval_when_groups_vary_covers_the_rate_about_95_percent_of_the_time(
 
 
 def test_interval_when_captions_of_an_image_move_together_is_wider_than_by_caption() -> None:
-    hits_by_picture = np.where(np.arange(50) % 2 == 0, 5.0, 0.0)
-    together = rate_interval(hits_by_picture, np.full(50, 5.0), rng())
+    hits_by_image = np.where(np.arange(50) % 2 == 0, 5.0, 0.0)
+    together = rate_interval(hits_by_image, np.full(50, 5.0), rng())
     alone = rate_interval(np.tile([1.0, 0.0], 125), np.ones(250), rng())
     assert together.high - together.low > 1.8 * (alone.high - alone.low)
 

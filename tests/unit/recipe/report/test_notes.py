@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from diht_k8s.recipe.report.content import without_pictures
+from diht_k8s.recipe.report.content import without_images
 from diht_k8s.recipe.report.notes import MANY, benchmark_notes, lede, notes, page_notes
 from diht_k8s.recipe.report.sections import cards, decimal, duration, steps, training_table, why
 
@@ -111,7 +111,7 @@ def test_why_when_a_pair_is_shown_tells_what_the_filter_saw(reason: str, text: s
 
 
 def test_without_images_when_nested_removes_all_of_them() -> None:
-    assert without_pictures({"a": [{"thumbnails": {"x": "data:"}, "b": 1}], "thumbnails": {}}) == {"a": [{"b": 1}]}
+    assert without_images({"a": [{"thumbnails": {"x": "data:"}, "b": 1}], "thumbnails": {}}) == {"a": [{"b": 1}]}
 
 
 def test_notes_when_images_were_trained_on_give_number_and_share() -> None:
