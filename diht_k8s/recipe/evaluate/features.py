@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from diht_k8s.recipe.evaluate.models.loading import LoadedModel
 
@@ -21,11 +20,6 @@ IMAGE_BATCH: Final = 64
 TEXT_BATCH: Final = 256
 SORTED_TEXTS: Final = 64 * TEXT_BATCH
 """Texts that are sorted by length before they are cut into batches."""
-
-
-def encode_images(loaded: LoadedModel, images: Sequence[Image.Image]) -> NDArray[np.float32]:
-    """[B, D] of a batch of images, preprocessed as the model's own configuration says."""
-    return encode_pixels(loaded, [loaded.transform(image) for image in images])
 
 
 def encode_pixels(loaded: LoadedModel, pixels: Sequence[torch.Tensor]) -> NDArray[np.float32]:

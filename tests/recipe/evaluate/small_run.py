@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from diht_k8s.api.documents import load
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.evaluate.features import encode_pixels
+from diht_k8s.recipe.evaluate.models.loading import LoadedModel
 from diht_k8s.recipe.runtime.commit import artefact, commit, read_committed
 from diht_k8s.recipe.shards.samples import make_sample, write_samples
 from diht_k8s.recipe.shards.sources import Shard
@@ -102,6 +106,11 @@ def export_model(folder: Path, config: dict[str, Any] | None = None) -> None:
     save_file(
         {key: value.contiguous() for key, value in model.state_dict().items()}, folder / "open_clip_model.safetensors"
     )
+
+
+def encode_images(loaded: LoadedModel, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+    """[B, D] unit features of a few images, preprocessed as the model's own configuration says."""
+    return encode_pixels(loaded, [loaded.transform(image) for image in images])
 
 
 def make_run(folder: Path, run: DihtRun) -> None:

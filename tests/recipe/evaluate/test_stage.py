@@ -21,13 +21,22 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.evaluate import benchmark_data, load_model, references, tasks
 from diht_k8s.recipe.evaluate import stage as program
 from diht_k8s.recipe.evaluate.feature_files import read_features
-from diht_k8s.recipe.evaluate.features import encode_images, encode_texts
+from diht_k8s.recipe.evaluate.features import encode_texts
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.images import decode
 from diht_k8s.recipe.shards.samples import write_samples
 from diht_k8s.recipe.shards.storage import Storage
-from tests.recipe.evaluate.small_run import COLOURS, add_teacher_features, document, draw, make_data, make_run, pairs
+from tests.recipe.evaluate.small_run import (
+    COLOURS,
+    add_teacher_features,
+    document,
+    draw,
+    encode_images,
+    make_data,
+    make_run,
+    pairs,
+)
 
 
 def evaluate(run: DihtRun, **options: Any) -> Committed | None:

@@ -18,33 +18,6 @@ SUFFIX: Final = ".ckpt"
 _NAMED_DIGEST: Final = re.compile(r"_([0-9a-f]{64})\.ckpt$")
 
 
-def released_config(
-    embed_dim: int, width: int, layers: int, patch: int, pixels: int, text_width: int
-) -> dict[str, Any]:
-    """An architecture of the family in open_clip's words; the text tower always has 12 layers, 77 tokens, 49,408 words."""
-    return {
-        "embed_dim": embed_dim,
-        "quick_gelu": False,
-        "vision_cfg": {"width": width, "layers": layers, "patch_size": patch, "image_size": pixels, "head_width": 64},
-        "text_cfg": {
-            "context_length": 77,
-            "vocab_size": 49408,
-            "width": text_width,
-            "heads": text_width // 64,
-            "layers": 12,
-        },
-    }
-
-
-ARCHITECTURES: Final = {
-    "diht_vitb32_224px": released_config(512, 768, 12, 32, 224, 512),
-    "diht_vitb16_224px": released_config(512, 768, 12, 16, 224, 512),
-    "diht_vitl14_224px": released_config(768, 1024, 24, 14, 224, 768),
-    "diht_vitl14_336px": released_config(768, 1024, 24, 14, 336, 768),
-}
-"""The four released models."""
-
-
 def names_digest(uri: str) -> bool:
     """Whether a file is named as the released checkpoints are."""
     return _NAMED_DIGEST.search(PurePosixPath(uri).name) is not None
