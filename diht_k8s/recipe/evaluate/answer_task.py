@@ -1,6 +1,6 @@
-"""One AnswerRanking benchmark on one model: encoded images with questions in, the benchmark's part of `report.json` out.
+"""One AnswerRanking benchmark on one model: from encoded images with questions to its part of `report.json`.
 
-Texts are encoded in blocks of questions, so that memory is bounded however many candidates there are.
+Texts are encoded in blocks of questions, so memory is bounded for any number of candidates.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ Json = dict[str, Any]
 def rank_answers(
     images: BenchmarkImages, answers: Sequence[str], templates: Sequence[str], loaded: LoadedModel, seed: Sequence[int]
 ) -> Json:
-    """Name an answer to every question.
+    """Choose an answer to every question.
 
     Args:
         images: of the benchmark, encoded.
-        answers: candidates of questions that bring none.
+        answers: candidates of the questions that have none of their own.
         templates: with `{question}` and `{answer}`.
         loaded: the model.
         seed: of the bootstrap.

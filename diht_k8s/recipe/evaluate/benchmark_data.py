@@ -1,8 +1,8 @@
-"""Benchmark shards in, encoded images with captions and classes out; unusable samples are counted by reason.
+"""From benchmark shards to encoded images with captions and classes; unusable samples are counted by reason.
 
-Layouts: WebDataset as everywhere here; several captions of one image stand as lines of the .txt or as a list
-`captions` in the .json; the class is the number in a .cls member or `cls` in the .json; questions stand in the .json:
-`question` with `answer` or `answers` (and `candidates`), or a list `questions` of such; a group as in `group_of`.
+Shards are WebDataset tars. Several captions of one image are lines of the .txt or a list `captions` in the .json. The
+class is the number in a .cls member or `cls` in the .json. Questions are in the .json: `question` with `answer` or
+`answers` (and `candidates`), or a list `questions` of such objects. For groups see `group_of`.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class BenchmarkImage:
     label: int | None
     questions: tuple[VisualQuestion, ...] = ()
     group: str | None = None
-    """what a Classification is also told by: a region, an income."""
+    """accuracy is also reported by it: a region, an income."""
     digest: str = ""
-    """SHA-256 of the image's bytes: the same image among the training pairs is known by it."""
+    """SHA-256 of the image's bytes; finds the same image among the training pairs."""
 
 
 @dataclass
@@ -69,7 +69,7 @@ class BenchmarkImages:
     bad: Counter[str] = field(default_factory=Counter)
 
     def chosen(self, keep: Callable[[BenchmarkImage], bool]) -> BenchmarkImages:
-        """Those that a benchmark can use."""
+        """The images for which `keep` is true."""
         rows = [row for row, item in enumerate(self.items) if keep(item)]
         return BenchmarkImages([self.items[row] for row in rows], self.features_ND[rows], self.bad)
 
@@ -98,7 +98,7 @@ def prepare_image(sample: Sample, transform: Transform) -> PreparedImage:
 def encode_shard(
     storage: Storage, uri: str, loaded: LoadedModel, advance: Callable[[int], None] = lambda count: None
 ) -> BenchmarkImages:
-    """Read and encode one shard, a batch of pixels in memory at a time; `advance` hears of each batch's size."""
+    """Read and encode one shard with one batch of pixels in memory; `advance` is called with the size of each batch."""
     result, blocks = BenchmarkImages(), list[NDArray[np.float32]]()
     pixels: list[torch.Tensor] = []
 
@@ -121,7 +121,7 @@ def encode_shard(
 
 
 def joined(parts: Sequence[BenchmarkImages]) -> BenchmarkImages:
-    """Several shards as one."""
+    """The images of several shards, in order."""
     full = [part.features_ND for part in parts if part.items]
     bad = sum((part.bad for part in parts), Counter[str]())
     features_ND = np.concatenate(full) if full else np.zeros((0, 0), dtype=np.float32)
@@ -129,7 +129,7 @@ def joined(parts: Sequence[BenchmarkImages]) -> BenchmarkImages:
 
 
 def captions_of(sample: Sample) -> tuple[str, ...]:
-    """All captions of a sample, white space folded, empty ones left out."""
+    """All captions of a sample with single spaces, without empty ones."""
     text, listed = sample.members.get("txt"), sample.meta.get("captions")
     if text is not None and sample.problem is None:
         lines: Sequence[object] = text.decode().splitlines()
@@ -140,10 +140,10 @@ def captions_of(sample: Sample) -> tuple[str, ...]:
 
 
 def label_of(sample: Sample) -> int | None:
-    """The class index, None where the sample has none.
+    """The class index, None if the sample has none.
 
     Raises:
-        DataError: the class is no whole number.
+        DataError: the class is not a whole number.
     """
     raw = sample.members.get("cls")
     value = sample.meta.get("cls")
@@ -160,10 +160,11 @@ def label_of(sample: Sample) -> int | None:
 
 
 def group_of(sample: Sample) -> str | None:
-    """The group of an image: `group` in the .json, or the first number of an .npy member (WILDS' metadata in DataComp's shards).
+    """The group of an image: `group` in the .json, or the first number of an .npy member (DataComp's shards
+    keep WILDS' metadata there).
 
     Raises:
-        DataError: the .npy is no array of numbers; pickled objects are never loaded.
+        DataError: the .npy is not an array of numbers; pickled objects are never loaded.
     """
     raw = sample.members.get("npy")
     if raw is None:
@@ -172,11 +173,13 @@ def group_of(sample: Sample) -> str | None:
     try:
         return f"{np.lib.format.read_array(io.BytesIO(raw), allow_pickle=False).reshape(-1)[0]:g}"
     except (ValueError, TypeError, IndexError, EOFError, OSError) as error:
-        raise DataError(f"sample {sample.key}: its .npy is no array of numbers ({error}): write it again") from error
+        raise DataError(
+            f"sample {sample.key}: its .npy is not an array of numbers ({error}): write it again"
+        ) from error
 
 
 def questions_of(sample: Sample) -> tuple[VisualQuestion, ...]:
-    """The questions about an image; one without an answer cannot be judged and is left out."""
+    """The questions about an image, without those that have no answer to compare with."""
     listed = sample.meta.get("questions", [sample.meta])
     found: list[VisualQuestion] = []
     for entry in listed[:MAX_QUESTIONS] if isinstance(listed, list) else []:
@@ -193,7 +196,7 @@ def _strings(values: object) -> tuple[str, ...]:
 
 
 def class_names(storage: Storage, benchmark: Benchmark) -> list[str]:
-    """The names of a Classification benchmark in the order of the indexes, or the answers to choose from; [] where none are given.
+    """Class names in the order of the indexes, or the answers to choose from; [] if the benchmark gives none.
 
     Raises:
         UserError: fewer than two names, or an empty line between names.
@@ -212,7 +215,7 @@ def templates_of(benchmark: Benchmark) -> list[str]:
     """The templates, the name `openai80` replaced by OpenAI's 80 for ImageNet (as open_clip ships them).
 
     Raises:
-        UserError: a template without a place for the text (for AnswerRanking: for the answer).
+        UserError: a template has no placeholder for the text (for AnswerRanking: for the answer).
     """
     if benchmark.type == "AnswerRanking":
         return _answer_templates(benchmark)

@@ -1,7 +1,7 @@
-"""Encoded shards as files: several workers share the images, an interrupted stage goes on, and every figure comes from the same bytes.
+"""Encoded shards as files: workers share the images, and an interrupted stage resumes from the same bytes.
 
-A file holds the unit features of a shard's images and, in its header, what the benchmarks need of each of them; of a
-shard that cannot be read it holds why, so that the other benchmarks go on.
+A file holds the unit features of a shard's images; its header holds what the benchmarks need of each image. For a shard
+that cannot be read it holds the reason, so the other benchmarks continue.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ def write_features(storage: Storage, uri: str, key: str, found: BenchmarkImages 
     """Write a shard's features.
 
     Args:
-        storage: where to.
+        storage: of the run.
         uri: the file.
         key: what the features depend on: the model and the shard.
-        found: the images, or why there are none.
+        found: the images, or the reason why there are none.
     """
     from safetensors.numpy import save
 
@@ -43,7 +43,7 @@ def write_features(storage: Storage, uri: str, key: str, found: BenchmarkImages 
 
 
 def read_features(storage: Storage, uri: str, key: str) -> BenchmarkImages | DataError | None:
-    """What a file holds; None where there is none, it is damaged, or it is of another model or shard."""
+    """What a file holds; None if it is missing, damaged, or belongs to another model or shard."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 

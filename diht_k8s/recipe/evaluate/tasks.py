@@ -1,4 +1,4 @@
-"""One benchmark on one model: encoded images in, the benchmark's part of `report.json` out (plain JSON values).
+"""One benchmark on one model: from encoded images to the benchmark's part of `report.json` (plain JSON values).
 
 Shapes: N images, M captions, C classes, T templates, D features.
 """
@@ -25,7 +25,7 @@ EXAMPLES: Final = 4
 """Best and worst queries shown of each direction."""
 SHOWN_ITEMS: Final = 5
 MAX_CANDIDATES: Final = 512
-"""The best queries are looked for among so many of rank 1."""
+"""Queries of rank 1 among which the best are selected."""
 MAX_CONFUSION_CLASSES: Final = 60
 SHOWN_CONFUSIONS: Final = 12
 
@@ -40,7 +40,7 @@ def classify(
     few_shot: FewShot | None,
     seed: Sequence[int],
 ) -> Json:
-    """Zero-shot classification, and the few-shot probe where it is wanted.
+    """Zero-shot classification, and the few-shot probe if it is configured.
 
     Raises:
         DataError: no image has a class, or a class has no name.
@@ -137,7 +137,7 @@ def image_of_text(captioned: BenchmarkImages) -> np.ndarray:
 
 
 def direction_json(figures: Direction) -> Json:
-    """One direction as plain values, cut-offs as strings as JSON wants them."""
+    """One direction as plain values; cut-offs are strings, as JSON keys must be."""
     return {
         "recall": {str(k): value for k, value in figures.recall.items()},
         "interval": {str(k): list(value) for k, value in figures.interval.items()},
@@ -154,7 +154,7 @@ def _examples(
     gallery_GD: np.ndarray,
     gallery_ids_G: np.ndarray,
 ) -> Json:
-    """The clearest hits and the deepest misses: query, rank and the first items with their scores."""
+    """The hits with the largest margins and the misses with the worst ranks: query, rank, first items and scores."""
     first = np.flatnonzero(figures.ranks_Q == 1)[:MAX_CANDIDATES]
     margins = np.zeros(0)
     if first.size and len(gallery_GD) > 1:
@@ -204,7 +204,7 @@ def _named(examples: Json, *, queries: Sequence[str], query_images: Sequence[str
 
 
 def _confused(confusion_CC: np.ndarray, names: Sequence[str]) -> list[Json]:
-    """The commonest mistakes."""
+    """The most common mistakes."""
     wrong = confusion_CC * (1 - np.eye(len(names), dtype=np.int64))
     order = np.argsort(-wrong, axis=None, kind="stable")[:SHOWN_CONFUSIONS]
     pairs = [divmod(int(cell), len(names)) for cell in order]

@@ -19,21 +19,21 @@ MAX_BYTES: Final = 5 << 20
 
 
 def render(content: dict[str, Any]) -> str:
-    """The page, at most `MAX_BYTES`: where it would be larger, the benchmarks lose their images, the last one first.
+    """The page, at most `MAX_BYTES`: if it would be larger, benchmarks lose their images, the last one first.
 
     Args:
-        content: see `report.content.report_content`, images included.
+        content: see `report.content.report_content`, with images.
     """
     template = environment().get_template("page.html.jinja")
     kept = len(content["benchmarks"])
     while len((page := template.render(**_values(content, kept))).encode()) > MAX_BYTES and kept:
         kept -= 1
-    assert len(page.encode()) <= MAX_BYTES, "what is left are figures and a few images"
+    assert len(page.encode()) <= MAX_BYTES, "only figures and a few images are left"
     return page
 
 
 def environment() -> Environment:
-    """The templates, with everything that is text escaped."""
+    """The templates, with autoescaping of all text."""
     templates = Environment(
         loader=PackageLoader("diht_k8s.recipe.report", "templates"),
         autoescape=select_autoescape(default=True, default_for_string=True),
@@ -51,7 +51,7 @@ def environment() -> Environment:
 
 
 def _values(content: dict[str, Any], illustrated: int) -> dict[str, Any]:
-    """What the templates show; benchmarks from number `pictured` on have no images."""
+    """Variables of the templates; benchmarks from number `illustrated` on have no images."""
     results = [
         item if number < illustrated or "thumbnails" not in item else {**item, "thumbnails": {}}
         for number, item in enumerate(content["benchmarks"])

@@ -1,8 +1,8 @@
 """Line charts as inline SVG, coloured by the page's style sheet: no script, the same in print. Pure.
 
-The SVG's label tells screen readers where each line starts and ends. Every x has a strip whose `<title>` shows the values
-under the pointer. Series differ by dash as well as by colour. Sizes are in SVG units: a chart is 360 wide and grows with
-the page.
+The SVG's label tells screen readers where each line starts and ends. Every x has a strip whose `<title>` shows the
+values under the pointer. Series differ by dash as well as by colour. Sizes are in SVG units: a chart is 360 wide and
+grows with the page.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def line_chart(
     y_ticks = ticks(0.0 if from_zero else min(values), max(values))
     frame = _Frame(min(xs), max(xs), y_ticks[0], y_ticks[-1])
     parts = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(_spoken(title, series, percent))}">'
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{escape(_spoken(title, series, percent))}">'
     ]
     for tick in y_ticks:
         y = frame.y(tick)
@@ -103,7 +104,7 @@ def number(value: float, percent: bool = False) -> str:
 def thinned(
     xs: Sequence[float], ys: Sequence[float | None], points: int = MAX_POINTS
 ) -> tuple[list[float], list[float | None]]:
-    """At most `points` points: means over equal stretches, so that nothing is picked by chance."""
+    """At most `points` points: means over equal intervals, so that no single point is picked."""
     size = ceil(len(xs) / points) if xs else 1
     kept_xs, kept_ys = list[float](), list[float | None]()
     for start in range(0, len(xs), size):

@@ -190,9 +190,9 @@ def test_convert_when_there_and_back_keeps_weights_and_embeddings(tmp_path: Path
     assert all(torch.equal(found[key], weights[key]) for key in weights)
     (back,) = convert(f"{tmp_path}/folder", f"{tmp_path}/back/again.ckpt", Storage())
     agrees(Path(back), "diht_vitb32_224px", weights)
-    judge = open_clip.create_model(f"local-dir:{tmp_path}/folder").eval()
+    reference = open_clip.create_model(f"local-dir:{tmp_path}/folder").eval()
     with torch.inference_mode():
-        theirs = judge.encode_text(open_clip.tokenize(["a box"]), normalize=True).numpy()
+        theirs = reference.encode_text(open_clip.tokenize(["a box"]), normalize=True).numpy()
     assert np.abs(encode_texts(load_model(back), ["a box"]) - theirs).max() <= 1e-5
 
 
@@ -216,11 +216,11 @@ def other(kind: str) -> dict[str, Any]:
 @pytest.mark.parametrize(("kind", "word"), [("heads", "text_cfg.heads"), ("quick gelu", "quick_gelu")])
 def test_convert_when_the_released_layout_cannot_tell_the_model_refuses(tmp_path: Path, kind: str, word: str) -> None:
     export_model(tmp_path / "model", other(kind))
-    with pytest.raises(UserError, match=f"do not tell {word}"):
+    with pytest.raises(UserError, match=f"do not determine {word}"):
         convert(f"{tmp_path}/model", f"{tmp_path}/m.ckpt", Storage())
 
 
-@pytest.mark.parametrize(("target", "message"), [("model", "is there already"), ("m.pt", "choose one of them")])
+@pytest.mark.parametrize(("target", "message"), [("model", "exists: remove it"), ("m.pt", "choose one of them")])
 def test_convert_when_target_is_taken_or_unknown_says_so(tmp_path: Path, target: str, message: str) -> None:
     export_model(tmp_path / "model")
     with pytest.raises(UserError, match=message):

@@ -209,7 +209,7 @@ def questions(folder: Path) -> dict[str, Any]:
     }
 
 
-def test_answers_when_ranked_are_judged_question_by_question(fresh: Path) -> None:
+def test_answers_when_ranked_equal_open_clip_question_by_question(fresh: Path) -> None:
     benchmark = questions(fresh)
     evaluate(document(fresh, {"benchmarks": [benchmark], "fewShot": None}))
     (found,) = report(fresh)["benchmarks"]
@@ -404,6 +404,6 @@ def test_groups_when_metadata_is_a_pickle_refuse_it_and_run_nothing(fresh: Path)
     buffer = io.BytesIO()
     np.save(buffer, np.array([Trap()], dtype=object), allow_pickle=True)
     heldout(fresh, *[(key, {**members, "npy": buffer.getvalue()}) for key, members in pairs(4, 9000)])
-    with pytest.raises(DataError, match="no array of numbers"):
+    with pytest.raises(DataError, match="not an array of numbers"):
         evaluate(document(fresh, {"fewShot": None}))
     assert not (fresh / "ran").exists()

@@ -1,8 +1,8 @@
 """The layout of the released DiHT checkpoints: a plain state dict whose file name ends in its own SHA-256.
 
-`diht_vitb32_224px_<64 hex digits>.ckpt` holds, as torch.save wrote it, the weights of one of four CLIP-like models under the
-keys that open_clip uses too: exact GELU, heads of width 64, no buffers, no configuration. So the shapes tell the model.
-(Names and digests as the official repository has them, model_zoo.py.)
+`diht_vitb32_224px_<64 hex digits>.ckpt` is written by torch.save and holds the weights of one of four CLIP-like models
+under open_clip's keys: exact GELU, heads of width 64, no buffers, no configuration. So the shapes determine the model.
+(Names and digests: model_zoo.py of the official repository.)
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ _NAMED_DIGEST: Final = re.compile(r"_([0-9a-f]{64})\.ckpt$")
 
 
 def names_digest(uri: str) -> bool:
-    """Whether a file is named as the released checkpoints are."""
+    """Whether a file has the name of a released checkpoint."""
     return _NAMED_DIGEST.search(PurePosixPath(uri).name) is not None
 
 
 def check_digest(path: Path, uri: str) -> None:
-    """Compare a file with the SHA-256 that its name ends in; other names promise nothing.
+    """Compare a file with the SHA-256 in its name, if it has one.
 
     Raises:
-        DataError: the content is another.
+        DataError: the digests differ.
     """
     named = _NAMED_DIGEST.search(PurePosixPath(uri).name)
     if named is None:
@@ -44,15 +44,15 @@ def digest_name(stem: str, content: bytes) -> str:
 
 
 def check_layout(config: dict[str, Any], inferred: dict[str, Any], name: str) -> None:
-    """Such a file holds no configuration, so only what its shapes tell can go into it.
+    """Such a file holds no configuration, so it can hold only models that the shapes of their weights determine.
 
     Args:
         config: `model_cfg` of the model.
-        inferred: what its shapes tell (`architecture.infer_config`).
-        name: of the model, for the message.
+        inferred: from its shapes (`architecture.infer_config`).
+        name: of the model, for the error message.
 
     Raises:
-        UserError: the model has something that the shapes do not tell.
+        UserError: the model has a setting that the shapes do not determine.
     """
     import open_clip
 
@@ -62,12 +62,12 @@ def check_layout(config: dict[str, Any], inferred: dict[str, Any], name: str) ->
         rest = {key: value for key, value in document.items() if key not in ("vision_cfg", "text_cfg")}
         return {"quick_gelu": False, **rest, **_prefixed("vision_cfg", vision), **_prefixed("text_cfg", text)}
 
-    ours, told = whole(config), whole(inferred)
-    other = sorted(key for key in ours.keys() | told.keys() if ours.get(key) != told.get(key))
+    ours, found = whole(config), whole(inferred)
+    other = sorted(key for key in ours.keys() | found.keys() if ours.get(key) != found.get(key))
     if other:
         raise UserError(
             f"{name} cannot be written as a released DiHT checkpoint: its file holds no configuration, and the shapes "
-            f"do not tell {', '.join(other)}: convert it to a folder"
+            f"do not determine {', '.join(other)}: convert it to a folder"
         )
 
 

@@ -36,5 +36,5 @@ def test_group_is_the_first_number_of_the_array() -> None:
 
 @pytest.mark.parametrize("npy", [archive(), b"PK\x03\x04 cut off", b"", b"text"])
 def test_group_when_the_member_is_something_else_is_an_error_of_the_data(npy: bytes) -> None:
-    with pytest.raises(DataError, match=r"sample a: its \.npy is no array of numbers"):
+    with pytest.raises(DataError, match=r"sample a: its \.npy is not an array of numbers"):
         group_of(sample(npy))

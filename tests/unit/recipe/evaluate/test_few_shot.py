@@ -54,20 +54,20 @@ def test_solve_when_radius_binds_reaches_scipys_optimum(radius: float, bias_radi
     prior = features @ centres.T
     found = solve(features, labels, prior, one(24, radius, bias_radius))
     ours = np.concatenate([found.weights_PDC[0].ravel(), found.bias_PC[0]])
-    judge = constrained_by_scipy(features, labels, prior, radius, bias_radius)
+    reference = constrained_by_scipy(features, labels, prior, radius, bias_radius)
     assert found.residual <= 1e-8
-    assert loss(ours, features, labels, prior) == pytest.approx(judge.fun, abs=1e-6)
+    assert loss(ours, features, labels, prior) == pytest.approx(reference.fun, abs=1e-6)
     assert np.linalg.norm(found.weights_PDC) <= radius * (1 + 1e-12)
-    assert ours == pytest.approx(judge.x, abs=2e-3)
+    assert ours == pytest.approx(reference.x, abs=2e-3)
 
 
 def test_solve_when_penalised_reaches_scipys_optimum() -> None:
     features, labels, _ = problem()
     prior = np.zeros((24, 3))
     found = solve(features, labels, prior, one(24, np.inf, np.inf, 0.01))
-    judge = minimize(loss, np.zeros(18), (features, labels, prior, 0.01), tol=1e-12)
+    reference = minimize(loss, np.zeros(18), (features, labels, prior, 0.01), tol=1e-12)
     ours = np.concatenate([found.weights_PDC[0].ravel(), found.bias_PC[0]])
-    assert loss(ours, features, labels, prior, 0.01) == pytest.approx(judge.fun, abs=1e-9)
+    assert loss(ours, features, labels, prior, 0.01) == pytest.approx(reference.fun, abs=1e-9)
 
 
 def test_solve_when_problems_are_batched_equals_each_alone() -> None:
@@ -156,8 +156,8 @@ def test_held_out_losses_when_written_by_hand_are_the_same() -> None:
     )
     still = np.zeros(features.shape[1] * 3 + 3)
     assert found[0] == pytest.approx(loss(still, features[rest], labels[rest], prior[rest]))
-    judge = constrained_by_scipy(features[shots], labels[shots], prior[shots], 0.5, 0.1)
-    assert found[1] == pytest.approx(loss(judge.x, features[rest], labels[rest], prior[rest]), abs=1e-3)
+    reference = constrained_by_scipy(features[shots], labels[shots], prior[shots], 0.5, 0.1)
+    assert found[1] == pytest.approx(loss(reference.x, features[rest], labels[rest], prior[rest]), abs=1e-3)
 
 
 def test_curve_when_no_shots_fit_is_empty() -> None:

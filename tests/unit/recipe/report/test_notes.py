@@ -153,7 +153,7 @@ def test_decimal_when_large_is_whole(value: float | None, text: str) -> None:
     assert decimal(value) == text
 
 
-def test_training_table_when_long_has_means_over_few_stretches() -> None:
+def test_training_table_when_long_has_means_over_few_intervals() -> None:
     metrics = [{"samples": step, "loss": float(step % 2), "lr": None} for step in range(1, 65)]
     table = training_table({"train": {"metrics": metrics}})
     assert table["names"] == ["samples seen", "total"]

@@ -1,4 +1,4 @@
-"""clip-benchmark as judge: the same model on the same shards, unchanged, gives the same figures; and open_clip's own embeddings."""
+"""The same model on the same shards gives clip-benchmark's figures and open_clip's embeddings."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def sample(kind: str, row: int, names: list[str]) -> tuple[str, dict[str, bytes]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
-def test_figures_when_clip_benchmark_judges_the_same_shards_and_model_are_equal(tmp_path: Path, name: str) -> None:
+def test_figures_when_clip_benchmark_has_the_same_shards_and_model_are_equal(tmp_path: Path, name: str) -> None:
     clip_benchmark_layout(tmp_path / "wds")
     export_model(tmp_path / "model", ARCHITECTURES[name])
     benchmarks = [
@@ -109,8 +109,8 @@ def test_embeddings_when_compared_with_open_clips_own_are_equal(tmp_path: Path, 
     tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path}/model")(texts)
     with torch.inference_mode():
         pixels = torch.stack([transform(image) for image in images])
-        judged_images = model.eval().encode_image(pixels, normalize=True).numpy()
-        judged_texts = model.encode_text(tokens, normalize=True).numpy()
+        expected_images = model.eval().encode_image(pixels, normalize=True).numpy()
+        expected_texts = model.encode_text(tokens, normalize=True).numpy()
     loaded = load_model(f"{tmp_path}/model")
-    assert np.abs(encode_images(loaded, images) - judged_images).max() <= 1e-5
-    assert np.abs(encode_texts(loaded, texts) - judged_texts).max() <= 1e-5
+    assert np.abs(encode_images(loaded, images) - expected_images).max() <= 1e-5
+    assert np.abs(encode_texts(loaded, texts) - expected_texts).max() <= 1e-5
