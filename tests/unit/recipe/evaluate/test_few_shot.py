@@ -160,6 +160,31 @@ def test_held_out_losses_when_written_by_hand_are_the_same() -> None:
     assert found[1] == pytest.approx(loss(reference.x, features[rest], labels[rest], prior[rest]), abs=1e-3)
 
 
+def test_curve_when_validation_images_select_tests_on_none_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw, overlaps, sizes = few_shot._draw, list[bool](), list[int]()
+
+    def spy(task, tests_TD, *rest, **options):
+        tests_TR = tests_TD @ task.basis_DR
+        seen_VR = task.shots_SR if task.validation is None else np.concatenate([task.shots_SR, task.validation[0]])
+        overlaps.append(any(np.abs(tests_TR - row_R).max(axis=1).min() < 1e-9 for row_R in seen_VR))
+        sizes.append(len(tests_TD))
+        return draw(task, tests_TD, *rest, **options)
+
+    monkeypatch.setattr(few_shot, "_draw", spy)
+    result = curve(shots=[1, 4])
+    assert overlaps == [False] * 4
+    assert sizes == [result.test_images] * 4
+
+
+def test_scratch_probe_when_the_zero_shot_weights_change_stays_the_same() -> None:
+    first = curve(shots=[1, 4])
+    other = curve(shots=[1, 4], zero_shot_CD=np.random.default_rng(5).normal(size=(3, 12)).astype(np.float32) * 20)
+    assert [(draw.scratch, draw.penalty) for draw in first.draws] == [
+        (draw.scratch, draw.penalty) for draw in other.draws
+    ]
+    assert [draw.zero_shot for draw in first.draws] != [draw.zero_shot for draw in other.draws]
+
+
 def test_curve_when_no_shots_fit_is_empty() -> None:
     result = curve(labels_N=np.zeros(90, dtype=np.int64))
     assert result.draws == []
