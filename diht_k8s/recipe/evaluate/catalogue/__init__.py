@@ -1,8 +1,7 @@
 """Known benchmarks as data: what they measure, where to get them, and which are present below a folder.
 
-A benchmark is a folder `NAME` (or `wds_NAME`, as clip-benchmark's data sets are called) with `test/*.tar`,
-`test/nshards.txt`, `classnames.txt` and `zeroshot_classification_templates.txt`. `verified` says whether an entry is
-certain.
+A benchmark is a folder with `test/*.tar`, `test/nshards.txt`, `classnames.txt` and `zeroshot_classification_templates.txt`;
+for its name see `folder_names`. `verified` says whether an entry is certain.
 """
 
 from __future__ import annotations
@@ -22,7 +21,10 @@ from diht_k8s.api.layout import join
 from diht_k8s.recipe.shards.storage import Storage
 
 LISTS: Final = ("diht29", "datacomp38")
-FOLDERS: Final = ("{}", "wds_{}", "wds/{}")
+PREFIXES: Final = ("", "wds_", "wds/")
+COLLECTIONS: Final = ("", "vtab-", "vtab/", "wilds-", "wilds/", "fairness-", "fairness/")
+SUFFIXES: Final = ("", "_test")
+"""Parts of the folder names that DataComp's downloader and clip-benchmark give a data set, see `folder_names`."""
 CLASS_NAMES: Final = "classnames.txt"
 TEMPLATES: Final = "zeroshot_classification_templates.txt"
 MAX_TEMPLATES: Final = 256
@@ -120,10 +122,41 @@ def catalogue(name: str) -> Catalogue:
     return Catalogue.model_validate(yaml.safe_load(text))
 
 
+def folder_names(name: str) -> list[str]:
+    """Folders in which a benchmark may lie below a root, the plainest first.
+
+    clip-benchmark calls a set `wds/vtab/dtd` and its repository `wds_vtab-dtd`; DataComp's download_evalsets.py writes
+    `wds_vtab-dtd_test`.
+    """
+    return [
+        f"{prefix}{collection}{name}{suffix}"
+        for collection in COLLECTIONS
+        for prefix in PREFIXES
+        for suffix in SUFFIXES
+    ]
+
+
+def _folders(root: str, storage: Storage) -> set[str]:
+    """Folders below a root that can be a benchmark's, relative to the root: a listing for each level that exists."""
+    parents = {name.rpartition("/")[0] for name in folder_names("")}
+    found: set[str] = set()
+    open_parents = [""]
+    while open_parents:
+        parent = open_parents.pop()
+        names = storage.folders(join(root, parent) if parent else root)
+        below = [f"{parent}/{name}" if parent else name for name in names]
+        found.update(below)
+        open_parents += [name for name in below if name in parents]
+    return found
+
+
 def presence(entry: Entry, root: str, storage: Storage) -> Presence:
     """Whether a benchmark is below a root, and whether it is complete."""
-    for pattern in FOLDERS:
-        folder = join(root, pattern.format(entry.name))
+    present = _folders(root, storage)
+    for name in folder_names(entry.name):
+        if name not in present:
+            continue
+        folder = join(root, name)
         shards = [name for name in storage.names(join(folder, "test")) if name.endswith(".tar")]
         if shards:
             return Presence(entry, folder, len(shards), _problem(entry, folder, len(shards), storage))
