@@ -48,9 +48,9 @@ DATACOMP = [
     "fairness/dollar_street",
     "fairness/geode",
 ]
-"""Tasks of mlfoundations/datacomp, tasklist.yml (commit 2d7bde7), whose shards download_evalsets.py (274dbee) fetches."""
+"""mlfoundations/datacomp, tasklist.yml (commit 2d7bde7): tasks that download_evalsets.py (274dbee) gets in shards."""
 NOT_SHARDS = {"flickr30k", "mscoco_captions", "winogavil"}
-"""Tasks `retrieval/` and `misc/`: download_evalsets.py loads them into a cache of Hugging Face datasets, not as shards."""
+"""Tasks `retrieval/` and `misc/`: download_evalsets.py loads them into a cache of Hugging Face datasets."""
 CLIP_BENCHMARK = [
     "mscoco_captions",
     "flickr30k",
@@ -84,7 +84,7 @@ CLIP_BENCHMARK = [
     "vtab/resisc45",
     "vtab/svhn",
 ]
-"""LAION-AI/CLIP_benchmark, benchmark/webdatasets.txt (commit c475e1c), those of DataComp's 38; `wds/` stands before each."""
+"""LAION-AI/CLIP_benchmark, benchmark/webdatasets.txt (commit c475e1c): DataComp's among them, without `wds/`."""
 
 
 def datacomp_folder(task: str) -> str:

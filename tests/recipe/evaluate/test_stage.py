@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import io
 import json
 import re
@@ -108,9 +106,8 @@ def test_report_when_for_programs_holds_no_images(done: Path) -> None:
 
 def test_page_when_opened_needs_nothing_from_elsewhere(done: Path) -> None:
     text = page(done)
-    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    assert f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in text
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'\"" in text
+    assert "<script" not in text
     assert len(text.encode()) < 5 << 20
     assert not any(f'{attribute}="http' in text for attribute in ("src", "href"))
 
@@ -307,7 +304,7 @@ def test_report_when_captions_and_names_hold_html_shows_it_as_text(fresh: Path) 
     (fresh / "heldout" / "names.txt").write_text("".join(f"{evil}{n}\n" for n in range(6)))
     evaluate(document(fresh))
     text = page(fresh)
-    assert text.count("<script") == 1  # the page's own
+    assert "<script" not in text
     assert "<img src=x" not in text
     assert "&lt;script&gt;alert(&#34;x&#34;)" in text
 

@@ -1,7 +1,7 @@
 """Known benchmarks as data: what they measure, where to get them, and which are present below a folder.
 
-A benchmark is a folder with `test/*.tar`, `test/nshards.txt`, `classnames.txt` and `zeroshot_classification_templates.txt`;
-for its name see `folder_names`. `verified` says whether an entry is certain.
+A benchmark is a folder with `test/*.tar`, `test/nshards.txt`, `classnames.txt` and
+`zeroshot_classification_templates.txt`; for its name see `folder_names`. `verified` says whether an entry is certain.
 """
 
 from __future__ import annotations
