@@ -65,7 +65,7 @@ class Prompts:
         return [make("{c}") for make in open_clip.OPENAI_IMAGENET_TEMPLATES[: self.templates]]
 
 
-def make_benchmark(folder: Path, pictures: int, prompts: Prompts) -> None:
+def make_benchmark(folder: Path, images: int, prompts: Prompts) -> None:
     """A classification set in clip-benchmark's layout: smooth noise, 384 x 288 JPEG."""
     rng = np.random.default_rng(0)
     (folder / "test").mkdir(parents=True)
@@ -77,7 +77,7 @@ def make_benchmark(folder: Path, pictures: int, prompts: Prompts) -> None:
         return f"s{row:07d}", {"jpg": buffer.getvalue(), "cls": str(row % prompts.classes).encode()}
 
     for shard in range(SHARDS):
-        rows = range(shard * pictures // SHARDS, (shard + 1) * pictures // SHARDS)
+        rows = range(shard * images // SHARDS, (shard + 1) * images // SHARDS)
         write_samples(Storage(), str(folder / "test" / f"{shard}.tar"), map(sample, rows))
     (folder / "test" / "nshards.txt").write_text(str(SHARDS))
     (folder / "classnames.txt").write_text("\n".join(f"thing {n}" for n in range(prompts.classes)))
@@ -110,28 +110,26 @@ def ours(root: Path, model: Path, output: Path, prompts: Prompts) -> tuple[float
     return seconds, cpu_seconds
 
 
-def zero_shot(model: str, pictures: tuple[int, int], prompts: Prompts, loaders: int, rounds: int) -> dict[str, Any]:
+def zero_shot(model: str, images: tuple[int, int], prompts: Prompts, loaders: int, rounds: int) -> dict[str, Any]:
     """Wall and CPU seconds of both from start to report, the best of the rounds, in turn; the first ever compiles modules."""
-    found: dict[str, dict[int, list[Seconds]]] = {
-        name: {n: [] for n in pictures} for name in ("ours", "clip_benchmark")
-    }
+    found: dict[str, dict[int, list[Seconds]]] = {name: {n: [] for n in images} for name in ("ours", "clip_benchmark")}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         export_model(folder / "model", CONFIGS[model])
-        for number in pictures:
+        for number in images:
             make_benchmark(folder / f"wds{number}", number, prompts)
         for turn in range(rounds):
-            for number in pictures:
+            for number in images:
                 root, output = folder / f"wds{number}", folder / f"out{number}-{turn}"
                 found["ours"][number].append(ours(root, folder / "model", output, prompts))
                 verdict = judge("zeroshot_classification", root, folder / "model", folder / "c.json", loaders=loaders)
                 found["clip_benchmark"][number].append((verdict.seconds, verdict.cpu_seconds))
-    kinds = {kind: _compared(found, pictures, index) for index, kind in enumerate(("wall", "cpu"))}
+    kinds = {kind: _compared(found, images, index) for index, kind in enumerate(("wall", "cpu"))}
     return {"model": model, "prompts": prompts.classes * prompts.templates, "loaders": loaders, **kinds}
 
 
-def _compared(found: dict[str, dict[int, list[Seconds]]], pictures: tuple[int, int], index: int) -> dict[str, Any]:
-    few, many = pictures
+def _compared(found: dict[str, dict[int, list[Seconds]]], images: tuple[int, int], index: int) -> dict[str, Any]:
+    few, many = images
     best = {name: {n: min(each[index] for each in runs) for n, runs in times.items()} for name, times in found.items()}
     rates = {name: (many - few) / max(times[many] - times[few], 1e-9) for name, times in best.items()}
     return {
@@ -221,7 +219,7 @@ def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=["zero-shot", "retrieval"])
-    parser.add_argument("--pictures", type=int, nargs=2, default=(200, 3000), metavar=("FEW", "MANY"))
+    parser.add_argument("--images", type=int, nargs=2, default=(200, 3000), metavar=("FEW", "MANY"))
     parser.add_argument("--model", choices=list(CONFIGS), default="demo")
     parser.add_argument("--prompts", type=int, nargs=2, default=(10, 2), metavar=("CLASSES", "TEMPLATES"))
     parser.add_argument(
@@ -234,7 +232,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.part == "zero-shot":
         found = zero_shot(
-            options.model, tuple(options.pictures), Prompts(*options.prompts), options.loaders, options.rounds
+            options.model, tuple(options.images), Prompts(*options.prompts), options.loaders, options.rounds
         )
     else:
         ours_found = measured(chunked, tuple(options.sizes), options.share)

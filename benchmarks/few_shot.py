@@ -155,7 +155,7 @@ def main() -> None:
     curve = few_shot_curve(
         features_ND.astype(np.float32), labels_N, zero_shot_CD.astype(np.float32), SHOTS, rngs, list(CLASSES)
     )
-    print(json.dumps({"benchmark": "few_shot", "test_pictures": curve.test_pictures, "points": summary(curve)}))
+    print(json.dumps({"benchmark": "few_shot", "test_pictures": curve.test_images, "points": summary(curve)}))
 
 
 if __name__ == "__main__":

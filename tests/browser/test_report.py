@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, FloatRect, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.evaluate import stage as program
@@ -105,13 +105,14 @@ def test_page_when_opened_is_silent_whole_and_fits_the_width(opened: tuple[Page,
     assert [page.locator(f"section#{name} h2").count() for name in SECTIONS] == [1] * len(SECTIONS)
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+    assert page.locator("script").count() == 0
 
 
 def test_page_when_read_aloud_has_names_for_what_is_no_text(opened: tuple[Page, list[str]]) -> None:
     page, _ = opened
     assert page.locator("h1").count() == 1
     assert page.locator("img:not([alt])").count() == 0
-    assert page.locator("svg:not([aria-label]), figure.plot:not([aria-label])").count() == 0
+    assert page.locator("svg:not([aria-label])").count() == 0
     assert page.locator("html[lang=en]").count() == 1
     levels = page.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].map(h => +h.tagName[1])")
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
@@ -127,70 +128,48 @@ def test_page_when_used_by_keyboard_starts_with_a_way_past_the_menu(opened: tupl
 
 def charts(page: Page) -> Locator:
     """The curves of the training; a report without that stage has none."""
-    found = page.locator("#training figure.plot")
+    found = page.locator("#training svg.chart")
     if not found.count():
         pytest.skip("this report has no curve")
     return found
 
 
-def first_chart(page: Page) -> tuple[Locator, FloatRect]:
-    """The first chart, scrolled to, and where its plot lies."""
+@pytest.mark.parametrize("opened", [(1440, "light"), (390, "dark")], indirect=True)
+def test_chart_when_pointed_at_anywhere_shows_the_values_there(opened: tuple[Page, list[str]]) -> None:
+    page, messages = opened
     chart = charts(page).first
     chart.scroll_into_view_if_needed()
-    box = chart.locator(".u-over").bounding_box()
-    assert box is not None
-    return chart, box
-
-
-def values(page: Page, chart: Locator) -> str:
-    """What stands below a chart once it has heard of the last key or move."""
-    page.wait_for_timeout(60)
-    return chart.locator(".values").inner_text()
-
-
-@pytest.mark.parametrize("opened", [(1440, "light"), (390, "dark")], indirect=True)
-def test_chart_when_pointed_at_or_used_by_keys_tells_its_values(opened: tuple[Page, list[str]]) -> None:
-    page, messages = opened
-    chart, box = first_chart(page)
-    page.mouse.move(box["x"] + 2, box["y"] + 5)
-    assert values(page, chart) == "samples seen 10: total 5, contrastive 4"
-    chart.focus()
-    page.keyboard.press("End")
-    last = values(page, chart)
-    assert last == "samples seen 100: total 0.5, contrastive 0.4"
-    page.keyboard.press("ArrowLeft")
-    assert values(page, chart).startswith("samples seen 90: ")
-    assert not chart.locator("svg").is_visible()
+    ends = chart.locator("rect.at").first.bounding_box(), chart.locator("rect.at").last.bounding_box()
+    assert ends[0] is not None
+    assert ends[1] is not None
+    left, right, y = ends[0]["x"], ends[1]["x"] + ends[1]["width"], ends[0]["y"] + 3
+    under = "([x, y]) => document.elementFromPoint(x, y).querySelector('title').textContent"
+    assert page.evaluate(under, [left + 1, y]) == "samples seen 10: total 5, contrastive 4"
+    assert page.evaluate(under, [(left + right) / 2, y]).startswith(("samples seen 50: ", "samples seen 60: "))
+    assert page.evaluate(under, [right - 1, y]) == "samples seen 100: total 0.5, contrastive 0.4"
     assert messages == []
 
 
-def test_chart_when_zoomed_shows_the_stretch_until_escape(opened: tuple[Page, list[str]]) -> None:
+def test_chart_when_drawn_keeps_its_text_inside_its_edges(opened: tuple[Page, list[str]]) -> None:
     page, _ = opened
-    chart, box = first_chart(page)
-    left, right = box["x"] + 0.4 * box["width"], box["x"] + 0.9 * box["width"]
-    page.mouse.move(left, box["y"] + 20)
-    page.mouse.down()
-    page.mouse.move(right, box["y"] + 20, steps=5)
-    page.mouse.up()
-    page.mouse.move(box["x"] + 1, box["y"] + 20)
-    assert values(page, chart).startswith(("samples seen 40: ", "samples seen 50: "))
-    chart.focus()
-    page.keyboard.press("Escape")
-    page.mouse.move(box["x"] + 2, box["y"] + 20)
-    assert values(page, chart).startswith("samples seen 10: ")
+    assert charts(page).count() == 6
+    outside = """() => [...document.querySelectorAll('svg.chart text')].filter(text => {
+        const [own, svg] = [text.getBoundingClientRect(), text.closest('svg').getBoundingClientRect()];
+        return own.left < svg.left || own.right > svg.right || own.bottom > svg.bottom + 1;
+    }).map(text => text.textContent)"""
+    assert page.evaluate(outside) == []
 
 
-def test_charts_when_scripts_are_off_or_printed_are_images(
+def test_chart_when_scripts_are_off_or_printed_is_there(
     browser: Browser, report: Path, opened: tuple[Page, list[str]]
 ) -> None:
     page, _ = opened
     page.emulate_media(media="print")
-    assert charts(page).first.locator("svg").is_visible()
-    assert not page.locator("figure.plot .canvas").first.is_visible()
+    assert charts(page).first.is_visible()
     context = browser.new_context(java_script_enabled=False, offline=True)
     plain = context.new_page()
     plain.goto(report.as_uri())
-    assert plain.locator("figure.plot svg").first.is_visible()
+    assert plain.locator("svg.chart").first.is_visible()
     context.close()
 
 
@@ -203,9 +182,6 @@ def test_page_when_a_caption_smuggles_a_script_in_does_not_run_it(opened: tuple[
     page.wait_for_timeout(100)
     assert page.title() == "small: DiHT run report"
     assert any("Content Security Policy" in message for message in messages)
-    assert page.evaluate(
-        "document.querySelectorAll('figure.plot').length === document.querySelectorAll('.uplot').length"
-    )
 
 
 def test_page_when_benchmarks_are_many_folds_them_and_links_unfold(opened: tuple[Page, list[str]]) -> None:
@@ -218,6 +194,13 @@ def test_page_when_benchmarks_are_many_folds_them_and_links_unfold(opened: tuple
     assert page.locator("details.benchmark[open] #benchmark-7").count() == 1
     page.emulate_media(media="print")
     assert page.locator("#notes li").count() < 10
+
+
+def test_page_when_it_shows_hits_keeps_their_images_in_small_boxes(opened: tuple[Page, list[str]]) -> None:
+    page, _ = opened
+    boxes = "[...document.querySelectorAll('.hits .image')].filter(box => box.offsetParent)"
+    assert page.evaluate(f"{boxes}.every(box => box.offsetWidth <= 66 && box.offsetHeight <= 66)")
+    assert page.evaluate("[...document.querySelectorAll('figure .image')].every(box => box.offsetHeight <= 96)")
 
 
 def test_page_when_printed_keeps_its_images_and_drops_the_menu(opened: tuple[Page, list[str]]) -> None:

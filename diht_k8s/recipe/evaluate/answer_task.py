@@ -1,6 +1,6 @@
-"""One AnswerRanking benchmark on one model: encoded images with questions in, the benchmark's part of `report.json` out.
+"""One AnswerRanking benchmark on one model: from encoded images with questions to its part of `report.json`.
 
-Texts are encoded in blocks of questions, so that memory is bounded however many candidates there are.
+Texts are encoded in blocks of questions, so memory is bounded for any number of candidates.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any, Final
 import numpy as np
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.recipe.evaluate.answers import Question, answer_ranking, texts_of
-from diht_k8s.recipe.evaluate.benchmark_data import Pictures
+from diht_k8s.recipe.evaluate.answers import VisualQuestion, answer_ranking, texts_of
+from diht_k8s.recipe.evaluate.benchmark_data import BenchmarkImages
 from diht_k8s.recipe.evaluate.classification import class_embeddings
 from diht_k8s.recipe.evaluate.features import encode_texts
 from diht_k8s.recipe.evaluate.models.loading import LoadedModel
@@ -24,13 +24,13 @@ Json = dict[str, Any]
 
 
 def rank_answers(
-    pictures: Pictures, answers: Sequence[str], templates: Sequence[str], loaded: LoadedModel, seed: Sequence[int]
+    images: BenchmarkImages, answers: Sequence[str], templates: Sequence[str], loaded: LoadedModel, seed: Sequence[int]
 ) -> Json:
-    """Name an answer to every question.
+    """Choose an answer to every question.
 
     Args:
-        pictures: the benchmark's.
-        answers: candidates of questions that bring none.
+        images: of the benchmark, encoded.
+        answers: candidates of the questions that have none of their own.
         templates: with `{question}` and `{answer}`.
         loaded: the model.
         seed: of the bootstrap.
@@ -38,7 +38,7 @@ def rank_answers(
     Raises:
         DataError: no image has a question with an answer, or a question has fewer than two candidates.
     """
-    asked = [(row, question) for row, item in enumerate(pictures.items) for question in item.questions]
+    asked = [(row, question) for row, item in enumerate(images.items) for question in item.questions]
     if not asked:
         raise DataError("no image has a question with an answer: add `question` and `answers` to the .json")
     candidates = [question.candidates or tuple(answers) for _, question in asked]
@@ -48,14 +48,14 @@ def rank_answers(
         raise DataError(
             f"question {question!r} has no two answers to choose from: add `candidates` to the .json, or classNames"
         )
-    scores = _scores(pictures, asked, candidates, templates, loaded)
+    scores = _scores(images, asked, candidates, templates, loaded)
     rows_Q, questions = np.array([row for row, _ in asked]), [question for _, question in asked]
     figures = answer_ranking(questions, rows_Q, candidates, scores, np.random.default_rng(seed))
     wrong = np.flatnonzero(figures.worth_Q == 0)[:SHOWN]
     return {
         "pictures": len(np.unique(rows_Q)),
         "questions": len(questions),
-        "without_question": sum(not item.questions for item in pictures.items),
+        "without_question": sum(not item.questions for item in images.items),
         "templates": list(templates),
         "accuracy": figures.accuracy,
         "accuracy_interval": list(figures.interval),
@@ -63,7 +63,7 @@ def rank_answers(
         "majority": figures.majority,
         "mistakes": [
             {
-                "picture": pictures.items[rows_Q[row]].uid,
+                "picture": images.items[rows_Q[row]].uid,
                 "question": questions[row].text,
                 "named": figures.named[row],
                 "answers": list(dict.fromkeys(questions[row].answers)),
@@ -74,8 +74,8 @@ def rank_answers(
 
 
 def _scores(
-    pictures: Pictures,
-    asked: Sequence[tuple[int, Question]],
+    images: BenchmarkImages,
+    asked: Sequence[tuple[int, VisualQuestion]],
     candidates: Sequence[Sequence[str]],
     templates: Sequence[str],
     loaded: LoadedModel,
@@ -91,7 +91,7 @@ def _scores(
         options_OD = class_embeddings(encode_texts(loaded, texts), len(texts) // len(templates))
         start = 0
         for row, number in block:
-            scores.append(options_OD[start : start + number] @ pictures.features_ND[row])
+            scores.append(options_OD[start : start + number] @ images.features_ND[row])
             start += number
         block.clear()
         texts.clear()

@@ -1,9 +1,9 @@
 """Visual question answering as the ranking of candidate answers. Pure.
 
-A CLIP model writes no text, so each candidate answer is put into the template with its question, and the image ranks the
-texts. The paper's own recipe is unknown to us; this one is our choice. An answer's worth is VQAv2's: with ten people's
-answers, the mean over leaving one person out of min(1, people who said it / 3); with fewer than four answers, 1 if anybody
-said it. SNLI-VE is the same with the hypothesis as the question and its three labels as candidates.
+A CLIP model writes no text, so each candidate answer is put into the template with its question, and the image ranks
+the texts. We do not know the paper's own recipe; this one is our choice. The score of an answer is VQAv2's: with ten
+annotators, min(1, annotators who gave it / 3), averaged over leaving one annotator out; with fewer than four, 1 if any
+gave it. SNLI-VE is the same with the hypothesis as the question and its three labels as candidates.
 
 Shapes: Q questions, A candidate answers of one question, D features.
 """
@@ -22,20 +22,20 @@ from numpy.typing import NDArray
 from diht_k8s.recipe.evaluate.bootstrap import Interval, rate_interval
 
 FULL_AGREEMENT: Final = 3
-"""People who must have said the same for full worth."""
+"""Annotators who must have given the same answer for a score of 1."""
 QUESTION: Final = "{question}"
 ANSWER: Final = "{answer}"
 
 
 @dataclass(frozen=True)
-class Question:
+class VisualQuestion:
     """One question about an image."""
 
     text: str
     answers: tuple[str, ...]
-    """what people answered, in their number."""
+    """one for each annotator."""
     candidates: tuple[str, ...] = ()
-    """answers to choose from; empty takes the benchmark's list."""
+    """answers to choose from; empty: the benchmark's list."""
 
 
 @dataclass(frozen=True)
@@ -43,30 +43,30 @@ class AnswerRanking:
     """Figures of one benchmark."""
 
     accuracy: float
-    """mean worth of the named answers."""
+    """mean score of the chosen answers."""
     interval: Interval
-    """95 %, over images: questions about one image succeed and fail together."""
+    """95 %, over images, since questions about one image are correlated."""
     chance: float
-    """mean worth of naming a candidate at random."""
+    """mean score of a random candidate."""
     majority: float
-    """mean worth of always naming the commonest answer (of several, the first by letter)."""
+    """mean score of always giving the most common answer (ties: the first in alphabetical order)."""
     named: list[str]
     worth_Q: NDArray[np.float64]
 
 
-@lru_cache(maxsize=1 << 16)  # the same options come with every question
+@lru_cache(maxsize=1 << 16)  # every question has the same options
 def normal(answer: str) -> str:
-    """Answers are compared without case, white space around them and a full stop at the end."""
+    """An answer without case, surrounding white space and a final full stop, for comparison."""
     return " ".join(answer.casefold().split()).rstrip(".")
 
 
 def worth(answer: str, answers: Sequence[str]) -> float:
-    """Worth of an answer in [0, 1], see the module's docstring."""
+    """Score of an answer in [0, 1], see the module's docstring."""
     return worths([answer], answers)[0]
 
 
 def worths(options: Sequence[str], answers: Sequence[str]) -> list[float]:
-    """Worth of each option, the answers made comparable once: VQAv2 has 3,129 options for each question."""
+    """Score of each option; the answers are normalised once, since VQAv2 has 3,129 options for each question."""
     said = Counter(map(normal, answers))
     return [_agreement(said[normal(option)], len(answers)) for option in options]
 
@@ -79,7 +79,7 @@ def _agreement(said: int, people: int) -> float:
     return sum(without_one + without_it) / people
 
 
-def texts_of(question: Question, candidates: Sequence[str], templates: Sequence[str]) -> list[str]:
+def texts_of(question: VisualQuestion, candidates: Sequence[str], templates: Sequence[str]) -> list[str]:
     """Every candidate in every template, templates of one candidate together."""
     return [
         template.replace(ANSWER, answer).replace(QUESTION, question.text)
@@ -89,17 +89,17 @@ def texts_of(question: Question, candidates: Sequence[str], templates: Sequence[
 
 
 def answer_ranking(
-    questions: Sequence[Question],
-    pictures_Q: NDArray[np.int64],
+    questions: Sequence[VisualQuestion],
+    images_Q: NDArray[np.int64],
     candidates: Sequence[Sequence[str]],
     scores: Sequence[NDArray[np.floating]],
     rng: np.random.Generator,
 ) -> AnswerRanking:
-    """Figures from scores; of equal scores the candidate that stands first is named.
+    """Figures from scores; the first of equal scores is chosen.
 
     Args:
         questions: Q questions.
-        pictures_Q: index of each question's image.
+        images_Q: index of each question's image.
         candidates: A candidate answers of each question.
         scores: [A] of each question, higher is better.
         rng: draws of the bootstrap.
@@ -108,7 +108,7 @@ def answer_ranking(
     worth_Q = np.array([worth(name, question.answers) for name, question in zip(named, questions, strict=True)])
     said = Counter(normal(answer) for question in questions for answer in question.answers)
     commonest = min(said, key=lambda answer: (-said[answer], answer))
-    _, group_of_Q = np.unique(pictures_Q, return_inverse=True)
+    _, group_of_Q = np.unique(images_Q, return_inverse=True)
     counts_G = np.bincount(group_of_Q).astype(np.float64)
     hits_G = np.bincount(group_of_Q, weights=worth_Q).astype(np.float64)
     guessed = [

@@ -1,29 +1,33 @@
-"""Benchmark shards in, encoded images with captions and classes out; unusable samples are counted by reason.
+"""From benchmark shards to encoded images with captions and classes; unusable samples are counted by reason.
 
-Layouts: WebDataset as everywhere here; several captions of one image stand as lines of the .txt or as a list
-`captions` in the .json; the class is the number in a .cls member or `cls` in the .json; questions stand in the .json:
-`question` with `answer` or `answers` (and `candidates`), or a list `questions` of such; a group as in `group_of`.
+Shards are WebDataset tars. Several captions of one image are lines of the .txt or a list `captions` in the .json. The
+class is the number in a .cls member or `cls` in the .json. Questions are in the .json: `question` with `answer` or
+`answers` (and `candidates`), or a list `questions` of such objects. For groups see `group_of`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.evaluate import Benchmark
-from diht_k8s.recipe.evaluate.answers import ANSWER, QUESTION, Question
+from diht_k8s.recipe.evaluate.answers import ANSWER, QUESTION, VisualQuestion
 from diht_k8s.recipe.evaluate.features import IMAGE_BATCH, encode_pixels
 from diht_k8s.recipe.evaluate.models.loading import LoadedModel
-from diht_k8s.recipe.evaluate.prefetch import prepared
+from diht_k8s.recipe.shards.images import BadImageError, decode
+from diht_k8s.recipe.shards.prefetch import prefetch
 from diht_k8s.recipe.shards.samples import Sample, read_samples
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -33,10 +37,14 @@ if TYPE_CHECKING:
 OPENAI_TEMPLATES: Final = "openai80"
 MAX_CAPTIONS: Final = 64
 MAX_QUESTIONS: Final = 256
+PREFETCHED_IMAGES: Final = 2 * IMAGE_BATCH
+"""Images that are preprocessed, or being so, before the model asks for them."""
+
+Transform = Callable[[Image.Image], "torch.Tensor"]
 
 
 @dataclass(frozen=True)
-class Item:
+class BenchmarkImage:
     """One image of a benchmark, without its pixels."""
 
     uri: str
@@ -45,32 +53,53 @@ class Item:
     uid: str
     captions: tuple[str, ...]
     label: int | None
-    questions: tuple[Question, ...] = ()
+    questions: tuple[VisualQuestion, ...] = ()
     group: str | None = None
-    """what a Classification is also told by: a region, an income."""
+    """accuracy is also reported by it: a region, an income."""
     digest: str = ""
-    """SHA-256 of the image's bytes: the same image among the training pairs is known by it."""
+    """SHA-256 of the image's bytes; finds the same image among the training pairs."""
 
 
 @dataclass
-class Pictures:
+class BenchmarkImages:
     """Encoded images of one or more shards, in order."""
 
-    items: list[Item] = field(default_factory=list)
+    items: list[BenchmarkImage] = field(default_factory=list)
     features_ND: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))
     bad: Counter[str] = field(default_factory=Counter)
 
-    def chosen(self, keep: Callable[[Item], bool]) -> Pictures:
-        """Those that a benchmark can use."""
+    def chosen(self, keep: Callable[[BenchmarkImage], bool]) -> BenchmarkImages:
+        """The images for which `keep` is true."""
         rows = [row for row, item in enumerate(self.items) if keep(item)]
-        return Pictures([self.items[row] for row in rows], self.features_ND[rows], self.bad)
+        return BenchmarkImages([self.items[row] for row in rows], self.features_ND[rows], self.bad)
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """An image as the model takes it, or why it cannot be used."""
+
+    pixels_CHW: torch.Tensor | None
+    bad: str = ""
+    digest: str = ""
+    """SHA-256 of the encoded bytes."""
+
+
+def prepare_image(sample: Sample, transform: Transform) -> PreparedImage:
+    """Decode and preprocess one image; a benchmark's image needs no caption, so a bad one is no reason to drop it."""
+    if sample.problem is not None and not sample.problem.startswith("caption_"):
+        return PreparedImage(None, sample.problem)
+    try:
+        image = decode(sample.image)
+    except BadImageError as error:
+        return PreparedImage(None, error.reason)
+    return PreparedImage(transform(image), digest=hashlib.sha256(sample.image).hexdigest())
 
 
 def encode_shard(
     storage: Storage, uri: str, loaded: LoadedModel, advance: Callable[[int], None] = lambda count: None
-) -> Pictures:
-    """Read and encode one shard, a batch of pixels in memory at a time; `advance` hears of each batch's size."""
-    result, blocks = Pictures(), list[NDArray[np.float32]]()
+) -> BenchmarkImages:
+    """Read and encode one shard with one batch of pixels in memory; `advance` is called with the size of each batch."""
+    result, blocks = BenchmarkImages(), list[NDArray[np.float32]]()
     pixels: list[torch.Tensor] = []
 
     def encode() -> None:
@@ -91,16 +120,16 @@ def encode_shard(
     return result
 
 
-def joined(parts: Sequence[Pictures]) -> Pictures:
-    """Several shards as one."""
+def joined(parts: Sequence[BenchmarkImages]) -> BenchmarkImages:
+    """The images of several shards, in order."""
     full = [part.features_ND for part in parts if part.items]
     bad = sum((part.bad for part in parts), Counter[str]())
     features_ND = np.concatenate(full) if full else np.zeros((0, 0), dtype=np.float32)
-    return Pictures([item for part in parts for item in part.items], features_ND, bad)
+    return BenchmarkImages([item for part in parts for item in part.items], features_ND, bad)
 
 
 def captions_of(sample: Sample) -> tuple[str, ...]:
-    """All captions of a sample, white space folded, empty ones left out."""
+    """All captions of a sample with single spaces, without empty ones."""
     text, listed = sample.members.get("txt"), sample.meta.get("captions")
     if text is not None and sample.problem is None:
         lines: Sequence[object] = text.decode().splitlines()
@@ -111,10 +140,10 @@ def captions_of(sample: Sample) -> tuple[str, ...]:
 
 
 def label_of(sample: Sample) -> int | None:
-    """The class index, None where the sample has none.
+    """The class index, None if the sample has none.
 
     Raises:
-        DataError: the class is no whole number.
+        DataError: the class is not a whole number.
     """
     raw = sample.members.get("cls")
     value = sample.meta.get("cls")
@@ -131,10 +160,11 @@ def label_of(sample: Sample) -> int | None:
 
 
 def group_of(sample: Sample) -> str | None:
-    """The group of an image: `group` in the .json, or the first number of an .npy member (WILDS' metadata in DataComp's shards).
+    """The group of an image: `group` in the .json, or the first number of an .npy member (DataComp's shards
+    keep WILDS' metadata there).
 
     Raises:
-        DataError: the .npy is no array of numbers; pickled objects are never loaded.
+        DataError: the .npy is not an array of numbers; pickled objects are never loaded.
     """
     raw = sample.members.get("npy")
     if raw is None:
@@ -143,19 +173,21 @@ def group_of(sample: Sample) -> str | None:
     try:
         return f"{np.lib.format.read_array(io.BytesIO(raw), allow_pickle=False).reshape(-1)[0]:g}"
     except (ValueError, TypeError, IndexError, EOFError, OSError) as error:
-        raise DataError(f"sample {sample.key}: its .npy is no array of numbers ({error}): write it again") from error
+        raise DataError(
+            f"sample {sample.key}: its .npy is not an array of numbers ({error}): write it again"
+        ) from error
 
 
-def questions_of(sample: Sample) -> tuple[Question, ...]:
-    """The questions about an image; one without an answer cannot be judged and is left out."""
+def questions_of(sample: Sample) -> tuple[VisualQuestion, ...]:
+    """The questions about an image, without those that have no answer to compare with."""
     listed = sample.meta.get("questions", [sample.meta])
-    found: list[Question] = []
+    found: list[VisualQuestion] = []
     for entry in listed[:MAX_QUESTIONS] if isinstance(listed, list) else []:
         if not isinstance(entry, dict) or not isinstance(entry.get("question"), str):
             continue
         answers = _strings(entry.get("answers", [entry.get("answer")]))
         if answers:
-            found.append(Question(entry["question"].strip(), answers, _strings(entry.get("candidates"))))
+            found.append(VisualQuestion(entry["question"].strip(), answers, _strings(entry.get("candidates"))))
     return tuple(found)
 
 
@@ -164,7 +196,7 @@ def _strings(values: object) -> tuple[str, ...]:
 
 
 def class_names(storage: Storage, benchmark: Benchmark) -> list[str]:
-    """The names of a Classification benchmark in the order of the indexes, or the answers to choose from; [] where none are given.
+    """Class names in the order of the indexes, or the answers to choose from; [] if the benchmark gives none.
 
     Raises:
         UserError: fewer than two names, or an empty line between names.
@@ -183,7 +215,7 @@ def templates_of(benchmark: Benchmark) -> list[str]:
     """The templates, the name `openai80` replaced by OpenAI's 80 for ImageNet (as open_clip ships them).
 
     Raises:
-        UserError: a template without a place for the text (for AnswerRanking: for the answer).
+        UserError: a template has no placeholder for the text (for AnswerRanking: for the answer).
     """
     if benchmark.type == "AnswerRanking":
         return _answer_templates(benchmark)
@@ -214,13 +246,14 @@ def _answer_templates(benchmark: Benchmark) -> list[str]:
 
 def _usable(
     storage: Storage, uri: str, loaded: LoadedModel, bad: Counter[str]
-) -> Generator[tuple[Item, torch.Tensor], None, None]:
-    with contextlib.closing(prepared(read_samples(storage, uri), loaded.transform)) as pictures:
-        for sample, picture in pictures:
-            if picture.pixels_CHW is None:
-                bad[picture.bad] += 1
+) -> Generator[tuple[BenchmarkImage, torch.Tensor], None, None]:
+    prepare, samples = partial(prepare_image, transform=loaded.transform), read_samples(storage, uri)
+    with contextlib.closing(prefetch(samples, prepare, ahead=PREFETCHED_IMAGES)) as images:
+        for sample, image in images:
+            if image.pixels_CHW is None:
+                bad[image.bad] += 1
                 continue
             label, questions = label_of(sample), questions_of(sample)
             captions, group = captions_of(sample), group_of(sample)
-            item = Item(uri, sample.key, sample.uid, captions, label, questions, group, picture.digest)
-            yield item, picture.pixels_CHW
+            item = BenchmarkImage(uri, sample.key, sample.uid, captions, label, questions, group, image.digest)
+            yield item, image.pixels_CHW

@@ -1,6 +1,6 @@
-"""Bootstrap intervals of rates: values per group in, a 95 % percentile interval out.
+"""Bootstrap intervals of rates: 95 % percentile intervals from values per group.
 
-Groups are resampled, not single queries: the captions of one image succeed and fail together.
+Groups are resampled, not single queries, since the captions of one image are correlated.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 RESAMPLES: Final = 1000
 LEVEL: Final = 0.95
 _BLOCK_VALUES: Final = 1 << 22
-"""Resampling weights are drawn in blocks of so many values, so that memory stays bounded."""
+"""Values in a block of resampling weights, which bounds memory."""
 
 
 class Interval(NamedTuple):
@@ -26,11 +26,11 @@ class Interval(NamedTuple):
 def rate_interval(
     hits_G: NDArray[np.float64], counts_G: NDArray[np.float64], rng: np.random.Generator, resamples: int = RESAMPLES
 ) -> Interval:
-    """Interval of sum(hits) / sum(counts) when the groups are drawn again.
+    """Interval of sum(hits) / sum(counts) over resampled groups.
 
     Args:
-        hits_G: what each of G groups got right, possibly fractional.
-        counts_G: what it could have got right.
+        hits_G: hits of each of G groups, possibly fractional.
+        counts_G: the most hits that each group can have.
         rng: source of the draws.
         resamples: number of draws.
     """
@@ -40,7 +40,7 @@ def rate_interval(
 def rate_intervals(
     hits_KG: NDArray[np.float64], counts_G: NDArray[np.float64], rng: np.random.Generator, resamples: int = RESAMPLES
 ) -> list[Interval]:
-    """The same for K kinds of hits, all under the same draws."""
+    """The same for K kinds of hits with the same draws."""
     groups = len(counts_G)
     values_GV = np.column_stack([counts_G, *hits_KG])
     block = max(1, _BLOCK_VALUES // groups)

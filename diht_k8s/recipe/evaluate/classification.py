@@ -1,4 +1,4 @@
-"""Zero-shot classification: class embeddings of templates and images' scores in, accuracies and confusions out. Pure.
+"""Zero-shot classification: class embeddings from templates, accuracies and confusions from scores. Pure.
 
 Shapes: N images, C classes, T templates, D features.
 """
@@ -25,20 +25,20 @@ class Classification:
     """share of images whose best class is right."""
     top1_interval: Interval
     top5: float | None
-    """share with the right class among the best 5; None for up to 5 classes, where it says nothing."""
+    """share with the right class among the best 5; None for up to 5 classes, where it is always 1."""
     balanced: float
-    """mean over classes of the share that is right (mean per class): classes count alike whatever their size."""
+    """mean over classes of the share that is right (mean per class): every class has the same weight."""
     balanced_interval: Interval
     per_class: list[float | None]
-    """share that is right of each class, None where the benchmark has no image of it."""
+    """accuracy within each class, None if the benchmark has no image of it."""
     majority: float
-    """top1 of always naming the commonest class."""
+    """top1 of always predicting the most common class."""
     chance: float
     """top1 and balanced accuracy of guessing: 1 / C."""
     confusion_CC: NDArray[np.int64]
-    """row: true class, column: named class."""
+    """row: true class, column: predicted class."""
     macro_f1: float
-    """mean over the classes that occur of the harmonic mean of precision and recall (WILDS' figure for iWildCam)."""
+    """F1 averaged over the classes that occur (WILDS' metric for iWildCam)."""
     hits_2N: NDArray[np.bool_]
     """whether each image's class is the first, and whether it is among the first 5."""
 
@@ -48,7 +48,7 @@ class Group:
     """Figures of one group of images."""
 
     name: str
-    pictures: int
+    images: int
     top1: float
     top5: float
 
@@ -59,12 +59,12 @@ def prompts(class_names: Sequence[str], templates: Sequence[str]) -> list[str]:
 
 
 def fill(template: str, text: str) -> str:
-    """A template with its place, `{c}` or `{}`, filled. Text with braces of its own stays as it is."""
+    """A template with its placeholder, `{c}` or `{}`, replaced. Braces in the text stay."""
     return template.replace("{c}" if "{c}" in template else "{}", text)
 
 
 def class_embeddings(text_features_PD: NDArray[np.float32], classes: int) -> NDArray[np.float32]:
-    """Prompt ensembling as CLIP does it: mean of the unit features of a class' prompts, made unit length again.
+    """Prompt ensembling as in CLIP: the mean of the unit features of a class' prompts, normalised to unit length.
 
     Args:
         text_features_PD: unit features of `prompts`, P = C * T.
@@ -80,7 +80,7 @@ def class_embeddings(text_features_PD: NDArray[np.float32], classes: int) -> NDA
 def classification(
     scores_NC: NDArray[np.floating], labels_N: NDArray[np.int64], rng: np.random.Generator
 ) -> Classification:
-    """Figures from scores; of equal scores the lower class index is named, as other tools do.
+    """Figures from scores; ties go to the lower class index, as in other tools.
 
     Args:
         scores_NC: any score, higher is better.
@@ -111,14 +111,17 @@ def classification(
 
 
 def macro_f1(confusion_CC: NDArray[np.int64]) -> float:
-    """Mean F1 of the classes that occur; a class that is never named right counts as 0."""
+    """Mean F1 of the classes that occur; a class without a true positive counts as 0."""
     true_C, named_C = confusion_CC.sum(axis=1), confusion_CC.sum(axis=0)
     present = true_C > 0
     return float(np.mean(2 * confusion_CC.diagonal()[present] / (true_C + named_C)[present]))
 
 
 def by_group(hits_2N: NDArray[np.bool_], groups: Sequence[str | None]) -> list[Group]:
-    """Accuracies of each group of images (a region, an income), the worst top-1 first; [] where there is but one, or nearly one for each image."""
+    """Accuracies of each group of images (a region, an income), lowest top-1 first.
+
+    Empty if there is only one group, or nearly one for each image.
+    """
     named = [group for group in groups if group is not None]
     names = sorted(set(named))
     if not 2 <= len(names) <= len(named) / 2:
@@ -132,14 +135,14 @@ def by_group(hits_2N: NDArray[np.bool_], groups: Sequence[str | None]) -> list[G
 
 
 def balanced_accuracy(named_N: NDArray[np.int64], labels_N: NDArray[np.int64]) -> float:
-    """Mean over the classes that occur of the share that is named right."""
+    """Accuracy within each class, averaged over the classes that occur."""
     return float(np.mean([(named_N[labels_N == label] == label).mean() for label in np.unique(labels_N)]))
 
 
 def _balanced_draws(
     hits_C: NDArray[np.int64], counts_C: NDArray[np.int64], rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Balanced accuracy when each class' images are drawn again, so that no draw misses a class."""
+    """Balanced accuracy over resampled images, resampled within each class so that no draw misses a class."""
     present = counts_C > 0
     drawn_RC = rng.binomial(counts_C[present], hits_C[present] / counts_C[present], (RESAMPLES, int(present.sum())))
     return (drawn_RC / counts_C[present]).mean(axis=1)

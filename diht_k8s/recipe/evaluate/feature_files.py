@@ -1,7 +1,7 @@
-"""Encoded shards as files: several workers share the images, an interrupted stage goes on, and every figure comes from the same bytes.
+"""Encoded shards as files: workers share the images, and an interrupted stage resumes from the same bytes.
 
-A file holds the unit features of a shard's images and, in its header, what the benchmarks need of each of them; of a
-shard that cannot be read it holds why, so that the other benchmarks go on.
+A file holds the unit features of a shard's images; its header holds what the benchmarks need of each image. For a shard
+that cannot be read it holds the reason, so the other benchmarks continue.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import Any
 import numpy as np
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.recipe.evaluate.answers import Question
-from diht_k8s.recipe.evaluate.benchmark_data import Item, Pictures
+from diht_k8s.recipe.evaluate.answers import VisualQuestion
+from diht_k8s.recipe.evaluate.benchmark_data import BenchmarkImage, BenchmarkImages
 from diht_k8s.recipe.shards.storage import Storage
 
 Json = dict[str, Any]
 
 
-def write_features(storage: Storage, uri: str, key: str, found: Pictures | DataError) -> None:
+def write_features(storage: Storage, uri: str, key: str, found: BenchmarkImages | DataError) -> None:
     """Write a shard's features.
 
     Args:
-        storage: where to.
+        storage: of the run.
         uri: the file.
         key: what the features depend on: the model and the shard.
-        found: the images, or why there are none.
+        found: the images, or the reason why there are none.
     """
     from safetensors.numpy import save
 
@@ -42,8 +42,8 @@ def write_features(storage: Storage, uri: str, key: str, found: Pictures | DataE
     storage.write_bytes(uri, save(tensors, metadata={"document": json.dumps(document)}))
 
 
-def read_features(storage: Storage, uri: str, key: str) -> Pictures | DataError | None:
-    """What a file holds; None where there is none, it is damaged, or it is of another model or shard."""
+def read_features(storage: Storage, uri: str, key: str) -> BenchmarkImages | DataError | None:
+    """What a file holds; None if it is missing, damaged, or belongs to another model or shard."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -58,7 +58,7 @@ def read_features(storage: Storage, uri: str, key: str) -> Pictures | DataError 
         return None
     if "error" in document:
         return DataError(document["error"])
-    return Pictures([_item(item) for item in document["items"]], tensors["features"], Counter(document["bad"]))
+    return BenchmarkImages([_item(item) for item in document["items"]], tensors["features"], Counter(document["bad"]))
 
 
 def _header(content: bytes) -> Json:
@@ -67,9 +67,9 @@ def _header(content: bytes) -> Json:
     return json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["document"])
 
 
-def _item(fields: Json) -> Item:
+def _item(fields: Json) -> BenchmarkImage:
     questions = tuple(
-        Question(question["text"], tuple(question["answers"]), tuple(question["candidates"]))
+        VisualQuestion(question["text"], tuple(question["answers"]), tuple(question["candidates"]))
         for question in fields["questions"]
     )
-    return Item(**{**fields, "captions": tuple(fields["captions"]), "questions": questions})
+    return BenchmarkImage(**{**fields, "captions": tuple(fields["captions"]), "questions": questions})

@@ -1,4 +1,4 @@
-"""Unit features of images and texts, in batches of a fixed size so that the same input gives the same numbers.
+"""Unit features of images and texts, in batches of fixed size so that the same input gives the same numbers.
 
 Shapes: B batch, T texts, L places of a text, C channels, H height, W width, D features.
 """
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from diht_k8s.recipe.evaluate.models.loading import LoadedModel
 
@@ -20,12 +19,7 @@ if TYPE_CHECKING:
 IMAGE_BATCH: Final = 64
 TEXT_BATCH: Final = 256
 SORTED_TEXTS: Final = 64 * TEXT_BATCH
-"""Texts that are sorted by length before they are cut into batches."""
-
-
-def encode_images(loaded: LoadedModel, images: Sequence[Image.Image]) -> NDArray[np.float32]:
-    """[B, D] of a batch of images, preprocessed as the model's own configuration says."""
-    return encode_pixels(loaded, [loaded.transform(image) for image in images])
+"""Texts that are sorted by length together before they are split into batches."""
 
 
 def encode_pixels(loaded: LoadedModel, pixels: Sequence[torch.Tensor]) -> NDArray[np.float32]:
@@ -39,7 +33,7 @@ def encode_pixels(loaded: LoadedModel, pixels: Sequence[torch.Tensor]) -> NDArra
 
 
 def encode_texts(loaded: LoadedModel, texts: Sequence[str]) -> NDArray[np.float32]:
-    """[T, D] of texts. Equal texts are encoded once: their features are equal to the last bit, so that they tie."""
+    """[T, D] of texts. Equal texts are encoded once, so their features are bit-equal and tie."""
     distinct = list(dict.fromkeys(texts))
     blocks = [_sorted_texts(loaded, distinct[n : n + SORTED_TEXTS]) for n in range(0, len(distinct), SORTED_TEXTS)]
     row_of = {text: row for row, text in enumerate(distinct)}
@@ -47,7 +41,7 @@ def encode_texts(loaded: LoadedModel, texts: Sequence[str]) -> NDArray[np.float3
 
 
 def _sorted_texts(loaded: LoadedModel, texts: Sequence[str]) -> NDArray[np.float32]:
-    """[T, D] of texts, encoded in batches of like length."""
+    """[T, D] of texts, encoded in batches of similar length."""
     import torch
 
     from diht_k8s.recipe.evaluate.text_length import encode_places, used_places

@@ -1,14 +1,15 @@
-"""The few-shot probe that starts at the zero-shot classifier, beside a probe from scratch and a plain pull. Features in, curves out. Pure.
+"""Few-shot probes: from the zero-shot classifier, from scratch, and with an L2 pull to zero-shot. Pure.
 
-Paper (supplement), as others quote it: the classifier is W_0 + W with W_0 the zero-shot weights, and W may move only
-inside a ball of radius delta, so that with one shot it does not fall below zero-shot; delta 0 is zero-shot. Our choices,
-the paper's being unknown to us: Frobenius norm, the grids below, and delta chosen by the cross-entropy on as many further
-images of each class as there are shots, the smaller delta on a tie. Every classifier of a draw is chosen on the same
-images and trained on the shots alone; neither sees a test image. (Cross-validation on the shots, which needs no further
-images, leaves whole classes without a shot when there are one or two, so that it keeps delta 0: it is used only where the
-scarcest class has too few images.) The plain pull is W_0 + W with a penalty on W in place of the ball.
+Paper (supplement), as quoted by others: the classifier is W_0 + W, where W_0 are the zero-shot weights and W stays in a
+ball of radius delta, so that one shot does not make it worse than zero-shot; delta 0 is zero-shot. We do not know the
+paper's other choices. Ours: Frobenius norm, the grids below, and the delta with the smallest cross-entropy on
+validation images, as many of each class as there are shots; ties go to the smaller delta. All classifiers of a draw are
+selected on the same validation images and trained on the shots alone; neither includes a test image. Where the smallest
+class has too few images for validation, cross-validation on the shots selects; with one or two shots it leaves whole
+classes without a shot and so keeps delta 0. The L2 pull is W_0 + W with a penalty on W in place of the ball.
 
-Shapes: N images, C classes, D features, S shots in all, V validation images, R directions that the shots span, P problems.
+Shapes: N images, C classes, D features, S shots in all, V validation images, R directions that the shots span, P
+problems.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ PENALTIES: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Weight decay of the probe from scratch, and of the pull towards the zero-shot weights."""
 FOLDS: Final = 4
 _COARSE: Final = 1e-3
-"""Tolerance while a grid is searched (1e-4 takes twice as long and chooses the same); the chosen problem is then solved to 1e-8."""
+"""Tolerance of the grid search; 1e-4 takes twice as long and selects the same. The final problem is solved to 1e-8."""
 _COARSE_STEPS: Final = 500
 
 
@@ -52,19 +53,19 @@ class Draw:
     penalty: float
     """of the probe from scratch."""
     held_out: bool
-    """whether further images chose; False: cross-validation on the shots did."""
+    """whether validation images selected; False: cross-validation on the shots."""
     residual: float
     """fixed-point residual of the probe's solution."""
 
 
 @dataclass(frozen=True)
 class FewShotCurve:
-    """All draws, and what was left out."""
+    """All draws, and the numbers of shots that were skipped."""
 
     draws: list[Draw]
     skipped: dict[int, str]
-    """shots -> why they were not run."""
-    test_pictures: int
+    """shots -> reason."""
+    test_images: int
     """number of test images of each draw."""
 
 
@@ -76,14 +77,14 @@ def few_shot_curve(
     rngs: Sequence[np.random.Generator],
     class_names: Sequence[str],
 ) -> FewShotCurve:
-    """Draw shots, fit the probes, test on the images that no number of shots of that draw uses.
+    """Draw shots, fit the probes, and test on the images that the draw uses for no number of shots.
 
     Args:
         features_ND: unit features of the benchmark's images.
         labels_N: their classes.
         zero_shot_CD: W_0: class embeddings times the model's logit scale.
-        shots: numbers of shots per class; each needs that many images of every class and one more to test on.
-        rngs: one source of randomness for each seed.
+        shots: numbers of shots per class; k shots need at least k + 1 images of every class.
+        rngs: one generator for each seed.
         class_names: for messages.
     """
     counts_C = np.bincount(labels_N, minlength=len(class_names))
@@ -98,7 +99,7 @@ def few_shot_curve(
     features, zero_shot = features_ND.astype(np.float64), zero_shot_CD.astype(np.float64)
     draws: list[Draw] = []
     for seed, rng in enumerate(rngs):
-        # nested shots and one test set: the curve over k then shows shots, not the luck of another test set
+        # nested shots and one test set: the curve over k then shows the shots, not the choice of a test set
         order_CK = [rng.permutation(np.flatnonzero(labels_N == label)) for label in range(len(class_names))]
         test = np.concatenate([order[reserved:] for order in order_CK])
         for k in usable:
@@ -111,7 +112,7 @@ def few_shot_curve(
 
 @dataclass(frozen=True)
 class _Task:
-    """Shots and what chooses, in the span of the shots: gradients of W lie there, and a projection only scales."""
+    """Shots and validation images in the span of the shots: gradients of W lie there, and projections only scale."""
 
     basis_DR: Array
     shots_SR: Array
@@ -170,7 +171,7 @@ def _draw(
 
 
 def _without_prior(task: _Task) -> _Task:
-    """The same task for a classifier that starts from nothing."""
+    """The same task for a classifier without the zero-shot prior."""
     validation = task.validation
     if validation is not None:
         validation = (validation[0], validation[1], np.zeros_like(validation[2]))
@@ -178,7 +179,7 @@ def _without_prior(task: _Task) -> _Task:
 
 
 def _choose_radius(task: _Task, unit: float) -> tuple[float, float]:
-    """The radii (delta in units, delta_b) with the smallest cross-entropy on what chooses, the smallest on a tie."""
+    """The radii (delta in units, delta_b) with the smallest validation cross-entropy, the smallest on a tie."""
     grid = np.array(list(product(DELTAS, BIAS_DELTAS)))
     settings_G3 = np.column_stack([grid[:, 0] * unit, grid[:, 1], np.zeros(len(grid))])
     best = int(_choice_losses(task, settings_G3).argmin())
@@ -186,7 +187,7 @@ def _choose_radius(task: _Task, unit: float) -> tuple[float, float]:
 
 
 def _choose_penalty(task: _Task) -> float:
-    """The penalty with the smallest cross-entropy on what chooses."""
+    """The penalty with the smallest validation cross-entropy."""
     settings_G3 = np.array([[np.inf, np.inf, penalty] for penalty in PENALTIES])
     return PENALTIES[int(_choice_losses(task, settings_G3).argmin())]
 
@@ -205,7 +206,7 @@ def held_out_losses(
     validation: tuple[Array, NDArray[np.int64], Array],
     settings_G3: Array,
 ) -> Array:
-    """Mean cross-entropy of each setting (radius, bias radius, penalty), fitted on the shots, on the validation images."""
+    """Mean validation cross-entropy of each setting (radius, bias radius, penalty), fitted on the shots."""
     counts_GS = np.ones((len(settings_G3), len(labels_S)))
     problems = Problems(counts_GS, settings_G3[:, 0], settings_G3[:, 1], settings_G3[:, 2])
     found = solve(features_SR, labels_S, prior_SC, problems, tolerance=_COARSE, max_steps=_COARSE_STEPS)
@@ -218,7 +219,7 @@ def cross_validated(
 ) -> Array:
     """Mean cross-entropy of each setting (radius, bias radius, penalty) on the fold that it did not train on.
 
-    All settings of all folds are one batch of problems, which costs hardly more than one.
+    All settings of all folds form one batch of problems, which costs little more than one problem.
     """
     folds = np.unique(folds_S)
     settings_P3 = np.tile(settings_G3, (len(folds), 1))

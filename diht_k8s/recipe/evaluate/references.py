@@ -1,8 +1,8 @@
-"""The ridge references of a retrieval benchmark: training pairs of the run in, figures of two closed-form models out.
+"""The ridge references of a retrieval benchmark: two closed-form models, fitted on the run's training pairs.
 
-One regression from 12 x 12 raw pixels, one from the label stage's teacher (where its features lie beside the labels).
-While the training images are read, the benchmark's own are looked for among them: same bytes, same image. Where no benchmark
-of the run is one of retrieval, they are read for that only, and not decoded.
+One regresses from 12 x 12 raw pixels, the other from the features of the label stage's teacher, if the label stage kept
+them. The training images are also compared with the benchmark's by digest. If the run has no retrieval benchmark, they
+are read only for that and not decoded.
 
 Shapes: N training pairs, M test images, D features.
 """
@@ -21,7 +21,7 @@ from PIL import Image
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.run import Stage
-from diht_k8s.recipe.evaluate.benchmark_data import Pictures
+from diht_k8s.recipe.evaluate.benchmark_data import BenchmarkImages
 from diht_k8s.recipe.evaluate.ridge import MIN_PAIRS, Reference, raw_pixels, ridge_reference
 from diht_k8s.recipe.evaluate.tasks import direction_json, image_of_text
 from diht_k8s.recipe.runtime.commit import find_committed
@@ -33,7 +33,7 @@ from diht_k8s.recipe.shards.samples import Sample, read_samples
 from diht_k8s.recipe.shards.sources import Shard
 
 MAX_PAIRS: Final = 20_000
-"""Training pairs that a reference is fitted on: more add seconds, hardly accuracy."""
+"""Training pairs that a reference is fitted on: more take longer and add little accuracy."""
 MAX_GALLERY: Final = 10_000
 """Benchmarks of more images get no reference."""
 TEACHER_BATCH: Final = 16
@@ -43,7 +43,7 @@ Json = dict[str, Any]
 
 @dataclass
 class TrainingPairs:
-    """What the references learn from; in a run without retrieval their digests alone."""
+    """Training data of the references; only digests in a run without retrieval."""
 
     number: int = 0
     pixels: list[NDArray[np.float32]] = field(default_factory=list)
@@ -53,7 +53,7 @@ class TrainingPairs:
 
 
 class References:
-    """Reads the training pairs when the first benchmark asks, and keeps them for the next."""
+    """Reads the training pairs for the first benchmark and keeps them for the others."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -62,9 +62,9 @@ class References:
         self._fitting = any(benchmark.type == "Retrieval" for benchmark in evaluate.benchmarks)
         self._label = find_committed(context.storage, context.layout, Stage.LABEL) if context.run.spec.label else None
 
-    def of(self, pictures: Pictures, seed: list[int]) -> Json:
-        """References of a retrieval benchmark, with a note for each that there is none of."""
-        captioned = pictures.chosen(lambda item: bool(item.captions))
+    def of(self, images: BenchmarkImages, seed: list[int]) -> Json:
+        """References of a retrieval benchmark, with a note for each missing one."""
+        captioned = images.chosen(lambda item: bool(item.captions))
         found: list[Json] = []
         notes: list[str] = []
         if len(captioned.items) > MAX_GALLERY:
@@ -86,15 +86,15 @@ class References:
             found.append(self._fitted("teacher", np.stack(pairs.teacher), teacher_MD, captioned, seed))
         return {"references": found, "notes": notes, "seen": self.seen(captioned)}
 
-    def seen(self, pictures: Pictures) -> Json | None:
-        """How many of a benchmark's images stand byte for byte among the training pairs; None where those cannot be read."""
+    def seen(self, images: BenchmarkImages) -> Json | None:
+        """How many of a benchmark's images are byte for byte among the training pairs; None if these cannot be read."""
         try:
             pairs = self._pairs
         except DataError:
             return None
         if isinstance(pairs, str):
             return None
-        found = sum(item.digest in pairs.digests for item in pictures.items)
+        found = sum(item.digest in pairs.digests for item in images.items)
         return {"pictures": found, "pairs": pairs.number}
 
     def _fitted(
@@ -102,7 +102,7 @@ class References:
         name: str,
         train_ND: NDArray[np.floating],
         test_MD: NDArray[np.floating],
-        captioned: Pictures,
+        captioned: BenchmarkImages,
         seed: list[int],
     ) -> Json:
         assert not isinstance(self._pairs, str)
@@ -113,7 +113,7 @@ class References:
 
     @cached_property
     def _pairs(self) -> TrainingPairs | str:
-        """The pairs, or why there are none."""
+        """The pairs, or the reason why there are none."""
         context, pairs = self._context, TrainingPairs()
         try:
             shards = kept_shards(context.run.spec, context.storage)
@@ -153,7 +153,7 @@ class References:
 
         return read_features(self._context.storage, uri, self._label.config_sha256).features_ND.numpy()
 
-    def _described(self, captioned: Pictures) -> NDArray[np.float32]:
+    def _described(self, captioned: BenchmarkImages) -> NDArray[np.float32]:
         """Raw pixels of the benchmark's images, in its order."""
         wanted = {item.uid for item in captioned.items}
         pixels = {
@@ -163,7 +163,7 @@ class References:
         }
         return np.stack([pixels[item.uid] for item in captioned.items])
 
-    def _teacher_features(self, captioned: Pictures) -> NDArray[np.float32]:
+    def _teacher_features(self, captioned: BenchmarkImages) -> NDArray[np.float32]:
         import torch
 
         from diht_k8s.recipe.label.teacher import load_teacher
@@ -191,7 +191,7 @@ def _decoded(sample: Sample) -> Image.Image | None:
         return None
 
 
-def _batches(context: Context, captioned: Pictures) -> Iterator[list[tuple[str, Image.Image]]]:
+def _batches(context: Context, captioned: BenchmarkImages) -> Iterator[list[tuple[str, Image.Image]]]:
     wanted = {item.uid for item in captioned.items}
     batch: list[tuple[str, Image.Image]] = []
     for uri in dict.fromkeys(item.uri for item in captioned.items):

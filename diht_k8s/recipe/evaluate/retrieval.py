@@ -1,12 +1,12 @@
-"""Retrieval both ways: features of images and captions in, R@k with intervals, chance and ranks out. Pure.
+"""Retrieval both ways: R@k with intervals, chance and ranks from features of images and captions. Pure.
 
-Tie rule: where wrong items score exactly as high as the best right one, the result is the mean over all orders of the
-tied items, so a hit can be fractional. A model that gives every item the same score gets exactly chance, and nothing
-depends on the order of the gallery. Items with identical features (a caption that stands twice) are scored once, so
-that rounding cannot break their tie.
+Tie rule: if wrong items score exactly as high as the best right one, the result is the mean over all orders of the tied
+items, so a hit can be fractional. A model that gives every item the same score gets exactly chance, and nothing depends
+on the order of the gallery. Items with identical features (a repeated caption) are scored once, so rounding cannot
+break their tie.
 
-Scores are made for a block of queries at a time, so that a million images and five million captions need the memory of
-their features and no more.
+Scores are computed for one block of queries at a time, so a million images and five million captions need little more
+memory than their features.
 
 Shapes: N images, M captions, Q queries, G gallery items, U distinct gallery items, D features, K cut-offs.
 """
@@ -25,7 +25,7 @@ from diht_k8s.recipe.evaluate.bootstrap import Interval, rate_intervals
 
 CUTOFFS: Final[tuple[int, ...]] = (1, 5, 10)
 _BLOCK_SCORES: Final = 1 << 24
-"""Scores held at once (64 MiB of float32), whatever the size of the gallery."""
+"""Scores in memory at once (64 MiB of float32), for any size of the gallery."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Direction:
     recall: dict[int, float]
     """k -> R@k: share of queries with a right item among the first k."""
     interval: dict[int, Interval]
-    """k -> 95 % bootstrap interval; images are drawn again, the gallery stays."""
+    """k -> 95 % bootstrap interval; images are resampled, the gallery stays."""
     chance: dict[int, float]
-    """k -> what a random order gives."""
+    """k -> R@k of a random order."""
     ranks_Q: NDArray[np.float64]
     """mean rank of each query's best right item, 1 is the top."""
 
@@ -56,7 +56,7 @@ def retrieval(
     image_of_text_M: NDArray[np.int64],
     rng: np.random.Generator,
 ) -> Retrieval:
-    """R@1, R@5 and R@10 both ways; an image may have several captions, any of which is right.
+    """R@1, R@5 and R@10 both ways; any caption of an image is right.
 
     Args:
         image_features_ND: features of the images, unit length.
@@ -132,7 +132,7 @@ def top_items(
 
 
 def _drawn_share(right: int, wrong: int, draws: int) -> float:
-    """Chance that `draws` items out of right + wrong hold a right one."""
+    """Probability that `draws` items out of right + wrong include a right one."""
     if draws > wrong:
         return 1.0
     return 1 - comb(wrong, draws) / comb(wrong + right, draws)
@@ -144,7 +144,7 @@ def standing(
     gallery_features_GD: NDArray[np.floating],
     gallery_ids_G: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Of each query: wrong items above its best right item, wrong items tied with it, right items tied with it."""
+    """For each query: wrong items above its best right item, wrong items tied with it, right items tied with it."""
     missing = np.setdiff1d(query_ids_Q, gallery_ids_G)
     if missing.size:
         raise ValueError(f"query {missing[0]} has no right item in the gallery")
@@ -170,7 +170,7 @@ def _counted(
     first_B: NDArray[np.int64],
     last_B: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """`standing` of a block; the right items of row b are by_id_G[first_B[b] : last_B[b]]. Two passes over the scores."""
+    """`standing` of a block in two passes; the right items of row b are by_id_G[first_B[b] : last_B[b]]."""
     higher_B, tied_B, right_B = np.zeros((3, len(scores_BG)), dtype=np.int64)
     for row, scores_G in enumerate(scores_BG):
         own = scores_G[by_id_G[first_B[row] : last_B[row]]]
@@ -182,7 +182,7 @@ def _counted(
 
 
 def _distinct(features_GD: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.int64] | None]:
-    """The distinct rows, and which of them each row is; None where all differ. By digests: sorting rows would copy them."""
+    """The distinct rows and the index of each row among them (None if all differ), found by digest without a copy."""
     place: dict[bytes, int] = {}
     digests = (hashlib.blake2b(row, digest_size=16).digest() for row in np.ascontiguousarray(features_GD))
     distinct_of_G = np.fromiter((place.setdefault(digest, len(place)) for digest in digests), np.int64)

@@ -1,7 +1,7 @@
 """References on the same split: ridge regression from features of an image to the words of its caption. Pure.
 
-A model that was trained for minutes is easily above chance; the question is whether it beats a closed-form regression
-from 12 x 12 raw pixels, and how far it is from one on a strong frozen encoder.
+A model trained for minutes easily beats chance; the question is whether it beats a closed-form regression from 12 x 12
+raw pixels, and how far it falls behind one on a strong frozen encoder.
 
 Shapes: N training pairs, M test images, T test captions, D features, V words.
 """
@@ -20,10 +20,10 @@ from diht_k8s.recipe.evaluate.retrieval import Retrieval, expected_hits, retriev
 
 PIXEL_SIDE: Final = 12
 ALPHAS: Final = (1e0, 1e1, 1e2, 1e3, 1e4, 1e5)
-"""Ridge penalties, for standardised features; one is chosen on a held-out part of the training pairs."""
+"""Ridge penalties for standardised features; a held-out part of the training pairs selects one."""
 VALIDATION_PAIRS: Final = 500
 MIN_PAIRS: Final = 50
-"""Below this a regression says nothing."""
+"""A regression on fewer pairs is meaningless."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def ridge_reference(
 
 
 class _Ridge:
-    """Ridge regression without targets' mean: what is the same for every image does not tell images apart."""
+    """Ridge regression without the mean of the targets, which is the same for every image."""
 
     def __init__(self, features_ND: NDArray[np.floating], targets_NV: Any) -> None:
         self._mean_D = features_ND.mean(axis=0, dtype=np.float64)

@@ -1,9 +1,9 @@
-"""Stage 4 as a program: a model and benchmark shards in; `features/*`, `benchmarks/*.json`, `report.json` and `report.html` out.
+"""Stage 4 as a program: a model and benchmark shards to `features/*`, `benchmarks/*.json` and the report.
 
-Workers share the shards: each is encoded once, and the worker that finds all of them encoded does the rest from those files,
-so the figures do not depend on the number of workers. Each benchmark's result is written when it is there, so an interrupted
-evaluation goes on with the next one, and one that fails does not lose the others: the report is written all the same, then
-the stage ends with the first error, uncommitted.
+Workers share the shards: each shard is encoded once, and the worker that finds all of them encoded does the rest from
+those files, so the figures do not depend on the number of workers. Each benchmark's result is written as soon as it is
+ready, so an interrupted evaluation resumes with the next one. A benchmark that fails does not lose the others: the
+report is still written, then the stage ends uncommitted with the first error.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ MISSING: Final = "missing"
 
 
 def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping[str, str]]:
-    """The model, the benchmarks' shards and class names, and the stages that the report tells of.
+    """The model, the benchmarks' shards and class names, and the stages that the report shows.
 
     Raises:
-        UserError: the model is not there. (Shards that are not there fail their benchmark only, when it runs.)
+        UserError: the model does not exist. (Missing shards fail only their benchmark, when it runs.)
     """
     evaluate, layout = _evaluate(run), Layout(run.spec.data.output)
     if evaluate.model is None:
@@ -52,7 +52,7 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
 
 
 def execute(context: Context) -> Outcome | None:
-    """Encode this worker's shards; where all are encoded, run what has no result yet and write the report."""
+    """Encode this worker's shards; once all are encoded, run the benchmarks without a result and write the report."""
     from diht_k8s.recipe.report import write_report
 
     session = Session(context)
@@ -79,7 +79,7 @@ def execute(context: Context) -> Outcome | None:
 
 
 class Session:
-    """What the benchmarks share: the model, encoded shards, the references' training pairs; each made when first needed."""
+    """What the benchmarks share: model, encoded shards and the references' training pairs, each loaded on first use."""
 
     def __init__(self, context: Context) -> None:
         from diht_k8s.recipe.evaluate.references import References
@@ -98,10 +98,10 @@ class Session:
         }
         """shard -> file of its features, and their key."""
         self._encoded = set[str]()
-        """shards whose features were found whole or made here: they are read again only to be used."""
+        """shards whose features were found complete or written here; they are read again only for use."""
 
     def encode(self, worker: int, workers: int) -> None:
-        """Encode the shards of one worker that are not yet; every workers-th is its own."""
+        """Encode the remaining shards of one worker, which owns every `workers`-th shard."""
         from diht_k8s.recipe.evaluate.benchmark_data import encode_shard
         from diht_k8s.recipe.evaluate.feature_files import write_features
 
@@ -110,7 +110,7 @@ class Session:
         if not open_shards:
             return
         loaded = self.model()
-        context.progress.start("pictures", 0)
+        context.progress.start("images", 0)
 
         def advance(count: int) -> None:
             nonlocal done
@@ -141,12 +141,12 @@ class Session:
         return read_features(self._context.storage, *self._files[uri])
 
     def _features_key(self, uri: str) -> str:
-        """What a shard's features depend on."""
+        """Digest of everything that a shard's features depend on."""
         version = STAGE_VERSIONS[Stage.EVALUATE]
         return sha256_of([self._model_key, uri, self._context.storage.identity(uri), version])
 
     def result(self, number: int, benchmark: Benchmark) -> Json:
-        """The result of a benchmark: as written by an earlier attempt, or new.
+        """The result of a benchmark, read from an earlier attempt or computed.
 
         Raises:
             DataError: the benchmark's data cannot be used.
@@ -163,7 +163,7 @@ class Session:
         return found
 
     def _model_card(self) -> Json:
-        """What was evaluated, for the report."""
+        """The evaluated model, for the report."""
         source, loaded = _evaluate(self._context.run).model, self.model()
         return {
             "source": source or "trained by this run",
@@ -182,28 +182,28 @@ class Session:
         context, seed = self._context, [self._context.run.spec.seed, number]
         templates = benchmark_data.templates_of(benchmark)
         names = benchmark_data.class_names(context.storage, benchmark)
-        pictures = self._pictures(benchmark)
+        images = self._images(benchmark)
         if benchmark.type == "Classification":
             few_shot = _evaluate(context.run).few_shot
-            result = tasks.classify(pictures, names, templates, self.model(), few_shot, seed)
+            result = tasks.classify(images, names, templates, self.model(), few_shot, seed)
             shown: list[str] = []
         elif benchmark.type == "AnswerRanking":
-            result = rank_answers(pictures, names, templates, self.model(), seed)
+            result = rank_answers(images, names, templates, self.model(), seed)
             shown = [mistake["picture"] for mistake in result["mistakes"]]
         else:
-            result = tasks.retrieve(pictures, templates, self.model(), seed)
-            result |= self._references.of(pictures, seed)
-            shown = tasks.shown_pictures(result)
-        result.setdefault("seen", self._references.seen(pictures))
-        item_of = {item.uid: item for item in pictures.items}
+            result = tasks.retrieve(images, templates, self.model(), seed)
+            result |= self._references.of(images, seed)
+            shown = tasks.shown_images(result)
+        result.setdefault("seen", self._references.seen(images))
+        item_of = {item.uid: item for item in images.items}
         wanted = [(Shard(benchmark.name, item_of[uid].uri, benchmark.name), uid) for uid in shown]
         result["thumbnails"] = thumbnails.thumbnails(context.storage, wanted)
         result["own_captions"] = {uid: next(iter(item_of[uid].captions), "") for uid in shown}
-        result["bad"] = dict(sorted(pictures.bad.items()))
+        result["bad"] = dict(sorted(images.bad.items()))
         result["model"] = self._model_card()
         return result
 
-    def _pictures(self, benchmark: Benchmark) -> Any:
+    def _images(self, benchmark: Benchmark) -> Any:
         from diht_k8s.recipe.evaluate.benchmark_data import joined
 
         parts: list[Any] = []
@@ -212,9 +212,9 @@ class Session:
             if isinstance(found, DataError):
                 raise found
             parts.append(found)
-        pictures = joined(parts)
-        _check_bad(benchmark, len(pictures.items), pictures.bad)
-        return pictures
+        images = joined(parts)
+        _check_bad(benchmark, len(images.items), images.bad)
+        return images
 
     def model(self) -> Any:
         """The model, loaded once."""
@@ -233,7 +233,7 @@ def _evaluate(run: DihtRun) -> Evaluate:
 
 
 def _shards(storage: Storage, benchmark: Benchmark) -> list[str]:
-    """The shards of a benchmark, [] where they are not there: it fails when it runs, and the others go on."""
+    """The shards of a benchmark; [] if they do not exist: it fails when it runs, and the others continue."""
     try:
         return storage.expand(benchmark.shards)
     except UserError:
@@ -253,7 +253,7 @@ def _header(context: Context) -> Json:
 
 
 def _check_bad(benchmark: Benchmark, good: int, bad: Counter[str]) -> None:
-    """A benchmark is small and chosen by hand: what cannot be read is told, and nothing readable is an error.
+    """Unreadable images are reported with the result; a benchmark without a readable image is an error.
 
     Raises:
         DataError: no image can be used.

@@ -1,4 +1,4 @@
-"""One benchmark on one model: encoded images in, the benchmark's part of `report.json` out (plain JSON values).
+"""One benchmark on one model: from encoded images to the benchmark's part of `report.json` (plain JSON values).
 
 Shapes: N images, M captions, C classes, T templates, D features.
 """
@@ -14,8 +14,8 @@ from threadpoolctl import threadpool_limits
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.evaluate import FewShot
-from diht_k8s.recipe.evaluate.benchmark_data import Pictures
-from diht_k8s.recipe.evaluate.classification import by_group, class_embeddings, classification, fill, prompts
+from diht_k8s.recipe.evaluate.benchmark_data import BenchmarkImages
+from diht_k8s.recipe.evaluate.classification import Group, by_group, class_embeddings, classification, fill, prompts
 from diht_k8s.recipe.evaluate.features import encode_texts
 from diht_k8s.recipe.evaluate.few_shot import FewShotCurve, few_shot_curve
 from diht_k8s.recipe.evaluate.models.loading import LoadedModel
@@ -25,7 +25,7 @@ EXAMPLES: Final = 4
 """Best and worst queries shown of each direction."""
 SHOWN_ITEMS: Final = 5
 MAX_CANDIDATES: Final = 512
-"""The best queries are looked for among so many of rank 1."""
+"""Queries of rank 1 among which the best are selected."""
 MAX_CONFUSION_CLASSES: Final = 60
 SHOWN_CONFUSIONS: Final = 12
 
@@ -33,19 +33,19 @@ Json = dict[str, Any]
 
 
 def classify(
-    pictures: Pictures,
+    images: BenchmarkImages,
     names: Sequence[str],
     templates: Sequence[str],
     loaded: LoadedModel,
     few_shot: FewShot | None,
     seed: Sequence[int],
 ) -> Json:
-    """Zero-shot classification, and the few-shot probe where it is wanted.
+    """Zero-shot classification, and the few-shot probe if it is configured.
 
     Raises:
         DataError: no image has a class, or a class has no name.
     """
-    labelled = pictures.chosen(lambda item: item.label is not None)
+    labelled = images.chosen(lambda item: item.label is not None)
     if not labelled.items:
         raise DataError("no image has a class: add a .cls member, or `cls` to the .json")
     labels_N = np.array([item.label for item in labelled.items])
@@ -56,7 +56,7 @@ def classify(
     figures = classification(scores_NC, labels_N, np.random.default_rng(seed))
     result: Json = {
         "pictures": len(labels_N),
-        "without_class": len(pictures.items) - len(labels_N),
+        "without_class": len(images.items) - len(labels_N),
         "classes": list(names),
         "class_pictures": np.bincount(labels_N, minlength=len(names)).tolist(),
         "templates": list(templates),
@@ -69,7 +69,7 @@ def classify(
         "chance": figures.chance,
         "per_class": figures.per_class,
         "macro_f1": figures.macro_f1,
-        "groups": [asdict(group) for group in by_group(figures.hits_2N, [item.group for item in labelled.items])],
+        "groups": _groups(by_group(figures.hits_2N, [item.group for item in labelled.items])),
         "confusion": figures.confusion_CC.tolist() if len(names) <= MAX_CONFUSION_CLASSES else None,
         "confused": _confused(figures.confusion_CC, names),
     }
@@ -82,13 +82,13 @@ def classify(
     return result
 
 
-def retrieve(pictures: Pictures, templates: Sequence[str], loaded: LoadedModel, seed: Sequence[int]) -> Json:
+def retrieve(images: BenchmarkImages, templates: Sequence[str], loaded: LoadedModel, seed: Sequence[int]) -> Json:
     """Retrieval both ways, with the best and the worst queries.
 
     Raises:
         DataError: no image has a caption.
     """
-    captioned = pictures.chosen(lambda item: bool(item.captions))
+    captioned = images.chosen(lambda item: bool(item.captions))
     captions = [caption for item in captioned.items for caption in item.captions]
     if not captions:
         raise DataError("no image has a caption: add a .txt member, or `caption` to the .json")
@@ -106,7 +106,7 @@ def retrieve(pictures: Pictures, templates: Sequence[str], loaded: LoadedModel, 
     return {
         "pictures": len(uids),
         "captions": len(captions),
-        "without_caption": len(pictures.items) - len(uids),
+        "without_caption": len(images.items) - len(uids),
         "templates": list(templates),
         "text_to_image": direction_json(figures.text_to_image),
         "image_to_text": direction_json(figures.image_to_text),
@@ -119,7 +119,7 @@ def retrieve(pictures: Pictures, templates: Sequence[str], loaded: LoadedModel, 
     }
 
 
-def shown_pictures(result: Json) -> list[str]:
+def shown_images(result: Json) -> list[str]:
     """Uids of the images that the examples of a retrieval result show."""
     uids: list[str] = []
     for chosen in result["examples"]["text_to_image"].values():
@@ -131,13 +131,13 @@ def shown_pictures(result: Json) -> list[str]:
     return list(dict.fromkeys(uids))
 
 
-def image_of_text(captioned: Pictures) -> np.ndarray:
+def image_of_text(captioned: BenchmarkImages) -> np.ndarray:
     """[M] index of the image of each caption."""
     return np.repeat(np.arange(len(captioned.items)), [len(item.captions) for item in captioned.items])
 
 
 def direction_json(figures: Direction) -> Json:
-    """One direction as plain values, cut-offs as strings as JSON wants them."""
+    """One direction as plain values; cut-offs are strings, as JSON keys must be."""
     return {
         "recall": {str(k): value for k, value in figures.recall.items()},
         "interval": {str(k): list(value) for k, value in figures.interval.items()},
@@ -154,7 +154,7 @@ def _examples(
     gallery_GD: np.ndarray,
     gallery_ids_G: np.ndarray,
 ) -> Json:
-    """The clearest hits and the deepest misses: query, rank and the first items with their scores."""
+    """The hits with the largest margins and the misses with the worst ranks: query, rank, first items and scores."""
     first = np.flatnonzero(figures.ranks_Q == 1)[:MAX_CANDIDATES]
     margins = np.zeros(0)
     if first.size and len(gallery_GD) > 1:
@@ -204,7 +204,7 @@ def _named(examples: Json, *, queries: Sequence[str], query_images: Sequence[str
 
 
 def _confused(confusion_CC: np.ndarray, names: Sequence[str]) -> list[Json]:
-    """The commonest mistakes."""
+    """The most common mistakes."""
     wrong = confusion_CC * (1 - np.eye(len(names), dtype=np.int64))
     order = np.argsort(-wrong, axis=None, kind="stable")[:SHOWN_CONFUSIONS]
     pairs = [divmod(int(cell), len(names)) for cell in order]
@@ -213,6 +213,10 @@ def _confused(confusion_CC: np.ndarray, names: Sequence[str]) -> list[Json]:
         for true, named in pairs
         if wrong[true, named]
     ]
+
+
+def _groups(groups: Sequence[Group]) -> list[Json]:
+    return [{"name": group.name, "pictures": group.images, "top1": group.top1, "top5": group.top5} for group in groups]
 
 
 def _few_shot(curve: FewShotCurve) -> Json:
@@ -230,5 +234,5 @@ def _few_shot(curve: FewShotCurve) -> Json:
         "points": points,
         "draws": [asdict(draw) for draw in curve.draws],
         "skipped": [{"shots": shots, "why": why} for shots, why in curve.skipped.items()],
-        "test_pictures": curve.test_pictures,
+        "test_pictures": curve.test_images,
     }

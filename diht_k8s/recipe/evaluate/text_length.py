@@ -1,7 +1,7 @@
 """Texts without the padding that their features do not depend on.
 
-CLIP's text tower looks back only, and its feature stands at the end token: what follows changes nothing. Prompts fill 10 of 77
-places, so leaving out the rest saves most of the tower's work; features differ by rounding alone (below 1e-6).
+CLIP's text tower is causal, and its feature is that of the end token, so later tokens change nothing. Prompts fill 10
+of 77 places, so leaving out the rest saves most of the tower's work; features differ only by rounding (below 1e-6).
 
 Shapes: B batch, L places (77), S places that are used, T texts, D features.
 """
@@ -17,10 +17,10 @@ from torch import Tensor
 
 
 def used_places(model: Any, tokens_TL: Tensor) -> NDArray[np.int64]:
-    """[T] places up to each text's end token; L of all texts where the tower is of another kind."""
+    """[T] places up to each text's end token; L for all texts if the tower is of another kind."""
     import open_clip
 
-    # not of subclasses: what they do with their tokens is theirs
+    # not subclasses, which may use their tokens differently
     if type(model) is not open_clip.CLIP or model.attn_mask is None:
         return np.full(len(tokens_TL), tokens_TL.shape[1])
     if model.text_pool_type == "argmax":
@@ -31,7 +31,7 @@ def used_places(model: Any, tokens_TL: Tensor) -> NDArray[np.int64]:
 
 
 def encode_places(model: Any, tokens_BL: Tensor, places: int) -> Tensor:
-    """[B, D] unit features of texts, of which none uses more than `places`."""
+    """[B, D] unit features of texts that use at most `places` places."""
     if places == tokens_BL.shape[1]:
         return model.encode_text(tokens_BL, normalize=True)
     shorter = {

@@ -8,11 +8,11 @@ Shapes: N images of a shard, B of a batch, D features.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
@@ -26,11 +26,11 @@ from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.label.teacher import Teacher
 from diht_k8s.recipe.shards.images import BadImageError, decode
 from diht_k8s.recipe.shards.pairs import read_pairs
+from diht_k8s.recipe.shards.prefetch import prefetch
 from diht_k8s.recipe.shards.samples import Sample
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
 
-MAX_DECODERS: Final = 16
 SHOWN_UIDS: Final = 5
 
 
@@ -81,14 +81,14 @@ def extract(
     problems: list[str | None] = []
     for batch in _decoded_batches(teacher, samples):
         features_BD = torch.zeros(len(batch), teacher.dimension)
-        usable = [number for number, (_, image, _) in enumerate(batch) if image is not None]
+        usable = [number for number, (_, (image, _)) in enumerate(batch) if image is not None]
         if usable:
-            images_B3HW = torch.stack([image for _, image, _ in batch if image is not None])
+            images_B3HW = torch.stack([image for _, (image, _) in batch if image is not None])
             features_BD[usable] = teacher.features(images_B3HW)
         rows.append(features_BD.half())
-        uids += [sample.uid for sample, _, _ in batch]
-        groups += [hash64(group_of(sample)) for sample, _, _ in batch]
-        problems += [problem for _, _, problem in batch]
+        uids += [sample.uid for sample, _ in batch]
+        groups += [hash64(group_of(sample)) for sample, _ in batch]
+        problems += [problem for _, (_, problem) in batch]
         on_pictures(len(uids))
     features_ND = torch.cat(rows)
     _check_finite(features_ND, uids, where)
@@ -101,26 +101,25 @@ def extract(
     )
 
 
-Decoded = tuple[Sample, Tensor | None, str | None]
+Decoded = tuple[Tensor | None, str | None]
+"""The image as the teacher takes it, or why it cannot be used."""
 
 
-def _decoded_batches(teacher: Teacher, samples: Iterable[Sample]) -> Iterator[list[Decoded]]:
+def _decoded_batches(teacher: Teacher, samples: Iterable[Sample]) -> Iterator[list[tuple[Sample, Decoded]]]:
     """Batches of decoded images; the next batch is decoded while the caller works on this one."""
 
     def prepare(sample: Sample) -> Decoded:
         try:
             if sample.problem is not None:
-                return sample, None, sample.problem
-            return sample, teacher.preprocess(decode(sample.image)), None
+                return None, sample.problem
+            return teacher.preprocess(decode(sample.image)), None
         except BadImageError as error:
-            return sample, None, error.reason
+            return None, error.reason
 
-    source, size = iter(samples), teacher.batch_size
-    with ThreadPoolExecutor(max_workers=min(MAX_DECODERS, torch.get_num_threads())) as pool:
-        following = [pool.submit(prepare, sample) for sample in islice(source, size)]
-        while following:
-            current, following = following, [pool.submit(prepare, sample) for sample in islice(source, size)]
-            yield [future.result() for future in current]
+    size, threads = teacher.batch_size, torch.get_num_threads()
+    with contextlib.closing(prefetch(samples, prepare, ahead=size + 1, threads=threads)) as decoded:
+        while batch := list(islice(decoded, size)):
+            yield batch
 
 
 def _check_finite(features_ND: Tensor, uids: list[str], where: str) -> None:

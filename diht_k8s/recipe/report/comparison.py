@@ -1,4 +1,4 @@
-"""Runs side by side: several `report.json` in, one page and one table out. Runs that differ in nothing but the seed are one column. Pure."""
+"""Compares runs: a page and a table from several `report.json`. Runs that differ only in seed share a column. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Json = dict[str, Any]
 
 
 def comparison(reports: Sequence[Mapping[str, Any]]) -> Json:
-    """Columns (runs of one configuration), rows (figures) and what differs from the first column.
+    """Columns (runs of one configuration), rows (figures) and differences from the first column.
 
     Args:
         reports: contents of `report.json`, in order.
@@ -43,7 +43,7 @@ def comparison(reports: Sequence[Mapping[str, Any]]) -> Json:
 
 
 def comparison_page(compared: Mapping[str, Any]) -> str:
-    """The page: one file, no script."""
+    """The page: one file without a script."""
     return environment().get_template("comparison.html.jinja").render(**compared)
 
 
@@ -60,7 +60,7 @@ def comparison_text(compared: Mapping[str, Any]) -> str:
 
 
 def _configuration(report: Mapping[str, Any]) -> Json:
-    """What the runs are compared by: all but name, seed and place."""
+    """The configuration without name, seed and location of the output."""
     spec = deepcopy(report["config"]["spec"])
     spec.pop("seed", None)
     spec.get("data", {}).pop("output", None)
@@ -74,7 +74,7 @@ def _column(group: Sequence[Mapping[str, Any]]) -> Json:
 
 
 def _figures(report: Mapping[str, Any]) -> list[tuple[tuple[str, str], float, bool]]:
-    """((what, figure), value, whether it is a share) of one run."""
+    """((stage or benchmark, figure), value, whether it is a share) of one run."""
     found: list[tuple[tuple[str, str], float, bool]] = []
     if report["funnel"]:
         found.append((("filter", "pairs kept"), report["funnel"][-1]["samples"], False))
@@ -89,7 +89,7 @@ def _figures(report: Mapping[str, Any]) -> list[tuple[tuple[str, str], float, bo
 
 
 def _cell(values: Sequence[float]) -> Json:
-    """Mean over the seeds, and their standard deviation where there are several."""
+    """Mean over the seeds, and their standard deviation if there are several."""
     return {
         "mean": mean(values) if values else None,
         "deviation": stdev(values) if len(values) > 1 else None,

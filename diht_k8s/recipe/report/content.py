@@ -1,4 +1,4 @@
-"""`report.json` from results and evidence: one document that says what was run, what came out and what is missing. Pure."""
+"""`report.json` from results and evidence: what was run, its results and what is missing. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diht_k8s.recipe.report.notes import notes
 IMAGE_KEYS: Final = ("thumbnails",)
 MISSING_TEXTS: Final = {
     "absent": "This run has no {stage} stage.",
-    "not committed": "The {stage} stage of this run has not been committed: what it left is not shown.",
+    "not committed": "The {stage} stage of this run has not been committed: its output is not shown.",
 }
 
 Json = dict[str, Any]
@@ -23,11 +23,11 @@ Json = dict[str, Any]
 def report_content(
     run: DihtRun, config: Mapping[str, Any], results: Sequence[Mapping[str, Any]], evidence: Mapping[str, Any]
 ) -> Json:
-    """The document, images included.
+    """The document, with images.
 
     Args:
         run: the run.
-        config: what the evaluation's `config_sha256` covers.
+        config: the document that the evaluation's `config_sha256` covers.
         results: one per benchmark, in order; a failed one has `error`.
         evidence: see `report.evidence.gather`.
     """
@@ -62,15 +62,15 @@ def report_content(
 _HEADER_KEYS: Final = ("schema_version", "config_sha256", "inputs", "model")
 
 
-def without_pictures(value: Any) -> Any:
-    """The same document for programs: no data URIs."""
+def without_images(value: Any) -> Any:
+    """The same document for programs, without data URIs."""
     if isinstance(value, Mapping):
-        return {key: without_pictures(item) for key, item in value.items() if key not in IMAGE_KEYS}
-    return [without_pictures(item) for item in value] if isinstance(value, list) else value
+        return {key: without_images(item) for key, item in value.items() if key not in IMAGE_KEYS}
+    return [without_images(item) for item in value] if isinstance(value, list) else value
 
 
 def _funnel(part: Mapping[str, Any]) -> list[Json]:
-    """Samples left after each step, as the filter reports them; from its counts where it has no report."""
+    """Samples left after each step, from the filter's report or else from its counts."""
     if part["state"] != "committed":
         return []
     if part["report"].get("funnel"):
@@ -85,7 +85,7 @@ def _funnel(part: Mapping[str, Any]) -> list[Json]:
 
 
 def _cost(run: DihtRun, evidence: Mapping[str, Any]) -> list[Json]:
-    """Samples, seconds and process-hours of each stage, None where its marker does not say."""
+    """Samples, seconds and process-hours of each stage; None if its marker has no value."""
     rows: list[Json] = []
     for stage in (Stage.FILTER, Stage.LABEL, Stage.TRAIN):
         summary = evidence[stage.value].get("summary")

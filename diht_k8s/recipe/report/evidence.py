@@ -1,6 +1,6 @@
-"""What the other stages left, read for the report: markers, the filter's and the label stage's reports, training metrics, images.
+"""Reads the other stages' output for the report: markers, reports, training metrics and images.
 
-A stage may be left out of the run or not be committed; its part then says so and holds nothing else.
+A stage may be absent from the run or not committed; its part then holds only this state.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from diht_k8s.recipe.shards.thumbnails import thumbnails
 
 EXAMPLES_PER_REASON: Final = 6
 CARD_PAIRS: Final = 10_000
-"""Pairs that the data card looks at."""
+"""Pairs that the data card covers."""
 CARD_VALUES: Final = 8
 LICENCE_KEYS: Final = ("licence", "license", "LICENSE")
 PACKAGES: Final = ("diht-k8s", "torch", "open_clip_torch", "numpy", "scikit-learn", "pillow")
@@ -36,7 +36,7 @@ Json = dict[str, Any]
 
 
 def gather(context: Context) -> Json:
-    """All of it: `filter`, `label`, `train` (each with a `state`), and the versions of the programs."""
+    """`filter`, `label`, `train` (each with a `state`), the data card and the versions of the packages."""
     return {
         "filter": _filter(context),
         "label": _label(context),
@@ -97,7 +97,7 @@ def _train(context: Context) -> Json:
 
 
 def _data_card(context: Context) -> Json:
-    """What the first training pairs say of their licence, origin and date."""
+    """Licences, origins and dates of the first training pairs."""
     licences, origins, dates, pairs = Counter[str](), Counter[str](), set[str](), 0
     try:
         shards = kept_shards(context.run.spec, context.storage)
@@ -117,7 +117,7 @@ def _data_card(context: Context) -> Json:
 
 
 def _samples(context: Context, shards: Sequence[Shard]) -> Iterator[Sample]:
-    """Samples of all shards, up to the first that is damaged: a card is no place to fail."""
+    """Samples of all shards up to the first damaged one, which must not fail the report."""
     with contextlib.suppress(DataError, UserError):
         for shard in shards:
             yield from read_pairs(context.storage, shard)
@@ -129,6 +129,6 @@ def _texts(meta: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
 
 
 def _document(context: Context, stage: Stage) -> Json:
-    """A stage's `report.json`, {} where it has none."""
+    """A stage's `report.json`, {} if it has none."""
     uri = context.layout.report(stage)
     return json.loads(context.storage.read_bytes(uri)) if context.storage.exists(uri) else {}

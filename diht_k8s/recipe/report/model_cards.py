@@ -1,4 +1,4 @@
-"""Data card and model card: what a colleague must know before using the data or the model, from what the run recorded. Pure."""
+"""Data card and model card: what to know before using the data or the model, from the run's records. Pure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def data_card(content: Mapping[str, Any]) -> list[Row]:
     bad = content["filter"].get("summary", {}).get("counts", {}).get("bad", {})
     rows.append(("Unusable pairs", _counted(bad) or "none counted"))
     rows.append(
-        ("Known faults", "captions are as found: alternative texts may be wrong, cut off, or about something not shown")
+        (
+            "Known faults",
+            "captions are unchanged: alternative texts may be wrong, cut off, or about something not shown",
+        )
     )
     return rows
 
@@ -45,20 +48,23 @@ def model_card(content: Mapping[str, Any]) -> list[Row]:
         if summary:
             rows.append(("Seen", f"{summary['samples']:,} samples in {summary['steps']:,} steps"))
     rows += [
-        ("Made for", "research on filtering and pre-training; zero-shot classification, retrieval, frozen features"),
-        ("Not for", "decisions about people; nothing here measures bias, safety or how it fails on other data"),
-        ("Licence", f"{NOT_RECORDED}: that of the training images and captions bears on it"),
+        (
+            "Intended use",
+            "research on filtering and pre-training; zero-shot classification, retrieval, frozen features",
+        ),
+        ("Out of scope", "decisions about people; nothing here measures bias, safety or failures on other data"),
+        ("Licence", f"{NOT_RECORDED}: depends on the training images and captions"),
         ("Known faults", "; ".join(_faults(content)) or "see the notes at the top"),
     ]
     return rows
 
 
 def _faults(content: Mapping[str, Any]) -> list[str]:
-    """Benchmarks at which the model does no better than guessing, or than a constant answer."""
+    """Benchmarks on which the model is no better than guessing or a constant answer."""
     done = [r for r in content["benchmarks"] if r["type"] == "Classification" and "error" not in r]
     texts = {
         "not clearly better than guessing on": [r["name"] for r in done if r["balanced_interval"][0] <= r["chance"]],
-        "top-1 below always naming the commonest class on": [r["name"] for r in done if r["top1"] < r["majority"]],
+        "top-1 below that of the most common class on": [r["name"] for r in done if r["top1"] < r["majority"]],
     }
     return [f"{text} {', '.join(names)}" for text, names in texts.items() if names]
 

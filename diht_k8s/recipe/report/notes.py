@@ -1,4 +1,4 @@
-"""What the figures say and what they do not, in sentences made from the figures themselves. Pure."""
+"""What the figures say and what they do not, in sentences built from the figures. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Final
 
 SMALL_PAIRS: Final = 1_000_000
 MANY: Final = 4
-"""Of more benchmarks than this, each is folded on the page, and its notes stand with it."""
+"""With more benchmarks than this, the page folds each of them together with its notes."""
 DIRECTIONS: Final = {"text_to_image": "caption to image", "image_to_text": "image to caption"}
 
 Json = Mapping[str, Any]
@@ -19,7 +19,7 @@ def first(content: Json, kind: str) -> dict[str, Any] | None:
 
 
 def percent(value: float) -> str:
-    """A share as a person reads it; small ones keep a decimal."""
+    """A share in percent with one decimal."""
     return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
 
 
@@ -35,21 +35,21 @@ def lede(content: Json) -> str:
         )
     if (benchmark := first(content, "Classification")) is not None:
         parts.append(
-            f"Without training on classes it names {percent(benchmark['balanced'])} of {len(benchmark['classes'])} classes "
-            f"right on average; guessing gives {percent(benchmark['chance'])}."
+            f"Zero-shot, its mean accuracy over {len(benchmark['classes'])} classes is "
+            f"{percent(benchmark['balanced'])}; guessing gives {percent(benchmark['chance'])}."
         )
     return " ".join(parts) or "No benchmark of this run has a result."
 
 
 def notes(content: Json) -> list[str]:
-    """Everything that a careful reader should know before quoting a figure."""
+    """What a careful reader should know before quoting a figure."""
     done = [benchmark for benchmark in content["benchmarks"] if "error" not in benchmark]
     own = [note for benchmark in done for note in benchmark_notes(benchmark)]
     return [*_size_notes(content), *_failures(content), *own, *_run_notes(content)]
 
 
 def page_notes(content: Json) -> list[str]:
-    """The same for the top of a page: of many benchmarks what concerns them all, since each has its own notes beside its figures."""
+    """Notes for the top of the page; with many benchmarks, without the notes of each benchmark."""
     done = [benchmark for benchmark in content["benchmarks"] if "error" not in benchmark]
     if len(content["benchmarks"]) <= MANY:
         return notes(content)
@@ -62,7 +62,7 @@ def _failures(content: Json) -> list[str]:
 
 
 def _seen_in_all(benchmarks: list[dict[str, Any]]) -> list[str]:
-    """Which of many benchmarks have images that were trained on."""
+    """Which of many benchmarks contain training images."""
     compared = [benchmark for benchmark in benchmarks if benchmark.get("seen") is not None]
     if not compared:
         return []
@@ -73,18 +73,19 @@ def _seen_in_all(benchmarks: list[dict[str, Any]]) -> list[str]:
     ]
     found = ", ".join(shares) if shares else "none"
     return [
-        f"Benchmarks with images that stand byte for byte among the training pairs, of {len(compared)} that were compared: {found}."
+        "Benchmarks with images that stand byte for byte among the training pairs, "
+        f"of {len(compared)} that were compared: {found}."
     ]
 
 
 def _run_notes(content: Json) -> list[str]:
-    """On the filter, the model and the stages that are missing."""
+    """Notes on the filter, the model and missing stages."""
     found: list[str] = []
     if content["filter"]["state"] == "committed":
         found.append(
-            "This report does not show whether the filter helps: that takes a second run without it, or with a random subset "
-            "of equal size. On small, clean sets it usually does not, because it takes away pairs that a small model can "
-            "still learn from; it is made for web images, for junk captions and for images that show their own caption."
+            "This report does not show whether the filter helps: that takes a second run without it, or with a random "
+            "subset of equal size. On small, clean sets it usually does not, because it removes pairs that a small "
+            "model can still learn from; it is made for web images, junk captions and images of their own caption."
         )
     if (model := content["model"]) is not None and not model["trained"]:
         found.append(f"The model {model['name']} has random weights: its figures are those of an untrained network.")
@@ -104,7 +105,7 @@ def _size_notes(content: Json) -> list[str]:
 
 
 def benchmark_notes(benchmark: Json) -> list[str]:
-    """On one benchmark that has a result."""
+    """Notes on one benchmark with a result."""
     found: list[str] = []
     for key, direction in DIRECTIONS.items():
         if key in benchmark and (pixels := _pixels(benchmark, key)) is not None:
@@ -112,8 +113,8 @@ def benchmark_notes(benchmark: Json) -> list[str]:
             relation = "above" if low > pixels else "below" if high < pixels else "not clearly different from"
             found.append(
                 f"{benchmark['name']}, {direction}: the model is {relation} the ridge on raw pixels "
-                f"(R@5 {percent(benchmark[key]['recall']['5'])}, 95\N{NO-BREAK SPACE}% interval {percent(low)} to {percent(high)}, "
-                f"against {percent(pixels)})."
+                f"(R@5 {percent(benchmark[key]['recall']['5'])}, 95\N{NO-BREAK SPACE}% interval {percent(low)} "
+                f"to {percent(high)}, against {percent(pixels)})."
             )
     if (seen := benchmark.get("seen")) is not None:
         found.append(
@@ -125,8 +126,9 @@ def benchmark_notes(benchmark: Json) -> list[str]:
         found.append(f"{benchmark['name']}: {bad:,} images could not be read and do not count.")
     if "classes" in benchmark:
         found.append(
-            f"{benchmark['name']}: always naming the commonest class would be right for {percent(benchmark['majority'])} of the "
-            f"images, so look at the balanced accuracy ({percent(benchmark['balanced'])}), not at top-1 ({percent(benchmark['top1'])})."
+            f"{benchmark['name']}: always predicting the most common class would be right for "
+            f"{percent(benchmark['majority'])} of the images, so look at the balanced accuracy "
+            f"({percent(benchmark['balanced'])}), not at top-1 ({percent(benchmark['top1'])})."
         )
     for skipped in benchmark.get("few_shot", {}).get("skipped", []):
         found.append(f"{benchmark['name']}: {skipped['shots']} shots were left out: {skipped['why']}.")

@@ -1,4 +1,4 @@
-"""All benchmarks of a report at a glance, and beside them what others published for the same ones. Pure, but for a packaged file."""
+"""All benchmarks of a report at a glance, beside published figures. Pure except for a packaged file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TYPE_NAMES: Final = {"Classification": "classification", "Retrieval": "retrieval
 
 
 def headlines(result: Mapping[str, Any]) -> list[Json]:
-    """The headline figures of a benchmark: what is measured, value, interval, and the figure of guessing; [] if it failed."""
+    """The headline figures of a benchmark: metric, value, interval and the figure of guessing; [] if it failed."""
     if "error" in result:
         return []
     if result["type"] == "Retrieval":
@@ -36,7 +36,7 @@ def headlines(result: Mapping[str, Any]) -> list[Json]:
 
 
 def overview(content: Mapping[str, Any]) -> list[Json]:
-    """A row for each headline figure; a benchmark that failed has one row that says so."""
+    """A row for each headline figure; a failed benchmark has one row with its error."""
     rows: list[Json] = []
     for number, result in enumerate(content["benchmarks"], start=1):
         head = {"number": number, "name": result["name"], "type": TYPE_NAMES[result["type"]]}
@@ -46,7 +46,7 @@ def overview(content: Mapping[str, Any]) -> list[Json]:
 
 
 def published(content: Mapping[str, Any]) -> Json | None:
-    """Published figures for those of the run's benchmarks that have any, ours as the first row; None where none has."""
+    """Published figures for the run's benchmarks, ours in the first row; None if there are none."""
     table = _published()
     own = _own_figures(content)
     columns = [index for index, name in enumerate(table["columns"]) if name in own]

@@ -1,22 +1,14 @@
-"""`report.html` from the report's content: one file, nothing loaded from anywhere. Captions and names are escaped.
+"""`report.html` from the report's content: one file that loads nothing. Captions and names are escaped.
 
-Its only script makes the curves interactive (uPlot and `charts.js`). The page allows that script by its digest and no
-other, so that nothing in a stranger's caption could ever run.
+The page has no script, and its Content Security Policy allows none, so that nothing in a stranger's caption can run.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from functools import cache
-from importlib import resources
-from importlib.metadata import distribution
-from pathlib import Path
 from typing import Any, Final
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
 
 from diht_k8s.recipe.report import sections
 from diht_k8s.recipe.report.model_cards import data_card, model_card
@@ -24,26 +16,24 @@ from diht_k8s.recipe.report.notes import MANY, benchmark_notes, lede, page_notes
 from diht_k8s.recipe.report.overview import TYPE_NAMES, overview, published
 
 MAX_BYTES: Final = 5 << 20
-PLOTTER: Final = "uplot-python"
-"""The package that carries uPlot (MIT licence): canvas charts with a cursor and zoom. It is not imported, only its files are read."""
 
 
 def render(content: dict[str, Any]) -> str:
-    """The page, at most `MAX_BYTES`: where it would be larger, the benchmarks lose their images, the last one first.
+    """The page, at most `MAX_BYTES`: if it would be larger, benchmarks lose their images, the last one first.
 
     Args:
-        content: see `report.content.report_content`, images included.
+        content: see `report.content.report_content`, with images.
     """
     template = environment().get_template("page.html.jinja")
     kept = len(content["benchmarks"])
     while len((page := template.render(**_values(content, kept))).encode()) > MAX_BYTES and kept:
         kept -= 1
-    assert len(page.encode()) <= MAX_BYTES, "what is left are figures and a few images"
+    assert len(page.encode()) <= MAX_BYTES, "only figures and a few images are left"
     return page
 
 
 def environment() -> Environment:
-    """The templates, with everything that is text escaped."""
+    """The templates, with autoescaping of all text."""
     templates = Environment(
         loader=PackageLoader("diht_k8s.recipe.report", "templates"),
         autoescape=select_autoescape(default=True, default_for_string=True),
@@ -60,27 +50,14 @@ def environment() -> Environment:
     return templates
 
 
-@cache
-def plotter() -> dict[str, Markup]:
-    """The page's style sheet and script of charts, and the digest by which the page allows the script."""
-    library = Path(str(distribution(PLOTTER).locate_file("uplot/static")))
-    ours = resources.files("diht_k8s.recipe.report").joinpath("templates/charts.js")
-    script = f"{(library / 'uPlot.iife.js').read_text()}\n{ours.read_text()}"
-    assert "</script" not in script, "it would end the element that holds it"
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    style = (library / "uPlot.min.css").read_text()
-    return {"style": Markup(style), "script": Markup(script), "digest": Markup(digest)}  # noqa: S704 (files of this package)
-
-
-def _values(content: dict[str, Any], pictured: int) -> dict[str, Any]:
-    """What the templates show; benchmarks from number `pictured` on have no images."""
+def _values(content: dict[str, Any], illustrated: int) -> dict[str, Any]:
+    """Variables of the templates; benchmarks from number `illustrated` on have no images."""
     results = [
-        item if number < pictured or "thumbnails" not in item else {**item, "thumbnails": {}}
+        item if number < illustrated or "thumbnails" not in item else {**item, "thumbnails": {}}
         for number, item in enumerate(content["benchmarks"])
     ]
     return {
         "content": content,
-        "plotter": plotter(),
         "lede": lede(content),
         "notes": page_notes(content),
         "folded": len(results) > MANY,

@@ -1,14 +1,15 @@
-"""Line charts: an inline SVG, coloured by the page's style sheet, and beside it the values with which `charts.js` makes it interactive. Pure.
+"""Line charts as inline SVG, coloured by the page's style sheet: no script, the same in print. Pure.
 
-The SVG is what print and a browser without scripts show; screen readers get its words. Series differ by dash as well as by
-colour. Sizes are in SVG units: a chart is 360 wide and grows with the page.
+The SVG's label tells screen readers where each line starts and ends. Every x has a strip whose `<title>` shows the
+values under the pointer. Series differ by dash as well as by colour. Sizes are in SVG units: a chart is 360 wide and
+grows with the page.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil, floor, isfinite, log10
 from typing import Final
 
@@ -16,7 +17,7 @@ from markupsafe import Markup, escape
 
 WIDTH: Final = 360
 HEIGHT: Final = 190
-LEFT, RIGHT, TOP, BOTTOM = 44, 10, 12, 30
+LEFT, RIGHT, TOP, BOTTOM = 50, 16, 12, 30
 MAX_POINTS: Final = 240
 
 
@@ -41,12 +42,12 @@ def line_chart(
     from_zero: bool = False,
     x_names: Sequence[str] = (),
 ) -> Markup:
-    """A chart as a figure of the page.
+    """A chart; empty where no series has a value.
 
     Args:
         title: for screen readers; the page shows its own.
         series: up to four lines over the same x; values that are None or not finite are left out.
-        x_label: what runs along x.
+        x_label: what the x axis shows.
         percent: y is a share, shown in percent.
         from_zero: the y axis starts at 0.
         x_names: names of x = 0, 1, 2, ... in place of numbers.
@@ -58,7 +59,8 @@ def line_chart(
     y_ticks = ticks(0.0 if from_zero else min(values), max(values))
     frame = _Frame(min(xs), max(xs), y_ticks[0], y_ticks[-1])
     parts = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(_spoken(title, series, percent))}">'
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{escape(_spoken(title, series, percent))}">'
     ]
     for tick in y_ticks:
         y = frame.y(tick)
@@ -69,13 +71,12 @@ def line_chart(
             f'<text x="{frame.x(x):.1f}" y="{HEIGHT - BOTTOM + 14}" text-anchor="middle">{escape(name)}</text>'
         )
     parts.append(
-        f'<text x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 2}" text-anchor="middle">{escape(x_label)}</text>'
+        f'<text x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 5}" text-anchor="middle">{escape(x_label)}</text>'
     )
     for index, line in enumerate(series):
-        parts += _line(frame, line, index, dots=bool(x_names), percent=percent)
-    data = escape(_data(series, x_label, percent, from_zero, x_names))
-    figure = [f'<figure class="plot" data-chart="{data}">', *parts, "</svg></figure>"]
-    return Markup("".join(figure))  # noqa: S704 (all text in it is escaped above)
+        parts += _line(frame, line, index, dots=bool(x_names))
+    parts += _strips(frame, series, x_label, x_names, percent)
+    return Markup("".join([*parts, "</svg>"]))  # noqa: S704 (all text in it is escaped above)
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -103,7 +104,7 @@ def number(value: float, percent: bool = False) -> str:
 def thinned(
     xs: Sequence[float], ys: Sequence[float | None], points: int = MAX_POINTS
 ) -> tuple[list[float], list[float | None]]:
-    """At most `points` points: means over equal stretches, so that nothing is picked by chance."""
+    """At most `points` points: means over equal intervals, so that no single point is picked."""
     size = ceil(len(xs) / points) if xs else 1
     kept_xs, kept_ys = list[float](), list[float | None]()
     for start in range(0, len(xs), size):
@@ -128,21 +129,6 @@ class _Frame:
         return HEIGHT - BOTTOM - (value - self.y_low) / (self.y_high - self.y_low) * (HEIGHT - BOTTOM - TOP)
 
 
-def _data(series: Sequence[Series], x_label: str, percent: bool, from_zero: bool, x_names: Sequence[str]) -> str:
-    """What `charts.js` draws, as JSON; numbers to six digits, more than any screen shows."""
-
-    def short(values: Iterable[float | None]) -> list[float | None]:
-        return [float(f"{value:.6g}") if value is not None and isfinite(value) else None for value in values]
-
-    lines = [
-        {"name": line.name, "ys": short(line.ys), "lows": short(line.lows), "highs": short(line.highs)}
-        for line in series
-    ]
-    assert all(list(line.xs) == list(series[0].xs) for line in series), "the lines of a chart share their x"
-    chart = {"label": x_label, "percent": percent, "zero": from_zero, "names": list(x_names)}
-    return json.dumps({**chart, "xs": short(series[0].xs), "series": lines}, separators=(",", ":"))
-
-
 def _finite(values: Iterable[float | None]) -> list[float]:
     return [value for value in values if value is not None and isfinite(value)]
 
@@ -154,7 +140,7 @@ def _x_ticks(frame: _Frame, names: Sequence[str]) -> list[tuple[float, str]]:
     return [(tick, number(tick)) for tick in inside]
 
 
-def _line(frame: _Frame, line: Series, index: int, *, dots: bool, percent: bool) -> list[str]:
+def _line(frame: _Frame, line: Series, index: int, *, dots: bool) -> list[str]:
     parts: list[str] = []
     if line.lows:
         edge = [(x, y) for x, y in zip(line.xs, line.highs, strict=True)]
@@ -166,10 +152,28 @@ def _line(frame: _Frame, line: Series, index: int, *, dots: bool, percent: bool)
     parts.append(f'<polyline class="line s{index}" points="{path}"/>')
     if dots:
         parts += [
-            f'<circle class="dot s{index}" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="3">'
-            f"<title>{escape(line.name)}: {number(y, percent)}</title></circle>"
-            for x, y in points
+            f'<circle class="dot s{index}" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="3"/>' for x, y in points
         ]
+    return parts
+
+
+def _strips(frame: _Frame, series: Sequence[Series], x_label: str, x_names: Sequence[str], percent: bool) -> list[str]:
+    """One transparent strip for each x, from midpoint to midpoint, with the values there as its tooltip."""
+    xs = series[0].xs
+    assert all(list(line.xs) == list(xs) for line in series), "the lines of a chart share their x"
+    middles = [(frame.x(left) + frame.x(right)) / 2 for left, right in pairwise(xs)]
+    parts: list[str] = []
+    for index, (left, right) in enumerate(pairwise([LEFT, *middles, WIDTH - RIGHT])):
+        values = [
+            f"{line.name} {number(value, percent)}"
+            for line in series
+            if (value := line.ys[index]) is not None and isfinite(value)
+        ]
+        where = f"{x_label} {x_names[index] if x_names else number(xs[index])}"
+        parts.append(
+            f'<rect class="at" x="{left:.1f}" width="{right - left:.1f}" y="{TOP}" height="{HEIGHT - TOP - BOTTOM}">'
+            f"<title>{escape(where)}: {escape(', '.join(values) or 'no value')}</title></rect>"
+        )
     return parts
 
 

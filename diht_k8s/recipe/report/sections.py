@@ -1,4 +1,4 @@
-"""What each part of the page shows: rows, bars, captions and charts from the report's content. Pure; no HTML beside the charts."""
+"""What each part of the page shows: rows, bars, captions and charts from the report's content. Pure."""
 
 from __future__ import annotations
 
@@ -49,19 +49,19 @@ TABLE_ROWS: Final = 16
 
 
 def count(value: float | None) -> str:
-    """A whole number with thin groups; a dash where there is none."""
+    """A whole number with separators; a dash for None."""
     return DASH if value is None else f"{value:,.0f}"
 
 
 def decimal(value: float | None) -> str:
-    """Three digits that matter; large numbers whole."""
+    """Three significant digits; numbers from 1,000 without decimals; a dash for None."""
     if value is None:
         return DASH
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as a person says them."""
+    """Seconds, minutes or hours."""
     if seconds is None:
         return "not recorded"
     if seconds < 90:
@@ -72,12 +72,12 @@ def duration(seconds: float | None) -> str:
 
 
 def bar(name: str, value: float, kind: str = "reference", interval: list[float] | None = None) -> Json:
-    """One bar: value and interval are shares of the full width."""
+    """One bar; value and interval are shares of the full width."""
     return {"name": name, "value": value, "kind": kind, "interval": interval, "text": percent(value)}
 
 
 def scaled(rows: list[Json]) -> list[Json]:
-    """Bars of a card with the longest one full: small rates stay comparable; the figures stand beside them."""
+    """Bars of a card, scaled to the longest one so that small rates stay comparable."""
     largest = max(max(row["value"], (row["interval"] or [0, 0])[1]) for row in rows) or 1.0
     return [
         {
@@ -90,7 +90,7 @@ def scaled(rows: list[Json]) -> list[Json]:
 
 
 def cards(content: Json) -> list[Json]:
-    """The headline figures, each beside what it must be compared with."""
+    """The headline figures, each beside its references and chance."""
     found: list[Json] = []
     if (benchmark := first(content, "Retrieval")) is not None:
         for key, direction in DIRECTIONS.items():
@@ -130,14 +130,16 @@ def cards(content: Json) -> list[Json]:
 
 
 def steps(content: Json) -> list[Json]:
-    """The four stages: what each made, and what it cost."""
+    """The four stages: output and duration."""
     cost = {row["stage"]: row for row in content["cost"]}
     labels, train = content["label"].get("report", {}), content["train"].get("summary", {})
     figures = {
         "filter": f"{count(content['funnel'][-1]['samples'])} of {count(content['funnel'][0]['samples'])} pairs kept"
         if content["funnel"]
         else None,
-        "label": f"{count(labels['vocabulary']['objects']['classes'])} objects, {count(labels['vocabulary']['attributes']['classes'])} attributes"
+        "label": ", ".join(
+            f"{count(labels['vocabulary'][kind]['classes'])} {kind}" for kind in ("objects", "attributes")
+        )
         if labels
         else None,
         "train": f"{count(train.get('samples'))} samples in {count(train.get('steps'))} steps" if train else None,
@@ -161,7 +163,7 @@ def steps(content: Json) -> list[Json]:
 
 
 def funnel(content: Json) -> list[Json]:
-    """Bars of the funnel; steps that took nothing away and are not of the paper are left out."""
+    """Bars of the funnel, without optional steps that dropped nothing."""
     rows = content["funnel"]
     if not rows:
         return []
@@ -182,14 +184,14 @@ def funnel(content: Json) -> list[Json]:
 
 
 def _switched_off(content: Json) -> dict[str, str]:
-    """Rules whose threshold is 0: they take nothing away because they were not asked to."""
+    """Rules that drop nothing because their threshold is 0."""
     thresholds = content["filter"]["report"].get("thresholds", {})
     names = {"minComplexity": "complexity", "minActions": "action"}
     return {step: ", off" for name, step in names.items() if thresholds.get(name) == 0}
 
 
 def dropped(content: Json) -> list[Json]:
-    """Groups of thrown-out pairs, each with its reason, number and a few examples."""
+    """Dropped pairs by reason, with their number and a few examples."""
     part = content["filter"]
     if part["state"] != "committed":
         return []
@@ -218,7 +220,7 @@ def kept_examples(content: Json) -> list[Json]:
 
 
 def why(example: Mapping[str, Any], reason: str) -> str:
-    """What the filter saw, in a few words."""
+    """What the filter found, in a few words."""
     objects = ", ".join(example.get("objects", [])) or "none"
     if reason == "text":
         return f"reads “{' '.join(example.get('texts', []))}”"
@@ -253,7 +255,7 @@ def training_charts(content: Json) -> list[Json]:
 
 
 def training_table(content: Json) -> Json:
-    """The same values as rows, for those who do not see curves: means over at most `TABLE_ROWS` stretches."""
+    """The curves as a table, for readers who cannot see them: means over at most `TABLE_ROWS` intervals."""
     lines = [line for line in content["train"].get("metrics", []) if "samples" in line]
     names = {name: shown for _, names, _ in CHARTS for name, shown in names.items()}
     found = [name for name in names if any(line.get(name) is not None for line in lines)]
@@ -275,7 +277,7 @@ def benchmark(result: Json) -> Json:
         view["systems"] = _systems(result)
     else:
         named = zip(result["classes"], result["class_pictures"], result["per_class"], strict=True)
-        rows = [bar(f"{name} ({pictures})", share or 0.0, "plain") for name, pictures, share in named if pictures]
+        rows = [bar(f"{name} ({images})", share or 0.0, "plain") for name, images, share in named if images]
         view["classes"] = sorted(rows, key=lambda row: -row["value"])
         if result.get("few_shot", {}).get("points"):
             view["few_shot"] = _few_shot(result["few_shot"]["points"])
@@ -321,4 +323,4 @@ def _few_shot(points: list[Json]) -> Json:
 
 
 def _example(part: Json, example: Json, reason: str) -> Json:
-    return {**example, "picture": part["thumbnails"].get(example["uid"]), "why": why(example, reason)}
+    return {**example, "thumbnail": part["thumbnails"].get(example["uid"]), "why": why(example, reason)}

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from diht_k8s.api.documents import load
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.evaluate.features import encode_pixels
+from diht_k8s.recipe.evaluate.models.loading import LoadedModel
 from diht_k8s.recipe.runtime.commit import artefact, commit, read_committed
 from diht_k8s.recipe.shards.samples import make_sample, write_samples
 from diht_k8s.recipe.shards.sources import Shard
@@ -104,6 +108,11 @@ def export_model(folder: Path, config: dict[str, Any] | None = None) -> None:
     )
 
 
+def encode_images(loaded: LoadedModel, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+    """[B, D] unit features of a few images, preprocessed as the model's own configuration says."""
+    return encode_pixels(loaded, [loaded.transform(image) for image in images])
+
+
 def make_run(folder: Path, run: DihtRun) -> None:
     """Data and the outputs of filter, label and train, each committed."""
     make_data(folder)
@@ -136,7 +145,7 @@ def add_teacher_features(run: DihtRun) -> None:
     teacher = load_teacher(label.teacher, storage, weights_uri(label.teacher), torch.device("cpu"))
     header = {"config_sha256": read_committed(storage, layout, Stage.LABEL).config_sha256}
     shard = Shard("drawn-0", layout.kept("drawn-0"), "drawn")
-    make_features(teacher, storage, shard, layout.features("drawn-0"), header, lambda pictures: None)
+    make_features(teacher, storage, shard, layout.features("drawn-0"), header, lambda images: None)
 
 
 def filter_report(raw: list[Pair]) -> dict[str, Any]:

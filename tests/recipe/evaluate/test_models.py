@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.recipe.evaluate import load_model
-from diht_k8s.recipe.evaluate.features import encode_images, encode_texts
+from diht_k8s.recipe.evaluate.features import encode_texts
 from diht_k8s.recipe.evaluate.models.files import model_identity
 from diht_k8s.recipe.shards.storage import Storage
-from tests.recipe.evaluate.small_run import CONFIG, export_model
+from tests.recipe.evaluate.small_run import CONFIG, encode_images, export_model
 
 RESNET = {
     "embed_dim": 16,
@@ -35,17 +35,19 @@ def model(config: dict[str, Any]) -> open_clip.CLIP:
     return open_clip.CLIP(**copy.deepcopy(config)).eval()
 
 
-def embeddings_agree(loaded: Any, judge: open_clip.CLIP) -> bool:
+def embeddings_agree(loaded: Any, reference: open_clip.CLIP) -> bool:
     """Against the model's own forward pass, with a transform written here."""
     rng = np.random.default_rng(0)
-    size = judge.visual.image_size if isinstance(judge.visual.image_size, int) else judge.visual.image_size[0]
+    size = (
+        reference.visual.image_size if isinstance(reference.visual.image_size, int) else reference.visual.image_size[0]
+    )
     image = Image.fromarray(rng.integers(0, 255, (size, size, 3), dtype=np.uint8))
     mean, std = np.array(open_clip.OPENAI_DATASET_MEAN), np.array(open_clip.OPENAI_DATASET_STD)
     pixels = torch.from_numpy((np.asarray(image) / 255 - mean) / std).permute(2, 0, 1)[None].float()
-    tokens = open_clip.SimpleTokenizer(context_length=judge.context_length)(["a red disc", "a box"])
+    tokens = open_clip.SimpleTokenizer(context_length=reference.context_length)(["a red disc", "a box"])
     with torch.inference_mode():
-        expected_image = judge.encode_image(pixels, normalize=True).numpy()
-        expected_text = judge.encode_text(tokens, normalize=True).numpy()
+        expected_image = reference.encode_image(pixels, normalize=True).numpy()
+        expected_text = reference.encode_text(tokens, normalize=True).numpy()
     found_image, found_text = encode_images(loaded, [image]), encode_texts(loaded, ["a red disc", "a box"])
     return bool(np.abs(found_image - expected_image).max() <= 1e-5 and np.abs(found_text - expected_text).max() <= 1e-5)
 
@@ -54,9 +56,9 @@ def embeddings_agree(loaded: Any, judge: open_clip.CLIP) -> bool:
 def test_load_when_folder_gives_the_models_own_embeddings(tmp_path: Path, prefix: str) -> None:
     export_model(tmp_path, RESNET)
     torch.manual_seed(0)
-    judge = open_clip.CLIP(**copy.deepcopy(RESNET)).eval()
+    reference = open_clip.CLIP(**copy.deepcopy(RESNET)).eval()
     loaded = load_model(f"{prefix}{tmp_path}")
-    assert embeddings_agree(loaded, judge)
+    assert embeddings_agree(loaded, reference)
     assert loaded.logit_scale == pytest.approx(1 / 0.07, rel=1e-4)
 
 
@@ -65,20 +67,20 @@ def test_load_when_folder_gives_the_models_own_embeddings(tmp_path: Path, prefix
 def test_load_when_plain_checkpoint_tells_the_architecture_from_the_shapes(
     tmp_path: Path, config: dict[str, Any], suffix: str
 ) -> None:
-    judge, path = model(config), tmp_path / f"epoch_1{suffix}"
+    reference, path = model(config), tmp_path / f"epoch_1{suffix}"
     if suffix == ".pt":
-        torch.save({"epoch": 1, "state_dict": {f"module.{k}": v for k, v in judge.state_dict().items()}}, path)
+        torch.save({"epoch": 1, "state_dict": {f"module.{k}": v for k, v in reference.state_dict().items()}}, path)
     else:
-        save_file({k: v.contiguous() for k, v in judge.state_dict().items()}, path)
-    assert embeddings_agree(load_model(str(path)), judge)
+        save_file({k: v.contiguous() for k, v in reference.state_dict().items()}, path)
+    assert embeddings_agree(load_model(str(path)), reference)
 
 
 def test_load_when_configuration_lies_beside_the_checkpoint_takes_it(tmp_path: Path) -> None:
     config = {**CONFIG, "text_cfg": {**CONFIG["text_cfg"], "heads": 4}}
-    judge = model(config)
-    torch.save(judge.state_dict(), tmp_path / "weights.pt")
+    reference = model(config)
+    torch.save(reference.state_dict(), tmp_path / "weights.pt")
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
-    assert embeddings_agree(load_model(str(tmp_path / "weights.pt")), judge)
+    assert embeddings_agree(load_model(str(tmp_path / "weights.pt")), reference)
 
 
 def test_load_when_name_has_no_tag_is_untrained_but_the_same_each_time(tmp_path: Path) -> None:
@@ -91,21 +93,21 @@ def test_load_when_name_has_no_tag_is_untrained_but_the_same_each_time(tmp_path:
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".pth", ".bin"])
 def test_load_when_folder_has_weights_of_any_kind_uses_them(tmp_path: Path, suffix: str) -> None:
-    judge = model(CONFIG)
-    torch.save(judge.state_dict(), tmp_path / f"epoch_3{suffix}")
+    reference = model(CONFIG)
+    torch.save(reference.state_dict(), tmp_path / f"epoch_3{suffix}")
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIG, "preprocess_cfg": {}}))
-    assert embeddings_agree(load_model(str(tmp_path)), judge)
+    assert embeddings_agree(load_model(str(tmp_path)), reference)
 
 
 def test_load_when_folder_has_several_weights_takes_the_published_name_or_asks_which(tmp_path: Path) -> None:
-    judge = model(CONFIG)
+    reference = model(CONFIG)
     for name in ("epoch_1.pt", "epoch_2.pt"):
         torch.save({"x": torch.zeros(1)}, tmp_path / name)
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIG}))
-    with pytest.raises(UserError, match=r"several files of weights \(epoch_1\.pt, epoch_2\.pt\)"):
+    with pytest.raises(UserError, match=r"several weights files \(epoch_1\.pt, epoch_2\.pt\)"):
         load_model(str(tmp_path))
-    torch.save(judge.state_dict(), tmp_path / "open_clip_pytorch_model.bin")
-    assert embeddings_agree(load_model(str(tmp_path)), judge)
+    torch.save(reference.state_dict(), tmp_path / "open_clip_pytorch_model.bin")
+    assert embeddings_agree(load_model(str(tmp_path)), reference)
 
 
 PREPROCESSING = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7], "interpolation": "bilinear", "resize_mode": "squash"}
@@ -126,27 +128,27 @@ def test_load_when_configuration_says_how_to_preprocess_does_so(tmp_path: Path, 
 def published(monkeypatch: pytest.MonkeyPatch, folder: Path, **tag: Any) -> open_clip.CLIP:
     """A tiny architecture with one published tag whose weights need no network."""
     config = {**CONFIG, "quick_gelu": bool(tag.get("quick_gelu"))}
-    judge = model(config)
-    torch.save(judge.state_dict(), folder / "fetched.pt")
+    reference = model(config)
+    torch.save(reference.state_dict(), folder / "fetched.pt")
     (folder / "Tiny-Published.json").write_text(json.dumps(CONFIG))
     open_clip.add_model_config(folder)
     entry = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic", "resize_mode": "squash", **tag}
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "Tiny-Published", {"theirs": entry})
     monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *args, **kwargs: str(folder / "fetched.pt"))
-    return judge
+    return reference
 
 
 @pytest.mark.parametrize("quick", [True, False])
 def test_load_when_published_weights_need_the_approximate_gelu_uses_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: bool
 ) -> None:
-    judge = published(monkeypatch, tmp_path, quick_gelu=quick)
+    reference = published(monkeypatch, tmp_path, quick_gelu=quick)
     loaded = load_model("Tiny-Published/theirs")
     assert loaded.trained
     assert loaded.config.get("quick_gelu", False) is quick
     with torch.inference_mode():
         tokens = open_clip.SimpleTokenizer(context_length=16)(["a red disc"])
-        expected = judge.encode_text(tokens, normalize=True).numpy()
+        expected = reference.encode_text(tokens, normalize=True).numpy()
     assert np.abs(encode_texts(loaded, ["a red disc"]) - expected).max() <= 1e-6
 
 
@@ -246,7 +248,7 @@ def test_load_when_weights_do_not_fit_names_the_first_key(tmp_path: Path, kind: 
     [
         ("ViT-B-23", "did you mean ViT-B-32"),
         ("ViT-B-32/no-such-tag", "has no weights 'no-such-tag'"),
-        ("no-such-folder/model.pt", "is no model"),
+        ("no-such-folder/model.pt", "is not a model"),
     ],
 )
 def test_load_when_there_is_no_such_model_says_what_is_near(source: str, message: str) -> None:

@@ -19,25 +19,37 @@ from torch.nn import functional
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.cli.main import main
 from diht_k8s.recipe.evaluate import load_model
-from diht_k8s.recipe.evaluate.features import encode_images, encode_texts
+from diht_k8s.recipe.evaluate.features import encode_texts
 from diht_k8s.recipe.evaluate.models.convert import convert
-from diht_k8s.recipe.evaluate.models.released import ARCHITECTURES
 from diht_k8s.recipe.shards.storage import Storage
-from tests.recipe.evaluate.small_run import CONFIG, export_model
+from tests.recipe.evaluate.small_run import CONFIG, encode_images, export_model
 
 TEXTS = ["a red disc", "two dogs that run", "x " * 200]
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
+SIZES = {
+    "diht_vitb32_224px": (512, 768, 12, 32, 224, 512),
+    "diht_vitb16_224px": (512, 768, 12, 16, 224, 512),
+    "diht_vitl14_224px": (768, 1024, 24, 14, 224, 768),
+    "diht_vitl14_336px": (768, 1024, 24, 14, 336, 768),
+}
+"""Embedding, image width, image layers, patch, pixels and text width of the four released models."""
+
+
+def config_of(name: str) -> dict[str, Any]:
+    """A released model in open_clip's words; its text tower always has 12 layers, 77 tokens and 49,408 words."""
+    embed, width, depth, patch, pixels, text_width = SIZES[name]
+    vision = {"width": width, "layers": depth, "patch_size": patch, "image_size": pixels, "head_width": 64}
+    heads = {"width": text_width, "heads": text_width // 64, "layers": 12}
+    text = {"context_length": 77, "vocab_size": 49408, **heads}
+    return {"embed_dim": embed, "quick_gelu": False, "vision_cfg": vision, "text_cfg": text}
+
+
 def shapes_of(name: str, layers: int | None) -> dict[str, tuple[int, ...]]:
     """Keys and shapes of a released file, written from its description and not from a model."""
-    embed, width, depth, patch, pixels, text_width = {
-        "diht_vitb32_224px": (512, 768, 12, 32, 224, 512),
-        "diht_vitb16_224px": (512, 768, 12, 16, 224, 512),
-        "diht_vitl14_224px": (768, 1024, 24, 14, 224, 768),
-        "diht_vitl14_336px": (768, 1024, 24, 14, 336, 768),
-    }[name]
+    embed, width, depth, patch, pixels, text_width = SIZES[name]
 
     def block(prefix: str, size: int) -> dict[str, tuple[int, ...]]:
         return {
@@ -137,7 +149,7 @@ def text_features(texts: list[str], w: dict[str, torch.Tensor]) -> np.ndarray:
 
 
 def agrees(path: Path, name: str, w: dict[str, torch.Tensor]) -> None:
-    config = ARCHITECTURES[name]["vision_cfg"]
+    config = config_of(name)["vision_cfg"]
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 255, (config["image_size"], config["image_size"], 3), dtype=np.uint8))
     loaded = load_model(str(path))
@@ -148,7 +160,7 @@ def agrees(path: Path, name: str, w: dict[str, torch.Tensor]) -> None:
     assert loaded.logit_scale == pytest.approx(60.0, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", list(ARCHITECTURES))
+@pytest.mark.parametrize("name", list(SIZES))
 def test_load_when_checkpoint_has_the_released_layout_agrees_with_its_description(tmp_path: Path, name: str) -> None:
     path, weights = released(tmp_path, name)
     agrees(path, name, weights)
@@ -158,7 +170,7 @@ def test_load_when_checkpoint_has_the_released_layout_agrees_with_its_descriptio
 def test_load_when_released_layout_has_full_size_agrees_and_is_the_named_architecture(tmp_path: Path) -> None:
     path, weights = released(tmp_path, "diht_vitb32_224px", layers=None)
     agrees(path, "diht_vitb32_224px", weights)
-    assert load_model(str(path)).config == ARCHITECTURES["diht_vitb32_224px"]
+    assert load_model(str(path)).config == config_of("diht_vitb32_224px")
 
 
 def test_load_when_content_is_not_what_the_name_promises_refuses(tmp_path: Path) -> None:
@@ -178,9 +190,9 @@ def test_convert_when_there_and_back_keeps_weights_and_embeddings(tmp_path: Path
     assert all(torch.equal(found[key], weights[key]) for key in weights)
     (back,) = convert(f"{tmp_path}/folder", f"{tmp_path}/back/again.ckpt", Storage())
     agrees(Path(back), "diht_vitb32_224px", weights)
-    judge = open_clip.create_model(f"local-dir:{tmp_path}/folder").eval()
+    reference = open_clip.create_model(f"local-dir:{tmp_path}/folder").eval()
     with torch.inference_mode():
-        theirs = judge.encode_text(open_clip.tokenize(["a box"]), normalize=True).numpy()
+        theirs = reference.encode_text(open_clip.tokenize(["a box"]), normalize=True).numpy()
     assert np.abs(encode_texts(load_model(back), ["a box"]) - theirs).max() <= 1e-5
 
 
@@ -204,11 +216,11 @@ def other(kind: str) -> dict[str, Any]:
 @pytest.mark.parametrize(("kind", "word"), [("heads", "text_cfg.heads"), ("quick gelu", "quick_gelu")])
 def test_convert_when_the_released_layout_cannot_tell_the_model_refuses(tmp_path: Path, kind: str, word: str) -> None:
     export_model(tmp_path / "model", other(kind))
-    with pytest.raises(UserError, match=f"do not tell {word}"):
+    with pytest.raises(UserError, match=f"do not determine {word}"):
         convert(f"{tmp_path}/model", f"{tmp_path}/m.ckpt", Storage())
 
 
-@pytest.mark.parametrize(("target", "message"), [("model", "is there already"), ("m.pt", "choose one of them")])
+@pytest.mark.parametrize(("target", "message"), [("model", "exists: remove it"), ("m.pt", "choose one of them")])
 def test_convert_when_target_is_taken_or_unknown_says_so(tmp_path: Path, target: str, message: str) -> None:
     export_model(tmp_path / "model")
     with pytest.raises(UserError, match=message):

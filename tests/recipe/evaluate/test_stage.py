@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import io
 import json
 import re
@@ -21,13 +19,22 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.evaluate import benchmark_data, load_model, references, tasks
 from diht_k8s.recipe.evaluate import stage as program
 from diht_k8s.recipe.evaluate.feature_files import read_features
-from diht_k8s.recipe.evaluate.features import encode_images, encode_texts
+from diht_k8s.recipe.evaluate.features import encode_texts
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.images import decode
 from diht_k8s.recipe.shards.samples import write_samples
 from diht_k8s.recipe.shards.storage import Storage
-from tests.recipe.evaluate.small_run import COLOURS, add_teacher_features, document, draw, make_data, make_run, pairs
+from tests.recipe.evaluate.small_run import (
+    COLOURS,
+    add_teacher_features,
+    document,
+    draw,
+    encode_images,
+    make_data,
+    make_run,
+    pairs,
+)
 
 
 def evaluate(run: DihtRun, **options: Any) -> Committed | None:
@@ -99,9 +106,8 @@ def test_report_when_for_programs_holds_no_images(done: Path) -> None:
 
 def test_page_when_opened_needs_nothing_from_elsewhere(done: Path) -> None:
     text = page(done)
-    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    assert f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in text
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'\"" in text
+    assert "<script" not in text
     assert len(text.encode()) < 5 << 20
     assert not any(f'{attribute}="http' in text for attribute in ("src", "href"))
 
@@ -200,7 +206,7 @@ def questions(folder: Path) -> dict[str, Any]:
     }
 
 
-def test_answers_when_ranked_are_judged_question_by_question(fresh: Path) -> None:
+def test_answers_when_ranked_equal_open_clip_question_by_question(fresh: Path) -> None:
     benchmark = questions(fresh)
     evaluate(document(fresh, {"benchmarks": [benchmark], "fewShot": None}))
     (found,) = report(fresh)["benchmarks"]
@@ -265,9 +271,9 @@ def test_stage_when_one_benchmark_fails_keeps_the_others_and_says_which(fresh: P
     elif change == "template without place":
         body["spec"]["evaluate"]["benchmarks"][1]["templates"] = ["a photo"]
     else:
-        picture = b"no image" if change == "unreadable" else draw("red", "disc", 1)
+        image = b"no image" if change == "unreadable" else draw("red", "disc", 1)
         cls = {"no class": {}, "class no number": {"cls": b"red"}}.get(change, {"cls": b"0"})
-        image = {} if change == "captions without images" else {"png": picture}
+        image = {} if change == "captions without images" else {"png": image}
         samples = [(f"{i}", {**image, "txt": b"a disc", **cls}) for i in range(2)]
         write_samples(Storage(), f"{fresh}/heldout/1.tar", samples)
     with pytest.raises((DataError, UserError), match="1 of 2 benchmarks failed") as caught:
@@ -298,7 +304,7 @@ def test_report_when_captions_and_names_hold_html_shows_it_as_text(fresh: Path) 
     (fresh / "heldout" / "names.txt").write_text("".join(f"{evil}{n}\n" for n in range(6)))
     evaluate(document(fresh))
     text = page(fresh)
-    assert text.count("<script") == 1  # the page's own
+    assert "<script" not in text
     assert "<img src=x" not in text
     assert "&lt;script&gt;alert(&#34;x&#34;)" in text
 
@@ -395,6 +401,6 @@ def test_groups_when_metadata_is_a_pickle_refuse_it_and_run_nothing(fresh: Path)
     buffer = io.BytesIO()
     np.save(buffer, np.array([Trap()], dtype=object), allow_pickle=True)
     heldout(fresh, *[(key, {**members, "npy": buffer.getvalue()}) for key, members in pairs(4, 9000)])
-    with pytest.raises(DataError, match="no array of numbers"):
+    with pytest.raises(DataError, match="not an array of numbers"):
         evaluate(document(fresh, {"fewShot": None}))
     assert not (fresh / "ran").exists()

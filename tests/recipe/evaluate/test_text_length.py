@@ -34,10 +34,10 @@ CASES = {
 @pytest.mark.parametrize("name", list(CASES))
 def test_texts_when_padding_is_left_out_have_the_features_of_open_clip(tmp_path: Path, name: str) -> None:
     export_model(tmp_path, CASES[name])
-    judge = open_clip.create_model(f"local-dir:{tmp_path}").eval()
+    reference = open_clip.create_model(f"local-dir:{tmp_path}").eval()
     with torch.inference_mode():
         tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path}")(TEXTS)
-        expected = judge.encode_text(tokens, normalize=True).numpy()
+        expected = reference.encode_text(tokens, normalize=True).numpy()
     loaded = load_model(str(tmp_path))
     assert np.abs(encode_texts(loaded, TEXTS) - expected).max() <= 1e-6
     assert np.abs(encode_texts(loaded, TEXTS[:3]) - expected[:3]).max() <= 1e-6  # none of them is long

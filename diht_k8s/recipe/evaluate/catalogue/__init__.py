@@ -1,7 +1,7 @@
-"""Known benchmarks as data: what they measure, where to get them, and which lie below a folder in clip-benchmark's layout.
+"""Known benchmarks as data: what they measure, where to get them, and which are present below a folder.
 
-A benchmark is a folder `NAME` (or `wds_NAME`, as clip-benchmark's data sets are called) with `test/*.tar`, `test/nshards.txt`,
-`classnames.txt` and `zeroshot_classification_templates.txt`. Whether an entry is certain stands in `verified`.
+A benchmark is a folder with `test/*.tar`, `test/nshards.txt`, `classnames.txt` and
+`zeroshot_classification_templates.txt`; for its name see `folder_names`. `verified` says whether an entry is certain.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from diht_k8s.api.layout import join
 from diht_k8s.recipe.shards.storage import Storage
 
 LISTS: Final = ("diht29", "datacomp38")
-FOLDERS: Final = ("{}", "wds_{}", "wds/{}")
+PREFIXES: Final = ("", "wds_", "wds/")
+COLLECTIONS: Final = ("", "vtab-", "vtab/", "wilds-", "wilds/", "fairness-", "fairness/")
+SUFFIXES: Final = ("", "_test")
+"""Parts of the folder names that DataComp's downloader and clip-benchmark give a data set, see `folder_names`."""
 CLASS_NAMES: Final = "classnames.txt"
 TEMPLATES: Final = "zeroshot_classification_templates.txt"
 MAX_TEMPLATES: Final = 256
@@ -40,13 +43,13 @@ class Entry(BaseModel):
     """the headline figure."""
     classes: int | None = None
     chance: float | None = None
-    """the headline figure of guessing; None where it follows from the number of classes or the gallery."""
+    """the headline figure of guessing; None if it follows from the number of classes or the gallery."""
     templates: str | list[str] | None = None
-    """`openai80` (open_clip ships it) or a list; None takes the file beside the shards, `{}` where there is none."""
+    """`openai80` (open_clip ships it) or a list; None: the file beside the shards, `{}` if there is none."""
     tasks: int = 1
     """retrieval counts once in each direction in DiHT's list."""
     computed: bool = True
-    """False: the metric is not ours."""
+    """False: the metric is not implemented."""
     licence: str
     source: str
     verified: bool
@@ -71,7 +74,7 @@ class Catalogue(BaseModel):
 
     @property
     def averaged(self) -> bool:
-        """Whether an average over all tasks means what its name says."""
+        """Whether an average over all tasks is the published average."""
         return all(entry.verified and entry.computed for entry in self.benchmarks)
 
     def entry(self, name: str) -> Entry:
@@ -90,11 +93,11 @@ class Catalogue(BaseModel):
 
 @dataclass(frozen=True)
 class Presence:
-    """What lies below a root of one benchmark."""
+    """What of one benchmark is present below a root."""
 
     entry: Entry
     folder: str | None
-    """None: it is not there."""
+    """None: it is absent."""
     shards: int = 0
     problem: str | None = None
     """why it cannot be used as it is."""
@@ -119,10 +122,41 @@ def catalogue(name: str) -> Catalogue:
     return Catalogue.model_validate(yaml.safe_load(text))
 
 
+def folder_names(name: str) -> list[str]:
+    """Folders in which a benchmark may lie below a root, the plainest first.
+
+    clip-benchmark calls a set `wds/vtab/dtd` and its repository `wds_vtab-dtd`; DataComp's download_evalsets.py writes
+    `wds_vtab-dtd_test`.
+    """
+    return [
+        f"{prefix}{collection}{name}{suffix}"
+        for collection in COLLECTIONS
+        for prefix in PREFIXES
+        for suffix in SUFFIXES
+    ]
+
+
+def _folders(root: str, storage: Storage) -> set[str]:
+    """Folders below a root that can be a benchmark's, relative to the root: a listing for each level that exists."""
+    parents = {name.rpartition("/")[0] for name in folder_names("")}
+    found: set[str] = set()
+    open_parents = [""]
+    while open_parents:
+        parent = open_parents.pop()
+        names = storage.folders(join(root, parent) if parent else root)
+        below = [f"{parent}/{name}" if parent else name for name in names]
+        found.update(below)
+        open_parents += [name for name in below if name in parents]
+    return found
+
+
 def presence(entry: Entry, root: str, storage: Storage) -> Presence:
-    """Whether a benchmark lies below a root, and whether it is whole."""
-    for pattern in FOLDERS:
-        folder = join(root, pattern.format(entry.name))
+    """Whether a benchmark is below a root, and whether it is complete."""
+    present = _folders(root, storage)
+    for name in folder_names(entry.name):
+        if name not in present:
+            continue
+        folder = join(root, name)
         shards = [name for name in storage.names(join(folder, "test")) if name.endswith(".tar")]
         if shards:
             return Presence(entry, folder, len(shards), _problem(entry, folder, len(shards), storage))
@@ -131,8 +165,8 @@ def presence(entry: Entry, root: str, storage: Storage) -> Presence:
 
 def _problem(entry: Entry, folder: str, shards: int, storage: Storage) -> str | None:
     count = join(folder, "test", "nshards.txt")
-    if storage.exists(count) and (told := storage.read_text(count).strip()) != str(shards):
-        return f"nshards.txt says {told} shards"
+    if storage.exists(count) and (listed := storage.read_text(count).strip()) != str(shards):
+        return f"nshards.txt says {listed} shards"
     if entry.type != "Classification":
         return None
     if not storage.exists(join(folder, CLASS_NAMES)):
@@ -142,8 +176,8 @@ def _problem(entry: Entry, folder: str, shards: int, storage: Storage) -> str | 
 
 
 def benchmark_of(found: Presence, storage: Storage) -> Benchmark:
-    """The entry of `spec.evaluate.benchmarks` for a benchmark that is there."""
-    assert found.folder is not None, "callers ask for what is there"
+    """The entry of `spec.evaluate.benchmarks` for a benchmark that is present."""
+    assert found.folder is not None, "callers pass benchmarks that are present"
     entry, fields = found.entry, dict[str, Any]()
     shards = join(found.folder, "test", "{0..%d}.tar" % (found.shards - 1)) if found.shards > 1 else None  # noqa: UP031
     if entry.type == "Classification":

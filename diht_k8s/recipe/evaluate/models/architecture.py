@@ -1,4 +1,4 @@
-"""An open_clip configuration from nothing but the shapes of a checkpoint's weights. Pure."""
+"""An open_clip configuration from the shapes of a checkpoint's weights alone. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 from diht_k8s.api.errors import UserError
 
 HEAD_WIDTH: Final = 64
-"""Width of an attention head in all published CLIP models; the shapes do not tell it."""
+"""Width of an attention head in all published CLIP models; the shapes do not determine it."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -19,7 +19,7 @@ def infer_config(shapes: Shapes, uri: str) -> dict[str, Any]:
 
     Args:
         shapes: key of the state dict -> shape.
-        uri: for the message.
+        uri: for the error message.
 
     Raises:
         UserError: the weights are of another kind of model.
@@ -40,7 +40,7 @@ def infer_config(shapes: Shapes, uri: str) -> dict[str, Any]:
         }
     except KeyError as error:
         raise UserError(
-            f"{uri}: the shapes do not tell its architecture ({error.args[0]} is missing): "
+            f"{uri}: its shapes do not determine its architecture ({error.args[0]} is missing): "
             "put open_clip_config.json beside it, or name the architecture"
         ) from error
 

@@ -1,4 +1,4 @@
-"""Conversion of models: anything that `load_model` takes in; an open_clip folder, weights alone or a released-style file out."""
+"""Converts any model that `load_model` takes to an open_clip folder, a weights file or a released-style checkpoint."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def convert(source: str, target: str, storage: Storage, *, architecture: str | N
         architecture: see `load_model`.
 
     Returns:
-        What was written.
+        The files written.
 
     Raises:
-        UserError: the target's kind is not known, something is there already, or the layout cannot hold this model.
+        UserError: the target's type is unknown, the target exists, or the layout cannot hold this model.
         DataError: see `load_model`.
     """
     suffix = PurePosixPath(target).suffix
@@ -42,7 +42,7 @@ def convert(source: str, target: str, storage: Storage, *, architecture: str | N
     files = _files(loaded, target, suffix)
     for uri in files:
         if storage.exists(uri):
-            raise UserError(f"{uri} is there already: remove it or choose another target")
+            raise UserError(f"{uri} exists: remove it or choose another target")
     for uri, content in files.items():
         storage.write_bytes(uri, content)
     return list(files)

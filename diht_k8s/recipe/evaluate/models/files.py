@@ -1,6 +1,7 @@
-"""Which files make up a model: the weights in a folder, the configuration beside a file, and what identifies both. Nothing heavy.
+"""Which files make up a model: the weights in a folder, the configuration beside a file, and the identity of both.
 
-The one place that knows suffixes: what is loaded is what is identified, so that new weights never pass for evaluated ones.
+This is the one place that knows suffixes: the files that are loaded are the files that are identified, so new weights
+never pass for evaluated ones. It imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ CONFIG_NAME: Final = "open_clip_config.json"
 WEIGHT_SUFFIXES: Final = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
 """In order of preference; all but the first are read with torch's `weights_only`."""
 TEXT_SUFFIXES: Final = (".json", ".txt", ".model")
-"""Configurations, and what tokenizers keep beside the weights."""
+"""Configurations, and tokenizer files beside the weights."""
 _PUBLISHED_NAMES: Final = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
@@ -29,11 +30,11 @@ _PUBLISHED_NAMES: Final = (
     "pytorch_model.pth",
     "model.pth",
 )
-"""Names under which whole models are published, in open_clip's order: beside one of them other files are parts or copies."""
+"""Names of published complete models, in open_clip's order; other files beside them are parts or copies."""
 
 
 def is_weights(name: str) -> bool:
-    """Whether a name is that of a file of weights."""
+    """Whether a name is that of a weights file."""
     return PurePosixPath(name).suffix in WEIGHT_SUFFIXES
 
 
@@ -43,15 +44,15 @@ def bare(source: str) -> str:
 
 
 def folder_of(uri: str) -> str:
-    """The folder that a file lies in."""
+    """The folder of a file."""
     return uri.rpartition("/")[0] or ("/" if uri.startswith("/") else ".")
 
 
 def weights_in(folder: str, storage: Storage) -> str:
-    """The file of weights in a model's folder.
+    """The weights file in a model's folder.
 
     Raises:
-        UserError: there is none, or several that the names do not tell apart.
+        UserError: there is none, or there are several and the names do not decide.
     """
     names = [name for name in storage.names(folder) if is_weights(name)]
     if not names:
@@ -61,12 +62,12 @@ def weights_in(folder: str, storage: Storage) -> str:
     best = next(suffix for suffix in WEIGHT_SUFFIXES if any(name.endswith(suffix) for name in names))
     found = [name for name in names if name.endswith(best)]
     if len(found) > 1:
-        raise UserError(f"{folder} holds several files of weights ({', '.join(found[:4])}): name the one that is meant")
+        raise UserError(f"{folder} holds several weights files ({', '.join(found[:4])}): name the one that is meant")
     return join(folder, found[0])
 
 
 def model_identity(source: str, storage: Storage) -> str:
-    """What changes when the model does: the identity of its files, or the release of open_clip for a name it knows."""
+    """Changes when the model does: the identity of its files, or the release of open_clip for an open_clip name."""
     source = bare(source)
     if not storage.exists(source):
         return f"{source} open_clip {importlib.metadata.version('open_clip_torch')}"

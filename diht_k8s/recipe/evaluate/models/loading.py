@@ -1,4 +1,4 @@
-"""Any CLIP-type model, ready to encode: our export, an open_clip folder, name or checkpoint file. Never runs code from a file.
+"""Loads any CLIP-type model: our export, an open_clip folder, name or checkpoint file. Never runs code from a file.
 
 Heavy libraries are imported when a model is loaded, not when this module is.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 ASSUMED: Final = "exact GELU and attention heads of width 64"
-"""What the shapes of a checkpoint do not tell; true of the released DiHT models, not of OpenAI's, which need a configuration."""
+"""What shapes do not determine. True of the released DiHT models, not of OpenAI's, which need a configuration."""
 PREPROCESSING: Final = ("mean", "std", "interpolation", "resize_mode")
 
 Document = dict[str, Any]
@@ -37,7 +37,7 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in evaluation mode with what turns images and texts into its input."""
+    """A model in evaluation mode with its image transform and its tokenizer."""
 
     model: torch.nn.Module
     transform: Callable[[Image.Image], torch.Tensor]
@@ -49,7 +49,7 @@ class LoadedModel:
     trained: bool = True
     """False for an open_clip name without a tag: random weights."""
     assumed: str = ""
-    """what had to be assumed of a checkpoint that comes without a configuration, for reports."""
+    """what was assumed about a checkpoint without a configuration, for reports."""
 
     @property
     def logit_scale(self) -> float:
@@ -58,7 +58,7 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """Device of the weights."""
         return next(self.model.parameters()).device
 
     @property
@@ -68,20 +68,20 @@ class LoadedModel:
 
 
 def load_model(source: str, storage: Storage | None = None, *, architecture: str | None = None) -> LoadedModel:
-    """Load a model for evaluation, on the GPU where there is one.
+    """Load a model for evaluation, on the GPU if there is one.
 
     Args:
         source: a folder with `open_clip_config.json` (ours, or any open_clip export; `local-dir:` may stand before it),
-            a checkpoint file (.safetensors, or .pt/.pth/.bin/.ckpt read with weights_only; the released DiHT files are such
-            .ckpt, and the SHA-256 in such a name is checked), an open_clip `NAME/TAG` (open_clip fetches the weights of
+            a checkpoint file (.safetensors, or .pt/.pth/.bin/.ckpt read with weights_only; the released DiHT files are
+            .ckpt, and the SHA-256 in their name is checked), an open_clip `NAME/TAG` (open_clip fetches the weights of
             published tags), or a bare open_clip NAME, which has random weights.
         storage: how to reach it; None for local paths.
-        architecture: open_clip name of a checkpoint file's architecture. Unset: `open_clip_config.json` beside the file,
-            else what the shapes of its weights tell (CLIP with exact GELU and heads of width 64).
+        architecture: open_clip name of a checkpoint file's architecture. Unset: `open_clip_config.json` beside it,
+            else inferred from the shapes of its weights (CLIP with exact GELU and heads of width 64).
 
     Raises:
-        UserError: no such model, or a pickle that holds more than tensors (it is refused, its code does not run).
-        DataError: the weights are damaged, are not those that the file's name promises, or do not fit (the first key is named).
+        UserError: no such model, or a pickle that holds more than tensors (it is refused; its code does not run).
+        DataError: the weights are damaged, differ from the digest in the name, or do not fit (the first key is named).
     """
     storage, source = storage or Storage(), bare(source)
     if is_weights(source) and storage.exists(source):
@@ -89,7 +89,7 @@ def load_model(source: str, storage: Storage | None = None, *, architecture: str
     if storage.exists(join(source, CONFIG_NAME)):
         return _from_file(weights_in(source, storage), storage, architecture, _short(source))
     if is_weights(source) or storage.exists(source) or "://" in source:
-        raise UserError(f"{source} is no model: give a folder with {CONFIG_NAME} or a checkpoint file that exists")
+        raise UserError(f"{source} is not a model: give a folder with {CONFIG_NAME} or a checkpoint file that exists")
     return _from_name(source)
 
 
@@ -110,17 +110,17 @@ def _from_file(uri: str, storage: Storage, architecture: str | None, name: str) 
 
 
 def _ready(model: Any) -> torch.nn.Module:
-    """In evaluation mode; convolutional towers with channels last in memory, 1.4 x as fast at equal numbers."""
+    """In evaluation mode; convolutional towers use channels-last memory, 1.4 x as fast with equal results."""
     import torch
 
     convolutions = sum(isinstance(module, torch.nn.Conv2d) for module in model.visual.modules())
-    if convolutions > 1:  # a transformer's only one cuts the patches
+    if convolutions > 1:  # the only one of a transformer embeds the patches
         model.visual.to(memory_format=torch.channels_last)
     return model.eval()
 
 
 def _fetched(uri: str, folder: Path, storage: Storage) -> Path:
-    """Weights, and what a tokenizer keeps beside them, in a folder where open_clip finds them: it looks for few suffixes."""
+    """Weights and tokenizer files, copied to a folder under names that open_clip looks for."""
     suffix = ".safetensors" if uri.endswith(".safetensors") else ".bin"
     place, beside = folder / f"open_clip_model{suffix}", folder_of(uri)
     texts = [name for name in storage.names(beside) if name.endswith(TEXT_SUFFIXES)]
@@ -134,7 +134,7 @@ def _fetched(uri: str, folder: Path, storage: Storage) -> Path:
 
 
 def _configuration(uri: str, weights: Path, storage: Storage, architecture: str | None) -> tuple[Document, str]:
-    """The configuration of a file of weights: as named, else as it lies beside, else as the shapes tell, and what that assumes."""
+    """The configuration of a weights file (named, else beside it, else inferred from shapes), and what it assumes."""
     beside = join(folder_of(uri), CONFIG_NAME)
     document = _read_config(beside, storage) if storage.exists(beside) else None
     if architecture is not None:
@@ -150,7 +150,7 @@ def _configuration(uri: str, weights: Path, storage: Storage, architecture: str 
 
 
 def _published_preprocessing(architecture: str) -> Document:
-    """Mean, deviation and resizing that all published weights of an architecture share; {} (CLIP's) where they do not."""
+    """Mean, deviation and resizing if all published weights of an architecture share them, else {} (CLIP's)."""
     import open_clip
 
     tags = open_clip.list_pretrained_tags_by_model(architecture)
@@ -168,10 +168,10 @@ def _from_name(source: str) -> LoadedModel:
     tags = open_clip.list_pretrained_tags_by_model(name)
     if tag and tag not in tags:
         raise UserError(f"{name} has no weights {tag!r}: choose one of {', '.join(tags) or 'none'}, or give a folder")
-    # open_clip itself only warns where weights of the approximate GELU meet a configuration of the exact one
+    # open_clip only warns if weights trained with QuickGELU meet a configuration with exact GELU
     quick = bool(tag and open_clip.get_pretrained_cfg(name, tag).get("quick_gelu")) or config.get("quick_gelu", False)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # random weights are at least the same each time
+        torch.manual_seed(0)  # the same random weights every time
         made: Any = open_clip.create_model_and_transforms(
             name, pretrained=tag or None, device=_device(), force_quick_gelu=quick
         )
@@ -187,7 +187,7 @@ def _known_config(name: str) -> dict[str, Any]:
     if config is None:
         near = difflib.get_close_matches(name, open_clip.list_models(), 1)
         hint = f"did you mean {near[0]}?" if near else "`open_clip.list_models()` has the names"
-        raise UserError(f"{name} is neither a model that open_clip knows nor a path that exists: {hint}")
+        raise UserError(f"{name} is neither an open_clip model nor an existing path: {hint}")
     return config
 
 
@@ -201,7 +201,7 @@ def _read_config(uri: str, storage: Storage) -> Document:
 
 @contextlib.contextmanager
 def _model_errors(uri: str) -> Iterator[None]:
-    """What open_clip, torch and safetensors raise, as one line that names the first key."""
+    """Turns errors of open_clip, torch and safetensors into one line that names the first key."""
     from safetensors import SafetensorError
 
     try:
@@ -215,7 +215,7 @@ def _model_errors(uri: str) -> Iterator[None]:
         ) from error
     except (SafetensorError, EOFError) as error:
         raise DataError(f"{uri} is damaged ({error}): fetch or export it again") from error
-    except OSError as error:  # a text tower of another library, whose tokenizer lies elsewhere
+    except OSError as error:  # a text tower of another library, whose tokenizer is not in this folder
         raise UserError(
             f"{uri}: its tokenizer cannot be made ({_first_key(str(error))}): put its files beside"
         ) from error
@@ -228,7 +228,7 @@ def _model_errors(uri: str) -> Iterator[None]:
 
 
 def _first_key(message: str) -> str:
-    """The first key that torch's long message about weights names, with what is wrong with it."""
+    """The first key in torch's long message about weights, and what is wrong with it."""
     patterns = (
         (r'Missing key\(s\) in state_dict: "([^"]+)"', "{} is missing"),
         (r"size mismatch for ([^\s:]+):", "{} has another shape"),
@@ -247,5 +247,5 @@ def _device() -> str:
 
 
 def _short(uri: str) -> str:
-    """The last parts of a path: reports are shown to others, whom the rest does not concern."""
+    """The last parts of a path: reports are shared, and the rest is private."""
     return "/".join(uri.rstrip("/").split("/")[-2:])

@@ -1,8 +1,8 @@
 """The layout of the released DiHT checkpoints: a plain state dict whose file name ends in its own SHA-256.
 
-`diht_vitb32_224px_<64 hex digits>.ckpt` holds, as torch.save wrote it, the weights of one of four CLIP-like models under the
-keys that open_clip uses too: exact GELU, heads of width 64, no buffers, no configuration. So the shapes tell the model.
-(Names and digests as the official repository has them, model_zoo.py.)
+`diht_vitb32_224px_<64 hex digits>.ckpt` is written by torch.save and holds the weights of one of four CLIP-like models
+under open_clip's keys: exact GELU, heads of width 64, no buffers, no configuration. So the shapes determine the model.
+(Names and digests: model_zoo.py of the official repository.)
 """
 
 from __future__ import annotations
@@ -18,43 +18,16 @@ SUFFIX: Final = ".ckpt"
 _NAMED_DIGEST: Final = re.compile(r"_([0-9a-f]{64})\.ckpt$")
 
 
-def released_config(
-    embed_dim: int, width: int, layers: int, patch: int, pixels: int, text_width: int
-) -> dict[str, Any]:
-    """An architecture of the family in open_clip's words; the text tower always has 12 layers, 77 tokens, 49,408 words."""
-    return {
-        "embed_dim": embed_dim,
-        "quick_gelu": False,
-        "vision_cfg": {"width": width, "layers": layers, "patch_size": patch, "image_size": pixels, "head_width": 64},
-        "text_cfg": {
-            "context_length": 77,
-            "vocab_size": 49408,
-            "width": text_width,
-            "heads": text_width // 64,
-            "layers": 12,
-        },
-    }
-
-
-ARCHITECTURES: Final = {
-    "diht_vitb32_224px": released_config(512, 768, 12, 32, 224, 512),
-    "diht_vitb16_224px": released_config(512, 768, 12, 16, 224, 512),
-    "diht_vitl14_224px": released_config(768, 1024, 24, 14, 224, 768),
-    "diht_vitl14_336px": released_config(768, 1024, 24, 14, 336, 768),
-}
-"""The four released models."""
-
-
 def names_digest(uri: str) -> bool:
-    """Whether a file is named as the released checkpoints are."""
+    """Whether a file has the name of a released checkpoint."""
     return _NAMED_DIGEST.search(PurePosixPath(uri).name) is not None
 
 
 def check_digest(path: Path, uri: str) -> None:
-    """Compare a file with the SHA-256 that its name ends in; other names promise nothing.
+    """Compare a file with the SHA-256 in its name, if it has one.
 
     Raises:
-        DataError: the content is another.
+        DataError: the digests differ.
     """
     named = _NAMED_DIGEST.search(PurePosixPath(uri).name)
     if named is None:
@@ -71,15 +44,15 @@ def digest_name(stem: str, content: bytes) -> str:
 
 
 def check_layout(config: dict[str, Any], inferred: dict[str, Any], name: str) -> None:
-    """Such a file holds no configuration, so only what its shapes tell can go into it.
+    """Such a file holds no configuration, so it can hold only models that the shapes of their weights determine.
 
     Args:
         config: `model_cfg` of the model.
-        inferred: what its shapes tell (`architecture.infer_config`).
-        name: of the model, for the message.
+        inferred: from its shapes (`architecture.infer_config`).
+        name: of the model, for the error message.
 
     Raises:
-        UserError: the model has something that the shapes do not tell.
+        UserError: the model has a setting that the shapes do not determine.
     """
     import open_clip
 
@@ -89,12 +62,12 @@ def check_layout(config: dict[str, Any], inferred: dict[str, Any], name: str) ->
         rest = {key: value for key, value in document.items() if key not in ("vision_cfg", "text_cfg")}
         return {"quick_gelu": False, **rest, **_prefixed("vision_cfg", vision), **_prefixed("text_cfg", text)}
 
-    ours, told = whole(config), whole(inferred)
-    other = sorted(key for key in ours.keys() | told.keys() if ours.get(key) != told.get(key))
+    ours, found = whole(config), whole(inferred)
+    other = sorted(key for key in ours.keys() | found.keys() if ours.get(key) != found.get(key))
     if other:
         raise UserError(
             f"{name} cannot be written as a released DiHT checkpoint: its file holds no configuration, and the shapes "
-            f"do not tell {', '.join(other)}: convert it to a folder"
+            f"do not determine {', '.join(other)}: convert it to a folder"
         )
 
 

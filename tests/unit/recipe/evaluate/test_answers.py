@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from diht_k8s.recipe.evaluate.answers import Question, answer_ranking, texts_of, worth
+from diht_k8s.recipe.evaluate.answers import VisualQuestion, answer_ranking, texts_of, worth
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_worth_when_ten_people_answer_is_the_mean_over_all_nines() -> None:
 
 
 def test_ranking_when_scores_tie_names_the_first_and_gives_chance_and_majority() -> None:
-    questions = [Question("?", ("b",)), Question("?", ("a",)), Question("?", ("b",))]
+    questions = [VisualQuestion("?", ("b",)), VisualQuestion("?", ("a",)), VisualQuestion("?", ("b",))]
     found = answer_ranking(
         questions, np.array([0, 0, 1]), [["a", "b"]] * 3, [np.array(s) for s in ([1, 1], [2, 1], [0, 1])],
         np.random.default_rng(0),
@@ -49,5 +49,5 @@ def test_ranking_when_scores_tie_names_the_first_and_gives_chance_and_majority()
 
 
 def test_texts_when_question_holds_a_place_of_its_own_leaves_it() -> None:
-    question = Question("what is {answer}?", ("x",))
+    question = VisualQuestion("what is {answer}?", ("x",))
     assert texts_of(question, ["cat"], ["Q: {question} A: {answer}"]) == ["Q: what is {answer}? A: cat"]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.recipe.evaluate.benchmark_data import group_of
+from diht_k8s.api.evaluate import Benchmark
+from diht_k8s.recipe.evaluate.benchmark_data import group_of, templates_of
 from diht_k8s.recipe.shards.samples import Sample
 
 
@@ -36,5 +37,21 @@ def test_group_is_the_first_number_of_the_array() -> None:
 
 @pytest.mark.parametrize("npy", [archive(), b"PK\x03\x04 cut off", b"", b"text"])
 def test_group_when_the_member_is_something_else_is_an_error_of_the_data(npy: bytes) -> None:
-    with pytest.raises(DataError, match=r"sample a: its \.npy is no array of numbers"):
+    with pytest.raises(DataError, match=r"sample a: its \.npy is not an array of numbers"):
         group_of(sample(npy))
+
+
+def test_templates_when_openai80_is_named_are_its_80_prompts_beside_the_others() -> None:
+    benchmark = Benchmark.model_validate(
+        {
+            "name": "b",
+            "type": "Classification",
+            "shards": ["0.tar"],
+            "classNames": "names.txt",
+            "templates": ["openai80", "{c}"],
+        }
+    )
+    templates = templates_of(benchmark)
+    assert len(set(templates)) == 81
+    assert (templates[0], templates[-1]) == ("a bad photo of a {}.", "{c}")
+    assert all("{}" in template for template in templates[:-1])

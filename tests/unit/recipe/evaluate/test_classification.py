@@ -77,7 +77,7 @@ def test_macro_f1_when_compared_with_scikit_learn_is_equal() -> None:
 def test_groups_when_images_have_them_tell_the_worst_first() -> None:
     hits = np.array([[1, 1, 0, 0, 1], [1, 1, 1, 0, 1]], dtype=bool)
     found = by_group(hits, ["north", "north", "south", "south", None])
-    assert [(group.name, group.pictures, group.top1, group.top5) for group in found] == [
+    assert [(group.name, group.images, group.top1, group.top5) for group in found] == [
         ("south", 2, 0.0, 0.5),
         ("north", 2, 1.0, 1.0),
     ]

@@ -11,16 +11,16 @@ from diht_k8s.recipe.evaluate.few_shot import cross_validated, few_shot_curve
 from diht_k8s.recipe.evaluate.probe_solver import Problems, solve
 
 
-def problem(pictures: int = 24, size: int = 5, classes: int = 3, seed: int = 0, noise: float = 1.0):
+def problem(images: int = 24, size: int = 5, classes: int = 3, seed: int = 0, noise: float = 1.0):
     rng = np.random.default_rng(seed)
-    labels = np.arange(pictures) % classes
+    labels = np.arange(images) % classes
     centres = rng.normal(size=(classes, size))
-    features = centres[labels] + noise * rng.normal(size=(pictures, size))
+    features = centres[labels] + noise * rng.normal(size=(images, size))
     return features / np.linalg.norm(features, axis=1, keepdims=True), labels, centres
 
 
-def one(pictures: int, radius: float, bias: float, penalty: float = 0.0) -> Problems:
-    return Problems(np.ones((1, pictures)), np.array([radius]), np.array([bias]), np.array([penalty]))
+def one(images: int, radius: float, bias: float, penalty: float = 0.0) -> Problems:
+    return Problems(np.ones((1, images)), np.array([radius]), np.array([bias]), np.array([penalty]))
 
 
 def loss(parameters, features, labels, prior, penalty=0.0):
@@ -54,20 +54,20 @@ def test_solve_when_radius_binds_reaches_scipys_optimum(radius: float, bias_radi
     prior = features @ centres.T
     found = solve(features, labels, prior, one(24, radius, bias_radius))
     ours = np.concatenate([found.weights_PDC[0].ravel(), found.bias_PC[0]])
-    judge = constrained_by_scipy(features, labels, prior, radius, bias_radius)
+    reference = constrained_by_scipy(features, labels, prior, radius, bias_radius)
     assert found.residual <= 1e-8
-    assert loss(ours, features, labels, prior) == pytest.approx(judge.fun, abs=1e-6)
+    assert loss(ours, features, labels, prior) == pytest.approx(reference.fun, abs=1e-6)
     assert np.linalg.norm(found.weights_PDC) <= radius * (1 + 1e-12)
-    assert ours == pytest.approx(judge.x, abs=2e-3)
+    assert ours == pytest.approx(reference.x, abs=2e-3)
 
 
 def test_solve_when_penalised_reaches_scipys_optimum() -> None:
     features, labels, _ = problem()
     prior = np.zeros((24, 3))
     found = solve(features, labels, prior, one(24, np.inf, np.inf, 0.01))
-    judge = minimize(loss, np.zeros(18), (features, labels, prior, 0.01), tol=1e-12)
+    reference = minimize(loss, np.zeros(18), (features, labels, prior, 0.01), tol=1e-12)
     ours = np.concatenate([found.weights_PDC[0].ravel(), found.bias_PC[0]])
-    assert loss(ours, features, labels, prior, 0.01) == pytest.approx(judge.fun, abs=1e-9)
+    assert loss(ours, features, labels, prior, 0.01) == pytest.approx(reference.fun, abs=1e-9)
 
 
 def test_solve_when_problems_are_batched_equals_each_alone() -> None:
@@ -88,7 +88,7 @@ def test_solve_when_delta_is_zero_leaves_the_zero_shot_classifier_exactly() -> N
 
 
 def curve(**changes):
-    features, labels, centres = problem(pictures=90, size=12, seed=3, noise=2.0)
+    features, labels, centres = problem(images=90, size=12, seed=3, noise=2.0)
     arguments = {
         "features_ND": features.astype(np.float32),
         "labels_N": labels,
@@ -110,7 +110,7 @@ def test_curve_when_a_class_lacks_images_skips_those_shots_and_says_which() -> N
     result = curve()
     assert [(draw.shots, draw.seed) for draw in result.draws] == [(1, 0), (4, 0), (1, 1), (4, 1)]
     assert result.skipped == {64: "class 'a' has only 30 images"}
-    assert result.test_pictures == 90 - 24  # four shots and four that choose, of each of three classes
+    assert result.test_images == 90 - 24  # four shots and four that choose, of each of three classes
     assert max(draw.residual for draw in result.draws) <= 1e-8
 
 
@@ -122,7 +122,7 @@ def test_curve_when_prior_is_good_starts_above_scratch_with_one_shot() -> None:
 def test_curve_when_images_are_scarce_chooses_on_the_shots_and_says_so() -> None:
     result = curve(shots=[4, 16])  # thirty images of each class: 2 x 16 leave none to test on
     assert {draw.shots: draw.held_out for draw in result.draws} == {4: True, 16: False}
-    assert result.test_pictures == 90 - 48
+    assert result.test_images == 90 - 48
 
 
 def test_choice_when_held_out_images_agree_with_the_shots_lets_the_probe_move_with_one_shot() -> None:
@@ -156,8 +156,33 @@ def test_held_out_losses_when_written_by_hand_are_the_same() -> None:
     )
     still = np.zeros(features.shape[1] * 3 + 3)
     assert found[0] == pytest.approx(loss(still, features[rest], labels[rest], prior[rest]))
-    judge = constrained_by_scipy(features[shots], labels[shots], prior[shots], 0.5, 0.1)
-    assert found[1] == pytest.approx(loss(judge.x, features[rest], labels[rest], prior[rest]), abs=1e-3)
+    reference = constrained_by_scipy(features[shots], labels[shots], prior[shots], 0.5, 0.1)
+    assert found[1] == pytest.approx(loss(reference.x, features[rest], labels[rest], prior[rest]), abs=1e-3)
+
+
+def test_curve_when_validation_images_select_tests_on_none_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw, overlaps, sizes = few_shot._draw, list[bool](), list[int]()
+
+    def spy(task, tests_TD, *rest, **options):
+        tests_TR = tests_TD @ task.basis_DR
+        seen_VR = task.shots_SR if task.validation is None else np.concatenate([task.shots_SR, task.validation[0]])
+        overlaps.append(any(np.abs(tests_TR - row_R).max(axis=1).min() < 1e-9 for row_R in seen_VR))
+        sizes.append(len(tests_TD))
+        return draw(task, tests_TD, *rest, **options)
+
+    monkeypatch.setattr(few_shot, "_draw", spy)
+    result = curve(shots=[1, 4])
+    assert overlaps == [False] * 4
+    assert sizes == [result.test_images] * 4
+
+
+def test_scratch_probe_when_the_zero_shot_weights_change_stays_the_same() -> None:
+    first = curve(shots=[1, 4])
+    other = curve(shots=[1, 4], zero_shot_CD=np.random.default_rng(5).normal(size=(3, 12)).astype(np.float32) * 20)
+    assert [(draw.scratch, draw.penalty) for draw in first.draws] == [
+        (draw.scratch, draw.penalty) for draw in other.draws
+    ]
+    assert [draw.zero_shot for draw in first.draws] != [draw.zero_shot for draw in other.draws]
 
 
 def test_curve_when_no_shots_fit_is_empty() -> None:

@@ -97,10 +97,20 @@ def test_interval_when_groups_vary_covers_the_rate_about_95_percent_of_the_time(
 
 
 def test_interval_when_captions_of_an_image_move_together_is_wider_than_by_caption() -> None:
-    hits_by_picture = np.where(np.arange(50) % 2 == 0, 5.0, 0.0)
-    together = rate_interval(hits_by_picture, np.full(50, 5.0), rng())
+    hits_by_image = np.where(np.arange(50) % 2 == 0, 5.0, 0.0)
+    together = rate_interval(hits_by_image, np.full(50, 5.0), rng())
     alone = rate_interval(np.tile([1.0, 0.0], 125), np.ones(250), rng())
     assert together.high - together.low > 1.8 * (alone.high - alone.low)
+
+
+def test_direction_when_images_have_several_captions_resamples_images() -> None:
+    images = np.eye(40, dtype=np.float32)
+    wrong = np.roll(images, 1, axis=0)
+    captions = np.repeat(np.where(np.arange(40)[:, None] % 2 == 0, images, wrong), 5, axis=0)
+    found = direction(captions, np.repeat(np.arange(40), 5), images, np.arange(40), rng())
+    hits_by_image = np.where(np.arange(40) % 2 == 0, 5.0, 0.0)
+    assert found.recall[1] == 0.5
+    assert found.interval[1] == rate_interval(hits_by_image, np.full(40, 5.0), rng())
 
 
 def test_top_items_when_tied_go_by_index() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from diht_k8s.recipe.report.content import without_pictures
+from diht_k8s.recipe.report.content import without_images
 from diht_k8s.recipe.report.notes import MANY, benchmark_notes, lede, notes, page_notes
 from diht_k8s.recipe.report.sections import cards, decimal, duration, steps, training_table, why
 
@@ -111,7 +111,7 @@ def test_why_when_a_pair_is_shown_tells_what_the_filter_saw(reason: str, text: s
 
 
 def test_without_images_when_nested_removes_all_of_them() -> None:
-    assert without_pictures({"a": [{"thumbnails": {"x": "data:"}, "b": 1}], "thumbnails": {}}) == {"a": [{"b": 1}]}
+    assert without_images({"a": [{"thumbnails": {"x": "data:"}, "b": 1}], "thumbnails": {}}) == {"a": [{"b": 1}]}
 
 
 def test_notes_when_images_were_trained_on_give_number_and_share() -> None:
@@ -153,7 +153,7 @@ def test_decimal_when_large_is_whole(value: float | None, text: str) -> None:
     assert decimal(value) == text
 
 
-def test_training_table_when_long_has_means_over_few_stretches() -> None:
+def test_training_table_when_long_has_means_over_few_intervals() -> None:
     metrics = [{"samples": step, "loss": float(step % 2), "lr": None} for step in range(1, 65)]
     table = training_table({"train": {"metrics": metrics}})
     assert table["names"] == ["samples seen", "total"]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import xml.etree.ElementTree as ElementTree
 
 import pytest
+from markupsafe import Markup
 
-from diht_k8s.recipe.report.plots import MAX_POINTS, Series, line_chart, number, thinned, ticks
+from diht_k8s.recipe.report.plots import LEFT, MAX_POINTS, RIGHT, WIDTH, Series, line_chart, number, thinned, ticks
 
 
 @pytest.mark.parametrize(
@@ -45,19 +45,31 @@ def test_thinned_when_long_keeps_means_and_the_last_x() -> None:
     assert set(kept_ys) == {1.0}
 
 
+def tooltips(chart: Markup) -> list[str | None]:
+    return [title.text for title in ElementTree.fromstring(str(chart)).iter("title")]
+
+
 def test_chart_when_names_hold_markup_is_wellformed_and_says_the_ends() -> None:
     series = [Series('<b>&"probe"', [0, 1], [0.5, 0.75], [0.4, 0.6], [0.6, 0.8])]
     chart = line_chart("A & B", series, x_label="<shots>", percent=True, x_names=["1", "2"])
     root = ElementTree.fromstring(str(chart))
-    assert root[0].attrib["aria-label"] == 'A & B: <b>&"probe" from 50% to 75%'
+    assert root.attrib["aria-label"] == 'A & B: <b>&"probe" from 50% to 75%'
     assert not root.findall(".//b")
-    data = json.loads(root.attrib["data-chart"])
-    assert (data["names"], data["percent"], data["xs"]) == (["1", "2"], True, [0, 1])
-    assert data["series"] == [{"name": '<b>&"probe"', "ys": [0.5, 0.75], "lows": [0.4, 0.6], "highs": [0.6, 0.8]}]
+    assert tooltips(chart) == ['<shots> 1: <b>&"probe" 50%', '<shots> 2: <b>&"probe" 75%']
 
 
 def test_chart_when_values_are_missing_leaves_them_out_and_is_empty_without_any() -> None:
     chart = line_chart("loss", [Series("loss", [0, 1, 2], [1.0, None, float("nan")])], x_label="samples")
     assert "nan" not in chart.lower()
-    assert json.loads(ElementTree.fromstring(str(chart)).attrib["data-chart"])["series"][0]["ys"] == [1.0, None, None]
+    assert tooltips(chart) == ["samples 0: loss 1", "samples 1: no value", "samples 2: no value"]
     assert line_chart("loss", [Series("loss", [0], [None])], x_label="samples") == ""
+
+
+def test_chart_when_xs_are_uneven_covers_the_width_with_strips_that_meet_halfway() -> None:
+    chart = line_chart("loss", [Series("loss", [0, 2, 10], [3.0, 2.0, 1.0])], x_label="samples")
+    strips = [rect.attrib for rect in ElementTree.fromstring(str(chart)).iter("rect")]
+    lefts = [float(strip["x"]) for strip in strips]
+    rights = [float(strip["x"]) + float(strip["width"]) for strip in strips]
+    span = WIDTH - LEFT - RIGHT
+    assert lefts == pytest.approx([LEFT, LEFT + 0.1 * span, LEFT + 0.6 * span], abs=0.1)
+    assert rights == pytest.approx([*lefts[1:], WIDTH - RIGHT], abs=0.15)

@@ -1,4 +1,4 @@
-"""clip-benchmark as judge: the same model on the same shards, unchanged, gives the same figures; and open_clip's own embeddings."""
+"""The same model on the same shards gives clip-benchmark's figures and open_clip's embeddings."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from benchmarks.judge import judge
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.evaluate import load_model
 from diht_k8s.recipe.evaluate import stage as program
-from diht_k8s.recipe.evaluate.features import encode_images, encode_texts
+from diht_k8s.recipe.evaluate.features import encode_texts
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.images import decode
 from diht_k8s.recipe.shards.samples import write_samples
 from diht_k8s.recipe.shards.storage import Storage
-from tests.recipe.evaluate.small_run import COLOURS, SHAPES, document, draw, export_model
+from tests.recipe.evaluate.small_run import COLOURS, SHAPES, document, draw, encode_images, export_model
 
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -61,16 +61,16 @@ def clip_benchmark_layout(folder: Path, number: int = 150) -> None:
 def sample(kind: str, row: int, names: list[str]) -> tuple[str, dict[str, bytes]]:
     label = row * 7 % len(names)
     colour, shape = names[label].split()
-    picture = {"png": draw(colour, shape, row)}
+    image = {"png": draw(colour, shape, row)}
     if kind == "classes":
-        return f"s{row:04d}", {**picture, "cls": str(label).encode()}
+        return f"s{row:04d}", {**image, "cls": str(label).encode()}
     captions = [f"a {names[label]} number {row}", f"this is {row} of many: {shape} in {colour}"][: 1 + row % 2]
-    return f"s{row:04d}", {**picture, "txt": "\n".join(captions).encode()}
+    return f"s{row:04d}", {**image, "txt": "\n".join(captions).encode()}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
-def test_figures_when_clip_benchmark_judges_the_same_shards_and_model_are_equal(tmp_path: Path, name: str) -> None:
+def test_figures_when_clip_benchmark_has_the_same_shards_and_model_are_equal(tmp_path: Path, name: str) -> None:
     clip_benchmark_layout(tmp_path / "wds")
     export_model(tmp_path / "model", ARCHITECTURES[name])
     benchmarks = [
@@ -109,8 +109,8 @@ def test_embeddings_when_compared_with_open_clips_own_are_equal(tmp_path: Path, 
     tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path}/model")(texts)
     with torch.inference_mode():
         pixels = torch.stack([transform(image) for image in images])
-        judged_images = model.eval().encode_image(pixels, normalize=True).numpy()
-        judged_texts = model.encode_text(tokens, normalize=True).numpy()
+        expected_images = model.eval().encode_image(pixels, normalize=True).numpy()
+        expected_texts = model.encode_text(tokens, normalize=True).numpy()
     loaded = load_model(f"{tmp_path}/model")
-    assert np.abs(encode_images(loaded, images) - judged_images).max() <= 1e-5
-    assert np.abs(encode_texts(loaded, texts) - judged_texts).max() <= 1e-5
+    assert np.abs(encode_images(loaded, images) - expected_images).max() <= 1e-5
+    assert np.abs(encode_texts(loaded, texts) - expected_texts).max() <= 1e-5
