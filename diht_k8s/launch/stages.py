@@ -26,6 +26,8 @@ from diht_k8s.launch.role_overlays import stage_overlays
 IMAGE_PYTHON: Final = "python3"
 """The interpreter in a container image."""
 RENDEZVOUS_PORT: Final = 29500
+SHARED_STEP: Final = "predict"
+"""The only step of label whose work is shared by label.workers."""
 MAX_DOCUMENT_BYTES: Final = 120_000
 """Linux takes 128 KiB for one environment variable."""
 _UNITS: Final = {
@@ -46,12 +48,13 @@ def submitted(stage_name: str, script_args: Sequence[str], *, shape: str, image:
         raise SystemExit(error.exit_code) from None
 
 
-def stage_app(run: DihtRun, stage: Stage, *, arguments: Sequence[str] = (), image: str = "") -> AppDef:
+def stage_app(run: DihtRun, stage: Stage, *, step: str = "", arguments: Sequence[str] = (), image: str = "") -> AppDef:
     """The AppDef of one stage.
 
     Args:
         run: the run; its placement fields (workers, numNodes, processesPerNode, pods) shape the Role.
         stage: the stage.
+        step: the part of the stage to run, where it runs as several jobs; empty runs all of it.
         arguments: further arguments of `diht stage`.
         image: container image, in which `python3` has this project; empty takes pods.image of the run. Without an image
             the entry point is the interpreter that runs this, which the local schedulers take as it is; a scheduler
@@ -60,9 +63,11 @@ def stage_app(run: DihtRun, stage: Stage, *, arguments: Sequence[str] = (), imag
     Raises:
         UserError: the run has no such stage, is too large, or asks for resources that are no quantities.
     """
-    config = getattr(run.spec, stage.value)
-    if config is None:
+    if getattr(run.spec, stage.value) is None:
         raise UserError(f"the run {run.metadata.name} has no stage {stage}: add spec.{stage} to the run document")
+    if step:
+        run, arguments = shaped_for(run, stage, step), ("--step", step, *arguments)
+    config = getattr(run.spec, stage.value)
     pods = merged(run.spec.pods, config.pods)
     replicas = config.num_nodes if stage is Stage.TRAIN else getattr(config, "workers", 1)
     role = Role(
@@ -80,6 +85,17 @@ def stage_app(run: DihtRun, stage: Stage, *, arguments: Sequence[str] = (), imag
     for kind, overlay in stage_overlays(run, stage, pods, replicas).items():
         set_overlay(role, "kubernetes", kind, _escaped(overlay))
     return AppDef(name=f"{run.metadata.name}-{stage}", roles=[role])
+
+
+def shaped_for(run: DihtRun, stage: Stage, step: str) -> DihtRun:
+    """The run with the workers of one step: `predict` shares the shards, every other step is one process.
+
+    The number of workers is placement: no result depends on it.
+    """
+    if step in ("", SHARED_STEP):
+        return run
+    config = getattr(run.spec, stage.value).model_copy(update={"workers": 1})
+    return run.model_copy(update={"spec": run.spec.model_copy(update={stage.value: config})})
 
 
 class _Parser(argparse.ArgumentParser):

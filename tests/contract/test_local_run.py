@@ -15,6 +15,9 @@ from typing import Any
 
 import pytest
 
+from diht_k8s.api.run import Stage
+from diht_k8s.pipeline.plan import CLUSTER_STEPS
+
 TESTS = Path(__file__).resolve().parents[1]
 DOCUMENT: dict[str, Any] = {
     "apiVersion": "diht.dev/v1alpha1",
@@ -26,6 +29,10 @@ DOCUMENT: dict[str, Any] = {
         "train": {"model": "x", "samples": 8, "batchSize": 8, "distillation": {"mode": "Disabled"}},
     },
 }
+
+
+LABEL_STEPS = CLUSTER_STEPS[Stage.LABEL]
+LABELLED: dict[str, Any] = {**DOCUMENT, "spec": {**DOCUMENT["spec"], "label": {}}}
 
 
 class Bench:
@@ -42,7 +49,7 @@ class Bench:
         env = {
             **os.environ,
             "DIHT_PROGRAMS": "stub_programs",
-            "PYTHONPATH": str(TESTS),
+            "PYTHONPATH": f"{TESTS}:{TESTS.parent}",
             "DIHT_STUB": json.dumps(stub or {}),
         }
         return subprocess.Popen(
@@ -109,6 +116,39 @@ def test_a_failed_stage_passes_its_words_its_log_and_its_code_on(bench: Bench, c
     first, second = stderr.splitlines()
     assert first.startswith(f"diht: filter: filter was told to end with {code}: nothing to do")
     assert "was told to end" in Path(second.removeprefix("diht: its log: ")).read_text()
+
+
+def test_label_runs_as_three_jobs_one_after_another_as_on_the_cluster(bench: Bench) -> None:
+    bench.write(LABELLED)
+    code, stdout, stderr = bench.run("--until", "label", stub={"label-heads": [75, "ok"]})
+    assert (code, stderr) == (0, "")
+    shown = [line for line in stdout.splitlines() if line.startswith("label ")]
+    states = ["vocabulary: starting", "vocabulary: done in", "heads: starting", "heads: starts again in 2 s",
+              "heads: starting, attempt 2", "heads: done in", "predict: starting", "done in"]  # fmt: skip
+    assert [
+        line.removeprefix("label").strip().startswith(state) for line, state in zip(shown, states, strict=True)
+    ] == [True] * 8
+    assert shown[-1].endswith(": 3/3 steps, loss 0.25")
+    workers = len(os.sched_getaffinity(0))
+    attempts = {step: [bench.attempts(f"label-{step}", worker) for worker in range(workers)] for step in LABEL_STEPS}
+    alone = [0] * (workers - 1)
+    assert attempts == {"vocabulary": [1, *alone], "heads": [2, *alone], "predict": [1] * workers}
+
+    code, stdout, _ = bench.run("--until", "label")
+    assert [line for line in stdout.splitlines() if line.startswith("label ")] == ["label    cached"]
+
+
+def test_label_that_was_interrupted_resumes_with_its_steps(bench: Bench) -> None:
+    bench.write(LABELLED)
+    stub: dict[str, list[str | int]] = {"label-heads": ["hang", "ok"]}
+    process = bench.start("--until", "label", stub=stub)
+    wait_for((bench.out / "label" / "step").exists)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert (process.returncode, bench.attempts("label-predict")) == (143, 0)
+    code, _, _ = bench.run("--until", "label", stub=stub)
+    assert (code, bench.attempts("label-heads"), bench.attempts("label-predict")) == (0, 2, 1)
+    assert (bench.out / "label" / "COMMITTED.json").exists()
 
 
 def test_a_failed_worker_ends_the_others(bench: Bench) -> None:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.label.caption_concepts import KeptCaptions, read_captions
-from diht_k8s.recipe.label.job import Job
+from diht_k8s.recipe.label.job import LabelJob
 from diht_k8s.recipe.label.soft_labels import HeadLabels, Labels, read_labels
 from diht_k8s.recipe.label.vocabulary import Concepts, Vocabulary
 from diht_k8s.recipe.shards.pairs import read_pairs
@@ -29,7 +29,7 @@ NAMED: Final = 0.2
 """A label names a concept where its probability is at least this (our choice: at most five concepts a head)."""
 
 
-def make_report(job: Job, vocabulary: Vocabulary, heads: dict[str, Any]) -> dict[str, Any]:
+def make_report(job: LabelJob, vocabulary: Vocabulary, heads: dict[str, Any]) -> dict[str, Any]:
     """The report of a stage whose labels are all there.
 
     Raises:
@@ -137,7 +137,7 @@ def example_shards(shards: Sequence[Shard]) -> dict[str, int]:
     return Counter(shard.name for shard in chosen)
 
 
-def _examples(job: Job, shard: Shard, labels: Labels, vocabulary: Vocabulary, count: int) -> list[dict[str, Any]]:
+def _examples(job: LabelJob, shard: Shard, labels: Labels, vocabulary: Vocabulary, count: int) -> list[dict[str, Any]]:
     """Evenly spread rows of one shard with caption and likeliest concepts."""
     total = len(labels.uids)
     rows = sorted({(2 * number + 1) * total // (2 * count) for number in range(count)})
@@ -171,7 +171,7 @@ def _vocabulary_figures(concepts: Concepts, cut: dict[str, Any]) -> dict[str, An
     }
 
 
-def _check_labels(job: Job, labels: Labels, vocabulary: Vocabulary, shard: Shard) -> None:
+def _check_labels(job: LabelJob, labels: Labels, vocabulary: Vocabulary, shard: Shard) -> None:
     if (
         labels.header["config_sha256"] != job.context.config_sha256
         or labels.header["vocabulary_sha256"] != vocabulary.sha256
@@ -182,7 +182,7 @@ def _check_labels(job: Job, labels: Labels, vocabulary: Vocabulary, shard: Shard
         )
 
 
-def _check_bad(job: Job, total: int, bad: Counter[str]) -> None:
+def _check_bad(job: LabelJob, total: int, bad: Counter[str]) -> None:
     rules = job.context.run.spec.filter
     assert rules is not None  # a label stage needs a filter: the run document's rules say so
     if 100 * bad.total() > rules.max_bad_percent * total:
