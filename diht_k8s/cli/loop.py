@@ -122,7 +122,7 @@ class Loop:
         return next((stage for stage in starts if self.replace and stage not in self._inspected), None)
 
     def _inspect(self, first: Stage) -> None:
-        command = [sys.executable, "-P", "-m", "diht_k8s.cli.inspecting", first.value]
+        command = [sys.executable, "-P", "-m", "diht_k8s.cli.cached_stages", first.value]
         done = subprocess.run(  # noqa: S603 (an argument list of ours, no shell)
             [*command, "--replace"] if self.replace else command,
             env={**os.environ, "DIHT_RUN": dump(self.run)},

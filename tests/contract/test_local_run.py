@@ -101,7 +101,7 @@ def test_a_run_until_a_stage_leaves_the_later_ones(bench: Bench, tmp_path: Path)
     assert not bench.out.exists()
 
 
-def test_a_passing_fault_and_a_killed_program_are_retried(bench: Bench) -> None:
+def test_a_transient_error_and_a_killed_program_are_retried(bench: Bench) -> None:
     code, stdout, _ = bench.run(stub={"train": [75, "kill", "ok"]})
     assert (code, bench.attempts("train"), bench.attempts("filter")) == (0, 3, 1)
     assert "starts again in 2 s: train was told to end with 75: nothing to do" in stdout
@@ -167,7 +167,7 @@ def test_an_interrupted_run_stops_its_programs_and_goes_on_later(bench: Bench, n
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert "to go on: diht run run.json" in stderr
+    assert "to resume: diht run run.json" in stderr
     saved = (bench.out / "train" / "step").stat().st_size
     time.sleep(0.3)
     assert (bench.out / "train" / "step").stat().st_size == saved  # nothing runs on

@@ -14,8 +14,8 @@ from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.reports import Progress
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import StageState, StageStatus, Status
+from diht_k8s.cli.cluster import sentence
 from diht_k8s.cli.display import Display, open_display
-from diht_k8s.cli.remote import sentence
 from diht_k8s.controller.saved_status import condition, is_true
 from diht_k8s.controller.text import one_line
 from diht_k8s.kube.runs_client import Kube, open_kube

@@ -1,12 +1,13 @@
-"""Run documents from the command line: a file, or the environment variable `DIHT_RUN`."""
+"""Run documents of the command line, from a file or the environment variable `DIHT_RUN`; and `diht validate`."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from diht_k8s.api.documents import load
-from diht_k8s.api.errors import UserError
+from diht_k8s.api.documents import check, load
+from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.run import DihtRun
 
 
@@ -35,3 +36,13 @@ def read_run(path: str | None, overrides: Sequence[str], environment: Mapping[st
     if "DIHT_RUN" not in environment:
         raise UserError("no run document: give --run FILE, or set DIHT_RUN to one")
     return load(environment["DIHT_RUN"], name="DIHT_RUN", overrides=overrides)
+
+
+def validate_command(path: str, overrides: Sequence[str]) -> int:
+    """Check a document; prints what is wrong on stderr; 0 or 64."""
+    run, problems = check(read_text(path), overrides=overrides)
+    if run is None:
+        print("\n".join(f"{path}: {problem}" for problem in problems), file=sys.stderr)
+        return ExitCode.USER_ERROR
+    print(f"{path}: valid: run {run.metadata.name}, stages {', '.join(run.spec.stages)}, output {run.spec.data.output}")
+    return ExitCode.DONE

@@ -1,6 +1,6 @@
 """Which stages are cached: asks the stage programs what their output depends on and compares with what is committed.
 
-Runs as a program of its own (`python -m diht_k8s.cli.inspecting STAGE [--replace]`, run document in `DIHT_RUN`), so that
+Runs as a program of its own (`python -m diht_k8s.cli.cached_stages STAGE [--replace]`, run document in `DIHT_RUN`), so that
 `diht run` itself stays small: identifying inputs imports parts of the recipe. Prints one JSON list on its last line.
 """
 
@@ -16,8 +16,8 @@ from typing import Any
 from diht_k8s.api.hashing import differences, sha256_of, stage_config
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.cli.programs import program_of
-from diht_k8s.cli.reading import read_run
+from diht_k8s.cli.document import read_run
+from diht_k8s.cli.stage import program_of
 from diht_k8s.recipe.runtime.commit import find_committed
 from diht_k8s.recipe.runtime.stage import exit_code_of
 from diht_k8s.recipe.shards.storage import Storage

@@ -18,8 +18,8 @@ from diht_k8s.api.status import (
     Status,
     wire,
 )
-from diht_k8s.cli.remote import details, newest_pods, planned, sentence
-from diht_k8s.cli.watching import Watcher
+from diht_k8s.cli.cluster import details, newest_pods, planned, sentence
+from diht_k8s.cli.watch import Watcher
 from tests.unit.api.documents import changed
 
 NOW = "2026-01-01T00:00:00Z"

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import yaml
 
 from diht_k8s.api.documents import load
-from diht_k8s.api.errors import DihtError, ExitCode, UserError
+from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import StageState, StageStatus, Status
-from diht_k8s.cli.reading import read_text
+from diht_k8s.cli.document import read_text
 from diht_k8s.controller.children import children
 from diht_k8s.controller.observe import entry_name
 from diht_k8s.controller.runs import RETRY_ANNOTATION, known_run
@@ -27,17 +27,6 @@ from diht_k8s.pipeline.states import Start
 UNKNOWN_UID: Final = "00000000-0000-0000-0000-000000000000"
 """Stands for the uid that the API server gives."""
 SHOWN_EVENTS: Final = 3
-
-
-def guarded(work: Callable[[], int]) -> int:
-    """Run a command; its exit code, with one line on stderr for what went wrong."""
-    try:
-        return work()
-    except DihtError as error:
-        print(f"diht: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return ExitCode.STOPPED
 
 
 def submit(path: str, overrides: Sequence[str], namespace: str | None, *, dry_run: bool) -> int:
