@@ -1,4 +1,4 @@
-"""One worker of label's step predict, for `benchmarks.label`: the run comes in `DIHT_RUN`, CPU seconds of start-up and work go out."""
+"""One worker of label's step predict, for `benchmarks.label`: `DIHT_RUN` in, CPU seconds of start-up and of work out."""
 
 from __future__ import annotations
 

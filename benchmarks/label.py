@@ -1,8 +1,8 @@
-"""The stage label beside the bare forward pass of its teacher, its step predict in one and two processes, and what heads cost the student.
+"""The stage label beside its teacher's forward pass, its step predict in one and two processes, the cost of heads to the student.
 
-In: nothing (`benchmarks/run label`). Out: one JSON line a part. All on the demo's pool without text spotting, one thread a process.
-CPU time where that is what counts, the best of the rounds, competitors in turn within each round: a busy machine slows single rounds
-by multiples.
+In: nothing (`benchmarks/run label`). Out: one JSON line a part. All parts use the demo's pool without text spotting and one
+thread a process. Figures are CPU time if not named otherwise, the best of the rounds; competitors take turns within each round,
+since a busy machine slows single rounds by multiples.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import torch
 from diht_k8s.api.documents import dump, load
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.label import stage as label_stage
-from diht_k8s.recipe.label.teacher import Teacher, load_teacher
+from diht_k8s.recipe.label.teacher import TeacherNetwork, load_teacher
 from diht_k8s.recipe.label.teacher_files import weights_uri
 from diht_k8s.recipe.runtime.inputs import kept_shards
 from diht_k8s.recipe.runtime.stage import run_stage
@@ -117,7 +117,7 @@ def heads_seconds(run: DihtRun) -> float:
     return time.process_time() - before
 
 
-def forward(teacher: Teacher, images: list[torch.Tensor]) -> None:
+def forward(teacher: TeacherNetwork, images: list[torch.Tensor]) -> None:
     """The network on ready images, in the batches that the stage takes."""
     for start in range(0, len(images), teacher.batch_size):
         teacher.features(torch.stack(images[start : start + teacher.batch_size]))

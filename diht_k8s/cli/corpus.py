@@ -15,7 +15,7 @@ from diht_k8s.cli.document import read_run
 from diht_k8s.recipe.runtime.signals import StopFlag
 
 if TYPE_CHECKING:
-    from diht_k8s.recipe.label.vocabulary import Vocabulary
+    from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
     from diht_k8s.recipe.takedown import Purged
 
 SHOWN: Final = 20
@@ -33,9 +33,9 @@ def parse_command(captions: Sequence[str]) -> int:
 
 def concepts_command(path: str, overrides: Sequence[str]) -> int:
     """Print the vocabulary of a run, or of a `vocabulary.json`; the exit code."""
-    from diht_k8s.recipe.label.vocabulary import Vocabulary
+    from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
 
-    print(describe_vocabulary(Vocabulary.from_document(_vocabulary_document(path, overrides))))
+    print(describe_vocabulary(ConceptVocabulary.from_document(_vocabulary_document(path, overrides))))
     return ExitCode.DONE
 
 
@@ -53,7 +53,7 @@ def purge_command(path: str, exclude: str, overrides: Sequence[str]) -> int:
     return ExitCode.DONE
 
 
-def describe_vocabulary(vocabulary: Vocabulary) -> str:
+def describe_vocabulary(vocabulary: ConceptVocabulary) -> str:
     """The text of a vocabulary."""
     parts = [f"{vocabulary.captions:,} captions, vocabulary {vocabulary.sha256[:12]}"]
     for kind, concepts in (("objects", vocabulary.objects), ("attributes", vocabulary.attributes)):

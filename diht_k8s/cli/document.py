@@ -20,13 +20,13 @@ def read_text(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no UTF-8 text ({error}): check the file") from error
+        raise UserError(f"{path} is not UTF-8 text ({error}): check the file") from error
     except OSError as error:
         raise UserError(f"cannot read the run document {path}: {error.strerror}: check the path") from error
 
 
 def read_run(path: str | None, overrides: Sequence[str], environment: Mapping[str, str]) -> DihtRun:
-    """The run of a file, or of `DIHT_RUN` where no file is given.
+    """The run of a file, or of `DIHT_RUN` if no file is given.
 
     Raises:
         UserError: no document, or a wrong one.

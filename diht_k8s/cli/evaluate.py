@@ -45,7 +45,7 @@ def benchmark_list(name: str, root: str | None, only: Sequence[str] = ()) -> str
 
     Args:
         name: of the catalogue.
-        root: where to look for shards; None looks nowhere.
+        root: where the shards are searched; None searches nowhere.
         only: names of entries; empty takes all.
 
     Raises:
@@ -107,14 +107,14 @@ def _sums(listed: Catalogue, found: dict[str, Presence] | None) -> list[str]:
     lines = [f"{listed.title}: {tasks} tasks."]
     if unverified:
         lines.append(
-            f"{unverified} of them are recollection, not verified: no average over {listed.tasks} tasks is printed."
+            f"{unverified} of them are from memory, not verified: no average over {listed.tasks} tasks is printed."
         )
     if foreign:
         lines.append(f"The metric of {', '.join(foreign)} is not computed here.")
     if found is not None:
         lines += [f"{name}: {item.problem}" for name, item in found.items() if item.problem is not None]
         present = sum(item.whole for item in found.values())
-        lines.append(f"{present} of {len(found)} sets are whole at this root.")
+        lines.append(f"{present} of {len(found)} sets are complete below this root.")
     return lines
 
 

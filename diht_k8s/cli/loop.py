@@ -1,4 +1,4 @@
-"""The local run: observe -> plan -> act, as the operator does it, on processes of this machine.
+"""The local run: observe, plan, act, as the operator does, on processes of this machine.
 
 In: a placed run, jobs, a display. Out: the final status. What to do is decided by `pipeline.plan` alone.
 """
@@ -46,7 +46,7 @@ GRACE_S: Final = 300.0
 
 
 class InspectionError(DihtError):
-    """The stages could not be looked at; the program that did so has said why on stderr."""
+    """The stages could not be compared with the run; the message is what the program wrote on stderr."""
 
     def __init__(self, exit_code: int, said: str) -> None:
         super().__init__(said)
@@ -55,7 +55,7 @@ class InspectionError(DihtError):
 
 @dataclass
 class Stopper:
-    """What signals to `diht run` ask for: the first to stop, the second to stop at once."""
+    """Counts signals to `diht run`: the first asks for a stop, the second for a stop at once."""
 
     requests: int = 0
 
@@ -78,7 +78,7 @@ class Loop:
     back_off: BackOff = BACK_OFF
     clock: Callable[[], float] = time.time
     log: Path | None = None
-    """of the program that failed last."""
+    """of the last program that failed."""
     _cached: set[Stage] = field(default_factory=set)
     _inspected: set[Stage] = field(default_factory=set)
     _started: dict[str, Start] = field(default_factory=dict)
@@ -117,7 +117,7 @@ class Loop:
             time.sleep(POLL_S)
 
     def _uninspected(self, actions: tuple[Action, ...]) -> Stage | None:
-        """With --replace, a stage is looked at before it starts: its inputs are known only then."""
+        """With --replace, a stage is compared before it starts: its inputs are known only then."""
         starts = [action.stage for action in actions if isinstance(action, Start)]
         return next((stage for stage in starts if self.replace and stage not in self._inspected), None)
 
@@ -171,13 +171,13 @@ class Loop:
         )
 
     def _end_late(self, name: str, running: int) -> None:
-        """Kill what was asked to stop and has had its time."""
+        """Kill programs that were asked to stop and whose grace period is over."""
         asked_at = self._stopped_at.get(name)
         if running and asked_at is not None and (self.stopper.requests > 1 or self.clock() > asked_at + GRACE_S):
             self.jobs.kill(name)
 
     def _act(self, action: Action) -> None:
-        if isinstance(action, Expire):  # a run's time to live is the cluster's business
+        if isinstance(action, Expire):  # only a cluster deletes runs
             return
         if isinstance(action, Stop):
             if action.name not in self._stopped_at:

@@ -78,7 +78,9 @@ def _add_set(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_run(commands: _Commands) -> None:
-    parser = commands.add_parser("run", help="run all stages on this machine; resumes where it was", epilog=_EXIT_CODES)
+    parser = commands.add_parser(
+        "run", help="run all stages on this machine; resumes an interrupted run", epilog=_EXIT_CODES
+    )
     parser.description = (
         "Run all stages of a run document on this machine. Finished stages are cached, an interrupted one resumes. "
         "Relative paths in the document are taken from the current folder; a relative data.output from --workdir."
@@ -198,7 +200,7 @@ def _add_evaluate_commands(commands: _Commands) -> None:
     benchmarks = commands.add_parser("benchmarks", help="list known benchmarks, and which lie below a folder")
     benchmarks.description = (
         "List the benchmarks of a catalogue; with ROOT, say which lie below it (ROOT/NAME/test/*.tar, the layout of "
-        "clip-benchmark). --yaml prints the complete ones as spec.evaluate.benchmarks, ready to paste into a run document."
+        "clip-benchmark). --yaml prints the complete ones as spec.evaluate.benchmarks of a run document."
     )
     benchmarks.add_argument("root", metavar="ROOT", nargs="?", help="folder or s3:// prefix that holds benchmarks")
     benchmarks.add_argument(

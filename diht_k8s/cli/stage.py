@@ -15,11 +15,11 @@ from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import Program, exit_code_of, run_stage
 
 PROGRAMS_VARIABLE: Final = "DIHT_PROGRAMS"
-"""Names another package with the same four subpackages: tests of the loop around the programs run in seconds with it."""
+"""Names another package with the same four subpackages, so that tests of the loop run in seconds."""
 
 
 def program_of(stage: Stage) -> Program:
-    """The module with `identify` and `execute` of a stage."""
+    """The module with `identify` and `execute` of a stage; imported here, since it brings parser, OCR or torch."""
     package = os.environ.get(PROGRAMS_VARIABLE, "diht_k8s.recipe")
     return cast("Program", importlib.import_module(f"{package}.{stage}.stage"))
 

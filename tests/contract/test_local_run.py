@@ -161,7 +161,7 @@ def test_a_failed_worker_ends_the_others(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
-def test_an_interrupted_run_stops_its_programs_and_goes_on_later(bench: Bench, number: signal.Signals) -> None:
+def test_an_interrupted_run_stops_its_programs_and_resumes_later(bench: Bench, number: signal.Signals) -> None:
     process = bench.start(stub={"train": ["hang", "ok"]})
     wait_for(lambda: (bench.out / "train" / "step").exists())
     process.send_signal(number)

@@ -1,7 +1,7 @@
-"""Teacher features of kept shards: each image passes the teacher once, the features lie beside the labels as fp16 safetensors.
+"""Teacher features of kept shards: each image passes the teacher once; its features are stored as fp16 safetensors.
 
-In: the kept pairs. Out: `label/features/SHARD.safetensors`, whole or absent, so that the stage goes on shard by shard; heads are trained on
-them and labels predicted from them.
+In: the kept pairs. Out: `label/features/SHARD.safetensors`, whole or absent, so that the stage resumes shard by shard. The heads
+are trained on these features, and the labels are predicted from them.
 
 Shapes: N images of a shard, B of a batch, D features.
 """
@@ -23,7 +23,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.recipe.label.teacher import Teacher
+from diht_k8s.recipe.label.teacher import TeacherNetwork
 from diht_k8s.recipe.shards.images import BadImageError, decode
 from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.samples import Sample
@@ -62,7 +62,7 @@ def group_of(sample: Sample) -> str:
 
 
 def extract(
-    teacher: Teacher, samples: Iterable[Sample], where: str, on_pictures: Callable[[int], None]
+    teacher: TeacherNetwork, samples: Iterable[Sample], where: str, on_images: Callable[[int], None]
 ) -> ShardFeatures:
     """Pass the images of one shard through the teacher.
 
@@ -70,7 +70,7 @@ def extract(
         teacher: the frozen encoder.
         samples: the shard's pairs in order.
         where: the shard's URI, for messages.
-        on_pictures: told the number of images done after each batch.
+        on_images: called after each batch with the number of images done.
 
     Raises:
         DataError: the teacher gives NaN or infinite features; the first images are named.
@@ -89,7 +89,7 @@ def extract(
         uids += [sample.uid for sample, _, _ in batch]
         groups += [hash64(group_of(sample)) for sample, _, _ in batch]
         problems += [problem for _, _, problem in batch]
-        on_pictures(len(uids))
+        on_images(len(uids))
     features_ND = torch.cat(rows)
     _check_finite(features_ND, uids, where)
     return ShardFeatures(
@@ -104,7 +104,7 @@ def extract(
 Decoded = tuple[Sample, Tensor | None, str | None]
 
 
-def _decoded_batches(teacher: Teacher, samples: Iterable[Sample]) -> Iterator[list[Decoded]]:
+def _decoded_batches(teacher: TeacherNetwork, samples: Iterable[Sample]) -> Iterator[list[Decoded]]:
     """Batches of decoded images; the next batch is decoded while the caller works on this one."""
 
     def prepare(sample: Sample) -> Decoded:
@@ -134,15 +134,15 @@ def _check_finite(features_ND: Tensor, uids: list[str], where: str) -> None:
 
 
 def make_features(
-    teacher: Teacher,
+    teacher: TeacherNetwork,
     storage: Storage,
     shard: Shard,
     uri: str,
     header: Mapping[str, Any],
-    on_pictures: Callable[[int], None],
+    on_images: Callable[[int], None],
 ) -> None:
     """Write the features of one kept shard."""
-    found = extract(teacher, read_pairs(storage, shard), shard.uri, on_pictures)
+    found = extract(teacher, read_pairs(storage, shard), shard.uri, on_images)
     tensors = {
         "features": found.features_ND,
         "uid_hash": found.uid_hash_N,
@@ -168,7 +168,9 @@ def read_features(storage: Storage, uri: str, config_sha256: str) -> ShardFeatur
 
 
 def read_safetensors(storage: Storage, uri: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and our header of a safetensors file, which starts with the length of a JSON object (8 bytes, little-endian) and that object.
+    """Tensors and our header of a safetensors file.
+
+    The file starts with the length of a JSON object (8 bytes, little-endian) and that object.
 
     Raises:
         DataError: the file is damaged.

@@ -1,8 +1,8 @@
 """The step `heads`: features and captions of the training images in, `heads.json` and `teacher_heads.safetensors` out.
 
-Each head is trained to a file of its own, `heads/KIND.safetensors`; at the end both are joined. A head sees cached features only, so
-training takes a few percent of the time that the teacher took for them. A training that is cut off resumes from `heads/KIND.state`,
-to the same bytes.
+Each head is trained to a file of its own, `heads/KIND.safetensors`; at the end both are joined. A head sees cached features
+only, so its training takes a few percent of the time that the teacher took for them. An interrupted training resumes from
+`heads/KIND.state`, to the same bytes.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ KINDS: Final[tuple[str, ...]] = ("objects", "attributes")
 MEMORY_BYTES: Final = 1 << 30
 """Features of more bytes are kept on disk while the heads are trained: 420,000 images of a network with 1,280 features."""
 SAVE_SECONDS: Final = 300.0
-"""So often the state of a long training is kept."""
+"""Interval at which the state of a long training is saved."""
 
 
 def device() -> torch.device:
-    """A GPU where there is one."""
+    """A GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -52,21 +52,21 @@ def train_heads(job: LabelJob) -> None:
     if not todo or context.storage.exists(context.layout.teacher_heads):
         return
     vocabulary = read_vocabulary(job)
-    pictures, targets = training_pictures(job, {kind: getattr(vocabulary, kind) for kind in todo})
+    images, targets = training_images(job, {kind: getattr(vocabulary, kind) for kind in todo})
     context.progress.start("heads", len(todo) * config.epochs, unit="epochs")
     for number, kind in enumerate(todo):
         watch = _Watch(job, kind, number * config.epochs)
         seed = context.run.spec.seed + KINDS.index(kind)
-        head = train_head(pictures, targets[kind], config, seed, device(), watch, watch.saved())
+        head = train_head(images, targets[kind], config, seed, device(), watch, watch.saved())
         header = {**job.header, "vocabulary_sha256": vocabulary.sha256}
-        figures = measure(head, pictures, targets[kind], getattr(vocabulary, kind))
+        figures = measure(head, images, targets[kind], getattr(vocabulary, kind))
         metadata = {"diht": json.dumps({**header, "figures": figures}, sort_keys=True)}
         tensors = {"weight": head.weight_MCD, "bias": head.bias_MC}
         context.storage.write_bytes(job.uri("heads", f"{kind}.safetensors"), save(tensors, metadata=metadata))
 
 
 class _Watch:
-    """Tells of each epoch, and keeps the training's state now and then and before a stop."""
+    """Reports each epoch, and saves the training's state every `SAVE_SECONDS` and before a stop."""
 
     def __init__(self, job: LabelJob, kind: str, before: int) -> None:
         self._job, self._before = job, before
@@ -125,7 +125,7 @@ def join_heads(job: LabelJob) -> None:
     context.storage.remove(job.uri("heads"))
 
 
-def training_pictures(job: LabelJob, vocabulary: Mapping[str, Concepts]) -> tuple[TrainingImages, dict[str, Targets]]:
+def training_images(job: LabelJob, vocabulary: Mapping[str, Concepts]) -> tuple[TrainingImages, dict[str, Targets]]:
     """Features and folds of the usable training images, and what their captions name, for some heads.
 
     Raises:
@@ -148,14 +148,14 @@ def training_pictures(job: LabelJob, vocabulary: Mapping[str, Concepts]) -> tupl
             column = getattr(names, kind)
             targets[kind].append(encode([column[row] for row in rows.tolist()], concepts))
     if features_ND is None or not used:
-        raise DataError("none of the kept images can be decoded: look at filter/report.json and the shards")
+        raise DataError("none of the kept images can be decoded: check filter/report.json and the shards")
     folds = job.label.cross_fit
     fold_N = folds_of(torch.cat(groups), folds, job.context.run.spec.seed)
     return TrainingImages(features_ND[:used], fold_N, folds), {kind: join(parts) for kind, parts in targets.items()}
 
 
 def empty_table(rows: int, columns: int) -> Tensor:
-    """Room for features in fp16: in memory, or in a nameless file below TMPDIR where they take more than `MEMORY_BYTES`.
+    """An empty table for fp16 features: in memory, or in a nameless file below TMPDIR if it is larger than `MEMORY_BYTES`.
 
     Raises:
         UserError: the disk has no room for them.

@@ -62,7 +62,7 @@ class LabelJob:
 
 
 def make_job(context: Context) -> LabelJob:
-    """Read which shards there are.
+    """List the kept shards and choose those that train the heads.
 
     Raises:
         DataError: the filter kept nothing.

@@ -35,9 +35,9 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
 
 
 def execute(context: Context) -> Outcome | None:
-    """Do one step, or the whole stage where none is named; the worker that finds all labels there writes the report.
+    """Run one step, or all of them if none is named; the worker that finds all labels present writes the report.
 
-    Without a step one worker does everything, since the steps depend on each other; the other workers have nothing to do.
+    Without a step worker 0 does everything, since the steps depend on each other; the other workers have nothing to do.
     """
     if context.step:
         return _execute_step(context.step, make_job(context))
@@ -51,7 +51,7 @@ def execute(context: Context) -> Outcome | None:
 
 
 def _execute_step(step: str, job: LabelJob) -> Outcome | None:
-    """Do one step; what it needs is there when it starts."""
+    """Run one step; the files that it needs exist when it starts."""
     if step == "vocabulary":
         make_vocabulary(job)
         return None

@@ -17,7 +17,7 @@ from diht_k8s.recipe.label.heads import folds_of
 from diht_k8s.recipe.label.job import LabelJob
 from diht_k8s.recipe.label.report import make_report
 from diht_k8s.recipe.label.soft_labels import top_k, write_labels
-from diht_k8s.recipe.label.teacher import Teacher, load_teacher
+from diht_k8s.recipe.label.teacher import TeacherNetwork, load_teacher
 from diht_k8s.recipe.label.teacher_files import weights_uri
 from diht_k8s.recipe.label.vocabulary_step import read_vocabulary
 from diht_k8s.recipe.runtime.commit import artefact
@@ -33,7 +33,7 @@ class LazyTeacher:
         self._job = job
 
     @cached_property
-    def loaded(self) -> Teacher:
+    def loaded(self) -> TeacherNetwork:
         """The network with its weights."""
         config = self._job.label.teacher
         return load_teacher(config, self._job.context.storage, weights_uri(config), device())
@@ -118,9 +118,9 @@ class _StageProgress:
         total = self._job.samples(self._shards)
         return total - self._job.samples(self._job.missing(self._folder, self._suffix, self._shards))
 
-    def within_shard(self, pictures: int) -> None:
+    def within_shard(self, images: int) -> None:
         self._job.context.stop.raise_if_requested()
-        self._job.context.progress.update(self._done + pictures)
+        self._job.context.progress.update(self._done + images)
 
     def shard_done(self) -> None:
         self._done = self._finished()

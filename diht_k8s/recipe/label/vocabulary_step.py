@@ -1,4 +1,7 @@
-"""The step `vocabulary`: the filter's scores of all kept shards in, `vocabulary.json` out. Needs no torch, so it starts at once."""
+"""The step `vocabulary`: the filter's scores of all kept shards in, `vocabulary.json` out.
+
+It imports no torch, so it starts at once.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import json
 from diht_k8s.recipe.label.caption_concepts import read_captions
 from diht_k8s.recipe.label.job import LabelJob
 from diht_k8s.recipe.label.soft_labels import check_top_k
-from diht_k8s.recipe.label.vocabulary import ConceptCounts, Vocabulary, freeze
+from diht_k8s.recipe.label.vocabulary import ConceptCounts, ConceptVocabulary, freeze
 
 
 def make_vocabulary(job: LabelJob) -> None:
@@ -32,6 +35,6 @@ def make_vocabulary(job: LabelJob) -> None:
     check_top_k(job.label.top_k, {"objects": len(vocabulary.objects), "attributes": len(vocabulary.attributes)})
 
 
-def read_vocabulary(job: LabelJob) -> Vocabulary:
-    """The frozen classes."""
-    return Vocabulary.from_document(json.loads(job.context.storage.read_bytes(job.context.layout.vocabulary)))
+def read_vocabulary(job: LabelJob) -> ConceptVocabulary:
+    """The frozen classes of both heads."""
+    return ConceptVocabulary.from_document(json.loads(job.context.storage.read_bytes(job.context.layout.vocabulary)))

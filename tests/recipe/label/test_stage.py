@@ -24,7 +24,7 @@ from diht_k8s.recipe.label import features, fitting
 from diht_k8s.recipe.label.soft_labels import read_labels
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards.storage import Storage
-from tests.recipe.label.labelling import Make, label
+from tests.recipe.label.label_stage import Make, label
 
 
 def files_of(run: DihtRun) -> dict[str, str]:
@@ -141,7 +141,7 @@ def test_resume_when_the_worker_was_killed_then_same_bytes(make_kept: Make) -> N
     assert files_of(broken.run()) == files_of(whole.run())
 
 
-def test_damaged_shard_when_it_is_mended_then_same_bytes_as_if_it_had_never_been(make_kept: Make) -> None:
+def test_damaged_shard_when_it_is_fixed_then_same_bytes_as_if_it_had_never_been(make_kept: Make) -> None:
     whole, broken = make_kept(name="whole").write(), make_kept(name="broken").write()
     label(whole.run())
     path = broken.folder / "filter" / "kept" / "shapes-01.tar"
@@ -177,7 +177,7 @@ def test_max_samples_when_fewer_than_the_images_then_the_rest_is_labelled_withou
     assert report["beyond_caption"]["measured_on"] == 80  # the two shards that they come from
 
 
-def test_stop_when_requested_then_ends_at_a_safe_point_and_goes_on(make_kept: Make) -> None:
+def test_stop_when_requested_then_ends_at_a_safe_point_and_resumes(make_kept: Make) -> None:
     run = make_kept(shards=1).write().run()
     stop = StopFlag()
     stop.requested = True
@@ -186,7 +186,7 @@ def test_stop_when_requested_then_ends_at_a_safe_point_and_goes_on(make_kept: Ma
     assert label(run) is not None
 
 
-def test_stop_when_the_heads_are_trained_then_goes_on_after_the_epoch_to_the_same_bytes(
+def test_stop_when_the_heads_are_trained_then_resumes_after_the_epoch_to_the_same_bytes(
     make_kept: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, stopped = make_kept(name="whole", shards=1).write(), make_kept(name="stopped", shards=1).write()
@@ -196,13 +196,13 @@ def test_stop_when_the_heads_are_trained_then_goes_on_after_the_epoch_to_the_sam
     flag, epochs = StopFlag(), list[int]()
     original = fitting.train_head
 
-    def stops(pictures: Any, targets: Any, config: Any, seed: int, device: Any, on_epoch: Any, state: Any) -> Any:
-        def told(epoch: int, *rest: Any) -> None:
+    def stops(images: Any, targets: Any, config: Any, seed: int, device: Any, on_epoch: Any, state: Any) -> Any:
+        def after_epoch(epoch: int, *rest: Any) -> None:
             epochs.append(epoch)
             flag.requested = len(epochs) == 2
             on_epoch(epoch, *rest)
 
-        return original(pictures, targets, config, seed, device, told, state)
+        return original(images, targets, config, seed, device, after_epoch, state)
 
     monkeypatch.setattr(fitting, "train_head", stops)
     with pytest.raises(StopRequested):

@@ -60,7 +60,7 @@ def test_details_name_the_pod_and_what_it_said() -> None:
     stage = StageStatus(name="train", stage=Stage.TRAIN, state=StageState.RESTARTING, restarts=2, restarts_count_towards_max=1, cause=cause)  # fmt: skip
     assert details(Status(stages=[stage])) == [
         "last failure of train: RetryableError, exit code 75 (pod p on node n): m",
-        "restarts: 2, of which 1 count towards failurePolicy.maxRestarts",
+        "restarts: 2, 1 of them count towards failurePolicy.maxRestarts",
         "| a",
         "| b",
     ]
