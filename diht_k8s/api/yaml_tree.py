@@ -1,8 +1,8 @@
 """YAML as the Kubernetes API server reads it, with the line of every field.
 
-PyYAML's own rules differ where people notice it: it reads `5e-4` and `1e6` as text, the API server as numbers. A run must
-mean the same from a file and from the cluster, so scalars are resolved here by the API server's rules (YAML 1.1 as its
-library reads it: `yes`, `on`, `y` are true; `1.0` becomes the integer 1 on its way through JSON).
+PyYAML's own rules differ where people notice it: it reads `5e-4` and `1e6` as text, the API server as numbers. A run
+must mean the same from a file and from the cluster, so scalars are resolved here by the API server's rules (YAML 1.1 as
+its library reads it: `yes`, `on`, `y` are true; `1.0` becomes the integer 1 on its way through JSON).
 """
 
 from __future__ import annotations
@@ -20,22 +20,24 @@ _TRUE: Final = frozenset({"y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE",
 _FALSE: Final = frozenset({"n", "N", "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF"})
 _NULL: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _FLOAT: Final = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
-_INT: Final = re.compile(r"^[-+]?(0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|[0-9][0-9_]*)$")
+_INT: Final = re.compile(r"^[-+]?(0b_*[01][01_]*|0o_*[0-7][0-7_]*|0[0-7_]*|0x_*[0-9a-fA-F][0-9a-fA-F_]*|[0-9][0-9_]*)$")
 _STRING_TAG: Final = "tag:yaml.org,2002:str"
 _MERGE_TAG: Final = "tag:yaml.org,2002:merge"
 MAX_NODES: Final = 200_000
-"""Aliases of aliases can stand for more than any machine holds; the largest run that the schema allows has fewer."""
+"""Aliases of aliases can expand to more than any machine holds; the largest run that the schema allows has fewer."""
+MAX_INT_CHARACTERS: Final = 300
+"""No number of 64 bits takes as many; longer ones are read as floats, as the API server does."""
 MAX_BYTES: Final = 1 << 20
 """etcd takes 1.5 MiB; a larger document could not be submitted anyway."""
 
 
 class YamlError(ValueError):
-    """The text is no YAML, or no mapping; the message names line and column."""
+    """The text is not YAML or not a mapping; the message names line and column."""
 
 
 @dataclass(frozen=True)
 class Tree:
-    """A YAML document and where its fields stand."""
+    """A YAML document and the lines of its fields."""
 
     value: Any
     """plain dicts, lists, strings, numbers, booleans and None."""
@@ -67,7 +69,7 @@ def read_tree(text: str) -> Tree:
         raise YamlError("the document is nested deeper than 100 levels") from error
     lines: dict[Path, int] = {}
     if node is not None and _count(node, {}) > MAX_NODES:
-        raise YamlError(f"the document's aliases stand for more than {MAX_NODES} values: write fewer")
+        raise YamlError(f"the document's aliases expand to more than {MAX_NODES} values: write fewer")
     value = None if node is None else _build(node, (), lines, 0)
     return Tree(value, lines)
 
@@ -80,18 +82,26 @@ def _build(node: yaml.Node, path: Path, lines: dict[Path, int], depth: int) -> A
         return _mapping(node, path, lines, depth)
     if isinstance(node, yaml.SequenceNode):
         return [_build(item, (*path, index), lines, depth + 1) for index, item in enumerate(node.value)]
-    return scalar(
-        str(node.value), quoted=bool(getattr(node, "style", None)) or (node.tag == _STRING_TAG and _forced(node))
-    )
+    quoted = bool(getattr(node, "style", None)) or (node.tag == _STRING_TAG and _forced(node))
+    return scalar(_characters(node), quoted=quoted)
+
+
+def _characters(node: yaml.Node) -> str:
+    """The text of a scalar; JSON writes a character beyond 16 bits as two escapes, a surrogate pair."""
+    try:
+        return str(node.value).encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError as error:
+        line = node.start_mark.line + 1
+        raise YamlError(f"line {line}: half a surrogate pair is not a character: write both escapes") from error
 
 
 def _count(node: yaml.Node, known: dict[int, int]) -> int:
-    """The number of values that a node stands for, its aliases written out; `known` has the nodes that were counted before."""
+    """The number of values that a node expands to with its aliases; `known` holds the nodes counted before."""
     if isinstance(node, yaml.ScalarNode):
         return 1
     if id(node) in known:
         return known[id(node)]
-    known[id(node)] = MAX_NODES + 1  # an alias inside of what it names never ends
+    known[id(node)] = MAX_NODES + 1  # an alias inside its own anchor never ends
     parts = [part for pair in node.value for part in (pair if isinstance(pair, tuple) else (pair,))]
     known[id(node)] = 1 + sum(_count(part, known) for part in parts)
     return known[id(node)]
@@ -110,17 +120,18 @@ def _mapping(node: yaml.MappingNode, path: Path, lines: dict[Path, int], depth: 
         if key_node.tag == _MERGE_TAG:
             merged = _merged(value_node, path, lines, depth) | merged
             continue
-        key = scalar(str(key_node.value), quoted=bool(getattr(key_node, "style", None)))
-        name = str(key_node.value) if not isinstance(key, bool) else str(key).lower()
+        text = _characters(key_node)
+        key = scalar(text, quoted=bool(getattr(key_node, "style", None)))
+        name = text if not isinstance(key, bool) else str(key).lower()
         if name in result:
-            raise YamlError(f"line {key_node.start_mark.line + 1}: the key {name!r} stands twice in one mapping")
+            raise YamlError(f"line {key_node.start_mark.line + 1}: the key {name!r} appears twice in one mapping")
         lines[(*path, name)] = key_node.start_mark.line + 1
         result[name] = _build(value_node, (*path, name), lines, depth + 1)
     return merged | result
 
 
 def _merged(node: yaml.Node, path: Path, lines: dict[Path, int], depth: int) -> dict[str, Any]:
-    """What `<<: *anchor` or `<<: [*one, *other]` brings in; the earlier of several wins, the mapping's own keys over all."""
+    """What `<<: *anchor` or `<<: [*one, *other]` adds; earlier mappings win over later ones, own keys over all."""
     result: dict[str, Any] = {}
     for part in node.value if isinstance(node, yaml.SequenceNode) else [node]:
         if not isinstance(part, yaml.MappingNode):
@@ -137,10 +148,10 @@ def scalar(text: str, *, quoted: bool) -> Any:
         return None
     if text in _TRUE or text in _FALSE:
         return text in _TRUE
-    if _INT.match(text):
+    if len(text) <= MAX_INT_CHARACTERS and _INT.match(text):
         return _integer(text.replace("_", ""))
-    if _FLOAT.match(text):
-        return through_json(float(text))
+    if _FLOAT.match(text) and math.isfinite(number := float(text)):
+        return through_json(number)
     return text
 
 
@@ -155,5 +166,5 @@ def _integer(text: str) -> int:
 
 
 def through_json(number: float) -> int | float:
-    """What is left of a number after the API server's JSON: integral ones come back as integers."""
+    """A number after the API server's JSON: integral ones come back as integers."""
     return int(number) if math.isfinite(number) and number.is_integer() and abs(number) < 2**53 else number

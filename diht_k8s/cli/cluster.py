@@ -8,12 +8,11 @@ from typing import Any, Final
 
 import yaml
 
-from diht_k8s.api.documents import load
+from diht_k8s.api.documents import load, read_text
 from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import StageState, StageStatus, Status
-from diht_k8s.cli.document import read_text
 from diht_k8s.controller.children import children
 from diht_k8s.controller.observe import entry_name
 from diht_k8s.controller.runs import RETRY_ANNOTATION, known_run

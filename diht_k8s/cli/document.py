@@ -4,25 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from diht_k8s.api.documents import check, load
+from diht_k8s.api.documents import check, load, read_text
 from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.run import DihtRun
-
-
-def read_text(path: str) -> str:
-    """The text of a run document.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error}): check the file") from error
-    except OSError as error:
-        raise UserError(f"cannot read the run document {path}: {error.strerror}: check the path") from error
 
 
 def read_run(path: str | None, overrides: Sequence[str], environment: Mapping[str, str]) -> DihtRun:

@@ -15,12 +15,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from diht_k8s.api.documents import load
+from diht_k8s.api.documents import load, read_text
 from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.display import open_display
-from diht_k8s.cli.document import read_text
 from diht_k8s.cli.loop import InspectionError, Loop, Stopper
 from diht_k8s.cli.placement import place, this_machine
 from diht_k8s.launch.local import LocalJobs

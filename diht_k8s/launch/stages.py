@@ -11,13 +11,12 @@ import math
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from torchx.specs import AppDef, Resource, RetryPolicy, Role, macros
 from torchx.specs.overlays import set_overlay
 
-from diht_k8s.api.documents import dump, load
+from diht_k8s.api.documents import dump, load, read_text
 from diht_k8s.api.errors import DihtError, UserError
 from diht_k8s.api.pods import Pods, merged
 from diht_k8s.api.run import DihtRun, Stage
@@ -41,7 +40,7 @@ def submitted(stage_name: str, script_args: Sequence[str], *, shape: str, image:
     try:
         stage = Stage(stage_name)
         path, overrides, rest = _parse(script_args)
-        run = load(_read(path), name=path, overrides=[*overrides, *_shape_overrides(stage, shape)])
+        run = load(read_text(path), name=path, overrides=[*overrides, *_shape_overrides(stage, shape)])
         return stage_app(run, stage, arguments=rest, image=image)
     except DihtError as error:
         print(f"diht: {error}", file=sys.stderr)
@@ -109,13 +108,6 @@ def _parse(script_args: Sequence[str]) -> tuple[str, list[str], list[str]]:
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     known, rest = parser.parse_known_args(list(script_args))
     return known.run, known.overrides, rest
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the run document {path}: {error}: check --run") from error
 
 
 def _shape_overrides(stage: Stage, shape: str) -> list[str]:

@@ -52,7 +52,7 @@ def test_lines_of_fields_and_items_are_known() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\na: 2\n", "line 2: the key 'a' stands twice"),
+        ("a: 1\na: 2\n", "line 2: the key 'a' appears twice"),
         ("a: [1\n", "line"),
         ("a: 1\n---\nb: 2\n", "line 2"),
         ("a: " + "[" * 200 + "]" * 200, "nested deeper"),

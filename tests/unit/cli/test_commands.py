@@ -113,7 +113,7 @@ def test_validate_of_a_good_document_says_what_it_is(tmp_path: Path, capsys: pyt
             "line 8: spec.filter.minActions: input should be greater than or equal to 0",
         ),
         ("mode: Disabled", "mode: Concept", "line 12: spec.train.distillation.mode: "),
-        ("kind: DihtRun", "kind: DihtRun\nkind: DihtRun", "line 3: the key 'kind' stands twice in one mapping"),
+        ("kind: DihtRun", "kind: DihtRun\nkind: DihtRun", "line 3: the key 'kind' appears twice in one mapping"),
     ],
 )
 def test_validate_of_a_wrong_document_names_line_field_and_way_out(
