@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -30,6 +30,7 @@ from diht_k8s.recipe.shards.samples import Sample
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
 
+T = TypeVar("T")
 MAX_DECODERS: Final = 16
 SHOWN_UIDS: Final = 5
 
@@ -79,12 +80,7 @@ def extract(
     uids: list[str] = []
     groups: list[int] = []
     problems: list[str | None] = []
-    for batch in _decoded_batches(teacher, samples):
-        features_BD = torch.zeros(len(batch), teacher.dimension)
-        usable = [number for number, (_, image, _) in enumerate(batch) if image is not None]
-        if usable:
-            images_B3HW = torch.stack([image for _, image, _ in batch if image is not None])
-            features_BD[usable] = teacher.features(images_B3HW)
+    for batch, features_BD in _encoded_batches(teacher, samples):
         rows.append(features_BD.half())
         uids += [sample.uid for sample, _, _ in batch]
         groups += [hash64(group_of(sample)) for sample, _, _ in batch]
@@ -102,10 +98,11 @@ def extract(
 
 
 Decoded = tuple[Sample, Tensor | None, str | None]
+"""A pair, its preprocessed image and, instead of that, why the image is unusable."""
 
 
-def _decoded_batches(teacher: TeacherNetwork, samples: Iterable[Sample]) -> Iterator[list[Decoded]]:
-    """Batches of decoded images; the next batch is decoded while the caller works on this one."""
+def _encoded_batches(teacher: TeacherNetwork, samples: Iterable[Sample]) -> Iterator[tuple[list[Decoded], Tensor]]:
+    """Batches of decoded images with their features [B, D] (zeros for unusable images), in order."""
 
     def prepare(sample: Sample) -> Decoded:
         try:
@@ -115,12 +112,35 @@ def _decoded_batches(teacher: TeacherNetwork, samples: Iterable[Sample]) -> Iter
         except BadImageError as error:
             return sample, None, error.reason
 
-    source, size = iter(samples), teacher.batch_size
-    with ThreadPoolExecutor(max_workers=min(MAX_DECODERS, torch.get_num_threads())) as pool:
-        following = [pool.submit(prepare, sample) for sample in islice(source, size)]
-        while following:
-            current, following = following, [pool.submit(prepare, sample) for sample in islice(source, size)]
-            yield [future.result() for future in current]
+    def encode(batch: list[Decoded]) -> tuple[list[Decoded], Tensor]:
+        features_BD = torch.zeros(len(batch), teacher.dimension)
+        usable = [number for number, (_, image, _) in enumerate(batch) if image is not None]
+        if usable:
+            images_B3HW = torch.stack([image for _, image, _ in batch if image is not None])
+            features_BD[usable] = teacher.features(images_B3HW)
+        return batch, features_BD
+
+    source, size, threads = iter(samples), teacher.batch_size, min(MAX_DECODERS, teacher.threads)
+    batches = iter(lambda: list(islice(source, size)), [])
+    if teacher.device.type == "cuda":  # the threads decode the next batch while the GPU encodes this one
+        with ThreadPoolExecutor(threads) as pool:
+            decoding = ([pool.submit(prepare, sample) for sample in batch] for batch in batches)
+            for futures in _ahead(decoding, 1):
+                yield encode([future.result() for future in futures])
+        return
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        encoding = (pool.submit(lambda batch: encode([prepare(sample) for sample in batch]), each) for each in batches)
+        for future in _ahead(encoding, 2 * threads):
+            yield future.result()
+
+
+def _ahead(items: Iterator[T], count: int) -> Iterator[T]:
+    """The same items, `count` of them drawn in advance."""
+    drawn = deque(islice(items, count))
+    for item in items:
+        drawn.append(item)
+        yield drawn.popleft()
+    yield from drawn
 
 
 def _check_finite(features_ND: Tensor, uids: list[str], where: str) -> None:

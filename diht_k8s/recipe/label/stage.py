@@ -11,8 +11,9 @@ Every file is written whole or not at all, and a file that is there is not made 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
@@ -22,6 +23,8 @@ from diht_k8s.recipe.label.vocabulary_step import make_vocabulary
 from diht_k8s.recipe.runtime.commit import read_committed
 from diht_k8s.recipe.runtime.stage import Context, Outcome
 from diht_k8s.recipe.shards.storage import Storage
+
+STEPS: Final = ("vocabulary", "heads", "predict")
 
 logger = logging.getLogger(__name__)
 
@@ -40,28 +43,27 @@ def execute(context: Context) -> Outcome | None:
     Without a step worker 0 does everything, since the steps depend on each other; the other workers have nothing to do.
     """
     if context.step:
-        return _execute_step(context.step, make_job(context))
+        return _execute_steps((context.step,), make_job(context))
     if context.worker:
         logger.warning("worker 0 runs the whole stage: to share it among workers, run its steps: --step predict")
         return None
-    job = make_job(replace(context, workers=1))
-    _execute_step("vocabulary", job)
-    _execute_step("heads", job)
-    return _execute_step("predict", job)
+    return _execute_steps(STEPS, make_job(replace(context, workers=1)))
 
 
-def _execute_step(step: str, job: LabelJob) -> Outcome | None:
-    """Run one step; the files that it needs exist when it starts."""
-    if step == "vocabulary":
+def _execute_steps(names: Sequence[str], job: LabelJob) -> Outcome | None:
+    """Run some steps in order; the files that the first one needs exist when it starts."""
+    if "vocabulary" in names:
         make_vocabulary(job)
+    if names == ("vocabulary",):
         return None
     from diht_k8s.recipe.label import fitting, steps  # torch: not needed before, nor by a stage that ends as cached
 
-    teacher = steps.LazyTeacher(job)
-    if step == "heads":
+    teacher = steps.LazyTeacher(job, steps.claim_threads())
+    if "heads" in names:
         steps.make_features(job, teacher)
         fitting.train_heads(job)
         fitting.join_heads(job)
+    if "predict" not in names:
         return None
     steps.make_labels(job, teacher)
     return None if job.missing("labels", ".parquet", job.shards) else steps.finish(job)

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
+
+import torch
 
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.label import features as shard_features
@@ -29,14 +32,26 @@ from diht_k8s.recipe.shards.sources import Shard, share
 class LazyTeacher:
     """The teacher, loaded when the first image needs it: timm takes seconds to import."""
 
-    def __init__(self, job: LabelJob) -> None:
-        self._job = job
+    def __init__(self, job: LabelJob, threads: int) -> None:
+        self._job, self._threads = job, threads
 
     @cached_property
     def loaded(self) -> TeacherNetwork:
         """The network with its weights."""
         config = self._job.label.teacher
-        return load_teacher(config, self._job.context.storage, weights_uri(config), device())
+        loaded = load_teacher(config, self._job.context.storage, weights_uri(config), device())
+        return replace(loaded, threads=self._threads)
+
+
+def claim_threads() -> int:
+    """The threads of this process, for the teacher; torch's own operators get one of them on a CPU.
+
+    Features and heads then have the same bits on machines with different numbers of cores.
+    """
+    threads = torch.get_num_threads()
+    if device().type == "cpu":
+        torch.set_num_threads(1)
+    return threads
 
 
 def make_features(job: LabelJob, teacher: LazyTeacher) -> None:

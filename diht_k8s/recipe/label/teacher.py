@@ -44,6 +44,8 @@ class TeacherNetwork:
     size: tuple[int, int]
     """H, W."""
     device: torch.device
+    threads: int = 1
+    """batches that a CPU encodes at a time, each in one thread; on a GPU, threads that decode images."""
 
     @property
     def batch_size(self) -> int:
