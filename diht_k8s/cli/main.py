@@ -13,10 +13,9 @@ from typing import Any, Final
 
 from diht_k8s import __version__
 from diht_k8s.api.errors import DihtError, ExitCode
+from diht_k8s.api.steps import LABEL_STEPS
 
 _STAGES: Final = ("filter", "label", "train", "evaluate")
-_LABEL_STEPS: Final = ("vocabulary", "heads", "predict")
-"""As `pipeline.plan` has them, which takes long to import; a test compares both."""
 _EXIT_CODES: Final = (
     "exit codes: 0 done or cached, 64 user error (configuration), 65 bad data, 75 transient error (try again), "
     "143 stopped on request, 1 anything else"
@@ -133,7 +132,7 @@ def _add_stage(commands: _Commands) -> None:
     parser.add_argument("--worker", type=int, metavar="I", help="index of this worker, from 0")
     parser.add_argument("--workers", type=int, metavar="N", help="number of workers")
     parser.add_argument(
-        "--step", choices=_LABEL_STEPS, default="",
+        "--step", choices=LABEL_STEPS, default="",
         help="for label: run only this step; only predict is shared by workers",
     )  # fmt: skip
     parser.set_defaults(command=_stage)

@@ -20,13 +20,12 @@ from diht_k8s.api.documents import dump, load, read_text
 from diht_k8s.api.errors import DihtError, UserError
 from diht_k8s.api.pods import Pods, merged
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.api.steps import SHARED_STEP
 from diht_k8s.launch.role_overlays import stage_overlays
 
 IMAGE_PYTHON: Final = "python3"
 """The interpreter in a container image."""
 RENDEZVOUS_PORT: Final = 29500
-SHARED_STEP: Final = "predict"
-"""The only step of label whose work is shared by label.workers."""
 MAX_DOCUMENT_BYTES: Final = 120_000
 """Linux takes 128 KiB for one environment variable."""
 _UNITS: Final = {

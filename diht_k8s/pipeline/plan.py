@@ -13,6 +13,7 @@ from typing import Final
 from diht_k8s.api.errors import ExitCode
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.run import DihtRun, FailurePolicy, Spec, Stage
+from diht_k8s.api.steps import LABEL_STEPS
 from diht_k8s.pipeline.states import (
     ENDED_WELL,
     FINAL,
@@ -43,8 +44,8 @@ MOST_INFRASTRUCTURE_WAIT_S: Final = 15.0
 """Lost pods are replaced at once; from the fourth on with a short wait, so that a broken node is no busy loop (our choice)."""
 SCHEDULING_TIMEOUT: Final = "SchedulingTimeout"
 BACK_OFF: Final = BackOff()
-CLUSTER_STEPS: Final[Mapping[Stage, tuple[str, ...]]] = {Stage.LABEL: ("vocabulary", "heads", "predict")}
-"""On a cluster the stage label is three jobs of different shapes, one after another."""
+CLUSTER_STEPS: Final[Mapping[Stage, tuple[str, ...]]] = {Stage.LABEL: LABEL_STEPS}
+"""Label runs as three jobs of different shapes, one after another."""
 _RUNS: Final = frozenset({AttemptState.PENDING, AttemptState.RUNNING})
 
 

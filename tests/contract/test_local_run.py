@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 
-from diht_k8s.api.run import Stage
-from diht_k8s.pipeline.plan import CLUSTER_STEPS
+from diht_k8s.api.steps import LABEL_STEPS
 
 TESTS = Path(__file__).resolve().parents[1]
 DOCUMENT: dict[str, Any] = {
@@ -31,7 +30,6 @@ DOCUMENT: dict[str, Any] = {
 }
 
 
-LABEL_STEPS = CLUSTER_STEPS[Stage.LABEL]
 LABELLED: dict[str, Any] = {**DOCUMENT, "spec": {**DOCUMENT["spec"], "label": {}}}
 
 

@@ -13,18 +13,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Final
 
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.api.steps import LABEL_STEPS
 from diht_k8s.recipe.label.job import LabelJob, make_job
 from diht_k8s.recipe.label.teacher_files import weights_sha256, weights_uri
 from diht_k8s.recipe.label.vocabulary_step import make_vocabulary
 from diht_k8s.recipe.runtime.commit import read_committed
 from diht_k8s.recipe.runtime.stage import Context, Outcome
 from diht_k8s.recipe.shards.storage import Storage
-
-STEPS: Final = ("vocabulary", "heads", "predict")
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +45,7 @@ def execute(context: Context) -> Outcome | None:
     if context.worker:
         logger.warning("worker 0 runs the whole stage: to share it among workers, run its steps: --step predict")
         return None
-    return _execute_steps(STEPS, make_job(replace(context, workers=1)))
+    return _execute_steps(LABEL_STEPS, make_job(replace(context, workers=1)))
 
 
 def _execute_steps(names: Sequence[str], job: LabelJob) -> Outcome | None:

@@ -164,6 +164,14 @@ def test_steps_when_each_is_a_job_of_its_own_then_same_bytes_as_one_job(make_kep
     assert files_of(three.run()) == files_of(one.run())
 
 
+def test_threads_when_the_teacher_has_several_then_same_bytes_as_with_one(make_kept: Make) -> None:
+    one, three = make_kept(name="one").write(), make_kept(name="three").write()
+    label(one.run())
+    torch.set_num_threads(3)  # the fixture one_thread restores it
+    label(three.run())
+    assert files_of(three.run()) == files_of(one.run())
+
+
 def test_max_samples_when_fewer_than_the_images_then_the_rest_is_labelled_without_cached_features(
     make_kept: Make,
 ) -> None:

@@ -16,7 +16,6 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli import main as main_module
 from diht_k8s.cli import stage as stage_module
 from diht_k8s.cli.main import main
-from diht_k8s.pipeline.plan import CLUSTER_STEPS
 from tests.unit.api.documents import changed
 
 GOOD = """\
@@ -92,8 +91,8 @@ def test_purge_imports_no_parser() -> None:
     assert {"spacy", "torch"} & set(done.stdout.split()) == set()
 
 
-def test_stages_and_steps_of_the_parser_are_those_of_the_plan() -> None:
-    assert (tuple(Stage), CLUSTER_STEPS[Stage.LABEL]) == (main_module._STAGES, main_module._LABEL_STEPS)
+def test_stages_of_the_parser_are_those_of_the_run_document() -> None:
+    assert tuple(Stage) == main_module._STAGES
 
 
 def test_validate_of_a_good_document_says_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
