@@ -1,4 +1,4 @@
-"""One worker of the stage label as a process, for `benchmarks.label`: the run comes in `DIHT_RUN`, CPU seconds of start-up and work go out."""
+"""One worker of label's step predict, for `benchmarks.label`: `DIHT_RUN` in, CPU seconds of start-up and of work out."""
 
 from __future__ import annotations
 
@@ -21,5 +21,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     start_up = time.process_time()
     worker, workers = map(int, sys.argv[1:])
-    run_stage(stage, load(os.environ["DIHT_RUN"], name="DIHT_RUN"), Stage.LABEL, worker=worker, workers=workers)
+    run = load(os.environ["DIHT_RUN"], name="DIHT_RUN")
+    run_stage(stage, run, Stage.LABEL, worker=worker, workers=workers, step="predict")
     print(start_up, time.process_time() - start_up)

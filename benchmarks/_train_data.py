@@ -17,7 +17,7 @@ from diht_k8s.api.hashing import SCHEMA_VERSION
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.label.soft_labels import top_k, write_labels
-from diht_k8s.recipe.label.vocabulary import Concepts, Vocabulary
+from diht_k8s.recipe.label.vocabulary import Concepts, ConceptVocabulary
 from diht_k8s.recipe.runtime.commit import artefact, commit
 from diht_k8s.recipe.shards.samples import read_samples, write_samples
 from diht_k8s.recipe.shards.storage import Storage
@@ -42,7 +42,7 @@ def make_data(folder: Path, *, pairs: int, jpeg_side: int | None = None) -> None
         for uri in storage.expand([f"{ROOT}/examples/data/train/*.tar.gz"])
         for sample in read_samples(storage, uri)
     ]
-    vocabulary = Vocabulary(pairs, _concepts("object", OBJECTS), _concepts("attribute", ATTRIBUTES), {})
+    vocabulary = ConceptVocabulary(pairs, _concepts("object", OBJECTS), _concepts("attribute", ATTRIBUTES), {})
     for shard in range(NUM_SHARDS):
         numbers = range(shard, pairs, NUM_SHARDS)
         samples = [_sample(number, *found[number % len(found)], jpeg_side) for number in numbers]

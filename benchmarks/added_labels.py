@@ -22,7 +22,7 @@ from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.label.caption_concepts import read_captions
 from diht_k8s.recipe.label.report import NAMED, outside_caption
 from diht_k8s.recipe.label.soft_labels import read_labels
-from diht_k8s.recipe.label.vocabulary import Vocabulary
+from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
 from diht_k8s.recipe.runtime.inputs import kept_shards
 from diht_k8s.recipe.shards.images import decode
 from diht_k8s.recipe.shards.pairs import read_pairs
@@ -69,7 +69,7 @@ def main() -> None:
 def added_objects(run: DihtRun) -> list[Added]:
     """Of each image its likeliest object of at least `NAMED` that the caption does not name."""
     storage, layout, found = Storage(run.spec.storage), Layout(run.spec.data.output), list[Added]()
-    concepts = Vocabulary.from_document(json.loads(storage.read_bytes(layout.vocabulary))).objects
+    concepts = ConceptVocabulary.from_document(json.loads(storage.read_bytes(layout.vocabulary))).objects
     for shard in kept_shards(run.spec, storage):
         head = read_labels(storage, layout.labels(shard.name)).objects
         captions = read_captions(storage, layout, shard)

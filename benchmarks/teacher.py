@@ -1,8 +1,8 @@
 """What the teacher knows: the same heads on its features and on those of an untrained network, and nearest neighbours.
 
-In: the pools of `benchmarks/run ablation` (made here where they are missing). Out: one JSON line. Average precision of objects by heads that never saw
-the image's group: on the training pairs by cross-fitting, on the demo's held-out pairs by the head on all training pairs. The ratio's interval is
-a bootstrap over concepts.
+In: the pools of `benchmarks/run ablation` (made here if they are missing). Out: one JSON line. Average precision of objects by
+heads that never saw the image's group: on the training pairs by cross-fitting, on the demo's held-out pairs by the head on all
+training pairs. The interval of the ratio is a bootstrap over concepts.
 
 Shapes: N images, C classes, D features.
 """
@@ -32,12 +32,15 @@ from diht_k8s.recipe.label.features import read_safetensors
 from diht_k8s.recipe.label.heads import Head, folds_of
 from diht_k8s.recipe.label.quality import MIN_EXAMPLES, average_precision
 from diht_k8s.recipe.label.targets import encode
-from diht_k8s.recipe.label.vocabulary import Concepts, Vocabulary
+from diht_k8s.recipe.label.vocabulary import Concepts, ConceptVocabulary
 from diht_k8s.recipe.runtime.inputs import kept_shards
 from diht_k8s.recipe.shards.storage import Storage
 
 HELD_OUT_EXAMPLES: Final = 5
-"""Held-out pairs are 500, one a group: few concepts have 20 there, so those with 20 training pairs and at least this many held-out ones count too."""
+"""The 500 held-out pairs have one pair a group, so few concepts have 20 of them.
+
+Concepts with 20 training pairs and at least this many held-out ones count, too.
+"""
 NEIGHBOURS: Final = 5
 RESAMPLES: Final = 2000
 
@@ -103,7 +106,7 @@ def read_labelled(run: DihtRun) -> Labelled:
     """What a committed label stage left."""
     assert run.spec.label is not None, "the demo labels"
     storage, layout = Storage(), Layout(run.spec.data.output)
-    vocabulary = Vocabulary.from_document(json.loads(storage.read_bytes(layout.vocabulary)))
+    vocabulary = ConceptVocabulary.from_document(json.loads(storage.read_bytes(layout.vocabulary)))
     tensors, _ = read_safetensors(storage, layout.teacher_heads)
     parts: list[dict[str, Tensor]] = []
     names: list[list[str]] = []
@@ -146,7 +149,7 @@ def ratio(precision: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:
 
 
 def in_class(features_ND: Tensor, classes_N: Tensor) -> float:
-    """Share of the images whose 5 nearest others (cosine, standardised) mostly have their class; ties go to the nearest."""
+    """Share of the images whose 5 nearest neighbours (cosine, standardised) mostly have their class; ties go to the nearest."""
     scaled_ND = (features_ND - features_ND.mean(dim=0)) / features_ND.std(dim=0).clamp(min=1e-6)
     unit_ND = torch.nn.functional.normalize(scaled_ND, dim=1)
     near_NK = (unit_ND @ unit_ND.T).fill_diagonal_(-2).topk(NEIGHBOURS, dim=1).indices

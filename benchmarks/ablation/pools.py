@@ -32,7 +32,7 @@ from diht_k8s.recipe.label.features import read_safetensors
 from diht_k8s.recipe.label.soft_labels import HeadLabels, read_labels
 from diht_k8s.recipe.label.teacher import load_teacher
 from diht_k8s.recipe.label.teacher_files import weights_uri
-from diht_k8s.recipe.label.vocabulary import Vocabulary
+from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
 from diht_k8s.recipe.runtime.inputs import kept_shards
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.images import decode
@@ -219,7 +219,7 @@ def _labels(run: DihtRun) -> SoftLabels:
             np.concatenate([each.ids_NK for each in heads]), np.concatenate([each.probabilities_NK for each in heads])
         )
 
-    vocabulary = Vocabulary.from_document(json.loads(storage.read_bytes(layout.vocabulary)))
+    vocabulary = ConceptVocabulary.from_document(json.loads(storage.read_bytes(layout.vocabulary)))
     classes = (len(vocabulary.objects), len(vocabulary.attributes))
     return SoftLabels(joined("objects"), joined("attributes"), classes)
 

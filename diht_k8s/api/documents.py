@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
+import stat
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.run import DihtRun
-from diht_k8s.api.yaml_tree import Path, Tree, YamlError, read_tree, scalar
+from diht_k8s.api.yaml_tree import MAX_BYTES, Path, Tree, YamlError, read_tree, scalar
+
+MAX_PROBLEMS: Final = 50
+"""A person reads no more of them."""
+MAX_FILE_BYTES: Final = 4 * MAX_BYTES
+"""A document of `MAX_BYTES` characters has at most this many bytes."""
+STANDARD_INPUT: Final = "-"
 
 
 @dataclass(frozen=True)
@@ -20,12 +29,13 @@ class DocumentProblem:
     """One thing that is wrong in a document."""
 
     line: int
+    """from 1; 0 where no line is to blame."""
     field: str
     message: str
 
     def __str__(self) -> str:
         """`line 12: spec.train.optimzer: unknown key; did you mean optimizer?`"""
-        return f"line {self.line}: {self.field}: {self.message}" if self.field else f"line {self.line}: {self.message}"
+        return ": ".join(part for part in (f"line {self.line}" if self.line else "", self.field, self.message) if part)
 
 
 def check(text: str, *, overrides: Iterable[str] = ()) -> tuple[DihtRun | None, list[DocumentProblem]]:
@@ -36,7 +46,10 @@ def check(text: str, *, overrides: Iterable[str] = ()) -> tuple[DihtRun | None, 
         overrides: `PATH=VALUE` as in `--set train.samples=1000` (below `spec`, values read as YAML).
 
     Returns:
-        The run and no problems, or None and everything that is wrong.
+        The run and no problems, or None and what is wrong: the first `MAX_PROBLEMS` problems and the number of the others.
+
+    Raises:
+        UserError: an override cannot be read.
     """
     try:
         tree = read_tree(text)
@@ -50,7 +63,37 @@ def check(text: str, *, overrides: Iterable[str] = ()) -> tuple[DihtRun | None, 
     try:
         return DihtRun.model_validate(tree.value), []
     except ValidationError as error:
-        return None, [_problem(tree, detail) for detail in error.errors(include_url=False)]
+        details = error.errors(include_url=False)
+        problems = [_problem(tree, detail) for detail in details[:MAX_PROBLEMS]]
+        if len(details) > MAX_PROBLEMS:
+            problems.append(DocumentProblem(0, "", f"and {len(details) - MAX_PROBLEMS:,} more problems"))
+        return None, problems
+
+
+def read_text(path: str) -> str:
+    """The text of a run document's file, or of standard input for `-`.
+
+    Raises:
+        UserError: it cannot be read, is not a regular file (a pipe or a device may have no end), is too large or not UTF-8.
+    """
+    try:
+        if path == STANDARD_INPUT:
+            data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
+        else:
+            mode = os.stat(path).st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                raise UserError(f"{path} is not a regular file: give a file, or - for standard input")
+            with open(path, "rb") as file:
+                data = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"cannot read the run document {path}: {reason}: check the path") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise UserError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB: give a run document")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error}): check the file") from error
 
 
 def load(text: str, *, name: str, overrides: Iterable[str] = ()) -> DihtRun:
@@ -89,6 +132,8 @@ def _plain(value: Any) -> Any:
 
 def _apply(document: dict[str, Any], override: str) -> None:
     path, separator, value = override.partition("=")
+    if not override.isascii() and override != override.encode(errors="replace").decode():
+        raise UserError(f"--set {override.encode(errors='backslashreplace').decode()}: not UTF-8 text")
     if not separator or not path:
         raise UserError(f"--set {override}: write PATH=VALUE, for example train.samples=1000")
     keys = path.removeprefix("spec.").split(".")
@@ -96,17 +141,17 @@ def _apply(document: dict[str, Any], override: str) -> None:
     for depth, key in enumerate(keys):
         last = depth == len(keys) - 1
         if isinstance(target, list):
-            if not key.isdigit() or int(key) >= len(target):
+            if not (key.isascii() and key.isdigit() and len(key) < 9) or int(key) >= len(target):
                 raise UserError(
                     f"--set {override}: {'.'.join(keys[:depth])} is a list of {len(target)}: write an index below that"
                 )
             if last:
-                target[int(key)] = _override_value(value)
+                target[int(key)] = _override_value(override, value)
             target = target[int(key)]
         elif not isinstance(target, dict):
             raise UserError(f"--set {override}: {'.'.join(keys[:depth])} is not a mapping")
         elif last:
-            target[key] = _override_value(value)
+            target[key] = _override_value(override, value)
         else:
             target = target[key] if target.get(key) is not None else target.setdefault(key, {}) or _fresh(target, key)
 
@@ -116,8 +161,13 @@ def _fresh(target: dict[str, Any], key: str) -> dict[str, Any]:
     return target[key]
 
 
-def _override_value(text: str) -> Any:
-    return read_tree(text).value if text.startswith(("[", "{", '"', "'")) else scalar(text, quoted=False)
+def _override_value(override: str, text: str) -> Any:
+    if not text.startswith(("[", "{", '"', "'")):
+        return scalar(text, quoted=False)
+    try:
+        return read_tree(text).value
+    except YamlError as error:
+        raise UserError(f"--set {override}: {error}") from error
 
 
 def _leading_line(message: str) -> int:

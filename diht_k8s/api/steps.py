@@ -1,10 +1,10 @@
-"""The steps of the stage label, for all who name them. Imports nothing else, so that shell completion stays fast."""
+"""The steps of the stage label. This module imports nothing heavy, so that `diht --help` can name them at once."""
 
 from __future__ import annotations
 
 from typing import Final
 
 LABEL_STEPS: Final = ("vocabulary", "heads", "predict")
-"""One after another. A cluster runs each as a job of its own shape."""
-PARALLEL_STEPS: Final = ("predict",)
-"""The steps that split their work among workers; the others have one worker."""
+"""In order; each is a job of its own, on a cluster and on a laptop."""
+SHARED_STEP: Final = "predict"
+"""The only step whose work label.workers share; every other step is one process."""

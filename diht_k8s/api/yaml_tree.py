@@ -20,11 +20,13 @@ _TRUE: Final = frozenset({"y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE",
 _FALSE: Final = frozenset({"n", "N", "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF"})
 _NULL: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _FLOAT: Final = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
-_INT: Final = re.compile(r"^[-+]?(0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|[0-9][0-9_]*)$")
+_INT: Final = re.compile(r"^[-+]?(0b_*[01][01_]*|0o_*[0-7][0-7_]*|0[0-7_]*|0x_*[0-9a-fA-F][0-9a-fA-F_]*|[0-9][0-9_]*)$")
 _STRING_TAG: Final = "tag:yaml.org,2002:str"
 _MERGE_TAG: Final = "tag:yaml.org,2002:merge"
 MAX_NODES: Final = 200_000
 """Aliases of aliases can expand to more than any machine holds; the largest run that the schema allows has fewer."""
+MAX_INT_CHARACTERS: Final = 300
+"""No number of 64 bits takes as many; longer ones are read as floats, as the API server does."""
 MAX_BYTES: Final = 1 << 20
 """etcd takes 1.5 MiB; a larger document could not be submitted anyway."""
 
@@ -80,9 +82,17 @@ def _build(node: yaml.Node, path: Path, lines: dict[Path, int], depth: int) -> A
         return _mapping(node, path, lines, depth)
     if isinstance(node, yaml.SequenceNode):
         return [_build(item, (*path, index), lines, depth + 1) for index, item in enumerate(node.value)]
-    return scalar(
-        str(node.value), quoted=bool(getattr(node, "style", None)) or (node.tag == _STRING_TAG and _forced(node))
-    )
+    quoted = bool(getattr(node, "style", None)) or (node.tag == _STRING_TAG and _forced(node))
+    return scalar(_characters(node), quoted=quoted)
+
+
+def _characters(node: yaml.Node) -> str:
+    """The text of a scalar; JSON writes a character beyond 16 bits as two escapes, a surrogate pair."""
+    try:
+        return str(node.value).encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError as error:
+        line = node.start_mark.line + 1
+        raise YamlError(f"line {line}: half a surrogate pair is not a character: write both escapes") from error
 
 
 def _count(node: yaml.Node, known: dict[int, int]) -> int:
@@ -110,8 +120,9 @@ def _mapping(node: yaml.MappingNode, path: Path, lines: dict[Path, int], depth: 
         if key_node.tag == _MERGE_TAG:
             merged = _merged(value_node, path, lines, depth) | merged
             continue
-        key = scalar(str(key_node.value), quoted=bool(getattr(key_node, "style", None)))
-        name = str(key_node.value) if not isinstance(key, bool) else str(key).lower()
+        text = _characters(key_node)
+        key = scalar(text, quoted=bool(getattr(key_node, "style", None)))
+        name = text if not isinstance(key, bool) else str(key).lower()
         if name in result:
             raise YamlError(f"line {key_node.start_mark.line + 1}: the key {name!r} appears twice in one mapping")
         lines[(*path, name)] = key_node.start_mark.line + 1
@@ -137,10 +148,10 @@ def scalar(text: str, *, quoted: bool) -> Any:
         return None
     if text in _TRUE or text in _FALSE:
         return text in _TRUE
-    if _INT.match(text):
+    if len(text) <= MAX_INT_CHARACTERS and _INT.match(text):
         return _integer(text.replace("_", ""))
-    if _FLOAT.match(text):
-        return through_json(float(text))
+    if _FLOAT.match(text) and math.isfinite(number := float(text)):
+        return through_json(number)
     return text
 
 

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: one live display of all stages on a terminal, plain lines anywhere else."""
+"""What a person sees during a run: one live display of all stages on a terminal, plain lines anywhere else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BAR_WIDTH: Final = 16
 BESIDE_BAR: Final = 16
 """Columns of the stage's name, the percentage and the gaps."""
 FRESH_S: Final = 5.0
-"""A worker that has said nothing for so long is waiting or done: another one's line is shown."""
+"""A worker that has been silent for longer is waiting or done, so the line of another one is shown."""
 
 
 class Display(Protocol):
@@ -51,7 +51,7 @@ def open_display(
         yield display
 
 
-class Newest:
+class NewestProgress:
     """The progress of a stage among its workers: each counts the whole stage, so one line at a time is shown."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -60,7 +60,7 @@ class Newest:
         self.last: Progress | None = None
 
     def add(self, progress: Progress) -> Progress:
-        """Take a line in; returns the line to show: the step of the first worker that spoke lately, as far as any has seen it."""
+        """Add a line; returns the line to show: the step of the first worker with recent progress, as far as any worker sees it."""
         now = self._clock()
         self._lines[progress.worker] = (now, progress)
         fresh = [line for _, (at, line) in sorted(self._lines.items()) if now - at <= FRESH_S]
@@ -101,7 +101,7 @@ class PlainDisplay:
     def __init__(self, console: Console, clock: Callable[[], float], every_s: float) -> None:
         self._console, self._clock, self._every_s = console, clock, every_s
         self._printed_at = clock()
-        self._newest: dict[Stage, Newest] = {}
+        self._newest: dict[Stage, NewestProgress] = {}
 
     def note(self, text: str) -> None:
         """Print a line."""
@@ -109,7 +109,7 @@ class PlainDisplay:
 
     def progress(self, progress: Progress) -> None:
         """Print a line if the last one is old enough."""
-        shown = self._newest.setdefault(progress.stage, Newest(self._clock)).add(progress)
+        shown = self._newest.setdefault(progress.stage, NewestProgress(self._clock)).add(progress)
         now = self._clock()
         if now - self._printed_at < self._every_s:
             return
@@ -140,7 +140,7 @@ class LiveDisplay:
         self._tasks: dict[Stage, TaskID] = {
             stage: self._bars.add_task("", total=1, stage=stage.value, text="waiting") for stage in stages
         }
-        self._newest: dict[Stage, Newest] = {}
+        self._newest: dict[Stage, NewestProgress] = {}
 
     def __enter__(self) -> LiveDisplay:
         self._bars.start()
@@ -155,7 +155,7 @@ class LiveDisplay:
 
     def progress(self, progress: Progress) -> None:
         """Move a bar."""
-        shown = self._newest.setdefault(progress.stage, Newest(self._clock)).add(progress)
+        shown = self._newest.setdefault(progress.stage, NewestProgress(self._clock)).add(progress)
         parts = [shown.step, amount(shown), speed(shown), metrics(shown)]
         self._bars.update(
             self._tasks[shown.stage],
@@ -177,8 +177,8 @@ class LiveDisplay:
         return text if len(text) <= room else f"{text[: room - 1]}…"
 
 
-def _ended_with(newest: Newest | None) -> str:
-    """What a stage said last, for the line that says that it is done."""
+def _ended_with(newest: NewestProgress | None) -> str:
+    """The last progress of a stage, for the line that says that it is done."""
     if newest is None or newest.last is None:
         return ""
     return ": " + ", ".join(part for part in (amount(newest.last), metrics(newest.last)) if part)

@@ -1,4 +1,4 @@
-"""The local run: observe -> plan -> act, as the operator does it, on processes of this machine.
+"""The local run: observe, plan, act, as the operator does, on processes of this machine.
 
 In: a placed run, jobs, a display. Out: the final status. What to do is decided by `pipeline.plan` alone.
 """
@@ -23,7 +23,7 @@ from diht_k8s.cli.display import Display, duration
 from diht_k8s.cli.placement import Machine, threads_per_process
 from diht_k8s.launch import stages
 from diht_k8s.launch.local import LocalJobs
-from diht_k8s.pipeline.plan import BACK_OFF, attempt_name, plan
+from diht_k8s.pipeline.plan import BACK_OFF, CLUSTER_STEPS, plan
 from diht_k8s.pipeline.states import (
     Action,
     Attempt,
@@ -46,7 +46,7 @@ GRACE_S: Final = 300.0
 
 
 class InspectionError(DihtError):
-    """The stages could not be looked at; the program that did so has said why on stderr."""
+    """The stages could not be compared with the run; the message is what the program wrote on stderr."""
 
     def __init__(self, exit_code: int, said: str) -> None:
         super().__init__(said)
@@ -55,7 +55,7 @@ class InspectionError(DihtError):
 
 @dataclass
 class Stopper:
-    """What signals to `diht run` ask for: the first to stop, the second to stop at once."""
+    """Counts signals to `diht run`: the first asks for a stop, the second for a stop at once."""
 
     requests: int = 0
 
@@ -78,10 +78,12 @@ class Loop:
     back_off: BackOff = BACK_OFF
     clock: Callable[[], float] = time.time
     log: Path | None = None
-    """of the program that failed last."""
+    """of the last program that failed."""
     _cached: set[Stage] = field(default_factory=set)
     _inspected: set[Stage] = field(default_factory=set)
-    _started: dict[str, tuple[Stage, int, float]] = field(default_factory=dict)
+    _started: dict[str, Start] = field(default_factory=dict)
+    _started_at: dict[tuple[Stage, str], float] = field(default_factory=dict)
+    """of the newest attempt at each stage, or at each step of it."""
     _stopped_at: dict[str, float] = field(default_factory=dict)
 
     def execute(self) -> RunStatus:
@@ -94,7 +96,15 @@ class Loop:
         status = RunStatus()
         while True:
             observed = self._observe()
-            decided = plan(self.run, observed, self.clock(), status=status, until=self.until, back_off=self.back_off)
+            decided = plan(
+                self.run,
+                observed,
+                self.clock(),
+                status=status,
+                until=self.until,
+                back_off=self.back_off,
+                steps=CLUSTER_STEPS,
+            )
             if (unseen := self._uninspected(decided.actions)) is not None:
                 self._inspect(unseen)
                 continue
@@ -107,12 +117,12 @@ class Loop:
             time.sleep(POLL_S)
 
     def _uninspected(self, actions: tuple[Action, ...]) -> Stage | None:
-        """With --replace, a stage is looked at before it starts: its inputs are known only then."""
+        """With --replace, a stage is compared before it starts: its inputs are known only then."""
         starts = [action.stage for action in actions if isinstance(action, Start)]
         return next((stage for stage in starts if self.replace and stage not in self._inspected), None)
 
     def _inspect(self, first: Stage) -> None:
-        command = [sys.executable, "-P", "-m", "diht_k8s.cli.inspecting", first.value]
+        command = [sys.executable, "-P", "-m", "diht_k8s.cli.cached_stages", first.value]
         done = subprocess.run(  # noqa: S603 (an argument list of ours, no shell)
             [*command, "--replace"] if self.replace else command,
             env={**os.environ, "DIHT_RUN": dump(self.run)},
@@ -135,32 +145,39 @@ class Loop:
                 )
 
     def _observe(self) -> Observed:
-        attempts = tuple(self._attempt(name, stage, number) for name, (stage, number, _) in self._started.items())
+        attempts = tuple(self._attempt(start) for start in self._started.values())
         return Observed(attempts, frozenset(self._cached), stop_requested=self.stopper.requests > 0)
 
-    def _attempt(self, name: str, stage: Stage, number: int) -> Attempt:
-        for line in self.jobs.new_lines(name):
+    def _attempt(self, start: Start) -> Attempt:
+        for line in self.jobs.new_lines(start.name):
             if (progress := parse_progress(line)) is not None:
                 self.display.progress(progress)
-        status = self.jobs.status(name)
+        status = self.jobs.status(start.name)
         assert status is not None
         if status.failed is None:
             state = AttemptState.RUNNING if status.running else AttemptState.SUCCEEDED
-            return Attempt(stage, number, state, active=status.running)
+            return Attempt(start.stage, start.number, state, active=status.running, step=start.step)
         failed, self.log = status.failed, status.failed.log
-        self._end_late(name, status.running)
+        self._end_late(start.name, status.running)
         return Attempt(
-            stage, number, AttemptState.FAILED, status.running, failed.exit_code, failed.reason, failed.message
+            start.stage,
+            start.number,
+            AttemptState.FAILED,
+            status.running,
+            failed.exit_code,
+            failed.reason,
+            failed.message,
+            step=start.step,
         )
 
     def _end_late(self, name: str, running: int) -> None:
-        """Kill what was asked to stop and has had its time."""
+        """Kill programs that were asked to stop and whose grace period is over."""
         asked_at = self._stopped_at.get(name)
         if running and asked_at is not None and (self.stopper.requests > 1 or self.clock() > asked_at + GRACE_S):
             self.jobs.kill(name)
 
     def _act(self, action: Action) -> None:
-        if isinstance(action, Expire):  # a run's time to live is the cluster's business
+        if isinstance(action, Expire):  # only a cluster deletes runs
             return
         if isinstance(action, Stop):
             if action.name not in self._stopped_at:
@@ -169,25 +186,39 @@ class Loop:
             return
         env = {"DIHT_PROGRESS_SECONDS": "1", PARENT_VARIABLE: str(os.getpid())}
         if "OMP_NUM_THREADS" not in os.environ:
-            env["OMP_NUM_THREADS"] = str(threads_per_process(self.run, action.stage, self.machine))
-        self.jobs.start(action.name, stages.stage_app(self.run, action.stage), env)
-        self._started[action.name] = (action.stage, action.number, self.clock())
+            shaped = stages.shaped_for(self.run, action.stage, action.step)
+            env["OMP_NUM_THREADS"] = str(threads_per_process(shaped, action.stage, self.machine))
+        self.jobs.start(action.name, stages.stage_app(self.run, action.stage, step=action.step), env)
+        self._started[action.name] = action
+        self._started_at[action.stage, action.step] = self.clock()
 
     def _show(self, before: RunStatus, after: RunStatus) -> None:
         for stage in after.stages:
-            if (stage.state, stage.attempt) != (before.of(stage.stage).state, before.of(stage.stage).attempt):
+            known = before.of(stage.stage, stage.step)
+            if (stage.state, stage.attempt) != (known.state, known.attempt):
                 self._show_stage(stage)
 
     def _show_stage(self, stage: StageRecord) -> None:
-        show, failure = self.display.state, stage.failure.message if stage.failure else ""
+        """Show a stage's new state; a stage of several steps has ended with its last one."""
+        failure = stage.failure.message if stage.failure else ""
+        last = stage.step == CLUSTER_STEPS.get(stage.stage, ("",))[-1]
+        step = f"{stage.step}: " if stage.step else ""
+
+        def show(text: str, *, ended: bool = False) -> None:
+            self.display.state(stage.stage, text if ended else f"{step}{text}", ended=ended)
+
         if stage.state is StageState.RUNNING:
-            show(stage.stage, "starting" if stage.attempt == 1 else f"starting, attempt {stage.attempt}")
-        elif stage.state is StageState.CACHED:
-            show(stage.stage, "cached", ended=True)
+            show("starting" if stage.attempt == 1 else f"starting, attempt {stage.attempt}")
+        elif stage.state is StageState.CACHED and last:
+            show("cached", ended=True)
         elif stage.state is StageState.COMPLETE:
-            *_, started_at = self._started[attempt_name(self.run.metadata.name, stage.stage, stage.attempt)]
-            show(stage.stage, f"done in {duration(self.clock() - started_at)}", ended=True)
+            show(f"done in {duration(self.clock() - self._began(stage, whole=last))}", ended=last)
         elif stage.state is StageState.RESTARTING and stage.not_before is not None:
-            show(stage.stage, f"starts again in {duration(stage.not_before - self.clock())}: {failure}")
+            show(f"starts again in {duration(stage.not_before - self.clock())}: {failure}")
         elif stage.state in (StageState.FAILED, StageState.STOPPED):
-            show(stage.stage, stage.state.value.lower())
+            show(stage.state.value.lower())
+
+    def _began(self, stage: StageRecord, *, whole: bool) -> float:
+        """When the newest attempt began, at a step or at the first step of the whole stage."""
+        step = CLUSTER_STEPS.get(stage.stage, ("",))[0] if whole else stage.step
+        return self._started_at[stage.stage, step]

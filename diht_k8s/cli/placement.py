@@ -1,4 +1,4 @@
-"""What `diht run` changes in a run document: where and how fast, never what comes out. Pure, but for `this_machine`."""
+"""What `diht run` changes in a run document: where and how fast it runs, never its results. Pure, except `this_machine`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from diht_k8s.api.run import DihtRun, Spec, Stage
 
 @dataclass(frozen=True)
 class Machine:
-    """What this machine has."""
+    """The resources of this machine."""
 
     cores: int
     gpus: int = 0
 
 
 CPU_PROCESSES = 2
-"""Training processes without a GPU: more only add communication at the sizes that a CPU can train (our choice)."""
+"""Training processes without a GPU: at the sizes that a CPU can train, more of them only add communication (our choice)."""
 
 
 def this_machine() -> Machine:
@@ -45,7 +45,7 @@ def place(run: DihtRun, machine: Machine, workdir: str | None) -> tuple[DihtRun,
 
     Args:
         run: the run document as written.
-        machine: what there is.
+        machine: its resources.
         workdir: the folder below which a relative data.output lies; None is the current folder.
 
     Returns:

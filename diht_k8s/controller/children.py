@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Final
 
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.api.steps import PARALLEL_STEPS
 from diht_k8s.controller.nodes import keep_away
 from diht_k8s.controller.observe import entry_name
 from diht_k8s.controller.runs import KnownRun
@@ -23,10 +22,6 @@ def children(known: KnownRun, run: DihtRun, start: Start) -> list[dict[str, Any]
     Raises:
         UserError: the run cannot be rendered; the message says why.
     """
-    arguments: tuple[str, ...] = ()
-    if start.step:
-        arguments = ("--step", start.step)
-        run = run if start.step in PARALLEL_STEPS else _alone(run, start.stage)
     labels = {
         "app.kubernetes.io/managed-by": MANAGED_BY,
         "app.kubernetes.io/part-of": "diht",
@@ -35,15 +30,9 @@ def children(known: KnownRun, run: DihtRun, start: Start) -> list[dict[str, Any]
         ATTEMPT_LABEL: str(start.number),
     }
     config = JobConfig(namespace=known.namespace, end_on_disruption=True if start.stage is Stage.TRAIN else None)
-    app = stage_app(run, start.stage, arguments=arguments)
+    app = stage_app(run, start.stage, step=start.step)
     objects = render(app, config, start.name, labels=labels, owner=known.owner_reference)
     entry = next((stage for stage in known.status.stages if stage.name == labels[STAGE_LABEL]), None)
     for job in (item for item in objects if item["kind"] == "Job"):
         keep_away(job, entry.avoid_nodes if entry is not None else ())
     return sorted(objects, key=lambda item: item["kind"] == "Job")
-
-
-def _alone(run: DihtRun, stage: Stage) -> DihtRun:
-    """The run with one worker in a stage. This is placement: no result depends on it."""
-    config = getattr(run.spec, stage.value).model_copy(update={"workers": 1})
-    return run.model_copy(update={"spec": run.spec.model_copy(update={stage.value: config})})

@@ -12,16 +12,16 @@ import math
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from torchx.specs import AppDef, Resource, RetryPolicy, Role, macros
 from torchx.specs.overlays import set_overlay
 
-from diht_k8s.api.documents import dump, load
+from diht_k8s.api.documents import dump, load, read_text
 from diht_k8s.api.errors import DihtError, UserError
 from diht_k8s.api.pods import RENDEZVOUS_PORT, Pods, merged
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.api.steps import SHARED_STEP
 from diht_k8s.launch.pods import IMAGE_PYTHON
 from diht_k8s.launch.role_overlays import stage_overlays
 
@@ -38,19 +38,20 @@ def submitted(stage_name: str, script_args: Sequence[str], *, shape: str, image:
     try:
         stage = Stage(stage_name)
         path, overrides, rest = _parse(script_args)
-        run = load(_read(path), name=path, overrides=[*overrides, *_shape_overrides(stage, shape)])
+        run = load(read_text(path), name=path, overrides=[*overrides, *_shape_overrides(stage, shape)])
         return stage_app(run, stage, arguments=rest, image=image)
     except DihtError as error:
         print(f"diht: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
 
 
-def stage_app(run: DihtRun, stage: Stage, *, arguments: Sequence[str] = (), image: str = "") -> AppDef:
+def stage_app(run: DihtRun, stage: Stage, *, step: str = "", arguments: Sequence[str] = (), image: str = "") -> AppDef:
     """The AppDef of one stage.
 
     Args:
         run: the run; its placement fields (workers, numNodes, processesPerNode, pods) shape the Role.
         stage: the stage.
+        step: the part of the stage to run, where it runs as several jobs; empty runs all of it.
         arguments: further arguments of `diht stage`.
         image: container image whose `python3` has this project installed; empty takes pods.image of the run. Without an
             image the entry point is the interpreter that runs this program, as local schedulers need it; schedulers of
@@ -59,9 +60,11 @@ def stage_app(run: DihtRun, stage: Stage, *, arguments: Sequence[str] = (), imag
     Raises:
         UserError: the run has no such stage, is too large, or requests an invalid quantity of a resource.
     """
-    config = getattr(run.spec, stage.value)
-    if config is None:
+    if getattr(run.spec, stage.value) is None:
         raise UserError(f"the run {run.metadata.name} has no stage {stage}: add spec.{stage} to the run document")
+    if step:
+        run, arguments = shaped_for(run, stage, step), ("--step", step, *arguments)
+    config = getattr(run.spec, stage.value)
     pods = merged(run.spec.pods, config.pods)
     replicas = config.num_nodes if stage is Stage.TRAIN else getattr(config, "workers", 1)
     role = Role(
@@ -81,6 +84,17 @@ def stage_app(run: DihtRun, stage: Stage, *, arguments: Sequence[str] = (), imag
     return AppDef(name=f"{run.metadata.name}-{stage}", roles=[role])
 
 
+def shaped_for(run: DihtRun, stage: Stage, step: str) -> DihtRun:
+    """The run with the workers of one step: `predict` shares the shards, every other step is one process.
+
+    The number of workers is placement: no result depends on it.
+    """
+    if step in ("", SHARED_STEP):
+        return run
+    config = getattr(run.spec, stage.value).model_copy(update={"workers": 1})
+    return run.model_copy(update={"spec": run.spec.model_copy(update={stage.value: config})})
+
+
 class _ScriptParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}: write -- --run FILE [--set PATH=VALUE]...")
@@ -92,13 +106,6 @@ def _parse(script_args: Sequence[str]) -> tuple[str, list[str], list[str]]:
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     known, rest = parser.parse_known_args(list(script_args))
     return known.run, known.overrides, rest
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the run document {path}: {error}: check --run") from error
 
 
 def _shape_overrides(stage: Stage, shape: str) -> list[str]:

@@ -43,7 +43,7 @@ MOST_INFRASTRUCTURE_WAIT_S: Final = 15.0
 SCHEDULING_TIMEOUT: Final = "SchedulingTimeout"
 BACK_OFF: Final = BackOff()
 CLUSTER_STEPS: Final[Mapping[Stage, tuple[str, ...]]] = {Stage.LABEL: LABEL_STEPS}
-"""On a cluster the stage label runs as several jobs of different shapes, one after another."""
+"""Label runs as three jobs of different shapes, one after another."""
 _RUNS: Final = frozenset({AttemptState.PENDING, AttemptState.RUNNING})
 
 

@@ -47,7 +47,7 @@ def write(place: World, tmp_path: Path, name: str, stub: dict[str, Any]) -> str:
 def test_run_from_submit_to_cancel(place: World, diht: Diht, tmp_path: Path) -> None:
     where = ("-n", place.namespace)
     file = write(place, tmp_path, "mine", {"filter": [75, "ok"]})
-    assert "the cluster takes it" in diht("submit", file, *where, "--dry-run").stdout
+    assert "the cluster accepts it" in diht("submit", file, *where, "--dry-run").stdout
     done = diht("submit", file, *where)
     assert (done.returncode, "submitted run" in done.stdout) == (0, True), done.stderr
     watched = diht("watch", "mine", *where)

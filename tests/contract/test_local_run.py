@@ -15,7 +15,10 @@ from typing import Any
 
 import pytest
 
+from diht_k8s.api.steps import LABEL_STEPS
 from tests.contract.local import DOCUMENT, TESTS
+
+LABELLED: dict[str, Any] = {**DOCUMENT, "spec": {**DOCUMENT["spec"], "label": {}}}
 
 
 class Bench:
@@ -32,7 +35,7 @@ class Bench:
         env = {
             **os.environ,
             "DIHT_PROGRAMS": "stub_programs",
-            "PYTHONPATH": str(TESTS),
+            "PYTHONPATH": f"{TESTS}:{TESTS.parent}",
             "DIHT_STUB": json.dumps(stub or {}),
         }
         return subprocess.Popen(
@@ -84,7 +87,7 @@ def test_a_run_until_a_stage_leaves_the_later_ones(bench: Bench, tmp_path: Path)
     assert not bench.out.exists()
 
 
-def test_a_passing_fault_and_a_killed_program_are_retried(bench: Bench) -> None:
+def test_a_transient_error_and_a_killed_program_are_retried(bench: Bench) -> None:
     code, stdout, _ = bench.run(stub={"train": [75, "kill", "ok"]})
     assert (code, bench.attempts("train"), bench.attempts("filter")) == (0, 3, 1)
     assert "starts again in 2 s: train was told to end with 75: nothing to do" in stdout
@@ -101,6 +104,39 @@ def test_a_failed_stage_passes_its_words_its_log_and_its_code_on(bench: Bench, c
     assert "was told to end" in Path(second.removeprefix("diht: its log: ")).read_text()
 
 
+def test_label_runs_as_three_jobs_one_after_another_as_on_the_cluster(bench: Bench) -> None:
+    bench.write(LABELLED)
+    code, stdout, stderr = bench.run("--until", "label", stub={"label-heads": [75, "ok"]})
+    assert (code, stderr) == (0, "")
+    shown = [line for line in stdout.splitlines() if line.startswith("label ")]
+    states = ["vocabulary: starting", "vocabulary: done in", "heads: starting", "heads: starts again in 2 s",
+              "heads: starting, attempt 2", "heads: done in", "predict: starting", "done in"]  # fmt: skip
+    assert [
+        line.removeprefix("label").strip().startswith(state) for line, state in zip(shown, states, strict=True)
+    ] == [True] * 8
+    assert shown[-1].endswith(": 3/3 steps, loss 0.25")
+    workers = len(os.sched_getaffinity(0))
+    attempts = {step: [bench.attempts(f"label-{step}", worker) for worker in range(workers)] for step in LABEL_STEPS}
+    alone = [0] * (workers - 1)
+    assert attempts == {"vocabulary": [1, *alone], "heads": [2, *alone], "predict": [1] * workers}
+
+    code, stdout, _ = bench.run("--until", "label")
+    assert [line for line in stdout.splitlines() if line.startswith("label ")] == ["label    cached"]
+
+
+def test_label_that_was_interrupted_resumes_with_its_steps(bench: Bench) -> None:
+    bench.write(LABELLED)
+    stub: dict[str, list[str | int]] = {"label-heads": ["hang", "ok"]}
+    process = bench.start("--until", "label", stub=stub)
+    wait_for((bench.out / "label" / "step").exists)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert (process.returncode, bench.attempts("label-predict")) == (143, 0)
+    code, _, _ = bench.run("--until", "label", stub=stub)
+    assert (code, bench.attempts("label-heads"), bench.attempts("label-predict")) == (0, 2, 1)
+    assert (bench.out / "label" / "COMMITTED.json").exists()
+
+
 def test_a_failed_worker_ends_the_others(bench: Bench) -> None:
     (bench.out).mkdir()
     (bench.out / "attempts-filter-1").write_bytes(b"x")  # worker 1 is one attempt ahead: it hangs while worker 0 fails
@@ -111,13 +147,13 @@ def test_a_failed_worker_ends_the_others(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
-def test_an_interrupted_run_stops_its_programs_and_goes_on_later(bench: Bench, number: signal.Signals) -> None:
+def test_an_interrupted_run_stops_its_programs_and_resumes_later(bench: Bench, number: signal.Signals) -> None:
     process = bench.start(stub={"train": ["hang", "ok"]})
     wait_for(lambda: (bench.out / "train" / "step").exists())
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert "to go on: diht run run.json" in stderr
+    assert "to resume: diht run run.json" in stderr
     saved = (bench.out / "train" / "step").stat().st_size
     time.sleep(0.3)
     assert (bench.out / "train" / "step").stat().st_size == saved  # nothing runs on

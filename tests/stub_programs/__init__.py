@@ -1,1 +1,1 @@
-"""Stage programs without torch that end as they are told: `DIHT_PROGRAMS=stub_programs` puts them in place of the real ones."""
+"""Stage programs without torch that end as `DIHT_STUB` says: `DIHT_PROGRAMS=stub_programs` replaces the real ones."""

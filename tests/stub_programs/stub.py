@@ -1,7 +1,8 @@
 """A stage that ends as the environment variable DIHT_STUB says.
 
-DIHT_STUB is JSON: stage (or stage-step) -> list of what its attempts do, one after another (the last one for good): "ok", "hang" (until it is asked
-to stop), "kill" (SIGKILL to itself), "noise" (all that a log should not hold, then exit code 75), or an exit code. "hang" counts steps in a file, as a checkpoint: it goes on where it was.
+DIHT_STUB is JSON: stage (or stage-step) -> list of what its attempts do, one after another; the last entry repeats. An entry is
+"ok", "hang" (until it is asked to stop), "kill" (SIGKILL to itself), "noise" (all that a log should not hold, then exit code 75),
+or an exit code. "hang" counts steps in a file, as a checkpoint does, and resumes from it.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ class Stub:
         attempts = join(context.layout.output, f"attempts-{part}-{context.worker}")
         number = len(context.storage.read_bytes(attempts)) if context.storage.exists(attempts) else 0
         context.storage.write_bytes(attempts, b"x" * (number + 1))
-        told = json.loads(os.environ.get("DIHT_STUB", "{}")).get(part, ["ok"])
-        self._end(context, folder, told[min(number, len(told) - 1)])
+        entries = json.loads(os.environ.get("DIHT_STUB", "{}")).get(part, ["ok"])
+        self._end(context, folder, entries[min(number, len(entries) - 1)])
         if context.step not in ("", "predict"):
             return None
         context.storage.write_bytes(join(folder, f"part-{context.worker}"), b"x")

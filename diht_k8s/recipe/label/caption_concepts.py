@@ -1,7 +1,7 @@
-"""Caption concepts of the kept pairs, read from the filter's scores: captions are parsed once in the whole recipe.
+"""Caption concepts of the kept pairs, read from the filter's scores: the recipe parses each caption only once.
 
-In: `filter/scores/SHARD.parquet`. Out: for each kept pair, in their order, the uid, the names of objects and attributes, and which
-objects the caption credits ("clip art by NAME").
+In: `filter/scores/SHARD.parquet`. Out: for each kept pair, in order, its uid, the names of objects and attributes, and the
+objects that the caption credits ("clip art by NAME").
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from diht_k8s.recipe.shards.tables import read_table
 
 COLUMNS: Final = ["uid", "kept", "objects", "attributes", "relations"]
 CREDIT: Final = "by"
-"""The preposition before authors, makers and owners: of 428 names after it in 10,000 captions of the web, some 20 were no credits ("by the door")."""
+"""The preposition before authors, makers and owners.
+
+Of 428 names after it in 10,000 captions of the web, about 20 were not credits ("by the door").
+"""
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,21 @@
-"""Teacher features of kept shards: each image passes the teacher once, the features lie beside the labels as fp16 safetensors.
+"""Teacher features of kept shards: each image passes the teacher once; its features are stored as fp16 safetensors.
 
-In: the kept pairs. Out: `label/features/SHARD.safetensors`, whole or absent, so that the stage goes on shard by shard; heads are trained on
-them and labels predicted from them.
+In: the kept pairs. Out: `label/features/SHARD.safetensors`, whole or absent, so that the stage resumes shard by shard. The heads
+are trained on these features, and the labels are predicted from them.
 
 Shapes: N images of a shard, B of a batch, D features.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -23,14 +23,15 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.recipe.label.teacher import Teacher
+from diht_k8s.recipe.label.teacher import TeacherNetwork
 from diht_k8s.recipe.shards.images import BadImageError, decode
 from diht_k8s.recipe.shards.pairs import read_pairs
-from diht_k8s.recipe.shards.prefetch import prefetch
 from diht_k8s.recipe.shards.samples import Sample
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
 
+T = TypeVar("T")
+MAX_DECODERS: Final = 16
 SHOWN_UIDS: Final = 5
 
 
@@ -62,7 +63,7 @@ def group_of(sample: Sample) -> str:
 
 
 def extract(
-    teacher: Teacher, samples: Iterable[Sample], where: str, on_pictures: Callable[[int], None]
+    teacher: TeacherNetwork, samples: Iterable[Sample], where: str, on_images: Callable[[int], None]
 ) -> ShardFeatures:
     """Pass the images of one shard through the teacher.
 
@@ -70,7 +71,7 @@ def extract(
         teacher: the frozen encoder.
         samples: the shard's pairs in order.
         where: the shard's URI, for messages.
-        on_pictures: told the number of images done after each batch.
+        on_images: called after each batch with the number of images done.
 
     Raises:
         DataError: the teacher gives NaN or infinite features; the first images are named.
@@ -79,17 +80,12 @@ def extract(
     uids: list[str] = []
     groups: list[int] = []
     problems: list[str | None] = []
-    for batch in _decoded_batches(teacher, samples):
-        features_BD = torch.zeros(len(batch), teacher.dimension)
-        usable = [number for number, (_, (image, _)) in enumerate(batch) if image is not None]
-        if usable:
-            images_B3HW = torch.stack([image for _, (image, _) in batch if image is not None])
-            features_BD[usable] = teacher.features(images_B3HW)
+    for batch, features_BD in _encoded_batches(teacher, samples):
         rows.append(features_BD.half())
-        uids += [sample.uid for sample, _ in batch]
-        groups += [hash64(group_of(sample)) for sample, _ in batch]
-        problems += [problem for _, (_, problem) in batch]
-        on_pictures(len(uids))
+        uids += [sample.uid for sample, _, _ in batch]
+        groups += [hash64(group_of(sample)) for sample, _, _ in batch]
+        problems += [problem for _, _, problem in batch]
+        on_images(len(uids))
     features_ND = torch.cat(rows)
     _check_finite(features_ND, uids, where)
     return ShardFeatures(
@@ -101,25 +97,50 @@ def extract(
     )
 
 
-Decoded = tuple[Tensor | None, str | None]
-"""The image as the teacher takes it, or why it cannot be used."""
+Decoded = tuple[Sample, Tensor | None, str | None]
+"""A pair, its preprocessed image and, instead of that, why the image is unusable."""
 
 
-def _decoded_batches(teacher: Teacher, samples: Iterable[Sample]) -> Iterator[list[tuple[Sample, Decoded]]]:
-    """Batches of decoded images; the next batch is decoded while the caller works on this one."""
+def _encoded_batches(teacher: TeacherNetwork, samples: Iterable[Sample]) -> Iterator[tuple[list[Decoded], Tensor]]:
+    """Batches of decoded images with their features [B, D] (zeros for unusable images), in order."""
 
     def prepare(sample: Sample) -> Decoded:
         try:
             if sample.problem is not None:
-                return None, sample.problem
-            return teacher.preprocess(decode(sample.image)), None
+                return sample, None, sample.problem
+            return sample, teacher.preprocess(decode(sample.image)), None
         except BadImageError as error:
-            return None, error.reason
+            return sample, None, error.reason
 
-    size, threads = teacher.batch_size, torch.get_num_threads()
-    with contextlib.closing(prefetch(samples, prepare, ahead=size + 1, threads=threads)) as decoded:
-        while batch := list(islice(decoded, size)):
-            yield batch
+    def encode(batch: list[Decoded]) -> tuple[list[Decoded], Tensor]:
+        features_BD = torch.zeros(len(batch), teacher.dimension)
+        usable = [number for number, (_, image, _) in enumerate(batch) if image is not None]
+        if usable:
+            images_B3HW = torch.stack([image for _, image, _ in batch if image is not None])
+            features_BD[usable] = teacher.features(images_B3HW)
+        return batch, features_BD
+
+    source, size, threads = iter(samples), teacher.batch_size, min(MAX_DECODERS, teacher.threads)
+    batches = iter(lambda: list(islice(source, size)), [])
+    if teacher.device.type == "cuda":  # the threads decode the next batch while the GPU encodes this one
+        with ThreadPoolExecutor(threads) as pool:
+            decoding = ([pool.submit(prepare, sample) for sample in batch] for batch in batches)
+            for futures in _ahead(decoding, 1):
+                yield encode([future.result() for future in futures])
+        return
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        encoding = (pool.submit(lambda batch: encode([prepare(sample) for sample in batch]), each) for each in batches)
+        for future in _ahead(encoding, 2 * threads):
+            yield future.result()
+
+
+def _ahead(items: Iterator[T], count: int) -> Iterator[T]:
+    """The same items, `count` of them drawn in advance."""
+    drawn = deque(islice(items, count))
+    for item in items:
+        drawn.append(item)
+        yield drawn.popleft()
+    yield from drawn
 
 
 def _check_finite(features_ND: Tensor, uids: list[str], where: str) -> None:
@@ -133,15 +154,15 @@ def _check_finite(features_ND: Tensor, uids: list[str], where: str) -> None:
 
 
 def make_features(
-    teacher: Teacher,
+    teacher: TeacherNetwork,
     storage: Storage,
     shard: Shard,
     uri: str,
     header: Mapping[str, Any],
-    on_pictures: Callable[[int], None],
+    on_images: Callable[[int], None],
 ) -> None:
     """Write the features of one kept shard."""
-    found = extract(teacher, read_pairs(storage, shard), shard.uri, on_pictures)
+    found = extract(teacher, read_pairs(storage, shard), shard.uri, on_images)
     tensors = {
         "features": found.features_ND,
         "uid_hash": found.uid_hash_N,
@@ -167,7 +188,9 @@ def read_features(storage: Storage, uri: str, config_sha256: str) -> ShardFeatur
 
 
 def read_safetensors(storage: Storage, uri: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and our header of a safetensors file, which starts with the length of a JSON object (8 bytes, little-endian) and that object.
+    """Tensors and our header of a safetensors file.
+
+    The file starts with the length of a JSON object (8 bytes, little-endian) and that object.
 
     Raises:
         DataError: the file is damaged.

@@ -1,8 +1,8 @@
 """The step `heads`: features and captions of the training images in, `heads.json` and `teacher_heads.safetensors` out.
 
-The two heads share nothing, so each may be trained by another worker: it goes to `heads/KIND.safetensors`, and worker 0 puts them together. More
-workers than two do not help here: a head sees cached features only, which takes a few percent of the time that the teacher took for them.
-A training that is cut off goes on from `heads/KIND.state`, to the same bytes.
+Each head is trained to a file of its own, `heads/KIND.safetensors`; at the end both are joined. A head sees cached features
+only, so its training takes a few percent of the time that the teacher took for them. An interrupted training resumes from
+`heads/KIND.state`, to the same bytes.
 """
 
 from __future__ import annotations
@@ -24,65 +24,51 @@ from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.recipe.label.caption_concepts import KeptCaptions, read_captions
 from diht_k8s.recipe.label.features import ShardFeatures, hash64, read_features, read_safetensors
 from diht_k8s.recipe.label.heads import Head, State, TrainingImages, folds_of, train_head
-from diht_k8s.recipe.label.job import Job
+from diht_k8s.recipe.label.job import LabelJob
 from diht_k8s.recipe.label.quality import measure
 from diht_k8s.recipe.label.targets import Targets, encode, join
 from diht_k8s.recipe.label.teacher_weights import first_line
-from diht_k8s.recipe.label.vocabulary import Concepts, Vocabulary
+from diht_k8s.recipe.label.vocabulary import Concepts
+from diht_k8s.recipe.label.vocabulary_step import read_vocabulary
 from diht_k8s.recipe.shards.sources import Shard
 
 KINDS: Final[tuple[str, ...]] = ("objects", "attributes")
 MEMORY_BYTES: Final = 1 << 30
 """Features of more bytes are kept on disk while the heads are trained: 420,000 images of a network with 1,280 features."""
 SAVE_SECONDS: Final = 300.0
-"""So often the state of a long training is kept."""
+"""Interval at which the state of a long training is saved."""
 
 
 def device() -> torch.device:
-    """A GPU where there is one."""
+    """A GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def read_vocabulary(job: Job) -> Vocabulary:
-    """The frozen classes."""
-    return Vocabulary.from_document(json.loads(job.context.storage.read_bytes(job.context.layout.vocabulary)))
-
-
-def kinds_of(worker: int, workers: int) -> list[str]:
-    """The heads that a worker trains."""
-    return list(KINDS[worker::workers])
-
-
-def missing_heads(job: Job, kinds: Sequence[str] = KINDS) -> list[str]:
-    """Heads that nobody has trained yet."""
-    there = set(job.context.storage.names(job.uri("heads")))
-    return [kind for kind in kinds if f"{kind}.safetensors" not in there]
-
-
-def train_heads(job: Job, kinds: Sequence[str]) -> None:
-    """Train some heads on the features of the training shards, each to a file of its own."""
+def train_heads(job: LabelJob) -> None:
+    """Train the heads that are missing on the features of the training shards, each to a file of its own."""
     context, config = job.context, job.label.heads
-    todo = missing_heads(job, kinds)
+    there = set(context.storage.names(job.uri("heads")))
+    todo = [kind for kind in KINDS if f"{kind}.safetensors" not in there]
     if not todo or context.storage.exists(context.layout.teacher_heads):
         return
     vocabulary = read_vocabulary(job)
-    pictures, targets = training_pictures(job, {kind: getattr(vocabulary, kind) for kind in todo})
+    images, targets = training_images(job, {kind: getattr(vocabulary, kind) for kind in todo})
     context.progress.start("heads", len(todo) * config.epochs, unit="epochs")
     for number, kind in enumerate(todo):
         watch = _Watch(job, kind, number * config.epochs)
         seed = context.run.spec.seed + KINDS.index(kind)
-        head = train_head(pictures, targets[kind], config, seed, device(), watch, watch.saved())
+        head = train_head(images, targets[kind], config, seed, device(), watch, watch.saved())
         header = {**job.header, "vocabulary_sha256": vocabulary.sha256}
-        figures = measure(head, pictures, targets[kind], getattr(vocabulary, kind))
+        figures = measure(head, images, targets[kind], getattr(vocabulary, kind))
         metadata = {"diht": json.dumps({**header, "figures": figures}, sort_keys=True)}
         tensors = {"weight": head.weight_MCD, "bias": head.bias_MC}
         context.storage.write_bytes(job.uri("heads", f"{kind}.safetensors"), save(tensors, metadata=metadata))
 
 
 class _Watch:
-    """Tells of each epoch, and keeps the training's state now and then and before a stop."""
+    """Reports each epoch, and saves the training's state every `SAVE_SECONDS` and before a stop."""
 
-    def __init__(self, job: Job, kind: str, before: int) -> None:
+    def __init__(self, job: LabelJob, kind: str, before: int) -> None:
         self._job, self._before = job, before
         self._uri = job.uri("heads", f"{kind}.state")
         self._saved_at = time.monotonic()
@@ -115,7 +101,7 @@ class _Watch:
             ) from error
 
 
-def join_heads(job: Job) -> None:
+def join_heads(job: LabelJob) -> None:
     """Put both heads into one file, their figures into another; the weights are written last."""
     context, layout = job.context, job.context.layout
     if context.storage.exists(layout.teacher_heads):
@@ -139,7 +125,7 @@ def join_heads(job: Job) -> None:
     context.storage.remove(job.uri("heads"))
 
 
-def training_pictures(job: Job, vocabulary: Mapping[str, Concepts]) -> tuple[TrainingImages, dict[str, Targets]]:
+def training_images(job: LabelJob, vocabulary: Mapping[str, Concepts]) -> tuple[TrainingImages, dict[str, Targets]]:
     """Features and folds of the usable training images, and what their captions name, for some heads.
 
     Raises:
@@ -162,14 +148,14 @@ def training_pictures(job: Job, vocabulary: Mapping[str, Concepts]) -> tuple[Tra
             column = getattr(names, kind)
             targets[kind].append(encode([column[row] for row in rows.tolist()], concepts))
     if features_ND is None or not used:
-        raise DataError("none of the kept images can be decoded: look at filter/report.json and the shards")
+        raise DataError("none of the kept images can be decoded: check filter/report.json and the shards")
     folds = job.label.cross_fit
     fold_N = folds_of(torch.cat(groups), folds, job.context.run.spec.seed)
     return TrainingImages(features_ND[:used], fold_N, folds), {kind: join(parts) for kind, parts in targets.items()}
 
 
 def empty_table(rows: int, columns: int) -> Tensor:
-    """Room for features in fp16: in memory, or in a nameless file below TMPDIR where they take more than `MEMORY_BYTES`.
+    """An empty table for fp16 features: in memory, or in a nameless file below TMPDIR if it is larger than `MEMORY_BYTES`.
 
     Raises:
         UserError: the disk has no room for them.
@@ -188,7 +174,7 @@ def empty_table(rows: int, columns: int) -> Tensor:
         return torch.from_numpy(np.memmap(file, np.float16, "r+", shape=(rows, columns)))
 
 
-def read_shard(job: Job, shard: Shard) -> tuple[ShardFeatures, KeptCaptions]:
+def read_shard(job: LabelJob, shard: Shard) -> tuple[ShardFeatures, KeptCaptions]:
     """Cached features and caption concepts of one shard, row by row the same pairs."""
     found = read_features(job.context.storage, job.context.layout.features(shard.name), job.context.config_sha256)
     captions = read_captions(job.context.storage, job.context.layout, shard)
@@ -208,7 +194,7 @@ def check_same_pairs(found: ShardFeatures, uids: Sequence[str], where: str) -> N
         )
 
 
-def read_heads(job: Job) -> tuple[list[Head], str]:
+def read_heads(job: LabelJob) -> tuple[list[Head], str]:
     """Both heads and the digest of their vocabulary.
 
     Raises:

@@ -1,11 +1,12 @@
 """The teacher's linear heads: trained on frozen features with soft targets, one per fold and one on all images.
 
 In: features, targets and folds of the training images. Out: weights that apply to raw features. Pure but for progress.
-The paper (section 3.2) trains two linear classifiers with a soft-target cross-entropy; optimiser, schedule, standardisation and folds are our
-choice. The fold heads and the head on all images are trained together: one batch passes through all of them, and each head ignores the
-images of its own fold. A head's fold is also its held-out slice, which says when to stop.
+The paper (section 3.2) trains two linear classifiers with a soft-target cross-entropy; optimiser, schedule, standardisation
+and folds are our choice. The fold heads and the head on all images are trained together: one batch passes through all of them,
+and each head ignores the images of its own fold. A head's fold is also its held-out slice, which decides when to stop.
 
-Shapes: N training images, B of a batch, D features, C classes, M = heads (K folds, then the one on all; 1 without cross-fitting).
+Shapes: N training images, B of a batch, D features, C classes, M heads (K folds, then the one on all images; 1 without
+cross-fitting).
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from diht_k8s.recipe.label.features import hash64
 from diht_k8s.recipe.label.targets import Targets, epoch_order, repeat_factors
 
 PATIENCE_EPOCHS = 3
-"""Training stops when the held-out loss has not fallen for so many epochs; the best epoch's weights are kept."""
+"""Training stops when the held-out loss has not fallen for this many epochs; the best epoch's weights are kept."""
 CHUNK = 4096
-"""Images per step where nothing is learnt."""
+"""Images per step of an evaluation."""
 HELD_OUT_PART = 20
-"""Without cross-fitting one in so many images is held out."""
+"""Without cross-fitting one image in this many is held out."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +102,13 @@ def soft_target_loss(logits_BMC: Tensor, target_BC: Tensor, fold_B: Tensor) -> T
 
 
 State = dict[str, Any]
-"""What a training needs to go on after an epoch; plain values and tensors, so that it is read without running code."""
+"""What a training needs to resume after an epoch: plain values and tensors, so that reading it runs no code."""
 OnEpoch = Callable[[int, dict[str, float], Callable[[], State]], None]
-"""Told the number of finished epochs, their figures, and how to get the state; may raise to stop."""
+"""Called with the number of finished epochs, the last one's figures and a function that returns the state; may raise to stop."""
 
 
 def train_head(
-    pictures: TrainingImages,
+    images: TrainingImages,
     targets: Targets,
     config: HeadsConfig,
     seed: int,
@@ -118,18 +119,18 @@ def train_head(
     """Train one head (objects or attributes) in all folds.
 
     Args:
-        pictures: features and folds.
+        images: features and folds.
         targets: concepts of the same images; those without any are left out.
         config: epochs, learning rate, batch size.
         seed: of the order of images.
         device: where the training runs.
-        on_epoch: told of each epoch; may raise to stop.
+        on_epoch: called after each epoch; may raise to stop.
         state: of an interrupted training of the same head: the result is the same to the bit.
 
     Returns:
         Weights of the epoch with the least held-out loss, applicable to raw features.
     """
-    training = _Training(pictures, targets, config, seed, device)
+    training = _Training(images, targets, config, seed, device)
     if state is not None:
         training.restore(state)
     while not training.is_over():
@@ -142,17 +143,17 @@ class _Training:
     """Weights, optimiser, schedule and best epoch of one head in all folds, on standardised features."""
 
     def __init__(
-        self, pictures: TrainingImages, targets: Targets, config: HeadsConfig, seed: int, device: torch.device
+        self, images: TrainingImages, targets: Targets, config: HeadsConfig, seed: int, device: torch.device
     ) -> None:
-        self.pictures, self.targets, self.config, self.device = pictures, targets, config, device
+        self.images, self.targets, self.config, self.device = images, targets, config, device
         self.factor_N = repeat_factors(targets)
         self.rng = np.random.default_rng(seed)
-        heads = pictures.folds + 1 if pictures.folds > 1 else 1
-        self.mean_D, self.scale_D = _standard(pictures.features_ND)
-        # weights start at nothing and biases at the log-frequencies: before the first step each head is the frequency baseline
+        heads = images.folds + 1 if images.folds > 1 else 1
+        self.mean_D, self.scale_D = _standard(images.features_ND)
+        # weights start at 0 and biases at the log-frequencies, so an untrained head is the frequency baseline
         frequency_C = torch.from_numpy(targets.counts() / max(1, targets.counts().sum()))
         bias_C = frequency_C.clamp(min=0.1 / max(1, int(targets.counts().sum()))).log().float()
-        dimension = pictures.features_ND.shape[1]
+        dimension = images.features_ND.shape[1]
         self.weight_MCD = torch.zeros(heads, targets.classes, dimension, device=device, requires_grad=True)
         self.bias_MC = bias_C.repeat(heads, 1).to(device).requires_grad_()
         self.optimizer = torch.optim.AdamW(
@@ -172,7 +173,7 @@ class _Training:
         return done >= self.config.epochs or done - self.best_epoch >= PATIENCE_EPOCHS
 
     def epoch(self) -> None:
-        """One pass over the up-sampled images, and the loss on those that a head may not see."""
+        """One pass over the up-sampled images, and the loss on the images that a head may not see."""
         order = epoch_order(self.factor_N, self.rng)
         total = sum(self._step(rows_B) * len(rows_B) for rows_B in _chunks(order, self.config.batch_size))
         loss = total / max(1, len(order))
@@ -193,14 +194,14 @@ class _Training:
 
     @torch.no_grad()
     def _held_out_loss(self) -> float | None:
-        """Mean loss over the held-out images, each by the head that may not see it, without up-sampling; None where there is none."""
-        rows = np.flatnonzero((self.factor_N > 0) & (self.pictures.fold_N < self.pictures.folds).numpy())
+        """Mean loss over the held-out images, each by the head that may not see it, without up-sampling; None without any."""
+        rows = np.flatnonzero((self.factor_N > 0) & (self.images.fold_N < self.images.folds).numpy())
         if not len(rows):
             return None
         return sum(self._held_out_sum(chunk) for chunk in _chunks(rows, CHUNK)) / len(rows)
 
     def _held_out_sum(self, rows_B: npt.NDArray[np.int64]) -> float:
-        fold_B = self.pictures.fold_N[torch.from_numpy(rows_B)]
+        fold_B = self.images.fold_N[torch.from_numpy(rows_B)]
         total = 0.0
         for fold in fold_B.unique().tolist():
             rows = rows_B[(fold_B == fold).numpy()]
@@ -212,7 +213,7 @@ class _Training:
         return total
 
     def _standardised(self, rows_B: npt.NDArray[np.int64]) -> Tensor:
-        features_BD = self.pictures.features_ND[torch.from_numpy(rows_B)].float()
+        features_BD = self.images.features_ND[torch.from_numpy(rows_B)].float()
         return ((features_BD - self.mean_D) * self.scale_D).to(self.device)
 
     def _forward(self, rows_B: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
@@ -220,7 +221,7 @@ class _Training:
         heads, classes, _ = self.weight_MCD.shape
         logits_BMC = functional.linear(features_BD, self.weight_MCD.flatten(0, 1), self.bias_MC.flatten())
         target_BC = self.targets.soft(rows_B).to(self.device)
-        fold_B = self.pictures.fold_N[torch.from_numpy(rows_B)].to(self.device)
+        fold_B = self.images.fold_N[torch.from_numpy(rows_B)].to(self.device)
         return logits_BMC.view(-1, heads, classes), target_BC, fold_B
 
     def _weights(self) -> tuple[Tensor, Tensor]:
@@ -239,7 +240,7 @@ class _Training:
         }
 
     def restore(self, state: State) -> None:
-        """Go on after the epoch of a state."""
+        """Resume after the epoch of a state."""
         with torch.no_grad():
             self.weight_MCD.copy_(state["weights"][0])
             self.bias_MC.copy_(state["weights"][1])

@@ -1,15 +1,14 @@
-"""What every step of the stage label works with: the shards, which of them train the heads, where files lie, how to wait for other workers."""
+"""What every step of label works with: the kept shards, the rows that train the heads, the places of its files."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
-from diht_k8s.api.errors import DataError, RetryableError
+from diht_k8s.api.errors import DataError
 from diht_k8s.api.hashing import SCHEMA_VERSION
 from diht_k8s.api.label import Label
 from diht_k8s.api.layout import join
@@ -18,14 +17,10 @@ from diht_k8s.recipe.runtime.inputs import kept_shards
 from diht_k8s.recipe.runtime.stage import Context
 from diht_k8s.recipe.shards.sources import Shard
 
-POLL_SECONDS: Final = 1.0
-PATIENCE_SECONDS: Final = 6 * 3600.0
-"""A worker that waits for others gives up when nothing has changed for so long: heads on a million images take hours without a GPU."""
-
 
 @dataclass(frozen=True)
-class Job:
-    """One worker's view of the stage."""
+class LabelJob:
+    """One worker's part of the stage label."""
 
     context: Context
     label: Label
@@ -52,7 +47,7 @@ class Job:
         self.context.storage.write_bytes(uri, json.dumps(document, indent=1, ensure_ascii=False).encode())
 
     def missing(self, folder: str, suffix: str, shards: Sequence[Shard]) -> list[Shard]:
-        """The shards that have no file in a folder of this stage yet; what is there is whole, since writes are atomic."""
+        """The shards without a file in a folder of this stage; a file that is there is whole, since writes are atomic."""
         there = set(self.context.storage.names(self.uri(folder)))
         return [shard for shard in shards if f"{shard.name}{suffix}" not in there]
 
@@ -66,8 +61,8 @@ class Job:
         return [shard for shard in self.shards if shard.name in self.training]
 
 
-def make_job(context: Context) -> Job:
-    """Read which shards there are.
+def make_job(context: Context) -> LabelJob:
+    """List the kept shards and choose those that train the heads.
 
     Raises:
         DataError: the filter kept nothing.
@@ -77,11 +72,14 @@ def make_job(context: Context) -> Job:
     shards = kept_shards(context.run.spec, context.storage)
     if not shards:
         raise DataError("the filter kept no pair, so there is nothing to label: loosen spec.filter or give more shards")
-    return Job(context, label, shards, choose_training(shards, label.max_samples, context.run.spec.seed))
+    return LabelJob(context, label, shards, choose_training(shards, label.max_samples, context.run.spec.seed))
 
 
 def choose_training(shards: Sequence[Shard], most: int, seed: int) -> dict[str, int]:
-    """Which rows train the heads: whole shards in an order drawn by the seed, until `most` rows; every worker computes the same."""
+    """Which rows train the heads: whole shards in an order drawn by the seed, until `most` rows.
+
+    Pure, so that every worker computes the same.
+    """
     drawn = sorted(shards, key=lambda shard: hashlib.sha256(f"{seed} {shard.name}".encode()).digest())
     rows, left = dict[str, int](), most
     for shard in drawn:
@@ -90,37 +88,3 @@ def choose_training(shards: Sequence[Shard], most: int, seed: int) -> dict[str, 
             rows[shard.name] = min(left, shard.samples)
         left -= shard.samples
     return {shard.name: rows[shard.name] for shard in shards if shard.name in rows}
-
-
-def wait_until(
-    look: Callable[[], tuple[bool, object]],
-    what: str,
-    on_poll: Callable[[], None],
-    *,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-) -> None:
-    """Poll until other workers have done their part.
-
-    Args:
-        look: (done, anything that changes when there is progress).
-        what: what is waited for, for the message.
-        on_poll: called at each poll; may raise to stop.
-        clock: seconds, monotonic.
-        sleep: waits.
-
-    Raises:
-        RetryableError: nothing has changed for `PATIENCE_SECONDS`.
-    """
-    done, seen = look()
-    since = clock()
-    while not done:
-        on_poll()
-        sleep(POLL_SECONDS)
-        done, now = look()
-        if now != seen:
-            seen, since = now, clock()
-        if not done and clock() - since > PATIENCE_SECONDS:
-            raise RetryableError(
-                f"waited {PATIENCE_SECONDS / 3600:.0f} h without progress for {what}: look at the other workers, start again"
-            )

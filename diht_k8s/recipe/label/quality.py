@@ -1,6 +1,7 @@
-"""How good the heads are on images that they never saw, beside what the frequencies alone would give.
+"""How good the heads are on images that they never saw, compared with what the frequencies alone would give.
 
-In: a head, features, targets and folds. Out: figures for `heads.json`. Without cross-fitting (K = 1) only the held-out slice is such images.
+In: a head, features, targets and folds. Out: figures for `heads.json`. Without cross-fitting (K = 1) the unseen images are the
+held-out slice.
 
 Shapes: N images, C classes.
 """
@@ -19,7 +20,10 @@ from diht_k8s.recipe.label.vocabulary import Concepts
 MIN_EXAMPLES: Final = 20
 """Average precision of a concept with fewer images says little."""
 MAX_ENTRIES: Final = 50_000_000
-"""The figures are taken on the first images that have so many probabilities together (200 MB): all of a million would not fit into memory."""
+"""The figures are taken on the first images, up to this many probabilities (200 MB).
+
+Those of a million images would not fit into memory.
+"""
 SHOWN: Final = 10
 CHUNK: Final = 1024
 """Images whose probabilities are sorted into bins at a time."""
@@ -27,27 +31,27 @@ CALIBRATION_EDGES: Final = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6,
 """Lower edges of the bins of probability; the softmax over hundreds of classes leaves most entries near 0."""
 
 
-def measure(head: Head, pictures: TrainingImages, targets: Targets, concepts: Concepts) -> dict[str, Any]:
+def measure(head: Head, images: TrainingImages, targets: Targets, concepts: Concepts) -> dict[str, Any]:
     """Average precision and how often the top label is a word of the caption.
 
     Returns:
-        mean_average_precision over concepts with at least 20 examples, with that of a constant guess (a concept's share of the images);
-        shares of images whose top label the caption names, by heads that saw the image and by heads that did not; average precision of
-        each measured concept, best first, with the best and worst apart; calibration.
+        mean_average_precision over concepts with at least 20 examples, and that of a constant guess (a concept's share of the
+        images); the share of images whose top label the caption names, by heads that saw the image and by heads that did not;
+        average precision of each measured concept, best first, and the best and worst of them; calibration.
     """
-    unseen, seen = _measured_rows(pictures, most=max(1, MAX_ENTRIES // targets.classes))
-    probabilities_NC = head.probabilities(pictures.features_ND[unseen], pictures.fold_N[unseen]).numpy()
+    unseen, seen = _measured_rows(images, most=max(1, MAX_ENTRIES // targets.classes))
+    probabilities_NC = head.probabilities(images.features_ND[unseen], images.fold_N[unseen]).numpy()
     target_NC = targets.soft(unseen).numpy()
     present_NC = target_NC > 0
     named_N = np.asarray(present_NC.any(axis=1))
-    seen_NC = head.all_data_probabilities(pictures.features_ND[seen]).numpy()
+    seen_NC = head.all_data_probabilities(images.features_ND[seen]).numpy()
     seen_present_NC = targets.soft(seen).numpy() > 0
     precision_C, frequency_C = average_precision(probabilities_NC, present_NC)
     measured = np.flatnonzero(present_NC.sum(axis=0) >= MIN_EXAMPLES)
     ranked = sorted(measured.tolist(), key=lambda number: (-precision_C[number], number))
     shown = [[concepts.names[number], round(float(precision_C[number]), 4)] for number in ranked]
     return {
-        "held_out": pictures.folds > 1 or bool((pictures.fold_N[unseen] == 0).any()),
+        "held_out": images.folds > 1 or bool((images.fold_N[unseen] == 0).any()),
         "pictures": int(named_N.sum()),
         "concepts_measured": len(measured),
         "mean_average_precision": _mean(precision_C[measured]),
@@ -66,10 +70,10 @@ def measure(head: Head, pictures: TrainingImages, targets: Targets, concepts: Co
     }
 
 
-def _measured_rows(pictures: TrainingImages, most: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Images that the heads which are asked have not seen, and images that they have; the same ones where nothing else is there."""
-    held_out_N = pictures.fold_N.numpy() == 0
-    if pictures.folds > 1 or not held_out_N.any():
+def _measured_rows(images: TrainingImages, most: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Images that the measured heads have not seen, and images that they have; the same images if there are no others."""
+    held_out_N = images.fold_N.numpy() == 0
+    if images.folds > 1 or not held_out_N.any():
         rows = np.arange(len(held_out_N))[:most]
         return rows, rows
     return np.flatnonzero(held_out_N)[:most], np.flatnonzero(~held_out_N)[:most]
@@ -78,7 +82,7 @@ def _measured_rows(pictures: TrainingImages, most: int) -> tuple[npt.NDArray[np.
 def average_precision(
     scores_NC: npt.NDArray[np.float32], present_NC: npt.NDArray[np.bool_], *, least: int = MIN_EXAMPLES
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Average precision of each class with at least so many images (else NaN), and of a constant guess: its share of the images."""
+    """Average precision of each class with at least `least` images (else NaN), and of a constant guess (its share of the images)."""
     precision_C = np.full(present_NC.shape[1], np.nan)
     for number in np.flatnonzero(present_NC.sum(axis=0) >= least):
         precision_C[number] = _average_precision(scores_NC[:, number], present_NC[:, number])
@@ -98,9 +102,9 @@ def _average_precision(scores_N: npt.NDArray[np.float32], present_N: npt.NDArray
 def calibration(
     probabilities_NC: npt.NDArray[np.float32], target_NC: npt.NDArray[np.float32], chosen_N: npt.NDArray[np.bool_]
 ) -> dict[str, Any]:
-    """Whether a probability means what it says: among the (image, class) entries of about equal probability, the mean soft target.
+    """Compare probabilities with targets: for (image, class) entries of about equal probability, the mean soft target.
 
-    The heads learn targets of 1/m, so that p of a calibrated head is the mean target, not the share of images that show the concept.
+    The heads learn targets of 1/m, so p of a calibrated head is the mean target, not the share of images that show the concept.
 
     Args:
         probabilities_NC: by heads that never saw the image.
@@ -108,8 +112,8 @@ def calibration(
         chosen_N: images that count: those with a concept of this head.
 
     Returns:
-        bins of [lower edge, entries, mean probability, mean target], empty ones left out, and the expected calibration error: the mean
-        difference of the two over the probability mass, so that the many entries near 0 do not hide the rest.
+        bins of [lower edge, entries, mean probability, mean target] without empty ones, and the expected calibration error: the
+        mean difference of the two over the probability mass, so that the many entries near 0 do not hide the rest.
     """
     sums_3E = np.zeros((3, len(CALIBRATION_EDGES)))  # entries, probabilities, targets
     rows_N = np.flatnonzero(chosen_N)

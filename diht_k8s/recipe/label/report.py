@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.label.caption_concepts import KeptCaptions, read_captions
-from diht_k8s.recipe.label.job import Job
+from diht_k8s.recipe.label.job import LabelJob
 from diht_k8s.recipe.label.soft_labels import HeadLabels, Labels, read_labels
-from diht_k8s.recipe.label.vocabulary import Concepts, Vocabulary
+from diht_k8s.recipe.label.vocabulary import Concepts, ConceptVocabulary
 from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.sources import Shard
 
@@ -29,7 +29,7 @@ NAMED: Final = 0.2
 """A label names a concept where its probability is at least this (our choice: at most five concepts a head)."""
 
 
-def make_report(job: Job, vocabulary: Vocabulary, heads: dict[str, Any]) -> dict[str, Any]:
+def make_report(job: LabelJob, vocabulary: ConceptVocabulary, heads: dict[str, Any]) -> dict[str, Any]:
     """The report of a stage whose labels are all there.
 
     Raises:
@@ -74,7 +74,10 @@ def make_report(job: Job, vocabulary: Vocabulary, heads: dict[str, Any]) -> dict
 
 @dataclass
 class Beyond:
-    """What the labels say that the captions do not, in the shards that trained the heads: this is what distillation adds to the captions."""
+    """What the labels name and the captions do not, in the shards that trained the heads.
+
+    This is what distillation adds to the captions.
+    """
 
     labelled: int = 0
     naming: Counter[str] = field(default_factory=Counter)
@@ -84,7 +87,7 @@ class Beyond:
     """sum of the probabilities outside of the captions, by head; an image's sum to 1."""
     names: dict[str, Counter[str]] = field(default_factory=lambda: {"objects": Counter(), "attributes": Counter()})
 
-    def add(self, labels: Labels, captions: KeptCaptions, vocabulary: Vocabulary) -> None:
+    def add(self, labels: Labels, captions: KeptCaptions, vocabulary: ConceptVocabulary) -> None:
         """Count one shard."""
         self.labelled += int(labels.has_label_N.sum())
         either_N = np.zeros(len(labels.uids), np.bool_)
@@ -132,12 +135,14 @@ def _commonest(names: Counter[str]) -> list[tuple[str, int]]:
 
 
 def example_shards(shards: Sequence[Shard]) -> dict[str, int]:
-    """How many examples come from which shard: evenly spread, `EXAMPLES` in all where there are as many images."""
+    """How many examples each shard gives: evenly spread, `EXAMPLES` in all if there are that many images."""
     chosen = [shards[number * len(shards) // EXAMPLES] for number in range(EXAMPLES)]
     return Counter(shard.name for shard in chosen)
 
 
-def _examples(job: Job, shard: Shard, labels: Labels, vocabulary: Vocabulary, count: int) -> list[dict[str, Any]]:
+def _examples(
+    job: LabelJob, shard: Shard, labels: Labels, vocabulary: ConceptVocabulary, count: int
+) -> list[dict[str, Any]]:
     """Evenly spread rows of one shard with caption and likeliest concepts."""
     total = len(labels.uids)
     rows = sorted({(2 * number + 1) * total // (2 * count) for number in range(count)})
@@ -171,7 +176,7 @@ def _vocabulary_figures(concepts: Concepts, cut: dict[str, Any]) -> dict[str, An
     }
 
 
-def _check_labels(job: Job, labels: Labels, vocabulary: Vocabulary, shard: Shard) -> None:
+def _check_labels(job: LabelJob, labels: Labels, vocabulary: ConceptVocabulary, shard: Shard) -> None:
     if (
         labels.header["config_sha256"] != job.context.config_sha256
         or labels.header["vocabulary_sha256"] != vocabulary.sha256
@@ -182,12 +187,12 @@ def _check_labels(job: Job, labels: Labels, vocabulary: Vocabulary, shard: Shard
         )
 
 
-def _check_bad(job: Job, total: int, bad: Counter[str]) -> None:
+def _check_bad(job: LabelJob, total: int, bad: Counter[str]) -> None:
     rules = job.context.run.spec.filter
     assert rules is not None  # a label stage needs a filter: the run document's rules say so
     if 100 * bad.total() > rules.max_bad_percent * total:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(bad.items()))
         raise DataError(
             f"{bad.total()} of {total} kept images cannot be used ({reasons}), more than filter.maxBadPercent "
-            f"{rules.max_bad_percent:g}: mend the shards or raise the limit"
+            f"{rules.max_bad_percent:g}: fix the shards or raise the limit"
         )

@@ -1,7 +1,8 @@
-"""Soft labels: each image's k likeliest classes of both heads, renormalised, in Parquet beside the kept shard; and how to read them.
+"""Soft labels: each image's k likeliest classes of both heads, renormalised, one Parquet file per kept shard.
 
-In: probabilities of the heads. Out: `label/labels/SHARD.parquet`, rows in the order of the kept pairs: uid, ids (uint16) and probabilities
-(fp16) of both heads, null where the image has no label. Reading gives float32 that sums to 1 again: fp16 is off by up to 4e-4.
+In: probabilities of the heads. Out: `label/labels/SHARD.parquet`, rows in the order of the kept pairs: uid, ids (uint16) and
+probabilities (fp16) of both heads, null if the image has no label. Reading renormalises to float32, since the fp16 sum is off by
+up to 4e-4.
 
 Shapes: N images of a shard, B of a batch, C classes, K stored classes.
 """
@@ -92,7 +93,7 @@ def write_labels(
 
 
 def _lists(values_NK: npt.NDArray[Any], has_label_N: npt.NDArray[np.bool_]) -> pa.Array:
-    """One list a row, null where there is no label."""
+    """One list a row, null where an image has no label."""
     lengths = np.where(has_label_N, values_NK.shape[1], 0)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     values = pa.array(values_NK[has_label_N].ravel())
@@ -119,7 +120,7 @@ def read_labels(storage: Storage, uri: str) -> Labels:
         *table.column_names
     }
     if missing:
-        raise DataError(f"{uri} has no column {min(missing)}: it is no label file of this project")
+        raise DataError(f"{uri} has no column {min(missing)}: it is not a label file of this project")
     has_label_N = table["object_ids"].combine_chunks().is_valid().to_numpy(zero_copy_only=False)
     width = int(header["top_k"])
     objects, attributes = (_head(table, name, has_label_N, width, uri) for name in HEADS)

@@ -1,25 +1,28 @@
-"""The steps of the stage label, each of which leaves out what is already there: vocabulary, features, heads, labels, report.
+"""What the steps `heads` and `predict` write for each shard: teacher features, soft labels; and the stage's report.
 
-Reads and writes files; the maths is in the modules beside it. Shapes: N images of a shard, D features, C classes.
+Each function leaves out the files that are already there. It reads and writes; the maths is in the modules beside it.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
+
+import torch
 
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.label import features as shard_features
 from diht_k8s.recipe.label.caption_concepts import read_captions
-from diht_k8s.recipe.label.fitting import check_same_pairs, device, read_heads, read_shard, read_vocabulary
+from diht_k8s.recipe.label.fitting import check_same_pairs, device, read_heads, read_shard
 from diht_k8s.recipe.label.heads import folds_of
-from diht_k8s.recipe.label.job import Job
+from diht_k8s.recipe.label.job import LabelJob
 from diht_k8s.recipe.label.report import make_report
-from diht_k8s.recipe.label.soft_labels import check_top_k, top_k, write_labels
-from diht_k8s.recipe.label.teacher import Teacher, load_teacher
+from diht_k8s.recipe.label.soft_labels import top_k, write_labels
+from diht_k8s.recipe.label.teacher import TeacherNetwork, load_teacher
 from diht_k8s.recipe.label.teacher_files import weights_uri
-from diht_k8s.recipe.label.vocabulary import ConceptCounts, freeze
+from diht_k8s.recipe.label.vocabulary_step import read_vocabulary
 from diht_k8s.recipe.runtime.commit import artefact
 from diht_k8s.recipe.runtime.stage import Outcome
 from diht_k8s.recipe.shards.pairs import read_pairs
@@ -29,39 +32,29 @@ from diht_k8s.recipe.shards.sources import Shard, share
 class LazyTeacher:
     """The teacher, loaded when the first image needs it: timm takes seconds to import."""
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, job: LabelJob, threads: int) -> None:
+        self._job, self._threads = job, threads
 
     @cached_property
-    def loaded(self) -> Teacher:
+    def loaded(self) -> TeacherNetwork:
         """The network with its weights."""
         config = self._job.label.teacher
-        return load_teacher(config, self._job.context.storage, weights_uri(config), device())
+        loaded = load_teacher(config, self._job.context.storage, weights_uri(config), device())
+        return replace(loaded, threads=self._threads)
 
 
-def make_vocabulary(job: Job) -> None:
-    """Count the concepts of all kept captions and freeze the classes.
+def claim_threads() -> int:
+    """The threads of this process, for the teacher; torch's own operators get one of them on a CPU.
 
-    Raises:
-        UserError: top k is larger than a vocabulary.
-        DataError: a vocabulary is empty.
+    Features and heads then have the same bits on machines with different numbers of cores.
     """
-    context = job.context
-    if not context.storage.exists(context.layout.vocabulary):
-        counts, done = ConceptCounts(), 0
-        context.progress.start("vocabulary", job.samples(job.shards), unit="captions")
-        for shard in job.shards:
-            context.stop.raise_if_requested()
-            counts.add(read_captions(context.storage, context.layout, shard))
-            done += shard.samples or 0
-            context.progress.update(done)
-        vocabulary = freeze(counts, job.label.vocabulary)
-        job.write_json(context.layout.vocabulary, vocabulary.document(job.header))
-    vocabulary = read_vocabulary(job)
-    check_top_k(job.label.top_k, {"objects": len(vocabulary.objects), "attributes": len(vocabulary.attributes)})
+    threads = torch.get_num_threads()
+    if device().type == "cpu":
+        torch.set_num_threads(1)
+    return threads
 
 
-def make_features(job: Job, teacher: LazyTeacher) -> None:
+def make_features(job: LabelJob, teacher: LazyTeacher) -> None:
     """Pass this worker's share of the training shards through the teacher."""
     mine = share(job.training_shards, job.context.worker, job.context.workers)
     todo = job.missing("features", ".safetensors", mine)
@@ -79,7 +72,7 @@ def make_features(job: Job, teacher: LazyTeacher) -> None:
         count.shard_done()
 
 
-def make_labels(job: Job, teacher: LazyTeacher) -> None:
+def make_labels(job: LabelJob, teacher: LazyTeacher) -> None:
     """Write the soft labels of this worker's share of all shards."""
     todo = job.missing("labels", ".parquet", share(list(job.shards), job.context.worker, job.context.workers))
     if not todo:
@@ -108,7 +101,7 @@ def make_labels(job: Job, teacher: LazyTeacher) -> None:
         count.shard_done()
 
 
-def finish(job: Job) -> Outcome:
+def finish(job: LabelJob) -> Outcome:
     """Write the report and say what the stage made."""
     context = job.context
     report = make_report(job, read_vocabulary(job), json.loads(context.storage.read_bytes(job.uri("heads.json"))))
@@ -131,7 +124,7 @@ def finish(job: Job) -> Outcome:
 class _StageProgress:
     """Counts the images of the whole stage: finished shards of all workers and this worker's current one."""
 
-    def __init__(self, job: Job, step: str, folder: str, suffix: str, shards: Sequence[Shard]) -> None:
+    def __init__(self, job: LabelJob, step: str, folder: str, suffix: str, shards: Sequence[Shard]) -> None:
         self._job, self._folder, self._suffix, self._shards = job, folder, suffix, shards
         self._done = self._finished()
         job.context.progress.start(step, job.samples(shards), done=self._done)
@@ -140,9 +133,9 @@ class _StageProgress:
         total = self._job.samples(self._shards)
         return total - self._job.samples(self._job.missing(self._folder, self._suffix, self._shards))
 
-    def within_shard(self, pictures: int) -> None:
+    def within_shard(self, images: int) -> None:
         self._job.context.stop.raise_if_requested()
-        self._job.context.progress.update(self._done + pictures)
+        self._job.context.progress.update(self._done + images)
 
     def shard_done(self) -> None:
         self._done = self._finished()

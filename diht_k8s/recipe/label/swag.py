@@ -1,7 +1,7 @@
-"""The paper's own choice of teacher: SWAG's networks (hashtag-supervised, "revisiting weakly supervised pre-training") as torchvision has them.
+"""The paper's choice of teacher: torchvision's SWAG networks (hashtag-supervised, arXiv 2201.08371).
 
-In: a name and a weights file of the user's. Out: the trunk up to the features that its classifier sees, with its preprocessing. The weights are
-CC-BY-NC 4.0, that is non-commercial: they are never downloaded here, and whoever names one is told.
+In: a name and the user's weights file. Out: the trunk up to the features that its classifier sees, with its preprocessing. The
+weights are CC-BY-NC 4.0, not for commercial use: they are never downloaded here, and a warning names the licence.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from diht_k8s.recipe.label.teacher_files import SWAG_LICENCE, SWAG_NAMES
 from diht_k8s.recipe.label.teacher_weights import Weights, fit_weights, nearest
 
 SIZE: Final = 224
-"""Side of the images that the trunks were trained on; the versions that were fine-tuned to the end take 384, 512 or 518."""
+"""Side of the images that the trunks were trained on; the versions fine-tuned end to end take 384, 512 or 518."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLASSIFIER: Final = {"vit": "heads", "regnet": "fc"}
 
@@ -35,7 +35,7 @@ def swag(
     """
     if name not in SWAG_NAMES:
         raise UserError(
-            f"label.teacher.model swag/{name} is unknown{nearest(name, sorted(SWAG_NAMES))}: take one of {', '.join(SWAG_NAMES)}"
+            f"label.teacher.model swag/{name} is unknown{nearest(name, sorted(SWAG_NAMES))}: use one of {', '.join(SWAG_NAMES)}"
         )
     logger.warning("the weights of swag/%s are %s", name, SWAG_LICENCE)
     size = image_size or SIZE
@@ -56,7 +56,7 @@ def _network(name: str, size: int) -> nn.Module:
     patch = int(name.rpartition("_")[2])
     if size % patch:
         raise UserError(
-            f"label.teacher.imageSize {size} is no multiple of the patch of {patch} pixels: take {size // patch * patch}"
+            f"label.teacher.imageSize {size} is not a multiple of the patch size {patch}: use {size // patch * patch}"
         )
     return builder(weights=None, image_size=size)
 

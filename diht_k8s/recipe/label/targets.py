@@ -38,7 +38,7 @@ class Targets:
         """In how many images each class is present."""
         return np.bincount(self.class_ids, minlength=self.classes)
 
-    def picture_ids(self) -> npt.NDArray[np.int64]:
+    def image_ids(self) -> npt.NDArray[np.int64]:
         """The image of each entry of `class_ids`."""
         return np.repeat(np.arange(len(self.offsets) - 1), self.present)
 
@@ -92,7 +92,7 @@ def repeat_factors(targets: Targets, threshold: float | None = None) -> npt.NDAr
     with np.errstate(divide="ignore"):
         factor_C = np.maximum(1.0, np.sqrt(threshold / frequency_C))
     factor_N = np.zeros(len(targets.present))
-    np.maximum.at(factor_N, targets.picture_ids(), factor_C[targets.class_ids])
+    np.maximum.at(factor_N, targets.image_ids(), factor_C[targets.class_ids])
     return factor_N
 
 

@@ -1,7 +1,8 @@
-"""The frozen teacher: any timm network, open_clip image tower or SWAG trunk by name, with its own preprocessing: images to features.
+"""The frozen teacher, which turns images into features: a timm network, open_clip image tower or SWAG trunk by name.
 
 In: `spec.label.teacher` and a weights file. Out: float32 features of the layer before the classifier (timm) or the image embedding
-before normalisation (open_clip). The paper's teacher is SWAG ViT-H/14 (section 3.2; weights CC-BY-NC); the default here is EfficientNet-Lite0.
+before normalisation (open_clip). Each network brings its own preprocessing. The paper's teacher is SWAG ViT-H/14 (section 3.2;
+weights CC-BY-NC); the default here is EfficientNet-Lite0.
 
 Shapes: B images of a batch, H x W pixels, D features.
 """
@@ -23,13 +24,15 @@ from diht_k8s.recipe.label.teacher_weights import Weights, first_line, fit_weigh
 from diht_k8s.recipe.shards.storage import Storage
 
 CPU_BATCH_PIXELS: Final = 200_000
-"""On a CPU a batch's activations should stay below 32 MiB, else the allocator maps and clears their pages anew at every layer
-(EfficientNet-Lite0 at 224 px: batches of 4 are 1.9 x as fast as batches of 32)."""
+"""On a CPU a batch's activations should stay below 32 MiB, else the allocator maps and clears their pages again at every layer.
+
+With EfficientNet-Lite0 at 224 px batches of 4 are 1.9 x as fast as batches of 32.
+"""
 GPU_BATCH: Final = 256
 
 
 @dataclass(frozen=True)
-class Teacher:
+class TeacherNetwork:
     """A frozen image encoder."""
 
     preprocess: Callable[[Image], Tensor]
@@ -41,6 +44,8 @@ class Teacher:
     size: tuple[int, int]
     """H, W."""
     device: torch.device
+    threads: int = 1
+    """batches that a CPU encodes at a time, each in one thread; on a GPU, threads that decode images."""
 
     @property
     def batch_size(self) -> int:
@@ -56,7 +61,7 @@ class Teacher:
         return self.network(images_B3HW).float().cpu()
 
 
-def load_teacher(config: TeacherConfig, storage: Storage, uri: str, device: torch.device) -> Teacher:
+def load_teacher(config: TeacherConfig, storage: Storage, uri: str, device: torch.device) -> TeacherNetwork:
     """Build the teacher and load its weights.
 
     Args:
@@ -85,7 +90,7 @@ def load_teacher(config: TeacherConfig, storage: Storage, uri: str, device: torc
         raise UserError(
             f"label.teacher.imageSize {size[0]}: {config.model} cannot take such images ({first_line(error)}): unset it"
         ) from error
-    return Teacher(preprocess, network, dimension, size, device)
+    return TeacherNetwork(preprocess, network, dimension, size, device)
 
 
 class _BeforeClassifier(nn.Module):

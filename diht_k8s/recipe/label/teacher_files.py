@@ -1,6 +1,6 @@
-"""Where a teacher's weights are and what their digest is: a file that the run names, or an installed package. Nothing is downloaded.
+"""A teacher's weights file, named by the run or part of an installed package, and its digest. Nothing is downloaded.
 
-In: `spec.label.teacher`. Out: the file's URI and SHA-256. No torch here: a cached stage ends without loading it.
+In: `spec.label.teacher`. Out: the file's URI and SHA-256. A cached stage ends without loading torch, so this module does not import it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SWAG_NAMES: Final = {
     "vit_b16": "vit_b_16", "vit_l16": "vit_l_16", "vit_h14": "vit_h_14",
     "regnety_16gf": "regnet_y_16gf", "regnety_32gf": "regnet_y_32gf", "regnety_128gf": "regnet_y_128gf",
 }  # fmt: skip
-"""The paper's kind of teacher (it took vit_h14): SWAG's name -> torchvision's."""
+"""The paper's kind of teacher (it uses vit_h14): SWAG's name -> torchvision's."""
 SWAG_LICENCE: Final = "CC-BY-NC 4.0: not for commercial use"
 
 
@@ -32,7 +32,7 @@ def weights_uri(teacher: Teacher) -> str:
     """The file that holds the teacher's weights.
 
     Raises:
-        UserError: the run names none and no installed package has them.
+        UserError: the run names no file and no installed package has one.
     """
     if teacher.weights is not None:
         return teacher.weights

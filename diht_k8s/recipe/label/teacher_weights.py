@@ -1,6 +1,7 @@
 """A teacher's weights file: read without running code from it, and fitted to the network's own names and shapes.
 
-In: a URI, the network's state dict. Out: the weights under the network's names, or an error that names the first key that does not fit.
+In: a URI and the network's state dict. Out: the weights under the network's names, or an error that names the first key that
+does not fit.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def read_weights(storage: Storage, uri: str) -> Weights:
         found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors and pickle raise many kinds; all mean the same to the user
         raise UserError(
-            f"{uri} is no weights file that can be read safely ({first_line(error)}): give .safetensors, or a .pth that holds tensors only"
+            f"{uri} cannot be read safely as a weights file ({first_line(error)}): give .safetensors, or a .pth with tensors only"
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
@@ -46,7 +47,8 @@ def read_weights(storage: Storage, uri: str) -> Weights:
 def fit_weights(expected: Weights, weights: Weights, optional: tuple[str, ...], uri: str) -> Weights:
     """The weights under the network's own names.
 
-    Names that differ throughout (a port of the same network) are matched by order where number, shapes and last parts of all names agree.
+    If all names differ (a port of the same network), they are matched by order, provided that the number of tensors, their shapes
+    and the last parts of all names agree.
 
     Args:
         expected: the network's state dict.
@@ -79,13 +81,13 @@ def fit_weights(expected: Weights, weights: Weights, optional: tuple[str, ...], 
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """`, did you mean X?` for the nearest known name, "" where none is near."""
+    """`, did you mean X?` for the nearest known name, "" if no name is near."""
     matches = difflib.get_close_matches(name, known, n=1)
     return f", did you mean {matches[0]}?" if matches else ""
 
 
 def first_line(error: Exception) -> str:
-    """What an error of a library says first, its kind where it says nothing."""
+    """The first line of a library's error, or its type if it has no message."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 

@@ -1,8 +1,8 @@
 """The concept classes: objects and attributes of the kept captions, counted, cut and frozen in one order.
 
-In: caption concepts of each kept shard. Out: `vocabulary.json`, ordered by count, then name. Counting is pure and mergeable: counts of
-two sets of shards add up to the counts of both, in any order. The paper's vocabulary is not known; stop list, cuts and caps are our choice,
-and so is that names of authors are cut: a name that stands after "by" in more than half of the captions that have it.
+In: caption concepts of each kept shard. Out: `vocabulary.json`, ordered by count, then name. Counting is pure and mergeable:
+counts of two sets of shards add up to the counts of both, in any order. The paper's vocabulary is not known; stop list, cuts and
+caps are our choice. Names of authors are cut, too: a name that stands after "by" in more than half of the captions that have it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from diht_k8s.api.label import Vocabulary as Cuts
 from diht_k8s.recipe.label.caption_concepts import KeptCaptions
 
 SHOWN_CUT: Final = 20
-"""So many of the commonest names of each cut are written down, for inspection."""
+"""Number of the commonest names of each cut that `vocabulary.json` lists, for inspection."""
 
 
 @cache
 def stop_list() -> tuple[frozenset[str], frozenset[str]]:
-    """Names that say nothing about what an image shows (our choice), and words that say nothing at the end of a name either."""
+    """Names that say nothing about what an image shows (our choice), and words that say nothing at the end of a name."""
     text = files("diht_k8s.recipe.label").joinpath("stop_list.txt").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     return frozenset(line.removeprefix("*") for line in lines), frozenset(line[1:] for line in lines if line[0] == "*")
@@ -77,7 +77,7 @@ class Concepts:
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class ConceptVocabulary:
     """The frozen classes of both heads."""
 
     captions: int
@@ -104,7 +104,7 @@ class Vocabulary:
         }
 
     @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> Vocabulary:
+    def from_document(cls, document: Mapping[str, Any]) -> ConceptVocabulary:
         """Read `vocabulary.json`.
 
         Raises:
@@ -133,7 +133,7 @@ def _concepts(rows: list[dict[str, Any]]) -> Concepts:
     return Concepts(tuple(row["name"] for row in rows), tuple(row["count"] for row in rows))
 
 
-def freeze(counts: ConceptCounts, cuts: Cuts) -> Vocabulary:
+def freeze(counts: ConceptCounts, cuts: Cuts) -> ConceptVocabulary:
     """Cut and order the counted concepts.
 
     Raises:
@@ -150,13 +150,18 @@ def freeze(counts: ConceptCounts, cuts: Cuts) -> Vocabulary:
                 f"the vocabulary has no {kind}: none of {len(counter)} occurs in at least {least} of {counts.captions} captions: "
                 "lower label.vocabulary.minCount or minFraction, or give more pairs"
             )
-    return Vocabulary(counts.captions, objects, attributes, {"objects": cut_objects, "attributes": cut_attributes})
+    return ConceptVocabulary(
+        counts.captions, objects, attributes, {"objects": cut_objects, "attributes": cut_attributes}
+    )
 
 
 def _cut(
     counter: Counter[str], least: int, most: int, named: Mapping[str, Collection[str]]
 ) -> tuple[Concepts, dict[str, Any]]:
-    """The classes in order, and what was cut; of several reasons the first is told. `named` has the names that some are cut by."""
+    """The classes in order, and what was cut: of several reasons the first counts.
+
+    `named` maps reasons to the names that they cut.
+    """
     ordered = sorted(counter.items(), key=lambda item: (-item[1], item[0]))
     cut: dict[str, list[tuple[str, int]]] = {
         "stop_list": [],

@@ -15,7 +15,7 @@ import torch
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.train import Train
-from diht_k8s.recipe.label.vocabulary import Vocabulary
+from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
 from diht_k8s.recipe.runtime.inputs import kept_shards
 from diht_k8s.recipe.shards.samples import count_samples
 from diht_k8s.recipe.shards.sources import Shard
@@ -31,16 +31,16 @@ from diht_k8s.recipe.train.stage import label_layout
 from diht_k8s.recipe.train.validation import Held, Validation
 
 
-def read_vocabulary(run: DihtRun, storage: Storage) -> Vocabulary | None:
+def read_vocabulary(run: DihtRun, storage: Storage) -> ConceptVocabulary | None:
     """The concepts that the student's heads tell apart; None without distillation."""
     assert run.spec.train is not None
     if run.spec.train.distillation.mode != "Concepts":
         return None
-    return Vocabulary.from_document(json.loads(storage.read_bytes(label_layout(run).vocabulary)))
+    return ConceptVocabulary.from_document(json.loads(storage.read_bytes(label_layout(run).vocabulary)))
 
 
 def make_student(
-    run: DihtRun, config: dict[str, Any], vocabulary: Vocabulary | None, *, rank: int, world: int
+    run: DihtRun, config: dict[str, Any], vocabulary: ConceptVocabulary | None, *, rank: int, world: int
 ) -> Student:
     """The student with random weights that depend on the run's seed alone.
 
@@ -131,7 +131,7 @@ def make_loader(
     shards: Sequence[Shard],
     order: Order,
     model: Student,
-    vocabulary: Vocabulary | None,
+    vocabulary: ConceptVocabulary | None,
     *,
     rank: int,
     world: int,

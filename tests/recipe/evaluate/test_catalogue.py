@@ -83,7 +83,7 @@ def test_command_when_a_root_is_given_says_what_is_whole_and_writes_it_as_yaml(
     (lay_out(tmp_path, listed.entry("dtd")) / "classnames.txt").unlink()
     assert main(["benchmarks", str(tmp_path)]) == 0
     text = capsys.readouterr().out
-    for part in ("has 2 names, not 196", "says 7 shards", "classnames.txt is missing", "2 of 24 sets are whole"):
+    for part in ("has 2 names, not 196", "says 7 shards", "classnames.txt is missing", "2 of 24 sets are complete"):
         assert part in text
     assert "no average over 29 tasks is printed" in text
     assert main(["benchmarks", str(tmp_path), "--yaml"]) == 0
@@ -98,7 +98,7 @@ def test_command_when_a_root_is_given_says_what_is_whole_and_writes_it_as_yaml(
         (["--list", "datacmp"], "did you mean datacomp38"),
         (["--yaml"], "needs a ROOT"),
         (["--only", "cifra10"], "did you mean cifar10"),
-        (["no-such-folder", "--yaml"], "holds no benchmark of diht29 in full"),
+        (["no-such-folder", "--yaml"], "holds no complete benchmark of diht29"),
     ],
 )
 def test_command_when_used_wrongly_says_what_to_do(

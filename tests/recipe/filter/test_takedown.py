@@ -265,7 +265,7 @@ def test_model_trained_on_the_pairs_is_reported(bench: Bench, capsys: pytest.Cap
     document.write_text(bench.run.model_dump_json(by_alias=True, exclude_none=True))
     assert main(["purge", str(document), "--exclude", bench.listed("a-1")]) == 0
     said = capsys.readouterr().out
-    assert "removed 1 pairs from kept shards and labels; 1 shards were written anew" in said
+    assert "removed 1 pairs from kept shards and labels; 1 shards were rewritten" in said
     assert "add exclude: " in said
     assert f"diht run {document} --replace" in said
 
@@ -278,7 +278,7 @@ def test_purge_of_lists_reports_that_the_raw_shards_still_hold_the_pairs(
     document.write_text(bench.run.model_dump_json(by_alias=True, exclude_none=True))
     assert main(["purge", str(document), "--exclude", bench.listed("a-1")]) == 0
     said = capsys.readouterr().out
-    assert "removed 1 pairs from keep lists and labels; 1 shards were written anew" in said
+    assert "removed 1 pairs from keep lists and labels; 1 shards were rewritten" in said
     assert "the raw shards still hold them" in said
 
 

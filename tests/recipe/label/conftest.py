@@ -108,7 +108,7 @@ def _members(pair: Pair) -> dict[str, bytes]:
 
 
 def _scores(pairs: list[Pair]) -> pa.Table:
-    """The columns that labelling reads, with a row that the filter dropped at the front."""
+    """the columns that label reads, with a row that the filter dropped at the front."""
     return pa.table(
         {
             "uid": ["dropped", *(pair.uid for pair in pairs)],

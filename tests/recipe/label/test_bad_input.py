@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from diht_k8s.api.errors import DataError, DihtError, UserError
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import Stage
-from tests.recipe.label.labelling import Make, label
+from tests.recipe.label.label_stage import Make, label
 
 
 def spoil_nan(kept: Any, tmp_path: Path) -> dict[str, Any]:
@@ -45,14 +45,14 @@ def spoil_order(kept: Any, tmp_path: Path) -> dict[str, Any]:
     return {}
 
 
-def spoil_pictures(kept: Any, tmp_path: Path) -> dict[str, Any]:
+def spoil_images(kept: Any, tmp_path: Path) -> dict[str, Any]:
     for pair in kept.shards[0]:
         pair.image = b"nothing"
     kept.write()
     return {}
 
 
-def spoil_one_picture(kept: Any, tmp_path: Path) -> dict[str, Any]:
+def spoil_one_image(kept: Any, tmp_path: Path) -> dict[str, Any]:
     kept.shards[0][3].image = b"nothing"
     kept.write()
     return {}
@@ -84,11 +84,11 @@ def teacher(**options: Any) -> Callable[[Any, Path], dict[str, Any]]:
     [
         pytest.param(spoil_nan, DataError, r"40 of 40 images .* not finite \(0-0, 0-1,", id="nan-features"),
         pytest.param(spoil_missing_key, UserError, r"does not fit the teacher: \S+ is missing", id="missing-key"),
-        pytest.param(spoil_format, UserError, "no weights file that can be read safely", id="no-weights"),
+        pytest.param(spoil_format, UserError, "cannot be read safely as a weights file", id="no-weights"),
         pytest.param(spoil_order, DataError, "do not hold the same pairs", id="other-order"),
-        pytest.param(spoil_pictures, DataError, "none of the kept images can be decoded", id="no-picture"),
+        pytest.param(spoil_images, DataError, "none of the kept images can be decoded", id="no-image"),
         pytest.param(
-            spoil_one_picture, DataError, r"1 of 40 kept images .*unreadable 1.*maxBadPercent 1: mend", id="limit"
+            spoil_one_image, DataError, r"1 of 40 kept images .*unreadable 1.*maxBadPercent 1: fix", id="limit"
         ),
         pytest.param(no_concepts, DataError, "vocabulary has no attributes: none of 0", id="no-attributes"),
         pytest.param(damaged_shard, DataError, "shapes-00.tar is damaged after", id="damaged-shard"),
@@ -111,7 +111,7 @@ def teacher(**options: Any) -> Callable[[Any, Path], dict[str, Any]]:
         ),
     ],
 )
-def test_bad_input_when_labelling_then_one_line_says_what_and_what_to_do(
+def test_bad_input_when_label_runs_then_one_line_says_what_and_what_to_do(
     make_kept: Make, tmp_path: Path, spoil: Any, kind: type[DihtError], message: str
 ) -> None:
     kept = make_kept(shards=1).write()

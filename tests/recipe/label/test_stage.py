@@ -7,9 +7,7 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +17,14 @@ import torch
 from safetensors.torch import load_file
 
 from diht_k8s.api.documents import dump
-from diht_k8s.api.errors import DataError, DihtError, StopRequested
+from diht_k8s.api.errors import DataError, StopRequested
 from diht_k8s.api.layout import Layout
-from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.label import features, fitting, stage
-from diht_k8s.recipe.label.peers import Peers
+from diht_k8s.recipe.label import features, fitting
 from diht_k8s.recipe.label.soft_labels import read_labels
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards.storage import Storage
-from tests.recipe.label.labelling import Make, label
+from tests.recipe.label.label_stage import Make, label
 
 
 def files_of(run: DihtRun) -> dict[str, str]:
@@ -120,20 +116,13 @@ def test_resume_when_killed_after_the_first_shard_then_same_bytes_and_no_image_t
     assert files_of(broken.run()) == files_of(whole.run())
 
 
-def test_two_workers_when_they_share_the_shards_then_same_bytes_as_one(make_kept: Make) -> None:
-    one, two = make_kept(name="one").write(), make_kept(name="two").write()
-    label(one.run())
-    results: list[Committed | None] = []
-    workers = [
-        threading.Thread(target=lambda w=worker: results.append(label(two.run(), worker=w, workers=2)))
-        for worker in (1, 0)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(timeout=120)
-    assert any(results)
-    assert files_of(two.run()) == files_of(one.run())
+def test_two_workers_when_no_step_is_named_then_worker_0_does_it_all_and_nobody_waits(make_kept: Make) -> None:
+    run = make_kept(shards=2).write().run()
+    assert label(run, worker=1, workers=2) is None
+    assert not (Path(run.spec.data.output) / "label" / "features").exists()
+    committed = label(run, worker=0, workers=2)
+    assert committed is not None
+    assert committed.summary["labelled"] == 80
 
 
 def test_resume_when_the_worker_was_killed_then_same_bytes(make_kept: Make) -> None:
@@ -152,7 +141,7 @@ def test_resume_when_the_worker_was_killed_then_same_bytes(make_kept: Make) -> N
     assert files_of(broken.run()) == files_of(whole.run())
 
 
-def test_damaged_shard_when_it_is_mended_then_same_bytes_as_if_it_had_never_been(make_kept: Make) -> None:
+def test_damaged_shard_when_it_is_fixed_then_same_bytes_as_if_it_had_never_been(make_kept: Make) -> None:
     whole, broken = make_kept(name="whole").write(), make_kept(name="broken").write()
     label(whole.run())
     path = broken.folder / "filter" / "kept" / "shapes-01.tar"
@@ -165,39 +154,21 @@ def test_damaged_shard_when_it_is_mended_then_same_bytes_as_if_it_had_never_been
     assert files_of(broken.run()) == files_of(whole.run())
 
 
-def test_worker_0_when_it_fails_then_the_others_end_soon_with_its_message_and_exit_code(
-    make_kept: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stage, "Peers", partial(Peers, every_s=0.05))
-    run = make_kept(shards=2).write().run(vocabulary={"minCount": 99})
-    errors: dict[int, BaseException] = {}
-
-    def work(worker: int) -> None:
-        try:
-            label(run, worker=worker, workers=2)
-        except DihtError as error:
-            errors[worker] = error
-
-    waits = threading.Thread(target=work, args=(1,))
-    waits.start()
-    folder = Path(run.spec.data.output) / "label"
-    while not (folder / "features" / "shapes-01.safetensors").exists():
-        waits.join(timeout=0.05)
-    waits.join(timeout=2)  # it has looked for worker 0 and found nobody
-    work(0)
-    waits.join(timeout=60)
-    assert isinstance(errors[0], DataError)
-    assert isinstance(errors[1], DataError)
-    assert str(errors[1]).startswith("worker 0 failed: the vocabulary has no objects")
-
-
 def test_steps_when_each_is_a_job_of_its_own_then_same_bytes_as_one_job(make_kept: Make) -> None:
     one, three = make_kept(name="one").write(), make_kept(name="three").write()
     label(one.run())
     assert label(three.run(), step="vocabulary") is None
     assert label(three.run(), step="heads") is None
-    ends = [label(three.run(), step="labels", worker=worker, workers=2) is not None for worker in range(2)]
+    ends = [label(three.run(), step="predict", worker=worker, workers=2) is not None for worker in range(2)]
     assert ends == [False, True]
+    assert files_of(three.run()) == files_of(one.run())
+
+
+def test_threads_when_the_teacher_has_several_then_same_bytes_as_with_one(make_kept: Make) -> None:
+    one, three = make_kept(name="one").write(), make_kept(name="three").write()
+    label(one.run())
+    torch.set_num_threads(3)  # the fixture one_thread restores it
+    label(three.run())
     assert files_of(three.run()) == files_of(one.run())
 
 
@@ -214,7 +185,7 @@ def test_max_samples_when_fewer_than_the_images_then_the_rest_is_labelled_withou
     assert report["beyond_caption"]["measured_on"] == 80  # the two shards that they come from
 
 
-def test_stop_when_requested_then_ends_at_a_safe_point_and_goes_on(make_kept: Make) -> None:
+def test_stop_when_requested_then_ends_at_a_safe_point_and_resumes(make_kept: Make) -> None:
     run = make_kept(shards=1).write().run()
     stop = StopFlag()
     stop.requested = True
@@ -223,7 +194,7 @@ def test_stop_when_requested_then_ends_at_a_safe_point_and_goes_on(make_kept: Ma
     assert label(run) is not None
 
 
-def test_stop_when_the_heads_are_trained_then_goes_on_after_the_epoch_to_the_same_bytes(
+def test_stop_when_the_heads_are_trained_then_resumes_after_the_epoch_to_the_same_bytes(
     make_kept: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, stopped = make_kept(name="whole", shards=1).write(), make_kept(name="stopped", shards=1).write()
@@ -233,13 +204,13 @@ def test_stop_when_the_heads_are_trained_then_goes_on_after_the_epoch_to_the_sam
     flag, epochs = StopFlag(), list[int]()
     original = fitting.train_head
 
-    def stops(pictures: Any, targets: Any, config: Any, seed: int, device: Any, on_epoch: Any, state: Any) -> Any:
-        def told(epoch: int, *rest: Any) -> None:
+    def stops(images: Any, targets: Any, config: Any, seed: int, device: Any, on_epoch: Any, state: Any) -> Any:
+        def after_epoch(epoch: int, *rest: Any) -> None:
             epochs.append(epoch)
             flag.requested = len(epochs) == 2
             on_epoch(epoch, *rest)
 
-        return original(pictures, targets, config, seed, device, told, state)
+        return original(images, targets, config, seed, device, after_epoch, state)
 
     monkeypatch.setattr(fitting, "train_head", stops)
     with pytest.raises(StopRequested):
@@ -248,7 +219,7 @@ def test_stop_when_the_heads_are_trained_then_goes_on_after_the_epoch_to_the_sam
     flag.requested = False
     label(stopped.run(heads=heads), step="heads")
     assert epochs == [1, 2, 3, 4, 1, 2, 3, 4]
-    label(stopped.run(heads=heads), step="labels")
+    label(stopped.run(heads=heads), step="predict")
     monkeypatch.undo()
     label(whole.run(heads=heads))
     assert files_of(stopped.run(heads=heads)) == files_of(whole.run(heads=heads))

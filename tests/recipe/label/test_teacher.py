@@ -109,8 +109,8 @@ def test_swag_trunk_when_loaded_then_features_are_the_classifiers_input_and_the_
 @pytest.mark.parametrize(
     ("model", "size", "message"),
     [
-        ("swag/vit_b17", 64, r"swag/vit_b17 is unknown, did you mean vit_b16\?: take one of"),
-        ("swag/vit_b16", 70, "imageSize 70 is no multiple of the patch of 16 pixels: take 64"),
+        ("swag/vit_b17", 64, r"swag/vit_b17 is unknown, did you mean vit_b16\?: use one of"),
+        ("swag/vit_b16", 70, "imageSize 70 is not a multiple of the patch size 16: use 64"),
         ("swag/vit_b16", 96, r"encoder.pos_embedding is \(1, 17, 32\), the network has \(1, 37, 32\)"),
     ],
     ids=["unknown", "patch", "other-size"],

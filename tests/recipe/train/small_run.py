@@ -20,7 +20,7 @@ from diht_k8s.api.hashing import SCHEMA_VERSION
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.label.soft_labels import top_k, write_labels
-from diht_k8s.recipe.label.vocabulary import Concepts, Vocabulary
+from diht_k8s.recipe.label.vocabulary import Concepts, ConceptVocabulary
 from diht_k8s.recipe.runtime.commit import artefact, commit
 from diht_k8s.recipe.shards.samples import write_samples
 from diht_k8s.recipe.shards.storage import Storage
@@ -66,7 +66,7 @@ def document(folder: Path, *, data: Path | None = None, name: str = "run", **tra
 def make_data(folder: Path, shards: tuple[int, ...] = SHARDS, *, captions: int | None = None) -> None:
     """Kept shards and labels, both committed; a third of the images has no label. All captions differ, or there are so many kinds."""
     storage, layout, rng = Storage(), Layout(f"{folder}/out"), np.random.default_rng(0)
-    vocabulary = Vocabulary(
+    vocabulary = ConceptVocabulary(
         sum(shards),
         Concepts(tuple(f"object {i}" for i in range(OBJECTS)), (9,) * OBJECTS),
         Concepts(tuple(f"attribute {i}" for i in range(ATTRIBUTES)), (9,) * ATTRIBUTES),

@@ -13,7 +13,8 @@ import pytest
 from diht_k8s import __version__
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.cli import staging
+from diht_k8s.cli import main as main_module
+from diht_k8s.cli import stage as stage_module
 from diht_k8s.cli.main import main
 from tests.unit.api.documents import changed
 
@@ -60,7 +61,7 @@ def test_wrong_usage_is_a_user_error(arguments: list[str], capsys: pytest.Captur
         (["logs", "--help"], ["NAME", "STAGE", "--follow", "--tail LINES"]),
         (["why", "--help"], ["NAME", "Say in one sentence"]),
         (["plan", "--help"], ["FILE", "without a cluster"]),
-        (["retry", "--help"], ["NAME", "Go on with a run that failed"]),
+        (["retry", "--help"], ["NAME", "Resume a run that failed"]),
         (["cancel", "--help"], ["NAME", "what it finished stays"]),
         (["--version"], [__version__]),
     ],
@@ -82,6 +83,16 @@ def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     heavy = {"torch", "pydantic", "yaml", "rich", "torchx", "fsspec", "spacy", "numpy"}
     assert heavy & set(json.loads(done.stderr.replace("'", '"'))) == set()
+
+
+def test_purge_imports_no_parser() -> None:
+    code = "import sys, diht_k8s.cli.corpus, diht_k8s.recipe.takedown; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert {"spacy", "torch"} & set(done.stdout.split()) == set()
+
+
+def test_stages_of_the_parser_are_those_of_the_run_document() -> None:
+    assert tuple(Stage) == main_module._STAGES
 
 
 def test_validate_of_a_good_document_says_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,9 +142,9 @@ def called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
         if run.metadata.name == "fails":
             raise DataError("three of four samples are bad")
 
-    monkeypatch.setattr(staging, "run_stage", run_stage)
-    monkeypatch.setattr(staging, "program_of", lambda stage: stage)
-    monkeypatch.setattr(staging.StopFlag, "install", lambda self: self)
+    monkeypatch.setattr(stage_module, "run_stage", run_stage)
+    monkeypatch.setattr(stage_module, "program_of", lambda stage: stage)
+    monkeypatch.setattr(stage_module.StopFlag, "install", lambda self: self)
     monkeypatch.setenv("DIHT_TERMINATION_LOG", str(tmp_path / "cause.json"))
     for variable in ("DIHT_RUN", "DIHT_WORKER", "DIHT_WORKERS"):
         monkeypatch.delenv(variable, raising=False)
@@ -190,4 +201,4 @@ def test_stage_finds_the_master_that_torchx_names(called: list[Any], monkeypatch
     monkeypatch.setenv("RANK0", "a-run-train-1-0.a-run")
     monkeypatch.delenv("DIHT_MASTER", raising=False)
     assert main(["stage", "train"]) == 0
-    assert staging.os.environ.pop("DIHT_MASTER") == "a-run-train-1-0.a-run"
+    assert stage_module.os.environ.pop("DIHT_MASTER") == "a-run-train-1-0.a-run"

@@ -66,7 +66,7 @@ def test_concepts_of_a_file_when_it_is_a_vocabulary_then_shows_the_same(
     ("change", "code", "message"),
     [
         pytest.param("remove", 64, "run the stage label of this run first", id="not-labelled"),
-        pytest.param("garble", 64, "is no JSON", id="no-json"),
+        pytest.param("garble", 64, "is not JSON", id="not-json"),
         pytest.param("edit", 65, "was changed after it was written", id="edited"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a person reads while a run goes on."""
+"""What a person reads during a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from rich.console import Console
 
 from diht_k8s.api.reports import Progress
 from diht_k8s.api.run import Stage
-from diht_k8s.cli.display import LiveDisplay, Newest, PlainDisplay, amount, duration, metrics, open_display, speed
+from diht_k8s.cli.display import (
+    LiveDisplay,
+    NewestProgress,
+    PlainDisplay,
+    amount,
+    duration,
+    metrics,
+    open_display,
+    speed,
+)
 
 
 class Clock:
@@ -49,9 +58,9 @@ def test_numbers_read_well(shown: str, text: str) -> None:
     assert shown == text
 
 
-def test_newest_shows_the_first_worker_that_spoke_lately() -> None:
+def test_newest_shows_the_first_worker_with_recent_progress() -> None:
     clock = Clock()
-    newest = Newest(clock)
+    newest = NewestProgress(clock)
     assert newest.add(progress(worker=1)).worker == 1
     assert newest.add(progress(worker=0)).worker == 0
     assert newest.add(progress(worker=1)).worker == 0

@@ -39,7 +39,7 @@ def test_training_takes_the_most_processes_that_divide_the_batch(
     assert (run.spec.train.processes_per_node, run.spec.train.micro_batch_size) == (processes, placed_micro)
 
 
-def test_every_change_is_told_in_one_line_and_changes_no_result() -> None:
+def test_every_change_is_reported_in_one_line_and_changes_no_result() -> None:
     before = make_run(
         spec__filter__workers=64,
         spec__train__numNodes=4,

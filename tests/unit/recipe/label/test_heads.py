@@ -31,9 +31,9 @@ def problem(count: int = 200, folds: int = 4) -> tuple[TrainingImages, Targets]:
     return TrainingImages(features_ND.half(), fold_N, folds), targets
 
 
-def train(pictures: TrainingImages, targets: Targets, seed: int = 0, epochs: int = 12) -> Head:
+def train(images: TrainingImages, targets: Targets, seed: int = 0, epochs: int = 12) -> Head:
     config = Heads(epochs=epochs, lr=0.05, batch_size=32)
-    return train_head(pictures, targets, config, seed, CPU, lambda epoch, figures, state: None)
+    return train_head(images, targets, config, seed, CPU, lambda epoch, figures, state: None)
 
 
 def test_soft_target_loss_when_compared_then_equals_the_definition_in_float64() -> None:
@@ -54,91 +54,91 @@ def test_soft_target_loss_when_compared_then_equals_the_definition_in_float64() 
 
 
 def test_fold_head_when_labels_of_its_own_fold_change_then_its_weights_do_not() -> None:
-    pictures, _ = problem(count=120)
+    images, _ = problem(count=120)
     concepts = Concepts(("a", "b", "c"), (1, 1, 1))
     names = [["abc"[number % 3]] for number in range(120)]  # equally frequent: all repeat factors are 1
-    fold = int(pictures.fold_N[0])
-    other = next(n for n in range(1, 120) if int(pictures.fold_N[n]) == fold and names[n] != names[0])
+    fold = int(images.fold_N[0])
+    other = next(n for n in range(1, 120) if int(images.fold_N[n]) == fold and names[n] != names[0])
     changed = list(names)
     changed[0], changed[other] = names[other], names[0]
-    one, two = (train(pictures, encode(rows, concepts), epochs=1) for rows in (names, changed))
+    one, two = (train(images, encode(rows, concepts), epochs=1) for rows in (names, changed))
     assert torch.equal(one.weight_MCD[fold], two.weight_MCD[fold])
     for head in {0, 1, 2, 3, 4} - {fold}:
         assert not torch.equal(one.weight_MCD[head], two.weight_MCD[head])
 
 
 def test_training_when_features_say_the_concept_then_held_out_images_are_recognised() -> None:
-    pictures, targets = problem()
-    head = train(pictures, targets)
-    guess = head.probabilities(pictures.features_ND, pictures.fold_N).argmax(dim=1)
+    images, targets = problem()
+    head = train(images, targets)
+    guess = head.probabilities(images.features_ND, images.fold_N).argmax(dim=1)
     assert float((guess == torch.from_numpy(targets.class_ids)).float().mean()) > 0.85
     assert head.history[-1]["held_out_loss"] < math.log(3) / 2
 
 
 def test_head_when_applied_to_raw_features_then_gives_the_held_out_loss_of_its_best_epoch() -> None:
-    pictures, targets = problem()
-    head = train(pictures, targets)
-    probabilities = head.probabilities(pictures.features_ND, pictures.fold_N).double()
+    images, targets = problem()
+    head = train(images, targets)
+    probabilities = head.probabilities(images.features_ND, images.fold_N).double()
     own = probabilities[torch.arange(len(probabilities)), torch.from_numpy(targets.class_ids)]
     assert float(-own.log().mean()) == pytest.approx(head.history[head.best_epoch - 1]["held_out_loss"], rel=1e-4)
 
 
 def test_training_when_repeated_with_the_seed_then_equal_to_the_bit() -> None:
-    pictures, targets = problem()
-    one, two, other = train(pictures, targets), train(pictures, targets), train(pictures, targets, seed=1)
+    images, targets = problem()
+    one, two, other = train(images, targets), train(images, targets), train(images, targets, seed=1)
     assert torch.equal(one.weight_MCD, two.weight_MCD)
     assert one.history == two.history
     assert not torch.equal(one.weight_MCD, other.weight_MCD)
 
 
 def test_training_when_the_held_out_loss_rises_then_stops_and_keeps_the_best_epoch() -> None:
-    pictures, targets = problem(count=40)
+    images, targets = problem(count=40)
     rng = np.random.default_rng(0)
     noise = Targets(rng.integers(0, 3, 40), targets.offsets, 3)
-    head = train(pictures, noise, epochs=60)
+    head = train(images, noise, epochs=60)
     losses = [epoch["held_out_loss"] for epoch in head.history]
     assert len(losses) < 60
     assert head.best_epoch == losses.index(min(losses)) + 1
 
 
 def test_training_when_there_are_no_folds_then_one_head_serves_all_and_a_slice_says_when_to_stop() -> None:
-    pictures, targets = problem(count=400, folds=1)
-    assert 5 < int((pictures.fold_N == 0).sum()) < 40
-    head = train(pictures, targets, epochs=60)
+    images, targets = problem(count=400, folds=1)
+    assert 5 < int((images.fold_N == 0).sum()) < 40
+    head = train(images, targets, epochs=60)
     assert len(head.weight_MCD) == 1
-    probabilities = head.probabilities(pictures.features_ND, pictures.fold_N)
-    torch.testing.assert_close(probabilities, head.all_data_probabilities(pictures.features_ND))
+    probabilities = head.probabilities(images.features_ND, images.fold_N)
+    torch.testing.assert_close(probabilities, head.all_data_probabilities(images.features_ND))
     losses = [epoch["held_out_loss"] for epoch in head.history]
     assert len(losses) < 60
-    rows = (pictures.fold_N == 0).numpy()
+    rows = (images.fold_N == 0).numpy()
     own = probabilities[rows].double()[torch.arange(int(rows.sum())), torch.from_numpy(targets.class_ids[rows])]
     assert float(-own.log().mean()) == pytest.approx(min(losses), rel=1e-4)
 
 
 def test_held_out_slice_when_its_labels_change_then_the_weights_do_not() -> None:
-    pictures, _ = problem(count=400, folds=1)
+    images, _ = problem(count=400, folds=1)
     concepts = Concepts(("a", "b", "c"), (1, 1, 1))
     names = [["abc"[number % 3]] for number in range(400)]
-    held_out = (pictures.fold_N == 0).nonzero().flatten().tolist()
+    held_out = (images.fold_N == 0).nonzero().flatten().tolist()
     other = next(row for row in held_out if names[row] != names[held_out[0]])
     changed = list(names)  # two labels change places, so that all counts stay
     changed[held_out[0]], changed[other] = names[other], names[held_out[0]]
-    one, two = (train(pictures, encode(rows, concepts), epochs=1) for rows in (names, changed))
+    one, two = (train(images, encode(rows, concepts), epochs=1) for rows in (names, changed))
     assert torch.equal(one.weight_MCD, two.weight_MCD)
     assert one.history != two.history
 
 
 def test_training_when_no_image_is_held_out_then_the_training_loss_decides() -> None:
-    pictures, targets = problem(count=40, folds=1)
-    alone = TrainingImages(pictures.features_ND, torch.ones(40, dtype=torch.long), 1)
+    images, targets = problem(count=40, folds=1)
+    alone = TrainingImages(images.features_ND, torch.ones(40, dtype=torch.long), 1)
     head = train(alone, targets, epochs=5)
     assert [epoch["held_out_loss"] for epoch in head.history] == [epoch["loss"] for epoch in head.history]
 
 
 @pytest.mark.parametrize("epochs", [1, 4])
 def test_training_when_taken_up_from_its_state_then_equal_to_the_bit(epochs: int) -> None:
-    pictures, targets = problem()
-    whole, states = train(pictures, targets), list[bytes]()
+    images, targets = problem()
+    whole, states = train(images, targets), list[bytes]()
 
     def stop(epoch: int, figures: dict[str, float], state: Any) -> None:
         if epoch == epochs:
@@ -149,10 +149,10 @@ def test_training_when_taken_up_from_its_state_then_equal_to_the_bit(epochs: int
 
     config = Heads(epochs=12, lr=0.05, batch_size=32)
     with pytest.raises(KeyboardInterrupt):
-        train_head(pictures, targets, config, 0, CPU, stop)
+        train_head(images, targets, config, 0, CPU, stop)
     state = torch.load(io.BytesIO(states[0]), weights_only=True)
     seen: list[int] = []
-    head = train_head(pictures, targets, config, 0, CPU, lambda epoch, figures, state: seen.append(epoch), state)
+    head = train_head(images, targets, config, 0, CPU, lambda epoch, figures, state: seen.append(epoch), state)
     assert seen[0] == epochs + 1
     assert torch.equal(head.weight_MCD, whole.weight_MCD)
     assert (head.history, head.best_epoch) == (whole.history, whole.best_epoch)

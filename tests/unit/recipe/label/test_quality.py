@@ -14,7 +14,7 @@ from diht_k8s.recipe.label.quality import CALIBRATION_EDGES, MIN_EXAMPLES, avera
 from diht_k8s.recipe.label.report import Beyond, outside_caption
 from diht_k8s.recipe.label.soft_labels import HeadLabels, Labels
 from diht_k8s.recipe.label.targets import encode
-from diht_k8s.recipe.label.vocabulary import Concepts, Vocabulary
+from diht_k8s.recipe.label.vocabulary import Concepts, ConceptVocabulary
 
 CONCEPTS = Concepts(("a", "b", "c"), (1, 1, 1))
 
@@ -80,7 +80,7 @@ def test_beyond_when_counted_over_shards_then_unlabelled_images_are_left_out() -
     attributes = head([(1, 0.9), (0, 0.1)], [(2, 0.9), (0, 0.1)], [(0, 0.0), (0, 0.0)])
     labels = Labels(["x", "y", "z"], np.array([True, True, False]), objects, attributes, {})
     captions = KeptCaptions(["x", "y", "z"], [["a"], ["b"], []], [["b"], ["a"], []])
-    vocabulary = Vocabulary(3, CONCEPTS, CONCEPTS, {})
+    vocabulary = ConceptVocabulary(3, CONCEPTS, CONCEPTS, {})
     beyond = Beyond()
     beyond.add(labels, captions, vocabulary)
     beyond.add(labels, captions, vocabulary)
@@ -108,8 +108,8 @@ def test_measure_when_asked_then_takes_images_that_the_heads_did_not_see(
             return torch.tensor([[0.9, 0.1]]).expand(len(features_BD), 2)
 
     concepts = Concepts(("a", "b"), (1, 1))
-    pictures, targets = TrainingImages(torch.zeros(60, 1), fold_N, folds), encode([["a"]] * 60, concepts)
-    figures = quality.measure(Asked(torch.zeros(1, 2, 1), torch.zeros(1, 2)), pictures, targets, concepts)
+    images, targets = TrainingImages(torch.zeros(60, 1), fold_N, folds), encode([["a"]] * 60, concepts)
+    figures = quality.measure(Asked(torch.zeros(1, 2, 1), torch.zeros(1, 2)), images, targets, concepts)
     assert figures["top_label_in_caption"] == {"never_seen": 0.0, "seen_in_training": 1.0, "commonest_concept": 1.0}
     assert figures["pictures"] == len(asked) == min({3: 60, 1: 3}[folds], most // 2)
     assert set(asked) <= ({0, 1, 2} if folds == 3 else {0})

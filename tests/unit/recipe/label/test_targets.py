@@ -21,7 +21,7 @@ def test_encode_when_names_are_unknown_then_left_out() -> None:
     rows = np.split(targets.class_ids, targets.offsets[1:-1])
     assert [row.tolist() for row in rows] == PRESENT
     assert targets.counts().tolist() == [5, 2, 1, 1]
-    assert targets.picture_ids().tolist() == [0, 1, 1, 4, 4, 4, 5, 6, 6]
+    assert targets.image_ids().tolist() == [0, 1, 1, 4, 4, 4, 5, 6, 6]
 
 
 @pytest.mark.parametrize("rows", [[0, 1, 2], [6, 4, 4], [2, 3], []], ids=["head", "repeated", "none-present", "empty"])

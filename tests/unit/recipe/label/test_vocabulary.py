@@ -10,7 +10,7 @@ from diht_k8s.api.errors import DataError
 from diht_k8s.api.hashing import SCHEMA_VERSION
 from diht_k8s.api.label import Vocabulary as Cuts
 from diht_k8s.recipe.label.caption_concepts import KeptCaptions
-from diht_k8s.recipe.label.vocabulary import ConceptCounts, Vocabulary, freeze
+from diht_k8s.recipe.label.vocabulary import ConceptCounts, ConceptVocabulary, freeze
 
 
 def captions(*rows: tuple[str, str]) -> KeptCaptions:
@@ -108,12 +108,12 @@ def test_document_when_read_back_then_equal_and_tampering_is_seen() -> None:
     vocabulary = freeze(counted(captions(("dog cat", "red"))), Cuts(min_count=1))
     document = json.loads(json.dumps(vocabulary.document({"schema_version": SCHEMA_VERSION, "config_sha256": "c"})))
     assert document["objects"] == [{"name": "cat", "count": 1}, {"name": "dog", "count": 1}]
-    assert Vocabulary.from_document(document) == vocabulary
+    assert ConceptVocabulary.from_document(document) == vocabulary
     document["objects"].reverse()
     with pytest.raises(DataError, match="was changed after it was written"):
-        Vocabulary.from_document(document)
+        ConceptVocabulary.from_document(document)
 
 
 def test_document_when_of_another_schema_then_refused() -> None:
     with pytest.raises(DataError, match="schema_version 99"):
-        Vocabulary.from_document({"schema_version": 99})
+        ConceptVocabulary.from_document({"schema_version": 99})

@@ -1,7 +1,7 @@
-"""Which stages are cached: asks the stage programs what their output depends on and compares with what is committed.
+"""Which stages are cached: compares what the output of each stage depends on with what is committed.
 
-Runs as a program of its own (`python -m diht_k8s.cli.inspecting STAGE [--replace]`, run document in `DIHT_RUN`), so that
-`diht run` itself stays small: identifying inputs imports parts of the recipe. Prints one JSON list on its last line.
+Runs as a program of its own (`python -m diht_k8s.cli.cached_stages STAGE [--replace]`, run document in `DIHT_RUN`), so that
+`diht run` itself stays small: identifying inputs imports parts of the recipe. The last line that it prints is a JSON list.
 """
 
 from __future__ import annotations
@@ -16,49 +16,49 @@ from typing import Any
 from diht_k8s.api.hashing import differences, sha256_of, stage_config
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.cli.programs import program_of
-from diht_k8s.cli.reading import read_run
+from diht_k8s.cli.document import read_run
+from diht_k8s.cli.stage import program_of
 from diht_k8s.recipe.runtime.commit import find_committed
 from diht_k8s.recipe.runtime.stage import exit_code_of
 from diht_k8s.recipe.shards.storage import Storage
 
 KEPT_FOLDERS = {Stage.FILTER: frozenset({"scores"})}
-"""What survives --replace: scores carry their own digest, and other thresholds use them again."""
+"""What survives --replace: scores carry their own digest, and other thresholds reuse them."""
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundStage:
     """What lies in a stage's folder."""
 
     stage: str
     cached: bool
     differences: list[str] = field(default_factory=list)
-    """fields in which the configuration of what is there differs; empty where nothing is there or it fits."""
+    """fields in which the configuration of the existing output differs; empty if there is no output or it fits."""
     replaced: list[str] = field(default_factory=list)
-    """stages whose output was removed because of it."""
+    """stages whose output was removed because of these differences."""
 
 
-def inspect(run: DihtRun, first: Stage, *, replace: bool) -> list[Found]:
-    """Look at the stages from `first` on, up to the first that is not cached.
+def inspect(run: DihtRun, first: Stage, *, replace: bool) -> list[FoundStage]:
+    """Compare the stages from `first` on, up to the first that is not cached.
 
     Args:
         run: the run.
-        first: the first stage to look at; those before it are committed.
+        first: the first stage to compare; those before it are committed.
         replace: remove the output of a stage whose configuration differs, and of those after it.
     """
     storage, layout = Storage(run.spec.storage), Layout(run.spec.data.output)
     stages = run.spec.stages[run.spec.stages.index(first) :]
-    found: list[Found] = []
+    found: list[FoundStage] = []
     for stage in stages:
         inputs, programs = program_of(stage).identify(run, storage)
         config = stage_config(run.spec, stage, inputs, programs)
         committed = find_committed(storage, layout, stage)
         if committed is not None and committed.config_sha256 == sha256_of(config):
-            found.append(Found(stage, cached=True))
+            found.append(FoundStage(stage, cached=True))
             continue
         before = committed.config if committed is not None else _started(storage, layout, stage)
         lines = [] if before is None else differences(before, config)
-        found.append(Found(stage, False, lines, _remove(storage, layout, stage) if lines and replace else []))
+        found.append(FoundStage(stage, False, lines, _remove(storage, layout, stage) if lines and replace else []))
         break
     return found
 
@@ -69,7 +69,7 @@ def _started(storage: Storage, layout: Layout, stage: Stage) -> Any:
 
 
 def _remove(storage: Storage, layout: Layout, first: Stage) -> list[str]:
-    """Remove the output of a stage and of all later ones, markers first: what is left half removed is no output."""
+    """Remove the output of a stage and of all later ones, markers first: a partially removed output has no marker."""
     stages = [stage for stage in Stage if list(Stage).index(stage) >= list(Stage).index(first)]
     removed: list[str] = []
     for stage in stages:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Sequence
+from typing import Final, cast
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.run import Stage
-from diht_k8s.cli.programs import program_of
-from diht_k8s.cli.reading import read_run
+from diht_k8s.cli.document import read_run
 from diht_k8s.recipe.runtime.parent_death import end_with_parent
 from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.runtime.stage import exit_code_of, run_stage
+from diht_k8s.recipe.runtime.stage import Program, exit_code_of, run_stage
+
+PROGRAMS_VARIABLE: Final = "DIHT_PROGRAMS"
+"""Names another package with the same four subpackages, so that tests of the loop run in seconds."""
+
+
+def program_of(stage: Stage) -> Program:
+    """The module with `identify` and `execute` of a stage; imported here, since it brings parser, OCR or torch."""
+    package = os.environ.get(PROGRAMS_VARIABLE, "diht_k8s.recipe")
+    return cast("Program", importlib.import_module(f"{package}.{stage}.stage"))
 
 
 def stage_command(

@@ -14,15 +14,15 @@ from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.reports import Progress
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import StageState, StageStatus, Status
+from diht_k8s.cli.cluster import sentence
 from diht_k8s.cli.display import Display, open_display
-from diht_k8s.cli.remote import sentence
 from diht_k8s.controller.saved_status import condition, is_true
 from diht_k8s.controller.text import one_line
 from diht_k8s.kube.runs import RunClient, open_kube
 
 EVERY_S: Final = 2.0
 MOST_SILENCE_S: Final = 300.0
-"""How long an API server may be away before the command gives up; the run does not mind."""
+"""How long the API server may be unreachable before the command gives up; the run itself continues."""
 EXIT_CODES: Final = {Reason.USER_ERROR: ExitCode.USER_ERROR, Reason.BAD_DATA: ExitCode.BAD_DATA, Reason.STOPPED: ExitCode.STOPPED}  # fmt: skip
 
 
@@ -44,11 +44,11 @@ class Watcher:
     display: Display
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
-    _told: set[str] = field(default_factory=set)
+    _shown_events: set[str] = field(default_factory=set)
     _last: Status = field(default_factory=Status)
 
     def follow(self) -> int:
-        """Until the end; the exit code."""
+        """Follow the run until it has ended; the exit code."""
         heard_at = self.clock()
         while True:
             try:
@@ -58,14 +58,14 @@ class Watcher:
             except RetryableError as error:
                 if self.clock() - heard_at > MOST_SILENCE_S:
                     raise
-                self.display.note(f"{error}; trying again")
+                self.display.note(f"{error}; retrying")
             if (code := self.end()) is not None:
                 self.display.note(sentence(self.name, self._last))
                 return code
             self.sleep(EVERY_S)
 
     def end(self) -> int | None:
-        """The exit code of a run that has ended; None while it goes on."""
+        """The exit code of a run that has ended; None while it runs."""
         if is_true(self._last, ConditionType.COMPLETE):
             return ExitCode.DONE
         failed = condition(self._last, ConditionType.FAILED)
@@ -78,8 +78,8 @@ class Watcher:
         before, status = self._last, Status.model_validate(document.get("status") or {})
         self._last = status
         for event in self.kube.events(document["metadata"]["uid"]):
-            if event["metadata"]["uid"] not in self._told:
-                self._told.add(event["metadata"]["uid"])
+            if event["metadata"]["uid"] not in self._shown_events:
+                self._shown_events.add(event["metadata"]["uid"])
                 self.display.note(f"{event['reason']}: {one_line(event.get('message', ''))}")
         old = {stage.name: stage for stage in before.stages}
         for stage in status.stages:

@@ -15,21 +15,20 @@ from pathlib import Path
 
 from rich.console import Console
 
-from diht_k8s.api.documents import load
-from diht_k8s.api.errors import DihtError, ExitCode, UserError
+from diht_k8s.api.documents import load, read_text
+from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.display import open_display
 from diht_k8s.cli.loop import InspectionError, Loop, Stopper
 from diht_k8s.cli.placement import place, this_machine
-from diht_k8s.cli.reading import read_text
 from diht_k8s.launch.local import LocalJobs
 from diht_k8s.pipeline.plan import stages_until
 from diht_k8s.pipeline.states import RunState, RunStatus
 
 
 def run_command(path: str, *, overrides: Sequence[str], workdir: str | None, until: str | None, replace: bool) -> int:
-    """Run a document; the exit code, with one line on stderr for what went wrong."""
+    """Run a document; the exit code, with one line on stderr where the run failed."""
     stopper = Stopper()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stopper.on_signal)
@@ -38,9 +37,6 @@ def run_command(path: str, *, overrides: Sequence[str], workdir: str | None, unt
     except InspectionError as error:
         print("diht: stopped on request" if stopper.requests else error, file=sys.stderr)
         return ExitCode.STOPPED if stopper.requests else error.exit_code
-    except DihtError as error:
-        print(f"diht: {error}", file=sys.stderr)
-        return error.exit_code
 
 
 def _run(
@@ -53,7 +49,7 @@ def _run(
     run, changed = place(document, machine, workdir)
     console = Console()
     for line in changed:
-        console.print(f"placed here: {line}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"overridden locally: {line}", markup=False, highlight=False, soft_wrap=True)
     with (
         _log_folder(run) as logs,
         contextlib.closing(LocalJobs(logs)) as jobs,
@@ -61,12 +57,15 @@ def _run(
     ):
         loop = Loop(run, jobs, display, machine, stopper, until=until, replace=replace)
         status = loop.execute()
-    return _say_end(run, status, loop.log, until, console)
+    return _print_end(run, status, loop.log, until, console)
 
 
 @contextlib.contextmanager
 def _log_folder(run: DihtRun) -> Iterator[Path]:
-    """Where logs go: below a local output, else a temporary folder. Only one `diht run` at a time may work on an output."""
+    """Where logs go: below a local output, else a temporary folder.
+
+    Holds a lock on a local output: only one `diht run` at a time may work on it.
+    """
     output = run.spec.data.output.removeprefix("file://")
     if output.startswith("s3://"):
         yield Path(tempfile.mkdtemp(prefix=f"diht-{run.metadata.name}-"))
@@ -86,14 +85,14 @@ def _log_folder(run: DihtRun) -> Iterator[Path]:
         os.close(lock)
 
 
-def _say_end(run: DihtRun, status: RunStatus, log: Path | None, until: Stage | None, console: Console) -> int:
+def _print_end(run: DihtRun, status: RunStatus, log: Path | None, until: Stage | None, console: Console) -> int:
     if status.state is RunState.COMPLETE:
         for line in _results(run, until):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         return ExitCode.DONE
     print(f"diht: {status.message}", file=sys.stderr)
     if status.state is RunState.STOPPED:
-        print(f"diht: finished work is kept; to go on: {shlex.join(['diht', *sys.argv[1:]])}", file=sys.stderr)
+        print(f"diht: finished work is kept; to resume: {shlex.join(['diht', *sys.argv[1:]])}", file=sys.stderr)
     elif log is not None:
         print(f"diht: its log: {log}", file=sys.stderr)
     known = {int(code) for code in ExitCode}
@@ -101,7 +100,7 @@ def _say_end(run: DihtRun, status: RunStatus, log: Path | None, until: Stage | N
 
 
 def _results(run: DihtRun, until: Stage | None) -> list[str]:
-    """Where the results lie, for a person and for a browser."""
+    """The paths of the results, for a person and for a browser."""
     output = run.spec.data.output
     if Stage.EVALUATE not in run.spec.stages or until not in (None, Stage.EVALUATE):
         return [f"output: {output}"]

@@ -18,8 +18,8 @@ from diht_k8s.api.status import (
     Status,
     wire,
 )
-from diht_k8s.cli.remote import details, newest_pods, planned, sentence
-from diht_k8s.cli.watching import Watcher
+from diht_k8s.cli.cluster import details, newest_pods, planned, sentence
+from diht_k8s.cli.watch import Watcher
 from tests.unit.api.documents import changed
 
 NOW = "2026-01-01T00:00:00Z"
@@ -60,7 +60,7 @@ def test_details_name_the_pod_and_what_it_said() -> None:
     stage = StageStatus(name="train", stage=Stage.TRAIN, state=StageState.RESTARTING, restarts=2, restarts_count_towards_max=1, cause=cause)  # fmt: skip
     assert details(Status(stages=[stage])) == [
         "last failure of train: RetryableError, exit code 75 (pod p on node n): m",
-        "restarts: 2, of which 1 count towards failurePolicy.maxRestarts",
+        "restarts: 2, 1 of them count towards failurePolicy.maxRestarts",
         "| a",
         "| b",
     ]

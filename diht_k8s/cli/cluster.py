@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import yaml
 
-from diht_k8s.api.documents import load
-from diht_k8s.api.errors import DihtError, ExitCode, UserError
+from diht_k8s.api.documents import load, read_text
+from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import StageState, StageStatus, Status
-from diht_k8s.cli.reading import read_text
 from diht_k8s.controller.children import children
 from diht_k8s.controller.observe import entry_name
 from diht_k8s.controller.runs import RETRY_ANNOTATION, known_run
@@ -25,19 +24,8 @@ from diht_k8s.pipeline.plan import CLUSTER_STEPS, attempt_name
 from diht_k8s.pipeline.states import Start
 
 UNKNOWN_UID: Final = "00000000-0000-0000-0000-000000000000"
-"""Stands for the uid that the API server gives."""
+"""Stands for the uid that the API server assigns."""
 SHOWN_EVENTS: Final = 3
-
-
-def guarded(work: Callable[[], int]) -> int:
-    """Run a command; its exit code, with one line on stderr for what went wrong."""
-    try:
-        return work()
-    except DihtError as error:
-        print(f"diht: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return ExitCode.STOPPED
 
 
 def submit(path: str, overrides: Sequence[str], namespace: str | None, *, dry_run: bool) -> int:
@@ -47,7 +35,7 @@ def submit(path: str, overrides: Sequence[str], namespace: str | None, *, dry_ru
     made = kube.apply(run, dry_run=dry_run)
     name = f"{made['metadata']['namespace']}/{made['metadata']['name']}"
     if dry_run:
-        print(f"{path}: the cluster takes it as run {name}")
+        print(f"{path}: the cluster accepts it as run {name}")
         return ExitCode.DONE
     where = f" -n {kube.namespace}" if namespace else ""
     print(f"submitted run {name}; to follow it: diht watch {run.metadata.name}{where}")
@@ -55,13 +43,13 @@ def submit(path: str, overrides: Sequence[str], namespace: str | None, *, dry_ru
 
 
 def retry(name: str, namespace: str | None) -> int:
-    """Go on with a run that failed."""
+    """Resume a run that failed."""
     kube = open_kube(namespace)
     status = Status.model_validate(kube.run(name).get("status") or {})
     if not is_true(status, ConditionType.FAILED) or status.completion_time is None:
         raise UserError(f"run {kube.namespace}/{name} has not failed: there is nothing to retry")
     kube.annotate(name, RETRY_ANNOTATION, status.completion_time)
-    print(f"run {kube.namespace}/{name} goes on where it failed, with all its restarts to spare")
+    print(f"run {kube.namespace}/{name} resumes where it failed, with all its restarts")
     return ExitCode.DONE
 
 
@@ -104,7 +92,7 @@ def _current(status: Status) -> str | None:
 
 
 def newest_pods(pods: list[dict[str, Any]], stage: str | None) -> list[dict[str, Any]]:
-    """The pods of a stage's (or a step's) newest attempt, by index; of the newest stage where none is named."""
+    """The pods of a stage's (or a step's) newest attempt, by index; of the newest stage if none is named."""
     labelled = [(pod["metadata"]["labels"], pod) for pod in pods]
     own = [
         (labels, pod)
@@ -162,7 +150,7 @@ def _pace(status: Status) -> str:
 
 
 def details(status: Status) -> list[str]:
-    """What helps to understand it: the newest cause, where it happened, what the program said last."""
+    """What helps to understand it: the newest cause, where it happened, the last lines of the program."""
     stage = next((stage for stage in reversed(status.stages) if stage.cause is not None), None)
     if stage is None or stage.cause is None or stage.state in (StageState.COMPLETE, StageState.CACHED):
         return _checkpoint(status) if not is_true(status, ConditionType.COMPLETE) else []
@@ -186,7 +174,8 @@ def _checkpoint(status: Status) -> list[str]:
 
 
 def _restarts(stage: StageStatus) -> str:
-    return f"restarts: {stage.restarts}, of which {stage.restarts_count_towards_max} count towards failurePolicy.maxRestarts"
+    counted = stage.restarts_count_towards_max
+    return f"restarts: {stage.restarts}, {counted} of them count towards failurePolicy.maxRestarts"
 
 
 def plan(path: str, overrides: Sequence[str], namespace: str | None) -> int:

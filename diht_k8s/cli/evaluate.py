@@ -1,24 +1,51 @@
-"""`diht benchmarks`: a catalogue as a table, or what of it lies below a folder as a part of a run document."""
+"""Commands around the stage evaluate: `diht benchmarks`, `diht convert` and `diht report`."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
 import yaml
 from rich.console import Console
 from rich.table import Table
 
-from diht_k8s.api.errors import UserError
+from diht_k8s.api.errors import DataError, ExitCode, UserError
+from diht_k8s.api.hashing import SCHEMA_VERSION
+from diht_k8s.api.layout import Layout, join
+from diht_k8s.api.run import Stage
 from diht_k8s.recipe.evaluate.catalogue import Catalogue, Presence, benchmark_of, catalogue, presence
 from diht_k8s.recipe.shards.storage import Storage
 
 
+def benchmarks_command(name: str, root: str | None, only: Sequence[str], *, as_yaml: bool) -> int:
+    """Print a catalogue, as a table or as a part of a run document; the exit code."""
+    text = benchmark_yaml(name, root, only) if as_yaml else benchmark_list(name, root, only) + "\n"
+    print(text, end="")
+    return ExitCode.DONE
+
+
+def convert_command(source: str, target: str, architecture: str | None) -> int:
+    """Write a model in another layout and print the files; the exit code."""
+    from diht_k8s.recipe.evaluate.models.convert import convert
+
+    for uri in convert(source, target, Storage(), architecture=architecture):
+        print(uri)
+    return ExitCode.DONE
+
+
+def report_command(runs: Sequence[str], output: str) -> int:
+    """Compare the reports of several runs, on stdout and as a page; the exit code."""
+    print(compare(runs, output))
+    return ExitCode.DONE
+
+
 def benchmark_list(name: str, root: str | None, only: Sequence[str] = ()) -> str:
-    """The table.
+    """A catalogue as a table.
 
     Args:
         name: of the catalogue.
-        root: where to look for shards; None looks nowhere.
+        root: where the shards are searched; None searches nowhere.
         only: names of entries; empty takes all.
 
     Raises:
@@ -40,17 +67,17 @@ def benchmark_list(name: str, root: str | None, only: Sequence[str] = ()) -> str
 
 
 def benchmark_yaml(name: str, root: str | None, only: Sequence[str] = ()) -> str:
-    """What is whole below the root, as `spec.evaluate.benchmarks`.
+    """The complete benchmarks below the root, as `spec.evaluate.benchmarks`.
 
     Raises:
         UserError: no root is given, or nothing usable lies below it.
     """
     if root is None:
-        raise UserError("--yaml needs a ROOT: say where the benchmarks lie")
+        raise UserError("--yaml needs a ROOT: name the folder that holds the benchmarks")
     storage, listed = Storage(), _chosen(name, only)
     whole = [found for found in _found(listed, root).values() if found.whole]
     if not whole:
-        raise UserError(f"{root} holds no benchmark of {name} in full: `diht benchmarks {root}` says what is missing")
+        raise UserError(f"{root} holds no complete benchmark of {name}: `diht benchmarks {root}` says what is missing")
     parts = [
         benchmark_of(found, storage).model_dump(by_alias=True, exclude_defaults=True, mode="json") for found in whole
     ]
@@ -80,12 +107,48 @@ def _sums(listed: Catalogue, found: dict[str, Presence] | None) -> list[str]:
     lines = [f"{listed.title}: {tasks} tasks."]
     if unverified:
         lines.append(
-            f"{unverified} of them are recollection, not verified: no average over {listed.tasks} tasks is printed."
+            f"{unverified} of them are from memory, not verified: no average over {listed.tasks} tasks is printed."
         )
     if foreign:
         lines.append(f"The metric of {', '.join(foreign)} is not computed here.")
     if found is not None:
         lines += [f"{name}: {item.problem}" for name, item in found.items() if item.problem is not None]
         present = sum(item.whole for item in found.values())
-        lines.append(f"{present} of {len(found)} sets are whole at this root.")
+        lines.append(f"{present} of {len(found)} sets are complete below this root.")
     return lines
+
+
+def compare(runs: Sequence[str], output: str) -> str:
+    """Write the page; the table for a terminal.
+
+    Args:
+        runs: output folders, or report.json files.
+        output: where the page goes.
+
+    Raises:
+        UserError: a run has no report.
+        DataError: a report is damaged or of another version.
+    """
+    from diht_k8s.recipe.report.comparison import comparison, comparison_page, comparison_text
+
+    storage = Storage()
+    compared = comparison([_read_report(storage, run) for run in runs])
+    storage.write_bytes(output, comparison_page(compared).encode())
+    return f"{comparison_text(compared)}\n\n{output}"
+
+
+def _read_report(storage: Storage, run: str) -> dict[str, Any]:
+    places = [run] if run.endswith(".json") else [Layout(run).report(Stage.EVALUATE), join(run, "report.json")]
+    uri = next((place for place in places if storage.exists(place)), None)
+    if uri is None:
+        raise UserError(f"{run} has no evaluate/report.json: run the stage evaluate first, or name a report.json")
+    try:
+        found = json.loads(storage.read_bytes(uri))
+        version = found["schema_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{uri} is damaged ({error!r}): run the stage evaluate again") from error
+    if version != SCHEMA_VERSION:
+        raise DataError(
+            f"{uri} is of version {version}, this program reads {SCHEMA_VERSION}: run the stage evaluate again"
+        )
+    return found

@@ -1,0 +1,142 @@
+"""Commands on a corpus: `diht parse` reads captions, `diht concepts` shows a vocabulary, `diht purge` takes pairs out.
+
+What a command needs of the recipe is imported when it runs: `diht purge` needs no parser.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from diht_k8s.api.errors import ExitCode, UserError
+from diht_k8s.api.layout import Layout
+from diht_k8s.cli.document import read_run
+from diht_k8s.recipe.runtime.signals import StopFlag
+
+if TYPE_CHECKING:
+    from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
+    from diht_k8s.recipe.takedown import Purged
+
+SHOWN: Final = 20
+SHOWN_CUT: Final = 8
+WIDTH: Final = 110
+
+
+def parse_command(captions: Sequence[str]) -> int:
+    """Print the graph of each caption; the exit code."""
+    from diht_k8s.recipe.filter import CaptionParser, describe
+
+    print("\n\n".join(describe(graph) for graph in CaptionParser().parse(list(captions))))
+    return ExitCode.DONE
+
+
+def concepts_command(path: str, overrides: Sequence[str]) -> int:
+    """Print the vocabulary of a run, or of a `vocabulary.json`; the exit code."""
+    from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
+
+    print(describe_vocabulary(ConceptVocabulary.from_document(_vocabulary_document(path, overrides))))
+    return ExitCode.DONE
+
+
+def purge_command(path: str, exclude: str, overrides: Sequence[str]) -> int:
+    """Take the listed pairs out of a run's output and say what was done; the exit code."""
+    stop = StopFlag().install()
+    from diht_k8s.recipe.shards.storage import Storage
+    from diht_k8s.recipe.takedown import purge
+
+    run = read_run(path, overrides, {})
+    done = purge(run, Storage(run.spec.storage), exclude, stop)
+    filters_out = run.spec.filter is not None and run.spec.filter.exclude is not None
+    listed = run.spec.filter is not None and run.spec.filter.output == "KeepList"
+    print(*describe_purge(done, path, exclude, filters_out=filters_out, listed=listed), sep="\n")
+    return ExitCode.DONE
+
+
+def describe_vocabulary(vocabulary: ConceptVocabulary) -> str:
+    """The text of a vocabulary."""
+    parts = [f"{vocabulary.captions:,} captions, vocabulary {vocabulary.sha256[:12]}"]
+    for kind, concepts in (("objects", vocabulary.objects), ("attributes", vocabulary.attributes)):
+        rows = list(zip(concepts.names, concepts.counts, strict=True))
+        cut = vocabulary.cut[kind]
+        parts += ["", f"{kind}: {len(rows):,} classes of {cut['distinct']:,} distinct names"]
+        parts += _listed("commonest", rows[:SHOWN])
+        parts += _listed("rarest kept", rows[-SHOWN:][::-1] if len(rows) > SHOWN else [])
+        for reason, why in _reasons(cut["least_count"]).items():
+            found = cut.get(reason)  # vocabularies of earlier versions have fewer reasons
+            if found and found["distinct"]:
+                parts += _listed(f"cut, {why}: {found['distinct']:,}", found["commonest"][:SHOWN_CUT])
+    return "\n".join(parts)
+
+
+def _reasons(least: int) -> dict[str, str]:
+    return {
+        "stop_list": "says nothing about an image (stop list)",
+        "excluded": "left out by the run (exclude)",
+        "credits": 'stands after "by": authors and makers',
+        "rare": f"in fewer than {least:,} captions (minCount, minFraction)",
+        "over_cap": "beyond the cap (maxObjects, maxAttributes)",
+    }
+
+
+def _listed(title: str, rows: Sequence[Sequence[Any]]) -> list[str]:
+    """A title and `name count` pairs below it, broken at `WIDTH`."""
+    if not rows:
+        return []
+    lines, line = [f"  {title}"], ""
+    for name, count in rows:
+        entry = f"{name} {count:,}"
+        if line and len(line) + len(entry) + 6 > WIDTH:
+            lines.append(f"    {line}")
+            line = ""
+        line = f"{line}, {entry}" if line else entry
+    return [*lines, f"    {line}"]
+
+
+def _vocabulary_document(path: str, overrides: Sequence[str]) -> Mapping[str, Any]:
+    from diht_k8s.recipe.shards.storage import Storage
+
+    if path.endswith("vocabulary.json"):
+        storage, uri = Storage(), path
+    else:
+        run = read_run(path, overrides, {})
+        storage, uri = Storage(run.spec.storage), Layout(run.spec.data.output).vocabulary
+        if not storage.exists(uri):
+            raise UserError(f"{uri} does not exist: run the stage label of this run first")
+    try:
+        return json.loads(storage.read_bytes(uri))
+    except ValueError as error:
+        raise UserError(f"{uri} is not JSON ({error}): give a vocabulary.json or a run document") from error
+
+
+def describe_purge(done: Purged, path: str, exclude: str, *, filters_out: bool, listed: bool = False) -> list[str]:
+    """What a purge did, as lines for a person.
+
+    Args:
+        done: what it did.
+        path: the run document.
+        exclude: the list.
+        filters_out: whether the document names an exclude list.
+        listed: whether kept pairs are listed and not copied.
+    """
+    if not done.shards:
+        return ["nothing to remove: no pair of the list is in the run's output"]
+    kept = "keep lists" if listed else "kept shards"
+    what = f"{kept} and labels" if done.labels else kept
+    lines = [f"removed {done.pairs} pairs from {what}; {done.shards} shards were rewritten"]
+    if listed and done.pairs:
+        lines.append(
+            "the raw shards still hold them, and this run reads the raw shards: remove them there last, then run the filter again"
+        )
+    if done.dropped:
+        lines.append(
+            f"{done.dropped} pairs that the filter had dropped lost their words and spotted texts in the scores"
+        )
+    if not filters_out:
+        lines.append(f"to keep them out when the filter runs again: add exclude: {exclude} to spec.filter")
+    if done.trained:
+        lines.append(
+            f"a model was trained on them: diht run {path} --replace trains and evaluates again; exported models, "
+            "checkpoints and the evaluation's report with its thumbnails stay until then"
+        )
+    return lines

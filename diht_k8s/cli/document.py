@@ -1,0 +1,33 @@
+"""Run documents of the command line, from a file or the environment variable `DIHT_RUN`; and `diht validate`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+
+from diht_k8s.api.documents import check, load, read_text
+from diht_k8s.api.errors import ExitCode, UserError
+from diht_k8s.api.run import DihtRun
+
+
+def read_run(path: str | None, overrides: Sequence[str], environment: Mapping[str, str]) -> DihtRun:
+    """The run of a file, or of `DIHT_RUN` if no file is given.
+
+    Raises:
+        UserError: no document, or a wrong one.
+    """
+    if path is not None:
+        return load(read_text(path), name=path, overrides=overrides)
+    if "DIHT_RUN" not in environment:
+        raise UserError("no run document: give --run FILE, or set DIHT_RUN to one")
+    return load(environment["DIHT_RUN"], name="DIHT_RUN", overrides=overrides)
+
+
+def validate_command(path: str, overrides: Sequence[str]) -> int:
+    """Check a document; prints what is wrong on stderr; 0 or 64."""
+    run, problems = check(read_text(path), overrides=overrides)
+    if run is None:
+        print("\n".join(f"{path}: {problem}" for problem in problems), file=sys.stderr)
+        return ExitCode.USER_ERROR
+    print(f"{path}: valid: run {run.metadata.name}, stages {', '.join(run.spec.stages)}, output {run.spec.data.output}")
+    return ExitCode.DONE

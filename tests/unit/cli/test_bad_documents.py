@@ -1,0 +1,117 @@
+"""Documents that nobody should send: each ends with 64 and a few lines, never with a traceback or without an end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diht_k8s.cli.main import main
+
+GOOD = """\
+apiVersion: diht.dev/v1alpha1
+kind: DihtRun
+metadata: {name: small}
+spec:
+  data: {sources: [{name: web, shards: ["a.tar"]}], output: out}
+  filter: {}
+  seed: 1
+"""
+INTEGER = "spec.seed: input should be a valid integer, got"
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "run.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("seed", "message"),
+    [
+        pytest.param("0x_", f'line 7: {INTEGER} "0x_"', id="hexadecimal without a digit"),
+        pytest.param("0b_", f'line 7: {INTEGER} "0b_"', id="binary without a digit"),
+        pytest.param("0o_", f'line 7: {INTEGER} "0o_"', id="octal without a digit"),
+        pytest.param("9" * 5000, f'line 7: {INTEGER} "999', id="more digits than a number has"),
+        pytest.param("9" * 310, f'line 7: {INTEGER} "999', id="more than a float holds"),
+        pytest.param("1e999", f'line 7: {INTEGER} "1e999"', id="exponent beyond a float"),
+        pytest.param(r'"\ud800"', "line 7: half a surrogate pair is not a character", id="lone surrogate"),
+    ],
+)
+def test_value_that_is_no_number_is_one_problem(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], seed: str, message: str
+) -> None:
+    path = write(tmp_path, GOOD.replace("seed: 1", f"seed: {seed}"))
+    assert main(["validate", path]) == 64
+    stderr = capsys.readouterr().err
+    assert stderr.startswith(f"{path}: {message}")
+    assert (stderr.count("\n"), len(stderr) < 400) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed=[", "--set seed=[: "),
+        ('filter.exclude="', '--set filter.exclude=": '),
+        ("data.sources.²=1", "--set data.sources.²=1: data.sources is a list of 1: write an index below that"),
+        ("data.output=\udcff", "--set data.output=\\udcff: not UTF-8 text"),
+        ("data.\udcff=1", "--set data.\\udcff=1: not UTF-8 text"),
+        (r'data.output="\ud800"', '--set data.output="\\ud800": '),
+    ],
+)
+def test_override_that_cannot_be_read_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str, message: str
+) -> None:
+    assert main(["validate", write(tmp_path, GOOD), "--set", override]) == 64
+    stderr = capsys.readouterr().err
+    assert stderr.startswith(f"diht: {message}")
+    assert stderr.count("\n") == 1
+
+
+def test_surrogate_pairs_as_json_writes_them_are_characters(tmp_path: Path) -> None:
+    document = GOOD.replace("output: out", r'output: "out-\ud83d\ude00"')
+    assert main(["validate", write(tmp_path, document)]) == 0
+
+
+def test_of_many_problems_the_first_fifty_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sources = ", ".join(["{nam: x}"] * 2000)
+    path = write(tmp_path, GOOD.replace('[{name: web, shards: ["a.tar"]}]', f"[{sources}]"))
+    assert main(["validate", path]) == 64
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 51
+    assert lines[0] == f"{path}: line 5: spec.data.sources[0].name: is missing: add it"
+    assert lines[-1] == f"{path}: and 5,950 more problems"
+    assert main(["plan", path]) == 64
+    assert len(capsys.readouterr().err.splitlines()) == 51
+
+
+@pytest.mark.parametrize("kind", ["device", "pipe", "folder", "large"])
+def test_path_that_is_no_document_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "run.yaml"
+    if kind == "device":
+        path = Path("/dev/zero")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        with path.open("wb") as file:
+            file.truncate(1 << 40)
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "diht_k8s.cli", "validate", str(path)],
+        capture_output=True, text=True, timeout=20, check=False,
+    )  # fmt: skip
+    message = {"folder": "Is a directory", "large": "is larger than 4 MiB"}.get(kind, "is not a regular file")
+    assert (done.returncode, done.stderr.count("\n")) == (64, 1)
+    assert message in done.stderr
+
+
+def test_dash_reads_standard_input() -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "diht_k8s.cli", "validate", "-"],
+        input=GOOD, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "-: valid: run small, stages filter, output out\n")
