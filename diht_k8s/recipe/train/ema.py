@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from diht_k8s.recipe.train.checkpoint.state import is_zero, master_weights, put
 
 
-class Average:
+class Ema:
     """The average of one rank's share of the weights."""
 
     def __init__(self, engine: Any, model: nn.Module, decay: float, state: Mapping[str, Tensor] | None = None) -> None:

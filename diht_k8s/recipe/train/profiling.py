@@ -18,7 +18,7 @@ FIRST_STEP = 10
 ROWS = 40
 
 
-class Profiling:
+class Profiler:
     """Records the steps FIRST_STEP to FIRST_STEP + number of this attempt, then writes what it saw."""
 
     def __init__(self, storage: Storage, layout: Layout, *, steps: int, rank: int) -> None:

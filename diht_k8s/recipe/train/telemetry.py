@@ -47,7 +47,7 @@ class Step:
     last: bool
 
 
-class Observer:
+class Telemetry:
     """Adds up steps and writes a line of metrics every few seconds."""
 
     def __init__(self, metrics: Metrics, model_config: dict[str, Any], *, batch_size: int, world: int) -> None:

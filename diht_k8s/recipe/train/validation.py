@@ -34,7 +34,7 @@ MAX_PAIRS = 10_000
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldOutPairs:
     """Where a validation's pairs come from and how large its batches are."""
 
     storage: Storage
@@ -49,12 +49,12 @@ class Held:
     world: int
 
 
-class Validation:
+class HeldOutValidation:
     """Measures the held-out loss."""
 
-    def __init__(self, held: Held, train: Train) -> None:
+    def __init__(self, held: HeldOutPairs, train: Train) -> None:
         """Look at nothing yet."""
-        self._held, self._train = held, train
+        self._pairs, self._train = held, train
         self._tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=held.context_length)
 
     @torch.no_grad()
@@ -82,7 +82,7 @@ class Validation:
             engine.train()
         if batches == 0:
             raise DataError(
-                f"train.validation.shards hold fewer usable pairs than train.batchSize {self._held.batch_size}: add shards"
+                f"train.validation.shards hold fewer usable pairs than train.batchSize {self._pairs.batch_size}: add shards"
             )
         names = ("validation_loss", "validation_image_to_text_top1", "validation_text_to_image_top1")
         return dict(zip(names, (sums / batches).tolist(), strict=True))
@@ -90,18 +90,18 @@ class Validation:
     def _batches(self) -> Iterator[list[tuple[Sample, Tensor]]]:
         """This rank's rows of each whole global batch."""
         pairs = itertools.islice(self._usable(), MAX_PAIRS)
-        while len(batch := list(itertools.islice(pairs, self._held.batch_size))) == self._held.batch_size:
-            yield [(sample, self._view(sample)) for sample in batch[self._held.rank :: self._held.world]]
+        while len(batch := list(itertools.islice(pairs, self._pairs.batch_size))) == self._pairs.batch_size:
+            yield [(sample, self._view(sample)) for sample in batch[self._pairs.rank :: self._pairs.world]]
 
     def _usable(self) -> Iterator[Sample]:
-        for uri in self._held.uris:
-            for sample in read_samples(self._held.storage, uri):
+        for uri in self._pairs.uris:
+            for sample in read_samples(self._pairs.storage, uri):
                 if sample.problem is None:
                     yield sample
 
     def _view(self, sample: Sample) -> Tensor:
         """The evaluation's view of an image, uint8, C x size x size: shortest side resized, centre cut out; grey where it is unreadable."""
-        size = [self._held.image_size]
+        size = [self._pairs.image_size]
         try:
             pixels_CHW = decode_pixels(sample.image)
         except BadImageError:
@@ -111,8 +111,8 @@ class Validation:
 
     def _features(self, engine: Any, samples: list[tuple[Sample, Tensor]], device: torch.device) -> Features:
         parts = []
-        for begin in range(0, len(samples), self._held.micro_batch):
-            part = samples[begin : begin + self._held.micro_batch]
+        for begin in range(0, len(samples), self._pairs.micro_batch):
+            part = samples[begin : begin + self._pairs.micro_batch]
             pixels_BHWC = torch.stack([view for _, view in part]).permute(0, 2, 3, 1).contiguous()
             tokens_BT = self._tokenizer([sample.caption for sample, _ in part])
             parts.append(

@@ -52,10 +52,10 @@ def recorded(job: dict[str, Any]) -> dict[str, Any]:
     training.engine.step, training.engine._make_update = recording, updating
     error = None
     try:
-        training.go()
+        training.train()
     except DihtError as problem:
         error = described(problem)
-    weights = state_of(training.engine.engine, training.model, rank=training.rank)
+    weights = state_of(training.engine.deepspeed, training.model, rank=training.rank)
     return {
         "losses": losses, "uids": uids, "norms": norms, "weights": weights, "gradients": gradients, "error": error
     }  # fmt: skip

@@ -38,7 +38,7 @@ class Pending:
     part: Future[Part]
 
 
-class Saver:
+class Checkpointer:
     """Writes for one attempt; steps back when a newer attempt has begun."""
 
     def __init__(self, storage: Storage, layout: Layout, *, keep: int, rank: int, world: int) -> None:

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Item:
+class LabelledSample:
     """One sample on its way into a batch."""
 
     sample: Sample
@@ -40,7 +40,7 @@ class Item:
     """place in the shard, the row of its labels too."""
 
 
-class Source:
+class ShardDataset:
     """Where samples come from."""
 
     def __init__(
@@ -66,7 +66,7 @@ class Source:
         self._sizes: dict[int, int] = {}
         self._damaged: set[int] = set()
 
-    def stream(self, pieces: Sequence[Slice]) -> Iterator[Item]:
+    def stream(self, pieces: Sequence[Slice]) -> Iterator[LabelledSample]:
         """The samples of a stream's slices, in their order.
 
         Raises:
@@ -78,7 +78,7 @@ class Source:
                 for index in map(int, piece.indexes):
                     yield self._item(number, index, samples.get(index), labels)
 
-    def _item(self, number: int, index: int, sample: Sample | None, labels: Labels | None) -> Item:
+    def _item(self, number: int, index: int, sample: Sample | None, labels: Labels | None) -> LabelledSample:
         shard = self.shards[number]
         if sample is None and number not in self._damaged:
             raise DataError(f"{shard.uri} holds fewer samples than the filter committed: run the stage filter again")
@@ -90,7 +90,7 @@ class Source:
             )
         if sample is None:
             sample = Sample(f"{shard.name}-{index}", {}, f"{shard.name}-{index}", "", problem=DAMAGED)
-        return Item(sample, labels, number, index)
+        return LabelledSample(sample, labels, number, index)
 
     def _samples(self, number: int, slices: Iterator[Slice]) -> Iterator[tuple[Slice, Mapping[int, Sample]]]:
         """Each slice of one shard with at least its samples, by index."""

@@ -22,9 +22,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from diht_k8s.api.errors import DihtError, RetryableError
 from diht_k8s.recipe.train.data.batch import Batch, interleaved
-from diht_k8s.recipe.train.data.collate import Assembler, Job
-from diht_k8s.recipe.train.data.dataset import Source
-from diht_k8s.recipe.train.data.sampler import Order
+from diht_k8s.recipe.train.data.collate import CollateSettings, Collator
+from diht_k8s.recipe.train.data.dataset import ShardDataset
+from diht_k8s.recipe.train.data.sampler import GlobalSampler
 
 PREFETCH_BYTES = 512 << 20
 """Batches that wait for their step: as many as fit, from one to `PREFETCH_BATCHES`."""
@@ -39,8 +39,8 @@ class Loader:
 
     def __init__(
         self,
-        source: Source,
-        order: Order,
+        source: ShardDataset,
+        sampler: GlobalSampler,
         *,
         batch_size: int,
         image_size: int,
@@ -54,7 +54,7 @@ class Loader:
 
         Args:
             source: the shards.
-            order: the global order over them.
+            sampler: the global order over them.
             batch_size: of the global batch; a multiple of `world`.
             image_size: side of the images in pixels.
             context_length: tokens of a caption at most.
@@ -64,19 +64,19 @@ class Loader:
             workers: processes that make the batches, at most; the largest number up to it that divides a rank's part of a batch is taken. 0: a
                 thread of this process.
         """
-        self._job = Job(source, order, batch_size, image_size, context_length, seed)
+        self._job = CollateSettings(source, sampler, batch_size, image_size, context_length, seed)
         self._rank, self._world = rank, world
         local = batch_size // world
         self.workers = next(
             number for number in range(min(workers, local), -1, -1) if number == 0 or local % number == 0
         )
-        self._ahead = max(1, min(PREFETCH_BATCHES, PREFETCH_BYTES // (local * image_size**2 * 3)))
+        self._prefetch = max(1, min(PREFETCH_BATCHES, PREFETCH_BYTES // (local * image_size**2 * 3)))
         self.wait_seconds = 0.0
         """time that `batches` waited for data since it was last read."""
 
     def batches(self, position: int) -> Generator[Batch]:
         """Batches for ever, the first one beginning at a global position (a multiple of the batch size)."""
-        ready: queue.Queue[Batch | BaseException] = queue.Queue(self._ahead)
+        ready: queue.Queue[Batch | BaseException] = queue.Queue(self._prefetch)
         closed = threading.Event()
         made = self._merged(self._start_workers(position)) if self.workers else self._here(position)
         filler = threading.Thread(target=self._fill, args=(made, ready, closed), name="loader", daemon=True)
@@ -110,9 +110,9 @@ class Loader:
             _handed_over(error, ready, closed)
 
     def _here(self, position: int) -> Generator[Batch]:
-        assembler = Assembler(self._job, rank=self._rank, world=self._world)
+        collator = Collator(self._job, rank=self._rank, world=self._world)
         for start in itertools.count(position, self._job.batch_size):
-            yield assembler.batch(start)
+            yield collator.batch(start)
 
     def _start_workers(self, position: int) -> Iterator[Any]:
         """Fork the workers, from the thread with which they shall end.
@@ -125,7 +125,7 @@ class Loader:
             _Parts(self._job, position, rank=self._rank, world=self._world),
             batch_size=None,
             num_workers=self.workers,
-            prefetch_factor=self._ahead,
+            prefetch_factor=self._prefetch,
             collate_fn=_as_it_is,
             worker_init_fn=_settle,
             multiprocessing_context="fork",
@@ -142,7 +142,7 @@ class Loader:
             try:
                 made = [next(parts) for _ in range(self.workers)]
             except (RuntimeError, EOFError, OSError) as error:
-                if not _tells_of_a_lost_worker(error):
+                if not _is_lost_worker(error):
                     raise
                 raise RetryableError(
                     f"rank {self._rank} lost a loader worker ({str(error) or type(error).__name__}): start again; if it comes back, raise pods.shmSize or "
@@ -154,7 +154,7 @@ class Loader:
             yield interleaved(made)
 
 
-def _tells_of_a_lost_worker(error: Exception) -> bool:
+def _is_lost_worker(error: Exception) -> bool:
     """Whether a worker is gone: torch says so, or the socket over which it gives its tensors, which is closed before torch sees it dead."""
     if isinstance(error, RuntimeError):
         return str(error).startswith("DataLoader worker")
@@ -173,17 +173,17 @@ def _handed_over(item: Any, ready: queue.Queue[Any], closed: threading.Event) ->
 class _Parts(IterableDataset[Any]):
     """One worker's parts of the rank's batches; the last thing that it yields is the error that ends it."""
 
-    def __init__(self, job: Job, position: int, *, rank: int, world: int) -> None:
+    def __init__(self, job: CollateSettings, position: int, *, rank: int, world: int) -> None:
         self._job, self._position, self._rank, self._world = job, position, rank, world
 
     def __iter__(self) -> Iterator[Batch | DihtError]:
         info = get_worker_info()
         assert info is not None
         rank, world = self._rank + info.id * self._world, info.num_workers * self._world
-        assembler = Assembler(self._job, rank=rank, world=world, sharers=info.num_workers)
+        collator = Collator(self._job, rank=rank, world=world, sharers=info.num_workers)
         try:
             for start in itertools.count(self._position, self._job.batch_size):
-                yield assembler.batch(start)
+                yield collator.batch(start)
         except DihtError as error:  # as a value: torch would bury the line under a traceback
             yield error
 

@@ -43,7 +43,7 @@ class Slice:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ShardPass:
     """One time that an epoch reads a shard."""
 
     shard: int
@@ -53,7 +53,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Order:
+class GlobalSampler:
     """The global order over shards of known sizes."""
 
     sizes: tuple[int, ...]
@@ -64,7 +64,7 @@ class Order:
     """how often each shard is drawn, relative to the others; none: all alike."""
 
     @staticmethod
-    def of(sizes: Sequence[int], batch_size: int, seed: int, *, weights: Sequence[float] = ()) -> Order:
+    def of(sizes: Sequence[int], batch_size: int, seed: int, *, weights: Sequence[float] = ()) -> GlobalSampler:
         """Make an order; the number of streams is the largest power of two that suits the data and divides the batch.
 
         Args:
@@ -76,7 +76,7 @@ class Order:
         total, streams = sum(reading.size for reading in _readings(sizes, weights)), 1
         while streams * 2 <= min(MAX_STREAMS, total // MIN_STREAM_LENGTH) and batch_size % (streams * 2) == 0:
             streams *= 2
-        return Order(tuple(sizes), streams, seed, tuple(weights))
+        return GlobalSampler(tuple(sizes), streams, seed, tuple(weights))
 
     @cached_property
     def total(self) -> int:
@@ -84,7 +84,7 @@ class Order:
         return sum(reading.size for reading in self.readings)
 
     @cached_property
-    def readings(self) -> list[Reading]:
+    def readings(self) -> list[ShardPass]:
         """What an epoch reads, before it is shuffled."""
         return _readings(self.sizes, self.weights)
 
@@ -107,7 +107,7 @@ class Order:
             at += reading.size
         return slices
 
-    def _windows(self, epoch: int, reading: Reading, low: int, high: int) -> list[Slice]:
+    def _windows(self, epoch: int, reading: ShardPass, low: int, high: int) -> list[Slice]:
         """Elements `low` to `high` of a reading's shuffled order, by window."""
         turn = (reading.turn,) if reading.turn else ()
         rng = generator(self.seed, "samples", epoch, reading.shard, *turn)
@@ -126,14 +126,14 @@ class Order:
         return slices
 
 
-def _readings(sizes: Sequence[int], weights: Sequence[float]) -> list[Reading]:
+def _readings(sizes: Sequence[int], weights: Sequence[float]) -> list[ShardPass]:
     least = min(weights, default=1.0)
     readings = []
     for shard, size in enumerate(sizes):
         whole, rest = divmod(weights[shard] / least, 1) if weights else (1, 0)
-        readings += [Reading(shard, turn, size) for turn in range(int(whole))]
+        readings += [ShardPass(shard, turn, size) for turn in range(int(whole))]
         if part := round(size * rest):
-            readings.append(Reading(shard, int(whole), part))
+            readings.append(ShardPass(shard, int(whole), part))
     return readings
 
 

@@ -145,7 +145,7 @@ def duplicate_share(caption_ids_B: Tensor, group: dist.ProcessGroup | None = Non
     return (pairs_of_caption(gather_rows(caption_ids_B, group)) > 1).float().mean()
 
 
-class _ClampWithWayBack(torch.autograd.Function):
+class _RecoverableClamp(torch.autograd.Function):
     """Clamp; outside the range only a gradient that leads back inside passes."""
 
     @staticmethod
@@ -178,7 +178,7 @@ def clamped_logit_scale(log_scale: Tensor, max_scale: float = MAX_LOGIT_SCALE) -
     Returns:
         The inverse temperature, in [1, max_scale].
     """
-    clamped: Tensor = _ClampWithWayBack.apply(log_scale, 0.0, math.log(max_scale))  # type: ignore[assignment]  # apply is untyped
+    clamped: Tensor = _RecoverableClamp.apply(log_scale, 0.0, math.log(max_scale))  # type: ignore[assignment]  # apply is untyped
     return clamped.exp()
 
 
