@@ -1,9 +1,10 @@
 """The training's loader beside open_clip's way of reading the same shards: images a second and core, pixels, scaling, memory.
 
-In: nothing (`python -m benchmarks.loader`; `--help` lists sizes). Out: one JSON line. Shards of 512 x 512, 512 x 384 and 1024 x 768 JPEGs in equal
-parts are made first: noise with a photograph's spectrum, at about 69 KB for 512 x 512. Both sides read, decode, crop, normalise and tokenise
-in this process on one thread; CPU time counts. open_clip's side is the pipeline of its trainer: WebDataset, PIL, `image_transform`, its
-tokeniser. Rounds alternate and the best of each side is taken, because a busy machine slows single rounds only.
+In: nothing (`python -m benchmarks.loader`; `--help` lists sizes). Out: one JSON line. Shards of 512 x 512, 512 x 384
+and 1024 x 768 JPEGs in equal parts are made first: noise with a photograph's spectrum, at about 69 KB for 512 x 512.
+Both sides read, decode, crop, normalise and tokenise in this process on one thread; CPU time counts. open_clip's side
+is the pipeline of its trainer: WebDataset, PIL, `image_transform`, its tokeniser. Rounds alternate and the best of each
+side is taken, because a busy machine slows single rounds only.
 """
 
 from __future__ import annotations
@@ -169,7 +170,7 @@ def largest_mean_difference(shards: list[Shard], image_size: int) -> float:
 
 
 def images_per_second(job: CollateSettings, world: int, seconds: float) -> tuple[float, float]:
-    """Of so many processes of one thread each, side by side, each as one rank: by CPU time and by the clock."""
+    """Rates of `world` single-threaded processes side by side, one rank each: by CPU time and by the clock."""
     context = multiprocessing.get_context("fork")
     start, results = context.Barrier(world), context.Queue()
 

@@ -1,7 +1,8 @@
 """Exchanges between ranks over NCCL or gloo, outside autograd: the three that the losses need, and one of objects.
 
-In: a rank's rows and a process group, or None where training is not distributed (every function then returns its input). Out: the same
-rows seen globally, in rank order. The losses differentiate by hand, so nothing here records a graph.
+In: a rank's rows and a process group, or None where training is not distributed (every function then returns its
+input). Out: the same rows seen globally, in rank order. The losses differentiate by hand, so nothing here records a
+graph.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def scatter_row_sums(rows_N: Tensor, group: dist.ProcessGroup | None) -> Tensor:
 
 
 def gather_objects(mine: _Object) -> list[_Object]:
-    """One picklable object of each rank of the world, in rank order (a collective); without a world, of this process."""
+    """Each rank's picklable object, in rank order (a collective); without a process group, only this process's."""
     everybody = [mine] * (dist.get_world_size() if dist.is_initialized() else 1)
     if len(everybody) > 1:
         dist.all_gather_object(everybody, mine)

@@ -1,7 +1,8 @@
 """DeepSpeed around the student: precision, ZeRO, clipping, one optimiser step for a global batch of any size.
 
-A batch that does not fit at once runs in micro-batches by gradient caching (GradCache): features first without a graph, the loss and its
-gradient on all of them, then each micro-batch again with that gradient. The contrastive loss always sees the whole batch.
+A batch that does not fit at once runs in micro-batches by gradient caching (GradCache): features first without a graph,
+the loss and its gradient on all of them, then each micro-batch again with that gradient. The contrastive loss always
+sees the whole batch.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch import Tensor
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.train.data.batch import Batch, BatchTargets
+from diht_k8s.recipe.train.deepspeed_engine import DeepSpeedEngine
 from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
 from diht_k8s.recipe.train.loss.losses import duplicate_share, hn_nce_loss_and_statistics, soft_label_loss
 from diht_k8s.recipe.train.model.attention import attention_in_fp32, needs_fp32_attention
@@ -108,7 +110,7 @@ class Engine:
         """what became of the last step."""
         self._watch = _Stopwatch(self.device)
 
-    def _initialise(self, model: Student) -> Any:
+    def _initialise(self, model: Student) -> DeepSpeedEngine:
         optimizer = self._train.optimizer
         groups = parameter_groups(
             model,
@@ -119,6 +121,7 @@ class Engine:
         adamw = torch.optim.AdamW(
             groups, lr=optimizer.lr, betas=(optimizer.beta1, optimizer.beta2), eps=optimizer.eps, fused=True
         )
+        engine: Any
         engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=adamw,
@@ -129,7 +132,7 @@ class Engine:
 
     def _configuration(self, num_parameters: int) -> dict[str, Any]:
         train = self._train
-        # DeepSpeed allocates its buckets of 5e8 elements in each step: 2 GB of address space that a small model never fills.
+        # DeepSpeed allocates its buckets of 5e8 elements (2 GB) in each step; a small model never fills them.
         bucket = min(500_000_000, num_parameters + num_parameters % 2)  # DeepSpeed wants it even
         configuration: dict[str, Any] = {
             "train_batch_size": train.batch_size,
@@ -149,8 +152,9 @@ class Engine:
             "wall_clock_breakdown": False,
         }
         if train.precision == "bf16":
-            # Autocast keeps fp32 weights and norms: the same numbers for every ZeRO stage, and checkpoints hold one precision.
-            # fp16 has its own (see `Student`): DeepSpeed's would clip before it takes the loss scale off, each rank with a scale of its own.
+            # Autocast keeps fp32 weights and norms, so checkpoints hold one precision. Gradients are reduced in fp32 at
+            # ZeRO 0 and in bf16 from ZeRO 1 on, so the curves of the stages differ within bf16's rounding.
+            # fp16 has its own (see `Student`): DeepSpeed would clip before it unscales, with a scale for each rank.
             configuration["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
         return configuration
 
@@ -357,7 +361,7 @@ def _leaf(parts: list[Features], field: str) -> Any:
 
 
 def _surrogate(features: Features, whole: Features, part: slice) -> Tensor:
-    """A scalar whose gradient by the weights is this part's share of the loss's: features times the cached gradients."""
+    """A scalar whose weight gradient is this part's share of the loss's: features times cached gradients."""
     total = features.image_BD.new_zeros(())
     for field in Features._fields:
         value, cached = getattr(features, field), getattr(whole, field)

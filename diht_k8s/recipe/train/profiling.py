@@ -1,4 +1,4 @@
-"""torch.profiler over a few steps of each rank (`train.profileSteps`): a trace for Perfetto and a table of the dearest operations."""
+"""torch.profiler over a few steps of each rank (`train.profileSteps`): a Perfetto trace and a table of the costliest operations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a rank trains with, from the run document: shards with their sizes, student, vocabulary, loader, held-out pairs."""
+"""Setup of a rank from the run document: shards with their sizes, student, vocabulary, loader, held-out pairs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from diht_k8s.recipe.train.validation import HeldOutPairs, HeldOutValidation
 
 
 def read_vocabulary(run: DihtRun, storage: Storage) -> Vocabulary | None:
-    """The concepts that the student's heads tell apart; None without distillation."""
+    """The concepts of the student's heads; None without distillation."""
     assert run.spec.train is not None
     if run.spec.train.distillation.mode != "Concepts":
         return None
@@ -88,7 +88,7 @@ def _compile(model: Student, train: Train) -> None:
 
 
 def train_shards(run: DihtRun, storage: Storage) -> list[Shard]:
-    """The shards to train on: `train.shards` (labels are looked up by their file names), else what the filter kept, else the raw input."""
+    """The shards to train on: `train.shards` (labels go by file names), else the kept shards, else the raw input."""
     train: Train | None = run.spec.train
     assert train is not None
     if train.shards:
@@ -97,7 +97,7 @@ def train_shards(run: DihtRun, storage: Storage) -> list[Shard]:
 
 
 def counted(storage: Storage, shards: Sequence[Shard], batch_size: int, *, rank: int, world: int) -> list[Shard]:
-    """Shards with the number of their samples (a collective); the ranks share those that no filter has counted, and read them once.
+    """Shards with their sample counts (a collective); the ranks divide the shards that no filter has counted.
 
     Raises:
         DataError: all together are fewer than a batch.
@@ -156,7 +156,7 @@ def make_loader(
 def make_validation(
     train: Train, storage: Storage, model: Student, micro_batch: int, *, rank: int, world: int
 ) -> HeldOutValidation | None:
-    """What measures the held-out loss; None where none is asked for."""
+    """What measures the held-out loss; None without `train.validation`."""
     if train.validation is None:
         return None
     held = HeldOutPairs(

@@ -1,4 +1,7 @@
-"""Stage 3, train: kept shards and soft labels in, checkpoints and an open_clip model out. Process 1: claims, launches the ranks, commits."""
+"""Stage 3, train: kept shards and soft labels in, checkpoints and an open_clip model out.
+
+Runs in process 1 of a pod: claims the output, launches the ranks, commits.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +97,7 @@ def _train(run: DihtRun) -> Train:
 
 
 def _check_model(train: Train) -> None:
-    """Look at the name before ranks start; open_clip takes seconds to import, so its folder of configurations is read."""
+    """Check the name before ranks start, by open_clip's configuration files: its import takes seconds."""
     if train.model is None:
         return
     package = importlib.util.find_spec("open_clip")

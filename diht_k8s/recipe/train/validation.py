@@ -1,7 +1,8 @@
-"""Held-out loss during training (`train.validation`): the same loss on pairs that are not trained on, without crops or dropout.
+"""Held-out loss during training (`train.validation`): the same loss on held-out pairs, without crops or dropout.
 
-Every rank takes its rows of each global batch, so the figure is that of the global batch whatever the number of processes. The short last
-batch is left out, because the loss depends on the number of negatives; so are pairs beyond the first `MAX_PAIRS`.
+Every rank takes its rows of each global batch, so the figure is that of the global batch whatever the number of
+processes. The short last batch is left out, because the loss depends on the number of negatives; so are pairs beyond
+the first `MAX_PAIRS`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import open_clip
 import torch
@@ -24,6 +24,7 @@ from diht_k8s.recipe.shards.pixels import decode_pixels
 from diht_k8s.recipe.shards.samples import Sample, read_samples
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.data.augment import normalised
+from diht_k8s.recipe.train.deepspeed_engine import DeepSpeedEngine
 from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
 from diht_k8s.recipe.train.loss.losses import hn_nce_loss_and_statistics
 from diht_k8s.recipe.train.model.student import Features
@@ -53,12 +54,14 @@ class HeldOutValidation:
     """Measures the held-out loss."""
 
     def __init__(self, held: HeldOutPairs, train: Train) -> None:
-        """Look at nothing yet."""
+        """Read nothing yet."""
         self._pairs, self._train = held, train
         self._tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=held.context_length)
 
     @torch.no_grad()
-    def measure(self, engine: Any, device: torch.device, group: dist.ProcessGroup | None) -> dict[str, float]:
+    def measure(
+        self, engine: DeepSpeedEngine, device: torch.device, group: dist.ProcessGroup | None
+    ) -> dict[str, float]:
         """The figures of the model as it is now (a collective).
 
         Raises:
@@ -100,7 +103,7 @@ class HeldOutValidation:
                     yield sample
 
     def _view(self, sample: Sample) -> Tensor:
-        """The evaluation's view of an image, uint8, C x size x size: shortest side resized, centre cut out; grey where it is unreadable."""
+        """The evaluation view of an image, uint8, C x size x size: resized and centre-cropped; grey if unreadable."""
         size = [self._pairs.image_size]
         try:
             pixels_CHW = decode_pixels(sample.image)
@@ -109,7 +112,9 @@ class HeldOutValidation:
         pixels_CHW = resize(pixels_CHW, size, interpolation=InterpolationMode.BICUBIC, antialias=True)
         return center_crop(pixels_CHW, size)
 
-    def _features(self, engine: Any, samples: list[tuple[Sample, Tensor]], device: torch.device) -> Features:
+    def _features(
+        self, engine: DeepSpeedEngine, samples: list[tuple[Sample, Tensor]], device: torch.device
+    ) -> Features:
         parts = []
         for begin in range(0, len(samples), self._pairs.micro_batch):
             part = samples[begin : begin + self._pairs.micro_batch]

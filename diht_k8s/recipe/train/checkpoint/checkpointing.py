@@ -1,7 +1,7 @@
-"""What a training leaves on storage: checkpoints on the way, model, metrics and summary at the end. Every rank calls, rank 0 commits.
+"""Writes checkpoints, and at the end model, metrics and summary. Every rank calls, rank 0 commits.
 
-A checkpoint is taken in one step and written in a thread while the training goes on; it is committed in the first step in which all ranks
-have written. One at a time: the next one waits for it, so at most one copy of a rank's part is held.
+A checkpoint is taken in one step and written in a thread while training continues; it is committed in the first step
+in which all ranks have written. One at a time: the next one waits for it, so at most one copy of a rank's part is held.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Pending:
 
 
 class Checkpointer:
-    """Writes for one attempt; steps back when a newer attempt has begun."""
+    """Writes for one attempt; stops when a newer attempt has begun."""
 
     def __init__(self, storage: Storage, layout: Layout, *, keep: int, rank: int, world: int) -> None:
         """Take an attempt's number (a collective).
@@ -59,13 +59,13 @@ class Checkpointer:
 
     def _of_rank_0(self, mine: Any) -> Any:
         """What rank 0 holds (a collective)."""
-        told = [mine]
+        values = [mine]
         if self._world > 1:
-            dist.broadcast_object_list(told)
-        return told[0]
+            dist.broadcast_object_list(values)
+        return values[0]
 
     def fence(self) -> None:
-        """Look whether this is still the newest attempt, before what others read is written.
+        """Check that this is still the newest attempt, before a write that others read.
 
         Raises:
             StopRequested: a newer one writes here.
@@ -73,14 +73,14 @@ class Checkpointer:
         fencing.require_newest(self._storage, self._layout, self._attempt)
 
     def newest(self, config_sha256: str) -> checkpoint.Saved | None:
-        """The checkpoint to go on from: rank 0 finds it, all ranks read the same one."""
+        """The checkpoint to resume from: rank 0 finds it, all ranks read the same one."""
         saved = checkpoint.newest(self._storage, self._layout.checkpoints, config_sha256) if self._rank == 0 else None
         uri = self._of_rank_0(None if saved is None else saved.uri)
         return checkpoint.read(self._storage, uri) if saved is None and uri is not None else saved
 
     @property
     def pending(self) -> bool:
-        """Whether a checkpoint is not committed yet; all ranks say the same."""
+        """Whether a checkpoint is not committed yet; equal on all ranks."""
         return self._pending is not None
 
     @property
@@ -96,7 +96,7 @@ class Checkpointer:
         self._pending = Pending(cursor, dict(bad), part)
 
     def complete(self, metrics: Metrics) -> Cursor | None:
-        """Wait for the checkpoint that is being written and commit it (a collective); its cursor, or None where there is none.
+        """Wait for the pending checkpoint and commit it (a collective); return its cursor, None if none is pending.
 
         Raises:
             DihtError: this rank's part could not be written.

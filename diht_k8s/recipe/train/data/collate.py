@@ -1,7 +1,8 @@
-"""Puts batches together: images decoded and augmented, captions tokenised, soft labels looked up, at positions of the global order.
+"""Collates batches of the global order: decodes and augments images, tokenises captions, looks up soft labels.
 
-A collator serves rank r of W. A worker of a rank is a collator too: number w of n workers serves rank r + wW of nW, which takes every n-th
-row of the rank's batch, and reads other streams than its neighbours where nW divides their number.
+A collator serves rank r of W. A worker of a rank is a collator too: number w of n workers serves rank r + wW of nW,
+which takes every n-th row of the rank's batch, and reads other streams than its neighbours where nW divides their
+number.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from diht_k8s.recipe.train.data.dataset import LabelledSample, ShardDataset
 from diht_k8s.recipe.train.data.sampler import GlobalSampler
 
 IMAGE_CACHE_BYTES = 512 << 20
-"""Decoded images that a process keeps for the next epoch; a small set fits, of a large one nothing is found again anyway."""
+"""Decoded images that a process keeps for the next epoch: a small set fits, a large one would gain nothing."""
 GREY = (123, 117, 104)
-"""OpenAI's mean in bytes: what stands in for an image that cannot be used."""
+"""OpenAI's mean in bytes: replaces an image that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,9 @@ class Collator:
         behind = element - self._next_element.get(key, element + 1)
         if behind < 0:
             self._streams[key] = self._read_stream(epoch, stream, element)
-            for old in [old for old in self._streams if old[0] < epoch]:  # positions rise, so nobody asks for it again
+            for old in [old for old in self._streams if old[0] < epoch]:  # positions rise, so it is never read again
                 del self._streams[old], self._next_element[old]
-        for _ in range(behind):  # other ranks' elements of a stream that this one does not have to itself
+        for _ in range(behind):  # skip other ranks' elements of a shared stream
             next(self._streams[key])
         self._next_element[key] = element + 1
         return next(self._streams[key])

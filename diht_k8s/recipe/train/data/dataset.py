@@ -1,8 +1,8 @@
 """Samples of the training's shards in the order that a stream asks for, each with its row of soft labels.
 
-A small shard is read once and kept, because several streams read parts of it. A large one is read piece by piece as its windows come up,
-so that a stream holds one window at a time. A shard that turns out to be damaged is used as far as it can be read: the rest of its samples are
-bad ones, counted by the caller like any other.
+A small shard is read once and kept, because several streams read parts of it. A large one is read piece by piece as its
+windows come up, so that a stream holds one window at a time. A shard that turns out to be damaged is used as far as it
+can be read: the rest of its samples are bad ones, counted by the caller like any other.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from diht_k8s.recipe.train.data.sampler import Slice
 SHARD_CACHE_BYTES = 256 << 20
 """Shards that are kept as they are; one that is larger than an eighth of it is read piece by piece."""
 DAMAGED = "shard_damaged"
-"""Reason of a sample that lies behind the damage of its shard."""
+"""Reason of a sample after the damage in its shard."""
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ class ShardDataset:
             yield from enumerate(read_pairs(self._storage, self.shards[number]))
         except DamagedShardError as error:
             if number not in self._damaged:
-                logger.warning("%s; until then, what lies behind counts as bad", error)
+                logger.warning("%s; until then, the samples after it count as bad", error)
             self._damaged.add(number)
 
     def _size(self, number: int) -> int:

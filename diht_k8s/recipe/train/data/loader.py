@@ -1,6 +1,7 @@
-"""Batches of one rank, prepared ahead of the step: in a thread, or by worker processes of which each makes every n-th row of each batch.
+"""Prefetches the batches of one rank: in a thread, or in n worker processes that each make every n-th row.
 
-Workers are finer ranks (see `assembly`), so neither the batches nor the cursor depend on their number. What is prepared ahead is bounded in bytes.
+Workers are finer ranks (see `collate`), so neither the batches nor the cursor depend on their number. What is prepared
+ahead is bounded in bytes.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ class Loader:
             seed: of the augmentation.
             rank: of this process.
             world: number of processes.
-            workers: processes that make the batches, at most; the largest number up to it that divides a rank's part of a batch is taken. 0: a
-                thread of this process.
+            workers: processes that make the batches, at most; the largest number up to it that divides a rank's part of
+                a batch is taken. 0: a thread of this process.
         """
         self._job = CollateSettings(source, sampler, batch_size, image_size, context_length, seed)
         self._rank, self._world = rank, world
@@ -75,7 +76,7 @@ class Loader:
         """time that `batches` waited for data since it was last read."""
 
     def batches(self, position: int) -> Generator[Batch]:
-        """Batches for ever, the first one beginning at a global position (a multiple of the batch size)."""
+        """Batches without end, the first one beginning at a global position (a multiple of the batch size)."""
         ready: queue.Queue[Batch | BaseException] = queue.Queue(self._prefetch)
         closed = threading.Event()
         made = self._merged(self._start_workers(position)) if self.workers else self._here(position)
@@ -117,8 +118,8 @@ class Loader:
     def _start_workers(self, position: int) -> Iterator[Any]:
         """Fork the workers, from the thread with which they shall end.
 
-        Forked, not spawned: a spawned one would import DeepSpeed first, seconds and hundreds of MiB for each. What a fork must not share, the
-        connections to storage, belongs to one process each (see `Storage`).
+        Forked, not spawned: a spawned one would import DeepSpeed first, seconds and hundreds of MiB for each. What a
+        fork must not share, the connections to storage, belongs to one process each (see `Storage`).
         """
         before = signal.getsignal(signal.SIGCHLD)
         loader = DataLoader(
@@ -155,14 +156,14 @@ class Loader:
 
 
 def _is_lost_worker(error: Exception) -> bool:
-    """Whether a worker is gone: torch says so, or the socket over which it gives its tensors, which is closed before torch sees it dead."""
+    """Whether a worker died: torch says so, or the socket that passes its tensors closes before torch notices."""
     if isinstance(error, RuntimeError):
         return str(error).startswith("DataLoader worker")
     return isinstance(error, EOFError | ConnectionError | FileNotFoundError) and not str(error).startswith("Caught ")
 
 
 def _handed_over(item: Any, ready: queue.Queue[Any], closed: threading.Event) -> bool:
-    """Put an item into a queue that may be full; False if nobody wants it any more."""
+    """Put an item into a queue that may be full; False if the consumer has closed."""
     while not closed.is_set():
         with contextlib.suppress(queue.Full):
             ready.put(item, timeout=0.2)
@@ -193,7 +194,7 @@ def _as_it_is(part: Any) -> Any:
 
 
 def _settle(worker: int) -> None:
-    """Undo what a worker inherited from its rank: the handler that turns SIGTERM into a request; and end with the rank."""
+    """Reset the SIGTERM handler that a worker inherits from its rank, and end with the rank."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":

@@ -1,16 +1,18 @@
-"""The order in which samples are seen: one global sequence, the same for any number of processes.
+"""The global order of samples: one sequence, the same for any number of processes.
 
-Training walks through positions p = 0, 1, 2, ... Position p belongs to epoch p // N and stands at offset o = p % N there (N samples in
-all). Each epoch shuffles the shards and, inside each shard, its samples; the result is cut into S streams that are read side by side,
-so that a batch mixes many shards: offset o is element o // S of stream o % S. The batch of step t is the positions tB to (t+1)B - 1,
-and rank r of W takes those congruent to r modulo W. So every sample is seen exactly once in an epoch, the short last batch goes on into
-the next epoch, and the whole state of the data path is one number: the next position. S depends on the data and the batch only; where W
-divides S, a rank reads S / W streams and no other.
+Training walks through positions p = 0, 1, 2, ... Position p belongs to epoch p // N and has offset o = p % N (N samples in all). Each epoch shuffles the shards and, inside each shard, its samples; the result is cut into S
+streams that are read side by side, so that a batch mixes many shards: offset o is element o // S of stream o % S. The
+batch of step t is the positions tB to (t+1)B - 1, and rank r of W takes those congruent to r modulo W. So every sample
+is seen exactly once in an epoch, the short last batch continues in the next epoch, and the whole state of the data path
+is one number: the next position. S depends on the data and the batch only; where W divides S, a rank reads S / W
+streams and no other.
 
-Where sources have weights, an epoch reads the shards of the lightest one once and the others' as many times as they are heavier; of a broken
-number, the rest is a random part of each shard, another one in each epoch. Each reading has an order of its own.
+Where sources have weights, an epoch reads the shards of the lightest one once and the others' as many times as they are
+heavier; a fractional weight adds a random part of each shard, drawn again in each epoch. Each reading has its own
+order.
 
-A shard is shuffled in windows, so that its reader holds a window and not the shard: all streams together hold about WINDOW_SAMPLES.
+A shard is shuffled in windows, so that its reader holds a window and not the shard: all streams together hold about
+WINDOW_SAMPLES.
 
 Pure: numbers in, numbers out.
 """
@@ -44,7 +46,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class ShardPass:
-    """One time that an epoch reads a shard."""
+    """One read of a shard within an epoch."""
 
     shard: int
     turn: int
@@ -94,7 +96,7 @@ class GlobalSampler:
         return epoch, offset % self.streams, offset // self.streams
 
     def stream_slices(self, epoch: int, stream: int) -> list[Slice]:
-        """What a stream reads in an epoch: for each window that it touches, which samples in which order; windows of a shard rise."""
+        """A stream's reads in an epoch: the ordered samples of each window; the windows of a shard rise."""
         length = self.total // self.streams + (stream < self.total % self.streams)
         begin = stream * (self.total // self.streams) + min(stream, self.total % self.streams)
         slices: list[Slice] = []

@@ -1,7 +1,7 @@
-"""The student: open_clip's CLIP with exact GELU (the DiHT architecture), and the two concept heads on its image embedding.
+"""The student: open_clip's CLIP with exact GELU (the DiHT architecture) and the two concept heads.
 
-The heads are linear maps from the image embedding before normalisation (our choice; the paper does not say), or from what the tower's projection
-sees, to the vocabulary. They are dropped on export.
+The heads are linear maps from the image embedding before normalisation (our choice; the paper does not say), or from
+what the tower's projection sees, to the vocabulary. They are dropped on export.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ class Student(nn.Module):
             heads_input: Embedding or Tower, as `train.distillation.headsInput`.
 
         Raises:
-            UserError: open_clip refuses the configuration, or the tower has no features before its projection that we know.
+            UserError: open_clip refuses the configuration, or the tower has no features before its projection that we
+                know.
         """
         super().__init__()
         try:
@@ -92,13 +93,13 @@ class Student(nn.Module):
         self.object_head = nn.Linear(width, num_objects) if num_objects else None
         self.attribute_head = nn.Linear(width, num_attributes) if num_attributes else None
         self.autocast_dtype: torch.dtype | None = None
-        """what `forward` computes matrix products in, if it is this model that sees to it."""
+        """dtype of matrix products in `forward`; None leaves the choice to the caller."""
 
     def encode_text(self, tokens_BT: Tensor) -> Tensor:
         """Text embeddings before normalisation, fp32, BxD.
 
-        The batch is cut to its longest caption where nothing behind the end token (the highest one) counts, that is under the causal mask
-        of CLIP: the numbers are the same and short captions cost what they are worth.
+        Under CLIP's causal mask nothing after the end token (the highest one) counts, so the batch is cut to its
+        longest caption: the numbers are the same and short captions cost less.
         """
         clip: Any = self.clip
         if clip.text_pool_type == "argmax" and clip.attn_mask is not None:

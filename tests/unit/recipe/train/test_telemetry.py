@@ -1,4 +1,4 @@
-"""What rank 0 tells the world: lines, warnings, and Weights & Biases, whose module is replaced here."""
+"""Telemetry of rank 0: lines, warnings, and Weights & Biases, whose module is replaced here."""
 
 from __future__ import annotations
 
