@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from diht_k8s.recipe.train.distributed import control_group
+
 # torch 2.13 renamed both; the old names warn there, the new ones are missing before.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
@@ -74,7 +76,7 @@ def gather_objects(mine: _Object) -> list[_Object]:
     """Each rank's picklable object, in rank order (a collective); without a process group, only this process's."""
     everybody = [mine] * (dist.get_world_size() if dist.is_initialized() else 1)
     if len(everybody) > 1:
-        dist.all_gather_object(everybody, mine)
+        dist.all_gather_object(everybody, mine, group=control_group())
     return everybody
 
 
@@ -83,3 +85,17 @@ def reduce_(values: Tensor, op: dist.ReduceOp.RedOpType, group: dist.ProcessGrou
     if group is not None:
         dist.all_reduce(values, op=op, group=group)
     return values
+
+
+def object_of_rank_0(mine: _Object) -> _Object:
+    """Rank 0's picklable object (a collective); without a process group, this process's."""
+    values = [mine]
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.broadcast_object_list(values, group=control_group())
+    return values[0]
+
+
+def barrier() -> None:
+    """Wait for all ranks (a collective); nothing without a process group."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.barrier(group=control_group())

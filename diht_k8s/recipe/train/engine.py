@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from enum import Enum, auto
 from typing import Any
 
 import deepspeed
-import deepspeed.ops
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -26,6 +24,7 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.train.data.batch import Batch, BatchTargets
 from diht_k8s.recipe.train.deepspeed_engine import DeepSpeedEngine
+from diht_k8s.recipe.train.distributed import this_device
 from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
 from diht_k8s.recipe.train.loss.losses import duplicate_share, hn_nce_loss_and_statistics, soft_label_loss
 from diht_k8s.recipe.train.model.attention import attention_in_fp32, needs_fp32_attention
@@ -68,20 +67,6 @@ class Update(Enum):
     """skipped: loss or gradients are not finite."""
 
 
-def this_device() -> torch.device:
-    """This rank's GPU, or the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")
-
-
-def init_distributed() -> None:
-    """Meet the other ranks (a collective), through DeepSpeed, which wants to do it itself."""
-    # Needs a compiler at start-up and only speeds up CPU collectives inside one host.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_backend="nccl" if this_device().type == "cuda" else "gloo", verbose=False)
-
-
 class Engine:
     """One rank's share of the training."""
 
@@ -111,6 +96,8 @@ class Engine:
         self._watch = _Stopwatch(self.device)
 
     def _initialise(self, model: Student) -> DeepSpeedEngine:
+        # Before the groups hold its parameters: an optimiser steps those that it was given.
+        model.to(self.device)
         optimizer = self._train.optimizer
         groups = parameter_groups(
             model,

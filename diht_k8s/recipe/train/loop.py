@@ -37,8 +37,9 @@ from diht_k8s.recipe.train.checkpoint.state import load_moments, load_weights, s
 from diht_k8s.recipe.train.checkpoint.warm_start import start_from
 from diht_k8s.recipe.train.data.batch import Batch
 from diht_k8s.recipe.train.data.sampler import GlobalSampler, generator
+from diht_k8s.recipe.train.distributed import control_group, init_distributed, this_device
 from diht_k8s.recipe.train.ema import Ema
-from diht_k8s.recipe.train.engine import Engine, Losses, Update, init_distributed, this_device
+from diht_k8s.recipe.train.engine import Engine, Losses, Update
 from diht_k8s.recipe.train.metrics import Metrics
 from diht_k8s.recipe.train.model.student import model_configuration
 from diht_k8s.recipe.train.profiling import Profiler
@@ -98,7 +99,7 @@ class Training:
         where = {"rank": self.rank, "world": self.world}
         self.model = make_student(run, self.model_config, self.vocabulary, **where)
         init_distributed()
-        check_reduce(self.rank, self.world, str(this_device()))
+        check_reduce(self.rank, self.world, str(this_device()), control_group())
         self.shards = counted(self.storage, train_shards(run, self.storage), self.settings.batch_size, **where)
         sizes, weights = [shard.samples or 0 for shard in self.shards], weights_of(run, self.shards)
         self.sampler = GlobalSampler.of(sizes, self.settings.batch_size, run.spec.seed, weights=weights)
@@ -265,8 +266,7 @@ class Training:
         values = torch.zeros(3 + self.world)
         values[:3] = torch.tensor([stop, due, busy])
         values[3 + self.rank] = own_seconds
-        values = values.to(self.engine.device)
-        dist.all_reduce(values, dist.ReduceOp.MAX)
+        dist.all_reduce(values, dist.ReduceOp.MAX, group=control_group())
         stop, due, busy, *own = values.tolist()
         return Consensus(bool(stop), bool(due), bool(busy), own)
 

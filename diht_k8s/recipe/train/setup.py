@@ -24,7 +24,7 @@ from diht_k8s.recipe.train.collectives import gather_objects
 from diht_k8s.recipe.train.data.dataset import ShardDataset
 from diht_k8s.recipe.train.data.loader import Loader
 from diht_k8s.recipe.train.data.sampler import GlobalSampler
-from diht_k8s.recipe.train.engine import this_device
+from diht_k8s.recipe.train.distributed import this_device
 from diht_k8s.recipe.train.model.batch_norm import over_all_ranks
 from diht_k8s.recipe.train.model.student import Student, has_batch_statistics
 from diht_k8s.recipe.train.stage import label_layout

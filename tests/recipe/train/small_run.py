@@ -122,7 +122,9 @@ class Job:
     """steps of this attempt before a gradient of the last rank is NaN while the loss is finite."""
 
 
-def train_in_ranks(world: int, jobs: dict[str, Job], folder: Path) -> dict[str, Any]:
+def train_in_ranks(
+    world: int, jobs: dict[str, Job], folder: Path, *, program: Path = RANK_PROGRAM, **variables: str
+) -> dict[str, Any]:
     """Do each job in the same `world` processes, one after the other, step by step recorded.
 
     Returns:
@@ -138,8 +140,8 @@ def train_in_ranks(world: int, jobs: dict[str, Job], folder: Path) -> dict[str, 
     rendezvous = {"WORLD_SIZE": str(world), "MASTER_ADDR": "localhost", "MASTER_PORT": str(_free_port())}
     ranks = [
         subprocess.Popen(
-            [sys.executable, str(RANK_PROGRAM), str(folder)],
-            env=environment(RANK=str(rank), LOCAL_RANK=str(rank), **rendezvous),
+            [sys.executable, str(program), str(folder)],
+            env=environment(RANK=str(rank), LOCAL_RANK=str(rank), **rendezvous, **variables),
         )
         for rank in range(world)
     ]

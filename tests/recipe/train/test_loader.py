@@ -83,7 +83,7 @@ def same(ours: Batch, theirs: Batch) -> bool:
 
 SMALL_CACHES = {
     "as they are": [],
-    "no image kept": [(collate, "PICTURE_CACHE_BYTES")],
+    "no image kept": [(collate, "IMAGE_CACHE_BYTES")],
     "no shard kept": [(dataset, "SHARD_CACHE_BYTES")],
 }
 

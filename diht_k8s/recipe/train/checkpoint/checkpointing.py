@@ -13,7 +13,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import torch.distributed as dist
 from torch import Tensor
 
 from diht_k8s.api.layout import Layout, join
@@ -21,7 +20,7 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint import checkpoint, fencing
 from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor, Part
-from diht_k8s.recipe.train.collectives import gather_objects
+from diht_k8s.recipe.train.collectives import barrier, gather_objects, object_of_rank_0
 from diht_k8s.recipe.train.metrics import Metrics
 from diht_k8s.recipe.train.model.card import write_card
 from diht_k8s.recipe.train.model.export import export
@@ -53,16 +52,9 @@ class Checkpointer:
         """
         self._storage, self._layout, self._keep = storage, layout, keep
         self._rank, self._world = rank, world
-        self._attempt = self._of_rank_0(fencing.claim(storage, layout) if rank == 0 else 0)
+        self._attempt = object_of_rank_0(fencing.claim(storage, layout) if rank == 0 else 0)
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Pending | None = None
-
-    def _of_rank_0(self, mine: Any) -> Any:
-        """What rank 0 holds (a collective)."""
-        values = [mine]
-        if self._world > 1:
-            dist.broadcast_object_list(values)
-        return values[0]
 
     def fence(self) -> None:
         """Check that this is still the newest attempt, before a write that others read.
@@ -75,7 +67,7 @@ class Checkpointer:
     def newest(self, config_sha256: str) -> checkpoint.Saved | None:
         """The checkpoint to resume from: rank 0 finds it, all ranks read the same one."""
         saved = checkpoint.newest(self._storage, self._layout.checkpoints, config_sha256) if self._rank == 0 else None
-        uri = self._of_rank_0(None if saved is None else saved.uri)
+        uri = object_of_rank_0(None if saved is None else saved.uri)
         return checkpoint.read(self._storage, uri) if saved is None and uri is not None else saved
 
     @property
@@ -113,8 +105,7 @@ class Checkpointer:
             checkpoint.commit(
                 self._storage, self._layout.checkpoints, counted, parts, keep=self._keep, fence=self.fence
             )
-        if self._world > 1:
-            dist.barrier()
+        barrier()
         return pending.cursor
 
     def finish(
@@ -135,8 +126,7 @@ class Checkpointer:
             metrics.write_tensorboard()
             result = {"files": [*files, "metrics.jsonl"], "summary": whole}
             self._storage.write_bytes(join(self._layout.stage(Stage.TRAIN), RESULT), json.dumps(result).encode())
-        if self._world > 1:
-            dist.barrier()
+        barrier()
 
     def bad(self, cursor: Cursor, bad: Mapping[str, int]) -> dict[str, int]:
         """Bad samples of all ranks and attempts, by reason."""

@@ -117,17 +117,24 @@ def load_moments(engine: DeepSpeedEngine, model: nn.Module, state: dict[str, Ten
     if not is_zero(engine):
         for name, parameter in parameters:
             moments = {key: state[f"{name}|{key}"].to(parameter.device) for key in MOMENTS}
-            engine.optimizer.state[parameter] = {"step": torch.tensor(step), **moments}
+            engine.optimizer.state[parameter] = {"step": _step_of(engine.optimizer, parameter, step), **moments}
         return
+    adamw = engine.optimizer.optimizer
     for flat in _flat_parameters(engine):
-        engine.optimizer.optimizer.state[flat] = {
-            "step": torch.tensor(step),
+        adamw.state[flat] = {
+            "step": _step_of(adamw, flat, step),
             **{key: torch.zeros_like(flat) for key in MOMENTS},
         }
     _link(engine)
     for name, parameter in parameters:
         for key in MOMENTS:
             put(engine, parameter, state[f"{name}|{key}"], key)
+
+
+def _step_of(adamw: torch.optim.Optimizer, parameter: Tensor, step: float) -> Tensor:
+    """AdamW's step count where AdamW itself puts it: beside the parameter for fused and capturable kernels, else on the CPU."""
+    beside = adamw.defaults["fused"] or adamw.defaults["capturable"]
+    return torch.tensor(step, dtype=torch.float32, device=parameter.device if beside else "cpu")
 
 
 def put(engine: DeepSpeedEngine, parameter: nn.Parameter, value: Tensor, moment: str | None = None) -> None:

@@ -18,7 +18,6 @@ import time
 from collections.abc import Generator, Iterator
 from typing import Any
 
-import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from diht_k8s.api.errors import DihtError, RetryableError
@@ -26,6 +25,7 @@ from diht_k8s.recipe.train.data.batch import Batch, interleaved
 from diht_k8s.recipe.train.data.collate import CollateSettings, Collator
 from diht_k8s.recipe.train.data.dataset import ShardDataset
 from diht_k8s.recipe.train.data.sampler import GlobalSampler
+from diht_k8s.recipe.train.distributed import set_this_device
 
 PREFETCH_BYTES = 512 << 20
 """Batches that wait for their step: as many as fit, from one to `PREFETCH_BATCHES`."""
@@ -103,9 +103,10 @@ class Loader:
 
     def _fill(self, made: Generator[Batch], ready: queue.Queue[Batch | BaseException], closed: threading.Event) -> None:
         try:
+            pinning = set_this_device().type == "cuda"  # page-locked memory belongs to the thread's current device
             with contextlib.closing(made):
                 for batch in made:
-                    if not _handed_over(batch.pinned() if torch.cuda.is_available() else batch, ready, closed):
+                    if not _handed_over(batch.pinned() if pinning else batch, ready, closed):
                         return
         except BaseException as error:  # the training thread raises it
             _handed_over(error, ready, closed)
