@@ -2,7 +2,7 @@
 
 Every rank takes its rows of each global batch, so the figure is that of the global batch whatever the number of
 processes. The short last batch is left out, because the loss depends on the number of negatives; so are pairs beyond
-the first `MAX_PAIRS`.
+the first `MAX_PAIRS`, but one batch is always measured.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from diht_k8s.recipe.train.model.student import Features
 # Shape legend: B pairs of this rank, C channels, H height, W width, T tokens.
 
 MAX_PAIRS = 10_000
+"""At most, unless one global batch is larger."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +91,11 @@ class HeldOutValidation:
         names = ("validation_loss", "validation_image_to_text_top1", "validation_text_to_image_top1")
         return dict(zip(names, (sums / batches).tolist(), strict=True))
 
-    def _batches(self) -> Iterator[list[tuple[Sample, Tensor]]]:
-        """This rank's rows of each whole global batch."""
-        pairs = itertools.islice(self._usable(), MAX_PAIRS)
+    def _batches(self) -> Iterator[list[Sample]]:
+        """This rank's rows of each whole global batch, images still encoded."""
+        pairs = itertools.islice(self._usable(), max(MAX_PAIRS, self._pairs.batch_size))
         while len(batch := list(itertools.islice(pairs, self._pairs.batch_size))) == self._pairs.batch_size:
-            yield [(sample, self._view(sample)) for sample in batch[self._pairs.rank :: self._pairs.world]]
+            yield batch[self._pairs.rank :: self._pairs.world]
 
     def _usable(self) -> Iterator[Sample]:
         for uri in self._pairs.uris:
@@ -112,14 +113,12 @@ class HeldOutValidation:
         pixels_CHW = resize(pixels_CHW, size, interpolation=InterpolationMode.BICUBIC, antialias=True)
         return center_crop(pixels_CHW, size)
 
-    def _features(
-        self, engine: DeepSpeedEngine, samples: list[tuple[Sample, Tensor]], device: torch.device
-    ) -> Features:
+    def _features(self, engine: DeepSpeedEngine, samples: list[Sample], device: torch.device) -> Features:
         parts = []
         for begin in range(0, len(samples), self._pairs.micro_batch):
             part = samples[begin : begin + self._pairs.micro_batch]
-            pixels_BHWC = torch.stack([view for _, view in part]).permute(0, 2, 3, 1).contiguous()
-            tokens_BT = self._tokenizer([sample.caption for sample, _ in part])
+            pixels_BHWC = torch.stack([self._view(sample) for sample in part]).permute(0, 2, 3, 1).contiguous()
+            tokens_BT = self._tokenizer([sample.caption for sample in part])
             parts.append(
                 engine(normalised(pixels_BHWC.to(device)), tokens_BT.to(device), self._train.loss.max_logit_scale)
             )

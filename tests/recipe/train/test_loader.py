@@ -100,6 +100,16 @@ def test_batches_when_begun_in_the_middle_or_with_small_caches_then_the_same(
     assert all(same(a, b) for a, b in zip(again, whole[10:], strict=True))
 
 
+def test_crop_when_a_pair_returns_in_the_next_epoch_then_another_one(folder: Path) -> None:
+    pixels: dict[str, list[torch.Tensor]] = {}
+    for batch in batches(folder, 2 * sum(SHARDS) // BATCH):
+        for uid, image_CHW in zip(batch.uids, batch.images_BCHW, strict=True):
+            pixels.setdefault(uid, []).append(image_CHW)
+    pairs = [seen for seen in pixels.values() if len(seen) == 2]
+    assert len(pairs) > sum(SHARDS) // 2
+    assert sum(torch.equal(*seen) for seen in pairs) <= len(pairs) // 4  # small images have few crops
+
+
 @pytest.mark.parametrize("cache_bytes", [dataset.SHARD_CACHE_BYTES, 1], ids=["kept whole", "read piece by piece"])
 def test_epoch_when_a_shard_has_a_larger_weight_then_it_is_read_again(
     folder: Path, cache_bytes: int, monkeypatch: pytest.MonkeyPatch

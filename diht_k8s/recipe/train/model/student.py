@@ -21,6 +21,7 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.train.loss.losses import clamped_logit_scale
 from diht_k8s.recipe.train.model.head_inputs import TowerFeatures
+from diht_k8s.recipe.train.model.tokenizers import require_clips_tokenizer
 
 # B pairs, T tokens of the longest caption, D embedding, W width of the image tower, C concepts of a head.
 
@@ -42,7 +43,7 @@ def model_configuration(train: Train) -> dict[str, Any]:
     """The open_clip configuration of a run's model.
 
     Raises:
-        UserError: open_clip does not know the name, or the configuration has the wrong form.
+        UserError: open_clip does not know the name, the configuration has the wrong form, or the text side is not CLIP's.
     """
     if train.model_config_ is not None:
         config = copy.deepcopy(train.model_config_)
@@ -55,6 +56,7 @@ def model_configuration(train: Train) -> dict[str, Any]:
         if config is None:
             raise UserError(f"train.model {train.model} is not known to open_clip: see its model configurations")
         config = copy.deepcopy(config)
+    require_clips_tokenizer("train.modelConfig" if train.model is None else f"train.model {train.model}", config)
     config["quick_gelu"] = False
     if train.image_size is not None:
         config["vision_cfg"]["image_size"] = train.image_size
