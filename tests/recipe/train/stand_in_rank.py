@@ -39,7 +39,7 @@ class Accelerator(CPU_Accelerator):
         return stand_in.module.current_device()
 
     def device(self, device_index: int | None = None) -> Any:
-        return torch.device("acc", device_index or 0)
+        return torch.device("acc", self.current_device() if device_index is None else device_index)
 
     def set_device(self, device_index: int) -> None:
         stand_in.module.set_device(device_index)

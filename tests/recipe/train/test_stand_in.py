@@ -18,11 +18,9 @@ ON_STAND_IN = RANK_PROGRAM.with_name("stand_in_rank.py")
 SETTINGS: dict[str, dict[str, Any]] = {
     "zero 0": {"zeroStage": 0},
     "zero 1": {"zeroStage": 1},
-    "zero 2": {"zeroStage": 2},
+    "zero 2, micro-batches, ema": {"zeroStage": 2, "microBatchSize": 4, "ema": 0.9},
+    "zero 2, offload": {"zeroStage": 2, "offload": "Optimizer"},
     "zero 3": {"zeroStage": 3},
-    "offload": {"zeroStage": 2, "offload": "Optimizer"},
-    "micro-batches": {"microBatchSize": 4},
-    "ema": {"zeroStage": 1, "ema": 0.9},
 }
 pytestmark = pytest.mark.timeout(900)  # for machines that do other things, too
 
@@ -67,7 +65,7 @@ def test_training_when_resumed_on_an_accelerator_then_the_curve_and_weights_are_
 
 
 def test_gang_when_two_devices_are_in_a_pod_then_each_rank_uses_its_own(folder: Path, on_cpu: dict[str, Any]) -> None:
-    jobs = {name: job(folder, f"two, {name}", **SETTINGS[name]) for name in ("zero 0", "zero 1", "zero 3")}
+    jobs = {name: job(folder, f"two, {name}", **SETTINGS[name]) for name in ("zero 0", "zero 1")}
     found = train_in_ranks(2, jobs, folder / "two", program=ON_STAND_IN)
     for result in found.values():
         assert result["devices"] == [["acc:0"], ["acc:1"]]
