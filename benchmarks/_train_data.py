@@ -1,7 +1,7 @@
 """Data for the benchmark of the trainers: the demo's pairs as shards that both sides read, images of 224 px on request, and soft labels.
 
-open_clip's trainer reads captions from `.txt` and wants plain tars, at least one a process; our loader reads the same files. The labels are
-random: they cost what real ones cost.
+open_clip's trainer reads captions from `.txt` and wants plain tars, at least one a process; our loader reads the same
+files. The labels are random: they cost what real ones cost.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def _concepts(kind: str, number: int) -> Concepts:
 
 def _sample(number: int, caption: str, image: bytes, jpeg_side: int | None) -> tuple[str, dict[str, bytes]]:
     meta = json.dumps({"uid": f"{number:06d}"}).encode()
-    picture = {"webp": image} if jpeg_side is None else {"jpg": _jpeg(image, jpeg_side)}
-    return f"{number:06d}", {**picture, "txt": caption.encode(), "json": meta}
+    image = {"webp": image} if jpeg_side is None else {"jpg": _jpeg(image, jpeg_side)}
+    return f"{number:06d}", {**image, "txt": caption.encode(), "json": meta}
 
 
 def _jpeg(image: bytes, side: int) -> bytes:

@@ -1,9 +1,10 @@
 """The training's loader beside open_clip's way of reading the same shards: images a second and core, pixels, scaling, memory.
 
-In: nothing (`python -m benchmarks.loader`; `--help` lists sizes). Out: one JSON line. Shards of 512 x 512, 512 x 384 and 1024 x 768 JPEGs in equal
-parts are made first: noise with a photograph's spectrum, at about 69 KB for 512 x 512. Both sides read, decode, crop, normalise and tokenise
-in this process on one thread; CPU time counts. open_clip's side is the pipeline of its trainer: WebDataset, PIL, `image_transform`, its
-tokeniser. Rounds alternate and the best of each side is taken, because a busy machine slows single rounds only.
+In: nothing (`python -m benchmarks.loader`; `--help` lists sizes). Out: one JSON line. Shards of 512 x 512, 512 x 384
+and 1024 x 768 JPEGs in equal parts are made first: noise with a photograph's spectrum, at about 69 KB for 512 x 512.
+Both sides read, decode, crop, normalise and tokenise in this process on one thread; CPU time counts. open_clip's side
+is the pipeline of its trainer: WebDataset, PIL, `image_transform`, its tokeniser. Rounds alternate and the best of each
+side is taken, because a busy machine slows single rounds only.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.data import collate
 from diht_k8s.recipe.train.data.augment import train_view
-from diht_k8s.recipe.train.data.collate import Assembler, Job
-from diht_k8s.recipe.train.data.dataset import Source
-from diht_k8s.recipe.train.data.sampler import Order
+from diht_k8s.recipe.train.data.collate import CollateSettings, Collator
+from diht_k8s.recipe.train.data.dataset import ShardDataset
+from diht_k8s.recipe.train.data.sampler import GlobalSampler
 
 SIZES = ((512, 512), (512, 384), (1024, 768))
 CAPTIONS = ("a man riding a brown horse on the beach", "two small dogs are chasing a red ball in the park, photo {}")
@@ -52,13 +53,13 @@ def photo(width: int, height: int, rng: np.random.Generator) -> Image.Image:
     return Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8))
 
 
-def write_shards(folder: Path, pictures: int, shards: int, sizes: tuple[tuple[int, int], ...]) -> list[Shard]:
+def write_shards(folder: Path, images: int, shards: int, sizes: tuple[tuple[int, int], ...]) -> list[Shard]:
     """Shards with images of the sizes in turn."""
     rng, made = np.random.default_rng(0), []
     distinct = [photo(*sizes[index % len(sizes)], rng) for index in range(12)]
     for number in range(shards):
         samples = []
-        for index in range(pictures // shards):
+        for index in range(images // shards):
             buffer = io.BytesIO()
             distinct[(number + index) % 12].save(buffer, "JPEG", quality=75)
             text = CAPTIONS[index % 2].format(number * 10_000 + index).encode()
@@ -69,18 +70,18 @@ def write_shards(folder: Path, pictures: int, shards: int, sizes: tuple[tuple[in
     return made
 
 
-def job_over(shards: list[Shard], batch_size: int, image_size: int) -> Job:
+def job_over(shards: list[Shard], batch_size: int, image_size: int) -> CollateSettings:
     """What our side makes batches of; every image is new to it."""
     collate.IMAGE_CACHE_BYTES = 0
-    order = Order.of([shard.samples or 0 for shard in shards], batch_size, seed=0)
-    return Job(Source(Storage(), shards), order, batch_size, image_size, context_length=77, seed=0)
+    order = GlobalSampler.of([shard.samples or 0 for shard in shards], batch_size, seed=0)
+    return CollateSettings(ShardDataset(Storage(), shards), order, batch_size, image_size, context_length=77, seed=0)
 
 
-def ours(job: Job, *, rank: int = 0, world: int = 1, position: int = 0) -> Iterator[int]:
+def ours(job: CollateSettings, *, rank: int = 0, world: int = 1, position: int = 0) -> Iterator[int]:
     """Number of images of each batch, normalised pixels included."""
-    assembler = Assembler(job, rank=rank, world=world)
+    collator = Collator(job, rank=rank, world=world)
     for start in itertools.count(position, job.batch_size):
-        yield len(assembler.batch(start).images_BCHW)
+        yield len(collator.batch(start).images_BCHW)
 
 
 def open_clips(shards: list[Shard], batch_size: int, image_size: int) -> Iterator[int]:
@@ -138,10 +139,10 @@ def by_size(folder: Path, arguments: argparse.Namespace) -> dict[str, dict[str, 
     for name, sizes in kinds.items():
         place = folder / name
         place.mkdir()
-        shards = write_shards(place, arguments.pictures, 4, sizes)
+        shards = write_shards(place, arguments.images, 4, sizes)
         found[name] = {
             **compare(shards, arguments),
-            "kb_per_picture": round(_bytes(shards) / arguments.pictures / 1000),
+            "kb_per_picture": round(_bytes(shards) / arguments.images / 1000),
         }
     return found
 
@@ -168,8 +169,8 @@ def largest_mean_difference(shards: list[Shard], image_size: int) -> float:
     return round(worst, 4)
 
 
-def pictures_per_second(job: Job, world: int, seconds: float) -> tuple[float, float]:
-    """Of so many processes of one thread each, side by side, each as one rank: by CPU time and by the clock."""
+def images_per_second(job: CollateSettings, world: int, seconds: float) -> tuple[float, float]:
+    """Rates of `world` single-threaded processes side by side, one rank each: by CPU time and by the clock."""
     context = multiprocessing.get_context("fork")
     start, results = context.Barrier(world), context.Queue()
 
@@ -192,21 +193,21 @@ def pictures_per_second(job: Job, world: int, seconds: float) -> tuple[float, fl
     return sum(cpu for cpu, _ in rates), sum(wall for _, wall in rates)
 
 
-def scaling(job: Job, rounds: int, seconds: float) -> dict[str, float]:
+def scaling(job: CollateSettings, rounds: int, seconds: float) -> dict[str, float]:
     """Two processes against one, in turn; the best of each. By the clock it says something on an idle machine only."""
     rates: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
     for _ in range(rounds):
         for world in rates:
-            rates[world].append(pictures_per_second(job, world, seconds))
+            rates[world].append(images_per_second(job, world, seconds))
     best = {world: [max(column) for column in zip(*found, strict=True)] for world, found in rates.items()}
     return {name: round(best[2][place] / best[1][place], 2) for place, name in enumerate(("cpu_time", "wall_time"))}
 
 
-def memory_by_epoch(job: Job, epochs: int) -> list[float]:
+def memory_by_epoch(job: CollateSettings, epochs: int) -> list[float]:
     """Resident MiB after each epoch."""
     batches, found = ours(job), []
     for _ in range(epochs):
-        for _ in range(job.order.total // job.batch_size):
+        for _ in range(job.sampler.total // job.batch_size):
             next(batches)
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         found.append(round(pages * resource.getpagesize() / 2**20, 1))
@@ -218,7 +219,7 @@ def report(arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         result: dict[str, Any] = {"benchmark": "loader", "sizes": vars(arguments), **by_size(folder, arguments)}
-        shards = [Shard(path.stem, str(path), "made", samples=arguments.pictures // 4) for path in folder.glob("mix/*")]
+        shards = [Shard(path.stem, str(path), "made", samples=arguments.images // 4) for path in folder.glob("mix/*")]
         result["largest_mean_pixel_difference"] = largest_mean_difference(shards, arguments.size)
         small = job_over(shards, arguments.batch, arguments.size)
         result["two_processes_against_one"] = scaling(small, arguments.rounds, arguments.seconds)
@@ -233,7 +234,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The training's loader beside open_clip's, one JSON line.")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--pictures", type=int, default=384, help="in all shards together")
+    parser.add_argument("--images", type=int, default=384, help="in all shards together")
     parser.add_argument("--steps", type=int, default=2, help="batches of a round")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=3.0, help="of a round of the scaling measurement")

@@ -1,8 +1,9 @@
 """HN-NCE: memory and CPU time of the chunked loss beside the same loss written with log-sum-exps and autograd.
 
-In: nothing (`python -m benchmarks.loss`; `--help` lists sizes). Out: one JSON line. Each memory figure comes from a fresh process: the peak of
-its resident set during forward and backward above what it held just before, with the features there. CPU time is measured in one process,
-both versions in turn, and the best of N is taken: a busy machine slows single rounds by multiples, and best-of-N much less.
+In: nothing (`python -m benchmarks.loss`; `--help` lists sizes). Out: one JSON line. Each memory figure comes from a
+fresh process: the peak of its resident set during forward and backward above what it held just before, with the
+features there. CPU time is measured in one process, both versions in turn, and the best of N is taken: a busy machine
+slows single rounds by multiples, and best-of-N much less.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Our trainer beside open_clip's own, as one JSON line: samples per second, CPU seconds per sample and peak memory.
 
-Same model, data, batch, precision, number of processes, one thread a process; both as a user starts them (`diht stage train`, torchrun). The
-sides take turns, for some rounds. Each is timed between two of its own log lines, after the warm-up, so that imports, first steps and the
-model's export do not count. CPU time is that of all its processes between the same two lines. Memory is the largest sum of what the
-processes hold, shared pages divided by their users (PSS).
+Same model, data, batch, precision, number of processes, one thread a process; both as a user starts them (`diht stage
+train`, torchrun). The sides take turns, for some rounds. Each is timed between two of its own log lines, after the
+warm-up, so that imports, first steps and the model's export do not count. CPU time is that of all its processes between
+the same two lines. Memory is the largest sum of what the processes hold, shared pages divided by their users (PSS).
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ class Trainings:
         runs = self.place.runs
         selector = f"diht.dev/run={name},diht.dev/attempt={attempt},batch.kubernetes.io/job-completion-index=0"
         log = runs.kubectl("logs", "-n", runs.namespace, "-l", selector, "--tail=-1")
-        found = re.search(r"train: going on after step (\d+) of", log)
+        found = re.search(r"train: resuming after step (\d+) of", log)
         assert found, log
         return int(found[1])
 

@@ -1,4 +1,4 @@
-"""Training on an accelerator: the loss's kernels, NCCL, fp16 with loss scaling, page-locked memory, MFU. Runs unchanged where a GPU is present."""
+"""Training on a GPU: the loss's kernels, NCCL, fp16 with loss scaling, page-locked memory, MFU."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ def test_newest_checkpoint_when_damaged_then_said_so_and_the_one_before_is_used(
     assert (
         f"the checkpoint {checkpoints[-1]} is damaged: the digest of state-00001-000001.safetensors" in following.errors
     )
-    assert f"going on after step {int(checkpoints[-2][-9:])} of {STEPS} ({checkpoints[-2]})" in following.output
+    assert f"resuming after step {int(checkpoints[-2][-9:])} of {STEPS} ({checkpoints[-2]})" in following.output
 
 
 def test_finished_when_disturbed_before_then_bit_equal_to_undisturbed(
@@ -246,7 +246,7 @@ def test_disk_when_full_then_retryable_and_once_there_is_room_bit_equal(
         subprocess.run(["mount", "-o", "remount,size=500m", str(tmp_path / "small")], check=True)
         again = attempt(tmp_path)
         assert again.code == 0, again.errors
-        assert "going on after step" in again.output
+        assert "resuming after step" in again.output
         train = Storage(), f"{tmp_path}/small/out/train"
         towers = load(train[0].read_bytes(f"{train[1]}/model/open_clip_model.safetensors"))
         found = {f"clip.{key}": value for key, value in towers.items()}

@@ -12,12 +12,16 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from diht_k8s.api.errors import RetryableError, UserError
 from diht_k8s.api.layout import join
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards.storage import Storage
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
+    from torch import Tensor
 
 DNS_TIMEOUT_S: Final = 60.0
 """A pod has a name as soon as it has an address; one that has none after a minute is not coming soon."""
@@ -155,21 +159,35 @@ def check_output(storage: Storage, folder: str, *, host: str) -> None:
         storage.remove(uri)
 
 
-def check_reduce(rank: int, world: int, device: str, *, timeout_s: float = REDUCE_TIMEOUT_S) -> None:
-    """Add up a small tensor over all ranks (a collective).
+def check_reduce(
+    rank: int, world: int, device: str, control: dist.ProcessGroup | None = None, *, timeout_s: float = REDUCE_TIMEOUT_S
+) -> None:
+    """Add up a small tensor over all ranks (a collective), over the fabric of the devices and over the control group.
+
+    Args:
+        rank: of this process.
+        world: number of processes.
+        device: this rank's, to which the world's group is bound.
+        control: the gloo group beside NCCL; None: there is only the world's group.
+        timeout_s: for each sum.
 
     Raises:
         RetryableError: it does not end in time, or the sum is wrong.
     """
     import torch
-    import torch.distributed as dist
 
     if world == 1:
         return
-    where = f"rank {rank} (pod {socket.gethostname()})"
-    ones = torch.ones(1024, device=device)
+    _check_sum(f"rank {rank} (pod {socket.gethostname()})", world, torch.ones(1024, device=device), None, timeout_s)
+    if control is not None:
+        _check_sum(f"rank {rank} (pod {socket.gethostname()})", world, torch.ones(1024), control, timeout_s)
+
+
+def _check_sum(where: str, world: int, ones: Tensor, group: dist.ProcessGroup | None, timeout_s: float) -> None:
+    import torch.distributed as dist
+
     try:
-        work = dist.all_reduce(ones, async_op=True)
+        work = dist.all_reduce(ones, group=group, async_op=True)
         assert work is not None
         work.wait(timedelta(seconds=timeout_s))
     except RuntimeError as error:

@@ -1,7 +1,8 @@
 """Exchanges between ranks over NCCL or gloo, outside autograd: the three that the losses need, and one of objects.
 
-In: a rank's rows and a process group, or None where training is not distributed (every function then returns its input). Out: the same
-rows seen globally, in rank order. The losses differentiate by hand, so nothing here records a graph.
+In: a rank's rows and a process group, or None where training is not distributed (every function then returns its
+input). Out: the same rows seen globally, in rank order. The losses differentiate by hand, so nothing here records a
+graph.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from diht_k8s.recipe.train.distributed import control_group
 
 # torch 2.13 renamed both; the old names warn there, the new ones are missing before.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -70,10 +73,10 @@ def scatter_row_sums(rows_N: Tensor, group: dist.ProcessGroup | None) -> Tensor:
 
 
 def gather_objects(mine: _Object) -> list[_Object]:
-    """One picklable object of each rank of the world, in rank order (a collective); without a world, of this process."""
+    """Each rank's picklable object, in rank order (a collective); without a process group, only this process's."""
     everybody = [mine] * (dist.get_world_size() if dist.is_initialized() else 1)
     if len(everybody) > 1:
-        dist.all_gather_object(everybody, mine)
+        dist.all_gather_object(everybody, mine, group=control_group())
     return everybody
 
 
@@ -82,3 +85,17 @@ def reduce_(values: Tensor, op: dist.ReduceOp.RedOpType, group: dist.ProcessGrou
     if group is not None:
         dist.all_reduce(values, op=op, group=group)
     return values
+
+
+def object_of_rank_0(mine: _Object) -> _Object:
+    """Rank 0's picklable object (a collective); without a process group, this process's."""
+    values = [mine]
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.broadcast_object_list(values, group=control_group())
+    return values[0]
+
+
+def barrier() -> None:
+    """Wait for all ranks (a collective); nothing without a process group."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.barrier(group=control_group())

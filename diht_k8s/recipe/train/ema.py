@@ -1,25 +1,27 @@
-"""A moving average of the weights (`train.ema`), kept in the shards that ZeRO cuts the fp32 weights into: no rank holds all of it.
+"""Exponential moving average (EMA) of the weights (`train.ema`), sharded as ZeRO shards the fp32 weights.
 
-The decay rises with the steps, min(decay, (1 + t) / (10 + t)), so that the random start is soon forgotten (our choice; the paper has no
-average). Buffers and frozen weights have no average of their own: they are taken as they are.
+The decay rises with the steps, min(decay, (1 + t) / (10 + t)), so that the random start soon fades (our choice; the
+paper has no average). Buffers and frozen weights are not averaged.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from diht_k8s.recipe.train.checkpoint.state import is_zero, master_weights, put
+from diht_k8s.recipe.train.deepspeed_engine import DeepSpeedEngine
 
 
-class Average:
-    """The average of one rank's share of the weights."""
+class Ema:
+    """The EMA of one rank's share of the weights."""
 
-    def __init__(self, engine: Any, model: nn.Module, decay: float, state: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(
+        self, engine: DeepSpeedEngine, model: nn.Module, decay: float, state: Mapping[str, Tensor] | None = None
+    ) -> None:
         """Begin with the engine's weights, or with those of a checkpoint (a collective).
 
         Args:
@@ -58,7 +60,7 @@ class Average:
 
     @torch.no_grad()
     def _load(self, state: Mapping[str, Tensor]) -> None:
-        """Write the average where the weights are, so that DeepSpeed cuts it up, and exchange the two."""
+        """Write the average where the weights are, so that DeepSpeed partitions it, and swap the two."""
         for name, parameter in self._model.named_parameters():
             key = f"{name}|ema"
             if key not in state or not parameter.requires_grad:

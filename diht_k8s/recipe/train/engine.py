@@ -1,14 +1,14 @@
 """DeepSpeed around the student: precision, ZeRO, clipping, one optimiser step for a global batch of any size.
 
-A batch larger than what fits at once is passed through in micro-batches by gradient caching: features first without a graph, the loss
-and its gradient on all of them, then each micro-batch again with that gradient. The contrastive loss sees the whole batch either way.
+A batch that does not fit at once runs in micro-batches by gradient caching (GradCache): features first without a graph,
+the loss and its gradient on all of them, then each micro-batch again with that gradient. The contrastive loss always
+sees the whole batch.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,14 +16,15 @@ from enum import Enum, auto
 from typing import Any
 
 import deepspeed
-import deepspeed.ops
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.train import Train
-from diht_k8s.recipe.train.data.batch import Batch, Targets
+from diht_k8s.recipe.train.data.batch import Batch, BatchTargets
+from diht_k8s.recipe.train.deepspeed_engine import DeepSpeedEngine
+from diht_k8s.recipe.train.distributed import this_device
 from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
 from diht_k8s.recipe.train.loss.losses import duplicate_share, hn_nce_loss_and_statistics, soft_label_loss
 from diht_k8s.recipe.train.model.attention import attention_in_fp32, needs_fp32_attention
@@ -31,12 +32,12 @@ from diht_k8s.recipe.train.model.student import Features, Student, parameter_gro
 from diht_k8s.recipe.train.precision import LOSS_SCALE, MIN_SCALE, LossScale, require_precision
 
 LOSS_CHUNK = 256
-"""Images that the contrastive loss holds against all captions at a time."""
+"""Image rows that the contrastive loss compares with all captions at a time."""
 
 
 @dataclass(frozen=True)
 class Losses:
-    """The parts of the loss of a global batch, each already averaged over all ranks, and how hard its negatives are."""
+    """The parts of a global batch's loss, averaged over all ranks, and how hard its negatives are."""
 
     total: float
     contrastive: float
@@ -46,38 +47,24 @@ class Losses:
     """share of the batch's images whose own caption scores highest."""
     text_to_image_top1: float
     hardest_weight: float
-    """weight of the hardest negative, mean over the batch; 1 where all weigh alike."""
+    """weight of the hardest negative, mean over the batch; 1 if all negatives weigh the same."""
     duplicate_share: float
     """share of the batch's pairs whose caption another pair has too."""
 
     @property
     def finite(self) -> bool:
-        """Whether a step can be made of it."""
+        """Whether the loss can be used for a step."""
         return math.isfinite(self.total)
 
 
 class Update(Enum):
-    """What became of a step; the same on all ranks."""
+    """Outcome of a step; the same on all ranks."""
 
     MADE = auto()
     OVERFLOW = auto()
-    """left out, because the gradients were too large for fp16 at this loss scale, which is halved: a part of fp16."""
+    """skipped: the gradients overflowed fp16 at this loss scale, which is halved; normal in fp16."""
     NOT_FINITE = auto()
-    """left out, because loss or gradients are not finite."""
-
-
-def this_device() -> torch.device:
-    """This rank's GPU, or the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")
-
-
-def meet() -> None:
-    """Meet the other ranks (a collective), through DeepSpeed, which wants to do it itself."""
-    # Needs a compiler at start-up and only speeds up CPU collectives inside one host.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_backend="nccl" if this_device().type == "cuda" else "gloo", verbose=False)
+    """skipped: loss or gradients are not finite."""
 
 
 class Engine:
@@ -101,14 +88,16 @@ class Engine:
         """the loss scaling, None where the precision needs none."""
         if self.scaling is not None:
             model.autocast_dtype = torch.float16
-        self.engine = self._initialise(model)
+        self.deepspeed = self._initialise(model)
         self.logit_scale = torch.zeros(())
         """inverse temperature of the last step."""
         self.update = Update.MADE
         """what became of the last step."""
         self._watch = _Stopwatch(self.device)
 
-    def _initialise(self, model: Student) -> Any:
+    def _initialise(self, model: Student) -> DeepSpeedEngine:
+        # Before the groups hold its parameters: an optimiser steps those that it was given.
+        model.to(self.device)
         optimizer = self._train.optimizer
         groups = parameter_groups(
             model,
@@ -119,6 +108,7 @@ class Engine:
         adamw = torch.optim.AdamW(
             groups, lr=optimizer.lr, betas=(optimizer.beta1, optimizer.beta2), eps=optimizer.eps, fused=True
         )
+        engine: Any
         engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=adamw,
@@ -129,7 +119,7 @@ class Engine:
 
     def _configuration(self, num_parameters: int) -> dict[str, Any]:
         train = self._train
-        # DeepSpeed's buckets of 5e8 elements are allocated anew in each step: 2 GB of address space that a small model never fills.
+        # DeepSpeed allocates its buckets of 5e8 elements (2 GB) in each step; a small model never fills them.
         bucket = min(500_000_000, num_parameters + num_parameters % 2)  # DeepSpeed wants it even
         configuration: dict[str, Any] = {
             "train_batch_size": train.batch_size,
@@ -149,18 +139,19 @@ class Engine:
             "wall_clock_breakdown": False,
         }
         if train.precision == "bf16":
-            # Autocast keeps fp32 weights and norms: the same numbers for every ZeRO stage, and checkpoints hold one precision.
-            # fp16 has its own (see `Student`): DeepSpeed's would clip before it takes the loss scale off, each rank with a scale of its own.
+            # Autocast keeps fp32 weights and norms, so checkpoints hold one precision. Gradients are reduced in fp32 at
+            # ZeRO 0 and in bf16 from ZeRO 1 on, so the curves of the stages differ within bf16's rounding.
+            # fp16 has its own (see `Student`): DeepSpeed would clip before it unscales, with a scale for each rank.
             configuration["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
         return configuration
 
     def set_learning_rate(self, lr: float) -> None:
         """Set the schedule's learning rate; each group has its own factor."""
-        for group in self.engine.optimizer.param_groups:
+        for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
 
     def step(self, batch: Batch) -> Losses:
-        """One optimiser step over the global batch, of which `batch` is this rank's part; `update` says what became of it."""
+        """One optimiser step over the global batch; `batch` is this rank's part, `update` holds the outcome."""
         self._watch.start()
         batch = batch.on(self.device)
         fp32 = needs_fp32_attention(self.device, self._train.precision, compiled=self._train.compile)
@@ -172,7 +163,7 @@ class Engine:
         return self._norm
 
     def own_seconds(self) -> float:
-        """What the last step's forward pass took, that is until this rank met the others."""
+        """Seconds of the last step's forward pass, up to the first collective."""
         return self._watch.seconds()
 
     @property
@@ -185,20 +176,20 @@ class Engine:
         return {} if self.scaling is None else {LOSS_SCALE: self.scaling.state()}
 
     def load_scaling(self, state: Mapping[str, Tensor]) -> None:
-        """Go on with the loss scaling of a checkpoint, where both have one."""
+        """Resume the loss scaling of a checkpoint if both have one."""
         if self.scaling is not None and LOSS_SCALE in state:
             self.scaling = LossScale.of(state[LOSS_SCALE])
 
     def _backward(self, loss: Tensor) -> None:
-        """DeepSpeed's backward pass of the scaled loss; ZeRO's optimisers take the scale off themselves, before they clip."""
+        """DeepSpeed's backward pass of the scaled loss; ZeRO's optimisers unscale by themselves before they clip."""
         if self.scaling is not None and self._train.zero_stage > 0:
-            self.engine.optimizer.override_loss_scale(self.scaling.scale)
+            self.deepspeed.optimizer.override_loss_scale(self.scaling.scale)
         elif self.scaling is not None:
             loss = loss * self.scaling.scale
-        self.engine.backward(loss)
+        self.deepspeed.backward(loss)
 
     def _make_update(self) -> None:
-        """DeepSpeed's step, where the gradients are finite."""
+        """DeepSpeed's step if the gradients are finite."""
         finite = self._step_zero() if self._train.zero_stage > 0 else self._step_plain()
         exhausted = self.scaling is None or self.scaling.scale <= MIN_SCALE
         self.update = Update.MADE if finite else Update.NOT_FINITE if exhausted else Update.OVERFLOW
@@ -206,30 +197,30 @@ class Engine:
             self.scaling.update(overflow=not finite)
 
     def _step_zero(self) -> bool:
-        """ZeRO's step, which leaves out gradients that are not finite; whether it was made."""
-        self.engine.step()
-        norm = self.engine.get_global_grad_norm()
+        """ZeRO's step, which skips non-finite gradients; whether it was made."""
+        self.deepspeed.step()
+        norm = self.deepspeed.get_global_grad_norm()
         self._norm = float(norm) if norm is not None else float("nan")
-        return not self.engine.optimizer.overflow
+        return not self.deepspeed.optimizer.overflow
 
     def _step_plain(self) -> bool:
-        """The step of ZeRO 0, of which DeepSpeed tells no norm and which it would make of any gradients; whether it was made."""
+        """The step of ZeRO 0: DeepSpeed reports no norm and would apply any gradient; whether it was made."""
         gradients = [parameter.grad for parameter in self._model.parameters() if parameter.grad is not None]
         if self.scaling is not None:
             torch._foreach_div_(gradients, self.scaling.scale)
         self._norm = float(torch.nn.utils.get_total_norm(gradients))
         if not math.isfinite(self._norm):
-            self.engine.zero_grad()
+            self.deepspeed.zero_grad()
             return False
-        self.engine.step()
+        self.deepspeed.step()
         return True
 
     def _forward(self, batch: Batch, part: slice) -> Features:
-        return self.engine(batch.images_BCHW[part], batch.tokens_BT[part], self._train.loss.max_logit_scale)
+        return self.deepspeed(batch.images_BCHW[part], batch.tokens_BT[part], self._train.loss.max_logit_scale)
 
     def _whole(self, batch: Batch) -> Losses:
         features = self._forward(batch, slice(None))
-        self._watch.met()
+        self._watch.stop()
         parts = self._losses(features, batch)
         losses = self._averaged(parts)
         if not losses.finite:
@@ -246,7 +237,7 @@ class Engine:
             for part in parts:
                 states.append(_random_state(self.device))
                 cached.append(self._forward(batch, part))
-        self._watch.met()
+        self._watch.stop()
         whole = Features(*(_leaf(cached, field) for field in Features._fields))
         terms = self._losses(whole, batch)
         losses = self._averaged(terms)
@@ -258,10 +249,10 @@ class Engine:
             with _replayed(state, self.device):
                 features = self._forward(batch, part)
             last = number == len(parts) - 1
-            self.engine.set_gradient_accumulation_boundary(last)
+            self.deepspeed.set_gradient_accumulation_boundary(last)
             # DeepSpeed divides by the number of parts, as if the loss were a mean over them.
             self._backward(_surrogate(features, whole, part) * len(parts))
-            self._make_update() if last else self.engine.step()
+            self._make_update() if last else self.deepspeed.step()
         return losses
 
     def _losses(self, features: Features, batch: Batch) -> list[Tensor]:
@@ -288,7 +279,7 @@ class Engine:
             total, contrastive, objects, attributes, *statistics, duplicate_share(batch.caption_ids_B, self.group)
         ]  # fmt: skip
 
-    def _distilled(self, features: Features, targets: Targets | None) -> tuple[Tensor, Tensor]:
+    def _distilled(self, features: Features, targets: BatchTargets | None) -> tuple[Tensor, Tensor]:
         """The cross-entropies of both heads; 0 without labels."""
         object_logits_BC, attribute_logits_BC = features.object_logits_BC, features.attribute_logits_BC
         if targets is None or object_logits_BC is None or attribute_logits_BC is None:
@@ -302,7 +293,7 @@ class Engine:
 
     @property
     def group(self) -> dist.ProcessGroup | None:
-        """The ranks that share the batch; None where there is one."""
+        """The ranks that share the batch; None for a single rank."""
         return dist.group.WORLD if self._world > 1 else None
 
     def _averaged(self, losses: list[Tensor]) -> Losses:
@@ -314,10 +305,10 @@ class Engine:
 
 
 class _Stopwatch:
-    """Time of a forward pass on a device, without making it wait."""
+    """Time of a forward pass on a device, without synchronising it."""
 
     def __init__(self, device: torch.device) -> None:
-        self._began, self._met = 0.0, 0.0
+        self._began, self._ended = 0.0, 0.0
         self._events = None
         if device.type == "cuda":
             self._events = (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
@@ -327,8 +318,8 @@ class _Stopwatch:
         if self._events is not None:
             self._events[0].record()
 
-    def met(self) -> None:
-        self._met = time.perf_counter()
+    def stop(self) -> None:
+        self._ended = time.perf_counter()
         if self._events is not None:
             self._events[1].record()
 
@@ -336,11 +327,11 @@ class _Stopwatch:
         """To be asked after the step, when the device is past both marks."""
         if self._events is not None:
             return self._events[0].elapsed_time(self._events[1]) / 1000
-        return self._met - self._began
+        return self._ended - self._began
 
 
 def _offloading(train: Train) -> dict[str, Any]:
-    """DeepSpeed's settings for `train.offload`; the run document's rules see to the ZeRO stage."""
+    """DeepSpeed's settings for `train.offload`; the run document's rules require the ZeRO stage."""
     if train.offload == "None":
         return {}
     place = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
@@ -357,7 +348,7 @@ def _leaf(parts: list[Features], field: str) -> Any:
 
 
 def _surrogate(features: Features, whole: Features, part: slice) -> Tensor:
-    """A scalar whose gradient by the weights is this part's share of the loss's: features times the cached gradients."""
+    """A scalar whose weight gradient is this part's share of the loss's: features times cached gradients."""
     total = features.image_BD.new_zeros(())
     for field in Features._fields:
         value, cached = getattr(features, field), getattr(whole, field)
@@ -365,7 +356,7 @@ def _surrogate(features: Features, whole: Features, part: slice) -> Tensor:
             continue
         if value.ndim:
             total = total + (value * cached.grad[part]).sum()
-        elif part.start == 0:  # the scale stands in every part but counts once
+        elif part.start == 0:  # every part holds the scale, which counts once
             total = total + value * cached.grad
         else:
             total = total + 0.0 * value
@@ -378,7 +369,7 @@ def _random_state(device: torch.device) -> list[Tensor]:
 
 @contextlib.contextmanager
 def _replayed(state: list[Tensor], device: torch.device) -> Iterator[None]:
-    """The random numbers (dropout, patch dropout) of the first pass again, without disturbing the sequence."""
+    """Replay the random numbers (dropout, patch dropout) of the first pass without disturbing the sequence."""
     now = _random_state(device)
     torch.set_rng_state(state[0])
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""What a rank notices about its training while it runs: losses that jump, ranks that lag, how busy the device is. Mostly pure.
+"""Health of a running training: loss spikes, stragglers, model FLOPs utilisation. Mostly pure.
 
 In: figures of each step. Out: what goes into the metrics, and warnings.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import torch
@@ -22,7 +22,7 @@ SPIKE_DEVIATIONS: Final = 8.0
 MIN_SPIKE: Final = 0.05
 """... and at least this share above it, so that a loss that hardly moves has none."""
 STRAGGLER_RATIO: Final = 1.5
-"""A rank that needs so many times as long as the others' median is reported."""
+"""A rank that takes more than this multiple of the others' median time is reported."""
 PEAK_TFLOPS: Final = {
     "H200": 989.0,
     "H100 PCIe": 756.0,
@@ -58,7 +58,7 @@ class Spikes:
 
 
 def slowest(seconds: Sequence[float]) -> tuple[int, float]:
-    """The rank that worked longest before it met the others, and how many times the median of the others' time it took."""
+    """The rank that worked longest before the first collective, and its time over the others' median."""
     if len(seconds) < 2:
         return 0, 1.0
     rank = max(range(len(seconds)), key=seconds.__getitem__)
@@ -67,7 +67,7 @@ def slowest(seconds: Sequence[float]) -> tuple[int, float]:
 
 
 def peak_flops(device_name: str) -> float | None:
-    """Peak of a device in operations a second at 16 bits, None where it is not known (CPUs, other cards)."""
+    """Peak of a device in operations a second at 16 bits, None if unknown (CPUs, other cards)."""
     found = next((value for name, value in PEAK_TFLOPS.items() if name in device_name), None)
     return None if found is None else found * 1e12
 
@@ -105,7 +105,7 @@ class Utilisation:
         return 100.0 * operations / (seconds * self._peak)
 
     @staticmethod
-    def _count(call: Any, argument: Tensor) -> float:
+    def _count(call: Callable[[Tensor], Tensor], argument: Tensor) -> float:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             call(argument)
         return float(counter.get_total_flops())

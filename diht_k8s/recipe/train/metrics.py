@@ -1,4 +1,4 @@
-"""Training metrics: one JSON line a logged step in `metrics.jsonl`, the same as TensorBoard events, both whole after any restart."""
+"""Training metrics: one JSON line a logged step in `metrics.jsonl`, also as TensorBoard events; restarts lose none."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diht_k8s.recipe.shards.storage import Storage
 
 
 class Metrics:
-    """Lines of one run, kept in memory (300 bytes each) and written as a whole, so that object stores need no append."""
+    """Lines of one run, kept in memory (300 bytes each) and written whole: object stores have no append."""
 
     def __init__(
         self,
@@ -25,9 +25,10 @@ class Metrics:
         tracker: Any = None,
         fence: Callable[[], object] = lambda: None,
     ) -> None:
-        """Go on after `step`: lines of later steps, which an interrupted attempt wrote after its last checkpoint, are dropped.
+        """Resume after `step`: drop later lines, which an interrupted attempt wrote after its last checkpoint.
 
-        `tracker` is a Weights & Biases run that gets each line too, or None. `fence` raises where another attempt writes these metrics.
+        `tracker` is a Weights & Biases run that gets each line too, or None. `fence` raises where another attempt
+        writes these metrics.
         """
         self._fence = fence
         self._storage, self._layout, self._tracker = storage, layout, tracker

@@ -1,7 +1,9 @@
 """What a device can compute in, and the loss scaling that fp16 needs. Pure apart from one question to the device.
 
-In fp16 small gradients become 0 and large ones infinite. So the loss is multiplied by a scale before it goes backward, and the gradients are divided
-by it before they are clipped. The scale is halved in a step whose gradients are not finite, which is then left out, and doubled after a while without.
+In fp16 small gradients become 0 and large ones infinite. So the loss is multiplied by a scale before it goes backward,
+and the gradients are divided by it before they are clipped. The scale is halved in a step with non-finite gradients, which is skipped,
+and doubled after a while without one. The scaler is ours, not torch's GradScaler, because its two numbers belong to
+the checkpoint and every rank and ZeRO stage must scale alike; V100 and T4 cards have no bf16, so fp16 stays.
 """
 
 from __future__ import annotations
@@ -27,13 +29,13 @@ def require_precision(device: torch.device, precision: str) -> None:
     """Refuse what the device lacks or only imitates.
 
     Raises:
-        UserError: fp16 on a CPU, which has bf16 at the same size and speed or better; bf16 on a GPU that is older than it.
+        UserError: fp16 on a CPU, where bf16 is at least as good; bf16 on a GPU without it.
     """
     if precision == "fp16" and device.type == "cpu":
         raise UserError("train.precision fp16 needs a GPU: use bf16 or fp32 on this machine")
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         name = torch.cuda.get_device_name(device)
-        raise UserError(f"train.precision bf16 is none that {name} computes in: use fp16 or fp32 on this machine")
+        raise UserError(f"train.precision bf16 is not supported by {name}: use fp16 or fp32 on this machine")
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""torch.profiler over a few steps of each rank (`train.profileSteps`): a trace for Perfetto and a table of the dearest operations."""
+"""torch.profiler over a few steps of each rank (`train.profileSteps`): a Perfetto trace and a table of the costliest operations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FIRST_STEP = 10
 ROWS = 40
 
 
-class Profiling:
+class Profiler:
     """Records the steps FIRST_STEP to FIRST_STEP + number of this attempt, then writes what it saw."""
 
     def __init__(self, storage: Storage, layout: Layout, *, steps: int, rank: int) -> None:

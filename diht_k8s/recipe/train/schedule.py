@@ -8,7 +8,7 @@ from diht_k8s.api.train import Optimizer, Schedule
 
 
 def learning_rate(optimizer: Optimizer, schedule: Schedule, *, seen: int, samples: int) -> float:
-    """The learning rate of the step that begins after `seen` of `samples` samples: linear warm-up, then cosine to minLr or constant."""
+    """The learning rate after `seen` of `samples` samples: linear warm-up, then cosine to minLr, or constant."""
     if seen < schedule.warmup_samples:
         return optimizer.lr * (seen + 1) / (schedule.warmup_samples + 1)
     if schedule.type == "Constant":

@@ -1,4 +1,4 @@
-"""What a rank trains with, from the run document: shards with their sizes, student, vocabulary, loader, held-out pairs."""
+"""Setup of a rank from the run document: shards with their sizes, student, vocabulary, loader, held-out pairs."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from diht_k8s.recipe.shards.samples import count_samples
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.collectives import gather_objects
-from diht_k8s.recipe.train.data.dataset import Source
+from diht_k8s.recipe.train.data.dataset import ShardDataset
 from diht_k8s.recipe.train.data.loader import Loader
-from diht_k8s.recipe.train.data.sampler import Order
-from diht_k8s.recipe.train.engine import this_device
+from diht_k8s.recipe.train.data.sampler import GlobalSampler
+from diht_k8s.recipe.train.distributed import this_device
 from diht_k8s.recipe.train.model.batch_norm import over_all_ranks
 from diht_k8s.recipe.train.model.student import Student, has_batch_statistics
 from diht_k8s.recipe.train.stage import label_layout
-from diht_k8s.recipe.train.validation import Held, Validation
+from diht_k8s.recipe.train.validation import HeldOutPairs, HeldOutValidation
 
 
 def read_vocabulary(run: DihtRun, storage: Storage) -> ConceptVocabulary | None:
-    """The concepts that the student's heads tell apart; None without distillation."""
+    """The concepts of the student's heads; None without distillation."""
     assert run.spec.train is not None
     if run.spec.train.distillation.mode != "Concepts":
         return None
@@ -88,7 +88,7 @@ def _compile(model: Student, train: Train) -> None:
 
 
 def train_shards(run: DihtRun, storage: Storage) -> list[Shard]:
-    """The shards to train on: `train.shards` (labels are looked up by their file names), else what the filter kept, else the raw input."""
+    """The shards to train on: `train.shards` (labels go by file names), else the kept shards, else the raw input."""
     train: Train | None = run.spec.train
     assert train is not None
     if train.shards:
@@ -97,7 +97,7 @@ def train_shards(run: DihtRun, storage: Storage) -> list[Shard]:
 
 
 def counted(storage: Storage, shards: Sequence[Shard], batch_size: int, *, rank: int, world: int) -> list[Shard]:
-    """Shards with the number of their samples (a collective); the ranks share those that no filter has counted, and read them once.
+    """Shards with their sample counts (a collective); the ranks divide the shards that no filter has counted.
 
     Raises:
         DataError: all together are fewer than a batch.
@@ -129,7 +129,7 @@ def make_loader(
     run: DihtRun,
     storage: Storage,
     shards: Sequence[Shard],
-    order: Order,
+    sampler: GlobalSampler,
     model: Student,
     vocabulary: ConceptVocabulary | None,
     *,
@@ -141,8 +141,8 @@ def make_loader(
     assert train is not None
     labels = None if vocabulary is None else [label_layout(run).labels(shard.name) for shard in shards]
     return Loader(
-        Source(storage, shards, labels, vocabulary_sha256=None if vocabulary is None else vocabulary.sha256),
-        order,
+        ShardDataset(storage, shards, labels, vocabulary_sha256=None if vocabulary is None else vocabulary.sha256),
+        sampler,
         batch_size=train.batch_size,
         image_size=image_size(model),
         context_length=model.clip.context_length,
@@ -155,11 +155,11 @@ def make_loader(
 
 def make_validation(
     train: Train, storage: Storage, model: Student, micro_batch: int, *, rank: int, world: int
-) -> Validation | None:
-    """What measures the held-out loss; None where none is asked for."""
+) -> HeldOutValidation | None:
+    """What measures the held-out loss; None without `train.validation`."""
     if train.validation is None:
         return None
-    held = Held(
+    held = HeldOutPairs(
         storage,
         storage.expand(train.validation.shards),
         train.batch_size,
@@ -169,4 +169,4 @@ def make_validation(
         rank,
         world,
     )
-    return Validation(held, train)
+    return HeldOutValidation(held, train)

@@ -1,4 +1,7 @@
-"""Stage 3, train: kept shards and soft labels in, checkpoints and an open_clip model out. Process 1: claims, launches the ranks, commits."""
+"""Stage 3, train: kept shards and soft labels in, checkpoints and an open_clip model out.
+
+Runs in process 1 of a pod: claims the output, launches the ranks, commits.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ from diht_k8s.recipe.runtime.stage import Context, Outcome
 from diht_k8s.recipe.shards.sources import input_shards
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint.first_weights import described
+from diht_k8s.recipe.train.model.tokenizers import require_clips_tokenizer
 
 RANK_MODULE = "diht_k8s.recipe.train.loop"
 RESULT = "result.json"
@@ -36,7 +40,7 @@ MAX_WEIGHT_RATIO = 100
 def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping[str, str]]:
     """The kept shards and labels by the digests of the stages that made them; raw shards by their identity."""
     train = _train(run)
-    _check_model(train)
+    check_model(train)
     inputs = _weights(run)
     layout = Layout(run.spec.data.output)
     if train.shards:
@@ -93,9 +97,10 @@ def _train(run: DihtRun) -> Train:
     return run.spec.train
 
 
-def _check_model(train: Train) -> None:
-    """Look at the name before ranks start; open_clip takes seconds to import, so its folder of configurations is read."""
+def check_model(train: Train) -> None:
+    """Check the name before ranks start, by open_clip's configuration files: its import takes seconds."""
     if train.model is None:
+        require_clips_tokenizer("train.modelConfig", train.model_config_ or {})
         return
     package = importlib.util.find_spec("open_clip")
     if package is None or not package.submodule_search_locations:
@@ -106,6 +111,8 @@ def _check_model(train: Train) -> None:
         close = difflib.get_close_matches(train.model, names, n=1)
         hint = f"did you mean {close[0]}?" if close else "see its model configurations, or set train.modelConfig"
         raise UserError(f"train.model {train.model} is not known to open_clip: {hint}")
+    config = json.loads((folder / f"{train.model}.json").read_text())
+    require_clips_tokenizer(f"train.model {train.model}", config)
 
 
 def _check_shape(train: Train, gang: Gang) -> None:

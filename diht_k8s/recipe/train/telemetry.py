@@ -1,4 +1,4 @@
-"""What rank 0 tells the world about the training: a progress line, a line of metrics, warnings, and where asked for Weights & Biases."""
+"""Telemetry of rank 0: progress lines, metrics, warnings, and Weights & Biases on request."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from diht_k8s.recipe.train.metrics import Metrics
 
 LOG_EVERY_S = 2.0
 LOG_LINES = 1000
-"""Of a long training about so many lines for each factor of e in time, so that the metrics stay small."""
+"""Lines of a long training for each factor of e in time, about; keeps the metrics small."""
 
 LAG_LINES = 5
 """Lines in a row in which the same rank lags before the log says so: a busy machine slows one for a moment."""
@@ -38,7 +38,7 @@ class Step:
     logit_scale: float
     gradient_norm: float
     own_seconds: Sequence[float]
-    """of each rank, in data and forward pass, before it met the others."""
+    """of each rank, in data and forward pass, up to the first collective."""
     loss_scale: float | None
     """of fp16; None where the precision needs none."""
     tokens_BT: Tensor
@@ -47,11 +47,11 @@ class Step:
     last: bool
 
 
-class Observer:
+class Telemetry:
     """Adds up steps and writes a line of metrics every few seconds."""
 
     def __init__(self, metrics: Metrics, model_config: dict[str, Any], *, batch_size: int, world: int) -> None:
-        """Make one; `model_config` tells the operations of a sample where the device's peak is known."""
+        """Make one; `model_config` gives the operations of a sample, used if the device's peak is known."""
         self._metrics, self._batch_size, self._world = metrics, batch_size, world
         self._spikes = Spikes()
         self._at, self._samples, self._operations = time.monotonic(), 0, 0.0
@@ -61,7 +61,7 @@ class Observer:
         self._utilisation = None if peak is None else Utilisation(model_config, peak)
 
     def add(self, step: Step, waited_seconds: float) -> bool:
-        """Take in a step; whether a line was written, after which `waited_seconds` (for data, since the last line) starts anew."""
+        """Add a step; whether a line was written, which resets `waited_seconds` (for data, since the last line)."""
         self._samples += self._batch_size
         self._own = [total + new for total, new in zip(self._own, step.own_seconds, strict=True)]
         if self._utilisation is not None:
@@ -147,7 +147,7 @@ def weights_and_biases(name: str, config: dict[str, Any]) -> Any:
     try:
         return wandb.init(project=project, name=name, id=name, resume="allow", config=config)
     except errors.Error as error:
-        passing = isinstance(error, errors.CommError) and not isinstance(error, errors.AuthenticationError)
-        raise (RetryableError if passing else UserError)(
+        transient = isinstance(error, errors.CommError) and not isinstance(error, errors.AuthenticationError)
+        raise (RetryableError if transient else UserError)(
             f"Weights & Biases does not begin ({error}): see its WANDB_ variables, or unset WANDB_PROJECT"
         ) from error

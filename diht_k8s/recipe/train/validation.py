@@ -1,7 +1,8 @@
-"""Held-out loss during training (`train.validation`): the same loss on pairs that are not trained on, without crops or dropout.
+"""Held-out loss during training (`train.validation`): the same loss on held-out pairs, without crops or dropout.
 
-Every rank takes its rows of each global batch, so the figure is that of the global batch whatever the number of processes. The short last
-batch is left out, because the loss depends on the number of negatives; so are pairs beyond the first `MAX_PAIRS`.
+Every rank takes its rows of each global batch, so the figure is that of the global batch whatever the number of
+processes. The short last batch is left out, because the loss depends on the number of negatives; so are pairs beyond
+the first `MAX_PAIRS`, but one batch is always measured.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import open_clip
 import torch
@@ -24,6 +24,7 @@ from diht_k8s.recipe.shards.pixels import decode_pixels
 from diht_k8s.recipe.shards.samples import Sample, read_samples
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.data.augment import normalised
+from diht_k8s.recipe.train.deepspeed_engine import DeepSpeedEngine
 from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
 from diht_k8s.recipe.train.loss.losses import hn_nce_loss_and_statistics
 from diht_k8s.recipe.train.model.student import Features
@@ -31,10 +32,11 @@ from diht_k8s.recipe.train.model.student import Features
 # Shape legend: B pairs of this rank, C channels, H height, W width, T tokens.
 
 MAX_PAIRS = 10_000
+"""At most, unless one global batch is larger."""
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldOutPairs:
     """Where a validation's pairs come from and how large its batches are."""
 
     storage: Storage
@@ -49,16 +51,18 @@ class Held:
     world: int
 
 
-class Validation:
+class HeldOutValidation:
     """Measures the held-out loss."""
 
-    def __init__(self, held: Held, train: Train) -> None:
-        """Look at nothing yet."""
-        self._held, self._train = held, train
+    def __init__(self, held: HeldOutPairs, train: Train) -> None:
+        """Read nothing yet."""
+        self._pairs, self._train = held, train
         self._tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=held.context_length)
 
     @torch.no_grad()
-    def measure(self, engine: Any, device: torch.device, group: dist.ProcessGroup | None) -> dict[str, float]:
+    def measure(
+        self, engine: DeepSpeedEngine, device: torch.device, group: dist.ProcessGroup | None
+    ) -> dict[str, float]:
         """The figures of the model as it is now (a collective).
 
         Raises:
@@ -82,26 +86,26 @@ class Validation:
             engine.train()
         if batches == 0:
             raise DataError(
-                f"train.validation.shards hold fewer usable pairs than train.batchSize {self._held.batch_size}: add shards"
+                f"train.validation.shards hold fewer usable pairs than train.batchSize {self._pairs.batch_size}: add shards"
             )
         names = ("validation_loss", "validation_image_to_text_top1", "validation_text_to_image_top1")
         return dict(zip(names, (sums / batches).tolist(), strict=True))
 
-    def _batches(self) -> Iterator[list[tuple[Sample, Tensor]]]:
-        """This rank's rows of each whole global batch."""
-        pairs = itertools.islice(self._usable(), MAX_PAIRS)
-        while len(batch := list(itertools.islice(pairs, self._held.batch_size))) == self._held.batch_size:
-            yield [(sample, self._view(sample)) for sample in batch[self._held.rank :: self._held.world]]
+    def _batches(self) -> Iterator[list[Sample]]:
+        """This rank's rows of each whole global batch, images still encoded."""
+        pairs = itertools.islice(self._usable(), max(MAX_PAIRS, self._pairs.batch_size))
+        while len(batch := list(itertools.islice(pairs, self._pairs.batch_size))) == self._pairs.batch_size:
+            yield batch[self._pairs.rank :: self._pairs.world]
 
     def _usable(self) -> Iterator[Sample]:
-        for uri in self._held.uris:
-            for sample in read_samples(self._held.storage, uri):
+        for uri in self._pairs.uris:
+            for sample in read_samples(self._pairs.storage, uri):
                 if sample.problem is None:
                     yield sample
 
     def _view(self, sample: Sample) -> Tensor:
-        """The evaluation's view of an image, uint8, C x size x size: shortest side resized, centre cut out; grey where it is unreadable."""
-        size = [self._held.image_size]
+        """The evaluation view of an image, uint8, C x size x size: resized and centre-cropped; grey if unreadable."""
+        size = [self._pairs.image_size]
         try:
             pixels_CHW = decode_pixels(sample.image)
         except BadImageError:
@@ -109,12 +113,12 @@ class Validation:
         pixels_CHW = resize(pixels_CHW, size, interpolation=InterpolationMode.BICUBIC, antialias=True)
         return center_crop(pixels_CHW, size)
 
-    def _features(self, engine: Any, samples: list[tuple[Sample, Tensor]], device: torch.device) -> Features:
+    def _features(self, engine: DeepSpeedEngine, samples: list[Sample], device: torch.device) -> Features:
         parts = []
-        for begin in range(0, len(samples), self._held.micro_batch):
-            part = samples[begin : begin + self._held.micro_batch]
-            pixels_BHWC = torch.stack([view for _, view in part]).permute(0, 2, 3, 1).contiguous()
-            tokens_BT = self._tokenizer([sample.caption for sample, _ in part])
+        for begin in range(0, len(samples), self._pairs.micro_batch):
+            part = samples[begin : begin + self._pairs.micro_batch]
+            pixels_BHWC = torch.stack([self._view(sample) for sample in part]).permute(0, 2, 3, 1).contiguous()
+            tokens_BT = self._tokenizer([sample.caption for sample in part])
             parts.append(
                 engine(normalised(pixels_BHWC.to(device)), tokens_BT.to(device), self._train.loss.max_logit_scale)
             )

@@ -18,8 +18,8 @@ from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.samples import Sample
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.thumbnails import thumbnails
-from diht_k8s.recipe.train.data.dataset import Source
-from diht_k8s.recipe.train.data.sampler import Order
+from diht_k8s.recipe.train.data.dataset import ShardDataset
+from diht_k8s.recipe.train.data.sampler import GlobalSampler
 from tests.recipe.filter.shards import drawn, files_of, filter_with, forget, pair, run_of, tar_of
 
 GOOD, BARE = "a small dog chasing a red ball", "server"
@@ -92,8 +92,8 @@ def test_list_names_rows_and_uids(tmp_path: Path) -> None:
 def test_training_reads_the_listed_pairs_in_its_order(tmp_path: Path) -> None:
     run, storage = listed_run(tmp_path), Storage()
     shards = kept_shards(run.spec, storage)
-    pieces = Order.of([shard.samples or 0 for shard in shards], 1, seed=0).stream_slices(0, 0)
-    items = list(Source(storage, shards).stream(pieces))
+    pieces = GlobalSampler.of([shard.samples or 0 for shard in shards], 1, seed=0).stream_slices(0, 0)
+    items = list(ShardDataset(storage, shards).stream(pieces))
     expected = pairs_of(run)
     assert len(items) == 5
     for item in items:

@@ -47,7 +47,7 @@ def train(net: nn.Module, layout: str, rank: int = 0, ranks: int = 1) -> dict[st
 
 def main(rank: int, ranks: int, folder: str, layout: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=ranks)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=ranks)
     found = train(over_all_ranks(network(), torch.device("cpu")), layout, rank, ranks)
     if rank == 0:
         torch.save(found, f"{folder}/found.pt")

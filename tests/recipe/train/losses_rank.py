@@ -1,6 +1,7 @@
 """One rank of the loss tests: runs its rows of each case over gloo and saves what came out.
 
-Usage: losses_rank.py RANK RANKS FOLDER. Reads FOLDER/cases.pt (a list of (kind, global inputs, settings)), writes FOLDER/rank-RANK.pt.
+Usage: losses_rank.py RANK RANKS FOLDER. Reads FOLDER/cases.pt (a list of (kind, global inputs, settings)), writes
+FOLDER/rank-RANK.pt.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A small run as filter and label leave it: drawn images, captions, soft labels (not for all), and the document that trains on it."""
+"""A small run after filter and label: drawn images, captions, some soft labels, and the document to train on it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def document(folder: Path, *, data: Path | None = None, name: str = "run", **tra
 
 
 def make_data(folder: Path, shards: tuple[int, ...] = SHARDS, *, captions: int | None = None) -> None:
-    """Kept shards and labels, both committed; a third of the images has no label. All captions differ, or there are so many kinds."""
+    """Kept shards and labels, both committed; a third has no label. `captions` limits the number of distinct ones."""
     storage, layout, rng = Storage(), Layout(f"{folder}/out"), np.random.default_rng(0)
     vocabulary = ConceptVocabulary(
         sum(shards),
@@ -115,19 +115,22 @@ class Job:
 
     run: DihtRun
     stop_after: int | None = None
-    """the last rank asks to stop after so many steps of this attempt."""
+    """the last rank requests a stop after this many steps of the attempt."""
     fp16_scale: float | None = None
     """let a CPU train in fp16, from this loss scale on."""
     finite_steps: int | None = None
-    """steps of this attempt before a gradient of the last rank is NaN, though the loss is none."""
+    """steps of this attempt before a gradient of the last rank is NaN while the loss is finite."""
 
 
-def train_in_ranks(world: int, jobs: dict[str, Job], folder: Path) -> dict[str, Any]:
+def train_in_ranks(
+    world: int, jobs: dict[str, Job], folder: Path, *, program: Path = RANK_PROGRAM, **variables: str
+) -> dict[str, Any]:
     """Do each job in the same `world` processes, one after the other, step by step recorded.
 
     Returns:
-        for each job {"losses": [total, contrastive, object, attribute] of each step, "uids": of each step in global order, "weights": the
-        checkpoint state at the end, "norms": gradient norms, "gradients": of the first step, under ZeRO 0, "error": None or exit code and text}.
+        for each job {"losses": [total, contrastive, object, attribute] of each step, "uids": of each step in global
+        order, "weights": the checkpoint state at the end, "norms": gradient norms, "gradients": of the first step,
+        under ZeRO 0, "error": None or exit code and text}.
     """
     import torch
 
@@ -137,8 +140,8 @@ def train_in_ranks(world: int, jobs: dict[str, Job], folder: Path) -> dict[str, 
     rendezvous = {"WORLD_SIZE": str(world), "MASTER_ADDR": "localhost", "MASTER_PORT": str(_free_port())}
     ranks = [
         subprocess.Popen(
-            [sys.executable, str(RANK_PROGRAM), str(folder)],
-            env=environment(RANK=str(rank), LOCAL_RANK=str(rank), **rendezvous),
+            [sys.executable, str(program), str(folder)],
+            env=environment(RANK=str(rank), LOCAL_RANK=str(rank), **rendezvous, **variables),
         )
         for rank in range(world)
     ]

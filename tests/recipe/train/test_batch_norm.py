@@ -1,6 +1,7 @@
 """BatchNorm over two gloo ranks, in float64: the curve of the global batch in one process with torch's own BatchNorm.
 
-In fp32 a ReLU's kink makes two curves part at some step (a value within rounding of zero falls to either side), so the sharp bound is here.
+In fp32 a ReLU's kink makes two curves part at some step (a value within rounding of zero falls to either side), so the
+sharp bound is here.
 """
 
 from __future__ import annotations

@@ -23,9 +23,9 @@ from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.data import collate, dataset
 from diht_k8s.recipe.train.data import sampler as order_module
 from diht_k8s.recipe.train.data.batch import Batch
-from diht_k8s.recipe.train.data.dataset import Source
+from diht_k8s.recipe.train.data.dataset import ShardDataset
 from diht_k8s.recipe.train.data.loader import Loader
-from diht_k8s.recipe.train.data.sampler import Order
+from diht_k8s.recipe.train.data.sampler import GlobalSampler
 from tests.recipe.train.small_run import SHARDS, make_data
 
 STORAGE = Storage()
@@ -44,8 +44,8 @@ def loader_over(
 ) -> Loader:
     layout = Layout(f"{folder}/out")
     shards = [Shard(f"drawn-{i}", layout.kept(f"drawn-{i}"), "drawn", samples=n) for i, n in enumerate(SHARDS)]
-    reads = Source(STORAGE, shards, [layout.labels(shard.name) for shard in shards])
-    order = Order.of(SHARDS, BATCH, seed=0, weights=weights)
+    reads = ShardDataset(STORAGE, shards, [layout.labels(shard.name) for shard in shards])
+    order = GlobalSampler.of(SHARDS, BATCH, seed=0, weights=weights)
     sizes = {"batch_size": batch, "image_size": 32, "context_length": 12}
     return Loader(reads, order, **sizes, seed=0, rank=rank, world=world, workers=workers)
 
@@ -83,7 +83,7 @@ def same(ours: Batch, theirs: Batch) -> bool:
 
 SMALL_CACHES = {
     "as they are": [],
-    "no image kept": [(collate, "PICTURE_CACHE_BYTES")],
+    "no image kept": [(collate, "IMAGE_CACHE_BYTES")],
     "no shard kept": [(dataset, "SHARD_CACHE_BYTES")],
 }
 
@@ -98,6 +98,16 @@ def test_batches_when_begun_in_the_middle_or_with_small_caches_then_the_same(
         monkeypatch.setattr(module, name, 1)
     again = batches(folder, 4, position=10 * BATCH, workers=workers)
     assert all(same(a, b) for a, b in zip(again, whole[10:], strict=True))
+
+
+def test_crop_when_a_pair_returns_in_the_next_epoch_then_another_one(folder: Path) -> None:
+    pixels: dict[str, list[torch.Tensor]] = {}
+    for batch in batches(folder, 2 * sum(SHARDS) // BATCH):
+        for uid, image_CHW in zip(batch.uids, batch.images_BCHW, strict=True):
+            pixels.setdefault(uid, []).append(image_CHW)
+    pairs = [seen for seen in pixels.values() if len(seen) == 2]
+    assert len(pairs) > sum(SHARDS) // 2
+    assert sum(torch.equal(*seen) for seen in pairs) <= len(pairs) // 4  # small images have few crops
 
 
 @pytest.mark.parametrize("cache_bytes", [dataset.SHARD_CACHE_BYTES, 1], ids=["kept whole", "read piece by piece"])
@@ -204,10 +214,10 @@ def test_worker_when_it_meets_wrong_labels_then_its_line_comes_through(tmp_path:
 
 
 def test_worker_when_killed_then_retryable(folder: Path) -> None:
-    reads = Source(STORAGE, [Shard("drawn-0", Layout(f"{folder}/out").kept("drawn-0"), "drawn", samples=70)])
+    reads = ShardDataset(STORAGE, [Shard("drawn-0", Layout(f"{folder}/out").kept("drawn-0"), "drawn", samples=70)])
     loader = Loader(
         reads,
-        Order.of([70], 16, 0),
+        GlobalSampler.of([70], 16, 0),
         batch_size=16,
         image_size=32,
         context_length=12,

@@ -56,7 +56,7 @@ def trained(place: Path) -> dict[str, dict[str, Any]]:
     jobs |= {"ema 1": job("ema in pieces", 3, **EMA), "ema 2": job("ema in pieces", **EMA)}
     start = {"uri": f"{place}/plain/out/train/checkpoints/step-{STEPS:09d}", "kind": "Checkpoint"}
     longer = {"initFrom": start, "samples": (STEPS + 4) * BATCH, "schedule": {"type": "Constant"}}
-    jobs["going on"] = job("going on", **longer)
+    jobs["resumed elsewhere"] = job("resumed elsewhere", **longer)
     jobs["nothing left"] = job("nothing left", **{**longer, "samples": STEPS * BATCH})
     locked = {"lockImageTower": True, "zeroStage": 3, "ema": 0.9}
     jobs |= {
@@ -151,9 +151,9 @@ def test_validation_when_due_then_in_the_metrics_and_the_same_for_any_number_of_
 def test_checkpoint_when_another_run_goes_on_from_it_then_at_its_step_with_its_moments(
     trained: dict[str, dict[str, Any]],
 ) -> None:
-    assert trained["going on"]["error"] is None
-    assert len(trained["going on"]["losses"]) == 4
-    assert float(trained["going on"]["weights"]["adam_step"]) == STEPS + 4
+    assert trained["resumed elsewhere"]["error"] is None
+    assert len(trained["resumed elsewhere"]["losses"]) == 4
+    assert float(trained["resumed elsewhere"]["weights"]["adam_step"]) == STEPS + 4
     assert trained["other batch"]["error"].startswith("64 the checkpoint ")
     assert "another train.batchSize (128 samples in 8 steps)" in trained["other batch"]["error"]
     assert trained["nothing left"]["error"].endswith("has seen 128 samples of train.samples 128: raise it")

@@ -72,7 +72,7 @@ def test_killed_when_between_checkpoints_then_the_last_one_is_whole(attempts: di
     assert killed.newest is not None
     assert killed.newest["cursor"]["step"] >= 5  # the one of step 10 may still have been on its way
     assert killed.newest["cursor"]["step"] % 5 == 0
-    assert f"going on after step {killed.newest['cursor']['step']} of {STEPS}" in attempts["one rank stopped"].output
+    assert f"resuming after step {killed.newest['cursor']['step']} of {STEPS}" in attempts["one rank stopped"].output
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_stopped_when_asked_then_all_ranks_save_the_same_step_and_exit_143(
     assert stopped.newest is not None
     assert after <= stopped.newest["cursor"]["step"] < STEPS
     assert len(stopped.newest["parts"]) == 2
-    assert f"going on after step {stopped.newest['cursor']['step']} of {STEPS}" in attempts[following].output
+    assert f"resuming after step {stopped.newest['cursor']['step']} of {STEPS}" in attempts[following].output
 
 
 def test_frozen_when_a_rank_makes_no_step_then_named_with_stacks_and_exit_75(attempts: dict[str, Attempt]) -> None:

@@ -17,6 +17,7 @@ from diht_k8s.api.documents import load
 from diht_k8s.api.errors import DihtError
 from diht_k8s.recipe.train import engine, precision
 from diht_k8s.recipe.train.checkpoint.state import state_of
+from diht_k8s.recipe.train.collectives import gather_objects
 from diht_k8s.recipe.train.loop import Training
 
 
@@ -32,7 +33,7 @@ def recorded(job: dict[str, Any]) -> dict[str, Any]:
 
     def updating() -> None:
         if not losses and run.spec.train.zero_stage == 0:
-            gradients.update({name: p.grad.clone() for name, p in training.model.named_parameters()})
+            gradients.update({name: p.grad.clone().cpu() for name, p in training.model.named_parameters()})
         update()
 
     def spoilt(gradient: torch.Tensor) -> torch.Tensor:
@@ -52,10 +53,10 @@ def recorded(job: dict[str, Any]) -> dict[str, Any]:
     training.engine.step, training.engine._make_update = recording, updating
     error = None
     try:
-        training.go()
+        training.train()
     except DihtError as problem:
         error = described(problem)
-    weights = state_of(training.engine.engine, training.model, rank=training.rank)
+    weights = state_of(training.engine.deepspeed, training.model, rank=training.rank)
     return {
         "losses": losses, "uids": uids, "norms": norms, "weights": weights, "gradients": gradients, "error": error
     }  # fmt: skip
@@ -77,9 +78,7 @@ def described(problem: DihtError) -> str:
 
 
 def in_global_order(uids: list[str]) -> list[str]:
-    parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, uids)
-    return [uid for row in zip(*parts, strict=True) for uid in row]
+    return [uid for row in zip(*gather_objects(uids), strict=True) for uid in row]
 
 
 def main(folder: Path) -> None:

@@ -1,8 +1,9 @@
 """Checkpoints on storage: `step-N/` with a part from each rank, then a marker with the cursor and the parts' digests.
 
-A checkpoint counts once its marker is there and its parts have the digests that the marker names. Parts carry the number of the attempt that
-wrote them, so that an upload that arrives late, from an attempt that is long replaced, changes nothing that a marker names. DeepSpeed's own
-checkpoints are not used: its `latest` file can name one whose other parts are unfinished.
+A checkpoint counts once its marker is there and its parts have the digests that the marker names. Parts carry the
+number of the attempt that wrote them, so that an upload that arrives late, from an attempt that is long replaced,
+changes nothing that a marker names. DeepSpeed's own checkpoints are not used: its `latest` file can name one whose
+other parts are unfinished.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class Cursor(BaseModel):
-    """Where the training stands."""
+    """Progress of the training."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -81,8 +82,8 @@ def commit(
 ) -> None:
     """Write the marker over the parts of all ranks, then remove all but the newest `keep` committed checkpoints.
 
-    What lies behind this step was written by an attempt that this one replaces, and goes too. `fence` raises where another attempt has
-    replaced this one, whose checkpoints they would be: it is asked before either.
+    Later steps were written by an attempt that this one replaces, and are removed too. `fence` raises if another
+    attempt has replaced this one; it runs before the write and before the removal.
     """
     fence()
     marker = {"cursor": cursor.model_dump(), "parts": [part.model_dump() for part in parts]}

@@ -1,7 +1,7 @@
-"""What a training leaves on storage: checkpoints on the way, model, metrics and summary at the end. Every rank calls, rank 0 commits.
+"""Writes checkpoints, and at the end model, metrics and summary. Every rank calls, rank 0 commits.
 
-A checkpoint is taken in one step and written in a thread while the training goes on; it is committed in the first step in which all ranks
-have written. One at a time: the next one waits for it, so at most one copy of a rank's part is held.
+A checkpoint is taken in one step and written in a thread while training continues; it is committed in the first step
+in which all ranks have written. One at a time: the next one waits for it, so at most one copy of a rank's part is held.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import torch.distributed as dist
 from torch import Tensor
 
 from diht_k8s.api.layout import Layout, join
@@ -21,7 +20,7 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint import checkpoint, fencing
 from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor, Part
-from diht_k8s.recipe.train.collectives import gather_objects
+from diht_k8s.recipe.train.collectives import barrier, gather_objects, object_of_rank_0
 from diht_k8s.recipe.train.metrics import Metrics
 from diht_k8s.recipe.train.model.card import write_card
 from diht_k8s.recipe.train.model.export import export
@@ -38,8 +37,8 @@ class Pending:
     part: Future[Part]
 
 
-class Saver:
-    """Writes for one attempt; steps back when a newer attempt has begun."""
+class Checkpointer:
+    """Writes for one attempt; stops when a newer attempt has begun."""
 
     def __init__(self, storage: Storage, layout: Layout, *, keep: int, rank: int, world: int) -> None:
         """Take an attempt's number (a collective).
@@ -53,19 +52,12 @@ class Saver:
         """
         self._storage, self._layout, self._keep = storage, layout, keep
         self._rank, self._world = rank, world
-        self._attempt = self._of_rank_0(fencing.claim(storage, layout) if rank == 0 else 0)
+        self._attempt = object_of_rank_0(fencing.claim(storage, layout) if rank == 0 else 0)
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Pending | None = None
 
-    def _of_rank_0(self, mine: Any) -> Any:
-        """What rank 0 holds (a collective)."""
-        told = [mine]
-        if self._world > 1:
-            dist.broadcast_object_list(told)
-        return told[0]
-
     def fence(self) -> None:
-        """Look whether this is still the newest attempt, before what others read is written.
+        """Check that this is still the newest attempt, before a write that others read.
 
         Raises:
             StopRequested: a newer one writes here.
@@ -73,14 +65,14 @@ class Saver:
         fencing.require_newest(self._storage, self._layout, self._attempt)
 
     def newest(self, config_sha256: str) -> checkpoint.Saved | None:
-        """The checkpoint to go on from: rank 0 finds it, all ranks read the same one."""
+        """The checkpoint to resume from: rank 0 finds it, all ranks read the same one."""
         saved = checkpoint.newest(self._storage, self._layout.checkpoints, config_sha256) if self._rank == 0 else None
-        uri = self._of_rank_0(None if saved is None else saved.uri)
+        uri = object_of_rank_0(None if saved is None else saved.uri)
         return checkpoint.read(self._storage, uri) if saved is None and uri is not None else saved
 
     @property
     def pending(self) -> bool:
-        """Whether a checkpoint is not committed yet; all ranks say the same."""
+        """Whether a checkpoint is not committed yet; equal on all ranks."""
         return self._pending is not None
 
     @property
@@ -96,7 +88,7 @@ class Saver:
         self._pending = Pending(cursor, dict(bad), part)
 
     def complete(self, metrics: Metrics) -> Cursor | None:
-        """Wait for the checkpoint that is being written and commit it (a collective); its cursor, or None where there is none.
+        """Wait for the pending checkpoint and commit it (a collective); return its cursor, None if none is pending.
 
         Raises:
             DihtError: this rank's part could not be written.
@@ -113,8 +105,7 @@ class Saver:
             checkpoint.commit(
                 self._storage, self._layout.checkpoints, counted, parts, keep=self._keep, fence=self.fence
             )
-        if self._world > 1:
-            dist.barrier()
+        barrier()
         return pending.cursor
 
     def finish(
@@ -135,8 +126,7 @@ class Saver:
             metrics.write_tensorboard()
             result = {"files": [*files, "metrics.jsonl"], "summary": whole}
             self._storage.write_bytes(join(self._layout.stage(Stage.TRAIN), RESULT), json.dumps(result).encode())
-        if self._world > 1:
-            dist.barrier()
+        barrier()
 
     def bad(self, cursor: Cursor, bad: Mapping[str, int]) -> dict[str, int]:
         """Bad samples of all ranks and attempts, by reason."""

@@ -1,7 +1,9 @@
-"""Fencing: which attempt at a training may write. Each gang takes the next number once it has met; an older one that still lives steps back.
+"""Fencing: which attempt at a training may write.
 
-A lost node's processes can live on for minutes after the cluster has started the next attempt. The numbers lie beside the checkpoints, so
-they also tell attempts apart that no controller knows of.
+Each gang claims the next number once its process group stands; an older attempt that still runs then stops.
+
+A lost node's processes can live on for minutes after the cluster has started the next attempt. The numbers are
+stored beside the checkpoints, so they also distinguish attempts that no controller knows.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from diht_k8s.recipe.shards.storage import Storage
 
 
 def claim(storage: Storage, layout: Layout) -> int:
-    """Take the next number, by writes that fail where something is."""
+    """Take the next number, by writes that fail if the object exists."""
     while True:
         epoch = _newest(storage, layout) + 1
         if storage.create(join(_folder(layout), f"{epoch:06d}"), b"taken\n"):
@@ -21,7 +23,7 @@ def claim(storage: Storage, layout: Layout) -> int:
 
 
 def require_newest(storage: Storage, layout: Layout, epoch: int) -> None:
-    """Look before something is committed.
+    """Check before a commit.
 
     Raises:
         StopRequested: a newer attempt writes here.

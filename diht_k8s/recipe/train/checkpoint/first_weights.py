@@ -1,6 +1,7 @@
-"""Where a training's first weights lie and what identifies them (`train.initFrom`); `warm_start` puts them into the model.
+"""Locates and identifies a training's first weights (`train.initFrom`); `warm_start` loads them into the model.
 
-Free of torch: the launcher asks before it starts the ranks, and would hold all that a rank imports, hundreds of MiB, as long as they run.
+Free of torch: the launcher asks before it starts the ranks, and would hold all that a rank imports, hundreds of MiB, as
+long as they run.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ EXPORTED = "open_clip_model.safetensors"
 
 
 def file_of(storage: Storage, start: InitFrom) -> str:
-    """The file that tells the weights apart: the one itself, an export's safetensors, a checkpoint's marker.
+    """The file that identifies the weights: the file itself, an export's safetensors, a checkpoint's marker.
 
     Raises:
         UserError: the folder holds none of them.
@@ -32,11 +33,13 @@ def file_of(storage: Storage, start: InitFrom) -> str:
         raise UserError(
             f"train.initFrom {uri} holds no weights: give a .safetensors or .pt file, the folder OUTPUT/train/model, or a checkpoint's folder"
         )
-    raise UserError(f"train.initFrom {uri} is no committed checkpoint: give the folder OUTPUT/train/checkpoints/step-N")
+    raise UserError(
+        f"train.initFrom {uri} is not a committed checkpoint: give the folder OUTPUT/train/checkpoints/step-N"
+    )
 
 
 def described(storage: Storage, start: InitFrom) -> dict[str, str]:
-    """What identifies the first weights, for the stage's inputs: a checkpoint's digests, else the file's size and version."""
+    """The identity of the first weights among the stage's inputs: checkpoint digests, else file size and version."""
     place = file_of(storage, start)
     if place.endswith(MARKER):
         parts = json.loads(storage.read_bytes(place))["parts"]

@@ -1,6 +1,6 @@
-"""The training state, one parameter at a time: fp32 weight and AdamW's moments, out of DeepSpeed's engine and back into it.
+"""The training state per parameter: fp32 weight and AdamW's moments, read from DeepSpeed's engine and loaded into it.
 
-Stored per parameter and not per rank, so that a run goes on with another number of processes or another ZeRO stage.
+Stored per parameter and not per rank, so that a run resumes with another number of processes or another ZeRO stage.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ from deepspeed.utils import (
 from torch import Tensor, nn
 
 from diht_k8s.api.errors import DataError
+from diht_k8s.recipe.train.deepspeed_engine import DeepSpeedEngine
 from diht_k8s.recipe.train.precision import LOSS_SCALE
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def state_of(
-    engine: Any,
+    engine: DeepSpeedEngine,
     model: nn.Module,
     *,
     rank: int = 0,
     ranks: int = 1,
     moments: bool = True,
 ) -> dict[str, Tensor]:
-    """The part of the state that one of `ranks` owners keeps, one parameter at a time (a collective under ZeRO: every rank must call it).
+    """The part of the state that one of `ranks` owners keeps (a collective under ZeRO: every rank must call it).
 
     Args:
         engine: DeepSpeed's.
@@ -58,7 +59,7 @@ def state_of(
 
 
 def _owners(model: nn.Module, ranks: int) -> dict[str, int]:
-    """Which rank writes which parameter: the one that has least so far."""
+    """Which rank writes which parameter: always the least loaded one."""
     sizes, owners = [0] * ranks, {}
     for name, parameter in model.named_parameters():
         owner = sizes.index(min(sizes))
@@ -67,7 +68,7 @@ def _owners(model: nn.Module, ranks: int) -> dict[str, int]:
     return owners
 
 
-def _parameter_state(engine: Any, parameter: nn.Parameter, *, moments: bool) -> dict[str, Any]:
+def _parameter_state(engine: DeepSpeedEngine, parameter: nn.Parameter, *, moments: bool) -> dict[str, Any]:
     keys = MOMENTS if moments and parameter.requires_grad else ()
     if is_zero(engine) and parameter.requires_grad:
         found = {key: safe_get_full_optimizer_state(parameter, key) for key in keys}
@@ -79,7 +80,7 @@ def _parameter_state(engine: Any, parameter: nn.Parameter, *, moments: bool) -> 
 
 
 def _whole(parameter: nn.Parameter) -> Tensor:
-    """A parameter that the optimiser does not hold; ZeRO 3 cuts those, too."""
+    """A parameter that the optimiser does not hold; ZeRO 3 partitions those as well."""
     if not hasattr(parameter, "ds_id"):
         return parameter.data
     import deepspeed
@@ -107,7 +108,7 @@ def load_weights(model: nn.Module, state: dict[str, Tensor]) -> None:
     model.load_state_dict({name: value for name, value in weights.items() if name in own})
 
 
-def load_moments(engine: Any, model: nn.Module, state: dict[str, Tensor]) -> None:
+def load_moments(engine: DeepSpeedEngine, model: nn.Module, state: dict[str, Tensor]) -> None:
     """Put AdamW's moments into a fresh engine of any world size and ZeRO stage."""
     step = float(state["adam_step"])
     if step == 0:
@@ -116,11 +117,12 @@ def load_moments(engine: Any, model: nn.Module, state: dict[str, Tensor]) -> Non
     if not is_zero(engine):
         for name, parameter in parameters:
             moments = {key: state[f"{name}|{key}"].to(parameter.device) for key in MOMENTS}
-            engine.optimizer.state[parameter] = {"step": torch.tensor(step), **moments}
+            engine.optimizer.state[parameter] = {"step": _step_of(engine.optimizer, parameter, step), **moments}
         return
+    adamw = engine.optimizer.optimizer
     for flat in _flat_parameters(engine):
-        engine.optimizer.optimizer.state[flat] = {
-            "step": torch.tensor(step),
+        adamw.state[flat] = {
+            "step": _step_of(adamw, flat, step),
             **{key: torch.zeros_like(flat) for key in MOMENTS},
         }
     _link(engine)
@@ -129,11 +131,17 @@ def load_moments(engine: Any, model: nn.Module, state: dict[str, Tensor]) -> Non
             put(engine, parameter, state[f"{name}|{key}"], key)
 
 
-def put(engine: Any, parameter: nn.Parameter, value: Tensor, moment: str | None = None) -> None:
-    """Write a parameter's whole fp32 weight, or a moment of it, where ZeRO keeps it; each rank calls with the same value.
+def _step_of(adamw: torch.optim.Optimizer, parameter: Tensor, step: float) -> Tensor:
+    """AdamW's step count where AdamW itself puts it: beside the parameter for fused and capturable kernels, else on the CPU."""
+    beside = adamw.defaults["fused"] or adamw.defaults["capturable"]
+    return torch.tensor(step, dtype=torch.float32, device=parameter.device if beside else "cpu")
 
-    Under ZeRO 3 the ranks hold equal parts and the last ones are filled up, which DeepSpeed's own accessor for whole values forgets: it fails
-    for every parameter that the number of ranks does not divide.
+
+def put(engine: DeepSpeedEngine, parameter: nn.Parameter, value: Tensor, moment: str | None = None) -> None:
+    """Write a parameter's whole fp32 weight or moment where ZeRO keeps it; each rank calls with the same value.
+
+    Under ZeRO 3 the ranks hold equal parts and the last ones are filled up, which DeepSpeed's own accessor for whole
+    values forgets: it fails for every parameter that the number of ranks does not divide.
     """
     value = value.to(engine.device)
     if engine.zero_optimization_stage() < 3:
@@ -166,12 +174,12 @@ def is_weight(key: str) -> bool:
     return key not in ("adam_step", LOSS_SCALE) and ("|" not in key or key.startswith("buffer|"))
 
 
-def is_zero(engine: Any) -> bool:
-    """Whether DeepSpeed cuts up at least the optimiser's state."""
+def is_zero(engine: DeepSpeedEngine) -> bool:
+    """Whether DeepSpeed partitions at least the optimiser's state."""
     return engine.zero_optimization_stage() > 0
 
 
-def _flat_parameters(engine: Any) -> list[Tensor]:
+def _flat_parameters(engine: DeepSpeedEngine) -> list[Tensor]:
     """The flat fp32 partitions that the inner optimiser of ZeRO steps."""
     zero = engine.optimizer
     return (
@@ -181,18 +189,18 @@ def _flat_parameters(engine: Any) -> list[Tensor]:
     )
 
 
-def master_weights(engine: Any, model: nn.Module) -> list[Tensor]:
+def master_weights(engine: DeepSpeedEngine, model: nn.Module) -> list[Tensor]:
     """This rank's fp32 weights that the optimiser steps: flat shards under ZeRO, else the parameters themselves."""
     return list(_flat_parameters(engine)) if is_zero(engine) else [parameter for _, parameter in _parameters(model)]
 
 
-def _link(engine: Any) -> None:
-    """Make DeepSpeed see the optimiser state of all parameter groups: by itself it links them after the first group's first step only."""
+def _link(engine: DeepSpeedEngine) -> None:
+    """Link the optimiser state of all parameter groups: DeepSpeed links only after the first group's first step."""
     if engine.zero_optimization_stage() in (1, 2):
         engine.optimizer._hp_optimizer_states_linked = False
         engine.optimizer._lazy_init_hp_params_optimizer_state()
 
 
-def _adam_step(engine: Any) -> float:
+def _adam_step(engine: DeepSpeedEngine) -> float:
     optimizer = engine.optimizer.optimizer if is_zero(engine) else engine.optimizer
     return max((float(state["step"]) for state in optimizer.state.values() if "step" in state), default=0.0)

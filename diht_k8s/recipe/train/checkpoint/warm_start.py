@@ -1,7 +1,8 @@
-"""First weights from elsewhere (`train.initFrom`): an exported model, an open_clip checkpoint, a tower alone, or a checkpoint of another run.
+"""First weights (`train.initFrom`): an exported model, an open_clip checkpoint, one tower, or another run's checkpoint.
 
-In: a URI. Out: weights under the student's names, position embeddings resized where the new model sees larger images or longer captions,
-as the paper does to go on at 336 px. Towers must fit wholly or be wholly absent: half a tower is an error, never a silent mix.
+In: a URI. Out: weights under the student's names, position embeddings resized where the new model sees larger images or
+longer captions, as the paper does to continue at 336 px. Towers must fit wholly or be wholly absent: a partial tower is an
+error, never a silent mix.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def start_from(storage: Storage, start: InitFrom, model: Student) -> Saved | Non
     """Put the first weights into a model that no engine holds yet.
 
     Returns:
-        The checkpoint to go on from, optimiser and position included; None where only weights were asked for.
+        The checkpoint to resume from, with optimiser and position; None if only weights were requested.
 
     Raises:
         UserError: nothing is there, or it is of another model; the first weight that differs is named.
@@ -52,7 +53,7 @@ def start_from(storage: Storage, start: InitFrom, model: Student) -> Saved | Non
 
 
 def load_first_weights(model: Student, state: Mapping[str, Tensor], name: str) -> None:
-    """Load weights that may lack whole towers, heads and the logit scale, or be of other image sizes and caption lengths.
+    """Load weights that may lack towers, heads or the logit scale, or have other image sizes and caption lengths.
 
     Args:
         model: the student; what the state lacks keeps its random start.
@@ -144,5 +145,5 @@ def _require_whole(own: Mapping[str, Tensor], towers: Mapping[str, Tensor], name
 
 
 def _group(key: str) -> str:
-    """What a weight belongs to: a timm tower's projection, which is open_clip's and not the tower's, the image tower, the scale, the text tower."""
+    """The group of a weight: open_clip's projection of a timm tower, the image tower, the scale or the text tower."""
     return next((prefix for prefix in ("visual.head.", "visual.", "logit_scale") if key.startswith(prefix)), "text")

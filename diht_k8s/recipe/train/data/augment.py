@@ -1,7 +1,7 @@
 """Images to tensors: RandomResizedCrop(0.9 to 1.0) in training, OpenAI's mean and deviation.
 
-The crop of an image depends on (seed, epoch, uid) alone, so that it is the same on any worker and after any restart. Pixels are those of
-PIL's bicubic filter (mean difference below 0.01 of 255), by torch's antialiased kernel on bytes.
+The crop of an image depends on (seed, epoch, uid) alone, so that it is the same on any worker and after any restart.
+Pixels are those of PIL's bicubic filter (mean difference below 0.01 of 255), by torch's antialiased kernel on bytes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RATIO: Final = (3 / 4, 4 / 3)
 
 
 def crop_box(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """A random crop (left, top, right, bottom) of 90 to 100 % of the area with a side ratio of 3/4 to 4/3, as torchvision draws it."""
+    """A random crop (left, top, right, bottom) as torchvision draws it: 90 to 100 % of the area, ratio 3/4 to 4/3."""
     for _ in range(10):
         area = width * height * rng.uniform(*SCALE)
         ratio = math.exp(rng.uniform(math.log(RATIO[0]), math.log(RATIO[1])))

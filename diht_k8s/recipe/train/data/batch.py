@@ -28,7 +28,7 @@ class HeadTargets:
 
 
 @dataclass(frozen=True)
-class Targets:
+class BatchTargets:
     """Soft targets of a batch."""
 
     objects: HeadTargets
@@ -36,9 +36,9 @@ class Targets:
     mask_B: Tensor
     """whether an image has labels."""
 
-    def on(self, device: torch.device) -> Targets:
+    def on(self, device: torch.device) -> BatchTargets:
         """The same on a device."""
-        return Targets(self.objects.on(device), self.attributes.on(device), self.mask_B.to(device))
+        return BatchTargets(self.objects.on(device), self.attributes.on(device), self.mask_B.to(device))
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Batch:
     tokens_BT: Tensor
     caption_ids_B: Tensor
     """equal where captions are equal, int64."""
-    targets: Targets | None
+    targets: BatchTargets | None
     uids: list[str]
     bad: dict[str, int]
     """samples that could not be used, by reason; a grey image stands in for each."""
@@ -94,10 +94,10 @@ def interleaved(parts: Sequence[Batch]) -> Batch:
     )
 
 
-def _interleaved_targets(parts: Sequence[Targets]) -> Targets | None:
+def _interleaved_targets(parts: Sequence[BatchTargets]) -> BatchTargets | None:
     if not parts:
         return None
-    return Targets(
+    return BatchTargets(
         _interleaved_head([part.objects for part in parts]),
         _interleaved_head([part.attributes for part in parts]),
         _rows([part.mask_B for part in parts]),

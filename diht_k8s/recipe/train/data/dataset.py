@@ -1,8 +1,8 @@
 """Samples of the training's shards in the order that a stream asks for, each with its row of soft labels.
 
-A small shard is read once and kept, because several streams read parts of it. A large one is read piece by piece as its windows come up,
-so that a stream holds one window at a time. A shard that turns out to be damaged is used as far as it can be read: the rest of its samples are
-bad ones, counted by the caller like any other.
+A small shard is read once and kept, because several streams read parts of it. A large one is read piece by piece as its
+windows come up, so that a stream holds one window at a time. A shard that turns out to be damaged is used as far as it
+can be read: the rest of its samples are bad ones, counted by the caller like any other.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from diht_k8s.recipe.train.data.sampler import Slice
 SHARD_CACHE_BYTES = 256 << 20
 """Shards that are kept as they are; one that is larger than an eighth of it is read piece by piece."""
 DAMAGED = "shard_damaged"
-"""Reason of a sample that lies behind the damage of its shard."""
+"""Reason of a sample after the damage in its shard."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Item:
+class LabelledSample:
     """One sample on its way into a batch."""
 
     sample: Sample
@@ -40,7 +40,7 @@ class Item:
     """place in the shard, the row of its labels too."""
 
 
-class Source:
+class ShardDataset:
     """Where samples come from."""
 
     def __init__(
@@ -66,7 +66,7 @@ class Source:
         self._sizes: dict[int, int] = {}
         self._damaged: set[int] = set()
 
-    def stream(self, pieces: Sequence[Slice]) -> Iterator[Item]:
+    def stream(self, pieces: Sequence[Slice]) -> Iterator[LabelledSample]:
         """The samples of a stream's slices, in their order.
 
         Raises:
@@ -78,7 +78,7 @@ class Source:
                 for index in map(int, piece.indexes):
                     yield self._item(number, index, samples.get(index), labels)
 
-    def _item(self, number: int, index: int, sample: Sample | None, labels: Labels | None) -> Item:
+    def _item(self, number: int, index: int, sample: Sample | None, labels: Labels | None) -> LabelledSample:
         shard = self.shards[number]
         if sample is None and number not in self._damaged:
             raise DataError(f"{shard.uri} holds fewer samples than the filter committed: run the stage filter again")
@@ -90,7 +90,7 @@ class Source:
             )
         if sample is None:
             sample = Sample(f"{shard.name}-{index}", {}, f"{shard.name}-{index}", "", problem=DAMAGED)
-        return Item(sample, labels, number, index)
+        return LabelledSample(sample, labels, number, index)
 
     def _samples(self, number: int, slices: Iterator[Slice]) -> Iterator[tuple[Slice, Mapping[int, Sample]]]:
         """Each slice of one shard with at least its samples, by index."""
@@ -125,7 +125,7 @@ class Source:
             yield from enumerate(read_pairs(self._storage, self.shards[number]))
         except DamagedShardError as error:
             if number not in self._damaged:
-                logger.warning("%s; until then, what lies behind counts as bad", error)
+                logger.warning("%s; until then, the samples after it count as bad", error)
             self._damaged.add(number)
 
     def _size(self, number: int) -> int:

@@ -1,6 +1,7 @@
-"""Batches of one rank, prepared ahead of the step: in a thread, or by worker processes of which each makes every n-th row of each batch.
+"""Prefetches the batches of one rank: in a thread, or in n worker processes that each make every n-th row.
 
-Workers are finer ranks (see `assembly`), so neither the batches nor the cursor depend on their number. What is prepared ahead is bounded in bytes.
+Workers are finer ranks (see `collate`), so neither the batches nor the cursor depend on their number. What is prepared
+ahead is bounded in bytes.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ import time
 from collections.abc import Generator, Iterator
 from typing import Any
 
-import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from diht_k8s.api.errors import DihtError, RetryableError
 from diht_k8s.recipe.train.data.batch import Batch, interleaved
-from diht_k8s.recipe.train.data.collate import Assembler, Job
-from diht_k8s.recipe.train.data.dataset import Source
-from diht_k8s.recipe.train.data.sampler import Order
+from diht_k8s.recipe.train.data.collate import CollateSettings, Collator
+from diht_k8s.recipe.train.data.dataset import ShardDataset
+from diht_k8s.recipe.train.data.sampler import GlobalSampler
+from diht_k8s.recipe.train.distributed import set_this_device
 
 PREFETCH_BYTES = 512 << 20
 """Batches that wait for their step: as many as fit, from one to `PREFETCH_BATCHES`."""
@@ -39,8 +40,8 @@ class Loader:
 
     def __init__(
         self,
-        source: Source,
-        order: Order,
+        source: ShardDataset,
+        sampler: GlobalSampler,
         *,
         batch_size: int,
         image_size: int,
@@ -54,29 +55,29 @@ class Loader:
 
         Args:
             source: the shards.
-            order: the global order over them.
+            sampler: the global order over them.
             batch_size: of the global batch; a multiple of `world`.
             image_size: side of the images in pixels.
             context_length: tokens of a caption at most.
             seed: of the augmentation.
             rank: of this process.
             world: number of processes.
-            workers: processes that make the batches, at most; the largest number up to it that divides a rank's part of a batch is taken. 0: a
-                thread of this process.
+            workers: processes that make the batches, at most; the largest number up to it that divides a rank's part of
+                a batch is taken. 0: a thread of this process.
         """
-        self._job = Job(source, order, batch_size, image_size, context_length, seed)
+        self._job = CollateSettings(source, sampler, batch_size, image_size, context_length, seed)
         self._rank, self._world = rank, world
         local = batch_size // world
         self.workers = next(
             number for number in range(min(workers, local), -1, -1) if number == 0 or local % number == 0
         )
-        self._ahead = max(1, min(PREFETCH_BATCHES, PREFETCH_BYTES // (local * image_size**2 * 3)))
+        self._prefetch = max(1, min(PREFETCH_BATCHES, PREFETCH_BYTES // (local * image_size**2 * 3)))
         self.wait_seconds = 0.0
         """time that `batches` waited for data since it was last read."""
 
     def batches(self, position: int) -> Generator[Batch]:
-        """Batches for ever, the first one beginning at a global position (a multiple of the batch size)."""
-        ready: queue.Queue[Batch | BaseException] = queue.Queue(self._ahead)
+        """Batches without end, the first one beginning at a global position (a multiple of the batch size)."""
+        ready: queue.Queue[Batch | BaseException] = queue.Queue(self._prefetch)
         closed = threading.Event()
         made = self._merged(self._start_workers(position)) if self.workers else self._here(position)
         filler = threading.Thread(target=self._fill, args=(made, ready, closed), name="loader", daemon=True)
@@ -102,30 +103,31 @@ class Loader:
 
     def _fill(self, made: Generator[Batch], ready: queue.Queue[Batch | BaseException], closed: threading.Event) -> None:
         try:
+            pinning = set_this_device().type == "cuda"  # page-locked memory belongs to the thread's current device
             with contextlib.closing(made):
                 for batch in made:
-                    if not _handed_over(batch.pinned() if torch.cuda.is_available() else batch, ready, closed):
+                    if not _handed_over(batch.pinned() if pinning else batch, ready, closed):
                         return
         except BaseException as error:  # the training thread raises it
             _handed_over(error, ready, closed)
 
     def _here(self, position: int) -> Generator[Batch]:
-        assembler = Assembler(self._job, rank=self._rank, world=self._world)
+        collator = Collator(self._job, rank=self._rank, world=self._world)
         for start in itertools.count(position, self._job.batch_size):
-            yield assembler.batch(start)
+            yield collator.batch(start)
 
     def _start_workers(self, position: int) -> Iterator[Any]:
         """Fork the workers, from the thread with which they shall end.
 
-        Forked, not spawned: a spawned one would import DeepSpeed first, seconds and hundreds of MiB for each. What a fork must not share, the
-        connections to storage, belongs to one process each (see `Storage`).
+        Forked, not spawned: a spawned one would import DeepSpeed first, seconds and hundreds of MiB for each. What a
+        fork must not share, the connections to storage, belongs to one process each (see `Storage`).
         """
         before = signal.getsignal(signal.SIGCHLD)
         loader = DataLoader(
             _Parts(self._job, position, rank=self._rank, world=self._world),
             batch_size=None,
             num_workers=self.workers,
-            prefetch_factor=self._ahead,
+            prefetch_factor=self._prefetch,
             collate_fn=_as_it_is,
             worker_init_fn=_settle,
             multiprocessing_context="fork",
@@ -142,7 +144,7 @@ class Loader:
             try:
                 made = [next(parts) for _ in range(self.workers)]
             except (RuntimeError, EOFError, OSError) as error:
-                if not _tells_of_a_lost_worker(error):
+                if not _is_lost_worker(error):
                     raise
                 raise RetryableError(
                     f"rank {self._rank} lost a loader worker ({str(error) or type(error).__name__}): start again; if it comes back, raise pods.shmSize or "
@@ -154,15 +156,15 @@ class Loader:
             yield interleaved(made)
 
 
-def _tells_of_a_lost_worker(error: Exception) -> bool:
-    """Whether a worker is gone: torch says so, or the socket over which it gives its tensors, which is closed before torch sees it dead."""
+def _is_lost_worker(error: Exception) -> bool:
+    """Whether a worker died: torch says so, or the socket that passes its tensors closes before torch notices."""
     if isinstance(error, RuntimeError):
         return str(error).startswith("DataLoader worker")
     return isinstance(error, EOFError | ConnectionError | FileNotFoundError) and not str(error).startswith("Caught ")
 
 
 def _handed_over(item: Any, ready: queue.Queue[Any], closed: threading.Event) -> bool:
-    """Put an item into a queue that may be full; False if nobody wants it any more."""
+    """Put an item into a queue that may be full; False if the consumer has closed."""
     while not closed.is_set():
         with contextlib.suppress(queue.Full):
             ready.put(item, timeout=0.2)
@@ -173,17 +175,17 @@ def _handed_over(item: Any, ready: queue.Queue[Any], closed: threading.Event) ->
 class _Parts(IterableDataset[Any]):
     """One worker's parts of the rank's batches; the last thing that it yields is the error that ends it."""
 
-    def __init__(self, job: Job, position: int, *, rank: int, world: int) -> None:
+    def __init__(self, job: CollateSettings, position: int, *, rank: int, world: int) -> None:
         self._job, self._position, self._rank, self._world = job, position, rank, world
 
     def __iter__(self) -> Iterator[Batch | DihtError]:
         info = get_worker_info()
         assert info is not None
         rank, world = self._rank + info.id * self._world, info.num_workers * self._world
-        assembler = Assembler(self._job, rank=rank, world=world, sharers=info.num_workers)
+        collator = Collator(self._job, rank=rank, world=world, sharers=info.num_workers)
         try:
             for start in itertools.count(self._position, self._job.batch_size):
-                yield assembler.batch(start)
+                yield collator.batch(start)
         except DihtError as error:  # as a value: torch would bury the line under a traceback
             yield error
 
@@ -193,7 +195,7 @@ def _as_it_is(part: Any) -> Any:
 
 
 def _settle(worker: int) -> None:
-    """Undo what a worker inherited from its rank: the handler that turns SIGTERM into a request; and end with the rank."""
+    """Reset the SIGTERM handler that a worker inherits from its rank, and end with the rank."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":

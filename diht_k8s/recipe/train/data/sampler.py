@@ -1,16 +1,18 @@
-"""The order in which samples are seen: one global sequence, the same for any number of processes.
+"""The global order of samples: one sequence, the same for any number of processes.
 
-Training walks through positions p = 0, 1, 2, ... Position p belongs to epoch p // N and stands at offset o = p % N there (N samples in
-all). Each epoch shuffles the shards and, inside each shard, its samples; the result is cut into S streams that are read side by side,
-so that a batch mixes many shards: offset o is element o // S of stream o % S. The batch of step t is the positions tB to (t+1)B - 1,
-and rank r of W takes those congruent to r modulo W. So every sample is seen exactly once in an epoch, the short last batch goes on into
-the next epoch, and the whole state of the data path is one number: the next position. S depends on the data and the batch only; where W
-divides S, a rank reads S / W streams and no other.
+Training walks through positions p = 0, 1, 2, ... Position p belongs to epoch p // N and has offset o = p % N (N samples in all). Each epoch shuffles the shards and, inside each shard, its samples; the result is cut into S
+streams that are read side by side, so that a batch mixes many shards: offset o is element o // S of stream o % S. The
+batch of step t is the positions tB to (t+1)B - 1, and rank r of W takes those congruent to r modulo W. So every sample
+is seen exactly once in an epoch, the short last batch continues in the next epoch, and the whole state of the data path
+is one number: the next position. S depends on the data and the batch only; where W divides S, a rank reads S / W
+streams and no other.
 
-Where sources have weights, an epoch reads the shards of the lightest one once and the others' as many times as they are heavier; of a broken
-number, the rest is a random part of each shard, another one in each epoch. Each reading has an order of its own.
+Where sources have weights, an epoch reads the shards of the lightest one once and the others' as many times as they are
+heavier; a fractional weight adds a random part of each shard, drawn again in each epoch. Each reading has its own
+order.
 
-A shard is shuffled in windows, so that its reader holds a window and not the shard: all streams together hold about WINDOW_SAMPLES.
+A shard is shuffled in windows, so that its reader holds a window and not the shard: all streams together hold about
+WINDOW_SAMPLES.
 
 Pure: numbers in, numbers out.
 """
@@ -43,8 +45,8 @@ class Slice:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """One time that an epoch reads a shard."""
+class ShardPass:
+    """One read of a shard within an epoch."""
 
     shard: int
     turn: int
@@ -53,7 +55,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Order:
+class GlobalSampler:
     """The global order over shards of known sizes."""
 
     sizes: tuple[int, ...]
@@ -64,7 +66,7 @@ class Order:
     """how often each shard is drawn, relative to the others; none: all alike."""
 
     @staticmethod
-    def of(sizes: Sequence[int], batch_size: int, seed: int, *, weights: Sequence[float] = ()) -> Order:
+    def of(sizes: Sequence[int], batch_size: int, seed: int, *, weights: Sequence[float] = ()) -> GlobalSampler:
         """Make an order; the number of streams is the largest power of two that suits the data and divides the batch.
 
         Args:
@@ -76,7 +78,7 @@ class Order:
         total, streams = sum(reading.size for reading in _readings(sizes, weights)), 1
         while streams * 2 <= min(MAX_STREAMS, total // MIN_STREAM_LENGTH) and batch_size % (streams * 2) == 0:
             streams *= 2
-        return Order(tuple(sizes), streams, seed, tuple(weights))
+        return GlobalSampler(tuple(sizes), streams, seed, tuple(weights))
 
     @cached_property
     def total(self) -> int:
@@ -84,7 +86,7 @@ class Order:
         return sum(reading.size for reading in self.readings)
 
     @cached_property
-    def readings(self) -> list[Reading]:
+    def readings(self) -> list[ShardPass]:
         """What an epoch reads, before it is shuffled."""
         return _readings(self.sizes, self.weights)
 
@@ -94,7 +96,7 @@ class Order:
         return epoch, offset % self.streams, offset // self.streams
 
     def stream_slices(self, epoch: int, stream: int) -> list[Slice]:
-        """What a stream reads in an epoch: for each window that it touches, which samples in which order; windows of a shard rise."""
+        """A stream's reads in an epoch: the ordered samples of each window; the windows of a shard rise."""
         length = self.total // self.streams + (stream < self.total % self.streams)
         begin = stream * (self.total // self.streams) + min(stream, self.total % self.streams)
         slices: list[Slice] = []
@@ -107,7 +109,7 @@ class Order:
             at += reading.size
         return slices
 
-    def _windows(self, epoch: int, reading: Reading, low: int, high: int) -> list[Slice]:
+    def _windows(self, epoch: int, reading: ShardPass, low: int, high: int) -> list[Slice]:
         """Elements `low` to `high` of a reading's shuffled order, by window."""
         turn = (reading.turn,) if reading.turn else ()
         rng = generator(self.seed, "samples", epoch, reading.shard, *turn)
@@ -126,14 +128,14 @@ class Order:
         return slices
 
 
-def _readings(sizes: Sequence[int], weights: Sequence[float]) -> list[Reading]:
+def _readings(sizes: Sequence[int], weights: Sequence[float]) -> list[ShardPass]:
     least = min(weights, default=1.0)
     readings = []
     for shard, size in enumerate(sizes):
         whole, rest = divmod(weights[shard] / least, 1) if weights else (1, 0)
-        readings += [Reading(shard, turn, size) for turn in range(int(whole))]
+        readings += [ShardPass(shard, turn, size) for turn in range(int(whole))]
         if part := round(size * rest):
-            readings.append(Reading(shard, int(whole), part))
+            readings.append(ShardPass(shard, int(whole), part))
     return readings
 
 

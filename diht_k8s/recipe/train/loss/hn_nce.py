@@ -1,14 +1,15 @@
-"""HN-NCE's exact value and gradients without the batch x batch matrix.
+"""HN-NCE, the hard-negative noise-contrastive loss: exact value and gradients without the batch x batch matrix.
 
-In: a rank's image and text features and the logit scale. Out: the loss of the global batch, its gradients, three statistics. The weighted
-sum of the negatives collapses to two log-sum-exps per row (DiHT, arXiv 2301.02280, section 3.3, in log space), with z the scaled logits:
+In: a rank's image and text features and the logit scale. Out: the loss of the global batch, its gradients, three
+statistics. The weighted sum of the negatives collapses to two log-sum-exps per row (DiHT, arXiv 2301.02280, section
+3.3, in log space), with z the scaled logits:
 
     log N_i = log(n_i) + LSE_j((1 + beta) z_ij) - LSE_j(beta z_ij)        j over the n_i negatives of pair i
     loss_i  = log(alpha e^{z_ii} + N_i) - z_ii
 
-Both directions come from one pass over tiles of a few image rows against all texts: a tile completes its rows and adds to the columns.
-The backward pass recomputes each tile and applies the closed form of d loss / d z. Memory is O(B (chunk + D)) instead of O(B^2), and
-across ranks only the text side travels: gathered once, its gradient reduce-scattered.
+Both directions come from one pass over tiles of a few image rows against all texts: a tile completes its rows and adds
+to the columns. The backward pass recomputes each tile and applies the closed form of d loss / d z. Memory is O(B (chunk
++ D)) instead of O(B^2), and across ranks only the text side travels: gathered once, its gradient reduce-scattered.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class PairTerms(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Tiles:
-    """The scaled logits, a few image rows at a time, positives and masked pairs at -inf; one buffer serves all tiles."""
+    """The scaled logits, a few image rows at a time, positives and masked pairs at -inf; tiles share one buffer."""
 
     image_BD: Tensor
     text_ND: Tensor
@@ -150,7 +151,7 @@ def _sums_of_rows_and_columns(tiles: _Tiles, beta: float) -> tuple[NegativeSums,
 def _terms(sums: NegativeSums, positive: Tensor, num_negatives: Tensor, settings: HnNceSettings) -> PairTerms:
     """Close the sums of rows or columns into losses and gradient coefficients.
 
-    A pair without negatives (all others carry its caption) has nothing to be told apart from: its loss and gradient are 0.
+    A pair without negatives (all others carry its caption) has loss and gradient 0.
     """
     beta, log_alpha = settings.beta, math.log(settings.alpha) if settings.alpha else -math.inf
     some = num_negatives > 0
@@ -180,8 +181,8 @@ def _count_negatives(caption_ids_N: Tensor | None, like_N: Tensor) -> Tensor:
 
 def pairs_of_caption(caption_ids_N: Tensor) -> Tensor:
     """How many pairs of the global batch have each pair's caption, itself counted; [N], integers."""
-    _, kinds_N, counts = caption_ids_N.unique(return_inverse=True, return_counts=True)
-    return counts[kinds_N]
+    _, captions_N, counts = caption_ids_N.unique(return_inverse=True, return_counts=True)
+    return counts[captions_N]
 
 
 def _statistics(
@@ -240,8 +241,8 @@ def _gradients(
 class HnNce(torch.autograd.Function):
     """(image_BD, text_BD, scale, caption_ids_B or None, settings) -> (loss, statistics).
 
-    The loss is that of the global batch, on every rank. Each rank's gradients carry a factor of the number of ranks, so that the
-    average over ranks that DDP and DeepSpeed take is the global gradient.
+    The loss is that of the global batch, on every rank. Each rank's gradients carry a factor of the number of ranks, so
+    that the average over ranks that DDP and DeepSpeed take is the global gradient.
     """
 
     @staticmethod

@@ -1,7 +1,8 @@
-"""The losses of the DiHT recipe (arXiv 2301.02280): hard-negative contrastive loss and concept distillation.
+"""The losses of the DiHT recipe (arXiv 2301.02280): HN-NCE (contrastive) and concept distillation (concept heads).
 
-In: features or logits of this rank's batch. Out: scalars whose gradients, averaged over the ranks as DDP and DeepSpeed do, are those of the
-global batch. The closed-form core of the contrastive loss is in `hn_nce`; here are its checks and the public signatures.
+In: features or logits of this rank's batch. Out: scalars whose gradients, averaged over the ranks as DDP and DeepSpeed
+do, are those of the global batch. The closed-form core of the contrastive loss is in `hn_nce`; here are its checks and
+the public signatures.
 """
 
 from __future__ import annotations
@@ -57,26 +58,30 @@ def hn_nce_loss(
 ) -> Tensor:
     """Hard-negative noise-contrastive loss (DiHT, section 3.3), exact, in log space, without the batch x batch matrix.
 
-    The mean over pairs and both directions, so that alpha = 1 and beta = 0 give CLIP's loss; the paper sums the directions.
+    The mean over pairs and both directions, so that alpha = 1 and beta = 0 give CLIP's loss; the paper sums the
+    directions.
 
     Args:
-        image_features_BD: this rank's image features, L2-normalised; bf16, fp16, fp32 (computed in fp32) or fp64. Row i pairs with row i of
-            the texts.
+        image_features_BD: this rank's image features, L2-normalised; bf16, fp16, fp32 (computed in fp32) or fp64. Row i
+            pairs with row i of the texts.
         text_features_BD: this rank's text features, same shape.
         logit_scale: inverse temperature, not its logarithm; a scalar. See `clamped_logit_scale`.
         alpha: weight of the positive in the denominator, 0 to 1 (0: decoupled).
-        beta: concentration on hard negatives, >= 0, on scaled logits. 0.25 is the paper's for noisy web data as far as we know.
-        differentiate_weights: whether the gradient flows through the weights, which the paper leaves open (our choice: yes).
+        beta: concentration on hard negatives, >= 0, on scaled logits. 0.25 is the paper's for noisy web data as far as
+            we know.
+        differentiate_weights: whether the gradient flows through the weights, which the paper leaves open (our choice:
+            yes).
         chunk_size: image rows held against all texts at a time; changes memory and speed, not the result.
         group: the ranks that share the global batch; None: the batch as given is global.
-        caption_ids_B: integers that are equal where captions are; pairs with another pair's caption are then no negatives of it, and a
-            pair without any negative adds 0 (our choice: the paper does not mask).
+        caption_ids_B: integers that are equal where captions are; pairs with another pair's caption are then no
+            negatives of it, and a pair without any negative adds 0 (our choice: the paper does not mask).
 
     Returns:
         The 0-d loss of the global batch, equal on all ranks, in fp32 (fp64 for fp64 features). Once differentiable.
 
     Raises:
-        ValueError: shapes or settings out of range, batches that differ between ranks, or fewer than two pairs in the global batch.
+        ValueError: shapes or settings out of range, batches that differ between ranks, or fewer than two pairs in the
+            global batch.
     """
     settings = HnNceSettings(
         alpha=alpha, beta=beta, differentiate_weights=differentiate_weights, chunk_size=chunk_size, group=group
@@ -133,7 +138,7 @@ def _check_features(image_BD: Tensor, text_BD: Tensor, scale: Tensor, ids_B: Ten
 
 
 def duplicate_share(caption_ids_B: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
-    """Share of the global batch's pairs whose caption another pair has too: false negatives, which hard-negative weights raise.
+    """Share of the global batch's pairs with a repeated caption: false negatives, which hard-negative weights raise.
 
     Args:
         caption_ids_B: integers that are equal where captions are.
@@ -145,7 +150,7 @@ def duplicate_share(caption_ids_B: Tensor, group: dist.ProcessGroup | None = Non
     return (pairs_of_caption(gather_rows(caption_ids_B, group)) > 1).float().mean()
 
 
-class _ClampWithWayBack(torch.autograd.Function):
+class _RecoverableClamp(torch.autograd.Function):
     """Clamp; outside the range only a gradient that leads back inside passes."""
 
     @staticmethod
@@ -168,8 +173,9 @@ class _ClampWithWayBack(torch.autograd.Function):
 def clamped_logit_scale(log_scale: Tensor, max_scale: float = MAX_LOGIT_SCALE) -> Tensor:
     """CLIP's learnable inverse temperature: exp of a parameter held in [0, log max_scale].
 
-    open_clip overwrites the parameter after each step; under ZeRO the optimizer's own copy would bring the old value back. So the bound is
-    part of the forward pass instead, and at the bound the gradient that leads inside still passes, so that the parameter never sticks.
+    open_clip overwrites the parameter after each step; under ZeRO the optimizer's own copy would bring the old value
+    back. So the bound is part of the forward pass instead, and at the bound the gradient that leads inside still
+    passes, so that the parameter never sticks.
 
     Args:
         log_scale: the parameter, a scalar; CLIP starts at log(1 / 0.07).
@@ -178,7 +184,7 @@ def clamped_logit_scale(log_scale: Tensor, max_scale: float = MAX_LOGIT_SCALE) -
     Returns:
         The inverse temperature, in [1, max_scale].
     """
-    clamped: Tensor = _ClampWithWayBack.apply(log_scale, 0.0, math.log(max_scale))  # type: ignore[assignment]  # apply is untyped
+    clamped: Tensor = _RecoverableClamp.apply(log_scale, 0.0, math.log(max_scale))  # type: ignore[assignment]  # apply is untyped
     return clamped.exp()
 
 
@@ -189,10 +195,10 @@ def soft_label_loss(
     mask_B: Tensor,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
-    """Cross-entropy over the whole vocabulary against the teacher's stored top-k (DiHT, section 3.2), without dense targets.
+    """Concept distillation: cross-entropy against the teacher's stored top-k (DiHT, section 3.2), no dense targets.
 
-    Per image: -sum_k p_k (logit_k - logsumexp(logits)), in fp32 (fp64 for fp64 logits). The mean is over the labelled images of all ranks, so that a rank with
-    few of them does not weigh them up.
+    Per image: -sum_k p_k (logit_k - logsumexp(logits)), in fp32 (fp64 for fp64 logits). The mean is over the labelled
+    images of all ranks, so that a rank with few of them does not over-weight them.
 
     Args:
         logits_BC: the student head's outputs; any floating dtype.
@@ -202,8 +208,8 @@ def soft_label_loss(
         group: the ranks that share the global batch; None: the batch as given is global.
 
     Returns:
-        A 0-d tensor: this rank's sum x ranks / labelled images of all ranks. Its mean over ranks is the global loss, and averaged
-        gradients are the global gradient. 0 where nobody has labels.
+        A 0-d tensor: this rank's sum x ranks / labelled images of all ranks. Its mean over ranks is the global loss,
+        and averaged gradients are the global gradient. 0 if no rank has labels.
     """
     if (
         ids_BK.shape != probabilities_BK.shape

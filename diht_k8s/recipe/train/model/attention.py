@@ -1,6 +1,7 @@
-"""Attention on CPUs: in fp32 inside a bf16 training, because torch's bf16 kernel takes up to twenty times as long backwards there.
+"""Attention on CPUs: fp32 inside a bf16 training, because torch's bf16 backward kernel is up to 20 times slower.
 
-The fused fp32 kernel is as fast as the unfused bf16 one, holds no matrix of tokens by tokens, and is the more exact. GPUs keep theirs.
+The fused fp32 kernel is as fast as the unfused bf16 one, holds no matrix of tokens by tokens, and is the more exact.
+GPUs keep theirs.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def _wide(value: Any) -> Any:
 
 @contextlib.contextmanager
 def attention_in_fp32() -> Iterator[None]:
-    """While this lasts, torch's attention is computed in fp32: its layers look the function up by name, and take no other."""
+    """Compute torch's attention in fp32 in this context: torch's layers look the function up by name."""
     nn.functional.scaled_dot_product_attention = _in_fp32
     try:
         yield
@@ -38,5 +39,5 @@ def attention_in_fp32() -> Iterator[None]:
 
 
 def needs_fp32_attention(device: torch.device, precision: str, *, compiled: bool) -> bool:
-    """Whether a training's attention is dearer in its own precision; compiled towers choose their kernels themselves."""
+    """Whether attention is slower in the training's own precision; compiled towers choose their own kernels."""
     return device.type == "cpu" and precision == "bf16" and not compiled

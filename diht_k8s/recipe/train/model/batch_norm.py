@@ -1,7 +1,9 @@
 """BatchNorm over the global batch on CPUs: the curve of a ResNet then does not depend on the number of processes.
 
-torch has this for accelerators only (`torch.nn.SyncBatchNorm`). The normalisation and the local sums are torch's own kernels; between them
-each layer exchanges two numbers a channel, forward and backward. Every rank must hold equally many samples.
+It stays because torch has it for accelerators only (`torch.nn.SyncBatchNorm`), and without it a ResNet could not be
+trained on CPUs by several processes with the same curve. The normalisation and the local sums are torch's own
+kernels; between them each layer exchanges two numbers a channel, forward and backward. Every rank must hold equally
+many samples.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ class _Normalise(torch.autograd.Function):
         direct_BCHW, weight_gradient_C, bias_gradient_C = torch.ops.aten.native_batch_norm_backward(
             gradient_BCHW, x_BCHW, weight_C, mean_C, var_C, None, None, False, ctx.eps, [True, True, True]
         )
-        # What the batch's mean and variance add: d loss / d x = w / s (g - mean(g) - x' mean(g x')), x' normalised, s deviation.
+        # Terms of the batch's mean and variance:
+        # d loss / d x = w / s (g - mean(g) - x' mean(g x')), x' normalised, s deviation.
         count = x_BCHW.numel() // x_BCHW.shape[1] * dist.get_world_size()
         sums_2C = torch.stack([bias_gradient_C, weight_gradient_C])
         dist.all_reduce(sums_2C)

@@ -1,4 +1,4 @@
-"""The model card beside an exported model: what it was trained on, how the data was filtered, with which numbers, under which licences."""
+"""The model card beside an exported model: training data, filter, numbers, licences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Export: the trained towers in open_clip's own layout (safetensors and configuration), the concept heads beside them."""
+"""Export: the trained towers in open_clip's layout (safetensors and configuration), with the concept heads beside."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""What the concept heads look at: the image embedding, or the tower's features before the projection that makes the embedding of them.
+"""Inputs of the concept heads: the image embedding, or the tower's features before its projection.
 
-In: an image tower of open_clip's. Out: its width before the projection, and the features of the newest batch, kept by a hook, so that the tower
-itself is called as ever and its weights keep their names. The paper does not say where the heads sit; the default is the embedding.
+In: an image tower of open_clip's. Out: its width before the projection, and the features of the newest batch, kept by a
+hook, so that the tower and its weights' names stay unchanged. The paper does not say where the
+heads sit; the default is the embedding.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from diht_k8s.api.errors import UserError
 
 
 class TowerFeatures:
-    """Keeps what the image tower's projection sees."""
+    """Keeps the input of the image tower's projection."""
 
     def __init__(self, visual: nn.Module) -> None:
         """Hang a hook into the tower.
 
         Args:
-            visual: a ViT (its pooled token), a ModifiedResNet (the mean of its last feature map) or a timm network with a projection.
+            visual: a ViT (its pooled token), a ModifiedResNet (the mean of its last feature map) or a timm network with
+                a projection.
 
         Raises:
             UserError: the tower has no projection of its own that we know.
@@ -59,5 +61,5 @@ def _before_projection(visual: Any) -> tuple[nn.Module, int, Pool]:
         trunk: Any = visual.trunk
         return trunk, trunk.num_features, lambda _, x: x if x.ndim == 2 else x.mean(dim=(2, 3))
     raise UserError(
-        f"train.distillation.headsInput Tower: this image tower ({type(visual).__name__}) has no projection that we know: take Embedding"
+        f"train.distillation.headsInput Tower: this image tower ({type(visual).__name__}) has no known projection: set Embedding"
     )

@@ -1,7 +1,7 @@
-"""The student: open_clip's CLIP with exact GELU (the DiHT architecture), and the two concept heads on its image embedding.
+"""The student: open_clip's CLIP with exact GELU (the DiHT architecture) and the two concept heads.
 
-The heads are linear maps from the image embedding before normalisation (our choice; the paper does not say), or from what the tower's projection
-sees, to the vocabulary. They are dropped on export.
+The heads are linear maps from the image embedding before normalisation (our choice; the paper does not say), or from
+what the tower's projection sees, to the vocabulary. They are dropped on export.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.train.loss.losses import clamped_logit_scale
 from diht_k8s.recipe.train.model.head_inputs import TowerFeatures
+from diht_k8s.recipe.train.model.tokenizers import require_clips_tokenizer
 
 # B pairs, T tokens of the longest caption, D embedding, W width of the image tower, C concepts of a head.
 
@@ -42,7 +43,7 @@ def model_configuration(train: Train) -> dict[str, Any]:
     """The open_clip configuration of a run's model.
 
     Raises:
-        UserError: open_clip does not know the name, or the configuration has the wrong form.
+        UserError: open_clip does not know the name, the configuration has the wrong form, or the text side is not CLIP's.
     """
     if train.model_config_ is not None:
         config = copy.deepcopy(train.model_config_)
@@ -55,6 +56,7 @@ def model_configuration(train: Train) -> dict[str, Any]:
         if config is None:
             raise UserError(f"train.model {train.model} is not known to open_clip: see its model configurations")
         config = copy.deepcopy(config)
+    require_clips_tokenizer("train.modelConfig" if train.model is None else f"train.model {train.model}", config)
     config["quick_gelu"] = False
     if train.image_size is not None:
         config["vision_cfg"]["image_size"] = train.image_size
@@ -78,7 +80,8 @@ class Student(nn.Module):
             heads_input: Embedding or Tower, as `train.distillation.headsInput`.
 
         Raises:
-            UserError: open_clip refuses the configuration, or the tower has no features before its projection that we know.
+            UserError: open_clip refuses the configuration, or the tower has no features before its projection that we
+                know.
         """
         super().__init__()
         try:
@@ -92,13 +95,13 @@ class Student(nn.Module):
         self.object_head = nn.Linear(width, num_objects) if num_objects else None
         self.attribute_head = nn.Linear(width, num_attributes) if num_attributes else None
         self.autocast_dtype: torch.dtype | None = None
-        """what `forward` computes matrix products in, if it is this model that sees to it."""
+        """dtype of matrix products in `forward`; None leaves the choice to the caller."""
 
     def encode_text(self, tokens_BT: Tensor) -> Tensor:
         """Text embeddings before normalisation, fp32, BxD.
 
-        The batch is cut to its longest caption where nothing behind the end token (the highest one) counts, that is under the causal mask
-        of CLIP: the numbers are the same and short captions cost what they are worth.
+        Under CLIP's causal mask nothing after the end token (the highest one) counts, so the batch is cut to its
+        longest caption: the numbers are the same and short captions cost less.
         """
         clip: Any = self.clip
         if clip.text_pool_type == "argmax" and clip.attn_mask is not None:

@@ -42,8 +42,8 @@ def test_view_has_the_pixels_that_pil_gives(width: int, height: int) -> None:
 
 
 def test_view_depends_on_seed_epoch_and_uid_only() -> None:
-    picture = pixels_of(noise(96, 80))
-    same = [train_view(picture, 32, seed=1, epoch=2, uid="a") for _ in range(2)]
+    image = pixels_of(noise(96, 80))
+    same = [train_view(image, 32, seed=1, epoch=2, uid="a") for _ in range(2)]
     assert (same[0] == same[1]).all()
     assert same[0].shape == (3, 32, 32)
     for other in (
@@ -51,7 +51,7 @@ def test_view_depends_on_seed_epoch_and_uid_only() -> None:
         {"seed": 1, "epoch": 3, "uid": "a"},
         {"seed": 1, "epoch": 2, "uid": "b"},
     ):
-        assert (train_view(picture, 32, **other) != same[0]).any()
+        assert (train_view(image, 32, **other) != same[0]).any()
 
 
 def test_pixels_are_normalised_by_openais_mean_and_deviation() -> None:

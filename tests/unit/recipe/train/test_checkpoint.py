@@ -110,13 +110,13 @@ def test_newest_when_another_attempt_writes_parts_of_the_same_step_then_undamage
     assert saved.state["weight 0"].tolist() == [11.0] * 3
 
 
-@pytest.mark.parametrize("looks", [0, 1], ids=["before the marker", "after the marker"])
+@pytest.mark.parametrize("checks", [0, 1], ids=["before the marker", "after the marker"])
 def test_commit_when_replaced_meanwhile_then_nothing_of_the_newer_attempt_is_removed(
-    tmp_path: Path, looks: int
+    tmp_path: Path, checks: int
 ) -> None:
     save(tmp_path, 5)
     save(tmp_path, 20, attempt=2)
-    answers = iter([None] * looks)
+    answers = iter([None] * checks)
 
     def fence() -> None:
         if next(answers, "replaced") == "replaced":
@@ -125,7 +125,7 @@ def test_commit_when_replaced_meanwhile_then_nothing_of_the_newer_attempt_is_rem
     with pytest.raises(StopRequested):
         commit(STORAGE, str(tmp_path), cursor(10), parts(tmp_path, 10), keep=1, fence=fence)
     assert newest_step(tmp_path) == 20
-    assert (tmp_path / "step-000000010" / MARKER).exists() is bool(looks)
+    assert (tmp_path / "step-000000010" / MARKER).exists() is bool(checks)
 
 
 def test_newest_when_of_another_configuration_then_none(tmp_path: Path) -> None:

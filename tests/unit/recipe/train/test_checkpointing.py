@@ -14,7 +14,7 @@ from diht_k8s.api.layout import Layout
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint import checkpoint
 from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor
-from diht_k8s.recipe.train.checkpoint.checkpointing import Saver
+from diht_k8s.recipe.train.checkpoint.checkpointing import Checkpointer
 from diht_k8s.recipe.train.metrics import Metrics
 
 
@@ -39,11 +39,11 @@ def cursor(step: int) -> Cursor:
 
 
 @pytest.fixture
-def slow(tmp_path: Path) -> tuple[SlowStorage, Saver, Metrics, str]:
+def slow(tmp_path: Path) -> tuple[SlowStorage, Checkpointer, Metrics, str]:
     storage, layout = SlowStorage(), Layout(str(tmp_path))
     return (
         storage,
-        Saver(storage, layout, keep=3, rank=0, world=1),
+        Checkpointer(storage, layout, keep=3, rank=0, world=1),
         Metrics(storage, layout, step=0),
         layout.checkpoints,
     )
@@ -95,7 +95,7 @@ def test_checkpoint_when_a_newer_attempt_has_begun_then_neither_marker_nor_metri
     metrics.write()
     saver.begin({"weight": torch.ones(3)}, cursor(5), {})
     storage.may_write.set()
-    Saver(storage, Layout(str(tmp_path)), keep=3, rank=0, world=1)
+    Checkpointer(storage, Layout(str(tmp_path)), keep=3, rank=0, world=1)
     metrics.add({"step": 2, "loss": 1.0})
     for act in (metrics.write, lambda: saver.complete(metrics)):
         with pytest.raises(StopRequested, match=r"attempt 2 has taken over"):

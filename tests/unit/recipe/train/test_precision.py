@@ -13,7 +13,7 @@ from diht_k8s.recipe.train.precision import FIRST_SCALE, GROWTH_STEPS, LossScale
     ("precision", "device", "has_bf16", "message"),
     [
         ("fp16", "cpu", False, "train.precision fp16 needs a GPU: use bf16 or fp32 on this machine"),
-        ("bf16", "cuda", False, "train.precision bf16 is none that Old card computes in: use fp16 or fp32 on this machine"),
+        ("bf16", "cuda", False, "train.precision bf16 is not supported by Old card: use fp16 or fp32 on this machine"),
         ("bf16", "cuda", True, None),
         ("fp16", "cuda", False, None),
         ("bf16", "cpu", False, None),

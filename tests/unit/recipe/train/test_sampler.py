@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from diht_k8s.recipe.train.data import sampler as order_module
-from diht_k8s.recipe.train.data.sampler import Order, generator
+from diht_k8s.recipe.train.data.sampler import GlobalSampler, generator
 
 
-def walk(order: Order, positions: range) -> list[tuple[int, int]]:
+def walk(order: GlobalSampler, positions: range) -> list[tuple[int, int]]:
     """(shard, index) of each position, read stream by stream as the loader does."""
     streams: dict[tuple[int, int], list[tuple[int, int]]] = {}
     found = []
@@ -27,7 +27,7 @@ def walk(order: Order, positions: range) -> list[tuple[int, int]]:
     [([7], 2), ([100, 3, 50], 8), ([451, 449, 470, 12, 1], 32), ([1000] * 9, 256), ([130], 128)],
 )
 def test_every_sample_is_seen_exactly_once_in_each_epoch(sizes: list[int], batch_size: int) -> None:
-    order = Order.of(sizes, batch_size, seed=3)
+    order = GlobalSampler.of(sizes, batch_size, seed=3)
     everything = sorted((shard, index) for shard, size in enumerate(sizes) for index in range(size))
     for epoch in range(3):
         seen = walk(order, range(epoch * order.total, (epoch + 1) * order.total))
@@ -40,7 +40,7 @@ def test_source_of_a_larger_weight_is_drawn_so_many_times_in_each_epoch_and_a_re
 ) -> None:
     monkeypatch.setattr(order_module, "WINDOW_SAMPLES", window)
     sizes, weights = [100, 40, 81], [0.5, 1.25, 0.5]
-    order = Order.of(sizes, 16, seed=3, weights=weights)
+    order = GlobalSampler.of(sizes, 16, seed=3, weights=weights)
     assert order.total == 100 + 100 + 81
     parts = []
     for epoch in range(3):
@@ -53,7 +53,7 @@ def test_source_of_a_larger_weight_is_drawn_so_many_times_in_each_epoch_and_a_re
 
 
 def test_shard_that_is_read_twice_has_two_orders() -> None:
-    order = Order.of([50, 50], 3, seed=0, weights=[1, 2])
+    order = GlobalSampler.of([50, 50], 3, seed=0, weights=[1, 2])
     twice = [piece for piece in order.stream_slices(0, 0) if piece.shard == 1]
     assert sorted(piece.turn for piece in twice) == [0, 1]
     assert twice[0].indexes.tolist() != twice[1].indexes.tolist()
@@ -62,27 +62,27 @@ def test_shard_that_is_read_twice_has_two_orders() -> None:
 
 def test_equal_weights_are_none() -> None:
     sizes = [100, 40, 81]
-    alike = Order.of(sizes, 16, seed=3, weights=[0.3] * 3)
-    assert walk(alike, range(300)) == walk(Order.of(sizes, 16, seed=3), range(300))
+    alike = GlobalSampler.of(sizes, 16, seed=3, weights=[0.3] * 3)
+    assert walk(alike, range(300)) == walk(GlobalSampler.of(sizes, 16, seed=3), range(300))
 
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
-    order = Order.of([50, 60, 70], 8, seed=0)
+    order = GlobalSampler.of([50, 60, 70], 8, seed=0)
     first, second = walk(order, range(180)), walk(order, range(180, 360))
     assert first != second
-    assert first != walk(Order.of([50, 60, 70], 8, seed=1), range(180))
-    assert first == walk(Order.of([50, 60, 70], 8, seed=0), range(180))
+    assert first != walk(GlobalSampler.of([50, 60, 70], 8, seed=1), range(180))
+    assert first == walk(GlobalSampler.of([50, 60, 70], 8, seed=0), range(180))
 
 
 def test_a_batch_mixes_shards() -> None:
-    order = Order.of([500] * 16, 256, seed=0)
+    order = GlobalSampler.of([500] * 16, 256, seed=0)
     assert order.streams == 64
     assert len({shard for shard, _ in walk(order, range(256))}) >= 10
 
 
 @pytest.mark.parametrize("world", [1, 2, 4, 8])
 def test_a_rank_reads_its_own_streams_only(world: int) -> None:
-    order = Order.of([500] * 8, 64, seed=0)
+    order = GlobalSampler.of([500] * 8, 64, seed=0)
     assert order.streams % world == 0
     for rank in range(world):
         streams = {order.locate(position)[1] for position in range(rank, order.total - order.total % 64, world)}
@@ -94,7 +94,7 @@ def test_a_rank_reads_its_own_streams_only(world: int) -> None:
     [(100, 256, 1), (128, 256, 2), (5000, 256, 64), (5000, 6, 2), (5000, 7, 1), (10**9, 32768, 1024)],
 )
 def test_number_of_streams_depends_on_data_and_batch_alone(total: int, batch_size: int, streams: int) -> None:
-    assert Order.of([total], batch_size, seed=0).streams == streams
+    assert GlobalSampler.of([total], batch_size, seed=0).streams == streams
 
 
 def test_generator_depends_on_seed_and_names_only() -> None:

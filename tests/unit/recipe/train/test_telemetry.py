@@ -1,4 +1,4 @@
-"""What rank 0 tells the world: lines, warnings, and Weights & Biases, whose module is replaced here."""
+"""Telemetry of rank 0: lines, warnings, and Weights & Biases, whose module is replaced here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor
 from diht_k8s.recipe.train.engine import Losses
 from diht_k8s.recipe.train.health import WINDOW
 from diht_k8s.recipe.train.metrics import Metrics
-from diht_k8s.recipe.train.telemetry import LAG_LINES, Observer, Step, weights_and_biases
+from diht_k8s.recipe.train.telemetry import LAG_LINES, Step, Telemetry, weights_and_biases
 
 
 class TrackerError(Exception):
@@ -58,9 +58,9 @@ def step(number: int, *, loss: float = 2.0, own: tuple[float, ...] = (1.0,), los
     return Step(cursor, losses, 1e-3, 14.0, 0.7, own, loss_scale, torch.zeros(1, 4), {}, last=True)
 
 
-def observer(folder: Path, world: int = 1, tracker: Any = None) -> tuple[Observer, Metrics]:
+def observer(folder: Path, world: int = 1, tracker: Any = None) -> tuple[Telemetry, Metrics]:
     metrics = Metrics(Storage(), Layout(str(folder)), step=0, tracker=tracker)
-    return Observer(metrics, {}, batch_size=8, world=world), metrics
+    return Telemetry(metrics, {}, batch_size=8, world=world), metrics
 
 
 def test_tracker_when_no_project_is_named_then_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,63 @@
+"""Devices and process groups of a rank: which accelerator is its own, and over which group it exchanges what.
+
+The rank sets its device before the first collective, and NCCL's group is bound to it (`device_id`): NCCL refuses tensors
+of another device, and everything that names no device (object collectives, barriers, pinned memory) uses the current one.
+Gradients and features travel over the world's group (NCCL, on CPUs gloo). Objects, requests and barriers travel over a
+gloo group beside it, so that they never touch the device or wait for its queue.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+import torch
+import torch.distributed as dist
+
+BACKENDS: Final = {"cpu": "gloo", "cuda": "nccl"}
+"""Backend of the world's group by device type."""
+
+_control: dist.ProcessGroup | None = None
+
+
+def device_type() -> str:
+    """Type of the device that this machine trains on."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def this_device() -> torch.device:
+    """This rank's GPU (LOCAL_RANK), or the CPU."""
+    kind = device_type()
+    return torch.device("cpu") if kind == "cpu" else torch.device(kind, int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def set_this_device() -> torch.device:
+    """Make this rank's device the current one of the calling thread; torch begins each thread with device 0."""
+    device = this_device()
+    if device.type != "cpu":
+        torch.get_device_module(device).set_device(device)
+    return device
+
+
+def init_distributed() -> None:
+    """Set this rank's device and initialise the process groups (a collective), also for DeepSpeed."""
+    global _control
+    # Not at the top: the losses are imported without DeepSpeed, which takes seconds.
+    import deepspeed
+    import deepspeed.ops
+
+    device = set_this_device()
+    backend = BACKENDS[device.type]
+    if not dist.is_initialized():
+        dist.init_process_group(backend, device_id=None if device.type == "cpu" else device)
+        group = None if device.type == "cpu" else dist.new_group(backend="gloo")
+        assert not isinstance(group, int), "every rank belongs to the group"
+        _control = group
+    # Needs a compiler at start-up and only speeds up CPU collectives inside one host.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend=backend, verbose=False)
+
+
+def control_group() -> dist.ProcessGroup | None:
+    """The group for objects and control, whose tensors lie on the CPU; None: the world's, which then is gloo too."""
+    return _control

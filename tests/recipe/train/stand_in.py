@@ -1,0 +1,257 @@
+"""A stand-in accelerator `acc` with two devices over CPU data, as strict as CUDA where CUDA refuses.
+
+In: nothing; `install()` once per process, before DeepSpeed is imported, then all work inside `Strict()`. It refuses tensors
+of several devices in one operator, host tensors beside device tensors (scalars pass, except in fused and foreach
+operators), and collectives over the `strict` backend from any device but the rank's own. It counts what would synchronise.
+Built on torch's experimental Python backends (`_setup_privateuseone_for_python_backend`), tried with torch 2.13.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.utils._pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
+
+MOVES = {"aten::copy_", "aten::_to_copy", "aten::set_"}
+"""Operators that may touch several devices."""
+SYNCHRONISES = {"aten::_local_scalar_dense", "aten::item", "aten::is_nonzero"}
+
+synchronisations: Counter[str] = Counter()
+"""Calls that would wait for the device, by operator."""
+library = torch.library.Library("aten", "IMPL")
+
+
+class Module(_DummyBackendModule):
+    """`torch.acc`; the current device belongs to a thread, as CUDA's does."""
+
+    _local = threading.local()
+
+    def current_device(self) -> int:
+        return getattr(self._local, "device", 0)
+
+    def set_device(self, device: Any) -> None:
+        self._local.device = device if isinstance(device, int) else torch.device(device).index
+
+    def device_count(self) -> int:
+        return 2
+
+    def is_bf16_supported(self) -> bool:
+        return True
+
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16, torch.float16]
+
+    def synchronize(self, *_: Any) -> None:
+        synchronisations["synchronize"] += 1
+
+
+module = Module()
+
+
+class DeviceTensor(torch.Tensor):
+    """A tensor on `acc`: device, shape and strides here, the data in a CPU tensor."""
+
+    host: torch.Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, host: torch.Tensor, device: torch.device) -> DeviceTensor:
+        made = torch.Tensor._make_wrapper_subclass(
+            cls, host.size(), strides=host.stride(), storage_offset=host.storage_offset(), dtype=host.dtype,
+            device=device, requires_grad=False,
+        )  # fmt: skip
+        made.host = host
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return run(function, args, kwargs or {})
+
+    def tolist(self) -> Any:
+        synchronisations["tolist"] += 1
+        return self.detach().host.tolist()
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item() if self.ndim == 0 else self, spec)
+
+    @property
+    def data(self) -> torch.Tensor:  # torch's own would lose `host`
+        return self.detach()
+
+    @data.setter
+    def data(self, new: torch.Tensor) -> None:
+        torch.Tensor.data.__set__(self, new)
+        self.host = new.detach().host
+
+
+def run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """An operator on the hosts' data, refused where CUDA refuses it."""
+    leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    on_device = [leaf for leaf in leaves if isinstance(leaf, DeviceTensor)]
+    name = function._schema.name
+    refuse_mixed(name, on_device, [leaf for leaf in leaves if not isinstance(leaf, DeviceTensor)])
+    if on_device and name in SYNCHRONISES:
+        synchronisations[name] += 1
+    target = kwargs.get("device")
+    if target is not None:
+        kwargs = {**kwargs, "device": "cpu"}
+        device = indexed(torch.device(target))
+    else:
+        device = on_device[0].device if on_device else torch.device("cpu")
+    if device.type == "acc" and "pin_memory" in kwargs:
+        kwargs = {**kwargs, "pin_memory": False}
+    own = {id(leaf.host): leaf for leaf in on_device}
+    found = function(*pytree.tree_map(on_host, args), **pytree.tree_map(on_host, kwargs))
+
+    def back(value: Any) -> Any:
+        if id(value) in own:
+            return own[id(value)]  # in place
+        return DeviceTensor(value, device) if isinstance(value, torch.Tensor) and device.type == "acc" else value
+
+    return pytree.tree_map(back, found)
+
+
+def refuse_mixed(name: str, on_device: list[DeviceTensor], on_host: list[torch.Tensor]) -> None:
+    devices = {tensor.device for tensor in on_device}
+    strict = "_fused_" in name or "_foreach_" in name
+    if not devices or name in MOVES:
+        return
+    if len(devices) > 1 or any(tensor.ndim or strict for tensor in on_host):
+        where = sorted(map(str, devices)) + ["cpu"] * bool(on_host)
+        raise RuntimeError(f"{name}: expected all tensors on one device, found {where}")
+
+
+def on_host(value: Any) -> Any:
+    return value.host if isinstance(value, DeviceTensor) else value
+
+
+def indexed(device: torch.device) -> torch.device:
+    return torch.device("acc", module.current_device()) if device.type == "acc" and device.index is None else device
+
+
+class Strict(TorchDispatchMode):
+    """While it lasts, factories make tensors on `acc` and every operator is checked."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return run(function, args, kwargs or {})
+
+
+class Guard(torch._C._acc.DeviceGuard):
+    def type_(self) -> Any:
+        return torch._C._autograd.DeviceType.PrivateUse1
+
+
+class NoSplitting:
+    supports_splitting = False
+
+
+class Done(dist.Work):
+    """A collective that has ended."""
+
+    def __init__(self, result: Any) -> None:
+        super().__init__()
+        self._future: Any = torch.futures.Future()
+        self._future.set_result(result)
+
+    def wait(self, timeout: Any = None) -> bool:
+        return True
+
+    def is_completed(self) -> bool:
+        return True
+
+    def get_future(self) -> Any:
+        return self._future
+
+
+class StrictGroup(dist.ProcessGroup):
+    """Collectives of device tensors by gloo on their data; as NCCL's group it belongs to one device."""
+
+    def __init__(self, store: Any, rank: int, size: int, timeout: Any) -> None:
+        super().__init__(rank, size)
+        self.own = torch.device("acc", int(os.environ["LOCAL_RANK"]))
+        if indexed(torch.device("acc")) != self.own:
+            raise RuntimeError(f"the group begins on {indexed(torch.device('acc'))}, the rank's device is {self.own}")
+        self.gloo = dist.ProcessGroupGloo(store, rank, size, timeout=timeout)
+
+    def getBackendName(self) -> str:  # noqa: N802  # torch's name
+        return "strict"
+
+    def _get_backend(self, device: torch.device) -> Any:
+        return NoSplitting()
+
+    def _checked(self, tensors: Any) -> Any:
+        for tensor in pytree.tree_leaves(tensors):
+            if isinstance(tensor, torch.Tensor) and tensor.device != self.own:
+                raise RuntimeError(f"collective on {tensor.device}, the rank's device is {self.own}")
+        return pytree.tree_map(on_host, tensors)
+
+    def _work(self, call: Callable[..., Any], tensors: Any, *rest: Any) -> Any:
+        hosts = self._checked(tensors)
+        with torch.utils._python_dispatch._disable_current_modes():
+            call(*hosts, *rest).wait()
+        return Done(tensors[0])
+
+    def allreduce(self, tensors: Any, options: Any = None) -> Any:
+        return self._work(self.gloo.allreduce, (tensors,), options or dist.AllreduceOptions())
+
+    def broadcast(self, tensors: Any, options: Any = None) -> Any:
+        return self._work(self.gloo.broadcast, (tensors,), options or dist.BroadcastOptions())
+
+    def allgather(self, outputs: Any, inputs: Any, options: Any = None) -> Any:
+        return self._work(self.gloo.allgather, (outputs, inputs), options or dist.AllgatherOptions())
+
+    def _allgather_base(self, output: Any, given: Any, options: Any = None) -> Any:
+        return self._work(self.gloo._allgather_base, (output, given), options or dist.AllgatherOptions())
+
+    def _reduce_scatter_base(self, output: Any, given: Any, options: Any = None) -> Any:
+        return self._work(self.gloo._reduce_scatter_base, (output, given), options or dist.ReduceScatterOptions())
+
+    def reduce(self, tensors: Any, options: Any = None) -> Any:
+        return self._work(self.gloo.reduce, (tensors,), options or dist.ReduceOptions())
+
+    all_gather_single, reduce_scatter_single = _allgather_base, _reduce_scatter_base  # names since torch 2.13
+
+    def allgather_into_tensor_coalesced(self, outputs: Any, inputs: Any, options: Any = None) -> Any:
+        for output, given in zip(outputs, inputs, strict=True):
+            work = self._allgather_base(output, given, options)
+        return work
+
+    def reduce_scatter_tensor_coalesced(self, outputs: Any, inputs: Any, options: Any = None) -> Any:
+        for output, given in zip(outputs, inputs, strict=True):
+            work = self._reduce_scatter_base(output, given, options)
+        return work
+
+    def barrier(self, opts: Any = None) -> Any:
+        if indexed(torch.device("acc")) != self.own:
+            raise RuntimeError(f"barrier from {indexed(torch.device('acc'))}, the rank's device is {self.own}")
+        return self.gloo.barrier()
+
+
+def install() -> None:
+    """Register device, operators and the process group."""
+    _setup_privateuseone_for_python_backend("acc", module, device_guard=Guard())
+
+    def empty_strided(size: Any, stride: Any, dtype: Any = None, layout: Any = None, device: Any = None,
+                      pin_memory: Any = None) -> torch.Tensor:  # fmt: skip
+        return DeviceTensor(torch.empty_strided(size, stride, dtype=dtype), indexed(torch.device(device)))
+
+    def empty(size: Any, dtype: Any = None, layout: Any = None, device: Any = None, pin_memory: Any = None,
+              memory_format: Any = None) -> torch.Tensor:  # fmt: skip
+        return DeviceTensor(torch.empty(size, dtype=dtype), indexed(torch.device(device)))
+
+    def copy_from(source: torch.Tensor, target: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+        on_host(target).copy_(on_host(source))
+        return target
+
+    library.impl("empty_strided", empty_strided, "PrivateUse1")
+    library.impl("empty.memory_format", empty, "PrivateUse1")
+    library.impl("_copy_from", copy_from, "PrivateUse1")
+    dist.Backend.register_backend("strict", StrictGroup, devices=["acc"])

@@ -1,0 +1,92 @@
+"""One rank of the training tests on the stand-in accelerator; otherwise `train_rank.py`.
+
+Usage: stand_in_rank.py FOLDER, with torchrun's variables. One process trains; of several, each trains up to its first loss.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.recipe.train import stand_in
+
+stand_in.install()
+
+from deepspeed.accelerator import real_accelerator  # noqa: E402  # after the device is there
+from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator  # noqa: E402
+
+
+class Accelerator(CPU_Accelerator):
+    """What DeepSpeed is told about the stand-in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._name = "acc"
+
+    def device_name(self, device_index: int | None = None) -> str:
+        return "acc" if device_index is None else f"acc:{device_index}"
+
+    def current_device_name(self) -> str:
+        return f"acc:{stand_in.module.current_device()}"
+
+    def current_device(self) -> int:
+        return stand_in.module.current_device()
+
+    def device(self, device_index: int | None = None) -> Any:
+        return torch.device("acc", self.current_device() if device_index is None else device_index)
+
+    def set_device(self, device_index: int) -> None:
+        stand_in.module.set_device(device_index)
+
+    def device_count(self) -> int:
+        return 2
+
+    def on_accelerator(self, tensor: torch.Tensor) -> bool:
+        return tensor.device.type == "acc"
+
+    @property
+    def FloatTensor(self) -> Any:  # noqa: N802  # DeepSpeed's name
+        return functools.partial(torch.tensor, dtype=torch.float, device=self.current_device_name())
+
+    def communication_backend_name(self) -> str:
+        return "strict"
+
+
+real_accelerator.ds_accelerator = Accelerator()
+
+from diht_k8s.api.documents import load  # noqa: E402
+from diht_k8s.recipe.train import distributed  # noqa: E402
+from diht_k8s.recipe.train.collectives import barrier, gather_objects  # noqa: E402
+from diht_k8s.recipe.train.loop import LastSave, Training  # noqa: E402
+from tests.recipe.train import train_rank  # noqa: E402
+
+distributed.device_type = lambda: "acc"
+distributed.BACKENDS["acc"] = "strict"
+
+
+def started(job: dict[str, Any]) -> dict[str, Any]:
+    """A training up to its first loss: torch's autograd knows one device of a Python backend only, and rank 1 has another."""
+    training = Training(load(job["run"], name="job"), {})
+    batches = training.loader.batches(training.cursor.position)
+    batch = next(batches).on(training.engine.device)
+    with torch.no_grad():
+        losses = training.engine._averaged(training.engine._losses(training.engine._forward(batch, slice(None)), batch))
+    training.stop.requested = training.rank == 1
+    consensus = training._consensus(LastSave(time.monotonic(), 0), 0.0)
+    batches.close()
+    barrier()
+    devices = [str(device) for device in {parameter.device for parameter in training.model.parameters()}]
+    return {"loss": losses.total, "stop": consensus.stop, "devices": gather_objects(devices)}
+
+
+if __name__ == "__main__":
+    if os.environ["WORLD_SIZE"] != "1":
+        train_rank.recorded = started
+    with stand_in.Strict():
+        train_rank.main(Path(sys.argv[1]))

@@ -1,0 +1,73 @@
+"""Trainings on the stand-in accelerator: what CUDA and NCCL would refuse is refused here, without a GPU.
+
+Undoing the rank's device, the control group or the place of AdamW's step turns these tests red.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.recipe.train.small_run import RANK_PROGRAM, Job, document, make_data, train_in_ranks
+
+STEPS, STOP, BATCH = 4, 2, 16
+ON_STAND_IN = RANK_PROGRAM.with_name("stand_in_rank.py")
+SETTINGS: dict[str, dict[str, Any]] = {
+    "zero 0": {"zeroStage": 0},
+    "zero 1": {"zeroStage": 1},
+    "zero 2, micro-batches, ema": {"zeroStage": 2, "microBatchSize": 4, "ema": 0.9},
+    "zero 2, offload": {"zeroStage": 2, "offload": "Optimizer"},
+    "zero 3": {"zeroStage": 3},
+}
+pytestmark = pytest.mark.timeout(900)  # for machines that do other things, too
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stand-in")
+    make_data(folder / "data")
+    return folder
+
+
+def job(folder: Path, name: str, stop_after: int | None = None, **train: Any) -> Job:
+    return Job(document(folder / name, data=folder / "data", samples=STEPS * BATCH, **train), stop_after)
+
+
+@pytest.fixture(scope="module")
+def on_cpu(folder: Path) -> dict[str, Any]:
+    return train_in_ranks(1, {"whole": job(folder, "cpu")}, folder / "on cpu")["whole"]
+
+
+@pytest.fixture(scope="module")
+def on_stand_in(folder: Path) -> dict[str, dict[str, Any]]:
+    """Each training in two attempts, so that the second one resumes."""
+    jobs: dict[str, Job] = {}
+    for name, train in SETTINGS.items():
+        jobs[f"{name} 1"] = job(folder, name, STOP, **train)
+        jobs[f"{name} 2"] = job(folder, name, **train)
+    return train_in_ranks(1, jobs, folder / "on stand-in", program=ON_STAND_IN)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_training_when_resumed_on_an_accelerator_then_the_curve_and_weights_are_the_cpus(
+    on_cpu: dict[str, Any], on_stand_in: dict[str, dict[str, Any]], name: str
+) -> None:
+    first, second = on_stand_in[f"{name} 1"], on_stand_in[f"{name} 2"]
+    assert first["error"].startswith(f"143 stopped on request at step {STOP}")
+    assert second["error"] is None
+    losses = torch.tensor(first["losses"] + second["losses"])
+    torch.testing.assert_close(losses, torch.tensor(on_cpu["losses"]), rtol=0, atol=1e-4)
+    for key, weight in on_cpu["weights"].items():
+        torch.testing.assert_close(second["weights"][key], weight, rtol=0, atol=1e-4)
+
+
+def test_gang_when_two_devices_are_in_a_pod_then_each_rank_uses_its_own(folder: Path, on_cpu: dict[str, Any]) -> None:
+    jobs = {name: job(folder, f"two, {name}", **SETTINGS[name]) for name in ("zero 0", "zero 1")}
+    found = train_in_ranks(2, jobs, folder / "two", program=ON_STAND_IN)
+    for result in found.values():
+        assert result["devices"] == [["acc:0"], ["acc:1"]]
+        assert result["loss"] == pytest.approx(on_cpu["losses"][0][0], abs=1e-4)
+        assert result["stop"]

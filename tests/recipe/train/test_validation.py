@@ -1,0 +1,62 @@
+"""The held-out loss of batches of any size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from diht_k8s.api.errors import DataError
+from diht_k8s.api.layout import Layout
+from diht_k8s.api.train import Train
+from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.train import validation
+from diht_k8s.recipe.train.model.student import Features
+from diht_k8s.recipe.train.validation import HeldOutPairs, HeldOutValidation
+from tests.recipe.train.small_run import make_data
+
+PAIRS = 40
+
+
+class Engine(torch.nn.Module):
+    """Features that need no model; remembers how many pairs passed at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passed: list[int] = []
+
+    def forward(self, images_BCHW: Tensor, tokens_BT: Tensor, max_logit_scale: float) -> Features:
+        self.passed.append(len(images_BCHW))
+        image_BD = torch.nn.functional.normalize(images_BCHW.flatten(1)[:, :16], dim=1)
+        return Features(image_BD, image_BD, torch.tensor(10.0), None, None)
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("held-out")
+    make_data(folder, (PAIRS,))
+    return Layout(f"{folder}/out").kept("drawn-0")
+
+
+def measured(uri: str, batch_size: int, engine: Any) -> dict[str, float]:
+    pairs = HeldOutPairs(Storage(), [uri], batch_size, 8, 32, 12, 0, 1)
+    train = Train(samples=1, model="ViT-B-32", batch_size=batch_size)
+    return HeldOutValidation(pairs, train).measure(engine, torch.device("cpu"), None)
+
+
+@pytest.mark.parametrize(("batch_size", "passed"), [(16, 16), (24, 24), (40, 40)])
+def test_loss_when_a_batch_is_larger_than_the_limit_of_pairs_then_of_one_batch(
+    uri: str, batch_size: int, passed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validation, "MAX_PAIRS", 20)
+    engine = Engine()
+    found = measured(uri, batch_size, engine)
+    assert sum(engine.passed) == passed
+    assert found["validation_image_to_text_top1"] == pytest.approx(1.0)
+
+
+def test_loss_when_the_shards_hold_less_than_a_batch_then_refused(uri: str) -> None:
+    with pytest.raises(DataError, match="fewer usable pairs"):
+        measured(uri, PAIRS + 1, Engine())
