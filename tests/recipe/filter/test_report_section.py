@@ -41,12 +41,12 @@ def section(folder: Path) -> str:
 def test_section_shows_funnel_thresholds_histograms_names_and_examples_by_reason(tmp_path: Path) -> None:
     text = section(tmp_path)
     assert "Raw pairs 7 Readable 7 Complexity (C) 5 Action (A) 4 Large enough, not too long 3" in text
-    assert "Picture not seen before 1" in text
+    assert "Image not seen before 1" in text
     assert "1, 1 (this run) (the paper's) 5 4" in text
     assert re.search(r"Captions by complexity 0 2 1 1 2 4", text)
     assert re.search(r"Captions by number of actions 0 3 1 4", text)
     for name in ("Objects", "dog 2", "Attributes", "small 2", "Actions", "chase 2"):
         assert name in text
-    for title in ("Picture too small or too long: 1", "Picture repeats an earlier one: 2", "Caption too simple (C): 2"):
+    for title in ("Image too small or too long: 1", "Picture repeats an earlier one: 2", "Caption too simple (C): 2"):
         assert title in text
     assert "two girls share an umbrella" in text
