@@ -9,7 +9,6 @@ from pydantic import Field
 from diht_k8s.api.base import PLACEMENT, Keyed, Model, Text, Uri
 from diht_k8s.api.pods import Pods
 
-
 MIN_STORED_CONFIDENCE: Final = 0.3
 """Spotted texts with a lower confidence are noise: the filter does not store them."""
 

@@ -47,6 +47,6 @@ def test_section_shows_funnel_thresholds_histograms_names_and_examples_by_reason
     assert re.search(r"Captions by number of actions 0 3 1 4", text)
     for name in ("Objects", "dog 2", "Attributes", "small 2", "Actions", "chase 2"):
         assert name in text
-    for title in ("Image too small or too long: 1", "Picture repeats an earlier one: 2", "Caption too simple (C): 2"):
+    for title in ("Image too small or too long: 1", "Image repeats an earlier one: 2", "Caption too simple (C): 2"):
         assert title in text
     assert "two girls share an umbrella" in text
