@@ -67,7 +67,7 @@ def test_a_failing_tokenizer_does_not_affect_later_captions(monkeypatch: pytest.
     words = Tagger()._words
     before = len(words.known)
     with monkeypatch.context() as patch:
-        patch.setattr(words, "_tokenized", lambda text: 1 / 0)
+        patch.setattr(words, "_tokenize", lambda text: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             words.rows(["a zwinkerly dog", "don't"])
     assert len(words.known) == before
