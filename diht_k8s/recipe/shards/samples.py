@@ -224,7 +224,10 @@ def storable(text: str) -> str:
 
 
 def count_samples(storage: Storage, uri: str) -> int:
-    """The number of samples that `read_samples` gives, without their data; of a damaged shard, with a warning."""
+    """The number of samples that `read_samples` gives, without their data.
+
+    A damaged shard counts one more than it gives, with a warning: who asks for that sample finds the damage, and counts it.
+    """
     count = 0
     with storage.open(uri) as file:
         try:
@@ -238,6 +241,7 @@ def count_samples(storage: Storage, uri: str) -> int:
                 damage.reason,
                 damage.offset,
             )
+            count += 1
     return count
 
 
