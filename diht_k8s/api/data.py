@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
-from diht_k8s.api.base import Keyed, Model, Name, Text, Uri
+from diht_k8s.api.base import PLACEMENT, Keyed, Model, Name, Text, Uri
 
 Shards = Annotated[list[Uri], Field(min_length=1, max_length=256)]
 """Brace ranges (`{00000..00127}.tar`) and globs (`*.tar`), each expanded in order."""
@@ -35,6 +35,20 @@ class Source(Model):
     """filter says whether the CAT filter rules apply to this source; clean sets go to training as they are."""
 
 
+def _count_or_percentage(given: Any, handler: ValidatorFunctionWrapHandler) -> str | int:
+    """One problem in place of one for each branch of the union."""
+    try:
+        return handler(given)
+    except ValidationError as error:
+        raise ValueError(f"{given!r} is neither a count nor a percentage: write for example 10 or 1%") from error
+
+
+Percentage = Annotated[str, StringConstraints(pattern=r"^(100|[0-9]{1,2}(\.[0-9]{1,4})?)%$", max_length=8)]
+CountOrPercentage = Annotated[
+    Percentage | Annotated[int, Field(ge=0, le=1_000_000)], WrapValidator(_count_or_percentage)
+]
+
+
 class Data(Model):
     """Input and output of the run."""
 
@@ -42,6 +56,9 @@ class Data(Model):
     """sources lists the sets of pairs; names are unique."""
     output: Uri
     """output is the folder below which the run writes everything."""
+    max_bad_shards: Annotated[CountOrPercentage, Field(json_schema_extra=PLACEMENT)] = 0
+    """maxBadShards is the number of damaged shards, or their percentage such as 1%, up to which the stage filter uses the samples
+    before the damage and counts the shard; 0 stops at the first one."""
 
 
 class SecretRef(Model):

@@ -27,6 +27,7 @@ from diht_k8s.recipe.filter.scores import Row, Scores, find_scores, to_batch
 from diht_k8s.recipe.filter.stage_progress import StageProgress
 from diht_k8s.recipe.filter.summary import Summary
 from diht_k8s.recipe.filter.text_spotting.spotter import TextSpotter
+from diht_k8s.recipe.runtime.bad_shards import BadShards, Damage
 from diht_k8s.recipe.runtime.claims import Claims
 from diht_k8s.recipe.runtime.stage import Context
 from diht_k8s.recipe.shards.pairs import read_pairs
@@ -82,6 +83,7 @@ class ShardFilter:
         )
         if spotting.mode != "Disabled":
             self._spotter.check_device()
+        self._bad_shards = BadShards(context.run.spec.data.max_bad_shards, len(shards))
         self._kept = KeptPairs(context.storage, context.layout, rules.output)
         self._exclusions = read_exclusions(context.storage, rules.exclude)
         self._progress = StageProgress(context, shards, share(shards, context.worker, context.workers))
@@ -135,10 +137,11 @@ class ShardFilter:
     def _filter(self, shard: Shard, earlier: Scores | None) -> None:
         context, summary, batches = self._context, Summary(), list[pa.RecordBatch]()
         before = iter(earlier.rows()) if earlier is not None else iter(())
-        spotting, prints = self._rules.text_spotting, list[bytes]()
+        spotting, prints, damage = self._rules.text_spotting, list[bytes](), list[Damage]()
 
         def kept() -> Iterator[tuple[int, Row, Sample]]:
-            for batch in batches_of(read_pairs(context.storage, shard, check=self._raise_if_stopped)):
+            samples = read_pairs(context.storage, shard, check=self._raise_if_stopped)
+            for batch in batches_of(self._bad_shards.salvage(samples, damage.append)):
                 self._raise_if_stopped()
                 self._claims.keep()
                 rows = self._apply_rules(shard, batch, before, earlier)
@@ -160,8 +163,9 @@ class ShardFilter:
             **self._header(shard, earlier),
             "kept": written,
             "summary": summary.to_json(),
+            **({"damage": damage[0].to_json()} if damage else {}),
         }
-        table = pa.Table.from_batches(batches)
+        table = pa.Table.from_batches(batches or [to_batch([])])
         write_table(context.storage, context.layout.scores(shard.name), table, header)
         self._progress.finish(shard, summary.input)
 

@@ -28,6 +28,7 @@ from diht_k8s.recipe.filter.report import report
 from diht_k8s.recipe.filter.scores import Scores, open_scores
 from diht_k8s.recipe.filter.shard_filter import ShardFilter, is_done
 from diht_k8s.recipe.filter.summary import Summary
+from diht_k8s.recipe.runtime.bad_shards import BadShards
 from diht_k8s.recipe.runtime.claims import BEAT_SECONDS, Claims
 from diht_k8s.recipe.runtime.commit import artefact
 from diht_k8s.recipe.runtime.stage import Context, Outcome
@@ -151,7 +152,13 @@ def finish(
         per_shard.append({"name": shard.name, "source": shard.source, **summary.counts()})
         artefacts += [scores_artefact, Artefact(path=kept.path(shard.name), **scores.header["kept"])]
     total.check()
+    damaged = [
+        {"name": shard.name, **scores.header["damage"]}
+        for shard, (scores, _) in zip(shards, found, strict=True)
+        if "damage" in scores.header
+    ]
     if check:
+        _check_shards(context, damaged, len(shards))
         _check_result(total, _rules(context.run))
     header = {
         "schema_version": SCHEMA_VERSION,
@@ -162,7 +169,22 @@ def finish(
     uri = context.layout.report(context.stage)
     context.storage.write_bytes(uri, json.dumps(document, indent=1, ensure_ascii=False).encode())
     artefacts.append(artefact(context.storage, context.layout, context.stage, "report.json"))
-    return Outcome(artefacts, {"shards": per_shard, "counts": total.counts()})
+    summary = {"shards": per_shard, "counts": total.counts(), **({"damaged_shards": damaged} if damaged else {})}
+    return Outcome(artefacts, summary)
+
+
+def _check_shards(context: Context, damaged: Sequence[Mapping[str, Any]], shards: int) -> None:
+    """Stop where more shards are damaged than the run allows, over all workers.
+
+    Raises:
+        DataError: with the last one as an example.
+    """
+    if damaged:
+        last = damaged[-1]
+        example = (
+            f"{last['name']} is damaged ({last['reason']}, at byte {last['offset']}): fetch it again, leave it out"
+        )
+        BadShards(context.run.spec.data.max_bad_shards, shards).check(len(damaged), example)
 
 
 def _check_result(total: Summary, rules: Filter) -> None:
@@ -171,7 +193,7 @@ def _check_result(total: Summary, rules: Filter) -> None:
     Raises:
         DataError: with the counts.
     """
-    percent = 100 * total.bad.total() / total.input
+    percent = 100 * total.bad.total() / max(total.input, 1)
     if percent > rules.max_bad_percent:
         raise DataError(
             f"{total.bad.total()} of {total.input} samples are bad ({_listed(total.bad)}), {percent:.3g} % "

@@ -150,11 +150,13 @@ class _Group:
     def add(self, suffix: str, member: Member) -> None:
         """Take a member; one without content gives the sample a problem."""
         self._size += len(member.data or b"")
+        self.members[suffix] = member.data or b""
         if not member.regular:
             self.problem = NOT_REGULAR
-        elif member.data is None or self._size > MAX_SAMPLE_BYTES:
+        elif member.data is None:
             self.problem = TOO_LARGE
-        self.members[suffix] = b"" if member.data is None or self._size > MAX_SAMPLE_BYTES else member.data
+        if self._size > MAX_SAMPLE_BYTES:
+            self.members, self.problem = dict.fromkeys(self.members, b""), TOO_LARGE
 
 
 def _grouped(members: Iterator[Member]) -> Iterator[tuple[str, dict[str, bytes], str | None]]:
@@ -224,7 +226,10 @@ def storable(text: str) -> str:
 
 
 def count_samples(storage: Storage, uri: str) -> int:
-    """The number of samples that `read_samples` gives, without their data; of a damaged shard, with a warning."""
+    """The number of samples that `read_samples` gives, without their data.
+
+    A damaged shard counts one more than it gives, with a warning: who asks for that sample finds the damage, and counts it.
+    """
     count = 0
     with storage.open(uri) as file:
         try:
@@ -238,6 +243,7 @@ def count_samples(storage: Storage, uri: str) -> int:
                 damage.reason,
                 damage.offset,
             )
+            count += 1
     return count
 
 

@@ -112,7 +112,7 @@ def test_report_shows_listed_images_of_other_names(tmp_path: Path) -> None:
     ("keys", "message"),
     [
         (["a-0"], r"web-a\.parquet was made \(row 3 should be 'a-3'\): put the old one back, or run the stage filter again"),
-        (["a-9", "a-0", "a-1", "a-2", "a-3"], r"raw/a\.tar is not the shard of which .*\(row 0 should be 'a-0'\)"),
+        (["a-9", "a-0", "a-1", "a-2", "a-3"], r"raw/a\.tar is not the shard from which .*\(row 0 should be 'a-0'\)"),
     ],
     ids=["shorter", "other pairs"],
 )  # fmt: skip

@@ -96,7 +96,7 @@ def test_open_objects_are_only_those_that_kubernetes_or_open_clip_define() -> No
     assert found == {"modelConfig", "affinity", "tolerations[]", "volumes[]", "volumeMounts[]", "valueFrom"}
 
 
-def test_lists_told_apart_by_a_field_are_maps() -> None:
+def test_lists_keyed_by_a_field_are_maps() -> None:
     keys = {path: node["x-kubernetes-list-map-keys"] for path, node in NODES.items() if "x-kubernetes-list-map-keys" in node}  # fmt: skip
     assert {path: keys[path] for path in keys if "env" not in path} == {
         ".spec.data.sources": ["name"],

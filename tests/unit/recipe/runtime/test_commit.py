@@ -35,7 +35,7 @@ def test_nothing_is_committed_at_first(storage: Storage, layout: Layout) -> None
         read_committed(storage, layout, Stage.FILTER)
 
 
-def test_a_stage_goes_on_under_the_configuration_that_began_it(storage: Storage, layout: Layout) -> None:
+def test_a_stage_resumes_under_the_configuration_that_began_it(storage: Storage, layout: Layout) -> None:
     assert begin(storage, layout, Stage.FILTER, CONFIG) is None
     assert begin(storage, layout, Stage.FILTER, CONFIG) is None
 

@@ -54,7 +54,7 @@ def test_output_that_takes_files_is_left_as_it_was(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_file_that_a_killed_check_left_behind_is_in_nobodys_way(tmp_path: Path) -> None:
+def test_file_that_a_killed_check_left_behind_is_not_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "preflight-p-1").write_text("half")
     check_output(Storage(), str(tmp_path), host="p-1")
     assert list(tmp_path.iterdir()) == []

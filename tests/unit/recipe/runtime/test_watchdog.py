@@ -112,7 +112,7 @@ def test_heartbeat_when_steps_pass_then_the_watchdog_reads_them(
     assert Watchdog(tmp_path, LIMITS).beats() == [RankBeat(os.getpid(), 4, Doing.STEP, 93.0, 3.0, 3)]
 
 
-def test_heartbeat_when_nobody_watches_then_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heartbeat_when_unwatched_then_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
     monkeypatch.chdir(tmp_path)
     Heartbeat(0).step()
@@ -154,7 +154,7 @@ def test_watchdog_when_a_rank_stands_still_then_stacks_said_ranks_killed_and_it_
     assert said[1].startswith(f"stacks of rank 1 (process {ranks[1].pid}, 4 steps):")
 
 
-def test_folder_of_notes_is_told_to_ranks_of_its_gang_only() -> None:
+def test_folder_of_notes_is_passed_to_ranks_of_its_gang_only() -> None:
     with noting_folder() as folder:
         assert os.environ[FOLDER_VARIABLE] == str(folder)
         assert folder.is_dir()

@@ -56,7 +56,7 @@ def fetch(server: Server, pauses: list[float] | None = None) -> bytes:
     return b"".join(iter(sink.next, None))
 
 
-def test_range_when_broken_off_then_goes_on_where_it_ended() -> None:
+def test_range_when_broken_off_then_resumes_where_it_ended() -> None:
     server = Server([30, 0, 69])
     assert fetch(server) == CONTENT[20:120]
     assert server.ranges == ["bytes=20-119", "bytes=50-119", "bytes=50-119", "bytes=119-119"]
@@ -79,3 +79,9 @@ def test_range_when_the_answer_begins_elsewhere_then_asked_again_and_not_taken()
 def test_range_when_the_object_was_replaced_then_no_mixture() -> None:
     with pytest.raises(DataError, match="s3://bucket/key was replaced while it was read"):
         fetch(Server([30], etags=iter(['"a"', '"b"'])))
+
+
+def test_object_when_opened_then_its_size_is_known_after_the_first_read() -> None:
+    with RangeReader(Server([])).open("bucket", "key") as file:
+        assert file.read(5) == CONTENT[:5]
+        assert file.size == len(CONTENT)

@@ -104,10 +104,20 @@ def test_disk_that_fails_while_a_shard_is_read_is_retryable_and_no_damage(
         list(read_samples(storage, str(shard)))
 
 
-def test_member_above_the_limit_is_bad_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_member_above_the_limit_is_bad_and_the_rest_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diht_k8s.recipe.shards.samples.MAX_MEMBER_BYTES", 100)
     data = tar_of([("a.png", b"x" * 101), ("a.txt", b"big"), ("b.png", IMAGE), ("b.txt", b"small")])
     assert read(tmp_path / "s.tar", data) == [("a", "big", "member_too_large"), ("b", "small", None)]
+
+
+def test_sample_above_the_limit_is_bad_and_holds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diht_k8s.recipe.shards.samples.MAX_SAMPLE_BYTES", 100)
+    path = tmp_path / "s.tar"
+    path.write_bytes(
+        tar_of([("a.png", b"x" * 60), ("a.npy", b"x" * 60), ("a.txt", b"big"), ("b.png", b"x"), ("b.txt", b"s")])
+    )
+    first, second = read_samples(Storage(), str(path))
+    assert (first.problem, set(first.members.values()), second.problem) == ("member_too_large", {b""}, None)
 
 
 def test_uid_is_the_samples_own_or_a_hash_of_its_content(tmp_path: Path) -> None:
