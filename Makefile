@@ -16,11 +16,12 @@ test: $(INSTALLED) ## every tier that this machine can run; says which it left o
 test-cluster: $(INSTALLED) ## the tier on a real Kubernetes: KUBECONFIG's, or two nodes on this machine
 	@$(BIN)/python -m pytest -q tests/cluster
 
-lint: $(INSTALLED) ## style, types and layers
+lint: $(INSTALLED) ## style, types, layers and words
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/python tools/check_words.py
 
 check-words: $(INSTALLED) ## home-made words, module names, imports between tests
 	$(BIN)/python tools/check_words.py

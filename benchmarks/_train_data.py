@@ -66,8 +66,8 @@ def _concepts(kind: str, number: int) -> Concepts:
 
 def _sample(number: int, caption: str, image: bytes, jpeg_side: int | None) -> tuple[str, dict[str, bytes]]:
     meta = json.dumps({"uid": f"{number:06d}"}).encode()
-    image = {"webp": image} if jpeg_side is None else {"jpg": _jpeg(image, jpeg_side)}
-    return f"{number:06d}", {**image, "txt": caption.encode(), "json": meta}
+    images = {"webp": image} if jpeg_side is None else {"jpg": _jpeg(image, jpeg_side)}
+    return f"{number:06d}", {**images, "txt": caption.encode(), "json": meta}
 
 
 def _jpeg(image: bytes, side: int) -> bytes:

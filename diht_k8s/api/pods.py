@@ -30,7 +30,7 @@ def _quantity(given: Any, handler: ValidatorFunctionWrapHandler) -> str | int:
     try:
         return handler(given)
     except ValidationError as error:
-        raise ValueError(f"{given!r} is no quantity: write for example 8, 500m or 64Gi") from error
+        raise ValueError(f"invalid quantity {given!r}: write for example 8, 500m or 64Gi") from error
 
 
 Size = Annotated[str, StringConstraints(pattern=QUANTITY_PATTERN, max_length=32)]

@@ -11,8 +11,7 @@ from diht_k8s.controller.own_times import OwnTimes
 from diht_k8s.kube.summaries import PodSummary, pod_summary
 from tests.unit.controller.documents import NO_NODE, NOW, failed_pod, pod
 from tests.unit.controller.fake import FakeCluster, Process
-from tests.unit.controller.stories import Clock, settle, status
-from tests.unit.controller.test_checkpoints import training
+from tests.unit.controller.stories import Clock, settle, status, training
 
 
 def read(document: dict[str, Any]) -> PodSummary:

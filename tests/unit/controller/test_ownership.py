@@ -8,8 +8,7 @@ from diht_k8s.api.status import StageState, timestamp
 from diht_k8s.controller.runs import known_run
 from tests.unit.controller.documents import DISRUPTED, NOW, job, pod
 from tests.unit.controller.fake import Process
-from tests.unit.controller.stories import ONE, Clock, make, reason, settle, status
-from tests.unit.controller.test_checkpoints import training
+from tests.unit.controller.stories import ONE, Clock, make, reason, settle, status, training
 
 
 def test_job_that_was_replaced_since_it_was_observed_is_not_deleted() -> None:

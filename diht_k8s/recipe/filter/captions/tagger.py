@@ -63,7 +63,7 @@ class Tagger:
 
     @property
     def is_full(self) -> bool:
-        """Whether spaCy stores so many strings that a new tagger should replace this one."""
+        """Whether spaCy has stored more than `MAX_STRINGS` strings, so that a new tagger should replace this one."""
         return len(self.language.vocab.strings) > MAX_STRINGS
 
     def parse(self, texts: Sequence[str]) -> Iterator[list[Token]]:

@@ -44,7 +44,7 @@ def test_scale_when_gradients_overflow_then_halved_and_doubled_after_many_good_s
     assert (scaling.scale, scaling.good_steps) == (FIRST_SCALE, 0)
 
 
-def test_scale_when_a_step_overflows_then_the_count_of_good_steps_begins_anew() -> None:
+def test_scale_when_a_step_overflows_then_the_count_of_good_steps_starts_again() -> None:
     scaling = LossScale(8.0, GROWTH_STEPS - 1)
     scaling.update(overflow=True)
     scaling.update(overflow=False)

@@ -35,7 +35,7 @@ def test_every_sample_is_seen_exactly_once_in_each_epoch(sizes: list[int], batch
 
 
 @pytest.mark.parametrize("window", [1 << 16, 64])
-def test_source_of_a_larger_weight_is_drawn_so_many_times_in_each_epoch_and_a_rest_at_random(
+def test_source_of_a_larger_weight_is_drawn_weight_times_in_each_epoch_and_a_rest_at_random(
     monkeypatch: pytest.MonkeyPatch, window: int
 ) -> None:
     monkeypatch.setattr(order_module, "WINDOW_SAMPLES", window)
