@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
@@ -17,6 +16,8 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 from pydantic_core import core_schema
+
+from diht_k8s.api.json_types import is_object
 
 PLACEMENT: Final[dict[str, Any]] = {"x-placement": True}
 """Marks a field that says where and how fast a stage runs, not what comes out: it stays out of `config_sha256`."""
@@ -67,7 +68,7 @@ class Keyed:
 
 def without_nulls(given: Any) -> Any:
     """As the API server has it: a field or key that is null counts as absent."""
-    return {key: value for key, value in given.items() if value is not None} if isinstance(given, Mapping) else given
+    return {key: value for key, value in given.items() if value is not None} if is_object(given) else given
 
 
 class Model(BaseModel):

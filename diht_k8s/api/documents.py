@@ -7,13 +7,14 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from diht_k8s.api.errors import UserError
+from diht_k8s.api.json_types import is_array, is_dict, is_list, is_object
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.yaml_tree import MAX_BYTES, Path, Tree, YamlError, read_tree, scalar
 
@@ -56,12 +57,13 @@ def check(text: str, *, overrides: Iterable[str] = ()) -> tuple[DihtRun | None, 
     except YamlError as error:
         line = _leading_line(str(error))
         return None, [DocumentProblem(line, "", str(error).removeprefix(f"line {line}: "))]
-    if not isinstance(tree.value, dict):
+    value: Any = tree.value
+    if not is_dict(value):
         return None, [DocumentProblem(1, "", "a run document is a mapping with apiVersion, kind, metadata and spec")]
     for override in overrides:
-        _apply(tree.value, override)
+        _apply(value, override)
     try:
-        return DihtRun.model_validate(tree.value), []
+        return DihtRun.model_validate(value), []
     except ValidationError as error:
         details = error.errors(include_url=False)
         problems = [_problem(tree, detail) for detail in details[:MAX_PROBLEMS]]
@@ -121,9 +123,9 @@ def dump(run: DihtRun) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return _plain(value.model_dump(by_alias=True))
-    if isinstance(value, Mapping):
+    if is_object(value):
         return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if is_array(value):
         return [_plain(item) for item in value]
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
@@ -140,7 +142,7 @@ def _apply(document: dict[str, Any], override: str) -> None:
     target: Any = document.setdefault("spec", {})
     for depth, key in enumerate(keys):
         last = depth == len(keys) - 1
-        if isinstance(target, list):
+        if is_list(target):
             if not (key.isascii() and key.isdigit() and len(key) < 9) or int(key) >= len(target):
                 raise UserError(
                     f"--set {override}: {'.'.join(keys[:depth])} is a list of {len(target)}: write an index below that"
@@ -148,7 +150,7 @@ def _apply(document: dict[str, Any], override: str) -> None:
             if last:
                 target[int(key)] = _override_value(override, value)
             target = target[int(key)]
-        elif not isinstance(target, dict):
+        elif not is_dict(target):
             raise UserError(f"--set {override}: {'.'.join(keys[:depth])} is not a mapping")
         elif last:
             target[key] = _override_value(override, value)

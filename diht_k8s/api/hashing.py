@@ -9,6 +9,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from diht_k8s.api.documents import canonical_json
+from diht_k8s.api.json_types import is_array, is_object
 from diht_k8s.api.run import Spec, Stage
 
 SCHEMA_VERSION: Final = 1
@@ -24,7 +25,7 @@ def result_fields(model: BaseModel) -> dict[str, Any]:
         value = _result_value(getattr(model, name))
         extra = field.json_schema_extra
         if value == _result_value(field.get_default(call_default_factory=True)) or (
-            isinstance(extra, Mapping) and extra.get("x-placement")
+            is_object(extra) and extra.get("x-placement")
         ):
             continue
         fields[field.alias or name] = value
@@ -34,7 +35,7 @@ def result_fields(model: BaseModel) -> dict[str, Any]:
 def _result_value(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return result_fields(value)
-    return [_result_value(item) for item in value] if isinstance(value, list) else value
+    return [_result_value(item) for item in value] if is_array(value) else value
 
 
 def stage_config(spec: Spec, stage: Stage, inputs: Mapping[str, str], programs: Mapping[str, str]) -> dict[str, Any]:
@@ -64,7 +65,7 @@ def sha256_of(value: Any) -> str:
 
 def differences(before: Any, after: Any, path: str = "") -> list[str]:
     """What differs between two configurations, one `field: before -> after` each, for a person."""
-    if isinstance(before, Mapping) and isinstance(after, Mapping):
+    if is_object(before) and is_object(after):
         keys = sorted({*before, *after})
         return [
             line

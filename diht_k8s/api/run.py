@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -12,6 +11,7 @@ from diht_k8s.api.base import LABEL_PATTERN, PLACEMENT, Keyed, Model
 from diht_k8s.api.data import Data, StorageRule
 from diht_k8s.api.evaluate import Evaluate
 from diht_k8s.api.filter import Filter
+from diht_k8s.api.json_types import is_object
 from diht_k8s.api.label import Label
 from diht_k8s.api.pods import Pods
 from diht_k8s.api.train import Train
@@ -146,7 +146,7 @@ class Metadata(Model):
     @model_validator(mode="before")
     @classmethod
     def _known(cls, given: Any) -> Any:
-        unknown = sorted(set(given) - OBJECT_META) if isinstance(given, Mapping) else []
+        unknown = sorted(set(given) - OBJECT_META) if is_object(given) else []
         if unknown:
             raise ValueError(
                 f"{unknown[0]} is not a field of Kubernetes' metadata; known: {', '.join(sorted(OBJECT_META))}"

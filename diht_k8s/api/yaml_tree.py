@@ -102,7 +102,8 @@ def _count(node: yaml.Node, known: dict[int, int]) -> int:
     if id(node) in known:
         return known[id(node)]
     known[id(node)] = MAX_NODES + 1  # an alias inside its own anchor never ends
-    parts = [part for pair in node.value for part in (pair if isinstance(pair, tuple) else (pair,))]
+    pairs: list[yaml.Node | tuple[yaml.Node, ...]] = node.value
+    parts = [part for pair in pairs for part in (pair if isinstance(pair, tuple) else (pair,))]
     known[id(node)] = 1 + sum(_count(part, known) for part in parts)
     return known[id(node)]
 

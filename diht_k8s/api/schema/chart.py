@@ -72,14 +72,15 @@ def values_table(text: str) -> str:
 
 def _values(text: str) -> Iterator[tuple[str, Any, str]]:
     """Each value with its default and meaning. A mapping with a comment of its own is one value."""
-    lines = text.splitlines()
+    lines: list[str] = text.splitlines()
 
     def walk(node: yaml.MappingNode, path: str) -> Iterator[tuple[str, Any, str]]:
         for key, value in node.value:
             name = f"{path}{key.value}"
-            above = lines[key.start_mark.line - 1].strip() if key.start_mark.line else ""
+            line: int = key.start_mark.line
+            above = lines[line - 1].strip() if line else ""
             if above.startswith(_COMMENT):
-                yield name, yaml.safe_load(yaml.serialize(value)), above.removeprefix(_COMMENT)
+                yield name, yaml.safe_load(text[value.start_mark.index : value.end_mark.index]), above.removeprefix(_COMMENT)
             elif isinstance(value, yaml.MappingNode) and value.value:
                 yield from walk(value, f"{name}.")
             else:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from diht_k8s.api.json_types import is_array, is_object
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.run import API_VERSION, DihtRun, Spec
 from diht_k8s.api.schema.cel import ALWAYS_EDITABLE, run_rules
@@ -52,9 +53,9 @@ def editor_schema() -> str:
 
 def _without_marks(node: Any, *, names: bool = False) -> Any:
     """The schema without titles and Kubernetes' marks; below `properties` the keys are names of fields."""
-    if isinstance(node, list):
+    if is_array(node):
         return [_without_marks(item) for item in node]
-    if not isinstance(node, dict):
+    if not is_object(node):
         return node
     kept = {key: value for key, value in node.items() if names or not (key == "title" or key.startswith("x-"))}
     return {

@@ -1,0 +1,26 @@
+"""What a JSON value is, for the type checker: `isinstance` alone leaves the items of a mapping or a list unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeGuard
+
+
+def is_object(value: Any) -> TypeGuard[Mapping[str, Any]]:
+    """Whether the value is a JSON object."""
+    return isinstance(value, Mapping)
+
+
+def is_array(value: Any) -> TypeGuard[list[Any] | tuple[Any, ...]]:
+    """Whether the value is a JSON array."""
+    return isinstance(value, list | tuple)
+
+
+def is_dict(value: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether the value is a JSON object that can be changed in place."""
+    return isinstance(value, dict)
+
+
+def is_list(value: Any) -> TypeGuard[list[Any]]:
+    """Whether the value is a JSON array that can be changed in place."""
+    return isinstance(value, list)
