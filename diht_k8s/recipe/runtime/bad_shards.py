@@ -1,7 +1,8 @@
 """Damaged shards within `data.maxBadShards`: what stands before the damage is used, each shard is counted with its reason.
 
-Filter reads raw shards through `BadShards.salvage` and stores what it reports (`Damage`) with the shard's scores. Later stages read what
-the filter kept, so they agree with its counts; a stage that reads raw shards itself uses the same class.
+Filter reads raw shards through `BadShards.salvage` and stores what it reports (`Damage`) with the shard's scores. Later
+stages read what the filter kept, so they agree with its counts; a stage that reads raw shards itself uses the same
+class.
 """
 
 from __future__ import annotations
