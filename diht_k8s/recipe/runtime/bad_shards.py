@@ -1,7 +1,8 @@
-"""Damaged shards within `data.maxBadShards`: what stands before the damage is used, each shard is counted with its reason.
+"""Damaged shards within `data.maxBadShards`: the samples before the damage are used, and the shard is counted.
 
-Filter reads raw shards through `BadShards.salvage` and stores what it reports (`Damage`) with the shard's scores. Later stages read what
-the filter kept, so they agree with its counts; a stage that reads raw shards itself uses the same class.
+Filter reads raw shards through `BadShards.salvage` and stores what it reports (`Damage`) with the shard's scores. Later
+stages read what the filter kept, so they agree with its counts; a stage that reads raw shards itself uses the same
+class.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Damage:
 
 
 def allowed(limit: int | str, shards: int) -> int:
-    """The number of damaged shards that `data.maxBadShards` allows: a count, or a percentage of all shards, rounded down."""
+    """The number of damaged shards that a limit allows: a count, or a percentage of all shards, rounded down."""
     return limit if isinstance(limit, int) else int(float(limit.removesuffix("%")) * shards / 100)
 
 

@@ -1,7 +1,8 @@
 """The bytes of a tar in order, from a file that is plain or packed with gzip, bzip2 or xz.
 
-In: a file that reads forwards; one that can seek is not read where data are skipped. Out: bytes of the tar by number, and how
-many are left. Packed parts may follow each other, as after `cat a.tar.gz b.tar.gz`; zeros may follow the last one.
+In: a file that reads forwards; one that can seek is not read where data are skipped. Out: bytes of the tar by number,
+and how many are left. Packed parts may follow each other, as after `cat a.tar.gz b.tar.gz`; zeros may follow the last
+one.
 """
 
 from __future__ import annotations

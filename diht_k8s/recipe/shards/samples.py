@@ -228,7 +228,7 @@ def storable(text: str) -> str:
 def count_samples(storage: Storage, uri: str) -> int:
     """The number of samples that `read_samples` gives, without their data.
 
-    A damaged shard counts one more than it gives, with a warning: who asks for that sample finds the damage, and counts it.
+    A damaged shard counts one more than it gives, with a warning: reading that sample shows the damage.
     """
     count = 0
     with storage.open(uri) as file:

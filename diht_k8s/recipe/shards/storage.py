@@ -237,7 +237,7 @@ class Storage:
 
 
 def _precondition_failed(error: OSError) -> bool:
-    """Whether a conditional PUT found an object. s3fs says so only if the server names the condition; SeaweedFS does not."""
+    """Whether a conditional PUT found an object; s3fs says so only if the server names the condition, unlike SeaweedFS."""
     response = getattr(error.__cause__, "response", {})
     return response.get("Error", {}).get("Code") in ("PreconditionFailed", "412")
 

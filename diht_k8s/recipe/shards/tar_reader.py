@@ -1,12 +1,14 @@
 """A strict reader of tars: it delivers each member up to the first damaged byte, then says where the damage is.
 
-In: a file that reads forwards (plain, gzip, bzip2, xz). Out: members in order. Formats: v7, ustar (POSIX.1-1988), GNU long names and
-base-256 sizes, pax (POSIX.1-2001: path, size, linkpath, global and for one member). Python's `tarfile` is lenient: it takes a damaged
-header for the end of the archive (cpython issue 120740). Here an archive ends with an end mark alone (zero blocks), after which more
-zeros may follow or another archive (`cat a.tar b.tar`); anything else is damage.
+In: a file that reads forwards (plain, gzip, bzip2, xz). Out: members in order. Formats: v7, ustar (POSIX.1-1988), GNU
+long names and base-256 sizes, pax (POSIX.1-2001: path, size, linkpath, global and for one member). Python's `tarfile`
+is lenient: it takes a damaged header for the end of the archive (cpython issue 120740). Here an archive ends with an
+end mark alone (zero blocks), after which more zeros may follow or another archive (`cat a.tar b.tar`); anything else is
+damage.
 
-Zeros may also be a hole: lost writes and unfinished downloads leave them. So another archive may only begin where padding ends, after
-2 zero blocks or at a multiple of a record (10,240 bytes), and not where the data before the zeros end in zeros themselves.
+Zeros may also be a hole: lost writes and unfinished downloads leave them. So another archive may only begin where
+padding ends, after 2 zero blocks or at a multiple of a record (10,240 bytes), and not where the data before the zeros
+end in zeros themselves.
 """
 
 from __future__ import annotations
