@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,9 +146,21 @@ def train_in_ranks(
         )
         for rank in range(world)
     ]
-    codes = [rank.wait(timeout=550) for rank in ranks]
+    codes = _wait_for(ranks)
     assert codes == [0] * world, codes
     return torch.load(folder / "results.pt")
+
+
+def _wait_for(ranks: list[subprocess.Popen[bytes]], seconds: float = 550) -> list[int]:
+    """Exit codes of all ranks; once one fails, the others, which would wait for it in a collective, are killed."""
+    deadline = time.monotonic() + seconds
+    while any(rank.poll() is None for rank in ranks):
+        if any(rank.poll() for rank in ranks) or time.monotonic() > deadline:
+            time.sleep(2)  # for what the others still have to say
+            for rank in ranks:
+                rank.kill()
+        time.sleep(0.1)
+    return [rank.wait() for rank in ranks]
 
 
 def _free_port() -> int:
