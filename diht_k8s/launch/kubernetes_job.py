@@ -133,7 +133,7 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
             self._validate_on_server(request, cfg.namespace)
         return AppDryRunInfo(request, str)
 
-    def schedule(self, dryrun_info: AppDryRunInfo[Request, Opts]) -> str:
+    def schedule(self, dryrun_info: AppDryRunInfo[Request, Opts]) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Submit an application; returns its id, `NAMESPACE:NAME`.
 
         Raises:

@@ -267,7 +267,7 @@ class HnNce(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, loss_gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, loss_gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Run the second pass; the text side's gradient is summed over the ranks that used it."""
         image_BD, text_ND, scale, ids_N, *terms = ctx.saved_tensors
         settings, (image_dtype, text_dtype, scale_dtype, scale_shape) = ctx.settings, ctx.dtypes

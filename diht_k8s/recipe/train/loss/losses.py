@@ -161,7 +161,7 @@ class _RecoverableClamp(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (value,) = ctx.saved_tensors
         low, high = ctx.range
         outwards = ((value >= high) & (gradient < 0)) | (

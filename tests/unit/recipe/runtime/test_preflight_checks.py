@@ -106,8 +106,8 @@ class Work:
 @pytest.mark.parametrize(
     ("reduce", "words"),
     [
-        (lambda ones, async_op: Work(), r"the sum over 2 ranks failed or took more than 60 s \(Timed out waiting 60000ms\)"),
-        (lambda ones, async_op: Sum(), r"a sum over 2 ranks gave \[1.0\]: see its device"),
+        (lambda ones, group, async_op: Work(), r"the sum over 2 ranks failed or took more than 60 s \(Timed out waiting 60000ms\)"),
+        (lambda ones, group, async_op: Sum(), r"a sum over 2 ranks gave \[1.0\]: see its device"),
     ],
 )  # fmt: skip
 def test_sum_over_the_ranks_that_fails_names_rank_and_pod(
