@@ -23,6 +23,7 @@ ROOMS = (
     "filter",
     "label",
     "train",
+    "evaluate",
 )
 
 
