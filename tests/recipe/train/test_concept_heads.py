@@ -86,5 +86,5 @@ def test_tower_input_when_the_model_is_copied_then_each_copy_sees_its_own_images
 
 def test_tower_input_when_the_tower_has_no_projection_then_says_what_to_take() -> None:
     config = {"embed_dim": 16, "vision_cfg": {**TOWERS["timm"], "timm_proj": "none"}, "text_cfg": TEXT}
-    with pytest.raises(UserError, match=r"headsInput Tower: this image tower \(TimmModel\) .* take Embedding"):
+    with pytest.raises(UserError, match=r"headsInput Tower: this image tower \(TimmModel\) .* set Embedding"):
         Student(config, num_objects=7, heads_input="Tower")

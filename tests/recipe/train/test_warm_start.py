@@ -182,5 +182,5 @@ def test_file_when_damaged_then_said(tmp_path: Path, name: str, content: bytes) 
 def test_folder_when_without_weights_then_said_what_is_wanted(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no weights: give a \.safetensors or \.pt file"):
         start_from(STORAGE, InitFrom(uri=str(tmp_path)), student(1))
-    with pytest.raises(UserError, match="is no committed checkpoint"):
+    with pytest.raises(UserError, match="is not a committed checkpoint"):
         start_from(STORAGE, InitFrom(uri=str(tmp_path), kind="Checkpoint"), student(1))
