@@ -60,7 +60,7 @@ def test_run_from_submit_to_cancel(place: World, diht: Diht, tmp_path: Path) -> 
     assert "| diht: filter was told to end with 75" in why
     logs = diht("logs", "mine", "filter", *where, "--tail", "2")
     assert "diht: filter was told to end with 75: nothing to do\n" in logs.stdout
-    assert "goes on" in diht("retry", "mine", *where).stdout
+    assert "resumes where it failed" in diht("retry", "mine", *where).stdout
     wait_until(lambda: place.runs.condition("mine", "Failed").get("status") == "False", "the retry")
     assert diht("watch", "mine", *where).returncode == 0
     assert "mine is complete since" in diht("why", "mine", *where).stdout
