@@ -88,7 +88,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def peak_kib(kind: str, path: Path, cases: int) -> int:
-    """Peak resident memory of a process that reads so many cases."""
+    """Peak resident memory of a process that reads N cases."""
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, kind, str(path), str(cases)], check=True, capture_output=True, text=True
     )

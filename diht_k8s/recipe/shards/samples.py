@@ -62,7 +62,7 @@ class DamagedShardError(DataError):
             error.reason = "it holds no samples, its files have no suffixes"
         else:
             error = cls(f"{uri} is an empty tar and holds no samples: fetch it again or leave it out of the shards")
-            error.reason = "it is an empty tar"
+            error.reason = "it is an empty tar and holds no samples"
         return error
 
 

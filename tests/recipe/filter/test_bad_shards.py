@@ -64,7 +64,7 @@ def test_empty_tar_within_the_limit_is_counted(tmp_path: Path) -> None:
     committed = filter_with(run_with(tmp_path, 1))
     assert committed is not None
     assert committed.summary["damaged_shards"] == [
-        {"name": "web-1", "reason": "it is an empty tar", "offset": 0, "salvaged": 0}
+        {"name": "web-1", "reason": "it is an empty tar and holds no samples", "offset": 0, "salvaged": 0}
     ]
 
 

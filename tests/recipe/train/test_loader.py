@@ -202,7 +202,7 @@ def test_shard_when_cut_off_then_what_is_missing_counts_as_bad_and_the_rest_is_u
     replaced = [theirs for ours, theirs in uids if ours != theirs]
     assert len(replaced) == bad
     (damage,) = {found for batch in seen for found in batch.damaged.values()}
-    assert damage.salvaged == SHARDS[2] - bad
+    assert bad <= SHARDS[2] - damage.salvaged < bad + BATCH  # the last samples make no whole batch
     assert all(uid.startswith("2-") and int(uid[2:]) > 20 for uid in replaced)
     assert f"{uri} is damaged after" in caplog.text
 
