@@ -57,8 +57,8 @@ class Data(Model):
     output: Uri
     """output is the folder below which the run writes everything."""
     max_bad_shards: Annotated[CountOrPercentage, Field(json_schema_extra=PLACEMENT)] = 0
-    """maxBadShards is the number of damaged shards, or their percentage such as 1%, up to which the stage filter uses
-    the samples before the damage and counts the shard; 0 stops at the first one."""
+    """maxBadShards is the number of damaged shards, or their percentage such as 1%, up to which a stage uses the
+    samples before the damage and counts the shard; 0 stops at the first one."""
 
 
 class SecretRef(Model):

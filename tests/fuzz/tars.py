@@ -6,6 +6,7 @@ samples must come out unharmed; from the kind of damage, how many must be accoun
 
 from __future__ import annotations
 
+import base64
 import gzip
 import io
 import random
@@ -15,6 +16,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 BLOCK = 512
+PICTURE = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAADAAAAAwCAIAAADYYG7QAAAASklEQVR4nO3OIQEAIQAAMSAI/aMQC//mJC+2BJtn7/En63XgS6gIFaEiVISKUBEqQkWoCBWhIlSEilARKkJFqAgVoSJUhIpQESoX0XIBZHTQg3AAAAAASUVORK5CYII="
+)
+"""an image; decoders ignore what follows it."""
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 
 
@@ -61,7 +66,8 @@ def archive(rng: random.Random, *, count: int | None = None, prefix: str = "") -
             key = f"{prefix}{'é' * 30 + 'x' * 90 if long else ''}{number:04}"
             if len(key) > 90 and tar.format == tarfile.USTAR_FORMAT:
                 key = f"{prefix}{number:04}"
-            image, caption = rng.randbytes(rng.randint(1, 6000)), f"a dog number {number}"
+            image = (PICTURE if rng.random() < 0.5 else b"") + rng.randbytes(rng.randint(1, 6000))
+            caption = f"a dog number {number}"
             members = {"jpg": image, "txt": caption.encode(), **({"json": b"{}"} if rng.random() < 0.3 else {})}
             end = 0
             for suffix in sorted(members):
@@ -243,3 +249,9 @@ def case(seed: int) -> Case:
     """The case of a number; kinds take turns."""
     rng = random.Random(seed)
     return MUTATIONS[seed % len(MUTATIONS)](rng, archive(rng))
+
+
+def sound_case(seed: int) -> Case:
+    """The archive of a number, undamaged."""
+    rng = random.Random(seed)
+    return _sound(rng, archive(rng))

@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -26,6 +26,7 @@ from diht_k8s.api.evaluate import Benchmark
 from diht_k8s.recipe.evaluate.answers import ANSWER, QUESTION, VisualQuestion
 from diht_k8s.recipe.evaluate.features import IMAGE_BATCH, encode_pixels
 from diht_k8s.recipe.evaluate.models.loading import LoadedModel
+from diht_k8s.recipe.runtime.bad_shards import Damage, salvaged
 from diht_k8s.recipe.shards.images import BadImageError, decode
 from diht_k8s.recipe.shards.prefetch import prefetch
 from diht_k8s.recipe.shards.samples import Sample, read_samples
@@ -67,11 +68,13 @@ class BenchmarkImages:
     items: list[BenchmarkImage] = field(default_factory=list)
     features_ND: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))
     bad: Counter[str] = field(default_factory=Counter)
+    damaged: dict[str, Damage] = field(default_factory=dict)
+    """shard -> its damage; the images before it are here."""
 
     def chosen(self, keep: Callable[[BenchmarkImage], bool]) -> BenchmarkImages:
         """The images for which `keep` is true."""
         rows = [row for row, item in enumerate(self.items) if keep(item)]
-        return BenchmarkImages([self.items[row] for row in rows], self.features_ND[rows], self.bad)
+        return BenchmarkImages([self.items[row] for row in rows], self.features_ND[rows], self.bad, self.damaged)
 
 
 @dataclass(frozen=True)
@@ -96,9 +99,22 @@ def prepare_image(sample: Sample, transform: Transform) -> PreparedImage:
 
 
 def encode_shard(
-    storage: Storage, uri: str, loaded: LoadedModel, advance: Callable[[int], None] = lambda count: None
+    storage: Storage,
+    uri: str,
+    loaded: LoadedModel,
+    advance: Callable[[int], None] = lambda count: None,
+    *,
+    check: Callable[[], object] | None = None,
 ) -> BenchmarkImages:
-    """Read and encode one shard with one batch of pixels in memory; `advance` is called with the size of each batch."""
+    """Read and encode one shard, up to its damage, with one batch of pixels in memory.
+
+    Args:
+        storage: where the shard is.
+        uri: its name.
+        loaded: the model.
+        advance: called with the size of each batch.
+        check: called while the shard is read; it may raise to stop.
+    """
     result, blocks = BenchmarkImages(), list[NDArray[np.float32]]()
     pixels: list[torch.Tensor] = []
 
@@ -107,7 +123,10 @@ def encode_shard(
         advance(len(pixels))
         pixels.clear()
 
-    with contextlib.closing(_usable(storage, uri, loaded, result.bad)) as usable:
+    samples = salvaged(
+        read_samples(storage, uri, check=check), lambda damage, sentence: result.damaged.update({uri: damage})
+    )
+    with contextlib.closing(_usable(samples, uri, loaded, result.bad)) as usable:
         for item, pixels_CHW in usable:
             result.items.append(item)
             pixels.append(pixels_CHW)
@@ -125,7 +144,8 @@ def joined(parts: Sequence[BenchmarkImages]) -> BenchmarkImages:
     full = [part.features_ND for part in parts if part.items]
     bad = sum((part.bad for part in parts), Counter[str]())
     features_ND = np.concatenate(full) if full else np.zeros((0, 0), dtype=np.float32)
-    return BenchmarkImages([item for part in parts for item in part.items], features_ND, bad)
+    damaged = {uri: damage for part in parts for uri, damage in part.damaged.items()}
+    return BenchmarkImages([item for part in parts for item in part.items], features_ND, bad, damaged)
 
 
 def captions_of(sample: Sample) -> tuple[str, ...]:
@@ -245,9 +265,9 @@ def _answer_templates(benchmark: Benchmark) -> list[str]:
 
 
 def _usable(
-    storage: Storage, uri: str, loaded: LoadedModel, bad: Counter[str]
+    samples: Iterator[Sample], uri: str, loaded: LoadedModel, bad: Counter[str]
 ) -> Generator[tuple[BenchmarkImage, torch.Tensor], None, None]:
-    prepare, samples = partial(prepare_image, transform=loaded.transform), read_samples(storage, uri)
+    prepare = partial(prepare_image, transform=loaded.transform)
     with contextlib.closing(prefetch(samples, prepare, ahead=PREFETCHED_IMAGES)) as images:
         for sample, image in images:
             if image.pixels_CHW is None:

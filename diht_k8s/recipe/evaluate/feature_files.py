@@ -16,6 +16,7 @@ import numpy as np
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.evaluate.answers import VisualQuestion
 from diht_k8s.recipe.evaluate.benchmark_data import BenchmarkImage, BenchmarkImages
+from diht_k8s.recipe.runtime.bad_shards import Damage
 from diht_k8s.recipe.shards.storage import Storage
 
 Json = dict[str, Any]
@@ -38,6 +39,8 @@ def write_features(storage: Storage, uri: str, key: str, found: BenchmarkImages 
         document["error"] = str(found)
     else:
         document |= {"items": [asdict(item) for item in found.items], "bad": dict(sorted(found.bad.items()))}
+        if found.damaged:
+            document["damaged"] = {name: damage.to_json() for name, damage in found.damaged.items()}
         tensors["features"] = np.ascontiguousarray(found.features_ND)
     storage.write_bytes(uri, save(tensors, metadata={"document": json.dumps(document)}))
 
@@ -58,7 +61,13 @@ def read_features(storage: Storage, uri: str, key: str) -> BenchmarkImages | Dat
         return None
     if "error" in document:
         return DataError(document["error"])
-    return BenchmarkImages([_item(item) for item in document["items"]], tensors["features"], Counter(document["bad"]))
+    items, damaged = [_item(item) for item in document["items"]], document.get("damaged", {})
+    return BenchmarkImages(
+        items,
+        tensors["features"],
+        Counter(document["bad"]),
+        {name: Damage(**damage) for name, damage in damaged.items()},
+    )
 
 
 def _header(content: bytes) -> Json:

@@ -24,12 +24,13 @@ from diht_k8s.api.run import Stage
 from diht_k8s.recipe.evaluate.benchmark_data import BenchmarkImages
 from diht_k8s.recipe.evaluate.ridge import MIN_PAIRS, Reference, raw_pixels, ridge_reference
 from diht_k8s.recipe.evaluate.tasks import direction_json, image_of_text
+from diht_k8s.recipe.runtime.bad_shards import BadShards
 from diht_k8s.recipe.runtime.commit import find_committed
 from diht_k8s.recipe.runtime.inputs import kept_shards
 from diht_k8s.recipe.runtime.stage import Context
 from diht_k8s.recipe.shards.images import BadImageError, decode, images_of
 from diht_k8s.recipe.shards.pairs import read_pairs
-from diht_k8s.recipe.shards.samples import Sample, read_samples
+from diht_k8s.recipe.shards.samples import Sample, read_samples, until_damage
 from diht_k8s.recipe.shards.sources import Shard
 
 MAX_PAIRS: Final = 20_000
@@ -121,17 +122,19 @@ class References:
             return str(error)
         total = sum(shard.samples or 0 for shard in shards)
         context.progress.start("reference: training pairs", min(total, MAX_PAIRS))
+        bad_shards = BadShards(context.run.spec.data.max_bad_shards, len(shards))
         for shard in shards:
             context.stop.raise_if_requested()
-            self._read(shard, pairs)
+            self._read(shard, pairs, bad_shards)
             context.progress.update(pairs.number)
             if pairs.number == MAX_PAIRS:
                 break
         return pairs
 
-    def _read(self, shard: Shard, pairs: TrainingPairs) -> None:
+    def _read(self, shard: Shard, pairs: TrainingPairs, bad_shards: BadShards) -> None:
         teacher = self._shard_teacher(shard) if self._fitting else None
-        for row, sample in enumerate(read_pairs(self._context.storage, shard)):
+        samples = read_pairs(self._context.storage, shard, check=self._context.stop.raise_if_requested)
+        for row, sample in enumerate(bad_shards.salvage(shard.name, samples)):
             if pairs.number == MAX_PAIRS:
                 return
             image = _decoded(sample) if self._fitting else None
@@ -159,7 +162,7 @@ class References:
         pixels = {
             uid: raw_pixels(image)
             for uri in dict.fromkeys(item.uri for item in captioned.items)
-            for uid, image in images_of(read_samples(self._context.storage, uri), wanted)
+            for uid, image in images_of(until_damage(read_samples(self._context.storage, uri)), wanted)
         }
         return np.stack([pixels[item.uid] for item in captioned.items])
 
@@ -195,7 +198,7 @@ def _batches(context: Context, captioned: BenchmarkImages) -> Iterator[list[tupl
     wanted = {item.uid for item in captioned.items}
     batch: list[tuple[str, Image.Image]] = []
     for uri in dict.fromkeys(item.uri for item in captioned.items):
-        for pair in images_of(read_samples(context.storage, uri), wanted):
+        for pair in images_of(until_damage(read_samples(context.storage, uri)), wanted):
             batch.append(pair)
             if len(batch) == TEACHER_BATCH:
                 yield batch

@@ -19,6 +19,7 @@ from diht_k8s.api.hashing import SCHEMA_VERSION, STAGE_VERSIONS, sha256_of
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.evaluate.models.files import model_identity
+from diht_k8s.recipe.runtime.bad_shards import BadShards, Damage, listed
 from diht_k8s.recipe.runtime.commit import artefact, find_committed, read_committed
 from diht_k8s.recipe.runtime.stage import Context, Outcome
 from diht_k8s.recipe.shards.sources import Shard
@@ -75,7 +76,8 @@ def execute(context: Context) -> Outcome | None:
         raise type(errors[0])(f"{errors[0]} ({len(errors)} of {len(results)} benchmarks failed, see report.html)")
     paths = [_path(number) for number in range(len(results))] + ["report.json", "report.html"]
     artefacts = [artefact(context.storage, context.layout, Stage.EVALUATE, path) for path in paths]
-    return Outcome(artefacts, {"benchmarks": len(results), "samples": sum(result["pictures"] for result in results)})
+    summary = {"benchmarks": len(results), "samples": sum(result["pictures"] for result in results)}
+    return Outcome(artefacts, {**summary, **listed(session.damaged)})
 
 
 class Session:
@@ -99,6 +101,8 @@ class Session:
         """shard -> file of its features, and their key."""
         self._encoded = set[str]()
         """shards whose features were found complete or written here; they are read again only for use."""
+        self.damaged = dict[str, Damage]()
+        """the damaged ones among them, those of all workers once all are encoded."""
 
     def encode(self, worker: int, workers: int) -> None:
         """Encode the remaining shards of one worker, which owns every `workers`-th shard."""
@@ -115,12 +119,13 @@ class Session:
         def advance(count: int) -> None:
             nonlocal done
             done += count
-            context.progress.update(done)
+            context.progress.update(done, {"bad_shards": len(self.damaged)} if self.damaged else None)
             context.stop.raise_if_requested()
 
         for uri in open_shards:
             try:
-                found = encode_shard(context.storage, uri, loaded, advance)
+                found = encode_shard(context.storage, uri, loaded, advance, check=context.stop.raise_if_requested)
+                self.damaged |= found.damaged
             except DataError as error:
                 found = error
             write_features(context.storage, *self._files[uri], found)
@@ -131,8 +136,9 @@ class Session:
         return all(map(self._is_encoded, self._files))
 
     def _is_encoded(self, uri: str) -> bool:
-        if uri not in self._encoded and self._features(uri) is not None:
+        if uri not in self._encoded and (found := self._features(uri)) is not None:
             self._encoded.add(uri)
+            self.damaged |= getattr(found, "damaged", {})
         return uri in self._encoded
 
     def _features(self, uri: str) -> Any:
@@ -200,6 +206,7 @@ class Session:
         result["thumbnails"] = thumbnails.thumbnails(context.storage, wanted)
         result["own_captions"] = {uid: next(iter(item_of[uid].captions), "") for uid in shown}
         result["bad"] = dict(sorted(images.bad.items()))
+        result |= listed(images.damaged)
         result["model"] = self._model_card()
         return result
 
@@ -213,6 +220,9 @@ class Session:
                 raise found
             parts.append(found)
         images = joined(parts)
+        if images.damaged:
+            limit = self._context.run.spec.data.max_bad_shards
+            BadShards(limit, len(self._files)).add_all({**images.damaged, **self.damaged})
         _check_bad(benchmark, len(images.items), images.bad)
         return images
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.run import Spec
 from diht_k8s.recipe.filter.fingerprints import Gallery, gallery_of
+from diht_k8s.recipe.runtime.bad_shards import BadShards
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.storage import Storage
+
+logger = logging.getLogger(__name__)
 
 
 def benchmark_shards(spec: Spec, storage: Storage, name: str) -> list[str]:
@@ -35,7 +39,10 @@ def read_gallery(spec: Spec, storage: Storage, names: Sequence[str], stop: StopF
 
 
 def _images(spec: Spec, storage: Storage, names: Sequence[str], stop: StopFlag) -> Iterator[bytes]:
-    for name in names:
-        for uri in benchmark_shards(spec, storage, name):
-            stop.raise_if_requested("finished shards are kept")
-            yield from (sample.image for sample in read_samples(storage, uri))
+    uris = [uri for name in names for uri in benchmark_shards(spec, storage, name)]
+    bad_shards = BadShards(spec.data.max_bad_shards, len(uris))
+    for uri in uris:
+        samples = read_samples(storage, uri, check=lambda: stop.raise_if_requested("finished shards are kept"))
+        yield from (sample.image for sample in bad_shards.salvage(uri, samples))
+    for uri, damage in bad_shards.found.items():
+        logger.warning("%s; images behind the damage are not kept out of the training", damage.of(uri))

@@ -6,6 +6,7 @@ A shard is done when its scores exist with this run's configuration. A worker cl
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -39,6 +40,8 @@ BATCH: Final = 256
 """Samples per batch: enough for the parser's own batches, few enough that a stop request waits only seconds."""
 BATCH_BYTES: Final = 128 << 20
 """Bytes at which a batch ends early, since shards may hold large images."""
+
+logger = logging.getLogger(__name__)
 
 
 def is_done(scores: Scores, context: Context) -> bool:
@@ -106,7 +109,7 @@ class ShardFilter:
 
         Raises:
             StopRequested: between batches, after a signal.
-            DataError: a shard is damaged.
+            DataError: more shards are damaged than the run allows.
             UserError: `scoresFrom` holds no matching scores.
         """
         worked = False
@@ -114,7 +117,9 @@ class ShardFilter:
             self._context.stop.raise_if_requested("finished shards are kept")
             earlier = find_scores(self._context.storage, self._context.layout.scores(shard.name))
             if earlier is not None and self._is_filtered(shard, earlier):
-                self._progress.finish(shard, earlier.header["summary"]["input"], skipped=True)
+                if "damage" in earlier.header:
+                    self._bad_shards.add(shard.uri, Damage(**earlier.header["damage"]))
+                self._finish(shard, earlier.header["summary"]["input"], skipped=True)
             elif self._claims.take(shard.name):
                 worked = True
                 self._filter_claimed(shard, earlier)
@@ -137,11 +142,11 @@ class ShardFilter:
     def _filter(self, shard: Shard, earlier: Scores | None) -> None:
         context, summary, batches = self._context, Summary(), list[pa.RecordBatch]()
         before = iter(earlier.rows()) if earlier is not None else iter(())
-        spotting, prints, damage = self._rules.text_spotting, list[bytes](), list[Damage]()
+        spotting, prints = self._rules.text_spotting, list[bytes]()
 
         def kept() -> Iterator[tuple[int, Row, Sample]]:
             samples = read_pairs(context.storage, shard, check=self._raise_if_stopped)
-            for batch in batches_of(self._bad_shards.salvage(samples, damage.append)):
+            for batch in batches_of(self._bad_shards.salvage(shard.uri, samples)):
                 self._raise_if_stopped()
                 self._claims.keep()
                 rows = self._apply_rules(shard, batch, before, earlier)
@@ -159,15 +164,21 @@ class ShardFilter:
         summary.check()
         if self._rules.duplicates is not None:
             write_fingerprints(context, shard, prints)
+        damage = self._bad_shards.found.get(shard.uri)
         header = {
             **self._header(shard, earlier),
             "kept": written,
             "summary": summary.to_json(),
-            **({"damage": damage[0].to_json()} if damage else {}),
+            **({"damage": damage.to_json()} if damage else {}),
         }
         table = pa.Table.from_batches(batches or [to_batch([])])
         write_table(context.storage, context.layout.scores(shard.name), table, header)
-        self._progress.finish(shard, summary.input)
+        if summary.input and summary.hints.samples == summary.input:
+            logger.warning("%s: nothing can be read: %s", shard.uri, summary.hints.sentence(shard.source))
+        self._finish(shard, summary.input)
+
+    def _finish(self, shard: Shard, samples: int, *, skipped: bool = False) -> None:
+        self._progress.finish(shard, samples, skipped=skipped, bad_shards=len(self._bad_shards.found))
 
     def _raise_if_stopped(self) -> None:
         self._context.stop.raise_if_requested("finished shards are kept")

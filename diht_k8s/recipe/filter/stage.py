@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -23,12 +24,13 @@ from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.filter.decontamination import benchmark_shards
 from diht_k8s.recipe.filter.deduplication import Deduplication, is_deduplicated
 from diht_k8s.recipe.filter.kept_pairs import KeptPairs
+from diht_k8s.recipe.filter.layout_hints import LayoutHints
 from diht_k8s.recipe.filter.model_versions import parser_version, spotter_version
 from diht_k8s.recipe.filter.report import report
 from diht_k8s.recipe.filter.scores import Scores, open_scores
 from diht_k8s.recipe.filter.shard_filter import ShardFilter, is_done
 from diht_k8s.recipe.filter.summary import Summary
-from diht_k8s.recipe.runtime.bad_shards import BadShards
+from diht_k8s.recipe.runtime.bad_shards import BadShards, Damage, listed
 from diht_k8s.recipe.runtime.claims import BEAT_SECONDS, Claims
 from diht_k8s.recipe.runtime.commit import artefact
 from diht_k8s.recipe.runtime.stage import Context, Outcome
@@ -143,67 +145,54 @@ def finish(
         DataError: too many samples are bad, or no sample is kept.
     """
     total, per_shard, artefacts = Summary(), list[dict[str, Any]](), list[Artefact]()
+    hints, damaged = defaultdict[str, LayoutHints](LayoutHints), dict[str, Damage]()
     kept = KeptPairs(context.storage, context.layout, _rules(context.run).output)
     for shard, (scores, scores_artefact) in zip(shards, found, strict=True):
         summary = Summary.from_json(scores.header["summary"])
         summary.check()
         assert scores.file.metadata.num_rows == summary.input, "one row per sample"
         total.merge(summary)
+        hints[shard.source].merge(summary.hints)
+        if "damage" in scores.header:
+            damaged[shard.name] = Damage(**scores.header["damage"])
         per_shard.append({"name": shard.name, "source": shard.source, **summary.counts()})
         artefacts += [scores_artefact, Artefact(path=kept.path(shard.name), **scores.header["kept"])]
     total.check()
-    damaged = [
-        {"name": shard.name, **scores.header["damage"]}
-        for shard, (scores, _) in zip(shards, found, strict=True)
-        if "damage" in scores.header
-    ]
     if check:
-        _check_shards(context, damaged, len(shards))
-        _check_result(total, _rules(context.run))
+        BadShards(context.run.spec.data.max_bad_shards, len(shards)).add_all(damaged)
+        _check_result(total, _rules(context.run), hints)
     header = {
         "schema_version": SCHEMA_VERSION,
         "config_sha256": context.config_sha256,
         "inputs": context.config["inputs"],
     }
-    document = report(total, _rules(context.run), header)
+    document = {**report(total, _rules(context.run), header), **listed(damaged)}
     uri = context.layout.report(context.stage)
     context.storage.write_bytes(uri, json.dumps(document, indent=1, ensure_ascii=False).encode())
     artefacts.append(artefact(context.storage, context.layout, context.stage, "report.json"))
-    summary = {"shards": per_shard, "counts": total.counts(), **({"damaged_shards": damaged} if damaged else {})}
+    summary = {"shards": per_shard, "counts": total.counts(), **listed(damaged)}
     return Outcome(artefacts, summary)
 
 
-def _check_shards(context: Context, damaged: Sequence[Mapping[str, Any]], shards: int) -> None:
-    """Stop where more shards are damaged than the run allows, over all workers.
-
-    Raises:
-        DataError: with the last one as an example.
-    """
-    if damaged:
-        last = damaged[-1]
-        example = (
-            f"{last['name']} is damaged ({last['reason']}, at byte {last['offset']}): fetch it again, leave it out"
-        )
-        BadShards(context.run.spec.data.max_bad_shards, shards).check(len(damaged), example)
-
-
-def _check_result(total: Summary, rules: Filter) -> None:
+def _check_result(total: Summary, rules: Filter, hints: Mapping[str, LayoutHints]) -> None:
     """Fail if too many samples are bad or none is kept.
 
     Raises:
-        DataError: with the counts.
+        DataError: with the counts, and what may be wrong with the source that lacks most images or captions.
     """
+    source = max(hints, key=lambda name: hints[name].samples, default="")
+    hint = f" ({hints[source].sentence(source)})" if source and hints[source].samples else ""
     percent = 100 * total.bad.total() / max(total.input, 1)
     if percent > rules.max_bad_percent:
         raise DataError(
             f"{total.bad.total()} of {total.input} samples are bad ({_listed(total.bad)}), {percent:.3g} % "
-            f"and more than maxBadPercent {rules.max_bad_percent:g}: fix the shards, or raise spec.filter.maxBadPercent"
+            f"and more than maxBadPercent {rules.max_bad_percent:g}: fix the shards, or raise spec.filter.maxBadPercent{hint}"
         )
     if total.kept == 0:
         raise DataError(
             f"the filter keeps none of {total.input} samples "
             f"(dropped: {_listed(total.dropped)}; bad: {_listed(total.bad)}): "
-            "lower spec.filter.minComplexity or minActions, or check that the captions are English"
+            f"lower spec.filter.minComplexity or minActions, or check that the captions are English{hint}"
         )
 
 

@@ -47,7 +47,7 @@ class StageProgress:
         self._bytes = {shard.name: int(inputs[shard.name].partition("-")[0]) for shard in shards}
         self._samples: dict[str, int] = {}
         self._mine = {shard.name: shard for shard in mine}
-        self._done, self._in_shard = 0, 0
+        self._done, self._in_shard, self._bad_shards = 0, 0, 0
         local = all(context.storage.local_path(shard.uri) is not None for shard in shards)
         if local and sum(self._bytes.values()) <= MAX_COUNTED_BYTES:
             self._samples = {shard.name: count_samples(context.storage, shard.uri) for shard in shards}
@@ -63,27 +63,36 @@ class StageProgress:
         self._kept += sum(row.kept for row in rows)
         self._in_shard += len(rows)
         self._spotted_images += sum(row.ocr_state != "not_run" for row in rows)
-        metrics = {"kept_percent": 100 * self._kept / self._processed}
+        self._report()
+
+    def _report(self, *, last: bool = False) -> None:
+        metrics = {"kept_percent": 100 * self._kept / self._processed} if self._processed else {}
+        if self._bad_shards:
+            metrics["bad_shards"] = self._bad_shards
         elapsed = self._clock() - self._started_at
         if self._spotted_images and elapsed > 0:
             metrics["pictures_per_second"] = self._scaled(self._spotted_images) / elapsed
         self._context.progress.update(
-            self._scaled(self._done + self._in_shard), metrics, total=self._estimate(self._shards)
+            self._scaled(self._done + self._in_shard), metrics, total=self._estimate(self._shards), last=last
         )
 
-    def finish(self, shard: Shard, samples: int, *, skipped: bool = False) -> None:
+    def finish(self, shard: Shard, samples: int, *, skipped: bool = False, bad_shards: int = 0) -> None:
         """Count the current shard as done.
 
         Args:
             shard: the shard.
             samples: its number of samples.
             skipped: an earlier attempt filtered it, so it does not count towards the speed.
+            bad_shards: number of damaged shards that this worker knows.
         """
         self._mine[shard.name], self._samples[shard.name] = shard, samples
         self._done, self._in_shard = self._done + samples, 0
         if skipped:
             total = self._estimate(self._shards)
             self._context.progress.start(STEP, total, done=self._scaled(self._done))
+        if bad_shards > self._bad_shards:
+            self._bad_shards = bad_shards
+            self._report(last=True)
 
     def _estimate(self, shards: Iterable[Shard]) -> int:
         """Estimated samples of the shards; 0 while nothing is known."""

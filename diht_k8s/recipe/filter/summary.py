@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
+from diht_k8s.recipe.filter.layout_hints import LayoutHints
 from diht_k8s.recipe.filter.rules import BAD
 from diht_k8s.recipe.filter.scores import Row
 from diht_k8s.recipe.filter.text_spotting.matching import normalised_words
@@ -47,6 +48,7 @@ class Summary:
     """
     examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """reason (or `kept`) -> the samples with the smallest hashes of their uids, which makes them a uniform draw."""
+    hints: LayoutHints = field(default_factory=LayoutHints)
 
     def add(self, row: Row, sample: Sample, *, filtered: bool, min_characters: int) -> None:
         """Count one filtered sample.
@@ -70,6 +72,7 @@ class Summary:
             self.names["actions"].update(row.actions)
             if filtered and not row.reason.startswith(BAD) and row.reason != "language":
                 self._add_cell(row)
+        self.hints.add(sample)
         self._add_painted(row, sample, min_characters)
         self._add_example(row, sample)
 
@@ -124,6 +127,7 @@ class Summary:
         for key, cell in other.cells.items():
             mine_cell = self.cells.get(key, [0] * len(CELL_FIELDS))
             self.cells[key] = [one + two for one, two in zip(mine_cell, cell, strict=True)]
+        self.hints.merge(other.hints)
         for reason, examples in other.examples.items():
             self.examples[reason] = _first(MAX_EXAMPLES, [*self.examples.get(reason, []), *examples])
 
@@ -181,6 +185,7 @@ class Summary:
             "names": {kind: top_names(self.names[kind], MAX_NAMES) for kind in NAME_KINDS},
             "painted": dict(sorted(self.painted.items())),
             "examples": {reason: self.examples[reason] for reason in sorted(self.examples)},
+            **({"hints": self.hints.to_json()} if self.hints.samples else {}),
         }
 
     @classmethod
@@ -195,6 +200,7 @@ class Summary:
             names={kind: Counter(dict(data["names"][kind])) for kind in NAME_KINDS},
             painted=Counter(data["painted"]),
             examples=dict(data["examples"]),
+            hints=LayoutHints.from_json(data["hints"]) if "hints" in data else LayoutHints(),
         )
 
 

@@ -24,10 +24,9 @@ from torch import Tensor
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.label.teacher import TeacherNetwork
+from diht_k8s.recipe.runtime.bad_shards import Damage
 from diht_k8s.recipe.shards.images import BadImageError, decode
-from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.samples import Sample
-from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
 
 T = TypeVar("T")
@@ -49,6 +48,8 @@ class ShardFeatures:
     """bool: False where the image cannot be decoded."""
     bad: Mapping[str, int]
     """unusable images by reason."""
+    damage: Damage | None = None
+    """of the shard, where it was damaged after the filter."""
 
 
 def hash64(text: str) -> int:
@@ -153,28 +154,26 @@ def _check_finite(features_ND: Tensor, uids: list[str], where: str) -> None:
         )
 
 
-def make_features(
-    teacher: TeacherNetwork,
-    storage: Storage,
-    shard: Shard,
-    uri: str,
-    header: Mapping[str, Any],
-    on_images: Callable[[int], None],
-) -> None:
+def write_features(storage: Storage, uri: str, found: ShardFeatures, header: Mapping[str, Any]) -> None:
     """Write the features of one kept shard."""
-    found = extract(teacher, read_pairs(storage, shard), shard.uri, on_images)
     tensors = {
         "features": found.features_ND,
         "uid_hash": found.uid_hash_N,
         "group_hash": found.group_hash_N,
         "usable": found.usable_N,
     }
-    metadata = {"diht": json.dumps({**header, "bad": dict(sorted(found.bad.items()))}, sort_keys=True)}
+    metadata = {"diht": json.dumps({**header, **found_header(found)}, sort_keys=True)}
     storage.write_bytes(uri, save(tensors, metadata=metadata))
 
 
+def found_header(found: ShardFeatures) -> dict[str, Any]:
+    """What the header of a shard's features or labels says about its images."""
+    damage = {} if found.damage is None else {"damage": found.damage.to_json()}
+    return {"bad": dict(sorted(found.bad.items())), **damage}
+
+
 def read_features(storage: Storage, uri: str, config_sha256: str) -> ShardFeatures:
-    """Read what `make_features` wrote.
+    """Read what `write_features` wrote.
 
     Raises:
         DataError: the file is damaged or was made under another configuration.
@@ -182,8 +181,9 @@ def read_features(storage: Storage, uri: str, config_sha256: str) -> ShardFeatur
     tensors, header = read_safetensors(storage, uri)
     if header.get("config_sha256") != config_sha256:
         raise DataError(f"{uri} was made under another configuration: remove it and run the stage label again")
+    damage = Damage(**header["damage"]) if "damage" in header else None
     return ShardFeatures(
-        tensors["features"], tensors["uid_hash"], tensors["group_hash"], tensors["usable"], header["bad"]
+        tensors["features"], tensors["uid_hash"], tensors["group_hash"], tensors["usable"], header["bad"], damage
     )
 
 

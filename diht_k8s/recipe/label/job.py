@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from diht_k8s.api.errors import DataError
@@ -13,6 +14,7 @@ from diht_k8s.api.hashing import SCHEMA_VERSION
 from diht_k8s.api.label import Label
 from diht_k8s.api.layout import join
 from diht_k8s.api.run import Stage
+from diht_k8s.recipe.runtime.bad_shards import BadShards
 from diht_k8s.recipe.runtime.inputs import kept_shards
 from diht_k8s.recipe.runtime.stage import Context
 from diht_k8s.recipe.shards.sources import Shard
@@ -28,6 +30,11 @@ class LabelJob:
     """all kept shards, in order."""
     training: dict[str, int]
     """name of each shard that trains the heads -> number of its first rows that do; in the order of `shards`."""
+
+    @cached_property
+    def bad_shards(self) -> BadShards:
+        """The kept shards that were damaged after the filter."""
+        return BadShards(self.context.run.spec.data.max_bad_shards, len(self.shards))
 
     @property
     def header(self) -> dict[str, Any]:

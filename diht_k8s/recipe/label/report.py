@@ -19,7 +19,9 @@ from diht_k8s.recipe.label.caption_concepts import KeptCaptions, read_captions
 from diht_k8s.recipe.label.job import LabelJob
 from diht_k8s.recipe.label.soft_labels import HeadLabels, Labels, read_labels
 from diht_k8s.recipe.label.vocabulary import Concepts, ConceptVocabulary
+from diht_k8s.recipe.runtime.bad_shards import LOST, Damage, listed
 from diht_k8s.recipe.shards.pairs import read_pairs
+from diht_k8s.recipe.shards.samples import until_damage
 from diht_k8s.recipe.shards.sources import Shard
 
 SHOWN_CONCEPTS: Final = 20
@@ -33,7 +35,8 @@ def make_report(job: LabelJob, vocabulary: ConceptVocabulary, heads: dict[str, A
     """The report of a stage whose labels are all there.
 
     Raises:
-        DataError: more images than `filter.maxBadPercent` allows have no label.
+        DataError: more images than `filter.maxBadPercent` allows have no label, or more shards than
+            `data.maxBadShards` allows are damaged.
     """
     total, bad, beyond = 0, Counter[str](), Beyond()
     examples: list[dict[str, Any]] = []
@@ -43,6 +46,8 @@ def make_report(job: LabelJob, vocabulary: ConceptVocabulary, heads: dict[str, A
         _check_labels(job, labels, vocabulary, shard)
         total += len(labels.uids)
         bad.update(labels.header["bad"])
+        if "damage" in labels.header:
+            job.bad_shards.add(shard.name, Damage(**labels.header["damage"]))
         if shard.name in job.training:  # enough for a share; all scores of a large run are hundreds of gigabytes
             beyond.add(labels, read_captions(job.context.storage, job.context.layout, shard), vocabulary)
         if shard.name in wanted:
@@ -69,6 +74,7 @@ def make_report(job: LabelJob, vocabulary: ConceptVocabulary, heads: dict[str, A
         "pictures": {"total": total, "labelled": total - bad.total(), "bad": dict(sorted(bad.items()))},
         "beyond_caption": beyond.document(),
         "examples": examples,
+        **listed(job.bad_shards.found),
     }
 
 
@@ -146,7 +152,7 @@ def _examples(
     """Evenly spread rows of one shard with caption and likeliest concepts."""
     total = len(labels.uids)
     rows = sorted({(2 * number + 1) * total // (2 * count) for number in range(count)})
-    samples = read_pairs(job.context.storage, shard)
+    samples = until_damage(read_pairs(job.context.storage, shard))
     captions = {row: sample.caption for row, sample in enumerate(islice(samples, rows[-1] + 1)) if row in rows}
     return [
         {
@@ -190,6 +196,7 @@ def _check_labels(job: LabelJob, labels: Labels, vocabulary: ConceptVocabulary, 
 def _check_bad(job: LabelJob, total: int, bad: Counter[str]) -> None:
     rules = job.context.run.spec.filter
     assert rules is not None  # a label stage needs a filter: the run document's rules say so
+    bad = Counter({reason: count for reason, count in bad.items() if reason != LOST})  # data.maxBadShards limits those
     if 100 * bad.total() > rules.max_bad_percent * total:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(bad.items()))
         raise DataError(

@@ -6,7 +6,7 @@ Each function leaves out the files that are already there. It reads and writes; 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -23,9 +23,11 @@ from diht_k8s.recipe.label.soft_labels import top_k, write_labels
 from diht_k8s.recipe.label.teacher import TeacherNetwork, load_teacher
 from diht_k8s.recipe.label.teacher_files import weights_uri
 from diht_k8s.recipe.label.vocabulary_step import read_vocabulary
+from diht_k8s.recipe.runtime.bad_shards import listed, lost_sample
 from diht_k8s.recipe.runtime.commit import artefact
 from diht_k8s.recipe.runtime.stage import Outcome
 from diht_k8s.recipe.shards.pairs import read_pairs
+from diht_k8s.recipe.shards.samples import Sample
 from diht_k8s.recipe.shards.sources import Shard, share
 
 
@@ -61,15 +63,29 @@ def make_features(job: LabelJob, teacher: LazyTeacher) -> None:
     count = _StageProgress(job, "teacher", "features", ".safetensors", job.training_shards)
     for shard in todo:
         job.context.stop.raise_if_requested()
-        shard_features.make_features(
-            teacher.loaded,
-            job.context.storage,
-            shard,
-            job.context.layout.features(shard.name),
-            job.header,
-            count.within_shard,
-        )
+        found = _extract(job, teacher, shard, count.within_shard)
+        uri = job.context.layout.features(shard.name)
+        shard_features.write_features(job.context.storage, uri, found, job.header)
         count.shard_done()
+
+
+def _extract(
+    job: LabelJob, teacher: LazyTeacher, shard: Shard, on_images: Callable[[int], None]
+) -> shard_features.ShardFeatures:
+    """Features of a kept shard, with a row for each pair that the filter kept."""
+    found = shard_features.extract(teacher.loaded, _kept_samples(job, shard), shard.uri, on_images)
+    return replace(found, damage=job.bad_shards.found.get(shard.name))
+
+
+def _kept_samples(job: LabelJob, shard: Shard) -> Iterator[Sample]:
+    """The pairs of a kept shard; placeholders for those behind its damage, so that rows of all files match."""
+    samples, count = read_pairs(job.context.storage, shard, check=job.context.stop.raise_if_requested), 0
+    for sample in job.bad_shards.salvage(shard.name, samples):
+        yield sample
+        count += 1
+    if shard.name in job.bad_shards.found:
+        uids = read_captions(job.context.storage, job.context.layout, shard).uids
+        yield from map(lost_sample, uids[count:])
 
 
 def make_labels(job: LabelJob, teacher: LazyTeacher) -> None:
@@ -84,8 +100,7 @@ def make_labels(job: LabelJob, teacher: LazyTeacher) -> None:
         if shard.name in job.training:
             found, captions = read_shard(job, shard)
         else:
-            samples = read_pairs(job.context.storage, shard)
-            found = shard_features.extract(teacher.loaded, samples, shard.uri, count.within_shard)
+            found = _extract(job, teacher, shard, count.within_shard)
             captions = read_captions(job.context.storage, job.context.layout, shard)
             check_same_pairs(found, captions.uids, shard.uri)
         fold_N = folds_of(found.group_hash_N, job.label.cross_fit, job.context.run.spec.seed)
@@ -94,7 +109,7 @@ def make_labels(job: LabelJob, teacher: LazyTeacher) -> None:
             **job.header,
             "vocabulary_sha256": vocabulary_sha256,
             "top_k": job.label.top_k,
-            "bad": dict(sorted(found.bad.items())),
+            **shard_features.found_header(found),
         }
         uri = job.context.layout.labels(shard.name)
         write_labels(job.context.storage, uri, captions.uids, found.usable_N.numpy(), stored, header)
@@ -117,6 +132,7 @@ def finish(job: LabelJob) -> Outcome:
         "objects": report["vocabulary"]["objects"]["classes"],
         "attributes": report["vocabulary"]["attributes"]["classes"],
         "bytes_per_picture": round(label_bytes / max(1, report["pictures"]["total"]), 1),
+        **listed(job.bad_shards.found),
     }
     return Outcome(artefacts, summary)
 
@@ -135,8 +151,12 @@ class _StageProgress:
 
     def within_shard(self, images: int) -> None:
         self._job.context.stop.raise_if_requested()
-        self._job.context.progress.update(self._done + images)
+        self._update(self._done + images)
 
     def shard_done(self) -> None:
         self._done = self._finished()
-        self._job.context.progress.update(self._done)
+        self._update(self._done)
+
+    def _update(self, done: int) -> None:
+        bad_shards = len(self._job.bad_shards.found)
+        self._job.context.progress.update(done, {"bad_shards": bad_shards} if bad_shards else None)

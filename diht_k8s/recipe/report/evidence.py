@@ -21,7 +21,7 @@ from diht_k8s.recipe.runtime.commit import find_committed
 from diht_k8s.recipe.runtime.inputs import kept_shards
 from diht_k8s.recipe.runtime.stage import Context
 from diht_k8s.recipe.shards.pairs import read_pairs
-from diht_k8s.recipe.shards.samples import Sample
+from diht_k8s.recipe.shards.samples import Sample, until_damage
 from diht_k8s.recipe.shards.sources import Shard, input_shards
 from diht_k8s.recipe.shards.thumbnails import thumbnails
 
@@ -117,10 +117,10 @@ def _data_card(context: Context) -> Json:
 
 
 def _samples(context: Context, shards: Sequence[Shard]) -> Iterator[Sample]:
-    """Samples of all shards up to the first damaged one, which must not fail the report."""
+    """Samples of all shards up to the first one that cannot be read, which must not fail the report."""
     with contextlib.suppress(DataError, UserError):
         for shard in shards:
-            yield from read_pairs(context.storage, shard)
+            yield from until_damage(read_pairs(context.storage, shard))
 
 
 def _texts(meta: Mapping[str, Any], keys: Sequence[str]) -> list[str]:

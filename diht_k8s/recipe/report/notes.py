@@ -87,6 +87,13 @@ def _run_notes(content: Json) -> list[str]:
             "subset of equal size. On small, clean sets it usually does not, because it removes pairs that a small "
             "model can still learn from; it is made for web images, junk captions and images of their own caption."
         )
+    for stage in ("filter", "label", "train"):
+        shards = content[stage].get("summary", {}).get("damaged_shards", [])
+        if shards:
+            used = sum(shard["salvaged"] for shard in shards)
+            found.append(
+                f"{stage.capitalize()}: {len(shards):,} damaged shards were used up to the damage ({used:,} pairs)."
+            )
     if (model := content["model"]) is not None and not model["trained"]:
         found.append(f"The model {model['name']} has random weights: its figures are those of an untrained network.")
     if model is not None and model.get("assumed"):
@@ -124,6 +131,11 @@ def benchmark_notes(benchmark: Json) -> list[str]:
         )
     if bad := sum(benchmark.get("bad", {}).values()):
         found.append(f"{benchmark['name']}: {bad:,} images could not be read and do not count.")
+    if shards := benchmark.get("damaged_shards", []):
+        used = sum(shard["salvaged"] for shard in shards)
+        found.append(
+            f"{benchmark['name']}: {len(shards):,} damaged shards were used up to the damage ({used:,} images)."
+        )
     if "classes" in benchmark:
         found.append(
             f"{benchmark['name']}: always predicting the most common class would be right for "

@@ -65,6 +65,7 @@ def _values(content: dict[str, Any], illustrated: int) -> dict[str, Any]:
         "steps": sections.steps(content),
         "funnel": sections.funnel(content),
         "dropped": sections.dropped(content),
+        "damaged": sections.damaged_shards(content),
         "kept": sections.kept_examples(content),
         "charts": sections.training_charts(content),
         "training_table": sections.training_table(content),

@@ -211,6 +211,11 @@ def dropped(content: Json) -> list[Json]:
     ]
 
 
+def damaged_shards(content: Json) -> list[Json]:
+    """The raw shards of which the filter could use only the beginning."""
+    return content["filter"].get("summary", {}).get("damaged_shards", [])
+
+
 def kept_examples(content: Json) -> list[Json]:
     """A few pairs that the filter kept."""
     part = content["filter"]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
-import logging
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any, Final, cast
+from typing import IO, Any, Final, NamedTuple, cast
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.shards.storage import Storage
@@ -26,8 +26,6 @@ UNSAFE_NAME: Final = "name_unsafe"
 """Problem of a sample whose key leads out of the folder into which an archive is unpacked."""
 MAX_CAPTION_BYTES: Final = 16 << 10
 CAPTION_KEYS: Final = ("caption", "text")
-
-logger = logging.getLogger(__name__)
 
 
 class DamagedShardError(DataError):
@@ -51,6 +49,20 @@ class DamagedShardError(DataError):
             "fetch it again or leave it out of the shards"
         )
         error.offset, error.last_key, error.samples, error.reason = damage.offset, last_key, samples, damage.reason
+        return error
+
+    @classmethod
+    def empty(cls, uri: str, others: Sequence[str]) -> DamagedShardError:
+        """The error of a sound archive without samples; `others` are the files whose names have no suffix."""
+        if others:
+            error = cls(
+                f"{uri} holds no samples: none of its {len(others)} files has a suffix (the first one is "
+                f"{storable(others[0])!r}): name them KEY.jpg and KEY.txt, or leave it out of the shards"
+            )
+            error.reason = "it holds no samples, its files have no suffixes"
+        else:
+            error = cls(f"{uri} is an empty tar and holds no samples: fetch it again or leave it out of the shards")
+            error.reason = "it is an empty tar and holds no samples"
         return error
 
 
@@ -91,19 +103,25 @@ def read_samples(storage: Storage, uri: str, *, check: Callable[[], object] | No
         check: called between members and between chunks of their data; it may raise to stop.
 
     Raises:
-        DamagedShardError: after the last sample before the damage.
-        DataError: the shard is empty, or it was replaced while it was read.
+        DamagedShardError: after the last sample before the damage, or the shard holds no samples.
+        DataError: the shard was replaced while it was read.
     """
-    count, key = 0, None
+    count, key, others = 0, None, list[str]()
     with storage.open(uri) as file:
         try:
-            for key, members, problem in _grouped(read_members(file, max_bytes=MAX_MEMBER_BYTES, check=check)):
+            for key, members, problem in _grouped(read_members(file, max_bytes=MAX_MEMBER_BYTES, check=check), others):
                 yield make_sample(key, members, problem)
                 count += 1
         except TarDamageError as damage:
             raise DamagedShardError.of(uri, damage, count, key) from damage
     if count == 0:
-        raise DataError(f"{uri} holds no samples: leave it out of the shards")
+        raise DamagedShardError.empty(uri, others)
+
+
+def until_damage(samples: Iterator[Sample]) -> Iterator[Sample]:
+    """The samples before the damage of a shard, for readers of which none is counted."""
+    with contextlib.suppress(DamagedShardError):
+        yield from samples
 
 
 def make_sample(key: str, members: Mapping[str, bytes], problem: str | None = None) -> Sample:
@@ -159,8 +177,12 @@ class _Group:
             self.members, self.problem = dict.fromkeys(self.members, b""), TOO_LARGE
 
 
-def _grouped(members: Iterator[Member]) -> Iterator[tuple[str, dict[str, bytes], str | None]]:
+def _grouped(members: Iterator[Member], others: list[str]) -> Iterator[tuple[str, dict[str, bytes], str | None]]:
     """(key, suffix -> content, problem) of each sample. A key that follows itself with a suffix again is a new sample.
+
+    Args:
+        members: of an archive.
+        others: takes the names of those that are not part of a sample, as long as no sample has come.
 
     Raises:
         TarDamageError: after the sample before the damage; a sample that the damage is known to cut is left out.
@@ -170,6 +192,8 @@ def _grouped(members: Iterator[Member]) -> Iterator[tuple[str, dict[str, bytes],
         for member in members:
             split = _split_name(member.name)
             if split is None:
+                if group is None:
+                    others.append(member.name)
                 continue
             key, suffix = split
             if group is None or key != group.key or suffix in group.members:
@@ -225,26 +249,36 @@ def storable(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def count_samples(storage: Storage, uri: str) -> int:
-    """The number of samples that `read_samples` gives, without their data.
+class Survey(NamedTuple):
+    """What a shard holds."""
 
-    A damaged shard counts one more than it gives, with a warning: reading that sample shows the damage.
+    samples: int
+    """as many as `read_samples` delivers."""
+    damage: DamagedShardError | None
+    """what `read_samples` raises after them."""
+
+
+def survey(storage: Storage, uri: str, *, check: Callable[[], object] | None = None) -> Survey:
+    """Count the samples of a shard without their data, up to its damage; an empty shard is sound and holds none.
+
+    Args:
+        storage: where the shard is.
+        uri: its name.
+        check: called between members and between chunks of their data; it may raise to stop.
     """
-    count = 0
+    count, key = 0, None
     with storage.open(uri) as file:
         try:
-            for _ in _grouped(read_members(file, max_bytes=-1)):
-                count += 1
+            for group in _grouped(read_members(file, max_bytes=-1, check=check), []):
+                count, key = count + 1, group[0]
         except TarDamageError as damage:
-            logger.warning(
-                "%s is damaged after %d samples (%s, at byte %d): the rest is left out",
-                uri,
-                count,
-                damage.reason,
-                damage.offset,
-            )
-            count += 1
-    return count
+            return Survey(count, DamagedShardError.of(uri, damage, count, key))
+    return Survey(count, None)
+
+
+def count_samples(storage: Storage, uri: str) -> int:
+    """The number of samples that `read_samples` delivers."""
+    return survey(storage, uri).samples
 
 
 class ContentDigest:

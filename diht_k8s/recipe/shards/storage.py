@@ -11,7 +11,7 @@ import errno
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
@@ -65,9 +65,16 @@ class Storage:
         system, path = self._resolve(uri)
         with _errors(uri, "list"):
             if not any(character in uri for character in "*?["):
-                return [uri] if system.exists(path) else []
+                if not system.exists(path):
+                    return []
+                if isinstance(system, LocalFileSystem) or "." not in path.rpartition("/")[2]:  # spares S3 requests
+                    _refuse_folder(uri, system.info(path))
+                return [uri]
             scheme = "s3://" if uri.startswith("s3://") else ""
-            return sorted(scheme + match for match in cast("list[str]", system.glob(path)))
+            matches = cast("dict[str, dict[str, Any]]", system.glob(path, detail=True))
+            for match, info in matches.items():
+                _refuse_folder(scheme + match, info)
+            return sorted(scheme + match for match in matches)
 
     @contextlib.contextmanager
     def open(self, uri: str) -> Iterator[IO[bytes]]:
@@ -234,6 +241,16 @@ class Storage:
     def _rule(self, uri: str) -> tuple[int, StorageRule | None]:
         """The rule for a URI and its number; -1 without one."""
         return next(((i, r) for i, r in self._rules if _below(uri, r.prefix)), (-1, None))
+
+
+def _refuse_folder(uri: str, info: Mapping[str, Any]) -> None:
+    """Say what to write where a pattern matches a folder.
+
+    Raises:
+        UserError: it does.
+    """
+    if info["type"] == "directory":
+        raise UserError(f"{uri} is a folder, not a shard: name the files in it, for example {uri.rstrip('/')}/*.tar")
 
 
 def _precondition_failed(error: OSError) -> bool:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from diht_k8s.recipe.shards.images import images_of
 from diht_k8s.recipe.shards.pairs import read_pairs
+from diht_k8s.recipe.shards.samples import until_damage
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -38,5 +39,5 @@ def thumbnails(storage: Storage, wanted: Iterable[tuple[Shard, str]]) -> dict[st
     return {
         uid: thumbnail(image)
         for shard, uids in by_shard.items()
-        for uid, image in images_of(read_pairs(storage, shard), uids)
+        for uid, image in images_of(until_damage(read_pairs(storage, shard)), uids)
     }

@@ -9,7 +9,6 @@ import os
 import sys
 import time
 import warnings
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +30,7 @@ from diht_k8s.recipe.runtime.progress import Reporter
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.watchdog import Heartbeat
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.train.bad_samples import BadSamples
 from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor, Saved, place_of
 from diht_k8s.recipe.train.checkpoint.checkpointing import Checkpointer
 from diht_k8s.recipe.train.checkpoint.state import load_moments, load_weights, state_of
@@ -56,7 +56,6 @@ from diht_k8s.recipe.train.setup import (
 from diht_k8s.recipe.train.telemetry import Step, Telemetry, weights_and_biases
 
 MAX_NOT_FINITE = 3
-MAX_BAD_FRACTION = 0.01
 
 
 @dataclass
@@ -100,7 +99,14 @@ class Training:
         self.model = make_student(run, self.model_config, self.vocabulary, **where)
         init_distributed()
         check_reduce(self.rank, self.world, str(this_device()), control_group())
-        self.shards = counted(self.storage, train_shards(run, self.storage), self.settings.batch_size, **where)
+        self.shards, damaged = counted(
+            self.storage,
+            train_shards(run, self.storage),
+            self.settings.batch_size,
+            check=self.stop.raise_if_requested,
+            **where,
+        )
+        self.bad = BadSamples(run.spec.data.max_bad_shards, len(self.shards), damaged)
         sizes, weights = [shard.samples or 0 for shard in self.shards], weights_of(run, self.shards)
         self.sampler = GlobalSampler.of(sizes, self.settings.batch_size, run.spec.seed, weights=weights)
         self.checkpointer = Checkpointer(self.storage, self.layout, keep=self.settings.checkpoint.keep, **where)
@@ -112,9 +118,8 @@ class Training:
         state = None if saved is None else saved.state
         self.ema = Ema(self.engine.deepspeed, self.model, self.settings.ema, state) if self.settings.ema > 0 else None
         self.loader = make_loader(run, self.storage, self.shards, self.sampler, self.model, self.vocabulary, **where)
-        self.validation = make_validation(self.settings, self.storage, self.model, self.engine.micro_batch, **where)
+        self.validation = make_validation(run, self.storage, self.model, self.engine.micro_batch, **where)
         self.profiler = Profiler(self.storage, self.layout, steps=self.settings.profile_steps, rank=self.rank)
-        self.bad: Counter[str] = Counter()
         self.not_finite = 0
         tracker = weights_and_biases(run.metadata.name, config) if self.rank == 0 else None
         self.metrics = Metrics(
@@ -184,7 +189,7 @@ class Training:
         losses = self.engine.step(batch)
         if self.ema is not None and self.engine.update is Update.MADE:
             self.ema.update(step + 1)
-        self._count_bad(batch)
+        self.bad.add(batch, max(self.sampler.total, self.cursor.position) / self.world)
         self._check_finite(batch.uids)
         return losses
 
@@ -225,15 +230,6 @@ class Training:
     def _moved(self, step: int, seconds: float) -> Cursor:
         position = step * self.settings.batch_size
         return self.cursor.model_copy(update={"step": step, "position": position, "seconds": seconds})
-
-    def _count_bad(self, batch: Batch) -> None:
-        """Count this rank's bad samples; a few are expected, many mean unfiltered data."""
-        self.bad.update(batch.bad)
-        seen = max(self.sampler.total, self.cursor.position) / self.world
-        if self.bad.total() > MAX_BAD_FRACTION * seen:
-            raise DataError(
-                f"more than {MAX_BAD_FRACTION:.0%} of the pairs cannot be used ({dict(self.bad)}): run the stage filter on this data"
-            )
 
     def _check_finite(self, uids: list[str]) -> None:
         """Tolerate a few skipped steps, then write the last batch's uids and give up."""
@@ -290,7 +286,7 @@ class Training:
             return
         scale = float(self.engine.logit_scale)
         done = min(self.cursor.position, self.settings.samples)
-        self.progress.update(done, {"loss": losses.total, "logit_scale": scale})
+        self.progress.update(done, {"loss": losses.total, "logit_scale": scale, **self.bad.metrics()})
         step = Step(
             self.cursor,
             losses,
@@ -310,7 +306,7 @@ class Training:
         """Take a checkpoint of this step; it is written while training continues, unless `wait` is set."""
         self._complete()
         self.heartbeat.excepted()
-        self.checkpointer.begin(self._state(), self.cursor, self.bad)
+        self.checkpointer.begin(self._state(), self.cursor, self.bad.counts)
         since.saved_at, since.saved_position = time.monotonic(), self.cursor.position
         self.heartbeat.resumed()
         if wait:
@@ -354,7 +350,8 @@ class Training:
             "steps": self.cursor.step,
             "seconds": round(self.cursor.seconds, 1),
             "samples_per_second": round(self.cursor.position / max(self.cursor.seconds, 1e-9), 1),
-            "bad": self.checkpointer.bad(self.cursor, self.bad),
+            "bad": self.checkpointer.bad(self.cursor, self.bad.counts),
+            **self.bad.summary({} if self.validation is None else self.validation.damaged),
             "shards": len(self.shards),
             "pairs": sum(self.sampler.sizes),
             "processes": self.world,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -16,8 +16,9 @@ from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
+from diht_k8s.recipe.runtime.bad_shards import Damage
 from diht_k8s.recipe.runtime.inputs import kept_shards
-from diht_k8s.recipe.shards.samples import count_samples
+from diht_k8s.recipe.shards.samples import survey
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.collectives import gather_objects
@@ -96,21 +97,38 @@ def train_shards(run: DihtRun, storage: Storage) -> list[Shard]:
     return kept_shards(run.spec, storage)
 
 
-def counted(storage: Storage, shards: Sequence[Shard], batch_size: int, *, rank: int, world: int) -> list[Shard]:
-    """Shards with their sample counts (a collective); the ranks divide the shards that no filter has counted.
+def counted(
+    storage: Storage,
+    shards: Sequence[Shard],
+    batch_size: int,
+    *,
+    rank: int,
+    world: int,
+    check: Callable[[], object] | None = None,
+) -> tuple[list[Shard], dict[str, Damage]]:
+    """Shards with their sample counts, and the damaged ones, which count up to their damage (a collective).
+
+    The ranks divide the shards that no filter has counted.
 
     Raises:
         DataError: all together are fewer than a batch.
     """
     samples = {place: shard.samples for place, shard in enumerate(shards) if shard.samples is not None}
-    unknown = [place for place in range(len(shards)) if place not in samples]
+    unknown, damaged = [place for place in range(len(shards)) if place not in samples], dict[str, Damage]()
     if unknown:
-        found = {place: count_samples(storage, shards[place].uri) for place in unknown[rank::world]}
-        samples |= {place: number for part in gather_objects(found) for place, number in part.items()}
+        surveys = {place: _survey(storage, shards[place].uri, check) for place in unknown[rank::world]}
+        surveys = {place: found for part in gather_objects(surveys) for place, found in part.items()}
+        samples |= {place: number for place, (number, _) in surveys.items()}
+        damaged = {shards[place].uri: damage for place, (_, damage) in sorted(surveys.items()) if damage is not None}
     total = sum(samples.values())
     if total < batch_size:
         raise DataError(f"{total} pairs are fewer than train.batchSize {batch_size}: lower it or loosen the filter")
-    return [replace(shard, samples=samples[place]) for place, shard in enumerate(shards)]
+    return [replace(shard, samples=samples[place]) for place, shard in enumerate(shards)], damaged
+
+
+def _survey(storage: Storage, uri: str, check: Callable[[], object] | None) -> tuple[int, Damage | None]:
+    samples, error = survey(storage, uri, check=check)
+    return samples, None if error is None else Damage(error.reason, error.offset, samples)
 
 
 def weights_of(run: DihtRun, shards: Sequence[Shard]) -> list[float]:
@@ -154,9 +172,11 @@ def make_loader(
 
 
 def make_validation(
-    train: Train, storage: Storage, model: Student, micro_batch: int, *, rank: int, world: int
+    run: DihtRun, storage: Storage, model: Student, micro_batch: int, *, rank: int, world: int
 ) -> HeldOutValidation | None:
     """What measures the held-out loss; None without `train.validation`."""
+    train = run.spec.train
+    assert train is not None
     if train.validation is None:
         return None
     held = HeldOutPairs(
@@ -168,5 +188,6 @@ def make_validation(
         model.clip.context_length,
         rank,
         world,
+        run.spec.data.max_bad_shards,
     )
     return HeldOutValidation(held, train)

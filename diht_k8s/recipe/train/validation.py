@@ -19,6 +19,7 @@ from torchvision.transforms.v2.functional import InterpolationMode, center_crop,
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.train import Train
+from diht_k8s.recipe.runtime.bad_shards import BadShards, Damage
 from diht_k8s.recipe.shards.images import BadImageError
 from diht_k8s.recipe.shards.pixels import decode_pixels
 from diht_k8s.recipe.shards.samples import Sample, read_samples
@@ -49,6 +50,8 @@ class HeldOutPairs:
     context_length: int
     rank: int
     world: int
+    max_bad_shards: int | str = 0
+    """`data.maxBadShards`, of these shards alone."""
 
 
 class HeldOutValidation:
@@ -57,6 +60,7 @@ class HeldOutValidation:
     def __init__(self, held: HeldOutPairs, train: Train) -> None:
         """Read nothing yet."""
         self._pairs, self._train = held, train
+        self._bad_shards = BadShards(held.max_bad_shards, len(held.uris))
         self._tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=held.context_length)
 
     @torch.no_grad()
@@ -66,7 +70,7 @@ class HeldOutValidation:
         """The figures of the model as it is now (a collective).
 
         Raises:
-            DataError: the shards hold fewer usable pairs than a global batch.
+            DataError: the shards hold fewer usable pairs than a global batch, or too many of them are damaged.
         """
         loss = self._train.loss
         settings = HnNceSettings(
@@ -91,6 +95,11 @@ class HeldOutValidation:
         names = ("validation_loss", "validation_image_to_text_top1", "validation_text_to_image_top1")
         return dict(zip(names, (sums / batches).tolist(), strict=True))
 
+    @property
+    def damaged(self) -> dict[str, Damage]:
+        """The damaged shards that were found, the same on all ranks."""
+        return self._bad_shards.found
+
     def _batches(self) -> Iterator[list[Sample]]:
         """This rank's rows of each whole global batch, images still encoded."""
         pairs = itertools.islice(self._usable(), max(MAX_PAIRS, self._pairs.batch_size))
@@ -99,7 +108,7 @@ class HeldOutValidation:
 
     def _usable(self) -> Iterator[Sample]:
         for uri in self._pairs.uris:
-            for sample in read_samples(self._pairs.storage, uri):
+            for sample in self._bad_shards.salvage(uri, read_samples(self._pairs.storage, uri)):
                 if sample.problem is None:
                     yield sample
 

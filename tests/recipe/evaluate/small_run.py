@@ -18,6 +18,7 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.evaluate.features import encode_pixels
 from diht_k8s.recipe.evaluate.models.loading import LoadedModel
 from diht_k8s.recipe.runtime.commit import artefact, commit, read_committed
+from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.samples import make_sample, write_samples
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
@@ -136,7 +137,7 @@ def add_teacher_features(run: DihtRun) -> None:
     """What the label stage keeps of its teacher."""
     import torch
 
-    from diht_k8s.recipe.label.features import make_features
+    from diht_k8s.recipe.label.features import extract, write_features
     from diht_k8s.recipe.label.teacher import load_teacher
     from diht_k8s.recipe.label.teacher_files import weights_uri
 
@@ -145,7 +146,8 @@ def add_teacher_features(run: DihtRun) -> None:
     teacher = load_teacher(label.teacher, storage, weights_uri(label.teacher), torch.device("cpu"))
     header = {"config_sha256": read_committed(storage, layout, Stage.LABEL).config_sha256}
     shard = Shard("drawn-0", layout.kept("drawn-0"), "drawn")
-    make_features(teacher, storage, shard, layout.features("drawn-0"), header, lambda images: None)
+    found = extract(teacher, read_pairs(storage, shard), shard.uri, lambda images: None)
+    write_features(storage, layout.features("drawn-0"), found, header)
 
 
 def filter_report(raw: list[Pair]) -> dict[str, Any]:

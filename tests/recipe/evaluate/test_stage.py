@@ -297,6 +297,22 @@ def test_benchmark_when_images_have_several_captions_or_cannot_be_read_counts_th
     assert classification["class_pictures"] == [1, 0, 1, 0, 0, 0]
 
 
+def test_benchmark_when_a_shard_is_damaged_is_used_up_to_the_damage_within_the_limit(fresh: Path) -> None:
+    path = fresh / "heldout" / "0.tar"
+    content = path.read_bytes()
+    path.write_bytes(content[: 2 * len(content) // 3])
+    with pytest.raises(DataError, match=r"0\.tar is damaged after .* raise spec\.data\.maxBadShards \(0;"):
+        evaluate(document(fresh, {"fewShot": None}))
+    run = document(fresh, {"fewShot": None})
+    data = run.spec.data.model_copy(update={"max_bad_shards": "100%"})
+    committed = evaluate(run.model_copy(update={"spec": run.spec.model_copy(update={"data": data})}))
+    assert committed is not None
+    (shard,) = committed.summary["damaged_shards"]
+    retrieval = report(fresh)["benchmarks"][0]
+    assert 0 < retrieval["pictures"] + sum(retrieval["bad"].values()) == shard["salvaged"] < 24
+    assert "1 damaged shards were used up to the damage" in page(fresh)
+
+
 def test_report_when_captions_and_names_hold_html_shows_it_as_text(fresh: Path) -> None:
     evil = '<script>alert("x")</script><img src=x onerror=alert(1)>'
     samples = [(key, {**m, "txt": f"{evil} {key}".encode()}) for key, m in pairs(24, 9000)]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from diht_k8s.api.errors import DataError
+from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.run import DihtRun
-from tests.recipe.filter.shards import filter_with, pair, rows_of, run_of, tar_of
+from tests.recipe.filter.shards import drawn, filter_with, forget, pair, rows_of, run_of, tar_of
 
 GOOD = "a small dog chasing a red ball"
 
@@ -40,6 +41,64 @@ def test_damaged_shards_within_the_limit_are_counted_with_what_was_salvaged(shar
         "web-2": ("a header has a wrong checksum", 0),
     }
     assert [len(rows_of(shards / "out", f"web-{number}")) for number in range(3)] == [2, 1, 0]
+
+
+def test_resumed_stage_counts_the_damaged_shards_of_the_attempt_before(shards: Path) -> None:
+    assert filter_with(run_with(shards, 2)) is not None
+    forget(shards / "out")
+    (shards / "3.tar").write_bytes(b"no tar at all" * 100)
+    with pytest.raises(DataError, match=r"3\.tar is damaged .*damaged so far: 3 of 4"):
+        filter_with(run_with(shards, 2))
+
+
+def test_damaged_shards_are_in_report_and_progress(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    filter_with(run_with(shards, "100%"))
+    report = json.loads((shards / "out/filter/report.json").read_text())
+    assert [item["salvaged"] for item in report["damaged_shards"]] == [1, 0]
+    assert '"bad_shards":2.0' in capsys.readouterr().out
+
+
+def test_empty_tar_within_the_limit_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "0.tar").write_bytes(tar_of(pair("a", GOOD)))
+    (tmp_path / "1.tar").write_bytes(tar_of([]))
+    committed = filter_with(run_with(tmp_path, 1))
+    assert committed is not None
+    assert committed.summary["damaged_shards"] == [
+        {"name": "web-1", "reason": "it is an empty tar and holds no samples", "offset": 0, "salvaged": 0}
+    ]
+
+
+def interleaved(*names: str) -> bytes:
+    return tar_of([(name, b"a dog" if name.endswith("txt") else drawn()) for name in names])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            interleaved("a.gif", "a.caption", "b.gif", "b.caption"),
+            "suffixes found are caption 2, gif 2.* set data.sources\\[\\].imageKey or captionKey",
+        ),
+        (interleaved("a.v1.jpg", "a.v1.txt", "b.v1.jpg", "b.v1.txt"), "dots in their base names.* rename the files"),
+        (interleaved("a.jpg", "b.jpg", "a.txt", "b.txt"), "2 keys have image and caption in different.*--sort=name"),
+        (interleaved("images/a.jpg", "captions/a.txt"), "suffixes found are jpg 1, txt 1"),
+        (tar_of([]), "0.tar is an empty tar and holds no samples: fetch it again or leave it out"),
+        (interleaved("README", "data"), "none of its 2 files has a suffix.*'README'.* name them KEY.jpg and KEY.txt"),
+    ],
+    ids=["other suffixes", "dots in base names", "images before captions", "two folders", "empty tar", "no suffixes"],
+)
+def test_shard_of_which_nothing_can_be_read_says_what_to_do(tmp_path: Path, data: bytes, message: str) -> None:
+    (tmp_path / "0.tar").write_bytes(data)
+    with pytest.raises(DataError, match=message) as raised:
+        filter_with(run_with(tmp_path, 0))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("pattern", ["folder", "f*"])
+def test_folder_in_place_of_a_shard_is_a_user_error_that_says_what_to_write(tmp_path: Path, pattern: str) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=r"folder is a folder, not a shard: .* for example .*folder/\*\.tar"):
+        filter_with(run_of(tmp_path / "out", f"{tmp_path}/{pattern}"))
 
 
 @pytest.mark.parametrize("limit", [0, 1, "50%"])

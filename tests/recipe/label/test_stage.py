@@ -154,6 +154,25 @@ def test_damaged_shard_when_it_is_fixed_then_same_bytes_as_if_it_had_never_been(
     assert files_of(broken.run()) == files_of(whole.run())
 
 
+def test_damaged_shard_within_the_limit_keeps_a_row_for_each_lost_pair_and_is_counted(make_kept: Make) -> None:
+    kept = make_kept().write()
+    path = kept.folder / "filter" / "kept" / "shapes-01.tar"
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    run = kept.run()
+    data_with = run.spec.data.model_copy(update={"max_bad_shards": 1})
+    run = run.model_copy(update={"spec": run.spec.model_copy(update={"data": data_with})})
+    committed = label(run)
+    assert committed is not None
+    (shard,) = committed.summary["damaged_shards"]
+    lost = len(kept.shards[1]) - shard["salvaged"]
+    assert shard["name"] == "shapes-01"
+    assert lost > 0
+    assert committed.summary["bad"]["shard_damaged"] == lost
+    assert committed.summary["samples"] == sum(map(len, kept.shards))
+    assert committed.summary["labelled"] == committed.summary["samples"] - sum(committed.summary["bad"].values())
+
+
 def test_steps_when_each_is_a_job_of_its_own_then_same_bytes_as_one_job(make_kept: Make) -> None:
     one, three = make_kept(name="one").write(), make_kept(name="three").write()
     label(one.run())

@@ -150,7 +150,7 @@ IN_RANKS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     "shard that is damaged for good": (
         lambda data: cut_off(data, 0.7),
         {},
-        "65 more than 1% of the pairs cannot be used ({{'shard_damaged': ",
+        "65 {data}/out/filter/kept/drawn-0.tar is damaged after ",
     ),
     "loss that is not finite": (
         lambda data: None,

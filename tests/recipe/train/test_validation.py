@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,10 +41,26 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     return Layout(f"{folder}/out").kept("drawn-0")
 
 
+def validation_of(uri: str, batch_size: int, limit: int | str = 0) -> HeldOutValidation:
+    pairs = HeldOutPairs(Storage(), [uri], batch_size, 8, 32, 12, 0, 1, limit)
+    return HeldOutValidation(pairs, Train(samples=1, model="ViT-B-32", batch_size=batch_size))
+
+
 def measured(uri: str, batch_size: int, engine: Any) -> dict[str, float]:
-    pairs = HeldOutPairs(Storage(), [uri], batch_size, 8, 32, 12, 0, 1)
-    train = Train(samples=1, model="ViT-B-32", batch_size=batch_size)
-    return HeldOutValidation(pairs, train).measure(engine, torch.device("cpu"), None)
+    return validation_of(uri, batch_size).measure(engine, torch.device("cpu"), None)
+
+
+def test_held_out_shard_when_damaged_then_used_up_to_the_damage_within_the_limit(uri: str, tmp_path: Path) -> None:
+    content = Path(uri).read_bytes()
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes(content[: len(content) // 2])
+    held = validation_of(str(cut), 8, 1)
+    for _ in range(2):
+        held.measure(Engine(), torch.device("cpu"), None)
+    (damage,) = held.damaged.values()
+    assert 8 <= damage.salvaged < PAIRS
+    with pytest.raises(DataError, match=r"cut\.tar is damaged after .* raise spec\.data\.maxBadShards"):
+        measured(str(cut), 8, Engine())
 
 
 @pytest.mark.parametrize(("batch_size", "passed"), [(16, 16), (24, 24), (40, 40)])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from diht_k8s.recipe.runtime.bad_shards import Damage
 from diht_k8s.recipe.train.data.augment import normalised
 
 # Shape legend: B batch, C channels (3), H height, W width, T tokens, K stored classes.
@@ -54,6 +55,8 @@ class Batch:
     uids: list[str]
     bad: dict[str, int]
     """samples that could not be used, by reason; a grey image stands in for each."""
+    damaged: dict[str, Damage] = field(default_factory=dict)
+    """URI of a shard -> its damage, as far as this rank has found any."""
 
     @cached_property
     def images_BCHW(self) -> Tensor:  # noqa: N802  # the shape is part of the name
@@ -91,6 +94,7 @@ def interleaved(parts: Sequence[Batch]) -> Batch:
         _interleaved_targets([part.targets for part in parts if part.targets is not None]),
         [uid for row in zip(*(part.uids for part in parts), strict=True) for uid in row],
         dict(bad),
+        {name: damage for part in parts for name, damage in part.damaged.items()},
     )
 
 

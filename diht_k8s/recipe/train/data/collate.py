@@ -92,6 +92,7 @@ class Collator:
             _targets(items),
             [item.sample.uid for item in items],
             dict(Counter(image.problem for image in images if image.problem is not None)),
+            dict(job.source.damaged),
         )
 
     def _item(self, position: int) -> LabelledSample:

@@ -2,7 +2,8 @@
 
 A small shard is read once and kept, because several streams read parts of it. A large one is read piece by piece as its
 windows come up, so that a stream holds one window at a time. A shard that turns out to be damaged is used as far as it
-can be read: the rest of its samples are bad ones, counted by the caller like any other.
+can be read: the rest of its samples are bad ones, counted by the caller. (A shard that no filter has counted was counted up
+to its damage, so nothing is lost there.)
 """
 
 from __future__ import annotations
@@ -10,21 +11,21 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.label.soft_labels import Labels, read_labels
+from diht_k8s.recipe.runtime.bad_shards import Damage, lost_sample, salvaged
 from diht_k8s.recipe.shards.pairs import read_pairs
-from diht_k8s.recipe.shards.samples import DamagedShardError, Sample
+from diht_k8s.recipe.shards.samples import Sample
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.data.sampler import Slice
 
 SHARD_CACHE_BYTES = 256 << 20
 """Shards that are kept as they are; one that is larger than an eighth of it is read piece by piece."""
-DAMAGED = "shard_damaged"
-"""Reason of a sample after the damage in its shard."""
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,10 @@ class ShardDataset:
         self._kept_labels: dict[int, Labels] = {}
         self._sizes: dict[int, int] = {}
         self._damaged: set[int] = set()
+        self.damaged: dict[str, Damage] = {}
+        """URI of a shard -> its damage, as far as any was met."""
+        self.check: Callable[[], object] | None = None
+        """called while a shard is read; it may raise to stop."""
 
     def stream(self, pieces: Sequence[Slice]) -> Iterator[LabelledSample]:
         """The samples of a stream's slices, in their order.
@@ -89,7 +94,7 @@ class ShardDataset:
                 f"the labels of {shard.name} do not match {shard.uri} at sample {index}: run the stage label again"
             )
         if sample is None:
-            sample = Sample(f"{shard.name}-{index}", {}, f"{shard.name}-{index}", "", problem=DAMAGED)
+            sample = lost_sample(f"{shard.name}-{index}")
         return LabelledSample(sample, labels, number, index)
 
     def _samples(self, number: int, slices: Iterator[Slice]) -> Iterator[tuple[Slice, Mapping[int, Sample]]]:
@@ -121,12 +126,16 @@ class ShardDataset:
 
     def _read(self, number: int) -> Iterator[tuple[int, Sample]]:
         """The samples of a shard with their indexes, as far as it can be read."""
-        try:
-            yield from enumerate(read_pairs(self._storage, self.shards[number]))
-        except DamagedShardError as error:
+        shard = self.shards[number]
+        samples = islice(read_pairs(self._storage, shard, check=self.check), shard.samples)
+
+        def report(damage: Damage, sentence: str) -> None:
             if number not in self._damaged:
-                logger.warning("%s; until then, the samples after it count as bad", error)
+                logger.warning("%s; until then, the samples after it count as bad", sentence)
             self._damaged.add(number)
+            self.damaged[shard.uri] = damage
+
+        yield from enumerate(salvaged(samples, report))
 
     def _size(self, number: int) -> int:
         if number not in self._sizes:

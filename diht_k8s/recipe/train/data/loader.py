@@ -20,7 +20,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from diht_k8s.api.errors import DihtError, RetryableError
+from diht_k8s.api.errors import DihtError, RetryableError, StopRequested
 from diht_k8s.recipe.train.data.batch import Batch, interleaved
 from diht_k8s.recipe.train.data.collate import CollateSettings, Collator
 from diht_k8s.recipe.train.data.dataset import ShardDataset
@@ -103,6 +103,7 @@ class Loader:
 
     def _fill(self, made: Generator[Batch], ready: queue.Queue[Batch | BaseException], closed: threading.Event) -> None:
         try:
+            self._job.source.check = lambda: _raise_if_set(closed)  # workers are killed instead
             pinning = set_this_device().type == "cuda"  # page-locked memory belongs to the thread's current device
             with contextlib.closing(made):
                 for batch in made:
@@ -154,6 +155,12 @@ class Loader:
                 if isinstance(part, BaseException):
                     raise part
             yield interleaved(made)
+
+
+def _raise_if_set(closed: threading.Event) -> None:
+    """End the reading of a shard whose batches nobody awaits."""
+    if closed.is_set():
+        raise StopRequested("the loader is closed: start again to resume")
 
 
 def _is_lost_worker(error: Exception) -> bool:

@@ -1,0 +1,63 @@
+"""What a rank could not use: bad samples by reason, and damaged shards. A few are expected; many stop the training."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Final
+
+from diht_k8s.api.errors import DataError
+from diht_k8s.recipe.runtime.bad_shards import LOST, BadShards, Damage, listed
+from diht_k8s.recipe.train.collectives import gather_objects
+from diht_k8s.recipe.train.data.batch import Batch
+
+MAX_BAD_FRACTION: Final = 0.01
+
+
+class BadSamples:
+    """Counts of one rank."""
+
+    def __init__(self, limit: int | str, shards: int, known: Mapping[str, Damage]) -> None:
+        """Begin.
+
+        Args:
+            limit: `data.maxBadShards`.
+            shards: number of shards of the training.
+            known: damaged shards that were found when they were counted.
+        """
+        self.counts: Counter[str] = Counter()
+        self._bad_shards = BadShards(limit, shards)
+        self._bad_shards.add_all(known)
+
+    def add(self, batch: Batch, seen: float) -> None:
+        """Count a batch's bad samples and damaged shards.
+
+        Args:
+            batch: of this rank.
+            seen: samples of an epoch that this rank reads, or of all steps so far if they are more.
+
+        Raises:
+            DataError: too many samples are bad, or more shards are damaged than the run allows.
+        """
+        self._bad_shards.add_all(batch.damaged)
+        self.counts.update(batch.bad)
+        if self.counts.total() - self.counts[LOST] > MAX_BAD_FRACTION * seen:  # data.maxBadShards limits lost ones
+            raise DataError(
+                f"more than {MAX_BAD_FRACTION:.0%} of the pairs cannot be used ({dict(self.counts)}): run the stage "
+                "filter on this data"
+            )
+
+    def metrics(self) -> dict[str, float]:
+        """The number of damaged shards, for the progress; empty where there are none."""
+        return {"bad_shards": len(self._bad_shards.found)} if self._bad_shards.found else {}
+
+    def summary(self, validation: Mapping[str, Damage]) -> dict[str, list[dict[str, Any]]]:
+        """The entry `damaged_shards` of the marker, over all ranks (a collective).
+
+        Args:
+            validation: damaged shards of the held-out pairs.
+        """
+        found = dict(validation)
+        for theirs in gather_objects(self._bad_shards.found):
+            found |= theirs
+        return listed(found)
