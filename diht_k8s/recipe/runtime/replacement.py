@@ -56,7 +56,7 @@ class StageFiles:
     @property
     def of_stage(self) -> bool:
         """Whether the stage has written anything here."""
-        return bool(self.owned or self.markers)
+        return bool(self.owned or self.markers or self.lists)
 
 
 def survey(storage: Storage, layout: Layout, stage: Stage) -> StageFiles:
