@@ -9,6 +9,8 @@ from diht_k8s.api.run import Stage
 
 MARKER: Final = "COMMITTED.json"
 """The last file written into a complete folder, of a stage or of a checkpoint."""
+OBJECTS: Final = "objects"
+"""Folder of a stage that holds its lists of what it has written."""
 
 
 def join(base: str, *parts: str) -> str:
@@ -36,9 +38,16 @@ class Layout:
         """The marker that a stage writes last."""
         return join(self.stage(stage), MARKER)
 
-    def started(self, stage: Stage) -> str:
-        """The configuration under which a stage began; the files beside it may be incomplete."""
-        return join(self.stage(stage), "STARTED.json")
+    def started(self, stage: Stage, number: int = 1) -> str:
+        """The configuration under which a stage began; the files beside it may be incomplete.
+
+        Another configuration that takes over a folder without output adds the next number; the highest one counts.
+        """
+        return join(self.stage(stage), "STARTED.json" if number == 1 else f"STARTED-{number}.json")
+
+    def objects(self, stage: Stage) -> str:
+        """The folder of the lists of what a stage has written."""
+        return join(self.stage(stage), OBJECTS)
 
     def scores(self, shard: str) -> str:
         """The filter's scores of one input shard."""

@@ -13,6 +13,7 @@ from diht_k8s.api.evaluate import Evaluate
 from diht_k8s.api.filter import Filter
 from diht_k8s.api.json_types import is_object
 from diht_k8s.api.label import Label
+from diht_k8s.api.own_inputs import own_input_problems
 from diht_k8s.api.pods import Pods
 from diht_k8s.api.train import Train
 
@@ -88,7 +89,11 @@ class Spec(Model):
 
 
 def cross_field_problems(spec: Spec) -> list[str]:
-    """Rules over several fields, each with a message that says what to do (the CRD carries the same ones as CEL)."""
+    """Rules over several fields, each with a message that says what to do (the CRD carries the same ones as CEL).
+
+    Only the rule on inputs inside the own output is not in the CRD: CEL has no budget to compare so many paths, and the
+    operator refuses the run by this function.
+    """
     problems: list[str] = []
     if not spec.stages:
         problems.append("spec has no stage: give at least one of filter, label, train, evaluate")
@@ -106,7 +111,7 @@ def cross_field_problems(spec: Spec) -> list[str]:
                 problems.append(
                     f"evaluate.benchmarks: {benchmark.name} needs classNames, a text file with one class name a line"
                 )
-    return problems
+    return problems + own_input_problems(spec)
 
 
 def _train_problems(spec: Spec, train: Train) -> list[str]:

@@ -11,19 +11,22 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Final
 
 from diht_k8s.api.hashing import differences, sha256_of, stage_config
-from diht_k8s.api.layout import Layout, join
+from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.document import read_run
 from diht_k8s.cli.stage import program_of
 from diht_k8s.recipe.runtime.commit import find_committed
+from diht_k8s.recipe.runtime.own_inputs import check_own_inputs
+from diht_k8s.recipe.runtime.replacement import foreign_files, remove_output
 from diht_k8s.recipe.runtime.stage import exit_code_of
+from diht_k8s.recipe.runtime.started import newest_started
 from diht_k8s.recipe.shards.storage import Storage
 
-KEPT_FOLDERS = {Stage.FILTER: frozenset({"scores"})}
-"""What survives --replace: scores carry their own digest, and other thresholds reuse them."""
+MAX_LEFT: Final = 3
+"""A person needs a few examples."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,10 @@ class FoundStage:
     """fields in which the configuration of the existing output differs; empty if there is no output or it fits."""
     replaced: list[str] = field(default_factory=list)
     """stages whose output was removed because of these differences."""
+    left: list[str] = field(default_factory=list)
+    """URIs of files in these stages' folders that this project did not write: at most `MAX_LEFT` of them."""
+    left_count: int = 0
+    """number of all of them."""
 
 
 def inspect(run: DihtRun, first: Stage, *, replace: bool) -> list[FoundStage]:
@@ -44,45 +51,37 @@ def inspect(run: DihtRun, first: Stage, *, replace: bool) -> list[FoundStage]:
     Args:
         run: the run.
         first: the first stage to compare; those before it are committed.
-        replace: remove the output of a stage whose configuration differs, and of those after it.
+        replace: remove what a stage whose configuration differs, and the run's stages after it, have written.
+
+    Raises:
+        UserError: an input lies inside a stage folder of the run's own output.
     """
     storage, layout = Storage(run.spec.storage), Layout(run.spec.data.output)
+    check_own_inputs(run, storage)
     stages = run.spec.stages[run.spec.stages.index(first) :]
     found: list[FoundStage] = []
-    for stage in stages:
+    for number, stage in enumerate(stages):
         inputs, programs = program_of(stage).identify(run, storage)
         config = stage_config(run.spec, stage, inputs, programs)
         committed = find_committed(storage, layout, stage)
         if committed is not None and committed.config_sha256 == sha256_of(config):
             found.append(FoundStage(stage, cached=True))
             continue
-        before = committed.config if committed is not None else _started(storage, layout, stage)
+        started = newest_started(storage, layout, stage)
+        before = committed.config if committed is not None else None if started is None else started.config
         lines = [] if before is None else differences(before, config)
-        found.append(FoundStage(stage, False, lines, _remove(storage, layout, stage) if lines and replace else []))
+        found.append(
+            _replaced(storage, layout, stages[number:], lines) if lines and replace else FoundStage(stage, False, lines)
+        )
         break
     return found
 
 
-def _started(storage: Storage, layout: Layout, stage: Stage) -> Any:
-    uri = layout.started(stage)
-    return json.loads(storage.read_bytes(uri)) if storage.exists(uri) else None
-
-
-def _remove(storage: Storage, layout: Layout, first: Stage) -> list[str]:
-    """Remove the output of a stage and of all later ones, markers first: a partially removed output has no marker."""
-    stages = [stage for stage in Stage if list(Stage).index(stage) >= list(Stage).index(first)]
-    removed: list[str] = []
-    for stage in stages:
-        folder = layout.stage(stage)
-        names, folders = storage.names(folder), storage.folders(folder)
-        if not names and not folders:
-            continue
-        storage.remove(layout.committed(stage))
-        for name in [*names, *(name for name in folders if name not in KEPT_FOLDERS.get(stage, ()))]:
-            storage.remove(join(folder, name))
-        removed.append(stage.value)
-    storage.remove(layout.run_document)
-    return removed
+def _replaced(storage: Storage, layout: Layout, stages: Sequence[Stage], lines: list[str]) -> FoundStage:
+    there = remove_output(storage, layout, stages)
+    left = foreign_files(layout, there)
+    removed = [files.stage.value for files in there if files.of_stage]
+    return FoundStage(stages[0], False, lines, removed, left[:MAX_LEFT], len(left))
 
 
 def main(arguments: Sequence[str]) -> int:

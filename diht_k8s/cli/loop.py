@@ -143,6 +143,10 @@ class Loop:
                     f"--replace: removed the output of {', '.join(found['replaced'])}, because {stage} differs: "
                     + "; ".join(found["differences"][:6])
                 )
+            if found["left"]:
+                self.display.note(
+                    f"left: {found['left_count']} files that this project did not write, for example {found['left'][0]}"
+                )
 
     def _observe(self) -> Observed:
         attempts = tuple(self._attempt(start) for start in self._started.values())

@@ -92,7 +92,8 @@ def _add_run(commands: _Commands) -> None:
     _add_set(parser)
     parser.add_argument(
         "--replace", action="store_true",
-        help="remove the output of stages whose configuration differs, and of the stages after them, and make it again",
+        help="remove what stages whose configuration differs, and the stages after them, have written, and make it again; "
+        "other files in their folders stay",
     )  # fmt: skip
     parser.set_defaults(command=_run)
 

@@ -16,7 +16,6 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from diht_k8s.api.documents import canonical_json
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.hashing import result_fields, sha256_of
 from diht_k8s.api.layout import Layout, join
@@ -34,6 +33,7 @@ from diht_k8s.recipe.runtime.inputs import kept_by
 from diht_k8s.recipe.runtime.progress import Reporter
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import Context
+from diht_k8s.recipe.runtime.started import rewrite_started
 from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.samples import Sample
 from diht_k8s.recipe.shards.sources import Shard
@@ -244,7 +244,7 @@ class _Purge:
             artefact(storage, layout, Stage.LABEL, item.path) if item.path in written else item
             for item in before.artefacts
         ]
-        storage.write_bytes(layout.started(Stage.LABEL), canonical_json(config).encode())
+        rewrite_started(storage, layout, Stage.LABEL, config)
         samples = before.summary.get("samples", plan.pairs) - plan.pairs
         commit(storage, layout, Stage.LABEL, config, artefacts, {**before.summary, "samples": samples})
 

@@ -38,6 +38,8 @@ from diht_k8s.recipe.shards.tables import write_table
 
 BATCH: Final = 256
 """Samples per batch: enough for the parser's own batches, few enough that a stop request waits only seconds."""
+RESERVED: Final = 256
+"""Shards whose files are listed in one write."""
 BATCH_BYTES: Final = 128 << 20
 """Bytes at which a batch ends early, since shards may hold large images."""
 
@@ -88,6 +90,7 @@ class ShardFilter:
             self._spotter.check_device()
         self._bad_shards = BadShards(context.run.spec.data.max_bad_shards, len(shards))
         self._kept = KeptPairs(context.storage, context.layout, rules.output)
+        self._reserved = set[str]()
         self._exclusions = read_exclusions(context.storage, rules.exclude)
         self._progress = StageProgress(context, shards, share(shards, context.worker, context.workers))
 
@@ -113,8 +116,10 @@ class ShardFilter:
             UserError: `scoresFrom` holds no matching scores.
         """
         worked = False
-        for shard in shards:
+        for number, shard in enumerate(shards):
             self._context.stop.raise_if_requested("finished shards are kept")
+            if shard.name not in self._reserved:
+                self._reserve(shards[number : number + RESERVED])
             earlier = find_scores(self._context.storage, self._context.layout.scores(shard.name))
             if earlier is not None and self._is_filtered(shard, earlier):
                 if "damage" in earlier.header:
@@ -124,6 +129,16 @@ class ShardFilter:
                 worked = True
                 self._filter_claimed(shard, earlier)
         return worked
+
+    def _reserve(self, shards: Sequence[Shard]) -> None:
+        """List what is written for some shards in advance, which saves a write for each file."""
+        layout = self._context.layout
+        places = [layout.scores, layout.fingerprints] if self._rules.duplicates is not None else [layout.scores]
+        kept = layout.keep_list if self._rules.output == "KeepList" else layout.kept
+        names = [shard.name for shard in shards]
+        uris = [place(name) for name in names for place in (kept, *places)]
+        self._context.storage.reserve([*uris, *self._claims.uris(names)])
+        self._reserved.update(names)
 
     def _is_filtered(self, shard: Shard, scores: Scores) -> bool:
         """Whether a shard is done, with its fingerprints if the run drops repeats."""

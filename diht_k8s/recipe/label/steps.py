@@ -60,6 +60,7 @@ def make_features(job: LabelJob, teacher: LazyTeacher) -> None:
     """Pass this worker's share of the training shards through the teacher."""
     mine = share(job.training_shards, job.context.worker, job.context.workers)
     todo = job.missing("features", ".safetensors", mine)
+    job.context.storage.reserve(job.context.layout.features(shard.name) for shard in todo)
     count = _StageProgress(job, "teacher", "features", ".safetensors", job.training_shards)
     for shard in todo:
         job.context.stop.raise_if_requested()
@@ -93,6 +94,7 @@ def make_labels(job: LabelJob, teacher: LazyTeacher) -> None:
     todo = job.missing("labels", ".parquet", share(list(job.shards), job.context.worker, job.context.workers))
     if not todo:
         return
+    job.context.storage.reserve(job.context.layout.labels(shard.name) for shard in todo)
     heads, vocabulary_sha256 = read_heads(job)
     count = _StageProgress(job, "labels", "labels", ".parquet", job.shards)
     for shard in todo:

@@ -30,8 +30,12 @@ def make_vocabulary(job: LabelJob) -> None:
             done += shard.samples or 0
             context.progress.update(done)
         vocabulary = freeze(counts, job.label.vocabulary)
+        _check(job, vocabulary)  # before anything is written: the stage can then begin again with another topK
         job.write_json(context.layout.vocabulary, vocabulary.document(job.header))
-    vocabulary = read_vocabulary(job)
+    _check(job, read_vocabulary(job))
+
+
+def _check(job: LabelJob, vocabulary: ConceptVocabulary) -> None:
     check_top_k(job.label.top_k, {"objects": len(vocabulary.objects), "attributes": len(vocabulary.attributes)})
 
 

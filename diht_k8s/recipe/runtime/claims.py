@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from diht_k8s.api.errors import UserError
@@ -56,6 +56,10 @@ class Claims:
         """claims of others: content, and since when it has not changed."""
         self._held: tuple[str, float] | None = None
         """name of the claim that this worker holds, and when it was written."""
+
+    def uris(self, names: Sequence[str]) -> list[str]:
+        """Where the claims of these names lie; a worker alone writes none."""
+        return [] if self._alone else [self._uri(name) for name in names]
 
     def take(self, name: str) -> bool:
         """Claim something; False if another worker seems to work on it."""

@@ -9,13 +9,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from diht_k8s.api.documents import canonical_json
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.hashing import SCHEMA_VERSION, differences, sha256_of
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.reports import Artefact, Committed
 from diht_k8s.api.run import Stage
+from diht_k8s.recipe.runtime.ownership import write_list
+from diht_k8s.recipe.runtime.replacement import adopt, described, foreign_files, survey
+from diht_k8s.recipe.runtime.started import create_started, newest_started, require_started
 from diht_k8s.recipe.shards.storage import Storage
+
+FIRST_LIST = "begin"
+"""Name of the empty list that a version with lists writes first."""
 
 
 def read_committed(storage: Storage, layout: Layout, stage: Stage) -> Committed:
@@ -39,11 +44,22 @@ def find_committed(storage: Storage, layout: Layout, stage: Stage) -> Committed 
     try:
         return Committed.model_validate_json(storage.read_bytes(uri))
     except ValidationError as error:
-        raise DataError(f"{uri} is damaged: remove {layout.stage(stage)} and run the stage {stage} again") from error
+        raise DataError(f"{uri} is damaged: remove this file and run the stage {stage} again") from error
 
 
-def begin(storage: Storage, layout: Layout, stage: Stage, config: dict[str, Any]) -> Committed | None:
+def begin(
+    storage: Storage, layout: Layout, stage: Stage, config: dict[str, Any], later: Sequence[Stage] = ()
+) -> Committed | None:
     """Claim the stage's folder for a configuration.
+
+    A folder that another configuration has claimed without writing any output is taken over.
+
+    Args:
+        storage: where the folder is.
+        layout: of the run.
+        stage: to begin.
+        config: what `config_sha256` covers.
+        later: the run's stages after it, which --replace removes too.
 
     Returns:
         The marker if the stage is committed under this configuration (nothing to do), else None (run and resume).
@@ -55,20 +71,37 @@ def begin(storage: Storage, layout: Layout, stage: Stage, config: dict[str, Any]
     if committed is not None:
         if committed.config_sha256 == sha256_of(config):
             return committed
-        raise _other_configuration(layout, stage, committed.config, config)
-    if not storage.create(layout.started(stage), canonical_json(config).encode()):
-        started = json.loads(storage.read_bytes(layout.started(stage)))
-        if sha256_of(started) != sha256_of(config):
-            raise _other_configuration(layout, stage, started, config)
+        raise _other_configuration(storage, layout, (stage, *later), committed.config, config)
+    started = newest_started(storage, layout, stage)
+    if started is None:
+        write_list(storage, layout.stage(stage), FIRST_LIST, [])  # so that nobody takes it for an earlier version's
+    else:
+        adopt(storage, layout, stage)
+    while started is None or started.config_sha256 != sha256_of(config):
+        if started is not None and survey(storage, layout, stage).results:
+            raise _other_configuration(storage, layout, (stage, *later), started.config, config)
+        number = 1 if started is None else started.number + 1
+        if create_started(storage, layout, stage, number, config):
+            if started is not None and survey(storage, layout, stage).results:  # its owner is alive
+                storage.remove_files(layout.stage(stage), [layout.started(stage, number).rpartition("/")[2]])
+                raise _other_configuration(storage, layout, (stage, *later), started.config, config)
+            return None
+        started = newest_started(storage, layout, stage)
     return None
 
 
-def _other_configuration(layout: Layout, stage: Stage, before: Any, after: Any) -> UserError:
+def _other_configuration(
+    storage: Storage, layout: Layout, stages: Sequence[Stage], before: Any, after: Any
+) -> UserError:
     lines = differences(before, after)
     shown = "; ".join(lines[:6]) + (f"; and {len(lines) - 6} more" if len(lines) > 6 else "")
+    found = [survey(storage, layout, stage) for stage in stages]
+    foreign = foreign_files(layout, found)
+    left = f", and leaves {len(foreign)} that this project did not write" if foreign else ""
     return UserError(
-        f"{layout.stage(stage)} holds output of another configuration ({shown}): "
-        "choose another data.output, undo the change, or add --replace to run this stage and the later ones again"
+        f"{layout.stage(stages[0])} holds output of another configuration ({shown}): "
+        "choose another data.output, undo the change, or add --replace to run this stage and the later ones again: "
+        f"it removes {described(found)}{left}"
     )
 
 
@@ -90,7 +123,12 @@ def commit(
     artefacts: Sequence[Artefact],
     summary: dict[str, Any],
 ) -> Committed:
-    """Write the marker: from now on the output is complete."""
+    """Write the marker: from now on the output is complete.
+
+    Raises:
+        UserError: a start under another configuration has taken the folder over.
+    """
+    require_started(storage, layout, stage, sha256_of(config))
     committed = Committed(
         schema_version=SCHEMA_VERSION,
         stage=stage,

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,8 +20,11 @@ from diht_k8s.api.layout import Layout
 from diht_k8s.api.reports import Artefact, Cause, Committed
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.runtime.commit import begin, commit
+from diht_k8s.recipe.runtime.own_inputs import check_own_inputs
+from diht_k8s.recipe.runtime.ownership import StageStorage
 from diht_k8s.recipe.runtime.progress import Reporter
 from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.recipe.runtime.started import require_started
 from diht_k8s.recipe.shards.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -89,9 +93,11 @@ def run_stage(
     if getattr(run.spec, stage.value) is None:
         raise UserError(f"the run {run.metadata.name} has no stage {stage}: add spec.{stage} to the run document")
     storage, layout = Storage(run.spec.storage), Layout(run.spec.data.output)
+    check_own_inputs(run, storage)
     inputs, programs = program.identify(run, storage)
     config = stage_config(run.spec, stage, inputs, programs)
-    cached = begin(storage, layout, stage, config)
+    later = run.spec.stages[run.spec.stages.index(stage) + 1 :]
+    cached = begin(storage, layout, stage, config, later)
     if cached is not None:
         print(f"{stage}: cached ({layout.stage(stage)})", flush=True)
         return cached
@@ -99,7 +105,7 @@ def run_stage(
     context = Context(
         run,
         stage,
-        storage,
+        stage_storage(run, stage, f"worker-{worker:05d}", sha256_of(config)),
         layout,
         config,
         Reporter(stage, worker=worker),
@@ -114,6 +120,25 @@ def run_stage(
         return None
     summary = {"seconds": round(time.monotonic() - began, 1), **outcome.summary}
     return commit(storage, layout, stage, config, outcome.artefacts, summary)
+
+
+def stage_storage(run: DihtRun, stage: Stage, writer: str, config_sha256: str) -> StageStorage:
+    """The storage of one process of a stage: keeps a list of what it writes, and stops when another start takes over.
+
+    Args:
+        run: the run.
+        stage: the stage.
+        writer: says which process it is.
+        config_sha256: configuration under which the stage was begun.
+    """
+    layout = Layout(run.spec.data.output)
+
+    def fence() -> None:
+        require_started(storage, layout, stage, config_sha256)
+
+    unique = f"{writer}-{uuid.uuid4().hex[:12]}"  # an earlier start of this process has lists of its own
+    storage = StageStorage(run.spec.storage, layout.stage(stage), writer=unique, fence=fence)
+    return storage
 
 
 def exit_code_of(work: Callable[[], object], *, worker: int = 0) -> int:

@@ -11,7 +11,8 @@ import errno
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
@@ -28,6 +29,8 @@ CLIENT: Final = {"retries": {"max_attempts": 9, "mode": "standard"}, "connect_ti
 """Botocore's own retry of temporary refusals: full jitter, pauses of up to 1, 2, 4, ... 20 s."""
 EXPIRED: Final = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
 MAX_SHARDS = 1_000_000
+REMOVALS: Final = 32
+"""Files that are removed at the same time: an object store answers each request in some 10 ms."""
 
 
 class Storage:
@@ -47,7 +50,7 @@ class Storage:
         """
         found: list[str] = []
         for pattern in patterns:
-            matches = [uri for item in braceexpand(pattern) for uri in self._glob(item)]
+            matches = [uri for item in braceexpand(pattern) for uri in self.matches(item)]
             if not matches:
                 raise UserError(
                     f"no shard matches {pattern}: check the path (brace ranges {{000..127}} and globs * are expanded)"
@@ -61,7 +64,8 @@ class Storage:
             raise UserError(f"{len(found)} shards are more than {MAX_SHARDS}: use larger shards")
         return found
 
-    def _glob(self, uri: str) -> list[str]:
+    def matches(self, uri: str) -> list[str]:
+        """The files that a pattern without braces matches, in order; possibly none. A folder raises UserError."""
         system, path = self._resolve(uri)
         with _errors(uri, "list"):
             if not any(character in uri for character in "*?["):
@@ -202,6 +206,47 @@ class Storage:
         version = info.get("ETag", "").strip('"') or str(os.stat(path).st_mtime_ns)
         return f"{info['size']}-{version}"
 
+    def files(self, folder: str) -> list[str]:
+        """Sorted paths of all files below a folder, relative to it; empty if there is no folder."""
+        system, path = self._resolve(folder)
+        with _errors(folder, "list"):
+            found = cast("list[str]", system.find(path))
+        start = path.rstrip("/") + "/"
+        return sorted(name.removeprefix(start) for name in found if name.startswith(start) and not name.endswith("/"))
+
+    def remove_files(self, folder: str, names: Sequence[str]) -> None:
+        """Remove some files below a folder, then the local folders that became empty, the folder itself included.
+
+        Args:
+            folder: URI or path.
+            names: paths relative to it, taken literally; absent ones are no error.
+        """
+        system, path = self._resolve(folder)
+
+        def remove(name: str) -> None:
+            with _errors(f"{folder}/{name}", "remove"), contextlib.suppress(FileNotFoundError):
+                system.rm_file(f"{path.rstrip('/')}/{name}")
+
+        with ThreadPoolExecutor(REMOVALS) as pool:
+            list(pool.map(remove, names))
+        if isinstance(system, LocalFileSystem):
+            parents = {parent for name in names for parent in (Path(path) / name).parents}
+            for parent in sorted(parents, key=lambda parent: -len(parent.parts)):
+                if parent.is_relative_to(path):
+                    with contextlib.suppress(OSError):  # it is not empty, or gone
+                        parent.rmdir()
+
+    def location(self, uri: str) -> str:
+        """One text for all spellings of a place: an absolute path without links, or `s3://bucket/key`."""
+        system, path = self._resolve(uri)
+        return os.path.realpath(path) if isinstance(system, LocalFileSystem) else f"s3://{path.rstrip('/')}"
+
+    def reserve(self, uris: Iterable[str]) -> None:
+        """Announce files that are written soon; only the storage of a stage keeps a list (`runtime.ownership`)."""
+
+    def add_known(self, uris: Iterable[str]) -> None:
+        """Learn that other processes of this stage have listed and written these files (see `reserve`)."""
+
     def remove(self, uri: str) -> None:
         """Remove a file or a folder with its content; absent ones are no error."""
         system, path = self._resolve(uri)
@@ -244,11 +289,7 @@ class Storage:
 
 
 def _refuse_folder(uri: str, info: Mapping[str, Any]) -> None:
-    """Say what to write where a pattern matches a folder.
-
-    Raises:
-        UserError: it does.
-    """
+    """Raise UserError, with what to write, where a pattern matches a folder."""
     if info["type"] == "directory":
         raise UserError(f"{uri} is a folder, not a shard: name the files in it, for example {uri.rstrip('/')}/*.tar")
 

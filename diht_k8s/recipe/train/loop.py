@@ -28,8 +28,8 @@ from diht_k8s.recipe.runtime.parent_death import end_with_parent
 from diht_k8s.recipe.runtime.preflight import check_reduce
 from diht_k8s.recipe.runtime.progress import Reporter
 from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.recipe.runtime.stage import stage_storage
 from diht_k8s.recipe.runtime.watchdog import Heartbeat
-from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.bad_samples import BadSamples
 from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor, Saved, place_of
 from diht_k8s.recipe.train.checkpoint.checkpointing import Checkpointer
@@ -88,9 +88,9 @@ class Training:
         """
         assert run.spec.train is not None
         self.run, self.settings = run, run.spec.train
-        self.storage, self.layout = Storage(run.spec.storage), Layout(run.spec.data.output)
-        self.config_sha256 = sha256_of(config)
+        self.layout, self.config_sha256 = Layout(run.spec.data.output), sha256_of(config)
         self.rank, self.world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        self.storage = stage_storage(run, Stage.TRAIN, f"rank-{self.rank:05d}", self.config_sha256)
         self.stop = StopFlag().install()
         self.heartbeat = Heartbeat(self.rank)
         self.model_config = model_configuration(self.settings)

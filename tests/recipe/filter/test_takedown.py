@@ -96,7 +96,11 @@ class Bench:
                 assert artefact(self.storage, self.layout, stage, item.path) == item, item.path
 
     def everything(self) -> dict[str, bytes]:
-        files = (path for path in sorted((self.folder / "out").rglob("*")) if path.is_file())
+        files = (
+            path
+            for path in sorted((self.folder / "out").rglob("*"))
+            if path.is_file() and path.parent.name != "objects"
+        )
         return {str(path): path.read_bytes() for path in files}
 
 

@@ -33,7 +33,7 @@ def files_of(run: DihtRun) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in ("COMMITTED.json", "STARTED.json")
+        if path.is_file() and path.name not in ("COMMITTED.json", "STARTED.json") and path.parent.name != "objects"
     }
 
 

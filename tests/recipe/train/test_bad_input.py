@@ -235,3 +235,10 @@ def test_weights_when_of_another_model_then_the_first_that_differs_is_named() ->
         load_weights(model, {"weight": torch.zeros(3, 5), "bias": torch.zeros(3), "weight|exp_avg": torch.zeros(3, 5)})
     with pytest.raises(DataError, match="is of another model: bias is in one of them only"):
         load_weights(model, {"weight": torch.zeros(3, 4), "adam_step": torch.zeros(())})
+
+
+def test_batch_size_of_the_message_works_without_replace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_data(tmp_path, (30, 20))
+    code, error = stage_train(tmp_path, capsys, batchSize=64, samples=64)
+    assert (code, "50 pairs are fewer than train.batchSize 64: lower it" in error) == (65, True)
+    assert stage_train(tmp_path, capsys, batchSize=16, samples=16)[0] == 0

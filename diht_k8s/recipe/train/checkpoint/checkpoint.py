@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -88,6 +89,7 @@ def commit(
     fence()
     marker = {"cursor": cursor.model_dump(), "parts": [part.model_dump() for part in parts]}
     storage.write_bytes(join(place_of(folder, cursor), MARKER), json.dumps(marker, indent=1).encode())
+    storage.add_known(join(place_of(folder, cursor), name) for name in (MARKER, *(part.name for part in parts)))
     steps = _steps(storage, folder)
     fence()
     done = [name for name in steps if name <= _name(cursor) and storage.exists(join(folder, name, MARKER))]
@@ -154,4 +156,4 @@ def _read_parts(storage: Storage, uri: str, parts: Sequence[Part]) -> dict[str, 
 
 
 def _steps(storage: Storage, folder: str) -> list[str]:
-    return [name for name in storage.folders(folder) if name.startswith("step-")]
+    return [name for name in storage.folders(folder) if re.fullmatch(r"step-\d{9}", name)]
