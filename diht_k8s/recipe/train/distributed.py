@@ -13,6 +13,7 @@ from typing import Final
 
 import torch
 import torch.distributed as dist
+import torch.utils.deterministic
 
 BACKENDS: Final = {"cpu": "gloo", "cuda": "nccl"}
 """Backend of the world's group by device type."""
@@ -37,6 +38,20 @@ def set_this_device() -> torch.device:
     if device.type != "cpu":
         torch.get_device_module(device).set_device(device)
     return device
+
+
+def choose_algorithms(mode: str) -> None:
+    """Take deterministic algorithms or the fastest ones, as `train.deterministic` says.
+
+    Auto takes deterministic ones on CPUs, where a training that was killed and resumed is then equal to the bit. On GPUs
+    they cost time, and the collectives' order of summation stays free anyway.
+    """
+    on = mode == "Enabled" or (mode == "Auto" and device_type() == "cpu")
+    if on and device_type() == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    torch.use_deterministic_algorithms(on, warn_only=True)
+    # Filling memory only helps to find kernel bugs and costs a tenth of a step. torch adds the property at run time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def init_distributed() -> None:

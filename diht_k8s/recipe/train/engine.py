@@ -34,6 +34,8 @@ from diht_k8s.recipe.train.precision import LOSS_SCALE, MIN_SCALE, LossScale, re
 LOSS_CHUNK = 256
 """Image rows that the contrastive loss compares with all captions at a time."""
 
+REDUCTIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
 
 @dataclass(frozen=True)
 class Losses:
@@ -98,6 +100,7 @@ class Engine:
     def _initialise(self, model: Student) -> DeepSpeedEngine:
         # Before the groups hold its parameters: an optimiser steps those that it was given.
         model.to(self.device)
+        _reduce_alike(model, self._train)
         optimizer = self._train.optimizer
         groups = parameter_groups(
             model,
@@ -133,16 +136,18 @@ class Engine:
                 "allgather_bucket_size": bucket,
                 **_offloading(train),
             },
+            "communication_data_type": train.gradient_reduction,
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,
             "steps_per_print": 10**9,
             "wall_clock_breakdown": False,
         }
         if train.precision == "bf16":
-            # Autocast keeps fp32 weights and norms, so checkpoints hold one precision. Gradients are reduced in fp32 at
-            # ZeRO 0 and in bf16 from ZeRO 1 on, so the curves of the stages differ within bf16's rounding.
+            # Autocast keeps fp32 weights and norms, so checkpoints hold one precision.
             # fp16 has its own (see `Student`): DeepSpeed would clip before it unscales, with a scale for each rank.
             configuration["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+            if train.zero_stage < 3 or train.gradient_reduction == "fp32":
+                configuration["torch_autocast"]["lower_precision_safe_modules"] = []
         return configuration
 
     def set_learning_rate(self, lr: float) -> None:
@@ -328,6 +333,18 @@ class _Stopwatch:
         if self._events is not None:
             return self._events[0].elapsed_time(self._events[1]) / 1000
         return self._ended - self._began
+
+
+def _reduce_alike(model: Student, train: Train) -> None:
+    """Have the ZeRO stages sum all gradients in `train.gradientReduction`.
+
+    DeepSpeed 0.19: ZeRO 0 takes `communication_data_type`; from stage 1 on, once any engine of the process has had
+    autocast, each parameter's `comm_dtype` counts instead (runtime/base_optimizer.py, runtime/torch_autocast.py). Stage 3
+    also gathers weights in it, so there DeepSpeed sets it, and only for layers that autocast computes in bf16 anyway.
+    """
+    if train.zero_stage < 3:
+        for parameter in model.parameters():
+            parameter.comm_dtype = REDUCTIONS[train.gradient_reduction]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _offloading(train: Train) -> dict[str, Any]:
