@@ -161,8 +161,11 @@ class Train(Model):
     profile_steps: Annotated[int, Field(ge=0, le=1000, json_schema_extra=PLACEMENT)] = 0
     """profileSteps of each process that torch.profiler records, after the first ten, into train/profile/; 0 records
     none."""
-    loader_workers: Annotated[int, Field(ge=0, le=256, json_schema_extra=PLACEMENT)] = 0
-    """loaderWorkers per process that decode images; 0 decodes in a thread of the process."""
+    loader_workers: Annotated[int | None, Field(ge=0, le=256, json_schema_extra=PLACEMENT)] = None
+    """loaderWorkers per process that decode images; 0 decodes in a thread of the process. Unset takes, on GPUs, the
+    pod's CPUs divided by its processes less one, and 0 where a CPU trains."""
+    collective_timeout_seconds: Annotated[int, Field(ge=30, le=86400, json_schema_extra=PLACEMENT)] = 600
+    """collectiveTimeoutSeconds that a rank waits for the others in an exchange before the gang ends with exit code 75."""
     num_nodes: Annotated[int, Field(ge=1, le=4096, json_schema_extra=PLACEMENT)] = 1
     """numNodes is the number of pods of the gang."""
     processes_per_node: Annotated[int, Field(ge=1, le=64, json_schema_extra=PLACEMENT)] = 1

@@ -9,6 +9,7 @@ gloo group beside it, so that they never touch the device or wait for its queue.
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from typing import Final
 
 import torch
@@ -17,6 +18,8 @@ import torch.utils.deterministic
 
 BACKENDS: Final = {"cpu": "gloo", "cuda": "nccl"}
 """Backend of the world's group by device type."""
+
+CONTROL_TIMEOUT_S: Final = 1800
 
 _control: dist.ProcessGroup | None = None
 
@@ -54,8 +57,13 @@ def choose_algorithms(mode: str) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def init_distributed() -> None:
-    """Set this rank's device and initialise the process groups (a collective), also for DeepSpeed."""
+def init_distributed(timeout_s: int = 600) -> None:
+    """Set this rank's device and initialise the process groups (a collective), also for DeepSpeed.
+
+    Args:
+        timeout_s: of a collective. Over the control group it is at least half an hour: there ranks also wait for the
+            upload of a checkpoint.
+    """
     global _control
     # Not at the top: the losses are imported without DeepSpeed, which takes seconds.
     import deepspeed
@@ -64,8 +72,14 @@ def init_distributed() -> None:
     device = set_this_device()
     backend = BACKENDS[device.type]
     if not dist.is_initialized():
-        dist.init_process_group(backend, device_id=None if device.type == "cpu" else device)
-        group = None if device.type == "cpu" else dist.new_group(backend="gloo")
+        dist.init_process_group(
+            backend, timeout=timedelta(seconds=timeout_s), device_id=None if device.type == "cpu" else device
+        )
+        group = (
+            None
+            if device.type == "cpu"
+            else dist.new_group(backend="gloo", timeout=timedelta(seconds=max(timeout_s, CONTROL_TIMEOUT_S)))
+        )
         assert not isinstance(group, int), "every rank belongs to the group"
         _control = group
     # Needs a compiler at start-up and only speeds up CPU collectives inside one host.

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import socket
 import sys
 import time
 import warnings
@@ -80,7 +81,7 @@ class Training:
         self.vocabulary = read_vocabulary(run, self.storage)
         where = {"rank": self.rank, "world": self.world}
         self.model = make_student(run, self.model_config, self.vocabulary, **where)
-        init_distributed()
+        init_distributed(self.settings.collective_timeout_seconds)
         check_reduce(self.rank, self.world, str(this_device()), control_group())
         self.shards = counted(self.storage, train_shards(run, self.storage), self.settings.batch_size, **where)
         sizes, weights = [shard.samples or 0 for shard in self.shards], weights_of(run, self.shards)
@@ -264,7 +265,7 @@ class Training:
     ) -> None:
         if self.rank != 0:
             return
-        scale = float(self.engine.logit_scale)
+        scale = self.engine.logit_scale
         done = min(self.cursor.position, self.settings.samples)
         failed = self.checkpointer.failed
         self.progress.update(done, {"loss": losses.total, "logit_scale": scale, **self.telemetry.failures(failed)})
@@ -273,7 +274,7 @@ class Training:
             losses,
             self.lr,
             scale,
-            self.engine.gradient_norm(),
+            self.engine.gradient_norm,
             consensus.own_seconds,
             None if self.engine.scaling is None else self.engine.scaling.scale,
             tokens_BT,
@@ -372,7 +373,8 @@ def main() -> int:
         except RuntimeError as error:
             if not _lost_peer(error):
                 raise
-            raise RetryableError(f"{LOST_PEER} ({error}): the gang starts again") from error
+            who = f"rank {os.environ['RANK']} on node {socket.gethostname()}"
+            raise RetryableError(f"{LOST_PEER} ({who}: {error}): the gang starts again") from error
         if dist.is_initialized():
             dist.destroy_process_group()
 

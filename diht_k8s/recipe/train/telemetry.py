@@ -7,7 +7,7 @@ import logging
 import os
 import resource
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,8 @@ class Step:
     losses: Losses
     lr: float
     logit_scale: float
-    gradient_norm: float
+    gradient_norm: Callable[[], float]
+    """asked for only when a line is written, since it may wait for the device."""
     own_seconds: Sequence[float]
     """of each rank, in data and forward pass, up to the first collective."""
     loss_scale: float | None
@@ -127,7 +128,7 @@ def _figures(step: Step) -> dict[str, float]:
         "attribute_loss": losses.attribute,
         "lr": step.lr,
         "logit_scale": step.logit_scale,
-        "gradient_norm": step.gradient_norm,
+        "gradient_norm": step.gradient_norm(),
         **scaling,
         "image_to_text_top1": losses.image_to_text_top1,
         "text_to_image_top1": losses.text_to_image_top1,

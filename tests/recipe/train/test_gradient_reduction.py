@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tests.recipe.train.small_run import Job, document, make_data, train_in_ranks
 
@@ -23,14 +21,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     def job(name: str, **train: Any) -> Job:
         return Job(document(folder / name, data=folder / "data", samples=STEPS * BATCH, **train))
 
-    jobs = {
-        f"{precision}, {reduction}, {stage}": job(
-            f"{precision} {reduction} {stage}", precision=precision, gradientReduction=reduction, zeroStage=stage
-        )
-        for stage in STAGES  # the last one changes linear layers for the rest of the process
-        for precision, reduction in (("fp32", "bf16"), ("bf16", "fp32"), ("bf16", "bf16"))
-    }
-    return train_in_ranks(2, jobs, folder / "ranks")
+    def kinds(*pairs: tuple[str, str]) -> dict[str, Job]:
+        return {
+            f"{precision}, {reduction}, {stage}": job(
+                f"{precision} {reduction} {stage}", precision=precision, gradientReduction=reduction, zeroStage=stage
+            )
+            for stage in STAGES  # the last one changes linear layers for the rest of the process
+            for precision, reduction in pairs
+        }
+
+    # Apart from each other: DeepSpeed remembers for the rest of a process that an engine had autocast.
+    found = train_in_ranks(2, kinds(("fp32", "bf16")), folder / "fp32")
+    return found | train_in_ranks(2, kinds(("bf16", "fp32"), ("bf16", "bf16")), folder / "bf16")
 
 
 def distance(ours: dict[str, Any], theirs: dict[str, Any]) -> float:
@@ -54,7 +56,7 @@ def test_weights_when_stage_3_has_linear_layers_of_its_own_then_within_the_round
     trained: dict[str, dict[str, Any]], kind: str
 ) -> None:
     assert trained[f"{kind}, 3"]["error"] is None
-    assert distance(trained[f"{kind}, 3"], trained[f"{kind}, 0"]) < (1e-2 if kind.startswith("bf16") else 1e-3)
+    assert distance(trained[f"{kind}, 3"], trained[f"{kind}, 0"]) < (1e-2 if kind.startswith("bf16") else 5e-5)
 
 
 def test_reduction_when_in_bf16_then_it_counts(trained: dict[str, dict[str, Any]]) -> None:
