@@ -189,7 +189,7 @@ class Checkpointer:
         if error is not None:
             raise error
 
-    def _retried(self, write: Callable[[], object]) -> None:
+    def _retried(self, write: Callable[[], None]) -> None:
         """Write what must be there at the end; transient errors are tried again as often as checkpoints are."""
         for number in range(1, self._max_failures):
             try:
