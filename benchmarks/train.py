@@ -9,6 +9,7 @@ the same two lines. Memory is the largest sum of what the processes hold, shared
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import os
 import re
@@ -79,6 +80,11 @@ def cases() -> dict[str, Case]:
     }  # fmt: skip
 
 
+def loader_workers() -> int:
+    """Worker processes of each rank's loader, the same on both sides."""
+    return 4 if torch.cuda.is_available() else 0
+
+
 def ours(case: Case, folder: Path, processes: int, precision: str, train: dict[str, Any]) -> list[str]:
     """The command of our trainer."""
     place = tempfile.mkdtemp(dir=folder)
@@ -90,6 +96,7 @@ def ours(case: Case, folder: Path, processes: int, precision: str, train: dict[s
         "batchSize": case.batch,
         "precision": precision,
         "processesPerNode": processes,
+        "loaderWorkers": loader_workers(),
         "checkpoint": {"everySeconds": 100_000},
         **train,
     }
@@ -110,7 +117,7 @@ def open_clip_trainer(case: Case, folder: Path, processes: int, precision: str, 
         *(f"--model={model.stem}", f"--train-data={folder}/shards/{{00000..00003}}.tar", "--dataset-type=webdataset"),
         *(f"--train-num-samples={case.steps * case.batch}", f"--batch-size={case.batch // processes}", "--epochs=1"),
         *(f"--precision={'amp_bf16' if precision == 'bf16' else precision}", "--local-loss", "--gather-with-grad"),
-        *(f"--workers={4 if gpu else 0}", "--log-every-n-steps=1", "--save-frequency=0"),
+        *(f"--workers={loader_workers()}", "--log-every-n-steps=1", "--save-frequency=0"),
         *(f"--device={'cuda' if gpu else 'cpu'}", f"--dist-backend={'nccl' if gpu else 'gloo'}"),
         *("--lr=5e-4", "--wd=0.2", "--beta1=0.9", "--beta2=0.98", "--eps=1e-6", "--grad-clip-norm=1.0", "--warmup=0"),
         f"--logs={tempfile.mkdtemp(dir=folder)}",
@@ -213,6 +220,8 @@ def report(arguments: argparse.Namespace) -> dict[str, Any]:
         "rounds": arguments.rounds,
         "sides": sides,
         "ratio": {key: _ratios(sides, key) for key in ("samples_per_second", "cpu_ms_per_sample", "peak_memory_mib")},
+        "loader_workers": loader_workers(),
+        "open_clip": importlib.metadata.version("open_clip_torch"),
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {os.cpu_count()} cores",
     }

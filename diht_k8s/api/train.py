@@ -94,6 +94,8 @@ class Checkpoint(Model):
     """everySamples between two checkpoints, in place of everySeconds."""
     keep: Annotated[int, Field(ge=1, le=1000)] = 3
     """keep this many of the newest checkpoints."""
+    max_failures: Annotated[int, Field(ge=1, le=1000)] = 3
+    """maxFailures: checkpoints in a row that may fail to be written; then the training stops with exit code 75."""
 
 
 class Validation(Model):
@@ -142,6 +144,12 @@ class Train(Model):
     """ema is the decay of an averaged copy of the weights, which is then what is exported; 0 switches it off."""
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     """precision of the matrix products; master weights stay fp32."""
+    deterministic: Annotated[Literal["Auto", "Enabled", "Disabled"], Field(json_schema_extra=PLACEMENT)] = "Auto"
+    """deterministic algorithms: Auto takes them on CPUs, where a resumed training is then equal to the bit, and not on
+    GPUs."""
+    gradient_reduction: Annotated[Literal["fp32", "bf16"], Field(json_schema_extra=PLACEMENT)] = "fp32"
+    """gradientReduction is the precision in which gradients are summed over the processes, for every zeroStage; bf16
+    halves the traffic."""
     zero_stage: Annotated[int, Field(ge=0, le=3, json_schema_extra=PLACEMENT)] = 1
     """zeroStage of DeepSpeed: 0 replicates, 1 shards optimiser state, 2 gradients too, 3 parameters too."""
     offload: Annotated[Literal["None", "Optimizer", "Parameters"], Field(json_schema_extra=PLACEMENT)] = "None"
@@ -153,8 +161,11 @@ class Train(Model):
     profile_steps: Annotated[int, Field(ge=0, le=1000, json_schema_extra=PLACEMENT)] = 0
     """profileSteps of each process that torch.profiler records, after the first ten, into train/profile/; 0 records
     none."""
-    loader_workers: Annotated[int, Field(ge=0, le=256, json_schema_extra=PLACEMENT)] = 0
-    """loaderWorkers per process that decode images; 0 decodes in a thread of the process."""
+    loader_workers: Annotated[int | None, Field(ge=0, le=256, json_schema_extra=PLACEMENT)] = None
+    """loaderWorkers per process that decode images; 0 decodes in a thread of the process. Unset takes, on GPUs, the
+    pod's CPUs divided by its processes less one, and 0 where a CPU trains."""
+    collective_timeout_seconds: Annotated[int, Field(ge=30, le=86400, json_schema_extra=PLACEMENT)] = 600
+    """collectiveTimeoutSeconds that a rank waits for the others in an exchange before the gang ends with exit code 75."""
     num_nodes: Annotated[int, Field(ge=1, le=4096, json_schema_extra=PLACEMENT)] = 1
     """numNodes is the number of pods of the gang."""
     processes_per_node: Annotated[int, Field(ge=1, le=64, json_schema_extra=PLACEMENT)] = 1

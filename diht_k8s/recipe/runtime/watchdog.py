@@ -1,7 +1,7 @@
 """The launcher's watchdog: it ends a hung training and names the rank that the others wait for.
 
-Each rank notes its step and what it is doing in a file that the launcher reads (`Heartbeat`). Once steps are regular, a
-step that takes longer than max(120 s, 3 x the 99th percentile of the steps so far) is a hang; writing a checkpoint,
+Each rank notes its step and what it is doing in a file that the launcher reads (`Heartbeat`). The first steps, in which
+kernels are compiled and caches fill, have a limit of some minutes; once steps are regular, a step that takes longer than max(120 s, 3 x the 99th percentile of the steps so far) is a hang; writing a checkpoint,
 validating and compiling are excepted. Then every rank is asked for its stacks. One that does not answer is stopped or
 dead; one whose stacks are in no exchange is what the others wait for. The ranks are killed, and the launcher ends with
 75, so that the gang starts again from its last checkpoint.
@@ -13,6 +13,7 @@ import contextlib
 import faulthandler
 import os
 import signal
+import socket
 import struct
 import tempfile
 import threading
@@ -29,8 +30,11 @@ FOLDER_VARIABLE: Final = "DIHT_WATCH"
 MIN_SECONDS_VARIABLE: Final = "DIHT_WATCHDOG_SECONDS"
 FIRST_STEPS_VARIABLE: Final = "DIHT_WATCHDOG_STEPS"
 MIN_SECONDS: Final = 120.0
+FIRST_SECONDS_VARIABLE: Final = "DIHT_WATCHDOG_FIRST_SECONDS"
+FIRST_SECONDS: Final = 540.0
+"""Limit of each of the first steps: a little less than the time-out of a collective, which names nobody."""
 FIRST_STEPS: Final = 100
-"""Steps after which the watch begins; before, caches fill and kernels are chosen."""
+"""Steps with that limit: caches fill and kernels are chosen."""
 FACTOR: Final = 3.0
 WINDOW: Final = 1000
 """Steps over which the percentile is taken."""
@@ -134,14 +138,21 @@ class Limits:
 
     min_seconds: float = MIN_SECONDS
     first_steps: int = FIRST_STEPS
+    first_seconds: float = FIRST_SECONDS
 
     @staticmethod
     def from_environment() -> Limits:
-        """The defaults, or what DIHT_WATCHDOG_SECONDS and DIHT_WATCHDOG_STEPS say."""
+        """The defaults, or what DIHT_WATCHDOG_SECONDS, _STEPS and _FIRST_SECONDS say."""
         return Limits(
             float(os.environ.get(MIN_SECONDS_VARIABLE, MIN_SECONDS)),
             int(os.environ.get(FIRST_STEPS_VARIABLE, FIRST_STEPS)),
+            float(os.environ.get(FIRST_SECONDS_VARIABLE, FIRST_SECONDS)),
         )
+
+    def of(self, beat: RankBeat) -> float:
+        """Seconds that a step may take."""
+        usual = max(self.min_seconds, FACTOR * beat.p99_s)
+        return usual if beat.step >= self.first_steps else max(usual, self.first_seconds)
 
 
 def overdue(beats: Sequence[RankBeat], limits: Limits, now: float) -> RankBeat | None:
@@ -151,11 +162,7 @@ def overdue(beats: Sequence[RankBeat], limits: Limits, now: float) -> RankBeat |
     """
     if any(beat.doing is Doing.EXCEPTED for beat in beats):
         return None
-    late = [
-        (now - beat.at - max(limits.min_seconds, FACTOR * beat.p99_s), beat)
-        for beat in beats
-        if beat.doing is Doing.STEP and beat.step >= limits.first_steps
-    ]
+    late = [(now - beat.at - limits.of(beat), beat) for beat in beats if beat.doing is Doing.STEP]
     excess, beat = max(late, key=lambda item: item[0], default=(0.0, None))
     return beat if excess > 0 else None
 
@@ -229,7 +236,7 @@ class Watchdog:
                 f"stacks of rank {beat.rank} (process {beat.pid}, {beat.step} steps):\n{text or 'none: it does not answer'}"
             )
         self.verdict = (
-            f"no step for {seconds:.0f} s (usual at most {late.p99_s:.2g} s): {awaited(beats, stacks)}; "
+            f"no step for {seconds:.0f} s on node {socket.gethostname()} (usual at most {late.p99_s:.2g} s): {awaited(beats, stacks)}; "
             "the ranks are ended and the gang starts again from its last checkpoint"
         )
         for beat in beats:

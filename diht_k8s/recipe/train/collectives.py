@@ -7,12 +7,14 @@ graph.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from diht_k8s.api.errors import BY_EXIT_CODE, DihtError
 from diht_k8s.recipe.train.distributed import control_group
 
 # torch 2.13 renamed both; the old names warn there, the new ones are missing before.
@@ -93,6 +95,24 @@ def object_of_rank_0(mine: _Object) -> _Object:
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.broadcast_object_list(values, group=control_group())
     return values[0]
+
+
+def error_of_rank_0(call: Callable[[], object] | None) -> DihtError | None:
+    """Rank 0 calls; every rank gets the error that it raised, or None (a collective).
+
+    Args:
+        call: rank 0's; None on the other ranks.
+    """
+    found: DihtError | None = None
+    if call is not None:
+        try:
+            call()
+        except DihtError as error:
+            found = error
+    shared = object_of_rank_0(None if found is None else (int(found.exit_code), str(found)))
+    if found is None and shared is not None:
+        found = BY_EXIT_CODE.get(shared[0], DihtError)(shared[1])
+    return found
 
 
 def barrier() -> None:

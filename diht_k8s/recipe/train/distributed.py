@@ -9,13 +9,17 @@ gloo group beside it, so that they never touch the device or wait for its queue.
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from typing import Final
 
 import torch
 import torch.distributed as dist
+import torch.utils.deterministic
 
 BACKENDS: Final = {"cpu": "gloo", "cuda": "nccl"}
 """Backend of the world's group by device type."""
+
+CONTROL_TIMEOUT_S: Final = 1800
 
 _control: dist.ProcessGroup | None = None
 
@@ -39,8 +43,27 @@ def set_this_device() -> torch.device:
     return device
 
 
-def init_distributed() -> None:
-    """Set this rank's device and initialise the process groups (a collective), also for DeepSpeed."""
+def choose_algorithms(mode: str) -> None:
+    """Take deterministic algorithms or the fastest ones, as `train.deterministic` says.
+
+    Auto takes deterministic ones on CPUs, where a training that was killed and resumed is then equal to the bit. On GPUs
+    they cost time, and the collectives' order of summation stays free anyway.
+    """
+    on = mode == "Enabled" or (mode == "Auto" and device_type() == "cpu")
+    if on and device_type() == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    torch.use_deterministic_algorithms(on, warn_only=True)
+    # Filling memory only helps to find kernel bugs and costs a tenth of a step. torch adds the property at run time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def init_distributed(timeout_s: int = 600) -> None:
+    """Set this rank's device and initialise the process groups (a collective), also for DeepSpeed.
+
+    Args:
+        timeout_s: of a collective. Over the control group it is at least half an hour: there ranks also wait for the
+            upload of a checkpoint.
+    """
     global _control
     # Not at the top: the losses are imported without DeepSpeed, which takes seconds.
     import deepspeed
@@ -49,8 +72,14 @@ def init_distributed() -> None:
     device = set_this_device()
     backend = BACKENDS[device.type]
     if not dist.is_initialized():
-        dist.init_process_group(backend, device_id=None if device.type == "cpu" else device)
-        group = None if device.type == "cpu" else dist.new_group(backend="gloo")
+        dist.init_process_group(
+            backend, timeout=timedelta(seconds=timeout_s), device_id=None if device.type == "cpu" else device
+        )
+        group = (
+            None
+            if device.type == "cpu"
+            else dist.new_group(backend="gloo", timeout=timedelta(seconds=max(timeout_s, CONTROL_TIMEOUT_S)))
+        )
         assert not isinstance(group, int), "every rank belongs to the group"
         _control = group
     # Needs a compiler at start-up and only speeds up CPU collectives inside one host.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -30,9 +29,12 @@ from diht_k8s.recipe.train.loss.losses import duplicate_share, hn_nce_loss_and_s
 from diht_k8s.recipe.train.model.attention import attention_in_fp32, needs_fp32_attention
 from diht_k8s.recipe.train.model.student import Features, Student, parameter_groups
 from diht_k8s.recipe.train.precision import LOSS_SCALE, MIN_SCALE, LossScale, require_precision
+from diht_k8s.recipe.train.stopwatch import Stopwatch
 
 LOSS_CHUNK = 256
 """Image rows that the contrastive loss compares with all captions at a time."""
+
+REDUCTIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ class Engine:
             UserError: the device lacks the precision.
         """
         self._train, self._world = train, world
-        self._model, self._norm = model, float("nan")
+        self._model = model
+        self._norm: float | Tensor = float("nan")
         self._local = train.batch_size // world
         self._micro = min(train.micro_batch_size or self._local, self._local)
         if self._local % self._micro:
@@ -89,15 +92,18 @@ class Engine:
         if self.scaling is not None:
             model.autocast_dtype = torch.float16
         self.deepspeed = self._initialise(model)
-        self.logit_scale = torch.zeros(())
+        self.logit_scale = 0.0
         """inverse temperature of the last step."""
+        self.losses: Losses
+        """of the last step."""
         self.update = Update.MADE
         """what became of the last step."""
-        self._watch = _Stopwatch(self.device)
+        self._watch = Stopwatch(self.device)
 
     def _initialise(self, model: Student) -> DeepSpeedEngine:
         # Before the groups hold its parameters: an optimiser steps those that it was given.
         model.to(self.device)
+        _reduce_alike(model, self._train)
         optimizer = self._train.optimizer
         groups = parameter_groups(
             model,
@@ -133,16 +139,18 @@ class Engine:
                 "allgather_bucket_size": bucket,
                 **_offloading(train),
             },
+            "communication_data_type": train.gradient_reduction,
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,
             "steps_per_print": 10**9,
             "wall_clock_breakdown": False,
         }
         if train.precision == "bf16":
-            # Autocast keeps fp32 weights and norms, so checkpoints hold one precision. Gradients are reduced in fp32 at
-            # ZeRO 0 and in bf16 from ZeRO 1 on, so the curves of the stages differ within bf16's rounding.
+            # Autocast keeps fp32 weights and norms, so checkpoints hold one precision.
             # fp16 has its own (see `Student`): DeepSpeed would clip before it unscales, with a scale for each rank.
             configuration["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+            if train.zero_stage < 3 or train.gradient_reduction == "fp32":
+                configuration["torch_autocast"]["lower_precision_safe_modules"] = []
         return configuration
 
     def set_learning_rate(self, lr: float) -> None:
@@ -159,8 +167,8 @@ class Engine:
             return self._whole(batch) if self._micro == self._local else self._in_parts(batch)
 
     def gradient_norm(self) -> float:
-        """The global gradient norm of the last step, before clipping."""
-        return self._norm
+        """The global gradient norm of the last step, before clipping; under ZeRO this waits for the device."""
+        return float(self._norm)
 
     def own_seconds(self) -> float:
         """Seconds of the last step's forward pass, up to the first collective."""
@@ -191,6 +199,9 @@ class Engine:
     def _make_update(self) -> None:
         """DeepSpeed's step if the gradients are finite."""
         finite = self._step_zero() if self._train.zero_stage > 0 else self._step_plain()
+        if not self.losses.finite:
+            self.update = Update.NOT_FINITE
+            return
         exhausted = self.scaling is None or self.scaling.scale <= MIN_SCALE
         self.update = Update.MADE if finite else Update.NOT_FINITE if exhausted else Update.OVERFLOW
         if self.scaling is not None:
@@ -200,35 +211,38 @@ class Engine:
         """ZeRO's step, which skips non-finite gradients; whether it was made."""
         self.deepspeed.step()
         norm = self.deepspeed.get_global_grad_norm()
-        self._norm = float(norm) if norm is not None else float("nan")
+        self._norm = norm if norm is not None else float("nan")
         return not self.deepspeed.optimizer.overflow
 
     def _step_plain(self) -> bool:
-        """The step of ZeRO 0: DeepSpeed reports no norm and would apply any gradient; whether it was made."""
+        """The step of ZeRO 0: DeepSpeed reports no norm and would apply any gradient; whether it was made.
+
+        Losses and norm are fetched together, in the step's only wait for the device.
+        """
         gradients = [parameter.grad for parameter in self._model.parameters() if parameter.grad is not None]
         if self.scaling is not None:
             torch._foreach_div_(gradients, self.scaling.scale)
-        self._norm = float(torch.nn.utils.get_total_norm(gradients))
-        if not math.isfinite(self._norm):
+        norm = torch.nn.utils.get_total_norm(gradients)
+        *figures, self._norm = torch.cat([self._figures, norm.float().reshape(1)]).tolist()
+        self._take(figures)
+        if not (self.losses.finite and math.isfinite(self._norm)):
             self.deepspeed.zero_grad()
             return False
         self.deepspeed.step()
         return True
 
     def _forward(self, batch: Batch, part: slice) -> Features:
-        return self.deepspeed(batch.images_BCHW[part], batch.tokens_BT[part], self._train.loss.max_logit_scale)
+        tokens_BT = batch.tokens_of(part, cut=self._model.cuts_captions)
+        return self.deepspeed(batch.images_of(part), tokens_BT, self._train.loss.max_logit_scale)
 
     def _whole(self, batch: Batch) -> Losses:
         features = self._forward(batch, slice(None))
         self._watch.stop()
         parts = self._losses(features, batch)
-        losses = self._averaged(parts)
-        if not losses.finite:
-            self.update = Update.NOT_FINITE
-            return losses
-        self._backward(parts[0])
-        self._make_update()
-        return losses
+        if self._usable(parts):
+            self._backward(parts[0])
+            self._make_update()
+        return self.losses
 
     def _in_parts(self, batch: Batch) -> Losses:
         parts = [slice(begin, begin + self._micro) for begin in range(0, self._local, self._micro)]
@@ -240,10 +254,8 @@ class Engine:
         self._watch.stop()
         whole = Features(*(_leaf(cached, field) for field in Features._fields))
         terms = self._losses(whole, batch)
-        losses = self._averaged(terms)
-        if not losses.finite:
-            self.update = Update.NOT_FINITE
-            return losses
+        if not self._usable(terms):
+            return self.losses
         terms[0].backward()
         for number, (part, state) in enumerate(zip(parts, states, strict=True)):
             with _replayed(state, self.device):
@@ -253,12 +265,12 @@ class Engine:
             # DeepSpeed divides by the number of parts, as if the loss were a mean over them.
             self._backward(_surrogate(features, whole, part) * len(parts))
             self._make_update() if last else self.deepspeed.step()
-        return losses
+        return self.losses
 
     def _losses(self, features: Features, batch: Batch) -> list[Tensor]:
         """What `Losses` holds; averaging over ranks gives the global figures and gradients."""
         loss = self._train.loss
-        self.logit_scale = features.logit_scale.detach()
+        self._scale = features.logit_scale.detach()
         settings = HnNceSettings(
             alpha=loss.alpha,
             beta=loss.beta,
@@ -296,38 +308,39 @@ class Engine:
         """The ranks that share the batch; None for a single rank."""
         return dist.group.WORLD if self._world > 1 else None
 
-    def _averaged(self, losses: list[Tensor]) -> Losses:
-        values = torch.stack([loss.detach().float() for loss in losses])
+    def _usable(self, losses: list[Tensor]) -> bool:
+        """Whether to go on to the backward pass. ZeRO 0 always does, and looks at losses and gradients at once after it."""
+        self._figures = self._averaged(losses)
+        if self._train.zero_stage == 0:
+            return True
+        self._take(self._figures.tolist())
+        if not self.losses.finite:
+            self.update = Update.NOT_FINITE
+        return self.losses.finite
+
+    def _take(self, figures: list[float]) -> None:
+        *losses, self.logit_scale = figures
+        self.losses = Losses(*losses)
+
+    def _averaged(self, losses: list[Tensor]) -> Tensor:
+        """The losses over all ranks and the logit scale, on the device."""
+        values = torch.stack([loss.detach().float() for loss in [*losses, self._scale.reshape(())]])
         if self._world > 1:
             dist.all_reduce(values)
             values /= self._world
-        return Losses(*values.tolist())
+        return values
 
 
-class _Stopwatch:
-    """Time of a forward pass on a device, without synchronising it."""
+def _reduce_alike(model: Student, train: Train) -> None:
+    """Have the ZeRO stages sum all gradients in `train.gradientReduction`.
 
-    def __init__(self, device: torch.device) -> None:
-        self._began, self._ended = 0.0, 0.0
-        self._events = None
-        if device.type == "cuda":
-            self._events = (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
-
-    def start(self) -> None:
-        self._began = time.perf_counter()
-        if self._events is not None:
-            self._events[0].record()
-
-    def stop(self) -> None:
-        self._ended = time.perf_counter()
-        if self._events is not None:
-            self._events[1].record()
-
-    def seconds(self) -> float:
-        """To be asked after the step, when the device is past both marks."""
-        if self._events is not None:
-            return self._events[0].elapsed_time(self._events[1]) / 1000
-        return self._ended - self._began
+    DeepSpeed 0.19: ZeRO 0 takes `communication_data_type`; from stage 1 on, once any engine of the process has had
+    autocast, each parameter's `comm_dtype` counts instead (runtime/base_optimizer.py, runtime/torch_autocast.py). Stage 3
+    also gathers weights in it, so there DeepSpeed sets it, and only for layers that autocast computes in bf16 anyway.
+    """
+    if train.zero_stage < 3:
+        for parameter in model.parameters():
+            parameter.comm_dtype = REDUCTIONS[train.gradient_reduction]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _offloading(train: Train) -> dict[str, Any]:

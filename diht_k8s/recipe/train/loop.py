@@ -6,15 +6,14 @@ import contextlib
 import json
 import logging
 import os
+import socket
 import sys
 import time
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.utils.deterministic
 from torch import Tensor
 
 from diht_k8s.api.documents import load
@@ -31,13 +30,15 @@ from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import stage_storage
 from diht_k8s.recipe.runtime.watchdog import Heartbeat
 from diht_k8s.recipe.train.bad_samples import BadSamples
+from diht_k8s.recipe.train.checkpoint import checkpointing
 from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor, Saved, place_of
 from diht_k8s.recipe.train.checkpoint.checkpointing import Checkpointer
 from diht_k8s.recipe.train.checkpoint.state import load_moments, load_weights, state_of
 from diht_k8s.recipe.train.checkpoint.warm_start import start_from
+from diht_k8s.recipe.train.consensus import Consensus, LastSave, agreed
 from diht_k8s.recipe.train.data.batch import Batch
 from diht_k8s.recipe.train.data.sampler import GlobalSampler, generator
-from diht_k8s.recipe.train.distributed import control_group, init_distributed, this_device
+from diht_k8s.recipe.train.distributed import choose_algorithms, control_group, init_distributed, this_device
 from diht_k8s.recipe.train.ema import Ema
 from diht_k8s.recipe.train.engine import Engine, Losses, Update
 from diht_k8s.recipe.train.metrics import Metrics
@@ -56,24 +57,6 @@ from diht_k8s.recipe.train.setup import (
 from diht_k8s.recipe.train.telemetry import Step, Telemetry, weights_and_biases
 
 MAX_NOT_FINITE = 3
-
-
-@dataclass
-class LastSave:
-    """Time and position of the last checkpoint."""
-
-    saved_at: float
-    saved_position: int
-
-
-@dataclass(frozen=True)
-class Consensus:
-    """What the ranks exchanged after a step; equal on all of them."""
-
-    stop: bool
-    due: bool
-    busy: bool
-    own_seconds: list[float]
 
 
 class Training:
@@ -97,7 +80,7 @@ class Training:
         self.vocabulary = read_vocabulary(run, self.storage)
         where = {"rank": self.rank, "world": self.world}
         self.model = make_student(run, self.model_config, self.vocabulary, **where)
-        init_distributed()
+        init_distributed(self.settings.collective_timeout_seconds)
         check_reduce(self.rank, self.world, str(this_device()), control_group())
         self.shards, damaged = counted(
             self.storage,
@@ -109,7 +92,8 @@ class Training:
         self.bad = BadSamples(run.spec.data.max_bad_shards, len(self.shards), damaged)
         sizes, weights = [shard.samples or 0 for shard in self.shards], weights_of(run, self.shards)
         self.sampler = GlobalSampler.of(sizes, self.settings.batch_size, run.spec.seed, weights=weights)
-        self.checkpointer = Checkpointer(self.storage, self.layout, keep=self.settings.checkpoint.keep, **where)
+        kept = {"keep": self.settings.checkpoint.keep, "max_failures": self.settings.checkpoint.max_failures}
+        self.checkpointer = Checkpointer(self.storage, self.layout, **kept, **where)
         saved = self._first_or_newest()
         self.engine = Engine(self.settings, self.model, **where)
         if saved is not None:
@@ -256,15 +240,8 @@ class Training:
 
     def _consensus(self, since: LastSave, own_seconds: float) -> Consensus:
         """Requests of any rank and the time of each; all ranks get the same answer in the same step."""
-        stop, due, busy = self.stop.requested, self._due(since), self.checkpointer.busy
-        if self.world == 1:
-            return Consensus(stop, due, busy, [own_seconds])
-        values = torch.zeros(3 + self.world)
-        values[:3] = torch.tensor([stop, due, busy])
-        values[3 + self.rank] = own_seconds
-        dist.all_reduce(values, dist.ReduceOp.MAX, group=control_group())
-        stop, due, busy, *own = values.tolist()
-        return Consensus(bool(stop), bool(due), bool(busy), own)
+        mine = (self.stop.requested, self._due(since), self.checkpointer.busy)
+        return agreed(*mine, own_seconds, rank=self.rank, world=self.world)
 
     def _held_out(self) -> dict[str, float]:
         """The held-out figures if a validation is due after this step."""
@@ -284,44 +261,53 @@ class Training:
     ) -> None:
         if self.rank != 0:
             return
-        scale = float(self.engine.logit_scale)
+        scale = self.engine.logit_scale
         done = min(self.cursor.position, self.settings.samples)
-        self.progress.update(done, {"loss": losses.total, "logit_scale": scale, **self.bad.metrics()})
+        shown = {**self.telemetry.failures(self.checkpointer.failed), **self.bad.metrics()}
+        self.progress.update(done, {"loss": losses.total, "logit_scale": scale, **shown})
         step = Step(
             self.cursor,
             losses,
             self.lr,
             scale,
-            self.engine.gradient_norm(),
+            self.engine.gradient_norm,
             consensus.own_seconds,
             None if self.engine.scaling is None else self.engine.scaling.scale,
             tokens_BT,
             held_out,
             last or consensus.stop,
+            self.checkpointer.failed,
         )
         if self.telemetry.add(step, self.loader.wait_seconds):
             self.loader.wait_seconds = 0.0
 
     def _save(self, since: LastSave, *, wait: bool) -> None:
-        """Take a checkpoint of this step; it is written while training continues, unless `wait` is set."""
-        self._complete()
-        self.heartbeat.excepted()
-        self.checkpointer.begin(self._state(), self.cursor, self.bad.counts)
-        since.saved_at, since.saved_position = time.monotonic(), self.cursor.position
-        self.heartbeat.resumed()
-        if wait:
-            self._complete()
-            if self.rank == 0:
-                self.progress.update(min(self.cursor.position, self.settings.samples), last=True)
+        """Take a checkpoint of this step; it is written while training continues, unless `wait` is set.
 
-    def _complete(self) -> None:
-        """Commit the pending checkpoint, if any."""
+        One that fails is taken again after the next interval. With `wait` none follows, so it is written again until it
+        is committed or has failed too often.
+        """
+        self._complete()
+        while True:
+            self.heartbeat.excepted()
+            self.checkpointer.begin(self._state(), self.cursor, self.bad.counts)
+            since.saved_at, since.saved_position = time.monotonic(), self.cursor.position
+            self.heartbeat.resumed()
+            if not wait or self._complete():
+                break
+            time.sleep(checkpointing.RETRY_S)
+        if wait and self.rank == 0:
+            self.progress.update(min(self.cursor.position, self.settings.samples), last=True)
+
+    def _complete(self) -> bool:
+        """Commit the pending checkpoint, if any; whether one is committed by this call."""
         self.heartbeat.excepted()
         cursor = self.checkpointer.complete(self.metrics)
         self.heartbeat.resumed()
         if cursor is not None:
             place = place_of(self.layout.checkpoints, cursor)
             self.progress.saved(SavedCheckpoint(step=cursor.step, uri=place, time=int(time.time())))
+        return cursor is not None
 
     def _state(self) -> dict[str, Tensor]:
         """This rank's part of the state."""
@@ -374,18 +360,18 @@ def main() -> int:
     end_with_parent()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
     warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # DeepSpeed's calls, at every step
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # Filling memory only helps to find kernel bugs and costs a tenth of a step. torch adds the property at run time.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
 
     def work() -> None:
         run = load(os.environ["DIHT_RUN"], name="DIHT_RUN")
+        assert run.spec.train is not None
+        choose_algorithms(run.spec.train.deterministic)
         try:
             Training(run, json.loads(os.environ["DIHT_STAGE_CONFIG"])).train()
         except RuntimeError as error:
             if not _lost_peer(error):
                 raise
-            raise RetryableError(f"{LOST_PEER} ({error}): the gang starts again") from error
+            who = f"rank {os.environ['RANK']} on node {socket.gethostname()}"
+            raise RetryableError(f"{LOST_PEER} ({who}: {error}): the gang starts again") from error
         if dist.is_initialized():
             dist.destroy_process_group()
 

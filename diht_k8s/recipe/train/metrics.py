@@ -1,16 +1,26 @@
-"""Training metrics: one JSON line a logged step in `metrics.jsonl`, also as TensorBoard events; restarts lose none."""
+"""Training metrics: one JSON line a logged step in `metrics.jsonl`, also as TensorBoard events; restarts lose none.
+
+Metrics never end a training: what cannot be written is logged, counted, and written with a later line.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from diht_k8s.api.errors import DihtError, StopRequested
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.recipe.shards.storage import Storage
+
+FIRST_PAUSE_S: Final = 2.0
+MAX_PAUSE_S: Final = 300.0
+"""Bounds of the pause after failed writes of metrics (our choice)."""
 
 
 class Metrics:
@@ -32,6 +42,9 @@ class Metrics:
         """
         self._fence = fence
         self._storage, self._layout, self._tracker = storage, layout, tracker
+        self._try_again_at, self._pause_s = 0.0, FIRST_PAUSE_S
+        self.failed = 0
+        """writes of this attempt that failed: of the lines, of TensorBoard's events, to the tracker."""
         self.lines: list[dict[str, Any]] = []
         if step and storage.exists(layout.metrics):
             lines = [json.loads(line) for line in storage.read_text(layout.metrics).splitlines()]
@@ -42,7 +55,10 @@ class Metrics:
         self.lines.append({key: _rounded(value) for key, value in line.items()})
         if self._tracker is not None:
             named = {f"train/{key}": value for key, value in self.lines[-1].items() if key not in ("step", "time")}
-            self._tracker.log(named, step=line["step"])
+            try:
+                self._tracker.log(named, step=line["step"])
+            except Exception as error:  # a service beside the training, with errors of its own
+                self._count("Weights & Biases", error)
 
     def summary(self) -> dict[str, Any]:
         """First and last loss, most memory."""
@@ -60,6 +76,36 @@ class Metrics:
         self._fence()
         text = "".join(json.dumps(line) + "\n" for line in self.lines)
         self._storage.write_bytes(self._layout.metrics, text.encode())
+
+    def try_write(self) -> None:
+        """Write all lines; after a failure not before a pause that doubles, since a slow refusal holds up all ranks.
+
+        Raises:
+            StopRequested: another attempt writes them by now.
+        """
+        if time.monotonic() < self._try_again_at:
+            return
+        try:
+            self.write()
+        except StopRequested:
+            raise
+        except DihtError as error:
+            self._count("metrics.jsonl", error)
+            self._try_again_at = time.monotonic() + self._pause_s
+            self._pause_s = min(2 * self._pause_s, MAX_PAUSE_S)
+        else:
+            self._pause_s = FIRST_PAUSE_S
+
+    def try_write_tensorboard(self) -> None:
+        """Write TensorBoard's events; a failure is logged and counted."""
+        try:
+            self.write_tensorboard()
+        except (DihtError, OSError) as error:
+            self._count("TensorBoard's events", error)
+
+    def _count(self, what: str, error: Exception) -> None:
+        self.failed += 1
+        logging.warning("%s not written (%d failures so far), training continues: %s", what, self.failed, error)
 
     def write_tensorboard(self) -> None:
         """Write all lines as one TensorBoard event file."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import tempfile
 from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from diht_k8s.api.errors import DihtError
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.shards.storage import Storage
@@ -38,7 +40,7 @@ class Profiler:
         self._done += 1
 
     def finish(self) -> None:
-        """Write what was recorded, if anything was and is not written yet."""
+        """Write what was recorded, if anything was and is not written yet; a failure is logged."""
         if self._profile is None:
             return
         seen, self._profile = self._profile, None
@@ -49,5 +51,9 @@ class Profiler:
         with tempfile.TemporaryDirectory() as folder:
             trace = Path(folder) / "trace.json"
             seen.export_chrome_trace(str(trace))
-            self._storage.write_bytes(join(self._folder, f"{name}.json.gz"), gzip.compress(trace.read_bytes()))
-        self._storage.write_bytes(join(self._folder, f"{name}.txt"), table.encode())
+            files = {f"{name}.json.gz": gzip.compress(trace.read_bytes()), f"{name}.txt": table.encode()}
+        try:
+            for file, content in files.items():
+                self._storage.write_bytes(join(self._folder, file), content)
+        except DihtError as error:
+            logging.warning("the profile is not written, training continues: %s", error)

@@ -17,6 +17,7 @@ from diht_k8s.api.run import DihtRun
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
 from diht_k8s.recipe.runtime.bad_shards import Damage
+from diht_k8s.recipe.runtime.cpus import usable_cpus
 from diht_k8s.recipe.runtime.inputs import kept_shards
 from diht_k8s.recipe.shards.samples import survey
 from diht_k8s.recipe.shards.sources import Shard
@@ -30,6 +31,9 @@ from diht_k8s.recipe.train.model.batch_norm import over_all_ranks
 from diht_k8s.recipe.train.model.student import Student, has_batch_statistics
 from diht_k8s.recipe.train.stage import label_layout
 from diht_k8s.recipe.train.validation import HeldOutPairs, HeldOutValidation
+
+MAX_WORKERS = 64
+"""Loader workers of a rank that are chosen without being asked for."""
 
 
 def read_vocabulary(run: DihtRun, storage: Storage) -> ConceptVocabulary | None:
@@ -167,8 +171,18 @@ def make_loader(
         seed=run.spec.seed,
         rank=rank,
         world=world,
-        workers=train.loader_workers,
+        workers=loader_workers(train, usable_cpus(), this_device().type),
     )
+
+
+def loader_workers(train: Train, cpus: float, device: str) -> int:
+    """Workers of a rank: `train.loaderWorkers`, else those that the pod's CPUs leave beside the ranks themselves.
+
+    Where a CPU trains, its cores are busy with that: a thread decodes. The number changes no batch (see `Loader`).
+    """
+    if train.loader_workers is not None:
+        return train.loader_workers
+    return 0 if device == "cpu" else min(MAX_WORKERS, max(1, int(cpus / train.processes_per_node) - 1))
 
 
 def make_validation(

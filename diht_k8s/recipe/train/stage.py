@@ -25,6 +25,7 @@ from diht_k8s.recipe.runtime.commit import artefact, read_committed
 from diht_k8s.recipe.runtime.launcher import Gang, launch
 from diht_k8s.recipe.runtime.preflight import check_node, check_output, in_pod
 from diht_k8s.recipe.runtime.stage import Context, Outcome
+from diht_k8s.recipe.runtime.watchdog import FIRST_SECONDS_VARIABLE
 from diht_k8s.recipe.shards.sources import input_shards
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint.first_weights import described
@@ -67,6 +68,8 @@ def execute(context: Context) -> Outcome | None:
     check_output(context.storage, context.layout.stage(Stage.TRAIN), host=host)
     os.environ["DIHT_RUN"] = dump(context.run)
     os.environ["DIHT_STAGE_CONFIG"] = json.dumps(context.config)
+    # Before a collective's time-out, which names nobody, the watchdog shall have named who is waited for.
+    os.environ.setdefault(FIRST_SECONDS_VARIABLE, str(0.9 * train.collective_timeout_seconds))
     launch(gang, RANK_MODULE, [], run_id=context.run.metadata.name, stop=context.stop)
     if gang.node_rank != 0:
         return None

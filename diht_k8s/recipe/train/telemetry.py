@@ -7,7 +7,7 @@ import logging
 import os
 import resource
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,8 @@ class Step:
     losses: Losses
     lr: float
     logit_scale: float
-    gradient_norm: float
+    gradient_norm: Callable[[], float]
+    """asked for only when a line is written, since it may wait for the device."""
     own_seconds: Sequence[float]
     """of each rank, in data and forward pass, up to the first collective."""
     loss_scale: float | None
@@ -45,6 +46,8 @@ class Step:
     held_out: Mapping[str, float]
     """figures of a validation after this step; empty without one."""
     last: bool
+    failed_checkpoints: int = 0
+    """of this attempt, so far."""
 
 
 class Telemetry:
@@ -74,11 +77,23 @@ class Telemetry:
         every_s = max(LOG_EVERY_S, step.cursor.seconds / LOG_LINES)
         if not (step.last or step.held_out or now - self._at >= every_s or step.cursor.step <= 1):
             return False
-        self._metrics.add({**_figures(step), **self._rates(now, waited_seconds), **step.held_out})
+        self._metrics.add(
+            {
+                **_figures(step),
+                **self._rates(now, waited_seconds),
+                **self.failures(step.failed_checkpoints),
+                **step.held_out,
+            }
+        )
         self._at, self._samples, self._operations, self._own = now, 0, 0.0, [0.0] * self._world
         self._spikes.count = 0
-        self._metrics.write()
+        self._metrics.try_write()
         return True
+
+    def failures(self, checkpoints: int) -> dict[str, float]:
+        """Failed writes of this attempt; empty where all succeeded."""
+        counts = {"failed_checkpoints": checkpoints, "failed_metrics": self._metrics.failed}
+        return {name: count for name, count in counts.items() if count}
 
     def _rates(self, now: float, waited_seconds: float) -> dict[str, float]:
         elapsed = max(now - self._at, 1e-9)
@@ -113,7 +128,7 @@ def _figures(step: Step) -> dict[str, float]:
         "attribute_loss": losses.attribute,
         "lr": step.lr,
         "logit_scale": step.logit_scale,
-        "gradient_norm": step.gradient_norm,
+        "gradient_norm": step.gradient_norm(),
         **scaling,
         "image_to_text_top1": losses.image_to_text_top1,
         "text_to_image_top1": losses.text_to_image_top1,

@@ -121,6 +121,8 @@ class Job:
     """let a CPU train in fp16, from this loss scale on."""
     finite_steps: int | None = None
     """steps of this attempt before a gradient of the last rank is NaN while the loss is finite."""
+    refused: tuple[tuple[int, str, int, int], ...] = ()
+    """writes that the storage refuses: (rank, part of the URI, first, number), the first write being 0."""
 
 
 def train_in_ranks(

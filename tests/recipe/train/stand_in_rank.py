@@ -61,9 +61,10 @@ class Accelerator(CPU_Accelerator):
 real_accelerator.ds_accelerator = Accelerator()
 
 from diht_k8s.api.documents import load  # noqa: E402
-from diht_k8s.recipe.train import distributed  # noqa: E402
+from diht_k8s.recipe.train import distributed, engine  # noqa: E402
 from diht_k8s.recipe.train.collectives import barrier, gather_objects  # noqa: E402
-from diht_k8s.recipe.train.loop import LastSave, Training  # noqa: E402
+from diht_k8s.recipe.train.consensus import LastSave  # noqa: E402
+from diht_k8s.recipe.train.loop import Training  # noqa: E402
 from tests.recipe.train import train_rank  # noqa: E402
 
 distributed.device_type = lambda: "acc"
@@ -76,16 +77,38 @@ def started(job: dict[str, Any]) -> dict[str, Any]:
     batches = training.loader.batches(training.cursor.position)
     batch = next(batches).on(training.engine.device)
     with torch.no_grad():
-        losses = training.engine._averaged(training.engine._losses(training.engine._forward(batch, slice(None)), batch))
+        features = training.engine._forward(batch, slice(None))
+        loss, *_ = training.engine._averaged(training.engine._losses(features, batch)).tolist()
     training.stop.requested = training.rank == 1
     consensus = training._consensus(LastSave(time.monotonic(), 0), 0.0)
     batches.close()
     barrier()
     devices = [str(device) for device in {parameter.device for parameter in training.model.parameters()}]
-    return {"loss": losses.total, "stop": consensus.stop, "devices": gather_objects(devices)}
+    return {"loss": loss, "stop": consensus.stop, "devices": gather_objects(devices)}
 
+
+def counting(job: dict[str, Any]) -> dict[str, Any]:
+    """As `train_rank` does it, with the waits for the device of each step beside it."""
+    waits: list[dict[str, int]] = []
+    step = engine.Engine.step
+
+    def counted(self: Any, batch: Any) -> Any:
+        stand_in.synchronisations.clear()
+        found = step(self, batch)
+        waits.append(dict(stand_in.synchronisations))
+        return found
+
+    engine.Engine.step = counted
+    try:
+        return {**recorded(job), "waits": waits}
+    finally:
+        engine.Engine.step = step
+
+
+recorded = train_rank.recorded
 
 if __name__ == "__main__":
+    train_rank.recorded = counting
     if os.environ["WORLD_SIZE"] != "1":
         train_rank.recorded = started
     with stand_in.Strict():

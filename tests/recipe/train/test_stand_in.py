@@ -18,6 +18,8 @@ ON_STAND_IN = RANK_PROGRAM.with_name("stand_in_rank.py")
 SETTINGS: dict[str, dict[str, Any]] = {
     "zero 0": {"zeroStage": 0},
     "zero 1": {"zeroStage": 1},
+}
+SLOW: dict[str, dict[str, Any]] = {
     "zero 2, micro-batches, ema": {"zeroStage": 2, "microBatchSize": 4, "ema": 0.9},
     "zero 2, offload": {"zeroStage": 2, "offload": "Optimizer"},
     "zero 3": {"zeroStage": 3},
@@ -41,27 +43,55 @@ def on_cpu(folder: Path) -> dict[str, Any]:
     return train_in_ranks(1, {"whole": job(folder, "cpu")}, folder / "on cpu")["whole"]
 
 
-@pytest.fixture(scope="module")
-def on_stand_in(folder: Path) -> dict[str, dict[str, Any]]:
+def on_stand_in(folder: Path, settings: dict[str, dict[str, Any]], place: str) -> dict[str, dict[str, Any]]:
     """Each training in two attempts, so that the second one resumes."""
     jobs: dict[str, Job] = {}
-    for name, train in SETTINGS.items():
+    for name, train in settings.items():
         jobs[f"{name} 1"] = job(folder, name, STOP, **train)
         jobs[f"{name} 2"] = job(folder, name, **train)
-    return train_in_ranks(1, jobs, folder / "on stand-in", program=ON_STAND_IN)
+    return train_in_ranks(1, jobs, folder / place, program=ON_STAND_IN)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_training_when_resumed_on_an_accelerator_then_the_curve_and_weights_are_the_cpus(
-    on_cpu: dict[str, Any], on_stand_in: dict[str, dict[str, Any]], name: str
-) -> None:
-    first, second = on_stand_in[f"{name} 1"], on_stand_in[f"{name} 2"]
+@pytest.fixture(scope="module")
+def quick(folder: Path) -> dict[str, dict[str, Any]]:
+    return on_stand_in(folder, SETTINGS, "quick")
+
+
+@pytest.fixture(scope="module")
+def slow(folder: Path) -> dict[str, dict[str, Any]]:
+    return on_stand_in(folder, SLOW, "slow")
+
+
+def require_as_on_cpu(on_cpu: dict[str, Any], found: dict[str, dict[str, Any]], name: str) -> None:
+    first, second = found[f"{name} 1"], found[f"{name} 2"]
     assert first["error"].startswith(f"143 stopped on request at step {STOP}")
     assert second["error"] is None
     losses = torch.tensor(first["losses"] + second["losses"])
     torch.testing.assert_close(losses, torch.tensor(on_cpu["losses"]), rtol=0, atol=1e-4)
     for key, weight in on_cpu["weights"].items():
         torch.testing.assert_close(second["weights"][key], weight, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_training_when_resumed_on_an_accelerator_then_the_curve_and_weights_are_the_cpus(
+    on_cpu: dict[str, Any], quick: dict[str, dict[str, Any]], name: str
+) -> None:
+    require_as_on_cpu(on_cpu, quick, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SLOW)
+def test_training_when_resumed_with_parts_offload_or_zero_3_then_the_curve_and_weights_are_the_cpus(
+    on_cpu: dict[str, Any], slow: dict[str, dict[str, Any]], name: str
+) -> None:
+    require_as_on_cpu(on_cpu, slow, name)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_step_when_made_then_it_waits_for_the_device_once(quick: dict[str, dict[str, Any]], name: str) -> None:
+    waits = quick[f"{name} 1"]["waits"] + quick[f"{name} 2"]["waits"]
+    assert len(waits) == STEPS
+    assert {count.get("diht_k8s", 0) for count in waits} == {1}
 
 
 def test_gang_when_two_devices_are_in_a_pod_then_each_rank_uses_its_own(folder: Path, on_cpu: dict[str, Any]) -> None:

@@ -5,8 +5,12 @@ Usage: train_rank.py FOLDER, with torchrun's variables. Rank 0 writes FOLDER/res
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +18,42 @@ import torch
 import torch.distributed as dist
 
 from diht_k8s.api.documents import load
-from diht_k8s.api.errors import DihtError
-from diht_k8s.recipe.train import engine, precision
+from diht_k8s.api.errors import DihtError, RetryableError
+from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.train import engine, metrics, precision
+from diht_k8s.recipe.train.checkpoint import checkpointing
 from diht_k8s.recipe.train.checkpoint.state import state_of
 from diht_k8s.recipe.train.collectives import gather_objects
 from diht_k8s.recipe.train.loop import Training
 
 
+@contextlib.contextmanager
+def refusing(refused: list[tuple[int, str, int, int]]) -> Iterator[None]:
+    """Have the storage refuse this process's writes that a job names."""
+    write, seen = Storage.write_bytes, Counter[str]()
+    mine = [rule for rule in refused if rule[0] == int(os.environ["RANK"])]
+
+    def writing(storage: Storage, uri: str, data: bytes) -> None:
+        for _, part, first, number in mine:
+            if part in uri:
+                seen[part] += 1
+                if first < seen[part] <= first + number:
+                    raise RetryableError(f"cannot write {part}: the test refuses it")
+        write(storage, uri, data)
+
+    Storage.write_bytes = writing
+    try:
+        yield
+    finally:
+        Storage.write_bytes = write
+
+
 def recorded(job: dict[str, Any]) -> dict[str, Any]:
+    with refusing(job["refused"]):
+        return trained(job)
+
+
+def trained(job: dict[str, Any]) -> dict[str, Any]:
     run = load(job["run"], name="job")
     allow_fp16(job["fp16_scale"])
     try:
@@ -83,6 +115,7 @@ def in_global_order(uids: list[str]) -> list[str]:
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
+    checkpointing.RETRY_S, metrics.FIRST_PAUSE_S = 0.01, 0.0
     torch.use_deterministic_algorithms(True, warn_only=True)
     jobs = json.loads((folder / "jobs.json").read_text())
     results = {name: recorded(job) for name, job in jobs.items()}

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load, save
 from torch import Tensor
 
-from diht_k8s.api.errors import DataError
+from diht_k8s.api.errors import DataError, DihtError, StopRequested
 from diht_k8s.api.layout import MARKER, join
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -84,17 +84,48 @@ def commit(
     """Write the marker over the parts of all ranks, then remove all but the newest `keep` committed checkpoints.
 
     Later steps were written by an attempt that this one replaces, and are removed too. `fence` raises if another
-    attempt has replaced this one; it runs before the write and before the removal.
+    attempt has replaced this one; it runs before the write and before the removal. A removal that fails is logged and
+    left to the next commit: the checkpoint counts.
+
+    Raises:
+        DihtError: the marker could not be written.
+        StopRequested: another attempt has replaced this one.
     """
     fence()
     marker = {"cursor": cursor.model_dump(), "parts": [part.model_dump() for part in parts]}
     storage.write_bytes(join(place_of(folder, cursor), MARKER), json.dumps(marker, indent=1).encode())
     storage.add_known(join(place_of(folder, cursor), name) for name in (MARKER, *(part.name for part in parts)))
+    try:
+        _remove_old(storage, folder, cursor, keep=keep, fence=fence)
+    except StopRequested:
+        raise
+    except DihtError as error:
+        logger.warning("old checkpoints stay for now: %s", error)
+
+
+def _remove_old(storage: Storage, folder: str, cursor: Cursor, *, keep: int, fence: Callable[[], object]) -> None:
     steps = _steps(storage, folder)
     fence()
     done = [name for name in steps if name <= _name(cursor) and storage.exists(join(folder, name, MARKER))]
     for name in set(steps) - set(done[-keep:]):
         storage.remove(join(folder, name))
+
+
+def remove_unfinished(storage: Storage, folder: str, cursor: Cursor, *, fence: Callable[[], object]) -> None:
+    """Remove what a failed checkpoint has left, to free its space; what cannot be removed goes with the next commit.
+
+    Raises:
+        StopRequested: another attempt has replaced this one.
+    """
+    uri = place_of(folder, cursor)
+    try:
+        fence()
+        if not storage.exists(join(uri, MARKER)):
+            storage.remove(uri)
+    except StopRequested:
+        raise
+    except DihtError as error:
+        logger.warning("parts of the failed checkpoint stay for now: %s", error)
 
 
 def place_of(folder: str, cursor: Cursor) -> str:

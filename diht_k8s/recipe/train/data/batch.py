@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -57,11 +56,22 @@ class Batch:
     """samples that could not be used, by reason; a grey image stands in for each."""
     damaged: dict[str, Damage] = field(default_factory=dict)
     """URI of a shard -> its damage, as far as this rank has found any."""
+    lengths: list[int] | None = None
+    """tokens of each caption, where the tokens lie on a device, which would have to be waited for."""
 
-    @cached_property
+    @property
     def images_BCHW(self) -> Tensor:  # noqa: N802  # the shape is part of the name
-        """The normalised images, fp32, made when first asked for."""
-        return normalised(self.pixels_BHWC)
+        """The normalised images, fp32."""
+        return self.images_of(slice(None))
+
+    def images_of(self, part: slice) -> Tensor:
+        """The normalised images of a micro-batch, fp32: four times the memory of their pixels, so not of all at once."""
+        return normalised(self.pixels_BHWC[part])
+
+    def tokens_of(self, part: slice, *, cut: bool) -> Tensor:
+        """The tokens of a micro-batch; on a device up to its longest caption, if `cut` is set."""
+        tokens_BT = self.tokens_BT[part]
+        return tokens_BT if self.lengths is None or not cut else tokens_BT[:, : max(self.lengths[part])]
 
     def pinned(self) -> Batch:
         """The same in page-locked memory, from which a GPU fetches while it computes."""
@@ -77,6 +87,7 @@ class Batch:
             tokens_BT=self.tokens_BT.to(device, non_blocking=True),
             caption_ids_B=self.caption_ids_B.to(device),
             targets=None if self.targets is None else self.targets.on(device),
+            lengths=(self.tokens_BT.argmax(dim=1) + 1).tolist(),
         )
 
 

@@ -103,10 +103,16 @@ class Student(nn.Module):
         Under CLIP's causal mask nothing after the end token (the highest one) counts, so the batch is cut to its
         longest caption: the numbers are the same and short captions cost less.
         """
-        clip: Any = self.clip
-        if clip.text_pool_type == "argmax" and clip.attn_mask is not None:
+        # On a device the length would have to be waited for in each step: there the engine cuts what it passes.
+        if self.cuts_captions and not (self.training and tokens_BT.device.type != "cpu"):
             tokens_BT = tokens_BT[:, : int(tokens_BT.argmax(dim=1).max()) + 1]
         return self.text_features(tokens_BT)
+
+    @property
+    def cuts_captions(self) -> bool:
+        """Whether tokens behind a batch's longest caption change nothing, so that they can be left out."""
+        clip: Any = self.clip
+        return clip.text_pool_type == "argmax" and clip.attn_mask is not None
 
     def text_features(self, tokens_BT: Tensor) -> Tensor:
         """`encode_text` of tokens as long as they are."""

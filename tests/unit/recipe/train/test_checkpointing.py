@@ -74,16 +74,26 @@ def test_checkpoint_when_another_is_still_written_then_refused_because_memory_is
     storage.may_write.set()
 
 
-def test_checkpoint_when_it_cannot_be_written_then_the_training_hears_of_it_and_no_marker_is_there(
+def test_checkpoint_when_it_cannot_be_written_then_counted_and_after_three_in_a_row_the_training_ends(
     slow: tuple[Any, ...],
 ) -> None:
     storage, saver, metrics, folder = slow
-    storage.error = RetryableError("the disk is full")
-    saver.begin({"weight": torch.ones(3)}, cursor(5), {})
     storage.may_write.set()
-    with pytest.raises(RetryableError, match="disk is full"):
-        saver.complete(metrics)
-    assert checkpoint.newest(storage, folder, "ours") is None
+
+    def save(step: int, error: Exception | None) -> Cursor | None:
+        storage.error = error
+        saver.begin({"weight": torch.ones(3)}, cursor(step), {})
+        return saver.complete(metrics)
+
+    full = RetryableError("the disk is full")
+    assert [save(step, full) for step in (1, 2)] == [None, None]
+    assert save(3, None) == cursor(3)
+    assert [save(step, full) for step in (4, 5)] == [None, None]
+    with pytest.raises(RetryableError, match=r"disk is full; no checkpoint was saved in 3 attempts in a row"):
+        save(6, full)
+    assert saver.failed == 5
+    assert storage.folders(folder) == ["step-000000003"]
+    assert checkpoint.newest(storage, folder, "ours") is not None
 
 
 def test_checkpoint_when_a_newer_attempt_has_begun_then_neither_marker_nor_metrics_are_touched(

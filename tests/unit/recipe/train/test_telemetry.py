@@ -55,7 +55,7 @@ def install(monkeypatch: pytest.MonkeyPatch, init: Any) -> None:
 def step(number: int, *, loss: float = 2.0, own: tuple[float, ...] = (1.0,), loss_scale: float | None = None) -> Step:
     cursor = Cursor(step=number, position=number * 8, streams=1, config_sha256="ours", seconds=float(number))
     losses = Losses(loss, loss, 0.0, 0.0, 0.5, 0.5, 1.5, 0.25)
-    return Step(cursor, losses, 1e-3, 14.0, 0.7, own, loss_scale, torch.zeros(1, 4), {}, last=True)
+    return Step(cursor, losses, 1e-3, 14.0, lambda: 0.7, own, loss_scale, torch.zeros(1, 4), {}, last=True)
 
 
 def observer(folder: Path, world: int = 1, tracker: Any = None) -> tuple[Telemetry, Metrics]:
