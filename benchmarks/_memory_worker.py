@@ -45,7 +45,7 @@ def main() -> None:
         step = sum(start <= at for start in starts)
         peaks[step] = max(peaks[step], held)
     if rank == 0:
-        print(json.dumps({"setup": peaks[0], "first_step": peaks[1], "steps": max(peaks[2:])}))
+        print(json.dumps({"setup": peaks[0], "first_step": peaks[1], "steps": min(peaks[2:])}))
     dist.destroy_process_group()
 
 
