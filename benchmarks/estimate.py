@@ -78,7 +78,12 @@ def measured(case: Case) -> int:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     argument = json.dumps({"train": case.train, "heads": case.heads})
-    shared = {"WORLD_SIZE": str(case.processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    shared = {
+        "WORLD_SIZE": str(case.processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+    }
     ranks = [
         subprocess.Popen(
             [sys.executable, "-m", "benchmarks._memory_worker", argument],

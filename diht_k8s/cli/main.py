@@ -129,7 +129,9 @@ def _add_estimate(commands: _Commands) -> None:
         "memory, FLOPs, samples/s, days and GPU hours. Nothing runs and no GPU is needed. Exit code 64 if it does not fit."
     )
     parser.add_argument("file", metavar="FILE", help=_FILE)
-    parser.add_argument("--gpu", required=True, metavar="NAME", help="H100, A100-80, L40S, ...; an unknown name lists all")
+    parser.add_argument(
+        "--gpu", required=True, metavar="NAME", help="H100, A100-80, L40S, ...; an unknown name lists all"
+    )
     parser.add_argument("--nodes", type=int, metavar="N", help="pods of the gang; train.numNodes if unset")
     parser.add_argument(
         "--mfu", type=float, default=0.45, metavar="SHARE",

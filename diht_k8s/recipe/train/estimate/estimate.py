@@ -194,7 +194,9 @@ def _notes(run: DihtRun, train: Train) -> list[str]:
     notes = ["GPU figures are estimates: memory is traced, time follows from --mfu; neither was measured on a GPU"]
     if train.distillation.mode == "Concepts":
         objects, attributes = num_classes(run)
-        notes.append(f"the heads are taken with {objects:,} objects and {attributes:,} attributes, the most that label keeps")
+        notes.append(
+            f"the heads are taken with {objects:,} objects and {attributes:,} attributes, the most that label keeps"
+        )
     if train.compile:
         notes.append("train.compile is not traced: compiled towers usually hold less")
     return notes

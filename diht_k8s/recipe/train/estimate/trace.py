@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -143,9 +142,7 @@ class TracedStudent:
             chunk_size=LOSS_CHUNK,
             group=None,
         )
-        total, _ = hn_nce_loss_and_statistics(
-            features.image_BD, features.text_BD, features.logit_scale, settings, None
-        )
+        total, _ = hn_nce_loss_and_statistics(features.image_BD, features.text_BD, features.logit_scale, settings, None)
         for logits in (features.object_logits_BC, features.attribute_logits_BC):
             if logits is not None:
                 total = total + soft_label_loss(logits, *targets)
@@ -167,7 +164,7 @@ class TracedStudent:
                 nn.functional.layer_norm = _layer_norm
 
 
-def _layer_norm_in_fp32(input: Tensor, *rest: Any, **options: Any) -> Tensor:  # noqa: A002  # torch's name
+def _layer_norm_in_fp32(input: Tensor, *rest: Any, **options: Any) -> Tensor:  # torch's name
     """CUDA's autocast: input widened, output in fp32."""
     with torch.autocast("cpu", enabled=False):
         return _layer_norm(input.float(), *rest, **options)
