@@ -36,7 +36,8 @@ def main() -> None:
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
         _train(case, rank, world)
-    events = profiler.profiler.kineto_results.events()
+    kineto: Any = profiler.profiler
+    events = kineto.kineto_results.events()
     starts = sorted(event.start_ns() for event in events if event.name() == MARK)
     changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
     held, peaks = 0, [0] * (STEPS + 1)

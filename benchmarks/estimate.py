@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.train.estimate.estimate import placement_of
-from diht_k8s.recipe.train.estimate.memory import rank_memory
+from diht_k8s.recipe.train.estimate.footprint import rank_memory
 from diht_k8s.recipe.train.estimate.trace import TracedStudent
 
 ROOT: Final = Path(__file__).resolve().parent.parent

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from diht_k8s.recipe.train.estimate.memory import Moment
+from diht_k8s.recipe.train.estimate.footprint import Moment
 
 
 class Allocations(TorchDispatchMode):

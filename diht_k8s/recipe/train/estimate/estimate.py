@@ -14,8 +14,8 @@ from diht_k8s.api.label import Label
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.train.data.loader import PREFETCH_BATCHES, PREFETCH_BYTES
+from diht_k8s.recipe.train.estimate.footprint import FP32, GIB, Placement, RankMemory, Sizes, Trace, rank_memory
 from diht_k8s.recipe.train.estimate.gpus import gpu_of
-from diht_k8s.recipe.train.estimate.memory import FP32, GIB, Placement, RankMemory, Sizes, Trace, rank_memory
 from diht_k8s.recipe.train.estimate.trace import TracedStudent
 from diht_k8s.recipe.train.estimate.work import Pace, Work, pace_of, work_of_pair
 

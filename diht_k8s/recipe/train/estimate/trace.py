@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.train.estimate.allocations import Allocations
-from diht_k8s.recipe.train.estimate.memory import LOSS_CHUNK, Moment, Sizes, Trace
+from diht_k8s.recipe.train.estimate.footprint import LOSS_CHUNK, Moment, Sizes, Trace
 from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
 from diht_k8s.recipe.train.loss.losses import hn_nce_loss_and_statistics, soft_label_loss
 from diht_k8s.recipe.train.model.attention import attention_in_fp32

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from diht_k8s.recipe.train.estimate.memory import Placement, Sizes
+from diht_k8s.recipe.train.estimate.footprint import Placement, Sizes
 
 
 @dataclass(frozen=True)

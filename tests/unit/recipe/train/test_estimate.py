@@ -11,8 +11,8 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.train.estimate.estimate import estimate
+from diht_k8s.recipe.train.estimate.footprint import Moment, Placement, Sizes, Trace, rank_memory
 from diht_k8s.recipe.train.estimate.gpus import GPUS, gpu_of
-from diht_k8s.recipe.train.estimate.memory import Moment, Placement, Sizes, Trace, rank_memory
 from diht_k8s.recipe.train.estimate.trace import TracedStudent
 from diht_k8s.recipe.train.health import PEAK_TFLOPS
 from diht_k8s.recipe.train.model.student import Student
