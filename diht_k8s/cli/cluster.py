@@ -178,9 +178,13 @@ def _restarts(stage: StageStatus) -> str:
     return f"restarts: {stage.restarts}, {counted} of them count towards failurePolicy.maxRestarts"
 
 
-def plan(path: str, overrides: Sequence[str], namespace: str | None) -> int:
-    """Print every object that a run would make, without a cluster."""
+def plan(path: str, overrides: Sequence[str], namespace: str | None, *, gpu: str | None = None) -> int:
+    """Print every object that a run would make, without a cluster; with `gpu` also an estimate, as a YAML comment."""
     run = load(read_text(path), name=path, overrides=overrides)
+    if gpu is not None:
+        from diht_k8s.cli.estimate import line  # imports torch
+
+        print(f"# {line(run, gpu)}")
     for item in planned(run, namespace or run.metadata.namespace or "default"):
         print("---")
         print(yaml.safe_dump(item, sort_keys=False, width=120), end="")

@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_run(commands)
     _add_validate(commands)
+    _add_estimate(commands)
     _add_stage(commands)
     _add_corpus_commands(commands)
     _add_evaluate_commands(commands)
@@ -118,6 +119,37 @@ def _validate(options: argparse.Namespace) -> int:
     from diht_k8s.cli.document import validate_command
 
     return validate_command(options.file, options.overrides)
+
+
+def _add_estimate(commands: _Commands) -> None:
+    parser = commands.add_parser(
+        "estimate", help="say whether a training fits on a GPU, and how long it takes", epilog=_EXIT_CODES
+    )
+    parser.description = (
+        "Estimate the training of a run document on a GPU: memory of a rank by part, the largest micro-batch, host "
+        "memory, FLOPs, samples/s, days and GPU hours. Nothing runs and no GPU is needed. Exit code 64 if it does not fit."
+    )
+    parser.add_argument("file", metavar="FILE", help=_FILE)
+    parser.add_argument(
+        "--gpu", required=True, metavar="NAME", help="H100, A100-80, L40S, ...; an unknown name lists all"
+    )
+    parser.add_argument("--nodes", type=int, metavar="N", help="pods of the gang; train.numNodes if unset")
+    parser.add_argument(
+        "--mfu", type=float, default=0.45, metavar="SHARE",
+        help="share of the GPU's peak at which it computes (0.45); recomputed activations count as work",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print one JSON object; memory in bytes")
+    _add_set(parser)
+    parser.set_defaults(command=_estimate)
+
+
+def _estimate(options: argparse.Namespace) -> int:
+    from diht_k8s.cli.estimate import estimate_command
+
+    return estimate_command(
+        options.file, options.overrides, options.gpu,
+        nodes=options.nodes, utilisation=options.mfu, as_json=options.json,
+    )  # fmt: skip
 
 
 def _add_stage(commands: _Commands) -> None:
@@ -266,7 +298,8 @@ def _add_cluster_commands(commands: _Commands) -> None:
     logs.add_argument("-f", "--follow", action="store_true", help="keep printing new lines (of the first pod)")
     logs.add_argument("--tail", type=int, metavar="LINES", help="only the last lines")
     _add_for_name(commands, "why", "say in one sentence what a run does, or why it does not", _why)
-    _add_for_file(commands, "plan", "print every object that a run would create, without a cluster", _plan)
+    plan = _add_for_file(commands, "plan", "print every object that a run would create, without a cluster", _plan)
+    plan.add_argument("--gpu", metavar="NAME", help="also estimate the training on this GPU (see diht estimate)")
     _add_for_name(commands, "retry", "resume a run that failed", _retry)
     _add_for_name(commands, "cancel", "delete a run; what it finished stays", _cancel)
 
@@ -319,7 +352,7 @@ def _why(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     from diht_k8s.cli import cluster
 
-    return cluster.plan(options.file, options.overrides, options.namespace)
+    return cluster.plan(options.file, options.overrides, options.namespace, gpu=options.gpu)
 
 
 def _retry(options: argparse.Namespace) -> int:

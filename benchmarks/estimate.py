@@ -1,0 +1,117 @@
+"""Predicted beside measured peak of a rank's tensors on CPUs, as one JSON line.
+
+In: nothing (`--only NAME` picks cases). Each case trains three steps in fresh processes (`_memory_worker`) and is
+predicted by the code of `diht estimate`, with a CPU's rules. Two processes: gloo frees tensors in threads of its own,
+which torch's profiler does not see, so the smaller one of the last two steps counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from diht_k8s.api.train import Train
+from diht_k8s.recipe.train.estimate.estimate import placement_of
+from diht_k8s.recipe.train.estimate.footprint import rank_memory
+from diht_k8s.recipe.train.estimate.trace import TracedStudent
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+_TEXT: Final = {"context_length": 32, "vocab_size": 49408, "width": 256, "heads": 4, "layers": 4}
+_VIT: Final = {"image_size": 64, "layers": 6, "width": 192, "head_width": 48, "patch_size": 8}
+_RESNET: Final = {"image_size": 96, "layers": [2, 2, 2, 2], "width": 32}
+VIT: Final = {"modelConfig": {"embed_dim": 256, "vision_cfg": _VIT, "text_cfg": _TEXT}}
+RESNET: Final = {"modelConfig": {"embed_dim": 256, "vision_cfg": _RESNET, "text_cfg": _TEXT}}
+HEADS: Final = (1000, 200)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training of some steps."""
+
+    train: dict[str, Any]
+    processes: int = 1
+    heads: tuple[int, int] = field(default=(0, 0))
+
+    @property
+    def settings(self) -> Train:
+        """As `spec.train`."""
+        return Train.model_validate({"samples": 1, "processesPerNode": self.processes, **self.train})
+
+
+CASES: Final = {
+    "vit, bf16, ZeRO 0": Case({**VIT, "batchSize": 64, "zeroStage": 0, "precision": "bf16"}),
+    "vit, fp32, ZeRO 0, checkpointing": Case(
+        {**VIT, "batchSize": 64, "zeroStage": 0, "precision": "fp32", "activationCheckpointing": True}
+    ),
+    "vit, fp32, ZeRO 0, two": Case({**VIT, "batchSize": 32, "zeroStage": 0, "precision": "fp32"}, 2),
+    "vit, fp32, ZeRO 1": Case({**VIT, "batchSize": 16, "zeroStage": 1, "precision": "fp32"}),
+    "vit, fp32, ZeRO 1, EMA, two": Case({**VIT, "batchSize": 32, "zeroStage": 1, "precision": "fp32", "ema": 0.99}, 2),
+    "vit, fp32, ZeRO 2, two": Case({**VIT, "batchSize": 32, "zeroStage": 2, "precision": "fp32"}, 2),
+    "vit, bf16, ZeRO 2, two": Case({**VIT, "batchSize": 32, "zeroStage": 2, "precision": "bf16"}, 2),
+    "vit, fp32, heads, EMA": Case({**VIT, "batchSize": 64, "zeroStage": 0, "precision": "fp32", "ema": 0.99}, 1, HEADS),
+    "vit, fp32, heads, micro-batches": Case(
+        {**VIT, "batchSize": 128, "microBatchSize": 16, "zeroStage": 0, "precision": "fp32"}, 1, HEADS
+    ),
+    "resnet, fp32, ZeRO 0": Case({**RESNET, "batchSize": 32, "zeroStage": 0, "precision": "fp32"}),
+    "ViT-B-32, bf16, ZeRO 0": Case({"model": "ViT-B-32", "batchSize": 16, "zeroStage": 0, "precision": "bf16"}),
+}
+
+
+def predicted(case: Case) -> int:
+    """Bytes of tensors at the peak."""
+    train = case.settings
+    student = TracedStudent(train, num_objects=case.heads[0], num_attributes=case.heads[1], on_cpu=True)
+    placement = placement_of(train, 1)
+    return rank_memory(student.sizes, student.trace(placement.micro), placement).total
+
+
+def measured(case: Case) -> int:
+    """Bytes of tensors at the peak of rank 0."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    argument = json.dumps({"train": case.train, "heads": case.heads})
+    shared = {
+        "WORLD_SIZE": str(case.processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+    }
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "benchmarks._memory_worker", argument],
+            cwd=ROOT,
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for rank in range(case.processes)
+    ]  # fmt: skip
+    said = [rank.communicate()[0] for rank in ranks]
+    if any(rank.returncode for rank in ranks):
+        raise SystemExit(f"a rank ended with {[rank.returncode for rank in ranks]}: {argument}")
+    return json.loads(said[0].splitlines()[-1])["steps"]
+
+
+def main() -> None:
+    """Measure and print the line."""
+    parser = argparse.ArgumentParser(prog="benchmarks/run estimate", description=__doc__)
+    parser.add_argument("--only", action="append", choices=sorted(CASES))
+    rows = []
+    for name in parser.parse_args().only or CASES:
+        guess, truth = predicted(CASES[name]), measured(CASES[name])
+        rows.append({"case": name, "predicted_mb": guess / 1e6, "measured_mb": truth / 1e6, "ratio": guess / truth})
+        print(rows[-1], file=sys.stderr, flush=True)
+    print(json.dumps({"benchmark": "estimate", "cases": rows}))
+
+
+if __name__ == "__main__":
+    main()

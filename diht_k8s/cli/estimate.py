@@ -1,0 +1,105 @@
+"""`diht estimate`: whether a training fits on a card and how long it takes, as a table or JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+
+from diht_k8s.api.documents import load, read_text
+from diht_k8s.api.errors import ExitCode, UserError
+from diht_k8s.api.run import DihtRun
+from diht_k8s.recipe.train.estimate.estimate import Estimate, estimate
+from diht_k8s.recipe.train.estimate.gpus import gpu_of
+
+GIB: Final = 2**30
+
+
+def estimate_command(
+    path: str, overrides: Sequence[str], gpu: str, *, nodes: int | None, utilisation: float, as_json: bool
+) -> int:
+    """Print the estimate; 64 if the training does not fit."""
+    run = _train_run(path, overrides)
+    made = estimate(run, gpu, nodes=nodes, utilisation=utilisation)
+    if as_json:
+        print(json.dumps(made.document()))
+    else:
+        show(made, Console())
+    if not made.fits:
+        raise UserError(does_not_fit(made))
+    return ExitCode.DONE
+
+
+def _train_run(path: str, overrides: Sequence[str]) -> DihtRun:
+    return load(read_text(path), name=path, overrides=overrides)
+
+
+def show(made: Estimate, console: Console) -> None:
+    """Print the tables."""
+    world = made.nodes * made.processes_per_node
+    console.print(
+        f"{made.parameters / 1e6:,.1f} M parameters, {world} x {made.gpu}, batch {made.batch_size:,}, "
+        f"{made.batch_size // world:,} pairs a rank, micro-batch {made.micro_batch:,}",
+        highlight=False,
+    )
+    title = f"memory of a rank (GiB), peak in the {made.memory.phase}"
+    card = {"total": made.used, f"{made.gpu} has": made.gpu_memory}
+    console.print(_sizes(title, {**made.memory.device, **made.overhead}, card))
+    host = {name: size for name, size in made.host_memory.items() if size}
+    console.print(_sizes("host memory of a pod (GiB)", host, {"total": sum(host.values())}))
+    console.print(_pace(made))
+    for note in made.notes:
+        console.print(f"- {note}", highlight=False, markup=False)
+
+
+def _sizes(title: str, parts: Mapping[str, int], totals: Mapping[str, int]) -> Table:
+    table = Table("part", "GiB", title=title, title_justify="left")
+    table.columns[1].justify = "right"
+    for name, size in parts.items():
+        table.add_row(name, f"{size / GIB:.2f}")
+    table.add_section()
+    for name, size in totals.items():
+        table.add_row(name, f"{size / GIB:.2f}")
+    return table
+
+
+def _pace(made: Estimate) -> Table:
+    table = Table("figure", "value", title="time", title_justify="left")
+    table.columns[1].justify = "right"
+    for name, flops in made.work.parts.items():
+        table.add_row(f"GFLOP a sample: {name}", f"{flops / 1e9:,.2f}")
+    table.add_row("GFLOP a sample: computed again", f"{made.work.recomputed / 1e9:,.2f}")
+    table.add_row("share of the peak, as given", f"{made.utilisation:.0%}")
+    table.add_row("MFU (recomputation left out)", f"{made.pace.model_mfu:.0%}")
+    table.add_row("samples/s", f"{made.pace.samples_per_second:,.0f}")
+    table.add_row("seconds a step", f"{made.pace.step_seconds:,.3g}")
+    table.add_row("days", f"{made.pace.days:,.2f}")
+    table.add_row("GPU hours", f"{made.pace.gpu_hours:,.0f}")
+    largest = made.largest_micro_batch
+    table.add_row("largest micro-batch", "none fits" if largest is None else f"{largest:,}")
+    return table
+
+
+def does_not_fit(made: Estimate) -> str:
+    """What is wrong and what to do, in one line."""
+    needs = f"the training needs {made.used / GIB:.1f} GiB of a {made.gpu}'s {made.gpu_memory / GIB:.1f}"
+    if made.largest_micro_batch is not None:
+        return f"{needs}: set train.microBatchSize to {made.largest_micro_batch} or less"
+    return f"{needs}, and no micro-batch fits: raise train.zeroStage, set offload, or take more nodes or a larger GPU"
+
+
+def line(run: DihtRun, gpu: str) -> str:
+    """The estimate in one line, for `diht plan`."""
+    gpu_of(gpu)
+    if run.spec.train is None:
+        return "estimate: no train stage"
+    made = estimate(run, gpu)
+    fits = "fits" if made.fits else does_not_fit(made)
+    return (
+        f"estimate on {made.nodes * made.processes_per_node} x {gpu}: {made.used / GIB:.1f} of {made.gpu_memory / GIB:.1f} GiB a rank "
+        f"({fits}), largest micro-batch {made.largest_micro_batch}, {made.pace.samples_per_second:,.0f} samples/s at "
+        f"{made.utilisation:.0%} of the peak, {made.pace.days:.2f} days, {made.pace.gpu_hours:,.0f} GPU hours"
+    )

@@ -1,0 +1,202 @@
+"""The estimate of a run's training on a card: does it fit, and how long does it take?
+
+In: a run document, a card, a number of nodes. Out: an `Estimate`. Figures for GPUs are computed and were not measured on
+a GPU; `benchmarks/run estimate` compares the memory of tensors with what a CPU measures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+from diht_k8s.api.errors import UserError
+from diht_k8s.api.label import Label
+from diht_k8s.api.run import DihtRun
+from diht_k8s.api.train import Train
+from diht_k8s.recipe.train.data.loader import PREFETCH_BATCHES, PREFETCH_BYTES
+from diht_k8s.recipe.train.estimate.footprint import FP32, GIB, Placement, RankMemory, Sizes, Trace, rank_memory
+from diht_k8s.recipe.train.estimate.gpus import gpu_of
+from diht_k8s.recipe.train.estimate.trace import TracedStudent
+from diht_k8s.recipe.train.estimate.work import Pace, Work, pace_of, work_of_pair
+
+CONTEXT_BYTES: Final = GIB
+"""CUDA context, kernels and their workspaces. Our assumption, as are the next three."""
+NCCL_BYTES: Final = GIB
+"""NCCL's channels, with more than one rank."""
+FRAGMENTATION: Final = 0.05
+"""Share of the tensors' bytes that the caching allocator cannot use."""
+PROCESS_BYTES: Final = 3 * GIB
+"""Host memory of a rank's program and libraries."""
+WORKER_BYTES: Final = GIB // 4
+"""Host memory that a loader's worker does not share with its rank."""
+IMAGE_CACHE_BYTES: Final = GIB // 2
+"""Decoded images that the loader keeps, as `data.collate` sets it."""
+BASE_MICRO_BATCH: Final = 8
+"""Smallest micro-batch that is traced to find the largest one."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a training needs on a card."""
+
+    gpu: str
+    nodes: int
+    processes_per_node: int
+    batch_size: int
+    micro_batch: int
+    parameters: int
+    memory: RankMemory
+    overhead: dict[str, int]
+    """bytes on the card besides tensors, by part: assumptions of ours."""
+    gpu_memory: int
+    largest_micro_batch: int | None
+    """None: not even one pair fits."""
+    host_memory: dict[str, int]
+    """of a pod by part, in bytes."""
+    work: Work
+    pace: Pace
+    utilisation: float
+    notes: list[str]
+
+    @property
+    def used(self) -> int:
+        """Bytes of a card in use at the peak."""
+        return self.memory.total + sum(self.overhead.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether the training fits on the card."""
+        return self.used <= self.gpu_memory
+
+    def document(self) -> dict[str, Any]:
+        """All of it for JSON; memory in bytes."""
+        made = asdict(replace(self, memory=replace(self.memory, device=dict(self.memory.device))))
+        totals = {"used": self.used, "host_memory_total": sum(self.host_memory.values()), "fits": self.fits}
+        return {**made, **totals, "flops_per_sample": self.work.model, "executed_flops_per_sample": self.work.executed}
+
+
+def estimate(run: DihtRun, gpu: str, *, nodes: int | None = None, utilisation: float = 0.45) -> Estimate:
+    """Estimate a run's training.
+
+    Args:
+        run: the run document.
+        gpu: a name of `gpus.GPUS`.
+        nodes: pods of the gang; None takes the document's.
+        utilisation: share of the card's peak at which it computes.
+
+    Raises:
+        UserError: no train stage, an unknown card or model, a batch that the ranks cannot divide.
+    """
+    train, card = run.spec.train, gpu_of(gpu)
+    if train is None:
+        raise UserError("the run has no train stage: there is nothing to estimate")
+    if not 0 < utilisation <= 1:
+        raise UserError(f"--mfu {utilisation} must be above 0 and at most 1")
+    nodes = train.num_nodes if nodes is None else nodes
+    placement = placement_of(train, nodes)
+    objects, attributes = num_classes(run)
+    student = TracedStudent(train, num_objects=objects, num_attributes=attributes)
+    image, text = student.forward_flops()
+    work = work_of_pair(
+        image, text, student.sizes, placement,
+        checkpointing=train.activation_checkpointing, locked_image=train.lock_image_tower,
+    )  # fmt: skip
+    overhead = CONTEXT_BYTES + (NCCL_BYTES if placement.world > 1 else 0)
+    memory = rank_memory(student.sizes, student.trace(placement.micro), placement)
+    peak = card.peak(train.precision)
+    return Estimate(
+        gpu=gpu,
+        nodes=nodes,
+        processes_per_node=train.processes_per_node,
+        batch_size=train.batch_size,
+        micro_batch=placement.micro,
+        parameters=student.sizes.parameters,
+        memory=memory,
+        overhead={"CUDA and NCCL": overhead, "fragmentation": round(FRAGMENTATION * memory.total)},
+        gpu_memory=card.memory,
+        largest_micro_batch=_largest_micro_batch(student, placement, round((card.memory - overhead) / (1 + FRAGMENTATION))),
+        host_memory=_host_memory(train, student.sizes, placement, memory.offloaded),
+        work=work,
+        pace=pace_of(work, peak=peak, utilisation=utilisation, batch=train.batch_size, ranks=placement.world, samples=train.samples),
+        utilisation=utilisation,
+        notes=_notes(run, train),
+    )  # fmt: skip
+
+
+def placement_of(train: Train, nodes: int) -> Placement:
+    """How the settings divide the training over nodes.
+
+    Raises:
+        UserError: the ranks cannot divide the batch.
+    """
+    world = nodes * train.processes_per_node
+    if nodes < 1 or train.batch_size % world or train.batch_size < 2 * world:
+        raise UserError(
+            f"train.batchSize {train.batch_size} must be a multiple of the {world} processes, at least 2 pairs for each: change --nodes or batchSize"
+        )
+    local = train.batch_size // world
+    micro = min(train.micro_batch_size or local, local)
+    if local % micro:
+        raise UserError(f"train.microBatchSize {micro} must divide the {local} pairs of a process")
+    return Placement(world, local, micro, train.zero_stage, train.precision, train.offload, train.ema > 0)
+
+
+def num_classes(run: DihtRun) -> tuple[int, int]:
+    """Classes of both heads: at most those that the label stage keeps; its defaults where another run labelled."""
+    assert run.spec.train is not None
+    if run.spec.train.distillation.mode != "Concepts":
+        return 0, 0
+    vocabulary = (run.spec.label or Label()).vocabulary
+    return vocabulary.max_objects, vocabulary.max_attributes
+
+
+def _largest_micro_batch(student: TracedStudent, placement: Placement, limit: int) -> int | None:
+    """The largest divisor of a rank's share that fits; guessed from two traces and then traced itself."""
+    sizes, local = student.sizes, placement.local
+    divisors = [number for number in range(1, local + 1) if local % number == 0]
+    first = max(number for number in divisors if number <= BASE_MICRO_BATCH)
+    small, large = student.trace(first), student.trace(2 * first)
+
+    def total(trace: Trace) -> int:
+        return rank_memory(sizes, trace, replace(placement, micro=trace.micro_batch)).total
+
+    # Both traces by gradient caching, as any smaller micro-batch runs.
+    slope = max(1.0, (_activations(large) - _activations(small)) / first)
+    room = limit - (rank_memory(sizes, small, replace(placement, micro=first)).total)
+    guess = first + max(0.0, room) / slope * 1.05 if room > 0 else first
+    candidates = [number for number in reversed(divisors) if number <= guess]
+    return next((number for number in candidates if total(student.trace(number)) <= limit), None)
+
+
+def _activations(trace: Trace) -> int:
+    return max(moment.activations for moment in trace.backward)
+
+
+def _host_memory(train: Train, sizes: Sizes, placement: Placement, offloaded: int) -> dict[str, int]:
+    """Of a pod, by part."""
+    processes = train.processes_per_node
+    batch = placement.local * (3 * sizes.image_side**2 + 8 * sizes.context_length)
+    waiting = max(1, min(PREFETCH_BATCHES, PREFETCH_BYTES // batch))
+    # A checkpoint holds a rank's part of weights, both moments and EMA, and the same once more, encoded.
+    saved = 2 * (3 + placement.ema) * FP32 * -(-sizes.parameters // placement.world)
+    return {
+        "programs": processes * PROCESS_BYTES,
+        # Waiting ones, the one in use and the one in the making.
+        "batches": processes * (waiting + 2) * batch,
+        "image cache": processes * IMAGE_CACHE_BYTES,
+        "loader workers": processes * train.loader_workers * WORKER_BYTES,
+        "checkpoint": processes * saved,
+        "offloaded": processes * offloaded,
+    }
+
+
+def _notes(run: DihtRun, train: Train) -> list[str]:
+    notes = ["GPU figures are estimates: memory is traced, time follows from --mfu; neither was measured on a GPU"]
+    if train.distillation.mode == "Concepts":
+        objects, attributes = num_classes(run)
+        notes.append(
+            f"the heads are taken with {objects:,} objects and {attributes:,} attributes, the most that label keeps"
+        )
+    if train.compile:
+        notes.append("train.compile is not traced: compiled towers usually hold less")
+    return notes
