@@ -21,6 +21,7 @@ def test_checkpoint_in_the_termination_message_heals_though_the_log_is_lost() ->
     process.reconcile()
     stage = cluster.runs["r"]["status"]["stages"][0]
     stage |= {"restarts": 10, "restartsCountTowardsMax": 10}
+    cluster.edit("r")
     cause = Cause(exit_code=75, reason="RetryableError", message="m", step=950, checkpoint=SAVED)
     cluster.end("r-train-1", 75, message=cause.encoded())
     settle(process)
