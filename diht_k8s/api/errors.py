@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import IntEnum
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
 
 class ExitCode(IntEnum):
@@ -36,6 +37,8 @@ class DihtError(Exception):
     """An error with a one-line message for a person: what happened, where, what to do."""
 
     exit_code = ExitCode.UNEXPECTED
+    details: Mapping[str, Any] = MappingProxyType({})
+    """further fields of the cause that the program leaves (`api.reports.Cause`)."""
 
 
 class UserError(DihtError):

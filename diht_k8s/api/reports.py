@@ -26,6 +26,8 @@ class SavedCheckpoint(Record):
     uri: str
     time: int | None = None
     """seconds since the epoch of the commit; None where an earlier program committed it."""
+    seconds: int | None = None
+    """time spent training up to it, over all attempts; None from older programs."""
 
 
 class Progress(Record):
@@ -91,10 +93,19 @@ class Cause(Record):
     reason: str
     message: str
     worker: int = 0
+    step: int | None = None
+    """of a training: the step at which it failed, from 1."""
+    checkpoint: SavedCheckpoint | None = None
+    """of a training: the newest one, since the log that names it may be lost."""
 
     def encoded(self) -> str:
         """At most 4 KiB of JSON, as Kubernetes limits termination messages."""
+        if self.checkpoint is not None and len(self._json("").encode()) > MAX_LINE_BYTES:
+            return self.model_copy(update={"checkpoint": None}).encoded()  # an address of kilobytes
         message = self.message
-        while len(text := json.dumps({**self.model_dump(), "message": message}).encode()) > MAX_LINE_BYTES:
+        while len(text := self._json(message).encode()) > MAX_LINE_BYTES:
             message = message[: max(0, len(message) - (len(text) - MAX_LINE_BYTES) - 3)] + "..."
         return text.decode()
+
+    def _json(self, message: str) -> str:
+        return json.dumps({**self.model_dump(exclude_none=True), "message": message})

@@ -41,9 +41,12 @@ class FailurePolicy(Model):
     """When to start again."""
 
     max_restarts: Annotated[int, Field(ge=0, le=10000)] = 10
-    """maxRestarts of a stage after errors of its own program."""
+    """maxRestarts of a stage after errors of its own program; committed work gives them back (healSeconds)."""
     max_infrastructure_restarts: Annotated[int, Field(ge=0, le=100000)] = 1000
-    """maxInfrastructureRestarts after preemption, drain, eviction and lost nodes."""
+    """maxInfrastructureRestarts after preemption, drain, eviction and lost nodes; committed work gives them back."""
+    heal_seconds: Annotated[int, Field(ge=1, le=2**31 - 1)] = 3600
+    """healSeconds of committed training give one restart back to each of the two budgets; nothing is given back before
+    the step at which the program failed is committed."""
     scheduling_timeout_seconds: Annotated[int, Field(ge=10, le=604800)] = 600
     """schedulingTimeoutSeconds after which a partially started gang is withdrawn and queued again."""
 
@@ -70,7 +73,8 @@ class Spec(Model):
     suspend: bool = False
     """suspend stops the run after a checkpoint until it is false again."""
     active_deadline_seconds: Annotated[int | None, Field(ge=1, le=2**31 - 1)] = None
-    """activeDeadlineSeconds after which the run fails; unset means no deadline."""
+    """activeDeadlineSeconds of running time after which the run fails; time in a queue, between attempts or suspended
+    does not count; unset means no deadline."""
     ttl_seconds_after_finished: Annotated[int | None, Field(ge=0, le=2**31 - 1)] = None
     """ttlSecondsAfterFinished after which a finished run is deleted (its output stays); unset keeps it."""
     failure_policy: Annotated[FailurePolicy, Field(json_schema_extra=PLACEMENT)] = FailurePolicy()

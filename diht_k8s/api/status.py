@@ -102,6 +102,18 @@ class FailureCause(Written):
     """logTail is the end of its log; cut first when the status grows too large."""
 
 
+class CommittedWork(Written):
+    """Work of a stage that no later attempt repeats."""
+
+    position: Large = 0
+    """position that is committed: optimiser steps of a training."""
+    seconds: Small = 0
+    """seconds of productive time up to it, over all attempts."""
+    failed_position: Large = 0
+    """failedPosition is the furthest one at which the program failed: no restart is given back before it is
+    committed."""
+
+
 class StageStatus(Written):
     """What is remembered of one stage (label is three: vocabulary, heads, predict)."""
 
@@ -116,10 +128,19 @@ class StageStatus(Written):
     restarts: Small = 0
     """restarts of any cause."""
     restarts_count_towards_max: Small = 0
-    """restartsCountTowardsMax is the number of restarts after faults of the program itself
-    (failurePolicy.maxRestarts)."""
+    """restartsCountTowardsMax is the number of restarts after faults of the program itself that committed work has not
+    given back (failurePolicy.maxRestarts, healSeconds)."""
+    infrastructure_restarts_count_towards_max: Small | None = None
+    """infrastructureRestartsCountTowardsMax is the same for failurePolicy.maxInfrastructureRestarts; unset by older
+    operators, where it is the difference of the two above."""
+    healed_until_seconds: Small = 0
+    """healedUntilSeconds is the productive time up to which restarts were given back."""
+    infrastructure_healed_until_seconds: Small = 0
+    """infrastructureHealedUntilSeconds is the same for infrastructure restarts."""
+    work: CommittedWork | None = None
+    """work that is committed, as reported; what restarts are given back for."""
     out_of_memory: Small = 0
-    """outOfMemory is the number of attempts that were killed for memory; the second ends the run."""
+    """outOfMemory is the number of attempts that were killed for memory and not given back; the second ends the run."""
     not_before: Time | None = None
     """notBefore is when the next attempt starts."""
     backend: Literal["Job", "Volcano"] | None = None
@@ -207,6 +228,17 @@ class PodCounts(Written):
     """failed: ended badly."""
 
 
+class RunningTime(Written):
+    """How long attempts have run: spec.activeDeadlineSeconds is compared with it."""
+
+    seconds: Large = 0
+    """seconds of all intervals that have ended, from admission to end; queues, waits and suspension do not count."""
+    until: Time | None = None
+    """until when seconds counts."""
+    since: Time | None = None
+    """since when an attempt runs that seconds does not include; unset while none runs."""
+
+
 class LastCheckpoint(Written):
     """Where training would resume."""
 
@@ -235,9 +267,11 @@ class Status(Written):
     conditions: Annotated[list[Condition], Keyed("type"), Field(max_length=8)] = []
     """conditions: Accepted, Progressing, Complete, Failed."""
     start_time: Time | None = None
-    """startTime of the first attempt; spec.activeDeadlineSeconds counts from it."""
+    """startTime of the first attempt."""
     completion_time: Time | None = None
     """completionTime is when the run ended; spec.ttlSecondsAfterFinished counts from it."""
+    running_time: RunningTime | None = None
+    """runningTime of all attempts; unset by older operators, which counted from startTime."""
     restarts: Small = 0
     """restarts of all stages, of any cause."""
     progress: ProgressStatus | None = None

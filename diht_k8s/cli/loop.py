@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -37,7 +37,9 @@ from diht_k8s.pipeline.states import (
     StageState,
     Start,
     Stop,
+    Work,
 )
+from diht_k8s.pipeline.work import furthest, logged_work, work_of
 from diht_k8s.recipe.runtime.parent_death import PARENT_VARIABLE
 
 POLL_S: Final = 0.2
@@ -84,6 +86,12 @@ class Loop:
     _started: dict[str, Start] = field(default_factory=dict)
     _started_at: dict[tuple[Stage, str], float] = field(default_factory=dict)
     """of the newest attempt at each stage, or at each step of it."""
+    _attempts_at: dict[str, float] = field(default_factory=dict)
+    """when attempts started, by name."""
+    _ended_at: dict[str, float] = field(default_factory=dict)
+    """of attempts whose programs have all ended, by name."""
+    _work: dict[str, Work | None] = field(default_factory=dict)
+    """committed work that the log of an attempt named last, by name."""
     _stopped_at: dict[str, float] = field(default_factory=dict)
 
     def execute(self) -> RunStatus:
@@ -156,22 +164,29 @@ class Loop:
         for line in self.jobs.new_lines(start.name):
             if (progress := parse_progress(line)) is not None:
                 self.display.progress(progress)
+                self._work[start.name] = furthest((self._work.get(start.name), logged_work(progress)))
         status = self.jobs.status(start.name)
         assert status is not None
+        if not status.running:
+            self._ended_at.setdefault(start.name, self.clock())
+        known = Attempt(
+            start.stage, start.number, AttemptState.FAILED, active=status.running, step=start.step,
+            work=self._work.get(start.name),
+            started_at=self._attempts_at[start.name], ended_at=self._ended_at.get(start.name),
+        )  # fmt: skip
         if status.failed is None:
             state = AttemptState.RUNNING if status.running else AttemptState.SUCCEEDED
-            return Attempt(start.stage, start.number, state, active=status.running, step=start.step)
+            return replace(known, state=state)
         failed, self.log = status.failed, status.failed.log
         self._end_late(start.name, status.running)
-        return Attempt(
-            start.stage,
-            start.number,
-            AttemptState.FAILED,
-            status.running,
-            failed.exit_code,
-            failed.reason,
-            failed.message,
-            step=start.step,
+        cause = failed.cause
+        return replace(
+            known,
+            exit_code=failed.exit_code,
+            reason=failed.reason,
+            message=failed.message,
+            work=furthest((known.work, work_of(cause.checkpoint) if cause is not None else None)),
+            failed_at=cause.step if cause is not None else None,
         )
 
     def _end_late(self, name: str, running: int) -> None:
@@ -194,7 +209,7 @@ class Loop:
             env["OMP_NUM_THREADS"] = str(threads_per_process(shaped, action.stage, self.machine))
         self.jobs.start(action.name, stages.stage_app(self.run, action.stage, step=action.step), env)
         self._started[action.name] = action
-        self._started_at[action.stage, action.step] = self.clock()
+        self._started_at[action.stage, action.step] = self._attempts_at[action.name] = self.clock()
 
     def _show(self, before: RunStatus, after: RunStatus) -> None:
         for stage in after.stages:

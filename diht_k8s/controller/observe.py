@@ -17,6 +17,7 @@ from diht_k8s.api.reasons import Reason
 from diht_k8s.api.reports import Cause
 from diht_k8s.api.run import Stage
 from diht_k8s.controller.text import last_line, one_line
+from diht_k8s.controller.work import with_reports
 from diht_k8s.kube.summaries import JobSummary, PodSummary
 from diht_k8s.pipeline.plan import attempt_name, is_never_retried
 from diht_k8s.pipeline.states import Attempt, AttemptState, Failure
@@ -176,7 +177,8 @@ def _observe_attempt(
     stage, step = entry_parts(entry)
     lost = tuple(pod for pod in pods if is_lost(pod, now))
     active = sum(not pod.ended and pod not in lost for pod in pods)
-    base = Attempt(stage, number, AttemptState.RUNNING, active=active, step=step)
+    base = with_reports(Attempt(stage, number, AttemptState.RUNNING, active=active, step=step), pods)
+    base = _timed(base, job, pods)
     if job is None:  # somebody removed the Job; its pods follow
         return ObservedAttempt(replace(base, ending=True), None, tuple(pods)) if active else None
     observed = ObservedAttempt(base, job, tuple(pods), lost=tuple(pod.name for pod in lost))
@@ -191,6 +193,15 @@ def _observe_attempt(
     if job.failing or lost:
         return _observe_failure(observed, job, pods, lost, now, pausing=pausing, gone=gone)
     return _observe_living(observed, job, pods, now)
+
+
+def _timed(attempt: Attempt, job: JobSummary | None, pods: list[PodSummary]) -> Attempt:
+    """The attempt with its times by the cluster's clock: a pod without a node waits in the scheduler's queue."""
+    if job is None:
+        return attempt
+    placed = [time for pod in pods if (time := pod.scheduled_at or pod.started_at) is not None]
+    started = min(placed, default=job.started_at if job.complete or job.failing else None)
+    return replace(attempt, started_at=started, ended_at=job.ended_at)
 
 
 def _observe_failure(

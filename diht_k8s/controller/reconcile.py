@@ -36,10 +36,11 @@ from diht_k8s.controller.runs import Key, KnownRun, Runs, known_run
 from diht_k8s.controller.saved_status import has_ended, saved_run_status
 from diht_k8s.controller.status import LoggedProgress, build_status, failed_attempt, newly_failed
 from diht_k8s.controller.warning_events import WarningEvents
+from diht_k8s.controller.work import with_logged
 from diht_k8s.kube.client import Cluster, ClusterError
 from diht_k8s.kube.summaries import JobSummary, PodSummary
 from diht_k8s.pipeline.plan import CLUSTER_STEPS, plan
-from diht_k8s.pipeline.states import FINAL, AttemptState, BackOff, Observed, RunPlan, RunStatus, StageState
+from diht_k8s.pipeline.states import FINAL, Attempt, AttemptState, BackOff, Observed, RunPlan, RunStatus, StageState
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +157,7 @@ class Reconciler:
             message = f"run {holder.namespace}/{holder.name} writes to {known.output}: choose another data.output"
             decided, problem = RunPlan((), before), RunProblem(Reason.OUTPUT_IN_USE, message)
         else:
-            decided = self._plan(known, run, status, before, observed, now)
+            decided = self._plan(known, run, status, before, observed, cache, now)
         observed = self._explain_waiting(known, observed, decided, cache, now)
         after = self._read_logs(known, before, decided.status, observed, cache, now)
         new = build_status(
@@ -208,10 +209,11 @@ class Reconciler:
         status: Status,
         before: RunStatus,
         observed: list[ObservedAttempt],
+        cache: _RunCache,
         now: float,
     ) -> RunPlan:
         facts = Observed(
-            attempts=tuple(each.attempt for each in observed),
+            attempts=tuple(_with_log(each, cache.logged) for each in observed),
             retry_requested=bool(known.retry) and known.retry == status.completion_time,
         )
         back_off = BackOff(jitter=self._jitter())
@@ -325,6 +327,12 @@ class Reconciler:
         if problem is not None:
             due.append(min(MOST_PROBLEM_WAIT_S, PROBLEM_WAIT_S * 2.0 ** min(cache.problems - 1, 8)))
         return 0.0 if changed else min((wait for wait in due if wait > 0), default=None)
+
+
+def _with_log(observed: ObservedAttempt, logged: LoggedProgress | None) -> Attempt:
+    """The attempt with the work that its log names."""
+    own = logged is not None and (logged.entry, logged.attempt) == (observed.entry, observed.attempt.number)
+    return with_logged(observed.attempt, logged.progress if own and logged is not None else None)
 
 
 def _progress_interval(active: int) -> float:

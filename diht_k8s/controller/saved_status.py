@@ -6,11 +6,12 @@ Counters come from the status alone, never from the Jobs that happen to exist.
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from diht_k8s.api.reasons import ConditionType, Reason
-from diht_k8s.api.status import Condition, StageStatus, Status
+from diht_k8s.api.status import CommittedWork, Condition, StageStatus, Status
 from diht_k8s.controller.observe import entry_parts
-from diht_k8s.pipeline.states import Failure, RunState, RunStatus, StageRecord, StageState
+from diht_k8s.pipeline.states import Failure, RunState, RunStatus, StageRecord, StageState, Work
 
 
 def saved_run_status(status: Status) -> RunStatus:
@@ -21,6 +22,7 @@ def saved_run_status(status: Status) -> RunStatus:
     return RunStatus(
         state=state,
         started_at=seconds(status.start_time),
+        **_running_time(status),
         stages=tuple(_stage(entry) for entry in status.stages),
         message=failed.message if ended and failed is not None else "",
         reason=failed.reason if ended and failed is not None else None,
@@ -62,15 +64,33 @@ def _state(status: Status) -> RunState:
 
 def _stage(entry: StageStatus) -> StageRecord:
     stage, step = entry_parts(entry.name)
-    cause = entry.cause
+    cause, lost = entry.cause, entry.infrastructure_restarts_count_towards_max
+    work = entry.work or CommittedWork()
     return StageRecord(
         stage=stage,
         state=StageState(entry.state.value),
         attempt=entry.attempt,
         restarts=entry.restarts_count_towards_max,
-        infrastructure_restarts=entry.restarts - entry.restarts_count_towards_max,
+        infrastructure_restarts=entry.restarts - entry.restarts_count_towards_max if lost is None else lost,
+        total_restarts=entry.restarts,
         out_of_memory=entry.out_of_memory,
         not_before=seconds(entry.not_before),
         failure=None if cause is None else Failure(cause.exit_code, cause.reason, cause.message),
         step=step,
+        work=Work(work.position, work.seconds),
+        failed_at=work.failed_position,
+        healed_until=entry.healed_until_seconds,
+        infrastructure_healed_until=entry.infrastructure_healed_until_seconds,
     )
+
+
+def _running_time(status: Status) -> dict[str, Any]:
+    """What a run has run; an older operator counted from the first attempt on without a break."""
+    found = status.running_time
+    if found is None:
+        return {"running_since": seconds(status.start_time)}
+    return {
+        "ran_seconds": found.seconds,
+        "ran_until": seconds(found.until) or 0.0,
+        "running_since": seconds(found.since),
+    }

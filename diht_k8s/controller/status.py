@@ -13,12 +13,14 @@ from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import (
     MAX_ATTEMPTS,
     AttemptStatus,
+    CommittedWork,
     FailureCause,
     LastCheckpoint,
     Metric,
     PodCounts,
     ProgressStatus,
     Queue,
+    RunningTime,
     StageStatus,
     Status,
     Workload,
@@ -30,6 +32,7 @@ from diht_k8s.controller.conditions import conditions
 from diht_k8s.controller.nodes import avoided, suspect_node
 from diht_k8s.controller.observe import ObservedAttempt, RunProblem, entry_name
 from diht_k8s.controller.text import one_line
+from diht_k8s.controller.work import newest_checkpoint
 from diht_k8s.pipeline.plan import attempt_name
 from diht_k8s.pipeline.states import ENDED_WELL, FINAL, RunState, RunStatus, StageRecord, StageState
 
@@ -94,11 +97,12 @@ def build_status(
         ),
         start_time=_time(after.started_at, previous.start_time),
         completion_time=previous.completion_time or _time(after.ended_at, None) if after.state in FINAL else None,
+        running_time=_running_time(after),
         restarts=sum(stage.restarts for stage in stages),
         progress=_progress(previous, after, current, logged),
         pods=_pods(attempt) if living else None,
         queue=_queue(attempt) if living else None,
-        last_checkpoint=_last_checkpoint(previous, logged),
+        last_checkpoint=_last_checkpoint(previous, logged, observed),
         stages=stages,
         attempts=attempts,
     )
@@ -141,8 +145,7 @@ def newly_failed(before: RunStatus, stage: StageRecord) -> bool:
     old = before.of(stage.stage, stage.step)
     if stage.failure is None or old.state in (StageState.FAILED, StageState.STOPPED):
         return False
-    counted = stage.restarts + stage.infrastructure_restarts > old.restarts + old.infrastructure_restarts
-    return counted or stage.state in (StageState.FAILED, StageState.STOPPED)
+    return stage.total_restarts > old.total_restarts or stage.state in (StageState.FAILED, StageState.STOPPED)
 
 
 def _entry(
@@ -165,8 +168,12 @@ def _entry(
         stage=stage.stage,
         state=EntryState(stage.state.value),
         attempt=stage.attempt,
-        restarts=stage.restarts + stage.infrastructure_restarts,
+        restarts=stage.total_restarts,
         restarts_count_towards_max=stage.restarts,
+        infrastructure_restarts_count_towards_max=_lost(stage),
+        healed_until_seconds=stage.healed_until,
+        infrastructure_healed_until_seconds=stage.infrastructure_healed_until,
+        work=_work(stage),
         out_of_memory=stage.out_of_memory,
         not_before=_time(stage.not_before, old.not_before if old is not None else None),
         backend=(old.backend if old is not None and old.backend else "Job") if started else None,
@@ -176,6 +183,28 @@ def _entry(
         completion_time=((old.completion_time if old is not None else None) or timestamp(now)) if ended else None,
         output_uri=Layout(run.spec.data.output).stage(stage.stage) if stage.state in ENDED_WELL else None,
         cause=cause,
+    )
+
+
+def _lost(stage: StageRecord) -> int | None:
+    """Infrastructure restarts that count; None where an older operator would compute the same."""
+    lost = stage.infrastructure_restarts
+    return None if lost == stage.total_restarts - stage.restarts else lost
+
+
+def _work(stage: StageRecord) -> CommittedWork | None:
+    if not stage.work.position and not stage.failed_at:
+        return None
+    return CommittedWork(position=stage.work.position, seconds=stage.work.seconds, failed_position=stage.failed_at)
+
+
+def _running_time(run: RunStatus) -> RunningTime | None:
+    if run.started_at is None:
+        return None
+    return RunningTime(
+        seconds=run.ran_seconds,
+        until=timestamp(run.ran_until) if run.ran_until else None,
+        since=timestamp(run.running_since) if run.running_since is not None else None,
     )
 
 
@@ -230,9 +259,17 @@ def _progress_status(entry: str, logged: LoggedProgress) -> ProgressStatus:
     )
 
 
-def _last_checkpoint(previous: Status, logged: LoggedProgress | None) -> LastCheckpoint | None:
-    """The checkpoint logged last; a program that resumes from an older one's does not know its time."""
+def _last_checkpoint(
+    previous: Status, logged: LoggedProgress | None, observed: list[ObservedAttempt]
+) -> LastCheckpoint | None:
+    """The checkpoint logged last; a program that resumes from an older one's does not know its time.
+
+    Pods name it as they end as well, since a log may be lost.
+    """
     said, written = logged.progress.checkpoint if logged is not None else None, previous.last_checkpoint
+    left = newest_checkpoint(pod for each in observed[-1:] for pod in each.pods)
+    if left is not None and left.step > max(said.step if said else -1, written.step if written else -1):
+        said = left
     if said is None:
         return written
     uri, step = one_line(said.uri, MAX_URI), min(max(said.step, 0), _LARGEST)
@@ -272,7 +309,8 @@ def _attempts(
         old, name = before.of(stage.stage, stage.step), _name(stage)
         if newly_failed(before, stage):
             number = _failed_number(stage)
-            counted = stage.restarts > old.restarts or stage.state is StageState.FAILED
+            fault = stage.failure is not None and not stage.failure.infrastructure
+            counted = stage.state is StageState.FAILED or (fault and stage.total_restarts > old.total_restarts)
             ended = _ended(found.get((name, number)), name, number, stage, now, counted=counted)
             node = suspect_node(stage.failure, failed_attempt(observed, stage)) if stage.failure is not None else ""
             found[name, number] = ended.model_copy(update={"node": node})

@@ -73,6 +73,10 @@ class JobSummary:
     """it has failed or is complete, and no pod is left."""
     reason: str = ""
     message: str = ""
+    started_at: float | None = None
+    """when it was admitted last: its pods may be created from then on."""
+    ended_at: float | None = None
+    """when it ended, was deleted, or went back into its queue."""
     suspended: bool = False
     deleted: bool = False
     queue: str = ""
@@ -101,6 +105,8 @@ class PodSummary:
     node: str = ""
     ready: bool = False
     not_ready_since: float | None = None
+    scheduled_at: float | None = None
+    """when it got its node."""
     started_at: float | None = None
     finished_at: float | None = None
     end_seen_at: float | None = None
@@ -177,10 +183,24 @@ def _job(document: Document) -> JobSummary | None:
         over="Complete" in conditions or "Failed" in conditions,
         reason=_text(failure, "reason"),
         message=_text(failure, "message"),
+        started_at=_seconds(status.get("startTime")),
+        ended_at=_job_end(metadata, status, failure),
         suspended=spec.get("suspend") is True,
         deleted="deletionTimestamp" in metadata,
         queue=_text(labels, "kueue.x-k8s.io/queue-name"),
     )
+
+
+def _job_end(metadata: Document, status: Document, failure: Document) -> float | None:
+    """When a Job ended, was deleted, or went back into its queue; None while it may have pods."""
+    suspended = _conditions(status).get("Suspended", {})
+    ends = (
+        status.get("completionTime"),
+        failure.get("lastTransitionTime"),
+        suspended.get("lastTransitionTime") if suspended.get("status") == "True" else None,
+        metadata.get("deletionTimestamp"),
+    )
+    return next((_seconds(time) for time in ends if time), None)
 
 
 def _pod(document: Document) -> PodSummary | None:
@@ -207,6 +227,7 @@ def _pod(document: Document) -> PodSummary | None:
         deleted_at=_seconds(metadata.get("deletionTimestamp")),
         grace_s=_whole(metadata.get("deletionGracePeriodSeconds") or 0),
         disruption=_text(disruption, "reason") if disruption.get("status") == "True" else "",
+        scheduled_at=_seconds(scheduled.get("lastTransitionTime") if scheduled.get("status") == "True" else None),
         unschedulable=_text(scheduled, "message") if scheduled.get("status") == "False" else "",
         end_seen_at=container.get("finished_at"),
         **container,

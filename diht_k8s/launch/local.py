@@ -49,6 +49,8 @@ class ProcessFailure:
     message: str
     log: Path
     """file with the stderr of the process."""
+    cause: Cause | None = None
+    """what the program left as its cause; None if it left none."""
 
 
 @dataclass
@@ -172,7 +174,7 @@ def _failure(code: int, cause_path: Path, log: Path) -> ProcessFailure:
         return ProcessFailure(
             exit_code, _signal_name(code), _last_line(log) or f"ended with exit code {exit_code}", log
         )
-    return ProcessFailure(exit_code, cause.reason, cause.message, log)
+    return ProcessFailure(exit_code, cause.reason, cause.message, log, cause)
 
 
 def _signal_name(code: int) -> str:

@@ -14,6 +14,8 @@ from diht_k8s.api.errors import NEVER_RETRIED, ExitCode
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.run import DihtRun, FailurePolicy, Spec, Stage
 from diht_k8s.api.steps import LABEL_STEPS
+from diht_k8s.pipeline.budget import charged, failed_at, with_progress
+from diht_k8s.pipeline.running_time import deadline_at, running_seconds, with_running_time
 from diht_k8s.pipeline.states import (
     ENDED_WELL,
     FINAL,
@@ -79,11 +81,12 @@ def plan(
     if status.state in FINAL:
         if not observed.retry_requested or status.state is RunState.COMPLETE:
             return _final(run, observed, status, now)
-        status = _retried(status)
+        status = _retried(status, now)
     units = [(stage, step) for stage in stages_until(run.spec, until) for step in (steps or {}).get(stage, ("",))]
     pausing, resumed = observed.stop_requested or run.spec.suspend, status.state is RunState.SUSPENDED
     known = tuple(_observe(run, status.of(*unit), observed, now, back_off, pausing=pausing) for unit in units)
     status = replace(status, stages=known, started_at=_started_at(status, known, now))
+    status = with_running_time(status, observed.attempts, now)
     if (ended := _ended(run, status, now)) is not None:
         return _final(run, observed, ended, now)
     if pausing:
@@ -120,15 +123,17 @@ def _final(run: DihtRun, observed: Observed, status: RunStatus, now: float) -> R
     return RunPlan((*stops, Expire()), status) if now >= expires_at else RunPlan(stops, status, wake_at=expires_at)
 
 
-def _retried(status: RunStatus) -> RunStatus:
+def _retried(status: RunStatus, now: float) -> RunStatus:
     """Resume with the stage that failed and all its restarts. Attempt numbers continue, since their names are taken."""
     stages = tuple(
         stage
         if stage.state in ENDED_WELL or not stage.attempt
-        else StageRecord(stage.stage, StageState.RESTARTING, stage.attempt, failure=stage.failure, step=stage.step)
+        else StageRecord(
+            stage.stage, StageState.RESTARTING, stage.attempt, failure=stage.failure, step=stage.step, work=stage.work
+        )
         for stage in status.stages
     )
-    return RunStatus(stages=stages)
+    return RunStatus(stages=stages, ran_until=now)
 
 
 def _observe(
@@ -139,6 +144,7 @@ def _observe(
     if status.state in ENDED_WELL or status.state is StageState.FAILED:
         return status
     attempts = [attempt for attempt in observed.attempts if _belongs(attempt, status)]
+    status = with_progress(status, attempts, policy)
     newest = max(attempts, key=lambda attempt: attempt.number, default=None)
     if newest is None or newest.number < status.attempt:
         return _without_attempt(status, observed, pausing=pausing)
@@ -186,8 +192,8 @@ def _failed(policy: FailurePolicy, status: StageRecord, attempt: Attempt, now: f
     no_use = is_never_retried(failure) or status.out_of_memory >= MAX_OUT_OF_MEMORY
     if no_use or status.restarts >= policy.max_restarts:
         return replace(status, state=StageState.FAILED)
-    restarts = status.restarts + 1
-    return replace(status, state=StageState.RESTARTING, restarts=restarts, not_before=now + back_off.delay_s(restarts))
+    status = charged(failed_at(status, attempt), infrastructure=False)
+    return replace(status, state=StageState.RESTARTING, not_before=now + back_off.delay_s(status.restarts))
 
 
 def is_never_retried(failure: Failure) -> bool:
@@ -199,12 +205,13 @@ def _infrastructure_restart(policy: FailurePolicy, status: StageRecord, now: flo
     """Restart soon and on a budget of its own: the program did nothing wrong."""
     if status.infrastructure_restarts >= policy.max_infrastructure_restarts:
         return replace(status, state=StageState.FAILED)
-    restarts = status.infrastructure_restarts + 1
+    status = charged(status, infrastructure=True)
+    restarts = status.infrastructure_restarts
     late = restarts - PROMPT_INFRASTRUCTURE_RESTARTS
     wait_s = min(back_off.delay_s(late), MOST_INFRASTRUCTURE_WAIT_S) if late > 0 else 0.0
     if status.failure is not None and status.failure.reason == SCHEDULING_TIMEOUT:
         wait_s = back_off.delay_s(restarts)  # leaves the nodes to others that wait for them from time to time
-    return replace(status, state=StageState.RESTARTING, infrastructure_restarts=restarts, not_before=now + wait_s)
+    return replace(status, state=StageState.RESTARTING, not_before=now + wait_s)
 
 
 def _ended(run: DihtRun, status: RunStatus, now: float) -> RunStatus | None:
@@ -223,8 +230,10 @@ def _ended(run: DihtRun, status: RunStatus, now: float) -> RunStatus | None:
     if all(stage.state in ENDED_WELL for stage in status.stages):
         return replace(status, state=RunState.COMPLETE, reason=Reason.COMPLETE, ended_at=now)
     deadline_s = run.spec.active_deadline_seconds
-    if deadline_s is not None and status.started_at is not None and now >= status.started_at + deadline_s:
-        message = f"spec.activeDeadlineSeconds ({deadline_s} s) is over: raise it and start again to resume"
+    if deadline_s is not None and running_seconds(status, now) >= deadline_s:
+        message = (
+            f"spec.activeDeadlineSeconds ({deadline_s} s of running time) is over: raise it and start again to resume"
+        )
         return replace(
             status,
             state=RunState.FAILED,
@@ -309,8 +318,8 @@ def _advance(
 def _wakes(run: DihtRun, observed: Observed, decided: RunPlan) -> Iterator[float]:
     """Times at which to plan again without a change."""
     yield from (stage.not_before for stage in decided.status.stages if stage.not_before is not None)
-    if run.spec.active_deadline_seconds is not None and decided.status.started_at is not None:
-        yield decided.status.started_at + run.spec.active_deadline_seconds
+    if (deadline := deadline_at(decided.status, run.spec.active_deadline_seconds)) is not None:
+        yield deadline
     for attempt in observed.attempts:
         if attempt.partially_started_at is not None:
             yield attempt.partially_started_at + run.spec.failure_policy.scheduling_timeout_seconds

@@ -25,6 +25,16 @@ class AttemptState(StrEnum):
 
 
 @dataclass(frozen=True)
+class Work:
+    """Work of a stage that is committed: another attempt need not repeat it."""
+
+    position: int = 0
+    """how far the stage is: optimiser steps of a training."""
+    seconds: int = 0
+    """time spent on it, over all attempts."""
+
+
+@dataclass(frozen=True)
 class Attempt:
     """One attempt at a stage, as observed."""
 
@@ -48,6 +58,14 @@ class Attempt:
     """whether its programs were already asked to end: asking again would do nothing."""
     partially_started_at: float | None = None
     """seconds since the epoch since which some of its pods run while others find no node; None otherwise."""
+    work: Work | None = None
+    """what it reported as committed; None if it reported nothing."""
+    failed_at: int | None = None
+    """position at which its program failed; None if unknown."""
+    started_at: float | None = None
+    """seconds since the epoch at which it was admitted; None while it waits in a queue."""
+    ended_at: float | None = None
+    """seconds since the epoch at which it ended, or left its nodes for the queue; None while it runs."""
 
 
 @dataclass(frozen=True)
@@ -87,17 +105,27 @@ class StageRecord:
     attempt: int = 0
     """number of the newest attempt; 0 before the first."""
     restarts: int = 0
-    """counted against failurePolicy.maxRestarts."""
+    """that count towards failurePolicy.maxRestarts; committed work gives them back."""
     infrastructure_restarts: int = 0
-    """counted against failurePolicy.maxInfrastructureRestarts."""
+    """that count towards failurePolicy.maxInfrastructureRestarts; committed work gives them back."""
+    total_restarts: int = 0
+    """of any cause; never given back."""
     out_of_memory: int = 0
-    """attempts that ended by OOMKilled."""
+    """restarts among the first that OOMKilled caused."""
     not_before: float | None = None
     """seconds since the epoch before which the next attempt does not start."""
     failure: Failure | None = None
     """of the newest attempt that failed."""
     step: str = ""
     """step of the stage, if it runs as several jobs."""
+    work: Work = Work()
+    """the furthest committed work."""
+    failed_at: int = 0
+    """the furthest position at which the program failed; nothing is given back before it is committed."""
+    healed_until: int = 0
+    """productive seconds up to which `restarts` were given back."""
+    infrastructure_healed_until: int = 0
+    """the same for `infrastructure_restarts`."""
 
 
 class RunState(StrEnum):
@@ -129,6 +157,13 @@ class RunStatus:
     """why it failed or stopped, for machines."""
     ended_at: float | None = None
     """seconds since the epoch at which it became final; the caller of `plan` keeps it."""
+
+    ran_seconds: int = 0
+    """running time up to `ran_until`, without time in queues or suspended."""
+    ran_until: float = 0.0
+    """seconds since the epoch up to which `ran_seconds` counts."""
+    running_since: float | None = None
+    """seconds since the epoch since which an attempt has run that `ran_seconds` does not include."""
 
     def of(self, stage: Stage, step: str = "") -> StageRecord:
         """The record of a stage (or of a step of it); a new one if there is none."""

@@ -99,9 +99,13 @@ def launch(gang: Gang, module: str, arguments: Sequence[str], *, run_id: str, st
             with watchdog:
                 elastic_launch(config, sys.executable)("-m", module, *arguments)
         except ChildFailedError as error:
-            raise RetryableError(watchdog.verdict) if watchdog.verdict else cause_of(error.failures) from error
+            failed = RetryableError(watchdog.verdict) if watchdog.verdict else cause_of(error.failures)
+            failed.details = watchdog.details()
+            raise failed from error
         except SignalException as error:
-            raise StopRequested("stopped on request; the last checkpoint is kept: start again to resume") from error
+            stopped = StopRequested("stopped on request; the last checkpoint is kept: start again to resume")
+            stopped.details = watchdog.details()
+            raise stopped from error
 
 
 def _to_stderr(text: str) -> None:

@@ -46,8 +46,8 @@ class Reporter:
         self._started_at, self._printed_at = self._clock(), float("-inf")
         self.update(done)
 
-    def saved(self, checkpoint: SavedCheckpoint) -> None:
-        """A checkpoint is committed: the lines from here on name it."""
+    def saved(self, checkpoint: SavedCheckpoint | None) -> None:
+        """A checkpoint is committed: the lines from here on name it. None before the first one."""
         self._checkpoint = checkpoint
 
     def update(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from diht_k8s.api.documents import dump
@@ -149,7 +150,7 @@ def exit_code_of(work: Callable[[], object], *, worker: int = 0) -> int:
     try:
         work()
     except DihtError as error:
-        return _failed(error.exit_code, type(error).__name__, str(error), worker)
+        return _failed(error.exit_code, type(error).__name__, str(error), worker, error.details)
     except KeyboardInterrupt:
         return _failed(ExitCode.STOPPED, "StopRequested", "interrupted: start again to resume", worker)
     except ImportError as error:
@@ -160,9 +161,14 @@ def exit_code_of(work: Callable[[], object], *, worker: int = 0) -> int:
     return ExitCode.DONE
 
 
-def _failed(code: ExitCode, reason: str, message: str, worker: int) -> int:
+def _failed(
+    code: ExitCode, reason: str, message: str, worker: int, details: Mapping[str, Any] = MappingProxyType({})
+) -> int:
     print(f"diht: {message}", file=sys.stderr, flush=True)
     path = Path(os.environ.get("DIHT_TERMINATION_LOG", "/dev/termination-log"))
     if path.exists() or "DIHT_TERMINATION_LOG" in os.environ:
-        path.write_text(Cause(exit_code=code, reason=reason, message=message, worker=worker).encoded())
+        cause = Cause.model_validate({
+            **details, "exit_code": code, "reason": reason, "message": message, "worker": worker
+        })  # fmt: skip
+        path.write_text(cause.encoded())
     return code

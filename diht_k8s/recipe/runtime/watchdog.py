@@ -23,7 +23,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+from pydantic import BaseModel, ValidationError
+
+from diht_k8s.api.reports import SavedCheckpoint
 
 FOLDER_VARIABLE: Final = "DIHT_WATCH"
 """Folder in which the ranks of a node note their progress."""
@@ -81,6 +85,15 @@ class RankBeat:
     rank: int
 
 
+class Place(BaseModel):
+    """Where a rank is in its training."""
+
+    resumed_at: int
+    """step at which this attempt began."""
+    checkpoint: SavedCheckpoint | None = None
+    """the newest one that is committed."""
+
+
 class Heartbeat:
     """A rank's notes; without DIHT_WATCH in the environment nothing is written."""
 
@@ -89,8 +102,9 @@ class Heartbeat:
         self._rank, self._clock, self._step = rank, clock, 0
         self._durations: deque[float] = deque(maxlen=WINDOW)
         self._began: float | None = None
+        self._resumed_at: int | None = None
         folder = os.environ.get(FOLDER_VARIABLE)
-        self._file = None
+        self._file, self._folder = None, None if folder is None else Path(folder)
         if folder is not None:
             self._file = (Path(folder) / f"beat-{rank:05d}").open("wb", buffering=0)
             self._stacks = (Path(folder) / f"stacks-{rank:05d}").open("w")
@@ -117,6 +131,15 @@ class Heartbeat:
     def done(self) -> None:
         """No more steps follow."""
         self._note(Doing.DONE)
+
+    def at(self, step: int, checkpoint: SavedCheckpoint | None) -> None:
+        """Note the newest checkpoint for the launcher; the first call's step is the one that this attempt resumed at."""
+        self._resumed_at = step if self._resumed_at is None else self._resumed_at
+        if self._folder is not None:
+            path = self._folder / f"place-{self._rank:05d}"
+            written = path.with_suffix(".new")
+            written.write_text(Place(resumed_at=self._resumed_at, checkpoint=checkpoint).model_dump_json())
+            written.replace(path)
 
     def _note(self, doing: Doing) -> None:
         if self._file is not None:
@@ -220,6 +243,16 @@ class Watchdog:
                 found.append(RankBeat(pid, step, Doing(doing), at, p99, rank))
         return found
 
+    def details(self) -> dict[str, Any]:
+        """What the cause of a failure tells of the training: its step, and the newest checkpoint that a rank noted."""
+        places = [place for path in sorted(self._folder.glob("place-*[0-9]")) if (place := _place(path)) is not None]
+        if not places:
+            return {}
+        saved = [place.checkpoint for place in places if place.checkpoint is not None]
+        newest = max(saved, key=lambda checkpoint: checkpoint.step, default=None)
+        steps = max((beat.step for beat in self.beats()), default=0)
+        return {"step": places[0].resumed_at + steps, "checkpoint": newest}
+
     def _watch(self) -> None:
         while not self._ended.wait(POLL_S):
             beats = self.beats()
@@ -251,6 +284,14 @@ class Watchdog:
             time.sleep(0.1)
         time.sleep(0.2)  # a dump is some writes
         return [path.read_text() if path.exists() else "" for path in paths]
+
+
+def _place(path: Path) -> Place | None:
+    """What a rank noted; None if it cannot be read (a full disk)."""
+    try:
+        return Place.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
 
 
 def _size(path: Path) -> int:

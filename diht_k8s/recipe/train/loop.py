@@ -20,7 +20,6 @@ from diht_k8s.api.documents import load
 from diht_k8s.api.errors import DataError, RetryableError, StopRequested, UserError
 from diht_k8s.api.hashing import sha256_of
 from diht_k8s.api.layout import Layout, join
-from diht_k8s.api.reports import SavedCheckpoint
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.runtime.launcher import LOST_PEER, rank_main
 from diht_k8s.recipe.runtime.parent_death import end_with_parent
@@ -110,8 +109,9 @@ class Training:
             self.storage, self.layout, step=self.cursor.step, tracker=tracker, fence=self.checkpointer.fence
         )
         self.progress = Reporter(Stage.TRAIN)
-        if saved is not None:
-            self.progress.saved(SavedCheckpoint(step=saved.cursor.step, uri=saved.uri))
+        checkpoint = None if saved is None else saved.cursor.saved_as(saved.uri)
+        self.progress.saved(checkpoint)
+        self.heartbeat.at(self.cursor.step, checkpoint)
 
     @property
     def steps(self) -> int:
@@ -305,8 +305,9 @@ class Training:
         cursor = self.checkpointer.complete(self.metrics)
         self.heartbeat.resumed()
         if cursor is not None:
-            place = place_of(self.layout.checkpoints, cursor)
-            self.progress.saved(SavedCheckpoint(step=cursor.step, uri=place, time=int(time.time())))
+            checkpoint = cursor.saved_as(place_of(self.layout.checkpoints, cursor), time=int(time.time()))
+            self.progress.saved(checkpoint)
+            self.heartbeat.at(self.cursor.step, checkpoint)
         return cursor is not None
 
     def _state(self) -> dict[str, Tensor]:

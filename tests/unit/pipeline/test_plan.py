@@ -108,7 +108,7 @@ SITUATIONS = [
     ("suspended from the start", {"suspend": True}, RunStatus(), Observed(), [], F, StageState.PENDING, RunState.SUSPENDED),
     ("resumed", {}, at(StageRecord(F, StageState.STOPPED, 1), state=RunState.SUSPENDED), Observed((attempt(F, 1, FAILED, 143),)),
      [Start(F, 2, "r-filter-2")], F, StageState.RUNNING, RunState.RUNNING),
-    ("the deadline is over", {"activeDeadlineSeconds": 50}, at(RUN_F), Observed((attempt(F, 1, RUNNING),)), [Stop(F, 1, "r-filter-1")], F, StageState.RUNNING, RunState.FAILED),
+    ("the deadline is over", {"activeDeadlineSeconds": 50}, at(RUN_F), Observed((attempt(F, 1, RUNNING, started_at=0.0),)), [Stop(F, 1, "r-filter-1")], F, StageState.RUNNING, RunState.FAILED),
     ("a failed run does nothing", {}, at(StageRecord(F, StageState.FAILED, 1), state=RunState.FAILED), Observed(), [], F, StageState.FAILED, RunState.FAILED),
     ("a complete run does nothing though its attempts are gone", {}, at(*(StageRecord(s, StageState.COMPLETE, 1) for s in Stage), state=RunState.COMPLETE), Observed(), [], F, StageState.COMPLETE, RunState.COMPLETE),
 ]  # fmt: skip
@@ -299,7 +299,7 @@ def test_run_that_ends_wakes_for_the_end_of_its_time_to_live() -> None:
 
 def test_plan_wakes_for_the_deadline() -> None:
     run = make_run(activeDeadlineSeconds=50)
-    assert plan(run, Observed((attempt(F, 1, RUNNING),)), 10.0, status=at(RUN_F)).wake_at == 50.0
+    assert plan(run, Observed((attempt(F, 1, RUNNING, started_at=0.0),)), 10.0, status=at(RUN_F)).wake_at == 50.0
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ def test_plan_wakes_for_the_deadline() -> None:
         (at(RUN_F), attempt(F, 1, FAILED, 75), {"failurePolicy": {"maxRestarts": 0}}, Reason.RESTARTS_EXHAUSTED),
         (at(RUN_F), attempt(F, 1, FAILED, 143, infrastructure=True), {"failurePolicy": {"maxInfrastructureRestarts": 0}}, Reason.INFRASTRUCTURE_RESTARTS_EXHAUSTED),
         (at(replace(RUN_F, out_of_memory=1)), attempt(F, 1, FAILED, 137, reason="OOMKilled"), {}, Reason.OUT_OF_MEMORY),
-        (at(RUN_F), attempt(F, 1, RUNNING), {"activeDeadlineSeconds": 5}, Reason.DEADLINE_EXCEEDED),
+        (at(RUN_F), attempt(F, 1, RUNNING, started_at=0.0), {"activeDeadlineSeconds": 5}, Reason.DEADLINE_EXCEEDED),
     ],
 )  # fmt: skip
 def test_failed_run_says_why_for_machines(

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from diht_k8s.api.errors import DataError, DihtError, StopRequested
 from diht_k8s.api.layout import MARKER, join
+from diht_k8s.api.reports import SavedCheckpoint
 from diht_k8s.recipe.shards.storage import Storage
 
 CURSOR_VERSION = 1
@@ -46,6 +47,10 @@ class Cursor(BaseModel):
     """time spent training, over all attempts."""
     bad: dict[str, int] = {}
     """unreadable images so far, by reason."""
+
+    def saved_as(self, uri: str, *, time: int | None = None) -> SavedCheckpoint:
+        """How a checkpoint of this cursor is reported; `time` is that of its commit."""
+        return SavedCheckpoint(step=self.step, uri=uri, time=time, seconds=int(self.seconds))
 
 
 class Part(BaseModel):

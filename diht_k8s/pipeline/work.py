@@ -1,0 +1,35 @@
+"""Committed work as programs report it: checkpoints in, the plan's `Work` out. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from diht_k8s.api.reports import Progress, SavedCheckpoint
+from diht_k8s.pipeline.states import Work
+
+MOST_STEPS: Final = 2**62
+MOST_SECONDS: Final = 2**31 - 1
+"""What the status can hold; a program may report nonsense."""
+
+
+def work_of(checkpoint: SavedCheckpoint | None) -> Work | None:
+    """The work that a checkpoint holds; None where an older program does not say how long it took."""
+    if checkpoint is None or checkpoint.seconds is None:
+        return None
+    return Work(bounded_step(checkpoint.step), min(max(checkpoint.seconds, 0), MOST_SECONDS))
+
+
+def logged_work(progress: Progress | None) -> Work | None:
+    """The work that a line of progress names; None if it names none."""
+    return work_of(progress.checkpoint) if progress is not None else None
+
+
+def furthest(works: Iterable[Work | None]) -> Work | None:
+    """The furthest of several reports; None without any."""
+    return max((work for work in works if work is not None), key=lambda work: work.position, default=None)
+
+
+def bounded_step(step: int) -> int:
+    """A step that the status can hold."""
+    return min(max(step, 0), MOST_STEPS)
