@@ -42,7 +42,7 @@ class _Loader(yaml.SafeLoader):
     def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> Any:
         """The tag of a node that has none in the text."""
         if kind is not yaml.ScalarNode or (value == "<<" and implicit[0]):
-            return super().resolve(kind, value, implicit)
+            return super().resolve(kind, value, implicit)  # pyright: ignore
         return _PLAIN if implicit[0] else _STRING_TAG
 
 
