@@ -30,7 +30,7 @@ def label(*script_args: str, j: str = "", image: str = "") -> AppDef:
 
     Args:
         script_args: --run FILE, --set PATH=VALUE (below spec, repeatable); other arguments go to `diht stage label`
-        j: number of workers that run the teacher; empty: label.workers of the run document
+        j: number of workers that share --step predict (worker 0 does all the rest alone); empty: label.workers
         image: container image; empty: pods.image of the run document
     """
     return stages.submitted("label", script_args, shape=j, image=image)

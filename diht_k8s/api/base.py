@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
@@ -57,8 +58,8 @@ class Keyed:
         return {**handler(schema), "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [self.field]}
 
     def _unique(self, items: list[Any]) -> list[Any]:
-        values = [getattr(item, self.field) for item in items]
-        twice = next((value for value in values if values.count(value) > 1), None)
+        counts = Counter(getattr(item, self.field) for item in items)
+        twice = next((value for value, count in counts.items() if count > 1), None)
         if twice is not None:
             raise ValueError(
                 f"two entries have the {self.field} {twice}: each may appear only once, rename or remove one"

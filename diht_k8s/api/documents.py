@@ -22,6 +22,8 @@ MAX_PROBLEMS: Final = 50
 """A person reads no more of them."""
 MAX_FILE_BYTES: Final = 4 * MAX_BYTES
 """A document of `MAX_BYTES` characters has at most this many bytes."""
+MAX_CHARACTERS: Final = 800
+"""A message shows no more of a field's name or of an override."""
 STANDARD_INPUT: Final = "-"
 
 
@@ -35,8 +37,15 @@ class DocumentProblem:
     message: str
 
     def __str__(self) -> str:
-        """`line 12: spec.train.optimzer: unknown key; did you mean optimizer?`"""
-        return ": ".join(part for part in (f"line {self.line}" if self.line else "", self.field, self.message) if part)
+        """`line 12: spec.train.optimzer: unknown key; did you mean optimizer?`, always one line of printable characters."""
+        line = f"line {self.line}" if self.line else ""
+        return ": ".join(part for part in (line, printable(self.field), printable(self.message)) if part)
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: what is not printable is escaped, and a very long text is cut."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:MAX_CHARACTERS])
+    return shown if len(text) <= MAX_CHARACTERS else f"{shown}..."
 
 
 def check(text: str, *, overrides: Iterable[str] = ()) -> tuple[DihtRun | None, list[DocumentProblem]]:
@@ -134,28 +143,31 @@ def _plain(value: Any) -> Any:
 
 def _apply(document: dict[str, Any], override: str) -> None:
     path, separator, value = override.partition("=")
-    if not override.isascii() and override != override.encode(errors="replace").decode():
-        raise UserError(f"--set {override.encode(errors='backslashreplace').decode()}: not UTF-8 text")
+    if any(0xD800 <= ord(character) < 0xE000 for character in override):
+        raise _wrong_override(override, "not UTF-8 text")
     if not separator or not path:
-        raise UserError(f"--set {override}: write PATH=VALUE, for example train.samples=1000")
+        raise _wrong_override(override, "write PATH=VALUE, for example train.samples=1000")
     keys = path.removeprefix("spec.").split(".")
     target: Any = document.setdefault("spec", {})
     for depth, key in enumerate(keys):
         last = depth == len(keys) - 1
         if is_list(target):
             if not (key.isascii() and key.isdigit() and len(key) < 9) or int(key) >= len(target):
-                raise UserError(
-                    f"--set {override}: {'.'.join(keys[:depth])} is a list of {len(target)}: write an index below that"
-                )
+                inside = ".".join(keys[:depth])
+                raise _wrong_override(override, f"{inside} is a list of {len(target)}: write an index below that")
             if last:
                 target[int(key)] = _override_value(override, value)
             target = target[int(key)]
         elif not is_dict(target):
-            raise UserError(f"--set {override}: {'.'.join(keys[:depth])} is not a mapping")
+            raise _wrong_override(override, f"{'.'.join(keys[:depth]) or 'spec'} is not a mapping")
         elif last:
             target[key] = _override_value(override, value)
         else:
-            target = target[key] if target.get(key) is not None else target.setdefault(key, {}) or _fresh(target, key)
+            target = target[key] if target.get(key) is not None else _fresh(target, key)
+
+
+def _wrong_override(override: str, message: str) -> UserError:
+    return UserError(f"--set {printable(override)}: {printable(message)}")
 
 
 def _fresh(target: dict[str, Any], key: str) -> dict[str, Any]:
@@ -169,7 +181,7 @@ def _override_value(override: str, text: str) -> Any:
     try:
         return read_tree(text).value
     except YamlError as error:
-        raise UserError(f"--set {override}: {error}") from error
+        raise _wrong_override(override, str(error)) from error
 
 
 def _leading_line(message: str) -> int:

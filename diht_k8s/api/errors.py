@@ -65,6 +65,19 @@ class StopRequested(DihtError):  # noqa: N818 (a request, not a fault)
     exit_code = ExitCode.STOPPED
 
 
+def missing_package(error: ImportError, extra: str = "recipe") -> str:
+    """What to do about an import that failed: in most cases the package was installed without its extras.
+
+    Args:
+        error: the failed import.
+        extra: the extra of `pip install 'diht-k8s[EXTRA]'` that brings the package.
+    """
+    package = (error.name or "").partition(".")[0]
+    if not isinstance(error, ModuleNotFoundError) or package in ("", __name__.partition(".")[0]):
+        return f"{error}: install the package again or use another image"
+    return f"the package {package} is not installed: pip install 'diht-k8s[{extra}]', or use another image"
+
+
 BY_EXIT_CODE: Final[Mapping[int, type[DihtError]]] = {
     kind.exit_code: kind for kind in (UserError, DataError, RetryableError, StopRequested)
 }

@@ -21,14 +21,29 @@ _FALSE: Final = frozenset({"n", "N", "no", "No", "NO", "false", "False", "FALSE"
 _NULL: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _FLOAT: Final = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
 _INT: Final = re.compile(r"^[-+]?(0b_*[01][01_]*|0o_*[0-7][0-7_]*|0[0-7_]*|0x_*[0-9a-fA-F][0-9a-fA-F_]*|[0-9][0-9_]*)$")
-_STRING_TAG: Final = "tag:yaml.org,2002:str"
-_MERGE_TAG: Final = "tag:yaml.org,2002:merge"
+_TAG: Final = "tag:yaml.org,2002:"
+_STRING_TAG: Final = f"{_TAG}str"
+_MERGE_TAG: Final = f"{_TAG}merge"
+_PLAIN: Final = "plain"
+"""Stands for the tag of a scalar without quotes and without a tag."""
+_TYPES: Final = {f"{_TAG}int": int, f"{_TAG}float": int | float, f"{_TAG}bool": bool, f"{_TAG}null": type(None)}
+"""What a scalar with one of these tags must be by the rules of `scalar`."""
 MAX_NODES: Final = 200_000
 """Aliases of aliases can expand to more than any machine holds; the largest run that the schema allows has fewer."""
 MAX_INT_CHARACTERS: Final = 300
 """No number of 64 bits takes as many; longer ones are read as floats, as the API server does."""
 MAX_BYTES: Final = 1 << 20
 """etcd takes 1.5 MiB; a larger document could not be submitted anyway."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Leaves scalars to the rules below: a node's tag says whether it was quoted, or which tag the text has."""
+
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> Any:
+        """The tag of a node that has none in the text."""
+        if kind is not yaml.ScalarNode or (value == "<<" and implicit[0]):
+            return super().resolve(kind, value, implicit)  # pyright: ignore
+        return _PLAIN if implicit[0] else _STRING_TAG
 
 
 class YamlError(ValueError):
@@ -60,7 +75,10 @@ def read_tree(text: str) -> Tree:
     if len(text) > MAX_BYTES:
         raise YamlError(f"the document has {len(text)} characters, at most {MAX_BYTES} are allowed")
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = yaml.compose(text, Loader=_Loader)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise YamlError(f"line {line}: the character {text[error.position]!a} is not allowed in YAML") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: column {mark.column + 1}: " if mark else ""
@@ -81,9 +99,21 @@ def _build(node: yaml.Node, path: Path, lines: dict[Path, int], depth: int) -> A
     if isinstance(node, yaml.MappingNode):
         return _mapping(node, path, lines, depth)
     if isinstance(node, yaml.SequenceNode):
+        _check_tag(node, f"{_TAG}seq")
         return [_build(item, (*path, index), lines, depth + 1) for index, item in enumerate(node.value)]
-    quoted = bool(getattr(node, "style", None)) or (node.tag == _STRING_TAG and _forced(node))
-    return scalar(_characters(node), quoted=quoted)
+    _check_tag(node, _PLAIN, _STRING_TAG, _MERGE_TAG, *_TYPES)
+    value = scalar(_characters(node), quoted=node.tag == _STRING_TAG)
+    if node.tag in _TYPES and not isinstance(value, _TYPES[node.tag]):
+        raise YamlError(
+            f"line {node.start_mark.line + 1}: {value!r:.60} is no {node.tag.removeprefix(_TAG)}, as its tag says"
+        )
+    return value
+
+
+def _check_tag(node: yaml.Node, *allowed: str) -> None:
+    if node.tag not in allowed:
+        tag = node.tag.replace(_TAG, "!!")
+        raise YamlError(f"line {node.start_mark.line + 1}: the tag {tag!r:.60} is not allowed here: leave it out")
 
 
 def _characters(node: yaml.Node) -> str:
@@ -108,27 +138,30 @@ def _count(node: yaml.Node, known: dict[int, int]) -> int:
     return known[id(node)]
 
 
-def _forced(node: yaml.Node) -> bool:
-    """Whether the text carries an explicit `!!str`, as against a tag that PyYAML's own rules chose."""
-    text = node.start_mark.buffer
-    return text is not None and text[node.start_mark.pointer : node.start_mark.pointer + 5] == "!!str"
-
-
 def _mapping(node: yaml.MappingNode, path: Path, lines: dict[Path, int], depth: int) -> dict[str, Any]:
     result: dict[str, Any] = {}
     merged: dict[str, Any] = {}
+    _check_tag(node, f"{_TAG}map")
     for key_node, value_node in node.value:
         if key_node.tag == _MERGE_TAG:
             merged = _merged(value_node, path, lines, depth) | merged
             continue
-        text = _characters(key_node)
-        key = scalar(text, quoted=bool(getattr(key_node, "style", None)))
-        name = text if not isinstance(key, bool) else str(key).lower()
+        name, line = _key(key_node), key_node.start_mark.line + 1
         if name in result:
-            raise YamlError(f"line {key_node.start_mark.line + 1}: the key {name!r} appears twice in one mapping")
-        lines[(*path, name)] = key_node.start_mark.line + 1
+            raise YamlError(f"line {line}: the key {name!r:.60} appears twice in one mapping")
+        lines[(*path, name)] = line
         result[name] = _build(value_node, (*path, name), lines, depth + 1)
     return merged | result
+
+
+def _key(node: yaml.Node) -> str:
+    """The text of a key; a boolean without quotes is `true` or `false`, as in JSON."""
+    if not isinstance(node, yaml.ScalarNode):
+        raise YamlError(f"line {node.start_mark.line + 1}: a key must be text, not a list or a mapping")
+    _check_tag(node, _PLAIN, _STRING_TAG, *_TYPES)
+    text = _characters(node)
+    key = scalar(text, quoted=node.tag == _STRING_TAG)
+    return str(key).lower() if isinstance(key, bool) else text
 
 
 def _merged(node: yaml.Node, path: Path, lines: dict[Path, int], depth: int) -> dict[str, Any]:

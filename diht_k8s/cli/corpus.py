@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from diht_k8s.api.errors import ExitCode, UserError
@@ -94,19 +95,34 @@ def _listed(title: str, rows: Sequence[Sequence[Any]]) -> list[str]:
 
 
 def _vocabulary_document(path: str, overrides: Sequence[str]) -> Mapping[str, Any]:
+    uri, data = _vocabulary_file(path, overrides)
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{uri} is not JSON ({error}): give a vocabulary.json or a run document") from error
+    if not isinstance(document, dict):
+        raise UserError(f"{uri} is not a vocabulary: give a vocabulary.json or a run document")
+    return document
+
+
+def _vocabulary_file(path: str, overrides: Sequence[str]) -> tuple[str, bytes]:
+    """Where the vocabulary lies, and its bytes. A local `vocabulary.json` needs no package of the recipe."""
+    is_vocabulary = path.endswith("vocabulary.json")
+    if is_vocabulary and not path.startswith("s3://"):
+        try:
+            return path, Path(path.removeprefix("file://")).expanduser().read_bytes()
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise UserError(f"cannot read {path}: {reason}: check the path") from error
     from diht_k8s.recipe.shards.storage import Storage
 
-    if path.endswith("vocabulary.json"):
-        storage, uri = Storage(), path
-    else:
-        run = read_run(path, overrides, {})
-        storage, uri = Storage(run.spec.storage), Layout(run.spec.data.output).vocabulary
-        if not storage.exists(uri):
-            raise UserError(f"{uri} does not exist: run the stage label of this run first")
-    try:
-        return json.loads(storage.read_bytes(uri))
-    except ValueError as error:
-        raise UserError(f"{uri} is not JSON ({error}): give a vocabulary.json or a run document") from error
+    if is_vocabulary:
+        return path, Storage().read_bytes(path)
+    run = read_run(path, overrides, {})
+    storage, uri = Storage(run.spec.storage), Layout(run.spec.data.output).vocabulary
+    if not storage.exists(uri):
+        raise UserError(f"{uri} does not exist: run the stage label of this run first")
+    return uri, storage.read_bytes(uri)
 
 
 def describe_purge(done: Purged, path: str, exclude: str, *, filters_out: bool, listed: bool = False) -> list[str]:

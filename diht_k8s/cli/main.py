@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from diht_k8s import __version__
-from diht_k8s.api.errors import DihtError, ExitCode
+from diht_k8s.api.errors import DihtError, ExitCode, missing_package
 from diht_k8s.api.steps import LABEL_STEPS
 
 _STAGES: Final = ("filter", "label", "train", "evaluate")
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"diht: {error}", file=sys.stderr)
         return error.exit_code
     except ImportError as error:
-        print(f"diht: {error}: install the package or use another image", file=sys.stderr)
+        print(f"diht: {missing_package(error, options.extra)}", file=sys.stderr)
         return ExitCode.USER_ERROR
     except KeyboardInterrupt:
         return ExitCode.STOPPED
@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXIT_CODES,
     )
     parser.add_argument("--version", action="version", version=f"diht {__version__}")
+    parser.set_defaults(extra="recipe")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_run(commands)
     _add_validate(commands)
@@ -321,7 +322,7 @@ def _add_for_file(commands: _Commands, name: str, says: str, command: _Command) 
 
 def _finish(parser: argparse.ArgumentParser, command: _Command) -> argparse.ArgumentParser:
     parser.add_argument("-n", "--namespace", metavar="NAMESPACE", help="that of the current context if unset")
-    parser.set_defaults(command=command)
+    parser.set_defaults(command=command, extra="operator")
     return parser
 
 

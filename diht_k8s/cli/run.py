@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib.util
 import os
 import shlex
 import signal
@@ -43,6 +44,7 @@ def _run(
     path: str, overrides: Sequence[str], workdir: str | None, until: Stage | None, stopper: Stopper, *, replace: bool
 ) -> int:
     document = load(read_text(path), name=path, overrides=overrides)
+    _require_recipe()
     if until is not None and until not in document.spec.stages:
         raise UserError(f"--until {until}: the run has no such stage: it has {', '.join(document.spec.stages)}")
     machine = this_machine()
@@ -58,6 +60,17 @@ def _run(
         loop = Loop(run, jobs, display, machine, stopper, until=until, replace=replace)
         status = loop.execute()
     return _print_end(run, status, loop.log, until, console)
+
+
+def _require_recipe() -> None:
+    """The recipe runs in processes of its own: name a missing package here, not in the traceback of the first one.
+
+    Raises:
+        ModuleNotFoundError: the extra `recipe` is not installed.
+    """
+    for package in ("fsspec", "torch"):
+        if importlib.util.find_spec(package) is None:
+            raise ModuleNotFoundError(f"No module named {package!r}", name=package)
 
 
 @contextlib.contextmanager

@@ -7,12 +7,19 @@ import asyncio
 import gc
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from typing import Final
 
-from pythonjsonlogger.json import JsonFormatter
+from diht_k8s.api.errors import ExitCode, missing_package
 
-from diht_k8s.controller.operator import Operator, Settings
+try:
+    from pythonjsonlogger.json import JsonFormatter
+
+    from diht_k8s.controller.operator import Operator, Settings
+except ImportError as missing:
+    print(f"diht: {missing_package(missing, 'operator')}", file=sys.stderr)
+    sys.exit(ExitCode.USER_ERROR)
 
 GC_THRESHOLD: Final = 50_000
 """New containers between two collections. With Python's default of 700, a list of 10,000 pods takes twice the time to

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import urllib3
 
-from diht_k8s.api.errors import UserError
+from diht_k8s.api.errors import UserError, missing_package
 from diht_k8s.api.schema.crd import GROUP, PLURAL, VERSION
 from diht_k8s.kube.errors import ClusterError, kubeconfig_errors, refused, unreachable
 
@@ -59,7 +59,7 @@ def connect() -> ApiClient:
     try:
         from kubernetes import client, config
     except ImportError as error:
-        raise UserError(f"{error}: install the client with pip install 'diht-k8s[operator]'") from error
+        raise UserError(missing_package(error, "operator")) from error
     settings = client.Configuration()
     with kubeconfig_errors():
         if in_pod():

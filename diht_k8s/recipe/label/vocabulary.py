@@ -13,12 +13,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
 from diht_k8s.api.label import Vocabulary as Cuts
-from diht_k8s.recipe.label.caption_concepts import KeptCaptions
+
+if TYPE_CHECKING:  # `diht concepts` reads a vocabulary without the packages of the recipe
+    from diht_k8s.recipe.label.caption_concepts import KeptCaptions
 
 SHOWN_CUT: Final = 20
 """Number of the commonest names of each cut that `vocabulary.json` lists, for inspection."""
@@ -108,17 +110,20 @@ class ConceptVocabulary:
         """Read `vocabulary.json`.
 
         Raises:
-            DataError: the document is of another schema or was changed by hand.
+            DataError: the document is of another schema, is damaged or was changed by hand.
         """
         if document.get("schema_version") != SCHEMA_VERSION:
             raise DataError(
                 f"vocabulary.json has schema_version {document.get('schema_version')}, this program reads {SCHEMA_VERSION}: "
                 "use the version of the program that wrote it, or run the stage label again"
             )
-        vocabulary = cls(
-            document["captions"], _concepts(document["objects"]), _concepts(document["attributes"]), document["cut"]
-        )
-        if vocabulary.sha256 != document["sha256"]:
+        try:
+            objects, attributes = _concepts(document["objects"]), _concepts(document["attributes"])
+            vocabulary = cls(document["captions"], objects, attributes, {**document["cut"]})
+            changed = vocabulary.sha256 != document["sha256"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"vocabulary.json is damaged ({error!r}): run the stage label again with --replace") from error
+        if changed:
             raise DataError(
                 "vocabulary.json was changed after it was written: run the stage label again with --replace"
             )

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from diht_k8s.api.documents import dump
-from diht_k8s.api.errors import DihtError, ExitCode, UserError
+from diht_k8s.api.errors import DihtError, ExitCode, UserError, missing_package
 from diht_k8s.api.hashing import sha256_of, stage_config
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.reports import Artefact, Cause, Committed
@@ -154,7 +154,7 @@ def exit_code_of(work: Callable[[], object], *, worker: int = 0) -> int:
     except KeyboardInterrupt:
         return _failed(ExitCode.STOPPED, "StopRequested", "interrupted: start again to resume", worker)
     except ImportError as error:
-        return _failed(ExitCode.USER_ERROR, "ImportError", f"{error}: install the package or use another image", worker)
+        return _failed(ExitCode.USER_ERROR, "ImportError", missing_package(error), worker)
     except Exception as error:
         logger.exception("unexpected error")
         return _failed(ExitCode.UNEXPECTED, type(error).__name__, str(error), worker)

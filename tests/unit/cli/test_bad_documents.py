@@ -52,6 +52,27 @@ def test_value_that_is_no_number_is_one_problem(
 
 
 @pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        pytest.param(r'"a\nb": 1', r"spec.a\nb: unknown key", id="line break in a key"),
+        pytest.param(r'"\u202e": 1', r"spec.\u202e: unknown key", id="right-to-left mark in a key"),
+        pytest.param(r'"\x1b[2J": 1', r"spec.\x1b[2J: unknown key", id="escape sequence in a key"),
+        pytest.param(r'suspend: "\u2028"', r'got "\u2028"', id="line separator in a value"),
+        pytest.param("k" * 1000 + ": 1", "kkk...", id="long key"),
+        pytest.param(r"!!binary aGk=: 1", "the tag '!!binary' is not allowed here", id="tag of a key"),
+        pytest.param("\x07: 1", r"the character '\x07' is not allowed in YAML", id="control character"),
+    ],
+)
+def test_problem_is_one_printable_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, shown: str
+) -> None:
+    assert main(["validate", write(tmp_path, f"{GOOD}  {line}\n")]) == 64
+    stderr = capsys.readouterr().err.removesuffix("\n")
+    assert shown in stderr
+    assert (stderr.isprintable(), len(stderr) < 2000) == (True, True)
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
         ("seed=[", "--set seed=[: "),
@@ -60,6 +81,8 @@ def test_value_that_is_no_number_is_one_problem(
         ("data.output=\udcff", "--set data.output=\\udcff: not UTF-8 text"),
         ("data.\udcff=1", "--set data.\\udcff=1: not UTF-8 text"),
         (r'data.output="\ud800"', '--set data.output="\\ud800": '),
+        ("seed=[\n]]", r"--set seed=[\n]]: line 2: "),
+        ("seed.\x1b[2J=1", r"--set seed.\x1b[2J=1: seed is not a mapping"),
     ],
 )
 def test_override_that_cannot_be_read_is_one_line(

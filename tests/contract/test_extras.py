@@ -1,0 +1,148 @@
+"""What each command says where the package was installed without its extras: one line that names the way out.
+
+The environments are real: `python -m venv`, with links to the installed packages that `pip install diht-k8s[EXTRAS]` brings.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import venv
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
+
+import pytest
+
+from diht_k8s.api.hashing import sha256_of
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENT = """\
+apiVersion: diht.dev/v1alpha1
+kind: DihtRun
+metadata: {name: small}
+spec:
+  data: {sources: [{name: web, shards: ["a.tar"]}], output: out}
+  filter: {}
+  label: {}
+  train: {model: ViT-B-16, samples: 1000, batchSize: 8}
+  evaluate: {benchmarks: [{name: b, type: Retrieval, shards: ["b.tar"]}]}
+  pods: {image: "recipe:1"}
+"""
+VOCABULARY = """{"schema_version": 1, "sha256": "SHA256", "captions": 3,
+ "objects": [{"name": "dog", "count": 3}], "attributes": [{"name": "red", "count": 2}],
+ "cut": {"objects": {"distinct": 1, "least_count": 1}, "attributes": {"distinct": 1, "least_count": 1}}}"""
+RECIPE, OPERATOR = "pip install 'diht-k8s[recipe]'", "pip install 'diht-k8s[operator]'"
+NEEDS = {
+    "--help": "", "--version": "", "validate run.yaml": "", "concepts vocabulary.json": "", "concepts s3://b/vocabulary.json": RECIPE,
+    "run run.yaml": RECIPE, "stage filter --run run.yaml": RECIPE, "stage label --run run.yaml": RECIPE,
+    "stage train --run run.yaml": RECIPE, "stage evaluate --run run.yaml": RECIPE, "parse words": RECIPE, "concepts run.yaml": RECIPE,
+    "purge run.yaml --exclude list": RECIPE, "benchmarks": RECIPE, "convert a b": RECIPE, "report a": RECIPE,
+    "submit run.yaml": OPERATOR, "watch small": OPERATOR, "logs small": OPERATOR, "why small": OPERATOR, "plan run.yaml": OPERATOR,
+    "retry small": OPERATOR, "cancel small": OPERATOR,
+}  # fmt: skip
+"""Each command and what it says without any extra; empty where the base is enough."""
+OF_CLUSTERS = [arguments for arguments, says in NEEDS.items() if says == OPERATOR]
+
+
+def requirements(package: Distribution, extra: str) -> list[str]:
+    """Names that a package requires, with one of its extras or none."""
+    names = []
+    for line in package.requires or []:
+        name, _, marker = line.partition(";")
+        wanted = re.search(r"extra == ['\"]([\w-]+)['\"]", marker)
+        if wanted is None or wanted[1] == extra:
+            names.append(re.split(r"[^\w.-]", name.strip(), maxsplit=1)[0])
+    return names
+
+
+def closure(extra: str) -> dict[str, Distribution]:
+    """The installed packages that `pip install diht-k8s[extra]` brings."""
+    found: dict[str, Distribution] = {}
+    waiting = requirements(distribution("diht-k8s"), extra)
+    while waiting:
+        name = waiting.pop()
+        try:
+            package = distribution(name)
+        except PackageNotFoundError:  # for another platform
+            continue
+        if name not in found:
+            found[name] = package
+            waiting += requirements(package, "")
+    return found
+
+
+def environment(folder: Path, extra: str) -> list[str]:
+    """An environment with some of the installed packages; its `diht`."""
+    venv.create(folder, with_pip=False)
+    packages = next(folder.glob("lib/python*/site-packages"))
+    for package in closure(extra).values():
+        for top in {file.parts[0] for file in package.files or [] if file.parts[0] not in ("..", "__pycache__")}:
+            link = packages / top
+            if not link.exists():
+                link.symlink_to(Path(str(package.locate_file(top))))
+    (packages / "diht_k8s.pth").write_text(f"{ROOT}\n")
+    return [str(folder / "bin" / "python"), "-P", "-m", "diht_k8s.cli"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return environment(tmp_path_factory.mktemp("base"), "")
+
+
+@pytest.fixture(scope="module")
+def operator(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return environment(tmp_path_factory.mktemp("operator"), "operator")
+
+
+def run(command: list[str], arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    (folder / "run.yaml").write_text(DOCUMENT)
+    (folder / "vocabulary.json").write_text(VOCABULARY.replace("SHA256", sha256_of([("dog",), ("red",)])))
+    keep = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "KUBECONFIG")}
+    return subprocess.run(
+        [*command, *arguments.split()], cwd=folder, env={**keep, "HOME": str(folder)}, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+
+
+def commands_of_help() -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "diht_k8s.cli", "--help"], capture_output=True, text=True, check=True
+    )
+    return set(re.findall(r"^    (\w+)\b", done.stdout, re.MULTILINE))
+
+
+def test_table_names_every_command() -> None:
+    assert {line.split()[0] for line in NEEDS if not line.startswith("-")} == commands_of_help()
+
+
+@pytest.mark.parametrize("arguments", NEEDS)
+def test_command_without_its_extra_names_the_line_that_installs_it(
+    base: list[str], tmp_path: Path, arguments: str
+) -> None:
+    done = run(base, arguments, tmp_path)
+    if not NEEDS[arguments]:
+        assert (done.returncode, done.stderr) == (0, "")
+        return
+    assert (done.returncode, done.stderr.count("\n")) == (64, 1), done.stderr
+    assert re.match(r"diht: the package \w+ is not installed: ", done.stderr)
+    assert NEEDS[arguments] in done.stderr
+
+
+def test_operator_without_its_extra_names_the_line_that_installs_it(base: list[str], tmp_path: Path) -> None:
+    done = run([*base[:-1], "diht_k8s.controller"], "", tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (64, 1), done.stderr
+    assert OPERATOR in done.stderr
+
+
+@pytest.mark.parametrize("arguments", ["run run.yaml", "stage train --run run.yaml", *OF_CLUSTERS])
+def test_operators_packages_run_what_talks_to_a_cluster_and_nothing_else(
+    operator: list[str], tmp_path: Path, arguments: str
+) -> None:
+    done = run(operator, arguments, tmp_path)
+    if arguments == "plan run.yaml":
+        assert (done.returncode, done.stderr) == (0, "")
+        return
+    assert (done.returncode, done.stderr.count("\n")) == (64, 1), done.stderr
+    assert (RECIPE if NEEDS[arguments] == RECIPE else "diht: no cluster: ") in done.stderr
