@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.json_types import is_array, is_dict, is_list, is_object
+from diht_k8s.api.redaction import REDACTED, holds_literals, redacted_document, redacted_override, redacted_text
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.yaml_tree import MAX_BYTES, Path, Tree, YamlError, read_tree, scalar
 
@@ -116,8 +117,13 @@ def canonical_json(value: Any) -> str:
 
 
 def dump(run: DihtRun) -> str:
-    """The run as canonical JSON, without what only repeats a default: newer defaults must not change older runs."""
-    return canonical_json(run.model_dump(by_alias=True, exclude_defaults=True, exclude={"status"}))
+    """The run as canonical JSON, redacted, without what only repeats a default: newer defaults must not change older runs."""
+    return canonical_json(redacted_document(document_of(run)))
+
+
+def document_of(run: DihtRun) -> dict[str, Any]:
+    """The run as JSON with its literal values: only for pod specs, the API server and redaction."""
+    return run.model_dump(by_alias=True, exclude_defaults=True, exclude={"status"})
 
 
 def _plain(value: Any) -> Any:
@@ -134,10 +140,11 @@ def _plain(value: Any) -> Any:
 
 def _apply(document: dict[str, Any], override: str) -> None:
     path, separator, value = override.partition("=")
+    shown = redacted_override(override)
     if not override.isascii() and override != override.encode(errors="replace").decode():
-        raise UserError(f"--set {override.encode(errors='backslashreplace').decode()}: not UTF-8 text")
+        raise UserError(f"--set {redacted_override(override.encode(errors='backslashreplace').decode())}: not UTF-8 text")
     if not separator or not path:
-        raise UserError(f"--set {override}: write PATH=VALUE, for example train.samples=1000")
+        raise UserError(f"--set {shown}: write PATH=VALUE, for example train.samples=1000")
     keys = path.removeprefix("spec.").split(".")
     target: Any = document.setdefault("spec", {})
     for depth, key in enumerate(keys):
@@ -145,13 +152,13 @@ def _apply(document: dict[str, Any], override: str) -> None:
         if is_list(target):
             if not (key.isascii() and key.isdigit() and len(key) < 9) or int(key) >= len(target):
                 raise UserError(
-                    f"--set {override}: {'.'.join(keys[:depth])} is a list of {len(target)}: write an index below that"
+                    f"--set {shown}: {'.'.join(keys[:depth])} is a list of {len(target)}: write an index below that"
                 )
             if last:
                 target[int(key)] = _override_value(override, value)
             target = target[int(key)]
         elif not is_dict(target):
-            raise UserError(f"--set {override}: {'.'.join(keys[:depth])} is not a mapping")
+            raise UserError(f"--set {shown}: {'.'.join(keys[:depth])} is not a mapping")
         elif last:
             target[key] = _override_value(override, value)
         else:
@@ -169,7 +176,7 @@ def _override_value(override: str, text: str) -> Any:
     try:
         return read_tree(text).value
     except YamlError as error:
-        raise UserError(f"--set {override}: {error}") from error
+        raise UserError(f"--set {redacted_override(override)}: {error}") from error
 
 
 def _leading_line(message: str) -> int:
@@ -198,7 +205,7 @@ def _message(path: Path, detail: Any) -> str:
     if kind == "string_pattern_mismatch" and "x00-\\x1f" in str(detail.get("ctx", {}).get("pattern", "")):
         return (
             f"{_short(given)} is neither plain text nor an allowed URI: use s3://bucket/key, file:///path or a path, "
-            "without quotes, `$`, `;`, `|` or control characters"
+            "without quotes, `$`, `;`, `|`, credentials, queries or control characters"
         )
     if kind == "literal_error":
         close = difflib.get_close_matches(
@@ -212,11 +219,15 @@ def _message(path: Path, detail: Any) -> str:
         )
     if kind == "value_error":
         return str(detail["ctx"]["error"])
-    return f"{detail['msg'][:1].lower()}{detail['msg'][1:]}, got {_short(given)}"
+    shown = REDACTED if holds_literals(path) else _short(given)
+    return f"{detail['msg'][:1].lower()}{detail['msg'][1:]}, got {shown}"
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value, default=str, ensure_ascii=False)
+    """A value for a message; of a mapping or list only what it is, since its parts may be secret."""
+    if is_object(value) or is_array(value):
+        return "a mapping" if is_object(value) else f"a list of {len(value)}"
+    text = redacted_text(json.dumps(value, default=str, ensure_ascii=False))
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -80,7 +80,8 @@ def _values(text: str) -> Iterator[tuple[str, Any, str]]:
             line: int = key.start_mark.line
             above = lines[line - 1].strip() if line else ""
             if above.startswith(_COMMENT):
-                yield name, yaml.safe_load(text[value.start_mark.index : value.end_mark.index]), above.removeprefix(_COMMENT)
+                default = yaml.safe_load(yaml.serialize(value))  # pyright: ignore[reportUnknownMemberType]
+                yield name, default, above.removeprefix(_COMMENT)
             elif isinstance(value, yaml.MappingNode) and value.value:
                 yield from walk(value, f"{name}.")
             else:
