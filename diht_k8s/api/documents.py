@@ -15,7 +15,14 @@ from pydantic import BaseModel, ValidationError
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.json_types import is_array, is_dict, is_list, is_object
-from diht_k8s.api.redaction import REDACTED, holds_literals, redacted_document, redacted_override, redacted_text
+from diht_k8s.api.redaction import (
+    REDACTED,
+    holds_literals,
+    redacted_document,
+    redacted_override,
+    redacted_text,
+    suspicious,
+)
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.yaml_tree import MAX_BYTES, Path, Tree, YamlError, read_tree, scalar
 
@@ -71,6 +78,19 @@ def check(text: str, *, overrides: Iterable[str] = ()) -> tuple[DihtRun | None, 
         if len(details) > MAX_PROBLEMS:
             problems.append(DocumentProblem(0, "", f"and {len(details) - MAX_PROBLEMS:,} more problems"))
         return None, problems
+
+
+def warnings(text: str, run: DihtRun) -> list[DocumentProblem]:
+    """What is allowed in a valid document and unwise: literal values whose name looks like a secret."""
+    tree = read_tree(text)
+    return [
+        DocumentProblem(
+            tree.line_of(path),
+            _field(path),
+            f"{name} looks like a secret: put it into a Secret and refer to it by valueFrom.secretKeyRef",
+        )
+        for path, name in suspicious(document_of(run))
+    ]
 
 
 def read_text(path: str) -> str:
@@ -142,7 +162,9 @@ def _apply(document: dict[str, Any], override: str) -> None:
     path, separator, value = override.partition("=")
     shown = redacted_override(override)
     if not override.isascii() and override != override.encode(errors="replace").decode():
-        raise UserError(f"--set {redacted_override(override.encode(errors='backslashreplace').decode())}: not UTF-8 text")
+        raise UserError(
+            f"--set {redacted_override(override.encode(errors='backslashreplace').decode())}: not UTF-8 text"
+        )
     if not separator or not path:
         raise UserError(f"--set {shown}: write PATH=VALUE, for example train.samples=1000")
     keys = path.removeprefix("spec.").split(".")
@@ -186,8 +208,11 @@ def _leading_line(message: str) -> int:
 
 def _problem(tree: Tree, detail: Any) -> DocumentProblem:
     path: Path = tuple(part for part in detail["loc"])
-    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
-    return DocumentProblem(tree.line_of(path), field, _message(path, detail))
+    return DocumentProblem(tree.line_of(path), _field(path), _message(path, detail))
+
+
+def _field(path: Path) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
 
 
 def _message(path: Path, detail: Any) -> str:

@@ -243,7 +243,9 @@ class CsiSource(_KubernetesType):
     read_only: bool | None = None
     fs_type: _Text | None = None
     volume_attributes: Annotated[
-        dict[str, Annotated[str, StringConstraints(max_length=4096)]], Field(max_length=64), BeforeValidator(without_nulls)
+        dict[str, Annotated[str, StringConstraints(max_length=4096)]],
+        Field(max_length=64),
+        BeforeValidator(without_nulls),
     ] = {}
     node_publish_secret_ref: _Open | None = None
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from typing import Any, Final
 
-from diht_k8s.api.json_types import is_dict, is_object
+from diht_k8s.api.json_types import is_array, is_dict, is_object
 
 REDACTED: Final = "REDACTED"
 STAGES: Final = ("filter", "label", "train", "evaluate")
@@ -29,9 +29,8 @@ def redacted_document(document: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of a run document (as JSON) without literal values: those of `pods.env`, of annotations and of CSI volumes."""
     copy = deepcopy(dict(document))
     for pods in _all_pods(copy):
-        for variable in pods.get("env") or ():
-            if "value" in variable:
-                variable["value"] = REDACTED
+        for _, variable in _literal_variables(pods):
+            variable["value"] = REDACTED
         _redact_values(pods, "annotations")
         for volume in pods.get("volumes") or ():
             for source in volume.values():
@@ -43,9 +42,7 @@ def redacted_document(document: Mapping[str, Any]) -> dict[str, Any]:
 
 def literals(document: Mapping[str, Any]) -> tuple[str, ...]:
     """The literal values of `pods.env` that are long enough to be recognised in a text, longest first."""
-    values = {
-        variable["value"] for pods in _all_pods(document) for variable in pods.get("env") or () if variable.get("value")
-    }
+    values = {str(variable["value"]) for pods in _all_pods(document) for _, variable in _literal_variables(pods)}
     return tuple(sorted((value for value in values if len(value) >= MIN_SECRET_LENGTH), key=len, reverse=True))
 
 
@@ -72,9 +69,16 @@ def holds_literals(path: tuple[str | int, ...]) -> bool:
 def suspicious(document: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """The paths of literal values whose name looks like a secret, each with the name."""
     for path, pods in _pods_with_path(document):
-        for index, variable in enumerate(pods.get("env") or ()):
-            if variable.get("value") and _SECRET_NAME.search(variable["name"]):
+        for index, variable in _literal_variables(pods):
+            if variable["value"] and _SECRET_NAME.search(variable["name"]):
                 yield (*path, "env", index, "value"), variable["name"]
+
+
+def _literal_variables(pods: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+    env = pods.get("env")
+    for index, variable in enumerate(env if is_array(env) else ()):
+        if is_dict(variable) and variable.get("value") is not None:
+            yield index, variable
 
 
 def _redact_values(owner: dict[str, Any], key: str) -> None:

@@ -8,9 +8,10 @@ from typing import Any, Final
 
 import yaml
 
-from diht_k8s.api.documents import load, read_text
+from diht_k8s.api.documents import document_of, load, read_text
 from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.reasons import ConditionType, Reason
+from diht_k8s.api.redaction import redacted_document
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import StageState, StageStatus, Status
 from diht_k8s.controller.children import children
@@ -178,9 +179,11 @@ def _restarts(stage: StageStatus) -> str:
     return f"restarts: {stage.restarts}, {counted} of them count towards failurePolicy.maxRestarts"
 
 
-def plan(path: str, overrides: Sequence[str], namespace: str | None) -> int:
-    """Print every object that a run would make, without a cluster."""
+def plan(path: str, overrides: Sequence[str], namespace: str | None, *, show_secrets: bool) -> int:
+    """Print every object that a run would make, without a cluster; without literal values of the document if not asked."""
     run = load(read_text(path), name=path, overrides=overrides)
+    if not show_secrets:
+        run = DihtRun.model_validate(redacted_document(document_of(run)))
     for item in planned(run, namespace or run.metadata.namespace or "default"):
         print("---")
         print(yaml.safe_dump(item, sort_keys=False, width=120), end="")

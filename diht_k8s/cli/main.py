@@ -265,7 +265,8 @@ def _add_cluster_commands(commands: _Commands) -> None:
     logs.add_argument("-f", "--follow", action="store_true", help="keep printing new lines (of the first pod)")
     logs.add_argument("--tail", type=int, metavar="LINES", help="only the last lines")
     _add_for_name(commands, "why", "say in one sentence what a run does, or why it does not", _why)
-    _add_for_file(commands, "plan", "print every object that a run would create, without a cluster", _plan)
+    plan = _add_for_file(commands, "plan", "print every object that a run would create, without a cluster", _plan)
+    plan.add_argument("--show-secrets", action="store_true", help="print literal values of pods.env too")
     _add_for_name(commands, "retry", "resume a run that failed", _retry)
     _add_for_name(commands, "cancel", "delete a run; what it finished stays", _cancel)
 
@@ -318,7 +319,7 @@ def _why(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     from diht_k8s.cli import cluster
 
-    return cluster.plan(options.file, options.overrides, options.namespace)
+    return cluster.plan(options.file, options.overrides, options.namespace, show_secrets=options.show_secrets)
 
 
 def _retry(options: argparse.Namespace) -> int:

@@ -157,13 +157,16 @@ def _spec_rules() -> list[Rule]:
 def _mount_rule(stage: Stage) -> Rule:
     """Each mount of a stage names one of its volumes; a stage's own list replaces that of all stages."""
 
-    def merged(name: str) -> str:
-        own, common = f"self.{stage.value}.pods", "self.pods"
-        return f"(has({own}) && has({own}.{name}) ? {own}.{name} : has({common}) && has({common}.{name}) ? {common}.{name} : [])"
+    def names(field: str) -> str:
+        own, common = (
+            f"has({pods}) && has({pods}.{field}) ? {pods}.{field}.map(each, each.name)"
+            for pods in (f"self.{stage.value}.pods", "self.pods")
+        )
+        return f"({own} : {common} : [])"
 
     known = ", ".join(f"'{name}'" for name in OWN_VOLUMES)
     return Rule(
-        f"!has(self.{stage.value}) || {merged('volumeMounts')}.all(m, m.name in [{known}] || {merged('volumes')}.exists(v, v.name == m.name))",
+        f"!has(self.{stage.value}) || {names('volumeMounts')}.all(name, name in [{known}] || name in {names('volumes')})",
         f"{stage.value}: {UNKNOWN_MOUNT}",
         stage.value,
     )

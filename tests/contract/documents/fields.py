@@ -19,7 +19,10 @@ VOLUMES: list[dict[str, Any]] = [
     {"name": "memory", "emptyDir": {"medium": "Memory", "sizeLimit": "8Gi"}},
     {"name": "host", "hostPath": {"path": "/data", "type": "Directory"}},
     {"name": "claim", "persistentVolumeClaim": {"claimName": "data", "readOnly": True}},
-    {"name": "secret", "secret": {"secretName": "s", "items": [{"key": "k", "path": "p", "mode": 256}], "optional": True}},
+    {
+        "name": "secret",
+        "secret": {"secretName": "s", "items": [{"key": "k", "path": "p", "mode": 256}], "optional": True},
+    },
     {"name": "config", "configMap": {"name": "c", "defaultMode": 420}},
     {"name": "nfs", "nfs": {"server": "nfs.example.org", "path": "/export"}},
     {"name": "csi", "csi": {"driver": "d.example.org", "volumeAttributes": {"a": "b"}}},
