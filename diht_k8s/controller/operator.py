@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import kopf
 
+from diht_k8s.api.redaction import literals, redacted_text
 from diht_k8s.api.schema.crd import GROUP, PLURAL, VERSION
 from diht_k8s.controller import metrics
 from diht_k8s.controller.health import missed_change, stuck_watch
@@ -223,7 +224,9 @@ class Operator:
             failed = True
             metrics.ERRORS.labels(error.reason or "Unreachable").inc()
             log = logger.info if error.is_conflict else logger.warning
-            log("%s/%s: %s %s", *key, error.status, error, extra={"run": key[1], "namespace": key[0]})
+            known = self._runs.get(key)
+            text = redacted_text(str(error), literals(known.document) if known is not None else ())
+            log("%s/%s: %s %s", *key, error.status, text, extra={"run": key[1], "namespace": key[0]})
         except InternalError:  # logged and in the run's status; it comes back with a growing wait
             failed = True
             metrics.ERRORS.labels("InternalError").inc()
