@@ -194,12 +194,12 @@ def test_problem_of_a_document_repeats_no_secret(change: dict[str, Any]) -> None
 
 @pytest.mark.parametrize(
     "override",
-    [f"pods.env=[{CANARY}", f"spec.train.pods.env.x={CANARY}", f"pods.env=[{{value: {CANARY}", f"data.output=s3://k:{CANARY}@b"],
+    [f"pods.env=[{CANARY}", f"spec.train.pods.env.x={CANARY}", f"pods.env=[{{value: {CANARY}", f"data.output=s3://k:{CANARY}@b", f"pods.image.env={CANARY}"],
 )  # fmt: skip
 def test_problem_of_an_override_repeats_no_secret(
     override: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["validate", write(tmp_path, changed()), "--set", override]) == 64
+    assert main(["validate", write(tmp_path, changed(spec__pods={"image": "recipe:1"})), "--set", override]) == 64
     assert CANARY not in capsys.readouterr().err
 
 
