@@ -25,11 +25,11 @@ PLACEMENT: Final[dict[str, Any]] = {"x-placement": True}
 
 LABEL_PATTERN: Final = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 # Paths and URIs end up in argument lists, log lines and storage keys: no control characters, quotes, `$`, `;`, `|` or
-# leading dash. Schemes other than s3 and file (webdataset's `pipe:` runs a shell) are refused here and again by the code.
+# leading dash, and no `?name=`: a signed URL is a secret. Schemes other than s3 and file (webdataset's `pipe:` runs a shell) are refused here and again by the code.
 URI_PATTERN: Final = (
-    r"^(s3://[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9](/[^\x00-\x1f\x7f`$;|<>\"']*)?"
-    r"|file:///[^\x00-\x1f\x7f`$;|<>\"']*"
-    r"|[A-Za-z0-9_./~{][^:\x00-\x1f\x7f`$;|<>\"']*)$"
+    r"^(s3://[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9](/[^?\x00-\x1f\x7f`$;|<>\"']*(\?[^=\x00-\x1f\x7f`$;|<>\"']*)?)?"
+    r"|file:///[^?\x00-\x1f\x7f`$;|<>\"']*(\?[^=\x00-\x1f\x7f`$;|<>\"']*)?"
+    r"|[A-Za-z0-9_./~{][^?:\x00-\x1f\x7f`$;|<>\"']*(\?[^=:\x00-\x1f\x7f`$;|<>\"']*)?)$"
 )
 
 Uri = Annotated[str, StringConstraints(pattern=URI_PATTERN, max_length=1024)]

@@ -74,7 +74,7 @@ class StorageRule(Model):
     prefix: Uri
     """prefix of the URIs that this rule is for."""
     endpoint_url: Annotated[
-        str | None, Field(alias="endpointURL", max_length=1024, pattern=r"^https?://[A-Za-z0-9.\-\[\]:]+(/.*)?$")
+        str | None, Field(alias="endpointURL", max_length=1024, pattern=r"^https?://[A-Za-z0-9.\-\[\]:]+(/[^?#@]*)?$")
     ] = None
     """endpointURL of an S3-compatible server; unset means AWS."""
     region: Text | None = None

@@ -15,6 +15,13 @@ from pydantic import BaseModel, ValidationError
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.json_types import is_array, is_dict, is_list, is_object
+from diht_k8s.api.redaction import (
+    REDACTED,
+    holds_literals,
+    redacted_document,
+    redacted_text,
+    suspicious,
+)
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.yaml_tree import MAX_BYTES, Path, Tree, YamlError, read_tree, scalar
 
@@ -81,6 +88,19 @@ def check(text: str, *, overrides: Iterable[str] = ()) -> tuple[DihtRun | None, 
         return None, problems
 
 
+def warnings(text: str, run: DihtRun) -> list[DocumentProblem]:
+    """What is allowed in a valid document and unwise: literal values whose name looks like a secret."""
+    tree = read_tree(text)
+    return [
+        DocumentProblem(
+            tree.line_of(path),
+            _field(path),
+            f"{name} looks like a secret: put it into a Secret and refer to it by valueFrom.secretKeyRef",
+        )
+        for path, name in suspicious(document_of(run))
+    ]
+
+
 def read_text(path: str) -> str:
     """The text of a run document's file, or of standard input for `-`.
 
@@ -125,8 +145,13 @@ def canonical_json(value: Any) -> str:
 
 
 def dump(run: DihtRun) -> str:
-    """The run as canonical JSON, without what only repeats a default: newer defaults must not change older runs."""
-    return canonical_json(run.model_dump(by_alias=True, exclude_defaults=True, exclude={"status"}))
+    """The run as canonical JSON, redacted, without what only repeats a default: newer defaults must not change older runs."""
+    return canonical_json(redacted_document(document_of(run)))
+
+
+def document_of(run: DihtRun) -> dict[str, Any]:
+    """The run as JSON with its literal values: only for pod specs, the API server and redaction."""
+    return run.model_dump(by_alias=True, exclude_defaults=True, exclude={"status"})
 
 
 def _plain(value: Any) -> Any:
@@ -167,7 +192,7 @@ def _apply(document: dict[str, Any], override: str) -> None:
 
 
 def _wrong_override(override: str, message: str) -> UserError:
-    return UserError(f"--set {printable(override)}: {printable(message)}")
+    return UserError(f"--set {printable(redacted_override(override))}: {printable(message)}")
 
 
 def _fresh(target: dict[str, Any], key: str) -> dict[str, Any]:
@@ -191,8 +216,11 @@ def _leading_line(message: str) -> int:
 
 def _problem(tree: Tree, detail: Any) -> DocumentProblem:
     path: Path = tuple(part for part in detail["loc"])
-    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
-    return DocumentProblem(tree.line_of(path), field, _message(path, detail))
+    return DocumentProblem(tree.line_of(path), _field(path), _message(path, detail))
+
+
+def _field(path: Path) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
 
 
 def _message(path: Path, detail: Any) -> str:
@@ -210,7 +238,7 @@ def _message(path: Path, detail: Any) -> str:
     if kind == "string_pattern_mismatch" and "x00-\\x1f" in str(detail.get("ctx", {}).get("pattern", "")):
         return (
             f"{_short(given)} is neither plain text nor an allowed URI: use s3://bucket/key, file:///path or a path, "
-            "without quotes, `$`, `;`, `|` or control characters"
+            "without quotes, `$`, `;`, `|`, credentials, queries or control characters"
         )
     if kind == "literal_error":
         close = difflib.get_close_matches(
@@ -224,11 +252,15 @@ def _message(path: Path, detail: Any) -> str:
         )
     if kind == "value_error":
         return str(detail["ctx"]["error"])
-    return f"{detail['msg'][:1].lower()}{detail['msg'][1:]}, got {_short(given)}"
+    shown = REDACTED if holds_literals(path) else _short(given)
+    return f"{detail['msg'][:1].lower()}{detail['msg'][1:]}, got {shown}"
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value, default=str, ensure_ascii=False)
+    """A value for a message; of a mapping or list only what it is, since its parts may be secret."""
+    if is_object(value) or is_array(value):
+        return "a mapping" if is_object(value) else f"a list of {len(value)}"
+    text = redacted_text(json.dumps(value, default=str, ensure_ascii=False))
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

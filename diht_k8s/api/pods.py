@@ -4,37 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    StringConstraints,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, model_validator
 
 from diht_k8s.api.base import Keyed, Model, Text, without_nulls
+from diht_k8s.api.pod_types import LABEL_VALUE_PATTERN, Affinity, Toleration, ValueSource, Volume, VolumeMount, wire
+from diht_k8s.api.quantities import Quantity, Size
 
-QUANTITY_PATTERN: Final = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][0-9]+)?$"
-"""Kubernetes' quantities that a pod may ask for: `8`, `500m`, `1.5`, `64Gi`, `1e3`."""
 QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
 """Label by which Kueue finds a Job's queue."""
 RENDEZVOUS_PORT: Final = 29500
 """TCP port on which the ranks of a gang find each other."""
-LABEL_VALUE_PATTERN: Final = r"^([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?$"
+OWN_VOLUMES: Final = ("dshm", "tmp")
+"""Volumes that every pod has: at /dev/shm and at /tmp."""
 
-
-def _quantity(given: Any, handler: ValidatorFunctionWrapHandler) -> str | int:
-    """One problem in place of one for each branch of the union."""
-    try:
-        return handler(given)
-    except ValidationError as error:
-        raise ValueError(f"invalid quantity {given!r}: write for example 8, 500m or 64Gi") from error
-
-
-Size = Annotated[str, StringConstraints(pattern=QUANTITY_PATTERN, max_length=32)]
-Quantity = Annotated[Size | Annotated[int, Field(ge=0, le=2**62)], WrapValidator(_quantity)]
 Labels = Annotated[
     dict[str, Annotated[str, StringConstraints(pattern=LABEL_VALUE_PATTERN, max_length=63)]],
     Field(max_length=64),
@@ -43,8 +25,6 @@ Labels = Annotated[
 Annotations = Annotated[
     dict[str, Annotated[str, StringConstraints(max_length=4096)]], Field(max_length=64), BeforeValidator(without_nulls)
 ]
-Object = Annotated[dict[str, Any], Field(max_length=64)]
-Objects = Annotated[list[Object], Field(max_length=64)]
 
 
 class EnvVar(Model):
@@ -54,7 +34,7 @@ class EnvVar(Model):
     """name of the variable."""
     value: Annotated[str | None, Field(max_length=4096)] = None
     """value as it stands."""
-    value_from: Object | None = None
+    value_from: ValueSource | None = None
     """valueFrom as in Kubernetes (secretKeyRef, configMapKeyRef, fieldRef)."""
 
     @model_validator(mode="after")
@@ -79,9 +59,9 @@ class Pods(Model):
     """resources of each pod, as requests and limits: cpu, memory, nvidia.com/gpu."""
     node_selector: Labels = {}
     """nodeSelector as in Kubernetes."""
-    tolerations: Objects = []
+    tolerations: Annotated[list[Toleration], Field(max_length=64)] = []
     """tolerations as in Kubernetes."""
-    affinity: Object | None = None
+    affinity: Affinity | None = None
     """affinity as in Kubernetes."""
     priority_class_name: Text | None = None
     """priorityClassName as in Kubernetes."""
@@ -89,9 +69,9 @@ class Pods(Model):
     """serviceAccountName whose identity reaches the storage."""
     env: Annotated[list[EnvVar], Keyed("name"), Field(max_length=64)] = []
     """env adds environment variables."""
-    volumes: Objects = []
+    volumes: Annotated[list[Volume], Keyed("name"), Field(max_length=64)] = []
     """volumes as in Kubernetes, each mounted by an entry of volumeMounts."""
-    volume_mounts: Objects = []
+    volume_mounts: Annotated[list[VolumeMount], Field(max_length=64)] = []
     """volumeMounts as in Kubernetes."""
     labels: Labels = {}
     """labels added to each pod."""
@@ -114,9 +94,18 @@ def merged(base: Pods, over: Pods | None) -> Pods:
         return base
     fields: dict[str, Any] = {name: getattr(over, name) for name in over.model_fields_set}
     for name, value in fields.items():
+        before = getattr(base, name)
         if isinstance(value, dict):
-            fields[name] = {**(getattr(base, name) or {}), **value}
+            fields[name] = {**before, **value}
+        elif isinstance(value, BaseModel) and isinstance(before, BaseModel):
+            fields[name] = type(value).model_validate({**wire(before), **wire(value)})
     if "env" in fields:
         by_name = {variable.name: variable for variable in [*base.env, *over.env]}
         fields["env"] = list(by_name.values())
     return base.model_copy(update=fields)
+
+
+def unknown_mounts(pods: Pods) -> list[str]:
+    """The volumes that `volumeMounts` names and the pods do not have."""
+    known = {*OWN_VOLUMES, *(volume.name for volume in pods.volumes)}
+    return [mount.name for mount in pods.volume_mounts if mount.name not in known]

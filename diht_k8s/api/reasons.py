@@ -45,6 +45,11 @@ class Reason(StrEnum):
     NAME_CONFLICT = "NameConflict", "an object with the name of one of the run's children belongs to somebody else"
     BACKEND_MISSING = "BackendMissing", "the cluster does not serve the backend that the run began on"
 
+    INTERNAL_ERROR = (
+        "InternalError",
+        "the operator failed in a way that it does not expect, and tries again: report the message and its log",
+    )
+
     PENDING = "Pending", "the next attempt's pods are not all there yet"
     QUEUED = "Queued", "the queue has not admitted the attempt yet"
     UNSCHEDULABLE = "Unschedulable", "no node takes a pod: the message has the scheduler's words"

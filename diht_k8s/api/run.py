@@ -14,7 +14,7 @@ from diht_k8s.api.filter import Filter
 from diht_k8s.api.json_types import is_object
 from diht_k8s.api.label import Label
 from diht_k8s.api.own_inputs import own_input_problems
-from diht_k8s.api.pods import Pods
+from diht_k8s.api.pods import Pods, merged, unknown_mounts
 from diht_k8s.api.train import Train
 
 API_VERSION: Final = "diht.dev/v1alpha1"
@@ -26,6 +26,9 @@ OBJECT_META: Final = frozenset((
 """The fields of Kubernetes' ObjectMeta."""
 MAX_NAME_LENGTH: Final = 40
 """Children add `-evaluate-999-9999`, and Kubernetes allows 63."""
+
+
+UNKNOWN_MOUNT: Final = "volumeMounts names a volume that pods.volumes lacks: give it there"
 
 
 class Stage(StrEnum):
@@ -115,6 +118,9 @@ def cross_field_problems(spec: Spec) -> list[str]:
                 problems.append(
                     f"evaluate.benchmarks: {benchmark.name} needs classNames, a text file with one class name a line"
                 )
+    for stage in spec.stages:
+        unknown = unknown_mounts(merged(spec.pods, getattr(spec, stage.value).pods))
+        problems += [f"{stage.value}: {UNKNOWN_MOUNT} ({', '.join(unknown)})"] if unknown else []
     return problems + own_input_problems(spec)
 
 

@@ -8,9 +8,10 @@ from typing import Any, Final
 
 import yaml
 
-from diht_k8s.api.documents import load, read_text
+from diht_k8s.api.documents import document_of, load, read_text
 from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.reasons import ConditionType, Reason
+from diht_k8s.api.redaction import redacted_document
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import StageState, StageStatus, Status
 from diht_k8s.controller.children import children
@@ -178,9 +179,14 @@ def _restarts(stage: StageStatus) -> str:
     return f"restarts: {stage.restarts}, {counted} of them count towards failurePolicy.maxRestarts"
 
 
-def plan(path: str, overrides: Sequence[str], namespace: str | None, *, gpu: str | None = None) -> int:
-    """Print every object that a run would make, without a cluster; with `gpu` also an estimate, as a YAML comment."""
+def plan(path: str, overrides: Sequence[str], namespace: str | None, *, gpu: str | None, show_secrets: bool) -> int:
+    """Print every object that a run would create, without a cluster; with `gpu` also an estimate, as a YAML comment.
+
+    Literal values of the document are redacted, unless `show_secrets` is set.
+    """
     run = load(read_text(path), name=path, overrides=overrides)
+    if not show_secrets:
+        run = DihtRun.model_validate(redacted_document(document_of(run)))
     if gpu is not None:
         from diht_k8s.cli.estimate import line  # imports torch
 

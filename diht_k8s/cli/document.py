@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 
-from diht_k8s.api.documents import check, load, read_text
+from diht_k8s.api.documents import check, load, read_text, warnings
 from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.run import DihtRun
 
@@ -24,10 +24,13 @@ def read_run(path: str | None, overrides: Sequence[str], environment: Mapping[st
 
 
 def validate_command(path: str, overrides: Sequence[str]) -> int:
-    """Check a document; prints what is wrong on stderr; 0 or 64."""
-    run, problems = check(read_text(path), overrides=overrides)
+    """Check a document; prints on stderr what is wrong or unwise; 0 or 64."""
+    text = read_text(path)
+    run, problems = check(text, overrides=overrides)
     if run is None:
         print("\n".join(f"{path}: {problem}" for problem in problems), file=sys.stderr)
         return ExitCode.USER_ERROR
+    for warning in warnings(text, run):
+        print(f"{path}: warning: {warning}", file=sys.stderr)
     print(f"{path}: valid: run {run.metadata.name}, stages {', '.join(run.spec.stages)}, output {run.spec.data.output}")
     return ExitCode.DONE

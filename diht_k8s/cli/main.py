@@ -301,6 +301,7 @@ def _add_cluster_commands(commands: _Commands) -> None:
     _add_for_name(commands, "why", "say in one sentence what a run does, or why it does not", _why)
     plan = _add_for_file(commands, "plan", "print every object that a run would create, without a cluster", _plan)
     plan.add_argument("--gpu", metavar="NAME", help="also estimate the training on this GPU (see diht estimate)")
+    plan.add_argument("--show-secrets", action="store_true", help="print literal values of pods.env too")
     _add_for_name(commands, "retry", "resume a run that failed", _retry)
     _add_for_name(commands, "cancel", "delete a run; what it finished stays", _cancel)
 
@@ -353,7 +354,9 @@ def _why(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     from diht_k8s.cli import cluster
 
-    return cluster.plan(options.file, options.overrides, options.namespace, gpu=options.gpu)
+    return cluster.plan(
+        options.file, options.overrides, options.namespace, gpu=options.gpu, show_secrets=options.show_secrets
+    )
 
 
 def _retry(options: argparse.Namespace) -> int:

@@ -19,6 +19,7 @@ from rich.console import Console
 from diht_k8s.api.documents import load, read_text
 from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.layout import Layout
+from diht_k8s.api.redaction import redacted_override
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.display import open_display
 from diht_k8s.cli.loop import InspectionError, Loop, Stopper
@@ -105,11 +106,16 @@ def _print_end(run: DihtRun, status: RunStatus, log: Path | None, until: Stage |
         return ExitCode.DONE
     print(f"diht: {status.message}", file=sys.stderr)
     if status.state is RunState.STOPPED:
-        print(f"diht: finished work is kept; to resume: {shlex.join(['diht', *sys.argv[1:]])}", file=sys.stderr)
+        print(f"diht: finished work is kept; to resume: {_command()}", file=sys.stderr)
     elif log is not None:
         print(f"diht: its log: {log}", file=sys.stderr)
     known = {int(code) for code in ExitCode}
     return status.exit_code if status.exit_code in known else ExitCode.UNEXPECTED
+
+
+def _command() -> str:
+    """The command that runs now, to be started again."""
+    return shlex.join(["diht", *map(redacted_override, sys.argv[1:])])
 
 
 def _results(run: DihtRun, until: Stage | None) -> list[str]:

@@ -16,7 +16,8 @@ from diht_k8s.controller.text import one_line
 from diht_k8s.pipeline.states import ENDED_WELL, AttemptState, RunState, RunStatus, StageRecord, StageState
 
 NOT_ACCEPTED: Final = frozenset({
-    Reason.INVALID_SPEC, Reason.OUTPUT_IN_USE, Reason.NAME_CONFLICT, Reason.BACKEND_MISSING
+    Reason.INVALID_SPEC, Reason.OUTPUT_IN_USE, Reason.NAME_CONFLICT, Reason.BACKEND_MISSING,
+    Reason.INTERNAL_ERROR,
 })  # fmt: skip
 """Problems that keep the operator from accepting the run."""
 _ENDED_BADLY: Final = frozenset({RunState.FAILED, RunState.STOPPED})

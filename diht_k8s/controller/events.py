@@ -18,7 +18,7 @@ COMPONENT: Final = "diht-operator"
 TROUBLES: Final = frozenset({
     Reason.INVALID_SPEC, Reason.OUTPUT_IN_USE, Reason.NAME_CONFLICT, Reason.BACKEND_MISSING, Reason.UNSCHEDULABLE,
     Reason.IMAGE_PULL_FAILED, Reason.REFERENCE_MISSING, Reason.QUOTA_EXCEEDED, Reason.POD_REFUSED,
-    Reason.PERMISSION_DENIED,
+    Reason.PERMISSION_DENIED, Reason.INTERNAL_ERROR,
 })  # fmt: skip
 CHANGES: Final = frozenset({Reason.QUEUED, Reason.SUSPENDED, Reason.CHECKPOINTING})
 

@@ -19,13 +19,14 @@ from typing import Any, Final
 
 import kopf
 
+from diht_k8s.api.redaction import literals, redacted_text
 from diht_k8s.api.schema.crd import GROUP, PLURAL, VERSION
 from diht_k8s.controller import metrics
 from diht_k8s.controller.health import missed_change, stuck_watch
 from diht_k8s.controller.informer import READ_S, WATCH_S, Informer
 from diht_k8s.controller.lease import Lease
 from diht_k8s.controller.queue import KeyedQueue
-from diht_k8s.controller.reconcile import Reconciler
+from diht_k8s.controller.reconcile import InternalError, Reconciler
 from diht_k8s.controller.runs import Key, Runs, known_run
 from diht_k8s.kube.client import Cluster, ClusterError, connect
 from diht_k8s.kube.summaries import JobSummary, PodSummary, job_summary, pod_summary
@@ -223,10 +224,15 @@ class Operator:
             failed = True
             metrics.ERRORS.labels(error.reason or "Unreachable").inc()
             log = logger.info if error.is_conflict else logger.warning
-            log("%s/%s: %s %s", *key, error.status, error, extra={"run": key[1], "namespace": key[0]})
-        except Exception:  # one run must not take the others down; it comes back with a growing wait
+            known = self._runs.get(key)
+            text = redacted_text(str(error), literals(known.document) if known is not None else ())
+            log("%s/%s: %s %s", *key, error.status, text, extra={"run": key[1], "namespace": key[0]})
+        except InternalError:  # logged and in the run's status; it comes back with a growing wait
             failed = True
-            metrics.ERRORS.labels("Unexpected").inc()
+            metrics.ERRORS.labels("InternalError").inc()
+        except Exception:  # one run must not take the others down
+            failed = True
+            metrics.ERRORS.labels("InternalError").inc()
             logger.exception("%s/%s: unexpected error", *key, extra={"run": key[1], "namespace": key[0]})
         took_s = time.monotonic() - started
         logger.debug("reconciled %s/%s in %.3f s, again in %s s", *key, took_s, wait_s)

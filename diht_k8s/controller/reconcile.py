@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 import random
 import time
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.reasons import Reason
+from diht_k8s.api.redaction import literals, redacted_text
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import Status, wire
 from diht_k8s.controller.actions import delete_old_jobs, execute
@@ -34,7 +36,8 @@ from diht_k8s.controller.own_times import OwnTimes
 from diht_k8s.controller.pod_logs import PodLogs, cached_in, progress_in, why_waiting
 from diht_k8s.controller.runs import Key, KnownRun, Runs, known_run
 from diht_k8s.controller.saved_status import has_ended, saved_run_status
-from diht_k8s.controller.status import LoggedProgress, build_status, failed_attempt, newly_failed
+from diht_k8s.controller.status import LoggedProgress, build_status, failed_attempt, newly_failed, redacted_status
+from diht_k8s.controller.text import one_line
 from diht_k8s.controller.warning_events import WarningEvents
 from diht_k8s.controller.work import with_logged
 from diht_k8s.kube.client import Cluster, ClusterError
@@ -49,6 +52,10 @@ FIRST_ASK_AGAIN_S: Final = 2.0
 PROBLEM_WAIT_S: Final = 1.0
 MOST_PROBLEM_WAIT_S: Final = 30.0
 MAX_FORMER_JOBS: Final = 16
+
+
+class InternalError(Exception):
+    """A reconciliation failed in a way that nobody expected; it is logged and the run's status says so."""
 
 
 @dataclass
@@ -119,6 +126,7 @@ class Reconciler:
 
         Raises:
             ClusterError: the API server reports an error: reconcile again later.
+            InternalError: a fault of the operator: reconcile again later, since other runs and a new version may help.
         """
         known = self._runs.get(key)
         if known is None or known.deleting:
@@ -126,15 +134,36 @@ class Reconciler:
             self._active.discard(key)
             return None
         try:
-            return self._reconcile(
-                known, self._caches.get(key) or self._caches.setdefault(key, self._first_cache(known))
-            )
+            cache = self._caches.get(key) or self._caches.setdefault(key, self._first_cache(known))
+            return self._reconcile(known, cache)
         except ClusterError as error:
             if error.is_gone:  # the watch has not reported the deletion yet
                 self._runs.remove(known.key, known.uid)
             elif not error.is_terminating:
                 raise
             return None
+        except Exception as error:
+            raise self._failed(known, error) from None  # its text may hold a secret
+
+    def _failed(self, known: KnownRun, error: Exception) -> InternalError:
+        """Log an unexpected exception and report it in the run's status, as far as that is possible."""
+        secrets = literals(known.document)
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        message = redacted_text(f"{type(error).__name__}: {error} ({where.name}, line {where.lineno})", secrets)
+        logger.error(
+            "%s/%s: unexpected error: %s\n%s", *known.key, one_line(message),
+            redacted_text("".join(traceback.format_exception(error)), secrets),
+            extra={"run": known.name, "namespace": known.namespace},
+        )  # fmt: skip
+        try:
+            cache, newest = self._caches.setdefault(known.key, _RunCache()), self._runs.get(known.key) or known
+            # it stays the problem until the actions succeed: the status does not go back and forth at each attempt
+            cache.problem = RunProblem(Reason.INTERNAL_ERROR, message)
+            self._refuse(newest, newest.status, cache.problem, cache, self._clock())
+        except Exception as second:  # the status itself may be what cannot be read or written
+            text = redacted_text(f"{type(second).__name__}: {second}", secrets)
+            logger.warning("%s/%s: the status cannot say so: %s", *known.key, one_line(text))
+        return InternalError(message)
 
     def _first_cache(self, known: KnownRun) -> _RunCache:
         """A new operator would read all logs at once: it uses the progress that an earlier one read for a while."""
@@ -164,6 +193,7 @@ class Reconciler:
             status, run, before, after, observed, problem=problem, logged=cache.logged, tails=cache.tails,
             generation=known.generation, now=now,
         )  # fmt: skip
+        new = redacted_status(new, literals(known.document))
         is_new = not known.document["status"]
         known = self._write_status(known, new, cache, now)
         if is_new and decided.actions:  # a thousand new runs all get their status before the first one's Job is created

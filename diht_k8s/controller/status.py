@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from diht_k8s.api.layout import Layout
+from diht_k8s.api.redaction import redacted_text
 from diht_k8s.api.reports import Progress
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import (
@@ -31,7 +32,7 @@ from diht_k8s.api.status import StageState as EntryState
 from diht_k8s.controller.conditions import conditions
 from diht_k8s.controller.nodes import avoided, suspect_node
 from diht_k8s.controller.observe import ObservedAttempt, RunProblem, entry_name
-from diht_k8s.controller.text import one_line
+from diht_k8s.controller.text import TAIL_WIDTH, one_line
 from diht_k8s.controller.work import newest_checkpoint
 from diht_k8s.pipeline.plan import attempt_name
 from diht_k8s.pipeline.states import ENDED_WELL, FINAL, RunState, RunStatus, StageRecord, StageState
@@ -53,6 +54,26 @@ class LoggedProgress:
     progress: Progress
     read_at: float
     """seconds since the epoch."""
+
+
+def redacted_status(status: Status, secrets: tuple[str, ...]) -> Status:
+    """The status without literal values of the run: programs and the cluster may repeat them in what they say."""
+    if not secrets:
+        return status
+    stages = [
+        stage if stage.cause is None else stage.model_copy(update={"cause": _redacted_cause(stage.cause, secrets)})
+        for stage in status.stages
+    ]
+    found = [
+        each.model_copy(update={"message": one_line(redacted_text(each.message, secrets))})
+        for each in status.conditions
+    ]
+    return status.model_copy(update={"stages": stages, "conditions": found})
+
+
+def _redacted_cause(cause: FailureCause, secrets: tuple[str, ...]) -> FailureCause:
+    tail = [one_line(redacted_text(line, secrets), TAIL_WIDTH) for line in cause.log_tail]
+    return cause.model_copy(update={"message": one_line(redacted_text(cause.message, secrets)), "log_tail": tail})
 
 
 def build_status(

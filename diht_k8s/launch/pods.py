@@ -101,9 +101,18 @@ def pod_template(role: Role, config: PodConfig, place: Place, labels: Mapping[st
     if container is None:
         raise UserError(f"role {role.name}: its overlay removes the container {name}: keep it")
     apply_overlay(container, macros.raw(get_overlay(role, "kubernetes", "V1Container", flat_fallback=False)))
+    _require(role, container, "env", "name")
+    _require(role, container, "volumeMounts", "mountPath")
     _add_default_env(container, spec.get("terminationGracePeriodSeconds", 30), retries=role.max_retries > 0)
     container["volumeMounts"] = list({mount["mountPath"]: mount for mount in container["volumeMounts"]}.values())
     return template
+
+
+def _require(role: Role, container: Mapping[str, Any], field: str, key: str) -> None:
+    """Overlays of other components than this project's are not validated before."""
+    for item in container[field]:
+        if not isinstance(item, Mapping) or not isinstance(item.get(key), str):
+            raise UserError(f"role {role.name}: an entry of {field} has no {key} (text): correct its overlay")
 
 
 def image_entrypoint(entrypoint: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torchx.specs.overlays import JOIN
 
+from diht_k8s.api.pod_types import wire
 from diht_k8s.api.pods import QUEUE_LABEL, Pods
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.launch.pods import SHARED_MEMORY
@@ -30,14 +31,14 @@ def stage_overlays(run: DihtRun, stage: Stage, pods: Pods, replicas: int) -> dic
 
 
 def _pod(pods: Pods) -> dict[str, Any]:
-    wire = pods.model_dump(by_alias=True, exclude_defaults=True)
-    spec = {name: wire[name] for name in POD_FIELDS if name in wire}
+    given = pods.model_dump(by_alias=True, exclude_defaults=True)
+    spec = {name: given[name] for name in POD_FIELDS if name in given}
     if pods.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in pods.image_pull_secrets]
     memory = [{"name": SHARED_MEMORY, "emptyDir": {"medium": "Memory", "sizeLimit": pods.shm_size}}]
-    if volumes := [*(memory if pods.shm_size else []), *pods.volumes]:
+    if volumes := [*(memory if pods.shm_size else []), *map(wire, pods.volumes)]:
         spec[JOIN("volumes", on="name")] = volumes
-    metadata = {name: wire[name] for name in ("labels", "annotations") if name in wire}
+    metadata = {name: given[name] for name in ("labels", "annotations") if name in given}
     return {key: value for key, value in (("metadata", metadata), ("spec", spec)) if value}
 
 
@@ -49,9 +50,11 @@ def _container(run: DihtRun, pods: Pods) -> dict[str, Any]:
         quantities = {name: str(value) for name, value in pods.resources.items()}
         container["resources"] = {"limits": quantities, "requests": dict(quantities)}
     if pods.volume_mounts:
-        container["volumeMounts"] = list(pods.volume_mounts)
+        container["volumeMounts"] = [wire(mount) for mount in pods.volume_mounts]
     references = [
-        {"name": variable.name, "valueFrom": variable.value_from} for variable in pods.env if variable.value is None
+        {"name": variable.name, **({"valueFrom": wire(variable.value_from)} if variable.value_from else {})}
+        for variable in pods.env
+        if variable.value is None
     ]
     if env := [*_credentials(run), *references]:
         container["env"] = env

@@ -12,7 +12,9 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from diht_k8s.api.run import MAX_NAME_LENGTH, Spec, Stage
+from diht_k8s.api.pod_types import ONE_REFERENCE, REFERENCES, SOURCES, TOO_MANY_SOURCES
+from diht_k8s.api.pods import OWN_VOLUMES
+from diht_k8s.api.run import MAX_NAME_LENGTH, UNKNOWN_MOUNT, Spec, Stage
 from diht_k8s.api.train import Train
 
 ALWAYS_EDITABLE: Final = ("suspend", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "failurePolicy", "pods")
@@ -148,7 +150,31 @@ def _spec_rules() -> list[Rule]:
             "train.distillation.mode Concepts needs labels: give label, or train.labels, or set mode: Disabled",
             "train",
         ),
+        *(_mount_rule(stage) for stage in Stage),
     ]
+
+
+def _mount_rule(stage: Stage) -> Rule:
+    """Each mount of a stage names one of its volumes; a stage's own list replaces that of all stages."""
+
+    def names(field: str) -> str:
+        own, common = (
+            f"has({pods}) && has({pods}.{field}) ? {pods}.{field}.map(each, each.name)"
+            for pods in (f"self.{stage.value}.pods", "self.pods")
+        )
+        return f"({own} : {common} : [])"
+
+    known = ", ".join(f"'{name}'" for name in OWN_VOLUMES)
+    return Rule(
+        f"!has(self.{stage.value}) || {names('volumeMounts')}.all(name, name in [{known}] || name in {names('volumes')})",
+        f"{stage.value}: {UNKNOWN_MOUNT}",
+        stage.value,
+    )
+
+
+def _count(names: Iterable[str]) -> str:
+    """How many of the fields an object has."""
+    return f"[{', '.join(f'has(self.{name})' for name in names)}].filter(given, given).size()"
 
 
 def _train_rules() -> list[Rule]:
@@ -181,6 +207,8 @@ _RULES: Final[dict[str, list[Rule]]] = {
         )
     ],
     "EnvVar": [Rule("!has(self.value) || !has(self.valueFrom)", "give value or valueFrom, not both")],
+    "ValueSource": [Rule(f"{_count(REFERENCES)} == 1", ONE_REFERENCE)],
+    "Volume": [Rule(f"{_count(SOURCES)} <= 1", TOO_MANY_SOURCES)],
     "StageStatus": [
         Rule(
             "!has(oldSelf.attempt) || (has(self.attempt) && self.attempt >= oldSelf.attempt)",

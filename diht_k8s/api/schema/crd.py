@@ -127,6 +127,7 @@ def _object(node: dict[str, Any], defs: dict[str, Any], *, name: str) -> dict[st
         "type": "object",
         **({"required": node["required"]} if node.get("required") else {}),
         "properties": properties,
+        **({"x-kubernetes-preserve-unknown-fields": True} if node.get("additionalProperties") is True else {}),
         **({"x-kubernetes-validations": rules} if rules else {}),
     }
 

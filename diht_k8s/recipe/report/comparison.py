@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from statistics import mean, stdev
 from typing import Any
 
 from diht_k8s.api.documents import canonical_json
 from diht_k8s.api.hashing import differences
+from diht_k8s.api.redaction import redacted_document
 from diht_k8s.recipe.report.overview import headlines
 from diht_k8s.recipe.report.page import environment
 
@@ -61,7 +61,7 @@ def comparison_text(compared: Mapping[str, Any]) -> str:
 
 def _configuration(report: Mapping[str, Any]) -> Json:
     """The configuration without name, seed and location of the output."""
-    spec = deepcopy(report["config"]["spec"])
+    spec = redacted_document(report["config"])["spec"]  # earlier versions wrote literal values
     spec.pop("seed", None)
     spec.get("data", {}).pop("output", None)
     return spec

@@ -14,6 +14,45 @@ def benchmark(**changes: Any) -> dict[str, Any]:
     return {"name": "b", "type": "Retrieval", "shards": ["x.tar"], **changes}
 
 
+VOLUMES: list[dict[str, Any]] = [
+    {"name": "empty", "emptyDir": {}},
+    {"name": "memory", "emptyDir": {"medium": "Memory", "sizeLimit": "8Gi"}},
+    {"name": "host", "hostPath": {"path": "/data", "type": "Directory"}},
+    {"name": "claim", "persistentVolumeClaim": {"claimName": "data", "readOnly": True}},
+    {
+        "name": "secret",
+        "secret": {"secretName": "s", "items": [{"key": "k", "path": "p", "mode": 256}], "optional": True},
+    },
+    {"name": "config", "configMap": {"name": "c", "defaultMode": 420}},
+    {"name": "nfs", "nfs": {"server": "nfs.example.org", "path": "/export"}},
+    {"name": "csi", "csi": {"driver": "d.example.org", "volumeAttributes": {"a": "b"}}},
+    {"name": "projected", "projected": {"sources": [{"secret": {"name": "s"}}]}},
+    {"name": "ephemeral", "ephemeral": {"volumeClaimTemplate": {"spec": {}}}},
+    {"name": "image", "image": {"reference": "model:1"}},
+    {"name": "none"},
+]
+SELECTOR = {"matchLabels": {"app": "x"}, "matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]}
+NEAR = {"topologyKey": "zone", "labelSelector": SELECTOR, "namespaceSelector": {}, "namespaces": ["n"]}
+AFFINITY: dict[str, Any] = {
+    "nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [{"matchExpressions": [{"key": "gpu", "operator": "Gt", "values": ["1"]}]}]
+        },
+        "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference": {"matchFields": []}}],
+    },
+    "podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [NEAR]},
+    "podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": NEAR}]},
+}
+REFERENCES: list[dict[str, Any]] = [
+    {"secretKeyRef": {"name": "s", "key": "k", "optional": True}},
+    {"configMapKeyRef": {"name": "c", "key": "k"}},
+    {"fieldRef": {"fieldPath": "metadata.name"}},
+    {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "1m"}},
+    {"resourceFieldRef": {"resource": "limits.cpu", "divisor": 1}},
+]
+REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+
+
 def sources(count: int) -> list[dict[str, Any]]:
     return [{"name": f"s{index}", "shards": ["x.tar"]} for index in range(count)]
 
@@ -42,11 +81,18 @@ GOOD = [
     good("quantities", spec__pods__resources={"cpu": "500m", "memory": "64Gi", "nvidia.com/gpu": 8, "hugepages-2Mi": "1e3"}),
     good("open affinity", spec__pods__affinity={"nodeAffinity": {"anything": [{"goes": 1}]}}),
     good("tolerations", spec__train__pods={"tolerations": [{"key": "gpu", "operator": "Exists"}] * 64}),
+    good("volumes", spec__pods={"volumes": VOLUMES, "volumeMounts": [*({"name": each["name"], "mountPath": f"/{each['name']}", "readOnly": True} for each in VOLUMES), {"name": "dshm", "mountPath": "/shm"}]}),
+    good("volume of a newer Kubernetes", spec__pods__volumes=[{"name": "v", "futureSource": {"x": [1]}}]),
+    good("affinity in full", spec__train__pods__affinity=AFFINITY),
+    good("toleration in full", spec__pods__tolerations=[{"key": "gpu", "operator": "Equal", "value": "yes", "effect": "NoExecute", "tolerationSeconds": 60}]),
+    good("references", spec__pods__env=[{"name": f"V{index}", "valueFrom": each} for index, each in enumerate(REFERENCES)]),
+    good("variable without value", spec__pods__env=[{"name": "A"}]),
     good("environment", spec__pods__env=[{"name": "A", "value": ""}, {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]),
     good("label values", spec__pods__labels={"a": "", "b": "x" * 63, "c": "A_b.c-d"}),
     good("long annotation", spec__pods__annotations={"a": "b c\n" * 1024}),
     good("deadline and TTL", spec__activeDeadlineSeconds=1, spec__ttlSecondsAfterFinished=0),
     good("failure policy", spec__failurePolicy={"maxRestarts": 0, "maxInfrastructureRestarts": 0, "schedulingTimeoutSeconds": 10}),
+    good("globs with a question mark", spec__data__sources=[{"name": "a", "shards": ["s3://corpus/day=1/0?.tar", "web/0?.tar"]}]),
     good("few-shot", spec__evaluate__fewShot={"shots": [1], "seeds": 1}),
     good("null is absent", spec__seed=None, spec__pods=None, spec__storage=None, spec__train__optimizer={"lr": None}),
     good("null metadata field", metadata={"name": "a-run", "labels": None}),
@@ -133,6 +179,35 @@ BAD = [
     bad("environment variable twice", "spec.pods.env", spec__pods__env=[{"name": "A", "value": "x"}] * 2),
     bad("affinity is text", "spec.pods.affinity", spec__pods__affinity="near"),
     bad("toleration is text", "tolerations", spec__pods__tolerations=["gpu"]),
+    bad("mount without path", "mountPath", spec__pods={"volumes": [{"name": "x"}], "volumeMounts": [{"name": "x"}]}),
+    bad("mount without name", "name", spec__pods__volumeMounts=[{"mountPath": "/x"}]),
+    bad("mount whose name is a mapping", "name", spec__pods__volumeMounts=[{"name": {"a": "b"}, "mountPath": "/x"}]),
+    bad("mount path with a colon", "mountPath", spec__pods={"volumes": [{"name": "x"}], "volumeMounts": [{"name": "x", "mountPath": "/a:b"}]}),
+    bad("text for a boolean of a mount", "readOnly", spec__pods={"volumes": [{"name": "x"}], "volumeMounts": [{"name": "x", "mountPath": "/a", "readOnly": "yes"}]}),
+    bad("volume without name", "name", spec__pods__volumes=[{"emptyDir": {}}]),
+    bad("volume whose name is a mapping", "name", spec__pods__volumes=[{"name": {"a": "b"}, "emptyDir": {}}]),
+    bad("volume name with capitals", "name", spec__pods__volumes=[{"name": "Data"}]),
+    bad("two volumes of one name", "spec.pods.volumes", spec__pods__volumes=[{"name": "x"}] * 2),
+    bad("claim without name", "claimName", spec__pods__volumes=[{"name": "x", "persistentVolumeClaim": {}}]),
+    bad("host path without path", "path", spec__pods__volumes=[{"name": "x", "hostPath": {}}]),
+    bad("source that is text", "persistentVolumeClaim", spec__pods__volumes=[{"name": "x", "persistentVolumeClaim": "data"}]),
+    bad("quantity of a memory volume", "sizeLimit", spec__pods__volumes=[{"name": "x", "emptyDir": {"sizeLimit": "8 GB"}}]),
+    bad("attribute of a CSI volume that is a number", "volumeAttributes", spec__pods__volumes=[{"name": "x", "csi": {"driver": "d", "volumeAttributes": {"a": 1}}}]),
+    bad("unknown effect of a taint", "effect", spec__pods__tolerations=[{"key": "gpu", "effect": "NoRun"}]),
+    bad("text for the seconds of a toleration", "tolerationSeconds", spec__pods__tolerations=[{"key": "gpu", "tolerationSeconds": "60"}]),
+    bad("no node term", "nodeSelectorTerms", spec__pods__affinity={"nodeAffinity": {REQUIRED: {"nodeSelectorTerms": []}}}),
+    bad("node terms as a list", REQUIRED, spec__pods__affinity={"nodeAffinity": {REQUIRED: []}}),
+    bad("pod term without topology key", "topologyKey", spec__train__pods__affinity={"podAntiAffinity": {REQUIRED: [{"labelSelector": {}}]}}),
+    bad("operator of a label that is not there", "operator", spec__pods__affinity={"podAffinity": {REQUIRED: [{"topologyKey": "z", "labelSelector": {"matchExpressions": [{"key": "a", "operator": "Is"}]}}]}}),
+    bad("secret reference without key", "key", spec__pods__env=[{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s"}}}]),
+    bad("field reference without path", "fieldPath", spec__pods__env=[{"name": "A", "valueFrom": {"fieldRef": {}}}]),
+    bad("reference that is text", "secretKeyRef", spec__pods__env=[{"name": "A", "valueFrom": {"secretKeyRef": "s"}}]),
+    bad("node selector of numbers", "nodeSelector", spec__pods__nodeSelector={"a": 1}),
+    bad("URI with credentials", "spec.data.output", spec__data__output="s3://key:secret@bucket/x"),
+    bad("URI with a signature", "spec.data.output", spec__data__output="s3://bucket/x?X-Amz-Signature=abc"),
+    bad("path with a signature", "shards", spec__data__sources=[{"name": "a", "shards": ["web/x.tar?sig=abc"]}]),
+    bad("endpoint with credentials", "endpointURL", spec__storage=[{"prefix": "s3://aaa", "endpointURL": "https://key:secret@s3.example.org"}]),
+    bad("endpoint with a query", "endpointURL", spec__storage=[{"prefix": "s3://aaa", "endpointURL": "https://s3.example.org/?token=abc"}]),
     bad("grace period below 30 s", "terminationGracePeriodSeconds", spec__pods__terminationGracePeriodSeconds=5),
     bad("deadline of zero", "activeDeadlineSeconds", spec__activeDeadlineSeconds=0),
     bad("negative restarts", "maxRestarts", spec__failurePolicy={"maxRestarts": -1}),

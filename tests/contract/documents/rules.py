@@ -7,6 +7,8 @@ from tests.unit.api.documents import REMOVE
 
 TRAIN = "  train: {model: ViT-B-16, batchSize: 8, distillation: {mode: Disabled}, %s}"
 CLASSES = {"name": "x", "type": "Classification", "shards": ["a"]}
+STAGES = ("filter", "label", "train", "evaluate")
+MOUNTS = {"spec__pods": {"volumes": [{"name": "x"}], "volumeMounts": [{"name": "x", "mountPath": "/x"}]}}
 
 
 def reads(name: str, spec: str, *, metadata: str = "{name: a-run}") -> Case:
@@ -42,8 +44,15 @@ RULES = [
     bad("parameters on the host with stage 1", "Parameters needs zeroStage 3", spec__train__offload="Parameters"),
     bad("optimiser on the host with stage 0", "Optimizer needs zeroStage 1 or more", spec__train__offload="Optimizer", spec__train__zeroStage=0),
     bad("classification without names", "needs classNames, a text file with one class name a line", spec__evaluate={"benchmarks": [CLASSES]}),
-    bad("value and reference", "give value or valueFrom, not both", spec__pods__env=[{"name": "A", "value": "", "valueFrom": {"x": {}}}]),
-    bad("value and reference in a stage", "give value or valueFrom, not both", spec__train__pods={"env": [{"name": "A", "value": "x", "valueFrom": {}}]}),
+    bad("two sources of a volume", "a volume has one source", spec__pods__volumes=[{"name": "x", "emptyDir": {}, "hostPath": {"path": "/x"}}]),
+    bad("no reference", "valueFrom needs exactly one reference", spec__pods__env=[{"name": "A", "valueFrom": {}}]),
+    bad("two references", "valueFrom needs exactly one reference", spec__pods__env=[{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "x"}, "secretKeyRef": {"name": "s", "key": "k"}}}]),
+    *(bad(f"mount of a volume that {stage} lacks", f"{stage}: volumeMounts names a volume that pods.volumes lacks", "(x)", **MOUNTS, **{f"spec__{stage}__pods": {"volumes": []}}) for stage in STAGES),
+    bad("mount of a volume that no stage has", "volumeMounts names a volume that pods.volumes lacks", spec__pods={"volumeMounts": [{"name": "x", "mountPath": "/x"}]}),
+    good("mount of a stage, volume of all stages", spec__pods={"volumes": [{"name": "x"}]}, spec__train__pods={"volumeMounts": [{"name": "x", "mountPath": "/x"}]}),
+    good("mount of all stages, volume of each stage", **{f"spec__{stage}__pods": {"volumes": [{"name": "x"}]} for stage in STAGES}, spec__pods={"volumeMounts": [{"name": "x", "mountPath": "/x"}]}),
+    bad("value and reference", "give value or valueFrom, not both", spec__pods__env=[{"name": "A", "value": "", "valueFrom": {"fieldRef": {"fieldPath": "x"}}}]),
+    bad("value and reference in a stage", "give value or valueFrom, not both", spec__train__pods={"env": [{"name": "A", "value": "x", "valueFrom": {"fieldRef": {"fieldPath": "x"}}}]}),
 ]  # fmt: skip
 
 YAML = [

@@ -12,6 +12,7 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.launch import stages
 from tests.unit.api.documents import changed
 
+FIELD = {"fieldRef": {"fieldPath": "spec.nodeName"}}
 CREDENTIALS = [
     {
         "name": f"DIHT_STORAGE_1_{key}",
@@ -41,12 +42,12 @@ def overlay(kind: str, stage: Stage = Stage.TRAIN, **changes: Any) -> dict[str, 
             },
         ),
         (
-            {"spec__pods": {"volumeMounts": [{"name": "a", "mountPath": "/a"}]}},
+            {"spec__pods": {"volumes": [{"name": "a"}], "volumeMounts": [{"name": "a", "mountPath": "/a"}]}},
             {"volumeMounts": [{"name": "a", "mountPath": "/a"}]},
         ),
         (
-            {"spec__pods": {"env": [{"name": "A", "value": "1"}, {"name": "B", "valueFrom": {"fieldRef": {}}}]}},
-            {"env": [{"name": "B", "valueFrom": {"fieldRef": {}}}]},
+            {"spec__pods": {"env": [{"name": "A", "value": "1"}, {"name": "B", "valueFrom": FIELD}, {"name": "C"}]}},
+            {"env": [{"name": "B", "valueFrom": FIELD}, {"name": "C"}]},
         ),
         (
             {"spec__storage": [{"prefix": "s3://aaa"}, {"prefix": "s3://bbb", "secretRef": {"name": "keys"}}]},

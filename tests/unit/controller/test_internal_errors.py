@@ -1,0 +1,138 @@
+"""An exception that nobody expects in one reconciliation: the run says so, others continue, and it is tried again."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import logging
+from typing import Any
+
+import pytest
+
+from diht_k8s.api.status import Condition
+from diht_k8s.controller import actions, metrics, operator
+from diht_k8s.controller.operator import Operator, Settings
+from diht_k8s.controller.reconcile import InternalError
+from diht_k8s.controller.runs import known_run
+from tests.unit.controller.fake import FakeCluster, Process
+from tests.unit.controller.stories import SPEC, Clock, make, reason, settle, status
+
+CANARY = "canary-93cf1a"
+
+
+def accepted(cluster: FakeCluster) -> Condition:
+    return next(each for each in status(cluster).conditions if each.type == "Accepted")
+
+
+def broken(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception) -> None:
+    """Rendering the run of this name raises."""
+    render = actions.children
+
+    def children(known: Any, *arguments: Any) -> Any:
+        if known.name == name:
+            raise error
+        return render(known, *arguments)
+
+    monkeypatch.setattr(actions, "children", children)
+
+
+def fails(process: Process) -> None:
+    with pytest.raises(InternalError):
+        process.reconcile()
+
+
+def test_unexpected_exception_becomes_a_condition_and_goes_when_the_run_can_be_reconciled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = make()
+    process = Process(cluster, Clock())
+    with monkeypatch.context() as patch:
+        broken(patch, "r", KeyError("mountPath"))
+        process.reconcile()  # a new run gets its status first
+        fails(process)
+        assert (accepted(cluster).status, accepted(cluster).reason) == ("False", "InternalError")
+        assert accepted(cluster).message.startswith("KeyError: 'mountPath' (children, line ")
+        assert reason(cluster) == "InternalError"
+        assert [event["reason"] for event in cluster.events if event["type"] == "Warning"] == ["InternalError"]
+        cluster.writes.clear()
+        for _ in range(3):
+            fails(process)
+        assert cluster.writes == [], "the status does not go back and forth"
+        assert cluster.jobs == {}
+    settle(process)
+    assert (accepted(cluster).status, accepted(cluster).reason) == ("True", "Valid")
+    assert list(cluster.jobs) == ["r-filter-1"]
+
+
+def test_other_runs_continue(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = make()
+    other = {**SPEC, "data": {**SPEC["data"], "output": "s3://corpus/other"}}
+    cluster.add_run(
+        {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "o"}, "spec": other}, "o"
+    )
+    broken(monkeypatch, "r", TypeError("unhashable type: 'dict'"))
+    process = Process(cluster, Clock())
+    process.reconcile()
+    fails(process)
+    for _ in range(3):
+        process.reconcile("o")
+    assert list(cluster.jobs) == ["o-filter-1"]
+
+
+def test_message_and_log_are_free_of_literal_values(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster = make(pods={"image": "recipe:1", "env": [{"name": "T", "value": CANARY}]})
+    broken(monkeypatch, "r", ValueError(f"line 1\n{CANARY}\x1b[31m"))
+    process = Process(cluster, Clock())
+    process.reconcile()
+    with caplog.at_level(logging.DEBUG), pytest.raises(InternalError) as raised:
+        process.reconcile()
+    assert accepted(cluster).message.startswith("ValueError: line 1 REDACTED (children, line ")
+    assert "Traceback" in caplog.text
+    assert CANARY not in f"{caplog.text}{raised.value}{cluster.runs['r']['status']}{cluster.events}"
+
+
+def test_status_that_cannot_be_read_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    cluster = make()
+    cluster.runs["r"]["status"] = {"stages": "none"}
+    fails(Process(cluster, Clock()))
+    assert "the status cannot say so: ValidationError" in caplog.text
+
+
+def test_operator_counts_it_and_tries_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    def story() -> None:
+        raise InternalError("KeyError: 'x'")
+
+    monkeypatch.setattr(operator, "connect", lambda: None)
+    before = metrics.ERRORS.labels("InternalError")._value.get()
+
+    async def work() -> float:
+        process = Operator(Settings(port=0))
+        monkeypatch.setattr(process._reconciler, "reconcile", lambda key: story())
+        await process._reconcile_key(("n", "r"))
+        return process._queue._timers["n", "r"][0] - asyncio.get_running_loop().time()
+
+    assert 0 < asyncio.run(work()) <= 0.5
+    assert metrics.ERRORS.labels("InternalError")._value.get() == before + 1
+
+
+def test_errors_of_the_api_server_are_logged_without_literal_values(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(operator, "connect", lambda: None)
+    cluster = make(pods={"env": [{"name": "T", "value": CANARY}]})
+
+    async def work() -> None:
+        process = Operator(Settings(port=0))
+        process._runs.put(known_run(copy.deepcopy(cluster.runs["r"])))
+
+        def refused(key: Any) -> None:
+            raise operator.ClusterError(500, "InternalError", f"webhook said {CANARY}")
+
+        monkeypatch.setattr(process._reconciler, "reconcile", refused)
+        await process._reconcile_key(("n", "r"))
+
+    asyncio.run(work())
+    assert "webhook said REDACTED" in caplog.text
+    assert CANARY not in caplog.text
