@@ -154,6 +154,8 @@ class AttemptStatus(Written):
     """exitCode of the program that failed first."""
     reason: Word = ""
     """reason of the end: Complete, or as in cause."""
+    uid: Word = ""
+    """uid of the attempt's Job, by which pods that have lost it are found."""
     node: Annotated[str, StringConstraints(max_length=253)] = ""
     """node of the pod that failed first, where the node may be to blame."""
     counted: bool = False

@@ -178,7 +178,11 @@ def _observe_attempt(
     active = sum(not pod.ended and pod not in lost for pod in pods)
     base = Attempt(stage, number, AttemptState.RUNNING, active=active, step=step)
     if job is None:  # somebody removed the Job; its pods follow
-        return ObservedAttempt(replace(base, ending=True), None, tuple(pods)) if active else None
+        message = f"the Job of attempt {number} was deleted without its pods: waits until {active} are gone"
+        left = ObservedAttempt(
+            replace(base, ending=True), None, tuple(pods), problem=RunProblem(Reason.PENDING, message)
+        )
+        return left if active else None
     observed = ObservedAttempt(base, job, tuple(pods), lost=tuple(pod.name for pod in lost))
     if (
         job.deleted and lost and not active

@@ -19,7 +19,7 @@ from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import Status, wire
 from diht_k8s.controller.actions import delete_old_jobs, execute
 from diht_k8s.controller.conditions import conditions
-from diht_k8s.controller.events import event_document, events_between
+from diht_k8s.controller.events import RunEvent, event_document, events_between
 from diht_k8s.controller.informer import Informer
 from diht_k8s.controller.observe import (
     GANGS,
@@ -30,6 +30,7 @@ from diht_k8s.controller.observe import (
     entry_name,
     observe_attempts,
 )
+from diht_k8s.controller.orphans import delete_orphans, orphans
 from diht_k8s.controller.own_times import OwnTimes
 from diht_k8s.controller.pod_logs import PodLogs, cached_in, progress_in, why_waiting
 from diht_k8s.controller.runs import Key, KnownRun, Runs, known_run
@@ -121,8 +122,7 @@ class Reconciler:
         """
         known = self._runs.get(key)
         if known is None or known.deleting:
-            self._caches.pop(key, None)
-            self._active.discard(key)
+            self._forget(key)
             return None
         try:
             return self._reconcile(
@@ -135,12 +135,26 @@ class Reconciler:
                 raise
             return None
 
+    def _forget(self, key: Key) -> None:
+        """A run is gone: so must be its pods that no garbage collector finds."""
+        cache = self._caches.pop(key, None)
+        self._active.discard(key)
+        if cache is not None:
+            self._delete_orphans(key, cache)
+
+    def _delete_orphans(self, key: Key, cache: _RunCache) -> list[RunEvent]:
+        jobs = {job.uid for job in self._jobs.of(*key)}
+        return delete_orphans(self._cluster, orphans(self._pods.of(*key), cache.former_jobs, jobs))
+
     def _first_cache(self, known: KnownRun) -> _RunCache:
         """A new operator would read all logs at once: it uses the progress that an earlier one read for a while."""
         status = known.status
+        former = [attempt.uid for attempt in status.attempts if attempt.uid]
         if status.progress is None or status.progress.last_updated_time is None:
-            return _RunCache()
-        return _RunCache(read_at=self._clock() - self._jitter() * _progress_interval(len(self._runs)))
+            return _RunCache(former_jobs=former)
+        return _RunCache(
+            former_jobs=former, read_at=self._clock() - self._jitter() * _progress_interval(len(self._runs))
+        )
 
     def _reconcile(self, known: KnownRun, cache: _RunCache) -> float | None:
         now, status = self._clock(), known.status
@@ -171,6 +185,7 @@ class Reconciler:
         problem = execute(self._cluster, known, run, decided.actions, observed, self._jobs.put)
         delete_old_jobs(self._cluster, known, observed)
         self._record_events(known, status, new, now)
+        self._record(known, self._delete_orphans(known.key, cache), now)
         return self._requeue_after(known, decided, observed, cache, problem, now)
 
     def _refuse(self, known: KnownRun, status: Status, problem: RunProblem, cache: _RunCache, now: float) -> None:
@@ -290,7 +305,10 @@ class Reconciler:
         return written
 
     def _record_events(self, known: KnownRun, before: Status, after: Status, now: float) -> None:
-        for item in events_between(before, after):
+        self._record(known, events_between(before, after), now)
+
+    def _record(self, known: KnownRun, events: Iterable[RunEvent], now: float) -> None:
+        for item in events:
             logger.info(
                 "%s", item.message, extra={"run": known.name, "namespace": known.namespace, "reason": item.reason}
             )

@@ -179,6 +179,12 @@ class Cluster:
         what = f"delete Job {namespace}/{name}"
         answer_of(what, self._batch.delete_namespaced_job, name, namespace, body=_deletion(policy, uid))
 
+    def delete_pod(self, namespace: str, name: str, uid: str) -> None:
+        """Delete the pod of this UID; its programs get their usual grace."""
+        self._before_write("delete_pod")
+        body = {"preconditions": {"uid": uid}}
+        answer_of(f"delete pod {namespace}/{name}", self._core.delete_namespaced_pod, name, namespace, body=body)
+
     def delete_service(self, namespace: str, name: str) -> None:
         """Delete a Service."""
         self._before_write("delete_service")

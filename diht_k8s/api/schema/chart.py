@@ -80,7 +80,9 @@ def _values(text: str) -> Iterator[tuple[str, Any, str]]:
             line: int = key.start_mark.line
             above = lines[line - 1].strip() if line else ""
             if above.startswith(_COMMENT):
-                yield name, yaml.safe_load(text[value.start_mark.index : value.end_mark.index]), above.removeprefix(_COMMENT)
+                start, end = value.start_mark, value.end_mark  # the first line's indent belongs to a block
+                default = yaml.safe_load(" " * start.column + text[start.index : end.index])
+                yield name, default, above.removeprefix(_COMMENT)
             elif isinstance(value, yaml.MappingNode) and value.value:
                 yield from walk(value, f"{name}.")
             else:

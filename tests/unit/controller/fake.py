@@ -113,6 +113,17 @@ class FakeCluster:
         self.pods = {key: pod for key, pod in self.pods.items() if not key.startswith(f"{name}-")}
         self._wrote(f"delete Job {name}")
 
+    def delete_pod(self, namespace: str, name: str, uid: str) -> None:
+        if self.pods[name]["metadata"]["uid"] != uid:
+            raise ClusterError(409, "Conflict", "the UID in the precondition does not match")
+        del self.pods[name]
+        self._wrote(f"delete pod {name}")
+
+    def get_run(self, namespace: str, name: str) -> dict[str, Any]:
+        if name not in self.runs:
+            raise ClusterError(404, "NotFound", name)
+        return copy.deepcopy(self.runs[name])
+
     def delete_service(self, namespace: str, name: str) -> None:
         self.services.pop(name, None)
 
