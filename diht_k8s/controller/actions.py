@@ -13,7 +13,7 @@ from diht_k8s.api.run import DihtRun
 from diht_k8s.api.schema.crd import KIND
 from diht_k8s.controller.children import children
 from diht_k8s.controller.observe import ObservedAttempt, RunProblem
-from diht_k8s.controller.runs import KnownRun
+from diht_k8s.controller.runs import Key, KnownRun
 from diht_k8s.kube.client import Cluster, ClusterError
 from diht_k8s.pipeline.states import Action, Expire, Start, Stop
 
@@ -61,9 +61,17 @@ def execute(
         elif isinstance(action, Stop):
             _stop(cluster, known, action, observed)
         elif isinstance(action, Expire):
-            with contextlib.suppress(ClusterError):
-                cluster.delete_run(known.namespace, known.name, known.uid)
+            delete_run(cluster, known.key, known.uid, known.version)
     return problem
+
+
+def delete_run(cluster: Cluster, key: Key, uid: str, version: str) -> None:
+    """Delete a run unless it has changed since (a person may have asked for a retry)."""
+    try:
+        cluster.delete_run(*key, uid, version)
+    except ClusterError as error:
+        if not error.is_gone and not error.is_conflict:
+            raise
 
 
 def delete_old_jobs(cluster: Cluster, known: KnownRun, observed: list[ObservedAttempt]) -> None:

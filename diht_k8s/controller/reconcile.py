@@ -17,7 +17,7 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import Status, wire
-from diht_k8s.controller.actions import delete_old_jobs, execute
+from diht_k8s.controller.actions import delete_old_jobs, delete_run, execute
 from diht_k8s.controller.conditions import conditions
 from diht_k8s.controller.events import RunEvent, event_document, events_between
 from diht_k8s.controller.informer import Informer
@@ -33,7 +33,7 @@ from diht_k8s.controller.observe import (
 from diht_k8s.controller.orphans import delete_orphans, orphans
 from diht_k8s.controller.own_times import OwnTimes
 from diht_k8s.controller.pod_logs import PodLogs, cached_in, progress_in, why_waiting
-from diht_k8s.controller.runs import Key, KnownRun, Runs, known_run
+from diht_k8s.controller.runs import FinishedRun, Key, KnownRun, Runs, known_run
 from diht_k8s.controller.saved_status import has_ended, saved_run_status
 from diht_k8s.controller.status import LoggedProgress, build_status, failed_attempt, newly_failed
 from diht_k8s.controller.warning_events import WarningEvents
@@ -120,23 +120,40 @@ class Reconciler:
         Raises:
             ClusterError: the API server reports an error: reconcile again later.
         """
-        known = self._runs.get(key)
-        if known is None or known.deleting:
-            self._forget(key)
-            return None
+        known, ended = self._runs.get(key), self._runs.finished(key)
         try:
-            return self._reconcile(
-                known, self._caches.get(key) or self._caches.setdefault(key, self._first_cache(known))
-            )
+            if ended is not None:
+                known = self._finished(key, ended)
+            if known is None or known.deleting:
+                self._forget(key)
+                return None
+            cache = self._caches.get(key) or self._caches.setdefault(key, self._first_cache(known))
+            wait_s = self._reconcile(known, cache)
+            if (ended := self._runs.finished(key)) is not None and not self._lives(key, ended):
+                self._forget(key)
+            return wait_s
         except ClusterError as error:
             if error.is_gone:  # the watch has not reported the deletion yet
-                self._runs.remove(known.key, known.uid)
+                self._runs.remove(key, known.uid if known is not None else None)
             elif not error.is_terminating:
                 raise
             return None
 
+    def _finished(self, key: Key, ended: FinishedRun) -> KnownRun | None:
+        """Delete a finished run that is due; read one of which something still runs; the others need nothing."""
+        if ended.is_due(self._clock()):
+            delete_run(self._cluster, key, ended.uid, str(ended.version))
+            return None
+        return known_run(self._cluster.get_run(*key)) if self._lives(key, ended) else None
+
+    def _lives(self, key: Key, ended: FinishedRun) -> bool:
+        """Whether something of a finished run may still run."""
+        jobs = (job for job in self._jobs.of(*key) if job.owner_uid == ended.uid)
+        lost = (pod for pod in self._pods.of(*key) if not pod.job_name)
+        return any(not job.over and not job.deleted for job in jobs) or any(pod.deleted_at is None for pod in lost)
+
     def _forget(self, key: Key) -> None:
-        """A run is gone: so must be its pods that no garbage collector finds."""
+        """A run is gone, or has ended: so must be its pods that no garbage collector finds."""
         cache = self._caches.pop(key, None)
         self._active.discard(key)
         if cache is not None:
@@ -298,7 +315,7 @@ class Reconciler:
             return known
         cache.owes_pod_counts, cache.wrote_at = False, now
         written = known_run(self._cluster.write_status(known.namespace, known.name, known.version, document))
-        self._runs.put(written)
+        self._runs.put(written, only_known=True)
         if has_ended(new):
             self._active.discard(known.key)
             self._enqueue([other.key for other in self._runs.sharing_output(known)])
