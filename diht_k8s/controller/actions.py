@@ -37,6 +37,7 @@ def execute(
     actions: Iterable[Action],
     observed: list[ObservedAttempt],
     created: Callable[[Mapping[str, Any]], None],
+    job_ttl_s: int | None = None,
 ) -> RunProblem | None:
     """Execute actions.
 
@@ -47,6 +48,7 @@ def execute(
         actions: what to do.
         observed: the attempts that exist.
         created: called with each Job that exists now.
+        job_ttl_s: seconds after which Kubernetes removes a finished Job; None keeps it.
 
     Returns:
         What blocks the run, for the status; None if all is done.
@@ -57,7 +59,7 @@ def execute(
     problem = None
     for action in actions:
         if isinstance(action, Start):
-            problem = _start(cluster, known, run, action, created) or problem
+            problem = _start(cluster, known, run, action, created, job_ttl_s) or problem
         elif isinstance(action, Stop):
             _stop(cluster, known, action, observed)
         elif isinstance(action, Expire):
@@ -102,10 +104,15 @@ def _delete_job(cluster: Cluster, known: KnownRun, name: str, uid: str) -> None:
 
 
 def _start(
-    cluster: Cluster, known: KnownRun, run: DihtRun, start: Start, created: Callable[[Mapping[str, Any]], None]
+    cluster: Cluster,
+    known: KnownRun,
+    run: DihtRun,
+    start: Start,
+    created: Callable[[Mapping[str, Any]], None],
+    job_ttl_s: int | None,
 ) -> RunProblem | None:
     try:
-        for item in children(known, run, start):
+        for item in children(known, run, start, job_ttl_s):
             there = _ensure(cluster, known, item)
             if item["kind"] == "Job":
                 created(there)

@@ -54,6 +54,8 @@ class Settings:
     lease_namespace: str | None = None
     """namespace of the Lease; None takes part in no election and acts at once."""
     lease_name: str = "diht-operator"
+    job_ttl_s: int | None = None
+    """seconds after which Kubernetes removes a finished Job with its pods; None keeps them."""
     run_ttl_s: float | None = None
     """seconds for which a finished run without ttlSecondsAfterFinished stays; None for ever."""
     history_limit: int | None = None
@@ -85,7 +87,9 @@ class Operator:
             self._jobs,
             self._pods,
         )
-        self._reconciler = Reconciler(self._cluster, self._runs, self._jobs, self._pods, enqueue=self._enqueue)
+        self._reconciler = Reconciler(
+            self._cluster, self._runs, self._jobs, self._pods, enqueue=self._enqueue, job_ttl_s=settings.job_ttl_s
+        )
         self._leads = asyncio.Event()
         self._lock, self._changed_keys = threading.Lock(), set[Key]()
         self._threads = ThreadPoolExecutor(settings.workers + 2, thread_name_prefix="worker")

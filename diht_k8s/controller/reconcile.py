@@ -88,6 +88,7 @@ class Reconciler:
         enqueue: Callable[[Iterable[Key]], None] = lambda keys: None,
         clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
+        job_ttl_s: int | None = None,
     ) -> None:
         """Make one.
 
@@ -99,9 +100,11 @@ class Reconciler:
             enqueue: called with runs that may start because this one has ended.
             clock: seconds since the epoch.
             jitter: a random number from 0 to 1.
+            job_ttl_s: seconds after which Kubernetes removes a finished Job; None keeps it.
         """
         self._cluster, self._runs, self._jobs, self._pods = cluster, runs, jobs, pods
         self._enqueue, self._clock, self._jitter = enqueue, clock, jitter
+        self._job_ttl_s = job_ttl_s
         self._caches: dict[Key, _RunCache] = {}
         self._active: set[Key] = set()
         self._logs, self._warning_events = PodLogs(cluster), WarningEvents(cluster)
@@ -199,7 +202,7 @@ class Reconciler:
         if is_new and decided.actions:  # a thousand new runs all get their status before the first one's Job is created
             self._record_events(known, status, new, now)
             return 0.0
-        problem = execute(self._cluster, known, run, decided.actions, observed, self._jobs.put)
+        problem = execute(self._cluster, known, run, decided.actions, observed, self._jobs.put, self._job_ttl_s)
         delete_old_jobs(self._cluster, known, observed)
         self._record_events(known, status, new, now)
         self._record(known, self._delete_orphans(known.key, cache), now)

@@ -407,3 +407,18 @@ def test_time_moves_only_with_the_status_of_a_condition() -> None:
     process.reconcile()
     assert reason(cluster) == "Running"
     assert status(cluster).conditions[1].last_transition_time == first
+
+
+def test_finished_stage_whose_job_was_removed_after_its_time_does_not_start_again() -> None:
+    cluster = make()
+    process = Process(cluster, Clock())
+    process.reconciler._job_ttl_s = 86_400
+    settle(process)
+    assert cluster.jobs["r-filter-1"]["spec"]["ttlSecondsAfterFinished"] == 86_400
+    cluster.end("r-filter-1", 0)
+    settle(process)
+    del cluster.jobs["r-filter-1"]
+    cluster.pods = {}
+    settle(process)
+    settle(Process(cluster, Clock()))
+    assert list(cluster.jobs) == ["r-vocabulary-1"]
