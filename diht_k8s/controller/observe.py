@@ -51,6 +51,8 @@ PULL_PROBLEMS: Final = frozenset({
     "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
     "RegistryUnavailable",
 })  # fmt: skip
+BACKING_OFF: Final = re.compile(r'^Back-off pulling image "[^"]*"(: ErrImagePull)?:? *')
+"""What the kubelet puts before the cause while it waits."""
 CONFIG_PROBLEMS: Final = frozenset({"CreateContainerConfigError", "CreateContainerError"})
 
 
@@ -357,10 +359,12 @@ def _waiting(job: JobSummary, pods: list[PodSummary], now: float) -> tuple[RunPr
 
 
 def _pull_message(pod: PodSummary) -> str:
-    """One message for both states of the kubelet: pulling and backing off."""
+    """One message for both states of the kubelet, pulling and backing off, with its own words."""
     found = re.search(r'image "([^"]+)"', pod.waiting_message)
     image = f" {found[1]}" if found else ""
-    return f"node {pod.node} cannot pull the image{image}: check pods.image and pods.imagePullSecrets"
+    words = one_line(BACKING_OFF.sub("", pod.waiting_message), 512)
+    said = f": the kubelet says: {words}" if words else ""
+    return f"node {pod.node} cannot pull the image{image}: check pods.image and pods.imagePullSecrets{said}"
 
 
 def event_problem(reason: str, message: str) -> RunProblem | None:
