@@ -422,3 +422,12 @@ def test_finished_stage_whose_job_was_removed_after_its_time_does_not_start_agai
     settle(process)
     settle(Process(cluster, Clock()))
     assert list(cluster.jobs) == ["r-vocabulary-1"]
+
+
+def test_job_of_several_workers_outlives_failed_pods_and_disruptions_but_no_user_error() -> None:
+    cluster = make()
+    play(cluster)
+    limits = {name: job["spec"]["backoffLimit"] for name, job in cluster.jobs.items()}
+    assert limits == dict(zip(ORDER, [6, 0, 0, 6, 0, 0], strict=True))
+    rules = cluster.jobs["r-filter-1"]["spec"]["podFailurePolicy"]["rules"]
+    assert [rule["action"] for rule in rules] == ["FailJob", "Ignore"]
