@@ -19,6 +19,7 @@ from diht_k8s.api.redaction import (
     REDACTED,
     holds_literals,
     redacted_document,
+    redacted_override,
     redacted_text,
     suspicious,
 )

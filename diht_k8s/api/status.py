@@ -175,6 +175,8 @@ class AttemptStatus(Written):
     """exitCode of the program that failed first."""
     reason: Word = ""
     """reason of the end: Complete, or as in cause."""
+    uid: Word = ""
+    """uid of the attempt's Job, by which pods that have lost it are found."""
     node: Annotated[str, StringConstraints(max_length=253)] = ""
     """node of the pod that failed first, where the node may be to blame."""
     counted: bool = False
@@ -307,7 +309,40 @@ def bounded(status: Status, max_bytes: int = MAX_STATUS_BYTES) -> Status:
     if _size(status) <= max_bytes:
         return status
     conditions = [one.model_copy(update={"message": one.message[:256]}) for one in status.conditions]
+    status = status.model_copy(update={"conditions": conditions})
+    for cut in (_without_metrics, _with_few_avoided_nodes, _with_short_messages, _without_outputs):
+        if _size(status) <= max_bytes:
+            return status
+        status = cut(status)
+    return status
+
+
+def _without_metrics(status: Status) -> Status:
+    progress = status.progress.model_copy(update={"metrics": []}) if status.progress is not None else None
+    queue = status.queue.model_copy(update={"reason": status.queue.reason[:128]}) if status.queue is not None else None
+    return status.model_copy(update={"progress": progress, "queue": queue})
+
+
+def _with_few_avoided_nodes(status: Status) -> Status:
+    stages = [stage.model_copy(update={"avoid_nodes": stage.avoid_nodes[-1:]}) for stage in status.stages]
+    return status.model_copy(update={"stages": stages})
+
+
+def _with_short_messages(status: Status) -> Status:
+    conditions = [one.model_copy(update={"message": one.message[:64]}) for one in status.conditions]
+    for index, stage in enumerate(status.stages):
+        if stage.cause is not None:
+            status = _changed_cause(status, index, message=stage.cause.message[:32])
     return status.model_copy(update={"conditions": conditions})
+
+
+def _without_outputs(status: Status) -> Status:
+    """The folder of a stage follows from data.output; the nodes of attempts and causes are in the events."""
+    for index in range(len(status.stages)):
+        status = _changed_cause(status, index, node="")
+    stages = [stage.model_copy(update={"output_uri": None, "avoid_nodes": []}) for stage in status.stages]
+    attempts = [attempt.model_copy(update={"node": ""}) for attempt in status.attempts]
+    return status.model_copy(update={"stages": stages, "attempts": attempts})
 
 
 def _size(status: Status) -> int:

@@ -38,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         port=options.port,
         lease_namespace=None if options.no_lease else lease_namespace,
         lease_name=options.lease_name,
+        job_ttl_s=options.job_ttl or None,
+        run_ttl_s=options.run_ttl or None,
+        history_limit=options.history_limit or None,
     )
     gc.freeze()  # what was imported stays
     gc.set_threshold(GC_THRESHOLD)
@@ -59,6 +62,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--lease-namespace", help="namespace of the Lease; POD_NAMESPACE if unset, else no Lease")
     parser.add_argument("--lease-name", default="diht-operator", help="name of the Lease (diht-operator)")
     parser.add_argument("--no-lease", action="store_true", help="act at once, without an election")
+    parser.add_argument(
+        "--job-ttl",
+        type=int,
+        default=86_400,
+        help="seconds for which finished Jobs and their pods stay (86400); 0 for ever",
+    )
+    parser.add_argument(
+        "--run-ttl",
+        type=int,
+        default=0,
+        help="seconds for which a finished run without a time of its own stays; 0 for ever",
+    )
+    parser.add_argument(
+        "--history-limit", type=int, default=0, help="number of finished runs that a namespace keeps; 0 keeps all"
+    )
     parser.add_argument("--log-format", choices=("json", "text"), default="json")
     parser.add_argument("--log-level", choices=("debug", "info", "warning"), default="info")
     return parser
@@ -69,7 +87,6 @@ def _log(form: str, level: str) -> None:
     fields = "%(asctime)s %(levelname)s %(name)s %(message)s"
     handler.setFormatter(JsonFormatter(fields) if form == "json" else logging.Formatter(fields))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    logging.getLogger("kopf").setLevel(logging.WARNING)
     logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 

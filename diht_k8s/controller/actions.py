@@ -13,7 +13,7 @@ from diht_k8s.api.run import DihtRun
 from diht_k8s.api.schema.crd import KIND
 from diht_k8s.controller.children import children
 from diht_k8s.controller.observe import ObservedAttempt, RunProblem
-from diht_k8s.controller.runs import KnownRun
+from diht_k8s.controller.runs import Key, KnownRun
 from diht_k8s.kube.client import Cluster, ClusterError
 from diht_k8s.pipeline.states import Action, Expire, Start, Stop
 
@@ -37,6 +37,7 @@ def execute(
     actions: Iterable[Action],
     observed: list[ObservedAttempt],
     created: Callable[[Mapping[str, Any]], None],
+    job_ttl_s: int | None = None,
 ) -> RunProblem | None:
     """Execute actions.
 
@@ -47,6 +48,7 @@ def execute(
         actions: what to do.
         observed: the attempts that exist.
         created: called with each Job that exists now.
+        job_ttl_s: seconds after which Kubernetes removes a finished Job; None keeps it.
 
     Returns:
         What blocks the run, for the status; None if all is done.
@@ -57,13 +59,21 @@ def execute(
     problem = None
     for action in actions:
         if isinstance(action, Start):
-            problem = _start(cluster, known, run, action, created) or problem
+            problem = _start(cluster, known, run, action, created, job_ttl_s) or problem
         elif isinstance(action, Stop):
             _stop(cluster, known, action, observed)
         elif isinstance(action, Expire):
-            with contextlib.suppress(ClusterError):
-                cluster.delete_run(known.namespace, known.name, known.uid)
+            delete_run(cluster, known.key, known.uid, known.version)
     return problem
+
+
+def delete_run(cluster: Cluster, key: Key, uid: str, version: str) -> None:
+    """Delete a run unless it has changed since (a person may have asked for a retry)."""
+    try:
+        cluster.delete_run(*key, uid, version)
+    except ClusterError as error:
+        if not error.is_gone and not error.is_conflict:
+            raise
 
 
 def delete_old_jobs(cluster: Cluster, known: KnownRun, observed: list[ObservedAttempt]) -> None:
@@ -94,10 +104,15 @@ def _delete_job(cluster: Cluster, known: KnownRun, name: str, uid: str) -> None:
 
 
 def _start(
-    cluster: Cluster, known: KnownRun, run: DihtRun, start: Start, created: Callable[[Mapping[str, Any]], None]
+    cluster: Cluster,
+    known: KnownRun,
+    run: DihtRun,
+    start: Start,
+    created: Callable[[Mapping[str, Any]], None],
+    job_ttl_s: int | None,
 ) -> RunProblem | None:
     try:
-        for item in children(known, run, start):
+        for item in children(known, run, start, job_ttl_s):
             there = _ensure(cluster, known, item)
             if item["kind"] == "Job":
                 created(there)

@@ -14,10 +14,14 @@ from diht_k8s.launch.stages import stage_app
 from diht_k8s.pipeline.states import Start
 
 MANAGED_BY: Final = "diht-operator"
+FAILURES_PER_WORKER: Final = 3
+"""Pods of a stage of several workers that may fail, for each worker, before the attempt does (our choice)."""
 
 
-def children(known: KnownRun, run: DihtRun, start: Start) -> list[dict[str, Any]]:
+def children(known: KnownRun, run: DihtRun, start: Start, job_ttl_s: int | None = None) -> list[dict[str, Any]]:
     """The Service (if pods talk to each other), then the Job of an attempt, so that the Job finds all that it needs.
+
+    `job_ttl_s` is the time in seconds after which Kubernetes removes the finished Job and its pods; None keeps them.
 
     Raises:
         UserError: the run cannot be rendered; the message says why.
@@ -29,10 +33,17 @@ def children(known: KnownRun, run: DihtRun, start: Start) -> list[dict[str, Any]
         STAGE_LABEL: entry_name(start.stage, start.step),
         ATTEMPT_LABEL: str(start.number),
     }
-    config = JobConfig(namespace=known.namespace, end_on_disruption=True if start.stage is Stage.TRAIN else None)
+    config = JobConfig(
+        namespace=known.namespace,
+        end_on_disruption=True if start.stage is Stage.TRAIN else None,
+        ttl_seconds_after_finished=job_ttl_s,
+    )
     app = stage_app(run, start.stage, step=start.step)
     objects = render(app, config, start.name, labels=labels, owner=known.owner_reference)
     entry = next((stage for stage in known.status.stages if stage.name == labels[STAGE_LABEL]), None)
     for job in (item for item in objects if item["kind"] == "Job"):
+        workers = job["spec"]["parallelism"]
+        if start.stage is not Stage.TRAIN and workers > 1:  # they share shards by claims: a lost one is replaced
+            job["spec"]["backoffLimit"] = FAILURES_PER_WORKER * workers
         keep_away(job, entry.avoid_nodes if entry is not None else ())
     return sorted(objects, key=lambda item: item["kind"] == "Job")

@@ -120,7 +120,7 @@ def _under_way(stage: StageRecord, current: ObservedAttempt | None, problem: Run
     if problem is not None:
         return _Claim("True", problem.reason, f"{name}: {problem.message}")
     observed = current.problem if current is not None else None
-    if current is not None and current.attempt.state is AttemptState.RUNNING:
+    if current is not None and current.job is not None and current.attempt.state is AttemptState.RUNNING:
         also = f"; {observed.message}" if observed is not None else ""
         return _Claim("True", Reason.RUNNING, f"{name}: attempt {stage.attempt} runs{also}")
     if observed is not None:

@@ -9,6 +9,8 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
 
+from diht_k8s.kube.summaries import UNREADABLE_REASONS
+
 BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
 RECONCILE: Final = Histogram(
     "diht_operator_reconcile_seconds", "Time of one reconciliation of one run, with its API calls.", buckets=BUCKETS
@@ -25,9 +27,15 @@ DEPTH: Final = Gauge("diht_operator_queue_depth", "Runs that wait in the queue."
 RUNS: Final = Gauge("diht_operator_runs", "Runs that the operator knows.")
 ACTIVE: Final = Gauge("diht_operator_active_runs", "Runs with an active attempt.")
 SKIPPED: Final = Counter(
-    "diht_operator_skipped_objects_total", "Jobs and pods with our labels that cannot be read.", ["kind", "reason"]
+    "diht_operator_skipped_objects_total", "Runs, Jobs and pods that cannot be read.", ["kind", "reason"]
+)
+SYNC_AGE: Final = Gauge(
+    "diht_operator_sync_age_seconds", "Time since the API server last answered a list or watch.", ["kind"]
 )
 LEADER: Final = Gauge("diht_operator_leader", "1 while this replica is the leader.")
+for _kind in ("DihtRun", "Job", "Pod"):
+    for _reason in UNREADABLE_REASONS:  # from zero on, or an alert on their increase would miss the first one
+        SKIPPED.labels(_kind, _reason)
 
 Check = Callable[[], str]
 """What is wrong; empty when nothing is."""

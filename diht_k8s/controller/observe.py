@@ -52,6 +52,8 @@ PULL_PROBLEMS: Final = frozenset({
     "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
     "RegistryUnavailable",
 })  # fmt: skip
+BACKING_OFF: Final = re.compile(r'^Back-off pulling image "[^"]*"(: ErrImagePull)?:? *')
+"""What the kubelet puts before the cause while it waits."""
 CONFIG_PROBLEMS: Final = frozenset({"CreateContainerConfigError", "CreateContainerError"})
 
 
@@ -180,7 +182,11 @@ def _observe_attempt(
     base = with_reports(Attempt(stage, number, AttemptState.RUNNING, active=active, step=step), pods)
     base = _timed(base, job, pods)
     if job is None:  # somebody removed the Job; its pods follow
-        return ObservedAttempt(replace(base, ending=True), None, tuple(pods)) if active else None
+        message = f"the Job of attempt {number} was deleted without its pods: waits until {active} are gone"
+        left = ObservedAttempt(
+            replace(base, ending=True), None, tuple(pods), problem=RunProblem(Reason.PENDING, message)
+        )
+        return left if active else None
     observed = ObservedAttempt(base, job, tuple(pods), lost=tuple(pod.name for pod in lost))
     if (
         job.deleted and lost and not active
@@ -364,10 +370,12 @@ def _waiting(job: JobSummary, pods: list[PodSummary], now: float) -> tuple[RunPr
 
 
 def _pull_message(pod: PodSummary) -> str:
-    """One message for both states of the kubelet: pulling and backing off."""
+    """One message for both states of the kubelet, pulling and backing off, with its own words."""
     found = re.search(r'image "([^"]+)"', pod.waiting_message)
     image = f" {found[1]}" if found else ""
-    return f"node {pod.node} cannot pull the image{image}: check pods.image and pods.imagePullSecrets"
+    words = one_line(BACKING_OFF.sub("", pod.waiting_message), 512)
+    said = f": the kubelet says: {words}" if words else ""
+    return f"node {pod.node} cannot pull the image{image}: check pods.image and pods.imagePullSecrets{said}"
 
 
 def event_problem(reason: str, message: str) -> RunProblem | None:

@@ -1,4 +1,4 @@
-"""The operator process: kopf's watch of runs, our watches of Jobs and pods, the queue, workers, lease and health.
+"""The operator process: the watches of runs, Jobs and pods, the queue, workers, lease and health.
 
 It makes no decisions (see `reconcile` and `pipeline.plan`): it only connects the parts.
 """
@@ -9,25 +9,26 @@ import asyncio
 import functools
 import logging
 import os
+import signal
 import socket
 import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final
-
-import kopf
+from typing import Final
 
 from diht_k8s.api.redaction import literals, redacted_text
-from diht_k8s.api.schema.crd import GROUP, PLURAL, VERSION
 from diht_k8s.controller import metrics
-from diht_k8s.controller.health import missed_change, stuck_watch
-from diht_k8s.controller.informer import READ_S, WATCH_S, Informer
+from diht_k8s.controller.health import stuck_watch
+from diht_k8s.controller.informer import Informer
+from diht_k8s.controller.internal_errors import InternalError
 from diht_k8s.controller.lease import Lease
 from diht_k8s.controller.queue import KeyedQueue
-from diht_k8s.controller.reconcile import InternalError, Reconciler
-from diht_k8s.controller.runs import Key, Runs, known_run
+from diht_k8s.controller.reconcile import Reconciler
+from diht_k8s.controller.run_watch import RunWatch
+from diht_k8s.controller.runs import Key, KnownRun, Runs
+from diht_k8s.controller.watch import Watch
 from diht_k8s.kube.client import Cluster, ClusterError, connect
 from diht_k8s.kube.summaries import JobSummary, PodSummary, job_summary, pod_summary
 
@@ -36,9 +37,8 @@ logger = logging.getLogger(__name__)
 RESYNC_S: Final = 600.0
 GATHER_S: Final = 0.2
 """Changes of Jobs and pods are gathered for this time before their runs are queued."""
-RESTART_S: Final = 5.0
-COMPARE_S: Final = 60.0
-"""How often the list of runs is compared with what kopf's watch has reported."""
+SWEEP_S: Final = 10.0
+"""How often finished runs are looked through for those that are to be deleted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,12 @@ class Settings:
     lease_namespace: str | None = None
     """namespace of the Lease; None takes part in no election and acts at once."""
     lease_name: str = "diht-operator"
+    job_ttl_s: int | None = None
+    """seconds after which Kubernetes removes a finished Job with its pods; None keeps them."""
+    run_ttl_s: float | None = None
+    """seconds for which a finished run without ttlSecondsAfterFinished stays; None for ever."""
+    history_limit: int | None = None
+    """finished runs that a namespace keeps; None keeps all."""
     identity: str = f"{socket.gethostname()}-{os.getpid()}"
     """name in the Lease."""
 
@@ -74,13 +80,19 @@ class Operator:
         self._cluster = Cluster(api, before_write=self._before_write)
         self._loop = asyncio.get_running_loop()
         self._queue: KeyedQueue[Key] = KeyedQueue(self._loop.time)
-        self._runs = Runs()
+        self._runs = Runs(ttl_s=settings.run_ttl_s, history_limit=settings.history_limit)
         listing = functools.partial(self._cluster.listing, namespace=settings.namespace)
         self._jobs: Informer[JobSummary] = Informer("Job", listing("Job"), job_summary, self._changed)
         self._pods: Informer[PodSummary] = Informer("Pod", listing("Pod"), pod_summary, self._changed)
-        self._reconciler = Reconciler(self._cluster, self._runs, self._jobs, self._pods, enqueue=self._enqueue)
+        self._watches: tuple[Watch, ...] = (
+            RunWatch(listing("DihtRun"), self._runs, self._run_changed, self._run_removed),
+            self._jobs,
+            self._pods,
+        )
+        self._reconciler = Reconciler(
+            self._cluster, self._runs, self._jobs, self._pods, enqueue=self._enqueue, job_ttl_s=settings.job_ttl_s
+        )
         self._leads = asyncio.Event()
-        self._missed: dict[Key, float] = {}
         self._lock, self._changed_keys = threading.Lock(), set[Key]()
         self._threads = ThreadPoolExecutor(settings.workers + 2, thread_name_prefix="worker")
 
@@ -88,11 +100,14 @@ class Operator:
         """Run until a signal ends it."""
         if self._settings.port:
             metrics.serve(self._settings.address, self._settings.port, self.unhealthy, self.unready, self.role)
-        self._jobs.start()
-        self._pods.start()
+        stopped = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, stopped.set)
+        for watch in self._watches:
+            watch.start()
         self._stand_for_election()
-        tasks = [asyncio.create_task(self._watch_runs()), asyncio.create_task(self._resync())]
-        tasks += [asyncio.create_task(self._compare())]
+        tasks = [asyncio.create_task(stopped.wait()), asyncio.create_task(self._resync())]
+        tasks += [asyncio.create_task(self._sweep())]
         tasks += [asyncio.create_task(self._work()) for _ in range(self._settings.workers)]
         done, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in others:
@@ -112,15 +127,11 @@ class Operator:
 
     def unhealthy(self) -> str:
         """Why only a restart helps; empty if healthy."""
-        now = time.monotonic()
-        alive_at = {"Jobs": self._jobs.alive_at, "pods": self._pods.alive_at}
-        return stuck_watch(alive_at, now) or missed_change(dict(self._missed), now)
+        return stuck_watch({f"{watch.kind}s": watch.alive_at for watch in self._watches}, time.monotonic())
 
     def unready(self) -> str:
         """Why it cannot reconcile yet; empty if ready."""
-        if not (self._jobs.synced.is_set() and self._pods.synced.is_set()):
-            return "Jobs and pods are not listed yet"
-        return ""
+        return "; ".join(filter(None, (watch.unready() for watch in self._watches)))
 
     def role(self) -> str:
         """Whether this replica leads or stands by, and for whom."""
@@ -171,45 +182,18 @@ class Operator:
         self._leads.set()
         logger.info("this replica acts")
 
-    async def _watch_runs(self) -> None:
-        """Run kopf until a signal ends it; restart it after an error (an API server that is away for long)."""
-        while True:
-            try:
-                return await self._run_kopf()
-            except Exception:  # whatever it is, runs are still reconciled: their list is compared all the time
-                logger.exception("the watch of runs broke off, starting again in %.0f s", RESTART_S)
-            await asyncio.sleep(RESTART_S)
+    def _run_changed(self, key: Key) -> None:
+        self._enqueue([key])
 
-    async def _run_kopf(self) -> None:
-        registry = kopf.OperatorRegistry()
-        kopf.on.login(registry=registry)(kopf.login_via_client)  # type: ignore[arg-type]
-        kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)(self._on_run)
-        await kopf.operator(
-            registry=registry,
-            settings=kopf_settings(),
-            standalone=True,
-            clusterwide=self._settings.namespace is None,
-            namespaces=[self._settings.namespace] if self._settings.namespace is not None else [],
-        )
-
-    async def _on_run(self, event: Any, **_: Any) -> None:
-        run = known_run(event["object"])
-        if event["type"] == "DELETED":
-            self._forget(run.key, run.uid)
-        elif self._runs.put(run):
-            self._queue.add(run.key)
-        self._missed.pop(run.key, None)
-
-    def _forget(self, key: Key, uid: str) -> None:
-        gone = self._runs.remove(key, uid)
-        if gone is not None:
-            self._queue.add(key)
-            self._enqueue([other.key for other in self._runs.sharing_output(gone)])
+    def _run_removed(self, key: Key, known: KnownRun | None) -> None:
+        """Called from the watch of runs: others may have waited for its output."""
+        others = self._runs.sharing_output(known) if known is not None else []
+        self._enqueue([key, *(other.key for other in others)])
 
     async def _work(self) -> None:
         await self._leads.wait()
-        for informer in (self._jobs, self._pods):
-            await self._loop.run_in_executor(None, informer.synced.wait)
+        for watch in self._watches:
+            await self._loop.run_in_executor(None, watch.synced.wait)
         while True:
             key, since = await self._queue.get()
             metrics.WAIT.observe(self._loop.time() - since)
@@ -254,58 +238,10 @@ class Operator:
     async def _resync(self) -> None:
         while True:
             await asyncio.sleep(RESYNC_S)
-            for key in self._runs.keys():  # noqa: SIM118 (no mapping)
-                self._queue.add(key)
+            self._enqueue(self._runs.keys())
 
-    async def _compare(self) -> None:
-        """Compare the list of runs with what kopf's watch has reported: it can die without an error."""
+    async def _sweep(self) -> None:
+        """Finished runs whose time is over: one timer for all of them."""
         while True:
-            await asyncio.sleep(COMPARE_S)
-            await self._compare_once()
-
-    async def _compare_once(self) -> None:
-        before = set(self._runs.keys())
-        try:
-            listed = await self._loop.run_in_executor(self._threads, self._listed)
-        except ClusterError as error:
-            logger.warning("cannot list the runs: %s", error)
-            return
-        for key in before - listed.keys():
-            self._forget(key, self._uid(key))
-        for key, version in listed.items():
-            await self._check(key, version)
-
-    def _listed(self) -> dict[Key, int]:
-        found = self._cluster.runs_metadata(self._settings.namespace)
-        return {(each["namespace"], each["name"]): int(each["resourceVersion"]) for each in found}
-
-    def _uid(self, key: Key) -> str:
-        known = self._runs.get(key)
-        return known.uid if known is not None else ""
-
-    async def _check(self, key: Key, version: int) -> None:
-        """Read a change that the watch has missed, and record it as a sign that the watch is dead."""
-        known = self._runs.get(key)
-        if known is not None and int(known.version) >= version:
-            return
-        self._missed.setdefault(key, time.monotonic())
-        try:
-            document = await self._loop.run_in_executor(self._threads, self._cluster.get_run, *key)
-        except ClusterError as error:
-            logger.warning("cannot read %s/%s: %s", *key, error)
-            return
-        if self._runs.put(known_run(document)):
-            self._queue.add(key)
-
-
-def kopf_settings() -> kopf.OperatorSettings:
-    """Settings for kopf as a watch only: it writes nothing, and its connections end before they can go stale."""
-    settings = kopf.OperatorSettings()
-    settings.posting.enabled = False
-    settings.scanning.disabled = True
-    settings.watching.server_timeout = WATCH_S
-    settings.watching.client_timeout = READ_S
-    settings.watching.connect_timeout = 5
-    settings.networking.request_timeout = 30
-    settings.networking.connect_timeout = 5
-    return settings
+            await asyncio.sleep(SWEEP_S)
+            self._enqueue(self._runs.due(time.time()))

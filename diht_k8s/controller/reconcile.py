@@ -9,9 +9,8 @@ from __future__ import annotations
 import logging
 import random
 import time
-import traceback
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from diht_k8s.api.errors import UserError
@@ -19,10 +18,11 @@ from diht_k8s.api.reasons import Reason
 from diht_k8s.api.redaction import literals, redacted_text
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import Status, wire
-from diht_k8s.controller.actions import delete_old_jobs, execute
+from diht_k8s.controller.actions import delete_old_jobs, delete_run, execute
 from diht_k8s.controller.conditions import conditions
-from diht_k8s.controller.events import event_document, events_between
+from diht_k8s.controller.events import RunEvent, event_document, events_between
 from diht_k8s.controller.informer import Informer
+from diht_k8s.controller.internal_errors import InternalError, log_internal_error
 from diht_k8s.controller.observe import (
     GANGS,
     GONE_AFTER_S,
@@ -32,9 +32,10 @@ from diht_k8s.controller.observe import (
     entry_name,
     observe_attempts,
 )
-from diht_k8s.controller.own_times import OwnTimes
+from diht_k8s.controller.orphans import delete_orphans, orphans
 from diht_k8s.controller.pod_logs import PodLogs, cached_in, progress_in, why_waiting
-from diht_k8s.controller.runs import Key, KnownRun, Runs, known_run
+from diht_k8s.controller.run_cache import RunCache
+from diht_k8s.controller.runs import FinishedRun, Key, KnownRun, Runs, known_run
 from diht_k8s.controller.saved_status import has_ended, saved_run_status
 from diht_k8s.controller.status import LoggedProgress, build_status, failed_attempt, newly_failed, redacted_status
 from diht_k8s.controller.text import one_line
@@ -54,34 +55,6 @@ MOST_PROBLEM_WAIT_S: Final = 30.0
 MAX_FORMER_JOBS: Final = 16
 
 
-class InternalError(Exception):
-    """A reconciliation failed in a way that nobody expected; it is logged and the run's status says so."""
-
-
-@dataclass
-class _RunCache:
-    """What is cached of a run between reconciliations; it may be lost at any time."""
-
-    problem: RunProblem | None = None
-    """what blocked the last actions."""
-    problems: int = 0
-    logged: LoggedProgress | None = None
-    read_at: float = 0.0
-    asked: str = ""
-    asks: int = 0
-    asked_at: float = 0.0
-    answer: RunProblem | None = None
-    tails: dict[str, list[str]] = field(default_factory=dict)
-    times: OwnTimes = field(default_factory=OwnTimes)
-    former_jobs: list[str] = field(default_factory=list)
-    """UIDs of its Jobs, newest last, which pods may still name when they are deleted."""
-    disrupted: dict[str, PodSummary] = field(default_factory=dict)
-    """pods that were drained, evicted or preempted, as last observed: they are deleted soon after."""
-    wrote_at: float = 0.0
-    owes_pod_counts: bool = False
-    """the written pod counts are older than ours: they are written with the next change, or after a while."""
-
-
 class Reconciler:
     """Reconciles runs. Different threads may reconcile different runs at the same time."""
 
@@ -95,6 +68,7 @@ class Reconciler:
         enqueue: Callable[[Iterable[Key]], None] = lambda keys: None,
         clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
+        job_ttl_s: int | None = None,
     ) -> None:
         """Make one.
 
@@ -106,10 +80,12 @@ class Reconciler:
             enqueue: called with runs that may start because this one has ended.
             clock: seconds since the epoch.
             jitter: a random number from 0 to 1.
+            job_ttl_s: seconds after which Kubernetes removes a finished Job; None keeps it.
         """
         self._cluster, self._runs, self._jobs, self._pods = cluster, runs, jobs, pods
         self._enqueue, self._clock, self._jitter = enqueue, clock, jitter
-        self._caches: dict[Key, _RunCache] = {}
+        self._job_ttl_s = job_ttl_s
+        self._caches: dict[Key, RunCache] = {}
         self._active: set[Key] = set()
         self._logs, self._warning_events = PodLogs(cluster), WarningEvents(cluster)
 
@@ -121,58 +97,83 @@ class Reconciler:
     def reconcile(self, key: Key) -> float | None:
         """Reconcile a run once.
 
-        Returns:
-            Seconds after which to reconcile again without a change; None waits for a change.
+        Returns: seconds after which to reconcile again without a change; None waits for a change.
 
         Raises:
             ClusterError: the API server reports an error: reconcile again later.
-            InternalError: a fault of the operator: reconcile again later, since other runs and a new version may help.
+            InternalError: a fault of the operator: reconcile again later.
         """
-        known = self._runs.get(key)
-        if known is None or known.deleting:
-            self._caches.pop(key, None)
-            self._active.discard(key)
-            return None
+        known, ended = self._runs.get(key), self._runs.finished(key)
         try:
+            if ended is not None:
+                known = self._finished(key, ended)
+            if known is None or known.deleting:
+                self._forget(key)
+                return None
             cache = self._caches.get(key) or self._caches.setdefault(key, self._first_cache(known))
-            return self._reconcile(known, cache)
+            wait_s = self._reconcile(known, cache)
+            if (ended := self._runs.finished(key)) is not None and not self._lives(key, ended):
+                self._forget(key)
+            return wait_s
         except ClusterError as error:
             if error.is_gone:  # the watch has not reported the deletion yet
-                self._runs.remove(known.key, known.uid)
+                self._runs.remove(key, known.uid if known is not None else None)
             elif not error.is_terminating:
                 raise
             return None
         except Exception as error:
+            if known is None:
+                raise
             raise self._failed(known, error) from None  # its text may hold a secret
 
     def _failed(self, known: KnownRun, error: Exception) -> InternalError:
         """Log an unexpected exception and report it in the run's status, as far as that is possible."""
-        secrets = literals(known.document)
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        message = redacted_text(f"{type(error).__name__}: {error} ({where.name}, line {where.lineno})", secrets)
-        logger.error(
-            "%s/%s: unexpected error: %s\n%s", *known.key, one_line(message),
-            redacted_text("".join(traceback.format_exception(error)), secrets),
-            extra={"run": known.name, "namespace": known.namespace},
-        )  # fmt: skip
+        message = log_internal_error(known, error)
         try:
-            cache, newest = self._caches.setdefault(known.key, _RunCache()), self._runs.get(known.key) or known
+            cache, newest = self._caches.setdefault(known.key, RunCache()), self._runs.get(known.key) or known
             # it stays the problem until the actions succeed: the status does not go back and forth at each attempt
             cache.problem = RunProblem(Reason.INTERNAL_ERROR, message)
             self._refuse(newest, newest.status, cache.problem, cache, self._clock())
         except Exception as second:  # the status itself may be what cannot be read or written
-            text = redacted_text(f"{type(second).__name__}: {second}", secrets)
+            text = redacted_text(f"{type(second).__name__}: {second}", literals(known.document))
             logger.warning("%s/%s: the status cannot say so: %s", *known.key, one_line(text))
         return InternalError(message)
 
-    def _first_cache(self, known: KnownRun) -> _RunCache:
+    def _finished(self, key: Key, ended: FinishedRun) -> KnownRun | None:
+        """Delete a finished run that is due; read one of which something still runs; the others need nothing."""
+        if ended.is_due(self._clock()):
+            delete_run(self._cluster, key, ended.uid, str(ended.version))
+            return None
+        return known_run(self._cluster.get_run(*key)) if self._lives(key, ended) else None
+
+    def _lives(self, key: Key, ended: FinishedRun) -> bool:
+        """Whether something of a finished run may still run."""
+        jobs = (job for job in self._jobs.of(*key) if job.owner_uid == ended.uid)
+        lost = (pod for pod in self._pods.of(*key) if not pod.job_name)
+        return any(not job.over and not job.deleted for job in jobs) or any(pod.deleted_at is None for pod in lost)
+
+    def _forget(self, key: Key) -> None:
+        """A run is gone, or has ended: so must be its pods that no garbage collector finds."""
+        cache = self._caches.pop(key, None)
+        self._active.discard(key)
+        if cache is not None:
+            self._delete_orphans(key, cache)
+
+    def _delete_orphans(self, key: Key, cache: RunCache) -> list[RunEvent]:
+        jobs = {job.uid for job in self._jobs.of(*key)}
+        return delete_orphans(self._cluster, orphans(self._pods.of(*key), cache.former_jobs, jobs))
+
+    def _first_cache(self, known: KnownRun) -> RunCache:
         """A new operator would read all logs at once: it uses the progress that an earlier one read for a while."""
         status = known.status
+        former = [attempt.uid for attempt in status.attempts if attempt.uid]
         if status.progress is None or status.progress.last_updated_time is None:
-            return _RunCache()
-        return _RunCache(read_at=self._clock() - self._jitter() * _progress_interval(len(self._runs)))
+            return RunCache(former_jobs=former)
+        return RunCache(
+            former_jobs=former, read_at=self._clock() - self._jitter() * _progress_interval(len(self._runs))
+        )
 
-    def _reconcile(self, known: KnownRun, cache: _RunCache) -> float | None:
+    def _reconcile(self, known: KnownRun, cache: RunCache) -> float | None:
         now, status = self._clock(), known.status
         try:
             run = self._runs.parsed(known)
@@ -199,12 +200,13 @@ class Reconciler:
         if is_new and decided.actions:  # a thousand new runs all get their status before the first one's Job is created
             self._record_events(known, status, new, now)
             return 0.0
-        problem = execute(self._cluster, known, run, decided.actions, observed, self._jobs.put)
+        problem = execute(self._cluster, known, run, decided.actions, observed, self._jobs.put, self._job_ttl_s)
         delete_old_jobs(self._cluster, known, observed)
         self._record_events(known, status, new, now)
+        self._record(known, self._delete_orphans(known.key, cache), now)
         return self._requeue_after(known, decided, observed, cache, problem, now)
 
-    def _refuse(self, known: KnownRun, status: Status, problem: RunProblem, cache: _RunCache, now: float) -> None:
+    def _refuse(self, known: KnownRun, status: Status, problem: RunProblem, cache: RunCache, now: float) -> None:
         """Report that a run is not accepted; its children, if any, are left alone."""
         found = conditions(
             status, saved_run_status(status), None, problem, pausing=False, generation=known.generation, now=now
@@ -213,7 +215,7 @@ class Reconciler:
         self._record_events(self._write_status(known, new, cache, now), status, new, now)
 
     def _observe(
-        self, known: KnownRun, run: DihtRun, status: Status, cache: _RunCache, now: float
+        self, known: KnownRun, run: DihtRun, status: Status, cache: RunCache, now: float
     ) -> list[ObservedAttempt]:
         """The attempts of a run, from Jobs that it owns and pods that those own."""
         labelled = cache.times.jobs(self._jobs.of(*known.key), now)
@@ -239,7 +241,7 @@ class Reconciler:
         status: Status,
         before: RunStatus,
         observed: list[ObservedAttempt],
-        cache: _RunCache,
+        cache: RunCache,
         now: float,
     ) -> RunPlan:
         facts = Observed(
@@ -250,7 +252,7 @@ class Reconciler:
         return plan(run, facts, now, status=before, back_off=back_off, steps=CLUSTER_STEPS)
 
     def _explain_waiting(
-        self, known: KnownRun, observed: list[ObservedAttempt], decided: RunPlan, cache: _RunCache, now: float
+        self, known: KnownRun, observed: list[ObservedAttempt], decided: RunPlan, cache: RunCache, now: float
     ) -> list[ObservedAttempt]:
         """Add why pods wait, where only events or the queue tell."""
         living = next((each for each in reversed(observed) if each.attempt.state in _LIVING), None)
@@ -274,7 +276,7 @@ class Reconciler:
         before: RunStatus,
         after: RunStatus,
         observed: list[ObservedAttempt],
-        cache: _RunCache,
+        cache: RunCache,
         now: float,
     ) -> RunStatus:
         """Read the logs that matter now: progress at intervals, the end of a pod that failed, a cached stage."""
@@ -301,11 +303,11 @@ class Reconciler:
         """Seconds between two reads of a run's log: with many runs each is read less often."""
         return _progress_interval(len(self._active))
 
-    def _ask_again_s(self, cache: _RunCache) -> float:
+    def _ask_again_s(self, cache: RunCache) -> float:
         """Seconds after which the answer about an object is old: short at first, then as between two reads of a log."""
         return min(self._progress_interval(), FIRST_ASK_AGAIN_S * 2.0 ** max(0, min(cache.asks, 8) - 1))
 
-    def _write_status(self, known: KnownRun, new: Status, cache: _RunCache, now: float) -> KnownRun:
+    def _write_status(self, known: KnownRun, new: Status, cache: RunCache, now: float) -> KnownRun:
         """Write the status if it changed; returns the run as it is afterwards."""
         document, written_before = wire(new), known.document["status"]
         cache.owes_pod_counts = document != written_before and _can_wait(written_before, new, document)
@@ -315,14 +317,17 @@ class Reconciler:
             return known
         cache.owes_pod_counts, cache.wrote_at = False, now
         written = known_run(self._cluster.write_status(known.namespace, known.name, known.version, document))
-        self._runs.put(written)
+        self._runs.put(written, only_known=True)
         if has_ended(new):
             self._active.discard(known.key)
             self._enqueue([other.key for other in self._runs.sharing_output(known)])
         return written
 
     def _record_events(self, known: KnownRun, before: Status, after: Status, now: float) -> None:
-        for item in events_between(before, after):
+        self._record(known, events_between(before, after), now)
+
+    def _record(self, known: KnownRun, events: Iterable[RunEvent], now: float) -> None:
+        for item in events:
             logger.info(
                 "%s", item.message, extra={"run": known.name, "namespace": known.namespace, "reason": item.reason}
             )
@@ -336,7 +341,7 @@ class Reconciler:
         known: KnownRun,
         decided: RunPlan,
         observed: list[ObservedAttempt],
-        cache: _RunCache,
+        cache: RunCache,
         problem: RunProblem | None,
         now: float,
     ) -> float | None:

@@ -1,6 +1,7 @@
-"""The known runs at their newest version: kopf's watch and our own writes feed them. Thread-safe.
+"""The known runs at their newest version: the watch and our own writes feed them. Thread-safe.
 
 A version that is older than the one here is dropped, so that a late event never takes back what we have just written.
+A run that has ended takes some hundred bytes: a namespace may keep thousands of them.
 """
 
 from __future__ import annotations
@@ -8,18 +9,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 
 from diht_k8s.api.errors import UserError
+from diht_k8s.api.reasons import ConditionType
 from diht_k8s.api.run import API_VERSION, DihtRun
 from diht_k8s.api.schema.crd import KIND
 from diht_k8s.api.status import Status
-from diht_k8s.controller.saved_status import has_ended
+from diht_k8s.controller.saved_status import has_ended, seconds
 
 Key = tuple[str, str]
 """Namespace and name."""
+ENDS: Final = (ConditionType.COMPLETE, ConditionType.FAILED)
 RETRY_ANNOTATION = "diht.dev/retry"
 """Its value is the completionTime of the failure to retry (`diht retry` sets it)."""
 
@@ -97,52 +100,139 @@ def known_run(document: Mapping[str, Any]) -> KnownRun:
     )
 
 
-class Runs:
-    """All runs by key."""
+@dataclass(slots=True)
+class FinishedRun:
+    """What is kept of a run that has ended, until it changes: some hundred bytes in place of its document."""
 
-    def __init__(self) -> None:
+    uid: str
+    version: int
+    """resourceVersion."""
+    ended_at: float
+    """seconds since the epoch."""
+    expires_at: float | None
+    """when to delete it, seconds since the epoch; None keeps it."""
+    surplus: bool = False
+    """whether its namespace has more finished runs than it may keep, and newer ones."""
+
+    def is_due(self, now: float) -> bool:
+        """Whether it is to be deleted."""
+        return self.surplus or (self.expires_at is not None and now >= self.expires_at)
+
+
+def ended_at(run: KnownRun) -> float | None:
+    """When a run ended; None if it has not, or if something is left to do: a changed spec, a retry, its deletion.
+
+    It reads the document as it is, since each event of each run passes here.
+    """
+    status = run.document["status"]
+    ends = [
+        each for each in status.get("conditions") or () if each.get("type") in ENDS and each.get("status") == "True"
+    ]
+    if not ends or run.deleting or status.get("observedGeneration", 0) != run.generation:
+        return None
+    time = status.get("completionTime")
+    if run.retry and run.retry == time and ends[0]["type"] == ConditionType.FAILED:
+        return None
+    return seconds(time) or 0.0
+
+
+class Runs:
+    """All runs by key: whole while they need something, a few fields afterwards."""
+
+    def __init__(self, *, ttl_s: float | None = None, history_limit: int | None = None) -> None:
+        """Make an empty one.
+
+        Args:
+            ttl_s: seconds for which a finished run stays that does not say so itself; None for ever.
+            history_limit: number of finished runs that a namespace keeps; None keeps all.
+        """
+        self._ttl_s, self._history_limit = ttl_s, history_limit
         self._lock = threading.Lock()
         self._known: dict[Key, KnownRun] = {}
+        self._finished: dict[str, dict[str, FinishedRun]] = {}
+        """by namespace, then by name."""
         self._parsed: dict[str, tuple[int, DihtRun]] = {}
         self._by_output: dict[str, set[Key]] = {}
 
     def __len__(self) -> int:
-        return len(self._known)
+        with self._lock:
+            return len(self._known) + sum(map(len, self._finished.values()))
 
     def keys(self) -> list[Key]:
-        """The keys of all runs."""
+        """The keys of the runs that have not ended."""
         with self._lock:
             return list(self._known)
 
+    def uids(self) -> list[tuple[Key, str]]:
+        """Key and UID of all runs."""
+        with self._lock:
+            ended = [((space, name), run.uid) for space, runs in self._finished.items() for name, run in runs.items()]
+            return [*ended, *((key, run.uid) for key, run in self._known.items())]
+
+    def knows(self, key: Key) -> bool:
+        """Whether there is such a run."""
+        return self.get(key) is not None or self.finished(key) is not None
+
     def get(self, key: Key) -> KnownRun | None:
-        """A run; None if it is gone."""
+        """A run; None if it is gone or has ended."""
         with self._lock:
             return self._known.get(key)
 
-    def put(self, run: KnownRun) -> bool:
-        """Store a run; False if a version at least as new is stored."""
+    def finished(self, key: Key) -> FinishedRun | None:
+        """A run that has ended; None if it is gone or has not."""
         with self._lock:
-            old = self._known.get(run.key)
-            if old is not None and int(old.version) >= int(run.version):
+            return self._finished.get(key[0], {}).get(key[1])
+
+    def put(self, run: KnownRun, *, only_known: bool = False) -> bool:
+        """Store a run; False if a version at least as new is stored, or none and `only_known`."""
+        end = self._end(run)
+        with self._lock:
+            old = self._known.get(run.key) or self._finished.get(run.namespace, {}).get(run.name)
+            if (old is None and only_known) or (old is not None and int(old.version) >= int(run.version)):
                 return False
-            if old is not None and (old.output != run.output or old.uid != run.uid):
+            if isinstance(old, KnownRun) and (end is not None or old.output != run.output or old.uid != run.uid):
                 self._drop(old)
+            if end is not None:
+                self._finished.setdefault(run.namespace, {})[run.name] = end
+                return True
+            if old is not None and not isinstance(old, KnownRun):
+                self._drop_finished(run.key)
             self._known[run.key] = run
             self._by_output.setdefault(run.output, set()).add(run.key)
             return True
 
-    def remove(self, key: Key, uid: str | None = None) -> KnownRun | None:
-        """Remove a run if its UID matches; returns it."""
+    def remove(self, key: Key, uid: str | None = None) -> bool:
+        """Remove a run if its UID matches; returns whether there was one."""
         with self._lock:
-            old = self._known.get(key)
+            old = self._known.get(key) or self._finished.get(key[0], {}).get(key[1])
             if old is None or uid not in (None, old.uid):
-                return None
-            del self._known[key]
-            self._drop(old)
-            return old
+                return False
+            if isinstance(old, KnownRun):
+                self._drop(old)
+            else:
+                self._drop_finished(key)
+            return True
+
+    def due(self, now: float) -> list[Key]:
+        """The finished runs that are to be deleted; `now` is seconds since the epoch."""
+        with self._lock:
+            for runs in self._finished.values():
+                if self._history_limit is not None and len(runs) > self._history_limit:
+                    newest_last = sorted(runs.values(), key=lambda run: run.ended_at)
+                    for run in newest_last[: len(runs) - self._history_limit]:
+                        run.surplus = True
+            return [
+                (space, name) for space, runs in self._finished.items() for name, run in runs.items() if run.is_due(now)
+            ]
+
+    def _end(self, run: KnownRun) -> FinishedRun | None:
+        if (end := ended_at(run)) is None:
+            return None
+        ttl_s = run.document["spec"].get("ttlSecondsAfterFinished", self._ttl_s)
+        return FinishedRun(run.uid, int(run.version), end, end + ttl_s if ttl_s is not None and end else None)
 
     def parsed(self, run: KnownRun) -> DihtRun:
-        """The run as our models read it, cached for its generation.
+        """The run as our models read it, cached for its generation until it ends.
 
         Raises:
             UserError: they cannot read it.
@@ -153,11 +243,15 @@ class Runs:
             return found[1]
         parsed = run.parsed()
         with self._lock:
-            self._parsed[run.uid] = (run.generation, parsed)
+            if run.key in self._known:
+                self._parsed[run.uid] = (run.generation, parsed)
         return parsed
 
     def sharing_output(self, run: KnownRun) -> list[KnownRun]:
-        """Other runs that write to the same place; a plain path is the same place within one namespace only."""
+        """Other runs that write to the same place and have not ended.
+
+        A plain path is the same place within one namespace only.
+        """
         with self._lock:
             others = [self._known[key] for key in self._by_output.get(run.output, ()) if key != run.key]
         return [other for other in others if other.namespace == run.namespace or run.output.startswith("s3://")]
@@ -168,7 +262,14 @@ class Runs:
         rivals = [other for other in self.sharing_output(run) if not has_ended(other.status)]
         return min((other for other in rivals if _claim(other) < mine), key=_claim, default=None)
 
+    def _drop_finished(self, key: Key) -> None:
+        runs = self._finished[key[0]]
+        del runs[key[1]]
+        if not runs:
+            del self._finished[key[0]]
+
     def _drop(self, run: KnownRun) -> None:
+        self._known.pop(run.key, None)
         self._parsed.pop(run.uid, None)
         keys = self._by_output.get(run.output, set())
         keys.discard(run.key)

@@ -340,6 +340,10 @@ def _attempts(
             found[name, number] = _ended(found.get((name, number)), name, number, stage, now, counted=False)
         if stage.attempt > max(old.attempt, 0) and (name, stage.attempt) not in found:
             found[name, stage.attempt] = AttemptStatus(stage=name, number=stage.attempt, start_time=timestamp(now))
+    for each in observed:
+        key = (each.entry, each.attempt.number)
+        if each.job is not None and key in found and found[key].uid != each.job.uid:
+            found[key] = found[key].model_copy(update={"uid": each.job.uid})
     return list(found.values())[-MAX_ATTEMPTS:]
 
 

@@ -29,7 +29,6 @@ PAGE: Final = 500
 """Objects in one answer of a list call."""
 POOL: Final = 32
 """Connections that stay open for the next call."""
-METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
 LOG_TIMEOUT_S: Final = (5.0, 10.0)
 """Connect, read of a log's tail: a kubelet that does not answer must not hold up what matters more than a log."""
 LOG_BLOCK_BYTES: Final = 1 << 16
@@ -179,6 +178,12 @@ class Cluster:
         what = f"delete Job {namespace}/{name}"
         answer_of(what, self._batch.delete_namespaced_job, name, namespace, body=_deletion(policy, uid))
 
+    def delete_pod(self, namespace: str, name: str, uid: str) -> None:
+        """Delete the pod of this UID; its programs get their usual grace."""
+        self._before_write("delete_pod")
+        body = {"preconditions": {"uid": uid}}
+        answer_of(f"delete pod {namespace}/{name}", self._core.delete_namespaced_pod, name, namespace, body=body)
+
     def delete_service(self, namespace: str, name: str) -> None:
         """Delete a Service."""
         self._before_write("delete_service")
@@ -205,11 +210,11 @@ class Cluster:
         what, call = f"change run {namespace}/{name}", self._custom.patch_namespaced_custom_object
         return json_of(what, call, *_run(namespace, name), body, _content_type=form, **options)
 
-    def delete_run(self, namespace: str, name: str, uid: str | None = None) -> None:
-        """Delete a run, whose Jobs and pods follow; with `uid` only the run of that UID."""
+    def delete_run(self, namespace: str, name: str, uid: str | None = None, version: str | None = None) -> None:
+        """Delete a run, whose Jobs and pods follow; with `uid` and `version` only that run as it was then."""
         self._before_write("delete_run")
         what, call = f"delete run {namespace}/{name}", self._custom.delete_namespaced_custom_object
-        answer_of(what, call, *_run(namespace, name), body=_deletion("Background", uid))
+        answer_of(what, call, *_run(namespace, name), body=_deletion("Background", uid, version))
 
     def write_status(self, namespace: str, name: str, version: str, status: Mapping[str, object]) -> Json:
         """Replace the status of a run if it is still at `version`, its resourceVersion; returns the run."""
@@ -220,15 +225,6 @@ class Cluster:
         ]
         what, call = f"write the status of run {namespace}/{name}", self._custom.patch_namespaced_custom_object_status
         return json_of(what, call, *_run(namespace, name), patch, _content_type="application/json-patch+json")
-
-    def runs_metadata(self, namespace: str | None) -> Iterator[Json]:
-        """The metadata of all runs of a namespace, or of all namespaces, page by page."""
-        if namespace is None:
-            call, place = self._custom.list_cluster_custom_object, (GROUP, VERSION, PLURAL)
-        else:
-            call, place = self._custom.list_namespaced_custom_object, (GROUP, VERSION, namespace, PLURAL)
-        found = pages("list runs", call, *place, _headers={"Accept": METADATA_ONLY})
-        return (item["metadata"] for item in found)
 
     def write_event(self, namespace: str, document: Json) -> None:
         """Create an Event."""
@@ -293,8 +289,17 @@ class Cluster:
         return any(item["name"] == group for item in groups)
 
     def listing(self, kind: str, namespace: str | None) -> Callable[..., Any]:
-        """The call that lists or watches Jobs or Pods, in one namespace or in all; it returns the unread response."""
+        """The call that lists or watches Jobs, Pods or DihtRuns, in one namespace or in all.
+
+        It returns the unread response.
+        """
         what = f"list or watch {kind}s"
+        if kind == "DihtRun" and namespace is None:
+            custom, every_place = self._custom.list_cluster_custom_object, (GROUP, VERSION, PLURAL)
+            return lambda **options: answer_of(what, custom, *every_place, **options)
+        if kind == "DihtRun":
+            custom, place = self._custom.list_namespaced_custom_object, (GROUP, VERSION, namespace, PLURAL)
+            return lambda **options: answer_of(what, custom, *place, **options)
         if namespace is None:
             every = {"Job": self._batch.list_job_for_all_namespaces, "Pod": self._core.list_pod_for_all_namespaces}
             return lambda **options: answer_of(what, every[kind], **options)
@@ -307,8 +312,10 @@ def _run(namespace: str, name: str) -> tuple[str, str, str, str, str]:
     return GROUP, VERSION, namespace, PLURAL, name
 
 
-def _deletion(policy: str, uid: str | None) -> Json:
-    return {"propagationPolicy": policy, **({"preconditions": {"uid": uid}} if uid is not None else {})}
+def _deletion(policy: str, uid: str | None, version: str | None = None) -> Json:
+    given = {"uid": uid, "resourceVersion": version}
+    preconditions = {key: value for key, value in given.items() if value is not None}
+    return {"propagationPolicy": policy, **({"preconditions": preconditions} if preconditions else {})}
 
 
 def _dry(dry_run: bool) -> Json:

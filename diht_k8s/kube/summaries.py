@@ -26,6 +26,8 @@ MAX_DIGITS: Final = 20
 """A resourceVersion has 64 bits."""
 INVENTED_ENDS: Final = frozenset({"ContainerStatusUnknown"})
 """Reasons for which the kubelet makes up an exit code: it lost the container, and no program is known to have ended."""
+UNREADABLE_REASONS: Final = ("InvalidIndex", "InvalidAttempt", "InvalidStage", "Malformed")
+"""Why an object cannot be read."""
 _STAGES: Final = frozenset(stage.value for stage in Stage)
 
 Document = Mapping[str, Any]
@@ -37,7 +39,7 @@ class Unreadable:
     """An object with our labels that cannot be read."""
 
     reason: str
-    """InvalidIndex, InvalidAttempt, InvalidStage or Malformed."""
+    """one of UNREADABLE_REASONS."""
     identity: tuple[str, str, str]
     """namespace, name and UID, as far as they can be read."""
 
@@ -150,12 +152,12 @@ def _guarded(reduce: Callable[[Document], T | None], document: Any) -> T | Unrea
     try:
         return reduce(document)
     except _UnreadableError as error:
-        return Unreadable(error.reason, _identity(document))
+        return Unreadable(error.reason, identity(document))
     except Exception:  # a fault here would end the watch of the whole cluster
-        return Unreadable("Malformed", _identity(document))
+        return Unreadable("Malformed", identity(document))
 
 
-def _identity(document: Any) -> tuple[str, str, str]:
+def identity(document: Any) -> tuple[str, str, str]:
     """Namespace, name and UID, as far as they can be read."""
     metadata = document.get("metadata") if isinstance(document, Mapping) else None
     found = metadata if isinstance(metadata, Mapping) else {}

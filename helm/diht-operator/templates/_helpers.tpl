@@ -91,10 +91,11 @@ namespace: {{ .Release.Namespace }}
 - apiGroups: [""]
   resources: [services]
   verbs: [create, get, delete]
-# Pods: the state of an attempt and why it failed. The Job controller creates and deletes them.
+# Pods: the state of an attempt and why it failed. The Job controller creates and deletes them; those that have lost
+# their Job (`kubectl delete job --cascade=orphan`) only the operator deletes.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [list, watch]
+  verbs: [list, watch, delete]
 # Logs: progress lines, and the end of the log of a pod that failed.
 - apiGroups: [""]
   resources: [pods/log]

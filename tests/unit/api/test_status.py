@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from diht_k8s.api import status as api
+from diht_k8s.api import status as status_module
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import Condition, FailureCause, Metric, StageStatus, Status, bounded, timestamp, wire
@@ -83,3 +84,30 @@ def test_largest_status_fits_after_messages_are_cut() -> None:
     cut = bounded(Status(conditions=conditions, stages=stages))
     assert size(cut) <= api.MAX_STATUS_BYTES
     assert [one.cause.message for one in cut.stages if one.cause][-1]
+
+
+def test_status_of_many_nodes_and_long_words_keeps_its_limit() -> None:
+    long, node = "x" * 1024, "n" * 253
+    cause = {
+        "pod": "p" * 63,
+        "node": node,
+        "exitCode": 1,
+        "reason": "R" * 63,
+        "message": long,
+        "logTail": ["y" * 256] * 20,
+    }
+    stage = {
+        "stage": "train", "state": "Failed", "attempt": 999, "avoidNodes": [f"{index:02}{node[2:]}" for index in range(16)],
+        "outputUri": "s" * 1040, "cause": cause, "workload": {"kind": "Job", "name": "j" * 63},
+    }  # fmt: skip
+    kinds = ("Accepted", "Progressing", "Complete", "Failed")
+    time = "2026-01-01T00:00:00Z"
+    found = status_module.Status.model_validate({
+        "conditions": [{"type": kind, "status": "True", "reason": "Valid", "message": long, "lastTransitionTime": time} for kind in kinds],
+        "stages": [{"name": f"s{index}", **stage} for index in range(8)],
+        "attempts": [{"stage": "train", "number": index, "node": node, "reason": "R" * 63, "uid": "u" * 36} for index in range(5)],
+        "progress": {"stage": "train", "metrics": [{"name": f"{index}" * 20, "value": "1"} for index in range(16)]},
+        "queue": {"name": "q" * 253, "reason": long},
+        "lastCheckpoint": {"step": 1, "uri": "u" * 1088},
+    })  # fmt: skip
+    assert len(json.dumps(status_module.wire(status_module.bounded(found)))) <= 10_000

@@ -113,10 +113,23 @@ class FakeCluster:
         self.pods = {key: pod for key, pod in self.pods.items() if not key.startswith(f"{name}-")}
         self._wrote(f"delete Job {name}")
 
+    def delete_pod(self, namespace: str, name: str, uid: str) -> None:
+        if self.pods[name]["metadata"]["uid"] != uid:
+            raise ClusterError(409, "Conflict", "the UID in the precondition does not match")
+        del self.pods[name]
+        self._wrote(f"delete pod {name}")
+
+    def get_run(self, namespace: str, name: str) -> dict[str, Any]:
+        if name not in self.runs:
+            raise ClusterError(404, "NotFound", name)
+        return copy.deepcopy(self.runs[name])
+
     def delete_service(self, namespace: str, name: str) -> None:
         self.services.pop(name, None)
 
-    def delete_run(self, namespace: str, name: str, uid: str) -> None:
+    def delete_run(self, namespace: str, name: str, uid: str, version: str) -> None:
+        if self.runs[name]["metadata"]["resourceVersion"] != version:
+            raise ClusterError(409, "Conflict", "the resourceVersion in the precondition does not match")
         del self.runs[name]
         self._wrote(f"delete run {name}")
 
@@ -202,7 +215,7 @@ class Process:
         for name, document in self.cluster.runs.items():
             self.known.put(known_run(copy.deepcopy(document)))
             assert name
-        for key in self.known.keys():  # noqa: SIM118
+        for key, _ in self.known.uids():
             if key[1] not in self.cluster.runs:
                 self.known.remove(key)
         for mirror, documents in ((self.jobs, self.cluster.jobs), (self.pods, self.cluster.pods)):

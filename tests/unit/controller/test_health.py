@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from kubernetes import client
 
-from diht_k8s.controller.health import LATE_S, STALE_S, missed_change, stuck_watch
+from diht_k8s.controller.health import STALE_S, stuck_watch
 from diht_k8s.controller.lease import LEASE_S, RENEW_S, Lease
 
 
@@ -14,13 +14,6 @@ from diht_k8s.controller.lease import LEASE_S, RENEW_S, Lease
 )
 def test_watch_that_is_silent_for_long_is_stuck(since: float, says: str) -> None:
     assert stuck_watch({"Jobs": 1000.0, "pods": 1000.0 - since}, 1000.0) == says
-
-
-def test_change_that_is_missed_for_long_shows_that_the_watch_is_dead() -> None:
-    missed = {("n", "a"): 100.0, ("n", "b"): 150.0}
-    assert missed_change(missed, 100.0 + LATE_S) == ""
-    assert missed_change(missed, 101.0 + LATE_S) == "the watch of runs misses changes: n/a"
-    assert missed_change({}, 1e9) == ""
 
 
 def test_right_to_write_ends_before_the_lease_does() -> None:

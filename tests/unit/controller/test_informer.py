@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from diht_k8s.controller import metrics
-from diht_k8s.controller.informer import Gone, Informer, lines
+from diht_k8s.controller.informer import Informer
+from diht_k8s.controller.watch import Gone
 from diht_k8s.kube.client import ClusterError
 from diht_k8s.kube.summaries import JobSummary, job_summary
 from tests.unit.controller.documents import job
@@ -190,5 +191,30 @@ def test_watch_resumes_after_410_and_a_list_that_fails_after_it() -> None:
     assert names(mirror) == ["r-train-2"]
 
 
-def test_lines_come_whole_however_the_stream_is_cut() -> None:
-    assert list(lines(iter([b"a\nb", b"", b"c\n\nd"]))) == [b"a", b"bc", b"d"]
+def test_list_whose_history_went_back_replaces_what_is_known() -> None:
+    """etcd was restored to an older snapshot: newer versions than the server's are of a future that did not happen."""
+    script = Script(
+        page(job(version=90, conditions={"Failed": "x"}), version="95"), page(job(version=40), version="50")
+    )
+    mirror, _ = informer(script)
+    mirror._list()
+    assert [summary.failing for summary in mirror.of("n", "r")] == [True]
+    mirror._list()
+    assert [summary.failing for summary in mirror.of("n", "r")] == [False]
+
+
+def test_age_of_the_mirror_grows_with_errors_and_ends_with_an_answer() -> None:
+    now = 0.0
+    mirror = Informer("Job", Script(page(job())), job_summary, lambda *_: None, clock=lambda: now)
+    mirror.stop()
+    mirror.start()
+    age = metrics.SYNC_AGE.labels("Job")
+    now = 100.0
+    mirror._failed(ClusterError(0, "Unreachable", "away"))
+    assert (_value(age), mirror.alive_at) == (100.0, 100.0)
+    mirror._list()
+    assert _value(age) == 0.0
+
+
+def _value(gauge: Any) -> float:
+    return next(iter(gauge.collect())).samples[0].value

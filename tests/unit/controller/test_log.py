@@ -14,7 +14,7 @@ from diht_k8s.controller import __main__ as program
 @pytest.fixture(autouse=True)
 def loggers() -> Iterator[None]:
     """Whatever the program sets is set back."""
-    root, names = logging.getLogger(), ("kopf", "urllib3")
+    root, names = logging.getLogger(), ("urllib3",)
     before = root.handlers[:], root.level, {name: logging.getLogger(name).level for name in names}
     yield
     root.handlers[:], root.level = before[0], before[1]

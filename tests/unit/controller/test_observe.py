@@ -9,7 +9,14 @@ import pytest
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.reports import Cause
 from diht_k8s.api.run import Stage
-from diht_k8s.controller.observe import LOST_AFTER_S, SETTLE_S, ObservedAttempt, event_problem, observe_attempts
+from diht_k8s.controller.observe import (
+    LOST_AFTER_S,
+    SETTLE_S,
+    ObservedAttempt,
+    _pull_message,
+    event_problem,
+    observe_attempts,
+)
 from diht_k8s.kube.summaries import JobSummary, PodSummary, job_summary, pod_summary
 from diht_k8s.pipeline.states import AttemptState
 from tests.unit.controller.documents import DISRUPTED, NO_NODE, NOW, at, ended, failed_pod, job, pod
@@ -198,7 +205,7 @@ def waiting(reason: str, message: str = "") -> dict[str, Any]:
 
 PROBLEMS = [
     (pod(0, phase="Pending", state=waiting("ErrImagePull", 'failed to pull image "x/y:1": not found')), Reason.IMAGE_PULL_FAILED, "x/y:1"),
-    (pod(0, phase="Pending", state=waiting("ImagePullBackOff", 'Back-off pulling image "x/y:1": not found')), Reason.IMAGE_PULL_FAILED, "x/y:1"),
+    (pod(0, phase="Pending", state=waiting("ImagePullBackOff", 'Back-off pulling image "x/y:1": ErrImagePull: failed to pull image "x/y:1": not found')), Reason.IMAGE_PULL_FAILED, "x/y:1"),
     (pod(0, phase="Pending", state=waiting("CreateContainerConfigError", 'secret "s" not found')), Reason.REFERENCE_MISSING, 'secret "s" not found'),
     (pod(0, phase="Pending", conditions=NO_NODE, node=""), Reason.UNSCHEDULABLE, "0/2 nodes are available"),
 ]  # fmt: skip
@@ -253,3 +260,16 @@ def test_words_of_programs_are_made_plain() -> None:
     assert observed.attempt.message.startswith("red line")
     assert len(observed.attempt.message) <= 1024
     assert at(0) == "1970-01-01T00:00:00Z"
+
+
+def test_image_that_cannot_be_pulled_has_the_kubelets_words_in_both_of_its_states() -> None:
+    words = "failed to pull and unpack image: 401 Unauthorized"
+    messages = []
+    for reason, said in (
+        ("ErrImagePull", words),
+        ("ImagePullBackOff", f'Back-off pulling image "a:1": ErrImagePull: {words}'),
+    ):
+        summary = pod_summary(pod(phase="Pending", state={"waiting": {"reason": reason, "message": said}}))
+        assert isinstance(summary, PodSummary)
+        messages.append(_pull_message(summary).rpartition("the kubelet says: ")[2])
+    assert messages == [words, words]

@@ -7,7 +7,7 @@ import pytest
 from diht_k8s.api.status import StageState, timestamp
 from diht_k8s.controller.runs import known_run
 from tests.unit.controller.documents import DISRUPTED, NOW, job, pod
-from tests.unit.controller.fake import Process
+from tests.unit.controller.fake import FakeCluster, Process
 from tests.unit.controller.stories import ONE, Clock, make, reason, settle, status, training
 
 
@@ -69,21 +69,76 @@ def test_pods_of_a_foreign_job_of_the_same_name_hold_no_run_up() -> None:
     assert reason(cluster, "Accepted") == "NameConflict"
 
 
-def test_orphans_of_a_job_that_was_ours_are_waited_for() -> None:
+def orphaned(cluster: FakeCluster, name: str) -> str:
+    """`kubectl delete job --cascade=orphan`: the pods stay, without an owner."""
+    uid = cluster.jobs.pop(name)["metadata"]["uid"]
+    for orphan in cluster.pods.values():
+        del orphan["metadata"]["ownerReferences"]
+        orphan["metadata"]["labels"]["batch.kubernetes.io/controller-uid"] = uid
+    return uid
+
+
+@pytest.mark.parametrize("restarts", [False, True], ids=["same operator", "operator restarted"])
+def test_orphans_of_our_job_are_deleted_with_an_event_and_gone_before_the_attempt_starts_again(restarts: bool) -> None:
     cluster = make(**ONE)
     process = Process(cluster, Clock())
     settle(process)
     cluster.run_pods("r-filter-1")
     settle(process)
-    uid = cluster.jobs.pop("r-filter-1")["metadata"]["uid"]
-    for orphan in cluster.pods.values():  # as `kubectl delete job --cascade=orphan` leaves them
-        del orphan["metadata"]["ownerReferences"]
-        orphan["metadata"]["labels"]["batch.kubernetes.io/controller-uid"] = uid
-    settle(process)
+    orphaned(cluster, "r-filter-1")
+    cluster.writes.clear()
+    process = Process(cluster, Clock()) if restarts else process
+    process.reconcile()
     assert cluster.jobs == {}
-    cluster.pods.clear()
+    assert [write for write in cluster.writes if "pod" in write] == [
+        "delete pod r-filter-1-0",
+        "delete pod r-filter-1-1",
+    ]
+    assert (reason(cluster), status(cluster).conditions[1].message) == (
+        "Pending",
+        "filter: the Job of attempt 1 was deleted without its pods: waits until 2 are gone",
+    )
+    assert [event["message"] for event in cluster.events if event["reason"] == "OrphanDeleted"] == [
+        f"filter: pod r-filter-1-{index} has lost its Job and is deleted" for index in (0, 1)
+    ]
     settle(process)
     assert list(cluster.jobs) == ["r-filter-1"]
+
+
+def test_orphans_are_deleted_when_their_run_is_suspended_or_deleted() -> None:
+    cluster = make(**ONE)
+    process = Process(cluster, Clock())
+    settle(process)
+    cluster.run_pods("r-filter-1")
+    settle(process)
+    cluster.edit("r", suspend=True)
+    orphaned(cluster, "r-filter-1")
+    settle(process)
+    assert (cluster.pods, reason(cluster)) == ({}, "Suspended")
+
+
+def test_orphans_of_a_run_that_is_deleted_before_they_are_seen_are_deleted() -> None:
+    cluster = make(**ONE)
+    process = Process(cluster, Clock())
+    settle(process)
+    cluster.run_pods("r-filter-1")
+    settle(process)
+    orphaned(cluster, "r-filter-1")
+    cluster.runs.clear()
+    settle(process)
+    assert cluster.pods == {}
+
+
+def test_pod_that_claims_to_be_of_a_job_that_never_was_ours_is_neither_counted_nor_deleted() -> None:
+    cluster = make(**ONE)
+    process = Process(cluster, Clock())
+    settle(process)
+    cluster.run_pods("r-filter-1")
+    orphaned(cluster, "r-filter-1")
+    for orphan in cluster.pods.values():
+        orphan["metadata"]["labels"]["batch.kubernetes.io/controller-uid"] = "never-ours"
+    settle(process)
+    assert (list(cluster.jobs), len(cluster.pods)) == (["r-filter-1"], 2)
 
 
 def test_drained_pod_that_is_gone_is_named_with_its_node() -> None:

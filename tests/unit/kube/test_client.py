@@ -129,10 +129,8 @@ def test_write_that_is_not_allowed_is_never_sent(server: ApiServer, call: Call, 
     [
         lambda c: c.items("Pod", "n", "a=b"),
         lambda c: list(c.warnings("n")),
-        lambda c: list(c.runs_metadata("n")),
-        lambda c: list(c.runs_metadata(None)),
     ],
-    ids=["pods", "events", "runs", "runs of all namespaces"],
+    ids=["pods", "events"],
 )
 def test_list_is_read_page_by_page(server: ApiServer, call: Call) -> None:
     first = {"items": [{"metadata": 1}, {"metadata": 2}], "metadata": {"continue": "more"}}
@@ -144,10 +142,21 @@ def test_list_is_read_page_by_page(server: ApiServer, call: Call) -> None:
     ]
 
 
-def test_runs_are_listed_by_their_metadata_alone(server: ApiServer) -> None:
-    server.answers = [(200, {"items": None, "metadata": {}})]
-    assert list(server.cluster().runs_metadata(None)) == []
-    assert "PartialObjectMetadataList" in server.asked[0].headers["accept"]
+@pytest.mark.parametrize(
+    ("kind", "namespace", "path"),
+    [
+        ("DihtRun", None, "/apis/diht.dev/v1alpha1/dihtruns"),
+        ("DihtRun", "n", "/apis/diht.dev/v1alpha1/namespaces/n/dihtruns"),
+        ("Job", None, "/apis/batch/v1/jobs"),
+        ("Pod", "n", "/api/v1/namespaces/n/pods"),
+    ],
+)
+def test_watch_asks_for_changes_of_one_kind(server: ApiServer, kind: str, namespace: str | None, path: str) -> None:
+    server.answers = [(200, {})]
+    server.cluster().listing(kind, namespace)(watch=True, allow_watch_bookmarks=True, resource_version="7")
+    [asked] = server.asked
+    assert (asked.method, asked.path) == ("GET", path)
+    assert asked.query == {"watch": "true", "allowWatchBookmarks": "true", "resourceVersion": "7"}
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,7 @@ def _host_memory(train: Train, sizes: Sizes, placement: Placement, offloaded: in
         # Waiting ones, the one in use and the one in the making.
         "batches": processes * (waiting + 2) * batch,
         "image cache": processes * IMAGE_CACHE_BYTES,
-        "loader workers": processes * train.loader_workers * WORKER_BYTES,
+        "loader workers": processes * (train.loader_workers or 0) * WORKER_BYTES,
         "checkpoint": processes * saved,
         "offloaded": processes * offloaded,
     }

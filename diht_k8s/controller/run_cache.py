@@ -1,0 +1,34 @@
+"""What the operator keeps of a run between reconciliations, beside the status."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from diht_k8s.controller.observe import RunProblem
+from diht_k8s.controller.own_times import OwnTimes
+from diht_k8s.controller.status import LoggedProgress
+from diht_k8s.kube.summaries import PodSummary
+
+
+@dataclass
+class RunCache:
+    """What is cached of a run between reconciliations; it may be lost at any time."""
+
+    problem: RunProblem | None = None
+    """what blocked the last actions."""
+    problems: int = 0
+    logged: LoggedProgress | None = None
+    read_at: float = 0.0
+    asked: str = ""
+    asks: int = 0
+    asked_at: float = 0.0
+    answer: RunProblem | None = None
+    tails: dict[str, list[str]] = field(default_factory=dict)
+    times: OwnTimes = field(default_factory=OwnTimes)
+    former_jobs: list[str] = field(default_factory=list)
+    """UIDs of its Jobs, newest last, which pods may still name when they are deleted."""
+    disrupted: dict[str, PodSummary] = field(default_factory=dict)
+    """pods that were drained, evicted or preempted, as last observed: they are deleted soon after."""
+    wrote_at: float = 0.0
+    owes_pod_counts: bool = False
+    """the written pod counts are older than ours: they are written with the next change, or after a while."""

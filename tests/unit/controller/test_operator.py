@@ -1,0 +1,91 @@
+"""The operator process: readiness, the sweep of finished runs, and its right to write before each write."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from kubernetes import client
+
+from diht_k8s.controller import operator as module
+from diht_k8s.controller.operator import Operator, Settings
+from diht_k8s.kube.client import ClusterError
+from tests.unit.controller.test_runs import ended_run
+
+
+def with_operator(monkeypatch: pytest.MonkeyPatch, story: Callable[[Operator], Any], **more: Any) -> Any:
+    monkeypatch.setattr(module, "connect", lambda: client.ApiClient(client.Configuration()))
+
+    async def inside() -> Any:
+        result = story(Operator(Settings(port=0, **more)))
+        return await result if asyncio.iscoroutine(result) else result
+
+    return asyncio.run(inside())
+
+
+def test_replica_is_unready_and_says_which_list_failed_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def story(found: Operator) -> None:
+        runs, jobs, pods = found._watches
+        assert found.unready() == "DihtRuns are not listed yet; Jobs are not listed yet; Pods are not listed yet"
+        jobs.synced.set()
+        pods.synced.set()
+        runs._failed(ClusterError(403, "Forbidden", "cannot list dihtruns"))
+        assert found.unready() == "DihtRuns are not listed yet: ClusterError: cannot list dihtruns"
+        runs.synced.set()
+        assert found.unready() == ""
+
+    with_operator(monkeypatch, story)
+
+
+def test_run_whose_time_is_over_is_queued_by_one_timer_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SWEEP_S", 0.01)
+
+    async def story(found: Operator) -> None:
+        found._runs.put(ended_run("old", time.time() - 100))
+        found._runs.put(ended_run("new", time.time() - 10))
+        sweep = asyncio.create_task(found._sweep())
+        key, _ = await asyncio.wait_for(found._queue.get(), 5)
+        sweep.cancel()
+        assert (key, len(found._queue)) == (("n", "old"), 0)
+
+    with_operator(monkeypatch, story, run_ttl_s=60.0)
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_nothing_is_written_without_the_lease(monkeypatch: pytest.MonkeyPatch, held: bool) -> None:
+    asked: list[str] = []
+
+    def answer(self: Any, method: str, *_: Any, **__: Any) -> SimpleNamespace:
+        asked.append(method)
+        found = SimpleNamespace(status=200, data=b"{}", reason="")
+        found.response = found  # some calls of the client unwrap it
+        return found
+
+    monkeypatch.setattr(client.ApiClient, "call_api", answer)
+
+    def story(found: Operator) -> None:
+        assert found._lease is not None
+        monkeypatch.setattr(found._lease, "held", lambda: held)
+        cluster = found._cluster
+        writes: list[Callable[[], Any]] = [
+            lambda: cluster.create({"kind": "Job", "metadata": {"namespace": "n"}}),
+            lambda: cluster.delete_job("n", "j", "uid"),
+            lambda: cluster.delete_service("n", "s"),
+            lambda: cluster.delete_pod("n", "p", "uid"),
+            lambda: cluster.delete_run("n", "r", "uid", "1"),
+            lambda: cluster.write_status("n", "r", "1", {}),
+            lambda: cluster.write_event("n", {"metadata": {}, "involvedObject": {}}),
+        ]
+        for write in writes:
+            if held:
+                write()
+                continue
+            with pytest.raises(ClusterError, match="lease is not held"):
+                write()
+        assert len(asked) == (len(writes) if held else 0)
+
+    with_operator(monkeypatch, story, lease_namespace="n")
