@@ -98,7 +98,7 @@ class Spec(Model):
 def cross_field_problems(spec: Spec) -> list[str]:
     """Rules over several fields, each with a message that says what to do (the CRD carries the same ones as CEL).
 
-    Only the rule on inputs inside the own output is not in the CRD: CEL has no budget to compare so many paths, and the
+    Only the rule on inputs inside the own output is not in the CRD: CEL has no budget to compare that many paths, and the
     operator refuses the run by this function.
     """
     problems: list[str] = []

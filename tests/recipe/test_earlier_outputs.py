@@ -18,10 +18,9 @@ from pathlib import Path
 
 import pytest
 
-ARCHIVE = Path(__file__).parent / "fixtures" / "outputs-980d9c5.tar.xz"
+from tests.recipe.earlier import ARCHIVE, MODIFIED
+
 PROJECT = Path(__file__).parents[2]
-MODIFIED = 1_700_000_000
-"""Time of change of the shards when they were filtered: it is their identity on a disk."""
 
 
 @pytest.fixture

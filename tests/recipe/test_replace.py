@@ -15,8 +15,8 @@ from diht_k8s.cli.cached_stages import inspect
 from diht_k8s.recipe.runtime.ownership import StageStorage
 from diht_k8s.recipe.runtime.replacement import remove_output
 from diht_k8s.recipe.shards.storage import Storage
+from tests.recipe.earlier import ARCHIVE, MODIFIED
 from tests.recipe.filter.shards import filter_by_two, filter_with, run_of, write_shards
-from tests.recipe.test_earlier_outputs import ARCHIVE, MODIFIED
 
 OTHER = {"minComplexity": 3}
 MINE = ("raw/00000.tar", "filter/kept/mine.tar", "filter/notes.txt", "filter/objects/mine.json", "train/bench/test.tar")

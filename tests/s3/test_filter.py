@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from diht_k8s.api.errors import DihtError, ExitCode
-from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.filter.scores import open_scores
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.filter.shards import filter_with, run_of
+from tests.s3.documents import with_storage
 from tests.s3.faults import proxy_before
 from tests.s3.server import S3
 
@@ -19,12 +18,6 @@ pytestmark = pytest.mark.s3
 DEMO = Path(__file__).parents[2] / "examples/data/train"
 SHARDS = ("00000.tar.gz", "00001.tar.gz")
 RULES = {"textSpotting": {"mode": "Drop", "detectorSize": 96}}
-
-
-def with_storage(run: DihtRun, rule: dict[str, Any]) -> DihtRun:
-    document = run.model_dump(by_alias=True, mode="json", exclude_none=True)
-    document["spec"]["storage"] = [rule]
-    return DihtRun.model_validate(document)
 
 
 @pytest.fixture(scope="module")

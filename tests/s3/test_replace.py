@@ -8,8 +8,8 @@ from diht_k8s.api.run import Stage
 from diht_k8s.cli.cached_stages import inspect
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.filter.shards import CAPTIONS, filter_with, pair, run_of, tar_of
+from tests.s3.documents import with_storage
 from tests.s3.server import S3
-from tests.s3.test_filter import with_storage
 
 pytestmark = pytest.mark.s3
 

@@ -14,7 +14,7 @@ from kubernetes import client
 from diht_k8s.controller import operator as module
 from diht_k8s.controller.operator import Operator, Settings
 from diht_k8s.kube.client import ClusterError
-from tests.unit.controller.test_runs import ended_run
+from tests.unit.controller.known_runs import ended_run
 
 
 def with_operator(monkeypatch: pytest.MonkeyPatch, story: Callable[[Operator], Any], **more: Any) -> Any:

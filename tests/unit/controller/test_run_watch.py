@@ -6,8 +6,8 @@ from typing import Any
 
 from diht_k8s.controller.run_watch import RunWatch
 from diht_k8s.controller.runs import Key, KnownRun, Runs
-from tests.unit.controller.test_informer import Script, page, watch
-from tests.unit.controller.test_runs import ended_run, run
+from tests.unit.controller.known_runs import ended_run, run
+from tests.unit.controller.script import Script, page, watch
 
 
 def document(found: KnownRun) -> dict[str, Any]:
