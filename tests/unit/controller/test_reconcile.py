@@ -314,6 +314,7 @@ def test_job_that_still_runs_after_its_run_has_ended_is_deleted_by_the_next_oper
     process = Process(cluster, clock)
     settle(process)
     cluster.run_pods("r-filter-1")
+    settle(process)
     clock.now += 100
     cluster.die_after = len(cluster.writes) + 1
     with pytest.raises(Dead):
