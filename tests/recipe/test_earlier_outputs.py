@@ -33,14 +33,14 @@ def earlier(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(folder: Path, *arguments: str) -> list[str]:
-    """The lines that `diht run` prints."""
+def run(folder: Path, *arguments: str, code: int = 0) -> list[str]:
+    """The lines that `diht run` prints before it ends with the exit code."""
     command = [sys.executable, "-m", "diht_k8s.cli", "run", "run.yaml", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
     return done.stdout.splitlines() + done.stderr.splitlines()
 
 
@@ -60,3 +60,39 @@ def test_earlier_checkpoint_resumes(earlier: Path) -> None:
     after = metrics.read_text().splitlines()
     assert after[: len(before)] == before, "a training that starts again writes its first steps again"
     assert json.loads(after[-1])["step"] == 20
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+MINE = (
+    "filter/kept/mine.tar",
+    "filter/scores/mine.parquet",
+    "label/labels/mine.parquet",
+    "train/model/mine.bin",
+    "train/notes.txt",
+    "evaluate/features/mine.safetensors",
+)
+"""Files of a person in the folders of the stages, with names as close to ours as can be."""
+
+
+def test_replace_by_the_command_removes_exactly_what_the_earlier_version_wrote(earlier: Path) -> None:
+    out = earlier / "out"
+    for name in MINE:
+        (out / name).write_bytes(name.encode())
+    before = files_of(out)
+    change = ("--set", "filter.minComplexity=0", "--until", "filter")
+    refused = " ".join(run(earlier, *change, code=64))
+    assert "add --replace" in refused
+    assert f"leaves {len(MINE)} that this project did not write" in refused
+    assert {name: data for name, data in files_of(out).items() if name in before} == before, "refused, so all is there"
+    assert "--replace: removed the output of filter, label, train, evaluate" in " ".join(
+        run(earlier, *change, "--replace")
+    )
+    after = files_of(out)
+    assert {name for name in after if name.split("/")[0] in ("label", "train", "evaluate")} == set(MINE[2:])
+    assert {name: after[name] for name in MINE} == {name: name.encode() for name in MINE}
+    written = {name for name in after if name.startswith("filter/") and not name.startswith("filter/objects/")}
+    assert written == {name for name in before if name.startswith("filter/")}, "the filter has run again"
+    assert json.loads(after["filter/COMMITTED.json"])["config"]["config"]["minComplexity"] == 0

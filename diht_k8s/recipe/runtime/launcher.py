@@ -20,7 +20,7 @@ from typing import Any
 
 from diht_k8s.api.errors import BY_EXIT_CODE, DihtError, ExitCode, RetryableError, StopRequested
 from diht_k8s.api.pods import RENDEZVOUS_PORT
-from diht_k8s.recipe.runtime.parent_death import PARENT_VARIABLE
+from diht_k8s.recipe.runtime.parent_death import named_parent
 from diht_k8s.recipe.runtime.preflight import peer_hosts, wait_for_hosts
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.watchdog import Limits, Watchdog, noting_folder
@@ -90,13 +90,12 @@ def launch(gang: Gang, module: str, arguments: Sequence[str], *, run_id: str, st
         local_addr="localhost" if single else None,
     )
     stop.raise_if_requested()
-    os.environ[PARENT_VARIABLE] = str(os.getpid())
     for name, value in MALLOC.items():
         os.environ.setdefault(name, value)
     with noting_folder() as folder:
         watchdog = Watchdog(folder, Limits.from_environment(), say=_to_stderr)
         try:
-            with watchdog:
+            with watchdog, named_parent():
                 elastic_launch(config, sys.executable)("-m", module, *arguments)
         except ChildFailedError as error:
             failed = RetryableError(watchdog.verdict) if watchdog.verdict else cause_of(error.failures)

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from typing import Final
 
 PARENT_VARIABLE: Final = "DIHT_PARENT"
 """Process id of the program that started this one."""
 _PR_SET_PDEATHSIG: Final = 1
+
+
+@contextlib.contextmanager
+def named_parent() -> Iterator[None]:
+    """Name this process as the parent of programs that start inside.
+
+    Left in the environment, the name would end this process at its own next `end_with_parent`.
+    """
+    os.environ[PARENT_VARIABLE] = str(os.getpid())
+    try:
+        yield
+    finally:
+        os.environ.pop(PARENT_VARIABLE, None)
 
 
 def end_with_parent() -> None:

@@ -164,9 +164,12 @@ def test_stage_when_workers_share_the_images_ends_in_the_same_bytes_each_image_e
 ) -> None:
     run, output, encoded = several_shards(fresh), fresh / "out" / "evaluate", list[str]()
     original = benchmark_data.encode_shard
-    monkeypatch.setattr(
-        benchmark_data, "encode_shard", lambda storage, uri, *rest: encoded.append(uri) or original(storage, uri, *rest)
-    )
+
+    def counted(storage: Storage, uri: str, *rest: Any, **check: Any) -> Any:
+        encoded.append(uri)
+        return original(storage, uri, *rest, **check)
+
+    monkeypatch.setattr(benchmark_data, "encode_shard", counted)
     evaluate(run)
     alone = written(output)
     assert len(encoded) == 3  # two benchmarks of the same shards

@@ -93,24 +93,24 @@ def test_resume_when_killed_after_the_first_shard_then_same_bytes_and_no_image_t
     whole, broken = make_kept(name="whole").write(), make_kept(name="broken").write()
     label(whole.run())
     made: list[str] = []
-    original = features.make_features
+    original = features.extract
 
-    def dies_at_the_second(teacher: Any, storage: Any, shard_uri: str, *rest: Any) -> None:
+    def dies_at_the_second(teacher: Any, samples: Any, where: str, on_images: Any) -> features.ShardFeatures:
         if made:
             raise RuntimeError("killed")
-        made.append(shard_uri)
-        original(teacher, storage, shard_uri, *rest)
+        made.append(where)
+        return original(teacher, samples, where, on_images)
 
-    monkeypatch.setattr(features, "make_features", dies_at_the_second)
+    monkeypatch.setattr(features, "extract", dies_at_the_second)
     with pytest.raises(RuntimeError, match="killed"):
         label(broken.run())
     assert not Path(Layout(str(broken.folder)).committed(Stage.LABEL)).exists()
 
-    def counts(teacher: Any, storage: Any, shard_uri: str, *rest: Any) -> None:
-        made.append(shard_uri)
-        original(teacher, storage, shard_uri, *rest)
+    def counts(teacher: Any, samples: Any, where: str, on_images: Any) -> features.ShardFeatures:
+        made.append(where)
+        return original(teacher, samples, where, on_images)
 
-    monkeypatch.setattr(features, "make_features", counts)
+    monkeypatch.setattr(features, "extract", counts)
     label(broken.run())
     assert len(made) == len(set(made)) == 3
     assert files_of(broken.run()) == files_of(whole.run())

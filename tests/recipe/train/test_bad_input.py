@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from diht_k8s.recipe.shards.samples import read_samples, write_samples
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint import checkpoint
 from diht_k8s.recipe.train.checkpoint.state import load_weights
-from tests.recipe.train.small_run import VIT, Job, document, make_data, train_in_ranks
+from tests.recipe.train.small_run import VIT, Job, document, environment, make_data, train_in_ranks
 
 pytestmark = pytest.mark.timeout(600)  # for machines that do other things, too
 
@@ -237,8 +239,33 @@ def test_weights_when_of_another_model_then_the_first_that_differs_is_named() ->
         load_weights(model, {"weight": torch.zeros(3, 4), "adam_step": torch.zeros(())})
 
 
-def test_batch_size_of_the_message_works_without_replace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def stage_train_process(folder: Path, processes: int = 1, **train: Any) -> tuple[int, str]:
+    """Exit code and error text of `diht stage train` in a process of its own."""
+    file = folder / "run.json"
+    file.write_text(dump(document(folder, **train)))
+    command = [sys.executable, "-m", "diht_k8s.cli", "stage", "train", "--run", str(file)]
+    variables = environment(DIHT_PROCESSES=str(processes))
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300, check=False)
+    return done.returncode, done.stderr
+
+
+def test_advice_on_the_batch_size_of_exit_65_ends_a_second_start_with_0(tmp_path: Path) -> None:
     make_data(tmp_path, (30, 20))
-    code, error = stage_train(tmp_path, capsys, batchSize=64, samples=64)
+    code, error = stage_train_process(tmp_path, batchSize=64)
     assert (code, "50 pairs are fewer than train.batchSize 64: lower it" in error) == (65, True)
+    assert stage_train_process(tmp_path, batchSize=48, samples=48) == (0, "")
+    assert (tmp_path / "out/train/COMMITTED.json").exists()
+
+
+def test_advice_on_the_batch_size_of_exit_64_ends_a_second_start_with_0(tmp_path: Path) -> None:
+    make_data(tmp_path, (30, 20))
+    code, error = stage_train_process(tmp_path, 2, batchSize=15)
+    assert (code, "train.batchSize 15 must be a multiple of the 2 processes" in error) == (64, True)
+    assert stage_train_process(tmp_path, 2, batchSize=16, samples=16) == (0, "")
+    assert (tmp_path / "out/train/COMMITTED.json").exists()
+
+
+def test_second_start_in_the_same_process_is_not_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_data(tmp_path, (30, 20))
+    assert stage_train(tmp_path, capsys, batchSize=64, samples=64)[0] == 65
     assert stage_train(tmp_path, capsys, batchSize=16, samples=16)[0] == 0
