@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
-import os
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,12 +50,17 @@ def mutants(source: str) -> list[Mutant]:
 
 def _change(before: list[str], after: list[str]) -> str:
     """What differs, in brackets, in its line. A mutant keeps the lines of its module, save inside of one statement."""
-    same = len(os.path.commonprefix([before, after]))
+    same = _common(before, after)
     old, new = (re.findall(r"[\w.]+|\s+|[^\w\s]+", lines[same].strip()) for lines in (before, after))
-    head = len(os.path.commonprefix([old, new]))
-    tail = len(os.path.commonprefix([old[head:][::-1], new[head:][::-1]]))
+    head = _common(old, new)
+    tail = _common(old[head:][::-1], new[head:][::-1])
     middle = ["".join(words[head : len(words) - tail]) for words in (old, new)]
     return f"{''.join(old[:head])}[{' -> '.join(middle)}]{''.join(old[len(old) - tail :])}"
+
+
+def _common(one: list[str], other: list[str]) -> int:
+    """How many entries both lists begin with."""
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def _places(tree: ast.AST) -> list[ast.AST]:
