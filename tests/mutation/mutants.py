@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import copy
+import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -26,11 +28,14 @@ class Mutant:
     after: str
     source: str
     """the whole module with the change."""
+    change: str
+    """the changed line, for example `return a [< -> <=] b`: it stays the same when other lines move."""
 
 
 def mutants(source: str) -> list[Mutant]:
     """All mutants of a module, in the order of its syntax tree. Annotations, docstrings and decorators stay as they are."""
     tree = ast.parse(source)
+    lines = ast.unparse(tree).splitlines()
     places = _places(tree)
     found = []
     for number, node in enumerate(places):
@@ -38,8 +43,24 @@ def mutants(source: str) -> list[Mutant]:
             changed = copy.deepcopy(tree)
             _Replace(_places(changed)[number], after).visit(changed)
             text = ast.unparse(ast.fix_missing_locations(changed))
-            found.append(Mutant(getattr(node, "lineno", 0), ast.unparse(node)[:100], ast.unparse(after)[:100], text))
+            before, new = ast.unparse(node)[:100], ast.unparse(after)[:100]
+            found.append(Mutant(getattr(node, "lineno", 0), before, new, text, _change(lines, text.splitlines())))
     return found
+
+
+def _change(before: list[str], after: list[str]) -> str:
+    """What differs, in brackets, in its line. A mutant keeps the lines of its module, save inside of one statement."""
+    same = _common(before, after)
+    old, new = (re.findall(r"[\w.]+|\s+|[^\w\s]+", lines[same].strip()) for lines in (before, after))
+    head = _common(old, new)
+    tail = _common(old[head:][::-1], new[head:][::-1])
+    middle = ["".join(words[head : len(words) - tail]) for words in (old, new)]
+    return f"{''.join(old[:head])}[{' -> '.join(middle)}]{''.join(old[len(old) - tail :])}"
+
+
+def _common(one: list[str], other: list[str]) -> int:
+    """How many entries both lists begin with."""
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def _places(tree: ast.AST) -> list[ast.AST]:

@@ -65,6 +65,8 @@ TABLE: list[tuple[str, dict[str, Any], list[dict[str, Any]], dict[str, Any]]] = 
      {"state": "Failed", "infrastructure": True, "reason": "NodeLost", "active": 1, "ending": False}),
     ("node lost, as the taint says", job(), [pod(0), pod(1, ready=False, ready_since=NOW - 5, conditions=DISRUPTED)], {"state": "Failed", "reason": "NodeLost"}),
     ("node lost, the pod should be gone", job(), [pod(0), pod(1, deleted=NOW - 31)], {"state": "Failed", "reason": "NodeLost"}),
+    ("node lost, the pod should be gone by now", job(), [pod(0), pod(1, deleted=NOW - 30)], {"state": "Failed", "reason": "NodeLost"}),
+    ("the pod that failed first counts", job(conditions=FAILED), [failed_pod(0, 75, finished=NOW - 9), failed_pod(1, 1, finished=NOW - 11)], {"exit_code": 1}),
     ("not ready for a moment", job(), [pod(0), pod(1, ready=False, ready_since=NOW - 5)], {"state": "Running", "active": 2}),
     ("Job on its way out", job(deleted=True), [pod(0)], {"state": "Running", "ending": True, "active": 1}),
     ("Job on its way out without pods", job(deleted=True), [], {"state": "Running", "ending": True, "active": 1}),
@@ -246,6 +248,8 @@ def test_queue_holds_a_job_and_events_are_asked_only_where_nothing_else_tells() 
             Reason.REFERENCE_MISSING,
         ),
         ("FailedMount", 'MountVolume.SetUp failed: secret "s" not found', Reason.REFERENCE_MISSING),
+        ("Other", 'violates PodSecurity "restricted:latest"', Reason.POD_REFUSED),
+        ("Other", 'admission webhook "w" denied the request: no', Reason.POD_REFUSED),
         ("BackOff", "Back-off restarting", None),
     ],
 )

@@ -158,6 +158,23 @@ def test_back_off_doubles_up_to_a_limit() -> None:
     assert [back_off.delay_s(restarts) for restarts in (1, 2, 3, 4, 500)] == [2, 4, 8, 10, 10]
 
 
+def test_jitter_lengthens_a_wait_by_up_to_a_quarter() -> None:
+    assert [BackOff(first_s=2, most_s=10, jitter=jitter).delay_s(1) for jitter in (0.0, 0.5, 1.0)] == [2, 2.25, 2.5]
+
+
+def test_lost_pods_are_replaced_at_once_until_the_fourth() -> None:
+    lost = Observed((attempt(T, 3, FAILED, 143, infrastructure=True),))
+    records = [at(*BEFORE_T, replace(RUN_T, infrastructure_restarts=used)) for used in range(4)]
+    waits = [plan(make_run(), lost, 100.0, status=record).status.of(T).not_before for record in records]
+    assert waits == [None, None, None, 102.0]  # None: started already
+
+
+def test_program_that_failed_without_words_is_known_by_its_exit_code() -> None:
+    ends = [attempt(F, 1, FAILED, 64), attempt(F, 1, FAILED, None, reason="StartError")]
+    messages = [plan(make_run(), Observed((end,)), 100.0, status=at(RUN_F)).status.message for end in ends]
+    assert messages == ["filter: exit code 64", "filter: no program ended"]
+
+
 def test_plan_while_backing_off_says_when_to_plan_again() -> None:
     decided = plan(make_run(), Observed((attempt(F, 1, FAILED, 75),)), 100.0, status=at(RUN_F), back_off=BackOff(8, 60))
     assert decided.wake_at == decided.status.of(F).not_before == 108.0

@@ -161,6 +161,14 @@ def test_hn_nce_loss_under_autocast_is_the_same():
     assert largest_error(got, wanted) == 0
 
 
+@pytest.mark.parametrize(("dtype", "result"), [(torch.float64, torch.float64), (torch.float32, torch.float32)])
+def test_hn_nce_loss_when_the_scale_is_a_plain_number_is_that_of_a_tensor_with_64_bits(dtype, result):
+    image, text = pairs(12, dtype=dtype)
+    loss = hn_nce_loss(image, text, 1 / 0.07)
+    assert loss.dtype == result
+    assert loss == hn_nce_loss(image, text, number(1 / 0.07))
+
+
 def test_hn_nce_loss_when_pairs_are_permuted_is_equal():
     image, text = pairs(30)
     order = torch.randperm(30, generator=torch.Generator().manual_seed(1))
@@ -233,7 +241,9 @@ def test_hn_nce_loss_when_all_captions_are_equal_is_zero(alpha, beta):
     assert all(not value.any() for value in with_gradients(loss, image, text))
 
 
-def test_hn_nce_loss_on_a_large_batch_never_forms_the_batch_by_batch_matrix():
+@pytest.mark.filterwarnings("error")  # PyTorch warns where a buffer of the wrong shape must grow
+@pytest.mark.parametrize("batch", [512, 500])
+def test_hn_nce_loss_on_a_large_batch_never_forms_the_batch_by_batch_matrix(batch):
     sizes = []
 
     class Sizes(TorchDispatchMode):
@@ -242,10 +252,10 @@ def test_hn_nce_loss_on_a_large_batch_never_forms_the_batch_by_batch_matrix():
             sizes.extend(value.numel() for value in torch.utils._pytree.tree_leaves(result) if torch.is_tensor(value))
             return result
 
-    image, text = pairs(512, width=16, dtype=torch.float32)
+    image, text = pairs(batch, width=16, dtype=torch.float32)
     with Sizes():
-        hn_nce_loss(image, text, 50.0, chunk_size=32, caption_ids_B=torch.arange(512)).backward()
-    assert max(sizes) == 32 * 512
+        hn_nce_loss(image, text, 50.0, chunk_size=32, caption_ids_B=torch.arange(batch)).backward()
+    assert max(sizes) == 32 * batch
 
 
 def test_hn_nce_loss_and_statistics_when_one_pair_is_swapped_counts_it():
@@ -274,7 +284,7 @@ FEATURES = torch.eye(4)
         ((FEATURES, FEATURES, 1.0, {"alpha": math.nan}), "alpha is nan"),
         ((FEATURES, FEATURES, 1.0, {"beta": -1.0}), "beta is -1.0"),
         ((FEATURES, FEATURES, 1.0, {"chunk_size": 0}), "chunk_size is 0"),
-        ((FEATURES, FEATURES, 1.0, {"caption_ids_B": torch.zeros(3)}), r"\(4,\)"),
+        ((FEATURES[:, :3], FEATURES[:, :3], 1.0, {"caption_ids_B": torch.zeros(3)}), r"\(3,\).*\(4,\)"),
     ],
 )
 def test_hn_nce_loss_when_input_is_bad_says_what(arguments, message):
@@ -289,6 +299,7 @@ def test_hn_nce_loss_when_input_is_bad_says_what(arguments, message):
         (1.0, 1.0, math.e, math.e),
         (9.0, -1.0, 100.0, 0.0),  # descent would raise it further
         (9.0, 1.0, 100.0, 100.0),
+        (9.0, 0.005, 100.0, 0.5),
         (-1.0, 1.0, 1.0, 0.0),
         (-1.0, -1.0, 1.0, -1.0),
     ],
@@ -314,10 +325,12 @@ def test_duplicate_share_counts_every_pair_that_is_not_alone_with_its_caption(id
     assert float(duplicate_share(torch.tensor(ids))) == share
 
 
-def test_soft_label_loss_when_all_are_labelled_equals_dense_cross_entropy():
+@pytest.mark.parametrize("labelled", [6, 2, 1])
+def test_soft_label_loss_equals_dense_cross_entropy_over_the_labelled(labelled):
     logits, ids, probabilities = soft_labels()
-    wanted = torch.nn.functional.cross_entropy(logits, torch.zeros(6, 11).scatter(1, ids, probabilities))
-    got = soft_label_loss(logits, ids, probabilities, torch.ones(6, dtype=torch.bool))
+    dense = torch.zeros(6, 11).scatter(1, ids, probabilities)
+    wanted = torch.nn.functional.cross_entropy(logits[:labelled], dense[:labelled])
+    got = soft_label_loss(logits, ids, probabilities, torch.arange(6) < labelled)
     assert largest_error(with_gradients(got, logits), with_gradients(wanted, logits)) <= 1e-6
 
 
@@ -337,6 +350,11 @@ def test_soft_label_loss_when_a_row_is_short_ignores_the_filling():
         torch.nn.functional.pad(side, (0, 2), value=fill) for side, fill in ((ids, -1), (probabilities, 9))
     )
     assert soft_label_loss(logits, filled_ids, filled, mask) == soft_label_loss(logits, ids, probabilities, mask)
+
+
+def test_soft_label_loss_when_the_vocabulary_has_one_concept_ignores_the_filling():
+    loss = soft_label_loss(torch.randn(2, 1), torch.tensor([[0, -1]] * 2), torch.ones(2, 2), torch.ones(2))
+    assert loss == 0
 
 
 def test_soft_label_loss_when_nobody_is_labelled_is_zero_with_zero_gradient():

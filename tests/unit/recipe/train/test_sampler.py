@@ -34,6 +34,25 @@ def test_every_sample_is_seen_exactly_once_in_each_epoch(sizes: list[int], batch
         assert sorted(seen) == everything
 
 
+@pytest.mark.parametrize(("sizes", "batch_size"), [([7], 2), ([451, 449, 470, 12, 1], 32), ([500] * 8 + [3], 64)])
+def test_streams_read_nothing_but_their_own_part_of_an_epoch(sizes: list[int], batch_size: int) -> None:
+    order = GlobalSampler.of(sizes, batch_size, seed=3)
+    lengths = [sum(len(piece.indexes) for piece in order.stream_slices(0, s)) for s in range(order.streams)]
+    assert sum(lengths) == order.total
+    assert max(lengths) - min(lengths) <= 1
+
+
+@pytest.mark.parametrize(("batch_size", "windows"), [(1, [65_536, 4_464]), (4, [16_384] * 4 + [4_464])])
+def test_windows_of_all_streams_together_hold_65536_samples(batch_size: int, windows: list[int]) -> None:
+    order = GlobalSampler.of([70_000], batch_size, seed=0)
+    assert order.streams == batch_size
+    pieces = [piece.indexes for stream in range(batch_size) for piece in order.stream_slices(0, stream)]
+    numbers = [set((piece // windows[0]).tolist()) for piece in pieces]
+    assert all(len(number) == 1 for number in numbers)
+    held = Counter(number for piece, (number,) in zip(pieces, numbers, strict=True) for _ in piece)
+    assert [held[number] for number in sorted(held)] == windows
+
+
 @pytest.mark.parametrize("window", [1 << 16, 64])
 def test_source_of_a_larger_weight_is_drawn_weight_times_in_each_epoch_and_a_rest_at_random(
     monkeypatch: pytest.MonkeyPatch, window: int

@@ -1,0 +1,24 @@
+"""Mutants that the tests of their module need not kill, with the reason: `module: line with [before -> after]`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+KNOWN: Final[dict[str, str]] = {
+    "matching: ACCENTS: Final = [200 -> 201]": "no character has the combining class 200",
+    "matching: plain = ''.join((character for character in decomposed if unicodedata.combining(character) [< -> <=] ACCENTS))":
+        "no character has the combining class 200",
+    "matching: shifts = range(count - len(other), len(one) - count + [1 -> 2])":
+        "the additional shift overlaps in fewer characters than must match",
+    "sampler: MAX_STREAMS = [1024 -> 1025]": "the number of streams is a power of two",
+    "sampler: least = min(weights, default=[1.0 -> 2.0])": "not used without weights",
+    "losses: outwards = (value >= high) & (gradient [< -> <=] 0) | (value <= low) & (gradient > 0)": "masks a gradient of 0 by 0",
+    "losses: outwards = (value >= high) & (gradient < 0) | (value <= low) & (gradient [> -> >=] 0)": "masks a gradient of 0 by 0",
+    "hn_nce: peak, hard = (torch.where(some, sums.peak, 0.0), torch.where(some, sums.hard, [1.0 -> 2.0]))":
+        "filling for pairs without negatives, whose loss and share are 0",
+    "hn_nce: return (NegativeSums(*(torch.cat(parts) for parts in zip(*rows, strict=[True -> False]))), columns, torch.cat(positives))":
+        "all rows are tuples of one type",
+    "hn_nce: first_column = group_rank(settings.group) * image_BD.shape[[0 -> 1]]":
+        "the rank is 0 in one process; tests/recipe/train/test_losses_distributed.py decides it",
+    "budget: count = min(used, max([0 -> 1], seconds - since) // heal_seconds)": "one second gives no restart back",
+}  # fmt: skip
