@@ -168,6 +168,14 @@ def test_empty_list_of_a_stage_still_replaces_the_common_one_in_the_dump(
     assert merged(again.spec.pods, again.spec.filter.pods).model_dump(by_alias=True, exclude_unset=True) == own
 
 
+@pytest.mark.parametrize("key", ["k" * 1025, "a\u2028b", "a\u2029b", "a\x85b"], ids=ascii)
+def test_key_that_no_dump_could_hold_is_refused(key: str) -> None:
+    text = json.dumps(changed(spec__pods__affinity={"marker": 1})).replace('"marker"', f"? {json.dumps(key)}\n")
+    run, found = check(text)
+    assert run is None, check(dump(run))[1]
+    assert "a key has at most 1,024 characters and no line separators" in str(found[0])
+
+
 def test_canonical_json_does_not_depend_on_order_or_float_form() -> None:
     assert (
         canonical_json({"b": 1.0, "a": [1, 2.5]}) == canonical_json({"a": [1.0, 2.5], "b": 1}) == '{"a":[1,2.5],"b":1}'
