@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.json_types import is_array, is_dict, is_list, is_object
+from diht_k8s.api.pods import Pods
 from diht_k8s.api.redaction import (
     REDACTED,
     holds_literals,
@@ -152,7 +153,12 @@ def dump(run: DihtRun) -> str:
 
 def document_of(run: DihtRun) -> dict[str, Any]:
     """The run as JSON with its literal values: only for pod specs, the API server and redaction."""
-    return run.model_dump(by_alias=True, exclude_defaults=True, exclude={"status"})
+    document = run.model_dump(by_alias=True, exclude_defaults=True, exclude={"status"})
+    for stage in run.spec.stages:
+        pods: Pods | None = getattr(run.spec, stage.value).pods
+        if pods is not None:  # an empty list, though a default, replaces the list of `spec.pods`
+            document["spec"][stage.value]["pods"] = pods.model_dump(by_alias=True, exclude_unset=True)
+    return document
 
 
 def _plain(value: Any) -> Any:

@@ -32,6 +32,10 @@ MAX_NODES: Final = 200_000
 """Aliases of aliases can expand to more than any machine holds; the largest run that the schema allows has fewer."""
 MAX_INT_CHARACTERS: Final = 300
 """No number of 64 bits takes as many; longer ones are read as floats, as the API server does."""
+MAX_KEY_CHARACTERS: Final = 1024
+"""YAML has no longer keys in one line; JSON has, and a dump must be readable again."""
+_SEPARATORS: Final = ("\x85", "\u2028", "\u2029")
+"""End a line in YAML, but not in JSON."""
 MAX_BYTES: Final = 1 << 20
 """etcd takes 1.5 MiB; a larger document could not be submitted anyway."""
 
@@ -160,6 +164,9 @@ def _key(node: yaml.Node) -> str:
         raise YamlError(f"line {node.start_mark.line + 1}: a key must be text, not a list or a mapping")
     _check_tag(node, _PLAIN, _STRING_TAG, *_TYPES)
     text = _characters(node)
+    if len(text) > MAX_KEY_CHARACTERS or any(separator in text for separator in _SEPARATORS):
+        line = node.start_mark.line + 1
+        raise YamlError(f"line {line}: a key has at most {MAX_KEY_CHARACTERS:,} characters and no line separators")
     key = scalar(text, quoted=node.tag == _STRING_TAG)
     return str(key).lower() if isinstance(key, bool) else text
 

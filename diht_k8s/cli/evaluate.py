@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import yaml
 from rich.console import Console
@@ -12,10 +12,14 @@ from rich.table import Table
 
 from diht_k8s.api.errors import DataError, ExitCode, UserError
 from diht_k8s.api.hashing import SCHEMA_VERSION
+from diht_k8s.api.json_types import is_dict
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.evaluate.catalogue import Catalogue, Presence, benchmark_of, catalogue, presence
 from diht_k8s.recipe.shards.storage import Storage
+
+_REPORT_KEYS: Final = frozenset({"schema_version", "config", "run", "funnel", "train", "benchmarks"})
+"""What every report of the stage evaluate has, and no other file of a run."""
 
 
 def benchmarks_command(name: str, root: str | None, only: Sequence[str], *, as_yaml: bool) -> int:
@@ -49,7 +53,7 @@ def benchmark_list(name: str, root: str | None, only: Sequence[str] = ()) -> str
         only: names of entries; empty takes all.
 
     Raises:
-        UserError: there is no such catalogue or entry (the nearest name is given).
+        UserError: there is no such catalogue or entry (the nearest name is given), or the root is not a folder.
     """
     listed = _chosen(name, only)
     found = _found(listed, root)
@@ -91,6 +95,9 @@ def _chosen(name: str, only: Sequence[str]) -> Catalogue:
 
 def _found(listed: Catalogue, root: str | None) -> dict[str, Presence]:
     storage = Storage()
+    path = None if root is None else storage.local_path(root)
+    if path is not None and not path.is_dir():
+        raise UserError(f"{root} is not a folder: name the folder that holds the benchmarks")
     return {} if root is None else {entry.name: presence(entry, root, storage) for entry in listed.benchmarks}
 
 
@@ -126,7 +133,7 @@ def compare(runs: Sequence[str], output: str) -> str:
         output: where the page goes.
 
     Raises:
-        UserError: a run has no report.
+        UserError: a run has no report, or the file is something else.
         DataError: a report is damaged or of another version.
     """
     from diht_k8s.recipe.report.comparison import comparison, comparison_page, comparison_text
@@ -138,17 +145,25 @@ def compare(runs: Sequence[str], output: str) -> str:
 
 
 def _read_report(storage: Storage, run: str) -> dict[str, Any]:
+    from diht_k8s.recipe.report.comparison import comparison
+
     places = [run] if run.endswith(".json") else [Layout(run).report(Stage.EVALUATE), join(run, "report.json")]
     uri = next((place for place in places if storage.exists(place)), None)
     if uri is None:
         raise UserError(f"{run} has no evaluate/report.json: run the stage evaluate first, or name a report.json")
     try:
         found = json.loads(storage.read_bytes(uri))
-        version = found["schema_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{uri} is damaged ({error!r}): run the stage evaluate again") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{uri} is damaged ({error}): run the stage evaluate again") from error
+    version = found.get("schema_version", SCHEMA_VERSION) if is_dict(found) else SCHEMA_VERSION
     if version != SCHEMA_VERSION:
         raise DataError(
             f"{uri} is of version {version}, this program reads {SCHEMA_VERSION}: run the stage evaluate again"
         )
+    if not is_dict(found) or not _REPORT_KEYS.issubset(found):
+        raise UserError(f"{uri} is not a report of the stage evaluate: give a run's output folder, or its report.json")
+    try:
+        comparison([found])
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise DataError(f"{uri} is damaged ({error!r}): run the stage evaluate again") from error
     return found

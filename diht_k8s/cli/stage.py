@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Final, cast
 
+from diht_k8s.api.documents import printable
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.run import Stage
 from diht_k8s.cli.document import read_run
@@ -16,6 +17,8 @@ from diht_k8s.recipe.runtime.stage import Program, exit_code_of, run_stage
 
 PROGRAMS_VARIABLE: Final = "DIHT_PROGRAMS"
 """Names another package with the same four subpackages, so that tests of the loop run in seconds."""
+
+MAX_DIGITS: Final = 10
 
 
 def program_of(stage: Stage) -> Program:
@@ -29,9 +32,9 @@ def stage_command(
 ) -> int:
     """Run a stage; the exit code."""
     stop = StopFlag().install()
-    index = _number("DIHT_WORKER", 0) if worker is None else worker
 
     def work() -> None:
+        index = _number("DIHT_WORKER", 0) if worker is None else worker
         end_with_parent()
         _find_master()
         number = _number("DIHT_WORKERS", 1) if workers is None else workers
@@ -43,12 +46,21 @@ def stage_command(
             raise UserError(f"--step {step}: only the stage label has steps: leave --step out")
         run_stage(program_of(Stage(name)), run, Stage(name), worker=index, workers=number, step=step, stop=stop)
 
-    return exit_code_of(work, worker=index)
+    variable = os.environ.get("DIHT_WORKER", "")
+    return exit_code_of(
+        work, worker=(int(variable) if _is_number(variable) else 0) if worker is None else max(worker, 0)
+    )
 
 
 def _number(variable: str, default: int) -> int:
     text = os.environ.get(variable, str(default))
-    return int(text) if text.isdigit() else -1
+    if not _is_number(text):
+        raise UserError(f"{variable}={printable(text)}: set it to a number from 0, or leave it out")
+    return int(text)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < MAX_DIGITS
 
 
 def _find_master() -> None:

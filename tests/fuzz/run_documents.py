@@ -16,6 +16,8 @@ from typing import Any
 import yaml
 
 from diht_k8s.api.run import DihtRun
+from tests.fuzz import pod_documents
+from tests.fuzz.pod_documents import TYPED, correct_pods, damage_pods
 
 SCHEMA: dict[str, Any] = DihtRun.model_json_schema(by_alias=True)
 TEXTS = (
@@ -25,12 +27,7 @@ TEXTS = (
 )  # fmt: skip
 """Strings that a pattern of the schema may accept; many of them mean something else without quotes."""
 OPEN: dict[str, Any] = {
-    "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
-        {"weight": 1, "preference": {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}}]}},
-    "valueFrom": {"secretKeyRef": {"name": "keys", "key": "token"}},
-    "tolerations": {"key": "spot", "operator": "Exists", "effect": "NoSchedule", "tolerationSeconds": 5},
-    "volumes": {"name": "data", "persistentVolumeClaim": {"claimName": "corpus"}},
-    "volumeMounts": {"name": "data", "mountPath": "/data", "readOnly": True},
+    **pod_documents.OPEN,
     "modelConfig": {"embed_dim": 64, "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8, "mlp_ratio": 4.0},
                     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}},
     "status": {"progress": None},
@@ -89,7 +86,10 @@ def _object(rng: random.Random, node: dict[str, Any], name: str) -> dict[str, An
     if "properties" in node:
         asked, often = node.get("required", []), rng.choice((0.1, 0.3, 0.9))
         chosen = [key for key in node["properties"] if key in asked or rng.random() < often]
-        return {key: _drawn(rng, node["properties"][key], key) for key in chosen}
+        drawn = {key: _drawn(rng, node["properties"][key], key) for key in chosen}
+        if node.get("additionalProperties") is True and rng.random() < 0.1:  # a newer Kubernetes may know more fields
+            drawn["futureField"] = rng.choice((None, 1, {"a": [1.5, None]}))
+        return drawn
     if isinstance(values := node.get("additionalProperties"), dict):
         keys = ("cpu", "memory", "nvidia.com/gpu") if name == "resources" else ("app", "example.org/zone", "on", "1")
         return {key: _drawn(rng, values, name) for key in keys if rng.random() < 0.5}
@@ -137,8 +137,7 @@ def _correct(rng: random.Random, spec: dict[str, Any]) -> None:
         spec.setdefault("filter", {})
         if "evaluate" in spec:
             spec["evaluate"]["model"] = "models/a"
-    for holder in (spec, *(spec[stage] for stage in ("filter", "label", "train", "evaluate") if stage in spec)):
-        _correct_pods(holder.get("pods", {}))
+    correct_pods(rng, spec)
     if rng.random() < 0.9:
         spec.setdefault("pods", {}).setdefault("image", "recipe:1")
 
@@ -154,19 +153,6 @@ def _correct_train(rng: random.Random, spec: dict[str, Any]) -> None:
     train["batchSize"] = processes * rng.choice((2, 3, 64))
     if train.get("offload", "None") != "None":
         train["zeroStage"] = 3
-
-
-def _correct_pods(pods: dict[str, Any]) -> None:
-    for variable in pods.get("env", []):
-        if "value" in variable:
-            variable.pop("valueFrom", None)
-    if "resources" in pods:
-        pods["resources"] = {key: value for key, value in pods["resources"].items() if value != "100%"}
-    has_both = pods.get("volumes") and pods.get("volumeMounts")
-    for key in ("volumes", "volumeMounts"):
-        pods.pop(key, None)
-        if has_both:
-            pods[key] = [json.loads(json.dumps(OPEN[key]))]
 
 
 def written(rng: random.Random, value: Any) -> str:
@@ -241,6 +227,27 @@ def _strange_keys(rng: random.Random) -> Case:
     else:
         del holder[path[-1]]
     return Case("strange keys", written(rng, value))
+
+
+def _with_typed_pods(rng: random.Random) -> dict[str, Any]:
+    """A sound document whose pods have most of the fields that hold objects of Kubernetes."""
+    value = sound_value(rng)
+    pods, fields = value["spec"].setdefault("pods", {}), SCHEMA["$defs"]["Pods"]["properties"]
+    for key in TYPED:
+        if rng.random() < 0.8:
+            pods[key] = _drawn(rng, {"minItems": 1, **fields[key]}, key)
+    correct_pods(rng, value["spec"])
+    return value
+
+
+def _sound_pods(rng: random.Random) -> Case:
+    return Case("sound pods", written(rng, _with_typed_pods(rng)), sound=True)
+
+
+def _broken_pods(rng: random.Random) -> Case:
+    value = _with_typed_pods(rng)
+    damage_pods(rng, value["spec"]["pods"], STRANGE)
+    return Case("broken pods", written(rng, value))
 
 
 def _many_items(rng: random.Random) -> Case:
@@ -336,9 +343,9 @@ def _random_text(rng: random.Random) -> Case:
     return Case("random text", "".join(rng.choice(alphabet) for _ in range(rng.choice((0, 1, 10, 300)))))
 
 
-SOUND: tuple[Callable[[random.Random], Case], ...] = (_sound, _sound_overrides)
+SOUND: tuple[Callable[[random.Random], Case], ...] = (_sound, _sound_overrides, _sound_pods)
 MUTATIONS: tuple[Callable[[random.Random], Case], ...] = (
-    _strange_values, _strange_keys, _many_items, _deep, _strange_text, _lines, _aliases, _strange_overrides, _random_text,
+    _strange_values, _strange_keys, _broken_pods, _many_items, _deep, _strange_text, _lines, _aliases, _strange_overrides, _random_text,
 )  # fmt: skip
 
 

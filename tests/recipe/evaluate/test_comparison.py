@@ -66,9 +66,32 @@ def test_command_when_runs_are_given_prints_a_table_and_writes_an_escaped_page(
     assert "train.beta: 0.1 -&gt; 0.25" in page
 
 
+EMPTY = {
+    "schema_version": 1, "config": {"spec": {}}, "run": {"name": "a", "seed": 1}, "funnel": [], "train": {}, "benchmarks": [],
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("content", "code", "message"),
-    [(None, 64, "has no evaluate/report.json"), ("{", 65, "is damaged"), ('{"schema_version": 9}', 65, "of version 9")],
+    [
+        (None, 64, "has no evaluate/report.json"),
+        ("{", 65, "is damaged"),
+        ("[" * 100_000, 65, "is damaged"),
+        ('{"schema_version": 9}', 65, "of version 9"),
+        ('{"schema_version": 1}', 64, "is not a report"),
+        *(
+            (json.dumps(EMPTY | part), 65, "is damaged")
+            for part in (
+                {"config": 1},
+                {"config": {"spec": []}},
+                {"run": {}},
+                {"funnel": [{}]},
+                {"train": None},
+                {"benchmarks": [1]},
+            )
+        ),
+    ],
+    ids=lambda value: str(value)[:60],
 )
 def test_command_when_a_report_cannot_be_read_says_which(
     tmp_path: Path, content: str | None, code: int, message: str, capsys: pytest.CaptureFixture[str]

@@ -256,6 +256,12 @@ def test_load_when_there_is_no_such_model_says_what_is_near(source: str, message
         load_model(source)
 
 
+def test_load_when_a_checkpoint_is_empty_says_so(tmp_path: Path) -> None:
+    (tmp_path / "model.pt").touch()
+    with pytest.raises(DataError, match=r"model\.pt is damaged \(it ends too early\)"):
+        load_model(str(tmp_path / "model.pt"))
+
+
 def test_load_when_folder_has_no_weights_says_so(tmp_path: Path) -> None:
     export_model(tmp_path)
     (tmp_path / "open_clip_model.safetensors").unlink()

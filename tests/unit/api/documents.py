@@ -28,7 +28,7 @@ def changed(**changes: Any) -> dict[str, Any]:
     document = copy.deepcopy(MINIMAL)
     for path, value in changes.items():
         *parents, last = path.split("__")
-        target = document
+        target: Any = document
         for parent in parents:
             target = target[int(parent)] if isinstance(target, list) else target.setdefault(parent, {})
         if value is REMOVE:

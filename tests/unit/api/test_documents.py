@@ -7,6 +7,7 @@ import pytest
 
 from diht_k8s.api.documents import canonical_json, check, dump, load
 from diht_k8s.api.errors import UserError
+from diht_k8s.api.pods import merged
 from tests.unit.api.documents import MINIMAL, REMOVE, changed
 
 
@@ -144,6 +145,35 @@ spec:
     other = load(yaml % ("15e-1", "2", "16e9", "0.001"), name="b")
     assert dump(one) == dump(other)
     assert dump(load(dump(one), name="c")) == dump(one)
+
+
+VOLUME = {"name": "data", "emptyDir": {}}
+MOUNT = {"name": "data", "mountPath": "/data"}
+
+
+@pytest.mark.parametrize(
+    ("common", "own"),
+    [
+        pytest.param({"volumes": [VOLUME], "volumeMounts": [MOUNT]}, {"volumes": [], "volumeMounts": []}, id="volumes"),
+        pytest.param({"tolerations": [{"key": "spot", "operator": "Exists"}]}, {"tolerations": []}, id="tolerations"),
+        pytest.param({"imagePullSecrets": ["registry"]}, {"imagePullSecrets": []}, id="pull secrets"),
+    ],
+)
+def test_empty_list_of_a_stage_still_replaces_the_common_one_in_the_dump(
+    common: dict[str, Any], own: dict[str, Any]
+) -> None:
+    run = load(json.dumps(changed(spec__pods=common, spec__filter__pods=own)), name="run")
+    again = load(dump(run), name="dump")
+    assert again.spec.filter is not None
+    assert merged(again.spec.pods, again.spec.filter.pods).model_dump(by_alias=True, exclude_unset=True) == own
+
+
+@pytest.mark.parametrize("key", ["k" * 1025, "a\u2028b", "a\u2029b", "a\x85b"], ids=ascii)
+def test_key_that_no_dump_could_hold_is_refused(key: str) -> None:
+    text = json.dumps(changed(spec__pods__affinity={"marker": 1})).replace('"marker"', f"? {json.dumps(key)}\n")
+    run, found = check(text)
+    assert run is None, check(dump(run))[1]
+    assert "a key has at most 1,024 characters and no line separators" in str(found[0])
 
 
 def test_canonical_json_does_not_depend_on_order_or_float_form() -> None:

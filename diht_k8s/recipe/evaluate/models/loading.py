@@ -214,7 +214,7 @@ def _model_errors(uri: str) -> Iterator[None]:
             "save its state_dict as .safetensors"
         ) from error
     except (SafetensorError, EOFError) as error:
-        raise DataError(f"{uri} is damaged ({error}): fetch or export it again") from error
+        raise DataError(f"{uri} is damaged ({str(error) or 'it ends too early'}): fetch or export it again") from error
     except OSError as error:  # a text tower of another library, whose tokenizer is not in this folder
         raise UserError(
             f"{uri}: its tokenizer cannot be made ({_first_key(str(error))}): put its files beside"
