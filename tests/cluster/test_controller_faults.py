@@ -80,7 +80,7 @@ def test_drained_pod_restarts_the_gang_where_it_was_and_counts_nothing(runs: Run
         ("no-gpu", {"resources": {"nvidia.com/gpu": 1}}, "Unschedulable", "Insufficient nvidia.com/gpu"),
         ("no-volume", {"volumes": [{"name": "x", "secret": {"secretName": "none"}}], "volumeMounts": [{"name": "x", "mountPath": "/x"}]}, "ReferenceMissing", '"none" not found'),
         ("no-account", {"serviceAccountName": "none"}, "ReferenceMissing", "none"),
-        ("bad-pod", {"tolerations": [{"key": "k", "operator": "Nonsense"}]}, "InvalidSpec", "Nonsense"),
+        ("bad-pod", {"labels": {"not/a/key": "x"}}, "InvalidSpec", "not/a/key"),
     ],
 )  # fmt: skip
 def test_pod_that_cannot_start_says_why(runs: Runs, name: str, pods: dict[str, Any], reason: str, says: str) -> None:

@@ -60,8 +60,8 @@ def used(events: list[dict[str, Any]]) -> set[tuple[str, str, str]]:
 
 
 def provoke(runs: Runs) -> None:
-    """Runs that need, together, every right: a gang that fails, one that is suspended, one that expires, foreign objects, a
-    pod that cannot start; and a Lease that is gone.
+    """Runs that need, together, every right: a gang that fails, one that is suspended, one whose Job is deleted without its
+    pods, one that expires, foreign objects, a pod that cannot start; and a Lease that is gone.
     """
     namespace = ("--namespace", runs.namespace)
     runs.kubectl("create", "job", "job-taken-filter-1", "--image=local/none:1", *namespace)
@@ -74,13 +74,19 @@ def provoke(runs: Runs) -> None:
     lost = runs.document("lost", **ONE_STAGE)
     lost["spec"]["pods"]["serviceAccountName"] = "none"
     runs.kubectl.apply(json.dumps(lost), *namespace)
-    runs.wait_for("held", "Progressing", "Running")
+    runs.apply("orphan", {"filter": ["hang"]}, **ONE_STAGE)
+    for name in ("held", "orphan"):
+        runs.wait_for(name, "Progressing", "Running")
+    runs.kubectl("delete", "job", "orphan-filter-1", "--cascade=orphan", *namespace)
     runs.patch("held", {"suspend": True})
     runs.wait_for("held", "Progressing", "Suspended")
     runs.wait_for("lost", "Progressing", "ReferenceMissing")
     for name in ("job-taken", "service-taken"):
         runs.wait_for(name, "Accepted", "NameConflict")
     runs.kubectl("delete", "lease", "diht-operator", *namespace)
+    wait_until(
+        lambda: "diht-operator" in runs.kubectl("get", "leases", "-o", "name", *namespace), "the Lease made again"
+    )
     wait_until(lambda: gone(runs, "short"), "the run whose time to live is over")
     runs.wait_for("gang", "Complete", timeout_s=240)
 
