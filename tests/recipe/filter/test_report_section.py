@@ -32,6 +32,7 @@ def section(folder: Path) -> str:
             funnel=sections.funnel(content),
             dropped=sections.dropped(content),
             kept=sections.kept_examples(content),
+            damaged=[],
             pair=lambda example: f"{example['caption']} ",
         )
     )

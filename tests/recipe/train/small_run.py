@@ -107,7 +107,8 @@ def pairs(
 
 def environment(**more: str) -> dict[str, str]:
     """One thread a process, nothing written outside of the test's folder."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "DIHT_PROGRESS_SECONDS": "1000", **more}
+    root = str(Path(__file__).resolve().parents[3])
+    return {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", "DIHT_PROGRESS_SECONDS": "1000", **more}
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from diht_k8s.recipe.shards.storage import Storage
 
 CURSOR_VERSION = 1
 
+_PART_NAME = re.compile(r"state-\d{5}-\d{6}\.safetensors")
 logger = logging.getLogger(__name__)
 
 
@@ -113,7 +114,13 @@ def _remove_old(storage: Storage, folder: str, cursor: Cursor, *, keep: int, fen
     fence()
     done = [name for name in steps if name <= _name(cursor) and storage.exists(join(folder, name, MARKER))]
     for name in set(steps) - set(done[-keep:]):
-        storage.remove(join(folder, name))
+        _remove_step(storage, join(folder, name))
+
+
+def _remove_step(storage: Storage, uri: str) -> None:
+    """Remove the marker and the parts of one checkpoint, whichever rank and attempt has written and listed them."""
+    storage.add_known(join(uri, name) for name in storage.files(uri) if name == MARKER or _PART_NAME.fullmatch(name))
+    storage.remove(uri)
 
 
 def remove_unfinished(storage: Storage, folder: str, cursor: Cursor, *, fence: Callable[[], object]) -> None:
@@ -126,7 +133,7 @@ def remove_unfinished(storage: Storage, folder: str, cursor: Cursor, *, fence: C
     try:
         fence()
         if not storage.exists(join(uri, MARKER)):
-            storage.remove(uri)
+            _remove_step(storage, uri)
     except StopRequested:
         raise
     except DihtError as error:
