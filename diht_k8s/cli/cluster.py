@@ -15,8 +15,8 @@ from diht_k8s.api.redaction import redacted_document
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import StageState, StageStatus, Status
 from diht_k8s.controller.children import children
+from diht_k8s.controller.mirror.runs import RETRY_ANNOTATION, known_run
 from diht_k8s.controller.observe import entry_name
-from diht_k8s.controller.runs import RETRY_ANNOTATION, known_run
 from diht_k8s.controller.saved_status import condition, is_true
 from diht_k8s.controller.text import one_line
 from diht_k8s.kube.runs import open_kube

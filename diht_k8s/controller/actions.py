@@ -12,8 +12,8 @@ from diht_k8s.api.reasons import Reason
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.schema.crd import KIND
 from diht_k8s.controller.children import children
+from diht_k8s.controller.mirror.runs import Key, KnownRun
 from diht_k8s.controller.observe import ObservedAttempt, RunProblem
-from diht_k8s.controller.runs import Key, KnownRun
 from diht_k8s.kube.client import Cluster, ClusterError
 from diht_k8s.pipeline.states import Action, Expire, Start, Stop
 

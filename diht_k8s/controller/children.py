@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.controller.mirror.runs import KnownRun
 from diht_k8s.controller.nodes import keep_away
 from diht_k8s.controller.observe import entry_name
-from diht_k8s.controller.runs import KnownRun
 from diht_k8s.kube.summaries import ATTEMPT_LABEL, RUN_LABEL, STAGE_LABEL
 from diht_k8s.launch.render import JobConfig, render
 from diht_k8s.launch.stages import stage_app

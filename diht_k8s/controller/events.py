@@ -10,7 +10,7 @@ from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.run import API_VERSION
 from diht_k8s.api.schema.crd import KIND
 from diht_k8s.api.status import StageState, StageStatus, Status, timestamp
-from diht_k8s.controller.runs import KnownRun
+from diht_k8s.controller.mirror.runs import KnownRun
 from diht_k8s.controller.saved_status import condition, is_true
 from diht_k8s.controller.text import one_line
 

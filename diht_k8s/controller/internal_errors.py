@@ -6,7 +6,7 @@ import logging
 import traceback
 
 from diht_k8s.api.redaction import literals, redacted_text
-from diht_k8s.controller.runs import KnownRun
+from diht_k8s.controller.mirror.runs import KnownRun
 from diht_k8s.controller.text import one_line
 
 logger = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ import logging
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.reports import Progress, parse_progress
 from diht_k8s.api.run import Stage
+from diht_k8s.controller.mirror.runs import KnownRun
 from diht_k8s.controller.observe import GANGS, ObservedAttempt, RunProblem, entry_name
-from diht_k8s.controller.runs import KnownRun
 from diht_k8s.controller.status import LoggedProgress
 from diht_k8s.controller.text import TAIL_LINES, one_line, tail
 from diht_k8s.controller.warning_events import WarningEvents

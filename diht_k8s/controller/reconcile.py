@@ -21,8 +21,10 @@ from diht_k8s.api.status import Status, wire
 from diht_k8s.controller.actions import delete_old_jobs, delete_run, execute
 from diht_k8s.controller.conditions import conditions
 from diht_k8s.controller.events import RunEvent, event_document, events_between
-from diht_k8s.controller.informer import Informer
 from diht_k8s.controller.internal_errors import InternalError, log_internal_error
+from diht_k8s.controller.mirror.informer import Informer
+from diht_k8s.controller.mirror.run_cache import RunCache
+from diht_k8s.controller.mirror.runs import FinishedRun, Key, KnownRun, Runs, known_run
 from diht_k8s.controller.observe import (
     GANGS,
     GONE_AFTER_S,
@@ -34,8 +36,6 @@ from diht_k8s.controller.observe import (
 )
 from diht_k8s.controller.orphans import delete_orphans, orphans
 from diht_k8s.controller.pod_logs import PodLogs, cached_in, progress_in, why_waiting
-from diht_k8s.controller.run_cache import RunCache
-from diht_k8s.controller.runs import FinishedRun, Key, KnownRun, Runs, known_run
 from diht_k8s.controller.saved_status import has_ended, saved_run_status
 from diht_k8s.controller.status import LoggedProgress, build_status, failed_attempt, newly_failed, redacted_status
 from diht_k8s.controller.text import one_line

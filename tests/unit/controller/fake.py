@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from diht_k8s.controller.mirror.runs import Runs, known_run
 from diht_k8s.controller.reconcile import Reconciler
-from diht_k8s.controller.runs import Runs, known_run
 from diht_k8s.kube.client import ClusterError
 from diht_k8s.kube.summaries import JobSummary, PodSummary, job_summary, pod_summary
 from tests.unit.controller.documents import NOW, RUN_UID, at, ended

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from diht_k8s.controller.runs import KnownRun, known_run
+from diht_k8s.controller.mirror.runs import KnownRun, known_run
 from tests.unit.controller.documents import NOW, at
 
 

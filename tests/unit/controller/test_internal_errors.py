@@ -12,8 +12,8 @@ import pytest
 from diht_k8s.api.status import Condition
 from diht_k8s.controller import actions, metrics, operator
 from diht_k8s.controller.internal_errors import InternalError
+from diht_k8s.controller.mirror.runs import known_run
 from diht_k8s.controller.operator import Operator, Settings
-from diht_k8s.controller.runs import known_run
 from tests.unit.controller.fake import FakeCluster, Process
 from tests.unit.controller.stories import SPEC, Clock, make, reason, settle, status
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from diht_k8s.controller.run_watch import RunWatch
-from diht_k8s.controller.runs import Key, KnownRun, Runs
+from diht_k8s.controller.mirror.run_watch import RunWatch
+from diht_k8s.controller.mirror.runs import Key, KnownRun, Runs
 from tests.unit.controller.known_runs import ended_run, run
 from tests.unit.controller.script import Script, page, watch
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.controller.runs import RETRY_ANNOTATION, KnownRun, Runs, known_run
+from diht_k8s.controller.mirror.runs import RETRY_ANNOTATION, KnownRun, Runs, known_run
 from tests.unit.controller.documents import NOW, at
 from tests.unit.controller.known_runs import ENDED, ended_run, run
 from tests.unit.controller.stories import make, play

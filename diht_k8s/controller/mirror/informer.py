@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
-from diht_k8s.controller.watch import Watch
+from diht_k8s.controller.mirror.watch import Watch
 from diht_k8s.kube.client import PAGE
 from diht_k8s.kube.summaries import RUN_LABEL, Document, JobSummary, PodSummary, Unreadable
 

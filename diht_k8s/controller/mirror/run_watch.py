@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from diht_k8s.controller.runs import Key, KnownRun, Runs, known_run
-from diht_k8s.controller.watch import Watch
+from diht_k8s.controller.mirror.runs import Key, KnownRun, Runs, known_run
+from diht_k8s.controller.mirror.watch import Watch
 from diht_k8s.kube.summaries import Document, Unreadable, identity
 
 RUN_PAGE: Final = 200
