@@ -100,8 +100,7 @@ class Reconciler:
         Returns: seconds after which to reconcile again without a change; None waits for a change.
 
         Raises:
-            ClusterError: the API server reports an error: reconcile again later.
-            InternalError: a fault of the operator: reconcile again later.
+            ClusterError, InternalError: the API server or the operator is at fault: reconcile again later.
         """
         known, ended = self._runs.get(key), self._runs.finished(key)
         try:
