@@ -30,6 +30,14 @@ RESNET = {
 VIT = {**CONFIG, "text_cfg": {**CONFIG["text_cfg"], "width": 64, "heads": 1}}
 
 
+@pytest.fixture(autouse=True)
+def forget_architectures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`open_clip.add_model_config` adds for the whole process: other tests must not see this file's architectures."""
+    registry = open_clip.factory
+    monkeypatch.setattr(registry, "_MODEL_CONFIG_PATHS", list(registry._MODEL_CONFIG_PATHS))
+    monkeypatch.setattr(registry, "_MODEL_CONFIGS", dict(registry._MODEL_CONFIGS))
+
+
 def model(config: dict[str, Any]) -> open_clip.CLIP:
     torch.manual_seed(1)
     return open_clip.CLIP(**copy.deepcopy(config)).eval()
