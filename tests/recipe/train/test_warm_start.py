@@ -19,6 +19,7 @@ from diht_k8s.api.layout import Layout
 from diht_k8s.api.train import InitFrom
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint import checkpoint
+from diht_k8s.recipe.train.checkpoint.fencing import Fence
 from diht_k8s.recipe.train.checkpoint.first_weights import described
 from diht_k8s.recipe.train.checkpoint.warm_start import load_first_weights, start_from
 from diht_k8s.recipe.train.model.export import export
@@ -85,7 +86,7 @@ def committed(folder: Path, model: Student) -> str:
     state = {name: value.detach() for name, value in model.named_parameters()} | {"adam_step": torch.tensor(5.0)}
     state |= {f"buffer|{name}": value for name, value in model.named_buffers()}
     part = checkpoint.write_part(STORAGE, str(folder), cursor, state, rank=0, attempt=1)
-    checkpoint.commit(STORAGE, str(folder), cursor, [part], keep=3, fence=lambda: None)
+    checkpoint.commit(STORAGE, str(folder), cursor, [part], keep=3, fence=Fence(STORAGE, Layout(f"{folder} run")))
     return f"{folder}/step-000000005"
 
 

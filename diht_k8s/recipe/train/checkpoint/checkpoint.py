@@ -12,8 +12,9 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load, save
@@ -22,11 +23,14 @@ from torch import Tensor
 from diht_k8s.api.errors import DataError, DihtError, StopRequested
 from diht_k8s.api.layout import MARKER, join
 from diht_k8s.api.reports import SavedCheckpoint
+from diht_k8s.recipe.runtime.ownership import temporary_of
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.train.checkpoint.fencing import Fence
 
 CURSOR_VERSION = 1
 
 _PART_NAME = re.compile(r"state-\d{5}-\d{6}\.safetensors")
+_STEP = re.compile(r"step-\d{9}")
 logger = logging.getLogger(__name__)
 
 
@@ -84,56 +88,86 @@ def write_part(
     return Part(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
-def commit(
-    storage: Storage, folder: str, cursor: Cursor, parts: Sequence[Part], *, keep: int, fence: Callable[[], object]
-) -> None:
-    """Write the marker over the parts of all ranks, then remove all but the newest `keep` committed checkpoints.
+def commit(storage: Storage, folder: str, cursor: Cursor, parts: Sequence[Part], *, keep: int, fence: Fence) -> None:
+    """Commit the parts of all ranks and write the marker, then remove all but the newest `keep` committed checkpoints.
 
-    Later steps were written by an attempt that this one replaces, and are removed too. `fence` raises if another
-    attempt has replaced this one; it runs before the write and before the removal. A removal that fails is logged and
-    left to the next commit: the checkpoint counts.
+    Later steps were written by an attempt that this one replaces, and are removed too. A removal that fails is logged
+    and left to the next commit: the checkpoint counts.
+
+    Args:
+        storage: where to.
+        folder: of the checkpoints.
+        cursor: of this one.
+        parts: of all ranks.
+        keep: number of checkpoints that stay.
+        fence: this attempt's right to write.
 
     Raises:
-        DihtError: the marker could not be written.
-        StopRequested: another attempt has replaced this one.
+        DihtError: the checkpoint or its marker could not be written.
+        StopRequested: another attempt has replaced this one, and nothing was written.
     """
-    fence()
     marker = {"cursor": cursor.model_dump(), "parts": [part.model_dump() for part in parts]}
-    storage.write_bytes(join(place_of(folder, cursor), MARKER), json.dumps(marker, indent=1).encode())
+    fence.commit(_name(cursor), marker)
+    _write_marker(storage, place_of(folder, cursor), marker, fence)
     storage.add_known(join(place_of(folder, cursor), name) for name in (MARKER, *(part.name for part in parts)))
     try:
         _remove_old(storage, folder, cursor, keep=keep, fence=fence)
+        fence.prune()
     except StopRequested:
         raise
     except DihtError as error:
         logger.warning("old checkpoints stay for now: %s", error)
 
 
-def _remove_old(storage: Storage, folder: str, cursor: Cursor, *, keep: int, fence: Callable[[], object]) -> None:
-    steps = _steps(storage, folder)
-    fence()
-    done = [name for name in steps if name <= _name(cursor) and storage.exists(join(folder, name, MARKER))]
-    for name in set(steps) - set(done[-keep:]):
-        _remove_step(storage, join(folder, name))
+def complete_left(storage: Storage, folder: str, fence: Fence) -> None:
+    """Write the marker of what the attempt before had committed, if it ended before it could."""
+    left = fence.left
+    if left is None or _STEP.fullmatch(left.step) is None:
+        return
+    uri, files = join(folder, left.step), set(storage.names(join(folder, left.step)))
+    if MARKER not in files and files.issuperset(part["name"] for part in left.marker["parts"]):
+        storage.create(join(uri, MARKER), _encoded(left.marker))
 
 
-def _remove_step(storage: Storage, uri: str) -> None:
-    """Remove the marker and the parts of one checkpoint, whichever rank and attempt has written and listed them."""
-    storage.add_known(join(uri, name) for name in storage.files(uri) if name == MARKER or _PART_NAME.fullmatch(name))
-    storage.remove(uri)
+def _write_marker(storage: Storage, uri: str, marker: Mapping[str, Any], fence: Fence) -> None:
+    """Write the marker where there is none; one of a damaged checkpoint, which an attempt before left, is replaced."""
+    place, data = join(uri, MARKER), _encoded(marker)
+    if storage.create(place, data) or storage.read_bytes(place) == data:
+        return
+    fence.require_newest()
+    storage.write_bytes(place, data)
 
 
-def remove_unfinished(storage: Storage, folder: str, cursor: Cursor, *, fence: Callable[[], object]) -> None:
+def _encoded(marker: Mapping[str, Any]) -> bytes:
+    return json.dumps(marker, indent=1).encode()
+
+
+def _remove_old(storage: Storage, folder: str, cursor: Cursor, *, keep: int, fence: Fence) -> None:
+    files = {name: _removable(storage, join(folder, name)) for name in _steps(storage, folder)}
+    done = [name for name, found in files.items() if name <= _name(cursor) and MARKER in found]
+    old = [f"{name}/{file}" for name in files.keys() - set(done[-keep:]) for file in files[name]]
+    # Listed before the check: what a later attempt writes has other names and stays, however late this removal comes.
+    fence.require_newest()
+    storage.remove_files(folder, old)
+
+
+def _removable(storage: Storage, uri: str) -> list[str]:
+    """The marker and the parts of one checkpoint, whichever rank and attempt has written and listed them."""
+    names = {name: temporary_of(name) or name for name in storage.files(uri)}
+    return [name for name, meant in names.items() if meant == MARKER or _PART_NAME.fullmatch(meant)]
+
+
+def remove_unfinished(storage: Storage, folder: str, cursor: Cursor, *, fence: Fence) -> None:
     """Remove what a failed checkpoint has left, to free its space; what cannot be removed goes with the next commit.
 
     Raises:
         StopRequested: another attempt has replaced this one.
     """
-    uri = place_of(folder, cursor)
     try:
-        fence()
-        if not storage.exists(join(uri, MARKER)):
-            _remove_step(storage, uri)
+        files = _removable(storage, place_of(folder, cursor))
+        fence.require_newest()
+        if MARKER not in files:
+            storage.remove_files(folder, [f"{_name(cursor)}/{file}" for file in files])
     except StopRequested:
         raise
     except DihtError as error:
@@ -199,4 +233,4 @@ def _read_parts(storage: Storage, uri: str, parts: Sequence[Part]) -> dict[str, 
 
 
 def _steps(storage: Storage, folder: str) -> list[str]:
-    return [name for name in storage.folders(folder) if re.fullmatch(r"step-\d{9}", name)]
+    return [name for name in storage.folders(folder) if _STEP.fullmatch(name)]

@@ -22,8 +22,9 @@ from diht_k8s.api.errors import DihtError, RetryableError, StopRequested
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.train.checkpoint import checkpoint, fencing
+from diht_k8s.recipe.train.checkpoint import checkpoint
 from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor, Part
+from diht_k8s.recipe.train.checkpoint.fencing import Fence
 from diht_k8s.recipe.train.collectives import error_of_rank_0, gather_objects, object_of_rank_0
 from diht_k8s.recipe.train.metrics import Metrics
 from diht_k8s.recipe.train.model.card import write_card
@@ -69,7 +70,9 @@ class Checkpointer:
         """
         self._storage, self._layout, self._keep, self._max_failures = storage, layout, keep, max_failures
         self._rank, self._world = rank, world
-        self._attempt = object_of_rank_0(fencing.claim(storage, layout) if rank == 0 else 0)
+        # Only rank 0 commits and removes; the others write parts under the number of the attempt.
+        self._fence = Fence(storage, layout) if rank == 0 else None
+        self._attempt = object_of_rank_0(0 if self._fence is None else self._fence.attempt)
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Pending | None = None
         self._failed_in_a_row = 0
@@ -77,16 +80,20 @@ class Checkpointer:
         """checkpoints of this attempt that could not be written; equal on all ranks."""
 
     def fence(self) -> None:
-        """Check that this is still the newest attempt, before a write that others read.
+        """Check on rank 0 that this is still the newest attempt, before a write that others read.
 
         Raises:
             StopRequested: a newer one writes here.
         """
-        fencing.require_newest(self._storage, self._layout, self._attempt)
+        if self._fence is not None:
+            self._fence.require_newest()
 
     def newest(self, config_sha256: str) -> checkpoint.Saved | None:
         """The checkpoint to resume from: rank 0 finds it, all ranks read the same one."""
-        saved = checkpoint.newest(self._storage, self._layout.checkpoints, config_sha256) if self._rank == 0 else None
+        saved = None
+        if self._fence is not None:
+            checkpoint.complete_left(self._storage, self._layout.checkpoints, self._fence)
+            saved = checkpoint.newest(self._storage, self._layout.checkpoints, config_sha256)
         uri = object_of_rank_0(None if saved is None else saved.uri)
         return checkpoint.read(self._storage, uri) if saved is None and uri is not None else saved
 
@@ -136,9 +143,10 @@ class Checkpointer:
         return pending.cursor
 
     def _commit(self, pending: Pending, parts: list[Part], bad: dict[str, int], metrics: Metrics) -> None:
+        assert self._fence is not None
         metrics.try_write()
         counted = pending.cursor.model_copy(update={"bad": bad})
-        checkpoint.commit(self._storage, self._layout.checkpoints, counted, parts, keep=self._keep, fence=self.fence)
+        checkpoint.commit(self._storage, self._layout.checkpoints, counted, parts, keep=self._keep, fence=self._fence)
 
     def _count_failed(self, pending: Pending, reason: str) -> None:
         """Count a failed checkpoint (a collective), and end the training after too many in a row."""
@@ -146,11 +154,12 @@ class Checkpointer:
         self._failed_in_a_row += 1
 
         def clean() -> None:
+            assert self._fence is not None
             logging.warning(
                 "the checkpoint of step %d is not saved (%d of at most %d in a row): %s; training continues from memory",
                 pending.cursor.step, self._failed_in_a_row, self._max_failures, reason
             )  # fmt: skip
-            checkpoint.remove_unfinished(self._storage, self._layout.checkpoints, pending.cursor, fence=self.fence)
+            checkpoint.remove_unfinished(self._storage, self._layout.checkpoints, pending.cursor, fence=self._fence)
 
         error = error_of_rank_0(clean if self._rank == 0 else None)
         if error is not None:
