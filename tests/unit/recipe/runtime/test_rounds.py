@@ -30,7 +30,7 @@ LONGEST_S = FIRST_S + DONE_S + 10 * (ACKNOWLEDGE_S + UNREACHABLE_S)
 class Store:
     """The control store, as launcher 0 hosts it."""
 
-    register: Register = Register()
+    register: Register = field(default_factory=Register)
     acknowledged: set[tuple[int, int]] = field(default_factory=set)
     places: set[int] = field(default_factory=set)
     done: set[tuple[int, int]] = field(default_factory=set)
