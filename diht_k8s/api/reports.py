@@ -11,6 +11,8 @@ from diht_k8s.api.run import Stage
 
 PROGRESS_PREFIX: Final = '{"diht":"progress"'
 MAX_LINE_BYTES: Final = 4096
+ROUNDS_VARIABLE: Final = "DIHT_ROUNDS"
+"""In the environment of ranks: the rounds of their attempt, as JSON."""
 
 
 class Record(BaseModel):
@@ -30,6 +32,22 @@ class SavedCheckpoint(Record):
     """time spent training up to it, over all attempts; None from older programs."""
 
 
+class Rounds(Record):
+    """The rounds of an attempt whose ranks were restarted in place, up to the line or message that names them."""
+
+    round: int
+    """number of the newest one, from 1: one more than there were restarts in place."""
+    exit_code: int | None = None
+    """of the round before, as of the newest restart are the next three."""
+    message: str = ""
+    node: int | None = None
+    """rank of the node that failed."""
+    host: str = ""
+    """name of its pod or machine."""
+    step: int | None = None
+    """furthest step at which a round failed, from 1; None if unknown."""
+
+
 class Progress(Record):
     """One line of progress of one stage; everything counts the whole stage, not one worker."""
 
@@ -46,6 +64,8 @@ class Progress(Record):
     worker: int = 0
     checkpoint: SavedCheckpoint | None = None
     """of a training, once there is one."""
+    rounds: Rounds | None = None
+    """of a training that restarts in place."""
 
     def line(self) -> str:
         """The line as printed on stdout."""
@@ -97,6 +117,8 @@ class Cause(Record):
     """of a training: the step at which it failed, from 1."""
     checkpoint: SavedCheckpoint | None = None
     """of a training: the newest one, since the log that names it may be lost."""
+    rounds: Rounds | None = None
+    """of a training that restarts in place."""
 
     def encoded(self) -> str:
         """At most 4 KiB of JSON, as Kubernetes limits termination messages."""

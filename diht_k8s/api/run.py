@@ -50,6 +50,9 @@ class FailurePolicy(Model):
     heal_seconds: Annotated[int, Field(ge=1, le=2**31 - 1)] = 3600
     """healSeconds of committed training give one restart back to each of the two budgets; nothing is given back before
     the step at which the program failed is committed."""
+    restart: Literal["Recreate", "InPlace"] = "Recreate"
+    """restart of a training: Recreate ends the gang's pods and starts new ones; InPlace restarts the processes in the
+    living pods where a rank has failed or hangs, and recreates the gang where a pod is lost."""
     scheduling_timeout_seconds: Annotated[int, Field(ge=10, le=604800)] = 600
     """schedulingTimeoutSeconds after which a partially started gang is withdrawn and queued again."""
 

@@ -13,15 +13,14 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from diht_k8s.api.errors import BY_EXIT_CODE, DihtError, ExitCode, RetryableError, StopRequested
-from diht_k8s.api.pods import RENDEZVOUS_PORT
+from diht_k8s.api.errors import DihtError, ExitCode, RetryableError, StopRequested
+from diht_k8s.recipe.runtime.gang import Gang, cause_of
+from diht_k8s.recipe.runtime.in_place import launch_in_place
 from diht_k8s.recipe.runtime.parent_death import named_parent
-from diht_k8s.recipe.runtime.preflight import peer_hosts, wait_for_hosts
+from diht_k8s.recipe.runtime.preflight import wait_for_hosts
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.watchdog import Limits, Watchdog, noting_folder
 
@@ -29,41 +28,25 @@ MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str
 """Has glibc keep the memory of large tensors for the next step: on a CPU, allocating it again takes an eighth of a step
 (page faults)."""
 
-LOST_PEER = "lost contact to another rank"
-"""First words of the error of a rank that lost another rank."""
 
-
-@dataclass(frozen=True)
-class Gang:
-    """The shape of a gang and this node's place in it."""
-
-    nodes: int = 1
-    processes: int = 1
-    node_rank: int = 0
-    master: str = ""
-    """host name of node 0; empty on a single node."""
-    port: int = RENDEZVOUS_PORT
-    hosts: tuple[str, ...] = ()
-    """host names of all nodes, where a cluster gives them names."""
-
-    @staticmethod
-    def from_environment(processes: int) -> Gang:
-        """The gang that DIHT_NUM_NODES, DIHT_NODE_RANK and DIHT_MASTER describe; one node without them."""
-        nodes = int(os.environ.get("DIHT_NUM_NODES", "1"))
-        return Gang(
-            nodes=nodes,
-            processes=int(os.environ.get("DIHT_PROCESSES", str(processes))),
-            node_rank=int(os.environ.get("DIHT_NODE_RANK", "0")),
-            master=os.environ.get("DIHT_MASTER", ""),
-            port=int(os.environ.get("DIHT_MASTER_PORT", str(RENDEZVOUS_PORT))),
-            hosts=tuple(peer_hosts(os.environ.get("DIHT_PEER_HOSTS", ""), nodes)),
-        )
-
-
-def launch(gang: Gang, module: str, arguments: Sequence[str], *, run_id: str, stop: StopFlag | None = None) -> None:
+def launch(
+    gang: Gang,
+    module: str,
+    arguments: Sequence[str],
+    *,
+    run_id: str,
+    stop: StopFlag | None = None,
+    in_place: bool = False,
+) -> None:
     """Run `python -m module arguments` as every rank of this node and wait for all of them.
 
-    `stop` is checked until the agent handles the signals.
+    Args:
+        gang: shape of the gang and this node's place in it.
+        module: to run.
+        arguments: of the module.
+        run_id: name of the run.
+        stop: is checked until the agent handles the signals; with `in_place` all the time.
+        in_place: start the ranks again in this process when one fails (see `in_place`), instead of ending.
 
     Raises:
         DihtError: the first rank that failed, with its exit code and message.
@@ -71,6 +54,12 @@ def launch(gang: Gang, module: str, arguments: Sequence[str], *, run_id: str, st
     """
     stop = stop or StopFlag()
     wait_for_hosts(gang.hosts, stop=stop)
+    for name, value in MALLOC.items():
+        os.environ.setdefault(name, value)
+    if in_place:
+        return launch_in_place(
+            gang, [sys.executable, "-m", module, *arguments], run_id=run_id, stop=stop, say=_to_stderr
+        )
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -90,8 +79,6 @@ def launch(gang: Gang, module: str, arguments: Sequence[str], *, run_id: str, st
         local_addr="localhost" if single else None,
     )
     stop.raise_if_requested()
-    for name, value in MALLOC.items():
-        os.environ.setdefault(name, value)
     with noting_folder() as folder:
         watchdog = Watchdog(folder, Limits.from_environment(), say=_to_stderr)
         try:
@@ -109,41 +96,6 @@ def launch(gang: Gang, module: str, arguments: Sequence[str], *, run_id: str, st
 
 def _to_stderr(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def cause_of(failures: Mapping[int, Any]) -> DihtError:
-    """The error to end with, of torch's records of the ranks that failed.
-
-    A rank that fails takes the others with it, within the second that torch's records resolve: so causes go before
-    consequences, and of those that end alike, who has something of its own to say before who lost another.
-    """
-    consequences = (ExitCode.STOPPED, ExitCode.RETRYABLE, -signal.SIGTERM)
-
-    def order(item: tuple[int, Any]) -> tuple[int, bool, int]:
-        code = item[1].exitcode
-        place = 1 + consequences.index(code) if code in consequences else 0
-        return place, _text_of(item[1].error_file_data).startswith(LOST_PEER), item[1].timestamp
-
-    rank, failure = min(failures.items(), key=order)
-    return _error_of(int(failure.exitcode), rank, failure.error_file_data)
-
-
-def _text_of(data: Any) -> str:
-    """The line that a rank left for the launcher, "" without one."""
-    message = data.get("message") if isinstance(data, dict) else None
-    return message.get("message", "") if isinstance(message, dict) else ""  # torch's placeholder is not a dict
-
-
-def _error_of(exit_code: int, rank: int, data: Any) -> DihtError:
-    text = _text_of(data)
-    if exit_code in BY_EXIT_CODE:
-        return BY_EXIT_CODE[exit_code](text or f"rank {rank} ended with exit code {exit_code}: see its log")
-    if exit_code == -signal.SIGTERM:
-        return StopRequested(
-            f"rank {rank} was stopped before it could save: start again to resume from the last checkpoint"
-        )
-    how = f"was killed by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
-    return DihtError(f"rank {rank} {how}" + (f": {text}" if text else ": see its log"))
 
 
 def rank_main(work: Callable[[], object]) -> int:

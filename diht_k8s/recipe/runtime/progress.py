@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TextIO
 
-from diht_k8s.api.reports import Progress, SavedCheckpoint
+from diht_k8s.api.reports import ROUNDS_VARIABLE, Progress, Rounds, SavedCheckpoint
 from diht_k8s.api.run import Stage
 
 
@@ -39,6 +39,8 @@ class Reporter:
         self._step, self._total, self._unit = "", 0, "samples"
         self._first_done, self._started_at, self._printed_at = 0, 0.0, float("-inf")
         self._checkpoint: SavedCheckpoint | None = None
+        rounds = os.environ.get(ROUNDS_VARIABLE)
+        self._rounds = None if rounds is None else Rounds.model_validate_json(rounds)
 
     def start(self, step: str, total: int, *, done: int = 0, unit: str = "samples") -> None:
         """Begin a step; `done` is what an earlier attempt had finished, so that the rate counts new work only."""
@@ -73,5 +75,6 @@ class Reporter:
             metrics={name: float(f"{value:.6g}") for name, value in (metrics or {}).items()},
             worker=self._worker,
             checkpoint=self._checkpoint,
+            rounds=self._rounds,
         ).line()
         print(line, file=self._stream, flush=True)

@@ -21,7 +21,8 @@ from diht_k8s.api.errors import DataError, RetryableError, StopRequested, UserEr
 from diht_k8s.api.hashing import sha256_of
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.runtime.launcher import LOST_PEER, rank_main
+from diht_k8s.recipe.runtime.gang import LOST_PEER
+from diht_k8s.recipe.runtime.launcher import rank_main
 from diht_k8s.recipe.runtime.parent_death import end_with_parent
 from diht_k8s.recipe.runtime.preflight import check_reduce
 from diht_k8s.recipe.runtime.progress import Reporter

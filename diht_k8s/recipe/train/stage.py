@@ -22,7 +22,8 @@ from diht_k8s.api.pods import merged
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.runtime.commit import artefact, read_committed
-from diht_k8s.recipe.runtime.launcher import Gang, launch
+from diht_k8s.recipe.runtime.gang import Gang
+from diht_k8s.recipe.runtime.launcher import launch
 from diht_k8s.recipe.runtime.preflight import check_node, check_output, in_pod
 from diht_k8s.recipe.runtime.stage import Context, Outcome
 from diht_k8s.recipe.runtime.watchdog import FIRST_SECONDS_VARIABLE
@@ -70,7 +71,8 @@ def execute(context: Context) -> Outcome | None:
     os.environ["DIHT_STAGE_CONFIG"] = json.dumps(context.config)
     # Before a collective's time-out, which names nobody, the watchdog shall have named who is waited for.
     os.environ.setdefault(FIRST_SECONDS_VARIABLE, str(0.9 * train.collective_timeout_seconds))
-    launch(gang, RANK_MODULE, [], run_id=context.run.metadata.name, stop=context.stop)
+    in_place = context.run.spec.failure_policy.restart == "InPlace"
+    launch(gang, RANK_MODULE, [], run_id=context.run.metadata.name, stop=context.stop, in_place=in_place)
     if gang.node_rank != 0:
         return None
     result: dict[str, Any] = json.loads(context.storage.read_bytes(join(context.layout.stage(Stage.TRAIN), RESULT)))

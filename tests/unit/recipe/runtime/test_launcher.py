@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from diht_k8s.api.errors import DataError, ExitCode, UserError
-from diht_k8s.recipe.runtime.launcher import Gang, cause_of, rank_main
+from diht_k8s.recipe.runtime.gang import Gang, cause_of
+from diht_k8s.recipe.runtime.launcher import rank_main
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,261 @@
+"""Restarts in place: the launchers of a gang end and start their ranks again in the living pods (see `rounds`)."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from diht_k8s.api.errors import BY_EXIT_CODE, DihtError, ExitCode, RetryableError, StopRequested
+from diht_k8s.api.reports import ROUNDS_VARIABLE, Rounds
+from diht_k8s.recipe.runtime.control_store import ControlStore
+from diht_k8s.recipe.runtime.gang import LOST_PEER, Gang, cause_of
+from diht_k8s.recipe.runtime.rank_processes import RankProcesses
+from diht_k8s.recipe.runtime.rounds import Do, Failure, Local, Register, Step, decide
+from diht_k8s.recipe.runtime.signals import StopFlag
+
+TICK_S: Final = 0.05
+SETTLE_S: Final = 0.3
+"""A rank that fails takes others with it; after this time those that failed with it are known."""
+CONSEQUENCE_S: Final = 1.5
+"""A node whose ranks lost a rank of another node lets that node say why, for this long."""
+NODE_FAULTS: Final = re.compile(
+    r"uncorrectable ECC|uncorrectable NVLink|device\(s\) is/are busy or unavailable|no CUDA-capable device|GPU is lost"
+)
+"""CUDA's and the driver's words for a fault that stays on the node."""
+MAX_MESSAGE: Final = 300
+"""Characters of a cause that each line of progress repeats."""
+OUT_OF_MEMORY: Final = re.compile(r"^(torch\.)?OutOfMemoryError\b|CUDA out of memory")
+MEMORY_EVENTS: Final = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
+"""Where the kernel counts the processes of this container that it killed for memory (cgroup 2 and 1)."""
+
+
+def launch_in_place(
+    gang: Gang, command: Sequence[str], *, run_id: str, stop: StopFlag, say: Callable[[str], None]
+) -> None:
+    """Run a command as every rank of this node, in as many rounds as it takes, until all nodes are done.
+
+    Args:
+        gang: shape of the gang and this node's place in it; its port is that of the control store.
+        command: program and arguments of a rank.
+        run_id: name of the run.
+        stop: asks the ranks to end.
+        say: prints a line for people.
+
+    Raises:
+        DihtError: what ended the gang, with its exit code and message, the same on all nodes.
+        StopRequested: a signal came.
+        RetryableError: launcher 0 is lost, or a node did not end its ranks in time.
+    """
+    launcher = _Launcher(gang, command, run_id, stop, say)
+    try:
+        launcher.run()
+    except DihtError as error:
+        error.details = {**launcher.details, **error.details}
+        raise
+    finally:
+        launcher.close()
+
+
+class _Launcher:
+    def __init__(
+        self, gang: Gang, command: Sequence[str], run_id: str, stop: StopFlag, say: Callable[[str], None]
+    ) -> None:
+        self._gang, self._command, self._run_id, self._stop, self._say = gang, command, run_id, stop, say
+        self._local = Local(gang.node_rank)
+        self._ranks: RankProcesses | None = None
+        self._failed_at: float | None = None
+        """when the first rank of the running round failed."""
+        self._stopped_at: float | None = None
+        self._register: Register | None = None
+        self._out_of_memory = killed_for_memory()
+        self._grace_s = float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30"))
+        self.details: dict[str, Any] = {}
+        """what the cause of a failure tells of the training."""
+        single = gang.nodes == 1
+        self._control = ControlStore(
+            node=gang.node_rank,
+            nodes=gang.nodes,
+            host="localhost" if single else gang.master,
+            port=0 if single else gang.port,
+        )
+
+    def close(self) -> None:
+        """End what runs."""
+        if self._ranks is not None:
+            self._ranks.end()
+        self._control.close()
+
+    def run(self) -> None:
+        """Do what `decide` says until it says that this launcher ends."""
+        while True:
+            self._look()
+            step = decide(self._control.view, self._local, time.monotonic(), contact_at=self._control.contact_at)
+            if step.do is Do.EXIT:
+                assert step.failure is not None
+                return self._exit(step.failure)
+            self._do(step)
+            time.sleep(TICK_S)
+
+    def _look(self) -> None:
+        """Take in what has changed: the register, a request to stop, ranks that ended."""
+        view = self._control.view
+        if view is not None and view.register != self._register:
+            self._register = view.register
+            self._local = replace(self._local, since=time.monotonic())
+        if self._stop.requested:
+            self._ask_to_stop()
+        if self._ranks is None or (self._local.failure is not None and self._local.failure[0] == self._local.running):
+            return
+        if self._ranks.well():
+            self._local = replace(self._local, well=self._local.running)
+            self._end_ranks()
+        elif failures := self._ranks.failures():
+            self._failed_at = self._failed_at or time.monotonic()
+            waited = time.monotonic() - self._failed_at
+            error = cause_of(failures)
+            consequence = str(error).startswith(LOST_PEER) and self._gang.nodes > 1
+            if waited >= (CONSEQUENCE_S if consequence else SETTLE_S):
+                self._note_failure(error, killed=any(each.exitcode == -9 for each in failures.values()))
+
+    def _ask_to_stop(self) -> None:
+        """Pass a request on to the ranks; without any, it is the end."""
+        if self._ranks is None:
+            round_ = self._register.round if self._register is not None else 0
+            stopped = StopRequested("stopped on request; the last checkpoint is kept: start again to resume")
+            if round_ == 0:
+                raise stopped
+            if self._local.well != round_:
+                self._local = replace(self._local, failure=(round_, self._failure(stopped)))
+        elif self._stopped_at is None:
+            self._stopped_at = time.monotonic()
+            self._ranks.stop()
+        elif time.monotonic() - self._stopped_at > self._grace_s and self._ranks.living():
+            late = StopRequested("stopped on request; a rank did not end in time: start again to resume")
+            self._local = replace(self._local, failure=(self._local.running, self._failure(late)))
+
+    def _note_failure(self, error: DihtError, *, killed: bool) -> None:
+        assert self._ranks is not None
+        if self._ranks.watchdog.verdict:
+            error = RetryableError(self._ranks.watchdog.verdict)
+        self.details.update(self._ranks.watchdog.details())
+        memory = killed and killed_for_memory() > self._out_of_memory
+        self._local = replace(self._local, failure=(self._local.running, self._failure(error, memory=memory)))
+
+    def _failure(self, error: DihtError, *, memory: bool = False) -> Failure:
+        text = str(error)
+        saved = self.details.get("checkpoint")
+        return Failure(
+            code=int(error.exit_code),
+            message=f"{text} (out of memory)" if memory else text,
+            node=self._gang.node_rank,
+            host=socket.gethostname(),
+            step=self.details.get("step"),
+            committed=saved.step if saved is not None else 0,
+            final=memory or bool(OUT_OF_MEMORY.search(text) or NODE_FAULTS.search(text)),
+        )
+
+    def _do(self, step: Step) -> None:
+        round_ = self._register.round if self._register is not None else 0
+        if step.do is Do.KILL:
+            self._end_ranks()
+        elif step.do is Do.STOP:
+            self._stop.requested = True  # the ranks of all nodes save and end together
+            late = self._stopped_at is not None and time.monotonic() - self._stopped_at > self._grace_s
+            if self._ranks is None or late or not self._ranks.living():
+                self._end_ranks()
+        elif step.do is Do.ACKNOWLEDGE:
+            self._control.acknowledge(round_)
+            self._local = replace(self._local, acknowledged=round_)
+        elif step.do is Do.CALL:
+            self._control.call(round_, f"{self._gang.master or 'localhost'}:{free_port()}")
+            self._local = replace(self._local, called=round_)
+        elif step.do is Do.START:
+            self._start(round_)
+        elif step.do is Do.REPORT:
+            self._control.report(round_)
+            self._local = replace(self._local, reported=round_, since=time.monotonic())
+        elif step.do is Do.FAREWELL:
+            self._control.farewell()
+            self._local = replace(self._local, seen=True)
+        elif step.do is Do.PROPOSE:
+            assert self._register is not None
+            assert step.failure is not None
+            self._control.propose(self._register, step.failure)
+
+    def _start(self, round_: int) -> None:
+        assert self._control.view is not None
+        assert self._control.view.place is not None
+        assert self._register is not None
+        why = self._register.newest
+        if why is not None and self._gang.node_rank == 0:
+            self._say(f"train: round {round_} begins in place: {why.message}")
+        self.details["rounds"] = rounds = rounds_of(self._register)
+        host, _, port = self._control.view.place.rpartition(":")
+        first = self._gang.node_rank * self._gang.processes
+        environments = [
+            {
+                "RANK": str(first + local),
+                "WORLD_SIZE": str(self._gang.nodes * self._gang.processes),
+                "LOCAL_RANK": str(local),
+                "LOCAL_WORLD_SIZE": str(self._gang.processes),
+                "GROUP_RANK": str(self._gang.node_rank),
+                "MASTER_ADDR": host,
+                "MASTER_PORT": port,
+                "TORCHELASTIC_RUN_ID": f"{self._run_id}-{round_}",
+                "TORCHELASTIC_USE_AGENT_STORE": "False",
+                ROUNDS_VARIABLE: rounds.model_dump_json(),
+            }
+            for local in range(self._gang.processes)
+        ]
+        self._ranks = RankProcesses(self._command, environments, say=self._say)
+        self._failed_at = None
+        self._local = replace(self._local, running=round_)
+
+    def _end_ranks(self) -> None:
+        if self._ranks is not None:
+            self.details.update(self._ranks.watchdog.details())
+            ranks, self._ranks = self._ranks, None
+            ranks.end()
+        self._local = replace(self._local, running=0)
+
+    def _exit(self, end: Failure) -> None:
+        if self._register is not None:
+            self.details["rounds"] = rounds_of(self._register)
+        if end.code != ExitCode.DONE:
+            raise BY_EXIT_CODE.get(end.code, DihtError)(end.message)
+
+
+def rounds_of(register: Register) -> Rounds:
+    """The rounds of this attempt, as progress lines and causes report them."""
+    why = register.newest
+    if why is None:
+        return Rounds(round=register.round)
+    return Rounds(
+        round=register.round, exit_code=why.code, message=why.message[:MAX_MESSAGE], node=why.node, host=why.host,
+        step=register.failed_at or None,
+    )  # fmt: skip
+
+
+def killed_for_memory() -> int:
+    """Processes of this container that the kernel has killed for memory; 0 where it does not say."""
+    for path in MEMORY_EVENTS:
+        try:
+            found = re.search(r"^oom_kill (\d+)", path.read_text(), re.MULTILINE)
+        except OSError:
+            continue
+        if found is not None:
+            return int(found[1])
+    return 0
+
+
+def free_port() -> int:
+    """A port that is free now."""
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        return listener.getsockname()[1]

@@ -1,0 +1,121 @@
+"""Restarts in place with real trainings: two launchers over gloo, ranks that are killed and frozen, a launcher that is lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from diht_k8s.api.reports import Cause
+from tests.recipe.train.attempts import STEPS, undisturbed_training
+from tests.recipe.train.launchers import Launchers, kill, start, write_run
+from tests.recipe.train.small_run import make_data
+
+pytestmark = pytest.mark.timeout(900)  # for machines that do other things, too
+
+
+@dataclass(frozen=True)
+class Ended:
+    codes: list[int]
+    gang: Launchers
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def disturbed(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    """One training of two launchers, in which the rank of one is killed."""
+    folder = tmp_path_factory.mktemp("in place")
+    make_data(folder)
+    write_run(folder)
+    gang = start(folder)
+    assert gang.at_step(13), gang.errors(0)
+    kill(gang.rank(1))
+    return Ended(gang.end(), gang, folder)
+
+
+def test_training_when_ranks_are_killed_then_it_ends_well_in_the_same_launchers(disturbed: Ended) -> None:
+    assert disturbed.codes == [0, 0], disturbed.gang.errors(0) + disturbed.gang.errors(1)
+    rounds = [line.rounds for _, line in disturbed.gang.times if line.rounds is not None]
+    assert [found.round for found in rounds] == sorted(found.round for found in rounds)
+    last = rounds[-1]
+    assert (last.round, last.node, last.exit_code) == (2, 1, 1)
+    assert last.message == "rank 1 was killed by signal 9: see its log"
+    assert "".join(disturbed.gang.lines).count("train: resuming after step") == 1
+    epochs = sorted(path.name for path in (disturbed.folder / "out" / "train" / "epochs").iterdir())
+    assert epochs == ["000001", "000002"], "each round took a number of its own"
+
+
+def test_weights_when_ranks_were_killed_then_bit_equal_to_undisturbed(disturbed: Ended) -> None:
+    train = disturbed.folder / "out" / "train"
+    towers = load_file(train / "model" / "open_clip_model.safetensors")
+    found = {
+        **{f"clip.{key}": value for key, value in towers.items()},
+        **load_file(train / "concept_heads.safetensors"),
+    }
+    expected: dict[str, Any] = undisturbed_training()["weights"]
+    parameters = {key: value for key, value in expected.items() if "|" not in key and key != "adam_step"}
+    assert found.keys() == parameters.keys()
+    assert [
+        key for key, value in parameters.items() if not torch.equal(found[key], value.reshape(found[key].shape))
+    ] == []
+
+
+def freeze(gang: Launchers) -> None:
+    gang.rank(1).suspend()
+
+
+def kill_launcher_0(gang: Launchers) -> None:
+    rank = gang.rank(0)
+    kill(rank)
+    gang.processes[0].kill()
+
+
+def stop(gang: Launchers) -> None:
+    for process in gang.processes:
+        process.terminate()
+
+
+ENDS: dict[str, tuple[Callable[[Launchers], object], int, str]] = {
+    "launcher 0 is lost": (kill_launcher_0, 75, "launcher 0 has not answered for 10 s: the gang starts again"),
+    "both are stopped": (stop, 143, "stopped on request at step"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("act", "code", "message"), ENDS.values(), ids=ENDS)
+def test_gang_when_it_cannot_go_on_then_it_ends_and_the_cause_says_where_it_was(
+    tmp_path: Path, act: Callable[[Launchers], object], code: int, message: str
+) -> None:
+    make_data(tmp_path)
+    write_run(tmp_path)
+    gang = start(tmp_path)
+    assert gang.at_step(7), gang.errors(0)
+    act(gang)
+    assert gang.end()[1] == code, gang.errors(1)
+    cause = Cause.model_validate_json((tmp_path / "cause-1.json").read_text())
+    assert cause.message.startswith(message)
+    assert cause.checkpoint is not None
+    assert cause.checkpoint.step >= 5
+    assert cause.rounds is not None
+    assert cause.rounds.round == 1
+
+
+@pytest.mark.slow
+def test_rank_when_it_hangs_then_the_watchdog_ends_the_round_and_the_next_one_goes_on(tmp_path: Path) -> None:
+    make_data(tmp_path)
+    write_run(tmp_path)
+    gang = start(tmp_path, DIHT_WATCHDOG_SECONDS="5", DIHT_WATCHDOG_STEPS="3")
+    assert gang.at_step(7), gang.errors(0)
+    freeze(gang)
+    assert gang.end() == [0, 0], gang.errors(0)
+    rounds = [line.rounds for _, line in gang.times if line.rounds is not None]
+    assert rounds[-1].round == 2
+    assert "no step for" in rounds[-1].message
+    committed = json.loads((tmp_path / "out" / "train" / "COMMITTED.json").read_text())
+    assert committed["summary"]["steps"] == STEPS
