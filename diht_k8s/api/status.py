@@ -114,6 +114,25 @@ class CommittedWork(Written):
     committed."""
 
 
+class RestartsInPlace(Written):
+    """Restarts of a training's processes in their living pods (failurePolicy.restart: InPlace)."""
+
+    total: Small = 0
+    """total over all attempts."""
+    attempt: Small = 0
+    """attempt is the number of the newest one that had any."""
+    restarts: Small = 0
+    """restarts in that attempt: its rounds less one."""
+    exit_code: Annotated[int, Field(ge=0, le=255)] | None = None
+    """exitCode of the program that caused the newest restart."""
+    message: Line = ""
+    """message of that program, one line."""
+    pod: Word = ""
+    """pod that it ran in."""
+    node: Annotated[str, StringConstraints(max_length=253)] = ""
+    """node of that pod."""
+
+
 class StageStatus(Written):
     """What is remembered of one stage (label is three: vocabulary, heads, predict)."""
 
@@ -137,6 +156,8 @@ class StageStatus(Written):
     """healedUntilSeconds is the productive time up to which restarts were given back."""
     infrastructure_healed_until_seconds: Small = 0
     """infrastructureHealedUntilSeconds is the same for infrastructure restarts."""
+    restarts_in_place: RestartsInPlace | None = None
+    """restartsInPlace of the stage's attempts; they count towards failurePolicy.maxRestarts, and are not in restarts."""
     work: CommittedWork | None = None
     """work that is committed, as reported; what restarts are given back for."""
     out_of_memory: Small = 0

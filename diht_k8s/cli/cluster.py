@@ -153,8 +153,9 @@ def _pace(status: Status) -> str:
 def details(status: Status) -> list[str]:
     """What helps to understand it: the newest cause, where it happened, the last lines of the program."""
     stage = next((stage for stage in reversed(status.stages) if stage.cause is not None), None)
+    rounds = [line for each in status.stages for line in _in_place(each)]
     if stage is None or stage.cause is None or stage.state in (StageState.COMPLETE, StageState.CACHED):
-        return _checkpoint(status) if not is_true(status, ConditionType.COMPLETE) else []
+        return [*rounds, *_checkpoint(status)] if not is_true(status, ConditionType.COMPLETE) else []
     cause = stage.cause
     where = f"pod {cause.pod} on node {cause.node}" if cause.pod else "no pod"
     code = f", exit code {cause.exit_code}" if cause.exit_code is not None else ""
@@ -163,7 +164,18 @@ def details(status: Status) -> list[str]:
         lines.append(
             f"the next attempt prefers other nodes than {', '.join(stage.avoid_nodes)}: two attempts failed there"
         )
-    return [*lines, *_checkpoint(status), *(f"| {line}" for line in cause.log_tail[-5:])]
+    return [*lines, *rounds, *_checkpoint(status), *(f"| {line}" for line in cause.log_tail[-5:])]
+
+
+def _in_place(stage: StageStatus) -> list[str]:
+    found = stage.restarts_in_place
+    if found is None or stage.state in (StageState.COMPLETE, StageState.CACHED):
+        return []
+    where = f" (pod {found.pod} on node {found.node})" if found.pod else ""
+    return [
+        f"{stage.name}: attempt {found.attempt} is in round {found.restarts + 1}, restarted in place{where}: {found.message}; "
+        f"{found.total} restarts in place in all attempts"
+    ]
 
 
 def _checkpoint(status: Status) -> list[str]:

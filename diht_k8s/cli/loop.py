@@ -30,6 +30,7 @@ from diht_k8s.pipeline.states import (
     AttemptState,
     BackOff,
     Expire,
+    InPlace,
     Observed,
     RunState,
     RunStatus,
@@ -39,7 +40,7 @@ from diht_k8s.pipeline.states import (
     Stop,
     Work,
 )
-from diht_k8s.pipeline.work import furthest, logged_work, work_of
+from diht_k8s.pipeline.work import furthest, in_place_of, logged_work, most_restarts, work_of
 from diht_k8s.recipe.runtime.parent_death import PARENT_VARIABLE
 
 POLL_S: Final = 0.2
@@ -91,6 +92,7 @@ class Loop:
     _ended_at: dict[str, float] = field(default_factory=dict)
     """of attempts whose programs have all ended, by name."""
     _work: dict[str, Work | None] = field(default_factory=dict)
+    _in_place: dict[str, InPlace | None] = field(default_factory=dict)
     """committed work that the log of an attempt named last, by name."""
     _stopped_at: dict[str, float] = field(default_factory=dict)
 
@@ -165,13 +167,15 @@ class Loop:
             if (progress := parse_progress(line)) is not None:
                 self.display.progress(progress)
                 self._work[start.name] = furthest((self._work.get(start.name), logged_work(progress)))
+                said = in_place_of(start.number, (progress.rounds,))
+                self._in_place[start.name] = most_restarts((self._in_place.get(start.name), said))
         status = self.jobs.status(start.name)
         assert status is not None
         if not status.running:
             self._ended_at.setdefault(start.name, self.clock())
         known = Attempt(
             start.stage, start.number, AttemptState.FAILED, active=status.running, step=start.step,
-            work=self._work.get(start.name),
+            work=self._work.get(start.name), in_place=self._in_place.get(start.name),
             started_at=self._attempts_at[start.name], ended_at=self._ended_at.get(start.name),
         )  # fmt: skip
         if status.failed is None:
@@ -187,6 +191,7 @@ class Loop:
             message=failed.message,
             work=furthest((known.work, work_of(cause.checkpoint) if cause is not None else None)),
             failed_at=cause.step if cause is not None else None,
+            in_place=most_restarts((known.in_place, in_place_of(start.number, (cause.rounds,)) if cause else None)),
         )
 
     def _end_late(self, name: str, running: int) -> None:
@@ -216,6 +221,12 @@ class Loop:
             known = before.of(stage.stage, stage.step)
             if (stage.state, stage.attempt) != (known.state, known.attempt):
                 self._show_stage(stage)
+            elif stage.total_in_place != known.total_in_place:
+                restarts = stage.in_place
+                self.display.state(
+                    stage.stage,
+                    f"attempt {restarts.attempt}, round {restarts.restarts + 1}: restarted in place: {restarts.message}",
+                )
 
     def _show_stage(self, stage: StageRecord) -> None:
         """Show a stage's new state; a stage of several steps has ended with its last one."""

@@ -85,6 +85,9 @@ class Watcher:
         for stage in status.stages:
             if _state(old.get(stage.name)) != _state(stage):
                 self._show_stage(stage, status)
+            now, was = stage.restarts_in_place, (old[stage.name].restarts_in_place if stage.name in old else None)
+            if now is not None and now != was:
+                self.display.note(f"{stage.name}: round {now.restarts + 1} of attempt {now.attempt}: {now.message}")
         if status.progress != before.progress:
             self._show_progress(status)
         if status.last_checkpoint is not None and status.last_checkpoint != before.last_checkpoint:

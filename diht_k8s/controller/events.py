@@ -47,6 +47,10 @@ def _of_stage(old: StageStatus | None, stage: StageStatus) -> list[RunEvent]:
         found.append(RunEvent("Restarting", f"{stage.name}: {stage.cause.reason}: {stage.cause.message}", warning=True))
     if stage.attempt > old_attempt:
         found.append(RunEvent("Started", f"{stage.name}: attempt {stage.attempt} started"))
+    before, now = (old.restarts_in_place if old is not None else None), stage.restarts_in_place
+    if now is not None and now.total > (0 if before is None else before.total):
+        text = f"{stage.name}: round {now.restarts + 1} of attempt {now.attempt} began: {now.message}"
+        found.append(RunEvent("RestartingInPlace", text, warning=True))
     ended = stage.state in (StageState.COMPLETE, StageState.CACHED)
     if ended and (old is None or old.state is not stage.state):
         found.append(RunEvent("StageComplete", f"{stage.name}: {stage.state.value.lower()}"))

@@ -9,9 +9,9 @@ from datetime import datetime
 from typing import Any
 
 from diht_k8s.api.reasons import ConditionType, Reason
-from diht_k8s.api.status import CommittedWork, Condition, StageStatus, Status
+from diht_k8s.api.status import CommittedWork, Condition, RestartsInPlace, StageStatus, Status
 from diht_k8s.controller.observe import entry_parts
-from diht_k8s.pipeline.states import Failure, RunState, RunStatus, StageRecord, StageState, Work
+from diht_k8s.pipeline.states import Failure, InPlace, RunState, RunStatus, StageRecord, StageState, Work
 
 
 def saved_run_status(status: Status) -> RunStatus:
@@ -65,7 +65,7 @@ def _state(status: Status) -> RunState:
 def _stage(entry: StageStatus) -> StageRecord:
     stage, step = entry_parts(entry.name)
     cause, lost = entry.cause, entry.infrastructure_restarts_count_towards_max
-    work = entry.work or CommittedWork()
+    work, in_place = entry.work or CommittedWork(), entry.restarts_in_place or RestartsInPlace()
     return StageRecord(
         stage=stage,
         state=StageState(entry.state.value),
@@ -81,6 +81,8 @@ def _stage(entry: StageStatus) -> StageRecord:
         failed_at=work.failed_position,
         healed_until=entry.healed_until_seconds,
         infrastructure_healed_until=entry.infrastructure_healed_until_seconds,
+        in_place=InPlace(in_place.attempt, in_place.restarts, exit_code=in_place.exit_code, message=in_place.message),
+        total_in_place=in_place.total,
     )
 
 

@@ -21,6 +21,7 @@ from diht_k8s.api.status import (
     PodCounts,
     ProgressStatus,
     Queue,
+    RestartsInPlace,
     RunningTime,
     StageStatus,
     Status,
@@ -194,6 +195,7 @@ def _entry(
         infrastructure_restarts_count_towards_max=_lost(stage),
         healed_until_seconds=stage.healed_until,
         infrastructure_healed_until_seconds=stage.infrastructure_healed_until,
+        restarts_in_place=_in_place(stage, old.restarts_in_place if old is not None else None, observed),
         work=_work(stage),
         out_of_memory=stage.out_of_memory,
         not_before=_time(stage.not_before, old.not_before if old is not None else None),
@@ -211,6 +213,27 @@ def _lost(stage: StageRecord) -> int | None:
     """Infrastructure restarts that count; None where an older operator would compute the same."""
     lost = stage.infrastructure_restarts
     return None if lost == stage.total_restarts - stage.restarts else lost
+
+
+def _in_place(
+    stage: StageRecord, written: RestartsInPlace | None, observed: list[ObservedAttempt]
+) -> RestartsInPlace | None:
+    if not stage.total_in_place:
+        return None
+    found, known = stage.in_place, written or RestartsInPlace()
+    if (known.attempt, known.restarts) == (found.attempt, found.restarts):
+        return known.model_copy(update={"total": stage.total_in_place})
+    own = [each for each in observed if each.entry == _name(stage) and each.attempt.number == found.attempt]
+    pod = next((pod for each in own for pod in each.pods if pod.index == found.index), None)
+    return RestartsInPlace(
+        total=stage.total_in_place,
+        attempt=found.attempt,
+        restarts=found.restarts,
+        exit_code=found.exit_code,
+        message=one_line(found.message),
+        pod=one_line(pod.name, _WORD) if pod is not None else "",
+        node=pod.node if pod is not None else "",
+    )
 
 
 def _work(stage: StageRecord) -> CommittedWork | None:

@@ -28,6 +28,30 @@ def with_progress(record: StageRecord, attempts: Iterable[Attempt], policy: Fail
     return _healed(replace(record, work=work), policy.heal_seconds)
 
 
+def with_restarts_in_place(record: StageRecord, attempts: Iterable[Attempt]) -> StageRecord:
+    """The record with the restarts in place that its attempts report, on the budget of the program's own faults.
+
+    Each report names the total of its attempt, so the highest one counts: one that is read twice, late or from another
+    place changes nothing.
+    """
+    for attempt in sorted(attempts, key=lambda attempt: attempt.number):
+        said, known = attempt.in_place, record.in_place
+        if said is None or not said.restarts or (said.attempt, said.restarts) <= (known.attempt, known.restarts):
+            continue
+        new = said.restarts - (known.restarts if said.attempt == known.attempt else 0)
+        step = said.failed_at if said.failed_at is not None else record.work.position + 1
+        since = record.healed_until if record.restarts else record.work.seconds
+        record = replace(
+            record,
+            in_place=said,
+            total_in_place=record.total_in_place + new,
+            restarts=record.restarts + new,
+            healed_until=since,
+            failed_at=max(record.failed_at, step),
+        )
+    return record
+
+
 def charged(record: StageRecord, *, infrastructure: bool) -> StageRecord:
     """The record with one more restart on the budget of its cause."""
     record = replace(record, total_restarts=record.total_restarts + 1)

@@ -14,7 +14,7 @@ from diht_k8s.api.errors import NEVER_RETRIED, ExitCode
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.run import DihtRun, FailurePolicy, Spec, Stage
 from diht_k8s.api.steps import LABEL_STEPS
-from diht_k8s.pipeline.budget import charged, failed_at, with_progress
+from diht_k8s.pipeline.budget import charged, failed_at, with_progress, with_restarts_in_place
 from diht_k8s.pipeline.running_time import deadline_at, running_seconds, with_running_time
 from diht_k8s.pipeline.states import (
     ENDED_WELL,
@@ -43,6 +43,8 @@ PROMPT_INFRASTRUCTURE_RESTARTS: Final = 3
 MOST_INFRASTRUCTURE_WAIT_S: Final = 15.0
 """Lost pods are replaced at once, from the fourth on after a short wait: a broken node is no busy loop (our choice)."""
 SCHEDULING_TIMEOUT: Final = "SchedulingTimeout"
+RESTARTED_IN_PLACE: Final = "RestartedInPlace"
+"""Reason of a failure whose program runs again by itself, where its restarts are used up."""
 BACK_OFF: Final = BackOff()
 CLUSTER_STEPS: Final[Mapping[Stage, tuple[str, ...]]] = {Stage.LABEL: LABEL_STEPS}
 """Label runs as three jobs of different shapes, one after another."""
@@ -129,7 +131,14 @@ def _retried(status: RunStatus, now: float) -> RunStatus:
         stage
         if stage.state in ENDED_WELL or not stage.attempt
         else StageRecord(
-            stage.stage, StageState.RESTARTING, stage.attempt, failure=stage.failure, step=stage.step, work=stage.work
+            stage.stage,
+            StageState.RESTARTING,
+            stage.attempt,
+            failure=stage.failure,
+            step=stage.step,
+            work=stage.work,
+            in_place=stage.in_place,
+            total_in_place=stage.total_in_place,
         )
         for stage in status.stages
     )
@@ -145,6 +154,8 @@ def _observe(
         return status
     attempts = [attempt for attempt in observed.attempts if _belongs(attempt, status)]
     status = with_progress(status, attempts, policy)
+    # Once more, since work that is committed beyond the step of a restart gives that restart back.
+    status = with_progress(with_restarts_in_place(status, attempts), attempts, policy)
     newest = max(attempts, key=lambda attempt: attempt.number, default=None)
     if newest is None or newest.number < status.attempt:
         return _without_attempt(status, observed, pausing=pausing)
@@ -154,6 +165,9 @@ def _observe(
     if newest.state is AttemptState.FAILED:
         return _failed(policy, status, newest, now, back_off)
     if newest.state in _RUNS or newest.active:
+        if status.restarts > policy.max_restarts and newest.in_place is not None:
+            why = Failure(status.in_place.exit_code, RESTARTED_IN_PLACE, status.in_place.message)
+            return replace(status, state=StageState.FAILED, failure=why)
         return replace(status, state=StageState.RUNNING, not_before=None)
     return replace(status, state=StageState.COMPLETE, failure=None)
 

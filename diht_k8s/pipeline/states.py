@@ -35,6 +35,22 @@ class Work:
 
 
 @dataclass(frozen=True)
+class InPlace:
+    """Restarts of an attempt's programs in its living pods."""
+
+    attempt: int = 0
+    """number of the attempt; 0: none."""
+    restarts: int = 0
+    failed_at: int | None = None
+    """furthest position at which a program failed; None if unknown."""
+    exit_code: int | None = None
+    """of the program that caused the newest restart, as are the next two."""
+    message: str = ""
+    index: int | None = None
+    """of its pod."""
+
+
+@dataclass(frozen=True)
 class Attempt:
     """One attempt at a stage, as observed."""
 
@@ -62,6 +78,8 @@ class Attempt:
     """what it reported as committed; None if it reported nothing."""
     failed_at: int | None = None
     """position at which its program failed; None if unknown."""
+    in_place: InPlace | None = None
+    """its restarts in place as it reported them; None if it reported none."""
     started_at: float | None = None
     """seconds since the epoch at which it was admitted; None while it waits in a queue."""
     ended_at: float | None = None
@@ -126,6 +144,10 @@ class StageRecord:
     """productive seconds up to which `restarts` were given back."""
     infrastructure_healed_until: int = 0
     """the same for `infrastructure_restarts`."""
+    in_place: InPlace = InPlace()
+    """restarts in place of the newest attempt that had any; they are counted in `restarts` and not in `total_restarts`."""
+    total_in_place: int = 0
+    """restarts in place of all attempts; never given back."""
 
 
 class RunState(StrEnum):

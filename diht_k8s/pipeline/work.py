@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from diht_k8s.api.reports import Progress, SavedCheckpoint
-from diht_k8s.pipeline.states import Work
+from diht_k8s.api.reports import Progress, Rounds, SavedCheckpoint
+from diht_k8s.pipeline.states import InPlace, Work
 
 MOST_STEPS: Final = 2**62
 MOST_SECONDS: Final = 2**31 - 1
+MOST_RESTARTS: Final = 2**20
 """What the status can hold; a program may report nonsense."""
 
 
@@ -28,6 +29,22 @@ def logged_work(progress: Progress | None) -> Work | None:
 def furthest(works: Iterable[Work | None]) -> Work | None:
     """The furthest of several reports; None without any."""
     return max((work for work in works if work is not None), key=lambda work: work.position, default=None)
+
+
+def in_place_of(attempt: int, rounds: Iterable[Rounds | None]) -> InPlace | None:
+    """The restarts in place of an attempt, by the report that names the newest round; None without a report."""
+    newest = max((each for each in rounds if each is not None), key=lambda each: each.round, default=None)
+    if newest is None:
+        return None
+    restarts = min(max(newest.round - 1, 0), MOST_RESTARTS)
+    step = None if newest.step is None else bounded_step(newest.step)
+    code = None if newest.exit_code is None else min(max(newest.exit_code, 0), 255)
+    return InPlace(attempt, restarts, step, code, newest.message, newest.node)
+
+
+def most_restarts(reports: Iterable[InPlace | None]) -> InPlace | None:
+    """The report of an attempt that names the most restarts; None without any."""
+    return max((each for each in reports if each is not None), key=lambda each: each.restarts, default=None)
 
 
 def bounded_step(step: int) -> int:
