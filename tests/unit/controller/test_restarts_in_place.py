@@ -1,0 +1,57 @@
+"""Restarts in place in the status: from the log, from termination messages, kept over restarts of the operator."""
+
+from __future__ import annotations
+
+from diht_k8s.api.reports import Cause, Progress, Rounds
+from diht_k8s.api.run import Stage
+from diht_k8s.api.status import RestartsInPlace
+from diht_k8s.cli.cluster import details
+from diht_k8s.controller.saved_status import saved_run_status
+from tests.unit.controller.fake import FakeCluster
+from tests.unit.controller.stories import settle, status, training
+
+
+def rounds(number: int) -> Rounds:
+    return Rounds(round=number, exit_code=1, message=f"rank 1 was killed in round {number - 1}", node=0, step=35)
+
+
+def line(number: int) -> str:
+    return Progress(stage=Stage.TRAIN, step="steps", done=30, total=100, rounds=rounds(number)).line()
+
+
+def train(cluster: FakeCluster) -> RestartsInPlace | None:
+    return next(stage for stage in status(cluster).stages if stage.name == "train").restarts_in_place
+
+
+def test_rounds_in_the_log_are_in_the_status_the_events_and_why() -> None:
+    cluster, process, clock = training()
+    for text in (line(1), line(2), line(2), line(4)):
+        cluster.logs["r-train-1-0"] = text
+        process.reconcile()
+        process.reconcile()  # what was read is planned with
+        clock.now += 11
+    found = train(cluster)
+    assert found is not None
+    assert (found.total, found.attempt, found.restarts, found.pod) == (3, 1, 3, "r-train-1-0")
+    assert found.message == "rank 1 was killed in round 3"
+    entry = next(stage for stage in status(cluster).stages if stage.name == "train")
+    assert (entry.restarts, entry.restarts_count_towards_max, entry.attempt) == (0, 3, 1)
+    said = [event["message"] for event in cluster.events if event["reason"] == "RestartingInPlace"]
+    assert said == [
+        f"train: round {number} of attempt 1 began: rank 1 was killed in round {number - 1}" for number in (2, 4)
+    ]
+    [told] = [text for text in details(status(cluster)) if "in round 4" in text]
+    assert told.endswith("3 restarts in place in all attempts")
+    saved = saved_run_status(status(cluster)).of(Stage.TRAIN)
+    assert (saved.total_in_place, saved.in_place.attempt, saved.in_place.restarts) == (3, 1, 3)
+
+
+def test_rounds_that_only_the_termination_message_names_count_before_the_next_attempt() -> None:
+    cluster, process, _ = training()
+    process.reconcile()
+    cause = Cause(exit_code=75, reason="RetryableError", message="launcher 0 has not answered", rounds=rounds(3))
+    cluster.end("r-train-1", 75, message=cause.encoded())
+    settle(process)
+    entry = next(stage for stage in status(cluster).stages if stage.name == "train")
+    assert entry.restarts_in_place is not None
+    assert (entry.restarts_in_place.total, entry.restarts_count_towards_max, entry.restarts) == (2, 3, 1)
