@@ -157,7 +157,7 @@ class _Launcher:
             host=socket.gethostname(),
             step=self.details.get("step"),
             committed=saved.step if saved is not None else 0,
-            final=memory or bool(OUT_OF_MEMORY.search(text) or NODE_FAULTS.search(text)),
+            final=is_final(error, memory=memory),
         )
 
     def _do(self, step: Step) -> None:
@@ -229,6 +229,11 @@ class _Launcher:
             self.details["rounds"] = rounds_of(self._register)
         if end.code != ExitCode.DONE:
             raise BY_EXIT_CODE.get(end.code, DihtError)(end.message)
+
+
+def is_final(error: DihtError, *, memory: bool) -> bool:
+    """Whether the same processes would fail again in the same pods; `memory`: the kernel killed one for memory."""
+    return memory or bool(OUT_OF_MEMORY.search(str(error)) or NODE_FAULTS.search(str(error)))
 
 
 def rounds_of(register: Register) -> Rounds:

@@ -1,0 +1,111 @@
+"""Launchers with stub ranks: real processes agree on rounds, and end together when they cannot."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks._launchers import Launchers, launchers
+from diht_k8s.api.errors import DihtError
+from diht_k8s.recipe.runtime import in_place
+from diht_k8s.recipe.runtime.rounds import Failure, Register
+
+NODES = 5
+
+
+def pause(node: int) -> Callable[[Launchers], None]:
+    """A launcher stands still for a second while the others go on."""
+
+    def act(gang: Launchers) -> None:
+        gang.signal(node, signal.SIGSTOP)
+        time.sleep(1)
+        gang.signal(node, signal.SIGCONT)
+
+    return act
+
+
+@pytest.mark.parametrize(
+    "act",
+    [lambda gang: None, pause(3), pause(0)],
+    ids=["undisturbed", "one launcher hangs for a moment", "the store hangs for a moment"],
+)
+def test_launchers_when_a_rank_is_killed_then_all_ranks_begin_the_next_round(
+    tmp_path: Path, act: Callable[[Launchers], None]
+) -> None:
+    with launchers(NODES, tmp_path) as gang:
+        gang.wait_for_round(1, 60)
+        before = gang.ranks(1)
+        gang.kill_rank(1, 2)
+        act(gang)
+        gang.wait_for_round(2, 60)
+        assert before.keys() == gang.ranks(2).keys() == set(range(NODES))
+        assert not [process for process in before.values() if Path(f"/proc/{process}").exists()], "all are reaped"
+        gang.signal(1, signal.SIGTERM)
+        assert gang.codes(60) == [143] * NODES
+
+
+def test_launchers_when_one_is_killed_before_it_acknowledges_then_the_others_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diht_k8s.recipe.runtime.rounds.ACKNOWLEDGE_S", 2.0)
+    with launchers(NODES, tmp_path) as gang:
+        gang.wait_for_round(1, 60)
+        gang.signal(3, signal.SIGSTOP)
+        gang.kill_rank(1, 2)
+        time.sleep(1)
+        gang.signal(3, signal.SIGKILL)
+        assert gang.codes(60) == [75, 75, 75, -signal.SIGKILL, 75]
+        assert "not all nodes ended their ranks within 2 s" in (tmp_path / "end-0").read_text()
+        assert gang.ranks(2) == {}
+
+
+def test_launchers_when_launcher_0_is_killed_then_the_others_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diht_k8s.recipe.runtime.rounds.UNREACHABLE_S", 2.0)
+    with launchers(NODES, tmp_path) as gang:
+        gang.wait_for_round(1, 60)
+        gang.signal(0, signal.SIGKILL)
+        assert gang.codes(60) == [-signal.SIGKILL, 75, 75, 75, 75]
+
+
+def test_launchers_when_a_rank_is_killed_over_and_over_then_they_end(tmp_path: Path) -> None:
+    with launchers(2, tmp_path) as gang:
+        for round_ in range(1, 5):
+            gang.wait_for_round(round_, 60)
+            gang.kill_rank(round_, 1)
+        assert gang.codes(60) == [75, 75]
+        assert "failed 4 times in a row before step 1 was saved" in (tmp_path / "end-1").read_text()
+
+
+CAUSES = [
+    (DihtError("rank 0 was killed by signal 9: see its log"), 5, False),
+    (DihtError("rank 0 was killed by signal 9: see its log"), 6, True),
+    (DihtError("OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB"), 5, True),
+    (DihtError("AcceleratorError: CUDA error: uncorrectable ECC error encountered"), 5, True),
+    (DihtError("RuntimeError: CUDA error: device-side assert triggered"), 5, False),
+]
+
+
+@pytest.mark.parametrize(("error", "killed", "final"), CAUSES)
+def test_failure_when_memory_or_the_node_caused_it_then_no_further_round(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: DihtError, killed: int, final: bool
+) -> None:
+    events = tmp_path / "memory.events"
+    monkeypatch.setattr(in_place, "MEMORY_EVENTS", (tmp_path / "absent", events))
+    assert in_place.killed_for_memory() == 0
+    events.write_text("low 0\noom 9\noom_kill 5\noom_group_kill 0\n")
+    before = in_place.killed_for_memory()
+    events.write_text(f"low 0\noom 9\noom_kill {killed}\noom_group_kill 0\n")
+    assert in_place.is_final(error, memory=in_place.killed_for_memory() > before) is final
+
+
+def test_rounds_are_reported_with_the_newest_cause_and_the_furthest_step() -> None:
+    assert in_place.rounds_of(Register()).model_dump(exclude_defaults=True) == {"round": 1}
+    failure = Failure(code=1, message="x" * 999, node=3, host="pod-3", step=7)
+    found = in_place.rounds_of(Register(round=3, failed_at=9, newest=failure))
+    assert (found.round, found.node, found.host, found.step, len(found.message)) == (3, 3, "pod-3", 9, 300)
