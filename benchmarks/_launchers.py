@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -29,7 +29,7 @@ class Launchers:
     """Launchers of one gang, with one stub rank each."""
 
     folder: Path
-    processes: list[BaseProcess]
+    processes: Sequence[BaseProcess]
 
     def ranks(self, round_: int) -> dict[int, int]:
         """Process ids of the ranks that began a round, by rank."""

@@ -18,6 +18,7 @@ from diht_k8s.recipe.runtime.gang import LOST_PEER, Gang, cause_of
 from diht_k8s.recipe.runtime.rank_processes import RankProcesses
 from diht_k8s.recipe.runtime.rounds import Do, Failure, Local, Register, Step, decide
 from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.recipe.runtime.standby import Standbys
 
 TICK_S: Final = 0.05
 SETTLE_S: Final = 0.3
@@ -36,7 +37,13 @@ MEMORY_EVENTS: Final = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgro
 
 
 def launch_in_place(
-    gang: Gang, command: Sequence[str], *, run_id: str, stop: StopFlag, say: Callable[[str], None]
+    gang: Gang,
+    command: Sequence[str],
+    *,
+    run_id: str,
+    stop: StopFlag,
+    say: Callable[[str], None],
+    standby: bool = False,
 ) -> None:
     """Run a command as every rank of this node, in as many rounds as it takes, until all nodes are done.
 
@@ -46,13 +53,15 @@ def launch_in_place(
         run_id: name of the run.
         stop: asks the ranks to end.
         say: prints a line for people.
+        standby: keep processes ready for the next round (see `standby`), once all ranks of this node train.
 
     Raises:
         DihtError: what ended the gang, with its exit code and message, the same on all nodes.
         StopRequested: a signal came.
         RetryableError: launcher 0 is lost, or a node did not end its ranks in time.
     """
-    launcher = _Launcher(gang, command, run_id, stop, say)
+    standbys = Standbys(command, gang.processes) if standby else None
+    launcher = _Launcher(gang, command, run_id, stop, say, standbys)
     try:
         launcher.run()
     except DihtError as error:
@@ -64,10 +73,17 @@ def launch_in_place(
 
 class _Launcher:
     def __init__(
-        self, gang: Gang, command: Sequence[str], run_id: str, stop: StopFlag, say: Callable[[str], None]
+        self,
+        gang: Gang,
+        command: Sequence[str],
+        run_id: str,
+        stop: StopFlag,
+        say: Callable[[str], None],
+        standbys: Standbys | None,
     ) -> None:
         self._gang, self._command, self._run_id, self._stop, self._say = gang, command, run_id, stop, say
         self._local = Local(gang.node_rank)
+        self._standbys, self._filled = standbys, False
         self._ranks: RankProcesses | None = None
         self._failed_at: float | None = None
         """when the first rank of the running round failed."""
@@ -89,6 +105,8 @@ class _Launcher:
         """End what runs."""
         if self._ranks is not None:
             self._ranks.end()
+        if self._standbys is not None:
+            self._standbys.close()
         self._control.close()
 
     def run(self) -> None:
@@ -213,8 +231,8 @@ class _Launcher:
             }
             for local in range(self._gang.processes)
         ]
-        self._ranks = RankProcesses(self._command, environments, say=self._say)
-        self._failed_at = None
+        self._ranks = RankProcesses(self._command, environments, standbys=self._standbys, say=self._say)
+        self._failed_at, self._filled = None, False
         self._local = replace(self._local, running=round_)
 
     def _end_ranks(self) -> None:

@@ -57,9 +57,13 @@ def launch(
     for name, value in MALLOC.items():
         os.environ.setdefault(name, value)
     if in_place:
-        return launch_in_place(
-            gang, [sys.executable, "-m", module, *arguments], run_id=run_id, stop=stop, say=_to_stderr
-        )
+        command = [sys.executable, "-m", module, *arguments]
+        return launch_in_place(gang, command, run_id=run_id, stop=stop, say=_to_stderr, standby=True)
+    return _launch_elastic(gang, module, arguments, run_id, stop)
+
+
+def _launch_elastic(gang: Gang, module: str, arguments: Sequence[str], run_id: str, stop: StopFlag) -> None:
+    """The ranks below torch's elastic agent, without restarts."""
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch

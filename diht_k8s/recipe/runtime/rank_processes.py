@@ -16,7 +16,8 @@ from typing import Any, Final
 
 from diht_k8s.api.errors import RetryableError
 from diht_k8s.recipe.runtime.parent_death import named_parent
-from diht_k8s.recipe.runtime.watchdog import Limits, Watchdog, noting_folder
+from diht_k8s.recipe.runtime.standby import Standbys
+from diht_k8s.recipe.runtime.watchdog import FOLDER_VARIABLE, Limits, Watchdog, noting_folder
 
 REAP_S: Final = 20.0
 """A killed process that is not gone after this time hangs in its driver or its storage."""
@@ -36,13 +37,19 @@ class RankProcesses:
     """This node's ranks, from their start until they are reaped."""
 
     def __init__(
-        self, command: Sequence[str], environments: Sequence[dict[str, str]], *, say: Callable[[str], None]
+        self,
+        command: Sequence[str],
+        environments: Sequence[dict[str, str]],
+        *,
+        standbys: Standbys | None,
+        say: Callable[[str], None],
     ) -> None:
         """Start them.
 
         Args:
             command: program and arguments.
             environments: what each rank has beside this process's environment; `RANK` names it.
+            standbys: processes that have begun already; None starts new ones.
             say: prints stacks of ranks that hang.
         """
         self._ranks = [int(environment["RANK"]) for environment in environments]
@@ -52,13 +59,17 @@ class RankProcesses:
             folder = stack.enter_context(noting_folder())
             self.watchdog = stack.enter_context(Watchdog(folder, Limits.from_environment(), say=say))
             stack.enter_context(named_parent())
-            self._processes = [
-                subprocess.Popen(  # noqa: S603 (an argument list of ours, no shell)
-                    command,
-                    env={**os.environ, **environment, "TORCHELASTIC_ERROR_FILE": str(self._error(rank))},
-                )
-                for rank, environment in zip(self._ranks, environments, strict=True)
-            ]
+            self._processes: list[subprocess.Popen[Any]] = []
+            for rank, environment in zip(self._ranks, environments, strict=True):
+                own = {
+                    **environment,
+                    FOLDER_VARIABLE: str(folder),
+                    "TORCHELASTIC_ERROR_FILE": str(self._error(rank)),
+                }
+                process = standbys.take(own) if standbys is not None else None
+                if process is None:
+                    process = subprocess.Popen(command, env={**os.environ, **own})  # noqa: S603 (a list of ours, no shell)
+                self._processes.append(process)
             self._stack = stack.pop_all()
 
     def _error(self, rank: int) -> Path:
@@ -86,6 +97,11 @@ class RankProcesses:
     def living(self) -> bool:
         """Whether any has not ended."""
         return any(process.poll() is None for process in self._processes)
+
+    def training(self) -> bool:
+        """Whether all have made a step."""
+        beats = self.watchdog.beats()
+        return len(beats) == len(self._ranks) and all(beat.step > 1 for beat in beats)
 
     def stop(self) -> None:
         """Ask those that run to end."""

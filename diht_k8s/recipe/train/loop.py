@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import logging
 import os
@@ -28,6 +29,7 @@ from diht_k8s.recipe.runtime.preflight import check_reduce
 from diht_k8s.recipe.runtime.progress import Reporter
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import stage_storage
+from diht_k8s.recipe.runtime.standby import wait_for_place
 from diht_k8s.recipe.runtime.watchdog import Heartbeat
 from diht_k8s.recipe.train.bad_samples import BadSamples
 from diht_k8s.recipe.train.checkpoint import checkpointing
@@ -357,9 +359,16 @@ def _lost_peer(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
+def _import() -> None:
+    """Import what a training imports on its way to the first step."""
+    for name in ("deepspeed", "open_clip"):
+        importlib.import_module(name)
+
+
 def main() -> int:
     """Run this rank."""
     end_with_parent()
+    wait_for_place(_import)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
     warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # DeepSpeed's calls, at every step
 

@@ -70,6 +70,14 @@ class Launchers:
         self.processes[0].stdout.close()
         return codes
 
+    def kill(self) -> None:
+        """Kill ranks and launchers."""
+        for process in self.processes:
+            for rank in ranks_of(process.pid):
+                kill(rank)
+            process.kill()
+        self.end()
+
     def errors(self, node: int) -> str:
         """What a launcher and its rank said on stderr."""
         return (self.folder / f"errors-{node}.txt").read_text()
