@@ -47,7 +47,9 @@ class Standbys:
 
     def fill(self) -> None:
         """Start what is missing; one that ended by itself is replaced."""
-        self._waiting = [process for process in self._waiting if process.poll() is None]
+        for process in [each for each in self._waiting if each.poll() is not None]:
+            self._waiting.remove(process)
+            _end(process)
         environment = {**os.environ, STANDBY_VARIABLE: "1", PARENT_VARIABLE: str(os.getpid())}
         for _ in range(self._number - len(self._waiting)):
             self._waiting.append(
@@ -74,8 +76,11 @@ class Standbys:
     def close(self) -> None:
         """End those that wait."""
         while self._waiting:
-            process = self._waiting.pop()
-            process.kill()
-            process.wait()
-            if process.stdin is not None:
-                process.stdin.close()
+            _end(self._waiting.pop())
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
