@@ -28,7 +28,7 @@ STORAGE = Storage()
 
 
 class Held(Storage):
-    """Storage that waits before one kind of write, or after a look at the fence, until it may go on."""
+    """Storage that waits before one kind of write, or after a check of the fence, until it may go on."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
