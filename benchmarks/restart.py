@@ -131,6 +131,7 @@ def main() -> int:
     if arguments.launchers:
         for name, act in CASES.items():
             figures[f"agreed_s, {name}"] = round(agreement(arguments.launchers, arguments.times, act), 2)
+            print(f"{name}: {figures[f'agreed_s, {name}']} s", file=sys.stderr, flush=True)
         figures["ended_s, launcher killed"] = round(end_after_lost_launcher(arguments.launchers), 1)
     if arguments.pairs:
         figures |= training_pairs(arguments.pairs)
