@@ -19,6 +19,7 @@ from diht_k8s.api.hashing import SCHEMA_VERSION, STAGE_VERSIONS, sha256_of
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.evaluate.models.files import model_identity
+from diht_k8s.recipe.report.per_image import PER_IMAGE, per_image_path, write_per_image
 from diht_k8s.recipe.runtime.bad_shards import BadShards, Damage, listed
 from diht_k8s.recipe.runtime.commit import artefact, find_committed, read_committed
 from diht_k8s.recipe.runtime.stage import Context, Outcome
@@ -74,7 +75,8 @@ def execute(context: Context) -> Outcome | None:
     context.progress.update(1)
     if errors:
         raise type(errors[0])(f"{errors[0]} ({len(errors)} of {len(results)} benchmarks failed, see report.html)")
-    paths = [_path(number) for number in range(len(results))] + ["report.json", "report.html"]
+    paths = [path for number in range(len(results)) for path in (_path(number), per_image_path(number))]
+    paths += ["report.json", "report.html"]
     artefacts = [artefact(context.storage, context.layout, Stage.EVALUATE, path) for path in paths]
     summary = {"benchmarks": len(results), "samples": sum(result["pictures"] for result in results)}
     return Outcome(artefacts, {**summary, **listed(session.damaged)})
@@ -158,12 +160,14 @@ class Session:
             DataError: the benchmark's data cannot be used.
             UserError: its configuration is wrong, or the model cannot be loaded.
         """
-        context, uri = self._context, join(self._context.layout.stage(Stage.EVALUATE), _path(number))
-        if context.storage.exists(uri):
+        context, folder = self._context, self._context.layout.stage(Stage.EVALUATE)
+        uri, per_image_uri = join(folder, _path(number)), join(folder, per_image_path(number))
+        if context.storage.exists(uri) and context.storage.exists(per_image_uri):
             found: Json = json.loads(context.storage.read_bytes(uri))
             if found["config_sha256"] == context.config_sha256:
                 return found
         figures = self._run(number, benchmark)
+        write_per_image(context.storage, per_image_uri, figures.pop(PER_IMAGE))
         found = {**_header(context), "name": benchmark.name, "type": benchmark.type, **figures}
         context.storage.write_bytes(uri, json.dumps(found, indent=1, ensure_ascii=False).encode())
         return found
@@ -198,7 +202,7 @@ class Session:
             shown = [mistake["picture"] for mistake in result["mistakes"]]
         else:
             result = tasks.retrieve(images, templates, self.model(), seed)
-            result |= self._references.of(images, seed)
+            result |= self._references.of(images, seed, result[PER_IMAGE])
             shown = tasks.shown_images(result)
         result.setdefault("seen", self._references.seen(images))
         item_of = {item.uid: item for item in images.items}
