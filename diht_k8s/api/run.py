@@ -95,6 +95,11 @@ class Spec(Model):
         return self
 
 
+NO_SOURCES: Final = (
+    "spec.data.sources is empty: filter and train read their pairs from it; give a source with its shards"
+)
+
+
 def cross_field_problems(spec: Spec) -> list[str]:
     """Rules over several fields, each with a message that says what to do (the CRD carries the same ones as CEL).
 
@@ -110,6 +115,8 @@ def cross_field_problems(spec: Spec) -> list[str]:
         problems.append(
             "label reads the filter's scores: give filter (with minComplexity: 0 and minActions: 0 to keep all)"
         )
+    if not spec.data.sources and (spec.filter is not None or (spec.train is not None and not spec.train.shards)):
+        problems.append(NO_SOURCES)
     if (train := spec.train) is not None:
         problems += _train_problems(spec, train)
     if spec.evaluate is not None:

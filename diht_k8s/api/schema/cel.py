@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from diht_k8s.api.pod_types import ONE_REFERENCE, REFERENCES, SOURCES, TOO_MANY_SOURCES
 from diht_k8s.api.pods import OWN_VOLUMES
-from diht_k8s.api.run import MAX_NAME_LENGTH, UNKNOWN_MOUNT, Spec, Stage
+from diht_k8s.api.run import MAX_NAME_LENGTH, NO_SOURCES, UNKNOWN_MOUNT, Spec, Stage
 from diht_k8s.api.train import Train
 
 ALWAYS_EDITABLE: Final = ("suspend", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "failurePolicy", "pods")
@@ -54,7 +54,7 @@ def run_rules() -> list[Rule]:
         *(_stage_rule(stage) for stage in Stage),
         *(_fixed_rule(name) for name in _fixed_fields()),
         Rule(
-            "self.spec.data.sources.map(s, s.name) == oldSelf.spec.data.sources.map(s, s.name)",
+            f"{_names('self')} == {_names('oldSelf')}",
             "spec.data.sources cannot change its order, which decides the order of training: delete the run and apply it again",
             "spec.data",
         ),
@@ -94,6 +94,11 @@ def _started(stage: Stage) -> str:
         "has(oldSelf.status) && has(oldSelf.status.stages) && "
         f"oldSelf.status.stages.exists(s, s.stage == '{stage.value}' && s.state != 'Pending')"
     )
+
+
+def _names(run: str) -> str:
+    """The names of a run's sources, in order."""
+    return f"(has({run}.spec.data.sources) ? {run}.spec.data.sources.map(s, s.name) : [])"
 
 
 def _stage_rule(stage: Stage) -> Rule:
@@ -149,6 +154,12 @@ def _spec_rules() -> list[Rule]:
             "has(self.train.distillation.mode) && self.train.distillation.mode == 'Disabled')",
             "train.distillation.mode Concepts needs labels: give label, or train.labels, or set mode: Disabled",
             "train",
+        ),
+        Rule(
+            "(has(self.data.sources) && self.data.sources.size() > 0) || (!has(self.filter) && "
+            "(!has(self.train) || (has(self.train.shards) && self.train.shards.size() > 0)))",
+            NO_SOURCES,
+            "data",
         ),
         *(_mount_rule(stage) for stage in Stage),
     ]

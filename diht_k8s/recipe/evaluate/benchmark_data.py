@@ -41,6 +41,8 @@ MAX_QUESTIONS: Final = 256
 PREFETCHED_IMAGES: Final = 2 * IMAGE_BATCH
 """Images that are preprocessed, or being so, before the model asks for them."""
 
+TAR_BLOCK: Final = 512
+
 Transform = Callable[[Image.Image], "torch.Tensor"]
 
 
@@ -102,7 +104,7 @@ def encode_shard(
     storage: Storage,
     uri: str,
     loaded: LoadedModel,
-    advance: Callable[[int], None] = lambda count: None,
+    advance: Callable[[int, int], None] = lambda images, size: None,
     *,
     check: Callable[[], object] | None = None,
 ) -> BenchmarkImages:
@@ -112,23 +114,27 @@ def encode_shard(
         storage: where the shard is.
         uri: its name.
         loaded: the model.
-        advance: called with the size of each batch.
+        advance: called with the images of each batch and the bytes read for them.
         check: called while the shard is read; it may raise to stop.
     """
     result, blocks = BenchmarkImages(), list[NDArray[np.float32]]()
     pixels: list[torch.Tensor] = []
+    read = 0
 
     def encode() -> None:
+        nonlocal read
         blocks.append(encode_pixels(loaded, pixels))
-        advance(len(pixels))
+        advance(len(pixels), read)
         pixels.clear()
+        read = 0
 
     samples = salvaged(
         read_samples(storage, uri, check=check), lambda damage, sentence: result.damaged.update({uri: damage})
     )
     with contextlib.closing(_usable(samples, uri, loaded, result.bad)) as usable:
-        for item, pixels_CHW in usable:
+        for item, pixels_CHW, size in usable:
             result.items.append(item)
+            read += size
             pixels.append(pixels_CHW)
             if len(pixels) == IMAGE_BATCH:
                 encode()
@@ -266,7 +272,8 @@ def _answer_templates(benchmark: Benchmark) -> list[str]:
 
 def _usable(
     samples: Iterator[Sample], uri: str, loaded: LoadedModel, bad: Counter[str]
-) -> Generator[tuple[BenchmarkImage, torch.Tensor], None, None]:
+) -> Generator[tuple[BenchmarkImage, torch.Tensor, int], None, None]:
+    """Images with the bytes of their members in the tar."""
     prepare = partial(prepare_image, transform=loaded.transform)
     with contextlib.closing(prefetch(samples, prepare, ahead=PREFETCHED_IMAGES)) as images:
         for sample, image in images:
@@ -276,4 +283,5 @@ def _usable(
             label, questions = label_of(sample), questions_of(sample)
             captions, group = captions_of(sample), group_of(sample)
             item = BenchmarkImage(uri, sample.key, sample.uid, captions, label, questions, group, image.digest)
-            yield item, image.pixels_CHW
+            size = sum(TAR_BLOCK + len(member) for member in sample.members.values()) + TAR_BLOCK + len(sample.image)
+            yield item, image.pixels_CHW, size

@@ -124,6 +124,8 @@ class References:
             shards = kept_shards(context.run.spec, context.storage)
         except UserError as error:
             return str(error)
+        if not shards:
+            return "the run names no training pairs"
         total = sum(shard.samples or 0 for shard in shards)
         context.progress.start("reference: training pairs", min(total, MAX_PAIRS))
         bad_shards = BadShards(context.run.spec.data.max_bad_shards, len(shards))

@@ -18,6 +18,7 @@ from diht_k8s.api.evaluate import Benchmark, Evaluate
 from diht_k8s.api.hashing import SCHEMA_VERSION, STAGE_VERSIONS, sha256_of
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.evaluate.image_progress import ImageProgress
 from diht_k8s.recipe.evaluate.models.files import model_identity
 from diht_k8s.recipe.report.per_image import PER_IMAGE, per_image_path, write_per_image
 from diht_k8s.recipe.runtime.bad_shards import BadShards, Damage, listed
@@ -111,27 +112,23 @@ class Session:
         from diht_k8s.recipe.evaluate.benchmark_data import encode_shard
         from diht_k8s.recipe.evaluate.feature_files import write_features
 
-        context, done = self._context, 0
+        context = self._context
         open_shards = [uri for uri in list(self._files)[worker::workers] if not self._is_encoded(uri)]
         if not open_shards:
             return
         loaded = self.model()
-        context.progress.start("images", 0)
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            context.progress.update(done, {"bad_shards": len(self.damaged)} if self.damaged else None)
-            context.stop.raise_if_requested()
-
+        images = ImageProgress(context, open_shards, self.damaged)
         for uri in open_shards:
             try:
-                found = encode_shard(context.storage, uri, loaded, advance, check=context.stop.raise_if_requested)
+                found = encode_shard(
+                    context.storage, uri, loaded, images.advance, check=context.stop.raise_if_requested
+                )
                 self.damaged |= found.damaged
             except DataError as error:
                 found = error
             write_features(context.storage, *self._files[uri], found)
             self._encoded.add(uri)
+            images.finish(uri)
 
     def all_encoded(self) -> bool:
         """Whether every worker has done its part."""

@@ -140,7 +140,7 @@ def _classified(
     found = {"top-1": (hits_2N[0], ones_N), "mean per class": (hits_2N[0] * share_N, share_N)}
     if figures.top5 is not None:
         found["top-5"] = (hits_2N[1], ones_N)
-    return _per_image(labelled, [names[label] for label in labels_N], found)
+    return _per_image(labelled, [names[int(label)] for label in labels_N], found)
 
 
 def _retrieved(captioned: BenchmarkImages, figures: Retrieval) -> PerImage:

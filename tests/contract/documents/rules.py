@@ -32,6 +32,20 @@ RULES = [
     good("optimiser on the host with the default stage", spec__train__offload="Optimizer"),
     bad("no stage", "spec has no stage: give at least one", spec__filter=REMOVE, spec__label=REMOVE, spec__train=REMOVE, spec__evaluate=REMOVE),
     bad("stage that is null is no stage", "spec has no stage", spec__filter=None, spec__label=None, spec__train=None, spec__evaluate=None),
+    good(
+        "evaluation alone, no pairs",
+        spec__filter=REMOVE, spec__label=REMOVE, spec__train=REMOVE, spec__evaluate__model="s3://corpus/m", spec__data__sources=REMOVE,
+    ),
+    bad("filter without pairs", "spec.data.sources is empty", spec__label=REMOVE, spec__train=REMOVE, spec__evaluate=REMOVE, spec__data__sources=REMOVE),
+    bad(
+        "training without pairs", "spec.data.sources is empty",
+        spec__filter=REMOVE, spec__label=REMOVE, spec__evaluate=REMOVE, spec__train__distillation={"mode": "Disabled"}, spec__data__sources=[],
+    ),
+    good(
+        "training on its own shards, no sources",
+        spec__filter=REMOVE, spec__label=REMOVE, spec__evaluate=REMOVE, spec__train__distillation={"mode": "Disabled"},
+        spec__train__shards=["s3://corpus/kept/{0..9}.tar"], spec__data__sources=REMOVE,
+    ),
     bad("evaluation without a model", "evaluate needs a model", spec__train=REMOVE),
     bad("labels without a filter", "label reads the filter's scores: give filter", spec__filter=REMOVE),
     bad("concepts without labels", "needs labels: give label, or train.labels", spec__label=REMOVE),

@@ -47,7 +47,7 @@ def test_minimal_document_is_accepted() -> None:
         (changed(spec__filter=REMOVE), "label reads the filter's scores"),
         (changed(spec__train=REMOVE), "evaluate needs a model"),
         (changed(spec__data=REMOVE), "spec.data: is missing: add it"),
-        (changed(spec__data__sources=[]), "at least 1 item"),
+        (changed(spec__data__sources=[]), "spec.data.sources is empty"),
         (changed(spec__data__output="pipe:cat"), "allowed URI"),
         (changed(spec__data__output="http://x/y"), "allowed URI"),
         (changed(spec__data__output="-rf"), "allowed URI"),
