@@ -119,12 +119,6 @@ def cross_field_problems(spec: Spec) -> list[str]:
         problems.append(NO_SOURCES)
     if (train := spec.train) is not None:
         problems += _train_problems(spec, train)
-    if spec.evaluate is not None:
-        for benchmark in spec.evaluate.benchmarks:
-            if benchmark.type == "Classification" and benchmark.class_names is None:
-                problems.append(
-                    f"evaluate.benchmarks: {benchmark.name} needs classNames, a text file with one class name a line"
-                )
     for stage in spec.stages:
         unknown = unknown_mounts(merged(spec.pods, getattr(spec, stage.value).pods))
         problems += [f"{stage.value}: {UNKNOWN_MOUNT} ({', '.join(unknown)})"] if unknown else []

@@ -211,12 +211,6 @@ def _train_rules() -> list[Rule]:
 _RULES: Final[dict[str, list[Rule]]] = {
     "Spec": _spec_rules(),
     "Train": _train_rules(),
-    "Benchmark": [
-        Rule(
-            "self.type != 'Classification' || has(self.classNames)",
-            "a Classification benchmark needs classNames, a text file with one class name a line",
-        )
-    ],
     "EnvVar": [Rule("!has(self.value) || !has(self.valueFrom)", "give value or valueFrom, not both")],
     "ValueSource": [Rule(f"{_count(REFERENCES)} == 1", ONE_REFERENCE)],
     "Volume": [Rule(f"{_count(SOURCES)} <= 1", TOO_MANY_SOURCES)],

@@ -21,9 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diht_k8s.api.errors import DataError, UserError
-from diht_k8s.api.evaluate import Benchmark
-from diht_k8s.recipe.evaluate.answers import ANSWER, QUESTION, VisualQuestion
+from diht_k8s.api.errors import DataError
+from diht_k8s.recipe.evaluate.answers import VisualQuestion
 from diht_k8s.recipe.evaluate.features import IMAGE_BATCH, encode_pixels
 from diht_k8s.recipe.evaluate.models.loading import LoadedModel
 from diht_k8s.recipe.runtime.bad_shards import Damage, salvaged
@@ -35,7 +34,6 @@ from diht_k8s.recipe.shards.storage import Storage
 if TYPE_CHECKING:
     import torch
 
-OPENAI_TEMPLATES: Final = "openai80"
 MAX_CAPTIONS: Final = 64
 MAX_QUESTIONS: Final = 256
 PREFETCHED_IMAGES: Final = 2 * IMAGE_BATCH
@@ -219,55 +217,6 @@ def questions_of(sample: Sample) -> tuple[VisualQuestion, ...]:
 
 def _strings(values: object) -> tuple[str, ...]:
     return tuple(value for value in values if isinstance(value, str) and value) if isinstance(values, list) else ()
-
-
-def class_names(storage: Storage, benchmark: Benchmark) -> list[str]:
-    """Class names in the order of the indexes, or the answers to choose from; [] if the benchmark gives none.
-
-    Raises:
-        UserError: fewer than two names, or an empty line between names.
-    """
-    if benchmark.class_names is None:
-        return []
-    names = [line.strip() for line in storage.read_text(benchmark.class_names).rstrip().splitlines()]
-    if len(names) < 2 or not all(names):
-        raise UserError(
-            f"{benchmark.class_names}: {benchmark.name} needs one class name a line, two or more, none empty"
-        )
-    return names
-
-
-def templates_of(benchmark: Benchmark) -> list[str]:
-    """The templates, the name `openai80` replaced by OpenAI's 80 for ImageNet (as open_clip ships them).
-
-    Raises:
-        UserError: a template has no placeholder for the text (for AnswerRanking: for the answer).
-    """
-    if benchmark.type == "AnswerRanking":
-        return _answer_templates(benchmark)
-    templates: list[str] = []
-    for template in benchmark.templates or ["{}"]:
-        if template == OPENAI_TEMPLATES:
-            import open_clip
-
-            templates += [make("{}") for make in open_clip.OPENAI_IMAGENET_TEMPLATES]
-        elif "{}" not in template and "{c}" not in template:
-            raise UserError(
-                f"evaluate.benchmarks {benchmark.name}: template {template!r} has no {{}} for the text: add it"
-            )
-        else:
-            templates.append(template)
-    return templates
-
-
-def _answer_templates(benchmark: Benchmark) -> list[str]:
-    templates = [f"{QUESTION} {ANSWER}" if template == "{}" else template for template in benchmark.templates]
-    without = next((template for template in templates if ANSWER not in template), None)
-    if without is not None:
-        raise UserError(
-            f"evaluate.benchmarks {benchmark.name}: template {without!r} has no {ANSWER}: write {QUESTION} and {ANSWER}"
-        )
-    return templates or [f"{QUESTION} {ANSWER}"]
 
 
 def _usable(

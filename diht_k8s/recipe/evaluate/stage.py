@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from diht_k8s.api.errors import DataError, UserError
@@ -18,6 +18,7 @@ from diht_k8s.api.evaluate import Benchmark, Evaluate
 from diht_k8s.api.hashing import SCHEMA_VERSION, STAGE_VERSIONS, sha256_of
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.evaluate.class_texts import CLASS_NAMES, TEMPLATES, class_names, file_beside, templates_of
 from diht_k8s.recipe.evaluate.image_progress import ImageProgress
 from diht_k8s.recipe.evaluate.models.files import model_identity
 from diht_k8s.recipe.report.per_image import PER_IMAGE, per_image_path, write_per_image
@@ -48,9 +49,8 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
     for benchmark in evaluate.benchmarks:
         for number, uri in enumerate(_shards(storage, benchmark)):
             inputs[f"{benchmark.name} {number}"] = storage.identity(uri)
-        names = benchmark.class_names
-        if names is not None:
-            inputs[f"{benchmark.name} class names"] = storage.identity(names) if storage.exists(names) else MISSING
+        for what, uri in _text_files(storage, benchmark):
+            inputs[f"{benchmark.name} {what}"] = storage.identity(uri) if storage.exists(uri) else MISSING
     return inputs, {}
 
 
@@ -182,13 +182,13 @@ class Session:
         }
 
     def _run(self, number: int, benchmark: Benchmark) -> Json:
-        from diht_k8s.recipe.evaluate import benchmark_data, tasks
+        from diht_k8s.recipe.evaluate import tasks
         from diht_k8s.recipe.evaluate.answer_task import rank_answers
         from diht_k8s.recipe.shards import thumbnails
 
         context, seed = self._context, [self._context.run.spec.seed, number]
-        templates = benchmark_data.templates_of(benchmark)
-        names = benchmark_data.class_names(context.storage, benchmark)
+        templates_found, names_found = templates_of(context.storage, benchmark), class_names(context.storage, benchmark)
+        templates, names = templates_found.lines, names_found.lines
         images = self._images(benchmark)
         if benchmark.type == "Classification":
             few_shot = _evaluate(context.run).few_shot
@@ -201,6 +201,7 @@ class Session:
             result = tasks.retrieve(images, templates, self.model(), seed)
             result |= self._references.of(images, seed, result[PER_IMAGE])
             shown = tasks.shown_images(result)
+        result |= {"templates_from": templates_found.source, "class_names_from": names_found.source}
         result.setdefault("seen", self._references.seen(images))
         item_of = {item.uid: item for item in images.items}
         wanted = [(Shard(benchmark.name, item_of[uid].uri, benchmark.name), uid) for uid in shown]
@@ -249,6 +250,18 @@ def _shards(storage: Storage, benchmark: Benchmark) -> list[str]:
         return storage.expand(benchmark.shards)
     except UserError:
         return []
+
+
+def _text_files(storage: Storage, benchmark: Benchmark) -> Iterator[tuple[str, str]]:
+    """Files of names and templates that decide the figures: given in the run document, or beside the shards."""
+    if benchmark.class_names is not None:
+        yield "class names", benchmark.class_names
+    if benchmark.type != "Classification":
+        return
+    if benchmark.class_names is None and (uri := file_beside(storage, benchmark, CLASS_NAMES)) is not None:
+        yield "class names", uri
+    if not benchmark.templates and (uri := file_beside(storage, benchmark, TEMPLATES)) is not None:
+        yield "templates", uri
 
 
 def _path(number: int) -> str:

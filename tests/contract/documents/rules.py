@@ -57,7 +57,7 @@ RULES = [
     bad("batch of 1 pair a process", "leaves a process fewer than 2 pairs", spec__train__processesPerNode=8),
     bad("parameters on the host with stage 1", "Parameters needs zeroStage 3", spec__train__offload="Parameters"),
     bad("optimiser on the host with stage 0", "Optimizer needs zeroStage 1 or more", spec__train__offload="Optimizer", spec__train__zeroStage=0),
-    bad("classification without names", "needs classNames, a text file with one class name a line", spec__evaluate={"benchmarks": [CLASSES]}),
+    good("classification with names beside the shards", spec__evaluate={"benchmarks": [CLASSES]}),
     bad("two sources of a volume", "a volume has one source", spec__pods__volumes=[{"name": "x", "emptyDir": {}, "hostPath": {"path": "/x"}}]),
     bad("no reference", "valueFrom needs exactly one reference", spec__pods__env=[{"name": "A", "valueFrom": {}}]),
     bad("two references", "valueFrom needs exactly one reference", spec__pods__env=[{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "x"}, "secretKeyRef": {"name": "s", "key": "k"}}}]),

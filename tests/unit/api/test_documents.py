@@ -57,10 +57,6 @@ def test_minimal_document_is_accepted() -> None:
         (changed(metadata__name="A-Run"), "metadata.name"),
         (changed(metadata__name="a" * 41), "at most 40 characters"),
         (
-            changed(spec__evaluate={"benchmarks": [{"name": "x", "type": "Classification", "shards": ["a"]}]}),
-            "x needs classNames",
-        ),
-        (
             changed(spec__filter={"textSpotting": {"mode": False}}),
             "false is not one of 'Drop', 'ScoreOnly' or 'Disabled'",
         ),
