@@ -54,6 +54,9 @@ class Evaluate(Model):
     """benchmarks to run; names are unique."""
     few_shot: FewShot | None = None
     """fewShot adds the probe on every Classification benchmark."""
+    decode: Literal["Ours", "Reference"] = "Ours"
+    """decode of images: Ours turns them upright, lays transparency on white and drops those over 25 million pixels;
+    Reference converts them to RGB as stored, as open_clip and clip-benchmark do."""
     workers: Annotated[int, Field(ge=1, le=4096, json_schema_extra=PLACEMENT)] = 1
     """workers is the number of pods (or processes) that share the images; each shard is encoded once."""
     pods: Annotated[Pods | None, Field(json_schema_extra=PLACEMENT)] = None

@@ -42,6 +42,7 @@ PREFETCHED_IMAGES: Final = 2 * IMAGE_BATCH
 TAR_BLOCK: Final = 512
 
 Transform = Callable[[Image.Image], "torch.Tensor"]
+Decoder = Callable[[bytes], Image.Image]
 
 
 @dataclass(frozen=True)
@@ -87,12 +88,12 @@ class PreparedImage:
     """SHA-256 of the encoded bytes."""
 
 
-def prepare_image(sample: Sample, transform: Transform) -> PreparedImage:
+def prepare_image(sample: Sample, transform: Transform, decoder: Decoder = decode) -> PreparedImage:
     """Decode and preprocess one image; a benchmark's image needs no caption, so a bad one is no reason to drop it."""
     if sample.problem is not None and not sample.problem.startswith("caption_"):
         return PreparedImage(None, sample.problem)
     try:
-        image = decode(sample.image)
+        image = decoder(sample.image)
     except BadImageError as error:
         return PreparedImage(None, error.reason)
     return PreparedImage(transform(image), digest=hashlib.sha256(sample.image).hexdigest())
@@ -105,6 +106,7 @@ def encode_shard(
     advance: Callable[[int, int], None] = lambda images, size: None,
     *,
     check: Callable[[], object] | None = None,
+    decoder: Decoder = decode,
 ) -> BenchmarkImages:
     """Read and encode one shard, up to its damage, with one batch of pixels in memory.
 
@@ -114,6 +116,7 @@ def encode_shard(
         loaded: the model.
         advance: called with the images of each batch and the bytes read for them.
         check: called while the shard is read; it may raise to stop.
+        decoder: from a file's bytes to an image.
     """
     result, blocks = BenchmarkImages(), list[NDArray[np.float32]]()
     pixels: list[torch.Tensor] = []
@@ -129,7 +132,9 @@ def encode_shard(
     samples = salvaged(
         read_samples(storage, uri, check=check), lambda damage, sentence: result.damaged.update({uri: damage})
     )
-    with contextlib.closing(_usable(samples, uri, loaded, result.bad)) as usable:
+    with contextlib.closing(
+        _usable(samples, uri, partial(prepare_image, transform=loaded.transform, decoder=decoder), result.bad)
+    ) as usable:
         for item, pixels_CHW, size in usable:
             result.items.append(item)
             read += size
@@ -220,10 +225,9 @@ def _strings(values: object) -> tuple[str, ...]:
 
 
 def _usable(
-    samples: Iterator[Sample], uri: str, loaded: LoadedModel, bad: Counter[str]
+    samples: Iterator[Sample], uri: str, prepare: Callable[[Sample], PreparedImage], bad: Counter[str]
 ) -> Generator[tuple[BenchmarkImage, torch.Tensor, int], None, None]:
     """Images with the bytes of their members in the tar."""
-    prepare = partial(prepare_image, transform=loaded.transform)
     with contextlib.closing(prefetch(samples, prepare, ahead=PREFETCHED_IMAGES)) as images:
         for sample, image in images:
             if image.pixels_CHW is None:

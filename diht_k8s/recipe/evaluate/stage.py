@@ -94,7 +94,7 @@ class Session:
         self._model: Any = None
         inputs = context.config["inputs"]
         self._model_key = inputs.get("train", inputs.get("model"))
-        benchmarks = _evaluate(context.run).benchmarks
+        benchmarks, self._decode = _evaluate(context.run).benchmarks, _evaluate(context.run).decode
         shards = dict.fromkeys(uri for each in benchmarks for uri in _shards(context.storage, each))
         folder = join(context.layout.stage(Stage.EVALUATE), "features")
         self._files = {
@@ -111,17 +111,24 @@ class Session:
         """Encode the remaining shards of one worker, which owns every `workers`-th shard."""
         from diht_k8s.recipe.evaluate.benchmark_data import encode_shard
         from diht_k8s.recipe.evaluate.feature_files import write_features
+        from diht_k8s.recipe.shards.images import decode, decode_as_reference
 
         context = self._context
         open_shards = [uri for uri in list(self._files)[worker::workers] if not self._is_encoded(uri)]
         if not open_shards:
             return
         loaded = self.model()
+        decoder = decode_as_reference if self._decode == "Reference" else decode
         images = ImageProgress(context, open_shards, self.damaged)
         for uri in open_shards:
             try:
                 found = encode_shard(
-                    context.storage, uri, loaded, images.advance, check=context.stop.raise_if_requested
+                    context.storage,
+                    uri,
+                    loaded,
+                    images.advance,
+                    check=context.stop.raise_if_requested,
+                    decoder=decoder,
                 )
                 self.damaged |= found.damaged
             except DataError as error:
@@ -148,7 +155,8 @@ class Session:
     def _features_key(self, uri: str) -> str:
         """Digest of everything that a shard's features depend on."""
         version = STAGE_VERSIONS[Stage.EVALUATE]
-        return sha256_of([self._model_key, uri, self._context.storage.identity(uri), version])
+        how = [] if self._decode == "Ours" else [self._decode]  # keys of earlier versions stay
+        return sha256_of([self._model_key, uri, self._context.storage.identity(uri), version, *how])
 
     def result(self, number: int, benchmark: Benchmark) -> Json:
         """The result of a benchmark, read from an earlier attempt or computed.
@@ -201,7 +209,11 @@ class Session:
             result = tasks.retrieve(images, templates, self.model(), seed)
             result |= self._references.of(images, seed, result[PER_IMAGE])
             shown = tasks.shown_images(result)
-        result |= {"templates_from": templates_found.source, "class_names_from": names_found.source}
+        result |= {
+            "decode": self._decode,
+            "templates_from": templates_found.source,
+            "class_names_from": names_found.source,
+        }
         result.setdefault("seen", self._references.seen(images))
         item_of = {item.uid: item for item in images.items}
         wanted = [(Shard(benchmark.name, item_of[uid].uri, benchmark.name), uid) for uid in shown]

@@ -137,6 +137,11 @@ def benchmark_notes(benchmark: Json) -> list[str]:
             f"({percent(seen['pictures'] / benchmark['pictures'])}) stand byte for byte among "
             f"the {seen['pairs']:,} training pairs that were compared."
         )
+    if benchmark.get("decode") == "Reference":
+        found.append(
+            f"{benchmark['name']}: images are decoded as open_clip and clip-benchmark do it, without orientation and "
+            "transparency."
+        )
     if bad := sum(benchmark.get("bad", {}).values()):
         found.append(f"{benchmark['name']}: {bad:,} images could not be read and do not count.")
     if shards := benchmark.get("damaged_shards", []):
