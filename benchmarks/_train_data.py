@@ -46,7 +46,7 @@ def make_data(
         pairs: how many, the demo's pairs in their order, over again where there are fewer.
         jpeg_side: side of the images in pixels, as JPEG; None leaves them as they are (WebP, 96 px).
         shards: how many.
-        long_captions: one caption in so many is repeated until it fills any context; None leaves all as they are.
+        long_captions: every N-th caption is repeated until it fills any context; None leaves all as they are.
     """
     storage, layout, rng = Storage(), Layout(str(folder / "out")), np.random.default_rng(0)
     found = [

@@ -36,7 +36,7 @@ PAIRS_OF_A_CARD = 8192
 """More than our loader keeps decoded, so that both sides decode all the time."""
 JPEG_SIDE = 256
 LONG_CAPTIONS = 8
-"""One caption in so many fills the context, as in web data, so that both sides compute texts of full length."""
+"""Every N-th caption fills the context, as in web data, so that both sides compute texts of full length."""
 MAX_WORKERS = 16
 
 
@@ -54,7 +54,7 @@ def main() -> None:
         shutil.rmtree(arguments.results, ignore_errors=True)
     arguments.results.mkdir(parents=True, exist_ok=True)
     common = {**dataclasses.asdict(settings), "open_clip": version, "torch": torch.__version__, "device": _device()}
-    chosen = [case for case in cases(_sizes(arguments), cards, options) if _wanted(case, arguments.only)]
+    chosen = [case for case in cases(_sizes(arguments), cards, options) if _wanted(case.name, arguments)]
     data = _data(arguments, max(cards), settings.workers)
     rows = [_row(case, settings, data, environment, arguments, common) for case in chosen]
     _write(rows, common, arguments.results)
@@ -63,6 +63,7 @@ def main() -> None:
 def _parsed(given: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks/run gpu", description=__doc__)
     parser.add_argument("--only", action="append", help="cases whose name holds this text (repeatable)")
+    parser.add_argument("--skip", action="append", default=[], help="no cases whose name holds this text (repeatable)")
     parser.add_argument("--cards", type=int, action="append", help="numbers of cards (default: one and all)")
     parser.add_argument("--batch", action="append", default=[], metavar="MODEL=PAIRS", help="pairs of a card")
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
@@ -113,8 +114,9 @@ def _device() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {os.cpu_count()} cores"
 
 
-def _wanted(case: Case, only: Sequence[str] | None) -> bool:
-    return not only or any(text in case.name for text in only)
+def _wanted(name: str, arguments: argparse.Namespace) -> bool:
+    chosen = not arguments.only or any(text in name for text in arguments.only)
+    return chosen and not any(text in name for text in arguments.skip)
 
 
 def _data(arguments: argparse.Namespace, cards: int, workers: int) -> Path:
