@@ -1,8 +1,8 @@
 """Our trainer beside open_clip's own on this machine's GPUs: throughput, MFU, memory, loader wait, as JSON and a table.
 
 Each case runs in a time box of under three minutes and its result is kept, so an interrupted run goes on where it was
-(`--again` forgets). Cases that run out of memory or fail are recorded; failed ones are tried again by the next run.
-`--smoke` runs all of it with tiny models, on CPUs too: its figures mean nothing.
+(`--again` forgets). Cases that run out of memory, fail or are too slow are recorded; the next run tries the latter two
+again. `--smoke` runs all of it with tiny models, on CPUs too: its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 from benchmarks._train_data import ROOT, make_data
 from benchmarks.gpu.cases import SIZES, SMOKE, Case, Settings, cases
 from benchmarks.gpu.commands import command_of, model_of, scratch, trainer_of
-from benchmarks.gpu.process import FAILED, Box, Measured, run_case
+from benchmarks.gpu.process import AGAIN, Box, Measured, run_case
 from benchmarks.gpu.table import Row, failures, goals_of, markdown, row_of
 from diht_k8s.recipe.runtime.cpus import usable_cpus
 from diht_k8s.recipe.train.health import Utilisation, peak_flops
@@ -47,8 +47,7 @@ def main() -> None:
     settings = Settings(
         arguments.precision, _workers(arguments, max(cards)), arguments.activation_checkpointing, arguments.zero_stage
     )
-    environment = _environment()
-    version, options = trainer_of(environment)
+    version, options = trainer_of(_environment(reference=True))
     print(f"reference: open_clip {version}, torch {torch.__version__}, {_device()}", file=sys.stderr, flush=True)
     if arguments.again:
         shutil.rmtree(arguments.results, ignore_errors=True)
@@ -56,7 +55,7 @@ def main() -> None:
     common = {**dataclasses.asdict(settings), "open_clip": version, "torch": torch.__version__, "device": _device()}
     chosen = [case for case in cases(_sizes(arguments), cards, options) if _wanted(case.name, arguments)]
     data = _data(arguments, max(cards), settings.workers)
-    rows = [_row(case, settings, data, environment, arguments, common) for case in chosen]
+    rows = [_row(case, settings, data, arguments, common) for case in chosen]
     _write(rows, common, arguments.results)
 
 
@@ -105,8 +104,9 @@ def _workers(arguments: argparse.Namespace, cards: int) -> int:
     return 1 if arguments.smoke else min(MAX_WORKERS, max(1, int(usable_cpus() / cards) - 1))
 
 
-def _environment() -> dict[str, str]:
-    paths = [str(ROOT), str(PACKAGES)]
+def _environment(*, reference: bool) -> dict[str, str]:
+    """Of a case's processes; what lies in PACKAGES is for open_clip's trainer alone."""
+    paths = [str(ROOT), *([str(PACKAGES)] if reference else [])]
     return {**os.environ, "PYTHONPATH": ":".join(paths), "OMP_NUM_THREADS": "1", "DIHT_PROGRESS_SECONDS": "0"}
 
 
@@ -130,9 +130,7 @@ def _data(arguments: argparse.Namespace, cards: int, workers: int) -> Path:
     return folder
 
 
-def _row(
-    case: Case, settings: Settings, data: Path, environment: dict[str, str], arguments: argparse.Namespace, common: Row
-) -> Row:
+def _row(case: Case, settings: Settings, data: Path, arguments: argparse.Namespace, common: Row) -> Row:
     """A case's figures, from an earlier run of the same case and settings if there is one."""
     box = Box(arguments.warm_up, arguments.window, arguments.limit)
     if arguments.smoke:
@@ -142,10 +140,11 @@ def _row(
     place = arguments.results / f"{digest}.json"
     if place.exists():
         measured = Measured(**json.loads(place.read_text())["measured"])
-        if measured.outcome != FAILED:
+        if measured.outcome not in AGAIN:
             return _shown(case, measured, arguments, kept=True)
     with scratch(arguments.results) as folder:
         command = command_of(case, settings, data, Path(folder))
+        environment = _environment(reference=case.side.is_reference)
         if torch.cuda.is_available():
             visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
             environment = {**environment, "CUDA_VISIBLE_DEVICES": ",".join(visible.split(",")[: case.cards])}

@@ -48,6 +48,11 @@ class Side:
     distributed: bool = False
     """makes sense on several cards only."""
 
+    @property
+    def is_reference(self) -> bool:
+        """Whether open_clip's trainer runs."""
+        return self.name.startswith("open_clip")
+
 
 SIDES: Final = (
     Side("open_clip", options=()),

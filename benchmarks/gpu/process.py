@@ -34,6 +34,8 @@ _TIMES: Final = re.compile(r"Data \(t\): ([\d.]+).*?Batch \(t\): ([\d.]+)")
 _PEAK: Final = re.compile(r"peak_memory_mib=([\d.]+)")
 KEPT_LINES: Final = 40
 """Of a case that failed."""
+AGAIN: Final = (FAILED, TOO_SLOW)
+"""Outcomes that the next run tries again: compiled kernels lie in a cache then."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,8 @@ def run_case(command: Sequence[str], environment: Mapping[str, str], box: Box, *
     ) as process:  # fmt: skip
         try:
             for line in _lines_until(process, began + box.limit_s, reading, box.window_s):
-                last.append(line.rstrip()[:500])
+                if not _PEAK.search(line):
+                    last.append(line.rstrip()[:500])
         finally:
             _kill(process)
     ours = place / "out" / "train" / "metrics.jsonl"

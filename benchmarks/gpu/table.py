@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from benchmarks.gpu.cases import LOSS, Case
+from benchmarks.gpu.cases import LOSS, SIDES, Case
 from benchmarks.gpu.process import DONE, Measured
 
 BILLION: Final = 10**9
@@ -71,7 +71,8 @@ def _compared(found: float | None, target: float, *, at_most: bool = False) -> R
 
 def _fastest(of_size: Mapping[str, Row], names: Sequence[str] | None) -> float | None:
     """The best rate among sides; without names among all of open_clip's."""
-    chosen = [row for name, row in of_size.items() if (name in names if names else name.startswith("open_clip"))]
+    wanted = names or [side.name for side in SIDES if side.is_reference]
+    chosen = [of_size[name] for name in wanted if name in of_size]
     rates = [row["samples_per_second"] for row in chosen if "samples_per_second" in row]
     return max(rates, default=None)
 

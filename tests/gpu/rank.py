@@ -24,7 +24,7 @@ recorded = train_rank.recorded
 
 def tolerant(job: dict[str, Any]) -> dict[str, Any]:
     choose_algorithms(load(job["run"], name="job").spec.train.deterministic)
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # not before the first training has set its device
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     try:
