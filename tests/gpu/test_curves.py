@@ -5,9 +5,8 @@ Each group of trainings has processes of its own, so that one that breaks its pr
 
 from __future__ import annotations
 
-import functools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +75,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(folder: Path) -> Iterator[Trained]:
-    @functools.cache
+def trained(folder: Path) -> Trained:
+    done: dict[tuple[str, str], Any] = {}
+
+    def once(cards: str, group: str) -> dict[str, dict[str, Any]]:
+        if (cards, group) not in done:
+            try:
+                done[cards, group] = train(cards, group)
+            except AssertionError as error:  # not again for each test: a hang takes minutes
+                done[cards, group] = f"the processes of {group} on {cards} ended with {error}"
+        if isinstance(done[cards, group], str):
+            pytest.fail(done[cards, group])
+        return done[cards, group]
+
     def train(cards: str, group: str) -> dict[str, dict[str, Any]]:
         place = folder / cards / group
         jobs = {}
@@ -91,8 +101,7 @@ def trained(folder: Path) -> Iterator[Trained]:
         program = RANK_PROGRAM.parents[2] / "gpu" / "rank.py"
         return train_in_ranks(world, jobs, place / "ranks", program=program, **devices().variables)
 
-    yield train
-    train.cache_clear()
+    return once
 
 
 def body(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,9 @@ from tests.recipe.train.small_run import RANK_PROGRAM, Job, document, environmen
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = {"cpu": 60, "cuda": 300}
 """A card makes a step of this model in some milliseconds, and a test must have the time to act."""
+UNSAVED: dict[str, Any] = {"checkpoint": {"everySamples": 10**9}}
+"""The watchdog waits for a rank that takes a checkpoint, so one that hangs shall not be taking one."""
+WATCH = {"DIHT_WATCHDOG_SECONDS": "6", "DIHT_WATCHDOG_STEPS": "3"}
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(1200)]
 
 
@@ -106,13 +109,12 @@ def test_finished_when_disturbed_before_then_the_weights_are_those_of_one_undist
 
 @pytest.mark.two_gpus
 def test_hang_when_a_rank_is_frozen_then_it_is_named_with_stacks_and_75(tmp_path: Path) -> None:
-    prepared(tmp_path)
+    prepared(tmp_path, **UNSAVED)
 
     def freeze(launcher: int) -> None:
         ranks_of(launcher)[1].send_signal(signal.SIGSTOP)
 
-    watch = {"DIHT_WATCHDOG_SECONDS": "6", "DIHT_WATCHDOG_STEPS": "3"}
-    frozen = attempt(tmp_path, at_step=10, act=freeze, **watch, **devices().variables)
+    frozen = attempt(tmp_path, at_step=10, act=freeze, **WATCH, **devices().variables)
     assert frozen.code == 75, frozen.errors
     last = frozen.errors.strip().splitlines()[-1]
     assert last.startswith("diht: no step for ")
@@ -122,10 +124,9 @@ def test_hang_when_a_rank_is_frozen_then_it_is_named_with_stacks_and_75(tmp_path
 
 @pytest.mark.two_gpus
 def test_hang_when_the_others_wait_in_a_collective_then_the_missing_rank_is_named_and_75(tmp_path: Path) -> None:
-    prepared(tmp_path)
+    prepared(tmp_path, **UNSAVED)
     path = f"{Path(__file__).with_name('hanging')}:{ROOT}"
-    watch = {"DIHT_WATCHDOG_SECONDS": "6", "DIHT_WATCHDOG_STEPS": "3"}
-    hung = attempt(tmp_path, **{**devices().variables, **watch, "PYTHONPATH": path})
+    hung = attempt(tmp_path, **{**devices().variables, **WATCH, "PYTHONPATH": path})
     assert hung.code == 75, hung.errors
     last = hung.errors.strip().splitlines()[-1]
     assert last.startswith("diht: no step for ")
