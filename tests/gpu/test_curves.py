@@ -61,7 +61,7 @@ GROUPS: dict[str, dict[str, Attempts]] = {
         "compile, zero 1": [{"compile": True, "zeroStage": 1, **PARTS}],
     },
 }
-TOLERANCES = {"basic": 1e-4, "offload": 1e-4, "zero 3": 1e-4, "16 bits": 5e-2, "compile": 1e-3}
+TOLERANCES = {"basic": 1e-4, "offload": 1e-4, "zero 3": 1e-4, "16 bits": 1e-1, "compile": 1e-3}
 CASES = [pytest.param(group, name, id=name) for group, found in GROUPS.items() for name in found]
 CARDS = ["one", pytest.param("all", marks=pytest.mark.two_gpus)]
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(1200)]
