@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -43,6 +44,7 @@ MAX_WORKERS = 16
 def main() -> None:
     """Measure what is not yet measured, write results, print the line."""
     arguments = _parsed(sys.argv[1:])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a case's processes are ended, too
     cards = arguments.cards or sorted({1, _available(arguments.smoke)})
     settings = Settings(
         arguments.precision, _workers(arguments, max(cards)), arguments.activation_checkpointing, arguments.zero_stage
