@@ -40,6 +40,7 @@ from diht_k8s.recipe.train.data.sampler import GlobalSampler, generator
 from diht_k8s.recipe.train.distributed import choose_algorithms, control_group, init_distributed, this_device
 from diht_k8s.recipe.train.ema import Ema
 from diht_k8s.recipe.train.engine import Engine, Losses, Update
+from diht_k8s.recipe.train.flight_recorder import FlightRecorder
 from diht_k8s.recipe.train.metrics import Metrics
 from diht_k8s.recipe.train.model.student import model_configuration
 from diht_k8s.recipe.train.profiling import Profiler
@@ -80,6 +81,7 @@ class Training:
         where = {"rank": self.rank, "world": self.world}
         self.model = make_student(run, self.model_config, self.vocabulary, **where)
         init_distributed(self.settings.collective_timeout_seconds)
+        FlightRecorder(self.rank, self.world)
         check_reduce(self.rank, self.world, str(this_device()), control_group())
         self.shards, damaged = counted(
             self.storage,
