@@ -49,12 +49,13 @@ class RankRecord(BaseModel):
     """by a name that all ranks share."""
 
 
-def awaited_rank(records: Sequence[RankRecord], nodes: Mapping[int, str]) -> str | None:
+def awaited_rank(records: Sequence[RankRecord], nodes: Mapping[int, str], *, whole: bool = True) -> str | None:
     """Say whom the others wait for.
 
     Args:
         records: of the ranks that answered.
         nodes: node of every rank that should have answered.
+        whole: whether these are all ranks of the gang; if not, the one to name may be another.
 
     Returns:
         One sentence without its full stop; None where the records tell nothing.
@@ -76,7 +77,7 @@ def awaited_rank(records: Sequence[RankRecord], nodes: Mapping[int, str]) -> str
             f"{_named(ranks, nodes)} {_plural(ranks, 'has', 'have')} not reached {each}{_is(behind[name])}; "
             f"{_waiters(who, answered - set(ranks))} it{_at(who)}"
         )
-    return _in_step(records, waiting, nodes)
+    return _in_step(records, waiting, nodes) if whole else None
 
 
 def _in_step(

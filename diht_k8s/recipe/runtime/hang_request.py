@@ -6,6 +6,7 @@ records of the whole gang, which it writes to its `gathered-`.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -57,7 +58,8 @@ def write_whole(path: Path, record: BaseModel) -> None:
 
 def ask(folder: Path) -> None:
     """Ask the ranks of this node, which begin to answer while the caller does something else."""
-    (folder / ASK).touch()
+    with contextlib.suppress(OSError):  # a full disk: the stacks remain
+        (folder / ASK).touch()
 
 
 def answers(folder: Path, ranks: Sequence[int], node: str) -> str | None:
@@ -76,10 +78,13 @@ def answers(folder: Path, ranks: Sequence[int], node: str) -> str | None:
     own = [record for rank in ranks if (record := _read(record_path(folder, rank), RankRecord)) is not None]
     if not own:
         return None
-    gather_path(folder, own[0].rank).touch()
     place = gathered_path(folder, own[0].rank)
-    _wait(place.exists, time.monotonic() + GANG_S)
-    found = _read(place, Gathered) or Gathered(records=own, nodes=dict.fromkeys(ranks, node))
+    with contextlib.suppress(OSError):
+        gather_path(folder, own[0].rank).touch()
+        _wait(place.exists, time.monotonic() + GANG_S)
+    found = _read(place, Gathered)
+    if found is None:
+        return awaited_rank(own, dict.fromkeys(ranks, node), whole=False)
     return awaited_rank(found.records, found.nodes)
 
 

@@ -9,6 +9,7 @@ main thread, which hangs, is not needed, and no step pays for it.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import socket
@@ -86,8 +87,9 @@ class FlightRecorder:
                 asked = self._answer_store(only_if_asked=True)
             if not asked and mine:
                 asked = True
-                write_whole(record_path(self._folder, self._rank), self._record())
                 self._answer_store(only_if_asked=False)
+                with contextlib.suppress(OSError):  # a full disk: the store has it
+                    write_whole(record_path(self._folder, self._rank), self._record())
             if mine and gather_path(self._folder, self._rank).exists():
                 if (gathered := self._gathered()) is not None:
                     write_whole(gathered_path(self._folder, self._rank), gathered)

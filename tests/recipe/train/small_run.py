@@ -167,6 +167,7 @@ def _wait_for(ranks: list[subprocess.Popen[bytes]], seconds: float = 550) -> lis
 
 
 def free_port() -> int:
+    """A port that is free now."""
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
         return listener.getsockname()[1]

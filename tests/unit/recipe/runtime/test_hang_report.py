@@ -52,6 +52,17 @@ def test_sentence_names_whom_the_others_wait_for(records: list[RankRecord], rank
     assert awaited_rank(records, {rank: f"n{rank // 2}" for rank in range(ranks)}) == sentence
 
 
+@pytest.mark.parametrize(
+    ("records", "sentence"),
+    [
+        ([record(0, 41, 41), record(1, 41, 41)], None),
+        ([record(0, 41, 41), record(1, 40)], "rank 1 on node n0 has not reached all_reduce 41; the other waits in it"),
+    ],
+)
+def test_part_of_a_gang_names_only_whom_it_holds(records: list[RankRecord], sentence: str | None) -> None:
+    assert awaited_rank(records, {0: "n0", 1: "n0"}, whole=False) == sentence
+
+
 def test_sentence_of_a_large_gang_fits_into_a_termination_message() -> None:
     node = "gpu-node-with-a-long-name." + "x" * 220
     nodes = dict.fromkeys(range(1024), node)
