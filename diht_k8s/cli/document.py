@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 
-from diht_k8s.api.documents import check, load, read_text, warnings
+from diht_k8s.api.documents import check, load, read_text, security_demands, warnings
 from diht_k8s.api.errors import ExitCode, UserError
+from diht_k8s.api.pod_demands import level_of
 from diht_k8s.api.run import DihtRun
 
 
@@ -24,7 +25,7 @@ def read_run(path: str | None, overrides: Sequence[str], environment: Mapping[st
 
 
 def validate_command(path: str, overrides: Sequence[str]) -> int:
-    """Check a document; prints on stderr what is wrong or unwise; 0 or 64."""
+    """Check a document; prints on stderr what is wrong, unwise or needs rights; 0 or 64."""
     text = read_text(path)
     run, problems = check(text, overrides=overrides)
     if run is None:
@@ -32,5 +33,10 @@ def validate_command(path: str, overrides: Sequence[str]) -> int:
         return ExitCode.USER_ERROR
     for warning in warnings(text, run):
         print(f"{path}: warning: {warning}", file=sys.stderr)
-    print(f"{path}: valid: run {run.metadata.name}, stages {', '.join(run.spec.stages)}, output {run.spec.data.output}")
+    for demand in security_demands(text, run):
+        print(f"{path}: {demand}", file=sys.stderr)
+    stages, level = ", ".join(run.spec.stages), level_of(run.spec)
+    print(
+        f"{path}: valid: run {run.metadata.name}, stages {stages}, output {run.spec.data.output}, Pod Security {level}"
+    )
     return ExitCode.DONE

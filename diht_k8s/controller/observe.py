@@ -16,6 +16,7 @@ from diht_k8s.api.errors import ExitCode
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.reports import Cause
 from diht_k8s.api.run import Stage
+from diht_k8s.api.security import REFUSED_ADVICE
 from diht_k8s.controller.text import last_line, one_line
 from diht_k8s.controller.work import with_reports
 from diht_k8s.kube.summaries import JobSummary, PodSummary
@@ -383,7 +384,9 @@ def event_problem(reason: str, message: str) -> RunProblem | None:
     text = one_line(message)
     if "exceeded quota" in message:
         return RunProblem(Reason.QUOTA_EXCEEDED, text)
-    if "violates PodSecurity" in message or "denied the request" in message:
+    if "violates PodSecurity" in message:
+        return RunProblem(Reason.POD_REFUSED, f"{one_line(message, 800)}: {REFUSED_ADVICE}")
+    if "denied the request" in message:
         return RunProblem(Reason.POD_REFUSED, text)
     if reason in ("FailedMount", "FailedAttachVolume"):
         return RunProblem(Reason.REFERENCE_MISSING, text)

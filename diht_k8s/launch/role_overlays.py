@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from torchx.specs.overlays import JOIN
+from torchx.specs.overlays import JOIN, PUT
 
 from diht_k8s.api.pod_types import wire
 from diht_k8s.api.pods import QUEUE_LABEL, Pods
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.api.security import SecurityContext
 from diht_k8s.launch.pods import SHARED_MEMORY
 
 POD_FIELDS = (
     "nodeSelector", "tolerations", "affinity", "priorityClassName", "serviceAccountName", "runtimeClassName",
-    "terminationGracePeriodSeconds",
+    "terminationGracePeriodSeconds", "hostNetwork",
 )  # fmt: skip
 
 
@@ -35,6 +36,10 @@ def _pod(pods: Pods) -> dict[str, Any]:
     spec = {name: given[name] for name in POD_FIELDS if name in given}
     if pods.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in pods.image_pull_secrets]
+    if pods.host_network:
+        spec["dnsPolicy"] = "ClusterFirstWithHostNet"  # else a pod on its node's network finds no Service
+    if pods.pod_security_context is not None:
+        spec["securityContext"] = wire(pods.pod_security_context)
     memory = [{"name": SHARED_MEMORY, "emptyDir": {"medium": "Memory", "sizeLimit": pods.shm_size}}]
     if volumes := [*(memory if pods.shm_size else []), *map(wire, pods.volumes)]:
         spec[JOIN("volumes", on="name")] = volumes
@@ -51,6 +56,8 @@ def _container(run: DihtRun, pods: Pods) -> dict[str, Any]:
         container["resources"] = {"limits": quantities, "requests": dict(quantities)}
     if pods.volume_mounts:
         container["volumeMounts"] = [wire(mount) for mount in pods.volume_mounts]
+    if pods.security_context is not None:
+        container["securityContext"] = _security(pods.security_context)
     references = [
         {"name": variable.name, **({"valueFrom": wire(variable.value_from)} if variable.value_from else {})}
         for variable in pods.env
@@ -59,6 +66,16 @@ def _container(run: DihtRun, pods: Pods) -> dict[str, Any]:
     if env := [*_credentials(run), *references]:
         container["env"] = env
     return container
+
+
+def _security(context: SecurityContext) -> dict[str, Any]:
+    found = wire(context)
+    if context.escalates:
+        found.setdefault("allowPrivilegeEscalation", True)
+    if "drop" in (capabilities := found.get("capabilities", {})):  # in place of ALL, not beside it
+        found["capabilities"] = {key: value for key, value in capabilities.items() if key != "drop"}
+        found["capabilities"][PUT("drop")] = capabilities["drop"]
+    return found
 
 
 def _credentials(run: DihtRun) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from torchx.specs.overlays import set_overlay
 
 from diht_k8s.api.documents import dump, load, read_text
 from diht_k8s.api.errors import DihtError, UserError
-from diht_k8s.api.pods import RENDEZVOUS_PORT, Pods, merged
+from diht_k8s.api.pods import Pods, merged, rendezvous_port
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.steps import SHARED_STEP
 from diht_k8s.launch.pods import IMAGE_PYTHON
@@ -77,7 +77,7 @@ def stage_app(run: DihtRun, stage: Stage, *, step: str = "", arguments: Sequence
         # ranks start and end together; workers share the shards, and any of them can be replaced
         retry_policy=RetryPolicy.APPLICATION if stage is Stage.TRAIN else RetryPolicy.REPLICA,
         resource=_resource(pods),
-        port_map={"rendezvous": RENDEZVOUS_PORT} if stage is Stage.TRAIN else {},
+        port_map={"rendezvous": _port(run, pods)} if stage is Stage.TRAIN else {},
     )
     for kind, overlay in stage_overlays(run, stage, pods, replicas).items():
         set_overlay(role, "kubernetes", kind, _escaped(overlay))
@@ -139,9 +139,13 @@ def _environment(run: DihtRun, stage: Stage, replicas: int, pods: Pods) -> dict[
             "DIHT_PROCESSES": str(run.spec.train.processes_per_node),
             # Name of the variable in which the scheduler puts the address of replica 0, the host of the rendezvous.
             "DIHT_MASTER_VARIABLE": macros.rank0_env,
-            "DIHT_MASTER_PORT": str(RENDEZVOUS_PORT),
+            "DIHT_MASTER_PORT": str(_port(run, pods)),
         }
     return env
+
+
+def _port(run: DihtRun, pods: Pods) -> int:
+    return rendezvous_port(pods, f"{run.metadata.namespace or ''}/{run.metadata.name}")
 
 
 def _escaped(value: Any) -> Any:

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from diht_k8s.api.pod_types import ONE_REFERENCE, REFERENCES, SOURCES, TOO_MANY_SOURCES
 from diht_k8s.api.pods import OWN_VOLUMES
 from diht_k8s.api.run import MAX_NAME_LENGTH, NO_SOURCES, UNKNOWN_MOUNT, Spec, Stage
+from diht_k8s.api.security import CAPABILITY_PREFIX, PRIVILEGED_ESCALATES, ROOT_NEEDS_CONSENT
 from diht_k8s.api.train import Train
 
 ALWAYS_EDITABLE: Final = ("suspend", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "failurePolicy", "pods")
@@ -208,12 +209,27 @@ def _train_rules() -> list[Rule]:
     ]
 
 
+_ROOT: Final = Rule(
+    "!has(self.runAsUser) || self.runAsUser != 0 || (has(self.runAsNonRoot) && !self.runAsNonRoot)", ROOT_NEEDS_CONSENT
+)
+
 _RULES: Final[dict[str, list[Rule]]] = {
     "Spec": _spec_rules(),
     "Train": _train_rules(),
     "EnvVar": [Rule("!has(self.value) || !has(self.valueFrom)", "give value or valueFrom, not both")],
     "ValueSource": [Rule(f"{_count(REFERENCES)} == 1", ONE_REFERENCE)],
     "Volume": [Rule(f"{_count(SOURCES)} <= 1", TOO_MANY_SOURCES)],
+    "Capabilities": [
+        Rule("!has(self.add) || self.add.all(name, !name.startsWith('CAP_'))", CAPABILITY_PREFIX),
+    ],
+    "SecurityContext": [
+        _ROOT,
+        Rule(
+            "!has(self.privileged) || !self.privileged || !has(self.allowPrivilegeEscalation) || self.allowPrivilegeEscalation",
+            PRIVILEGED_ESCALATES,
+        ),
+    ],
+    "PodSecurityContext": [_ROOT],
     "StageStatus": [
         Rule(
             "!has(oldSelf.attempt) || (has(self.attempt) && self.attempt >= oldSelf.attempt)",

@@ -66,6 +66,11 @@ RULES = [
     good("mount of a stage, volume of all stages", spec__pods={"volumes": [{"name": "x"}]}, spec__train__pods={"volumeMounts": [{"name": "x", "mountPath": "/x"}]}),
     good("mount of all stages, volume of each stage", **{f"spec__{stage}__pods": {"volumes": [{"name": "x"}]} for stage in STAGES}, spec__pods={"volumeMounts": [{"name": "x", "mountPath": "/x"}]}),
     bad("value and reference", "give value or valueFrom, not both", spec__pods__env=[{"name": "A", "value": "", "valueFrom": {"fieldRef": {"fieldPath": "x"}}}]),
+    good("root on purpose", spec__pods__securityContext={"runAsUser": 0, "runAsNonRoot": False, "capabilities": {"add": ["IPC_LOCK"]}}, spec__train__pods__podSecurityContext={"runAsUser": 0, "runAsNonRoot": False}),
+    bad("root by accident", "runAsUser 0 is root, which needs runAsNonRoot: false", spec__pods__securityContext={"runAsUser": 0}),
+    bad("root by accident in the pod of a stage", "runAsUser 0 is root, which needs runAsNonRoot: false", spec__train__pods__podSecurityContext={"runAsUser": 0, "runAsNonRoot": True}),
+    bad("privileged without escalation", "privileged and allowPrivilegeEscalation: false exclude each other", spec__pods__securityContext={"privileged": True, "allowPrivilegeEscalation": False}),
+    bad("capability with its prefix", "capabilities are named without CAP_", spec__train__pods__securityContext={"capabilities": {"add": ["CAP_IPC_LOCK"]}}),
     bad("value and reference in a stage", "give value or valueFrom, not both", spec__train__pods={"env": [{"name": "A", "value": "x", "valueFrom": {"fieldRef": {"fieldPath": "x"}}}]}),
 ]  # fmt: skip
 

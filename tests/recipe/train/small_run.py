@@ -141,7 +141,7 @@ def train_in_ranks(
     folder.mkdir(parents=True, exist_ok=True)
     content = {name: {**vars(job), "run": dump(job.run)} for name, job in jobs.items()}
     (folder / "jobs.json").write_text(json.dumps(content))
-    rendezvous = {"WORLD_SIZE": str(world), "MASTER_ADDR": "localhost", "MASTER_PORT": str(_free_port())}
+    rendezvous = {"WORLD_SIZE": str(world), "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
     ranks = [
         subprocess.Popen(
             [sys.executable, str(program), str(folder)],
@@ -166,7 +166,8 @@ def _wait_for(ranks: list[subprocess.Popen[bytes]], seconds: float = 550) -> lis
     return [rank.wait() for rank in ranks]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that is free now."""
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
         return listener.getsockname()[1]

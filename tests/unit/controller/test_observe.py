@@ -258,6 +258,16 @@ def test_events_that_explain_a_wait(reason: str, message: str, expected: Reason 
     assert (found.reason if found is not None else None) is expected
 
 
+def test_pods_that_pod_security_refuses_say_what_to_do_however_long_its_words_are() -> None:
+    found = event_problem(
+        "FailedCreate", f'pods "x" is forbidden: violates PodSecurity "restricted:latest": {"y" * 5000}'
+    )
+    assert found is not None
+    assert 'violates PodSecurity "restricted:latest"' in found.message
+    assert found.message.endswith("or the namespace's label pod-security.kubernetes.io/enforce")
+    assert len(found.message) <= 1024
+
+
 def test_words_of_programs_are_made_plain() -> None:
     nasty = "ok\n\x1b[31mred\x1b[0m\x1b]0;title\x07\x1b]8;;x\x1b\\ \x00 \u2028line" + "x" * 5000
     [observed] = observe([job(conditions=FAILED, size=1)], [failed_pod(0, 1, message=nasty)])
