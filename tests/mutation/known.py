@@ -12,6 +12,11 @@ KNOWN: Final[dict[str, str]] = {
         "the additional shift overlaps in fewer characters than must match",
     "sampler: MAX_STREAMS = [1024 -> 1025]": "the number of streams is a power of two",
     "sampler: least = min(weights, default=[1.0 -> 2.0])": "not used without weights",
+    "sampler: if low [< -> <=] high:": "an empty range reads nothing",
+    "losses: num_pairs = image_BD.shape[0] [* -> /] group_size(settings.group)":
+        "the group is one process; tests/recipe/train/test_losses_distributed.py decides it (4 pairs on 4 ranks)",
+    "hn_nce: hard_factor, weight_factor = (1 + beta, beta) if settings.weights_have_gradient else (1.0, [0.0 -> 1.0])":
+        "log_weight is not read where the weights have no gradient",
     "losses: outwards = (value >= high) & (gradient [< -> <=] 0) | (value <= low) & (gradient > 0)": "masks a gradient of 0 by 0",
     "losses: outwards = (value >= high) & (gradient < 0) | (value <= low) & (gradient [> -> >=] 0)": "masks a gradient of 0 by 0",
     "hn_nce: peak, hard = (torch.where(some, sums.peak, 0.0), torch.where(some, sums.hard, [1.0 -> 2.0]))":

@@ -87,6 +87,25 @@ def test_attempt_as_observed(
     assert {name: getattr(observed.attempt, name) for name in expected} == expected
 
 
+@pytest.mark.parametrize(
+    ("conditions", "pods", "started_at"),
+    [
+        ({}, [], None),
+        ({}, [pod(0)], NOW - 99),
+        ({"Complete": "x"}, [], NOW - 50),
+        (FAILED, [], NOW - 50),
+        (FAILED, [failed_pod(0, 75)], NOW - 15),
+    ],
+    ids=["waits for nodes", "has a node", "complete, pods gone", "failed, pods gone", "failed"],
+)
+def test_attempt_starts_with_its_first_pod_on_a_node_or_with_its_job_if_none_is_left(
+    conditions: dict[str, str], pods: list[dict[str, Any]], started_at: float | None
+) -> None:
+    document = job(conditions=conditions)
+    document["status"]["startTime"] = at(NOW - 50)
+    assert observe([document], pods)[0].attempt.started_at == started_at
+
+
 def test_first_failure_waits_until_its_peers_are_in_unless_nothing_can_change_it() -> None:
     recent = [failed_pod(0, 75, finished=NOW - 1), pod(1)]
     [observed] = observe([job(conditions=FAILING)], recent)
@@ -234,6 +253,8 @@ def test_queue_holds_a_job_and_events_are_asked_only_where_nothing_else_tells() 
     assert observe([job()], [])[0].ask_events == "uid-r-train-1"
     creating = pod(1, phase="Pending", state=waiting("ContainerCreating"))
     assert observe([job()], [pod(0), creating])[0].ask_events == "uid-r-train-1-1"
+    just_made = pod(1, phase="Pending", state=waiting("ContainerCreating"), created=NOW - 1)
+    assert observe([job()], [pod(0), just_made])[0].ask_events == ""
 
 
 @pytest.mark.parametrize(

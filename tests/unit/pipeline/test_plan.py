@@ -208,6 +208,28 @@ def test_a_run_without_restarts_left_says_so() -> None:
     assert status.message == "train: no answer (restarted 1 times, failurePolicy.maxRestarts)"
 
 
+@pytest.mark.parametrize(
+    ("seen", "message"),
+    [
+        (attempt(T, 3, FAILED, 137, reason="OOMKilled", message="killed"), "train: killed"),
+        (attempt(T, 3, FAILED, 64, message="no such model"), "train: no such model"),
+        (attempt(T, 3, FAILED, 75, message="m"), "train: m (restarted 2 times, failurePolicy.maxRestarts)"),
+    ],
+    ids=["memory", "user error", "budget"],
+)
+def test_run_names_its_budget_only_where_that_ended_it(seen: Attempt, message: str) -> None:
+    record = replace(RUN_T, restarts=2, out_of_memory=1)
+    left = 5 if seen.reason == "OOMKilled" else 2
+    decided = plan(make_run(failurePolicy={"maxRestarts": left}), Observed((seen,)), 1.0, status=at(*BEFORE_T, record))
+    assert decided.status.message == message
+
+
+@pytest.mark.parametrize(("words", "says"), [("node-1 shuts down", "node-1 shuts down"), ("", "stopped on request")])
+def test_stopped_run_repeats_what_its_program_said(words: str, says: str) -> None:
+    stopped = attempt(F, 1, FAILED, 143, message=words)
+    assert plan(make_run(), Observed((stopped,)), 1.0, status=at(RUN_F)).status.message == f"filter: {says}"
+
+
 def test_attempt_names_fit_into_kubernetes() -> None:
     assert attempt_name("r", T, 2) == "r-train-2"
     assert len(attempt_name("x" * 40, E, 9999)) + len("-9999") <= 63
