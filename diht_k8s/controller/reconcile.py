@@ -22,13 +22,12 @@ from diht_k8s.controller.actions import delete_old_jobs, delete_run, execute
 from diht_k8s.controller.conditions import conditions
 from diht_k8s.controller.events import RunEvent, event_document, events_between
 from diht_k8s.controller.internal_errors import InternalError, log_internal_error
+from diht_k8s.controller.lost_pods import GONE_AFTER_S, LOST_AFTER_S
 from diht_k8s.controller.mirror.informer import Informer
 from diht_k8s.controller.mirror.run_cache import RunCache
 from diht_k8s.controller.mirror.runs import FinishedRun, Key, KnownRun, Runs, known_run
 from diht_k8s.controller.observe import (
     GANGS,
-    GONE_AFTER_S,
-    LOST_AFTER_S,
     ObservedAttempt,
     RunProblem,
     entry_name,

@@ -32,5 +32,7 @@ KNOWN: Final[dict[str, str]] = {
     "states: most_s: float = [300.0 -> 301.0]": "a default; no test fixes the number",
     "states: return min(self.most_s, self.first_s * 2.0 ** min(restarts - 1, [32 -> 33])) * (1 + self.jitter / 4)":
         "both powers are far above most_s",
+    "running_time: if ended_at [<= -> <] status.ran_until or since is None or ended_at < since:":
+        "an interval that ends where the counted time ends adds 0 s, and an attempt that runs begins a new one at once",
     "budget: count = min(used, max([0 -> 1], seconds - since) // heal_seconds)": "one second gives no restart back",
 }  # fmt: skip
