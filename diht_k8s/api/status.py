@@ -106,7 +106,7 @@ class CommittedWork(Written):
     """Work of a stage that no later attempt repeats."""
 
     position: Large = 0
-    """position that is committed: optimiser steps of a training."""
+    """position that is committed: optimiser steps of a training, shards of the other stages."""
     seconds: Small = 0
     """seconds of productive time up to it, over all attempts."""
     failed_position: Large = 0

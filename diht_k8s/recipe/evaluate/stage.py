@@ -21,6 +21,7 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.evaluate.models.files import model_identity
 from diht_k8s.recipe.runtime.bad_shards import BadShards, Damage, listed
 from diht_k8s.recipe.runtime.commit import artefact, find_committed, read_committed
+from diht_k8s.recipe.runtime.committed_work import CommittedWork, forget_times
 from diht_k8s.recipe.runtime.stage import Context, Outcome
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
@@ -76,6 +77,7 @@ def execute(context: Context) -> Outcome | None:
         raise type(errors[0])(f"{errors[0]} ({len(errors)} of {len(results)} benchmarks failed, see report.html)")
     paths = [_path(number) for number in range(len(results))] + ["report.json", "report.html"]
     artefacts = [artefact(context.storage, context.layout, Stage.EVALUATE, path) for path in paths]
+    forget_times(context)
     summary = {"benchmarks": len(results), "samples": sum(result["pictures"] for result in results)}
     return Outcome(artefacts, {**summary, **listed(session.damaged)})
 
@@ -115,6 +117,7 @@ class Session:
             return
         loaded = self.model()
         context.progress.start("images", 0)
+        committed = CommittedWork(context, "features")
 
         def advance(count: int) -> None:
             nonlocal done
@@ -130,6 +133,7 @@ class Session:
                 found = error
             write_features(context.storage, *self._files[uri], found)
             self._encoded.add(uri)
+            committed.shard_done()
 
     def all_encoded(self) -> bool:
         """Whether every worker has done its part."""
