@@ -128,6 +128,8 @@ class FakeCluster:
         self.services.pop(name, None)
 
     def delete_run(self, namespace: str, name: str, uid: str, version: str) -> None:
+        if name not in self.runs:
+            raise ClusterError(404, "NotFound", name)
         if self.runs[name]["metadata"]["resourceVersion"] != version:
             raise ClusterError(409, "Conflict", "the resourceVersion in the precondition does not match")
         del self.runs[name]
