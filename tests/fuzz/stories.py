@@ -66,7 +66,6 @@ class Story:
         self.world.add_run(document)
         self.clock_ahead, self.due = 0.0, 0.0
         self.process: Process | None = Process(self.world, self.clock)
-        self.seen: dict[str, int] = {}
         self.status = Status()
         self.broken: list[str] = []
 
@@ -117,7 +116,7 @@ class Story:
         """What is due of the operator: after a change that its watches report, at the time that it asked for, or resync."""
         if self.process is None:
             if self.rng.random() < 0.3:
-                self.process, self.seen, self.due = Process(self.world, self.clock), {}, 0.0
+                self.process, self.due = Process(self.world, self.clock), 0.0
                 self._watch(self.process, all_of_it=True)
                 self._reconcile(self.process)
             return
@@ -154,12 +153,21 @@ class Story:
         for name, documents in (("runs", self.world.runs), ("jobs", self.world.jobs), ("pods", self.world.pods)):
             if not all_of_it and self.rng.random() < 0.3:
                 continue
-            version = hash(tuple(sorted((key, each["metadata"]["resourceVersion"]) for key, each in documents.items())))
-            if self.seen.get(name) == version:
+            newest = {each["metadata"]["uid"]: each["metadata"]["resourceVersion"] for each in documents.values()}
+            if newest == self._known_to(process, name):
                 continue
-            self.seen[name], changed = version, True
+            changed = True
             self._take(process, name, copy.deepcopy(documents))
         return changed
+
+    @staticmethod
+    def _known_to(process: Process, name: str) -> dict[str, str]:
+        """The versions that a process has, by UID."""
+        if name != "runs":
+            mirror = process.jobs if name == "jobs" else process.pods
+            return {uid: each.version for uid, each in mirror.summaries.items()}
+        found = ((uid, process.known.get(key) or process.known.finished(key)) for key, uid in process.known.uids())
+        return {uid: str(each.version) for uid, each in found if each is not None}
 
     @staticmethod
     def _take(process: Process, name: str, documents: dict[str, Doc]) -> None:
