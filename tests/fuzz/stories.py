@@ -270,9 +270,9 @@ def _node_returns(story: Story, node: str = "") -> None:
     """Programs on it were killed."""
     node = node or story.rng.choice(list(story.world.down))
     for pod in story.world.pods.values():
-        if story.world.down[node] is not None and pod["spec"]["nodeName"] == node:
-            if pod["status"]["phase"] == "Running":
-                story.world.end(pod, 137, reason="ContainerStatusUnknown")
+        was_down = story.world.down[node] is not None and pod["spec"]["nodeName"] == node
+        if was_down and pod["status"]["phase"] == "Running":
+            story.world.end(pod, 137, reason="ContainerStatusUnknown")
     story.world.down[node] = None
 
 

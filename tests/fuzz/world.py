@@ -17,7 +17,14 @@ from diht_k8s.kube.client import ClusterError
 from tests.unit.controller.documents import NOW, at
 from tests.unit.controller.fake import Dead, FakeCluster
 
-WORK: Final = {"filter": 90, "label-vocabulary": 5, "label-heads": 20, "label-predict": 60, "train": 200, "evaluate": 30}
+WORK: Final = {
+    "filter": 90,
+    "label-vocabulary": 5,
+    "label-heads": 20,
+    "label-predict": 60,
+    "train": 200,
+    "evaluate": 30,
+}
 """Seconds of work of each part of a run; workers share it."""
 CHECKPOINT_S: Final = 20
 NOT_READY_S, EVICTED_S, GRACE_S = 40, 70, 30
