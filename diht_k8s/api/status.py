@@ -310,7 +310,8 @@ def bounded(status: Status, max_bytes: int = MAX_STATUS_BYTES) -> Status:
         return status
     conditions = [one.model_copy(update={"message": one.message[:256]}) for one in status.conditions]
     status = status.model_copy(update={"conditions": conditions})
-    for cut in (_without_metrics, _with_few_avoided_nodes, _with_short_messages, _without_outputs, _with_the_newest):
+    cuts = (_without_metrics, _with_few_avoided_nodes, _with_short_messages, _without_outputs, _with_the_newest)
+    for cut in (*cuts, _without_queue_and_checkpoint):
         if _size(status) <= max_bytes:
             return status
         status = cut(status)
@@ -353,6 +354,11 @@ def _with_the_newest(status: Status) -> Status:
         for index, stage in enumerate(status.stages)
     ]
     return status.model_copy(update={"stages": stages, "attempts": status.attempts[-1:]})
+
+
+def _without_queue_and_checkpoint(status: Status) -> Status:
+    """Kueue and storage know them."""
+    return status.model_copy(update={"queue": None, "last_checkpoint": None})
 
 
 def _size(status: Status) -> int:

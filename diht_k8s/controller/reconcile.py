@@ -35,6 +35,7 @@ from diht_k8s.controller.observe import (
 )
 from diht_k8s.controller.orphans import delete_orphans, orphans
 from diht_k8s.controller.pod_logs import PodLogs, cached_in, progress_in, why_waiting
+from diht_k8s.controller.run_metrics import count_changes
 from diht_k8s.controller.saved_status import has_ended, saved_run_status
 from diht_k8s.controller.status import LoggedProgress, build_status, failed_attempt, newly_failed, redacted_status
 from diht_k8s.controller.text import one_line
@@ -341,6 +342,7 @@ class Reconciler:
         return written
 
     def _record_events(self, known: KnownRun, before: Status, after: Status, now: float) -> None:
+        count_changes(before, after)
         self._record(known, events_between(before, after), now)
 
     def _record(self, known: KnownRun, events: Iterable[RunEvent], now: float) -> None:
