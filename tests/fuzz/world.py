@@ -80,9 +80,10 @@ class World(FakeCluster):
             raise ClusterError(404, "NotFound", pod)
         entry = self.pods[pod]["metadata"]["labels"]["diht.dev/stage"]
         done, total = self.committed(entry), WORK[entry]
-        shards = CommittedShards(count=done, seconds=done)
-        told = {"checkpoint": self.checkpoint()} if entry == "train" else {"shards": shards}
-        return Progress(stage=Stage(entry.partition("-")[0]), step="", done=done, total=total, **told).line()
+        training = entry == "train"
+        shards = None if training else CommittedShards(count=done, seconds=done)
+        stage, saved = Stage(entry.partition("-")[0]), self.checkpoint() if training else None
+        return Progress(stage=stage, step="", done=done, total=total, checkpoint=saved, shards=shards).line()
 
     def committed(self, entry: str) -> int:
         """Seconds of work that no later attempt repeats."""

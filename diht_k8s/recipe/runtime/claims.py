@@ -73,10 +73,10 @@ class Claims:
 
         Args:
             name: of the claim.
-            counts_deaths: whether it is a shard, on which only so many workers may die.
+            counts_deaths: whether it is a shard, on which at most MAX_DEATHS workers may die.
 
         Raises:
-            DataError: MAX_DEATHS workers died on it; the next start of the stage begins to count anew.
+            DataError: MAX_DEATHS workers died on it; the next start of the stage counts from zero.
         """
         if self._alone:
             return True

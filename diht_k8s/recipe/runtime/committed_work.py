@@ -37,7 +37,7 @@ class CommittedWork:
         self._since = clock()
 
     def shard_done(self) -> None:
-        """A shard is committed: count anew if the last count is old enough."""
+        """A shard is committed: count again if the last count is old enough."""
         now = self._clock()
         if now - self._since < EVERY_SECONDS:
             return

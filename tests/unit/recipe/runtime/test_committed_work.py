@@ -66,7 +66,7 @@ def test_shards_of_all_workers_count_and_the_time_goes_on_after_a_restart(tmp_pa
     assert not list((tmp_path / "filter").glob("claims/*"))
 
 
-def test_time_that_cannot_be_read_begins_anew(tmp_path: Path) -> None:
+def test_time_that_cannot_be_read_begins_again(tmp_path: Path) -> None:
     (tmp_path / "filter/claims").mkdir(parents=True)
     (tmp_path / "filter/claims/time of worker 00000.json").write_text("[]")
     assert Worker(tmp_path).finish("a", after=70.0) == CommittedShards(count=1, seconds=70)
