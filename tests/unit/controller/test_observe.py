@@ -131,6 +131,8 @@ def test_last_worker_is_not_missed_where_one_success_ends_the_job(
     document["spec"] |= {"successPolicy": policy}
     [observed] = observe([document], [pod(0, "filter", phase="Succeeded", state=ended(0)), LOST_WORKER])
     assert observed.attempt.state is state
+    [none_succeeded] = observe([document], [LOST_WORKER])
+    assert none_succeeded.attempt.state is AttemptState.FAILED
 
 
 def test_first_failure_waits_until_its_peers_are_in_unless_nothing_can_change_it() -> None:
