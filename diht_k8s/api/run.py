@@ -48,8 +48,8 @@ class FailurePolicy(Model):
     max_infrastructure_restarts: Annotated[int, Field(ge=0, le=100000)] = 1000
     """maxInfrastructureRestarts after preemption, drain, eviction and lost nodes; committed work gives them back."""
     heal_seconds: Annotated[int, Field(ge=1, le=2**31 - 1)] = 3600
-    """healSeconds of committed training give one restart back to each of the two budgets; nothing is given back before
-    the step at which the program failed is committed."""
+    """healSeconds of committed work (steps of a training, shards of other stages) give one restart back to each of the
+    two budgets; nothing is given back before the position at which the program failed is committed."""
     scheduling_timeout_seconds: Annotated[int, Field(ge=10, le=604800)] = 600
     """schedulingTimeoutSeconds after which a partially started gang is withdrawn and queued again."""
 

@@ -5,7 +5,7 @@ Stock TorchX reads `V1Pod`; the scheduler of this project also reads `V1Containe
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from torchx.specs.overlays import JOIN, PUT
 
@@ -19,6 +19,10 @@ POD_FIELDS = (
     "nodeSelector", "tolerations", "affinity", "priorityClassName", "serviceAccountName", "runtimeClassName",
     "terminationGracePeriodSeconds", "hostNetwork",
 )  # fmt: skip
+FAILURES_PER_WORKER: Final = 3
+"""Pods of a stage of several workers that may fail, for each worker, before its Job does (our choice).
+
+A limit for each index would hang the deletion of the namespace (`backoffLimitPerIndex`)."""
 
 
 def stage_overlays(run: DihtRun, stage: Stage, pods: Pods, replicas: int) -> dict[str, dict[str, Any]]:
@@ -95,6 +99,19 @@ def _job(stage: Stage, pods: Pods, replicas: int) -> dict[str, Any]:
     job: dict[str, Any] = {}
     if pods.queue_name:
         job["metadata"] = {"labels": {QUEUE_LABEL: pods.queue_name}}
-    if stage is Stage.TRAIN and replicas > 1:  # node 0 commits: once it has succeeded, the run needs no other
-        job["spec"] = {"successPolicy": {"rules": [{"succeededIndexes": "0"}]}}
+    if replicas > 1:
+        job["spec"] = _of_gang() if stage is Stage.TRAIN else _of_workers(stage, replicas)
     return job
+
+
+def _of_gang() -> dict[str, Any]:
+    """Node 0 commits: once it has succeeded, the run needs no other."""
+    return {"successPolicy": {"rules": [{"succeededIndexes": "0"}]}}
+
+
+def _of_workers(stage: Stage, replicas: int) -> dict[str, Any]:
+    """Workers share shards by claims: a failed one is replaced, one on a dead node is not missed."""
+    spec: dict[str, Any] = {"backoffLimit": FAILURES_PER_WORKER * replicas}
+    if stage is Stage.FILTER:  # a worker succeeds only once the stage is committed; the dead node's never ends
+        spec["successPolicy"] = {"rules": [{"succeededCount": 1}]}
+    return spec

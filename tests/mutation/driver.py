@@ -26,20 +26,22 @@ from tests.mutation.mutants import Mutant, mutants
 PROJECT = Path(__file__).parents[2]
 CPU_SECONDS, SECONDS = 120, 900
 """A mutant whose tests take longer counts as killed: it hangs. CPU time, since a busy machine is no hang."""
+_OF_OBSERVATION = [
+    "tests/unit/controller/test_observe.py",
+    "tests/unit/controller/test_ends.py",
+    "tests/unit/controller/test_runs.py",
+    "tests/unit/controller/test_budget.py",
+    "tests/unit/controller/test_own_times.py",
+    "tests/unit/controller/test_nodes.py",
+    "tests/unit/controller/test_ownership.py",
+]
 TESTS: dict[str, list[str]] = {
     "diht_k8s.pipeline.budget": ["tests/unit/pipeline"],
     "diht_k8s.pipeline.plan": ["tests/unit/pipeline"],
     "diht_k8s.pipeline.running_time": ["tests/unit/pipeline"],
     "diht_k8s.pipeline.states": ["tests/unit/pipeline"],
-    "diht_k8s.controller.observe": [
-        "tests/unit/controller/test_observe.py",
-        "tests/unit/controller/test_ends.py",
-        "tests/unit/controller/test_runs.py",
-        "tests/unit/controller/test_budget.py",
-        "tests/unit/controller/test_own_times.py",
-        "tests/unit/controller/test_nodes.py",
-        "tests/unit/controller/test_ownership.py",
-    ],
+    "diht_k8s.controller.lost_pods": _OF_OBSERVATION,
+    "diht_k8s.controller.observe": _OF_OBSERVATION,
     "diht_k8s.recipe.filter.text_spotting.matching": ["tests/unit/recipe/filter/test_matching.py"],
     "diht_k8s.recipe.train.data.sampler": ["tests/unit/recipe/train/test_sampler.py"],
     "diht_k8s.recipe.train.loss.losses": ["tests/unit/recipe/train/test_losses.py"],

@@ -24,6 +24,7 @@ from diht_k8s.recipe.evaluate.models.files import model_identity
 from diht_k8s.recipe.report.per_image import PER_IMAGE, per_image_path, write_per_image
 from diht_k8s.recipe.runtime.bad_shards import BadShards, Damage, listed
 from diht_k8s.recipe.runtime.commit import artefact, find_committed, read_committed
+from diht_k8s.recipe.runtime.committed_work import CommittedWork, forget_times
 from diht_k8s.recipe.runtime.stage import Context, Outcome
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
@@ -79,6 +80,7 @@ def execute(context: Context) -> Outcome | None:
     paths = [path for number in range(len(results)) for path in (_path(number), per_image_path(number))]
     paths += ["report.json", "report.html"]
     artefacts = [artefact(context.storage, context.layout, Stage.EVALUATE, path) for path in paths]
+    forget_times(context)
     summary = {"benchmarks": len(results), "samples": sum(result["pictures"] for result in results)}
     return Outcome(artefacts, {**summary, **listed(session.damaged)})
 
@@ -119,7 +121,7 @@ class Session:
             return
         loaded = self.model()
         decoder = decode_as_reference if self._decode == "Reference" else decode
-        images = ImageProgress(context, open_shards, self.damaged)
+        images, committed = ImageProgress(context, open_shards, self.damaged), CommittedWork(context, "features")
         for uri in open_shards:
             try:
                 found = encode_shard(
@@ -136,6 +138,7 @@ class Session:
             write_features(context.storage, *self._files[uri], found)
             self._encoded.add(uri)
             images.finish(uri)
+            committed.shard_done()
 
     def all_encoded(self) -> bool:
         """Whether every worker has done its part."""
