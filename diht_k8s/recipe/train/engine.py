@@ -23,7 +23,9 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.train.data.batch import Batch, BatchTargets
 from diht_k8s.recipe.train.deepspeed_engine import DeepSpeedEngine
+from diht_k8s.recipe.train.deepspeed_settings import REDUCTIONS, deepspeed_settings, reduce_alike
 from diht_k8s.recipe.train.distributed import this_device
+from diht_k8s.recipe.train.gradient_reduction import OverlappedReduction, bucket_elements
 from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
 from diht_k8s.recipe.train.loss.losses import duplicate_share, hn_nce_loss_and_statistics, soft_label_loss
 from diht_k8s.recipe.train.model.attention import attention_in_fp32, needs_fp32_attention
@@ -33,8 +35,6 @@ from diht_k8s.recipe.train.stopwatch import Stopwatch
 
 LOSS_CHUNK = 256
 """Image rows that the contrastive loss compares with all captions at a time."""
-
-REDUCTIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ class Engine:
         if self.scaling is not None:
             model.autocast_dtype = torch.float16
         self.deepspeed = self._initialise(model)
+        self._reduction = self._make_reduction()
         self.logit_scale = 0.0
         """inverse temperature of the last step."""
         self.losses: Losses
@@ -103,7 +104,7 @@ class Engine:
     def _initialise(self, model: Student) -> DeepSpeedEngine:
         # Before the groups hold its parameters: an optimiser steps those that it was given.
         model.to(self.device)
-        _reduce_alike(model, self._train)
+        reduce_alike(model, self._train)
         optimizer = self._train.optimizer
         groups = parameter_groups(
             model,
@@ -114,44 +115,27 @@ class Engine:
         adamw = torch.optim.AdamW(
             groups, lr=optimizer.lr, betas=(optimizer.beta1, optimizer.beta2), eps=optimizer.eps, fused=True
         )
+        parameters = _size(model)
         engine: Any
         engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=adamw,
-            config=self._configuration(sum(parameter.numel() for parameter in model.parameters())),
+            config=deepspeed_settings(self._train, micro_batch=self._micro, world=self._world, parameters=parameters),
             dist_init_required=False,
         )
+        if self._train.zero_stage == 0:
+            engine.enable_backward_allreduce = (
+                False  # it would sum after the backward pass, in one copy of all gradients
+            )
         return engine
 
-    def _configuration(self, num_parameters: int) -> dict[str, Any]:
-        train = self._train
-        # DeepSpeed allocates its buckets of 5e8 elements (2 GB) in each step; a small model never fills them.
-        bucket = min(500_000_000, num_parameters + num_parameters % 2)  # DeepSpeed wants it even
-        configuration: dict[str, Any] = {
-            "train_batch_size": train.batch_size,
-            "train_micro_batch_size_per_gpu": self._micro,
-            "gradient_accumulation_steps": self._local // self._micro,
-            "gradient_clipping": train.optimizer.gradient_clip_norm,
-            "zero_optimization": {
-                "stage": train.zero_stage,
-                "stage3_param_persistence_threshold": 0,
-                "reduce_bucket_size": bucket,
-                "allgather_bucket_size": bucket,
-                **_offloading(train),
-            },
-            "communication_data_type": train.gradient_reduction,
-            "zero_allow_untested_optimizer": True,
-            "zero_force_ds_cpu_optimizer": False,
-            "steps_per_print": 10**9,
-            "wall_clock_breakdown": False,
-        }
-        if train.precision == "bf16":
-            # Autocast keeps fp32 weights and norms, so checkpoints hold one precision.
-            # fp16 has its own (see `Student`): DeepSpeed would clip before it unscales, with a scale for each rank.
-            configuration["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
-            if train.zero_stage < 3 or train.gradient_reduction == "fp32":
-                configuration["torch_autocast"]["lower_precision_safe_modules"] = []
-        return configuration
+    def _make_reduction(self) -> OverlappedReduction | None:
+        """What averages the gradients at ZeRO 0; None where DeepSpeed does it, or one process has nothing to round."""
+        dtype = REDUCTIONS[self._train.gradient_reduction]
+        if self._train.zero_stage > 0 or (self._world == 1 and dtype is torch.float32):
+            return None
+        trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+        return OverlappedReduction(trained, dtype, elements=bucket_elements(_size(self._model)))
 
     def set_learning_rate(self, lr: float) -> None:
         """Set the schedule's learning rate; each group has its own factor."""
@@ -188,13 +172,17 @@ class Engine:
         if self.scaling is not None and LOSS_SCALE in state:
             self.scaling = LossScale.of(state[LOSS_SCALE])
 
-    def _backward(self, loss: Tensor) -> None:
-        """DeepSpeed's backward pass of the scaled loss; ZeRO's optimisers unscale by themselves before they clip."""
+    def _backward(self, loss: Tensor, *, last: bool = True) -> None:
+        """DeepSpeed's backward pass of the scaled loss; ZeRO's optimisers unscale by themselves before they clip.
+
+        The last one of a step averages the gradients over the ranks.
+        """
         if self.scaling is not None and self._train.zero_stage > 0:
             self.deepspeed.optimizer.override_loss_scale(self.scaling.scale)
         elif self.scaling is not None:
             loss = loss * self.scaling.scale
-        self.deepspeed.backward(loss)
+        with self._reduction.during() if last and self._reduction is not None else contextlib.nullcontext():
+            self.deepspeed.backward(loss)
 
     def _make_update(self) -> None:
         """DeepSpeed's step if the gradients are finite."""
@@ -263,7 +251,7 @@ class Engine:
             last = number == len(parts) - 1
             self.deepspeed.set_gradient_accumulation_boundary(last)
             # DeepSpeed divides by the number of parts, as if the loss were a mean over them.
-            self._backward(_surrogate(features, whole, part) * len(parts))
+            self._backward(_surrogate(features, whole, part) * len(parts), last=last)
             self._make_update() if last else self.deepspeed.step()
         return self.losses
 
@@ -331,25 +319,8 @@ class Engine:
         return values
 
 
-def _reduce_alike(model: Student, train: Train) -> None:
-    """Have the ZeRO stages sum all gradients in `train.gradientReduction`.
-
-    DeepSpeed 0.19: ZeRO 0 takes `communication_data_type`; from stage 1 on, once any engine of the process has had
-    autocast, each parameter's `comm_dtype` counts instead (runtime/base_optimizer.py, runtime/torch_autocast.py). Stage 3
-    also gathers weights in it, so there DeepSpeed sets it, and only for layers that autocast computes in bf16 anyway.
-    """
-    if train.zero_stage < 3:
-        for parameter in model.parameters():
-            parameter.comm_dtype = REDUCTIONS[train.gradient_reduction]  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def _offloading(train: Train) -> dict[str, Any]:
-    """DeepSpeed's settings for `train.offload`; the run document's rules require the ZeRO stage."""
-    if train.offload == "None":
-        return {}
-    place = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    moved = {"offload_optimizer": place}
-    return {**moved, "offload_param": place} if train.offload == "Parameters" else moved
+def _size(model: Student) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _leaf(parts: list[Features], field: str) -> Any:
