@@ -2,7 +2,7 @@
 
 DeepSpeed overlaps the two from ZeRO 1 on (`overlap_comm`), with two buckets in turn. At ZeRO 0 it sums after the backward
 pass, in one copy of all gradients: there the buckets are ours. torch's DistributedDataParallel is not used, because it
-makes its buckets anew after the first step: with three ranks or more a resumed training would then sum in another order
+makes other buckets after the first step: with three ranks or more a resumed training would then sum in another order
 than one that was not interrupted.
 """
 
@@ -24,7 +24,7 @@ BUCKETS_IN_FLIGHT: Final = 2
 
 
 def bucket_elements(parameters: int) -> int:
-    """Elements of a bucket for a model of so many parameters; a parameter that is larger travels alone.
+    """Elements of a bucket for a model of N parameters; a parameter that is larger travels alone.
 
     At most a quarter of the model, so that the reduction begins early; even, as DeepSpeed wants it.
     """
