@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any
+from typing import Any, Final
 
 import deepspeed
 import torch
@@ -32,6 +32,8 @@ from diht_k8s.recipe.train.model.attention import attention_in_fp32, needs_fp32_
 from diht_k8s.recipe.train.model.student import Features, Student, parameter_groups
 from diht_k8s.recipe.train.precision import LOSS_SCALE, MIN_SCALE, LossScale, require_precision
 from diht_k8s.recipe.train.stopwatch import Stopwatch
+
+IMAGES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 LOSS_CHUNK = 256
 """Image rows that the contrastive loss compares with all captions at a time."""
@@ -85,6 +87,8 @@ class Engine:
         self._micro = min(train.micro_batch_size or self._local, self._local)
         if self._local % self._micro:
             raise UserError(f"train.microBatchSize {self._micro} must divide the {self._local} pairs of a process")
+        # What autocast rounds images to in any case, before the first convolution.
+        self._image_dtype = IMAGES[train.precision]
         self.device = this_device()
         require_precision(self.device, train.precision)
         self.scaling = LossScale() if train.precision == "fp16" else None
@@ -185,7 +189,7 @@ class Engine:
             self.deepspeed.backward(loss)
 
     def _make_update(self) -> None:
-        """DeepSpeed's step if the gradients are finite."""
+        """DeepSpeed's step, which the device skips if loss or gradients are not finite; then the step's only wait for it."""
         finite = self._step_zero() if self._train.zero_stage > 0 else self._step_plain()
         if not self.losses.finite:
             self.update = Update.NOT_FINITE
@@ -198,38 +202,33 @@ class Engine:
     def _step_zero(self) -> bool:
         """ZeRO's step, which skips non-finite gradients; whether it was made."""
         self.deepspeed.step()
+        self._take(self._figures.tolist())
         norm = self.deepspeed.get_global_grad_norm()
         self._norm = norm if norm is not None else float("nan")
         return not self.deepspeed.optimizer.overflow
 
     def _step_plain(self) -> bool:
-        """The step of ZeRO 0: DeepSpeed reports no norm and would apply any gradient; whether it was made.
-
-        Losses and norm are fetched together, in the step's only wait for the device.
-        """
+        """The step of ZeRO 0: DeepSpeed reports no norm and would apply any gradient; whether it was made."""
         gradients = [parameter.grad for parameter in self._model.parameters() if parameter.grad is not None]
         if self.scaling is not None:
             torch._foreach_div_(gradients, self.scaling.scale)
-        norm = torch.nn.utils.get_total_norm(gradients)
-        *figures, self._norm = torch.cat([self._figures, norm.float().reshape(1)]).tolist()
-        self._take(figures)
-        if not (self.losses.finite and math.isfinite(self._norm)):
-            self.deepspeed.zero_grad()
-            return False
+        norm = torch.nn.utils.get_total_norm(gradients).float()
+        # Fused AdamW reads it on the device, as torch's GradScaler has it: then weights, moments and steps stay.
+        self.deepspeed.optimizer.found_inf = norm.isfinite().logical_not().float()
         self.deepspeed.step()
-        return True
+        *figures, self._norm = torch.cat([self._figures, norm.reshape(1)]).tolist()
+        self._take(figures)
+        return math.isfinite(self._norm)
 
     def _forward(self, batch: Batch, part: slice) -> Features:
         tokens_BT = batch.tokens_of(part, cut=self._model.cuts_captions)
-        return self.deepspeed(batch.images_of(part), tokens_BT, self._train.loss.max_logit_scale)
+        return self.deepspeed(batch.images_of(part, self._image_dtype), tokens_BT, self._train.loss.max_logit_scale)
 
     def _whole(self, batch: Batch) -> Losses:
         features = self._forward(batch, slice(None))
         self._watch.stop()
-        parts = self._losses(features, batch)
-        if self._usable(parts):
-            self._backward(parts[0])
-            self._make_update()
+        self._backward(self._gated(self._losses(features, batch)))
+        self._make_update()
         return self.losses
 
     def _in_parts(self, batch: Batch) -> Losses:
@@ -241,10 +240,7 @@ class Engine:
                 cached.append(self._forward(batch, part))
         self._watch.stop()
         whole = Features(*(_leaf(cached, field) for field in Features._fields))
-        terms = self._losses(whole, batch)
-        if not self._usable(terms):
-            return self.losses
-        terms[0].backward()
+        self._gated(self._losses(whole, batch)).backward()
         for number, (part, state) in enumerate(zip(parts, states, strict=True)):
             with _replayed(state, self.device):
                 features = self._forward(batch, part)
@@ -296,15 +292,10 @@ class Engine:
         """The ranks that share the batch; None for a single rank."""
         return dist.group.WORLD if self._world > 1 else None
 
-    def _usable(self, losses: list[Tensor]) -> bool:
-        """Whether to go on to the backward pass. ZeRO 0 always does, and looks at losses and gradients at once after it."""
+    def _gated(self, losses: list[Tensor]) -> Tensor:
+        """The loss, times NaN on all ranks if it is not finite on any: the step is then skipped for its gradients."""
         self._figures = self._averaged(losses)
-        if self._train.zero_stage == 0:
-            return True
-        self._take(self._figures.tolist())
-        if not self.losses.finite:
-            self.update = Update.NOT_FINITE
-        return self.losses.finite
+        return losses[0] * (self._figures[0] * 0 + 1)
 
     def _take(self, figures: list[float]) -> None:
         *losses, self.logit_scale = figures

@@ -64,9 +64,9 @@ class Batch:
         """The normalised images, fp32."""
         return self.images_of(slice(None))
 
-    def images_of(self, part: slice) -> Tensor:
-        """The normalised images of a micro-batch, fp32: four times the memory of their pixels, so not of all at once."""
-        return normalised(self.pixels_BHWC[part])
+    def images_of(self, part: slice, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The normalised images of a micro-batch: up to four times the memory of their pixels, so not of all at once."""
+        return normalised(self.pixels_BHWC[part], dtype)
 
     def tokens_of(self, part: slice, *, cut: bool) -> Tensor:
         """The tokens of a micro-batch; on a device up to its longest caption, if `cut` is set."""
