@@ -27,7 +27,8 @@ def deepspeed_settings(train: Train, *, micro_batch: int, world: int, parameters
         "train_batch_size": train.batch_size,
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": train.batch_size // world // micro_batch,
-        "gradient_clipping": train.optimizer.gradient_clip_norm,
+        # At ZeRO 0 it would wait for the device twice, and take the norm that the engine has: there the engine clips.
+        "gradient_clipping": train.optimizer.gradient_clip_norm if train.zero_stage > 0 else 0.0,
         "zero_optimization": {
             "stage": train.zero_stage,
             "stage3_param_persistence_threshold": 0,
@@ -41,6 +42,7 @@ def deepspeed_settings(train: Train, *, micro_batch: int, world: int, parameters
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
+        "timers": {"throughput": {"enabled": False}},  # it would synchronise the device twice a step
         "wall_clock_breakdown": False,
     }
     if train.precision == "bf16":

@@ -208,11 +208,14 @@ class Engine:
         return not self.deepspeed.optimizer.overflow
 
     def _step_plain(self) -> bool:
-        """The step of ZeRO 0: DeepSpeed reports no norm and would apply any gradient; whether it was made."""
-        gradients = [parameter.grad for parameter in self._model.parameters() if parameter.grad is not None]
+        """The step of ZeRO 0, where DeepSpeed has no norm and would apply any gradient; whether it was made."""
+        parameters = [parameter for parameter in self._model.parameters() if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if self.scaling is not None:
             torch._foreach_div_(gradients, self.scaling.scale)
         norm = torch.nn.utils.get_total_norm(gradients).float()
+        if limit := self._train.optimizer.gradient_clip_norm:
+            torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
         # Fused AdamW reads it on the device, as torch's GradScaler has it: then weights, moments and steps stay.
         self.deepspeed.optimizer.found_inf = norm.isfinite().logical_not().float()
         self.deepspeed.step()
