@@ -32,6 +32,7 @@ def test_settings_when_several_processes_then_deepspeed_overlaps_in_bounded_buck
     assert zero["overlap_comm"] is (world > 1)
     assert zero["reduce_bucket_size"] == zero["allgather_bucket_size"] == MAX_BUCKET_ELEMENTS
     assert settings["gradient_accumulation_steps"] == 64 // world // 8
+    assert settings["timers"] == {"throughput": {"enabled": False}}  # two synchronisations a step
 
 
 class Exchange:
