@@ -17,7 +17,7 @@ from tests.cluster.tools import CLUSTER, PROJECT, cannot
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 BASE = "localhost/debian:bookworm"
-SETTINGS = {"/etc/ssl/certs": "/etc/ssl/certs", "/etc/pip.conf": "/etc/pip.conf"}
+SETTINGS = {"/etc/ssl/certs": "/etc/ssl/certs", "/etc/pip.conf": "/etc/pip.conf", "/etc/apt": "/etc/apt"}
 """What this machine needs to reach packages; in the build only."""
 
 
