@@ -100,7 +100,9 @@ def test_operator_image_built_twice_has_the_same_layers(builder: Path, tmp_path:
 
 
 @pytest.mark.slow
-def test_recipe_image_runs_its_programs_and_has_the_compiler_of_train_compile(builder: Path, tmp_path: Path, record_property: Any) -> None:
+def test_recipe_image_runs_its_programs_and_has_the_compiler_of_train_compile(
+    builder: Path, tmp_path: Path, record_property: Any
+) -> None:
     if shutil.disk_usage(CLUSTER).free < RECIPE_DISK_GB * 1e9:
         cannot(f"the recipe's image needs {RECIPE_DISK_GB} GB of free disk while it is built")
     image = make(builder, "recipe", "localhost/slow/", checkout(tmp_path / "checkout"), "--layers=false")
