@@ -157,7 +157,7 @@ class Train(Model):
     activation_checkpointing: Annotated[bool, Field(json_schema_extra=PLACEMENT)] = False
     """activationCheckpointing trades time for memory."""
     compile: Annotated[bool, Field(json_schema_extra=PLACEMENT)] = False
-    """compile passes the towers through torch.compile."""
+    """compile passes each residual block of the towers through torch.compile; it needs a compiler (the image has one)."""
     profile_steps: Annotated[int, Field(ge=0, le=1000, json_schema_extra=PLACEMENT)] = 0
     """profileSteps of each process that torch.profiler records, after the first ten, into train/profile/; 0 records
     none."""

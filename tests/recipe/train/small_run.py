@@ -122,6 +122,10 @@ class Job:
     """let a CPU train in fp16, from this loss scale on."""
     finite_steps: int | None = None
     """steps of this attempt before a gradient of the last rank is NaN while the loss is finite."""
+    infinite_loss: bool = False
+    """... before its loss is infinite while the gradients are finite, instead."""
+    spoilt_steps: int | None = None
+    """how many steps that lasts; to the end if None."""
     refused: tuple[tuple[int, str, int, int], ...] = ()
     """writes that the storage refuses: (rank, part of the URI, first, number), the first write being 0."""
 

@@ -60,3 +60,13 @@ def test_pixels_are_normalised_by_openais_mean_and_deviation() -> None:
     assert tensor.shape == (2, 3, 4, 4)
     for channel in range(3):
         assert float(tensor[0, channel, 0, 0]) == pytest.approx((1 - MEAN[channel]) / STD[channel], rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_pixels_when_normalised_in_a_lower_precision_then_fp32_rounded_once_and_channels_last(
+    dtype: torch.dtype,
+) -> None:
+    pixels = torch.arange(2 * 4 * 4 * 3).reshape(2, 4, 4, 3).to(torch.uint8)
+    images_BCHW = normalised(pixels, dtype)
+    assert images_BCHW.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(images_BCHW, normalised(pixels).to(dtype))
