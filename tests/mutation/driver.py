@@ -36,7 +36,7 @@ TESTS = {module: tests for each in SETS.values() for module, tests in each.items
 COPIED = ("diht_k8s", "tests")
 _PRELOADED = (
     "numpy", "torch", "pydantic", "hypothesis", "mpmath", "kubernetes.client", "torchx.specs", "PIL.Image", "open_clip",
-    "safetensors.torch", "torchvision",
+    "safetensors.torch", "torchvision", "deepspeed",
 )  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def drawn(count: int, seed: int, modules: Sequence[str]) -> list[tuple[str, Muta
 def outcomes(chosen: Sequence[tuple[str, Mutant]], tests_of: Mapping[str, list[str]] = TESTS) -> Iterator[Outcome]:
     """Each mutant with what its tests said."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors: threads that wait for a CPU cost more than they give
-    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    os.environ |= {"PYTHONDONTWRITEBYTECODE": "1", "DIHT_TEST_FORK": "1"}
     for name in _PRELOADED:
         importlib.import_module(name)
     loaded = [name for name in sys.modules if name.startswith("diht_k8s.")]
