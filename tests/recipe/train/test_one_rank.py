@@ -28,6 +28,7 @@ from diht_k8s.recipe.train.data.dataset import ShardDataset
 from diht_k8s.recipe.train.data.loader import Loader
 from diht_k8s.recipe.train.data.sampler import GlobalSampler
 from diht_k8s.recipe.train.model.student import Features, Student
+from diht_k8s.recipe.train.precision import LOSS_SCALE
 from tests.recipe.train.small_run import (
     ATTRIBUTES,
     OBJECTS,
@@ -54,8 +55,10 @@ TRAIN: dict[str, Any] = {
 KINDS: dict[str, dict[str, Any]] = {
     "zero 0": {},
     "zero 2, micro-batches": {"microBatchSize": 4, "zeroStage": 2},
+    "zero 3": {"zeroStage": 3},
 }
 RESUMED = {"zero 0": {}, "zero 1": {"zeroStage": 1}}
+FP16, SCALE = {"precision": "fp16", "zeroStage": 1}, 2.0**9
 pytestmark = pytest.mark.timeout(900)  # for machines that do other things, too
 
 
@@ -80,10 +83,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def job(place: Path, name: str, *, stop_after: int | None = None, finite_steps: int | None = None, **train: Any) -> Job:
+def job(
+    place: Path,
+    name: str,
+    *,
+    stop_after: int | None = None,
+    finite_steps: int | None = None,
+    fp16_scale: float | None = None,
+    **train: Any,
+) -> Job:
     held = {"shards": [f"{place}/data/out/filter/kept/drawn-1.tar"], "everySamples": 3 * BATCH}
     run = document(place / name, data=place / "data", **{**TRAIN, "validation": held, **train})
-    return Job(run, stop_after, finite_steps=finite_steps)
+    return Job(run, stop_after, fp16_scale, finite_steps)
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +105,8 @@ def trained(place: Path) -> dict[str, dict[str, Any]]:
         jobs[f"{name} 2"] = job(place, f"{name} in pieces", **train)
     for name, train in RESUMED.items():
         jobs[f"{name}, not finite"] = job(place, f"{name}, not finite", finite_steps=FINITE, **train)
+    jobs["fp16 1"] = job(place, "fp16", stop_after=STOP, fp16_scale=SCALE, **FP16)
+    jobs["fp16 2"] = job(place, "fp16", fp16_scale=2 * SCALE, **FP16)  # the checkpoint's own scale counts
     return train_in_ranks(1, jobs, place / "ranks")
 
 
@@ -279,3 +292,15 @@ def test_training_when_gradients_stay_not_finite_then_three_steps_are_skipped_an
     named = json.loads((place / f"{name}, not finite" / "out" / "train" / "not_finite-00000.json").read_text())
     assert named == {"step": FINITE + 3, "uids": expected.uids[FINITE + 2]}
     assert float(found["weights"]["adam_step"]) == FINITE
+
+
+def test_training_when_resumed_in_fp16_then_at_the_checkpoints_loss_scale(
+    trained: dict[str, dict[str, Any]], expected: Expected, place: Path
+) -> None:
+    first, second = trained["fp16 1"], trained["fp16 2"]
+    assert second["error"] is None
+    both = torch.tensor(first["losses"] + second["losses"])
+    torch.testing.assert_close(both, torch.tensor(expected.losses), rtol=0, atol=0.05)
+    state = checkpoint.read(Storage(), f"{place}/fp16/out/train/checkpoints/step-{STEPS:09d}").state
+    assert state[LOSS_SCALE].flatten().tolist() == [SCALE, STEPS]
+    assert lines(place, "fp16")[-1]["loss_scale"] == SCALE
