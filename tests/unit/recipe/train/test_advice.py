@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from diht_k8s.recipe.train.estimate.advice import IMAGES_PER_CORE, cpus_needed, starved
+from diht_k8s.api.documents import load
+from diht_k8s.api.pods import merged
+from diht_k8s.recipe.train.estimate.advice import IMAGES_PER_CORE, advice, cpus_needed, starved
 from diht_k8s.recipe.train.estimate.gpus import GPUS, name_of_product
+
+SAMPLES = Path(__file__).parents[4] / "manifests" / "samples"
 
 
 def estimated(images: float, *, ranks: int = 8, nodes: int = 2) -> Any:
@@ -57,3 +62,16 @@ def test_speeds_when_images_are_smaller_then_higher() -> None:
 def test_card_when_a_label_names_it_then_found(label: str, name: str | None) -> None:
     assert name_of_product(label) == name
     assert name is None or name in GPUS
+
+
+def test_samples_when_they_train_on_8_gpus_then_their_cpus_feed_8_h100() -> None:
+    runs = [load(path.read_text(), name=path.name) for path in sorted(SAMPLES.glob("*.yaml"))]
+    asked = {}
+    for run in runs:
+        if run.spec.train is None:
+            continue
+        resources = merged(run.spec.pods, run.spec.train.pods).resources
+        if resources.get("nvidia.com/gpu") == 8:
+            asked[run.spec.train.model, run.spec.train.micro_batch_size, resources["cpu"]] = run
+    assert [key[0] for key in asked] == ["ViT-B-16"]  # one estimate answers for all
+    assert [advice(run, "H100") for run in asked.values()] == [[]]
