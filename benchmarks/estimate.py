@@ -32,7 +32,7 @@ HEADS: Final = (1000, 200)
 _WIDE: Final = {"image_size": 96, "layers": 4, "width": 320, "head_width": 64, "patch_size": 16}
 _LONG: Final = {"context_length": 48, "vocab_size": 49408, "width": 192, "heads": 6, "layers": 3}
 _DEEP: Final = {"image_size": 64, "layers": 14, "width": 128, "head_width": 32, "patch_size": 8}
-_SHORT: Final = {"context_length": 16, "vocab_size": 8192, "width": 128, "heads": 2, "layers": 2}
+_SHORT: Final = {"context_length": 16, "vocab_size": 49408, "width": 128, "heads": 2, "layers": 2}
 WIDE: Final = {"modelConfig": {"embed_dim": 192, "vision_cfg": _WIDE, "text_cfg": _LONG}}
 DEEP: Final = {"modelConfig": {"embed_dim": 128, "vision_cfg": _DEEP, "text_cfg": _SHORT}}
 
