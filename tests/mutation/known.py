@@ -28,4 +28,6 @@ KNOWN: Final[dict[str, str]] = {
     "states: return min(self.most_s, self.first_s * 2.0 ** min(restarts - 1, [32 -> 33])) * (1 + self.jitter / 4)":
         "both powers are far above most_s",
     "budget: count = min(used, max([0 -> 1], seconds - since) // heal_seconds)": "one second gives no restart back",
+    "dataset: SHARD_CACHE_BYTES = [256 -> 257] << 20": "the size of a cache; no test fixes the number",
+    "collate: return int(digest[:15], [16 -> 17])": "any base gives equal captions equal numbers and others different ones",
 }  # fmt: skip
