@@ -20,6 +20,7 @@ from torchx.specs.overlays import set_overlay
 from diht_k8s.api.documents import dump, load, read_text
 from diht_k8s.api.errors import DihtError, UserError
 from diht_k8s.api.pods import Pods, merged, rendezvous_port
+from diht_k8s.api.quantities import number_of
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.steps import SHARED_STEP
 from diht_k8s.launch.pods import IMAGE_PYTHON
@@ -27,10 +28,6 @@ from diht_k8s.launch.role_overlays import stage_overlays
 
 MAX_DOCUMENT_BYTES: Final = 120_000
 """Linux accepts 128 KiB in one environment variable."""
-_UNITS: Final = {
-    "": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18,
-    "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60, "m": 1e-3,
-}  # fmt: skip
 
 
 def submitted(stage_name: str, script_args: Sequence[str], *, shape: str, image: str) -> AppDef:
@@ -175,7 +172,7 @@ def quantity(value: str | int, field: str) -> float:
     Raises:
         UserError: it is invalid; the message names `field`.
     """
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?(?:[eE][0-9]+)?)([A-Za-z]*)", str(value))
-    if match is None or match[2] not in _UNITS:
-        raise UserError(f"{field}: invalid quantity {value}: write for example 8, 500m or 64Gi")
-    return float(match[1]) * _UNITS[match[2]]
+    try:
+        return number_of(value)
+    except ValueError as error:
+        raise UserError(f"{field}: {error}") from error
