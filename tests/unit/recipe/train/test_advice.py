@@ -17,7 +17,7 @@ SAMPLES = Path(__file__).parents[4] / "manifests" / "samples"
 
 
 def estimated(images: float, *, ranks: int = 8, nodes: int = 2) -> Any:
-    """An estimate of so many images a second in each pod."""
+    """An estimate by the images a second that each pod trains."""
     pace = SimpleNamespace(samples_per_second=images * nodes)
     return SimpleNamespace(gpu="H100", nodes=nodes, processes_per_node=ranks, pace=pace, utilisation=0.45)
 
