@@ -36,7 +36,7 @@ Large = Annotated[int, Field(ge=0, le=2**62)]
 
 def timestamp(seconds: float) -> str:
     """Seconds since the epoch as Kubernetes writes time (RFC 3339, whole seconds, UTC)."""
-    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z")  # %Y has no leading zeros
 
 
 class StageState(StrEnum):
