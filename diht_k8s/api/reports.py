@@ -48,6 +48,15 @@ class Rounds(Record):
     """furthest step at which a round failed, from 1; None if unknown."""
 
 
+class CommittedShards(Record):
+    """Shards of a stage that are committed: another attempt need not repeat them."""
+
+    count: int
+    """of the whole stage."""
+    seconds: int
+    """time that one worker has spent on its part of them, over all attempts."""
+
+
 class Progress(Record):
     """One line of progress of one stage; everything counts the whole stage, not one worker."""
 
@@ -66,6 +75,8 @@ class Progress(Record):
     """of a training, once there is one."""
     rounds: Rounds | None = None
     """of a training that restarts in place."""
+    shards: CommittedShards | None = None
+    """of a stage whose workers share shards, once some are committed."""
 
     def line(self) -> str:
         """The line as printed on stdout."""

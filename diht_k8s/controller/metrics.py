@@ -32,6 +32,10 @@ SKIPPED: Final = Counter(
 SYNC_AGE: Final = Gauge(
     "diht_operator_sync_age_seconds", "Time since the API server last answered a list or watch.", ["kind"]
 )
+RESTARTS: Final = Counter(
+    "diht_operator_restarts_total", "Restarts of stages, by the budget that they take from.", ["budget"]
+)
+ENDED: Final = Counter("diht_operator_runs_ended_total", "Runs that ended, by reason.", ["reason"])
 LEADER: Final = Gauge("diht_operator_leader", "1 while this replica is the leader.")
 for _kind in ("DihtRun", "Job", "Pod"):
     for _reason in UNREADABLE_REASONS:  # from zero on, or an alert on their increase would miss the first one

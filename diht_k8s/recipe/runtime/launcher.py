@@ -28,6 +28,9 @@ MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str
 """Has glibc keep the memory of large tensors for the next step: on a CPU, allocating it again takes an eighth of a step
 (page faults)."""
 
+RECORDER = {"TORCH_FR_BUFFER_SIZE": "2000"}
+"""Collectives of each rank that torch's flight recorder keeps; unset, it keeps none of gloo's."""
+
 
 def launch(
     gang: Gang,
@@ -54,7 +57,7 @@ def launch(
     """
     stop = stop or StopFlag()
     wait_for_hosts(gang.hosts, stop=stop)
-    for name, value in MALLOC.items():
+    for name, value in (MALLOC | RECORDER).items():
         os.environ.setdefault(name, value)
     if in_place:
         command = [sys.executable, "-m", module, *arguments]

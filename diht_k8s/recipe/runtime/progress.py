@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TextIO
 
-from diht_k8s.api.reports import ROUNDS_VARIABLE, Progress, Rounds, SavedCheckpoint
+from diht_k8s.api.reports import ROUNDS_VARIABLE, CommittedShards, Progress, Rounds, SavedCheckpoint
 from diht_k8s.api.run import Stage
 
 
@@ -41,6 +41,7 @@ class Reporter:
         self._checkpoint: SavedCheckpoint | None = None
         rounds = os.environ.get(ROUNDS_VARIABLE)
         self._rounds = None if rounds is None else Rounds.model_validate_json(rounds)
+        self._shards: CommittedShards | None = None
 
     def start(self, step: str, total: int, *, done: int = 0, unit: str = "samples") -> None:
         """Begin a step; `done` is what an earlier attempt had finished, so that the rate counts new work only."""
@@ -51,6 +52,10 @@ class Reporter:
     def saved(self, checkpoint: SavedCheckpoint | None) -> None:
         """A checkpoint is committed: the lines from here on name it. None before the first one."""
         self._checkpoint = checkpoint
+
+    def committed(self, shards: CommittedShards) -> None:
+        """Shards are committed: the lines from here on name them."""
+        self._shards = shards
 
     def update(
         self, done: int, metrics: Mapping[str, float] | None = None, *, total: int | None = None, last: bool = False
@@ -76,5 +81,6 @@ class Reporter:
             worker=self._worker,
             checkpoint=self._checkpoint,
             rounds=self._rounds,
+            shards=self._shards,
         ).line()
         print(line, file=self._stream, flush=True)
