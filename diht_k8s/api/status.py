@@ -346,12 +346,18 @@ def _without_metrics(status: Status) -> Status:
 
 
 def _with_few_avoided_nodes(status: Status) -> Status:
-    stages = [stage.model_copy(update={"avoid_nodes": stage.avoid_nodes[-1:]}) for stage in status.stages]
+    """And without the text of restarts in place, which is in the events."""
+    stages: list[StageStatus] = []
+    for stage in status.stages:
+        in_place = stage.restarts_in_place
+        counts = in_place and in_place.model_copy(update={"message": "", "pod": "", "node": ""})
+        update = {"avoid_nodes": stage.avoid_nodes[-1:], "restarts_in_place": counts}
+        stages.append(stage.model_copy(update=update))
     return status.model_copy(update={"stages": stages})
 
 
 def _with_short_messages(status: Status) -> Status:
-    conditions = [one.model_copy(update={"message": one.message[:64]}) for one in status.conditions]
+    conditions = [one.model_copy(update={"message": one.message[:56]}) for one in status.conditions]
     for index, stage in enumerate(status.stages):
         if stage.cause is not None:
             status = _changed_cause(status, index, message=stage.cause.message[:32])
@@ -370,10 +376,8 @@ def _without_outputs(status: Status) -> Status:
 def _with_the_newest(status: Status) -> Status:
     """The last cause and the last attempt alone: `diht why` needs no other."""
     last = max((index for index, stage in enumerate(status.stages) if stage.cause is not None), default=0)
-    stages = [
-        stage if index == last else stage.model_copy(update={"cause": None})
-        for index, stage in enumerate(status.stages)
-    ]
+    none = {"cause": None}
+    stages = [each if index == last else each.model_copy(update=none) for index, each in enumerate(status.stages)]
     return status.model_copy(update={"stages": stages, "attempts": status.attempts[-1:]})
 
 

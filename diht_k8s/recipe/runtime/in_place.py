@@ -118,6 +118,7 @@ class _Launcher:
                 assert step.failure is not None
                 return self._exit(step.failure)
             self._do(step)
+            self._prepare()
             time.sleep(TICK_S)
 
     def _look(self) -> None:
@@ -140,6 +141,13 @@ class _Launcher:
             consequence = str(error).startswith(LOST_PEER) and self._gang.nodes > 1
             if waited >= (CONSEQUENCE_S if consequence else SETTLE_S):
                 self._note_failure(error, killed=any(each.exitcode == -9 for each in failures.values()))
+
+    def _prepare(self) -> None:
+        """Start standbys once all ranks of this node train; before, they would slow their start."""
+        if self._standbys is None or self._filled or self._ranks is None or not self._ranks.training():
+            return
+        self._standbys.fill()
+        self._filled = True
 
     def _ask_to_stop(self) -> None:
         """Pass a request on to the ranks; without any, it is the end."""

@@ -46,9 +46,10 @@ class Attempt:
 
 
 def ranks_of(launcher: int) -> list[psutil.Process]:
-    """The ranks below a launcher, in rank order."""
+    """The ranks below a launcher that were started as such, in rank order; standby processes are left out."""
     children = psutil.Process(launcher).children(recursive=True)
-    ranks = [child for child in children if "diht_k8s.recipe.train.loop" in child.cmdline()]
+    begun = [child for child in children if "diht_k8s.recipe.train.loop" in child.cmdline()]
+    ranks = [child for child in begun if "RANK" in child.environ()]
     return sorted(ranks, key=lambda child: int(child.environ()["RANK"]))
 
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from diht_k8s.api.reports import Cause
-from tests.recipe.train.attempts import STEPS, undisturbed_training
+from tests.recipe.train.attempts import STEPS, ranks_of, undisturbed_training
 from tests.recipe.train.launchers import Launchers, kill, start, write_run
 from tests.recipe.train.small_run import make_data
 
@@ -23,6 +23,8 @@ pytestmark = pytest.mark.timeout(900)  # for machines that do other things, too
 @dataclass(frozen=True)
 class Ended:
     codes: list[int]
+    started: list[int]
+    """for each node, how many ranks of the second round were not standby processes before."""
     gang: Launchers
     folder: Path
 
@@ -36,7 +38,9 @@ def disturbed(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     gang = start(folder)
     assert gang.at_step(13), gang.errors(0)
     kill(gang.rank(1))
-    return Ended(gang.end(), gang, folder)
+    assert gang.at_step(13, round_=2), gang.errors(0)
+    started = [len(ranks_of(launcher.pid)) for launcher in gang.processes]
+    return Ended(gang.end(), started, gang, folder)
 
 
 def test_training_when_ranks_are_killed_then_it_ends_well_in_the_same_launchers(disturbed: Ended) -> None:
@@ -49,6 +53,7 @@ def test_training_when_ranks_are_killed_then_it_ends_well_in_the_same_launchers(
     assert "".join(disturbed.gang.lines).count("train: resuming after step") == 1
     epochs = sorted(path.name for path in (disturbed.folder / "out" / "train" / "epochs").iterdir())
     assert epochs == ["000001", "000002"], "each round took a number of its own"
+    assert disturbed.started == [0, 0], "standby processes became the ranks"
 
 
 def test_weights_when_ranks_were_killed_then_bit_equal_to_undisturbed(disturbed: Ended) -> None:
