@@ -9,6 +9,7 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
 
+from diht_k8s.api.reasons import Reason
 from diht_k8s.kube.summaries import UNREADABLE_REASONS
 
 BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
@@ -36,6 +37,14 @@ WATCH_FAILURES: Final = Counter(
     "diht_operator_watch_failures_total", "Lists and watches that failed, broke off or fell silent.", ["kind"]
 )
 FAILING: Final = Gauge("diht_operator_failing_runs", "Runs whose reconciliation has failed several times in a row.")
+BLOCKED: Final = Gauge(
+    "diht_operator_blocked_runs", "Runs that cannot go on, by the reason in their status.", ["reason"]
+)
+FAILED: Final = Counter("diht_operator_failed_runs_total", "Runs that have failed, by reason.", ["reason"])
+FAILURES: Final = (
+    Reason.USER_ERROR, Reason.BAD_DATA, Reason.OUT_OF_MEMORY, Reason.RESTARTS_EXHAUSTED,
+    Reason.INFRASTRUCTURE_RESTARTS_EXHAUSTED, Reason.DEADLINE_EXCEEDED, Reason.STOPPED,
+)  # fmt: skip
 LEADER: Final = Gauge("diht_operator_leader", "1 while this replica is the leader.")
 for _kind in ("DihtRun", "Job", "Pod"):
     WATCH_FAILURES.labels(_kind)

@@ -36,6 +36,7 @@ from diht_k8s.controller.observe import (
 )
 from diht_k8s.controller.orphans import delete_orphans, orphans
 from diht_k8s.controller.pod_logs import PodLogs, cached_in, progress_in, why_waiting
+from diht_k8s.controller.run_metrics import RunMetrics
 from diht_k8s.controller.saved_status import has_ended, saved_run_status
 from diht_k8s.controller.status import LoggedProgress, build_status, failed_attempt, newly_failed, redacted_status
 from diht_k8s.controller.text import one_line
@@ -87,7 +88,7 @@ class Reconciler:
         self._job_ttl_s = job_ttl_s
         self._caches: dict[Key, RunCache] = {}
         self._active: set[Key] = set()
-        self._logs, self._warning_events = PodLogs(cluster), WarningEvents(cluster)
+        self._logs, self._warning_events, self._metrics = PodLogs(cluster), WarningEvents(cluster), RunMetrics()
 
     @property
     def active_runs(self) -> int:
@@ -155,6 +156,7 @@ class Reconciler:
         """A run is gone, or has ended: so must be its pods that no garbage collector finds."""
         cache = self._caches.pop(key, None)
         self._active.discard(key)
+        self._metrics.forget(key)
         if cache is not None:
             self._delete_orphans(key, cache)
 
@@ -168,9 +170,8 @@ class Reconciler:
         former = [attempt.uid for attempt in status.attempts if attempt.uid]
         if status.progress is None or status.progress.last_updated_time is None:
             return RunCache(former_jobs=former)
-        return RunCache(
-            former_jobs=former, read_at=self._clock() - self._jitter() * _progress_interval(len(self._runs))
-        )
+        age_s = self._jitter() * _progress_interval(len(self._runs))
+        return RunCache(former_jobs=former, read_at=self._clock() - age_s)
 
     def _reconcile(self, known: KnownRun, cache: RunCache) -> float | None:
         now, status = self._clock(), known.status
@@ -207,9 +208,8 @@ class Reconciler:
 
     def _refuse(self, known: KnownRun, status: Status, problem: RunProblem, cache: RunCache, now: float) -> None:
         """Report that a run is not accepted; its children, if any, are left alone."""
-        found = conditions(
-            status, saved_run_status(status), None, problem, pausing=False, generation=known.generation, now=now
-        )
+        before, generation = saved_run_status(status), known.generation
+        found = conditions(status, before, None, problem, pausing=False, generation=generation, now=now)
         new = status.model_copy(update={"conditions": found, "observed_generation": known.generation})
         self._record_events(self._write_status(known, new, cache, now), status, new, now)
 
@@ -323,13 +323,13 @@ class Reconciler:
         return written
 
     def _record_events(self, known: KnownRun, before: Status, after: Status, now: float) -> None:
+        self._metrics.record(known.key, before, after)
         self._record(known, events_between(before, after), now)
 
     def _record(self, known: KnownRun, events: Iterable[RunEvent], now: float) -> None:
         for item in events:
-            logger.info(
-                "%s", item.message, extra={"run": known.name, "namespace": known.namespace, "reason": item.reason}
-            )
+            extra = {"run": known.name, "namespace": known.namespace, "reason": item.reason}
+            logger.info("%s", item.message, extra=extra)
             try:
                 self._cluster.write_event(known.namespace, event_document(known, item, now))
             except ClusterError as error:

@@ -56,12 +56,17 @@ class Fault:
 class ApiProxy:
     """The proxy; `kubeconfig` is the operator's way through it."""
 
-    def __init__(self, kubeconfig: Path) -> None:
-        """Make one in front of the API server that a kubeconfig names."""
+    def __init__(self, kubeconfig: Path, folder: Path) -> None:
+        """Make one in front of the API server that a kubeconfig names; files of its own go into the folder."""
         config = yaml.safe_load(kubeconfig.read_text())
         cluster = config["clusters"][0]["cluster"]
         address = urlsplit(cluster["server"])
         trust = ssl.create_default_context(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())
+        user = config["users"][0]["user"]
+        if certificate := user.pop("client-certificate-data", None):  # the proxy shows it in the operator's place
+            pair = folder / "client.pem"
+            pair.write_bytes(base64.b64decode(user.pop("client-key-data")) + base64.b64decode(certificate))
+            trust.load_cert_chain(pair)
         self.upstream: Callable[[], http.client.HTTPSConnection] = lambda: http.client.HTTPSConnection(
             address.hostname or "", address.port, context=trust, timeout=300
         )
@@ -79,7 +84,7 @@ class ApiProxy:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         config["clusters"][0]["cluster"] = {"server": f"http://localhost:{self._server.server_port}"}
-        self.kubeconfig = kubeconfig.with_name(f"proxy-{self._server.server_port}.kubeconfig")
+        self.kubeconfig = folder.joinpath(f"proxy-{self._server.server_port}.kubeconfig")
         self.kubeconfig.write_text(yaml.safe_dump(config))
 
     def stall_watches(self) -> None:

@@ -31,8 +31,8 @@ def shared(kubectl: Kubectl, own: bool, recipe_image: str, tmp_path_factory: pyt
 
 
 @pytest.fixture
-def proxy(shared: World) -> Iterator[ApiProxy]:
-    with ApiProxy(shared.operator.kubeconfig).serving() as found:
+def proxy(shared: World, tmp_path: Path) -> Iterator[ApiProxy]:
+    with ApiProxy(shared.operator.kubeconfig, tmp_path).serving() as found:
         yield found
 
 

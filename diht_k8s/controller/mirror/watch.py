@@ -133,7 +133,7 @@ class Watch(ABC):
                 broke, answered = True, isinstance(error, ClusterError) and bool(error.status)
                 wait_s = max(wait_s, error.retry_after_s if isinstance(error, ClusterError) else 0.0)
                 logger.warning("watching %ss broke off, trying again in %.1f s: %s", self.kind, wait_s, error)
-                if answered or isinstance(error, urllib3.exceptions.ReadTimeoutError):
+                if answered or _is_silence(error):
                     version = None
             except Exception as error:  # the thread must not die: without it no run of the cluster gets a status
                 self._failed(error)
@@ -223,3 +223,9 @@ class Watch(ABC):
             self._skipped.add(found)
             namespace, name, uid = found.identity
             logger.warning("%s %s/%s (%s) is skipped: %s", self.kind, namespace, name, uid, found.reason)
+
+
+def _is_silence(error: Exception) -> bool:
+    """Whether a connection was open and nothing came, before or after the answer's headers."""
+    cause = error.__cause__ if isinstance(error, ClusterError) else error
+    return isinstance(getattr(cause, "reason", cause), urllib3.exceptions.ReadTimeoutError)

@@ -231,8 +231,17 @@ class Silent(Response):
         yield b""
 
 
-def test_watch_that_fell_silent_is_given_up_and_all_is_listed_again() -> None:
-    mirror, _, script = followed(page(job(attempt=1)), Silent(), page(job(attempt=2)), watch())
+def unanswered() -> ClusterError:
+    """A watch whose connection stays open, on which not even the headers come."""
+    error = ClusterError(0, "Unreachable", "no answer")
+    silence = urllib3.exceptions.ReadTimeoutError(cast(Any, None), "", "read timed out")
+    error.__cause__ = urllib3.exceptions.MaxRetryError(cast(Any, None), "", silence)
+    return error
+
+
+@pytest.mark.parametrize("silence", [Silent(), unanswered()], ids=["after its headers", "before its headers"])
+def test_watch_that_falls_silent_is_given_up_and_all_is_listed_again(silence: Response | Exception) -> None:
+    mirror, _, script = followed(page(job(attempt=1)), silence, page(job(attempt=2)), watch())
     assert names(mirror) == ["r-train-2"]
     assert questions(script) == ["list", "watch 10", "list", "watch 10"]
     assert script.asked[1]["_request_timeout"][1] == 1.2 * script.asked[1]["timeout_seconds"]
