@@ -19,6 +19,8 @@ from diht_k8s.api.schema.crd import GROUP, KIND, PLURAL, VERSION
 NAMESPACE: Final = "default"
 STREAMS: Final = 8
 """Requests of the loader at a time."""
+HISTORY: Final = "history"
+"""Namespace of the runs that had ended before."""
 BUCKET: Final = "s3://corpus"
 ENTRIES: Final = 6
 """Stages of a whole run as its status counts them: filter, vocabulary, heads, predict, train, evaluate."""
@@ -73,8 +75,24 @@ class Loader:
         with ThreadPoolExecutor(STREAMS) as threads:
             list(threads.map(self._create, documents))
 
-    def _create(self, body: Json) -> None:
-        self._api.create_namespaced_custom_object(GROUP, VERSION, NAMESPACE, PLURAL, body)
+    def _create(self, body: Json, namespace: str = NAMESPACE) -> None:
+        self._api.create_namespaced_custom_object(GROUP, VERSION, namespace, PLURAL, body)
+
+    def create_finished(self, documents: Iterable[Json], status: Json) -> None:
+        """Create runs in HISTORY that have ended; no operator may run meanwhile, or it would start them."""
+
+        def create(body: Json) -> None:
+            self._create(body, HISTORY)
+            self._api.patch_namespaced_custom_object_status(
+                GROUP, VERSION, HISTORY, PLURAL, body["metadata"]["name"], {"status": status}, _content_type=_PATCH
+            )
+
+        with ThreadPoolExecutor(STREAMS) as threads:
+            list(threads.map(create, documents))
+
+    def delete(self, name: str) -> None:
+        """Delete a run."""
+        self._api.delete_namespaced_custom_object(GROUP, VERSION, NAMESPACE, PLURAL, name)
 
     def edit(self, runs: Sequence[str], spec: Json, *, each_s: float) -> None:
         """Patch the spec of runs, one after the other at a steady pace."""
@@ -86,10 +104,10 @@ class Loader:
             if number + 1 < len(runs):
                 time.sleep(max(0.0, began + each_s - time.monotonic()))
 
-    def statuses(self) -> list[Json]:
-        """The status of each run."""
+    def statuses(self) -> dict[str, Json]:
+        """The status of each run, by its name."""
         answer: Any = self._api.list_namespaced_custom_object(GROUP, VERSION, NAMESPACE, PLURAL, _preload_content=False)
-        return [item.get("status") or {} for item in json.loads(answer.data)["items"]]
+        return {item["metadata"]["name"]: item.get("status") or {} for item in json.loads(answer.data)["items"]}
 
 
 def all_pods_ready(status: Json) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import secrets
 import signal
 import socket
@@ -30,6 +31,11 @@ READY_S: Final = 120.0
 CONTROLLERS: Final = "job-controller,garbage-collector-controller,namespace-controller,serviceaccount-controller"
 """What a Job's pods need; services get no endpoints, because no pod here talks to another."""
 _UNLIMITED: Final = ("--kube-api-qps", "1000", "--kube-api-burst", "2000")
+
+
+def programs() -> Path:
+    """Where `tests/cluster/up` puts what it builds."""
+    return Path(os.environ.get("TEST_CLUSTER_DIR", "~/.cache/test-cluster")).expanduser() / "bin"
 
 
 @dataclass(frozen=True)

@@ -66,23 +66,24 @@ class Controller:
 
     def wait(self, condition: Callable[[], object], what: str, timeout_s: float = 120.0) -> None:
         """Wait for something while it lives."""
-        until(condition, what, self._check, timeout_s)
+        until(condition, what, self.check, timeout_s)
 
     def is_ready(self) -> bool:
         """Whether Jobs and pods are listed."""
         return self._page("/readyz").startswith("ok")
 
-    def has_reconciled(self, runs: int) -> bool:
-        """Whether it knows this many runs, has reconciled all, and none waits."""
+    def has_reconciled(self, active: int, finished: int = 0) -> bool:
+        """Whether it knows this many runs, has reconciled the active ones, and none waits."""
         now = self.metrics()
-        count = now.get("diht_operator_reconcile_seconds_count", 0)
-        return now["diht_operator_runs"] >= runs and count >= runs and now["diht_operator_queue_depth"] == 0
+        count, known = now.get("diht_operator_reconcile_seconds_count", 0), now["diht_operator_runs"]
+        return known >= active + finished and count >= active and now["diht_operator_queue_depth"] == 0
 
     def _page(self, path: str) -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=10) as answer:
             return answer.read().decode()
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise SystemExit if it has ended."""
         if self._process.poll() is not None:
             raise SystemExit(f"the controller ended with {self._process.returncode}: see controller.out")
 

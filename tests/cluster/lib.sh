@@ -7,9 +7,11 @@ export TEST_CLUSTER_DIR=$dir GOTOOLCHAIN=local GOFLAGS=-mod=mod
 # Addresses of the cluster's own: on interfaces that make_network makes, so nothing for them ever leaves this machine.
 NODE_IP=10.89.0.1 POD_CIDR=10.90.0.0/16 SERVICE_CIDR=10.91.0.0/16 API_SERVICE_IP=10.91.0.1 DNS_SERVICE_IP=10.91.0.10
 API_PORT=${TEST_CLUSTER_PORT:-6443}
+GO=1.26 # what the modules in kube/ ask for
 
 say() { echo "cluster: $*" >&2; }
 unavailable() { say "$*"; exit 69; } # this machine cannot do it; the tests skip
+go_is_new_enough() { command -v go >/dev/null && printf '%s\n' "$GO" "$(go env GOVERSION | sed 's/^go//')" | sort -CV; }
 nodes() { seq 0 $((${TEST_CLUSTER_NODES:-2} - 1)); }
 ctr_() { local node=$1; shift; ctr --address "$dir/node-$node/containerd.sock" --namespace k8s.io "$@"; }
 kubectl_() { "$dir/bin/kubectl" --kubeconfig "$dir/kubeconfig" --request-timeout 5s "$@"; }

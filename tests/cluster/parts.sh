@@ -1,5 +1,6 @@
 # shellcheck shell=bash
 # The parts of the cluster and how each is configured. Sourced by up, after lib.sh.
+gates=(${TEST_CLUSTER_FEATURES:+--feature-gates "$TEST_CLUSTER_FEATURES"})
 
 build_binaries() { # one binary is all of Kubernetes, etcd and CoreDNS; rebuilt when its sources change
   local sum part version
@@ -55,8 +56,8 @@ start_etcd() {
 }
 
 start_apiserver() {
-  local pki=$dir/pki
-  start kube-apiserver "$dir/bin/kube-apiserver" \
+  local pki=$dir/pki beta=(${TEST_CLUSTER_FEATURES:+--runtime-config=api/beta=true}) # most gates want a beta API
+  start kube-apiserver "$dir/bin/kube-apiserver" "${gates[@]}" "${beta[@]}" \
     --etcd-servers http://127.0.0.1:2379 --secure-port "$API_PORT" --bind-address 0.0.0.0 --advertise-address "$NODE_IP" \
     --service-cluster-ip-range "$SERVICE_CIDR" --allow-privileged --authorization-mode Node,RBAC --enable-admission-plugins NodeRestriction \
     --client-ca-file "$pki/ca.crt" --tls-cert-file "$pki/apiserver.crt" --tls-private-key-file "$pki/apiserver.key" \
@@ -69,11 +70,11 @@ start_apiserver() {
 }
 
 start_controllers() {
-  start kube-controller-manager "$dir/bin/kube-controller-manager" --kubeconfig "$dir/pki/controller-manager.conf" \
+  start kube-controller-manager "$dir/bin/kube-controller-manager" "${gates[@]}" --kubeconfig "$dir/pki/controller-manager.conf" \
     --use-service-account-credentials --leader-elect=false --service-account-private-key-file "$dir/pki/sa.key" --root-ca-file "$dir/pki/ca.crt" \
     --cluster-signing-cert-file "$dir/pki/ca.crt" --cluster-signing-key-file "$dir/pki/ca.key" \
     --node-monitor-period 2s --node-monitor-grace-period 20s --terminated-pod-gc-threshold "${TEST_CLUSTER_FINISHED_PODS:-200}"
-  start kube-scheduler "$dir/bin/kube-scheduler" --kubeconfig "$dir/pki/scheduler.conf" --leader-elect=false
+  start kube-scheduler "$dir/bin/kube-scheduler" "${gates[@]}" --kubeconfig "$dir/pki/scheduler.conf" --leader-elect=false
 }
 
 make_cgroups() { # NODE_NAME
@@ -108,7 +109,7 @@ start_kubelet() { # NUMBER
   wait_for "containerd of $name" ctr_ "$node" images list -q
   "$here/image" local/pause:1 --once --node "$node" --add "$dir/bin/pause=/pause" --entrypoint /pause >/dev/null
   kubelet_config "$name" "$node" >"$dir/$name/kubelet.yaml"
-  start "$name-kubelet" "$dir/bin/kubelet" --config "$dir/$name/kubelet.yaml" --kubeconfig "$dir/pki/$name.conf" \
+  start "$name-kubelet" "$dir/bin/kubelet" "${gates[@]}" --config "$dir/$name/kubelet.yaml" --kubeconfig "$dir/pki/$name.conf" \
     --hostname-override "$name" --node-ip "10.89.0.$((node + 1))" --root-dir "$dir/$name/kubelet"
 }
 

@@ -10,7 +10,7 @@ import pytest
 from tests.cluster.tools import CLUSTER, PROJECT, cannot
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(400)]
-SMALL = ("--runs", "10", "--pods", "5", "--edits", "4", "--ending", "1", "--seconds", "10")
+SMALL = ("--runs", "10", "--finished", "30", "--pods", "5", "--edits", "4", "--ending", "1", "--seconds", "10")
 
 
 def test_benchmark_of_the_controller_when_small_misses_no_count():
