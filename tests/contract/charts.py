@@ -33,7 +33,7 @@ EVERYTHING: dict[str, Any] = {
     },
     "imagePullSecrets": [{"name": "registry"}],
     "serviceAccount": {"name": "operator", "annotations": {"note": "ours"}},
-    "operator": {"workers": 16, "logLevel": "debug", "logFormat": "text"},
+    "operator": {"workers": 16, "watchTimeoutSeconds": 30, "logLevel": "debug", "logFormat": "text"},
     "lease": {"name": "diht"},
     "replicas": 2,
     "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy.example.org:3128"}],
