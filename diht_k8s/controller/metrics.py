@@ -46,9 +46,11 @@ FAILURES: Final = (
     Reason.INFRASTRUCTURE_RESTARTS_EXHAUSTED, Reason.DEADLINE_EXCEEDED, Reason.STOPPED,
 )  # fmt: skip
 LEADER: Final = Gauge("diht_operator_leader", "1 while this replica is the leader.")
+for _kind in ("Conflict", "Forbidden", "InternalError", "NotLeading", "TooManyRequests", "Unreachable"):
+    ERRORS.labels(_kind)
 for _kind in ("DihtRun", "Job", "Pod"):
     WATCH_FAILURES.labels(_kind)
-    for _reason in UNREADABLE_REASONS:  # from zero on, or an alert on their increase would miss the first one
+    for _reason in UNREADABLE_REASONS:  # all from zero on, or an alert on their increase would miss the first one
         SKIPPED.labels(_kind, _reason)
 
 Check = Callable[[], str]

@@ -72,7 +72,7 @@ def connect(*, wait: bool = True) -> ApiClient:
             config.load_kube_config(config_file=os.environ.get("KUBECONFIG"), client_configuration=settings)
     settings.connection_pool_maxsize = POOL
     settings.retries = urllib3.Retry(  # more would hold a thread: callers try again anyway
-        total=1, connect=1, read=0, respect_retry_after_header=wait, raise_on_status=False
+        total=1, connect=1, read=0, respect_retry_after_header=wait
     )
     return client.ApiClient(settings)
 
