@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.cluster.alerting import WATCH_S, Scrapes
 from tests.cluster.api_proxy import ApiProxy, Fault, Request
 from tests.cluster.operators import Operator, Runs
-from tests.cluster.tools import Kubectl
+from tests.cluster.tools import Kubectl, wait_until
 
 ONE = {"label": None, "train": None, "evaluate": None}
 """A run of the stage filter alone."""
@@ -44,8 +44,6 @@ class Outage:
     """called once the operator answers"""
     refuse: Callable[[Request], Fault | None] = lambda request: None
     """what the API server does from the operator's start on"""
-    again: Callable[[Place], object] = nothing
-    """called after each scrape"""
     options: tuple[str, ...] = ("--no-lease",)
     reconcile: str = ""
     """what reconciliations do: nothing (as they are), `raise` or `hang`"""
@@ -94,9 +92,12 @@ def missing_image(place: Place) -> None:
     place.runs.apply("r", **ONE, pods={**place.runs.document("r")["spec"]["pods"], "image": "local/none:1"})
 
 
-def start_again(place: Place) -> None:
-    place.operator.kill()
-    place.operator.start()
+def start_again_and_again(place: Place) -> None:
+    for _ in range(5):
+        place.operator.kill()
+        place.operator.start()
+        wait_until(lambda: place.operator.get("/metrics")[0] == 200, "the operator", 90)
+        place.scrapes.scrape()
 
 
 def answers(
@@ -155,7 +156,7 @@ OUTAGES = {
     ),
     "a program crashes until no restart is left": Outage(frozenset({"DihtRunsExhaustRestarts"}), crash_loop),
     "an image is not there": Outage(frozenset({"DihtRunsBlocked"}), missing_image),
-    "the operator crashes again and again": Outage(frozenset({"DihtOperatorRestarts"}), again=start_again),
+    "the operator crashes again and again": Outage(frozenset({"DihtOperatorRestarts"}), start_again_and_again),
 }
 
 

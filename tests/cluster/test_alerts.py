@@ -69,10 +69,8 @@ def observe(places: dict[str, Place]) -> None:
     until = time.monotonic() + OBSERVED_S
     while time.monotonic() < until:
         time.sleep(2.0)
-        for name, place in places.items():
+        for place in places.values():
             place.scrapes.scrape()
-            if place.scrapes.last:
-                OUTAGES[name].again(place)
 
 
 def start(place: Place, outage: Outage) -> None:

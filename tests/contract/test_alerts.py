@@ -48,7 +48,7 @@ def rules(helm: str) -> list[dict[str, Any]]:
     return next(each for each in objects if each["kind"] == "PrometheusRule")["spec"]["groups"][0]["rules"]
 
 
-LASTING = ("diht_operator_watch_failures", "diht_operator_queue_wait_seconds", "diht_operator_reconcile_errors")
+LASTING = ("diht_operator_watch_failures", "diht_operator_queue_wait_seconds")
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ LASTING = ("diht_operator_watch_failures", "diht_operator_queue_wait_seconds", "
         ("pass", ""),
         ("print = lambda *_, **__: None", "DihtOperatorAbsent"),
         ("metrics.LEADER.set(0)", "DihtOperatorAbsent"),
-        ('metrics.ERRORS.labels("Forbidden").inc(20)', "DihtOperatorErrors"),
+        ('metrics.ERRORS.labels("Forbidden").inc(60)', "DihtOperatorErrors"),
         ('metrics.ERRORS.labels("InternalError").inc(4)', "DihtOperatorInternalErrors"),
         ("metrics.DEPTH.set(1)", "DihtOperatorStuck"),
         ('metrics.SYNC_AGE.labels("Pod").set(20)', "DihtOperatorBlind"),
