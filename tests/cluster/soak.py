@@ -245,7 +245,6 @@ def main() -> int:
     options = parser.parse_args()
     ran_before = subprocess.run([CLUSTER_SCRIPTS / "up", "--check"]).returncode == 0
     script("up")
-    began = time.monotonic()
     kubectl = PatientKubectl(str(CLUSTER / "bin/kubectl"), CLUSTER / "kubeconfig")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -256,6 +255,8 @@ def main() -> int:
         place = replace(place, operator=operator.start())
         bystander = FAULTS["killed"].document(place.runs, BYSTANDER, "filter")
         kubectl.apply(json.dumps(bystander), "--namespace", place.namespace)
+        wait_until(lambda: place.runs.status(BYSTANDER).get("progress"), "the run without a fault", 300)
+        began = time.monotonic()
         soak = Soak(place, proxy, options.seed, began + 60 * options.minutes)
         soak.run()
         found = soak.summary((time.monotonic() - began) / 60)

@@ -16,7 +16,7 @@ from tests.cluster.outages import OUTAGES, Outage, Place, placed
 from tests.cluster.tools import PROJECT, Kubectl, cannot, fresh_namespace, wait_until
 from tests.contract.charts import EVERYTHING, MONITORING, helm_program, rendered, tool
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 OBSERVED_S = 25.0
 """Time from the outage to the last scrape."""
 
