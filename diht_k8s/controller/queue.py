@@ -59,7 +59,7 @@ class KeyedQueue(Generic[Key]):
         return key, since
 
     def failing(self, times: int) -> int:
-        """Number of keys that have failed at least so many times in a row; any thread may ask."""
+        """Number of keys that have failed at least N times in a row; any thread may ask."""
         return sum(failures >= times for failures in list(self._failures.values()))
 
     def done(self, key: Key, *, failed: bool = False) -> None:

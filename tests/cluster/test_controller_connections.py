@@ -143,13 +143,13 @@ class Etcd:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("dies", [False, True], ids=["it lives on", "it starts anew"])
+@pytest.mark.parametrize("dies", [False, True], ids=["it lives on", "it starts again"])
 def test_jobs_are_adopted_after_etcd_was_restored_to_an_older_snapshot(
     shared: World, operator: Operator, parts: Parts, tmp_path: Path, dies: bool
 ) -> None:
     """Versions go back: what the operator remembers is of a future that did not happen."""
     runs, etcd = shared.runs, Etcd(parts, tmp_path)
-    tag = "anew" if dies else "on"
+    tag = "again" if dies else "on"
     runs.apply(f"running-{tag}", {"filter": ["hang", "ok"]}, **ONE)
     runs.apply(f"later-{tag}", {"filter": ["hang", "ok"]}, **ONE, suspend=True)
     operator.start()

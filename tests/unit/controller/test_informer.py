@@ -255,7 +255,7 @@ def test_watch_whose_connection_broke_resumes_where_it_was() -> None:
     assert questions(script) == ["list", "watch 10", "probe", "watch 10"]
 
 
-def test_history_that_went_back_while_the_connection_was_broken_is_read_anew() -> None:
+def test_history_that_went_back_while_the_connection_was_broken_is_read_again() -> None:
     """The server would take the watch from a version of the future and say nothing until it has grown past it."""
     mirror, reported, script = followed(
         page(job(version=90, conditions={"Failed": "x"}), version="95"),
