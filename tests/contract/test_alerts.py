@@ -86,5 +86,6 @@ def test_alert_fires_on_the_metrics_of_its_outage_and_no_other_does(
     if alert == "DihtOperatorRestarts":
         start = next(series for series in scrapes.samples if ("__name__", "process_start_time_seconds") in series)
         scrapes.samples[start] = [(15.0 * number, number // 2) for number in range(10)]
-    fired = alerts(program, rules, scrapes.continued(LASTING))
+    errors = ("diht_operator_reconcile_errors",) if alert == "DihtOperatorErrors" else ()
+    fired = alerts(program, rules, scrapes.continued((*LASTING, *errors)))
     assert fired == ({alert} if alert else set())
