@@ -10,7 +10,7 @@ import pytest
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.status import Condition, Status
 from diht_k8s.controller import metrics
-from diht_k8s.controller.run_metrics import RunMetrics
+from diht_k8s.controller.blocked_runs import RunMetrics
 
 KEY = ("n", "r")
 
