@@ -4,7 +4,7 @@ BIN := .venv/bin
 EXTRAS := recipe,operator,dev
 INSTALLED := .venv/.installed
 
-.PHONY: images wheel demo test test-cluster lint check-words format generate check-generated constraints clean-demo
+.PHONY: images wheel demo test test-cluster test-gpu lint check-words format generate check-generated constraints clean-demo
 .DEFAULT_GOAL := demo
 
 demo: $(INSTALLED) ## the whole recipe on real images; a second call finds every stage cached
@@ -15,6 +15,9 @@ test: $(INSTALLED) ## every tier that this machine can run; says which it left o
 
 test-cluster: $(INSTALLED) ## the tier on a real Kubernetes: KUBECONFIG's, or two nodes on this machine
 	@$(BIN)/python -m pytest -q tests/cluster
+
+test-gpu: $(INSTALLED) ## the tier on this machine's GPUs; DIHT_GPU_TESTS_ON=cpu runs its scenarios without one
+	@$(BIN)/python -m pytest -q tests/gpu
 
 lint: $(INSTALLED) ## style, types, layers and words
 	$(BIN)/ruff format --check .

@@ -6,6 +6,7 @@ files. The labels are random: they cost what real ones cost.
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 from pathlib import Path
@@ -26,15 +27,26 @@ ROOT = Path(__file__).resolve().parent.parent
 NUM_SHARDS = 4
 TOP_K = 10
 OBJECTS, ATTRIBUTES = 1000, 200
+LONG_CAPTION = 80
+"""Times that a long caption repeats its words."""
 
 
-def make_data(folder: Path, *, pairs: int, jpeg_side: int | None = None) -> None:
+def make_data(
+    folder: Path,
+    *,
+    pairs: int,
+    jpeg_side: int | None = None,
+    shards: int = NUM_SHARDS,
+    long_captions: int | None = None,
+) -> None:
     """Write `FOLDER/shards/*.tar` and the label stage's output below `FOLDER/out`.
 
     Args:
         folder: where to.
         pairs: how many, the demo's pairs in their order, over again where there are fewer.
         jpeg_side: side of the images in pixels, as JPEG; None leaves them as they are (WebP, 96 px).
+        shards: how many.
+        long_captions: every N-th caption is repeated until it fills any context; None leaves all as they are.
     """
     storage, layout, rng = Storage(), Layout(str(folder / "out")), np.random.default_rng(0)
     found = [
@@ -43,9 +55,15 @@ def make_data(folder: Path, *, pairs: int, jpeg_side: int | None = None) -> None
         for sample in read_samples(storage, uri)
     ]
     vocabulary = ConceptVocabulary(pairs, _concepts("object", OBJECTS), _concepts("attribute", ATTRIBUTES), {})
-    for shard in range(NUM_SHARDS):
-        numbers = range(shard, pairs, NUM_SHARDS)
-        samples = [_sample(number, *found[number % len(found)], jpeg_side) for number in numbers]
+    encoded = functools.cache(lambda index: _images(found[index][1], jpeg_side))
+
+    def caption(number: int) -> str:
+        text = found[number % len(found)][0]
+        return text if long_captions is None or number % long_captions else " ".join([text] * LONG_CAPTION)
+
+    for shard in range(shards):
+        numbers = range(shard, pairs, shards)
+        samples = [_sample(number, caption(number), encoded(number % len(found))) for number in numbers]
         write_samples(storage, f"{folder}/shards/{shard:05d}.tar", samples)
         uids = [f"{number:06d}" for number in numbers]
         heads = [
@@ -64,9 +82,12 @@ def _concepts(kind: str, number: int) -> Concepts:
     return Concepts(tuple(f"{kind} {index}" for index in range(number)), (9,) * number)
 
 
-def _sample(number: int, caption: str, image: bytes, jpeg_side: int | None) -> tuple[str, dict[str, bytes]]:
+def _images(image: bytes, jpeg_side: int | None) -> dict[str, bytes]:
+    return {"webp": image} if jpeg_side is None else {"jpg": _jpeg(image, jpeg_side)}
+
+
+def _sample(number: int, caption: str, images: dict[str, bytes]) -> tuple[str, dict[str, bytes]]:
     meta = json.dumps({"uid": f"{number:06d}"}).encode()
-    images = {"webp": image} if jpeg_side is None else {"jpg": _jpeg(image, jpeg_side)}
     return f"{number:06d}", {**images, "txt": caption.encode(), "json": meta}
 
 

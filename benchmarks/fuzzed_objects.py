@@ -14,9 +14,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,6 +53,7 @@ class FuzzedLoad:
         self._settings = client.Configuration()
         config.load_kube_config(str(plane.kubeconfig("admin")), client_configuration=self._settings)
         self._settings.connection_pool_maxsize = STREAMS
+        self._token = self._settings.get_api_key_with_prefix("BearerToken") or ""
         self._pool = client.ApiClient(self._settings).rest_client.pool_manager
         self._lock = threading.Lock()
         self.answers: Counter[str] = Counter()
@@ -60,19 +61,15 @@ class FuzzedLoad:
 
     def create(self, objects: Iterable[Fuzzed], *, per_second: float) -> None:
         """Create objects, set their statuses and delete some, at a steady pace."""
-        began, slots = time.monotonic(), threading.Semaphore(4 * STREAMS)
-
-        def one(each: Fuzzed) -> None:
-            try:
-                self._one(each)
-            finally:
-                slots.release()
-
+        began, pending = time.monotonic(), deque[Future[None]]()
         with ThreadPoolExecutor(STREAMS) as threads:
             for number, each in enumerate(objects):
                 time.sleep(max(0.0, began + number / per_second - time.monotonic()))
-                slots.acquire()
-                threads.submit(one, each).add_done_callback(_raise)
+                pending.append(threads.submit(self._one, each))
+                while len(pending) > 4 * STREAMS:  # no faster than the API server answers
+                    pending.popleft().result()
+            for future in pending:
+                future.result()
 
     def _one(self, each: Fuzzed) -> None:
         place = _path(each)
@@ -86,17 +83,12 @@ class FuzzedLoad:
 
     def _call(self, what: str, kind: str, verb: str, path: str, body: Any) -> int:
         form = _MERGE if verb == "PATCH" else "application/json"
-        headers = {"Content-Type": form, "Authorization": self._settings.get_api_key_with_prefix("authorization")}
+        headers = {"Content-Type": form, "Authorization": self._token}
         text = None if body is None else json.dumps(body)
         code = self._pool.request(verb, self._settings.host + path, headers=headers, body=text).status
         with self._lock:
             self.answers[f"{kind} {what} {'accepted' if code < 300 else 'refused'}"] += 1
         return code
-
-
-def _raise(done: Any) -> None:
-    if (error := done.exception()) is not None:
-        sys.stderr.write(f"a fuzzed object was not sent: {type(error).__name__}: {error}\n")
 
 
 def _path(each: Fuzzed) -> str:
@@ -141,7 +133,8 @@ def _measure(plane: Plane, operator: Controller, options: argparse.Namespace) ->
     ]
     waits = delays_s(created, written)
     writes = [each for each in log if each.user == OPERATOR and each.is_write]
-    at_rest = [each for each in writes if each.began >= rest]
+    at_rest = [each for each in writes if each.began >= rest and each.code < 300]
+    refused = Counter(each.name for each in writes if each.began >= rest and each.code >= 300)
     metrics = operator.metrics()
     figures: Figures = {
         "objects": options.objects, "seed": options.seed, "tenants": len(tenants), "loaded_in_s": round(loaded_s, 1),
@@ -150,7 +143,9 @@ def _measure(plane: Plane, operator: Controller, options: argparse.Namespace) ->
         "event_to_status_most_s": round(max(waits), 3),
         "tenants_not_complete": len(unfinished), "skipped": int(metrics["diht_operator_skipped_objects_total"]),
         "errors": int(metrics.get("diht_operator_reconcile_errors_total", 0)),
-        "writes": len(writes), "writes_at_rest": len(at_rest), "most_writes_to_one_object": _most(writes),
+        "writes": len(writes), "writes_at_rest": len(at_rest),
+        "refused_at_rest": sum(refused.values()),
+        "refused_at_rest_most_a_minute": round(60 * max(refused.values(), default=0) / options.seconds, 1), "most_writes_to_one_object": _most(writes),
         "at_rest": [f"{name} x {count}" for name, count in _counts(at_rest).most_common(MOST_WORST)],
         "cpu_percent_at_rest": round(100 * (operator.cpu_s() - before) / options.seconds, 1),
         "memory_peak_mib": round(operator.peak_mib),
@@ -213,10 +208,13 @@ def main() -> None:
     parser.add_argument("--per-second", type=float, default=50, help="fuzzed objects a second (50)")
     parser.add_argument("--seconds", type=float, default=60, help="length of the rest afterwards (60)")
     parser.add_argument("--seed", type=int, default=0, help="of the fuzzed objects (0)")
+    parser.add_argument("--folder", type=Path, help="keep logs and data of operator and control plane here")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything that was started ends, too
-    with tempfile.TemporaryDirectory(prefix="fuzzed-") as folder:
-        figures = measure(Path(folder), options)
+    with contextlib.ExitStack() as stack:
+        folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fuzzed-")))
+        folder.mkdir(parents=True, exist_ok=True)
+        figures = measure(folder, options)
     sys.stdout.write(json.dumps({"benchmark": "fuzzed_objects", "cores": psutil.cpu_count(), **figures}) + "\n")
 
 

@@ -1,9 +1,10 @@
-"""Our trainer beside open_clip's own, as one JSON line: samples per second, CPU seconds per sample and peak memory.
+"""Our trainer beside open_clip's own, as one JSON line: samples per second, CPU seconds per sample, peak memory of host and GPUs.
 
 Same model, data, batch, precision, number of processes, one thread a process; both as a user starts them (`diht stage
 train`, torchrun). The sides take turns, for some rounds. Each is timed between two of its own log lines, after the
 warm-up, so that imports, first steps and the model's export do not count. CPU time is that of all its processes between
-the same two lines. Memory is the largest sum of what the processes hold, shared pages divided by their users (PSS).
+the same two lines. Memory is the largest sum of what the processes hold, shared pages divided by their users (PSS); on
+GPUs also what the devices hold more than before the side began, with contexts, NCCL and unused parts of the allocators.
 """
 
 from __future__ import annotations
@@ -63,21 +64,33 @@ class Measured:
     samples_per_second: float
     cpu_ms_per_sample: float
     peak_memory_mib: float
+    peak_gpu_memory_mib: float
+    """0 on CPUs."""
 
 
-def cases() -> dict[str, Case]:
-    """The demo's model over one and a half epochs of its data, the first third left out, and ViT-B/32 at 224 px for as long as two cores bear."""
+FIGURES = ("samples_per_second", "cpu_ms_per_sample", "peak_memory_mib", "peak_gpu_memory_mib")
+
+
+def cases(*, gpus: int = 0) -> dict[str, Case]:
+    """The demo's model over one and a half epochs of its data, the first third left out, and open_clip's ViTs at 224 px.
+
+    The ViTs train for as long as two cores bear; with GPUs, on batches that fill cards of 80 GB.
+    """
     import open_clip
 
     demo = yaml.safe_load((ROOT / "examples" / "demo.yaml").read_text())["spec"]["train"]["modelConfig"]
-    vit = open_clip.get_model_config("ViT-B-32")
-    assert vit is not None
-    return {
+    small_vit = {"image_size": 64, "layers": 6, "width": 192, "head_width": 48, "patch_size": 8}
+    found = {
         "demo": Case(demo, batch=256, steps=39, warm_up=13, pairs=6590),
-        "vit-b-32": Case(vit, batch=64, steps=7, warm_up=2, pairs=448, jpeg_side=256),
-        "vit-small": Case({**demo, "vision_cfg": {"image_size": 64, "layers": 6, "width": 192, "head_width": 48, "patch_size": 8},
-                           "text_cfg": {**demo["text_cfg"], "context_length": 77}}, batch=256, steps=40, warm_up=10, pairs=6590),
+        "vit-small": Case({**demo, "vision_cfg": small_vit, "text_cfg": {**demo["text_cfg"], "context_length": 77}},
+                          batch=256, steps=40, warm_up=10, pairs=6590),
     }  # fmt: skip
+    for name, on_cpu, a_card in (("ViT-B-32", 64, 1024), ("ViT-B-16", 16, 512), ("ViT-L-14", 4, 128)):
+        config = open_clip.get_model_config(name)
+        assert config is not None
+        batch, steps, warm_up = (gpus * a_card, 60, 20) if gpus else (on_cpu, 7, 2)
+        found[name.lower()] = Case(config, batch, steps, warm_up, pairs=max(448, 4 * batch), jpeg_side=256)
+    return found
 
 
 def loader_workers() -> int:
@@ -142,43 +155,51 @@ def measure(command: list[str], case: Case) -> Measured:
         environment["PYTHONPATH"] += f":{PACKAGES}"
     marks: list[tuple[int, float, float]] = []
     lines: list[str] = []
+    before = gpu_bytes()
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         assert process.stdout is not None
-        memory = Memory(process.pid)
+        memory = Memory(process.pid, before)
         for line in process.stdout:
             lines.append(line)
             done = samples_of(line)
             if done is not None and (done == case.warm_up * case.batch or done == case.steps * case.batch):
                 marks.append((done, time.perf_counter(), cpu_seconds(process.pid)))
-        peak = memory.stop()
+        peak, peak_gpu = memory.stop()
     marks = list({done: mark for mark in reversed(marks) if (done := mark[0])}.values())[::-1]
     if process.returncode or len(marks) != 2:
         raise SystemExit(f"{' '.join(command)} ended with exit code {process.returncode}:\n{''.join(lines[-200:])}")
     (first, began, cpu_began), (last, ended, cpu_ended) = marks
     samples = last - first
-    return Measured(samples / (ended - began), 1000 * (cpu_ended - cpu_began) / samples, peak / 2**20)
+    return Measured(samples / (ended - began), 1000 * (cpu_ended - cpu_began) / samples, peak / 2**20, peak_gpu / 2**20)
 
 
 class Memory:
-    """Watches a process and its descendants from a thread."""
+    """Watches a process, its descendants and the GPUs from a thread."""
 
-    def __init__(self, pid: int) -> None:
-        """Begin."""
-        self._peak, self._ended = 0, threading.Event()
+    def __init__(self, pid: int, before: int) -> None:
+        """Begin; `before` is what the GPUs held without the process."""
+        self._peak, self._peak_gpu, self._before, self._ended = 0, 0, before, threading.Event()
         self._thread = threading.Thread(target=self._watch, args=(pid,), daemon=True)
         self._thread.start()
 
     def _watch(self, pid: int) -> None:
         while not self._ended.wait(MEMORY_INTERVAL_S):
             self._peak = max(self._peak, held_bytes(pid))
+            self._peak_gpu = max(self._peak_gpu, gpu_bytes() - self._before)
 
-    def stop(self) -> int:
-        """The most that they held, in bytes."""
+    def stop(self) -> tuple[int, int]:
+        """The most that the processes held, and the GPUs for them, in bytes."""
         self._ended.set()
         self._thread.join()
-        return self._peak
+        return self._peak, self._peak_gpu
+
+
+def gpu_bytes() -> int:
+    """What all GPUs hold now, for whatever process; 0 without a GPU."""
+    sizes = [torch.cuda.mem_get_info(device) for device in range(torch.cuda.device_count())]
+    return sum(total - free for free, total in sizes)
 
 
 def cpu_seconds(pid: int) -> float:
@@ -195,7 +216,7 @@ def cpu_seconds(pid: int) -> float:
 
 def report(arguments: argparse.Namespace) -> dict[str, Any]:
     """Everything that is measured, ready for one JSON line."""
-    case = cases()[arguments.case]
+    case = cases(gpus=arguments.processes if torch.cuda.is_available() else 0)[arguments.case]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_data(folder, pairs=case.pairs, jpeg_side=case.jpeg_side)
@@ -219,7 +240,7 @@ def report(arguments: argparse.Namespace) -> dict[str, Any]:
         "precision": arguments.precision,
         "rounds": arguments.rounds,
         "sides": sides,
-        "ratio": {key: _ratios(sides, key) for key in ("samples_per_second", "cpu_ms_per_sample", "peak_memory_mib")},
+        "ratio": {key: _ratios(sides, key) for key in FIGURES},
         "loader_workers": loader_workers(),
         "open_clip": importlib.metadata.version("open_clip_torch"),
         "torch": torch.__version__,
@@ -228,14 +249,11 @@ def report(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _middle(runs: list[Measured]) -> dict[str, float]:
-    return {
-        key: round(statistics.median(getattr(run, key) for run in runs), 3)
-        for key in ("samples_per_second", "cpu_ms_per_sample", "peak_memory_mib")
-    }
+    return {key: round(statistics.median(getattr(run, key) for run in runs), 3) for key in FIGURES}
 
 
 def _ratios(sides: dict[str, dict[str, float]], key: str) -> dict[str, float]:
-    if REFERENCE not in sides:
+    if not sides.get(REFERENCE, {}).get(key):  # no reference, or no GPU
         return {}
     return {side: round(values[key] / sides[REFERENCE][key], 3) for side, values in sides.items() if side != REFERENCE}
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.gpu.devices import devices, lacking
+
 TIERS = ("unit", "contract", "recipe", "s3", "browser", "cluster", "gpu", "slow")
 
 
@@ -32,12 +34,20 @@ def _cluster() -> str | None:
 
 
 def _gpu() -> str | None:
-    import torch
-
-    return None if torch.cuda.is_available() else "no accelerator"
+    return lacking(1)
 
 
-NEEDS: dict[str, Callable[[], str | None]] = {"s3": _s3, "browser": _browser, "cluster": _cluster, "gpu": _gpu}
+def _two_gpus() -> str | None:
+    return None if _gpu() else lacking(2)  # without any, the tier as a whole is left out
+
+
+NEEDS: dict[str, Callable[[], str | None]] = {
+    "s3": _s3,
+    "browser": _browser,
+    "cluster": _cluster,
+    "gpu": _gpu,
+    "two_gpus": _two_gpus,
+}
 _left_out: dict[str, str] = {}
 
 
@@ -86,5 +96,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     ran = ", ".join(f"{tier} {_ran[tier]}" for tier in TIERS if _ran[tier])
     terminalreporter.write_line(f"tiers run: {ran or 'none'}")
+    if _ran["gpu"]:
+        terminalreporter.write_line(f"gpu ran on: {devices().describe()}")
     for tier, reason in _left_out.items():
         terminalreporter.write_line(f"left out: {tier} ({reason})")

@@ -52,8 +52,8 @@ CountOrPercentage = Annotated[
 class Data(Model):
     """Input and output of the run."""
 
-    sources: Annotated[list[Source], Keyed("name"), Field(min_length=1, max_length=64)]
-    """sources lists the sets of pairs; names are unique."""
+    sources: Annotated[list[Source], Keyed("name"), Field(max_length=64)] = []
+    """sources lists the sets of pairs; names are unique. A run that only evaluates needs none."""
     output: Uri
     """output is the folder below which the run writes everything."""
     max_bad_shards: Annotated[CountOrPercentage, Field(json_schema_extra=PLACEMENT)] = 0

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.json_types import is_array, is_dict, is_list, is_object
+from diht_k8s.api.pod_demands import IDLE_CAPABILITIES, idle_capabilities, run_demands
 from diht_k8s.api.pods import Pods
 from diht_k8s.api.redaction import (
     REDACTED,
@@ -91,16 +92,23 @@ def check(text: str, *, overrides: Iterable[str] = ()) -> tuple[DihtRun | None, 
 
 
 def warnings(text: str, run: DihtRun) -> list[DocumentProblem]:
-    """What is allowed in a valid document and unwise: literal values whose name looks like a secret."""
-    tree = read_tree(text)
-    return [
-        DocumentProblem(
-            tree.line_of(path),
-            _field(path),
-            f"{name} looks like a secret: put it into a Secret and refer to it by valueFrom.secretKeyRef",
-        )
+    """What is allowed in a valid document and unwise: literals that look like secrets, capabilities without effect."""
+    secrets = [
+        (path, f"{name} looks like a secret: put it into a Secret and refer to it by valueFrom.secretKeyRef")
         for path, name in suspicious(document_of(run))
     ]
+    return _located(text, [*secrets, *((path, IDLE_CAPABILITIES) for path in idle_capabilities(run.spec))])
+
+
+def security_demands(text: str, run: DihtRun) -> list[DocumentProblem]:
+    """The fields of a valid document that need more of the namespace than Pod Security `restricted`."""
+    found = run_demands(run.spec)
+    return _located(text, [(path, f"needs Pod Security {each.level} ({each.why})") for path, each in found])
+
+
+def _located(text: str, found: Iterable[tuple[tuple[str | int, ...], str]]) -> list[DocumentProblem]:
+    tree = read_tree(text)
+    return [DocumentProblem(tree.line_of(path), _field(path), message) for path, message in found]
 
 
 def read_text(path: str) -> str:

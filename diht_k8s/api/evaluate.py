@@ -20,12 +20,14 @@ class Benchmark(Model):
     """type of the task; AnswerRanking is visual question answering by ranking candidate answers."""
     shards: Shards
     """shards of test images with captions, with a class index (member .cls, or `cls` in the .json), or with questions."""
-    templates: Annotated[list[Text], Field(max_length=256)] = ["{}"]
+    templates: Annotated[list[Text], Field(max_length=256)] = []
     """templates around a class name or caption, `{}` or `{c}` standing for it; `openai80` names OpenAI's ImageNet set.
-    For AnswerRanking `{question}` and `{answer}` stand for those."""
+    For AnswerRanking `{question}` and `{answer}` stand for those. Unset takes zeroshot_classification_templates.txt
+    beside the shards, else open_clip's for ImageNet, else `{}`."""
     class_names: Uri | None = None
     """classNames is a text file, one name a line in the order of the class indexes (Classification), or the answers to
-    choose from where a question brings none (AnswerRanking)."""
+    choose from where a question brings none (AnswerRanking). Unset takes classnames.txt beside the shards, else
+    open_clip's for ImageNet."""
 
 
 class FewShot(Model):
@@ -52,6 +54,9 @@ class Evaluate(Model):
     """benchmarks to run; names are unique."""
     few_shot: FewShot | None = None
     """fewShot adds the probe on every Classification benchmark."""
+    decode: Literal["Ours", "Reference"] = "Ours"
+    """decode of images: Ours turns them upright, lays transparency on white and drops those over 25 million pixels;
+    Reference converts them to RGB as stored, as open_clip and clip-benchmark do."""
     workers: Annotated[int, Field(ge=1, le=4096, json_schema_extra=PLACEMENT)] = 1
     """workers is the number of pods (or processes) that share the images; each shard is encoded once."""
     pods: Annotated[Pods | None, Field(json_schema_extra=PLACEMENT)] = None

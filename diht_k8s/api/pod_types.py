@@ -30,13 +30,13 @@ _Weight = Annotated[int, Field(ge=1, le=100)]
 _Mode = Annotated[int, Field(ge=0, le=0o777)]
 
 
-class _KubernetesType(Model):
+class KubernetesType(Model):
     """Open: unknown fields are kept and passed on. The fields are Kubernetes' own, whose reference describes them."""
 
     model_config = ConfigDict(extra="allow", populate_by_name=False)
 
 
-class Toleration(_KubernetesType):
+class Toleration(KubernetesType):
     """A taint of nodes that the pods tolerate."""
 
     key: _Text | None = None
@@ -46,7 +46,7 @@ class Toleration(_KubernetesType):
     toleration_seconds: _Number | None = None
 
 
-class NodeRequirement(_KubernetesType):
+class NodeRequirement(KubernetesType):
     """A condition on a node's label or field."""
 
     key: _Key
@@ -57,34 +57,34 @@ class NodeRequirement(_KubernetesType):
 _NodeRequirements = Annotated[list[NodeRequirement], Field(max_length=64)]
 
 
-class NodeTerm(_KubernetesType):
+class NodeTerm(KubernetesType):
     """Conditions that a node must all meet."""
 
     match_expressions: _NodeRequirements = []
     match_fields: _NodeRequirements = []
 
 
-class PreferredNodes(_KubernetesType):
+class PreferredNodes(KubernetesType):
     """Nodes that are better by `weight`."""
 
     weight: _Weight
     preference: NodeTerm
 
 
-class NodeSelector(_KubernetesType):
+class NodeSelector(KubernetesType):
     """Terms of which a node must meet one."""
 
     node_selector_terms: Annotated[list[NodeTerm], Field(min_length=1, max_length=64)]
 
 
-class NodeAffinity(_KubernetesType):
+class NodeAffinity(KubernetesType):
     """Which nodes the pods need or prefer."""
 
     required_during_scheduling_ignored_during_execution: NodeSelector | None = None
     preferred_during_scheduling_ignored_during_execution: Annotated[list[PreferredNodes], Field(max_length=64)] = []
 
 
-class LabelRequirement(_KubernetesType):
+class LabelRequirement(KubernetesType):
     """A condition on a label."""
 
     key: _Key
@@ -92,14 +92,14 @@ class LabelRequirement(_KubernetesType):
     values: _Strings = []
 
 
-class LabelSelector(_KubernetesType):
+class LabelSelector(KubernetesType):
     """Objects by their labels."""
 
     match_labels: _Labels = {}
     match_expressions: Annotated[list[LabelRequirement], Field(max_length=64)] = []
 
 
-class PodTerm(_KubernetesType):
+class PodTerm(KubernetesType):
     """Pods near which, or away from which, the pods shall run."""
 
     topology_key: _Key
@@ -108,21 +108,21 @@ class PodTerm(_KubernetesType):
     namespaces: _Strings = []
 
 
-class PreferredPods(_KubernetesType):
+class PreferredPods(KubernetesType):
     """Pods whose neighbourhood is better by `weight`."""
 
     weight: _Weight
     pod_affinity_term: PodTerm
 
 
-class PodAffinity(_KubernetesType):
+class PodAffinity(KubernetesType):
     """Which pods the pods need or prefer near them, or away from them."""
 
     required_during_scheduling_ignored_during_execution: Annotated[list[PodTerm], Field(max_length=64)] = []
     preferred_during_scheduling_ignored_during_execution: Annotated[list[PreferredPods], Field(max_length=64)] = []
 
 
-class Affinity(_KubernetesType):
+class Affinity(KubernetesType):
     """Where the pods may run."""
 
     node_affinity: NodeAffinity | None = None
@@ -130,7 +130,7 @@ class Affinity(_KubernetesType):
     pod_anti_affinity: PodAffinity | None = None
 
 
-class KeyReference(_KubernetesType):
+class KeyReference(KubernetesType):
     """A key of a Secret or ConfigMap."""
 
     name: _ObjectName
@@ -138,14 +138,14 @@ class KeyReference(_KubernetesType):
     optional: bool | None = None
 
 
-class FieldReference(_KubernetesType):
+class FieldReference(KubernetesType):
     """A field of the pod."""
 
     field_path: _Required
     api_version: _Text | None = None
 
 
-class ResourceReference(_KubernetesType):
+class ResourceReference(KubernetesType):
     """A request or limit of a container."""
 
     resource: _Required
@@ -153,7 +153,7 @@ class ResourceReference(_KubernetesType):
     divisor: Quantity | None = None
 
 
-class FileReference(_KubernetesType):
+class FileReference(KubernetesType):
     """A key of a file in a volume."""
 
     volume_name: _Required
@@ -162,7 +162,7 @@ class FileReference(_KubernetesType):
     optional: bool | None = None
 
 
-class ValueSource(_KubernetesType):
+class ValueSource(KubernetesType):
     """Where the value of a variable comes from."""
 
     secret_key_ref: KeyReference | None = None
@@ -178,28 +178,28 @@ class ValueSource(_KubernetesType):
         return self
 
 
-class EmptyDir(_KubernetesType):
+class EmptyDir(KubernetesType):
     """A folder that lives as long as its pod."""
 
     medium: _Text | None = None
     size_limit: Quantity | None = None
 
 
-class HostPath(_KubernetesType):
+class HostPath(KubernetesType):
     """A folder or file of the node."""
 
     path: _Required
     type: _Text | None = None
 
 
-class ClaimSource(_KubernetesType):
+class ClaimSource(KubernetesType):
     """A PersistentVolumeClaim of the run's namespace."""
 
     claim_name: _ObjectName
     read_only: bool | None = None
 
 
-class KeyFile(_KubernetesType):
+class KeyFile(KubernetesType):
     """A key as a file."""
 
     key: _ObjectName
@@ -210,7 +210,7 @@ class KeyFile(_KubernetesType):
 _KeyFiles = Annotated[list[KeyFile], Field(max_length=64)]
 
 
-class SecretSource(_KubernetesType):
+class SecretSource(KubernetesType):
     """A Secret as files."""
 
     secret_name: _ObjectName
@@ -219,7 +219,7 @@ class SecretSource(_KubernetesType):
     optional: bool | None = None
 
 
-class ConfigMapSource(_KubernetesType):
+class ConfigMapSource(KubernetesType):
     """A ConfigMap as files."""
 
     name: _ObjectName
@@ -228,7 +228,7 @@ class ConfigMapSource(_KubernetesType):
     optional: bool | None = None
 
 
-class NfsSource(_KubernetesType):
+class NfsSource(KubernetesType):
     """A folder of an NFS server."""
 
     server: _Required
@@ -236,7 +236,7 @@ class NfsSource(_KubernetesType):
     read_only: bool | None = None
 
 
-class CsiSource(_KubernetesType):
+class CsiSource(KubernetesType):
     """A volume of a CSI driver that lives as long as its pod."""
 
     driver: _Required
@@ -250,14 +250,14 @@ class CsiSource(_KubernetesType):
     node_publish_secret_ref: _Open | None = None
 
 
-class ProjectedSource(_KubernetesType):
+class ProjectedSource(KubernetesType):
     """Several sources in one folder."""
 
     sources: Annotated[list[_Open], Field(max_length=64)] = []
     default_mode: _Mode | None = None
 
 
-class Volume(_KubernetesType):
+class Volume(KubernetesType):
     """A volume of the pods, mounted by an entry of volumeMounts."""
 
     name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
@@ -280,7 +280,7 @@ class Volume(_KubernetesType):
         return self
 
 
-class VolumeMount(_KubernetesType):
+class VolumeMount(KubernetesType):
     """Where a volume appears in the container."""
 
     name: _ObjectName

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, model_validator
@@ -9,11 +10,21 @@ from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, model
 from diht_k8s.api.base import Keyed, Model, Text, without_nulls
 from diht_k8s.api.pod_types import LABEL_VALUE_PATTERN, Affinity, Toleration, ValueSource, Volume, VolumeMount, wire
 from diht_k8s.api.quantities import Quantity, Size
+from diht_k8s.api.security import (
+    Demand,
+    Level,
+    PodSecurityContext,
+    SecurityContext,
+    context_demands,
+    volume_demands,
+)
 
 QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
 """Label by which Kueue finds a Job's queue."""
 RENDEZVOUS_PORT: Final = 29500
 """TCP port on which the ranks of a gang find each other."""
+HOST_PORTS: Final = range(20000, 29000)
+"""Its ports on the nodes' network: below NodePorts (30000) and ephemeral ports (32768)."""
 OWN_VOLUMES: Final = ("dshm", "tmp")
 """Volumes that every pod has: at /dev/shm and at /tmp."""
 
@@ -56,7 +67,7 @@ class Pods(Model):
     queue_name: Text | None = None
     """queueName is the Kueue LocalQueue or Volcano queue that admits the stage."""
     resources: Annotated[dict[str, Quantity], Field(max_length=64), BeforeValidator(without_nulls)] = {}
-    """resources of each pod, as requests and limits: cpu, memory, nvidia.com/gpu."""
+    """resources of each pod, as requests and limits: cpu, memory, nvidia.com/gpu, rdma/hca and other extended ones."""
     node_selector: Labels = {}
     """nodeSelector as in Kubernetes."""
     tolerations: Annotated[list[Toleration], Field(max_length=64)] = []
@@ -83,6 +94,13 @@ class Pods(Model):
     """terminationGracePeriodSeconds: time for the last checkpoint after SIGTERM; 300 when unset."""
     shm_size: Size | None = None
     """shmSize of the memory volume at /dev/shm, for example 8Gi; half the memory when unset."""
+    host_network: bool | None = None
+    """hostNetwork as in Kubernetes, for fabrics that the pod network does not reach. The pods' dnsPolicy is then
+    ClusterFirstWithHostNet, and the training's port one of the run's own (20000 to 28999)."""
+    security_context: SecurityContext | None = None
+    """securityContext of the container as in Kubernetes, over no capabilities, no escalation and a read-only root."""
+    pod_security_context: PodSecurityContext | None = None
+    """podSecurityContext is the pod's securityContext as in Kubernetes, over user and group 1000 and RuntimeDefault."""
 
 
 def merged(base: Pods, over: Pods | None) -> Pods:
@@ -109,3 +127,30 @@ def unknown_mounts(pods: Pods) -> list[str]:
     """The volumes that `volumeMounts` names and the pods do not have."""
     known = {*OWN_VOLUMES, *(volume.name for volume in pods.volumes)}
     return [mount.name for mount in pods.volume_mounts if mount.name not in known]
+
+
+def demands(pods: Pods) -> list[Demand]:
+    """The fields for which these pods need more than Pod Security `restricted`."""
+    found = [*volume_demands(pods.volumes)]
+    container, pod = pods.security_context or SecurityContext(), pods.pod_security_context or PodSecurityContext()
+    if pods.host_network:
+        found.append(Demand(Level.PRIVILEGED, ("hostNetwork",), "host namespaces"))
+    found += [*context_demands(container, "securityContext"), *context_demands(pod, "podSecurityContext")]
+    if container.escalates and container.allow_privilege_escalation is None:  # which the container then has
+        found.append(Demand(Level.BASELINE, ("securityContext",), "allowPrivilegeEscalation != false"))
+    return found
+
+
+def rendezvous_port(pods: Pods, run: str) -> int:
+    """TCP port on which the ranks of a run find each other; on the nodes' network one of its own.
+
+    Pods of two runs may share a node. Where two of them come to the same port all the same, the scheduler keeps them
+    apart, since the pods declare it.
+
+    Args:
+        pods: of the training.
+        run: namespace and name.
+    """
+    if not pods.host_network:
+        return RENDEZVOUS_PORT
+    return HOST_PORTS[int.from_bytes(sha256(run.encode()).digest()[:8], "big") % len(HOST_PORTS)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Final
 
 from pydantic import Field, StringConstraints, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
@@ -20,3 +21,19 @@ def _quantity(given: Any, handler: ValidatorFunctionWrapHandler) -> str | int:
 
 Size = Annotated[str, StringConstraints(pattern=QUANTITY_PATTERN, max_length=32)]
 Quantity = Annotated[Size | Annotated[int, Field(ge=0, le=2**62)], WrapValidator(_quantity)]
+_UNITS: Final = {
+    "": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18,
+    "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60, "m": 1e-3,
+}  # fmt: skip
+
+
+def number_of(value: str | int) -> float:
+    """A quantity as a number: `500m` is 0.5, `1Ki` 1,024.
+
+    Raises:
+        ValueError: it is invalid.
+    """
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?(?:[eE][0-9]+)?)([A-Za-z]*)", str(value))
+    if match is None or match[2] not in _UNITS:
+        raise ValueError(f"invalid quantity {value}: write for example 8, 500m or 64Gi")
+    return float(match[1]) * _UNITS[match[2]]

@@ -30,6 +30,15 @@ class SavedCheckpoint(Record):
     """time spent training up to it, over all attempts; None from older programs."""
 
 
+class CommittedShards(Record):
+    """Shards of a stage that are committed: another attempt need not repeat them."""
+
+    count: int
+    """of the whole stage."""
+    seconds: int
+    """time that one worker has spent on its part of them, over all attempts."""
+
+
 class Progress(Record):
     """One line of progress of one stage; everything counts the whole stage, not one worker."""
 
@@ -46,6 +55,8 @@ class Progress(Record):
     worker: int = 0
     checkpoint: SavedCheckpoint | None = None
     """of a training, once there is one."""
+    shards: CommittedShards | None = None
+    """of a stage whose workers share shards, once some are committed."""
 
     def line(self) -> str:
         """The line as printed on stdout."""

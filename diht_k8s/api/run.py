@@ -48,8 +48,8 @@ class FailurePolicy(Model):
     max_infrastructure_restarts: Annotated[int, Field(ge=0, le=100000)] = 1000
     """maxInfrastructureRestarts after preemption, drain, eviction and lost nodes; committed work gives them back."""
     heal_seconds: Annotated[int, Field(ge=1, le=2**31 - 1)] = 3600
-    """healSeconds of committed training give one restart back to each of the two budgets; nothing is given back before
-    the step at which the program failed is committed."""
+    """healSeconds of committed work (steps of a training, shards of other stages) give one restart back to each of the
+    two budgets; nothing is given back before the position at which the program failed is committed."""
     scheduling_timeout_seconds: Annotated[int, Field(ge=10, le=604800)] = 600
     """schedulingTimeoutSeconds after which a partially started gang is withdrawn and queued again."""
 
@@ -95,6 +95,11 @@ class Spec(Model):
         return self
 
 
+NO_SOURCES: Final = (
+    "spec.data.sources is empty: filter and train read their pairs from it; give a source with its shards"
+)
+
+
 def cross_field_problems(spec: Spec) -> list[str]:
     """Rules over several fields, each with a message that says what to do (the CRD carries the same ones as CEL).
 
@@ -110,14 +115,10 @@ def cross_field_problems(spec: Spec) -> list[str]:
         problems.append(
             "label reads the filter's scores: give filter (with minComplexity: 0 and minActions: 0 to keep all)"
         )
+    if not spec.data.sources and (spec.filter is not None or (spec.train is not None and not spec.train.shards)):
+        problems.append(NO_SOURCES)
     if (train := spec.train) is not None:
         problems += _train_problems(spec, train)
-    if spec.evaluate is not None:
-        for benchmark in spec.evaluate.benchmarks:
-            if benchmark.type == "Classification" and benchmark.class_names is None:
-                problems.append(
-                    f"evaluate.benchmarks: {benchmark.name} needs classNames, a text file with one class name a line"
-                )
     for stage in spec.stages:
         unknown = unknown_mounts(merged(spec.pods, getattr(spec, stage.value).pods))
         problems += [f"{stage.value}: {UNKNOWN_MOUNT} ({', '.join(unknown)})"] if unknown else []

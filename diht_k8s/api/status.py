@@ -36,7 +36,7 @@ Large = Annotated[int, Field(ge=0, le=2**62)]
 
 def timestamp(seconds: float) -> str:
     """Seconds since the epoch as Kubernetes writes time (RFC 3339, whole seconds, UTC)."""
-    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z")  # %Y has no leading zeros
 
 
 class StageState(StrEnum):
@@ -106,7 +106,7 @@ class CommittedWork(Written):
     """Work of a stage that no later attempt repeats."""
 
     position: Large = 0
-    """position that is committed: optimiser steps of a training."""
+    """position that is committed: optimiser steps of a training, shards of the other stages."""
     seconds: Small = 0
     """seconds of productive time up to it, over all attempts."""
     failed_position: Large = 0
@@ -310,7 +310,8 @@ def bounded(status: Status, max_bytes: int = MAX_STATUS_BYTES) -> Status:
         return status
     conditions = [one.model_copy(update={"message": one.message[:256]}) for one in status.conditions]
     status = status.model_copy(update={"conditions": conditions})
-    for cut in (_without_metrics, _with_few_avoided_nodes, _with_short_messages, _without_outputs):
+    cuts = (_without_metrics, _with_few_avoided_nodes, _with_short_messages, _without_outputs, _with_the_newest)
+    for cut in (*cuts, _without_queue_and_checkpoint):
         if _size(status) <= max_bytes:
             return status
         status = cut(status)
@@ -343,6 +344,21 @@ def _without_outputs(status: Status) -> Status:
     stages = [stage.model_copy(update={"output_uri": None, "avoid_nodes": []}) for stage in status.stages]
     attempts = [attempt.model_copy(update={"node": ""}) for attempt in status.attempts]
     return status.model_copy(update={"stages": stages, "attempts": attempts})
+
+
+def _with_the_newest(status: Status) -> Status:
+    """The last cause and the last attempt alone: `diht why` needs no other."""
+    last = max((index for index, stage in enumerate(status.stages) if stage.cause is not None), default=0)
+    stages = [
+        stage if index == last else stage.model_copy(update={"cause": None})
+        for index, stage in enumerate(status.stages)
+    ]
+    return status.model_copy(update={"stages": stages, "attempts": status.attempts[-1:]})
+
+
+def _without_queue_and_checkpoint(status: Status) -> Status:
+    """Kueue and storage know them."""
+    return status.model_copy(update={"queue": None, "last_checkpoint": None})
 
 
 def _size(status: Status) -> int:

@@ -157,7 +157,7 @@ class Train(Model):
     activation_checkpointing: Annotated[bool, Field(json_schema_extra=PLACEMENT)] = False
     """activationCheckpointing trades time for memory."""
     compile: Annotated[bool, Field(json_schema_extra=PLACEMENT)] = False
-    """compile passes the towers through torch.compile."""
+    """compile passes each residual block of the towers through torch.compile; it needs a compiler (the image has one)."""
     profile_steps: Annotated[int, Field(ge=0, le=1000, json_schema_extra=PLACEMENT)] = 0
     """profileSteps of each process that torch.profiler records, after the first ten, into train/profile/; 0 records
     none."""
@@ -166,6 +166,9 @@ class Train(Model):
     pod's CPUs divided by its processes less one, and 0 where a CPU trains."""
     collective_timeout_seconds: Annotated[int, Field(ge=30, le=86400, json_schema_extra=PLACEMENT)] = 600
     """collectiveTimeoutSeconds that a rank waits for the others in an exchange before the gang ends with exit code 75."""
+    min_bus_bandwidth: Annotated[Positive | None, Field(json_schema_extra=PLACEMENT)] = None
+    """minBusBandwidth in GB/s that the preflight's all-reduce must reach (measured as nccl-tests does), else the gang ends
+    with exit code 75 before it trains, naming the slowest node. Unset, it is only reported."""
     num_nodes: Annotated[int, Field(ge=1, le=4096, json_schema_extra=PLACEMENT)] = 1
     """numNodes is the number of pods of the gang."""
     processes_per_node: Annotated[int, Field(ge=1, le=64, json_schema_extra=PLACEMENT)] = 1

@@ -14,6 +14,7 @@ from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.redaction import redacted_document
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import StageState, StageStatus, Status
+from diht_k8s.cli.document import warn_of_gpu
 from diht_k8s.controller.children import children
 from diht_k8s.controller.mirror.runs import RETRY_ANNOTATION, known_run
 from diht_k8s.controller.observe import entry_name
@@ -33,6 +34,7 @@ def submit(path: str, overrides: Sequence[str], namespace: str | None, *, dry_ru
     """Send a run to the cluster."""
     run = load(read_text(path), name=path, overrides=overrides)
     kube = open_kube(namespace or run.metadata.namespace)
+    warn_of_gpu(path, run)
     made = kube.apply(run, dry_run=dry_run)
     name = f"{made['metadata']['namespace']}/{made['metadata']['name']}"
     if dry_run:

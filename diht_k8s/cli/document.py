@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 
-from diht_k8s.api.documents import check, load, read_text, warnings
+from diht_k8s.api.documents import check, load, read_text, security_demands, warnings
 from diht_k8s.api.errors import ExitCode, UserError
+from diht_k8s.api.pod_demands import level_of
 from diht_k8s.api.run import DihtRun
+from diht_k8s.recipe.train.estimate.gpus import selected_gpu
 
 
 def read_run(path: str | None, overrides: Sequence[str], environment: Mapping[str, str]) -> DihtRun:
@@ -23,8 +25,12 @@ def read_run(path: str | None, overrides: Sequence[str], environment: Mapping[st
     return load(environment["DIHT_RUN"], name="DIHT_RUN", overrides=overrides)
 
 
-def validate_command(path: str, overrides: Sequence[str]) -> int:
-    """Check a document; prints on stderr what is wrong or unwise; 0 or 64."""
+def validate_command(path: str, overrides: Sequence[str], gpu: str | None = None) -> int:
+    """Check a document; prints on stderr what is wrong, unwise or needs rights; 0 or 64.
+
+    Whether its training fits on a GPU and its pods' CPUs can feed that is unwise at most: the GPU is `gpu` or that of its
+    node selector.
+    """
     text = read_text(path)
     run, problems = check(text, overrides=overrides)
     if run is None:
@@ -32,5 +38,30 @@ def validate_command(path: str, overrides: Sequence[str]) -> int:
         return ExitCode.USER_ERROR
     for warning in warnings(text, run):
         print(f"{path}: warning: {warning}", file=sys.stderr)
-    print(f"{path}: valid: run {run.metadata.name}, stages {', '.join(run.spec.stages)}, output {run.spec.data.output}")
+    warn_of_gpu(path, run, gpu)
+    for demand in security_demands(text, run):
+        print(f"{path}: {demand}", file=sys.stderr)
+    stages, level = ", ".join(run.spec.stages), level_of(run.spec)
+    print(
+        f"{path}: valid: run {run.metadata.name}, stages {stages}, output {run.spec.data.output}, Pod Security {level}"
+    )
     return ExitCode.DONE
+
+
+def warn_of_gpu(path: str, run: DihtRun, gpu: str | None = None) -> None:
+    """Print on stderr why the training does not fit on its GPU or is not fed, where its GPU is known.
+
+    Raises:
+        UserError: the GPU that was asked for is not known.
+    """
+    if gpu is None and selected_gpu(run) is None:
+        return
+    try:
+        from diht_k8s.cli.estimate import gpu_warnings  # imports torch
+    except ImportError:
+        if gpu is not None:
+            raise
+        print(f"{path}: memory and CPUs of the training are not checked: install the extra recipe", file=sys.stderr)
+        return
+    for warning in gpu_warnings(run, gpu):
+        print(f"{path}: warning: {warning}", file=sys.stderr)

@@ -12,6 +12,7 @@ from rich.table import Table
 from diht_k8s.api.documents import load, read_text
 from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.run import DihtRun
+from diht_k8s.recipe.train.estimate.advice import advice, does_not_fit
 from diht_k8s.recipe.train.estimate.estimate import Estimate, estimate
 from diht_k8s.recipe.train.estimate.gpus import gpu_of
 
@@ -22,7 +23,7 @@ def estimate_command(
     path: str, overrides: Sequence[str], gpu: str, *, nodes: int | None, utilisation: float, as_json: bool
 ) -> int:
     """Print the estimate; 64 if the training does not fit."""
-    run = _train_run(path, overrides)
+    run = load(read_text(path), name=path, overrides=overrides)
     made = estimate(run, gpu, nodes=nodes, utilisation=utilisation)
     if as_json:
         print(json.dumps(made.document()))
@@ -31,10 +32,6 @@ def estimate_command(
     if not made.fits:
         raise UserError(does_not_fit(made))
     return ExitCode.DONE
-
-
-def _train_run(path: str, overrides: Sequence[str]) -> DihtRun:
-    return load(read_text(path), name=path, overrides=overrides)
 
 
 def show(made: Estimate, console: Console) -> None:
@@ -83,14 +80,6 @@ def _pace(made: Estimate) -> Table:
     return table
 
 
-def does_not_fit(made: Estimate) -> str:
-    """What is wrong and what to do, in one line."""
-    needs = f"the training needs {made.used / GIB:.1f} GiB of a {made.gpu}'s {made.gpu_memory / GIB:.1f}"
-    if made.largest_micro_batch is not None:
-        return f"{needs}: set train.microBatchSize to {made.largest_micro_batch} or less"
-    return f"{needs}, and no micro-batch fits: raise train.zeroStage, set offload, or take more nodes or a larger GPU"
-
-
 def line(run: DihtRun, gpu: str) -> str:
     """The estimate in one line, for `diht plan`."""
     gpu_of(gpu)
@@ -103,3 +92,17 @@ def line(run: DihtRun, gpu: str) -> str:
         f"({fits}), largest micro-batch {made.largest_micro_batch}, {made.pace.samples_per_second:,.0f} samples/s at "
         f"{made.utilisation:.0%} of the peak, {made.pace.days:.2f} days, {made.pace.gpu_hours:,.0f} GPU hours"
     )
+
+
+def gpu_warnings(run: DihtRun, gpu: str | None) -> list[str]:
+    """What `advice` says, for `diht validate` and `diht submit`, which it must not stop.
+
+    Raises:
+        UserError: the card that was asked for is not known.
+    """
+    if gpu is not None:
+        gpu_of(gpu)
+    try:
+        return advice(run, gpu)
+    except UserError as error:
+        return [f"the training cannot be estimated: {error}"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import yaml
@@ -137,14 +138,39 @@ def compare(runs: Sequence[str], output: str) -> str:
         DataError: a report is damaged or of another version.
     """
     from diht_k8s.recipe.report.comparison import comparison, comparison_page, comparison_text
+    from diht_k8s.recipe.report.per_image import per_image_path, read_per_image
 
     storage = Storage()
-    compared = comparison([_read_report(storage, run) for run in runs])
-    storage.write_bytes(output, comparison_page(compared).encode())
+    reports = [_read_report(storage, run) for run in runs]
+    per_image = [
+        {
+            result["name"]: found
+            for number, result in enumerate(report["benchmarks"])
+            if (found := read_per_image(storage, join(folder, per_image_path(number)))) is not None
+        }
+        for folder, report in reports
+    ]
+    compared = comparison([report for _, report in reports], per_image)
+    storage.write_bytes(output, comparison_page(compared, _thumbnails(storage, compared)).encode())
     return f"{comparison_text(compared)}\n\n{output}"
 
 
-def _read_report(storage: Storage, run: str) -> dict[str, Any]:
+def _thumbnails(storage: Storage, compared: Mapping[str, Any]) -> dict[str, str]:
+    """Images that one side gets right and the other does not; none where the benchmark's shards are not at hand."""
+    from diht_k8s.recipe.shards.sources import Shard
+    from diht_k8s.recipe.shards.thumbnails import thumbnails
+
+    found: dict[str, str] = {}
+    for part in (part for changed in compared["changed"] for part in changed):
+        shown = [*part["wins_shown"], *part["losses_shown"]]
+        with contextlib.suppress(UserError, DataError):
+            wanted = [(Shard(part["name"], each["shard"], part["name"]), each["uid"]) for each in shown]
+            found |= thumbnails(storage, wanted)
+    return found
+
+
+def _read_report(storage: Storage, run: str) -> tuple[str, dict[str, Any]]:
+    """The folder of a report, and the report."""
     from diht_k8s.recipe.report.comparison import comparison
 
     places = [run] if run.endswith(".json") else [Layout(run).report(Stage.EVALUATE), join(run, "report.json")]
@@ -166,4 +192,4 @@ def _read_report(storage: Storage, run: str) -> dict[str, Any]:
         comparison([found])
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise DataError(f"{uri} is damaged ({error!r}): run the stage evaluate again") from error
-    return found
+    return uri.rpartition("/")[0], found

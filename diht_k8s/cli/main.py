@@ -112,6 +112,10 @@ def _add_validate(commands: _Commands) -> None:
     parser = commands.add_parser("validate", help="check a run document", epilog=_EXIT_CODES)
     parser.description = "Check a run document by the API server's rules; names line, field and what to do."
     parser.add_argument("file", metavar="FILE", help=_FILE)
+    parser.add_argument(
+        "--gpu", metavar="NAME",
+        help="warn if the training does not fit on this GPU or the pods' CPUs cannot feed it; else that of its node selector",
+    )  # fmt: skip
     _add_set(parser)
     parser.set_defaults(command=_validate)
 
@@ -119,7 +123,7 @@ def _add_validate(commands: _Commands) -> None:
 def _validate(options: argparse.Namespace) -> int:
     from diht_k8s.cli.document import validate_command
 
-    return validate_command(options.file, options.overrides)
+    return validate_command(options.file, options.overrides, options.gpu)
 
 
 def _add_estimate(commands: _Commands) -> None:

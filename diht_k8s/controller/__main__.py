@@ -27,6 +27,8 @@ MOST_WATCH_S: Final = 120
 GC_THRESHOLD: Final = 50_000
 """New containers between two collections. With Python's default of 700, a list of 10,000 pods takes twice the time to
 read, all of it in collections that find nothing."""
+LEAST_JOB_TTL_S: Final = 600
+"""The operator learns from a finished Job and its pods how a stage ended: they must outlive its restart."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -68,9 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-lease", action="store_true", help="act at once, without an election")
     parser.add_argument(
         "--job-ttl",
-        type=int,
+        type=_job_ttl,
         default=86_400,
-        help="seconds for which finished Jobs and their pods stay (86400); 0 for ever",
+        help=f"seconds for which finished Jobs and their pods stay (86400), {LEAST_JOB_TTL_S} or more; 0 for ever",
     )
     parser.add_argument(
         "--run-ttl",
@@ -93,6 +95,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--log-format", choices=("json", "text"), default="json")
     parser.add_argument("--log-level", choices=("debug", "info", "warning"), default="info")
     return parser
+
+
+def _job_ttl(text: str) -> int:
+    value = int(text)
+    if 0 < value < LEAST_JOB_TTL_S:
+        raise argparse.ArgumentTypeError(
+            f"{value} s is too short for the operator to read how a stage ended: "
+            f"give {LEAST_JOB_TTL_S} or more, or 0 to keep Jobs for ever"
+        )
+    return value
 
 
 def _log(form: str, level: str) -> None:

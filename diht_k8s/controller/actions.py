@@ -37,6 +37,7 @@ def execute(
     actions: Iterable[Action],
     observed: list[ObservedAttempt],
     created: Callable[[Mapping[str, Any]], None],
+    unseen: Callable[[], str] = lambda: "",
     job_ttl_s: int | None = None,
 ) -> RunProblem | None:
     """Execute actions.
@@ -48,6 +49,7 @@ def execute(
         actions: what to do.
         observed: the attempts that exist.
         created: called with each Job that exists now.
+        unseen: name of a pod that still runs and that the plan did not know of; empty if there is none.
         job_ttl_s: seconds after which Kubernetes removes a finished Job; None keeps it.
 
     Returns:
@@ -58,7 +60,9 @@ def execute(
     """
     problem = None
     for action in actions:
-        if isinstance(action, Start):
+        if isinstance(action, Start) and (pod := unseen()):
+            problem = RunProblem(Reason.PENDING, f"waits until pod {pod} of an earlier attempt is gone")
+        elif isinstance(action, Start):
             problem = _start(cluster, known, run, action, created, job_ttl_s) or problem
         elif isinstance(action, Stop):
             _stop(cluster, known, action, observed)

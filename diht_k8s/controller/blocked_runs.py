@@ -1,4 +1,4 @@
-"""What the metrics say about the runs themselves: which cannot go on, and which have failed, by reason."""
+"""The metric of the runs that cannot go on, by reason."""
 
 from __future__ import annotations
 
@@ -10,27 +10,22 @@ from diht_k8s.api.status import Status
 from diht_k8s.controller import metrics
 from diht_k8s.controller.events import TROUBLES
 from diht_k8s.controller.mirror.runs import Key
-from diht_k8s.controller.saved_status import condition, has_ended, is_true
+from diht_k8s.controller.saved_status import condition, has_ended
 
 for _reason in TROUBLES:
     metrics.BLOCKED.labels(_reason.value)
-for _reason in metrics.FAILURES:
-    metrics.FAILED.labels(_reason.value)
 
 
-class RunMetrics:
-    """Counts runs by reason. Any thread may record."""
+class BlockedRuns:
+    """Counts the runs that cannot go on, by reason. Any thread may record."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._reasons: dict[Key, Reason] = {}
 
-    def record(self, key: Key, before: Status, after: Status) -> None:
-        """A run's status is, or stays, `after`."""
-        failed = condition(after, ConditionType.FAILED)
-        if failed is not None and failed.status == "True" and not is_true(before, ConditionType.FAILED):
-            metrics.FAILED.labels(failed.reason.value).inc()
-        self._set(key, _blocked_by(after))
+    def record(self, key: Key, status: Status) -> None:
+        """A run's status is, or stays, this."""
+        self._set(key, _blocked_by(status))
 
     def forget(self, key: Key) -> None:
         """A run is gone or needs nothing more."""

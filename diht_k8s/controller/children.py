@@ -14,8 +14,6 @@ from diht_k8s.launch.stages import stage_app
 from diht_k8s.pipeline.states import Start
 
 MANAGED_BY: Final = "diht-operator"
-FAILURES_PER_WORKER: Final = 3
-"""Pods of a stage of several workers that may fail, for each worker, before the attempt does (our choice)."""
 
 
 def children(known: KnownRun, run: DihtRun, start: Start, job_ttl_s: int | None = None) -> list[dict[str, Any]]:
@@ -42,8 +40,5 @@ def children(known: KnownRun, run: DihtRun, start: Start, job_ttl_s: int | None 
     objects = render(app, config, start.name, labels=labels, owner=known.owner_reference)
     entry = next((stage for stage in known.status.stages if stage.name == labels[STAGE_LABEL]), None)
     for job in (item for item in objects if item["kind"] == "Job"):
-        workers = job["spec"]["parallelism"]
-        if start.stage is not Stage.TRAIN and workers > 1:  # they share shards by claims: a lost one is replaced
-            job["spec"]["backoffLimit"] = FAILURES_PER_WORKER * workers
         keep_away(job, entry.avoid_nodes if entry is not None else ())
     return sorted(objects, key=lambda item: item["kind"] == "Job")

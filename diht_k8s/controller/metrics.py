@@ -9,7 +9,6 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
 
-from diht_k8s.api.reasons import Reason
 from diht_k8s.kube.summaries import UNREADABLE_REASONS
 
 BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
@@ -40,11 +39,10 @@ FAILING: Final = Gauge("diht_operator_failing_runs", "Runs whose reconciliation 
 BLOCKED: Final = Gauge(
     "diht_operator_blocked_runs", "Runs that cannot go on, by the reason in their status.", ["reason"]
 )
-FAILED: Final = Counter("diht_operator_failed_runs_total", "Runs that have failed, by reason.", ["reason"])
-FAILURES: Final = (
-    Reason.USER_ERROR, Reason.BAD_DATA, Reason.OUT_OF_MEMORY, Reason.RESTARTS_EXHAUSTED,
-    Reason.INFRASTRUCTURE_RESTARTS_EXHAUSTED, Reason.DEADLINE_EXCEEDED, Reason.STOPPED,
-)  # fmt: skip
+RESTARTS: Final = Counter(
+    "diht_operator_restarts_total", "Restarts of stages, by the budget that they take from.", ["budget"]
+)
+ENDED: Final = Counter("diht_operator_runs_ended_total", "Runs that ended, by reason.", ["reason"])
 LEADER: Final = Gauge("diht_operator_leader", "1 while this replica is the leader.")
 for _kind in ("Conflict", "Forbidden", "InternalError", "NotLeading", "TooManyRequests", "Unreachable"):
     ERRORS.labels(_kind)

@@ -16,19 +16,14 @@ from diht_k8s.api.errors import ExitCode
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.reports import Cause
 from diht_k8s.api.run import Stage
+from diht_k8s.api.security import REFUSED_ADVICE
+from diht_k8s.controller.lost_pods import is_lost
 from diht_k8s.controller.text import last_line, one_line
 from diht_k8s.controller.work import with_reports
 from diht_k8s.kube.summaries import JobSummary, PodSummary
 from diht_k8s.pipeline.plan import attempt_name, is_never_retried
 from diht_k8s.pipeline.states import Attempt, AttemptState, Failure
 
-LOST_AFTER_S: Final = 300.0
-"""A pod that ran and has not been ready for this time is lost even if nothing evicts it (Kubernetes' own default).
-
-A lost node is found much sooner, by the eviction that its taint causes (30 s, see the pods' tolerations). A shorter
-time would count pods as lost when the API server was away for a minute: then all nodes seem lost, and none is."""
-GONE_AFTER_S: Final = 30.0
-"""A pod that still exists this long after its deletion time has no kubelet that could remove it."""
 SETTLE_S: Final = 2.0
 """Peers of a failed pod fail within moments; their times show who was first once all have ended."""
 ASK_EVENTS_AFTER_S: Final = 5.0
@@ -155,17 +150,6 @@ def _order(pod: PodSummary) -> tuple[int, float, str]:
     return pod.index, pod.created_at, pod.name
 
 
-def is_lost(pod: PodSummary, now: float) -> bool:
-    """Whether a pod is lost: its node is not ready, though its containers may still run."""
-    if pod.ended:
-        return False
-    if pod.deleted_at is not None and now >= pod.deleted_at + GONE_AFTER_S:
-        return True
-    if pod.started_at is None or pod.not_ready_since is None or pod.exit_code is not None:
-        return False
-    return bool(pod.disruption) or now >= pod.not_ready_since + LOST_AFTER_S
-
-
 def _observe_attempt(
     entry: str,
     number: int,
@@ -196,9 +180,20 @@ def _observe_attempt(
         return replace(observed, attempt=replace(base, active=max(1, active), ending=True))
     if job.complete:
         return replace(observed, attempt=replace(base, state=AttemptState.SUCCEEDED, ending=True))
-    if job.failing or lost:
+    if job.failing or (lost and _are_missed(observed)):
         return _observe_failure(observed, job, pods, lost, now, pausing=pausing, gone=gone)
     return _observe_living(observed, job, pods, now)
+
+
+def _are_missed(observed: ObservedAttempt) -> bool:
+    """Whether an attempt cannot end without its lost pods, which Kubernetes does not replace while their node is away.
+
+    Workers need no peer: while one lives, or has succeeded where that is enough, the others are not missed.
+    """
+    if observed.attempt.stage in GANGS or observed.job is None:
+        return True
+    done = observed.job.one_suffices and any(pod.phase == "Succeeded" for pod in observed.pods)
+    return not (done or observed.attempt.active)
 
 
 def _timed(attempt: Attempt, job: JobSummary | None, pods: list[PodSummary]) -> Attempt:
@@ -383,7 +378,9 @@ def event_problem(reason: str, message: str) -> RunProblem | None:
     text = one_line(message)
     if "exceeded quota" in message:
         return RunProblem(Reason.QUOTA_EXCEEDED, text)
-    if "violates PodSecurity" in message or "denied the request" in message:
+    if "violates PodSecurity" in message:
+        return RunProblem(Reason.POD_REFUSED, f"{one_line(message, 800)}: {REFUSED_ADVICE}")
+    if "denied the request" in message:
         return RunProblem(Reason.POD_REFUSED, text)
     if reason in ("FailedMount", "FailedAttachVolume"):
         return RunProblem(Reason.REFERENCE_MISSING, text)

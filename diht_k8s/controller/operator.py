@@ -161,11 +161,15 @@ class Operator:
         with self._lock:
             keys, self._changed_keys = self._changed_keys, set()
         for key in keys:
-            self._queue.add(key)
+            self._add(key)
 
     def _enqueue(self, keys: Iterable[Key]) -> None:
         for key in keys:
-            self._loop.call_soon_threadsafe(self._queue.add, key)
+            self._loop.call_soon_threadsafe(self._add, key)
+
+    def _add(self, key: Key) -> None:
+        """Queue a run; one that has ended, or is not listed yet, waits for those that have not: they need us more."""
+        self._queue.add(key, later=self._runs.get(key) is None)
 
     def _stand_for_election(self) -> None:
         if self._lease is None:

@@ -19,6 +19,8 @@ class KeyedQueue(Generic[Key]):
         self._clock = clock
         self._ready: dict[Key, float] = {}
         """in order of arrival, with its time"""
+        self._later: dict[Key, float] = {}
+        """the same for keys that come after all of those"""
         self._busy: set[Key] = set()
         self._again: dict[Key, float] = {}
         self._timers: dict[Key, tuple[float, asyncio.TimerHandle]] = {}
@@ -26,15 +28,16 @@ class KeyedQueue(Generic[Key]):
         self._wakers: list[asyncio.Future[None]] = []
 
     def __len__(self) -> int:
-        return len(self._ready) + len(self._again)
+        return len(self._ready) + len(self._later) + len(self._again)
 
-    def add(self, key: Key) -> None:
-        """Work on the key as soon as possible."""
+    def add(self, key: Key, *, later: bool = False) -> None:
+        """Work on the key as soon as possible; with `later` only while no other key is ready."""
         self._cancel(key)
         if key in self._busy:
             self._again.setdefault(key, self._clock())
         elif key not in self._ready:
-            self._ready[key] = self._clock()
+            since = self._later.pop(key, self._clock())
+            (self._later if later else self._ready)[key] = since
             self._wake()
 
     def add_after(self, key: Key, delay_s: float) -> None:
@@ -49,12 +52,13 @@ class KeyedQueue(Generic[Key]):
 
     async def get(self) -> tuple[Key, float]:
         """The next key and since when it has waited; it stays busy until `done`."""
-        while not self._ready:
+        while not (self._ready or self._later):
             waker = asyncio.get_running_loop().create_future()
             self._wakers.append(waker)
             await waker
-        key = next(iter(self._ready))
-        since = self._ready.pop(key)
+        waiting = self._ready or self._later
+        key = next(iter(waiting))
+        since = waiting.pop(key)
         self._busy.add(key)
         return key, since
 

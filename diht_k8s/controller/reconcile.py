@@ -6,6 +6,7 @@ reconciliation executes it, since names are deterministic. In the opposite order
 
 from __future__ import annotations
 
+import functools
 import logging
 import random
 import time
@@ -19,7 +20,7 @@ from diht_k8s.api.redaction import literals, redacted_text
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import Status, wire
 from diht_k8s.controller.actions import delete_old_jobs, delete_run, execute
-from diht_k8s.controller.blocked_runs import RunMetrics
+from diht_k8s.controller.blocked_runs import BlockedRuns
 from diht_k8s.controller.conditions import conditions
 from diht_k8s.controller.events import RunEvent, event_document, events_between
 from diht_k8s.controller.internal_errors import InternalError, log_internal_error
@@ -28,8 +29,6 @@ from diht_k8s.controller.mirror.run_cache import RunCache
 from diht_k8s.controller.mirror.runs import FinishedRun, Key, KnownRun, Runs, known_run
 from diht_k8s.controller.observe import (
     GANGS,
-    GONE_AFTER_S,
-    LOST_AFTER_S,
     ObservedAttempt,
     RunProblem,
     entry_name,
@@ -37,13 +36,15 @@ from diht_k8s.controller.observe import (
 )
 from diht_k8s.controller.orphans import delete_orphans, orphans
 from diht_k8s.controller.pod_logs import PodLogs, cached_in, progress_in, why_waiting
+from diht_k8s.controller.run_metrics import count_changes
 from diht_k8s.controller.saved_status import has_ended, saved_run_status
 from diht_k8s.controller.status import LoggedProgress, build_status, failed_attempt, newly_failed, redacted_status
 from diht_k8s.controller.text import one_line
+from diht_k8s.controller.timing import LIVING, can_wait, due_times, progress_interval
 from diht_k8s.controller.warning_events import WarningEvents
 from diht_k8s.controller.work import with_logged
 from diht_k8s.kube.client import Cluster, ClusterError
-from diht_k8s.kube.summaries import JobSummary, PodSummary
+from diht_k8s.kube.summaries import RUN_LABEL, JobSummary, PodSummary, pod_summary
 from diht_k8s.pipeline.plan import CLUSTER_STEPS, plan
 from diht_k8s.pipeline.states import FINAL, Attempt, AttemptState, BackOff, Observed, RunPlan, RunStatus, StageState
 
@@ -88,7 +89,7 @@ class Reconciler:
         self._job_ttl_s = job_ttl_s
         self._caches: dict[Key, RunCache] = {}
         self._active: set[Key] = set()
-        self._logs, self._warning_events, self._metrics = PodLogs(cluster), WarningEvents(cluster), RunMetrics()
+        self._logs, self._warning_events, self._blocked = PodLogs(cluster), WarningEvents(cluster), BlockedRuns()
 
     @property
     def active_runs(self) -> int:
@@ -156,7 +157,7 @@ class Reconciler:
         """A run is gone, or has ended: so must be its pods that no garbage collector finds."""
         cache = self._caches.pop(key, None)
         self._active.discard(key)
-        self._metrics.forget(key)
+        self._blocked.forget(key)
         if cache is not None:
             self._delete_orphans(key, cache)
 
@@ -170,8 +171,7 @@ class Reconciler:
         former = [attempt.uid for attempt in status.attempts if attempt.uid]
         if status.progress is None or status.progress.last_updated_time is None:
             return RunCache(former_jobs=former)
-        age_s = self._jitter() * _progress_interval(len(self._runs))
-        return RunCache(former_jobs=former, read_at=self._clock() - age_s)
+        return RunCache(former_jobs=former, read_at=self._clock() - self._jitter() * progress_interval(len(self._runs)))
 
     def _reconcile(self, known: KnownRun, cache: RunCache) -> float | None:
         now, status = self._clock(), known.status
@@ -200,11 +200,31 @@ class Reconciler:
         if is_new and decided.actions:  # a thousand new runs all get their status before the first one's Job is created
             self._record_events(known, status, new, now)
             return 0.0
-        problem = execute(self._cluster, known, run, decided.actions, observed, self._jobs.put, self._job_ttl_s)
+        problem = execute(
+            self._cluster, known, run, decided.actions, observed,
+            functools.partial(self._created, cache), functools.partial(self._unseen_pod, known, cache), self._job_ttl_s,
+        )  # fmt: skip
         delete_old_jobs(self._cluster, known, observed)
         self._record_events(known, status, new, now)
         self._record(known, self._delete_orphans(known.key, cache), now)
         return self._requeue_after(known, decided, observed, cache, problem, now)
+
+    def _created(self, cache: RunCache, job: Mapping[str, Any]) -> None:
+        self._jobs.put(job)
+        if job["metadata"]["uid"] not in cache.former_jobs:  # it may be gone before anybody looks again
+            cache.former_jobs.append(job["metadata"]["uid"])
+
+    def _unseen_pod(self, known: KnownRun, cache: RunCache) -> str:
+        """A pod of an earlier attempt that runs though its watch has not reported it yet; empty if there is none.
+
+        The watches of Jobs and pods are not in step: a Job that somebody deleted may be gone before we see its pods.
+        """
+        if not cache.former_jobs:
+            return ""
+        seen = {pod.uid for pod in self._pods.of(*known.key)}
+        pods = map(pod_summary, self._cluster.items("Pod", known.namespace, f"{RUN_LABEL}={known.name}"))
+        found = (pod for pod in pods if isinstance(pod, PodSummary) and not pod.ended and pod.uid not in seen)
+        return next((pod.name for pod in found if pod.job_uid in cache.former_jobs), "")
 
     def _refuse(self, known: KnownRun, status: Status, problem: RunProblem, cache: RunCache, now: float) -> None:
         """Report that a run is not accepted; its children, if any, are left alone."""
@@ -254,7 +274,7 @@ class Reconciler:
         self, known: KnownRun, observed: list[ObservedAttempt], decided: RunPlan, cache: RunCache, now: float
     ) -> list[ObservedAttempt]:
         """Add why pods wait, where only events or the queue tell."""
-        living = next((each for each in reversed(observed) if each.attempt.state in _LIVING), None)
+        living = next((each for each in reversed(observed) if each.attempt.state in LIVING), None)
         if living is None or decided.status.state in FINAL:
             return observed
         subject = living.ask_events or (living.job.uid if living.job is not None and living.job.suspended else "")
@@ -300,7 +320,7 @@ class Reconciler:
 
     def _progress_interval(self) -> float:
         """Seconds between two reads of a run's log: with many runs each is read less often."""
-        return _progress_interval(len(self._active))
+        return progress_interval(len(self._active))
 
     def _ask_again_s(self, cache: RunCache) -> float:
         """Seconds after which the answer about an object is old: short at first, then as between two reads of a log."""
@@ -309,7 +329,7 @@ class Reconciler:
     def _write_status(self, known: KnownRun, new: Status, cache: RunCache, now: float) -> KnownRun:
         """Write the status if it changed; returns the run as it is afterwards."""
         document, written_before = wire(new), known.document["status"]
-        cache.owes_pod_counts = document != written_before and _can_wait(written_before, new, document)
+        cache.owes_pod_counts = document != written_before and can_wait(written_before, new, document)
         if document == written_before or (
             cache.owes_pod_counts and cache.wrote_at <= now < cache.wrote_at + self._progress_interval()
         ):
@@ -323,7 +343,8 @@ class Reconciler:
         return written
 
     def _record_events(self, known: KnownRun, before: Status, after: Status, now: float) -> None:
-        self._metrics.record(known.key, before, after)
+        self._blocked.record(known.key, after)
+        count_changes(before, after)
         self._record(known, events_between(before, after), now)
 
     def _record(self, known: KnownRun, events: Iterable[RunEvent], now: float) -> None:
@@ -346,9 +367,9 @@ class Reconciler:
     ) -> float | None:
         changed, cache.problem = problem != cache.problem, problem
         cache.problems = cache.problems + 1 if problem is not None else 0
-        living = any(each.attempt.state in _LIVING for each in observed)
+        living = any(each.attempt.state in LIVING for each in observed)
         (self._active.add if living else self._active.discard)(known.key)
-        due = [at - now for each in observed for at in _due(each)]
+        due = [at - now for each in observed for at in due_times(each)]
         if decided.wake_at is not None:
             due.append(decided.wake_at - now)
         if living:
@@ -367,34 +388,3 @@ def _with_log(observed: ObservedAttempt, logged: LoggedProgress | None) -> Attem
     """The attempt with the work that its log names."""
     own = logged is not None and (logged.entry, logged.attempt) == (observed.entry, observed.attempt.number)
     return with_logged(observed.attempt, logged.progress if own and logged is not None else None)
-
-
-def _progress_interval(active: int) -> float:
-    return max(10.0, 0.05 * active)
-
-
-def _can_wait(written: Mapping[str, Any], new: Status, document: Mapping[str, Any]) -> bool:
-    """Whether only pod counts changed, and pods are still missing: pods start one by one."""
-    if new.pods is None or new.pods.ready == new.pods.desired:
-        return False
-    return {**written, "pods": None} == {**document, "pods": None}
-
-
-_LIVING: Final = frozenset({AttemptState.PENDING, AttemptState.RUNNING})
-
-
-def _due(observed: ObservedAttempt) -> list[float]:
-    """Times at which an attempt may change without an event."""
-    if observed.job is None and not observed.pods:
-        return []
-    due = [observed.settles_at] if observed.settles_at is not None else []
-    if observed.job is not None and observed.attempt.state is AttemptState.PENDING:
-        due.append(observed.job.seen_at + 6.0)
-    for pod in observed.pods:
-        if pod.ended or pod.name in observed.lost:
-            continue
-        if pod.deleted_at is not None:
-            due.append(pod.deleted_at + GONE_AFTER_S)
-        if pod.started_at is not None and pod.not_ready_since is not None:
-            due.append(pod.not_ready_since + LOST_AFTER_S)
-    return due

@@ -66,6 +66,8 @@ class JobSummary:
     attempt: int
     parallelism: int
     created_at: float
+    one_suffices: bool = False
+    """whether it is complete once any of its pods has succeeded."""
     seen_at: float = 0.0
     """when the operator first saw it, by its own clock; creationTimestamp until then."""
     complete: bool = False
@@ -179,6 +181,7 @@ def _job(document: Document) -> JobSummary | None:
         owner_uid=_text(_owner(metadata), "uid"),
         parallelism=_whole(1 if spec.get("parallelism") is None else spec["parallelism"]),
         created_at=created_at,
+        one_suffices=any(rule.get("succeededCount") == 1 for rule in _success_rules(spec)),
         seen_at=created_at,
         complete=complete,
         failing=bool(failure) and not complete,
@@ -191,6 +194,10 @@ def _job(document: Document) -> JobSummary | None:
         deleted="deletionTimestamp" in metadata,
         queue=_text(labels, "kueue.x-k8s.io/queue-name"),
     )
+
+
+def _success_rules(spec: Document) -> list[Document]:
+    return _items(_mapping(spec.get("successPolicy")).get("rules"))
 
 
 def _job_end(metadata: Document, status: Document, failure: Document) -> float | None:

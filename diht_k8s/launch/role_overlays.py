@@ -5,19 +5,24 @@ Stock TorchX reads `V1Pod`; the scheduler of this project also reads `V1Containe
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
-from torchx.specs.overlays import JOIN
+from torchx.specs.overlays import JOIN, PUT
 
 from diht_k8s.api.pod_types import wire
 from diht_k8s.api.pods import QUEUE_LABEL, Pods
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.api.security import SecurityContext
 from diht_k8s.launch.pods import SHARED_MEMORY
 
 POD_FIELDS = (
     "nodeSelector", "tolerations", "affinity", "priorityClassName", "serviceAccountName", "runtimeClassName",
-    "terminationGracePeriodSeconds",
+    "terminationGracePeriodSeconds", "hostNetwork",
 )  # fmt: skip
+FAILURES_PER_WORKER: Final = 3
+"""Pods of a stage of several workers that may fail, for each worker, before its Job does (our choice).
+
+A limit for each index would hang the deletion of the namespace (`backoffLimitPerIndex`)."""
 
 
 def stage_overlays(run: DihtRun, stage: Stage, pods: Pods, replicas: int) -> dict[str, dict[str, Any]]:
@@ -35,6 +40,10 @@ def _pod(pods: Pods) -> dict[str, Any]:
     spec = {name: given[name] for name in POD_FIELDS if name in given}
     if pods.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in pods.image_pull_secrets]
+    if pods.host_network:
+        spec["dnsPolicy"] = "ClusterFirstWithHostNet"  # else a pod on its node's network finds no Service
+    if pods.pod_security_context is not None:
+        spec["securityContext"] = wire(pods.pod_security_context)
     memory = [{"name": SHARED_MEMORY, "emptyDir": {"medium": "Memory", "sizeLimit": pods.shm_size}}]
     if volumes := [*(memory if pods.shm_size else []), *map(wire, pods.volumes)]:
         spec[JOIN("volumes", on="name")] = volumes
@@ -51,6 +60,8 @@ def _container(run: DihtRun, pods: Pods) -> dict[str, Any]:
         container["resources"] = {"limits": quantities, "requests": dict(quantities)}
     if pods.volume_mounts:
         container["volumeMounts"] = [wire(mount) for mount in pods.volume_mounts]
+    if pods.security_context is not None:
+        container["securityContext"] = _security(pods.security_context)
     references = [
         {"name": variable.name, **({"valueFrom": wire(variable.value_from)} if variable.value_from else {})}
         for variable in pods.env
@@ -59,6 +70,16 @@ def _container(run: DihtRun, pods: Pods) -> dict[str, Any]:
     if env := [*_credentials(run), *references]:
         container["env"] = env
     return container
+
+
+def _security(context: SecurityContext) -> dict[str, Any]:
+    found = wire(context)
+    if context.escalates:
+        found.setdefault("allowPrivilegeEscalation", True)
+    if "drop" in (capabilities := found.get("capabilities", {})):  # in place of ALL, not beside it
+        found["capabilities"] = {key: value for key, value in capabilities.items() if key != "drop"}
+        found["capabilities"][PUT("drop")] = capabilities["drop"]
+    return found
 
 
 def _credentials(run: DihtRun) -> list[dict[str, Any]]:
@@ -78,6 +99,19 @@ def _job(stage: Stage, pods: Pods, replicas: int) -> dict[str, Any]:
     job: dict[str, Any] = {}
     if pods.queue_name:
         job["metadata"] = {"labels": {QUEUE_LABEL: pods.queue_name}}
-    if stage is Stage.TRAIN and replicas > 1:  # node 0 commits: once it has succeeded, the run needs no other
-        job["spec"] = {"successPolicy": {"rules": [{"succeededIndexes": "0"}]}}
+    if replicas > 1:
+        job["spec"] = _of_gang() if stage is Stage.TRAIN else _of_workers(stage, replicas)
     return job
+
+
+def _of_gang() -> dict[str, Any]:
+    """Node 0 commits: once it has succeeded, the run needs no other."""
+    return {"successPolicy": {"rules": [{"succeededIndexes": "0"}]}}
+
+
+def _of_workers(stage: Stage, replicas: int) -> dict[str, Any]:
+    """Workers share shards by claims: a failed one is replaced, one on a dead node is not missed."""
+    spec: dict[str, Any] = {"backoffLimit": FAILURES_PER_WORKER * replicas}
+    if stage is Stage.FILTER:  # a worker succeeds only once the stage is committed; the dead node's never ends
+        spec["successPolicy"] = {"rules": [{"succeededCount": 1}]}
+    return spec

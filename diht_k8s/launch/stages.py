@@ -19,7 +19,8 @@ from torchx.specs.overlays import set_overlay
 
 from diht_k8s.api.documents import dump, load, read_text
 from diht_k8s.api.errors import DihtError, UserError
-from diht_k8s.api.pods import RENDEZVOUS_PORT, Pods, merged
+from diht_k8s.api.pods import Pods, merged, rendezvous_port
+from diht_k8s.api.quantities import number_of
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.steps import SHARED_STEP
 from diht_k8s.launch.pods import IMAGE_PYTHON
@@ -27,10 +28,6 @@ from diht_k8s.launch.role_overlays import stage_overlays
 
 MAX_DOCUMENT_BYTES: Final = 120_000
 """Linux accepts 128 KiB in one environment variable."""
-_UNITS: Final = {
-    "": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18,
-    "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60, "m": 1e-3,
-}  # fmt: skip
 
 
 def submitted(stage_name: str, script_args: Sequence[str], *, shape: str, image: str) -> AppDef:
@@ -77,7 +74,7 @@ def stage_app(run: DihtRun, stage: Stage, *, step: str = "", arguments: Sequence
         # ranks start and end together; workers share the shards, and any of them can be replaced
         retry_policy=RetryPolicy.APPLICATION if stage is Stage.TRAIN else RetryPolicy.REPLICA,
         resource=_resource(pods),
-        port_map={"rendezvous": RENDEZVOUS_PORT} if stage is Stage.TRAIN else {},
+        port_map={"rendezvous": _port(run, pods)} if stage is Stage.TRAIN else {},
     )
     for kind, overlay in stage_overlays(run, stage, pods, replicas).items():
         set_overlay(role, "kubernetes", kind, _escaped(overlay))
@@ -139,9 +136,13 @@ def _environment(run: DihtRun, stage: Stage, replicas: int, pods: Pods) -> dict[
             "DIHT_PROCESSES": str(run.spec.train.processes_per_node),
             # Name of the variable in which the scheduler puts the address of replica 0, the host of the rendezvous.
             "DIHT_MASTER_VARIABLE": macros.rank0_env,
-            "DIHT_MASTER_PORT": str(RENDEZVOUS_PORT),
+            "DIHT_MASTER_PORT": str(_port(run, pods)),
         }
     return env
+
+
+def _port(run: DihtRun, pods: Pods) -> int:
+    return rendezvous_port(pods, f"{run.metadata.namespace or ''}/{run.metadata.name}")
 
 
 def _escaped(value: Any) -> Any:
@@ -171,7 +172,7 @@ def quantity(value: str | int, field: str) -> float:
     Raises:
         UserError: it is invalid; the message names `field`.
     """
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?(?:[eE][0-9]+)?)([A-Za-z]*)", str(value))
-    if match is None or match[2] not in _UNITS:
-        raise UserError(f"{field}: invalid quantity {value}: write for example 8, 500m or 64Gi")
-    return float(match[1]) * _UNITS[match[2]]
+    try:
+        return number_of(value)
+    except ValueError as error:
+        raise UserError(f"{field}: {error}") from error

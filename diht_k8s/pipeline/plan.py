@@ -83,7 +83,7 @@ def plan(
             return _final(run, observed, status, now)
         status = _retried(status, now)
     units = [(stage, step) for stage in stages_until(run.spec, until) for step in (steps or {}).get(stage, ("",))]
-    pausing, resumed = observed.stop_requested or run.spec.suspend, status.state is RunState.SUSPENDED
+    saved, pausing = status, observed.stop_requested or run.spec.suspend
     known = tuple(_observe(run, status.of(*unit), observed, now, back_off, pausing=pausing) for unit in units)
     status = replace(status, stages=known, started_at=_started_at(status, known, now))
     status = with_running_time(status, observed.attempts, now)
@@ -93,9 +93,9 @@ def plan(
         return _pause(run, observed, status, now)
     current = next(stage for stage in known if stage.state not in ENDED_WELL)
     if current.state is StageState.STOPPED:
-        if not resumed:
+        if saved.state is not RunState.SUSPENDED and saved.of(current.stage, current.step).state is not current.state:
             return RunPlan((), _stopped(status, current, now))
-        # Saved, since the next attempt may have to wait for another one that still ends: resuming happens once.
+        # We stopped it, and the run was resumed, maybe before all had stopped. Saved, since the next attempt may have to wait for another one that still ends: resuming happens once.
         restarting = replace(current, state=StageState.RESTARTING)
         status, current = _with(status, current, restarting), restarting
     decided = _advance(run, observed, now, replace(status, state=RunState.RUNNING), current, back_off)

@@ -29,7 +29,7 @@ class Work:
     """Work of a stage that is committed: another attempt need not repeat it."""
 
     position: int = 0
-    """how far the stage is: optimiser steps of a training."""
+    """how far the stage is: optimiser steps of a training, shards of the other stages."""
     seconds: int = 0
     """time spent on it, over all attempts."""
 

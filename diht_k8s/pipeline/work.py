@@ -1,11 +1,11 @@
-"""Committed work as programs report it: checkpoints in, the plan's `Work` out. Pure."""
+"""Committed work as programs report it: checkpoints or shards in, the plan's `Work` out. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Final
 
-from diht_k8s.api.reports import Progress, SavedCheckpoint
+from diht_k8s.api.reports import CommittedShards, Progress, SavedCheckpoint
 from diht_k8s.pipeline.states import Work
 
 MOST_STEPS: Final = 2**62
@@ -17,12 +17,22 @@ def work_of(checkpoint: SavedCheckpoint | None) -> Work | None:
     """The work that a checkpoint holds; None where an older program does not say how long it took."""
     if checkpoint is None or checkpoint.seconds is None:
         return None
-    return Work(bounded_step(checkpoint.step), min(max(checkpoint.seconds, 0), MOST_SECONDS))
+    return _work(checkpoint.step, checkpoint.seconds)
 
 
 def logged_work(progress: Progress | None) -> Work | None:
     """The work that a line of progress names; None if it names none."""
-    return work_of(progress.checkpoint) if progress is not None else None
+    if progress is None:
+        return None
+    return work_of(progress.checkpoint) or _shards_work(progress.shards)
+
+
+def _shards_work(shards: CommittedShards | None) -> Work | None:
+    return _work(shards.count, shards.seconds) if shards is not None else None
+
+
+def _work(position: int, seconds: int) -> Work:
+    return Work(bounded_step(position), min(max(seconds, 0), MOST_SECONDS))
 
 
 def furthest(works: Iterable[Work | None]) -> Work | None:

@@ -154,7 +154,7 @@ OUTAGES = {
         options=("--no-lease", "--workers", "1"),
         lasting=("diht_operator_queue_wait_seconds",),
     ),
-    "a program crashes until no restart is left": Outage(frozenset({"DihtRunsExhaustRestarts"}), crash_loop),
+    "a program crashes until no restart is left": Outage(frozenset({"DihtRunsOutOfRestarts"}), crash_loop),
     "an image is not there": Outage(frozenset({"DihtRunsBlocked"}), missing_image),
     "the operator crashes again and again": Outage(frozenset({"DihtOperatorRestarts"}), start_again_and_again),
 }

@@ -24,7 +24,7 @@ class Exposition:
     def __init__(self, change: str) -> None:
         code = f"""
         from prometheus_client import generate_latest
-        from diht_k8s.controller import blocked_runs, metrics
+        from diht_k8s.controller import blocked_runs, metrics, run_metrics
         metrics.LEADER.set(1)
         for kind in ("DihtRun", "Job", "Pod"):
             metrics.SYNC_AGE.labels(kind).set(1)
@@ -66,8 +66,8 @@ LASTING = ("diht_operator_watch_failures", "diht_operator_queue_wait_seconds")
         ("vars(metrics)", "DihtOperatorRestarts"),
         ('metrics.BLOCKED.labels("Unschedulable").set(1)', "DihtRunsBlocked"),
         ('metrics.BLOCKED.labels("InternalError").set(1)', ""),
-        ('metrics.FAILED.labels("RestartsExhausted").inc()', "DihtRunsExhaustRestarts"),
-        ('metrics.FAILED.labels("UserError").inc()', ""),
+        ('metrics.ENDED.labels("RestartsExhausted").inc()', "DihtRunsOutOfRestarts"),
+        ('metrics.ENDED.labels("UserError").inc()', ""),
         ('metrics.SKIPPED.labels("Pod", "Malformed").inc()', "DihtOperatorSkipsObjects"),
         ("metrics.WAIT.observe(20)", "DihtOperatorSlow"),
     ],

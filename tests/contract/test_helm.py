@@ -201,6 +201,28 @@ def test_arguments_are_options_of_the_operator(helm: str) -> None:
     spec = one(rendered(helm, EVERYTHING, apis=MONITORING), "Deployment")["spec"]["template"]["spec"]
     given = operator_parser().parse_args(spec["containers"][0]["args"])
     assert (given.workers, given.log_level, given.log_format, given.lease_name) == (16, "debug", "text", "diht")
+    assert (given.job_ttl, given.run_ttl, given.history_limit) == (3600, 2_592_000, 500)
+    plain = one(rendered(helm, {}), "Deployment")["spec"]["template"]["spec"]
+    given = operator_parser().parse_args(plain["containers"][0]["args"])
+    values = DEFAULTS["operator"]
+    assert given.job_ttl == values["jobTTLSeconds"] == 86_400
+    assert (given.run_ttl, given.history_limit) == (values["runTTLSeconds"], values["historyLimit"]) == (0, 0)
+
+
+@pytest.mark.parametrize(("seconds", "taken"), [(0, True), (1, False), (599, False), (600, True)])
+def test_jobs_stay_long_enough_to_be_read_or_for_ever(
+    helm: str, capsys: pytest.CaptureFixture[str], seconds: int, taken: bool
+) -> None:
+    done = template(helm, {"operator": {"jobTTLSeconds": seconds}})
+    assert (done.returncode == 0) is taken, done.stderr
+    argument = f"--job-ttl={seconds}"
+    if taken:
+        assert argument in done.stdout
+        assert operator_parser().parse_args([argument]).job_ttl == seconds
+        return
+    with pytest.raises(SystemExit):
+        operator_parser().parse_args([argument])
+    assert "600 or more, or 0 to keep Jobs for ever" in capsys.readouterr().err
 
 
 def nodes(schema: dict[str, Any], path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
@@ -308,7 +330,7 @@ def test_sample_is_valid_and_says_what_it_shows(sample: Path) -> None:
 
 def test_samples_are_those_that_are_promised() -> None:
     assert [path.stem for path in SAMPLES] == [
-        "evaluation-only", "laptop", "minimal", "one-gpu-node", "resume-from-checkpoint", "sixteen-nodes-kueue", "volcano", "workload-identity",
+        "evaluation-only", "infiniband", "laptop", "minimal", "one-gpu-node", "resume-from-checkpoint", "sixteen-nodes-kueue", "volcano", "workload-identity",
     ]  # fmt: skip
 
 

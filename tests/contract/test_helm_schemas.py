@@ -28,6 +28,16 @@ def validate(document: dict[str, Any], kubernetes: str) -> None:
 
 
 @pytest.mark.parametrize("kubernetes", [OLDEST, NEWEST])
+def test_jobs_of_stages_and_applications_satisfy_the_schema(kubernetes: str) -> None:
+    files = (ROOT / "tests/unit/launch/golden").glob("*.yaml")
+    objects = [document for file in files for document in yaml.safe_load_all(file.read_text())]
+    jobs = [document for document in objects if document["apiVersion"] == "batch/v1"]
+    assert any("successPolicy" in job["spec"] for job in jobs)
+    for job in jobs:
+        validate(job, kubernetes)
+
+
+@pytest.mark.parametrize("kubernetes", [OLDEST, NEWEST])
 @pytest.mark.parametrize("case", CASES)
 def test_objects_satisfy_the_schemas_of_kubernetes(helm: str, case: str, kubernetes: str) -> None:
     objects = rendered(helm, CASES[case], kubernetes=kubernetes, apis=MONITORING)

@@ -1,51 +1,43 @@
 """Runs the tests of a module against one mutant of it, in a forked child: heavy libraries are imported once.
 
-By hand: `python -m tests.mutation.driver [--module NAME] [--count 300] [--seed 0]` prints each survivor.
+The mutant lies in a copy of the project, so that programs which a test starts run it, too.
+
+By hand: `python -m tests.mutation.driver [--set train] [--module NAME] [--count 300] [--seed 0]` prints each survivor.
 """
 
 from __future__ import annotations
 
 import argparse
+import compileall
+import contextlib
 import hashlib
-import importlib.abc
-import importlib.util
+import importlib
 import os
+import py_compile
 import resource
+import shutil
 import signal
 import sys
+import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from tests.mutation.mutants import Mutant, mutants
+from tests.mutation.tests_of import SETS
 
 PROJECT = Path(__file__).parents[2]
 CPU_SECONDS, SECONDS = 120, 900
 """A mutant whose tests take longer counts as killed: it hangs. CPU time, since a busy machine is no hang."""
-TESTS: dict[str, list[str]] = {
-    "diht_k8s.pipeline.budget": ["tests/unit/pipeline"],
-    "diht_k8s.pipeline.plan": ["tests/unit/pipeline"],
-    "diht_k8s.pipeline.running_time": ["tests/unit/pipeline"],
-    "diht_k8s.pipeline.states": ["tests/unit/pipeline"],
-    "diht_k8s.controller.observe": [
-        "tests/unit/controller/test_observe.py",
-        "tests/unit/controller/test_ends.py",
-        "tests/unit/controller/test_runs.py",
-        "tests/unit/controller/test_budget.py",
-        "tests/unit/controller/test_own_times.py",
-        "tests/unit/controller/test_nodes.py",
-        "tests/unit/controller/test_ownership.py",
-    ],
-    "diht_k8s.recipe.filter.text_spotting.matching": ["tests/unit/recipe/filter/test_matching.py"],
-    "diht_k8s.recipe.train.data.sampler": ["tests/unit/recipe/train/test_sampler.py"],
-    "diht_k8s.recipe.train.loss.losses": ["tests/unit/recipe/train/test_losses.py"],
-    "diht_k8s.recipe.train.loss.hn_nce": ["tests/unit/recipe/train/test_losses.py"],
-}
-_PRELOADED = ("numpy", "torch", "pydantic", "hypothesis", "mpmath", "kubernetes.client", "torchx.specs", "PIL.Image")
+TESTS = {module: tests for each in SETS.values() for module, tests in each.items()}
+COPIED = ("diht_k8s", "tests")
+_PRELOADED = (
+    "numpy", "torch", "pydantic", "hypothesis", "mpmath", "kubernetes.client", "torchx.specs", "PIL.Image", "open_clip",
+    "safetensors.torch", "torchvision", "deepspeed",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,21 +50,6 @@ class Outcome:
 
     def __str__(self) -> str:
         return f"{self.module.rpartition('.')[2]}: {self.mutant.change}"
-
-
-class _Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds one module, with the mutant's source."""
-
-    def __init__(self, name: str, source: str) -> None:
-        self._name, self._source = name, source
-
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None):
-        if fullname != self._name:
-            return None
-        return importlib.util.spec_from_loader(fullname, self, origin=str(path_of(fullname)))
-
-    def exec_module(self, module: ModuleType) -> None:
-        exec(compile(self._source, str(path_of(self._name)), "exec"), module.__dict__)
 
 
 def path_of(module: str) -> Path:
@@ -96,43 +73,67 @@ def drawn(count: int, seed: int, modules: Sequence[str]) -> list[tuple[str, Muta
     return [places[key] for key in sorted(places)[:count]]
 
 
-def outcomes(chosen: Sequence[tuple[str, Mutant]]) -> Iterator[Outcome]:
+def outcomes(chosen: Sequence[tuple[str, Mutant]], tests_of: Mapping[str, list[str]] = TESTS) -> Iterator[Outcome]:
     """Each mutant with what its tests said."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors: threads that wait for a CPU cost more than they give
+    os.environ |= {"PYTHONDONTWRITEBYTECODE": "1", "DIHT_TEST_FORK": "1"}
     for name in _PRELOADED:
         importlib.import_module(name)
     loaded = [name for name in sys.modules if name.startswith("diht_k8s.")]
     assert not loaded, f"imported before they could be mutated: {loaded}"
-    for tests in {tuple(TESTS[module]) for module, _ in chosen}:
-        if _tests_fail(None, tests):
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        _copy_project(place)
+        tests = sorted({test for module, _ in chosen for test in tests_of[module]})
+        if _tests_fail(place, tests, CPU_SECONDS * len(tests)):
             raise RuntimeError(f"{' '.join(tests)} fail without a mutant: they would kill every one")
-    for module, mutant in chosen:
-        yield Outcome(module, mutant, _tests_fail((module, mutant), TESTS[module]))
+        for module, mutant in chosen:
+            changed = place / path_of(module).relative_to(PROJECT)
+            changed.write_text(mutant.source)
+            yield Outcome(module, mutant, _tests_fail(place, tests_of[module]))
+            shutil.copy(path_of(module), changed)
 
 
-def _tests_fail(changed: tuple[str, Mutant] | None, tests: Sequence[str]) -> bool:
+def _copy_project(place: Path) -> None:
+    """Programs of the copy find compiled files that name their source's hash: times are too coarse for mutants."""
+    for entry in PROJECT.iterdir():
+        if entry.name in COPIED:
+            shutil.copytree(entry, place / entry.name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif not entry.name.startswith("."):
+            (place / entry.name).symlink_to(entry)
+    compileall.compile_dir(
+        place / "diht_k8s", quiet=1, invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH
+    )  # fmt: skip
+
+
+def _tests_fail(place: Path, tests: Sequence[str], cpu_seconds: int = CPU_SECONDS) -> bool:
     child = os.fork()
     if child == 0:
-        _run_tests(changed, tests)
+        _run_tests(place, tests, cpu_seconds)
     signal.signal(signal.SIGALRM, lambda *_: os.kill(child, signal.SIGKILL))
-    signal.alarm(SECONDS)
+    signal.alarm(SECONDS * cpu_seconds // CPU_SECONDS)
     try:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
     finally:
         signal.alarm(0)
+        with contextlib.suppress(ProcessLookupError):  # what a test has started and left
+            os.killpg(child, signal.SIGKILL)
 
 
-def _run_tests(changed: tuple[str, Mutant] | None, tests: Sequence[str]) -> None:
+def _run_tests(place: Path, tests: Sequence[str], cpu_seconds: int) -> None:
     """In the child: never returns."""
     code = 1
     try:
+        os.setpgid(0, 0)
         devnull = os.open(os.devnull, os.O_WRONLY)
         os.dup2(devnull, 1)
         os.dup2(devnull, 2)
-        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
-        if changed is not None:
-            module, mutant = changed
-            sys.meta_path.insert(0, _Mutated(module, mutant.source))
+        resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
+        os.chdir(place)
+        os.environ["PYTHONPATH"] = str(place)
+        sys.path[:] = [str(place), *(entry for entry in sys.path if entry not in ("", str(PROJECT)))]
+        for name in [name for name in sys.modules if name.partition(".")[0] in COPIED]:
+            del sys.modules[name]
         code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", *tests]))
     finally:
         os._exit(code)
@@ -141,13 +142,15 @@ def _run_tests(changed: tuple[str, Mutant] | None, tests: Sequence[str]) -> None
 def main() -> int:
     """Print survivors and the share that was killed."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--set", choices=sorted(SETS), default="core")
     parser.add_argument("--module", action="append", choices=sorted(TESTS))
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     os.chdir(PROJECT)
     killed = total = 0
-    for outcome in outcomes(drawn(given.count, given.seed, given.module or sorted(TESTS))):
+    tests_of = TESTS if given.module else SETS[given.set]
+    for outcome in outcomes(drawn(given.count, given.seed, given.module or sorted(tests_of)), tests_of):
         total, killed = total + 1, killed + outcome.killed
         if not outcome.killed:
             print(outcome, flush=True)

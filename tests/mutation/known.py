@@ -12,6 +12,11 @@ KNOWN: Final[dict[str, str]] = {
         "the additional shift overlaps in fewer characters than must match",
     "sampler: MAX_STREAMS = [1024 -> 1025]": "the number of streams is a power of two",
     "sampler: least = min(weights, default=[1.0 -> 2.0])": "not used without weights",
+    "sampler: if low [< -> <=] high:": "an empty range reads nothing",
+    "losses: num_pairs = image_BD.shape[0] [* -> /] group_size(settings.group)":
+        "the group is one process; tests/recipe/train/test_losses_distributed.py decides it (4 pairs on 4 ranks)",
+    "hn_nce: hard_factor, weight_factor = (1 + beta, beta) if settings.weights_have_gradient else (1.0, [0.0 -> 1.0])":
+        "log_weight is not read where the weights have no gradient",
     "losses: outwards = (value >= high) & (gradient [< -> <=] 0) | (value <= low) & (gradient > 0)": "masks a gradient of 0 by 0",
     "losses: outwards = (value >= high) & (gradient < 0) | (value <= low) & (gradient [> -> >=] 0)": "masks a gradient of 0 by 0",
     "hn_nce: peak, hard = (torch.where(some, sums.peak, 0.0), torch.where(some, sums.hard, [1.0 -> 2.0]))":
@@ -27,5 +32,9 @@ KNOWN: Final[dict[str, str]] = {
     "states: most_s: float = [300.0 -> 301.0]": "a default; no test fixes the number",
     "states: return min(self.most_s, self.first_s * 2.0 ** min(restarts - 1, [32 -> 33])) * (1 + self.jitter / 4)":
         "both powers are far above most_s",
+    "running_time: if ended_at [<= -> <] status.ran_until or since is None or ended_at < since:":
+        "an interval that ends where the counted time ends adds 0 s, and an attempt that runs begins a new one at once",
     "budget: count = min(used, max([0 -> 1], seconds - since) // heal_seconds)": "one second gives no restart back",
+    "dataset: SHARD_CACHE_BYTES = [256 -> 257] << 20": "the size of a cache; no test fixes the number",
+    "collate: return int(digest[:15], [16 -> 17])": "any base gives equal captions equal numbers and others different ones",
 }  # fmt: skip

@@ -48,5 +48,7 @@ def test_tests_kill_nine_mutants_in_ten() -> None:
 
 
 def test_known_survivors_are_mutants_of_today() -> None:
-    names = {str(Outcome(module, each, False)) for module in TESTS for each in mutants(path_of(module).read_text())}
+    named = {survivor.partition(":")[0] for survivor in KNOWN}
+    modules = [module for module in TESTS if module.rpartition(".")[2] in named]
+    names = {str(Outcome(module, each, False)) for module in modules for each in mutants(path_of(module).read_text())}
     assert KNOWN.keys() - names == set()

@@ -14,7 +14,8 @@ from pydantic import BaseModel
 
 from diht_k8s.api.pod_types import ONE_REFERENCE, REFERENCES, SOURCES, TOO_MANY_SOURCES
 from diht_k8s.api.pods import OWN_VOLUMES
-from diht_k8s.api.run import MAX_NAME_LENGTH, UNKNOWN_MOUNT, Spec, Stage
+from diht_k8s.api.run import MAX_NAME_LENGTH, NO_SOURCES, UNKNOWN_MOUNT, Spec, Stage
+from diht_k8s.api.security import CAPABILITY_PREFIX, PRIVILEGED_ESCALATES, ROOT_NEEDS_CONSENT
 from diht_k8s.api.train import Train
 
 ALWAYS_EDITABLE: Final = ("suspend", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "failurePolicy", "pods")
@@ -54,7 +55,7 @@ def run_rules() -> list[Rule]:
         *(_stage_rule(stage) for stage in Stage),
         *(_fixed_rule(name) for name in _fixed_fields()),
         Rule(
-            "self.spec.data.sources.map(s, s.name) == oldSelf.spec.data.sources.map(s, s.name)",
+            f"{_names('self')} == {_names('oldSelf')}",
             "spec.data.sources cannot change its order, which decides the order of training: delete the run and apply it again",
             "spec.data",
         ),
@@ -94,6 +95,11 @@ def _started(stage: Stage) -> str:
         "has(oldSelf.status) && has(oldSelf.status.stages) && "
         f"oldSelf.status.stages.exists(s, s.stage == '{stage.value}' && s.state != 'Pending')"
     )
+
+
+def _names(run: str) -> str:
+    """The names of a run's sources, in order."""
+    return f"(has({run}.spec.data.sources) ? {run}.spec.data.sources.map(s, s.name) : [])"
 
 
 def _stage_rule(stage: Stage) -> Rule:
@@ -150,6 +156,12 @@ def _spec_rules() -> list[Rule]:
             "train.distillation.mode Concepts needs labels: give label, or train.labels, or set mode: Disabled",
             "train",
         ),
+        Rule(
+            "(has(self.data.sources) && self.data.sources.size() > 0) || (!has(self.filter) && "
+            "(!has(self.train) || (has(self.train.shards) && self.train.shards.size() > 0)))",
+            NO_SOURCES,
+            "data",
+        ),
         *(_mount_rule(stage) for stage in Stage),
     ]
 
@@ -197,18 +209,27 @@ def _train_rules() -> list[Rule]:
     ]
 
 
+_ROOT: Final = Rule(
+    "!has(self.runAsUser) || self.runAsUser != 0 || (has(self.runAsNonRoot) && !self.runAsNonRoot)", ROOT_NEEDS_CONSENT
+)
+
 _RULES: Final[dict[str, list[Rule]]] = {
     "Spec": _spec_rules(),
     "Train": _train_rules(),
-    "Benchmark": [
-        Rule(
-            "self.type != 'Classification' || has(self.classNames)",
-            "a Classification benchmark needs classNames, a text file with one class name a line",
-        )
-    ],
     "EnvVar": [Rule("!has(self.value) || !has(self.valueFrom)", "give value or valueFrom, not both")],
     "ValueSource": [Rule(f"{_count(REFERENCES)} == 1", ONE_REFERENCE)],
     "Volume": [Rule(f"{_count(SOURCES)} <= 1", TOO_MANY_SOURCES)],
+    "Capabilities": [
+        Rule("!has(self.add) || self.add.all(name, !name.startsWith('CAP_'))", CAPABILITY_PREFIX),
+    ],
+    "SecurityContext": [
+        _ROOT,
+        Rule(
+            "!has(self.privileged) || !self.privileged || !has(self.allowPrivilegeEscalation) || self.allowPrivilegeEscalation",
+            PRIVILEGED_ESCALATES,
+        ),
+    ],
+    "PodSecurityContext": [_ROOT],
     "StageStatus": [
         Rule(
             "!has(oldSelf.attempt) || (has(self.attempt) && self.attempt >= oldSelf.attempt)",

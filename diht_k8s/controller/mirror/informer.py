@@ -6,12 +6,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from diht_k8s.controller.mirror.watch import WATCH_S, Watch
 from diht_k8s.kube.client import PAGE
 from diht_k8s.kube.summaries import RUN_LABEL, Document, JobSummary, PodSummary, Unreadable
 
+MAX_GONE: Final = 1000
 Summary = TypeVar("Summary", JobSummary, PodSummary)
 
 
@@ -42,6 +43,8 @@ class Informer(Watch, Generic[Summary]):
         self._lock = threading.Lock()
         self._by_run: dict[tuple[str, str], dict[str, Summary]] = {}
         self._run_of: dict[str, tuple[str, str]] = {}
+        self._gone: dict[str, None] = {}
+        """UIDs of the objects that were deleted last."""
 
     def of(self, namespace: str, run: str) -> list[Summary]:
         """The summaries of a run's objects."""
@@ -49,8 +52,9 @@ class Informer(Watch, Generic[Summary]):
             return list(self._by_run.get((namespace, run), {}).values())
 
     def put(self, document: Document) -> None:
-        """Take in an object that we have just created, before the watch reports it."""
-        self._add(document)
+        """Take in an object that we have just created, unless the watch has already reported that it is gone."""
+        if document["metadata"]["uid"] not in self._gone:
+            self._add(document)
 
     def __len__(self) -> int:
         return len(self._run_of)
@@ -69,6 +73,7 @@ class Informer(Watch, Generic[Summary]):
             if old is not None and int(old.version) >= int(summary.version):
                 return summary.uid
             known[summary.uid], self._run_of[summary.uid] = summary, key
+            self._gone.pop(summary.uid, None)
         if old is None or replace(old, version=summary.version) != summary:
             self._changed(*key)
         return summary.uid
@@ -87,6 +92,9 @@ class Informer(Watch, Generic[Summary]):
 
     def _drop(self, uid: str) -> None:
         with self._lock:
+            self._gone[uid] = None
+            while len(self._gone) > MAX_GONE:
+                del self._gone[next(iter(self._gone))]
             key = self._run_of.pop(uid, None)
             if key is None:
                 return

@@ -16,6 +16,7 @@ from diht_k8s.recipe.evaluate.benchmark_data import BenchmarkImages
 from diht_k8s.recipe.evaluate.classification import class_embeddings
 from diht_k8s.recipe.evaluate.features import encode_texts
 from diht_k8s.recipe.evaluate.models.loading import LoadedModel
+from diht_k8s.recipe.report.per_image import PER_IMAGE, PerImage
 
 BLOCK_TEXTS: Final = 1 << 16
 SHOWN: Final = 8
@@ -52,7 +53,15 @@ def rank_answers(
     rows_Q, questions = np.array([row for row, _ in asked]), [question for _, question in asked]
     figures = answer_ranking(questions, rows_Q, candidates, scores, np.random.default_rng(seed))
     wrong = np.flatnonzero(figures.worth_Q == 0)[:SHOWN]
+    asked_about = [images.items[row] for row in np.unique(rows_Q)]
+    per_image = PerImage(
+        [item.uid for item in asked_about],
+        [item.uri for item in asked_about],
+        [item.questions[0].text for item in asked_about],
+        {"accuracy": (figures.worth_G, figures.questions_G)},
+    )
     return {
+        PER_IMAGE: per_image,
         "pictures": len(np.unique(rows_Q)),
         "questions": len(questions),
         "without_question": sum(not item.questions for item in images.items),

@@ -52,6 +52,9 @@ class AnswerRanking:
     """mean score of always giving the most common answer (ties: the first in alphabetical order)."""
     named: list[str]
     worth_Q: NDArray[np.float64]
+    worth_G: NDArray[np.float64]
+    """sum over each image's questions, images in order."""
+    questions_G: NDArray[np.float64]
 
 
 @lru_cache(maxsize=1 << 16)  # every question has the same options
@@ -121,4 +124,6 @@ def answer_ranking(
         majority=float(np.mean([worth(commonest, question.answers) for question in questions])),
         named=named,
         worth_Q=worth_Q,
+        worth_G=hits_G,
+        questions_G=counts_G,
     )

@@ -21,9 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diht_k8s.api.errors import DataError, UserError
-from diht_k8s.api.evaluate import Benchmark
-from diht_k8s.recipe.evaluate.answers import ANSWER, QUESTION, VisualQuestion
+from diht_k8s.api.errors import DataError
+from diht_k8s.recipe.evaluate.answers import VisualQuestion
 from diht_k8s.recipe.evaluate.features import IMAGE_BATCH, encode_pixels
 from diht_k8s.recipe.evaluate.models.loading import LoadedModel
 from diht_k8s.recipe.runtime.bad_shards import Damage, salvaged
@@ -35,13 +34,15 @@ from diht_k8s.recipe.shards.storage import Storage
 if TYPE_CHECKING:
     import torch
 
-OPENAI_TEMPLATES: Final = "openai80"
 MAX_CAPTIONS: Final = 64
 MAX_QUESTIONS: Final = 256
 PREFETCHED_IMAGES: Final = 2 * IMAGE_BATCH
 """Images that are preprocessed, or being so, before the model asks for them."""
 
+TAR_BLOCK: Final = 512
+
 Transform = Callable[[Image.Image], "torch.Tensor"]
+Decoder = Callable[[bytes], Image.Image]
 
 
 @dataclass(frozen=True)
@@ -87,12 +88,12 @@ class PreparedImage:
     """SHA-256 of the encoded bytes."""
 
 
-def prepare_image(sample: Sample, transform: Transform) -> PreparedImage:
+def prepare_image(sample: Sample, transform: Transform, decoder: Decoder = decode) -> PreparedImage:
     """Decode and preprocess one image; a benchmark's image needs no caption, so a bad one is no reason to drop it."""
     if sample.problem is not None and not sample.problem.startswith("caption_"):
         return PreparedImage(None, sample.problem)
     try:
-        image = decode(sample.image)
+        image = decoder(sample.image)
     except BadImageError as error:
         return PreparedImage(None, error.reason)
     return PreparedImage(transform(image), digest=hashlib.sha256(sample.image).hexdigest())
@@ -102,9 +103,10 @@ def encode_shard(
     storage: Storage,
     uri: str,
     loaded: LoadedModel,
-    advance: Callable[[int], None] = lambda count: None,
+    advance: Callable[[int, int], None] = lambda images, size: None,
     *,
     check: Callable[[], object] | None = None,
+    decoder: Decoder = decode,
 ) -> BenchmarkImages:
     """Read and encode one shard, up to its damage, with one batch of pixels in memory.
 
@@ -112,23 +114,30 @@ def encode_shard(
         storage: where the shard is.
         uri: its name.
         loaded: the model.
-        advance: called with the size of each batch.
+        advance: called with the images of each batch and the bytes read for them.
         check: called while the shard is read; it may raise to stop.
+        decoder: from a file's bytes to an image.
     """
     result, blocks = BenchmarkImages(), list[NDArray[np.float32]]()
     pixels: list[torch.Tensor] = []
+    read = 0
 
     def encode() -> None:
+        nonlocal read
         blocks.append(encode_pixels(loaded, pixels))
-        advance(len(pixels))
+        advance(len(pixels), read)
         pixels.clear()
+        read = 0
 
     samples = salvaged(
         read_samples(storage, uri, check=check), lambda damage, sentence: result.damaged.update({uri: damage})
     )
-    with contextlib.closing(_usable(samples, uri, loaded, result.bad)) as usable:
-        for item, pixels_CHW in usable:
+    with contextlib.closing(
+        _usable(samples, uri, partial(prepare_image, transform=loaded.transform, decoder=decoder), result.bad)
+    ) as usable:
+        for item, pixels_CHW, size in usable:
             result.items.append(item)
+            read += size
             pixels.append(pixels_CHW)
             if len(pixels) == IMAGE_BATCH:
                 encode()
@@ -215,59 +224,10 @@ def _strings(values: object) -> tuple[str, ...]:
     return tuple(value for value in values if isinstance(value, str) and value) if isinstance(values, list) else ()
 
 
-def class_names(storage: Storage, benchmark: Benchmark) -> list[str]:
-    """Class names in the order of the indexes, or the answers to choose from; [] if the benchmark gives none.
-
-    Raises:
-        UserError: fewer than two names, or an empty line between names.
-    """
-    if benchmark.class_names is None:
-        return []
-    names = [line.strip() for line in storage.read_text(benchmark.class_names).rstrip().splitlines()]
-    if len(names) < 2 or not all(names):
-        raise UserError(
-            f"{benchmark.class_names}: {benchmark.name} needs one class name a line, two or more, none empty"
-        )
-    return names
-
-
-def templates_of(benchmark: Benchmark) -> list[str]:
-    """The templates, the name `openai80` replaced by OpenAI's 80 for ImageNet (as open_clip ships them).
-
-    Raises:
-        UserError: a template has no placeholder for the text (for AnswerRanking: for the answer).
-    """
-    if benchmark.type == "AnswerRanking":
-        return _answer_templates(benchmark)
-    templates: list[str] = []
-    for template in benchmark.templates or ["{}"]:
-        if template == OPENAI_TEMPLATES:
-            import open_clip
-
-            templates += [make("{}") for make in open_clip.OPENAI_IMAGENET_TEMPLATES]
-        elif "{}" not in template and "{c}" not in template:
-            raise UserError(
-                f"evaluate.benchmarks {benchmark.name}: template {template!r} has no {{}} for the text: add it"
-            )
-        else:
-            templates.append(template)
-    return templates
-
-
-def _answer_templates(benchmark: Benchmark) -> list[str]:
-    templates = [f"{QUESTION} {ANSWER}" if template == "{}" else template for template in benchmark.templates]
-    without = next((template for template in templates if ANSWER not in template), None)
-    if without is not None:
-        raise UserError(
-            f"evaluate.benchmarks {benchmark.name}: template {without!r} has no {ANSWER}: write {QUESTION} and {ANSWER}"
-        )
-    return templates or [f"{QUESTION} {ANSWER}"]
-
-
 def _usable(
-    samples: Iterator[Sample], uri: str, loaded: LoadedModel, bad: Counter[str]
-) -> Generator[tuple[BenchmarkImage, torch.Tensor], None, None]:
-    prepare = partial(prepare_image, transform=loaded.transform)
+    samples: Iterator[Sample], uri: str, prepare: Callable[[Sample], PreparedImage], bad: Counter[str]
+) -> Generator[tuple[BenchmarkImage, torch.Tensor, int], None, None]:
+    """Images with the bytes of their members in the tar."""
     with contextlib.closing(prefetch(samples, prepare, ahead=PREFETCHED_IMAGES)) as images:
         for sample, image in images:
             if image.pixels_CHW is None:
@@ -276,4 +236,5 @@ def _usable(
             label, questions = label_of(sample), questions_of(sample)
             captions, group = captions_of(sample), group_of(sample)
             item = BenchmarkImage(uri, sample.key, sample.uid, captions, label, questions, group, image.digest)
-            yield item, image.pixels_CHW
+            size = sum(TAR_BLOCK + len(member) for member in sample.members.values()) + TAR_BLOCK + len(sample.image)
+            yield item, image.pixels_CHW, size

@@ -22,8 +22,11 @@ from PIL import Image
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.evaluate.benchmark_data import BenchmarkImages
+from diht_k8s.recipe.evaluate.retrieval import CUTOFFS
 from diht_k8s.recipe.evaluate.ridge import MIN_PAIRS, Reference, raw_pixels, ridge_reference
 from diht_k8s.recipe.evaluate.tasks import direction_json, image_of_text
+from diht_k8s.recipe.report.paired import holm, paired_differences, verdict
+from diht_k8s.recipe.report.per_image import PerImage
 from diht_k8s.recipe.runtime.bad_shards import BadShards
 from diht_k8s.recipe.runtime.commit import find_committed
 from diht_k8s.recipe.runtime.inputs import kept_shards
@@ -63,8 +66,8 @@ class References:
         self._fitting = any(benchmark.type == "Retrieval" for benchmark in evaluate.benchmarks)
         self._label = find_committed(context.storage, context.layout, Stage.LABEL) if context.run.spec.label else None
 
-    def of(self, images: BenchmarkImages, seed: list[int]) -> Json:
-        """References of a retrieval benchmark, with a note for each missing one."""
+    def of(self, images: BenchmarkImages, seed: list[int], model: PerImage) -> Json:
+        """References of a retrieval benchmark, each with its difference to the model, and a note for each missing one."""
         captioned = images.chosen(lambda item: bool(item.captions))
         found: list[Json] = []
         notes: list[str] = []
@@ -77,14 +80,14 @@ class References:
             few = f"no references: only {pairs.number} training pairs, {MIN_PAIRS} needed"
             return {"references": found, "notes": [few], "seen": self.seen(captioned)}
         pixels_MD = self._described(captioned)
-        found.append(self._fitted("pixels", np.stack(pairs.pixels), pixels_MD, captioned, seed))
+        found.append(self._fitted("pixels", np.stack(pairs.pixels), pixels_MD, captioned, seed, model))
         if self._label is None:
             notes.append("no reference from the teacher's features: the run has no committed label stage")
         elif len(pairs.teacher) != len(pairs.captions):
             notes.append("no reference from the teacher's features: they no longer lie beside the labels")
         else:
             teacher_MD = self._teacher_features(captioned)
-            found.append(self._fitted("teacher", np.stack(pairs.teacher), teacher_MD, captioned, seed))
+            found.append(self._fitted("teacher", np.stack(pairs.teacher), teacher_MD, captioned, seed, model))
         return {"references": found, "notes": notes, "seen": self.seen(captioned)}
 
     def seen(self, images: BenchmarkImages) -> Json | None:
@@ -105,12 +108,13 @@ class References:
         test_MD: NDArray[np.floating],
         captioned: BenchmarkImages,
         seed: list[int],
+        model: PerImage,
     ) -> Json:
         assert not isinstance(self._pairs, str)
         captions = [caption for item in captioned.items for caption in item.captions]
         rng = np.random.default_rng(seed)
         reference = ridge_reference(train_ND, self._pairs.captions, test_MD, captions, image_of_text(captioned), rng)
-        return _json(name, reference)
+        return _json(name, reference) | {"difference": _differences(reference, model, rng)}
 
     @cached_property
     def _pairs(self) -> TrainingPairs | str:
@@ -120,6 +124,8 @@ class References:
             shards = kept_shards(context.run.spec, context.storage)
         except UserError as error:
             return str(error)
+        if not shards:
+            return "the run names no training pairs"
         total = sum(shard.samples or 0 for shard in shards)
         context.progress.start("reference: training pairs", min(total, MAX_PAIRS))
         bad_shards = BadShards(context.run.spec.data.max_bad_shards, len(shards))
@@ -205,6 +211,23 @@ def _batches(context: Context, captioned: BenchmarkImages) -> Iterator[list[tupl
                 batch = []
     if batch:
         yield batch
+
+
+def _differences(reference: Reference, model: PerImage, rng: np.random.Generator) -> Json:
+    """R@5 of the model minus that of the reference, on the same images; corrected for the two directions."""
+    sides = {
+        "text_to_image": ("caption to image, R@5", reference.retrieval.text_to_image),
+        "image_to_text": ("image to caption, R@5", reference.retrieval.image_to_text),
+    }
+    row = CUTOFFS.index(5)
+    ours_FN, weights_FN = (np.stack([model.figures[name][part] for name, _ in sides.values()]) for part in (0, 1))
+    theirs_FN = np.stack([direction.hits_KN[row] for _, direction in sides.values()])
+    found = paired_differences(theirs_FN[:, None], ours_FN[:, None], weights_FN, rng)
+    adjusted = holm([difference.p for difference in found])
+    return {
+        key: {"value": each.value, "interval": [each.low, each.high], "verdict": verdict(each.value, p)}
+        for key, each, p in zip(sides, found, adjusted, strict=True)
+    }
 
 
 def _json(name: str, reference: Reference) -> Json:

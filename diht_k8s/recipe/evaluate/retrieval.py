@@ -40,6 +40,10 @@ class Direction:
     """k -> R@k of a random order."""
     ranks_Q: NDArray[np.float64]
     """mean rank of each query's best right item, 1 is the top."""
+    hits_KN: NDArray[np.float64]
+    """hits of each image's queries for each of `CUTOFFS`, possibly fractional."""
+    queries_N: NDArray[np.float64]
+    """queries of each image."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,8 @@ def direction(
     bounds: dict[int, Interval] = dict(zip(CUTOFFS, rate_intervals(hits_KN, counts_N, rng), strict=True))
     recall = {cutoff: float(hits_Q.mean()) for cutoff, hits_Q in zip(CUTOFFS, hits_KQ, strict=True)}
     chance = {cutoff: chance_recall(query_ids_Q, gallery_ids_G, cutoff) for cutoff in CUTOFFS}
-    return Direction(recall, bounds, chance, ranks_Q=1 + higher_Q + tied_Q / (right_Q + 1))
+    ranks_Q = 1 + higher_Q + tied_Q / (right_Q + 1)
+    return Direction(recall, bounds, chance, ranks_Q, hits_KN, counts_N)
 
 
 def expected_hits(

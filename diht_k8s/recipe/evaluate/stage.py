@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from diht_k8s.api.errors import DataError, UserError
@@ -18,9 +18,13 @@ from diht_k8s.api.evaluate import Benchmark, Evaluate
 from diht_k8s.api.hashing import SCHEMA_VERSION, STAGE_VERSIONS, sha256_of
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.evaluate.class_texts import CLASS_NAMES, TEMPLATES, class_names, file_beside, templates_of
+from diht_k8s.recipe.evaluate.image_progress import ImageProgress
 from diht_k8s.recipe.evaluate.models.files import model_identity
+from diht_k8s.recipe.report.per_image import PER_IMAGE, per_image_path, write_per_image
 from diht_k8s.recipe.runtime.bad_shards import BadShards, Damage, listed
 from diht_k8s.recipe.runtime.commit import artefact, find_committed, read_committed
+from diht_k8s.recipe.runtime.committed_work import CommittedWork, forget_times
 from diht_k8s.recipe.runtime.stage import Context, Outcome
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
@@ -46,9 +50,8 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
     for benchmark in evaluate.benchmarks:
         for number, uri in enumerate(_shards(storage, benchmark)):
             inputs[f"{benchmark.name} {number}"] = storage.identity(uri)
-        names = benchmark.class_names
-        if names is not None:
-            inputs[f"{benchmark.name} class names"] = storage.identity(names) if storage.exists(names) else MISSING
+        for what, uri in _text_files(storage, benchmark):
+            inputs[f"{benchmark.name} {what}"] = storage.identity(uri) if storage.exists(uri) else MISSING
     return inputs, {}
 
 
@@ -74,8 +77,10 @@ def execute(context: Context) -> Outcome | None:
     context.progress.update(1)
     if errors:
         raise type(errors[0])(f"{errors[0]} ({len(errors)} of {len(results)} benchmarks failed, see report.html)")
-    paths = [_path(number) for number in range(len(results))] + ["report.json", "report.html"]
+    paths = [path for number in range(len(results)) for path in (_path(number), per_image_path(number))]
+    paths += ["report.json", "report.html"]
     artefacts = [artefact(context.storage, context.layout, Stage.EVALUATE, path) for path in paths]
+    forget_times(context)
     summary = {"benchmarks": len(results), "samples": sum(result["pictures"] for result in results)}
     return Outcome(artefacts, {**summary, **listed(session.damaged)})
 
@@ -91,7 +96,7 @@ class Session:
         self._model: Any = None
         inputs = context.config["inputs"]
         self._model_key = inputs.get("train", inputs.get("model"))
-        benchmarks = _evaluate(context.run).benchmarks
+        benchmarks, self._decode = _evaluate(context.run).benchmarks, _evaluate(context.run).decode
         shards = dict.fromkeys(uri for each in benchmarks for uri in _shards(context.storage, each))
         folder = join(context.layout.stage(Stage.EVALUATE), "features")
         self._files = {
@@ -108,28 +113,32 @@ class Session:
         """Encode the remaining shards of one worker, which owns every `workers`-th shard."""
         from diht_k8s.recipe.evaluate.benchmark_data import encode_shard
         from diht_k8s.recipe.evaluate.feature_files import write_features
+        from diht_k8s.recipe.shards.images import decode, decode_as_reference
 
-        context, done = self._context, 0
+        context = self._context
         open_shards = [uri for uri in list(self._files)[worker::workers] if not self._is_encoded(uri)]
         if not open_shards:
             return
         loaded = self.model()
-        context.progress.start("images", 0)
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            context.progress.update(done, {"bad_shards": len(self.damaged)} if self.damaged else None)
-            context.stop.raise_if_requested()
-
+        decoder = decode_as_reference if self._decode == "Reference" else decode
+        images, committed = ImageProgress(context, open_shards, self.damaged), CommittedWork(context, "features")
         for uri in open_shards:
             try:
-                found = encode_shard(context.storage, uri, loaded, advance, check=context.stop.raise_if_requested)
+                found = encode_shard(
+                    context.storage,
+                    uri,
+                    loaded,
+                    images.advance,
+                    check=context.stop.raise_if_requested,
+                    decoder=decoder,
+                )
                 self.damaged |= found.damaged
             except DataError as error:
                 found = error
             write_features(context.storage, *self._files[uri], found)
             self._encoded.add(uri)
+            images.finish(uri)
+            committed.shard_done()
 
     def all_encoded(self) -> bool:
         """Whether every worker has done its part."""
@@ -149,7 +158,8 @@ class Session:
     def _features_key(self, uri: str) -> str:
         """Digest of everything that a shard's features depend on."""
         version = STAGE_VERSIONS[Stage.EVALUATE]
-        return sha256_of([self._model_key, uri, self._context.storage.identity(uri), version])
+        how = [] if self._decode == "Ours" else [self._decode]  # keys of earlier versions stay
+        return sha256_of([self._model_key, uri, self._context.storage.identity(uri), version, *how])
 
     def result(self, number: int, benchmark: Benchmark) -> Json:
         """The result of a benchmark, read from an earlier attempt or computed.
@@ -158,12 +168,14 @@ class Session:
             DataError: the benchmark's data cannot be used.
             UserError: its configuration is wrong, or the model cannot be loaded.
         """
-        context, uri = self._context, join(self._context.layout.stage(Stage.EVALUATE), _path(number))
-        if context.storage.exists(uri):
+        context, folder = self._context, self._context.layout.stage(Stage.EVALUATE)
+        uri, per_image_uri = join(folder, _path(number)), join(folder, per_image_path(number))
+        if context.storage.exists(uri) and context.storage.exists(per_image_uri):
             found: Json = json.loads(context.storage.read_bytes(uri))
             if found["config_sha256"] == context.config_sha256:
                 return found
         figures = self._run(number, benchmark)
+        write_per_image(context.storage, per_image_uri, figures.pop(PER_IMAGE))
         found = {**_header(context), "name": benchmark.name, "type": benchmark.type, **figures}
         context.storage.write_bytes(uri, json.dumps(found, indent=1, ensure_ascii=False).encode())
         return found
@@ -181,13 +193,13 @@ class Session:
         }
 
     def _run(self, number: int, benchmark: Benchmark) -> Json:
-        from diht_k8s.recipe.evaluate import benchmark_data, tasks
+        from diht_k8s.recipe.evaluate import tasks
         from diht_k8s.recipe.evaluate.answer_task import rank_answers
         from diht_k8s.recipe.shards import thumbnails
 
         context, seed = self._context, [self._context.run.spec.seed, number]
-        templates = benchmark_data.templates_of(benchmark)
-        names = benchmark_data.class_names(context.storage, benchmark)
+        templates_found, names_found = templates_of(context.storage, benchmark), class_names(context.storage, benchmark)
+        templates, names = templates_found.lines, names_found.lines
         images = self._images(benchmark)
         if benchmark.type == "Classification":
             few_shot = _evaluate(context.run).few_shot
@@ -198,8 +210,13 @@ class Session:
             shown = [mistake["picture"] for mistake in result["mistakes"]]
         else:
             result = tasks.retrieve(images, templates, self.model(), seed)
-            result |= self._references.of(images, seed)
+            result |= self._references.of(images, seed, result[PER_IMAGE])
             shown = tasks.shown_images(result)
+        result |= {
+            "decode": self._decode,
+            "templates_from": templates_found.source,
+            "class_names_from": names_found.source,
+        }
         result.setdefault("seen", self._references.seen(images))
         item_of = {item.uid: item for item in images.items}
         wanted = [(Shard(benchmark.name, item_of[uid].uri, benchmark.name), uid) for uid in shown]
@@ -248,6 +265,18 @@ def _shards(storage: Storage, benchmark: Benchmark) -> list[str]:
         return storage.expand(benchmark.shards)
     except UserError:
         return []
+
+
+def _text_files(storage: Storage, benchmark: Benchmark) -> Iterator[tuple[str, str]]:
+    """Files of names and templates that decide the figures: given in the run document, or beside the shards."""
+    if benchmark.class_names is not None:
+        yield "class names", benchmark.class_names
+    if benchmark.type != "Classification":
+        return
+    if benchmark.class_names is None and (uri := file_beside(storage, benchmark, CLASS_NAMES)) is not None:
+        yield "class names", uri
+    if not benchmark.templates and (uri := file_beside(storage, benchmark, TEMPLATES)) is not None:
+        yield "templates", uri
 
 
 def _path(number: int) -> str:

@@ -15,11 +15,20 @@ from threadpoolctl import threadpool_limits
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.evaluate import FewShot
 from diht_k8s.recipe.evaluate.benchmark_data import BenchmarkImages
-from diht_k8s.recipe.evaluate.classification import Group, by_group, class_embeddings, classification, fill, prompts
+from diht_k8s.recipe.evaluate.classification import (
+    Classification,
+    Group,
+    by_group,
+    class_embeddings,
+    classification,
+    fill,
+    prompts,
+)
 from diht_k8s.recipe.evaluate.features import encode_texts
 from diht_k8s.recipe.evaluate.few_shot import FewShotCurve, few_shot_curve
 from diht_k8s.recipe.evaluate.models.loading import LoadedModel
-from diht_k8s.recipe.evaluate.retrieval import Direction, retrieval, top_items
+from diht_k8s.recipe.evaluate.retrieval import CUTOFFS, Direction, Retrieval, retrieval, top_items
+from diht_k8s.recipe.report.per_image import PER_IMAGE, PerImage
 
 EXAMPLES: Final = 4
 """Best and worst queries shown of each direction."""
@@ -55,6 +64,7 @@ def classify(
     scores_NC = labelled.features_ND @ classes_CD.T
     figures = classification(scores_NC, labels_N, np.random.default_rng(seed))
     result: Json = {
+        PER_IMAGE: _classified(labelled, figures, labels_N, names),
         "pictures": len(labels_N),
         "without_class": len(images.items) - len(labels_N),
         "classes": list(names),
@@ -104,6 +114,7 @@ def retrieve(images: BenchmarkImages, templates: Sequence[str], loaded: LoadedMo
         figures.image_to_text, captioned.features_ND, np.arange(len(uids)), texts_MD, image_of_text_M
     )
     return {
+        PER_IMAGE: _retrieved(captioned, figures),
         "pictures": len(uids),
         "captions": len(captions),
         "without_caption": len(images.items) - len(uids),
@@ -117,6 +128,37 @@ def retrieve(images: BenchmarkImages, templates: Sequence[str], loaded: LoadedMo
             "image_to_text": _named(image_examples, queries=uids, query_images=uids, items=captions),
         },
     }
+
+
+def _classified(
+    labelled: BenchmarkImages, figures: Classification, labels_N: np.ndarray, names: Sequence[str]
+) -> PerImage:
+    """An image counts 1 / (C * images of its class) in the mean per class; scaled so that the weights sum to N."""
+    ones_N, hits_2N = np.ones(len(labels_N)), figures.hits_2N.astype(np.float64)
+    counts_C = np.bincount(labels_N, minlength=len(names))
+    share_N = len(labels_N) / (counts_C[labels_N] * np.count_nonzero(counts_C))
+    found = {"top-1": (hits_2N[0], ones_N), "mean per class": (hits_2N[0] * share_N, share_N)}
+    if figures.top5 is not None:
+        found["top-5"] = (hits_2N[1], ones_N)
+    return _per_image(labelled, [names[int(label)] for label in labels_N], found)
+
+
+def _retrieved(captioned: BenchmarkImages, figures: Retrieval) -> PerImage:
+    found = {
+        f"{name}, R@{cutoff}": (direction.hits_KN[row], direction.queries_N)
+        for name, direction in (
+            ("caption to image", figures.text_to_image),
+            ("image to caption", figures.image_to_text),
+        )
+        for row, cutoff in enumerate(CUTOFFS)
+    }
+    return _per_image(captioned, [item.captions[0] for item in captioned.items], found)
+
+
+def _per_image(
+    images: BenchmarkImages, texts: list[str], figures: dict[str, tuple[np.ndarray, np.ndarray]]
+) -> PerImage:
+    return PerImage([item.uid for item in images.items], [item.uri for item in images.items], texts, figures)
 
 
 def shown_images(result: Json) -> list[str]:

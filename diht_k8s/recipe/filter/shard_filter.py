@@ -30,6 +30,7 @@ from diht_k8s.recipe.filter.summary import Summary
 from diht_k8s.recipe.filter.text_spotting.spotter import TextSpotter
 from diht_k8s.recipe.runtime.bad_shards import BadShards, Damage
 from diht_k8s.recipe.runtime.claims import Claims
+from diht_k8s.recipe.runtime.committed_work import CommittedWork
 from diht_k8s.recipe.runtime.stage import Context
 from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.samples import Sample
@@ -93,6 +94,7 @@ class ShardFilter:
         self._reserved = set[str]()
         self._exclusions = read_exclusions(context.storage, rules.exclude)
         self._progress = StageProgress(context, shards, share(shards, context.worker, context.workers))
+        self._committed = CommittedWork(context, "scores")
 
     @cached_property
     def _rule_chain(self) -> RuleChain:
@@ -190,6 +192,7 @@ class ShardFilter:
         write_table(context.storage, context.layout.scores(shard.name), table, header)
         if summary.input and summary.hints.samples == summary.input:
             logger.warning("%s: nothing can be read: %s", shard.uri, summary.hints.sentence(shard.source))
+        self._committed.shard_done()
         self._finish(shard, summary.input)
 
     def _finish(self, shard: Shard, samples: int, *, skipped: bool = False) -> None:

@@ -77,7 +77,7 @@ def execute(context: Context) -> Outcome | None:
         worked, waiting = shard_filter.run(missing), len(missing)
         if not missing and rules.duplicates is not None:
             worked, waiting = deduplication.run()
-        if not worked and not waiting and claims.take(END):
+        if not worked and not waiting and claims.take(END, counts_deaths=False):
             missing, outcome = _end(context, shards, claims)
             if outcome is not None:
                 claims.clear(END)

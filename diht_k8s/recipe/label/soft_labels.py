@@ -69,7 +69,11 @@ def top_k(probabilities_BC: npt.NDArray[np.float32], k: int) -> tuple[npt.NDArra
     Returns:
         ids (B, K) and probabilities (B, K).
     """
-    ids_BK = np.sort(np.argpartition(-probabilities_BC, k - 1, axis=1)[:, :k], axis=1)
+    cut_B1 = -np.partition(-probabilities_BC, k - 1, axis=1)[:, k - 1 : k]
+    above_BC, equal_BC = probabilities_BC > cut_B1, probabilities_BC == cut_B1
+    open_B1 = k - above_BC.sum(axis=1, keepdims=True)
+    chosen_BC = above_BC | (equal_BC & (equal_BC.cumsum(axis=1) <= open_B1))
+    ids_BK = np.nonzero(chosen_BC)[1].reshape(len(probabilities_BC), k)
     kept_BK = np.take_along_axis(probabilities_BC, ids_BK, axis=1).astype(np.float64)
     order_BK = np.argsort(-kept_BK, axis=1, kind="stable")
     ids_BK, kept_BK = (np.take_along_axis(array, order_BK, axis=1) for array in (ids_BK, kept_BK))

@@ -25,6 +25,7 @@ from diht_k8s.recipe.label.teacher_files import weights_uri
 from diht_k8s.recipe.label.vocabulary_step import read_vocabulary
 from diht_k8s.recipe.runtime.bad_shards import listed, lost_sample
 from diht_k8s.recipe.runtime.commit import artefact
+from diht_k8s.recipe.runtime.committed_work import CommittedWork, forget_times
 from diht_k8s.recipe.runtime.stage import Outcome
 from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.samples import Sample
@@ -136,6 +137,7 @@ def finish(job: LabelJob) -> Outcome:
         "bytes_per_picture": round(label_bytes / max(1, report["pictures"]["total"]), 1),
         **listed(job.bad_shards.found),
     }
+    forget_times(context)
     return Outcome(artefacts, summary)
 
 
@@ -144,6 +146,7 @@ class _StageProgress:
 
     def __init__(self, job: LabelJob, step: str, folder: str, suffix: str, shards: Sequence[Shard]) -> None:
         self._job, self._folder, self._suffix, self._shards = job, folder, suffix, shards
+        self._committed = CommittedWork(job.context, folder)
         self._done = self._finished()
         job.context.progress.start(step, job.samples(shards), done=self._done)
 
@@ -156,6 +159,7 @@ class _StageProgress:
         self._update(self._done + images)
 
     def shard_done(self) -> None:
+        self._committed.shard_done()
         self._done = self._finished()
         self._update(self._done)
 

@@ -4,27 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, Final
 
 from diht_k8s.api.documents import canonical_json
 from diht_k8s.api.hashing import differences
 from diht_k8s.api.redaction import redacted_document
+from diht_k8s.recipe.report.compared_figures import Run, changed_images, differences_of
+from diht_k8s.recipe.report.notes import points
 from diht_k8s.recipe.report.overview import headlines
 from diht_k8s.recipe.report.page import environment
+from diht_k8s.recipe.report.per_image import PerImage
+from diht_k8s.recipe.report.plots import Series, line_chart
 
 Json = dict[str, Any]
+MAX_LINES: Final = 4
+"""Lines of a chart that can be told apart."""
 
 
-def comparison(reports: Sequence[Mapping[str, Any]]) -> Json:
+def comparison(reports: Sequence[Mapping[str, Any]], per_image: Sequence[Mapping[str, PerImage]] | None = None) -> Json:
     """Columns (runs of one configuration), rows (figures) and differences from the first column.
 
     Args:
         reports: contents of `report.json`, in order.
+        per_image: for each report the images of its benchmarks by name; without it no difference is tested.
     """
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for report in reports:
-        groups.setdefault(canonical_json(_configuration(report)), []).append(report)
-    columns = list(groups.values())
+    groups: dict[str, list[Run]] = {}
+    for number, report in enumerate(reports):
+        run = (report, {} if per_image is None else per_image[number])
+        groups.setdefault(canonical_json(_configuration(report)), []).append(run)
+    runs = list(groups.values())
+    columns = [[report for report, _ in group] for group in runs]
     rows: dict[tuple[str, str], Json] = {}
     for number, group in enumerate(columns):
         for report in group:
@@ -34,17 +43,31 @@ def comparison(reports: Sequence[Mapping[str, Any]]) -> Json:
     for row in rows.values():
         row["cells"] = [_cell(row["values"].get(number, [])) for number in range(len(columns))]
         del row["values"]
+    tested = [differences_of(runs[0], group) for group in runs[1:]]
+    for key, row in rows.items():
+        for cell, found in zip(row["cells"][1:], tested, strict=True):
+            cell["difference"] = found.get(key)
     first = _configuration(columns[0][0])
     return {
         "columns": [_column(group) for group in columns],
         "rows": list(rows.values()),
+        "seeds": [len(group) for group in columns],
+        "changed": [changed_images(runs[0][0], group[0]) for group in runs[1:]],
+        "charts": _charts(columns),
         "differences": [differences(first, _configuration(group[0])) for group in columns[1:]],
     }
 
 
-def comparison_page(compared: Mapping[str, Any]) -> str:
-    """The page: one file without a script."""
-    return environment().get_template("comparison.html.jinja").render(**compared)
+def comparison_page(compared: Mapping[str, Any], thumbnails: Mapping[str, str] | None = None) -> str:
+    """The page: one file without a script.
+
+    Args:
+        compared: see `comparison`.
+        thumbnails: uid -> data URI of the images that changed.
+    """
+    templates = environment()
+    templates.filters["points"] = points
+    return templates.get_template("comparison.html.jinja").render(**compared, thumbnails=thumbnails or {})
 
 
 def comparison_text(compared: Mapping[str, Any]) -> str:
@@ -54,8 +77,44 @@ def comparison_text(compared: Mapping[str, Any]) -> str:
     for row in compared["rows"]:
         lines.append([f"{row['name']} {row['figure']}", *(_shown(cell, row["percent"]) for cell in row["cells"])])
     widths = [max(len(line[column]) for line in lines) for column in range(len(names) + 1)]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    table = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join([*table, *_difference_lines(compared)])
+
+
+def _difference_lines(compared: Mapping[str, Any]) -> list[str]:
+    names = [column["name"] for column in compared["columns"]]
+    lines: list[str] = []
+    for row in compared["rows"]:
+        for name, cell in zip(names[1:], row["cells"][1:], strict=True):
+            if (found := cell["difference"]) is not None:
+                lines.append(f"{row['name']} {row['figure']}: {difference_sentence(name, names[0], found)}")
+    return ["", "Differences, paired over the images:", *lines] if lines else []
+
+
+def difference_sentence(name: str, first: str, found: Mapping[str, Any]) -> str:
+    """What a difference says, for example `b is better than a by +2.1 points (95 % interval +0.4 to +3.8)`."""
+    if "why" in found:
+        return f"{name} and {first} cannot be paired: {found['why']}"
+    low, high = found["interval"]
+    relation = "not clearly different from" if found["verdict"].startswith("not") else f"{found['verdict']} than"
+    return (
+        f"{name} is {relation} {first}: {points(found['value'])} points "
+        f"(95 % interval {points(low)} to {points(high)}, corrected p {found['adjusted_p']:.2g})"
+    )
+
+
+def _charts(columns: Sequence[Sequence[Mapping[str, Any]]]) -> list[Json]:
+    """Loss curves of the training, one line a column (its first seed), over each other."""
+    series: list[Series] = []
+    for group in columns[:MAX_LINES]:
+        lines = [line for line in group[0]["train"].get("metrics", []) if line.get("loss") is not None]
+        xs = [line.get("samples", number) for number, line in enumerate(lines)]
+        series.append(Series(group[0]["run"]["name"], xs, [line["loss"] for line in lines]))
+    chart = line_chart("Training loss", [line for line in series if line.xs], x_label="samples")
+    return (
+        [{"title": "Training loss", "svg": chart, "names": [{"name": line.name} for line in series if line.xs]}]
+        if chart
+        else []
     )
 
 

@@ -23,6 +23,11 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
 
 
+def points(value: float) -> str:
+    """A difference of shares in points, with its sign."""
+    return f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
 def lede(content: Json) -> str:
     """The result in one or two sentences."""
     parts: list[str] = []
@@ -115,19 +120,27 @@ def benchmark_notes(benchmark: Json) -> list[str]:
     """Notes on one benchmark with a result."""
     found: list[str] = []
     for key, direction in DIRECTIONS.items():
-        if key in benchmark and (pixels := _pixels(benchmark, key)) is not None:
-            low, high = benchmark[key]["interval"]["5"]
-            relation = "above" if low > pixels else "below" if high < pixels else "not clearly different from"
+        pixels = next((each for each in benchmark.get("references", []) if each["name"] == "pixels"), None)
+        if key in benchmark and pixels is not None:
+            difference = pixels["difference"][key]
+            low, high = difference["interval"]
+            relation = {"better": "above", "worse": "below"}.get(difference["verdict"], "not clearly different from")
             found.append(
-                f"{benchmark['name']}, {direction}: the model is {relation} the ridge on raw pixels "
-                f"(R@5 {percent(benchmark[key]['recall']['5'])}, 95\N{NO-BREAK SPACE}% interval {percent(low)} "
-                f"to {percent(high)}, against {percent(pixels)})."
+                f"{benchmark['name']}, {direction}: the model is {relation} the ridge on raw pixels (R@5 "
+                f"{percent(benchmark[key]['recall']['5'])} against {percent(pixels[key]['recall']['5'])}; paired over "
+                f"the images {points(difference['value'])} points, 95\N{NO-BREAK SPACE}% interval {points(low)} to "
+                f"{points(high)})."
             )
     if (seen := benchmark.get("seen")) is not None:
         found.append(
             f"{benchmark['name']}: of its {benchmark['pictures']:,} images, {seen['pictures']:,} "
             f"({percent(seen['pictures'] / benchmark['pictures'])}) stand byte for byte among "
             f"the {seen['pairs']:,} training pairs that were compared."
+        )
+    if benchmark.get("decode") == "Reference":
+        found.append(
+            f"{benchmark['name']}: images are decoded as open_clip and clip-benchmark do it, without orientation and "
+            "transparency."
         )
     if bad := sum(benchmark.get("bad", {}).values()):
         found.append(f"{benchmark['name']}: {bad:,} images could not be read and do not count.")

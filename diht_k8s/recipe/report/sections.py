@@ -130,7 +130,7 @@ def cards(content: Json) -> list[Json]:
 
 
 def steps(content: Json) -> list[Json]:
-    """The four stages: output and duration."""
+    """The stages that the run has: output and duration."""
     cost = {row["stage"]: row for row in content["cost"]}
     labels, train = content["label"].get("report", {}), content["train"].get("summary", {})
     figures = {
@@ -159,6 +159,7 @@ def steps(content: Json) -> list[Json]:
             "seconds": duration(cost[name]["seconds"]) if cost.get(name, {}).get("seconds") is not None else None,
         }
         for name in does
+        if name == "evaluate" or content[name]["state"] != "absent"
     ]
 
 

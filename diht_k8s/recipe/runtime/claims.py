@@ -7,6 +7,9 @@ need not agree.
 
 Claims avoid duplicate work and protect nothing: two workers on one shard (a slow one and its successor) write the same
 bytes.
+
+A claim also counts the workers that died while they held it: a shard that kills its worker (memory, a crash in a
+decoder) would kill one after another.
 """
 
 from __future__ import annotations
@@ -14,15 +17,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
-from diht_k8s.api.errors import UserError
+from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.layout import join
 from diht_k8s.recipe.shards.storage import Storage
 
 BEAT_SECONDS: Final = 20.0
 STALE_SECONDS: Final = 120.0
 """Longer than loading the models, filtering a batch or storing a kept shard; a slower live owner only gets help."""
+MAX_DEATHS: Final = 3
+"""Workers that may die on one shard (our choice); then the stage ends."""
+SURE_SECONDS: Final = 600.0
+"""So long must the claim of the last of them stand still, unless it was this worker's own: it may only be slow."""
 
 
 class Claims:
@@ -54,46 +61,78 @@ class Claims:
         self._beats = 0
         self._seen: dict[str, tuple[bytes, float]] = {}
         """claims of others: content, and since when it has not changed."""
-        self._held: tuple[str, float] | None = None
-        """name of the claim that this worker holds, and when it was written."""
+        self._held: tuple[str, float, int] | None = None
+        """name of the claim that this worker holds, when it was written, and how many workers died on it before."""
 
     def uris(self, names: Sequence[str]) -> list[str]:
         """Where the claims of these names lie; a worker alone writes none."""
         return [] if self._alone else [self._uri(name) for name in names]
 
-    def take(self, name: str) -> bool:
-        """Claim something; False if another worker seems to work on it."""
+    def take(self, name: str, *, counts_deaths: bool = True) -> bool:
+        """Claim something; False if another worker seems to work on it.
+
+        Args:
+            name: of the claim.
+            counts_deaths: whether it is a shard, on which at most MAX_DEATHS workers may die.
+
+        Raises:
+            DataError: MAX_DEATHS workers died on it; the next start of the stage counts from zero.
+        """
         if self._alone:
             return True
-        if not self._storage.create(self._uri(name), self._content()):
+        deaths = 0
+        if not self._storage.create(self._uri(name), self._content(0)):
             found = self._read(name)
-            if found is None or not self._is_free(name, found):
+            if found is None:
                 return False
-            self._storage.write_bytes(self._uri(name), self._content())
-        self._held = name, self._clock()
+            owner = json.loads(found)
+            deaths = self._deaths(owner) if counts_deaths else 0
+            if not self._is_free(name, found, owner, SURE_SECONDS if deaths >= MAX_DEATHS else STALE_SECONDS):
+                return False
+            if deaths >= MAX_DEATHS:
+                self._storage.remove(self._uri(name))
+                raise DataError(
+                    f"{name}: {deaths} workers died on this shard (killed for memory, or by a crash): leave it out of "
+                    "the shards or fetch it again; for more memory set pods.resources"
+                )
+            self._storage.write_bytes(self._uri(name), self._content(deaths))
+        self._held = name, self._clock(), deaths
         return True
 
     def keep(self) -> None:
         """Show that the owner of the held claim is alive; call it often."""
         if self._held is not None and self._clock() - self._held[1] >= BEAT_SECONDS:
-            name = self._held[0]
-            self._storage.write_bytes(self._uri(name), self._content())
-            self._held = name, self._clock()
+            name, _, deaths = self._held
+            self._storage.write_bytes(self._uri(name), self._content(deaths))
+            self._held = name, self._clock(), deaths
 
     def give_up(self, name: str) -> None:
-        """Release a claim on work that this worker will not finish."""
+        """Release a claim on work that this worker will not finish; who died on it before is not forgotten."""
+        deaths = self._held[2] if self._held is not None and self._held[0] == name else 0
         self._held = None
-        if not self._alone:
+        if self._alone:
+            return
+        if deaths:
+            released = {**self._owner, "worker": None, "deaths": deaths}
+            self._storage.write_bytes(self._uri(name), json.dumps(released).encode())
+        else:
             self._storage.remove(self._uri(name))
 
     def clear(self, name: str) -> None:
-        """Remove all claims except one."""
+        """Remove all claims except one, and the times of the workers (`runtime.committed_work`)."""
+        self._storage.remove(self._folder)
         if not self._alone:
-            self._storage.remove(self._folder)
-            self._storage.write_bytes(self._uri(name), self._content())
+            self._storage.write_bytes(self._uri(name), self._content(0))
 
-    def _is_free(self, name: str, content: bytes) -> bool:
-        owner = json.loads(content)
+    def _deaths(self, owner: dict[str, Any]) -> int:
+        """How many workers have died on a claim if its owner is dead."""
+        if owner.get("config_sha256") != self._owner["config_sha256"]:
+            return 0
+        return int(owner.get("deaths", 0)) + (owner.get("worker") is not None)
+
+    def _is_free(self, name: str, content: bytes, owner: dict[str, Any], stale_seconds: float) -> bool:
+        if owner.get("worker") is None:
+            return True
         if {key: owner.get(key) for key in self._owner} == self._owner:
             return True  # this worker's, before it was started again
         if owner.get("config_sha256") != self._owner["config_sha256"]:
@@ -103,12 +142,13 @@ class Claims:
         if content != before:
             self._seen[name] = content, now
             return False
-        return now - since >= STALE_SECONDS
+        return now - since >= stale_seconds
 
-    def _content(self) -> bytes:
+    def _content(self, deaths: int) -> bytes:
         """Different at each beat and each start."""
         self._beats += 1
-        return json.dumps({**self._owner, "beat": f"{time.time():.3f} {self._beats}"}).encode()
+        known = {"deaths": deaths} if deaths else {}
+        return json.dumps({**self._owner, **known, "beat": f"{time.time():.3f} {self._beats}"}).encode()
 
     def _read(self, name: str) -> bytes | None:
         """A claim of another worker; None if it has just been removed."""

@@ -29,6 +29,9 @@ MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str
 """Has glibc keep the memory of large tensors for the next step: on a CPU, allocating it again takes an eighth of a step
 (page faults)."""
 
+RECORDER = {"TORCH_FR_BUFFER_SIZE": "2000"}
+"""Collectives of each rank that torch's flight recorder keeps; unset, it keeps none of gloo's."""
+
 LOST_PEER = "lost contact to another rank"
 """First words of the error of a rank that lost another rank."""
 
@@ -90,7 +93,7 @@ def launch(gang: Gang, module: str, arguments: Sequence[str], *, run_id: str, st
         local_addr="localhost" if single else None,
     )
     stop.raise_if_requested()
-    for name, value in MALLOC.items():
+    for name, value in (MALLOC | RECORDER).items():
         os.environ.setdefault(name, value)
     with noting_folder() as folder:
         watchdog = Watchdog(folder, Limits.from_environment(), say=_to_stderr)

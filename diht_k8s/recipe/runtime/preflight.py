@@ -1,4 +1,4 @@
-"""What a gang checks before it trains: devices, shared memory, output, names of the nodes, a sum over all ranks.
+"""What a gang checks before it trains: devices, shared and locked memory, output, names of the nodes, a sum over all ranks.
 
 What is wrong here would fail later, after minutes of loading, and in words of torch's or NCCL's. Each check ends in one
 line that names the pod: with 64 where the run document is wrong, with 75 where another attempt or another node may do
@@ -8,10 +8,12 @@ better.
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from diht_k8s.api.errors import RetryableError, UserError
@@ -28,6 +30,10 @@ DNS_TIMEOUT_S: Final = 60.0
 DNS_INTERVAL_S: Final = 0.5
 REDUCE_TIMEOUT_S: Final = 60.0
 SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 (a mount, no file of ours)
+RDMA: Final = ("rdma/", "vpc.amazonaws.com/efa")
+"""Names of resources that are RDMA devices begin so."""
+IPC_LOCK: Final = 14
+"""Number of the capability in Linux."""
 SHARED_BYTES_PER_RANK: Final = 64 << 20
 """What NCCL and torch want at least; container runtimes give that much to a whole container (our choice)."""
 
@@ -135,6 +141,35 @@ def check_node(
         raise UserError(
             f"{SHARED_MEMORY} of pod {host} has {size >> 20} MiB, its {processes} ranks need {need >> 20}: raise pods.shmSize, "
             "or pods.resources.memory, of which it is half"
+        )
+
+
+def may_lock_memory() -> bool:
+    """Whether this process may lock any amount of memory: root's IPC_LOCK, or no limit."""
+    if resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] == resource.RLIM_INFINITY:
+        return True
+    status = Path("/proc/self/status").read_text()
+    effective = next(line.partition(":")[2] for line in status.splitlines() if line.startswith("CapEff"))
+    return bool(int(effective, 16) >> IPC_LOCK & 1)
+
+
+def check_locked_memory(devices: Iterable[str], *, host: str, allowed: Callable[[], bool] = may_lock_memory) -> None:
+    """Make sure that the memory which RDMA devices read and write can be locked; NCCL's own error names neither cause.
+
+    Args:
+        devices: the resources that a pod asks for.
+        host: name of this pod.
+        allowed: whether this process may lock any amount of memory.
+
+    Raises:
+        UserError: there is such a device, and memory cannot be locked.
+    """
+    device = next((name for name in devices if name.startswith(RDMA)), None)
+    if device is not None and not allowed():
+        raise UserError(
+            f"pod {host} has {device}, whose memory must be locked, and neither IPC_LOCK nor an unlimited RLIMIT_MEMLOCK: set "
+            "pods.securityContext (runAsUser: 0, runAsNonRoot: false, capabilities.add IPC_LOCK), or raise the limit in the "
+            "node's container runtime"
         )
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TextIO
 
-from diht_k8s.api.reports import Progress, SavedCheckpoint
+from diht_k8s.api.reports import CommittedShards, Progress, SavedCheckpoint
 from diht_k8s.api.run import Stage
 
 
@@ -39,6 +39,7 @@ class Reporter:
         self._step, self._total, self._unit = "", 0, "samples"
         self._first_done, self._started_at, self._printed_at = 0, 0.0, float("-inf")
         self._checkpoint: SavedCheckpoint | None = None
+        self._shards: CommittedShards | None = None
 
     def start(self, step: str, total: int, *, done: int = 0, unit: str = "samples") -> None:
         """Begin a step; `done` is what an earlier attempt had finished, so that the rate counts new work only."""
@@ -49,6 +50,10 @@ class Reporter:
     def saved(self, checkpoint: SavedCheckpoint | None) -> None:
         """A checkpoint is committed: the lines from here on name it. None before the first one."""
         self._checkpoint = checkpoint
+
+    def committed(self, shards: CommittedShards) -> None:
+        """Shards are committed: the lines from here on name them."""
+        self._shards = shards
 
     def update(
         self, done: int, metrics: Mapping[str, float] | None = None, *, total: int | None = None, last: bool = False
@@ -73,5 +78,6 @@ class Reporter:
             metrics={name: float(f"{value:.6g}") for name, value in (metrics or {}).items()},
             worker=self._worker,
             checkpoint=self._checkpoint,
+            shards=self._shards,
         ).line()
         print(line, file=self._stream, flush=True)

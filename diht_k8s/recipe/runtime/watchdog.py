@@ -2,9 +2,11 @@
 
 Each rank notes its step and what it is doing in a file that the launcher reads (`Heartbeat`). The first steps, in which
 kernels are compiled and caches fill, have a limit of some minutes; once steps are regular, a step that takes longer than max(120 s, 3 x the 99th percentile of the steps so far) is a hang; writing a checkpoint,
-validating and compiling are excepted. Then every rank is asked for its stacks. One that does not answer is stopped or
-dead; one whose stacks are in no exchange is what the others wait for. The ranks are killed, and the launcher ends with
-75, so that the gang starts again from its last checkpoint.
+validating and compiling are excepted. Then every rank of the gang is asked for its flight recorder, whose collectives
+tell which rank has not reached which one (`hang_request`), and every rank of this node for its stacks. Where the
+recorders tell nothing, the stacks do: a rank that does not answer is stopped or dead, and one whose stacks are in no
+exchange is what the others wait for. The ranks are killed, and the launcher ends with 75, so that the gang starts again
+from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ValidationError
 
 from diht_k8s.api.reports import SavedCheckpoint
+from diht_k8s.recipe.runtime.hang_request import answers, ask
 
 FOLDER_VARIABLE: Final = "DIHT_WATCH"
 """Folder in which the ranks of a node note their progress."""
@@ -262,14 +265,16 @@ class Watchdog:
                 return
 
     def _end(self, beats: list[RankBeat], late: RankBeat) -> None:
-        seconds = time.monotonic() - late.at
+        seconds, node = time.monotonic() - late.at, socket.gethostname()
+        ask(self._folder)
         stacks = self._dumped(beats)
+        found = answers(self._folder, [beat.rank for beat in beats], node) or awaited(beats, stacks)
         for beat, text in zip(beats, stacks, strict=True):
             self._say(
                 f"stacks of rank {beat.rank} (process {beat.pid}, {beat.step} steps):\n{text or 'none: it does not answer'}"
             )
         self.verdict = (
-            f"no step for {seconds:.0f} s on node {socket.gethostname()} (usual at most {late.p99_s:.2g} s): {awaited(beats, stacks)}; "
+            f"no step for {seconds:.0f} s on node {node} (usual at most {late.p99_s:.2g} s): {found}; "
             "the ranks are ended and the gang starts again from its last checkpoint"
         )
         for beat in beats:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final
 
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
@@ -35,13 +35,33 @@ def decode(data: bytes) -> Image.Image:
     Raises:
         BadImageError: unreadable, too large or too small.
     """
+    return _decoded(data, _checked_upright)
+
+
+def decode_as_reference(data: bytes) -> Image.Image:
+    """The image as open_clip and clip-benchmark see it: converted to RGB as it is stored.
+
+    Transparency is dropped, so that whatever colour lies under it shows; the EXIF orientation is not applied; the size
+    is limited by Pillow alone.
+
+    Raises:
+        BadImageError: unreadable, or so large that Pillow takes it for an attack.
+    """
+    return _decoded(data, lambda image: image.convert("RGB"))
+
+
+def _checked_upright(image: Image.Image) -> Image.Image:
+    check_size(*image.size)
+    ImageOps.exif_transpose(image, in_place=True)
+    return _on_white(image)
+
+
+def _decoded(data: bytes, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-        check_size(*image.size)
-        ImageOps.exif_transpose(image, in_place=True)
-        return _on_white(image)
+        return convert(image)
     except BadImageError:
         raise
     except Image.DecompressionBombError as error:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any
+from typing import Any, Final
 
 import deepspeed
 import torch
@@ -23,7 +23,9 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.train.data.batch import Batch, BatchTargets
 from diht_k8s.recipe.train.deepspeed_engine import DeepSpeedEngine
+from diht_k8s.recipe.train.deepspeed_settings import REDUCTIONS, deepspeed_settings, reduce_alike
 from diht_k8s.recipe.train.distributed import this_device
+from diht_k8s.recipe.train.gradient_reduction import OverlappedReduction, bucket_elements
 from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
 from diht_k8s.recipe.train.loss.losses import duplicate_share, hn_nce_loss_and_statistics, soft_label_loss
 from diht_k8s.recipe.train.model.attention import attention_in_fp32, needs_fp32_attention
@@ -31,10 +33,10 @@ from diht_k8s.recipe.train.model.student import Features, Student, parameter_gro
 from diht_k8s.recipe.train.precision import LOSS_SCALE, MIN_SCALE, LossScale, require_precision
 from diht_k8s.recipe.train.stopwatch import Stopwatch
 
+IMAGES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 LOSS_CHUNK = 256
 """Image rows that the contrastive loss compares with all captions at a time."""
-
-REDUCTIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ class Engine:
         self._micro = min(train.micro_batch_size or self._local, self._local)
         if self._local % self._micro:
             raise UserError(f"train.microBatchSize {self._micro} must divide the {self._local} pairs of a process")
+        # What autocast rounds images to in any case, before the first convolution.
+        self._image_dtype = IMAGES[train.precision]
         self.device = this_device()
         require_precision(self.device, train.precision)
         self.scaling = LossScale() if train.precision == "fp16" else None
@@ -92,6 +96,7 @@ class Engine:
         if self.scaling is not None:
             model.autocast_dtype = torch.float16
         self.deepspeed = self._initialise(model)
+        self._reduction = self._make_reduction()
         self.logit_scale = 0.0
         """inverse temperature of the last step."""
         self.losses: Losses
@@ -103,7 +108,7 @@ class Engine:
     def _initialise(self, model: Student) -> DeepSpeedEngine:
         # Before the groups hold its parameters: an optimiser steps those that it was given.
         model.to(self.device)
-        _reduce_alike(model, self._train)
+        reduce_alike(model, self._train)
         optimizer = self._train.optimizer
         groups = parameter_groups(
             model,
@@ -114,44 +119,27 @@ class Engine:
         adamw = torch.optim.AdamW(
             groups, lr=optimizer.lr, betas=(optimizer.beta1, optimizer.beta2), eps=optimizer.eps, fused=True
         )
+        parameters = _size(model)
         engine: Any
         engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=adamw,
-            config=self._configuration(sum(parameter.numel() for parameter in model.parameters())),
+            config=deepspeed_settings(self._train, micro_batch=self._micro, world=self._world, parameters=parameters),
             dist_init_required=False,
         )
+        if self._train.zero_stage == 0:
+            engine.enable_backward_allreduce = (
+                False  # it would sum after the backward pass, in one copy of all gradients
+            )
         return engine
 
-    def _configuration(self, num_parameters: int) -> dict[str, Any]:
-        train = self._train
-        # DeepSpeed allocates its buckets of 5e8 elements (2 GB) in each step; a small model never fills them.
-        bucket = min(500_000_000, num_parameters + num_parameters % 2)  # DeepSpeed wants it even
-        configuration: dict[str, Any] = {
-            "train_batch_size": train.batch_size,
-            "train_micro_batch_size_per_gpu": self._micro,
-            "gradient_accumulation_steps": self._local // self._micro,
-            "gradient_clipping": train.optimizer.gradient_clip_norm,
-            "zero_optimization": {
-                "stage": train.zero_stage,
-                "stage3_param_persistence_threshold": 0,
-                "reduce_bucket_size": bucket,
-                "allgather_bucket_size": bucket,
-                **_offloading(train),
-            },
-            "communication_data_type": train.gradient_reduction,
-            "zero_allow_untested_optimizer": True,
-            "zero_force_ds_cpu_optimizer": False,
-            "steps_per_print": 10**9,
-            "wall_clock_breakdown": False,
-        }
-        if train.precision == "bf16":
-            # Autocast keeps fp32 weights and norms, so checkpoints hold one precision.
-            # fp16 has its own (see `Student`): DeepSpeed would clip before it unscales, with a scale for each rank.
-            configuration["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
-            if train.zero_stage < 3 or train.gradient_reduction == "fp32":
-                configuration["torch_autocast"]["lower_precision_safe_modules"] = []
-        return configuration
+    def _make_reduction(self) -> OverlappedReduction | None:
+        """What averages the gradients at ZeRO 0; None where DeepSpeed does it, or one process has nothing to round."""
+        dtype = REDUCTIONS[self._train.gradient_reduction]
+        if self._train.zero_stage > 0 or (self._world == 1 and dtype is torch.float32):
+            return None
+        trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+        return OverlappedReduction(trained, dtype, elements=bucket_elements(_size(self._model)))
 
     def set_learning_rate(self, lr: float) -> None:
         """Set the schedule's learning rate; each group has its own factor."""
@@ -188,16 +176,20 @@ class Engine:
         if self.scaling is not None and LOSS_SCALE in state:
             self.scaling = LossScale.of(state[LOSS_SCALE])
 
-    def _backward(self, loss: Tensor) -> None:
-        """DeepSpeed's backward pass of the scaled loss; ZeRO's optimisers unscale by themselves before they clip."""
+    def _backward(self, loss: Tensor, *, last: bool = True) -> None:
+        """DeepSpeed's backward pass of the scaled loss; ZeRO's optimisers unscale by themselves before they clip.
+
+        The last one of a step averages the gradients over the ranks.
+        """
         if self.scaling is not None and self._train.zero_stage > 0:
             self.deepspeed.optimizer.override_loss_scale(self.scaling.scale)
         elif self.scaling is not None:
             loss = loss * self.scaling.scale
-        self.deepspeed.backward(loss)
+        with self._reduction.during() if last and self._reduction is not None else contextlib.nullcontext():
+            self.deepspeed.backward(loss)
 
     def _make_update(self) -> None:
-        """DeepSpeed's step if the gradients are finite."""
+        """DeepSpeed's step, which the device skips if loss or gradients are not finite; then the step's only wait for it."""
         finite = self._step_zero() if self._train.zero_stage > 0 else self._step_plain()
         if not self.losses.finite:
             self.update = Update.NOT_FINITE
@@ -210,38 +202,36 @@ class Engine:
     def _step_zero(self) -> bool:
         """ZeRO's step, which skips non-finite gradients; whether it was made."""
         self.deepspeed.step()
+        self._take(self._figures.tolist())
         norm = self.deepspeed.get_global_grad_norm()
         self._norm = norm if norm is not None else float("nan")
         return not self.deepspeed.optimizer.overflow
 
     def _step_plain(self) -> bool:
-        """The step of ZeRO 0: DeepSpeed reports no norm and would apply any gradient; whether it was made.
-
-        Losses and norm are fetched together, in the step's only wait for the device.
-        """
-        gradients = [parameter.grad for parameter in self._model.parameters() if parameter.grad is not None]
+        """The step of ZeRO 0, where DeepSpeed has no norm and would apply any gradient; whether it was made."""
+        parameters = [parameter for parameter in self._model.parameters() if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if self.scaling is not None:
             torch._foreach_div_(gradients, self.scaling.scale)
-        norm = torch.nn.utils.get_total_norm(gradients)
-        *figures, self._norm = torch.cat([self._figures, norm.float().reshape(1)]).tolist()
-        self._take(figures)
-        if not (self.losses.finite and math.isfinite(self._norm)):
-            self.deepspeed.zero_grad()
-            return False
+        norm = torch.nn.utils.get_total_norm(gradients).float()
+        if limit := self._train.optimizer.gradient_clip_norm:
+            torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+        # Fused AdamW reads it on the device, as torch's GradScaler has it: then weights, moments and steps stay.
+        self.deepspeed.optimizer.found_inf = norm.isfinite().logical_not().float()
         self.deepspeed.step()
-        return True
+        *figures, self._norm = torch.cat([self._figures, norm.reshape(1)]).tolist()
+        self._take(figures)
+        return math.isfinite(self._norm)
 
     def _forward(self, batch: Batch, part: slice) -> Features:
         tokens_BT = batch.tokens_of(part, cut=self._model.cuts_captions)
-        return self.deepspeed(batch.images_of(part), tokens_BT, self._train.loss.max_logit_scale)
+        return self.deepspeed(batch.images_of(part, self._image_dtype), tokens_BT, self._train.loss.max_logit_scale)
 
     def _whole(self, batch: Batch) -> Losses:
         features = self._forward(batch, slice(None))
         self._watch.stop()
-        parts = self._losses(features, batch)
-        if self._usable(parts):
-            self._backward(parts[0])
-            self._make_update()
+        self._backward(self._gated(self._losses(features, batch)))
+        self._make_update()
         return self.losses
 
     def _in_parts(self, batch: Batch) -> Losses:
@@ -253,17 +243,14 @@ class Engine:
                 cached.append(self._forward(batch, part))
         self._watch.stop()
         whole = Features(*(_leaf(cached, field) for field in Features._fields))
-        terms = self._losses(whole, batch)
-        if not self._usable(terms):
-            return self.losses
-        terms[0].backward()
+        self._gated(self._losses(whole, batch)).backward()
         for number, (part, state) in enumerate(zip(parts, states, strict=True)):
             with _replayed(state, self.device):
                 features = self._forward(batch, part)
             last = number == len(parts) - 1
             self.deepspeed.set_gradient_accumulation_boundary(last)
             # DeepSpeed divides by the number of parts, as if the loss were a mean over them.
-            self._backward(_surrogate(features, whole, part) * len(parts))
+            self._backward(_surrogate(features, whole, part) * len(parts), last=last)
             self._make_update() if last else self.deepspeed.step()
         return self.losses
 
@@ -308,15 +295,10 @@ class Engine:
         """The ranks that share the batch; None for a single rank."""
         return dist.group.WORLD if self._world > 1 else None
 
-    def _usable(self, losses: list[Tensor]) -> bool:
-        """Whether to go on to the backward pass. ZeRO 0 always does, and looks at losses and gradients at once after it."""
+    def _gated(self, losses: list[Tensor]) -> Tensor:
+        """The loss, times NaN on all ranks if it is not finite on any: the step is then skipped for its gradients."""
         self._figures = self._averaged(losses)
-        if self._train.zero_stage == 0:
-            return True
-        self._take(self._figures.tolist())
-        if not self.losses.finite:
-            self.update = Update.NOT_FINITE
-        return self.losses.finite
+        return losses[0] * (self._figures[0] * 0 + 1)
 
     def _take(self, figures: list[float]) -> None:
         *losses, self.logit_scale = figures
@@ -331,25 +313,8 @@ class Engine:
         return values
 
 
-def _reduce_alike(model: Student, train: Train) -> None:
-    """Have the ZeRO stages sum all gradients in `train.gradientReduction`.
-
-    DeepSpeed 0.19: ZeRO 0 takes `communication_data_type`; from stage 1 on, once any engine of the process has had
-    autocast, each parameter's `comm_dtype` counts instead (runtime/base_optimizer.py, runtime/torch_autocast.py). Stage 3
-    also gathers weights in it, so there DeepSpeed sets it, and only for layers that autocast computes in bf16 anyway.
-    """
-    if train.zero_stage < 3:
-        for parameter in model.parameters():
-            parameter.comm_dtype = REDUCTIONS[train.gradient_reduction]  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def _offloading(train: Train) -> dict[str, Any]:
-    """DeepSpeed's settings for `train.offload`; the run document's rules require the ZeRO stage."""
-    if train.offload == "None":
-        return {}
-    place = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    moved = {"offload_optimizer": place}
-    return {**moved, "offload_param": place} if train.offload == "Parameters" else moved
+def _size(model: Student) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _leaf(parts: list[Features], field: str) -> Any:

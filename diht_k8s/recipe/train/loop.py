@@ -29,6 +29,7 @@ from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import stage_storage
 from diht_k8s.recipe.runtime.watchdog import Heartbeat
 from diht_k8s.recipe.train.bad_samples import BadSamples
+from diht_k8s.recipe.train.bandwidth import check_bandwidth
 from diht_k8s.recipe.train.checkpoint import checkpointing
 from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor, Saved, place_of
 from diht_k8s.recipe.train.checkpoint.checkpointing import Checkpointer
@@ -40,6 +41,7 @@ from diht_k8s.recipe.train.data.sampler import GlobalSampler, generator
 from diht_k8s.recipe.train.distributed import choose_algorithms, control_group, init_distributed, this_device
 from diht_k8s.recipe.train.ema import Ema
 from diht_k8s.recipe.train.engine import Engine, Losses, Update
+from diht_k8s.recipe.train.flight_recorder import FlightRecorder
 from diht_k8s.recipe.train.metrics import Metrics
 from diht_k8s.recipe.train.model.student import model_configuration
 from diht_k8s.recipe.train.profiling import Profiler
@@ -80,7 +82,11 @@ class Training:
         where = {"rank": self.rank, "world": self.world}
         self.model = make_student(run, self.model_config, self.vocabulary, **where)
         init_distributed(self.settings.collective_timeout_seconds)
+        FlightRecorder(self.rank, self.world)
         check_reduce(self.rank, self.world, str(this_device()), control_group())
+        self.bus = check_bandwidth(
+            self.rank, self.world, this_device(), self.settings.min_bus_bandwidth, node=socket.gethostname()
+        )
         self.shards, damaged = counted(
             self.storage,
             train_shards(run, self.storage),
@@ -126,7 +132,11 @@ class Training:
         if self.rank == 0:
             self.progress.start("steps", self.settings.samples, done=min(self.cursor.position, self.settings.samples))
             self.telemetry = Telemetry(
-                self.metrics, self.model_config, batch_size=self.settings.batch_size, world=self.world
+                self.metrics,
+                self.model_config,
+                batch_size=self.settings.batch_size,
+                world=self.world,
+                bus_bandwidth=self.bus,
             )
         for step in range(self.cursor.step, self.steps):
             self.heartbeat.step()
@@ -263,7 +273,7 @@ class Training:
             return
         scale = self.engine.logit_scale
         done = min(self.cursor.position, self.settings.samples)
-        shown = {**self.telemetry.failures(self.checkpointer.failed), **self.bad.metrics()}
+        shown = {**self.telemetry.failures(self.checkpointer.failed), **self.bad.metrics(), **self.telemetry.fabric}
         self.progress.update(done, {"loss": losses.total, "logit_scale": scale, **shown})
         step = Step(
             self.cursor,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
@@ -28,6 +27,7 @@ from diht_k8s.recipe.train.data.loader import Loader
 from diht_k8s.recipe.train.data.sampler import GlobalSampler
 from diht_k8s.recipe.train.distributed import this_device
 from diht_k8s.recipe.train.model.batch_norm import over_all_ranks
+from diht_k8s.recipe.train.model.compiling import compile_blocks, require_compiler
 from diht_k8s.recipe.train.model.student import Student, has_batch_statistics
 from diht_k8s.recipe.train.stage import label_layout
 from diht_k8s.recipe.train.validation import HeldOutPairs, HeldOutValidation
@@ -78,18 +78,13 @@ def make_student(
 
 
 def _compile(model: Student, train: Train) -> None:
-    """Have torch.compile make the towers' kernels at the first step; names of weights stay."""
+    """Have torch.compile make the blocks' kernels at the first step."""
     if train.zero_stage == 3:
         raise UserError(
             "train.compile does not go with train.zeroStage 3, which gathers weights inside the towers: use 2"
         )
-    if this_device().type == "cpu" and not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
-        raise UserError(
-            "train.compile needs a C++ compiler on CPUs, and none is installed: install g++ or switch it off"
-        )
-    visual, text = (model.clip.visual, model.clip.transformer)
-    visual.compile()
-    text.compile(dynamic=True)  # captions of other lengths
+    require_compiler(this_device().type)
+    compile_blocks(model)
 
 
 def train_shards(run: DihtRun, storage: Storage) -> list[Shard]:

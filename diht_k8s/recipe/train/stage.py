@@ -23,7 +23,7 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.runtime.commit import artefact, read_committed
 from diht_k8s.recipe.runtime.launcher import Gang, launch
-from diht_k8s.recipe.runtime.preflight import check_node, check_output, in_pod
+from diht_k8s.recipe.runtime.preflight import check_locked_memory, check_node, check_output, in_pod
 from diht_k8s.recipe.runtime.stage import Context, Outcome
 from diht_k8s.recipe.runtime.watchdog import FIRST_SECONDS_VARIABLE
 from diht_k8s.recipe.shards.sources import input_shards
@@ -65,6 +65,7 @@ def execute(context: Context) -> Outcome | None:
     host = socket.gethostname()
     if in_pod():
         check_node(gang.processes, _gpus(context.run), host=host)
+        check_locked_memory(_resources(context.run), host=host)
     check_output(context.storage, context.layout.stage(Stage.TRAIN), host=host)
     os.environ["DIHT_RUN"] = dump(context.run)
     os.environ["DIHT_STAGE_CONFIG"] = json.dumps(context.config)
@@ -91,8 +92,12 @@ def label_layout(run: DihtRun) -> Layout:
 
 def _gpus(run: DihtRun) -> int:
     """GPUs that each pod asks for."""
-    asked = str(merged(run.spec.pods, _train(run).pods).resources.get("nvidia.com/gpu", 0))
+    asked = str(_resources(run).get("nvidia.com/gpu", 0))
     return int(asked) if asked.isdigit() else 0
+
+
+def _resources(run: DihtRun) -> Mapping[str, str | int]:
+    return merged(run.spec.pods, _train(run).pods).resources
 
 
 def _train(run: DihtRun) -> Train:

@@ -53,8 +53,21 @@ class Step:
 class Telemetry:
     """Adds up steps and writes a line of metrics every few seconds."""
 
-    def __init__(self, metrics: Metrics, model_config: dict[str, Any], *, batch_size: int, world: int) -> None:
-        """Make one; `model_config` gives the operations of a sample, used if the device's peak is known."""
+    def __init__(
+        self,
+        metrics: Metrics,
+        model_config: dict[str, Any],
+        *,
+        batch_size: int,
+        world: int,
+        bus_bandwidth: float | None = None,
+    ) -> None:
+        """Make one; `model_config` gives the operations of a sample, used if the device's peak is known.
+
+        `bus_bandwidth` is what the preflight measured, in GB/s.
+        """
+        self.fabric = {} if bus_bandwidth is None else {"bus_bandwidth_gb_per_second": bus_bandwidth}
+        self._first = True
         self._metrics, self._batch_size, self._world = metrics, batch_size, world
         self._spikes = Spikes()
         self._at, self._samples, self._operations = time.monotonic(), 0, 0.0
@@ -83,8 +96,10 @@ class Telemetry:
                 **self._rates(now, waited_seconds),
                 **self.failures(step.failed_checkpoints),
                 **step.held_out,
+                **(self.fabric if self._first else {}),
             }
         )
+        self._first = False
         self._at, self._samples, self._operations, self._own = now, 0, 0.0, [0.0] * self._world
         self._spikes.count = 0
         self._metrics.try_write()

@@ -32,6 +32,20 @@ RULES = [
     good("optimiser on the host with the default stage", spec__train__offload="Optimizer"),
     bad("no stage", "spec has no stage: give at least one", spec__filter=REMOVE, spec__label=REMOVE, spec__train=REMOVE, spec__evaluate=REMOVE),
     bad("stage that is null is no stage", "spec has no stage", spec__filter=None, spec__label=None, spec__train=None, spec__evaluate=None),
+    good(
+        "evaluation alone, no pairs",
+        spec__filter=REMOVE, spec__label=REMOVE, spec__train=REMOVE, spec__evaluate__model="s3://corpus/m", spec__data__sources=REMOVE,
+    ),
+    bad("filter without pairs", "spec.data.sources is empty", spec__label=REMOVE, spec__train=REMOVE, spec__evaluate=REMOVE, spec__data__sources=REMOVE),
+    bad(
+        "training without pairs", "spec.data.sources is empty",
+        spec__filter=REMOVE, spec__label=REMOVE, spec__evaluate=REMOVE, spec__train__distillation={"mode": "Disabled"}, spec__data__sources=[],
+    ),
+    good(
+        "training on its own shards, no sources",
+        spec__filter=REMOVE, spec__label=REMOVE, spec__evaluate=REMOVE, spec__train__distillation={"mode": "Disabled"},
+        spec__train__shards=["s3://corpus/kept/{0..9}.tar"], spec__data__sources=REMOVE,
+    ),
     bad("evaluation without a model", "evaluate needs a model", spec__train=REMOVE),
     bad("labels without a filter", "label reads the filter's scores: give filter", spec__filter=REMOVE),
     bad("concepts without labels", "needs labels: give label, or train.labels", spec__label=REMOVE),
@@ -43,7 +57,7 @@ RULES = [
     bad("batch of 1 pair a process", "leaves a process fewer than 2 pairs", spec__train__processesPerNode=8),
     bad("parameters on the host with stage 1", "Parameters needs zeroStage 3", spec__train__offload="Parameters"),
     bad("optimiser on the host with stage 0", "Optimizer needs zeroStage 1 or more", spec__train__offload="Optimizer", spec__train__zeroStage=0),
-    bad("classification without names", "needs classNames, a text file with one class name a line", spec__evaluate={"benchmarks": [CLASSES]}),
+    good("classification with names beside the shards", spec__evaluate={"benchmarks": [CLASSES]}),
     bad("two sources of a volume", "a volume has one source", spec__pods__volumes=[{"name": "x", "emptyDir": {}, "hostPath": {"path": "/x"}}]),
     bad("no reference", "valueFrom needs exactly one reference", spec__pods__env=[{"name": "A", "valueFrom": {}}]),
     bad("two references", "valueFrom needs exactly one reference", spec__pods__env=[{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "x"}, "secretKeyRef": {"name": "s", "key": "k"}}}]),
@@ -52,6 +66,11 @@ RULES = [
     good("mount of a stage, volume of all stages", spec__pods={"volumes": [{"name": "x"}]}, spec__train__pods={"volumeMounts": [{"name": "x", "mountPath": "/x"}]}),
     good("mount of all stages, volume of each stage", **{f"spec__{stage}__pods": {"volumes": [{"name": "x"}]} for stage in STAGES}, spec__pods={"volumeMounts": [{"name": "x", "mountPath": "/x"}]}),
     bad("value and reference", "give value or valueFrom, not both", spec__pods__env=[{"name": "A", "value": "", "valueFrom": {"fieldRef": {"fieldPath": "x"}}}]),
+    good("root on purpose", spec__pods__securityContext={"runAsUser": 0, "runAsNonRoot": False, "capabilities": {"add": ["IPC_LOCK"]}}, spec__train__pods__podSecurityContext={"runAsUser": 0, "runAsNonRoot": False}),
+    bad("root by accident", "runAsUser 0 is root, which needs runAsNonRoot: false", spec__pods__securityContext={"runAsUser": 0}),
+    bad("root by accident in the pod of a stage", "runAsUser 0 is root, which needs runAsNonRoot: false", spec__train__pods__podSecurityContext={"runAsUser": 0, "runAsNonRoot": True}),
+    bad("privileged without escalation", "privileged and allowPrivilegeEscalation: false exclude each other", spec__pods__securityContext={"privileged": True, "allowPrivilegeEscalation": False}),
+    bad("capability with its prefix", "capabilities are named without CAP_", spec__train__pods__securityContext={"capabilities": {"add": ["CAP_IPC_LOCK"]}}),
     bad("value and reference in a stage", "give value or valueFrom, not both", spec__train__pods={"env": [{"name": "A", "value": "x", "valueFrom": {"fieldRef": {"fieldPath": "x"}}}]}),
 ]  # fmt: skip
 

@@ -99,7 +99,7 @@ def test_command_when_a_root_is_given_says_what_is_whole_and_writes_it_as_yaml(
         (["--yaml"], "needs a ROOT"),
         (["--only", "cifra10"], "did you mean cifar10"),
         (["no-such-folder", "--yaml"], "no-such-folder is not a folder"),
-            ([str(Path(__file__).parent), "--yaml"], "holds no complete benchmark of diht29"),
+        ([str(Path(__file__).parent), "--yaml"], "holds no complete benchmark of diht29"),
     ],
 )
 def test_command_when_used_wrongly_says_what_to_do(

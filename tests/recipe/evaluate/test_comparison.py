@@ -7,10 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.report.comparison import comparison
+from diht_k8s.recipe.report.comparison import comparison, comparison_text
+from diht_k8s.recipe.report.per_image import PerImage, per_image_path, write_per_image
+from diht_k8s.recipe.shards.storage import Storage
 
 
 def report(name: str, seed: int, recall: float, **train: Any) -> dict[str, Any]:
@@ -35,7 +38,7 @@ def test_comparison_when_runs_differ_in_the_seed_only_gives_mean_and_spread() ->
     assert [(c["name"], c["runs"], c["seeds"]) for c in found["columns"]] == [("a, a2", 2, "0, 1"), ("b", 1, "0")]
     row = next(row for row in found["rows"] if row["figure"] == "caption to image, R@1")
     assert row["cells"][0] == {"mean": pytest.approx(0.2), "deviation": pytest.approx(0.1414, abs=1e-4), "runs": 2}
-    assert row["cells"][1] == {"mean": 0.5, "deviation": None, "runs": 1}
+    assert (row["cells"][1]["mean"], row["cells"][1]["deviation"], row["cells"][1]["runs"]) == (0.5, None, 1)
     assert found["differences"] == [["train.beta: (default) -> 1"]]
     assert [row["cells"][0]["mean"] for row in found["rows"] if row["figure"] == "last loss"] == [2.5]
 
@@ -48,6 +51,40 @@ def test_comparison_when_a_benchmark_is_in_one_run_only_leaves_the_other_cell_em
     assert (cells["pairs"], cells["more"]) == ([0.1, None], [None, 0.5])
 
 
+def images_of(gained: int, order: int = 1) -> dict[str, PerImage]:
+    """200 images, of which the first `gained` are right."""
+    hits_N, ones_N = (np.arange(200) < gained).astype(float)[::order], np.ones(200)
+    uids = [str(row) for row in range(200)][::order]
+    figures = {f"{side}, R@1": (hits_N, ones_N) for side in ("caption to image", "image to caption")}
+    return {"pairs": PerImage(uids, ["0.tar"] * 200, [f"caption {uid}" for uid in uids], figures)}
+
+
+@pytest.mark.parametrize(
+    ("gained", "order", "verdict"),
+    [(60, 1, "better"), (60, -1, "better"), (22, 1, "not clearly different"), (20, 1, "not clearly different")],
+)
+def test_comparison_when_both_runs_kept_their_images_decides_by_pairs(gained: int, order: int, verdict: str) -> None:
+    reports = [report("a", 0, 0.1), report("b", 0, gained / 200, beta=1)]
+    found = comparison(reports, [images_of(20), images_of(gained, order)])
+    row = next(row for row in found["rows"] if row["figure"] == "caption to image, R@1")
+    difference = row["cells"][1]["difference"]
+    assert (difference["value"], difference["verdict"]) == (pytest.approx(gained / 200 - 0.1), verdict)
+    assert verdict in comparison_text(found)
+    (changed,) = found["changed"][0]
+    assert (changed["wins"], changed["losses"]) == (gained - 20, 0)
+    assert {item["uid"] for item in changed["wins_shown"]} <= {str(row) for row in range(20, gained)}
+
+
+@pytest.mark.parametrize(
+    ("kept", "why"),
+    [([{}, {}], "no images are kept"), ([images_of(1), {"pairs": PerImage(["x"], ["0.tar"], ["x"])}], "not the same")],
+)
+def test_comparison_when_images_cannot_be_paired_says_why(kept: list[dict[str, PerImage]], why: str) -> None:
+    found = comparison([report("a", 0, 0.1), report("b", 0, 0.5, beta=1)], kept)
+    assert why in comparison_text(found)
+    assert found["changed"] == [[]]
+
+
 def test_command_when_runs_are_given_prints_a_table_and_writes_an_escaped_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -55,15 +92,20 @@ def test_command_when_runs_are_given_prints_a_table_and_writes_an_escaped_page(
         content = report(f"<b>{name}</b>", 0, recall, beta=recall)
         (tmp_path / name / "evaluate").mkdir(parents=True)
         (tmp_path / name / "evaluate" / "report.json").write_text(json.dumps(content))
+        kept = images_of(int(200 * recall))["pairs"]
+        write_per_image(Storage(), f"{tmp_path}/{name}/evaluate/{per_image_path(0)}", kept)
     runs = [f"{tmp_path}/one", f"{tmp_path}/two/evaluate/report.json"]
     assert main(["report", *runs, "--output", f"{tmp_path}/c.html"]) == 0
     assert "10.0" in (text := capsys.readouterr().out)
     assert "25.0" in text
+    assert "<b>two</b> is better than <b>one</b>: +15.0 points" in text
     page = (tmp_path / "c.html").read_text()
     assert "<b>one" not in page
     assert "&lt;b&gt;one" in page
     assert "<script" not in page
     assert "train.beta: 0.1 -&gt; 0.25" in page
+    for part in ("30 images gained", "0 images lost", "<b>better</b>", "caption 20<", "Training loss"):
+        assert part in page
 
 
 EMPTY = {

@@ -84,7 +84,11 @@ def test_stage_when_whole_writes_report_and_marker(done: Path) -> None:
     assert found["funnel"][-1]["samples"] == 72
     committed = json.loads((done / "out" / "evaluate" / "COMMITTED.json").read_text())
     names = [artefact["path"] for artefact in committed["artefacts"]]
-    assert names == ["benchmarks/000.json", "benchmarks/001.json", "report.json", "report.html"]
+    assert names == [
+        *(f"benchmarks/00{number}.{suffix}" for number in range(2) for suffix in ("json", "parquet")),
+        "report.json",
+        "report.html",
+    ]
     assert committed["summary"] == {"seconds": committed["summary"]["seconds"], "benchmarks": 2, "samples": 48}
     assert set(committed["inputs"]) >= {"train", "filter", "label", "pairs 0", "colours class names"}
 

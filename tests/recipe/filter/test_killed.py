@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 import time
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
-from diht_k8s.api.errors import DataError
+from diht_k8s.api.errors import DataError, ExitCode
+from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.filter import scores
+from diht_k8s.recipe.filter.shard_filter import ShardFilter
 from diht_k8s.recipe.runtime import claims
+from diht_k8s.recipe.runtime.stage import exit_code_of
+from diht_k8s.recipe.shards.sources import Shard
 from tests.recipe.filter.shards import (
     CAPTIONS,
     files_of,
@@ -85,6 +92,33 @@ def test_surviving_worker_finishes_the_work_of_a_killed_one(
     one.join()
     assert one.exitcode == 0
     assert files_of(tmp_path / "out") == wanted
+
+
+def _killed_by_a_shard(run: DihtRun, worker: int) -> None:
+    """A worker that the kernel kills whenever it filters one of the shards."""
+    filter_shard = ShardFilter._filter
+
+    def poisoned(self: ShardFilter, shard: Shard, earlier: Any) -> None:
+        if shard.name == "web-00003":
+            os.kill(os.getpid(), signal.SIGKILL)
+        filter_shard(self, shard, earlier)
+
+    ShardFilter._filter = poisoned  # type: ignore[method-assign]  # this process ends with it
+    os._exit(exit_code_of(lambda: filter_with(run, worker=worker, workers=2)))
+
+
+def test_shard_that_kills_three_workers_ends_the_stage_and_is_named(
+    tmp_path: Path, undisturbed: tuple[str, dict[str, bytes]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    run, context = run_of(tmp_path / "out", undisturbed[0]), multiprocessing.get_context("fork")
+    codes = []
+    for _ in range(4):
+        worker = context.Process(target=_killed_by_a_shard, args=(run, 1))
+        worker.start()
+        worker.join()
+        codes.append(worker.exitcode)
+    assert codes == [-signal.SIGKILL] * 3 + [ExitCode.BAD_DATA]
+    assert "web-00003: 3 workers died on this shard" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("left", ["scores and kept", "kept only", "all but the marker"])

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import os
+import runpy
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,8 @@ from diht_k8s.recipe.shards.samples import write_samples
 from diht_k8s.recipe.shards.storage import Storage
 
 RANK_PROGRAM = Path(__file__).with_name("train_rank.py")
+FORK_VARIABLE = "DIHT_TEST_FORK"
+"""Set where ranks are forked from this process, which then has no threads: the mutation driver spares their imports."""
 SHARDS = (70, 41, 57)
 OBJECTS, ATTRIBUTES = 12, 5
 VIT = {
@@ -122,6 +127,10 @@ class Job:
     """let a CPU train in fp16, from this loss scale on."""
     finite_steps: int | None = None
     """steps of this attempt before a gradient of the last rank is NaN while the loss is finite."""
+    infinite_loss: bool = False
+    """... before its loss is infinite while the gradients are finite, instead."""
+    spoilt_steps: int | None = None
+    """how many steps that lasts; to the end if None."""
     refused: tuple[tuple[int, str, int, int], ...] = ()
     """writes that the storage refuses: (rank, part of the URI, first, number), the first write being 0."""
 
@@ -141,12 +150,10 @@ def train_in_ranks(
     folder.mkdir(parents=True, exist_ok=True)
     content = {name: {**vars(job), "run": dump(job.run)} for name, job in jobs.items()}
     (folder / "jobs.json").write_text(json.dumps(content))
-    rendezvous = {"WORLD_SIZE": str(world), "MASTER_ADDR": "localhost", "MASTER_PORT": str(_free_port())}
+    rendezvous = {"WORLD_SIZE": str(world), "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
+    start = _forked if FORK_VARIABLE in os.environ else _started
     ranks = [
-        subprocess.Popen(
-            [sys.executable, str(program), str(folder)],
-            env=environment(RANK=str(rank), LOCAL_RANK=str(rank), **rendezvous, **variables),
-        )
+        start(program, folder, environment(RANK=str(rank), LOCAL_RANK=str(rank), **rendezvous, **variables))
         for rank in range(world)
     ]
     codes = _wait_for(ranks)
@@ -154,7 +161,39 @@ def train_in_ranks(
     return torch.load(folder / "results.pt")
 
 
-def _wait_for(ranks: list[subprocess.Popen[bytes]], seconds: float = 550) -> list[int]:
+def _started(program: Path, folder: Path, variables: dict[str, str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, str(program), str(folder)], env=variables)
+
+
+class _Forked:
+    """A rank that shares what its parent has imported; as much of `Popen` as is used here."""
+
+    def __init__(self, process: Any) -> None:
+        self._process = process
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self) -> int:
+        self._process.join()
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        self._process.kill()
+
+
+def _forked(program: Path, folder: Path, variables: dict[str, str]) -> _Forked:
+    def rank() -> None:
+        os.environ.clear()
+        os.environ.update(variables)
+        runpy.run_path(str(program))["main"](folder)
+
+    process = multiprocessing.get_context("fork").Process(target=rank)
+    process.start()
+    return _Forked(process)
+
+
+def _wait_for(ranks: Sequence[subprocess.Popen[bytes] | _Forked], seconds: float = 550) -> list[int]:
     """Exit codes of all ranks; once one fails, the others, which would wait for it in a collective, are killed."""
     deadline = time.monotonic() + seconds
     while any(rank.poll() is None for rank in ranks):
@@ -166,7 +205,8 @@ def _wait_for(ranks: list[subprocess.Popen[bytes]], seconds: float = 550) -> lis
     return [rank.wait() for rank in ranks]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that is free now."""
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
         return listener.getsockname()[1]

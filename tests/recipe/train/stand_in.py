@@ -2,7 +2,9 @@
 
 In: nothing; `install()` once per process, before DeepSpeed is imported, then all work inside `Strict()`. It refuses tensors
 of several devices in one operator, host tensors beside device tensors (scalars pass, except in fused and foreach
-operators), and collectives over the `strict` backend from any device but the rank's own. It counts what would synchronise.
+operators), and collectives over the `strict` backend from any device but the rank's own. It counts what would synchronise:
+values read by the host, blocking copies between host and device, and calls that say so. Streams and events are there and
+do nothing.
 Built on torch's experimental Python backends (`_setup_privateuseone_for_python_backend`), tried with torch 2.13.
 """
 
@@ -27,6 +29,8 @@ SYNCHRONISES = {"aten::_local_scalar_dense", "aten::item", "aten::is_nonzero"}
 
 synchronisations: Counter[str] = Counter()
 """Calls that would wait for the device: ours and DeepSpeed's."""
+places: Counter[str] = Counter()
+"""The same by file and line."""
 library = torch.library.Library("aten", "IMPL")
 
 
@@ -51,7 +55,28 @@ class Module(_DummyBackendModule):
         return [torch.bfloat16, torch.float16]
 
     def synchronize(self, *_: Any) -> None:
-        synchronisations[caller()] += 1
+        waited()
+
+
+class Queue:
+    """A stream or an event."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def _nothing(self, *_: Any) -> None:
+        pass
+
+    record = wait = wait_event = wait_stream = _nothing
+
+    def record_event(self, *_: Any) -> Queue:
+        return self
+
+    def query(self) -> bool:
+        return True
+
+    def synchronize(self) -> None:
+        waited()
 
 
 module = Module()
@@ -77,8 +102,11 @@ class DeviceTensor(torch.Tensor):
         return run(function, args, kwargs or {})
 
     def tolist(self) -> Any:
-        synchronisations[caller()] += 1
+        waited()
         return self.detach().host.tolist()
+
+    def record_stream(self, stream: Any) -> None:
+        pass
 
     def __format__(self, spec: str) -> str:
         return format(self.item() if self.ndim == 0 else self, spec)
@@ -99,8 +127,8 @@ def run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     on_device = [leaf for leaf in leaves if isinstance(leaf, DeviceTensor)]
     name = function._schema.name
     refuse_mixed(name, on_device, [leaf for leaf in leaves if not isinstance(leaf, DeviceTensor)])
-    if on_device and name in SYNCHRONISES:
-        synchronisations[caller()] += 1
+    if (on_device and name in SYNCHRONISES) or (name in MOVES and blocks(args, kwargs)):
+        waited()
     target = kwargs.get("device")
     if target is not None:
         kwargs = {**kwargs, "device": "cpu"}
@@ -120,15 +148,28 @@ def run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return pytree.tree_map(back, found)
 
 
-def caller() -> str:
-    """Whose code waits for the device: the innermost of ours and DeepSpeed's."""
+def blocks(args: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether a copy makes the host wait for the device, as torch's do between host and device without `non_blocking`."""
+    kinds = {leaf.device.type for leaf in args if isinstance(leaf, torch.Tensor)}
+    if kwargs.get("device") is not None:
+        kinds.add(torch.device(kwargs["device"]).type)
+    waits = not (kwargs.get("non_blocking") or (len(args) > 2 and args[2] is True))
+    return len(kinds) > 1 and waits
+
+
+def waited() -> None:
+    """Count a wait for the device, under whose code makes it: the innermost of ours, DeepSpeed's and the tests'."""
     frame = sys._getframe()
-    while frame is not None:
-        for owner in ("diht_k8s", "deepspeed"):
-            if f"/{owner}/" in frame.f_code.co_filename:
-                return owner
+    while frame is not None and frame.f_code.co_filename == __file__:
         frame = frame.f_back
-    return "test"
+    while frame is not None:
+        for owner in ("diht_k8s", "deepspeed", "tests"):
+            _, found, file = frame.f_code.co_filename.partition(f"/{owner}/")
+            if found:
+                synchronisations[owner] += 1
+                places[f"{owner}/{file}:{frame.f_lineno}"] += 1
+                return
+        frame = frame.f_back
 
 
 def refuse_mixed(name: str, on_device: list[DeviceTensor], on_host: list[torch.Tensor]) -> None:
@@ -260,6 +301,8 @@ def install() -> None:
         return DeviceTensor(torch.empty(size, dtype=dtype), indexed(torch.device(device)))
 
     def copy_from(source: torch.Tensor, target: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+        if source.device.type != target.device.type and not non_blocking:
+            waited()
         on_host(target).copy_(on_host(source))
         return target
 

@@ -1,6 +1,7 @@
 """One rank of the training tests on the stand-in accelerator; otherwise `train_rank.py`.
 
-Usage: stand_in_rank.py FOLDER, with torchrun's variables. One process trains; of several, each trains up to its first loss.
+Usage: stand_in_rank.py FOLDER, with torchrun's variables. Each process sees one device, or, where STAND_IN_DEVICES is 2, both
+of the machine; then it goes up to its first loss (see `test_stand_in.py`).
 """
 
 from __future__ import annotations
@@ -16,10 +17,15 @@ import torch
 
 from tests.recipe.train import stand_in
 
+BOTH = os.environ.get("STAND_IN_DEVICES") == "2"
+if not BOTH:
+    os.environ["LOCAL_RANK"] = "0"
 stand_in.install()
 
 from deepspeed.accelerator import real_accelerator  # noqa: E402  # after the device is there
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator  # noqa: E402
+
+QUEUE = stand_in.Queue()
 
 
 class Accelerator(CPU_Accelerator):
@@ -50,6 +56,26 @@ class Accelerator(CPU_Accelerator):
     def on_accelerator(self, tensor: torch.Tensor) -> bool:
         return tensor.device.type == "acc"
 
+    def is_synchronized_device(self) -> bool:
+        return False
+
+    def synchronize(self, device_index: int | None = None) -> None:
+        stand_in.module.synchronize()
+
+    @property
+    def Stream(self) -> Any:  # noqa: N802  # DeepSpeed's name
+        return stand_in.Queue
+
+    @property
+    def Event(self) -> Any:  # noqa: N802  # DeepSpeed's name
+        return stand_in.Queue
+
+    def current_stream(self, device_index: int | None = None) -> Any:
+        return QUEUE
+
+    def default_stream(self, device_index: int | None = None) -> Any:
+        return QUEUE
+
     @property
     def FloatTensor(self) -> Any:  # noqa: N802  # DeepSpeed's name
         return functools.partial(torch.tensor, dtype=torch.float, device=self.current_device_name())
@@ -72,7 +98,7 @@ distributed.BACKENDS["acc"] = "strict"
 
 
 def started(job: dict[str, Any]) -> dict[str, Any]:
-    """A training up to its first loss: torch's autograd knows one device of a Python backend only, and rank 1 has another."""
+    """A training up to its first loss, where the rank's device may be the second one."""
     training = Training(load(job["run"], name="job"), {})
     batches = training.loader.batches(training.cursor.position)
     batch = next(batches).on(training.engine.device)
@@ -90,17 +116,20 @@ def started(job: dict[str, Any]) -> dict[str, Any]:
 def counting(job: dict[str, Any]) -> dict[str, Any]:
     """As `train_rank` does it, with the waits for the device of each step beside it."""
     waits: list[dict[str, int]] = []
+    places: list[dict[str, int]] = []
     step = engine.Engine.step
 
     def counted(self: Any, batch: Any) -> Any:
         stand_in.synchronisations.clear()
+        stand_in.places.clear()
         found = step(self, batch)
         waits.append(dict(stand_in.synchronisations))
+        places.append(dict(stand_in.places))
         return found
 
     engine.Engine.step = counted
     try:
-        return {**recorded(job), "waits": waits}
+        return {**recorded(job), "waits": waits, "places": places}
     finally:
         engine.Engine.step = step
 
@@ -109,7 +138,7 @@ recorded = train_rank.recorded
 
 if __name__ == "__main__":
     train_rank.recorded = counting
-    if os.environ["WORLD_SIZE"] != "1":
+    if BOTH:
         train_rank.recorded = started
     with stand_in.Strict():
         train_rank.main(Path(sys.argv[1]))

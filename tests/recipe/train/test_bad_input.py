@@ -159,6 +159,11 @@ IN_RANKS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
         {"optimizer": {"lr": 1e6, "gradientClipNorm": 0}, "checkpoint": {"everySamples": 16}},
         "65 the loss or its gradient was not finite in 3 steps in a row (pairs of the last one: {folder}/out/train/not_finite-00000.json)",
     ),
+    "loss that is not finite, zero 2, parts": (
+        lambda data: None,
+        {"optimizer": {"lr": 1e6, "gradientClipNorm": 0}, "checkpoint": {"everySamples": 16}, "zeroStage": 2, "microBatchSize": 8},
+        "65 the loss or its gradient was not finite in 3 steps in a row (pairs of the last one: {folder}/out/train/not_finite-00000.json)",
+    ),
     "gradient that is not finite, zero 0": (
         lambda data: None,
         {"checkpoint": {"everySamples": 16}},
@@ -200,10 +205,11 @@ def test_rank_when_the_input_is_wrong_then_one_line_and_its_exit_code(
     assert "\n" not in error
 
 
+@pytest.mark.parametrize("name", [name for name in IN_RANKS if name.startswith("loss")])
 def test_loss_when_not_finite_then_no_checkpoint_holds_it_and_the_pairs_are_named(
-    refused: dict[str, tuple[str, Path, Path]],
+    refused: dict[str, tuple[str, Path, Path]], name: str
 ) -> None:
-    _, _, folder = refused["loss that is not finite"]
+    _, _, folder = refused[name]
     left = json.loads((folder / "out" / "train" / "not_finite-00000.json").read_text())
     assert len(left["uids"]) == 16
     steps = sorted(path.name for path in (folder / "out" / "train" / "checkpoints").iterdir())

@@ -1,4 +1,4 @@
-"""`train.compile`: the same curve by compiled towers, on one process and two, with texts of many lengths. Slow: a compiler runs."""
+"""`train.compile`: the same curve and names of weights by compiled blocks, on one process and two, with texts of many lengths. Slow: a compiler runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def test_curve_when_compiled_then_that_of_eager(tmp_path: Path, world: int) -> N
     }
     results = train_in_ranks(world, jobs, tmp_path / "ranks")
     assert [result["error"] for result in results.values()] == [None] * len(jobs)
-    eager = torch.tensor(results.pop("eager")["losses"])
+    eager, weights = torch.tensor(results["eager"]["losses"]), results.pop("eager")["weights"]
     for name, result in results.items():
+        assert result["weights"].keys() == weights.keys()
         difference = (torch.tensor(result["losses"]) - eager).abs().max()
         assert difference <= 1e-5, f"{name}: {difference}"

@@ -1,4 +1,4 @@
-"""The learning rate and weight decay of each parameter group, as the run document asks."""
+"""What DeepSpeed is given: learning rate and weight decay of each parameter group, and where states lie."""
 
 from __future__ import annotations
 
@@ -35,3 +35,25 @@ def test_heads_when_scaled_then_their_rate_and_decay_are_those_of_the_towers_tim
         "heads": (pytest.approx(1e-3 * scale), pytest.approx(0.2 * decay_scale)),
         "heads, no decay": (pytest.approx(1e-3 * scale), 0.0),
     }
+
+
+@pytest.mark.parametrize(
+    ("offload", "moved"),
+    [("None", set()), ("Optimizer", {"offload_optimizer"}), ("Parameters", {"offload_optimizer", "offload_param"})],
+)
+def test_states_when_offloaded_then_only_what_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, offload: str, moved: set[str]
+) -> None:
+    given: dict[str, Any] = {}
+
+    def initialize(*, config: dict[str, Any], optimizer: Any, **_: Any) -> tuple[Any]:
+        given.update(config["zero_optimization"])
+        return (SimpleNamespace(optimizer=optimizer),)
+
+    monkeypatch.setattr(engine.deepspeed, "initialize", initialize)
+    train = Train.model_validate(
+        {"samples": 16, "batchSize": 4, "model": "ViT-B-32", "precision": "fp32", "zeroStage": 3, "offload": offload}
+    )
+    engine.Engine(train, Student(VIT), rank=0, world=1)
+    assert {name for name in given if name.startswith("offload")} == moved
+    assert given["stage"] == 3

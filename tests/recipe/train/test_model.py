@@ -5,8 +5,10 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+from torch import nn
 
 from diht_k8s.api.train import Train
+from diht_k8s.recipe.train.data.augment import normalised
 from diht_k8s.recipe.train.model.student import Student, has_batch_statistics, model_configuration, parameter_groups
 from tests.recipe.train.small_run import RESNET, VIT
 
@@ -37,6 +39,40 @@ def test_text_when_encoded_then_as_open_clip_encodes_it(config: dict[str, Any], 
     model, tokens = student(config), TOKENIZER(captions)
     with torch.no_grad():
         torch.testing.assert_close(model.encode_text(tokens), model.clip.encode_text(tokens), rtol=0, atol=1e-6)
+
+
+def test_text_when_trained_then_attention_is_told_the_causal_mask_in_place_of_a_matrix_and_gives_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokens, usual, calls = TOKENIZER(CAPTIONS["mixed"]), nn.functional.scaled_dot_product_attention, []
+
+    def attention(
+        query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, *rest: Any, **more: Any
+    ) -> Any:
+        calls.append((mask is None, rest[1] if len(rest) > 1 else more.get("is_causal")))
+        return usual(query, key, value, mask, *rest, **more)
+
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", attention)
+    found = []
+    for told in (True, False):
+        model = student().train()
+        if not told:
+            for module in model.modules():
+                module._forward_pre_hooks.clear()
+        text_BD = model.encode_text(tokens)
+        found.append([text_BD, *torch.autograd.grad(text_BD.square().sum(), list(model.clip.transformer.parameters()))])
+    assert calls == [(True, True), (False, False)]
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("config", [VIT, RESNET], ids=["vit", "resnet"])
+def test_features_when_images_come_in_bf16_then_the_same_bits_as_autocast_rounds_them_to(
+    config: dict[str, Any],
+) -> None:
+    pixels_BHWC = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        wide, narrow = (student(config).clip.encode_image(normalised(pixels_BHWC, t)) for t in (torch.float32, torch.bfloat16))  # fmt: skip
+    assert torch.equal(wide, narrow)
 
 
 def test_tokens_when_captions_hold_exclamation_marks_then_0_stands_among_them() -> None:

@@ -166,6 +166,7 @@ def test_metrics_when_two_ranks_train_then_the_slowest_is_named(
     assert last["slowest_rank"] in (0, 1)
     assert last["slowest_rank_ratio"] >= 1
     assert last["loss_spikes"] == 0
+    assert lines(place, "plain")[0]["bus_bandwidth_gb_per_second"] > 0
 
 
 def test_duplicate_captions_when_masked_then_the_loss_is_lower_and_their_share_is_logged_either_way(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from diht_k8s.api.documents import dump
+from diht_k8s.api.reports import Cause
 from diht_k8s.recipe.train.model.student import Student
 from tests.recipe.train.attempts import (
     BATCH,
@@ -60,7 +63,14 @@ def attempts(folder: Path) -> dict[str, Attempt]:
         "all killed": attempt(folder, at_step=13, act=kill_all),
         "one rank stopped": attempt(folder, at_step=24, act=lambda pid: ranks_of(pid)[1].terminate()),
         "launcher stopped": attempt(folder, at_step=38, act=lambda pid: psutil.Process(pid).terminate()),
-        "one rank frozen": attempt(folder, at_step=48, act=freeze, DIHT_WATCHDOG_SECONDS="4", DIHT_WATCHDOG_STEPS="3"),
+        "one rank frozen": attempt(
+            folder,
+            at_step=48,
+            act=freeze,
+            DIHT_WATCHDOG_SECONDS="4",
+            DIHT_WATCHDOG_STEPS="3",
+            DIHT_TERMINATION_LOG=str(folder / "cause"),
+        ),
         "left alone": attempt(folder),
         "again": attempt(folder),
     }
@@ -91,12 +101,18 @@ def test_stopped_when_asked_then_all_ranks_save_the_same_step_and_exit_143(
     assert f"resuming after step {stopped.newest['cursor']['step']} of {STEPS}" in attempts[following].output
 
 
-def test_frozen_when_a_rank_makes_no_step_then_named_with_stacks_and_exit_75(attempts: dict[str, Attempt]) -> None:
+def test_frozen_when_a_rank_makes_no_step_then_named_with_stacks_and_exit_75(
+    attempts: dict[str, Attempt], folder: Path
+) -> None:
     frozen = attempts["one rank frozen"]
     assert frozen.code == 75, frozen.errors
     last = frozen.errors.strip().splitlines()[-1]
     assert last.startswith("diht: no step for ")
-    assert "rank 1 does not answer (stopped or dead); the ranks are ended and the gang starts again" in last
+    silent = f"rank 1 on node {socket.gethostname()} does not answer (stopped or dead)"
+    assert re.search(
+        rf"{re.escape(silent)}; the other waits in all_\w+ \d+ \(\w+\.py:\d+ in \w+\); the ranks are ended", last
+    ), last
+    assert silent in Cause.model_validate_json((folder / "cause").read_text()).message
     assert "stacks of rank 0" in frozen.errors
     assert "distributed_c10d.py" in frozen.errors  # where the other one waits
 

@@ -68,10 +68,20 @@ def trained(job: dict[str, Any]) -> dict[str, Any]:
             gradients.update({name: p.grad.clone().cpu() for name, p in training.model.named_parameters()})
         update()
 
-    def spoilt(gradient: torch.Tensor) -> torch.Tensor:
-        at = job["finite_steps"] is not None and len(losses) >= job["finite_steps"]
-        return gradient * float("nan") if at and training.rank == training.world - 1 else gradient
+    def spoils() -> bool:
+        first = job["finite_steps"]
+        if first is None or training.rank != training.world - 1:
+            return False
+        return first <= len(losses) < first + (job["spoilt_steps"] or 10**9)
 
+    def spoilt(gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * float("nan") if spoils() and not job["infinite_loss"] else gradient
+
+    def infinite(*args: Any) -> Any:
+        total, *others = terms(*args)
+        return [total + float("inf") if spoils() and job["infinite_loss"] else total, *others]
+
+    terms, training.engine._losses = training.engine._losses, infinite
     training.model.get_parameter("clip.text_projection").register_hook(spoilt)
 
     def recording(batch: Any) -> Any:

@@ -97,7 +97,16 @@ def test_every_field_is_described_beginning_with_its_name() -> None:
 def test_open_objects_are_only_those_that_kubernetes_or_open_clip_define() -> None:
     nodes = {path: node for path, node in NODES.items() if OPEN not in path}
     found = {path.rsplit(".", 1)[1] for path, node in nodes.items() if node.get("x-kubernetes-preserve-unknown-fields")}
-    assert found == {"modelConfig", "affinity", "tolerations[]", "volumes[]", "volumeMounts[]", "valueFrom"}
+    assert found == {
+        "modelConfig",
+        "securityContext",
+        "podSecurityContext",
+        "affinity",
+        "tolerations[]",
+        "volumes[]",
+        "volumeMounts[]",
+        "valueFrom",
+    }
 
 
 def test_lists_keyed_by_a_field_are_maps() -> None:

@@ -27,6 +27,7 @@ def size(status: Status) -> int:
 def test_time_is_written_as_kubernetes_writes_it() -> None:
     assert timestamp(0.9) == "1970-01-01T00:00:00Z"
     assert timestamp(1_764_000_000) == "2025-11-24T16:00:00Z"
+    assert timestamp(-62_135_596_800) == "0001-01-01T00:00:00Z", "Kubernetes' zero time"
 
 
 def test_status_on_the_wire_leaves_out_what_is_not_set_and_comes_back_equal() -> None:

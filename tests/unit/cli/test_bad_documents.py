@@ -137,4 +137,7 @@ def test_dash_reads_standard_input() -> None:
         [sys.executable, "-P", "-m", "diht_k8s.cli", "validate", "-"],
         input=GOOD, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    assert (done.returncode, done.stdout) == (0, "-: valid: run small, stages filter, output out\n")
+    assert (done.returncode, done.stdout) == (
+        0,
+        "-: valid: run small, stages filter, output out, Pod Security restricted\n",
+    )

@@ -98,7 +98,53 @@ def test_stages_of_the_parser_are_those_of_the_run_document() -> None:
 def test_validate_of_a_good_document_says_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path, GOOD)
     assert main(["validate", path]) == 0
-    assert capsys.readouterr().out == f"{path}: valid: run laion-cat, stages filter, train, output runs/a\n"
+    assert (
+        capsys.readouterr().out
+        == f"{path}: valid: run laion-cat, stages filter, train, output runs/a, Pod Security restricted\n"
+    )
+
+
+def test_validate_names_the_pod_security_level_and_each_field_that_needs_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(
+        tmp_path,
+        f"""{GOOD}
+  pods:
+    volumes: [{{name: share, nfs: {{server: nfs.example.org, path: /x}}}}]
+    securityContext:
+      capabilities: {{add: [IPC_LOCK]}}
+""",
+    )
+    assert main(["validate", path, "--set", "train.pods.hostNetwork=true"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.endswith("output runs/a, Pod Security privileged\n")
+    lines = [line.removeprefix(f"{path}: ").partition(": ")[2] for line in shown.err.splitlines()]
+    assert lines[0].startswith(
+        "line 18: spec.pods.securityContext.capabilities.add: capabilities take effect for root only"
+    )
+    assert lines[1:] == [
+        "spec.pods.volumes[0].nfs: needs Pod Security baseline (restricted volume types)",
+        "spec.pods.securityContext.capabilities.add[0]: needs Pod Security privileged (capability IPC_LOCK)",
+        "spec.train.pods.hostNetwork: needs Pod Security privileged (host namespaces)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("context", "warned"),
+    [
+        ("{capabilities: {add: [IPC_LOCK]}}", True),
+        ("{capabilities: {add: [IPC_LOCK]}, runAsUser: 0, runAsNonRoot: false}", False),
+        ("{capabilities: {add: [IPC_LOCK]}, privileged: true}", False),
+        ("{capabilities: {drop: [ALL]}}", False),
+    ],
+)
+def test_validate_warns_of_capabilities_that_the_containers_user_cannot_use(
+    context: str, warned: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path, f"{GOOD}\n  pods: {{securityContext: {context}}}\n")
+    assert main(["validate", path]) == 0
+    assert ("warning: " in (err := capsys.readouterr().err) and "take effect for root only" in err) == warned
 
 
 @pytest.mark.parametrize(

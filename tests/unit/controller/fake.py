@@ -124,10 +124,17 @@ class FakeCluster:
             raise ClusterError(404, "NotFound", name)
         return copy.deepcopy(self.runs[name])
 
+    def items(self, kind: str, namespace: str, selector: str) -> list[dict[str, Any]]:
+        key, _, value = selector.partition("=")
+        store = self.jobs if kind == "Job" else self.pods
+        return [copy.deepcopy(each) for each in store.values() if each["metadata"]["labels"].get(key) == value]
+
     def delete_service(self, namespace: str, name: str) -> None:
         self.services.pop(name, None)
 
     def delete_run(self, namespace: str, name: str, uid: str, version: str) -> None:
+        if name not in self.runs:
+            raise ClusterError(404, "NotFound", name)
         if self.runs[name]["metadata"]["resourceVersion"] != version:
             raise ClusterError(409, "Conflict", "the resourceVersion in the precondition does not match")
         del self.runs[name]

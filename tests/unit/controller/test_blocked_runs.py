@@ -1,4 +1,4 @@
-"""Runs that cannot go on, and runs that have failed, as metrics."""
+"""Runs that cannot go on, as metrics."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.status import Condition, Status
 from diht_k8s.controller import metrics
-from diht_k8s.controller.blocked_runs import RunMetrics
+from diht_k8s.controller.blocked_runs import BlockedRuns
 
 KEY = ("n", "r")
 
@@ -25,32 +25,24 @@ def blocked(reason: Reason) -> float:
 
 
 @pytest.fixture
-def counts() -> Iterator[RunMetrics]:
-    found = RunMetrics()
+def counts() -> Iterator[BlockedRuns]:
+    found = BlockedRuns()
     yield found
     found.forget(KEY)
 
 
-def test_run_is_counted_by_the_reason_for_which_it_cannot_go_on(counts: RunMetrics) -> None:
+def test_run_is_counted_by_the_reason_for_which_it_cannot_go_on(counts: BlockedRuns) -> None:
     unscheduled = status(ConditionType.PROGRESSING, Reason.UNSCHEDULABLE, "False")
-    counts.record(KEY, Status(), unscheduled)
-    counts.record(KEY, unscheduled, unscheduled)
+    counts.record(KEY, unscheduled)
+    counts.record(KEY, unscheduled)
     assert blocked(Reason.UNSCHEDULABLE) == 1
-    counts.record(KEY, unscheduled, status(ConditionType.ACCEPTED, Reason.OUTPUT_IN_USE, "False"))
+    counts.record(KEY, status(ConditionType.ACCEPTED, Reason.OUTPUT_IN_USE, "False"))
     assert (blocked(Reason.UNSCHEDULABLE), blocked(Reason.OUTPUT_IN_USE)) == (0, 1)
-    counts.record(KEY, Status(), status(ConditionType.PROGRESSING, Reason.RUNNING))
+    counts.record(KEY, status(ConditionType.PROGRESSING, Reason.RUNNING))
     assert blocked(Reason.OUTPUT_IN_USE) == 0
 
 
-def test_run_that_is_gone_is_not_counted(counts: RunMetrics) -> None:
-    counts.record(KEY, Status(), status(ConditionType.PROGRESSING, Reason.IMAGE_PULL_FAILED, "False"))
+def test_run_that_is_gone_is_not_counted(counts: BlockedRuns) -> None:
+    counts.record(KEY, status(ConditionType.PROGRESSING, Reason.IMAGE_PULL_FAILED, "False"))
     counts.forget(KEY)
     assert blocked(Reason.IMAGE_PULL_FAILED) == 0
-
-
-def test_failure_of_a_run_is_counted_once(counts: RunMetrics) -> None:
-    before = metrics.FAILED.labels("BadData")._value.get()
-    failed = status(ConditionType.FAILED, Reason.BAD_DATA)
-    counts.record(KEY, Status(), failed)
-    counts.record(KEY, failed, failed)
-    assert metrics.FAILED.labels("BadData")._value.get() - before == 1

@@ -64,6 +64,17 @@ def test_older_and_repeated_events_change_nothing() -> None:
     assert len(reported) == 1
 
 
+def test_answer_that_comes_after_the_object_is_gone_does_not_bring_it_back() -> None:
+    made = job(attempt=1)
+    mirror, _ = informer(Script(page(made), watch(("DELETED", made), ("ADDED", job(attempt=2)))))
+    mirror._list()
+    mirror._watch("10")
+    mirror.put(made)
+    assert names(mirror) == ["r-train-2"]
+    mirror._add(made)  # a list has it: etcd was restored
+    assert names(mirror) == ["r-train-1", "r-train-2"]
+
+
 def test_change_that_no_decision_depends_on_is_stored_and_reported_to_nobody() -> None:
     mirror, reported = informer(Script())
     mirror.put(job(version=3))

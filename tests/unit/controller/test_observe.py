@@ -9,8 +9,8 @@ import pytest
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.reports import Cause
 from diht_k8s.api.run import Stage
+from diht_k8s.controller.lost_pods import LOST_AFTER_S
 from diht_k8s.controller.observe import (
-    LOST_AFTER_S,
     SETTLE_S,
     ObservedAttempt,
     _pull_message,
@@ -35,6 +35,7 @@ def observe(
     return observe_attempts(job_summaries, pod_summaries, now, known=more.pop("known", {}), **more)
 
 
+LOST_WORKER = pod(1, "filter", ready=False, ready_since=NOW - 5, conditions=DISRUPTED, deleted=NOW)
 TABLE: list[tuple[str, dict[str, Any], list[dict[str, Any]], dict[str, Any]]] = [
     ("no pods yet", job(created=NOW - 1), [], {"state": "Pending", "active": 0}),
     ("one of two runs", job(created=NOW - 1), [pod(0)], {"state": "Pending", "active": 1}),
@@ -66,6 +67,12 @@ TABLE: list[tuple[str, dict[str, Any], list[dict[str, Any]], dict[str, Any]]] = 
     ("node lost, as the taint says", job(), [pod(0), pod(1, ready=False, ready_since=NOW - 5, conditions=DISRUPTED)], {"state": "Failed", "reason": "NodeLost"}),
     ("node lost, the pod should be gone", job(), [pod(0), pod(1, deleted=NOW - 31)], {"state": "Failed", "reason": "NodeLost"}),
     ("node lost, the pod should be gone by now", job(), [pod(0), pod(1, deleted=NOW - 30)], {"state": "Failed", "reason": "NodeLost"}),
+    ("a worker is lost, the other finishes without it", job("filter"), [pod(0, "filter"), LOST_WORKER], {"state": "Running", "active": 1}),
+    ("a worker is lost, the other is about to start", job("filter"), [pod(0, "filter", phase="Pending"), LOST_WORKER], {"state": "Pending", "active": 1}),
+    ("all workers are lost", job("filter"), [pod(0, "filter", phase="Succeeded", state=ended(0)), LOST_WORKER], {"state": "Failed", "infrastructure": True, "reason": "NodeLost", "active": 0}),
+    ("a worker is lost and another has a user error", job("filter", conditions=FAILING), [failed_pod(0, 64, stage="filter"), LOST_WORKER], {"state": "Failed", "infrastructure": False, "exit_code": 64}),
+    ("a worker is lost, the stage is committed", job("filter", conditions={"SuccessCriteriaMet": "SuccessPolicy"}), [pod(0, "filter", phase="Succeeded", state=ended(0)), LOST_WORKER],
+     {"state": "Succeeded", "active": 0, "ending": True}),
     ("the pod that failed first counts", job(conditions=FAILED), [failed_pod(0, 75, finished=NOW - 9), failed_pod(1, 1, finished=NOW - 11)], {"exit_code": 1}),
     ("not ready for a moment", job(), [pod(0), pod(1, ready=False, ready_since=NOW - 5)], {"state": "Running", "active": 2}),
     ("Job on its way out", job(deleted=True), [pod(0)], {"state": "Running", "ending": True, "active": 1}),
@@ -85,6 +92,47 @@ def test_attempt_as_observed(
 ) -> None:
     [observed] = observe([job_document], pods)
     assert {name: getattr(observed.attempt, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("conditions", "pods", "started_at"),
+    [
+        ({}, [], None),
+        ({}, [pod(0)], NOW - 99),
+        ({"Complete": "x"}, [], NOW - 50),
+        (FAILED, [], NOW - 50),
+        (FAILED, [failed_pod(0, 75)], NOW - 15),
+    ],
+    ids=["waits for nodes", "has a node", "complete, pods gone", "failed, pods gone", "failed"],
+)
+def test_attempt_starts_with_its_first_pod_on_a_node_or_with_its_job_if_none_is_left(
+    conditions: dict[str, str], pods: list[dict[str, Any]], started_at: float | None
+) -> None:
+    document = job(conditions=conditions)
+    document["status"]["startTime"] = at(NOW - 50)
+    assert observe([document], pods)[0].attempt.started_at == started_at
+
+
+@pytest.mark.parametrize(
+    ("policy", "state"),
+    [
+        (None, AttemptState.FAILED),
+        ({"rules": [{"succeededCount": 1}]}, AttemptState.PENDING),
+        ({"rules": [{"succeededCount": 2}]}, AttemptState.FAILED),
+        ({"rules": [{"succeededIndexes": "0"}]}, AttemptState.FAILED),
+        ({"rules": []}, AttemptState.FAILED),
+    ],
+    ids=["none", "one pod", "two pods", "a certain pod", "no rule"],
+)
+def test_last_worker_is_not_missed_where_one_success_ends_the_job(
+    policy: dict[str, Any] | None, state: AttemptState
+) -> None:
+    document = job("filter")
+    document["spec"] |= {"successPolicy": policy}
+    [observed] = observe([document], [pod(0, "filter", phase="Succeeded", state=ended(0)), LOST_WORKER])
+    assert observed.attempt.state is state
+    [none_succeeded] = observe([document], [LOST_WORKER])
+    assert none_succeeded.attempt.state is AttemptState.FAILED
 
 
 def test_first_failure_waits_until_its_peers_are_in_unless_nothing_can_change_it() -> None:
@@ -234,6 +282,8 @@ def test_queue_holds_a_job_and_events_are_asked_only_where_nothing_else_tells() 
     assert observe([job()], [])[0].ask_events == "uid-r-train-1"
     creating = pod(1, phase="Pending", state=waiting("ContainerCreating"))
     assert observe([job()], [pod(0), creating])[0].ask_events == "uid-r-train-1-1"
+    just_made = pod(1, phase="Pending", state=waiting("ContainerCreating"), created=NOW - 1)
+    assert observe([job()], [pod(0), just_made])[0].ask_events == ""
 
 
 @pytest.mark.parametrize(
@@ -256,6 +306,16 @@ def test_queue_holds_a_job_and_events_are_asked_only_where_nothing_else_tells() 
 def test_events_that_explain_a_wait(reason: str, message: str, expected: Reason | None) -> None:
     found = event_problem(reason, message)
     assert (found.reason if found is not None else None) is expected
+
+
+def test_pods_that_pod_security_refuses_say_what_to_do_however_long_its_words_are() -> None:
+    found = event_problem(
+        "FailedCreate", f'pods "x" is forbidden: violates PodSecurity "restricted:latest": {"y" * 5000}'
+    )
+    assert found is not None
+    assert 'violates PodSecurity "restricted:latest"' in found.message
+    assert found.message.endswith("or the namespace's label pod-security.kubernetes.io/enforce")
+    assert len(found.message) <= 1024
 
 
 def test_words_of_programs_are_made_plain() -> None:

@@ -16,7 +16,7 @@ from diht_k8s.controller import metrics
 from diht_k8s.controller import operator as module
 from diht_k8s.controller.operator import Operator, Settings
 from diht_k8s.kube.client import ClusterError
-from tests.unit.controller.known_runs import ended_run
+from tests.unit.controller.known_runs import ended_run, run
 
 
 def with_operator(monkeypatch: pytest.MonkeyPatch, story: Callable[[Operator], Any], **more: Any) -> Any:
@@ -55,6 +55,20 @@ def test_run_whose_time_is_over_is_queued_by_one_timer_for_all(monkeypatch: pyte
         assert (key, len(found._queue)) == (("n", "old"), 0)
 
     with_operator(monkeypatch, story, run_ttl_s=60.0)
+
+
+def test_runs_that_have_not_ended_are_reconciled_first_after_a_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(found: Operator) -> None:
+        for name in ("ended", "late", "active"):  # their Jobs and pods are listed, most runs are not
+            found._changed("n", name)
+        found._enqueue_changed()
+        for known in (ended_run("ended"), run("active"), run("late")):
+            found._runs.put(known)
+            found._run_changed(known.key)
+        await asyncio.sleep(0)
+        assert [(await found._queue.get())[0][1] for _ in range(3)] == ["active", "late", "ended"]
+
+    with_operator(monkeypatch, story)
 
 
 @pytest.mark.parametrize("held", [True, False])

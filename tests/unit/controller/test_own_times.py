@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from diht_k8s.controller.observe import GONE_AFTER_S, LOST_AFTER_S, SETTLE_S
+from diht_k8s.controller.lost_pods import GONE_AFTER_S, LOST_AFTER_S
+from diht_k8s.controller.observe import SETTLE_S
 from diht_k8s.controller.own_times import OwnTimes
 from diht_k8s.kube.summaries import PodSummary, pod_summary
 from tests.unit.controller.documents import NO_NODE, NOW, failed_pod, pod

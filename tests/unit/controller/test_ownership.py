@@ -39,6 +39,25 @@ def test_job_of_another_owner_with_our_labels_is_no_attempt_nor_are_its_pods() -
     assert "theirs" in cluster.jobs
 
 
+def test_no_attempt_starts_beside_pods_that_the_watch_has_not_reported_and_those_are_deleted() -> None:
+    cluster, process, _ = training()
+    [created] = [each.uid for each in process.jobs.summaries.values()]
+    del cluster.jobs["r-train-1"]  # deleted with --cascade=orphan
+    for each in cluster.pods.values():
+        each["metadata"]["ownerReferences"] = []
+        each["metadata"]["labels"]["batch.kubernetes.io/controller-uid"] = created
+    pods, cluster.pods = cluster.pods, {}
+    process.sync()  # the watch of pods lags
+    cluster.pods = pods
+    for _ in range(2):
+        process.reconciler.reconcile(("n", "r"))
+    assert list(cluster.jobs) == []
+    assert "waits until pod r-train-1-0 of an earlier attempt is gone" in status(cluster).conditions[1].message
+    settle(process)
+    assert cluster.pods == {}
+    assert list(cluster.jobs) == ["r-train-1"]
+
+
 def test_own_job_that_is_being_deleted_is_waited_for_and_not_taken_for_the_attempt() -> None:
     cluster = make(**ONE)
     process = Process(cluster, Clock())

@@ -40,6 +40,20 @@ def test_key_that_is_added_twice_waits_once() -> None:
     run(story)
 
 
+def test_key_for_later_comes_after_all_others_until_it_is_asked_for_itself() -> None:
+    async def story(queue: KeyedQueue[str]) -> None:
+        for key in ("old", "older", "oldest"):
+            queue.add(key, later=True)
+        queue.add("a")
+        queue.add("oldest")
+        queue.add("a", later=True)
+        assert len(queue) == 4
+        assert [await now(queue) for _ in range(4)] == ["a", "oldest", "old", "older"]
+        await nothing(queue)
+
+    run(story)
+
+
 def test_key_that_is_added_while_it_is_worked_on_comes_once_more_after() -> None:
     async def story(queue: KeyedQueue[str]) -> None:
         queue.add("a")

@@ -63,6 +63,21 @@ def train_gang() -> list[dict[str, Any]]:
     return render(stage_app(document, Stage.TRAIN), config, "a-run-train-2", labels=LABELS, owner=OWNER)
 
 
+def on_a_fabric() -> list[dict[str, Any]]:
+    """InfiniBand on the nodes' network: devices, locked memory, port and DNS."""
+    pods = {
+        "image": "recipe:1",
+        "hostNetwork": True,
+        "resources": {"nvidia.com/gpu": 8, "rdma/hca": 8},
+        "securityContext": {"runAsUser": 0, "runAsNonRoot": False, "capabilities": {"add": ["IPC_LOCK"]}},
+        "podSecurityContext": {"supplementalGroups": [109]},
+        "env": [{"name": "NCCL_IB_HCA", "value": "mlx5"}],
+    }
+    return render(
+        stage_app(run(spec__train__numNodes=2, spec__train__pods=pods), Stage.TRAIN), JobConfig(), "a-run-train-1"
+    )
+
+
 def filter_workers() -> list[dict[str, Any]]:
     """Independent workers: no Service, a lost one is replaced."""
     document = run(spec__filter__workers=3, spec__pods={"image": "recipe:1"})
@@ -128,7 +143,7 @@ def on_volcano() -> list[dict[str, Any]]:
 
 
 CASES: dict[str, Callable[[], list[dict[str, Any]]]] = {
-    case.__name__: case for case in (train_gang, filter_workers, stock_torchrun, several_roles, on_volcano)
+    case.__name__: case for case in (train_gang, on_a_fabric, filter_workers, stock_torchrun, several_roles, on_volcano)
 }
 
 

@@ -80,10 +80,15 @@ def test_volumes_join_those_of_the_scheduler_by_name() -> None:
             {"spec__train__numNodes": 2},
             {"spec": {"successPolicy": {"rules": [{"succeededIndexes": "0"}]}}},
         ),
-        (Stage.FILTER, {"spec__filter__workers": 2}, {}),
+        (
+            Stage.FILTER,
+            {"spec__filter__workers": 2},
+            {"spec": {"backoffLimit": 6, "successPolicy": {"rules": [{"succeededCount": 1}]}}},
+        ),
+        (Stage.FILTER, {"spec__filter__workers": 1}, {}),
     ],
 )
-def test_job_of_a_gang_has_succeeded_when_node_0_has(
+def test_gang_has_succeeded_when_node_0_has_and_workers_when_one_has(
     stage: Stage, changes: dict[str, Any], job: dict[str, Any]
 ) -> None:
     assert overlay("V1Job", stage, **changes) == job

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from benchmarks._effective_time import Setting, Simulation, document
 from benchmarks.effective_time import NEVER_S, ended_by_budget, simulate
+from diht_k8s.api.reasons import Reason
 from diht_k8s.api.run import Stage
 from diht_k8s.pipeline.plan import plan
 from diht_k8s.pipeline.states import (
@@ -85,6 +86,24 @@ def test_failure_takes_a_restart_after_its_last_checkpoint_is_counted(
     found = plan(document({}), Observed((Attempt(T, 3, AttemptState.FAILED, **how),)), 9.0, status=status).status.of(T)
     assert (found.restarts, found.infrastructure_restarts, found.failed_at) == (restarts, infrastructure, failed_at)
     assert found.total_restarts == 10
+
+
+def test_committed_shards_give_a_worker_stage_its_restarts_back() -> None:
+    run, stage = document({"maxRestarts": 2}, filter={}), Stage.FILTER
+    status, now = RunStatus(), 0.0
+    for number in range(1, 9):  # each attempt commits shards for two hours, then too many of its workers fail
+        for attempt in (
+            Attempt(stage, number, AttemptState.RUNNING, active=1, work=Work(10 * number, 2 * H * number)),
+            Attempt(stage, number, AttemptState.FAILED, exit_code=1),
+        ):
+            now += 400.0
+            status = plan(run, Observed((attempt,)), now, status=status).status
+    assert (status.state, status.of(stage).total_restarts) == (RunState.RUNNING, 8)
+    for number in range(9, 12):  # from here on none
+        now += 400.0
+        failed = Attempt(stage, number, AttemptState.FAILED, exit_code=1)
+        status = plan(run, Observed((failed,)), now, status=status).status
+    assert (status.state, status.reason) == (RunState.FAILED, Reason.RESTARTS_EXHAUSTED)
 
 
 def test_memory_kills_that_work_has_paid_for_no_longer_end_the_run() -> None:

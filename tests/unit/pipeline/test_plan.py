@@ -108,6 +108,10 @@ SITUATIONS = [
     ("suspended from the start", {"suspend": True}, RunStatus(), Observed(), [], F, StageState.PENDING, RunState.SUSPENDED),
     ("resumed", {}, at(StageRecord(F, StageState.STOPPED, 1), state=RunState.SUSPENDED), Observed((attempt(F, 1, FAILED, 143),)),
      [Start(F, 2, "r-filter-2")], F, StageState.RUNNING, RunState.RUNNING),
+    ("resumed before all had stopped", {}, at(StageRecord(F, StageState.STOPPED, 1)), Observed((attempt(F, 1, FAILED, 143),)),
+     [Start(F, 2, "r-filter-2")], F, StageState.RUNNING, RunState.RUNNING),
+    ("resumed while a program still ends", {}, at(StageRecord(F, StageState.STOPPED, 1)), Observed((attempt(F, 1, FAILED, 143, active=1, ending=True),)),
+     [], F, StageState.RESTARTING, RunState.RUNNING),
     ("the deadline is over", {"activeDeadlineSeconds": 50}, at(RUN_F), Observed((attempt(F, 1, RUNNING, started_at=0.0),)), [Stop(F, 1, "r-filter-1")], F, StageState.RUNNING, RunState.FAILED),
     ("a failed run does nothing", {}, at(StageRecord(F, StageState.FAILED, 1), state=RunState.FAILED), Observed(), [], F, StageState.FAILED, RunState.FAILED),
     ("a complete run does nothing though its attempts are gone", {}, at(*(StageRecord(s, StageState.COMPLETE, 1) for s in Stage), state=RunState.COMPLETE), Observed(), [], F, StageState.COMPLETE, RunState.COMPLETE),
@@ -206,6 +210,28 @@ def test_a_run_without_restarts_left_says_so() -> None:
         run, Observed((attempt(T, 3, FAILED, 75, message="no answer"),)), 1.0, status=at(*BEFORE_T, RUN_T)
     ).status
     assert status.message == "train: no answer (restarted 1 times, failurePolicy.maxRestarts)"
+
+
+@pytest.mark.parametrize(
+    ("seen", "message"),
+    [
+        (attempt(T, 3, FAILED, 137, reason="OOMKilled", message="killed"), "train: killed"),
+        (attempt(T, 3, FAILED, 64, message="no such model"), "train: no such model"),
+        (attempt(T, 3, FAILED, 75, message="m"), "train: m (restarted 2 times, failurePolicy.maxRestarts)"),
+    ],
+    ids=["memory", "user error", "budget"],
+)
+def test_run_names_its_budget_only_where_that_ended_it(seen: Attempt, message: str) -> None:
+    record = replace(RUN_T, restarts=2, out_of_memory=1)
+    left = 5 if seen.reason == "OOMKilled" else 2
+    decided = plan(make_run(failurePolicy={"maxRestarts": left}), Observed((seen,)), 1.0, status=at(*BEFORE_T, record))
+    assert decided.status.message == message
+
+
+@pytest.mark.parametrize(("words", "says"), [("node-1 shuts down", "node-1 shuts down"), ("", "stopped on request")])
+def test_stopped_run_repeats_what_its_program_said(words: str, says: str) -> None:
+    stopped = attempt(F, 1, FAILED, 143, message=words)
+    assert plan(make_run(), Observed((stopped,)), 1.0, status=at(RUN_F)).status.message == f"filter: {says}"
 
 
 def test_attempt_names_fit_into_kubernetes() -> None:

@@ -33,6 +33,7 @@ STORIES: list[tuple[str, list[tuple[float, list[Attempt]]], float]] = [
     ("two attempts and a wait", [(200, [seen(1, RUNNING, 100)]), (250, [seen(1, FAILED, 100, 220)]), (400, [seen(1, FAILED, 100, 220), seen(2, RUNNING, 300)])], 220),
     ("suspended", [(200, [seen(1, RUNNING, 100)]), (300, [seen(1, RUNNING, 100, 250)]), (9000, [])], 150),
     ("vanished", [(200, [seen(1, RUNNING, 100)]), (260, []), (9000, [])], 160),
+    ("lost without an end", [(200, [seen(1, RUNNING, 100)]), (300, [seen(1, FAILED, 100)]), (900, [seen(1, FAILED, 100)])], 200),
     ("the end moves on", [(300, [seen(1, RUNNING, 100, 250)]), (320, [seen(1, FAILED, 100, 270)])], 170),
     ("their clock is ahead", [(100, [seen(1, RUNNING, 400)])], 0),
 ]  # fmt: skip

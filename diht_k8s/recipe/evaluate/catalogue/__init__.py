@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.evaluate import Benchmark
 from diht_k8s.api.layout import join
+from diht_k8s.recipe.evaluate.class_texts import CLASS_NAMES, MAX_TEMPLATES, TEMPLATES, is_imagenet
 from diht_k8s.recipe.shards.storage import Storage
 
 LISTS: Final = ("diht29", "datacomp38")
@@ -25,9 +26,6 @@ PREFIXES: Final = ("", "wds_", "wds/")
 COLLECTIONS: Final = ("", "vtab-", "vtab/", "wilds-", "wilds/", "fairness-", "fairness/")
 SUFFIXES: Final = ("", "_test")
 """Parts of the folder names that DataComp's downloader and clip-benchmark give a data set, see `folder_names`."""
-CLASS_NAMES: Final = "classnames.txt"
-TEMPLATES: Final = "zeroshot_classification_templates.txt"
-MAX_TEMPLATES: Final = 256
 
 
 class Entry(BaseModel):
@@ -170,6 +168,8 @@ def _problem(entry: Entry, folder: str, shards: int, storage: Storage) -> str | 
     if entry.type != "Classification":
         return None
     if not storage.exists(join(folder, CLASS_NAMES)):
+        if is_imagenet(entry.name):
+            return None
         return f"{CLASS_NAMES} is missing"
     names = len(storage.read_text(join(folder, CLASS_NAMES)).removesuffix("\n").split("\n"))
     return f"{CLASS_NAMES} has {names} names, not {entry.classes}" if entry.classes not in (None, names) else None
@@ -180,7 +180,7 @@ def benchmark_of(found: Presence, storage: Storage) -> Benchmark:
     assert found.folder is not None, "callers pass benchmarks that are present"
     entry, fields = found.entry, dict[str, Any]()
     shards = join(found.folder, "test", "{0..%d}.tar" % (found.shards - 1)) if found.shards > 1 else None  # noqa: UP031
-    if entry.type == "Classification":
+    if entry.type == "Classification" and storage.exists(join(found.folder, CLASS_NAMES)):
         fields["class_names"] = join(found.folder, CLASS_NAMES)
     return Benchmark.model_validate(
         {

@@ -24,7 +24,7 @@ class HeadTargets:
 
     def on(self, device: torch.device) -> HeadTargets:
         """The same on a device."""
-        return HeadTargets(self.ids_BK.to(device), self.probabilities_BK.to(device))
+        return HeadTargets(_sent(self.ids_BK, device), _sent(self.probabilities_BK, device))
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class BatchTargets:
 
     def on(self, device: torch.device) -> BatchTargets:
         """The same on a device."""
-        return BatchTargets(self.objects.on(device), self.attributes.on(device), self.mask_B.to(device))
+        return BatchTargets(self.objects.on(device), self.attributes.on(device), _sent(self.mask_B, device))
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ class Batch:
         """The normalised images, fp32."""
         return self.images_of(slice(None))
 
-    def images_of(self, part: slice) -> Tensor:
-        """The normalised images of a micro-batch, fp32: four times the memory of their pixels, so not of all at once."""
-        return normalised(self.pixels_BHWC[part])
+    def images_of(self, part: slice, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The normalised images of a micro-batch: up to four times the memory of their pixels, so not of all at once."""
+        return normalised(self.pixels_BHWC[part], dtype)
 
     def tokens_of(self, part: slice, *, cut: bool) -> Tensor:
         """The tokens of a micro-batch; on a device up to its longest caption, if `cut` is set."""
@@ -83,12 +83,17 @@ class Batch:
             return self
         return replace(
             self,
-            pixels_BHWC=self.pixels_BHWC.to(device, non_blocking=True),
-            tokens_BT=self.tokens_BT.to(device, non_blocking=True),
-            caption_ids_B=self.caption_ids_B.to(device),
+            pixels_BHWC=_sent(self.pixels_BHWC, device),
+            tokens_BT=_sent(self.tokens_BT, device),
+            caption_ids_B=_sent(self.caption_ids_B, device),
             targets=None if self.targets is None else self.targets.on(device),
             lengths=(self.tokens_BT.argmax(dim=1) + 1).tolist(),
         )
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """On the device once its queue gets there; the host does not wait for it."""
+    return tensor.to(device, non_blocking=True)
 
 
 def interleaved(parts: Sequence[Batch]) -> Batch:

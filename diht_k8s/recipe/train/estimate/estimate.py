@@ -138,7 +138,9 @@ def placement_of(train: Train, nodes: int) -> Placement:
     micro = min(train.micro_batch_size or local, local)
     if local % micro:
         raise UserError(f"train.microBatchSize {micro} must divide the {local} pairs of a process")
-    return Placement(world, local, micro, train.zero_stage, train.precision, train.offload, train.ema > 0)
+    return Placement(
+        world, local, micro, train.zero_stage, train.precision, train.offload, train.ema > 0, train.gradient_reduction
+    )
 
 
 def num_classes(run: DihtRun) -> tuple[int, int]:

@@ -77,6 +77,8 @@ class Placement:
     precision: str
     offload: str
     ema: bool
+    reduction: str = "fp32"
+    """dtype in which gradients are summed over the ranks."""
 
     @property
     def in_parts(self) -> bool:
@@ -143,14 +145,14 @@ def _held(sizes: Sizes, placement: Placement) -> tuple[dict[str, int], int]:
     share = FP32 * -(-sizes.trained // shards)
     state = 2 * share + (share if stage else 0) + (share if placement.ema else 0)
     weights = FP32 * (-(-sizes.parameters // shards) if stage == 3 else sizes.parameters)
-    images = placement.local * 3 * sizes.image_side**2
+    pixels = 3 * sizes.image_side**2
     held = {
         "weights": weights + sizes.buffer_bytes,
         "fp32 master weights": share if stage else 0,
         "optimiser states": 2 * share,
         "EMA": share if placement.ema else 0,
-        # uint8 as they come, and fp32 normalised; 8-byte tokens
-        "batch": images * (1 + FP32) + placement.local * sizes.context_length * 8,
+        # uint8 as they come, and fp32 normalised by micro-batch; 8-byte tokens
+        "batch": pixels * (placement.local + FP32 * placement.micro) + placement.local * sizes.context_length * 8,
         "features": _feature_bytes(sizes, placement),
     }
     if stage == 3:
@@ -174,11 +176,15 @@ def _feature_bytes(sizes: Sizes, placement: Placement) -> int:
 
 
 def _bucket_bytes(sizes: Sizes, placement: Placement) -> int:
-    """DeepSpeed's buckets: one for each dtype in which gradients are reduced."""
-    elements, both = bucket_elements(sizes), placement.precision == "bf16"
-    if placement.zero_stage == 3:
-        return elements * (FP32 + (2 if both else 0))
-    return elements * FP32 * (2 if both else 1)
+    """DeepSpeed's buckets: one for each dtype in which it sums gradients.
+
+    Stages 1 and 2 keep it in the gradients' own dtype (`setup_buckets`). Stage 3 has a second one for the layers that
+    autocast computes in bf16, if these are summed in bf16 (`IPGBucketZ3`).
+    """
+    elements = bucket_elements(sizes)
+    if placement.zero_stage < 3 or placement.reduction == "fp32":
+        return elements * FP32
+    return elements * (2 + (FP32 if placement.precision == "bf16" else 0))
 
 
 def _loss_phase(sizes: Sizes, trace: Trace, placement: Placement) -> dict[str, int]:
@@ -213,15 +219,18 @@ def _backward_phase(sizes: Sizes, trace: Trace, placement: Placement) -> dict[st
 def _reduction_phase(sizes: Sizes, placement: Placement) -> dict[str, int]:
     whole, share = FP32 * sizes.trained, FP32 * -(-sizes.trained // placement.shards)
     bucket = min(sizes.trained, bucket_elements(sizes))
-    lowered = 2 * bucket if placement.precision == "bf16" else 0  # the copy that travels
     if placement.zero_stage == 0:
         copied = FP32 * bucket if placement.world > 1 else 0
         return {"gradients": whole, "communication buckets": copied}
     if placement.zero_stage == 3:
         return {"reduced copies": FP32 * bucket}
-    gradients = share + (whole if placement.zero_stage == 1 else 0)
+    # `allreduce_bucket` joins the slices of several owners in a tensor and lowers a copy of it.
+    joined = FP32 * bucket if placement.world > 1 else 0
+    lowered = 2 * bucket if placement.reduction == "bf16" else 0
+    # Stage 1 fills the bucket from gradients that are still whole; `get_flat_partition` copies the rank's own part.
+    parts = share + (whole if placement.zero_stage == 1 else 0)
     return {
-        "gradients": gradients,
+        "gradients": parts,
         "communication buckets": _bucket_bytes(sizes, placement),
-        "reduced copies": lowered,
+        "reduced copies": max(0, joined + lowered - parts),
     }

@@ -1,16 +1,23 @@
 """GPUs as their makers describe them. Pure.
 
-Memory is what `nvidia-smi` reports as total. Peaks are dense (no sparsity) and from the makers' data sheets: H100, H200
-(SXM unless the name says PCIe), B200, A100, L40S, L4, A10G, V100, T4. fp32 is that of the CUDA cores: the training does
-not allow TF32 in matrix products.
+Memory is what `nvidia-smi` reports as total. Peaks are dense: half of a data sheet's figure "with sparsity". fp32 is
+that of the CUDA cores: the training does not allow TF32 in matrix products.
+
+Sources, NVIDIA's data sheets: H100 (SXM 1,979 with sparsity and 67, PCIe 1,513 and 51), H200 (as H100 SXM), HGX B200 (per
+GPU 2.25 PFLOP/s dense, 75 in fp32), A100 (312, 19.5), L40S (362.05, 91.6), L4 (242 with sparsity, 30.3), A10G (70, 31.5),
+V100 SXM2 (125, 15.7), T4 (65, 8.1).
 """
 
 from __future__ import annotations
 
+import difflib
+import re
 from dataclasses import dataclass
 from typing import Final
 
 from diht_k8s.api.errors import UserError
+from diht_k8s.api.pods import merged
+from diht_k8s.api.run import DihtRun
 
 MIB: Final = 2**20
 
@@ -19,6 +26,7 @@ MIB: Final = 2**20
 class Gpu:
     """What the estimate needs to know of a card."""
 
+    name: str
     memory_mib: int
     half_tflops: float
     """dense bf16 peak; fp16 where the card has no bf16."""
@@ -41,20 +49,29 @@ class Gpu:
         return 1e12 * (self.fp32_tflops if precision == "fp32" else self.half_tflops)
 
 
-GPUS: Final = {
-    "B200": Gpu(183_359, 2250.0, 75.0),
-    "H200": Gpu(143_771, 989.0, 67.0),
-    "H100": Gpu(81_559, 989.0, 67.0),
-    "H100-PCIe": Gpu(81_559, 756.0, 51.0),
-    "A100-80": Gpu(81_920, 312.0, 19.5),
-    "A100-40": Gpu(40_960, 312.0, 19.5),
-    "L40S": Gpu(46_068, 362.0, 91.6),
-    "L4": Gpu(23_034, 121.0, 30.3),
-    "A10G": Gpu(23_028, 70.0, 35.0),
-    "V100-32": Gpu(32_768, 125.0, 15.7, bf16=False),
-    "V100-16": Gpu(16_384, 125.0, 15.7, bf16=False),
-    "T4": Gpu(15_360, 65.0, 8.1, bf16=False),
-}
+_TABLE: Final = (
+    Gpu("B200", 183_359, 2250.0, 75.0),
+    Gpu("H200", 143_771, 989.0, 67.0),
+    Gpu("H100", 81_559, 989.0, 67.0),
+    Gpu("H100-PCIe", 81_559, 756.0, 51.0),
+    Gpu("A100-80", 81_920, 312.0, 19.5),
+    Gpu("A100-40", 40_960, 312.0, 19.5),
+    Gpu("L40S", 46_068, 362.0, 91.6),
+    Gpu("L4", 23_034, 121.0, 30.3),
+    Gpu("A10G", 23_028, 70.0, 31.5),
+    Gpu("V100-32", 32_768, 125.0, 15.7, bf16=False),
+    Gpu("V100-16", 16_384, 125.0, 15.7, bf16=False),
+    Gpu("T4", 15_360, 65.0, 8.1, bf16=False),
+)
+GPUS: Final = {gpu.name: gpu for gpu in _TABLE}
+PRODUCT_LABELS: Final = ("nvidia.com/gpu.product", "cloud.google.com/gke-accelerator")
+"""Node labels that name the card: those of NVIDIA's GPU feature discovery and of GKE."""
+_PRODUCTS: Final = (
+    (("b200",), "B200"), (("h200",), "H200"), (("h100", "pcie"), "H100-PCIe"), (("h100", "80gb"), "H100"),
+    (("a100", "80gb"), "A100-80"), (("a100", "40gb"), "A100-40"), (("tesla", "a100"), "A100-40"), (("l40s",), "L40S"), (("l4",), "L4"),
+    (("a10g",), "A10G"), (("v100", "32gb"), "V100-32"), (("v100", "16gb"), "V100-16"), (("tesla", "t4"), "T4"),
+)  # fmt: skip
+"""Words of a product's label and the card that it is; the first row whose words all occur counts."""
 
 
 def gpu_of(name: str) -> Gpu:
@@ -63,7 +80,30 @@ def gpu_of(name: str) -> Gpu:
     Raises:
         UserError: the name is not in the table.
     """
-    found = {known.lower(): gpu for known, gpu in GPUS.items()}.get(name.strip().lower())
-    if found is None:
-        raise UserError(f"--gpu {name} is not known: give one of {', '.join(GPUS)}")
-    return found
+    by_name = {known.lower(): gpu for known, gpu in GPUS.items()}
+    given = name.strip().lower()
+    if given in by_name:
+        return by_name[given]
+    close = difflib.get_close_matches(given, by_name, n=1)
+    hint = f"did you mean {by_name[close[0]].name}? There are" if close else "give one of"
+    raise UserError(f"--gpu {name} is not known: {hint} {', '.join(GPUS)}")
+
+
+def name_of_product(label: str) -> str | None:
+    """The card of a node label such as `NVIDIA-H100-80GB-HBM3` or `nvidia-tesla-t4`; None if it is not in the table.
+
+    A slice of a card (MIG) is none of these.
+    """
+    words = re.split(r"[-_ ]", label.lower())
+    if "mig" in words:
+        return None
+    return next((name for wanted, name in _PRODUCTS if set(wanted) <= set(words)), None)
+
+
+def selected_gpu(run: DihtRun) -> str | None:
+    """The card that the training's node selector names; None if it names none that we know."""
+    if run.spec.train is None:
+        return None
+    selector = merged(run.spec.pods, run.spec.train.pods).node_selector
+    names = (name_of_product(selector[label]) for label in PRODUCT_LABELS if label in selector)
+    return next((name for name in names if name is not None), None)

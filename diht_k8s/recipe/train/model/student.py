@@ -90,6 +90,9 @@ class Student(nn.Module):
         except (TypeError, ValueError, KeyError, AssertionError, RuntimeError) as error:
             raise UserError(f"open_clip refuses the model configuration: {error}: check train.modelConfig") from error
         has_heads = num_objects or num_attributes
+        for module in self.clip.transformer.modules():
+            if isinstance(module, nn.MultiheadAttention):
+                module.register_forward_pre_hook(_causal, with_kwargs=True)
         self._tower = TowerFeatures(self.clip.visual) if heads_input == "Tower" and has_heads else None
         width = config["embed_dim"] if self._tower is None else self._tower.width
         self.object_head = nn.Linear(width, num_objects) if num_objects else None
@@ -144,6 +147,11 @@ class Student(nn.Module):
             self.object_head(seen_BW).float() if self.object_head is not None else None,
             self.attribute_head(seen_BW).float() if self.attribute_head is not None else None,
         )
+
+
+def _causal(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Say that a text mask is the causal one: torch then takes flash attention, which knows no other mask."""
+    return args, {**kwargs, "is_causal": kwargs.get("attn_mask") is not None}
 
 
 def has_batch_statistics(model: nn.Module) -> bool:

@@ -10,8 +10,10 @@ import pytest
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.evaluate import Benchmark
-from diht_k8s.recipe.evaluate.benchmark_data import group_of, templates_of
+from diht_k8s.recipe.evaluate.benchmark_data import group_of
+from diht_k8s.recipe.evaluate.class_texts import templates_of
 from diht_k8s.recipe.shards.samples import Sample
+from diht_k8s.recipe.shards.storage import Storage
 
 
 def sample(npy: bytes) -> Sample:
@@ -51,7 +53,7 @@ def test_templates_when_openai80_is_named_are_its_80_prompts_beside_the_others()
             "templates": ["openai80", "{c}"],
         }
     )
-    templates = templates_of(benchmark)
+    templates = templates_of(Storage(), benchmark).lines
     assert len(set(templates)) == 81
     assert (templates[0], templates[-1]) == ("a bad photo of a {}.", "{c}")
     assert all("{}" in template for template in templates[:-1])

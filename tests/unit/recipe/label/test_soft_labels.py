@@ -39,6 +39,14 @@ def test_top_k_when_probabilities_are_equal_then_smaller_ids_come_first() -> Non
     assert ids.tolist() == [[1, 3, 0, 2]]
 
 
+def test_top_k_when_classes_tie_at_the_cut_then_the_smaller_ids_are_kept() -> None:
+    probabilities = np.full((200, 300), 0.5, np.float32)
+    probabilities[np.arange(200), np.random.default_rng(0).integers(0, 300, 200)] = 0.7
+    for row, ids in enumerate(top_k(probabilities, 10)[0].tolist()):
+        best = int(probabilities[row].argmax())
+        assert ids == [best, *[number for number in range(11) if number != best][:9]]
+
+
 def test_labels_when_read_back_then_sum_to_one_in_float32_and_missing_rows_are_masked(tmp_path: Path) -> None:
     uri, probabilities = str(tmp_path / "s.parquet"), softmax(30, 40)
     has_label = np.arange(30) % 7 != 3

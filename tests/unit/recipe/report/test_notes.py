@@ -15,8 +15,10 @@ def side(value: float) -> dict[str, Any]:
     return {"recall": {"5": value}, "interval": {"5": [value - 0.03, value + 0.03]}, "chance": {"5": 0.01}}
 
 
-def content(value: float = 0.27, **changes: Any) -> dict[str, Any]:
-    pixels = {"name": "pixels", "text_to_image": side(0.20), "image_to_text": side(0.20)}
+def content(value: float = 0.27, verdict: str = "better", **changes: Any) -> dict[str, Any]:
+    found = {"value": value - 0.2, "interval": [value - 0.23, value - 0.17], "verdict": verdict}
+    difference = {"text_to_image": found, "image_to_text": found}
+    pixels = {"name": "pixels", "text_to_image": side(0.20), "image_to_text": side(0.20), "difference": difference}
     retrieval = {
         "name": "held-out",
         "type": "Retrieval",
@@ -41,9 +43,18 @@ def content(value: float = 0.27, **changes: Any) -> dict[str, Any]:
     return whole | changes
 
 
-@pytest.mark.parametrize(("value", "relation"), [(0.27, "above"), (0.21, "not clearly different from"), (0.1, "below")])
-def test_notes_when_compared_with_raw_pixels_go_by_the_interval(value: float, relation: str) -> None:
-    found = [note for note in notes(content(value)) if "raw pixels" in note]
+@pytest.mark.parametrize(
+    ("value", "verdict", "relation"),
+    [
+        (0.27, "better", "above"),
+        (0.27, "not clearly different", "not clearly different from"),
+        (0.1, "worse", "below"),
+    ],
+)
+def test_notes_when_compared_with_raw_pixels_go_by_the_paired_difference(
+    value: float, verdict: str, relation: str
+) -> None:
+    found = [note for note in notes(content(value, verdict)) if "raw pixels" in note]
     assert len(found) == 2
     assert all(f"is {relation} the ridge" in note for note in found)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from diht_k8s.recipe.runtime.claims import BEAT_SECONDS, STALE_SECONDS, Claims
+from diht_k8s.api.errors import DataError
+from diht_k8s.recipe.runtime.claims import BEAT_SECONDS, MAX_DEATHS, STALE_SECONDS, SURE_SECONDS, Claims
 from diht_k8s.recipe.shards.storage import Storage
 
 
@@ -82,3 +83,77 @@ def test_clear_leaves_the_one_claim(tmp_path: Path) -> None:
     one.clear("end")
     assert Storage().names(f"{tmp_path}/claims") == ["end.json"]
     assert not worker(tmp_path, 1).take("end")
+
+
+def test_shard_on_which_three_workers_die_ends_the_stage_by_its_name_and_may_be_tried_again(tmp_path: Path) -> None:
+    for _ in range(MAX_DEATHS):
+        assert worker(tmp_path, 0).take("web-00003")  # and its program is killed
+    with pytest.raises(DataError, match="web-00003: 3 workers died on this shard"):
+        worker(tmp_path, 0).take("web-00003")
+    assert worker(tmp_path, 1).take("web-00003"), "a retry with more memory"
+
+
+def test_deaths_of_different_workers_add_up_and_a_slow_one_is_not_taken_for_dead(tmp_path: Path) -> None:
+    clock = Clock()
+    watchers = [worker(tmp_path, index, clock) for index in range(MAX_DEATHS + 1)]
+    assert watchers[0].take("a")
+    for watcher in watchers[1:-1]:
+        assert not watcher.take("a")
+        clock.now += STALE_SECONDS
+        assert watcher.take("a")
+    last = watchers[-1]
+    assert not last.take("a")
+    clock.now += SURE_SECONDS - 1
+    assert not last.take("a")
+    watchers[0].keep()  # it was only slow
+    clock.now += 1
+    assert not last.take("a")
+    clock.now += STALE_SECONDS
+    assert last.take("a")
+
+
+def test_last_of_the_dead_must_be_silent_for_longer(tmp_path: Path) -> None:
+    clock = Clock()
+    for _ in range(MAX_DEATHS):
+        assert worker(tmp_path, 0).take("a")
+    other = worker(tmp_path, 1, clock)
+    assert not other.take("a")
+    clock.now += SURE_SECONDS - 1
+    assert not other.take("a")
+    clock.now += 1
+    with pytest.raises(DataError):
+        other.take("a")
+
+
+def test_worker_that_gives_up_has_not_died_and_forgets_none_that_have(tmp_path: Path) -> None:
+    for _ in range(5):
+        stopped = worker(tmp_path, 0)
+        assert stopped.take("a")
+        stopped.give_up("a")
+    assert worker(tmp_path, 0).take("a")
+    assert worker(tmp_path, 0).take("a")  # one has died
+    stopped = worker(tmp_path, 0)
+    assert stopped.take("a")  # two have
+    stopped.give_up("a")
+    assert worker(tmp_path, 1).take("a")
+    with pytest.raises(DataError):
+        worker(tmp_path, 1).take("a")
+
+
+def test_beats_remember_who_died(tmp_path: Path) -> None:
+    clock = Clock()
+    for _ in range(2):
+        assert worker(tmp_path, 0).take("a")
+    third = worker(tmp_path, 0, clock)
+    assert third.take("a")
+    clock.now += BEAT_SECONDS
+    third.keep()
+    with pytest.raises(DataError):
+        worker(tmp_path, 0).take("a")
+
+
+@pytest.mark.parametrize(("config", "counts"), [("other", True), ("abc", False)], ids=["configuration", "no shard"])
+def test_deaths_count_for_one_configuration_and_for_shards_alone(tmp_path: Path, config: str, counts: bool) -> None:
+    for _ in range(MAX_DEATHS):
+        assert worker(tmp_path, 0).take("a")
+    assert worker(tmp_path, 0, config=config).take("a", counts_deaths=counts)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
+import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +15,7 @@ import torch.distributed as dist
 
 from diht_k8s.api.errors import DihtError, ExitCode, RetryableError, UserError
 from diht_k8s.recipe.runtime import preflight
-from diht_k8s.recipe.runtime.preflight import check_node, check_output, check_reduce
+from diht_k8s.recipe.runtime.preflight import check_locked_memory, check_node, check_output, check_reduce
 from diht_k8s.recipe.shards.storage import Storage
 
 MIB = 1 << 20
@@ -41,6 +45,46 @@ def test_node_has_what_its_ranks_need_or_says_what_is_missing(
         check()
     assert raised.value.exit_code is code
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("devices", "allowed", "device"),
+    [
+        (["cpu", "nvidia.com/gpu"], False, ""),
+        (["cpu", "rdma/hca"], True, ""),
+        (["cpu", "rdma/hca_shared"], False, "rdma/hca_shared"),
+        (["vpc.amazonaws.com/efa"], False, "vpc.amazonaws.com/efa"),
+    ],
+)
+def test_rdma_device_without_the_right_to_lock_memory_is_refused(
+    devices: list[str], allowed: bool, device: str
+) -> None:
+    def check() -> None:
+        check_locked_memory(devices, host="p-1", allowed=lambda: allowed)
+
+    if not device:
+        check()
+        return
+    with pytest.raises(
+        UserError, match=f"pod p-1 has {device}, whose memory must be locked.*capabilities.add IPC_LOCK"
+    ):
+        check()
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="drops root's capabilities")
+def test_limited_program_without_the_capability_may_not_lock_memory() -> None:
+    code = (
+        "import resource\nfrom diht_k8s.recipe.runtime.preflight import may_lock_memory\n"
+        "resource.setrlimit(resource.RLIMIT_MEMLOCK, (65536, 65536))\nprint(may_lock_memory())"
+    )
+    command = ["setpriv", "--inh-caps=-all", "--bounding-set=-all", sys.executable, "-c", code]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_program_without_a_limit_may_lock_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    monkeypatch.setattr(preflight, "Path", None)  # its capabilities are not looked at
+    assert preflight.may_lock_memory()
 
 
 def test_size_of_the_shared_memory_is_that_of_its_mount(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

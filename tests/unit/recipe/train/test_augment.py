@@ -20,6 +20,16 @@ def test_crop_lies_inside_and_covers_most_of_the_image(width: int, height: int) 
             assert (right - left) * (bottom - top) >= 0.85 * width * height
 
 
+def test_crops_when_many_are_drawn_then_from_nine_tenths_to_all_of_the_image_wider_and_taller() -> None:
+    boxes = [crop_box(200, 200, generator(draw, "test")) for draw in range(300)]
+    areas = [(right - left) * (bottom - top) / 200**2 for left, top, right, bottom in boxes]
+    ratios = [(right - left) / (bottom - top) for left, top, right, bottom in boxes]
+    assert 0.89 <= min(areas) < 0.91
+    assert 0.97 < max(areas) <= 1
+    assert 0.89 <= min(ratios) < 0.95
+    assert 1.05 < max(ratios) <= 1.12
+
+
 def noise(width: int, height: int) -> Image.Image:
     """An image with detail at all scales."""
     small = np.random.default_rng(0).integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8)
@@ -60,3 +70,13 @@ def test_pixels_are_normalised_by_openais_mean_and_deviation() -> None:
     assert tensor.shape == (2, 3, 4, 4)
     for channel in range(3):
         assert float(tensor[0, channel, 0, 0]) == pytest.approx((1 - MEAN[channel]) / STD[channel], rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_pixels_when_normalised_in_a_lower_precision_then_fp32_rounded_once_and_channels_last(
+    dtype: torch.dtype,
+) -> None:
+    pixels = torch.arange(2 * 4 * 4 * 3).reshape(2, 4, 4, 3).to(torch.uint8)
+    images_BCHW = normalised(pixels, dtype)
+    assert images_BCHW.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(images_BCHW, normalised(pixels).to(dtype))

@@ -123,3 +123,9 @@ def test_generator_depends_on_seed_and_names_only() -> None:
     assert (draw(0, "crop", 1, "u") == draw(0, "crop", 1, "u")).all()
     for other in (draw(1, "crop", 1, "u"), draw(0, "crop", 2, "u"), draw(0, "crop", 1, "v"), draw(0, "crop1", "", "u")):
         assert (other != draw(0, "crop", 1, "u")).any()
+
+
+def test_order_of_a_seed_is_the_same_in_every_version() -> None:
+    assert generator(3, "samples", 1, 2, 1).integers(0, 1000, 4).tolist() == [402, 224, 622, 635]
+    slices = GlobalSampler.of([5, 4], 2, seed=0).stream_slices(0, 0)
+    assert [(each.shard, each.indexes.tolist()) for each in slices] == [(1, [1, 3, 0, 2]), (0, [0, 4, 1, 3, 2])]

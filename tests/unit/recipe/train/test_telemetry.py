@@ -63,6 +63,15 @@ def observer(folder: Path, world: int = 1, tracker: Any = None) -> tuple[Telemet
     return Telemetry(metrics, {}, batch_size=8, world=world), metrics
 
 
+def test_bandwidth_of_the_fabric_is_in_the_first_line_of_an_attempt(tmp_path: Path) -> None:
+    metrics = Metrics(Storage(), Layout(f"{tmp_path}/out"), step=0)
+    telemetry = Telemetry(metrics, {}, batch_size=8, world=2, bus_bandwidth=92.5)
+    for number in (1, 2):
+        telemetry.add(step(number, own=(1.0, 1.0)), 0.0)
+    assert telemetry.fabric == {"bus_bandwidth_gb_per_second": 92.5}
+    assert [line.get("bus_bandwidth_gb_per_second") for line in metrics.lines] == [92.5, None]
+
+
 def test_tracker_when_no_project_is_named_then_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
     assert weights_and_biases("run", {}) is None

@@ -1,0 +1,87 @@
+"""Each image's part in a benchmark's figures, as a Parquet file beside the result: what comparisons resample.
+
+Columns: `uid`, `shard`, `text` (its class or first caption), and for each figure, named as in the report, `FIGURE` (the
+hits of the image's queries, possibly fractional) and `FIGURE weight` (the most that they can be). A figure is
+sum(hits) / sum(weights).
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diht_k8s.api.errors import DataError
+from diht_k8s.recipe.shards.storage import Storage
+
+PER_IMAGE: Final = "per_image"
+"""Where a benchmark's result holds its `PerImage`, until that is written beside it."""
+WEIGHT: Final = " weight"
+Array = NDArray[np.float64]
+
+
+def per_image_path(number: int) -> str:
+    """The file of a run's benchmark, relative to the stage's folder; numbers start at 0."""
+    return f"benchmarks/{number:03d}.parquet"
+
+
+@dataclass(frozen=True)
+class PerImage:
+    """N images and their hits."""
+
+    uids: list[str]
+    shards: list[str]
+    texts: list[str]
+    figures: dict[str, tuple[Array, Array]] = field(default_factory=dict)
+    """figure -> [N] hits and [N] weights."""
+
+    def in_order_of(self, uids: Sequence[str]) -> PerImage | None:
+        """The same images in another order; None if they are not the same, or a uid stands for several."""
+        place = {uid: row for row, uid in enumerate(self.uids)}
+        if len(place) != len(self.uids) or len(uids) != len(self.uids) or place.keys() != set(uids):
+            return None
+        rows = np.array([place[uid] for uid in uids], dtype=np.int64)
+        figures = {name: (hits_N[rows], weights_N[rows]) for name, (hits_N, weights_N) in self.figures.items()}
+        shards, texts = [self.shards[row] for row in rows], [self.texts[row] for row in rows]
+        return PerImage(list(uids), shards, texts, figures)
+
+
+def write_per_image(storage: Storage, uri: str, found: PerImage) -> None:
+    """Write the file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns: dict[str, object] = {"uid": list(found.uids), "shard": list(found.shards), "text": list(found.texts)}
+    for name, (hits_N, weights_N) in found.figures.items():
+        columns |= {name: hits_N, name + WEIGHT: weights_N}
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer, compression="zstd")
+    storage.write_bytes(uri, buffer.getvalue())
+
+
+def read_per_image(storage: Storage, uri: str) -> PerImage | None:
+    """Read the file; None if it is not there (results of earlier versions have none).
+
+    Raises:
+        DataError: it is damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not storage.exists(uri):
+        return None
+    try:
+        table = pq.read_table(io.BytesIO(storage.read_bytes(uri)))
+        names = [name.removesuffix(WEIGHT) for name in table.column_names if name.endswith(WEIGHT)]
+        figures = {
+            name: (table[name].to_numpy().astype(np.float64), table[name + WEIGHT].to_numpy().astype(np.float64))
+            for name in names
+        }
+        uids, shards, texts = (table[name].to_pylist() for name in ("uid", "shard", "text"))
+    except (pa.ArrowException, KeyError, ValueError, OSError) as error:
+        raise DataError(f"{uri} is damaged ({error}): run the stage evaluate again") from error
+    return PerImage(uids, shards, texts, figures)

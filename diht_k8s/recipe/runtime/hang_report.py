@@ -1,0 +1,146 @@
+"""Which rank a gang waits for, and in which collective, from what each rank's flight recorder held. Pure.
+
+In: a record of each rank that answered. Out: one sentence that names rank, node and collective.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict
+
+NAMED: Final = 3
+"""Ranks that a message lists by name; it must fit into a termination message."""
+
+
+class Collective(BaseModel):
+    """A collective as a rank issued it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    sequence: int
+    """its number within its process group, from 1; equal on all ranks."""
+    name: str
+    """all_reduce, all_gather, ..."""
+
+    def __str__(self) -> str:
+        """`all_reduce 41`."""
+        return f"{self.name} {self.sequence}"
+
+
+class GroupRecord(BaseModel):
+    """What a rank has done in one process group."""
+
+    issued: int
+    """number of its newest collective."""
+    pending: Collective | None = None
+    """its oldest collective that has not ended; None where all have."""
+
+
+class RankRecord(BaseModel):
+    """What a rank's flight recorder held when it was asked."""
+
+    rank: int
+    node: str
+    doing: str = ""
+    """where its main thread is in this project's code: `engine.py:310 in step`."""
+    groups: dict[str, GroupRecord] = {}
+    """by a name that all ranks share."""
+
+
+def awaited_rank(records: Sequence[RankRecord], nodes: Mapping[int, str], *, whole: bool = True) -> str | None:
+    """Say whom the others wait for.
+
+    Args:
+        records: of the ranks that answered.
+        nodes: node of every rank that should have answered.
+        whole: whether these are all ranks of the gang; if not, the one to name may be another.
+
+    Returns:
+        One sentence without its full stop; None where the records tell nothing.
+    """
+    answered = {record.rank for record in records}
+    silent = [rank for rank in sorted(nodes) if rank not in answered]
+    waiting = {name: found for name in _groups(records) if (found := _first_pending(records, name)) is not None}
+    if silent:
+        waits = next((f"; {_waiters(who, answered)} {each}{_at(who)}" for each, who in waiting.values()), "")
+        return f"{_named(silent, nodes)} {_plural(silent, 'does', 'do')} not answer (stopped or dead){waits}"
+    behind = {name: _behind(records, name, each) for name, (each, _) in waiting.items()}
+    stuck = {record.rank for _, who in waiting.values() for record in who}
+    # who waits in another group for a third rank is not the one to name
+    names = sorted((name for name, who in behind.items() if who), key=lambda name: behind[name][0].rank in stuck)
+    for name in names:
+        each, who = waiting[name]
+        ranks = [record.rank for record in behind[name]]
+        return (
+            f"{_named(ranks, nodes)} {_plural(ranks, 'has', 'have')} not reached {each}{_is(behind[name])}; "
+            f"{_waiters(who, answered - set(ranks))} it{_at(who)}"
+        )
+    return _in_step(records, waiting, nodes) if whole else None
+
+
+def _in_step(
+    records: Sequence[RankRecord], waiting: Mapping[str, tuple[Collective, list[RankRecord]]], nodes: Mapping[int, str]
+) -> str | None:
+    """No rank is behind: two different collectives met, or what carries them stands still."""
+    for name, (each, who) in waiting.items():
+        for record in who:
+            other = record.groups[name].pending
+            if other is not None and other.name != each.name:
+                return f"{_named([record.rank], nodes)} is in {other} where {_named([who[0].rank], nodes)} is in {each}"
+        missing = [record.rank for record in records if record not in who]
+        if missing:
+            return f"{_named([record.rank for record in who], nodes)} {_plural(who, 'is', 'are')} still in {each}, which the others have left"
+        return (
+            f"all {len(records)} ranks are in {each}{_at(who)}: see the network between their nodes, and their devices"
+        )
+    return None
+
+
+def _groups(records: Iterable[RankRecord]) -> list[str]:
+    return sorted({name for record in records for name in record.groups})
+
+
+def _first_pending(records: Iterable[RankRecord], name: str) -> tuple[Collective, list[RankRecord]] | None:
+    """The oldest collective of a group that has not ended, and the ranks that are in it."""
+    pending = [
+        (group.pending, record)
+        for record in records
+        if (group := record.groups.get(name)) is not None and group.pending is not None
+    ]
+    if not pending:
+        return None
+    oldest, _ = min(pending, key=lambda item: item[0].sequence)
+    return oldest, [record for each, record in pending if each.sequence == oldest.sequence]
+
+
+def _behind(records: Iterable[RankRecord], name: str, each: Collective) -> list[RankRecord]:
+    return [record for record in records if record.groups.get(name, GroupRecord(issued=0)).issued < each.sequence]
+
+
+def _named(ranks: Sequence[int], nodes: Mapping[int, str]) -> str:
+    """`rank 3 on node a`, `ranks 3 (node a), 4 (node b) and 9 more`."""
+    if len(ranks) == 1:
+        return f"rank {ranks[0]} on node {nodes[ranks[0]]}"
+    listed = ", ".join(f"{rank} (node {nodes[rank]})" for rank in ranks[:NAMED])
+    return f"ranks {listed}" + (f" and {len(ranks) - NAMED} more" if len(ranks) > NAMED else "")
+
+
+def _waiters(who: Sequence[RankRecord], others: Iterable[int]) -> str:
+    count, whole = len(who), len(set(others))
+    if count == whole:
+        return "the other waits in" if count == 1 else f"the {count} others wait in"
+    return f"{count} of the {whole} others {_plural(who, 'waits', 'wait')} in"
+
+
+def _plural(items: Sequence[object], one: str, several: str) -> str:
+    return one if len(items) == 1 else several
+
+
+def _at(who: Sequence[RankRecord]) -> str:
+    return f" ({who[0].doing})" if who[0].doing else ""
+
+
+def _is(who: Sequence[RankRecord]) -> str:
+    return f" (it is at {who[0].doing})" if len(who) == 1 and who[0].doing else ""

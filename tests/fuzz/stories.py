@@ -1,0 +1,299 @@
+"""Fuzzed stories: a run against a cluster in which everything happens at once, for a while; then it must end.
+
+In: a seed. Out: how the run ended, and every rule that was broken on the way.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Final
+
+from diht_k8s.api.reasons import Reason
+from diht_k8s.api.reports import Cause
+from diht_k8s.api.status import Status
+from diht_k8s.controller.internal_errors import InternalError
+from diht_k8s.controller.mirror.runs import known_run
+from diht_k8s.controller.saved_status import saved_run_status
+from diht_k8s.kube.client import ClusterError
+from diht_k8s.pipeline.states import FINAL, RunState
+from tests.fuzz.world import Doc, World
+from tests.unit.controller.fake import Dead, Process
+from tests.unit.controller.stories import ONE, SPEC
+
+TURBULENT: Final = 120
+"""Turns in which faults happen."""
+MOST_TURNS: Final = 2500
+RESYNC_S: Final = 600
+NO_DISTILLATION: Final = {"train": {**SPEC["train"], "distillation": {"mode": "Disabled"}}}
+SHAPES: Final[tuple[Doc, ...]] = ({}, ONE, {"filter": None, "label": None, "evaluate": None, **NO_DISTILLATION})
+
+
+@dataclass
+class Ended:
+    """How a story ended."""
+
+    state: RunState
+    reason: Reason | None
+    faults: Counter[str]
+    broken: list[str] = field(default_factory=list)
+    """rules that were broken."""
+
+
+class Story:
+    """One run, one operator at a time, one cluster."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = rng = Random(seed)
+        self.world, self.faults = World(rng), Counter[str]()
+        self.rate = rng.choice((0.05, 0.15, 0.4))
+        self.policy = {
+            "maxRestarts": rng.choice((0, 1, 3, 10)),
+            "maxInfrastructureRestarts": rng.choice((3, 1000)),
+            "healSeconds": rng.choice((30, 3600)),
+        }
+        spec = {**SPEC, **rng.choice(SHAPES), "failurePolicy": self.policy}
+        self.deadline_s = rng.choice((None, None, None, 400))
+        if self.deadline_s is not None:
+            spec["activeDeadlineSeconds"] = self.deadline_s
+        if rng.random() < 0.2:
+            spec["ttlSecondsAfterFinished"] = 300
+        spec = {key: value for key, value in spec.items() if value is not None}
+        document = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "r"}, "spec": spec}
+        self.world.add_run(document)
+        self.clock_ahead, self.due = 0.0, 0.0
+        self.process: Process | None = Process(self.world, self.clock)
+        self.status = Status()
+        self.broken: list[str] = []
+
+    def clock(self) -> float:
+        """The operator's own clock."""
+        return self.world.now + self.clock_ahead
+
+    def play(self) -> Ended:
+        """From the first reconciliation to some time after the end."""
+        rest = 60
+        for turn in range(MOST_TURNS):
+            calm = turn >= TURBULENT
+            self.world.dies = 0.0 if calm else 0.03
+            if not calm and self.rng.random() < self.rate:
+                self.rng.choice(FAULTS)(self)
+            elif calm:
+                self._calm_down()
+            self.world.pass_time(self.rng.choice((1, 1, 2, 5, 15, 40)))
+            self._operate(lag=not calm)
+            self._check()
+            rest -= self._final
+            if not rest:
+                break
+        else:
+            self.broken.append(f"does not end: {self.status.conditions}")
+        saved = saved_run_status(self.status)
+        if self.world.alive():
+            self.broken.append("programs run after the end")
+        if self.world.jobs and "r" not in self.world.runs:
+            self.broken.append("Jobs of a run that is gone")
+        return Ended(saved.state, saved.reason, self.faults, self.broken + self._without_cause(saved.reason))
+
+    @property
+    def _final(self) -> bool:
+        return saved_run_status(self.status).state in FINAL
+
+    def _calm_down(self) -> None:
+        """No more faults: nodes come back, and a person resumes the run."""
+        self.faults["calm"] = 1
+        for node, since in self.world.down.items():
+            if since is not None and self.rng.random() < 0.2:
+                _node_returns(self, node)
+        run = self.world.runs.get("r")
+        if run is not None and run["spec"].get("suspend") and self.rng.random() < 0.2:
+            self.world.edit("r", suspend=False)
+
+    def _operate(self, *, lag: bool) -> None:
+        """What is due of the operator: after a change that its watches report, at the time that it asked for, or resync."""
+        if self.process is None:
+            if self.rng.random() < 0.3:
+                self.process, self.due = Process(self.world, self.clock), 0.0
+                self._watch(self.process, all_of_it=True)
+                self._reconcile(self.process)
+            return
+        changed = self._watch(self.process, all_of_it=not lag)
+        for _ in range(3):
+            if not changed and self.world.now < self.due:
+                return
+            if not self._reconcile(self.process):
+                return
+            changed = self._watch(self.process, all_of_it=not lag)
+
+    def _reconcile(self, process: Process) -> bool:
+        """Reconcile once; False if the process died."""
+        self.due = self.world.now + RESYNC_S
+        try:
+            wait_s = process.reconciler.reconcile(("n", "r"))
+        except Dead:
+            self.process, self.faults = None, self.faults + Counter(dead=1)
+            return False
+        except ClusterError as error:
+            wait_s = 1.0
+            if not (error.is_conflict or error.is_gone):
+                self.broken.append(f"ClusterError {error}")
+        except InternalError as error:
+            wait_s = 1.0
+            self.broken.append(f"InternalError {error}")
+        if wait_s is not None:
+            self.due = min(self.due, self.world.now + wait_s)
+        return True
+
+    def _watch(self, process: Process, *, all_of_it: bool) -> bool:
+        """Take in the cluster; each of the watches may lag. Returns whether anything was new."""
+        changed = False
+        for name, documents in (("runs", self.world.runs), ("jobs", self.world.jobs), ("pods", self.world.pods)):
+            if not all_of_it and self.rng.random() < 0.3:
+                continue
+            newest = {each["metadata"]["uid"]: each["metadata"]["resourceVersion"] for each in documents.values()}
+            if newest == self._known_to(process, name):
+                continue
+            changed = True
+            self._take(process, name, copy.deepcopy(documents))
+        return changed
+
+    @staticmethod
+    def _known_to(process: Process, name: str) -> dict[str, str]:
+        """The versions that a process has, by UID."""
+        if name != "runs":
+            mirror = process.jobs if name == "jobs" else process.pods
+            return {uid: each.version for uid, each in mirror.summaries.items()}
+        found = ((uid, process.known.get(key) or process.known.finished(key)) for key, uid in process.known.uids())
+        return {uid: str(each.version) for uid, each in found if each is not None}
+
+    @staticmethod
+    def _take(process: Process, name: str, documents: dict[str, Doc]) -> None:
+        if name != "runs":
+            mirror = process.jobs if name == "jobs" else process.pods
+            mirror.summaries = {}
+            for document in documents.values():
+                mirror.put(document)
+            return
+        for document in documents.values():
+            process.known.put(known_run(document))
+        for key, uid in process.known.uids():
+            if key[1] not in documents:
+                process.known.remove(key, uid)
+
+    def _check(self) -> None:
+        """Rules that hold at any time."""
+        alive = self.world.alive()
+        if len(alive) > 1:
+            self.broken.append(f"programs of two attempts run: {sorted(alive)}")
+        run = self.world.runs.get("r")
+        if run is None:
+            for job in list(self.world.jobs.values()):
+                self.world.remove_job(job, "Background")  # the garbage collector
+            return
+        was_final = self._final
+        self.status = Status.model_validate(run.get("status") or {})
+        if was_final and not self._final:
+            self.broken.append("a final state was left")
+        for stage in self.status.stages:
+            if stage.restarts_count_towards_max > self.policy["maxRestarts"]:
+                self.broken.append(f"{stage.name}: more restarts than allowed")
+
+    def _without_cause(self, reason: Reason | None) -> list[str]:
+        """Why the run may not end like this."""
+        faults, policy = self.faults, self.policy
+        infrastructure = sum(faults[name] for name in INFRASTRUCTURE)
+        may: dict[Reason | None, bool] = {
+            None: True,
+            Reason.COMPLETE: True,
+            Reason.USER_ERROR: faults["64"] > 0,
+            Reason.BAD_DATA: faults["65"] > 0,
+            Reason.OUT_OF_MEMORY: faults["memory"] > 1,
+            Reason.RESTARTS_EXHAUSTED: faults["crash"] + faults["memory"] > policy["maxRestarts"],
+            Reason.INFRASTRUCTURE_RESTARTS_EXHAUSTED: infrastructure > policy["maxInfrastructureRestarts"],
+            Reason.DEADLINE_EXCEEDED: self.deadline_s is not None,
+        }
+        return [] if may.get(reason, False) else [f"ended by {reason}, which nothing caused: {dict(faults)}"]
+
+
+Fault = Callable[[Story], None]
+
+
+def _running(story: Story) -> Doc | None:
+    pods = [pod for pod in story.world.pods.values() if pod["status"]["phase"] == "Running"]
+    up = [pod for pod in pods if story.world.down[pod["spec"]["nodeName"]] is None]
+    return story.rng.choice(up) if up else None
+
+
+def _ends(code: int, fault: str, **how: Any) -> Fault:
+    """A program ends by itself."""
+
+    def happens(story: Story) -> None:
+        pod = _running(story)
+        if pod is not None:
+            story.faults[fault] += 1
+            story.world.end(pod, code, **how)
+
+    return happens
+
+
+def _disrupted(story: Story) -> None:
+    pod = _running(story)
+    if pod is not None:
+        story.faults["disrupted"] += 1
+        story.world.disrupt(pod, story.rng.choice(("EvictionByEvictionAPI", "PreemptionByScheduler")))
+        story.world.mark_deleted(pod, 30)
+
+
+def _pod_deleted(story: Story) -> None:
+    if story.world.pods:
+        story.faults["deleted"] += 1
+        story.world.mark_deleted(story.rng.choice(list(story.world.pods.values())), 30)
+
+
+def _job_deleted(story: Story) -> None:
+    if story.world.jobs:
+        story.faults["job deleted"] += 1
+        job = story.rng.choice(list(story.world.jobs.values()))
+        story.world.remove_job(job, story.rng.choice(("Foreground", "Background", "Orphan")))
+
+
+def _node_goes(story: Story) -> None:
+    story.faults["node"] += 1
+    story.world.down.setdefault("node-0", None)
+    story.world.down[story.rng.choice(list(story.world.down))] = story.world.now
+
+
+def _node_returns(story: Story, node: str = "") -> None:
+    """Programs on it were killed."""
+    node = node or story.rng.choice(list(story.world.down))
+    for pod in story.world.pods.values():
+        was_down = story.world.down[node] is not None and pod["spec"]["nodeName"] == node
+        if was_down and pod["status"]["phase"] == "Running":
+            story.world.end(pod, 137, reason="ContainerStatusUnknown")
+    story.world.down[node] = None
+
+
+def _clock_jumps(story: Story) -> None:
+    story.clock_ahead = story.rng.choice((-3600.0, -400.0, 0.0, 400.0, 3600.0))
+    story.faults["clock"] += 1
+
+
+def _suspended_or_resumed(story: Story) -> None:
+    run = story.world.runs.get("r")
+    if run is not None:
+        story.faults["suspend"] += 1
+        story.world.edit("r", suspend=not run["spec"].get("suspend", False))
+
+
+INFRASTRUCTURE: Final = ("disrupted", "deleted", "job deleted", "node", "suspend")
+BAD_DATA: Final = Cause(exit_code=65, reason="DataError", message="a.tar is damaged").encoded()
+FAULTS: Final[tuple[Fault, ...]] = (
+    _ends(1, "crash"), _ends(75, "crash"), _ends(139, "crash"), _ends(137, "memory", reason="OOMKilled"),
+    _disrupted, _disrupted, _pod_deleted, _job_deleted, _node_goes, _node_goes, _node_returns, _node_returns,
+    _clock_jumps, _suspended_or_resumed, _suspended_or_resumed,
+    lambda story: _ends(64, "64")(story) if story.rng.random() < 0.1 else None,
+    lambda story: _ends(65, "65", message=BAD_DATA)(story) if story.rng.random() < 0.1 else None,
+)  # fmt: skip

@@ -1,0 +1,42 @@
+"""Fuzzed stories of a run: each ends Complete, or Failed for a cause that was injected; never do two attempts run at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from diht_k8s.pipeline.states import RunState
+from tests.fuzz.stories import Story
+
+FEW, MANY, PARTS = 40, 10_000, 10
+
+
+def broken_in(seeds: range) -> tuple[dict[int, list[str]], Counter[str], Counter[str]]:
+    """Broken rules by seed, the ends, and how many stories had each fault."""
+    broken: dict[int, list[str]] = {}
+    ends, faults = Counter[str](), Counter[str]()
+    for seed in seeds:
+        ended = Story(seed).play()
+        ends[str(ended.reason or ended.state)] += 1
+        faults.update(ended.faults.keys())
+        if ended.broken:
+            broken[seed] = ended.broken[:3]
+    return broken, ends, faults
+
+
+def test_run_ends_well_or_for_a_cause_and_never_has_two_attempts() -> None:
+    broken, ends, faults = broken_in(range(FEW))
+    assert broken == {}
+    assert ends[RunState.COMPLETE] > FEW / 4
+    assert {"crash", "disrupted", "node", "job deleted", "dead", "clock", "suspend"} <= faults.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("part", range(PARTS))
+def test_run_ends_well_or_for_a_cause_in_many_stories(part: int) -> None:
+    first = FEW + part * MANY // PARTS
+    broken, ends, _ = broken_in(range(first, first + MANY // PARTS))
+    print(dict(ends))
+    assert broken == {}

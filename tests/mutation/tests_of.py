@@ -1,0 +1,80 @@
+"""Which tests answer for a module: the ones that the mutation driver runs against its mutants."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_UNIT: Final = "tests/unit/recipe/train/test_"
+_RECIPE: Final = "tests/recipe/train/test_"
+_TRAIN: Final = "diht_k8s.recipe.train."
+
+_OF_OBSERVATION: Final = [
+    f"tests/unit/controller/test_{name}.py"
+    for name in ("observe", "ends", "runs", "budget", "own_times", "nodes", "ownership")
+]
+
+CORE: Final[dict[str, list[str]]] = {
+    "diht_k8s.pipeline.budget": ["tests/unit/pipeline"],
+    "diht_k8s.pipeline.plan": ["tests/unit/pipeline"],
+    "diht_k8s.pipeline.running_time": ["tests/unit/pipeline"],
+    "diht_k8s.pipeline.states": ["tests/unit/pipeline"],
+    "diht_k8s.controller.lost_pods": _OF_OBSERVATION,
+    "diht_k8s.controller.observe": _OF_OBSERVATION,
+    "diht_k8s.recipe.filter.text_spotting.matching": ["tests/unit/recipe/filter/test_matching.py"],
+    "diht_k8s.recipe.train.data.sampler": ["tests/unit/recipe/train/test_sampler.py"],
+    "diht_k8s.recipe.train.loss.losses": ["tests/unit/recipe/train/test_losses.py"],
+    "diht_k8s.recipe.train.loss.hn_nce": ["tests/unit/recipe/train/test_losses.py"],
+}
+"""The planner, what it observes, and the pure parts of the recipe."""
+
+
+def _tests(unit: str = "", recipe: str = "") -> list[str]:
+    return [*(f"{_UNIT}{name}.py" for name in unit.split()), *(f"{_RECIPE}{name}.py" for name in recipe.split())]
+
+
+TRAIN: Final[dict[str, list[str]]] = {
+    f"{_TRAIN}{module}": tests
+    for module, tests in {
+        "bad_samples": _tests("bad_samples"),
+        "checkpoint.checkpoint": _tests("checkpoint checkpointing"),
+        "checkpoint.checkpointing": _tests("checkpointing", "one_rank"),
+        "checkpoint.fencing": _tests("checkpointing checkpoint"),
+        "checkpoint.first_weights": _tests("first_weights", "warm_start"),
+        "checkpoint.state": _tests("checkpoint", "one_rank warm_start stand_in"),
+        "checkpoint.warm_start": _tests("", "warm_start"),
+        "collectives": _tests("checkpointing", "losses_distributed"),
+        "consensus": _tests("", "one_rank"),
+        "data.augment": _tests("augment", "loader"),
+        "data.batch": _tests("", "loader one_rank"),
+        "data.collate": _tests("", "loader"),
+        "data.dataset": _tests("", "loader"),
+        "data.loader": _tests("", "loader"),
+        "data.sampler": _tests("sampler"),
+        "distributed": _tests("", "one_rank stand_in"),
+        "ema": _tests("", "one_rank"),
+        "engine": _tests("", "learning_rates one_rank"),
+        "health": _tests("health"),
+        "loop": _tests("", "one_rank"),
+        "loss.hn_nce": _tests("losses"),
+        "loss.losses": _tests("losses"),
+        "metrics": _tests("telemetry"),
+        "model.attention": _tests("attention"),
+        "model.batch_norm": _tests("", "batch_norm"),
+        "model.card": _tests("card"),
+        "model.export": _tests("", "warm_start one_rank"),
+        "model.head_inputs": _tests("", "concept_heads"),
+        "model.student": _tests("", "model one_rank"),
+        "model.tokenizers": _tests("tokenizers"),
+        "precision": _tests("precision"),
+        "profiling": _tests("", "one_rank"),
+        "schedule": _tests("schedule"),
+        "setup": _tests("setup", "one_rank batch_norm"),
+        "stage": _tests("identify first_weights", "bad_input"),
+        "stopwatch": _tests("", "one_rank"),
+        "telemetry": _tests("telemetry", "one_rank"),
+        "validation": _tests("", "one_rank"),
+    }.items()
+}
+"""All of the training but its estimate."""
+
+SETS: Final = {"core": CORE, "train": TRAIN}

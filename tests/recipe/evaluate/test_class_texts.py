@@ -1,0 +1,51 @@
+"""Names and templates that lie beside the shards are used, and the report says where each came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from diht_k8s.api.errors import UserError
+from diht_k8s.api.evaluate import Benchmark
+from diht_k8s.recipe.evaluate.class_texts import CLASS_NAMES, TEMPLATES, class_names, templates_of
+from diht_k8s.recipe.shards.storage import Storage
+
+
+def benchmark(folder: Path, name: str = "pets", **fields: object) -> Benchmark:
+    return Benchmark.model_validate(
+        {"name": name, "type": "Classification", "shards": [f"{folder}/test/0.tar"], **fields}
+    )
+
+
+@pytest.mark.parametrize("beside", [".", "test"])
+def test_texts_when_they_lie_beside_the_shards_are_used(tmp_path: Path, beside: str) -> None:
+    (tmp_path / "test").mkdir()
+    (tmp_path / beside / CLASS_NAMES).write_text("cat\ndog\n")
+    (tmp_path / beside / TEMPLATES).write_text("a photo of a {c}.\na {c}\n")
+    names, templates = class_names(Storage(), benchmark(tmp_path)), templates_of(Storage(), benchmark(tmp_path))
+    assert (names.lines, templates.lines) == (["cat", "dog"], ["a photo of a {c}.", "a {c}"])
+    assert names.source.endswith(CLASS_NAMES)
+    assert templates.source.endswith(TEMPLATES)
+
+
+def test_texts_when_given_win_over_those_beside_the_shards(tmp_path: Path) -> None:
+    (tmp_path / CLASS_NAMES).write_text("cat\ndog\n")
+    (tmp_path / TEMPLATES).write_text("a photo of a {c}.\n")
+    (tmp_path / "mine.txt").write_text("Katze\nHund\n")
+    given = benchmark(tmp_path, classNames=f"{tmp_path}/mine.txt", templates=["{}"])
+    assert class_names(Storage(), given).lines == ["Katze", "Hund"]
+    assert templates_of(Storage(), given).lines == ["{}"]
+
+
+@pytest.mark.parametrize("name", ["imagenet1k", "wds_imagenet1k", "wds_imagenetv2_test"])
+def test_texts_when_imagenet_has_none_are_open_clips(tmp_path: Path, name: str) -> None:
+    names, templates = (read(Storage(), benchmark(tmp_path, name)) for read in (class_names, templates_of))
+    assert (len(names.lines), names.lines[0], names.source) == (1000, "tench", "open_clip")
+    assert (len(templates.lines), templates.source) == (80, "open_clip")
+
+
+def test_texts_when_there_are_none_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"pets: no class names; set classNames .* or put classnames\.txt beside"):
+        class_names(Storage(), benchmark(tmp_path))
+    assert templates_of(Storage(), benchmark(tmp_path)).lines == ["{}"]

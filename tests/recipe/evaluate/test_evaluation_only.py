@@ -1,0 +1,84 @@
+"""A run that only evaluates: no training pairs are asked for, the page has no empty section, progress has a total."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from diht_k8s.api.reports import parse_progress
+from diht_k8s.api.run import Stage
+from diht_k8s.recipe.evaluate import stage as program
+from diht_k8s.recipe.runtime.stage import run_stage
+from diht_k8s.recipe.shards.samples import write_samples
+from diht_k8s.recipe.shards.storage import Storage
+from tests.recipe.evaluate.small_run import COLOURS, Pair, document, export_model, pairs
+
+
+@pytest.fixture
+def page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> tuple[str, dict[str, Any], str]:
+    """The page, the report and the progress lines of a run without sources."""
+    monkeypatch.setenv("DIHT_PROGRESS_SECONDS", "0")
+    write_samples(Storage(), f"{tmp_path}/heldout/0.tar", pairs(40, 9000))
+    (tmp_path / "heldout" / "names.txt").write_text("".join(f"{colour}\n" for colour in COLOURS))
+    export_model(tmp_path / "model")
+    run = document(
+        tmp_path,
+        {"model": f"{tmp_path}/model"},
+        data={"output": f"{tmp_path}/out"},
+        filter=None,
+        label=None,
+        train=None,
+    )
+    run_stage(program, run, Stage.EVALUATE)
+    folder = tmp_path / "out" / "evaluate"
+    report = json.loads((folder / "report.json").read_text())
+    return (folder / "report.html").read_text(), report, capsys.readouterr().out
+
+
+def test_page_when_only_evaluated_has_no_section_of_other_stages(page: tuple[str, dict[str, Any], str]) -> None:
+    text, report, _ = page
+    assert re.findall(r'<section id="([a-z-]+)"', text) == ["notes", "evaluation", "cards", "configuration"]
+    assert not re.search(r'href="#(filter|concepts|training)"', text)
+    assert "not in this report" not in text
+    assert report["missing"] == {}
+    assert not any("stage" in note for note in report["notes"])
+    assert any("no training pairs" in note for note in report["notes"])
+
+
+def test_progress_when_images_are_encoded_has_a_total_and_an_eta(page: tuple[str, dict[str, Any], str]) -> None:
+    lines = [found for line in page[2].splitlines() if (found := parse_progress(line)) and found.step == "images"]
+    assert (lines[-1].done, lines[-1].total) == (40, 40)
+    assert all(line.total >= line.done for line in lines)
+
+
+def transparent_pairs() -> list[Pair]:
+    image = Image.new("RGBA", (32, 32), (255, 0, 0, 0))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return [(f"{row:05d}", {"png": buffer.getvalue(), "txt": f"caption {row}".encode()}) for row in range(4)]
+
+
+def test_decode_when_reference_is_asked_for_gives_other_features_and_says_so(tmp_path: Path) -> None:
+    write_samples(Storage(), f"{tmp_path}/heldout/0.tar", transparent_pairs())
+    export_model(tmp_path / "model")
+    benchmark = {"name": "pairs", "type": "Retrieval", "shards": [f"{tmp_path}/heldout/0.tar"]}
+    features: dict[str, bytes] = {}
+    for decode in ("Ours", "Reference"):
+        evaluate = {"model": f"{tmp_path}/model", "benchmarks": [benchmark], "decode": decode, "fewShot": None}
+        data = {"output": f"{tmp_path}/{decode}"}
+        run_stage(program, document(tmp_path, evaluate, data=data, filter=None, label=None, train=None), Stage.EVALUATE)
+        folder = tmp_path / decode / "evaluate"
+        report = json.loads((folder / "report.json").read_text())
+        assert report["benchmarks"][0]["decode"] == decode
+        assert any("without orientation" in note for note in report["notes"]) is (decode == "Reference")
+        features[decode] = load_file(folder / "features" / "00000.safetensors")["features"].tobytes()
+    assert features["Ours"] != features["Reference"]

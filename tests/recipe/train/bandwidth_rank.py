@@ -1,0 +1,47 @@
+"""A rank of the preflight's measurement: bandwidth_rank.py FOLDER MINIMUM SLOW NODE..., with torchrun's variables.
+
+Rank SLOW (-1: none) is held up before each exchange. What the rank found, or how it ended, goes to FOLDER.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from diht_k8s.api.errors import RetryableError
+from diht_k8s.recipe.train.bandwidth import check_bandwidth
+
+DELAY_S = 0.2
+
+
+def held_up(call: Callable[..., Any]) -> Callable[..., Any]:
+    def slow(*arguments: Any, **named: Any) -> Any:
+        time.sleep(DELAY_S)
+        return call(*arguments, **named)
+
+    return slow
+
+
+def main(folder: Path, minimum: float, slow: int, nodes: list[str]) -> None:
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group("gloo")
+    if rank == slow:
+        dist.all_reduce, dist.batch_isend_irecv = held_up(dist.all_reduce), held_up(dist.batch_isend_irecv)
+    try:
+        found: Any = check_bandwidth(rank, world, torch.device("cpu"), minimum or None, node=nodes[rank])
+    except RetryableError as error:
+        found = str(error)
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])

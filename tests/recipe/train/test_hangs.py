@@ -1,0 +1,67 @@
+"""A gang that hangs: real ranks over gloo, the watchdogs of their nodes, and what the verdict says of whom."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from diht_k8s.recipe.runtime.launcher import RECORDER
+from diht_k8s.recipe.runtime.watchdog import Limits, Watchdog
+from tests.recipe.train.small_run import environment, free_port
+
+PROGRAM = Path(__file__).with_name("hanging_rank.py")
+LIMITS = Limits(min_seconds=2.0, first_steps=2, first_seconds=60.0)
+
+
+def verdicts(folders: Sequence[Path], culprit: int, how: str, *, world: int) -> list[str]:
+    """What the watchdog of each node says that saw the hang; all ranks are gone afterwards."""
+    port = str(free_port())
+    said: list[str] = []
+    watchdogs = [Watchdog(folder, LIMITS, say=said.append) for folder in folders]
+    with ExitStack() as stack:
+        ranks = []
+        for rank in range(world):
+            variables = {"RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+            process = subprocess.Popen(
+                [sys.executable, str(PROGRAM), ",".join(map(str, folders)), str(culprit), how],
+                env=environment(**variables, **RECORDER), stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            ranks.append(process)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+        for watchdog in watchdogs:
+            stack.enter_context(watchdog)
+        deadline = time.monotonic() + 90
+        while any(process.poll() is None for process in ranks) and time.monotonic() < deadline:
+            time.sleep(0.1)
+    assert signal.SIGKILL in {-process.returncode for process in ranks}
+    return [watchdog.verdict for watchdog in watchdogs if watchdog.verdict is not None]
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("in backward", "rank 1 on node node-0 has not reached all_reduce 4; the other waits in it"),
+        ("stopped", "rank 1 on node node-0 does not answer (stopped or dead); the other waits in all_reduce 4"),
+    ],
+)
+def test_hang_names_rank_node_and_collective(how: str, words: str, tmp_path: Path) -> None:
+    [verdict] = verdicts([tmp_path], 1, how, world=2)
+    assert words in verdict
+
+
+def test_rank_of_another_node_is_named(tmp_path: Path) -> None:
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+    found = verdicts(folders, 3, "sleeps", world=4)
+    assert found
+    for verdict in found:
+        assert "rank 3 on node node-1 has not reached all_reduce 4; the 3 others wait in it" in verdict

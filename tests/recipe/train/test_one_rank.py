@@ -1,0 +1,306 @@
+"""The training of one process beside the same training written down in plain torch: losses, norms, weights, figures."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torchvision.transforms.v2.functional import InterpolationMode, center_crop, resize
+
+from diht_k8s.api.layout import Layout
+from diht_k8s.recipe.shards.pixels import decode_pixels
+from diht_k8s.recipe.shards.samples import read_samples
+from diht_k8s.recipe.shards.sources import Shard
+from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.train.checkpoint import checkpoint
+from diht_k8s.recipe.train.data.augment import normalised
+from diht_k8s.recipe.train.data.batch import Batch, HeadTargets
+from diht_k8s.recipe.train.data.dataset import ShardDataset
+from diht_k8s.recipe.train.data.loader import Loader
+from diht_k8s.recipe.train.data.sampler import GlobalSampler
+from diht_k8s.recipe.train.model.student import Features, Student
+from diht_k8s.recipe.train.precision import LOSS_SCALE
+from tests.recipe.train.small_run import (
+    ATTRIBUTES,
+    OBJECTS,
+    SHARDS,
+    VIT,
+    Job,
+    document,
+    lines,
+    make_data,
+    train_in_ranks,
+)
+
+STEPS, BATCH, WARM_UP, STOP, FINITE = 8, 16, 3, 3, 2
+LR, MIN_LR, DECAY, HEAD_LR, HEAD_DECAY, WEIGHT, EMA, CLIP = 2e-3, 1e-4, 0.1, 5.0, 0.5, 0.7, 0.7, 0.8
+TRAIN: dict[str, Any] = {
+    "samples": STEPS * BATCH - 5,
+    "loss": {"alpha": 1.0, "beta": 0.0},
+    "distillation": {"weight": WEIGHT, "headLrScale": HEAD_LR, "headWeightDecayScale": HEAD_DECAY},
+    "optimizer": {"lr": LR, "weightDecay": DECAY, "gradientClipNorm": CLIP, "eps": 1e-6},
+    "schedule": {"warmupSamples": WARM_UP * BATCH, "minLr": MIN_LR},
+    "ema": EMA,
+    "checkpoint": {"everySamples": 3 * BATCH, "keep": 2},
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "zero 0": {},
+    "zero 2, micro-batches": {"microBatchSize": 4, "zeroStage": 2},
+    "zero 3": {"zeroStage": 3},
+}
+RESUMED = {"zero 0": {}, "zero 1": {"zeroStage": 1}}
+FP16, SCALE = {"precision": "fp16", "zeroStage": 1}, 2.0**9
+pytestmark = pytest.mark.timeout(900)  # for machines that do other things, too
+
+
+@dataclass
+class Expected:
+    """What plain torch finds."""
+
+    losses: list[list[float]] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    lrs: list[float] = field(default_factory=list)
+    scales: list[float] = field(default_factory=list)
+    uids: list[list[str]] = field(default_factory=list)
+    held_out: float = 0.0
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    average: dict[str, Tensor] = field(default_factory=dict)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("one-rank")
+    make_data(place / "data")
+    return place
+
+
+def job(
+    place: Path,
+    name: str,
+    *,
+    stop_after: int | None = None,
+    finite_steps: int | None = None,
+    fp16_scale: float | None = None,
+    **train: Any,
+) -> Job:
+    held = {"shards": [f"{place}/data/out/filter/kept/drawn-1.tar"], "everySamples": 3 * BATCH}
+    run = document(place / name, data=place / "data", **{**TRAIN, "validation": held, **train})
+    return Job(run, stop_after, fp16_scale, finite_steps)
+
+
+@pytest.fixture(scope="module")
+def trained(place: Path) -> dict[str, dict[str, Any]]:
+    jobs = {name: job(place, name, **train) for name, train in KINDS.items()}
+    for name, train in RESUMED.items():
+        jobs[f"{name} 1"] = job(place, f"{name} in pieces", stop_after=STOP, **train)
+        jobs[f"{name} 2"] = job(place, f"{name} in pieces", **train)
+    for name, train in RESUMED.items():
+        jobs[f"{name}, not finite"] = job(place, f"{name}, not finite", finite_steps=FINITE, **train)
+    jobs["fp16 1"] = job(place, "fp16", stop_after=STOP, fp16_scale=SCALE, **FP16)
+    jobs["fp16 2"] = job(place, "fp16", fp16_scale=2 * SCALE, **FP16)  # the checkpoint's own scale counts
+    return train_in_ranks(1, jobs, place / "ranks")
+
+
+@pytest.fixture(scope="module")
+def expected(place: Path) -> Expected:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Student(VIT, num_objects=OBJECTS, num_attributes=ATTRIBUTES)
+    named = dict(model.named_parameters())
+    groups = []
+    for heads, decays in itertools.product((False, True), (False, True)):
+        chosen = [p for name, p in named.items() if ("head" in name) == heads and (p.ndim > 1) == decays]
+        decay = (DECAY * HEAD_DECAY if heads else DECAY) if decays else 0.0
+        groups.append({"params": chosen, "weight_decay": decay, "scale": HEAD_LR if heads else 1.0})
+    adamw = torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-6)
+    found = Expected(average={name: parameter.detach().clone() for name, parameter in named.items()})
+    for step, batch in enumerate(batches(place)):
+        lr = rate(step)
+        for group in adamw.param_groups:
+            group["lr"] = lr * group["scale"]
+        features = model(batch.images_BCHW, batch.tokens_BT, 100.0)
+        parts = losses(features, batch)
+        adamw.zero_grad()
+        parts[0].backward()
+        found.norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)))
+        adamw.step()
+        kept = min(EMA, (2 + step) / (11 + step))
+        for name, parameter in named.items():
+            found.average[name] = kept * found.average[name] + (1 - kept) * parameter.detach()
+        found.losses.append([float(part.detach()) for part in parts])
+        found.lrs.append(lr)
+        found.scales.append(float(features.logit_scale.detach()))
+        found.uids.append(batch.uids)
+    found.held_out = held_out(model.eval(), place)
+    found.weights = {name: parameter.detach() for name, parameter in named.items()}
+    return found
+
+
+def batches(place: Path) -> list[Batch]:
+    layout = Layout(f"{place}/data/out")
+    shards = [Shard(f"drawn-{i}", layout.kept(f"drawn-{i}"), "drawn", samples=n) for i, n in enumerate(SHARDS)]
+    reads = ShardDataset(Storage(), shards, [layout.labels(shard.name) for shard in shards])
+    order = GlobalSampler.of(SHARDS, BATCH, seed=0)
+    loader = Loader(reads, order, batch_size=BATCH, image_size=32, context_length=12, seed=0, rank=0, world=1)
+    made = loader.batches(0)
+    try:
+        return list(itertools.islice(made, STEPS))
+    finally:
+        made.close()
+
+
+def rate(step: int) -> float:
+    seen, warm_up, samples = step * BATCH, WARM_UP * BATCH, STEPS * BATCH - 5
+    if seen < warm_up:
+        return LR * (seen + 1) / (warm_up + 1)
+    return MIN_LR + (LR - MIN_LR) * 0.5 * (1 + math.cos(math.pi * (seen - warm_up) / (samples - warm_up)))
+
+
+def contrastive(features: Features) -> Tensor:
+    logits_BB = features.logit_scale * features.image_BD @ features.text_BD.T
+    own = torch.arange(len(logits_BB))
+    return (cross_entropy(logits_BB, own) + cross_entropy(logits_BB.T, own)) / 2
+
+
+def losses(features: Features, batch: Batch) -> list[Tensor]:
+    assert batch.targets is not None
+    mask_B = batch.targets.mask_B
+
+    def distilled(logits_BC: Tensor | None, targets: HeadTargets) -> Tensor:
+        assert logits_BC is not None
+        chosen_BK = logits_BC.log_softmax(1).gather(1, targets.ids_BK.long())
+        return -(targets.probabilities_BK * chosen_BK).sum(1)[mask_B].mean()
+
+    objects = distilled(features.object_logits_BC, batch.targets.objects)
+    attributes = distilled(features.attribute_logits_BC, batch.targets.attributes)
+    plain = contrastive(features)
+    return [plain + WEIGHT * (objects + attributes), plain, objects, attributes]
+
+
+@torch.no_grad()
+def held_out(model: Student, place: Path) -> float:
+    tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=12)
+    samples = list(read_samples(Storage(), f"{place}/data/out/filter/kept/drawn-1.tar"))
+    found = []
+    for begin in range(0, len(samples) // BATCH * BATCH, BATCH):
+        part = samples[begin : begin + BATCH]
+        views = [
+            resize(decode_pixels(sample.image), [32], interpolation=InterpolationMode.BICUBIC, antialias=True)
+            for sample in part
+        ]
+        pixels_BHWC = torch.stack([center_crop(view, [32]) for view in views]).permute(0, 2, 3, 1)
+        features = model(normalised(pixels_BHWC), tokenizer([sample.caption for sample in part]), 100.0)
+        found.append(float(contrastive(features)))
+    return sum(found) / len(found)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_training_when_written_in_plain_torch_then_the_same_losses_norms_and_weights(
+    trained: dict[str, dict[str, Any]], expected: Expected, name: str
+) -> None:
+    found = trained[name]
+    assert found["error"] is None
+    assert found["uids"] == expected.uids
+    torch.testing.assert_close(torch.tensor(found["losses"]), torch.tensor(expected.losses), rtol=0, atol=2e-4)
+    assert found["norms"] == pytest.approx(expected.norms, rel=2e-3)
+    for key, weight in expected.weights.items():
+        torch.testing.assert_close(found["weights"][key], weight, rtol=0, atol=5e-4, msg=lambda t, k=key: f"{k}: {t}")
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_training_when_stopped_and_resumed_then_goes_on_where_it_was(
+    trained: dict[str, dict[str, Any]], expected: Expected, name: str
+) -> None:
+    first, second = trained[f"{name} 1"], trained[f"{name} 2"]
+    assert (
+        first["error"] == f"143 stopped on request at step {STOP} of {STEPS}, checkpoint saved: start again to resume"
+    )
+    assert second["error"] is None
+    assert first["uids"] + second["uids"] == expected.uids
+    both = torch.tensor(first["losses"] + second["losses"])
+    torch.testing.assert_close(both, torch.tensor(expected.losses), rtol=0, atol=2e-4)
+    assert float(second["weights"]["adam_step"]) == STEPS
+    for key, weight in expected.weights.items():
+        torch.testing.assert_close(second["weights"][key], weight, rtol=0, atol=5e-4)
+
+
+@pytest.mark.parametrize("name", [*KINDS, "zero 0 in pieces", "zero 1 in pieces"])
+def test_average_when_written_in_plain_torch_then_the_same_in_the_checkpoint_and_in_the_model(
+    trained: dict[str, dict[str, Any]], expected: Expected, place: Path, name: str
+) -> None:
+    from safetensors.torch import load_file
+
+    folder = place / name / "out" / "train"
+    state = checkpoint.read(Storage(), f"{folder}/checkpoints/step-{STEPS:09d}").state
+    model = load_file(folder / "model" / "open_clip_model.safetensors")
+    assert {key.removesuffix("|ema") for key in state if key.endswith("|ema")} == expected.average.keys()
+    for key, average in expected.average.items():
+        torch.testing.assert_close(state[f"{key}|ema"], average, rtol=0, atol=5e-4, msg=lambda t, k=key: f"{k}: {t}")
+        if key.startswith("clip."):
+            exported = model[key.removeprefix("clip.")]
+            torch.testing.assert_close(exported, state[f"{key}|ema"].reshape(exported.shape), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_metrics_when_trained_then_each_line_tells_its_step(
+    trained: dict[str, dict[str, Any]], expected: Expected, place: Path, name: str
+) -> None:
+    found = {line["step"]: line for line in lines(place, name)}
+    assert {1, 3, 6, STEPS} <= found.keys()
+    for step, line in found.items():
+        assert line["samples"] == step * BATCH
+        assert line["lr"] == pytest.approx(expected.lrs[step - 1], rel=1e-5)
+        assert line["logit_scale"] == pytest.approx(expected.scales[step - 1], rel=1e-4)
+        assert line["gradient_norm"] == pytest.approx(expected.norms[step - 1], rel=2e-3)
+        parts = [line[f"{part}loss"] for part in ("", "contrastive_", "object_", "attribute_")]
+        assert parts == pytest.approx(expected.losses[step - 1], abs=2e-4)
+    assert [step for step, line in found.items() if "validation_loss" in line] == [3, 6, STEPS]
+    assert found[STEPS]["validation_loss"] == pytest.approx(expected.held_out, abs=1e-3)
+
+
+def test_checkpoints_when_due_by_samples_then_in_that_interval_and_only_the_newest_stay(
+    trained: dict[str, dict[str, Any]], place: Path
+) -> None:
+    for name in KINDS:
+        folder = place / name / "out" / "train"
+        assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [
+            "step-000000006", f"step-{STEPS:09d}"
+        ]  # fmt: skip
+        summary = json.loads((folder / "result.json").read_text())["summary"]
+        told = {key: summary[key] for key in ("samples", "steps", "shards", "pairs", "processes", "bad")}
+        assert told == {
+            "samples": STEPS * BATCH, "steps": STEPS, "shards": len(SHARDS), "pairs": sum(SHARDS), "processes": 1, "bad": {}
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_training_when_gradients_stay_not_finite_then_three_steps_are_skipped_and_the_last_pairs_are_named(
+    trained: dict[str, dict[str, Any]], expected: Expected, place: Path, name: str
+) -> None:
+    found = trained[f"{name}, not finite"]
+    assert found["error"].startswith("65 the loss or its gradient was not finite in 3 steps in a row")
+    assert len(found["losses"]) == FINITE + 3
+    named = json.loads((place / f"{name}, not finite" / "out" / "train" / "not_finite-00000.json").read_text())
+    assert named == {"step": FINITE + 3, "uids": expected.uids[FINITE + 2]}
+    assert float(found["weights"]["adam_step"]) == FINITE
+
+
+def test_training_when_resumed_in_fp16_then_at_the_checkpoints_loss_scale(
+    trained: dict[str, dict[str, Any]], expected: Expected, place: Path
+) -> None:
+    first, second = trained["fp16 1"], trained["fp16 2"]
+    assert second["error"] is None
+    both = torch.tensor(first["losses"] + second["losses"])
+    torch.testing.assert_close(both, torch.tensor(expected.losses), rtol=0, atol=0.05)
+    state = checkpoint.read(Storage(), f"{place}/fp16/out/train/checkpoints/step-{STEPS:09d}").state
+    assert state[LOSS_SCALE].flatten().tolist() == [SCALE, STEPS]
+    assert lines(place, "fp16")[-1]["loss_scale"] == SCALE

@@ -1,0 +1,173 @@
+"""`diht estimate`, `plan --gpu`, `validate --gpu`: what is printed, what is refused, and what is said before a run is sent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diht_k8s.cli import cluster
+from diht_k8s.cli.main import main
+
+MODEL = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 224, "layers": 1, "width": 64, "head_width": 32, "patch_size": 8},
+    "text_cfg": {"context_length": 16, "vocab_size": 1000, "width": 32, "heads": 2, "layers": 1},
+}
+HUGE = 4096
+"""Pairs of a batch that fit on no T4."""
+H100 = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
+T4 = {"cloud.google.com/gke-accelerator": "nvidia-tesla-t4"}
+
+Write = Callable[..., str]
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def write(*, pods: dict[str, Any] | None = None, **train: Any) -> str:
+        body = {
+            "modelConfig": MODEL, "samples": 10**6, "batchSize": 64, "precision": "fp32",
+            "distillation": {"mode": "Disabled"}, **train,
+        }  # fmt: skip
+        spec = {"data": {"sources": [{"name": "web", "shards": ["a.tar"]}], "output": "out"}, "train": body}
+        run = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "small"}}
+        path = tmp_path / "run.yaml"
+        path.write_text(json.dumps({**run, "spec": {**spec, "pods": {"image": "i", **(pods or {})}}}))
+        return str(path)
+
+    return write
+
+
+def test_estimate_when_it_fits_then_tables_and_0(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["estimate", write(processesPerNode=2), "--gpu", "h100", "--nodes", "4"]) == 0
+    said = capsys.readouterr()
+    assert "8 x h100, batch 64, 8 pairs a rank, micro-batch 8" in said.out
+    for row in (
+        "weights",
+        "activations",
+        "optimiser states",
+        "CUDA and NCCL",
+        "samples/s",
+        "GPU hours",
+        "largest micro-batch",
+    ):
+        assert row in said.out
+    assert "neither was measured on a GPU" in said.out
+    assert said.err == ""
+
+
+def test_estimate_when_asked_for_json_then_one_object_whose_parts_add_up(
+    write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["estimate", write(), "--gpu", "L40S", "--mfu", "0.3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["used"] == sum(found["memory"]["device"].values()) + sum(found["overhead"].values())
+    assert found["host_memory_total"] == sum(found["host_memory"].values())
+    assert found["fits"] is True
+    assert found["largest_micro_batch"] == 64
+    assert found["utilisation"] == 0.3
+    pace = found["pace"]
+    assert pace["samples_per_second"] == pytest.approx(0.3 * 91.6e12 / found["executed_flops_per_sample"])
+    assert pace["days"] == pytest.approx(10**6 / pace["samples_per_second"] / 86400)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "train", "message"),
+    [
+        (["--gpu", "H1000"], {}, "--gpu H1000 is not known: did you mean H100? There are B200, H200, H100"),
+        (["--gpu", "abacus"], {}, "--gpu abacus is not known: give one of B200"),
+        (["--gpu", "H100", "--nodes", "3"], {}, "train.batchSize 64 must be a multiple of the 3 processes"),
+        (["--gpu", "H100", "--nodes", "0"], {}, "change --nodes or batchSize"),
+        (["--gpu", "H100"], {"microBatchSize": 5}, "train.microBatchSize 5 must divide the 64 pairs of a process"),
+        (["--gpu", "H100", "--mfu", "45"], {}, "--mfu 45.0 must be above 0 and at most 1"),
+        (["--gpu", "T4"], {"precision": "bf16"}, "train.precision bf16 is not supported by this GPU"),
+        (["--gpu", "T4"], {"batchSize": HUGE}, "GiB of a T4's 15.0: set train.microBatchSize to "),
+    ],
+)  # fmt: skip
+def test_estimate_when_asked_for_what_cannot_be_then_one_line_and_64(
+    write: Write, capsys: pytest.CaptureFixture[str], arguments: list[str], train: dict[str, Any], message: str
+) -> None:
+    assert main(["estimate", write(**train), *arguments]) == 64
+    assert message in capsys.readouterr().err
+
+
+def test_estimate_when_there_is_no_training_then_64(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "small"}}
+    spec = {"data": {"sources": [{"name": "web", "shards": ["a.tar"]}], "output": "out"}, "filter": {}}
+    path = tmp_path / "run.yaml"
+    path.write_text(json.dumps({**run, "spec": spec}))
+    assert main(["estimate", str(path), "--gpu", "H100"]) == 64
+    assert "the run has no train stage" in capsys.readouterr().err
+    assert main(["validate", str(path), "--gpu", "H100"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("train", "says"),
+    [({}, "(fits), largest micro-batch 64"), ({"batchSize": HUGE}, "(the training needs ")],
+    ids=["fits", "does not fit"],
+)
+def test_plan_when_given_a_gpu_then_the_estimate_stands_above_the_objects(
+    write: Write, capsys: pytest.CaptureFixture[str], train: dict[str, Any], says: str
+) -> None:
+    assert main(["plan", write(**train), "--gpu", "T4"]) == 0
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("# estimate on 1 x T4: ")
+    assert says in first
+    assert second == "---"
+
+
+@pytest.mark.parametrize(
+    ("pods", "train", "arguments", "says"),
+    [
+        ({}, {"batchSize": HUGE}, [], None),
+        ({"nodeSelector": {"disk": "ssd"}}, {"batchSize": HUGE}, [], None),
+        ({"resources": {"cpu": "512"}}, {}, ["--gpu", "T4"], None),
+        ({}, {"batchSize": HUGE}, ["--gpu", "T4"], "GiB of a T4's 15.0: set train.microBatchSize to "),
+        ({"nodeSelector": T4}, {"batchSize": HUGE}, [], "GiB of a T4's 15.0: set train.microBatchSize to "),
+        ({"nodeSelector": H100, "resources": {"cpu": "4"}}, {}, [], "cpu 4 of a pod feeds 1 x H100 about 1,224 of "),
+        ({"nodeSelector": H100}, {"loaderWorkers": 2}, [], "train.loaderWorkers 2 of a pod feeds 1 x H100 about 816 of "),
+        ({"nodeSelector": H100}, {"batchSize": 65, "microBatchSize": 64}, [], "the training cannot be estimated: train.microBatchSize 64"),
+    ],
+)  # fmt: skip
+def test_validate_when_the_gpu_is_known_then_warns_of_what_it_lacks_and_stays_0(
+    write: Write,
+    capsys: pytest.CaptureFixture[str],
+    pods: dict[str, Any],
+    train: dict[str, Any],
+    arguments: list[str],
+    says: str | None,
+) -> None:
+    assert main(["validate", write(pods=pods, **train), *arguments]) == 0
+    said = capsys.readouterr()
+    assert "valid: run small" in said.out
+    assert ("warning: " in said.err) is (says is not None)
+    assert says is None or says in said.err
+
+
+def test_validate_when_the_gpu_is_unknown_then_64(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", write(), "--gpu", "L40"]) == 64
+    assert "did you mean L40S?" in capsys.readouterr().err
+
+
+class Accepting:
+    """A cluster that takes every run."""
+
+    namespace = "here"
+
+    def apply(self, run: Any, *, dry_run: bool) -> dict[str, Any]:
+        return {"metadata": {"namespace": self.namespace, "name": run.metadata.name}}
+
+
+def test_submit_when_it_cannot_fit_then_says_so_before_and_submits(
+    write: Write, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "open_kube", lambda _: Accepting())
+    assert main(["submit", write(pods={"nodeSelector": T4}, batchSize=HUGE)]) == 0
+    said = capsys.readouterr()
+    assert "warning: the training needs " in said.err
+    assert "submitted run here/small" in said.out

@@ -1,0 +1,77 @@
+"""A difference is found where there is one, and seldom where there is none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from diht_k8s.recipe.report import paired
+from diht_k8s.recipe.report.paired import holm, paired_differences, verdict
+
+PAIRS = 300
+
+
+def hits(images: int, rate: float, gain: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """[F, 1, N] hits of two models that agree on half of the images, the second better by `gain`."""
+    shape = (PAIRS, 1, images)
+    common, shared = rng.random(shape), rng.random(shape) < 0.5
+    first = np.where(shared, common, rng.random(shape)) < rate
+    second = np.where(shared, common, rng.random(shape)) < rate + gain
+    return first.astype(float), second.astype(float)
+
+
+def found(images: int, rate: float, gain: float, monkeypatch: pytest.MonkeyPatch) -> float:
+    """Share of the pairs that are called different."""
+    monkeypatch.setattr(paired, "RESAMPLES", 2000)
+    rng = np.random.default_rng(0)
+    first, second = hits(images, rate, gain, rng)
+    differences = paired_differences(first, second, np.ones((PAIRS, images)), rng)
+    return sum(verdict(each.value, each.p) != "not clearly different" for each in differences) / PAIRS
+
+
+@pytest.mark.parametrize(("images", "rate"), [(100, 0.3), (500, 0.1), (500, 0.5)])
+def test_difference_when_there_is_none_is_seldom_found(
+    images: int, rate: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert 0.01 <= found(images, rate, 0.0, monkeypatch) <= 0.09  # 300 pairs: 0.05 +- 3 deviations of 0.0126
+
+
+def test_difference_when_five_points_are_planted_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert found(2000, 0.3, 0.05, monkeypatch) >= 0.8
+
+
+def test_difference_when_captions_of_an_image_share_its_fate_is_less_certain() -> None:
+    """Five captions of an image count as one draw, not as five."""
+    rng = np.random.default_rng(1)
+    first, second = (rng.random((2, 1, 1, 200)) < 0.5).astype(float)
+    single = paired_differences(first, second, np.ones((1, 200)), np.random.default_rng(0))[0]
+    grouped = paired_differences(5 * first, 5 * second, np.full((1, 200), 5.0), np.random.default_rng(0))[0]
+    assert (grouped.low, grouped.high) == (pytest.approx(single.low), pytest.approx(single.high))
+
+
+def test_difference_when_seeds_scatter_has_a_wider_interval() -> None:
+    rng = np.random.default_rng(2)
+    rates_S1 = np.array([[0.1], [0.3], [0.5], [0.7]])
+    scattered = (rng.random((1, 4, 400)) < rates_S1).astype(float)
+    even = (rng.random((1, 4, 400)) < 0.4).astype(float)
+    weights, zero = np.ones((1, 400)), np.zeros((1, 4, 400))
+    wide, narrow = (paired_differences(zero, each, weights, np.random.default_rng(0))[0] for each in (scattered, even))
+    assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
+    together = paired_differences(scattered, scattered, weights, np.random.default_rng(0), same_seeds=True)[0]
+    assert (together.low, together.high, together.p) == (0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("p_values", "adjusted"),
+    [([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]), ([0.5], [0.5]), ([], []), ([0.9, 0.8], [1.0, 1.0])],
+)
+def test_holm_when_several_figures_are_tested_corrects_as_published(
+    p_values: list[float], adjusted: list[float]
+) -> None:
+    assert holm(p_values) == pytest.approx(adjusted)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (2, 1, 4)])
+def test_difference_when_sides_do_not_fit_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="weights"):
+        paired_differences(np.zeros((1, 1, 4)), np.zeros(shape), np.ones((1, 4)), np.random.default_rng(0))
