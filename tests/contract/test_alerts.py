@@ -48,6 +48,11 @@ def rules(helm: str) -> list[dict[str, Any]]:
     return next(each for each in objects if each["kind"] == "PrometheusRule")["spec"]["groups"][0]["rules"]
 
 
+@pytest.fixture(scope="module")
+def promql() -> str:
+    return tool("promql") or pytest.skip("no Go to build Prometheus' engine with")
+
+
 LASTING = ("diht_operator_watch_failures", "diht_operator_queue_wait_seconds")
 
 
@@ -73,9 +78,8 @@ LASTING = ("diht_operator_watch_failures", "diht_operator_queue_wait_seconds")
     ],
 )
 def test_alert_fires_on_the_metrics_of_its_outage_and_no_other_does(
-    rules: list[dict[str, Any]], change: str, alert: str
+    rules: list[dict[str, Any]], promql: str, change: str, alert: str
 ) -> None:
-    program = tool("promql") or pytest.skip("no Go to build Prometheus' engine with")
     source: Any = Exposition(change)
     scrapes = Scrapes(source)
     for _ in range(2):
@@ -87,5 +91,5 @@ def test_alert_fires_on_the_metrics_of_its_outage_and_no_other_does(
         start = next(series for series in scrapes.samples if ("__name__", "process_start_time_seconds") in series)
         scrapes.samples[start] = [(15.0 * number, number // 2) for number in range(10)]
     errors = ("diht_operator_reconcile_errors",) if alert == "DihtOperatorErrors" else ()
-    fired = alerts(program, rules, scrapes.continued((*LASTING, *errors)))
+    fired = alerts(promql, rules, scrapes.continued((*LASTING, *errors)))
     assert fired == ({alert} if alert else set())
