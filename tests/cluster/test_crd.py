@@ -31,9 +31,9 @@ from diht_k8s.api.status import (
     StageStatus,
     Status,
     Workload,
-    timestamp,
     wire,
 )
+from diht_k8s.api.times import timestamp
 from tests.cluster.tools import PROJECT, Kubectl, KubectlError, fresh_namespace, wait_until
 from tests.contract.documents import Case, yaml_run
 from tests.contract.documents.fields import CASES as FIELDS

@@ -18,7 +18,8 @@ from diht_k8s.api.reasons import ConditionType
 from diht_k8s.api.run import API_VERSION, DihtRun
 from diht_k8s.api.schema.crd import KIND
 from diht_k8s.api.status import Status
-from diht_k8s.controller.saved_status import has_ended, seconds
+from diht_k8s.api.times import seconds
+from diht_k8s.controller.saved_status import has_ended
 
 Key = tuple[str, str]
 """Namespace and name."""
