@@ -171,7 +171,9 @@ class Reconciler:
         former = [attempt.uid for attempt in status.attempts if attempt.uid]
         if status.progress is None or status.progress.last_updated_time is None:
             return RunCache(former_jobs=former)
-        return RunCache(former_jobs=former, read_at=self._clock() - self._jitter() * progress_interval(len(self._runs)))
+        if not self._caches:  # a new operator knows by the statuses alone how many runs are active
+            self._active |= self._runs.running()
+        return RunCache(former_jobs=former, read_at=self._clock() - self._jitter() * self._progress_interval())
 
     def _reconcile(self, known: KnownRun, cache: RunCache) -> float | None:
         now, status = self._clock(), known.status
