@@ -8,11 +8,13 @@ which torch's profiler does not see, so the smaller one of the last two steps co
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +31,8 @@ _RESNET: Final = {"image_size": 96, "layers": [2, 2, 2, 2], "width": 32}
 VIT: Final = {"modelConfig": {"embed_dim": 256, "vision_cfg": _VIT, "text_cfg": _TEXT}}
 RESNET: Final = {"modelConfig": {"embed_dim": 256, "vision_cfg": _RESNET, "text_cfg": _TEXT}}
 HEADS: Final = (1000, 200)
+TIMEOUT_SECONDS: Final = 900
+"""of a rank."""
 _WIDE: Final = {"image_size": 96, "layers": 4, "width": 320, "head_width": 64, "patch_size": 16}
 _LONG: Final = {"context_length": 48, "vocab_size": 49408, "width": 192, "heads": 6, "layers": 3}
 _DEEP: Final = {"image_size": 64, "layers": 14, "width": 128, "head_width": 32, "patch_size": 8}
@@ -106,20 +110,30 @@ def measured(case: Case) -> int:
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": "1",
     }
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "benchmarks._memory_worker", argument],
-            cwd=ROOT,
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        for rank in range(case.processes)
-    ]  # fmt: skip
-    said = [rank.communicate()[0] for rank in ranks]
-    if any(rank.returncode for rank in ranks):
-        raise SystemExit(f"a rank ended with {[rank.returncode for rank in ranks]}: {argument}")
+    with contextlib.ExitStack() as files:
+        errors = [files.enter_context(tempfile.TemporaryFile("w+")) for _ in range(case.processes)]
+        ranks = [
+            subprocess.Popen(
+                [sys.executable, "-m", "benchmarks._memory_worker", argument],
+                cwd=ROOT,
+                env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": str(ROOT)},
+                stdout=subprocess.PIPE,
+                stderr=errors[rank],
+                text=True,
+            )
+            for rank in range(case.processes)
+        ]
+        try:
+            said = [rank.communicate(timeout=TIMEOUT_SECONDS)[0] for rank in ranks]
+        finally:
+            for rank in ranks:
+                rank.kill()
+        for rank, error in zip(ranks, errors, strict=True):
+            if rank.returncode:
+                error.seek(0)
+                print(error.read()[-4000:], file=sys.stderr)
+        if any(rank.returncode for rank in ranks):
+            raise SystemExit(f"a rank ended with {[rank.returncode for rank in ranks]}: {argument}")
     return json.loads(said[0].splitlines()[-1])["steps"]
 
 

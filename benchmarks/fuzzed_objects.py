@@ -23,7 +23,7 @@ from typing import Any, Final
 import psutil
 from kubernetes import client, config
 
-from benchmarks._figures import Request, delays_s, quantile, requests
+from benchmarks._figures import Request, delays_s, histogram_quantile, quantile, requests
 from benchmarks._fuzzed_objects import Fuzzed, fuzzed_objects
 from benchmarks._load import NAMESPACE, Loader, document, is_complete, names
 from benchmarks._plane import LOADER, OPERATOR, Plane, control_plane, programs
@@ -41,6 +41,8 @@ LOG_LATE_S: Final = 1.0
 END_TIMEOUT_S: Final = 900.0
 MOST_WORST: Final = 5
 TARGETS: Final = {"event_to_status_p99_s": 2.0, "writes_at_rest": 0, "tenants_not_complete": 0}
+PARTS_OF_A_WAIT: Final = ("queue_wait", "reconcile", "reconcile_cpu")
+"""Whether a slow status is the queue's, the API server's or our own computing; of all runs, the fuzzed ones too."""
 _MERGE: Final = "application/merge-patch+json"
 
 Figures = dict[str, Any]
@@ -141,6 +143,7 @@ def _measure(plane: Plane, operator: Controller, options: argparse.Namespace) ->
         "answers": dict(sorted(load.answers.items())),
         "event_to_status_p50_s": round(quantile(waits, 0.5), 3), "event_to_status_p99_s": round(quantile(waits, 0.99), 3),
         "event_to_status_most_s": round(max(waits), 3),
+        **{f"{name}_p99_s": histogram_quantile({}, metrics, f"diht_operator_{name}_seconds", 0.99) for name in PARTS_OF_A_WAIT},
         "tenants_not_complete": len(unfinished), "skipped": int(metrics["diht_operator_skipped_objects_total"]),
         "errors": int(metrics.get("diht_operator_reconcile_errors_total", 0)),
         "writes": len(writes), "writes_at_rest": len(at_rest),

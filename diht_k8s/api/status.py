@@ -6,7 +6,6 @@ runs are listed often. The operator writes it through the status subresource onl
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
@@ -16,6 +15,7 @@ from diht_k8s.api.base import Keyed, Model
 from diht_k8s.api.documents import canonical_json
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.run import Stage
+from diht_k8s.api.times import KnownTime, Time
 
 MAX_STATUS_BYTES: Final = 10_000
 MAX_ATTEMPTS: Final = 5
@@ -29,14 +29,10 @@ Decimal = Annotated[
     str, StringConstraints(max_length=32, pattern=r"^-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?$|^(nan|-?inf)$")
 ]
 """A number as text, since status holds no floats."""
-Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
-Small = Annotated[int, Field(ge=0, le=2**31 - 1)]
+MAX_COUNT: Final = 2**31 - 1
+"""The largest attempt, number of restarts or of pods that a status holds."""
+Small = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 Large = Annotated[int, Field(ge=0, le=2**62)]
-
-
-def timestamp(seconds: float) -> str:
-    """Seconds since the epoch as Kubernetes writes time (RFC 3339, whole seconds, UTC)."""
-    return datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z")  # %Y has no leading zeros
 
 
 class StageState(StrEnum):
@@ -68,7 +64,7 @@ class Condition(Written):
     """reason for programs, from a closed list."""
     message: Line = ""
     """message for people, one line."""
-    last_transition_time: Time
+    last_transition_time: KnownTime
     """lastTransitionTime is when status last changed."""
     observed_generation: Large = 0
     """observedGeneration is metadata.generation that the condition speaks of."""
@@ -162,7 +158,7 @@ class StageStatus(Written):
     """work that is committed, as reported; what restarts are given back for."""
     out_of_memory: Small = 0
     """outOfMemory is the number of attempts that were killed for memory and not given back; the second ends the run."""
-    not_before: Time | None = None
+    not_before: Time = None
     """notBefore is when the next attempt starts."""
     backend: Literal["Job", "Volcano"] | None = None
     """backend that the stage's attempts run on; chosen once."""
@@ -171,9 +167,9 @@ class StageStatus(Written):
     avoid_nodes: Annotated[list[Annotated[str, StringConstraints(max_length=253)]], Field(max_length=16)] = []
     """avoidNodes are nodes that the next attempt keeps away from where others can take it, since two attempts failed
     there."""
-    start_time: Time | None = None
+    start_time: Time = None
     """startTime of the first attempt."""
-    completion_time: Time | None = None
+    completion_time: Time = None
     """completionTime is when the stage ended."""
     output_uri: Annotated[str, StringConstraints(max_length=1040)] | None = None
     """outputUri is the folder with the stage's committed output."""
@@ -188,9 +184,9 @@ class AttemptStatus(Written):
     """stage is the name of the entry in stages."""
     number: Small
     """number of the attempt, from 1."""
-    start_time: Time | None = None
+    start_time: Time = None
     """startTime of the attempt."""
-    completion_time: Time | None = None
+    completion_time: Time = None
     """completionTime of the attempt; unset while it runs."""
     exit_code: Annotated[int, Field(ge=0, le=255)] | None = None
     """exitCode of the program that failed first."""
@@ -232,7 +228,7 @@ class ProgressStatus(Written):
     """samplesPerSecond as decimal text."""
     estimated_remaining_seconds: Large | None = None
     """estimatedRemainingSeconds until the stage ends; unset while unknown."""
-    last_updated_time: Time | None = None
+    last_updated_time: Time = None
     """lastUpdatedTime is when the program said so."""
     metrics: Annotated[list[Metric], Keyed("name"), Field(max_length=16)] = []
     """metrics are the newest figures."""
@@ -256,9 +252,9 @@ class RunningTime(Written):
 
     seconds: Large = 0
     """seconds of all intervals that have ended, from admission to end; queues, waits and suspension do not count."""
-    until: Time | None = None
+    until: Time = None
     """until when seconds counts."""
-    since: Time | None = None
+    since: Time = None
     """since when an attempt runs that seconds does not include; unset while none runs."""
 
 
@@ -267,7 +263,7 @@ class LastCheckpoint(Written):
 
     step: Large
     """step that it was taken at."""
-    time: Time | None = None
+    time: Time = None
     """time of the commit; unset where it was committed before the run was applied."""
     uri: Annotated[str, StringConstraints(max_length=1088)]
     """uri of the checkpoint's folder."""
@@ -289,9 +285,9 @@ class Status(Written):
     """observedGeneration is metadata.generation that this status speaks of."""
     conditions: Annotated[list[Condition], Keyed("type"), Field(max_length=8)] = []
     """conditions: Accepted, Progressing, Complete, Failed."""
-    start_time: Time | None = None
+    start_time: Time = None
     """startTime of the first attempt."""
-    completion_time: Time | None = None
+    completion_time: Time = None
     """completionTime is when the run ended; spec.ttlSecondsAfterFinished counts from it."""
     running_time: RunningTime | None = None
     """runningTime of all attempts; unset by older operators, which counted from startTime."""

@@ -16,11 +16,14 @@ from diht_k8s.api.errors import ExitCode, missing_package
 try:
     from pythonjsonlogger.json import JsonFormatter
 
+    from diht_k8s.controller.mirror.watch import WATCH_S
     from diht_k8s.controller.operator import Operator, Settings
 except ImportError as missing:
     print(f"diht: {missing_package(missing, 'operator')}", file=sys.stderr)
     sys.exit(ExitCode.USER_ERROR)
 
+MOST_WATCH_S: Final = 120
+"""A longer silence would look like a stuck watch to /healthz."""
 GC_THRESHOLD: Final = 50_000
 """New containers between two collections. With Python's default of 700, a list of 10,000 pods takes twice the time to
 read, all of it in collections that find nothing."""
@@ -42,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         lease_name=options.lease_name,
         job_ttl_s=options.job_ttl or None,
         run_ttl_s=options.run_ttl or None,
+        watch_s=options.watch_timeout,
         history_limit=options.history_limit or None,
     )
     gc.freeze()  # what was imported stays
@@ -78,6 +82,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--history-limit", type=int, default=0, help="number of finished runs that a namespace keeps; 0 keeps all"
+    )
+    parser.add_argument(
+        "--watch-timeout",
+        type=int,
+        default=WATCH_S,
+        choices=range(1, MOST_WATCH_S + 1),
+        metavar="SECONDS",
+        help=f"seconds after which a watch is renewed, 1 to {MOST_WATCH_S} ({WATCH_S}); one that is silent for a fifth "
+        "longer is given up: less where something between operator and API server drops idle connections",
     )
     parser.add_argument("--log-format", choices=("json", "text"), default="json")
     parser.add_argument("--log-level", choices=("debug", "info", "warning"), default="info")

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from diht_k8s.api.reasons import ConditionType, Reason
-from diht_k8s.api.status import Condition, Status, timestamp
+from diht_k8s.api.status import Condition, Status
+from diht_k8s.api.times import timestamp
 from diht_k8s.controller.observe import ObservedAttempt, RunProblem, entry_name
 from diht_k8s.controller.saved_status import condition
 from diht_k8s.controller.text import one_line

@@ -9,7 +9,8 @@ from typing import Any, Final
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.run import API_VERSION
 from diht_k8s.api.schema.crd import KIND
-from diht_k8s.api.status import StageState, StageStatus, Status, timestamp
+from diht_k8s.api.status import StageState, StageStatus, Status
+from diht_k8s.api.times import timestamp
 from diht_k8s.controller.mirror.runs import KnownRun
 from diht_k8s.controller.saved_status import condition, is_true
 from diht_k8s.controller.text import one_line

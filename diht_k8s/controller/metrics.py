@@ -32,13 +32,23 @@ SKIPPED: Final = Counter(
 SYNC_AGE: Final = Gauge(
     "diht_operator_sync_age_seconds", "Time since the API server last answered a list or watch.", ["kind"]
 )
+WATCH_FAILURES: Final = Counter(
+    "diht_operator_watch_failures_total", "Lists and watches that failed, broke off or fell silent.", ["kind"]
+)
+FAILING: Final = Gauge("diht_operator_failing_runs", "Runs whose reconciliation has failed several times in a row.")
+BLOCKED: Final = Gauge(
+    "diht_operator_blocked_runs", "Runs that cannot go on, by the reason in their status.", ["reason"]
+)
 RESTARTS: Final = Counter(
     "diht_operator_restarts_total", "Restarts of stages, by the budget that they take from.", ["budget"]
 )
 ENDED: Final = Counter("diht_operator_runs_ended_total", "Runs that ended, by reason.", ["reason"])
 LEADER: Final = Gauge("diht_operator_leader", "1 while this replica is the leader.")
+for _kind in ("Conflict", "Forbidden", "InternalError", "NotLeading", "TooManyRequests", "Unreachable"):
+    ERRORS.labels(_kind)
 for _kind in ("DihtRun", "Job", "Pod"):
-    for _reason in UNREADABLE_REASONS:  # from zero on, or an alert on their increase would miss the first one
+    WATCH_FAILURES.labels(_kind)
+    for _reason in UNREADABLE_REASONS:  # all from zero on, or an alert on their increase would miss the first one
         SKIPPED.labels(_kind, _reason)
 
 Check = Callable[[], str]

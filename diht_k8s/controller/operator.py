@@ -9,6 +9,7 @@ import asyncio
 import functools
 import logging
 import os
+import random
 import signal
 import socket
 import threading
@@ -26,7 +27,7 @@ from diht_k8s.controller.lease import Lease
 from diht_k8s.controller.mirror.informer import Informer
 from diht_k8s.controller.mirror.run_watch import RunWatch
 from diht_k8s.controller.mirror.runs import Key, KnownRun, Runs
-from diht_k8s.controller.mirror.watch import Watch
+from diht_k8s.controller.mirror.watch import WATCH_S, Watch
 from diht_k8s.controller.queue import KeyedQueue
 from diht_k8s.controller.reconcile import Reconciler
 from diht_k8s.kube.client import Cluster, ClusterError, connect
@@ -37,6 +38,8 @@ logger = logging.getLogger(__name__)
 RESYNC_S: Final = 600.0
 GATHER_S: Final = 0.2
 """Changes of Jobs and pods are gathered for this time before their runs are queued."""
+FAILING_AFTER: Final = 5
+"""Failed reconciliations in a row, over 15 s at least, that make a run one to tell an administrator of."""
 SWEEP_S: Final = 10.0
 """How often finished runs are looked through for those that are to be deleted."""
 
@@ -60,6 +63,8 @@ class Settings:
     """seconds after which Kubernetes removes a finished Job with its pods; None keeps them."""
     run_ttl_s: float | None = None
     """seconds for which a finished run without ttlSecondsAfterFinished stays; None for ever."""
+    watch_s: int = WATCH_S
+    """seconds after which a watch is renewed; one that stays silent for a fifth longer is given up."""
     history_limit: int | None = None
     """finished runs that a namespace keeps; None keeps all."""
     identity: str = f"{socket.gethostname()}-{os.getpid()}"
@@ -71,28 +76,32 @@ class Operator:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        api = connect()
         self._lease = (
             None
             if settings.lease_namespace is None
-            else Lease(api, settings.lease_namespace, settings.lease_name, settings.identity)
+            # a connection of its own: it must not inherit one that has died under another call, for it has 10 s in all
+            else Lease(connect(wait=False), settings.lease_namespace, settings.lease_name, settings.identity)
         )
-        self._cluster = Cluster(api, before_write=self._before_write)
+        self._cluster = Cluster(connect(wait=False), before_write=self._before_write)
         self._loop = asyncio.get_running_loop()
         self._queue: KeyedQueue[Key] = KeyedQueue(self._loop.time)
         self._runs = Runs(ttl_s=settings.run_ttl_s, history_limit=settings.history_limit)
-        listing = functools.partial(self._cluster.listing, namespace=settings.namespace)
-        self._jobs: Informer[JobSummary] = Informer("Job", listing("Job"), job_summary, self._changed)
-        self._pods: Informer[PodSummary] = Informer("Pod", listing("Pod"), pod_summary, self._changed)
+        listing, every = functools.partial(self._cluster.listing, namespace=settings.namespace), settings.watch_s
+        self._jobs: Informer[JobSummary] = Informer("Job", listing("Job"), job_summary, self._changed, every)
+        self._pods: Informer[PodSummary] = Informer("Pod", listing("Pod"), pod_summary, self._changed, every)
         self._watches: tuple[Watch, ...] = (
-            RunWatch(listing("DihtRun"), self._runs, self._run_changed, self._run_removed),
+            RunWatch(listing("DihtRun"), self._runs, self._run_changed, self._run_removed, every),
             self._jobs,
             self._pods,
         )
         self._reconciler = Reconciler(
             self._cluster, self._runs, self._jobs, self._pods, enqueue=self._enqueue, job_ttl_s=settings.job_ttl_s
         )
+        metrics.DEPTH.set_function(lambda: len(self._queue))
+        metrics.FAILING.set_function(lambda: self._queue.failing(FAILING_AFTER))
         self._leads = asyncio.Event()
+        self._quiet_until = self._loop.time()
+        """the API server wants to be left alone until then, on the event loop's clock."""
         self._lock, self._changed_keys = threading.Lock(), set[Key]()
         self._threads = ThreadPoolExecutor(settings.workers + 2, thread_name_prefix="worker")
 
@@ -200,9 +209,14 @@ class Operator:
             await self._loop.run_in_executor(None, watch.synced.wait)
         while True:
             key, since = await self._queue.get()
+            await self._keep_quiet()
             metrics.WAIT.observe(self._loop.time() - since)
-            metrics.DEPTH.set(len(self._queue))
             await self._reconcile_key(key)
+
+    async def _keep_quiet(self) -> None:
+        """Wait as long as the API server asked; not all workers come back at once."""
+        if (quiet_s := self._quiet_until - self._loop.time()) > 0:
+            await asyncio.sleep(quiet_s + random.random())
 
     async def _reconcile_key(self, key: Key) -> None:
         failed, wait_s, started = False, None, time.monotonic()
@@ -210,6 +224,7 @@ class Operator:
             wait_s = await self._loop.run_in_executor(self._threads, self._reconcile, key)
         except ClusterError as error:
             failed = True
+            self._quiet_until = max(self._quiet_until, self._loop.time() + error.retry_after_s)
             metrics.ERRORS.labels(error.reason or "Unreachable").inc()
             log = logger.info if error.is_conflict else logger.warning
             known = self._runs.get(key)

@@ -62,6 +62,10 @@ class KeyedQueue(Generic[Key]):
         self._busy.add(key)
         return key, since
 
+    def failing(self, times: int) -> int:
+        """Number of keys that have failed at least N times in a row; any thread may ask."""
+        return sum(failures >= times for failures in list(self._failures.values()))
+
     def done(self, key: Key, *, failed: bool = False) -> None:
         """The work on a key has ended; a failed key comes back after a wait that grows."""
         self._busy.discard(key)

@@ -20,6 +20,7 @@ from diht_k8s.api.redaction import literals, redacted_text
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import Status, wire
 from diht_k8s.controller.actions import delete_old_jobs, delete_run, execute
+from diht_k8s.controller.blocked_runs import BlockedRuns
 from diht_k8s.controller.conditions import conditions
 from diht_k8s.controller.events import RunEvent, event_document, events_between
 from diht_k8s.controller.internal_errors import InternalError, log_internal_error
@@ -88,7 +89,7 @@ class Reconciler:
         self._job_ttl_s = job_ttl_s
         self._caches: dict[Key, RunCache] = {}
         self._active: set[Key] = set()
-        self._logs, self._warning_events = PodLogs(cluster), WarningEvents(cluster)
+        self._logs, self._warning_events, self._blocked = PodLogs(cluster), WarningEvents(cluster), BlockedRuns()
 
     @property
     def active_runs(self) -> int:
@@ -156,6 +157,7 @@ class Reconciler:
         """A run is gone, or has ended: so must be its pods that no garbage collector finds."""
         cache = self._caches.pop(key, None)
         self._active.discard(key)
+        self._blocked.forget(key)
         if cache is not None:
             self._delete_orphans(key, cache)
 
@@ -169,7 +171,9 @@ class Reconciler:
         former = [attempt.uid for attempt in status.attempts if attempt.uid]
         if status.progress is None or status.progress.last_updated_time is None:
             return RunCache(former_jobs=former)
-        return RunCache(former_jobs=former, read_at=self._clock() - self._jitter() * progress_interval(len(self._runs)))
+        if not self._caches:  # a new operator knows by the statuses alone how many runs are active
+            self._active |= self._runs.running()
+        return RunCache(former_jobs=former, read_at=self._clock() - self._jitter() * self._progress_interval())
 
     def _reconcile(self, known: KnownRun, cache: RunCache) -> float | None:
         now, status = self._clock(), known.status
@@ -226,9 +230,8 @@ class Reconciler:
 
     def _refuse(self, known: KnownRun, status: Status, problem: RunProblem, cache: RunCache, now: float) -> None:
         """Report that a run is not accepted; its children, if any, are left alone."""
-        found = conditions(
-            status, saved_run_status(status), None, problem, pausing=False, generation=known.generation, now=now
-        )
+        before, generation = saved_run_status(status), known.generation
+        found = conditions(status, before, None, problem, pausing=False, generation=generation, now=now)
         new = status.model_copy(update={"conditions": found, "observed_generation": known.generation})
         self._record_events(self._write_status(known, new, cache, now), status, new, now)
 
@@ -342,14 +345,14 @@ class Reconciler:
         return written
 
     def _record_events(self, known: KnownRun, before: Status, after: Status, now: float) -> None:
+        self._blocked.record(known.key, after)
         count_changes(before, after)
         self._record(known, events_between(before, after), now)
 
     def _record(self, known: KnownRun, events: Iterable[RunEvent], now: float) -> None:
         for item in events:
-            logger.info(
-                "%s", item.message, extra={"run": known.name, "namespace": known.namespace, "reason": item.reason}
-            )
+            extra = {"run": known.name, "namespace": known.namespace, "reason": item.reason}
+            logger.info("%s", item.message, extra=extra)
             try:
                 self._cluster.write_event(known.namespace, event_document(known, item, now))
             except ClusterError as error:

@@ -5,11 +5,11 @@ Counters come from the status alone, never from the Jobs that happen to exist.
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.status import CommittedWork, Condition, RestartsInPlace, StageStatus, Status
+from diht_k8s.api.times import seconds
 from diht_k8s.controller.observe import entry_parts
 from diht_k8s.pipeline.states import Failure, InPlace, RunState, RunStatus, StageRecord, StageState, Work
 
@@ -46,11 +46,6 @@ def has_ended(status: Status) -> bool:
     return is_true(status, ConditionType.COMPLETE) or is_true(status, ConditionType.FAILED)
 
 
-def seconds(time: str | None) -> float | None:
-    """A time of a status as seconds since the epoch."""
-    return None if time is None else datetime.fromisoformat(time).timestamp()
-
-
 def _state(status: Status) -> RunState:
     if is_true(status, ConditionType.COMPLETE):
         return RunState.COMPLETE
@@ -71,7 +66,7 @@ def _stage(entry: StageStatus) -> StageRecord:
         state=StageState(entry.state.value),
         attempt=entry.attempt,
         restarts=entry.restarts_count_towards_max,
-        infrastructure_restarts=entry.restarts - entry.restarts_count_towards_max if lost is None else lost,
+        infrastructure_restarts=max(0, entry.restarts - entry.restarts_count_towards_max) if lost is None else lost,
         total_restarts=entry.restarts,
         out_of_memory=entry.out_of_memory,
         not_before=seconds(entry.not_before),

@@ -13,6 +13,7 @@ from diht_k8s.api.reports import Progress
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import (
     MAX_ATTEMPTS,
+    MAX_COUNT,
     AttemptStatus,
     CommittedWork,
     FailureCause,
@@ -27,9 +28,9 @@ from diht_k8s.api.status import (
     Status,
     Workload,
     bounded,
-    timestamp,
 )
 from diht_k8s.api.status import StageState as EntryState
+from diht_k8s.api.times import timestamp
 from diht_k8s.controller.conditions import conditions
 from diht_k8s.controller.nodes import avoided, suspect_node
 from diht_k8s.controller.observe import ObservedAttempt, RunProblem, entry_name
@@ -120,7 +121,7 @@ def build_status(
         start_time=_time(after.started_at, previous.start_time),
         completion_time=previous.completion_time or _time(after.ended_at, None) if after.state in FINAL else None,
         running_time=_running_time(after),
-        restarts=sum(stage.restarts for stage in stages),
+        restarts=_count(sum(stage.restarts for stage in stages)),
         progress=_progress(previous, after, current, logged),
         pods=_pods(attempt) if living else None,
         queue=_queue(attempt) if living else None,
@@ -190,14 +191,14 @@ def _entry(
         stage=stage.stage,
         state=EntryState(stage.state.value),
         attempt=stage.attempt,
-        restarts=stage.total_restarts,
-        restarts_count_towards_max=stage.restarts,
+        restarts=_count(stage.total_restarts),
+        restarts_count_towards_max=_count(stage.restarts),
         infrastructure_restarts_count_towards_max=_lost(stage),
         healed_until_seconds=stage.healed_until,
         infrastructure_healed_until_seconds=stage.infrastructure_healed_until,
         restarts_in_place=_in_place(stage, old.restarts_in_place if old is not None else None, observed),
         work=_work(stage),
-        out_of_memory=stage.out_of_memory,
+        out_of_memory=_count(stage.out_of_memory),
         not_before=_time(stage.not_before, old.not_before if old is not None else None),
         backend=(old.backend if old is not None and old.backend else "Job") if started else None,
         workload=Workload(kind="Job", name=name) if started else None,
@@ -211,8 +212,13 @@ def _entry(
 
 def _lost(stage: StageRecord) -> int | None:
     """Infrastructure restarts that count; None where an older operator would compute the same."""
-    lost = stage.infrastructure_restarts
-    return None if lost == stage.total_restarts - stage.restarts else lost
+    lost = _count(stage.infrastructure_restarts)
+    return None if lost == _count(stage.total_restarts) - _count(stage.restarts) else lost
+
+
+def _count(value: int) -> int:
+    """A number that the status can hold: somebody else may have set what it was counted on from."""
+    return min(value, MAX_COUNT)
 
 
 def _in_place(
@@ -246,7 +252,7 @@ def _running_time(run: RunStatus) -> RunningTime | None:
     if run.started_at is None:
         return None
     return RunningTime(
-        seconds=run.ran_seconds,
+        seconds=min(run.ran_seconds, _LARGEST),
         until=timestamp(run.ran_until) if run.ran_until else None,
         since=timestamp(run.running_since) if run.running_since is not None else None,
     )

@@ -49,8 +49,12 @@ def in_pod() -> bool:
     return has_account and not os.environ.get("KUBECONFIG")
 
 
-def connect() -> ApiClient:
+def connect(*, wait: bool = True) -> ApiClient:
     """A connection to the cluster that KUBECONFIG, the pod around this program, or ~/.kube/config names.
+
+    Args:
+        wait: whether a read that is refused with `Retry-After` waits in its thread and asks once more. Without it the
+            caller gets the `ClusterError` at once, with `retry_after_s`.
 
     Raises:
         UserError: there is no cluster, or the client library is not installed.
@@ -67,7 +71,9 @@ def connect() -> ApiClient:
             # Named, because the library reads KUBECONFIG only once, when it is first imported.
             config.load_kube_config(config_file=os.environ.get("KUBECONFIG"), client_configuration=settings)
     settings.connection_pool_maxsize = POOL
-    settings.retries = urllib3.Retry(total=1, connect=1, read=0)  # more would hold a thread: callers try again anyway
+    settings.retries = urllib3.Retry(  # more would hold a thread: callers try again anyway
+        total=1, connect=1, read=0, respect_retry_after_header=wait
+    )
     return client.ApiClient(settings)
 
 
@@ -89,10 +95,12 @@ def answer_of(what: str, function: Callable[..., Any], *arguments: Any, **option
     try:
         response = function(*arguments, **options)
         if response.status >= 400:  # kubernetes 37.0.0 does not raise here
-            raise refused(what, response.status, response.reason, response.data)
+            after = response.headers.get("Retry-After")
+            raise refused(what, response.status, response.reason, response.data, after)
         return response
     except ApiException as error:
-        raise refused(what, error.status or 0, error.reason, error.body) from error
+        after = (error.headers or {}).get("Retry-After")
+        raise refused(what, error.status or 0, error.reason, error.body, after) from error
     except urllib3.exceptions.HTTPError as error:
         raise unreachable(what, error) from error
 

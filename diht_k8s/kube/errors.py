@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from diht_k8s.api.errors import DihtError, ExitCode, RetryableError, UserError
 
+MOST_RETRY_AFTER_S: Final = 60.0
+"""A server that asks for more is asked again after this time all the same: nobody may silence an operator for hours."""
 MAX_TEXT: Final = 1000
 """Characters of an answer that is not JSON, or of a transport error, that a message keeps."""
 _ADVICE: Final = {
@@ -33,7 +35,9 @@ class ClusterError(DihtError):
 
     exit_code = ExitCode.USER_ERROR
 
-    def __init__(self, status: int, reason: str, message: str, sentence: str = "") -> None:
+    def __init__(
+        self, status: int, reason: str, message: str, sentence: str = "", *, retry_after_s: float = 0.0
+    ) -> None:
         """Make one.
 
         Args:
@@ -41,8 +45,10 @@ class ClusterError(DihtError):
             reason: Kubernetes' reason, for example `AlreadyExists`.
             message: Kubernetes' message.
             sentence: what failed, why, and what to do; empty takes the message.
+            retry_after_s: seconds for which the server wants to be left alone; 0 if it did not say.
         """
         super().__init__(sentence or message)
+        self.retry_after_s = retry_after_s
         self.status, self.reason, self.message = status, reason, message
 
     @property
@@ -72,7 +78,7 @@ class UnavailableError(ClusterError, RetryableError):
     exit_code = ExitCode.RETRYABLE
 
 
-def refused(what: str, status: int, reason: str | None, body: Any) -> ClusterError:
+def refused(what: str, status: int, reason: str | None, body: Any, retry_after: str | None = None) -> ClusterError:
     """The error for an answer.
 
     Args:
@@ -80,6 +86,7 @@ def refused(what: str, status: int, reason: str | None, body: Any) -> ClusterErr
         status: HTTP status; 0 if no answer came.
         reason: reason of the HTTP answer, used if the body has none.
         body: a Kubernetes `Status` as JSON, or anything else that a proxy may send.
+        retry_after: the answer's header `Retry-After`, which Kubernetes gives in seconds.
     """
     try:
         document = json.loads(body)
@@ -91,7 +98,15 @@ def refused(what: str, status: int, reason: str | None, body: Any) -> ClusterErr
     if "is waiting to start" in message:
         advice = "try again when it has started"
     kind = UnavailableError if temporary else ClusterError
-    return kind(status, reason or "", message, f"cannot {what}: {message or reason}: {advice}")
+    sentence = f"cannot {what}: {message or reason}: {advice}"
+    return kind(status, reason or "", message, sentence, retry_after_s=_retry_after(retry_after))
+
+
+def _retry_after(header: str | None) -> float:
+    try:
+        return min(max(0.0, float(header or 0)), MOST_RETRY_AFTER_S)
+    except ValueError:  # a date, which only something between us and the API server would send
+        return 0.0
 
 
 def unreachable(what: str, error: Exception) -> ClusterError:

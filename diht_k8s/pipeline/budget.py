@@ -17,6 +17,7 @@ from dataclasses import replace
 
 from diht_k8s.api.run import FailurePolicy
 from diht_k8s.pipeline.states import Attempt, StageRecord, Work
+from diht_k8s.pipeline.work import bounded_step
 
 
 def with_progress(record: StageRecord, attempts: Iterable[Attempt], policy: FailurePolicy) -> StageRecord:
@@ -66,7 +67,7 @@ def charged(record: StageRecord, *, infrastructure: bool) -> StageRecord:
 
 def failed_at(record: StageRecord, attempt: Attempt) -> StageRecord:
     """The record with the step at which the program failed; the first one that is not committed where nobody knows."""
-    step = attempt.failed_at if attempt.failed_at is not None else record.work.position + 1
+    step = attempt.failed_at if attempt.failed_at is not None else bounded_step(record.work.position + 1)
     return replace(record, failed_at=max(record.failed_at, step))
 
 

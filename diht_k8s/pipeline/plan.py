@@ -13,6 +13,7 @@ from typing import Final
 from diht_k8s.api.errors import NEVER_RETRIED, ExitCode
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.run import DihtRun, FailurePolicy, Spec, Stage
+from diht_k8s.api.status import MAX_COUNT
 from diht_k8s.api.steps import LABEL_STEPS
 from diht_k8s.pipeline.budget import charged, failed_at, with_progress, with_restarts_in_place
 from diht_k8s.pipeline.running_time import deadline_at, running_seconds, with_running_time
@@ -321,7 +322,7 @@ def _advance(
     if current.not_before is not None and now < current.not_before <= now + back_off.longest_s:
         return RunPlan((), status)  # longer than any wait means that the clock was set back: the wait is over
     # A running attempt that does not exist was never started (a crash), or somebody removed it: start the same again.
-    number = current.attempt + (current.state is not StageState.RUNNING)
+    number = min(current.attempt + (current.state is not StageState.RUNNING), MAX_COUNT)
     started = replace(current, state=StageState.RUNNING, attempt=number, not_before=None)
     name = attempt_name(run.metadata.name, current.stage, number, current.step)
     start = Start(current.stage, number, name, current.step)

@@ -14,7 +14,6 @@ import os
 import secrets
 import shutil
 import subprocess
-import sys
 import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -37,6 +36,7 @@ from tests.cluster.tools import (
     script,
     wait_until,
 )
+from tests.cluster.tools import recipe_image as build_recipe_image
 
 FIRST_START_TIMEOUT_S = 1800
 """The first test waits for the cluster, and the first start on a machine compiles Kubernetes."""
@@ -139,20 +139,7 @@ def recipe_image(own: bool) -> str:
                 "KUBECONFIG is another cluster's: DIHT_TEST_RECIPE_IMAGE must name an image with the recipe installed"
             )
         return os.environ["DIHT_TEST_RECIPE_IMAGE"]
-    packages = Path(sysconfig.get_path("purelib"))
-    if not packages.is_relative_to(PROJECT) or sys.version_info[:2] != (3, 11):
-        cannot("pods mount this checkout: it needs its Python 3.11 environment inside, as .venv")
-    root = Path(script("debian"))
-    environment = [
-        f"PYTHONPATH=/project/{packages.relative_to(PROJECT)}:/project",
-        "PYTHONDONTWRITEBYTECODE=1",
-        "OMP_NUM_THREADS=1",
-        "HOME=/tmp",
-    ]
-    name = f"local/recipe:{int(root.stat().st_mtime)}"
-    script("image", name, "--once", "--add", f"{root}=/", "--add", f"{HERE}/etc/programs=/usr/local/bin", "--user", "10001:10001",
-           *(word for pair in environment for word in ("--env", pair)))  # fmt: skip
-    return name
+    return build_recipe_image()
 
 
 @pytest.fixture

@@ -31,9 +31,9 @@ from diht_k8s.api.status import (
     StageStatus,
     Status,
     Workload,
-    timestamp,
     wire,
 )
+from diht_k8s.api.times import timestamp
 from tests.cluster.tools import PROJECT, Kubectl, KubectlError, fresh_namespace, wait_until
 from tests.contract.documents import Case, yaml_run
 from tests.contract.documents.fields import CASES as FIELDS
@@ -275,6 +275,8 @@ def test_status_comes_back_as_it_was_written_and_fills_the_columns(api: Api) -> 
         ({"progress": {"stage": "train", "percentage": 1.5}}, "percentage"),
         ({"progress": {"stage": "train", "samplesPerSecond": "fast"}}, "samplesPerSecond"),
         ({"startTime": "yesterday"}, "startTime"),
+        ({"startTime": []}, "startTime"),
+        ({"startTime": [["2026-01-01T00:00:00Z"]]}, "startTime"),
         ({"phase": "Running"}, "unknown field"),
     ],
 )

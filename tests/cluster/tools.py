@@ -7,6 +7,8 @@ import os
 import secrets
 import string
 import subprocess
+import sys
+import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,6 +48,24 @@ def manifest(file: str, **values: object) -> str:
         for name, value in values.items()
     }
     return string.Template((HERE / "etc" / file).read_text()).substitute(text)
+
+
+def recipe_image() -> str:
+    """The image that runs the recipe (see the fixture of this name), in each node of the scripts' own cluster."""
+    packages = Path(sysconfig.get_path("purelib"))
+    if not packages.is_relative_to(PROJECT) or sys.version_info[:2] != (3, 11):
+        cannot("pods mount this checkout: it needs its Python 3.11 environment inside, as .venv")
+    root = Path(script("debian"))
+    environment = [
+        f"PYTHONPATH=/project/{packages.relative_to(PROJECT)}:/project",
+        "PYTHONDONTWRITEBYTECODE=1",
+        "OMP_NUM_THREADS=1",
+        "HOME=/tmp",
+    ]
+    name = f"local/recipe:{int(root.stat().st_mtime)}"
+    script("image", name, "--once", "--add", f"{root}=/", "--add", f"{HERE}/etc/programs=/usr/local/bin", "--user", "10001:10001",
+           *(word for pair in environment for word in ("--env", pair)))  # fmt: skip
+    return name
 
 
 class KubectlError(Exception):

@@ -35,6 +35,7 @@ EVERYTHING: dict[str, Any] = {
     "serviceAccount": {"name": "operator", "annotations": {"note": "ours"}},
     "operator": {
         "workers": 16,
+        "watchTimeoutSeconds": 30,
         "logLevel": "debug",
         "logFormat": "text",
         "jobTTLSeconds": 3600,
@@ -81,7 +82,7 @@ def tool(name: str) -> str | None:
     if program := shutil.which(name):
         return program
     built = CLUSTER / "bin" / name
-    if not built.exists() and shutil.which("go"):
+    if shutil.which("go"):  # also if it is there: it may be of other sources
         for folder in ("bin", "src", "log"):
             (CLUSTER / folder).mkdir(parents=True, exist_ok=True)
         subprocess.run([ROOT / "tests/cluster/extra", name], check=True)

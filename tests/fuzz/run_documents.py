@@ -23,7 +23,7 @@ SCHEMA: dict[str, Any] = DihtRun.model_json_schema(by_alias=True)
 TEXTS = (
     "a", "web", "run-1", "ViT-B-16", "recipe:1", "0.5", "100%", "1", "8Gi", "500m", "jpg", "s3://corpus/a/{000..127}.tar", "s3://corpus/run",
     "file:///data/a.tar", "runs/a", "~/x/*.tar", "../up/../a.tar", "a photo of a {c}.", "naïve 日本 😀", "https://s3.example.org:9000/x",
-    "http://[::1]:9000", "NAME_1", "x" * 40, "y" * 63, "null", "true", "1e3", "0x10", "on", " lead", "a: b", "- a", "#no", "$(HOME)", "${x}", "{}",
+    "http://[::1]:9000", "NAME_1", "NET_RAW", "x" * 40, "y" * 63, "null", "true", "1e3", "0x10", "on", " lead", "a: b", "- a", "#no", "$(HOME)", "${x}", "{}",
 )  # fmt: skip
 """Strings that a pattern of the schema may accept; many of them mean something else without quotes."""
 OPEN: dict[str, Any] = {
@@ -137,6 +137,8 @@ def _correct(rng: random.Random, spec: dict[str, Any]) -> None:
         spec.setdefault("filter", {})
         if "evaluate" in spec:
             spec["evaluate"]["model"] = "models/a"
+    if not spec.setdefault("data", {}).get("sources"):
+        spec["data"]["sources"] = [{"name": "web", "shards": ["s3://corpus/a/{000..127}.tar"]}]
     correct_pods(rng, spec)
     if rng.random() < 0.9:
         spec.setdefault("pods", {}).setdefault("image", "recipe:1")
@@ -253,9 +255,10 @@ def _broken_pods(rng: random.Random) -> Case:
 def _many_items(rng: random.Random) -> Case:
     value = sound_value(rng)
     lists = [path for path in places(value) if isinstance(_holder(value, path)[path[-1]], list)]
-    path = rng.choice(lists)
+    path = rng.choice(lists or list(places(value)))
     holder = _holder(value, path)
-    holder[path[-1]] = (holder[path[-1]] or [rng.choice(STRANGE)]) * rng.choice((2, 70, 300))
+    items = holder[path[-1]] if lists else [holder[path[-1]]]
+    holder[path[-1]] = (items or [rng.choice(STRANGE)]) * rng.choice((2, 70, 300))
     return Case("many items", written(rng, value))
 
 

@@ -232,7 +232,7 @@ _RULES: Final[dict[str, list[Rule]]] = {
     "PodSecurityContext": [_ROOT],
     "StageStatus": [
         Rule(
-            "!has(oldSelf.attempt) || (has(self.attempt) && self.attempt >= oldSelf.attempt)",
+            "!has(oldSelf.attempt) || oldSelf.attempt == 0 || (has(self.attempt) && self.attempt >= oldSelf.attempt)",
             "attempt never goes back: this status was written from a stale view, read the run again",
         )
     ],

@@ -17,6 +17,7 @@ from diht_k8s.api.run import API_VERSION, DihtRun, Spec
 from diht_k8s.api.schema.cel import ALWAYS_EDITABLE, run_rules
 from diht_k8s.api.schema.crd import COLUMNS
 from diht_k8s.api.status import Status
+from diht_k8s.api.times import TIME_PATTERN
 
 Schema = dict[str, Any]
 
@@ -130,7 +131,7 @@ def _type(node: Schema, defs: dict[str, Schema]) -> str:
         values = node.get("additionalProperties", True)
         return "object" if values is True else f"map to {_type(values, defs)}{_between(node, 'Properties', 'keys')}"
     if kind == "string":
-        return node.get("format", "string") + _between(node, "Length", "characters")
+        return ("time" if node.get("pattern") == TIME_PATTERN else "string") + _between(node, "Length", "characters")
     return kind + _numbers(node)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final, Generic, TypeVar
 
-from diht_k8s.controller.mirror.watch import Watch
+from diht_k8s.controller.mirror.watch import WATCH_S, Watch
 from diht_k8s.kube.client import PAGE
 from diht_k8s.kube.summaries import RUN_LABEL, Document, JobSummary, PodSummary, Unreadable
 
@@ -25,6 +25,7 @@ class Informer(Watch, Generic[Summary]):
         listing: Callable[..., Any],
         reduce: Callable[[Document], Summary | Unreadable | None],
         changed: Callable[[str, str], None],
+        watch_s: int = WATCH_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make one; `start` starts it.
@@ -34,9 +35,10 @@ class Informer(Watch, Generic[Summary]):
             listing: the list call, which returns a response that can be streamed.
             reduce: object -> summary; None and Unreadable skip it. It never raises.
             changed: called with namespace and name of a run whose objects changed, from the informer's thread.
+            watch_s: seconds after which the server is to end a watch.
             clock: seconds, monotonic.
         """
-        super().__init__(kind, listing, page=PAGE, selector=RUN_LABEL, clock=clock)
+        super().__init__(kind, listing, page=PAGE, selector=RUN_LABEL, watch_s=watch_s, clock=clock)
         self._reduce, self._changed = reduce, changed
         self._lock = threading.Lock()
         self._by_run: dict[tuple[str, str], dict[str, Summary]] = {}
@@ -82,6 +84,11 @@ class Informer(Watch, Generic[Summary]):
     def _retain(self, uids: set[str]) -> None:
         for uid in [uid for uid in self._run_of if uid not in uids]:
             self._drop(uid)
+
+    def _outdate(self) -> None:
+        with self._lock:
+            for known in self._by_run.values():
+                known.update({uid: replace(summary, version="0") for uid, summary in known.items()})
 
     def _drop(self, uid: str) -> None:
         with self._lock:

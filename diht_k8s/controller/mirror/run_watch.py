@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from diht_k8s.controller.mirror.runs import Key, KnownRun, Runs, known_run
-from diht_k8s.controller.mirror.watch import Watch
+from diht_k8s.controller.mirror.watch import WATCH_S, Watch
 from diht_k8s.kube.summaries import Document, Unreadable, identity
 
 RUN_PAGE: Final = 200
@@ -23,6 +23,7 @@ class RunWatch(Watch):
         runs: Runs,
         changed: Callable[[Key], None],
         removed: Callable[[Key, KnownRun | None], None],
+        watch_s: int = WATCH_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make one; `start` starts it.
@@ -32,9 +33,10 @@ class RunWatch(Watch):
             runs: the runs to keep.
             changed: called with a run that changed and may need something, from the watch's thread.
             removed: called with a run that is gone, and what was known of it if it had not ended.
+            watch_s: seconds after which the server is to end a watch.
             clock: seconds, monotonic.
         """
-        super().__init__("DihtRun", listing, page=RUN_PAGE, clock=clock)
+        super().__init__("DihtRun", listing, page=RUN_PAGE, watch_s=watch_s, clock=clock)
         self._runs, self._changed, self._removed = runs, changed, removed
 
     def _add(self, document: Document) -> str | None:
@@ -58,6 +60,9 @@ class RunWatch(Watch):
         for key, uid in self._runs.uids():
             if uid not in uids:
                 self._forget(key, uid)
+
+    def _outdate(self) -> None:
+        self._retain(set())  # nothing may be written on the ground of a run that is not so any more
 
     def _forget(self, key: Key, uid: str) -> None:
         known = self._runs.get(key)

@@ -14,11 +14,12 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.api.reasons import ConditionType
+from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.run import API_VERSION, DihtRun
 from diht_k8s.api.schema.crd import KIND
 from diht_k8s.api.status import Status
-from diht_k8s.controller.saved_status import has_ended, seconds
+from diht_k8s.api.times import seconds
+from diht_k8s.controller.saved_status import has_ended
 
 Key = tuple[str, str]
 """Namespace and name."""
@@ -163,6 +164,11 @@ class Runs:
         with self._lock:
             return list(self._known)
 
+    def running(self) -> set[Key]:
+        """The keys of the runs whose status says that an attempt runs."""
+        with self._lock:
+            return {key for key, run in self._known.items() if _runs(run.document["status"])}
+
     def uids(self) -> list[tuple[Key, str]]:
         """Key and UID of all runs."""
         with self._lock:
@@ -275,6 +281,11 @@ class Runs:
         keys.discard(run.key)
         if not keys:
             self._by_output.pop(run.output, None)
+
+
+def _runs(status: Mapping[str, Any]) -> bool:
+    found = ((each.get("type"), each.get("reason")) for each in status.get("conditions") or ())
+    return (ConditionType.PROGRESSING, Reason.RUNNING) in found
 
 
 def _claim(run: KnownRun) -> tuple[bool, str, str]:

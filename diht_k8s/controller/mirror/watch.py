@@ -1,13 +1,16 @@
 """List once, then watch: one thread keeps a store of one kind of object equal to the API server's.
 
-Lists are paged; a watch ends by itself after a minute, so that a dead connection is noticed. After `410 Gone` or any
-other error it lists again, for as long as it takes. An object that cannot be read is skipped, counted and logged once.
+Lists are paged; a watch ends by itself after a minute, so that a dead connection is noticed. After `410 Gone`, a watch
+that said nothing, or an answer that is an error, it lists again, for as long as it takes. After a connection that broke
+it resumes where it was, unless the API server's history has gone back meanwhile. An object that cannot be read is
+skipped, counted and logged once.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import random
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -23,10 +26,13 @@ from diht_k8s.kube.summaries import Document, Unreadable
 logger = logging.getLogger(__name__)
 
 WATCH_S: Final = 50
-"""The server ends a watch after this time; with READ_S a silent connection costs little more than a minute."""
-READ_S: Final = 60.0
+"""Default of the time in seconds after which the server ends a watch."""
+SILENCE: Final = 1.2
+"""A watch that says nothing for this multiple of its time, and so has not even ended, hangs on a dead connection."""
 FIRST_WAIT_S: Final = 0.5
 MOST_WAIT_S: Final = 10.0
+JITTER: Final = 1.2
+"""Waits are up to this much longer: three watches, and the operators of many clusters, do not come back at once."""
 MAX_SKIPPED: Final = 1000
 """Objects that cannot be read and are remembered, so that each is logged once."""
 
@@ -45,6 +51,7 @@ class Watch(ABC):
         *,
         page: int,
         selector: str = "",
+        watch_s: int = WATCH_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make one; `start` starts it.
@@ -54,9 +61,11 @@ class Watch(ABC):
             listing: the list call, which returns a response that can be streamed.
             page: number of objects in one answer of a list.
             selector: label selector; empty takes all objects.
+            watch_s: seconds after which the server is to end a watch.
             clock: seconds, monotonic.
         """
         self.kind, self._listing, self._page, self._clock = kind, listing, page, clock
+        self._watch_s = watch_s
         self._options = {"label_selector": selector} if selector else {}
         self._skipped: set[Unreadable] = set()
         self._newest = 0
@@ -80,6 +89,10 @@ class Watch(ABC):
     def _retain(self, uids: set[str]) -> None:
         """Remove all objects but these."""
 
+    @abstractmethod
+    def _outdate(self) -> None:
+        """Take the next list's version of each object, even if it is older than the stored one."""
+
     def start(self) -> None:
         """Start the thread."""
         metrics.SYNC_AGE.labels(self.kind).set_function(lambda: self._clock() - self.synced_at)
@@ -101,28 +114,41 @@ class Watch(ABC):
 
     def _failed(self, error: Exception) -> None:
         self.alive_at = self._clock()
+        metrics.WATCH_FAILURES.labels(self.kind).inc()
         self.error = f"{type(error).__name__}: {error}"[:500]
 
     def _run(self) -> None:
-        wait_s, version = FIRST_WAIT_S, None
+        wait_s, version, broke = FIRST_WAIT_S, None, False
         while not self._stop.is_set():
             try:
+                if version is not None and broke and self._went_back(version):
+                    version = None
                 version = self._list() if version is None else self._watch(version)
-                wait_s = FIRST_WAIT_S
+                wait_s, broke = FIRST_WAIT_S, False
                 continue
             except Gone:
                 version = None
             except (ClusterError, urllib3.exceptions.HTTPError, ValueError) as error:
                 self._failed(error)
+                broke, answered = True, isinstance(error, ClusterError) and bool(error.status)
+                wait_s = max(wait_s, error.retry_after_s if isinstance(error, ClusterError) else 0.0)
                 logger.warning("watching %ss broke off, trying again in %.1f s: %s", self.kind, wait_s, error)
-                if isinstance(error, ClusterError) and error.status:
+                if answered or _is_silence(error):
                     version = None
             except Exception as error:  # the thread must not die: without it no run of the cluster gets a status
                 self._failed(error)
                 logger.exception("watching %ss failed, listing again in %.1f s", self.kind, wait_s)
                 version = None
-            self._stop.wait(wait_s)
+            self._stop.wait(wait_s * random.uniform(1.0, JITTER))
             wait_s = min(2 * wait_s, MOST_WAIT_S)
+
+    def _went_back(self, version: str) -> bool:
+        """Whether the API server's history ends before a version of ours, as after etcd was restored to a snapshot.
+
+        It would take a watch from there, and say nothing until its history has grown past that version.
+        """
+        page = json.loads(self._listing(limit=1, **self._options).data)
+        return int(page["metadata"]["resourceVersion"]) < max(self._newest, int(version))
 
     def _list(self) -> str:
         """List everything and drop what is no longer there. Returns the version to watch from."""
@@ -148,7 +174,7 @@ class Watch(ABC):
         """After etcd was restored to an older snapshot, what we have is newer than what there is."""
         if int(version) < self._newest:
             logger.warning("%ss: the API server's history went back to %s: reading all again", self.kind, version)
-            self._retain(set())
+            self._outdate()
         self._newest = int(version)
 
     def _watch(self, version: str) -> str:
@@ -158,8 +184,8 @@ class Watch(ABC):
             resource_version=version,
             watch=True,
             allow_watch_bookmarks=True,
-            timeout_seconds=WATCH_S,
-            _request_timeout=(5.0, READ_S),
+            timeout_seconds=self._watch_s,
+            _request_timeout=(5.0, SILENCE * self._watch_s),
         )
         self._answered()
         try:
@@ -197,3 +223,9 @@ class Watch(ABC):
             self._skipped.add(found)
             namespace, name, uid = found.identity
             logger.warning("%s %s/%s (%s) is skipped: %s", self.kind, namespace, name, uid, found.reason)
+
+
+def _is_silence(error: Exception) -> bool:
+    """Whether a connection was open and nothing came, before or after the answer's headers."""
+    cause = error.__cause__ if isinstance(error, ClusterError) else error
+    return isinstance(getattr(cause, "reason", cause), urllib3.exceptions.ReadTimeoutError)

@@ -35,7 +35,7 @@ def report_content(
     missing = {
         stage.value: MISSING_TEXTS[state].format(stage=stage.value)
         for stage in (Stage.FILTER, Stage.LABEL, Stage.TRAIN)
-        if (state := evidence[stage.value]["state"]) in MISSING_TEXTS and run.spec.stages != (Stage.EVALUATE,)
+        if (state := evidence[stage.value]["state"]) in MISSING_TEXTS
     }
     content: Json = {
         "schema_version": SCHEMA_VERSION,

@@ -103,6 +103,8 @@ def _run_notes(content: Json) -> list[str]:
         found.append(f"The model {model['name']} has random weights: its figures are those of an untrained network.")
     if model is not None and model.get("assumed"):
         found.append(f"The model {model['name']} came without a configuration: {model['assumed']} are assumed.")
+    if content["run"]["stages"] == ["evaluate"]:
+        return found  # nothing of the run is missing
     return [*found, *content["missing"].values()]
 
 

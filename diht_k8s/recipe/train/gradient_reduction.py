@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import torch
@@ -43,7 +43,9 @@ class OverlappedReduction:
             elements: of a bucket at most, unless a single parameter has more.
         """
         self._dtype = dtype
-        self._buckets = _divided(list(parameters)[::-1], elements)
+        backward = list(parameters)[::-1]
+        sizes = [parameter.numel() for parameter in backward]
+        self._buckets = [backward[part] for part in divided(sizes, elements)]
         self._active = False
         for number, bucket in enumerate(self._buckets):
             for parameter in bucket:
@@ -99,13 +101,20 @@ class OverlappedReduction:
             gradient.copy_(part.view_as(gradient))
 
 
-def _divided(parameters: list[nn.Parameter], elements: int) -> list[list[nn.Parameter]]:
-    buckets: list[list[nn.Parameter]] = []
-    size = 0
-    for parameter in parameters:
-        if not buckets or size + parameter.numel() > elements:
-            buckets.append([])
-            size = 0
-        buckets[-1].append(parameter)
-        size += parameter.numel()
+def divided(sizes: Sequence[int], elements: int) -> list[slice]:
+    """Buckets of consecutive parameters.
+
+    Args:
+        sizes: elements of each parameter.
+        elements: of a bucket at most, unless a single parameter has more.
+    """
+    buckets: list[slice] = []
+    total = 0
+    for number, size in enumerate(sizes):
+        if buckets and total + size <= elements:
+            buckets[-1] = slice(buckets[-1].start, number + 1)
+            total += size
+        else:
+            buckets.append(slice(number, number + 1))
+            total = size
     return buckets

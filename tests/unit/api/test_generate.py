@@ -65,7 +65,7 @@ def test_generate_writes_once_and_only_what_changed(tmp_path: Path, capsys: pyte
 def capped(node: dict[str, Any]) -> bool:
     match node.get("type"):
         case "string":
-            return "maxLength" in node or "enum" in node or node.get("format") == "date-time"
+            return "maxLength" in node or "enum" in node
         case "array":
             return "maxItems" in node and node["x-kubernetes-list-type"] in ("atomic", "map")
         case "object":

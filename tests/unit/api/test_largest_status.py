@@ -12,6 +12,7 @@ from diht_k8s.api import status as api
 from diht_k8s.api.documents import canonical_json
 from diht_k8s.api.reasons import ConditionType
 from diht_k8s.api.status import Status, bounded, wire
+from diht_k8s.api.times import TIME_PATTERN
 
 WORDS = {"message", "logTail", "step", "unit", "uri", "outputUri"}
 """Fields in which people and programs write; the others are names of Kubernetes and of ours."""
@@ -51,7 +52,7 @@ class Largest:
         raise AssertionError(f"no rule for {schema}")
 
     def _text(self, schema: dict[str, Any], field: str) -> str:
-        if schema.get("format") == "date-time":
+        if schema.get("pattern") == TIME_PATTERN:
             return "2026-01-01T00:00:00Z"
         if "pattern" in schema:
             return next(text for start, text in PATTERNS.items() if schema["pattern"].startswith(start))

@@ -10,7 +10,8 @@ from diht_k8s.api import status as api
 from diht_k8s.api import status as status_module
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.run import Stage
-from diht_k8s.api.status import Condition, FailureCause, Metric, StageStatus, Status, bounded, timestamp, wire
+from diht_k8s.api.status import Condition, FailureCause, Metric, StageStatus, Status, bounded, wire
+from diht_k8s.api.times import timestamp
 
 LOG = ["é" * 250] * 20
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from kubernetes import client
 
-from diht_k8s.kube.client import Cluster, pages
+from diht_k8s.kube.client import Cluster, answer_of, pages
+from diht_k8s.kube.errors import UnavailableError
 
 
 @pytest.mark.parametrize(
@@ -64,3 +65,16 @@ def test_status_is_written_only_to_the_version_that_it_was_made_from(monkeypatch
     patch = sent(monkeypatch, lambda cluster: cluster.write_status("n", "r", "41", {"stages": []}))
     assert {"op": "replace", "path": "/metadata/resourceVersion", "value": "41"} in patch
     assert {"op": "add", "path": "/status", "value": {"stages": []}} in patch
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("7", 7.0), (None, 0.0), ("86400", 60.0), ("-1", 0.0), ("Wed, 21 Oct 2026 07:28:00 GMT", 0.0)],
+)
+def test_refusal_says_how_long_the_server_wants_to_be_left_alone(header: str | None, seconds: float) -> None:
+    answer = SimpleNamespace(
+        status=429, data=b"{}", reason="", headers={} if header is None else {"Retry-After": header}
+    )
+    with pytest.raises(UnavailableError) as refusal:
+        answer_of("list things", lambda **_: answer)
+    assert refusal.value.retry_after_s == seconds

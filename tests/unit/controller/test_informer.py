@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
+import urllib3
 
 from diht_k8s.controller import metrics
 from diht_k8s.controller.mirror.informer import Informer
@@ -194,3 +196,93 @@ def test_age_of_the_mirror_grows_with_errors_and_ends_with_an_answer() -> None:
 
 def _value(gauge: Any) -> float:
     return next(iter(gauge.collect())).samples[0].value
+
+
+class Ending(Script):
+    """After its last answer it ends the mirror that asks."""
+
+    def __init__(self, *answers: Response | Exception) -> None:
+        super().__init__(*answers)
+        self.ended = threading.Event()
+        self.stop: Any = None
+
+    def __call__(self, **options: Any) -> Response:
+        if not self.answers:
+            self.stop()
+            self.ended.set()
+            raise ClusterError(0, "Unreachable", "the end of the script")
+        return super().__call__(**options)
+
+
+def followed(*answers: Response | Exception) -> tuple[Informer[JobSummary], list[str], Ending]:
+    """What a mirror knows and was told after these answers, and what it asked: `list`, `watch VERSION`, `probe`."""
+    script = Ending(*answers)
+    mirror, reported = informer(script)
+    script.stop = mirror.stop
+    mirror.start()
+    assert script.ended.wait(10)
+    return mirror, reported, script
+
+
+def questions(script: Script) -> list[str]:
+    return [
+        f"watch {asked['resource_version']}" if "watch" in asked else "probe" if asked["limit"] == 1 else "list"
+        for asked in script.asked
+    ]
+
+
+class Silent(Response):
+    """A watch whose connection stays open and carries nothing."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+
+    def stream(self, size: int, decode_content: bool = True) -> Iterator[bytes]:
+        raise urllib3.exceptions.ReadTimeoutError(cast(Any, None), "", "read timed out")
+        yield b""
+
+
+def unanswered() -> ClusterError:
+    """A watch whose connection stays open, on which not even the headers come."""
+    error = ClusterError(0, "Unreachable", "no answer")
+    silence = urllib3.exceptions.ReadTimeoutError(cast(Any, None), "", "read timed out")
+    error.__cause__ = urllib3.exceptions.MaxRetryError(cast(Any, None), "", silence)
+    return error
+
+
+@pytest.mark.parametrize("silence", [Silent(), unanswered()], ids=["after its headers", "before its headers"])
+def test_watch_that_falls_silent_is_given_up_and_all_is_listed_again(silence: Response | Exception) -> None:
+    mirror, _, script = followed(page(job(attempt=1)), silence, page(job(attempt=2)), watch())
+    assert names(mirror) == ["r-train-2"]
+    assert questions(script) == ["list", "watch 10", "list", "watch 10"]
+    assert script.asked[1]["_request_timeout"][1] == 1.2 * script.asked[1]["timeout_seconds"]
+
+
+BROKEN = ClusterError(0, "Unreachable", "connection refused")
+
+
+def test_watch_whose_connection_broke_resumes_where_it_was() -> None:
+    _, _, script = followed(page(job(attempt=1)), BROKEN, page(job(attempt=1), version="12"), watch())
+    assert questions(script) == ["list", "watch 10", "probe", "watch 10"]
+
+
+def test_history_that_went_back_while_the_connection_was_broken_is_read_again() -> None:
+    """The server would take the watch from a version of the future and say nothing until it has grown past it."""
+    mirror, reported, script = followed(
+        page(job(version=90, conditions={"Failed": "x"}), version="95"),
+        BROKEN,
+        page(job(version=40), version="50"),
+        page(job(version=40), version="50"),
+        watch(),
+    )
+    assert questions(script) == ["list", "watch 95", "probe", "list", "watch 50"]
+    assert [summary.failing for summary in mirror.of("n", "r")] == [False]
+    assert len(reported) == 2, "the Job was never reported as gone: nobody starts another in its place"
+
+
+def test_watch_waits_as_long_as_the_server_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    mirror, _ = informer(Script(ClusterError(429, "TooManyRequests", "busy", retry_after_s=7.0)))
+    monkeypatch.setattr(mirror._stop, "wait", lambda seconds: (waits.append(seconds), mirror.stop()))
+    mirror._run()
+    assert 7.0 <= waits[0] <= 8.4

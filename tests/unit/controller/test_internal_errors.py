@@ -104,7 +104,7 @@ def test_operator_counts_it_and_tries_again_later(monkeypatch: pytest.MonkeyPatc
     def story() -> None:
         raise InternalError("KeyError: 'x'")
 
-    monkeypatch.setattr(operator, "connect", lambda: None)
+    monkeypatch.setattr(operator, "connect", lambda **_: None)
     before = metrics.ERRORS.labels("InternalError")._value.get()
 
     async def work() -> float:
@@ -120,7 +120,7 @@ def test_operator_counts_it_and_tries_again_later(monkeypatch: pytest.MonkeyPatc
 def test_errors_of_the_api_server_are_logged_without_literal_values(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(operator, "connect", lambda: None)
+    monkeypatch.setattr(operator, "connect", lambda **_: None)
     cluster = make(pods={"env": [{"name": "T", "value": CANARY}]})
 
     async def work() -> None:

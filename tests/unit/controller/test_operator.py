@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 from kubernetes import client
+from prometheus_client import Gauge
 
+from diht_k8s.controller import metrics
 from diht_k8s.controller import operator as module
 from diht_k8s.controller.operator import Operator, Settings
 from diht_k8s.kube.client import ClusterError
@@ -18,7 +20,7 @@ from tests.unit.controller.known_runs import ended_run, run
 
 
 def with_operator(monkeypatch: pytest.MonkeyPatch, story: Callable[[Operator], Any], **more: Any) -> Any:
-    monkeypatch.setattr(module, "connect", lambda: client.ApiClient(client.Configuration()))
+    monkeypatch.setattr(module, "connect", lambda **_: client.ApiClient(client.Configuration()))
 
     async def inside() -> Any:
         result = story(Operator(Settings(port=0, **more)))
@@ -103,3 +105,52 @@ def test_nothing_is_written_without_the_lease(monkeypatch: pytest.MonkeyPatch, h
         assert len(asked) == (len(writes) if held else 0)
 
     with_operator(monkeypatch, story, lease_namespace="n")
+
+
+def test_server_that_asks_for_quiet_gets_it_from_all_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def refuse(key: Any) -> None:
+        asked.append(key)
+        raise ClusterError(429, "TooManyRequests", "busy", retry_after_s=30.0)
+
+    async def story(found: Operator) -> None:
+        monkeypatch.setattr(found._reconciler, "reconcile", refuse)
+        found._leads.set()
+        for watch in found._watches:
+            watch.synced.set()
+        worker = asyncio.create_task(found._work())
+        found._queue.add(("n", "first"))
+        await asyncio.sleep(0.3)
+        found._queue.add(("n", "second"))
+        await asyncio.sleep(0.7)  # the first one's own wait is 0.5 s
+        worker.cancel()
+        assert asked == [("n", "first")]
+
+    with_operator(monkeypatch, story)
+
+
+def value(gauge: Gauge) -> float:
+    return next(iter(gauge.collect())).samples[0].value
+
+
+def test_depth_of_the_queue_is_true_while_no_worker_takes_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def story(found: Operator) -> None:
+        found._queue.add(("n", "a"))
+        found._queue.add(("n", "b"))
+        assert value(metrics.DEPTH) == 2
+
+    with_operator(monkeypatch, story)
+
+
+def test_run_that_fails_again_and_again_is_counted_until_it_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(found: Operator) -> None:
+        for _ in range(4):
+            found._queue.done(("n", "a"), failed=True)
+        assert value(metrics.FAILING) == 0
+        found._queue.done(("n", "a"), failed=True)
+        assert value(metrics.FAILING) == 1
+        found._queue.done(("n", "a"))
+        assert value(metrics.FAILING) == 0
+
+    with_operator(monkeypatch, story)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from diht_k8s.api.status import StageState, timestamp
+from diht_k8s.api.status import StageState
+from diht_k8s.api.times import timestamp
 from diht_k8s.controller.mirror.runs import known_run
 from tests.unit.controller.documents import DISRUPTED, NOW, job, pod
 from tests.unit.controller.fake import FakeCluster, Process

@@ -8,7 +8,8 @@ import pytest
 
 from diht_k8s.api.reports import Progress
 from diht_k8s.api.run import Stage
-from diht_k8s.api.status import StageState, Status, timestamp
+from diht_k8s.api.status import StageState, Status
+from diht_k8s.api.times import timestamp
 from diht_k8s.controller.saved_status import condition, saved_run_status
 from diht_k8s.kube.client import ClusterError
 from diht_k8s.pipeline.states import RunState

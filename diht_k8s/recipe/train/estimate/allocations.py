@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from diht_k8s.recipe.train.estimate.footprint import Moment
+from diht_k8s.recipe.train.estimate.reduction import Moment
 
 
 class Allocations(TorchDispatchMode):
@@ -78,3 +78,4 @@ class Allocations(TorchDispatchMode):
             self._gradients.add(key)
             self._other -= self._held[key]
             self._of_gradients += self._held[key]
+            self.moments.append(self.now)

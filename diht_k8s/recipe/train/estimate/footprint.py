@@ -1,8 +1,8 @@
 """Memory of a rank by part, from a trace and the settings. Pure.
 
 The trace gives what activations and gradients hold over a micro-batch. The rest is arithmetic over what DeepSpeed and
-the engine allocate: partitions of weights and optimiser state, buckets, the batch, the loss's tiles. The formulas
-follow DeepSpeed 0.19 and are compared with measured peaks by `benchmarks/run estimate`.
+the engine allocate: partitions of weights and optimiser state, buckets (`reduction`), the batch, the loss's tiles. The
+formulas follow DeepSpeed 0.19 and are compared with measured peaks by `benchmarks/run estimate`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from diht_k8s.recipe.train.estimate.reduction import (
+    Copies,
+    Moment,
+    Peak,
+    bucketed_peak,
+    overlapped_copies,
+    own_gradients,
+)
+from diht_k8s.recipe.train.gradient_reduction import bucket_elements
+
 FP32: Final = 4
 """bytes."""
 LOSS_CHUNK: Final = 256
 """Rows of the loss's tiles, as the engine sets them."""
-BUCKET_ELEMENTS: Final = 500_000_000
-"""DeepSpeed's buckets at most, as the engine sets them."""
+FP64: Final = 8
+IMAGE_BYTES: Final = {"fp32": 4, "bf16": 2, "fp16": 2}
+"""of a normalised value, by `train.precision`."""
 LIVE_ELEMENTS: Final = 1_000_000_000
 """Gathered elements that ZeRO 3 keeps at most (`stage3_max_live_parameters`): most models stay gathered."""
 PREFETCHED_ELEMENTS: Final = 50_000_000
@@ -29,10 +40,10 @@ class Sizes:
     """Numbers that the arithmetic needs of a model."""
 
     parameters: int
-    trained: int
-    """parameters with a gradient."""
-    largest: int
-    """elements of the largest trained parameter."""
+    trained_sizes: tuple[int, ...]
+    """elements of each parameter with a gradient, in the model's order."""
+    groups: tuple[tuple[int, ...], ...]
+    """the same by group of the optimiser."""
     head_parameters: int
     """weights of both concept heads."""
     buffer_bytes: int
@@ -42,14 +53,15 @@ class Sizes:
     classes: int
     """of both heads together."""
 
+    @property
+    def trained(self) -> int:
+        """Elements of all parameters with a gradient."""
+        return sum(self.trained_sizes)
 
-@dataclass(frozen=True)
-class Moment:
-    """Bytes that a rank holds at one moment, besides weights, optimiser state and batch."""
-
-    activations: int
-    """activations and temporary tensors."""
-    gradients: int
+    @property
+    def largest(self) -> int:
+        """Elements of the largest trained parameter."""
+        return max(self.trained_sizes, default=0)
 
 
 @dataclass(frozen=True)
@@ -60,7 +72,7 @@ class Trace:
     forward: int
     """bytes at the end of the forward pass."""
     backward: tuple[Moment, ...]
-    """moments of the backward pass that can be its peak."""
+    """of the backward pass: the largest activations since each finished gradient, which grow in number."""
 
 
 @dataclass(frozen=True)
@@ -121,14 +133,10 @@ def rank_memory(sizes: Sizes, trace: Trace, placement: Placement) -> RankMemory:
         "loss": _loss_phase(sizes, trace, placement),
         "backward": _backward_phase(sizes, trace, placement),
         "gradient reduction": _reduction_phase(sizes, placement),
+        "optimiser step": _step_phase(sizes, placement),
     }
     phase = max(phases, key=lambda name: sum(phases[name].values()))
     return RankMemory({name: size for name, size in {**held, **phases[phase]}.items() if size}, offloaded, phase)
-
-
-def bucket_elements(sizes: Sizes) -> int:
-    """Elements of a bucket of DeepSpeed's, as the engine sets it."""
-    return min(BUCKET_ELEMENTS, sizes.parameters + sizes.parameters % 2)
 
 
 def loss_bytes(local: int, world: int, width: int) -> int:
@@ -151,8 +159,9 @@ def _held(sizes: Sizes, placement: Placement) -> tuple[dict[str, int], int]:
         "fp32 master weights": share if stage else 0,
         "optimiser states": 2 * share,
         "EMA": share if placement.ema else 0,
-        # uint8 as they come, and fp32 normalised by micro-batch; 8-byte tokens
-        "batch": pixels * (placement.local + FP32 * placement.micro) + placement.local * sizes.context_length * 8,
+        # uint8 as they come, and normalised by micro-batch; 8-byte tokens
+        "batch": pixels * (placement.local + IMAGE_BYTES[placement.precision] * placement.micro)
+        + placement.local * sizes.context_length * 8,
         "features": _feature_bytes(sizes, placement),
     }
     if stage == 3:
@@ -176,15 +185,23 @@ def _feature_bytes(sizes: Sizes, placement: Placement) -> int:
 
 
 def _bucket_bytes(sizes: Sizes, placement: Placement) -> int:
-    """DeepSpeed's buckets: one for each dtype in which it sums gradients.
+    """DeepSpeed's buckets.
 
-    Stages 1 and 2 keep it in the gradients' own dtype (`setup_buckets`). Stage 3 has a second one for the layers that
-    autocast computes in bf16, if these are summed in bf16 (`IPGBucketZ3`).
+    Stages 1 and 2 keep them in the gradients' own dtype (`setup_buckets`): one, and a second one that fills while ranks
+    sum the first (`overlap_comm`). Stage 3 has one for each dtype in which it sums gradients: a second one for the
+    layers that autocast computes in bf16, if these are summed in bf16 (`IPGBucketZ3`).
     """
-    elements = bucket_elements(sizes)
-    if placement.zero_stage < 3 or placement.reduction == "fp32":
+    elements = bucket_elements(sizes.parameters)
+    if placement.zero_stage < 3:
+        return elements * FP32 * (2 if placement.world > 1 else 1)
+    if placement.reduction == "fp32":
         return elements * FP32
     return elements * (2 + (FP32 if placement.precision == "bf16" else 0))
+
+
+def _partition_bytes(sizes: Sizes, placement: Placement) -> int:
+    """Gradients of stage 1 or 2 that the rank keeps for its optimiser step; offloaded ones go to the host at once."""
+    return 0 if placement.offload != "None" else FP32 * own_gradients(sizes.groups, placement.shards)
 
 
 def _loss_phase(sizes: Sizes, trace: Trace, placement: Placement) -> dict[str, int]:
@@ -196,41 +213,81 @@ def _loss_phase(sizes: Sizes, trace: Trace, placement: Placement) -> dict[str, i
 
 
 def _backward_phase(sizes: Sizes, trace: Trace, placement: Placement) -> dict[str, int]:
-    whole, share = FP32 * sizes.trained, FP32 * -(-sizes.trained // placement.shards)
-    if placement.zero_stage >= 2:
-        # Finished gradients move into the bucket; what a full bucket leaves is this rank's partition. Micro-batches
-        # add to it, for which DeepSpeed takes a second one.
-        flushed = sizes.trained > bucket_elements(sizes)
-        partitions = 0 if placement.zero_stage == 3 else 2 if placement.in_parts else int(flushed)
-        moment, gradients = max(trace.backward, key=lambda each: each.activations), partitions * share
-    elif placement.in_parts:
-        moment, gradients = max(trace.backward, key=lambda each: each.activations), whole
+    whole = FP32 * sizes.trained if placement.in_parts else 0
+    if placement.zero_stage == 0:
+        return _overlapped_phase(sizes, trace, placement)
+    parts = {"communication buckets": _bucket_bytes(sizes, placement)} if placement.zero_stage < 3 else {}
+    if placement.zero_stage == 1 and placement.world == 1:  # DeepSpeed moves gradients after the backward pass
+        moments = (Peak(each.activations, whole or each.gradients) for each in trace.backward)
+        peak = max(moments, key=lambda each: each.total)
+    elif placement.zero_stage == 1:
+        # The last micro-batch reduces what all of them added up; the others only add.
+        peak = _peak(sizes, trace.backward, placement, accumulated=whole)
+        most = Peak(max(each.activations for each in trace.backward), whole)
+        peak = max(peak, most, key=lambda each: each.total)
     else:
-        moment = max(trace.backward, key=lambda each: each.activations + each.gradients)
-        gradients = moment.gradients
-    parts = {"activations": moment.activations}
-    if placement.zero_stage in (1, 2):
-        parts["communication buckets"] = _bucket_bytes(sizes, placement)
-    if placement.zero_stage < 3 and gradients:
-        parts["gradients"] = gradients
-    return parts
+        # What a full bucket leaves is this rank's; micro-batches add to it, for which DeepSpeed takes a second one.
+        added = _partition_bytes(sizes, placement) if placement.zero_stage == 2 and placement.in_parts else 0
+        peak = _peak(sizes, trace.backward, placement)
+        peak = Peak(peak.activations, peak.gradients + added, peak.copies)
+    unsummed = "gradients" if placement.zero_stage < 3 else "unsummed gradients"  # stage 3 holds its own all the time
+    named = {"activations": peak.activations, unsummed: peak.gradients, "reduced copies": peak.copies}
+    return parts | named
+
+
+def _overlapped_phase(sizes: Sizes, trace: Trace, placement: Placement) -> dict[str, int]:
+    """ZeRO 0: whole gradients, of which `OverlappedReduction` sums copies; not more than are finished."""
+    lowered = placement.reduction == "bf16"
+    most = 0
+    if placement.world > 1 or lowered:
+        elements = bucket_elements(sizes.parameters)
+        most = overlapped_copies(sizes.trained_sizes, elements=elements, lowered=lowered)
+
+    def at(moment: Moment) -> Peak:
+        gradients = FP32 * sizes.trained if placement.in_parts else moment.gradients
+        return Peak(moment.activations, gradients, min(most, moment.gradients))
+
+    peak = max((at(moment) for moment in trace.backward), key=lambda each: each.total)
+    return {"activations": peak.activations, "gradients": peak.gradients, "reduced copies": peak.copies}
 
 
 def _reduction_phase(sizes: Sizes, placement: Placement) -> dict[str, int]:
-    whole, share = FP32 * sizes.trained, FP32 * -(-sizes.trained // placement.shards)
-    bucket = min(sizes.trained, bucket_elements(sizes))
-    if placement.zero_stage == 0:
-        copied = FP32 * bucket if placement.world > 1 else 0
-        return {"gradients": whole, "communication buckets": copied}
-    if placement.zero_stage == 3:
-        return {"reduced copies": FP32 * bucket}
-    # `allreduce_bucket` joins the slices of several owners in a tensor and lowers a copy of it.
-    joined = FP32 * bucket if placement.world > 1 else 0
-    lowered = 2 * bucket if placement.reduction == "bf16" else 0
-    # Stage 1 fills the bucket from gradients that are still whole; `get_flat_partition` copies the rank's own part.
-    parts = share + (whole if placement.zero_stage == 1 else 0)
+    """Stage 1 of a single rank: gradients are whole after the backward pass, and then move into the bucket."""
+    if placement.zero_stage != 1 or placement.world > 1:
+        return {}
+    moments, finished = [], 0
+    for size in (size for group in sizes.groups for size in group):
+        finished += FP32 * size
+        moments.append(Moment(0, finished))
+    peak = _peak(sizes, tuple(moments), placement, accumulated=finished)
     return {
-        "gradients": parts,
+        "gradients": peak.gradients,
         "communication buckets": _bucket_bytes(sizes, placement),
-        "reduced copies": max(0, joined + lowered - parts),
+        "reduced copies": peak.copies,
     }
+
+
+def _step_phase(sizes: Sizes, placement: Placement) -> dict[str, int]:
+    """Stages 1 and 2: the norm is taken in fp64, gradient by gradient; then each group's gradients are joined."""
+    partition = _partition_bytes(sizes, placement)
+    if placement.zero_stage not in (1, 2) or not partition:
+        return {}
+    own = [-(-sum(group) // placement.shards) for group in sizes.groups]
+    longest = max(min(max(group), share) for group, share in zip(sizes.groups, own, strict=True))
+    return {"gradients": partition, "gradient copies": max(FP64 * longest, FP32 * max(own))}
+
+
+def _peak(sizes: Sizes, moments: tuple[Moment, ...], placement: Placement, *, accumulated: int = 0) -> Peak:
+    """Of a reduction by DeepSpeed, which copies what it sums.
+
+    Stages 1 and 2: `allreduce_bucket` joins the slices of several owners, then lowers a copy. Stage 3 lowers and joins,
+    a single gradient not (`reduce_scatter_coalesced`).
+    """
+    lowered = 0.5 if placement.reduction == "bf16" else 0.0
+    joined = 1.0 if placement.world > 1 else 0.0
+    if placement.zero_stage == 3:
+        copies, partition = Copies(full=1.0, alone=lowered), 0
+    else:
+        copies, partition = Copies(joined + lowered, joined + lowered), _partition_bytes(sizes, placement)
+    bucket = FP32 * bucket_elements(sizes.parameters)
+    return bucketed_peak(moments, bucket=bucket, partition=partition, copies=copies, accumulated=accumulated)

@@ -4,8 +4,9 @@ Memory is what `nvidia-smi` reports as total. Peaks are dense: half of a data sh
 that of the CUDA cores: the training does not allow TF32 in matrix products.
 
 Sources, NVIDIA's data sheets: H100 (SXM 1,979 with sparsity and 67, PCIe 1,513 and 51), H200 (as H100 SXM), HGX B200 (per
-GPU 2.25 PFLOP/s dense, 75 in fp32), A100 (312, 19.5), L40S (362.05, 91.6), L4 (242 with sparsity, 30.3), A10G (70, 31.5),
-V100 SXM2 (125, 15.7), T4 (65, 8.1).
+GPU 2.25 PFLOP/s dense, 75 in fp32), A100 (312, 19.5), L40S (362.05, 91.6), L4 (242 with sparsity, 30.3), V100 SXM2
+(125, 15.7), T4 (65, 8.1). Not checked: A10G (70, 31.5), of which we found no data sheet; public tables give 31.2 to 35 in
+fp32.
 """
 
 from __future__ import annotations

@@ -22,11 +22,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.train.estimate.allocations import Allocations
-from diht_k8s.recipe.train.estimate.footprint import LOSS_CHUNK, Moment, Sizes, Trace
+from diht_k8s.recipe.train.estimate.footprint import LOSS_CHUNK, Sizes, Trace
+from diht_k8s.recipe.train.estimate.reduction import Moment
 from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
 from diht_k8s.recipe.train.loss.losses import hn_nce_loss_and_statistics, soft_label_loss
 from diht_k8s.recipe.train.model.attention import attention_in_fp32
-from diht_k8s.recipe.train.model.student import Features, Student, model_configuration
+from diht_k8s.recipe.train.model.student import Features, Student, model_configuration, parameter_groups
 
 LOWER = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
 """dtype of matrix products by `train.precision`."""
@@ -71,11 +72,11 @@ class TracedStudent:
         """Numbers of elements and lengths of the model."""
         model, parameters = self._model, list(self._model.parameters())
         size: Any = model.clip.visual.image_size
-        trained = [parameter.numel() for parameter in parameters if parameter.requires_grad]
+        groups = parameter_groups(model, weight_decay=0.0, head_lr_scale=1.0, head_weight_decay_scale=1.0)
         return Sizes(
             parameters=sum(parameter.numel() for parameter in parameters),
-            trained=sum(trained),
-            largest=max(trained, default=0),
+            trained_sizes=tuple(parameter.numel() for parameter in parameters if parameter.requires_grad),
+            groups=tuple(tuple(parameter.numel() for parameter in group["params"]) for group in groups),
             head_parameters=sum(
                 head.weight.numel() for head in (model.object_head, model.attribute_head) if head is not None
             ),
@@ -90,6 +91,7 @@ class TracedStudent:
         """Pass a micro-batch through the model, forward and backward."""
         with self._mode, self._device_rules():
             images, tokens, targets = self._inputs(micro_batch)
+            images = images.to(LOWER[self._train.precision] or images.dtype)  # as the engine hands them over
             allocations = Allocations(self._model)
             with allocations:
                 features = self._forward(images, tokens)
@@ -101,7 +103,7 @@ class TracedStudent:
             del features, loss
             for parameter in self._model.parameters():
                 parameter.grad = None
-        return Trace(micro_batch, forward, _outline(backward))
+        return Trace(micro_batch, forward, _by_gradient(backward))
 
     def forward_flops(self) -> tuple[int, int]:
         """Operations of one image's and one caption's forward pass, attention included."""
@@ -170,12 +172,12 @@ def _layer_norm_in_fp32(input: Tensor, *rest: Any, **options: Any) -> Tensor:  #
         return _layer_norm(input.float(), *rest, **options)
 
 
-def _outline(moments: list[Moment]) -> tuple[Moment, ...]:
-    """The moments that can be a peak: no later one holds as much of both activations and gradients."""
+def _by_gradient(moments: list[Moment]) -> tuple[Moment, ...]:
+    """The largest activations since each finished gradient."""
     kept: list[Moment] = []
     for moment in moments:
-        while kept and kept[-1].activations <= moment.activations and kept[-1].gradients <= moment.gradients:
-            kept.pop()
-        if not kept or moment.activations < kept[-1].activations or moment.gradients > kept[-1].gradients:
+        if not kept or moment.gradients != kept[-1].gradients:
             kept.append(moment)
+        elif moment.activations > kept[-1].activations:
+            kept[-1] = moment
     return tuple(kept)

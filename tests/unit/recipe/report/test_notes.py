@@ -35,6 +35,7 @@ def content(value: float = 0.27, verdict: str = "better", **changes: Any) -> dic
         "filter": {"state": "committed"},
         "label": {"state": "absent"},
         "train": {"state": "committed", "summary": {"pairs": 3000, "samples": 100, "steps": 2}},
+        "run": {"stages": ["filter", "train", "evaluate"]},
         "missing": {"label": "This run has no label stage."},
         "model": {"name": "m", "trained": True},
         "funnel": [{"step": "input", "samples": 10, "dropped": 0}, {"step": "text", "samples": 4, "dropped": 6}],
@@ -94,9 +95,10 @@ def test_cards_when_shown_stand_beside_references_and_chance() -> None:
     assert (found[-1]["value"], found[-1]["rows"][0]["value"]) == ("4", 0.4)
 
 
-def test_steps_when_a_stage_is_missing_say_so() -> None:
-    found = {step["name"]: step for step in steps(content())}
-    assert found["label"]["figure"] == "not in this report"
+@pytest.mark.parametrize(("state", "figure"), [("absent", None), ("not committed", "not in this report")])
+def test_steps_when_a_stage_is_missing_leave_it_out_or_say_so(state: str, figure: str | None) -> None:
+    found = {step["name"]: step for step in steps(content(label={"state": state}))}
+    assert found.get("label", {}).get("figure") == figure
     assert found["train"]["seconds"] == "61 s"
 
 

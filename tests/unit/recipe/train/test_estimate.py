@@ -11,8 +11,9 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.train.estimate.estimate import estimate
-from diht_k8s.recipe.train.estimate.footprint import Moment, Placement, Sizes, Trace, rank_memory
+from diht_k8s.recipe.train.estimate.footprint import Placement, Sizes, Trace, rank_memory
 from diht_k8s.recipe.train.estimate.gpus import GPUS, gpu_of
+from diht_k8s.recipe.train.estimate.reduction import Moment
 from diht_k8s.recipe.train.estimate.trace import TracedStudent
 from diht_k8s.recipe.train.health import PEAK_TFLOPS
 from diht_k8s.recipe.train.model.student import Student
@@ -22,8 +23,10 @@ TINY = {
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
 }
-SIZES = Sizes(1000, 1000, 100, 0, 0, 8, 4, 16, 0)
-TRACE = Trace(4, 500, (Moment(900, 100), Moment(200, 4000)))
+SIZES = Sizes(1000, (100,) * 10, ((100,) * 10,), 0, 0, 8, 4, 16, 0)
+BUCKET = 4 * 250
+"""Bytes of a bucket: a quarter of the parameters."""
+TRACE = Trace(4, 500, tuple(Moment(9000 - 800 * number, 400 * number) for number in range(11)))
 
 
 def run(**train: object) -> DihtRun:
@@ -62,6 +65,56 @@ def test_zero_divides_optimiser_states(stage: int, world: int, states: int, mast
     made = rank_memory(SIZES, TRACE, Placement(world, 4, 4, stage, "fp32", "None", ema=False))
     assert made.device["optimiser states"] == states
     assert made.device.get("fp32 master weights", 0) == master
+
+
+@pytest.mark.parametrize(
+    ("stage", "world", "reduction", "buckets"),
+    [
+        (1, 1, "fp32", BUCKET),
+        (1, 2, "fp32", 2 * BUCKET),
+        (2, 1, "fp32", BUCKET),
+        (2, 2, "bf16", 2 * BUCKET),
+        (3, 2, "fp32", BUCKET),
+        (3, 2, "bf16", BUCKET // 2 + BUCKET),
+    ],
+)
+def test_buckets_are_those_of_deepspeed(stage: int, world: int, reduction: str, buckets: int) -> None:
+    made = rank_memory(SIZES, TRACE, Placement(world, 4, 4, stage, "bf16", "None", ema=False, reduction=reduction))
+    assert made.device["communication buckets"] == buckets
+
+
+@pytest.mark.parametrize(
+    ("world", "reduction", "copied"), [(1, "fp32", 0), (1, "bf16", 2 * 200 + 4 * 200), (2, "fp32", 2 * 4 * 200)]
+)
+def test_zero_0_copies_two_buckets_where_it_sums(world: int, reduction: str, copied: int) -> None:
+    flat = Trace(4, 500, tuple(Moment(9000, 400 * number) for number in range(11)))
+    made = rank_memory(SIZES, flat, Placement(world, 4, 4, 0, "bf16", "None", ema=False, reduction=reduction))
+    assert made.device.get("reduced copies", 0) == copied  # two parameters of 100 fit into a bucket
+    assert "communication buckets" not in made.device
+
+
+@pytest.mark.parametrize(("precision", "value"), [("fp32", 4), ("bf16", 2), ("fp16", 2)])
+def test_images_are_normalised_by_micro_batch_in_the_training_precision(precision: str, value: int) -> None:
+    made = rank_memory(SIZES, TRACE, Placement(1, 8, 4, 0, precision, "None", ema=False))
+    pixels, tokens = 3 * 8 * 8, 4 * 8
+    assert made.device["batch"] == 8 * (pixels + tokens) + 4 * pixels * value
+
+
+def test_step_of_zero_takes_the_norm_in_fp64_and_joins_the_gradients() -> None:
+    still = Trace(4, 0, (Moment(0, 0), Moment(0, 4000)))
+    sizes = Sizes(1000, (1000,), ((1000,),), 0, 0, 8, 4, 16, 0)
+    made = rank_memory(sizes, still, Placement(1, 2, 2, 2, "fp32", "None", ema=False))
+    assert made.phase == "optimiser step"
+    assert (made.device["gradients"], made.device["gradient copies"]) == (4 * 1000, 8 * 1000)
+
+
+def test_trace_has_the_largest_activations_since_each_gradient() -> None:
+    student = TracedStudent(Train.model_validate({"modelConfig": TINY, "samples": 1}), num_objects=0, num_attributes=0)
+    sizes, moments = student.sizes, student.trace(2).backward
+    finished = [moment.gradients for moment in moments]
+    assert finished == sorted(set(finished))
+    assert finished[-1] == 4 * sizes.trained == 4 * sum(sum(group) for group in sizes.groups)
+    assert len(finished) == len(sizes.trained_sizes) + 1
 
 
 def test_offload_moves_states_to_the_host() -> None:

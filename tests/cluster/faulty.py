@@ -1,0 +1,20 @@
+"""The operator, whose reconciliations raise or hang, as DIHT_TEST_RECONCILE says."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from diht_k8s.controller import reconcile
+from diht_k8s.controller.__main__ import main
+
+
+def fail(*arguments: Any, **options: Any) -> Any:
+    if os.environ["DIHT_TEST_RECONCILE"] == "hang":
+        time.sleep(3600)
+    raise AssertionError("the test says so")
+
+
+reconcile.plan = fail
+main()
