@@ -30,22 +30,29 @@ from diht_k8s.recipe.train.loop import Training
 @contextlib.contextmanager
 def refusing(refused: list[tuple[int, str, int, int]]) -> Iterator[None]:
     """Have the storage refuse this process's writes that a job names."""
-    write, seen = Storage.write_bytes, Counter[str]()
+    write, create, seen = Storage.write_bytes, Storage.create, Counter[str]()
     mine = [rule for rule in refused if rule[0] == int(os.environ["RANK"])]
 
-    def writing(storage: Storage, uri: str, data: bytes) -> None:
+    def check(uri: str) -> None:
         for _, part, first, number in mine:
             if part in uri:
                 seen[part] += 1
                 if first < seen[part] <= first + number:
                     raise RetryableError(f"cannot write {part}: the test refuses it")
+
+    def writing(storage: Storage, uri: str, data: bytes) -> None:
+        check(uri)
         write(storage, uri, data)
 
-    Storage.write_bytes = writing
+    def creating(storage: Storage, uri: str, data: bytes) -> bool:
+        check(uri)
+        return create(storage, uri, data)
+
+    Storage.write_bytes, Storage.create = writing, creating
     try:
         yield
     finally:
-        Storage.write_bytes = write
+        Storage.write_bytes, Storage.create = write, create
 
 
 def recorded(job: dict[str, Any]) -> dict[str, Any]:
