@@ -50,8 +50,18 @@ def _correct_values(rng: random.Random, pods: dict[str, Any]) -> None:
                 variable["valueFrom"]["secretKeyRef"] = {"name": "keys", "key": "token"}
     for volume in pods.get("volumes", []):
         _keep_one(rng, volume, SOURCES)
+    for context in ("securityContext", "podSecurityContext"):
+        _correct_context(pods.get(context) or {})
     if "resources" in pods:
         pods["resources"] = {key: value for key, value in pods["resources"].items() if value != "100%"}
+
+
+def _correct_context(context: dict[str, Any]) -> None:
+    """What excludes another field, here or in the pods of all stages that this context is merged over."""
+    if context.get("allowPrivilegeEscalation") is False:
+        del context["allowPrivilegeEscalation"]
+    if context.get("runAsUser") == 0:
+        del context["runAsUser"]
 
 
 def _keep_one(rng: random.Random, value: dict[str, Any], names: tuple[str, ...]) -> None:
