@@ -90,3 +90,8 @@ def init_distributed(timeout_s: int = 600) -> None:
 def control_group() -> dist.ProcessGroup | None:
     """The group for objects and control, whose tensors lie on the CPU; None: the world's, which then is gloo too."""
     return _control
+
+
+def is_lost_peer(error: RuntimeError) -> bool:
+    """Whether another rank was lost: NCCL raises torch's own errors, gloo names itself in the text."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)

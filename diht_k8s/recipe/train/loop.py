@@ -36,12 +36,19 @@ from diht_k8s.recipe.train.bandwidth import check_bandwidth
 from diht_k8s.recipe.train.checkpoint import checkpointing
 from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor, Saved, place_of
 from diht_k8s.recipe.train.checkpoint.checkpointing import Checkpointer
+from diht_k8s.recipe.train.checkpoint.resuming import resumed
 from diht_k8s.recipe.train.checkpoint.state import load_moments, load_weights, state_of
 from diht_k8s.recipe.train.checkpoint.warm_start import start_from
 from diht_k8s.recipe.train.consensus import Consensus, LastSave, agreed
 from diht_k8s.recipe.train.data.batch import Batch
 from diht_k8s.recipe.train.data.sampler import GlobalSampler, generator
-from diht_k8s.recipe.train.distributed import choose_algorithms, control_group, init_distributed, this_device
+from diht_k8s.recipe.train.distributed import (
+    choose_algorithms,
+    control_group,
+    init_distributed,
+    is_lost_peer,
+    this_device,
+)
 from diht_k8s.recipe.train.ema import Ema
 from diht_k8s.recipe.train.engine import Engine, Losses, Update
 from diht_k8s.recipe.train.flight_recorder import FlightRecorder
@@ -199,30 +206,13 @@ class Training:
                 raise UserError(
                     f"the checkpoint {saved.uri} has seen {saved.cursor.position} samples of train.samples {self.settings.samples}: raise it"
                 )
-        self.cursor = self._resumed(saved)
+        streams = self.sampler.streams
+        self.cursor = resumed(saved, self.settings.batch_size, streams=streams, config_sha256=self.config_sha256)
         if saved is not None:
+            if self.rank == 0:
+                print(f"train: resuming after step {saved.cursor.step} of {self.steps} ({saved.uri})", flush=True)
             load_weights(self.model, saved.state)
         return saved
-
-    def _resumed(self, saved: Saved | None) -> Cursor:
-        if saved is None:
-            return Cursor(step=0, position=0, streams=self.sampler.streams, config_sha256=self.config_sha256, seconds=0)
-        if (
-            saved.cursor.position % self.settings.batch_size
-            or saved.cursor.step * self.settings.batch_size != saved.cursor.position
-        ):
-            raise UserError(
-                f"the checkpoint {saved.uri} was made with another train.batchSize ({saved.cursor.position} samples in "
-                f"{saved.cursor.step} steps): set that one, or take its weights only (initFrom.kind Weights)"
-            )
-        if saved.cursor.streams != self.sampler.streams:
-            raise DataError(
-                f"the checkpoint {saved.uri} was made over other data ({saved.cursor.streams} streams, now {self.sampler.streams}): "
-                "choose another data.output"
-            )
-        if self.rank == 0:
-            print(f"train: resuming after step {saved.cursor.step} of {self.steps} ({saved.uri})", flush=True)
-        return saved.cursor.model_copy(update={"config_sha256": self.config_sha256})
 
     def _moved(self, step: int, seconds: float) -> Cursor:
         position = step * self.settings.batch_size
@@ -364,11 +354,6 @@ def _step_seed(seed: int, step: int, rank: int) -> int:
     return int(generator(seed, "dropout", step, rank).integers(2**63))
 
 
-def _lost_peer(error: RuntimeError) -> bool:
-    """Whether another rank was lost: NCCL raises torch's own errors, gloo names itself in the text."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
-
-
 def _import() -> None:
     """Import what a training imports on its way to the first step."""
     for name in ("deepspeed", "open_clip"):
@@ -389,7 +374,7 @@ def main() -> int:
         try:
             Training(run, json.loads(os.environ["DIHT_STAGE_CONFIG"])).train()
         except RuntimeError as error:
-            if not _lost_peer(error):
+            if not is_lost_peer(error):
                 raise
             who = f"rank {os.environ['RANK']} on node {socket.gethostname()}"
             raise RetryableError(f"{LOST_PEER} ({who}: {error}): the gang starts again") from error
