@@ -17,7 +17,7 @@ import torch.distributed  # imported before the fork, so that all launchers shar
 
 from diht_k8s.api.errors import DihtError
 from diht_k8s.recipe.runtime.gang import Gang
-from diht_k8s.recipe.runtime.in_place import free_port, launch_in_place
+from diht_k8s.recipe.runtime.in_place.launcher import free_port, launch_in_place
 from diht_k8s.recipe.runtime.signals import StopFlag
 
 STUB = 'touch "$STUB/$TORCHELASTIC_RUN_ID-$RANK-$$"; exec sleep 600'

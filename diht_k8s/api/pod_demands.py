@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from diht_k8s.api.kubernetes_types.security import Demand, Level
 from diht_k8s.api.pods import Pods, demands, merged
 from diht_k8s.api.run import Spec
-from diht_k8s.api.security import Demand, Level
 
 Path = tuple[str | int, ...]
 IDLE_CAPABILITIES: Final = (

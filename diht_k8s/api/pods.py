@@ -8,9 +8,17 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, model_validator
 
 from diht_k8s.api.base import Keyed, Model, Text, without_nulls
-from diht_k8s.api.pod_types import LABEL_VALUE_PATTERN, Affinity, Toleration, ValueSource, Volume, VolumeMount, wire
-from diht_k8s.api.quantities import Quantity, Size
-from diht_k8s.api.security import (
+from diht_k8s.api.kubernetes_types.pod_types import (
+    LABEL_VALUE_PATTERN,
+    Affinity,
+    Toleration,
+    ValueSource,
+    Volume,
+    VolumeMount,
+    wire,
+)
+from diht_k8s.api.kubernetes_types.quantities import Quantity, Size
+from diht_k8s.api.kubernetes_types.security import (
     Demand,
     Level,
     PodSecurityContext,

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from diht_k8s.api.errors import ExitCode
+from diht_k8s.api.kubernetes_types.security import REFUSED_ADVICE
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.reports import Cause
 from diht_k8s.api.run import Stage
-from diht_k8s.api.security import REFUSED_ADVICE
 from diht_k8s.controller.lost_pods import is_lost
 from diht_k8s.controller.text import last_line, one_line
 from diht_k8s.controller.work import with_reports

@@ -20,7 +20,6 @@ from diht_k8s.api.redaction import literals, redacted_text
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import Status, wire
 from diht_k8s.controller.actions import delete_old_jobs, delete_run, execute
-from diht_k8s.controller.blocked_runs import BlockedRuns
 from diht_k8s.controller.conditions import conditions
 from diht_k8s.controller.events import RunEvent, event_document, events_between
 from diht_k8s.controller.internal_errors import InternalError, log_internal_error
@@ -36,9 +35,10 @@ from diht_k8s.controller.observe import (
 )
 from diht_k8s.controller.orphans import delete_orphans, orphans
 from diht_k8s.controller.pod_logs import PodLogs, cached_in, progress_in, why_waiting
-from diht_k8s.controller.run_metrics import count_changes
 from diht_k8s.controller.saved_status import has_ended, saved_run_status
 from diht_k8s.controller.status import LoggedProgress, build_status, failed_attempt, newly_failed, redacted_status
+from diht_k8s.controller.telemetry.blocked_runs import BlockedRuns
+from diht_k8s.controller.telemetry.run_metrics import count_changes
 from diht_k8s.controller.text import one_line
 from diht_k8s.controller.timing import LIVING, can_wait, due_times, progress_interval
 from diht_k8s.controller.warning_events import WarningEvents

@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from torchx.specs.overlays import JOIN, PUT
 
-from diht_k8s.api.pod_types import wire
+from diht_k8s.api.kubernetes_types.pod_types import wire
+from diht_k8s.api.kubernetes_types.security import SecurityContext
 from diht_k8s.api.pods import QUEUE_LABEL, Pods
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.api.security import SecurityContext
 from diht_k8s.launch.pods import SHARED_MEMORY
 
 POD_FIELDS = (

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from diht_k8s.api.pod_types import ONE_REFERENCE, REFERENCES, SOURCES, TOO_MANY_SOURCES
+from diht_k8s.api.kubernetes_types.pod_types import ONE_REFERENCE, REFERENCES, SOURCES, TOO_MANY_SOURCES
+from diht_k8s.api.kubernetes_types.security import CAPABILITY_PREFIX, PRIVILEGED_ESCALATES, ROOT_NEEDS_CONSENT
 from diht_k8s.api.pods import OWN_VOLUMES
 from diht_k8s.api.run import MAX_NAME_LENGTH, NO_SOURCES, UNKNOWN_MOUNT, Spec, Stage
-from diht_k8s.api.security import CAPABILITY_PREFIX, PRIVILEGED_ESCALATES, ROOT_NEEDS_CONSENT
 from diht_k8s.api.train import Train
 
 ALWAYS_EDITABLE: Final = ("suspend", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "failurePolicy", "pods")

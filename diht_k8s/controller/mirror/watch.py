@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import urllib3
 
-from diht_k8s.controller import metrics
+from diht_k8s.controller.telemetry import metrics
 from diht_k8s.kube.client import ClusterError, lines
 from diht_k8s.kube.summaries import Document, Unreadable
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from diht_k8s.api.errors import DihtError, ExitCode, RetryableError, StopRequested
 from diht_k8s.recipe.runtime.gang import Gang, cause_of
-from diht_k8s.recipe.runtime.in_place import launch_in_place
+from diht_k8s.recipe.runtime.in_place.launcher import launch_in_place
 from diht_k8s.recipe.runtime.parent_death import named_parent
 from diht_k8s.recipe.runtime.preflight import wait_for_hosts
 from diht_k8s.recipe.runtime.signals import StopFlag

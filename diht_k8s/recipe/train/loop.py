@@ -23,13 +23,13 @@ from diht_k8s.api.hashing import sha256_of
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.runtime.gang import LOST_PEER
+from diht_k8s.recipe.runtime.in_place.standby import wait_for_place
 from diht_k8s.recipe.runtime.launcher import rank_main
 from diht_k8s.recipe.runtime.parent_death import end_with_parent
 from diht_k8s.recipe.runtime.preflight import check_reduce
 from diht_k8s.recipe.runtime.progress import Reporter
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import stage_storage
-from diht_k8s.recipe.runtime.standby import wait_for_place
 from diht_k8s.recipe.runtime.watchdog import Heartbeat
 from diht_k8s.recipe.train.bad_samples import BadSamples
 from diht_k8s.recipe.train.bandwidth import check_bandwidth

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from diht_k8s.api.status import Condition
-from diht_k8s.controller import actions, metrics, operator
+from diht_k8s.controller import actions, operator
 from diht_k8s.controller.internal_errors import InternalError
 from diht_k8s.controller.mirror.runs import known_run
 from diht_k8s.controller.operator import Operator, Settings
+from diht_k8s.controller.telemetry import metrics
 from tests.unit.controller.fake import FakeCluster, Process
 from tests.unit.controller.stories import SPEC, Clock, make, reason, settle, status
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from diht_k8s.api.kubernetes_types.security import Level
 from diht_k8s.api.pods import HOST_PORTS, Pods, demands, rendezvous_port
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.api.security import Level
 from diht_k8s.launch.render import JobConfig, render
 from diht_k8s.launch.stages import stage_app
 from tests.unit.api.documents import changed

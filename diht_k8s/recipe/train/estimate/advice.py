@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from typing import Final
 
+from diht_k8s.api.kubernetes_types.quantities import number_of
 from diht_k8s.api.pods import merged
-from diht_k8s.api.quantities import number_of
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.train.estimate.estimate import Estimate, estimate
 from diht_k8s.recipe.train.estimate.gpus import gpu_of, selected_gpu

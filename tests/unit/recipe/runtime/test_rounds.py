@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diht_k8s.recipe.runtime.rounds import (
+from diht_k8s.recipe.runtime.in_place.rounds import (
     ACKNOWLEDGE_S,
     DONE_S,
     FIRST_S,

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from diht_k8s.recipe.runtime.rank_processes import RankProcesses
-from diht_k8s.recipe.runtime.standby import STANDBY_VARIABLE, Standbys, wait_for_place
+from diht_k8s.recipe.runtime.in_place.rank_processes import RankProcesses
+from diht_k8s.recipe.runtime.in_place.standby import STANDBY_VARIABLE, Standbys, wait_for_place
 
 PROGRAM = """
 import os, sys
-from diht_k8s.recipe.runtime.standby import wait_for_place
+from diht_k8s.recipe.runtime.in_place.standby import wait_for_place
 wait_for_place(lambda: print(os.getpid(), file=open(sys.argv[1] + "/prepared", "a")))
 print(os.getpid(), os.environ["RANK"], file=open(sys.argv[1] + "/ranks", "a"))
 """

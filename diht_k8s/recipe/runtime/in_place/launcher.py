@@ -13,12 +13,12 @@ from typing import Any, Final
 
 from diht_k8s.api.errors import BY_EXIT_CODE, DihtError, ExitCode, RetryableError, StopRequested
 from diht_k8s.api.reports import ROUNDS_VARIABLE, Rounds
-from diht_k8s.recipe.runtime.control_store import ControlStore
 from diht_k8s.recipe.runtime.gang import LOST_PEER, Gang, cause_of
-from diht_k8s.recipe.runtime.rank_processes import RankProcesses
-from diht_k8s.recipe.runtime.rounds import Do, Failure, Local, Register, Step, decide
+from diht_k8s.recipe.runtime.in_place.control_store import ControlStore
+from diht_k8s.recipe.runtime.in_place.rank_processes import RankProcesses
+from diht_k8s.recipe.runtime.in_place.rounds import Do, Failure, Local, Register, Step, decide
+from diht_k8s.recipe.runtime.in_place.standby import Standbys
 from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.runtime.standby import Standbys
 
 TICK_S: Final = 0.05
 SETTLE_S: Final = 0.3

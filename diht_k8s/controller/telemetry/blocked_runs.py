@@ -7,10 +7,10 @@ from collections import Counter
 
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.status import Status
-from diht_k8s.controller import metrics
 from diht_k8s.controller.events import TROUBLES
 from diht_k8s.controller.mirror.runs import Key
 from diht_k8s.controller.saved_status import condition, has_ended
+from diht_k8s.controller.telemetry import metrics
 
 for _reason in TROUBLES:
     metrics.BLOCKED.labels(_reason.value)

@@ -6,8 +6,8 @@ from typing import Final
 
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.status import StageStatus, Status
-from diht_k8s.controller import metrics
 from diht_k8s.controller.saved_status import condition, is_true
+from diht_k8s.controller.telemetry import metrics
 
 BUDGETS: Final = ("program", "infrastructure")
 """`failurePolicy.maxRestarts` and `maxInfrastructureRestarts`."""

@@ -13,7 +13,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from diht_k8s.api.pod_types import SOURCES, KubernetesType, Volume, given_of
+from diht_k8s.api.kubernetes_types.pod_types import SOURCES, KubernetesType, Volume, given_of
 
 CAPABILITY_PREFIX: Final = "capabilities are named without CAP_: give for example IPC_LOCK"
 ROOT_NEEDS_CONSENT: Final = "runAsUser 0 is root, which needs runAsNonRoot: false beside it"

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from diht_k8s.api.base import Model, without_nulls
-from diht_k8s.api.quantities import Quantity
+from diht_k8s.api.kubernetes_types.quantities import Quantity
 
 TOO_MANY_SOURCES: Final = "a volume has one source: give only one"
 ONE_REFERENCE: Final = "valueFrom needs exactly one reference: give only one"

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from diht_k8s.recipe.runtime.rounds import FIRST_S, Failure, Register, View, after
+from diht_k8s.recipe.runtime.in_place.rounds import FIRST_S, Failure, Register, View, after
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore

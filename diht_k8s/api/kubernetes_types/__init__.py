@@ -1,0 +1,1 @@
+"""Types of Kubernetes that run documents take over: pods' objects, security contexts, quantities."""
