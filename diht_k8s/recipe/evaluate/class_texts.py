@@ -75,8 +75,7 @@ def templates_of(storage: Storage, benchmark: Benchmark) -> Texts:
     given, source = list(benchmark.templates), "the run document"
     if not given and benchmark.type == "Classification":
         if (uri := file_beside(storage, benchmark, TEMPLATES)) is not None:
-            lines = [line.strip() for line in storage.read_text(uri).splitlines() if line.strip()]
-            given, source = lines[:MAX_TEMPLATES], uri
+            given, source = read_templates(storage, uri), uri
         elif is_imagenet(benchmark.name):
             given, source = [OPENAI_TEMPLATES], "open_clip"
     if not given:
@@ -94,6 +93,11 @@ def templates_of(storage: Storage, benchmark: Benchmark) -> Texts:
         else:
             templates.append(template)
     return Texts(templates, source)
+
+
+def read_templates(storage: Storage, uri: str) -> list[str]:
+    """The templates in a file, one a line."""
+    return [line.strip() for line in storage.read_text(uri).splitlines() if line.strip()][:MAX_TEMPLATES]
 
 
 def _answer_templates(benchmark: Benchmark) -> list[str]:

@@ -14,6 +14,7 @@ from diht_k8s.recipe.runtime.preflight import peer_hosts
 
 LOST_PEER = "lost contact to another rank"
 """First words of the error of a rank that lost another rank."""
+STOPPED = "stopped on request; the last checkpoint is kept: start again to resume"
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from diht_k8s.api.errors import DihtError, ExitCode, RetryableError, StopRequested
-from diht_k8s.recipe.runtime.gang import Gang, cause_of
+from diht_k8s.recipe.runtime.gang import STOPPED, Gang, cause_of
 from diht_k8s.recipe.runtime.in_place.launcher import launch_in_place
 from diht_k8s.recipe.runtime.parent_death import named_parent
 from diht_k8s.recipe.runtime.preflight import wait_for_hosts
@@ -96,7 +96,7 @@ def _launch_elastic(gang: Gang, module: str, arguments: Sequence[str], run_id: s
             failed.details = watchdog.details()
             raise failed from error
         except SignalException as error:
-            stopped = StopRequested("stopped on request; the last checkpoint is kept: start again to resume")
+            stopped = StopRequested(STOPPED)
             stopped.details = watchdog.details()
             raise stopped from error
 

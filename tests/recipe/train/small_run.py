@@ -7,7 +7,6 @@ import json
 import multiprocessing
 import os
 import runpy
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.label.soft_labels import top_k, write_labels
 from diht_k8s.recipe.label.vocabulary import Concepts, ConceptVocabulary
 from diht_k8s.recipe.runtime.commit import artefact, commit
+from diht_k8s.recipe.runtime.in_place.launcher import free_port
 from diht_k8s.recipe.shards.samples import write_samples
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -203,13 +203,6 @@ def _wait_for(ranks: Sequence[subprocess.Popen[bytes] | _Forked], seconds: float
                 rank.kill()
         time.sleep(0.1)
     return [rank.wait() for rank in ranks]
-
-
-def free_port() -> int:
-    """A port that is free now."""
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        return listener.getsockname()[1]
 
 
 def lines(place: Path, name: str) -> list[dict[str, Any]]:

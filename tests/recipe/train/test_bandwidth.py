@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from diht_k8s.recipe.runtime.in_place.launcher import free_port
 from diht_k8s.recipe.train.bandwidth import MIB, SIZES, rounds_of, slowest_node
 from tests.recipe.train.bandwidth_rank import DELAY_S
-from tests.recipe.train.small_run import environment, free_port
+from tests.recipe.train.small_run import environment
 
 PROGRAM = Path(__file__).with_name("bandwidth_rank.py")
 NOT_TO_BE_REACHED = 1e5

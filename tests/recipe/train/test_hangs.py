@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from diht_k8s.recipe.runtime.in_place.launcher import free_port
 from diht_k8s.recipe.runtime.launcher import RECORDER
 from diht_k8s.recipe.runtime.watchdog import Limits, Watchdog
-from tests.recipe.train.small_run import environment, free_port
+from tests.recipe.train.small_run import environment
 
 PROGRAM = Path(__file__).with_name("hanging_rank.py")
 LIMITS = Limits(min_seconds=2.0, first_steps=2, first_seconds=60.0)

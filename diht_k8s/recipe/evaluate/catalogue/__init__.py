@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.evaluate import Benchmark
 from diht_k8s.api.layout import join
-from diht_k8s.recipe.evaluate.class_texts import CLASS_NAMES, MAX_TEMPLATES, TEMPLATES, is_imagenet
+from diht_k8s.recipe.evaluate.class_texts import CLASS_NAMES, TEMPLATES, is_imagenet, read_templates
 from diht_k8s.recipe.shards.storage import Storage
 
 LISTS: Final = ("diht29", "datacomp38")
@@ -199,4 +199,4 @@ def _templates(entry: Entry, folder: str, storage: Storage) -> list[str]:
     uri = join(folder, TEMPLATES)
     if entry.type != "Classification" or not storage.exists(uri):
         return ["{}"]
-    return [line.strip() for line in storage.read_text(uri).splitlines() if line.strip()][:MAX_TEMPLATES]
+    return read_templates(storage, uri)

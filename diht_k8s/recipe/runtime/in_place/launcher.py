@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from diht_k8s.api.errors import BY_EXIT_CODE, DihtError, ExitCode, RetryableError, StopRequested
 from diht_k8s.api.reports import ROUNDS_VARIABLE, Rounds
-from diht_k8s.recipe.runtime.gang import LOST_PEER, Gang, cause_of
+from diht_k8s.recipe.runtime.gang import LOST_PEER, STOPPED, Gang, cause_of
 from diht_k8s.recipe.runtime.in_place.control_store import ControlStore
 from diht_k8s.recipe.runtime.in_place.rank_processes import RankProcesses
 from diht_k8s.recipe.runtime.in_place.rounds import Do, Failure, Local, Register, Step, decide
@@ -153,7 +153,7 @@ class _Launcher:
         """Pass a request on to the ranks; without any, it is the end."""
         if self._ranks is None:
             round_ = self._register.round if self._register is not None else 0
-            stopped = StopRequested("stopped on request; the last checkpoint is kept: start again to resume")
+            stopped = StopRequested(STOPPED)
             if round_ == 0:
                 raise stopped
             if self._local.well != round_:
