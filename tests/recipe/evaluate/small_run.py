@@ -14,10 +14,13 @@ from PIL import Image, ImageDraw
 
 from diht_k8s.api.documents import load
 from diht_k8s.api.layout import Layout, join
+from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.evaluate import stage as program
 from diht_k8s.recipe.evaluate.features import encode_pixels
 from diht_k8s.recipe.evaluate.models.loading import LoadedModel
 from diht_k8s.recipe.runtime.commit import artefact, commit, read_committed
+from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.samples import make_sample, write_samples
 from diht_k8s.recipe.shards.sources import Shard
@@ -235,3 +238,19 @@ def _commit(storage: Storage, layout: Layout, stage: Stage, summary: dict[str, A
     assert all(storage.exists(join(layout.stage(stage), path)) for path in paths)
     artefacts = [artefact(storage, layout, stage, path) for path in paths]
     commit(storage, layout, stage, {"inputs": {}, "stage": stage.value}, artefacts, summary)
+
+
+def evaluate(run: DihtRun, **options: Any) -> Committed | None:
+    return run_stage(program, run, Stage.EVALUATE, **options)
+
+
+def report(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "out" / "evaluate" / "report.json").read_text())
+
+
+def page(folder: Path) -> str:
+    return (folder / "out" / "evaluate" / "report.html").read_text()
+
+
+def heldout(folder: Path, *samples: tuple[str, dict[str, bytes]]) -> None:
+    write_samples(Storage(), f"{folder}/heldout/0.tar", samples)

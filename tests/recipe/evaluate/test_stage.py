@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import shutil
@@ -13,62 +12,27 @@ import numpy as np
 import pytest
 
 from diht_k8s.api.errors import DataError, UserError
-from diht_k8s.api.layout import Layout
-from diht_k8s.api.reports import Committed
-from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.evaluate import benchmark_data, load_model, references, tasks
+from diht_k8s.api.run import DihtRun
+from diht_k8s.recipe.evaluate import benchmark_data, load_model, tasks
 from diht_k8s.recipe.evaluate import stage as program
 from diht_k8s.recipe.evaluate.feature_files import read_features
 from diht_k8s.recipe.evaluate.features import encode_texts
 from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.images import decode
 from diht_k8s.recipe.shards.samples import write_samples
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.evaluate.small_run import (
     COLOURS,
-    add_teacher_features,
     document,
     draw,
     encode_images,
+    evaluate,
+    heldout,
     make_data,
-    make_run,
+    page,
     pairs,
+    report,
 )
-
-
-def evaluate(run: DihtRun, **options: Any) -> Committed | None:
-    return run_stage(program, run, Stage.EVALUATE, **options)
-
-
-@pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole run, evaluated once; tests look at it and change nothing."""
-    folder = tmp_path_factory.mktemp("run")
-    run = document(folder)
-    make_run(folder, run)
-    evaluate(run)
-    return folder
-
-
-@pytest.fixture
-def fresh(tmp_path: Path, done: Path) -> Path:
-    """Its inputs again, not evaluated; paths inside differ, contents do not."""
-    shutil.copytree(done, tmp_path, dirs_exist_ok=True)
-    shutil.rmtree(tmp_path / "out" / "evaluate")
-    return tmp_path
-
-
-def report(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "out" / "evaluate" / "report.json").read_text())
-
-
-def page(folder: Path) -> str:
-    return (folder / "out" / "evaluate" / "report.html").read_text()
-
-
-def heldout(folder: Path, *samples: tuple[str, dict[str, bytes]]) -> None:
-    write_samples(Storage(), f"{folder}/heldout/0.tar", samples)
 
 
 def test_stage_when_whole_writes_report_and_marker(done: Path) -> None:
@@ -324,58 +288,6 @@ def test_benchmark_when_a_shard_is_damaged_is_used_up_to_the_damage_within_the_l
     assert "1 damaged shards were used up to the damage" in page(fresh)
 
 
-def test_report_when_captions_and_names_hold_html_shows_it_as_text(fresh: Path) -> None:
-    evil = '<script>alert("x")</script><img src=x onerror=alert(1)>'
-    samples = [(key, {**m, "txt": f"{evil} {key}".encode()}) for key, m in pairs(24, 9000)]
-    heldout(fresh, *samples)
-    (fresh / "heldout" / "names.txt").write_text("".join(f"{evil}{n}\n" for n in range(6)))
-    evaluate(document(fresh))
-    text = page(fresh)
-    assert "<script" not in text
-    assert "<img src=x" not in text
-    assert "&lt;script&gt;alert(&#34;x&#34;)" in text
-
-
-def test_report_when_benchmark_images_are_in_the_training_shards_says_how_many(fresh: Path) -> None:
-    heldout(fresh, *pairs(90, 1000)[1:11], *pairs(24, 9000)[10:])
-    evaluate(document(fresh))
-    retrieval, classification = report(fresh)["benchmarks"]
-    assert retrieval["seen"] == classification["seen"] == {"pictures": 8, "pairs": 72}  # two of ten were not kept
-
-
-def test_references_when_the_teachers_features_lie_beside_the_labels_include_them(fresh: Path) -> None:
-    run = document(fresh, {"fewShot": None}, label={"teacher": {"imageSize": 32}})
-    add_teacher_features(run)
-    evaluate(run)
-    pixels, teacher = report(fresh)["benchmarks"][0]["references"]
-    assert (pixels["name"], teacher["name"], teacher["pairs"]) == ("pixels", "teacher", 72)
-    assert teacher["text_to_image"]["recall"]["10"] > teacher["text_to_image"]["chance"]["10"]
-
-
-def test_report_when_stages_are_missing_says_so(tmp_path: Path) -> None:
-    make_data(tmp_path)
-    whole = document(tmp_path)
-    make_run(tmp_path, whole)
-    shutil.move(Layout(whole.spec.data.output).model, tmp_path / "model")
-    shutil.rmtree(tmp_path / "out")
-    alone = {"model": f"{tmp_path}/model"}
-    evaluate(document(tmp_path, alone, filter=None, label=None, train=None))
-    found = report(tmp_path)
-    assert set(found["missing"]) == {"filter", "label", "train"}
-    assert "This run has no filter stage." not in page(tmp_path)
-    assert found["benchmarks"][0]["references"][0]["pairs"] == 90  # without a filter, the raw pairs
-    assert found["model"]["source"] == f"{tmp_path}/model"
-
-
-def test_report_when_stages_left_no_report_of_their_own_shows_their_counts(fresh: Path) -> None:
-    for stage in ("filter", "label"):
-        (fresh / "out" / stage / "report.json").unlink()
-    (fresh / "out" / "train" / "metrics.jsonl").unlink()
-    evaluate(document(fresh, {"fewShot": None}))
-    assert [step["samples"] for step in report(fresh)["funnel"]] == [90, 90, 75, 72]
-    assert "No metrics were written." in page(fresh)
-
-
 def test_stage_when_training_is_not_committed_says_what_to_run(tmp_path: Path) -> None:
     make_data(tmp_path)
     with pytest.raises(UserError, match="run the stage train first"):
@@ -389,45 +301,3 @@ def test_identity_when_the_models_file_changes_changes(fresh: Path) -> None:
     config.write_text(config.read_text() + " ")
     assert program.model_identity(str(model), Storage()) != before
     assert "open_clip 3" in program.model_identity("ViT-B-32", Storage())
-
-
-def test_seen_when_no_benchmark_is_of_retrieval_is_told_without_decoding_training_images(
-    fresh: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    heldout(fresh, *pairs(90, 1000)[1:11], *pairs(24, 9000)[10:])
-    run = document(fresh, {"fewShot": None})
-    body = json.loads(run.model_dump_json(by_alias=True, exclude_defaults=True))
-    del body["spec"]["evaluate"]["benchmarks"][0]
-    monkeypatch.setattr(references, "decode", lambda data: pytest.fail("decoded"))
-    evaluate(DihtRun.model_validate(body))
-    (found,) = report(fresh)["benchmarks"]
-    assert found["seen"] == {"pictures": 8, "pairs": 72}
-
-
-def arrays(*values: float) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, np.array(values))
-    return buffer.getvalue()
-
-
-def test_groups_when_shards_hold_datacomps_metadata_or_names_are_told_apart(fresh: Path) -> None:
-    samples = [(key, {**members, "npy": arrays(row % 2, 2017)}) for row, (key, members) in enumerate(pairs(24, 9000))]
-    heldout(fresh, *samples)
-    evaluate(document(fresh, {"fewShot": None}))
-    _, found = report(fresh)["benchmarks"]
-    assert {(group["name"], group["pictures"]) for group in found["groups"]} == {("0", 12), ("1", 12)}
-    assert sum(group["top1"] * group["pictures"] for group in found["groups"]) / 24 == pytest.approx(found["top1"])
-    assert "By group: top-1 from" in page(fresh)
-
-
-def test_groups_when_metadata_is_a_pickle_refuse_it_and_run_nothing(fresh: Path) -> None:
-    class Trap:
-        def __reduce__(self) -> Any:
-            return Path.touch, (fresh / "ran",)
-
-    buffer = io.BytesIO()
-    np.save(buffer, np.array([Trap()], dtype=object), allow_pickle=True)
-    heldout(fresh, *[(key, {**members, "npy": buffer.getvalue()}) for key, members in pairs(4, 9000)])
-    with pytest.raises(DataError, match="not an array of numbers"):
-        evaluate(document(fresh, {"fewShot": None}))
-    assert not (fresh / "ran").exists()
