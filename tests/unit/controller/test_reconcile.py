@@ -14,7 +14,7 @@ from diht_k8s.controller.saved_status import condition, saved_run_status
 from diht_k8s.kube.client import ClusterError
 from diht_k8s.pipeline.states import RunState
 from tests.unit.controller.documents import NOW
-from tests.unit.controller.fake import Dead, Process
+from tests.unit.controller.fake import Process
 from tests.unit.controller.stories import ONE, ORDER, Clock, make, play, reason, settle, status
 
 
@@ -213,15 +213,6 @@ def test_namespace_on_its_way_out_is_left_in_peace() -> None:
     assert reason(cluster) == "Pending"
 
 
-def test_run_whose_deletion_was_missed_is_removed() -> None:
-    cluster = make()
-    process = Process(cluster, Clock())
-    process.sync()
-    cluster.runs.clear()
-    assert process.reconciler.reconcile(("n", "r")) is None
-    assert process.known.keys() == []
-
-
 def test_suspended_run_stops_and_resumes_with_the_next_attempt() -> None:
     cluster, clock = make(), Clock()
     process = Process(cluster, clock)
@@ -285,47 +276,6 @@ def test_attempt_whose_pods_were_removed_shows_no_exit_code() -> None:
     found = status(cluster)
     assert (found.attempts[0].exit_code, found.stages[0].cause.exit_code) == (None, None)  # type: ignore[union-attr]
     assert found.attempts[0].reason == "PodRemoved"
-
-
-def test_run_whose_time_to_live_is_over_is_deleted() -> None:
-    cluster, clock = make(ttlSecondsAfterFinished=60), Clock()
-    play(cluster)
-    process = Process(cluster, clock)
-    process.reconcile()
-    assert (list(cluster.runs), process.known.due(clock.now)) == (["r"], [])
-    clock.now += 200
-    assert process.known.due(clock.now) == [("n", "r")]
-    process.reconcile()
-    assert cluster.runs == {}
-
-
-def test_run_that_changed_since_its_time_was_over_is_not_deleted() -> None:
-    cluster, clock = make(ttlSecondsAfterFinished=60), Clock()
-    play(cluster)
-    process = Process(cluster, clock)
-    process.sync()
-    clock.now += 200
-    cluster.edit("r", ttlSecondsAfterFinished=6000)
-    process.reconciler.reconcile(("n", "r"))
-    assert list(cluster.runs) == ["r"]
-
-
-def test_job_that_still_runs_after_its_run_has_ended_is_deleted_by_the_next_operator() -> None:
-    cluster, clock = make(**ONE, activeDeadlineSeconds=60), Clock()
-    process = Process(cluster, clock)
-    settle(process)
-    cluster.run_pods("r-filter-1")
-    settle(process)
-    clock.now += 100
-    cluster.die_after = len(cluster.writes) + 1
-    with pytest.raises(Dead):
-        process.reconcile()
-    cluster.die_after = None
-    assert (saved_run_status(status(cluster)).state, list(cluster.jobs)) == (RunState.FAILED, ["r-filter-1"])
-    process = Process(cluster, clock)
-    settle(process)
-    assert cluster.jobs == {}
-    assert process.reconciler._caches == {}
 
 
 def test_progress_is_read_from_the_log_whatever_else_it_holds() -> None:
@@ -409,21 +359,6 @@ def test_time_moves_only_with_the_status_of_a_condition() -> None:
     process.reconcile()
     assert reason(cluster) == "Running"
     assert status(cluster).conditions[1].last_transition_time == first
-
-
-def test_finished_stage_whose_job_was_removed_after_its_time_does_not_start_again() -> None:
-    cluster = make()
-    process = Process(cluster, Clock())
-    process.reconciler._job_ttl_s = 86_400
-    settle(process)
-    assert cluster.jobs["r-filter-1"]["spec"]["ttlSecondsAfterFinished"] == 86_400
-    cluster.end("r-filter-1", 0)
-    settle(process)
-    del cluster.jobs["r-filter-1"]
-    cluster.pods = {}
-    settle(process)
-    settle(Process(cluster, Clock()))
-    assert list(cluster.jobs) == ["r-vocabulary-1"]
 
 
 def test_job_of_several_workers_outlives_failed_pods_and_disruptions_but_no_user_error() -> None:

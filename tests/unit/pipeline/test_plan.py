@@ -26,12 +26,8 @@ from diht_k8s.pipeline.states import (
 )
 
 F, L, T, E = Stage
-RUNNING, SUCCEEDED, FAILED, PENDING = (
-    AttemptState.RUNNING,
-    AttemptState.SUCCEEDED,
-    AttemptState.FAILED,
-    AttemptState.PENDING,
-)
+RUNNING, SUCCEEDED = AttemptState.RUNNING, AttemptState.SUCCEEDED
+FAILED, PENDING = AttemptState.FAILED, AttemptState.PENDING
 
 
 def make_run(**spec: Any) -> DihtRun:
