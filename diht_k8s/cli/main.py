@@ -267,7 +267,8 @@ def _add_evaluate_commands(commands: _Commands) -> None:
     report = commands.add_parser("report", help="compare the evaluations of several runs side by side")
     report.description = (
         "Compare evaluations side by side: a table on stdout and a page. Each RUN is a run's output folder, or its "
-        "report.json. Runs that differ only in their seed share one column, which shows their spread."
+        "report.json. Runs that differ only in their seed share one column, which shows their spread. "
+        "Differences to the first RUN are paired over the images and tested."
     )
     report.add_argument("runs", metavar="RUN", nargs="+")
     report.add_argument("--output", metavar="FILE", default="comparison.html", help="the page (comparison.html)")
