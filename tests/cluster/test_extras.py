@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.tools import Kubectl, KubectlError, manifest, script, wait_until
+from tests.cluster.tools import manifest, script, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
@@ -55,8 +55,7 @@ def restricted_pod(node: str) -> dict[str, Any]:
 
 
 def test_gangs_when_the_quota_is_for_one_run_one_after_the_other(kueue, kubectl, namespace):
-    queue = manifest("queue.yaml", namespace=namespace)
-    wait_until(lambda: applied(kubectl, queue), "Kueue's webhooks")  # its Deployment is available before they answer
+    kubectl.apply(manifest("queue.yaml", namespace=namespace))
     for name in ("first", "second"):
         kubectl.apply(json.dumps(gang(name)), "--namespace", namespace)
     for name in ("first", "second"):
@@ -67,14 +66,6 @@ def test_gangs_when_the_quota_is_for_one_run_one_after_the_other(kueue, kubectl,
     times = {owner(workload): condition_times(workload) for workload in workloads}
     earlier, later = sorted(times.values(), key=lambda conditions: conditions["Finished"])
     assert later["Admitted"] >= earlier["Finished"]
-
-
-def applied(kubectl: Kubectl, text: str) -> bool:
-    try:
-        kubectl.apply(text)
-    except KubectlError:
-        return False
-    return True
 
 
 def gang(name: str) -> dict[str, Any]:

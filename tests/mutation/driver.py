@@ -77,8 +77,9 @@ def outcomes(chosen: Sequence[tuple[str, Mutant]], tests_of: Mapping[str, list[s
     """Each mutant with what its tests said."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors: threads that wait for a CPU cost more than they give
     os.environ |= {"PYTHONDONTWRITEBYTECODE": "1", "DIHT_TEST_FORK": "1"}
-    for name in _PRELOADED:
-        importlib.import_module(name)
+    with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed logs to what is stdout when it is imported
+        for name in _PRELOADED:
+            importlib.import_module(name)
     loaded = [name for name in sys.modules if name.startswith("diht_k8s.")]
     assert not loaded, f"imported before they could be mutated: {loaded}"
     with tempfile.TemporaryDirectory() as name:
