@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.gpu.devices import devices, lacking
@@ -49,6 +50,10 @@ NEEDS: dict[str, Callable[[], str | None]] = {
     "two_gpus": _two_gpus,
 }
 _left_out: dict[str, str] = {}
+
+# examples are checked for what they show, never for how long a busy machine takes over them
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

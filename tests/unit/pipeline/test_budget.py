@@ -211,4 +211,4 @@ class Runs(RuleBasedStateMachine):
 
 
 TestRuns = Runs.TestCase
-TestRuns.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestRuns.settings = settings(max_examples=60, stateful_step_count=30)

@@ -203,7 +203,7 @@ def play(gang: Gang, event: tuple[str, int, int]) -> None:
         gang.store.answers = not number
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(NODES, st.lists(EVENT, max_size=60))
 def test_gang_whatever_fails_then_one_round_at_a_time_and_an_end(
     nodes: int, events: list[tuple[str, int, int]]
