@@ -37,7 +37,7 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
     """The model, the benchmarks' shards and class names, and the stages that the report shows.
 
     Raises:
-        UserError: the model does not exist. (Missing shards fail only their benchmark, when it runs.)
+        UserError: the model does not exist, or no benchmark has the chosen split. (Missing shards fail only their benchmark, when it runs.)
     """
     evaluate, layout = _evaluate(run), Layout(run.spec.data.output)
     if evaluate.model is None:
@@ -47,7 +47,9 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
     for stage in (Stage.FILTER, Stage.LABEL):
         if getattr(run.spec, stage.value) is not None and (found := find_committed(storage, layout, stage)) is not None:
             inputs[stage.value] = found.output_sha256
-    for benchmark in evaluate.benchmarks:
+    if not evaluate.chosen:
+        raise UserError(f"evaluate.split: no benchmark has the split {evaluate.split}: set split of a benchmark")
+    for benchmark in evaluate.chosen:
         for number, uri in enumerate(_shards(storage, benchmark)):
             inputs[f"{benchmark.name} {number}"] = storage.identity(uri)
         for what, uri in _text_files(storage, benchmark):
@@ -65,7 +67,7 @@ def execute(context: Context) -> Outcome | None:
         return None
     errors: list[DataError | UserError] = []
     results: list[Json] = []
-    for number, benchmark in enumerate(_evaluate(context.run).benchmarks):
+    for number, benchmark in enumerate(_evaluate(context.run).chosen):
         context.stop.raise_if_requested()
         try:
             results.append(session.result(number, benchmark))
@@ -96,7 +98,7 @@ class Session:
         self._model: Any = None
         inputs = context.config["inputs"]
         self._model_key = inputs.get("train", inputs.get("model"))
-        benchmarks, self._decode = _evaluate(context.run).benchmarks, _evaluate(context.run).decode
+        benchmarks, self._decode = _evaluate(context.run).chosen, _evaluate(context.run).decode
         shards = dict.fromkeys(uri for each in benchmarks for uri in _shards(context.storage, each))
         folder = join(context.layout.stage(Stage.EVALUATE), "features")
         self._files = {
@@ -176,7 +178,13 @@ class Session:
                 return found
         figures = self._run(number, benchmark)
         write_per_image(context.storage, per_image_uri, figures.pop(PER_IMAGE))
-        found = {**_header(context), "name": benchmark.name, "type": benchmark.type, **figures}
+        found = {
+            **_header(context),
+            "name": benchmark.name,
+            "type": benchmark.type,
+            "split": benchmark.split,
+            **figures,
+        }
         context.storage.write_bytes(uri, json.dumps(found, indent=1, ensure_ascii=False).encode())
         return found
 
