@@ -26,6 +26,7 @@ from diht_k8s.recipe.runtime.bad_shards import BadShards, Damage, listed
 from diht_k8s.recipe.runtime.commit import artefact, find_committed, read_committed
 from diht_k8s.recipe.runtime.committed_work import CommittedWork, forget_times
 from diht_k8s.recipe.runtime.stage import Context, Outcome
+from diht_k8s.recipe.runtime.tracking import start_tracking
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -77,6 +78,7 @@ def execute(context: Context) -> Outcome | None:
     context.progress.start("report", 1, unit="pages")
     write_report(context, results)
     context.progress.update(1)
+    _track(context, results)
     if errors:
         raise type(errors[0])(f"{errors[0]} ({len(errors)} of {len(results)} benchmarks failed, see report.html)")
     paths = [path for number in range(len(results)) for path in (_path(number), per_image_path(number))]
@@ -85,6 +87,16 @@ def execute(context: Context) -> Outcome | None:
     forget_times(context)
     summary = {"benchmarks": len(results), "samples": sum(result["pictures"] for result in results)}
     return Outcome(artefacts, {**summary, **listed(session.damaged)})
+
+
+def _track(context: Context, results: list[Json]) -> None:
+    """Send the headline figures where the environment asks for it."""
+    from diht_k8s.recipe.report.overview import headlines
+
+    tracking = start_tracking(context.run.metadata.name, Stage.EVALUATE, context.config)
+    for result in results:
+        tracking.log({f"evaluate/{result['name']}/{head['metric']}": head["value"] for head in headlines(result)})
+    tracking.finish()
 
 
 class Session:
