@@ -1,4 +1,5 @@
-"""Stage 4 as a program: a model and benchmark shards to `features/*`, `benchmarks/*.json` and the report.
+"""Stage 4 as a program: a model and benchmark shards to `features/*`, `benchmarks/*.json`, the report and
+the model's card.
 
 Workers share the shards: each shard is encoded once, and the worker that finds all of them encoded does the rest from
 those files, so the figures do not depend on the number of workers. Each benchmark's result is written as soon as it is
@@ -9,6 +10,7 @@ report is still written, then the stage ends uncommitted with the first error.
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -82,11 +84,11 @@ def execute(context: Context) -> Outcome | None:
     if errors:
         raise type(errors[0])(f"{errors[0]} ({len(errors)} of {len(results)} benchmarks failed, see report.html)")
     paths = [path for number in range(len(results)) for path in (_path(number), per_image_path(number))]
-    paths += ["report.json", "report.html"]
+    paths += ["report.json", "report.html", "README.md"]
     artefacts = [artefact(context.storage, context.layout, Stage.EVALUATE, path) for path in paths]
     forget_times(context)
     summary = {"benchmarks": len(results), "samples": sum(result["pictures"] for result in results)}
-    return Outcome(artefacts, {**summary, **listed(session.damaged)})
+    return Outcome(artefacts, {**summary, **session.speed(), **listed(session.damaged)})
 
 
 def _track(context: Context, results: list[Json]) -> None:
@@ -122,6 +124,7 @@ class Session:
         """shards whose features were found complete or written here; they are read again only for use."""
         self.damaged = dict[str, Damage]()
         """the damaged ones among them, those of all workers once all are encoded."""
+        self._done_images, self._seconds = 0, 0.0
 
     def encode(self, worker: int, workers: int) -> None:
         """Encode the remaining shards of one worker, which owns every `workers`-th shard."""
@@ -135,6 +138,7 @@ class Session:
             return
         loaded = self.model()
         decoder = decode_as_reference if self._decode == "Reference" else decode
+        began = time.monotonic()
         images, committed = ImageProgress(context, open_shards, self.damaged), CommittedWork(context, "features")
         for uri in open_shards:
             try:
@@ -153,6 +157,11 @@ class Session:
             self._encoded.add(uri)
             images.finish(uri)
             committed.shard_done()
+        self._done_images, self._seconds = images.done, time.monotonic() - began
+
+    def speed(self) -> dict[str, float]:
+        """Images a second of this worker's encoding; empty where an earlier attempt encoded them all."""
+        return {"samples_per_second": round(self._done_images / max(self._seconds, 1e-9), 1)} if self._done_images else {}
 
     def all_encoded(self) -> bool:
         """Whether every worker has done its part."""
