@@ -161,7 +161,9 @@ class Session:
 
     def speed(self) -> dict[str, float]:
         """Images a second of this worker's encoding; empty where an earlier attempt encoded them all."""
-        return {"samples_per_second": round(self._done_images / max(self._seconds, 1e-9), 1)} if self._done_images else {}
+        return (
+            {"samples_per_second": round(self._done_images / max(self._seconds, 1e-9), 1)} if self._done_images else {}
+        )
 
     def all_encoded(self) -> bool:
         """Whether every worker has done its part."""

@@ -54,8 +54,7 @@ def few_shot_notes(benchmark: Mapping[str, Any]) -> list[str]:
         f"over {draws} draws). Its prior is the zero-shot classifier, right for {100 * zero_shot:.1f}\N{NO-BREAK SPACE}% "
         f"where guessing gives {100 * chance:.1f}\N{NO-BREAK SPACE}%."
     )
-    weak = [shots for shots, found in verdicts.items() if found != "better"]
-    if weak:
+    if "worse" in verdicts.values():
         note += " A ball around a weak prior holds the probe back as soon as the shots say more than the prior."
     return [note]
 
