@@ -40,7 +40,8 @@ def comparison(reports: Sequence[Mapping[str, Any]], per_image: Sequence[Mapping
             for key, value, percent in _figures(report):
                 row = rows.setdefault(key, {"name": key[0], "figure": key[1], "percent": percent, "values": {}})
                 row["values"].setdefault(number, []).append(value)
-    splits = {each["name"]: SPLITS.get(each.get("split")) for report in reports for each in report["benchmarks"]}
+    named = [each for report in reports for each in report["benchmarks"] if each.get("split")]
+    splits = {each["name"]: SPLITS[each["split"]] for each in named}
     for row in rows.values():
         row["split"] = splits.get(row["name"])
         row["cells"] = [_cell(row["values"].get(number, [])) for number in range(len(columns))]
