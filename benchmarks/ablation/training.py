@@ -224,9 +224,9 @@ def _retrieved(found: Retrieval) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """[N] hits and weights of R@1, R@5 and MRR, both directions together; every image has one caption."""
     both = (found.image_to_text, found.text_to_image)
     weights_N = np.full(len(both[0].ranks_Q), 2.0)
-    hits_N = {f"r{k}": sum(each.hits_KN[CUTOFFS.index(k)] for each in both) for k in (1, 5)}
-    hits_N["mrr"] = sum(1 / each.ranks_Q for each in both)
-    return {name: (np.asarray(hits), weights_N) for name, hits in hits_N.items()}
+    parts = {f"r{k}": [each.hits_KN[CUTOFFS.index(k)] for each in both] for k in (1, 5)}
+    parts["mrr"] = [1 / each.ranks_Q for each in both]
+    return {name: (first_N + second_N, weights_N) for name, (first_N, second_N) in parts.items()}
 
 
 def _classified(right_L: np.ndarray, classes_N: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:

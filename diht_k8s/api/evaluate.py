@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,7 @@ from diht_k8s.api.data import Shards
 from diht_k8s.api.pods import Pods
 
 Split = Literal["Development", "HeldOut"]
+NO_SPLIT: Final = "evaluate.split: no benchmark has this split: set split of a benchmark, or leave out evaluate.split"
 
 
 class Benchmark(Model):

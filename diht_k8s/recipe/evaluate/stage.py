@@ -40,7 +40,7 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
     """The model, the benchmarks' shards and class names, and the stages that the report shows.
 
     Raises:
-        UserError: the model does not exist, or no benchmark has the chosen split. (Missing shards fail only their benchmark, when it runs.)
+        UserError: the model does not exist. (Missing shards fail only their benchmark, when it runs.)
     """
     evaluate, layout = _evaluate(run), Layout(run.spec.data.output)
     if evaluate.model is None:
@@ -50,8 +50,6 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
     for stage in (Stage.FILTER, Stage.LABEL):
         if getattr(run.spec, stage.value) is not None and (found := find_committed(storage, layout, stage)) is not None:
             inputs[stage.value] = found.output_sha256
-    if not evaluate.chosen:
-        raise UserError(f"evaluate.split: no benchmark has the split {evaluate.split}: set split of a benchmark")
     for benchmark in evaluate.chosen:
         for number, uri in enumerate(_shards(storage, benchmark)):
             inputs[f"{benchmark.name} {number}"] = storage.identity(uri)
