@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from huggingface_hub import ModelCard
 
-from diht_k8s.recipe.report.model_index import card_with_results
+from diht_k8s.api.evaluate import Benchmark
+from diht_k8s.recipe.report.model_index import TASKS, card_with_results
 
 TRAINED = "---\nlibrary_name: open_clip\nlicense: other\ntags: [clip, diht]\n---\n# towers\n\nText\n---\nmore.\n"
 
@@ -61,3 +62,7 @@ def test_card_when_no_benchmark_has_a_result_then_says_so_and_has_no_index() -> 
     found = ModelCard(card_with_results(TRAINED, content(benchmarks=[])))
     assert found.data.eval_results is None
     assert "No benchmark has a result." in found.text
+
+
+def test_tasks_when_a_type_of_benchmark_is_added_then_it_has_a_task_too() -> None:
+    assert set(get_args(Benchmark.model_fields["type"].annotation)) == set(TASKS)
