@@ -253,7 +253,7 @@ def training_charts(content: Json) -> list[Json]:
         for name, shown in names.items():
             points = [(line["samples"], line.get(name)) for line in lines if "samples" in line]
             values = [value for _, value in points if value is not None]
-            if values:
+            if any(values):  # a run without concept heads logs their losses as 0
                 xs, ys = thinned([float(x) for x, _ in points], [y for _, y in points])
                 series.append(Series(shown, xs, ys))
                 legend.append({"name": shown, "first": decimal(values[0]), "last": decimal(values[-1])})

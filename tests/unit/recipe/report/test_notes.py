@@ -181,6 +181,8 @@ def test_training_charts_when_held_out_loss_was_measured_then_stands_beside_the_
         | ({"validation_loss": 5.0 / step} if step % 4 == 0 else {})
         for step in range(1, 9)
     ]
+    silent = [line | {"object_loss": 0.0, "attribute_loss": 0.0} for line in metrics]
+    assert [chart["title"] for chart in training_charts({"train": {"metrics": silent}})] == ["Loss"]
     loss = training_charts({"train": {"metrics": metrics}})[0]
     assert [line["name"] for line in loss["legend"]] == ["total", "contrastive", "contrastive, held-out"]
     assert loss["legend"][2]["last"] == "0.625"
