@@ -66,7 +66,7 @@ def read_pairs(data: str) -> Pairs:
     config, storage = Teacher(image_size=128), Storage()
     teacher = load_teacher(config, storage, weights_uri(config), torch.device("cpu"))
     features, captions, labels, groups = list[Array](), list[str](), list[int](), list[int]()
-    for uri in sorted(glob.glob(f"{data}/train/*.tar.gz") + glob.glob(f"{data}/heldout/*.tar.gz")):
+    for uri in sorted(glob.glob(f"{data}/train/*.tar.gz") + glob.glob(f"{data}/development/*.tar.gz")):
         samples = [sample for sample in read_samples(storage, uri) if not sample.meta["painted"]]
         for start in range(0, len(samples), 32):
             block = samples[start : start + 32]

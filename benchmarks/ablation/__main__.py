@@ -1,8 +1,8 @@
 """The ablation: what filter, distillation and hard negatives do for a small model on the demo's pool. `benchmarks/run ablation --help`.
 
 Trains every arm with every seed (seed by seed, so that all arms have the same seeds when it is cut off) and appends one JSON line a training
-to `results.jsonl` in the work folder; what stands there is not trained again. `--table` prints the paired
-differences with intervals, of the sizes that `--set` names. Where the filter or the teacher has changed since, remove the pools.
+to `results.jsonl` in the work folder, with each image's part in the figures beside it; what stands there is not trained again. `--table`
+prints the differences, paired over images and seeds, of the sizes that `--set` names. Where the filter or the teacher has changed since, remove the pools.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.ablation.arms import ARMS, RIDGE
+from diht_k8s.api.hashing import sha256_of
+from diht_k8s.recipe.report.per_image import read_per_image, write_per_image
 from diht_k8s.recipe.runtime.launcher import MALLOC
+from diht_k8s.recipe.shards.storage import Storage
 
 if TYPE_CHECKING:
     from benchmarks.ablation.training import Sizes
@@ -48,7 +51,13 @@ def print_table(options: argparse.Namespace, results: Path) -> None:
     lines = [line for line in map(json.loads, results.read_text().splitlines()) if line["sizes"] == sizes]
     if not lines:
         raise SystemExit(f"{results} has no training of these sizes: run without --table, or name others by --set")
-    print(table([line for line in lines if line["pool"] == lines[-1]["pool"]], svg=options.svg))
+    lines = [line for line in lines if line["pool"] == lines[-1]["pool"]]
+    kept = {
+        (line["arm"], line["seed"]): found
+        for line in lines
+        if "hits" in line and (found := read_per_image(Storage(), str(results.parent / line["hits"]))) is not None
+    }
+    print(table(lines, kept, svg=options.svg))
 
 
 def _sizes(options: argparse.Namespace) -> Sizes:
@@ -74,8 +83,12 @@ def train(options: argparse.Namespace, results: Path) -> None:
     bench = Bench(prepare(options.document, results.parent), sizes, class_names, zero_shot.templates)
     lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     setting = {"sizes": asdict(sizes), "pool": bench.material.digest}
-    done = {(line["arm"], line["seed"]) for line in lines if all(line[key] == setting[key] for key in setting)}
-    if (RIDGE, 0) not in done:
+    done = {
+        (line["arm"], line["seed"])
+        for line in lines
+        if "hits" in line and all(line[key] == setting[key] for key in setting)
+    }
+    if not any(line["arm"] == RIDGE and line["pool"] == setting["pool"] for line in lines):
         _append(results, {"arm": RIDGE, "seed": 0, **bench.ridge(), **setting})
     deadline = time.monotonic() + 60 * options.minutes
     chosen = [arm for arm in ARMS if not options.arms or arm.name in options.arms]
@@ -85,7 +98,10 @@ def train(options: argparse.Namespace, results: Path) -> None:
                 continue
             if time.monotonic() > deadline:
                 return
-            line = {"arm": arm.name, "seed": seed, **bench.run(arm, seed), **setting}
+            figures, per_image = bench.run(arm, seed)
+            path = f"hits/{sha256_of([arm.name, seed, setting])[:16]}.parquet"
+            write_per_image(Storage(), str(results.parent / path), per_image)
+            line = {"arm": arm.name, "seed": seed, **figures, "hits": path, **setting}
             _append(results, line)
             print(json.dumps({key: value for key, value in line.items() if key not in setting}), flush=True)
 

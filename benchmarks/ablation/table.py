@@ -1,11 +1,13 @@
-"""The ablation's results as a table and an image: means over seeds, and differences to another arm, paired by seed, with 95 % intervals.
+"""The ablation's results as a table and an image: means over seeds, and differences to another arm by `report.paired`.
 
-In: lines of `results.jsonl`. Out: Markdown, and an SVG.
+The differences are paired over the images and over the seeds, with Holm's correction over the whole table: the one
+comparison that the report and `diht report A B` make, too. In: lines of `results.jsonl`, and each training's hits by
+image. Out: Markdown, and an SVG.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -14,93 +16,120 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.ablation.arms import ARMS, RIDGE, Arm
+from diht_k8s.recipe.report.paired import Difference, holm, paired_differences, verdict
+from diht_k8s.recipe.report.per_image import PerImage
 
 MAIN: Final = "r5"
 SHOWN: Final = (MAIN, "r1", "mrr", "zero_shot")
 DISTILLED, CONTROLS = "distill", ("distill_shuffled", "distill_untrained")
-LEVEL: Final = 0.95
+SEED: Final = 2024
+"""Of the resamples: a table printed twice is the same."""
 WIDTH, ROW, LEFT, RIGHT, TOP = 760, 24, 330, 20, 34
+
+Kept = Mapping[tuple[str, int], PerImage]
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Mean difference of paired seeds and half the width of its interval, in points."""
+class Compared:
+    """An arm's figures against another arm's."""
 
-    mean: float
-    half: float
-    seeds: int
+    arm: Arm
+    differences: list[Difference]
+    """of `SHOWN`, as shares; empty without another arm."""
+    decided: list[bool]
+    """whether each is clearly different after Holm's correction over the table."""
 
-    @property
-    def text(self) -> str:
-        """For the table; bold where the interval leaves 0 out."""
-        shown = f"{self.mean:+.1f} ± {self.half:.1f}"
-        return f"**{shown}**" if abs(self.mean) > self.half else shown
+    def cells(self) -> list[str]:
+        """For the table, in points; bold where it is clearly different."""
+        shown = [
+            f"{100 * each.value:+.1f} ({100 * each.low:+.1f} to {100 * each.high:+.1f})" for each in self.differences
+        ]
+        cells = [f"**{text}**" if bold else text for text, bold in zip(shown, self.decided, strict=True)]
+        return cells or [""] * len(SHOWN)
 
 
-def table(lines: Sequence[dict[str, Any]], svg: str | None = None) -> str:
-    """Markdown of the seeds that all arms have; draws the differences where `svg` names a file."""
+def table(lines: Sequence[dict[str, Any]], kept: Kept, svg: str | None = None) -> str:
+    """Markdown of the seeds that all arms have; draws the differences where `svg` names a file.
+
+    Args:
+        lines: results, in percent.
+        kept: (arm, seed) -> hits of `SHOWN` by image; trainings without them do not count.
+        svg: where to draw.
+    """
     arms = [arm for arm in ARMS if any(line["arm"] == arm.name for line in lines)]
-    seeds = _common_seeds(lines, arms)
+    seeds = _common_seeds(kept, arms)
+    if not seeds:
+        raise SystemExit("no seed has all arms with their images: train again, earlier results keep no images")
     values = {(line["arm"], line["seed"]): line for line in lines}
     rows = ["| arm | R@5 | against | R@5 difference | R@1 | MRR | zero-shot |", "|---|---|---|---|---|---|---|"]
-    drawn: list[tuple[str, Difference]] = []
-    for arm in chain.from_iterable(_compared(arm, arms) for arm in arms):
-        differences = [_difference(values, arm, seeds, name) for name in SHOWN if arm.against]
-        if arm.against:
-            drawn.append((f"{arm.name} - {arm.against}", differences[0]))
-        shown = [difference.text for difference in differences] or [""] * len(SHOWN)
+    compared = _compared(kept, arms, seeds)
+    for each in compared:
+        arm = each.arm
         mean = np.mean([values[arm.name, seed][MAIN] for seed in seeds])
-        rows.append(f"| `{arm.name}`: {arm.what} | {mean:.1f} | {arm.against or ''} | {' | '.join(shown)} |")
+        rows.append(f"| `{arm.name}`: {arm.what} | {mean:.1f} | {arm.against or ''} | {' | '.join(each.cells())} |")
     rows += [
         f"| `{RIDGE}`: ridge regression from the teacher's features to words, no training | {line[MAIN]:.1f} | | | | | |"
         for line in lines
         if line["arm"] == RIDGE
     ]
     if svg:
-        Path(svg).write_text(_drawing(drawn, len(seeds)))
+        Path(svg).write_text(_drawing([each for each in compared if each.differences], len(seeds)))
     return "\n".join([*rows, "", f"{len(seeds)} seeds."])
 
 
-def _compared(arm: Arm, arms: Sequence[Arm]) -> list[Arm]:
+def _compared(kept: Kept, arms: Sequence[Arm], seeds: Sequence[int]) -> list[Compared]:
+    rows = [
+        (row, _differences(kept, row, seeds) if row.against else [])
+        for row in chain.from_iterable(_with_controls(arm, arms) for arm in arms)
+    ]
+    tested = [difference for _, differences in rows for difference in differences]
+    adjusted = iter(holm([difference.p for difference in tested]))
+    return [
+        Compared(row, differences, [verdict(each.value, next(adjusted)) in ("better", "worse") for each in differences])
+        for row, differences in rows
+    ]
+
+
+def _with_controls(arm: Arm, arms: Sequence[Arm]) -> list[Arm]:
     """The arm, and distillation once more against its controls, which have every part of it but the knowledge."""
     controls = [control.name for control in arms if control.name in CONTROLS] if arm.name == DISTILLED else []
     return [arm, *(replace(arm, against=control) for control in controls)]
 
 
-def _common_seeds(lines: Sequence[dict[str, Any]], arms: Sequence[Arm]) -> list[int]:
-    by_arm = [{line["seed"] for line in lines if line["arm"] == arm.name} for arm in arms]
-    return sorted(set.intersection(*by_arm))
+def _common_seeds(kept: Kept, arms: Sequence[Arm]) -> list[int]:
+    by_arm = [{seed for name, seed in kept if name == arm.name} for arm in arms]
+    return sorted(set.intersection(*by_arm)) if by_arm else []
 
 
-def _difference(values: dict[tuple[str, int], dict[str, Any]], arm: Arm, seeds: Sequence[int], name: str) -> Difference:
-    """Student's interval of the mean difference."""
-    from scipy.stats import t
+def _differences(kept: Kept, arm: Arm, seeds: Sequence[int]) -> list[Difference]:
+    """Of `SHOWN`, paired over images and seeds."""
+    first_FSN, second_FSN = (
+        np.stack([[kept[name, seed].figures[figure][0] for seed in seeds] for figure in SHOWN])
+        for name in (str(arm.against), arm.name)
+    )
+    weights_FN = np.stack([kept[arm.name, seeds[0]].figures[figure][1] for figure in SHOWN])
+    return paired_differences(first_FSN, second_FSN, weights_FN, np.random.default_rng(SEED), same_seeds=True)
 
-    each = np.array([values[arm.name, seed][name] - values[str(arm.against), seed][name] for seed in seeds])
-    if len(each) < 2:
-        return Difference(float(each.mean()), float("inf"), len(each))
-    half = t.ppf((1 + LEVEL) / 2, len(each) - 1) * each.std(ddof=1) / np.sqrt(len(each))
-    return Difference(float(each.mean()), float(half), len(each))
 
-
-def _drawing(rows: Sequence[tuple[str, Difference]], seeds: int) -> str:
-    """Points with intervals along one axis."""
-    ends = [abs(row.mean) + row.half for _, row in rows]
-    most = max(1.0, *(end for end in ends if np.isfinite(end)))
+def _drawing(rows: Sequence[Compared], seeds: int) -> str:
+    """Points with intervals along one axis, in points of R@5."""
+    most = max(1.0, *(100 * max(abs(row.differences[0].low), abs(row.differences[0].high)) for row in rows))
     height = TOP + ROW * len(rows) + 30
     middle, scale = (LEFT + WIDTH - RIGHT) / 2, (WIDTH - RIGHT - LEFT) / 2 / most
+    title = f"R@5, points, paired over images and {seeds} seeds, 95 % interval"
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="13">',
         f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
-        f'<text x="{middle}" y="18" text-anchor="middle">R@5, points, paired over {seeds} seeds, 95 % interval</text>',
+        f'<text x="{middle}" y="18" text-anchor="middle">{title}</text>',
         f'<line x1="{middle}" y1="{TOP - 6}" x2="{middle}" y2="{height - 24}" stroke="#888"/>',
     ]
-    for number, (name, row) in enumerate(rows):
-        y, x, half = TOP + ROW * number + 8, middle + scale * row.mean, scale * min(row.half, most)
-        colour = "#777" if abs(row.mean) <= row.half else "#1a7f37" if row.mean > 0 else "#b3261e"
+    for number, row in enumerate(rows):
+        found, y = row.differences[0], TOP + ROW * number + 8
+        x, left, right = (middle + 100 * scale * value for value in (found.value, found.low, found.high))
+        colour = "#777" if not row.decided[0] else "#1a7f37" if found.value > 0 else "#b3261e"
         parts += [
-            f'<text x="{LEFT - 12}" y="{y + 4}" text-anchor="end">{name}</text>',
-            f'<line x1="{x - half:.1f}" y1="{y}" x2="{x + half:.1f}" y2="{y}" stroke="{colour}" stroke-width="2"/>',
+            f'<text x="{LEFT - 12}" y="{y + 4}" text-anchor="end">{row.arm.name} - {row.arm.against}</text>',
+            f'<line x1="{left:.1f}" y1="{y}" x2="{right:.1f}" y2="{y}" stroke="{colour}" stroke-width="2"/>',
             f'<circle cx="{x:.1f}" cy="{y}" r="4" fill="{colour}"/>',
         ]
     for value in (-most, 0.0, most):

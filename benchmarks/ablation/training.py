@@ -1,8 +1,8 @@
 """One training of one arm, in this process, by the recipe's own model, losses, optimiser groups and schedule; and its figures.
 
-In: an arm, a seed, the material, sizes. Out: retrieval and zero-shot figures on the held-out images.
+In: an arm, a seed, the material, sizes. Out: retrieval and zero-shot figures on the development images, and each image's part in them.
 
-Shapes: B pairs of a batch, N held-out images, D features.
+Shapes: B pairs of a batch, N development images, D features.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from diht_k8s.api.train import Optimizer, Schedule
 from diht_k8s.recipe.evaluate.classification import class_embeddings, classification, prompts
 from diht_k8s.recipe.evaluate.retrieval import Retrieval, retrieval
 from diht_k8s.recipe.evaluate.ridge import ridge_reference
+from diht_k8s.recipe.report.per_image import PerImage
 from diht_k8s.recipe.train.data.sampler import generator
 from diht_k8s.recipe.train.loss.losses import hn_nce_loss, soft_label_loss
 from diht_k8s.recipe.train.model.attention import attention_in_fp32
@@ -71,13 +72,15 @@ class Bench:
         self._text_tokens, self._prompt_tokens = self.tokens(held_out.captions), self.tokens(self._prompts)
         self._courses: dict[tuple[str, int], Course] = {}
 
-    def run(self, arm: Arm, seed: int) -> dict[str, Any]:
-        """Train and measure."""
+    def run(self, arm: Arm, seed: int) -> tuple[dict[str, Any], PerImage]:
+        """Train and measure: figures in percent, and each image's part in those that the table compares."""
         course = self._course(arm, seed)
         began = time.process_time()
         model = self._model(arm, seed)
         loss = self._train(arm, model, course, seed)
-        return {"loss": round(loss, 4), "cpu_s": round(time.process_time() - began, 1), **self._figures(arm, model)}
+        spent = {"loss": round(loss, 4), "cpu_s": round(time.process_time() - began, 1)}
+        figures, per_image = self._figures(arm, model)
+        return {**spent, **figures}, per_image
 
     def ridge(self) -> dict[str, float]:
         """The reference without training: ridge regression from the teacher's features to the words of the captions."""
@@ -186,7 +189,7 @@ class Bench:
         return self.sizes.concept_weight * torch.stack(losses).sum()
 
     @torch.inference_mode()
-    def _figures(self, arm: Arm, model: Student) -> dict[str, float]:
+    def _figures(self, arm: Arm, model: Student) -> tuple[dict[str, float], PerImage]:
         """R@k, MRR and the mean logarithm of the ranks (finer than R@k), both directions together; balanced zero-shot accuracy."""
         model.eval()
         images: Any = self.material.held_out_teacher_ND if arm.locked else self._images_N3HW
@@ -198,14 +201,40 @@ class Bench:
         scores_NC = image_ND[classes_N >= 0] @ class_embeddings(prompt_PD, self._classes).T
         zero_shot = classification(scores_NC, classes_N[classes_N >= 0], np.random.default_rng(0))
         ranks = np.concatenate([found.image_to_text.ranks_Q, found.text_to_image.ranks_Q])
-        return {
+        figures = {
             **_recalls(found),
             "mrr": round(float(100 * (1 / ranks).mean()), 3),
             "log_rank": round(float(np.log(ranks).mean()), 4),
             "zero_shot": round(100 * zero_shot.balanced, 3),
         }
+        kept = {
+            **_retrieved(found),
+            "zero_shot": _classified(zero_shot.hits_2N[0].astype(np.float64), classes_N, self._classes),
+        }
+        pairs = self.material.held_out
+        return figures, PerImage(pairs.uids, [""] * len(pairs), pairs.captions, kept)
 
 
 def _recalls(found: Retrieval) -> dict[str, float]:
     """R@k in percent, the mean of both directions."""
     return {f"r{k}": round(50 * (found.image_to_text.recall[k] + found.text_to_image.recall[k]), 3) for k in CUTOFFS}
+
+
+def _retrieved(found: Retrieval) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """[N] hits and weights of R@1, R@5 and MRR, both directions together; every image has one caption."""
+    both = (found.image_to_text, found.text_to_image)
+    weights_N = np.full(len(both[0].ranks_Q), 2.0)
+    parts = {f"r{k}": [each.hits_KN[CUTOFFS.index(k)] for each in both] for k in (1, 5)}
+    parts["mrr"] = [1 / each.ranks_Q for each in both]
+    return {name: (first_N + second_N, weights_N) for name, (first_N, second_N) in parts.items()}
+
+
+def _classified(right_L: np.ndarray, classes_N: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """[N] hits and weights of the balanced accuracy: every class counts the same, images without one nothing."""
+    labelled = classes_N >= 0
+    counts_C = np.bincount(classes_N[labelled], minlength=classes)
+    weights_N = np.zeros(len(classes_N))
+    weights_N[labelled] = 1 / counts_C[classes_N[labelled]]
+    hits_N = np.zeros(len(classes_N))
+    hits_N[labelled] = right_L * weights_N[labelled]
+    return hits_N, weights_N

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
 from diht_k8s.api.base import PLACEMENT, Keyed, Model, Text, Uri
 from diht_k8s.api.data import Shards
 from diht_k8s.api.pods import Pods
+
+Split = Literal["Development", "HeldOut"]
+NO_SPLIT: Final = "evaluate.split: no benchmark has this split: set split of a benchmark, or leave out evaluate.split"
 
 
 class Benchmark(Model):
@@ -28,6 +31,9 @@ class Benchmark(Model):
     """classNames is a text file, one name a line in the order of the class indexes (Classification), or the answers to
     choose from where a question brings none (AnswerRanking). Unset takes classnames.txt beside the shards, else
     open_clip's for ImageNet."""
+    split: Split | None = None
+    """split says what the images are for, and the report names it: settings are chosen on Development ones; HeldOut
+    ones are read for a final report only."""
 
 
 class FewShot(Model):
@@ -52,6 +58,8 @@ class Evaluate(Model):
     """model to evaluate in place of the trained one: a folder, a checkpoint file."""
     benchmarks: Annotated[list[Benchmark], Keyed("name"), Field(min_length=1, max_length=64)]
     """benchmarks to run; names are unique."""
+    split: Split | None = None
+    """split runs the benchmarks of this split alone; unset runs all of them."""
     few_shot: FewShot | None = None
     """fewShot adds the probe on every Classification benchmark."""
     decode: Literal["Ours", "Reference"] = "Ours"
@@ -61,3 +69,8 @@ class Evaluate(Model):
     """workers is the number of pods (or processes) that share the images; each shard is encoded once."""
     pods: Annotated[Pods | None, Field(json_schema_extra=PLACEMENT)] = None
     """pods overrides spec.pods for this stage."""
+
+    @property
+    def chosen(self) -> list[Benchmark]:
+        """The benchmarks that `split` leaves."""
+        return [each for each in self.benchmarks if self.split in (None, each.split)]

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from diht_k8s.api.base import LABEL_PATTERN, PLACEMENT, Keyed, Model
 from diht_k8s.api.data import Data, StorageRule
-from diht_k8s.api.evaluate import Evaluate
+from diht_k8s.api.evaluate import NO_SPLIT, Evaluate
 from diht_k8s.api.filter import Filter
 from diht_k8s.api.json_types import is_object
 from diht_k8s.api.label import Label
@@ -114,6 +114,8 @@ def cross_field_problems(spec: Spec) -> list[str]:
         problems.append("spec has no stage: give at least one of filter, label, train, evaluate")
     if spec.evaluate is not None and spec.train is None and spec.evaluate.model is None:
         problems.append("evaluate needs a model: give train, or evaluate.model")
+    if spec.evaluate is not None and not spec.evaluate.chosen:
+        problems.append(NO_SPLIT)
     if spec.label is not None and spec.filter is None:
         problems.append(
             "label reads the filter's scores: give filter (with minComplexity: 0 and minActions: 0 to keep all)"

@@ -42,7 +42,7 @@ def sources_document(packages: list[sources.Package], data: build.DataSet) -> di
     kept = sum(tally.kept for tally in data.tallies.values())
     figures = data.figures
     assert kept == figures["pictures"], (kept, figures)
-    assert kept == figures["train"] + figures["heldout"] + figures["other_members_of_heldout_groups"]
+    assert kept == figures["train"] + figures["development"] + figures["other_members_of_development_groups"]
     return {
         "schema_version": 1,
         "packages": [asdict(package) for package in packages],
@@ -75,9 +75,9 @@ def licences_document(unpacked: Path) -> str:
 def write(folder: Path, packages: list[sources.Package], data: build.DataSet, unpacked: Path) -> int:
     """Write shards and documents; returns the bytes of all shards."""
     total = write_shards(folder / "train", data.train, number=TRAIN_SHARDS)
-    total += write_shards(folder / "heldout", data.held_out, number=1)
-    (folder / "heldout/classnames.txt").write_text("".join(f"{name}\n" for name in data.classes))
-    (folder / "heldout/templates.txt").write_text("".join(f"{template}\n" for template in build.TEMPLATES))
+    total += write_shards(folder / "development", data.development, number=1)
+    (folder / "development/classnames.txt").write_text("".join(f"{name}\n" for name in data.classes))
+    (folder / "development/templates.txt").write_text("".join(f"{template}\n" for template in build.TEMPLATES))
     document = json.dumps(sources_document(packages, data), indent=2, ensure_ascii=False)
     (folder / "SOURCES.json").write_text(document + "\n", encoding="utf-8")
     (folder / "LICENCES.md").write_text(licences_document(unpacked), encoding="utf-8")

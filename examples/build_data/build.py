@@ -41,7 +41,7 @@ class DataSet:
     """The finished data set, before it is written."""
 
     train: list[Pair]
-    held_out: list[Pair]
+    development: list[Pair]
     classes: list[str]
     tallies: dict[str, Tally]
     figures: dict[str, int]
@@ -129,7 +129,7 @@ def train_pairs(
     return pairs
 
 
-def held_out_pairs(items: Sequence[Item], group_of: Sequence[int], classes: Sequence[str]) -> list[Pair]:
+def gallery_pairs(items: Sequence[Item], group_of: Sequence[int], classes: Sequence[str]) -> list[Pair]:
     """Gallery pairs; those of a zero-shot class carry its name and index."""
     pairs = []
     for item, group in zip(items, group_of, strict=True):
@@ -169,14 +169,14 @@ def build(unpacked: Path) -> DataSet:
     classes = sorted({candidates[i].class_name or "" for i in chosen} - {""})
     fonts = paint.load_fonts([unpacked / FONT_FOLDER / name for name in FONT_FILES])
     train = train_pairs([items[i] for i in training], [group_of[i] for i in training], fonts, rng)
-    held_out = held_out_pairs([items[i] for i in chosen], [group_of[i] for i in chosen], classes)
+    development = gallery_pairs([items[i] for i in chosen], [group_of[i] for i in chosen], classes)
     figures = {
         "pictures": len(items),
         "near_duplicate_pairs": len(similar),
         "groups": len(set(group_of)),
         "train": len(train),
         "train_painted": sum(bool(pair.fields["painted"]) for pair in train),
-        "heldout": len(held_out),
-        "other_members_of_heldout_groups": len(items) - len(train) - len(held_out),
+        "development": len(development),
+        "other_members_of_development_groups": len(items) - len(train) - len(development),
     }
-    return DataSet(train=train, held_out=held_out, classes=classes, tallies=tallies, figures=figures)
+    return DataSet(train=train, development=development, classes=classes, tallies=tallies, figures=figures)

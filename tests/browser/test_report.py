@@ -155,6 +155,7 @@ def test_chart_when_pointed_at_anywhere_shows_the_values_there(opened: tuple[Pag
 def test_chart_when_drawn_keeps_its_text_inside_its_edges(opened: tuple[Page, list[str]]) -> None:
     page, _ = opened
     assert charts(page).count() == 6
+    page.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
     outside = """() => [...document.querySelectorAll('svg.chart text')].filter(text => {
         const [own, svg] = [text.getBoundingClientRect(), text.closest('svg').getBoundingClientRect()];
         return own.left < svg.left || own.right > svg.right || own.bottom > svg.bottom + 1;
@@ -198,8 +199,31 @@ def test_page_when_benchmarks_are_many_folds_them_and_links_unfold(opened: tuple
     assert page.locator("#notes li").count() < 10
 
 
+def test_page_when_opened_folds_what_few_need_and_shows_it_by_a_click_or_in_print(
+    browser: Browser, report: Path, opened: tuple[Page, list[str]]
+) -> None:
+    page, _ = opened
+    folds = page.locator("details.more")
+    assert folds.count() >= 6
+    assert page.locator("details[open]").count() == 0
+    height = "document.documentElement.scrollHeight"
+    closed = page.evaluate(height)
+    page.emulate_media(media="print")
+    assert page.locator("#configuration pre").is_visible(), "print unfolds"
+    page.emulate_media(media="screen")
+    page.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
+    assert page.evaluate(height) > 1.3 * closed
+    context = browser.new_context(java_script_enabled=False, offline=True)
+    plain = context.new_page()
+    plain.goto(report.as_uri())
+    plain.locator("#configuration details.more summary").first.click()
+    assert plain.locator("#configuration pre").is_visible(), "no script is needed"
+    context.close()
+
+
 def test_page_when_it_shows_hits_keeps_their_images_in_small_boxes(opened: tuple[Page, list[str]]) -> None:
     page, _ = opened
+    page.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
     boxes = "[...document.querySelectorAll('.hits .image')].filter(box => box.offsetParent)"
     assert page.evaluate(f"{boxes}.every(box => box.offsetWidth <= 66 && box.offsetHeight <= 66)")
     assert page.evaluate("[...document.querySelectorAll('figure .image')].every(box => box.offsetHeight <= 96)")
@@ -215,6 +239,7 @@ def test_page_when_printed_keeps_its_images_and_drops_the_menu(opened: tuple[Pag
 @pytest.mark.parametrize("opened", [(1440, "light"), (390, "dark")], indirect=True)
 def test_page_when_axe_looks_at_it_has_no_serious_violation(opened: tuple[Page, list[str]], axe: str) -> None:
     page, _ = opened
+    page.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
     page.evaluate(axe)
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
     serious = [

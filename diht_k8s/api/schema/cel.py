@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from diht_k8s.api.evaluate import NO_SPLIT
 from diht_k8s.api.kubernetes_types.pod_types import ONE_REFERENCE, REFERENCES, SOURCES, TOO_MANY_SOURCES
 from diht_k8s.api.kubernetes_types.security import CAPABILITY_PREFIX, PRIVILEGED_ESCALATES, ROOT_NEEDS_CONSENT
 from diht_k8s.api.pods import OWN_VOLUMES
@@ -143,6 +144,12 @@ def _spec_rules() -> list[Rule]:
         Rule(
             "!has(self.evaluate) || has(self.train) || has(self.evaluate.model)",
             "evaluate needs a model: give train, or evaluate.model",
+            "evaluate",
+        ),
+        Rule(
+            "!has(self.evaluate) || !has(self.evaluate.split) || self.evaluate.benchmarks.exists(each, has(each.split) && "
+            "each.split == self.evaluate.split)",
+            NO_SPLIT,
             "evaluate",
         ),
         Rule(

@@ -17,6 +17,11 @@ class ImageProgress:
         self._images, self._read, self._in_shard = 0, 0, 0
         context.progress.start("images", 0)
 
+    @property
+    def done(self) -> int:
+        """Images encoded so far."""
+        return self._images
+
     def advance(self, images: int, size: int) -> None:
         """A batch of images is encoded, for which `size` bytes of the shard were read; may raise to stop."""
         self._images += images

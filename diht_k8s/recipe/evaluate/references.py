@@ -63,7 +63,7 @@ class References:
         self._context = context
         evaluate = context.run.spec.evaluate
         assert evaluate is not None, "run_stage checks that the stage is there"
-        self._fitting = any(benchmark.type == "Retrieval" for benchmark in evaluate.benchmarks)
+        self._fitting = any(benchmark.type == "Retrieval" for benchmark in evaluate.chosen)
         self._label = find_committed(context.storage, context.layout, Stage.LABEL) if context.run.spec.label else None
 
     def of(self, images: BenchmarkImages, seed: list[int], model: PerImage) -> Json:

@@ -1,4 +1,5 @@
-"""Stage 4 as a program: a model and benchmark shards to `features/*`, `benchmarks/*.json` and the report.
+"""Stage 4 as a program: a model and benchmark shards to `features/*`, `benchmarks/*.json`, the report and
+the model's card.
 
 Workers share the shards: each shard is encoded once, and the worker that finds all of them encoded does the rest from
 those files, so the figures do not depend on the number of workers. Each benchmark's result is written as soon as it is
@@ -9,6 +10,7 @@ report is still written, then the stage ends uncommitted with the first error.
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -26,6 +28,7 @@ from diht_k8s.recipe.runtime.bad_shards import BadShards, Damage, listed
 from diht_k8s.recipe.runtime.commit import artefact, find_committed, read_committed
 from diht_k8s.recipe.runtime.committed_work import CommittedWork, forget_times
 from diht_k8s.recipe.runtime.stage import Context, Outcome
+from diht_k8s.recipe.runtime.tracking import start_tracking
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -47,7 +50,7 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
     for stage in (Stage.FILTER, Stage.LABEL):
         if getattr(run.spec, stage.value) is not None and (found := find_committed(storage, layout, stage)) is not None:
             inputs[stage.value] = found.output_sha256
-    for benchmark in evaluate.benchmarks:
+    for benchmark in evaluate.chosen:
         for number, uri in enumerate(_shards(storage, benchmark)):
             inputs[f"{benchmark.name} {number}"] = storage.identity(uri)
         for what, uri in _text_files(storage, benchmark):
@@ -65,7 +68,7 @@ def execute(context: Context) -> Outcome | None:
         return None
     errors: list[DataError | UserError] = []
     results: list[Json] = []
-    for number, benchmark in enumerate(_evaluate(context.run).benchmarks):
+    for number, benchmark in enumerate(_evaluate(context.run).chosen):
         context.stop.raise_if_requested()
         try:
             results.append(session.result(number, benchmark))
@@ -75,14 +78,25 @@ def execute(context: Context) -> Outcome | None:
     context.progress.start("report", 1, unit="pages")
     write_report(context, results)
     context.progress.update(1)
+    _track(context, results)
     if errors:
         raise type(errors[0])(f"{errors[0]} ({len(errors)} of {len(results)} benchmarks failed, see report.html)")
     paths = [path for number in range(len(results)) for path in (_path(number), per_image_path(number))]
-    paths += ["report.json", "report.html"]
+    paths += ["report.json", "report.html", "README.md"]
     artefacts = [artefact(context.storage, context.layout, Stage.EVALUATE, path) for path in paths]
     forget_times(context)
     summary = {"benchmarks": len(results), "samples": sum(result["pictures"] for result in results)}
-    return Outcome(artefacts, {**summary, **listed(session.damaged)})
+    return Outcome(artefacts, {**summary, **session.speed(), **listed(session.damaged)})
+
+
+def _track(context: Context, results: list[Json]) -> None:
+    """Send the headline figures where the environment asks for it."""
+    from diht_k8s.recipe.report.overview import headlines
+
+    tracking = start_tracking(context.run.metadata.name, Stage.EVALUATE, context.config)
+    for result in results:
+        tracking.log({f"evaluate/{result['name']}/{head['metric']}": head["value"] for head in headlines(result)})
+    tracking.finish()
 
 
 class Session:
@@ -96,7 +110,7 @@ class Session:
         self._model: Any = None
         inputs = context.config["inputs"]
         self._model_key = inputs.get("train", inputs.get("model"))
-        benchmarks, self._decode = _evaluate(context.run).benchmarks, _evaluate(context.run).decode
+        benchmarks, self._decode = _evaluate(context.run).chosen, _evaluate(context.run).decode
         shards = dict.fromkeys(uri for each in benchmarks for uri in _shards(context.storage, each))
         folder = join(context.layout.stage(Stage.EVALUATE), "features")
         self._files = {
@@ -108,6 +122,7 @@ class Session:
         """shards whose features were found complete or written here; they are read again only for use."""
         self.damaged = dict[str, Damage]()
         """the damaged ones among them, those of all workers once all are encoded."""
+        self._done_images, self._seconds = 0, 0.0
 
     def encode(self, worker: int, workers: int) -> None:
         """Encode the remaining shards of one worker, which owns every `workers`-th shard."""
@@ -121,6 +136,7 @@ class Session:
             return
         loaded = self.model()
         decoder = decode_as_reference if self._decode == "Reference" else decode
+        began = time.monotonic()
         images, committed = ImageProgress(context, open_shards, self.damaged), CommittedWork(context, "features")
         for uri in open_shards:
             try:
@@ -139,6 +155,13 @@ class Session:
             self._encoded.add(uri)
             images.finish(uri)
             committed.shard_done()
+        self._done_images, self._seconds = images.done, time.monotonic() - began
+
+    def speed(self) -> dict[str, float]:
+        """Images a second of this worker's encoding; empty where an earlier attempt encoded them all."""
+        return (
+            {"samples_per_second": round(self._done_images / max(self._seconds, 1e-9), 1)} if self._done_images else {}
+        )
 
     def all_encoded(self) -> bool:
         """Whether every worker has done its part."""
@@ -176,7 +199,13 @@ class Session:
                 return found
         figures = self._run(number, benchmark)
         write_per_image(context.storage, per_image_uri, figures.pop(PER_IMAGE))
-        found = {**_header(context), "name": benchmark.name, "type": benchmark.type, **figures}
+        found = {
+            **_header(context),
+            "name": benchmark.name,
+            "type": benchmark.type,
+            "split": benchmark.split,
+            **figures,
+        }
         context.storage.write_bytes(uri, json.dumps(found, indent=1, ensure_ascii=False).encode())
         return found
 

@@ -82,7 +82,7 @@ def make_report(job: LabelJob, vocabulary: ConceptVocabulary, heads: dict[str, A
 class Beyond:
     """What the labels name and the captions do not, in the shards that trained the heads.
 
-    This is what distillation adds to the captions.
+    This is what distillation adds to the captions, right or wrong: nothing here says that it is in the image.
     """
 
     labelled: int = 0

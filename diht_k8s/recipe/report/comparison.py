@@ -10,7 +10,7 @@ from diht_k8s.api.documents import canonical_json
 from diht_k8s.api.hashing import differences
 from diht_k8s.api.redaction import redacted_document
 from diht_k8s.recipe.report.compared_figures import Run, changed_images, differences_of
-from diht_k8s.recipe.report.notes import points
+from diht_k8s.recipe.report.notes import SPLITS, points
 from diht_k8s.recipe.report.overview import headlines
 from diht_k8s.recipe.report.page import environment
 from diht_k8s.recipe.report.per_image import PerImage
@@ -40,7 +40,10 @@ def comparison(reports: Sequence[Mapping[str, Any]], per_image: Sequence[Mapping
             for key, value, percent in _figures(report):
                 row = rows.setdefault(key, {"name": key[0], "figure": key[1], "percent": percent, "values": {}})
                 row["values"].setdefault(number, []).append(value)
+    named = [each for report in reports for each in report["benchmarks"] if each.get("split")]
+    splits = {each["name"]: SPLITS[each["split"]] for each in named}
     for row in rows.values():
+        row["split"] = splits.get(row["name"])
         row["cells"] = [_cell(row["values"].get(number, [])) for number in range(len(columns))]
         del row["values"]
     tested = [differences_of(runs[0], group) for group in runs[1:]]
@@ -75,7 +78,10 @@ def comparison_text(compared: Mapping[str, Any]) -> str:
     names = [column["name"] for column in compared["columns"]]
     lines = [["", *names]]
     for row in compared["rows"]:
-        lines.append([f"{row['name']} {row['figure']}", *(_shown(cell, row["percent"]) for cell in row["cells"])])
+        split = f" ({row['split']} split)" if row["split"] else ""
+        lines.append(
+            [f"{row['name']}{split} {row['figure']}", *(_shown(cell, row["percent"]) for cell in row["cells"])]
+        )
     widths = [max(len(line[column]) for line in lines) for column in range(len(names) + 1)]
     table = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     return "\n".join([*table, *_difference_lines(compared)])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from diht_k8s.recipe.report.few_shot_notes import few_shot_notes
+
 SMALL_PAIRS: Final = 1_000_000
 MANY: Final = 4
 """With more benchmarks than this, the page folds each of them together with its notes."""
@@ -13,9 +15,20 @@ DIRECTIONS: Final = {"text_to_image": "caption to image", "image_to_text": "imag
 Json = Mapping[str, Any]
 
 
+SPLITS: Final = {"Development": "development", "HeldOut": "held-out"}
+CHECKED_LABELS: Final = (22, 100)
+"""Labels beyond the caption that were right, of those that were looked at, in the demo (docs/method.md)."""
+
+
 def first(content: Json, kind: str) -> dict[str, Any] | None:
-    """The first benchmark of a type that has a result."""
-    return next((b for b in content["benchmarks"] if b["type"] == kind and "error" not in b), None)
+    """The first benchmark of a type that has a result, of the held-out split if there is one."""
+    found = [b for b in content["benchmarks"] if b["type"] == kind and "error" not in b]
+    return min(found, key=lambda b: b.get("split") != "HeldOut", default=None)
+
+
+def split_name(benchmark: Json) -> str:
+    """`held-out `, `development ` or nothing, to stand before a noun."""
+    return f"{SPLITS[benchmark['split']]} " if benchmark.get("split") else ""
 
 
 def percent(value: float) -> str:
@@ -34,13 +47,13 @@ def lede(content: Json) -> str:
     if (benchmark := first(content, "Retrieval")) is not None:
         found = benchmark["text_to_image"]
         parts.append(
-            f"Given a caption, the model finds its image among {benchmark['pictures']:,} within the first five in "
+            f"Given a caption, the model finds its image among {benchmark['pictures']:,} {split_name(benchmark)}images within the first five in "
             f"{percent(found['recall']['5'])} of cases; chance finds {percent(found['chance']['5'])}"
             + (f", a ridge regression on raw pixels {percent(pixels)}." if (pixels := _pixels(benchmark)) else ".")
         )
     if (benchmark := first(content, "Classification")) is not None:
         parts.append(
-            f"Zero-shot, its mean accuracy over {len(benchmark['classes'])} classes is "
+            f"Zero-shot, its mean accuracy over {len(benchmark['classes'])} classes {_of_split(benchmark)}is "
             f"{percent(benchmark['balanced'])}; guessing gives {percent(benchmark['chance'])}."
         )
     return " ".join(parts) or "No benchmark of this run has a result."
@@ -50,15 +63,36 @@ def notes(content: Json) -> list[str]:
     """What a careful reader should know before quoting a figure."""
     done = [benchmark for benchmark in content["benchmarks"] if "error" not in benchmark]
     own = [note for benchmark in done for note in benchmark_notes(benchmark)]
-    return [*_size_notes(content), *_failures(content), *own, *_run_notes(content)]
+    labels = label_notes(content["label"].get("report", {}))
+    return [*_size_notes(content), *_split_notes(done), *_failures(content), *own, *labels, *_run_notes(content)]
 
 
 def page_notes(content: Json) -> list[str]:
-    """Notes for the top of the page; with many benchmarks, without the notes of each benchmark."""
+    """Notes for the top of the page: those on labels stand in their section, those of many benchmarks in the folds."""
     done = [benchmark for benchmark in content["benchmarks"] if "error" not in benchmark]
     if len(content["benchmarks"]) <= MANY:
-        return notes(content)
-    return [*_size_notes(content), *_failures(content), *_seen_in_all(done), *_run_notes(content)]
+        labels = label_notes(content["label"].get("report", {}))
+        return [note for note in notes(content) if note not in labels]
+    everywhere = [*_split_notes(done), *_failures(content), *_seen_in_all(done)]
+    return [*_size_notes(content), *everywhere, *_run_notes(content)]
+
+
+def _of_split(benchmark: Json) -> str:
+    return f"of the {split_name(benchmark)}split " if benchmark.get("split") else ""
+
+
+def _split_notes(benchmarks: list[dict[str, Any]]) -> list[str]:
+    """What the images of each split were used for."""
+    says = {
+        "Development": "settings were chosen on these images, so their figures are too good for new ones",
+        "HeldOut": "no setting was chosen on these images",
+    }
+    names = {split: [b["name"] for b in benchmarks if b.get("split") == split] for split in says}
+    return [
+        f"{SPLITS[split].capitalize()} split ({', '.join(found)}): {says[split]}."
+        for split, found in names.items()
+        if found
+    ]
 
 
 def _failures(content: Json) -> list[str]:
@@ -106,6 +140,26 @@ def _run_notes(content: Json) -> list[str]:
     if content["run"]["stages"] == ["evaluate"]:
         return found  # nothing of the run is missing
     return [*found, *content["missing"].values()]
+
+
+def label_notes(report: Json) -> list[str]:
+    """How good the concept labels are, beside what naming the commonest concept would give."""
+    found: list[str] = []
+    for kind in ("objects", "attributes"):
+        tops = report.get("heads", {}).get(kind, {}).get("top_label_in_caption", {})
+        if tops.get("never_seen") is not None and tops.get("commonest_concept") is not None:
+            found.append(
+                f"Concept labels, {kind}: the likeliest one is a word of the caption for {percent(tops['never_seen'])} of "
+                f"the images; always naming the commonest would be for {percent(tops['commonest_concept'])}."
+            )
+    if beyond := report.get("beyond_caption"):
+        right, looked_at = CHECKED_LABELS
+        found.append(
+            f"In {percent(beyond['pictures'])} of the images a label of at least {percent(beyond['named_from'])} names "
+            "something that the caption does not. Nothing here measures whether it is in the image: of "
+            f"{looked_at} such labels of the demo, checked by eye, {right} were."
+        )
+    return found
 
 
 def _size_notes(content: Json) -> list[str]:
@@ -157,6 +211,7 @@ def benchmark_notes(benchmark: Json) -> list[str]:
             f"{percent(benchmark['majority'])} of the images, so look at the balanced accuracy "
             f"({percent(benchmark['balanced'])}), not at top-1 ({percent(benchmark['top1'])})."
         )
+    found += few_shot_notes(benchmark)
     for skipped in benchmark.get("few_shot", {}).get("skipped", []):
         found.append(f"{benchmark['name']}: {skipped['shots']} shots were left out: {skipped['why']}.")
     return found + [f"{benchmark['name']}: {note}." for note in benchmark.get("notes", [])]

@@ -39,7 +39,8 @@ def overview(content: Mapping[str, Any]) -> list[Json]:
     """A row for each headline figure; a failed benchmark has one row with its error."""
     rows: list[Json] = []
     for number, result in enumerate(content["benchmarks"], start=1):
-        head = {"number": number, "name": result["name"], "type": TYPE_NAMES[result["type"]]}
+        kind = TYPE_NAMES[result["type"]]
+        head = {"number": number, "name": result["name"], "type": kind, "split": result.get("split")}
         found = headlines(result)
         rows += [{**head, **figure} for figure in found] or [{**head, "error": result["error"]}]
     return rows

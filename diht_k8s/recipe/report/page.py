@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from diht_k8s.recipe.report import sections
 from diht_k8s.recipe.report.model_cards import data_card, model_card
-from diht_k8s.recipe.report.notes import MANY, benchmark_notes, lede, page_notes, percent
+from diht_k8s.recipe.report.notes import MANY, SPLITS, benchmark_notes, label_notes, lede, page_notes, percent
 from diht_k8s.recipe.report.overview import TYPE_NAMES, overview, published
 
 MAX_BYTES: Final = 5 << 20
@@ -68,10 +68,13 @@ def _values(content: dict[str, Any], illustrated: int) -> dict[str, Any]:
         "damaged": sections.damaged_shards(content),
         "kept": sections.kept_examples(content),
         "charts": sections.training_charts(content),
+        "shown_charts": sections.SHOWN_CHARTS,
         "training_table": sections.training_table(content),
         "overview": overview(content),
         "published": published(content),
         "type_names": TYPE_NAMES,
+        "splits": SPLITS,
+        "label_notes": label_notes(content["label"].get("report", {})),
         "benchmarks": [
             {**sections.benchmark(item), "notes": [] if "error" in item else benchmark_notes(item)} for item in results
         ],

@@ -46,7 +46,7 @@ def line_chart(
 
     Args:
         title: for screen readers; the page shows its own.
-        series: up to four lines over the same x; values that are None or not finite are left out.
+        series: up to four lines; values that are None or not finite are left out.
         x_label: what the x axis shows.
         percent: y is a share, shown in percent.
         from_zero: the y axis starts at 0.
@@ -159,15 +159,15 @@ def _line(frame: _Frame, line: Series, index: int, *, dots: bool) -> list[str]:
 
 def _strips(frame: _Frame, series: Sequence[Series], x_label: str, x_names: Sequence[str], percent: bool) -> list[str]:
     """One transparent strip for each x, from midpoint to midpoint, with the values there as its tooltip."""
-    xs = series[0].xs
-    assert all(list(line.xs) == list(xs) for line in series), "the lines of a chart share their x"
+    xs = sorted({x for line in series for x in line.xs})
+    at = [dict(zip(line.xs, line.ys, strict=True)) for line in series]  # lines of two runs have no x in common
     middles = [(frame.x(left) + frame.x(right)) / 2 for left, right in pairwise(xs)]
     parts: list[str] = []
     for index, (left, right) in enumerate(pairwise([LEFT, *middles, WIDTH - RIGHT])):
         values = [
             f"{line.name} {number(value, percent)}"
-            for line in series
-            if (value := line.ys[index]) is not None and isfinite(value)
+            for line, values_at in zip(series, at, strict=True)
+            if (value := values_at.get(xs[index])) is not None and isfinite(value)
         ]
         where = f"{x_label} {x_names[index] if x_names else number(xs[index])}"
         parts.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from diht_k8s.recipe.report.notes import DIRECTIONS, first, percent
+from diht_k8s.recipe.report.notes import DIRECTIONS, first, percent, split_name
 from diht_k8s.recipe.report.plots import Series, line_chart, thinned
 
 Json = dict[str, Any]
@@ -38,13 +38,15 @@ REASONS: Final = {
     "duplicate": "Image repeats an earlier one",
 }
 CHARTS: Final = (
-    ("Loss", {"loss": "total", "contrastive_loss": "contrastive"}, False),
+    ("Loss", {"loss": "total", "contrastive_loss": "contrastive", "validation_loss": "contrastive, held-out"}, False),
     ("Concept losses", {"object_loss": "objects", "attribute_loss": "attributes"}, False),
     ("Samples per second", {"samples_per_second": "samples/s"}, True),
     ("Waiting for data, % of the time", {"data_wait_percent": "% waiting"}, True),
     ("Learning rate", {"lr": "learning rate"}, True),
     ("Logit scale", {"logit_scale": "logit scale"}, False),
 )
+SHOWN_CHARTS: Final = 2
+"""Charts that stand open; the others are folded."""
 TABLE_ROWS: Final = 16
 
 
@@ -103,7 +105,7 @@ def cards(content: Json) -> list[Json]:
                     "title": title,
                     "value": rows[0]["text"],
                     "rows": scaled(rows),
-                    "note": f"among {benchmark['pictures']:,} held-out images",
+                    "note": f"among {benchmark['pictures']:,} {split_name(benchmark)}images",
                 }
             )
     if (benchmark := first(content, "Classification")) is not None:
@@ -111,7 +113,8 @@ def cards(content: Json) -> list[Json]:
             bar("This model", benchmark["balanced"], "model", benchmark["balanced_interval"]),
             bar("Chance", benchmark["chance"]),
         ]
-        note = f"mean over {len(benchmark['classes'])} classes, {benchmark['pictures']:,} images"
+        images = f"{benchmark['pictures']:,} {split_name(benchmark)}images"
+        note = f"mean over {len(benchmark['classes'])} classes, {images}"
         found.append(
             {"title": "Zero-shot, balanced accuracy", "value": rows[0]["text"], "rows": scaled(rows), "note": note}
         )
@@ -250,7 +253,7 @@ def training_charts(content: Json) -> list[Json]:
         for name, shown in names.items():
             points = [(line["samples"], line.get(name)) for line in lines if "samples" in line]
             values = [value for _, value in points if value is not None]
-            if values:
+            if any(values):  # a run without concept heads logs their losses as 0
                 xs, ys = thinned([float(x) for x, _ in points], [y for _, y in points])
                 series.append(Series(shown, xs, ys))
                 legend.append({"name": shown, "first": decimal(values[0]), "last": decimal(values[-1])})

@@ -30,6 +30,7 @@ from diht_k8s.recipe.runtime.preflight import check_reduce
 from diht_k8s.recipe.runtime.progress import Reporter
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import stage_storage
+from diht_k8s.recipe.runtime.tracking import start_tracking
 from diht_k8s.recipe.runtime.watchdog import Heartbeat
 from diht_k8s.recipe.train.bad_samples import BadSamples
 from diht_k8s.recipe.train.bandwidth import check_bandwidth
@@ -65,7 +66,7 @@ from diht_k8s.recipe.train.setup import (
     train_shards,
     weights_of,
 )
-from diht_k8s.recipe.train.telemetry import Step, Telemetry, weights_and_biases
+from diht_k8s.recipe.train.telemetry import Step, Telemetry
 
 MAX_NOT_FINITE = 3
 
@@ -120,9 +121,9 @@ class Training:
         self.validation = make_validation(run, self.storage, self.model, self.engine.micro_batch, **where)
         self.profiler = Profiler(self.storage, self.layout, steps=self.settings.profile_steps, rank=self.rank)
         self.not_finite = 0
-        tracker = weights_and_biases(run.metadata.name, config) if self.rank == 0 else None
+        tracking = start_tracking(run.metadata.name, Stage.TRAIN, config) if self.rank == 0 else None
         self.metrics = Metrics(
-            self.storage, self.layout, step=self.cursor.step, tracker=tracker, fence=self.checkpointer.fence
+            self.storage, self.layout, step=self.cursor.step, tracking=tracking, fence=self.checkpointer.fence
         )
         self.progress = Reporter(Stage.TRAIN)
         checkpoint = None if saved is None else saved.cursor.saved_as(saved.uri)
@@ -347,6 +348,7 @@ class Training:
             "processes": self.world,
         }
         self.checkpointer.finish(self.run, self._weights(), self.model_config, self.metrics, summary)
+        self.metrics.finish()
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from diht_k8s.api.errors import DihtError, StopRequested
 from diht_k8s.api.layout import Layout, join
+from diht_k8s.recipe.runtime.tracking import Tracking
 from diht_k8s.recipe.shards.storage import Storage
 
 FIRST_PAUSE_S: Final = 2.0
@@ -32,19 +33,17 @@ class Metrics:
         layout: Layout,
         *,
         step: int,
-        tracker: Any = None,
+        tracking: Tracking | None = None,
         fence: Callable[[], object] = lambda: None,
     ) -> None:
         """Resume after `step`: drop later lines, which an interrupted attempt wrote after its last checkpoint.
 
-        `tracker` is a Weights & Biases run that gets each line too, or None. `fence` raises where another attempt
-        writes these metrics.
+        `tracking` gets each line too. `fence` raises where another attempt writes these metrics.
         """
         self._fence = fence
-        self._storage, self._layout, self._tracker = storage, layout, tracker
+        self._storage, self._layout, self._tracking = storage, layout, tracking or Tracking({})
         self._try_again_at, self._pause_s = 0.0, FIRST_PAUSE_S
-        self.failed = 0
-        """writes of this attempt that failed: of the lines, of TensorBoard's events, to the tracker."""
+        self._failed = 0
         self.lines: list[dict[str, Any]] = []
         if step and storage.exists(layout.metrics):
             lines = [json.loads(line) for line in storage.read_text(layout.metrics).splitlines()]
@@ -53,12 +52,17 @@ class Metrics:
     def add(self, line: dict[str, float]) -> None:
         """Add a line; numbers are rounded to 6 digits, what is not finite becomes null."""
         self.lines.append({key: _rounded(value) for key, value in line.items()})
-        if self._tracker is not None:
-            named = {f"train/{key}": value for key, value in self.lines[-1].items() if key not in ("step", "time")}
-            try:
-                self._tracker.log(named, step=line["step"])
-            except Exception as error:  # a service beside the training, with errors of its own
-                self._count("Weights & Biases", error)
+        named = {f"train/{key}": value for key, value in self.lines[-1].items() if key not in ("step", "time")}
+        self._tracking.log(named, int(line["step"]))
+
+    @property
+    def failed(self) -> int:
+        """Writes of this attempt that failed: of the lines, of TensorBoard's events, to trackers."""
+        return self._failed + self._tracking.failed
+
+    def finish(self) -> None:
+        """Let the trackers send the rest."""
+        self._tracking.finish()
 
     def summary(self) -> dict[str, Any]:
         """First and last loss, most memory."""
@@ -104,7 +108,7 @@ class Metrics:
             self._count("TensorBoard's events", error)
 
     def _count(self, what: str, error: Exception) -> None:
-        self.failed += 1
+        self._failed += 1
         logging.warning("%s not written (%d failures so far), training continues: %s", what, self.failed, error)
 
     def write_tensorboard(self) -> None:

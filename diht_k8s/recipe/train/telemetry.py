@@ -1,10 +1,8 @@
-"""Telemetry of rank 0: progress lines, metrics, warnings, and Weights & Biases on request."""
+"""Telemetry of rank 0: progress lines, metrics, warnings."""
 
 from __future__ import annotations
 
-import importlib
 import logging
-import os
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diht_k8s.api.errors import RetryableError, UserError
 from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor
 from diht_k8s.recipe.train.engine import Losses
 from diht_k8s.recipe.train.health import STRAGGLER_RATIO, Spikes, Utilisation, peak_flops, slowest
@@ -157,27 +154,3 @@ def peak_memory_mib() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def weights_and_biases(name: str, config: dict[str, Any]) -> Any:
-    """A Weights & Biases run where WANDB_PROJECT is set (credentials and mode as its own variables say), else None.
-
-    Raises:
-        UserError: it is asked for and not installed, or refuses its variables.
-        RetryableError: its server cannot be reached.
-    """
-    project = os.environ.get("WANDB_PROJECT")
-    if not project:
-        return None
-    try:
-        wandb = importlib.import_module("wandb")
-    except ImportError as error:
-        raise UserError("WANDB_PROJECT is set, and wandb is not installed: install it or unset the variable") from error
-    errors = wandb.errors
-    try:
-        return wandb.init(project=project, name=name, id=name, resume="allow", config=config)
-    except errors.Error as error:
-        transient = isinstance(error, errors.CommError) and not isinstance(error, errors.AuthenticationError)
-        raise (RetryableError if transient else UserError)(
-            f"Weights & Biases does not begin ({error}): see its WANDB_ variables, or unset WANDB_PROJECT"
-        ) from error

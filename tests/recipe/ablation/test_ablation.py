@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 import re
 
 import numpy as np
@@ -15,9 +14,10 @@ from benchmarks.ablation.arms import ARMS, RIDGE
 from benchmarks.ablation.junk import junk_samples
 from benchmarks.ablation.losses import smoothed_loss, wrong_normaliser_loss
 from benchmarks.ablation.pools import Material, Pairs, SoftLabels
-from benchmarks.ablation.table import table
+from benchmarks.ablation.table import SHOWN, table
 from benchmarks.ablation.training import Bench, Sizes
 from diht_k8s.recipe.label.soft_labels import HeadLabels
+from diht_k8s.recipe.report.per_image import PerImage
 from diht_k8s.recipe.shards.images import decode
 from diht_k8s.recipe.shards.samples import make_sample
 from diht_k8s.recipe.train.loss.losses import hn_nce_loss
@@ -86,10 +86,13 @@ def bench() -> Bench:
 
 @pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
 def test_arm_when_trained_then_gives_figures_that_a_second_run_repeats(bench: Bench, arm: object) -> None:
-    first, second = bench.run(arm, 1), bench.run(arm, 1)  # type: ignore[arg-type]
+    (first, images), (second, _) = bench.run(arm, 1), bench.run(arm, 1)  # type: ignore[arg-type]
     assert {**first, "cpu_s": 0} == {**second, "cpu_s": 0}
     assert math.isfinite(first["loss"])
     assert 0 <= first["r1"] <= first["r5"] <= first["r10"] <= 100
+    for name in SHOWN:  # what the comparison resamples adds up to the figure
+        hits_N, weights_N = images.figures[name]
+        assert 100 * hits_N.sum() / weights_N.sum() == pytest.approx(first[name], abs=6e-4)
 
 
 def test_ridge_when_fitted_then_gives_recalls(bench: Bench) -> None:
@@ -116,20 +119,52 @@ def test_junk_when_made_then_a_fifth_are_banners_and_captions_are_no_sentences_o
     assert len({sample.uid for sample in made}) == 50
 
 
+def kept_hits(gains: dict[str, float], seeds: int) -> dict[tuple[str, int], PerImage]:
+    """300 images that all arms see alike, but for a gain of some."""
+    rng = np.random.default_rng(0)
+    found: dict[tuple[str, int], PerImage] = {}
+    for seed in range(seeds):
+        base_N, better_N = rng.random(300) < 0.3, rng.random(300)
+        for arm, gain in gains.items():
+            hits_N = np.where(better_N < abs(gain), gain > 0, base_N).astype(float)
+            uids = [str(number) for number in range(300)]
+            figures = {name: (hits_N, np.ones(300)) for name in SHOWN}
+            found[arm, seed] = PerImage(uids, [""] * 300, [""] * 300, figures)
+    return found
+
+
+def lines_of(kept: dict[tuple[str, int], PerImage]) -> list[dict[str, object]]:
+    return [
+        {"arm": arm, "seed": seed, **{name: 100 * float(each.figures[name][0].mean()) for name in SHOWN}}
+        for (arm, seed), each in kept.items()
+    ]
+
+
 def test_table_when_seeds_are_missing_then_only_common_seeds_are_paired() -> None:
-    rng = random.Random(0)
-    lines = []
-    for seed in range(6):
-        base = 10 * rng.random()
-        for arm, gain in (("plain", 0.0), ("distill", 2.0), ("distill_shuffled", -1.0)):
-            if (arm, seed) == ("distill", 5):
-                continue
-            value = base + gain + 0.1 * rng.random()
-            lines.append({"arm": arm, "seed": seed, "r5": value, "r1": value, "mrr": value, "zero_shot": value})
-    lines.append({"arm": RIDGE, "seed": 0, "r5": 15.0})
-    shown = table(lines)
+    kept = kept_hits({"plain": 0.0, "distill": 0.2, "distill_shuffled": 0.0}, seeds=6)
+    del kept["distill", 5]
+    shown = table([*lines_of(kept), {"arm": RIDGE, "seed": 0, "r5": 15.0}], kept)
     assert "no training | 15.0 |" in shown
-    assert "| `distill`: concept distillation |" in shown
-    assert re.search(r"\| plain \| \*\*\+2\.[0-1] ± 0\.[0-1]\*\* \|", shown)
-    assert re.search(r"\| distill_shuffled \| \*\*\+(2\.9|3\.[0-1]) ± 0\.[0-1]\*\* \|", shown)
+    for against in ("plain", "distill_shuffled"):
+        assert re.search(rf"`distill`: concept distillation \| [\d.]+ \| {against} \| \*\*\+1\d\.\d \(", shown)
+    assert re.search(r"`distill_shuffled`[^|]*\| [\d.]+ \| plain \| \+0\.0 \(\+0\.0 to \+0\.0\) \|", shown)
     assert shown.endswith("5 seeds.")
+
+
+def test_table_when_many_differences_are_tested_then_one_that_is_clear_alone_is_not_called_clear() -> None:
+    """Holm's correction is over the table: the same difference among 4 figures and among 24."""
+    gains = {"plain": 0.0, "distill": 0.045}  # p = 0.0066
+    alone = kept_hits(gains, seeds=1)
+    first = table(lines_of(alone), alone)
+    more = kept_hits({**gains, **dict.fromkeys(("smoothing", "embedding", "hn_0.25", "hn_1", "random"), 0.0)}, seeds=1)
+    crowded = table(lines_of(more), more)
+    difference = re.search(r"plain \| \**(\+[\d.]+ \([^)]*\))", first)
+    assert difference is not None
+    assert f"**{difference[1]}**" in first
+    assert f"| {difference[1]} |" in crowded
+
+
+def test_table_when_results_keep_no_images_then_says_what_to_do() -> None:
+    kept = kept_hits({"plain": 0.0}, seeds=2)
+    with pytest.raises(SystemExit, match="train again"):
+        table(lines_of(kept), {})

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.report.comparison import comparison, comparison_text
+from diht_k8s.recipe.report.comparison import comparison, comparison_page, comparison_text
 from diht_k8s.recipe.report.per_image import PerImage, per_image_path, write_per_image
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -49,6 +49,26 @@ def test_comparison_when_a_benchmark_is_in_one_run_only_leaves_the_other_cell_em
     found = comparison([report("a", 0, 0.1), other])
     cells = {row["name"]: [cell["mean"] for cell in row["cells"]] for row in found["rows"]}
     assert (cells["pairs"], cells["more"]) == ([0.1, None], [None, 0.5])
+
+
+def test_comparison_when_benchmarks_have_a_split_names_it_on_the_page_and_in_the_table() -> None:
+    one = report("a", 0, 0.1)
+    one["benchmarks"][0]["split"] = "Development"
+    found = comparison([one, report("b", 0, 0.5, beta=1)])
+    assert {row["name"]: row["split"] for row in found["rows"]} == {
+        "filter": None, "train": None, "pairs": "development",
+    }  # fmt: skip
+    assert "pairs (development split) caption to image, R@1" in comparison_text(found)
+    assert "development split" in comparison_page(found)
+
+
+def test_comparison_when_runs_logged_at_other_samples_draws_both_curves() -> None:
+    one, other = report("a", 0, 0.1), report("b", 0, 0.5, beta=1)
+    for number, each in enumerate((one, other)):
+        for step, line in enumerate(each["train"]["metrics"]):
+            line["samples"] = 100 * step + number
+    (chart,) = comparison([one, other])["charts"]
+    assert [line["name"] for line in chart["names"]] == ["a", "b"]
 
 
 def images_of(gained: int, order: int = 1) -> dict[str, PerImage]:

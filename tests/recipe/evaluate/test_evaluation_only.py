@@ -6,9 +6,11 @@ import io
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.numpy import load_file
 
@@ -82,3 +84,30 @@ def test_decode_when_reference_is_asked_for_gives_other_features_and_says_so(tmp
         assert any("without orientation" in note for note in report["notes"]) is (decode == "Reference")
         features[decode] = load_file(folder / "features" / "00000.safetensors")["features"].tobytes()
     assert features["Ours"] != features["Reference"]
+
+
+def test_splits_when_one_is_chosen_then_the_other_is_neither_read_nor_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_samples(Storage(), f"{tmp_path}/heldout/0.tar", pairs(40, 9000))
+    export_model(tmp_path / "model")
+    sent: list[dict[str, float]] = []
+    tracker = SimpleNamespace(log=lambda figures, step=None: sent.append(figures), finish=lambda: None)
+    monkeypatch.setattr(program, "start_tracking", lambda *_: tracker)
+    benchmarks = [
+        {"name": "tuning", "type": "Retrieval", "split": "Development", "shards": [f"{tmp_path}/heldout/0.tar"]},
+        {"name": "final", "type": "Retrieval", "split": "HeldOut", "shards": [f"{tmp_path}/missing/*.tar"]},
+    ]
+    chosen = {"model": f"{tmp_path}/model", "benchmarks": benchmarks, "split": "Development", "fewShot": None}
+    data = {"output": f"{tmp_path}/out"}
+    run_stage(program, document(tmp_path, chosen, data=data, filter=None, label=None, train=None), Stage.EVALUATE)
+    folder = tmp_path / "out" / "evaluate"
+    found = json.loads((folder / "report.json").read_text())
+    assert [(each["name"], each["split"]) for each in found["benchmarks"]] == [("tuning", "Development")]
+    assert "tuning: retrieval, development split" in (folder / "report.html").read_text()
+    assert not any("held-out" in note.lower() for note in found["notes"])
+    (result,) = ModelCard.load(folder / "README.md").data.eval_results[::2]
+    assert (result.dataset_name, result.dataset_split) == ("tuning", "development")
+    assert [set(figures) for figures in sent] == [
+        {"evaluate/tuning/caption to image, R@1", "evaluate/tuning/image to caption, R@1"}
+    ]

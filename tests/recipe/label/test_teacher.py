@@ -45,7 +45,7 @@ def test_packaged_teacher_when_loaded_then_weights_are_the_real_ones_and_feature
 def test_packaged_teacher_when_neighbours_are_compared_then_real_features_beat_an_untrained_network() -> None:
     """A k-nearest-neighbour check with k = 1: does the nearest other image come from the same class?"""
     pairs = [
-        sample for sample in read_samples(Storage(), str(DATA / "heldout" / "00000.tar.gz")) if "cls" in sample.meta
+        sample for sample in read_samples(Storage(), str(DATA / "development" / "00000.tar.gz")) if "cls" in sample.meta
     ]
     pairs = pairs[:160]
     classes = torch.tensor([sample.meta["cls"] for sample in pairs])

@@ -79,10 +79,10 @@ def test_train_pairs_when_built_then_a_tenth_is_painted_and_the_seed_decides() -
     assert sorted(str(pair.fields["file"]) for pair in first) == [f"{i:03d}" for i in range(30)]
 
 
-def test_held_out_pairs_when_an_image_has_a_class_then_its_name_and_index_are_given() -> None:
+def test_gallery_pairs_when_an_image_has_a_class_then_its_name_and_index_are_given() -> None:
     candidates = [candidate("a", "dog one", png(1)), candidate("b", "table", png(2))]
     items = build.load(candidates, {"test": Tally(seen=2)})
-    pairs = build.held_out_pairs(items, [0, 1], ["aardvark", "animal"])
+    pairs = build.gallery_pairs(items, [0, 1], ["aardvark", "animal"])
     assert (pairs[0].fields["class"], pairs[0].fields["cls"]) == ("animal", 1)
     assert not {"class", "cls"} & pairs[1].fields.keys()
 

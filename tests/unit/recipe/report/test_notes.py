@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
 from diht_k8s.recipe.report.content import without_images
 from diht_k8s.recipe.report.notes import MANY, benchmark_notes, lede, notes, page_notes
-from diht_k8s.recipe.report.sections import cards, decimal, duration, steps, training_table, why
+from diht_k8s.recipe.report.sections import cards, decimal, duration, steps, training_charts, training_table, why
 
 
 def side(value: float) -> dict[str, Any]:
@@ -172,3 +173,57 @@ def test_training_table_when_long_has_means_over_few_intervals() -> None:
     assert table["names"] == ["samples seen", "total"]
     assert table["rows"][0] == ["4", "0.5"]
     assert (len(table["rows"]), table["rows"][-1][0]) == (16, "64")
+
+
+def test_training_charts_when_held_out_loss_was_measured_then_stands_beside_the_trainings() -> None:
+    metrics = [
+        {"samples": step, "loss": 9.0 / step, "contrastive_loss": 4.0 / step}
+        | ({"validation_loss": 5.0 / step} if step % 4 == 0 else {})
+        for step in range(1, 9)
+    ]
+    silent = [line | {"object_loss": 0.0, "attribute_loss": 0.0} for line in metrics]
+    assert [chart["title"] for chart in training_charts({"train": {"metrics": silent}})] == ["Loss"]
+    loss = training_charts({"train": {"metrics": metrics}})[0]
+    assert [line["name"] for line in loss["legend"]] == ["total", "contrastive", "contrastive, held-out"]
+    assert loss["legend"][2]["last"] == "0.625"
+    assert len(re.findall(r"\d,\d", re.findall(r'class="line s2" points="([^"]*)"', loss["chart"])[0])) == 2
+
+
+@pytest.mark.parametrize(
+    ("split", "says"),
+    [
+        ("Development", "Development split (held-out): settings were chosen on these images"),
+        ("HeldOut", "Held-out split (held-out): no setting was chosen on these images"),
+        (None, None),
+    ],
+)
+def test_notes_when_a_benchmark_has_a_split_then_say_what_its_images_were_used_for(
+    split: str | None, says: str | None
+) -> None:
+    (one,) = content()["benchmarks"]
+    named = content(benchmarks=[{**one, "split": split}])
+    assert any(note.startswith(str(says)) for note in notes(named)) is (says is not None)
+    assert any("split" in note for note in notes(named)) is (says is not None)
+    word = {"Development": "500 development images", "HeldOut": "500 held-out images", None: "500 images"}[split]
+    assert f"among {word} within" in lede(named)
+    assert cards(named)[0]["note"] == f"among {word}"
+
+
+def test_lede_when_both_splits_were_evaluated_then_shows_the_held_out_one() -> None:
+    (one,) = content()["benchmarks"]
+    both = [{**one, "split": "Development", "pictures": 7}, {**one, "split": "HeldOut", "pictures": 9}]
+    assert "among 9 held-out images" in lede(content(benchmarks=both))
+
+
+def labels() -> dict[str, Any]:
+    head = {"top_label_in_caption": {"never_seen": 0.76, "commonest_concept": 0.63}}
+    return {"heads": {"objects": head}, "beyond_caption": {"pictures": 0.83, "named_from": 0.2}}
+
+
+def test_notes_when_labels_are_judged_then_stand_beside_the_majority_and_do_not_call_them_right() -> None:
+    whole = content(label={"state": "committed", "report": labels()})
+    found = " ".join(notes(whole)).replace("\N{NO-BREAK SPACE}", " ")
+    assert "a word of the caption for 76.0 % of the images; always naming the commonest would be for 63.0 %" in found
+    assert "In 83.0 % of the images" in found
+    assert "of 100 such labels of the demo, checked by eye, 22 were" in found
+    assert not any("Concept labels" in note for note in page_notes(whole)), "the page has them in their section"

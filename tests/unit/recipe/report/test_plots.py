@@ -73,3 +73,9 @@ def test_chart_when_xs_are_uneven_covers_the_width_with_strips_that_meet_halfway
     span = WIDTH - LEFT - RIGHT
     assert lefts == pytest.approx([LEFT, LEFT + 0.1 * span, LEFT + 0.6 * span], abs=0.1)
     assert rights == pytest.approx([*lefts[1:], WIDTH - RIGHT], abs=0.15)
+
+
+def test_chart_when_its_lines_have_other_x_then_each_strip_tells_what_is_there() -> None:
+    first, second = Series("a", [10.0, 30.0], [3.0, 1.0]), Series("b", [20.0, 30.0], [2.5, 1.5])
+    titles = tooltips(line_chart("loss", [first, second], x_label="samples"))
+    assert titles == ["samples 10: a 3", "samples 20: b 2.5", "samples 30: a 1, b 1.5"]

@@ -1,55 +1,23 @@
-"""Telemetry of rank 0: lines, warnings, and Weights & Biases, whose module is replaced here."""
+"""Telemetry of rank 0: lines, warnings, and what it hands over to trackers."""
 
 from __future__ import annotations
 
 import json
 import logging
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from diht_k8s.api.errors import DihtError, RetryableError, UserError
 from diht_k8s.api.layout import Layout
+from diht_k8s.recipe.runtime.tracking import Tracking
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor
 from diht_k8s.recipe.train.engine import Losses
 from diht_k8s.recipe.train.health import WINDOW
 from diht_k8s.recipe.train.metrics import Metrics
-from diht_k8s.recipe.train.telemetry import LAG_LINES, Step, Telemetry, weights_and_biases
-
-
-class TrackerError(Exception):
-    """wandb.errors.Error."""
-
-
-class CommError(TrackerError):
-    """wandb.errors.CommError."""
-
-
-class AuthenticationError(CommError):
-    """wandb.errors.AuthenticationError."""
-
-
-ERRORS = SimpleNamespace(Error=TrackerError, CommError=CommError, AuthenticationError=AuthenticationError)
-
-
-class Tracker:
-    """A run of Weights & Biases."""
-
-    def __init__(self) -> None:
-        self.lines: list[tuple[int, dict[str, Any]]] = []
-
-    def log(self, values: dict[str, Any], *, step: int) -> None:
-        self.lines.append((step, values))
-
-
-def install(monkeypatch: pytest.MonkeyPatch, init: Any) -> None:
-    monkeypatch.setenv("WANDB_PROJECT", "towers")
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, errors=ERRORS))  # type: ignore[arg-type]
+from diht_k8s.recipe.train.telemetry import LAG_LINES, Step, Telemetry
 
 
 def step(number: int, *, loss: float = 2.0, own: tuple[float, ...] = (1.0,), loss_scale: float | None = None) -> Step:
@@ -58,8 +26,8 @@ def step(number: int, *, loss: float = 2.0, own: tuple[float, ...] = (1.0,), los
     return Step(cursor, losses, 1e-3, 14.0, lambda: 0.7, own, loss_scale, torch.zeros(1, 4), {}, last=True)
 
 
-def observer(folder: Path, world: int = 1, tracker: Any = None) -> tuple[Telemetry, Metrics]:
-    metrics = Metrics(Storage(), Layout(str(folder)), step=0, tracker=tracker)
+def observer(folder: Path, world: int = 1, tracking: Tracking | None = None) -> tuple[Telemetry, Metrics]:
+    metrics = Metrics(Storage(), Layout(str(folder)), step=0, tracking=tracking)
     return Telemetry(metrics, {}, batch_size=8, world=world), metrics
 
 
@@ -72,49 +40,38 @@ def test_bandwidth_of_the_fabric_is_in_the_first_line_of_an_attempt(tmp_path: Pa
     assert [line.get("bus_bandwidth_gb_per_second") for line in metrics.lines] == [92.5, None]
 
 
-def test_tracker_when_no_project_is_named_then_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WANDB_PROJECT", raising=False)
-    assert weights_and_biases("run", {}) is None
+class Remembering:
+    """A tracker that keeps what it gets, or refuses it."""
+
+    def __init__(self, *, refuses: bool = False) -> None:
+        self.lines: list[tuple[int | None, dict[str, Any]]] = []
+        self.finished, self._refuses = False, refuses
+
+    def log(self, figures: Any, step: int | None) -> None:
+        if self._refuses:
+            raise OSError("the service is gone")
+        self.lines.append((step, figures))
+
+    def finish(self) -> None:
+        self.finished = True
 
 
-def test_tracker_when_a_project_is_named_then_it_goes_on_under_the_runs_name_and_gets_each_line(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    asked: dict[str, Any] = {}
-    tracker = Tracker()
-    install(monkeypatch, lambda **options: asked.update(options) or tracker)
-    watch, metrics = observer(tmp_path, tracker=weights_and_biases("run", {"seed": 1}))
-    assert asked == {"project": "towers", "name": "run", "id": "run", "resume": "allow", "config": {"seed": 1}}
+def test_tracker_when_a_line_is_written_then_gets_its_figures_under_the_steps_number(tmp_path: Path) -> None:
+    tracker = Remembering()
+    watch, metrics = observer(tmp_path, tracking=Tracking({"any": lambda: tracker}))
     watch.add(step(7), 0.0)
+    metrics.finish()
+    assert tracker.finished
     assert [number for number, _ in tracker.lines] == [7]
     assert tracker.lines[0][1].keys() == {f"train/{key}" for key in metrics.lines[0] if key not in ("step", "time")}
 
 
-@pytest.mark.parametrize(
-    ("error", "kind"),
-    [
-        (TrackerError("no API key configured"), UserError),
-        (AuthenticationError("the API key is refused"), UserError),
-        (CommError("the server does not answer"), RetryableError),
-    ],
-)
-def test_tracker_when_it_does_not_begin_then_one_line(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[DihtError]
-) -> None:
-    def init(**_: Any) -> None:
-        raise error
-
-    install(monkeypatch, init)
-    with pytest.raises(kind) as raised:
-        weights_and_biases("run", {})
-    assert str(raised.value).startswith(f"Weights & Biases does not begin ({error})")
-
-
-def test_tracker_when_not_installed_then_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_PROJECT", "towers")
-    monkeypatch.setitem(sys.modules, "wandb", None)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="WANDB_PROJECT is set, and wandb is not installed"):
-        weights_and_biases("run", {})
+def test_tracker_when_it_refuses_a_line_then_is_counted_and_the_training_goes_on(tmp_path: Path) -> None:
+    watch, metrics = observer(tmp_path, tracking=Tracking({"any": lambda: Remembering(refuses=True)}))
+    watch.add(step(1), 0.0)
+    metrics.finish()
+    assert watch.failures(0) == {"failed_metrics": 1}
+    assert len(metrics.lines) == 1
 
 
 def test_line_when_written_then_every_figure_is_there_and_the_loss_scale_with_fp16_only(tmp_path: Path) -> None:
