@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from diht_k8s.recipe.evaluate.catalogue import catalogue, folder_names, presence
+from diht_k8s.recipe.evaluate.catalogue import catalogue
+from diht_k8s.recipe.evaluate.catalogue.presence import presence
+from diht_k8s.recipe.evaluate.folder_names import folder_names
 from diht_k8s.recipe.shards.samples import write_samples
 from diht_k8s.recipe.shards.storage import Storage
 
