@@ -95,9 +95,11 @@ def _progress() -> Progress:
 def summary(output: str, marker: Mapping[str, Any]) -> str:
     """What was imported, what was left out and why, and how to evaluate it."""
     shards, bad = len(marker["shards"]), marker["bad"]
-    classes = f", {marker['classes']} classes" if marker["classes"] else ""
-    lines = [f"{output}: {marker['samples']} images in {shards} shards ({marker['kind']}, {marker['type']}{classes})"]
-    if marker["classes"]:
+    what = "classes" if marker["type"] == "Classification" else "answers to choose from"
+    classes = f", {marker['classes']} {what}" if marker["classes"] else ""
+    plural = "shard" if shards == 1 else "shards"
+    lines = [f"{output}: {marker['samples']} images in {shards} {plural} ({marker['kind']}, {marker['type']}{classes})"]
+    if marker["classes"] and marker["type"] == "Classification":
         lines.append(f"class names from {marker['class_names_from']}")
     if marker["type"] == "Classification":
         lines.append(f"templates from {marker['templates_from'] or 'nowhere: the class name alone is the prompt'}")

@@ -58,9 +58,12 @@ def read_karpathy(path: Path, document: Any, wanted: Wanted) -> Source:
     found: list[tuple[str, list[str]]] = []
     for entry in document["images"]:
         if entry.get("split") == wanted.split:
-            name = text_of(entry, "filename", path)
+            name = "/".join([*([entry["filepath"]] if entry.get("filepath") else []), text_of(entry, "filename", path)])
             found.append((name, [text_of(sentence, "raw", path) for sentence in entry["sentences"]]))
-    return _source("karpathy", path, wanted, found, ())
+    try:
+        return _source("karpathy", path, wanted, found, ())
+    except UserError:  # COCO's images may lie in one folder, without the one that the file names
+        return _source("karpathy", path, wanted, [(name.rpartition("/")[2], said) for name, said in found], ())
 
 
 def read_caption_lines(path: Path, wanted: Wanted) -> Source:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from diht_k8s.recipe.shards.images import BadImageError, decode_as_reference
 
-OTHER_FORMATS: Final = ("BMP", "GIF", "PPM", "TIFF", "MPO")
+OTHER_FORMATS: Final = ("BMP", "GIF", "PPM", "TIFF")
 """Formats that shards do not hold; their images are stored as PNG."""
 SUFFIXES: Final = ((b"\xff\xd8", "jpg"), (b"\x89PNG", "png"), (b"RIFF", "webp"))
 MISSING: Final = "picture_missing"

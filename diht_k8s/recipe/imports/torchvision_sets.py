@@ -175,7 +175,7 @@ def _paths(dataset: Any) -> list[Any] | None:
 
 def _labels(dataset: Any) -> Any:
     """All labels where the set has them at hand, so that an image is not decoded for its label."""
-    for name in ("targets", "labels", "_labels"):
+    for name in ("targets", "labels", "_labels", "y"):
         found = getattr(dataset, name, None)
         if found is not None and len(found) == len(dataset):
             return found
