@@ -167,8 +167,8 @@ def test_import_when_the_set_is_winogavil_stores_each_image_once_with_all_its_cu
     for sample in samples:
         assert drawn_row(sample) == int(sample.uid[5:])
     for name, groups, associated in (
-        ("image3", (0, 1, 8), ()),
-        ("image4", (0, 1, 8), (1,)),
+        ("image3", (0, 1, 8, 9), ()),
+        ("image4", (0, 1, 8, 9), (1, 9)),
         ("image1", (0, 7, 8), (0, 8)),
     ):
         assert cues[name] == [
