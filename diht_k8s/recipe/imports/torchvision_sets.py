@@ -37,8 +37,8 @@ class Known:
     texts: str | None = None
     """clip-benchmark's name of its texts, which are used if they are as many as the classes."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    replaced: str = "_"
-    """characters of class names that become spaces."""
+    replaced: str = ""
+    """characters of class names that become spaces, as in clip-benchmark."""
     digits: int = 0
     """number of classes where the data set names none: their numbers are the names."""
 
@@ -58,7 +58,7 @@ KNOWN: Final = {
     ),
     "usps": Known("USPS", ("usps.bz2", "usps.t.bz2"), _TRAIN_OR_TEST, digits=10),
     "gtsrb": Known("GTSRB", ("gtsrb",), _splits("train", "test"), "gtsrb", digits=43),
-    "food101": Known("Food101", ("food-101",), _splits("train", "test"), "food101"),
+    "food101": Known("Food101", ("food-101",), _splits("train", "test"), "food101", replaced="_"),
     "dtd": Known("DTD", ("dtd",), _splits("train", "val", "test"), "dtd"),
     "pets": Known("OxfordIIITPet", ("oxford-iiit-pet",), _splits("trainval", "test"), "pets"),
     "flowers": Known("Flowers102", ("flowers-102",), _splits("train", "val", "test"), "flowers", digits=102),
