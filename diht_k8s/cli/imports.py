@@ -51,7 +51,7 @@ def add_import(commands: Any) -> None:
 def _import(options: argparse.Namespace) -> int:
     from diht_k8s.api.errors import ExitCode, UserError
     from diht_k8s.recipe.evaluate.importing import Order, import_benchmark
-    from diht_k8s.recipe.imports.kinds import open_source
+    from diht_k8s.recipe.imports.layouts import open_source
     from diht_k8s.recipe.imports.records import Wanted
     from diht_k8s.recipe.shards.storage import Storage
 

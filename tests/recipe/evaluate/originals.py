@@ -23,7 +23,7 @@ IMAGES = 24
 
 
 @cache
-def picture(row: int, side: int = 48, *, mode: str = "RGB") -> Image.Image:
+def drawing(row: int, side: int = 48, *, mode: str = "RGB") -> Image.Image:
     """No two are the same; the colour goes round."""
     drawn = Image.open(io.BytesIO(draw(COLOURS[row % 6], SHAPES[row // 6 % 3], 5000 + row)))
     return drawn.resize((side, side)).convert(mode)
@@ -31,7 +31,7 @@ def picture(row: int, side: int = 48, *, mode: str = "RGB") -> Image.Image:
 
 def save(path: Path, row: int, side: int = 48, mode: str = "RGB") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture(row, side, mode=mode).save(path)
+    drawing(row, side, mode=mode).save(path)
 
 
 def trust_files(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +49,7 @@ def image_folder(root: Path) -> Path:
 def _cifar(root: Path, name: str, meta: str, key: str, label: str, classes: list[str]) -> Path:
     folder = root / name
     folder.mkdir(parents=True)
-    rows = [np.asarray(picture(row, 32)).transpose(2, 0, 1).reshape(-1) for row in range(IMAGES)]
+    rows = [np.asarray(drawing(row, 32)).transpose(2, 0, 1).reshape(-1) for row in range(IMAGES)]
     batch = {"data": np.stack(rows), label: [row % len(classes) for row in range(IMAGES)]}
     (folder / ("test_batch" if name == "cifar-10-batches-py" else "test")).write_bytes(pickle.dumps(batch))
     (folder / meta).write_bytes(pickle.dumps({key: classes}))
@@ -70,7 +70,7 @@ def cifar100(root: Path) -> Path:
 def mnist(root: Path) -> Path:
     folder = root / "MNIST" / "raw"
     folder.mkdir(parents=True)
-    pixels = np.stack([np.asarray(picture(row, 28, mode="L")) for row in range(IMAGES)])
+    pixels = np.stack([np.asarray(drawing(row, 28, mode="L")) for row in range(IMAGES)])
     labels = np.arange(IMAGES, dtype=np.uint8) % 10
     for stem in ("t10k", "train"):
         (folder / f"{stem}-images-idx3-ubyte").write_bytes(_idx(pixels))
@@ -86,7 +86,7 @@ def _idx(values: np.ndarray) -> bytes:
 def stl10(root: Path) -> Path:
     folder = root / "stl10_binary"
     folder.mkdir(parents=True)
-    pixels = np.stack([np.asarray(picture(row, 96)).transpose(2, 1, 0) for row in range(IMAGES)])
+    pixels = np.stack([np.asarray(drawing(row, 96)).transpose(2, 1, 0) for row in range(IMAGES)])
     (folder / "test_X.bin").write_bytes(pixels.tobytes())
     (folder / "test_y.bin").write_bytes((np.arange(IMAGES, dtype=np.uint8) % 10 + 1).tobytes())
     (folder / "class_names.txt").write_text("".join(f"class {n}\n" for n in range(10)))
@@ -95,7 +95,7 @@ def stl10(root: Path) -> Path:
 
 def svhn(root: Path) -> Path:
     root.mkdir(parents=True)
-    pixels = np.stack([np.asarray(picture(row, 32)) for row in range(IMAGES)], axis=-1)
+    pixels = np.stack([np.asarray(drawing(row, 32)) for row in range(IMAGES)], axis=-1)
     labels = np.arange(IMAGES) % 10
     savemat(root / "test_32x32.mat", {"X": pixels, "y": np.where(labels == 0, 10, labels)[:, None]})
     return root
@@ -328,7 +328,7 @@ def fmow(root: Path) -> Path:
 
 def _png(row: int) -> bytes:
     buffer = io.BytesIO()
-    picture(row).save(buffer, "PNG")
+    drawing(row).save(buffer, "PNG")
     return buffer.getvalue()
 
 

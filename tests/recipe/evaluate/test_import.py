@@ -15,12 +15,12 @@ from PIL import Image
 from diht_k8s.cli.main import main
 from diht_k8s.recipe.evaluate import importing
 from diht_k8s.recipe.evaluate.importing import Order, import_benchmark
-from diht_k8s.recipe.imports.kinds import open_source
+from diht_k8s.recipe.imports.layouts import open_source
 from diht_k8s.recipe.imports.records import Wanted
 from diht_k8s.recipe.shards.samples import Sample, read_samples, write_samples
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.evaluate import originals
-from tests.recipe.evaluate.originals import IMAGES, ORIGINALS, picture, two_captions
+from tests.recipe.evaluate.originals import IMAGES, ORIGINALS, drawing, two_captions
 from tests.recipe.evaluate.small_run import COLOURS
 
 ALPHABET = sorted(COLOURS)
@@ -59,7 +59,7 @@ LABELS: dict[str, Callable[[int], int]] = {
     "parquet": by_number(6),
     "arrow": by_number(6),
 }
-"""Layout -> class of the picture that was drawn as number `row`."""
+"""Layout -> class of the image that was drawn as number `row`."""
 CAPTIONED = ("coco", "karpathy", "flickr", "parquet_captions")
 
 
@@ -82,13 +82,13 @@ def samples_of(output: Path) -> list[Sample]:
 
 
 def drawn_row(sample: Sample) -> int:
-    """Which of the pictures a sample's image is, also after JPEG."""
+    """Which of the drawings a sample's image is, also after JPEG."""
     image = Image.open(io.BytesIO(sample.image)).convert("RGB")
     seen = np.asarray(image, dtype=np.int64)
     grey = len(set(image.getpixel((0, 0)))) == 1 and np.ptp(seen, axis=2).max() == 0
     mode = "L" if grey and image.size == (28, 28) else "RGB"
     distances = [
-        np.abs(np.asarray(picture(row, image.size[0], mode=mode).convert("RGB"), dtype=np.int64) - seen).mean()
+        np.abs(np.asarray(drawing(row, image.size[0], mode=mode).convert("RGB"), dtype=np.int64) - seen).mean()
         for row in range(IMAGES)
     ]
     return int(np.argmin(distances))
