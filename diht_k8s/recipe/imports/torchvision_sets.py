@@ -131,7 +131,8 @@ def _opened(name: str, known: Known, root: Path, split: str) -> Any:
         said = " ".join(str(error).split()) or type(error).__name__
         said = said.partition(" You can use download")[0].rstrip(".")
         raise DataError(
-            f"{root} cannot be read as {name}, split {split} ({said[:200]}): fetch the files of the original again"
+            f"{root} cannot be read as {name}, split {split} ({said[:200]}): fetch the files of the original again, or name "
+            "another layout by --format"
         ) from error
 
 
