@@ -211,7 +211,8 @@ def caltech101(root: Path) -> Path:
 
 
 def two_captions(row: int) -> list[str]:
-    return [f"a {COLOURS[row % 6]} thing, number {row}", f"one of many: {SHAPES[row // 6 % 3]}"][: 1 + row % 2]
+    """One or two, none twice: tools differ in what they do with ties."""
+    return [f"a {COLOURS[row % 6]} thing, number {row}", f"one of many: {SHAPES[row // 6 % 3]} at {row}"][: 1 + row % 2]
 
 
 def coco(root: Path) -> Path:
