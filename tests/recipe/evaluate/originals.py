@@ -221,7 +221,8 @@ def coco(root: Path) -> Path:
         name = f"COCO_val2014_{row:012d}.jpg"
         save(root / "val2014" / name, row)
         images.append({"id": row, "file_name": name})
-        annotations += [{"id": len(annotations), "image_id": row, "caption": text} for text in two_captions(row)]
+        for text in two_captions(row):
+            annotations.append({"id": len(annotations), "image_id": row, "caption": text})
     path = root / "coco_test_karpathy.json"
     path.write_text(json.dumps({"images": images, "annotations": annotations}))
     return path
