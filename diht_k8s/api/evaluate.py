@@ -19,13 +19,15 @@ class Benchmark(Model):
 
     name: Text
     """name in the report."""
-    type: Literal["Classification", "Retrieval", "AnswerRanking"]
-    """type of the task; AnswerRanking is visual question answering by ranking candidate answers."""
+    type: Literal["Classification", "Retrieval", "AnswerRanking", "PairMatching", "CaptionChoice", "Association"]
+    """type of the task. AnswerRanking is visual question answering by ranking candidate answers; PairMatching gives
+    Winoground's text, image and group scores, CaptionChoice SugarCrepe's accuracy, Association WinoGAViL's Jaccard."""
     shards: Shards
-    """shards of test images with captions, with a class index (member .cls, or `cls` in the .json), or with questions."""
+    """shards of test images with captions, with a class index (member .cls, or `cls` in the .json), with questions, or
+    with groups."""
     templates: Annotated[list[Text], Field(max_length=256)] = []
     """templates around a class name or caption, `{}` or `{c}` standing for it; `openai80` names OpenAI's ImageNet set.
-    For AnswerRanking `{question}` and `{answer}` stand for those. Unset takes zeroshot_classification_templates.txt
+    For AnswerRanking `{question}` and `{answer}` stand for those, for Association `{A}` for A or An. Unset takes zeroshot_classification_templates.txt
     beside the shards, else open_clip's for ImageNet, else `{}`."""
     class_names: Uri | None = None
     """classNames is a text file, one name a line in the order of the class indexes (Classification), or the answers to

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import yaml
@@ -16,7 +17,8 @@ from diht_k8s.api.hashing import SCHEMA_VERSION
 from diht_k8s.api.json_types import is_dict
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import Stage
-from diht_k8s.recipe.evaluate.catalogue import Catalogue, Presence, benchmark_of, catalogue, presence
+from diht_k8s.recipe.evaluate.catalogue import LISTS, Catalogue, catalogue
+from diht_k8s.recipe.evaluate.catalogue.presence import Presence, benchmark_of, candidate_folders, others, presence
 from diht_k8s.recipe.shards.storage import Storage
 
 _REPORT_KEYS: Final = frozenset({"schema_version", "config", "run", "funnel", "train", "benchmarks"})
@@ -56,19 +58,23 @@ def benchmark_list(name: str, root: str | None, only: Sequence[str] = ()) -> str
     Raises:
         UserError: there is no such catalogue or entry (the nearest name is given), or the root is not a folder.
     """
-    listed = _chosen(name, only)
-    found = _found(listed, root)
+    below = _below(root)
+    listed = _chosen(name, only, below)
+    found = _found(listed, root, below)
     table = Table(box=None, pad_edge=False)
-    for column in ("name", "type", "metric", "guessing", "verified", "licence", *(["here"] if root else [])):
-        table.add_column(column, justify="right" if column == "guessing" else "left", overflow="fold")
+    for column in ("name", "type", "metric", "guessing", "images", "verified", "licence", *(["here"] if root else [])):
+        numbers = column in ("guessing", "images")
+        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
     for entry in listed.benchmarks:
         guessing = "" if entry.guessing is None else f"{100 * entry.guessing:.2f} %"
-        row = [entry.name, entry.type, entry.metric, guessing, "yes" if entry.verified else "no", entry.licence]
+        images = "" if entry.images is None else f"{entry.images:,}"
+        row = [entry.name, entry.type, entry.metric, guessing, images, "yes" if entry.verified else "no", entry.licence]
         table.add_row(*row, *([_state(found[entry.name])] if root else []))
-    console = Console(width=140, no_color=True)
+    console = Console(width=150, no_color=True)
     with console.capture() as text:
         console.print(table)
-    return "\n".join([text.get().rstrip(), "", *_sums(listed, found if root else None)])
+    extra = [] if root is None or only else _others(root, listed, below)
+    return "\n".join([text.get().rstrip(), "", *_sums(listed, found if root else None), *extra])
 
 
 def benchmark_yaml(name: str, root: str | None, only: Sequence[str] = ()) -> str:
@@ -79,8 +85,9 @@ def benchmark_yaml(name: str, root: str | None, only: Sequence[str] = ()) -> str
     """
     if root is None:
         raise UserError("--yaml needs a ROOT: name the folder that holds the benchmarks")
-    storage, listed = Storage(), _chosen(name, only)
-    whole = [found for found in _found(listed, root).values() if found.whole]
+    storage, below = Storage(), _below(root)
+    listed = _chosen(name, only, below)
+    whole = [found for found in _found(listed, root, below).values() if found.whole]
     if not whole:
         raise UserError(f"{root} holds no complete benchmark of {name}: `diht benchmarks {root}` says what is missing")
     parts = [
@@ -89,17 +96,67 @@ def benchmark_yaml(name: str, root: str | None, only: Sequence[str] = ()) -> str
     return yaml.safe_dump({"evaluate": {"benchmarks": parts}}, sort_keys=False, allow_unicode=True, width=120)
 
 
-def _chosen(name: str, only: Sequence[str]) -> Catalogue:
-    listed = catalogue(name)
-    return listed.model_copy(update={"benchmarks": [listed.entry(entry) for entry in only]}) if only else listed
+@dataclass(frozen=True)
+class _Below:
+    """What lies below a root: folders that can be benchmarks, and the benchmarks that are in no list, by name."""
+
+    folders: frozenset[str] = frozenset()
+    unlisted: Mapping[str, Presence] = field(default_factory=dict)
 
 
-def _found(listed: Catalogue, root: str | None) -> dict[str, Presence]:
+def _below(root: str | None) -> _Below:
+    """What lies below a root, nothing without one.
+
+    Raises:
+        UserError: the root is not a folder.
+    """
+    if root is None:
+        return _Below()
     storage = Storage()
-    path = None if root is None else storage.local_path(root)
+    path = storage.local_path(root)
     if path is not None and not path.is_dir():
         raise UserError(f"{root} is not a folder: name the folder that holds the benchmarks")
-    return {} if root is None else {entry.name: presence(entry, root, storage) for entry in listed.benchmarks}
+    folders = candidate_folders(root, storage)
+    known = {entry.name for name in LISTS for entry in catalogue(name).benchmarks}
+    found = others(root, storage, folders, known)
+    return _Below(frozenset(folders), {each.entry.name: each for each in found})
+
+
+def _chosen(name: str, only: Sequence[str], below: _Below) -> Catalogue:
+    """A list, or the chosen entries of it and of what else lies below the root."""
+    listed = catalogue(name)
+    if not only:
+        return listed
+    by_folder = {each.entry.title: each.entry for each in below.unlisted.values()}
+    unlisted = {**{key: each.entry for key, each in below.unlisted.items()}, **by_folder}
+    return listed.model_copy(
+        update={"benchmarks": [unlisted[each] if each in unlisted else listed.entry(each) for each in only]}
+    )
+
+
+def _found(listed: Catalogue, root: str | None, below: _Below) -> dict[str, Presence]:
+    storage = Storage()
+    if root is None:
+        return {}
+    return {
+        entry.name: below.unlisted.get(entry.name) or presence(entry, root, storage, below.folders)
+        for entry in listed.benchmarks
+    }
+
+
+def _others(root: str, listed: Catalogue, below: _Below) -> list[str]:
+    """What lies below the root beside the list: sets of other lists, and sets of none."""
+    storage, names = Storage(), {entry.name for entry in listed.benchmarks}
+    elsewhere = {entry.name: (name, entry) for name in LISTS for entry in catalogue(name).benchmarks}
+    lines: list[str] = []
+    for name, entry in (found for key, found in elsewhere.items() if key not in names):
+        found = presence(entry, root, storage, below.folders)
+        if found.folder is not None:
+            lines.append(f"Also here: {entry.name}, {entry.type}, {_state(found)} (see --list {name}).")
+    for each in below.unlisted.values():
+        problem = "" if each.problem is None else f": {each.problem}"
+        lines.append(f"Also here, in no list: {each.entry.title}, {each.entry.type}, {_state(each)}{problem}.")
+    return lines
 
 
 def _state(found: Presence) -> str:

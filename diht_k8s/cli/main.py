@@ -14,6 +14,7 @@ from typing import Any, Final
 from diht_k8s import __version__
 from diht_k8s.api.errors import DihtError, ExitCode, missing_package
 from diht_k8s.api.steps import LABEL_STEPS
+from diht_k8s.cli.imports import COMMAND, add_import
 
 _STAGES: Final = ("filter", "label", "train", "evaluate")
 _EXIT_CODES: Final = (
@@ -29,7 +30,10 @@ _Command = Callable[[argparse.Namespace], int]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit code, with one line on stderr for each error that we expect."""
-    options = _parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:2] == ["benchmarks", "import"]:
+        words[:2] = [COMMAND]
+    options = _parser().parse_args(words)
     try:
         return options.command(options)
     except DihtError as error:
@@ -234,20 +238,24 @@ def _purge(options: argparse.Namespace) -> int:
 
 
 def _add_evaluate_commands(commands: _Commands) -> None:
-    benchmarks = commands.add_parser("benchmarks", help="list known benchmarks, and which lie below a folder")
+    benchmarks = commands.add_parser("benchmarks", help="list known benchmarks and those in a folder; import others")
     benchmarks.description = (
         "List the benchmarks of a catalogue; with ROOT, say which lie below it (ROOT/NAME/test/*.tar, the layout of "
-        "clip-benchmark). --yaml prints the complete ones as spec.evaluate.benchmarks of a run document."
+        "clip-benchmark), and what else lies there in this layout. --yaml prints the complete ones of the catalogue as "
+        "spec.evaluate.benchmarks of a run document. `diht benchmarks import SOURCE OUTPUT` writes a data set on disk "
+        "in this layout (see its --help)."
     )
     benchmarks.add_argument("root", metavar="ROOT", nargs="?", help="folder or s3:// prefix that holds benchmarks")
     benchmarks.add_argument(
-        "--list", default="diht29", dest="catalogue", metavar="NAME", help="diht29 (default) or datacomp38"
+        "--list", default="diht29", dest="catalogue", metavar="NAME", help="diht29 (default), datacomp38 or vtab"
     )
     benchmarks.add_argument(
-        "--only", action="append", default=[], metavar="NAME", help="this benchmark only; may be repeated"
-    )
+        "--only", action="append", default=[], metavar="NAME",
+        help="this benchmark only, one of the list or a folder below ROOT; may be repeated",
+    )  # fmt: skip
     benchmarks.add_argument("--yaml", action="store_true", help="print a part of a run document")
     benchmarks.set_defaults(command=_benchmarks)
+    add_import(commands)
 
     convert = commands.add_parser("convert", help="write a model in another layout")
     convert.description = (

@@ -77,4 +77,51 @@ TRAIN: Final[dict[str, list[str]]] = {
 }
 """All of the training but its estimate."""
 
-SETS: Final = {"core": CORE, "train": TRAIN}
+_STAGE: Final = "tests/recipe/evaluate/test_stage.py"
+
+
+def _evaluate(unit: str = "", recipe: str = "", stage: str = "") -> list[str]:
+    """Unit tests come first, since they end a mutant soonest; of the stage's tests only some are named."""
+    return [
+        *(f"tests/unit/recipe/evaluate/test_{name}.py" for name in unit.split()),
+        *(f"tests/recipe/evaluate/test_{name}.py" for name in recipe.split()),
+        *(f"{_STAGE}::test_{name}" for name in stage.split()),
+    ]
+
+
+_ANSWERS: Final = "answers_when_ranked_equal_open_clip_question_by_question"
+_INTERRUPTED: Final = "stage_when_interrupted_goes_on_and_ends_in_the_same_bytes"
+_CAPTIONS: Final = "benchmark_when_images_have_several_captions_or_cannot_be_read_counts_them"
+
+EVALUATE: Final[dict[str, list[str]]] = {
+    f"diht_k8s.recipe.evaluate.{module}": tests
+    for module, tests in {
+        "answer_task": _evaluate(
+            "answers", "", f"{_ANSWERS} stage_when_one_benchmark_fails_keeps_the_others_and_says_which"
+        ),
+        "answers": _evaluate("answers", "", _ANSWERS),
+        "benchmark_data": _evaluate("benchmark_data", "decode prefetch", _CAPTIONS),
+        "bootstrap": _evaluate("retrieval classification group_scores"),
+        "catalogue.presence": _evaluate("", "folder_names catalogue"),
+        "class_texts": _evaluate("benchmark_data", "class_texts folder_names", ""),
+        "classification": _evaluate("classification"),
+        "feature_files": _evaluate("", "features_reuse", _INTERRUPTED),
+        "features": _evaluate("", "text_length features_reuse"),
+        "few_shot": _evaluate("few_shot"),
+        "folder_names": _evaluate("", "folder_names"),
+        "group_scores": _evaluate("group_scores"),
+        "group_tasks": _evaluate("", "group_tasks"),
+        "importing": _evaluate("", "import import_input"),
+        "packaged_texts": _evaluate("", "packaged_texts class_texts"),
+        "probe_solver": _evaluate("few_shot"),
+        "references": _evaluate("ridge", "report_contents"),
+        "retrieval": _evaluate("retrieval"),
+        "ridge": _evaluate("ridge"),
+        "stage": _evaluate("", "features_reuse evaluation_only", f"{_INTERRUPTED} {_CAPTIONS}"),
+        "tasks": _evaluate("tasks", "report_contents", _CAPTIONS),
+        "text_length": _evaluate("", "text_length"),
+    }.items()
+}
+"""The evaluation but its models and its progress lines."""
+
+SETS: Final = {"core": CORE, "train": TRAIN, "evaluate": EVALUATE}

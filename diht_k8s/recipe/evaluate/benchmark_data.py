@@ -2,7 +2,8 @@
 
 Shards are WebDataset tars. Several captions of one image are lines of the .txt or a list `captions` in the .json. The
 class is the number in a .cls member or `cls` in the .json. Questions are in the .json: `question` with `answer` or
-`answers` (and `candidates`), or a list `questions` of such objects. For groups see `group_of`.
+`answers` (and `candidates`), or a list `questions` of such objects. For groups see `group_of`; the cues for which an
+image is a candidate are a list `cues` of `group`, `cue`, `associated` (and `candidates`, their number).
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 MAX_CAPTIONS: Final = 64
 MAX_QUESTIONS: Final = 256
+MAX_CUES: Final = 4096
 PREFETCHED_IMAGES: Final = 2 * IMAGE_BATCH
 """Images that are preprocessed, or being so, before the model asks for them."""
 
@@ -43,6 +45,17 @@ TAR_BLOCK: Final = 512
 
 Transform = Callable[[Image.Image], "torch.Tensor"]
 Decoder = Callable[[bytes], Image.Image]
+
+
+@dataclass(frozen=True)
+class Cue:
+    """A cue for which an image is a candidate."""
+
+    group: str
+    text: str
+    associated: bool
+    candidates: int = 0
+    """number of images among which to choose; 0: as many as there are."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +73,7 @@ class BenchmarkImage:
     """accuracy is also reported by it: a region, an income."""
     digest: str = ""
     """SHA-256 of the image's bytes; finds the same image among the training pairs."""
+    cues: tuple[Cue, ...] = ()
 
 
 @dataclass
@@ -220,6 +234,18 @@ def questions_of(sample: Sample) -> tuple[VisualQuestion, ...]:
     return tuple(found)
 
 
+def cues_of(sample: Sample) -> tuple[Cue, ...]:
+    """The cues for which an image is a candidate, without incomplete entries."""
+    listed = sample.meta.get("cues")
+    found: list[Cue] = []
+    for entry in listed[:MAX_CUES] if isinstance(listed, list) else []:
+        if isinstance(entry, dict) and isinstance(entry.get("cue"), str) and isinstance(entry.get("associated"), bool):
+            number = entry.get("candidates", 0)
+            candidates = number if isinstance(number, int) else 0
+            found.append(Cue(str(entry.get("group"))[:60], entry["cue"].strip(), entry["associated"], candidates))
+    return tuple(found)
+
+
 def _strings(values: object) -> tuple[str, ...]:
     return tuple(value for value in values if isinstance(value, str) and value) if isinstance(values, list) else ()
 
@@ -235,6 +261,7 @@ def _usable(
                 continue
             label, questions = label_of(sample), questions_of(sample)
             captions, group = captions_of(sample), group_of(sample)
-            item = BenchmarkImage(uri, sample.key, sample.uid, captions, label, questions, group, image.digest)
+            cues = cues_of(sample)
+            item = BenchmarkImage(uri, sample.key, sample.uid, captions, label, questions, group, image.digest, cues)
             size = sum(TAR_BLOCK + len(member) for member in sample.members.values()) + TAR_BLOCK + len(sample.image)
             yield item, image.pixels_CHW, size

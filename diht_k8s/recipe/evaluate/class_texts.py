@@ -1,7 +1,7 @@
 """The class names and templates of a benchmark: those given, else those beside its shards, else an installed package's.
 
 clip-benchmark and DataComp put `classnames.txt` and `zeroshot_classification_templates.txt` into the folder above
-`test/`; both that folder and the shards' own are looked at. For ImageNet, open_clip ships names and templates.
+`test/`; both that folder and the shards' own are looked at. For packages see `packaged_texts`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.api.evaluate import Benchmark
 from diht_k8s.api.layout import join
 from diht_k8s.recipe.evaluate.answers import ANSWER, QUESTION
+from diht_k8s.recipe.evaluate.packaged_texts import packaged_names, packaged_templates
 from diht_k8s.recipe.shards.storage import Storage
 
 CLASS_NAMES: Final = "classnames.txt"
 TEMPLATES: Final = "zeroshot_classification_templates.txt"
 MAX_TEMPLATES: Final = 256
 OPENAI_TEMPLATES: Final = "openai80"
-IMAGENET: Final = ("imagenet1k", "imagenet-1k", "imagenet", "imagenetv2", "imagenet_sketch")
-"""Benchmarks of ImageNet's 1,000 classes in their order (names without prefixes such as `wds_`)."""
+ARTICLE: Final = "{A}"
+"""Place for `A` or `An` before the text; DataComp's prompt for the cues of WinoGAViL has one."""
+CUE_TEMPLATE: Final = f"{ARTICLE} {{}}"
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,8 @@ def class_names(storage: Storage, benchmark: Benchmark) -> Texts:
     uri = benchmark.class_names
     if uri is None and benchmark.type == "Classification":
         uri = file_beside(storage, benchmark, CLASS_NAMES)
-        if uri is None and is_imagenet(benchmark.name):
-            import open_clip
-
-            return Texts(list(open_clip.IMAGENET_CLASSNAMES), "open_clip")
+        if uri is None and (packaged := packaged_names(benchmark.name)) is not None:
+            return Texts(*packaged)
         if uri is None:
             raise UserError(
                 f"evaluate.benchmarks {benchmark.name}: no class names; set classNames to a text file with one class "
@@ -76,9 +76,11 @@ def templates_of(storage: Storage, benchmark: Benchmark) -> Texts:
     if not given and benchmark.type == "Classification":
         if (uri := file_beside(storage, benchmark, TEMPLATES)) is not None:
             given, source = read_templates(storage, uri), uri
-        elif is_imagenet(benchmark.name):
-            given, source = [OPENAI_TEMPLATES], "open_clip"
-    if not given:
+        elif (packaged := packaged_templates(benchmark.name)) is not None:
+            given, source = packaged
+    if not given and benchmark.type == "Association":
+        given, source = [CUE_TEMPLATE], "DataComp's prompt"
+    elif not given:
         given, source = ["{}"], "the default"
     templates: list[str] = []
     for template in given:
@@ -108,9 +110,3 @@ def _answer_templates(benchmark: Benchmark) -> list[str]:
             f"evaluate.benchmarks {benchmark.name}: template {without!r} has no {ANSWER}: write {QUESTION} and {ANSWER}"
         )
     return templates or [f"{QUESTION} {ANSWER}"]
-
-
-def is_imagenet(name: str) -> bool:
-    """Whether a benchmark has ImageNet's 1,000 classes by its name: it then needs no names beside its shards."""
-    plain = name.lower().replace("wds/", "").removeprefix("wds_").removesuffix("_test")
-    return plain in IMAGENET

@@ -15,7 +15,7 @@ import numpy as np
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.evaluate.answers import VisualQuestion
-from diht_k8s.recipe.evaluate.benchmark_data import BenchmarkImage, BenchmarkImages
+from diht_k8s.recipe.evaluate.benchmark_data import BenchmarkImage, BenchmarkImages, Cue
 from diht_k8s.recipe.runtime.bad_shards import Damage
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -81,4 +81,5 @@ def _item(fields: Json) -> BenchmarkImage:
         VisualQuestion(question["text"], tuple(question["answers"]), tuple(question["candidates"]))
         for question in fields["questions"]
     )
-    return BenchmarkImage(**{**fields, "captions": tuple(fields["captions"]), "questions": questions})
+    cues = tuple(Cue(**cue) for cue in fields.get("cues", ()))  # files of earlier versions have none
+    return BenchmarkImage(**{**fields, "captions": tuple(fields["captions"]), "questions": questions, "cues": cues})

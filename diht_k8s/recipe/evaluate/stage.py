@@ -224,6 +224,7 @@ class Session:
     def _run(self, number: int, benchmark: Benchmark) -> Json:
         from diht_k8s.recipe.evaluate import tasks
         from diht_k8s.recipe.evaluate.answer_task import rank_answers
+        from diht_k8s.recipe.evaluate.group_tasks import TASKS
         from diht_k8s.recipe.shards import thumbnails
 
         context, seed = self._context, [self._context.run.spec.seed, number]
@@ -232,11 +233,12 @@ class Session:
         images = self._images(benchmark)
         if benchmark.type == "Classification":
             few_shot = _evaluate(context.run).few_shot
-            result = tasks.classify(images, names, templates, self.model(), few_shot, seed)
-            shown: list[str] = []
+            result, shown = tasks.classify(images, names, templates, self.model(), few_shot, seed), list[str]()
         elif benchmark.type == "AnswerRanking":
             result = rank_answers(images, names, templates, self.model(), seed)
             shown = [mistake["picture"] for mistake in result["mistakes"]]
+        elif benchmark.type in TASKS:
+            result, shown = TASKS[benchmark.type](images, templates, self.model(), seed), []
         else:
             result = tasks.retrieve(images, templates, self.model(), seed)
             result |= self._references.of(images, seed, result[PER_IMAGE])

@@ -19,9 +19,12 @@ TASKS: Final = {
     "Classification": ("zero-shot-image-classification", "Zero-Shot Image Classification"),
     "Retrieval": ("image-text-retrieval", "Image-Text Retrieval"),
     "AnswerRanking": ("visual-question-answering", "Visual Question Answering"),
+    "PairMatching": ("image-text-matching", "Image-Text Matching"),
+    "CaptionChoice": ("image-text-matching", "Image-Text Matching"),
+    "Association": ("image-text-matching", "Image-Text Matching"),
 }
 METRICS: Final = {"top-1": "accuracy", "accuracy": "accuracy", "mean per class": "balanced_accuracy"}
-"""Headline figure -> type of the metric; all others are recalls."""
+"""Headline figure -> type of the metric; others are recalls in a retrieval, else called by their names."""
 FRONT: Final = {"library_name": "open_clip", "pipeline_tag": "zero-shot-image-classification", "tags": ["clip"]}
 _FENCE: Final = "---\n"
 
@@ -60,7 +63,7 @@ def model_results(content: Mapping[str, Any]) -> list[Json]:
             dataset["split"] = SPLITS[result["split"]]
         metrics = [
             {
-                "type": METRICS.get(head["metric"], "recall_at_1"),
+                "type": _metric(result["type"], head["metric"]),
                 "name": f"{head['metric']}, %",
                 "value": _percent(head["value"]),
                 "args": {"confidence_interval_95": [_percent(edge) for edge in head["interval"]]},
@@ -69,6 +72,10 @@ def model_results(content: Mapping[str, Any]) -> list[Json]:
         ]
         found.append({"task": {"type": task, "name": task_name}, "dataset": dataset, "metrics": metrics})
     return found
+
+
+def _metric(task: str, head: str) -> str:
+    return METRICS.get(head) or ("recall_at_1" if task == "Retrieval" else head.lower().replace(" ", "_"))
 
 
 def _percent(share: float) -> float:

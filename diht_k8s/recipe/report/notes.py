@@ -56,6 +56,12 @@ def lede(content: Json) -> str:
             f"Zero-shot, its mean accuracy over {len(benchmark['classes'])} classes {_of_split(benchmark)}is "
             f"{percent(benchmark['balanced'])}; guessing gives {percent(benchmark['chance'])}."
         )
+    for benchmark in content["benchmarks"]:
+        for found in benchmark.get("scores", [])[:1]:
+            parts.append(
+                f"On {benchmark['name']}, the {found['name']} is {percent(found['value'])}; guessing gives "
+                f"{percent(found['chance'])}."
+            )
     return " ".join(parts) or "No benchmark of this run has a result."
 
 
@@ -212,6 +218,8 @@ def benchmark_notes(benchmark: Json) -> list[str]:
             f"({percent(benchmark['balanced'])}), not at top-1 ({percent(benchmark['top1'])})."
         )
     found += few_shot_notes(benchmark)
+    if left_out := benchmark.get("left_out"):
+        found.append(f"{benchmark['name']}: {left_out:,} incomplete groups do not count.")
     for skipped in benchmark.get("few_shot", {}).get("skipped", []):
         found.append(f"{benchmark['name']}: {skipped['shots']} shots were left out: {skipped['why']}.")
     return found + [f"{benchmark['name']}: {note}." for note in benchmark.get("notes", [])]

@@ -13,7 +13,14 @@ from diht_k8s.recipe.report.notes import percent
 
 Json = dict[str, Any]
 
-TYPE_NAMES: Final = {"Classification": "classification", "Retrieval": "retrieval", "AnswerRanking": "answer ranking"}
+TYPE_NAMES: Final = {
+    "Classification": "classification",
+    "Retrieval": "retrieval",
+    "AnswerRanking": "answer ranking",
+    "PairMatching": "pair matching",
+    "CaptionChoice": "caption choice",
+    "Association": "association",
+}
 
 
 def headlines(result: Mapping[str, Any]) -> list[Json]:
@@ -29,6 +36,8 @@ def headlines(result: Mapping[str, Any]) -> list[Json]:
         ]
     if result["type"] == "AnswerRanking":
         return [_headline("accuracy", result["accuracy"], result["accuracy_interval"], result["chance"])]
+    if "scores" in result:
+        return [_headline(each["name"], each["value"], each["interval"], each["chance"]) for each in result["scores"]]
     return [
         _headline("top-1", result["top1"], result["top1_interval"], result["chance"]),
         _headline("mean per class", result["balanced"], result["balanced_interval"], result["chance"]),

@@ -40,7 +40,9 @@ class PerImage:
     """figure -> [N] hits and [N] weights."""
 
     def in_order_of(self, uids: Sequence[str]) -> PerImage | None:
-        """The same images in another order; None if they are not the same, or a uid stands for several."""
+        """The same images in another order; None if they are not the same, or a uid stands for several places."""
+        if list(uids) == self.uids:  # copies of an image share a uid, and stand in the same places on both sides
+            return self
         place = {uid: row for row, uid in enumerate(self.uids)}
         if len(place) != len(self.uids) or len(uids) != len(self.uids) or place.keys() != set(uids):
             return None

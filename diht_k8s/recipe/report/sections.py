@@ -280,7 +280,7 @@ def benchmark(result: Json) -> Json:
     view: Json = {"result": result, "systems": [], "classes": [], "few_shot": None}
     if "error" in result:
         return view
-    if result["type"] == "AnswerRanking":
+    if result["type"] == "AnswerRanking" or "scores" in result:
         return view
     if result["type"] == "Retrieval":
         view["systems"] = _systems(result)

@@ -31,8 +31,14 @@ def sample(entry: Entry, row: int) -> tuple[str, dict[str, bytes]]:
     if entry.type == "Classification":
         return f"s{row:07d}", {**members, "cls": str(row % min(6, entry.classes or 2)).encode()}
     if entry.type == "Retrieval":
-        captions = [f"caption {number} of image {row}" for number in range(2 if entry.name == "winoground" else 5)]
+        captions = [f"caption {number} of image {row}" for number in range(5)]
         return f"s{row:07d}", {**members, "txt": "\n".join(captions).encode()}
+    if entry.type == "PairMatching":
+        meta: dict[str, object] = {"group": row // 2, "caption": f"caption {row % 2} of group {row // 2}"}
+        return f"s{row:07d}", {**members, "json": json.dumps(meta).encode()}
+    if entry.type == "Association":
+        cue = {"group": row // 3, "cue": "animal", "associated": row % 3 == 0, "candidates": 3}
+        return f"s{row:07d}", {**members, "json": json.dumps({"cues": [cue]}).encode()}
     answers = ["yes"] * 10 if entry.name == "vqav2" else ["entailment"]
     candidates = ["yes", "no"] if entry.name == "vqav2" else ["entailment", "neutral", "contradiction"]
     meta = {"question": f"is this image {row}?", "answers": answers, "candidates": candidates}

@@ -14,7 +14,8 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.api.run import Stage
 from diht_k8s.cli.main import main
 from diht_k8s.recipe.evaluate import stage as program
-from diht_k8s.recipe.evaluate.catalogue import LISTS, benchmark_of, catalogue, presence
+from diht_k8s.recipe.evaluate.catalogue import LISTS, catalogue
+from diht_k8s.recipe.evaluate.catalogue.presence import benchmark_of, presence
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.evaluate.layouts import lay_out
@@ -48,16 +49,17 @@ def test_entries_when_laid_out_small_are_all_evaluated(
             assert len(result["classes"]) == entry.classes
     page = (tmp_path / "out" / "evaluate" / "report.html").read_text()
     assert len(page.encode()) <= 5 << 20
-    assert "Beside published figures" in page
+    assert ("Beside published figures" in page) == (name != "vtab")
     assert "No average over benchmarks is given" in page
 
 
 def test_catalogue_when_counted_has_the_papers_tasks_and_says_what_is_certain() -> None:
     listed = catalogue("diht29")
     tasks = {
-        kind: sum(e.tasks for e in listed.benchmarks if e.type == kind) for kind in ("Classification", "Retrieval")
+        kind: sum(entry.tasks for entry in listed.benchmarks if entry.type == kind)
+        for kind in ("Classification", "Retrieval", "PairMatching", "AnswerRanking")
     }
-    assert tasks == {"Classification": 17, "Retrieval": 10}
+    assert tasks == {"Classification": 17, "Retrieval": 8, "PairMatching": 2, "AnswerRanking": 2}
     assert sum(entry.tasks for entry in listed.benchmarks) == listed.tasks == 29
     certain = {"imagenet1k", "mscoco_captions", "flickr30k"}
     assert {entry.name for entry in listed.benchmarks if entry.verified} == certain

@@ -6,8 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
-from diht_k8s.recipe.evaluate.catalogue import catalogue, folder_names, presence
+from diht_k8s.cli.main import main
+from diht_k8s.recipe.evaluate.catalogue import catalogue
+from diht_k8s.recipe.evaluate.catalogue.presence import candidate_folders, others, presence
+from diht_k8s.recipe.evaluate.folder_names import folder_names, plain_name
 from diht_k8s.recipe.shards.samples import write_samples
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -85,6 +89,40 @@ CLIP_BENCHMARK = [
     "vtab/svhn",
 ]
 """LAION-AI/CLIP_benchmark, benchmark/webdatasets.txt (commit c475e1c): DataComp's among them, without `wds/`."""
+
+VTAB = [
+    "caltech101",
+    "cifar10",
+    "cifar100",
+    "clevr_count_all",
+    "clevr_closest_object_distance",
+    "diabetic_retinopathy",
+    "dmlab",
+    "dsprites_label_orientation",
+    "dsprites_label_x_position",
+    "dsprites_label_y_position",
+    "dtd",
+    "eurosat",
+    "flowers",
+    "kitti_closest_vehicle_distance",
+    "pcam",
+    "pets",
+    "resisc45",
+    "smallnorb_label_azimuth",
+    "smallnorb_label_elevation",
+    "svhn",
+]
+"""The same file's `wds/vtab/*`; clip-benchmark has no shards of VTAB's sun397."""
+DATACOMP_IMAGES = {
+    "caltech101": 6085, "cifar10": 10000, "cifar100": 10000, "clevr_count_all": 15000,
+    "clevr_closest_object_distance": 15000, "country211": 21100, "dtd": 1880, "eurosat": 5400, "fgvc_aircraft": 3333,
+    "food101": 25250, "gtsrb": 12630, "imagenet1k": 50000, "imagenet_sketch": 50889, "imagenetv2": 10000,
+    "imagenet-a": 7500, "imagenet-o": 2000, "imagenet-r": 30000, "kitti_closest_vehicle_distance": 711, "mnist": 10000,
+    "objectnet": 18574, "flowers": 6149, "pets": 3669, "voc2007": 14976, "pcam": 32768, "renderedsst2": 1821,
+    "resisc45": 6300, "cars": 8041, "stl10": 8000, "sun397": 108754, "svhn": 26032, "mscoco_captions": 5000,
+    "iwildcam": 42791, "camelyon17": 85054, "fmow": 22108, "dollar_street": 3503, "geode": 12488,
+}  # fmt: skip
+"""`size` in tasklist.yml; Flickr30k's is that of all splits, and WinoGAViL's counts cues."""
 
 
 def datacomp_folder(task: str) -> str:
@@ -169,3 +207,79 @@ def test_presence_when_found_counts_the_shards_of_that_folder(tmp_path: Path) ->
     (folder / "classnames.txt").write_text("a\nb\n")
     whole = presence(catalogue("datacomp38").entry("pcam"), str(tmp_path), Storage())
     assert (whole.shards, whole.whole) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("wds_vtab-dtd_test", "dtd"),
+        ("wds/vtab/dtd", "dtd"),
+        ("wds_dtd", "dtd"),
+        ("wds_wilds-fmow_test", "fmow"),
+        ("fairness-geode", "geode"),
+        ("mscoco_2014_5k_test_image_text_retrieval", "mscoco_captions"),
+        ("flickr_1k_test_image_text_retrieval", "flickr30k"),
+        ("my_set", "my_set"),
+        ("wds_", "wds_"),
+    ],
+)
+def test_plain_name_when_a_tool_spelled_the_folder_is_that_of_the_set(folder: str, name: str) -> None:
+    assert plain_name(folder) == name
+
+
+def test_plain_name_when_folders_are_spelled_from_a_name_leads_back_to_it() -> None:
+    for name in list(catalogue("datacomp38").benchmarks) + list(catalogue("vtab").benchmarks):
+        for folder in folder_names(name.name):
+            assert plain_name(folder) == name.name
+
+
+def test_list_when_vtabs_folders_are_clip_benchmarks_is_found_whole(tmp_path: Path) -> None:
+    for task in VTAB:
+        lay_out(tmp_path, clip_benchmark_folder(f"vtab/{task}"))
+    listed = catalogue("vtab").benchmarks
+    assert [entry.name for entry in listed] == VTAB
+    assert all(presence(entry, str(tmp_path), Storage()).folder is not None for entry in listed)
+
+
+def test_list_when_datacomp_counts_the_same_set_has_its_numbers() -> None:
+    datacomp = {entry.name: entry for entry in catalogue("datacomp38").benchmarks}
+    for entry in catalogue("vtab").benchmarks:
+        if entry.name in datacomp:
+            other = datacomp[entry.name]
+            assert (entry.classes, entry.images, entry.metric) == (other.classes, other.images, other.metric)
+        else:
+            assert not entry.verified
+    assert sum(entry.images or 0 for entry in catalogue("datacomp38").benchmarks) == sum(DATACOMP_IMAGES.values())
+
+
+def test_others_when_folders_are_in_no_list_are_listed_as_they_are(tmp_path: Path) -> None:
+    lay_out(tmp_path, "wds_my_birds_test")
+    (tmp_path / "wds_my_birds_test" / "classnames.txt").write_text("robin\nwren\n")
+    lay_out(tmp_path, "pairs")
+    (tmp_path / "pairs" / "dataset_type.txt").write_text("retrieval\n")
+    lay_out(tmp_path, "nameless")
+    lay_out(tmp_path, "wds/vtab/pcam")
+    lay_out(tmp_path, "cifar10")
+    (tmp_path / "no_shards" / "test").mkdir(parents=True)
+    found = others(str(tmp_path), Storage(), candidate_folders(str(tmp_path), Storage()), {"pcam", "cifar10"})
+    assert [(each.entry.name, each.entry.type, each.shards, each.problem) for each in found] == [
+        ("nameless", "Classification", 1, "classnames.txt is missing"),
+        ("pairs", "Retrieval", 1, None),
+        ("my_birds", "Classification", 1, None),
+    ]
+
+
+def test_command_when_an_unlisted_folder_is_named_prints_its_part(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lay_out(tmp_path, "wds_my_birds")
+    (tmp_path / "wds_my_birds" / "classnames.txt").write_text("robin\nwren\n")
+    lay_out(tmp_path, "wds_objectnet")
+    for name in ("my_birds", "wds_my_birds"):
+        assert main(["benchmarks", str(tmp_path), "--yaml", "--only", name]) == 0
+        (part,) = yaml.safe_load(capsys.readouterr().out)["evaluate"]["benchmarks"]
+        assert (part["name"], part["classNames"]) == ("my_birds", f"{tmp_path}/wds_my_birds/classnames.txt")
+    assert main(["benchmarks", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "Also here: objectnet, Classification, not whole (see --list datacomp38)." in said
+    assert "Also here, in no list: wds_my_birds, Classification, 1 shards." in said

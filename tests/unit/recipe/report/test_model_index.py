@@ -23,8 +23,12 @@ def content(**changes: Any) -> dict[str, Any]:
         "top1_interval": [0.2, 0.3], "balanced": 0.2, "balanced_interval": [0.15, 0.25],
     }  # fmt: skip
     gallery = {"name": "gallery", "type": "Retrieval", "text_to_image": side(0.05), "image_to_text": side(0.04)}
+    pairs = {
+        "name": "pairs", "type": "PairMatching",
+        "scores": [{"name": "text score", "value": 0.3, "interval": [0.2, 0.4], "chance": 0.25}],
+    }  # fmt: skip
     failed = {"name": "gone", "type": "Retrieval", "error": "no shard"}
-    return {"run": {"name": "towers"}, "benchmarks": [pets, gallery, failed], "notes": ["look | twice"], **changes}
+    return {"run": {"name": "towers"}, "benchmarks": [pets, gallery, pairs, failed], "notes": ["look | twice"], **changes}
 
 
 def test_card_when_read_by_hugging_face_then_has_each_figure_with_dataset_split_and_metric() -> None:
@@ -37,8 +41,9 @@ def test_card_when_read_by_hugging_face_then_has_each_figure_with_dataset_split_
         ("zero-shot-image-classification", "pets | clean", "balanced_accuracy", 20.0),
         ("image-text-retrieval", "gallery", "recall_at_1", 5.0),
         ("image-text-retrieval", "gallery", "recall_at_1", 4.0),
+        ("image-text-matching", "pairs", "text_score", 30.0),
     ]
-    assert [r.dataset_split for r in results] == ["held-out", "held-out", None, None]
+    assert [r.dataset_split for r in results] == ["held-out", "held-out", None, None, None]
     assert results[2].metric_name == "caption to image, R@1, %"
     assert results[0].metric_args == {"confidence_interval_95": [20.0, 30.0]}
 

@@ -1,0 +1,190 @@
+"""PairMatching, CaptionChoice and Association on one model: from encoded images to their part of `report.json`.
+
+Texts are encoded once for all groups. A group that lacks an image is left out and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diht_k8s.api.errors import DataError
+from diht_k8s.recipe.evaluate.benchmark_data import BenchmarkImages
+from diht_k8s.recipe.evaluate.class_texts import ARTICLE
+from diht_k8s.recipe.evaluate.classification import class_embeddings, fill
+from diht_k8s.recipe.evaluate.features import encode_texts
+from diht_k8s.recipe.evaluate.group_scores import (
+    PAIR_CHANCE,
+    Score,
+    chance_jaccard,
+    choice_hit,
+    jaccard,
+    pair_hits,
+    score,
+)
+from diht_k8s.recipe.evaluate.models.loading import LoadedModel
+from diht_k8s.recipe.report.per_image import PER_IMAGE, PerImage
+
+SIZES: Final = ((5, 6), (10, 12))
+"""Numbers of candidates over which WinoGAViL's figures are also given alone; DataComp takes the second."""
+MIN_GROUPS: Final = 30
+"""Groups that such a part needs: with fewer, a resample may hold none of them."""
+
+Json = dict[str, Any]
+
+
+def match_pairs(images: BenchmarkImages, templates: Sequence[str], loaded: LoadedModel, seed: Sequence[int]) -> Json:
+    """Winoground's scores of groups of two images with a caption each.
+
+    Raises:
+        DataError: there is no such group.
+    """
+    rows_of: dict[str, list[int]] = {}
+    for row, item in enumerate(images.items):
+        if item.group is not None and item.captions:
+            rows_of.setdefault(item.group, []).append(row)
+    pairs = {group: rows for group, rows in rows_of.items() if len(rows) == 2}
+    if not pairs:
+        raise DataError("no group has two images with a caption each: write the same `group` into the .json of both")
+    rows_P2 = np.array(list(pairs.values()))
+    captions = [images.items[row].captions[0] for row in rows_P2.reshape(-1)]
+    texts_P2D = _texts(captions, templates, loaded).reshape(len(pairs), 2, -1)
+    images_P2D = images.features_ND[rows_P2]
+    hits = pair_hits(np.einsum("pid,pjd->pij", texts_P2D, images_P2D))
+    rng, ones = np.random.default_rng(seed), np.ones(len(pairs))
+    scores = [score(name, hits_P, ones, PAIR_CHANCE[name], rng) for name, hits_P in hits.items()]
+    shards = [images.items[rows[0]].uri for rows in pairs.values()]
+    texts = [" / ".join(images.items[row].captions[0] for row in rows) for rows in pairs.values()]
+    return _result(scores, list(pairs), shards, texts, templates, len(rows_P2) * 2, len(rows_of) - len(pairs))
+
+
+def choose_captions(
+    images: BenchmarkImages, templates: Sequence[str], loaded: LoadedModel, seed: Sequence[int]
+) -> Json:
+    """SugarCrepe's accuracy: the first caption of each image is above its others. Equal images are one group.
+
+    Raises:
+        DataError: no image has two captions.
+    """
+    asked = [row for row, item in enumerate(images.items) if len(item.captions) > 1]
+    if not asked:
+        raise DataError("no image has a right caption and a wrong one: write both into the .txt, the right one first")
+    captions = [caption for row in asked for caption in images.items[row].captions]
+    texts_MD = _texts(captions, templates, loaded)
+    rows_of: dict[str, list[int]] = {}
+    hits: list[float] = []
+    start = 0
+    for number, row in enumerate(asked):
+        item = images.items[row]
+        stop = start + len(item.captions)
+        hits.append(choice_hit(texts_MD[start:stop] @ images.features_ND[row]))
+        rows_of.setdefault(item.digest or item.uid, []).append(number)
+        start = stop
+    chance = float(np.mean([1 / len(images.items[row].captions) for row in asked]))
+    hits_G = [sum(hits[number] for number in numbers) for numbers in rows_of.values()]
+    found = score("accuracy", hits_G, [float(len(n)) for n in rows_of.values()], chance, np.random.default_rng(seed))
+    first = [images.items[asked[numbers[0]]] for numbers in rows_of.values()]
+    result = _result(
+        [found],
+        [item.uid for item in first],
+        [item.uri for item in first],
+        [item.captions[0] for item in first],
+        templates,
+        len(rows_of),
+        len(images.items) - len(asked),
+    )
+    return {**result, "questions": len(asked)}
+
+
+def associate(images: BenchmarkImages, templates: Sequence[str], loaded: LoadedModel, seed: Sequence[int]) -> Json:
+    """WinoGAViL's Jaccard index: as many images as are associated with a cue are chosen among its candidates.
+
+    Raises:
+        DataError: no cue has all of its candidates.
+    """
+    candidates: dict[str, list[tuple[int, bool]]] = {}
+    cue_of: dict[str, str] = {}
+    needed: dict[str, int] = {}
+    for row, item in enumerate(images.items):
+        for cue in item.cues:
+            candidates.setdefault(cue.group, []).append((row, cue.associated))
+            cue_of[cue.group] = cue.text
+            needed[cue.group] = max(needed.get(cue.group, 0), cue.candidates)
+    whole = [group for group, found in candidates.items() if _is_whole(found, needed[group])]
+    if not whole:
+        raise DataError("no cue has its candidate images: write `cues` into the .json of each image")
+    texts_GD = _texts([cue_of[group] for group in whole], templates, loaded)
+    hits: list[float] = []
+    for text_D, group in zip(texts_GD, whole, strict=True):
+        rows, associated = (np.array(column) for column in zip(*candidates[group], strict=True))
+        hits.append(jaccard(images.features_ND[rows] @ text_D, associated))
+    sizes_G = np.array([len(candidates[group]) for group in whole])
+    chances_G = np.array([_chance(candidates[group]) for group in whole])
+    rng = np.random.default_rng(seed)
+    scores = [score("Jaccard", hits, np.ones(len(whole)), float(chances_G.mean()), rng)]
+    for low, high in SIZES:
+        part_G = (sizes_G >= low) & (sizes_G <= high)
+        if MIN_GROUPS <= part_G.sum() < len(whole):
+            name = f"Jaccard of {low} to {high} candidates"
+            scores.append(
+                score(name, np.array(hits) * part_G, part_G.astype(np.float64), float(chances_G[part_G].mean()), rng)
+            )
+    shards = [images.items[candidates[group][0][0]].uri for group in whole]
+    used = {row for group in whole for row, _ in candidates[group]}
+    left_out = len(candidates) - len(whole)
+    return _result(scores, whole, shards, [cue_of[group] for group in whole], templates, len(used), left_out)
+
+
+TASKS: Final[dict[str, Callable[[BenchmarkImages, Sequence[str], LoadedModel, Sequence[int]], Json]]] = {
+    "PairMatching": match_pairs,
+    "CaptionChoice": choose_captions,
+    "Association": associate,
+}
+"""Type of a benchmark -> its task."""
+
+
+def article_of(cue: str) -> str:
+    """`An` before a vowel's letter, else `A`: DataComp's prompt for a cue."""
+    return "An" if cue[:1].lower() in set("aeiou") else "A"
+
+
+def _is_whole(found: Sequence[tuple[int, bool]], needed: int) -> bool:
+    right = sum(associated for _, associated in found)
+    return 0 < right < len(found) and len(found) >= needed
+
+
+def _chance(found: Sequence[tuple[int, bool]]) -> float:
+    return chance_jaccard(len(found), sum(associated for _, associated in found))
+
+
+def _texts(texts: Sequence[str], templates: Sequence[str], loaded: LoadedModel) -> NDArray[np.float32]:
+    """[len(texts), D] unit embeddings: a text is the mean of its prompts."""
+    filled = [fill(template.replace(ARTICLE, article_of(text)), text) for text in texts for template in templates]
+    return class_embeddings(encode_texts(loaded, filled), len(texts))
+
+
+def _result(
+    scores: Sequence[Score],
+    groups: Sequence[str],
+    shards: Sequence[str],
+    texts: Sequence[str],
+    templates: Sequence[str],
+    pictures: int,
+    left_out: int,
+) -> Json:
+    figures = {each.name: (each.hits_G, each.weights_G) for each in scores}
+    return {
+        PER_IMAGE: PerImage(list(groups), list(shards), list(texts), figures),
+        "pictures": pictures,
+        "groups_scored": len(groups),
+        "left_out": left_out,
+        "templates": list(templates),
+        "scores": [
+            {"name": each.name, "value": each.value, "interval": list(each.interval), "chance": each.chance}
+            | {"groups": int(np.count_nonzero(each.weights_G))}
+            for each in scores
+        ],
+    }

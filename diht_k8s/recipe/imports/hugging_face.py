@@ -1,0 +1,173 @@
+"""Hugging Face data sets on disk as benchmarks: what the columns are decides the task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.recipe.imports.hugging_face_tables import Table, open_table
+from diht_k8s.recipe.imports.records import Record, Source, Wanted, file_facts, fingerprint
+
+IMAGES: Final = ("image", "img", "jpg", "jpeg", "png", "webp", "picture")
+LABELS: Final = ("label", "labels", "cls", "fine_label", "class", "category")
+CAPTIONS: Final = ("caption", "captions", "sentences", "sentence", "text", "txt", "raw")
+WINOGROUND: Final = ("image_0", "image_1", "caption_0", "caption_1")
+WINOGAVIL: Final = ("candidate_images", "candidates", "cue", "associations")
+
+
+def read_hugging_face(path: Path, wanted: Wanted) -> Source:
+    """One split of a folder, or one file.
+
+    Raises:
+        UserError: there is no such split, or the columns are those of no task.
+        DataError: a file is damaged.
+    """
+    table = open_table(path, wanted.split)
+    columns = set(table.schema.names)
+    if columns.issuperset(WINOGROUND):
+        return _source(table, wanted, "winoground", "PairMatching", 2 * table.total, _winoground(table))
+    if columns.issuperset(WINOGAVIL):
+        return _winogavil(table, wanted)
+    image = _first(table, IMAGES, "Image")
+    if image is None:
+        raise UserError(f"{path} has no column of images ({', '.join(sorted(columns))}): expected {', '.join(IMAGES)}")
+    if {"question", "answers"} <= columns or {"question", "answer"} <= columns:
+        return _source(table, wanted, "hugging-face", "AnswerRanking", table.total, _asked(table, image))
+    label, caption = _first(table, LABELS, "ClassLabel"), _first(table, CAPTIONS, None)
+    if label is not None:
+        return _labelled(table, wanted, image, label)
+    if caption is not None:
+        return _source(table, wanted, "hugging-face", "Retrieval", table.total, _captioned(table, image, caption))
+    raise UserError(
+        f"{path} has neither classes nor captions ({', '.join(sorted(columns))}): expected a column "
+        f"{', '.join(LABELS[:2])}, or {', '.join(CAPTIONS[:2])}"
+    )
+
+
+def _source(
+    table: Table, wanted: Wanted, kind: str, task: str, total: int, read: Any,
+    class_names: tuple[str, ...] = (), notes: tuple[str, ...] = (),
+) -> Source:  # fmt: skip
+    marks = fingerprint([kind, wanted.split, table.total, file_facts(table.files)])
+    return Source(kind, task, total, read, marks, class_names, notes=notes)
+
+
+def _first(table: Table, names: Sequence[str], feature: str | None) -> str | None:
+    """The column of a feature type, else the first of some names."""
+    typed = [
+        name for name, found in table.features.items() if isinstance(found, dict) and found.get("_type") == feature
+    ]
+    by_name = [name for name in names if name in table.schema.names]
+    both = [name for name in by_name if name in typed]
+    return next(iter([*both, *(typed if feature else ()), *by_name]), None)
+
+
+def _labelled(table: Table, wanted: Wanted, image: str, label: str) -> Source:
+    notes: list[str] = []
+    names = table.features.get(label, {}).get("names") if isinstance(table.features.get(label), dict) else None
+    values = [row[label] for row in table.rows([label])]
+    if all(isinstance(value, str) for value in values):
+        names = sorted(set(values))
+    elif any(not isinstance(value, int) or value < 0 for value in values):
+        raise UserError(
+            f"{table.files[0]}: column {label} of split {wanted.split} does not hold classes from 0 "
+            f"({str(next(v for v in values if not isinstance(v, int) or v < 0))[:40]!r}): choose another by --split"
+        )
+    if not names:
+        names = [str(number) for number in range(1 + max(values))]
+        notes.append("class names are numbers, since the data set gives none: give names by --class-names")
+    number_of = {name: number for number, name in enumerate(names)}
+
+    def read(start: int, stop: int) -> Iterator[Record]:
+        for number, row in enumerate(table.rows([image, label], start, stop), start=start):
+            value = row[label]
+            number_or = number_of[value] if isinstance(value, str) else value
+            yield Record(_place(table, number), _bytes(row[image], table), label=number_or)
+
+    plain = tuple(str(name).replace("_", " ") for name in names)
+    return _source(table, wanted, "hugging-face", "Classification", table.total, read, plain, tuple(notes))
+
+
+def _captioned(table: Table, image: str, caption: str) -> Any:
+    def read(start: int, stop: int) -> Iterator[Record]:
+        for number, row in enumerate(table.rows([image, caption], start, stop), start=start):
+            said = row[caption]
+            captions = tuple(text for text in (said if isinstance(said, list) else [said]) if isinstance(text, str))
+            yield Record(_place(table, number), _bytes(row[image], table), captions=captions)
+
+    return read
+
+
+def _asked(table: Table, image: str) -> Any:
+    """VQAv2 as its repository keeps it: a question a row, answers as texts or as objects with `answer`."""
+    key = "answers" if "answers" in table.schema.names else "answer"
+    candidates = ["candidates"] if "candidates" in table.schema.names else []
+
+    def read(start: int, stop: int) -> Iterator[Record]:
+        for number, row in enumerate(table.rows([image, "question", key, *candidates], start, stop), start=start):
+            given = row[key] if isinstance(row[key], list) else [row[key]]
+            answers = [one.get("answer") if isinstance(one, dict) else one for one in given]
+            meta = {"question": row["question"], "answers": [text for text in answers if isinstance(text, str)]}
+            meta |= {name: row[name] for name in candidates}
+            yield Record(_place(table, number), _bytes(row[image], table), meta=meta)
+
+    return read
+
+
+def _winoground(table: Table) -> Any:
+    """Two records a row: the images of a group with their own captions."""
+
+    def read(start: int, stop: int) -> Iterator[Record]:
+        rows = table.rows(WINOGROUND, start // 2, -(-stop // 2))
+        for number, row in enumerate(rows, start=start // 2):
+            for side in (0, 1):
+                if start <= 2 * number + side < stop:
+                    meta = {"group": number, "uid": f"{number}-{side}"}
+                    image, caption = row[f"image_{side}"], row[f"caption_{side}"]
+                    yield Record(_place(table, number), _bytes(image, table), captions=(caption,), meta=meta)
+
+    return read
+
+
+def _winogavil(table: Table, wanted: Wanted) -> Source:
+    """A record for each image, with all the cues that it is a candidate for."""
+    place_of: dict[str, tuple[int, int]] = {}
+    cues: dict[str, list[dict[str, Any]]] = {}
+    for number, row in enumerate(table.rows(WINOGAVIL[1:])):
+        for position, name in enumerate(row["candidates"]):
+            place_of.setdefault(name, (number, position))
+            cue = {"group": number, "cue": row["cue"], "candidates": len(row["candidates"])}
+            cues.setdefault(name, []).append({**cue, "associated": name in row["associations"]})
+    names = sorted(place_of, key=lambda name: place_of[name])
+
+    def read(start: int, stop: int) -> Iterator[Record]:
+        wanted_here = names[start:stop]
+        first, last = place_of[wanted_here[0]][0], place_of[wanted_here[-1]][0]
+        by_row: dict[int, list[str]] = {}
+        for name in wanted_here:
+            by_row.setdefault(place_of[name][0], []).append(name)
+        for number, row in enumerate(table.rows(WINOGAVIL[:1], first, last + 1), start=first):
+            for name in by_row.get(number, ()):
+                image = _bytes(row["candidate_images"][place_of[name][1]], table)
+                yield Record(_place(table, number), image, meta={"cues": cues[name], "uid": name})
+
+    return _source(table, wanted, "winogavil", "Association", len(names), read)
+
+
+def _bytes(value: Any, table: Table) -> bytes | Path:
+    """The image of a cell: bytes, an object with `bytes` or `path`, or a path relative to the file."""
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        return table.files[0].parent / value
+    if value is None:
+        return b""
+    raise DataError(f"{table.files[0]} holds {type(value).__name__} in place of images: fetch it again")
+
+
+def _place(table: Table, number: int) -> str:
+    return f"{table.files[0].parent} row {number}"

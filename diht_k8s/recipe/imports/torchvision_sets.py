@@ -1,0 +1,194 @@
+"""Data sets that torchvision reads from disk: its own classes read them, nothing is downloaded.
+
+Class names follow torchvision's order of labels; where clip-benchmark has better ones in that order, `texts` names them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from PIL import Image
+
+from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.recipe.imports.records import Record, Source, Wanted, file_facts, fingerprint, listed
+from diht_k8s.recipe.shards.images import BadImageError
+
+_TRAIN_OR_TEST: Final = {"train": {"train": True}, "test": {"train": False}}
+
+
+def _splits(*names: str, **renamed: str) -> dict[str, dict[str, Any]]:
+    """Splits that the class takes as `split`."""
+    return {name: {"split": renamed.get(name, name)} for name in (*names, *renamed)}
+
+
+@dataclass(frozen=True)
+class Known:
+    """How one data set lies on disk and how torchvision's class reads it."""
+
+    class_name: str
+    """in torchvision.datasets."""
+    markers: tuple[str, ...]
+    """what lies in the root, any of them."""
+    splits: Mapping[str, Mapping[str, Any]]
+    """split -> arguments."""
+    texts: str | None = None
+    """clip-benchmark's name of its texts, which are used if they are as many as the classes."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    replaced: str = ""
+    """characters of class names that become spaces, as in clip-benchmark."""
+    digits: int = 0
+    """number of classes where the data set names none: their numbers are the names."""
+
+
+_ALL: Final[Mapping[str, Mapping[str, Any]]] = {"test": {}, "all": {}}
+"""Sets without splits: all images are the test set, as in clip-benchmark."""
+
+KNOWN: Final = {
+    "cifar10": Known("CIFAR10", ("cifar-10-batches-py",), _TRAIN_OR_TEST, "cifar10"),
+    "cifar100": Known("CIFAR100", ("cifar-100-python",), _TRAIN_OR_TEST, "cifar100"),
+    "mnist": Known("MNIST", ("MNIST",), _TRAIN_OR_TEST, "mnist", digits=10),
+    "fashion-mnist": Known("FashionMNIST", ("FashionMNIST",), _TRAIN_OR_TEST),
+    "kmnist": Known("KMNIST", ("KMNIST",), _TRAIN_OR_TEST),
+    "stl10": Known("STL10", ("stl10_binary",), _splits("train", "test"), "stl10"),
+    "svhn": Known(
+        "SVHN", ("test_32x32.mat", "train_32x32.mat"), _splits("train", "test", "extra"), "svhn", digits=10
+    ),
+    "usps": Known("USPS", ("usps.bz2", "usps.t.bz2"), _TRAIN_OR_TEST, digits=10),
+    "gtsrb": Known("GTSRB", ("gtsrb",), _splits("train", "test"), "gtsrb", digits=43),
+    "food101": Known("Food101", ("food-101",), _splits("train", "test"), "food101", replaced="_"),
+    "dtd": Known("DTD", ("dtd",), _splits("train", "val", "test"), "dtd"),
+    "pets": Known("OxfordIIITPet", ("oxford-iiit-pet",), _splits("trainval", "test"), "pets"),
+    "flowers": Known("Flowers102", ("flowers-102",), _splits("train", "val", "test"), "flowers", digits=102),
+    "cars": Known("StanfordCars", ("stanford_cars",), _splits("train", "test"), "cars"),
+    "fgvc_aircraft": Known(
+        "FGVCAircraft", ("fgvc-aircraft-2013b",), _splits("train", "val", "trainval", "test"), "fgvc_aircraft"
+    ),
+    "sun397": Known("SUN397", ("SUN397",), _ALL, "sun397", replaced="_/"),
+    "eurosat": Known("EuroSAT", ("eurosat",), _ALL, "eurosat"),
+    "country211": Known("Country211", ("country211",), _splits("train", "valid", "test"), "country211"),
+    "renderedsst2": Known("RenderedSST2", ("rendered-sst2",), _splits("train", "val", "test"), "renderedsst2"),
+    "pcam": Known("PCAM", ("pcam",), _splits("train", "val", "test"), "pcam", digits=2),
+    "caltech101": Known(
+        "Caltech101", ("caltech101",), _ALL, "caltech101", arguments={"target_type": "category"}
+    ),
+    "imagenet1k": Known(
+        "ImageNet", ("ILSVRC2012_devkit_t12.tar.gz", "meta.bin"), _splits("train", "val", test="val"), "imagenet1k"
+    ),
+    "fer2013": Known("FER2013", ("fer2013",), _splits("train", "test"), "fer2013", digits=7),
+}  # fmt: skip
+"""Name of the layout -> how it is read."""
+
+
+def find_known(root: Path) -> tuple[str, Path] | None:
+    """The layout of a folder and the root that torchvision wants: the folder itself, or its parent."""
+    for name, known in KNOWN.items():
+        for marker in known.markers:
+            if (root / marker).exists():
+                return name, root
+            if root.name == marker and root.is_dir():
+                return name, root.parent
+    return None
+
+
+def read_torchvision(name: str, root: Path, wanted: Wanted) -> Source:
+    """A data set of `KNOWN`.
+
+    Raises:
+        UserError: there is no such split, or a package for the format is missing.
+        DataError: files are missing or damaged.
+    """
+    known = KNOWN[name]
+    if wanted.split not in known.splits:
+        raise UserError(f"{name} has no split {wanted.split}: choose one by --split ({', '.join(known.splits)})")
+    dataset = _opened(name, known, root, wanted.split)
+    total = len(dataset)
+    marker = next((root / marker for marker in known.markers if (root / marker).exists()), root)
+    files = sorted(path for path in marker.rglob("*") if path.is_file()) if marker.is_dir() else [marker]
+    return Source(
+        kind=name,
+        type="Classification",
+        total=total,
+        read=_reader(dataset, marker),
+        fingerprint=fingerprint([name, wanted.split, total, file_facts(files)]),
+        class_names=_class_names(dataset, known),
+        texts=known.texts,
+    )
+
+
+def _opened(name: str, known: Known, root: Path, split: str) -> Any:
+    import torchvision.datasets
+
+    make: Callable[..., Any] = getattr(torchvision.datasets, known.class_name)
+    try:
+        return make(str(root), **known.splits[split], **known.arguments)
+    except Exception as error:  # every class has its own way to say that a file is missing or damaged
+        lacking = error if isinstance(error, ModuleNotFoundError) else error.__context__
+        if isinstance(lacking, ModuleNotFoundError):
+            raise UserError(f"{name} needs the package {lacking.name}: pip install {lacking.name}") from error
+        said = " ".join(str(error).split()) or type(error).__name__
+        said = said.partition(" You can use download")[0].rstrip(".")
+        raise DataError(
+            f"{root} cannot be read as {name}, split {split} ({said[:200]}): fetch the files of the original again, or name "
+            "another layout by --format"
+        ) from error
+
+
+def _reader(dataset: Any, marker: Path) -> Callable[[int, int], Iterator[Record]]:
+    def image(row: int) -> Callable[[], Image.Image]:
+        def load() -> Image.Image:
+            try:
+                return dataset[row][0]
+            except FileNotFoundError as error:
+                raise BadImageError("picture_missing") from error
+            except (OSError, ValueError, SyntaxError, EOFError) as error:
+                raise BadImageError("picture_unreadable") from error
+
+        return load
+
+    paths, labels = _paths(dataset), _labels(dataset)
+    if paths is not None and labels is not None:  # in an order of its own, since some sets come as the disk lists them
+        pairs = sorted((str(path), int(label)) for path, label in zip(paths, labels, strict=True))
+        return listed([Record(path, Path(path), label) for path, label in pairs])
+
+    def read(start: int, stop: int) -> Iterator[Record]:
+        for row in range(start, stop):
+            label = int(dataset[row][1]) if labels is None else int(labels[row])
+            yield Record(f"{marker} image {row}", image(row), label)
+
+    return read
+
+
+def _paths(dataset: Any) -> list[Any] | None:
+    """The image files of a set that lies in files, so that their bytes stay as they are."""
+    for name in ("samples", "_samples"):  # ImageFolder and its kin; cars, GTSRB, SST2
+        found = getattr(dataset, name, None)
+        if isinstance(found, list) and found and isinstance(found[0], tuple) and isinstance(found[0][0], str | Path):
+            return [path for path, *_ in found]
+    for name in ("_image_files", "_images"):  # food, textures, flowers, aircraft, pets, SUN
+        found = getattr(dataset, name, None)
+        if isinstance(found, list) and found and isinstance(found[0], str | Path):
+            return list(found)
+    return None
+
+
+def _labels(dataset: Any) -> Any:
+    """All labels where the set has them at hand, so that an image is not decoded for its label."""
+    for name in ("targets", "labels", "_labels", "y"):
+        found = getattr(dataset, name, None)
+        if found is not None and len(found) == len(dataset):
+            return found
+    found = getattr(dataset, "_samples", None)
+    if isinstance(found, list) and found and isinstance(found[0], tuple) and len(found[0]) == 2:
+        return [label for _, label in found] if isinstance(found[0][1], int) else None
+    return None
+
+
+def _class_names(dataset: Any, known: Known) -> tuple[str, ...]:
+    if known.digits:
+        return tuple(map(str, range(known.digits)))
+    names = getattr(dataset, "classes", None) or getattr(dataset, "categories", ())
+    plain = [name[0] if isinstance(name, tuple) else str(name) for name in names]
+    return tuple("".join(" " if letter in known.replaced else letter for letter in name).strip() for name in plain)

@@ -1,0 +1,193 @@
+"""PairMatching, CaptionChoice and Association from shards to report, page and comparison."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from diht_k8s.api.documents import load
+from diht_k8s.api.errors import DataError
+from diht_k8s.api.run import Stage
+from diht_k8s.cli.main import main
+from diht_k8s.recipe.evaluate import group_tasks
+from diht_k8s.recipe.evaluate import stage as program
+from diht_k8s.recipe.evaluate.benchmark_data import BenchmarkImage, BenchmarkImages, Cue
+from diht_k8s.recipe.report.per_image import PER_IMAGE, read_per_image
+from diht_k8s.recipe.runtime.stage import run_stage
+from diht_k8s.recipe.shards.samples import write_samples
+from diht_k8s.recipe.shards.storage import Storage
+from tests.recipe.evaluate.small_run import COLOURS, draw, export_model
+
+LOADED = cast("Any", SimpleNamespace())
+
+
+def encode_letters(loaded: object, texts: list[str]) -> np.ndarray:
+    """A text is the vector of its last letter: a, b, c, d."""
+    return np.eye(4, dtype=np.float32)[["abcd".index(text[-1]) for text in texts]]
+
+
+@pytest.fixture
+def _letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_tasks, "encode_texts", encode_letters)
+
+
+def images(items: list[dict[str, Any]], letters: str) -> BenchmarkImages:
+    """Images that look like a letter."""
+    made = [
+        BenchmarkImage("0.tar", str(row), f"u{row}", item.pop("captions", ()), None, **item)
+        for row, item in enumerate(items)
+    ]
+    return BenchmarkImages(made, np.eye(4, dtype=np.float32)[["abcd".index(letter) for letter in letters]])
+
+
+@pytest.mark.usefixtures("_letters")
+def test_task_of_pairs_when_a_group_lacks_an_image_leaves_it_out() -> None:
+    items = [{"captions": (text,), "group": group} for text, group in (("a", "1"), ("b", "1"), ("c", "2"), ("d", "2"))]
+    lonely = {"captions": ("a",), "group": "3"}
+    found = group_tasks.match_pairs(images([*items, lonely], "abdca"), ["{}"], LOADED, [0])
+    assert {each["name"]: each["value"] for each in found["scores"]} == {
+        "text score": 0.5,
+        "image score": 0.5,
+        "group score": 0.5,
+    }
+    assert (found["groups_scored"], found["left_out"], found["pictures"]) == (2, 1, 4)
+    assert found[PER_IMAGE].uids == ["1", "2"]
+    assert found[PER_IMAGE].figures["group score"][0].tolist() == [1.0, 0.0]
+
+
+@pytest.mark.usefixtures("_letters")
+def test_task_of_choices_when_an_image_stands_twice_makes_it_one_group() -> None:
+    items = [
+        {"captions": ("a", "b"), "digest": "same"},
+        {"captions": ("c", "a"), "digest": "same"},
+        {"captions": ("b", "c", "d"), "digest": "other"},
+        {"captions": ("b",), "digest": "no wrong caption"},
+    ]
+    found = group_tasks.choose_captions(images(items, "aabb"), ["{}"], LOADED, [0])
+    assert found["scores"][0]["value"] == pytest.approx(2 / 3)
+    assert found["scores"][0]["chance"] == pytest.approx((1 / 2 + 1 / 2 + 1 / 3) / 3)
+    assert (found["questions"], found["groups_scored"], found["left_out"]) == (3, 2, 1)
+    hits, weights = found[PER_IMAGE].figures["accuracy"]
+    assert (hits.tolist(), weights.tolist()) == ([1.0, 1.0], [2.0, 1.0])
+
+
+@pytest.mark.usefixtures("_letters")
+def test_task_of_cues_when_images_serve_several_counts_each_cue_once() -> None:
+    def cue(group: str, text: str, associated: bool, candidates: int = 3) -> Cue:
+        return Cue(group, text, associated, candidates)
+
+    items = [
+        {"cues": (cue("1", "a", True), cue("2", "b", True))},
+        {"cues": (cue("1", "a", False), cue("2", "b", False))},
+        {"cues": (cue("1", "a", False), cue("2", "b", False), cue("3", "d", True, 9))},
+    ]
+    found = group_tasks.associate(images(items, "abc"), ["{A} {}"], LOADED, [0])
+    assert found["scores"] == [
+        {"name": "Jaccard", "value": 0.5, "interval": found["scores"][0]["interval"], "chance": pytest.approx(1 / 3), "groups": 2}
+    ]  # fmt: skip
+    assert (found["groups_scored"], found["left_out"], found["pictures"]) == (2, 1, 3)
+
+
+@pytest.mark.usefixtures("_letters")
+def test_task_of_cues_when_sizes_differ_gives_each_size_its_own_figure() -> None:
+    items: list[dict[str, Any]] = []
+    for group in range(60):
+        size, right = (5, True) if group < 30 else (10, False)
+        for place in range(size):
+            items.append({"cues": (Cue(str(group), "a", place == (0 if right else 1), size),)})
+    letters = "".join("a" + "b" * (size - 1) for size in [5] * 30 + [10] * 30)
+    found = group_tasks.associate(images(items, letters), ["{}"], LOADED, [0])
+    values = {each["name"]: (each["value"], each["groups"]) for each in found["scores"]}
+    assert values == {
+        "Jaccard": (0.5, 60),
+        "Jaccard of 5 to 6 candidates": (1.0, 30),
+        "Jaccard of 10 to 12 candidates": (0.0, 30),
+    }
+
+
+@pytest.mark.usefixtures("_letters")
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (group_tasks.match_pairs, "no group has two images"),
+        (group_tasks.choose_captions, "a right caption and a wrong one"),
+        (group_tasks.associate, "no cue has its candidate images"),
+    ],
+)
+def test_task_when_the_shards_hold_something_else_says_what_is_missing(task: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        task(images([{"captions": ("a",)}], "a"), ["{}"], LOADED, [0])
+
+
+@pytest.mark.parametrize(("cue", "article"), [("owl", "An"), ("Owl", "An"), ("wolf", "A"), ("hour", "A")])
+def test_article_is_datacomps(cue: str, article: str) -> None:
+    assert group_tasks.article_of(cue) == article
+
+
+def shards(folder: Path) -> list[dict[str, Any]]:
+    """A benchmark of each type."""
+    kinds: dict[str, list[dict[str, Any]]] = {
+        "PairMatching": [{"group": row // 2, "caption": f"a {COLOURS[row % 6]} disc {row % 2}"} for row in range(12)],
+        "CaptionChoice": [
+            {"captions": [f"{COLOURS[row % 6]} disc", f"{COLOURS[-1 - row % 6]} box"]} for row in range(12)
+        ],
+        "Association": [
+            {"cues": [{"group": row // 6, "cue": "red thing", "associated": row % 6 < 2, "candidates": 6}]}
+            for row in range(12)
+        ],
+    }
+    benchmarks: list[dict[str, Any]] = []
+    for kind, metas in kinds.items():
+        samples = [
+            (f"{row:04d}", {"png": draw(COLOURS[row % 6], "disc", row), "json": json.dumps(meta).encode()})
+            for row, meta in enumerate(metas)
+        ]
+        write_samples(Storage(), f"{folder}/{kind}/0.tar", samples)
+        benchmarks.append({"name": kind.lower(), "type": kind, "shards": [f"{folder}/{kind}/0.tar"]})
+    return benchmarks
+
+
+def test_stage_when_groups_are_evaluated_writes_scores_page_and_a_comparison(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export_model(tmp_path / "model")
+    benchmarks = shards(tmp_path)
+    for run in ("one", "two"):
+        spec = {
+            "data": {"output": f"{tmp_path}/{run}"},
+            "evaluate": {"model": f"{tmp_path}/model", "benchmarks": benchmarks},
+        }
+        document = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": run}, "spec": spec}
+        run_stage(program, load(json.dumps(document), name="run.yaml"), Stage.EVALUATE)
+    results = json.loads((tmp_path / "one/evaluate/report.json").read_text())["benchmarks"]
+    assert [[each["name"] for each in result["scores"]] for result in results] == [
+        ["text score", "image score", "group score"],
+        ["accuracy"],
+        ["Jaccard"],
+    ]
+    assert results[2]["templates_from"] == "DataComp's prompt"
+    for number, result in enumerate(results):
+        kept = read_per_image(Storage(), f"{tmp_path}/one/evaluate/benchmarks/{number:03d}.parquet")
+        assert kept is not None
+        for each in result["scores"]:
+            hits, weights = kept.figures[each["name"]]
+            assert hits.sum() / weights.sum() == pytest.approx(each["value"])
+            assert each["interval"][0] <= each["value"] <= each["interval"][1]
+    page = (tmp_path / "one/evaluate/report.html").read_text()
+    for part in (
+        "text score",
+        "group score",
+        "Jaccard",
+        "Equal similarities are no success",
+        "On pairmatching, the text",
+    ):
+        assert part in page
+    assert main(["report", f"{tmp_path}/one", f"{tmp_path}/two", "--output", f"{tmp_path}/page.html"]) == 0
+    text = capsys.readouterr().out
+    assert "group score" in text
+    assert "not the same images" not in text

@@ -1,0 +1,321 @@
+"""`diht benchmarks import`: every layout into shards, resumed, refused, and bad input told apart."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diht_k8s.cli.main import main
+from diht_k8s.recipe.evaluate import importing
+from diht_k8s.recipe.evaluate.importing import Order, import_benchmark
+from diht_k8s.recipe.imports.layouts import open_source
+from diht_k8s.recipe.imports.records import Wanted
+from diht_k8s.recipe.shards.samples import Sample, read_samples, write_samples
+from diht_k8s.recipe.shards.storage import Storage
+from tests.recipe.evaluate import originals
+from tests.recipe.evaluate.originals import IMAGES, ORIGINALS, drawing, two_captions
+from tests.recipe.evaluate.small_run import COLOURS
+
+ALPHABET = sorted(COLOURS)
+
+
+def by_name(row: int) -> int:
+    """Classes in the order of their names."""
+    return ALPHABET.index(COLOURS[row % 6])
+
+
+def by_number(classes: int) -> Callable[[int], int]:
+    return lambda row: row % classes
+
+
+LABELS: dict[str, Callable[[int], int]] = {
+    "image_folder": by_name,
+    "cifar10": by_number(10),
+    "cifar100": by_number(100),
+    "mnist": by_number(10),
+    "stl10": by_number(10),
+    "svhn": by_number(10),
+    "gtsrb": by_number(43),
+    "food101": by_name,
+    "dtd": by_name,
+    "pets": by_number(6),
+    "flowers": lambda row: row * 7 % 102,
+    "cars": by_number(6),
+    "fgvc_aircraft": by_number(6),
+    "sun397": by_number(6),
+    "eurosat": by_number(10),
+    "renderedsst2": by_number(2),
+    "caltech101": by_name,
+    "camelyon17": by_number(2),
+    "iwildcam": by_number(6),
+    "fmow": by_name,
+    "parquet": by_number(6),
+    "arrow": by_number(6),
+}
+"""Layout -> class of the image that was drawn as number `row`."""
+CAPTIONED = ("coco", "karpathy", "flickr", "parquet_captions")
+
+
+@pytest.fixture(autouse=True)
+def _trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    originals.trust_files(monkeypatch)
+
+
+def imported(folder: Path, name: str, *options: str) -> tuple[Path, dict[str, Any]]:
+    """Import a small original by the command; the output and its marker."""
+    source = ORIGINALS[name](folder / name)
+    output = folder / "out" / name
+    assert main(["benchmarks", "import", str(source), str(output), *options]) == 0
+    return output, json.loads((output / "COMMITTED.json").read_text())
+
+
+def samples_of(output: Path) -> list[Sample]:
+    names = sorted((output / "test").glob("*.tar"), key=lambda path: int(path.stem))
+    return [sample for path in names for sample in read_samples(Storage(), str(path))]
+
+
+def drawn_row(sample: Sample) -> int:
+    """Which of the drawings a sample's image is, also after JPEG."""
+    image = Image.open(io.BytesIO(sample.image)).convert("RGB")
+    seen = np.asarray(image, dtype=np.int64)
+    grey = len(set(image.getpixel((0, 0)))) == 1 and np.ptp(seen, axis=2).max() == 0
+    mode = "L" if grey and image.size == (28, 28) else "RGB"
+    distances = [
+        np.abs(np.asarray(drawing(row, image.size[0], mode=mode).convert("RGB"), dtype=np.int64) - seen).mean()
+        for row in range(IMAGES)
+    ]
+    return int(np.argmin(distances))
+
+
+@pytest.mark.parametrize("name", list(LABELS))
+def test_import_when_images_have_classes_keeps_each_with_its_own(tmp_path: Path, name: str) -> None:
+    output, marker = imported(tmp_path, name, "--shard-size", "7")
+    samples = samples_of(output)
+    expected = 20 if name in ("camelyon17", "iwildcam", "fmow") else IMAGES
+    assert (len(samples), marker["samples"], marker["bad"]) == (expected, expected, {})
+    rows = [drawn_row(sample) for sample in samples]
+    assert sorted(rows) == list(range(expected))
+    assert [int(sample.members["cls"]) for sample in samples] == [LABELS[name](row) for row in rows]
+    names = (output / "classnames.txt").read_text().splitlines()
+    assert len(names) == marker["classes"] > max(map(LABELS[name], rows))
+    assert (output / "test/nshards.txt").read_text() == f"{-(-expected // 7)}\n"
+
+
+@pytest.mark.parametrize("name", CAPTIONED)
+def test_import_when_images_have_captions_keeps_all_of_them(tmp_path: Path, name: str) -> None:
+    output, marker = imported(tmp_path, name)
+    samples = samples_of(output)
+    rows = [drawn_row(sample) for sample in samples]
+    kept = [row for row in range(IMAGES) if name != "karpathy" or row % 4 != 3]
+    assert sorted(rows) == kept
+    assert [sample.members["txt"].decode().split("\n") for sample in samples] == [two_captions(row) for row in rows]
+    assert (marker["type"], (output / "dataset_type.txt").read_text()) == ("Retrieval", "retrieval\n")
+
+
+def test_import_when_the_set_is_vqav2_keeps_questions_answers_and_candidates(tmp_path: Path) -> None:
+    output, marker = imported(tmp_path, "vqav2", "--answers", "6")
+    first = json.loads(samples_of(output)[0].members["json"])["questions"]
+    assert [question["question"] for question in first] == ["what colour is it? (0)", "what colour is it? (1)"]
+    assert first[0]["answers"] == [COLOURS[0]] * 7 + ["rare 0"] * 3
+    assert sorted((output / "classnames.txt").read_text().split()) == ALPHABET
+    assert "24 of 24 questions (100.0 %)" in marker["notes"][0]
+
+
+def test_import_when_the_set_is_snli_ve_keeps_agreed_labels_only(tmp_path: Path) -> None:
+    output, marker = imported(tmp_path, "snli_ve")
+    asked = [question for sample in samples_of(output) for question in sample.meta["questions"]]
+    assert [question["answers"] for question in asked[:3]] == [["entailment"], ["neutral"], ["contradiction"]]
+    assert len(asked) == 18
+    assert marker["notes"] == ["6 hypotheses without an agreed label are left out"]
+    assert (output / "classnames.txt").read_text().split() == ["entailment", "neutral", "contradiction"]
+
+
+def test_import_when_the_set_is_sugar_crepe_puts_the_right_caption_first(tmp_path: Path) -> None:
+    output, marker = imported(tmp_path, "sugar_crepe")
+    for sample in samples_of(output):
+        row = drawn_row(sample)
+        right, wrong = sample.members["txt"].decode().split("\n")
+        assert right.startswith(f"a {COLOURS[row % 6]} thing")
+        assert wrong == f"a {COLOURS[(row + 1) % 6]} one"
+    assert marker["type"] == "CaptionChoice"
+
+
+@pytest.mark.parametrize("name", ["winoground", "parquet_winoground"])
+def test_import_when_the_set_is_winoground_keeps_pairs_together(tmp_path: Path, name: str) -> None:
+    output, marker = imported(tmp_path, name, "--shard-size", "5")
+    samples = samples_of(output)
+    assert [drawn_row(sample) for sample in samples] == list(range(IMAGES))
+    assert [sample.meta["group"] for sample in samples] == [row // 2 for row in range(IMAGES)]
+    captions = [sample.members["txt"].decode() for sample in samples[:2]]
+    assert captions == [f"{COLOURS[0]} 0 over 1", f"{COLOURS[0]} 1 over 0"]
+    assert len({sample.uid for sample in samples}) == IMAGES
+    assert marker["type"] == "PairMatching"
+
+
+def test_import_when_the_set_is_winogavil_stores_each_image_once_with_all_its_cues(tmp_path: Path) -> None:
+    output, marker = imported(tmp_path, "parquet_winogavil", "--shard-size", "5")
+    samples = samples_of(output)
+    cues = {sample.uid: sample.meta["cues"] for sample in samples}
+    assert sorted(cues) == sorted(f"image{row}" for row in range(IMAGES))
+    for sample in samples:
+        assert drawn_row(sample) == int(sample.uid[5:])
+    for name, groups, associated in (
+        ("image3", (0, 1, 8, 9), ()),
+        ("image4", (0, 1, 8, 9), (1, 9)),
+        ("image1", (0, 7, 8), (0, 8)),
+    ):
+        assert cues[name] == [
+            {"group": n, "cue": f"{COLOURS[n % 6]} idea", "candidates": 5, "associated": n in associated}
+            for n in groups
+        ]
+    assert marker["type"] == "Association"
+
+
+def test_import_when_regions_are_known_makes_them_groups_without_the_rest(tmp_path: Path) -> None:
+    output, _ = imported(tmp_path, "fmow")
+    groups = [sample.meta.get("group") for sample in samples_of(output)]
+    assert groups == [("Europe", "Americas", None)[row % 3] for row in range(20)]
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["image_folder", "mnist", "coco", "parquet", "parquet_winogavil"])
+def test_import_when_made_twice_has_the_same_bytes(tmp_path: Path, name: str) -> None:
+    source = ORIGINALS[name](tmp_path / name)
+    for output in ("one", "two"):
+        assert main(["benchmarks", "import", str(source), str(tmp_path / output), "--shard-size", "9"]) == 0
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+
+
+def run_import(source: Path, output: Path, advance: Callable[[], object] = lambda: None) -> list[tuple[int, int]]:
+    """Import without the command; what it said of total and done."""
+    said: list[tuple[int, int]] = []
+    order = Order(str(output), per_shard=8)
+    import_benchmark(
+        open_source(source, None, Wanted()), order, Storage(), lambda total, done: said.append((total, done)), advance
+    )
+    return said
+
+
+def test_import_when_interrupted_continues_with_the_next_shard_and_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    source = ORIGINALS["image_folder"](tmp_path / "in")
+    run_import(source, tmp_path / "whole")
+    left = iter(range(13))
+
+    def advance() -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_import(source, tmp_path / "broken", advance)
+    assert sorted(path.name for path in (tmp_path / "broken/test").iterdir()) == ["0.tar", "nshards.txt"]
+    assert not (tmp_path / "broken/COMMITTED.json").exists()
+    written = (tmp_path / "broken/test/0.tar").stat().st_mtime_ns
+    assert run_import(source, tmp_path / "broken") == [(24, 8)]
+    assert (tmp_path / "broken/test/0.tar").stat().st_mtime_ns == written
+    assert tree(tmp_path / "broken") == tree(tmp_path / "whole")
+
+
+def test_import_when_done_reads_no_image_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = ORIGINALS["image_folder"](tmp_path / "in")
+    run_import(source, tmp_path / "out")
+    monkeypatch.setattr(importing, "write_shard", lambda *_: pytest.fail("written again"))
+    assert run_import(source, tmp_path / "out") == [(24, 24)]
+
+
+def test_import_when_a_shard_was_cut_writes_it_again(tmp_path: Path) -> None:
+    source = ORIGINALS["image_folder"](tmp_path / "in")
+    run_import(source, tmp_path / "out")
+    before = tree(tmp_path / "out")
+    (tmp_path / "out/COMMITTED.json").unlink()
+    (tmp_path / "out/test/1.tar").write_bytes(before["test/1.tar"][:100])
+    assert run_import(source, tmp_path / "out") == [(24, 16)]
+    assert tree(tmp_path / "out") == before
+
+
+def test_import_when_interrupted_is_listed_as_not_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = ORIGINALS["image_folder"](tmp_path / "in")
+    run_import(source, tmp_path / "root/wds_mine")
+    assert main(["benchmarks", str(tmp_path / "root")]) == 0
+    assert "Also here, in no list: wds_mine, Classification, 3 shards." in capsys.readouterr().out
+    (tmp_path / "root/wds_mine/test/2.tar").unlink()
+    assert main(["benchmarks", str(tmp_path / "root")]) == 0
+    assert "wds_mine, Classification, not whole: nshards.txt says 3 shards." in capsys.readouterr().out
+
+
+def test_import_when_the_output_holds_another_import_needs_replace(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = ORIGINALS["image_folder"](tmp_path / "one"), ORIGINALS["coco"](tmp_path / "two")
+    output = tmp_path / "out"
+    assert main(["benchmarks", "import", str(first), str(output), "--shard-size", "5"]) == 0
+    (output / "NOTES.md").write_text("mine")
+    assert main(["benchmarks", "import", str(second), str(output)]) == 64
+    assert "holds another import (" in capsys.readouterr().err
+    assert main(["benchmarks", "import", str(second), str(output), "--replace"]) == 0
+    assert sorted(path.name for path in output.rglob("*") if path.is_file()) == [
+        "0.json", "0.tar", "COMMITTED.json", "NOTES.md", "dataset_type.txt", "nshards.txt", "started.json",
+    ]  # fmt: skip
+
+
+def test_import_when_the_output_holds_foreign_shards_leaves_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = ORIGINALS["image_folder"](tmp_path / "in")
+    write_samples(Storage(), f"{tmp_path}/out/test/0.tar", [("a", {"txt": b"mine"})])
+    for options in ([], ["--replace"]):
+        assert main(["benchmarks", "import", str(source), str(tmp_path / "out"), *options]) == 64
+        assert "were not imported by diht: choose another OUTPUT" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["0.tar"]
+
+
+def test_import_when_images_are_bad_counts_them_by_reason_with_an_example(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = ORIGINALS["coco"](tmp_path / "in")
+    images = tmp_path / "in/val2014"
+    (images / f"COCO_val2014_{3:012d}.jpg").unlink()
+    (images / f"COCO_val2014_{5:012d}.jpg").write_bytes(b"")
+    for row in (7, 8):
+        path = images / f"COCO_val2014_{row:012d}.jpg"
+        path.write_bytes(path.read_bytes()[:200])
+    assert main(["benchmarks", "import", str(source), str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "out: 20 images in 1 shard" in said
+    for part in ("1 picture_missing, for example", "1 picture_empty", "2 picture_unreadable, for example", "007.jpg"):
+        assert part in said
+    assert [sample.key for sample in samples_of(tmp_path / "out")][2:5] == ["s0000002", "s0000004", "s0000006"]
+
+
+def test_import_when_no_image_of_a_shard_can_be_used_is_an_error_of_the_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = ORIGINALS["sugar_crepe"](tmp_path / "in")
+    for path in list((tmp_path / "in/val2017").iterdir())[:]:
+        path.write_bytes(b"no image")
+    assert main(["benchmarks", "import", str(source), str(tmp_path / "out")]) == 65
+    assert "none of the images 0 to 23 can be used (picture_unreadable, for example" in capsys.readouterr().err
+    assert not list((tmp_path / "out").rglob("*.tar"))
+
+
+def test_texts_when_files_are_given_are_those(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("".join(f"word {n}\n" for n in range(6)))
+    (tmp_path / "templates.txt").write_text("a {c}\nthe {}\n")
+    output, marker = imported(
+        tmp_path, "pets", "--class-names", f"{tmp_path}/names.txt", "--templates", f"{tmp_path}/templates.txt"
+    )
+    assert (output / "classnames.txt").read_text().splitlines() == [f"word {n}" for n in range(6)]
+    assert (output / "zeroshot_classification_templates.txt").read_text() == "a {c}\nthe {c}\n"
+    assert (marker["class_names_from"], marker["templates_from"]) == (
+        f"{tmp_path}/names.txt",
+        f"{tmp_path}/templates.txt",
+    )

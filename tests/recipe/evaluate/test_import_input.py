@@ -1,0 +1,122 @@
+"""Bad input of `diht benchmarks import`: one line that names the file and the cure, and nothing written."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from diht_k8s.cli.main import main
+from tests.recipe.evaluate import originals
+from tests.recipe.evaluate.originals import ORIGINALS
+
+
+def empty(folder: Path) -> str:
+    (folder / "empty").mkdir()
+    return str(folder / "empty")
+
+
+def only_train(folder: Path) -> str:
+    originals.image_folder(folder / "in")
+    (folder / "in/test").rename(folder / "in/train")
+    return str(folder / "in")
+
+
+def flat(folder: Path) -> str:
+    originals.save(folder / "flat/a.jpg", 0)
+    return str(folder / "flat")
+
+
+def without_images(folder: Path) -> str:
+    source = originals.coco(folder / "in")
+    shutil.rmtree(folder / "in/val2014")
+    return str(source)
+
+
+def without_answers(folder: Path) -> str:
+    source = originals.vqav2(folder / "in")
+    (folder / "in/v2_mscoco_val2014_annotations.json").unlink()
+    return str(source)
+
+
+def damaged_parquet(folder: Path) -> str:
+    originals.parquet(folder / "in")
+    path = folder / "in/data/test-00000-of-00002.parquet"
+    path.write_bytes(path.read_bytes()[:300])
+    return str(folder / "in")
+
+
+def damaged_json(folder: Path) -> str:
+    source = originals.coco(folder / "in")
+    source.write_text(source.read_text()[:50])
+    return str(source)
+
+
+def missing_batch(folder: Path) -> str:
+    originals.cifar10(folder / "in")
+    (folder / "in/cifar-10-batches-py/test_batch").unlink()
+    return str(folder / "in")
+
+
+def folder_of(name: str) -> Callable[[Path], str]:
+    def make(folder: Path) -> str:
+        source = ORIGINALS[name](folder / "in")
+        return str(source.parent if source.is_file() else source)
+
+    return make
+
+
+def other_file(folder: Path) -> str:
+    (folder / "a.json").write_text('{"a": 1}')
+    return str(folder / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "code", "message"),
+    [
+        (lambda folder: str(folder / "nothing"), [], 64, "nothing does not exist: name the folder"),
+        (empty, [], 64, "empty is empty: name the folder into which"),
+        (only_train, [], 64, "has no split test: choose one by --split (train)"),
+        (flat, [], 64, "flat has no folders: an ImageFolder has one for each class"),
+        (without_images, [], 64, "name the folder of the images by --images"),
+        (without_answers, [], 64, "name their file by --annotations"),
+        (damaged_parquet, [], 65, "test-00000-of-00002.parquet cannot be read ("),
+        (damaged_json, [], 65, "is not JSON ("),
+        (missing_batch, [], 65, "cannot be read as cifar10, split test"),
+        (folder_of("coco"), [], 64, "holds annotations (coco_test_karpathy.json): name one of these files"),
+        (folder_of("cifar10"), ["--split", "val"], 64, "cifar10 has no split val: choose one by --split (train, test)"),
+        (folder_of("parquet"), ["--split", "val"], 64, "has no split val: choose one by --split (test, train)"),
+        (folder_of("iwildcam"), ["--split", "val"], 64, "choose one by --split (id_test, test)"),
+        (folder_of("image_folder"), ["--format", "imagefolder"], 64, "imagefolder is no layout: did you mean image-folder"),
+        (folder_of("image_folder"), ["--format", "karpathy"], 64, "karpathy is read from its annotation file"),
+        (folder_of("image_folder"), ["--format", "mnist"], 65, "cannot be read as mnist"),
+        (folder_of("image_folder"), ["--format", "wilds-fmow"], 64, "holds no metadata of wilds-fmow"),
+        (folder_of("image_folder"), ["--shard-size", "0"], 64, "--shard-size must be 1 or more"),
+        (other_file, [], 64, "is not a file of coco-captions, karpathy, vqav2, sugar-crepe"),
+    ],
+)  # fmt: skip
+def test_import_when_the_input_is_wrong_names_it_and_the_cure(
+    tmp_path: Path,
+    make: Callable[[Path], str],
+    options: list[str],
+    code: int,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["benchmarks", "import", make(tmp_path), str(tmp_path / "out"), *options]) == code
+    said = capsys.readouterr().err
+    assert message in said
+    assert len(said.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_class_names_when_they_are_too_few_say_how_many_are_needed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = originals.image_folder(tmp_path / "in")
+    (tmp_path / "names.txt").write_text("one\ntwo\n")
+    names = ["--class-names", str(tmp_path / "names.txt")]
+    assert main(["benchmarks", "import", str(source), str(tmp_path / "out"), *names]) == 64
+    assert "has 2 names, but the data set has 6 classes" in capsys.readouterr().err
