@@ -151,7 +151,8 @@ def train_in_ranks(
     content = {name: {**vars(job), "run": dump(job.run)} for name, job in jobs.items()}
     (folder / "jobs.json").write_text(json.dumps(content))
     rendezvous = {"WORLD_SIZE": str(world), "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
-    start = _forked if FORK_VARIABLE in os.environ else _started
+    # Another program prepares its process before it imports anything, so what the parent has imported is of no use there.
+    start = _forked if FORK_VARIABLE in os.environ and program == RANK_PROGRAM else _started
     ranks = [
         start(program, folder, environment(RANK=str(rank), LOCAL_RANK=str(rank), **rendezvous, **variables))
         for rank in range(world)
