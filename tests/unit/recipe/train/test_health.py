@@ -41,7 +41,15 @@ def test_slowest_when_ranks_took_their_time_then_the_one_that_others_waited_for(
 
 @pytest.mark.parametrize(
     ("name", "tera"),
-    [("NVIDIA H100 80GB HBM3", 989), ("NVIDIA H100 PCIe", 756), ("NVIDIA A100-SXM4-40GB", 312), ("Some card", None)],
+    [
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA A100-SXM4-40GB", 312),
+        ("Some card", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("Tesla T4", 65),
+        ("NVIDIA A10G", 70),
+    ],
 )
 def test_peak_when_the_card_is_known_then_its_data_sheets(name: str, tera: float | None) -> None:
     assert peak_flops(name) == (None if tera is None else tera * 1e12)
