@@ -36,5 +36,7 @@ KNOWN: Final[dict[str, str]] = {
         "an interval that ends where the counted time ends adds 0 s, and an attempt that runs begins a new one at once",
     "budget: count = min(used, max([0 -> 1], seconds - since) // heal_seconds)": "one second gives no restart back",
     "dataset: SHARD_CACHE_BYTES = [256 -> 257] << 20": "the size of a cache; no test fixes the number",
+    "loop: if self.rank == [0 -> 1]:":
+        "who says that the training resumes; tests/recipe/train/test_stage.py decides it (of the other such line it is killed)",
     "collate: return int(digest[:15], [16 -> 17])": "any base gives equal captions equal numbers and others different ones",
 }  # fmt: skip

@@ -38,7 +38,7 @@ TRAIN: Final[dict[str, list[str]]] = {
         "bad_samples": _tests("bad_samples"),
         "checkpoint.checkpoint": _tests("checkpoint checkpointing"),
         "checkpoint.checkpointing": _tests("checkpointing", "one_rank"),
-        "checkpoint.fencing": _tests("checkpointing checkpoint"),
+        "checkpoint.fencing": _tests("fencing checkpointing"),
         "checkpoint.first_weights": _tests("first_weights", "warm_start"),
         "checkpoint.state": _tests("checkpoint", "one_rank warm_start stand_in"),
         "checkpoint.warm_start": _tests("", "warm_start"),
