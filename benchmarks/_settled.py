@@ -25,8 +25,8 @@ COLLECTIVES: Final = (
     "reduce_scatter_tensor",
 )
 """Those that the training and DeepSpeed 0.19 use over gloo, and its own that stand for some of them."""
-SECONDS: Final = 0.2
-"""A collective that has ended is held for microseconds, on a busy machine for some milliseconds."""
+SECONDS: Final = 1.0
+"""A collective that has ended is held for microseconds, on a busy machine for some tenths of a second."""
 
 
 def settle_collectives() -> None:
@@ -39,7 +39,8 @@ class _Work:
     """A collective under way."""
 
     def __init__(self, work: Any, held: list[tuple[Tensor, int]]) -> None:
-        self._work, self._held = work, held
+        self._work: Any = work
+        self._held = held
 
     def wait(self, *arguments: Any) -> Any:
         done = self._work.wait(*arguments)
@@ -67,9 +68,10 @@ def _settled(collective: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _holders(tensor: Tensor) -> int:
-    """Tensors that share the bytes: gloo also makes views."""
+    """Who keeps the bytes: holders of this tensor, and of others on the same bytes, since gloo also makes views."""
     private: Any = torch._C
-    return private._storage_Use_Count(tensor.untyped_storage()._cdata)
+    own: Any = tensor
+    return own._use_count() + private._storage_Use_Count(tensor.untyped_storage()._cdata)
 
 
 def _wait(held: list[tuple[Tensor, int]]) -> None:
