@@ -18,7 +18,7 @@ DIVIDED = r"train.batchSize {} must be a multiple of the {} processes, at least 
 @pytest.mark.parametrize(
     ("batch", "nodes", "processes", "message"),
     [
-        pytest.param(33, 1, 2, DIVIDED.format(33, 2), id="not a multiple"),
+        pytest.param(32, 3, 1, DIVIDED.format(32, 3), id="not a multiple"),
         pytest.param(4, 2, 2, DIVIDED.format(4, 4), id="one pair for each"),
         pytest.param(32, 2, 1, "DIHT_MASTER is not set: a gang of several nodes", id="two nodes without a name"),
     ],
