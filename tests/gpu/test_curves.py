@@ -99,7 +99,7 @@ def trained(folder: Path) -> Trained:
                 jobs[f"{name} {number}"] = Job(run, stop, fp16_scale=fp16)
         world = 1 if cards == "one" else devices().all
         program = RANK_PROGRAM.parents[2] / "gpu" / "rank.py"
-        return train_in_ranks(world, jobs, place / "ranks", program=program, **devices().variables)
+        return train_in_ranks(world, jobs, place / "ranks", program=program, seconds=1100, **devices().variables)
 
     return once
 
