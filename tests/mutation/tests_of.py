@@ -70,7 +70,7 @@ TRAIN: Final[dict[str, list[str]]] = {
         "schedule": _tests("schedule"),
         "setup": _tests("setup", "one_rank batch_norm"),
         "stage": _tests("identify first_weights gang_shape", "bad_input"),
-        "stopwatch": _tests("", "one_rank"),
+        "stopwatch": _tests("health", "one_rank"),
         "telemetry": _tests("telemetry", "one_rank"),
         "validation": _tests("", "one_rank"),
     }.items()
