@@ -1,8 +1,7 @@
 """Predicted beside measured peak of a rank's tensors on CPUs, as one JSON line.
 
 In: nothing (`--only NAME` picks cases). Each case trains three steps in fresh processes (`_memory_worker`) and is
-predicted by the code of `diht estimate`, with a CPU's rules. Two processes: gloo frees tensors in threads of its own,
-which torch's profiler does not see, so the smaller one of the last two steps counts.
+predicted by the code of `diht estimate`, with a CPU's rules. The larger one of the last two steps counts.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ GROUPS: dict[str, dict[str, Attempts]] = {
 TOLERANCES = {"basic": 1e-4, "offload": 1e-4, "zero 3": 1e-4, "16 bits": 1e-1, "compile": 1e-3}
 CASES = [pytest.param(group, name, id=name) for group, found in GROUPS.items() for name in found]
 CARDS = ["one", pytest.param("all", marks=pytest.mark.two_gpus)]
-pytestmark = [pytest.mark.gpu, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(2400)]  # the reference and a group, each of at most 1,100 s
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def trained(folder: Path) -> Trained:
                 jobs[f"{name} {number}"] = Job(run, stop, fp16_scale=fp16)
         world = 1 if cards == "one" else devices().all
         program = RANK_PROGRAM.parents[2] / "gpu" / "rank.py"
-        return train_in_ranks(world, jobs, place / "ranks", program=program, **devices().variables)
+        return train_in_ranks(world, jobs, place / "ranks", program=program, seconds=1100, **devices().variables)
 
     return once
 

@@ -35,6 +35,11 @@ KNOWN: Final[dict[str, str]] = {
     "running_time: if ended_at [<= -> <] status.ran_until or since is None or ended_at < since:":
         "an interval that ends where the counted time ends adds 0 s, and an attempt that runs begins a new one at once",
     "budget: count = min(used, max([0 -> 1], seconds - since) // heal_seconds)": "one second gives no restart back",
+    "dataset: if self._size(number) [<= -> <] SHARD_CACHE_BYTES // 8:":
+        "a shard of exactly that size gives the same samples, read at once or piece by piece",
+    "loader: STOP_SECONDS = [30.0 -> 31.0]": "a limit; no test fixes the number",
     "dataset: SHARD_CACHE_BYTES = [256 -> 257] << 20": "the size of a cache; no test fixes the number",
+    "loop: if self.rank == [0 -> 1]:":
+        "who says that the training resumes; tests/recipe/train/test_stage.py decides it (of the other such line it is killed)",
     "collate: return int(digest[:15], [16 -> 17])": "any base gives equal captions equal numbers and others different ones",
 }  # fmt: skip

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from diht_k8s.api.errors import BY_EXIT_CODE, DihtError, ExitCode, StopRequested
+from diht_k8s.api.errors import BY_EXIT_CODE, DihtError, ExitCode, RetryableError, StopRequested
 from diht_k8s.api.pods import RENDEZVOUS_PORT
 from diht_k8s.recipe.runtime.preflight import peer_hosts
 
@@ -48,14 +48,21 @@ def cause_of(failures: Mapping[int, Any]) -> DihtError:
     """The error to end with, of torch's records of the ranks that failed.
 
     A rank that fails takes the others with it, within the second that torch's records resolve: so causes go before
-    consequences, and of those that end alike, who has something of its own to say before who lost another.
+    consequences, and of those that end alike, who has something of its own to say before who lost another. NCCL aborts
+    the process of a rank that lost another, before Python can say so.
     """
-    consequences = (ExitCode.STOPPED, ExitCode.RETRYABLE, -signal.SIGTERM)
 
-    def order(item: tuple[int, Any]) -> tuple[int, bool, int]:
-        code = item[1].exitcode
-        place = 1 + consequences.index(code) if code in consequences else 0
-        return place, _text_of(item[1].error_file_data).startswith(LOST_PEER), item[1].timestamp
+    def order(item: tuple[int, Any]) -> tuple[int, int]:
+        code, lost = item[1].exitcode, _text_of(item[1].error_file_data).startswith(LOST_PEER)
+        consequences = (
+            (ExitCode.STOPPED, False),
+            (ExitCode.RETRYABLE, False),
+            (-signal.SIGABRT, False),
+            (ExitCode.RETRYABLE, True),
+            (-signal.SIGTERM, False),
+        )
+        place = 1 + consequences.index((code, lost)) if (code, lost) in consequences else 0
+        return place, item[1].timestamp
 
     rank, failure = min(failures.items(), key=order)
     return _error_of(int(failure.exitcode), rank, failure.error_file_data)
@@ -74,6 +81,10 @@ def _error_of(exit_code: int, rank: int, data: Any) -> DihtError:
     if exit_code == -signal.SIGTERM:
         return StopRequested(
             f"rank {rank} was stopped before it could save: start again to resume from the last checkpoint"
+        )
+    if exit_code == -signal.SIGABRT:
+        return RetryableError(
+            f"{LOST_PEER}, or its own device (rank {rank} was aborted, which NCCL does to a rank then): see its log"
         )
     how = f"was killed by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
     return DihtError(f"rank {rank} {how}" + (f": {text}" if text else ": see its log"))

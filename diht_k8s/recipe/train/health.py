@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from diht_k8s.recipe.train.estimate.gpus import GPUS, name_of_product
 from diht_k8s.recipe.train.model.student import Student
 
 WINDOW: Final = 100
@@ -23,18 +24,6 @@ MIN_SPIKE: Final = 0.05
 """... and at least this share above it, so that a loss that hardly moves has none."""
 STRAGGLER_RATIO: Final = 1.5
 """A rank that takes more than this multiple of the others' median time is reported."""
-PEAK_TFLOPS: Final = {
-    "H200": 989.0,
-    "H100 PCIe": 756.0,
-    "H100": 989.0,
-    "B200": 2250.0,
-    "A100": 312.0,
-    "L40S": 362.0,
-    "A10G": 70.0,
-    "L4": 121.0,
-    "V100": 125.0,
-}
-"""Dense bf16 (V100: fp16) peaks of the makers' data sheets; the first name that a device's name holds counts."""
 
 
 class Spikes:
@@ -67,9 +56,9 @@ def slowest(seconds: Sequence[float]) -> tuple[int, float]:
 
 
 def peak_flops(device_name: str) -> float | None:
-    """Peak of a device in operations a second at 16 bits, None if unknown (CPUs, other cards)."""
-    found = next((value for name, value in PEAK_TFLOPS.items() if name in device_name), None)
-    return None if found is None else found * 1e12
+    """Peak of a device in operations a second at 16 bits, None if unknown (CPUs, slices of a card, other cards)."""
+    name = name_of_product(device_name)
+    return None if name is None else 1e12 * GPUS[name].half_tflops
 
 
 class Utilisation:

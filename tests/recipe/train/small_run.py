@@ -136,9 +136,15 @@ class Job:
 
 
 def train_in_ranks(
-    world: int, jobs: dict[str, Job], folder: Path, *, program: Path = RANK_PROGRAM, **variables: str
+    world: int,
+    jobs: dict[str, Job],
+    folder: Path,
+    *,
+    program: Path = RANK_PROGRAM,
+    seconds: float = 550,
+    **variables: str,
 ) -> dict[str, Any]:
-    """Do each job in the same `world` processes, one after the other, step by step recorded.
+    """Do each job in the same `world` processes, one after the other, step by step recorded, all within `seconds`.
 
     Returns:
         for each job {"losses": [total, contrastive, object, attribute] of each step, "uids": of each step in global
@@ -151,12 +157,13 @@ def train_in_ranks(
     content = {name: {**vars(job), "run": dump(job.run)} for name, job in jobs.items()}
     (folder / "jobs.json").write_text(json.dumps(content))
     rendezvous = {"WORLD_SIZE": str(world), "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
-    start = _forked if FORK_VARIABLE in os.environ else _started
+    # Another program prepares its process before it imports anything, so what the parent has imported is of no use there.
+    start = _forked if FORK_VARIABLE in os.environ and program == RANK_PROGRAM else _started
     ranks = [
         start(program, folder, environment(RANK=str(rank), LOCAL_RANK=str(rank), **rendezvous, **variables))
         for rank in range(world)
     ]
-    codes = _wait_for(ranks)
+    codes = _wait_for(ranks, seconds)
     assert codes == [0] * world, codes
     return torch.load(folder / "results.pt")
 
@@ -193,7 +200,7 @@ def _forked(program: Path, folder: Path, variables: dict[str, str]) -> _Forked:
     return _Forked(process)
 
 
-def _wait_for(ranks: Sequence[subprocess.Popen[bytes] | _Forked], seconds: float = 550) -> list[int]:
+def _wait_for(ranks: Sequence[subprocess.Popen[bytes] | _Forked], seconds: float) -> list[int]:
     """Exit codes of all ranks; once one fails, the others, which would wait for it in a collective, are killed."""
     deadline = time.monotonic() + seconds
     while any(rank.poll() is None for rank in ranks):

@@ -3,7 +3,8 @@
 In: nothing; `install()` once per process, before DeepSpeed is imported, then all work inside `Strict()`. It refuses tensors
 of several devices in one operator, host tensors beside device tensors (scalars pass, except in fused and foreach
 operators), and collectives over the `strict` backend from any device but the rank's own. It counts what would synchronise:
-values read by the host, blocking copies between host and device, and calls that say so. Streams and events are there and
+values read by the host, results whose size depends on values, blocking copies between host and device, and calls that say
+so. Streams and events are there and
 do nothing.
 Built on torch's experimental Python backends (`_setup_privateuseone_for_python_backend`), tried with torch 2.13.
 """
@@ -25,7 +26,15 @@ from torch.utils.backend_registration import _DummyBackendModule, _setup_private
 
 MOVES = {"aten::copy_", "aten::_to_copy", "aten::set_"}
 """Operators that may touch several devices."""
-SYNCHRONISES = {"aten::_local_scalar_dense", "aten::item", "aten::is_nonzero"}
+SYNCHRONISES = {
+    "aten::_local_scalar_dense", "aten::item", "aten::is_nonzero",
+    # The host must know how many values come out.
+    "aten::_unique", "aten::_unique2", "aten::unique_dim", "aten::unique_consecutive", "aten::nonzero", "aten::masked_select",
+    "aten::bincount", "aten::repeat_interleave.Tensor",
+}  # fmt: skip
+
+STAND_IN = ("/stand_in.py", "/stand_in_rank.py")
+"""Files of the device itself and of what DeepSpeed is told about it: who calls them waits."""
 
 synchronisations: Counter[str] = Counter()
 """Calls that would wait for the device: ours and DeepSpeed's."""
@@ -127,7 +136,7 @@ def run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     on_device = [leaf for leaf in leaves if isinstance(leaf, DeviceTensor)]
     name = function._schema.name
     refuse_mixed(name, on_device, [leaf for leaf in leaves if not isinstance(leaf, DeviceTensor)])
-    if (on_device and name in SYNCHRONISES) or (name in MOVES and blocks(args, kwargs)):
+    if (on_device and (name in SYNCHRONISES or selects(name, args))) or (name in MOVES and blocks(args, kwargs)):
         waited()
     target = kwargs.get("device")
     if target is not None:
@@ -157,10 +166,16 @@ def blocks(args: Any, kwargs: dict[str, Any]) -> bool:
     return len(kinds) > 1 and waits
 
 
+def selects(name: str, args: Any) -> bool:
+    """Whether an indexing takes the entries where a mask is true: the host must know how many they are."""
+    leaves = pytree.tree_leaves(args[1:2]) if name in ("aten::index", "aten::index_put_") else []
+    return any(leaf.dtype in (torch.bool, torch.uint8) for leaf in leaves if isinstance(leaf, torch.Tensor))
+
+
 def waited() -> None:
     """Count a wait for the device, under whose code makes it: the innermost of ours, DeepSpeed's and the tests'."""
     frame = sys._getframe()
-    while frame is not None and frame.f_code.co_filename == __file__:
+    while frame is not None and frame.f_code.co_filename.endswith(STAND_IN):
         frame = frame.f_back
     while frame is not None:
         for owner in ("diht_k8s", "deepspeed", "tests"):

@@ -30,7 +30,7 @@ def test_curve_when_compiled_then_that_of_eager(tmp_path: Path, world: int) -> N
         name: Job(document(tmp_path / name, data=tmp_path / "data", **{"samples": STEPS * BATCH, **train}))
         for name, train in settings.items()
     }
-    results = train_in_ranks(world, jobs, tmp_path / "ranks")
+    results = train_in_ranks(world, jobs, tmp_path / "ranks", seconds=1700)
     assert [result["error"] for result in results.values()] == [None] * len(jobs)
     eager, weights = torch.tensor(results["eager"]["losses"]), results.pop("eager")["weights"]
     for name, result in results.items():

@@ -20,6 +20,7 @@ TOWERS: dict[str, dict[str, Any]] = {
     "vit-norm-after-pool": {**VIT, "pool_type": "avg", "final_ln_after_pool": True},
     "resnet": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8},
     "timm": {"image_size": 32, "timm_model_name": "test_vit", "timm_pool": "", "timm_proj": "linear"},
+    "timm-map": {"image_size": 64, "timm_model_name": "test_convnext", "timm_pool": "rot_attn", "timm_proj": "linear"},
 }
 TOKENS = open_clip.tokenizer.SimpleTokenizer(context_length=8)(["a", "b c"])
 
@@ -47,14 +48,16 @@ def test_tower_features_when_projected_then_give_the_embedding(tower: str) -> No
         torch.testing.assert_close(projected(model.clip.visual, seen_BW), model.clip.encode_image(images))
 
 
-def test_tower_features_when_of_a_resnet_then_the_mean_of_the_last_feature_map() -> None:
-    model = student("resnet")
-    images, maps = torch.randn(2, 3, 64, 64)[:, :, :32, :32], list[Tensor]()
+@pytest.mark.parametrize(("tower", "last", "side"), [("resnet", "layer4", 32), ("timm-map", "trunk", 64)])
+def test_tower_features_when_of_feature_maps_then_the_mean_of_the_last_one(tower: str, last: str, side: int) -> None:
+    model = student(tower)
+    images, maps = torch.randn(2, 3, 64, 64)[:, :, :side, :side], list[Tensor]()
     model.object_head = nn.Identity()  # type: ignore[assignment]  # shows its input
     visual: Any = model.clip.visual
-    visual.layer4.register_forward_hook(lambda _module, _inputs, output: maps.append(output))
+    visual.get_submodule(last).register_forward_hook(lambda _module, _inputs, output: maps.append(output))
     with torch.no_grad():
         seen_BW = model(images, TOKENS, 100.0).object_logits_BC
+    assert maps[0].ndim == 4
     torch.testing.assert_close(seen_BW, maps[0].mean(dim=(2, 3)))
 
 
@@ -62,16 +65,19 @@ def test_tower_features_when_of_a_resnet_then_the_mean_of_the_last_feature_map()
 def test_tower_input_when_chosen_then_the_embedding_is_the_same_and_gradients_pass_by_the_projection(
     tower: str,
 ) -> None:
-    usual, other, images = student(tower, "Embedding"), student(tower), torch.randn(2, 3, 32, 32)
+    side = TOWERS[tower]["image_size"]
+    usual, other, images = student(tower, "Embedding"), student(tower), torch.randn(2, 3, side, side)
     assert [*usual.clip.state_dict()] == [*other.clip.state_dict()]
     found, expected = other(images, TOKENS, 100.0), usual(images, TOKENS, 100.0)
     torch.testing.assert_close(found.image_BD, expected.image_BD, rtol=0, atol=0)
     found.object_logits_BC.sum().backward()
     visual: Any = other.clip.visual
-    projection = {"resnet": "attnpool.c_proj.weight", "timm": "head.proj.weight"}.get(tower, "proj")
+    projection = {"resnet": "attnpool.c_proj.weight", "timm": "head.proj.weight", "timm-map": "head.proj.weight"}.get(
+        tower, "proj"
+    )
     reached = {name for name, parameter in visual.named_parameters() if parameter.grad is not None}
     assert projection not in reached
-    assert {"conv1.weight", "trunk.patch_embed.proj.weight"} & reached
+    assert {"conv1.weight", "trunk.patch_embed.proj.weight", "trunk.stem.0.weight"} & reached
 
 
 def test_tower_input_when_the_model_is_copied_then_each_copy_sees_its_own_images() -> None:

@@ -153,7 +153,7 @@ def test_bad_sample_when_read_then_grey_and_counted_by_reason(tmp_path: Path) ->
     batch = next(batch for batch in seen if batch.bad)
     assert batch.bad == {"picture_unreadable": 1}
     grey = batch.images_BCHW[batch.uids.index("1-3")]
-    assert grey.abs().max() < 0.02
+    assert grey.abs().max() < 0.01  # the mean itself, rounded
 
 
 def test_shard_when_shorter_than_committed_then_the_error_names_it(tmp_path: Path) -> None:

@@ -150,7 +150,9 @@ def batches(place: Path) -> list[Batch]:
     shards = [Shard(f"drawn-{i}", layout.kept(f"drawn-{i}"), "drawn", samples=n) for i, n in enumerate(SHARDS)]
     reads = ShardDataset(Storage(), shards, [layout.labels(shard.name) for shard in shards])
     order = GlobalSampler.of(SHARDS, BATCH, seed=0)
-    loader = Loader(reads, order, batch_size=BATCH, image_size=32, context_length=12, seed=0, rank=0, world=1)
+    loader = Loader(
+        reads, order, batch_size=BATCH, image_size=32, context_length=12, seed=0, rank=0, world=1, workers=0
+    )
     made = loader.batches(0)
     try:
         return list(itertools.islice(made, STEPS))

@@ -49,7 +49,7 @@ class Loader:
         seed: int,
         rank: int,
         world: int,
-        workers: int = 0,
+        workers: int,
     ) -> None:
         """Make a loader; nothing is read yet.
 

@@ -40,8 +40,8 @@ class Slice:
     shard: int
     indexes: np.ndarray
     """positions inside the shard, int64."""
-    turn: int = 0
-    """which reading of the shard in this epoch."""
+    turn: int
+    """which reading of the shard in this epoch, from 0."""
 
 
 @dataclass(frozen=True)

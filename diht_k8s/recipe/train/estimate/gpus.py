@@ -4,9 +4,9 @@ Memory is what `nvidia-smi` reports as total. Peaks are dense: half of a data sh
 that of the CUDA cores: the training does not allow TF32 in matrix products.
 
 Sources, NVIDIA's data sheets: H100 (SXM 1,979 with sparsity and 67, PCIe 1,513 and 51), H200 (as H100 SXM), HGX B200 (per
-GPU 2.25 PFLOP/s dense, 75 in fp32), A100 (312, 19.5), L40S (362.05, 91.6), L4 (242 with sparsity, 30.3), V100 SXM2
-(125, 15.7), T4 (65, 8.1). Not checked: A10G (70, 31.5), of which we found no data sheet; public tables give 31.2 to 35 in
-fp32.
+GPU 2.25 PFLOP/s dense, 75 in fp32), A100 (312, 19.5), L40S (362.05, 91.6), L4 (242 with sparsity, 30.3), A10G (70, 35; the
+sheet of 2022-02-17, of which we read citations only), T4 (65, 8.1). V100 is not here: torch's builds with CUDA 13 have no
+kernels for it.
 """
 
 from __future__ import annotations
@@ -59,9 +59,7 @@ _TABLE: Final = (
     Gpu("A100-40", 40_960, 312.0, 19.5),
     Gpu("L40S", 46_068, 362.0, 91.6),
     Gpu("L4", 23_034, 121.0, 30.3),
-    Gpu("A10G", 23_028, 70.0, 31.5),
-    Gpu("V100-32", 32_768, 125.0, 15.7, bf16=False),
-    Gpu("V100-16", 16_384, 125.0, 15.7, bf16=False),
+    Gpu("A10G", 23_028, 70.0, 35.0),
     Gpu("T4", 15_360, 65.0, 8.1, bf16=False),
 )
 GPUS: Final = {gpu.name: gpu for gpu in _TABLE}
@@ -70,7 +68,7 @@ PRODUCT_LABELS: Final = ("nvidia.com/gpu.product", "cloud.google.com/gke-acceler
 _PRODUCTS: Final = (
     (("b200",), "B200"), (("h200",), "H200"), (("h100", "pcie"), "H100-PCIe"), (("h100", "80gb"), "H100"),
     (("a100", "80gb"), "A100-80"), (("a100", "40gb"), "A100-40"), (("tesla", "a100"), "A100-40"), (("l40s",), "L40S"), (("l4",), "L4"),
-    (("a10g",), "A10G"), (("v100", "32gb"), "V100-32"), (("v100", "16gb"), "V100-16"), (("tesla", "t4"), "T4"),
+    (("a10g",), "A10G"), (("tesla", "t4"), "T4"),
 )  # fmt: skip
 """Words of a product's label and the card that it is; the first row whose words all occur counts."""
 
@@ -91,7 +89,7 @@ def gpu_of(name: str) -> Gpu:
 
 
 def name_of_product(label: str) -> str | None:
-    """The card of a node label such as `NVIDIA-H100-80GB-HBM3` or `nvidia-tesla-t4`; None if it is not in the table.
+    """The card of a node label such as `NVIDIA-H100-80GB-HBM3` or `nvidia-tesla-t4`, or of a device's name; None if unknown.
 
     A slice of a card (MIG) is none of these.
     """

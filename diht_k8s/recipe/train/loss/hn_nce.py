@@ -180,9 +180,13 @@ def _count_negatives(caption_ids_N: Tensor | None, like_N: Tensor) -> Tensor:
 
 
 def pairs_of_caption(caption_ids_N: Tensor) -> Tensor:
-    """How many pairs of the global batch have each pair's caption, itself counted; [N], integers."""
-    _, captions_N, counts = caption_ids_N.unique(return_inverse=True, return_counts=True)
-    return counts[captions_N]
+    """How many pairs of the global batch have each pair's caption, itself counted; [N], integers.
+
+    By places in the sorted captions: `unique` would have the host wait for the device, to know how many there are.
+    """
+    sorted_N = caption_ids_N.sort().values
+    after_N, before_N = (torch.searchsorted(sorted_N, caption_ids_N, right=right) for right in (True, False))
+    return after_N - before_N
 
 
 def _statistics(

@@ -28,6 +28,9 @@ class Failure:
 
 
 STOPPED, LOST = Failure(143, text="stopped at step 7"), Failure(75, text="lost contact to another rank")
+ABORTED = (
+    "lost contact to another rank, or its own device (rank 1 was aborted, which NCCL does to a rank then): see its log"
+)
 CASES: dict[str, tuple[dict[int, Failure], int, str]] = {
     "one rank with its line": ({1: Failure(65, text="bad labels")}, 65, "bad labels"),
     "bad data and a peer that lost it": ({0: LOST, 1: Failure(65, text="bad labels")}, 65, "bad labels"),
@@ -55,6 +58,18 @@ CASES: dict[str, tuple[dict[int, Failure], int, str]] = {
         1,
         "rank 1 ended with exit code 1: first",
     ),
+    "bad data, and peers that NCCL aborts": (
+        {0: Failure(-6, 99), 1: Failure(65, text="bad labels"), 2: Failure(-6)},
+        65,
+        "bad labels",
+    ),
+    "the disk is full, and a peer that NCCL aborts": (
+        {0: Failure(-6, 99), 1: Failure(75, text="the disk is full")},
+        75,
+        "the disk is full",
+    ),
+    "stopped, and a peer that NCCL aborts": ({0: Failure(-6, 99), 1: STOPPED}, 143, "stopped at step 7"),
+    "only aborted": ({0: LOST, 1: Failure(-6, 101)}, 75, ABORTED),
     "a code without a line": ({0: Failure(64)}, 64, "rank 0 ended with exit code 64: see its log"),
 }
 

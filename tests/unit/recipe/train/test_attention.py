@@ -31,6 +31,16 @@ def test_attention_when_in_bf16_then_nearer_to_fp32_and_of_the_same_type(masked:
     assert (ours - exact).norm() < 0.02 * exact.norm()
 
 
+@pytest.mark.parametrize("half", [False, True])
+def test_attention_when_its_inputs_are_fp32_then_of_the_type_that_torch_gives(half: bool) -> None:
+    query = torch.randn(1, 2, 4, 8)
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        usual = nn.functional.scaled_dot_product_attention(query, query, query)
+        with attention_in_fp32():
+            ours = nn.functional.scaled_dot_product_attention(query, query, query)
+    assert ours.dtype is usual.dtype is (torch.bfloat16 if half else torch.float32)
+
+
 @pytest.mark.parametrize(
     ("device", "precision", "compiled", "changed"),
     [("cpu", "bf16", False, True), ("cpu", "fp32", False, False), ("cpu", "bf16", True, False), ("cuda", "bf16", False, False)],

@@ -42,7 +42,7 @@ def test_uncounted_shards_count_what_they_deliver_and_the_damage_is_known(shards
     assert [shard.samples for shard in found] == [10, 6]
     assert {uri: damage.salvaged for uri, damage in damaged.items()} == {shards[1].uri: 6}
     dataset = ShardDataset(Storage(), found)
-    items = list(dataset.stream([Slice(number, np.arange(found[number].samples)) for number in range(2)]))
+    items = list(dataset.stream([Slice(number, np.arange(found[number].samples), 0) for number in range(2)]))
     assert [item.sample.problem for item in items] == [None] * 16
     assert dataset.damaged == {}
 
@@ -62,7 +62,7 @@ def test_stop_request_ends_the_reading_within_a_shard(shards: list[Shard]) -> No
     dataset = ShardDataset(Storage(), shards)
     dataset.check = stop
     with pytest.raises(KeyboardInterrupt):
-        list(dataset.stream([Slice(0, np.arange(10))]))
+        list(dataset.stream([Slice(0, np.arange(10), 0)]))
 
 
 def test_known_damaged_shards_beyond_the_limit_stop_before_the_first_step() -> None:

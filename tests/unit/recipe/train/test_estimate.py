@@ -12,10 +12,8 @@ from diht_k8s.api.run import DihtRun
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.train.estimate.estimate import estimate
 from diht_k8s.recipe.train.estimate.footprint import Placement, Sizes, Trace, rank_memory
-from diht_k8s.recipe.train.estimate.gpus import GPUS, gpu_of
 from diht_k8s.recipe.train.estimate.reduction import Moment
 from diht_k8s.recipe.train.estimate.trace import TracedStudent
-from diht_k8s.recipe.train.health import PEAK_TFLOPS
 from diht_k8s.recipe.train.model.student import Student
 
 TINY = {
@@ -150,9 +148,3 @@ def test_a_run_without_training_is_refused() -> None:
     document["spec"]["filter"] = {"minActions": 0}
     with pytest.raises(UserError, match="no train stage"):
         estimate(DihtRun.model_validate(document), "H100")
-
-
-def test_peaks_are_those_of_the_metrics() -> None:
-    assert {name: gpu_of(name).half_tflops for name in GPUS if name in PEAK_TFLOPS} == {
-        name: peak for name, peak in PEAK_TFLOPS.items() if name in GPUS
-    }

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from diht_k8s.recipe.train.health import Spikes, Utilisation, peak_flops, slowest
+from diht_k8s.recipe.train.stopwatch import Stopwatch
 
 
 def losses(*, level: float = 4.0, noise: float = 0.05, number: int = 100) -> list[float]:
@@ -41,10 +42,37 @@ def test_slowest_when_ranks_took_their_time_then_the_one_that_others_waited_for(
 
 @pytest.mark.parametrize(
     ("name", "tera"),
-    [("NVIDIA H100 80GB HBM3", 989), ("NVIDIA H100 PCIe", 756), ("NVIDIA A100-SXM4-40GB", 312), ("Some card", None)],
+    [
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA A100-SXM4-40GB", 312),
+        ("Some card", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("Tesla T4", 65),
+        ("NVIDIA A10G", 70),
+    ],
 )
 def test_peak_when_the_card_is_known_then_its_data_sheets(name: str, tera: float | None) -> None:
     assert peak_flops(name) == (None if tera is None else tera * 1e12)
+
+
+def test_stopwatch_when_on_a_gpu_then_its_milliseconds_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mark:
+        def __init__(self, *, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            pass
+
+        def elapsed_time(self, other: Mark) -> float:
+            assert other is not self
+            return 250.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Mark)
+    watch = Stopwatch(torch.device("cuda"))
+    watch.start()
+    watch.stop()
+    assert watch.seconds() == 0.25
 
 
 def test_operations_when_vit_b_32_then_open_clips_own_count() -> None:

@@ -25,12 +25,48 @@ def test_precision_when_the_device_lacks_it_then_refused_in_one_line(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16 or including_emulation)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Old card")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75"])
     if message is None:
         require_precision(torch.device(device), precision)
         return
     with pytest.raises(UserError) as raised:
         require_precision(torch.device(device), precision)
     assert str(raised.value) == message
+
+
+CUDA_13 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "built", "runs"),
+    [
+        pytest.param((7, 0), CUDA_13, False, id="V100"),
+        pytest.param((7, 5), CUDA_13, True, id="T4"),
+        pytest.param((8, 9), CUDA_13, True, id="L4 by 8.6's kernels"),
+        pytest.param((10, 3), CUDA_13, True, id="B300 by 10.0's"),
+        pytest.param((9, 0), ["sm_80", "sm_100"], False, id="H100 with kernels of other generations"),
+        pytest.param((9, 0), ["sm_80", "compute_80"], True, id="H100 by code that the driver compiles"),
+        pytest.param((9, 0), ["sm_90a"], True, id="H100 by its own features"),
+        pytest.param((8, 0), ["sm_86"], False, id="A100 with later kernels of its generation"),
+        pytest.param((12, 1), CUDA_13[:-1], True, id="a later card of a generation"),
+    ],
+)
+def test_card_when_torch_was_not_built_for_it_then_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], built: list[str], runs: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "A card")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built)
+    if runs:
+        require_precision(torch.device("cuda"), "fp32")
+        return
+    with pytest.raises(UserError, match=r"no kernels for A card \(compute capability \d\.\d; it was built for sm_"):
+        require_precision(torch.device("cuda"), "fp32")
+
+
+def test_scale_when_new_then_that_of_torch() -> None:
+    assert torch.amp.GradScaler("cpu", enabled=True).get_scale() == FIRST_SCALE
 
 
 def test_scale_when_gradients_overflow_then_halved_and_doubled_after_many_good_steps() -> None:
