@@ -17,7 +17,7 @@ from typing import Final
 
 from diht_k8s.api.documents import dump
 from diht_k8s.api.errors import DihtError
-from diht_k8s.api.reports import parse_progress
+from diht_k8s.api.reports import TimeSpent, parse_progress
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.display import Display, duration
 from diht_k8s.cli.placement import Machine, threads_per_process
@@ -31,6 +31,7 @@ from diht_k8s.pipeline.states import (
     BackOff,
     Expire,
     InPlace,
+    Moments,
     Observed,
     RunState,
     RunStatus,
@@ -40,7 +41,7 @@ from diht_k8s.pipeline.states import (
     Stop,
     Work,
 )
-from diht_k8s.pipeline.work import furthest, in_place_of, logged_work, most_restarts, work_of
+from diht_k8s.pipeline.work import furthest, in_place_of, logged_work, most_restarts, most_spent, work_of
 from diht_k8s.recipe.runtime.parent_death import PARENT_VARIABLE
 
 POLL_S: Final = 0.2
@@ -93,6 +94,7 @@ class Loop:
     """of attempts whose programs have all ended, by name."""
     _work: dict[str, Work | None] = field(default_factory=dict)
     _in_place: dict[str, InPlace | None] = field(default_factory=dict)
+    _spent: dict[str, TimeSpent | None] = field(default_factory=dict)
     """committed work that the log of an attempt named last, by name."""
     _stopped_at: dict[str, float] = field(default_factory=dict)
 
@@ -169,14 +171,16 @@ class Loop:
                 self._work[start.name] = furthest((self._work.get(start.name), logged_work(progress)))
                 said = in_place_of(start.number, (progress.rounds,))
                 self._in_place[start.name] = most_restarts((self._in_place.get(start.name), said))
+                self._spent[start.name] = most_spent((self._spent.get(start.name), progress.time_spent))
         status = self.jobs.status(start.name)
         assert status is not None
         if not status.running:
             self._ended_at.setdefault(start.name, self.clock())
+        began, ended = self._attempts_at[start.name], self._ended_at.get(start.name)
         known = Attempt(
             start.stage, start.number, AttemptState.FAILED, active=status.running, step=start.step,
-            work=self._work.get(start.name), in_place=self._in_place.get(start.name),
-            started_at=self._attempts_at[start.name], ended_at=self._ended_at.get(start.name),
+            work=self._work.get(start.name), in_place=self._in_place.get(start.name), started_at=began, ended_at=ended,
+            moments=Moments(began, began, began, began, ended), spent=self._spent.get(start.name),
         )  # fmt: skip
         if status.failed is None:
             state = AttemptState.RUNNING if status.running else AttemptState.SUCCEEDED
@@ -192,6 +196,7 @@ class Loop:
             work=furthest((known.work, work_of(cause.checkpoint) if cause is not None else None)),
             failed_at=cause.step if cause is not None else None,
             in_place=most_restarts((known.in_place, in_place_of(start.number, (cause.rounds,)) if cause else None)),
+            spent=most_spent((known.spent, cause.time_spent if cause is not None else None)),
         )
 
     def _end_late(self, name: str, running: int) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from diht_k8s.api.bounded_status import bounded
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.redaction import redacted_text
 from diht_k8s.api.reports import Progress
@@ -27,7 +28,6 @@ from diht_k8s.api.status import (
     StageStatus,
     Status,
     Workload,
-    bounded,
 )
 from diht_k8s.api.status import StageState as EntryState
 from diht_k8s.api.times import timestamp
@@ -36,6 +36,7 @@ from diht_k8s.controller.nodes import avoided, suspect_node
 from diht_k8s.controller.observe import ObservedAttempt, RunProblem, entry_name
 from diht_k8s.controller.text import TAIL_WIDTH, one_line
 from diht_k8s.controller.work import newest_checkpoint
+from diht_k8s.pipeline.goodput_status import run_goodput, stage_goodput
 from diht_k8s.pipeline.plan import attempt_name
 from diht_k8s.pipeline.states import ENDED_WELL, FINAL, RunState, RunStatus, StageRecord, StageState
 
@@ -128,6 +129,7 @@ def build_status(
         last_checkpoint=_last_checkpoint(previous, logged, observed),
         stages=stages,
         attempts=attempts,
+        goodput=run_goodput(stages),
     )
     return bounded(status)
 
@@ -207,6 +209,7 @@ def _entry(
         completion_time=((old.completion_time if old is not None else None) or timestamp(now)) if ended else None,
         output_uri=Layout(run.spec.data.output).stage(stage.stage) if stage.state in ENDED_WELL else None,
         cause=cause,
+        goodput=stage_goodput(stage.time, ended=stage.state in ENDED_WELL),
     )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
-from diht_k8s.api.reports import CommittedShards, Progress, Rounds, SavedCheckpoint
+from diht_k8s.api.reports import CommittedShards, Progress, Rounds, SavedCheckpoint, TimeSpent
 from diht_k8s.pipeline.states import InPlace, Work
 
 MOST_STEPS: Final = 2**62
@@ -55,6 +56,33 @@ def in_place_of(attempt: int, rounds: Iterable[Rounds | None]) -> InPlace | None
 def most_restarts(reports: Iterable[InPlace | None]) -> InPlace | None:
     """The report of an attempt that names the most restarts; None without any."""
     return max((each for each in reports if each is not None), key=lambda each: each.restarts, default=None)
+
+
+def most_spent(reports: Iterable[TimeSpent | None]) -> TimeSpent | None:
+    """The account of an attempt's time that covers most of it, without nonsense; None without any."""
+    return max((_sound(each) for each in reports if each is not None), key=lambda each: age_of(each), default=None)
+
+
+def age_of(spent: TimeSpent) -> float:
+    """Seconds that an account covers."""
+    return (
+        spent.starting
+        + spent.steps
+        + spent.data
+        + spent.checkpoints
+        + spent.validation
+        + spent.recovering
+        + spent.other
+    )
+
+
+def _sound(spent: TimeSpent) -> TimeSpent:
+    def sound(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: sound(seconds) for name, seconds in value.items()}
+        return value if value is None else min(max(value, 0.0), float(MOST_SECONDS)) if math.isfinite(value) else 0.0
+
+    return TimeSpent(**{name: sound(value) for name, value in spent})
 
 
 def bounded_step(step: int) -> int:
