@@ -47,7 +47,7 @@ def _with_few_avoided_nodes(status: Status) -> Status:
 
 
 def _with_short_messages(status: Status) -> Status:
-    conditions = [one.model_copy(update={"message": one.message[:48]}) for one in status.conditions]
+    conditions = [one.model_copy(update={"message": one.message[:40]}) for one in status.conditions]
     for index, stage in enumerate(status.stages):
         if stage.cause is not None:
             status = _changed_cause(status, index, message=stage.cause.message[:32])

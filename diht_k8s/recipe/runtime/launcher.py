@@ -22,6 +22,7 @@ from diht_k8s.recipe.runtime.in_place.launcher import launch_in_place
 from diht_k8s.recipe.runtime.parent_death import named_parent
 from diht_k8s.recipe.runtime.preflight import wait_for_hosts
 from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.recipe.runtime.time_spent import STARTING, Clock, handing_over
 from diht_k8s.recipe.runtime.watchdog import Limits, Watchdog, noting_folder
 
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(8 << 30)}
@@ -40,6 +41,7 @@ def launch(
     run_id: str,
     stop: StopFlag | None = None,
     in_place: bool = False,
+    clock: Clock | None = None,
 ) -> None:
     """Run `python -m module arguments` as every rank of this node and wait for all of them.
 
@@ -50,19 +52,23 @@ def launch(
         run_id: name of the run.
         stop: is checked until the agent handles the signals; with `in_place` all the time.
         in_place: start the ranks again in this process when one fails (see `in_place`), instead of ending.
+        clock: this program's account of its time, which rank 0 goes on with.
 
     Raises:
         DihtError: the first rank that failed, with its exit code and message.
         RetryableError: a node of the gang did not appear, or the ranks hung.
     """
-    stop = stop or StopFlag()
+    stop, clock = stop or StopFlag(), clock or Clock()
+    clock.enter(STARTING, "rendezvous")
     wait_for_hosts(gang.hosts, stop=stop)
+    clock.enter(STARTING, "imports")
     for name, value in (MALLOC | RECORDER).items():
         os.environ.setdefault(name, value)
-    if in_place:
-        command = [sys.executable, "-m", module, *arguments]
-        return launch_in_place(gang, command, run_id=run_id, stop=stop, say=_to_stderr, standby=True)
-    return _launch_elastic(gang, module, arguments, run_id, stop)
+    with handing_over(clock):
+        if in_place:
+            command = [sys.executable, "-m", module, *arguments]
+            return launch_in_place(gang, command, run_id=run_id, stop=stop, say=_to_stderr, standby=True)
+        return _launch_elastic(gang, module, arguments, run_id, stop)
 
 
 def _launch_elastic(gang: Gang, module: str, arguments: Sequence[str], run_id: str, stop: StopFlag) -> None:
