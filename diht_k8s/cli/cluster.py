@@ -15,6 +15,7 @@ from diht_k8s.api.redaction import redacted_document
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import StageState, StageStatus, Status
 from diht_k8s.cli.document import warn_of_gpu
+from diht_k8s.cli.goodput import goodput_lines
 from diht_k8s.controller.children import children
 from diht_k8s.controller.mirror.runs import RETRY_ANNOTATION, known_run
 from diht_k8s.controller.observe import entry_name
@@ -119,7 +120,7 @@ def why(name: str, namespace: str | None) -> int:
     document = kube.run(name)
     status = Status.model_validate(document.get("status") or {})
     print(sentence(name, status))
-    for line in details(status):
+    for line in (*details(status), *goodput_lines(status)):
         print(f"  {line}")
     warnings = [event for event in kube.events(document["metadata"]["uid"]) if event["type"] == "Warning"]
     for event in warnings[-SHOWN_EVENTS:]:

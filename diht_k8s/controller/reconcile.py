@@ -201,6 +201,7 @@ class Reconciler:
         new = redacted_status(new, literals(known.document))
         is_new = not known.document["status"]
         known = self._write_status(known, new, cache, now)
+        new = status if cache.owes_pod_counts else new
         if is_new and decided.actions:  # a thousand new runs all get their status before the first one's Job is created
             self._record_events(known, status, new, now)
             return 0.0
