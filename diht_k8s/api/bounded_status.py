@@ -40,7 +40,7 @@ def _with_few_avoided_nodes(status: Status) -> Status:
     stages: list[StageStatus] = []
     for stage in status.stages:
         in_place = stage.restarts_in_place
-        counts = in_place and in_place.model_copy(update={"message": "", "pod": "", "node": ""})
+        counts = in_place and in_place.model_copy(update={"message": "", "pod": "", "node": "", "nodes": []})
         update = {"avoid_nodes": stage.avoid_nodes[-1:], "restarts_in_place": counts}
         stages.append(stage.model_copy(update=update))
     return status.model_copy(update={"stages": stages})

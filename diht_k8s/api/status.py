@@ -109,6 +109,15 @@ class CommittedWork(Written):
     committed."""
 
 
+class FailedRounds(Written):
+    """Rounds that failed on one node."""
+
+    node: Annotated[str, StringConstraints(max_length=253)]
+    """node of the pod whose rank failed."""
+    rounds: Small = 0
+    """rounds that failed there without the program's fault, over all attempts."""
+
+
 class RestartsInPlace(Written):
     """Restarts of a training's processes in their living pods (failurePolicy.restart: InPlace)."""
 
@@ -126,6 +135,8 @@ class RestartsInPlace(Written):
     """pod that it ran in."""
     node: Annotated[str, StringConstraints(max_length=253)] = ""
     """node of that pod."""
+    nodes: Annotated[list[FailedRounds], Keyed("node"), Field(max_length=4)] = []
+    """nodes on which rounds failed; they count as attempts that failed there do."""
 
 
 class Goodput(Written):
@@ -215,8 +226,8 @@ class StageStatus(Written):
     workload: Workload | None = None
     """workload of the newest attempt."""
     avoid_nodes: Annotated[list[Annotated[str, StringConstraints(max_length=253)]], Field(max_length=16)] = []
-    """avoidNodes are nodes that the next attempt keeps away from where others can take it, since two attempts failed
-    there."""
+    """avoidNodes are nodes that the next attempt keeps away from where others can take it, since two attempts or rounds
+    failed there."""
     start_time: Time = None
     """startTime of the first attempt."""
     completion_time: Time = None

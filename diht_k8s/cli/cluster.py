@@ -157,6 +157,7 @@ def details(status: Status) -> list[str]:
     """What helps to understand it: the newest cause, where it happened, the last lines of the program."""
     stage = next((stage for stage in reversed(status.stages) if stage.cause is not None), None)
     rounds = [line for each in status.stages for line in _in_place(each)]
+    rounds += [avoids(each) for each in status.stages if each.avoid_nodes and each.cause is None]
     if stage is None or stage.cause is None or stage.state in (StageState.COMPLETE, StageState.CACHED):
         return [*rounds, *_checkpoint(status)] if not is_true(status, ConditionType.COMPLETE) else []
     cause = stage.cause
@@ -164,10 +165,14 @@ def details(status: Status) -> list[str]:
     code = f", exit code {cause.exit_code}" if cause.exit_code is not None else ""
     lines = [f"last failure of {stage.name}: {cause.reason}{code} ({where}): {cause.message}", _restarts(stage)]
     if stage.avoid_nodes:
-        lines.append(
-            f"the next attempt prefers other nodes than {', '.join(stage.avoid_nodes)}: two attempts failed there"
-        )
+        lines.append(avoids(stage))
     return [*lines, *rounds, *_checkpoint(status), *(f"| {line}" for line in cause.log_tail[-5:])]
+
+
+def avoids(stage: StageStatus) -> str:
+    """Which nodes the next attempt of a stage avoids, and why."""
+    nodes = ", ".join(stage.avoid_nodes)
+    return f"{stage.name}: the next attempt prefers other nodes than {nodes}: two attempts or rounds failed there"
 
 
 def _in_place(stage: StageStatus) -> list[str]:
@@ -175,9 +180,10 @@ def _in_place(stage: StageStatus) -> list[str]:
     if found is None or stage.state in (StageState.COMPLETE, StageState.CACHED):
         return []
     where = f" (pod {found.pod} on node {found.node})" if found.pod else ""
+    often = [f"{each.rounds} rounds failed on node {each.node}" for each in found.nodes if each.rounds > 1]
     return [
         f"{stage.name}: attempt {found.attempt} is in round {found.restarts + 1}, restarted in place{where}: {found.message}; "
-        f"{found.total} restarts in place in all attempts"
+        + "; ".join([*often, f"{found.total} restarts in place in all attempts"])
     ]
 
 

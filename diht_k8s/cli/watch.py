@@ -14,7 +14,7 @@ from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.reports import Progress
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import StageState, StageStatus, Status
-from diht_k8s.cli.cluster import sentence
+from diht_k8s.cli.cluster import avoids, sentence
 from diht_k8s.cli.display import Display, open_display
 from diht_k8s.cli.goodput import goodput_lines
 from diht_k8s.controller.saved_status import condition, is_true
@@ -88,9 +88,7 @@ class Watcher:
         for stage in status.stages:
             if _state(old.get(stage.name)) != _state(stage):
                 self._show_stage(stage, status)
-            now, was = stage.restarts_in_place, (old[stage.name].restarts_in_place if stage.name in old else None)
-            if now is not None and now != was:
-                self.display.note(f"{stage.name}: round {now.restarts + 1} of attempt {now.attempt}: {now.message}")
+            self._show_failures(stage, old.get(stage.name))
         if status.progress != before.progress:
             self._show_progress(status)
         if _attempts(before) != _attempts(status) and before.stages:
@@ -98,6 +96,14 @@ class Watcher:
                 self.display.note(line)
         if status.last_checkpoint is not None and status.last_checkpoint != before.last_checkpoint:
             self.display.note(f"checkpoint of step {status.last_checkpoint.step} is committed")
+
+    def _show_failures(self, stage: StageStatus, old: StageStatus | None) -> None:
+        """Rounds that began in place, and nodes that are avoided from now on."""
+        now, was = stage.restarts_in_place, (old.restarts_in_place if old is not None else None)
+        if now is not None and now != was:
+            self.display.note(f"{stage.name}: round {now.restarts + 1} of attempt {now.attempt}: {now.message}")
+        if stage.avoid_nodes and (old is None or old.avoid_nodes != stage.avoid_nodes):
+            self.display.note(avoids(stage))
 
     def _show_stage(self, stage: StageStatus, status: Status) -> None:
         last = [each for each in status.stages if each.stage is stage.stage][-1]

@@ -23,7 +23,6 @@ from diht_k8s.api.status import (
     PodCounts,
     ProgressStatus,
     Queue,
-    RestartsInPlace,
     RunningTime,
     StageStatus,
     Status,
@@ -32,7 +31,7 @@ from diht_k8s.api.status import (
 from diht_k8s.api.status import StageState as EntryState
 from diht_k8s.api.times import timestamp
 from diht_k8s.controller.conditions import conditions
-from diht_k8s.controller.nodes import avoided, suspect_node
+from diht_k8s.controller.nodes import avoided, restarts_in_place, suspect_node
 from diht_k8s.controller.observe import ObservedAttempt, RunProblem, entry_name
 from diht_k8s.controller.text import TAIL_WIDTH, one_line
 from diht_k8s.controller.work import newest_checkpoint
@@ -188,6 +187,7 @@ def _entry(
     if newly_failed(before, stage):
         cause = _cause(stage, failed_attempt(observed, stage), tails)
     name = attempt_name(run.metadata.name, stage.stage, stage.attempt, stage.step)
+    in_place = restarts_in_place(stage, old.restarts_in_place if old is not None else None, observed)
     return StageStatus(
         name=_name(stage),
         stage=stage.stage,
@@ -198,13 +198,13 @@ def _entry(
         infrastructure_restarts_count_towards_max=_lost(stage),
         healed_until_seconds=stage.healed_until,
         infrastructure_healed_until_seconds=stage.infrastructure_healed_until,
-        restarts_in_place=_in_place(stage, old.restarts_in_place if old is not None else None, observed),
+        restarts_in_place=in_place,
         work=_work(stage),
         out_of_memory=_count(stage.out_of_memory),
         not_before=_time(stage.not_before, old.not_before if old is not None else None),
         backend=(old.backend if old is not None and old.backend else "Job") if started else None,
         workload=Workload(kind="Job", name=name) if started else None,
-        avoid_nodes=avoided(old.avoid_nodes if old is not None else (), attempts, _name(stage)),
+        avoid_nodes=avoided(old.avoid_nodes if old is not None else (), attempts, _name(stage), in_place),
         start_time=((old.start_time if old is not None else None) or timestamp(now)) if started else None,
         completion_time=((old.completion_time if old is not None else None) or timestamp(now)) if ended else None,
         output_uri=Layout(run.spec.data.output).stage(stage.stage) if stage.state in ENDED_WELL else None,
@@ -222,27 +222,6 @@ def _lost(stage: StageRecord) -> int | None:
 def _count(value: int) -> int:
     """A number that the status can hold: somebody else may have set what it was counted on from."""
     return min(value, MAX_COUNT)
-
-
-def _in_place(
-    stage: StageRecord, written: RestartsInPlace | None, observed: list[ObservedAttempt]
-) -> RestartsInPlace | None:
-    if not stage.total_in_place:
-        return None
-    found, known = stage.in_place, written or RestartsInPlace()
-    if (known.attempt, known.restarts) == (found.attempt, found.restarts):
-        return known.model_copy(update={"total": stage.total_in_place})
-    own = [each for each in observed if each.entry == _name(stage) and each.attempt.number == found.attempt]
-    pod = next((pod for each in own for pod in each.pods if pod.index == found.index), None)
-    return RestartsInPlace(
-        total=stage.total_in_place,
-        attempt=found.attempt,
-        restarts=found.restarts,
-        exit_code=found.exit_code,
-        message=one_line(found.message),
-        pod=one_line(pod.name, _WORD) if pod is not None else "",
-        node=pod.node if pod is not None else "",
-    )
 
 
 def _work(stage: StageRecord) -> CommittedWork | None:

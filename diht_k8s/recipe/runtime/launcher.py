@@ -7,6 +7,7 @@ of rank 0, once DNS knows all nodes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from pathlib import Path
 from diht_k8s.api.errors import DihtError, ExitCode, RetryableError, StopRequested
 from diht_k8s.recipe.runtime.gang import STOPPED, Gang, cause_of
 from diht_k8s.recipe.runtime.in_place.launcher import launch_in_place
+from diht_k8s.recipe.runtime.in_place.standby import Standbys
 from diht_k8s.recipe.runtime.parent_death import named_parent
 from diht_k8s.recipe.runtime.preflight import wait_for_hosts
 from diht_k8s.recipe.runtime.signals import StopFlag
@@ -59,16 +61,19 @@ def launch(
         RetryableError: a node of the gang did not appear, or the ranks hung.
     """
     stop, clock = stop or StopFlag(), clock or Clock()
-    clock.enter(STARTING, "rendezvous")
-    wait_for_hosts(gang.hosts, stop=stop)
-    clock.enter(STARTING, "imports")
     for name, value in (MALLOC | RECORDER).items():
         os.environ.setdefault(name, value)
-    with handing_over(clock):
+    command = [sys.executable, "-m", module, *arguments]
+    with contextlib.closing(Standbys(command, gang.processes)) as standbys:
         if in_place:
-            command = [sys.executable, "-m", module, *arguments]
-            return launch_in_place(gang, command, run_id=run_id, stop=stop, say=_to_stderr, standby=True)
-        return _launch_elastic(gang, module, arguments, run_id, stop)
+            standbys.fill()  # they import while this program waits and imports
+        clock.enter(STARTING, "rendezvous")
+        wait_for_hosts(gang.hosts, stop=stop)
+        clock.enter(STARTING, "imports")
+        with handing_over(clock):
+            if in_place:
+                return launch_in_place(gang, command, run_id=run_id, stop=stop, say=_to_stderr, standbys=standbys)
+            return _launch_elastic(gang, module, arguments, run_id, stop)
 
 
 def _launch_elastic(gang: Gang, module: str, arguments: Sequence[str], run_id: str, stop: StopFlag) -> None:

@@ -44,7 +44,7 @@ def launch_in_place(
     run_id: str,
     stop: StopFlag,
     say: Callable[[str], None],
-    standby: bool = False,
+    standbys: Standbys | None = None,
 ) -> None:
     """Run a command as every rank of this node, in as many rounds as it takes, until all nodes are done.
 
@@ -54,14 +54,13 @@ def launch_in_place(
         run_id: name of the run.
         stop: asks the ranks to end.
         say: prints a line for people.
-        standby: keep processes ready for the next round (see `standby`), once all ranks of this node train.
+        standbys: become the ranks (see `standby`), and are filled up again once all ranks of this node train.
 
     Raises:
         DihtError: what ended the gang, with its exit code and message, the same on all nodes.
         StopRequested: a signal came.
         RetryableError: launcher 0 is lost, or a node did not end its ranks in time.
     """
-    standbys = Standbys(command, gang.processes) if standby else None
     launcher = _Launcher(gang, command, run_id, stop, say, standbys)
     try:
         launcher.run()
@@ -108,8 +107,6 @@ class _Launcher:
         """End what runs."""
         if self._ranks is not None:
             self._ranks.end()
-        if self._standbys is not None:
-            self._standbys.close()
         self._control.close()
 
     def run(self) -> None:
