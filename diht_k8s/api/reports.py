@@ -11,6 +11,8 @@ from diht_k8s.api.run import Stage
 
 PROGRESS_PREFIX: Final = '{"diht":"progress"'
 MAX_LINE_BYTES: Final = 4096
+GOODPUT_VARIABLE: Final = "DIHT_GOODPUT"
+"""In the environment of the evaluation, for its page: a list of `{"stage", "wall_seconds", "text"}` as JSON."""
 ROUNDS_VARIABLE: Final = "DIHT_ROUNDS"
 """In the environment of ranks: the rounds of their attempt, as JSON."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diht_k8s.api.status import StageGoodput, StageStatus, Status
-from diht_k8s.pipeline.goodput_status import goodput_of, sentence, stage_goodput
+from diht_k8s.pipeline.goodput_status import for_the_page, goodput_of, sentence, stage_goodput
 from diht_k8s.pipeline.states import RunStatus
 
 START_UP_WORDS = {
@@ -32,12 +32,25 @@ def local_goodput(status: RunStatus) -> list[str]:
         return []
     starts = sum(record.attempt + record.total_in_place for record in records)
     lines = [f"time: {sentence(whole, starts)} ({whole.wall_seconds} s)"]
-    for record in records:
+    for name, shown, attempts in _entries(status):
+        lines.append(f"  {name}: {sentence(shown, attempts)}{_start_up(shown)}")
+    return lines
+
+
+def page_goodput(status: RunStatus) -> str:
+    """The same for the page of a run on this machine."""
+    return for_the_page(_entries(status))
+
+
+def _entries(status: RunStatus) -> list[tuple[str, StageGoodput, int]]:
+    """Name, time and starts of the stages."""
+    found: list[tuple[str, StageGoodput, int]] = []
+    for record in status.stages:
         shown = stage_goodput(record.time, ended=True)
         if shown is not None and shown.wall_seconds:
             name = f"{record.stage}-{record.step}" if record.step else str(record.stage)
-            lines.append(f"  {name}: {sentence(shown, record.attempt + record.total_in_place)}{_start_up(shown)}")
-    return lines
+            found.append((name, shown, record.attempt + record.total_in_place))
+    return found
 
 
 def _starts(stage: StageStatus) -> int:

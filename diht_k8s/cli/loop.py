@@ -17,9 +17,10 @@ from typing import Final
 
 from diht_k8s.api.documents import dump
 from diht_k8s.api.errors import DihtError
-from diht_k8s.api.reports import TimeSpent, parse_progress
+from diht_k8s.api.reports import GOODPUT_VARIABLE, TimeSpent, parse_progress
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.display import Display, duration
+from diht_k8s.cli.goodput import page_goodput
 from diht_k8s.cli.placement import Machine, threads_per_process
 from diht_k8s.launch import stages
 from diht_k8s.launch.local import LocalJobs
@@ -121,7 +122,7 @@ class Loop:
                 self._inspect(unseen)
                 continue
             for action in decided.actions:
-                self._act(action)
+                self._act(action, decided.status)
             self._show(status, decided.status)
             status = decided.status
             if status.state is not RunState.RUNNING and not any(attempt.active for attempt in observed.attempts):
@@ -205,7 +206,7 @@ class Loop:
         if running and asked_at is not None and (self.stopper.requests > 1 or self.clock() > asked_at + GRACE_S):
             self.jobs.kill(name)
 
-    def _act(self, action: Action) -> None:
+    def _act(self, action: Action, status: RunStatus) -> None:
         if isinstance(action, Expire):  # only a cluster deletes runs
             return
         if isinstance(action, Stop):
@@ -214,6 +215,8 @@ class Loop:
                 self.jobs.stop(action.name)
             return
         env = {"DIHT_PROGRESS_SECONDS": "1", PARENT_VARIABLE: str(os.getpid())}
+        if action.stage is Stage.EVALUATE:
+            env[GOODPUT_VARIABLE] = page_goodput(status)
         if "OMP_NUM_THREADS" not in os.environ:
             shaped = stages.shaped_for(self.run, action.stage, action.step)
             env["OMP_NUM_THREADS"] = str(threads_per_process(shaped, action.stage, self.machine))

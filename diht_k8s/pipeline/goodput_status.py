@@ -137,6 +137,15 @@ def _parts(found: Any) -> Parts:
     return Parts(**{_NAMES[int(index)]: _number(value) for index, value in dict(found).items()})
 
 
+def for_the_page(entries: Iterable[tuple[str, Goodput, int]]) -> str:
+    """What the time of the stages before went to, for the environment of the evaluation; their names, times, attempts."""
+    return json.dumps([
+        {"stage": name, "wall_seconds": shown.wall_seconds, "text": sentence(shown, attempts)}
+        for name, shown, attempts in entries
+        if shown.wall_seconds
+    ])  # fmt: skip
+
+
 def sentence(shown: Goodput, attempts: int) -> str:
     """The goodput in words, for example `94.1 % productive; 3.2 % starting in 5 attempts; 1.0 % redone`."""
     wall = shown.wall_seconds

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections import Counter
 from typing import Any
 
 import pytest
 
-from diht_k8s.api.reports import Cause, Progress, TimeSpent
-from diht_k8s.api.run import Stage
+from diht_k8s.api.reports import GOODPUT_VARIABLE, Cause, Progress, TimeSpent
+from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.status import Goodput, StageGoodput, Status
+from diht_k8s.controller.children import children
+from diht_k8s.controller.mirror.runs import known_run
 from diht_k8s.controller.telemetry import metrics, run_metrics
 from diht_k8s.controller.telemetry.run_metrics import PARTS
+from diht_k8s.pipeline.states import Start
 from tests.unit.controller.documents import NOW, at
 from tests.unit.controller.fake import FakeCluster, Process
-from tests.unit.controller.stories import Clock, settle, status, training
+from tests.unit.controller.stories import Clock, make, settle, status, training
 
 
 def line(spent: TimeSpent) -> str:
@@ -165,3 +169,22 @@ def test_metric_makes_up_for_work_that_turned_out_to_be_lost(counted: Any) -> No
         )
         run_metrics.count_changes(before, new)
     assert counted() == {"productive": 90, "lost": 20}
+
+
+def test_evaluation_is_told_what_the_time_of_the_stages_before_went_to() -> None:
+    document = make().runs["r"]
+    times = {"wallSeconds": 100, "productiveSeconds": 90, "productivePercent": "90.0", "startingSeconds": 10}
+    stage = {"name": "train", "stage": "train", "state": "Complete", "attempt": 2, "goodput": times}
+    known = known_run({**document, "status": {"stages": [stage]}})
+    run = DihtRun.model_validate({key: document[key] for key in ("apiVersion", "kind", "metadata", "spec")})
+
+    def env(stage: Stage) -> dict[str, str]:
+        *_, job = children(known, run, Start(stage, 1, f"r-{stage}-1"))
+        [container] = job["spec"]["template"]["spec"]["containers"]
+        return {each["name"]: each.get("value", "") for each in container["env"]}
+
+    [told] = json.loads(env(Stage.EVALUATE)[GOODPUT_VARIABLE])
+    assert told == {
+        "stage": "train", "wall_seconds": 100, "text": "90.0 % productive; 10.0 % starting in 2 attempts",
+    }  # fmt: skip
+    assert GOODPUT_VARIABLE not in env(Stage.TRAIN)
