@@ -130,9 +130,7 @@ def _ended(time: StageTime, attempt: Attempt) -> StageTime:
 
 def _closed(time: StageTime) -> StageTime:
     """The time with its open attempt among the closed ones; where it got to is kept for the next one."""
-    known = {"path": time.path, "kept": time.kept, "lost": time.lost}
-    if time.told_spent:
-        known = {"path": time.open_path, "kept": time.open_kept, "lost": time.lost + time.open_lost}
+    told = time.told_spent
     return StageTime(
         since=time.since,
         until=time.until,
@@ -141,7 +139,9 @@ def _closed(time: StageTime) -> StageTime:
         told=time.until,
         suspended=time.pausing,
         start_up=time.start_up,
-        **known,
+        path=time.open_path if told else time.path,
+        kept=time.open_kept if told else time.kept,
+        lost=time.lost + (time.open_lost if told else 0.0),
     )
 
 

@@ -94,8 +94,7 @@ def saved_time(shown: StageGoodput | None) -> StageTime:
         parts, until = parts_of(shown), min(seconds(shown.until) or 0.0, MOST_SECONDS)
         since = max(0.0, until - parts.total)
         path, worked = parts.productive, replace(parts, productive=parts.productive + parts.lost, lost=0.0)
-        settled = {"closed": worked, "lost": parts.lost, "path": path, "kept": path}
-        return StageTime(since=since, until=until, base=until, told=until, **settled)
+        return StageTime(since, until, closed=worked, base=until, told=until, path=path, kept=path, lost=parts.lost)
 
 
 def _ledger(time: StageTime) -> str:

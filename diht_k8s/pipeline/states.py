@@ -137,7 +137,7 @@ class StageTime:
     """the same of the newest one, as are the next two."""
     open_path: float = 0.0
     open_kept: float = 0.0
-    start_up: Mapping[str, float] = field(default_factory=dict)
+    start_up: Mapping[str, float] = field(default_factory=dict[str, float])
     """parts of its newest start."""
 
 

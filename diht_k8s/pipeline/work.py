@@ -77,12 +77,16 @@ def age_of(spent: TimeSpent) -> float:
 
 
 def _sound(spent: TimeSpent) -> TimeSpent:
-    def sound(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: sound(seconds) for name, seconds in value.items()}
-        return value if value is None else min(max(value, 0.0), float(MOST_SECONDS)) if math.isfinite(value) else 0.0
+    def sound(value: float | None) -> float | None:
+        return value if value is None else _seconds(value)
 
-    return TimeSpent(**{name: sound(value) for name, value in spent})
+    start_up = {name: _seconds(seconds) for name, seconds in spent.start_up.items()}
+    numbers: dict[str, Any] = {name: sound(value) for name, value in spent if name != "start_up"}
+    return TimeSpent(**numbers, start_up=start_up)
+
+
+def _seconds(value: float) -> float:
+    return min(max(value, 0.0), float(MOST_SECONDS)) if math.isfinite(value) else 0.0
 
 
 def bounded_step(step: int) -> int:

@@ -84,7 +84,9 @@ class Clock:
         if self._resumed is not None:
             first = self._base.resumed is None
             sums["resumed"] = self._resumed if first else self._base.resumed
-            sums["lost"] = self._base.lost if first else self._base.lost + max(0.0, self._base.path - self._resumed)
+            sums["lost"] = (
+                self._base.lost if first else self._base.lost + max(0.0, (self._base.path or 0.0) - self._resumed)
+            )
             sums |= {"path": round(self._path, 3), "kept": round(self._kept, 3)}
         return TimeSpent(**{**base, **sums})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass, replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -28,7 +29,7 @@ def seen(
     return Attempt(T, number, state, moments=Moments(created, admitted, placed, running, ended), spent=spent)
 
 
-def spent(steps: float, *, starting: float = 10, resumed: float = 0, kept: float = 0, **other: float) -> TimeSpent:
+def spent(steps: float, *, starting: float = 10, resumed: float = 0, kept: float = 0, **other: Any) -> TimeSpent:
     path = resumed + steps - other.get("lost", 0)
     return TimeSpent(starting=starting, steps=steps, resumed=resumed, path=path, kept=kept, **other)
 
@@ -197,7 +198,7 @@ def look(record: StageRecord, attempts: list[Attempt], *, another: bool) -> Stag
     return found.stages[0]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(one_attempt, min_size=1, max_size=8))
 def test_parts_sum_to_the_wall_time_whatever_happens(history: list[dict[str, float]]) -> None:
     record, world = play(StageRecord(T), history)
@@ -227,7 +228,7 @@ def test_nonsense_of_a_program_changes_no_sum() -> None:
 
 def test_largest_ledger_fits_its_field() -> None:
     most = Parts(*[9999999999.99] * 11)
-    numbers = {name: 9999999999.99 for name in ("since", "until", "base", "told", "lost", "path", "kept", "open_lost", "open_path", "open_kept")}  # fmt: skip
+    numbers: dict[str, Any] = {name: 9999999999.99 for name in ("since", "until", "base", "told", "lost", "path", "kept", "open_lost", "open_path", "open_kept")}  # fmt: skip
     time = StageTime(closed=most, open=most, tail=Parts(other=9999999999.99), attempt=2**31 - 1, **numbers)
     assert stage_goodput(time, ended=False) is not None
 
