@@ -101,12 +101,13 @@ def _log_folder(run: DihtRun) -> Iterator[Path]:
 
 
 def _print_end(run: DihtRun, status: RunStatus, log: Path | None, until: Stage | None, console: Console) -> int:
+    for line in local_goodput(status):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if status.state is RunState.COMPLETE:
-        for line in (*local_goodput(status), *_results(run, until)):
+        for line in _results(run, until):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         return ExitCode.DONE
-    for line in (status.message, *local_goodput(status)):
-        print(f"diht: {line}", file=sys.stderr)
+    print(f"diht: {status.message}", file=sys.stderr)
     if status.state is RunState.STOPPED:
         print(f"diht: finished work is kept; to resume: {_command()}", file=sys.stderr)
     elif log is not None:
