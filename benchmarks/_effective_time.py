@@ -90,6 +90,12 @@ class Setting:
     most_days: float = 400.0
     policy: dict[str, Any] = field(default_factory=dict)
     """failurePolicy."""
+    faults_s: tuple[float, ...] = ()
+    """seconds of work in each attempt before it fails, to play faults that were injected; empty draws them."""
+    mix: tuple[Kind, ...] = MIX
+    """kinds of faults."""
+    first_wait_s: float = 2.0
+    """before the first restart; see `BackOff`."""
 
     @property
     def mtbf_s(self) -> float:
@@ -149,7 +155,8 @@ class Simulation:
         self._setting, self._planner = setting, planner
         self._random = random.Random(seed)
         self._run = document(setting.policy)
-        self._back_off = BackOff(jitter=self._random.random())
+        self._back_off = BackOff(setting.first_wait_s, jitter=self._random.random())
+        self._faults = iter(setting.faults_s)
         self._need = setting.days * DAY
         self._now = self._saved = 0.0
         self._repaired: list[float] = []
@@ -176,7 +183,7 @@ class Simulation:
     def _attempt(self, start: Start) -> Attempt:
         """Play one attempt until it ends."""
         setting, began = self._setting, self._now
-        fault_s = setting.fault_after_s or self._random.expovariate(setting.gpus / (setting.gpu_hours_per_fault * 3600))
+        fault_s = self._fault_after()
         hours = setting.preempted_every_h
         preempted_s = self._random.expovariate(1 / (hours * 3600)) if hours else math.inf
         slower = 1 + setting.stall_s / setting.checkpoint_s
@@ -195,10 +202,19 @@ class Simulation:
         self._work(max(0.0, fault_s - setting.startup_s) / slower)
         return self._fault(start, began, fault_s)
 
+    def _fault_after(self) -> float:
+        """Seconds from the start of an attempt to its fault."""
+        setting = self._setting
+        if setting.faults_s:
+            slower = 1 + setting.stall_s / setting.checkpoint_s
+            return setting.startup_s + next(self._faults, math.inf) * slower
+        return setting.fault_after_s or self._random.expovariate(setting.gpus / (setting.gpu_hours_per_fault * 3600))
+
     def _fault(self, start: Start, began: float, fault_s: float) -> Attempt:
-        kind = MIX[0]
+        mix = self._setting.mix
+        kind = mix[0]
         if self._setting.fault_after_s is None:
-            kind = self._random.choices(MIX, [each.share for each in MIX])[0]
+            kind = self._random.choices(mix, [each.share for each in mix])[0]
         self._failures += 1
         self._now = began + fault_s + kind.found_s
         code = None if kind.infrastructure else 75

@@ -11,6 +11,8 @@ from diht_k8s.api.run import Stage
 
 PROGRESS_PREFIX: Final = '{"diht":"progress"'
 MAX_LINE_BYTES: Final = 4096
+GOODPUT_VARIABLE: Final = "DIHT_GOODPUT"
+"""In the environment of the evaluation, for its page: a list of `{"stage", "wall_seconds", "text"}` as JSON."""
 ROUNDS_VARIABLE: Final = "DIHT_ROUNDS"
 """In the environment of ranks: the rounds of their attempt, as JSON."""
 
@@ -48,6 +50,34 @@ class Rounds(Record):
     """furthest step at which a round failed, from 1; None if unknown."""
 
 
+class TimeSpent(Record):
+    """What the program of an attempt has spent its time on since it began, over all rounds, in seconds.
+
+    `starting` to `other` add up to its age.
+    """
+
+    starting: float = 0.0
+    steps: float = 0.0
+    data: float = 0.0
+    """waiting for it."""
+    checkpoints: float = 0.0
+    """standing still for them."""
+    validation: float = 0.0
+    recovering: float = 0.0
+    """from the last step of a round to the start of the next."""
+    other: float = 0.0
+    lost: float = 0.0
+    """of the steps: later rounds have redone them."""
+    resumed: float | None = None
+    """seconds of steps behind the position at which the attempt began, over all attempts; None where nobody counts."""
+    path: float | None = None
+    """the same at its present position."""
+    kept: float | None = None
+    """the same at its newest committed checkpoint."""
+    start_up: dict[str, float] = {}
+    """parts of the newest round's `starting`."""
+
+
 class CommittedShards(Record):
     """Shards of a stage that are committed: another attempt need not repeat them."""
 
@@ -77,6 +107,7 @@ class Progress(Record):
     """of a training that restarts in place."""
     shards: CommittedShards | None = None
     """of a stage whose workers share shards, once some are committed."""
+    time_spent: TimeSpent | None = None
 
     def line(self) -> str:
         """The line as printed on stdout."""
@@ -130,6 +161,8 @@ class Cause(Record):
     """of a training: the newest one, since the log that names it may be lost."""
     rounds: Rounds | None = None
     """of a training that restarts in place."""
+    time_spent: TimeSpent | None = None
+    """of a training, up to its last step."""
 
     def encoded(self) -> str:
         """At most 4 KiB of JSON, as Kubernetes limits termination messages."""

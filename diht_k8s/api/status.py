@@ -12,7 +12,6 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from diht_k8s.api.base import Keyed, Model
-from diht_k8s.api.documents import canonical_json
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.run import Stage
 from diht_k8s.api.times import KnownTime, Time
@@ -110,6 +109,15 @@ class CommittedWork(Written):
     committed."""
 
 
+class FailedRounds(Written):
+    """Rounds that failed on one node."""
+
+    node: Annotated[str, StringConstraints(max_length=253)]
+    """node of the pod whose rank failed."""
+    rounds: Small = 0
+    """rounds that failed there without the program's fault, over all attempts."""
+
+
 class RestartsInPlace(Written):
     """Restarts of a training's processes in their living pods (failurePolicy.restart: InPlace)."""
 
@@ -127,6 +135,59 @@ class RestartsInPlace(Written):
     """pod that it ran in."""
     node: Annotated[str, StringConstraints(max_length=253)] = ""
     """node of that pod."""
+    nodes: Annotated[list[FailedRounds], Keyed("node"), Field(max_length=4)] = []
+    """nodes on which rounds failed; they count as attempts that failed there do."""
+
+
+class Goodput(Written):
+    """What the wall time of a stage, or of all stages, went to: the seconds from queued to other add up to it."""
+
+    wall_seconds: Small = 0
+    """wallSeconds from the first attempt to the end, or to what the programs have told."""
+    productive_percent: Decimal | None = None
+    """productivePercent is the goodput: productive seconds over wall seconds."""
+    productive_seconds: Small = 0
+    """productiveSeconds of work that counts: a training's steps without those that were redone."""
+    lost_seconds: Small = 0
+    """lostSeconds of work that was done again, since no checkpoint held it."""
+    queued_seconds: Small = 0
+    """queuedSeconds until an attempt was admitted."""
+    scheduling_seconds: Small = 0
+    """schedulingSeconds from admission to a node."""
+    starting_seconds: Small = 0
+    """startingSeconds from a node to the first step."""
+    checkpointing_seconds: Small = 0
+    """checkpointingSeconds in which the training stood still for checkpoints."""
+    validating_seconds: Small = 0
+    """validatingSeconds of the held-out loss."""
+    waiting_for_data_seconds: Small = 0
+    """waitingForDataSeconds of a training."""
+    recovering_seconds: Small = 0
+    """recoveringSeconds from the last word of a program that failed to the next attempt."""
+    suspended_seconds: Small = 0
+    """suspendedSeconds in which nobody wanted it to run."""
+    other_seconds: Small = 0
+    """otherSeconds between stages, and at the end of an attempt: exports, commits."""
+
+
+class StartUp(Written):
+    """Part of the newest start."""
+
+    name: Word
+    """name of the part: pod, imports, rendezvous, checkpoint, firstBatch."""
+    seconds: Decimal
+    """seconds as decimal text."""
+
+
+class StageGoodput(Goodput):
+    """What the wall time of one stage went to."""
+
+    start_up: Annotated[list[StartUp], Keyed("name"), Field(max_length=8)] = []
+    """startUp is the newest start's time by parts."""
+    until: Time = None
+    """until when it counts."""
+    ledger: Annotated[str, StringConstraints(max_length=800)] = ""
+    """ledger is what the operator needs to count on: of the newest attempt, and of the ones before it."""
 
 
 class StageStatus(Written):
@@ -165,8 +226,8 @@ class StageStatus(Written):
     workload: Workload | None = None
     """workload of the newest attempt."""
     avoid_nodes: Annotated[list[Annotated[str, StringConstraints(max_length=253)]], Field(max_length=16)] = []
-    """avoidNodes are nodes that the next attempt keeps away from where others can take it, since two attempts failed
-    there."""
+    """avoidNodes are nodes that the next attempt keeps away from where others can take it, since two attempts or rounds
+    failed there."""
     start_time: Time = None
     """startTime of the first attempt."""
     completion_time: Time = None
@@ -175,6 +236,8 @@ class StageStatus(Written):
     """outputUri is the folder with the stage's committed output."""
     cause: FailureCause | None = None
     """cause of the newest failure."""
+    goodput: StageGoodput | None = None
+    """goodput says what the stage's wall time went to."""
 
 
 class AttemptStatus(Written):
@@ -305,91 +368,10 @@ class Status(Written):
     """stages in order."""
     attempts: Annotated[list[AttemptStatus], Field(max_length=MAX_ATTEMPTS)] = []
     """attempts: the last five of all stages, newest last."""
+    goodput: Goodput | None = None
+    """goodput of all stages together."""
 
 
 def wire(status: Status) -> dict[str, Any]:
     """The status as it goes to the API server: set fields only, so that equal statuses are equal documents."""
     return status.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-
-
-def bounded(status: Status, max_bytes: int = MAX_STATUS_BYTES) -> Status:
-    """The status cut to its maximum size: first the log tails, oldest stage first, then the messages."""
-    for index in range(len(status.stages)):
-        if _size(status) <= max_bytes:
-            return status
-        status = _changed_cause(status, index, log_tail=[])
-    for index, stage in enumerate(status.stages):
-        if _size(status) <= max_bytes:
-            return status
-        if stage.cause is not None:
-            status = _changed_cause(status, index, message=stage.cause.message[:128])
-    if _size(status) <= max_bytes:
-        return status
-    conditions = [one.model_copy(update={"message": one.message[:256]}) for one in status.conditions]
-    status = status.model_copy(update={"conditions": conditions})
-    cuts = (_without_metrics, _with_few_avoided_nodes, _with_short_messages, _without_outputs, _with_the_newest)
-    for cut in (*cuts, _without_queue_and_checkpoint):
-        if _size(status) <= max_bytes:
-            return status
-        status = cut(status)
-    return status
-
-
-def _without_metrics(status: Status) -> Status:
-    progress = status.progress.model_copy(update={"metrics": []}) if status.progress is not None else None
-    queue = status.queue.model_copy(update={"reason": status.queue.reason[:128]}) if status.queue is not None else None
-    return status.model_copy(update={"progress": progress, "queue": queue})
-
-
-def _with_few_avoided_nodes(status: Status) -> Status:
-    """And without the text of restarts in place, which is in the events."""
-    stages: list[StageStatus] = []
-    for stage in status.stages:
-        in_place = stage.restarts_in_place
-        counts = in_place and in_place.model_copy(update={"message": "", "pod": "", "node": ""})
-        update = {"avoid_nodes": stage.avoid_nodes[-1:], "restarts_in_place": counts}
-        stages.append(stage.model_copy(update=update))
-    return status.model_copy(update={"stages": stages})
-
-
-def _with_short_messages(status: Status) -> Status:
-    conditions = [one.model_copy(update={"message": one.message[:48]}) for one in status.conditions]
-    for index, stage in enumerate(status.stages):
-        if stage.cause is not None:
-            status = _changed_cause(status, index, message=stage.cause.message[:32])
-    return status.model_copy(update={"conditions": conditions})
-
-
-def _without_outputs(status: Status) -> Status:
-    """The folder of a stage follows from data.output; the nodes of attempts and causes are in the events."""
-    for index in range(len(status.stages)):
-        status = _changed_cause(status, index, node="")
-    stages = [stage.model_copy(update={"output_uri": None, "avoid_nodes": []}) for stage in status.stages]
-    attempts = [attempt.model_copy(update={"node": ""}) for attempt in status.attempts]
-    return status.model_copy(update={"stages": stages, "attempts": attempts})
-
-
-def _with_the_newest(status: Status) -> Status:
-    """The last cause and the last attempt alone: `diht why` needs no other."""
-    last = max((index for index, stage in enumerate(status.stages) if stage.cause is not None), default=0)
-    none = {"cause": None}
-    stages = [each if index == last else each.model_copy(update=none) for index, each in enumerate(status.stages)]
-    return status.model_copy(update={"stages": stages, "attempts": status.attempts[-1:]})
-
-
-def _without_queue_and_checkpoint(status: Status) -> Status:
-    """Kueue and storage know them."""
-    return status.model_copy(update={"queue": None, "last_checkpoint": None})
-
-
-def _size(status: Status) -> int:
-    return len(canonical_json(wire(status)).encode())
-
-
-def _changed_cause(status: Status, index: int, **update: object) -> Status:
-    stage = status.stages[index]
-    if stage.cause is None:
-        return status
-    stages = list(status.stages)
-    stages[index] = stage.model_copy(update={"cause": stage.cause.model_copy(update=update)})
-    return status.model_copy(update={"stages": stages})

@@ -15,6 +15,7 @@ from diht_k8s.api.redaction import redacted_document
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import StageState, StageStatus, Status
 from diht_k8s.cli.document import warn_of_gpu
+from diht_k8s.cli.goodput import goodput_lines
 from diht_k8s.controller.children import children
 from diht_k8s.controller.mirror.runs import RETRY_ANNOTATION, known_run
 from diht_k8s.controller.observe import entry_name
@@ -119,7 +120,7 @@ def why(name: str, namespace: str | None) -> int:
     document = kube.run(name)
     status = Status.model_validate(document.get("status") or {})
     print(sentence(name, status))
-    for line in details(status):
+    for line in (*details(status), *goodput_lines(status)):
         print(f"  {line}")
     warnings = [event for event in kube.events(document["metadata"]["uid"]) if event["type"] == "Warning"]
     for event in warnings[-SHOWN_EVENTS:]:
@@ -156,6 +157,7 @@ def details(status: Status) -> list[str]:
     """What helps to understand it: the newest cause, where it happened, the last lines of the program."""
     stage = next((stage for stage in reversed(status.stages) if stage.cause is not None), None)
     rounds = [line for each in status.stages for line in _in_place(each)]
+    rounds += [avoids(each) for each in status.stages if each.avoid_nodes and each.cause is None]
     if stage is None or stage.cause is None or stage.state in (StageState.COMPLETE, StageState.CACHED):
         return [*rounds, *_checkpoint(status)] if not is_true(status, ConditionType.COMPLETE) else []
     cause = stage.cause
@@ -163,10 +165,14 @@ def details(status: Status) -> list[str]:
     code = f", exit code {cause.exit_code}" if cause.exit_code is not None else ""
     lines = [f"last failure of {stage.name}: {cause.reason}{code} ({where}): {cause.message}", _restarts(stage)]
     if stage.avoid_nodes:
-        lines.append(
-            f"the next attempt prefers other nodes than {', '.join(stage.avoid_nodes)}: two attempts failed there"
-        )
+        lines.append(avoids(stage))
     return [*lines, *rounds, *_checkpoint(status), *(f"| {line}" for line in cause.log_tail[-5:])]
+
+
+def avoids(stage: StageStatus) -> str:
+    """Which nodes the next attempt of a stage avoids, and why."""
+    nodes = ", ".join(stage.avoid_nodes)
+    return f"{stage.name}: the next attempt prefers other nodes than {nodes}: two attempts or rounds failed there"
 
 
 def _in_place(stage: StageStatus) -> list[str]:
@@ -174,9 +180,10 @@ def _in_place(stage: StageStatus) -> list[str]:
     if found is None or stage.state in (StageState.COMPLETE, StageState.CACHED):
         return []
     where = f" (pod {found.pod} on node {found.node})" if found.pod else ""
+    often = [f"{each.rounds} rounds failed on node {each.node}" for each in found.nodes if each.rounds > 1]
     return [
         f"{stage.name}: attempt {found.attempt} is in round {found.restarts + 1}, restarted in place{where}: {found.message}; "
-        f"{found.total} restarts in place in all attempts"
+        + "; ".join([*often, f"{found.total} restarts in place in all attempts"])
     ]
 
 

@@ -17,9 +17,10 @@ from typing import Final
 
 from diht_k8s.api.documents import dump
 from diht_k8s.api.errors import DihtError
-from diht_k8s.api.reports import parse_progress
+from diht_k8s.api.reports import GOODPUT_VARIABLE, TimeSpent, parse_progress
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.display import Display, duration
+from diht_k8s.cli.goodput import page_goodput
 from diht_k8s.cli.placement import Machine, threads_per_process
 from diht_k8s.launch import stages
 from diht_k8s.launch.local import LocalJobs
@@ -31,6 +32,7 @@ from diht_k8s.pipeline.states import (
     BackOff,
     Expire,
     InPlace,
+    Moments,
     Observed,
     RunState,
     RunStatus,
@@ -40,7 +42,7 @@ from diht_k8s.pipeline.states import (
     Stop,
     Work,
 )
-from diht_k8s.pipeline.work import furthest, in_place_of, logged_work, most_restarts, work_of
+from diht_k8s.pipeline.work import furthest, in_place_of, logged_work, most_restarts, most_spent, work_of
 from diht_k8s.recipe.runtime.parent_death import PARENT_VARIABLE
 
 POLL_S: Final = 0.2
@@ -93,6 +95,7 @@ class Loop:
     """of attempts whose programs have all ended, by name."""
     _work: dict[str, Work | None] = field(default_factory=dict)
     _in_place: dict[str, InPlace | None] = field(default_factory=dict)
+    _spent: dict[str, TimeSpent | None] = field(default_factory=dict)
     """committed work that the log of an attempt named last, by name."""
     _stopped_at: dict[str, float] = field(default_factory=dict)
 
@@ -119,7 +122,7 @@ class Loop:
                 self._inspect(unseen)
                 continue
             for action in decided.actions:
-                self._act(action)
+                self._act(action, decided.status)
             self._show(status, decided.status)
             status = decided.status
             if status.state is not RunState.RUNNING and not any(attempt.active for attempt in observed.attempts):
@@ -169,14 +172,16 @@ class Loop:
                 self._work[start.name] = furthest((self._work.get(start.name), logged_work(progress)))
                 said = in_place_of(start.number, (progress.rounds,))
                 self._in_place[start.name] = most_restarts((self._in_place.get(start.name), said))
+                self._spent[start.name] = most_spent((self._spent.get(start.name), progress.time_spent))
         status = self.jobs.status(start.name)
         assert status is not None
         if not status.running:
             self._ended_at.setdefault(start.name, self.clock())
+        began, ended = self._attempts_at[start.name], self._ended_at.get(start.name)
         known = Attempt(
             start.stage, start.number, AttemptState.FAILED, active=status.running, step=start.step,
-            work=self._work.get(start.name), in_place=self._in_place.get(start.name),
-            started_at=self._attempts_at[start.name], ended_at=self._ended_at.get(start.name),
+            work=self._work.get(start.name), in_place=self._in_place.get(start.name), started_at=began, ended_at=ended,
+            moments=Moments(began, began, began, began, ended), spent=self._spent.get(start.name),
         )  # fmt: skip
         if status.failed is None:
             state = AttemptState.RUNNING if status.running else AttemptState.SUCCEEDED
@@ -192,6 +197,7 @@ class Loop:
             work=furthest((known.work, work_of(cause.checkpoint) if cause is not None else None)),
             failed_at=cause.step if cause is not None else None,
             in_place=most_restarts((known.in_place, in_place_of(start.number, (cause.rounds,)) if cause else None)),
+            spent=most_spent((known.spent, cause.time_spent if cause is not None else None)),
         )
 
     def _end_late(self, name: str, running: int) -> None:
@@ -200,7 +206,7 @@ class Loop:
         if running and asked_at is not None and (self.stopper.requests > 1 or self.clock() > asked_at + GRACE_S):
             self.jobs.kill(name)
 
-    def _act(self, action: Action) -> None:
+    def _act(self, action: Action, status: RunStatus) -> None:
         if isinstance(action, Expire):  # only a cluster deletes runs
             return
         if isinstance(action, Stop):
@@ -209,6 +215,8 @@ class Loop:
                 self.jobs.stop(action.name)
             return
         env = {"DIHT_PROGRESS_SECONDS": "1", PARENT_VARIABLE: str(os.getpid())}
+        if action.stage is Stage.EVALUATE:
+            env[GOODPUT_VARIABLE] = page_goodput(status)
         if "OMP_NUM_THREADS" not in os.environ:
             shaped = stages.shaped_for(self.run, action.stage, action.step)
             env["OMP_NUM_THREADS"] = str(threads_per_process(shaped, action.stage, self.machine))

@@ -22,6 +22,7 @@ from diht_k8s.api.layout import Layout
 from diht_k8s.api.redaction import redacted_override
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.display import open_display
+from diht_k8s.cli.goodput import local_goodput
 from diht_k8s.cli.loop import InspectionError, Loop, Stopper
 from diht_k8s.cli.placement import place, this_machine
 from diht_k8s.launch.local import LocalJobs
@@ -100,6 +101,8 @@ def _log_folder(run: DihtRun) -> Iterator[Path]:
 
 
 def _print_end(run: DihtRun, status: RunStatus, log: Path | None, until: Stage | None, console: Console) -> int:
+    for line in local_goodput(status):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if status.state is RunState.COMPLETE:
         for line in _results(run, until):
             console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -14,8 +14,9 @@ from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.reports import Progress
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import StageState, StageStatus, Status
-from diht_k8s.cli.cluster import sentence
+from diht_k8s.cli.cluster import avoids, sentence
 from diht_k8s.cli.display import Display, open_display
+from diht_k8s.cli.goodput import goodput_lines
 from diht_k8s.controller.saved_status import condition, is_true
 from diht_k8s.controller.text import one_line
 from diht_k8s.kube.runs import RunClient, open_kube
@@ -61,6 +62,8 @@ class Watcher:
                 self.display.note(f"{error}; retrying")
             if (code := self.end()) is not None:
                 self.display.note(sentence(self.name, self._last))
+                for line in goodput_lines(self._last):
+                    self.display.note(line)
                 return code
             self.sleep(EVERY_S)
 
@@ -85,13 +88,22 @@ class Watcher:
         for stage in status.stages:
             if _state(old.get(stage.name)) != _state(stage):
                 self._show_stage(stage, status)
-            now, was = stage.restarts_in_place, (old[stage.name].restarts_in_place if stage.name in old else None)
-            if now is not None and now != was:
-                self.display.note(f"{stage.name}: round {now.restarts + 1} of attempt {now.attempt}: {now.message}")
+            self._show_failures(stage, old.get(stage.name))
         if status.progress != before.progress:
             self._show_progress(status)
+        if _attempts(before) != _attempts(status) and before.stages:
+            for line in goodput_lines(status)[:1]:
+                self.display.note(line)
         if status.last_checkpoint is not None and status.last_checkpoint != before.last_checkpoint:
             self.display.note(f"checkpoint of step {status.last_checkpoint.step} is committed")
+
+    def _show_failures(self, stage: StageStatus, old: StageStatus | None) -> None:
+        """Rounds that began in place, and nodes that are avoided from now on."""
+        now, was = stage.restarts_in_place, (old.restarts_in_place if old is not None else None)
+        if now is not None and now != was:
+            self.display.note(f"{stage.name}: round {now.restarts + 1} of attempt {now.attempt}: {now.message}")
+        if stage.avoid_nodes and (old is None or old.avoid_nodes != stage.avoid_nodes):
+            self.display.note(avoids(stage))
 
     def _show_stage(self, stage: StageStatus, status: Status) -> None:
         last = [each for each in status.stages if each.stage is stage.stage][-1]
@@ -117,6 +129,10 @@ class Watcher:
             metrics={metric.name: float(metric.value) for metric in progress.metrics},
         )
         self.display.progress(line)
+
+
+def _attempts(status: Status) -> list[tuple[str, int]]:
+    return [(stage.name, stage.attempt) for stage in status.stages]
 
 
 def _state(stage: StageStatus | None) -> tuple[StageState, int] | None:

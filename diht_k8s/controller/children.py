@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from diht_k8s.api.reports import GOODPUT_VARIABLE
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.controller.mirror.runs import KnownRun
 from diht_k8s.controller.nodes import keep_away
@@ -11,6 +12,7 @@ from diht_k8s.controller.observe import entry_name
 from diht_k8s.kube.summaries import ATTEMPT_LABEL, RUN_LABEL, STAGE_LABEL
 from diht_k8s.launch.render import JobConfig, render
 from diht_k8s.launch.stages import stage_app
+from diht_k8s.pipeline.goodput_status import for_the_page
 from diht_k8s.pipeline.states import Start
 
 MANAGED_BY: Final = "diht-operator"
@@ -37,6 +39,9 @@ def children(known: KnownRun, run: DihtRun, start: Start, job_ttl_s: int | None 
         ttl_seconds_after_finished=job_ttl_s,
     )
     app = stage_app(run, start.stage, step=start.step)
+    if start.stage is Stage.EVALUATE:
+        timed = [(each.name, each.goodput, each.attempt) for each in known.status.stages if each.goodput is not None]
+        app.roles[0].env[GOODPUT_VARIABLE] = for_the_page(timed)
     objects = render(app, config, start.name, labels=labels, owner=known.owner_reference)
     entry = next((stage for stage in known.status.stages if stage.name == labels[STAGE_LABEL]), None)
     for job in (item for item in objects if item["kind"] == "Job"):

@@ -163,7 +163,7 @@ def _observe_attempt(
     stage, step = entry_parts(entry)
     lost = tuple(pod for pod in pods if is_lost(pod, now))
     active = sum(not pod.ended and pod not in lost for pod in pods)
-    base = with_reports(Attempt(stage, number, AttemptState.RUNNING, active=active, step=step), pods)
+    base = with_reports(Attempt(stage, number, AttemptState.RUNNING, active=active, step=step), job, pods)
     base = _timed(base, job, pods)
     if job is None:  # somebody removed the Job; its pods follow
         message = f"the Job of attempt {number} was deleted without its pods: waits until {active} are gone"

@@ -45,6 +45,7 @@ from diht_k8s.controller.warning_events import WarningEvents
 from diht_k8s.controller.work import with_logged
 from diht_k8s.kube.client import Cluster, ClusterError
 from diht_k8s.kube.summaries import RUN_LABEL, JobSummary, PodSummary, pod_summary
+from diht_k8s.pipeline.goodput import with_goodput
 from diht_k8s.pipeline.plan import CLUSTER_STEPS, plan
 from diht_k8s.pipeline.states import FINAL, Attempt, AttemptState, BackOff, Observed, RunPlan, RunStatus, StageState
 
@@ -192,6 +193,7 @@ class Reconciler:
             decided = self._plan(known, run, status, before, observed, cache, now)
         observed = self._explain_waiting(known, observed, decided, cache, now)
         after = self._read_logs(known, before, decided.status, observed, cache, now)
+        after = with_goodput(after, [_with_log(each, cache.logged) for each in observed])
         new = build_status(
             status, run, before, after, observed, problem=problem, logged=cache.logged, tails=cache.tails,
             generation=known.generation, now=now,
@@ -199,6 +201,7 @@ class Reconciler:
         new = redacted_status(new, literals(known.document))
         is_new = not known.document["status"]
         known = self._write_status(known, new, cache, now)
+        new = status if cache.owes_pod_counts else new
         if is_new and decided.actions:  # a thousand new runs all get their status before the first one's Job is created
             self._record_events(known, status, new, now)
             return 0.0
@@ -388,5 +391,7 @@ class Reconciler:
 
 def _with_log(observed: ObservedAttempt, logged: LoggedProgress | None) -> Attempt:
     """The attempt with the work that its log names."""
-    own = logged is not None and (logged.entry, logged.attempt) == (observed.entry, observed.attempt.number)
-    return with_logged(observed.attempt, logged.progress if own and logged is not None else None)
+    if logged is None or (logged.entry, logged.attempt) != (observed.entry, observed.attempt.number):
+        return observed.attempt
+    began = max((pod.started_at for pod in observed.pods if pod.started_at is not None), default=logged.read_at)
+    return with_logged(observed.attempt, logged.progress, tells_time=logged.read_at >= began)

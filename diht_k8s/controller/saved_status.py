@@ -11,6 +11,7 @@ from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.status import CommittedWork, Condition, RestartsInPlace, StageStatus, Status
 from diht_k8s.api.times import seconds
 from diht_k8s.controller.observe import entry_parts
+from diht_k8s.pipeline.goodput_status import saved_time
 from diht_k8s.pipeline.states import Failure, InPlace, RunState, RunStatus, StageRecord, StageState, Work
 
 
@@ -78,6 +79,7 @@ def _stage(entry: StageStatus) -> StageRecord:
         infrastructure_healed_until=entry.infrastructure_healed_until_seconds,
         in_place=InPlace(in_place.attempt, in_place.restarts, exit_code=in_place.exit_code, message=in_place.message),
         total_in_place=in_place.total,
+        time=saved_time(entry.goodput),
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from diht_k8s.api.bounded_status import bounded
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.redaction import redacted_text
 from diht_k8s.api.reports import Progress
@@ -22,20 +23,19 @@ from diht_k8s.api.status import (
     PodCounts,
     ProgressStatus,
     Queue,
-    RestartsInPlace,
     RunningTime,
     StageStatus,
     Status,
     Workload,
-    bounded,
 )
 from diht_k8s.api.status import StageState as EntryState
 from diht_k8s.api.times import timestamp
 from diht_k8s.controller.conditions import conditions
-from diht_k8s.controller.nodes import avoided, suspect_node
+from diht_k8s.controller.nodes import avoided, restarts_in_place, suspect_node
 from diht_k8s.controller.observe import ObservedAttempt, RunProblem, entry_name
 from diht_k8s.controller.text import TAIL_WIDTH, one_line
 from diht_k8s.controller.work import newest_checkpoint
+from diht_k8s.pipeline.goodput_status import run_goodput, stage_goodput
 from diht_k8s.pipeline.plan import attempt_name
 from diht_k8s.pipeline.states import ENDED_WELL, FINAL, RunState, RunStatus, StageRecord, StageState
 
@@ -128,6 +128,7 @@ def build_status(
         last_checkpoint=_last_checkpoint(previous, logged, observed),
         stages=stages,
         attempts=attempts,
+        goodput=run_goodput(stages),
     )
     return bounded(status)
 
@@ -186,6 +187,7 @@ def _entry(
     if newly_failed(before, stage):
         cause = _cause(stage, failed_attempt(observed, stage), tails)
     name = attempt_name(run.metadata.name, stage.stage, stage.attempt, stage.step)
+    in_place = restarts_in_place(stage, old.restarts_in_place if old is not None else None, observed)
     return StageStatus(
         name=_name(stage),
         stage=stage.stage,
@@ -196,17 +198,18 @@ def _entry(
         infrastructure_restarts_count_towards_max=_lost(stage),
         healed_until_seconds=stage.healed_until,
         infrastructure_healed_until_seconds=stage.infrastructure_healed_until,
-        restarts_in_place=_in_place(stage, old.restarts_in_place if old is not None else None, observed),
+        restarts_in_place=in_place,
         work=_work(stage),
         out_of_memory=_count(stage.out_of_memory),
         not_before=_time(stage.not_before, old.not_before if old is not None else None),
         backend=(old.backend if old is not None and old.backend else "Job") if started else None,
         workload=Workload(kind="Job", name=name) if started else None,
-        avoid_nodes=avoided(old.avoid_nodes if old is not None else (), attempts, _name(stage)),
+        avoid_nodes=avoided(old.avoid_nodes if old is not None else (), attempts, _name(stage), in_place),
         start_time=((old.start_time if old is not None else None) or timestamp(now)) if started else None,
         completion_time=((old.completion_time if old is not None else None) or timestamp(now)) if ended else None,
         output_uri=Layout(run.spec.data.output).stage(stage.stage) if stage.state in ENDED_WELL else None,
         cause=cause,
+        goodput=stage_goodput(stage.time, ended=stage.state in ENDED_WELL),
     )
 
 
@@ -219,27 +222,6 @@ def _lost(stage: StageRecord) -> int | None:
 def _count(value: int) -> int:
     """A number that the status can hold: somebody else may have set what it was counted on from."""
     return min(value, MAX_COUNT)
-
-
-def _in_place(
-    stage: StageRecord, written: RestartsInPlace | None, observed: list[ObservedAttempt]
-) -> RestartsInPlace | None:
-    if not stage.total_in_place:
-        return None
-    found, known = stage.in_place, written or RestartsInPlace()
-    if (known.attempt, known.restarts) == (found.attempt, found.restarts):
-        return known.model_copy(update={"total": stage.total_in_place})
-    own = [each for each in observed if each.entry == _name(stage) and each.attempt.number == found.attempt]
-    pod = next((pod for each in own for pod in each.pods if pod.index == found.index), None)
-    return RestartsInPlace(
-        total=stage.total_in_place,
-        attempt=found.attempt,
-        restarts=found.restarts,
-        exit_code=found.exit_code,
-        message=one_line(found.message),
-        pod=one_line(pod.name, _WORD) if pod is not None else "",
-        node=pod.node if pod is not None else "",
-    )
 
 
 def _work(stage: StageRecord) -> CommittedWork | None:

@@ -17,10 +17,15 @@ def progress_interval(active: int) -> float:
 
 
 def can_wait(written: Mapping[str, Any], new: Status, document: Mapping[str, Any]) -> bool:
-    """Whether only pod counts changed, and pods are still missing: pods start one by one."""
+    """Whether only pod counts and times changed, and pods are still missing: pods start one by one."""
     if new.pods is None or new.pods.ready == new.pods.desired:
         return False
-    return {**written, "pods": None} == {**document, "pods": None}
+    return _without_counts(written) == _without_counts(document)
+
+
+def _without_counts(document: Mapping[str, Any]) -> dict[str, Any]:
+    stages = [{**stage, "goodput": None} for stage in document.get("stages", ())]
+    return {**document, "pods": None, "goodput": None, "stages": stages}
 
 
 LIVING: Final = frozenset({AttemptState.PENDING, AttemptState.RUNNING})

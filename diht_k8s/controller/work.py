@@ -1,23 +1,38 @@
-"""Committed work of an attempt: from the termination messages of its pods, and from the log that was read last. Pure."""
+"""Committed work and time of an attempt: from its Job and pods, their termination messages, and the log. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from diht_k8s.api.reports import Cause, Progress, SavedCheckpoint
-from diht_k8s.kube.summaries import PodSummary
-from diht_k8s.pipeline.states import Attempt
-from diht_k8s.pipeline.work import bounded_step, furthest, in_place_of, logged_work, most_restarts, work_of
+from diht_k8s.kube.summaries import JobSummary, PodSummary
+from diht_k8s.pipeline.states import Attempt, Moments
+from diht_k8s.pipeline.work import bounded_step, furthest, in_place_of, logged_work, most_restarts, most_spent, work_of
 
 
-def with_reports(attempt: Attempt, pods: Iterable[PodSummary]) -> Attempt:
-    """The attempt with what its pods left as they ended: the work that is committed, and the step that failed."""
+def with_reports(attempt: Attempt, job: JobSummary | None, pods: Sequence[PodSummary]) -> Attempt:
+    """The attempt with its moments, and what its pods left as they ended: committed work, the step that failed."""
     causes = _causes(pods)
     steps = [bounded_step(cause.step) for cause in causes if cause.step is not None]
     work = furthest(work_of(cause.checkpoint) for cause in causes)
     in_place = in_place_of(attempt.number, (cause.rounds for cause in causes))
-    return replace(attempt, work=work, failed_at=max(steps, default=None), in_place=in_place)
+    spent = most_spent(cause.time_spent for cause in causes)
+    known = {"work": work, "failed_at": max(steps, default=None), "in_place": in_place, "spent": spent}
+    return replace(attempt, moments=moments_of(job, pods), **known)
+
+
+def moments_of(job: JobSummary | None, pods: Sequence[PodSummary]) -> Moments | None:
+    """When an attempt got on, by the clocks of API server and nodes; None without its Job.
+
+    The first pod counts, in which a gang's rank 0 runs: what it waits for the others is its start.
+    """
+    if job is None:
+        return None
+    first = min(pods, key=lambda pod: (pod.index, pod.created_at), default=None)
+    placed = first.scheduled_at or first.running_at if first is not None else None
+    running = first.running_at if first is not None else None
+    return Moments(job.created_at, job.started_at, placed, running, job.ended_at)
 
 
 def newest_checkpoint(pods: Iterable[PodSummary]) -> SavedCheckpoint | None:
@@ -26,11 +41,16 @@ def newest_checkpoint(pods: Iterable[PodSummary]) -> SavedCheckpoint | None:
     return max(saved, key=lambda checkpoint: checkpoint.step, default=None)
 
 
-def with_logged(attempt: Attempt, progress: Progress | None) -> Attempt:
-    """The attempt with the work and the restarts that its newest line of progress names, if these are more."""
+def with_logged(attempt: Attempt, progress: Progress | None, *, tells_time: bool = True) -> Attempt:
+    """The attempt with the work and the restarts that its newest line of progress names, if these are more.
+
+    `tells_time`: whether its account of its time is of the pods that run now.
+    """
     said = in_place_of(attempt.number, () if progress is None else (progress.rounds,))
     in_place = most_restarts((attempt.in_place, said))
-    return replace(attempt, work=furthest((attempt.work, logged_work(progress))), in_place=in_place)
+    spent = most_spent((attempt.spent, progress.time_spent if progress is not None and tells_time else None))
+    work = furthest((attempt.work, logged_work(progress)))
+    return replace(attempt, work=work, in_place=in_place, spent=spent)
 
 
 def _causes(pods: Iterable[PodSummary]) -> list[Cause]:

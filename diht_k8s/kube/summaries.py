@@ -112,6 +112,8 @@ class PodSummary:
     scheduled_at: float | None = None
     """when it got its node."""
     started_at: float | None = None
+    running_at: float | None = None
+    """the same as `started_at`, by its node's clock for ever."""
     finished_at: float | None = None
     end_seen_at: float | None = None
     """when the operator first saw its end, by its own clock; `finished_at` until then."""
@@ -239,6 +241,7 @@ def _pod(document: Document) -> PodSummary | None:
         scheduled_at=_seconds(scheduled.get("lastTransitionTime") if scheduled.get("status") == "True" else None),
         unschedulable=_text(scheduled, "message") if scheduled.get("status") == "False" else "",
         end_seen_at=container.get("finished_at"),
+        running_at=container.get("started_at"),
         **container,
     )
 

@@ -16,6 +16,7 @@ from diht_k8s.api.run import DihtRun, FailurePolicy, Spec, Stage
 from diht_k8s.api.status import MAX_COUNT
 from diht_k8s.api.steps import LABEL_STEPS
 from diht_k8s.pipeline.budget import charged, failed_at, with_progress, with_restarts_in_place
+from diht_k8s.pipeline.goodput import paused, with_goodput
 from diht_k8s.pipeline.running_time import deadline_at, running_seconds, with_running_time
 from diht_k8s.pipeline.states import (
     ENDED_WELL,
@@ -89,7 +90,7 @@ def plan(
     saved, pausing = status, observed.stop_requested or run.spec.suspend
     known = tuple(_observe(run, status.of(*unit), observed, now, back_off, pausing=pausing) for unit in units)
     status = replace(status, stages=known, started_at=_started_at(status, known, now))
-    status = with_running_time(status, observed.attempts, now)
+    status = with_goodput(with_running_time(status, observed.attempts, now), observed.attempts)
     if (ended := _ended(run, status, now)) is not None:
         return _final(run, observed, ended, now)
     if pausing:
@@ -140,6 +141,7 @@ def _retried(status: RunStatus, now: float) -> RunStatus:
             work=stage.work,
             in_place=stage.in_place,
             total_in_place=stage.total_in_place,
+            time=paused(stage.time),
         )
         for stage in status.stages
     )
@@ -285,7 +287,10 @@ def _pause(run: DihtRun, observed: Observed, status: RunStatus, now: float) -> R
     if living := _living(observed):
         return RunPlan(_stop(run, living), status)
     if not observed.stop_requested:
-        return RunPlan((), replace(status, state=RunState.SUSPENDED))
+        stages = tuple(
+            stage if stage.state in ENDED_WELL else replace(stage, time=paused(stage.time)) for stage in status.stages
+        )
+        return RunPlan((), replace(status, state=RunState.SUSPENDED, stages=stages))
     stopped = {"exit_code": ExitCode.STOPPED, "reason": Reason.STOPPED, "message": "stopped on request"}
     return RunPlan((), replace(status, state=RunState.STOPPED, ended_at=now, **stopped))
 

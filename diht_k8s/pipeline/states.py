@@ -6,11 +6,13 @@ the attempts that happen to exist: a deleted Job must not give a run new restart
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, field
 from enum import StrEnum
 
 from diht_k8s.api.errors import ExitCode
 from diht_k8s.api.reasons import Reason
+from diht_k8s.api.reports import TimeSpent
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import StageState
 
@@ -51,6 +53,95 @@ class InPlace:
 
 
 @dataclass(frozen=True)
+class Moments:
+    """When an attempt got on, in seconds since the epoch by the cluster's clock; None: not yet, or nobody knows."""
+
+    created: float
+    admitted: float | None = None
+    """from its queue."""
+    placed: float | None = None
+    """its first pod has a node, as the next one."""
+    running: float | None = None
+    """its program runs."""
+    ended: float | None = None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Seconds by what they went to; see docs/operations.md."""
+
+    productive: float = 0.0
+    """before it is divided: steps, lost ones included."""
+    lost: float = 0.0
+    queued: float = 0.0
+    scheduling: float = 0.0
+    starting: float = 0.0
+    checkpointing: float = 0.0
+    validating: float = 0.0
+    waiting_for_data: float = 0.0
+    recovering: float = 0.0
+    suspended: float = 0.0
+    other: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """The wall time."""
+        return sum(astuple(self))
+
+    def plus(self, other: Parts) -> Parts:
+        """The sum."""
+        return Parts(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
+
+    def times(self, factor: float) -> Parts:
+        """All parts, shortened or lengthened."""
+        return Parts(*(mine * factor for mine in astuple(self)))
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """What the time of a stage went to (see `pipeline.goodput`); moments are seconds since the epoch."""
+
+    since: float = 0.0
+    """when it began; 0: not yet."""
+    until: float = 0.0
+    """up to when it is counted."""
+    closed: Parts = Parts()
+    """attempts before the newest one, and the time between them."""
+    attempt: int = 0
+    """number of the newest one."""
+    base: float = 0.0
+    """when the one before ended."""
+    open: Parts = Parts()
+    """of the newest one, from `base` to `told`."""
+    told: float = 0.0
+    tail: Parts = Parts()
+    """from `told` to its end."""
+    ran: bool = False
+    """whether its program has begun, as far as is known."""
+    told_spent: bool = False
+    """whether its program has said what it did."""
+    failed: bool = False
+    readmitted: bool = False
+    """whether it went back to its queue before."""
+    suspended: bool = False
+    """whether nobody wanted the stage to run before it."""
+    pausing: bool = False
+    """whether nobody has wanted it to run since then."""
+    lost: float = 0.0
+    """of the attempts before, as far as their successors have resumed."""
+    path: float = 0.0
+    """productive seconds behind the position that the one before had reached."""
+    kept: float = 0.0
+    """and behind its newest checkpoint."""
+    open_lost: float = 0.0
+    """the same of the newest one, as are the next two."""
+    open_path: float = 0.0
+    open_kept: float = 0.0
+    start_up: Mapping[str, float] = field(default_factory=dict[str, float])
+    """parts of its newest start."""
+
+
+@dataclass(frozen=True)
 class Attempt:
     """One attempt at a stage, as observed."""
 
@@ -84,6 +175,9 @@ class Attempt:
     """seconds since the epoch at which it was admitted; None while it waits in a queue."""
     ended_at: float | None = None
     """seconds since the epoch at which it ended, or left its nodes for the queue; None while it runs."""
+    moments: Moments | None = None
+    spent: TimeSpent | None = None
+    """what its program spent its time on, as it said last; None if it said nothing."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +242,7 @@ class StageRecord:
     """restarts in place of the newest attempt that had any; they are counted in `restarts` and not in `total_restarts`."""
     total_in_place: int = 0
     """restarts in place of all attempts; never given back."""
+    time: StageTime = StageTime()
 
 
 class RunState(StrEnum):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
-from diht_k8s.api.reports import CommittedShards, Progress, Rounds, SavedCheckpoint
+from diht_k8s.api.reports import CommittedShards, Progress, Rounds, SavedCheckpoint, TimeSpent
 from diht_k8s.pipeline.states import InPlace, Work
 
 MOST_STEPS: Final = 2**62
@@ -55,6 +56,37 @@ def in_place_of(attempt: int, rounds: Iterable[Rounds | None]) -> InPlace | None
 def most_restarts(reports: Iterable[InPlace | None]) -> InPlace | None:
     """The report of an attempt that names the most restarts; None without any."""
     return max((each for each in reports if each is not None), key=lambda each: each.restarts, default=None)
+
+
+def most_spent(reports: Iterable[TimeSpent | None]) -> TimeSpent | None:
+    """The account of an attempt's time that covers most of it, without nonsense; None without any."""
+    return max((_sound(each) for each in reports if each is not None), key=lambda each: age_of(each), default=None)
+
+
+def age_of(spent: TimeSpent) -> float:
+    """Seconds that an account covers."""
+    return (
+        spent.starting
+        + spent.steps
+        + spent.data
+        + spent.checkpoints
+        + spent.validation
+        + spent.recovering
+        + spent.other
+    )
+
+
+def _sound(spent: TimeSpent) -> TimeSpent:
+    def sound(value: float | None) -> float | None:
+        return value if value is None else _seconds(value)
+
+    start_up = {name: _seconds(seconds) for name, seconds in spent.start_up.items()}
+    numbers: dict[str, Any] = {name: sound(value) for name, value in spent if name != "start_up"}
+    return TimeSpent(**numbers, start_up=start_up)
+
+
+def _seconds(value: float) -> float:
+    return min(max(value, 0.0), float(MOST_SECONDS)) if math.isfinite(value) else 0.0
 
 
 def bounded_step(step: int) -> int:

@@ -8,114 +8,23 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from tests.cluster.operators import APART, World, condition, evict, kill_program, stages, world
-from tests.cluster.tools import CLUSTER, S3, Kubectl, Parts, cannot, wait_until
+from tests.cluster.operators import APART, condition, evict, kill_program, stages
+from tests.cluster.tools import CLUSTER, S3, Kubectl, Parts, wait_until
+from tests.cluster.trainings import EVERY_STEPS, STEPS, Trainings, check_end, opened
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
-MODEL = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "head_width": 32, "patch_size": 16},
-    "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-}
-BATCH = 32
-STEPS = 120
-"""Some 10 s of two ranks on one core each, where nothing else runs."""
-EVERY_STEPS = 10
-
-
-@dataclass(frozen=True)
-class Trainings:
-    """Creates and reads trainings in one namespace, whose output lies in S3."""
-
-    place: World
-    s3: S3
-    image: str
-
-    def start(
-        self, name: str, *, nodes: int = 2, steps: int = STEPS, secret: str = "s3-credentials", **pods: Any
-    ) -> str:
-        """Apply a run of the stage train alone."""
-        runs = self.place.runs
-        common = {
-            "image": self.image,
-            "imagePullPolicy": "IfNotPresent",
-            "terminationGracePeriodSeconds": 60,
-            "env": [{"name": "DIHT_PROGRESS_SECONDS", "value": "2"}],
-            "volumes": runs.project["volumes"],
-            "volumeMounts": runs.project["mounts"],
-        }
-        spec = {
-            "data": {
-                "sources": [{"name": "clips", "shards": ["/project/examples/data/train/00000.tar.gz"]}],
-                "output": f"s3://{self.s3.bucket}/{self.folder(name)}",
-            },
-            "storage": [
-                {"prefix": f"s3://{self.s3.bucket}", "endpointURL": self.s3.endpoint_url, "region": "us-east-1",
-                 "secretRef": {"name": secret}},
-            ],
-            "train": {
-                "modelConfig": MODEL, "samples": steps * BATCH, "batchSize": BATCH, "precision": "fp32",
-                "schedule": {"type": "Constant", "warmupSamples": 0}, "distillation": {"mode": "Disabled"},
-                "checkpoint": {"everySamples": EVERY_STEPS * BATCH}, "numNodes": nodes,
-            },
-            "pods": {**common, **pods},
-        }  # fmt: skip
-        document = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": name}, "spec": spec}
-        runs.kubectl.apply(json.dumps(document), "--namespace", runs.namespace)
-        return name
-
-    def folder(self, name: str) -> str:
-        return f"faults/{self.place.namespace}/{name}"
-
-    def names(self, name: str, below: str) -> list[str]:
-        """What lies below a folder of the training."""
-        prefix = f"{self.folder(name)}/train/{below}/"
-        found = self.s3.client().list_objects_v2(Bucket=self.s3.bucket, Prefix=prefix).get("Contents", [])
-        return [item["Key"].removeprefix(prefix) for item in found]
-
-    def saved(self, name: str) -> int:
-        """The step of the newest committed checkpoint; 0 before the first."""
-        marked = [path.split("/")[0] for path in self.names(name, "checkpoints") if path.endswith("COMMITTED.json")]
-        return max((int(folder.removeprefix("step-")) for folder in marked), default=0)
-
-    def wait_for_checkpoint(self, name: str) -> int:
-        return wait_until(lambda: self.saved(name), "a checkpoint", 240)
-
-    def losses(self, name: str) -> dict[int, float]:
-        """By step."""
-        key = f"{self.folder(name)}/train/metrics.jsonl"
-        body = self.s3.client().get_object(Bucket=self.s3.bucket, Key=key)["Body"].read().decode()
-        return {line["step"]: line["loss"] for line in map(json.loads, body.splitlines())}
-
-    def resumed_at(self, name: str, attempt: int = 2) -> int:
-        """The step after which an attempt went on, in its own words."""
-        runs = self.place.runs
-        selector = f"diht.dev/run={name},diht.dev/attempt={attempt},batch.kubernetes.io/job-completion-index=0"
-        log = runs.kubectl("logs", "-n", runs.namespace, "-l", selector, "--tail=-1")
-        found = re.search(r"train: resuming after step (\d+) of", log)
-        assert found, log
-        return int(found[1])
-
-    def node_of(self, name: str, index: int) -> str:
-        pods = wait_until(lambda: [p for p in self.place.runs.pods(name) if p["spec"].get("nodeName")], "its pods")
-        labels = "batch.kubernetes.io/job-completion-index"
-        return next(p["spec"]["nodeName"] for p in pods if p["metadata"]["labels"][labels] == str(index))
 
 
 @pytest.fixture(scope="module")
 def trainings(
     kubectl: Kubectl, own: bool, recipe_image: str, s3_in_cluster: S3, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Trainings]:
-    if not own:
-        cannot("KUBECONFIG is another cluster's: its nodes and processes cannot be killed from here")
-    with world(kubectl, recipe_image, tmp_path_factory.mktemp("operator")) as place:
-        s3_in_cluster.add_secret(place.namespace)
-        yield Trainings(place, s3_in_cluster, recipe_image)
+    with opened(kubectl, recipe_image, s3_in_cluster, tmp_path_factory.mktemp("operator"), own=own) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -124,14 +33,6 @@ def undisturbed(trainings: Trainings) -> dict[int, float]:
     trainings.start("undisturbed")
     trainings.place.runs.wait_for("undisturbed", "Complete", timeout_s=500)
     return trainings.losses("undisturbed")
-
-
-def check_end(trainings: Trainings, name: str, expected: dict[int, float]) -> None:
-    """The same losses at each step that both have written down, above all the last."""
-    found = trainings.losses(name)
-    both = found.keys() & expected.keys()
-    assert max(both) == STEPS
-    assert {step: found[step] for step in both} == pytest.approx({step: expected[step] for step in both}, abs=1e-5)
 
 
 def restart(trainings: Trainings, name: str, reason: str, *, counted: bool, timeout_s: float = 300) -> dict[str, Any]:
@@ -245,7 +146,9 @@ def test_zombie_of_a_lost_node_cannot_commit_once_the_next_attempt_has_begun(
     trainings: Trainings, parts: Parts, nodes: int
 ) -> None:
     number, runs = node_to_lose(trainings), trainings.place.runs
-    where = {"affinity": APART} if nodes == 2 else {"nodeSelector": {"kubernetes.io/hostname": f"node-{number}"}}
+    where: dict[str, Any] = (
+        {"affinity": APART} if nodes == 2 else {"nodeSelector": {"kubernetes.io/hostname": f"node-{number}"}}
+    )
     name = trainings.start(f"zombie-{nodes}", nodes=nodes, steps=100 * STEPS, **where)
     saved = trainings.wait_for_checkpoint(name)
     [pod] = [pod for pod in runs.pods(name) if pod["spec"]["nodeName"] == f"node-{number}"]

@@ -2,7 +2,8 @@
 
 DIHT_STUB is JSON: stage (or stage-step) -> list of what its attempts do, one after another; the last entry repeats. An entry is
 "ok", "hang" (until it is asked to stop), "kill" (SIGKILL to itself), "noise" (all that a log should not hold, then exit code 75),
-or an exit code. "hang" counts steps in a file, as a checkpoint does, and resumes from it.
+or an exit code. "hang" counts steps in a file, as a checkpoint does, and resumes from it. An object {"train": n, "then": entry}
+trains n steps, saving each fourth one, before it ends; what each step took goes to the file `steps` of the output.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from diht_k8s.api.errors import DataError, DihtError, RetryableError, UserError
 from diht_k8s.api.layout import Layout, join
@@ -27,6 +30,7 @@ NOISE = [
     '{"diht":"progress"}',
     "\x1b[31mred\x1b[0m\x1b]0;title\x07 \x00",
 ]
+STEP_S, SAVED_EACH, STALL_S = 0.03, 4, 0.02
 ERRORS: dict[int, type[DihtError]] = {64: UserError, 65: DataError, 75: RetryableError, 1: DihtError}
 
 
@@ -56,7 +60,37 @@ class Stub:
         context.storage.write_bytes(join(folder, "result.json"), json.dumps(context.config).encode())
         return Outcome([artefact(context.storage, context.layout, self.stage, "result.json")], {"steps": 3})
 
-    def _end(self, context: Context, folder: str, what: str | int) -> None:
+    def _train(self, context: Context, steps: int) -> None:
+        clock, saved = context.progress.time, Path(context.layout.output, "saved")
+        at = json.loads(saved.read_text()) if saved.exists() else {"step": 0, "productive": 0.0}
+        clock.resumed(at["productive"])
+        step, since = at["step"], time.monotonic()
+        context.progress.start("training", 1000, done=step, unit="steps")
+        for _ in range(steps):
+            time.sleep(STEP_S)
+            step += 1
+            with Path(context.layout.output, "steps").open("a") as file:
+                now = time.monotonic()
+                file.write(f"{step} {now - since}\n")
+                since = now
+            if step % SAVED_EACH == 0:
+                productive = clock.productive
+                clock.enter("checkpoints")
+                time.sleep(STALL_S)
+                saved.write_text(json.dumps({"step": step, "productive": productive}))
+                clock.enter("steps")
+                clock.kept(productive)
+                since = time.monotonic()
+            context.progress.update(step)
+
+    def _end(self, context: Context, folder: str, what: Any) -> None:
+        if isinstance(what, dict):
+            self._train(context, what["train"])
+            if what["then"] in ERRORS:
+                error = ERRORS[what["then"]]("a fault that was injected: nothing to do")
+                error.details = {"time_spent": context.progress.time.spent()}
+                raise error
+            return self._end(context, folder, what["then"])
         context.progress.start("stubbing", 3, unit="steps")
         if what == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -76,6 +110,7 @@ class Stub:
             context.stop.raise_if_requested(f"step {step} is saved")
             time.sleep(0.05)
         context.progress.update(3, {"loss": 0.25})
+        return None
 
 
 def _make_noise() -> None:

@@ -42,6 +42,9 @@ BLOCKED: Final = Gauge(
 RESTARTS: Final = Counter(
     "diht_operator_restarts_total", "Restarts of stages, by the budget that they take from.", ["budget"]
 )
+STAGE_SECONDS: Final = Counter(
+    "diht_operator_stage_seconds_total", "Wall time of stages, by what it went to (goodput: productive).", ["part"]
+)
 ENDED: Final = Counter("diht_operator_runs_ended_total", "Runs that ended, by reason.", ["reason"])
 LEADER: Final = Gauge("diht_operator_leader", "1 while this replica is the leader.")
 for _kind in ("Conflict", "Forbidden", "InternalError", "NotLeading", "TooManyRequests", "Unreachable"):

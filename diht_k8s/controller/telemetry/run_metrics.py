@@ -1,16 +1,21 @@
-"""Restarts and ends of runs as metrics, from what a write changes in their status."""
+"""Restarts, time and ends of runs as metrics, from what a write changes in their status."""
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
+from dataclasses import fields
 from typing import Final
 
 from diht_k8s.api.reasons import ConditionType, Reason
-from diht_k8s.api.status import StageStatus, Status
+from diht_k8s.api.status import Goodput, StageStatus, Status
 from diht_k8s.controller.saved_status import condition, is_true
 from diht_k8s.controller.telemetry import metrics
+from diht_k8s.pipeline.states import Parts
 
 BUDGETS: Final = ("program", "infrastructure")
 """`failurePolicy.maxRestarts` and `maxInfrastructureRestarts`."""
+PARTS: Final = tuple(each.name for each in fields(Parts))
 ENDS: Final = (
     Reason.COMPLETE, Reason.USER_ERROR, Reason.BAD_DATA, Reason.OUT_OF_MEMORY, Reason.RESTARTS_EXHAUSTED,
     Reason.INFRASTRUCTURE_RESTARTS_EXHAUSTED, Reason.DEADLINE_EXCEEDED, Reason.STOPPED,
@@ -21,8 +26,15 @@ for _reason in ENDS:
     metrics.ENDED.labels(_reason.value)
 
 
+for _part in PARTS:
+    metrics.STAGE_SECONDS.labels(_part)
+_lock, _owed = threading.Lock(), Counter[str]()
+"""Productive seconds that turned out to be lost were counted before: they are made up for by later ones."""
+
+
 def count_changes(before: Status, after: Status) -> None:
-    """Count the restarts and the end that lie between two statuses of a run."""
+    """Count the restarts, the time and the end that lie between two statuses of a run."""
+    _count_time(before, after)
     old = {stage.name: stage for stage in before.stages}
     attempts = {(attempt.stage, attempt.number): attempt.counted for attempt in after.attempts}
     for stage in after.stages:
@@ -34,6 +46,15 @@ def count_changes(before: Status, after: Status) -> None:
         found = condition(after, kind)
         if found is not None and found.status == "True" and not is_true(before, kind):
             metrics.ENDED.labels(Reason.COMPLETE.value if kind is ConditionType.COMPLETE else found.reason.value).inc()
+
+
+def _count_time(before: Status, after: Status) -> None:
+    old, new = before.goodput or Goodput(), after.goodput or Goodput()
+    with _lock:
+        for part in PARTS:
+            seconds = getattr(new, f"{part}_seconds") - getattr(old, f"{part}_seconds") - _owed[part]
+            _owed[part] = max(0, -seconds)
+            metrics.STAGE_SECONDS.labels(part).inc(max(0, seconds))
 
 
 def _failed_attempt(stage: StageStatus) -> int:

@@ -52,6 +52,7 @@ def report_content(
         "train": evidence["train"],
         "data_card": evidence["data_card"],
         "cost": _cost(run, evidence),
+        "time": evidence["time"],
         "config": json.loads(dump(run)),
         "versions": evidence["versions"],
     }

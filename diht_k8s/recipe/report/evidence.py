@@ -9,13 +9,14 @@ import contextlib
 import importlib.metadata
 import itertools
 import json
+import os
 import platform
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from diht_k8s.api.errors import DataError, UserError
-from diht_k8s.api.reports import Committed
+from diht_k8s.api.reports import GOODPUT_VARIABLE, Committed
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.runtime.commit import find_committed
 from diht_k8s.recipe.runtime.inputs import kept_shards
@@ -42,11 +43,24 @@ def gather(context: Context) -> Json:
         "label": _label(context),
         "train": _train(context),
         "data_card": _data_card(context),
+        "time": time_spent(os.environ.get(GOODPUT_VARIABLE, "")),
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in PACKAGES},
         },
     }
+
+
+def time_spent(text: str) -> list[Json]:
+    """What the wall time of the stages before went to, as whoever started this stage says; empty where nobody does."""
+    try:
+        rows = json.loads(text)
+        return [
+            {"stage": str(row["stage"]), "wall_seconds": float(row["wall_seconds"]), "text": str(row["text"])}
+            for row in rows
+        ]
+    except (ValueError, TypeError, KeyError):
+        return []
 
 
 def _state(context: Context, stage: Stage) -> tuple[Json, Committed | None]:

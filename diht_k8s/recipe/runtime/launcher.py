@@ -7,6 +7,7 @@ of rank 0, once DNS knows all nodes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -19,9 +20,11 @@ from pathlib import Path
 from diht_k8s.api.errors import DihtError, ExitCode, RetryableError, StopRequested
 from diht_k8s.recipe.runtime.gang import STOPPED, Gang, cause_of
 from diht_k8s.recipe.runtime.in_place.launcher import launch_in_place
+from diht_k8s.recipe.runtime.in_place.standby import Standbys
 from diht_k8s.recipe.runtime.parent_death import named_parent
 from diht_k8s.recipe.runtime.preflight import wait_for_hosts
 from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.recipe.runtime.time_spent import STARTING, Clock, handing_over
 from diht_k8s.recipe.runtime.watchdog import Limits, Watchdog, noting_folder
 
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(8 << 30)}
@@ -40,6 +43,7 @@ def launch(
     run_id: str,
     stop: StopFlag | None = None,
     in_place: bool = False,
+    clock: Clock | None = None,
 ) -> None:
     """Run `python -m module arguments` as every rank of this node and wait for all of them.
 
@@ -50,19 +54,26 @@ def launch(
         run_id: name of the run.
         stop: is checked until the agent handles the signals; with `in_place` all the time.
         in_place: start the ranks again in this process when one fails (see `in_place`), instead of ending.
+        clock: this program's account of its time, which rank 0 goes on with.
 
     Raises:
         DihtError: the first rank that failed, with its exit code and message.
         RetryableError: a node of the gang did not appear, or the ranks hung.
     """
-    stop = stop or StopFlag()
-    wait_for_hosts(gang.hosts, stop=stop)
+    stop, clock = stop or StopFlag(), clock or Clock()
     for name, value in (MALLOC | RECORDER).items():
         os.environ.setdefault(name, value)
-    if in_place:
-        command = [sys.executable, "-m", module, *arguments]
-        return launch_in_place(gang, command, run_id=run_id, stop=stop, say=_to_stderr, standby=True)
-    return _launch_elastic(gang, module, arguments, run_id, stop)
+    command = [sys.executable, "-m", module, *arguments]
+    with contextlib.closing(Standbys(command, gang.processes)) as standbys:
+        if in_place:
+            standbys.fill()  # they import while this program waits and imports
+        clock.enter(STARTING, "rendezvous")
+        wait_for_hosts(gang.hosts, stop=stop)
+        clock.enter(STARTING, "imports")
+        with handing_over(clock):
+            if in_place:
+                return launch_in_place(gang, command, run_id=run_id, stop=stop, say=_to_stderr, standbys=standbys)
+            return _launch_elastic(gang, module, arguments, run_id, stop)
 
 
 def _launch_elastic(gang: Gang, module: str, arguments: Sequence[str], run_id: str, stop: StopFlag) -> None:

@@ -10,6 +10,7 @@ from typing import TextIO
 
 from diht_k8s.api.reports import ROUNDS_VARIABLE, CommittedShards, Progress, Rounds, SavedCheckpoint
 from diht_k8s.api.run import Stage
+from diht_k8s.recipe.runtime.time_spent import Clock
 
 
 class Reporter:
@@ -23,6 +24,7 @@ class Reporter:
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
         every_s: float | None = None,
+        time_spent: Clock | None = None,
     ) -> None:
         """Make a reporter.
 
@@ -32,6 +34,7 @@ class Reporter:
             stream: where lines go; stdout when None.
             clock: seconds, monotonic.
             every_s: seconds between lines; None takes DIHT_PROGRESS_SECONDS, else 10.
+            time_spent: the program's account of its time; None begins one.
         """
         self._stage, self._worker, self._clock = stage, worker, clock
         self._stream = sys.stdout if stream is None else stream
@@ -42,11 +45,16 @@ class Reporter:
         rounds = os.environ.get(ROUNDS_VARIABLE)
         self._rounds = None if rounds is None else Rounds.model_validate_json(rounds)
         self._shards: CommittedShards | None = None
+        self._keeps_time = time_spent is not None
+        self.time = time_spent or Clock()
+        """what the program spends its time on."""
 
     def start(self, step: str, total: int, *, done: int = 0, unit: str = "samples") -> None:
         """Begin a step; `done` is what an earlier attempt had finished, so that the rate counts new work only."""
         self._step, self._total, self._unit, self._first_done = step, total, unit, done
         self._started_at, self._printed_at = self._clock(), float("-inf")
+        if not self._keeps_time:
+            self.time.begun()
         self.update(done)
 
     def saved(self, checkpoint: SavedCheckpoint | None) -> None:
@@ -82,5 +90,6 @@ class Reporter:
             checkpoint=self._checkpoint,
             rounds=self._rounds,
             shards=self._shards,
+            time_spent=self.time.spent(),
         ).line()
         print(line, file=self._stream, flush=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import json
 import os
 import signal
 import socket
@@ -34,6 +35,8 @@ from diht_k8s.recipe.runtime.hang_request import answers, ask
 
 FOLDER_VARIABLE: Final = "DIHT_WATCH"
 """Folder in which the ranks of a node note their progress."""
+TIME_NOTE: Final = "time"
+"""Rank 0's account of its time in that folder (`runtime.time_spent`)."""
 MIN_SECONDS_VARIABLE: Final = "DIHT_WATCHDOG_SECONDS"
 FIRST_STEPS_VARIABLE: Final = "DIHT_WATCHDOG_STEPS"
 MIN_SECONDS: Final = 120.0
@@ -246,8 +249,19 @@ class Watchdog:
                 found.append(RankBeat(pid, step, Doing(doing), at, p99, rank))
         return found
 
+    def time_note(self) -> str | None:
+        """Rank 0's newest account of its time, if it runs here and has begun one."""
+        try:
+            return (self._folder / TIME_NOTE).read_text()
+        except OSError:
+            return None
+
     def details(self) -> dict[str, Any]:
-        """What the cause of a failure tells of the training: its step, and the newest checkpoint that a rank noted."""
+        """What the cause of a failure tells of the training: step, newest checkpoint that a rank noted, time."""
+        note = self.time_note()
+        return self._place() | ({} if note is None else {"time_spent": json.loads(note)["spent"]})
+
+    def _place(self) -> dict[str, Any]:
         places = [place for path in sorted(self._folder.glob("place-*[0-9]")) if (place := _place(path)) is not None]
         if not places:
             return {}

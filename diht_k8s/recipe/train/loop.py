@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -26,14 +27,13 @@ from diht_k8s.recipe.runtime.gang import LOST_PEER
 from diht_k8s.recipe.runtime.in_place.standby import wait_for_place
 from diht_k8s.recipe.runtime.launcher import rank_main
 from diht_k8s.recipe.runtime.parent_death import end_with_parent
-from diht_k8s.recipe.runtime.preflight import check_reduce
 from diht_k8s.recipe.runtime.progress import Reporter
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import stage_storage
+from diht_k8s.recipe.runtime.time_spent import STARTING, Clock
 from diht_k8s.recipe.runtime.tracking import start_tracking
 from diht_k8s.recipe.runtime.watchdog import Heartbeat
 from diht_k8s.recipe.train.bad_samples import BadSamples
-from diht_k8s.recipe.train.bandwidth import check_bandwidth
 from diht_k8s.recipe.train.checkpoint import checkpointing
 from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor, Saved, place_of
 from diht_k8s.recipe.train.checkpoint.checkpointing import Checkpointer
@@ -45,17 +45,14 @@ from diht_k8s.recipe.train.data.batch import Batch
 from diht_k8s.recipe.train.data.sampler import GlobalSampler, generator
 from diht_k8s.recipe.train.distributed import (
     choose_algorithms,
-    control_group,
-    init_distributed,
     is_lost_peer,
-    this_device,
 )
 from diht_k8s.recipe.train.ema import Ema
 from diht_k8s.recipe.train.engine import Engine, Losses, Update
-from diht_k8s.recipe.train.flight_recorder import FlightRecorder
 from diht_k8s.recipe.train.metrics import Metrics
 from diht_k8s.recipe.train.model.student import model_configuration
 from diht_k8s.recipe.train.profiling import Profiler
+from diht_k8s.recipe.train.rendezvous import meet
 from diht_k8s.recipe.train.schedule import learning_rate
 from diht_k8s.recipe.train.setup import (
     counted,
@@ -82,6 +79,8 @@ class Training:
             config: what the stage's `config_sha256` covers.
         """
         assert run.spec.train is not None
+        self.time = Clock()
+        self.time.enter(STARTING, "checkpoint")
         self.run, self.settings = run, run.spec.train
         self.layout, self.config_sha256 = Layout(run.spec.data.output), sha256_of(config)
         self.rank, self.world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -92,12 +91,9 @@ class Training:
         self.vocabulary = read_vocabulary(run, self.storage)
         where = {"rank": self.rank, "world": self.world}
         self.model = make_student(run, self.model_config, self.vocabulary, **where)
-        init_distributed(self.settings.collective_timeout_seconds)
-        FlightRecorder(self.rank, self.world)
-        check_reduce(self.rank, self.world, str(this_device()), control_group())
-        self.bus = check_bandwidth(
-            self.rank, self.world, this_device(), self.settings.min_bus_bandwidth, node=socket.gethostname()
-        )
+        self.time.enter(STARTING, "rendezvous")
+        self.bus = meet(self.settings, **where)
+        self.time.enter(STARTING, "checkpoint")
         self.shards, damaged = counted(
             self.storage,
             train_shards(run, self.storage),
@@ -111,13 +107,14 @@ class Training:
         kept = {"keep": self.settings.checkpoint.keep, "max_failures": self.settings.checkpoint.max_failures}
         self.checkpointer = Checkpointer(self.storage, self.layout, **kept, **where)
         saved = self._first_or_newest()
+        self.loader = make_loader(run, self.storage, self.shards, self.sampler, self.model, self.vocabulary, **where)
+        self.batches = self.loader.batches(self.cursor.position)  # reads while the engine is made
         self.engine = Engine(self.settings, self.model, **where)
         if saved is not None:
             load_moments(self.engine.deepspeed, self.model, saved.state)
             self.engine.load_scaling(saved.state)
         state = None if saved is None else saved.state
         self.ema = Ema(self.engine.deepspeed, self.model, self.settings.ema, state) if self.settings.ema > 0 else None
-        self.loader = make_loader(run, self.storage, self.shards, self.sampler, self.model, self.vocabulary, **where)
         self.validation = make_validation(run, self.storage, self.model, self.engine.micro_batch, **where)
         self.profiler = Profiler(self.storage, self.layout, steps=self.settings.profile_steps, rank=self.rank)
         self.not_finite = 0
@@ -125,7 +122,7 @@ class Training:
         self.metrics = Metrics(
             self.storage, self.layout, step=self.cursor.step, tracking=tracking, fence=self.checkpointer.fence
         )
-        self.progress = Reporter(Stage.TRAIN)
+        self.progress = Reporter(Stage.TRAIN, time_spent=self.time)
         checkpoint = None if saved is None else saved.cursor.saved_as(saved.uri)
         self.progress.saved(checkpoint)
         self.heartbeat.at(self.cursor.step, checkpoint)
@@ -137,29 +134,29 @@ class Training:
 
     def train(self) -> None:
         """Train to the end, or up to a checkpoint when a stop is requested."""
-        batches = self.loader.batches(self.cursor.position)
+        self.time.enter(STARTING, "firstBatch")
         began, before = time.monotonic(), self.cursor.seconds
         since = LastSave(began, self.cursor.position)
         if self.rank == 0:
             self.progress.start("steps", self.settings.samples, done=min(self.cursor.position, self.settings.samples))
             self.telemetry = Telemetry(
-                self.metrics,
-                self.model_config,
-                batch_size=self.settings.batch_size,
-                world=self.world,
+                self.metrics, self.model_config, batch_size=self.settings.batch_size, world=self.world,
                 bus_bandwidth=self.bus,
-            )
+            )  # fmt: skip
         for step in range(self.cursor.step, self.steps):
             self.heartbeat.step()
             self.profiler.step()
             waited = self.loader.wait_seconds
-            batch = next(batches)
+            batch = next(self.batches)
             waited = self.loader.wait_seconds - waited
+            self.time.enter("steps")
             losses = self._step(step, batch)
             self.cursor = self._moved(step + 1, before + time.monotonic() - began)
             consensus = self._consensus(since, waited + self.engine.own_seconds())
             self._after(losses, batch.tokens_BT, consensus, since)
-        batches.close()
+            self.time.enter("data")
+            self.time.note()
+        self.batches.close()
         self._finish()
 
     def _after(self, losses: Losses, tokens_BT: Tensor, consensus: Consensus, since: LastSave) -> None:
@@ -213,11 +210,13 @@ class Training:
             if self.rank == 0:
                 print(f"train: resuming after step {saved.cursor.step} of {self.steps} ({saved.uri})", flush=True)
             load_weights(self.model, saved.state)
+        self.time.resumed(self.cursor.seconds if self.cursor.productive is None else self.cursor.productive)
         return saved
 
     def _moved(self, step: int, seconds: float) -> Cursor:
         position = step * self.settings.batch_size
-        return self.cursor.model_copy(update={"step": step, "position": position, "seconds": seconds})
+        moved = {"step": step, "position": position, "seconds": seconds, "productive": self.time.productive}
+        return self.cursor.model_copy(update=moved)
 
     def _check_finite(self, uids: list[str]) -> None:
         """Tolerate a few skipped steps, then write the last batch's uids and give up."""
@@ -255,10 +254,17 @@ class Training:
         crossed = position // rule.every_samples != (position - self.settings.batch_size) // rule.every_samples
         if not crossed and self.cursor.step != self.steps:
             return {}
+        with self._excepted("validation"):
+            return self.validation.measure(self.engine.deepspeed, self.engine.device, self.engine.group)
+
+    @contextlib.contextmanager
+    def _excepted(self, part: str) -> Iterator[None]:
+        """Work that the watchdog does not time; the account of time counts it apart."""
         self.heartbeat.excepted()
-        found = self.validation.measure(self.engine.deepspeed, self.engine.device, self.engine.group)
+        self.time.enter(part)
+        yield
+        self.time.enter("steps")
         self.heartbeat.resumed()
-        return found
 
     def _log(
         self, losses: Losses, tokens_BT: Tensor, consensus: Consensus, held_out: dict[str, float], *, last: bool
@@ -293,10 +299,9 @@ class Training:
         """
         self._complete()
         while True:
-            self.heartbeat.excepted()
-            self.checkpointer.begin(self._state(), self.cursor, self.bad.counts)
-            since.saved_at, since.saved_position = time.monotonic(), self.cursor.position
-            self.heartbeat.resumed()
+            with self._excepted("checkpoints"):
+                self.checkpointer.begin(self._state(), self.cursor, self.bad.counts)
+                since.saved_at, since.saved_position = time.monotonic(), self.cursor.position
             if not wait or self._complete():
                 break
             time.sleep(checkpointing.RETRY_S)
@@ -305,10 +310,10 @@ class Training:
 
     def _complete(self) -> bool:
         """Commit the pending checkpoint, if any; whether one is committed by this call."""
-        self.heartbeat.excepted()
-        cursor = self.checkpointer.complete(self.metrics)
-        self.heartbeat.resumed()
+        with self._excepted("checkpoints"):
+            cursor = self.checkpointer.complete(self.metrics)
         if cursor is not None:
+            self.time.kept(cursor.productive or 0.0)
             checkpoint = cursor.saved_as(place_of(self.layout.checkpoints, cursor), time=int(time.time()))
             self.progress.saved(checkpoint)
             self.heartbeat.at(self.cursor.step, checkpoint)
@@ -334,6 +339,7 @@ class Training:
 
     def _finish(self) -> None:
         self._complete()
+        self.time.enter("other")
         self.profiler.finish()
         self.heartbeat.done()
         summary = {
@@ -349,6 +355,8 @@ class Training:
         }
         self.checkpointer.finish(self.run, self._weights(), self.model_config, self.metrics, summary)
         self.metrics.finish()
+        if self.rank == 0:
+            self.progress.update(min(self.cursor.position, self.settings.samples), last=True)
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

@@ -73,7 +73,15 @@ def execute(context: Context) -> Outcome | None:
     # Before a collective's time-out, which names nobody, the watchdog shall have named who is waited for.
     os.environ.setdefault(FIRST_SECONDS_VARIABLE, str(0.9 * train.collective_timeout_seconds))
     in_place = context.run.spec.failure_policy.restart == "InPlace"
-    launch(gang, RANK_MODULE, [], run_id=context.run.metadata.name, stop=context.stop, in_place=in_place)
+    launch(
+        gang,
+        RANK_MODULE,
+        [],
+        run_id=context.run.metadata.name,
+        stop=context.stop,
+        in_place=in_place,
+        clock=context.progress.time,
+    )
     if gang.node_rank != 0:
         return None
     result: dict[str, Any] = json.loads(context.storage.read_bytes(join(context.layout.stage(Stage.TRAIN), RESULT)))

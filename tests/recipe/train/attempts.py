@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import signal
@@ -46,11 +47,19 @@ class Attempt:
 
 
 def ranks_of(launcher: int) -> list[psutil.Process]:
-    """The ranks below a launcher that were started as such, in rank order; standby processes are left out."""
+    """The ranks below a launcher that have begun, in rank order; standby processes, which note no steps, are left out."""
     children = psutil.Process(launcher).children(recursive=True)
-    begun = [child for child in children if "diht_k8s.recipe.train.loop" in child.cmdline()]
-    ranks = [child for child in begun if "RANK" in child.environ()]
-    return sorted(ranks, key=lambda child: int(child.environ()["RANK"]))
+    ranks = [(note, child) for child in children if (note := _note_of(child)) is not None]
+    return [child for _, child in sorted(ranks, key=lambda each: each[0])]
+
+
+def _note_of(process: psutil.Process) -> str | None:
+    """Name of the file in which a rank notes its steps; None for other processes."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        if "diht_k8s.recipe.train.loop" in process.cmdline():
+            names = (Path(file.path).name for file in process.open_files())
+            return next((name for name in names if name.startswith("beat-")), None)
+    return None
 
 
 def kill_all(launcher: int) -> None:

@@ -119,6 +119,8 @@ def test_lists_keyed_by_a_field_are_maps() -> None:
         ".status.conditions": ["type"],
         ".status.stages": ["name"],
         ".status.progress.metrics": ["name"],
+        ".status.stages[].goodput.startUp": ["name"],
+        ".status.stages[].restartsInPlace.nodes": ["node"],
     }
     for name in ("env", "volumes"):
         assert len([path for path in keys if path.endswith(f"pods.{name}")]) == 5

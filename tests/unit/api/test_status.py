@@ -8,9 +8,10 @@ from pydantic import ValidationError
 
 from diht_k8s.api import status as api
 from diht_k8s.api import status as status_module
+from diht_k8s.api.bounded_status import bounded
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.run import Stage
-from diht_k8s.api.status import Condition, FailureCause, Metric, StageStatus, Status, bounded, wire
+from diht_k8s.api.status import Condition, FailureCause, Metric, StageStatus, Status, wire
 from diht_k8s.api.times import timestamp
 
 LOG = ["é" * 250] * 20
@@ -112,4 +113,4 @@ def test_status_of_many_nodes_and_long_words_keeps_its_limit() -> None:
         "queue": {"name": "q" * 253, "reason": long},
         "lastCheckpoint": {"step": 1, "uri": "u" * 1088},
     })  # fmt: skip
-    assert len(json.dumps(status_module.wire(status_module.bounded(found)))) <= 10_000
+    assert len(json.dumps(status_module.wire(bounded(found)))) <= 10_000

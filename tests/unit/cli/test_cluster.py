@@ -77,7 +77,7 @@ def test_details_name_the_checkpoint_to_go_on_from_and_the_nodes_to_keep_away_fr
     )
     lines = details(Status(stages=[failed], last_checkpoint=saved.model_copy(update={"time": None})))
     assert lines[2:] == [
-        "the next attempt prefers other nodes than n1, n2: two attempts failed there",
+        "train: the next attempt prefers other nodes than n1, n2: two attempts or rounds failed there",
         "last checkpoint: step 40 (s3://b/step-40)",
     ]
     ended = Status(conditions=[condition(ConditionType.COMPLETE, Reason.COMPLETE)], last_checkpoint=saved)

@@ -7,7 +7,7 @@ from diht_k8s.api.run import Stage
 from diht_k8s.api.status import RestartsInPlace
 from diht_k8s.cli.cluster import details
 from diht_k8s.controller.saved_status import saved_run_status
-from tests.unit.controller.fake import FakeCluster
+from tests.unit.controller.fake import FakeCluster, Process
 from tests.unit.controller.stories import settle, status, training
 
 
@@ -55,3 +55,41 @@ def test_rounds_that_only_the_termination_message_names_count_before_the_next_at
     entry = next(stage for stage in status(cluster).stages if stage.name == "train")
     assert entry.restarts_in_place is not None
     assert (entry.restarts_in_place.total, entry.restarts_count_towards_max, entry.restarts) == (2, 3, 1)
+
+
+def test_node_on_which_two_rounds_failed_is_avoided_by_the_next_attempt_and_why_says_so() -> None:
+    cluster, process, clock = training()
+    for number in (1, 2, 3):
+        cluster.logs["r-train-1-0"] = line(number)
+        settle(process, 2)
+        clock.now += 11
+    found = train(cluster)
+    assert found is not None
+    assert [(each.node, each.rounds) for each in found.nodes] == [("node-0", 2)]
+    said = details(status(cluster))
+    assert any("; 2 rounds failed on node node-0; " in text for text in said)
+    assert "train: the next attempt prefers other nodes than node-0: two attempts or rounds failed there" in said, (
+        "told before any attempt has failed"
+    )
+    process = Process(cluster, clock)
+    settle(process, 2)
+    assert train(cluster) == found, "another operator counts nothing twice"
+    cluster.end("r-train-1", 75, message=Cause(exit_code=75, reason="R", message="m", rounds=rounds(3)).encoded())
+    settle(process)
+    clock.now += 60
+    settle(process)
+    pod = cluster.jobs["r-train-2"]["spec"]["template"]["spec"]
+    [term] = pod["affinity"]["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert term["preference"]["matchFields"][0]["values"] == ["node-0"]
+
+
+def test_round_that_ends_by_a_fault_of_the_program_counts_against_no_node() -> None:
+    cluster, process, clock = training()
+    for number in (1, 2, 3):
+        said = rounds(number).model_copy(update={"exit_code": 64})
+        cluster.logs["r-train-1-0"] = Progress(stage=Stage.TRAIN, step="s", done=3, total=9, rounds=said).line()
+        settle(process, 2)
+        clock.now += 11
+    found = train(cluster)
+    assert found is not None
+    assert (found.total, found.nodes) == (2, [])

@@ -19,6 +19,7 @@ from diht_k8s.recipe.runtime.in_place.rank_processes import RankProcesses
 from diht_k8s.recipe.runtime.in_place.rounds import Do, Failure, Local, Register, Step, decide
 from diht_k8s.recipe.runtime.in_place.standby import Standbys
 from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.recipe.runtime.time_spent import TIME_VARIABLE, recovering
 
 TICK_S: Final = 0.05
 SETTLE_S: Final = 0.3
@@ -43,7 +44,7 @@ def launch_in_place(
     run_id: str,
     stop: StopFlag,
     say: Callable[[str], None],
-    standby: bool = False,
+    standbys: Standbys | None = None,
 ) -> None:
     """Run a command as every rank of this node, in as many rounds as it takes, until all nodes are done.
 
@@ -53,14 +54,13 @@ def launch_in_place(
         run_id: name of the run.
         stop: asks the ranks to end.
         say: prints a line for people.
-        standby: keep processes ready for the next round (see `standby`), once all ranks of this node train.
+        standbys: become the ranks (see `standby`), and are filled up again once all ranks of this node train.
 
     Raises:
         DihtError: what ended the gang, with its exit code and message, the same on all nodes.
         StopRequested: a signal came.
         RetryableError: launcher 0 is lost, or a node did not end its ranks in time.
     """
-    standbys = Standbys(command, gang.processes) if standby else None
     launcher = _Launcher(gang, command, run_id, stop, say, standbys)
     try:
         launcher.run()
@@ -91,6 +91,8 @@ class _Launcher:
         self._register: Register | None = None
         self._out_of_memory = killed_for_memory()
         self._grace_s = float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30"))
+        self._time = os.environ.get(TIME_VARIABLE)
+        """rank 0's account of its time, up to the end of the round before."""
         self.details: dict[str, Any] = {}
         """what the cause of a failure tells of the training."""
         single = gang.nodes == 1
@@ -105,8 +107,6 @@ class _Launcher:
         """End what runs."""
         if self._ranks is not None:
             self._ranks.end()
-        if self._standbys is not None:
-            self._standbys.close()
         self._control.close()
 
     def run(self) -> None:
@@ -222,6 +222,8 @@ class _Launcher:
         if why is not None and self._gang.node_rank == 0:
             self._say(f"train: round {round_} begins in place: {why.message}")
         self.details["rounds"] = rounds = rounds_of(self._register)
+        if why is not None and self._time is not None:
+            self._time = recovering(self._time, time.monotonic())
         host, _, port = self._control.view.place.rpartition(":")
         first = self._gang.node_rank * self._gang.processes
         environments = [
@@ -236,6 +238,7 @@ class _Launcher:
                 "TORCHELASTIC_RUN_ID": f"{self._run_id}-{round_}",
                 "TORCHELASTIC_USE_AGENT_STORE": "False",
                 ROUNDS_VARIABLE: rounds.model_dump_json(),
+                **({} if self._time is None else {TIME_VARIABLE: self._time}),
             }
             for local in range(self._gang.processes)
         ]
@@ -246,6 +249,8 @@ class _Launcher:
     def _end_ranks(self) -> None:
         if self._ranks is not None:
             self.details.update(self._ranks.watchdog.details())
+            if (note := self._ranks.watchdog.time_note()) is not None:
+                self._time = note
             ranks, self._ranks = self._ranks, None
             ranks.end()
         self._local = replace(self._local, running=0)

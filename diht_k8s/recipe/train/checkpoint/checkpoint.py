@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -52,6 +52,9 @@ class Cursor(BaseModel):
     """time spent training, over all attempts."""
     bad: dict[str, int] = {}
     """unreadable images so far, by reason."""
+    productive: float | None = Field(None, exclude=True)
+    """seconds of the steps behind it, over all attempts; None from older programs. Beside the cursor in the marker, since
+    older programs refuse a cursor with unknown fields."""
 
     def saved_as(self, uri: str, *, time: int | None = None) -> SavedCheckpoint:
         """How a checkpoint of this cursor is reported; `time` is that of its commit."""
@@ -106,7 +109,11 @@ def commit(storage: Storage, folder: str, cursor: Cursor, parts: Sequence[Part],
         DihtError: the checkpoint or its marker could not be written.
         StopRequested: another attempt has replaced this one, and nothing was written.
     """
-    marker = {"cursor": cursor.model_dump(), "parts": [part.model_dump() for part in parts]}
+    marker = {
+        "cursor": cursor.model_dump(),
+        "parts": [part.model_dump() for part in parts],
+        "productive_seconds": cursor.productive,
+    }
     fence.commit(_name(cursor), marker)
     _write_marker(storage, place_of(folder, cursor), marker, fence)
     storage.add_known(join(place_of(folder, cursor), name) for name in (MARKER, *(part.name for part in parts)))
@@ -214,7 +221,8 @@ def _read_marker(storage: Storage, uri: str) -> tuple[Cursor, list[Part]]:
         version = marker["cursor"]["version"]
         if version != CURSOR_VERSION:
             raise DataError(f"the checkpoint {uri} has version {version}, this program reads {CURSOR_VERSION}")
-        return Cursor.model_validate(marker["cursor"]), [Part.model_validate(part) for part in marker["parts"]]
+        cursor = {**marker["cursor"], "productive": marker.get("productive_seconds")}
+        return Cursor.model_validate(cursor), [Part.model_validate(part) for part in marker["parts"]]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"the checkpoint {uri} has a damaged marker") from error
 

@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -76,7 +76,10 @@ class Loader:
         """time that `batches` waited for data since it was last read."""
 
     def batches(self, position: int) -> Generator[Batch]:
-        """Batches without end, the first one beginning at a global position (a multiple of the batch size)."""
+        """Batches without end, the first one beginning at a global position (a multiple of the batch size).
+
+        Reading begins with this call, in the background.
+        """
         ready: queue.Queue[Batch | BaseException] = queue.Queue(self._prefetch)
         closed = threading.Event()
         made = self._merged(self._start_workers(position)) if self.workers else self._here(position)
@@ -89,7 +92,13 @@ class Loader:
 
         # A thread that still computes when the interpreter is taken down would abort the process, and hide its exit code.
         atexit.register(stop)
+        handed_on = self._ready(ready, stop)
+        next(handed_on)  # closing a generator that has not begun would not stop the thread
+        return handed_on
+
+    def _ready(self, ready: queue.Queue[Batch | BaseException], stop: Callable[[], None]) -> Generator[Any]:
         try:
+            yield None
             while True:
                 before = time.perf_counter()
                 item = ready.get()

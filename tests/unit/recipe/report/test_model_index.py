@@ -28,7 +28,12 @@ def content(**changes: Any) -> dict[str, Any]:
         "scores": [{"name": "text score", "value": 0.3, "interval": [0.2, 0.4], "chance": 0.25}],
     }  # fmt: skip
     failed = {"name": "gone", "type": "Retrieval", "error": "no shard"}
-    return {"run": {"name": "towers"}, "benchmarks": [pets, gallery, pairs, failed], "notes": ["look | twice"], **changes}
+    return {
+        "run": {"name": "towers"},
+        "benchmarks": [pets, gallery, pairs, failed],
+        "notes": ["look | twice"],
+        **changes,
+    }
 
 
 def test_card_when_read_by_hugging_face_then_has_each_figure_with_dataset_split_and_metric() -> None:

@@ -1,0 +1,140 @@
+"""What a program spends its time on, by its own monotonic clock: at each moment one part grows, so they sum to its age.
+
+The launcher of a training begins to count and hands over to rank 0, which notes its account where the launcher finds it
+after the rank has died. The next round goes on from there. `time.monotonic` is shared by all processes of a machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from diht_k8s.api.reports import TimeSpent
+from diht_k8s.recipe.runtime.watchdog import FOLDER_VARIABLE, TIME_NOTE
+
+TIME_VARIABLE: Final = "DIHT_TIME_SPENT"
+"""In the environment of ranks: the account up to their start."""
+STARTING: Final = "starting"
+
+
+class Clock:
+    """The account of one program."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic, began: float | None = None) -> None:
+        """Go on with what the environment hands over; else begin at this process's start.
+
+        Args:
+            clock: seconds, monotonic.
+            began: when the account begins where nothing is handed over; None: when this process began.
+        """
+        self._clock, handed = clock, os.environ.get(TIME_VARIABLE)
+        self._base, self._at = TimeSpent(), _process_began(clock) if began is None else began
+        if handed is not None:
+            self._base, self._at = read(handed)
+        self._parts: dict[str, float] = {}
+        self._start_up: dict[str, float] = {}
+        self._part, self._detail = STARTING, "imports"
+        self._resumed: float | None = None
+        self._path = self._kept = 0.0
+        folder = os.environ.get(FOLDER_VARIABLE) if os.environ.get("RANK") == "0" else None
+        self._note = None if folder is None else Path(folder) / TIME_NOTE
+
+    def enter(self, part: str, detail: str = "") -> None:
+        """From now on this part grows; of `starting`, the detail."""
+        now = self._clock()
+        self._add(now - self._at)
+        self._part, self._detail, self._at = part, detail, now
+
+    def _add(self, seconds: float) -> None:
+        self._parts[self._part] = self._parts.get(self._part, 0.0) + seconds
+        if self._part == STARTING:
+            self._start_up[self._detail] = self._start_up.get(self._detail, 0.0) + seconds
+        elif self._part == "steps":
+            self._path += seconds
+
+    def begun(self) -> None:
+        """The first unit of work begins, if the program has not come so far before."""
+        if self._part == STARTING:
+            self.enter("steps")
+
+    def resumed(self, productive: float) -> None:
+        """The training goes on behind this many productive seconds of steps, which a checkpoint holds."""
+        self._resumed = self._path = self._kept = productive
+
+    @property
+    def productive(self) -> float:
+        """Seconds of steps behind the present position, over all attempts."""
+        return self._path + (self._clock() - self._at if self._part == "steps" else 0.0)
+
+    def kept(self, productive: float) -> None:
+        """A checkpoint that is committed holds this many productive seconds."""
+        self._kept = productive
+
+    def spent(self) -> TimeSpent:
+        """The account up to now."""
+        self.enter(self._part, self._detail)
+        base = self._base.model_dump()
+        sums = {name: round(base[name] + value, 3) for name, value in self._parts.items()}
+        sums["start_up"] = {name: round(value, 3) for name, value in self._start_up.items()}
+        if self._resumed is not None:
+            first = self._base.resumed is None
+            sums["resumed"] = self._resumed if first else self._base.resumed
+            sums["lost"] = (
+                self._base.lost if first else self._base.lost + max(0.0, (self._base.path or 0.0) - self._resumed)
+            )
+            sums |= {"path": round(self._path, 3), "kept": round(self._kept, 3)}
+        return TimeSpent(**{**base, **sums})
+
+    def note(self) -> None:
+        """Write the account where the launcher finds it."""
+        if self._note is not None:
+            written = self._note.with_suffix(".new")
+            written.write_text(self.handed_over())
+            written.replace(self._note)
+
+    def handed_over(self) -> str:
+        """The account for the environment of the ranks."""
+        return text_of(self.spent(), self._at)
+
+
+@contextlib.contextmanager
+def handing_over(clock: Clock) -> Iterator[None]:
+    """Processes that are started meanwhile go on with the account."""
+    os.environ[TIME_VARIABLE] = clock.handed_over()
+    try:
+        yield
+    finally:
+        del os.environ[TIME_VARIABLE]
+
+
+def text_of(spent: TimeSpent, at: float) -> str:
+    """An account up to a moment of the monotonic clock, as text."""
+    return json.dumps({"at": at, "spent": spent.model_dump(exclude_none=True)})
+
+
+def read(text: str) -> tuple[TimeSpent, float]:
+    """The account and its moment."""
+    found: dict[str, Any] = json.loads(text)
+    return TimeSpent.model_validate(found["spent"]), float(found["at"])
+
+
+def recovering(text: str, now: float) -> str:
+    """The account of a round that has ended, up to the start of the next one."""
+    spent, at = read(text)
+    return text_of(spent.model_copy(update={"recovering": round(spent.recovering + max(0.0, now - at), 3)}), now)
+
+
+def _process_began(clock: Callable[[], float]) -> float:
+    """When this process began, by the clock; now where the system does not say."""
+    now = clock()
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return now
+    return now - max(0.0, age)

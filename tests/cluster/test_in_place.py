@@ -1,0 +1,174 @@
+"""Restarts in place and goodput with real trainings of two pods."""
+
+from __future__ import annotations
+
+import calendar
+import os
+import random
+import signal
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.operators import APART, kill_program, stages
+from tests.cluster.tools import S3, Kubectl, Parts, wait_until
+from tests.cluster.trainings import STEPS, Trainings, check_end, opened
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(3600)]
+IN_PLACE = {"restart": "InPlace", "maxRestarts": 1000}
+PARTS = (
+    "productive", "lost", "queued", "scheduling", "starting", "checkpointing", "validating", "waitingForData", "recovering",
+    "suspended", "other",
+)  # fmt: skip
+PAIRS, FAULTS = 10, 30
+
+
+@pytest.fixture(scope="module")
+def trainings(
+    kubectl: Kubectl, own: bool, recipe_image: str, s3_in_cluster: S3, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Trainings]:
+    with opened(kubectl, recipe_image, s3_in_cluster, tmp_path_factory.mktemp("operator"), own=own) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(trainings: Trainings) -> dict[int, float]:
+    """The losses of an undisturbed training, by step."""
+    trainings.start("calm")
+    trainings.place.runs.wait_for("calm", "Complete", timeout_s=500)
+    return trainings.losses("calm")
+
+
+def kill_rank(host: str) -> None:
+    """SIGKILL to the rank of a pod, from this machine, which carries the nodes; launcher and standby processes live on."""
+    wanted, killed = f"HOSTNAME={host}".encode(), 0
+    for process in Path("/proc").iterdir():
+        try:
+            if not process.name.isdigit() or wanted not in (process / "environ").read_bytes().split(b"\0"):
+                continue
+            notes = [os.readlink(each) for each in (process / "fd").iterdir()]
+        except OSError:  # it has ended
+            continue
+        if any(Path(note).name.startswith("beat-") for note in notes):
+            os.kill(int(process.name), signal.SIGKILL)
+            killed += 1
+    assert killed == 1, f"{host} has {killed} ranks"
+
+
+def require_sums(status: dict[str, Any], *, least_faults: int = 0) -> None:
+    """The parts sum to the wall time, as the status and as its own times have it."""
+    found, stage = status["goodput"], stages(status)["train"]
+    total = sum(found.get(f"{part}Seconds", 0) for part in PARTS)
+    assert total == found["wallSeconds"]
+    assert total == pytest.approx(_seconds(stage["goodput"]["until"]) - _seconds(status["startTime"]), abs=1.0 + 2.0)
+    rounds = stage.get("restartsInPlace", {}).get("total", 0)
+    assert rounds + stage.get("restarts", 0) >= least_faults
+
+
+def _seconds(text: str) -> float:
+    return calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%SZ"))
+
+
+def rounds(trainings: Trainings, name: str) -> int:
+    return stages(trainings.place.runs.status(name))["train"].get("restartsInPlace", {}).get("total", 0)
+
+
+def test_killed_rank_restarts_in_the_living_pods(trainings: Trainings, undisturbed: dict[int, float]) -> None:
+    name, runs = trainings.start("rank", policy=IN_PLACE), trainings.place.runs
+    trainings.wait_for_checkpoint(name)
+    pods = {pod["metadata"]["uid"] for pod in runs.pods(name)}
+    kill_rank(f"{name}-train-1-1")
+    status = runs.wait_for(name, "Complete", timeout_s=400)
+    stage = stages(status)["train"]
+    assert (stage["attempt"], stage.get("restarts", 0), stage["restartsInPlace"]["total"]) == (1, 0, 1)
+    assert {pod["metadata"]["uid"] for pod in runs.pods(name)} <= pods
+    assert len(trainings.names(name, "epochs")) == 2, "each round took a number of its own"
+    check_end(trainings, name, undisturbed)
+    require_sums(status, least_faults=1)
+    assert status["goodput"].get("lostSeconds", 0) + status["goodput"].get("recoveringSeconds", 0) > 0
+    assert {part["name"] for part in stage["goodput"]["startUp"]} >= {"imports", "rendezvous", "checkpoint"}
+
+
+def first_step_after(trainings: Trainings, name: str, policy: dict[str, Any], kill: Any) -> float:
+    """Seconds from a SIGKILL to the first step that is made again, by the progress in the log."""
+    trainings.start(name, policy=policy, steps=10 * STEPS)
+    trainings.wait_for_checkpoint(name)
+    began = time.monotonic()
+    epochs = len(trainings.names(name, "epochs"))
+    kill(f"{name}-train-1-1")
+    wait_until(lambda: len(trainings.names(name, "epochs")) > epochs, "the next gang", 300)
+    saved = trainings.saved(name)
+    wait_until(lambda: trainings.saved(name) > saved, "a checkpoint of the next gang", 300)
+    seconds = time.monotonic() - began
+    trainings.place.runs.kubectl("delete", "dihtrun", "-n", trainings.place.namespace, name)
+    return seconds
+
+
+def test_restart_in_place_takes_at_most_half_of_a_recreation(trainings: Trainings) -> None:
+    ratios: list[float] = []
+    for number in range(PAIRS):
+        near = first_step_after(trainings, f"near-{number}", IN_PLACE, kill_rank)
+        far = first_step_after(trainings, f"far-{number}", {"maxRestarts": 1000}, kill_program)
+        print(f"pair {number}: {near:.1f} s in place, {far:.1f} s recreated")
+        ratios.append(near / far)
+    assert statistics.median(ratios) <= 0.5
+
+
+def test_dead_launcher_0_recreates_the_gang(trainings: Trainings, undisturbed: dict[int, float]) -> None:
+    name, runs = trainings.start("launcher", policy=IN_PLACE), trainings.place.runs
+    trainings.wait_for_checkpoint(name)
+    kill_program(f"{name}-train-1-0")
+    status = runs.wait_for(name, "Complete", timeout_s=500)
+    assert stages(status)["train"]["attempt"] == 2
+    check_end(trainings, name, undisturbed)
+    require_sums(status, least_faults=1)
+
+
+def test_lost_node_recreates_the_gang(trainings: Trainings, undisturbed: dict[int, float], parts: Parts) -> None:
+    name, runs = trainings.start("node", policy=IN_PLACE, affinity=APART), trainings.place.runs
+    trainings.wait_for_checkpoint(name)
+    s3_namespace = trainings.s3.endpoint_url.split(".")[1]
+    [pod] = trainings.place.kubectl.json("get", "pods", "-n", s3_namespace)["items"]
+    parts.lose_node(1 - int(pod["spec"]["nodeName"].removeprefix("node-")))
+    status = runs.wait_for(name, "Complete", timeout_s=600)
+    assert stages(status)["train"]["attempt"] == 2
+    check_end(trainings, name, undisturbed)
+    require_sums(status, least_faults=1)
+
+
+def test_crash_loop_ends_and_names_the_node(trainings: Trainings) -> None:
+    name, runs = trainings.start("loop", policy={**IN_PLACE, "maxRestarts": 3}, steps=10 * STEPS), trainings.place.runs
+    trainings.wait_for_checkpoint(name)
+    for number in range(4):
+        wait_until(lambda number=number: rounds(trainings, name) >= number, f"round {number + 1}", 300)
+        try:
+            kill_rank(f"{name}-train-1-1")
+        except AssertionError:
+            time.sleep(2)
+    status = runs.wait_for(name, "Failed", "RestartsExhausted", timeout_s=400)
+    assert stages(status)["train"]["restartsInPlace"]["nodes"][0]["rounds"] >= 2
+
+
+def test_parts_sum_to_the_wall_time_over_30_faults(trainings: Trainings) -> None:
+    name, runs, rng = (
+        trainings.start("many", policy=IN_PLACE, steps=40 * STEPS),
+        trainings.place.runs,
+        random.Random(19),
+    )
+    trainings.wait_for_checkpoint(name)
+    done = 0
+    while done < FAULTS:
+        status = runs.status(name)
+        attempt = stages(status)["train"]["attempt"]
+        try:
+            (kill_program if done % 10 == 9 else kill_rank)(f"{name}-train-{attempt}-{rng.randrange(2)}")
+            done += 1
+        except AssertionError:
+            pass  # its ranks are not there yet
+        time.sleep(rng.uniform(5, 30))
+    status = runs.wait_for(name, "Complete", timeout_s=1500)
+    require_sums(status, least_faults=FAULTS // 2)

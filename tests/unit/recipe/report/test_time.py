@@ -1,0 +1,33 @@
+"""Where the time went, on the page of a run."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from diht_k8s.api.status import Goodput
+from diht_k8s.pipeline.goodput_status import for_the_page
+from diht_k8s.recipe.report.evidence import time_spent
+from diht_k8s.recipe.report.page import environment
+
+SHOWN = Goodput(wall_seconds=7200, productive_seconds=7128, productive_percent="99.0", starting_seconds=72)
+
+
+def page(text: str) -> str:
+    content = {"cost": [], "versions": {}, "inputs": {}, "config_sha256": "", "time": time_spent(text)}
+    return environment().get_template("configuration.html.jinja").render(content=content, run_yaml="", digest="")
+
+
+def test_page_says_what_the_time_of_the_stages_before_went_to() -> None:
+    text = for_the_page([("filter", Goodput(), 1), ("train", SHOWN, 2)])
+    assert time_spent(text) == [{"stage": "train", "wall_seconds": 7200, "text": "99.0 % productive; 1.0 % starting in 2 attempts"}]  # fmt: skip
+    shown = page(text)
+    assert "Where the time went" in shown
+    assert '<th scope="row">train</th><td class="num">2.0 h</td><td>99.0 % productive; 1.0 % starting in 2 attempts</td>' in shown  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["", "{", "3", "[3]", '[{"stage": "x"}]', json.dumps({"stage": 1})])
+def test_page_without_an_account_that_can_be_read_leaves_the_section_out(text: str) -> None:
+    assert time_spent(text) == []
+    assert "Where the time went" not in page(text)
