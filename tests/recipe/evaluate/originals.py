@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import json
 import pickle
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 from scipy.io import savemat
 
-from tests.recipe.evaluate.small_run import COLOURS, SHAPES, draw
-
-IMAGES = 24
-
-
-@cache
-def drawing(row: int, side: int = 48, *, mode: str = "RGB") -> Image.Image:
-    """No two are the same; the colour goes round."""
-    drawn = Image.open(io.BytesIO(draw(COLOURS[row % 6], SHAPES[row // 6 % 3], 5000 + row)))
-    return drawn.resize((side, side)).convert(mode)
-
-
-def save(path: Path, row: int, side: int = 48, mode: str = "RGB") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    drawing(row, side, mode=mode).save(path)
+from tests.recipe.evaluate.drawings import IMAGES, drawing, save, two_captions
+from tests.recipe.evaluate.original_tables import (
+    arrow,
+    parquet,
+    parquet_captions,
+    parquet_winogavil,
+    parquet_winoground,
+)
+from tests.recipe.evaluate.small_run import COLOURS
 
 
 def trust_files(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,11 +198,6 @@ def caltech101(root: Path) -> Path:
     return root
 
 
-def two_captions(row: int) -> list[str]:
-    """One or two, none twice: tools differ in what they do with ties."""
-    return [f"a {COLOURS[row % 6]} thing, number {row}", f"one of many: {SHAPES[row // 6 % 3]} at {row}"][: 1 + row % 2]
-
-
 def coco(root: Path) -> Path:
     images, annotations = [], []
     for row in range(IMAGES):
@@ -325,73 +308,6 @@ def fmow(root: Path) -> Path:
         lines.append(f"test,{COLOURS[row % 6]}_site,{country},{year}-01-0{1 + row % 9}T10:00:00Z")
     (root / "rgb_metadata.csv").write_text("\n".join(lines))
     (root / "country_code_mapping.csv").write_text("alpha-3,region\nFRA,Europe\nBRA,Americas\n")
-    return root
-
-
-def _png(row: int) -> bytes:
-    buffer = io.BytesIO()
-    drawing(row).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _with_features(table: pa.Table, features: dict[str, Any]) -> pa.Table:
-    return table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-
-
-LABELLED = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": [f"{c}_toy" for c in COLOURS]}}
-
-
-def _labelled_table(rows: range) -> pa.Table:
-    columns = {"image": [{"bytes": _png(row), "path": None} for row in rows], "label": [row % 6 for row in rows]}
-    return _with_features(pa.table(columns), LABELLED)
-
-
-def parquet(root: Path) -> Path:
-    (root / "data").mkdir(parents=True)
-    pq.write_table(_labelled_table(range(15)), root / "data/test-00000-of-00002.parquet", row_group_size=4)
-    pq.write_table(_labelled_table(range(15, IMAGES)), root / "data/test-00001-of-00002.parquet", row_group_size=4)
-    pq.write_table(_labelled_table(range(3)), root / "data/train-00000-of-00001.parquet")
-    return root
-
-
-def arrow(root: Path) -> Path:
-    (root / "test").mkdir(parents=True)
-    table = _labelled_table(range(IMAGES))
-    path = str(root / "test/data-00000-of-00001.arrow")
-    with pa.OSFile(path, "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table, max_chunksize=5)
-    (root / "test/state.json").write_text("{}")
-    (root / "dataset_dict.json").write_text('{"splits": ["test"]}')
-    return root
-
-
-def parquet_captions(root: Path) -> Path:
-    root.mkdir(parents=True)
-    columns = {"image": [{"bytes": _png(row), "path": None} for row in range(IMAGES)], "caption": [two_captions(row) for row in range(IMAGES)]}  # fmt: skip
-    pq.write_table(_with_features(pa.table(columns), {"image": {"_type": "Image"}}), root / "test.parquet")
-    return root
-
-
-def parquet_winoground(root: Path) -> Path:
-    root.mkdir(parents=True)
-    columns: dict[str, list[Any]] = {}
-    for side in (0, 1):
-        columns[f"image_{side}"] = [{"bytes": _png(2 * row + side), "path": None} for row in range(12)]
-        columns[f"caption_{side}"] = [f"{COLOURS[row % 6]} {side} over {1 - side}" for row in range(12)]
-    pq.write_table(pa.table(columns), root / "test.parquet", row_group_size=5)
-    return root
-
-
-def parquet_winogavil(root: Path) -> Path:
-    root.mkdir(parents=True)
-    sets = [[f"image{(3 * row + place) % IMAGES}" for place in range(5)] for row in range(10)]
-    columns = {
-        "cue": [f"{COLOURS[row % 6]} idea" for row in range(10)],
-        "candidates": sets,
-        "associations": [names[1:3] for names in sets],
-        "candidate_images": [[{"bytes": _png(int(name[5:])), "path": None} for name in names] for names in sets],
-    }
-    pq.write_table(pa.table(columns), root / "test.parquet", row_group_size=3)
     return root
 
 

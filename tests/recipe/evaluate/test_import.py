@@ -20,7 +20,8 @@ from diht_k8s.recipe.imports.records import Wanted
 from diht_k8s.recipe.shards.samples import Sample, read_samples, write_samples
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.evaluate import originals
-from tests.recipe.evaluate.originals import IMAGES, ORIGINALS, drawing, two_captions
+from tests.recipe.evaluate.drawings import IMAGES, drawing, two_captions
+from tests.recipe.evaluate.originals import ORIGINALS
 from tests.recipe.evaluate.small_run import COLOURS
 
 ALPHABET = sorted(COLOURS)

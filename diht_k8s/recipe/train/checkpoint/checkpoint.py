@@ -52,7 +52,7 @@ class Cursor(BaseModel):
     """time spent training, over all attempts."""
     bad: dict[str, int] = {}
     """unreadable images so far, by reason."""
-    productive: float | None = Field(None, exclude=True)
+    productive: float | None = Field(default=None, exclude=True)
     """seconds of the steps behind it, over all attempts; None from older programs. Beside the cursor in the marker, since
     older programs refuse a cursor with unknown fields."""
 
