@@ -82,10 +82,11 @@ class Fault:
         spec: dict[str, Any] = {other: None for other in STAGES if other != stage}
         if stage == "train":
             spec["train"] = GANG
-        common = runs.document(name)["spec"]["pods"]
+        stub = {stage: list(self.stub)}
+        common = runs.document(name, stub)["spec"]["pods"]  # the stub is one of its variables
         lists = {key: [*common[key], *self.pods.get(key, [])] for key in ("volumes", "volumeMounts")}
         pods = {**common, "nodeSelector": {"kubernetes.io/hostname": "node-0"}, **self.pods, **lists}
-        return runs.document(name, {stage: list(self.stub)}, **{**spec, **self.spec}, pods=pods)
+        return runs.document(name, stub, **{**spec, **self.spec}, pods=pods)
 
     def is_told(self, text: str, found: str | None) -> bool:
         """Whether `why` names the cause."""

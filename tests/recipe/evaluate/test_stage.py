@@ -158,7 +158,8 @@ def test_stage_when_a_worker_is_lost_ends_in_the_same_bytes_each_shard_encoded_o
     assert encoded == ["0.tar"]
     monkeypatch.setattr(benchmark_data, "encode_shard", counted)
     assert evaluate(run, worker=1, workers=2) is not None
-    assert {name: data for name, data in written(output).items() if not name.startswith("claims/")} == alone
+    shutil.rmtree(output / "claims")  # of the end, which keeps the others off it
+    assert written(output) == alone
     assert encoded == ["0.tar", "1.tar", "2.tar"]
 
 
