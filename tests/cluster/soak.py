@@ -108,7 +108,8 @@ class Soak:
         while not self.over():
             count += 1
             [name] = choose.choices(list(FAULTS), [fault.weight for fault in FAULTS.values()])
-            stage = "train" if FAULTS[name].gang and choose.random() < 0.4 else "filter"
+            hit = FAULTS[name].stages
+            stage = hit[0] if len(hit) == 1 or choose.random() < 0.6 else hit[1]
             self._try(f"run-{number}-{count}", name, stage)
 
     def _try(self, run: str, name: str, stage: str) -> None:
