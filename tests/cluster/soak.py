@@ -43,6 +43,7 @@ AWAY = (
     "etcd",
     "429",
 )
+NO_ANSWER = "no answer from the API server"
 PATIENCE_S = 90.0
 WORKERS = 2
 BYSTANDER = "bystander"
@@ -143,11 +144,13 @@ class Soak:
             wait_until(victim.runs_on, "the program", 120)
         found = fault.act(victim)
         wait_until(lambda: fault.shown(runs.status(victim.name)), "the status", fault.timeout_s)
-        text = ""
-        for _ in range(3):  # its last line may be written a moment later
+        until = time.monotonic() + PATIENCE_S
+        text, tries = "", 0
+        while tries < 3 and time.monotonic() < until:  # its last line may be written a moment later
             text = self._why(victim.name)
             if fault.is_told(text, found):
                 return text, True
+            tries += NO_ANSWER not in text
             time.sleep(3)
         return text, False
 

@@ -28,7 +28,7 @@ OUTCOME = Outcome([], {"made": 1})
 
 
 class Worker:
-    """One of two workers, whose every look at the shards is an item of `looks`: (worked, waiting)."""
+    """One of two workers, whose looks at the shards find what `looks` says: (worked, waiting)."""
 
     def __init__(self, folder: Path, index: int, *looks: tuple[bool, int]) -> None:
         self.context = Context(
