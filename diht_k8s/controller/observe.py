@@ -230,7 +230,11 @@ def _observe_failure(
     drained = DISRUPTED in job.message
     if first is None or drained:
         return replace(observed, attempt=_removed(attempt, job, first), failed_pod=first)
-    return _blamed(observed, attempt, first, infrastructure=_was_stopped(first, pausing=pausing))
+    blamed = _blamed(observed, attempt, first, infrastructure=_was_stopped(first, pausing=pausing))
+    if first.deleted_at is not None and first.exit_code == ExitCode.STOPPED and not pausing:
+        message = one_line(f"pod {first.name} on {first.node} was deleted: {blamed.attempt.message}")
+        return replace(blamed, attempt=replace(blamed.attempt, reason="PodRemoved", message=message))
+    return blamed
 
 
 def _has_failed(pod: PodSummary) -> bool:

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from diht_k8s.api.run import Stage
+from diht_k8s.api.status import MAX_COUNT
 from diht_k8s.api.steps import LABEL_STEPS
 
 RUN_LABEL: Final = "diht.dev/run"
@@ -228,7 +229,7 @@ def _pod(document: Document) -> PodSummary | None:
         **_common(metadata, labels),
         job_uid=_text(owner if owned_by_job else labels, "uid" if owned_by_job else JOB_UID_LABEL),
         job_name=_text(owner, "name") if owned_by_job else "",
-        index=_number(labels.get(INDEX_LABEL, "0"), "InvalidIndex"),
+        index=_count(labels.get(INDEX_LABEL, "0"), "InvalidIndex"),
         phase=_text(status, "phase") or "Pending",
         created_at=created_at,
         seen_at=created_at,
@@ -262,7 +263,7 @@ def _common(metadata: Document, labels: Document) -> dict[str, Any]:
         "version": version,
         "run": _text(labels, RUN_LABEL),
         "stage": entry,
-        "attempt": _number(labels.get(ATTEMPT_LABEL), "InvalidAttempt"),
+        "attempt": _count(labels.get(ATTEMPT_LABEL), "InvalidAttempt"),
     }
 
 
@@ -346,6 +347,14 @@ def _number(text: Any, reason: str) -> int:
     if not (isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS):
         raise _UnreadableError(reason)
     return int(text)
+
+
+def _count(text: Any, reason: str) -> int:
+    """Such a number as a status can hold: anybody may label an object with a larger one."""
+    found = _number(text, reason)
+    if found > MAX_COUNT:
+        raise _UnreadableError(reason)
+    return found
 
 
 def _seconds(text: Any) -> float | None:

@@ -13,6 +13,7 @@ from diht_k8s.api.kubernetes_types.pod_types import wire
 from diht_k8s.api.kubernetes_types.security import SecurityContext
 from diht_k8s.api.pods import QUEUE_LABEL, Pods
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.api.steps import SHARED_STEP
 from diht_k8s.launch.pods import SHARED_MEMORY
 
 POD_FIELDS = (
@@ -25,12 +26,14 @@ FAILURES_PER_WORKER: Final = 3
 A limit for each index would hang the deletion of the namespace (`backoffLimitPerIndex`)."""
 
 
-def stage_overlays(run: DihtRun, stage: Stage, pods: Pods, replicas: int) -> dict[str, dict[str, Any]]:
-    """The overlays of a stage's role, by kind; empty ones are left out."""
+def stage_overlays(
+    run: DihtRun, stage: Stage, pods: Pods, replicas: int, *, step: str = ""
+) -> dict[str, dict[str, Any]]:
+    """The overlays of the role of a stage or of one of its steps, by kind; empty ones are left out."""
     overlays = {
         "V1Pod": _pod(pods),
         "V1Container": _container(run, pods),
-        "V1Job": _job(stage, pods, replicas),
+        "V1Job": _job(stage, pods, replicas, step),
     }
     return {kind: overlay for kind, overlay in overlays.items() if overlay}
 
@@ -95,12 +98,12 @@ def _credentials(run: DihtRun) -> list[dict[str, Any]]:
     ]
 
 
-def _job(stage: Stage, pods: Pods, replicas: int) -> dict[str, Any]:
+def _job(stage: Stage, pods: Pods, replicas: int, step: str) -> dict[str, Any]:
     job: dict[str, Any] = {}
     if pods.queue_name:
         job["metadata"] = {"labels": {QUEUE_LABEL: pods.queue_name}}
     if replicas > 1:
-        job["spec"] = _of_gang() if stage is Stage.TRAIN else _of_workers(stage, replicas)
+        job["spec"] = _of_gang() if stage is Stage.TRAIN else _of_workers(stage, replicas, step)
     return job
 
 
@@ -109,9 +112,13 @@ def _of_gang() -> dict[str, Any]:
     return {"successPolicy": {"rules": [{"succeededIndexes": "0"}]}}
 
 
-def _of_workers(stage: Stage, replicas: int) -> dict[str, Any]:
-    """Workers share shards by claims: a failed one is replaced, one on a dead node is not missed."""
+def _of_workers(stage: Stage, replicas: int, step: str) -> dict[str, Any]:
+    """Workers share shards by claims: a failed one is replaced, one on a dead node is not missed.
+
+    They succeed only once the stage is committed, and the dead node's never ends. Without a step, label is the work of
+    worker 0 alone: the others succeed at once, which tells nothing.
+    """
     spec: dict[str, Any] = {"backoffLimit": FAILURES_PER_WORKER * replicas}
-    if stage is Stage.FILTER:  # a worker succeeds only once the stage is committed; the dead node's never ends
+    if stage is not Stage.LABEL or step == SHARED_STEP:
         spec["successPolicy"] = {"rules": [{"succeededCount": 1}]}
     return spec

@@ -76,7 +76,7 @@ def stage_app(run: DihtRun, stage: Stage, *, step: str = "", arguments: Sequence
         resource=_resource(pods),
         port_map={"rendezvous": _port(run, pods)} if stage is Stage.TRAIN else {},
     )
-    for kind, overlay in stage_overlays(run, stage, pods, replicas).items():
+    for kind, overlay in stage_overlays(run, stage, pods, replicas, step=step).items():
         set_overlay(role, "kubernetes", kind, _escaped(overlay))
     return AppDef(name=f"{run.metadata.name}-{stage}", roles=[role])
 

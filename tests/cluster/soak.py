@@ -43,6 +43,7 @@ AWAY = (
     "etcd",
     "429",
 )
+NO_ANSWER = "no answer from the API server"
 PATIENCE_S = 90.0
 WORKERS = 2
 BYSTANDER = "bystander"
@@ -108,7 +109,8 @@ class Soak:
         while not self.over():
             count += 1
             [name] = choose.choices(list(FAULTS), [fault.weight for fault in FAULTS.values()])
-            stage = "train" if FAULTS[name].gang and choose.random() < 0.4 else "filter"
+            hit = FAULTS[name].stages
+            stage = hit[0] if len(hit) == 1 or choose.random() < 0.6 else hit[1]
             self._try(f"run-{number}-{count}", name, stage)
 
     def _try(self, run: str, name: str, stage: str) -> None:
@@ -142,11 +144,13 @@ class Soak:
             wait_until(victim.runs_on, "the program", 120)
         found = fault.act(victim)
         wait_until(lambda: fault.shown(runs.status(victim.name)), "the status", fault.timeout_s)
-        text = ""
-        for _ in range(3):  # its last line may be written a moment later
+        until = time.monotonic() + PATIENCE_S
+        text, tries = "", 0
+        while tries < 3 and time.monotonic() < until:  # its last line may be written a moment later
             text = self._why(victim.name)
             if fault.is_told(text, found):
                 return text, True
+            tries += NO_ANSWER not in text
             time.sleep(3)
         return text, False
 

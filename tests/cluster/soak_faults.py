@@ -12,6 +12,7 @@ from tests.cluster.operators import Runs, condition, evict, kill_program, stages
 from tests.cluster.tools import KubectlError, Parts, script, wait_until
 
 Status = dict[str, Any]
+WORKER, GANG_OF_TWO = ("filter",), ("train",)
 STAGES = ("filter", "label", "train", "evaluate")
 GANG = {"model": "ViT-B-16", "samples": 8, "batchSize": 8, "numNodes": 2, "distillation": {"mode": "Disabled"}}
 
@@ -72,8 +73,8 @@ class Fault:
     spec: Mapping[str, Any] = field(default_factory=dict)
     pods: Mapping[str, Any] = field(default_factory=dict)
     waits: bool = True
-    gang: bool = True
-    """whether it may also hit one pod of a gang of two"""
+    stages: tuple[str, ...] = ("filter", "train")
+    """which stages it may hit: one worker, or one pod of a gang of two"""
     timeout_s: float = 120.0
     weight: int = 3
 
@@ -82,10 +83,11 @@ class Fault:
         spec: dict[str, Any] = {other: None for other in STAGES if other != stage}
         if stage == "train":
             spec["train"] = GANG
-        common = runs.document(name)["spec"]["pods"]
+        stub = {stage: list(self.stub)}
+        common = runs.document(name, stub)["spec"]["pods"]  # the stub is one of its variables
         lists = {key: [*common[key], *self.pods.get(key, [])] for key in ("volumes", "volumeMounts")}
         pods = {**common, "nodeSelector": {"kubernetes.io/hostname": "node-0"}, **self.pods, **lists}
-        return runs.document(name, {stage: list(self.stub)}, **{**spec, **self.spec}, pods=pods)
+        return runs.document(name, stub, **{**spec, **self.spec}, pods=pods)
 
     def is_told(self, text: str, found: str | None) -> bool:
         """Whether `why` names the cause."""
@@ -100,6 +102,18 @@ def evict_pod(victim: Victim) -> str:
     pod = victim.pod()
     evict(victim.runs, pod["metadata"]["name"])
     return pod["spec"]["nodeName"]
+
+
+def replace_worker(victim: Victim) -> None:
+    """Evict a worker; a stage goes on without it until another has started."""
+    old = victim.pod()["metadata"]["uid"]
+    evict_pod(victim)
+
+    def is_replaced() -> bool:
+        pods = victim.runs.pods(victim.name)
+        return any(each["status"]["phase"] == "Running" and each["metadata"]["uid"] != old for each in pods)
+
+    wait_until(is_replaced, "another worker", 90)
 
 
 def drain(victim: Victim) -> str:
@@ -157,11 +171,12 @@ FAULTS: dict[str, Fault] = {
     "exit code 75": Fault(r"last failure.*exit code 75.*told to end with 75", (75, "hang"), waits=False),
     "exit code 1": Fault(r"last failure.*exit code 1\b.*told to end with 1", (1, "hang"), waits=False),
     "killed": Fault(r"last failure.*exit code 137", act=kill),
-    "evicted": Fault(r"last failure.*{found} was drained", act=evict_pod),
-    "drained": Fault(r"last failure.*{found} was drained", act=drain),
+    "evicted": Fault(r"last failure.*{found} was drained", act=evict_pod, stages=GANG_OF_TWO),
+    "drained": Fault(r"last failure.*{found} was drained", act=drain, stages=GANG_OF_TWO),
+    "worker evicted": Fault(r" runs: ", act=replace_worker, shown=reason("Running"), stages=WORKER),
     "pod deleted": Fault(r"last failure.*(PodRemoved|removed|deleted)", act=delete_pod),
     "node lost": Fault(
-        r"last failure.*NodeLost.*node-1", act=lose_node, pods=ON_NODE_1, gang=False, timeout_s=240, weight=1
+        r"last failure.*NodeLost.*node-1", act=lose_node, pods=ON_NODE_1, stages=WORKER, timeout_s=240, weight=1
     ),
     "deadline": Fault(r"failed \(DeadlineExceeded\)", shown=failed, spec={"activeDeadlineSeconds": 8}, waits=False),
     "suspended": Fault(r"does not run \(Suspended\)", act=suspend, shown=reason("Suspended")),
@@ -178,8 +193,8 @@ FAULTS: dict[str, Fault] = {
         pods={"volumes": [{"name": "x", "secret": {"secretName": "none"}}], "volumeMounts": [{"name": "x", "mountPath": "/x"}]},
     ),
     "out of memory": Fault(
-        r"failed \(OutOfMemory\)", shown=failed, pods={"resources": {"memory": "24Mi"}}, waits=False, gang=False,
+        r"failed \(OutOfMemory\)", shown=failed, pods={"resources": {"memory": "24Mi"}}, waits=False, stages=WORKER,
     ),
-    "Job deleted": Fault(r" runs: ", act=delete_job, shown=reason("Running"), gang=False, timeout_s=150),
-    "Job orphaned": Fault(r"has lost its Job", act=orphan, shown=always, gang=False, timeout_s=150),
+    "Job deleted": Fault(r" runs: ", act=delete_job, shown=reason("Running"), stages=WORKER, timeout_s=150),
+    "Job orphaned": Fault(r"has lost its Job", act=orphan, shown=always, stages=WORKER, timeout_s=150),
 }  # fmt: skip

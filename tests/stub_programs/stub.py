@@ -54,9 +54,11 @@ class Stub:
         if context.step not in ("", "predict"):
             return None
         context.storage.write_bytes(join(folder, f"part-{context.worker}"), b"x")
-        present = [name for name in context.storage.names(folder) if name.startswith("part-")]
-        if len(present) < context.workers:
-            return None
+        while _parts(context.storage, folder) < context.workers:  # a worker succeeds only once the stage is committed
+            if context.storage.exists(context.layout.committed(self.stage)):
+                return None
+            context.stop.raise_if_requested()
+            time.sleep(0.1)
         context.storage.write_bytes(join(folder, "result.json"), json.dumps(context.config).encode())
         return Outcome([artefact(context.storage, context.layout, self.stage, "result.json")], {"steps": 3})
 
@@ -111,6 +113,10 @@ class Stub:
             time.sleep(0.05)
         context.progress.update(3, {"loss": 0.25})
         return None
+
+
+def _parts(storage: Storage, folder: str) -> int:
+    return sum(name.startswith("part-") for name in storage.names(folder))
 
 
 def _make_noise() -> None:

@@ -22,6 +22,11 @@ class ImageProgress:
         """Images encoded so far."""
         return self._images
 
+    def begin(self, uri: str) -> None:
+        """A shard is begun, perhaps one that was another worker's."""
+        if uri not in self._sizes:
+            self._sizes[uri] = self._size(uri)
+
     def advance(self, images: int, size: int) -> None:
         """A batch of images is encoded, for which `size` bytes of the shard were read; may raise to stop."""
         self._images += images

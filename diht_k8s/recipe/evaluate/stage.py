@@ -1,10 +1,10 @@
 """Stage 4 as a program: a model and benchmark shards to `features/*`, `benchmarks/*.json`, the report and
 the model's card.
 
-Workers share the shards: each shard is encoded once, and the worker that finds all of them encoded does the rest from
-those files, so the figures do not depend on the number of workers. Each benchmark's result is written as soon as it is
-ready, so an interrupted evaluation resumes with the next one. A benchmark that fails does not lose the others: the
-report is still written, then the stage ends uncommitted with the first error.
+Workers share the shards, as those of the filter do: each shard is encoded once, and one worker does the rest from those
+files while the others wait for it, so the figures do not depend on the number of workers. Each benchmark's result is
+written as soon as it is ready, so an interrupted evaluation resumes with the next one. A benchmark that fails does not
+lose the others: the report is still written, then the stage ends uncommitted with the first error.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Final
 
-from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.api.errors import DataError, DihtError, UserError
 from diht_k8s.api.evaluate import Benchmark, Evaluate
 from diht_k8s.api.hashing import SCHEMA_VERSION, STAGE_VERSIONS, sha256_of
 from diht_k8s.api.layout import Layout, join
@@ -25,8 +26,10 @@ from diht_k8s.recipe.evaluate.image_progress import ImageProgress
 from diht_k8s.recipe.evaluate.models.files import model_identity
 from diht_k8s.recipe.report.per_image import PER_IMAGE, per_image_path, write_per_image
 from diht_k8s.recipe.runtime.bad_shards import BadShards, Damage, listed
+from diht_k8s.recipe.runtime.claims import Claims
 from diht_k8s.recipe.runtime.commit import artefact, find_committed, read_committed
-from diht_k8s.recipe.runtime.committed_work import CommittedWork, forget_times
+from diht_k8s.recipe.runtime.committed_work import CommittedWork
+from diht_k8s.recipe.runtime.shared_work import claims_of, until_committed
 from diht_k8s.recipe.runtime.stage import Context, Outcome
 from diht_k8s.recipe.runtime.tracking import start_tracking
 from diht_k8s.recipe.shards.sources import Shard
@@ -59,13 +62,21 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
 
 
 def execute(context: Context) -> Outcome | None:
-    """Encode this worker's shards; once all are encoded, run the benchmarks without a result and write the report."""
+    """Encode shards until all are; then one worker runs the benchmarks without a result and writes the report."""
+    session, claims = Session(context), claims_of(context)
+    session.encode(session.share(context.worker, context.workers), claims)
+
+    def take() -> tuple[bool, int]:  # from the last one on, because their owners start with the first
+        missing = session.missing()[::-1]
+        return session.encode(missing, claims), len(missing)
+
+    return until_committed(context, claims, take, lambda: _finish(context, session))
+
+
+def _finish(context: Context, session: Session) -> Outcome:
+    """Run the benchmarks without a result and write the report."""
     from diht_k8s.recipe.report import write_report
 
-    session = Session(context)
-    session.encode(context.worker, context.workers)
-    if not session.all_encoded():
-        return None
     errors: list[DataError | UserError] = []
     results: list[Json] = []
     for number, benchmark in enumerate(_evaluate(context.run).chosen):
@@ -84,7 +95,6 @@ def execute(context: Context) -> Outcome | None:
     paths = [path for number in range(len(results)) for path in (_path(number), per_image_path(number))]
     paths += ["report.json", "report.html", "README.md"]
     artefacts = [artefact(context.storage, context.layout, Stage.EVALUATE, path) for path in paths]
-    forget_times(context)
     summary = {"benchmarks": len(results), "samples": sum(result["pictures"] for result in results)}
     return Outcome(artefacts, {**summary, **session.speed(), **listed(session.damaged)})
 
@@ -112,9 +122,9 @@ class Session:
         self._model_key = inputs.get("train", inputs.get("model"))
         benchmarks, self._decode = _evaluate(context.run).chosen, _evaluate(context.run).decode
         shards = dict.fromkeys(uri for each in benchmarks for uri in _shards(context.storage, each))
-        folder = join(context.layout.stage(Stage.EVALUATE), "features")
+        self._folder = join(context.layout.stage(Stage.EVALUATE), "features")
         self._files = {
-            uri: (join(folder, f"{number:05d}.safetensors"), self._features_key(uri))
+            uri: (join(self._folder, f"{number:05d}.safetensors"), self._features_key(uri))
             for number, uri in enumerate(shards)
         }
         """shard -> file of its features, and their key."""
@@ -124,38 +134,50 @@ class Session:
         """the damaged ones among them, those of all workers once all are encoded."""
         self._done_images, self._seconds = 0, 0.0
 
-    def encode(self, worker: int, workers: int) -> None:
-        """Encode the remaining shards of one worker, which owns every `workers`-th shard."""
+    def share(self, worker: int, workers: int) -> list[str]:
+        """The shards with which a worker begins."""
+        return list(self._files)[worker::workers]
+
+    def encode(self, shards: Sequence[str], claims: Claims) -> bool:
+        """Encode the shards that are not and that no other worker has claimed; returns whether there was one."""
+        worked = False
+        for uri in shards:
+            self._context.stop.raise_if_requested("finished shards are kept")
+            name = self._files[uri][0].rpartition("/")[2].removesuffix(".safetensors")
+            if self._is_encoded(uri) or not claims.take(name, shown=uri):
+                continue
+            worked = True
+            try:
+                self._encode(uri, claims)
+            except DihtError:
+                claims.give_up(name)
+                raise
+        return worked
+
+    def _encode(self, uri: str, claims: Claims) -> None:
         from diht_k8s.recipe.evaluate.benchmark_data import encode_shard
         from diht_k8s.recipe.evaluate.feature_files import write_features
         from diht_k8s.recipe.shards.images import decode, decode_as_reference
 
-        context = self._context
-        open_shards = [uri for uri in list(self._files)[worker::workers] if not self._is_encoded(uri)]
-        if not open_shards:
-            return
-        loaded = self.model()
+        def check() -> None:
+            self._context.stop.raise_if_requested()
+            claims.keep()
+
+        loaded, (images, committed) = self.model(), self._progress
         decoder = decode_as_reference if self._decode == "Reference" else decode
-        began = time.monotonic()
-        images, committed = ImageProgress(context, open_shards, self.damaged), CommittedWork(context, "features")
-        for uri in open_shards:
-            try:
-                found = encode_shard(
-                    context.storage,
-                    uri,
-                    loaded,
-                    images.advance,
-                    check=context.stop.raise_if_requested,
-                    decoder=decoder,
-                )
-                self.damaged |= found.damaged
-            except DataError as error:
-                found = error
-            write_features(context.storage, *self._files[uri], found)
-            self._encoded.add(uri)
-            images.finish(uri)
-            committed.shard_done()
-        self._done_images, self._seconds = images.done, time.monotonic() - began
+        images.begin(uri)
+        began, before = time.monotonic(), images.done
+        try:
+            found = encode_shard(self._context.storage, uri, loaded, images.advance, check=check, decoder=decoder)
+            self.damaged |= found.damaged
+        except DataError as error:
+            found = error
+        write_features(self._context.storage, *self._files[uri], found)
+        self._encoded.add(uri)
+        images.finish(uri)
+        committed.shard_done()
+        self._seconds += time.monotonic() - began
+        self._done_images += images.done - before
 
     def speed(self) -> dict[str, float]:
         """Images a second of this worker's encoding; empty where an earlier attempt encoded them all."""
@@ -163,9 +185,21 @@ class Session:
             {"samples_per_second": round(self._done_images / max(self._seconds, 1e-9), 1)} if self._done_images else {}
         )
 
-    def all_encoded(self) -> bool:
-        """Whether every worker has done its part."""
-        return all(map(self._is_encoded, self._files))
+    @cached_property
+    def _progress(self) -> tuple[ImageProgress, CommittedWork]:
+        """Begun with the first shard: those of this worker's share that are left are the estimate of its work."""
+        mine = self.share(self._context.worker, self._context.workers)
+        left = [uri for uri in mine if not self._is_encoded(uri)]
+        return ImageProgress(self._context, left, self.damaged), CommittedWork(self._context, "features")
+
+    def missing(self) -> list[str]:
+        """The shards that nobody has encoded yet, in order."""
+        there = set(self._context.storage.names(self._folder))
+        return [
+            uri
+            for uri, (file, _) in self._files.items()
+            if file.rpartition("/")[2] not in there or not self._is_encoded(uri)
+        ]
 
     def _is_encoded(self, uri: str) -> bool:
         if uri not in self._encoded and (found := self._features(uri)) is not None:

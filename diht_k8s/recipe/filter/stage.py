@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.filter import Filter
@@ -31,14 +30,11 @@ from diht_k8s.recipe.filter.scores import Scores, open_scores
 from diht_k8s.recipe.filter.shard_filter import ShardFilter, is_done
 from diht_k8s.recipe.filter.summary import Summary
 from diht_k8s.recipe.runtime.bad_shards import BadShards, Damage, listed
-from diht_k8s.recipe.runtime.claims import BEAT_SECONDS, Claims
 from diht_k8s.recipe.runtime.commit import artefact
+from diht_k8s.recipe.runtime.shared_work import claims_of, until_committed
 from diht_k8s.recipe.runtime.stage import Context, Outcome
 from diht_k8s.recipe.shards.sources import Shard, input_shards, share
 from diht_k8s.recipe.shards.storage import Storage
-
-END: Final = "end of the stage"
-"""Name of the claim on the end of the stage, so that only one worker reads all scores."""
 
 
 def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping[str, str]]:
@@ -58,36 +54,34 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
 
 def execute(context: Context) -> Outcome | None:
     """Filter shards until all are done; returns the outcome in the worker that ends the stage, None in the others."""
-    shards = input_shards(context.run.spec, context.storage)
-    claims = Claims(
-        context.storage,
-        context.layout.stage(context.stage),
-        worker=context.worker,
-        workers=context.workers,
-        config_sha256=context.config_sha256,
-    )
+    shards, claims = input_shards(context.run.spec, context.storage), claims_of(context)
     rules = _rules(context.run)
     shard_filter, deduplication = (
         ShardFilter(context, rules, shards, claims),
         Deduplication(context, rules, shards, claims),
     )
-    shard_filter.run(share(shards, context.worker, context.workers))
-    while not context.storage.exists(context.layout.committed(context.stage)):
+    others = list[Shard]()
+    """shards whose output is of another configuration"""
+
+    def take() -> tuple[bool, int]:
+        nonlocal others, deduplication
+        if others:
+            worked, waiting, others = shard_filter.run(others), len(others), []
+            deduplication = Deduplication(context, rules, shards, claims)
+            return worked, waiting
         missing = _without_output(context, shards)
         worked, waiting = shard_filter.run(missing), len(missing)
         if not missing and rules.duplicates is not None:
             worked, waiting = deduplication.run()
-        if not worked and not waiting and claims.take(END, counts_deaths=False):
-            missing, outcome = _end(context, shards, claims)
-            if outcome is not None:
-                claims.clear(END)
-                return outcome
-            claims.give_up(END)
-            worked, deduplication = shard_filter.run(missing), Deduplication(context, rules, shards, claims)
-        if not worked:
-            context.stop.raise_if_requested("finished shards are kept")
-            time.sleep(min(max(1, waiting), BEAT_SECONDS))  # about one request per second
-    return None
+        return worked, waiting
+
+    def end() -> Outcome | None:
+        nonlocal others
+        others, outcome = _end(context, shards)
+        return outcome
+
+    shard_filter.run(share(shards, context.worker, context.workers))
+    return until_committed(context, claims, take, end)
 
 
 def _without_output(context: Context, shards: Sequence[Shard]) -> list[Shard]:
@@ -97,12 +91,11 @@ def _without_output(context: Context, shards: Sequence[Shard]) -> list[Shard]:
     return [shard for shard in reversed(shards) if any(f"{shard.name}.parquet" not in names for names in existing)]
 
 
-def _end(context: Context, shards: list[Shard], claims: Claims) -> tuple[list[Shard], Outcome | None]:
+def _end(context: Context, shards: list[Shard]) -> tuple[list[Shard], Outcome | None]:
     """The outcome, or else the shards whose scores have another configuration (left by an earlier run)."""
     missing, found = list[Shard](), list[tuple[Scores, Artefact]]()
     for shard in shards:
         context.stop.raise_if_requested("finished shards are kept")
-        claims.keep()
         scores = done_scores(context, shard)
         if scores is None:
             missing.append(shard)

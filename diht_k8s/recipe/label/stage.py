@@ -4,8 +4,8 @@ In: the filter's scores and kept shards, a teacher's weights. Out: `vocabulary.j
 `teacher_heads.safetensors`, `labels/SHARD.parquet`, `report.json`.
 
 The stage has three steps, each a job of its own on a cluster and on a laptop: `vocabulary` and `heads` in one process,
-`predict` in as many as there are workers. A step needs what the one before it wrote, so no worker waits for another.
-Every file is written whole or not at all, and a file that is there is not made again.
+`predict` in as many as there are workers, which share the shards as those of the filter do. A step needs what the one
+before it wrote. Every file is written whole or not at all, and a file that is there is not made again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
 
 
 def execute(context: Context) -> Outcome | None:
-    """Run one step, or all of them if none is named; the worker that finds all labels present writes the report.
+    """Run one step, or all of them if none is named; one worker of `predict` writes the report, the others wait for it.
 
     Without a step worker 0 does everything, since the steps depend on each other; the other workers have nothing to do.
     """
@@ -63,5 +63,4 @@ def _execute_steps(names: Sequence[str], job: LabelJob) -> Outcome | None:
         fitting.join_heads(job)
     if "predict" not in names:
         return None
-    steps.make_labels(job, teacher)
-    return None if job.missing("labels", ".parquet", job.shards) else steps.finish(job)
+    return steps.make_labels(job, teacher)

@@ -12,11 +12,12 @@ from functools import cached_property
 
 import torch
 
+from diht_k8s.api.errors import DihtError
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.label import features as shard_features
 from diht_k8s.recipe.label.caption_concepts import read_captions
 from diht_k8s.recipe.label.fitting import check_same_pairs, device, read_heads, read_shard
-from diht_k8s.recipe.label.heads import folds_of
+from diht_k8s.recipe.label.heads import Head, folds_of
 from diht_k8s.recipe.label.job import LabelJob
 from diht_k8s.recipe.label.report import make_report
 from diht_k8s.recipe.label.soft_labels import top_k, write_labels
@@ -24,8 +25,10 @@ from diht_k8s.recipe.label.teacher import TeacherNetwork, load_teacher
 from diht_k8s.recipe.label.teacher_files import weights_uri
 from diht_k8s.recipe.label.vocabulary_step import read_vocabulary
 from diht_k8s.recipe.runtime.bad_shards import listed, lost_sample
+from diht_k8s.recipe.runtime.claims import Claims
 from diht_k8s.recipe.runtime.commit import artefact
-from diht_k8s.recipe.runtime.committed_work import CommittedWork, forget_times
+from diht_k8s.recipe.runtime.committed_work import CommittedWork
+from diht_k8s.recipe.runtime.shared_work import claims_of, until_committed
 from diht_k8s.recipe.runtime.stage import Outcome
 from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.samples import Sample
@@ -90,20 +93,59 @@ def _kept_samples(job: LabelJob, shard: Shard) -> Iterator[Sample]:
         yield from map(lost_sample, uids[count:])
 
 
-def make_labels(job: LabelJob, teacher: LazyTeacher) -> None:
-    """Write the soft labels of this worker's share of all shards."""
-    todo = job.missing("labels", ".parquet", share(list(job.shards), job.context.worker, job.context.workers))
-    if not todo:
-        return
-    job.context.storage.reserve(job.context.layout.labels(shard.name) for shard in todo)
-    heads, vocabulary_sha256 = read_heads(job)
-    count = _StageProgress(job, "labels", "labels", ".parquet", job.shards)
-    for shard in todo:
-        job.context.stop.raise_if_requested()
+def make_labels(job: LabelJob, teacher: LazyTeacher) -> Outcome | None:
+    """Write soft labels until all shards have them; returns the outcome in the worker that ends the stage."""
+    context = job.context
+    claims = claims_of(context)
+    mine = job.missing("labels", ".parquet", share(list(job.shards), context.worker, context.workers))
+    names = [shard.name for shard in mine]
+    context.storage.reserve([*map(context.layout.labels, names), *claims.uris(names)])
+    writer = _LabelWriter(job, teacher, claims)
+    writer.write(mine)
+
+    def take() -> tuple[bool, int]:  # from the last one on, because their owners start with the first
+        missing = job.missing("labels", ".parquet", list(reversed(job.shards)))
+        return writer.write(missing), len(missing)
+
+    return until_committed(context, claims, take, lambda: finish(job))
+
+
+class _LabelWriter:
+    """Labels shards, one at a time; heads and progress are loaded for the first."""
+
+    def __init__(self, job: LabelJob, teacher: LazyTeacher, claims: Claims) -> None:
+        self._job, self._teacher, self._claims = job, teacher, claims
+
+    @cached_property
+    def _heads(self) -> tuple[list[Head], str]:
+        return read_heads(self._job)
+
+    @cached_property
+    def _count(self) -> _StageProgress:
+        return _StageProgress(self._job, "labels", "labels", ".parquet", self._job.shards)
+
+    def write(self, shards: Sequence[Shard]) -> bool:
+        """Label the shards without labels that no other worker has claimed; returns whether there was one."""
+        context, worked = self._job.context, False
+        for shard in shards:
+            context.stop.raise_if_requested("finished shards are kept")
+            if context.storage.exists(context.layout.labels(shard.name)) or not self._claims.take(shard.name):
+                continue
+            worked = True
+            try:
+                self._write(shard)
+            except DihtError:
+                self._claims.give_up(shard.name)
+                raise
+            self._count.shard_done()
+        return worked
+
+    def _write(self, shard: Shard) -> None:
+        job, (heads, vocabulary_sha256) = self._job, self._heads
         if shard.name in job.training:
             found, captions = read_shard(job, shard)
         else:
-            found = _extract(job, teacher, shard, count.within_shard)
+            found = _extract(job, self._teacher, shard, self._images_done)
             captions = read_captions(job.context.storage, job.context.layout, shard)
             check_same_pairs(found, captions.uids, shard.uri)
         fold_N = folds_of(found.group_hash_N, job.label.cross_fit, job.context.run.spec.seed)
@@ -116,7 +158,10 @@ def make_labels(job: LabelJob, teacher: LazyTeacher) -> None:
         }
         uri = job.context.layout.labels(shard.name)
         write_labels(job.context.storage, uri, captions.uids, found.usable_N.numpy(), stored, header)
-        count.shard_done()
+
+    def _images_done(self, images: int) -> None:
+        self._claims.keep()
+        self._count.within_shard(images)
 
 
 def finish(job: LabelJob) -> Outcome:
@@ -137,7 +182,6 @@ def finish(job: LabelJob) -> Outcome:
         "bytes_per_picture": round(label_bytes / max(1, report["pictures"]["total"]), 1),
         **listed(job.bad_shards.found),
     }
-    forget_times(context)
     return Outcome(artefacts, summary)
 
 

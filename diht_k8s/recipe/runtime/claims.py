@@ -68,12 +68,13 @@ class Claims:
         """Where the claims of these names lie; a worker alone writes none."""
         return [] if self._alone else [self._uri(name) for name in names]
 
-    def take(self, name: str, *, counts_deaths: bool = True) -> bool:
+    def take(self, name: str, *, counts_deaths: bool = True, shown: str = "") -> bool:
         """Claim something; False if another worker seems to work on it.
 
         Args:
             name: of the claim.
             counts_deaths: whether it is a shard, on which at most MAX_DEATHS workers may die.
+            shown: what the error calls it; empty takes the name.
 
         Raises:
             DataError: MAX_DEATHS workers died on it; the next start of the stage counts from zero.
@@ -92,7 +93,7 @@ class Claims:
             if deaths >= MAX_DEATHS:
                 self._storage.remove(self._uri(name))
                 raise DataError(
-                    f"{name}: {deaths} workers died on this shard (killed for memory, or by a crash): leave it out of "
+                    f"{shown or name}: {deaths} workers died on this shard (killed for memory, or by a crash): leave it out of "
                     "the shards or fetch it again; for more memory set pods.resources"
                 )
             self._storage.write_bytes(self._uri(name), self._content(deaths))

@@ -55,8 +55,3 @@ class CommittedWork:
             return float(json.loads(storage.read_bytes(self._uri))["seconds"]) if storage.exists(self._uri) else 0.0
         except (KeyError, TypeError, ValueError):
             return 0.0
-
-
-def forget_times(context: Context) -> None:
-    """Remove what all workers kept here, at the end of the stage."""
-    context.storage.remove(join(context.layout.stage(context.stage), "claims"))

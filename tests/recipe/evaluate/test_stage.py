@@ -17,6 +17,7 @@ from diht_k8s.recipe.evaluate import benchmark_data, load_model, tasks
 from diht_k8s.recipe.evaluate import stage as program
 from diht_k8s.recipe.evaluate.feature_files import read_features
 from diht_k8s.recipe.evaluate.features import encode_texts
+from diht_k8s.recipe.runtime import claims
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards.images import decode
 from diht_k8s.recipe.shards.samples import write_samples
@@ -130,15 +131,23 @@ def several_shards(folder: Path) -> DihtRun:
     return DihtRun.model_validate(body)
 
 
-def test_stage_when_workers_share_the_images_ends_in_the_same_bytes_each_image_encoded_once(
+def test_stage_when_a_worker_is_lost_ends_in_the_same_bytes_each_shard_encoded_once(
     fresh: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, output, encoded = several_shards(fresh), fresh / "out" / "evaluate", list[str]()
     original = benchmark_data.encode_shard
+    monkeypatch.setattr(claims, "STALE_SECONDS", 0.3)
+    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.1)
 
     def counted(storage: Storage, uri: str, *rest: Any, **check: Any) -> Any:
-        encoded.append(uri)
-        return original(storage, uri, *rest, **check)
+        found = original(storage, uri, *rest, **check)
+        encoded.append(Path(uri).name)
+        return found
+
+    def dies_at_the_second(storage: Storage, uri: str, *rest: Any, **check: Any) -> Any:
+        if encoded:
+            raise RuntimeError("killed")
+        return counted(storage, uri, *rest, **check)
 
     monkeypatch.setattr(benchmark_data, "encode_shard", counted)
     evaluate(run)
@@ -146,11 +155,28 @@ def test_stage_when_workers_share_the_images_ends_in_the_same_bytes_each_image_e
     assert len(encoded) == 3  # two benchmarks of the same shards
     shutil.rmtree(output)
     encoded.clear()
-    assert evaluate(run, worker=1, workers=2) is None
-    assert not (output / "report.json").exists()
-    assert evaluate(run, worker=0, workers=2) is not None
+    monkeypatch.setattr(benchmark_data, "encode_shard", dies_at_the_second)
+    with pytest.raises(RuntimeError, match="killed"):
+        evaluate(run, worker=0, workers=2)
+    assert encoded == ["0.tar"]
+    monkeypatch.setattr(benchmark_data, "encode_shard", counted)
+    assert evaluate(run, worker=1, workers=2) is not None
+    shutil.rmtree(output / "claims")  # of the end, which keeps the others off it
     assert written(output) == alone
-    assert sorted(encoded) == [f"{fresh}/heldout/{n}.tar" for n in range(3)]
+    assert encoded == ["0.tar", "1.tar", "2.tar"]
+
+
+def test_stage_when_a_shard_killed_three_workers_names_it(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("killed")
+
+    run = several_shards(fresh)
+    monkeypatch.setattr(benchmark_data, "encode_shard", killed)
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="killed"):
+            evaluate(run, worker=0, workers=2)
+    with pytest.raises(DataError, match=r"heldout/0\.tar: 3 workers died on this shard"):
+        evaluate(run, worker=0, workers=2)
 
 
 def test_features_when_damaged_or_of_another_model_are_made_again(fresh: Path) -> None:

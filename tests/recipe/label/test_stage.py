@@ -20,20 +20,23 @@ from diht_k8s.api.documents import dump
 from diht_k8s.api.errors import DataError, StopRequested
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.label import features, fitting
+from diht_k8s.recipe.label import features, fitting, steps
 from diht_k8s.recipe.label.soft_labels import read_labels
+from diht_k8s.recipe.runtime import claims
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.label.label_stage import Make, label
 
 
 def files_of(run: DihtRun) -> dict[str, str]:
-    """Digest of every artefact below label/; markers, features (a cache) and names of attempts apart."""
+    """Digest of every artefact below label/; markers, claims, features (a cache) and names of attempts apart."""
     folder = Path(run.spec.data.output) / "label"
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in ("COMMITTED.json", "STARTED.json") and path.parent.name != "objects"
+        if path.is_file()
+        and path.name not in ("COMMITTED.json", "STARTED.json")
+        and path.parent.name not in ("objects", "claims")
     }
 
 
@@ -178,9 +181,38 @@ def test_steps_when_each_is_a_job_of_its_own_then_same_bytes_as_one_job(make_kep
     label(one.run())
     assert label(three.run(), step="vocabulary") is None
     assert label(three.run(), step="heads") is None
-    ends = [label(three.run(), step="predict", worker=worker, workers=2) is not None for worker in range(2)]
-    assert ends == [False, True]
+    assert label(three.run(), step="predict") is not None
     assert files_of(three.run()) == files_of(one.run())
+
+
+def test_labels_when_a_worker_is_lost_then_another_makes_its_shards_and_the_same_bytes(
+    make_kept: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "STALE_SECONDS", 0.3)
+    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.1)
+    whole, broken = make_kept(name="whole", shards=5).write(), make_kept(name="broken", shards=5).write()
+    label(whole.run())
+    for step in ("vocabulary", "heads"):
+        label(broken.run(), step=step)
+    made, original = list[str](), steps.write_labels
+
+    def dies_at_the_second(storage: Any, uri: str, *rest: Any) -> None:
+        if len(made) == 1:
+            raise RuntimeError("killed")
+        made.append(Path(uri).stem)
+        original(storage, uri, *rest)
+
+    def counts(storage: Any, uri: str, *rest: Any) -> None:
+        made.append(Path(uri).stem)
+        original(storage, uri, *rest)
+
+    monkeypatch.setattr(steps, "write_labels", dies_at_the_second)
+    with pytest.raises(RuntimeError, match="killed"):
+        label(broken.run(), step="predict", worker=0, workers=2)
+    monkeypatch.setattr(steps, "write_labels", counts)
+    assert label(broken.run(), step="predict", worker=1, workers=2) is not None
+    assert made == [f"shapes-{number:02}" for number in (0, 1, 3, 4, 2)]
+    assert files_of(broken.run()) == files_of(whole.run())
 
 
 def test_threads_when_the_teacher_has_several_then_same_bytes_as_with_one(make_kept: Make) -> None:

@@ -58,6 +58,8 @@ TABLE: list[tuple[str, dict[str, Any], list[dict[str, Any]], dict[str, Any]]] = 
      {"infrastructure": True, "reason": "EvictionByEvictionAPI", "exit_code": 143}),
     ("drained, though another failed of it", job(conditions=FAILED), [failed_pod(0, 75), failed_pod(1, 143, conditions=DISRUPTED)], {"infrastructure": True}),
     ("drained, but the user's error counts", job(conditions=FAILED), [failed_pod(0, 64), failed_pod(1, 143, conditions=DISRUPTED)], {"infrastructure": False, "exit_code": 64}),
+    ("deleted by somebody, and asked to stop by that", job(conditions=FAILED), [failed_pod(0, 143, deleted=NOW), failed_pod(1, 143)],
+     {"infrastructure": True, "reason": "PodRemoved", "exit_code": 143, "message": "pod r-train-1-0 on node-0 was deleted: pod r-train-1-0 was killed by SIGTERM (Error)"}),
     ("stopped by nobody that we know", job(conditions=FAILED), [failed_pod(0, 143), failed_pod(1, 143)], {"infrastructure": True}),
     ("refused by the kubelet", job(conditions=FAILED), [pod(0, phase="Failed", state={}, reason="UnexpectedAdmissionError")], {"infrastructure": True, "exit_code": None}),
     ("pods were removed", job(conditions=FAILED), [], {"infrastructure": True, "reason": "PodRemoved"}),

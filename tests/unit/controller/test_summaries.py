@@ -87,6 +87,8 @@ LABELS = ("metadata", "labels")
         ((*LABELS, INDEX_LABEL), "²", "InvalidIndex"),
         ((*LABELS, "diht.dev/attempt"), "²", "InvalidAttempt"),
         ((*LABELS, "diht.dev/attempt"), "9" * 63, "InvalidAttempt"),
+        ((*LABELS, "diht.dev/attempt"), str(2**31), "InvalidAttempt"),
+        ((*LABELS, INDEX_LABEL), str(2**31), "InvalidIndex"),
         ((*LABELS, "diht.dev/stage"), "mining", "InvalidStage"),
         ((*LABELS, "diht.dev/stage"), "train-heads", "InvalidStage"),
         (("metadata", "resourceVersion"), "v1", "Malformed"),

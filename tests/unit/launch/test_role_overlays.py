@@ -86,12 +86,33 @@ def test_volumes_join_those_of_the_scheduler_by_name() -> None:
             {"spec": {"backoffLimit": 6, "successPolicy": {"rules": [{"succeededCount": 1}]}}},
         ),
         (Stage.FILTER, {"spec__filter__workers": 1}, {}),
+        (
+            Stage.EVALUATE,
+            {"spec__evaluate__workers": 3},
+            {"spec": {"backoffLimit": 9, "successPolicy": {"rules": [{"succeededCount": 1}]}}},
+        ),
+        (Stage.LABEL, {"spec__label__workers": 2}, {"spec": {"backoffLimit": 6}}),
     ],
 )
 def test_gang_has_succeeded_when_node_0_has_and_workers_when_one_has(
     stage: Stage, changes: dict[str, Any], job: dict[str, Any]
 ) -> None:
     assert overlay("V1Job", stage, **changes) == job
+
+
+@pytest.mark.parametrize(
+    ("step", "spec"),
+    [
+        ("predict", {"backoffLimit": 6, "successPolicy": {"rules": [{"succeededCount": 1}]}}),
+        ("heads", None),
+    ],
+)
+def test_first_worker_of_predict_to_succeed_has_committed_the_stage(step: str, spec: dict[str, Any] | None) -> None:
+    run = DihtRun.model_validate(changed(spec__label__workers=2))
+    overlays = get_overlay(
+        stages.stage_app(run, Stage.LABEL, step=step).roles[0], "kubernetes", "V1Job", flat_fallback=False
+    )
+    assert overlays.get("spec") == spec
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from diht_k8s.api.reports import CommittedShards, Progress, parse_progress
 from diht_k8s.api.run import Stage
 from diht_k8s.pipeline.states import Work
 from diht_k8s.pipeline.work import logged_work
-from diht_k8s.recipe.runtime.committed_work import CommittedWork, forget_times
+from diht_k8s.recipe.runtime.committed_work import CommittedWork
 from diht_k8s.recipe.runtime.ownership import StageStorage
 from diht_k8s.recipe.runtime.progress import Reporter
 from diht_k8s.recipe.runtime.signals import StopFlag
@@ -62,8 +62,6 @@ def test_shards_of_all_workers_count_and_the_time_goes_on_after_a_restart(tmp_pa
     assert other.finish("c", after=500.0) == CommittedShards(count=3, seconds=500)
     again = Worker(tmp_path)
     assert again.finish("d", after=60.0) == CommittedShards(count=4, seconds=160)
-    forget_times(again.context)
-    assert not list((tmp_path / "filter").glob("claims/*"))
 
 
 def test_time_that_cannot_be_read_begins_again(tmp_path: Path) -> None:

@@ -1,0 +1,94 @@
+"""How the workers of a stage share its shards to the end: what every such stage does around its own work.
+
+A worker takes shards as long as there are any that are neither done nor another's (see `runtime.claims`). Then one
+worker ends the stage, and the others wait for its marker: a worker succeeds only once the stage is committed, so one
+that has succeeded tells that no other is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from diht_k8s.recipe.runtime.claims import BEAT_SECONDS, Claims
+from diht_k8s.recipe.runtime.stage import Context, Outcome
+
+END: Final = "end of the stage"
+"""Name of the claim on the end of the stage, so that only one worker reads all that the others wrote."""
+
+
+def claims_of(context: Context) -> Claims:
+    """This worker's claims on shards of its stage."""
+    return Claims(
+        context.storage,
+        context.layout.stage(context.stage),
+        worker=context.worker,
+        workers=context.workers,
+        config_sha256=context.config_sha256,
+    )
+
+
+def until_committed(
+    context: Context,
+    claims: Claims,
+    take: Callable[[], tuple[bool, int]],
+    end: Callable[[], Outcome | None],
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Outcome | None:
+    """Work until the stage is committed.
+
+    Args:
+        context: the stage's context.
+        claims: of this worker.
+        take: works on what is free; returns whether there was anything, and how many shards are not done.
+        end: once all are done, makes the outcome; None if it finds one that is not, which `take` works on next.
+        sleep: waits for seconds.
+
+    Returns:
+        The outcome in the worker that ends the stage, None in the others.
+    """
+    while not context.storage.exists(context.layout.committed(context.stage)):
+        worked, waiting = take()
+        if not worked and not waiting and claims.take(END, counts_deaths=False):
+            if (outcome := _ended(claims, end)) is not None:
+                return outcome
+        elif not worked:
+            context.stop.raise_if_requested("finished shards are kept")
+            sleep(min(max(1, waiting), BEAT_SECONDS))  # about one request per second
+    return None
+
+
+def _ended(claims: Claims, end: Callable[[], Outcome | None]) -> Outcome | None:
+    """The outcome; without one the claim on the end is another's to take."""
+    outcome = None
+    try:
+        with _beating(claims):
+            outcome = end()
+    finally:
+        if outcome is None:
+            claims.give_up(END)
+    claims.clear(END)
+    return outcome
+
+
+@contextlib.contextmanager
+def _beating(claims: Claims) -> Iterator[None]:
+    """Keep the held claim: what ends a stage may compute for longer than a claim may stand still."""
+    stopped = threading.Event()
+
+    def beat() -> None:
+        while not stopped.wait(BEAT_SECONDS):
+            with contextlib.suppress(Exception):  # the work itself meets the same storage and reports it
+                claims.keep()
+
+    thread = threading.Thread(target=beat, name="keeps-the-end", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
