@@ -187,7 +187,7 @@ def documents(tarballs: Sequence[Path], tallies: dict[str, Tally], classes: Iter
     }
     licences = [
         f"- `{each.source}`: {each.author} (npm package `{each.package}` {each.version}), {each.licence}: "
-        f"<https://creativecommons.org/licenses/{each.licence[3:-4].lower()}/4.0/>\n"
+        f"<{each.licence_url}>\n"
         for each in icons.ICON_SETS
     ]
     return {
@@ -198,7 +198,7 @@ def documents(tarballs: Sequence[Path], tallies: dict[str, Tally], classes: Iter
         )
         + "\n",
         "LICENCES.md": "# Licences of the held-out split\n\nThe drawings were changed: laid on white, cropped, shrunk and "
-        "stored as WebP.\nThe images of `openmoji` stay under CC BY-SA 4.0.\n\n" + "".join(licences),
+        "stored as WebP.\n\n" + "".join(licences),
     }
 
 

@@ -101,7 +101,7 @@ def test_samples_when_read_then_fields_are_complete_and_uids_unique(
     assert len({sample.fields["uid"] for sample in both}) == len(both)
     assert len({sample.key for sample in train}) == len(train)
     assert {sample.fields["licence"] for sample in [*train, *development]} == {"CC-PDDC", "OFL-1.1"}
-    assert {sample.fields["licence"] for sample in held_out} == {"CC-BY-SA-4.0", "CC-BY-4.0"}
+    assert {sample.fields["licence"] for sample in held_out} == {"Apache-2.0", "CC-BY-4.0"}
     assert all(len(sample.fields["caption"]) >= 2 for sample in both)
 
 

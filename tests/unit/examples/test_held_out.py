@@ -70,7 +70,9 @@ def test_draw_when_a_class_is_small_then_its_images_have_none_and_the_seed_decid
     [
         ("smart-watch-square", "smart watch square"),
         ("wrench-2-duo", "wrench"),
-        ("flag: Chad", "flag Chad"),
+        ("dragon-zodiac", "dragon"),
+        ("building-three", "building"),
+        ("three-d-glasses", "three d glasses"),
         ("man-12", "man"),
     ],
 )
