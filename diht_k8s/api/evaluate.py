@@ -11,7 +11,7 @@ from diht_k8s.api.data import Shards
 from diht_k8s.api.pods import Pods
 
 Split = Literal["Development", "HeldOut"]
-NO_SPLIT: Final = "evaluate.split: no benchmark has this split: set split of a benchmark, or leave out evaluate.split"
+NO_SPLIT: Final = "evaluate.split: no benchmark has this split: give a benchmark this split, or leave evaluate.split out"
 
 
 class Benchmark(Model):

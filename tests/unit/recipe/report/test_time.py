@@ -16,7 +16,8 @@ SHOWN = Goodput(wall_seconds=7200, productive_seconds=7128, productive_percent="
 
 def page(text: str) -> str:
     content = {"cost": [], "versions": {}, "inputs": {}, "config_sha256": "", "time": time_spent(text)}
-    return environment().get_template("configuration.html.jinja").render(content=content, run_yaml="", digest="")
+    section = '{% from "parts.html.jinja" import more %}{% include "configuration.html.jinja" %}'
+    return environment().from_string(section).render(content=content, run_yaml="", digest="")
 
 
 def test_page_says_what_the_time_of_the_stages_before_went_to() -> None:
