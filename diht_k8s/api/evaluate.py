@@ -11,7 +11,9 @@ from diht_k8s.api.data import Shards
 from diht_k8s.api.pods import Pods
 
 Split = Literal["Development", "HeldOut"]
-NO_SPLIT: Final = "evaluate.split: no benchmark has this split: give a benchmark this split, or leave evaluate.split out"
+NO_SPLIT: Final = (
+    "evaluate.split: no benchmark has this split: give a benchmark this split, or leave evaluate.split out"
+)
 
 
 class Benchmark(Model):
