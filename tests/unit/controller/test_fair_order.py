@@ -68,8 +68,16 @@ def test_waiting_level_gets_its_share_of_turns(level: Level) -> None:
     assert sum(flow == "b" for flow, _ in popped(order, 320)) == 320 * share
 
 
+@pytest.mark.parametrize("level", [Level.CHANGED, Level.ENDED])
+def test_level_gathers_no_turns_while_nothing_of_it_waits(level: Level) -> None:
+    order = order_of(*flood("a", Level.NEW))
+    popped(order, 100)
+    order.add(("b", 0), "b", level, 0.0)
+    assert ("b", 0) not in popped(order, PATIENCE[level])
+
+
 def test_ended_runs_wait_for_a_short_queue_to_empty() -> None:
-    order = order_of(*flood("a", Level.ENDED, 5), *flood("a", Level.CHANGED, 0), ("b", 7, Level.CHANGED))
+    order = order_of(*flood("a", Level.ENDED, 5), ("b", 7, Level.CHANGED))
     assert popped(order, 1) == [("b", 7)]
 
 
