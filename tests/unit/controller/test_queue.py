@@ -50,7 +50,7 @@ def test_key_that_is_added_twice_waits_once() -> None:
 
 
 def test_key_of_a_low_level_comes_after_all_others_until_it_is_asked_for_itself() -> None:
-    levels = dict.fromkeys(("old", "older", "oldest"), Level.ENDED)
+    levels: dict[str, Level] = {key: Level.ENDED for key in ("old", "older", "oldest")}
 
     async def story(queue: KeyedQueue[str]) -> None:
         for key in ("old", "older", "oldest"):
