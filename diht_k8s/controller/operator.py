@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from diht_k8s.api.redaction import literals, redacted_text
-from diht_k8s.controller.fair_order import Level
 from diht_k8s.controller.health import stuck_watch
 from diht_k8s.controller.internal_errors import InternalError
 from diht_k8s.controller.lease import Lease
@@ -28,7 +27,8 @@ from diht_k8s.controller.mirror.informer import Informer
 from diht_k8s.controller.mirror.run_watch import RunWatch
 from diht_k8s.controller.mirror.runs import Key, KnownRun, Runs
 from diht_k8s.controller.mirror.watch import WATCH_S, Watch
-from diht_k8s.controller.queue import KeyedQueue
+from diht_k8s.controller.queue.fair_order import Level
+from diht_k8s.controller.queue.keyed_queue import KeyedQueue
 from diht_k8s.controller.reconcile import Reconciler
 from diht_k8s.controller.telemetry import metrics
 from diht_k8s.kube.client import Cluster, ClusterError, connect

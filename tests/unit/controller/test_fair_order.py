@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diht_k8s.controller.fair_order import PATIENCE, FairOrder, Level
+from diht_k8s.controller.queue.fair_order import PATIENCE, FairOrder, Level
 
 Key = tuple[str, int]
 """Flow and number."""

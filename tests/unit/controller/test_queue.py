@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diht_k8s.controller.fair_order import Level
-from diht_k8s.controller.queue import KeyedQueue
+from diht_k8s.controller.queue.fair_order import Level
+from diht_k8s.controller.queue.keyed_queue import KeyedQueue
 
 KEYS = ("a1", "a2", "b1", "c1")
 Story = Callable[[KeyedQueue[str]], Coroutine[None, None, None]]

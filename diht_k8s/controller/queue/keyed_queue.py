@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Hashable
 from typing import Final, Generic, TypeVar
 
-from diht_k8s.controller.fair_order import FairOrder, Level
+from diht_k8s.controller.queue.fair_order import FairOrder, Level
 
 FIRST_WAIT_S: Final = 0.5
 MOST_WAIT_S: Final = 60.0
