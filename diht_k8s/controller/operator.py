@@ -27,7 +27,8 @@ from diht_k8s.controller.mirror.informer import Informer
 from diht_k8s.controller.mirror.run_watch import RunWatch
 from diht_k8s.controller.mirror.runs import Key, KnownRun, Runs
 from diht_k8s.controller.mirror.watch import WATCH_S, Watch
-from diht_k8s.controller.queue import KeyedQueue
+from diht_k8s.controller.queue.fair_order import Level
+from diht_k8s.controller.queue.keyed_queue import KeyedQueue
 from diht_k8s.controller.reconcile import Reconciler
 from diht_k8s.controller.telemetry import metrics
 from diht_k8s.kube.client import Cluster, ClusterError, connect
@@ -84,7 +85,7 @@ class Operator:
         )
         self._cluster = Cluster(connect(wait=False), before_write=self._before_write)
         self._loop = asyncio.get_running_loop()
-        self._queue: KeyedQueue[Key] = KeyedQueue(self._loop.time)
+        self._queue: KeyedQueue[Key] = KeyedQueue(self._loop.time, _namespace, self._level)
         self._runs = Runs(ttl_s=settings.run_ttl_s, history_limit=settings.history_limit)
         listing, every = functools.partial(self._cluster.listing, namespace=settings.namespace), settings.watch_s
         self._jobs: Informer[JobSummary] = Informer("Job", listing("Job"), job_summary, self._changed, every)
@@ -161,15 +162,18 @@ class Operator:
         with self._lock:
             keys, self._changed_keys = self._changed_keys, set()
         for key in keys:
-            self._add(key)
+            self._queue.add(key)
 
     def _enqueue(self, keys: Iterable[Key]) -> None:
         for key in keys:
-            self._loop.call_soon_threadsafe(self._add, key)
+            self._loop.call_soon_threadsafe(self._queue.add, key)
 
-    def _add(self, key: Key) -> None:
-        """Queue a run; one that has ended, or is not listed yet, waits for those that have not: they need us more."""
-        self._queue.add(key, later=self._runs.get(key) is None)
+    def _level(self, key: Key) -> Level:
+        """A run that has ended, or is not listed yet, needs us least; one without any status needs us most."""
+        known = self._runs.get(key)
+        if known is None:
+            return Level.ENDED
+        return Level.CHANGED if known.document["status"] else Level.NEW
 
     def _stand_for_election(self) -> None:
         if self._lease is None:
@@ -264,3 +268,7 @@ class Operator:
         while True:
             await asyncio.sleep(SWEEP_S)
             self._enqueue(self._runs.due(time.time()))
+
+
+def _namespace(key: Key) -> str:
+    return key[0]

@@ -71,6 +71,24 @@ def test_runs_that_have_not_ended_are_reconciled_first_after_a_start(monkeypatch
     with_operator(monkeypatch, story)
 
 
+def test_new_run_waits_behind_no_flood_of_another_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor behind changes of its own namespace; and those take turns with the other's."""
+    status = {"observedGeneration": 1}
+
+    async def story(found: Operator) -> None:
+        many = [run(f"{number}", namespace="flood", status=status if number % 2 else None) for number in range(100)]
+        for known in (*many, run("old", status=status), run("new")):
+            found._runs.put(known)
+            found._run_changed(known.key)
+        await asyncio.sleep(0)
+        first = [(await found._queue.get())[0] for _ in range(5)]
+        assert first.index(("n", "new")) <= 2
+        assert ("n", "old") in first
+        assert len(found._queue) == 97
+
+    with_operator(monkeypatch, story)
+
+
 @pytest.mark.parametrize("held", [True, False])
 def test_nothing_is_written_without_the_lease(monkeypatch: pytest.MonkeyPatch, held: bool) -> None:
     asked: list[str] = []

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from diht_k8s.controller.queue import KeyedQueue
+from diht_k8s.controller.queue.fair_order import Level
+from diht_k8s.controller.queue.keyed_queue import KeyedQueue
 
+KEYS = ("a1", "a2", "b1", "c1")
 Story = Callable[[KeyedQueue[str]], Coroutine[None, None, None]]
 
 
-def run(story: Story) -> None:
+def run(story: Story, levels: Mapping[str, Level] | None = None) -> None:
+    """Run a story; a key's flow is its first letter."""
+
+    def level(key: str) -> Level:
+        return (levels or {}).get(key, Level.CHANGED)
+
     async def inside() -> None:
-        await story(KeyedQueue(asyncio.get_running_loop().time))
+        await story(KeyedQueue(asyncio.get_running_loop().time, lambda key: key[0], level))
 
     asyncio.run(inside())
 
@@ -40,16 +49,77 @@ def test_key_that_is_added_twice_waits_once() -> None:
     run(story)
 
 
-def test_key_for_later_comes_after_all_others_until_it_is_asked_for_itself() -> None:
+def test_key_of_a_low_level_comes_after_all_others_until_it_is_asked_for_itself() -> None:
+    levels: dict[str, Level] = {key: Level.ENDED for key in ("old", "older", "oldest")}
+
     async def story(queue: KeyedQueue[str]) -> None:
         for key in ("old", "older", "oldest"):
-            queue.add(key, later=True)
+            queue.add(key)
         queue.add("a")
+        levels["oldest"] = Level.CHANGED
         queue.add("oldest")
-        queue.add("a", later=True)
+        levels["a"] = Level.ENDED
+        queue.add("a")
         assert len(queue) == 4
         assert [await now(queue) for _ in range(4)] == ["a", "oldest", "old", "older"]
         await nothing(queue)
+
+    run(story, levels)
+
+
+def test_flows_take_turns() -> None:
+    async def story(queue: KeyedQueue[str]) -> None:
+        for key in ("a1", "a2", "a3", "b1"):
+            queue.add(key)
+        assert [await now(queue) for _ in range(4)] == ["a1", "b1", "a2", "a3"]
+
+    run(story)
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_wait_is_counted_from_the_first_time_that_the_key_was_asked_for(is_busy: bool) -> None:
+    async def story(queue: KeyedQueue[str]) -> None:
+        if is_busy:
+            queue.add("a")
+            assert await now(queue) == "a"
+        queue.add("a")
+        asked = asyncio.get_running_loop().time()
+        await asyncio.sleep(0.02)
+        queue.add("a")
+        await asyncio.sleep(0.02)
+        queue.done("a")
+        assert (await queue.get())[1] <= asked
+
+    run(story)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["add", "get", "done", "fail", "after"]), st.sampled_from(KEYS)), max_size=80)
+)
+def test_any_story_gives_no_key_to_two_workers_and_loses_none(steps: list[tuple[str, str]]) -> None:
+    async def story(queue: KeyedQueue[str]) -> None:
+        busy: set[str] = set()
+        owed: set[str] = set()
+        for what, key in steps:
+            if what == "add":
+                queue.add(key)
+                owed.add(key)
+            elif what == "get" and owed - busy:
+                got = await now(queue)
+                assert got in owed
+                assert got not in busy
+                busy.add(got)
+                owed.discard(got)
+            elif what in ("done", "fail") and key in busy:
+                queue.done(key, failed=what == "fail")
+                busy.discard(key)
+            elif what == "after":
+                queue.add_after(key, 60.0)
+            assert len(queue) == len(owed)
+        for key in sorted(busy):
+            queue.done(key)
+        left = [await now(queue) for _ in range(len(queue))]
+        assert sorted(left) == sorted(owed)
 
     run(story)
 

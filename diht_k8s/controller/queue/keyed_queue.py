@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Hashable
 from typing import Final, Generic, TypeVar
 
+from diht_k8s.controller.queue.fair_order import FairOrder, Level
+
 FIRST_WAIT_S: Final = 0.5
 MOST_WAIT_S: Final = 60.0
 Key = TypeVar("Key", bound=Hashable)
@@ -14,13 +16,21 @@ Key = TypeVar("Key", bound=Hashable)
 class KeyedQueue(Generic[Key]):
     """Keys to work on, now or later."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        """Make an empty queue; `clock` gives seconds, monotonic, as the event loop's does."""
-        self._clock = clock
-        self._ready: dict[Key, float] = {}
-        """in order of arrival, with its time"""
-        self._later: dict[Key, float] = {}
-        """the same for keys that come after all of those"""
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        flow: Callable[[Key], Hashable],
+        level: Callable[[Key], Level],
+    ) -> None:
+        """Make an empty queue.
+
+        Args:
+            clock: seconds, monotonic, as the event loop's.
+            flow: whose key it is: flows take turns. Always the same for a key.
+            level: a key's priority level, at the time at which it begins to wait.
+        """
+        self._clock, self._flow, self._level = clock, flow, level
+        self._ready: FairOrder[Key] = FairOrder()
         self._busy: set[Key] = set()
         self._again: dict[Key, float] = {}
         self._timers: dict[Key, tuple[float, asyncio.TimerHandle]] = {}
@@ -28,17 +38,15 @@ class KeyedQueue(Generic[Key]):
         self._wakers: list[asyncio.Future[None]] = []
 
     def __len__(self) -> int:
-        return len(self._ready) + len(self._later) + len(self._again)
+        return len(self._ready) + len(self._again)
 
-    def add(self, key: Key, *, later: bool = False) -> None:
-        """Work on the key as soon as possible; with `later` only while no other key is ready."""
+    def add(self, key: Key) -> None:
+        """Work on the key as soon as its turn comes."""
         self._cancel(key)
         if key in self._busy:
             self._again.setdefault(key, self._clock())
-        elif key not in self._ready:
-            since = self._later.pop(key, self._clock())
-            (self._later if later else self._ready)[key] = since
-            self._wake()
+        else:
+            self._put(key, self._clock())
 
     def add_after(self, key: Key, delay_s: float) -> None:
         """Work on the key after a while, or sooner if something asks for it sooner."""
@@ -52,13 +60,11 @@ class KeyedQueue(Generic[Key]):
 
     async def get(self) -> tuple[Key, float]:
         """The next key and since when it has waited; it stays busy until `done`."""
-        while not (self._ready or self._later):
+        while not self._ready:
             waker = asyncio.get_running_loop().create_future()
             self._wakers.append(waker)
             await waker
-        waiting = self._ready or self._later
-        key = next(iter(waiting))
-        since = waiting.pop(key)
+        key, since = self._ready.pop()
         self._busy.add(key)
         return key, since
 
@@ -75,10 +81,13 @@ class KeyedQueue(Generic[Key]):
             self._failures.pop(key, None)
         since = self._again.pop(key, None)
         if since is not None:
-            self._ready.setdefault(key, since)
-            self._wake()
+            self._put(key, since)
         elif failed:
             self.add_after(key, min(MOST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(self._failures[key] - 1, 16)))
+
+    def _put(self, key: Key, since: float) -> None:
+        self._ready.add(key, self._flow(key), self._level(key), since)
+        self._wake()
 
     def _fire(self, key: Key) -> None:
         self._timers.pop(key, None)
