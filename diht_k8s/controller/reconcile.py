@@ -163,7 +163,7 @@ class Reconciler:
 
     def _delete_orphans(self, key: Key, cache: RunCache) -> list[RunEvent]:
         jobs = {job.uid for job in self._jobs.of(*key)}
-        return delete_orphans(self._cluster, orphans(self._pods.of(*key), cache.former_jobs, jobs))
+        return delete_orphans(self._cluster, orphans(self._pods.of(*key), cache.run_uid, cache.former_jobs, jobs))
 
     def _first_cache(self, known: KnownRun) -> RunCache:
         """A new operator would read all logs at once: it uses the progress that an earlier one read for a while."""
@@ -226,7 +226,7 @@ class Reconciler:
         seen = {pod.uid for pod in self._pods.of(*known.key)}
         pods = map(pod_summary, self._cluster.items("Pod", known.namespace, f"{RUN_LABEL}={known.name}"))
         found = (pod for pod in pods if isinstance(pod, PodSummary) and not pod.ended and pod.uid not in seen)
-        return next((pod.name for pod in found if pod.job_uid in cache.former_jobs), "")
+        return next((pod.name for pod in found if pod.is_known_by(known.uid, cache.former_jobs)), "")
 
     def _refuse(self, known: KnownRun, status: Status, problem: RunProblem, cache: RunCache, now: float) -> None:
         """Report that a run is not accepted; its children, if any, are left alone."""
@@ -244,6 +244,7 @@ class Reconciler:
         foreign = {job.uid for job in labelled} - {job.uid for job in jobs}
         pods = [pod for pod in self._pods.of(*known.key) if pod.job_uid not in foreign]
         pods = cache.times.pods(pods, now)
+        cache.run_uid = known.uid
         cache.former_jobs = [*cache.former_jobs, *(job.uid for job in jobs if job.uid not in cache.former_jobs)]
         del cache.former_jobs[:-MAX_FORMER_JOBS]
         cache.disrupted |= {pod.name: pod for pod in pods if pod.disruption}
@@ -252,7 +253,7 @@ class Reconciler:
         return observe_attempts(
             jobs, pods, now,
             known={stage.name: stage.attempt for stage in status.stages},
-            former=cache.former_jobs, disrupted=cache.disrupted, pausing=run.spec.suspend,
+            run_uid=known.uid, former=cache.former_jobs, disrupted=cache.disrupted, pausing=run.spec.suspend,
         )  # fmt: skip
 
     def _plan(
