@@ -170,7 +170,7 @@ class Reconciler:
         status = known.status
         former = [attempt.uid for attempt in status.attempts if attempt.uid]
         if status.progress is None or status.progress.last_updated_time is None:
-            return RunCache(former_jobs=former)
+            return RunCache(former_jobs=former, unnamed=len(former) < len(status.attempts))
         if not self._caches:  # a new operator knows by the statuses alone how many runs are active
             self._active |= self._runs.running()
         return RunCache(former_jobs=former, read_at=self._clock() - self._jitter() * self._progress_interval())
@@ -221,7 +221,7 @@ class Reconciler:
 
         The watches of Jobs and pods are not in step: a Job that somebody deleted may be gone before we see its pods.
         """
-        if not cache.former_jobs:
+        if not cache.former_jobs and not cache.unnamed:
             return ""
         seen = {pod.uid for pod in self._pods.of(*known.key)}
         pods = map(pod_summary, self._cluster.items("Pod", known.namespace, f"{RUN_LABEL}={known.name}"))

@@ -133,8 +133,7 @@ def test_orphans_of_a_job_that_no_living_operator_has_seen_are_gone_before_the_a
 ) -> None:
     cluster = make()
     process = Process(cluster, Clock())
-    settle(process)
-    cluster.end("r-filter-1", 0)
+    process.reconcile()
     create = cluster.create
 
     def die_after_job(document: dict[str, Any]) -> dict[str, Any]:
@@ -143,22 +142,23 @@ def test_orphans_of_a_job_that_no_living_operator_has_seen_are_gone_before_the_a
             raise Dead
         return made
 
-    with monkeypatch.context() as patch, pytest.raises(Dead):
+    with monkeypatch.context() as patch:
         patch.setattr(cluster, "create", die_after_job)
-        settle(process)
-    cluster.run_pods("r-vocabulary-1")
-    orphaned(cluster, "r-vocabulary-1")
+        with pytest.raises(Dead):
+            process.reconcile()
+    cluster.run_pods("r-filter-1")
+    orphaned(cluster, "r-filter-1")
     process, pods = Process(cluster, Clock()), cluster.pods
     if not seen:
         cluster.pods = {}
     process.sync()
     cluster.pods = pods
     process.reconciler.reconcile(("n", "r"))
-    assert "r-vocabulary-1" not in cluster.jobs
+    assert "r-filter-1" not in cluster.jobs
     cluster.writes.clear()
     settle(process)
-    assert [write for write in cluster.writes if "r-vocabulary" in write][-1] == "create Job r-vocabulary-1"
-    assert "r-vocabulary-1-0" not in cluster.pods
+    assert [write for write in cluster.writes if "r-filter" in write][-1] == "create Job r-filter-1"
+    assert "r-filter-1-0" not in cluster.pods
 
 
 def test_job_whose_workers_are_all_lost_is_deleted_before_the_next_attempt_starts() -> None:
