@@ -9,7 +9,7 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.controller.mirror.runs import KnownRun
 from diht_k8s.controller.nodes import keep_away
 from diht_k8s.controller.observe import entry_name
-from diht_k8s.kube.summaries import ATTEMPT_LABEL, RUN_LABEL, STAGE_LABEL
+from diht_k8s.kube.summaries import ATTEMPT_LABEL, RUN_LABEL, RUN_UID_LABEL, STAGE_LABEL
 from diht_k8s.launch.render import JobConfig, render
 from diht_k8s.launch.stages import stage_app
 from diht_k8s.pipeline.goodput_status import for_the_page
@@ -30,6 +30,7 @@ def children(known: KnownRun, run: DihtRun, start: Start, job_ttl_s: int | None 
         "app.kubernetes.io/managed-by": MANAGED_BY,
         "app.kubernetes.io/part-of": "diht",
         RUN_LABEL: known.name,
+        RUN_UID_LABEL: known.uid,
         STAGE_LABEL: entry_name(start.stage, start.step),
         ATTEMPT_LABEL: str(start.number),
     }

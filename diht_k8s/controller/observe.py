@@ -101,6 +101,7 @@ def observe_attempts(
     now: float,
     *,
     known: Mapping[str, int],
+    run_uid: str = "",
     former: Collection[str] = (),
     disrupted: Mapping[str, PodSummary] | None = None,
     pausing: bool = False,
@@ -112,6 +113,7 @@ def observe_attempts(
         pods: pods with the run's label, also those of other owners.
         now: seconds since the epoch.
         known: number of the newest attempt by entry in status.stages; pods without a Job belong to the run up to it.
+        run_uid: UID of the run.
         former: UIDs of Jobs that were the run's own and may be deleted by now.
         disrupted: pods that were drained, evicted or preempted, as last observed, by name.
         pausing: whether programs were asked to stop, so that their end is no failure.
@@ -125,7 +127,7 @@ def observe_attempts(
         key = uids.get(pod.job_uid)
         if key is not None:
             by_attempt[key][1].append(pod)
-        elif pod.attempt <= known.get(pod.stage, 0) and (pod.job_uid in former or _is_orphan(pod)):
+        elif pod.attempt <= known.get(pod.stage, 0) and (pod.is_known_by(run_uid, former) or _is_orphan(pod)):
             own = by_attempt.setdefault((pod.stage, pod.attempt), (None, []))
             if own[0] is None:
                 own[1].append(pod)
@@ -217,6 +219,10 @@ def _observe_failure(
 ) -> ObservedAttempt:
     """Who failed first, why, and whether it was the program's fault."""
     attempt = replace(observed.attempt, state=AttemptState.FAILED, ending=job.failing and not lost)
+    if (
+        not job.failing
+    ):  # while its Job exists, it makes new pods as soon as the node is back: it has to be deleted first
+        attempt = replace(attempt, active=max(1, attempt.active))
     first = min((pod for pod in pods if _has_failed(pod)), key=_blame, default=None)
     disrupted = next((pod for pod in pods if pod.disruption), None) or _drained_pod(job, gone)
     if first is not None and is_never_retried(_failure(first)):

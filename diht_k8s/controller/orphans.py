@@ -1,7 +1,8 @@
 """Pods that have lost their Job (`kubectl delete job --cascade=orphan`): found by the Job's UID, and deleted.
 
 No garbage collector removes them, not even when their run is deleted, and a second gang must not start beside them. A
-pod counts as an orphan only if it names the UID of a Job that was an attempt of the run: anybody may set our labels.
+pod counts as an orphan only if it names the UID of a Job that was an attempt of the run, or of the run itself (an
+operator may have died before it noted its new Job's UID): the names in our labels could be set by chance.
 """
 
 from __future__ import annotations
@@ -13,18 +14,21 @@ from diht_k8s.kube.client import Cluster, ClusterError
 from diht_k8s.kube.summaries import PodSummary
 
 
-def orphans(pods: Iterable[PodSummary], former: Collection[str], jobs: Collection[str]) -> list[PodSummary]:
+def orphans(
+    pods: Iterable[PodSummary], run_uid: str, former: Collection[str], jobs: Collection[str]
+) -> list[PodSummary]:
     """Pods without an owner that are still there.
 
     Args:
         pods: pods with the run's label.
+        run_uid: UID of the run.
         former: UIDs of Jobs that are or were attempts of the run.
         jobs: UIDs of those that exist.
     """
     return [
         pod
         for pod in pods
-        if not pod.job_name and pod.job_uid in former and pod.job_uid not in jobs and pod.deleted_at is None
+        if not pod.job_name and pod.is_known_by(run_uid, former) and pod.job_uid not in jobs and pod.deleted_at is None
     ]
 
 

@@ -164,14 +164,14 @@ class Reconciler:
 
     def _delete_orphans(self, key: Key, cache: RunCache) -> list[RunEvent]:
         jobs = {job.uid for job in self._jobs.of(*key)}
-        return delete_orphans(self._cluster, orphans(self._pods.of(*key), cache.former_jobs, jobs))
+        return delete_orphans(self._cluster, orphans(self._pods.of(*key), cache.run_uid, cache.former_jobs, jobs))
 
     def _first_cache(self, known: KnownRun) -> RunCache:
         """A new operator would read all logs at once: it uses the progress that an earlier one read for a while."""
         status = known.status
         former = [attempt.uid for attempt in status.attempts if attempt.uid]
         if status.progress is None or status.progress.last_updated_time is None:
-            return RunCache(former_jobs=former)
+            return RunCache(former_jobs=former, unnamed=len(former) < len(status.attempts))
         if not self._caches:  # a new operator knows by the statuses alone how many runs are active
             self._active |= self._runs.running()
         return RunCache(former_jobs=former, read_at=self._clock() - self._jitter() * self._progress_interval())
@@ -224,12 +224,12 @@ class Reconciler:
 
         The watches of Jobs and pods are not in step: a Job that somebody deleted may be gone before we see its pods.
         """
-        if not cache.former_jobs:
+        if not cache.former_jobs and not cache.unnamed:
             return ""
         seen = {pod.uid for pod in self._pods.of(*known.key)}
         pods = map(pod_summary, self._cluster.items("Pod", known.namespace, f"{RUN_LABEL}={known.name}"))
         found = (pod for pod in pods if isinstance(pod, PodSummary) and not pod.ended and pod.uid not in seen)
-        return next((pod.name for pod in found if pod.job_uid in cache.former_jobs), "")
+        return next((pod.name for pod in found if pod.is_known_by(known.uid, cache.former_jobs)), "")
 
     def _refuse(self, known: KnownRun, status: Status, problem: RunProblem, cache: RunCache, now: float) -> None:
         """Report that a run is not accepted; its children, if any, are left alone."""
@@ -247,6 +247,7 @@ class Reconciler:
         foreign = {job.uid for job in labelled} - {job.uid for job in jobs}
         pods = [pod for pod in self._pods.of(*known.key) if pod.job_uid not in foreign]
         pods = cache.times.pods(pods, now)
+        cache.run_uid = known.uid
         cache.former_jobs = [*cache.former_jobs, *(job.uid for job in jobs if job.uid not in cache.former_jobs)]
         del cache.former_jobs[:-MAX_FORMER_JOBS]
         cache.disrupted |= {pod.name: pod for pod in pods if pod.disruption}
@@ -255,7 +256,7 @@ class Reconciler:
         return observe_attempts(
             jobs, pods, now,
             known={stage.name: stage.attempt for stage in status.stages},
-            former=cache.former_jobs, disrupted=cache.disrupted, pausing=run.spec.suspend,
+            run_uid=known.uid, former=cache.former_jobs, disrupted=cache.disrupted, pausing=run.spec.suspend,
         )  # fmt: skip
 
     def _plan(

@@ -5,7 +5,7 @@ Ten thousand pods take a gigabyte as the client's models, and a few dozen megaby
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, TypeVar
@@ -18,6 +18,8 @@ RUN_LABEL: Final = "diht.dev/run"
 STAGE_LABEL: Final = "diht.dev/stage"
 """The name of the entry in status.stages: `train`, `label-heads`, ..."""
 ATTEMPT_LABEL: Final = "diht.dev/attempt"
+RUN_UID_LABEL: Final = "diht.dev/run-uid"
+"""Tells whose a pod is that was left by a Job which no operator has seen."""
 INDEX_LABEL: Final = "batch.kubernetes.io/job-completion-index"
 JOB_UID_LABEL: Final = "batch.kubernetes.io/controller-uid"
 """Stays on a pod whose Job was deleted without it."""
@@ -107,6 +109,8 @@ class PodSummary:
     """when the operator first saw it, by its own clock; creationTimestamp until then."""
     job_name: str = ""
     """of the Job that owns it."""
+    run_uid: str = ""
+    """of its run, by its label."""
     node: str = ""
     ready: bool = False
     not_ready_since: float | None = None
@@ -140,6 +144,10 @@ class PodSummary:
     def ended(self) -> bool:
         """Whether its program has ended."""
         return self.phase in ("Succeeded", "Failed")
+
+    def is_known_by(self, run_uid: str, jobs: Collection[str]) -> bool:
+        """Whether it names one of these Jobs by UID, or its run if it has no owner."""
+        return self.job_uid in jobs or (not self.job_name and bool(run_uid) and self.run_uid == run_uid)
 
 
 def job_summary(document: Any) -> JobSummary | Unreadable | None:
@@ -229,6 +237,7 @@ def _pod(document: Document) -> PodSummary | None:
         **_common(metadata, labels),
         job_uid=_text(owner if owned_by_job else labels, "uid" if owned_by_job else JOB_UID_LABEL),
         job_name=_text(owner, "name") if owned_by_job else "",
+        run_uid=_text(labels, RUN_UID_LABEL),
         index=_count(labels.get(INDEX_LABEL, "0"), "InvalidIndex"),
         phase=_text(status, "phase") or "Pending",
         created_at=created_at,

@@ -32,6 +32,11 @@ def test_run_ends_well_or_for_a_cause_and_never_has_two_attempts() -> None:
     assert {"crash", "disrupted", "node", "job deleted", "dead", "clock", "suspend"} <= faults.keys()
 
 
+@pytest.mark.parametrize("seed", [5925, 6593], ids=["Job that no operator saw is orphaned", "all workers are lost"])
+def test_story_in_which_two_attempts_ran_at_once(seed: int) -> None:
+    assert Story(seed).play().broken == []
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("part", range(PARTS))

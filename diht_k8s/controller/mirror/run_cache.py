@@ -25,6 +25,10 @@ class RunCache:
     answer: RunProblem | None = None
     tails: dict[str, list[str]] = field(default_factory=dict)
     times: OwnTimes = field(default_factory=OwnTimes)
+    unnamed: bool = False
+    """whether an earlier operator may have created a Job and ended before it wrote the UID."""
+    run_uid: str = ""
+    """its UID when it was last observed."""
     former_jobs: list[str] = field(default_factory=list)
     """UIDs of its Jobs, newest last, which pods may still name when they are deleted."""
     disrupted: dict[str, PodSummary] = field(default_factory=dict)

@@ -71,7 +71,7 @@ TABLE: list[tuple[str, dict[str, Any], list[dict[str, Any]], dict[str, Any]]] = 
     ("node lost, the pod should be gone by now", job(), [pod(0), pod(1, deleted=NOW - 30)], {"state": "Failed", "reason": "NodeLost"}),
     ("a worker is lost, the other finishes without it", job("filter"), [pod(0, "filter"), LOST_WORKER], {"state": "Running", "active": 1}),
     ("a worker is lost, the other is about to start", job("filter"), [pod(0, "filter", phase="Pending"), LOST_WORKER], {"state": "Pending", "active": 1}),
-    ("all workers are lost", job("filter"), [pod(0, "filter", phase="Succeeded", state=ended(0)), LOST_WORKER], {"state": "Failed", "infrastructure": True, "reason": "NodeLost", "active": 0}),
+    ("all workers are lost", job("filter"), [pod(0, "filter", phase="Succeeded", state=ended(0)), LOST_WORKER], {"state": "Failed", "infrastructure": True, "reason": "NodeLost", "active": 1, "ending": False}),
     ("a worker is lost and another has a user error", job("filter", conditions=FAILING), [failed_pod(0, 64, stage="filter"), LOST_WORKER], {"state": "Failed", "infrastructure": False, "exit_code": 64}),
     ("a worker is lost, the stage is committed", job("filter", conditions={"SuccessCriteriaMet": "SuccessPolicy"}), [pod(0, "filter", phase="Succeeded", state=ended(0)), LOST_WORKER],
      {"state": "Succeeded", "active": 0, "ending": True}),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from diht_k8s.api.status import StageState
 from diht_k8s.api.times import timestamp
 from diht_k8s.controller.mirror.runs import known_run
-from tests.unit.controller.documents import DISRUPTED, NOW, job, pod
-from tests.unit.controller.fake import FakeCluster, Process
+from tests.unit.controller.documents import DISRUPTED, NOW, at, job, pod
+from tests.unit.controller.fake import Dead, FakeCluster, Process
 from tests.unit.controller.stories import ONE, Clock, make, reason, settle, status, training
 
 
@@ -125,6 +127,54 @@ def test_orphans_of_our_job_are_deleted_with_an_event_and_gone_before_the_attemp
     assert list(cluster.jobs) == ["r-filter-1"]
 
 
+@pytest.mark.parametrize("seen", [True, False], ids=["seen", "not seen yet"])
+def test_orphans_of_a_job_that_no_living_operator_has_seen_are_gone_before_the_attempt_starts_again(
+    monkeypatch: pytest.MonkeyPatch, seen: bool
+) -> None:
+    cluster = make()
+    process = Process(cluster, Clock())
+    process.reconcile()
+    create = cluster.create
+
+    def die_after_job(document: dict[str, Any]) -> dict[str, Any]:
+        made = create(document)
+        if made["kind"] == "Job":
+            raise Dead
+        return made
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster, "create", die_after_job)
+        with pytest.raises(Dead):
+            process.reconcile()
+    cluster.run_pods("r-filter-1")
+    orphaned(cluster, "r-filter-1")
+    process, pods = Process(cluster, Clock()), cluster.pods
+    if not seen:
+        cluster.pods = {}
+    process.sync()
+    cluster.pods = pods
+    process.reconciler.reconcile(("n", "r"))
+    assert "r-filter-1" not in cluster.jobs
+    cluster.writes.clear()
+    settle(process)
+    assert [write for write in cluster.writes if "r-filter" in write][-1] == "create Job r-filter-1"
+    assert "r-filter-1-0" not in cluster.pods
+
+
+def test_job_whose_workers_are_all_lost_is_deleted_before_the_next_attempt_starts() -> None:
+    cluster = make(**ONE)
+    process = Process(cluster, Clock())
+    settle(process)
+    cluster.run_pods("r-filter-1")
+    settle(process)
+    for lost in cluster.pods.values():
+        lost["status"]["conditions"] = [{"type": "Ready", "status": "False", "lastTransitionTime": at(NOW)}, *DISRUPTED]
+    cluster.writes.clear()
+    settle(process)
+    assert [write for write in cluster.writes if "Job" in write] == ["delete Job r-filter-1", "create Job r-filter-2"]
+    assert status(cluster).attempts[0].reason == "NodeLost"
+
+
 def test_orphans_are_deleted_when_their_run_is_suspended_or_deleted() -> None:
     cluster = make(**ONE)
     process = Process(cluster, Clock())
@@ -157,6 +207,7 @@ def test_pod_that_claims_to_be_of_a_job_that_never_was_ours_is_neither_counted_n
     orphaned(cluster, "r-filter-1")
     for orphan in cluster.pods.values():
         orphan["metadata"]["labels"]["batch.kubernetes.io/controller-uid"] = "never-ours"
+        orphan["metadata"]["labels"]["diht.dev/run-uid"] = "another run's"
     settle(process)
     assert (list(cluster.jobs), len(cluster.pods)) == (["r-filter-1"], 2)
 
