@@ -137,7 +137,7 @@ def fresh_namespace(kubectl: Kubectl, prefix: str) -> Iterator[str]:
         kubectl("delete", "pods", "--all", "--namespace", name, "--force", "--grace-period=0", "--wait=false")
 
 
-def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 60) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 120) -> Any:
     """The condition's first true value; asked each half second."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
