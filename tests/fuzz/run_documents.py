@@ -132,6 +132,8 @@ def _correct(rng: random.Random, spec: dict[str, Any]) -> None:
     for benchmark in spec.get("evaluate", {}).get("benchmarks", []):
         if benchmark["type"] == "Classification":
             benchmark.setdefault("classNames", "names.txt")
+    if "split" in spec.get("evaluate", {}):
+        spec["evaluate"]["benchmarks"][0]["split"] = spec["evaluate"]["split"]
     if rng.random() < 0.3:
         del spec["train"]
         spec.setdefault("filter", {})

@@ -26,7 +26,7 @@ def section(folder: Path) -> str:
     content = {"missing": {}, "filter": part, "funnel": report["funnel"]}
     html = (
         environment()
-        .get_template("filter.html.jinja")
+        .from_string('{% from "parts.html.jinja" import more %}{% include "filter.html.jinja" %}')
         .render(
             content=content,
             funnel=sections.funnel(content),

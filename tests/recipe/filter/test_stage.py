@@ -14,11 +14,10 @@ from PIL import Image
 from diht_k8s.api.errors import DataError, StopRequested, UserError
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import Stage
-from diht_k8s.recipe.filter import stage
 from diht_k8s.recipe.filter.captions.graph import CaptionGraph
 from diht_k8s.recipe.filter.captions.parser import CaptionParser
 from diht_k8s.recipe.filter.text_spotting.spotter import Spotting, SpottingRequest, TextSpotter
-from diht_k8s.recipe.runtime import claims
+from diht_k8s.recipe.runtime import claims, shared_work
 from diht_k8s.recipe.runtime.commit import read_committed
 from diht_k8s.recipe.runtime.inputs import kept_shards
 from diht_k8s.recipe.runtime.signals import StopFlag
@@ -152,7 +151,7 @@ def test_workers_leave_claimed_shards_alone_until_the_claim_is_stale(
         assert calls.captions == list(CAPTIONS[:3])
         monkeypatch.setattr(claims, "STALE_SECONDS", 0.0)
 
-    monkeypatch.setattr(stage.time, "sleep", wait)
+    monkeypatch.setitem(shared_work.until_committed.__kwdefaults__, "sleep", wait)
     assert filter_with(run, worker=0, workers=2) is not None
     assert len(waits) == 1
     assert calls.captions == list(CAPTIONS)
