@@ -84,7 +84,7 @@ def free_port() -> int:
 def install(kubectl: Kubectl, namespace: str, folder: Path) -> Path:
     """The CRD, the operator's rights in one namespace, and a kubeconfig with its token."""
     kubectl("apply", "--server-side", "--force-conflicts", "-f", str(PROJECT / "manifests/crd/diht.dev_dihtruns.yaml"))
-    kubectl("wait", "--for=condition=Established", "crd/dihtruns.diht.dev", "--timeout=20s")
+    kubectl.wait_established("dihtruns.diht.dev")
     documents = list(yaml.safe_load_all((PROJECT / "manifests/base/rbac.yaml").read_text()))
     kubectl.apply(json.dumps(next(each for each in documents if each["kind"] == "ClusterRole")))
     for document in documents:

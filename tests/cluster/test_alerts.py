@@ -41,7 +41,7 @@ def places(
     if not own:
         cannot("KUBECONFIG is another cluster's: its pods cannot share a folder of this machine")
     kubectl("apply", "--server-side", "--force-conflicts", "-f", str(PROJECT / "manifests/crd/diht.dev_dihtruns.yaml"))
-    kubectl("wait", "--for=condition=Established", "crd/dihtruns.diht.dev", "--timeout=20s")
+    kubectl.wait_established("dihtruns.diht.dev")
     with ExitStack() as stack:
         found: dict[str, Place] = {}
         for name, outage in OUTAGES.items():

@@ -103,7 +103,7 @@ def api(kubectl: Kubectl) -> Iterator[Api]:
     definition = yaml.safe_load((PROJECT / CRD_FILE).read_text())
     definition["metadata"]["name"], definition["spec"]["group"] = f"dihtruns.{group}", group
     kubectl.apply(json.dumps(definition), "--server-side")
-    kubectl("wait", "--for=condition=Established", f"crd/dihtruns.{group}", "--timeout=30s")
+    kubectl.wait_established(f"dihtruns.{group}")
     with fresh_namespace(kubectl, "crd") as namespace:
         # Established is written before every part of the API server knows the resource: the handler, discovery, kubectl's own cache
         wait_until(lambda: serves(kubectl, f"dihtruns.{group}", namespace), "the new resource")

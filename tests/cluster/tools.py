@@ -92,6 +92,15 @@ class Kubectl:
     def apply(self, text: str, *arguments: str) -> str:
         return self("apply", "-f", "-", *arguments, stdin=text)
 
+    def wait_established(self, crd: str) -> None:
+        """Until the definition is served. `kubectl wait` itself fails on one so new that it has no conditions yet."""
+
+        def established() -> bool:
+            conditions = self.json("get", "crd", crd).get("status", {}).get("conditions") or []
+            return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)
+
+        wait_until(established, f"{crd} is established")
+
 
 @dataclass(frozen=True)
 class S3:
