@@ -66,7 +66,7 @@ TRAIN: Final[dict[str, list[str]]] = {
         "model.student": _tests("", "model one_rank"),
         "model.tokenizers": _tests("tokenizers"),
         "precision": _tests("precision"),
-        "profiling": _tests("", "one_rank"),
+        "profiling": _tests("profiling", "one_rank"),
         "schedule": _tests("schedule"),
         "setup": _tests("setup", "one_rank batch_norm"),
         "stage": _tests("identify first_weights gang_shape", "bad_input"),
