@@ -19,13 +19,13 @@ from pathlib import Path
 
 from diht_k8s.api.errors import DihtError, ExitCode, RetryableError, StopRequested
 from diht_k8s.recipe.runtime.gang import STOPPED, Gang, cause_of
+from diht_k8s.recipe.runtime.hangs.watchdog import Limits, Watchdog, noting_folder
 from diht_k8s.recipe.runtime.in_place.launcher import launch_in_place
 from diht_k8s.recipe.runtime.in_place.standby import Standbys
 from diht_k8s.recipe.runtime.parent_death import named_parent
 from diht_k8s.recipe.runtime.preflight import wait_for_hosts
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.time_spent import STARTING, Clock, handing_over
-from diht_k8s.recipe.runtime.watchdog import Limits, Watchdog, noting_folder
 
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(8 << 30)}
 """Has glibc keep the memory of large tensors for the next step: on a CPU, allocating it again takes an eighth of a step

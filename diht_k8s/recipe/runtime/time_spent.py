@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from diht_k8s.api.reports import TimeSpent
-from diht_k8s.recipe.runtime.watchdog import FOLDER_VARIABLE, TIME_NOTE
+from diht_k8s.recipe.runtime.hangs.watchdog import FOLDER_VARIABLE, TIME_NOTE
 
 TIME_VARIABLE: Final = "DIHT_TIME_SPENT"
 """In the environment of ranks: the account up to their start."""

@@ -25,9 +25,9 @@ from typing import Any, Final
 import torch.distributed as dist
 from torch._C import _distributed_c10d as c10d
 
-from diht_k8s.recipe.runtime.hang_report import Collective, GroupRecord, RankRecord
-from diht_k8s.recipe.runtime.hang_request import ASK, Gathered, gather_path, gathered_path, record_path, write_whole
-from diht_k8s.recipe.runtime.watchdog import FOLDER_VARIABLE
+from diht_k8s.recipe.runtime.hangs.report import Collective, GroupRecord, RankRecord
+from diht_k8s.recipe.runtime.hangs.request import ASK, Gathered, gather_path, gathered_path, record_path, write_whole
+from diht_k8s.recipe.runtime.hangs.watchdog import FOLDER_VARIABLE
 
 LOOK_S: Final = 0.25
 """Between two looks for the watchdog's file."""

@@ -24,6 +24,7 @@ from diht_k8s.api.hashing import sha256_of
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.runtime.gang import LOST_PEER
+from diht_k8s.recipe.runtime.hangs.watchdog import Heartbeat
 from diht_k8s.recipe.runtime.in_place.standby import wait_for_place
 from diht_k8s.recipe.runtime.launcher import rank_main
 from diht_k8s.recipe.runtime.parent_death import end_with_parent
@@ -32,7 +33,6 @@ from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import stage_storage
 from diht_k8s.recipe.runtime.time_spent import STARTING, Clock
 from diht_k8s.recipe.runtime.tracking import start_tracking
-from diht_k8s.recipe.runtime.watchdog import Heartbeat
 from diht_k8s.recipe.train.bad_samples import BadSamples
 from diht_k8s.recipe.train.checkpoint import checkpointing
 from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor, Saved, place_of

@@ -23,10 +23,10 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.runtime.commit import artefact, read_committed
 from diht_k8s.recipe.runtime.gang import Gang
+from diht_k8s.recipe.runtime.hangs.watchdog import FIRST_SECONDS_VARIABLE
 from diht_k8s.recipe.runtime.launcher import launch
 from diht_k8s.recipe.runtime.preflight import check_locked_memory, check_node, check_output, in_pod
 from diht_k8s.recipe.runtime.stage import Context, Outcome
-from diht_k8s.recipe.runtime.watchdog import FIRST_SECONDS_VARIABLE
 from diht_k8s.recipe.shards.sources import input_shards
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint.first_weights import described

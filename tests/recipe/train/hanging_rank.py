@@ -15,7 +15,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from diht_k8s.recipe.runtime.watchdog import FOLDER_VARIABLE, Heartbeat
+from diht_k8s.recipe.runtime.hangs.watchdog import FOLDER_VARIABLE, Heartbeat
 from diht_k8s.recipe.train.flight_recorder import FlightRecorder
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from diht_k8s.recipe.runtime.hangs.watchdog import Limits, Watchdog
 from diht_k8s.recipe.runtime.in_place.launcher import free_port
 from diht_k8s.recipe.runtime.launcher import RECORDER
-from diht_k8s.recipe.runtime.watchdog import Limits, Watchdog
 from tests.recipe.train.small_run import environment
 
 PROGRAM = Path(__file__).with_name("hanging_rank.py")

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from diht_k8s.api.errors import RetryableError
+from diht_k8s.recipe.runtime.hangs.watchdog import FOLDER_VARIABLE, Limits, Watchdog, noting_folder
 from diht_k8s.recipe.runtime.in_place.standby import Standbys
 from diht_k8s.recipe.runtime.parent_death import named_parent
-from diht_k8s.recipe.runtime.watchdog import FOLDER_VARIABLE, Limits, Watchdog, noting_folder
 
 REAP_S: Final = 20.0
 """A killed process that is not gone after this time hangs in its driver or its storage."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from diht_k8s.api.reports import MAX_LINE_BYTES, Cause
-from diht_k8s.recipe.runtime.hang_report import Collective, GroupRecord, RankRecord, awaited_rank
+from diht_k8s.recipe.runtime.hangs.report import Collective, GroupRecord, RankRecord, awaited_rank
 
 WORLD = "gloo:0"
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from diht_k8s.recipe.runtime import hang_request
-from diht_k8s.recipe.runtime.hang_report import Collective, GroupRecord, RankRecord
-from diht_k8s.recipe.runtime.hang_request import (  # fmt: skip
+from diht_k8s.recipe.runtime.hangs import request
+from diht_k8s.recipe.runtime.hangs.report import Collective, GroupRecord, RankRecord
+from diht_k8s.recipe.runtime.hangs.request import (  # fmt: skip
     Gathered,
     answers,
     ask,
@@ -26,8 +26,8 @@ IS_BEHIND = RankRecord(rank=5, node="b", groups={"gloo:0": GroupRecord(issued=2)
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hang_request, "ANSWER_S", 0.3)
-    monkeypatch.setattr(hang_request, "GANG_S", 0.3)
+    monkeypatch.setattr(request, "ANSWER_S", 0.3)
+    monkeypatch.setattr(request, "GANG_S", 0.3)
 
 
 def gathers(folder: Path, rank: int, found: Gathered) -> threading.Thread:
@@ -44,9 +44,9 @@ def gathers(folder: Path, rank: int, found: Gathered) -> threading.Thread:
 
 
 def test_rank_that_answers_is_asked_for_the_whole_gang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hang_request, "GANG_S", 20.0)
+    monkeypatch.setattr(request, "GANG_S", 20.0)
     ask(tmp_path)
-    assert (tmp_path / hang_request.ASK).exists()
+    assert (tmp_path / request.ASK).exists()
     write_whole(record_path(tmp_path, 4), WAITS)  # rank 3 of this node does not answer
     thread = gathers(tmp_path, 4, Gathered(records=[WAITS, IS_BEHIND], nodes={4: "a", 5: "b"}))
     assert answers(tmp_path, [3, 4], "a") == "rank 5 on node b has not reached all_reduce 3; the other waits in it"

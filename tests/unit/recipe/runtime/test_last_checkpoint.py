@@ -9,8 +9,8 @@ import pytest
 
 from diht_k8s.api.errors import RetryableError
 from diht_k8s.api.reports import MAX_LINE_BYTES, Cause, SavedCheckpoint
+from diht_k8s.recipe.runtime.hangs.watchdog import FOLDER_VARIABLE, Heartbeat, Limits, Watchdog
 from diht_k8s.recipe.runtime.stage import exit_code_of
-from diht_k8s.recipe.runtime.watchdog import FOLDER_VARIABLE, Heartbeat, Limits, Watchdog
 
 SAVED = SavedCheckpoint(step=40, uri="s3://b/step-40", seconds=99)
 

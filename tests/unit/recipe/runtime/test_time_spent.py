@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from diht_k8s.pipeline.work import age_of
+from diht_k8s.recipe.runtime.hangs.watchdog import FOLDER_VARIABLE, Limits, Watchdog
 from diht_k8s.recipe.runtime.time_spent import STARTING, TIME_VARIABLE, Clock, handing_over, read, recovering
-from diht_k8s.recipe.runtime.watchdog import FOLDER_VARIABLE, Limits, Watchdog
 
 
 class Now:

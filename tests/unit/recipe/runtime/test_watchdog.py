@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from diht_k8s.recipe.runtime.watchdog import (
+from diht_k8s.recipe.runtime.hangs.watchdog import (
     FOLDER_VARIABLE,
     Doing,
     Heartbeat,
@@ -27,7 +27,7 @@ COLLECTIVE = 'File "site/torch/distributed/distributed_c10d.py", line 1 in all_r
 ELSEWHERE = 'File "diht_k8s/recipe/train/data/dataset.py", line 1 in read\n'
 RANK = """
 import sys, time
-from diht_k8s.recipe.runtime.watchdog import Heartbeat
+from diht_k8s.recipe.runtime.hangs.watchdog import Heartbeat
 beat = Heartbeat(int(sys.argv[1]))
 for _ in range(4):
     beat.step()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from diht_k8s.recipe.runtime.hang_report import Collective, GroupRecord
+from diht_k8s.recipe.runtime.hangs.report import Collective, GroupRecord
 from diht_k8s.recipe.train import collectives
 from diht_k8s.recipe.train.flight_recorder import groups_of, place_of
 from diht_k8s.recipe.train.schedule import learning_rate

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from diht_k8s.recipe.runtime.hang_report import RankRecord, awaited_rank
+from diht_k8s.recipe.runtime.hangs.report import RankRecord, awaited_rank
 
 ASK: Final = "ask"
 ANSWER_S: Final = 2.0
@@ -71,7 +71,7 @@ def answers(folder: Path, ranks: Sequence[int], node: str) -> str | None:
         node: its name.
 
     Returns:
-        A sentence (`hang_report.awaited_rank`); None if no rank answers, or if the records tell nothing.
+        A sentence (`report.awaited_rank`); None if no rank answers, or if the records tell nothing.
     """
     deadline = time.monotonic() + ANSWER_S
     _wait(lambda: all(record_path(folder, rank).exists() for rank in ranks), deadline)

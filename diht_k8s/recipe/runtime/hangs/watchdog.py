@@ -3,7 +3,7 @@
 Each rank notes its step and what it is doing in a file that the launcher reads (`Heartbeat`). The first steps, in which
 kernels are compiled and caches fill, have a limit of some minutes; once steps are regular, a step that takes longer than max(120 s, 3 x the 99th percentile of the steps so far) is a hang; writing a checkpoint,
 validating and compiling are excepted. Then every rank of the gang is asked for its flight recorder, whose collectives
-tell which rank has not reached which one (`hang_request`), and every rank of this node for its stacks. Where the
+tell which rank has not reached which one (`request`), and every rank of this node for its stacks. Where the
 recorders tell nothing, the stacks do: a rank that does not answer is stopped or dead, and one whose stacks are in no
 exchange is what the others wait for. The ranks are killed, and the launcher ends with 75, so that the gang starts again
 from its last checkpoint.
@@ -31,7 +31,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ValidationError
 
 from diht_k8s.api.reports import SavedCheckpoint
-from diht_k8s.recipe.runtime.hang_request import answers, ask
+from diht_k8s.recipe.runtime.hangs.request import answers, ask
 
 FOLDER_VARIABLE: Final = "DIHT_WATCH"
 """Folder in which the ranks of a node note their progress."""
