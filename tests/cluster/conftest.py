@@ -37,6 +37,7 @@ from tests.cluster.tools import (
     wait_until,
 )
 from tests.cluster.tools import recipe_image as build_recipe_image
+from tests.cluster.trainings import Trainings, opened
 
 FIRST_START_TIMEOUT_S = 1800
 """The first test waits for the cluster, and the first start on a machine compiles Kubernetes."""
@@ -275,3 +276,20 @@ def kueue(kwok: None) -> Iterator[None]:
     script("extra", "kueue")
     yield
     script("extra", "no-kueue")
+
+
+@pytest.fixture(scope="module")
+def trainings(
+    kubectl: Kubectl, own: bool, recipe_image: str, s3_in_cluster: S3, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Trainings]:
+    """Real trainings under an operator of the module's own."""
+    with opened(kubectl, recipe_image, s3_in_cluster, tmp_path_factory.mktemp("operator"), own=own) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(trainings: Trainings) -> dict[int, float]:
+    """The losses of an undisturbed training, by step."""
+    trainings.start("undisturbed")
+    trainings.place.runs.wait_for("undisturbed", "Complete", timeout_s=500)
+    return trainings.losses("undisturbed")

@@ -8,15 +8,14 @@ import random
 import signal
 import statistics
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.cluster.operators import APART, kill_program, stages
-from tests.cluster.tools import S3, Kubectl, Parts, wait_until
-from tests.cluster.trainings import STEPS, Trainings, check_end, opened
+from tests.cluster.tools import Parts, wait_until
+from tests.cluster.trainings import STEPS, Trainings, check_end
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(3600)]
 IN_PLACE = {"restart": "InPlace", "maxRestarts": 1000}
@@ -25,22 +24,6 @@ PARTS = (
     "suspended", "other",
 )  # fmt: skip
 PAIRS, FAULTS = 10, 30
-
-
-@pytest.fixture(scope="module")
-def trainings(
-    kubectl: Kubectl, own: bool, recipe_image: str, s3_in_cluster: S3, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Trainings]:
-    with opened(kubectl, recipe_image, s3_in_cluster, tmp_path_factory.mktemp("operator"), own=own) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def undisturbed(trainings: Trainings) -> dict[int, float]:
-    """The losses of an undisturbed training, by step."""
-    trainings.start("calm")
-    trainings.place.runs.wait_for("calm", "Complete", timeout_s=500)
-    return trainings.losses("calm")
 
 
 def kill_rank(host: str) -> None:

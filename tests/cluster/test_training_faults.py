@@ -7,32 +7,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.cluster.operators import APART, condition, evict, kill_program, stages
-from tests.cluster.tools import CLUSTER, S3, Kubectl, Parts, wait_until
-from tests.cluster.trainings import EVERY_STEPS, STEPS, Trainings, check_end, opened
+from tests.cluster.tools import CLUSTER, Parts, wait_until
+from tests.cluster.trainings import EVERY_STEPS, STEPS, Trainings, check_end
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-@pytest.fixture(scope="module")
-def trainings(
-    kubectl: Kubectl, own: bool, recipe_image: str, s3_in_cluster: S3, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Trainings]:
-    with opened(kubectl, recipe_image, s3_in_cluster, tmp_path_factory.mktemp("operator"), own=own) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def undisturbed(trainings: Trainings) -> dict[int, float]:
-    """The losses of an undisturbed training, by step."""
-    trainings.start("undisturbed")
-    trainings.place.runs.wait_for("undisturbed", "Complete", timeout_s=500)
-    return trainings.losses("undisturbed")
 
 
 def restart(trainings: Trainings, name: str, reason: str, *, counted: bool, timeout_s: float = 300) -> dict[str, Any]:
