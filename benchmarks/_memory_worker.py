@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from benchmarks._settled import settle_collectives
 from diht_k8s.api.train import Train
+from diht_k8s.recipe.runtime.launcher import leave
 from diht_k8s.recipe.train.data.batch import Batch, BatchTargets, HeadTargets
 from diht_k8s.recipe.train.distributed import init_distributed
 from diht_k8s.recipe.train.ema import Ema
@@ -90,3 +91,4 @@ def _batch(pairs: int, model: Student, objects: int, attributes: int) -> Batch:
 
 if __name__ == "__main__":
     main()
+    leave(0)

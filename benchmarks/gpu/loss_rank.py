@@ -12,6 +12,7 @@ import time
 import torch
 import torch.distributed as dist
 
+from diht_k8s.recipe.runtime.launcher import leave
 from diht_k8s.recipe.train.distributed import init_distributed, this_device
 from diht_k8s.recipe.train.engine import LOSS_CHUNK
 from diht_k8s.recipe.train.loss.losses import hn_nce_loss
@@ -51,3 +52,4 @@ def _wait(device: torch.device) -> None:
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), int(sys.argv[2]))
+    leave(0)

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from diht_k8s.recipe.runtime.launcher import leave
 from diht_k8s.recipe.train.distributed import init_distributed, this_device
 from diht_k8s.recipe.train.loss.losses import hn_nce_loss, soft_label_loss
 
@@ -35,3 +36,4 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    leave(0)

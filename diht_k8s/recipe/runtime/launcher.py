@@ -7,6 +7,7 @@ of rank 0, once DNS knows all nodes.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -16,6 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from diht_k8s.api.errors import DihtError, ExitCode, RetryableError, StopRequested
 from diht_k8s.recipe.runtime.gang import STOPPED, Gang, cause_of
@@ -129,6 +131,20 @@ def rank_main(work: Callable[[], object]) -> int:
         # The agent stops the other ranks when one has ended; what is on its way out must keep its exit code.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return int(ExitCode.DONE)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with `code` after its `atexit` functions, without taking the interpreter down.
+
+    A thread of gloo may be the last holder of a tensor while a group is alive, and torch, DeepSpeed and this project keep
+    groups in their modules. To release it takes the GIL of an interpreter that is gone: the process would abort, and
+    SIGABRT would hide the code (pytorch/pytorch#190489). multiprocessing ends its children in the same way.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads it
+            stream.flush()
+    os._exit(code)
 
 
 def _record(code: int, message: str) -> int:

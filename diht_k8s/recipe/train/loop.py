@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import socket
-import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.runtime.gang import LOST_PEER
 from diht_k8s.recipe.runtime.hangs.watchdog import Heartbeat
 from diht_k8s.recipe.runtime.in_place.standby import wait_for_place
-from diht_k8s.recipe.runtime.launcher import rank_main
+from diht_k8s.recipe.runtime.launcher import leave, rank_main
 from diht_k8s.recipe.runtime.parent_death import end_with_parent
 from diht_k8s.recipe.runtime.progress import Reporter
 from diht_k8s.recipe.runtime.signals import StopFlag
@@ -395,4 +394,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

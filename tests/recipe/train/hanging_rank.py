@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from diht_k8s.recipe.runtime.hangs.watchdog import FOLDER_VARIABLE, Heartbeat
+from diht_k8s.recipe.runtime.launcher import leave
 from diht_k8s.recipe.train.flight_recorder import FlightRecorder
 
 
@@ -52,3 +53,4 @@ def main(folders: list[str], culprit: int, how: str) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1].split(","), int(sys.argv[2]), sys.argv[3])
+    leave(0)

@@ -142,3 +142,4 @@ if __name__ == "__main__":
         train_rank.recorded = started
     with stand_in.Strict():
         train_rank.main(Path(sys.argv[1]))
+    train_rank.leave(0)

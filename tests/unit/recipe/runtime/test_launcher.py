@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +115,39 @@ def test_rank_when_done_then_code_0_and_a_late_sigterm_does_not_change_it(error_
     assert rank_main(lambda: None) == ExitCode.DONE
     signal.raise_signal(signal.SIGTERM)
     assert not error_file.exists()
+
+
+ABORTS_AT_THE_END = """
+import atexit, os, sys, threading
+from diht_k8s.api.errors import DataError
+from diht_k8s.recipe.runtime.launcher import leave, rank_main
+
+class Held:
+    def __del__(self):  # like a tensor that a thread of gloo releases when the interpreter has gone
+        os.abort()
+
+def fail():
+    raise DataError("bad labels")
+
+sys.held = Held()
+threading.Thread(target=threading.Event().wait).start()  # would be waited for
+atexit.register(print, "closed")
+print("worked", end=" ")
+if sys.argv[2] == "nobody reads":
+    os.close(1)
+leave(rank_main(fail if sys.argv[1] == "fails" else int))
+"""
+
+
+@pytest.mark.parametrize(("work", "code"), [("succeeds", 0), ("fails", 65)])
+@pytest.mark.parametrize("reader", ["somebody reads", "nobody reads"])
+def test_rank_when_the_interpreter_would_abort_at_its_end_then_its_code_and_output_stay(
+    work: str, code: int, reader: str
+) -> None:
+    command = [sys.executable, "-c", ABORTS_AT_THE_END, work, reader]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == code, ended.stderr
+    assert reader == "nobody reads" or ended.stdout == "worked closed\n"
 
 
 def test_gang_when_described_by_the_environment_then_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
