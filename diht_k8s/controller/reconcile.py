@@ -26,6 +26,7 @@ from diht_k8s.controller.internal_errors import InternalError, log_internal_erro
 from diht_k8s.controller.mirror.informer import Informer
 from diht_k8s.controller.mirror.run_cache import RunCache
 from diht_k8s.controller.mirror.runs import FinishedRun, Key, KnownRun, Runs, known_run
+from diht_k8s.controller.mirror.second_look import SecondLook
 from diht_k8s.controller.observe import (
     GANGS,
     ObservedAttempt,
@@ -44,7 +45,7 @@ from diht_k8s.controller.timing import LIVING, can_wait, due_times, progress_int
 from diht_k8s.controller.warning_events import WarningEvents
 from diht_k8s.controller.work import with_logged
 from diht_k8s.kube.client import Cluster, ClusterError
-from diht_k8s.kube.summaries import RUN_LABEL, JobSummary, PodSummary, pod_summary
+from diht_k8s.kube.summaries import JobSummary, PodSummary
 from diht_k8s.pipeline.goodput import with_goodput
 from diht_k8s.pipeline.plan import CLUSTER_STEPS, plan
 from diht_k8s.pipeline.states import FINAL, Attempt, AttemptState, BackOff, Observed, RunPlan, RunStatus, StageState
@@ -91,6 +92,7 @@ class Reconciler:
         self._caches: dict[Key, RunCache] = {}
         self._active: set[Key] = set()
         self._logs, self._warning_events, self._blocked = PodLogs(cluster), WarningEvents(cluster), BlockedRuns()
+        self._second_look = SecondLook(cluster, pods)
 
     @property
     def active_runs(self) -> int:
@@ -185,6 +187,8 @@ class Reconciler:
             return None
         before = saved_run_status(status)
         observed = self._observe(known, run, status, cache, now)
+        if self._second_look.at_causes(known, cache, observed):
+            observed = self._observe(known, run, status, cache, now)
         problem = cache.problem
         if before.state not in FINAL and (holder := self._runs.holder_of_output(known)) is not None:
             message = f"run {holder.namespace}/{holder.name} writes to {known.output}: choose another data.output"
@@ -207,7 +211,7 @@ class Reconciler:
             return 0.0
         problem = execute(
             self._cluster, known, run, decided.actions, observed,
-            functools.partial(self._created, cache), functools.partial(self._unseen_pod, known, cache), self._job_ttl_s,
+            functools.partial(self._created, cache), functools.partial(self._second_look.unseen_pod, known, cache), self._job_ttl_s,
         )  # fmt: skip
         delete_old_jobs(self._cluster, known, observed)
         self._record_events(known, status, new, now)
@@ -218,18 +222,6 @@ class Reconciler:
         self._jobs.put(job)
         if job["metadata"]["uid"] not in cache.former_jobs:  # it may be gone before anybody looks again
             cache.former_jobs.append(job["metadata"]["uid"])
-
-    def _unseen_pod(self, known: KnownRun, cache: RunCache) -> str:
-        """A pod of an earlier attempt that runs though its watch has not reported it yet; empty if there is none.
-
-        The watches of Jobs and pods are not in step: a Job that somebody deleted may be gone before we see its pods.
-        """
-        if not cache.former_jobs and not cache.unnamed:
-            return ""
-        seen = {pod.uid for pod in self._pods.of(*known.key)}
-        pods = map(pod_summary, self._cluster.items("Pod", known.namespace, f"{RUN_LABEL}={known.name}"))
-        found = (pod for pod in pods if isinstance(pod, PodSummary) and not pod.ended and pod.uid not in seen)
-        return next((pod.name for pod in found if pod.is_known_by(known.uid, cache.former_jobs)), "")
 
     def _refuse(self, known: KnownRun, status: Status, problem: RunProblem, cache: RunCache, now: float) -> None:
         """Report that a run is not accepted; its children, if any, are left alone."""

@@ -33,6 +33,8 @@ class RunCache:
     """UIDs of its Jobs, newest last, which pods may still name when they are deleted."""
     disrupted: dict[str, PodSummary] = field(default_factory=dict)
     """pods that were drained, evicted or preempted, as last observed: they are deleted soon after."""
+    looked_at: set[str] = field(default_factory=set)
+    """UIDs of the Jobs whose pods were listed because the cause of their end was not to be seen."""
     wrote_at: float = 0.0
     owes_pod_counts: bool = False
     """the written pod counts are older than ours: they are written with the next change, or after a while."""

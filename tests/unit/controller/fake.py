@@ -46,10 +46,11 @@ class FakeCluster:
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     pods: dict[str, dict[str, Any]] = field(default_factory=dict)
     services: dict[str, dict[str, Any]] = field(default_factory=dict)
-    events: list[dict[str, Any]] = field(default_factory=list)
+    recorded: list[dict[str, Any]] = field(default_factory=list)
     writes: list[str] = field(default_factory=list)
     logs: dict[str, str] = field(default_factory=dict)
     warning_events: list[dict[str, Any]] = field(default_factory=list)
+    pod_events: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     refuse: dict[str, ClusterError] = field(default_factory=dict)
     """name of a write -> its answer"""
@@ -127,6 +128,8 @@ class FakeCluster:
     def items(self, kind: str, namespace: str, selector: str) -> list[dict[str, Any]]:
         key, _, value = selector.partition("=")
         store = self.jobs if kind == "Job" else self.pods
+        self._may(f"list {kind}")
+        self.asked.append(f"{kind}s of {value}")
         return [copy.deepcopy(each) for each in store.values() if each["metadata"]["labels"].get(key) == value]
 
     def delete_service(self, namespace: str, name: str) -> None:
@@ -154,12 +157,15 @@ class FakeCluster:
         return copy.deepcopy(run)
 
     def write_event(self, namespace: str, document: dict[str, Any]) -> None:
-        self.events.append(document)
+        self.recorded.append(document)
         self._wrote("event")
 
     def warnings(self, namespace: str) -> list[dict[str, Any]]:
         self.asked.append(namespace)
         return self.warning_events
+
+    def events(self, namespace: str, selector: str) -> list[dict[str, Any]]:
+        return self.pod_events.get(selector.rpartition("involvedObject.name=")[2], [])
 
     def log_tail(self, namespace: str, pod: str, lines: int) -> str:
         return self.logs.get(pod, "")

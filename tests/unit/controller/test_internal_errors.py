@@ -54,7 +54,7 @@ def test_unexpected_exception_becomes_a_condition_and_goes_when_the_run_can_be_r
         assert (accepted(cluster).status, accepted(cluster).reason) == ("False", "InternalError")
         assert accepted(cluster).message.startswith("KeyError: 'mountPath' (children, line ")
         assert reason(cluster) == "InternalError"
-        assert [event["reason"] for event in cluster.events if event["type"] == "Warning"] == ["InternalError"]
+        assert [event["reason"] for event in cluster.recorded if event["type"] == "Warning"] == ["InternalError"]
         cluster.writes.clear()
         for _ in range(3):
             fails(process)
@@ -91,7 +91,7 @@ def test_message_and_log_are_free_of_literal_values(
         process.reconcile()
     assert accepted(cluster).message.startswith("ValueError: line 1 REDACTED (children, line ")
     assert "Traceback" in caplog.text
-    assert CANARY not in f"{caplog.text}{raised.value}{cluster.runs['r']['status']}{cluster.events}"
+    assert CANARY not in f"{caplog.text}{raised.value}{cluster.runs['r']['status']}{cluster.recorded}"
 
 
 def test_status_that_cannot_be_read_is_logged(caplog: pytest.LogCaptureFixture) -> None:

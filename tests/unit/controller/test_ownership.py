@@ -120,7 +120,7 @@ def test_orphans_of_our_job_are_deleted_with_an_event_and_gone_before_the_attemp
         "Pending",
         "filter: the Job of attempt 1 was deleted without its pods: waits until 2 are gone",
     )
-    assert [event["message"] for event in cluster.events if event["reason"] == "OrphanDeleted"] == [
+    assert [event["message"] for event in cluster.recorded if event["reason"] == "OrphanDeleted"] == [
         f"filter: pod r-filter-1-{index} has lost its Job and is deleted" for index in (0, 1)
     ]
     settle(process)

@@ -345,7 +345,7 @@ def test_spec_that_the_operator_cannot_read_is_invalid() -> None:
 def test_events_record_each_change_once() -> None:
     cluster = make(**ONE)
     play(cluster, {"r-filter-1": 75})
-    reported = [event["reason"] for event in cluster.events]
+    reported = [event["reason"] for event in cluster.recorded]
     assert reported == ["Started", "Restarting", "Started", "StageComplete", "Complete"]
 
 

@@ -36,7 +36,7 @@ def test_rounds_in_the_log_are_in_the_status_the_events_and_why() -> None:
     assert found.message == "rank 1 was killed in round 3"
     entry = next(stage for stage in status(cluster).stages if stage.name == "train")
     assert (entry.restarts, entry.restarts_count_towards_max, entry.attempt) == (0, 3, 1)
-    said = [event["message"] for event in cluster.events if event["reason"] == "RestartingInPlace"]
+    said = [event["message"] for event in cluster.recorded if event["reason"] == "RestartingInPlace"]
     assert said == [
         f"train: round {number} of attempt 1 began: rank 1 was killed in round {number - 1}" for number in (2, 4)
     ]
