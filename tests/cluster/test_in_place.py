@@ -16,6 +16,7 @@ import pytest
 from tests.cluster.operators import APART, kill_program, stages
 from tests.cluster.tools import Parts, wait_until
 from tests.cluster.trainings import STEPS, Trainings, check_end
+from tests.recipe.train.launchers import standbys
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(3600)]
 IN_PLACE = {"restart": "InPlace", "maxRestarts": 1000}
@@ -78,8 +79,10 @@ def test_killed_rank_restarts_in_the_living_pods(trainings: Trainings, undisturb
 
 def first_step_after(trainings: Trainings, name: str, policy: dict[str, Any], kill: Any) -> float:
     """Seconds from a SIGKILL to the first step that is made again, by the progress in the log."""
-    trainings.start(name, policy=policy, steps=10 * STEPS)
+    trainings.start(name, policy=policy, steps=30 * STEPS)
     trainings.wait_for_checkpoint(name)
+    if policy is IN_PLACE:  # a fault in the first seconds, before they have imported, is the rare one
+        wait_until(lambda: standbys() == 2, "the standby processes")
     began = time.monotonic()
     epochs = len(trainings.names(name, "epochs"))
     kill(f"{name}-train-1-1")

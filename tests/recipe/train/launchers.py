@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -9,20 +10,22 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from diht_k8s.api.documents import dump
 from diht_k8s.api.reports import Progress, parse_progress
+from diht_k8s.recipe.runtime.in_place.standby import STANDBY_VARIABLE
 from tests.recipe.train.attempts import BATCH, TRAIN, ranks_of
 from tests.recipe.train.small_run import document, environment, free_port
 
 GANG = {**TRAIN, "processesPerNode": 1, "numNodes": 2}
 
 
-def write_run(folder: Path, restart: str = "InPlace") -> None:
+def write_run(folder: Path, restart: str = "InPlace", **train: Any) -> None:
     """The run document, over what `make_data(folder)` wrote."""
-    run = document(folder, **GANG)
+    run = document(folder, **{**GANG, **train})
     policy = run.spec.failure_policy.model_copy(update={"restart": restart})
     spec = run.spec.model_copy(update={"failure_policy": policy})
     (folder / "run.json").write_text(dump(run.model_copy(update={"spec": spec})))
@@ -101,6 +104,17 @@ def start(folder: Path, **variables: str) -> Launchers:
                 )
             )
     return Launchers(folder, processes)
+
+
+def standbys() -> int:
+    """Processes of this machine that have imported what a rank needs and wait to be told their place."""
+    waiting = f"{STANDBY_VARIABLE}=1".encode()
+    found = 0
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):  # it has ended
+            if process.name.isdigit() and waiting in (process / "environ").read_bytes().split(b"\0"):
+                found += "pipe_read" in (process / "wchan").read_text()
+    return found
 
 
 def kill(process: psutil.Process) -> None:
