@@ -118,7 +118,8 @@ def test_operator_recovers_once_names_can_be_resolved_again(
 class Etcd:
     """The cluster's etcd and what holds its state in memory."""
 
-    CALLERS = ("kube-controller-manager", "kube-scheduler", "kube-apiserver")
+    CALLERS = (*(f"node-{n}-kubelet" for n in range(2)), "kube-controller-manager", "kube-scheduler", "kube-apiserver")
+    """A kubelet that lives on waits for changes after a revision that the restored etcd reaches much later."""
 
     def __init__(self, parts: Parts, folder: Path) -> None:
         self._parts, self._copy = parts, folder / "etcd"

@@ -15,6 +15,7 @@ from tests.recipe.train.small_run import Job, document, lines, make_data, train_
 STEPS, BATCH = 8, 16
 EMA = {"ema": 0.9, "zeroStage": 1}
 HELD_OUT = {"everySamples": 3 * BATCH}
+NO_HEADS = {"labels": None, "distillation": {"mode": "Disabled"}}
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
     "ema, zero 0": {"ema": 0.9},
@@ -26,11 +27,24 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "locked": {"lockImageTower": True, "zeroStage": 3},
     "validation": {"validation": HELD_OUT, "zeroStage": 3},
     "profile": {"profileSteps": 2, "samples": 16 * BATCH},
+    "no heads": NO_HEADS,
+    "no heads, parts": {**NO_HEADS, "microBatchSize": 4},
 }
 REFUSED = {
     "compile, zero 3": ({"compile": True, "zeroStage": 3}, "64 train.compile does not go with train.zeroStage 3"),
     "few held out": ({"validation": {**HELD_OUT, "shards": ["few"]}}, "65 train.validation.shards hold fewer usable pairs"),
 }  # fmt: skip
+TRACKER = """
+import os, pathlib, types
+
+def line(**figures):
+    with pathlib.Path(__file__).with_name("rank-" + os.environ["RANK"]).open("a") as file:
+        print(figures["step"], figures["figures"]["loss"], file=file)
+
+Settings = dict
+init = lambda **_: types.SimpleNamespace(log=lambda figures, step: line(figures=figures, step=step), finish=int)
+"""
+"""A `wandb` that writes a file for each rank that it hears of."""
 pytestmark = pytest.mark.timeout(900)  # for machines that do other things, too
 
 
@@ -69,7 +83,10 @@ def trained(place: Path) -> dict[str, dict[str, Any]]:
     for name, mask in (("repeated", False), ("repeated, masked", True)):
         loss = {"loss": {"maskDuplicateCaptions": mask}, "samples": 3 * BATCH}
         jobs[name] = Job(document(place / name, data=place / "repeated", **loss))
-    results = train_in_ranks(2, jobs, place / "ranks")
+    (place / "trackers").mkdir()
+    (place / "trackers" / "wandb.py").write_text(TRACKER)
+    path = f"{place}/trackers:{Path(__file__).parents[3]}"
+    results = train_in_ranks(2, jobs, place / "ranks", PYTHONPATH=path, WANDB_PROJECT="tests")
     alone = {"validation alone": job("validation alone", **SETTINGS["validation"])}
     return results | train_in_ranks(1, alone, place / "alone")
 
@@ -86,6 +103,22 @@ def test_curve_when_an_option_only_saves_memory_or_looks_on_then_the_same(
     assert trained[name]["error"] is None
     ours, plain = (torch.tensor(trained[key]["losses"]) for key in (name, "plain"))
     torch.testing.assert_close(ours, plain, rtol=0, atol=1e-5)
+
+
+def test_curve_when_micro_batches_are_trained_without_heads_then_the_same(trained: dict[str, dict[str, Any]]) -> None:
+    assert trained["no heads"]["error"] is trained["no heads, parts"]["error"] is None
+    parts, whole = (torch.tensor(trained[key]["losses"]) for key in ("no heads, parts", "no heads"))
+    torch.testing.assert_close(parts, whole, rtol=0, atol=1e-5)
+
+
+def test_tracker_when_two_ranks_train_then_it_hears_each_step_from_rank_0_alone(
+    trained: dict[str, dict[str, Any]], place: Path
+) -> None:
+    found = {path.name: path.read_text().split() for path in (place / "trackers").glob("rank-*")}
+    assert list(found) == ["rank-0"]
+    told = dict(zip(found["rank-0"][::2], found["rank-0"][1::2], strict=True))
+    assert {str(line["step"]) for line in lines(place, "plain")} <= told.keys()
+    assert trained["plain"]["error"] is None
 
 
 @pytest.mark.parametrize("name", REFUSED)

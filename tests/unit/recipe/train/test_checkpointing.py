@@ -105,13 +105,20 @@ def test_checkpoint_when_a_newer_attempt_has_begun_then_neither_marker_nor_metri
     metrics.write()
     saver.begin({"weight": torch.ones(3)}, cursor(5), {})
     storage.may_write.set()
-    Checkpointer(storage, Layout(str(tmp_path)), keep=3, rank=0, world=1)
+    newer = Checkpointer(storage, Layout(str(tmp_path)), keep=3, rank=0, world=1)
     metrics.add({"step": 2, "loss": 1.0})
     for act in (metrics.write, lambda: saver.complete(metrics)):
         with pytest.raises(StopRequested, match=r"attempt 2 has taken over"):
             act()
     assert storage.read_text(Layout(str(tmp_path)).metrics).count("\n") == 1
     assert checkpoint.newest(storage, folder, "ours") is None
+    newer.begin({"weight": torch.zeros(3)}, cursor(5), {})
+    assert newer.complete(Metrics(storage, Layout(str(tmp_path)), step=0)) == cursor(5)
+    saved = checkpoint.newest(storage, folder, "ours")
+    assert saved is not None
+    assert saved.state["weight"].tolist() == [0, 0, 0]
+    parts = {path.name for path in Path(folder, "step-000000005").glob("*.safetensors")}
+    assert parts == {f"state-00000-{attempt:06d}.safetensors" for attempt in (1, 2)}
 
 
 def test_complete_when_nothing_is_written_then_nothing_happens(slow: tuple[Any, ...]) -> None:
