@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from diht_k8s.api.documents import canonical_json
+import json
+
 from diht_k8s.api.status import MAX_STATUS_BYTES, Goodput, StageStatus, Status, wire
 
 
@@ -97,7 +98,7 @@ def _without_queue_and_checkpoint(status: Status) -> Status:
 
 
 def _size(status: Status) -> int:
-    return len(canonical_json(wire(status)).encode())
+    return len(json.dumps(wire(status), separators=(",", ":"), ensure_ascii=False).encode())
 
 
 def _changed_cause(status: Status, index: int, **update: object) -> Status:

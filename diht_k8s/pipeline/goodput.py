@@ -13,7 +13,7 @@ path had beyond it is lost.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import astuple, fields, replace
+from dataclasses import fields, replace
 from typing import Final
 
 from diht_k8s.api.reports import TimeSpent
@@ -167,7 +167,7 @@ def parts_of(spent: TimeSpent) -> Parts:
 def whole_seconds(parts: Parts) -> dict[str, int]:
     """The parts in whole seconds whose sum is the whole seconds of the sum (largest remainders)."""
     names = [each.name for each in fields(parts)]
-    exact = dict(zip(names, astuple(parts), strict=True))
+    exact = dict(zip(names, parts.values, strict=True))
     found = {name: int(value) for name, value in exact.items()}
     missing = round(parts.total) - sum(found.values())
     for name in sorted(names, key=lambda name: found[name] - exact[name])[: max(0, missing)]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import astuple, fields, replace
+from dataclasses import fields, replace
 from typing import Any, Final
 
 from diht_k8s.api.status import MAX_COUNT, Goodput, StageGoodput, StageStatus, StartUp
@@ -106,7 +106,7 @@ def _ledger(time: StageTime) -> str:
 
 def _sparse(parts: Parts) -> dict[str, float | int]:
     """Its parts by number, without those that are 0."""
-    return {str(index): _short(value) for index, value in enumerate(astuple(parts)) if _short(value)}
+    return {str(index): _short(value) for index, value in enumerate(parts.values) if _short(value)}
 
 
 def _short(value: float) -> float | int:

@@ -34,6 +34,8 @@ _lock, _owed = threading.Lock(), Counter[str]()
 
 def count_changes(before: Status, after: Status) -> None:
     """Count the restarts, the time and the end that lie between two statuses of a run."""
+    if before == after:  # most reconciliations change nothing
+        return
     _count_time(before, after)
     old = {stage.name: stage for stage in before.stages}
     attempts = {(attempt.stage, attempt.number): attempt.counted for attempt in after.attempts}
