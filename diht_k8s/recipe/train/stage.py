@@ -145,8 +145,8 @@ def _check_shape(train: Train, gang: Gang) -> None:
 
 def _weights(run: DihtRun) -> dict[str, str]:
     """What identifies the sources' weights; nothing where all are alike."""
-    weights = {source.name: source.weight for source in run.spec.data.sources}
-    least, most = min(weights.values()), max(weights.values())
+    weights = {source.name: source.weight for source in run.spec.data.sources}  # none beside train.shards
+    least, most = min(weights.values(), default=1.0), max(weights.values(), default=1.0)
     if least == most:
         return {}
     if _train(run).shards:

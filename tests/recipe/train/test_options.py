@@ -39,7 +39,7 @@ import os, pathlib, types
 
 def line(**figures):
     with pathlib.Path(__file__).with_name("rank-" + os.environ["RANK"]).open("a") as file:
-        print(figures["step"], figures["figures"]["loss"], file=file)
+        print(figures["step"], figures["figures"]["train/loss"], file=file)
 
 Settings = dict
 init = lambda **_: types.SimpleNamespace(log=lambda figures, step: line(figures=figures, step=step), finish=int)

@@ -46,3 +46,8 @@ def test_weights_when_far_apart_then_refused(tmp_path: Path) -> None:
 def test_weights_when_the_training_has_shards_of_its_own_then_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data.sources\[\].weight does not go with train.shards"):
         weights_of(tmp_path, [1, 2], shards=[str(tmp_path / "0.tar")])
+
+
+def test_weights_when_shards_of_its_own_are_all_there_is_then_none(tmp_path: Path) -> None:
+    (tmp_path / "own.tar").write_bytes(b"")
+    assert weights_of(tmp_path, [], shards=[str(tmp_path / "own.tar")]) is None
