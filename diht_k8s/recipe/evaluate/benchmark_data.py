@@ -250,6 +250,11 @@ def _strings(values: object) -> tuple[str, ...]:
     return tuple(value for value in values if isinstance(value, str) and value) if isinstance(values, list) else ()
 
 
+def _bytes_in_tar(sample: Sample) -> int:
+    """Each member has a header, and is filled up to whole blocks."""
+    return sum(TAR_BLOCK * (1 + -(-len(member) // TAR_BLOCK)) for member in sample.members.values())
+
+
 def _usable(
     samples: Iterator[Sample], uri: str, prepare: Callable[[Sample], PreparedImage], bad: Counter[str]
 ) -> Generator[tuple[BenchmarkImage, torch.Tensor, int], None, None]:
@@ -263,5 +268,4 @@ def _usable(
             captions, group = captions_of(sample), group_of(sample)
             cues = cues_of(sample)
             item = BenchmarkImage(uri, sample.key, sample.uid, captions, label, questions, group, image.digest, cues)
-            size = sum(TAR_BLOCK + len(member) for member in sample.members.values()) + TAR_BLOCK + len(sample.image)
-            yield item, image.pixels_CHW, size
+            yield item, image.pixels_CHW, _bytes_in_tar(sample)

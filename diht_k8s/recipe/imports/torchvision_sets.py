@@ -31,7 +31,7 @@ class Known:
     class_name: str
     """in torchvision.datasets."""
     markers: tuple[str, ...]
-    """what lies in the root, any of them."""
+    """what lies in the root, any of them; the first folder of one may be named in place of the root."""
     splits: Mapping[str, Mapping[str, Any]]
     """split -> arguments."""
     texts: str | None = None
@@ -41,6 +41,10 @@ class Known:
     """characters of class names that become spaces, as in clip-benchmark."""
     digits: int = 0
     """number of classes where the data set names none: their numbers are the names."""
+    names: tuple[str, ...] = ()
+    """class names where the data set names none, and numbers say nothing."""
+    numbers: tuple[int, ...] = ()
+    """class that each of torchvision's labels becomes, where those are in another order than `texts`."""
 
 
 _ALL: Final[Mapping[str, Mapping[str, Any]]] = {"test": {}, "all": {}}
@@ -77,7 +81,10 @@ KNOWN: Final = {
     "imagenet1k": Known(
         "ImageNet", ("ILSVRC2012_devkit_t12.tar.gz", "meta.bin"), _splits("train", "val", test="val"), "imagenet1k"
     ),
-    "fer2013": Known("FER2013", ("fer2013",), _splits("train", "test"), "fer2013", digits=7),
+    "fer2013": Known(  # its file numbers angry, disgust, fear, happy, sad, surprise, neutral
+        "FER2013", ("fer2013/fer2013.csv", "fer2013/icml_face_data.csv"), _splits("train", "test"), "fer2013",
+        names=("angry", "disgusted", "fearful", "happy", "neutral", "sad", "surprised"), numbers=(0, 1, 2, 3, 5, 6, 4),
+    ),
 }  # fmt: skip
 """Name of the layout -> how it is read."""
 
@@ -88,7 +95,7 @@ def find_known(root: Path) -> tuple[str, Path] | None:
         for marker in known.markers:
             if (root / marker).exists():
                 return name, root
-            if root.name == marker and root.is_dir():
+            if root.name == marker.partition("/")[0] and root.is_dir() and (root.parent / marker).exists():
                 return name, root.parent
     return None
 
@@ -111,7 +118,7 @@ def read_torchvision(name: str, root: Path, wanted: Wanted) -> Source:
         kind=name,
         type="Classification",
         total=total,
-        read=_reader(dataset, marker),
+        read=_reader(dataset, marker, known),
         fingerprint=fingerprint([name, wanted.split, total, file_facts(files)]),
         class_names=_class_names(dataset, known),
         texts=known.texts,
@@ -136,7 +143,7 @@ def _opened(name: str, known: Known, root: Path, split: str) -> Any:
         ) from error
 
 
-def _reader(dataset: Any, marker: Path) -> Callable[[int, int], Iterator[Record]]:
+def _reader(dataset: Any, marker: Path, known: Known) -> Callable[[int, int], Iterator[Record]]:
     def image(row: int) -> Callable[[], Image.Image]:
         def load() -> Image.Image:
             try:
@@ -156,7 +163,7 @@ def _reader(dataset: Any, marker: Path) -> Callable[[int, int], Iterator[Record]
     def read(start: int, stop: int) -> Iterator[Record]:
         for row in range(start, stop):
             label = int(dataset[row][1]) if labels is None else int(labels[row])
-            yield Record(f"{marker} image {row}", image(row), label)
+            yield Record(f"{marker} image {row}", image(row), known.numbers[label] if known.numbers else label)
 
     return read
 
@@ -182,13 +189,15 @@ def _labels(dataset: Any) -> Any:
             return found
     found = getattr(dataset, "_samples", None)
     if isinstance(found, list) and found and isinstance(found[0], tuple) and len(found[0]) == 2:
+        if found[0][1] is None:  # FER2013's test.csv
+            raise UserError("this split of the original has no labels: fetch its file that has them")
         return [label for _, label in found] if isinstance(found[0][1], int) else None
     return None
 
 
 def _class_names(dataset: Any, known: Known) -> tuple[str, ...]:
-    if known.digits:
-        return tuple(map(str, range(known.digits)))
+    if known.digits or known.names:
+        return known.names or tuple(map(str, range(known.digits)))
     names = getattr(dataset, "classes", None) or getattr(dataset, "categories", ())
     plain = [name[0] if isinstance(name, tuple) else str(name) for name in names]
     return tuple("".join(" " if letter in known.replaced else letter for letter in name).strip() for name in plain)

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy.io import savemat
 
-from tests.recipe.evaluate.drawings import IMAGES, drawing, save, two_captions
+from tests.recipe.evaluate.drawings import IMAGES, save, two_captions
+from tests.recipe.evaluate.original_pixels import (
+    cifar10,
+    cifar100,
+    fashion_mnist,
+    fer2013,
+    kmnist,
+    mnist,
+    pcam,
+    stl10,
+    svhn,
+    usps,
+)
 from tests.recipe.evaluate.original_tables import (
     arrow,
     parquet,
@@ -24,68 +36,13 @@ from tests.recipe.evaluate.small_run import COLOURS
 
 def trust_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawn files do not have the checksums of the originals."""
-    for module in ("cifar", "stl10", "svhn", "flowers102"):
+    for module in ("cifar", "stl10", "svhn", "flowers102", "fer2013"):
         monkeypatch.setattr(f"torchvision.datasets.{module}.check_integrity", lambda *_, **__: True)
 
 
 def image_folder(root: Path) -> Path:
     for row in range(IMAGES):
         save(root / "test" / f"{COLOURS[row % 6]}_thing" / f"{row:03d}.{('png', 'jpg', 'bmp')[row % 3]}", row)
-    return root
-
-
-def _cifar(root: Path, name: str, meta: str, key: str, label: str, classes: list[str]) -> Path:
-    folder = root / name
-    folder.mkdir(parents=True)
-    rows = [np.asarray(drawing(row, 32)).transpose(2, 0, 1).reshape(-1) for row in range(IMAGES)]
-    batch = {"data": np.stack(rows), label: [row % len(classes) for row in range(IMAGES)]}
-    (folder / ("test_batch" if name == "cifar-10-batches-py" else "test")).write_bytes(pickle.dumps(batch))
-    (folder / meta).write_bytes(pickle.dumps({key: classes}))
-    return root
-
-
-def cifar10(root: Path) -> Path:
-    return _cifar(
-        root, "cifar-10-batches-py", "batches.meta", "label_names", "labels", [f"kind {n}" for n in range(10)]
-    )
-
-
-def cifar100(root: Path) -> Path:
-    names = [f"fine_kind {n}" for n in range(100)]
-    return _cifar(root, "cifar-100-python", "meta", "fine_label_names", "fine_labels", names)
-
-
-def mnist(root: Path) -> Path:
-    folder = root / "MNIST" / "raw"
-    folder.mkdir(parents=True)
-    pixels = np.stack([np.asarray(drawing(row, 28, mode="L")) for row in range(IMAGES)])
-    labels = np.arange(IMAGES, dtype=np.uint8) % 10
-    for stem in ("t10k", "train"):
-        (folder / f"{stem}-images-idx3-ubyte").write_bytes(_idx(pixels))
-        (folder / f"{stem}-labels-idx1-ubyte").write_bytes(_idx(labels))
-    return root
-
-
-def _idx(values: np.ndarray) -> bytes:
-    head = bytes([0, 0, 8, values.ndim]) + b"".join(size.to_bytes(4, "big") for size in values.shape)
-    return head + values.astype(np.uint8).tobytes()
-
-
-def stl10(root: Path) -> Path:
-    folder = root / "stl10_binary"
-    folder.mkdir(parents=True)
-    pixels = np.stack([np.asarray(drawing(row, 96)).transpose(2, 1, 0) for row in range(IMAGES)])
-    (folder / "test_X.bin").write_bytes(pixels.tobytes())
-    (folder / "test_y.bin").write_bytes((np.arange(IMAGES, dtype=np.uint8) % 10 + 1).tobytes())
-    (folder / "class_names.txt").write_text("".join(f"class {n}\n" for n in range(10)))
-    return root
-
-
-def svhn(root: Path) -> Path:
-    root.mkdir(parents=True)
-    pixels = np.stack([np.asarray(drawing(row, 32)) for row in range(IMAGES)], axis=-1)
-    labels = np.arange(IMAGES) % 10
-    savemat(root / "test_32x32.mat", {"X": pixels, "y": np.where(labels == 0, 10, labels)[:, None]})
     return root
 
 
@@ -195,6 +152,15 @@ def caltech101(root: Path) -> Path:
         save(
             root / "caltech101/101_ObjectCategories" / f"{COLOURS[row % 6]}_toy" / f"image_{row // 6 + 1:04d}.jpg", row
         )
+    return root
+
+
+def imagenet1k(root: Path) -> Path:
+    """The validation split as torchvision has sorted it, and what it keeps of the devkit."""
+    names = {f"n{row:08d}": (f"thing {row}", f"other name {row}") for row in range(1000)}
+    for row, name in enumerate(names):
+        save(root / "val" / name / f"ILSVRC2012_val_{row:08d}.JPEG", row)
+    torch.save((names, list(names)), root / "meta.bin")
     return root
 
 
@@ -314,9 +280,10 @@ def fmow(root: Path) -> Path:
 ORIGINALS: dict[str, Callable[[Path], Path]] = {
     each.__name__: each
     for each in (
-        image_folder, cifar10, cifar100, mnist, stl10, svhn, gtsrb, food101, dtd, pets, flowers, cars, fgvc_aircraft,
-        sun397, eurosat, country211, renderedsst2, caltech101, coco, karpathy, flickr, vqav2, snli_ve, sugar_crepe,
-        winoground, camelyon17, iwildcam, fmow, parquet, arrow, parquet_captions, parquet_winoground, parquet_winogavil,
+        image_folder, cifar10, cifar100, mnist, fashion_mnist, kmnist, stl10, svhn, usps, pcam, fer2013, gtsrb, food101,
+        dtd, pets, flowers, cars, fgvc_aircraft, sun397, eurosat, country211, renderedsst2, caltech101, imagenet1k,
+        coco, karpathy, flickr, vqav2, snli_ve, sugar_crepe, winoground, camelyon17, iwildcam, fmow, parquet, arrow,
+        parquet_captions, parquet_winoground, parquet_winogavil,
     )
 }  # fmt: skip
 """Layout -> writes a small original below a folder and says what to import: the folder, or its annotation file."""

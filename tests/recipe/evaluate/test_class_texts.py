@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,41 @@ def test_texts_when_there_are_none_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"pets: no class names; set classNames .* or put classnames\.txt beside"):
         class_names(Storage(), benchmark(tmp_path))
     assert templates_of(Storage(), benchmark(tmp_path)).lines == ["{}"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "expected"),
+    [
+        ("AnswerRanking", [], ["{question} {answer}"]),
+        ("AnswerRanking", ["{}", "is it {answer}?"], ["{question} {answer}", "is it {answer}?"]),
+        ("Association", [], ["{A} {}"]),
+        ("Association", ["a photo of {}"], ["a photo of {}"]),
+        ("Retrieval", [], ["{}"]),
+        ("Retrieval", ["a {c}", "the {}"], ["a {c}", "the {}"]),
+    ],
+)
+def test_templates_when_benchmarks_are_of_other_types_are_theirs(
+    tmp_path: Path, kind: str, given: list[str], expected: list[str]
+) -> None:
+    made = Benchmark.model_validate(
+        {"name": "b", "type": kind, "shards": [f"{tmp_path}/0.tar"], **({"templates": given} if given else {})}
+    )
+    assert templates_of(Storage(), made).lines == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"), [("AnswerRanking", "has no {answer}"), ("Retrieval", "has no {} for the")]
+)
+def test_template_when_it_has_no_place_is_refused(tmp_path: Path, kind: str, message: str) -> None:
+    made = Benchmark.model_validate(
+        {"name": "b", "type": kind, "shards": [f"{tmp_path}/0.tar"], "templates": ["a photo"]}
+    )
+    with pytest.raises(UserError, match=re.escape(message)):
+        templates_of(Storage(), made)
+
+
+@pytest.mark.parametrize("lines", ["one\n", "one\n\nthree\n", ""])
+def test_class_names_when_they_are_too_few_or_a_line_is_empty_are_refused(tmp_path: Path, lines: str) -> None:
+    (tmp_path / CLASS_NAMES).write_text(lines)
+    with pytest.raises(UserError, match="needs one class name a line, two or more, none empty"):
+        class_names(Storage(), benchmark(tmp_path))

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 
 from diht_k8s.api.reports import parse_progress
 from diht_k8s.api.run import Stage
+from diht_k8s.cli.display import speed
 from diht_k8s.recipe.evaluate import stage as program
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.samples import write_samples
@@ -56,10 +57,15 @@ def test_page_when_only_evaluated_has_no_section_of_other_stages(page: tuple[str
     assert any("no training pairs" in note for note in report["notes"])
 
 
-def test_progress_when_images_are_encoded_has_a_total_and_an_eta(page: tuple[str, dict[str, Any], str]) -> None:
+def test_progress_when_images_are_encoded_has_a_total_an_eta_and_samples_a_second(
+    page: tuple[str, dict[str, Any], str],
+) -> None:
     lines = [found for line in page[2].splitlines() if (found := parse_progress(line)) and found.step == "images"]
     assert (lines[-1].done, lines[-1].total) == (40, 40)
     assert all(line.total >= line.done for line in lines)
+    assert lines[-1].eta_seconds == 0
+    assert lines[-1].per_second > 0
+    assert re.fullmatch(r"[\d,.]+/s, 0 s left", speed(lines[-1])), "what `diht run` and `diht watch` show"
 
 
 def transparent_pairs() -> list[Pair]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
 from PIL import Image
 
@@ -21,6 +22,7 @@ from diht_k8s.recipe.shards.samples import Sample, read_samples, write_samples
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.evaluate import originals
 from tests.recipe.evaluate.drawings import IMAGES, drawing, two_captions
+from tests.recipe.evaluate.original_pixels import FER_EMOTIONS
 from tests.recipe.evaluate.originals import ORIGINALS
 from tests.recipe.evaluate.small_run import COLOURS
 
@@ -41,8 +43,13 @@ LABELS: dict[str, Callable[[int], int]] = {
     "cifar10": by_number(10),
     "cifar100": by_number(100),
     "mnist": by_number(10),
+    "fashion_mnist": by_number(10),
+    "kmnist": by_number(10),
     "stl10": by_number(10),
     "svhn": by_number(10),
+    "usps": by_number(10),
+    "pcam": by_number(2),
+    "fer2013": lambda row: FER_EMOTIONS[row % 7],
     "gtsrb": by_number(43),
     "food101": by_name,
     "dtd": by_name,
@@ -87,7 +94,7 @@ def drawn_row(sample: Sample) -> int:
     image = Image.open(io.BytesIO(sample.image)).convert("RGB")
     seen = np.asarray(image, dtype=np.int64)
     grey = len(set(image.getpixel((0, 0)))) == 1 and np.ptp(seen, axis=2).max() == 0
-    mode = "L" if grey and image.size == (28, 28) else "RGB"
+    mode = "L" if grey else "RGB"
     distances = [
         np.abs(np.asarray(drawing(row, image.size[0], mode=mode).convert("RGB"), dtype=np.int64) - seen).mean()
         for row in range(IMAGES)
@@ -107,6 +114,27 @@ def test_import_when_images_have_classes_keeps_each_with_its_own(tmp_path: Path,
     names = (output / "classnames.txt").read_text().splitlines()
     assert len(names) == marker["classes"] > max(map(LABELS[name], rows))
     assert (output / "test/nshards.txt").read_text() == f"{-(-expected // 7)}\n"
+
+
+def test_import_when_the_set_is_imagenet_numbers_and_names_its_thousand_classes(tmp_path: Path) -> None:
+    output, marker = imported(tmp_path, "imagenet1k")
+    assert [int(sample.members["cls"]) for sample in samples_of(output)] == list(range(1000))
+    assert (output / "classnames.txt").read_text().splitlines() == list(open_clip.IMAGENET_CLASSNAMES)
+    assert (marker["kind"], marker["class_names_from"], marker["templates_from"]) == ("imagenet1k", *["open_clip"] * 2)
+
+
+def test_import_when_emotions_are_numbered_names_them_in_the_order_of_other_tools(tmp_path: Path) -> None:
+    output, _ = imported(tmp_path, "fer2013")
+    names = (output / "classnames.txt").read_text().splitlines()
+    assert names == ["angry", "disgusted", "fearful", "happy", "neutral", "sad", "surprised"]
+    assert [names[int(sample.members["cls"])] for sample in samples_of(output)[4:7]] == ["sad", "surprised", "neutral"]
+
+
+def test_import_when_a_folder_has_the_name_of_a_set_but_class_folders_reads_those(tmp_path: Path) -> None:
+    source = ORIGINALS["image_folder"](tmp_path / "fer2013")
+    assert open_source(source, None, Wanted()).kind == "image-folder"
+    source = ORIGINALS["fer2013"](tmp_path / "csv") / "fer2013"
+    assert open_source(source, None, Wanted()).kind == "fer2013"
 
 
 @pytest.mark.parametrize("name", CAPTIONED)

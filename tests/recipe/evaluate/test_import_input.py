@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,6 +61,19 @@ def missing_batch(folder: Path) -> str:
     return str(folder / "in")
 
 
+def without_labels(folder: Path) -> str:
+    source = originals.fer2013(folder / "in") / "fer2013"
+    lines = (source / "fer2013.csv").read_text().splitlines()
+    (source / "test.csv").write_text("\n".join(["pixels", *(line.split(",")[1] for line in lines[1:])]))
+    (source / "fer2013.csv").unlink()
+    return str(folder / "in")
+
+
+def without_h5py(folder: Path) -> str:
+    (folder / "in/pcam").mkdir(parents=True)
+    return str(folder / "in")
+
+
 def folder_of(name: str) -> Callable[[Path], str]:
     def make(folder: Path) -> str:
         source = ORIGINALS[name](folder / "in")
@@ -85,6 +99,8 @@ def other_file(folder: Path) -> str:
         (damaged_parquet, [], 65, "test-00000-of-00002.parquet cannot be read ("),
         (damaged_json, [], 65, "is not JSON ("),
         (missing_batch, [], 65, "cannot be read as cifar10, split test"),
+        (without_labels, ["--format", "fer2013"], 64, "this split of the original has no labels: fetch its file"),
+        (without_h5py, [], 64, "pcam needs the package h5py: pip install h5py"),
         (folder_of("coco"), [], 64, "holds annotations (coco_test_karpathy.json): name one of these files"),
         (folder_of("cifar10"), ["--split", "val"], 64, "cifar10 has no split val: choose one by --split (train, test)"),
         (folder_of("parquet"), ["--split", "val"], 64, "has no split val: choose one by --split (test, train)"),
@@ -104,7 +120,11 @@ def test_import_when_the_input_is_wrong_names_it_and_the_cure(
     code: int,
     message: str,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    originals.trust_files(monkeypatch)
+    if make is without_h5py:
+        monkeypatch.setitem(sys.modules, "h5py", None)  # as if it were not installed
     assert main(["benchmarks", "import", make(tmp_path), str(tmp_path / "out"), *options]) == code
     said = capsys.readouterr().err
     assert message in said

@@ -21,13 +21,16 @@ from tests.recipe.evaluate.originals import ORIGINALS, trust_files
 from tests.recipe.evaluate.small_run import export_model
 
 BUILT = (
-    "cifar10", "cifar100", "mnist", "stl10", "gtsrb", "food101", "dtd", "pets", "flowers", "cars", "fgvc_aircraft",
-    "sun397", "eurosat", "country211", "renderedsst2",
+    "cifar10", "cifar100", "mnist", "stl10", "pcam", "gtsrb", "food101", "dtd", "pets", "flowers", "cars",
+    "fgvc_aircraft", "sun397", "eurosat", "country211", "renderedsst2", "imagenet1k",
 )  # fmt: skip
 """clip-benchmark reads these originals by its own builder; with the captions and choices below."""
 CAPTIONED = {"coco": "mscoco_captions", "flickr": "flickr30k"}
 CHOSEN = {"sugar_crepe": "sugar_crepe/add_obj"}
-SHARDED = ("image_folder", "svhn", "caltech101", "camelyon17", "iwildcam", "fmow", "parquet", "arrow")
+SHARDED = (
+    "image_folder", "fashion_mnist", "kmnist", "svhn", "usps", "fer2013", "caltech101", "camelyon17", "iwildcam", "fmow",
+    "parquet", "arrow",
+)  # fmt: skip
 SHARDED_CAPTIONS = ("karpathy", "parquet_captions")
 """clip-benchmark has no builder for these: it reads our shards. WinoGAViL, Winoground and questions it cannot score."""
 CLOSE = 1e-6

@@ -58,6 +58,7 @@ def test_classification_when_more_than_five_classes_gives_top5() -> None:
     result = classification(scores, np.arange(6), rng())
     assert result.top1 == pytest.approx(1 / 6)
     assert result.top5 == pytest.approx(5 / 6)
+    assert result.hits_2N.tolist() == [[True] + [False] * 5, [True] * 5 + [False]]
 
 
 def test_classification_when_a_class_has_no_image_leaves_it_out_of_the_mean() -> None:

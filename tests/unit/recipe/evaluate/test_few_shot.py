@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.optimize import NonlinearConstraint, minimize
 
 from diht_k8s.recipe.evaluate import few_shot
 from diht_k8s.recipe.evaluate.few_shot import cross_validated, few_shot_curve
-from diht_k8s.recipe.evaluate.probe_solver import Problems, solve
+from diht_k8s.recipe.evaluate.probe_solver import Problems, _lipschitz, _momentum, solve
 
 
 def problem(images: int = 24, size: int = 5, classes: int = 3, seed: int = 0, noise: float = 1.0):
@@ -80,6 +84,24 @@ def test_solve_when_problems_are_batched_equals_each_alone() -> None:
     assert both.weights_PDC[1] == pytest.approx(alone.weights_PDC[0], abs=1e-6)
 
 
+def test_step_when_taken_is_as_long_as_the_curvature_allows() -> None:
+    features, _, _ = problem()
+    shares = np.random.default_rng(2).random((2, 24))
+    shares /= shares.sum(axis=1, keepdims=True)
+    extended = np.column_stack([features, np.ones(24)])
+    curvature = [np.linalg.eigvalsh(extended.T @ np.diag(share) @ extended).max() / 2 for share in shares]
+    assert _lipschitz(features, shares, np.array([0.0, 2.0])) == pytest.approx([curvature[0], curvature[1] + 2])
+
+
+def test_momentum_when_a_step_went_uphill_starts_again() -> None:
+    moved, still = np.full((2, 1, 1), 0.1), np.zeros((2, 1))
+    uphill = moved * np.array([1.0, -1.0])[:, None, None]
+    momentum, pull = _momentum(np.full(2, 5.0), (uphill, still), (moved, still))
+    golden, later = (1 + np.sqrt(5)) / 2, (1 + np.sqrt(101)) / 2
+    assert momentum == pytest.approx([golden, later])
+    assert pull == pytest.approx([0.0, 4 / later])
+
+
 def test_solve_when_delta_is_zero_leaves_the_zero_shot_classifier_exactly() -> None:
     features, labels, centres = problem()
     found = solve(features, labels, features @ centres.T, one(24, 0.0, 0.0))
@@ -112,6 +134,45 @@ def test_curve_when_a_class_lacks_images_skips_those_shots_and_says_which() -> N
     assert result.skipped == {64: "class 'a' has only 30 images"}
     assert result.test_images == 90 - 24  # four shots and four that choose, of each of three classes
     assert max(draw.residual for draw in result.draws) <= 1e-8
+
+
+def test_grids_are_those_of_the_documentation() -> None:
+    text = (Path(__file__).parents[4] / "docs" / "method.md").read_text()
+    (told,) = re.findall(
+        r"radius ([0-9., ]+) times .*?, bias radius ([0-9., ]+) logits, penalties ([0-9., ]+)[;:|]", text
+    )
+    grids = [tuple(float(value) for value in part.split(",")) for part in told]
+    assert grids == [few_shot.DELTAS, few_shot.BIAS_DELTAS, few_shot.PENALTIES]
+
+
+def test_radius_is_in_units_of_the_zero_shot_weights_root_mean_square_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+    radii: list[tuple[float, float]] = []
+
+    def spy(features, labels, prior, problems: Problems, **options: Any):
+        radii.extend(zip(problems.radius_P.tolist(), problems.bias_radius_P.tolist(), strict=True))
+        return solve(features, labels, prior, problems, **options)
+
+    monkeypatch.setattr(few_shot, "DELTAS", (0.3,))
+    monkeypatch.setattr(few_shot, "BIAS_DELTAS", (0.1,))
+    monkeypatch.setattr(few_shot, "solve", spy)
+    zero_shot = np.random.default_rng(5).normal(size=(3, 12)).astype(np.float32) * 7
+    curve(shots=[1], zero_shot_CD=zero_shot)
+    norm = np.sqrt(np.mean(np.linalg.norm(zero_shot.astype(np.float64), axis=1) ** 2))
+    bounded = [pair for pair in radii if np.isfinite(pair[0])]
+    assert bounded == [(pytest.approx(0.3 * norm), 0.1)] * 4  # the choice and the probe, of two draws
+
+
+def test_choice_when_it_is_made_on_the_shots_has_four_folds(monkeypatch: pytest.MonkeyPatch) -> None:
+    folds: list[list[int]] = []
+
+    def spy(features, labels, prior, folds_S, settings):
+        folds.append(np.bincount(folds_S).tolist())
+        return cross_validated(features, labels, prior, folds_S, settings)
+
+    monkeypatch.setattr(few_shot, "cross_validated", spy)
+    curve(shots=[16])
+    assert folds == [[12] * 4] * len(folds)
+    assert folds
 
 
 def test_curve_when_prior_is_good_starts_above_scratch_with_one_shot() -> None:

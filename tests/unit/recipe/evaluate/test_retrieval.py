@@ -45,13 +45,14 @@ def test_recall_when_all_scores_are_equal_is_chance() -> None:
 
 
 @pytest.mark.parametrize(
-    ("higher", "tied", "right", "cutoff"), [(0, 1, 1, 1), (2, 3, 2, 4), (4, 2, 1, 5), (0, 5, 3, 2)]
+    ("higher", "tied", "right", "cutoff"),
+    [(0, 1, 1, 1), (2, 3, 2, 4), (4, 2, 1, 5), (0, 5, 3, 2), (0, 2, 1, 4), (7, 2, 1, 5)],
 )
 def test_expected_hits_when_tied_equals_the_mean_over_all_orders(
     higher: int, tied: int, right: int, cutoff: int
 ) -> None:
     orders = list(itertools.permutations([False] * tied + [True] * right))
-    share = sum(any(order[: cutoff - higher]) for order in orders) / len(orders)
+    share = sum(any(order[: max(0, cutoff - higher)]) for order in orders) / len(orders)
     found = expected_hits(np.array([higher]), np.array([tied]), np.array([right]), cutoff)
     assert found[0] == pytest.approx(share)
 

@@ -1,0 +1,145 @@
+"""The closed-form references: which training pairs they read, and how the model differs from them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from diht_k8s.api.documents import load
+from diht_k8s.api.layout import Layout
+from diht_k8s.api.run import DihtRun
+from diht_k8s.recipe.evaluate import references
+from diht_k8s.recipe.evaluate.benchmark_data import BenchmarkImage, BenchmarkImages
+from diht_k8s.recipe.evaluate.references import References
+from diht_k8s.recipe.evaluate.retrieval import CUTOFFS
+from diht_k8s.recipe.report.per_image import PerImage
+from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.recipe.shards.samples import read_samples, write_samples
+from diht_k8s.recipe.shards.storage import Storage
+from tests.recipe.evaluate.small_run import document, draw, make_data, pairs
+
+PERFECT = 24
+"""Images of the held-out shard."""
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> DihtRun:
+    """A run without other stages: its training pairs are the raw ones, 90."""
+    make_data(tmp_path)
+    return document(tmp_path, {"model": "ViT-B-32"}, filter=None, label=None, train=None)
+
+
+def references_of(run: DihtRun, started: list[tuple[str, int]] | None = None) -> References:
+    said: list[tuple[str, int]] = [] if started is None else started
+    progress = SimpleNamespace(start=lambda step, total: said.append((step, total)), update=lambda done: None)
+    layout = Layout(run.spec.data.output)
+    context = SimpleNamespace(run=run, storage=Storage(), layout=layout, progress=progress, stop=StopFlag())
+    return References(cast("Any", context))
+
+
+def heldout_images(folder: Path) -> BenchmarkImages:
+    uri = f"{folder}/heldout/0.tar"
+    samples = list(read_samples(Storage(), uri))
+    items = [BenchmarkImage(uri, each.key, each.uid, (each.caption,), None) for each in samples]
+    return BenchmarkImages(items, np.zeros((len(items), 1), dtype=np.float32))
+
+
+def model_hits(rate: float) -> PerImage:
+    """A model that answers a share of all queries."""
+    hits, ones = np.arange(PERFECT) < rate * PERFECT, np.ones(PERFECT)
+    figures = {
+        f"{name}, R@{cutoff}": (hits.astype(np.float64), ones)
+        for name in ("caption to image", "image to caption")
+        for cutoff in CUTOFFS
+    }
+    return PerImage([str(row) for row in range(PERFECT)], [], [], figures)
+
+
+def test_difference_is_that_of_the_models_recall_and_the_references(alone: DihtRun, tmp_path: Path) -> None:
+    found = references_of(alone).of(heldout_images(tmp_path), [0], model_hits(0.75))
+    (pixels,) = found["references"]
+    assert (pixels["name"], pixels["pairs"]) == ("pixels", 90)
+    for direction in ("text_to_image", "image_to_text"):
+        assert pixels["difference"][direction]["value"] == pytest.approx(0.75 - pixels[direction]["recall"]["5"])
+    assert found["notes"] == ["no reference from the teacher's features: the run has no committed label stage"]
+
+
+def test_pairs_when_some_cannot_be_used_are_the_others(alone: DihtRun, tmp_path: Path) -> None:
+    good = pairs(60, 1000)
+    bad = [("x0", {"png": b"junk", "txt": b"a"}), ("x1", {"png": draw("red", "disc", 1)}), ("x2", {"txt": b"alone"})]
+    write_samples(Storage(), f"{tmp_path}/raw/0.tar", [*good[:30], *bad, *good[30:]])
+    found = references_of(alone).of(heldout_images(tmp_path), [0], model_hits(1))
+    assert found["references"][0]["pairs"] == 60
+    assert found["seen"] == {"pictures": 0, "pairs": 60}
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_pairs_when_they_are_many_are_the_first(
+    alone: DihtRun, tmp_path: Path, shards: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(references, "MAX_PAIRS", 55)
+    said: list[tuple[str, int]] = []
+    for number in range(shards):
+        part = pairs(90, 1000)[90 * number // shards : 90 * (number + 1) // shards]
+        write_samples(Storage(), f"{tmp_path}/raw/{number}.tar", part)
+    if shards > 1:  # what is not needed is not read
+        (tmp_path / "raw/2.tar").write_bytes(b"no archive")
+    found = references_of(alone, said)
+    assert found.of(heldout_images(tmp_path), [0], model_hits(1))["references"][0]["pairs"] == 55
+    assert said[0][0] == "reference: training pairs"
+
+
+@pytest.mark.parametrize(
+    ("limit", "training", "note"),
+    [
+        (24, 90, None),
+        (23, 90, "no references: more than 23 images"),
+        (24, 50, None),
+        (24, 49, "only 49 training pairs"),
+    ],
+)
+def test_references_when_there_are_too_many_images_or_too_few_pairs_are_left_out(
+    alone: DihtRun, tmp_path: Path, limit: int, training: int, note: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(references, "MAX_GALLERY", limit)
+    write_samples(Storage(), f"{tmp_path}/raw/0.tar", pairs(training, 1000))
+    found = references_of(alone).of(heldout_images(tmp_path), [0], model_hits(1))
+    assert bool(found["references"]) is (note is None)
+    assert note is None or note in found["notes"][0]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        ({}, "the run names no training pairs"),
+        ({"sources": [{"name": "a", "shards": ["/no/such-*.tar"]}]}, "no shard matches"),
+    ],
+)
+def test_references_when_there_are_no_pairs_say_why(tmp_path: Path, data: dict[str, Any], reason: str) -> None:
+    make_data(tmp_path)
+    spec = {**data, "output": f"{tmp_path}/out"}
+    run = document(tmp_path, {"model": "ViT-B-32"}, data=spec, filter=None, label=None, train=None)
+    found = references_of(run)
+    result = found.of(heldout_images(tmp_path), [0], model_hits(1))
+    assert (result["references"], result["seen"]) == ([], None)
+    assert reason in result["notes"][0]
+    assert found.seen(heldout_images(tmp_path)) is None
+
+
+def test_images_when_they_go_to_the_teacher_come_in_batches_of_sixteen(tmp_path: Path) -> None:
+    make_data(tmp_path)
+    context = cast("Any", SimpleNamespace(storage=Storage()))
+    batches = list(references._batches(context, heldout_images(tmp_path)))
+    assert [len(batch) for batch in batches] == [16, 8]
+    assert [uid for batch in batches for uid, _ in batch] == [f"9000-{row}" for row in range(24)]
+
+
+def test_documents_without_retrieval_need_no_decoded_pairs(alone: DihtRun) -> None:
+    body = json.loads(alone.model_dump_json(by_alias=True, exclude_defaults=True))
+    del body["spec"]["evaluate"]["benchmarks"][0]
+    assert references_of(load(json.dumps(body), name="run.yaml"))._pairs.pixels == []
