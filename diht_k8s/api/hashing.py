@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -16,6 +17,10 @@ SCHEMA_VERSION: Final = 1
 """Version of the artefacts' headers and of the rule by which `config_sha256` is made."""
 STAGE_VERSIONS: Final[dict[Stage, int]] = {Stage.FILTER: 1, Stage.LABEL: 2, Stage.TRAIN: 1, Stage.EVALUATE: 3}
 """Raised when a stage's program gives other results for the same configuration."""
+SHOWN: Final = 48
+"""Characters of a value in a difference."""
+CONTEXT: Final = 12
+"""Of these, how many may stand before the first one that differs."""
 
 
 def result_fields(model: BaseModel) -> dict[str, Any]:
@@ -74,9 +79,16 @@ def differences(before: Any, after: Any, path: str = "") -> list[str]:
         ]
     if canonical_json(before) == canonical_json(after):
         return []
-    return [f"{path}: {_brief(before)} -> {_brief(after)}"]
+    old, new = (_text(value) for value in (before, after))
+    same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(old, new, strict=False)))
+    start = same - CONTEXT if same > SHOWN - CONTEXT else 0  # what differs is seen, also far into a long value
+    return [f"{path}: {_brief(old, start)} -> {_brief(new, start)}"]
 
 
-def _brief(value: Any) -> str:
-    text = "(default)" if value is None else canonical_json(value)
-    return text if len(text) <= 48 else f"{text[:45]}..."
+def _text(value: Any) -> str:
+    return "(default)" if value is None else canonical_json(value)
+
+
+def _brief(text: str, start: int) -> str:
+    part = f"...{text[start:]}" if start else text
+    return part if len(part) <= SHOWN else f"{part[: SHOWN - 3]}..."

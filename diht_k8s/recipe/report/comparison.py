@@ -51,12 +51,13 @@ def comparison(reports: Sequence[Mapping[str, Any]], per_image: Sequence[Mapping
         for cell, found in zip(row["cells"][1:], tested, strict=True):
             cell["difference"] = found.get(key)
     first = _configuration(columns[0][0])
+    named_columns = _told_apart([_column(group) for group in columns])
     return {
-        "columns": [_column(group) for group in columns],
+        "columns": named_columns,
         "rows": list(rows.values()),
         "seeds": [len(group) for group in columns],
         "changed": [changed_images(runs[0][0], group[0]) for group in runs[1:]],
-        "charts": _charts(columns),
+        "charts": _charts(columns, [column["name"] for column in named_columns]),
         "differences": [differences(first, _configuration(group[0])) for group in columns[1:]],
     }
 
@@ -109,13 +110,13 @@ def difference_sentence(name: str, first: str, found: Mapping[str, Any]) -> str:
     )
 
 
-def _charts(columns: Sequence[Sequence[Mapping[str, Any]]]) -> list[Json]:
+def _charts(columns: Sequence[Sequence[Mapping[str, Any]]], names: Sequence[str]) -> list[Json]:
     """Loss curves of the training, one line a column (its first seed), over each other."""
     series: list[Series] = []
-    for group in columns[:MAX_LINES]:
+    for group, name in list(zip(columns, names, strict=True))[:MAX_LINES]:
         lines = [line for line in group[0]["train"].get("metrics", []) if line.get("loss") is not None]
         xs = [line.get("samples", number) for number, line in enumerate(lines)]
-        series.append(Series(group[0]["run"]["name"], xs, [line["loss"] for line in lines]))
+        series.append(Series(name, xs, [line["loss"] for line in lines]))
     chart = line_chart("Training loss", [line for line in series if line.xs], x_label="samples")
     return (
         [{"title": "Training loss", "svg": chart, "names": [{"name": line.name} for line in series if line.xs]}]
@@ -136,6 +137,15 @@ def _column(group: Sequence[Mapping[str, Any]]) -> Json:
     names = list(dict.fromkeys(report["run"]["name"] for report in group))
     seeds = [report["run"]["seed"] for report in group]
     return {"name": ", ".join(names), "runs": len(group), "seeds": ", ".join(map(str, seeds))}
+
+
+def _told_apart(columns: list[Json]) -> list[Json]:
+    """Columns of the same name get a number: one document, run twice with other settings, keeps its name."""
+    names = [column["name"] for column in columns]
+    return [
+        {**column, "name": f"{name} ({names[: place + 1].count(name)})" if names.count(name) > 1 else name}
+        for place, (column, name) in enumerate(zip(columns, names, strict=True))
+    ]
 
 
 def _figures(report: Mapping[str, Any]) -> list[tuple[tuple[str, str], float, bool]]:

@@ -71,6 +71,13 @@ def test_comparison_when_runs_logged_at_other_samples_draws_both_curves() -> Non
     assert [line["name"] for line in chart["names"]] == ["a", "b"]
 
 
+def test_comparison_when_runs_have_one_name_numbers_them() -> None:
+    found = comparison([report("a", 0, 0.1), report("a", 0, 0.5, beta=1), report("b", 0, 0.5, beta=2)])
+    assert [column["name"] for column in found["columns"]] == ["a (1)", "a (2)", "b"]
+    (chart,) = found["charts"]
+    assert [line["name"] for line in chart["names"]] == ["a (1)", "a (2)", "b"]
+
+
 def images_of(gained: int, order: int = 1) -> dict[str, PerImage]:
     """200 images, of which the first `gained` are right."""
     hits_N, ones_N = (np.arange(200) < gained).astype(float)[::order], np.ones(200)
@@ -124,7 +131,7 @@ def test_command_when_runs_are_given_prints_a_table_and_writes_an_escaped_page(
     assert "&lt;b&gt;one" in page
     assert "<script" not in page
     assert "train.beta: 0.1 -&gt; 0.25" in page
-    for part in ("30 images gained", "0 images lost", "<b>better</b>", "caption 20<", "Training loss"):
+    for part in ("30 images gained", "0 images lost", ">better</b>", "caption 20<", "Training loss"):
         assert part in page
 
 

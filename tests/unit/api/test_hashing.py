@@ -61,6 +61,15 @@ def test_filter_hash_ignores_workers_device_and_bad_limit_but_not_thresholds() -
     assert digest(changed(spec__filter={"minComplexity": 2}), Stage.FILTER) != plain
 
 
+def test_differences_of_long_values_show_what_differs() -> None:
+    one, other = ([{"name": "web", "shards": [f"/data/a/long/way/down/to/the/shards/of/{run}/*.tar"]}] for run in "ab")
+    assert differences({"sources": one}, {"sources": other}) == [
+        'sources: ...e/shards/of/a/*.tar"]}] -> ...e/shards/of/b/*.tar"]}]'
+    ]
+    (line,) = differences({"x": "a" * 100}, {"x": "b" * 100})
+    assert line == f'x: "{"a" * 44}... -> "{"b" * 44}...'
+
+
 def test_differences_name_the_fields() -> None:
     before = {"config": {"optimizer": {"lr": 0.1}, "samples": 5}, "seed": 0}
     after = {"config": {"samples": 6, "ema": 0.9}, "seed": 0.0}
