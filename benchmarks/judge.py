@@ -38,10 +38,11 @@ def environment() -> Path:
     digest = hashlib.sha256(REQUIREMENTS.read_bytes() + sys.version.encode()).hexdigest()[:12]
     folder = _cache() / f"clip-benchmark-{digest}"
     python, done = folder / "bin" / "python", folder / "installed"
+    packages = folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
     if not done.exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        packages = folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
-        (packages / "project.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    (packages / "project.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")  # another checkout may have made it
+    if not done.exists():
         subprocess.run([str(python), "-m", "pip", "install", "-q", "-r", str(REQUIREMENTS)], check=True)
         done.touch()
     return python

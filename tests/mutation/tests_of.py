@@ -116,7 +116,7 @@ EVALUATE: Final[dict[str, list[str]]] = {
         "probe_solver": _evaluate("few_shot"),
         "references": _evaluate("", "references report_contents"),
         "retrieval": _evaluate("retrieval"),
-        "ridge": _evaluate("ridge"),
+        "ridge": _evaluate("ridge", "references"),
         "stage": _evaluate("", "features_reuse evaluation_only", f"{_INTERRUPTED} {_CAPTIONS}"),
         "tasks": _evaluate("tasks", "report_contents", _CAPTIONS),
         "text_length": _evaluate("", "text_length"),

@@ -48,6 +48,12 @@ def test_ranking_when_scores_tie_names_the_first_and_gives_chance_and_majority()
     assert found.interval.low <= found.accuracy <= found.interval.high
 
 
+def test_ranking_when_scores_are_more_than_questions_is_refused() -> None:
+    questions = [VisualQuestion("?", ("a",))]
+    with pytest.raises(ValueError, match="longer"):
+        answer_ranking(questions, np.array([0]), [["a", "b"]], [np.ones(2)] * 2, np.random.default_rng(0))
+
+
 def test_texts_when_question_holds_a_place_of_its_own_leaves_it() -> None:
     question = VisualQuestion("what is {answer}?", ("x",))
     assert texts_of(question, ["cat"], ["Q: {question} A: {answer}"]) == ["Q: what is {answer}? A: cat"]

@@ -186,6 +186,12 @@ def test_curve_when_images_are_scarce_chooses_on_the_shots_and_says_so() -> None
     assert result.test_images == 90 - 48
 
 
+def test_curve_when_validation_images_just_suffice_keeps_all_of_them_from_the_test() -> None:
+    result = curve(shots=[12])  # thirty images of each class: twelve train, twelve choose, six test
+    assert [draw.held_out for draw in result.draws] == [True, True]
+    assert result.test_images == 90 - 3 * 24
+
+
 def test_choice_when_held_out_images_agree_with_the_shots_lets_the_probe_move_with_one_shot() -> None:
     rng = np.random.default_rng(1)
     labels = np.arange(120) % 3
