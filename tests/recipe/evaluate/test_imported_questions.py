@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from diht_k8s.recipe.evaluate import stage as program
 from diht_k8s.recipe.evaluate.catalogue.presence import benchmark_of, candidate_folders, others
 from diht_k8s.recipe.evaluate.features import encode_texts
 from diht_k8s.recipe.evaluate.models.loading import LoadedModel
+from diht_k8s.recipe.report.per_image import per_image_path, read_per_image
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.evaluate.drawings import IMAGES
@@ -26,8 +26,8 @@ from tests.recipe.evaluate.small_run import COLOURS, encode_images, export_model
 
 
 @pytest.fixture
-def evaluated(tmp_path: Path) -> tuple[dict[str, Any], LoadedModel]:
-    """Results by the name of the original, and the model."""
+def evaluated(tmp_path: Path) -> tuple[dict[str, dict[str, list[float]]], LoadedModel]:
+    """Hits of each image (or group) by the name of the original, and the model."""
     for name, options in {"vqav2": ["--answers", "6"], "snli_ve": [], "winoground": []}.items():
         source = ORIGINALS[name](tmp_path / "in" / name)
         assert main(["benchmarks", "import", str(source), f"{tmp_path}/out/our_{name}", *options]) == 0
@@ -39,27 +39,32 @@ def evaluated(tmp_path: Path) -> tuple[dict[str, Any], LoadedModel]:
     spec = {"data": {"output": f"{tmp_path}/run"}, "evaluate": evaluate}
     document = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "all"}, "spec": spec}
     run_stage(program, load(json.dumps(document), name="all.yaml"), Stage.EVALUATE)
-    results = json.loads((tmp_path / "run/evaluate/report.json").read_text())["benchmarks"]
-    return {result["name"].removeprefix("our_"): result for result in results}, load_model(f"{tmp_path}/model")
+    hits: dict[str, dict[str, list[float]]] = {}
+    for number, part in enumerate(parts):
+        kept = read_per_image(storage, f"{tmp_path}/run/evaluate/{per_image_path(number)}")
+        assert kept is not None
+        hits[part.name.removeprefix("our_")] = {name: each[0].tolist() for name, each in kept.figures.items()}
+    return hits, load_model(f"{tmp_path}/model")
 
 
 def image_of(loaded: LoadedModel, path: Path) -> np.ndarray:
     return encode_images(loaded, [Image.open(path).convert("RGB")])[0]
 
 
-def share_right(loaded: LoadedModel, asked: list[tuple[Path, str, str]], options: list[str]) -> float:
-    """Of (image, question, right answer)."""
-    right = []
+def right_answers(loaded: LoadedModel, asked: list[tuple[Path, str, str]], options: list[str]) -> list[float]:
+    """Number of right answers for each image, of (image, question, right answer)."""
+    found: dict[Path, float] = {}
     for path, question, answer in asked:
         texts = encode_texts(loaded, [f"{question} {option}" for option in options])
-        right.append(options[int(np.argmax(texts @ image_of(loaded, path)))] == answer)
-    return float(np.mean(right))
+        right = options[int(np.argmax(texts @ image_of(loaded, path)))] == answer
+        found[path] = found.get(path, 0.0) + right
+    return list(found.values())
 
 
 def test_figures_when_questions_and_pairs_are_imported_are_those_of_the_originals(
-    tmp_path: Path, evaluated: tuple[dict[str, Any], LoadedModel]
+    tmp_path: Path, evaluated: tuple[dict[str, dict[str, list[float]]], LoadedModel]
 ) -> None:
-    results, loaded = evaluated
+    hits, loaded = evaluated
     source = tmp_path / "in"
     asked = [
         (
@@ -70,20 +75,20 @@ def test_figures_when_questions_and_pairs_are_imported_are_those_of_the_original
         for row in range(IMAGES)
     ]
     commonest = sorted(COLOURS)  # each is said equally often
-    assert results["vqav2"]["accuracy"] == pytest.approx(share_right(loaded, asked, commonest), abs=1e-9)
+    assert hits["vqav2"]["accuracy"] == right_answers(loaded, asked, commonest)
     labels = ["entailment", "neutral", "contradiction"]
     asked = [
         (source / f"snli_ve/flickr30k_images/{row // 2}.jpg", f"it is {row}", labels[row % 4])
         for row in range(IMAGES)
         if row % 4 < 3
     ]
-    assert results["snli_ve"]["accuracy"] == pytest.approx(share_right(loaded, asked, labels), abs=1e-9)
+    assert hits["snli_ve"]["accuracy"] == right_answers(loaded, asked, labels)
     won = []
     for row in range(IMAGES // 2):
         images = [image_of(loaded, source / f"winoground/images/ex_{row}_img_{side}.png") for side in (0, 1)]
         captions = encode_texts(loaded, [f"{COLOURS[row % 6]} {side} over {1 - side}" for side in (0, 1)])
         (s00, s01), (s10, s11) = captions @ np.stack(images).T
         won.append((s00 > s10 and s11 > s01, s00 > s01 and s11 > s10))
-    text, image = np.array(won).T
-    expected = {"text score": text.mean(), "image score": image.mean(), "group score": (text & image).mean()}
-    assert {each["name"]: each["value"] for each in results["winoground"]["scores"]} == pytest.approx(expected)
+    assert hits["winoground"]["text score"] == [float(text) for text, _ in won]
+    assert hits["winoground"]["image score"] == [float(image) for _, image in won]
+    assert hits["winoground"]["group score"] == [float(text and image) for text, image in won]
