@@ -42,4 +42,17 @@ KNOWN: Final[dict[str, str]] = {
     "loop: if self.rank == [0 -> 1]:":
         "who says that the training resumes; tests/recipe/train/test_stage.py decides it (of the other such line it is killed)",
     "collate: return int(digest[:15], [16 -> 17])": "any base gives equal captions equal numbers and others different ones",
+    "bootstrap: _BLOCK_VALUES: Final = [1 -> 2] << 22": "the size of a block; the draws are the same",
+    "bootstrap: _BLOCK_VALUES: Final = 1 << [22 -> 23]": "the size of a block; the draws are the same",
+    "retrieval: _BLOCK_SCORES: Final = [1 -> 2] << 24": "the size of a block; the scores are the same",
+    "retrieval: _BLOCK_SCORES: Final = 1 << [24 -> 25]": "the size of a block; the scores are the same",
+    "retrieval: step = max([16 -> 17], _BLOCK_SCORES // len(gallery_ids_G))": "the size of a block; the scores are the same",
+    "retrieval: for query in np.flatnonzero((tied_Q > 0) & (higher_Q [< -> <=] cutoff)):":
+        "the first 0 of the tied items hold no right one, whatever their order",
+    "few_shot: _COARSE_STEPS: Final = [500 -> 501]": "a limit; no test fixes the number",
+    "probe_solver: norm_P = np.sqrt((values ** 2).reshape(len(values), -[1 -> 2]).sum(axis=1))":
+        "numpy works out any negative size",
+    "group_tasks: needed[cue.group] = max(needed.get(cue.group, [0 -> 1]), cue.candidates)":
+        "a group that counts has a right image and a wrong one",
+    "references: MAX_GALLERY: Final = [10000 -> 10001]": "a limit; no test fixes the number",
 }  # fmt: skip

@@ -37,8 +37,19 @@ def test_mutants_change_one_place(source: str, after: list[str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-def test_tests_kill_nine_mutants_in_ten() -> None:
-    command = [sys.executable, "-m", "tests.mutation.driver", "--count", "300", "--seed", "0"]
+@pytest.mark.parametrize(("modules", "count", "seed"), [("core", 300, 0), ("evaluate", 200, 1)])
+def test_tests_kill_nine_mutants_in_ten(modules: str, count: int, seed: int) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "tests.mutation.driver",
+        "--set",
+        modules,
+        "--count",
+        str(count),
+        "--seed",
+        str(seed),
+    ]
     done = subprocess.run(command, cwd=PROJECT, env={**os.environ, "PYTHONPATH": str(PROJECT)}, capture_output=True, text=True, check=True)  # fmt: skip
     share = re.search(r"([0-9.]+) %\)$", done.stdout.strip())
     assert share is not None, done.stdout + done.stderr
