@@ -108,6 +108,7 @@ def test_import_when_images_have_classes_keeps_each_with_its_own(tmp_path: Path,
     samples = samples_of(output)
     expected = 20 if name in ("camelyon17", "iwildcam", "fmow") else IMAGES
     assert (len(samples), marker["samples"], marker["bad"]) == (expected, expected, {})
+    assert (marker["schema_version"], marker["type"]) == (1, "Classification")
     rows = [drawn_row(sample) for sample in samples]
     assert sorted(rows) == list(range(expected))
     assert [int(sample.members["cls"]) for sample in samples] == [LABELS[name](row) for row in rows]

@@ -140,3 +140,14 @@ def test_class_names_when_they_are_too_few_say_how_many_are_needed(
     names = ["--class-names", str(tmp_path / "names.txt")]
     assert main(["benchmarks", "import", str(source), str(tmp_path / "out"), *names]) == 64
     assert "has 2 names, but the data set has 6 classes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lines", ["", "a photo\n", "a {c}\na photo\n", "a photo\na {}\n"])
+def test_templates_when_a_line_has_no_place_for_the_name_are_refused(
+    tmp_path: Path, lines: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = originals.image_folder(tmp_path / "in")
+    (tmp_path / "templates.txt").write_text(lines)
+    templates = ["--templates", str(tmp_path / "templates.txt")]
+    assert main(["benchmarks", "import", str(source), str(tmp_path / "out"), *templates]) == 64
+    assert "needs one template a line, each with {c} for the class name" in capsys.readouterr().err

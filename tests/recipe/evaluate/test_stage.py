@@ -104,7 +104,9 @@ def test_stage_when_interrupted_goes_on_and_ends_in_the_same_bytes(
     assert not (output / "COMMITTED.json").exists()
     with monkeypatch.context() as patch:
         patch.setattr(tasks, "retrieve", lambda *args: pytest.fail("the first benchmark is not run again"))
-        evaluate(run)
+        committed = evaluate(run)
+    assert committed is not None
+    assert "samples_per_second" not in committed.summary, "this attempt has encoded nothing"
     resumed = written(output)
     shutil.rmtree(output)
     evaluate(run)
