@@ -80,11 +80,12 @@ TRAIN: Final[dict[str, list[str]]] = {
 _STAGE: Final = "tests/recipe/evaluate/test_stage.py"
 
 
-def _evaluate(unit: str = "", recipe: str = "", stage: str = "") -> list[str]:
+def _evaluate(unit: str = "", recipe: str = "", stage: str = "", imports: str = "") -> list[str]:
     """Unit tests come first, since they end a mutant soonest; of the stage's tests only some are named."""
     return [
         *(f"tests/unit/recipe/evaluate/test_{name}.py" for name in unit.split()),
         *(f"tests/recipe/evaluate/test_{name}.py" for name in recipe.split()),
+        *(f"tests/recipe/evaluate/imports/test_{name}.py" for name in imports.split()),
         *(f"{_STAGE}::test_{name}" for name in stage.split()),
     ]
 
@@ -111,7 +112,7 @@ EVALUATE: Final[dict[str, list[str]]] = {
         "folder_names": _evaluate("", "folder_names"),
         "group_scores": _evaluate("group_scores"),
         "group_tasks": _evaluate("", "group_tasks"),
-        "importing": _evaluate("", "import import_input packaged_texts"),
+        "importing": _evaluate("", "packaged_texts", imports="import import_input"),
         "packaged_texts": _evaluate("", "packaged_texts class_texts"),
         "probe_solver": _evaluate("few_shot"),
         "references": _evaluate("", "references report_contents"),

@@ -17,7 +17,7 @@ from diht_k8s.recipe.evaluate import packaged_texts
 from diht_k8s.recipe.evaluate.class_texts import class_names, templates_of
 from diht_k8s.recipe.evaluate.packaged_texts import is_imagenet, packaged_names, packaged_templates
 from diht_k8s.recipe.shards.storage import Storage
-from tests.recipe.evaluate import originals
+from tests.recipe.evaluate.imports import originals
 
 
 @pytest.fixture

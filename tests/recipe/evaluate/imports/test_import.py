@@ -20,10 +20,10 @@ from diht_k8s.recipe.imports.layouts import open_source
 from diht_k8s.recipe.imports.records import Wanted
 from diht_k8s.recipe.shards.samples import Sample, read_samples, write_samples
 from diht_k8s.recipe.shards.storage import Storage
-from tests.recipe.evaluate import originals
-from tests.recipe.evaluate.drawings import IMAGES, drawing, two_captions
-from tests.recipe.evaluate.original_pixels import FER_EMOTIONS
-from tests.recipe.evaluate.originals import ORIGINALS
+from tests.recipe.evaluate.imports import originals
+from tests.recipe.evaluate.imports.drawings import IMAGES, drawing, two_captions
+from tests.recipe.evaluate.imports.original_pixels import FER_EMOTIONS
+from tests.recipe.evaluate.imports.originals import ORIGINALS
 from tests.recipe.evaluate.small_run import COLOURS
 
 ALPHABET = sorted(COLOURS)

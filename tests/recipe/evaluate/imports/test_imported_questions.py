@@ -20,8 +20,8 @@ from diht_k8s.recipe.evaluate.models.loading import LoadedModel
 from diht_k8s.recipe.report.per_image import per_image_path, read_per_image
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.storage import Storage
-from tests.recipe.evaluate.drawings import IMAGES
-from tests.recipe.evaluate.originals import ORIGINALS
+from tests.recipe.evaluate.imports.drawings import IMAGES
+from tests.recipe.evaluate.imports.originals import ORIGINALS
 from tests.recipe.evaluate.small_run import COLOURS, encode_images, export_model
 
 

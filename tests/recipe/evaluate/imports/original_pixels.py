@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy.io import savemat
 
-from tests.recipe.evaluate.drawings import IMAGES, drawing
+from tests.recipe.evaluate.imports.drawings import IMAGES, drawing
 
 
 def _cifar(root: Path, name: str, meta: str, key: str, label: str, classes: list[str]) -> Path:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from scipy.io import savemat
 
-from tests.recipe.evaluate.drawings import IMAGES, save, two_captions
-from tests.recipe.evaluate.original_pixels import (
+from tests.recipe.evaluate.imports.drawings import IMAGES, save, two_captions
+from tests.recipe.evaluate.imports.original_pixels import (
     cifar10,
     cifar100,
     fashion_mnist,
@@ -24,7 +24,7 @@ from tests.recipe.evaluate.original_pixels import (
     svhn,
     usps,
 )
-from tests.recipe.evaluate.original_tables import (
+from tests.recipe.evaluate.imports.original_tables import (
     arrow,
     parquet,
     parquet_captions,

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from diht_k8s.cli.main import main
-from tests.recipe.evaluate import originals
-from tests.recipe.evaluate.originals import ORIGINALS
+from tests.recipe.evaluate.imports import originals
+from tests.recipe.evaluate.imports.originals import ORIGINALS
 
 
 def empty(folder: Path) -> str:

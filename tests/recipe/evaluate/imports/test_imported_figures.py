@@ -17,7 +17,7 @@ from diht_k8s.recipe.evaluate import stage as program
 from diht_k8s.recipe.evaluate.catalogue.presence import benchmark_of, candidate_folders, others
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.storage import Storage
-from tests.recipe.evaluate.originals import ORIGINALS, trust_files
+from tests.recipe.evaluate.imports.originals import ORIGINALS, trust_files
 from tests.recipe.evaluate.small_run import export_model
 
 BUILT = (
