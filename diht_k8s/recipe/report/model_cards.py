@@ -13,9 +13,9 @@ LOSSES: Final = "hard-negative NCE (alpha {alpha}, beta {beta}), concept distill
 
 
 def data_card(content: Mapping[str, Any]) -> list[Row]:
-    """Rows (what, answer) about the training data; none where the run has no training data."""
+    """Rows (what, answer) about the training data; none where the run only evaluates and names no pairs."""
     data, card = content["config"]["spec"]["data"], content["data_card"]
-    if not data.get("sources") and not content["funnel"]:
+    if content["run"]["stages"] == ["evaluate"] and not data.get("sources"):
         return []
     rows: list[Row] = [("Source", f"{s['name']}: {', '.join(s['shards'])}") for s in data.get("sources", [])]
     if content["funnel"]:
