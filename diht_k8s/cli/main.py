@@ -14,7 +14,7 @@ from typing import Any, Final
 from diht_k8s import __version__
 from diht_k8s.api.errors import DihtError, ExitCode, missing_package
 from diht_k8s.api.steps import LABEL_STEPS
-from diht_k8s.cli.imports import COMMAND, add_import
+from diht_k8s.cli.imports import COMMAND, add_import, add_pair_import
 
 _STAGES: Final = ("filter", "label", "train", "evaluate")
 _EXIT_CODES: Final = (
@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"diht {__version__}")
     parser.set_defaults(extra="recipe")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    add_pair_import(commands)
     _add_run(commands)
     _add_validate(commands)
     _add_estimate(commands)
