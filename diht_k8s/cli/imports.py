@@ -97,7 +97,7 @@ def _import_pairs(options: argparse.Namespace) -> int:
         raise UserError("--shard-size must be 1 or more")
     path = Path(options.source).expanduser()
     if ready := tar_files(path):
-        with _progress("shards") as bar:
+        with progress_bar("shards") as bar:
             task = bar.add_task("check", total=len(ready))
             marker = check_shards(ready, Storage(), lambda: bar.advance(task))
         print(json.dumps(marker) if options.json else ready_summary(options.source, options.output, marker))
@@ -110,7 +110,7 @@ def _import_pairs(options: argparse.Namespace) -> int:
     )  # fmt: skip
     source = open_pairs(path, options.kind, wanted)
     order = PairOrder(options.output, options.shard_size, options.captions == "first", options.replace)
-    with _progress() as bar:
+    with progress_bar() as bar:
         task = bar.add_task(f"import {source.kind}")
         marker = import_pairs(
             source, order, Storage(),
@@ -135,7 +135,7 @@ def _import(options: argparse.Namespace) -> int:
     order = Order(
         options.output, options.split, options.class_names, options.templates, options.shard_size, options.replace
     )
-    with _progress() as bar:
+    with progress_bar() as bar:
         task = bar.add_task(f"import {source.kind}")
         marker = import_benchmark(
             source,
@@ -148,7 +148,7 @@ def _import(options: argparse.Namespace) -> int:
     return ExitCode.DONE
 
 
-def _progress(unit: str = "images") -> Progress:
+def progress_bar(unit: str = "images") -> Progress:
     """A bar on stderr; where that is no terminal, one line at the end."""
     from rich.console import Console
     from rich.progress import (

@@ -15,6 +15,7 @@ from diht_k8s import __version__
 from diht_k8s.api.errors import DihtError, ExitCode, missing_package
 from diht_k8s.api.steps import LABEL_STEPS
 from diht_k8s.cli.imports import COMMAND, add_import, add_pair_import
+from diht_k8s.cli.init import add_init
 
 _STAGES: Final = ("filter", "label", "train", "evaluate")
 _EXIT_CODES: Final = (
@@ -66,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(extra="recipe")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_pair_import(commands)
+    add_init(commands)
     _add_run(commands)
     _add_validate(commands)
     _add_estimate(commands)

@@ -166,7 +166,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], type[Exception], str]] = {
     "no captions": (without_captions, UserError, "none of the 2 images .* has a caption: write NAME.txt"),
     "no images": (without_images, UserError, "holds no images .its files: 1 .heic"),
     "URLs": (file("a.csv", "url,caption\nhttps://x/y.jpg,a dog\n"), UserError, "run img2dataset on it"),
-    "unknown columns": (file("a.csv", "picture,words\n0000.jpg,a\n"), UserError, "its columns: picture, words.*--caption-column"),
+    "unknown columns": (file("a.csv", "path,words\n0000.jpg,a\n"), UserError, "its columns: path, words.*--caption-column"),
     "images elsewhere": (file("a.csv", "image,caption\nno.jpg,a\n"), UserError, "name the folder of the images by --images"),
     "no rows": (file("a.csv", "image,caption\n"), DataError, "has no rows that can be read: expected a header"),
     "other JSON": (file("a.json", "[]"), UserError, "expected COCO's"),
