@@ -97,16 +97,17 @@ def warnings(text: str, run: DihtRun) -> list[DocumentProblem]:
         (path, f"{name} looks like a secret: put it into a Secret and refer to it by valueFrom.secretKeyRef")
         for path, name in suspicious(document_of(run))
     ]
-    return _located(text, [*secrets, *((path, IDLE_CAPABILITIES) for path in idle_capabilities(run.spec))])
+    return located(text, [*secrets, *((path, IDLE_CAPABILITIES) for path in idle_capabilities(run.spec))])
 
 
 def security_demands(text: str, run: DihtRun) -> list[DocumentProblem]:
     """The fields of a valid document that need more of the namespace than Pod Security `restricted`."""
     found = run_demands(run.spec)
-    return _located(text, [(path, f"needs Pod Security {each.level} ({each.why})") for path, each in found])
+    return located(text, [(path, f"needs Pod Security {each.level} ({each.why})") for path, each in found])
 
 
-def _located(text: str, found: Iterable[tuple[tuple[str | int, ...], str]]) -> list[DocumentProblem]:
+def located(text: str, found: Iterable[tuple[tuple[str | int, ...], str]]) -> list[DocumentProblem]:
+    """Fields of a document with messages as problems, each with its line."""
     tree = read_tree(text)
     return [DocumentProblem(tree.line_of(path), _field(path), message) for path, message in found]
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from diht_k8s.api.documents import check, load, read_text, security_demands, warnings
+from diht_k8s.api.documents import check, load, located, read_text, security_demands, warnings
 from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.pod_demands import level_of
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.train.estimate.gpus import selected_gpu
+
+if TYPE_CHECKING:
+    from diht_k8s.recipe.filter import CaptionParser
 
 
 def read_run(path: str | None, overrides: Sequence[str], environment: Mapping[str, str]) -> DihtRun:
@@ -26,7 +30,7 @@ def read_run(path: str | None, overrides: Sequence[str], environment: Mapping[st
 
 
 def validate_command(path: str, overrides: Sequence[str], gpu: str | None = None) -> int:
-    """Check a document; prints on stderr what is wrong, unwise or needs rights; 0 or 64.
+    """Check a document; prints on stderr what is wrong, will fail, is unwise or needs rights; 0 or 64.
 
     Whether its training fits on a GPU and its pods' CPUs can feed that is unwise at most: the GPU is `gpu` or that of its
     node selector.
@@ -39,6 +43,9 @@ def validate_command(path: str, overrides: Sequence[str], gpu: str | None = None
     for warning in warnings(text, run):
         print(f"{path}: warning: {warning}", file=sys.stderr)
     warn_of_gpu(path, run, gpu)
+    if failing := located(text, foreseen_problems(run)):
+        print("\n".join(f"{path}: {problem}" for problem in failing), file=sys.stderr)
+        return ExitCode.USER_ERROR
     for demand in security_demands(text, run):
         print(f"{path}: {demand}", file=sys.stderr)
     stages, level = ", ".join(run.spec.stages), level_of(run.spec)
@@ -46,6 +53,22 @@ def validate_command(path: str, overrides: Sequence[str], gpu: str | None = None
         f"{path}: valid: run {run.metadata.name}, stages {stages}, output {run.spec.data.output}, Pod Security {level}"
     )
     return ExitCode.DONE
+
+
+def foreseen_problems(run: DihtRun) -> list[tuple[tuple[str, ...], str]]:
+    """What will fail in a run, by its data as far as that is local; empty without the packages of the recipe."""
+    try:
+        from diht_k8s.recipe.first_look.foresee import foreseen
+        from diht_k8s.recipe.shards.storage import Storage
+    except ImportError:
+        return []
+
+    def parser() -> CaptionParser:
+        from diht_k8s.recipe.filter import CaptionParser
+
+        return CaptionParser()
+
+    return foreseen(run, Storage(run.spec.storage), parser)
 
 
 def warn_of_gpu(path: str, run: DihtRun, gpu: str | None = None) -> None:
