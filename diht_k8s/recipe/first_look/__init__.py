@@ -1,1 +1,1 @@
-"""What `diht init` needs to know of shards before there is a run document: a look at them, and a held-out split."""
+"""What `diht init` and `diht validate` read of shards before a run: a survey, a held-out split, what will fail."""

@@ -23,9 +23,9 @@ from diht_k8s.recipe.shards.storage import Storage
 SHARD: Final = "00000.tar"
 EXCLUDE: Final = "exclude.txt"
 SHARE: Final = 10
-"""One pair in so many is held out,"""
+"""One pair in ten is held out."""
 MOST: Final = 1000
-"""and no more than this: the confidence interval of a recall is then below 3 points wide."""
+"""At most: the standard error of a recall is then below 1.6 points."""
 LARGEST_GROUP: Final = 10
 """A caption that more pairs share ("image") stays in the training."""
 COMPARED: Final = 500

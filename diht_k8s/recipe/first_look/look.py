@@ -1,4 +1,4 @@
-"""A look at shards: how many pairs there are, how large the images, what the captions are like, what a filter would keep.
+"""Survey of shards: how many pairs there are, how large the images, what the captions are like, what a filter would keep.
 
 At most `MAX_SEEN` samples are looked at, of shards that are spread evenly over all; counts are then estimates.
 """
