@@ -22,18 +22,18 @@ from diht_k8s.api.filter import Filter
 from diht_k8s.api.layout import join
 from diht_k8s.recipe.filter.captions.graph import CaptionGraph
 from diht_k8s.recipe.filter.captions.language import is_english
+from diht_k8s.recipe.filter.layout_hints import CAPTIONS, LayoutHints
 from diht_k8s.recipe.filter.rules import caption_reason, new_row
 from diht_k8s.recipe.filter.scores import Row
 from diht_k8s.recipe.imports.resumable import MARKER
 from diht_k8s.recipe.label.caption_concepts import KeptCaptions
 from diht_k8s.recipe.label.vocabulary import ConceptCounts
 from diht_k8s.recipe.shards.pairs import with_usual_names
-from diht_k8s.recipe.shards.samples import IMAGE_SUFFIXES, Sample, read_samples
+from diht_k8s.recipe.shards.samples import Sample, read_samples
 from diht_k8s.recipe.shards.storage import Storage
 
 MAX_SEEN: Final = 5000
 """Samples that are looked at: parsing their captions takes some seconds."""
-OTHER_IMAGES: Final = ("gif", "bmp", "tif", "tiff", "ppm")
 PAPER: Final = Filter()
 """The paper's rules: C and A at 1."""
 
@@ -180,16 +180,16 @@ class _Found:
     looked_at: int = 0
     usable: list[tuple[int, int, Sample, str]] = field(default_factory=list)
     bad: Counter[str] = field(default_factory=Counter)
-    suffixes: Counter[str] = field(default_factory=Counter)
+    hints: LayoutHints = field(default_factory=LayoutHints)
     sizes: list[tuple[int, int]] = field(default_factory=list)
     caption_key: str | None = None
 
     def add(self, shard: int, number: int, sample: Sample) -> None:
         """Take a sample."""
         self.looked_at += 1
-        self.suffixes.update(sample.members.keys())
-        if sample.problem == "caption_missing" and "caption" in sample.members:
-            self.caption_key = "caption"
+        self.hints.add(sample)
+        if sample.problem == "caption_missing" and self.caption_key is None:
+            self.caption_key = next((suffix for suffix in CAPTIONS if suffix in sample.members), None)
         sample = with_usual_names(sample, None, self.caption_key)
         size = None if sample.problem is not None else _size(sample.image)
         if size is None:
@@ -202,16 +202,9 @@ class _Found:
 
     def nothing_usable(self, uri: str) -> str:
         """Why there is nothing to train on, and what to do."""
-        reason, count = self.bad.most_common(1)[0]
-        suffixes = ", ".join(f".{suffix}" for suffix, _ in self.suffixes.most_common(6))
-        others = [suffix for suffix in OTHER_IMAGES if suffix in self.suffixes]
-        if reason == "picture_missing" and others:
-            hint = f"images of type .{others[0]} are not read: convert them, or unpack the shards and diht import the folder"
-        elif "picture_missing" in self.bad and "caption_missing" in self.bad:
-            hint = "images and captions of a pair must follow each other: sort the tar by name (tar --sort=name)"
-        else:
-            hint = f"expected KEY.{IMAGE_SUFFIXES[0]} and KEY.txt or KEY.json side by side"
-        return f"none of the first {self.looked_at} samples of {uri} can be used ({count} {reason}; members {suffixes}): {hint}"
+        counts = ", ".join(f"{count} {reason}" for reason, count in self.bad.most_common())
+        hint = self.hints.sentence("data").partition(": ")[2] or "check how they were written"
+        return f"none of the first {self.looked_at} samples of {uri} can be used ({counts}): {hint}"
 
 
 def _size(data: bytes) -> tuple[int, int] | None:

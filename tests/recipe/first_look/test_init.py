@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import re
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -80,8 +83,49 @@ def test_captions_under_an_unusual_name_are_found_and_named(capsys: pytest.Captu
     assert all(sample.problem is None for sample in read_samples(Storage(), "runs/web-held-out/00000.tar"))
 
 
-def test_shards_without_a_usable_sample_are_named_with_their_members(capsys: pytest.CaptureFixture[str]) -> None:
-    write_samples(Storage(), "web/0.tar", [(str(n), {"gif": b"GIF89a", "txt": b"a dog"}) for n in range(3)])
-    code, _, said = diht(capsys, "diht init web")
+def packed(members: list[tuple[str, bytes]]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def each(*names: str) -> list[tuple[str, bytes]]:
+    """Members of thirty samples; `{n}` in a name is the number of the sample."""
+    return [
+        (name.format(n=n), jpeg(n) if name.endswith("jpg") else drawn(n)[1].encode())
+        for n in range(30)
+        for name in names
+    ]
+
+
+MALFORMED: dict[str, tuple[list[tuple[str, bytes]], str]] = {
+    "dots in names": (each("a.b{n}.jpg", "a.b{n}.txt"), "dots in their base names, .*: rename the files, for example a.b.jpg to a_b.jpg"),
+    "gif": (each("k{n}.gif", "k{n}.txt"), "images of the type gif are not read: convert them to PNG, or unpack .* diht import"),
+    "images before captions": (sorted(each("k{n}.jpg", "k{n}.txt"), key=lambda m: m[0][-3:]), "in different places: .*tar --sort=name"),
+    "empty tar": ([], "web/0.tar is an empty tar and holds no samples: fetch it again or leave it out"),
+    "no suffixes": ([("a", b"x")], "none of its 1 files has a suffix .*: name them KEY.jpg and KEY.txt"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_malformed_shards_are_told_apart_with_what_to_do(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    members, said = MALFORMED[case]
+    Path("web").mkdir()
+    Path("web/0.tar").write_bytes(packed(members))
+    code, _, problem = diht(capsys, "diht init web")
     assert code == DataError.exit_code
-    assert "images of type .gif are not read: convert them, or unpack the shards and diht import the folder" in said
+    assert re.search(said, problem), problem
+
+
+def test_a_folder_in_place_of_a_shard_is_named_with_a_pattern_that_works(capsys: pytest.CaptureFixture[str]) -> None:
+    shards("web/0.tar", 60)
+    code, _, problem = diht(capsys, "diht init web/*.tar")
+    assert code == UserError.exit_code
+    advised = re.search(r"web/0.tar is a folder, not a shard: name the files in it, for example (\S+)", problem)
+    assert advised is not None
+    pattern = str(Path(advised[1]).relative_to(Path.cwd())) if advised[1].startswith("/") else advised[1]
+    assert diht(capsys, f"diht init {pattern}")[0] == 0
