@@ -14,6 +14,7 @@ from typing import Any, Final
 from diht_k8s import __version__
 from diht_k8s.api.errors import DihtError, ExitCode, missing_package
 from diht_k8s.api.steps import LABEL_STEPS
+from diht_k8s.cli.doctor import add_doctor
 from diht_k8s.cli.imports import COMMAND, add_import, add_pair_import
 from diht_k8s.cli.init import add_init
 
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     add_init(commands)
     _add_run(commands)
     _add_validate(commands)
+    add_doctor(commands)
     _add_estimate(commands)
     _add_stage(commands)
     _add_corpus_commands(commands)

@@ -133,7 +133,7 @@ def look_at(
     """
     found = _Found()
     per_shard: list[int] = []
-    for place in _spread(len(uris)):
+    for place in spread(len(uris)):
         if found.looked_at >= most:
             break
         count = 0
@@ -155,7 +155,7 @@ def look_at(
     return Look([*uris], total, counted, found.looked_at, seen, dict(found.bad), found.sizes, found.caption_key)
 
 
-def _spread(shards: int) -> list[int]:
+def spread(shards: int) -> list[int]:
     """All places, the middles of ever smaller parts first, so that any beginning of the list is spread evenly."""
     bits = max(1, (shards - 1).bit_length())
     return sorted(range(shards), key=lambda place: int(f"{place:0{bits}b}"[::-1], 2))
