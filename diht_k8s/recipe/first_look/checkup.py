@@ -25,7 +25,7 @@ READ: Final = 8
 LARGE: Final = 8 << 30
 SMALL: Final = 1 << 20
 MANY: Final = 100
-"""So many shards of less than `SMALL` cost more in requests than in reading."""
+"""More shards than this of less than `SMALL` cost more in requests than in reading."""
 PROBE: Final = ".diht-doctor-"
 
 

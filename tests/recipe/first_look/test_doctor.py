@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from diht_k8s.cli import doctor
+from diht_k8s.cli.onboarding import doctor
 from diht_k8s.recipe.first_look import checkup
 from diht_k8s.recipe.shards.samples import write_samples
 from diht_k8s.recipe.shards.storage import Storage

@@ -10,9 +10,9 @@ import pytest
 from diht_k8s.api.documents import load
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.run import DihtRun
-from diht_k8s.cli.init import run_name
-from diht_k8s.cli.init_choices import Machine, Place, choose
-from diht_k8s.cli.init_document import Names, document
+from diht_k8s.cli.onboarding.choices import Machine, Place, choose
+from diht_k8s.cli.onboarding.document import Names, document
+from diht_k8s.cli.onboarding.init import run_name
 from diht_k8s.recipe.filter.scores import Row
 from diht_k8s.recipe.first_look.held_out import HeldOut, groups
 from diht_k8s.recipe.first_look.held_out import choose as choose_groups

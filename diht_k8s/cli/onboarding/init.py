@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from diht_k8s.cli.init_choices import Machine
+    from diht_k8s.cli.onboarding.choices import Machine
     from diht_k8s.recipe.shards.storage import Storage
 
 PLACES: Final = ("laptop", "gpu-node", "cluster")
@@ -42,8 +42,8 @@ def _init(options: argparse.Namespace) -> int:
     from diht_k8s.api.documents import load
     from diht_k8s.api.errors import ExitCode, UserError
     from diht_k8s.cli.imports import progress_bar
-    from diht_k8s.cli.init_choices import choose
-    from diht_k8s.cli.init_document import Names, document
+    from diht_k8s.cli.onboarding.choices import choose
+    from diht_k8s.cli.onboarding.document import Names, document
     from diht_k8s.recipe.filter import CaptionParser
     from diht_k8s.recipe.first_look.held_out import hold_out
     from diht_k8s.recipe.first_look.look import MAX_SEEN, look_at
@@ -116,7 +116,7 @@ def this_machine() -> Machine:
     import psutil
 
     from diht_k8s.cli import placement
-    from diht_k8s.cli.init_choices import Machine
+    from diht_k8s.cli.onboarding.choices import Machine
 
     found = placement.this_machine()
     return Machine(found.cores, psutil.virtual_memory().total / 2**30, found.gpus)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from diht_k8s import __version__
 from diht_k8s.api.layout import join
-from diht_k8s.cli.init_choices import Choices, Machine
+from diht_k8s.cli.onboarding.choices import Choices, Machine
 from diht_k8s.recipe.first_look.held_out import EXCLUDE, SHARD, HeldOut
 from diht_k8s.recipe.first_look.look import Look
 

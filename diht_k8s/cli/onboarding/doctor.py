@@ -130,7 +130,7 @@ def _seen_gpus() -> int:
 
 def _shards_of(target: str, *, every: bool) -> Iterator[Finding]:
     from diht_k8s.api.errors import DihtError
-    from diht_k8s.cli.init import shard_patterns
+    from diht_k8s.cli.onboarding.init import shard_patterns
     from diht_k8s.recipe.first_look.checkup import READ, Finding, shard_findings
     from diht_k8s.recipe.shards.sources import Shard
     from diht_k8s.recipe.shards.storage import Storage
