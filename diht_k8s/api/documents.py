@@ -14,6 +14,7 @@ from typing import Any, Final, get_args
 from pydantic import BaseModel, ValidationError
 
 from diht_k8s.api.errors import UserError
+from diht_k8s.api.expectations import expected
 from diht_k8s.api.json_types import is_array, is_dict, is_list, is_object
 from diht_k8s.api.pod_demands import IDLE_CAPABILITIES, idle_capabilities, run_demands
 from diht_k8s.api.pods import Pods
@@ -269,6 +270,9 @@ def _message(path: Path, detail: Any) -> str:
     if kind == "value_error":
         return str(detail["ctx"]["error"])
     shown = REDACTED if holds_literals(path) else _short(given)
+    wanted = expected(kind, detail.get("ctx", {}), _known_names(path))
+    if wanted is not None:
+        return f"expected {wanted}, got {'nothing' if given is None else shown}"
     return f"{detail['msg'][:1].lower()}{detail['msg'][1:]}, got {shown}"
 
 

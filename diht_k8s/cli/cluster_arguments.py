@@ -21,6 +21,7 @@ def add_cluster_commands(commands: Commands) -> None:
     _add_for_name(commands, "why", "say in one sentence what a run does, or why it does not", _why)
     plan = _add_for_file(commands, "plan", "print every object that a run would create, without a cluster", _plan)
     plan.add_argument("--gpu", metavar="NAME", help="also estimate the training on this GPU (see diht estimate)")
+    plan.add_argument("--image", metavar="IMAGE", help="image of the recipe, in place of pods.image of the document")
     plan.add_argument("--show-secrets", action="store_true", help="print literal values of pods.env too")
     _add_for_name(commands, "retry", "resume a run that failed", _retry)
     _add_for_name(commands, "cancel", "delete a run; what it finished stays", _cancel)
@@ -74,9 +75,8 @@ def _why(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     from diht_k8s.cli import cluster
 
-    return cluster.plan(
-        options.file, options.overrides, options.namespace, gpu=options.gpu, show_secrets=options.show_secrets
-    )
+    overrides = [*options.overrides, *([f"pods.image={options.image}"] if options.image else [])]
+    return cluster.plan(options.file, overrides, options.namespace, gpu=options.gpu, show_secrets=options.show_secrets)
 
 
 def _retry(options: argparse.Namespace) -> int:

@@ -17,10 +17,12 @@ from diht_k8s.recipe.runtime.signals import StopFlag
 
 if TYPE_CHECKING:
     from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
+    from diht_k8s.recipe.shards.storage import Storage
     from diht_k8s.recipe.takedown import Purged
 
 SHOWN: Final = 20
 SHOWN_CUT: Final = 8
+SHOWN_UNMATCHED: Final = 10
 WIDTH: Final = 110
 
 
@@ -118,11 +120,21 @@ def _vocabulary_file(path: str, overrides: Sequence[str]) -> tuple[str, bytes]:
 
     if is_vocabulary:
         return path, Storage().read_bytes(path)
-    run = read_run(path, overrides, {})
-    storage, uri = Storage(run.spec.storage), Layout(run.spec.data.output).vocabulary
+    storage, folder = _output(path, overrides)
+    uri = Layout(folder).vocabulary
     if not storage.exists(uri):
         raise UserError(f"{uri} does not exist: run the stage label of this run first")
     return uri, storage.read_bytes(uri)
+
+
+def _output(path: str, overrides: Sequence[str]) -> tuple[Storage, str]:
+    """The output folder of a run, named itself or by its document, and the storage that reaches it."""
+    from diht_k8s.recipe.shards.storage import Storage
+
+    if Path(path.removeprefix("file://")).expanduser().is_dir() or path.startswith("s3://"):
+        return Storage(), path
+    run = read_run(path, overrides, {})
+    return Storage(run.spec.storage), run.spec.data.output
 
 
 def describe_purge(done: Purged, path: str, exclude: str, *, filters_out: bool, listed: bool = False) -> list[str]:
@@ -136,7 +148,7 @@ def describe_purge(done: Purged, path: str, exclude: str, *, filters_out: bool, 
         listed: whether kept pairs are listed and not copied.
     """
     if not done.shards:
-        return ["nothing to remove: no pair of the list is in the run's output"]
+        return ["nothing to remove: no pair of the list is in the run's output", *_unmatched(done)]
     kept = "keep lists" if listed else "kept shards"
     what = f"{kept} and labels" if done.labels else kept
     lines = [f"removed {done.pairs} pairs from {what}; {done.shards} shards were rewritten"]
@@ -155,4 +167,13 @@ def describe_purge(done: Purged, path: str, exclude: str, *, filters_out: bool, 
             f"a model was trained on them: diht run {path} --replace trains and evaluates again; exported models, "
             "checkpoints and the evaluation's report with its thumbnails stay until then"
         )
-    return lines
+    return [*lines, *_unmatched(done)]
+
+
+def _unmatched(done: Purged) -> list[str]:
+    """Entries of the list that name no pair."""
+    if not done.unmatched:
+        return []
+    more = len(done.unmatched) - SHOWN_UNMATCHED
+    names = ", ".join(done.unmatched[:SHOWN_UNMATCHED]) + (f" and {more} more" if more > 0 else "")
+    return [f"{len(done.unmatched)} entries match nothing (a digest finds kept pairs only): {names}"]

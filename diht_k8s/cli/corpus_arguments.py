@@ -22,9 +22,9 @@ def add_corpus_commands(commands: Commands) -> None:
     )
     concepts.description = (
         "Show the concept classes that the stage label made of the captions: the commonest, the rarest kept, and what "
-        "was cut and why. FILE is a run document or a vocabulary.json (a path or s3:// URI)."
+        "was cut and why. FILE is a run document, a run's output folder or a vocabulary.json (a path or s3:// URI)."
     )
-    concepts.add_argument("file", metavar="FILE", help="a run document, or a vocabulary.json")
+    concepts.add_argument("file", metavar="FILE", help="a run document, an output folder, or a vocabulary.json")
     add_set(concepts)
     concepts.set_defaults(command=_concepts)
 
@@ -98,7 +98,7 @@ def add_evaluate_commands(commands: Commands) -> None:
 
     report = commands.add_parser("report", help="compare the evaluations of several runs side by side")
     report.description = (
-        "Compare evaluations side by side: a table on stdout and a page. Each RUN is a run's output folder, or its "
+        "Compare evaluations side by side: a table on stdout and a page. Each RUN is a run document, a run's output folder, or its "
         "report.json. Runs that differ only in their seed share one column, which shows their spread. "
         "Differences to the first RUN are paired over the images and tested."
     )

@@ -29,6 +29,25 @@ def read_run(path: str | None, overrides: Sequence[str], environment: Mapping[st
     return load(environment["DIHT_RUN"], name="DIHT_RUN", overrides=overrides)
 
 
+def output_of(place: str, overrides: Sequence[str] = ()) -> str | None:
+    """The output folder that a place means: a run document's, or the folder itself; None for any other file.
+
+    Raises:
+        UserError: the run document is wrong.
+    """
+    if place.endswith((".yaml", ".yml")) or (place.endswith(".json") and '"DihtRun"' in _beginning(place)):
+        return read_run(place, overrides, {}).spec.data.output
+    return None if place.endswith(".json") else place
+
+
+def _beginning(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(4096)
+    except OSError:  # an s3:// URI, or nothing
+        return ""
+
+
 def validate_command(path: str, overrides: Sequence[str], gpu: str | None = None) -> int:
     """Check a document; prints on stderr what is wrong, will fail, is unwise or needs rights; 0 or 64.
 

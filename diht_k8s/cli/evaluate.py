@@ -17,6 +17,7 @@ from diht_k8s.api.hashing import SCHEMA_VERSION
 from diht_k8s.api.json_types import is_dict
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import Stage
+from diht_k8s.cli.document import output_of
 from diht_k8s.recipe.evaluate.catalogue import LISTS, Catalogue, catalogue
 from diht_k8s.recipe.evaluate.catalogue.presence import Presence, benchmark_of, candidate_folders, others, presence
 from diht_k8s.recipe.shards.storage import Storage
@@ -187,7 +188,7 @@ def compare(runs: Sequence[str], output: str) -> str:
     """Write the page; the table for a terminal.
 
     Args:
-        runs: output folders, or report.json files.
+        runs: run documents, output folders, or report.json files.
         output: where the page goes.
 
     Raises:
@@ -230,10 +231,13 @@ def _read_report(storage: Storage, run: str) -> tuple[str, dict[str, Any]]:
     """The folder of a report, and the report."""
     from diht_k8s.recipe.report.comparison import comparison
 
-    places = [run] if run.endswith(".json") else [Layout(run).report(Stage.EVALUATE), join(run, "report.json")]
+    output = output_of(run)
+    places = [run] if output is None else [Layout(output).report(Stage.EVALUATE), join(output, "report.json")]
     uri = next((place for place in places if storage.exists(place)), None)
     if uri is None:
-        raise UserError(f"{run} has no evaluate/report.json: run the stage evaluate first, or name a report.json")
+        raise UserError(
+            f"{output or run} has no evaluate/report.json: run the stage evaluate first, or name a report.json"
+        )
     try:
         found = json.loads(storage.read_bytes(uri))
     except (ValueError, RecursionError) as error:

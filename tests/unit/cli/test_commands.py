@@ -151,11 +151,11 @@ def test_validate_warns_of_capabilities_that_the_containers_user_cannot_use(
     ("old", "new", "problem"),
     [
         ("optimizer", "optimzer", "line 13: spec.train.optimzer: unknown key; did you mean optimizer?"),
-        ("16000000000", "many", 'line 11: spec.train.samples: input should be a valid integer, got "many"'),
+        ("16000000000", "many", 'line 11: spec.train.samples: expected a whole number, got "many"'),
         (
             "minActions: 0",
             "minActions: -1",
-            "line 8: spec.filter.minActions: input should be greater than or equal to 0",
+            "line 8: spec.filter.minActions: expected a number of at least 0",
         ),
         ("mode: Disabled", "mode: Concept", "line 12: spec.train.distillation.mode: "),
         ("kind: DihtRun", "kind: DihtRun\nkind: DihtRun", "line 3: the key 'kind' appears twice in one mapping"),
