@@ -131,6 +131,25 @@ def test_plan_takes_the_image_that_its_own_message_asks_for(tmp_path: Path, caps
     assert capsys.readouterr().out.count("image: registry.example.org/recipe:1.0") >= 6
 
 
+class TwoRuns:
+    namespace = "team"
+
+    def all(self) -> list[dict[str, Any]]:
+        done = status(condition(ConditionType.PROGRESSING, Reason.RUNNING, "train: attempt 1 runs"))
+        return [{"metadata": {"name": "a"}, "status": wire(done)}, {"metadata": {"name": "b"}}]
+
+
+def test_list_of_a_namespace_says_in_a_sentence_each_what_its_runs_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("diht_k8s.cli.cluster.open_kube", lambda _: TwoRuns())
+    assert main(["list", "-n", "team"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert (first, second.startswith("b has no status yet")) == ("a runs: train: attempt 1 runs", True)
+    assert main(["list", "-n", "team", "--json"]) == 0
+    assert [each["name"] for each in json.loads(capsys.readouterr().out)] == ["a", "b"]
+
+
 class Screen:
     def __init__(self) -> None:
         self.lines: list[str] = []
