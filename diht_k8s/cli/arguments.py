@@ -16,6 +16,11 @@ EXIT_CODES: Final = (
 FILE: Final = "the run document (YAML or JSON)"
 
 
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add `--json`."""
+    parser.add_argument("--json", action="store_true", help="print one JSON value in place of text")
+
+
 def add_set(parser: argparse.ArgumentParser) -> None:
     """Add `--set`."""
     parser.add_argument(

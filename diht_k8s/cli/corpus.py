@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +17,7 @@ from diht_k8s.cli.document import read_run
 from diht_k8s.recipe.runtime.signals import StopFlag
 
 if TYPE_CHECKING:
+    from diht_k8s.recipe.filter import CaptionGraph
     from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
     from diht_k8s.recipe.shards.storage import Storage
     from diht_k8s.recipe.takedown import Purged
@@ -26,23 +28,49 @@ SHOWN_UNMATCHED: Final = 10
 WIDTH: Final = 110
 
 
-def parse_command(captions: Sequence[str]) -> int:
+def parse_command(captions: Sequence[str], *, as_json: bool = False) -> int:
     """Print the graph of each caption; the exit code."""
     from diht_k8s.recipe.filter import CaptionParser, describe
 
+    if as_json:
+        graphs = CaptionParser().parse(list(captions))
+        print(json.dumps([_graph(caption, graph) for caption, graph in zip(captions, graphs, strict=True)]))
+        return ExitCode.DONE
     print("\n\n".join(describe(graph) for graph in CaptionParser().parse(list(captions))))
     return ExitCode.DONE
 
 
-def concepts_command(path: str, overrides: Sequence[str]) -> int:
+def _graph(caption: str, graph: CaptionGraph) -> dict[str, Any]:
+    """A graph with names in place of numbers."""
+    names = [*graph.names]
+    return {
+        "caption": caption,
+        "objects": names,
+        "attributes": [{"object": names[index], "attribute": name} for index, name in graph.attributes],
+        "relations": [
+            {
+                "subject": None if each.subject is None else names[each.subject],
+                "predicate": each.predicate,
+                "object": None if each.object is None else names[each.object],
+            }
+            for each in graph.relations
+        ],
+        "actions": [action.name for action in graph.actions],
+        "complexity": graph.complexity,
+    }
+
+
+def concepts_command(path: str, overrides: Sequence[str], *, as_json: bool = False) -> int:
     """Print the vocabulary of a run, or of a `vocabulary.json`; the exit code."""
     from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
 
-    print(describe_vocabulary(ConceptVocabulary.from_document(_vocabulary_document(path, overrides))))
+    document = _vocabulary_document(path, overrides)
+    vocabulary = ConceptVocabulary.from_document(document)
+    print(json.dumps(document) if as_json else describe_vocabulary(vocabulary))
     return ExitCode.DONE
 
 
-def purge_command(path: str, exclude: str, overrides: Sequence[str]) -> int:
+def purge_command(path: str, exclude: str, overrides: Sequence[str], *, as_json: bool = False) -> int:
     """Take the listed pairs out of a run's output and say what was done; the exit code."""
     stop = StopFlag().install()
     from diht_k8s.recipe.shards.storage import Storage
@@ -50,6 +78,9 @@ def purge_command(path: str, exclude: str, overrides: Sequence[str]) -> int:
 
     run = read_run(path, overrides, {})
     done = purge(run, Storage(run.spec.storage), exclude, stop)
+    if as_json:
+        print(json.dumps(asdict(done)))
+        return ExitCode.DONE
     filters_out = run.spec.filter is not None and run.spec.filter.exclude is not None
     listed = run.spec.filter is not None and run.spec.filter.output == "KeepList"
     print(*describe_purge(done, path, exclude, filters_out=filters_out, listed=listed), sep="\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from diht_k8s.cli.arguments import EXIT_CODES, FILE, Commands, add_set
+from diht_k8s.cli.arguments import EXIT_CODES, FILE, Commands, add_json, add_set
 from diht_k8s.cli.imports import add_import
 
 
@@ -15,6 +15,7 @@ def add_corpus_commands(commands: Commands) -> None:
         "Show objects, attributes, relations, complexity and actions of captions, as the CAT filter sees them."
     )
     parse.add_argument("captions", nargs="+", metavar="CAPTION")
+    add_json(parse)
     parse.set_defaults(command=_parse)
 
     concepts = commands.add_parser(
@@ -26,6 +27,7 @@ def add_corpus_commands(commands: Commands) -> None:
     )
     concepts.add_argument("file", metavar="FILE", help="a run document, an output folder, or a vocabulary.json")
     add_set(concepts)
+    add_json(concepts)
     concepts.set_defaults(command=_concepts)
 
     purge = commands.add_parser("purge", help="take pairs out of a run's output (takedowns)", epilog=EXIT_CODES)
@@ -39,25 +41,26 @@ def add_corpus_commands(commands: Commands) -> None:
         help="uids, SHA-256 of URLs or SHA-256 of images, one a line (a path or s3:// URI)",
     )  # fmt: skip
     add_set(purge)
+    add_json(purge)
     purge.set_defaults(command=_purge)
 
 
 def _parse(options: argparse.Namespace) -> int:
     from diht_k8s.cli.corpus import parse_command
 
-    return parse_command(options.captions)
+    return parse_command(options.captions, as_json=options.json)
 
 
 def _concepts(options: argparse.Namespace) -> int:
     from diht_k8s.cli.corpus import concepts_command
 
-    return concepts_command(options.file, options.overrides)
+    return concepts_command(options.file, options.overrides, as_json=options.json)
 
 
 def _purge(options: argparse.Namespace) -> int:
     from diht_k8s.cli.corpus import purge_command
 
-    return purge_command(options.file, options.exclude, options.overrides)
+    return purge_command(options.file, options.exclude, options.overrides, as_json=options.json)
 
 
 def add_evaluate_commands(commands: Commands) -> None:
@@ -78,6 +81,7 @@ def add_evaluate_commands(commands: Commands) -> None:
         help="this benchmark only, one of the list or a folder below ROOT; may be repeated",
     )  # fmt: skip
     benchmarks.add_argument("--yaml", action="store_true", help="print a part of a run document")
+    add_json(benchmarks)
     benchmarks.set_defaults(command=_benchmarks)
     add_import(commands)
 
@@ -94,6 +98,7 @@ def add_evaluate_commands(commands: Commands) -> None:
         "--architecture", metavar="NAME",
         help="open_clip's name of the architecture, for a checkpoint file whose shapes do not determine it",
     )  # fmt: skip
+    add_json(convert)
     convert.set_defaults(command=_convert)
 
     report = commands.add_parser("report", help="compare the evaluations of several runs side by side")
@@ -104,22 +109,23 @@ def add_evaluate_commands(commands: Commands) -> None:
     )
     report.add_argument("runs", metavar="RUN", nargs="+")
     report.add_argument("--output", metavar="FILE", default="comparison.html", help="the page (comparison.html)")
+    add_json(report)
     report.set_defaults(command=_report)
 
 
 def _benchmarks(options: argparse.Namespace) -> int:
     from diht_k8s.cli.evaluate import benchmarks_command
 
-    return benchmarks_command(options.catalogue, options.root, options.only, as_yaml=options.yaml)
+    return benchmarks_command(options.catalogue, options.root, options.only, as_yaml=options.yaml, as_json=options.json)
 
 
 def _convert(options: argparse.Namespace) -> int:
     from diht_k8s.cli.evaluate import convert_command
 
-    return convert_command(options.source, options.target, options.architecture)
+    return convert_command(options.source, options.target, options.architecture, as_json=options.json)
 
 
 def _report(options: argparse.Namespace) -> int:
     from diht_k8s.cli.evaluate import report_command
 
-    return report_command(options.runs, options.output)
+    return report_command(options.runs, options.output, as_json=options.json)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from diht_k8s.api.documents import check, load, located, read_text, security_demands, warnings
+from diht_k8s.api.documents import DocumentProblem, check, load, located, read_text, security_demands, warnings
 from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.pod_demands import level_of
 from diht_k8s.api.run import DihtRun
@@ -48,7 +50,7 @@ def _beginning(path: str) -> str:
         return ""
 
 
-def validate_command(path: str, overrides: Sequence[str], gpu: str | None = None) -> int:
+def validate_command(path: str, overrides: Sequence[str], gpu: str | None = None, *, as_json: bool = False) -> int:
     """Check a document; prints on stderr what is wrong, will fail, is unwise or needs rights; 0 or 64.
 
     Whether its training fits on a GPU and its pods' CPUs can feed that is unwise at most: the GPU is `gpu` or that of its
@@ -56,22 +58,39 @@ def validate_command(path: str, overrides: Sequence[str], gpu: str | None = None
     """
     text = read_text(path)
     run, problems = check(text, overrides=overrides)
-    if run is None:
-        print("\n".join(f"{path}: {problem}" for problem in problems), file=sys.stderr)
+    found = _Found(problems) if run is None else _found(text, run, gpu)
+    if as_json:
+        print(json.dumps({"valid": not found.problems, **asdict(found)}))
+    elif found.problems:
+        print("\n".join(f"{path}: {line}" for line in (*found.warnings, *found.problems)), file=sys.stderr)
+    else:
+        for line in (*found.warnings, *found.demands):
+            print(f"{path}: {line}", file=sys.stderr)
+    if found.problems or run is None:
         return ExitCode.USER_ERROR
-    for warning in warnings(text, run):
-        print(f"{path}: warning: {warning}", file=sys.stderr)
-    warn_of_gpu(path, run, gpu)
-    if failing := located(text, foreseen_problems(run)):
-        print("\n".join(f"{path}: {problem}" for problem in failing), file=sys.stderr)
-        return ExitCode.USER_ERROR
-    for demand in security_demands(text, run):
-        print(f"{path}: {demand}", file=sys.stderr)
-    stages, level = ", ".join(run.spec.stages), level_of(run.spec)
-    print(
-        f"{path}: valid: run {run.metadata.name}, stages {stages}, output {run.spec.data.output}, Pod Security {level}"
-    )
+    if not as_json:
+        stages, output = ", ".join(run.spec.stages), run.spec.data.output
+        print(
+            f"{path}: valid: run {run.metadata.name}, stages {stages}, output {output}, Pod Security {level_of(run.spec)}"
+        )
     return ExitCode.DONE
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a document is told."""
+
+    problems: list[DocumentProblem]
+    """what is wrong, or will fail."""
+    warnings: list[str] = field(default_factory=list)
+    demands: list[DocumentProblem] = field(default_factory=list)
+    """fields that need more rights than Pod Security `restricted`."""
+
+
+def _found(text: str, run: DihtRun, gpu: str | None) -> _Found:
+    """What a document that can be read is told."""
+    unwise = [f"warning: {warning}" for warning in (*warnings(text, run), *_gpu_warnings(run, gpu))]
+    return _Found(located(text, foreseen_problems(run)), unwise, security_demands(text, run))
 
 
 def foreseen_problems(run: DihtRun) -> list[tuple[tuple[str, ...], str]]:
@@ -96,14 +115,17 @@ def warn_of_gpu(path: str, run: DihtRun, gpu: str | None = None) -> None:
     Raises:
         UserError: the GPU that was asked for is not known.
     """
+    for warning in _gpu_warnings(run, gpu):
+        print(f"{path}: warning: {warning}", file=sys.stderr)
+
+
+def _gpu_warnings(run: DihtRun, gpu: str | None) -> list[str]:
     if gpu is None and selected_gpu(run) is None:
-        return
+        return []
     try:
         from diht_k8s.cli.estimate import gpu_warnings  # imports torch
     except ImportError:
         if gpu is not None:
             raise
-        print(f"{path}: memory and CPUs of the training are not checked: install the extra recipe", file=sys.stderr)
-        return
-    for warning in gpu_warnings(run, gpu):
-        print(f"{path}: warning: {warning}", file=sys.stderr)
+        return ["memory and CPUs of the training are not checked: install the extra recipe"]
+    return gpu_warnings(run, gpu)

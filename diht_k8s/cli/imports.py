@@ -82,6 +82,7 @@ def add_import(commands: Any) -> None:
     )
     parser.add_argument("--shard-size", type=int, default=1000, metavar="N", help="most images in a shard (1000)")
     parser.add_argument("--replace", action="store_true", help="remove another import from OUTPUT; other files stay")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(command=_import)
 
 
@@ -144,7 +145,7 @@ def _import(options: argparse.Namespace) -> int:
             lambda total, done: bar.update(task, total=total, completed=done),
             lambda: bar.advance(task),
         )
-    print(summary(options.output, marker))
+    print(json.dumps(marker) if options.json else summary(options.output, marker))
     return ExitCode.DONE
 
 

@@ -14,8 +14,9 @@ from typing import Final
 from diht_k8s import __version__
 from diht_k8s.api.errors import DihtError, ExitCode, missing_package
 from diht_k8s.api.steps import LABEL_STEPS
-from diht_k8s.cli.arguments import EXIT_CODES, FILE, Commands, add_set
+from diht_k8s.cli.arguments import EXIT_CODES, FILE, Commands, add_json, add_set
 from diht_k8s.cli.cluster_arguments import add_cluster_commands
+from diht_k8s.cli.completion import add_completion
 from diht_k8s.cli.corpus_arguments import add_corpus_commands, add_evaluate_commands
 from diht_k8s.cli.imports import COMMAND, add_pair_import
 from diht_k8s.cli.onboarding.doctor import add_doctor
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:2] == ["benchmarks", "import"]:
         words[:2] = [COMMAND]
-    options = _parser().parse_args(words)
+    options = parser_of_diht().parse_args(words)
     try:
         return options.command(options)
     except DihtError as error:
@@ -52,7 +53,8 @@ class _DihtParser(argparse.ArgumentParser):
         super().exit(64 if status == 2 else status, message)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser_of_diht() -> argparse.ArgumentParser:
+    """The parser of all commands."""
     parser = _DihtParser(
         prog="diht",
         description="The DiHT recipe: CAT filter, concept labels, training with hard negatives, evaluation.",
@@ -71,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     add_corpus_commands(commands)
     add_evaluate_commands(commands)
     add_cluster_commands(commands)
+    add_completion(commands, parser)
     return parser
 
 
@@ -113,13 +116,14 @@ def _add_validate(commands: Commands) -> None:
         help="warn if the training does not fit on this GPU or the pods' CPUs cannot feed it; else that of its node selector",
     )  # fmt: skip
     add_set(parser)
+    add_json(parser)
     parser.set_defaults(command=_validate)
 
 
 def _validate(options: argparse.Namespace) -> int:
     from diht_k8s.cli.document import validate_command
 
-    return validate_command(options.file, options.overrides, options.gpu)
+    return validate_command(options.file, options.overrides, options.gpu, as_json=options.json)
 
 
 def _add_estimate(commands: Commands) -> None:

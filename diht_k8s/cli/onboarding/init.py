@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -35,6 +36,7 @@ def add_init(commands: Any) -> None:
         help="laptop, gpu-node or cluster; this machine's if unset: gpu-node where it has a GPU",
     )  # fmt: skip
     parser.add_argument("--replace", action="store_true", help="replace FILE if it exists")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(command=_init)
 
 
@@ -69,6 +71,10 @@ def _init(options: argparse.Namespace) -> int:
     run = load(text, name=str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
+    if options.json:
+        facts = {"pairs": look.total, "held_out": len(held.pairs), "held_out_folder": names.held_out}
+        print(json.dumps({"file": str(path), "run": run.metadata.name, "for": place, **facts}))
+        return ExitCode.DONE
     print(f"{path}: run {run.metadata.name} for {place}; {len(held.pairs)} groups are held out in {names.held_out}")
     print(f"to start it: diht {'submit' if place == 'cluster' else 'run'} {path}")
     return ExitCode.DONE
