@@ -87,26 +87,31 @@ def _watch(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from diht_k8s.cli import cluster, local_runs
+    from diht_k8s.cli import local_runs
 
     if (output := local_runs.local_output(options.name)) is not None:
         return local_runs.status_command(output, as_json=options.json)
+    from diht_k8s.cli import cluster
+
     return cluster.why(options.name, options.namespace, as_json=options.json)
 
 
 def _list(options: argparse.Namespace) -> int:
-    from diht_k8s.cli import cluster, local_runs
-
     if options.namespace is not None:
+        from diht_k8s.cli import cluster
+
         return cluster.list_runs(options.namespace, as_json=options.json)
+    from diht_k8s.cli import local_runs
+
     return local_runs.list_command(options.folder, as_json=options.json)
 
 
 def _logs(options: argparse.Namespace) -> int:
-    from diht_k8s.cli import cluster, local_runs
+    from diht_k8s.cli import local_runs
 
     if (output := local_runs.local_output(options.name)) is not None:
         return local_runs.logs_command(output, options.stage, follow=options.follow, lines=options.tail)
+    from diht_k8s.cli import cluster
 
     return cluster.logs(options.name, options.stage, options.namespace, follow=options.follow, lines=options.tail)
 

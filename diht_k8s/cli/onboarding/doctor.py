@@ -34,6 +34,7 @@ def add_doctor(commands: Any) -> None:
 
 def _doctor(options: argparse.Namespace) -> int:
     from diht_k8s.api.errors import ExitCode
+    from diht_k8s.recipe.first_look import checkup  # noqa: F401 (names the extra where it is missing)
 
     found: list[Finding] = []
     for finding in findings(options.target, every=options.all):
@@ -53,7 +54,7 @@ def findings(target: str | None, *, every: bool) -> Iterator[Finding]:
         target: a run document or shards; None checks this machine only.
         every: read all shards.
     """
-    yield from version_findings(metadata.requires("diht-k8s") or [])
+    yield from version_findings(_required())
     yield from device_findings(_listed_gpus(), _seen_gpus)
     if target is None:
         return
@@ -61,6 +62,14 @@ def findings(target: str | None, *, every: bool) -> Iterator[Finding]:
         yield from _run_findings(target, every=every)
     else:
         yield from _shards_of(target, every=every)
+
+
+def _required() -> list[str]:
+    """What the project requires; nothing where it runs from a checkout that is not installed."""
+    try:
+        return metadata.requires("diht-k8s") or []
+    except metadata.PackageNotFoundError:
+        return []
 
 
 def installed_version(package: str) -> str | None:
