@@ -14,6 +14,7 @@ from typing import Any, Final, get_args
 from pydantic import BaseModel, ValidationError
 
 from diht_k8s.api.errors import UserError
+from diht_k8s.api.expectations import expected
 from diht_k8s.api.json_types import is_array, is_dict, is_list, is_object
 from diht_k8s.api.pod_demands import IDLE_CAPABILITIES, idle_capabilities, run_demands
 from diht_k8s.api.pods import Pods
@@ -97,16 +98,17 @@ def warnings(text: str, run: DihtRun) -> list[DocumentProblem]:
         (path, f"{name} looks like a secret: put it into a Secret and refer to it by valueFrom.secretKeyRef")
         for path, name in suspicious(document_of(run))
     ]
-    return _located(text, [*secrets, *((path, IDLE_CAPABILITIES) for path in idle_capabilities(run.spec))])
+    return located(text, [*secrets, *((path, IDLE_CAPABILITIES) for path in idle_capabilities(run.spec))])
 
 
 def security_demands(text: str, run: DihtRun) -> list[DocumentProblem]:
     """The fields of a valid document that need more of the namespace than Pod Security `restricted`."""
     found = run_demands(run.spec)
-    return _located(text, [(path, f"needs Pod Security {each.level} ({each.why})") for path, each in found])
+    return located(text, [(path, f"needs Pod Security {each.level} ({each.why})") for path, each in found])
 
 
-def _located(text: str, found: Iterable[tuple[tuple[str | int, ...], str]]) -> list[DocumentProblem]:
+def located(text: str, found: Iterable[tuple[tuple[str | int, ...], str]]) -> list[DocumentProblem]:
+    """Fields of a document with messages as problems, each with its line."""
     tree = read_tree(text)
     return [DocumentProblem(tree.line_of(path), _field(path), message) for path, message in found]
 
@@ -268,6 +270,9 @@ def _message(path: Path, detail: Any) -> str:
     if kind == "value_error":
         return str(detail["ctx"]["error"])
     shown = REDACTED if holds_literals(path) else _short(given)
+    wanted = expected(kind, detail.get("ctx", {}), _known_names(path))
+    if wanted is not None:
+        return f"expected {wanted}, got {'nothing' if given is None else shown}"
     return f"{detail['msg'][:1].lower()}{detail['msg'][1:]}, got {shown}"
 
 

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Final
 
+from diht_k8s.api.errors import UserError
 from diht_k8s.api.hashing import differences, sha256_of, stage_config
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.cli.document import read_run
+from diht_k8s.cli.document import foreseen_problems, read_run
 from diht_k8s.cli.stage import program_of
 from diht_k8s.recipe.runtime.commit import find_committed
 from diht_k8s.recipe.runtime.own_inputs import check_own_inputs
@@ -54,7 +55,7 @@ def inspect(run: DihtRun, first: Stage, *, replace: bool) -> list[FoundStage]:
         replace: remove what a stage whose configuration differs, and the run's stages after it, have written.
 
     Raises:
-        UserError: an input lies inside a stage folder of the run's own output.
+        UserError: an input lies inside a stage folder of the run's own output, or a run that begins now will fail.
     """
     storage, layout = Storage(run.spec.storage), Layout(run.spec.data.output)
     check_own_inputs(run, storage)
@@ -70,11 +71,19 @@ def inspect(run: DihtRun, first: Stage, *, replace: bool) -> list[FoundStage]:
         started = newest_started(storage, layout, stage)
         before = committed.config if committed is not None else None if started is None else started.config
         lines = [] if before is None else differences(before, config)
+        if before is None and number == 0:
+            _refuse_foreseen(run)
         found.append(
             _replaced(storage, layout, stages[number:], lines) if lines and replace else FoundStage(stage, False, lines)
         )
         break
     return found
+
+
+def _refuse_foreseen(run: DihtRun) -> None:
+    """Raise UserError before anything is written where a run that begins now will fail."""
+    if problems := foreseen_problems(run):
+        raise UserError("\n".join(f"{'.'.join(field)}: {message}" for field, message in problems))
 
 
 def _replaced(storage: Storage, layout: Layout, stages: Sequence[Stage], lines: list[str]) -> FoundStage:

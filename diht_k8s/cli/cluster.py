@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -114,11 +115,28 @@ def newest_pods(pods: list[dict[str, Any]], stage: str | None) -> list[dict[str,
     return [pod for _, pod in sorted(same, key=lambda each: (each[0], each[1]["metadata"]["creationTimestamp"]))]
 
 
-def why(name: str, namespace: str | None) -> int:
+def list_runs(namespace: str, *, as_json: bool) -> int:
+    """Print the runs of a namespace."""
+    kube = open_kube(namespace)
+    runs = [(each["metadata"]["name"], each.get("status") or {}) for each in kube.all()]
+    if as_json:
+        print(json.dumps([{"name": name, "status": status} for name, status in runs]))
+        return ExitCode.DONE
+    for name, status in runs:
+        print(sentence(name, Status.model_validate(status)))
+    if not runs:
+        print(f"no runs in the namespace {kube.namespace}")
+    return ExitCode.DONE
+
+
+def why(name: str, namespace: str | None, *, as_json: bool = False) -> int:
     """Say in one sentence what a run does, or why it does not."""
     kube = open_kube(namespace)
     document = kube.run(name)
     status = Status.model_validate(document.get("status") or {})
+    if as_json:
+        print(json.dumps({"name": name, "says": sentence(name, status), "status": document.get("status") or {}}))
+        return ExitCode.DONE
     print(sentence(name, status))
     for line in (*details(status), *goodput_lines(status)):
         print(f"  {line}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,31 +17,60 @@ from diht_k8s.cli.document import read_run
 from diht_k8s.recipe.runtime.signals import StopFlag
 
 if TYPE_CHECKING:
+    from diht_k8s.recipe.filter import CaptionGraph
     from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
+    from diht_k8s.recipe.shards.storage import Storage
     from diht_k8s.recipe.takedown import Purged
 
 SHOWN: Final = 20
 SHOWN_CUT: Final = 8
+SHOWN_UNMATCHED: Final = 10
 WIDTH: Final = 110
 
 
-def parse_command(captions: Sequence[str]) -> int:
+def parse_command(captions: Sequence[str], *, as_json: bool = False) -> int:
     """Print the graph of each caption; the exit code."""
     from diht_k8s.recipe.filter import CaptionParser, describe
 
+    if as_json:
+        graphs = CaptionParser().parse(list(captions))
+        print(json.dumps([_graph(caption, graph) for caption, graph in zip(captions, graphs, strict=True)]))
+        return ExitCode.DONE
     print("\n\n".join(describe(graph) for graph in CaptionParser().parse(list(captions))))
     return ExitCode.DONE
 
 
-def concepts_command(path: str, overrides: Sequence[str]) -> int:
+def _graph(caption: str, graph: CaptionGraph) -> dict[str, Any]:
+    """A graph with names in place of numbers."""
+    names = [*graph.names]
+    return {
+        "caption": caption,
+        "objects": names,
+        "attributes": [{"object": names[index], "attribute": name} for index, name in graph.attributes],
+        "relations": [
+            {
+                "subject": None if each.subject is None else names[each.subject],
+                "predicate": each.predicate,
+                "object": None if each.object is None else names[each.object],
+            }
+            for each in graph.relations
+        ],
+        "actions": [action.name for action in graph.actions],
+        "complexity": graph.complexity,
+    }
+
+
+def concepts_command(path: str, overrides: Sequence[str], *, as_json: bool = False) -> int:
     """Print the vocabulary of a run, or of a `vocabulary.json`; the exit code."""
     from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
 
-    print(describe_vocabulary(ConceptVocabulary.from_document(_vocabulary_document(path, overrides))))
+    document = _vocabulary_document(path, overrides)
+    vocabulary = ConceptVocabulary.from_document(document)
+    print(json.dumps(document) if as_json else describe_vocabulary(vocabulary))
     return ExitCode.DONE
 
 
-def purge_command(path: str, exclude: str, overrides: Sequence[str]) -> int:
+def purge_command(path: str, exclude: str, overrides: Sequence[str], *, as_json: bool = False) -> int:
     """Take the listed pairs out of a run's output and say what was done; the exit code."""
     stop = StopFlag().install()
     from diht_k8s.recipe.shards.storage import Storage
@@ -48,6 +78,9 @@ def purge_command(path: str, exclude: str, overrides: Sequence[str]) -> int:
 
     run = read_run(path, overrides, {})
     done = purge(run, Storage(run.spec.storage), exclude, stop)
+    if as_json:
+        print(json.dumps(asdict(done)))
+        return ExitCode.DONE
     filters_out = run.spec.filter is not None and run.spec.filter.exclude is not None
     listed = run.spec.filter is not None and run.spec.filter.output == "KeepList"
     print(*describe_purge(done, path, exclude, filters_out=filters_out, listed=listed), sep="\n")
@@ -118,11 +151,21 @@ def _vocabulary_file(path: str, overrides: Sequence[str]) -> tuple[str, bytes]:
 
     if is_vocabulary:
         return path, Storage().read_bytes(path)
-    run = read_run(path, overrides, {})
-    storage, uri = Storage(run.spec.storage), Layout(run.spec.data.output).vocabulary
+    storage, folder = _output(path, overrides)
+    uri = Layout(folder).vocabulary
     if not storage.exists(uri):
         raise UserError(f"{uri} does not exist: run the stage label of this run first")
     return uri, storage.read_bytes(uri)
+
+
+def _output(path: str, overrides: Sequence[str]) -> tuple[Storage, str]:
+    """The output folder of a run, named itself or by its document, and the storage that reaches it."""
+    from diht_k8s.recipe.shards.storage import Storage
+
+    if Path(path.removeprefix("file://")).expanduser().is_dir() or path.startswith("s3://"):
+        return Storage(), path
+    run = read_run(path, overrides, {})
+    return Storage(run.spec.storage), run.spec.data.output
 
 
 def describe_purge(done: Purged, path: str, exclude: str, *, filters_out: bool, listed: bool = False) -> list[str]:
@@ -136,7 +179,7 @@ def describe_purge(done: Purged, path: str, exclude: str, *, filters_out: bool, 
         listed: whether kept pairs are listed and not copied.
     """
     if not done.shards:
-        return ["nothing to remove: no pair of the list is in the run's output"]
+        return ["nothing to remove: no pair of the list is in the run's output", *_unmatched(done)]
     kept = "keep lists" if listed else "kept shards"
     what = f"{kept} and labels" if done.labels else kept
     lines = [f"removed {done.pairs} pairs from {what}; {done.shards} shards were rewritten"]
@@ -155,4 +198,13 @@ def describe_purge(done: Purged, path: str, exclude: str, *, filters_out: bool, 
             f"a model was trained on them: diht run {path} --replace trains and evaluates again; exported models, "
             "checkpoints and the evaluation's report with its thumbnails stay until then"
         )
-    return lines
+    return [*lines, *_unmatched(done)]
+
+
+def _unmatched(done: Purged) -> list[str]:
+    """Entries of the list that name no pair."""
+    if not done.unmatched:
+        return []
+    more = len(done.unmatched) - SHOWN_UNMATCHED
+    names = ", ".join(done.unmatched[:SHOWN_UNMATCHED]) + (f" and {more} more" if more > 0 else "")
+    return [f"{len(done.unmatched)} entries match nothing (a digest finds kept pairs only): {names}"]

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
-from diht_k8s.api.documents import check, load, read_text, security_demands, warnings
+from diht_k8s.api.documents import DocumentProblem, check, load, located, read_text, security_demands, warnings
 from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.pod_demands import level_of
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.train.estimate.gpus import selected_gpu
+
+if TYPE_CHECKING:
+    from diht_k8s.recipe.filter import CaptionParser
 
 
 def read_run(path: str | None, overrides: Sequence[str], environment: Mapping[str, str]) -> DihtRun:
@@ -25,27 +31,82 @@ def read_run(path: str | None, overrides: Sequence[str], environment: Mapping[st
     return load(environment["DIHT_RUN"], name="DIHT_RUN", overrides=overrides)
 
 
-def validate_command(path: str, overrides: Sequence[str], gpu: str | None = None) -> int:
-    """Check a document; prints on stderr what is wrong, unwise or needs rights; 0 or 64.
+def output_of(place: str, overrides: Sequence[str] = ()) -> str | None:
+    """The output folder that a place means: a run document's, or the folder itself; None for any other file.
+
+    Raises:
+        UserError: the run document is wrong.
+    """
+    if place.endswith((".yaml", ".yml")) or (place.endswith(".json") and '"DihtRun"' in _beginning(place)):
+        return read_run(place, overrides, {}).spec.data.output
+    return None if place.endswith(".json") else place
+
+
+def _beginning(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(4096)
+    except OSError:  # an s3:// URI, or nothing
+        return ""
+
+
+def validate_command(path: str, overrides: Sequence[str], gpu: str | None = None, *, as_json: bool = False) -> int:
+    """Check a document; prints on stderr what is wrong, will fail, is unwise or needs rights; 0 or 64.
 
     Whether its training fits on a GPU and its pods' CPUs can feed that is unwise at most: the GPU is `gpu` or that of its
     node selector.
     """
     text = read_text(path)
     run, problems = check(text, overrides=overrides)
-    if run is None:
-        print("\n".join(f"{path}: {problem}" for problem in problems), file=sys.stderr)
+    found = _Found(problems) if run is None else _found(text, run, gpu)
+    if as_json:
+        print(json.dumps({"valid": not found.problems, **asdict(found)}))
+    elif found.problems:
+        print("\n".join(f"{path}: {line}" for line in (*found.warnings, *found.problems)), file=sys.stderr)
+    else:
+        for line in (*found.warnings, *found.demands):
+            print(f"{path}: {line}", file=sys.stderr)
+    if found.problems or run is None:
         return ExitCode.USER_ERROR
-    for warning in warnings(text, run):
-        print(f"{path}: warning: {warning}", file=sys.stderr)
-    warn_of_gpu(path, run, gpu)
-    for demand in security_demands(text, run):
-        print(f"{path}: {demand}", file=sys.stderr)
-    stages, level = ", ".join(run.spec.stages), level_of(run.spec)
-    print(
-        f"{path}: valid: run {run.metadata.name}, stages {stages}, output {run.spec.data.output}, Pod Security {level}"
-    )
+    if not as_json:
+        stages, output = ", ".join(run.spec.stages), run.spec.data.output
+        print(
+            f"{path}: valid: run {run.metadata.name}, stages {stages}, output {output}, Pod Security {level_of(run.spec)}"
+        )
     return ExitCode.DONE
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a document is told."""
+
+    problems: list[DocumentProblem]
+    """what is wrong, or will fail."""
+    warnings: list[str] = field(default_factory=list)
+    demands: list[DocumentProblem] = field(default_factory=list)
+    """fields that need more rights than Pod Security `restricted`."""
+
+
+def _found(text: str, run: DihtRun, gpu: str | None) -> _Found:
+    """What a document that can be read is told."""
+    unwise = [f"warning: {warning}" for warning in (*warnings(text, run), *_gpu_warnings(run, gpu))]
+    return _Found(located(text, foreseen_problems(run)), unwise, security_demands(text, run))
+
+
+def foreseen_problems(run: DihtRun) -> list[tuple[tuple[str, ...], str]]:
+    """What will fail in a run, by its data as far as that is local; empty without the packages of the recipe."""
+    try:
+        from diht_k8s.recipe.first_look.foresee import foreseen
+        from diht_k8s.recipe.shards.storage import Storage
+    except ImportError:
+        return []
+
+    def parser() -> CaptionParser:
+        from diht_k8s.recipe.filter import CaptionParser
+
+        return CaptionParser()
+
+    return foreseen(run, Storage(run.spec.storage), parser)
 
 
 def warn_of_gpu(path: str, run: DihtRun, gpu: str | None = None) -> None:
@@ -54,14 +115,17 @@ def warn_of_gpu(path: str, run: DihtRun, gpu: str | None = None) -> None:
     Raises:
         UserError: the GPU that was asked for is not known.
     """
+    for warning in _gpu_warnings(run, gpu):
+        print(f"{path}: warning: {warning}", file=sys.stderr)
+
+
+def _gpu_warnings(run: DihtRun, gpu: str | None) -> list[str]:
     if gpu is None and selected_gpu(run) is None:
-        return
+        return []
     try:
         from diht_k8s.cli.estimate import gpu_warnings  # imports torch
     except ImportError:
         if gpu is not None:
             raise
-        print(f"{path}: memory and CPUs of the training are not checked: install the extra recipe", file=sys.stderr)
-        return
-    for warning in gpu_warnings(run, gpu):
-        print(f"{path}: warning: {warning}", file=sys.stderr)
+        return ["memory and CPUs of the training are not checked: install the extra recipe"]
+    return gpu_warnings(run, gpu)

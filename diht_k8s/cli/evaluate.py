@@ -17,6 +17,7 @@ from diht_k8s.api.hashing import SCHEMA_VERSION
 from diht_k8s.api.json_types import is_dict
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import Stage
+from diht_k8s.cli.document import output_of
 from diht_k8s.recipe.evaluate.catalogue import LISTS, Catalogue, catalogue
 from diht_k8s.recipe.evaluate.catalogue.presence import Presence, benchmark_of, candidate_folders, others, presence
 from diht_k8s.recipe.shards.storage import Storage
@@ -25,25 +26,33 @@ _REPORT_KEYS: Final = frozenset({"schema_version", "config", "run", "funnel", "t
 """What every report of the stage evaluate has, and no other file of a run."""
 
 
-def benchmarks_command(name: str, root: str | None, only: Sequence[str], *, as_yaml: bool) -> int:
-    """Print a catalogue, as a table or as a part of a run document; the exit code."""
+def benchmarks_command(
+    name: str, root: str | None, only: Sequence[str], *, as_yaml: bool, as_json: bool = False
+) -> int:
+    """Print a catalogue, as a table, as JSON or as a part of a run document; the exit code."""
+    if as_json and not as_yaml:
+        print(json.dumps(benchmark_json(name, root, only)))
+        return ExitCode.DONE
     text = benchmark_yaml(name, root, only) if as_yaml else benchmark_list(name, root, only) + "\n"
     print(text, end="")
     return ExitCode.DONE
 
 
-def convert_command(source: str, target: str, architecture: str | None) -> int:
+def convert_command(source: str, target: str, architecture: str | None, *, as_json: bool = False) -> int:
     """Write a model in another layout and print the files; the exit code."""
     from diht_k8s.recipe.evaluate.models.convert import convert
 
-    for uri in convert(source, target, Storage(), architecture=architecture):
-        print(uri)
+    written = convert(source, target, Storage(), architecture=architecture)
+    print(json.dumps([*written]) if as_json else "\n".join(written))
     return ExitCode.DONE
 
 
-def report_command(runs: Sequence[str], output: str) -> int:
+def report_command(runs: Sequence[str], output: str, *, as_json: bool = False) -> int:
     """Compare the reports of several runs, on stdout and as a page; the exit code."""
-    print(compare(runs, output))
+    from diht_k8s.recipe.report.comparison import comparison_text
+
+    compared = compare(runs, output)
+    print(json.dumps({**compared, "page": output}) if as_json else f"{comparison_text(compared)}\n\n{output}")
     return ExitCode.DONE
 
 
@@ -75,6 +84,17 @@ def benchmark_list(name: str, root: str | None, only: Sequence[str] = ()) -> str
         console.print(table)
     extra = [] if root is None or only else _others(root, listed, below)
     return "\n".join([text.get().rstrip(), "", *_sums(listed, found if root else None), *extra])
+
+
+def benchmark_json(name: str, root: str | None, only: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The entries of a catalogue, each with what lies below the root as `here`; arguments and errors as above."""
+    below = _below(root)
+    listed = _chosen(name, only, below)
+    found = _found(listed, root, below)
+    return [
+        {**entry.model_dump(mode="json"), **({"here": _state(found[entry.name])} if root else {})}
+        for entry in listed.benchmarks
+    ]
 
 
 def benchmark_yaml(name: str, root: str | None, only: Sequence[str] = ()) -> str:
@@ -183,18 +203,18 @@ def _sums(listed: Catalogue, found: dict[str, Presence] | None) -> list[str]:
     return lines
 
 
-def compare(runs: Sequence[str], output: str) -> str:
-    """Write the page; the table for a terminal.
+def compare(runs: Sequence[str], output: str) -> dict[str, Any]:
+    """Write the page; what it shows.
 
     Args:
-        runs: output folders, or report.json files.
+        runs: run documents, output folders, or report.json files.
         output: where the page goes.
 
     Raises:
         UserError: a run has no report, or the file is something else.
         DataError: a report is damaged or of another version.
     """
-    from diht_k8s.recipe.report.comparison import comparison, comparison_page, comparison_text
+    from diht_k8s.recipe.report.comparison import comparison, comparison_page
     from diht_k8s.recipe.report.per_image import per_image_path, read_per_image
 
     storage = Storage()
@@ -209,7 +229,7 @@ def compare(runs: Sequence[str], output: str) -> str:
     ]
     compared = comparison([report for _, report in reports], per_image)
     storage.write_bytes(output, comparison_page(compared, _thumbnails(storage, compared)).encode())
-    return f"{comparison_text(compared)}\n\n{output}"
+    return compared
 
 
 def _thumbnails(storage: Storage, compared: Mapping[str, Any]) -> dict[str, str]:
@@ -230,10 +250,13 @@ def _read_report(storage: Storage, run: str) -> tuple[str, dict[str, Any]]:
     """The folder of a report, and the report."""
     from diht_k8s.recipe.report.comparison import comparison
 
-    places = [run] if run.endswith(".json") else [Layout(run).report(Stage.EVALUATE), join(run, "report.json")]
+    output = output_of(run)
+    places = [run] if output is None else [Layout(output).report(Stage.EVALUATE), join(output, "report.json")]
     uri = next((place for place in places if storage.exists(place)), None)
     if uri is None:
-        raise UserError(f"{run} has no evaluate/report.json: run the stage evaluate first, or name a report.json")
+        raise UserError(
+            f"{output or run} has no evaluate/report.json: run the stage evaluate first, or name a report.json"
+        )
     try:
         found = json.loads(storage.read_bytes(uri))
     except (ValueError, RecursionError) as error:

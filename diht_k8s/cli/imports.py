@@ -1,8 +1,9 @@
-"""`diht benchmarks import`: its arguments, its progress bar, and what it says at the end."""
+"""`diht import` and `diht benchmarks import`: their arguments, their progress bar, and what they say at the end."""
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,8 +15,44 @@ COMMAND: Final = "benchmarks-import"
 """How the parser names `diht benchmarks import`, whose first word takes a folder otherwise."""
 
 
+def add_pair_import(commands: Any) -> None:
+    """Add `diht import` to a parser's commands."""
+    parser = commands.add_parser("import", help="write images with captions that lie on disk as shards for a run")
+    parser.description = (
+        "Write image-caption pairs that lie on disk as shards (OUTPUT/00000.tar, ...), as spec.data.sources reads them. "
+        "SOURCE is a folder of images with NAME.txt, NAME.caption or NAME.json beside each; a table (.csv, .tsv, .jsonl, "
+        ".parquet, .arrow) with captions and the images or their paths; COCO's captions or Karpathy's splits (.json); "
+        "Flickr30k's .token file; or a Hugging Face data set on disk. Shards that lie in SOURCE already, as img2dataset "
+        "writes them, are checked and stay where they are. Nothing is downloaded. An interrupted import resumes when it "
+        "is started again."
+    )
+    parser.add_argument("source", metavar="SOURCE", help="folder, table or annotation file, on this machine")
+    parser.add_argument("output", metavar="OUTPUT", nargs="?", help="folder or s3:// prefix for the shards")
+    parser.add_argument(
+        "--format", metavar="NAME", dest="kind", help="layout of SOURCE; found by what lies there if unset"
+    )
+    parser.add_argument(
+        "--split", default="train", metavar="NAME", help="split of a Hugging Face data set or of Karpathy's (train)"
+    )
+    parser.add_argument(
+        "--images", metavar="DIR", help="folder of the images, where they are not beside the table or annotations"
+    )
+    parser.add_argument("--image-column", metavar="NAME", help="column of a table with the images or their paths")
+    parser.add_argument(
+        "--caption-column", metavar="NAME", help="column of a table (or name in the .json) with captions"
+    )
+    parser.add_argument(
+        "--captions", choices=("each", "first"), default="each",
+        help="of an image with several: a pair for each (the default), or for the first",
+    )  # fmt: skip
+    parser.add_argument("--shard-size", type=int, default=1000, metavar="N", help="most images in a shard (1000)")
+    parser.add_argument("--replace", action="store_true", help="remove another import from OUTPUT; other files stay")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(command=_import_pairs)
+
+
 def add_import(commands: Any) -> None:
-    """Add the command to a parser's commands."""
+    """Add `diht benchmarks import` to a parser's commands."""
     parser = commands.add_parser(COMMAND, prog="diht benchmarks import")
     parser.description = (
         "Write a data set that lies on disk as benchmark shards (OUTPUT/test/*.tar, with class names and templates "
@@ -45,7 +82,43 @@ def add_import(commands: Any) -> None:
     )
     parser.add_argument("--shard-size", type=int, default=1000, metavar="N", help="most images in a shard (1000)")
     parser.add_argument("--replace", action="store_true", help="remove another import from OUTPUT; other files stay")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(command=_import)
+
+
+def _import_pairs(options: argparse.Namespace) -> int:
+    from diht_k8s.api.errors import ExitCode, UserError
+    from diht_k8s.recipe.imports.pair_layouts import open_pairs, tar_files
+    from diht_k8s.recipe.imports.pairs import PairOrder, import_pairs
+    from diht_k8s.recipe.imports.ready_shards import check_shards
+    from diht_k8s.recipe.imports.records import Wanted
+    from diht_k8s.recipe.shards.storage import Storage
+
+    if options.shard_size < 1:
+        raise UserError("--shard-size must be 1 or more")
+    path = Path(options.source).expanduser()
+    if ready := tar_files(path):
+        with progress_bar("shards") as bar:
+            task = bar.add_task("check", total=len(ready))
+            marker = check_shards(ready, Storage(), lambda: bar.advance(task))
+        print(json.dumps(marker) if options.json else ready_summary(options.source, options.output, marker))
+        return ExitCode.DONE
+    if options.output is None:
+        raise UserError(f"diht import {options.source} OUTPUT: name the folder into which the shards are written")
+    wanted = Wanted(
+        options.split, Path(options.images).expanduser() if options.images else None,
+        image_column=options.image_column, caption_column=options.caption_column,
+    )  # fmt: skip
+    source = open_pairs(path, options.kind, wanted)
+    order = PairOrder(options.output, options.shard_size, options.captions == "first", options.replace)
+    with progress_bar() as bar:
+        task = bar.add_task(f"import {source.kind}")
+        marker = import_pairs(
+            source, order, Storage(),
+            lambda total, done: bar.update(task, total=total, completed=done), lambda: bar.advance(task),
+        )  # fmt: skip
+    print(json.dumps(marker) if options.json else pair_summary(options.output, marker))
+    return ExitCode.DONE
 
 
 def _import(options: argparse.Namespace) -> int:
@@ -63,7 +136,7 @@ def _import(options: argparse.Namespace) -> int:
     order = Order(
         options.output, options.split, options.class_names, options.templates, options.shard_size, options.replace
     )
-    with _progress() as bar:
+    with progress_bar() as bar:
         task = bar.add_task(f"import {source.kind}")
         marker = import_benchmark(
             source,
@@ -72,11 +145,11 @@ def _import(options: argparse.Namespace) -> int:
             lambda total, done: bar.update(task, total=total, completed=done),
             lambda: bar.advance(task),
         )
-    print(summary(options.output, marker))
+    print(json.dumps(marker) if options.json else summary(options.output, marker))
     return ExitCode.DONE
 
 
-def _progress() -> Progress:
+def progress_bar(unit: str = "images") -> Progress:
     """A bar on stderr; where that is no terminal, one line at the end."""
     from rich.console import Console
     from rich.progress import (
@@ -88,23 +161,48 @@ def _progress() -> Progress:
         TimeRemainingColumn,
     )
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images"))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
     return Progress(*columns, TaskProgressColumn(show_speed=True), TimeRemainingColumn(), console=Console(stderr=True))
 
 
 def summary(output: str, marker: Mapping[str, Any]) -> str:
     """What was imported, what was left out and why, and how to evaluate it."""
-    shards, bad = len(marker["shards"]), marker["bad"]
+    shards = len(marker["shards"])
     what = "classes" if marker["type"] == "Classification" else "answers to choose from"
     classes = f", {marker['classes']} {what}" if marker["classes"] else ""
-    plural = "shard" if shards == 1 else "shards"
-    lines = [f"{output}: {marker['samples']} images in {shards} {plural} ({marker['kind']}, {marker['type']}{classes})"]
+    lines = [f"{output}: {marker['samples']} images in {_shards(shards)} ({marker['kind']}, {marker['type']}{classes})"]
     if marker["classes"] and marker["type"] == "Classification":
         lines.append(f"class names from {marker['class_names_from']}")
     if marker["type"] == "Classification":
         lines.append(f"templates from {marker['templates_from'] or 'nowhere: the class name alone is the prompt'}")
-    lines += [f"note: {note}" for note in marker["notes"]]
-    lines += [f"left out: {each['count']} {reason}, for example {each['example']}" for reason, each in bad.items()]
+    lines += _notes(marker)
     parent = output.rstrip("/").rpartition("/")[0] or "."
     lines.append(f"diht benchmarks {parent} lists it; add --yaml --only NAME for its part of a run document")
     return "\n".join(lines)
+
+
+def pair_summary(output: str, marker: Mapping[str, Any]) -> str:
+    """What was imported, what was left out and why, and what to do next."""
+    lines = [f"{output}: {marker['samples']} pairs in {_shards(len(marker['shards']))} ({marker['kind']})"]
+    return "\n".join([*lines, *_notes(marker), f"to write a run document for them: diht init {output}"])
+
+
+def ready_summary(source: str, output: str | None, marker: Mapping[str, Any]) -> str:
+    """What the shards of a folder hold, and that they stay there."""
+    lines = [
+        f"{source}: {marker['samples']} pairs in {_shards(len(marker['shards']))}, sound; they are used where they are"
+    ]
+    if output is not None:
+        lines.append(f"nothing was written to {output}")
+    return "\n".join([*lines, *_notes(marker), f"to write a run document for them: diht init {source}"])
+
+
+def _shards(count: int) -> str:
+    return f"{count} {'shard' if count == 1 else 'shards'}"
+
+
+def _notes(marker: Mapping[str, Any]) -> list[str]:
+    lines = [f"note: {note}" for note in marker["notes"]]
+    return lines + [
+        f"left out: {each['count']} {why}, for example {each['example']}" for why, each in marker["bad"].items()
+    ]

@@ -29,6 +29,10 @@ class RunClient:
         with self._named(name):
             return self.cluster.get_run(self.namespace, name)
 
+    def all(self) -> list[dict[str, Any]]:
+        """The runs of the namespace, by name."""
+        return sorted(self.cluster.runs(self.namespace), key=lambda run: run["metadata"]["name"])
+
     def apply(self, run: DihtRun, *, dry_run: bool = False) -> dict[str, Any]:
         """Create a run, or change it to what the document says; an unknown key is an error."""
         given = run.model_dump(by_alias=True, exclude_unset=True, exclude={"status"}, exclude_none=True)

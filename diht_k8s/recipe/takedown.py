@@ -21,7 +21,7 @@ from diht_k8s.api.hashing import result_fields, sha256_of
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.reports import Artefact, Committed
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.filter.exclusion import is_excluded, read_exclusions
+from diht_k8s.recipe.filter.exclusion import names_of, read_exclusions
 from diht_k8s.recipe.filter.kept_pairs import KeptPairs, write_scores
 from diht_k8s.recipe.filter.rules import match_rule
 from diht_k8s.recipe.filter.scores import Row, Scores, open_scores
@@ -76,6 +76,8 @@ class Purged:
     """whether there were labels to purge."""
     trained: bool
     """whether a model was trained on removed pairs."""
+    unmatched: tuple[str, ...] = ()
+    """entries of the list that name no pair; empty where an interrupted purge was finished."""
 
 
 def purge(run: DihtRun, storage: Storage, exclude: str, stop: StopFlag) -> Purged:
@@ -99,7 +101,15 @@ def purge(run: DihtRun, storage: Storage, exclude: str, stop: StopFlag) -> Purge
         takedown.execute(plan)
     trained = find_committed(storage, Layout(run.spec.data.output), Stage.TRAIN) is not None
     dropped = sum(map(len, plan.rows.values())) - plan.pairs
-    return Purged(plan.pairs, dropped, len(plan.rows), plan.label is not None, trained and plan.pairs > 0)
+    unmatched = () if takedown.resumes else _unmatched(entries, takedown.matched)
+    return Purged(plan.pairs, dropped, len(plan.rows), plan.label is not None, trained and plan.pairs > 0, unmatched)
+
+
+def _unmatched(entries: Collection[str], matched: Collection[str]) -> tuple[str, ...]:
+    """Entries without a pair, as they are written in the list: digests are there in lower case, too."""
+    lower = {name.lower() for name in matched}
+    found = {entry.lower(): entry for entry in sorted(entries, reverse=True) if entry.lower() not in lower}
+    return tuple(sorted(found.values()))
 
 
 class _Purge:
@@ -114,6 +124,9 @@ class _Purge:
         )
         self._plan_uri = join(self._layout.stage(Stage.FILTER), PLAN)
         self._before = self._begun()
+        self.resumes = bool(self._before.rows)
+        self.matched = set[str]()
+        """entries of the list that name a pair, as far as shards were searched."""
         committed = Committed.model_validate(self._before.filter)
         if _without_exclude(result_fields(self._rules)) != _without_exclude(committed.config["config"]):
             raise UserError(
@@ -159,13 +172,15 @@ class _Purge:
     def _find(self, plan: TakedownPlan, shard: Shard, entries: frozenset[str]) -> None:
         rows = list(self._scores(shard).rows())
         found = {number for number, row in enumerate(rows) if row.uid in entries and not _is_purged(row)}
+        self.matched |= {row.uid for row in rows if row.uid in entries}
         kept = [number for number, row in enumerate(rows) if row.kept]
         by_digest = any(len(entry) == _SHA256_DIGITS for entry in entries)
         if kept and (by_digest or found.intersection(kept)):
             taken = Summary()
             samples = read_pairs(self._storage, self._readable[shard.name])
             for number, sample in zip(kept, samples, strict=True):
-                if is_excluded(sample, entries):
+                if named := entries.intersection(names_of(sample)):
+                    self.matched |= named
                     found.add(number)
                     self._count(taken, rows[number], sample, shard)
             if taken.kept:

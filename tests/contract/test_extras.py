@@ -40,7 +40,8 @@ NEEDS = {
     "stage train --run run.yaml": RECIPE, "stage evaluate --run run.yaml": RECIPE, "parse words": RECIPE, "concepts run.yaml": RECIPE,
     "purge run.yaml --exclude list": RECIPE, "estimate run.yaml --gpu H100": RECIPE, "benchmarks": RECIPE, "convert a b": RECIPE, "report a": RECIPE,
     "submit run.yaml": OPERATOR, "watch small": OPERATOR, "logs small": OPERATOR, "why small": OPERATOR, "plan run.yaml": OPERATOR,
-    "retry small": OPERATOR, "cancel small": OPERATOR,
+    "retry small": OPERATOR, "cancel small": OPERATOR, "status small": OPERATOR, "list -n team": OPERATOR, "list .": "",
+    "import photos out": RECIPE, "init .": RECIPE, "doctor": RECIPE, "completion bash": "",
 }  # fmt: skip
 """Each command and what it says without any extra; empty where the base is enough."""
 OF_CLUSTERS = [arguments for arguments, says in NEEDS.items() if says == OPERATOR]

@@ -36,6 +36,14 @@ def test_stages_run_one_by_one_where_no_environment_is_activated(folder: Path) -
     assert committed["config"]["seed"] == 3
 
 
+def test_overrides_are_repeated_in_the_form_that_the_help_of_a_component_shows(folder: Path) -> None:
+    overrides = ["--set=seed=3", "--set=filter.minActions=0"]
+    done = torchx(folder, "run", "-s", "local_cwd", "components.cat_filter", "--", "--run", "run.json", *overrides)
+    assert done.returncode == 0, done.stderr
+    config = json.loads((folder / "out" / "filter" / "COMMITTED.json").read_text())["config"]
+    assert (config["seed"], config["config"]["minActions"]) == (3, 0)
+
+
 def test_a_failed_stage_fails_torchx_with_the_programs_words(folder: Path) -> None:
     done = torchx(folder, "run", "-s", "local_cwd", "components.train", "--", "--run", "run.json")
     assert done.returncode == 1
@@ -48,7 +56,7 @@ def test_help_of_a_component_says_what_it_does_and_takes(tmp_path: Path, compone
     text = " ".join(shown.stdout.split())
     assert shown.returncode == 0
     for words in (
-        "Stage ", f"Example: torchx run -s local_cwd components.{component}", "--run FILE, --set PATH=VALUE",
+        "Stage ", f"Example: torchx run -s local_cwd components.{component}", "--run FILE, --set=PATH=VALUE",
         "--image str container image",
     ):  # fmt: skip
         assert words in text

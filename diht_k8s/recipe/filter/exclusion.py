@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 
 from diht_k8s.recipe.shards.samples import Sample
 from diht_k8s.recipe.shards.storage import Storage
@@ -23,11 +24,13 @@ def read_exclusions(storage: Storage, uri: str | None) -> frozenset[str]:
 
 def is_excluded(sample: Sample, entries: frozenset[str]) -> bool:
     """Whether the list names this pair."""
-    if not entries:
-        return False
-    if sample.uid in entries or hashlib.sha256(sample.image).hexdigest() in entries:
-        return True
-    urls = (sample.meta.get(key) for key in URL_KEYS)
-    return any(
-        isinstance(url, str) and hashlib.sha256(url.encode(errors="replace")).hexdigest() in entries for url in urls
-    )
+    return bool(entries) and any(name in entries for name in names_of(sample))
+
+
+def names_of(sample: Sample) -> Iterator[str]:
+    """What a list may call this pair: its uid, the digest of its image, those of its URLs."""
+    yield sample.uid
+    yield hashlib.sha256(sample.image).hexdigest()
+    for url in (sample.meta.get(key) for key in URL_KEYS):
+        if isinstance(url, str):
+            yield hashlib.sha256(url.encode(errors="replace")).hexdigest()

@@ -18,6 +18,10 @@ MAX_SUFFIXES: Final = 40
 SHOWN_SUFFIXES: Final = 8
 MAX_KEYS: Final = 200_000
 """Keys of a shard that are compared with later ones."""
+UNDECODED: Final = ("gif", "bmp", "tif", "tiff", "ppm", "heic", "avif", "svg")
+"""Suffixes of images that no stage decodes."""
+CAPTIONS: Final = ("caption", "captions", "text", "title", "alt")
+"""Suffixes under which others store captions."""
 USUAL: Final = (*IMAGE_SUFFIXES, "txt", "json")
 
 
@@ -69,6 +73,13 @@ class LayoutHints:
                 f"{head}; {self.dotted} samples have dots in their base names, and a key ends at the first dot: "
                 "rename the files, for example a.b.jpg to a_b.jpg"
             )
+        if undecoded := [suffix for suffix in UNDECODED if suffix in self.suffixes]:
+            return (
+                f"{head}; images of the type {undecoded[0]} are not read: convert them to PNG, or unpack the shards and let "
+                "diht import do that"
+            )
+        if named := [suffix for suffix in CAPTIONS if suffix in self.suffixes]:
+            return f"{head}; set data.sources[].captionKey: {named[0]}"
         return f"{head}: if they name images or captions, set data.sources[].imageKey or captionKey"
 
     def to_json(self) -> dict[str, Any]:

@@ -15,6 +15,8 @@ FOLDERS: Final = (
     "Images", "Flicker8k_Dataset",
 )  # fmt: skip
 """Folders in which the images of COCO and Flickr are unpacked."""
+LOOKED_AT: Final = 100
+"""Images of which one must lie where it should: a few files may be missing."""
 
 
 def is_coco(document: Any) -> bool:
@@ -84,12 +86,31 @@ def read_caption_lines(path: Path, wanted: Wanted) -> Source:
     return _source("flickr-captions", path, wanted, list(captions.items()), ())
 
 
+def read_tokens(path: Path, wanted: Wanted) -> Source:
+    """Flickr30k's own file, lines `IMAGE#NUMBER<tab>CAPTION`; the captions of an image become those of one record.
+
+    Raises:
+        UserError: the images are not found.
+        DataError: a line is none of these.
+    """
+    captions: dict[str, list[str]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines(), start=1):
+        if not line.strip():
+            continue
+        place, tab, caption = line.partition("\t")
+        name, sign, _ = place.rpartition("#")
+        if not tab or not sign:
+            raise DataError(f"{path}, line {number}, is not IMAGE.jpg#0<tab>CAPTION: fetch the file again")
+        captions.setdefault(name, []).append(caption.strip())
+    return _source("flickr-tokens", path, wanted, list(captions.items()), ())
+
+
 def _source(
     kind: str, path: Path, wanted: Wanted, found: list[tuple[str, list[str]]], notes: tuple[str, ...]
 ) -> Source:
     if not found:
         raise DataError(f"{path} has no image with a caption: fetch it again")
-    folder = image_folder_of(path, wanted.images, FOLDERS, found[0][0])
+    folder = image_folder_of(path, wanted.images, FOLDERS, [name for name, _ in found[:LOOKED_AT]])
     records = [Record(str(folder / name), folder / name, captions=tuple(captions)) for name, captions in found]
     return Source(
         kind=kind,

@@ -72,22 +72,22 @@ def text_of(entry: Mapping[str, Any], key: str, path: Path) -> str:
     return value
 
 
-def image_folder_of(path: Path, given: Path | None, names: Sequence[str], first: str) -> Path:
-    """The folder that holds the images of an annotation file: the one given, else the first that has the first image.
+def image_folder_of(path: Path, given: Path | None, names: Sequence[str], first: Sequence[str]) -> Path:
+    """The folder that holds the images of an annotation file: the one given, else the first in which one of some is.
 
     Args:
         path: the annotation file.
         given: what the user said.
         names: folders to look at, beside the file.
-        first: file name of an image.
+        first: file names of some images, of which a few may be missing.
 
     Raises:
-        UserError: none has it.
+        UserError: no folder has one of them.
     """
     places = [given] if given is not None else [path.parent / name for name in ("", *names)]
     places = [place for parent in places for place in (parent, *(parent / name for name in names))]
-    found = next((place for place in dict.fromkeys(places) if (place / first).is_file()), None)
+    found = next((place for place in dict.fromkeys(places) if any((place / name).is_file() for name in first)), None)
     if found is None:
         where = str(given) if given is not None else f"{path.parent} or its folders {', '.join(names)}"
-        raise UserError(f"{first} of {path} is not in {where}: name the folder of the images by --images")
+        raise UserError(f"{first[0]} of {path} is not in {where}: name the folder of the images by --images")
     return found

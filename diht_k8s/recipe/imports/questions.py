@@ -101,7 +101,7 @@ def read_sugar_crepe(path: Path, document: Any, wanted: Wanted) -> Source:
         (text_of(entry, "filename", path), (text_of(entry, "caption", path), text_of(entry, "negative_caption", path)))
         for entry in document.values()
     ]
-    folder = image_folder_of(path, wanted.images, FOLDERS, entries[0][0])
+    folder = image_folder_of(path, wanted.images, FOLDERS, [entries[0][0]])
     records = [
         Record(str(folder / name), folder / name, captions=captions, meta={"uid": f"{path.stem}-{key}"})
         for key, (name, captions) in zip(document, entries, strict=True)
@@ -117,7 +117,7 @@ def _source(
     candidates: tuple[str, ...],
     note: str,
 ) -> Source:
-    folder = image_folder_of(path, wanted.images, FOLDERS, asked[0][0])
+    folder = image_folder_of(path, wanted.images, FOLDERS, [asked[0][0]])
     records = [Record(str(folder / name), folder / name, meta={"questions": questions}) for name, questions in asked]
     return Source(
         kind=kind,

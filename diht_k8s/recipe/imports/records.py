@@ -32,6 +32,8 @@ class Record:
     captions: tuple[str, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
     """further facts, for the sample's .json."""
+    problem: str | None = None
+    """why it is bad, where the reader knows it already."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,10 @@ class Wanted:
     """a second file, for example VQAv2's answers."""
     candidates: int = 100
     """number of answers to choose from, for questions without their own."""
+    image_column: str | None = None
+    """column of a table that holds the images or their paths; None takes a usual name."""
+    caption_column: str | None = None
+    """column of a table that holds the captions; None takes a usual name."""
 
 
 def listed(records: Sequence[Record]) -> Callable[[int, int], Iterator[Record]]:
@@ -87,8 +93,12 @@ def file_facts(paths: Sequence[Path]) -> list[list[object]]:
     return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
 
 
-def encoded(record: Record) -> tuple[str, bytes]:
+def encoded(record: Record, *, check: Callable[[bytes], object] = decode_as_reference) -> tuple[str, bytes]:
     """Suffix and bytes of a record's image for a shard: JPEG, PNG and WebP as they are, all else as PNG without loss.
+
+    Args:
+        record: of a data set.
+        check: raises BadImageError for an image of a shard's format that cannot be used.
 
     Raises:
         BadImageError: the image is missing, empty or cannot be decoded.
@@ -109,7 +119,7 @@ def encoded(record: Record) -> tuple[str, bytes]:
     suffix = next((suffix for magic, suffix in SUFFIXES if data.startswith(magic)), None)
     if suffix is None:
         return "png", _png(_opened(data))
-    decode_as_reference(data)
+    check(data)
     return suffix, data
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
@@ -19,6 +19,11 @@ from diht_k8s.recipe.shards.storage import Storage
 THREADS: Final = 4
 AHEAD: Final = 32
 """Images that are read before their turn."""
+
+
+Packed = Sequence[Mapping[str, bytes] | str]
+"""The samples of a record, suffix -> content; a text in place of one is the reason why it is bad."""
+Pack = Callable[[Record], Packed]
 
 
 @dataclass
@@ -41,6 +46,22 @@ class ShardFacts:
         return asdict(self)
 
 
+class EmptyShardError(DataError):
+    """No record of a shard can be used."""
+
+    facts = ShardFacts()
+    """what was left out, by reason."""
+
+
+def packed_for_benchmark(record: Record) -> Packed:
+    """One sample a record, with its class and all its captions.
+
+    Raises:
+        BadImageError: the image cannot be used.
+    """
+    return [_members(record, *encoded(record))]
+
+
 def bounds(total: int, per_shard: int) -> list[tuple[int, int]]:
     """First record of each shard and the one after its last; sizes differ by at most one, none is above `per_shard`."""
     shards = max(1, -(-total // per_shard))
@@ -49,7 +70,14 @@ def bounds(total: int, per_shard: int) -> list[tuple[int, int]]:
 
 
 def write_shard(
-    storage: Storage, uri: str, source: Source, start: int, stop: int, advance: Callable[[], object]
+    storage: Storage,
+    uri: str,
+    source: Source,
+    start: int,
+    stop: int,
+    advance: Callable[[], object],
+    *,
+    pack: Pack = packed_for_benchmark,
 ) -> ShardFacts:
     """Write the records of a range as one shard; records whose image cannot be used are counted and left out.
 
@@ -60,26 +88,24 @@ def write_shard(
         start: the first record.
         stop: the one after the last.
         advance: called after each record.
+        pack: makes the samples of a record.
 
     Raises:
-        DataError: no record of the range can be used.
+        EmptyShardError: no record of the range can be used.
     """
     facts, digest = ShardFacts(), ContentDigest()
 
     def samples() -> Iterator[tuple[str, Mapping[str, bytes]]]:
-        for number, (record, image) in enumerate(_encoded_ahead(source.read(start, stop)), start=start):
+        for number, (record, packed) in enumerate(_packed_ahead(source.read(start, stop), pack), start=start):
             advance()
-            if isinstance(image, BadImageError):
-                facts.add_bad(image.reason, record.place)
-                continue
-            facts.samples += 1
-            yield f"s{number:07d}", _members(record, *image)
+            for place, members in enumerate(packed):
+                if isinstance(members, str):
+                    facts.add_bad(members, record.place)
+                    continue
+                facts.samples += 1
+                yield f"s{number:07d}{f'-{place}' if len(packed) > 1 else ''}", members
         if not facts.samples:
-            reason, first = next(iter(facts.bad.items()), ("no records", {"example": source.kind}))
-            raise DataError(
-                f"none of the images {start} to {stop - 1} can be used ({reason}, for example {first['example']}): "
-                "check the path and fetch the files again"
-            )
+            raise _empty(facts, source, start, stop)
 
     write_samples(storage, uri, samples(), digest=digest)
     facts.size, facts.sha256 = digest.size, digest.sha256
@@ -97,13 +123,30 @@ def _members(record: Record, suffix: str, image: bytes) -> dict[str, bytes]:
     return members
 
 
-def _encoded_ahead(records: Iterator[Record]) -> Iterator[tuple[Record, tuple[str, bytes] | BadImageError]]:
-    """Records with their images, in order; a few images are read and checked in threads before their turn."""
-    waiting: deque[tuple[Record, Future[tuple[str, bytes] | BadImageError]]] = deque()
+def _empty(facts: ShardFacts, source: Source, start: int, stop: int) -> EmptyShardError:
+    reason, first = next(iter(facts.bad.items()), ("no records", {"example": source.kind}))
+    error = EmptyShardError(
+        f"none of the images {start} to {stop - 1} can be used ({reason}, for example {first['example']}): "
+        "check the path and fetch the files again"
+    )
+    error.facts = facts
+    return error
+
+
+def _packed_ahead(records: Iterator[Record], pack: Pack) -> Iterator[tuple[Record, Packed]]:
+    """Records with their samples, in order; a few images are read and checked in threads before their turn."""
+
+    def packed(record: Record) -> Packed:
+        try:
+            return pack(record)
+        except BadImageError as error:
+            return [error.reason]
+
+    waiting: deque[tuple[Record, Future[Packed]]] = deque()
     with ThreadPoolExecutor(THREADS, "import") as pool:
         try:
             for record in records:
-                waiting.append((record, pool.submit(_encoded_or_bad, record)))
+                waiting.append((record, pool.submit(packed, record)))
                 if len(waiting) == AHEAD:
                     done, future = waiting.popleft()
                     yield done, future.result()
@@ -113,10 +156,3 @@ def _encoded_ahead(records: Iterator[Record]) -> Iterator[tuple[Record, tuple[st
         finally:
             for _, future in waiting:
                 future.cancel()
-
-
-def _encoded_or_bad(record: Record) -> tuple[str, bytes] | BadImageError:
-    try:
-        return encoded(record)
-    except BadImageError as error:
-        return error

@@ -23,7 +23,7 @@ def read_winoground(path: Path, wanted: Wanted) -> Source:
     ]
     if not pairs:
         raise DataError(f"{path} has no examples: fetch it again")
-    folder = image_folder_of(path, wanted.images, ("images",), f"{pairs[0][2]}.png")
+    folder = image_folder_of(path, wanted.images, ("images",), [f"{pairs[0][2]}.png"])
     records = [
         Record(
             str(folder / f"{name}.png"), folder / f"{name}.png", captions=(caption,),

@@ -131,16 +131,20 @@ class Training:
         """Steps of the whole training; the last one may go beyond `samples`."""
         return -(-self.settings.samples // self.settings.batch_size)
 
+    @property
+    def planned(self) -> int:
+        """Samples of the whole training: those of its last, whole step included."""
+        return self.steps * self.settings.batch_size
+
     def train(self) -> None:
         """Train to the end, or up to a checkpoint when a stop is requested."""
         self.time.enter(STARTING, "firstBatch")
         began, before = time.monotonic(), self.cursor.seconds
         since = LastSave(began, self.cursor.position)
         if self.rank == 0:
-            self.progress.start("steps", self.settings.samples, done=min(self.cursor.position, self.settings.samples))
+            self.progress.start("steps", self.planned, done=self.cursor.position)
             self.telemetry = Telemetry(
-                self.metrics, self.model_config, batch_size=self.settings.batch_size, world=self.world,
-                bus_bandwidth=self.bus,
+                self.metrics, self.model_config, batch_size=self.settings.batch_size, world=self.world, bus_bandwidth=self.bus,
             )  # fmt: skip
         for step in range(self.cursor.step, self.steps):
             self.heartbeat.step()
@@ -271,9 +275,8 @@ class Training:
         if self.rank != 0:
             return
         scale = self.engine.logit_scale
-        done = min(self.cursor.position, self.settings.samples)
         shown = {**self.telemetry.failures(self.checkpointer.failed), **self.bad.metrics(), **self.telemetry.fabric}
-        self.progress.update(done, {"loss": losses.total, "logit_scale": scale, **shown})
+        self.progress.update(self.cursor.position, {"loss": losses.total, "logit_scale": scale, **shown})
         step = Step(
             self.cursor,
             losses,
@@ -305,7 +308,7 @@ class Training:
                 break
             time.sleep(checkpointing.RETRY_S)
         if wait and self.rank == 0:
-            self.progress.update(min(self.cursor.position, self.settings.samples), last=True)
+            self.progress.update(self.cursor.position, last=True)
 
     def _complete(self) -> bool:
         """Commit the pending checkpoint, if any; whether one is committed by this call."""
@@ -355,7 +358,7 @@ class Training:
         self.checkpointer.finish(self.run, self._weights(), self.model_config, self.metrics, summary)
         self.metrics.finish()
         if self.rank == 0:
-            self.progress.update(min(self.cursor.position, self.settings.samples), last=True)
+            self.progress.update(self.cursor.position, last=True)
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

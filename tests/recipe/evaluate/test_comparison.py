@@ -121,7 +121,13 @@ def test_command_when_runs_are_given_prints_a_table_and_writes_an_escaped_page(
         (tmp_path / name / "evaluate" / "report.json").write_text(json.dumps(content))
         kept = images_of(int(200 * recall))["pairs"]
         write_per_image(Storage(), f"{tmp_path}/{name}/evaluate/{per_image_path(0)}", kept)
-    runs = [f"{tmp_path}/one", f"{tmp_path}/two/evaluate/report.json"]
+    document = {
+        "apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "one"},
+        "spec": {"data": {"output": f"{tmp_path}/one"}, "evaluate": {"model": "m", "benchmarks": [
+            {"name": "b", "type": "Retrieval", "shards": ["b.tar"]}]}},
+    }  # fmt: skip
+    (tmp_path / "one.json").write_text(json.dumps(document))
+    runs = [f"{tmp_path}/one.json", f"{tmp_path}/two/evaluate/report.json"]
     assert main(["report", *runs, "--output", f"{tmp_path}/c.html"]) == 0
     assert "10.0" in (text := capsys.readouterr().out)
     assert "25.0" in text

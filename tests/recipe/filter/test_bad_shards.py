@@ -77,7 +77,12 @@ def interleaved(*names: str) -> bytes:
     [
         (
             interleaved("a.gif", "a.caption", "b.gif", "b.caption"),
-            "suffixes found are caption 2, gif 2.* set data.sources\\[\\].imageKey or captionKey",
+            "suffixes found are caption 2, gif 2.* images of the type gif are not read: convert them to PNG, or .* diht import",
+        ),
+        (interleaved("a.jpg", "a.caption"), "found are caption 1, jpg 1; set data.sources\\[\\].captionKey: caption"),
+        (
+            interleaved("a.pic", "a.words"),
+            "suffixes found are pic 1, words 1: .* set data.sources\\[\\].imageKey or captionKey",
         ),
         (interleaved("a.v1.jpg", "a.v1.txt", "b.v1.jpg", "b.v1.txt"), "dots in their base names.* rename the files"),
         (interleaved("a.jpg", "b.jpg", "a.txt", "b.txt"), "2 keys have image and caption in different.*--sort=name"),
@@ -85,7 +90,16 @@ def interleaved(*names: str) -> bytes:
         (tar_of([]), "0.tar is an empty tar and holds no samples: fetch it again or leave it out"),
         (interleaved("README", "data"), "none of its 2 files has a suffix.*'README'.* name them KEY.jpg and KEY.txt"),
     ],
-    ids=["other suffixes", "dots in base names", "images before captions", "two folders", "empty tar", "no suffixes"],
+    ids=[
+        "gif",
+        "captions",
+        "other suffixes",
+        "dots in base names",
+        "images before captions",
+        "two folders",
+        "empty tar",
+        "no suffixes",
+    ],
 )
 def test_shard_of_which_nothing_can_be_read_says_what_to_do(tmp_path: Path, data: bytes, message: str) -> None:
     (tmp_path / "0.tar").write_bytes(data)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from diht_k8s.api.documents import dump
 from diht_k8s.api.errors import StopRequested, UserError
 from diht_k8s.api.hashing import SCHEMA_VERSION
 from diht_k8s.api.layout import Layout
@@ -208,6 +209,14 @@ def test_unknown_names_change_nothing(bench: Bench) -> None:
     before = bench.everything()
     assert bench.purge("nobody", "0" * 64).shards == 0
     assert bench.everything() == before
+
+
+def test_entries_that_match_nothing_are_named(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    done = bench.purge("a-1", entry("image").upper(), "b-1", "a-2", "Nobody", "E" * 64)
+    assert done.unmatched == ("E" * 64, "Nobody")
+    (bench.folder / "run.json").write_text(dump(bench.run))
+    assert main(["purge", str(bench.folder / "run.json"), "--exclude", bench.listed("a-0", "Nobody")]) == 0
+    assert "1 entries match nothing (a digest finds kept pairs only): Nobody" in capsys.readouterr().out
 
 
 WRITES = ("PURGE.json", "labels/web-a.parquet", "kept/web-a.tar", "scores/web-a.parquet", "labels/web-b.parquet",

@@ -20,7 +20,7 @@ spec:
   filter: {}
   seed: 1
 """
-INTEGER = "spec.seed: input should be a valid integer, got"
+INTEGER = "spec.seed: expected a whole number, got"
 
 
 def write(folder: Path, text: str) -> str:

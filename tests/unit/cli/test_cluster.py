@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from diht_k8s.api.status import (
     wire,
 )
 from diht_k8s.cli.cluster import details, newest_pods, planned, sentence
+from diht_k8s.cli.main import main
 from diht_k8s.cli.watch import Watcher
 from tests.unit.api.documents import changed
 
@@ -117,6 +120,34 @@ def test_plan_lists_each_object_of_each_stage_in_order() -> None:
         ("Job", "a-run-evaluate-1"),
     ]
     assert {item["metadata"]["namespace"] for item in objects} == {"here"}
+
+
+def test_plan_takes_the_image_that_its_own_message_asks_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(changed(spec__pods={})))
+    assert main(["plan", str(path)]) == 64
+    assert "role filter has no image: give --image, or pods.image" in capsys.readouterr().err
+    assert main(["plan", str(path), "--image", "registry.example.org/recipe:1.0"]) == 0
+    assert capsys.readouterr().out.count("image: registry.example.org/recipe:1.0") >= 6
+
+
+class TwoRuns:
+    namespace = "team"
+
+    def all(self) -> list[dict[str, Any]]:
+        done = status(condition(ConditionType.PROGRESSING, Reason.RUNNING, "train: attempt 1 runs"))
+        return [{"metadata": {"name": "a"}, "status": wire(done)}, {"metadata": {"name": "b"}}]
+
+
+def test_list_of_a_namespace_says_in_a_sentence_each_what_its_runs_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("diht_k8s.cli.cluster.open_kube", lambda _: TwoRuns())
+    assert main(["list", "-n", "team"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert (first, second.startswith("b has no status yet")) == ("a runs: train: attempt 1 runs", True)
+    assert main(["list", "-n", "team", "--json"]) == 0
+    assert [each["name"] for each in json.loads(capsys.readouterr().out)] == ["a", "b"]
 
 
 class Screen:

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.evaluate import importing
 from diht_k8s.recipe.evaluate.importing import Order, import_benchmark
+from diht_k8s.recipe.imports import resumable
 from diht_k8s.recipe.imports.layouts import open_source
 from diht_k8s.recipe.imports.records import Wanted
 from diht_k8s.recipe.shards.samples import Sample, read_samples, write_samples
@@ -258,7 +258,7 @@ def test_import_when_interrupted_continues_with_the_next_shard_and_ends_in_the_s
 def test_import_when_done_reads_no_image_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = ORIGINALS["image_folder"](tmp_path / "in")
     run_import(source, tmp_path / "out")
-    monkeypatch.setattr(importing, "write_shard", lambda *_: pytest.fail("written again"))
+    monkeypatch.setattr(resumable, "write_shard", lambda *_, **__: pytest.fail("written again"))
     assert run_import(source, tmp_path / "out") == [(24, 24)]
 
 

@@ -1,0 +1,68 @@
+"""Shards that lie on disk already, as img2dataset and others write them: checked, and taken as they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from diht_k8s.api.errors import DataError
+from diht_k8s.recipe.imports.shard_writer import ShardFacts
+from diht_k8s.recipe.shards.samples import DamagedShardError, read_samples
+from diht_k8s.recipe.shards.storage import Storage
+
+NOTES: Final = 10
+"""A person needs a few of them."""
+
+
+def check_shards(paths: Sequence[Path], storage: Storage, advance: Callable[[], object]) -> dict[str, Any]:
+    """Read each shard once; what they hold, in the form of an import's marker. Images are not decoded.
+
+    Args:
+        paths: of the shards.
+        storage: that reads them.
+        advance: called after each shard.
+
+    Raises:
+        DataError: a shard is damaged, or no sample can be used.
+    """
+    total, notes, damaged = ShardFacts(), list[str](), list[DamagedShardError]()
+    for path in paths:
+        delivered = 0
+        try:
+            for sample in read_samples(storage, str(path)):
+                delivered += 1
+                if sample.problem is None:
+                    total.samples += 1
+                else:
+                    total.add_bad(sample.problem, f"{path} {sample.key}")
+        except DamagedShardError as error:
+            damaged.append(error)
+        else:
+            notes += _differences(path, delivered)
+        advance()
+    if damaged:
+        more = f" (and {len(damaged) - 1} more damaged shards)" if len(damaged) > 1 else ""
+        raise DataError(f"{damaged[0]}{more}")
+    if not total.samples:
+        reasons = "; ".join(
+            f"{each['count']} {reason}, for example {each['example']}" for reason, each in total.bad.items()
+        )
+        raise DataError(f"none of the samples can be used: {reasons}")
+    return {
+        "type": "Pairs", "kind": "shards", "samples": total.samples, "bad": dict(sorted(total.bad.items())),
+        "shards": [{"name": path.name} for path in paths], "notes": notes[:NOTES],
+    }  # fmt: skip
+
+
+def _differences(path: Path, delivered: int) -> list[str]:
+    """Whether img2dataset says of a shard that it wrote another number of samples."""
+    stats = path.with_name(f"{path.name.partition('.')[0]}_stats.json")
+    if not stats.is_file():
+        return []
+    try:
+        said = json.loads(stats.read_bytes())["successes"]
+    except (ValueError, KeyError, TypeError):
+        return [f"{stats} cannot be read"]
+    return [] if said == delivered else [f"{path} holds {delivered} samples, but {stats.name} says {said}"]

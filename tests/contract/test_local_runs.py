@@ -1,0 +1,102 @@
+"""`diht status`, `list` and `logs` on runs of this machine, which real `diht run`s with stub programs have made."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diht_k8s.cli.main import main
+from tests.contract.local import DOCUMENT, TESTS
+
+
+def started(folder: Path, stub: dict[str, list[str | int]]) -> int:
+    (folder / "run.json").write_text(json.dumps(DOCUMENT))
+    env = {
+        **os.environ, "DIHT_PROGRAMS": "stub_programs", "PYTHONPATH": f"{TESTS}:{TESTS.parent}", "DIHT_STUB": json.dumps(stub),
+    }  # fmt: skip
+    command = [sys.executable, "-P", "-m", "diht_k8s.cli", "run", "run.json"]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, timeout=240, check=False).returncode
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    assert started(folder, {}) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("failed")
+    assert started(folder, {"train": [64]}) == 64
+    return folder
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    capsys.readouterr()
+    assert main(list(arguments)) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("place", ["run.json", "out"])
+def test_status_of_a_finished_run_by_its_document_or_folder(
+    place: str, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(finished)
+    assert shown(capsys, "status", place).splitlines()[:3] == [
+        "tiny: complete", "  filter    complete: 3 steps", "  train     complete: 3 steps",
+    ]  # fmt: skip
+    found = json.loads(shown(capsys, "status", place, "--json"))
+    assert (found["name"], found["state"], found["output"]) == ("tiny", "complete", "out")
+
+
+def test_status_of_a_failed_run_says_why(
+    failed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(failed)
+    found = json.loads(shown(capsys, "status", "run.json", "--json"))
+    assert found["state"] == "failed"
+    assert found["says"]
+    assert [stage["state"] for stage in found["stages"]] == ["complete", "begun"]
+
+
+def test_status_of_a_run_that_a_process_works_on_is_running(failed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with (failed / "out/logs/lock").open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert shown(capsys, "status", str(failed / "out")).startswith("tiny: running")
+
+
+def test_list_names_each_run_below_a_folder_with_its_state(
+    finished: Path, failed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {
+        each["output"]: each["state"] for each in json.loads(shown(capsys, "list", str(finished.parent), "--json"))
+    }
+    assert found[str(finished / "out")] == "complete"
+    assert found[str(failed / "out")] == "failed"
+    assert "tiny  complete" in shown(capsys, "list", str(finished))
+    assert shown(capsys, "list", str(finished / "out/logs")).startswith("no runs below")
+
+
+def test_logs_of_a_stage_are_those_of_its_newest_attempt(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(finished)
+    text = shown(capsys, "logs", "run.json", "train")
+    assert '"stage":"train"' in text
+    assert len(shown(capsys, "logs", "out", "train", "--tail", "1").splitlines()) == 1
+    assert shown(capsys, "logs", "out", "train", "--follow") == text
+    assert main(["logs", "out", "evaluate"]) == 64
+    assert "no logs of the stage evaluate in out/logs: diht status out says what has run" in capsys.readouterr().err
+
+
+def test_a_run_that_has_not_begun_says_how_to_start_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({**DOCUMENT, "spec": {**DOCUMENT["spec"], "data": {**DOCUMENT["spec"]["data"], "output": f"{tmp_path}/out"}}}))  # fmt: skip
+    assert main(["status", str(tmp_path / "run.json")]) == 64
+    assert "no run has begun in" in capsys.readouterr().err

@@ -1,0 +1,219 @@
+"""`diht import`: every layout into the same pairs, resumed, refused, and bad rows counted by reason."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.cli.main import main
+from diht_k8s.recipe.imports.pair_layouts import open_pairs
+from diht_k8s.recipe.imports.pairs import PairOrder, import_pairs
+from diht_k8s.recipe.imports.records import Wanted
+from diht_k8s.recipe.shards.samples import Sample, read_samples, write_samples
+from diht_k8s.recipe.shards.storage import Storage
+from tests.recipe.imports.loose_pairs import SOURCES, drawn, in_folder, jpeg
+
+
+def imported(source: Path, output: Path, *options: str) -> dict[str, Any]:
+    assert main(["import", str(source), str(output), *options]) == 0
+    return json.loads((output / "COMMITTED.json").read_text())
+
+
+def pairs(output: Path) -> list[Sample]:
+    return [sample for path in sorted(output.glob("*.tar")) for sample in read_samples(Storage(), str(path))]
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("layout", SOURCES)
+def test_import_of_every_layout_gives_the_same_pairs(layout: str, tmp_path: Path) -> None:
+    marker = imported(SOURCES[layout](tmp_path / "in", 12), tmp_path / "out", "--shard-size", "5")
+    found = pairs(tmp_path / "out")
+    assert [sample.caption for sample in found] == [drawn(number)[1] for number in range(12)]
+    assert [sample.image for sample in found] == [jpeg(number) for number in range(12)]
+    assert all(sample.problem is None for sample in found)
+    assert [shard["samples"] for shard in marker["shards"]] == [4, 4, 4]
+    assert (marker["samples"], marker["records"], marker["bad"]) == (12, 12, {})
+
+
+def test_import_of_a_folder_keeps_what_the_json_says(tmp_path: Path) -> None:
+    imported(SOURCES["folder-json"](tmp_path / "in", 2), tmp_path / "out")
+    assert [sample.meta["punsafe"] for sample in pairs(tmp_path / "out")] == [0.1, 0.1]
+
+
+def test_import_when_interrupted_resumes_to_the_same_bytes(tmp_path: Path) -> None:
+    source = in_folder(tmp_path / "in", 12)
+
+    def run(output: Path, advance: Callable[[], object] = lambda: None) -> list[tuple[int, int]]:
+        begun: list[tuple[int, int]] = []
+        opened, order = open_pairs(source, None, Wanted("train")), PairOrder(str(output), 5)
+        import_pairs(opened, order, Storage(), lambda total, done: begun.append((total, done)), advance)
+        return begun
+
+    records = iter(range(7))
+
+    def stop() -> None:
+        if next(records, None) is None:
+            raise KeyboardInterrupt
+
+    run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "broken", stop)
+    assert not (tmp_path / "broken/COMMITTED.json").exists()
+    assert [path.name for path in (tmp_path / "broken").glob("*.tar")] == ["00000.tar"]
+    assert run(tmp_path / "broken") == [(12, 4)]
+    assert tree(tmp_path / "broken") == tree(tmp_path / "whole")
+    assert run(tmp_path / "broken") == [(12, 12)]
+
+
+def test_import_counts_what_is_left_out_by_reason_with_an_example(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = in_folder(tmp_path / "in", 4)
+    rows = [{"image": f"{number:04d}.jpg", "caption": f"a dog sees {number}"} for number in range(4)]
+    (folder / "cut.jpg").write_bytes(jpeg(0)[:300])
+    (folder / "empty.jpg").write_bytes(b"")
+    bad = [
+        {"image": "gone.jpg", "caption": "x"}, {"image": "cut.jpg", "caption": "x"}, {"image": "empty.jpg", "caption": "x"},
+        {"image": "0000.jpg", "caption": " "}, {"image": "0000.jpg"}, {"image": "0001.jpg", "caption": 7},
+        {"image": "0001.jpg", "caption": "a" * 20_000}, {"image": None, "caption": "x"},
+    ]  # fmt: skip
+    lines = [json.dumps(row).encode() for row in (*rows, *bad)]
+    lines += [b"{broken", b'{"image": "0002.jpg", "caption": "caf\xe9"}']
+    (folder / "pairs.jsonl").write_bytes(b"\n".join(lines))
+    marker = imported(folder / "pairs.jsonl", tmp_path / "out")
+    assert {reason: found["count"] for reason, found in marker["bad"].items()} == {
+        "picture_missing": 1, "picture_unreadable": 1, "picture_empty": 2, "caption_empty": 1, "caption_missing": 1,
+        "caption_no_text": 1, "caption_too_long": 1, "caption_not_utf8": 1, "row_unreadable": 1,
+    }  # fmt: skip
+    assert marker["bad"]["caption_missing"]["example"] == f"{folder / 'pairs.jsonl'} line 9"
+    assert marker["samples"] + sum(found["count"] for found in marker["bad"].values()) == marker["records"] == 14
+    said = capsys.readouterr().out
+    assert f"left out: 1 row_unreadable, for example {folder / 'pairs.jsonl'} line 13" in said
+    assert f"diht init {tmp_path / 'out'}" in said
+
+
+def test_import_writes_a_pair_for_each_caption_of_an_image(tmp_path: Path) -> None:
+    folder = in_folder(tmp_path / "in", 2)
+    lines = [f"0000.jpg#{n}\tcaption {n}\n" for n in range(3)] + ["0001.jpg#0\tanother\n"]
+    (folder / "results.token").write_text("".join(lines))
+    imported(folder / "results.token", tmp_path / "out")
+    assert [s.caption for s in pairs(tmp_path / "out")] == ["caption 0", "caption 1", "caption 2", "another"]
+    assert len({s.uid for s in pairs(tmp_path / "out")}) == 4
+    imported(folder / "results.token", tmp_path / "first", "--captions", "first")
+    assert [s.caption for s in pairs(tmp_path / "first")] == ["caption 0", "another"]
+
+
+def test_import_of_shards_that_lie_there_checks_them_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "in"
+    for shard in range(2):
+        members = [(f"{n}", {"jpg": jpeg(n), "txt": b"a dog", "json": b"{}"}) for n in range(3)]
+        write_samples(Storage(), str(source / f"{shard:05d}.tar"), [*members, ("9", {"jpg": jpeg(9)})])
+        (source / f"{shard:05d}_stats.json").write_text(json.dumps({"successes": 4 + shard}))
+    assert main(["import", str(source), str(tmp_path / "out"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["samples"], found["bad"]["caption_missing"]["count"]) == (6, 2)
+    assert found["notes"] == [f"{source}/00001.tar holds 4 samples, but 00001_stats.json says 5"]
+    assert not (tmp_path / "out").exists()
+
+
+def cut_shard(folder: Path) -> Path:
+    write_samples(Storage(), str(folder / "0.tar"), [(str(n), {"jpg": jpeg(n), "txt": b"a"}) for n in range(3)])
+    (folder / "0.tar").write_bytes((folder / "0.tar").read_bytes()[:2000])
+    return folder
+
+
+def file(name: str, content: str = "") -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        in_folder(folder, 1)
+        (folder / name).write_text(content)
+        return folder / name
+
+    return write
+
+
+def without_captions(folder: Path) -> Path:
+    in_folder(folder, 2)
+    for path in folder.glob("*.txt"):
+        path.unlink()
+    return folder
+
+
+def made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def without_images(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "a.heic").write_bytes(b"")
+    return folder
+
+
+REFUSED: dict[str, tuple[Callable[[Path], Path], type[Exception], str]] = {
+    "nothing": (lambda folder: folder, UserError, "does not exist: name a folder of images"),
+    "empty folder": (made, UserError, "is empty: name a folder of images with a .txt or .json beside each"),
+    "no captions": (without_captions, UserError, "none of the 2 images .* has a caption: write NAME.txt"),
+    "no images": (without_images, UserError, "holds no images .its files: 1 .heic"),
+    "URLs": (file("a.csv", "url,caption\nhttps://x/y.jpg,a dog\n"), UserError, "run img2dataset on it"),
+    "unknown columns": (file("a.csv", "path,words\n0000.jpg,a\n"), UserError, "its columns: path, words.*--caption-column"),
+    "images elsewhere": (file("a.csv", "image,caption\nno.jpg,a\n"), UserError, "name the folder of the images by --images"),
+    "no rows": (file("a.csv", "image,caption\n"), DataError, "has no rows that can be read: expected a header"),
+    "other JSON": (file("a.json", "[]"), UserError, "expected COCO's"),
+    "other file": (file("a.zip"), UserError, "is no table or annotation file"),
+    "damaged shard": (cut_shard, DataError, "is damaged after"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_import_of_what_cannot_be_read_says_what_to_do(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write, kind, said = REFUSED[case]
+    code = main(["import", str(write(tmp_path / "in")), str(tmp_path / "out")])
+    assert code == kind.exit_code  # type: ignore[attr-defined]
+    assert re.search(said, capsys.readouterr().err)
+
+
+def test_import_into_another_import_is_refused_until_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    imported(in_folder(tmp_path / "a", 7), tmp_path / "out", "--shard-size", "3")
+    other = in_folder(tmp_path / "b", 2)
+    assert main(["import", str(other), str(tmp_path / "out")]) == UserError.exit_code
+    assert "add --replace" in capsys.readouterr().err
+    imported(other, tmp_path / "out", "--replace")
+    assert len(pairs(tmp_path / "out")) == 2
+
+
+def test_import_of_an_image_with_dots_in_its_name_finds_its_caption(tmp_path: Path) -> None:
+    folder = in_folder(tmp_path / "in", 1)
+    for suffix in (".jpg", ".txt"):
+        (folder / f"0000{suffix}").rename(folder / f"my.photo.v2{suffix}")
+    imported(folder, tmp_path / "out")
+    assert [sample.caption for sample in pairs(tmp_path / "out")] == [drawn(0)[1]]
+
+
+def test_import_of_a_gif_stores_its_first_frame_as_png(tmp_path: Path) -> None:
+    folder = in_folder(tmp_path / "in", 1)
+    drawn(1)[0].save(folder / "b.gif")
+    (folder / "b.txt").write_text("a gif moves")
+    imported(folder, tmp_path / "out")
+    assert [sorted(sample.members) for sample in pairs(tmp_path / "out")] == [["jpg", "txt"], ["png", "txt"]]
+
+
+def test_import_of_a_csv_takes_commas_in_its_last_column(tmp_path: Path) -> None:
+    folder = in_folder(tmp_path / "in", 1)
+    (folder / "captions.txt").write_text("image,caption\n0000.jpg,a dog, a cat , and a bird\n")
+    imported(folder, tmp_path / "out")
+    assert [sample.caption for sample in pairs(tmp_path / "out")] == ["a dog, a cat , and a bird"]

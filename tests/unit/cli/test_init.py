@@ -1,0 +1,136 @@
+"""`diht init`: the defaults that it chooses, and the document that it writes, from facts made by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from diht_k8s.api.documents import load
+from diht_k8s.api.errors import DataError
+from diht_k8s.api.run import DihtRun
+from diht_k8s.cli.onboarding.choices import Machine, Place, choose
+from diht_k8s.cli.onboarding.document import Names, document
+from diht_k8s.cli.onboarding.init import run_name
+from diht_k8s.recipe.filter.scores import Row
+from diht_k8s.recipe.first_look.held_out import HeldOut, groups
+from diht_k8s.recipe.first_look.held_out import choose as choose_groups
+from diht_k8s.recipe.first_look.look import Look, Seen
+
+NAMES = Names("mine", ["data/*.tar"], "runs/mine", "runs/mine-held-out")
+LAPTOP = Machine(4, 16.0)
+
+
+def seen(number: int, *, actions: int = 1, complexity: int = 2, caption: str = "", concepts: int = 12) -> Seen:
+    row = Row(
+        shard="", index=str(number), uid=f"u{number}", caption_sha256="", complexity=complexity, num_actions=actions,
+        objects=[f"thing{number % concepts}", f"place{number % 7}"], attributes=[("thing", f"colour{number % concepts}")],
+    )  # fmt: skip
+    return Seen(0, number, f"u{number}", f"image{number}", row, caption or f"a thing {number} moves")
+
+
+def look(count: int, *, total: int | None = None, bad: int = 0, **facts: object) -> Look:
+    found = [seen(number, **facts) for number in range(count)]  # type: ignore[arg-type]
+    problems = {"picture_unreadable": bad} if bad else {}
+    return Look(["data/0.tar"], total or count + bad, total is None, count + bad, found, problems, [(640, 480)] * count)
+
+
+def held(of: Look, *, near: float = 0.0) -> HeldOut:
+    pairs, excluded = choose_groups(of, 0)
+    return HeldOut(pairs, excluded, near)
+
+
+def written(of: Look, place: Place = "laptop", *, machine: Machine = LAPTOP, near: float = 0.0) -> DihtRun:
+    split = held(of, near=near)
+    text = document(NAMES, of, split, machine, choose(of, split, machine, place))
+    return load(text, name="run.yaml")
+
+
+@pytest.mark.parametrize("place", get_args(Place))
+@pytest.mark.parametrize("count", [30, 300, 5000])
+@pytest.mark.parametrize("facts", [{}, {"actions": 0}, {"concepts": 10_000}, {"actions": 0, "complexity": 0}])
+def test_document_is_valid_for_every_size_place_and_kind_of_captions(
+    place: Place, count: int, facts: dict[str, int]
+) -> None:
+    spec = written(look(count, **facts), place, machine=Machine(4, 16.0, 3)).spec
+    assert spec.train is not None
+    assert spec.filter is not None
+    assert spec.train.samples % spec.train.batch_size == 0
+    assert spec.train.schedule.warmup_samples < spec.train.samples
+    assert spec.train.batch_size <= count * 0.9
+    assert spec.filter.min_actions == facts.get("actions", 1)
+    assert (spec.label is None) == (facts.get("concepts") == 10_000)
+    assert spec.train.distillation.mode == ("Disabled" if spec.label is None else "Concepts")
+
+
+def test_batch_and_model_grow_with_the_pairs() -> None:
+    def train(total: int, place: Place) -> tuple[str | None, int]:
+        found = written(look(5000, total=total), place).spec.train
+        assert found is not None
+        return found.model, found.batch_size
+
+    assert train(5000, "laptop") == (None, 128)
+    assert train(200_000, "gpu-node") == ("ViT-B-32", 8192)
+    assert train(100_000_000, "cluster") == ("ViT-B-16", 16384)
+    assert train(2_000_000_000, "cluster") == ("ViT-L-14", 16384)
+
+
+@pytest.mark.parametrize(("concepts", "min_count", "top_k"), [(5, 5, 5), (30, 5, 10), (80, 3, 10)])
+def test_top_k_is_no_larger_than_the_classes_that_are_left(concepts: int, min_count: int, top_k: int) -> None:
+    label = written(look(300, concepts=concepts)).spec.label
+    assert label is not None
+    assert (label.vocabulary.min_count, label.top_k) == (min_count, top_k)
+
+
+def test_near_copies_are_dropped_unless_they_are_much_of_the_data() -> None:
+    few, many = (written(look(300), near=near).spec.filter for near in (0.05, 0.5))
+    assert few is not None
+    assert many is not None
+    assert (few.decontaminate, many.decontaminate) == (["held-out"], [])
+
+
+def test_bad_samples_raise_the_limit() -> None:
+    few, many = (written(look(300, bad=bad)).spec.filter for bad in (1, 30))
+    assert few is not None
+    assert many is not None
+    assert few.max_bad_percent == 1.0
+    assert 100 * 30 / 330 < many.max_bad_percent < 30
+
+
+def test_too_few_pairs_are_refused_at_once() -> None:
+    of = look(12)
+    with pytest.raises(DataError, match=r"12 usable pairs, .* are too few for a run: give 20 or more"):
+        choose(of, held(of), LAPTOP, "laptop")
+
+
+def test_groups_hold_pairs_of_the_same_image_or_caption_together() -> None:
+    first, other = seen(1, caption="A dog"), seen(3, caption="a cat")
+    same_caption = seen(2, caption="a dog")
+    same_image = Seen(0, 9, "u9", same_caption.image_sha256, other.row, "another caption")
+    found = groups([first, same_caption, other, same_image])
+    assert sorted(sorted(each.uid for each in group) for group in found) == [["u1", "u2", "u9"], ["u3"]]
+
+
+def test_held_out_groups_depend_on_the_seed_alone_and_shared_captions_stay() -> None:
+    found = [*look(100).seen, *(seen(number, caption="image") for number in range(100, 120))]
+    of = Look(["data/0.tar"], 120, True, 120, found, {}, [(64, 64)] * 120)
+    once, again, other = (choose_groups(of, seed) for seed in (0, 0, 1))
+    assert once == again
+    assert once != other
+    assert len(once[0]) == 12
+    assert not any(each.caption == "image" for each in once[0])
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [("data/My Photos/", "my-photos"), ("s3://corpus/web_1/*.tar", "web-1"), ("2024", "run-2024"), ("a/b.tar", "b")],
+)
+def test_name_of_the_run_is_that_of_the_folder(data: str, name: str) -> None:
+    assert run_name(data) == name
+
+
+def test_name_of_the_run_for_the_current_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "pets").mkdir()
+    monkeypatch.chdir(tmp_path / "pets")
+    assert run_name(".") == "pets"
