@@ -15,6 +15,7 @@ from diht_k8s import __version__
 from diht_k8s.api.errors import DihtError, ExitCode, missing_package
 from diht_k8s.api.steps import LABEL_STEPS
 from diht_k8s.cli.imports import COMMAND, add_import
+from diht_k8s.cli.packaged import add_packaged
 
 _STAGES: Final = ("filter", "label", "train", "evaluate")
 _EXIT_CODES: Final = (
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:2] == ["benchmarks", "import"]:
         words[:2] = [COMMAND]
-    options = _parser().parse_args(words)
+    options = make_parser().parse_args(words)
     try:
         return options.command(options)
     except DihtError as error:
@@ -56,7 +57,8 @@ class _DihtParser(argparse.ArgumentParser):
         super().exit(64 if status == 2 else status, message)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; the reference page is made from it."""
     parser = _DihtParser(
         prog="diht",
         description="The DiHT recipe: CAT filter, concept labels, training with hard negatives, evaluation.",
@@ -72,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_corpus_commands(commands)
     _add_evaluate_commands(commands)
     _add_cluster_commands(commands)
+    add_packaged(commands)
     return parser
 
 
@@ -121,7 +124,7 @@ def _add_validate(commands: _Commands) -> None:
         help="warn if the training does not fit on this GPU or the pods' CPUs cannot feed it; else that of its node selector",
     )  # fmt: skip
     _add_set(parser)
-    parser.set_defaults(command=_validate)
+    parser.set_defaults(command=_validate, extra="")
 
 
 def _validate(options: argparse.Namespace) -> int:

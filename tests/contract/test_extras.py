@@ -41,6 +41,7 @@ NEEDS = {
     "purge run.yaml --exclude list": RECIPE, "estimate run.yaml --gpu H100": RECIPE, "benchmarks": RECIPE, "convert a b": RECIPE, "report a": RECIPE,
     "submit run.yaml": OPERATOR, "watch small": OPERATOR, "logs small": OPERATOR, "why small": OPERATOR, "plan run.yaml": OPERATOR,
     "retry small": OPERATOR, "cancel small": OPERATOR,
+    "schema": "", "crd": "", "samples": "", "samples minimal": "", "chart operator": "",
 }  # fmt: skip
 """Each command and what it says without any extra; empty where the base is enough."""
 OF_CLUSTERS = [arguments for arguments, says in NEEDS.items() if says == OPERATOR]
