@@ -30,6 +30,8 @@ OTHER_PAGES: Final = {
 }
 """Path in the repository -> page of the site."""
 HOME: Final = {"README.md": "index.md"}
+BOOST: Final = {"tutorial/": 3, "how-to/": 3, "troubleshooting.md": 3, "concepts.md": 3, "packages.md": 3, "more/": 0.3}
+"""How much search prefers pages for readers, and those about development less: start of the path -> factor."""
 _LINK: Final = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 _FENCE: Final = re.compile(r"^(```|~~~).*?^\1[ \t]*$", re.MULTILINE | re.DOTALL)
 _LOG: Final = logging.getLogger("mkdocs.hooks.site")
@@ -46,6 +48,7 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Draw flowcharts, and make links and lists as Markdown on GitHub has them."""
     uri = page.file.src_uri
+    page.meta["search"] = {"boost": next((factor for start, factor in BOOST.items() if uri.startswith(start)), 1)}
     source = next((path for path, made in OTHER_PAGES.items() if made == uri), f"docs/{uri}")
     parts, end = [], 0
     for fence in _FENCE.finditer(markdown):
