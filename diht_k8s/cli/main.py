@@ -16,6 +16,7 @@ from diht_k8s.api.errors import DihtError, ExitCode, missing_package
 from diht_k8s.api.steps import LABEL_STEPS
 from diht_k8s.cli.imports import COMMAND, add_import
 from diht_k8s.cli.packaged import add_packaged
+from diht_k8s.cli.systems import platform_note
 
 _STAGES: Final = ("filter", "label", "train", "evaluate")
 _EXIT_CODES: Final = (
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[:2] == ["benchmarks", "import"]:
         words[:2] = [COMMAND]
     options = make_parser().parse_args(words)
+    print(platform_note(sys.platform), end="", file=sys.stderr)
     try:
         return options.command(options)
     except DihtError as error:
