@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -12,19 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.contract.trees import ROOT, build_wheel, tracked_tree
 from tools.wheel_files import PACKAGED
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def tracked_tree(folder: Path) -> Path:
-    """The files that git knows here, as a stranger's clone has them."""
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z", "--", ":!examples/data", ":!tests"], cwd=ROOT, check=True, capture_output=True, text=True)  # fmt: skip
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +21,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stale = tree / "build/lib/diht_k8s/packaged/manifests/samples/stale.yaml"
     stale.parent.mkdir(parents=True)
     stale.write_text("an earlier build left it here\n")
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", "dist", "."]
-    subprocess.run(command, cwd=tree, check=True)
-    return next((tree / "dist").glob("diht_k8s-*.whl"))
+    return build_wheel(tree)
 
 
 @pytest.fixture(scope="module")

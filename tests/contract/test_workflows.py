@@ -54,7 +54,7 @@ def test_workflows_for_lint_tests_images_and_releases_are_there() -> None:
     called = {path.stem: set[str]().union(*(make_targets(step.get("run", "")) for step in steps(read(path)))) for path in WORKFLOWS}  # fmt: skip
     assert called == {
         "images": {"images"},
-        "lint": {"lint", "check-generated"},
+        "lint": {"lint", "check-generated", "docs"},
         "release": {"wheel"},
         "test": {"demo", "test"},
     }
