@@ -166,8 +166,9 @@ def diht_problems(words: list[str], root: Path) -> Iterator[str]:
         if ended.code:
             yield f"diht {' '.join(words)}: {said.getvalue().strip().splitlines()[-1]}"
         return
-    file, overrides = getattr(options, "file", None), getattr(options, "overrides", [])
-    ours = file is not None and re.match(r"(examples|manifests)/", file)
+    file: str = getattr(options, "file", None) or ""
+    overrides: list[str] = getattr(options, "overrides", [])
+    ours = re.match(r"(examples|manifests)/", file)
     if ours and not (root / file).is_file():
         yield f"{file} is not there"
     elif ours or overrides:

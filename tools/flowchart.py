@@ -103,7 +103,8 @@ def draw(text: str) -> str:
     paths = _with_passages(chart)
     layers = _ordered(chart, paths)
     _place(layers, paths, chart)
-    tops, top = [], 8.0
+    tops: list[tuple[float, float]] = []
+    top = 8.0
     for layer in layers:
         height = max(node.height for node in layer)
         tops.append((top, height))
@@ -111,7 +112,7 @@ def draw(text: str) -> str:
     left = min(node.x - node.width / 2 for layer in layers for node in layer) - 8
     width = max(node.x + node.width / 2 for layer in layers for node in layer) + 8 - left
     body = [_arrow([chart.nodes[name] for name in path], label, tops, left) for path, label in paths]
-    body += [_box(node, *tops[node.layer], left) for layer in layers for node in layer if node.lines]
+    body += [_box(node, tops[node.layer], left) for layer in layers for node in layer if node.lines]
     height = top - BETWEEN_LAYERS + 8
     label = "; ".join(
         f"{' '.join(chart.nodes[a].lines)} to {' '.join(chart.nodes[b].lines)}" for a, b, _ in chart.edges
@@ -188,7 +189,8 @@ def _place(layers: list[list[Node]], paths: list[tuple[list[str], str]], chart: 
                 node.x -= shift
 
 
-def _box(node: Node, top: float, height: float, left: float) -> str:
+def _box(node: Node, layer: tuple[float, float], left: float) -> str:
+    top, height = layer
     y = top + (height - node.height) / 2
     lines = "".join(
         f'<text x="{node.x - left:.1f}" y="{y + 20 + LINE * number:.1f}">{html.escape(line)}</text>'

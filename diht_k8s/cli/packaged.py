@@ -81,21 +81,24 @@ def _text(options: argparse.Namespace) -> int:
 def _samples(options: argparse.Namespace) -> int:
     files = {path.stem: path for path in sorted(packaged(SAMPLES).glob("*.yaml"))}
     if options.name is not None:
-        name = options.name.removesuffix(".yaml")
-        if name not in files:
-            near = difflib.get_close_matches(name, files, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(files)}"
-            raise UserError(f"no sample {name}: {hint}")
-        files = {name: files[name]}
+        files = {options.name: _sample(files, options.name.removesuffix(".yaml"))}
     if options.output is not None:
         write({Path(options.output) / path.name: path.read_bytes() for path in files.values()})
     elif options.name is not None:
-        print(files[name].read_text(encoding="utf-8").rstrip("\n"))
+        print(files[options.name].read_text(encoding="utf-8").rstrip("\n"))
     else:
         width = max(map(len, files))
         for name, path in files.items():
             print(f"{name:{width}}  {first_sentence(path.read_text(encoding='utf-8'))}")
     return ExitCode.DONE
+
+
+def _sample(files: dict[str, Path], name: str) -> Path:
+    if name not in files:
+        near = difflib.get_close_matches(name, files, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(files)}"
+        raise UserError(f"no sample {name}: {hint}")
+    return files[name]
 
 
 def first_sentence(document: str) -> str:
