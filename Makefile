@@ -4,7 +4,7 @@ BIN := .venv/bin
 EXTRAS := recipe,operator,docs,dev
 INSTALLED := .venv/.installed
 
-.PHONY: images wheel docs check-docs sizes demo test test-cluster test-gpu lint check-words format generate check-generated constraints clean-demo
+.PHONY: images wheel sbom docs check-docs sizes demo test test-cluster test-gpu lint check-words format generate check-generated constraints clean-demo
 .DEFAULT_GOAL := demo
 
 demo: $(INSTALLED) ## the whole recipe on real images; a second call finds every stage cached
@@ -60,6 +60,9 @@ images: ## both images, by buildah, podman or docker: make images IMAGE_PREFIX=r
 
 wheel: ## the package as a wheel in dist/; two builds of one commit are the same
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 315532800) $(PYTHON) -m pip wheel -q --no-deps --wheel-dir dist .
+
+sbom: ## bills of materials (CycloneDX) of the wheel and the images' Python packages, in dist/
+	@PYTHON="$(PYTHON)" tools/sbom dist
 
 clean-demo: ## forget the demo's run
 	rm -rf runs/demo

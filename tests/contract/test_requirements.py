@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import tomllib
@@ -17,6 +18,7 @@ from tests.contract.trees import ROOT, build_wheel, tracked_tree
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = {
     "base": [], "operator": ["operator"], "recipe": ["recipe"], "dev": ["recipe", "operator", "docs", "dev"],
+    "sbom": ["sbom"],
 }  # fmt: skip
 PYTHONS = ("3.11", "3.12", "3.13")
 HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
@@ -71,6 +73,8 @@ def test_versions_are_those_of_the_constraints(name: str) -> None:
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line]
     pinned = {canonicalize_name(line.partition("==")[0]): f"=={line.partition('==')[2]}" for line in lines}
     found = pins(name, "3.11")
+    if name == "sbom":  # an environment of its own
+        found = {package: version for package, version in found.items() if package in pinned}
     assert {package: version for package, version in found.items() if pinned.get(package) != version} == {}
     if name == "dev":
         assert set(found) == set(pinned)
@@ -99,3 +103,18 @@ def test_operator_installs_by_hashes_into_a_clean_environment_and_plans(tmp_path
     refused = subprocess.run([*pip, "--force-reinstall", "--require-hashes", "-r", tmp_path / "other.txt"], capture_output=True, text=True)  # fmt: skip
     assert refused.returncode != 0
     assert "DO NOT MATCH THE HASHES" in refused.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_bill_of_materials_names_every_package_with_its_hashes_and_is_the_same_twice(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        subprocess.run([ROOT / "tools/sbom", tmp_path / folder], check=True)
+    for name in ("base", "operator", "recipe"):
+        path = f"diht-k8s-{name}.cdx.json"
+        assert (tmp_path / "one" / path).read_bytes() == (tmp_path / "two" / path).read_bytes()
+        document = json.loads((tmp_path / "one" / path).read_text())
+        assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.6")
+        found = {canonicalize_name(each["name"]): f"=={each['version']}" for each in document["components"]}
+        assert found.items() >= pins(name, "3.11").items()
+        assert all(each["externalReferences"][0]["hashes"] for each in document["components"])

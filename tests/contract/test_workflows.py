@@ -55,7 +55,7 @@ def test_workflows_for_lint_tests_images_and_releases_are_there() -> None:
     assert called == {
         "images": {"images"},
         "lint": {"lint", "check-generated", "docs"},
-        "release": {"wheel"},
+        "release": {"wheel", "sbom"},
         "test": {"demo", "test"},
     }
 
