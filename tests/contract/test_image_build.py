@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tools.wheel_files import PACKAGED
+
 ROOT = Path(__file__).resolve().parents[2]
 DIGEST = "sha256:" + "a" * 64
 
@@ -46,3 +48,15 @@ def test_containerfile_has_the_other_labels_of_the_oci(name: str) -> None:
     assert set(re.findall(r"org\.opencontainers\.image\.([\w.]+)=", text)) == {
         "title", "description", "version", "licenses",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["operator", "recipe"])
+def test_image_installs_packages_by_their_hashes_and_then_our_own_alone(name: str) -> None:
+    text = (ROOT / f"images/{name}.Containerfile").read_text()
+    first, second = re.findall(r"/pip install ([^\\\n]+)", text)
+    assert "--require-hashes" in first
+    assert re.findall(r"-r (\S+)", first) == ["requirements/build.txt", f"requirements/{name}.txt"]
+    assert "--no-deps --no-build-isolation ." in second
+    copied = [path for line in re.findall(r"(?m)^COPY (?!--from)(.+)$", text) for path in line.split()[:-1]]
+    assert [path for path in copied if not (ROOT / path).exists()] == []
+    assert {path for path in PACKAGED if not any(path.startswith(copy) for copy in copied)} == set()
