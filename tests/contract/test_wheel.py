@@ -49,6 +49,11 @@ def test_wheel_has_the_packaged_files_of_the_repository_and_no_stale_one(wheel: 
     assert {name.partition("/")[0] for name in names} == {"components", "diht_k8s", f"{wheel.name.rpartition('-py3')[0]}.dist-info"}  # fmt: skip
 
 
+def test_two_builds_of_one_tree_are_the_same(wheel: Path, tmp_path: Path) -> None:
+    other = build_wheel(tracked_tree(tmp_path / "another-place"))
+    assert other.read_bytes() == wheel.read_bytes()
+
+
 def test_program_runs_from_the_wheel_and_not_from_the_repository(installed: Path, tmp_path: Path) -> None:
     done = python(
         installed, tmp_path, "-c", "import diht_k8s, components; print(diht_k8s.__file__, components.__file__)"

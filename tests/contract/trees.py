@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ def tracked_tree(folder: Path) -> Path:
 
 
 def build_wheel(tree: Path) -> Path:
-    """The wheel of a tree, in its `dist`."""
+    """The wheel of a tree, in its `dist`, as `make wheel` makes it: its files carry the commit's time."""
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", "dist", "."]
-    subprocess.run(command, cwd=tree, check=True)
+    subprocess.run(command, cwd=tree, check=True, env={**os.environ, "SOURCE_DATE_EPOCH": "1700000000"})
     return next((tree / "dist").glob("diht_k8s-*.whl"))
