@@ -1,10 +1,10 @@
 # `make demo` and `make test` are all that a newcomer needs. The environment is .venv, made from constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := recipe,operator,dev
+EXTRAS := recipe,operator,docs,dev
 INSTALLED := .venv/.installed
 
-.PHONY: images wheel demo test test-cluster test-gpu lint check-words format generate check-generated constraints clean-demo
+.PHONY: images wheel sbom docs check-docs sizes demo test test-cluster test-gpu lint check-words format generate check-generated constraints clean-demo
 .DEFAULT_GOAL := demo
 
 demo: $(INSTALLED) ## the whole recipe on real images; a second call finds every stage cached
@@ -25,6 +25,7 @@ lint: $(INSTALLED) ## style, types, layers and words
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python tools/check_words.py
+	$(BIN)/python tools/check_docs.py
 
 check-words: $(INSTALLED) ## home-made words, module names, imports between tests
 	$(BIN)/python tools/check_words.py
@@ -39,22 +40,37 @@ generate: $(INSTALLED) ## CRD, API reference and JSON schema from the models
 check-generated: $(INSTALLED)
 	$(BIN)/python -m diht_k8s.api.schema.generate --check
 
-constraints: $(INSTALLED) ## pins what pyproject.toml needs and keeps today's versions; delete a line to update it (needs uv)
-	{ grep '^#' constraints.txt; uv pip compile -q --no-header --no-annotate --python $(BIN)/python -c constraints.txt \
-	  --extra recipe --extra operator --extra dev pyproject.toml; } > constraints.new && mv constraints.new constraints.txt
+constraints: ## pins what pyproject.toml needs, with and without hashes; keeps today's versions: delete a line to update it (needs uv)
+	@PYTHON="$(PYTHON)" tools/constraints
+
+sizes: $(INSTALLED) ## how much disk each extra takes, beside what docs/packages.md says
+	@$(BIN)/python tools/extra_sizes.py
+	@$(BIN)/python tools/extra_sizes.py --check
+
+docs: $(INSTALLED) ## the documentation site, in build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "build/site/index.html"
+
+check-docs: $(INSTALLED) ## commands, YAML, links and sentences of the documentation
+	$(BIN)/python tools/check_docs.py
+	$(BIN)/python tools/figures.py --check
 
 images: ## both images, by buildah, podman or docker: make images IMAGE_PREFIX=registry.example.org/
 	@IMAGE_PREFIX="$(IMAGE_PREFIX)" BASE="$(BASE)" images/build $(or $(IMAGES),operator recipe)
 
-wheel: ## the package as a wheel in dist/
-	$(PYTHON) -m pip wheel -q --no-deps --wheel-dir dist .
+wheel: ## the package as a wheel in dist/; two builds of one commit are the same
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 315532800) $(PYTHON) -m pip wheel -q --no-deps --wheel-dir dist .
+
+sbom: ## bills of materials (CycloneDX) of the wheel and the images' Python packages, in dist/
+	@PYTHON="$(PYTHON)" tools/sbom dist
 
 clean-demo: ## forget the demo's run
 	rm -rf runs/demo
 
-$(INSTALLED): pyproject.toml constraints.txt
-	@echo "installing into .venv (once; about 3 GB of packages) ..."
+$(INSTALLED): pyproject.toml constraints.txt requirements/dev.txt
+	@echo "installing into .venv (once; 7 GB of packages, 3.6 of them CUDA: docs/packages.md) ..."
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] >= (3, 11) else "diht-k8s needs Python 3.11 or newer: make PYTHON=python3.11")'
 	@$(PYTHON) -m venv .venv || { echo "python3 -m venv failed: on Debian, apt-get install python3-venv"; exit 1; }
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --editable '.[$(EXTRAS)]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation --editable '.[$(EXTRAS)]'
 	@touch $@

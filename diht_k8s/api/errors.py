@@ -70,12 +70,13 @@ def missing_package(error: ImportError, extra: str = "recipe") -> str:
 
     Args:
         error: the failed import.
-        extra: the extra of `pip install 'diht-k8s[EXTRA]'` that brings the package.
+        extra: the extra of `pip install 'diht-k8s[EXTRA]'` that brings the package; "" if it comes without any.
     """
     package = (error.name or "").partition(".")[0]
     if not isinstance(error, ModuleNotFoundError) or package in ("", __name__.partition(".")[0]):
         return f"{error}: install the package again or use another image"
-    return f"the package {package} is not installed: pip install 'diht-k8s[{extra}]', or use another image"
+    requirement = f"'diht-k8s[{extra}]'" if extra else "diht-k8s"
+    return f"the package {package} is not installed: pip install {requirement}, or use another image"
 
 
 BY_EXIT_CODE: Final[Mapping[int, type[DihtError]]] = {

@@ -21,6 +21,8 @@ from diht_k8s.cli.corpus_arguments import add_corpus_commands, add_evaluate_comm
 from diht_k8s.cli.imports import COMMAND, add_pair_import
 from diht_k8s.cli.onboarding.doctor import add_doctor
 from diht_k8s.cli.onboarding.init import add_init
+from diht_k8s.cli.packaged import add_packaged
+from diht_k8s.cli.systems import platform_note
 
 _STAGES: Final = ("filter", "label", "train", "evaluate")
 
@@ -30,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:2] == ["benchmarks", "import"]:
         words[:2] = [COMMAND]
-    options = parser_of_diht().parse_args(words)
+    options = make_parser().parse_args(words)
+    print(platform_note(sys.platform), end="", file=sys.stderr)
     try:
         return options.command(options)
     except DihtError as error:
@@ -53,8 +56,8 @@ class _DihtParser(argparse.ArgumentParser):
         super().exit(64 if status == 2 else status, message)
 
 
-def parser_of_diht() -> argparse.ArgumentParser:
-    """The parser of all commands."""
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; the reference page is made from it."""
     parser = _DihtParser(
         prog="diht",
         description="The DiHT recipe: CAT filter, concept labels, training with hard negatives, evaluation.",
@@ -74,6 +77,7 @@ def parser_of_diht() -> argparse.ArgumentParser:
     add_evaluate_commands(commands)
     add_cluster_commands(commands)
     add_completion(commands, parser)
+    add_packaged(commands)
     return parser
 
 
@@ -117,7 +121,7 @@ def _add_validate(commands: Commands) -> None:
     )  # fmt: skip
     add_set(parser)
     add_json(parser)
-    parser.set_defaults(command=_validate)
+    parser.set_defaults(command=_validate, extra="")
 
 
 def _validate(options: argparse.Namespace) -> int:

@@ -42,6 +42,7 @@ NEEDS = {
     "submit run.yaml": OPERATOR, "watch small": OPERATOR, "logs small": OPERATOR, "why small": OPERATOR, "plan run.yaml": OPERATOR,
     "retry small": OPERATOR, "cancel small": OPERATOR, "status small": OPERATOR, "list -n team": OPERATOR, "list .": "",
     "import photos out": RECIPE, "init .": RECIPE, "doctor": RECIPE, "completion bash": "",
+    "schema": "", "crd": "", "samples": "", "samples minimal": "", "chart operator": "",
 }  # fmt: skip
 """Each command and what it says without any extra; empty where the base is enough."""
 OF_CLUSTERS = [arguments for arguments, says in NEEDS.items() if says == OPERATOR]

@@ -54,8 +54,8 @@ def test_workflows_for_lint_tests_images_and_releases_are_there() -> None:
     called = {path.stem: set[str]().union(*(make_targets(step.get("run", "")) for step in steps(read(path)))) for path in WORKFLOWS}  # fmt: skip
     assert called == {
         "images": {"images"},
-        "lint": {"lint", "check-generated"},
-        "release": {"wheel"},
+        "lint": {"lint", "check-generated", "docs"},
+        "release": {"wheel", "sbom"},
         "test": {"demo", "test"},
     }
 

