@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from diht_k8s.api.documents import DocumentProblem, check, load, located, read_text, security_demands, warnings
 from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.pod_demands import level_of
-from diht_k8s.api.run import DihtRun
+from diht_k8s.api.run import KIND, DihtRun
 from diht_k8s.recipe.train.estimate.gpus import selected_gpu
 
 if TYPE_CHECKING:
@@ -37,17 +37,19 @@ def output_of(place: str, overrides: Sequence[str] = ()) -> str | None:
     Raises:
         UserError: the run document is wrong.
     """
-    if place.endswith((".yaml", ".yml")) or (place.endswith(".json") and '"DihtRun"' in _beginning(place)):
+    if place.endswith((".yaml", ".yml")) or (place.endswith(".json") and _is_document(place)):
         return read_run(place, overrides, {}).spec.data.output
     return None if place.endswith(".json") else place
 
 
-def _beginning(path: str) -> str:
+def _is_document(path: str) -> bool:
+    """Whether a JSON file is a run document; a report holds one, too, but not at its top."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read(4096)
-    except OSError:  # an s3:// URI, or nothing
-        return ""
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+    except (OSError, ValueError, RecursionError):  # an s3:// URI, nothing, or no JSON
+        return False
+    return isinstance(found, dict) and found.get("kind") == KIND
 
 
 def validate_command(path: str, overrides: Sequence[str], gpu: str | None = None, *, as_json: bool = False) -> int:
