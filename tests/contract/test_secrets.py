@@ -147,7 +147,7 @@ def test_operator_shows_no_literal_value(refused: bool, caplog: pytest.LogCaptur
         cluster.end("r-filter-1", 1, message=f"token {CANARY} refused")
     settle(process)
     assert all(CANARY not in without_literals(job) for job in cluster.jobs.values())
-    shown = json.dumps([cluster.runs["r"]["status"], cluster.events, cluster.services])
+    shown = json.dumps([cluster.runs["r"]["status"], cluster.recorded, cluster.services])
     assert "REDACTED" in shown
     assert CANARY not in shown + caplog.text
     assert CANARY not in sentence("r", status(cluster)) + "".join(details(status(cluster)))
