@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import json
 import os
 import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.evaluate import stage as program
+from diht_k8s.recipe.report.comparison import comparison, comparison_page
+from diht_k8s.recipe.report.per_image import PerImage, per_image_path, read_per_image
 from diht_k8s.recipe.runtime.stage import run_stage
+from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.evaluate.small_run import document, make_data, make_run
 
 pytestmark = pytest.mark.browser
@@ -59,17 +63,15 @@ def axe() -> str:
     return (cache / "axe.min.js").read_text()
 
 
-@pytest.fixture(scope="module", params=["whole", "missing stages", "29 benchmarks"])
+@pytest.fixture(scope="module", params=["whole", "evaluation only", "29 benchmarks"])
 def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     run = document(folder)
     make_run(folder, run)
-    if request.param == "missing stages":
+    if request.param == "evaluation only":
         make_data(folder)
         alone = {"model": f"{folder}/out/train/model"}
-        run = document(
-            folder, alone, data={**DATA(folder), "output": f"{folder}/out2"}, filter=None, label=None, train=None
-        )
+        run = document(folder, alone, data={"output": f"{folder}/out2"}, filter=None, label=None, train=None)
         run_stage(program, run, Stage.EVALUATE)
         return folder / "out2" / "evaluate" / "report.html"
     if request.param == "29 benchmarks":
@@ -78,10 +80,6 @@ def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         run = document(folder, {"benchmarks": many, "fewShot": None})
     run_stage(program, run, Stage.EVALUATE)
     return folder / "out" / "evaluate" / "report.html"
-
-
-def DATA(folder: Path) -> dict[str, Any]:  # noqa: N802
-    return {"sources": [{"name": "drawn", "shards": [f"{folder}/raw/*.tar"]}]}
 
 
 @pytest.fixture
@@ -234,6 +232,29 @@ def test_page_when_printed_keeps_its_images_and_drops_the_menu(opened: tuple[Pag
     page.emulate_media(media="print")
     assert not page.locator("nav").is_visible()
     assert page.locator("#evaluation").is_visible()
+
+
+def test_comparison_when_opened_on_a_phone_shows_its_verdicts_without_scrolling(
+    browser: Browser, report: Path, tmp_path: Path
+) -> None:
+    one = json.loads(report.with_name("report.json").read_text())
+    other = copy.deepcopy(one)
+    other["config"]["spec"]["evaluate"]["model"] = "another"
+    kept: dict[str, PerImage] = {}
+    for number, result in enumerate(one["benchmarks"]):
+        found = read_per_image(Storage(), f"{report.parent}/{per_image_path(number)}")
+        assert found is not None
+        kept[result["name"]] = found
+    (tmp_path / "c.html").write_text(comparison_page(comparison([one, other], [kept, kept])))
+    context = browser.new_context(viewport={"width": 390, "height": 900}, offline=True)
+    page = context.new_page()
+    page.goto((tmp_path / "c.html").as_uri())
+    verdicts = "[...document.querySelectorAll('.verdict')].map(each => each.getBoundingClientRect().right)"
+    rights = page.evaluate(verdicts)
+    assert rights
+    assert max(rights) <= 390
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    context.close()
 
 
 @pytest.mark.parametrize("opened", [(1440, "light"), (390, "dark")], indirect=True)
