@@ -259,7 +259,9 @@ def test_import_when_done_reads_no_image_again(tmp_path: Path, monkeypatch: pyte
     source = ORIGINALS["image_folder"](tmp_path / "in")
     run_import(source, tmp_path / "out")
     monkeypatch.setattr(resumable, "write_shard", lambda *_, **__: pytest.fail("written again"))
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
     assert run_import(source, tmp_path / "out") == [(24, 24)]
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == written
 
 
 def test_import_when_a_shard_was_cut_writes_it_again(tmp_path: Path) -> None:
