@@ -30,19 +30,11 @@ def found(images: int, rate: float, gain: float, monkeypatch: pytest.MonkeyPatch
     return sum(verdict(each.value, each.p) != "not clearly different" for each in differences) / pairs
 
 
-@pytest.mark.parametrize(("images", "rate"), [(100, 0.3), (500, 0.1), (500, 0.5)])
-def test_difference_when_there_is_none_is_seldom_found(
-    images: int, rate: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert 0.01 <= found(images, rate, 0.0, monkeypatch) <= 0.09  # 300 pairs: 0.05 +- 3 deviations of 0.0126
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(("images", "rate"), [(100, 0.3), (500, 0.1), (500, 0.5), (2000, 0.3)])
 def test_difference_when_there_is_none_is_found_in_at_most_6_5_percent_of_2000_pairs(
     images: int, rate: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert found(images, rate, 0.0, monkeypatch, 2000) <= 0.065
+    assert 0.02 <= found(images, rate, 0.0, monkeypatch, 2000) <= 0.065
 
 
 def test_difference_when_five_points_are_planted_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
