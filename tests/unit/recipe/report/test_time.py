@@ -15,7 +15,8 @@ SHOWN = Goodput(wall_seconds=7200, productive_seconds=7128, productive_percent="
 
 
 def page(text: str) -> str:
-    content = {"cost": [], "versions": {}, "inputs": {}, "config_sha256": "", "time": time_spent(text)}
+    run = {"stages": ["train", "evaluate"]}
+    content = {"run": run, "cost": [], "versions": {}, "inputs": {}, "config_sha256": "", "time": time_spent(text)}
     section = '{% from "parts.html.jinja" import more %}{% include "configuration.html.jinja" %}'
     return environment().from_string(section).render(content=content, run_yaml="", digest="")
 
