@@ -55,6 +55,4 @@ KNOWN: Final[dict[str, str]] = {
     "group_tasks: needed[cue.group] = max(needed.get(cue.group, [0 -> 1]), cue.candidates)":
         "a group that counts has a right image and a wrong one",
     "references: MAX_GALLERY: Final = [10000 -> 10001]": "a limit; no test fixes the number",
-    "importing: return json.dumps(document, indent=[1 -> 2], ensure_ascii=False, sort_keys=True).encode()":
-        "the layout of a JSON file",
 }  # fmt: skip
