@@ -25,7 +25,7 @@ lint: $(INSTALLED) ## style, types, layers and words
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python tools/check_words.py
-	$(BIN)/python tools/check_docs.py
+	$(BIN)/python -m tools.check_docs
 
 check-words: $(INSTALLED) ## home-made words, module names, imports between tests
 	$(BIN)/python tools/check_words.py
@@ -52,7 +52,7 @@ docs: $(INSTALLED) ## the documentation site, in build/site
 	@echo "build/site/index.html"
 
 check-docs: $(INSTALLED) ## commands, YAML, links and sentences of the documentation
-	$(BIN)/python tools/check_docs.py
+	$(BIN)/python -m tools.check_docs
 	$(BIN)/python tools/figures.py --check
 
 images: ## both images, by buildah, podman or docker: make images IMAGE_PREFIX=registry.example.org/

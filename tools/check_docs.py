@@ -3,7 +3,7 @@
 Nothing is run. A `diht` command goes through the real parser, a run document (or a part of one) through the real
 validator, `make` targets and paths must exist, links and their anchors too.
 
-    python tools/check_docs.py          # lists what it finds; exit code 1 if there is anything
+    python -m tools.check_docs         # lists what it finds; exit code 1 if there is anything
 """
 
 from __future__ import annotations
