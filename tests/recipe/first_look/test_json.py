@@ -15,8 +15,10 @@ from diht_k8s.cli.main import make_parser
 from tests.recipe.first_look.data import diht
 from tests.recipe.imports.loose_pairs import in_folder
 
-WITHOUT = {"run", "stage", "submit", "watch", "logs", "plan", "retry", "cancel", "completion"}
-"""They run something, print logs, a script or YAML objects."""
+WITHOUT = {"run", "stage", "submit", "watch", "logs", "plan", "retry", "cancel", "completion"} | {
+    "schema", "crd", "samples", "chart",
+}  # fmt: skip
+"""They run something, print logs, a script, documents or YAML objects."""
 
 
 @pytest.fixture(autouse=True)
