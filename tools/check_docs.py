@@ -29,6 +29,7 @@ from diht_k8s.api.pods import Pods
 from diht_k8s.api.run import Spec
 from diht_k8s.cli.imports import COMMAND
 from diht_k8s.cli.main import make_parser
+from tools.check_words import Hit
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 OTHERS: Final = (
@@ -53,18 +54,6 @@ _FILLER: Final[dict[str, Any]] = {
     "label": {},
 }
 """What a part of a spec is completed with before it is validated."""
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One place, and what is wrong there."""
-
-    path: str
-    line: int
-    problem: str
-
-    def __str__(self) -> str:
-        return f"{self.path}:{self.line}: {self.problem}"
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,7 @@ from diht_k8s.api.layout import join
 from diht_k8s.recipe.evaluate.class_texts import CLASS_NAMES, TEMPLATES, Texts, read_templates
 from diht_k8s.recipe.evaluate.packaged_texts import packaged_names, packaged_templates
 from diht_k8s.recipe.imports.records import Source
-from diht_k8s.recipe.imports.resumable import (
-    MARKER,
-    Target,
-    committed_or_begun,
-    finished_shards,
-    json_bytes,
-    summed_bad,
-    write_left,
-)
+from diht_k8s.recipe.imports.resumable import MARKER, Target, json_bytes, resumed, summed_bad, write_left
 from diht_k8s.recipe.imports.shard_writer import bounds, packed_for_benchmark
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -79,11 +71,9 @@ def import_benchmark(
         "templates": sha256_of(templates.lines),
     }
     target = Target(order.output, lambda number: f"test/{number}.tar", FIXED_FILES, order.replace)
-    if (found := committed_or_begun(storage, target, config)) is not None:
-        begin(source.total, source.total)
+    found, done = resumed(storage, target, config, parts, begin)
+    if found is not None:
         return found
-    done = finished_shards(storage, target, len(parts))
-    begin(source.total, sum(stop - start for (start, stop), facts in zip(parts, done, strict=True) if facts))
     _write_texts(storage, order.output, source, names, templates, len(parts))
     finished = write_left(storage, target, source, parts, done, advance, pack=packed_for_benchmark)
     marker = {

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.recipe.imports import captions, questions
-from diht_k8s.recipe.imports.documents import read_json
+from diht_k8s.recipe.imports.annotations import CAPTIONS, Layouts, read_annotations, require_known
 from diht_k8s.recipe.imports.image_folder import read_image_folder
 from diht_k8s.recipe.imports.records import Source, Wanted
 from diht_k8s.recipe.imports.torchvision_sets import KNOWN, find_known, read_torchvision
 from diht_k8s.recipe.imports.wilds_sets import find_wilds, read_wilds
 from diht_k8s.recipe.imports.winoground import read_winoground
 
-_JSON: Final[dict[str, tuple[Callable[[Any], bool], Callable[[Path, Any, Wanted], Source]]]] = {
-    "coco-captions": (captions.is_coco, captions.read_coco),
-    "karpathy": (captions.is_karpathy, captions.read_karpathy),
+_JSON: Final[Layouts] = {
+    **CAPTIONS,
     "vqav2": (questions.is_vqa, questions.read_vqa),
     "sugar-crepe": (questions.is_sugar_crepe, questions.read_sugar_crepe),
 }
@@ -44,10 +42,7 @@ def open_source(path: Path, kind: str | None, wanted: Wanted) -> Source:
         UserError: nothing is there, the kind is unknown, or it is not what lies there.
         DataError: the files are damaged.
     """
-    if kind is not None and kind not in KINDS:
-        near = difflib.get_close_matches(kind, KINDS, 1, cutoff=0.4)
-        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(KINDS)}"
-        raise UserError(f"{kind} is no layout: {hint}")
+    require_known(kind, KINDS)
     if not path.exists():
         raise UserError(f"{path} does not exist: name the folder or the annotation file of the original")
     return _open_file(path, kind, wanted) if path.is_file() else _open_folder(path, kind, wanted)
@@ -106,9 +101,7 @@ def _open_file(path: Path, kind: str | None, wanted: Wanted) -> Source:
         raise UserError(
             f"{path} is no annotation file that can be read: expected .json, .jsonl, .csv, .txt, .parquet or .arrow"
         )
-    document = read_json(path)
-    for name, (fits, read) in _JSON.items():
-        if kind in (None, name) and fits(document):
-            return read(path, document, wanted)
+    if (source := read_annotations(path, kind, _JSON, wanted)) is not None:
+        return source
     expected = kind or f"a file of {', '.join(_JSON)}"
     raise UserError(f"{path} is not {expected}: check the file, or name its layout by --format")

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.recipe.imports import captions
+from diht_k8s.recipe.imports.annotations import CAPTIONS, read_annotations, require_known
 from diht_k8s.recipe.imports.caption_tables import TABLES, read_rows, read_table
-from diht_k8s.recipe.imports.documents import read_json
 from diht_k8s.recipe.imports.loose_images import read_loose_images
 from diht_k8s.recipe.imports.records import Source, Wanted
 
-_JSON: Final[dict[str, tuple[Callable[[Any], bool], Callable[[Path, Any, Wanted], Source]]]] = {
-    "coco-captions": (captions.is_coco, captions.read_coco),
-    "karpathy": (captions.is_karpathy, captions.read_karpathy),
-}
-KINDS: Final = ("folder", "table", "rows", *_JSON, "flickr-tokens")
+KINDS: Final = ("folder", "table", "rows", *CAPTIONS, "flickr-tokens")
 """All that can be read: `table` is CSV, TSV and JSON lines, `rows` Parquet, Arrow and Hugging Face data sets."""
 METADATA: Final = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "captions.txt", "captions.csv", "results_20130124.token")  # fmt: skip
 """Tables that lie in the folder of their images, under names that others give them."""
@@ -45,10 +39,7 @@ def open_pairs(path: Path, kind: str | None, wanted: Wanted) -> Source:
         UserError: nothing is there, the kind is unknown, or it is not what lies there.
         DataError: the files are damaged.
     """
-    if kind is not None and kind not in KINDS:
-        near = difflib.get_close_matches(kind, KINDS, 1, cutoff=0.4)
-        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(KINDS)}"
-        raise UserError(f"{kind} is no layout of pairs: {hint}")
+    require_known(kind, KINDS, "layout of pairs")
     if not path.exists():
         raise UserError(f"{path} does not exist: name a folder of images, a table or an annotation file")
     return _open_file(path, kind, wanted) if path.is_file() else _open_folder(path, kind, wanted)
@@ -92,10 +83,8 @@ def _open_file(path: Path, kind: str | None, wanted: Wanted) -> Source:
             f"{path} is no table or annotation file{f' of the layout {kind}' if kind else ''}: expected "
             f"{', '.join(TABLES)}, .parquet, .arrow, COCO's .json or Flickr30k's .token"
         )
-    document = read_json(path)
-    for name, (fits, read) in _JSON.items():
-        if kind in (None, name) and fits(document):
-            return read(path, document, wanted)
+    if (source := read_annotations(path, kind, CAPTIONS, wanted)) is not None:
+        return source
     raise UserError(
         f"{path} is no annotation file of captions: expected COCO's (`images` and `annotations` with `caption`) or "
         "Karpathy's; a list of objects is read as JSON lines, one object a line, in a file .jsonl"

@@ -14,15 +14,7 @@ from typing import Any, Final
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.layout import join
 from diht_k8s.recipe.imports.records import Record, Source, encoded
-from diht_k8s.recipe.imports.resumable import (
-    MARKER,
-    Target,
-    committed_or_begun,
-    finished_shards,
-    json_bytes,
-    summed_bad,
-    write_left,
-)
+from diht_k8s.recipe.imports.resumable import MARKER, Target, json_bytes, resumed, summed_bad, write_left
 from diht_k8s.recipe.imports.shard_writer import Packed, bounds
 from diht_k8s.recipe.shards.images import BadImageError, decode
 from diht_k8s.recipe.shards.samples import make_sample
@@ -76,11 +68,9 @@ def import_pairs(
         "captions": "first" if order.first_caption else "each",
     }
     target = Target(order.output, lambda number: f"{number:0{DIGITS}d}.tar", replace=order.replace)
-    if (found := committed_or_begun(storage, target, config)) is not None:
-        begin(source.total, source.total)
+    found, done = resumed(storage, target, config, parts, begin)
+    if found is not None:
         return found
-    done = finished_shards(storage, target, len(parts))
-    begin(source.total, sum(stop - start for (start, stop), facts in zip(parts, done, strict=True) if facts))
     pack = partial(packed_pairs, first=order.first_caption)
     facts = write_left(storage, target, source, parts, done, advance, pack=pack, empty_shards=True)
     bad = summed_bad(facts)

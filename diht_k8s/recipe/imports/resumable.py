@@ -36,17 +36,35 @@ class Target:
     """remove another import that lies there."""
 
 
-def committed_or_begun(storage: Storage, target: Target, config: Json) -> Json | None:
-    """The marker if this import is there already; otherwise None, and the output belongs to it from now on.
+def resumed(
+    storage: Storage,
+    target: Target,
+    config: Json,
+    parts: Sequence[tuple[int, int]],
+    begin: Callable[[int, int], object],
+) -> tuple[Json | None, list[ShardFacts | None]]:
+    """The marker if this import is there already, and what each shard holds (None for those that have to be written).
 
     Args:
         storage: where the output is.
-        target: the output.
+        target: the output, which belongs to this import from now on.
         config: what the import depends on, with its number of `shards`.
+        parts: the first record of each shard and the one after its last.
+        begin: called once with the number of records and how many of them are already there.
 
     Raises:
         UserError: the output holds another import, or shards of somebody else.
     """
+    total = parts[-1][1]
+    if (marker := _committed_or_begun(storage, target, config)) is not None:
+        begin(total, total)
+        return marker, []
+    done = [_finished(storage, target, number) for number in range(len(parts))]
+    begin(total, sum(stop - start for (start, stop), facts in zip(parts, done, strict=True) if facts))
+    return None, done
+
+
+def _committed_or_begun(storage: Storage, target: Target, config: Json) -> Json | None:
     output = target.output
     started, marker = join(output, STARTED), join(output, MARKER)
     if not storage.exists(started):
@@ -63,11 +81,6 @@ def committed_or_begun(storage: Storage, target: Target, config: Json) -> Json |
         storage.remove_files(output, [MARKER, *written, *target.others, STARTED])
     storage.write_bytes(started, json_bytes(config))
     return None
-
-
-def finished_shards(storage: Storage, target: Target, shards: int) -> list[ShardFacts | None]:
-    """What each shard holds; None for those that have to be written."""
-    return [_finished(storage, target, number) for number in range(shards)]
 
 
 def _finished(storage: Storage, target: Target, number: int) -> ShardFacts | None:
@@ -98,7 +111,7 @@ def write_left(
         target: the output.
         source: of the records.
         parts: the first record of each shard and the one after its last.
-        done: what `finished_shards` found.
+        done: what `resumed` found.
         advance: called after each record.
         pack: makes the samples of a record.
         empty_shards: go on where no record of a shard can be used; no file is written for it.

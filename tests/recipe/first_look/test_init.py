@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from diht_k8s.api.documents import load
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.recipe.shards.samples import read_samples, write_samples
 from diht_k8s.recipe.shards.storage import Storage
+from tests.recipe.filter.shards import tar_of
 from tests.recipe.first_look.data import diht, last_command
 from tests.recipe.imports.loose_pairs import drawn, in_folder, jpeg
 
@@ -83,16 +82,6 @@ def test_captions_under_an_unusual_name_are_found_and_named(capsys: pytest.Captu
     assert all(sample.problem is None for sample in read_samples(Storage(), "runs/web-held-out/00000.tar"))
 
 
-def packed(members: list[tuple[str, bytes]]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
-
-
 def each(*names: str) -> list[tuple[str, bytes]]:
     """Members of thirty samples; `{n}` in a name is the number of the sample."""
     return [
@@ -115,7 +104,7 @@ MALFORMED: dict[str, tuple[list[tuple[str, bytes]], str]] = {
 def test_malformed_shards_are_told_apart_with_what_to_do(case: str, capsys: pytest.CaptureFixture[str]) -> None:
     members, said = MALFORMED[case]
     Path("web").mkdir()
-    Path("web/0.tar").write_bytes(packed(members))
+    Path("web/0.tar").write_bytes(tar_of(members))
     code, _, problem = diht(capsys, "diht init web")
     assert code == DataError.exit_code
     assert re.search(said, problem), problem
