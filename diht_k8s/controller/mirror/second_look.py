@@ -59,7 +59,7 @@ class SecondLook:
             return False
         for document in self._listed(known):
             self._pods.put(document)
-        seen = {pod.name for pod in self._pods.of(*known.key) if pod.disruption} | cache.disrupted.keys()
+        seen = {pod.name for pod in self._pods.of(*known.key) if pod.disruption}
         for job in jobs:
             drained = DRAINED.search(job.message)
             if drained is not None and drained[1] not in seen:

@@ -165,7 +165,9 @@ class FakeCluster:
         return self.warning_events
 
     def events(self, namespace: str, selector: str) -> list[dict[str, Any]]:
-        return self.pod_events.get(selector.rpartition("involvedObject.name=")[2], [])
+        name = selector.rpartition("involvedObject.name=")[2]
+        self.asked.append(f"events of {name}")
+        return self.pod_events.get(name, [])
 
     def log_tail(self, namespace: str, pod: str, lines: int) -> str:
         return self.logs.get(pod, "")

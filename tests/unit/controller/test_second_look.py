@@ -125,6 +125,7 @@ def test_drained_pod_that_still_exists_is_read_itself() -> None:
     fail(cluster, f"Pod n/{POD} has condition DisruptionTarget matching FailJob rule at index 1")
     play(cluster, process, clock)
     assert cause(cluster).message == f"node-0 was drained (pod {POD} was evicted)"
+    assert f"events of {POD}" not in cluster.asked, "an API server reads all events of a namespace for that"
 
 
 def test_nothing_is_asked_while_no_attempt_has_failed() -> None:
