@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from benchmarks.ablation.arms import ARMS, RIDGE
+from benchmarks.ablation.arms import ARMS, RIDGE, SHOWN
 from diht_k8s.api.hashing import sha256_of
 from diht_k8s.recipe.report.per_image import read_per_image, write_per_image
 from diht_k8s.recipe.runtime.launcher import MALLOC
@@ -51,13 +51,21 @@ def print_table(options: argparse.Namespace, results: Path) -> None:
     lines = [line for line in map(json.loads, results.read_text().splitlines()) if line["sizes"] == sizes]
     if not lines:
         raise SystemExit(f"{results} has no training of these sizes: run without --table, or name others by --set")
-    lines = [line for line in lines if line["pool"] == lines[-1]["pool"]]
+    lines = [
+        line for line in lines if line["pool"] == lines[-1]["pool"] and line.get("split") == lines[-1].get("split")
+    ]
+    galleries = next(list(line["hits"]) for line in lines if "hits" in line)
+    gallery = options.gallery or galleries[0]
+    if gallery not in galleries:
+        raise SystemExit(f"there is no gallery {gallery}: choose one of {', '.join(galleries)}")
     kept = {
         (line["arm"], line["seed"]): found
         for line in lines
-        if "hits" in line and (found := read_per_image(Storage(), str(results.parent / line["hits"]))) is not None
+        if "hits" in line
+        and (found := read_per_image(Storage(), str(results.parent / line["hits"][gallery]))) is not None
     }
-    print(table(lines, kept, svg=options.svg))
+    prefix = "" if gallery == galleries[0] else f"{gallery} "
+    print(table(lines, kept, figures=options.figures, prefix=prefix, svg=options.svg))
 
 
 def _sizes(options: argparse.Namespace) -> Sizes:
@@ -78,17 +86,20 @@ def train(options: argparse.Namespace, results: Path) -> None:
     sizes = _sizes(options)
     evaluate = load((ROOT / options.document).read_text(), name=options.document).spec.evaluate
     assert evaluate is not None, "the document evaluates"
-    zero_shot = next(benchmark for benchmark in evaluate.benchmarks if benchmark.class_names)
-    class_names = Path(str(zero_shot.class_names)).read_text().splitlines()
-    bench = Bench(prepare(options.document, results.parent), sizes, class_names, zero_shot.templates)
+    material = prepare(options.document, results.parent, options.split)
+    zero_shot = next((each for each in evaluate.benchmarks if each.class_names and each.split == options.split), None)
+    class_names = Path(str(zero_shot.class_names)).read_text().splitlines() if zero_shot else []
+    bench = Bench(material, sizes, class_names, zero_shot.templates if zero_shot else [])
     lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-    setting = {"sizes": asdict(sizes), "pool": bench.material.digest}
+    setting = {"sizes": asdict(sizes), "pool": material.digest, "split": options.split}
     done = {
         (line["arm"], line["seed"])
         for line in lines
-        if "hits" in line and all(line[key] == setting[key] for key in setting)
+        if "hits" in line and all(line.get(key) == setting[key] for key in setting)
     }
-    if not any(line["arm"] == RIDGE and line["pool"] == setting["pool"] for line in lines):
+    if not any(
+        line["arm"] == RIDGE and all(line.get(key) == setting[key] for key in ("pool", "split")) for line in lines
+    ):
         _append(results, {"arm": RIDGE, "seed": 0, **bench.ridge(), **setting})
     deadline = time.monotonic() + 60 * options.minutes
     chosen = [arm for arm in ARMS if not options.arms or arm.name in options.arms]
@@ -99,9 +110,11 @@ def train(options: argparse.Namespace, results: Path) -> None:
             if time.monotonic() > deadline:
                 return
             figures, per_image = bench.run(arm, seed)
-            path = f"hits/{sha256_of([arm.name, seed, setting])[:16]}.parquet"
-            write_per_image(Storage(), str(results.parent / path), per_image)
-            line = {"arm": arm.name, "seed": seed, **figures, "hits": path, **setting}
+            folder = f"hits/{sha256_of([arm.name, seed, setting])[:16]}"
+            paths = {name: f"{folder}/{name}.parquet" for name in per_image}
+            for name, found in per_image.items():
+                write_per_image(Storage(), str(results.parent / paths[name]), found)
+            line = {"arm": arm.name, "seed": seed, **figures, "hits": paths, **setting}
             _append(results, line)
             print(json.dumps({key: value for key, value in line.items() if key not in setting}), flush=True)
 
@@ -129,7 +142,16 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no training after so long")
     parser.add_argument("--arms", nargs="*", metavar="ARM", help=f"some of: {', '.join(arm.name for arm in ARMS)}")
-    parser.add_argument("--table", action="store_true", help="print the table of what is there")
+    parser.add_argument(
+        "--split", choices=("Development", "HeldOut"), default="Development",
+        help="whose retrieval benchmarks are the galleries (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--table", action="store_true", help="print the table of what is there, of the last split")
+    parser.add_argument("--gallery", metavar="NAME", help="with --table: of this benchmark (default: the first)")
+    parser.add_argument(
+        "--figures", nargs="+", default=list(SHOWN), choices=SHOWN, metavar="FIGURE",
+        help="with --table: which figures are shown and tested; Holm's correction is over these (default: all)",
+    )  # fmt: skip
     parser.add_argument("--svg", help="with --table: draw the differences into this file too")
     return parser.parse_args()
 

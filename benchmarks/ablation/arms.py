@@ -7,6 +7,8 @@ from typing import Final, Literal
 
 RIDGE: Final = "teacher_ridge"
 """The reference: ridge regression from the teacher's features to the words of the captions."""
+SHOWN: Final = ("r5", "r1", "mrr", "zero_shot")
+"""Figures of the table, the main one first."""
 PoolName = Literal["kept", "random", "junk_kept", "junk_random"]
 
 

@@ -76,6 +76,17 @@ class Pairs:
 
 
 @dataclass(frozen=True)
+class Gallery:
+    """Pairs that no arm trains on."""
+
+    pairs: Pairs
+    teacher_ND: Tensor
+    """standardised teacher features, fp32."""
+    classes_N: NDArray[np.int64]
+    """class of each image, -1 for none."""
+
+
+@dataclass(frozen=True)
 class Material:
     """All that the arms need."""
 
@@ -89,10 +100,8 @@ class Material:
     """by teacher: `teacher`, `untrained`."""
     teacher_ND: Tensor
     """standardised teacher features of the kept pairs, fp32."""
-    held_out: Pairs
-    held_out_teacher_ND: Tensor
-    held_out_classes: NDArray[np.int64]
-    """class of each held-out image, -1 for none."""
+    galleries: dict[str, Gallery]
+    """what the arms are measured on, the main one first."""
     digest: str
     """of what filter and label made: results on other pools are not compared."""
 
@@ -135,13 +144,18 @@ def pool_run(document: str, work: Path, name: str) -> DihtRun:
     return load((ROOT / document).read_text(), name=document, overrides=[*overrides, f"data.output={folder}"])
 
 
-def prepare(document: str, work: Path) -> Material:
-    """Everything in memory."""
+def prepare(document: str, work: Path, split: str) -> Material:
+    """Everything in memory; the galleries are the retrieval benchmarks of a split (`Development`, `HeldOut`)."""
     digest = prepare_pools(document, work)
     kept_run, junk_run = pool_run(document, work, "pool"), pool_run(document, work, "junk")
-    assert kept_run.spec.evaluate is not None, "the demo has held-out pairs"
-    held_out, classes_N = read_pairs(kept_run.spec.evaluate.benchmarks[0].shards)
+    assert kept_run.spec.evaluate is not None, "the document evaluates"
     teacher_ND, mean_D, scale_D = _standardised(kept_run)
+    galleries: dict[str, Gallery] = {}
+    for benchmark in kept_run.spec.evaluate.benchmarks:
+        if benchmark.type == "Retrieval" and benchmark.split == split:
+            pairs, classes_N = read_pairs(benchmark.shards)
+            features_ND = (teacher_features(kept_run, pairs) - mean_D) * scale_D
+            galleries[benchmark.name] = Gallery(pairs, features_ND, classes_N)
     return Material(
         raw=read_pairs(kept_run.spec.data.sources[0].shards)[0],
         junk=read_pairs([str(work / "junk" / "00000.tar")])[0],
@@ -149,9 +163,7 @@ def prepare(document: str, work: Path) -> Material:
         junk_kept=_pairs(_kept_samples(junk_run)),
         labels={"teacher": _labels(kept_run), "untrained": _labels(pool_run(document, work, "untrained"))},
         teacher_ND=teacher_ND,
-        held_out=held_out,
-        held_out_teacher_ND=(teacher_features(kept_run, held_out) - mean_D) * scale_D,
-        held_out_classes=classes_N,
+        galleries=galleries,
         digest=digest,
     )
 

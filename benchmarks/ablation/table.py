@@ -15,12 +15,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.ablation.arms import ARMS, RIDGE, Arm
+from benchmarks.ablation.arms import ARMS, RIDGE, SHOWN, Arm
 from diht_k8s.recipe.report.paired import Difference, holm, paired_differences, verdict
 from diht_k8s.recipe.report.per_image import PerImage
 
-MAIN: Final = "r5"
-SHOWN: Final = (MAIN, "r1", "mrr", "zero_shot")
+TITLES: Final = {"r5": "R@5", "r1": "R@1", "mrr": "MRR", "zero_shot": "zero-shot"}
 DISTILLED, CONTROLS = "distill", ("distill_shuffled", "distill_untrained")
 SEED: Final = 2024
 """Of the resamples: a table printed twice is the same."""
@@ -35,7 +34,7 @@ class Compared:
 
     arm: Arm
     differences: list[Difference]
-    """of `SHOWN`, as shares; empty without another arm."""
+    """of each figure, as shares; empty without another arm."""
     decided: list[bool]
     """whether each is clearly different after Holm's correction over the table."""
 
@@ -45,41 +44,55 @@ class Compared:
             f"{100 * each.value:+.1f} ({100 * each.low:+.1f} to {100 * each.high:+.1f})" for each in self.differences
         ]
         cells = [f"**{text}**" if bold else text for text, bold in zip(shown, self.decided, strict=True)]
-        return cells or [""] * len(SHOWN)
+        return cells
 
 
-def table(lines: Sequence[dict[str, Any]], kept: Kept, svg: str | None = None) -> str:
-    """Markdown of the seeds that all arms have; draws the differences where `svg` names a file.
+def table(
+    lines: Sequence[dict[str, Any]],
+    kept: Kept,
+    *,
+    figures: Sequence[str] = SHOWN,
+    prefix: str = "",
+    svg: str | None = None,
+) -> str:
+    """Markdown of the seeds that all arms have; draws the first figure's differences where `svg` names a file.
 
     Args:
         lines: results, in percent.
-        kept: (arm, seed) -> hits of `SHOWN` by image; trainings without them do not count.
+        kept: (arm, seed) -> hits by image; trainings without them do not count.
+        figures: shown and tested, as far as the images have them; Holm's correction is over all of them.
+        prefix: of the gallery's figures in `lines`.
         svg: where to draw.
     """
     arms = [arm for arm in ARMS if any(line["arm"] == arm.name for line in lines)]
     seeds = _common_seeds(kept, arms)
     if not seeds:
         raise SystemExit("no seed has all arms with their images: train again, earlier results keep no images")
+    shown = [figure for figure in figures if figure in kept[arms[0].name, seeds[0]].figures]
     values = {(line["arm"], line["seed"]): line for line in lines}
-    rows = ["| arm | R@5 | against | R@5 difference | R@1 | MRR | zero-shot |", "|---|---|---|---|---|---|---|"]
-    compared = _compared(kept, arms, seeds)
+    first, *others = (TITLES[figure] for figure in shown)
+    header = ["arm", first, "against", f"{first} difference", *others]
+    rows = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    compared = _compared(kept, arms, seeds, shown)
     for each in compared:
         arm = each.arm
-        mean = np.mean([values[arm.name, seed][MAIN] for seed in seeds])
-        rows.append(f"| `{arm.name}`: {arm.what} | {mean:.1f} | {arm.against or ''} | {' | '.join(each.cells())} |")
+        mean = np.mean([values[arm.name, seed][prefix + shown[0]] for seed in seeds])
+        cells = each.cells() or [""] * len(shown)
+        rows.append(f"| `{arm.name}`: {arm.what} | {mean:.1f} | {arm.against or ''} | {' | '.join(cells)} |")
     rows += [
-        f"| `{RIDGE}`: ridge regression from the teacher's features to words, no training | {line[MAIN]:.1f} | | | | | |"
+        f"| `{RIDGE}`: ridge regression from the teacher's features to words, no training | {line[shown[0]]:.1f} |"
+        + " |" * (len(header) - 2)
         for line in lines
-        if line["arm"] == RIDGE
+        if line["arm"] == RIDGE and not prefix
     ]
     if svg:
-        Path(svg).write_text(_drawing([each for each in compared if each.differences], len(seeds)))
+        Path(svg).write_text(_drawing([each for each in compared if each.differences], len(seeds), first))
     return "\n".join([*rows, "", f"{len(seeds)} seeds."])
 
 
-def _compared(kept: Kept, arms: Sequence[Arm], seeds: Sequence[int]) -> list[Compared]:
+def _compared(kept: Kept, arms: Sequence[Arm], seeds: Sequence[int], figures: Sequence[str]) -> list[Compared]:
     rows = [
-        (row, _differences(kept, row, seeds) if row.against else [])
+        (row, _differences(kept, row, seeds, figures) if row.against else [])
         for row in chain.from_iterable(_with_controls(arm, arms) for arm in arms)
     ]
     tested = [difference for _, differences in rows for difference in differences]
@@ -101,22 +114,22 @@ def _common_seeds(kept: Kept, arms: Sequence[Arm]) -> list[int]:
     return sorted(set.intersection(*by_arm)) if by_arm else []
 
 
-def _differences(kept: Kept, arm: Arm, seeds: Sequence[int]) -> list[Difference]:
-    """Of `SHOWN`, paired over images and seeds."""
+def _differences(kept: Kept, arm: Arm, seeds: Sequence[int], figures: Sequence[str]) -> list[Difference]:
+    """Of each figure, paired over images and seeds."""
     first_FSN, second_FSN = (
-        np.stack([[kept[name, seed].figures[figure][0] for seed in seeds] for figure in SHOWN])
+        np.stack([[kept[name, seed].figures[figure][0] for seed in seeds] for figure in figures])
         for name in (str(arm.against), arm.name)
     )
-    weights_FN = np.stack([kept[arm.name, seeds[0]].figures[figure][1] for figure in SHOWN])
+    weights_FN = np.stack([kept[arm.name, seeds[0]].figures[figure][1] for figure in figures])
     return paired_differences(first_FSN, second_FSN, weights_FN, np.random.default_rng(SEED), same_seeds=True)
 
 
-def _drawing(rows: Sequence[Compared], seeds: int) -> str:
-    """Points with intervals along one axis, in points of R@5."""
+def _drawing(rows: Sequence[Compared], seeds: int, figure: str) -> str:
+    """Points with intervals along one axis, in points of a figure."""
     most = max(1.0, *(100 * max(abs(row.differences[0].low), abs(row.differences[0].high)) for row in rows))
     height = TOP + ROW * len(rows) + 30
     middle, scale = (LEFT + WIDTH - RIGHT) / 2, (WIDTH - RIGHT - LEFT) / 2 / most
-    title = f"R@5, points, paired over images and {seeds} seeds, 95 % interval"
+    title = f"{figure}, points, paired over images and {seeds} seeds, 95 % interval"
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="13">',
         f'<rect width="{WIDTH}" height="{height}" fill="white"/>',

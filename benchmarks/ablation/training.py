@@ -20,7 +20,7 @@ from torch.nn import functional
 from benchmarks.ablation.arms import Arm
 from benchmarks.ablation.batches import Course, Tokens, make_course, test_images
 from benchmarks.ablation.losses import smoothed_loss, wrong_normaliser_loss
-from benchmarks.ablation.pools import Material
+from benchmarks.ablation.pools import Gallery, Material
 from diht_k8s.api.train import Optimizer, Schedule
 from diht_k8s.recipe.evaluate.classification import class_embeddings, classification, prompts
 from diht_k8s.recipe.evaluate.retrieval import Retrieval, retrieval
@@ -64,16 +64,28 @@ class Bench:
 
     def __init__(self, material: Material, sizes: Sizes, class_names: Sequence[str], templates: Sequence[str]) -> None:
         self.material, self.sizes = material, sizes
-        self._prompts, self._classes = prompts(class_names, templates), len(class_names)
-        held_out = material.held_out
-        captions = [*material.raw.captions, *material.junk.captions, *held_out.captions, *self._prompts]
-        self.tokens = Tokens(captions, sizes.context_length)
-        self._images_N3HW = test_images(held_out.images, sizes.image_size)
-        self._text_tokens, self._prompt_tokens = self.tokens(held_out.captions), self.tokens(self._prompts)
+        """Make a bench.
+
+        Args:
+            material: pools and galleries.
+            sizes: of model and training.
+            class_names: of the main gallery's zero-shot classes; none: it has no classes.
+            templates: prompts of the classes.
+        """
+        self._prompts, self._classes = prompts(class_names, templates) if class_names else [], len(class_names)
+        galleries = material.galleries.values()
+        captions = [
+            caption
+            for pairs in (material.raw, material.junk, *(each.pairs for each in galleries))
+            for caption in pairs.captions
+        ]
+        self.tokens = Tokens([*captions, *self._prompts], sizes.context_length)
+        self._images = [test_images(each.pairs.images, sizes.image_size) for each in galleries]
+        self._prompt_tokens = self.tokens(self._prompts) if self._prompts else None
         self._courses: dict[tuple[str, int], Course] = {}
 
-    def run(self, arm: Arm, seed: int) -> tuple[dict[str, Any], PerImage]:
-        """Train and measure: figures in percent, and each image's part in those that the table compares."""
+    def run(self, arm: Arm, seed: int) -> tuple[dict[str, Any], dict[str, PerImage]]:
+        """Train and measure: figures in percent, and by gallery each image's part in those that the table compares."""
         course = self._course(arm, seed)
         began = time.process_time()
         model = self._model(arm, seed)
@@ -84,10 +96,10 @@ class Bench:
 
     def ridge(self) -> dict[str, float]:
         """The reference without training: ridge regression from the teacher's features to the words of the captions."""
-        material, held_out = self.material, self.material.held_out
+        material, main = self.material, next(iter(self.material.galleries.values()))
         reference = ridge_reference(
-            material.teacher_ND.numpy(), material.kept.captions, material.held_out_teacher_ND.numpy(),
-            held_out.captions, np.arange(len(held_out)), np.random.default_rng(0),
+            material.teacher_ND.numpy(), material.kept.captions, main.teacher_ND.numpy(),
+            main.pairs.captions, np.arange(len(main.pairs)), np.random.default_rng(0),
         )  # fmt: skip
         return _recalls(reference.retrieval)
 
@@ -188,30 +200,40 @@ class Bench:
         ]  # fmt: skip
         return self.sizes.concept_weight * torch.stack(losses).sum()
 
-    @torch.inference_mode()
-    def _figures(self, arm: Arm, model: Student) -> tuple[dict[str, float], PerImage]:
-        """R@k, MRR and the mean logarithm of the ranks (finer than R@k), both directions together; balanced zero-shot accuracy."""
+    def _figures(self, arm: Arm, model: Student) -> tuple[dict[str, float], dict[str, PerImage]]:
+        """Figures of all galleries, those of the main one without its name, and each image's part in them."""
         model.eval()
-        images: Any = self.material.held_out_teacher_ND if arm.locked else self._images_N3HW
+        figures: dict[str, float] = {}
+        kept: dict[str, PerImage] = {}
+        for number, (name, gallery) in enumerate(self.material.galleries.items()):
+            found, kept[name] = self._measured(arm, model, gallery, self._images[number], zero_shot=number == 0)
+            figures |= {key if number == 0 else f"{name} {key}": value for key, value in found.items()}
+        return figures, kept
+
+    @torch.inference_mode()
+    def _measured(
+        self, arm: Arm, model: Student, gallery: Gallery, images_N3HW: Tensor, *, zero_shot: bool
+    ) -> tuple[dict[str, float], PerImage]:
+        """R@k, MRR and the mean logarithm of the ranks (finer than R@k), both directions together; balanced zero-shot accuracy."""
+        images: Any = gallery.teacher_ND if arm.locked else images_N3HW
         image_ND = functional.normalize(model.clip.encode_image(images).float(), dim=1).numpy()
-        text_ND = functional.normalize(model.encode_text(self._text_tokens), dim=1).numpy()
+        text_ND = functional.normalize(model.encode_text(self.tokens(gallery.pairs.captions)), dim=1).numpy()
         found = retrieval(image_ND, text_ND, np.arange(len(text_ND)), np.random.default_rng(0))
-        prompt_PD = functional.normalize(model.encode_text(self._prompt_tokens), dim=1).numpy()
-        classes_N = self.material.held_out_classes
-        scores_NC = image_ND[classes_N >= 0] @ class_embeddings(prompt_PD, self._classes).T
-        zero_shot = classification(scores_NC, classes_N[classes_N >= 0], np.random.default_rng(0))
         ranks = np.concatenate([found.image_to_text.ranks_Q, found.text_to_image.ranks_Q])
         figures = {
             **_recalls(found),
             "mrr": round(float(100 * (1 / ranks).mean()), 3),
             "log_rank": round(float(np.log(ranks).mean()), 4),
-            "zero_shot": round(100 * zero_shot.balanced, 3),
         }
-        kept = {
-            **_retrieved(found),
-            "zero_shot": _classified(zero_shot.hits_2N[0].astype(np.float64), classes_N, self._classes),
-        }
-        pairs = self.material.held_out
+        kept = _retrieved(found)
+        if zero_shot and self._prompt_tokens is not None:
+            prompt_PD = functional.normalize(model.encode_text(self._prompt_tokens), dim=1).numpy()
+            classes_N = gallery.classes_N
+            scores_NC = image_ND[classes_N >= 0] @ class_embeddings(prompt_PD, self._classes).T
+            accuracy = classification(scores_NC, classes_N[classes_N >= 0], np.random.default_rng(0))
+            figures["zero_shot"] = round(100 * accuracy.balanced, 3)
+            kept["zero_shot"] = _classified(accuracy.hits_2N[0].astype(np.float64), classes_N, self._classes)
+        pairs = gallery.pairs
         return figures, PerImage(pairs.uids, [""] * len(pairs), pairs.captions, kept)
 
 

@@ -48,12 +48,13 @@ class Gallery:
 
     def holds(self, image: Image.Image) -> bool:
         """Whether the gallery contains a near-duplicate of the image."""
-        if not len(self.bits):
+        return self.holds_bits(fingerprint(image))
+
+    def holds_bits(self, own_4: np.ndarray) -> bool:
+        """Whether the gallery contains a near-duplicate of the image with this fingerprint."""
+        if not len(self.bits) or np.bitwise_count(own_4).sum() < FEW_BITS:
             return False
-        own = fingerprint(image)
-        if np.bitwise_count(own).sum() < FEW_BITS:
-            return False
-        return is_near_duplicate(own, self.bits)
+        return is_near_duplicate(own_4, self.bits)
 
 
 def gallery_of(images: Iterable[bytes]) -> Gallery:

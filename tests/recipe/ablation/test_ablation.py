@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.ablation.arms import ARMS, RIDGE
+from benchmarks.ablation.arms import ARMS, RIDGE, SHOWN
 from benchmarks.ablation.junk import junk_samples
 from benchmarks.ablation.losses import smoothed_loss, wrong_normaliser_loss
-from benchmarks.ablation.pools import Material, Pairs, SoftLabels
-from benchmarks.ablation.table import SHOWN, table
+from benchmarks.ablation.pools import Gallery, Material, Pairs, SoftLabels
+from benchmarks.ablation.table import table
 from benchmarks.ablation.training import Bench, Sizes
 from diht_k8s.recipe.label.soft_labels import HeadLabels
 from diht_k8s.recipe.report.per_image import PerImage
@@ -77,8 +77,8 @@ def bench() -> Bench:
     soft = SoftLabels(labels(5), labels(4), (5, 4))
     material = Material(
         raw=raw, junk=pairs(10, "junk"), kept=raw.chosen(range(16)), junk_kept=pairs(3, "left"),
-        labels={"teacher": soft, "untrained": soft}, teacher_ND=torch.randn(16, 12), held_out=pairs(9, "test"),
-        held_out_teacher_ND=torch.randn(9, 12), held_out_classes=np.array([0, 1, -1] * 3), digest="d",
+        labels={"teacher": soft, "untrained": soft}, teacher_ND=torch.randn(16, 12), digest="d",
+        galleries={name: Gallery(pairs(9, name), torch.randn(9, 12), np.array([0, 1, -1] * 3)) for name in ("style", "concepts")},
     )  # fmt: skip
     sizes = Sizes(samples=24, batch_size=8, image_size=32, width=8)
     return Bench(material, sizes, ["left", "raw"], ["{}", "a picture of {}"])
@@ -91,8 +91,9 @@ def test_arm_when_trained_then_gives_figures_that_a_second_run_repeats(bench: Be
     assert math.isfinite(first["loss"])
     assert 0 <= first["r1"] <= first["r5"] <= first["r10"] <= 100
     for name in SHOWN:  # what the comparison resamples adds up to the figure
-        hits_N, weights_N = images.figures[name]
-        assert 100 * hits_N.sum() / weights_N.sum() == pytest.approx(first[name], abs=6e-4)
+        for gallery, prefix in (("style", ""), ("concepts", "concepts "))[: 1 if name == "zero_shot" else 2]:
+            hits_N, weights_N = images[gallery].figures[name]
+            assert 100 * hits_N.sum() / weights_N.sum() == pytest.approx(first[prefix + name], abs=6e-4)
 
 
 def test_ridge_when_fitted_then_gives_recalls(bench: Bench) -> None:
@@ -168,3 +169,27 @@ def test_table_when_results_keep_no_images_then_says_what_to_do() -> None:
     kept = kept_hits({"plain": 0.0}, seeds=2)
     with pytest.raises(SystemExit, match="train again"):
         table(lines_of(kept), {})
+
+
+def test_table_when_one_figure_is_chosen_then_the_correction_is_over_its_comparisons_alone() -> None:
+    """The difference that is not clear among 24 figures is clear among 6: a protocol names its figure beforehand."""
+    gains = {
+        "plain": 0.0,
+        "distill": 0.045,
+        **dict.fromkeys(("smoothing", "embedding", "hn_0.25", "hn_1", "random"), 0.0),
+    }
+    kept = kept_hits(gains, seeds=1)
+    shown = table(lines_of(kept), kept, figures=["r5"])
+    assert re.search(r"`distill`[^|]*\| [\d.]+ \| plain \| \*\*\+", shown)
+    assert "MRR" not in shown
+
+
+def test_table_when_the_gallery_has_no_classes_then_shows_what_there_is() -> None:
+    kept = kept_hits({"plain": 0.0, "distill": 0.2}, seeds=2)
+    lines = [
+        {f"concepts {name}" if name in SHOWN else name: value for name, value in line.items()}
+        for line in lines_of(kept)
+    ]
+    for each in kept.values():
+        each.figures.pop("zero_shot", None)
+    assert table(lines, kept, prefix="concepts ").splitlines()[0].endswith("R@1 | MRR |")
