@@ -105,8 +105,10 @@ def _compared(kept: Kept, arms: Sequence[Arm], seeds: Sequence[int], figures: Se
 
 def _with_controls(arm: Arm, arms: Sequence[Arm]) -> list[Arm]:
     """The arm, and distillation once more against its controls, which have every part of it but the knowledge."""
-    controls = [control.name for control in arms if control.name in CONTROLS] if arm.name == DISTILLED else []
-    return [arm, *(replace(arm, against=control) for control in controls)]
+    names = {each.name for each in arms}
+    controls = [control for control in CONTROLS if control in names] if arm.name == DISTILLED else []
+    first = arm if arm.against in names else replace(arm, against=None)  # what was not trained is not compared with
+    return [first, *(replace(arm, against=control) for control in controls)]
 
 
 def _common_seeds(kept: Kept, arms: Sequence[Arm]) -> list[int]:

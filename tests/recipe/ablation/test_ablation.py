@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks import evidence
 from benchmarks.ablation.arms import ARMS, RIDGE, SHOWN
 from benchmarks.ablation.junk import junk_samples
 from benchmarks.ablation.losses import smoothed_loss, wrong_normaliser_loss
@@ -193,3 +194,33 @@ def test_table_when_the_gallery_has_no_classes_then_shows_what_there_is() -> Non
     for each in kept.values():
         each.figures.pop("zero_shot", None)
     assert table(lines, kept, prefix="concepts ").splitlines()[0].endswith("R@1 | MRR |")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "processes", "expected"),
+    [(20, 2, [(0, 10), (10, 10)]), (10, 3, [(0, 3), (3, 4), (7, 3)]), (1, 2, [(0, 1)]), (3, 1, [(0, 3)])],
+)
+def test_seeds_when_shared_over_processes_then_each_is_trained_once(
+    seeds: int, processes: int, expected: list[tuple[int, int]]
+) -> None:
+    assert evidence.shares(seeds, processes) == expected
+
+
+def test_evidence_when_compared_with_its_protocol_then_has_its_lengths_arms_and_seeds() -> None:
+    protocol = (evidence.ROOT / "benchmarks/ablation/PROTOCOL.md").read_text()
+    rows = re.findall(r"^\| ([\d,]+) \| 0 to (\d+) \| (`.*`) \|$", protocol, re.MULTILINE)
+    assert [
+        (int(steps.replace(",", "")), int(last) + 1, tuple(re.findall(r"`([^`]+)`", arms)))
+        for steps, last, arms in rows
+    ] == [(length.steps, length.seeds, length.arms) for length in evidence.LENGTHS]
+    known = {arm.name: arm for arm in ARMS}
+    for length in evidence.LENGTHS:  # every arm that another is compared with is trained, or the comparison is left out
+        assert set(length.arms) <= set(known)
+        assert all(known[arm].against in {*length.arms, None} for arm in length.arms if length.steps < 6000)
+
+
+def test_table_when_the_other_arm_was_not_trained_then_compares_with_those_that_were() -> None:
+    kept = kept_hits({"distill": 0.2, "distill_shuffled": 0.0}, seeds=3)
+    shown = table(lines_of(kept), kept, figures=["r5"])
+    assert re.search(r"`distill`[^|]*\| [\d.]+ \|  \|  \|", shown)
+    assert re.search(r"`distill`[^|]*\| [\d.]+ \| distill_shuffled \| \*\*\+1\d\.\d \(", shown)
