@@ -1,6 +1,6 @@
 """Captions of the corpus: templates over a thing, its style, colours and tags.
 
-They are made, not found: what a picture shows beyond its name (colour, ground, style) is what was drawn, so captions
+They are made, not found: what a image shows beyond its name (colour, ground, style) is what was drawn, so captions
 are true of it, and pairs of the same thing differ in words that name what differs. Pure.
 """
 
@@ -46,7 +46,7 @@ class Look:
 
 
 def captions_of(look: Look, rng: Random) -> list[str]:
-    """Captions of one picture, the one to train on first: the name in a sentence about its looks, with tags, and plain."""
+    """Captions of one image, the one to train on first: the name in a sentence about its looks, with tags, and plain."""
     template = rng.choice(STYLES[look.style])
     head = template.format(a=with_article(look.thing))
     if look.colour is not None:
