@@ -44,16 +44,17 @@ def read_pairs(storage: Storage, shard: Shard, *, check: Callable[[], object] | 
 
 def _listed(storage: Storage, shard: Shard, keep_list: str, samples: Iterator[Sample]) -> Iterator[Sample]:
     if shard.identity is not None and storage.identity(shard.uri) != shard.identity:
-        raise _replaced(shard, keep_list, "it has changed since")
+        raise replaced(shard, keep_list, "it has changed since")
     numbered = enumerate(samples)
     for row, uid in read_keep_list(storage, keep_list):
         sample = next((sample for number, sample in numbered if number == row), None)
         if sample is None or storable(sample.uid) != uid:
-            raise _replaced(shard, keep_list, f"row {row} should be {uid!r}")
+            raise replaced(shard, keep_list, f"row {row} should be {uid!r}")
         yield sample
 
 
-def _replaced(shard: Shard, keep_list: str, sign: str) -> DataError:
+def replaced(shard: Shard, keep_list: str, sign: str) -> DataError:
+    """The error of a shard that is another one than that from which its keep list was made."""
     return DataError(
         f"{shard.uri} is not the shard from which {keep_list} was made ({sign}): "
         "put the old one back, or run the stage filter again"

@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -99,6 +99,9 @@ class Blocks:
 @dataclass(frozen=True)
 class LaneSampler:
     """The global order over shards of known sizes."""
+
+    interleaves: ClassVar[bool] = False
+    """whether a rank's rows are those of its workers in turn, and not one worker's after the other's."""
 
     sizes: tuple[int, ...]
     """samples of each shard."""

@@ -17,6 +17,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
@@ -51,6 +52,9 @@ class ShardPass:
 @dataclass(frozen=True)
 class GlobalSampler:
     """The global order over shards of known sizes, in streams."""
+
+    interleaves: ClassVar[bool] = True
+    """whether a rank's rows are those of its workers in turn, and not one worker's after the other's."""
 
     sizes: tuple[int, ...]
     """samples of each shard."""
