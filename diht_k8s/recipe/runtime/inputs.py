@@ -11,6 +11,7 @@ from diht_k8s.api.layout import Layout
 from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import Spec, Stage
 from diht_k8s.recipe.runtime.commit import read_committed
+from diht_k8s.recipe.shards.index_files import IndexBook
 from diht_k8s.recipe.shards.sources import Shard, input_shards
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -32,6 +33,20 @@ def kept_shards(spec: Spec, storage: Storage) -> list[Shard]:
             )
         return shards
     return kept_by(read_committed(storage, Layout(spec.data.output), Stage.FILTER), spec, storage)
+
+
+def index_of_inputs(spec: Spec, storage: Storage) -> IndexBook | None:
+    """The index of the shards that training and labelling read, by their names; None if there is none.
+
+    The filter has made it on its way, or else `diht index`.
+    """
+    layout = Layout(spec.data.output)
+    own_shards = spec.train is not None and spec.train.shards
+    if spec.filter is not None and not own_shards:
+        book = IndexBook.open(storage, layout.filter_index("raw" if spec.filter.output == "KeepList" else "kept"))
+        if book is not None:
+            return book
+    return IndexBook.open(storage, layout.index)
 
 
 def kept_by(committed: Committed, spec: Spec, storage: Storage) -> list[Shard]:
