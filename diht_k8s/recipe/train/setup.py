@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -21,11 +21,14 @@ from diht_k8s.recipe.runtime.inputs import kept_shards
 from diht_k8s.recipe.shards.samples import survey
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.train.checkpoint.checkpoint import Saved
+from diht_k8s.recipe.train.checkpoint.resuming import goes_in_streams, order_of
 from diht_k8s.recipe.train.collectives import gather_objects
 from diht_k8s.recipe.train.data.dataset import ShardDataset
 from diht_k8s.recipe.train.data.loader import Loader
-from diht_k8s.recipe.train.data.sampler import GlobalSampler
+from diht_k8s.recipe.train.data.readers import Sampler
 from diht_k8s.recipe.train.distributed import this_device
+from diht_k8s.recipe.train.indexing import IndexedShards, indexed
 from diht_k8s.recipe.train.model.batch_norm import over_all_ranks
 from diht_k8s.recipe.train.model.compiling import compile_blocks, require_compiler
 from diht_k8s.recipe.train.model.student import Student, has_batch_statistics
@@ -119,15 +122,83 @@ def counted(
         surveys = {place: found for part in gather_objects(surveys) for place, found in part.items()}
         samples |= {place: number for place, (number, _) in surveys.items()}
         damaged = {shards[place].uri: damage for place, (_, damage) in sorted(surveys.items()) if damage is not None}
-    total = sum(samples.values())
-    if total < batch_size:
-        raise DataError(f"{total} pairs are fewer than train.batchSize {batch_size}: lower it or loosen the filter")
-    return [replace(shard, samples=samples[place]) for place, shard in enumerate(shards)], damaged
+    found = [replace(shard, samples=samples[place]) for place, shard in enumerate(shards)]
+    require_batch(found, batch_size)
+    return found, damaged
 
 
 def _survey(storage: Storage, uri: str, check: Callable[[], object] | None) -> tuple[int, Damage | None]:
     samples, error = survey(storage, uri, check=check)
     return samples, None if error is None else Damage(error.reason, error.offset, samples)
+
+
+class TrainingData(NamedTuple):
+    """What a training reads, and in which order."""
+
+    shards: list[Shard]
+    sampler: Sampler
+    damaged: dict[str, Damage]
+    """damaged shards that are known before the first step, by URI."""
+    indexes: IndexedShards | None
+    """None for a training that goes on in streams."""
+
+
+def training_data(
+    run: DihtRun,
+    storage: Storage,
+    saved: Saved | None,
+    *,
+    config_sha256: str,
+    attempt: int,
+    rank: int,
+    world: int,
+    check: Callable[[], object] | None = None,
+) -> TrainingData:
+    """The shards with their counts, and the order over them (a collective).
+
+    Args:
+        run: the run document.
+        storage: reads the shards.
+        saved: the checkpoint to go on from, which decides the order.
+        config_sha256: of the stage.
+        attempt: number of this attempt.
+        rank: of this process.
+        world: number of processes.
+        check: called while a shard is read; it may raise to stop.
+
+    Raises:
+        DataError: all pairs together are fewer than a batch.
+        UserError: another order is asked for than that of the checkpoint.
+    """
+    train = run.spec.train
+    assert train is not None
+    shards, indexes, where = train_shards(run, storage), None, {"rank": rank, "world": world}
+    if goes_in_streams(saved):
+        shards, damaged = counted(storage, shards, train.batch_size, check=check, **where)
+    else:
+        indexes = indexed(run, storage, shards, config_sha256=config_sha256, attempt=attempt, check=check, **where)
+        shards, damaged = indexes.shards, indexes.damaged
+        require_batch(shards, train.batch_size)
+    sampler = order_of(
+        saved,
+        train,
+        [shard.samples or 0 for shard in shards],
+        run.spec.seed,
+        weights=weights_of(run, shards),
+        sequential=frozenset() if indexes is None else indexes.sequential,
+    )
+    return TrainingData(shards, sampler, damaged, indexes)
+
+
+def require_batch(shards: Sequence[Shard], batch_size: int) -> None:
+    """Refuse fewer pairs than a batch.
+
+    Raises:
+        DataError: there are fewer.
+    """
+    total = sum(shard.samples or 0 for shard in shards)
+    if total < batch_size:
+        raise DataError(f"{total} pairs are fewer than train.batchSize {batch_size}: lower it or loosen the filter")
 
 
 def weights_of(run: DihtRun, shards: Sequence[Shard]) -> list[float]:
@@ -145,8 +216,7 @@ def image_size(model: Student) -> int:
 def make_loader(
     run: DihtRun,
     storage: Storage,
-    shards: Sequence[Shard],
-    sampler: GlobalSampler,
+    data: TrainingData,
     model: Student,
     vocabulary: ConceptVocabulary | None,
     *,
@@ -156,10 +226,11 @@ def make_loader(
     """The loader of one rank's batches; nothing is read yet."""
     train = run.spec.train
     assert train is not None
-    labels = None if vocabulary is None else [label_layout(run).labels(shard.name) for shard in shards]
+    labels = None if vocabulary is None else [label_layout(run).labels(shard.name) for shard in data.shards]
+    sha256 = None if vocabulary is None else vocabulary.sha256
     return Loader(
-        ShardDataset(storage, shards, labels, vocabulary_sha256=None if vocabulary is None else vocabulary.sha256),
-        sampler,
+        ShardDataset(storage, data.shards, labels, vocabulary_sha256=sha256, indexes=data.indexes),
+        data.sampler,
         batch_size=train.batch_size,
         image_size=image_size(model),
         context_length=model.clip.context_length,

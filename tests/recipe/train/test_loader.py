@@ -17,7 +17,7 @@ import torch
 from diht_k8s.api.errors import DataError, RetryableError
 from diht_k8s.api.layout import Layout
 from diht_k8s.recipe.label.soft_labels import read_labels
-from diht_k8s.recipe.shards.index import ShardIndex, index_of
+from diht_k8s.recipe.shards.index import index_of
 from diht_k8s.recipe.shards.samples import Sample, read_samples, write_samples
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
@@ -28,17 +28,10 @@ from diht_k8s.recipe.train.data.dataset import ShardDataset
 from diht_k8s.recipe.train.data.lanes import LaneSampler, sampler_over
 from diht_k8s.recipe.train.data.loader import Loader
 from diht_k8s.recipe.train.data.sampler import GlobalSampler
-from tests.recipe.train.small_run import SHARDS, make_data
+from tests.recipe.train.small_run import SHARDS, Indexed, make_data
 
 STORAGE = Storage()
 BATCH = 16
-
-
-class Indexed(dict[str, ShardIndex]):
-    """The indexes of some shards."""
-
-    def of(self, name: str) -> ShardIndex | None:
-        return self.get(name)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from torchvision.transforms.v2.functional import InterpolationMode, center_crop, resize
 
 from diht_k8s.api.layout import Layout
+from diht_k8s.recipe.shards.index import index_of
 from diht_k8s.recipe.shards.pixels import decode_pixels
 from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.sources import Shard
@@ -25,8 +26,8 @@ from diht_k8s.recipe.train.checkpoint import checkpoint
 from diht_k8s.recipe.train.data.augment import normalised
 from diht_k8s.recipe.train.data.batch import Batch, HeadTargets
 from diht_k8s.recipe.train.data.dataset import ShardDataset
+from diht_k8s.recipe.train.data.lanes import sampler_over
 from diht_k8s.recipe.train.data.loader import Loader
-from diht_k8s.recipe.train.data.sampler import GlobalSampler
 from diht_k8s.recipe.train.model.student import Features, Student
 from diht_k8s.recipe.train.precision import LOSS_SCALE
 from tests.recipe.train.small_run import (
@@ -34,6 +35,7 @@ from tests.recipe.train.small_run import (
     OBJECTS,
     SHARDS,
     VIT,
+    Indexed,
     Job,
     document,
     lines,
@@ -148,8 +150,9 @@ def expected(place: Path) -> Expected:
 def batches(place: Path) -> list[Batch]:
     layout = Layout(f"{place}/data/out")
     shards = [Shard(f"drawn-{i}", layout.kept(f"drawn-{i}"), "drawn", samples=n) for i, n in enumerate(SHARDS)]
-    reads = ShardDataset(Storage(), shards, [layout.labels(shard.name) for shard in shards])
-    order = GlobalSampler.of(SHARDS, BATCH, seed=0)
+    indexes = Indexed({shard.name: index_of(Storage(), shard.uri) for shard in shards})
+    reads = ShardDataset(Storage(), shards, [layout.labels(shard.name) for shard in shards], indexes=indexes)
+    order = sampler_over(SHARDS, BATCH, 0)
     loader = Loader(
         reads, order, batch_size=BATCH, image_size=32, context_length=12, seed=0, rank=0, world=1, workers=0
     )

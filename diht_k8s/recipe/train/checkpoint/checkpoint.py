@@ -27,11 +27,27 @@ from diht_k8s.recipe.runtime.ownership import temporary_of
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint.fencing import Fence
 
-CURSOR_VERSION = 1
+CURSOR_VERSION = 2
+STREAMS_VERSION = 1
+"""Cursors of trainings that began before there were lanes."""
 
 _PART_NAME = re.compile(r"state-\d{5}-\d{6}\.safetensors")
 _STEP = re.compile(r"step-\d{9}")
 logger = logging.getLogger(__name__)
+
+
+class CursorOrder(BaseModel):
+    """The order of which a position is a place."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lanes: int
+    block: int
+    """samples of a block."""
+    window: int
+    """samples of the window, over all lanes."""
+    epoch: int
+    """samples of an epoch."""
 
 
 class Cursor(BaseModel):
@@ -44,8 +60,10 @@ class Cursor(BaseModel):
     """optimiser steps done."""
     position: int
     """next position of the global order, that is samples seen."""
-    streams: int
-    """streams of the global order."""
+    order: CursorOrder | None = None
+    """None in version 1."""
+    streams: int | None = None
+    """streams of the global order, of version 1 only."""
     config_sha256: str
     """configuration of the stage."""
     seconds: float
@@ -110,7 +128,7 @@ def commit(storage: Storage, folder: str, cursor: Cursor, parts: Sequence[Part],
         StopRequested: another attempt has replaced this one, and nothing was written.
     """
     marker = {
-        "cursor": cursor.model_dump(),
+        "cursor": cursor.model_dump(exclude_none=True),
         "parts": [part.model_dump() for part in parts],
         "productive_seconds": cursor.productive,
     }
@@ -219,8 +237,10 @@ def _read_marker(storage: Storage, uri: str) -> tuple[Cursor, list[Part]]:
     try:
         marker = json.loads(storage.read_bytes(join(uri, MARKER)))
         version = marker["cursor"]["version"]
-        if version != CURSOR_VERSION:
-            raise DataError(f"the checkpoint {uri} has version {version}, this program reads {CURSOR_VERSION}")
+        if version not in (STREAMS_VERSION, CURSOR_VERSION):
+            raise DataError(
+                f"the checkpoint {uri} has version {version}, this program reads {STREAMS_VERSION} and {CURSOR_VERSION}"
+            )
         cursor = {**marker["cursor"], "productive": marker.get("productive_seconds")}
         return Cursor.model_validate(cursor), [Part.model_validate(part) for part in marker["parts"]]
     except (ValueError, KeyError, TypeError) as error:

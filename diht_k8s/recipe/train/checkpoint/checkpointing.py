@@ -72,7 +72,8 @@ class Checkpointer:
         self._rank, self._world = rank, world
         # Only rank 0 commits and removes; the others write parts under the number of the attempt.
         self._fence = Fence(storage, layout) if rank == 0 else None
-        self._attempt = object_of_rank_0(0 if self._fence is None else self._fence.attempt)
+        self.attempt = object_of_rank_0(0 if self._fence is None else self._fence.attempt)
+        """number of this attempt; equal on all ranks."""
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Pending | None = None
         self._failed_in_a_row = 0
@@ -110,7 +111,7 @@ class Checkpointer:
     def begin(self, state: Mapping[str, Tensor], cursor: Cursor, bad: Mapping[str, int]) -> None:
         """Start to write this rank's part of a checkpoint; the one before must be complete."""
         assert self._pending is None
-        who = {"rank": self._rank, "attempt": self._attempt}
+        who = {"rank": self._rank, "attempt": self.attempt}
         part = self._thread.submit(checkpoint.write_part, self._storage, self._layout.checkpoints, cursor, state, **who)
         self._pending = Pending(cursor, dict(bad), part)
 

@@ -144,9 +144,7 @@ class ShardDataset:
                 for index in map(int, piece.indexes):
                     yield self._item(number, index, samples.get(index), labels, index)
 
-    def _item(
-        self, number: int, index: int, sample: Sample | None, labels: Labels | None, row: int
-    ) -> LabelledSample:
+    def _item(self, number: int, index: int, sample: Sample | None, labels: Labels | None, row: int) -> LabelledSample:
         shard = self.shards[number]
         if sample is None and number not in self._damaged:
             raise DataError(f"{shard.uri} holds fewer samples than the filter committed: run the stage filter again")

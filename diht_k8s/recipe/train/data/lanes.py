@@ -202,7 +202,9 @@ class LaneSampler:
         shards, sizes = self._readings
         whole = np.array(self.sizes, np.int64)[shards]
         last = np.isin(shards, list(self.sequential))  # these do not go on at their beginning
-        starts = generator(self.seed, "starts", epoch).integers(0, np.where(last, whole - sizes + 1, whole))
+        starts = generator(self.seed, "starts", epoch).integers(
+            0, np.maximum(np.where(last, whole - sizes + 1, whole), 1)
+        )
         order = generator(self.seed, "shards", epoch).permutation(len(shards))
         return _Plan(shards[order], sizes[order], starts[order], np.cumsum(sizes[order]))
 

@@ -81,7 +81,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "half a marker": lambda folder: (folder / MARKER).write_text((folder / MARKER).read_text()[:40]),
     "a marker of another kind": lambda folder: (folder / MARKER).write_text("[]"),
     "a marker of a later release": lambda folder: (folder / MARKER).write_text(
-        (folder / MARKER).read_text().replace('"version": 1', '"version": 2')
+        (folder / MARKER).read_text().replace('"version": 2', '"version": 3')
     ),
 }
 
