@@ -197,7 +197,7 @@ class Training:
         """Load the newest checkpoint's weights, else those of `train.initFrom`; return the state to resume from."""
         saved = self.checkpointer.newest(self.config_sha256)
         if saved is None and self.settings.init_from is not None:
-            saved = start_from(self.storage, self.settings.init_from, self.model)
+            saved = start_from(self.storage, self.settings.init_from, self.model, rank=self.rank, world=self.world)
             if saved is not None and saved.cursor.step >= self.steps:
                 raise UserError(
                     f"the checkpoint {saved.uri} has seen {saved.cursor.position} samples of train.samples {self.settings.samples}: raise it"

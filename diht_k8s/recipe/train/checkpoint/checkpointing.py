@@ -23,8 +23,9 @@ from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint import checkpoint
-from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor, Part
+from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor
 from diht_k8s.recipe.train.checkpoint.fencing import Fence
+from diht_k8s.recipe.train.checkpoint.shared_state import Part
 from diht_k8s.recipe.train.collectives import error_of_rank_0, gather_objects, object_of_rank_0
 from diht_k8s.recipe.train.metrics import Metrics
 from diht_k8s.recipe.train.model.card import write_card
@@ -90,13 +91,11 @@ class Checkpointer:
             self._fence.require_newest()
 
     def newest(self, config_sha256: str) -> checkpoint.Saved | None:
-        """The checkpoint to resume from: rank 0 finds it, all ranks read the same one."""
-        saved = None
+        """The checkpoint to resume from, which all ranks read together (a collective)."""
         if self._fence is not None:
             checkpoint.complete_left(self._storage, self._layout.checkpoints, self._fence)
-            saved = checkpoint.newest(self._storage, self._layout.checkpoints, config_sha256)
-        uri = object_of_rank_0(None if saved is None else saved.uri)
-        return checkpoint.read(self._storage, uri) if saved is None and uri is not None else saved
+        where = {"rank": self._rank, "world": self._world}
+        return checkpoint.newest(self._storage, self._layout.checkpoints, config_sha256, **where)
 
     @property
     def pending(self) -> bool:

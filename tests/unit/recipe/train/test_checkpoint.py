@@ -10,8 +10,9 @@ import torch
 
 from diht_k8s.api.layout import Layout
 from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.train.checkpoint.checkpoint import MARKER, Cursor, Part, commit, newest, write_part
+from diht_k8s.recipe.train.checkpoint.checkpoint import MARKER, Cursor, commit, newest, write_part
 from diht_k8s.recipe.train.checkpoint.fencing import Fence
+from diht_k8s.recipe.train.checkpoint.shared_state import Part
 
 STORAGE = Storage()
 
