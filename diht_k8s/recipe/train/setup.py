@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import PurePosixPath
 from typing import Any
 
 import torch
@@ -17,9 +16,12 @@ from diht_k8s.api.train import Train
 from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
 from diht_k8s.recipe.runtime.bad_shards import Damage
 from diht_k8s.recipe.runtime.cpus import usable_cpus
-from diht_k8s.recipe.runtime.inputs import kept_shards
+from diht_k8s.recipe.runtime.inputs import index_of_inputs, kept_shards
+from diht_k8s.recipe.shards.beside import samples_beside
+from diht_k8s.recipe.shards.index_files import IndexBook
 from diht_k8s.recipe.shards.samples import survey
-from diht_k8s.recipe.shards.sources import Shard
+from diht_k8s.recipe.shards.source_lists import known_sources
+from diht_k8s.recipe.shards.sources import Shard, own_shards
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.collectives import gather_objects
 from diht_k8s.recipe.train.data.dataset import ShardDataset
@@ -88,12 +90,28 @@ def _compile(model: Student, train: Train) -> None:
 
 
 def train_shards(run: DihtRun, storage: Storage) -> list[Shard]:
-    """The shards to train on: `train.shards` (labels go by file names), else the kept shards, else the raw input."""
+    """The shards to train on: `train.shards` (labels go by file names), else the kept shards, else the raw input.
+
+    Counts come from the filter or from the run's index; a shard that neither has counted has none.
+    """
     train: Train | None = run.spec.train
     assert train is not None
     if train.shards:
-        return [Shard(PurePosixPath(uri).name.partition(".")[0], uri, "train") for uri in storage.expand(train.shards)]
-    return kept_shards(run.spec, storage)
+        (own,) = known_sources(storage, run.spec.data.output, [train.shards])
+        shards = own_shards(own)
+    else:
+        shards = kept_shards(run.spec, storage)
+    if all(shard.samples is not None for shard in shards):
+        return shards
+    book = index_of_inputs(run.spec, storage)
+    return shards if book is None else [_counted_by(book, shard) for shard in shards]
+
+
+def _counted_by(book: IndexBook, shard: Shard) -> Shard:
+    """The shard with its count, if the index is of this version and says nothing of damage."""
+    row = book.rows.get(shard.name)
+    known = row is not None and row.reason is None and row.identity == shard.identity
+    return replace(shard, samples=row.samples) if row is not None and known else shard
 
 
 def counted(
@@ -107,7 +125,8 @@ def counted(
 ) -> tuple[list[Shard], dict[str, Damage]]:
     """Shards with their sample counts, and the damaged ones, which count up to their damage (a collective).
 
-    The ranks divide the shards that no filter has counted.
+    The ranks divide the shards that neither filter nor index has counted. Those beside which img2dataset has left its
+    counts are not read.
 
     Raises:
         DataError: all together are fewer than a batch.
@@ -115,7 +134,7 @@ def counted(
     samples = {place: shard.samples for place, shard in enumerate(shards) if shard.samples is not None}
     unknown, damaged = [place for place in range(len(shards)) if place not in samples], dict[str, Damage]()
     if unknown:
-        surveys = {place: _survey(storage, shards[place].uri, check) for place in unknown[rank::world]}
+        surveys = dict(_surveyed(storage, shards, unknown[rank::world], check))
         surveys = {place: found for part in gather_objects(surveys) for place, found in part.items()}
         samples |= {place: number for place, (number, _) in surveys.items()}
         damaged = {shards[place].uri: damage for place, (_, damage) in sorted(surveys.items()) if damage is not None}
@@ -123,6 +142,17 @@ def counted(
     if total < batch_size:
         raise DataError(f"{total} pairs are fewer than train.batchSize {batch_size}: lower it or loosen the filter")
     return [replace(shard, samples=samples[place]) for place, shard in enumerate(shards)], damaged
+
+
+def _surveyed(
+    storage: Storage, shards: Sequence[Shard], places: Sequence[int], check: Callable[[], object] | None
+) -> Iterator[tuple[int, tuple[int, Damage | None]]]:
+    """Count and damage of each shard, by its place; beside the first of them it shows whether there are counts."""
+    beside = True
+    for place in places:
+        count = samples_beside(storage, shards[place].uri) if beside else None
+        beside = count is not None
+        yield place, _survey(storage, shards[place].uri, check) if count is None else (count, None)
 
 
 def _survey(storage: Storage, uri: str, check: Callable[[], object] | None) -> tuple[int, Damage | None]:
