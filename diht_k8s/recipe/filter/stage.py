@@ -33,14 +33,14 @@ from diht_k8s.recipe.runtime.bad_shards import BadShards, Damage, listed
 from diht_k8s.recipe.runtime.commit import artefact
 from diht_k8s.recipe.runtime.shared_work import claims_of, until_committed
 from diht_k8s.recipe.runtime.stage import Context, Outcome
-from diht_k8s.recipe.shards.sources import Shard, input_shards, share
+from diht_k8s.recipe.shards.sources import Shard, current_shards, input_shards, share
 from diht_k8s.recipe.shards.storage import Storage
 
 
 def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping[str, str]]:
     """Identities of the shards, the exclude list and the benchmarks to keep out; versions of parser and spotter."""
     rules = _rules(run)
-    inputs = {shard.name: _identity(storage, shard) for shard in input_shards(run.spec, storage)}
+    inputs = {shard.name: _identity(shard) for shard in current_shards(run.spec, storage)}
     if rules.exclude is not None:
         inputs["exclude list"] = storage.identity(rules.exclude)
     for name in rules.decontaminate:
@@ -109,11 +109,12 @@ def _rules(run: DihtRun) -> Filter:
     return run.spec.filter
 
 
-def _identity(storage: Storage, shard: Shard) -> str:
+def _identity(shard: Shard) -> str:
     """A string that changes whenever the samples of a shard, as the filter reads them, change."""
     keys = {"image": shard.image_key, "caption": shard.caption_key}
     read_as = "".join(f" {name} {key}" for name, key in keys.items() if key is not None)
-    return storage.identity(shard.uri) + read_as + ("" if shard.filtered else " not filtered")
+    assert shard.identity is not None, "the source list names it"
+    return shard.identity + read_as + ("" if shard.filtered else " not filtered")
 
 
 def done_scores(context: Context, shard: Shard) -> tuple[Scores, Artefact] | None:

@@ -161,14 +161,18 @@ class IndexBook:
         columns = [table[name].to_pylist() for name in _SCHEMA.names]
         return cls(storage, folder, map(IndexRow._make, zip(*columns, strict=True)), header)
 
-    def of(self, name: str) -> ShardIndex | None:
+    def of(self, name: str, identity: str | None = None) -> ShardIndex | None:
         """The index of a shard, by at most one range request; None if the book does not name it.
+
+        Args:
+            name: of the shard.
+            identity: of the version that is meant, where it is known; for another one there is no index.
 
         Raises:
             DataError: a part of the index is damaged.
         """
         row = self.rows.get(name)
-        if row is None:
+        if row is None or (identity is not None and identity != row.identity):
             return None
         if row.begin == row.end:
             return ShardIndex(row.identity, row.samples, None, row.damage)

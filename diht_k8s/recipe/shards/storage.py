@@ -34,6 +34,9 @@ REMOVALS: Final = 32
 class Storage:
     """Reads and writes URIs by the run's storage rules."""
 
+    first = True
+    """whether this process is of the first worker, which lists the sources (see `source_lists`)."""
+
     def __init__(self, rules: Sequence[StorageRule] = ()) -> None:
         self._rules = sorted(enumerate(rules), key=lambda item: -len(item[1].prefix))
         self._systems: dict[tuple[int, int | None], AbstractFileSystem] = {}

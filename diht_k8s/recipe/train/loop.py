@@ -25,7 +25,7 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.runtime.gang import LOST_PEER
 from diht_k8s.recipe.runtime.hangs.watchdog import Heartbeat
 from diht_k8s.recipe.runtime.in_place.standby import wait_for_place
-from diht_k8s.recipe.runtime.launcher import leave, rank_main
+from diht_k8s.recipe.runtime.launcher import handed_over, leave, rank_main
 from diht_k8s.recipe.runtime.parent_death import end_with_parent
 from diht_k8s.recipe.runtime.progress import Reporter
 from diht_k8s.recipe.runtime.signals import StopFlag
@@ -372,11 +372,11 @@ def main() -> int:
     warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # DeepSpeed's calls, at every step
 
     def work() -> None:
-        run = load(os.environ["DIHT_RUN"], name="DIHT_RUN")
+        run = load(handed_over("DIHT_RUN"), name="DIHT_RUN")
         assert run.spec.train is not None
         choose_algorithms(run.spec.train.deterministic)
         try:
-            Training(run, json.loads(os.environ["DIHT_STAGE_CONFIG"])).train()
+            Training(run, json.loads(handed_over("DIHT_STAGE_CONFIG"))).train()
         except RuntimeError as error:
             if not is_lost_peer(error):
                 raise

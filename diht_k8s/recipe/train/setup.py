@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import torch
@@ -17,18 +16,21 @@ from diht_k8s.api.train import Train
 from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
 from diht_k8s.recipe.runtime.bad_shards import Damage
 from diht_k8s.recipe.runtime.cpus import usable_cpus
-from diht_k8s.recipe.runtime.inputs import kept_shards
+from diht_k8s.recipe.runtime.inputs import index_of_inputs, kept_shards
+from diht_k8s.recipe.shards.beside import samples_beside
+from diht_k8s.recipe.shards.index_files import IndexBook
 from diht_k8s.recipe.shards.samples import survey
-from diht_k8s.recipe.shards.sources import Shard
+from diht_k8s.recipe.shards.source_lists import known_sources
+from diht_k8s.recipe.shards.sources import Shard, own_shards
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint.checkpoint import Saved
-from diht_k8s.recipe.train.checkpoint.resuming import goes_in_streams, order_of
+from diht_k8s.recipe.train.checkpoint.resuming import goes_in_streams, order_of, sequential_of
 from diht_k8s.recipe.train.collectives import gather_objects
 from diht_k8s.recipe.train.data.dataset import ShardDataset
 from diht_k8s.recipe.train.data.loader import Loader
 from diht_k8s.recipe.train.data.readers import Sampler
 from diht_k8s.recipe.train.distributed import this_device
-from diht_k8s.recipe.train.indexing import IndexedShards, indexed
+from diht_k8s.recipe.train.indexing import Attempt, IndexedShards, indexed
 from diht_k8s.recipe.train.model.batch_norm import over_all_ranks
 from diht_k8s.recipe.train.model.compiling import compile_blocks, require_compiler
 from diht_k8s.recipe.train.model.student import Student, has_batch_statistics
@@ -91,12 +93,28 @@ def _compile(model: Student, train: Train) -> None:
 
 
 def train_shards(run: DihtRun, storage: Storage) -> list[Shard]:
-    """The shards to train on: `train.shards` (labels go by file names), else the kept shards, else the raw input."""
+    """The shards to train on: `train.shards` (labels go by file names), else the kept shards, else the raw input.
+
+    Counts come from the filter or from the run's index; a shard that neither has counted has none.
+    """
     train: Train | None = run.spec.train
     assert train is not None
     if train.shards:
-        return [Shard(PurePosixPath(uri).name.partition(".")[0], uri, "train") for uri in storage.expand(train.shards)]
-    return kept_shards(run.spec, storage)
+        (own,) = known_sources(storage, run.spec.data.output, [train.shards])
+        shards = own_shards(own)
+    else:
+        shards = kept_shards(run.spec, storage)
+    if all(shard.samples is not None for shard in shards):
+        return shards
+    book = index_of_inputs(run.spec, storage)
+    return shards if book is None else [_counted_by(book, shard) for shard in shards]
+
+
+def _counted_by(book: IndexBook, shard: Shard) -> Shard:
+    """The shard with its count, if the index is of this version and says nothing of damage."""
+    row = book.rows.get(shard.name)
+    known = row is not None and row.reason is None and row.identity == shard.identity
+    return replace(shard, samples=row.samples) if row is not None and known else shard
 
 
 def counted(
@@ -110,7 +128,8 @@ def counted(
 ) -> tuple[list[Shard], dict[str, Damage]]:
     """Shards with their sample counts, and the damaged ones, which count up to their damage (a collective).
 
-    The ranks divide the shards that no filter has counted.
+    The ranks divide the shards that neither filter nor index has counted. Those beside which img2dataset has left its
+    counts are not read.
 
     Raises:
         DataError: all together are fewer than a batch.
@@ -118,13 +137,24 @@ def counted(
     samples = {place: shard.samples for place, shard in enumerate(shards) if shard.samples is not None}
     unknown, damaged = [place for place in range(len(shards)) if place not in samples], dict[str, Damage]()
     if unknown:
-        surveys = {place: _survey(storage, shards[place].uri, check) for place in unknown[rank::world]}
+        surveys = dict(_surveyed(storage, shards, unknown[rank::world], check))
         surveys = {place: found for part in gather_objects(surveys) for place, found in part.items()}
         samples |= {place: number for place, (number, _) in surveys.items()}
         damaged = {shards[place].uri: damage for place, (_, damage) in sorted(surveys.items()) if damage is not None}
     found = [replace(shard, samples=samples[place]) for place, shard in enumerate(shards)]
     require_batch(found, batch_size)
     return found, damaged
+
+
+def _surveyed(
+    storage: Storage, shards: Sequence[Shard], places: Sequence[int], check: Callable[[], object] | None
+) -> Iterator[tuple[int, tuple[int, Damage | None]]]:
+    """Count and damage of each shard, by its place; beside the first of them it shows whether there are counts."""
+    beside = True
+    for place in places:
+        count = samples_beside(storage, shards[place].uri) if beside else None
+        beside = count is not None
+        yield place, _survey(storage, shards[place].uri, check) if count is None else (count, None)
 
 
 def _survey(storage: Storage, uri: str, check: Callable[[], object] | None) -> tuple[int, Damage | None]:
@@ -172,11 +202,12 @@ def training_data(
     """
     train = run.spec.train
     assert train is not None
-    shards, indexes, where = train_shards(run, storage), None, {"rank": rank, "world": world}
+    shards, indexes = train_shards(run, storage), None
     if goes_in_streams(saved):
-        shards, damaged = counted(storage, shards, train.batch_size, check=check, **where)
+        shards, damaged = counted(storage, shards, train.batch_size, rank=rank, world=world, check=check)
     else:
-        indexes = indexed(run, storage, shards, config_sha256=config_sha256, attempt=attempt, check=check, **where)
+        made = Attempt(config_sha256, attempt, rank, world)
+        indexes = indexed(run, storage, shards, made, in_sequence=sequential_of(saved), check=check)
         shards, damaged = indexes.shards, indexes.damaged
         require_batch(shards, train.batch_size)
     sampler = order_of(

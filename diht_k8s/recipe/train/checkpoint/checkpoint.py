@@ -50,6 +50,8 @@ class CursorOrder(BaseModel):
     """samples of the window, over all lanes."""
     epoch: int
     """samples of an epoch."""
+    sequential: list[tuple[int, int]] = []
+    """first and last of the shards that are read in sequence, by number."""
 
 
 class Cursor(BaseModel):

@@ -17,6 +17,21 @@ def goes_in_streams(saved: Saved | None) -> bool:
     return saved is not None and saved.cursor.version == STREAMS_VERSION
 
 
+def sequential_of(saved: Saved | None) -> frozenset[int] | None:
+    """The shards that a checkpoint's order reads in sequence; None for a new training."""
+    order = None if saved is None else saved.cursor.order
+    if order is None:
+        return None
+    return frozenset(number for first, last in order.sequential for number in range(first, last + 1))
+
+
+def _spans(numbers: frozenset[int]) -> list[tuple[int, int]]:
+    """First and last of each run of consecutive numbers."""
+    ordered = sorted(numbers)
+    firsts = [number for number in ordered if number - 1 not in numbers]
+    return list(zip(firsts, [number for number in ordered if number + 1 not in numbers], strict=True))
+
+
 def order_of(
     saved: Saved | None,
     train: Train,
@@ -64,7 +79,8 @@ def resumed(saved: Saved | None, batch_size: int, sampler: Sampler, *, config_sh
     """
     if saved is None:
         assert isinstance(sampler, LaneSampler)
-        order = CursorOrder(**sampler.order._asdict(), epoch=sampler.total)
+        spans = _spans(sampler.sequential)
+        order = CursorOrder(**sampler.order._asdict(), epoch=sampler.total, sequential=spans)
         return Cursor(step=0, position=0, order=order, config_sha256=config_sha256, seconds=0)
     cursor = saved.cursor
     if cursor.position % batch_size or cursor.step * batch_size != cursor.position:
