@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 from diht_k8s.api.errors import DataError
@@ -51,7 +52,12 @@ class IndexedShards:
 
     def of(self, name: str) -> ShardIndex | None:
         """The index of a shard, by at most one request."""
-        return next((found for book in self.books if (found := book.of(name)) is not None), None)
+        row = self._row_by_name.get(name)
+        return next((book.of(name) for book in self.books if row is not None and book.rows.get(name) == row), None)
+
+    @cached_property
+    def _row_by_name(self) -> dict[str, IndexRow]:
+        return {row.name: row for row in self.rows if row is not None}
 
     @property
     def damaged(self) -> dict[str, Damage]:
