@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.layout import Layout
@@ -40,13 +40,29 @@ def index_of_inputs(spec: Spec, storage: Storage) -> IndexBook | None:
 
     The filter has made it on its way, or else `diht index`.
     """
-    layout = Layout(spec.data.output)
-    own_shards = spec.train is not None and spec.train.shards
-    if spec.filter is not None and not own_shards:
-        book = IndexBook.open(storage, layout.filter_index("raw" if spec.filter.output == "KeepList" else "kept"))
-        if book is not None:
-            return book
-    return IndexBook.open(storage, layout.index)
+    book = filter_index(spec, storage)
+    if book is not None:
+        return book
+    book = IndexBook.open(storage, Layout(spec.data.output).index)
+    return book if book is not None and book.header.get("of", kind_of_inputs(spec)) == kind_of_inputs(spec) else None
+
+
+def filter_index(spec: Spec, storage: Storage) -> IndexBook | None:
+    """The index that the filter has made of the shards that the training reads; None if there is none."""
+    kind = kind_of_inputs(spec)
+    return None if kind == "own" or spec.filter is None else IndexBook.open(storage, filter_index_folder(spec))
+
+
+def filter_index_folder(spec: Spec) -> str:
+    """Where the filter's index of what the training reads lies."""
+    return Layout(spec.data.output).filter_index("kept" if kind_of_inputs(spec) == "kept" else "raw")
+
+
+def kind_of_inputs(spec: Spec) -> Literal["own", "kept", "raw"]:
+    """What the training reads: its own shards, the filter's copies, or raw shards."""
+    if spec.train is not None and spec.train.shards:
+        return "own"
+    return "kept" if spec.filter is not None and spec.filter.output == "Shards" else "raw"
 
 
 def kept_by(committed: Committed, spec: Spec, storage: Storage) -> list[Shard]:

@@ -6,7 +6,9 @@ gives them. An index belongs to one version of its shard: ranges are asked for b
 
 from __future__ import annotations
 
+import base64
 import io
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -57,18 +59,22 @@ class ShardIndex:
     damage: IndexedDamage | None = None
 
 
-def index_of(storage: Storage, uri: str, check: Callable[[], object] | None = None) -> ShardIndex:
+def index_of(
+    storage: Storage, uri: str, check: Callable[[], object] | None = None, identity: str | None = None
+) -> ShardIndex:
     """The index of a shard, which is read once; an empty shard is sound and holds no samples.
 
     Args:
         storage: where the shard is.
         uri: its name.
         check: called while the shard is read; it may raise to stop.
+        identity: of the shard, where a listing has given it.
 
     Raises:
         DataError: the shard was replaced while it was read.
     """
-    identity, places = storage.identity(uri), SamplePlaces()
+    places = SamplePlaces()
+    identity = storage.identity(uri) if identity is None else identity
     samples, error = survey(storage, uri, check=check, places=places)
     damage = None if error is None else IndexedDamage(error.reason, error.offset)
     return ShardIndex(identity, samples, as_starts(places.starts), damage)
@@ -77,6 +83,22 @@ def index_of(storage: Storage, uri: str, check: Callable[[], object] | None = No
 def as_starts(starts: Sequence[int] | None) -> np.ndarray | None:
     """The starts of an index, int64 [samples + 1]."""
     return None if starts is None else np.array(starts, np.int64)
+
+
+def packed(starts: Sequence[int] | np.ndarray | None) -> str | None:
+    """The starts of an index as a short text for headers, 2 to 3 characters a sample; None without starts."""
+    if starts is None:
+        return None
+    steps = np.diff(np.asarray(starts, np.int64), prepend=0)
+    return base64.b64encode(zlib.compress(steps.astype("<i8").view(np.uint8).reshape(-1, 8).T.tobytes())).decode()
+
+
+def unpacked(text: str | None) -> np.ndarray | None:
+    """The starts, int64 [samples + 1], that `packed` has packed."""
+    if text is None:
+        return None
+    planes = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8).reshape(8, -1)
+    return np.cumsum(np.ascontiguousarray(planes.T).view("<i8").reshape(-1))
 
 
 def read_range(

@@ -1,6 +1,6 @@
 """The index of many shards in few large objects: one table of all shards, and parts with the places of their samples.
 
-`FOLDER/shards.parquet` has a row for each shard: counts cost nothing. `FOLDER/parts/NNNNN` holds the places, in pages of
+`FOLDER/shards.table` (Parquet) has a row for each shard: counts cost nothing. `FOLDER/parts/NNNNN` holds the places, in pages of
 some 100,000 samples; a page is a Parquet file of its own, so that one range request gives it.
 """
 
@@ -22,7 +22,7 @@ from diht_k8s.recipe.shards.index import IndexedDamage, ShardIndex
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tables import read_table, write_table
 
-TABLE: Final = "shards.parquet"
+TABLE: Final = "shards.table"
 PAGE_SAMPLES: Final = 1 << 17
 """Samples of a page, unless one shard has more: some 300 kB."""
 CACHED_SAMPLES: Final = 1 << 22

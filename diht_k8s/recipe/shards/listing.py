@@ -113,7 +113,7 @@ def _named(uris: Iterable[str], resolve: Resolve, errors: Errors) -> dict[str, L
     found: dict[str, Listed] = {}
     for folder, names in folders.items():
         if len(names) > FEW and not isinstance(resolve(folder + "/")[0], LocalFileSystem):
-            infos = _infos(folder, resolve, errors)
+            infos = infos_of(folder, resolve, errors)
             paths = {uri: resolve(uri)[1] for uri in names}
             found |= {uri: _of(uri, path, infos[path]) for uri, path in paths.items() if path in infos}
         else:
@@ -121,7 +121,7 @@ def _named(uris: Iterable[str], resolve: Resolve, errors: Errors) -> dict[str, L
     return found
 
 
-def _infos(folder: str, resolve: Resolve, errors: Errors) -> dict[str, dict[str, Any]]:
+def infos_of(folder: str, resolve: Resolve, errors: Errors) -> dict[str, dict[str, Any]]:
     """Path -> what a listing says about it, of all files directly below a folder."""
     system, path = resolve(folder)
     with errors(folder, "list"):

@@ -15,6 +15,7 @@ from diht_k8s.recipe.shards.samples import (
     NOT_REGULAR,
     TOO_LARGE,
     Sample,
+    SamplePlaces,
     make_sample,
     read_samples,
     storable,
@@ -23,13 +24,20 @@ from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
 
 
-def read_pairs(storage: Storage, shard: Shard, *, check: Callable[[], object] | None = None) -> Iterator[Sample]:
+def read_pairs(
+    storage: Storage,
+    shard: Shard,
+    *,
+    check: Callable[[], object] | None = None,
+    places: SamplePlaces | None = None,
+) -> Iterator[Sample]:
     """The samples of a shard, in order, read no further than the last one of its keep list.
 
     Args:
         storage: where the shard is.
         shard: the shard and, if it has one, its keep list.
         check: called while the shard is read; it may raise to stop.
+        places: takes where the samples that are read stand in the shard.
 
     Raises:
         DamagedShardError: after the last sample before the damage.
@@ -37,7 +45,7 @@ def read_pairs(storage: Storage, shard: Shard, *, check: Callable[[], object] | 
     """
     samples = (
         with_usual_names(sample, shard.image_key, shard.caption_key)
-        for sample in read_samples(storage, shard.uri, check=check)
+        for sample in read_samples(storage, shard.uri, check=check, places=places)
     )
     return samples if shard.keep_list is None else _listed(storage, shard, shard.keep_list, samples)
 

@@ -21,7 +21,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from diht_k8s.api.data import StorageRule
 from diht_k8s.api.errors import DataError, DihtError, RetryableError, UserError
-from diht_k8s.recipe.shards.listing import Listed, identity_of, listed, matches
+from diht_k8s.recipe.shards.listing import Listed, identity_of, infos_of, listed, matches
 from diht_k8s.recipe.shards.ranges import RangeReader
 
 CLIENT: Final = {"retries": {"max_attempts": 9, "mode": "standard"}, "connect_timeout": 10, "read_timeout": 60}
@@ -206,6 +206,11 @@ class Storage:
         system, path = self._resolve(uri)
         with _errors(uri, "read"):
             return identity_of(system.info(path), path)
+
+    def identities(self, folder: str) -> dict[str, str]:
+        """Name -> identity of the files directly below a folder, by a listing."""
+        infos = infos_of(folder, self._resolve, _errors).items()
+        return {path.rpartition("/")[2]: identity_of(i, path) for path, i in infos if i["type"] == "file"}
 
     def files(self, folder: str) -> list[str]:
         """Sorted paths of all files below a folder, relative to it; empty if there is no folder."""
