@@ -30,6 +30,7 @@ import webdataset.compat
 from open_clip.transform import AugmentationCfg, image_transform
 from PIL import Image
 
+from diht_k8s.recipe.shards.index import ShardIndex, index_of
 from diht_k8s.recipe.shards.samples import write_samples
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
@@ -37,7 +38,7 @@ from diht_k8s.recipe.train.data import collate
 from diht_k8s.recipe.train.data.augment import train_view
 from diht_k8s.recipe.train.data.collate import CollateSettings, Collator
 from diht_k8s.recipe.train.data.dataset import ShardDataset
-from diht_k8s.recipe.train.data.sampler import GlobalSampler
+from diht_k8s.recipe.train.data.lanes import sampler_over
 
 SIZES = ((512, 512), (512, 384), (1024, 768))
 CAPTIONS = ("a man riding a brown horse on the beach", "two small dogs are chasing a red ball in the park, photo {}")
@@ -73,13 +74,24 @@ def write_shards(folder: Path, images: int, shards: int, sizes: tuple[tuple[int,
 def job_over(shards: list[Shard], batch_size: int, image_size: int) -> CollateSettings:
     """What our side makes batches of; every image is new to it."""
     collate.IMAGE_CACHE_BYTES = 0
-    order = GlobalSampler.of([shard.samples or 0 for shard in shards], batch_size, seed=0)
-    return CollateSettings(ShardDataset(Storage(), shards), order, batch_size, image_size, context_length=77, seed=0)
+    order = sampler_over([shard.samples or 0 for shard in shards], batch_size, 0)
+    source = ShardDataset(
+        Storage(), shards, indexes=Indexed({shard.name: index_of(Storage(), shard.uri) for shard in shards})
+    )
+    return CollateSettings(source, order, batch_size, image_size, context_length=77, seed=0)
+
+
+class Indexed(dict[str, ShardIndex]):
+    """The indexes of the shards."""
+
+    def of(self, name: str) -> ShardIndex | None:
+        """The index of a shard."""
+        return self.get(name)
 
 
 def ours(job: CollateSettings, *, rank: int = 0, world: int = 1, position: int = 0) -> Iterator[int]:
     """Number of images of each batch, normalised pixels included."""
-    collator = Collator(job, rank=rank, world=world)
+    collator = Collator(job, reader=rank, readers=world)
     for start in itertools.count(position, job.batch_size):
         yield len(collator.batch(start).images_BCHW)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from diht_k8s.api.run import Stage
 
@@ -29,6 +29,15 @@ class Layout:
     def run_document(self) -> str:
         """The resolved run document."""
         return join(self.output, "run.json")
+
+    @property
+    def index(self) -> str:
+        """The index of shards that no filter of this run has read or written."""
+        return join(self.output, "index")
+
+    def filter_index(self, shards: Literal["raw", "kept"]) -> str:
+        """The index that the filter makes on its way, of the shards that it reads or writes."""
+        return join(self.stage(Stage.FILTER), "index", shards)
 
     def stage(self, stage: Stage) -> str:
         """The folder of a stage."""

@@ -85,6 +85,20 @@ class InitFrom(Model):
     """kind: Weights starts a new training from them, Checkpoint resumes with optimiser and position."""
 
 
+class Order(Model):
+    """The order of samples: lanes of blocks that are shuffled in each epoch, and a window in which a lane is mixed."""
+
+    lanes: Annotated[int | None, Field(ge=1, le=65536)] = None
+    """lanes that are read side by side, at most: the largest divisor of batchSize up to it is taken. Each batch takes as many
+    pairs from every lane. Unset means 1,024."""
+    block: Annotated[int | None, Field(ge=1, le=65536)] = None
+    """block: consecutive pairs of a shard that are one request. Unset means 64."""
+    window: Count | None = None
+    """window of pairs, over all lanes, among which the order is mixed; half of it and a block of each lane are held in the
+    memory of all processes together, and a resume reads it again. Unset means a hundredth of an epoch, at least 32,768 and
+    two batches, at most 524,288."""
+
+
 class Checkpoint(Model):
     """When the state is saved."""
 
@@ -136,6 +150,8 @@ class Train(Model):
     """distillation sets the concept heads."""
     init_from: InitFrom | None = None
     """initFrom starts from existing weights or a checkpoint."""
+    order: Order = Order()
+    """order sets how the pairs are shuffled and read."""
     lock_image_tower: bool = False
     """lockImageTower trains the text side only."""
     patch_dropout: Fraction = 0.0

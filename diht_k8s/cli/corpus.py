@@ -1,4 +1,5 @@
-"""Commands on a corpus: `diht parse` reads captions, `diht concepts` shows a vocabulary, `diht purge` takes pairs out.
+"""Commands on a corpus: `diht parse` reads captions, `diht concepts` shows a vocabulary, `diht index` counts samples,
+`diht purge` takes pairs out.
 
 What a command needs of the recipe is imported when it runs: `diht purge` needs no parser.
 """
@@ -84,6 +85,20 @@ def purge_command(path: str, exclude: str, overrides: Sequence[str], *, as_json:
     filters_out = run.spec.filter is not None and run.spec.filter.exclude is not None
     listed = run.spec.filter is not None and run.spec.filter.output == "KeepList"
     print(*describe_purge(done, path, exclude, filters_out=filters_out, listed=listed), sep="\n")
+    return ExitCode.DONE
+
+
+def index_command(path: str, overrides: Sequence[str], worker: int | None, workers: int | None) -> int:
+    """Index the shards of a run with the other workers and say what was done; the exit code."""
+    stop = StopFlag().install()
+    from diht_k8s.cli.stage import place_of
+    from diht_k8s.recipe.runtime.indexing import make_index
+    from diht_k8s.recipe.shards.storage import Storage
+
+    run, (index, number) = read_run(path, overrides, {}), place_of(worker, workers)
+    done = make_index(run, Storage(run.spec.storage), worker=index, workers=number, stop=stop)
+    damaged = f", {done.damaged} of them damaged" if done.damaged else ""
+    print(f"{done.shards} shards with {done.samples} samples are indexed{damaged}; {done.read} were read here")
     return ExitCode.DONE
 
 

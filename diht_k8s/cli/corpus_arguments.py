@@ -9,7 +9,7 @@ from diht_k8s.cli.imports import add_import
 
 
 def add_corpus_commands(commands: Commands) -> None:
-    """Add `parse`, `concepts` and `purge`."""
+    """Add `parse`, `concepts`, `index` and `purge`."""
     parse = commands.add_parser("parse", help="show what the CAT filter sees in a caption")
     parse.description = (
         "Show objects, attributes, relations, complexity and actions of captions, as the CAT filter sees them."
@@ -29,6 +29,21 @@ def add_corpus_commands(commands: Commands) -> None:
     add_set(concepts)
     add_json(concepts)
     concepts.set_defaults(command=_concepts)
+
+    index = commands.add_parser(
+        "index", help="count the samples of a run's shards and note where they stand", epilog=EXIT_CODES
+    )
+    index.description = (
+        "Index the shards that the training of a run reads: how many samples each has, and where they stand. With an index "
+        "a training reads no shard to count it, and reads samples by ranges. The filter makes an index on its way: this "
+        "command is for runs without one. Several workers share the shards; start it again after a stop. Shards that are "
+        "indexed in this version are not read again."
+    )
+    index.add_argument("file", metavar="FILE", help=FILE)
+    add_set(index)
+    index.add_argument("--worker", type=int, metavar="I", help="index of this worker, from 0; else DIHT_WORKER, else 0")
+    index.add_argument("--workers", type=int, metavar="N", help="number of workers; else DIHT_WORKERS, else 1")
+    index.set_defaults(command=_index)
 
     purge = commands.add_parser("purge", help="take pairs out of a run's output (takedowns)", epilog=EXIT_CODES)
     purge.description = (
@@ -55,6 +70,12 @@ def _concepts(options: argparse.Namespace) -> int:
     from diht_k8s.cli.corpus import concepts_command
 
     return concepts_command(options.file, options.overrides, as_json=options.json)
+
+
+def _index(options: argparse.Namespace) -> int:
+    from diht_k8s.cli.corpus import index_command
+
+    return index_command(options.file, options.overrides, options.worker, options.workers)
 
 
 def _purge(options: argparse.Namespace) -> int:

@@ -34,12 +34,9 @@ def stage_command(
     stop = StopFlag().install()
 
     def work() -> None:
-        index = _number("DIHT_WORKER", 0) if worker is None else worker
         end_with_parent()
         _find_master()
-        number = _number("DIHT_WORKERS", 1) if workers is None else workers
-        if not 0 <= index < number:
-            raise UserError(f"worker {index} of {number} workers: --worker counts from 0 to workers - 1")
+        index, number = place_of(worker, workers)
         run = read_run(path, overrides, os.environ)
         stop.raise_if_requested()
         if step and Stage(name) is not Stage.LABEL:
@@ -50,6 +47,19 @@ def stage_command(
     return exit_code_of(
         work, worker=(int(variable) if _is_number(variable) else 0) if worker is None else max(worker, 0)
     )
+
+
+def place_of(worker: int | None, workers: int | None) -> tuple[int, int]:
+    """Index of this worker and number of workers, as given, else from the environment, else the only one.
+
+    Raises:
+        UserError: there is no such worker.
+    """
+    index = _number("DIHT_WORKER", 0) if worker is None else worker
+    number = _number("DIHT_WORKERS", 1) if workers is None else workers
+    if not 0 <= index < number:
+        raise UserError(f"worker {index} of {number} workers: --worker counts from 0 to workers - 1")
+    return index, number
 
 
 def _number(variable: str, default: int) -> int:

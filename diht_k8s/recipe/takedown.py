@@ -19,13 +19,14 @@ import pyarrow as pa
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.hashing import result_fields, sha256_of
 from diht_k8s.api.layout import Layout, join
-from diht_k8s.api.reports import Artefact, Committed
+from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.filter.exclusion import names_of, read_exclusions
+from diht_k8s.recipe.filter.group_summaries import FOLDER, FilteredShard, summarised
 from diht_k8s.recipe.filter.kept_pairs import KeptPairs, write_scores
 from diht_k8s.recipe.filter.rules import match_rule
 from diht_k8s.recipe.filter.scores import Row, Scores, open_scores
-from diht_k8s.recipe.filter.stage import done_scores, finish
+from diht_k8s.recipe.filter.stage import done_shard, finish
 from diht_k8s.recipe.filter.summary import Summary
 from diht_k8s.recipe.filter.text_spotting.matching import shows_caption
 from diht_k8s.recipe.runtime.commit import artefact, commit, find_committed
@@ -200,13 +201,15 @@ class _Purge:
         storage.write_bytes(self._plan_uri, json.dumps(asdict(plan)).encode())
         for stage in (Stage.LABEL, Stage.FILTER):
             storage.remove(self._layout.committed(stage))
+        for folder in (FOLDER, "index"):  # they name the pairs' files as they were
+            storage.remove(join(self._layout.stage(Stage.FILTER), folder))
         for shard in self._shards:
             if shard.name in plan.rows:
                 self._stop.raise_if_requested("start the purge again to resume")
                 gone |= self._purge_shard(plan, shard)
         before = Committed.model_validate(plan.filter)
-        found = [self._done(shard) for shard in self._shards]
-        outcome = finish(self._context, self._shards, found, check=False)
+        found = summarised(self._done(shard) for shard in self._shards)
+        outcome = finish(self._context, [found], check=False)
         summary = {**before.summary, **outcome.summary, "purged": before.summary.get("purged", 0) + plan.pairs}
         committed = commit(storage, self._layout, Stage.FILTER, before.config, outcome.artefacts, summary)
         if plan.label is not None:
@@ -267,8 +270,8 @@ class _Purge:
         uri = self._layout.scores(shard.name)
         return open_scores(self._storage.read_bytes(uri), uri)
 
-    def _done(self, shard: Shard) -> tuple[Scores, Artefact]:
-        found = done_scores(self._context, shard)
+    def _done(self, shard: Shard) -> FilteredShard:
+        found = done_shard(self._context, shard)
         if found is None:
             raise DataError(
                 f"{self._layout.scores(shard.name)} does not belong to the committed output: run the stage filter again"

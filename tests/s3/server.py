@@ -29,6 +29,8 @@ class S3:
 
     endpoint: str
     bucket: str
+    filer: str = ""
+    """address of the server's own interface to files, by which many are loaded at once."""
 
     @property
     def rule(self) -> dict[str, Any]:
@@ -55,7 +57,7 @@ def serving(program: str, folder: Path) -> Iterator[S3]:
         server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
         try:
             _make_bucket(f"http://127.0.0.1:{port}", server, folder / "log")
-            yield S3(f"http://127.0.0.1:{port}", BUCKET)
+            yield S3(f"http://127.0.0.1:{port}", BUCKET, f"http://127.0.0.1:{others[2]}")
         finally:
             server.terminate()
             try:

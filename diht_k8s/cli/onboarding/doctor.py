@@ -159,7 +159,7 @@ def _run_findings(path: str, *, every: bool) -> Iterator[Finding]:
     from diht_k8s.api.errors import DihtError
     from diht_k8s.cli.document import foreseen_problems
     from diht_k8s.recipe.first_look.checkup import READ, Finding, disk_findings, output_findings, shard_findings
-    from diht_k8s.recipe.shards.sources import input_shards
+    from diht_k8s.recipe.shards.sources import listed_shards
     from diht_k8s.recipe.shards.storage import Storage
 
     text = read_text(path)
@@ -170,7 +170,7 @@ def _run_findings(path: str, *, every: bool) -> Iterator[Finding]:
     storage = Storage(run.spec.storage)
     yield from output_findings(storage, run.spec.data.output)
     try:
-        shards = input_shards(run.spec, storage)
+        shards = listed_shards(run.spec, storage)
     except DihtError as error:
         yield Finding("shards", str(error), wrong=True)
         return

@@ -17,15 +17,16 @@ from diht_k8s.api.errors import DataError
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.filter.scores import Row, to_batch
+from diht_k8s.recipe.shards.index import WrittenTar, packed
 from diht_k8s.recipe.shards.keep_lists import Listed, write_keep_list
-from diht_k8s.recipe.shards.samples import ContentDigest, Sample, count_samples, read_samples, write_samples
+from diht_k8s.recipe.shards.samples import Sample, count_samples, read_samples, write_samples
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tables import write_table
 
 _BATCH: Final = 1024
 
 Written = dict[str, Any]
-"""`size` in bytes and `sha256` of a file."""
+"""`size` in bytes and `sha256` of a file; `starts` of its samples where it holds copies (`shards.index.packed`)."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,15 @@ class KeptPairs:
         """Path of a shard's file, relative to the folder of the stage."""
         return self._uri(shard).removeprefix(self.layout.stage(Stage.FILTER) + "/")
 
-    def write(self, shard: str, pairs: Iterable[tuple[int, Row, Sample]]) -> tuple[int, Written]:
+    def write(
+        self, shard: str, pairs: Iterable[tuple[int, Row, Sample]], *, there: Collection[str]
+    ) -> tuple[int, Written]:
         """Write the kept pairs of a shard; returns their number and the size and digest of the file.
 
         Args:
             shard: name of the shard.
             pairs: index in the raw shard, row and sample of each kept pair.
+            there: names of the files of kept pairs that earlier starts have left.
         """
         if self.output == "KeepList":
             count, written = self._write_list(shard, [Listed(number, row.uid) for number, row, _ in pairs])
@@ -53,7 +57,7 @@ class KeptPairs:
         else:
             count, written = self._write_copies(shard, ((sample.key, sample.members) for _, _, sample in pairs))
             other = self.layout.keep_list(shard)
-        if self.storage.exists(other):  # left by an earlier run; nothing would read it or drop pairs from it
+        if other.rpartition("/")[2] in there:  # left by an earlier run; nothing would read it or drop pairs from it
             self.storage.remove(other)
         return count, written
 
@@ -88,9 +92,15 @@ class KeptPairs:
                 yield sample.key, sample.members
 
     def _write_copies(self, shard: str, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> tuple[int, Written]:
-        digest = ContentDigest()
-        count = write_samples(self.storage, self._uri(shard), samples, digest=digest)
-        return count, {"size": digest.size, "sha256": digest.sha256}
+        digest, members = WrittenTar(), list[int]()
+
+        def counted() -> Iterator[tuple[str, Mapping[str, bytes]]]:
+            for key, parts in samples:
+                members.append(len(parts))
+                yield key, parts
+
+        count = write_samples(self.storage, self._uri(shard), counted(), digest=digest)
+        return count, {"size": digest.size, "sha256": digest.sha256, "starts": packed(digest.starts(members))}
 
     def _write_list(self, shard: str, listed: Sequence[Listed]) -> tuple[int, Written]:
         data = write_keep_list(self.storage, self._uri(shard), listed)

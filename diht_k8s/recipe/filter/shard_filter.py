@@ -1,7 +1,7 @@
 """Filter shards: samples stream through the filter rules in batches; kept pairs are written first, scores last.
 
-A shard is done when its scores exist with this run's configuration. A worker claims a shard before it filters it (see
-`runtime.claims`).
+A shard is done when its scores exist with this run's configuration. A worker claims a group of shards before it filters
+them (see `runtime.claims`), and writes their summary behind the last one.
 """
 
 from __future__ import annotations
@@ -22,25 +22,29 @@ from diht_k8s.recipe.filter.captions.parser import CaptionParser
 from diht_k8s.recipe.filter.decontamination import read_gallery
 from diht_k8s.recipe.filter.deduplication import write_fingerprints
 from diht_k8s.recipe.filter.exclusion import read_exclusions
+from diht_k8s.recipe.filter.group_summaries import FilteredShard, GroupSummaries
 from diht_k8s.recipe.filter.kept_pairs import KeptPairs
 from diht_k8s.recipe.filter.rules import RuleChain
-from diht_k8s.recipe.filter.scores import Row, Scores, find_scores, to_batch
+from diht_k8s.recipe.filter.scores import Row, Scores, find_scores, open_scores, to_batch
 from diht_k8s.recipe.filter.stage_progress import StageProgress
 from diht_k8s.recipe.filter.summary import Summary
 from diht_k8s.recipe.filter.text_spotting.spotter import TextSpotter
+from diht_k8s.recipe.filter.written_files import WrittenFiles
 from diht_k8s.recipe.runtime.bad_shards import BadShards, Damage
 from diht_k8s.recipe.runtime.claims import Claims
 from diht_k8s.recipe.runtime.committed_work import CommittedWork
 from diht_k8s.recipe.runtime.stage import Context
+from diht_k8s.recipe.shards.index import packed
 from diht_k8s.recipe.shards.pairs import read_pairs
-from diht_k8s.recipe.shards.samples import Sample
-from diht_k8s.recipe.shards.sources import Shard, share
+from diht_k8s.recipe.shards.samples import Sample, SamplePlaces
+from diht_k8s.recipe.shards.shard_groups import ShardGroup
+from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.tables import write_table
 
 BATCH: Final = 256
 """Samples per batch: enough for the parser's own batches, few enough that a stop request waits only seconds."""
-RESERVED: Final = 256
-"""Shards whose files are listed in one write."""
+RESERVED: Final = 1024
+"""Shards whose files are listed in one write, or a group more."""
 BATCH_BYTES: Final = 128 << 20
 """Bytes at which a batch ends early, since shards may hold large images."""
 
@@ -68,18 +72,19 @@ def batches_of(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
 class ShardFilter:
     """Filters the shards of one run, one at a time."""
 
-    def __init__(self, context: Context, rules: Filter, shards: list[Shard], claims: Claims) -> None:
+    def __init__(self, context: Context, rules: Filter, groups: Sequence[ShardGroup], claims: Claims) -> None:
         """Prepare; models are loaded with the first sample that needs them.
 
         Args:
             context: the stage's context.
             rules: the run's thresholds.
-            shards: all shards of the stage, for the progress.
-            claims: record which worker works on which shard.
+            groups: all shards of the stage.
+            claims: record which worker works on which group.
 
         Raises:
             UserError: the run asks for a GPU that cannot be used.
         """
+        shards = [shard for group in groups for shard in group.shards]
         self._context, self._rules, self._claims = context, rules, claims
         self._versions: dict[str, str] = context.config["programs"]
         self._inputs: dict[str, str] = context.config["inputs"]
@@ -93,8 +98,12 @@ class ShardFilter:
         self._kept = KeptPairs(context.storage, context.layout, rules.output)
         self._reserved = set[str]()
         self._exclusions = read_exclusions(context.storage, rules.exclude)
-        self._progress = StageProgress(context, shards, share(shards, context.worker, context.workers))
+        mine = [shard for group in groups[context.worker :: context.workers] for shard in group.shards]
+        self._progress = StageProgress(context, shards, mine)
         self._committed = CommittedWork(context, "scores")
+        self._summaries = GroupSummaries(context, final=rules.duplicates is None)
+        self._there = WrittenFiles(context, duplicates=rules.duplicates is not None)
+        self._skipped = set[int]()
 
     @cached_property
     def _rule_chain(self) -> RuleChain:
@@ -109,8 +118,12 @@ class ShardFilter:
             gallery=read_gallery(context.run.spec, context.storage, rules.decontaminate, context.stop),
         )
 
-    def run(self, shards: Sequence[Shard]) -> bool:
-        """Filter the shards that are not done and not claimed by another worker; returns whether there was one.
+    def run(self, groups: Sequence[ShardGroup], *, listed: bool = False) -> bool:
+        """Filter the groups that are not done and not claimed by another worker; returns whether there was one.
+
+        Args:
+            groups: to filter.
+            listed: whether they are what `missing` has just found.
 
         Raises:
             StopRequested: between batches, after a signal.
@@ -118,28 +131,86 @@ class ShardFilter:
             UserError: `scoresFrom` holds no matching scores.
         """
         worked = False
-        for number, shard in enumerate(shards):
+        missing = {group.number for group in (groups if listed else self.missing(groups))}
+        for number, group in enumerate(groups):
             self._context.stop.raise_if_requested("finished shards are kept")
-            if shard.name not in self._reserved:
-                self._reserve(shards[number : number + RESERVED])
-            earlier = find_scores(self._context.storage, self._context.layout.scores(shard.name))
-            if earlier is not None and self._is_filtered(shard, earlier):
-                if "damage" in earlier.header:
-                    self._bad_shards.add(shard.uri, Damage(**earlier.header["damage"]))
-                self._finish(shard, earlier.header["summary"]["input"], skipped=True)
-            elif self._claims.take(shard.name):
+            if group.number not in missing:
+                self._skip(group)
+                continue
+            if group.shards[0].name not in self._reserved:
+                self._reserve(groups[number:])
+            if self._claims.take(group.name):
                 worked = True
-                self._filter_claimed(shard, earlier)
+                self._filter_group(group, sure=not self._claims.took_over)
         return worked
 
-    def _reserve(self, shards: Sequence[Shard]) -> None:
-        """List what is written for some shards in advance, which saves a write for each file."""
+    def missing(self, groups: Sequence[ShardGroup]) -> list[ShardGroup]:
+        """The groups without a summary, in reverse order, because their owners start with the first."""
+        self._there.list_again()
+        done = self._summaries.there(groups, self._there.done)
+        return [group for group in reversed(groups) if group.number not in done]
+
+    def _skip(self, group: ShardGroup) -> None:
+        """Count a group that is done, once."""
+        if group.number in self._skipped:
+            return
+        self._skipped.add(group.number)
+        summary = self._summaries.read(group)
+        counts = {each["name"]: each["input"] for each in summary.shards}
+        for shard in group.shards:
+            if shard.name in summary.damaged:
+                self._bad_shards.add(shard.uri, summary.damaged[shard.name])
+            self._finish(shard, counts[shard.name], skipped=shard is group.shards[-1])
+
+    def _filter_group(self, group: ShardGroup, *, sure: bool) -> None:
+        """Filter the shards of a claimed group that are not done; `sure` says that the listing knows all that are."""
+        found, single = list[FilteredShard](), len(group.shards) == 1
+        try:
+            for shard in group.shards:
+                self._raise_if_stopped()
+                if not single:
+                    self._claims.work_on(shard.name)
+                earlier = self._earlier(shard, sure=sure)
+                if earlier is not None and self._is_filtered(shard, earlier[0]):
+                    found.append(self._filtered_before(shard, *earlier))
+                else:
+                    if earlier is not None:
+                        self._summaries.forget(group)
+                    found.append(self._filter_shard(shard, None if earlier is None else earlier[0]))
+            self._summaries.write(group, found)
+            self._skipped.add(group.number)
+        except DihtError:
+            self._claims.give_up(group.name)
+            raise
+
+    def _earlier(self, shard: Shard, *, sure: bool) -> tuple[Scores, bytes] | None:
+        """The scores of a shard that an earlier start or another worker has left, and their content."""
+        uri, storage = self._context.layout.scores(shard.name), self._context.storage
+        if not (shard.name in self._there.scored if sure else storage.exists(uri)):
+            return None
+        content = storage.read_bytes(uri)
+        return open_scores(content, uri), content
+
+    def _filtered_before(self, shard: Shard, scores: Scores, content: bytes) -> FilteredShard:
+        if "damage" in scores.header:
+            self._bad_shards.add(shard.uri, Damage(**scores.header["damage"]))
+        assert scores.file.metadata.num_rows == scores.header["summary"]["input"], "one row per sample"
+        self._finish(shard, scores.header["summary"]["input"], skipped=True)
+        return FilteredShard.of(shard, scores.header, content, self._kept.path(shard.name))
+
+    def _reserve(self, groups: Sequence[ShardGroup]) -> None:
+        """List what is written for some groups in advance, which saves a write for each file."""
         layout = self._context.layout
         places = [layout.scores, layout.fingerprints] if self._rules.duplicates is not None else [layout.scores]
         kept = layout.keep_list if self._rules.output == "KeepList" else layout.kept
-        names = [shard.name for shard in shards]
-        uris = [place(name) for name in names for place in (kept, *places)]
-        self._context.storage.reserve([*uris, *self._claims.uris(names)])
+        uris, names = list[str](), list[str]()
+        for group in groups:
+            names += [shard.name for shard in group.shards]
+            uris += [place(shard.name) for shard in group.shards for place in (kept, *places)]
+            uris += [*self._summaries.uris(group), *self._claims.uris([group.name])]
+            if len(names) >= RESERVED:
+                break
+        self._context.storage.reserve(uris)
         self._reserved.update(names)
 
     def _is_filtered(self, shard: Shard, scores: Scores) -> bool:
@@ -148,21 +219,17 @@ class ShardFilter:
             return is_done(scores, self._context)
         return self._context.storage.exists(self._context.layout.fingerprints(shard.name))
 
-    def _filter_claimed(self, shard: Shard, earlier: Scores | None) -> None:
+    def _filter_shard(self, shard: Shard, earlier: Scores | None) -> FilteredShard:
         self._progress.begin(shard)
-        try:
-            self._filter(shard, self._usable(shard, earlier) or self._from_other_run(shard))
-        except DihtError:
-            self._claims.give_up(shard.name)
-            raise
+        return self._filter(shard, self._usable(shard, earlier) or self._from_other_run(shard))
 
-    def _filter(self, shard: Shard, earlier: Scores | None) -> None:
-        context, summary, batches = self._context, Summary(), list[pa.RecordBatch]()
+    def _filter(self, shard: Shard, earlier: Scores | None) -> FilteredShard:
+        context, summary, batches, places = self._context, Summary(), list[pa.RecordBatch](), SamplePlaces()
         before = iter(earlier.rows()) if earlier is not None else iter(())
         spotting, prints = self._rules.text_spotting, list[bytes]()
 
         def kept() -> Iterator[tuple[int, Row, Sample]]:
-            samples = read_pairs(context.storage, shard, check=self._raise_if_stopped)
+            samples = read_pairs(context.storage, shard, check=self._raise_if_stopped, places=places)
             for batch in batches_of(self._bad_shards.salvage(shard.uri, samples)):
                 self._raise_if_stopped()
                 self._claims.keep()
@@ -176,7 +243,7 @@ class ShardFilter:
                         yield number, row, sample
                 self._progress.advance(rows)
 
-        count, written = self._kept.write(shard.name, kept())
+        count, written = self._kept.write(shard.name, kept(), there=self._there.kept)
         assert count == summary.kept, "one kept pair for each kept row"
         summary.check()
         if self._rules.duplicates is not None:
@@ -185,15 +252,17 @@ class ShardFilter:
         header = {
             **self._header(shard, earlier),
             "kept": written,
+            "raw": packed(places.starts),
             "summary": summary.to_json(),
             **({"damage": damage.to_json()} if damage else {}),
         }
         table = pa.Table.from_batches(batches or [to_batch([])])
-        write_table(context.storage, context.layout.scores(shard.name), table, header)
+        content = write_table(context.storage, context.layout.scores(shard.name), table, header)
         if summary.input and summary.hints.samples == summary.input:
             logger.warning("%s: nothing can be read: %s", shard.uri, summary.hints.sentence(shard.source))
         self._committed.shard_done()
         self._finish(shard, summary.input)
+        return FilteredShard.of(shard, header, content, self._kept.path(shard.name))
 
     def _finish(self, shard: Shard, samples: int, *, skipped: bool = False) -> None:
         self._progress.finish(shard, samples, skipped=skipped, bad_shards=len(self._bad_shards.found))

@@ -1,46 +1,50 @@
 """The filter stage: raw shards in; scores, kept shards and `report.json` out. EVERY sample gets scores.
 
 A shard is done when its scores exist with this run's configuration; they are written after its kept pairs. Each worker
-starts with its own share of the shards, then takes shards that others have not started or have abandoned (see
-`runtime.claims`), so no shard depends on one slow or dead worker. One worker adds up the counts and ends the stage; the
-others wait for it.
+starts with its own share of the groups of shards, then takes those that others have not started or have abandoned (see
+`runtime.claims`), so no shard depends on one slow or dead worker. A worker sums up each group as one small object; one
+worker adds these up and ends the stage, and the others wait for it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.filter import Filter
 from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
-from diht_k8s.api.layout import join
-from diht_k8s.api.reports import Artefact
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.filter.decontamination import benchmark_shards
 from diht_k8s.recipe.filter.deduplication import Deduplication, is_deduplicated
+from diht_k8s.recipe.filter.group_summaries import FilteredShard, GroupSummaries, GroupSummary
 from diht_k8s.recipe.filter.kept_pairs import KeptPairs
 from diht_k8s.recipe.filter.layout_hints import LayoutHints
 from diht_k8s.recipe.filter.model_versions import parser_version, spotter_version
 from diht_k8s.recipe.filter.report import report
-from diht_k8s.recipe.filter.scores import Scores, open_scores
+from diht_k8s.recipe.filter.scores import open_scores
 from diht_k8s.recipe.filter.shard_filter import ShardFilter, is_done
 from diht_k8s.recipe.filter.summary import Summary
-from diht_k8s.recipe.runtime.bad_shards import BadShards, Damage, listed
+from diht_k8s.recipe.runtime.bad_shards import BadShards, listed
+from diht_k8s.recipe.runtime.claims import Claims
 from diht_k8s.recipe.runtime.commit import artefact
 from diht_k8s.recipe.runtime.shared_work import claims_of, until_committed
 from diht_k8s.recipe.runtime.stage import Context, Outcome
-from diht_k8s.recipe.shards.sources import Shard, input_shards, share
+from diht_k8s.recipe.shards.index_files import write_rows
+from diht_k8s.recipe.shards.shard_groups import ShardGroup, groups_of
+from diht_k8s.recipe.shards.sources import Shard, current_shards, input_shards
 from diht_k8s.recipe.shards.storage import Storage
+
+REQUESTS: Final = 16
+"""Summaries that are fetched at the same time."""
 
 
 def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping[str, str]]:
     """Identities of the shards, the exclude list and the benchmarks to keep out; versions of parser and spotter."""
     rules = _rules(run)
-    inputs = {shard.name: _identity(storage, shard) for shard in input_shards(run.spec, storage)}
+    inputs = {shard.name: _identity(shard) for shard in current_shards(run.spec, storage)}
     if rules.exclude is not None:
         inputs["exclude list"] = storage.identity(rules.exclude)
     for name in rules.decontaminate:
@@ -55,53 +59,63 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
 def execute(context: Context) -> Outcome | None:
     """Filter shards until all are done; returns the outcome in the worker that ends the stage, None in the others."""
     shards, claims = input_shards(context.run.spec, context.storage), claims_of(context)
-    rules = _rules(context.run)
-    shard_filter, deduplication = (
-        ShardFilter(context, rules, shards, claims),
-        Deduplication(context, rules, shards, claims),
-    )
-    others = list[Shard]()
-    """shards whose output is of another configuration"""
+    rules, groups = _rules(context.run), groups_of(shards)
+    shard_filter = ShardFilter(context, rules, groups, claims)
+    deduplication = Deduplication(context, rules, shards, claims)
 
     def take() -> tuple[bool, int]:
-        nonlocal others, deduplication
-        if others:
-            worked, waiting, others = shard_filter.run(others), len(others), []
-            deduplication = Deduplication(context, rules, shards, claims)
-            return worked, waiting
-        missing = _without_output(context, shards)
-        worked, waiting = shard_filter.run(missing), len(missing)
-        if not missing and rules.duplicates is not None:
-            worked, waiting = deduplication.run()
-        return worked, waiting
+        missing = shard_filter.missing(groups)
+        if missing:
+            return shard_filter.run(missing, listed=True), len(missing)
+        if rules.duplicates is None:
+            return False, 0
+        worked, waiting = deduplication.run()
+        return (worked, waiting) if worked or waiting else _sum_up(context, groups, claims)
 
-    def end() -> Outcome | None:
-        nonlocal others
-        others, outcome = _end(context, shards)
-        return outcome
+    def end() -> Outcome:
+        return finish(context, _summaries(context, groups))
 
-    shard_filter.run(share(shards, context.worker, context.workers))
+    shard_filter.run(groups[context.worker :: context.workers])
     return until_committed(context, claims, take, end)
 
 
-def _without_output(context: Context, shards: Sequence[Shard]) -> list[Shard]:
-    """Shards without output files, in reverse order, because their owners start with the first."""
-    folders = ["scores"] if _rules(context.run).duplicates is None else ["scores", "fingerprints"]
-    existing = [set(context.storage.names(join(context.layout.stage(context.stage), folder))) for folder in folders]
-    return [shard for shard in reversed(shards) if any(f"{shard.name}.parquet" not in names for names in existing)]
+def _sum_up(context: Context, groups: Sequence[ShardGroup], claims: Claims) -> tuple[bool, int]:
+    """Write the summaries of the groups whose repeats are dropped and that no other worker has claimed.
 
-
-def _end(context: Context, shards: list[Shard]) -> tuple[list[Shard], Outcome | None]:
-    """The outcome, or else the shards whose scores have another configuration (left by an earlier run)."""
-    missing, found = list[Shard](), list[tuple[Scores, Artefact]]()
-    for shard in shards:
+    Returns:
+        Whether any was written, and the number of those that are missing.
+    """
+    summaries = GroupSummaries(context, final=True)
+    names = frozenset(shard.name for group in groups for shard in group.shards)
+    there, worked, waiting = summaries.there(groups, names), False, 0
+    for group in groups:
         context.stop.raise_if_requested("finished shards are kept")
-        scores = done_scores(context, shard)
-        if scores is None:
-            missing.append(shard)
-        else:
-            found.append(scores)
-    return missing, None if missing else finish(context, shards, found)
+        if group.number in there:
+            continue
+        if not claims.take(f"{group.name} summary", counts_deaths=False):
+            waiting += 1
+            continue
+        summaries.write(group, [_deduplicated(context, shard) for shard in group.shards])
+        worked = True
+    return worked, waiting
+
+
+def _deduplicated(context: Context, shard: Shard) -> FilteredShard:
+    found = done_shard(context, shard)
+    if found is None:
+        raise DataError(
+            f"{context.layout.scores(shard.name)} has changed while the stage ran: run the stage filter again"
+        )
+    return found
+
+
+def _summaries(context: Context, groups: Sequence[ShardGroup]) -> Iterator[GroupSummary]:
+    """The summaries of all groups, in order, of which some are fetched ahead."""
+    stored = GroupSummaries(context, final=True)
+    with ThreadPoolExecutor(REQUESTS, "summaries") as pool:
+        for at in range(0, len(groups), REQUESTS):
+            context.stop.raise_if_requested("finished shards are kept")
+            yield from pool.map(stored.read, groups[at : at + REQUESTS])
 
 
 def _rules(run: DihtRun) -> Filter:
@@ -109,62 +123,64 @@ def _rules(run: DihtRun) -> Filter:
     return run.spec.filter
 
 
-def _identity(storage: Storage, shard: Shard) -> str:
+def _identity(shard: Shard) -> str:
     """A string that changes whenever the samples of a shard, as the filter reads them, change."""
     keys = {"image": shard.image_key, "caption": shard.caption_key}
     read_as = "".join(f" {name} {key}" for name, key in keys.items() if key is not None)
-    return storage.identity(shard.uri) + read_as + ("" if shard.filtered else " not filtered")
+    assert shard.identity is not None, "the source list names it"
+    return shard.identity + read_as + ("" if shard.filtered else " not filtered")
 
 
-def done_scores(context: Context, shard: Shard) -> tuple[Scores, Artefact] | None:
-    """Scores of a shard with their digest; None if missing, of another configuration or with repeats still to drop."""
+def done_shard(context: Context, shard: Shard) -> FilteredShard | None:
+    """A shard by its scores; None if missing, of another configuration or with repeats still to drop."""
     uri = context.layout.scores(shard.name)
     if not context.storage.exists(uri):
         return None
-    data = context.storage.read_bytes(uri)
-    scores = open_scores(data, uri)
-    path = f"scores/{shard.name}.parquet"
-    if not is_done(scores, context) or (_rules(context.run).duplicates is not None and not is_deduplicated(scores)):
+    content = context.storage.read_bytes(uri)
+    scores, rules = open_scores(content, uri), _rules(context.run)
+    if not is_done(scores, context) or (rules.duplicates is not None and not is_deduplicated(scores)):
         return None
-    return scores, Artefact(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    path = KeptPairs(context.storage, context.layout, rules.output).path(shard.name)
+    return FilteredShard.of(shard, scores.header, content, path)
 
 
-def finish(
-    context: Context, shards: Sequence[Shard], found: Sequence[tuple[Scores, Artefact]], *, check: bool = True
-) -> Outcome:
-    """Add up the counts of the shards, `check` the totals and write the report.
+def finish(context: Context, groups: Iterable[GroupSummary], *, check: bool = True) -> Outcome:
+    """Add up the counts of all groups, `check` the totals, write the report and complete the index.
 
     Raises:
         DataError: too many samples are bad, or no sample is kept.
     """
-    total, per_shard, artefacts = Summary(), list[dict[str, Any]](), list[Artefact]()
-    hints, damaged = defaultdict[str, LayoutHints](LayoutHints), dict[str, Damage]()
-    kept = KeptPairs(context.storage, context.layout, _rules(context.run).output)
-    for shard, (scores, scores_artefact) in zip(shards, found, strict=True):
-        summary = Summary.from_json(scores.header["summary"])
-        summary.check()
-        assert scores.file.metadata.num_rows == summary.input, "one row per sample"
-        total.merge(summary)
-        hints[shard.source].merge(summary.hints)
-        if "damage" in scores.header:
-            damaged[shard.name] = Damage(**scores.header["damage"])
-        per_shard.append({"name": shard.name, "source": shard.source, **summary.counts()})
-        artefacts += [scores_artefact, Artefact(path=kept.path(shard.name), **scores.header["kept"])]
+    found = GroupSummary()
+    for group in groups:
+        found.merge(group)
+    total, rules = found.total, _rules(context.run)
     total.check()
     if check:
-        BadShards(context.run.spec.data.max_bad_shards, len(shards)).add_all(damaged)
-        _check_result(total, _rules(context.run), hints)
+        BadShards(context.run.spec.data.max_bad_shards, len(found.shards)).add_all(found.damaged)
+        _check_result(total, rules, found.hints)
     header = {
         "schema_version": SCHEMA_VERSION,
         "config_sha256": context.config_sha256,
         "inputs": context.config["inputs"],
     }
-    document = {**report(total, _rules(context.run), header), **listed(damaged)}
+    document = {**report(total, rules, header), **listed(found.damaged)}
     uri = context.layout.report(context.stage)
     context.storage.write_bytes(uri, json.dumps(document, indent=1, ensure_ascii=False).encode())
-    artefacts.append(artefact(context.storage, context.layout, context.stage, "report.json"))
-    summary = {"shards": per_shard, "counts": total.counts(), **listed(damaged)}
-    return Outcome(artefacts, summary)
+    report_file = artefact(context.storage, context.layout, context.stage, "report.json")
+    _complete_index(context, found)
+    summary = {"shards": found.shards, "counts": total.counts(), **listed(found.damaged)}
+    return Outcome([*found.artefacts, report_file], summary)
+
+
+def _complete_index(context: Context, found: GroupSummary) -> None:
+    """Write the tables of the index; the identities of the kept shards come from one listing."""
+    header = {"config_sha256": context.config_sha256}
+    if found.raw:
+        write_rows(context.storage, context.layout.filter_index("raw"), found.raw, header)
+    if found.kept:
+        identities = context.storage.identities(context.layout.kept("").rpartition("/")[0])
+        rows = [row._replace(identity=identities.get(f"{row.name}.tar", "")) for row in found.kept]
+        write_rows(context.storage, context.layout.filter_index("kept"), rows, header)
 
 
 def _check_result(total: Summary, rules: Filter, hints: Mapping[str, LayoutHints]) -> None:

@@ -9,7 +9,7 @@ and estimated from file sizes otherwise.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from diht_k8s.recipe.filter.scores import Row
@@ -20,6 +20,7 @@ from diht_k8s.recipe.shards.sources import Shard
 STEP: Final = "images and captions"
 MAX_COUNTED_BYTES: Final = 64 << 20
 """Local input up to this many bytes is counted in advance, which takes under a second."""
+MAX_COUNTED_SHARDS: Final = 1000
 
 
 class StageProgress:
@@ -42,20 +43,29 @@ class StageProgress:
         """
         self._clock, self._started_at = clock, clock()
         self._processed, self._kept, self._spotted_images = 0, 0, 0
-        self._context, self._shards = context, shards
+        self._context = context
         inputs: dict[str, str] = context.config["inputs"]
         self._bytes = {shard.name: int(inputs[shard.name].partition("-")[0]) for shard in shards}
-        self._samples: dict[str, int] = {}
-        self._mine = {shard.name: shard for shard in mine}
+        self._all, self._mine = _Part(self._bytes), _Part(self._bytes)
+        for shard in shards:
+            self._all.add(shard.name)
+        for shard in mine:
+            self._mine.add(shard.name)
         self._done, self._in_shard, self._bad_shards = 0, 0, 0
-        local = all(context.storage.local_path(shard.uri) is not None for shard in shards)
-        if local and sum(self._bytes.values()) <= MAX_COUNTED_BYTES:
-            self._samples = {shard.name: count_samples(context.storage, shard.uri) for shard in shards}
-        context.progress.start(STEP, self._estimate(shards))
+        if len(shards) <= MAX_COUNTED_SHARDS and sum(self._bytes.values()) <= MAX_COUNTED_BYTES:
+            self._count(shards)
+        context.progress.start(STEP, self._estimate(self._all))
+
+    def _count(self, shards: Sequence[Shard]) -> None:
+        """Count the samples in advance, if all shards are local."""
+        storage = self._context.storage
+        if all(storage.local_path(shard.uri) is not None for shard in shards):
+            for shard in shards:
+                self._know(shard.name, count_samples(storage, shard.uri))
 
     def begin(self, shard: Shard) -> None:
         """Start a shard, from this worker's share or another's."""
-        self._mine[shard.name] = shard
+        self._mine.add(shard.name)
 
     def advance(self, rows: Sequence[Row]) -> None:
         """Count one finished batch of the current shard."""
@@ -73,7 +83,7 @@ class StageProgress:
         if self._spotted_images and elapsed > 0:
             metrics["pictures_per_second"] = self._scaled(self._spotted_images) / elapsed
         self._context.progress.update(
-            self._scaled(self._done + self._in_shard), metrics, total=self._estimate(self._shards), last=last
+            self._scaled(self._done + self._in_shard), metrics, total=self._estimate(self._all), last=last
         )
 
     def finish(self, shard: Shard, samples: int, *, skipped: bool = False, bad_shards: int = 0) -> None:
@@ -85,25 +95,57 @@ class StageProgress:
             skipped: an earlier attempt filtered it, so it does not count towards the speed.
             bad_shards: number of damaged shards that this worker knows.
         """
-        self._mine[shard.name], self._samples[shard.name] = shard, samples
+        self._mine.add(shard.name)
+        self._know(shard.name, samples)
         self._done, self._in_shard = self._done + samples, 0
         if skipped:
-            total = self._estimate(self._shards)
+            total = self._estimate(self._all)
             self._context.progress.start(STEP, total, done=self._scaled(self._done))
         if bad_shards > self._bad_shards:
             self._bad_shards = bad_shards
             self._report(last=True)
 
-    def _estimate(self, shards: Iterable[Shard]) -> int:
-        """Estimated samples of the shards; 0 while nothing is known."""
-        shards = list(shards)
-        known = sum(self._samples.values())
-        known_bytes = sum(self._bytes[name] for name in self._samples)
-        unknown_bytes = sum(self._bytes[shard.name] for shard in shards if shard.name not in self._samples)
-        counted = sum(self._samples.get(shard.name, 0) for shard in shards)
-        return round(counted + unknown_bytes * known / known_bytes) if known_bytes else 0
+    def _know(self, name: str, samples: int) -> None:
+        self._all.know(name, samples)
+        self._mine.know(name, samples)
+
+    def _estimate(self, part: _Part) -> int:
+        """Estimated samples of some shards; 0 while nothing is known."""
+        known_bytes, known = self._all.known_bytes, self._all.samples
+        unknown_bytes = part.bytes - part.known_bytes
+        return round(part.samples + unknown_bytes * known / known_bytes) if known_bytes else 0
 
     def _scaled(self, done: int) -> int:
         """Scale this worker's number of samples to that of all workers."""
-        mine = self._estimate(self._mine.values())
-        return round(done * self._estimate(self._shards) / mine) if mine else done
+        mine = self._estimate(self._mine)
+        return round(done * self._estimate(self._all) / mine) if mine else done
+
+
+class _Part:
+    """Sums over some shards, kept up to date, since there may be 100,000."""
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        self._sizes, self._known = sizes, dict[str, int]()
+        self._names = set[str]()
+        self.bytes, self.known_bytes, self.samples = 0, 0, 0
+
+    def add(self, name: str) -> None:
+        """Count a shard in, once."""
+        if name not in self._names:
+            self._names.add(name)
+            self.bytes += self._sizes[name]
+            self._take(name)
+
+    def know(self, name: str, samples: int) -> None:
+        """Learn the number of samples of a shard, which may change."""
+        if name in self._names and name in self._known:
+            self.samples -= self._known[name]
+            self.known_bytes -= self._sizes[name]
+        self._known[name] = samples
+        if name in self._names:
+            self._take(name)
+
+    def _take(self, name: str) -> None:
+        if name in self._known:
+            self.samples += self._known[name]
+            self.known_bytes += self._sizes[name]

@@ -177,12 +177,16 @@ class Summary:
             "dropped": dict(sorted(self.dropped.items())),
         }
 
-    def to_json(self) -> dict[str, Any]:
-        """The summary as stored in the header of a scores file; the same samples give the same text."""
+    def to_json(self, names: int = MAX_NAMES) -> dict[str, Any]:
+        """The summary as stored in the header of a scores file; the same samples give the same text.
+
+        Args:
+            names: number of the most frequent names of each kind that are stored.
+        """
         return {
             **self.counts(),
             "cells": [[*key, *cell] for key, cell in sorted(self.cells.items())],
-            "names": {kind: top_names(self.names[kind], MAX_NAMES) for kind in NAME_KINDS},
+            "names": {kind: top_names(self.names[kind], names) for kind in NAME_KINDS},
             "painted": dict(sorted(self.painted.items())),
             "examples": {reason: self.examples[reason] for reason in sorted(self.examples)},
             **({"hints": self.hints.to_json()} if self.hints.samples else {}),

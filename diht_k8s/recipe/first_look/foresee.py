@@ -18,7 +18,7 @@ from diht_k8s.recipe.first_look.look import MAX_SEEN, Parser, Seen, concept_coun
 from diht_k8s.recipe.label.vocabulary import freeze
 from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.samples import survey
-from diht_k8s.recipe.shards.sources import Shard, input_shards
+from diht_k8s.recipe.shards.sources import Shard, listed_shards
 from diht_k8s.recipe.shards.storage import Storage
 
 MAX_BYTES: Final = 2 << 30
@@ -42,7 +42,7 @@ def foreseen(run: DihtRun, storage: Storage, parser: Callable[[], Parser]) -> li
     spec = run.spec
     found = _too_few_samples(spec)
     try:
-        shards = input_shards(spec, storage)
+        shards = listed_shards(spec, storage)
         if not shards or not _small(storage, shards):
             return found
         total = sum(survey(storage, shard.uri).samples for shard in shards)

@@ -104,8 +104,35 @@ def _lists(values_NK: npt.NDArray[Any], has_label_N: npt.NDArray[np.bool_]) -> p
     return pa.ListArray.from_arrays(pa.array(offsets), values, mask=pa.array(~has_label_N))
 
 
-def read_labels(storage: Storage, uri: str) -> Labels:
-    """The soft labels of one shard.
+class LabelTable:
+    """The soft labels of one shard as they are stored, of which some rows are taken at a time."""
+
+    def __init__(self, table: pa.Table, header: Mapping[str, Any], uri: str) -> None:
+        self._table, self.header, self._uri = table, header, uri
+
+    def __len__(self) -> int:
+        return self._table.num_rows
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory."""
+        return self._table.nbytes
+
+    def rows(self, first: int, last: int) -> Labels:
+        """The labels of consecutive rows.
+
+        Raises:
+            DataError: the file holds lists of other lengths than its header says.
+        """
+        table = self._table.slice(first, last - first)
+        has_label_N = table["object_ids"].combine_chunks().is_valid().to_numpy(zero_copy_only=False)
+        width = int(self.header["top_k"])
+        objects, attributes = (_head(table, name, has_label_N, width, self._uri) for name in HEADS)
+        return Labels(table["uid"].to_pylist(), has_label_N, objects, attributes, self.header)
+
+
+def read_label_table(storage: Storage, uri: str) -> LabelTable:
+    """The stored soft labels of one shard.
 
     Args:
         storage: reads the file.
@@ -125,10 +152,13 @@ def read_labels(storage: Storage, uri: str) -> Labels:
     }
     if missing:
         raise DataError(f"{uri} has no column {min(missing)}: it is not a label file of this project")
-    has_label_N = table["object_ids"].combine_chunks().is_valid().to_numpy(zero_copy_only=False)
-    width = int(header["top_k"])
-    objects, attributes = (_head(table, name, has_label_N, width, uri) for name in HEADS)
-    return Labels(table["uid"].to_pylist(), has_label_N, objects, attributes, header)
+    return LabelTable(table, header, uri)
+
+
+def read_labels(storage: Storage, uri: str) -> Labels:
+    """All soft labels of one shard (see `read_label_table`)."""
+    table = read_label_table(storage, uri)
+    return table.rows(0, len(table))
 
 
 def _head(table: pa.Table, name: str, has_label_N: npt.NDArray[np.bool_], width: int, uri: str) -> HeadLabels:

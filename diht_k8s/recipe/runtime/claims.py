@@ -63,6 +63,10 @@ class Claims:
         """claims of others: content, and since when it has not changed."""
         self._held: tuple[str, float, int] | None = None
         """name of the claim that this worker holds, when it was written, and how many workers died on it before."""
+        self._at = ""
+        """the shard that the owner works on, of a claim on several."""
+        self.took_over = False
+        """whether the claim that was taken last had another owner before."""
 
     def uris(self, names: Sequence[str]) -> list[str]:
         """Where the claims of these names lie; a worker alone writes none."""
@@ -79,26 +83,38 @@ class Claims:
         Raises:
             DataError: MAX_DEATHS workers died on it; the next start of the stage counts from zero.
         """
+        self.took_over = False
         if self._alone:
             return True
-        deaths = 0
+        deaths, self._at = 0, ""
         if not self._storage.create(self._uri(name), self._content(0)):
             found = self._read(name)
             if found is None:
                 return False
             owner = json.loads(found)
-            deaths = self._deaths(owner) if counts_deaths else 0
+            deaths, self._at = (self._deaths(owner), str(owner.get("at", ""))) if counts_deaths else (0, "")
             if not self._is_free(name, found, owner, SURE_SECONDS if deaths >= MAX_DEATHS else STALE_SECONDS):
                 return False
             if deaths >= MAX_DEATHS:
                 self._storage.remove(self._uri(name))
                 raise DataError(
-                    f"{shown or name}: {deaths} workers died on this shard (killed for memory, or by a crash): leave it out of "
+                    f"{self._at or shown or name}: {deaths} workers died on this shard (killed for memory, or by a crash): leave it out of "
                     "the shards or fetch it again; for more memory set pods.resources"
                 )
             self._storage.write_bytes(self._uri(name), self._content(deaths))
+            self.took_over = True
         self._held = name, self._clock(), deaths
         return True
+
+    def work_on(self, shard: str) -> None:
+        """Note which shard of a claim on several comes next: deaths on one before it say nothing about this one."""
+        if self._held is None:
+            return
+        name, _, deaths = self._held
+        progressed, self._at = self._at not in ("", shard), shard
+        if deaths and progressed:
+            self._storage.write_bytes(self._uri(name), self._content(0))
+            self._held = name, self._clock(), 0
 
     def keep(self) -> None:
         """Show that the owner of the held claim is alive; call it often."""
@@ -148,7 +164,9 @@ class Claims:
     def _content(self, deaths: int) -> bytes:
         """Different at each beat and each start."""
         self._beats += 1
-        known = {"deaths": deaths} if deaths else {}
+        known: dict[str, Any] = {"deaths": deaths} if deaths else {}
+        if self._at:
+            known["at"] = self._at
         return json.dumps({**self._owner, **known, "beat": f"{time.time():.3f} {self._beats}"}).encode()
 
     def _read(self, name: str) -> bytes | None:

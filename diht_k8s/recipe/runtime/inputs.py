@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import Spec, Stage
 from diht_k8s.recipe.runtime.commit import read_committed
+from diht_k8s.recipe.shards.index_files import IndexBook
 from diht_k8s.recipe.shards.sources import Shard, input_shards
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -32,6 +33,36 @@ def kept_shards(spec: Spec, storage: Storage) -> list[Shard]:
             )
         return shards
     return kept_by(read_committed(storage, Layout(spec.data.output), Stage.FILTER), spec, storage)
+
+
+def index_of_inputs(spec: Spec, storage: Storage) -> IndexBook | None:
+    """The index of the shards that training and labelling read, by their names; None if there is none.
+
+    The filter has made it on its way, or else `diht index`.
+    """
+    book = filter_index(spec, storage)
+    if book is not None:
+        return book
+    book = IndexBook.open(storage, Layout(spec.data.output).index)
+    return book if book is not None and book.header.get("of", kind_of_inputs(spec)) == kind_of_inputs(spec) else None
+
+
+def filter_index(spec: Spec, storage: Storage) -> IndexBook | None:
+    """The index that the filter has made of the shards that the training reads; None if there is none."""
+    kind = kind_of_inputs(spec)
+    return None if kind == "own" or spec.filter is None else IndexBook.open(storage, filter_index_folder(spec))
+
+
+def filter_index_folder(spec: Spec) -> str:
+    """Where the filter's index of what the training reads lies."""
+    return Layout(spec.data.output).filter_index("kept" if kind_of_inputs(spec) == "kept" else "raw")
+
+
+def kind_of_inputs(spec: Spec) -> Literal["own", "kept", "raw"]:
+    """What the training reads: its own shards, the filter's copies, or raw shards."""
+    if spec.train is not None and spec.train.shards:
+        return "own"
+    return "kept" if spec.filter is not None and spec.filter.output == "Shards" else "raw"
 
 
 def kept_by(committed: Committed, spec: Spec, storage: Storage) -> list[Shard]:

@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -35,6 +36,30 @@ MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str
 
 RECORDER = {"TORCH_FR_BUFFER_SIZE": "2000"}
 """Collectives of each rank that torch's flight recorder keeps; unset, it keeps none of gloo's."""
+
+MAX_VARIABLE_BYTES = 16 << 10
+"""Longer texts for the ranks go by file: Linux takes at most 128 KiB for one variable, and a configuration may name every
+shard."""
+FILE_MARK = "@"
+"""Begins a variable that names a file; neither YAML nor JSON begins with it."""
+
+
+def hand_over(variable: str, text: str) -> None:
+    """Set a variable of the environment for the ranks; a file that it takes is removed when this process ends."""
+    if len(text.encode()) <= MAX_VARIABLE_BYTES:
+        os.environ[variable] = text
+        return
+    handle, name = tempfile.mkstemp(prefix=f"{variable.lower()}-")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+    atexit.register(Path(name).unlink, missing_ok=True)
+    os.environ[variable] = FILE_MARK + name
+
+
+def handed_over(variable: str) -> str:
+    """The text that `hand_over` has passed on to a rank."""
+    text = os.environ[variable]
+    return Path(text[1:]).read_text(encoding="utf-8") if text.startswith(FILE_MARK) else text
 
 
 def launch(

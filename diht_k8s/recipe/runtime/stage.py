@@ -94,6 +94,7 @@ def run_stage(
     if getattr(run.spec, stage.value) is None:
         raise UserError(f"the run {run.metadata.name} has no stage {stage}: add spec.{stage} to the run document")
     storage, layout = Storage(run.spec.storage), Layout(run.spec.data.output)
+    storage.first = worker == 0
     check_own_inputs(run, storage)
     inputs, programs = program.identify(run, storage)
     config = stage_config(run.spec, stage, inputs, programs)

@@ -35,6 +35,8 @@ class PackedError(Exception):
 class ArchiveBytes(Protocol):
     """The bytes of a tar; numbers count from its beginning, unpacked."""
 
+    plain: bool
+    """whether they are those of the file."""
     position: int
     """number of bytes that were read or skipped."""
 
@@ -62,7 +64,14 @@ def open_archive(file: IO[bytes]) -> ArchiveBytes:
     return _PlainBytes(file, head) if unpacker is None else _PackedBytes(file, head, unpacker)
 
 
+def open_plain(file: IO[bytes]) -> ArchiveBytes:
+    """The bytes of the tar in a file that is not packed, whatever its first bytes look like."""
+    return _PlainBytes(file, file.read(HEAD_BYTES))
+
+
 class _PlainBytes:
+    plain = True
+
     def __init__(self, file: IO[bytes], head: bytes) -> None:
         self._file, self._head, self.position = file, head, 0
         self._seeks = file.seekable()
@@ -92,6 +101,8 @@ class _PlainBytes:
 
 
 class _PackedBytes:
+    plain = False
+
     def __init__(self, file: IO[bytes], head: bytes, make: Callable[[], Any]) -> None:
         self._file, self._input, self._unpacker, self.position = file, head, make(), 0
 

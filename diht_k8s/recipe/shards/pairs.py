@@ -15,6 +15,7 @@ from diht_k8s.recipe.shards.samples import (
     NOT_REGULAR,
     TOO_LARGE,
     Sample,
+    SamplePlaces,
     make_sample,
     read_samples,
     storable,
@@ -23,13 +24,20 @@ from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
 
 
-def read_pairs(storage: Storage, shard: Shard, *, check: Callable[[], object] | None = None) -> Iterator[Sample]:
+def read_pairs(
+    storage: Storage,
+    shard: Shard,
+    *,
+    check: Callable[[], object] | None = None,
+    places: SamplePlaces | None = None,
+) -> Iterator[Sample]:
     """The samples of a shard, in order, read no further than the last one of its keep list.
 
     Args:
         storage: where the shard is.
         shard: the shard and, if it has one, its keep list.
         check: called while the shard is read; it may raise to stop.
+        places: takes where the samples that are read stand in the shard.
 
     Raises:
         DamagedShardError: after the last sample before the damage.
@@ -37,23 +45,24 @@ def read_pairs(storage: Storage, shard: Shard, *, check: Callable[[], object] | 
     """
     samples = (
         with_usual_names(sample, shard.image_key, shard.caption_key)
-        for sample in read_samples(storage, shard.uri, check=check)
+        for sample in read_samples(storage, shard.uri, check=check, places=places)
     )
     return samples if shard.keep_list is None else _listed(storage, shard, shard.keep_list, samples)
 
 
 def _listed(storage: Storage, shard: Shard, keep_list: str, samples: Iterator[Sample]) -> Iterator[Sample]:
     if shard.identity is not None and storage.identity(shard.uri) != shard.identity:
-        raise _replaced(shard, keep_list, "it has changed since")
+        raise replaced(shard, keep_list, "it has changed since")
     numbered = enumerate(samples)
     for row, uid in read_keep_list(storage, keep_list):
         sample = next((sample for number, sample in numbered if number == row), None)
         if sample is None or storable(sample.uid) != uid:
-            raise _replaced(shard, keep_list, f"row {row} should be {uid!r}")
+            raise replaced(shard, keep_list, f"row {row} should be {uid!r}")
         yield sample
 
 
-def _replaced(shard: Shard, keep_list: str, sign: str) -> DataError:
+def replaced(shard: Shard, keep_list: str, sign: str) -> DataError:
+    """The error of a shard that is another one than that from which its keep list was made."""
     return DataError(
         f"{shard.uri} is not the shard from which {keep_list} was made ({sign}): "
         "put the old one back, or run the stage filter again"

@@ -78,6 +78,27 @@ class RangeReader:
         """
         return ObjectFile(self, bucket, key)
 
+    def read(self, bucket: str, key: str, begin: int, end: int, etag: str) -> bytes:
+        """The bytes from `begin` to before `end` of one version of an object, in one request if none breaks off.
+
+        Args:
+            bucket: of the object.
+            key: of the object.
+            begin: first byte.
+            end: byte after the last one.
+            etag: of the version, without quotation marks; empty takes any.
+
+        Raises:
+            DataError: the object has another ETag.
+            RetryableError: the bodies broke off too often.
+        """
+        sink, parts = Sink(f'"{etag}"' if etag else ""), list[bytes]()
+        self.fetch(bucket, key, begin, end - begin, sink)
+        sink.put(None)
+        while (chunk := sink.next()) is not None:
+            parts.append(chunk)
+        return b"".join(parts)
+
     def fetch(self, bucket: str, key: str, begin: int, size: int, sink: Sink) -> None:
         """Pass bytes from `begin` on, at most `size`, to `sink` as they come.
 

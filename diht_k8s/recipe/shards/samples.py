@@ -94,13 +94,42 @@ class Sample:
         return hashlib.sha256(self.caption.encode()).hexdigest()[:32]
 
 
-def read_samples(storage: Storage, uri: str, *, check: Callable[[], object] | None = None) -> Iterator[Sample]:
+class SamplePlaces:
+    """Where the samples of a shard begin, noted while it is read."""
+
+    def __init__(self) -> None:
+        self._begins = list[int]()
+        self._end = 0
+        self._known = True
+
+    def add(self, group: Group) -> None:
+        """Note the next sample."""
+        if group.span is None:
+            self._known = False
+        else:
+            self._begins.append(group.span[0])
+            self._end = group.span[1]
+
+    @property
+    def starts(self) -> list[int] | None:
+        """First byte of each sample, and the end of the last one; None where bytes alone give no sample."""
+        return [*self._begins, self._end] if self._known else None
+
+
+def read_samples(
+    storage: Storage,
+    uri: str,
+    *,
+    check: Callable[[], object] | None = None,
+    places: SamplePlaces | None = None,
+) -> Iterator[Sample]:
     """The samples of one shard (plain or compressed tar), in order; bad ones carry their reason.
 
     Args:
         storage: where the shard is.
         uri: its name.
         check: called between members and between chunks of their data; it may raise to stop.
+        places: takes where the samples stand.
 
     Raises:
         DamagedShardError: after the last sample before the damage, or the shard holds no samples.
@@ -109,8 +138,11 @@ def read_samples(storage: Storage, uri: str, *, check: Callable[[], object] | No
     count, key, others = 0, None, list[str]()
     with storage.open(uri) as file:
         try:
-            for key, members, problem in _grouped(read_members(file, max_bytes=MAX_MEMBER_BYTES, check=check), others):
-                yield make_sample(key, members, problem)
+            for group in grouped(read_members(file, max_bytes=MAX_MEMBER_BYTES, check=check), others):
+                if places is not None:
+                    places.add(group)
+                key = group.key
+                yield make_sample(key, group.members, group.problem)
                 count += 1
         except TarDamageError as damage:
             raise DamagedShardError.of(uri, damage, count, key) from damage
@@ -158,15 +190,18 @@ def _split_name(path: str) -> tuple[str, str] | None:
     return (f"{folder}/{base}" if folder or path.startswith("/") else base), suffix.lower()
 
 
-class _Group:
+class Group:
     """The members of one sample."""
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, first: Member) -> None:
         self.key, self.members, self._size = key, dict[str, bytes](), 0
         self.problem: str | None = None
+        self.span = first.span
+        """first and last byte in the file, as of a `Member`."""
 
     def add(self, suffix: str, member: Member) -> None:
         """Take a member; one without content gives the sample a problem."""
+        self.span = None if self.span is None or member.span is None else (self.span[0], member.span[1])
         self._size += len(member.data or b"")
         self.members[suffix] = member.data or b""
         if not member.regular:
@@ -177,8 +212,8 @@ class _Group:
             self.members, self.problem = dict.fromkeys(self.members, b""), TOO_LARGE
 
 
-def _grouped(members: Iterator[Member], others: list[str]) -> Iterator[tuple[str, dict[str, bytes], str | None]]:
-    """(key, suffix -> content, problem) of each sample. A key that follows itself with a suffix again is a new sample.
+def grouped(members: Iterator[Member], others: list[str]) -> Iterator[Group]:
+    """The members of each sample. A key that follows itself with a suffix again is a new sample.
 
     Args:
         members: of an archive.
@@ -187,7 +222,7 @@ def _grouped(members: Iterator[Member], others: list[str]) -> Iterator[tuple[str
     Raises:
         TarDamageError: after the sample before the damage; a sample that the damage is known to cut is left out.
     """
-    group: _Group | None = None
+    group: Group | None = None
     try:
         for member in members:
             split = _split_name(member.name)
@@ -198,16 +233,16 @@ def _grouped(members: Iterator[Member], others: list[str]) -> Iterator[tuple[str
             key, suffix = split
             if group is None or key != group.key or suffix in group.members:
                 if group is not None:
-                    yield group.key, group.members, group.problem
-                group = _Group(key)
+                    yield group
+                group = Group(key, member)
             group.add(suffix, member)
     except TarDamageError as damage:
         cut = None if damage.name is None else _split_name(damage.name)
         if group is not None and (cut is None or cut[0] != group.key or cut[1] in group.members):
-            yield group.key, group.members, group.problem
+            yield group
         raise
     if group is not None:
-        yield group.key, group.members, group.problem
+        yield group
 
 
 def _meta(data: bytes | None) -> tuple[dict[str, Any], str | None]:
@@ -258,19 +293,28 @@ class Survey(NamedTuple):
     """what `read_samples` raises after them."""
 
 
-def survey(storage: Storage, uri: str, *, check: Callable[[], object] | None = None) -> Survey:
+def survey(
+    storage: Storage,
+    uri: str,
+    *,
+    check: Callable[[], object] | None = None,
+    places: SamplePlaces | None = None,
+) -> Survey:
     """Count the samples of a shard without their data, up to its damage; an empty shard is sound and holds none.
 
     Args:
         storage: where the shard is.
         uri: its name.
         check: called between members and between chunks of their data; it may raise to stop.
+        places: takes where the samples stand.
     """
     count, key = 0, None
     with storage.open(uri) as file:
         try:
-            for group in _grouped(read_members(file, max_bytes=-1, check=check), []):
-                count, key = count + 1, group[0]
+            for group in grouped(read_members(file, max_bytes=-1, check=check), []):
+                count, key = count + 1, group.key
+                if places is not None:
+                    places.add(group)
         except TarDamageError as damage:
             return Survey(count, DamagedShardError.of(uri, damage, count, key))
     return Survey(count, None)

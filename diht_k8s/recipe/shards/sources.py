@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from diht_k8s.api.run import Spec
+from diht_k8s.recipe.shards.listing import Listed
+from diht_k8s.recipe.shards.source_lists import current_sources, known_sources
 from diht_k8s.recipe.shards.storage import Storage
 
 
@@ -28,21 +31,50 @@ class Shard:
     keep_list: str | None = None
     """URI of the list of the samples to be read; None reads all."""
     identity: str | None = None
-    """`Storage.identity` of the shard when the list was made."""
+    """`Storage.identity` of the shard when the run listed it, or when the keep list was made."""
+    size: int | None = None
+    """in bytes, where it is known."""
 
 
 def input_shards(spec: Spec, storage: Storage) -> list[Shard]:
-    """The raw shards of all sources, in order, with unique names."""
+    """The raw shards of all sources by the run's source list, in order, with unique names."""
+    return _named(spec, known_sources(storage, spec.data.output, _patterns(spec)))
+
+
+def current_shards(spec: Spec, storage: Storage) -> list[Shard]:
+    """The raw shards of all sources as they are when a stage starts (see `source_lists`)."""
+    return _named(spec, current_sources(storage, spec.data.output, _patterns(spec)))
+
+
+def listed_shards(spec: Spec, storage: Storage) -> list[Shard]:
+    """The raw shards of all sources as they are now, for programs that run beside no stage."""
+    return _named(spec, [storage.listed(source.shards) for source in spec.data.sources])
+
+
+def own_shards(listed: Iterable[Listed]) -> list[Shard]:
+    """The shards that the training names itself (`train.shards`); labels go by their file names."""
+    return [
+        Shard(PurePosixPath(uri).name.partition(".")[0], uri, "train", size=size, identity=identity)
+        for uri, size, identity in listed
+    ]
+
+
+def _patterns(spec: Spec) -> list[list[str]]:
+    return [list(source.shards) for source in spec.data.sources]
+
+
+def _named(spec: Spec, found: Sequence[Sequence[Listed]]) -> list[Shard]:
     shards: list[Shard] = []
     taken: set[str] = set()
-    for source in spec.data.sources:
-        for uri in storage.expand(source.shards):
+    for source, files in zip(spec.data.sources, found, strict=True):
+        for uri, size, identity in files:
             stem = PurePosixPath(uri).name.partition(".")[0]
             name = f"{source.name}-{stem}"
             if name in taken:
                 name = f"{name}-{len(shards)}"
             taken.add(name)
-            shards.append(Shard(name, uri, source.name, source.filter, source.image_key, source.caption_key))
+            keys = source.image_key, source.caption_key
+            shards.append(Shard(name, uri, source.name, source.filter, *keys, size=size, identity=identity))
     return shards
 
 

@@ -10,31 +10,32 @@ import contextlib
 import errno
 import os
 import tempfile
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
 import fsspec
-from braceexpand import braceexpand
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from diht_k8s.api.data import StorageRule
-from diht_k8s.api.errors import DihtError, RetryableError, UserError
+from diht_k8s.api.errors import DataError, DihtError, RetryableError, UserError
+from diht_k8s.recipe.shards.listing import Listed, identity_of, infos_of, listed, matches
 from diht_k8s.recipe.shards.ranges import RangeReader
 
 CLIENT: Final = {"retries": {"max_attempts": 9, "mode": "standard"}, "connect_timeout": 10, "read_timeout": 60}
 """Botocore's own retry of temporary refusals: full jitter, pauses of up to 1, 2, 4, ... 20 s."""
 EXPIRED: Final = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
-MAX_SHARDS = 1_000_000
 REMOVALS: Final = 32
 """Files that are removed at the same time: an object store answers each request in some 10 ms."""
 
 
 class Storage:
     """Reads and writes URIs by the run's storage rules."""
+
+    first = True
+    """whether this process is of the first worker, which lists the sources (see `source_lists`)."""
 
     def __init__(self, rules: Sequence[StorageRule] = ()) -> None:
         self._rules = sorted(enumerate(rules), key=lambda item: -len(item[1].prefix))
@@ -43,42 +44,20 @@ class Storage:
         self._readers: dict[tuple[int, int], RangeReader] = {}
 
     def expand(self, patterns: Sequence[str]) -> list[str]:
-        """Brace ranges and globs, each expanded in order.
+        """The files that brace ranges and globs match (see `listed`)."""
+        return [found.uri for found in self.listed(patterns)]
+
+    def listed(self, patterns: Sequence[str]) -> list[Listed]:
+        """The files that brace ranges and globs match, each pattern expanded in order; a folder is one listing.
 
         Raises:
-            UserError: a pattern matches nothing, or the same shard is matched twice.
+            UserError: a pattern matches nothing or a folder, or the same file is matched twice.
         """
-        found: list[str] = []
-        for pattern in patterns:
-            matches = [uri for item in braceexpand(pattern) for uri in self.matches(item)]
-            if not matches:
-                raise UserError(
-                    f"no shard matches {pattern}: check the path (brace ranges {{000..127}} and globs * are expanded)"
-                )
-            found += matches
-        places = Counter(self._resolve(uri)[1] for uri in found)
-        twice = next((place for place, times in places.items() if times > 1), None)
-        if twice is not None:
-            raise UserError(f"{twice} is matched twice by the shard patterns: name each shard once")
-        if len(found) > MAX_SHARDS:
-            raise UserError(f"{len(found)} shards are more than {MAX_SHARDS}: use larger shards")
-        return found
+        return listed(patterns, self._resolve, _errors)
 
     def matches(self, uri: str) -> list[str]:
         """The files that a pattern without braces matches, in order; possibly none. A folder raises UserError."""
-        system, path = self._resolve(uri)
-        with _errors(uri, "list"):
-            if not any(character in uri for character in "*?["):
-                if not system.exists(path):
-                    return []
-                if isinstance(system, LocalFileSystem) or "." not in path.rpartition("/")[2]:  # spares S3 requests
-                    _refuse_folder(uri, system.info(path))
-                return [uri]
-            scheme = "s3://" if uri.startswith("s3://") else ""
-            matches = cast("dict[str, dict[str, Any]]", system.glob(path, detail=True))
-            for match, info in matches.items():
-                _refuse_folder(scheme + match, info)
-            return sorted(scheme + match for match in matches)
+        return [found.uri for found in matches([uri], self._resolve, _errors)]
 
     @contextlib.contextmanager
     def open(self, uri: str) -> Iterator[IO[bytes]]:
@@ -92,6 +71,30 @@ class Storage:
         """The whole content."""
         with self.open(uri) as file:
             return file.read()
+
+    def read_range(self, uri: str, begin: int, end: int, identity: str = "") -> bytes:
+        """The bytes from `begin` to before `end`, by one request; fewer at the end of the file.
+
+        Args:
+            uri: of the file.
+            begin: first byte.
+            end: byte after the last one.
+            identity: of the version that is meant; empty takes any.
+
+        Raises:
+            DataError: the file has another identity.
+        """
+        with _errors(uri, "read"):
+            reader, path = self._reader(uri)
+            if reader is not None:
+                bucket, _, key = path.partition("/")
+                return reader.read(bucket, key, begin, end, identity.partition("-")[2])
+            with open(path, "rb") as file:
+                found = identity_of({"size": os.fstat(file.fileno()).st_size}, path)
+                if identity and found != identity:
+                    raise DataError(f"{uri} was replaced ({identity} became {found}): leave input alone during a run")
+                file.seek(begin)
+                return file.read(end - begin)
 
     def read_text(self, uri: str) -> str:
         """The whole content as UTF-8.
@@ -202,9 +205,12 @@ class Storage:
         """A value that changes with the content, without reading it: size and ETag on S3, size and mtime on disk."""
         system, path = self._resolve(uri)
         with _errors(uri, "read"):
-            info = system.info(path)
-        version = info.get("ETag", "").strip('"') or str(os.stat(path).st_mtime_ns)
-        return f"{info['size']}-{version}"
+            return identity_of(system.info(path), path)
+
+    def identities(self, folder: str) -> dict[str, str]:
+        """Name -> identity of the files directly below a folder, by a listing."""
+        infos = infos_of(folder, self._resolve, _errors).items()
+        return {path.rpartition("/")[2]: identity_of(i, path) for path, i in infos if i["type"] == "file"}
 
     def files(self, folder: str) -> list[str]:
         """Sorted paths of all files below a folder, relative to it; empty if there is no folder."""
@@ -286,12 +292,6 @@ class Storage:
     def _rule(self, uri: str) -> tuple[int, StorageRule | None]:
         """The rule for a URI and its number; -1 without one."""
         return next(((i, r) for i, r in self._rules if _below(uri, r.prefix)), (-1, None))
-
-
-def _refuse_folder(uri: str, info: Mapping[str, Any]) -> None:
-    """Raise UserError, with what to write, where a pattern matches a folder."""
-    if info["type"] == "directory":
-        raise UserError(f"{uri} is a folder, not a shard: name the files in it, for example {uri.rstrip('/')}/*.tar")
 
 
 def _precondition_failed(error: OSError) -> bool:

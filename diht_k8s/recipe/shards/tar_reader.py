@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import IO, Final, NamedTuple
 
-from diht_k8s.recipe.shards.archive_bytes import CHUNK_BYTES, PackedError, open_archive
+from diht_k8s.recipe.shards.archive_bytes import CHUNK_BYTES, ArchiveBytes, PackedError, open_archive, open_plain
 
 BLOCK: Final = 512
 RECORD: Final = 20 * BLOCK
@@ -59,20 +59,26 @@ class Member(NamedTuple):
     """None where it was not asked for, or where there is none."""
     regular: bool = True
     """False for links and sparse files, whose data are elsewhere or have holes."""
+    span: tuple[int, int] | None = None
+    """its first header block, long names included, and the end of its data, in bytes of the file; None where these bytes
+    alone do not give the member: in packed archives, behind a global header, and behind a join of archives."""
 
 
-def read_members(file: IO[bytes], *, max_bytes: int, check: Callable[[], object] | None = None) -> Iterator[Member]:
+def read_members(
+    file: IO[bytes], *, max_bytes: int, check: Callable[[], object] | None = None, plain: bool = False
+) -> Iterator[Member]:
     """The files of an archive, in order; folders and devices are left out.
 
     Args:
         file: reads forwards, at its beginning.
         max_bytes: data of larger files are skipped; -1 skips all.
         check: called between files and between chunks of their data; it may raise to stop.
+        plain: the archive is known not to be packed, whatever its first bytes look like.
 
     Raises:
         TarDamageError: after the last sound member.
     """
-    return iter(_TarReader(file, max_bytes, check or _no_check))
+    return iter(_TarReader(file, max_bytes, check or _no_check, open_plain if plain else open_archive))
 
 
 def _no_check() -> None:
@@ -80,8 +86,14 @@ def _no_check() -> None:
 
 
 class _TarReader:
-    def __init__(self, file: IO[bytes], max_bytes: int, check: Callable[[], object]) -> None:
-        self._file, self._max_bytes, self._check = file, max_bytes, check
+    def __init__(
+        self,
+        file: IO[bytes],
+        max_bytes: int,
+        check: Callable[[], object],
+        opened: Callable[[IO[bytes]], ArchiveBytes],
+    ) -> None:
+        self._file, self._max_bytes, self._check, self._opened = file, max_bytes, check, opened
         self._began = 0
         """where the current archive begins."""
         self._padding = 0
@@ -91,13 +103,19 @@ class _TarReader:
         self._common: dict[str, str] = {}
         self._next: dict[str, str] = {}
         """pax records for all members, and for the next one."""
+        self._first = 0
+        """the first header of the current member."""
 
     def __iter__(self) -> Iterator[Member]:
+        extended = False
         try:
-            self._bytes = open_archive(self._file)
+            self._bytes = self._opened(self._file)
             while (header := self._header()) is not None:
                 self._check()
-                if header[156:157] in _EXTENSIONS:
+                if not extended:
+                    self._first = self._position() - BLOCK
+                extended = header[156:157] in _EXTENSIONS
+                if extended:
                     self._extend(header)
                 elif (member := self._member(header)) is not None:
                     yield member
@@ -189,7 +207,7 @@ class _TarReader:
             name = _name(header)
         if kind in _WITHOUT_DATA:
             self._zero_tail = False
-            return Member(name, 0, None, regular=False) if kind in _LINKS else None
+            return Member(name, 0, None, regular=False, span=self._span()) if kind in _LINKS else None
         if size is None:
             raise TarDamageError(f"the size of the member {name!r} is malformed", at)
         if kind == _SPARSE:
@@ -198,7 +216,12 @@ class _TarReader:
             raise TarDamageError(f"the member {name!r} has the unknown type {kind!r}", at)
         regular = kind in _REGULAR and not sparse
         data = self._data(name, size, keep=regular and size <= self._max_bytes)
-        return None if kind in _SKIPPED else Member(name, size, data, regular)
+        return None if kind in _SKIPPED else Member(name, size, data, regular, self._span())
+
+    def _span(self) -> tuple[int, int] | None:
+        """Where the member whose data were passed last stands, if its bytes alone give it."""
+        alone = self._bytes.plain and not self._common and self._began == 0
+        return (self._first, self._position()) if alone else None
 
     def _skip_sparse_map(self, header: bytes, at: int) -> None:
         """Pass over the blocks in which old GNU tar lists the rest of a sparse file's holes."""

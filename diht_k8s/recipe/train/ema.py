@@ -61,10 +61,9 @@ class Ema:
     @torch.no_grad()
     def _load(self, state: Mapping[str, Tensor]) -> None:
         """Write the average where the weights are, so that DeepSpeed partitions it, and swap the two."""
-        for name, parameter in self._model.named_parameters():
-            key = f"{name}|ema"
-            if key not in state or not parameter.requires_grad:
-                continue
+        parameters = {f"{name}|ema": each for name, each in self._model.named_parameters() if each.requires_grad}
+        for key in [key for key in state if key in parameters]:
+            parameter = parameters[key]
             if is_zero(self._engine):
                 put(self._engine, parameter, state[key])
             else:

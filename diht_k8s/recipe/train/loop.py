@@ -25,7 +25,7 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.runtime.gang import LOST_PEER
 from diht_k8s.recipe.runtime.hangs.watchdog import Heartbeat
 from diht_k8s.recipe.runtime.in_place.standby import wait_for_place
-from diht_k8s.recipe.runtime.launcher import leave, rank_main
+from diht_k8s.recipe.runtime.launcher import handed_over, leave, rank_main
 from diht_k8s.recipe.runtime.parent_death import end_with_parent
 from diht_k8s.recipe.runtime.progress import Reporter
 from diht_k8s.recipe.runtime.signals import StopFlag
@@ -41,7 +41,7 @@ from diht_k8s.recipe.train.checkpoint.state import load_moments, load_weights, s
 from diht_k8s.recipe.train.checkpoint.warm_start import start_from
 from diht_k8s.recipe.train.consensus import Consensus, LastSave, agreed
 from diht_k8s.recipe.train.data.batch import Batch
-from diht_k8s.recipe.train.data.sampler import GlobalSampler, generator
+from diht_k8s.recipe.train.data.sampler import generator
 from diht_k8s.recipe.train.distributed import (
     choose_algorithms,
     is_lost_peer,
@@ -54,13 +54,11 @@ from diht_k8s.recipe.train.profiling import Profiler
 from diht_k8s.recipe.train.rendezvous import meet
 from diht_k8s.recipe.train.schedule import learning_rate
 from diht_k8s.recipe.train.setup import (
-    counted,
     make_loader,
     make_student,
     make_validation,
     read_vocabulary,
-    train_shards,
-    weights_of,
+    training_data,
 )
 from diht_k8s.recipe.train.telemetry import Step, Telemetry
 
@@ -93,20 +91,17 @@ class Training:
         self.time.enter(STARTING, "rendezvous")
         self.bus = meet(self.settings, **where)
         self.time.enter(STARTING, "checkpoint")
-        self.shards, damaged = counted(
-            self.storage,
-            train_shards(run, self.storage),
-            self.settings.batch_size,
-            check=self.stop.raise_if_requested,
-            **where,
-        )
-        self.bad = BadSamples(run.spec.data.max_bad_shards, len(self.shards), damaged)
-        sizes, weights = [shard.samples or 0 for shard in self.shards], weights_of(run, self.shards)
-        self.sampler = GlobalSampler.of(sizes, self.settings.batch_size, run.spec.seed, weights=weights)
         kept = {"keep": self.settings.checkpoint.keep, "max_failures": self.settings.checkpoint.max_failures}
         self.checkpointer = Checkpointer(self.storage, self.layout, **kept, **where)
         saved = self._first_or_newest()
-        self.loader = make_loader(run, self.storage, self.shards, self.sampler, self.model, self.vocabulary, **where)
+        self.data = training_data(
+            run, self.storage, saved, config_sha256=self.config_sha256, attempt=self.checkpointer.attempt,
+            check=self.stop.raise_if_requested, **where,
+        )  # fmt: skip
+        self.bad = BadSamples(run.spec.data.max_bad_shards, len(self.data.shards), self.data.damaged)
+        self.cursor = resumed(saved, self.settings.batch_size, self.data.sampler, config_sha256=self.config_sha256)
+        self.time.resumed(self.cursor.seconds if self.cursor.productive is None else self.cursor.productive)
+        self.loader = make_loader(run, self.storage, self.data, self.model, self.vocabulary, **where)
         self.batches = self.loader.batches(self.cursor.position)  # reads while the engine is made
         self.engine = Engine(self.settings, self.model, **where)
         if saved is not None:
@@ -194,7 +189,7 @@ class Training:
         losses = self.engine.step(batch)
         if self.ema is not None and self.engine.update is Update.MADE:
             self.ema.update(step + 1)
-        self.bad.add(batch, max(self.sampler.total, self.cursor.position) / self.world)
+        self.bad.add(batch, max(self.data.sampler.total, self.cursor.position) / self.world)
         self._check_finite(batch.uids)
         return losses
 
@@ -202,18 +197,15 @@ class Training:
         """Load the newest checkpoint's weights, else those of `train.initFrom`; return the state to resume from."""
         saved = self.checkpointer.newest(self.config_sha256)
         if saved is None and self.settings.init_from is not None:
-            saved = start_from(self.storage, self.settings.init_from, self.model)
+            saved = start_from(self.storage, self.settings.init_from, self.model, rank=self.rank, world=self.world)
             if saved is not None and saved.cursor.step >= self.steps:
                 raise UserError(
                     f"the checkpoint {saved.uri} has seen {saved.cursor.position} samples of train.samples {self.settings.samples}: raise it"
                 )
-        streams = self.sampler.streams
-        self.cursor = resumed(saved, self.settings.batch_size, streams=streams, config_sha256=self.config_sha256)
         if saved is not None:
             if self.rank == 0:
                 print(f"train: resuming after step {saved.cursor.step} of {self.steps} ({saved.uri})", flush=True)
             load_weights(self.model, saved.state)
-        self.time.resumed(self.cursor.seconds if self.cursor.productive is None else self.cursor.productive)
         return saved
 
     def _moved(self, step: int, seconds: float) -> Cursor:
@@ -351,8 +343,8 @@ class Training:
             "samples_per_second": round(self.cursor.position / max(self.cursor.seconds, 1e-9), 1),
             "bad": self.checkpointer.bad(self.cursor, self.bad.counts),
             **self.bad.summary({} if self.validation is None else self.validation.damaged),
-            "shards": len(self.shards),
-            "pairs": sum(self.sampler.sizes),
+            "shards": len(self.data.shards),
+            "pairs": sum(self.data.sampler.sizes),
             "processes": self.world,
         }
         self.checkpointer.finish(self.run, self._weights(), self.model_config, self.metrics, summary)
@@ -380,11 +372,11 @@ def main() -> int:
     warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # DeepSpeed's calls, at every step
 
     def work() -> None:
-        run = load(os.environ["DIHT_RUN"], name="DIHT_RUN")
+        run = load(handed_over("DIHT_RUN"), name="DIHT_RUN")
         assert run.spec.train is not None
         choose_algorithms(run.spec.train.deterministic)
         try:
-            Training(run, json.loads(os.environ["DIHT_STAGE_CONFIG"])).train()
+            Training(run, json.loads(handed_over("DIHT_STAGE_CONFIG"))).train()
         except RuntimeError as error:
             if not is_lost_peer(error):
                 raise

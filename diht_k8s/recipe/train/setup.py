@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -17,15 +16,21 @@ from diht_k8s.api.train import Train
 from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
 from diht_k8s.recipe.runtime.bad_shards import Damage
 from diht_k8s.recipe.runtime.cpus import usable_cpus
-from diht_k8s.recipe.runtime.inputs import kept_shards
+from diht_k8s.recipe.runtime.inputs import index_of_inputs, kept_shards
+from diht_k8s.recipe.shards.beside import samples_beside
+from diht_k8s.recipe.shards.index_files import IndexBook
 from diht_k8s.recipe.shards.samples import survey
-from diht_k8s.recipe.shards.sources import Shard
+from diht_k8s.recipe.shards.source_lists import known_sources
+from diht_k8s.recipe.shards.sources import Shard, own_shards
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.train.checkpoint.checkpoint import Saved
+from diht_k8s.recipe.train.checkpoint.resuming import goes_in_streams, order_of, sequential_of
 from diht_k8s.recipe.train.collectives import gather_objects
 from diht_k8s.recipe.train.data.dataset import ShardDataset
 from diht_k8s.recipe.train.data.loader import Loader
-from diht_k8s.recipe.train.data.sampler import GlobalSampler
+from diht_k8s.recipe.train.data.readers import Sampler
 from diht_k8s.recipe.train.distributed import this_device
+from diht_k8s.recipe.train.indexing import Attempt, IndexedShards, indexed
 from diht_k8s.recipe.train.model.batch_norm import over_all_ranks
 from diht_k8s.recipe.train.model.compiling import compile_blocks, require_compiler
 from diht_k8s.recipe.train.model.student import Student, has_batch_statistics
@@ -88,12 +93,28 @@ def _compile(model: Student, train: Train) -> None:
 
 
 def train_shards(run: DihtRun, storage: Storage) -> list[Shard]:
-    """The shards to train on: `train.shards` (labels go by file names), else the kept shards, else the raw input."""
+    """The shards to train on: `train.shards` (labels go by file names), else the kept shards, else the raw input.
+
+    Counts come from the filter or from the run's index; a shard that neither has counted has none.
+    """
     train: Train | None = run.spec.train
     assert train is not None
     if train.shards:
-        return [Shard(PurePosixPath(uri).name.partition(".")[0], uri, "train") for uri in storage.expand(train.shards)]
-    return kept_shards(run.spec, storage)
+        (own,) = known_sources(storage, run.spec.data.output, [train.shards])
+        shards = own_shards(own)
+    else:
+        shards = kept_shards(run.spec, storage)
+    if all(shard.samples is not None for shard in shards):
+        return shards
+    book = index_of_inputs(run.spec, storage)
+    return shards if book is None else [_counted_by(book, shard) for shard in shards]
+
+
+def _counted_by(book: IndexBook, shard: Shard) -> Shard:
+    """The shard with its count, if the index is of this version and says nothing of damage."""
+    row = book.rows.get(shard.name)
+    known = row is not None and row.reason is None and row.identity == shard.identity
+    return replace(shard, samples=row.samples) if row is not None and known else shard
 
 
 def counted(
@@ -107,7 +128,8 @@ def counted(
 ) -> tuple[list[Shard], dict[str, Damage]]:
     """Shards with their sample counts, and the damaged ones, which count up to their damage (a collective).
 
-    The ranks divide the shards that no filter has counted.
+    The ranks divide the shards that neither filter nor index has counted. Those beside which img2dataset has left its
+    counts are not read.
 
     Raises:
         DataError: all together are fewer than a batch.
@@ -115,19 +137,99 @@ def counted(
     samples = {place: shard.samples for place, shard in enumerate(shards) if shard.samples is not None}
     unknown, damaged = [place for place in range(len(shards)) if place not in samples], dict[str, Damage]()
     if unknown:
-        surveys = {place: _survey(storage, shards[place].uri, check) for place in unknown[rank::world]}
+        surveys = dict(_surveyed(storage, shards, unknown[rank::world], check))
         surveys = {place: found for part in gather_objects(surveys) for place, found in part.items()}
         samples |= {place: number for place, (number, _) in surveys.items()}
         damaged = {shards[place].uri: damage for place, (_, damage) in sorted(surveys.items()) if damage is not None}
-    total = sum(samples.values())
-    if total < batch_size:
-        raise DataError(f"{total} pairs are fewer than train.batchSize {batch_size}: lower it or loosen the filter")
-    return [replace(shard, samples=samples[place]) for place, shard in enumerate(shards)], damaged
+    found = [replace(shard, samples=samples[place]) for place, shard in enumerate(shards)]
+    require_batch(found, batch_size)
+    return found, damaged
+
+
+def _surveyed(
+    storage: Storage, shards: Sequence[Shard], places: Sequence[int], check: Callable[[], object] | None
+) -> Iterator[tuple[int, tuple[int, Damage | None]]]:
+    """Count and damage of each shard, by its place; beside the first of them it shows whether there are counts."""
+    beside = True
+    for place in places:
+        count = samples_beside(storage, shards[place].uri) if beside else None
+        beside = count is not None
+        yield place, _survey(storage, shards[place].uri, check) if count is None else (count, None)
 
 
 def _survey(storage: Storage, uri: str, check: Callable[[], object] | None) -> tuple[int, Damage | None]:
     samples, error = survey(storage, uri, check=check)
     return samples, None if error is None else Damage(error.reason, error.offset, samples)
+
+
+class TrainingData(NamedTuple):
+    """What a training reads, and in which order."""
+
+    shards: list[Shard]
+    sampler: Sampler
+    damaged: dict[str, Damage]
+    """damaged shards that are known before the first step, by URI."""
+    indexes: IndexedShards | None
+    """None for a training that goes on in streams."""
+
+
+def training_data(
+    run: DihtRun,
+    storage: Storage,
+    saved: Saved | None,
+    *,
+    config_sha256: str,
+    attempt: int,
+    rank: int,
+    world: int,
+    check: Callable[[], object] | None = None,
+) -> TrainingData:
+    """The shards with their counts, and the order over them (a collective).
+
+    Args:
+        run: the run document.
+        storage: reads the shards.
+        saved: the checkpoint to go on from, which decides the order.
+        config_sha256: of the stage.
+        attempt: number of this attempt.
+        rank: of this process.
+        world: number of processes.
+        check: called while a shard is read; it may raise to stop.
+
+    Raises:
+        DataError: all pairs together are fewer than a batch.
+        UserError: another order is asked for than that of the checkpoint.
+    """
+    train = run.spec.train
+    assert train is not None
+    shards, indexes = train_shards(run, storage), None
+    if goes_in_streams(saved):
+        shards, damaged = counted(storage, shards, train.batch_size, rank=rank, world=world, check=check)
+    else:
+        made = Attempt(config_sha256, attempt, rank, world)
+        indexes = indexed(run, storage, shards, made, in_sequence=sequential_of(saved), check=check)
+        shards, damaged = indexes.shards, indexes.damaged
+        require_batch(shards, train.batch_size)
+    sampler = order_of(
+        saved,
+        train,
+        [shard.samples or 0 for shard in shards],
+        run.spec.seed,
+        weights=weights_of(run, shards),
+        sequential=frozenset() if indexes is None else indexes.sequential,
+    )
+    return TrainingData(shards, sampler, damaged, indexes)
+
+
+def require_batch(shards: Sequence[Shard], batch_size: int) -> None:
+    """Refuse fewer pairs than a batch.
+
+    Raises:
+        DataError: there are fewer.
+    """
+    total = sum(shard.samples or 0 for shard in shards)
+    if total < batch_size:
+        raise DataError(f"{total} pairs are fewer than train.batchSize {batch_size}: lower it or loosen the filter")
 
 
 def weights_of(run: DihtRun, shards: Sequence[Shard]) -> list[float]:
@@ -145,8 +247,7 @@ def image_size(model: Student) -> int:
 def make_loader(
     run: DihtRun,
     storage: Storage,
-    shards: Sequence[Shard],
-    sampler: GlobalSampler,
+    data: TrainingData,
     model: Student,
     vocabulary: ConceptVocabulary | None,
     *,
@@ -156,10 +257,11 @@ def make_loader(
     """The loader of one rank's batches; nothing is read yet."""
     train = run.spec.train
     assert train is not None
-    labels = None if vocabulary is None else [label_layout(run).labels(shard.name) for shard in shards]
+    labels = None if vocabulary is None else [label_layout(run).labels(shard.name) for shard in data.shards]
+    sha256 = None if vocabulary is None else vocabulary.sha256
     return Loader(
-        ShardDataset(storage, shards, labels, vocabulary_sha256=None if vocabulary is None else vocabulary.sha256),
-        sampler,
+        ShardDataset(storage, data.shards, labels, vocabulary_sha256=sha256, indexes=data.indexes),
+        data.sampler,
         batch_size=train.batch_size,
         image_size=image_size(model),
         context_length=model.clip.context_length,

@@ -24,10 +24,11 @@ from diht_k8s.api.train import Train
 from diht_k8s.recipe.runtime.commit import artefact, read_committed
 from diht_k8s.recipe.runtime.gang import Gang
 from diht_k8s.recipe.runtime.hangs.watchdog import FIRST_SECONDS_VARIABLE
-from diht_k8s.recipe.runtime.launcher import launch
+from diht_k8s.recipe.runtime.launcher import hand_over, launch
 from diht_k8s.recipe.runtime.preflight import check_locked_memory, check_node, check_output, in_pod
 from diht_k8s.recipe.runtime.stage import Context, Outcome
-from diht_k8s.recipe.shards.sources import input_shards
+from diht_k8s.recipe.shards.source_lists import current_sources
+from diht_k8s.recipe.shards.sources import current_shards
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint.first_weights import described
 from diht_k8s.recipe.train.model.tokenizers import require_clips_tokenizer
@@ -46,11 +47,12 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
     inputs = _weights(run)
     layout = Layout(run.spec.data.output)
     if train.shards:
-        inputs |= {uri: storage.identity(uri) for uri in storage.expand(train.shards)}
+        (own,) = current_sources(storage, run.spec.data.output, [train.shards])
+        inputs |= {each.uri: each.identity for each in own}
     elif run.spec.filter is not None:
         inputs["filter"] = read_committed(storage, layout, Stage.FILTER).output_sha256
     else:
-        inputs |= {shard.name: storage.identity(shard.uri) for shard in input_shards(run.spec, storage)}
+        inputs |= {shard.name: shard.identity or "" for shard in current_shards(run.spec, storage)}
     if train.distillation.mode == "Concepts":
         inputs["label"] = read_committed(storage, label_layout(run), Stage.LABEL).output_sha256
     if train.init_from is not None:
@@ -68,8 +70,8 @@ def execute(context: Context) -> Outcome | None:
         check_node(gang.processes, _gpus(context.run), host=host)
         check_locked_memory(_resources(context.run), host=host)
     check_output(context.storage, context.layout.stage(Stage.TRAIN), host=host)
-    os.environ["DIHT_RUN"] = dump(context.run)
-    os.environ["DIHT_STAGE_CONFIG"] = json.dumps(context.config)
+    hand_over("DIHT_RUN", dump(context.run))
+    hand_over("DIHT_STAGE_CONFIG", json.dumps(context.config))
     # Before a collective's time-out, which names nobody, the watchdog shall have named who is waited for.
     os.environ.setdefault(FIRST_SECONDS_VARIABLE, str(0.9 * train.collective_timeout_seconds))
     in_place = context.run.spec.failure_policy.restart == "InPlace"

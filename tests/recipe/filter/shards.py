@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import multiprocessing
+import shutil
 import tarfile
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -139,6 +140,7 @@ def forget(output: Path) -> None:
     """Delete the markers but not the scores, as `diht run --replace` does before it runs a stage again."""
     for name in ("COMMITTED.json", "STARTED.json"):
         (output / "filter" / name).unlink(missing_ok=True)
+    shutil.rmtree(output / "filter" / "summaries", ignore_errors=True)
 
 
 def rows_of(output: Path, shard: str) -> list[Row]:

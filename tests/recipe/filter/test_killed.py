@@ -98,10 +98,10 @@ def _killed_by_a_shard(run: DihtRun, worker: int) -> None:
     """A worker that the kernel kills whenever it filters one of the shards."""
     filter_shard = ShardFilter._filter
 
-    def poisoned(self: ShardFilter, shard: Shard, earlier: Any) -> None:
+    def poisoned(self: ShardFilter, shard: Shard, earlier: Any) -> Any:
         if shard.name == "web-00003":
             os.kill(os.getpid(), signal.SIGKILL)
-        filter_shard(self, shard, earlier)
+        return filter_shard(self, shard, earlier)
 
     ShardFilter._filter = poisoned  # type: ignore[method-assign]  # this process ends with it
     os._exit(exit_code_of(lambda: filter_with(run, worker=worker, workers=2)))

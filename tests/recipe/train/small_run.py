@@ -26,6 +26,7 @@ from diht_k8s.recipe.label.soft_labels import top_k, write_labels
 from diht_k8s.recipe.label.vocabulary import Concepts, ConceptVocabulary
 from diht_k8s.recipe.runtime.commit import artefact, commit
 from diht_k8s.recipe.runtime.in_place.launcher import free_port
+from diht_k8s.recipe.shards.index import ShardIndex
 from diht_k8s.recipe.shards.samples import write_samples
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -41,6 +42,14 @@ VIT = {
 }
 RESNET = {**VIT, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}}
 WORDS = ("red", "green", "small", "large", "house", "tree", "cat", "dog", "with", "and", "garden", "hat")
+
+
+class Indexed(dict[str, ShardIndex]):
+    """The indexes of some shards by name."""
+
+    def of(self, name: str) -> ShardIndex | None:
+        """The index of a shard."""
+        return self.get(name)
 
 
 def document(folder: Path, *, data: Path | None = None, name: str = "run", **train: Any) -> DihtRun:

@@ -17,16 +17,18 @@ import torch
 from diht_k8s.api.errors import DataError, RetryableError
 from diht_k8s.api.layout import Layout
 from diht_k8s.recipe.label.soft_labels import read_labels
+from diht_k8s.recipe.shards.index import index_of
 from diht_k8s.recipe.shards.samples import Sample, read_samples, write_samples
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.data import collate, dataset
 from diht_k8s.recipe.train.data import sampler as order_module
-from diht_k8s.recipe.train.data.batch import Batch
+from diht_k8s.recipe.train.data.batch import Batch, merged
 from diht_k8s.recipe.train.data.dataset import ShardDataset
+from diht_k8s.recipe.train.data.lanes import LaneSampler, sampler_over
 from diht_k8s.recipe.train.data.loader import Loader
 from diht_k8s.recipe.train.data.sampler import GlobalSampler
-from tests.recipe.train.small_run import SHARDS, make_data
+from tests.recipe.train.small_run import SHARDS, Indexed, make_data
 
 STORAGE = Storage()
 BATCH = 16
@@ -39,15 +41,32 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+ORDERS = ["lanes", "lanes in sequence", "streams"]
+"""Ranges of indexed shards, packed ones, and what checkpoints of version 1 go on in."""
+
+
 def loader_over(
-    folder: Path, *, rank: int = 0, world: int = 1, batch: int = BATCH, workers: int = 0, weights: Sequence[float] = ()
+    folder: Path,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    batch: int = BATCH,
+    workers: int = 0,
+    weights: Sequence[float] = (),
+    order: str = "lanes",
+    **sizes: int,
 ) -> Loader:
     layout = Layout(f"{folder}/out")
     shards = [Shard(f"drawn-{i}", layout.kept(f"drawn-{i}"), "drawn", samples=n) for i, n in enumerate(SHARDS)]
-    reads = ShardDataset(STORAGE, shards, [layout.labels(shard.name) for shard in shards])
-    order = GlobalSampler.of(SHARDS, BATCH, seed=0, weights=weights)
-    sizes = {"batch_size": batch, "image_size": 32, "context_length": 12}
-    return Loader(reads, order, **sizes, seed=0, rank=rank, world=world, workers=workers)
+    indexes = Indexed({shard.name: index_of(STORAGE, shard.uri) for shard in shards})
+    reads = ShardDataset(STORAGE, shards, [layout.labels(shard.name) for shard in shards], indexes=indexes)
+    sampler: GlobalSampler | LaneSampler = GlobalSampler.of(SHARDS, batch, seed=0, weights=weights)
+    if order != "streams":
+        sequential = frozenset(range(len(SHARDS))) if order == "lanes in sequence" else frozenset[int]()
+        sizes = {"block": 8, "window": 64, **sizes}
+        sampler = sampler_over(SHARDS, batch, 0, weights=weights, sequential=sequential, **sizes)
+    settings = {"batch_size": batch, "image_size": 32, "context_length": 12}
+    return Loader(reads, sampler, **settings, seed=0, rank=rank, world=world, workers=workers)
 
 
 def batches(folder: Path, number: int, *, position: int = 0, **settings: Any) -> list[Batch]:
@@ -58,14 +77,14 @@ def batches(folder: Path, number: int, *, position: int = 0, **settings: Any) ->
         made.close()
 
 
-def test_epoch_when_read_then_every_pair_once_with_its_own_caption_and_labels(folder: Path) -> None:
+@pytest.mark.parametrize("order", ORDERS)
+def test_epoch_when_read_then_every_pair_once_with_its_own_caption_and_labels(folder: Path, order: str) -> None:
     layout = Layout(f"{folder}/out")
     samples = {s.uid: s for i in range(len(SHARDS)) for s in read_samples(STORAGE, layout.kept(f"drawn-{i}"))}
     labels = [read_labels(STORAGE, layout.labels(f"drawn-{i}")) for i in range(len(SHARDS))]
-    assert sum(SHARDS) % BATCH == 8
-    seen = batches(folder, sum(SHARDS) // BATCH + 1)
-    uids = [uid for batch in seen for uid in batch.uids][: sum(SHARDS)]
-    assert sorted(uids) == sorted(samples)
+    assert sum(SHARDS) % 24 == 0
+    seen = batches(folder, sum(SHARDS) // 24, batch=24, order=order)
+    assert Counter(uid for batch in seen for uid in batch.uids) == dict.fromkeys(samples, 1)
     tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=12)
     for batch in seen:
         assert torch.equal(batch.tokens_BT, tokenizer([samples[uid].caption for uid in batch.uids]))
@@ -84,19 +103,23 @@ def same(ours: Batch, theirs: Batch) -> bool:
 SMALL_CACHES = {
     "as they are": [],
     "no image kept": [(collate, "IMAGE_CACHE_BYTES")],
-    "no shard kept": [(dataset, "SHARD_CACHE_BYTES")],
+    "nothing kept": [
+        (dataset, "SHARD_CACHE_BYTES"),
+        (dataset, "LABEL_CACHE_BYTES"),
+        (dataset, "INDEX_CACHE_SAMPLES"),
+    ],
 }
 
 
 @pytest.mark.parametrize("caches", SMALL_CACHES.values(), ids=SMALL_CACHES)
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("workers", "order"), [(0, "lanes"), (2, "lanes"), (0, "lanes in sequence"), (2, "streams")])
 def test_batches_when_begun_in_the_middle_or_with_small_caches_then_the_same(
-    folder: Path, caches: list[tuple[Any, str]], workers: int, monkeypatch: pytest.MonkeyPatch
+    folder: Path, caches: list[tuple[Any, str]], workers: int, order: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = batches(folder, 14)
+    whole = batches(folder, 14, order=order)
     for module, name in caches:
         monkeypatch.setattr(module, name, 1)
-    again = batches(folder, 4, position=10 * BATCH, workers=workers)
+    again = batches(folder, 4, position=10 * BATCH, workers=workers, order=order)
     assert all(same(a, b) for a, b in zip(again, whole[10:], strict=True))
 
 
@@ -110,36 +133,52 @@ def test_crop_when_a_pair_returns_in_the_next_epoch_then_another_one(folder: Pat
     assert sum(torch.equal(*seen) for seen in pairs) <= len(pairs) // 4  # small images have few crops
 
 
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("cache_bytes", [dataset.SHARD_CACHE_BYTES, 1], ids=["kept whole", "read piece by piece"])
 def test_epoch_when_a_shard_has_a_larger_weight_then_it_is_read_again(
-    folder: Path, cache_bytes: int, monkeypatch: pytest.MonkeyPatch
+    folder: Path, cache_bytes: int, order: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dataset, "SHARD_CACHE_BYTES", cache_bytes)
     monkeypatch.setattr(order_module, "WINDOW_SAMPLES", 64)
     weights = [1.0, 3.0, 1.0]
     total = sum(int(size * weight) for size, weight in zip(SHARDS, weights, strict=True))
-    seen = [uid for batch in batches(folder, total // BATCH + 1, weights=weights) for uid in batch.uids][:total]
-    times = Counter(Counter(seen).values())
-    assert times == {1: SHARDS[0] + SHARDS[2], 3: SHARDS[1]}
-    assert all(uid.startswith("1-") for uid, number in Counter(seen).items() if number == 3)
+    assert total % 25 == 0
+    made = batches(folder, total // 25, batch=25, weights=weights, order=order)
+    times = Counter(uid for batch in made for uid in batch.uids)
+    assert Counter(times.values()) == {1: SHARDS[0] + SHARDS[2], 3: SHARDS[1]}
+    assert all(uid.startswith("1-") for uid, number in times.items() if number == 3)
 
 
-@pytest.mark.parametrize(("world", "workers"), [(2, 0), (2, 2), (3, 2), (8, 0)])  # 8 are more than shards
+READERS = [
+    (2, 0, "lanes"),
+    (2, 2, "lanes"),
+    (3, 2, "lanes"),
+    (8, 0, "lanes"),  # more than shards
+    (4, 0, "lanes in sequence"),
+    (3, 2, "streams"),
+    (8, 0, "streams"),
+]
+
+
+@pytest.mark.parametrize(("world", "workers", "order"), READERS)
 def test_batches_when_cut_among_ranks_and_workers_then_together_the_same(
-    folder: Path, world: int, workers: int, monkeypatch: pytest.MonkeyPatch
+    folder: Path, world: int, workers: int, order: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dataset, "SHARD_CACHE_BYTES", 1)
-    size = 24 if world == 3 else BATCH  # three ranks share their streams
-    whole = batches(folder, 8, batch=size)
-    ranks = [batches(folder, 8, rank=rank, world=world, batch=size, workers=workers) for rank in range(world)]
+    size = 24 if world == 3 else BATCH
+    lanes = 4 if world == 8 else 1024  # eight readers share four
+    whole = batches(folder, 8, batch=size, order=order, lanes=lanes)
+    ranks = [
+        batches(folder, 8, rank=rank, world=world, batch=size, workers=workers, order=order, lanes=lanes)
+        for rank in range(world)
+    ]
     for step, batch in enumerate(whole):
-        parts = [rank[step] for rank in ranks]
-        assert [uid for row in zip(*(part.uids for part in parts), strict=True) for uid in row] == batch.uids
-        images = torch.stack([part.images_BCHW for part in parts], dim=1).flatten(0, 1)
-        assert torch.equal(images, batch.images_BCHW)
-        masks = [part.targets.mask_B for part in parts if part.targets is not None]
+        together = merged([rank[step] for rank in ranks], interleaved=order == "streams")
+        assert same(together, batch)
         assert batch.targets is not None
-        assert torch.equal(torch.stack(masks, dim=1).flatten(), batch.targets.mask_B)
+        assert together.targets is not None
+        assert torch.equal(together.targets.mask_B, batch.targets.mask_B)
+        assert torch.equal(together.targets.attributes.probabilities_BK, batch.targets.attributes.probabilities_BK)
 
 
 def test_bad_sample_when_read_then_grey_and_counted_by_reason(tmp_path: Path) -> None:
@@ -164,8 +203,9 @@ def test_shard_when_shorter_than_committed_then_the_error_names_it(tmp_path: Pat
         batches(tmp_path, sum(SHARDS) // BATCH)
 
 
+@pytest.mark.parametrize("order", ORDERS[1:])
 def test_shard_when_replaced_while_it_is_read_then_an_error_and_no_damage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, order: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_data(tmp_path)
     read = dataset.read_pairs
@@ -176,7 +216,7 @@ def test_shard_when_replaced_while_it_is_read_then_an_error_and_no_damage(
 
     monkeypatch.setattr(dataset, "read_pairs", replaced)
     with pytest.raises(DataError, match="was replaced while it was read"):
-        batches(tmp_path, sum(SHARDS) // BATCH)
+        batches(tmp_path, sum(SHARDS) // BATCH, order=order)
 
 
 def cut(uri: str, share: float) -> None:

@@ -128,7 +128,7 @@ def described(problem: DihtError) -> str:
 
 
 def in_global_order(uids: list[str]) -> list[str]:
-    return [uid for row in zip(*gather_objects(uids), strict=True) for uid in row]
+    return [uid for rank in gather_objects(uids) for uid in rank]
 
 
 def main(folder: Path) -> None:

@@ -12,12 +12,12 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from diht_k8s.api.errors import DataError, DihtError, StopRequested
@@ -26,12 +26,32 @@ from diht_k8s.api.reports import SavedCheckpoint
 from diht_k8s.recipe.runtime.ownership import temporary_of
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint.fencing import Fence
+from diht_k8s.recipe.train.checkpoint.shared_state import Part, SharedState
+from diht_k8s.recipe.train.collectives import object_of_rank_0
 
-CURSOR_VERSION = 1
+CURSOR_VERSION = 2
+STREAMS_VERSION = 1
+"""Cursors of trainings that began before there were lanes."""
 
 _PART_NAME = re.compile(r"state-\d{5}-\d{6}\.safetensors")
 _STEP = re.compile(r"step-\d{9}")
 logger = logging.getLogger(__name__)
+
+
+class CursorOrder(BaseModel):
+    """The order of which a position is a place."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lanes: int
+    block: int
+    """samples of a block."""
+    window: int
+    """samples of the window, over all lanes."""
+    epoch: int
+    """samples of an epoch."""
+    sequential: list[tuple[int, int]] = []
+    """first and last of the shards that are read in sequence, by number."""
 
 
 class Cursor(BaseModel):
@@ -44,8 +64,10 @@ class Cursor(BaseModel):
     """optimiser steps done."""
     position: int
     """next position of the global order, that is samples seen."""
-    streams: int
-    """streams of the global order."""
+    order: CursorOrder | None = None
+    """None in version 1."""
+    streams: int | None = None
+    """streams of the global order, of version 1 only."""
     config_sha256: str
     """configuration of the stage."""
     seconds: float
@@ -61,24 +83,13 @@ class Cursor(BaseModel):
         return SavedCheckpoint(step=self.step, uri=uri, time=time, seconds=int(self.seconds))
 
 
-class Part(BaseModel):
-    """A file of a checkpoint."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    size: int
-    sha256: str
-
-
 @dataclass(frozen=True)
 class Saved:
     """A committed, undamaged checkpoint."""
 
     uri: str
     cursor: Cursor
-    state: dict[str, Tensor]
-    """`PARAMETER` -> weight, `PARAMETER|exp_avg` -> moment, fp32; `adam_step`."""
+    state: SharedState
 
 
 def write_part(
@@ -110,7 +121,7 @@ def commit(storage: Storage, folder: str, cursor: Cursor, parts: Sequence[Part],
         StopRequested: another attempt has replaced this one, and nothing was written.
     """
     marker = {
-        "cursor": cursor.model_dump(),
+        "cursor": cursor.model_dump(exclude_none=True),
         "parts": [part.model_dump() for part in parts],
         "productive_seconds": cursor.productive,
     }
@@ -190,54 +201,61 @@ def _name(cursor: Cursor) -> str:
     return f"step-{cursor.step:09d}"
 
 
-def newest(storage: Storage, folder: str, config_sha256: str) -> Saved | None:
-    """The newest committed and undamaged checkpoint of this configuration; damaged ones are reported and skipped."""
+def newest(storage: Storage, folder: str, config_sha256: str, *, rank: int = 0, world: int = 1) -> Saved | None:
+    """The newest committed and undamaged checkpoint of this configuration (a collective).
+
+    Rank 0 looks for it. Damaged ones are reported and skipped.
+    """
+    candidates = _candidates(storage, folder, config_sha256) if rank == 0 else None
+    while True:
+        candidate = object_of_rank_0(None if candidates is None else next(candidates, None))
+        if candidate is None:
+            return None
+        uri, cursor, parts = candidate
+        try:
+            return Saved(uri, cursor, SharedState(storage, uri, parts, rank=rank, world=world))
+        except DataError as error:
+            if rank == 0:
+                logger.warning("%s; an older checkpoint is used", error)
+
+
+def _candidates(storage: Storage, folder: str, config_sha256: str) -> Iterator[tuple[str, Cursor, list[Part]]]:
+    """The committed checkpoints of a configuration, from the newest on."""
     for name in reversed(_steps(storage, folder)):
         uri = join(folder, name)
         if not storage.exists(join(uri, MARKER)):
             continue
         try:
             cursor, parts = _read_marker(storage, uri)
-            if cursor.config_sha256 == config_sha256:
-                return Saved(uri, cursor, _read_parts(storage, uri, parts))
         except DataError as error:
             logger.warning("%s; an older checkpoint is used", error)
-    return None
+            continue
+        if cursor.config_sha256 == config_sha256:
+            yield uri, cursor, parts
 
 
-def read(storage: Storage, uri: str) -> Saved:
-    """A committed checkpoint.
+def read(storage: Storage, uri: str, *, rank: int = 0, world: int = 1) -> Saved:
+    """A committed checkpoint (a collective).
 
     Raises:
         DataError: it is damaged.
     """
     cursor, parts = _read_marker(storage, uri)
-    return Saved(uri, cursor, _read_parts(storage, uri, parts))
+    return Saved(uri, cursor, SharedState(storage, uri, parts, rank=rank, world=world))
 
 
 def _read_marker(storage: Storage, uri: str) -> tuple[Cursor, list[Part]]:
     try:
         marker = json.loads(storage.read_bytes(join(uri, MARKER)))
         version = marker["cursor"]["version"]
-        if version != CURSOR_VERSION:
-            raise DataError(f"the checkpoint {uri} has version {version}, this program reads {CURSOR_VERSION}")
+        if version not in (STREAMS_VERSION, CURSOR_VERSION):
+            raise DataError(
+                f"the checkpoint {uri} has version {version}, this program reads {STREAMS_VERSION} and {CURSOR_VERSION}"
+            )
         cursor = {**marker["cursor"], "productive": marker.get("productive_seconds")}
         return Cursor.model_validate(cursor), [Part.model_validate(part) for part in marker["parts"]]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"the checkpoint {uri} has a damaged marker") from error
-
-
-def _read_parts(storage: Storage, uri: str, parts: Sequence[Part]) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = {}
-    for part in parts:
-        place = join(uri, part.name)
-        if not storage.exists(place):
-            raise DataError(f"the checkpoint {uri} is damaged: {part.name} is missing")
-        data = storage.read_bytes(place)
-        if len(data) != part.size or hashlib.sha256(data).hexdigest() != part.sha256:
-            raise DataError(f"the checkpoint {uri} is damaged: the digest of {part.name} does not match")
-        state |= load(data)
-    return state
 
 
 def _steps(storage: Storage, folder: str) -> list[str]:

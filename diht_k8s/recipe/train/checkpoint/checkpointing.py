@@ -23,8 +23,9 @@ from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint import checkpoint
-from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor, Part
+from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor
 from diht_k8s.recipe.train.checkpoint.fencing import Fence
+from diht_k8s.recipe.train.checkpoint.shared_state import Part
 from diht_k8s.recipe.train.collectives import error_of_rank_0, gather_objects, object_of_rank_0
 from diht_k8s.recipe.train.metrics import Metrics
 from diht_k8s.recipe.train.model.card import write_card
@@ -72,7 +73,8 @@ class Checkpointer:
         self._rank, self._world = rank, world
         # Only rank 0 commits and removes; the others write parts under the number of the attempt.
         self._fence = Fence(storage, layout) if rank == 0 else None
-        self._attempt = object_of_rank_0(0 if self._fence is None else self._fence.attempt)
+        self.attempt = object_of_rank_0(0 if self._fence is None else self._fence.attempt)
+        """number of this attempt; equal on all ranks."""
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Pending | None = None
         self._failed_in_a_row = 0
@@ -89,13 +91,11 @@ class Checkpointer:
             self._fence.require_newest()
 
     def newest(self, config_sha256: str) -> checkpoint.Saved | None:
-        """The checkpoint to resume from: rank 0 finds it, all ranks read the same one."""
-        saved = None
+        """The checkpoint to resume from, which all ranks read together (a collective)."""
         if self._fence is not None:
             checkpoint.complete_left(self._storage, self._layout.checkpoints, self._fence)
-            saved = checkpoint.newest(self._storage, self._layout.checkpoints, config_sha256)
-        uri = object_of_rank_0(None if saved is None else saved.uri)
-        return checkpoint.read(self._storage, uri) if saved is None and uri is not None else saved
+        where = {"rank": self._rank, "world": self._world}
+        return checkpoint.newest(self._storage, self._layout.checkpoints, config_sha256, **where)
 
     @property
     def pending(self) -> bool:
@@ -110,7 +110,7 @@ class Checkpointer:
     def begin(self, state: Mapping[str, Tensor], cursor: Cursor, bad: Mapping[str, int]) -> None:
         """Start to write this rank's part of a checkpoint; the one before must be complete."""
         assert self._pending is None
-        who = {"rank": self._rank, "attempt": self._attempt}
+        who = {"rank": self._rank, "attempt": self.attempt}
         part = self._thread.submit(checkpoint.write_part, self._storage, self._layout.checkpoints, cursor, state, **who)
         self._pending = Pending(cursor, dict(bad), part)
 

@@ -5,6 +5,7 @@ Stored per parameter and not per rank, so that a run resumes with another number
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -89,35 +90,42 @@ def _whole(parameter: nn.Parameter) -> Tensor:
         return parameter.data.clone()
 
 
-def load_weights(model: nn.Module, state: dict[str, Tensor]) -> None:
+@torch.no_grad()
+def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Put the weights of a checkpoint into a model that no engine holds yet: every ZeRO stage then starts from them.
 
     Raises:
         DataError: the state belongs to another model; the first key that differs is named.
     """
-    weights = {key.removeprefix("buffer|"): value for key, value in state.items() if is_weight(key)}
+    weights = {key: key.removeprefix("buffer|") for key in state if is_weight(key)}
     own = model.state_dict()
-    odd = sorted(weights.keys() ^ {*own, *(name for name, _ in model.named_buffers())})
+    odd = sorted(set(weights.values()) ^ {*own, *(name for name, _ in model.named_buffers())})
     if odd:
         raise DataError(f"the checkpoint is of another model: {odd[0]} is in one of them only")
-    for name, value in weights.items():
-        if name in own and own[name].shape != value.shape:
+    for key, name in weights.items():
+        if name not in own:
+            continue
+        value = state[key]
+        if own[name].shape != value.shape:
             raise DataError(
                 f"the checkpoint is of another model: {name} is {list(value.shape)} there and {list(own[name].shape)} here"
             )
-    model.load_state_dict({name: value for name, value in weights.items() if name in own})
+        own[name].copy_(value)
 
 
-def load_moments(engine: DeepSpeedEngine, model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Put AdamW's moments into a fresh engine of any world size and ZeRO stage."""
+def load_moments(engine: DeepSpeedEngine, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put AdamW's moments into a fresh engine of any world size and ZeRO stage, one at a time."""
     step = float(state["adam_step"])
     if step == 0:
         return
-    parameters = [(name, parameter) for name, parameter in _parameters(model) if f"{name}|{MOMENTS[0]}" in state]
+    parameters = dict(_parameters(model))
+    moments = [(key, *key.rpartition("|")[::2]) for key in state]
+    moments = [(key, parameters[name], kind) for key, name, kind in moments if kind in MOMENTS and name in parameters]
     if not is_zero(engine):
-        for name, parameter in parameters:
-            moments = {key: state[f"{name}|{key}"].to(parameter.device) for key in MOMENTS}
-            engine.optimizer.state[parameter] = {"step": _step_of(engine.optimizer, parameter, step), **moments}
+        for key, parameter, kind in moments:
+            kept = engine.optimizer.state[parameter]
+            kept.setdefault("step", _step_of(engine.optimizer, parameter, step))
+            kept[kind] = state[key].to(parameter.device)
         return
     adamw = engine.optimizer.optimizer
     for flat in _flat_parameters(engine):
@@ -126,9 +134,8 @@ def load_moments(engine: DeepSpeedEngine, model: nn.Module, state: dict[str, Ten
             **{key: torch.zeros_like(flat) for key in MOMENTS},
         }
     _link(engine)
-    for name, parameter in parameters:
-        for key in MOMENTS:
-            put(engine, parameter, state[f"{name}|{key}"], key)
+    for key, parameter, kind in moments:
+        put(engine, parameter, state[key], kind)
 
 
 def _step_of(adamw: torch.optim.Optimizer, parameter: Tensor, step: float) -> Tensor:

@@ -35,8 +35,8 @@ NOT_OURS = ("logit_bias", "attn_mask", "text.attn_mask", "input_resolution", "co
 """Entries of open_clip's and OpenAI's files that are no weights of a CLIP with our loss."""
 
 
-def start_from(storage: Storage, start: InitFrom, model: Student) -> Saved | None:
-    """Put the first weights into a model that no engine holds yet.
+def start_from(storage: Storage, start: InitFrom, model: Student, *, rank: int = 0, world: int = 1) -> Saved | None:
+    """Put the first weights into a model that no engine holds yet (a collective).
 
     Returns:
         The checkpoint to resume from, with optimiser and position; None if only weights were requested.
@@ -47,8 +47,8 @@ def start_from(storage: Storage, start: InitFrom, model: Student) -> Saved | Non
     """
     place = file_of(storage, start)
     if start.kind == "Checkpoint":
-        return checkpoint.read(storage, start.uri.rstrip("/"))
-    load_first_weights(model, _read(storage, place), place)
+        return checkpoint.read(storage, start.uri.rstrip("/"), rank=rank, world=world)
+    load_first_weights(model, _read(storage, place, rank=rank, world=world), place)
     return None
 
 
@@ -80,10 +80,10 @@ def load_first_weights(model: Student, state: Mapping[str, Tensor], name: str) -
     model.load_state_dict(fitting, strict=False)
 
 
-def _read(storage: Storage, place: str) -> dict[str, Tensor]:
+def _read(storage: Storage, place: str, *, rank: int, world: int) -> dict[str, Tensor]:
     if place.endswith(MARKER):
-        saved = checkpoint.read(storage, place.removesuffix(MARKER).rstrip("/"))
-        return {key.removeprefix("buffer|"): value for key, value in saved.state.items() if is_weight(key)}
+        state = checkpoint.read(storage, place.removesuffix(MARKER).rstrip("/"), rank=rank, world=world).state
+        return {key.removeprefix("buffer|"): state[key] for key in state if is_weight(key)}
     data = storage.read_bytes(place)
     try:
         state: Any = (

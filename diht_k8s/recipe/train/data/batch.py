@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -43,7 +43,7 @@ class BatchTargets:
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's part of a global batch, in global order."""
+    """One rank's part of a global batch, in the batch's order."""
 
     pixels_BHWC: Tensor
     """augmented images, uint8: a quarter of the memory until they are needed."""
@@ -96,37 +96,42 @@ def _sent(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def interleaved(parts: Sequence[Batch]) -> Batch:
-    """The batch whose row j is row j // n of part j % n of n parts."""
+def merged(parts: Sequence[Batch], *, interleaved: bool) -> Batch:
+    """The batch of the rows of n parts: one part after the other, or row j is row j // n of part j % n."""
     if len(parts) == 1:
         return parts[0]
+    rows = _interleaved if interleaved else torch.cat
     bad: Counter[str] = Counter()
     for part in parts:
         bad.update(part.bad)
+    uids = zip(*(part.uids for part in parts), strict=True) if interleaved else (part.uids for part in parts)
     return Batch(
-        _rows([part.pixels_BHWC for part in parts]),
-        _rows([part.tokens_BT for part in parts]),
-        _rows([part.caption_ids_B for part in parts]),
-        _interleaved_targets([part.targets for part in parts if part.targets is not None]),
-        [uid for row in zip(*(part.uids for part in parts), strict=True) for uid in row],
+        rows([part.pixels_BHWC for part in parts]),
+        rows([part.tokens_BT for part in parts]),
+        rows([part.caption_ids_B for part in parts]),
+        _merged_targets([part.targets for part in parts if part.targets is not None], rows),
+        [uid for some in uids for uid in some],
         dict(bad),
         {name: damage for part in parts for name, damage in part.damaged.items()},
     )
 
 
-def _interleaved_targets(parts: Sequence[BatchTargets]) -> BatchTargets | None:
+_Rows = Callable[[list[Tensor]], Tensor]
+
+
+def _merged_targets(parts: Sequence[BatchTargets], rows: _Rows) -> BatchTargets | None:
     if not parts:
         return None
     return BatchTargets(
-        _interleaved_head([part.objects for part in parts]),
-        _interleaved_head([part.attributes for part in parts]),
-        _rows([part.mask_B for part in parts]),
+        _merged_head([part.objects for part in parts], rows),
+        _merged_head([part.attributes for part in parts], rows),
+        rows([part.mask_B for part in parts]),
     )
 
 
-def _interleaved_head(parts: Sequence[HeadTargets]) -> HeadTargets:
-    return HeadTargets(_rows([part.ids_BK for part in parts]), _rows([part.probabilities_BK for part in parts]))
+def _merged_head(parts: Sequence[HeadTargets], rows: _Rows) -> HeadTargets:
+    return HeadTargets(rows([part.ids_BK for part in parts]), rows([part.probabilities_BK for part in parts]))
 
 
-def _rows(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.stack(list(tensors), dim=1).flatten(0, 1)
+def _interleaved(tensors: list[Tensor]) -> Tensor:
+    return torch.stack(tensors, dim=1).flatten(0, 1)

@@ -1,15 +1,15 @@
 """Collates batches of the global order: decodes and augments images, tokenises captions, looks up soft labels.
 
-A collator serves rank r of W. A worker of a rank is a collator too: number w of n workers serves rank r + wW of nW,
-which takes every n-th row of the rank's batch, and reads other streams than its neighbours where nW divides their
-number.
+A collator is one of N readers: a rank without loader workers, or one worker of a rank. The order says which rows of a
+batch are a reader's (`rows`); of lanes they are consecutive ones, so that readers read other lanes than their neighbours.
 """
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import open_clip
@@ -22,10 +22,12 @@ from diht_k8s.recipe.shards.pixels import decode_pixels
 from diht_k8s.recipe.train.data.augment import train_view
 from diht_k8s.recipe.train.data.batch import Batch, BatchTargets, HeadTargets
 from diht_k8s.recipe.train.data.dataset import LabelledSample, ShardDataset
-from diht_k8s.recipe.train.data.sampler import GlobalSampler
+from diht_k8s.recipe.train.data.readers import Reader, Sampler, reader_of
 
 IMAGE_CACHE_BYTES = 512 << 20
 """Decoded images that a process keeps for the next epoch: a small set fits, a large one would gain nothing."""
+FETCHERS = 8
+"""Threads of a process that read the blocks of its next batch: at 25 ms a request and 3 MiB a block some 100 MB/s each."""
 GREY = (123, 117, 104)
 """OpenAI's mean in bytes: replaces an image that cannot be used."""
 
@@ -35,7 +37,7 @@ class CollateSettings:
     """What to make batches of; the same for all assemblers of a training."""
 
     source: ShardDataset
-    sampler: GlobalSampler
+    sampler: Sampler
     batch_size: int
     """of the global batch; a multiple of the number of ranks."""
     image_size: int
@@ -56,29 +58,32 @@ class DecodedImage:
 
 
 class Collator:
-    """Makes one rank's batches."""
+    """Makes one reader's parts of the batches."""
 
-    def __init__(self, job: CollateSettings, *, rank: int, world: int, sharers: int = 1) -> None:
+    def __init__(self, job: CollateSettings, *, reader: int, readers: int, sharers: int = 1) -> None:
         """Make a collator; nothing is read yet.
 
         Args:
             job: what to make batches of.
-            rank: whose batches.
-            world: number of ranks.
+            reader: whose parts.
+            readers: number of readers.
             sharers: number of collators of one process' memory, among which the cache of images is divided.
         """
-        self._job, self._rank, self._world = job, rank, world
+        self._job, self._reader, self._readers = job, reader, readers
         self._tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=job.context_length)
-        self._streams: dict[tuple[int, int], Iterator[LabelledSample]] = {}
-        self._next_element: dict[tuple[int, int], int] = {}
+        self._lanes: dict[int, tuple[int, Reader]] = {}
+        """the epoch and what reads it, by lane; positions rise, so an older epoch is never read again."""
+        self._fetchers = ThreadPoolExecutor(FETCHERS, "blocks")
         self._images: OrderedDict[tuple[int, int], DecodedImage] = OrderedDict()
         self._image_bytes, self._image_limit = 0, IMAGE_CACHE_BYTES // sharers
 
     def batch(self, start: int) -> Batch:
-        """The rank's part of the global batch that begins at a position."""
+        """The reader's part of the global batch that begins at a position."""
         job = self._job
-        positions = range(start + self._rank, start + job.batch_size, self._world)
+        positions = self._positions(start)
+        self._fetch(positions)
         items = [self._item(position) for position in positions]
+        self._fetch(self._positions(start + job.batch_size))
         images = [self._image(item) for item in items]
         pixels_BHWC = torch.empty((len(items), job.image_size, job.image_size, 3), dtype=torch.uint8)
         for place, position, item, image in zip(pixels_BHWC, positions, items, images, strict=True):
@@ -95,26 +100,31 @@ class Collator:
             dict(job.source.damaged),
         )
 
-    def _item(self, position: int) -> LabelledSample:
-        epoch, stream, element = self._job.sampler.locate(position)
-        key = (epoch, stream)
-        behind = element - self._next_element.get(key, element + 1)
-        if behind < 0:
-            self._streams[key] = self._read_stream(epoch, stream, element)
-            for old in [old for old in self._streams if old[0] < epoch]:  # positions rise, so it is never read again
-                del self._streams[old], self._next_element[old]
-        for _ in range(behind):  # skip other ranks' elements of a shared stream
-            next(self._streams[key])
-        self._next_element[key] = element + 1
-        return next(self._streams[key])
+    def close(self) -> None:
+        """End the threads that read ahead."""
+        self._fetchers.shutdown(cancel_futures=True)
 
-    def _read_stream(self, epoch: int, stream: int, skip: int) -> Iterator[LabelledSample]:
-        pieces = []
-        for piece in self._job.sampler.stream_slices(epoch, stream):
-            if skip < len(piece.indexes):
-                pieces.append(replace(piece, indexes=piece.indexes[skip:]))
-            skip = max(skip - len(piece.indexes), 0)
-        return self._job.source.stream(pieces)
+    def _positions(self, start: int) -> Sequence[int]:
+        return self._job.sampler.rows(start, self._job.batch_size, self._reader, self._readers)
+
+    def _item(self, position: int) -> LabelledSample:
+        epoch, lane, element = self._job.sampler.locate(position)
+        return self._lane(epoch, lane, element).take(element)
+
+    def _lane(self, epoch: int, lane: int, element: int) -> Reader:
+        """What reads a lane, from this element on at the latest."""
+        at, reader = self._lanes.get(lane, (-1, None))
+        if reader is None or at != epoch or reader.next > element:
+            reader = reader_of(self._job.source, self._job.sampler, epoch, lane, element)
+            self._lanes[lane] = epoch, reader
+        return reader
+
+    def _fetch(self, positions: Sequence[int]) -> None:
+        """Begin to read what a batch needs; where a lane begins its next epoch, that waits for its turn."""
+        for position in positions:
+            epoch, lane, element = self._job.sampler.locate(position)
+            if lane not in self._lanes or self._lanes[lane][0] == epoch:
+                self._lane(epoch, lane, element).fetch(element, self._fetchers)
 
     def _image(self, item: LabelledSample) -> DecodedImage:
         """The decoded image; grey where the sample is bad, so that all ranks keep the same step."""
@@ -140,7 +150,7 @@ class Collator:
 
 
 def _targets(items: list[LabelledSample]) -> BatchTargets | None:
-    rows = [(item.labels, item.index) for item in items if item.labels is not None]
+    rows = [(item.labels, item.row) for item in items if item.labels is not None]
     if not rows:
         return None
     return BatchTargets(

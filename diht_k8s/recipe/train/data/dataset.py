@@ -1,31 +1,46 @@
-"""Samples of the training's shards in the order that a stream asks for, each with its row of soft labels.
+"""Samples of the training's shards in the order that is asked for, each with its row of soft labels.
 
-A small shard is read once and kept, because several streams read parts of it. A large one is read piece by piece as its
-windows come up, so that a stream holds one window at a time. A shard that turns out to be damaged is used as far as it
-can be read: the rest of its samples are bad ones, counted by the caller. (A shard that no filter has counted was counted up
-to its damage, so nothing is lost there.)
+Of an indexed shard a block of consecutive samples is one range request (`block`). A shard of which no ranges can be read is
+read in sequence (`sequence`). Trainings that began before there were lanes read streams (`stream`): there a small shard is read
+once and kept, because several streams read parts of it, and a large one is read piece by piece as its windows come up.
+
+A shard that turns out to be damaged is used as far as it can be read: the rest of its samples are bad ones, counted by the
+caller. (A shard that no filter has counted was counted up to its damage, so nothing is lost there.)
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Protocol
+
+import numpy as np
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.recipe.label.soft_labels import Labels, read_labels
+from diht_k8s.recipe.label.soft_labels import Labels, LabelTable, read_label_table
 from diht_k8s.recipe.runtime.bad_shards import Damage, lost_sample, salvaged
-from diht_k8s.recipe.shards.pairs import read_pairs
-from diht_k8s.recipe.shards.samples import Sample
+from diht_k8s.recipe.shards.index import ShardIndex, read_range
+from diht_k8s.recipe.shards.keep_lists import Listed, read_keep_list
+from diht_k8s.recipe.shards.pairs import read_pairs, replaced, with_usual_names
+from diht_k8s.recipe.shards.samples import Sample, storable
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.train.data.cache import Cache
 from diht_k8s.recipe.train.data.sampler import Slice
 
 SHARD_CACHE_BYTES = 256 << 20
-"""Shards that are kept as they are; one that is larger than an eighth of it is read piece by piece."""
+"""Samples that a process keeps for the next epoch, if all of the training fit; of streams, shards as they are, where one that
+is larger than an eighth of it is read piece by piece."""
+LABEL_CACHE_BYTES = 256 << 20
+"""Tables of labels at hand: some 120 bytes a pair, so those of 2 million pairs, which are the lanes of one reader of 200 over
+438 million."""
+INDEX_CACHE_SAMPLES = 1 << 22
+"""Places of samples at hand, and rows of keep lists: 8 bytes each, and some 150."""
+GAP_BYTES = 1 << 20
+"""Two kept samples with more than this between them are two requests: a connection passes it in the time of a request."""
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +53,17 @@ class LabelledSample:
     labels: Labels | None
     shard: int
     index: int
-    """place in the shard, the row of its labels too."""
+    """place in the shard."""
+    row: int
+    """of its labels in `labels`."""
+
+
+class Indexes(Protocol):
+    """Where the samples of the shards begin."""
+
+    def of(self, name: str) -> ShardIndex | None:
+        """The index of a shard, None if there is none."""
+        ...
 
 
 class ShardDataset:
@@ -51,6 +76,7 @@ class ShardDataset:
         label_uris: Sequence[str] | None = None,
         *,
         vocabulary_sha256: str | None = None,
+        indexes: Indexes | None = None,
     ) -> None:
         """Make a source; nothing is read yet.
 
@@ -59,17 +85,52 @@ class ShardDataset:
             shards: in the order's numbering.
             label_uris: one table of soft labels beside each shard; None without distillation.
             vocabulary_sha256: of the vocabulary that the labels must belong to.
+            indexes: of the shards of which blocks are read.
         """
-        self._storage, self.shards = storage, shards
+        self._storage, self.shards, self._indexes = storage, shards, indexes
         self._label_uris, self._vocabulary_sha256 = label_uris, vocabulary_sha256
-        self._kept: OrderedDict[int, Mapping[int, Sample]] = OrderedDict()
-        self._kept_labels: dict[int, Labels] = {}
+        self._kept: Cache[int, Mapping[int, Sample]] = Cache(SHARD_CACHE_BYTES, _bytes_of)
+        self._tables: Cache[int, LabelTable] = Cache(LABEL_CACHE_BYTES, lambda table: table.size)
+        self._index: Cache[int, ShardIndex] = Cache(INDEX_CACHE_SAMPLES, lambda index: index.samples)
+        self._lists: Cache[int, list[Listed]] = Cache(INDEX_CACHE_SAMPLES, len)
+        self._samples = _KeptSamples(sum(shard.samples or 0 for shard in shards))
         self._sizes: dict[int, int] = {}
         self._damaged: set[int] = set()
         self.damaged: dict[str, Damage] = {}
         """URI of a shard -> its damage, as far as any was met."""
         self.check: Callable[[], object] | None = None
         """called while a shard is read; it may raise to stop."""
+
+    def block(self, number: int, first: int, count: int) -> list[LabelledSample]:
+        """Consecutive samples of an indexed shard; the kept ones of a shard with a keep list.
+
+        Raises:
+            DataError: a shard is another one than that of its index, or its labels belong to something else.
+        """
+        found = self._samples.of(number, first, count)
+        if found is None:
+            found = self._read_block(number, first, count)
+            self._samples.add(number, found)
+        labels = None if self._label_uris is None else self._table(number)
+        rows = None if labels is None else labels.rows(first, first + count)
+        return [
+            self._item(number, index, found.get(index), rows, index - first) for index in range(first, first + count)
+        ]
+
+    def sequence(self, number: int, first: int) -> Iterator[LabelledSample]:
+        """The samples of a shard from one of them on, read from its start.
+
+        Raises:
+            DataError: as `stream` does.
+        """
+        labels = self._labels(number)
+        at = first
+        for index, sample in self._read(number):
+            if index >= first:
+                yield self._item(number, index, sample, labels, index)
+                at = index + 1
+        for index in range(at, self.shards[number].samples or at):
+            yield self._item(number, index, None, labels, index)
 
     def stream(self, pieces: Sequence[Slice]) -> Iterator[LabelledSample]:
         """The samples of a stream's slices, in their order.
@@ -79,29 +140,64 @@ class ShardDataset:
         """
         for (number, _), slices in itertools.groupby(pieces, key=lambda piece: (piece.shard, piece.turn)):
             labels = self._labels(number)
-            for piece, samples in self._samples(number, slices):
+            for piece, samples in self._pieces(number, slices):
                 for index in map(int, piece.indexes):
-                    yield self._item(number, index, samples.get(index), labels)
+                    yield self._item(number, index, samples.get(index), labels, index)
 
-    def _item(self, number: int, index: int, sample: Sample | None, labels: Labels | None) -> LabelledSample:
+    def _item(self, number: int, index: int, sample: Sample | None, labels: Labels | None, row: int) -> LabelledSample:
         shard = self.shards[number]
         if sample is None and number not in self._damaged:
             raise DataError(f"{shard.uri} holds fewer samples than the filter committed: run the stage filter again")
-        if labels is not None and (
-            index >= len(labels.uids) or (sample is not None and labels.uids[index] != sample.uid)
-        ):
+        if labels is not None and (row >= len(labels.uids) or (sample is not None and labels.uids[row] != sample.uid)):
             raise DataError(
                 f"the labels of {shard.name} do not match {shard.uri} at sample {index}: run the stage label again"
             )
         if sample is None:
             sample = lost_sample(f"{shard.name}-{index}")
-        return LabelledSample(sample, labels, number, index)
+        return LabelledSample(sample, labels, number, index, row)
 
-    def _samples(self, number: int, slices: Iterator[Slice]) -> Iterator[tuple[Slice, Mapping[int, Sample]]]:
+    def _read_block(self, number: int, first: int, count: int) -> dict[int, Sample]:
+        """The samples that are there, by index; a damaged shard has them up to its damage."""
+        shard, index = self.shards[number], self._index.get(number, self._index_of)
+        assert index.starts is not None, "shards without ranges are read in sequence"
+        listed = None if shard.keep_list is None else self._lists.get(number, self._list_of)[first : first + count]
+        rows = np.arange(first, first + count) if listed is None else np.array([each.row for each in listed], np.int64)
+        there = rows[rows < index.samples]
+        if len(there) < count and index.damage is not None:
+            damage = Damage(index.damage.reason, index.damage.offset, index.samples)
+            self._report(number, damage, damage.of(shard.uri))
+        found: dict[int, Sample] = {}
+        for begin, end in _ranges(there, index.starts):
+            read = read_range(self._storage, shard.uri, index, int(there[begin]), int(there[end - 1]) + 1, self.check)
+            wanted = {int(row): first + begin + place for place, row in enumerate(there[begin:end])}
+            for row, sample in enumerate(read, int(there[begin])):
+                if row in wanted:
+                    found[wanted[row]] = with_usual_names(sample, shard.image_key, shard.caption_key)
+        for place, each in enumerate(listed or []):
+            sample = found.get(first + place)
+            if shard.keep_list is not None and sample is not None and storable(sample.uid) != each.uid:
+                raise replaced(shard, shard.keep_list, f"row {each.row} should be {each.uid!r}")
+        return found
+
+    def _index_of(self, number: int) -> ShardIndex:
+        shard = self.shards[number]
+        index = None if self._indexes is None else self._indexes.of(shard.name)
+        if index is None:
+            raise DataError(f"{shard.uri} has no index: make it by `diht index`")
+        if shard.keep_list is not None and shard.identity not in (None, index.identity):
+            raise replaced(shard, shard.keep_list, "it has changed since")
+        return index
+
+    def _list_of(self, number: int) -> list[Listed]:
+        place = self.shards[number].keep_list
+        assert place is not None
+        return read_keep_list(self._storage, place)
+
+    def _pieces(self, number: int, slices: Iterator[Slice]) -> Iterator[tuple[Slice, Mapping[int, Sample]]]:
         """Each slice of one shard with at least its samples, by index."""
         if self._size(number) <= SHARD_CACHE_BYTES // 8:
             for piece in slices:
-                yield piece, self._whole(number)
+                yield piece, self._kept.get(number, lambda number: dict(self._read(number)))
             return
         reader = self._read(number)
         for piece in slices:
@@ -114,28 +210,17 @@ class ShardDataset:
                     break
             yield piece, found
 
-    def _whole(self, number: int) -> Mapping[int, Sample]:
-        if number in self._kept:
-            self._kept.move_to_end(number)
-        else:
-            self._kept[number] = dict(self._read(number))
-            while sum(self._sizes[kept] for kept in self._kept) > SHARD_CACHE_BYTES:
-                dropped, _ = self._kept.popitem(last=False)
-                self._kept_labels.pop(dropped, None)
-        return self._kept[number]
-
     def _read(self, number: int) -> Iterator[tuple[int, Sample]]:
         """The samples of a shard with their indexes, as far as it can be read."""
         shard = self.shards[number]
         samples = islice(read_pairs(self._storage, shard, check=self.check), shard.samples)
+        yield from enumerate(salvaged(samples, lambda damage, sentence: self._report(number, damage, sentence)))
 
-        def report(damage: Damage, sentence: str) -> None:
-            if number not in self._damaged:
-                logger.warning("%s; until then, the samples after it count as bad", sentence)
-            self._damaged.add(number)
-            self.damaged[shard.uri] = damage
-
-        yield from enumerate(salvaged(samples, report))
+    def _report(self, number: int, damage: Damage, sentence: str) -> None:
+        if number not in self._damaged:
+            logger.warning("%s; until then, the samples after it count as bad", sentence)
+        self._damaged.add(number)
+        self.damaged[self.shards[number].uri] = damage
 
     def _size(self, number: int) -> int:
         if number not in self._sizes:
@@ -145,13 +230,53 @@ class ShardDataset:
     def _labels(self, number: int) -> Labels | None:
         if self._label_uris is None:
             return None
-        if number in self._kept_labels:
-            return self._kept_labels[number]
+        table = self._table(number)
+        return table.rows(0, len(table))
+
+    def _table(self, number: int) -> LabelTable:
+        return self._tables.get(number, self._read_table)
+
+    def _read_table(self, number: int) -> LabelTable:
+        assert self._label_uris is not None
         uri = self._label_uris[number]
-        labels = read_labels(self._storage, uri)
-        theirs = labels.header.get("vocabulary_sha256")
+        table = read_label_table(self._storage, uri)
+        theirs = table.header.get("vocabulary_sha256")
         if self._vocabulary_sha256 is not None and theirs != self._vocabulary_sha256:
             raise DataError(f"{uri} was made with another vocabulary than vocabulary.json: run the stage label again")
-        if self._size(number) <= SHARD_CACHE_BYTES // 8:
-            self._kept_labels[number] = labels
-        return labels
+        return table
+
+
+class _KeptSamples:
+    """Samples for the next epoch, where those of all epochs fit."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._kept: dict[tuple[int, int], Sample] = {}
+        self._seen = self._bytes = 0
+
+    def of(self, number: int, first: int, count: int) -> dict[int, Sample] | None:
+        """A block, if all of it is there."""
+        found = {index: self._kept.get((number, index)) for index in range(first, first + count)}
+        return None if None in found.values() else {index: each for index, each in found.items() if each is not None}
+
+    def add(self, number: int, samples: Mapping[int, Sample]) -> None:
+        """Take in a block that was read."""
+        self._seen += len(samples)
+        self._bytes += _bytes_of(samples)
+        if self._bytes * self._total > SHARD_CACHE_BYTES * self._seen:
+            self._kept.clear()
+            return
+        self._kept |= {(number, index): sample for index, sample in samples.items()}
+
+
+def _bytes_of(samples: Mapping[int, Sample]) -> int:
+    return sum(len(data) for sample in samples.values() for data in sample.members.values())
+
+
+def _ranges(rows: np.ndarray, starts: np.ndarray) -> list[tuple[int, int]]:
+    """(first, last + 1) of the rows that are read by one request each."""
+    if not len(rows):
+        return []
+    gaps = starts[rows[1:]] - starts[rows[:-1] + 1]
+    cuts = [0, *(np.flatnonzero(gaps > GAP_BYTES) + 1).tolist(), len(rows)]
+    return list(itertools.pairwise(cuts))

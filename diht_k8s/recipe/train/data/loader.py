@@ -1,6 +1,6 @@
-"""Prefetches the batches of one rank: in a thread, or in n worker processes that each make every n-th row.
+"""Prefetches the batches of one rank: in a thread, or in n worker processes that each make a part of its rows.
 
-Workers are finer ranks (see `collate`), so neither the batches nor the cursor depend on their number. What is prepared
+Workers are readers as ranks are (see `collate`), so neither the batches nor the cursor depend on their number. What is prepared
 ahead is bounded in bytes.
 """
 
@@ -21,10 +21,10 @@ from typing import Any
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from diht_k8s.api.errors import DihtError, RetryableError, StopRequested
-from diht_k8s.recipe.train.data.batch import Batch, interleaved
+from diht_k8s.recipe.train.data.batch import Batch, merged
 from diht_k8s.recipe.train.data.collate import CollateSettings, Collator
 from diht_k8s.recipe.train.data.dataset import ShardDataset
-from diht_k8s.recipe.train.data.sampler import GlobalSampler
+from diht_k8s.recipe.train.data.readers import Sampler
 from diht_k8s.recipe.train.distributed import set_this_device
 
 PREFETCH_BYTES = 512 << 20
@@ -41,7 +41,7 @@ class Loader:
     def __init__(
         self,
         source: ShardDataset,
-        sampler: GlobalSampler,
+        sampler: Sampler,
         *,
         batch_size: int,
         image_size: int,
@@ -122,9 +122,10 @@ class Loader:
             _handed_over(error, ready, closed)
 
     def _here(self, position: int) -> Generator[Batch]:
-        collator = Collator(self._job, rank=self._rank, world=self._world)
-        for start in itertools.count(position, self._job.batch_size):
-            yield collator.batch(start)
+        reader, readers = self._job.sampler.reader_of(self._rank, self._world, 0, 1)
+        with contextlib.closing(Collator(self._job, reader=reader, readers=readers)) as collator:
+            for start in itertools.count(position, self._job.batch_size):
+                yield collator.batch(start)
 
     def _start_workers(self, position: int) -> Iterator[Any]:
         """Fork the workers, from the thread with which they shall end.
@@ -163,7 +164,7 @@ class Loader:
             for part in made:
                 if isinstance(part, BaseException):
                     raise part
-            yield interleaved(made)
+            yield merged(made, interleaved=self._job.sampler.interleaves)
 
 
 def _raise_if_set(closed: threading.Event) -> None:
@@ -197,8 +198,8 @@ class _Parts(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Batch | DihtError]:
         info = get_worker_info()
         assert info is not None
-        rank, world = self._rank + info.id * self._world, info.num_workers * self._world
-        collator = Collator(self._job, rank=rank, world=world, sharers=info.num_workers)
+        reader, readers = self._job.sampler.reader_of(self._rank, self._world, info.id, info.num_workers)
+        collator = Collator(self._job, reader=reader, readers=readers, sharers=info.num_workers)
         try:
             for start in itertools.count(self._position, self._job.batch_size):
                 yield collator.batch(start)

@@ -1,18 +1,12 @@
-"""The global order of samples: one sequence, the same for any number of processes.
+"""The order of trainings that began before there were lanes (checkpoints of version 1), which go on in it; and what both share.
 
-Training walks through positions p = 0, 1, 2, ... Position p belongs to epoch p // N and has offset o = p % N (N samples in all). Each epoch shuffles the shards and, inside each shard, its samples; the result is cut into S
-streams that are read side by side, so that a batch mixes many shards: offset o is element o // S of stream o % S. The
-batch of step t is the positions tB to (t+1)B - 1, and rank r of W takes those congruent to r modulo W. So every sample
-is seen exactly once in an epoch, the short last batch continues in the next epoch, and the whole state of the data path
-is one number: the next position. S depends on the data and the batch only; where W divides S, a rank reads S / W
-streams and no other.
-
-Where sources have weights, an epoch reads the shards of the lightest one once and the others' as many times as they are
-heavier; a fractional weight adds a random part of each shard, drawn again in each epoch. Each reading has its own
-order.
+Position p belongs to epoch p // N and has offset o = p % N (N samples in all). Each epoch shuffles the shards and, inside each
+shard, its samples; the result is cut into S streams that are read side by side: offset o is element o // S of stream o % S.
+The batch of step t is the positions tB to (t+1)B - 1, and rank r of W takes those congruent to r modulo W. Where W does not
+divide S, a stream is read by several ranks, up to W times.
 
 A shard is shuffled in windows, so that its reader holds a window and not the shard: all streams together hold about
-WINDOW_SAMPLES.
+WINDOW_SAMPLES. New trainings take `lanes`.
 
 Pure: numbers in, numbers out.
 """
@@ -23,6 +17,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
@@ -56,7 +51,10 @@ class ShardPass:
 
 @dataclass(frozen=True)
 class GlobalSampler:
-    """The global order over shards of known sizes."""
+    """The global order over shards of known sizes, in streams."""
+
+    interleaves: ClassVar[bool] = True
+    """whether a rank's rows are those of its workers in turn, and not one worker's after the other's."""
 
     sizes: tuple[int, ...]
     """samples of each shard."""
@@ -75,7 +73,7 @@ class GlobalSampler:
             seed: of the shuffle.
             weights: how often each shard is drawn, relative to the others; none: all alike.
         """
-        total, streams = sum(reading.size for reading in _readings(sizes, weights)), 1
+        total, streams = sum(reading.size for reading in readings(sizes, weights)), 1
         while streams * 2 <= min(MAX_STREAMS, total // MIN_STREAM_LENGTH) and batch_size % (streams * 2) == 0:
             streams *= 2
         return GlobalSampler(tuple(sizes), streams, seed, tuple(weights))
@@ -88,12 +86,20 @@ class GlobalSampler:
     @cached_property
     def readings(self) -> list[ShardPass]:
         """What an epoch reads, before it is shuffled."""
-        return _readings(self.sizes, self.weights)
+        return readings(self.sizes, self.weights)
 
     def locate(self, position: int) -> tuple[int, int, int]:
         """(epoch, stream, element of the stream) of a position."""
         epoch, offset = divmod(position, self.total)
         return epoch, offset % self.streams, offset // self.streams
+
+    def rows(self, start: int, batch_size: int, part: int, parts: int) -> range:
+        """The positions of one of several readers' rows of the batch that begins at a position, in its order."""
+        return range(start + part, start + batch_size, parts)
+
+    def reader_of(self, rank: int, world: int, worker: int, workers: int) -> tuple[int, int]:
+        """(reader, number of readers) of a rank's loader worker."""
+        return rank + worker * world, world * workers
 
     def stream_slices(self, epoch: int, stream: int) -> list[Slice]:
         """A stream's reads in an epoch: the ordered samples of each window; the windows of a shard rise."""
@@ -128,15 +134,21 @@ class GlobalSampler:
         return slices
 
 
-def _readings(sizes: Sequence[int], weights: Sequence[float]) -> list[ShardPass]:
+def readings(sizes: Sequence[int], weights: Sequence[float]) -> list[ShardPass]:
+    """What an epoch reads, before it is shuffled.
+
+    Args:
+        sizes: samples of each shard.
+        weights: how often each shard is drawn, relative to the others; none: all alike.
+    """
     least = min(weights, default=1.0)
-    readings = []
+    found = []
     for shard, size in enumerate(sizes):
         whole, rest = divmod(weights[shard] / least, 1) if weights else (1, 0)
-        readings += [ShardPass(shard, turn, size) for turn in range(int(whole))]
+        found += [ShardPass(shard, turn, size) for turn in range(int(whole))]
         if part := round(size * rest):
-            readings.append(ShardPass(shard, int(whole), part))
-    return readings
+            found.append(ShardPass(shard, int(whole), part))
+    return found
 
 
 def generator(seed: int, *names: object) -> np.random.Generator:

@@ -13,6 +13,7 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.api.label import Label
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.train import Train
+from diht_k8s.recipe.train.data.lanes import held_samples, order_sizes
 from diht_k8s.recipe.train.data.loader import PREFETCH_BATCHES, PREFETCH_BYTES
 from diht_k8s.recipe.train.estimate.footprint import FP32, GIB, Placement, RankMemory, Sizes, Trace, rank_memory
 from diht_k8s.recipe.train.estimate.gpus import gpu_of
@@ -31,6 +32,8 @@ WORKER_BYTES: Final = GIB // 4
 """Host memory that a loader's worker does not share with its rank."""
 IMAGE_CACHE_BYTES: Final = GIB // 2
 """Decoded images that the loader keeps, as `data.collate` sets it."""
+SAMPLE_BYTES: Final = 50 << 10
+"""An image as it is stored."""
 BASE_MICRO_BATCH: Final = 8
 """Smallest micro-batch that is traced to find the largest one."""
 
@@ -179,6 +182,8 @@ def _host_memory(train: Train, sizes: Sizes, placement: Placement, offloaded: in
     processes = train.processes_per_node
     batch = placement.local * (3 * sizes.image_side**2 + 8 * sizes.context_length)
     waiting = max(1, min(PREFETCH_BATCHES, PREFETCH_BYTES // batch))
+    # The pairs of an epoch are not known here; a run mostly sees each more than once.
+    order = order_sizes(train.samples, train.batch_size, **train.order.model_dump())
     # A checkpoint holds a rank's part of weights, both moments and EMA, and the same once more, encoded.
     saved = 2 * (3 + placement.ema) * FP32 * -(-sizes.parameters // placement.world)
     return {
@@ -187,6 +192,7 @@ def _host_memory(train: Train, sizes: Sizes, placement: Placement, offloaded: in
         "batches": processes * (waiting + 2) * batch,
         "image cache": processes * IMAGE_CACHE_BYTES,
         "loader workers": processes * (train.loader_workers or 0) * WORKER_BYTES,
+        "samples to come": processes * SAMPLE_BYTES * -(-held_samples(order) // placement.world),
         "checkpoint": processes * saved,
         "offloaded": processes * offloaded,
     }

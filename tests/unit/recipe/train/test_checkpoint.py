@@ -10,8 +10,9 @@ import torch
 
 from diht_k8s.api.layout import Layout
 from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.train.checkpoint.checkpoint import MARKER, Cursor, Part, commit, newest, write_part
+from diht_k8s.recipe.train.checkpoint.checkpoint import MARKER, Cursor, commit, newest, write_part
 from diht_k8s.recipe.train.checkpoint.fencing import Fence
+from diht_k8s.recipe.train.checkpoint.shared_state import Part
 
 STORAGE = Storage()
 
@@ -81,7 +82,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "half a marker": lambda folder: (folder / MARKER).write_text((folder / MARKER).read_text()[:40]),
     "a marker of another kind": lambda folder: (folder / MARKER).write_text("[]"),
     "a marker of a later release": lambda folder: (folder / MARKER).write_text(
-        (folder / MARKER).read_text().replace('"version": 1', '"version": 2')
+        (folder / MARKER).read_text().replace('"version": 2', '"version": 3')
     ),
 }
 

@@ -1,0 +1,140 @@
+"""What `benchmarks/scale.py` is made of: tiny shards, run documents, made-up summaries, and counted requests."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import random
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from PIL import Image
+
+from diht_k8s.api.documents import load
+from diht_k8s.api.reports import Artefact
+from diht_k8s.api.run import DihtRun
+from diht_k8s.recipe.filter.group_summaries import FilteredShard, GroupSummary, summarised
+from diht_k8s.recipe.filter.summary import NAME_KINDS, Summary
+from diht_k8s.recipe.shards.index_files import IndexRow
+from diht_k8s.recipe.shards.shard_groups import ShardGroup
+from tests.s3.faults import Proxy
+from tests.s3.server import BUCKET, S3
+
+PAIRS = 2
+"""Pairs of a shard."""
+THREADS = 8
+MODEL = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+def shard_of(number: int) -> bytes:
+    """A tar of two pairs; those of all numbers have the same size."""
+    buffer, image = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (32, 32), (number % 256, number // 256 % 256, 90)).save(image, "BMP")
+    picture = io.BytesIO()
+    Image.open(image).save(picture, "PNG")
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for pair in range(PAIRS):
+            caption = f"a small dog chases red ball {number:06} on the beach {pair}".encode()
+            for suffix, data in (("png", picture.getvalue().ljust(200, b"\0")), ("txt", caption)):
+                info = tarfile.TarInfo(f"{number:06}-{pair}.{suffix}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()[: PAIRS * 4 * 512 + 1024]
+
+
+def load_objects(s3: S3, names: Iterator[str], content: Callable[[int], bytes]) -> None:
+    """Put many objects into the bucket by the server's own interface, which asks for no signatures."""
+    every = list(enumerate(names))
+
+    def work(part: int) -> None:
+        connection = http.client.HTTPConnection(s3.filer.removeprefix("http://"))
+        for number, name in every[part::THREADS]:
+            connection.request("PUT", f"/buckets/{BUCKET}/{name}", content(number))
+            answer = connection.getresponse()
+            answer.read()
+            assert answer.status < 300, answer.status
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(work, range(THREADS)))
+
+
+def filter_run(rule: Mapping[str, Any], shards: int, output: str) -> DihtRun:
+    """A run that filters the first shards."""
+    rules = {"minActions": 0, "textSpotting": {"mode": "Disabled"}}
+    return _run(rule, shards, output, {"filter": rules})
+
+
+def train_run(rule: Mapping[str, Any], shards: int, output: str) -> DihtRun:
+    """A run that trains a tiny model on the first shards, without filter."""
+    train = {
+        "modelConfig": MODEL, "samples": 64 * 1000, "batchSize": 64, "precision": "fp32", "zeroStage": 0, "loaderWorkers": 0,
+        "distillation": {"mode": "Disabled"}, "checkpoint": {"everySamples": 64 * 4},
+    }  # fmt: skip
+    return _run(rule, shards, output, {"train": train})
+
+
+def _run(rule: Mapping[str, Any], shards: int, output: str, stage: Mapping[str, Any]) -> DihtRun:
+    sources = [{"name": "web", "shards": [f"s3://{BUCKET}/raw/{{000000..{shards - 1:06}}}.tar"]}]
+    spec = {"data": {"sources": sources, "output": output}, "storage": [dict(rule)], **stage}
+    run = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "scale"}, "spec": spec}
+    return load(json.dumps(run), name="scale.yaml")
+
+
+def synthetic_summary(group: ShardGroup, header: Mapping[str, Any], *, samples: int) -> GroupSummary:
+    """What a group of shards with many samples would leave: the most frequent names differ from shard to shard."""
+    found = list[FilteredShard]()
+    for shard in group.shards:
+        rng = random.Random(shard.name)
+        summary = Summary(input=samples, kept=samples // 2)
+        summary.dropped["complexity"] = samples - samples // 2
+        for kind in NAME_KINDS:
+            summary.names[kind].update(
+                {f"{kind} {int(rng.paretovariate(0.4)) % 100_000}": rng.randint(1, 900) for _ in range(500)}
+            )
+        summary.cells = {(c, a): [samples // 12, 0, 0] for c in range(4) for a in range(3)}
+        stored = {
+            **header,
+            "summary": summary.to_json(),
+            "kept": {"size": 10**8, "sha256": f"{rng.getrandbits(256):064x}"},
+        }
+        scores = Artefact(path=f"scores/{shard.name}.parquet", size=10**6, sha256=f"{rng.getrandbits(256):064x}")
+        found.append(FilteredShard(shard, stored, scores, f"kept/{shard.name}.tar"))
+    summary = summarised(found)
+    summary.raw = [
+        IndexRow(shard.name, shard.identity or "", samples, group.number, 0, 20_000) for shard in group.shards
+    ]
+    summary.kept = [IndexRow(shard.name, "", samples // 2, group.number, 0, 10_000) for shard in group.shards]
+    return summary
+
+
+class Counted:
+    """Requests through a proxy between two moments, those that read shards apart."""
+
+    def __init__(self, proxy: Proxy, delay_s: float) -> None:
+        self._proxy = proxy
+        self._proxy.set(slow_s=delay_s)
+
+    def found(self) -> dict[str, Any]:
+        """Counts by verb and place."""
+        counts = Counter[str](self._proxy.faults.counts)
+        raw = {key: count for key, count in counts.items() if key.startswith(f"GET /{BUCKET}/raw/")}
+        verbs = Counter[str]()
+        for key, count in counts.items():
+            verb, space, _ = key.partition(" ")
+            if space and key not in raw:
+                verbs[verb] += count
+        return {
+            "control_requests": counts["requests"] - sum(raw.values()),
+            "by_verb": dict(sorted(verbs.items())),
+            "shard_reads": sum(raw.values()),
+            "most_reads_of_a_shard": max(raw.values(), default=0),
+            "objects_written": len({key for key in counts if key.startswith("PUT ")}),
+        }

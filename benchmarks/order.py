@@ -1,0 +1,280 @@
+"""The order of training samples: repeated reads, shuffle quality against a full shuffle, and what a resume reads again.
+
+In: nothing (`python -m benchmarks.order`; `--help` lists sizes). Out: one JSON line.
+
+- `amplification`: how many times all readers (ranks x loader workers) together read what there is, for every number of readers up to
+  256 that divides the batch: of lanes against their bound 1 + (N - 1) / S, and of the streams that trainings took before.
+- `shuffle`: pairs are neighbours if they lie within 63 places in one shard. `together`: the chance that two neighbours are in one
+  batch. `again`: how many pairs of a batch meet in a batch of the next epoch, relative to a full shuffle (both of a share B / T by
+  definition there, so 1). Pairs are counted in simulated epochs of `--pairs`; `again_at_438_million` is reckoned from the counts.
+- `resume`: shards of random bytes are written, indexed and read by ranges, once undisturbed for an epoch and once begun in its middle;
+  bytes read are counted. `state`: a checkpoint of `--ranks` parts in the proportions of ViT-L/14's, scaled down, read by as many
+  processes; bytes are counted again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from diht_k8s.api.layout import Layout
+from diht_k8s.recipe.shards.index import ShardIndex, index_of
+from diht_k8s.recipe.shards.samples import write_samples
+from diht_k8s.recipe.shards.sources import Shard
+from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.train.checkpoint import checkpoint
+from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor, CursorOrder
+from diht_k8s.recipe.train.checkpoint.fencing import Fence
+from diht_k8s.recipe.train.data import dataset
+from diht_k8s.recipe.train.data.dataset import ShardDataset
+from diht_k8s.recipe.train.data.lanes import LaneSampler, lane_reads, order_sizes, sampler_over
+from diht_k8s.recipe.train.data.readers import Reader, Sampler, reader_of
+from diht_k8s.recipe.train.data.sampler import GlobalSampler
+
+PAPER = 438_000_000
+NEAR = 63
+VIT_L_PARAMETERS = 427_616_513
+"""Of open_clip's ViT-L-14, towers and scale; a checkpoint holds weight and both moments in fp32."""
+
+
+def amplification(batch_size: int, shards: int, size: int) -> dict[str, Any]:
+    """Reads of lanes and of streams by number of readers."""
+    order = order_sizes(shards * size, batch_size)
+    streams = GlobalSampler.of([size] * shards, batch_size, 0)
+    touched = [{each.shard for each in streams.stream_slices(0, stream)} for stream in range(streams.streams)]
+    once = sum(map(len, touched))
+    table = []
+    for readers in [number for number in range(1, 257) if batch_size % number == 0]:
+        of_one = int(np.gcd(streams.streams, readers))
+        table.append({
+            "readers": readers,
+            "lanes": round(lane_reads(order, batch_size, readers), 4),
+            "bound": round(1 + (readers - 1) / order.lanes, 4),
+            "streams": round(once / shards * readers / of_one, 2),
+        })  # fmt: skip
+    return {"batch": batch_size, "lanes": order.lanes, "streams": streams.streams, "table": table}
+
+
+def batches_of(sampler: Sampler, sizes: Sequence[int], batch_size: int, epoch: int) -> list[np.ndarray]:
+    """For each shard the batch in which each of its samples is, in an epoch."""
+    found, begins = np.full(sum(sizes), -1, np.int64), np.concatenate([[0], np.cumsum(sizes)])
+    first = epoch * sampler.total
+    if isinstance(sampler, LaneSampler):
+        lanes = sampler.order.lanes
+        for lane in range(lanes):
+            blocks = sampler.blocks(epoch, lane)
+            numbers = np.concatenate(list(sampler.lane(epoch, lane).elements()))
+            block = np.searchsorted(blocks.begins, numbers, side="right") - 1
+            places = begins[blocks.shards[block]] + blocks.firsts[block] + numbers - blocks.begins[block]
+            turns = np.arange(len(numbers)) - ((lane - first) // lanes)
+            found[places] = (turns * lanes + lane) // batch_size
+    else:
+        for stream in range(sampler.streams):
+            pieces = sampler.stream_slices(epoch, stream)
+            places = np.concatenate([begins[piece.shard] + piece.indexes for piece in pieces])
+            found[places] = (first + np.arange(len(places)) * sampler.streams + stream) // batch_size
+    return np.split(found, begins[1:-1])
+
+
+def full_shuffle(sizes: Sequence[int], batch_size: int, epoch: int) -> list[np.ndarray]:
+    """The same of a full shuffle."""
+    total = sum(sizes)
+    positions = np.random.default_rng(epoch).permutation(total) + epoch * total
+    return np.split(positions // batch_size, np.cumsum(sizes)[:-1])
+
+
+def quality(epochs: Sequence[Sequence[np.ndarray]], batch_size: int) -> dict[str, float]:
+    """How often neighbours share a batch, and how often pairs of one batch share one in the next epoch."""
+    near = shared = again = 0
+    for distance in range(1, NEAR + 1):
+        for first, second in zip(*epochs, strict=True):
+            if len(first) <= distance:
+                continue
+            one, other = (batch[distance:] == batch[:-distance] for batch in (first, second))
+            near += len(one)
+            shared += int(one.sum())
+            again += int((one & other).sum())
+    total = sum(map(len, epochs[0]))
+    chance = batch_size / total
+    # Pairs of a batch: those of neighbours are counted; all others meet again by chance.
+    pairs = total * (batch_size - 1) / 2
+    repeated = again + (pairs - shared) * chance
+    return {
+        "together": round(shared / near, 4),
+        "neighbours_in_a_batch": round(2 * shared / total, 2),
+        "again": round(repeated / (pairs * chance), 4),
+        # Neighbours meet again as often whatever the size of the epoch, and all others by its chance.
+        "again_at_438_million": round(1 + (again - shared * chance) / pairs / (batch_size / PAPER), 2),
+    }
+
+
+def shuffle(batch_size: int, shards: int, size: int) -> dict[str, Any]:
+    """Both orders and a full shuffle; windows of lanes by size."""
+    sizes = [size] * shards
+    kinds: dict[str, Sampler] = {"streams": GlobalSampler.of(sizes, batch_size, 0)}
+    for window in (1 << 16, 1 << 17, 1 << 18, 1 << 19):
+        kinds[f"lanes, window {window}"] = sampler_over(sizes, batch_size, 0, window=window)
+    kinds["lanes, window as chosen"] = sampler_over(sizes, batch_size, 0)
+    found = {
+        name: quality([batches_of(sampler, sizes, batch_size, epoch) for epoch in (0, 1)], batch_size)
+        for name, sampler in kinds.items()
+    }
+    found["full shuffle"] = quality([full_shuffle(sizes, batch_size, epoch) for epoch in (0, 1)], batch_size)
+    return {"batch": batch_size, "pairs": shards * size, "orders": found}
+
+
+class Counting(Storage):
+    """Counts the bytes of shards and of states."""
+
+    read = 0
+    requests = 0
+
+    def read_range(self, uri: str, begin: int, end: int, *rest: Any, **more: Any) -> bytes:
+        """Read, and count the bytes."""
+        data = super().read_range(uri, begin, end, *rest, **more)
+        self.read, self.requests = self.read + len(data), self.requests + 1
+        return data
+
+    def read_bytes(self, uri: str) -> bytes:
+        """Read, and count the bytes of a state."""
+        data = super().read_bytes(uri)
+        self.read += len(data) * uri.endswith(".safetensors")
+        return data
+
+
+class Indexed(dict[str, ShardIndex]):
+    """Indexes by name."""
+
+    def of(self, name: str) -> ShardIndex | None:
+        """The index of a shard."""
+        return self.get(name)
+
+
+def read_epoch(source: ShardDataset, sampler: LaneSampler, batch_size: int, positions: range) -> None:
+    """Read the rows of some batches, as one reader."""
+    readers: dict[int, tuple[int, Reader]] = {}
+    for start in positions:
+        for position in sampler.rows(start, batch_size, 0, 1):
+            epoch, lane, element = sampler.locate(position)
+            if lane not in readers or readers[lane][0] != epoch:
+                readers[lane] = epoch, reader_of(source, sampler, epoch, lane, element)
+            readers[lane][1].take(element)
+
+
+def resume(batch_size: int, shards: int, size: int) -> dict[str, Any]:
+    """Bytes of shards for the second half of an epoch, read on and begun anew, relative to the epoch."""
+    rng = np.random.default_rng(0)
+    dataset.SHARD_CACHE_BYTES = 0  # as of a large set: nothing is kept for the next epoch
+    with tempfile.TemporaryDirectory() as folder:
+        made = []
+        for number in range(shards):
+            samples = (
+                (f"{number:04}{index:05}", {"jpg": rng.bytes(int(rng.integers(400, 1600))), "txt": b"a dog"})
+                for index in range(size)
+            )
+            uri = f"{folder}/{number:05}.tar"
+            write_samples(Storage(), uri, samples)
+            made.append(Shard(f"s-{number:05}", uri, "s", samples=size))
+        indexes = Indexed({shard.name: index_of(Storage(), shard.uri) for shard in made})
+        total_bytes = sum(Path(shard.uri).stat().st_size for shard in made)
+        sampler = sampler_over([size] * shards, batch_size, 0)
+        steps = sampler.total // batch_size
+        half = steps // 2
+        counted = {}
+        for name, spans in {
+            "whole": [range(0, steps)],
+            "in two pieces": [range(0, half), range(half, steps)],
+        }.items():
+            storage = Counting()
+            for span in spans:
+                source = ShardDataset(storage, made, indexes=indexes)
+                read_epoch(
+                    source, sampler, batch_size, range(span.start * batch_size, span.stop * batch_size, batch_size)
+                )
+            counted[name] = storage.read
+    return {
+        "pairs": sampler.total,
+        "order": sampler.order._asdict(),
+        "whole_epoch_read": round(counted["whole"] / total_bytes, 4),
+        "extra_of_a_resume": round((counted["in two pieces"] - counted["whole"]) / total_bytes, 4),
+    }
+
+
+def resume_rank(folder: str, rank: int, world: int) -> None:
+    """Read the newest checkpoint as one of many ranks."""
+    torch.set_num_threads(1)
+    storage = Counting()
+    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", world), rank=rank, world_size=world)
+    saved = checkpoint.newest(storage, f"{folder}/saved", "ours", rank=rank, world=world)
+    assert saved is not None
+    for wanted in (False, True):  # weights, then moments
+        for key in saved.state:
+            if ("|" in key) == wanted:
+                _ = saved.state[key]
+    dist.barrier()
+    Path(f"{folder}/read-{rank}").write_text(str(storage.read))
+    dist.destroy_process_group()
+
+
+def parts_of(ranks: int, scale: int) -> Iterator[dict[str, torch.Tensor]]:
+    """Each rank's part of a state of ViT-L/14's size, scaled down."""
+    own = VIT_L_PARAMETERS // ranks // scale
+    for rank in range(ranks):
+        weight = torch.full((own,), rank / 7)
+        yield {f"{rank}": weight, f"{rank}|exp_avg": weight + 1, f"{rank}|exp_avg_sq": weight + 2}
+
+
+def state(ranks: int, scale: int) -> dict[str, Any]:
+    """Bytes that all ranks together read of a checkpoint, relative to it."""
+    with tempfile.TemporaryDirectory() as folder:
+        storage = Storage()
+        order = CursorOrder(lanes=1024, block=64, window=1 << 19, epoch=PAPER)
+        cursor = Cursor(step=1, position=32768, order=order, config_sha256="ours", seconds=1.0)
+        saved = f"{folder}/saved"
+        parts = [
+            checkpoint.write_part(storage, saved, cursor, part, rank=rank, attempt=1)
+            for rank, part in enumerate(parts_of(ranks, scale))
+        ]
+        checkpoint.commit(storage, saved, cursor, parts, keep=1, fence=Fence(storage, Layout(f"{folder}/run")))
+        whole = sum(part.size for part in parts)
+        context = multiprocessing.get_context("fork")
+        processes = [context.Process(target=resume_rank, args=(folder, rank, ranks)) for rank in range(ranks)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        read = sum(int(Path(f"{folder}/read-{rank}").read_text()) for rank in range(ranks))
+    return {"ranks": ranks, "state_bytes": whole, "scale": scale, "read": round(read / whole, 3)}
+
+
+def main() -> None:
+    """Print the report."""
+    parser = argparse.ArgumentParser(description="The order of training samples, one JSON line.")
+    parser.add_argument("--batch", type=int, default=30720, help="of the table of repeated reads")
+    parser.add_argument("--shards", type=int, default=2048, help="of the table of repeated reads, of 1,000 pairs")
+    parser.add_argument("--pairs", type=int, default=26_000_000, help="of the simulated shuffle")
+    parser.add_argument("--resume-shards", type=int, default=350, help="of 10,000 small pairs each")
+    parser.add_argument("--ranks", type=int, default=64)
+    parser.add_argument("--scale", type=int, default=64, help="of ViT-L/14's state")
+    arguments = parser.parse_args()
+    result = {
+        "benchmark": "order",
+        "state": state(arguments.ranks, arguments.scale),
+        "amplification": amplification(arguments.batch, arguments.shards, 1000),
+        "shuffle": shuffle(32768, arguments.pairs // 10_000, 10_000),
+        "resume": resume(4096, arguments.resume_shards, 10_000),
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""`diht index`: the index of the shards that a run's training reads, made by workers that share them.
+
+In: the run's own shards, what its filter kept, or its raw input. Out: `OUTPUT/index`. Shards that the filter or an earlier
+index knows in this version are not read again; a damaged shard is indexed up to its damage.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Final
+
+from diht_k8s.api.hashing import sha256_of
+from diht_k8s.api.layout import Layout, join
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.runtime.claims import Claims
+from diht_k8s.recipe.runtime.commit import find_committed
+from diht_k8s.recipe.runtime.inputs import filter_index, filter_index_folder, kept_by, kind_of_inputs
+from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.recipe.shards.index import ShardIndex, index_of
+from diht_k8s.recipe.shards.index_files import IndexBook, IndexRow, table_uri, write_part, write_rows
+from diht_k8s.recipe.shards.shard_groups import ShardGroup, groups_of
+from diht_k8s.recipe.shards.source_lists import current_sources
+from diht_k8s.recipe.shards.sources import Shard, current_shards, own_shards
+from diht_k8s.recipe.shards.storage import Storage
+
+READERS: Final = 8
+"""Shards of a group that are read at the same time."""
+END: Final = "end of the index"
+WAIT_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """An index that is complete."""
+
+    shards: int
+    samples: int
+    read: int
+    """shards that this worker has read."""
+    damaged: int
+
+
+def make_index(
+    run: DihtRun,
+    storage: Storage,
+    *,
+    worker: int = 0,
+    workers: int = 1,
+    stop: StopFlag | None = None,
+    sleep: Callable[[float], object] = time.sleep,
+) -> Indexed:
+    """Index the shards of a run with the other workers, until all are.
+
+    Args:
+        run: the run.
+        storage: of its shards and output.
+        worker: index of this worker.
+        workers: number of workers.
+        stop: checked while shards are read.
+        sleep: waits for seconds.
+
+    Raises:
+        StopRequested: after a signal; start again to resume.
+        UserError: the run names no shards.
+    """
+    storage.first = worker == 0
+    return _Indexing(run, storage, worker, workers, stop or StopFlag()).run(sleep)
+
+
+def shards_of(run: DihtRun, storage: Storage) -> list[Shard]:
+    """The shards that the training reads, each with its identity, by listings."""
+    spec = run.spec
+    if spec.train is not None and spec.train.shards:
+        (own,) = current_sources(storage, spec.data.output, [spec.train.shards])
+        return own_shards(own)
+    layout = Layout(spec.data.output)
+    committed = None if spec.filter is None else find_committed(storage, layout, Stage.FILTER)
+    if committed is None:
+        return current_shards(spec, storage)
+    identities = storage.identities(layout.kept("").rpartition("/")[0])
+    return [
+        shard if shard.keep_list else replace(shard, identity=identities.get(f"{shard.name}.tar"))
+        for shard in kept_by(committed, spec, storage)
+    ]
+
+
+class _Indexing:
+    def __init__(self, run: DihtRun, storage: Storage, worker: int, workers: int, stop: StopFlag) -> None:
+        self._storage, self._stop, self._worker, self._workers = storage, stop, worker, workers
+        self._folder = Layout(run.spec.data.output).index
+        self._shards = shards_of(run, storage)
+        self._digest = sha256_of([[shard.name, shard.identity] for shard in self._shards])
+        self._header = {"shards": self._digest, "of": kind_of_inputs(run.spec)}
+        self._by_filter = self._complete_by_filter(run)
+        self._before = IndexBook.open(storage, self._folder)
+        missing = [shard for shard in self._shards if _row(self._before, shard) is None]
+        self._groups = [] if self._by_filter else groups_of(missing)
+        rows = () if self._before is None else self._before.rows.values()
+        self._first_part = 1 + max((row.part for row in rows), default=-1)
+        self._read = 0
+        self._claims = Claims(storage, self._folder, worker=worker, workers=workers, config_sha256=self._digest)
+
+    def run(self, sleep: Callable[[float], object]) -> Indexed:
+        """Index what is missing."""
+        if self._by_filter:
+            return self._outcome(self._by_filter)
+        self._take(self._groups[self._worker :: self._workers], self._there())
+        while True:
+            there = self._there()  # before the table is looked for: whoever has written it removes the rows
+            book = IndexBook.open(self._storage, self._folder)
+            if book is not None and book.header == {**book.header, **self._header}:
+                return self._outcome(book.rows.values())
+            missing = [group for group in reversed(self._groups) if group.number not in there]
+            worked = self._take(missing, there)
+            if not missing and self._claims.take(END, counts_deaths=False):
+                return self._finish()
+            if not worked:
+                self._stop.raise_if_requested("start again to resume")
+                sleep(WAIT_SECONDS)
+
+    def _complete_by_filter(self, run: DihtRun) -> list[IndexRow]:
+        """The rows of the index that the filter has made; [] if it is not one of all shards as they are now.
+
+        One that is not is removed, since it would be taken first.
+        """
+        book = filter_index(run.spec, self._storage)
+        if book is None:
+            return []
+        rows = [row for shard in self._shards if (row := _row(book, shard)) is not None]
+        if len(rows) == len(self._shards):
+            return rows
+        self._storage.remove(table_uri(filter_index_folder(run.spec)))
+        return []
+
+    def _take(self, groups: Sequence[ShardGroup], there: Collection[int]) -> bool:
+        worked = False
+        for group in groups:
+            self._stop.raise_if_requested("start again to resume")
+            if group.number not in there and self._claims.take(group.name):
+                self._index(group)
+                worked = True
+        return worked
+
+    def _index(self, group: ShardGroup) -> None:
+        def work(shard: Shard) -> tuple[str, ShardIndex]:
+            return shard.name, index_of(self._storage, shard.uri, self._check, shard.identity)
+
+        with ThreadPoolExecutor(READERS, "index") as pool:
+            found = list(pool.map(work, group.shards))
+        self._read += len(found)
+        rows = write_part(self._storage, self._folder, self._first_part + group.number, found)
+        self._storage.write_bytes(self._rows_uri(group), json.dumps(rows).encode())
+
+    def _check(self) -> None:
+        self._stop.raise_if_requested("start again to resume")
+        self._claims.keep()
+
+    def _there(self) -> set[int]:
+        """Numbers of the groups whose rows are written."""
+        names = set(self._storage.names(join(self._folder, "rows")))
+        return {group.number for group in self._groups if self._rows_uri(group).rpartition("/")[2] in names}
+
+    def _rows_uri(self, group: ShardGroup) -> str:
+        return join(self._folder, "rows", f"{group.number:05d}-{self._digest[:12]}.json")
+
+    def _finish(self) -> Indexed:
+        """Write the table: rows of this index, and those of shards that an earlier one knows."""
+        with ThreadPoolExecutor(READERS, "rows") as pool:
+            contents = pool.map(self._storage.read_bytes, map(self._rows_uri, self._groups))
+            fresh = {row[0]: IndexRow(*row) for content in contents for row in json.loads(content)}
+        rows = [
+            found for shard in self._shards if (found := fresh.get(shard.name) or _row(self._before, shard)) is not None
+        ]
+        write_rows(self._storage, self._folder, rows, self._header)
+        for folder in ("rows", "claims"):
+            self._storage.remove(join(self._folder, folder))
+        return self._outcome(rows)
+
+    def _outcome(self, found: Iterable[IndexRow]) -> Indexed:
+        rows = list(found)
+        samples, damaged = sum(row.samples for row in rows), sum(row.reason is not None for row in rows)
+        return Indexed(len(rows), samples, self._read, damaged)
+
+
+def _row(book: IndexBook | None, shard: Shard) -> IndexRow | None:
+    """What a book says about this version of a shard."""
+    row = None if book is None else book.rows.get(shard.name)
+    return row if row is not None and row.identity == shard.identity else None

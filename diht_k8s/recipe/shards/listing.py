@@ -1,0 +1,160 @@
+"""Which files patterns match, with their identities, by few requests: a folder is listed once, 1,000 objects a request.
+
+In: brace ranges and globs, and the file system of each URI. Out: the files in order, with size and identity as the
+listing gives them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from typing import Any, Final, NamedTuple, cast
+
+from braceexpand import braceexpand
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
+
+from diht_k8s.api.errors import UserError
+
+MAX_SHARDS: Final = 1_000_000
+FEW: Final = 16
+"""Up to so many names of one folder are asked for one by one: the folder may hold millions of others."""
+REQUESTS: Final = 16
+"""Requests at the same time, of those that are sent one by one."""
+
+Resolve = Callable[[str], tuple[AbstractFileSystem, str]]
+"""URI -> its file system and the path there."""
+Errors = Callable[[str, str], AbstractContextManager[None]]
+"""(URI, verb) -> a block in which errors of file systems become ours."""
+
+
+class Listed(NamedTuple):
+    """A file that a pattern matches."""
+
+    uri: str
+    size: int
+    """in bytes."""
+    identity: str
+    """as `Storage.identity` gives it."""
+
+
+def identity_of(info: Mapping[str, Any], path: str) -> str:
+    """A value that changes with the content: size and ETag on S3, size and mtime on disk.
+
+    Args:
+        info: of the file, from its file system.
+        path: of the file, which is asked for its mtime where there is no ETag.
+    """
+    version = info.get("ETag", "").strip('"') or str(os.stat(path).st_mtime_ns)
+    return f"{info['size']}-{version}"
+
+
+def listed(patterns: Sequence[str], resolve: Resolve, errors: Errors) -> list[Listed]:
+    """The files that brace ranges and globs match, each pattern expanded in order.
+
+    Args:
+        patterns: URIs with brace ranges and globs.
+        resolve: see `Resolve`.
+        errors: see `Errors`.
+
+    Raises:
+        UserError: a pattern matches nothing or a folder, or the same file is matched twice.
+    """
+    found: list[Listed] = []
+    for pattern in patterns:
+        some = matches(list(braceexpand(pattern)), resolve, errors)
+        if not some:
+            raise UserError(
+                f"no shard matches {pattern}: check the path (brace ranges {{000..127}} and globs * are expanded)"
+            )
+        found += some
+    places = Counter(resolve(each.uri)[1] for each in found)
+    twice = next((place for place, times in places.items() if times > 1), None)
+    if twice is not None:
+        raise UserError(f"{twice} is matched twice by the shard patterns: name each shard once")
+    if len(found) > MAX_SHARDS:
+        raise UserError(f"{len(found)} shards are more than {MAX_SHARDS}: use larger shards")
+    return found
+
+
+def matches(uris: Sequence[str], resolve: Resolve, errors: Errors) -> list[Listed]:
+    """The files that URIs without braces match, in order; those that match nothing are left out.
+
+    Raises:
+        UserError: one matches a folder.
+    """
+    globs = {uri for uri in uris if any(character in uri for character in "*?[")}
+    there = _named([uri for uri in uris if uri not in globs], resolve, errors)
+    found: list[Listed] = []
+    for uri in uris:
+        if uri in globs:
+            found += _globbed(uri, resolve, errors)
+        elif uri in there:
+            found.append(there[uri])
+    return found
+
+
+def _globbed(uri: str, resolve: Resolve, errors: Errors) -> list[Listed]:
+    system, path = resolve(uri)
+    scheme = "s3://" if uri.startswith("s3://") else ""
+    with errors(uri, "list"):
+        infos = cast("dict[str, dict[str, Any]]", system.glob(path, detail=True))
+        return [_of(scheme + match, match, infos[match]) for match in sorted(infos)]
+
+
+def _named(uris: Iterable[str], resolve: Resolve, errors: Errors) -> dict[str, Listed]:
+    """URI -> its file, for those that are there."""
+    folders = defaultdict[str, list[str]](list)
+    for uri in uris:
+        folders[uri.rpartition("/")[0]].append(uri)
+    found: dict[str, Listed] = {}
+    for folder, names in folders.items():
+        if len(names) > FEW and not isinstance(resolve(folder + "/")[0], LocalFileSystem):
+            infos = infos_of(folder, resolve, errors)
+            paths = {uri: resolve(uri)[1] for uri in names}
+            found |= {uri: _of(uri, path, infos[path]) for uri, path in paths.items() if path in infos}
+        else:
+            found |= _asked(names, resolve, errors)
+    return found
+
+
+def infos_of(folder: str, resolve: Resolve, errors: Errors) -> dict[str, dict[str, Any]]:
+    """Path -> what a listing says about it, of all files directly below a folder."""
+    system, path = resolve(folder)
+    with errors(folder, "list"):
+        try:
+            entries = cast("list[dict[str, Any]]", system.ls(path, detail=True))
+        except FileNotFoundError:
+            return {}
+    files_last = sorted(entries, key=lambda entry: entry["type"] == "file")  # a folder may have the name of a file
+    return {entry["name"]: entry for entry in files_last}
+
+
+def _asked(uris: Sequence[str], resolve: Resolve, errors: Errors) -> dict[str, Listed]:
+    """The files that are there, each asked for."""
+
+    def ask(uri: str) -> Listed | None:
+        system, path = resolve(uri)
+        with errors(uri, "list"):
+            try:
+                return _of(uri, path, system.info(path))
+            except FileNotFoundError:
+                return None
+
+    resolved = [resolve(uri)[0] for uri in uris]
+    if len(uris) < 2 or isinstance(resolved[0], LocalFileSystem):
+        found = list(map(ask, uris))
+    else:
+        with ThreadPoolExecutor(REQUESTS, "list") as pool:
+            found = list(pool.map(ask, uris))
+    return {each.uri: each for each in found if each is not None}
+
+
+def _of(uri: str, path: str, info: Mapping[str, Any]) -> Listed:
+    """A file; a folder raises UserError, with what to write."""
+    if info["type"] == "directory":
+        raise UserError(f"{uri} is a folder, not a shard: name the files in it, for example {uri.rstrip('/')}/*.tar")
+    return Listed(uri, int(info["size"]), identity_of(info, path))

@@ -1,0 +1,200 @@
+"""Where the samples of the training's shards begin: from the run's index, or of a look at the shards that it does not know.
+
+The filter makes an index on its way, and `diht index` makes one of other shards. Shards that neither has indexed but that are
+counted are read in sequence. Those that nothing has counted are read once before the first step, by all ranks together, and
+indexed beside the output, so that a second start reads nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+from diht_k8s.api.errors import DataError
+from diht_k8s.api.layout import Layout, join
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.runtime.bad_shards import Damage
+from diht_k8s.recipe.runtime.inputs import index_of_inputs
+from diht_k8s.recipe.shards.beside import samples_beside
+from diht_k8s.recipe.shards.index import ShardIndex, index_of
+from diht_k8s.recipe.shards.index_files import IndexBook, IndexRow, write_part, write_rows
+from diht_k8s.recipe.shards.sources import Shard
+from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.train.collectives import error_of_rank_0, gather_objects
+
+RANKS = 100_000
+"""More than any gang has: parts are numbered by attempt and rank, so that no attempt writes over another one's."""
+
+
+class Attempt(NamedTuple):
+    """Who looks at the shards."""
+
+    config_sha256: str
+    """of the stage; an index that was made under another one may be of other shards."""
+    number: int
+    rank: int
+    world: int
+
+
+@dataclass(frozen=True)
+class IndexedShards:
+    """The shards of a training, with their counts, and where their samples begin."""
+
+    shards: list[Shard]
+    books: Sequence[IndexBook]
+    rows: Sequence[IndexRow | None]
+    """of the shards, in their order; None of those that are counted only."""
+    sequential: frozenset[int]
+    """numbers of the shards that are read in sequence."""
+
+    def of(self, name: str) -> ShardIndex | None:
+        """The index of a shard, by at most one request."""
+        row = self._row_by_name.get(name)
+        return next((book.of(name) for book in self.books if row is not None and book.rows.get(name) == row), None)
+
+    @cached_property
+    def _row_by_name(self) -> dict[str, IndexRow]:
+        return {row.name: row for row in self.rows if row is not None}
+
+    @property
+    def damaged(self) -> dict[str, Damage]:
+        """Damaged shards by URI; those of a keep list were the filter's to count."""
+        found = {}
+        for shard, row in zip(self.shards, self.rows, strict=True):
+            if row is not None and row.damage is not None and shard.keep_list is None:
+                found[shard.uri] = Damage(row.damage.reason, row.damage.offset, row.samples)
+        return found
+
+
+def indexed(
+    run: DihtRun,
+    storage: Storage,
+    shards: Sequence[Shard],
+    attempt: Attempt,
+    *,
+    in_sequence: frozenset[int] | None = None,
+    check: Callable[[], object] | None = None,
+) -> IndexedShards:
+    """Shards with their counts and where their samples begin (a collective).
+
+    Args:
+        run: the run document.
+        storage: reads the shards and writes what is missing of the index.
+        shards: in the order's numbering, with the counts that are known.
+        attempt: this one.
+        in_sequence: numbers of the shards that the order of a checkpoint reads in sequence; None for a new training.
+        check: called while a shard is read; it may raise to stop.
+
+    Raises:
+        DataError: a checkpoint's order asks for ranges of a shard that has none.
+    """
+    folder = join(Layout(run.spec.data.output).stage(Stage.TRAIN), "index")
+    books = [index_of_inputs(run.spec, storage), _own_book(storage, folder, attempt.config_sha256)]
+    rows = [_row_of(shard, books) for shard in shards]
+    ranges = frozenset() if in_sequence is None else frozenset(range(len(shards))) - in_sequence
+    unknown = [
+        number
+        for number, row in enumerate(rows)
+        if row is None and (shards[number].samples is None or number in ranges)
+    ]
+    counts = dict[int, int]()
+    if unknown:
+        counts = _look_at(storage, folder, books[1], shards, unknown, ranges, attempt, check)
+        books[1] = _own_book(storage, folder, attempt.config_sha256)
+        rows = [_row_of(shard, books) for shard in shards]
+    counted = list(_counted(shards, rows, counts))
+    sequential = frozenset(number for number, row in enumerate(rows) if row is None or row.begin == row.end)
+    if attempt.rank == 0:
+        _say(rows, counted)
+    if in_sequence is not None and sequential & ranges:
+        lost = shards[min(sequential & ranges)]
+        raise DataError(
+            f"{lost.uri} cannot be read by ranges any more, as the checkpoint's order does: put the old shard back"
+        )
+    known = [book for book in books if book is not None]
+    return IndexedShards(counted, known, rows, sequential if in_sequence is None else in_sequence)
+
+
+def _counted(shards: Sequence[Shard], rows: Sequence[IndexRow | None], counts: Mapping[int, int]) -> Iterator[Shard]:
+    for number, (shard, row) in enumerate(zip(shards, rows, strict=True)):
+        if shard.samples is None and row is None and number not in counts:
+            raise DataError(f"{shard.uri} was replaced while it was indexed: start again")
+        samples = row.samples if row is not None else counts.get(number)
+        yield replace(shard, samples=samples) if shard.samples is None else shard
+
+
+def _say(rows: Sequence[IndexRow | None], shards: Sequence[Shard]) -> None:
+    """Say what it costs that shards have no index."""
+    missing = sum(row is None for row in rows)
+    if missing:
+        logging.warning(
+            "%d of %d shards have no index and are read in sequence: each lane begins inside a shard, and reads what comes "
+            "before again in each epoch and after each restart; `diht index` before the training removes that",
+            missing, len(shards),
+        )  # fmt: skip
+
+
+def _row_of(shard: Shard, books: Sequence[IndexBook | None]) -> IndexRow | None:
+    """What the first book that knows this version of a shard says of it."""
+    for book in books:
+        row = None if book is None else book.rows.get(shard.name)
+        if row is not None and shard.identity in (None, row.identity):
+            return row
+    return None
+
+
+def _look_at(
+    storage: Storage,
+    folder: str,
+    book: IndexBook | None,
+    shards: Sequence[Shard],
+    unknown: Sequence[int],
+    ranges: frozenset[int],
+    attempt: Attempt,
+    check: Callable[[], object] | None,
+) -> dict[int, int]:
+    """Count shards by what img2dataset left beside them, or read and index them (a collective); returns the counts."""
+    mine, counts, beside = list[tuple[str, ShardIndex]](), dict[int, int](), True
+    for number in unknown[attempt.rank :: attempt.world]:
+        shard = shards[number]
+        count = samples_beside(storage, shard.uri) if beside and number not in ranges else None
+        beside = beside and count is not None  # beside the first of them it shows whether there are counts
+        if count is not None:
+            counts[number] = count
+            continue
+        if not mine:
+            logging.warning(
+                "rank %d: shards without an index (%s and up to %d more) are read once before the first step; `diht index` "
+                "does that beforehand, by workers without GPUs", attempt.rank, shard.uri, len(unknown) // attempt.world
+            )  # fmt: skip
+        mine.append((shard.name, index_of(storage, shard.uri, check)))
+    rows = write_part(storage, folder, attempt.number * RANKS + attempt.rank, mine)
+    gathered = gather_objects((rows, counts))
+    made = [row for theirs, _ in gathered for row in theirs]
+    if made:
+        _write_book(storage, folder, book, made, attempt)
+    return {number: count for _, theirs in gathered for number, count in theirs.items()}
+
+
+def _own_book(storage: Storage, folder: str, config_sha256: str) -> IndexBook | None:
+    """What an attempt before has indexed, if it was under the same configuration."""
+    book = IndexBook.open(storage, folder)
+    return None if book is None or book.header.get("config_sha256") != config_sha256 else book
+
+
+def _write_book(
+    storage: Storage, folder: str, book: IndexBook | None, rows: Sequence[IndexRow], attempt: Attempt
+) -> None:
+    """Write a book of new rows and of those that were there (a collective)."""
+    new = {row.name for row in rows}
+
+    def write() -> None:
+        old = [] if book is None else [row for name, row in book.rows.items() if name not in new]
+        write_rows(storage, folder, [*old, *rows], {"config_sha256": attempt.config_sha256})
+
+    error = error_of_rank_0(write if attempt.rank == 0 else None)
+    if error is not None:
+        raise error

@@ -1,0 +1,118 @@
+"""Groups of shards: claimed at once, summed up as one object, and the index that the filter makes on its way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diht_k8s.api.errors import StopRequested
+from diht_k8s.api.layout import Layout
+from diht_k8s.api.run import DihtRun
+from diht_k8s.recipe.filter import shard_filter
+from diht_k8s.recipe.runtime.inputs import index_of_inputs, kept_shards
+from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.recipe.shards import shard_groups
+from diht_k8s.recipe.shards.index import read_range
+from diht_k8s.recipe.shards.index_files import IndexBook
+from diht_k8s.recipe.shards.samples import read_samples
+from diht_k8s.recipe.shards.sources import input_shards
+from diht_k8s.recipe.shards.storage import Storage
+from tests.recipe.filter.shards import CAPTIONS, files_of, filter_by_two, filter_with, run_of, write_shards
+
+SHARDS = [[f"{caption} {number}" for caption in CAPTIONS[: 2 + number % 4]] for number in range(7)]
+
+
+@pytest.fixture
+def grouped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups of three shards."""
+    monkeypatch.setattr(shard_groups, "MAX_GROUPS", 3)
+
+
+def forget_markers(output: Path) -> None:
+    for name in ("COMMITTED.json", "STARTED.json"):
+        (output / "filter" / name).unlink()
+
+
+def check_index(run: DihtRun) -> int:
+    """The filter's index gives the pairs of kept and raw shards by ranges; the number of pairs of kept shards."""
+    storage, layout, found = Storage(), Layout(run.spec.data.output), 0
+    book, raw = index_of_inputs(run.spec, storage), IndexBook.open(storage, layout.filter_index("raw"))
+    assert book is not None
+    assert raw is not None
+    places = [(book, shard) for shard in kept_shards(run.spec, storage) if shard.keep_list is None]
+    for index_book, shard in [*places, *((raw, shard) for shard in input_shards(run.spec, storage))]:
+        index, samples = index_book.of(shard.name), list(read_samples(storage, shard.uri))
+        assert index is not None
+        assert index.identity == storage.identity(shard.uri)
+        for first in range(len(samples)):
+            assert list(read_range(storage, shard.uri, index, first, len(samples))) == samples[first:]
+        found += len(samples) if index_book is book else 0
+    return found
+
+
+@pytest.mark.parametrize("rules", [{}, {"output": "KeepList"}, {"duplicates": "Exact"}])
+def test_groups_of_any_size_and_any_number_of_workers_end_in_the_same_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rules: dict[str, Any]
+) -> None:
+    shards = write_shards(tmp_path / "in", SHARDS)
+    whole = filter_with(run_of(tmp_path / "one", shards, rules))
+    monkeypatch.setattr(shard_groups, "MAX_GROUPS", 3)
+    run = run_of(tmp_path / "two", shards, rules)
+    assert filter_by_two(run) == [0, 0]
+    assert whole is not None
+    assert files_of(tmp_path / "two") == files_of(tmp_path / "one")
+    summaries = [path.name for path in (tmp_path / "two/filter/summaries").iterdir() if "filtered" not in path.name]
+    assert len(summaries) == 3
+    kept = check_index(run)
+    assert kept == (0 if "output" in rules else whole.summary["counts"]["kept"])
+
+
+@pytest.mark.usefixtures("grouped")
+def test_a_stop_within_a_group_keeps_its_finished_shards_and_their_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards, stop = write_shards(tmp_path / "in", SHARDS), StopFlag()
+    run, write = run_of(tmp_path / "out", shards), shard_filter.write_table
+
+    def stop_then(*arguments: Any) -> bytes:
+        stop.requested = True
+        return write(*arguments)
+
+    monkeypatch.setattr(shard_filter, "write_table", stop_then)
+    with pytest.raises(StopRequested):
+        filter_with(run, stop=stop)
+    written = [path.name for path in (tmp_path / "out/filter/scores").iterdir()]
+    monkeypatch.setattr(shard_filter, "write_table", lambda *arguments: again.append(arguments[1]) or write(*arguments))
+    again: list[str] = []
+    committed = filter_with(run)
+    assert committed is not None
+    assert (len(written), len(again)) == (1, len(SHARDS) - 1)
+    assert check_index(run) == committed.summary["counts"]["kept"]
+
+
+@pytest.mark.usefixtures("grouped")
+def test_summaries_of_another_configuration_do_not_count(tmp_path: Path) -> None:
+    shards = write_shards(tmp_path / "in", SHARDS)
+    first = filter_with(run_of(tmp_path / "out", shards))
+    forget_markers(tmp_path / "out")
+    other = filter_with(run_of(tmp_path / "out", shards, {"minComplexity": 2}))
+    forget_markers(tmp_path / "out")
+    again = filter_with(run_of(tmp_path / "out", shards))
+    assert first is not None
+    assert other is not None
+    assert again is not None
+    assert other.output_sha256 != first.output_sha256
+    assert again.output_sha256 == first.output_sha256
+
+
+@pytest.mark.usefixtures("grouped")
+def test_lost_scores_of_one_shard_are_made_again(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "out", write_shards(tmp_path / "in", SHARDS))
+    filter_with(run)
+    whole = files_of(tmp_path / "out")
+    (tmp_path / "out/filter/scores/web-00003.parquet").unlink()
+    (tmp_path / "out/filter/COMMITTED.json").unlink()
+    filter_with(run)
+    assert files_of(tmp_path / "out") == whole

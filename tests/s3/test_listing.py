@@ -1,0 +1,61 @@
+"""Listing of sources and reading of ranges against a real S3 server: few requests, the right version."""
+
+from __future__ import annotations
+
+import pytest
+
+from diht_k8s.api.data import StorageRule
+from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.recipe.shards.index import index_of, read_range
+from diht_k8s.recipe.shards.samples import read_samples, write_samples
+from diht_k8s.recipe.shards.storage import Storage
+from tests.s3.faults import proxy_before
+from tests.s3.server import S3
+
+pytestmark = pytest.mark.s3
+
+
+def storage_of(s3: S3, endpoint: str) -> Storage:
+    return Storage([StorageRule.model_validate({**s3.rule, "endpointURL": endpoint})])
+
+
+def test_braces_are_matched_against_listings_of_a_thousand(s3: S3) -> None:
+    base = f"s3://{s3.bucket}/listed"
+    plain = storage_of(s3, s3.endpoint)
+    for number in range(40):
+        plain.write_bytes(f"{base}/{number:03}.tar", b"x" * number)
+    with proxy_before(s3.endpoint) as proxy:
+        storage = storage_of(s3, proxy.endpoint)
+        found = storage.listed([f"{base}/{{000..099}}.tar"])
+        assert proxy.faults.counts["requests"] == 1
+    assert [each.uri for each in found] == [f"{base}/{number:03}.tar" for number in range(40)]
+    assert [each.size for each in found] == list(range(40))
+    assert {each.identity for each in found} == {plain.identity(each.uri) for each in found}
+    assert storage_of(s3, s3.endpoint).listed([f"{base}/*.tar"]) == found
+    assert plain.listed([f"{base}/{{000..005}}.tar"]) == found[:6], "few names are asked for one by one"
+
+
+def test_a_folder_among_the_names_of_a_range_is_refused(s3: S3) -> None:
+    base = f"s3://{s3.bucket}/folders"
+    storage = storage_of(s3, s3.endpoint)
+    for number in range(20):
+        storage.write_bytes(f"{base}/{number:03}/x.tar" if number == 7 else f"{base}/{number:03}", b"x")
+    with pytest.raises(UserError, match="007 is a folder, not a shard"):
+        storage.listed([f"{base}/{{000..019}}"])
+
+
+def test_a_range_of_samples_is_one_request_for_one_version(s3: S3) -> None:
+    uri = f"s3://{s3.bucket}/ranges/s.tar"
+    plain = storage_of(s3, s3.endpoint)
+    pairs = [(f"{number:04}", {"jpg": bytes([number]) * 900, "txt": b"a dog"}) for number in range(20)]
+    write_samples(plain, uri, pairs)
+    index, samples = index_of(plain, uri), list(read_samples(plain, uri))
+    with proxy_before(s3.endpoint) as proxy:
+        storage = storage_of(s3, proxy.endpoint)
+        assert list(read_range(storage, uri, index, 5, 9)) == samples[5:9]
+        assert proxy.faults.counts["requests"] == 1
+        proxy.set(cut=0.5, short=0.5, refuse=0.3, seed=3)
+        assert list(read_range(storage, uri, index, 0, 20)) == samples
+    write_samples(plain, uri, pairs[::-1])
+    with pytest.raises(DataError, match=r"s\.tar was replaced"):
+        list(read_range(plain, uri, index, 5, 9))
