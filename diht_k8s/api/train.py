@@ -152,6 +152,9 @@ class Train(Model):
     """initFrom starts from existing weights or a checkpoint."""
     order: Order = Order()
     """order sets how the pairs are shuffled and read."""
+    captions: Literal["First", "Drawn"] = "First"
+    """captions: First trains on each pair's own caption, which the filter judged; Drawn draws in each epoch one of
+    `captions` in its .json, by `caption_weights` where they are given."""
     lock_image_tower: bool = False
     """lockImageTower trains the text side only."""
     patch_dropout: Fraction = 0.0

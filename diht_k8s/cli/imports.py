@@ -42,8 +42,8 @@ def add_pair_import(commands: Any) -> None:
         "--caption-column", metavar="NAME", help="column of a table (or name in the .json) with captions"
     )
     parser.add_argument(
-        "--captions", choices=("each", "first"), default="each",
-        help="of an image with several: a pair for each (the default), or for the first",
+        "--captions", choices=("each", "first", "list"), default="each",
+        help="of an image with several: a pair for each (the default), for the first, or one with all of them to draw from",
     )  # fmt: skip
     parser.add_argument("--shard-size", type=int, default=1000, metavar="N", help="most images in a shard (1000)")
     parser.add_argument("--replace", action="store_true", help="remove another import from OUTPUT; other files stay")
@@ -110,7 +110,7 @@ def _import_pairs(options: argparse.Namespace) -> int:
         image_column=options.image_column, caption_column=options.caption_column,
     )  # fmt: skip
     source = open_pairs(path, options.kind, wanted)
-    order = PairOrder(options.output, options.shard_size, options.captions == "first", options.replace)
+    order = PairOrder(options.output, options.shard_size, options.captions, options.replace)
     with progress_bar() as bar:
         task = bar.add_task(f"import {source.kind}")
         marker = import_pairs(

@@ -1,6 +1,7 @@
 """Image-caption pairs on disk into shards for `spec.data.sources`: OUTPUT/{00000..N}.tar, and last COMMITTED.json.
 
-A caption makes a pair; an image with several captions is stored once for each, and all of them lie in the same shard.
+A caption makes a pair; an image with several captions is stored once for each, and all of them lie in the same shard, or
+once with all of them as `captions` of its .json, from which a training draws (`train.captions: Drawn`).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.layout import join
@@ -24,6 +25,7 @@ VERSION: Final = 1
 DIGITS: Final = 5
 """Of a shard's number; larger numbers have more."""
 
+Captions = Literal["each", "first", "list"]
 Json = dict[str, Any]
 
 
@@ -33,8 +35,8 @@ class PairOrder:
 
     output: str
     per_shard: int = 1000
-    first_caption: bool = False
-    """take the first caption of an image only."""
+    captions: Captions = "each"
+    """of an image with several: a pair for each, a pair for the first, or one pair with the list of them."""
     replace: bool = False
 
 
@@ -65,13 +67,13 @@ def import_pairs(
         "records": source.total,
         "source": source.fingerprint,
         "shards": len(parts),
-        "captions": "first" if order.first_caption else "each",
+        "captions": order.captions,
     }
     target = Target(order.output, lambda number: f"{number:0{DIGITS}d}.tar", replace=order.replace)
     found, done = resumed(storage, target, config, parts, begin)
     if found is not None:
         return found
-    pack = partial(packed_pairs, first=order.first_caption)
+    pack = partial(packed_pairs, captions=order.captions)
     facts = write_left(storage, target, source, parts, done, advance, pack=pack, empty_shards=True)
     bad = summed_bad(facts)
     if not any(each.samples for each in facts):
@@ -92,12 +94,12 @@ def import_pairs(
     return marker
 
 
-def packed_pairs(record: Record, *, first: bool) -> Packed:
-    """A sample for each caption of a record, as the stages read them; a reason in place of each that is bad.
+def packed_pairs(record: Record, *, captions: Captions) -> Packed:
+    """The samples of a record, as the stages read them; a reason in place of each that is bad.
 
     Args:
         record: an image with its captions.
-        first: take the first caption only.
+        captions: which of several captions make pairs.
 
     Raises:
         BadImageError: the record or its image cannot be used.
@@ -107,9 +109,11 @@ def packed_pairs(record: Record, *, first: bool) -> Packed:
     if not record.captions:
         raise BadImageError("caption_missing")
     suffix, image = encoded(record, check=decode)
-    captions = record.captions[:1] if first else record.captions
-    meta = {key: value for key, value in record.meta.items() if key != "uid" or len(captions) == 1}
-    found = [_members(suffix, image, caption, meta) for caption in captions]
+    taken = record.captions if captions == "each" else record.captions[:1]
+    meta = {key: value for key, value in record.meta.items() if key != "uid" or len(taken) == 1}
+    if captions == "list" and len(record.captions) > 1:
+        meta["captions"] = [" ".join(caption.split()) for caption in record.captions]
+    found = [_members(suffix, image, caption, meta) for caption in taken]
     return [make_sample("pair", members).problem or members for members in found]
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any, Final, NamedTuple, cast
 
 from diht_k8s.api.errors import DataError
+from diht_k8s.recipe.shards.several_captions import MAX_CAPTION_BYTES, folded, written_captions
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tar_reader import Member, TarDamageError, read_members
 
@@ -24,7 +25,6 @@ NOT_REGULAR: Final = "member_not_regular"
 """Problem of a sample with a link or a sparse file as a member."""
 UNSAFE_NAME: Final = "name_unsafe"
 """Problem of a sample whose key leads out of the folder into which an archive is unpacked."""
-MAX_CAPTION_BYTES: Final = 16 << 10
 CAPTION_KEYS: Final = ("caption", "text")
 
 
@@ -91,7 +91,7 @@ class Sample:
     @property
     def caption_sha256(self) -> str:
         """Digest of the caption, 32 hex digits."""
-        return hashlib.sha256(self.caption.encode()).hexdigest()[:32]
+        return caption_digest(self.caption)
 
 
 class SamplePlaces:
@@ -267,16 +267,23 @@ def _caption(text: bytes | None, meta: Mapping[str, Any]) -> tuple[str, str | No
     else:
         value = next((meta[key] for key in CAPTION_KEYS if key in meta), None)
         if value is None:
+            value = next((text for text, _ in written_captions(meta)), None)
+        if value is None:
             return "", "caption_missing"
         if not isinstance(value, str):
             return "", "caption_no_text"
         caption = value
-    caption = " ".join(caption.replace("\0", " ").split())
+    caption = folded(caption)
     if len(caption.encode(errors="surrogatepass")) > MAX_CAPTION_BYTES:
         return "", "caption_too_long"
     if any("\ud800" <= character <= "\udfff" for character in caption):
         return "", "caption_not_utf8"
     return (caption, None) if caption else ("", "caption_empty")
+
+
+def caption_digest(caption: str) -> str:
+    """SHA-256 of a caption, 32 hex digits."""
+    return hashlib.sha256(caption.encode()).hexdigest()[:32]
 
 
 def storable(text: str) -> str:

@@ -269,6 +269,7 @@ def make_loader(
         rank=rank,
         world=world,
         workers=loader_workers(train, usable_cpus(), this_device().type),
+        draw_captions=train.captions == "Drawn",
     )
 
 

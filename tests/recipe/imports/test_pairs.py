@@ -16,6 +16,7 @@ from diht_k8s.recipe.imports.pair_layouts import open_pairs
 from diht_k8s.recipe.imports.pairs import PairOrder, import_pairs
 from diht_k8s.recipe.imports.records import Wanted
 from diht_k8s.recipe.shards.samples import Sample, read_samples, write_samples
+from diht_k8s.recipe.shards.several_captions import written_captions
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.imports.loose_pairs import SOURCES, drawn, in_folder, jpeg
 
@@ -110,6 +111,10 @@ def test_import_writes_a_pair_for_each_caption_of_an_image(tmp_path: Path) -> No
     assert len({s.uid for s in pairs(tmp_path / "out")}) == 4
     imported(folder / "results.token", tmp_path / "first", "--captions", "first")
     assert [s.caption for s in pairs(tmp_path / "first")] == ["caption 0", "another"]
+    imported(folder / "results.token", tmp_path / "list", "--captions", "list")
+    listed = pairs(tmp_path / "list")
+    assert [s.caption for s in listed] == ["caption 0", "another"]
+    assert [written_captions(s.meta) for s in listed] == [[(f"caption {n}", 1.0) for n in range(3)], []]
 
 
 def test_import_of_shards_that_lie_there_checks_them_and_writes_nothing(

@@ -114,7 +114,8 @@ def pairs(
         Image.fromarray(pixels).save(buffer, "PNG")
         words = rng.choice(WORDS, int(rng.integers(2, 9)))
         caption = f"{' '.join(words)} {index}" if captions is None else f"cat {index % captions}"
-        meta = {"uid": f"{shard}-{index}", "caption": caption}
+        others = [caption, " ".join(words[::-1]), f"only {words[0]}"]  # what `captions: Drawn` draws from
+        meta = {"uid": f"{shard}-{index}", "caption": caption, "captions": others, "caption_weights": [1, 1, 2]}
         found.append((f"{index:05}", {"png": buffer.getvalue(), "json": json.dumps(meta).encode()}))
     return found
 

@@ -24,6 +24,7 @@ from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.data import collate, dataset
 from diht_k8s.recipe.train.data import sampler as order_module
 from diht_k8s.recipe.train.data.batch import Batch, merged
+from diht_k8s.recipe.train.data.caption_choice import drawn_caption
 from diht_k8s.recipe.train.data.dataset import ShardDataset
 from diht_k8s.recipe.train.data.lanes import LaneSampler, sampler_over
 from diht_k8s.recipe.train.data.loader import Loader
@@ -54,6 +55,7 @@ def loader_over(
     workers: int = 0,
     weights: Sequence[float] = (),
     order: str = "lanes",
+    draw: bool = False,
     **sizes: int,
 ) -> Loader:
     layout = Layout(f"{folder}/out")
@@ -66,7 +68,7 @@ def loader_over(
         sizes = {"block": 8, "window": 64, **sizes}
         sampler = sampler_over(SHARDS, batch, 0, weights=weights, sequential=sequential, **sizes)
     settings = {"batch_size": batch, "image_size": 32, "context_length": 12}
-    return Loader(reads, sampler, **settings, seed=0, rank=rank, world=world, workers=workers)
+    return Loader(reads, sampler, **settings, seed=0, rank=rank, world=world, workers=workers, draw_captions=draw)
 
 
 def batches(folder: Path, number: int, *, position: int = 0, **settings: Any) -> list[Batch]:
@@ -121,6 +123,22 @@ def test_batches_when_begun_in_the_middle_or_with_small_caches_then_the_same(
         monkeypatch.setattr(module, name, 1)
     again = batches(folder, 4, position=10 * BATCH, workers=workers, order=order)
     assert all(same(a, b) for a, b in zip(again, whole[10:], strict=True))
+
+
+def test_captions_when_drawn_then_by_epoch_and_the_same_on_any_worker_from_any_position(folder: Path) -> None:
+    layout, tokenizer = Layout(f"{folder}/out"), open_clip.tokenizer.SimpleTokenizer(context_length=12)
+    samples = {s.uid: s for i in range(len(SHARDS)) for s in read_samples(STORAGE, layout.kept(f"drawn-{i}"))}
+    epoch = sum(SHARDS) // 24
+    whole = batches(folder, 2 * epoch, batch=24, draw=True)
+    for number, batch in enumerate(whole):
+        said = [drawn_caption(samples[uid], seed=0, epoch=number // epoch) for uid in batch.uids]
+        assert torch.equal(batch.tokens_BT, tokenizer(said))
+        ids = batch.caption_ids_B.tolist()
+        assert [ids.index(id_) for id_ in ids] == [said.index(caption) for caption in said]
+    again = batches(folder, 4, batch=24, draw=True, workers=2, position=24 * (epoch - 2))
+    assert all(torch.equal(a.tokens_BT, b.tokens_BT) for a, b in zip(again, whole[epoch - 2 :], strict=False))
+    plain = batches(folder, epoch, batch=24)
+    assert not any(torch.equal(a.tokens_BT, b.tokens_BT) for a, b in zip(plain, whole, strict=False))
 
 
 def test_crop_when_a_pair_returns_in_the_next_epoch_then_another_one(folder: Path) -> None:

@@ -27,7 +27,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     def job(place: str, stop_after: int | None = None, **train: Any) -> Job:
         return Job(document(folder / place, data=folder / "data", **settings(**train)), stop_after)
 
-    resnet, dropout = {"modelConfig": RESNET}, {"modelConfig": DROPOUT, "microBatchSize": 4, "zeroStage": 2}
+    resnet, dropout = (
+        {"modelConfig": RESNET, "captions": "Drawn"},
+        {"modelConfig": DROPOUT, "microBatchSize": 4, "zeroStage": 2},
+    )
     zero_3 = {"zeroStage": 3, "ema": 0.9}
     first = {
         "whole": job("whole"),

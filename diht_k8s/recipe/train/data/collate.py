@@ -19,8 +19,10 @@ from torch import Tensor
 from diht_k8s.recipe.label.soft_labels import HeadLabels
 from diht_k8s.recipe.shards.images import BadImageError
 from diht_k8s.recipe.shards.pixels import decode_pixels
+from diht_k8s.recipe.shards.samples import caption_digest
 from diht_k8s.recipe.train.data.augment import train_view
 from diht_k8s.recipe.train.data.batch import Batch, BatchTargets, HeadTargets
+from diht_k8s.recipe.train.data.caption_choice import drawn_caption
 from diht_k8s.recipe.train.data.dataset import LabelledSample, ShardDataset
 from diht_k8s.recipe.train.data.readers import Reader, Sampler, reader_of
 
@@ -45,7 +47,9 @@ class CollateSettings:
     context_length: int
     """tokens of a caption at most."""
     seed: int
-    """of the augmentation."""
+    """of the augmentation and of the draw of captions."""
+    draw_captions: bool = False
+    """whether an epoch draws one of a pair's captions."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class Collator:
         items = [self._item(position) for position in positions]
         self._fetch(self._positions(start + job.batch_size))
         images = [self._image(item) for item in items]
+        captions = [self._caption(item, position) for item, position in zip(items, positions, strict=True)]
         pixels_BHWC = torch.empty((len(items), job.image_size, job.image_size, 3), dtype=torch.uint8)
         for place, position, item, image in zip(pixels_BHWC, positions, items, images, strict=True):
             epoch, _, _ = job.sampler.locate(position)
@@ -92,8 +97,8 @@ class Collator:
             place.copy_(view_CHW.permute(1, 2, 0))
         return Batch(
             pixels_BHWC,
-            self._tokenizer([item.sample.caption for item in items]),
-            torch.tensor([_caption_id(item.sample.caption_sha256) for item in items]),
+            self._tokenizer(captions),
+            torch.tensor([_caption_id(caption_digest(caption)) for caption in captions]),
             _targets(items),
             [item.sample.uid for item in items],
             dict(Counter(image.problem for image in images if image.problem is not None)),
@@ -125,6 +130,12 @@ class Collator:
             epoch, lane, element = self._job.sampler.locate(position)
             if lane not in self._lanes or self._lanes[lane][0] == epoch:
                 self._lane(epoch, lane, element).fetch(element, self._fetchers)
+
+    def _caption(self, item: LabelledSample, position: int) -> str:
+        if not self._job.draw_captions:
+            return item.sample.caption
+        epoch, _, _ = self._job.sampler.locate(position)
+        return drawn_caption(item.sample, seed=self._job.seed, epoch=epoch)
 
     def _image(self, item: LabelledSample) -> DecodedImage:
         """The decoded image; grey where the sample is bad, so that all ranks keep the same step."""

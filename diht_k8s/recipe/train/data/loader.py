@@ -50,6 +50,7 @@ class Loader:
         rank: int,
         world: int,
         workers: int,
+        draw_captions: bool = False,
     ) -> None:
         """Make a loader; nothing is read yet.
 
@@ -59,13 +60,14 @@ class Loader:
             batch_size: of the global batch; a multiple of `world`.
             image_size: side of the images in pixels.
             context_length: tokens of a caption at most.
-            seed: of the augmentation.
+            seed: of the augmentation and of the draw of captions.
             rank: of this process.
             world: number of processes.
             workers: processes that make the batches, at most; the largest number up to it that divides a rank's part of
                 a batch is taken. 0: a thread of this process.
+            draw_captions: draw one of a pair's captions in each epoch.
         """
-        self._job = CollateSettings(source, sampler, batch_size, image_size, context_length, seed)
+        self._job = CollateSettings(source, sampler, batch_size, image_size, context_length, seed, draw_captions)
         self._rank, self._world = rank, world
         local = batch_size // world
         self.workers = next(
