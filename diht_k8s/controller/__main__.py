@@ -46,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         job_ttl_s=options.job_ttl or None,
         run_ttl_s=options.run_ttl or None,
         watch_s=options.watch_timeout,
+        pod_groups=options.pod_groups == "auto",
         history_limit=options.history_limit or None,
     )
     gc.freeze()  # what was imported stays
@@ -91,6 +92,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help=f"seconds after which a watch is renewed, 1 to {MOST_WATCH_S} ({WATCH_S}); one that is silent for a fifth "
         "longer is given up: less where something between operator and API server drops idle connections",
+    )
+    parser.add_argument(
+        "--pod-groups",
+        choices=("auto", "never"),
+        default="auto",
+        help="let Kubernetes schedule gangs by PodGroups where the cluster serves them (auto), or never",
     )
     parser.add_argument("--log-format", choices=("json", "text"), default="json")
     parser.add_argument("--log-level", choices=("debug", "info", "warning"), default="info")

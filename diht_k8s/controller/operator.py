@@ -24,6 +24,7 @@ from diht_k8s.controller.health import stuck_watch
 from diht_k8s.controller.internal_errors import InternalError
 from diht_k8s.controller.lease import Lease
 from diht_k8s.controller.mirror.informer import Informer
+from diht_k8s.controller.mirror.optional import PodGroups, WorkloadInformer
 from diht_k8s.controller.mirror.run_watch import RunWatch
 from diht_k8s.controller.mirror.runs import Key, KnownRun, Runs
 from diht_k8s.controller.mirror.watch import WATCH_S, Watch
@@ -33,6 +34,7 @@ from diht_k8s.controller.reconcile import Reconciler
 from diht_k8s.controller.telemetry import metrics
 from diht_k8s.kube.client import Cluster, ClusterError, connect
 from diht_k8s.kube.summaries import JobSummary, PodSummary, job_summary, pod_summary
+from diht_k8s.kube.workloads import workload_summary
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +70,8 @@ class Settings:
     """seconds after which a watch is renewed; one that stays silent for a fifth longer is given up."""
     history_limit: int | None = None
     """finished runs that a namespace keeps; None keeps all."""
+    pod_groups: bool = True
+    """whether Kubernetes itself may schedule gangs, where the cluster serves PodGroups."""
     identity: str = f"{socket.gethostname()}-{os.getpid()}"
     """name in the Lease."""
 
@@ -90,14 +94,18 @@ class Operator:
         listing, every = functools.partial(self._cluster.listing, namespace=settings.namespace), settings.watch_s
         self._jobs: Informer[JobSummary] = Informer("Job", listing("Job"), job_summary, self._changed, every)
         self._pods: Informer[PodSummary] = Informer("Pod", listing("Pod"), pod_summary, self._changed, every)
+        workloads = WorkloadInformer("Workload", listing("Workload"), workload_summary, self._changed, every)
         self._watches: tuple[Watch, ...] = (
             RunWatch(listing("DihtRun"), self._runs, self._run_changed, self._run_removed, every),
             self._jobs,
             self._pods,
+            workloads,
         )
         self._reconciler = Reconciler(
-            self._cluster, self._runs, self._jobs, self._pods, enqueue=self._enqueue, job_ttl_s=settings.job_ttl_s
-        )
+            self._cluster, self._runs, self._jobs, self._pods, workloads=workloads,
+            pod_groups=PodGroups(self._cluster, allowed=settings.pod_groups), enqueue=self._enqueue,
+            job_ttl_s=settings.job_ttl_s,
+        )  # fmt: skip
         metrics.DEPTH.set_function(lambda: len(self._queue))
         metrics.FAILING.set_function(lambda: self._queue.failing(FAILING_AFTER))
         self._leads = asyncio.Event()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.reports import Progress, parse_progress
 from diht_k8s.api.run import Stage
+from diht_k8s.controller.mirror.run_cache import RunCache
 from diht_k8s.controller.mirror.runs import KnownRun
 from diht_k8s.controller.observe import GANGS, ObservedAttempt, RunProblem, entry_name
 from diht_k8s.controller.status import LoggedProgress
 from diht_k8s.controller.text import TAIL_LINES, one_line, tail
+from diht_k8s.controller.timing import LIVING
 from diht_k8s.controller.warning_events import WarningEvents
 from diht_k8s.kube.client import Cluster, ClusterError
 from diht_k8s.kube.summaries import PodSummary
@@ -105,3 +108,29 @@ def _queued(cluster: Cluster, known: KnownRun, observed: ObservedAttempt) -> Run
     if not message:
         return None
     return RunProblem(Reason.QUEUED, one_line(f"waits in the queue {observed.job.queue}: {message}"))
+
+
+def explained(
+    cluster: Cluster,
+    warning_events: WarningEvents,
+    known: KnownRun,
+    observed: list[ObservedAttempt],
+    cache: RunCache,
+    now: float,
+    ask_again_s: float,
+) -> list[ObservedAttempt]:
+    """The attempts with why pods wait, where only events or the queue tell."""
+    living = next((each for each in reversed(observed) if each.attempt.state in LIVING), None)
+    if living is None:
+        return observed
+    subject = living.ask_events or (living.job.uid if living.job is not None and living.job.suspended else "")
+    if not subject:
+        return observed
+    if subject != cache.asked:
+        cache.asked, cache.asks = subject, 0
+    if not cache.asks or not cache.asked_at <= now < cache.asked_at + ask_again_s:
+        cache.asks, cache.asked_at = cache.asks + 1, now
+        cache.answer = why_waiting(cluster, warning_events, known, living)
+    if cache.answer is None:
+        return observed
+    return [replace(each, problem=cache.answer) if each is living else each for each in observed]

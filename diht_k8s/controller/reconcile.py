@@ -20,9 +20,11 @@ from diht_k8s.api.redaction import literals, redacted_text
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import Status, wire
 from diht_k8s.controller.actions import delete_old_jobs, delete_run, execute
+from diht_k8s.controller.children import children
 from diht_k8s.controller.conditions import conditions
 from diht_k8s.controller.events import RunEvent, event_document, events_between
 from diht_k8s.controller.internal_errors import InternalError, log_internal_error
+from diht_k8s.controller.kueue.queue import NO_WORKLOADS, RunQueue, Workloads
 from diht_k8s.controller.mirror.informer import Informer
 from diht_k8s.controller.mirror.run_cache import RunCache
 from diht_k8s.controller.mirror.runs import FinishedRun, Key, KnownRun, Runs, known_run
@@ -35,7 +37,7 @@ from diht_k8s.controller.observe import (
     observe_attempts,
 )
 from diht_k8s.controller.orphans import delete_orphans, orphans
-from diht_k8s.controller.pod_logs import PodLogs, cached_in, progress_in, why_waiting
+from diht_k8s.controller.pod_logs import PodLogs, cached_in, explained, progress_in
 from diht_k8s.controller.saved_status import has_ended, saved_run_status
 from diht_k8s.controller.status import LoggedProgress, build_status, failed_attempt, newly_failed, redacted_status
 from diht_k8s.controller.telemetry.blocked_runs import BlockedRuns
@@ -48,7 +50,7 @@ from diht_k8s.kube.client import Cluster, ClusterError
 from diht_k8s.kube.summaries import JobSummary, PodSummary
 from diht_k8s.pipeline.goodput import with_goodput
 from diht_k8s.pipeline.plan import CLUSTER_STEPS, plan
-from diht_k8s.pipeline.states import FINAL, Attempt, AttemptState, BackOff, Observed, RunPlan, RunStatus, StageState
+from diht_k8s.pipeline.states import FINAL, Attempt, AttemptState, BackOff, Observed, RunPlan, RunStatus, StageState, Start
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +71,8 @@ class Reconciler:
         jobs: Informer[JobSummary],
         pods: Informer[PodSummary],
         *,
+        workloads: Workloads = NO_WORKLOADS,
+        pod_groups: Callable[[], bool] = lambda: False,
         enqueue: Callable[[Iterable[Key]], None] = lambda keys: None,
         clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
@@ -81,6 +85,8 @@ class Reconciler:
             runs: the runs.
             jobs: their Jobs.
             pods: their pods.
+            workloads: their Workloads of Kueue.
+            pod_groups: whether Kubernetes itself schedules gangs here.
             enqueue: called with runs that may start because this one has ended.
             clock: seconds since the epoch.
             jitter: a random number from 0 to 1.
@@ -88,7 +94,8 @@ class Reconciler:
         """
         self._cluster, self._runs, self._jobs, self._pods = cluster, runs, jobs, pods
         self._enqueue, self._clock, self._jitter = enqueue, clock, jitter
-        self._job_ttl_s = job_ttl_s
+        self._job_ttl_s, self._pod_groups = job_ttl_s, pod_groups
+        self._queue = RunQueue(cluster, workloads)
         self._caches: dict[Key, RunCache] = {}
         self._active: set[Key] = set()
         self._logs, self._warning_events, self._blocked = PodLogs(cluster), WarningEvents(cluster), BlockedRuns()
@@ -154,7 +161,8 @@ class Reconciler:
         """Whether something of a finished run may still run."""
         jobs = (job for job in self._jobs.of(*key) if job.owner_uid == ended.uid)
         lost = (pod for pod in self._pods.of(*key) if not pod.job_name)
-        return any(not job.over and not job.deleted for job in jobs) or any(pod.deleted_at is None for pod in lost)
+        living = any(not job.over and not job.deleted for job in jobs) or any(pod.deleted_at is None for pod in lost)
+        return living or self._queue.holds(key, ended.uid)
 
     def _forget(self, key: Key) -> None:
         """A run is gone, or has ended: so must be its pods that no garbage collector finds."""
@@ -195,11 +203,15 @@ class Reconciler:
             decided, problem = RunPlan((), before), RunProblem(Reason.OUTPUT_IN_USE, message)
         else:
             decided = self._plan(known, run, status, before, observed, cache, now)
-        observed = self._explain_waiting(known, observed, decided, cache, now)
+        queued = self._queue.decide(known, run, decided, observed)
+        decided, problem = queued.plan, queued.problem or problem
+        if decided.status.state not in FINAL:
+            ask_again_s = self._ask_again_s(cache)
+            observed = explained(self._cluster, self._warning_events, known, observed, cache, now, ask_again_s)
         after = self._read_logs(known, before, decided.status, observed, cache, now)
         after = with_goodput(after, [_with_log(each, cache.logged) for each in observed])
         new = build_status(
-            status, run, before, after, observed, problem=problem, logged=cache.logged, tails=cache.tails,
+            status, run, before, after, [*observed, *queued.waiting], problem=problem, logged=cache.logged, tails=cache.tails,
             generation=known.generation, now=now,
         )  # fmt: skip
         new = redacted_status(new, literals(known.document))
@@ -210,13 +222,21 @@ class Reconciler:
             self._record_events(known, status, new, now)
             return 0.0
         problem = execute(
-            self._cluster, known, run, decided.actions, observed,
-            functools.partial(self._created, cache), functools.partial(self._second_look.unseen_pod, known, cache), self._job_ttl_s,
+            self._cluster, known, decided.actions, observed, functools.partial(self._objects, known, run),
+            functools.partial(self._created, cache), functools.partial(self._second_look.unseen_pod, known, cache),
         )  # fmt: skip
+        problem = self._queue.carry_out(known, run, queued.actions, now) or problem or queued.problem
         delete_old_jobs(self._cluster, known, observed)
         self._record_events(known, status, new, now)
         self._record(known, self._delete_orphans(known.key, cache), now)
         return self._requeue_after(known, decided, observed, cache, problem, now)
+
+    def _objects(self, known: KnownRun, run: DihtRun, start: Start) -> list[dict[str, Any]]:
+        """The objects of an attempt, with its Job on the quota of its stage if that has a Workload of its own."""
+        shaped = self._queue.workers(known, run, start)
+        objects = children(known, shaped, start, self._job_ttl_s, pod_groups=self._pod_groups())
+        self._queue.place(known, run, start, objects[-1])
+        return objects
 
     def _created(self, cache: RunCache, job: Mapping[str, Any]) -> None:
         self._jobs.put(job)
@@ -267,25 +287,6 @@ class Reconciler:
         )
         back_off = BackOff(jitter=self._jitter())
         return plan(run, facts, now, status=before, back_off=back_off, steps=CLUSTER_STEPS)
-
-    def _explain_waiting(
-        self, known: KnownRun, observed: list[ObservedAttempt], decided: RunPlan, cache: RunCache, now: float
-    ) -> list[ObservedAttempt]:
-        """Add why pods wait, where only events or the queue tell."""
-        living = next((each for each in reversed(observed) if each.attempt.state in LIVING), None)
-        if living is None or decided.status.state in FINAL:
-            return observed
-        subject = living.ask_events or (living.job.uid if living.job is not None and living.job.suspended else "")
-        if not subject:
-            return observed
-        if subject != cache.asked:
-            cache.asked, cache.asks = subject, 0
-        if not cache.asks or not cache.asked_at <= now < cache.asked_at + self._ask_again_s(cache):
-            cache.asks, cache.asked_at = cache.asks + 1, now
-            cache.answer = why_waiting(self._cluster, self._warning_events, known, living)
-        if cache.answer is None:
-            return observed
-        return [replace(each, problem=cache.answer) if each is living else each for each in observed]
 
     def _read_logs(
         self,

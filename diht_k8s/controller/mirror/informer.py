@@ -1,4 +1,4 @@
-"""A mirror of the Jobs and pods that carry our label; each object is reduced to a summary while it is read."""
+"""A mirror of the Jobs, pods and Workloads that carry our label; each object is reduced to a summary while it is read."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any, Final, Generic, TypeVar
 from diht_k8s.controller.mirror.watch import WATCH_S, Watch
 from diht_k8s.kube.client import PAGE
 from diht_k8s.kube.summaries import RUN_LABEL, Document, JobSummary, PodSummary, Unreadable
+from diht_k8s.kube.workloads import WorkloadSummary
 
 MAX_GONE: Final = 1000
-Summary = TypeVar("Summary", JobSummary, PodSummary)
+Summary = TypeVar("Summary", JobSummary, PodSummary, WorkloadSummary)
 
 
 class Informer(Watch, Generic[Summary]):
