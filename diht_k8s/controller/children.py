@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from diht_k8s.api.errors import UserError
@@ -9,10 +10,10 @@ from diht_k8s.api.pods import merged
 from diht_k8s.api.reports import GOODPUT_VARIABLE
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.controller.mirror.runs import KnownRun
-from diht_k8s.controller.nodes import keep_away
+from diht_k8s.controller.nodes import MAX_AVOIDED, keep_away
 from diht_k8s.controller.observe import entry_name
 from diht_k8s.kube.kinds import KINDS
-from diht_k8s.kube.summaries import ATTEMPT_LABEL, RUN_LABEL, RUN_UID_LABEL, STAGE_LABEL
+from diht_k8s.kube.summaries import ATTEMPT_LABEL, MAX_MESSAGE, MOVED_ANNOTATION, RUN_LABEL, RUN_UID_LABEL, STAGE_LABEL
 from diht_k8s.launch.render import JobConfig, render
 from diht_k8s.launch.stages import stage_app
 from diht_k8s.pipeline.goodput_status import for_the_page
@@ -26,7 +27,13 @@ NO_POD_GROUPS: Final = (
 
 
 def children(
-    known: KnownRun, run: DihtRun, start: Start, job_ttl_s: int | None = None, *, pod_groups: bool = False
+    known: KnownRun,
+    run: DihtRun,
+    start: Start,
+    job_ttl_s: int | None = None,
+    *,
+    pod_groups: bool = False,
+    faulty: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """The Service (if pods talk to each other), then the Job of an attempt, so that the Job finds all that it needs.
 
@@ -36,6 +43,7 @@ def children(
         start: the attempt.
         job_ttl_s: time in seconds after which Kubernetes removes the finished Job and its pods; None keeps them.
         pod_groups: whether the cluster serves PodGroups.
+        faulty: nodes of which monitors report faults.
 
     Raises:
         UserError: the run cannot be rendered; the message says why.
@@ -53,7 +61,10 @@ def children(
     objects = render(app, config, start.name, labels=labels, owner=known.owner_reference)
     entry = next((stage for stage in known.status.stages if stage.name == labels[STAGE_LABEL]), None)
     for job in (item for item in objects if item["kind"] == "Job"):
-        keep_away(job, entry.avoid_nodes if entry is not None else ())
+        avoided = [*(entry.avoid_nodes if entry is not None else ()), *faulty[:MAX_AVOIDED]]
+        keep_away(job, list(dict.fromkeys(avoided)))
+        if faulty:  # its gang is not moved again for a fault that nobody could avoid
+            job["metadata"].setdefault("annotations", {})[MOVED_ANNOTATION] = ",".join(faulty)[:MAX_MESSAGE]
         if start.stage is Stage.TRAIN and job["spec"]["parallelism"] > 1 and _in_pod_group(run, pod_groups=pod_groups):
             objects.append(pod_group(job))
     return sorted(objects, key=lambda item: item["kind"] == "Job")

@@ -28,6 +28,8 @@ from diht_k8s.controller.mirror.optional import PodGroups, WorkloadInformer
 from diht_k8s.controller.mirror.run_watch import RunWatch
 from diht_k8s.controller.mirror.runs import Key, KnownRun, Runs
 from diht_k8s.controller.mirror.watch import WATCH_S, Watch
+from diht_k8s.controller.node_health.faults import Watched
+from diht_k8s.controller.node_health.watch import NodeWatch
 from diht_k8s.controller.queue.fair_order import Level
 from diht_k8s.controller.queue.keyed_queue import KeyedQueue
 from diht_k8s.controller.reconcile import Reconciler
@@ -70,6 +72,10 @@ class Settings:
     """seconds after which a watch is renewed; one that stays silent for a fifth longer is given up."""
     history_limit: int | None = None
     """finished runs that a namespace keeps; None keeps all."""
+    kueue: bool = True
+    """whether stages may have Workloads of Kueue of their own."""
+    node_faults: tuple[Watched, ...] = ()
+    """faults of nodes that gangs move away from; none: no node is watched."""
     pod_groups: bool = True
     """whether Kubernetes itself may schedule gangs, where the cluster serves PodGroups."""
     identity: str = f"{socket.gethostname()}-{os.getpid()}"
@@ -95,15 +101,19 @@ class Operator:
         self._jobs: Informer[JobSummary] = Informer("Job", listing("Job"), job_summary, self._changed, every)
         self._pods: Informer[PodSummary] = Informer("Pod", listing("Pod"), pod_summary, self._changed, every)
         workloads = WorkloadInformer("Workload", listing("Workload"), workload_summary, self._changed, every)
+        workloads.absent = "" if settings.kueue else "it was started with --kueue=never"
+        faults = settings.node_faults
+        nodes = NodeWatch(listing("Node"), faults, self._node_changed, every) if faults else None
         self._watches: tuple[Watch, ...] = (
             RunWatch(listing("DihtRun"), self._runs, self._run_changed, self._run_removed, every),
             self._jobs,
             self._pods,
-            workloads,
+            *([workloads] if settings.kueue else ()),
+            *([nodes] if nodes is not None else ()),
         )
         self._reconciler = Reconciler(
             self._cluster, self._runs, self._jobs, self._pods, workloads=workloads,
-            pod_groups=PodGroups(self._cluster, allowed=settings.pod_groups), enqueue=self._enqueue,
+            pod_groups=PodGroups(self._cluster, allowed=settings.pod_groups), nodes=nodes, enqueue=self._enqueue,
             job_ttl_s=settings.job_ttl_s,
         )  # fmt: skip
         metrics.DEPTH.set_function(lambda: len(self._queue))
@@ -165,6 +175,10 @@ class Operator:
             self._changed_keys.add((namespace, run))
         if first:
             self._loop.call_soon_threadsafe(self._loop.call_later, GATHER_S, self._enqueue_changed)
+
+    def _node_changed(self, node: str) -> None:
+        """Called from the watch of nodes: gangs may have to move."""
+        self._enqueue(self._reconciler.node_changed(node))
 
     def _enqueue_changed(self) -> None:
         with self._lock:

@@ -11,13 +11,13 @@ from diht_k8s.api.run import Stage
 from diht_k8s.controller.mirror.run_cache import RunCache
 from diht_k8s.controller.mirror.runs import KnownRun
 from diht_k8s.controller.observe import GANGS, ObservedAttempt, RunProblem, entry_name
-from diht_k8s.controller.status import LoggedProgress
+from diht_k8s.controller.status import LoggedProgress, failed_attempt, newly_failed
 from diht_k8s.controller.text import TAIL_LINES, one_line, tail
 from diht_k8s.controller.timing import LIVING
 from diht_k8s.controller.warning_events import WarningEvents
 from diht_k8s.kube.client import Cluster, ClusterError
 from diht_k8s.kube.summaries import PodSummary
-from diht_k8s.pipeline.states import AttemptState, StageRecord
+from diht_k8s.pipeline.states import AttemptState, RunStatus, StageRecord, StageState
 
 logger = logging.getLogger(__name__)
 PROGRESS_LINES = 5
@@ -29,6 +29,36 @@ class PodLogs:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
+
+    def read(
+        self,
+        known: KnownRun,
+        before: RunStatus,
+        after: RunStatus,
+        observed: list[ObservedAttempt],
+        cache: RunCache,
+        now: float,
+        interval_s: float,
+    ) -> RunStatus:
+        """Read the logs that matter now: progress at intervals, the end of a pod that failed, a cached stage."""
+        running = next((each for each in reversed(observed) if each.attempt.state is AttemptState.RUNNING), None)
+        if running is not None and not now - interval_s < cache.read_at <= now:
+            cache.read_at = now
+            cache.logged = self.progress(known, running, now) or cache.logged
+        stages = list(after.stages)
+        for index, stage in enumerate(stages):
+            if newly_failed(before, stage):
+                cache.tails = self.tails(known, observed)
+                failed = failed_attempt(observed, stage) if stage.stage in GANGS else None
+                cache.logged = (self.last_progress(known, failed, now) if failed else None) or cache.logged
+            old = before.of(stage.stage, stage.step).state
+            if stage.state is StageState.COMPLETE and old is not StageState.COMPLETE:
+                lines = self.last_lines(known, observed, stage)
+                if (progress := progress_in(lines, stage.stage)) is not None:
+                    cache.logged = LoggedProgress(entry_name(stage.stage, stage.step), stage.attempt, progress, now)
+                if cached_in(lines, stage.stage):
+                    stages[index] = replace(stage, state=StageState.CACHED)
+        return replace(after, stages=tuple(stages))
 
     def progress(self, known: KnownRun, observed: ObservedAttempt, now: float) -> LoggedProgress | None:
         """The newest progress line: of rank 0 in a gang, of any worker that has one elsewhere."""

@@ -182,7 +182,10 @@ class Cluster:
     def patch_workload_status(self, namespace: str, name: str, patch: Mapping[str, Any]) -> None:
         """Merge a patch into the status of a Workload; its metadata.resourceVersion has to be the newest one."""
         self._before_write("patch_workload_status")
-        what, call = f"write the status of Workload {namespace}/{name}", self._custom.patch_namespaced_custom_object_status
+        what, call = (
+            f"write the status of Workload {namespace}/{name}",
+            self._custom.patch_namespaced_custom_object_status,
+        )
         group, version, plural = KINDS["Workload"]
         place = (group, version, namespace, plural, name)
         answer_of(what, call, *place, patch, _content_type="application/merge-patch+json")
@@ -348,7 +351,9 @@ class Cluster:
             group, version, plural = KINDS[kind]
             if namespace is None:
                 every_place = (group, version, plural)
-                return lambda **options: answer_of(what, self._custom.list_cluster_custom_object, *every_place, **options)
+                return lambda **options: answer_of(
+                    what, self._custom.list_cluster_custom_object, *every_place, **options
+                )
             place = (group, version, namespace, plural)
             return lambda **options: answer_of(what, self._custom.list_namespaced_custom_object, *place, **options)
         if namespace is None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from diht_k8s.kube.summaries import RUN_LABEL, STAGE_LABEL, Document, Unreadable, identity
 from diht_k8s.api.times import seconds
+from diht_k8s.kube.summaries import RUN_LABEL, STAGE_LABEL, Document, Unreadable, identity
 
 SHAPE_ANNOTATION: Final = "diht.dev/shape"
 """Digest of the pods that a Workload asks quota for."""

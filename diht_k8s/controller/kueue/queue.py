@@ -22,7 +22,9 @@ from diht_k8s.launch.stages import shaped_for
 from diht_k8s.pipeline.plan import CLUSTER_STEPS
 from diht_k8s.pipeline.states import Attempt, AttemptState, RunPlan, Start
 
-MISSING: Final = f"pods.queueing is PerRun, and the cluster does not serve {KUEUE}/v1beta2, or the operator may not read it"
+MISSING: Final = (
+    f"pods.queueing is PerRun, and the cluster does not serve {KUEUE}/v1beta2, or the operator may not read it"
+)
 
 
 class Workloads(Protocol):
@@ -85,7 +87,9 @@ class RunQueue:
         """Whether a run that has ended still has a place in a queue."""
         return any(each.owner_uid == uid and not (each.finished or each.deleted) for each in self._workloads.of(*key))
 
-    def carry_out(self, known: KnownRun, run: DihtRun, actions: Sequence[step.QueueAction], now: float) -> RunProblem | None:
+    def carry_out(
+        self, known: KnownRun, run: DihtRun, actions: Sequence[step.QueueAction], now: float
+    ) -> RunProblem | None:
         """Execute actions; returns what a person has to correct.
 
         Raises:

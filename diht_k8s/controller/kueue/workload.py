@@ -49,8 +49,7 @@ def pod_set(job: Mapping[str, Any]) -> Json:
     """What the pods of a Job ask of a queue."""
     template, spec = job["spec"]["template"], job["spec"]["template"]["spec"]
     containers = [
-        {key: container[key] for key in ("name", "resources") if key in container}
-        for container in spec["containers"]
+        {key: container[key] for key in ("name", "resources") if key in container} for container in spec["containers"]
     ]
     annotations = template["metadata"].get("annotations") or {}
     given = {key: annotations[name] for key, name in TOPOLOGY.items() if name in annotations}
@@ -203,7 +202,10 @@ def _conditions(found: Mapping[str, Any]) -> dict[str, Json]:
 
 
 def _patch(
-    found: Mapping[str, Any], said: Mapping[str, tuple[str, str, str]], now: float, more: Mapping[str, Any] | None = None
+    found: Mapping[str, Any],
+    said: Mapping[str, tuple[str, str, str]],
+    now: float,
+    more: Mapping[str, Any] | None = None,
 ) -> Json:
     metadata, conditions = found["metadata"], _conditions(found)
     for kind, (status, reason, message) in said.items():

@@ -52,6 +52,12 @@ class Informer(Watch, Generic[Summary]):
         with self._lock:
             return list(self._by_run.get((namespace, run), {}).values())
 
+    def runs_on(self, node: str) -> list[tuple[str, str]]:
+        """The runs that have a pod on a node."""
+        with self._lock:
+            found = ((key, known.values()) for key, known in self._by_run.items())
+            return [key for key, own in found if any(getattr(each, "node", "") == node for each in own)]
+
     def put(self, document: Document) -> None:
         """Take in an object that we have just created, unless the watch has already reported that it is gone."""
         if document["metadata"]["uid"] not in self._gone:

@@ -34,6 +34,9 @@ class Mirror:
     def of(self, namespace: str, run: str) -> list[Any]:
         return [summary for summary in self.summaries.values() if (summary.namespace, summary.run) == (namespace, run)]
 
+    def runs_on(self, node: str) -> list[tuple[str, str]]:
+        return [(each.namespace, each.run) for each in self.summaries.values() if each.node == node]
+
     def put(self, document: Any) -> None:
         summary = self.reduce(document)
         if isinstance(summary, JobSummary | PodSummary | WorkloadSummary):
@@ -249,11 +252,11 @@ class FakeCluster:
 class Process:
     """One operator process against a FakeCluster; all that it knows ends with it."""
 
-    def __init__(self, cluster: FakeCluster, clock: Callable[[], float]) -> None:
+    def __init__(self, cluster: FakeCluster, clock: Callable[[], float], nodes: Any = None) -> None:
         self.cluster, self.known = cluster, Runs()
         self.jobs, self.pods, self.workloads = Mirror(job_summary), Mirror(pod_summary), Mirror(workload_summary)
         self.reconciler = Reconciler(cluster, self.known, self.jobs, self.pods, workloads=self.workloads,  # type: ignore[arg-type]
-            pod_groups=lambda: cluster.pod_groups, clock=clock, jitter=lambda: 0.0)  # fmt: skip
+            pod_groups=lambda: cluster.pod_groups, clock=clock, jitter=lambda: 0.0, nodes=nodes)  # fmt: skip
 
     def sync(self) -> None:
         """Take in the cluster as it is, as watches would report it."""
@@ -264,7 +267,11 @@ class Process:
             if key[1] not in self.cluster.runs:
                 self.known.remove(key)
         workloads = self.cluster.others.get("Workload", {})
-        for mirror, documents in ((self.jobs, self.cluster.jobs), (self.pods, self.cluster.pods), (self.workloads, workloads)):
+        for mirror, documents in (
+            (self.jobs, self.cluster.jobs),
+            (self.pods, self.cluster.pods),
+            (self.workloads, workloads),
+        ):
             mirror.summaries = {}
             for document in documents.values():
                 mirror.put(document)

@@ -58,5 +58,11 @@ class Kueue:
         status = document.setdefault("status", {})
         kept = {each["type"]: each for each in status.get("conditions") or ()}
         for kind, value in conditions.items():
-            kept[kind] = {"type": kind, "status": value, "reason": reason, "message": "no quota", "lastTransitionTime": at(NOW)}
+            kept[kind] = {
+                "type": kind,
+                "status": value,
+                "reason": reason,
+                "message": "no quota",
+                "lastTransitionTime": at(NOW),
+            }
         status["conditions"] = list(kept.values())

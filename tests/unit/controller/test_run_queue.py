@@ -120,9 +120,13 @@ def test_each_stage_takes_its_place_and_leaves_it_whether_the_operator_dies_at_w
             cluster.end(name, 75 if name == "r-train-1" else 0, message="")
             done.add(name)
         clock.now += 1.0
-        if reason(cluster) == "Complete" and all(kueue.conditions(name).get("Finished") == "True" for name in kueue.workloads):
+        if reason(cluster) == "Complete" and all(
+            kueue.conditions(name).get("Finished") == "True" for name in kueue.workloads
+        ):
             break
-    assert sorted(kueue.workloads) == sorted(f"r-{each}" for each in ("filter", "vocabulary", "heads", "predict", "train", "evaluate"))
+    assert sorted(kueue.workloads) == sorted(
+        f"r-{each}" for each in ("filter", "vocabulary", "heads", "predict", "train", "evaluate")
+    )
     assert "r-train-2" in cluster.jobs
     assert all(kueue.conditions(name)["Finished"] == "True" for name in kueue.workloads)
 
@@ -189,7 +193,11 @@ def test_cluster_without_kueue_is_named_and_nothing_that_runs_is_stopped() -> No
     ("pods", "objects", "found"),
     [
         ({}, {}, (0, None)),
-        ({"queuePriorityClass": "high"}, {"WorkloadPriorityClass": {"high": {"value": 7}}}, (7, "WorkloadPriorityClass")),
+        (
+            {"queuePriorityClass": "high"},
+            {"WorkloadPriorityClass": {"high": {"value": 7}}},
+            (7, "WorkloadPriorityClass"),
+        ),
         ({"priorityClassName": "p"}, {"PriorityClass": {"p": {"value": 9}}}, (9, "PriorityClass")),
     ],
     ids=["none", "of the queue", "of the pods"],
