@@ -10,6 +10,8 @@ from tests.cluster.operators import Runs
 from tests.cluster.tools import Kubectl, KubectlError, manifest, wait_until
 
 TRAIN: dict[str, Any] = {"model": "ViT-B-16", "samples": 8, "batchSize": 8, "distillation": {"mode": "Disabled"}}
+WORKLOADS = "workloads.kueue.x-k8s.io"
+"""Kubernetes has Workloads of its own since 1.36."""
 STAGES: dict[str, Any] = {"filter": None, "label": None, "evaluate": None, "train": TRAIN}
 
 
@@ -32,7 +34,7 @@ class OneAtATime:
 
     def workload(self, name: str) -> dict[str, Any]:
         try:
-            return self.kubectl.json("get", "workload", name, "--namespace", self.runs.namespace)
+            return self.kubectl.json("get", WORKLOADS, name, "--namespace", self.runs.namespace)
         except KubectlError:
             return {}
 
@@ -69,9 +71,10 @@ class OneAtATime:
         }
         self.kubectl.apply(json.dumps(urgent))
         wait_until(lambda: self.admitted("urgent"), "the urgent Workload has the quota", 60)
-        assert not self.runs.pods(name), "pods without quota"
+        living = [pod for pod in self.runs.pods(name) if pod["status"]["phase"] in ("Pending", "Running")]
+        assert not living, "pods without quota"
         assert self.runs.condition(name, "Progressing")["reason"] == "Queued"
-        self.kubectl("delete", "workload", "urgent", "--namespace", self.runs.namespace)
+        self.kubectl("delete", WORKLOADS, "urgent", "--namespace", self.runs.namespace)
 
     def reserved(self) -> dict[str, Any]:
         """What the queue holds: reserved and admitted Workloads, quota in use."""

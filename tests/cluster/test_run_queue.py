@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,12 @@ def running(place: World, queue: OneAtATime, name: str, starts: int) -> str:
 
 def crash(place: World, pod: str, number: int) -> None:
     """The program dies, or its pod is drained."""
-    kill_program(pod) if number % 3 == 0 else evict(place.runs, pod)
+    kill_program(host(pod)) if number % 3 == 0 else evict(place.runs, pod)
+
+
+def host(pod: str) -> str:
+    """The host name of an indexed Job's pod."""
+    return pod.rpartition("-")[0]
 
 
 def endure(place: World, queue: OneAtATime, times: int) -> None:
@@ -35,6 +41,7 @@ def endure(place: World, queue: OneAtATime, times: int) -> None:
         ends = ["hang"] * (times + 1) if name == "first" else []
         queue.start(name, *ends, "ok", failurePolicy=POLICY, activeDeadlineSeconds=600 if name == "first" else 30)
         wait_until(lambda: queue.workload(f"{name}-train"), f"the Workload of {name}", 30)  # noqa: B023 (called at once)
+        time.sleep(1.1)  # Kueue orders by creation in whole seconds, and those of one second by UID
     uid = queue.workload("first-train")["metadata"]["uid"]
     for number in range(times):
         pod = running(place, queue, "first", number + 1)
@@ -44,7 +51,7 @@ def endure(place: World, queue: OneAtATime, times: int) -> None:
             crash(place, pod, number)
         for other in ("second-train", "third-train"):
             assert "Admitted" not in queue.conditions(other) or not queue.admitted(other), f"{other} came before its turn"
-    kill_program(running(place, queue, "first", times + 1))
+    kill_program(host(running(place, queue, "first", times + 1)))
     for name in ("first", "second", "third"):
         place.runs.wait_for(name, "Complete", timeout_s=180)
     assert queue.workload("first-train")["metadata"]["uid"] == uid, "one Workload for all attempts"
