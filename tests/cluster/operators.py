@@ -23,6 +23,8 @@ import yaml
 from tests.cluster.tools import CLUSTER, PROJECT, Kubectl, fresh_namespace, manifest, wait_until
 
 
+FAULTS = [{"condition": "TestFault"}, {"condition": "UrgentTestFault", "move": "AtOnce"}]
+"""Faults of nodes that only tests report."""
 RBAC = "rbac.authorization.k8s.io/v1"
 
 
@@ -45,7 +47,7 @@ class Operator:
 
     def start(self) -> Operator:
         command = [sys.executable, "-m", self.program, "--namespace", self.namespace, "--port", str(self.port)]
-        command += ["--address", "127.0.0.1"]
+        command += ["--address", "127.0.0.1", "--node-faults", json.dumps(FAULTS)]
         command += ["--log-format", "text", *(self.options or ("--no-lease",))]
         with self.log.open("ab") as log:
             env = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
@@ -286,6 +288,22 @@ def condition(status: dict[str, Any], kind: str) -> dict[str, Any]:
 
 def stages(status: dict[str, Any]) -> dict[str, Any]:
     return {stage["name"]: stage for stage in status.get("stages", [])}
+
+
+@contextmanager
+def faulty(kubectl: Kubectl, node: str, fault: str) -> Iterator[None]:
+    """A node with a condition, as a monitor sets it."""
+
+    def report(status: str) -> None:
+        condition = {"type": fault, "status": status, "reason": "Test", "message": "a fault that a test reports"}
+        patch = json.dumps({"status": {"conditions": [condition]}})
+        kubectl("patch", "node", node, "--subresource=status", "--type=strategic", "-p", patch)
+
+    report("True")
+    try:
+        yield
+    finally:
+        report("False")
 
 
 def evict(runs: Runs, pod: str) -> None:
