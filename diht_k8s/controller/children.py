@@ -70,13 +70,17 @@ def children(
     return sorted(objects, key=lambda item: item["kind"] == "Job")
 
 
+def asks_pod_group(run: DihtRun) -> bool:
+    """Whether a run insists on a PodGroup for its training."""
+    return run.spec.train is not None and merged(run.spec.pods, run.spec.train.pods).gang == "PodGroup"
+
+
 def _in_pod_group(run: DihtRun, *, pod_groups: bool) -> bool:
     """Whether Kubernetes itself schedules the training's pods together."""
     assert run.spec.train is not None
-    gang = merged(run.spec.pods, run.spec.train.pods).gang
-    if gang == "PodGroup" and not pod_groups:
+    if not pod_groups and asks_pod_group(run):
         raise UserError(NO_POD_GROUPS)
-    return gang != "None" and pod_groups
+    return pod_groups and merged(run.spec.pods, run.spec.train.pods).gang != "None"
 
 
 def pod_group(job: dict[str, Any]) -> dict[str, Any]:
