@@ -104,7 +104,7 @@ class Pods(Model):
     queue_name: Text | None = None
     """queueName is the Kueue LocalQueue or Volcano queue that admits the stage."""
     queueing: Literal["PerAttempt", "PerRun"] = "PerAttempt"
-    """queueing of restarts: PerAttempt queues each attempt anew, PerRun keeps a stage's place and quota until it ends
+    """queueing of restarts: with PerAttempt each attempt queues, PerRun keeps a stage's place and quota until it ends
     (Kueue only)."""
     queue_priority_class: Text | None = None
     """queuePriorityClass is Kueue's WorkloadPriorityClass: the order in the queue, without preempting pods."""
@@ -175,10 +175,12 @@ def merged(base: Pods, over: Pods | None) -> Pods:
     return base.model_copy(update=fields)
 
 
-def topology_annotations(topology: Topology | None) -> dict[str, str]:
-    """The annotations of a pod template by which Kueue knows its topology."""
+def topology_annotations(topology: Topology | None, pods: int) -> dict[str, str]:
+    """The annotations of a template of some pods by which Kueue knows its topology; slices only where there are as many."""
     if topology is None:
         return {}
+    if topology.slice_size is not None and topology.slice_size > pods:  # which Kueue refuses
+        topology = topology.model_copy(update={"slice_required": None, "slice_size": None})
     given = {
         "podset-required-topology": topology.required,
         "podset-preferred-topology": topology.preferred,

@@ -34,14 +34,14 @@ def stage_overlays(
 ) -> dict[str, dict[str, Any]]:
     """The overlays of the role of a stage or of one of its steps, by kind; empty ones are left out."""
     overlays = {
-        "V1Pod": _pod(pods),
+        "V1Pod": _pod(pods, replicas),
         "V1Container": _container(run, pods),
         "V1Job": _job(stage, pods, replicas, step),
     }
     return {kind: overlay for kind, overlay in overlays.items() if overlay}
 
 
-def _pod(pods: Pods) -> dict[str, Any]:
+def _pod(pods: Pods, replicas: int) -> dict[str, Any]:
     given = pods.model_dump(by_alias=True, exclude_defaults=True)
     spec = {name: given[name] for name in POD_FIELDS if name in given}
     if pods.image_pull_secrets:
@@ -54,7 +54,7 @@ def _pod(pods: Pods) -> dict[str, Any]:
     if volumes := [*(memory if pods.shm_size else []), *map(wire, pods.volumes)]:
         spec[JOIN("volumes", on="name")] = volumes
     metadata = {name: given[name] for name in ("labels", "annotations") if name in given}
-    if topology := topology_annotations(pods.topology):
+    if topology := topology_annotations(pods.topology, replicas):
         metadata["annotations"] = {**metadata.get("annotations", {}), **topology}
     return {key: value for key, value in (("metadata", metadata), ("spec", spec)) if value}
 

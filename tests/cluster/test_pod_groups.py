@@ -1,4 +1,4 @@
-"""Gangs on fake nodes that have room for one: with a PodGroup none starts by half; without it the half is withdrawn."""
+"""Gangs on fake nodes that have room for one: with a PodGroup none starts partially; without it pods are scheduled one by one."""
 
 from __future__ import annotations
 
@@ -61,25 +61,25 @@ def compete(place: World, number: int) -> None:
         for pod in since.keys() - half:
             del since[pod]
         late = [pod for pod, at in since.items() if time.monotonic() > at + BINDING_S]
-        assert not late, f"a half start: {late} have no node"
+        assert not late, f"a partial start: {late} have no node"
         return all(place.runs.condition(name, "Complete").get("status") == "True" for name in names)
 
     wait_until(ended, "both gangs have run", 90)
 
 
-def test_gangs_with_pod_groups_never_start_by_half(place: World) -> None:
+def test_gangs_with_pod_groups_never_start_partially(place: World) -> None:
     for number in range(3):
         compete(place, number)
 
 
 @pytest.mark.slow
-def test_gangs_with_pod_groups_never_start_by_half_in_a_hundred_tries(place: World) -> None:
+def test_gangs_with_pod_groups_never_start_partially_in_a_hundred_tries(place: World) -> None:
     for number in range(100):
         compete(place, number)
 
 
 def test_gang_without_a_pod_group_is_scheduled_pod_by_pod(place: World) -> None:
-    """As before: what starts by half is withdrawn (tests/unit/pipeline/test_plan.py), and no PodGroup is made."""
+    """As before: what starts partially is withdrawn (tests/unit/pipeline/test_plan.py), and no PodGroup is made."""
     start(place, "one", gang="None")
     place.runs.wait_for("one", "Complete", timeout_s=60)
     assert place.kubectl("get", "podgroups", "--namespace", place.namespace, "--output", "name") == ""

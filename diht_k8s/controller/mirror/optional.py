@@ -46,7 +46,7 @@ class WorkloadInformer(OptionalWatch, Informer[WorkloadSummary]):
 
 
 class PodGroups:
-    """Whether the cluster serves PodGroups, asked anew from time to time: it may be upgraded."""
+    """Whether the cluster serves PodGroups, asked again from time to time: it may be upgraded."""
 
     def __init__(self, cluster: Cluster, *, allowed: bool = True, clock: Callable[[], float] = time.monotonic) -> None:
         """Make one; `allowed` is whether the operator may use them, `clock` gives seconds, monotonic."""

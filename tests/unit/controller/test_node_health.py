@@ -208,7 +208,7 @@ def test_pod_group_that_the_cluster_does_not_serve_is_named() -> None:
     assert (reason(cluster, "Accepted"), cluster.jobs) == ("InvalidSpec", {})
 
 
-def test_what_the_cluster_serves_is_asked_anew_after_a_while() -> None:
+def test_what_the_cluster_serves_is_asked_again_after_a_while() -> None:
     class Cluster:
         asked = 0
 
