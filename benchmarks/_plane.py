@@ -25,7 +25,12 @@ HERE: Final = Path(__file__).resolve().parent
 OPERATOR: Final = "diht-operator"
 """User of the controller under test: the audit log tells its writes from others'."""
 LOADER: Final = "loader"
-USERS: Final = {"admin": "system:masters", OPERATOR: "operators", LOADER: "system:masters", "fakes": "system:masters"}
+PEERS: Final = ("jobset", "trainer")
+"""Users of the controllers that it is compared with."""
+USERS: Final = {
+    "admin": "system:masters", OPERATOR: "operators", LOADER: "system:masters", "fakes": "system:masters",
+    **dict.fromkeys(PEERS, "system:masters"),
+}  # fmt: skip
 PODS_PER_NODE: Final = 1000
 READY_S: Final = 120.0
 CONTROLLERS: Final = "job-controller,garbage-collector-controller,namespace-controller,serviceaccount-controller"
@@ -208,6 +213,7 @@ def _audit_policy() -> dict[str, Any]:
         "rules": [
             {"level": "Request", "users": [OPERATOR], "verbs": ["patch"], "resources": status},
             {"level": "Metadata", "users": [OPERATOR]},
+            {"level": "Metadata", "users": list(PEERS), "verbs": ["create", "update", "patch", "delete", "deletecollection"]},
             {"level": "Metadata", "users": [LOADER], "verbs": ["create", "patch"], "resources": runs},
             {"level": "None"},
         ],

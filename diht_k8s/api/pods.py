@@ -29,6 +29,8 @@ from diht_k8s.api.kubernetes_types.security import (
 
 QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
 """Label by which Kueue finds a Job's queue."""
+QUEUE_PRIORITY_LABEL: Final = "kueue.x-k8s.io/priority-class"
+"""Label by which Kueue finds a Job's WorkloadPriorityClass."""
 RENDEZVOUS_PORT: Final = 29500
 """TCP port on which the ranks of a gang find each other."""
 HOST_PORTS: Final = range(20000, 29000)
@@ -44,6 +46,10 @@ Labels = Annotated[
 Annotations = Annotated[
     dict[str, Annotated[str, StringConstraints(max_length=4096)]], Field(max_length=64), BeforeValidator(without_nulls)
 ]
+
+
+Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?$", max_length=317)]
+"""The name of a node label."""
 
 
 class EnvVar(Model):
@@ -63,6 +69,29 @@ class EnvVar(Model):
         return self
 
 
+class Topology(Model):
+    """Kueue's topology-aware scheduling: how near to each other the pods are placed."""
+
+    required: Label | None = None
+    """required is the level (a node label) within one domain of which all pods must run."""
+    preferred: Label | None = None
+    """preferred is the level within one domain of which they run where that is possible."""
+    unconstrained: Literal[True] | None = None
+    """unconstrained only asks Kueue to find the nodes before it admits the pods."""
+    slice_required: Label | None = None
+    """sliceRequired is the level within one domain of which each slice of the pods must run."""
+    slice_size: Annotated[int | None, Field(ge=1, le=4096)] = None
+    """sliceSize is the number of pods of a slice."""
+
+    @model_validator(mode="after")
+    def _one_of_three(self) -> Self:
+        if sum(each is not None for each in (self.required, self.preferred, self.unconstrained)) > 1:
+            raise ValueError("give one of required, preferred and unconstrained")
+        if (self.slice_required is None) != (self.slice_size is None):
+            raise ValueError("give sliceRequired and sliceSize together")
+        return self
+
+
 class Pods(Model):
     """The pod settings of a stage. `diht run` ignores it."""
 
@@ -74,6 +103,21 @@ class Pods(Model):
     """imagePullSecrets names Secrets with registry credentials."""
     queue_name: Text | None = None
     """queueName is the Kueue LocalQueue or Volcano queue that admits the stage."""
+    queueing: Literal["PerAttempt", "PerRun"] = "PerAttempt"
+    """queueing of restarts: with PerAttempt each attempt queues, PerRun keeps a stage's place and quota until it ends
+    (Kueue only)."""
+    queue_priority_class: Text | None = None
+    """queuePriorityClass is Kueue's WorkloadPriorityClass: the order in the queue, without preempting pods."""
+    min_workers: Annotated[int | None, Field(ge=1, le=4096)] = None
+    """minWorkers is the number of pods with which Kueue may start a stage of several workers if its quota does not allow
+    all of them; unset waits for all."""
+    topology: Topology | None = None
+    """topology places the pods by Kueue's topology-aware scheduling."""
+    gang: Literal["Auto", "PodGroup", "None"] = "Auto"
+    """gang scheduling of a training by Kubernetes itself: PodGroup needs scheduling.k8s.io/v1beta1, Auto uses it where
+    the cluster serves it, None does not."""
+    scheduler_name: Text | None = None
+    """schedulerName as in Kubernetes."""
     resources: Annotated[dict[str, Quantity], Field(max_length=64), BeforeValidator(without_nulls)] = {}
     """resources of each pod, as requests and limits: cpu, memory, nvidia.com/gpu, rdma/hca and other extended ones."""
     node_selector: Labels = {}
@@ -129,6 +173,22 @@ def merged(base: Pods, over: Pods | None) -> Pods:
         by_name = {variable.name: variable for variable in [*base.env, *over.env]}
         fields["env"] = list(by_name.values())
     return base.model_copy(update=fields)
+
+
+def topology_annotations(topology: Topology | None, pods: int) -> dict[str, str]:
+    """The annotations of a template of some pods by which Kueue knows its topology; slices only where there are as many."""
+    if topology is None:
+        return {}
+    if topology.slice_size is not None and topology.slice_size > pods:  # which Kueue refuses
+        topology = topology.model_copy(update={"slice_required": None, "slice_size": None})
+    given = {
+        "podset-required-topology": topology.required,
+        "podset-preferred-topology": topology.preferred,
+        "podset-unconstrained-topology": "true" if topology.unconstrained else None,
+        "podset-slice-required-topology": topology.slice_required,
+        "podset-slice-size": None if topology.slice_size is None else str(topology.slice_size),
+    }
+    return {f"kueue.x-k8s.io/{name}": value for name, value in given.items() if value is not None}
 
 
 def unknown_mounts(pods: Pods) -> list[str]:

@@ -54,6 +54,7 @@ class Reason(StrEnum):
     QUEUED = "Queued", "the queue has not admitted the attempt yet"
     UNSCHEDULABLE = "Unschedulable", "no node takes a pod: the message has the scheduler's words"
     IMAGE_PULL_FAILED = "ImagePullFailed", "a node cannot pull the image"
+    NODE_UNHEALTHY = "NodeUnhealthy", "a node monitor reports a fault of a node: the gang saves and moves"
     REFERENCE_MISSING = "ReferenceMissing", "a Secret, ConfigMap, volume claim or service account does not exist"
     QUOTA_EXCEEDED = "QuotaExceeded", "the namespace's quota does not allow the pods"
     POD_REFUSED = "PodRefused", "the cluster's admission refuses the pods (Pod Security, a webhook)"

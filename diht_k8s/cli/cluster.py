@@ -17,7 +17,7 @@ from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import StageState, StageStatus, Status
 from diht_k8s.cli.document import warn_of_gpu
 from diht_k8s.cli.goodput import goodput_lines
-from diht_k8s.controller.children import children
+from diht_k8s.controller.children import asks_pod_group, children
 from diht_k8s.controller.mirror.runs import RETRY_ANNOTATION, known_run
 from diht_k8s.controller.observe import entry_name
 from diht_k8s.controller.saved_status import condition, is_true
@@ -244,6 +244,6 @@ def planned(run: DihtRun, namespace: str) -> list[dict[str, Any]]:
     for stage in run.spec.stages:
         for step in CLUSTER_STEPS.get(stage, ("",)):
             name = attempt_name(run.metadata.name, stage, 1, step)
-            objects += children(known, run, Start(stage, 1, name, step))
+            objects += children(known, run, Start(stage, 1, name, step), pod_groups=asks_pod_group(run))
             assert objects[-1]["metadata"]["labels"][STAGE_LABEL] == entry_name(stage, step)
     return objects

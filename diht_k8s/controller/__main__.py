@@ -17,6 +17,7 @@ try:
     from pythonjsonlogger.json import JsonFormatter
 
     from diht_k8s.controller.mirror.watch import WATCH_S
+    from diht_k8s.controller.node_health.faults import Watched, watched
     from diht_k8s.controller.operator import Operator, Settings
 except ImportError as missing:
     print(f"diht: {missing_package(missing, 'operator')}", file=sys.stderr)
@@ -46,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         job_ttl_s=options.job_ttl or None,
         run_ttl_s=options.run_ttl or None,
         watch_s=options.watch_timeout,
+        kueue=options.kueue == "auto",
+        node_faults=options.node_faults,
+        pod_groups=options.pod_groups == "auto",
         history_limit=options.history_limit or None,
     )
     gc.freeze()  # what was imported stays
@@ -92,6 +96,25 @@ def _parser() -> argparse.ArgumentParser:
         help=f"seconds after which a watch is renewed, 1 to {MOST_WATCH_S} ({WATCH_S}); one that is silent for a fifth "
         "longer is given up: less where something between operator and API server drops idle connections",
     )
+    parser.add_argument(
+        "--kueue",
+        choices=("auto", "never"),
+        default="auto",
+        help="give stages places of their own in Kueue's queues where it is installed (auto), or never",
+    )
+    parser.add_argument(
+        "--node-faults",
+        type=_node_faults,
+        default=(),
+        metavar="JSON",
+        help='taints and conditions of nodes that gangs move away from: [{"condition": NAME}, {"taint": KEY, "move": "AtOnce"}]',
+    )
+    parser.add_argument(
+        "--pod-groups",
+        choices=("auto", "never"),
+        default="auto",
+        help="let Kubernetes schedule gangs by PodGroups where the cluster serves them (auto), or never",
+    )
     parser.add_argument("--log-format", choices=("json", "text"), default="json")
     parser.add_argument("--log-level", choices=("debug", "info", "warning"), default="info")
     return parser
@@ -105,6 +128,13 @@ def _job_ttl(text: str) -> int:
             f"give {LEAST_JOB_TTL_S} or more, or 0 to keep Jobs for ever"
         )
     return value
+
+
+def _node_faults(text: str) -> tuple[Watched, ...]:
+    try:
+        return watched(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _log(form: str, level: str) -> None:

@@ -9,9 +9,7 @@ from typing import Any
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.reasons import Reason
-from diht_k8s.api.run import DihtRun
 from diht_k8s.api.schema.crd import KIND
-from diht_k8s.controller.children import children
 from diht_k8s.controller.mirror.runs import Key, KnownRun
 from diht_k8s.controller.observe import ObservedAttempt, RunProblem
 from diht_k8s.kube.client import Cluster, ClusterError
@@ -22,35 +20,33 @@ KEPT_ATTEMPTS = 2
 """Number of newest attempts of a stage whose Jobs stay, with their pods' logs."""
 
 
-class _NotYet(Exception):  # noqa: N818 (a state, not a fault)
+class NotYet(Exception):  # noqa: N818 (a state, not a fault)
     """An object of the same name is being deleted."""
 
 
-class _Foreign(Exception):  # noqa: N818
+class Foreign(Exception):  # noqa: N818
     """An object of the same name has another owner."""
 
 
 def execute(
     cluster: Cluster,
     known: KnownRun,
-    run: DihtRun,
     actions: Iterable[Action],
     observed: list[ObservedAttempt],
+    objects: Callable[[Start], list[dict[str, Any]]],
     created: Callable[[Mapping[str, Any]], None],
     unseen: Callable[[], str] = lambda: "",
-    job_ttl_s: int | None = None,
 ) -> RunProblem | None:
     """Execute actions.
 
     Args:
         cluster: the cluster.
         known: the run as the API server has it.
-        run: the same, parsed.
         actions: what to do.
         observed: the attempts that exist.
+        objects: the objects of an attempt in the order of their creation.
         created: called with each Job that exists now.
         unseen: name of a pod that still runs and that the plan did not know of; empty if there is none.
-        job_ttl_s: seconds after which Kubernetes removes a finished Job; None keeps it.
 
     Returns:
         What blocks the run, for the status; None if all is done.
@@ -63,7 +59,7 @@ def execute(
         if isinstance(action, Start) and (pod := unseen()):
             problem = RunProblem(Reason.PENDING, f"waits until pod {pod} of an earlier attempt is gone")
         elif isinstance(action, Start):
-            problem = _start(cluster, known, run, action, created, job_ttl_s) or problem
+            problem = _start(cluster, known, objects, action, created) or problem
         elif isinstance(action, Stop):
             _stop(cluster, known, action, observed)
         elif isinstance(action, Expire):
@@ -91,6 +87,9 @@ def delete_old_jobs(cluster: Cluster, known: KnownRun, observed: list[ObservedAt
             _delete_job(cluster, known, each.job.name, each.job.uid)
             with contextlib.suppress(ClusterError):
                 cluster.delete_service(known.namespace, each.job.name)
+            if each.job.pod_group:
+                with contextlib.suppress(ClusterError):
+                    cluster.delete("PodGroup", known.namespace, each.job.pod_group)
 
 
 def _stop(cluster: Cluster, known: KnownRun, action: Stop, observed: list[ObservedAttempt]) -> None:
@@ -110,28 +109,29 @@ def _delete_job(cluster: Cluster, known: KnownRun, name: str, uid: str) -> None:
 def _start(
     cluster: Cluster,
     known: KnownRun,
-    run: DihtRun,
+    objects: Callable[[Start], list[dict[str, Any]]],
     start: Start,
     created: Callable[[Mapping[str, Any]], None],
-    job_ttl_s: int | None,
 ) -> RunProblem | None:
     try:
-        for item in children(known, run, start, job_ttl_s):
-            there = _ensure(cluster, known, item)
+        for item in objects(start):
+            there = ensure(cluster, known, item)
             if item["kind"] == "Job":
                 created(there)
     except UserError as error:
         return RunProblem(Reason.INVALID_SPEC, str(error))
-    except _NotYet as error:
+    except NotYet as error:
         return RunProblem(Reason.PENDING, str(error))
-    except _Foreign as error:
+    except Foreign as error:
         return RunProblem(Reason.NAME_CONFLICT, str(error))
     except ClusterError as error:
+        if error.is_gone:  # a Workload or a flavour that was there a moment ago
+            return RunProblem(Reason.PENDING, error.message)
         return _refusal(error)
     return None
 
 
-def _ensure(cluster: Cluster, known: KnownRun, item: dict[str, Any]) -> dict[str, Any]:
+def ensure(cluster: Cluster, known: KnownRun, item: dict[str, Any]) -> dict[str, Any]:
     """Create an object, or return the one of the same name if it is ours."""
     kind, name = item["kind"], item["metadata"]["name"]
     try:
@@ -143,11 +143,11 @@ def _ensure(cluster: Cluster, known: KnownRun, item: dict[str, Any]) -> dict[str
     owner = next((each for each in there["metadata"].get("ownerReferences") or () if each.get("controller")), {})
     if owner.get("uid") == known.uid:
         if "deletionTimestamp" in there["metadata"]:
-            raise _NotYet(f"waits until the old {kind} {name} is gone")
+            raise NotYet(f"waits until the old {kind} {name} is gone")
         return there
     if owner.get("kind") == KIND and owner.get("name") == known.name:
-        raise _NotYet(f"waits until the {kind} {name} of a deleted run of the same name is gone")
-    raise _Foreign(f"a {kind} named {name} is there already and is not this run's: delete or rename it, or the run")
+        raise NotYet(f"waits until the {kind} {name} of a deleted run of the same name is gone")
+    raise Foreign(f"a {kind} named {name} is there already and is not this run's: delete or rename it, or the run")
 
 
 def _refusal(error: ClusterError) -> RunProblem | None:

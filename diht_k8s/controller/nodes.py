@@ -23,7 +23,7 @@ MAX_NODES: Final = 4
 """Nodes on which rounds failed that the status lists."""
 MAX_WORD: Final = 63
 NODE_FAULTS: Final = frozenset({
-    "NodeLost", "DeletionByTaintManager", "TerminationByKubelet", "Evicted", "UnexpectedAdmissionError",
+    "NodeLost", "NodeUnhealthy", "DeletionByTaintManager", "TerminationByKubelet", "Evicted", "UnexpectedAdmissionError",
 })  # fmt: skip
 """Reasons of ends that the node caused and the program did not; a drain or a preemption is somebody's decision."""
 _NODE_NAME: Final = "metadata.name"

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from diht_k8s.api.errors import ExitCode
-from diht_k8s.api.kubernetes_types.security import REFUSED_ADVICE
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.reports import Cause
 from diht_k8s.api.run import Stage
@@ -77,6 +76,8 @@ class ObservedAttempt:
     """names of lost pods (node not ready)."""
     settles_at: float | None = None
     """when it is clear which pod failed first."""
+    queue: str = ""
+    """the queue in which it waits, if its Job is made once it has quota."""
 
     @property
     def entry(self) -> str:
@@ -381,20 +382,3 @@ def _pull_message(pod: PodSummary) -> str:
     words = one_line(BACKING_OFF.sub("", pod.waiting_message), 512)
     said = f": the kubelet says: {words}" if words else ""
     return f"node {pod.node} cannot pull the image{image}: check pods.image and pods.imagePullSecrets{said}"
-
-
-def event_problem(reason: str, message: str) -> RunProblem | None:
-    """What an event of a Job or pod means for a run; None if it means nothing."""
-    text = one_line(message)
-    if "exceeded quota" in message:
-        return RunProblem(Reason.QUOTA_EXCEEDED, text)
-    if "violates PodSecurity" in message:
-        return RunProblem(Reason.POD_REFUSED, f"{one_line(message, 800)}: {REFUSED_ADVICE}")
-    if "denied the request" in message:
-        return RunProblem(Reason.POD_REFUSED, text)
-    if reason in ("FailedMount", "FailedAttachVolume"):
-        return RunProblem(Reason.REFERENCE_MISSING, text)
-    if reason == "FailedCreate":
-        kind = Reason.REFERENCE_MISSING if "not found" in message else Reason.POD_REFUSED
-        return RunProblem(kind, text)
-    return None

@@ -24,15 +24,19 @@ from diht_k8s.controller.health import stuck_watch
 from diht_k8s.controller.internal_errors import InternalError
 from diht_k8s.controller.lease import Lease
 from diht_k8s.controller.mirror.informer import Informer
+from diht_k8s.controller.mirror.optional import PodGroups, WorkloadInformer
 from diht_k8s.controller.mirror.run_watch import RunWatch
 from diht_k8s.controller.mirror.runs import Key, KnownRun, Runs
 from diht_k8s.controller.mirror.watch import WATCH_S, Watch
+from diht_k8s.controller.node_health.faults import Watched
+from diht_k8s.controller.node_health.watch import NodeWatch
 from diht_k8s.controller.queue.fair_order import Level
 from diht_k8s.controller.queue.keyed_queue import KeyedQueue
 from diht_k8s.controller.reconcile import Reconciler
 from diht_k8s.controller.telemetry import metrics
 from diht_k8s.kube.client import Cluster, ClusterError, connect
 from diht_k8s.kube.summaries import JobSummary, PodSummary, job_summary, pod_summary
+from diht_k8s.kube.workloads import workload_summary
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +72,12 @@ class Settings:
     """seconds after which a watch is renewed; one that stays silent for a fifth longer is given up."""
     history_limit: int | None = None
     """finished runs that a namespace keeps; None keeps all."""
+    kueue: bool = True
+    """whether stages may have Workloads of Kueue of their own."""
+    node_faults: tuple[Watched, ...] = ()
+    """faults of nodes that gangs move away from; none: no node is watched."""
+    pod_groups: bool = True
+    """whether Kubernetes itself may schedule gangs, where the cluster serves PodGroups."""
     identity: str = f"{socket.gethostname()}-{os.getpid()}"
     """name in the Lease."""
 
@@ -90,14 +100,22 @@ class Operator:
         listing, every = functools.partial(self._cluster.listing, namespace=settings.namespace), settings.watch_s
         self._jobs: Informer[JobSummary] = Informer("Job", listing("Job"), job_summary, self._changed, every)
         self._pods: Informer[PodSummary] = Informer("Pod", listing("Pod"), pod_summary, self._changed, every)
+        workloads = WorkloadInformer("Workload", listing("Workload"), workload_summary, self._changed, every)
+        workloads.absent = "" if settings.kueue else "it was started with --kueue=never"
+        faults = settings.node_faults
+        nodes = NodeWatch(listing("Node"), faults, self._node_changed, every) if faults else None
         self._watches: tuple[Watch, ...] = (
             RunWatch(listing("DihtRun"), self._runs, self._run_changed, self._run_removed, every),
             self._jobs,
             self._pods,
+            *([workloads] if settings.kueue else ()),
+            *([nodes] if nodes is not None else ()),
         )
         self._reconciler = Reconciler(
-            self._cluster, self._runs, self._jobs, self._pods, enqueue=self._enqueue, job_ttl_s=settings.job_ttl_s
-        )
+            self._cluster, self._runs, self._jobs, self._pods, workloads=workloads,
+            pod_groups=PodGroups(self._cluster, allowed=settings.pod_groups), nodes=nodes, enqueue=self._enqueue,
+            job_ttl_s=settings.job_ttl_s,
+        )  # fmt: skip
         metrics.DEPTH.set_function(lambda: len(self._queue))
         metrics.FAILING.set_function(lambda: self._queue.failing(FAILING_AFTER))
         self._leads = asyncio.Event()
@@ -157,6 +175,10 @@ class Operator:
             self._changed_keys.add((namespace, run))
         if first:
             self._loop.call_soon_threadsafe(self._loop.call_later, GATHER_S, self._enqueue_changed)
+
+    def _node_changed(self, node: str) -> None:
+        """Called from the watch of nodes: gangs may have to move."""
+        self._enqueue(self._reconciler.node_changed(node))
 
     def _enqueue_changed(self) -> None:
         with self._lock:

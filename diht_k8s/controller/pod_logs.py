@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.reports import Progress, parse_progress
 from diht_k8s.api.run import Stage
+from diht_k8s.controller.mirror.run_cache import RunCache
 from diht_k8s.controller.mirror.runs import KnownRun
 from diht_k8s.controller.observe import GANGS, ObservedAttempt, RunProblem, entry_name
-from diht_k8s.controller.status import LoggedProgress
+from diht_k8s.controller.status import LoggedProgress, failed_attempt, newly_failed
 from diht_k8s.controller.text import TAIL_LINES, one_line, tail
+from diht_k8s.controller.timing import LIVING
 from diht_k8s.controller.warning_events import WarningEvents
 from diht_k8s.kube.client import Cluster, ClusterError
 from diht_k8s.kube.summaries import PodSummary
-from diht_k8s.pipeline.states import AttemptState, StageRecord
+from diht_k8s.pipeline.states import AttemptState, RunStatus, StageRecord, StageState
 
 logger = logging.getLogger(__name__)
 PROGRESS_LINES = 5
@@ -26,6 +29,36 @@ class PodLogs:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
+
+    def read(
+        self,
+        known: KnownRun,
+        before: RunStatus,
+        after: RunStatus,
+        observed: list[ObservedAttempt],
+        cache: RunCache,
+        now: float,
+        interval_s: float,
+    ) -> RunStatus:
+        """Read the logs that matter now: progress at intervals, the end of a pod that failed, a cached stage."""
+        running = next((each for each in reversed(observed) if each.attempt.state is AttemptState.RUNNING), None)
+        if running is not None and not now - interval_s < cache.read_at <= now:
+            cache.read_at = now
+            cache.logged = self.progress(known, running, now) or cache.logged
+        stages = list(after.stages)
+        for index, stage in enumerate(stages):
+            if newly_failed(before, stage):
+                cache.tails = self.tails(known, observed)
+                failed = failed_attempt(observed, stage) if stage.stage in GANGS else None
+                cache.logged = (self.last_progress(known, failed, now) if failed else None) or cache.logged
+            old = before.of(stage.stage, stage.step).state
+            if stage.state is StageState.COMPLETE and old is not StageState.COMPLETE:
+                lines = self.last_lines(known, observed, stage)
+                if (progress := progress_in(lines, stage.stage)) is not None:
+                    cache.logged = LoggedProgress(entry_name(stage.stage, stage.step), stage.attempt, progress, now)
+                if cached_in(lines, stage.stage):
+                    stages[index] = replace(stage, state=StageState.CACHED)
+        return replace(after, stages=tuple(stages))
 
     def progress(self, known: KnownRun, observed: ObservedAttempt, now: float) -> LoggedProgress | None:
         """The newest progress line: of rank 0 in a gang, of any worker that has one elsewhere."""
@@ -105,3 +138,29 @@ def _queued(cluster: Cluster, known: KnownRun, observed: ObservedAttempt) -> Run
     if not message:
         return None
     return RunProblem(Reason.QUEUED, one_line(f"waits in the queue {observed.job.queue}: {message}"))
+
+
+def explained(
+    cluster: Cluster,
+    warning_events: WarningEvents,
+    known: KnownRun,
+    observed: list[ObservedAttempt],
+    cache: RunCache,
+    now: float,
+    ask_again_s: float,
+) -> list[ObservedAttempt]:
+    """The attempts with why pods wait, where only events or the queue tell."""
+    living = next((each for each in reversed(observed) if each.attempt.state in LIVING), None)
+    if living is None:
+        return observed
+    subject = living.ask_events or (living.job.uid if living.job is not None and living.job.suspended else "")
+    if not subject:
+        return observed
+    if subject != cache.asked:
+        cache.asked, cache.asks = subject, 0
+    if not cache.asks or not cache.asked_at <= now < cache.asked_at + ask_again_s:
+        cache.asks, cache.asked_at = cache.asks + 1, now
+        cache.answer = why_waiting(cluster, warning_events, known, living)
+    if cache.answer is None:
+        return observed
+    return [replace(each, problem=cache.answer) if each is living else each for each in observed]

@@ -11,7 +11,6 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any, Final
 
 from diht_k8s.api.errors import UserError
@@ -20,26 +19,31 @@ from diht_k8s.api.redaction import literals, redacted_text
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import Status, wire
 from diht_k8s.controller.actions import delete_old_jobs, delete_run, execute
+from diht_k8s.controller.children import children
 from diht_k8s.controller.conditions import conditions
 from diht_k8s.controller.events import RunEvent, event_document, events_between
 from diht_k8s.controller.internal_errors import InternalError, log_internal_error
+from diht_k8s.controller.kueue.queue import NO_WORKLOADS, RunQueue, Workloads
 from diht_k8s.controller.mirror.informer import Informer
 from diht_k8s.controller.mirror.run_cache import RunCache
 from diht_k8s.controller.mirror.runs import FinishedRun, Key, KnownRun, Runs, known_run
 from diht_k8s.controller.mirror.second_look import SecondLook
+from diht_k8s.controller.node_health.faults import Fault
+from diht_k8s.controller.node_health.move import with_moves
+from diht_k8s.controller.node_health.watch import NodeWatch
 from diht_k8s.controller.observe import (
     GANGS,
     ObservedAttempt,
     RunProblem,
-    entry_name,
     observe_attempts,
 )
 from diht_k8s.controller.orphans import delete_orphans, orphans
-from diht_k8s.controller.pod_logs import PodLogs, cached_in, progress_in, why_waiting
+from diht_k8s.controller.pod_logs import PodLogs, explained
 from diht_k8s.controller.saved_status import has_ended, saved_run_status
-from diht_k8s.controller.status import LoggedProgress, build_status, failed_attempt, newly_failed, redacted_status
+from diht_k8s.controller.status import LoggedProgress, build_status, redacted_status
 from diht_k8s.controller.telemetry.blocked_runs import BlockedRuns
 from diht_k8s.controller.telemetry.run_metrics import count_changes
+from diht_k8s.controller.telemetry.unhealthy_nodes import UnhealthyNodes
 from diht_k8s.controller.text import one_line
 from diht_k8s.controller.timing import LIVING, can_wait, due_times, progress_interval
 from diht_k8s.controller.warning_events import WarningEvents
@@ -48,7 +52,15 @@ from diht_k8s.kube.client import Cluster, ClusterError
 from diht_k8s.kube.summaries import JobSummary, PodSummary
 from diht_k8s.pipeline.goodput import with_goodput
 from diht_k8s.pipeline.plan import CLUSTER_STEPS, plan
-from diht_k8s.pipeline.states import FINAL, Attempt, AttemptState, BackOff, Observed, RunPlan, RunStatus, StageState
+from diht_k8s.pipeline.states import (
+    FINAL,
+    Attempt,
+    BackOff,
+    Observed,
+    RunPlan,
+    RunStatus,
+    Start,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +81,9 @@ class Reconciler:
         jobs: Informer[JobSummary],
         pods: Informer[PodSummary],
         *,
+        workloads: Workloads = NO_WORKLOADS,
+        pod_groups: Callable[[], bool] = lambda: False,
+        nodes: NodeWatch | None = None,
         enqueue: Callable[[Iterable[Key]], None] = lambda keys: None,
         clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
@@ -81,6 +96,9 @@ class Reconciler:
             runs: the runs.
             jobs: their Jobs.
             pods: their pods.
+            workloads: their Workloads of Kueue.
+            pod_groups: whether Kubernetes itself schedules gangs here.
+            nodes: those with faults; None where nobody watches them.
             enqueue: called with runs that may start because this one has ended.
             clock: seconds since the epoch.
             jitter: a random number from 0 to 1.
@@ -88,7 +106,8 @@ class Reconciler:
         """
         self._cluster, self._runs, self._jobs, self._pods = cluster, runs, jobs, pods
         self._enqueue, self._clock, self._jitter = enqueue, clock, jitter
-        self._job_ttl_s = job_ttl_s
+        self._job_ttl_s, self._pod_groups = job_ttl_s, pod_groups
+        self._queue, self._nodes, self._unhealthy = RunQueue(cluster, workloads), nodes, UnhealthyNodes()
         self._caches: dict[Key, RunCache] = {}
         self._active: set[Key] = set()
         self._logs, self._warning_events, self._blocked = PodLogs(cluster), WarningEvents(cluster), BlockedRuns()
@@ -154,7 +173,8 @@ class Reconciler:
         """Whether something of a finished run may still run."""
         jobs = (job for job in self._jobs.of(*key) if job.owner_uid == ended.uid)
         lost = (pod for pod in self._pods.of(*key) if not pod.job_name)
-        return any(not job.over and not job.deleted for job in jobs) or any(pod.deleted_at is None for pod in lost)
+        living = any(not job.over and not job.deleted for job in jobs) or any(pod.deleted_at is None for pod in lost)
+        return living or self._queue.holds(key, ended.uid)
 
     def _forget(self, key: Key) -> None:
         """A run is gone, or has ended: so must be its pods that no garbage collector finds."""
@@ -189,17 +209,24 @@ class Reconciler:
         observed = self._observe(known, run, status, cache, now)
         if self._second_look.at_causes(known, cache, observed):
             observed = self._observe(known, run, status, cache, now)
+        moves = with_moves(observed, self._faults, _newest_step(status, cache.logged), cache.noticed)
+        observed, cache.noticed = moves.observed, moves.noticed
+        self._unhealthy.record(moves.faults)
         problem = cache.problem
         if before.state not in FINAL and (holder := self._runs.holder_of_output(known)) is not None:
             message = f"run {holder.namespace}/{holder.name} writes to {known.output}: choose another data.output"
             decided, problem = RunPlan((), before), RunProblem(Reason.OUTPUT_IN_USE, message)
         else:
             decided = self._plan(known, run, status, before, observed, cache, now)
-        observed = self._explain_waiting(known, observed, decided, cache, now)
-        after = self._read_logs(known, before, decided.status, observed, cache, now)
+        queued = self._queue.decide(known, run, decided, observed)
+        decided, problem = queued.plan, queued.problem or problem
+        if decided.status.state not in FINAL:
+            ask_again_s = self._ask_again_s(cache)
+            observed = explained(self._cluster, self._warning_events, known, observed, cache, now, ask_again_s)
+        after = self._logs.read(known, before, decided.status, observed, cache, now, self._progress_interval())
         after = with_goodput(after, [_with_log(each, cache.logged) for each in observed])
         new = build_status(
-            status, run, before, after, observed, problem=problem, logged=cache.logged, tails=cache.tails,
+            status, run, before, after, [*observed, *queued.waiting], problem=problem, logged=cache.logged, tails=cache.tails,
             generation=known.generation, now=now,
         )  # fmt: skip
         new = redacted_status(new, literals(known.document))
@@ -210,13 +237,30 @@ class Reconciler:
             self._record_events(known, status, new, now)
             return 0.0
         problem = execute(
-            self._cluster, known, run, decided.actions, observed,
-            functools.partial(self._created, cache), functools.partial(self._second_look.unseen_pod, known, cache), self._job_ttl_s,
+            self._cluster, known, decided.actions, observed, functools.partial(self._objects, known, run),
+            functools.partial(self._created, cache), functools.partial(self._second_look.unseen_pod, known, cache),
         )  # fmt: skip
+        problem = self._queue.carry_out(known, run, queued.actions, now) or problem or queued.problem
         delete_old_jobs(self._cluster, known, observed)
         self._record_events(known, status, new, now)
         self._record(known, self._delete_orphans(known.key, cache), now)
         return self._requeue_after(known, decided, observed, cache, problem, now)
+
+    def _objects(self, known: KnownRun, run: DihtRun, start: Start) -> list[dict[str, Any]]:
+        """The objects of an attempt, with its Job on the quota of its stage if that has a Workload of its own."""
+        shaped = self._queue.workers(known, run, start)
+        faulty = self._nodes.unhealthy() if self._nodes is not None and start.stage in GANGS else ()
+        objects = children(known, shaped, start, self._job_ttl_s, pod_groups=self._pod_groups(), faulty=faulty)
+        self._queue.place(known, run, start, objects[-1])
+        return objects
+
+    def node_changed(self, node: str) -> list[Key]:
+        """The faults of a node have changed; returns the runs that have pods on it."""
+        self._unhealthy.keep(node, self._faults(node))
+        return self._pods.runs_on(node)
+
+    def _faults(self, node: str) -> tuple[Fault, ...]:
+        return self._nodes.faults(node) if self._nodes is not None else ()
 
     def _created(self, cache: RunCache, job: Mapping[str, Any]) -> None:
         self._jobs.put(job)
@@ -267,54 +311,6 @@ class Reconciler:
         )
         back_off = BackOff(jitter=self._jitter())
         return plan(run, facts, now, status=before, back_off=back_off, steps=CLUSTER_STEPS)
-
-    def _explain_waiting(
-        self, known: KnownRun, observed: list[ObservedAttempt], decided: RunPlan, cache: RunCache, now: float
-    ) -> list[ObservedAttempt]:
-        """Add why pods wait, where only events or the queue tell."""
-        living = next((each for each in reversed(observed) if each.attempt.state in LIVING), None)
-        if living is None or decided.status.state in FINAL:
-            return observed
-        subject = living.ask_events or (living.job.uid if living.job is not None and living.job.suspended else "")
-        if not subject:
-            return observed
-        if subject != cache.asked:
-            cache.asked, cache.asks = subject, 0
-        if not cache.asks or not cache.asked_at <= now < cache.asked_at + self._ask_again_s(cache):
-            cache.asks, cache.asked_at = cache.asks + 1, now
-            cache.answer = why_waiting(self._cluster, self._warning_events, known, living)
-        if cache.answer is None:
-            return observed
-        return [replace(each, problem=cache.answer) if each is living else each for each in observed]
-
-    def _read_logs(
-        self,
-        known: KnownRun,
-        before: RunStatus,
-        after: RunStatus,
-        observed: list[ObservedAttempt],
-        cache: RunCache,
-        now: float,
-    ) -> RunStatus:
-        """Read the logs that matter now: progress at intervals, the end of a pod that failed, a cached stage."""
-        running = next((each for each in reversed(observed) if each.attempt.state is AttemptState.RUNNING), None)
-        if running is not None and not now - self._progress_interval() < cache.read_at <= now:
-            cache.read_at = now
-            cache.logged = self._logs.progress(known, running, now) or cache.logged
-        stages = list(after.stages)
-        for index, stage in enumerate(stages):
-            if newly_failed(before, stage):
-                cache.tails = self._logs.tails(known, observed)
-                failed = failed_attempt(observed, stage) if stage.stage in GANGS else None
-                cache.logged = (self._logs.last_progress(known, failed, now) if failed else None) or cache.logged
-            old = before.of(stage.stage, stage.step).state
-            if stage.state is StageState.COMPLETE and old is not StageState.COMPLETE:
-                lines = self._logs.last_lines(known, observed, stage)
-                if (progress := progress_in(lines, stage.stage)) is not None:
-                    cache.logged = LoggedProgress(entry_name(stage.stage, stage.step), stage.attempt, progress, now)
-                if cached_in(lines, stage.stage):
-                    stages[index] = replace(stage, state=StageState.CACHED)
-        return replace(after, stages=tuple(stages))
 
     def _progress_interval(self) -> float:
         """Seconds between two reads of a run's log: with many runs each is read less often."""
@@ -388,3 +384,9 @@ def _with_log(observed: ObservedAttempt, logged: LoggedProgress | None) -> Attem
         return observed.attempt
     began = max((pod.started_at for pod in observed.pods if pod.started_at is not None), default=logged.read_at)
     return with_logged(observed.attempt, logged.progress, tells_time=logged.read_at >= began)
+
+
+def _newest_step(status: Status, logged: LoggedProgress | None) -> int | None:
+    """The step of the newest checkpoint that is known."""
+    said, written = logged.progress.checkpoint if logged is not None else None, status.last_checkpoint
+    return max((each.step for each in (said, written) if each is not None), default=None)

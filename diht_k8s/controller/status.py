@@ -324,6 +324,8 @@ def _pods(observed: ObservedAttempt | None) -> PodCounts | None:
 
 
 def _queue(observed: ObservedAttempt | None) -> Queue | None:
+    if observed is not None and observed.queue:
+        return Queue(name=observed.queue, reason=observed.problem.message if observed.problem is not None else "")
     if observed is None or observed.job is None or not observed.job.queue:
         return None
     waits = observed.job.suspended and observed.problem is not None

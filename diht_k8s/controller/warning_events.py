@@ -13,7 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from diht_k8s.controller.observe import RunProblem, event_problem
+from diht_k8s.api.kubernetes_types.security import REFUSED_ADVICE
+from diht_k8s.api.reasons import Reason
+from diht_k8s.controller.observe import RunProblem
+from diht_k8s.controller.text import one_line
 from diht_k8s.kube.client import Cluster
 
 LEAST_AGE_S: Final = 2.0
@@ -68,3 +71,20 @@ class WarningEvents:
         finally:
             now = self._clock()
             answer.good_until = now + max(LEAST_AGE_S, COST_FACTOR * (now - began))
+
+
+def event_problem(reason: str, message: str) -> RunProblem | None:
+    """What an event of a Job or pod means for a run; None if it means nothing."""
+    text = one_line(message)
+    if "exceeded quota" in message:
+        return RunProblem(Reason.QUOTA_EXCEEDED, text)
+    if "violates PodSecurity" in message:
+        return RunProblem(Reason.POD_REFUSED, f"{one_line(message, 800)}: {REFUSED_ADVICE}")
+    if "denied the request" in message:
+        return RunProblem(Reason.POD_REFUSED, text)
+    if reason in ("FailedMount", "FailedAttachVolume"):
+        return RunProblem(Reason.REFERENCE_MISSING, text)
+    if reason == "FailedCreate":
+        kind = Reason.REFERENCE_MISSING if "not found" in message else Reason.POD_REFUSED
+        return RunProblem(kind, text)
+    return None

@@ -32,7 +32,8 @@ def moments_of(job: JobSummary | None, pods: Sequence[PodSummary]) -> Moments | 
     first = min(pods, key=lambda pod: (pod.index, pod.created_at), default=None)
     placed = first.scheduled_at or first.running_at if first is not None else None
     running = first.running_at if first is not None else None
-    return Moments(job.created_at, job.started_at, placed, running, job.ended_at)
+    created = job.created_at if job.queued_at is None else min(job.queued_at, job.created_at)
+    return Moments(created, job.started_at, placed, running, job.ended_at)
 
 
 def newest_checkpoint(pods: Iterable[PodSummary]) -> SavedCheckpoint | None:

@@ -19,6 +19,7 @@ import urllib3
 from diht_k8s.api.errors import UserError, missing_package
 from diht_k8s.api.schema.crd import GROUP, PLURAL, VERSION
 from diht_k8s.kube.errors import ClusterError, kubeconfig_errors, refused, unreachable
+from diht_k8s.kube.kinds import KINDS, KUEUE, KUEUE_VERSIONS
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
@@ -34,8 +35,6 @@ LOG_TIMEOUT_S: Final = (5.0, 10.0)
 LOG_BLOCK_BYTES: Final = 1 << 16
 LOG_BYTES_READ: Final = 8 << 20
 LOG_BYTES_KEPT: Final = 64 << 10
-KUEUE: Final = "kueue.x-k8s.io"
-KUEUE_VERSIONS: Final = ("v1beta2", "v1beta1")
 FIELD_MANAGER: Final = "diht"
 POD_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where a pod finds its token and its namespace."""
@@ -135,7 +134,7 @@ def lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 class Cluster:
-    """Jobs, Services, pods, logs, events and runs of one cluster. Every method raises `ClusterError`."""
+    """Jobs, Services, pods, logs, events, runs and their like of one cluster. Every method raises `ClusterError`."""
 
     def __init__(self, api: ApiClient, before_write: Callable[[str], None] = lambda call: None) -> None:
         """Make one.
@@ -150,18 +149,46 @@ class Cluster:
         self._groups, self._before_write = ApisApi(api), before_write
 
     def create(self, document: Mapping[str, Any], *, dry_run: bool = False) -> Json:
-        """Create a Job or Service; returns it as the API server completed it."""
+        """Create a Job, a Service or an object of `KINDS`; returns it as the API server completed it."""
         kind, metadata = document["kind"], document["metadata"]
         namespace = metadata["namespace"]
         calls = {"Job": self._batch.create_namespaced_job, "Service": self._core.create_namespaced_service}
         self._before_write(f"create_{kind.lower()}")
         what = f"create {kind} {metadata.get('name', '')} in namespace {namespace}"
+        if kind not in calls:
+            group, version, plural = KINDS[kind]
+            custom = self._custom.create_namespaced_custom_object
+            return json_of(what, custom, group, version, namespace, plural, document, **_dry(dry_run))
         return json_of(what, calls[kind], namespace, document, **_dry(dry_run))
 
     def get(self, kind: str, namespace: str, name: str) -> Json:
-        """Read a Job or Service."""
+        """Read a Job, a Service or an object of `KINDS`; a namespace of "" reads one that has none."""
         calls = {"Job": self._batch.read_namespaced_job, "Service": self._core.read_namespaced_service}
-        return json_of(f"read {kind} {namespace}/{name}", calls[kind], name, namespace)
+        what = f"read {kind} {namespace}/{name}"
+        if kind in calls:
+            return json_of(what, calls[kind], name, namespace)
+        group, version, plural = KINDS[kind]
+        if not namespace:
+            return json_of(what, self._custom.get_cluster_custom_object, group, version, plural, name)
+        return json_of(what, self._custom.get_namespaced_custom_object, group, version, namespace, plural, name)
+
+    def delete(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
+        """Delete an object of `KINDS`; with `uid` only the one of this UID."""
+        self._before_write(f"delete_{kind.lower()}")
+        what, call = f"delete {kind} {namespace}/{name}", self._custom.delete_namespaced_custom_object
+        group, version, plural = KINDS[kind]
+        answer_of(what, call, group, version, namespace, plural, name, body=_deletion("Background", uid))
+
+    def patch_workload_status(self, namespace: str, name: str, patch: Mapping[str, Any]) -> None:
+        """Merge a patch into the status of a Workload; its metadata.resourceVersion has to be the newest one."""
+        self._before_write("patch_workload_status")
+        what, call = (
+            f"write the status of Workload {namespace}/{name}",
+            self._custom.patch_namespaced_custom_object_status,
+        )
+        group, version, plural = KINDS["Workload"]
+        place = (group, version, namespace, plural, name)
+        answer_of(what, call, *place, patch, _content_type="application/merge-patch+json")
 
     def items(self, kind: str, namespace: str, selector: str) -> list[Json]:
         """The Jobs or Pods of a label selector."""
@@ -301,18 +328,34 @@ class Cluster:
         groups = json_of("list API groups", self._groups.get_api_versions)["groups"]
         return any(item["name"] == group for item in groups)
 
+    def serves_kind(self, kind: str) -> bool:
+        """Whether the cluster serves a kind of `KINDS`, in its version there."""
+        group, version, plural = KINDS[kind]
+        try:
+            found = json_of(f"list the kinds of {group}", self._custom.get_api_resources, group, version)
+        except ClusterError as error:
+            if not error.is_gone:
+                raise
+            return False
+        return any(item["name"] == plural for item in found["resources"])
+
     def listing(self, kind: str, namespace: str | None) -> Callable[..., Any]:
-        """The call that lists or watches Jobs, Pods or DihtRuns, in one namespace or in all.
+        """The call that lists or watches Jobs, Pods, Nodes or objects of `KINDS`, in one namespace or in all.
 
         It returns the unread response.
         """
         what = f"list or watch {kind}s"
-        if kind == "DihtRun" and namespace is None:
-            custom, every_place = self._custom.list_cluster_custom_object, (GROUP, VERSION, PLURAL)
-            return lambda **options: answer_of(what, custom, *every_place, **options)
-        if kind == "DihtRun":
-            custom, place = self._custom.list_namespaced_custom_object, (GROUP, VERSION, namespace, PLURAL)
-            return lambda **options: answer_of(what, custom, *place, **options)
+        if kind == "Node":
+            return lambda **options: answer_of(what, self._core.list_node, **options)
+        if kind in KINDS:
+            group, version, plural = KINDS[kind]
+            if namespace is None:
+                every_place = (group, version, plural)
+                return lambda **options: answer_of(
+                    what, self._custom.list_cluster_custom_object, *every_place, **options
+                )
+            place = (group, version, namespace, plural)
+            return lambda **options: answer_of(what, self._custom.list_namespaced_custom_object, *place, **options)
         if namespace is None:
             every = {"Job": self._batch.list_job_for_all_namespaces, "Pod": self._core.list_pod_for_all_namespaces}
             return lambda **options: answer_of(what, every[kind], **options)

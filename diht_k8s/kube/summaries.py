@@ -20,6 +20,14 @@ STAGE_LABEL: Final = "diht.dev/stage"
 ATTEMPT_LABEL: Final = "diht.dev/attempt"
 RUN_UID_LABEL: Final = "diht.dev/run-uid"
 """Tells whose a pod is that was left by a Job which no operator has seen."""
+WORKLOAD_ANNOTATION: Final = "diht.dev/workload"
+"""Name of the Workload on whose quota a Job runs."""
+QUEUE_ANNOTATION: Final = "diht.dev/queue-name"
+"""The queue of that Workload."""
+QUEUED_ANNOTATION: Final = "diht.dev/queued-since"
+"""When the Workload was created; on the Job of the first attempt, which did not exist while it waited."""
+MOVED_ANNOTATION: Final = "diht.dev/unhealthy-nodes"
+"""Nodes that were known as unhealthy when a Job was created; its gang is not moved away from them again."""
 INDEX_LABEL: Final = "batch.kubernetes.io/job-completion-index"
 JOB_UID_LABEL: Final = "batch.kubernetes.io/controller-uid"
 """Stays on a pod whose Job was deleted without it."""
@@ -87,6 +95,14 @@ class JobSummary:
     suspended: bool = False
     deleted: bool = False
     queue: str = ""
+    workload: str = ""
+    """the Workload on whose quota it runs, if that is the run's and not its own."""
+    pod_group: str = ""
+    """the PodGroup of its pods."""
+    queued_at: float | None = None
+    """since when it waited before it existed."""
+    unhealthy_nodes: str = ""
+    """nodes that were known as unhealthy when it was created, between commas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +196,7 @@ def identity(document: Any) -> tuple[str, str, str]:
 
 def _job(document: Document) -> JobSummary | None:
     metadata, spec, status = (_mapping(document.get(key)) for key in ("metadata", "spec", "status"))
-    labels = _mapping(metadata.get("labels"))
+    labels, annotations = _mapping(metadata.get("labels")), _mapping(metadata.get("annotations"))
     if not _is_ours(labels):
         return None
     conditions = {kind: each for kind, each in _conditions(status).items() if each.get("status") == "True"}
@@ -203,8 +219,17 @@ def _job(document: Document) -> JobSummary | None:
         ended_at=_job_end(metadata, status, failure),
         suspended=spec.get("suspend") is True,
         deleted="deletionTimestamp" in metadata,
-        queue=_text(labels, "kueue.x-k8s.io/queue-name"),
+        queue=_text(labels, "kueue.x-k8s.io/queue-name") or _text(annotations, QUEUE_ANNOTATION),
+        workload=_text(annotations, WORKLOAD_ANNOTATION),
+        pod_group=_pod_group(spec),
+        queued_at=_seconds(annotations.get(QUEUED_ANNOTATION)),
+        unhealthy_nodes=_text(annotations, MOVED_ANNOTATION),
     )
+
+
+def _pod_group(spec: Document) -> str:
+    template = _mapping(_mapping(spec.get("template")).get("spec"))
+    return _text(_mapping(template.get("schedulingGroup")), "podGroupName")
 
 
 def _success_rules(spec: Document) -> list[Document]:

@@ -11,15 +11,18 @@ from torchx.specs.overlays import JOIN, PUT
 
 from diht_k8s.api.kubernetes_types.pod_types import wire
 from diht_k8s.api.kubernetes_types.security import SecurityContext
-from diht_k8s.api.pods import QUEUE_LABEL, Pods
+from diht_k8s.api.pods import QUEUE_LABEL, QUEUE_PRIORITY_LABEL, Pods, topology_annotations
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.steps import SHARED_STEP
 from diht_k8s.launch.pods import SHARED_MEMORY
 
 POD_FIELDS = (
     "nodeSelector", "tolerations", "affinity", "priorityClassName", "serviceAccountName", "runtimeClassName",
-    "terminationGracePeriodSeconds", "hostNetwork",
+    "terminationGracePeriodSeconds", "hostNetwork", "schedulerName",
 )  # fmt: skip
+MIN_PARALLELISM: Final = "kueue.x-k8s.io/job-min-parallelism"
+EQUAL_COMPLETIONS: Final = "kueue.x-k8s.io/job-completions-equal-parallelism"
+"""Annotations by which Kueue may admit a Job with fewer pods."""
 FAILURES_PER_WORKER: Final = 3
 """Pods of a stage of several workers that may fail, for each worker, before its Job does (our choice).
 
@@ -31,14 +34,14 @@ def stage_overlays(
 ) -> dict[str, dict[str, Any]]:
     """The overlays of the role of a stage or of one of its steps, by kind; empty ones are left out."""
     overlays = {
-        "V1Pod": _pod(pods),
+        "V1Pod": _pod(pods, replicas),
         "V1Container": _container(run, pods),
         "V1Job": _job(stage, pods, replicas, step),
     }
     return {kind: overlay for kind, overlay in overlays.items() if overlay}
 
 
-def _pod(pods: Pods) -> dict[str, Any]:
+def _pod(pods: Pods, replicas: int) -> dict[str, Any]:
     given = pods.model_dump(by_alias=True, exclude_defaults=True)
     spec = {name: given[name] for name in POD_FIELDS if name in given}
     if pods.image_pull_secrets:
@@ -51,6 +54,8 @@ def _pod(pods: Pods) -> dict[str, Any]:
     if volumes := [*(memory if pods.shm_size else []), *map(wire, pods.volumes)]:
         spec[JOIN("volumes", on="name")] = volumes
     metadata = {name: given[name] for name in ("labels", "annotations") if name in given}
+    if topology := topology_annotations(pods.topology, replicas):
+        metadata["annotations"] = {**metadata.get("annotations", {}), **topology}
     return {key: value for key, value in (("metadata", metadata), ("spec", spec)) if value}
 
 
@@ -102,6 +107,10 @@ def _job(stage: Stage, pods: Pods, replicas: int, step: str) -> dict[str, Any]:
     job: dict[str, Any] = {}
     if pods.queue_name:
         job["metadata"] = {"labels": {QUEUE_LABEL: pods.queue_name}}
+        if pods.queue_priority_class:
+            job["metadata"]["labels"][QUEUE_PRIORITY_LABEL] = pods.queue_priority_class
+        if stage is not Stage.TRAIN and pods.min_workers is not None and pods.min_workers < replicas:
+            job["metadata"]["annotations"] = {MIN_PARALLELISM: str(pods.min_workers), EQUAL_COMPLETIONS: "true"}
     if replicas > 1:
         job["spec"] = _of_gang() if stage is Stage.TRAIN else _of_workers(stage, replicas, step)
     return job

@@ -23,6 +23,11 @@ import yaml
 from tests.cluster.tools import CLUSTER, PROJECT, Kubectl, fresh_namespace, manifest, wait_until
 
 
+FAULTS = [{"condition": "TestFault"}, {"condition": "UrgentTestFault", "move": "AtOnce"}]
+"""Faults of nodes that only tests report."""
+RBAC = "rbac.authorization.k8s.io/v1"
+
+
 @dataclass
 class Operator:
     """An operator process that serves one namespace."""
@@ -42,7 +47,7 @@ class Operator:
 
     def start(self) -> Operator:
         command = [sys.executable, "-m", self.program, "--namespace", self.namespace, "--port", str(self.port)]
-        command += ["--address", "127.0.0.1"]
+        command += ["--address", "127.0.0.1", "--node-faults", json.dumps(FAULTS)]
         command += ["--log-format", "text", *(self.options or ("--no-lease",))]
         with self.log.open("ab") as log:
             env = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
@@ -93,6 +98,12 @@ def install(kubectl: Kubectl, namespace: str, folder: Path) -> Path:
     kubectl("create", "serviceaccount", "diht-operator", "--namespace", namespace)
     subject = f"--serviceaccount={namespace}:diht-operator"
     kubectl("create", "rolebinding", "diht-operator", "--clusterrole=diht-operator", subject, "--namespace", namespace)
+    # What has no namespace cannot be granted in one.
+    wide = f"diht-operator-{namespace}"
+    cluster_wide = ("nodes", "resourceflavors", "workloadpriorityclasses", "priorityclasses")
+    rules = [each for each in _rules(documents) if each["resources"][0] in cluster_wide]
+    kubectl.apply(json.dumps({"apiVersion": RBAC, "kind": "ClusterRole", "metadata": {"name": wide}, "rules": rules}))
+    kubectl("create", "clusterrolebinding", wide, f"--clusterrole={wide}", subject)
     token = kubectl("create", "token", "diht-operator", "--namespace", namespace, "--duration=3h").strip()
     config = yaml.safe_load(kubectl.kubeconfig.read_text())
     config["users"] = [{"name": "operator", "user": {"token": token}}]
@@ -101,6 +112,10 @@ def install(kubectl: Kubectl, namespace: str, folder: Path) -> Path:
     path = folder / "operator.kubeconfig"
     path.write_text(yaml.safe_dump(config))
     return path
+
+
+def _rules(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return next(each["rules"] for each in documents if each["kind"] == "ClusterRole")
 
 
 @contextmanager
@@ -147,6 +162,7 @@ def world(kubectl: Kubectl, image: str, folder: Path, *, start: bool = True) -> 
         namespace = stack.enter_context(fresh_namespace(kubectl, "op"))
         output = stack.enter_context(output_folder(kubectl, namespace))
         volume = stack.enter_context(project(kubectl, namespace))
+        stack.callback(lambda: kubectl("delete", "clusterrole,clusterrolebinding", f"diht-operator-{namespace}"))
         operator = Operator(namespace, install(kubectl, namespace, folder), folder / "operator.log")
         stack.callback(lambda: print(operator.log.read_text()[-8000:] if operator.log.exists() else "not started"))
         stack.callback(operator.stop)
@@ -272,6 +288,22 @@ def condition(status: dict[str, Any], kind: str) -> dict[str, Any]:
 
 def stages(status: dict[str, Any]) -> dict[str, Any]:
     return {stage["name"]: stage for stage in status.get("stages", [])}
+
+
+@contextmanager
+def faulty(kubectl: Kubectl, node: str, fault: str) -> Iterator[None]:
+    """A node with a condition, as a monitor sets it."""
+
+    def report(status: str) -> None:
+        condition = {"type": fault, "status": status, "reason": "Test", "message": "a fault that a test reports"}
+        patch = json.dumps({"status": {"conditions": [condition]}})
+        kubectl("patch", "node", node, "--subresource=status", "--type=strategic", "-p", patch)
+
+    report("True")
+    try:
+        yield
+    finally:
+        report("False")
 
 
 def evict(runs: Runs, pod: str) -> None:

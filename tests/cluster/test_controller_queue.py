@@ -28,7 +28,7 @@ def test_two_runs_on_a_quota_for_one_go_one_after_the_other(
             runs.apply(name, **ONE, filter={"workers": 2}, pods=pods)
         for name in ("first", "second"):
             runs.wait_for(name, "Complete", timeout_s=120)
-        workloads = kubectl.json("get", "workloads", "-n", place.namespace)["items"]
+        workloads = kubectl.json("get", "workloads.kueue.x-k8s.io", "-n", place.namespace)["items"]
         times = [{c["type"]: c["lastTransitionTime"] for c in each["status"]["conditions"]} for each in workloads]
         earlier, later = sorted(times, key=lambda conditions: conditions["Finished"])
         assert later["Admitted"] >= earlier["Finished"], "both held pods at once"
@@ -37,7 +37,7 @@ def test_two_runs_on_a_quota_for_one_go_one_after_the_other(
         assert runs.condition("big", "Progressing")["reason"] == "Queued"
         kubectl("delete", "dihtruns", "--all", "-n", place.namespace)
         # Kueue's finalizers go with Kueue there to take them off, else the namespace would stay
-        wait_until(lambda: not kubectl.json("get", "workloads", "-n", place.namespace)["items"], "the workloads' end")
+        wait_until(lambda: not kubectl.json("get", "workloads.kueue.x-k8s.io", "-n", place.namespace)["items"], "the workloads' end")
 
 
 def waits(runs: Runs, name: str) -> str:

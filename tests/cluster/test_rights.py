@@ -19,7 +19,15 @@ GANG: dict[str, Any] = {"model": "ViT-B-16", "samples": 8, "batchSize": 8, "dist
 VERBS = ("create", "get", "list", "watch", "update", "patch", "delete", "deletecollection")
 NOT_HERE = {
     ("diht.dev", "dihtruns", "get"): "a run that a broken watch has missed",
-    ("kueue.x-k8s.io", "workloads", "list"): "Kueue is not installed here (tests/cluster/test_controller_queue.py)",
+    **{
+        ("kueue.x-k8s.io", resource, verb): "Kueue is not installed here (tests/cluster/test_controller_queue.py)"
+        for resource, verbs in (("workloads", ("create", "get", "list", "watch", "delete")), ("workloads/status", ("patch",)))
+        for verb in verbs
+    },
+    **{
+        ("scheduling.k8s.io", "podgroups", verb): "needs a feature gate (tests/cluster/test_pod_groups.py)"
+        for verb in ("create", "get", "delete")
+    },
 }
 """Rights that this test does not provoke, and when they are used."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.operators import APART, condition, evict, kill_program, stages
+from tests.cluster.operators import APART, condition, evict, faulty, kill_program, stages
 from tests.cluster.tools import CLUSTER, Parts, wait_until
 from tests.cluster.trainings import EVERY_STEPS, STEPS, Trainings, check_end
 
@@ -71,6 +71,21 @@ def test_suspended_training_resumes_at_the_step_that_it_saved(
     status = runs.wait_for(name, "Complete", timeout_s=500)
     assert (stages(status)["train"]["attempt"], stages(status)["train"].get("restarts", 0)) == (2, 0)
     assert trainings.resumed_at(name) == saved
+    check_end(trainings, name, undisturbed)
+
+
+def test_gang_on_a_node_with_a_fault_saves_its_step_and_moves_and_counts_nothing(
+    trainings: Trainings, undisturbed: dict[int, float]
+) -> None:
+    name, runs = trainings.start("faulty"), trainings.place.runs
+    wait_until(lambda: runs.status(name).get("lastCheckpoint"), "the checkpoint in the status", 240)
+    node = trainings.node_of(name, 1)
+    with faulty(trainings.place.kubectl, node, "UrgentTestFault"):
+        status = restart(trainings, name, "NodeUnhealthy", counted=False)
+    assert trainings.resumed_at(name) % EVERY_STEPS, "a checkpoint beside the regular ones: the step of the stop"
+    assert status["goodput"].get("lostSeconds", 0) == 0
+    cause = stages(status)["train"]["cause"]
+    assert (cause["node"], "condition UrgentTestFault" in cause["message"]) == (node, True)
     check_end(trainings, name, undisturbed)
 
 

@@ -23,7 +23,7 @@ OLDEST, NEWEST = "1.31.0", "1.37.0"
 MONITORING = ("monitoring.coreos.com/v1/ServiceMonitor", "monitoring.coreos.com/v1/PrometheusRule")
 CLUSTER_KINDS = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}
 
-NAMESPACED: dict[str, Any] = {"rbac": {"scope": "namespaced", "kueue": False}, "crds": {"install": False}}
+NAMESPACED: dict[str, Any] = {"rbac": {"scope": "namespaced", "kueue": False, "podGroups": False}, "crds": {"install": False}}
 EVERYTHING: dict[str, Any] = {
     "commonLabels": {"team": "vision"},
     "image": {
@@ -42,6 +42,7 @@ EVERYTHING: dict[str, Any] = {
         "runTTLSeconds": 2592000,
         "historyLimit": 500,
     },
+    "nodeHealth": {"faults": [{"condition": "KernelDeadlock"}, {"taint": "bad", "move": "AtOnce"}]},
     "lease": {"name": "diht"},
     "replicas": 2,
     "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy.example.org:3128"}],

@@ -144,7 +144,10 @@ def test_namespaced_scope_makes_nothing_cluster_wide_and_serves_its_namespace(he
     assert {document["metadata"]["namespace"] for document in objects} == {"diht-system"}
     assert "--namespace=diht-system" in one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]["args"]
     wide = one(rendered(helm, {}), "ClusterRole")["rules"]
-    assert one(objects, "Role")["rules"] == [rule for rule in wide if rule["apiGroups"] != ["kueue.x-k8s.io"]]
+    optional = ({"kueue.x-k8s.io"}, {"scheduling.k8s.io"})
+    kept = [rule for rule in wide if set(rule["apiGroups"]) not in optional and rule["resources"] != ["nodes"]]
+    assert one(objects, "Role")["rules"] == kept
+    assert one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]["args"][-2:] == ["--kueue=never", "--pod-groups=never"]
 
 
 def test_roles_of_the_operator_name_what_they_mean(helm: str) -> None:
@@ -347,4 +350,5 @@ def test_table_of_rights_in_the_docs_has_every_rule_with_its_verbs(helm: str) ->
     table = (ROOT / "docs/operations.md").read_text()
     for rule in one(rendered(helm, {}), "ClusterRole")["rules"]:
         group = f"`{rule['apiGroups'][0]}`" if rule["apiGroups"][0] else "core"
-        assert f"| {group} | `{rule['resources'][0]}` | {', '.join(rule['verbs'])} |" in table
+        resources = ", ".join(f"`{each}`" for each in rule["resources"])
+        assert f"| {group} | {resources} | {', '.join(rule['verbs'])} |" in table

@@ -1,4 +1,4 @@
-"""A mirror of the Jobs and pods that carry our label; each object is reduced to a summary while it is read."""
+"""A mirror of the Jobs, pods and Workloads that carry our label; each object is reduced to a summary while it is read."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any, Final, Generic, TypeVar
 from diht_k8s.controller.mirror.watch import WATCH_S, Watch
 from diht_k8s.kube.client import PAGE
 from diht_k8s.kube.summaries import RUN_LABEL, Document, JobSummary, PodSummary, Unreadable
+from diht_k8s.kube.workloads import WorkloadSummary
 
 MAX_GONE: Final = 1000
-Summary = TypeVar("Summary", JobSummary, PodSummary)
+Summary = TypeVar("Summary", JobSummary, PodSummary, WorkloadSummary)
 
 
 class Informer(Watch, Generic[Summary]):
@@ -50,6 +51,12 @@ class Informer(Watch, Generic[Summary]):
         """The summaries of a run's objects."""
         with self._lock:
             return list(self._by_run.get((namespace, run), {}).values())
+
+    def runs_on(self, node: str) -> list[tuple[str, str]]:
+        """The runs that have a pod on a node."""
+        with self._lock:
+            found = ((key, known.values()) for key, known in self._by_run.items())
+            return [key for key, own in found if any(getattr(each, "node", "") == node for each in own)]
 
     def put(self, document: Document) -> None:
         """Take in an object that we have just created, unless the watch has already reported that it is gone."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from diht_k8s.controller.node_health.move import Noticed
 from diht_k8s.controller.observe import RunProblem
 from diht_k8s.controller.own_times import OwnTimes
 from diht_k8s.controller.status import LoggedProgress
@@ -35,6 +36,8 @@ class RunCache:
     """pods that were drained, evicted or preempted, as last observed: they are deleted soon after."""
     looked_at: set[str] = field(default_factory=set)
     """UIDs of the Jobs whose pods were listed because the cause of their end was not to be seen."""
+    noticed: Noticed | None = None
+    """the fault of a node because of which the gang moves after its next checkpoint."""
     wrote_at: float = 0.0
     owes_pod_counts: bool = False
     """the written pod counts are older than ours: they are written with the next change, or after a while."""

@@ -150,8 +150,8 @@ class Watch(ABC):
         page = json.loads(self._listing(limit=1, **self._options).data)
         return int(page["metadata"]["resourceVersion"]) < max(self._newest, int(version))
 
-    def _list(self) -> str:
-        """List everything and drop what is no longer there. Returns the version to watch from."""
+    def _list(self) -> str | None:
+        """List everything and drop what is no longer there. Returns the version to watch from; None to list again."""
         found: set[str] = set()
         token, version = None, ""
         while True:

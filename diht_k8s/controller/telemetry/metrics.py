@@ -39,6 +39,11 @@ FAILING: Final = Gauge("diht_operator_failing_runs", "Runs whose reconciliation 
 BLOCKED: Final = Gauge(
     "diht_operator_blocked_runs", "Runs that cannot go on, by the reason in their status.", ["reason"]
 )
+UNHEALTHY: Final = Gauge(
+    "diht_operator_unhealthy_nodes",
+    "Nodes with faults from which gangs move, until the fault is gone.",
+    ["node", "fault"],
+)
 RESTARTS: Final = Counter(
     "diht_operator_restarts_total", "Restarts of stages, by the budget that they take from.", ["budget"]
 )

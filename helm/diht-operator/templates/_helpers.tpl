@@ -105,9 +105,38 @@ namespace: {{ .Release.Namespace }}
   resources: [events]
   verbs: [create, list]
 {{- if .Values.rbac.kueue }}
-# Kueue, if it is installed: why an attempt waits in its queue.
+# Kueue, if it is installed: why an attempt waits in its queue; the place of a stage whose restarts keep it.
 - apiGroups: [kueue.x-k8s.io]
   resources: [workloads]
-  verbs: [list]
+  verbs: [create, get, list, watch, delete]
+# The reservation of a stage that Kueue evicted is given back, and its place is left at its end.
+- apiGroups: [kueue.x-k8s.io]
+  resources: [workloads/status]
+  verbs: [patch]
+{{- end }}
+{{- if .Values.rbac.podGroups }}
+# Gangs that Kubernetes itself schedules, where it can.
+- apiGroups: [scheduling.k8s.io]
+  resources: [podgroups]
+  verbs: [create, get, delete]
+{{- end }}
+{{- end -}}
+
+{{/* What it reads of objects without a namespace; only in cluster scope. */}}
+{{- define "diht-operator.cluster-rules" -}}
+{{- if .Values.rbac.kueue }}
+# The nodes that belong to a quota, and priorities in a queue.
+- apiGroups: [kueue.x-k8s.io]
+  resources: [resourceflavors, workloadpriorityclasses]
+  verbs: [get]
+- apiGroups: [scheduling.k8s.io]
+  resources: [priorityclasses]
+  verbs: [get]
+{{- end }}
+{{- if .Values.nodeHealth.faults }}
+# Taints and conditions that node monitors set.
+- apiGroups: [""]
+  resources: [nodes]
+  verbs: [list, watch]
 {{- end }}
 {{- end -}}

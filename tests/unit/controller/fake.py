@@ -15,6 +15,7 @@ from diht_k8s.controller.mirror.runs import Runs, known_run
 from diht_k8s.controller.reconcile import Reconciler
 from diht_k8s.kube.client import ClusterError
 from diht_k8s.kube.summaries import JobSummary, PodSummary, job_summary, pod_summary
+from diht_k8s.kube.workloads import WorkloadSummary, workload_summary
 from tests.unit.controller.documents import NOW, RUN_UID, at, ended
 
 
@@ -28,13 +29,17 @@ class Mirror:
 
     reduce: Callable[[Any], Any]
     summaries: dict[str, Any] = field(default_factory=dict)
+    absent: str = ""
 
     def of(self, namespace: str, run: str) -> list[Any]:
         return [summary for summary in self.summaries.values() if (summary.namespace, summary.run) == (namespace, run)]
 
+    def runs_on(self, node: str) -> list[tuple[str, str]]:
+        return [(each.namespace, each.run) for each in self.summaries.values() if each.node == node]
+
     def put(self, document: Any) -> None:
         summary = self.reduce(document)
-        if isinstance(summary, JobSummary | PodSummary):
+        if isinstance(summary, JobSummary | PodSummary | WorkloadSummary):
             self.summaries[summary.uid] = summary
 
 
@@ -46,6 +51,8 @@ class FakeCluster:
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     pods: dict[str, dict[str, Any]] = field(default_factory=dict)
     services: dict[str, dict[str, Any]] = field(default_factory=dict)
+    others: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    """kind -> name -> object: Workloads, PodGroups, ResourceFlavors ..."""
     recorded: list[dict[str, Any]] = field(default_factory=list)
     writes: list[str] = field(default_factory=list)
     logs: dict[str, str] = field(default_factory=dict)
@@ -55,6 +62,7 @@ class FakeCluster:
     refuse: dict[str, ClusterError] = field(default_factory=dict)
     """name of a write -> its answer"""
     die_after: int | None = None
+    pod_groups: bool = False
     version: int = 100
 
     def add_run(self, document: dict[str, Any], uid: str = RUN_UID) -> None:
@@ -88,7 +96,7 @@ class FakeCluster:
     def create(self, document: dict[str, Any]) -> dict[str, Any]:
         kind, name = document["kind"], document["metadata"]["name"]
         self._may(f"create {kind}")
-        store = self.jobs if kind == "Job" else self.services
+        store = self._store(kind)
         if name in store:
             raise ClusterError(409, "AlreadyExists", f"{name} already exists")
         self.version += 1
@@ -102,8 +110,32 @@ class FakeCluster:
         self._wrote(f"create {kind} {name}")
         return made
 
+    def _store(self, kind: str) -> dict[str, dict[str, Any]]:
+        if kind in ("Job", "Service"):
+            return self.jobs if kind == "Job" else self.services
+        return self.others.setdefault(kind, {})
+
     def get(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
-        return (self.jobs if kind == "Job" else self.services)[name]
+        self._may(f"get {kind}")
+        if name not in self._store(kind):
+            raise ClusterError(404, "NotFound", f"{kind} {name} not found")
+        return copy.deepcopy(self._store(kind)[name])
+
+    def delete(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
+        if name not in self._store(kind):
+            raise ClusterError(404, "NotFound", name)
+        del self._store(kind)[name]
+        self._wrote(f"delete {kind} {name}")
+
+    def patch_workload_status(self, namespace: str, name: str, patch: dict[str, Any]) -> None:
+        found = self.others["Workload"][name]
+        if patch["metadata"]["resourceVersion"] != found["metadata"]["resourceVersion"]:
+            raise ClusterError(409, "Conflict", "the object has been modified")
+        self.version += 1
+        found["metadata"]["resourceVersion"] = str(self.version)
+        status = {**found.get("status", {}), **patch["status"]}
+        found["status"] = {key: value for key, value in status.items() if value is not None}
+        self._wrote(f"patch Workload {name}")
 
     def delete_job(self, namespace: str, name: str, uid: str) -> None:
         if name not in self.jobs:
@@ -220,10 +252,11 @@ class FakeCluster:
 class Process:
     """One operator process against a FakeCluster; all that it knows ends with it."""
 
-    def __init__(self, cluster: FakeCluster, clock: Callable[[], float]) -> None:
+    def __init__(self, cluster: FakeCluster, clock: Callable[[], float], nodes: Any = None) -> None:
         self.cluster, self.known = cluster, Runs()
-        self.jobs, self.pods = Mirror(job_summary), Mirror(pod_summary)
-        self.reconciler = Reconciler(cluster, self.known, self.jobs, self.pods, clock=clock, jitter=lambda: 0.0)  # type: ignore[arg-type]
+        self.jobs, self.pods, self.workloads = Mirror(job_summary), Mirror(pod_summary), Mirror(workload_summary)
+        self.reconciler = Reconciler(cluster, self.known, self.jobs, self.pods, workloads=self.workloads,  # type: ignore[arg-type]
+            pod_groups=lambda: cluster.pod_groups, clock=clock, jitter=lambda: 0.0, nodes=nodes)  # fmt: skip
 
     def sync(self) -> None:
         """Take in the cluster as it is, as watches would report it."""
@@ -233,7 +266,12 @@ class Process:
         for key, _ in self.known.uids():
             if key[1] not in self.cluster.runs:
                 self.known.remove(key)
-        for mirror, documents in ((self.jobs, self.cluster.jobs), (self.pods, self.cluster.pods)):
+        workloads = self.cluster.others.get("Workload", {})
+        for mirror, documents in (
+            (self.jobs, self.cluster.jobs),
+            (self.pods, self.cluster.pods),
+            (self.workloads, workloads),
+        ):
             mirror.summaries = {}
             for document in documents.values():
                 mirror.put(document)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from diht_k8s.api.status import Condition
-from diht_k8s.controller import actions, operator
+from diht_k8s.controller import operator, reconcile
 from diht_k8s.controller.internal_errors import InternalError
 from diht_k8s.controller.mirror.runs import known_run
 from diht_k8s.controller.operator import Operator, Settings
@@ -27,14 +27,14 @@ def accepted(cluster: FakeCluster) -> Condition:
 
 def broken(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception) -> None:
     """Rendering the run of this name raises."""
-    render = actions.children
+    render = reconcile.children
 
-    def children(known: Any, *arguments: Any) -> Any:
+    def children(known: Any, *arguments: Any, **options: Any) -> Any:
         if known.name == name:
             raise error
-        return render(known, *arguments)
+        return render(known, *arguments, **options)
 
-    monkeypatch.setattr(actions, "children", children)
+    monkeypatch.setattr(reconcile, "children", children)
 
 
 def fails(process: Process) -> None:

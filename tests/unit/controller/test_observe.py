@@ -14,9 +14,9 @@ from diht_k8s.controller.observe import (
     SETTLE_S,
     ObservedAttempt,
     _pull_message,
-    event_problem,
     observe_attempts,
 )
+from diht_k8s.controller.warning_events import event_problem
 from diht_k8s.kube.summaries import JobSummary, PodSummary, job_summary, pod_summary
 from diht_k8s.pipeline.states import AttemptState
 from tests.unit.controller.documents import DISRUPTED, NO_NODE, NOW, at, ended, failed_pod, job, pod

@@ -31,9 +31,11 @@ def with_operator(monkeypatch: pytest.MonkeyPatch, story: Callable[[Operator], A
 
 def test_replica_is_unready_and_says_which_list_failed_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
     def story(found: Operator) -> None:
-        runs, jobs, pods = found._watches
-        assert found.unready() == "DihtRuns are not listed yet; Jobs are not listed yet; Pods are not listed yet"
+        runs, jobs, pods, workloads = found._watches
+        waits = ("DihtRuns", "Jobs", "Pods", "Workloads")
+        assert found.unready() == "; ".join(f"{kind} are not listed yet" for kind in waits)
         jobs.synced.set()
+        workloads.synced.set()
         pods.synced.set()
         runs._failed(ClusterError(403, "Forbidden", "cannot list dihtruns"))
         assert found.unready() == "DihtRuns are not listed yet: ClusterError: cannot list dihtruns"

@@ -1,0 +1,239 @@
+"""This operator beside Kubeflow Trainer and JobSet: the same jobs on the same control plane with fake nodes, one after the other.
+
+A job is a training of some pods, here the training stage alone. Measured for each operator: from the creation of all jobs
+until all pods of each run; from the failure of one pod until all pods of its job are new and run; until nothing is left
+after all jobs are deleted; writes to the API server by the audit log; processor time and memory of its controllers. Prints
+one JSON line, and with --table the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+from kubernetes import client, config
+
+from benchmarks._figures import Request, quantile, requests
+from benchmarks._load import NAMESPACE, STREAMS, names
+from benchmarks._peers import NAMES, PEERS, Peer, Usage, removed, started
+from benchmarks._plane import LOADER, PODS_PER_NODE, Plane, control_plane, programs
+from benchmarks.controller import install
+from diht_k8s.kube.client import Cluster, lines
+
+TIMEOUT_S: Final = 1800.0
+LOG_LATE_S: Final = 1.0
+FAILED: Final = {"terminated": {"exitCode": 75, "reason": "Error", "message": "a fault that was injected"}}
+ROWS: Final = {
+    "until all pods run, p50 / p99": ("pods_p50_s", "pods_p99_s", "s"),
+    "one pod fails: until all pods are new and run, p50 / p99": ("again_p50_s", "again_p99_s", "s"),
+    "all jobs deleted: until nothing is left": ("deleted_s", "", "s"),
+    "API writes a job, start": ("writes_start", "", ""),
+    "API writes a job, failure": ("writes_again", "", ""),
+    "CPU time a job, start": ("cpu_start_ms", "", "ms"),
+    "memory, peak": ("peak_mib", "", "MiB"),
+}
+
+
+@dataclass
+class Pods:
+    """The running pods of each job, followed by a watch."""
+
+    label: str
+    size: int
+    running: dict[str, dict[str, float]] = field(default_factory=dict)
+    """job -> UID -> when it was seen running."""
+    present: set[str] = field(default_factory=set)
+    jobs: dict[str, str] = field(default_factory=dict)
+    stopped: bool = False
+
+    def take(self, event: dict[str, Any], now: float) -> None:
+        """One event of the watch."""
+        pod, metadata = event["object"], event["object"]["metadata"]
+        job = (metadata.get("labels") or {}).get(self.label)
+        if event["type"] == "BOOKMARK" or job is None:
+            return
+        uid, phase = metadata["uid"], (pod.get("status") or {}).get("phase")
+        own = self.running.setdefault(job, {})
+        if event["type"] == "DELETED" or phase in ("Failed", "Succeeded"):
+            own.pop(uid, None)
+        elif phase == "Running" and "deletionTimestamp" not in metadata:
+            own.setdefault(uid, now)
+        (self.present.discard if event["type"] == "DELETED" else self.present.add)(uid)
+
+    def complete_at(self, job: str, *, without: frozenset[str] = frozenset()) -> float | None:
+        """When all pods of a job ran, none of them among `without`; None while they do not."""
+        times = [at for uid, at in list(self.running.get(job, {}).items()) if uid not in without]
+        return max(times) if len(times) >= self.size else None
+
+    def follow(self, listing: Callable[..., Any]) -> None:
+        """Watch until `stopped`."""
+        version = json.loads(listing(limit=1).data)["metadata"]["resourceVersion"]
+        while not self.stopped:
+            response = listing(resource_version=version, watch=True, timeout_seconds=20, allow_watch_bookmarks=True)
+            for line in lines(response.stream(1 << 16, decode_content=True)):
+                event = json.loads(line)
+                version = event["object"]["metadata"]["resourceVersion"]
+                self.take(event, time.time())
+
+
+class Bench:
+    """One operator after the other."""
+
+    def __init__(self, plane: Plane, options: argparse.Namespace) -> None:
+        settings = client.Configuration()
+        config.load_kube_config(str(plane.kubeconfig(LOADER)), client_configuration=settings)
+        settings.connection_pool_maxsize = STREAMS
+        api = client.ApiClient(settings)
+        self._plane, self._options = plane, options
+        self._custom, self._core, self._cluster = client.CustomObjectsApi(api), client.CoreV1Api(api), Cluster(api)
+
+    def measure(self, peer: Peer) -> dict[str, Any]:
+        """All phases of one operator."""
+        jobs = names("job", self._options.jobs)
+        pods = Pods(peer.label, self._options.pods)
+        threading.Thread(target=pods.follow, args=(self._cluster.listing("Pod", NAMESPACE),), daemon=True).start()
+        try:
+            with started(self._plane, peer) as usage:
+                time.sleep(5)  # what it does at its start
+                found = self._start(peer, jobs, pods, usage)
+                found |= self._again(peer, jobs[: self._options.failures], pods)
+                found |= self._delete(peer, jobs, pods)
+                found["peak_mib"] = round(usage.peak_mib)
+        finally:
+            pods.stopped = True
+            removed(self._plane, peer)
+        return {"title": peer.title, **found}
+
+    def _start(self, peer: Peer, jobs: list[str], pods: Pods, usage: Usage) -> dict[str, Any]:
+        began, cpu, created = time.time(), usage.cpu_s(), dict[str, float]()
+
+        def create(name: str) -> None:
+            body = peer.document(name, self._options.pods)
+            self._custom.create_namespaced_custom_object(peer.group, peer.version, NAMESPACE, peer.plural, body)
+            created[name] = time.time()
+
+        with ThreadPoolExecutor(STREAMS) as threads:
+            list(threads.map(create, jobs))
+        self._until(lambda: [job for job in jobs if pods.complete_at(job) is None], f"{peer.title}: pods")
+        waits = [max(0.0, (pods.complete_at(job) or math.inf) - created[job]) for job in jobs]
+        time.sleep(5)  # what it writes of it
+        return {
+            "pods_p50_s": _short(quantile(waits, 0.5)),
+            "pods_p99_s": _short(quantile(waits, 0.99)),
+            "writes_start": round(self._writes(peer, began) / len(jobs), 1),
+            "cpu_start_ms": round(1000 * (usage.cpu_s() - cpu) / len(jobs)),
+        }
+
+    def _again(self, peer: Peer, jobs: list[str], pods: Pods) -> dict[str, Any]:
+        """Let one pod of some jobs fail, one job after the other."""
+        began, waits = time.time(), list[float]()
+        for job in jobs:
+            old = frozenset(pods.running[job])
+            selector = f"{peer.label}={job}"
+            pod = self._core.list_namespaced_pod(NAMESPACE, label_selector=selector).items[0]
+            status = {"containerStatuses": [self._failed(pod)], "phase": "Failed"}
+            self._core.patch_namespaced_pod_status(pod.metadata.name, NAMESPACE, {"status": status})
+            failed = time.time()
+            self._until(lambda: [job] if pods.complete_at(job, without=old) is None else [], f"{peer.title}: {job}")  # noqa: B023
+            waits.append((pods.complete_at(job, without=old) or math.inf) - failed)
+        time.sleep(2)
+        return {
+            "again_p50_s": _short(quantile(waits, 0.5)),
+            "again_p99_s": _short(quantile(waits, 0.99)),
+            "writes_again": round(self._writes(peer, began) / max(1, len(jobs)), 1),
+        }
+
+    @staticmethod
+    def _failed(pod: Any) -> dict[str, Any]:
+        container = pod.spec.containers[0]
+        named = {"name": container.name, "image": container.image, "imageID": "x", "ready": False, "restartCount": 0}
+        return {**named, "state": FAILED, "lastState": {}}
+
+    def _delete(self, peer: Peer, jobs: list[str], pods: Pods) -> dict[str, Any]:
+        began = time.time()
+
+        def delete(name: str) -> None:
+            self._custom.delete_namespaced_custom_object(
+                peer.group, peer.version, NAMESPACE, peer.plural, name, body={"propagationPolicy": "Background"}
+            )
+
+        with ThreadPoolExecutor(STREAMS) as threads:
+            list(threads.map(delete, jobs))
+        self._until(lambda: list(pods.present), f"{peer.title}: deletion")
+        left = lambda: self._cluster.items("Job", NAMESPACE, "")  # noqa: E731
+        self._until(left, f"{peer.title}: Jobs")
+        return {"deleted_s": _short(time.time() - began)}
+
+    def _writes(self, peer: Peer, since: float) -> int:
+        time.sleep(LOG_LATE_S)
+        with self._plane.audit_log.open() as log:
+            found: list[Request] = [each for each in requests(log) if each.ended >= since and each.user in peer.users]
+        return sum(each.is_write for each in found)
+
+    @staticmethod
+    def _until(missing: Callable[[], list[Any]], what: str) -> None:
+        deadline, told = time.monotonic() + TIMEOUT_S, 0.0
+        while left := missing():
+            if time.monotonic() > deadline:
+                raise SystemExit(f"{what}: {len(left)} still missing after {TIMEOUT_S:.0f} s")
+            if time.monotonic() > told + 10:
+                told = time.monotonic()
+                sys.stderr.write(f"{time.strftime('%H:%M:%S')} {what}: {len(left)} to go\n")
+            time.sleep(0.1)
+
+
+def _short(value: float) -> float:
+    return value if not math.isfinite(value) else round(value, 2)
+
+
+def table(figures: dict[str, dict[str, Any]]) -> str:
+    """The figures as a table in Markdown, one column for each operator."""
+    rows = ["| | " + " | ".join(each["title"] for each in figures.values()) + " |", "|---" * (len(figures) + 1) + "|"]
+    for title, (first, second, unit) in ROWS.items():
+        cells = []
+        for each in figures.values():
+            values = f"{each[first]}" + (f" / {each[second]}" if second else "")
+            cells.append(f"{values} {unit}".strip())
+        rows.append(f"| {title} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    """Run all operators and print the line."""
+    parser = argparse.ArgumentParser(prog="benchmarks/run peers", description=__doc__)
+    parser.add_argument("--jobs", type=int, default=200, help="jobs of each operator (200)")
+    parser.add_argument("--pods", type=int, default=10, help="pods of each job (10)")
+    parser.add_argument("--failures", type=int, default=20, help="jobs of which one pod fails (20)")
+    parser.add_argument("--only", action="append", choices=NAMES, help="only this operator; may be repeated")
+    parser.add_argument("--table", action="store_true", help="print the table after the line")
+    options = parser.parse_args()
+    nodes = math.ceil(2 * options.pods * options.jobs / PODS_PER_NODE)
+    figures: dict[str, dict[str, Any]] = {}
+    with (
+        tempfile.TemporaryDirectory(prefix="peers-") as folder,
+        control_plane(Path(folder), programs(), nodes=nodes, containers=("train", "node")) as plane,
+    ):
+        install(plane)
+        bench = Bench(plane, options)
+        for name in options.only or NAMES:
+            figures[name] = bench.measure(PEERS[name])
+            sys.stderr.write(f"{json.dumps(figures[name])}\n")
+    line = {"benchmark": "peers", "cores": psutil.cpu_count(), "jobs": options.jobs, "pods": options.pods, **figures}
+    sys.stdout.write(json.dumps(line) + "\n")
+    if options.table:
+        sys.stdout.write(table(figures) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""Carries out what `step` decides: creates, finishes and deletes Workloads, and puts Jobs on their quota."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
+
+from diht_k8s.api.pods import QUEUE_LABEL, QUEUE_PRIORITY_LABEL, merged
+from diht_k8s.api.reasons import Reason
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.controller.actions import Foreign, NotYet, ensure
+from diht_k8s.controller.children import children, labels_of
+from diht_k8s.controller.kueue import step, workload
+from diht_k8s.controller.mirror.runs import Key, KnownRun
+from diht_k8s.controller.observe import ObservedAttempt, RunProblem, entry_name
+from diht_k8s.kube.client import Cluster, ClusterError
+from diht_k8s.kube.kinds import KUEUE, SCHEDULING
+from diht_k8s.kube.summaries import ATTEMPT_LABEL
+from diht_k8s.kube.workloads import WorkloadSummary
+from diht_k8s.launch.stages import shaped_for
+from diht_k8s.pipeline.plan import CLUSTER_STEPS
+from diht_k8s.pipeline.states import Attempt, AttemptState, RunPlan, Start
+
+MISSING: Final = (
+    f"pods.queueing is PerRun, and the cluster does not serve {KUEUE}/v1beta2, or the operator may not read it"
+)
+
+
+class Workloads(Protocol):
+    """The mirror of Workloads."""
+
+    absent: str
+
+    def of(self, namespace: str, run: str) -> list[WorkloadSummary]:
+        """Those of a run."""
+        ...
+
+
+class _NoWorkloads:
+    absent = ""
+
+    def of(self, namespace: str, run: str) -> list[WorkloadSummary]:
+        return []
+
+
+NO_WORKLOADS: Final = _NoWorkloads()
+"""Where nobody watches them."""
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A plan whose attempts have quota, or need none."""
+
+    plan: RunPlan
+    actions: tuple[step.QueueAction, ...] = ()
+    waiting: tuple[ObservedAttempt, ...] = ()
+    """the attempt that waits in a queue, for the status."""
+    problem: RunProblem | None = None
+
+
+class RunQueue:
+    """The Workloads of runs whose `pods.queueing` is PerRun."""
+
+    def __init__(self, cluster: Cluster, workloads: Workloads) -> None:
+        """Make one."""
+        self._cluster, self._workloads = cluster, workloads
+
+    def decide(self, known: KnownRun, run: DihtRun, plan: RunPlan, observed: Sequence[ObservedAttempt]) -> Queued:
+        """Hold back the attempts of a plan that have no quota yet, and stop those that have lost it."""
+        queues = queues_of(run)
+        found = [each for each in self._workloads.of(*known.key) if each.owner_uid == known.uid]
+        if not queues and not found:
+            return Queued(plan)
+        if self._workloads.absent:
+            starts = [each for each in plan.actions if isinstance(each, Start) and _entry(each) in queues]
+            problem = RunProblem(Reason.BACKEND_MISSING, f"{MISSING}: {self._workloads.absent}") if starts else None
+            rest = tuple(each for each in plan.actions if each not in starts)
+            return Queued(replace(plan, actions=rest), problem=problem)
+        starts = [each for each in plan.actions if isinstance(each, Start) and _entry(each) in queues]
+        shapes = {_entry(each): workload.shape(job_of(known, run, each)) for each in starts}
+        decided = step.queueing(plan, observed, found, queues, shapes)
+        waiting = () if decided.waits is None else (_waiting(decided.waits),)
+        return Queued(decided.plan, decided.actions, waiting)
+
+    def holds(self, key: Key, uid: str) -> bool:
+        """Whether a run that has ended still has a place in a queue."""
+        return any(each.owner_uid == uid and not (each.finished or each.deleted) for each in self._workloads.of(*key))
+
+    def carry_out(
+        self, known: KnownRun, run: DihtRun, actions: Sequence[step.QueueAction], now: float
+    ) -> RunProblem | None:
+        """Execute actions; returns what a person has to correct.
+
+        Raises:
+            ClusterError: the API server does not answer, or somebody else has changed a Workload meanwhile.
+        """
+        problem = None
+        for action in actions:
+            try:
+                if isinstance(action, step.Reserve):
+                    self._reserve(known, run, action.start)
+                else:
+                    self._execute(action, now)
+            except NotYet as error:
+                problem = RunProblem(Reason.PENDING, str(error))
+            except Foreign as error:
+                problem = RunProblem(Reason.NAME_CONFLICT, str(error))
+            except ClusterError as error:
+                if isinstance(action, step.Reserve) and error.is_gone:
+                    problem = RunProblem(Reason.REFERENCE_MISSING, error.message)
+                elif error.status == 403 and not error.is_terminating:
+                    problem = RunProblem(Reason.PERMISSION_DENIED, error.message)
+                elif error.status in (400, 422):
+                    problem = RunProblem(Reason.INVALID_SPEC, error.message)
+                elif not error.is_gone:
+                    raise
+        return problem
+
+    def _execute(self, action: step.GiveBack | step.Finish | step.Remove | step.SayReady, now: float) -> None:
+        namespace, name = action.workload.namespace, action.workload.name
+        if isinstance(action, step.Remove):
+            self._cluster.delete("Workload", namespace, name, action.workload.uid)
+            return
+        found = self._cluster.get("Workload", namespace, name)
+        if found["metadata"]["uid"] != action.workload.uid:
+            return
+        if isinstance(action, step.GiveBack):
+            patch = workload.given_back(found, now)
+        elif isinstance(action, step.Finish):
+            patch = workload.finished(found, now, succeeded=action.succeeded)
+        else:
+            patch = workload.pods_ready(found, now)
+        self._cluster.patch_workload_status(namespace, name, patch)
+
+    def _reserve(self, known: KnownRun, run: DihtRun, start: Start) -> None:
+        job = job_of(known, run, start)
+        labels = {key: value for key, value in labels_of(known, start).items() if key != ATTEMPT_LABEL}
+        document = workload.workload(workload_name(known.name, start), job, labels, self._priority(job))
+        ensure(self._cluster, known, document)
+
+    def _priority(self, job: Mapping[str, Any]) -> workload.Priority:
+        """The priority that Kueue would give the Job."""
+        name = job["metadata"]["labels"].get(QUEUE_PRIORITY_LABEL)
+        kind, group = "WorkloadPriorityClass", KUEUE
+        if not name:
+            name = job["spec"]["template"]["spec"].get("priorityClassName")
+            kind, group = "PriorityClass", SCHEDULING
+        if not name:
+            return workload.Priority(0)
+        value = self._cluster.get(kind, "", name)["value"]
+        return workload.Priority(value, {"group": group, "kind": kind, "name": name})
+
+    def place(self, known: KnownRun, run: DihtRun, start: Start, job: dict[str, Any]) -> None:
+        """Put the Job of an attempt on its quota, if its stage has a Workload of its own.
+
+        Raises:
+            ClusterError: the Workload or its flavour is gone, or cannot be read.
+        """
+        if _entry(start) not in queues_of(run):
+            return
+        found = self._cluster.get("Workload", known.namespace, workload_name(known.name, start))
+        names = workload.flavours_of(found)
+        flavours = [self._cluster.get("ResourceFlavor", "", name) for name in names]
+        workload.place(job, found, flavours, first=start.number == 1)
+
+    def workers(self, known: KnownRun, run: DihtRun, start: Start) -> DihtRun:
+        """The run with as many workers as its stage was admitted with."""
+        if start.stage is Stage.TRAIN or _entry(start) not in queues_of(run):
+            return run
+        found = self._cluster.get("Workload", known.namespace, workload_name(known.name, start))
+        count, config = workload.admitted_count(found), getattr(run.spec, start.stage.value)
+        if config.workers == count or shaped_for(run, start.stage, start.step) is not run:
+            return run
+        spec = run.spec.model_copy(update={start.stage.value: config.model_copy(update={"workers": count})})
+        return run.model_copy(update={"spec": spec})
+
+
+def workload_name(run: str, start: Start) -> str:
+    """The name of a stage's Workload."""
+    return f"{run}-{start.step or start.stage}"
+
+
+def queues_of(run: DihtRun) -> dict[str, str]:
+    """The queues of the stages that keep their place, by the name of their entry in status.stages."""
+    found = dict[str, str]()
+    for stage in run.spec.stages:
+        pods = merged(run.spec.pods, getattr(run.spec, stage.value).pods)
+        if pods.queueing == "PerRun" and pods.queue_name:
+            found |= {entry_name(stage, each): pods.queue_name for each in CLUSTER_STEPS.get(stage, ("",))}
+    return found
+
+
+def job_of(known: KnownRun, run: DihtRun, start: Start) -> dict[str, Any]:
+    """The Job of an attempt, as it would be queued by itself."""
+    (job,) = (each for each in children(known, run, start) if each["kind"] == "Job")
+    assert QUEUE_LABEL in job["metadata"]["labels"]
+    return job
+
+
+def _entry(start: Start) -> str:
+    return entry_name(start.stage, start.step)
+
+
+def _waiting(waits: tuple[Start, str, str]) -> ObservedAttempt:
+    """An attempt without a Job yet, as the status shows it."""
+    start, queue, _ = waits
+    attempt = Attempt(start.stage, start.number, AttemptState.PENDING, step=start.step)
+    return ObservedAttempt(attempt, None, (), problem=step.problem_of(waits), queue=queue)

@@ -1,0 +1,1 @@
+"""What node monitors say of nodes (taints and conditions), and gangs that move away from them."""

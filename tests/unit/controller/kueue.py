@@ -1,0 +1,68 @@
+"""Kueue in memory: it admits Workloads of a FakeCluster up to a quota, by priority and creation, and evicts them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tests.unit.controller.documents import NOW, at
+from tests.unit.controller.fake import FakeCluster
+
+FLAVOUR = {"spec": {"nodeLabels": {"pool": "a100"}, "tolerations": [{"key": "gpu", "operator": "Exists"}]}}
+
+
+@dataclass
+class Kueue:
+    """A queue with room for some Workloads."""
+
+    cluster: FakeCluster
+    quota: int = 1
+    count: int | None = None
+    """pods that it admits a Workload with; None: all."""
+
+    def __post_init__(self) -> None:
+        self.cluster.others["ResourceFlavor"] = {"gpus": FLAVOUR}
+        self.cluster.others.setdefault("Workload", {})
+
+    @property
+    def workloads(self) -> dict[str, dict[str, Any]]:
+        return self.cluster.others["Workload"]
+
+    def conditions(self, name: str) -> dict[str, str]:
+        found = (self.workloads[name].get("status") or {}).get("conditions") or ()
+        return {each["type"]: each["status"] for each in found}
+
+    def admit(self) -> None:
+        """Admit what there is quota for."""
+        held = [name for name in self.workloads if self.conditions(name).get("QuotaReserved") == "True"]
+        free = self.quota - sum(self.conditions(name).get("Finished") != "True" for name in held)
+        waiting = [
+            name for name in self.workloads if name not in held and self.conditions(name).get("Finished") != "True"
+        ]
+        order = sorted(waiting, key=lambda name: -self.workloads[name]["spec"]["priority"])
+        for name in order[: max(0, free)]:
+            assignment: dict[str, Any] = {"name": "main", "flavors": {"cpu": "gpus", "memory": "gpus"}}
+            assignment["count"] = self.count or self.workloads[name]["spec"]["podSets"][0]["count"]
+            self.write(name, QuotaReserved="True", Admitted="True", Evicted="False")
+            self.workloads[name]["status"]["admission"] = {"podSetAssignments": [assignment]}
+        for name in order[max(0, free) :]:
+            self.write(name, QuotaReserved="False")
+
+    def evict(self, name: str, reason: str = "Preempted") -> None:
+        self.write(name, reason=reason, Evicted="True")
+
+    def write(self, name: str, reason: str = "r", **conditions: str) -> None:
+        self.cluster.version += 1
+        document = self.workloads[name]
+        document["metadata"]["resourceVersion"] = str(self.cluster.version)
+        status = document.setdefault("status", {})
+        kept = {each["type"]: each for each in status.get("conditions") or ()}
+        for kind, value in conditions.items():
+            kept[kind] = {
+                "type": kind,
+                "status": value,
+                "reason": reason,
+                "message": "no quota",
+                "lastTransitionTime": at(NOW),
+            }
+        status["conditions"] = list(kept.values())
