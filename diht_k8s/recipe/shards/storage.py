@@ -93,6 +93,16 @@ class Storage:
         with self.open(uri) as file:
             return file.read()
 
+    def read_range(self, uri: str, begin: int, end: int) -> bytes:
+        """The bytes from `begin` to before `end`, by one request; fewer at the end of the file."""
+        with _errors(uri, "read"):
+            reader, path = self._reader(uri)
+            if reader is not None:
+                return reader.read(*path.split("/", 1), begin, end, "")
+            with open(path, "rb") as file:
+                file.seek(begin)
+                return file.read(end - begin)
+
     def read_text(self, uri: str) -> str:
         """The whole content as UTF-8.
 
