@@ -1,8 +1,9 @@
-"""Reading a shard from S3 beside a raw download of the same object by boto3: bytes a second, by the clock and by CPU time.
+"""Reading a shard from S3 beside a raw download of the same object by boto3, and beside obstore: bytes a second, by the clock and by CPU time.
 
 In: nothing (`python -m benchmarks.s3_read`; `--help` lists sizes). Out: one JSON line. A SeaweedFS server on the loopback holds one object of random
 bytes. Our side streams it as the loader does (`Storage.open`: ranges fetched ahead, ETag and length checked); the other is
-`get_object(...)["Body"]`, read in blocks of the same size and checked by nobody. Rounds alternate, the best of each side counts.
+`get_object(...)["Body"]`, read in blocks of the same size and checked by nobody. The third is obstore where it is installed (`_obstore`). Rounds alternate,
+the best of each side counts.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from typing import Any
 
 import boto3
 
+from benchmarks import _obstore
 from diht_k8s.api.data import StorageRule
 from diht_k8s.recipe.shards.storage import Storage
-from tests.s3.server import BUCKET, serving, weed
+from tests.s3.server import BUCKET, KEY, SECRET, serving, weed
 
 BLOCK_BYTES = 1 << 20
 
@@ -77,7 +79,13 @@ def report(arguments: argparse.Namespace) -> dict[str, Any]:
         assert digests[0].digest() == digests[1].digest() == hashlib.sha256(content).digest()
         del content
         sides = {"ours": lambda: ours(storage, uri, len), "boto3": lambda: raw(client, "shard.tar", len)}
+        bucket = _obstore.store(s3.endpoint, BUCKET, KEY, SECRET)
+        if bucket is not None:
+            result["obstore_reads_after_fork"] = _obstore.reads_after_fork(bucket, "shard.tar")
+            sides["obstore"] = lambda: _obstore.read(bucket, "shard.tar", len)
         rates = best_of(sides, arguments.rounds, size)
+        if bucket is not None:
+            result["ours_to_obstore"] = round(rates["ours"]["wall"] / rates["obstore"]["wall"], 2)
     ratio = {kind: round(rates["ours"][kind] / rates["boto3"][kind], 2) for kind in ("wall", "cpu")}
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
     return {**result, "mib_per_s": rates, "ratio": ratio, "machine": machine}

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from diht_k8s.recipe.evaluate import load_model
     from diht_k8s.recipe.filter import CaptionParser, TextSpotter
+    from diht_k8s.recipe.open_pairs import open_pairs
     from diht_k8s.recipe.train.loss.losses import hn_nce_loss
 
-__all__ = ["CaptionParser", "TextSpotter", "hn_nce_loss", "load_model"]
+__all__ = ["CaptionParser", "TextSpotter", "hn_nce_loss", "load_model", "open_pairs"]
 __version__ = "0.1.0"
 
 _MODULES: Final = {
@@ -22,6 +23,7 @@ _MODULES: Final = {
     "TextSpotter": "recipe.filter",
     "hn_nce_loss": "recipe.train.loss.losses",
     "load_model": "recipe.evaluate",
+    "open_pairs": "recipe.open_pairs",
 }
 
 

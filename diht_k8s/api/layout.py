@@ -74,6 +74,15 @@ class Layout:
         """Fingerprints of the images of the kept pairs of one input shard."""
         return join(self.stage(Stage.FILTER), "fingerprints", f"{shard}.parquet")
 
+    @property
+    def duplicates(self) -> str:
+        """Where the repeated images of the pool are searched."""
+        return join(self.stage(Stage.FILTER), "duplicates")
+
+    def repeats(self, config_sha256: str) -> str:
+        """Which images of the kept pairs repeat an earlier one, found under one configuration."""
+        return join(self.duplicates, config_sha256[:16], "repeats.parquet")
+
     def report(self, stage: Stage, suffix: str = "json") -> str:
         """`report.json` or `report.html` of a stage."""
         return join(self.stage(stage), f"report.{suffix}")

@@ -216,6 +216,7 @@ class _Purge:
             self._commit_label(Committed.model_validate(plan.label), committed, plan, gone)
         for shard in plan.taken:
             storage.remove(self._layout.fingerprints(shard))
+        storage.remove(self._layout.duplicates)
         storage.remove(self._plan_uri)
 
     def _purge_shard(self, plan: TakedownPlan, shard: Shard) -> set[str]:

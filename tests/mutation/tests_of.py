@@ -22,6 +22,8 @@ CORE: Final[dict[str, list[str]]] = {
     "diht_k8s.controller.observe": _OF_OBSERVATION,
     "diht_k8s.recipe.filter.text_spotting.matching": ["tests/unit/recipe/filter/test_matching.py"],
     "diht_k8s.recipe.train.data.lanes": ["tests/unit/recipe/train/test_lanes.py"],
+    "diht_k8s.recipe.filter.minhash_forest": ["tests/unit/recipe/filter/test_minhash_forest.py"],
+    "diht_k8s.recipe.filter.repeat_search": ["tests/unit/recipe/filter/test_repeat_search.py"],
     "diht_k8s.recipe.train.data.sampler": ["tests/unit/recipe/train/test_sampler.py"],
     "diht_k8s.recipe.train.loss.losses": ["tests/unit/recipe/train/test_losses.py"],
     "diht_k8s.recipe.train.loss.hn_nce": ["tests/unit/recipe/train/test_losses.py"],

@@ -9,7 +9,8 @@ Where things are, in the order in which a sample passes them:
 - `shard_filter` filters one shard at a time and writes its kept pairs and scores.
 - `rules` decides which samples to keep. It calls `captions/` (parser), `text_spotting/` (OCR and the match with the
   caption), `exclusion` (takedown list) and `decontamination` (images of benchmarks, found by `fingerprints`).
-- `deduplication` drops repeated images after all shards are filtered; `fingerprint_pool` finds the repeats.
+- `deduplication` drops repeated images after all shards are filtered. `repeat_search` finds them, by partitions that
+  workers share; `minhash_forest` compares the images of one partition.
 - `scores` (one row for each sample), `kept_pairs` (the kept shards) and `summary` (counts) hold the results.
 - `report` turns the counts into `report.json`; `stage_progress` reports the progress of the stage.
 - `model_versions` identifies the models behind the scores.

@@ -1,6 +1,6 @@
 """Drop repeated images from the kept shards (`filter.duplicates`) once all shards are filtered.
 
-Workers share the shards by claims, as for filtering.
+Workers share the search for repeats (`repeat_search`), then the shards, by claims, as for filtering.
 
 Input: the kept shards, each with a file of fingerprints that was written before its scores. Output: kept shards and
 scores without the pairs whose image repeats an earlier kept image of the pool (reason `duplicate`); the header of the
@@ -15,20 +15,19 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.filter import Filter
 from diht_k8s.api.hashing import SCHEMA_VERSION
-from diht_k8s.recipe.filter.fingerprint_pool import WORDS, FingerprintPool
 from diht_k8s.recipe.filter.kept_pairs import KeptPairs, write_scores
+from diht_k8s.recipe.filter.repeat_search import WORDS, RepeatSearch
 from diht_k8s.recipe.filter.scores import Row, Scores, find_scores
 from diht_k8s.recipe.filter.summary import Summary
 from diht_k8s.recipe.runtime.claims import Claims
 from diht_k8s.recipe.runtime.stage import Context
 from diht_k8s.recipe.shards.sources import Shard
-from diht_k8s.recipe.shards.tables import read_table, write_table
+from diht_k8s.recipe.shards.tables import write_table
 
 REASON = "duplicate"
 
@@ -61,10 +60,10 @@ class Deduplication:
         self._done: set[str] = set()
 
     def run(self) -> tuple[bool, int]:
-        """Process the shards that no other worker has claimed.
+        """Find the repeats with the other workers, then process the shards that none of them has claimed.
 
         Returns:
-            Whether any shard was processed, and the number of shards that other workers have not finished yet.
+            Whether there was anything to do, and the number of steps or shards that others have not finished yet.
         """
         own, workers = self._context.worker, self._context.workers
         order = sorted(range(len(self._shards)), key=lambda number: (number % workers != own, number))
@@ -77,7 +76,11 @@ class Deduplication:
             scores = self._scores(shard)
             if is_deduplicated(scores):
                 self._done.add(shard.name)
-            elif self._claims.take(f"{shard.name} duplicates"):
+                continue
+            searched, others = self._search.run()
+            if searched or others:
+                return worked or searched, others
+            if self._claims.take(f"{shard.name} duplicates"):
                 self._drop_repeats(number, scores)
                 self._done.add(shard.name)
                 worked = True
@@ -86,27 +89,14 @@ class Deduplication:
         return worked, waiting
 
     @cached_property
-    def _pool(self) -> FingerprintPool:
-        shards = []
-        for shard in self._shards:
-            self._context.stop.raise_if_requested("finished shards are kept")
-            self._claims.keep()
-            shards.append(np.frombuffer(b"".join(self._bits(shard)), np.uint64).reshape(-1, WORDS))
-        return FingerprintPool.of(shards)
-
-    def _bits(self, shard: Shard) -> list[bytes]:
-        uri = self._context.layout.fingerprints(shard.name)
-        table, header = read_table(self._context.storage, uri)
-        if header.get("config_sha256") != self._context.config_sha256:
-            raise DataError(f"{uri} belongs to another configuration: remove it and run the stage filter again")
-        return table["bits"].to_pylist()
+    def _search(self) -> RepeatSearch:
+        assert self._rules.duplicates is not None, "the stage checks that the run drops repeats"
+        return RepeatSearch(self._context, self._rules.duplicates, self._shards, self._claims)
 
     def _drop_repeats(self, number: int, scores: Scores) -> None:
         context, shard, rows = self._context, self._shards[number], list(scores.rows())
         kept = [place for place, row in enumerate(rows) if row.kept]
-        pool = self._pool
-        places = pool.exact_repeats(number) if self._rules.duplicates == "Exact" else pool.near_repeats(number)
-        repeats = {kept[place] for place in places.tolist()}
+        repeats = {kept[place] for place in self._search.places(number).tolist()}
         header: dict[str, Any] = {**scores.header, "deduplicated": True}
         if repeats:
             files = KeptPairs(context.storage, context.layout, self._rules.output)

@@ -5,6 +5,12 @@ temporarily (503, a throttle, no connection) is repeated by botocore with growin
 off or comes short is requested again here, from the byte where it ended. Each range must carry the ETag and the size of
 the first one: an object that is replaced meanwhile is an error, never a mixture. What is read ahead is bounded in bytes
 over all files of a process.
+
+Why not obstore, whose streams resume by themselves: it works on threads of its own, which a fork does not take along,
+and a process forked from one that has read by it hangs at its first read for ever (obstore 0.12.1, a store of the
+child's own included). The training's loader forks its workers (see `train.data.loader`). A spawned worker would cost
+more than obstore gains: on the loopback ours gives 0.77 of its rate by the clock on busy cores, at 0.88 of its CPU time
+(`benchmarks/run s3_read`). It also reads no profiles of AWS' configuration, which are part of the usual chain.
 """
 
 from __future__ import annotations

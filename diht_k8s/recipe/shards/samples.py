@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any, Final, NamedTuple, cast
+from typing import IO, Any, BinaryIO, Final, NamedTuple, cast
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.shards.several_captions import MAX_CAPTION_BYTES, folded, written_captions
@@ -25,6 +24,7 @@ NOT_REGULAR: Final = "member_not_regular"
 """Problem of a sample with a link or a sparse file as a member."""
 UNSAFE_NAME: Final = "name_unsafe"
 """Problem of a sample whose key leads out of the folder into which an archive is unpacked."""
+_NOT_HELD: Final = {"", "__key__"}
 CAPTION_KEYS: Final = ("caption", "text")
 
 
@@ -369,7 +369,9 @@ def write_samples(
     *,
     digest: ContentDigest | None = None,
 ) -> int:
-    """Write (key, members) as a plain tar, byte for byte the same for the same samples; returns their number.
+    """Write (key, members) as a plain tar by webdataset, byte for byte the same for the same samples; returns their number.
+
+    Members without a suffix, or with `__key__` as suffix, are left out: webdataset's samples cannot hold them.
 
     Args:
         storage: where the tar goes.
@@ -377,17 +379,16 @@ def write_samples(
         samples: pairs in order.
         digest: takes the size and the SHA-256 of the tar.
     """
+    from webdataset.writer import TarWriter  # it imports torch, which only those who write should wait for
+
     count = 0
+    plain: dict[str, Any] = {"user": "", "group": "", "mode": 0o644, "mtime": 0, "encoder": False, "keep_meta": True}
     with (
         storage.writer(uri) as file,
-        tarfile.open(
-            fileobj=file if digest is None else digest.around(file), mode="w", format=tarfile.USTAR_FORMAT
-        ) as tar,
+        TarWriter(cast("BinaryIO", file if digest is None else digest.around(file)), **plain) as writer,
     ):
+        writer.tarstream.format = tarfile.USTAR_FORMAT  # webdataset 1.0.2 takes a format and does not hand it on
         for key, members in samples:
-            for suffix in sorted(members):
-                info = tarfile.TarInfo(f"{key}.{suffix}")
-                info.size = len(members[suffix])
-                tar.addfile(info, io.BytesIO(members[suffix]))
+            writer.write({suffix: members[suffix] for suffix in members.keys() - _NOT_HELD} | {"__key__": key})
             count += 1
     return count

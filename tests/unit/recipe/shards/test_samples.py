@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import hashlib
 import io
 import tarfile
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from diht_k8s.api.errors import DataError, RetryableError
-from diht_k8s.recipe.shards.samples import MAX_CAPTION_BYTES, read_samples, write_samples
+from diht_k8s.recipe.shards.samples import MAX_CAPTION_BYTES, ContentDigest, read_samples, write_samples
 from diht_k8s.recipe.shards.storage import Storage
 
 IMAGE = b"\x89PNG image"
@@ -154,3 +155,31 @@ def test_damaged_name_without_content_has_a_uid(tmp_path: Path) -> None:
     path.write_bytes(tar_of([("\udcc3.txt", b"")]))
     (sample,) = read_samples(Storage(), str(path))
     assert (sample.key, len(sample.uid)) == ("\udcc3", 32)
+
+
+def test_shards_are_written_byte_for_byte_as_plain_tars_without_owner_and_time(tmp_path: Path) -> None:
+    """By webdataset's writer, and as this project wrote them before it used that."""
+    samples = {
+        "0": {"jpg": b"image" * 5000, "txt": b"dog", "json": b"{}"},
+        "folder/ä": {"seg.png": b"x", "_note": b"kept"},
+        "long" * 20 + "/" + "name" * 20: {"txt": b""},
+    }
+    expected = io.BytesIO()
+    with tarfile.open(fileobj=expected, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for key, members in samples.items():
+            for suffix in sorted(members):
+                info = tarfile.TarInfo(f"{key}.{suffix}")
+                info.size = len(members[suffix])
+                tar.addfile(info, io.BytesIO(members[suffix]))
+    digest = ContentDigest()
+    assert write_samples(Storage(), f"{tmp_path}/0.tar", samples.items(), digest=digest) == 3
+    written = (tmp_path / "0.tar").read_bytes()
+    assert written == expected.getvalue()
+    assert (digest.size, digest.sha256) == (len(written), hashlib.sha256(written).hexdigest())
+
+
+def test_members_that_webdataset_cannot_hold_are_left_out(tmp_path: Path) -> None:
+    members = {"": b"no suffix", "__key__": b"another key", "txt": b"dog"}
+    write_samples(Storage(), f"{tmp_path}/0.tar", [("0", members)])
+    (sample,) = read_samples(Storage(), f"{tmp_path}/0.tar")
+    assert (sample.key, sample.members) == ("0", {"txt": b"dog"})

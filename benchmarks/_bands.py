@@ -1,12 +1,7 @@
-"""Find the kept images that repeat an earlier one of the pool: fingerprints of all kept images in, indices of the
-repeats out.
+"""Repeats of a pool by 16 bands of 16 bits, all in memory: what the filter did before it searched by partitions.
 
-"Earlier" means the order of shards and samples, so the result depends on the data alone. Repeats are images with equal
-fingerprints (`Exact`: SHA-256 of the file) or with similar ones (`Near`: difference hashes, as for benchmarks). Similar
-fingerprints are found through 16 bands of 16 bits: two images that differ in an eighth of their steps share a band in 9
-of 10 cases, and only images that share a band are compared.
-
-Shapes: N images of the pool, M images of one shard, B bands, U distinct fingerprints.
+Kept for `benchmarks.duplicates` alone, which measures beside it. Shapes: N images of the pool, M images of one shard,
+B bands.
 """
 
 from __future__ import annotations
@@ -26,7 +21,7 @@ BANDS: Final = 16
 
 
 @dataclass(frozen=True)
-class FingerprintPool:
+class Bands:
     """Fingerprints of all kept images, in the order of the pool."""
 
     bits_N4: np.ndarray
@@ -35,16 +30,11 @@ class FingerprintPool:
     """index of the first image of each shard, and N."""
 
     @staticmethod
-    def of(shards: Sequence[np.ndarray]) -> FingerprintPool:
+    def of(shards: Sequence[np.ndarray]) -> Bands:
         """Join the shards' fingerprints (each [M, 4])."""
         starts = np.cumsum([0, *map(len, shards)]).tolist()
         empty = np.empty((0, WORDS), np.uint64)
-        return FingerprintPool(np.concatenate([empty, *shards]), starts)
-
-    def exact_repeats(self, shard: int) -> np.ndarray:
-        """Positions in a shard of the images whose fingerprint occurred before, ascending."""
-        numbers = np.arange(self.starts[shard], self.starts[shard + 1])
-        return np.flatnonzero(self._first[numbers] < numbers)
+        return Bands(np.concatenate([empty, *shards]), starts)
 
     def near_repeats(self, shard: int) -> np.ndarray:
         """Positions in a shard of the images that are near-duplicates of an earlier one, ascending."""
@@ -59,12 +49,6 @@ class FingerprintPool:
         return np.array(
             [place for place, found in enumerate(candidates) if self._is_near_duplicate(begin + place, found)], int
         )
-
-    @cached_property
-    def _first(self) -> np.ndarray:
-        """The index of the first equal image, for each image, [N]."""
-        _, first_U, inverse_N = np.unique(self.bits_N4, axis=0, return_index=True, return_inverse=True)
-        return first_U[inverse_N.reshape(-1)]
 
     @cached_property
     def _bands(self) -> list[tuple[np.ndarray, np.ndarray]]:
