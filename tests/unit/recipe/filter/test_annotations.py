@@ -166,3 +166,11 @@ def test_complexity_of_the_papers_worked_example_is_three() -> None:
         "relations": [["cat", "chase", "bird"]],
     }
     assert complexity_of(row) == 3
+
+
+def test_captions_with_a_language_are_enough_and_distinct() -> None:
+    rows = load("languages")
+    counts = Counter(row["language"] if row["language"] in ("en", "none") else "other" for row in rows)
+    assert [row["id"] for row in rows] == [f"language-{number:03d}" for number in range(1, len(rows) + 1)]
+    assert len({row["caption"] for row in rows}) == len(rows) >= 300
+    assert min(counts["en"], counts["other"]) >= 100
