@@ -87,14 +87,14 @@ def equal_verdicts(captions: Sequence[str]) -> dict[str, float]:
     actions.
     """
     from diht_k8s.recipe.filter import CaptionParser
-    from diht_k8s.recipe.filter.captions.cleaning import clean, is_foreign
-    from diht_k8s.recipe.filter.captions.parser import MAX_CHARACTERS, graph_of
+    from diht_k8s.recipe.filter.captions.cleaning import is_foreign
+    from diht_k8s.recipe.filter.captions.parser import graph_of, prepared
     from diht_k8s.recipe.filter.captions.tagger import load
 
     language, lexicon = load()
-    cleaned = [clean(caption[:MAX_CHARACTERS]) for caption in captions]
-    docs = language.pipe("" if is_foreign(text) else text for text, _ in cleaned)
-    slow = [graph_of(words_of(doc), lexicon, title) for doc, (_, title) in zip(docs, cleaned, strict=True)]
+    read = [prepared(caption) for caption in captions]
+    docs = language.pipe("" if is_foreign(text) else text for text, _, _ in read)
+    slow = [graph_of(words_of(doc), lexicon, title) for doc, (_, title, _) in zip(docs, read, strict=True)]
     pairs = list(zip(slow, CaptionParser(cached=0).parse(captions), strict=True))
     verdict = sum((a.complexity > 0, a.num_actions > 0) == (b.complexity > 0, b.num_actions > 0) for a, b in pairs)
     counts = sum((a.complexity, a.num_actions) == (b.complexity, b.num_actions) for a, b in pairs)

@@ -12,7 +12,7 @@ from typing import Final
 from diht_k8s.api.errors import UserError
 from diht_k8s.recipe.runtime.model_files import parser_module
 
-PARSER_RULES: Final = 5
+PARSER_RULES: Final = 6
 """Increment it with every change of the caption rules."""
 SPOTTER_RULES: Final = 2
 """Increment it with every change of the spotter's settings."""

@@ -18,6 +18,19 @@ PLACES = (
 )
 """After a noun, these give the place of that noun, not of the noun that owns it."""
 VIEWS = words("background foreground distance sky")
+PICTURES = words(
+    "photo photograph picture image portrait painting drawing illustration close-up closeup map diagram footage "
+    "snapshot screenshot sketch view shot"
+)
+"""What follows "a photo of a boat" says where the boat is, not the photo."""
+STATUES = words("statue sculpture bust monument figurine")
+"""Unlike a picture, these can do what a participle says: "statue of a king overlooking the bay"."""
+TOOLS = words(
+    "knife hammer spoon fork brush pin saw chainsaw axe pencil pen marker scissors stick shovel rake broom whisk "
+    "needle drill net rod hose chopsticks roller ladle wrench screwdriver tweezers mop rope sword spatula trowel "
+    "hand hands finger fingers camera microscope magnifier torch paddle oar racket bat club tool tools"
+)
+HOLDING = words("hold have carry wear own contain include feature show fill buy sell") | SHOWING
 PATHS = words("down off along around past over through across up")
 
 
@@ -29,6 +42,8 @@ def correct_attachment(tokens: Sequence[Token], lexicon: Lexicon) -> None:
     for token in tokens:
         if token.tag == "VBG":
             _attach_to_subject(tokens, token)
+        elif token.tag == "VBN" and token.dep == "acl":
+            _attach_to_pictured(tokens, token)
     for token in tokens:
         if token.dep == "prep":
             _correct_preposition(tokens, token, lexicon)
@@ -144,6 +159,8 @@ def _attach_to_subject(tokens: Sequence[Token], token: Token) -> None:
     else:
         chain = list(_chain_up(nearest))
     subject = next((noun for noun in chain if is_animate(noun.lower)), None)
+    if top.lower in STATUES and nearest is not None and _joined_by_of(nearest, top):
+        subject = top
     if subject is None:
         only_of = nearest is not None and nearest is not top and _joined_by_of(nearest, top)
         subject = nearest if only_of else top
@@ -153,6 +170,15 @@ def _attach_to_subject(tokens: Sequence[Token], token: Token) -> None:
         replace_with(token, top)
         top.dep = token.dep if not token.is_root else "ROOT"
     token.attach(subject, "acl")
+
+
+def _attach_to_pictured(tokens: Sequence[Token], token: Token) -> None:
+    """Correct "portrait of Ada Holm seated in a chair": the participle describes the one in the picture."""
+    nearest, top = _nearest_noun(tokens, token), token.head
+    if nearest is None or nearest is top or top.lower not in PICTURES or nearest.tag not in ("NNP", "NNPS"):
+        return
+    if _joined_by_of(nearest, top):
+        token.attach(nearest, "acl")
 
 
 def _nearest_noun(tokens: Sequence[Token], token: Token) -> Token | None:
@@ -190,8 +216,21 @@ def _correct_preposition(tokens: Sequence[Token], token: Token, lexicon: Lexicon
     elif head.is_verb and head.lower not in AUXILIARIES:
         if _is_of_shown_object(token, left, lexicon) or _is_beside_place(token, left):
             token.attach(left, "prep")
+    elif token.lower == "with" and head is left and _is_tool_of_verb(token, lexicon):
+        token.attach(head.head, "prep")
+    elif head is not left and token.lower != "of" and head.lower in PICTURES and _joined_by_of(left, head):
+        token.attach(left, "prep")  # "a painting of boats in a harbor"
     elif head is left and head.dep == "pobj" and head.lower in ("rent", "sale") and head.head.head.is_noun:
         token.attach(head.head.head, "prep")
+
+
+def _is_tool_of_verb(preposition: Token, lexicon: Lexicon) -> bool:
+    """Whether a phrase names the tool of a verb: "rolling out dough with a wooden pin"."""
+    thing = preposition.head
+    verb, tools = thing.head, preposition.kids("pobj")
+    if thing.dep != "dobj" or not verb.is_verb or not tools or lexicon.verb(verb.lower) in HOLDING:
+        return False
+    return all(tool.lower in TOOLS for tool in tools)
 
 
 def _is_of_shown_object(preposition: Token, left: Token, lexicon: Lexicon) -> bool:

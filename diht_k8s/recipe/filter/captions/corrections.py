@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diht_k8s.recipe.filter.captions.attachment import correct_attachment
+from diht_k8s.recipe.filter.captions.coordination import correct_clauses
 from diht_k8s.recipe.filter.captions.lexicon import Lexicon
 from diht_k8s.recipe.filter.captions.titles import correct_fragment, correct_title
 from diht_k8s.recipe.filter.captions.tree import Token, after, before, below, replace_with
@@ -52,6 +53,7 @@ def correct(tokens: list[Token], lexicon: Lexicon, *, title: str = "") -> list[T
                 token.retag("JJ")  # "warm and crispy"
         _correct_word(tokens, token, lexicon)
     find_verbs(tokens, lexicon)
+    correct_clauses(tokens, lexicon)
     if title:
         correct_title(tokens, lexicon, title)
     else:

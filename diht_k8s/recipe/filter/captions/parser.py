@@ -13,6 +13,7 @@ from diht_k8s.recipe.filter.captions.cleaning import clean, is_foreign
 from diht_k8s.recipe.filter.captions.corrections import correct
 from diht_k8s.recipe.filter.captions.graph import CaptionGraph
 from diht_k8s.recipe.filter.captions.lexicon import Lexicon
+from diht_k8s.recipe.filter.captions.markup import PlainText, plain
 from diht_k8s.recipe.filter.captions.phrases import find_phrases
 from diht_k8s.recipe.filter.captions.relations import build_graph
 from diht_k8s.recipe.filter.captions.tagger import Tagger
@@ -59,14 +60,22 @@ class CaptionParser:
             self._tagger = None  # first, so memory never holds both, and the old one is not frozen with the new
             self._tagger = Tagger()
         lexicon = self._tagger.lexicon
-        cleaned = [clean(caption[:MAX_CHARACTERS]) for caption in captions]
-        texts = [text for text, _ in cleaned]
+        read = [prepared(caption) for caption in captions]
+        texts = [text for text, _, _ in read]
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         graphs: list[CaptionGraph] = [CaptionGraph()] * len(texts)
         words = self._tagger.parse(["" if is_foreign(texts[index]) else texts[index] for index in order])
         for index, tokens in zip(order, words, strict=True):
-            graphs[index] = graph_of(tokens, lexicon, cleaned[index][1])
+            _, title, without = read[index]
+            graph = graph_of(tokens, lexicon, title)
+            graphs[index] = graph if without is None else graph.placed(without.span)
         return graphs
+
+
+def prepared(caption: str) -> tuple[str, str, PlainText | None]:
+    """What the tagger reads of a caption, its title (both of `clean`), and the text without markup if it had any."""
+    without = plain(caption[:MAX_CHARACTERS])
+    return *clean(caption[:MAX_CHARACTERS] if without is None else without.text), without
 
 
 def graph_of(tokens: Sequence[Token], lexicon: Lexicon, title: str) -> CaptionGraph:
@@ -75,7 +84,7 @@ def graph_of(tokens: Sequence[Token], lexicon: Lexicon, title: str) -> CaptionGr
     Args:
         tokens: its tagged and parsed words; consumed by the call.
         lexicon: lemmas and word classes.
-        title: the second result of `clean`.
+        title: the second result of `prepared`.
     """
     corrected = correct(list(tokens), lexicon, title=title)
     graph = build_graph(corrected, find_phrases(corrected, lexicon), lexicon)

@@ -202,7 +202,9 @@ def _correct_finite_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon
     singular = opener is not None and opener.lower in SINGULAR_DETERMINERS
     moves = lexicon.verb(token.lower) in INTRANSITIVE and (is_animate(left.lower) or left.tag == "NNP")
     verb_continues = right is not None and (right.tag in ("DT", "PRP$") or right.lower in WAYS)
-    other_verb = any(t.tag in ("VBZ", "VBP", "VBD") and t is not token for t in tokens)
+    other_verb = any(
+        t.tag in ("VBZ", "VBP", "VBD") and t is not token and not _is_second(tokens, t, token) for t in tokens
+    )
     if (
         not (singular and not other_verb)
         and not (moves and (right is None or not right.is_noun))
@@ -218,6 +220,12 @@ def _correct_finite_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon
         token.attach(left.head if not left.is_root else token, left.dep if not left.is_root else "ROOT")
         left.attach(token, "nsubj")
     token.retag("VBZ")
+
+
+def _is_second(tokens: Sequence[Token], verb: Token, first: Token) -> bool:
+    """Whether a verb is coordinated with one before it: "a gymnast balances on the beam and smiles"."""
+    link = before(tokens, verb)
+    return first.i < verb.i and link is not None and link.lower == "and"
 
 
 def _correct_hidden_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:

@@ -140,7 +140,9 @@ def test_no_caption_is_annotated_twice() -> None:
     assert [key for key, count in Counter(keys).items() if count > 1] == []
 
 
-@pytest.mark.parametrize(("tuned", "measured", "shares"), [("dev", "heldout", (0.3, 0.5)), ("dev3", "heldout2", (0.4, 0.6))])
+@pytest.mark.parametrize(
+    ("tuned", "measured", "shares"), [("dev", "heldout", (0.3, 0.5)), ("dev3", "heldout2", (0.4, 0.6))]
+)
 def test_captions_for_tuning_and_held_out_have_the_same_styles(
     tuned: str, measured: str, shares: tuple[float, float]
 ) -> None:
