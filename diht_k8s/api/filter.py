@@ -60,8 +60,11 @@ class Filter(Model):
     readings)."""
     text_spotting: TextSpotting = TextSpotting()
     """textSpotting sets the T rule."""
-    language: Literal["en"] | None = None
-    """language keeps only captions in this language; unset keeps all."""
+    language: Literal["en", "Any"] = "en"
+    """language: en drops captions in other languages, which the parser cannot read; Any keeps them (our choice)."""
+    language_margin: Annotated[float, Field(ge=0, le=1000)] = 16
+    """languageMargin: a caption is dropped as foreign if another language is likelier than English by more than this, as
+    the natural logarithm of the ratio of likelihoods (our choice)."""
     metadata_limits: Annotated[list[MetadataLimit], Keyed("name"), Field(max_length=16)] = []
     """metadataLimits are bounds on numbers of the .json (NSFW, watermark and similarity scores of other tools); names
     are unique."""

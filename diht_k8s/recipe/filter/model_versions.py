@@ -25,6 +25,12 @@ def parser_version() -> str:
 
 
 @cache
+def language_version() -> str:
+    """Version of the language identifier and the digest of its model."""
+    return f"py3langid-{version('py3langid')} {_digest('py3langid', 'data/*')}"
+
+
+@cache
 def spotter_version(detector_size: int, precision: str) -> str:
     """Settings, version of RapidOCR and the digest of its detector and recogniser. The runtime is left out: its
     releases and devices change the last digits only.
