@@ -21,12 +21,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from diht_k8s.recipe.filter.captions.tree import Token, link
-
-if TYPE_CHECKING:
-    from spacy.tokens import Doc
 
 OWN_CAPTIONS = Path(__file__).parent.parent / "tests" / "recipe" / "filter" / "captions" / "dev.jsonl"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "BLIS_NUM_THREADS": "1"}
@@ -65,23 +59,6 @@ def our_seconds(captions: Sequence[str], batch: int) -> float:
     return time.process_time() - began
 
 
-def words_of(doc: Doc) -> list[Token]:
-    """The words of spaCy's own parse, in the form that our rules take."""
-    made = [
-        None
-        if word.is_space
-        else Token(
-            word.lower_,
-            "NNP" if word.tag_.startswith("VB") and word.text.isupper() and len(word) > 1 else word.tag_,
-            word.dep_,
-            word.idx,
-            word.idx + len(word),
-        )
-        for word in doc
-    ]
-    return link(made, [word.head.i - word.i for word in doc])
-
-
 def equal_verdicts(captions: Sequence[str]) -> dict[str, float]:
     """Percentage of captions with the same verdict (C >= 1 and A >= 1), and with the same complexity and number of
     actions.
@@ -90,6 +67,7 @@ def equal_verdicts(captions: Sequence[str]) -> dict[str, float]:
     from diht_k8s.recipe.filter.captions.cleaning import is_foreign
     from diht_k8s.recipe.filter.captions.parser import graph_of, prepared
     from diht_k8s.recipe.filter.captions.tagger import load
+    from diht_k8s.recipe.filter.captions.tree_parsers import words_of
 
     language, lexicon = load()
     read = [prepared(caption) for caption in captions]

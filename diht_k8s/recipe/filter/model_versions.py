@@ -32,11 +32,11 @@ def language_version() -> str:
 
 @cache
 def spotter_version(detector_size: int, precision: str) -> str:
-    """Settings, version of RapidOCR and the digest of its detector and recogniser. The runtime is left out: its
-    releases and devices change the last digits only.
+    """Settings, versions of RapidOCR and of OpenVINO, and the digest of the detector and recogniser. The device is left
+    out: it changes the last digits only.
     """
     digest = _digest("rapidocr", "models/*det*.onnx", "models/*rec*.onnx")
-    return f"rules-{SPOTTER_RULES} size-{detector_size} {precision} rapidocr-{version('rapidocr')} {digest}"
+    return f"rules-{SPOTTER_RULES} size-{detector_size} {precision} rapidocr-{version('rapidocr')} openvino-{version('openvino')} {digest}"
 
 
 def _digest(package: str, *patterns: str) -> str:

@@ -35,7 +35,7 @@ PATHS = words("down off along around past over through across up")
 
 
 def correct_attachment(tokens: Sequence[Token], lexicon: Lexicon) -> None:
-    """Correct the heads in a caption."""
+    """Apply the rules for heads."""
     for token in tokens:
         _correct_coordination(tokens, token)
         _correct_path(token, lexicon)
@@ -50,7 +50,7 @@ def correct_attachment(tokens: Sequence[Token], lexicon: Lexicon) -> None:
 
 
 def _correct_coordination(tokens: Sequence[Token], token: Token) -> None:
-    """Correct coordination.
+    """Correct coordinations.
 
     In "holds a laptop and two books" the books depend on the head of "and"; "valve and tank boot" are two things, not
     one.
@@ -95,7 +95,7 @@ def _join_possessions(token: Token, link: Token) -> None:
 
 
 def _part_from_possession(tokens: Sequence[Token], token: Token, link: Token) -> bool:
-    """Coordinate a noun with the owner if it is not a possession; returns whether it did.
+    """Correct the owner of a coordinated noun that is no possession; returns whether it did.
 
     It does in "a boat with a sail and the sunset" and "a car with a trailer and a house in the background", but not in
     "the house with the red door and the blue roof".
@@ -138,7 +138,7 @@ def _correct_path(token: Token, lexicon: Lexicon) -> None:
 
 
 def _attach_to_subject(tokens: Sequence[Token], token: Token) -> None:
-    """Attach a bare participle to the nearest noun before it that can be its subject.
+    """Correct the subject of a bare participle: the nearest noun before it that can be one.
 
     "woman in a red dress holding an umbrella": the woman; "silhouette of a man standing": the man.
     """
@@ -207,6 +207,9 @@ def _joined_by_of(noun: Token, top: Token) -> bool:
 
 
 def _correct_preposition(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+    """Correct what a preposition belongs to: "photo shows a cat on a chair", "sits on a bench next to a tree", "a painting
+    of boats in a harbor", "rolling dough with a pin".
+    """
     left, head = before(tokens, token), token.head
     if left is None or not left.is_noun:
         return

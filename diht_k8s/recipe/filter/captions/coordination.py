@@ -24,7 +24,7 @@ SECOND_VERBS = VERBS | ACTS | INTRANSITIVE
 
 
 def correct_clauses(tokens: Sequence[Token], lexicon: Lexicon) -> None:
-    """Correct the verbs and subjects of coordinated clauses and of those without a relative pronoun."""
+    """Apply the rules for verbs and subjects of coordinated clauses and of those without a relative pronoun."""
     for token in tokens:
         if token.lower == "other" and token.i and tokens[token.i - 1].lower == "each":
             _correct_each_other(tokens, token)

@@ -26,7 +26,7 @@ WAYS = words(
 
 
 def find_verbs(tokens: Sequence[Token], lexicon: Lexicon) -> None:
-    """Correct tags and heads around verbs, in two passes over the caption."""
+    """Apply the rules around verbs, in two passes over the caption."""
     for token in tokens:
         if token.is_verb or token.lower in COMMANDS:
             _correct_opening(tokens, token, lexicon)
@@ -44,7 +44,7 @@ def find_verbs(tokens: Sequence[Token], lexicon: Lexicon) -> None:
 
 
 def become_noun_before(token: Token) -> None:
-    """Turn a verb into a noun; if it has an object, it becomes part of the object's name."""
+    """Correct a verb to a noun ("rock climbing", "phone charging cable"); if it has an object, it becomes part of the object's name."""
     token.retag("NN")
     for child in token.kids("nsubj"):
         child.dep = "compound"
@@ -96,6 +96,7 @@ def _is_bare_verb(token: Token) -> bool:
 
 
 def _correct_opening_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+    """Correct "Raised fist", "Saluting face", "stop sign": a verb that opens a caption before a noun describes it."""
     left, right = before(tokens, token), after(tokens, token)
     assert right is not None, "the caller checked that a word follows"
     if not (right.is_noun or right.tag.startswith("JJ") or (right.tag == "VBN" and right.dep == "amod")):
