@@ -21,12 +21,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from diht_k8s.recipe.filter.captions.tree import Token, link
-
-if TYPE_CHECKING:
-    from spacy.tokens import Doc
 
 OWN_CAPTIONS = Path(__file__).parent.parent / "tests" / "recipe" / "filter" / "captions" / "dev.jsonl"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "BLIS_NUM_THREADS": "1"}
@@ -65,36 +59,20 @@ def our_seconds(captions: Sequence[str], batch: int) -> float:
     return time.process_time() - began
 
 
-def words_of(doc: Doc) -> list[Token]:
-    """The words of spaCy's own parse, in the form that our rules take."""
-    made = [
-        None
-        if word.is_space
-        else Token(
-            word.lower_,
-            "NNP" if word.tag_.startswith("VB") and word.text.isupper() and len(word) > 1 else word.tag_,
-            word.dep_,
-            word.idx,
-            word.idx + len(word),
-        )
-        for word in doc
-    ]
-    return link(made, [word.head.i - word.i for word in doc])
-
-
 def equal_verdicts(captions: Sequence[str]) -> dict[str, float]:
     """Percentage of captions with the same verdict (C >= 1 and A >= 1), and with the same complexity and number of
     actions.
     """
     from diht_k8s.recipe.filter import CaptionParser
-    from diht_k8s.recipe.filter.captions.cleaning import clean, is_foreign
-    from diht_k8s.recipe.filter.captions.parser import MAX_CHARACTERS, graph_of
+    from diht_k8s.recipe.filter.captions.cleaning import is_foreign
+    from diht_k8s.recipe.filter.captions.parser import graph_of, prepared
     from diht_k8s.recipe.filter.captions.tagger import load
+    from diht_k8s.recipe.filter.captions.tree_parsers import words_of
 
     language, lexicon = load()
-    cleaned = [clean(caption[:MAX_CHARACTERS]) for caption in captions]
-    docs = language.pipe("" if is_foreign(text) else text for text, _ in cleaned)
-    slow = [graph_of(words_of(doc), lexicon, title) for doc, (_, title) in zip(docs, cleaned, strict=True)]
+    read = [prepared(caption) for caption in captions]
+    docs = language.pipe("" if is_foreign(text) else text for text, _, _ in read)
+    slow = [graph_of(words_of(doc), lexicon, title) for doc, (_, title, _) in zip(docs, read, strict=True)]
     pairs = list(zip(slow, CaptionParser(cached=0).parse(captions), strict=True))
     verdict = sum((a.complexity > 0, a.num_actions > 0) == (b.complexity > 0, b.num_actions > 0) for a, b in pairs)
     counts = sum((a.complexity, a.num_actions) == (b.complexity, b.num_actions) for a, b in pairs)

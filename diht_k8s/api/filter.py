@@ -58,10 +58,16 @@ class Filter(Model):
     action_rule: Literal["SubjectOrObject", "Subject"] = "SubjectOrObject"
     """actionRule: SubjectOrObject counts a verb with a subject or an object; Subject wants a subject (our two
     readings)."""
+    parser: Annotated[Literal["Fast", "Spacy"], Field(json_schema_extra=PLACEMENT)] = "Fast"
+    """parser reads the captions: Fast is spaCy's model in NumPy at twice the speed, and falls back to Spacy, with a
+    warning, where the two differ on 20 fixed captions. Both give the same scores."""
     text_spotting: TextSpotting = TextSpotting()
     """textSpotting sets the T rule."""
-    language: Literal["en"] | None = None
-    """language keeps only captions in this language; unset keeps all."""
+    language: Literal["en", "Any"] = "en"
+    """language: en drops captions in other languages, which the parser cannot read; Any keeps them (our choice)."""
+    language_margin: Annotated[float, Field(ge=0, le=1000)] = 16
+    """languageMargin: a caption is dropped as foreign if another language is likelier than English by more than this, as
+    the natural logarithm of the ratio of likelihoods (our choice)."""
     metadata_limits: Annotated[list[MetadataLimit], Keyed("name"), Field(max_length=16)] = []
     """metadataLimits are bounds on numbers of the .json (NSFW, watermark and similarity scores of other tools); names
     are unique."""

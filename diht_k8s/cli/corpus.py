@@ -19,6 +19,7 @@ from diht_k8s.recipe.runtime.signals import StopFlag
 
 if TYPE_CHECKING:
     from diht_k8s.recipe.filter import CaptionGraph
+    from diht_k8s.recipe.filter.captions.why import Tree, Why
     from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
     from diht_k8s.recipe.shards.storage import Storage
     from diht_k8s.recipe.takedown import Purged
@@ -29,8 +30,10 @@ SHOWN_UNMATCHED: Final = 10
 WIDTH: Final = 110
 
 
-def parse_command(captions: Sequence[str], *, as_json: bool = False) -> int:
-    """Print the graph of each caption; the exit code."""
+def parse_command(captions: Sequence[str], *, as_json: bool = False, why: bool = False) -> int:
+    """Print the graph of each caption, and why it is so; the exit code."""
+    if why:
+        return _parse_and_explain(captions, as_json=as_json)
     from diht_k8s.recipe.filter import CaptionParser, describe
 
     if as_json:
@@ -39,6 +42,32 @@ def parse_command(captions: Sequence[str], *, as_json: bool = False) -> int:
         return ExitCode.DONE
     print("\n\n".join(describe(graph) for graph in CaptionParser().parse(list(captions))))
     return ExitCode.DONE
+
+
+def _parse_and_explain(captions: Sequence[str], *, as_json: bool) -> int:
+    from diht_k8s.recipe.filter import describe
+    from diht_k8s.recipe.filter.captions.why import described, explain
+
+    found = explain(captions)
+    if as_json:
+        print(
+            json.dumps([_graph(c, each.graph) | {"why": _why(each)} for c, each in zip(captions, found, strict=True)])
+        )
+    else:
+        print("\n\n".join(f"{described(each)}\n\n{describe(each.graph)}" for each in found))
+    return ExitCode.DONE
+
+
+def _why(why: Why) -> dict[str, Any]:
+    steps = [
+        {"rule": step.rule, "words": step.words, "before": _tree(step.before), "after": _tree(step.after)}
+        for step in why.steps
+    ]
+    return {"before": _tree(why.before), "after": _tree(why.after), "steps": steps}
+
+
+def _tree(tree: Tree) -> list[dict[str, str]]:
+    return [asdict(word) for word in tree]
 
 
 def _graph(caption: str, graph: CaptionGraph) -> dict[str, Any]:

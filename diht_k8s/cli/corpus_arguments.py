@@ -15,6 +15,9 @@ def add_corpus_commands(commands: Commands) -> None:
         "Show objects, attributes, relations, complexity and actions of captions, as the CAT filter sees them."
     )
     parse.add_argument("captions", nargs="+", metavar="CAPTION")
+    parse.add_argument(
+        "--why", action="store_true", help="also show the parser's tree and each correction rule that changed it"
+    )
     add_json(parse)
     parse.set_defaults(command=_parse)
 
@@ -63,7 +66,7 @@ def add_corpus_commands(commands: Commands) -> None:
 def _parse(options: argparse.Namespace) -> int:
     from diht_k8s.cli.corpus import parse_command
 
-    return parse_command(options.captions, as_json=options.json)
+    return parse_command(options.captions, as_json=options.json, why=options.why)
 
 
 def _concepts(options: argparse.Namespace) -> int:

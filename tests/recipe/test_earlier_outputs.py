@@ -1,9 +1,10 @@
-"""Outputs and a checkpoint that commit 980d9c5 made: later versions find the stages cached and resume the training.
+"""Outputs and a checkpoint that commit 980d9c5 made: later versions read the filter's output, find the later stages cached
+and resume the training.
 
 The archive holds two shards of the demo with 30 pairs each, a run document, the output of all stages, and the training as it
 was left by a kill behind its first checkpoint (step 10 of 20, two ranks). A stage fails here when its `config_sha256`, a file
 name or a file format has changed; a change that is meant (new parser rules, say) takes that stage out of the test, and the
-CHANGELOG says that users run it again.
+CHANGELOG says that users run it again. So it is with the filter: its caption rules and its default language have changed.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -33,22 +35,39 @@ def earlier(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(folder: Path, *arguments: str, code: int = 0) -> list[str]:
-    """The lines that `diht run` prints before it ends with the exit code."""
-    command = [sys.executable, "-m", "diht_k8s.cli", "run", "run.yaml", *arguments]
+def run(folder: Path, *arguments: str, code: int = 0, command: Sequence[str] = ("run", "run.yaml")) -> list[str]:
+    """The lines that a command prints before it ends with the exit code."""
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False
+        [sys.executable, "-m", "diht_k8s.cli", *command, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout.splitlines() + done.stderr.splitlines()
 
 
-def test_earlier_outputs_are_cached(earlier: Path) -> None:
-    lines = run(earlier)
-    assert [line.split() for line in lines if line.endswith("cached")] == [
-        [stage, "cached"] for stage in ("filter", "label", "train", "evaluate")
-    ]
+def stage(folder: Path, name: str) -> str:
+    """What one stage program prints."""
+    return " ".join(run(folder, "--run", "run.yaml", command=("stage", name)))
+
+
+def test_earlier_outputs_are_cached_and_read_by_the_stages_after_them(earlier: Path) -> None:
+    for name in ("label", "train", "evaluate"):
+        assert f"{name}: cached" in stage(earlier, name)
+
+
+def test_earlier_filter_names_what_has_changed_and_keeps_its_output(earlier: Path) -> None:
+    before = files_of(earlier / "out")
+    refused = " ".join(run(earlier, code=64))
+    assert "rules-5" in refused
+    assert "add --replace" in refused
+    after = files_of(earlier / "out")
+    assert {name: after.get(name) for name in before} == before
 
 
 def test_earlier_checkpoint_resumes(earlier: Path) -> None:
@@ -56,7 +75,7 @@ def test_earlier_checkpoint_resumes(earlier: Path) -> None:
     (earlier / "partial-train").rename(earlier / "out" / "train")
     metrics = earlier / "out/train/metrics.jsonl"
     before = metrics.read_text().splitlines()
-    run(earlier, "--until", "train")
+    stage(earlier, "train")
     after = metrics.read_text().splitlines()
     assert after[: len(before)] == before, "a training that starts again writes its first steps again"
     assert json.loads(after[-1])["step"] == 20

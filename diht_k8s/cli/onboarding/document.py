@@ -76,8 +76,10 @@ def _filter(names: Names, look: Look, held: HeldOut, choices: Choices) -> list[s
         f"    # {strict:.0%} of the captions pass the paper's rules (minComplexity: 1, minActions: 1), {loose:.0%} without minActions.",
         f"    minComplexity: {choices.complexity}",
         f"    minActions: {choices.actions}",
-        *(["    language: en                            # the caption parser reads English only"] if choices.english else
-          ["    # Most captions are not English: the caption parser reads English only, and finds little in others."]),
+        *([] if choices.english else [
+            "    # Most captions are not English: the caption parser reads English only, and finds little in others.",
+            "    language: Any",
+        ]),
         "    textSpotting:",
         f"      detectorSize: {choices.detector_size}",
         f"    # Held-out groups (pairs with the same image or caption): {len(held.pairs)} groups, {len(held.excluded)} pairs.",

@@ -12,7 +12,7 @@ from typing import Final
 from diht_k8s.api.errors import UserError
 from diht_k8s.recipe.runtime.model_files import parser_module
 
-PARSER_RULES: Final = 5
+PARSER_RULES: Final = 6
 """Increment it with every change of the caption rules."""
 SPOTTER_RULES: Final = 2
 """Increment it with every change of the spotter's settings."""
@@ -25,12 +25,18 @@ def parser_version() -> str:
 
 
 @cache
+def language_version() -> str:
+    """Version of the language identifier and the digest of its model."""
+    return f"py3langid-{version('py3langid')} {_digest('py3langid', 'data/*')}"
+
+
+@cache
 def spotter_version(detector_size: int, precision: str) -> str:
-    """Settings, version of RapidOCR and the digest of its detector and recogniser. The runtime is left out: its
-    releases and devices change the last digits only.
+    """Settings, versions of RapidOCR and of OpenVINO, and the digest of the detector and recogniser. The device is left
+    out: it changes the last digits only.
     """
     digest = _digest("rapidocr", "models/*det*.onnx", "models/*rec*.onnx")
-    return f"rules-{SPOTTER_RULES} size-{detector_size} {precision} rapidocr-{version('rapidocr')} {digest}"
+    return f"rules-{SPOTTER_RULES} size-{detector_size} {precision} rapidocr-{version('rapidocr')} openvino-{version('openvino')} {digest}"
 
 
 def _digest(package: str, *patterns: str) -> str:

@@ -194,7 +194,7 @@ def fingerprint_of(rules: Filter, sample: Sample, image: Image.Image | None) -> 
 
 def sample_reason(sample: Sample, rules: Filter) -> str:
     """Reason to drop a sample by its language or by numbers in its .json; "" to keep it."""
-    if rules.language is not None and not is_english(sample.caption):
+    if rules.language == "en" and not is_english(sample.caption, rules.language_margin):
         return "language"
     for limit in rules.metadata_limits:
         value = sample.meta.get(limit.name)

@@ -111,7 +111,7 @@ class ShardFilter:
         context, rules = self._context, self._rules
         return RuleChain(
             rules=rules,
-            parser=CaptionParser(),
+            parser=CaptionParser(kind=rules.parser),
             parser_version=self._versions["parser"],
             spotter=self._spotter,
             exclusions=self._exclusions,

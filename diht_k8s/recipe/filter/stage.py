@@ -22,7 +22,7 @@ from diht_k8s.recipe.filter.deduplication import Deduplication, is_deduplicated
 from diht_k8s.recipe.filter.group_summaries import FilteredShard, GroupSummaries, GroupSummary
 from diht_k8s.recipe.filter.kept_pairs import KeptPairs
 from diht_k8s.recipe.filter.layout_hints import LayoutHints
-from diht_k8s.recipe.filter.model_versions import parser_version, spotter_version
+from diht_k8s.recipe.filter.model_versions import language_version, parser_version, spotter_version
 from diht_k8s.recipe.filter.report import report
 from diht_k8s.recipe.filter.scores import open_scores
 from diht_k8s.recipe.filter.shard_filter import ShardFilter, is_done
@@ -42,7 +42,7 @@ REQUESTS: Final = 16
 
 
 def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping[str, str]]:
-    """Identities of the shards, the exclude list and the benchmarks to keep out; versions of parser and spotter."""
+    """Identities of the shards, the exclude list and the benchmarks to keep out; versions of the models."""
     rules = _rules(run)
     inputs = {shard.name: _identity(shard) for shard in current_shards(run.spec, storage)}
     if rules.exclude is not None:
@@ -51,6 +51,8 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
         digests = [storage.identity(uri) for uri in benchmark_shards(run.spec, storage, name)]
         inputs[f"benchmark {name}"] = sha256_of(digests)
     versions = {"parser": parser_version()}
+    if rules.language != "Any":
+        versions["language"] = language_version()
     if rules.text_spotting.mode != "Disabled":
         versions["spotter"] = spotter_version(rules.text_spotting.detector_size, rules.text_spotting.precision)
     return inputs, versions

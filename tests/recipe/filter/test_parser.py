@@ -104,6 +104,10 @@ def attributes(graph: CaptionGraph) -> set[tuple[str, str]]:
         ("sandals $20 50% off", ["sandal"], set()),
         ("a bowl of cereal and a cup", ["bowl", "cereal", "cup"], set()),
         ("a dog and a dog", ["dog", "dog"], set()),
+        ("Oak &amp; Ash Trays &ndash; Brown", ["oak", "ash tray"], {("ash tray", "brown")}),
+        ("<b>Solid Oak</b> Drawer Knob", ["oak drawer knob"], {("oak drawer knob", "solid")}),
+        ("Small #puppy on a sofa #cute", ["puppy", "sofa"], {("puppy", "small")}),
+        ("8 cakes children can bake", ["cake", "child"], {("cake", "8")}),
         ("", [], set()),
     ],
 )
@@ -153,6 +157,32 @@ def test_objects_and_attributes(caption: str, objects: list[str], expected: set[
         ("a house with the red door and the roof", {("house", "with", "door"), ("house", "with", "roof")}),
         ("Healthy vegetarian food on a rustic wooden table, top view", {("food", "on", "table")}),
         ("cat, dog", set()),
+        ("Boys rule the yard and girls own the garden", {("boy", "rule", "yard"), ("girl", "own", "garden")}),
+        ("A dancer balances on the rail and smiles", {("dancer", "balance on", "rail"), ("dancer", "smile", None)}),
+        (
+            "Dog opens gate, steals bone and runs",
+            {("dog", "open", "gate"), ("dog", "steal", "bone"), ("dog", "run", None)},
+        ),
+        ("A busker plays the harp and sings", {("busker", "play", "harp"), ("busker", "sing", None)}),
+        ("The cell binds the protein and releases water", {("cell", "bind", "protein"), ("cell", "release", "water")}),
+        (
+            "two women standing next to each other holding tennis balls",
+            {("woman", "stand", None), ("woman", "hold", "tennis ball")},
+        ),
+        ("12 cakes kids can make with fruit", {("kid", "make", "cake"), ("kid", "make with", "fruit")}),
+        ("6 drinks that help you sleep", {("drink", "help", None)}),
+        ("Builders when the plan works on the first try", {("plan", "work on", "try")}),
+        ("a painting of ships in a bay", {("painting", "of", "ship"), ("ship", "in", "bay")}),
+        (
+            "Portrait of Mr. Ned Holm seated on a bench",
+            {("portrait", "of", "mr. ned holm"), ("mr. ned holm", "seat on", "bench")},
+        ),
+        (
+            "Statue of Queen Anna overlooking the square",
+            {("statue", "of", "queen anna"), ("statue", "overlook", "square")},
+        ),
+        ("a cook rolling out dough with a wooden pin", {("cook", "roll out", "dough"), ("cook", "roll with", "pin")}),
+        ("The mill was built by monks and later rebuilt", {("monk", "build", "mill"), (None, "rebuild", "mill")}),
     ],
 )
 def test_relations(caption: str, expected: set[Triple]) -> None:
@@ -225,6 +255,11 @@ def test_papers_worked_example_has_complexity_three() -> None:
 def test_spans_point_into_the_caption() -> None:
     caption = "  Two DOGS near https://example.org/x a Pizza Box "
     assert [caption[mention.start : mention.end] for mention in parsed(caption).objects] == ["DOGS", "Pizza Box"]
+
+
+def test_spans_of_a_caption_with_markup_point_into_the_caption() -> None:
+    caption = "<b>Old</b> caf&eacute; &amp; bar"
+    assert [caption[mention.start : mention.end] for mention in parsed(caption).objects] == ["caf&eacute;", "bar"]
 
 
 def test_same_caption_gives_the_same_graph_alone_in_a_batch_and_from_the_cache() -> None:

@@ -1,6 +1,6 @@
 """Accuracy of the caption parser on hand-annotated captions, with bootstrap bounds, beside the crude public rules.
 
-The rules were tuned on `dev.jsonl` and `dev2.jsonl`, never on `heldout.jsonl`. The asserted bounds are slightly below
+The rules were tuned on `dev.jsonl`, `dev2.jsonl` and `dev3.jsonl`, never on the held-out files. The asserted bounds are slightly below
 the measured values, so the tests catch a loss of accuracy. Run with `-s` to see all figures.
 """
 
@@ -29,6 +29,7 @@ Figures = dict[str, tuple[float, float]]
 FLOORS: dict[str, dict[str, float]] = {
     "dev": {"objects": 0.97, "attributes": 0.95, "relations": 0.92, "action verdict": 0.97, "complexity exact": 0.94},
     "dev2": {"objects": 0.96, "attributes": 0.96, "relations": 0.90, "action verdict": 0.96, "complexity exact": 0.92},
+    "dev3": {"objects": 0.93, "attributes": 0.9, "relations": 0.84, "action verdict": 0.93, "complexity exact": 0.86},
     "heldout": {
         "objects": 0.93,
         "attributes": 0.87,
@@ -98,11 +99,14 @@ def figures_of(part: str) -> Figures:
 
 
 def test_no_caption_is_both_tuned_on_and_held_out() -> None:
-    dev, dev2, heldout = ({row["caption"].casefold() for row in annotated(part)} for part in ("dev", "dev2", "heldout"))
-    assert len((dev | dev2) & heldout) == 0, "counted, not shown"
+    tuned, measured = (
+        {row["caption"].casefold() for part in parts for row in annotated(part)}
+        for parts in (("dev", "dev2", "dev3"), ("heldout", "heldout2"))
+    )
+    assert len(tuned & measured) == 0, "counted, not shown"
 
 
-@pytest.mark.parametrize("part", ["dev", "dev2", "heldout"])
+@pytest.mark.parametrize("part", list(FLOORS))
 def test_parser_is_as_accurate_as_when_it_was_measured(part: str) -> None:
     figures = figures_of(part)
     for name, (value, bound) in figures.items():

@@ -18,24 +18,39 @@ PLACES = (
 )
 """After a noun, these give the place of that noun, not of the noun that owns it."""
 VIEWS = words("background foreground distance sky")
+PICTURES = words(
+    "photo photograph picture image portrait painting drawing illustration close-up closeup map diagram footage "
+    "snapshot screenshot sketch view shot"
+)
+"""What follows "a photo of a boat" says where the boat is, not the photo."""
+STATUES = words("statue sculpture bust monument figurine")
+"""Unlike a picture, these can do what a participle says: "statue of a king overlooking the bay"."""
+TOOLS = words(
+    "knife hammer spoon fork brush pin saw chainsaw axe pencil pen marker scissors stick shovel rake broom whisk "
+    "needle drill net rod hose chopsticks roller ladle wrench screwdriver tweezers mop rope sword spatula trowel "
+    "hand hands finger fingers camera microscope magnifier torch paddle oar racket bat club tool tools"
+)
+HOLDING = words("hold have carry wear own contain include feature show fill buy sell") | SHOWING
 PATHS = words("down off along around past over through across up")
 
 
 def correct_attachment(tokens: Sequence[Token], lexicon: Lexicon) -> None:
-    """Correct the heads in a caption."""
+    """Apply the rules for heads."""
     for token in tokens:
         _correct_coordination(tokens, token)
         _correct_path(token, lexicon)
     for token in tokens:
         if token.tag == "VBG":
             _attach_to_subject(tokens, token)
+        elif token.tag == "VBN" and token.dep == "acl":
+            _attach_to_pictured(tokens, token)
     for token in tokens:
         if token.dep == "prep":
             _correct_preposition(tokens, token, lexicon)
 
 
 def _correct_coordination(tokens: Sequence[Token], token: Token) -> None:
-    """Correct coordination.
+    """Correct coordinations.
 
     In "holds a laptop and two books" the books depend on the head of "and"; "valve and tank boot" are two things, not
     one.
@@ -80,7 +95,7 @@ def _join_possessions(token: Token, link: Token) -> None:
 
 
 def _part_from_possession(tokens: Sequence[Token], token: Token, link: Token) -> bool:
-    """Coordinate a noun with the owner if it is not a possession; returns whether it did.
+    """Correct the owner of a coordinated noun that is no possession; returns whether it did.
 
     It does in "a boat with a sail and the sunset" and "a car with a trailer and a house in the background", but not in
     "the house with the red door and the blue roof".
@@ -123,7 +138,7 @@ def _correct_path(token: Token, lexicon: Lexicon) -> None:
 
 
 def _attach_to_subject(tokens: Sequence[Token], token: Token) -> None:
-    """Attach a bare participle to the nearest noun before it that can be its subject.
+    """Correct the subject of a bare participle: the nearest noun before it that can be one.
 
     "woman in a red dress holding an umbrella": the woman; "silhouette of a man standing": the man.
     """
@@ -144,6 +159,8 @@ def _attach_to_subject(tokens: Sequence[Token], token: Token) -> None:
     else:
         chain = list(_chain_up(nearest))
     subject = next((noun for noun in chain if is_animate(noun.lower)), None)
+    if top.lower in STATUES and nearest is not None and _joined_by_of(nearest, top):
+        subject = top
     if subject is None:
         only_of = nearest is not None and nearest is not top and _joined_by_of(nearest, top)
         subject = nearest if only_of else top
@@ -153,6 +170,15 @@ def _attach_to_subject(tokens: Sequence[Token], token: Token) -> None:
         replace_with(token, top)
         top.dep = token.dep if not token.is_root else "ROOT"
     token.attach(subject, "acl")
+
+
+def _attach_to_pictured(tokens: Sequence[Token], token: Token) -> None:
+    """Correct "portrait of Ada Holm seated in a chair": the participle describes the one in the picture."""
+    nearest, top = _nearest_noun(tokens, token), token.head
+    if nearest is None or nearest is top or top.lower not in PICTURES or nearest.tag not in ("NNP", "NNPS"):
+        return
+    if _joined_by_of(nearest, top):
+        token.attach(nearest, "acl")
 
 
 def _nearest_noun(tokens: Sequence[Token], token: Token) -> Token | None:
@@ -181,6 +207,9 @@ def _joined_by_of(noun: Token, top: Token) -> bool:
 
 
 def _correct_preposition(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+    """Correct what a preposition belongs to: "photo shows a cat on a chair", "sits on a bench next to a tree", "a painting
+    of boats in a harbor", "rolling dough with a pin".
+    """
     left, head = before(tokens, token), token.head
     if left is None or not left.is_noun:
         return
@@ -190,8 +219,21 @@ def _correct_preposition(tokens: Sequence[Token], token: Token, lexicon: Lexicon
     elif head.is_verb and head.lower not in AUXILIARIES:
         if _is_of_shown_object(token, left, lexicon) or _is_beside_place(token, left):
             token.attach(left, "prep")
+    elif token.lower == "with" and head is left and _is_tool_of_verb(token, lexicon):
+        token.attach(head.head, "prep")
+    elif head is not left and token.lower != "of" and head.lower in PICTURES and _joined_by_of(left, head):
+        token.attach(left, "prep")  # "a painting of boats in a harbor"
     elif head is left and head.dep == "pobj" and head.lower in ("rent", "sale") and head.head.head.is_noun:
         token.attach(head.head.head, "prep")
+
+
+def _is_tool_of_verb(preposition: Token, lexicon: Lexicon) -> bool:
+    """Whether a phrase names the tool of a verb: "rolling out dough with a wooden pin"."""
+    thing = preposition.head
+    verb, tools = thing.head, preposition.kids("pobj")
+    if thing.dep != "dobj" or not verb.is_verb or not tools or lexicon.verb(verb.lower) in HOLDING:
+        return False
+    return all(tool.lower in TOOLS for tool in tools)
 
 
 def _is_of_shown_object(preposition: Token, left: Token, lexicon: Lexicon) -> bool:

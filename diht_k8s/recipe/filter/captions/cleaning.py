@@ -15,9 +15,8 @@ EMAIL_OR_HANDLE: Final = re.compile(r"\S+@\S+|(?<!\S)@\w+")
 FILE_NAME: Final = re.compile(
     r"(?:^|(?<=\s))\S*\.(?:jpe?g|png|gif|webp|svg|bmp|tiff?|pdf|psd|eps|mp4|zip)\b|(?<!\S)\w+_\w+(?!\S)", re.I
 )
-MARKUP: Final = re.compile(r"</?\w[^<>]{0,80}/?>|&(?:amp|quot|lt|gt|nbsp|#\d+|\w{2,8});")
-HASHTAG: Final = re.compile(r"#(\w+)")
-CLOSING_HASHTAGS: Final = re.compile(r"(?:\s*#\w+)+\s*$")
+MARKS: Final = re.compile("[\u00ae\u2122\u00a9]|(?<!\\S)(?:<3|[:;]-?[)(DP])(?!\\S)")
+"""Signs of trade marks and emoticons."""
 PRICE: Final = re.compile(r"(?:[$€£¥]\s?\d[\d.,]*|\d[\d.,]*\s?(?:[$€£¥%]|USD|EUR|GBP)(?!\w))(?:\s+off\b)?", re.I)
 DATE: Final = re.compile(r"\b\d{1,4}[./-]\d{1,2}[./-]\d{2,4}\b|\b\d{1,2}:\d{2}\b(?:\s?[ap]\.?m\.?)?", re.I)
 SEPARATOR: Final = re.compile(
@@ -26,11 +25,10 @@ SEPARATOR: Final = re.compile(
 NOISE: Final = tuple(
     (pattern, re.compile(cue))
     for pattern, cue in (
-        (MARKUP, "[<&]"),
+        (MARKS, "[\u00ae\u2122\u00a9<:;]"),
         (EMAIL_OR_HANDLE, "@"),
         (URL, "[.:]"),
         (FILE_NAME, "[._]"),
-        (CLOSING_HASHTAGS, "#"),
         (PRICE, r"\d"),
         (DATE, r"\d"),
     )
@@ -38,8 +36,8 @@ NOISE: Final = tuple(
 """Patterns to blank out, in order, each with characters that every match contains: searching for those first is far
 quicker.
 """
-CUE: Final = re.compile(r"[<&@.:_#\d|/\u2022\u00b7~\u00bb>*+\u2013\u2014-]")
-"""Characters of which every match of a noise pattern, hashtag or separator contains one."""
+CUE: Final = re.compile(r"[<@.:;_\d|/\u2022\u00b7~\u00bb>*+\u2013\u2014\u00ae\u2122\u00a9-]")
+"""Characters of which every match of a noise pattern or separator contains one."""
 SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 """A lone surrogate, from a broken file or a shell argument, which spaCy cannot encode."""
 TITLED: Final = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)?\.?")
@@ -53,8 +51,8 @@ SMALL_WORDS: Final = words(
 
 
 def clean(caption: str) -> tuple[str, str]:
-    """Blank out addresses, file names, prices, dates, closing hashtags and lone surrogates; lower ALL CAPS and Title
-    Case.
+    """Blank out addresses, file names, prices, dates and lone surrogates; lower ALL CAPS and Title Case. The caption
+    comes without markup (see `markup`).
 
     The tagger takes every capitalised word for a name, which hides verbs and adjectives in titles ("Little Bird
     Singing").
@@ -73,7 +71,7 @@ def _without_noise(text: str) -> str:
     for pattern, cue in NOISE:
         if cue.search(text):
             text = pattern.sub(_blank, text)
-    return SEPARATOR.sub(_mark, HASHTAG.sub(r" \1", text))
+    return SEPARATOR.sub(_mark, text)
 
 
 def _is_title(found: Sequence[str]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diht_k8s.recipe.filter.captions.attachment import correct_attachment
+from diht_k8s.recipe.filter.captions.coordination import correct_clauses
 from diht_k8s.recipe.filter.captions.lexicon import Lexicon
 from diht_k8s.recipe.filter.captions.titles import correct_fragment, correct_title
 from diht_k8s.recipe.filter.captions.tree import Token, after, before, below, replace_with
@@ -31,7 +32,7 @@ from diht_k8s.recipe.filter.captions.wordlists import (
 
 
 def correct(tokens: list[Token], lexicon: Lexicon, *, title: str = "") -> list[Token]:
-    """Correct tags and heads, and join each complex preposition into one token.
+    """Apply all rules to tags and heads, and join each complex preposition into one token.
 
     Args:
         tokens: words of the caption; changed in place.
@@ -42,16 +43,10 @@ def correct(tokens: list[Token], lexicon: Lexicon, *, title: str = "") -> list[T
     for token in tokens:
         if token.is_noun:
             _correct_quantity(token)
-            if (
-                token.tag == "NN"
-                and token.lower in lexicon.adjectives
-                and lexicon.noun(token.lower) not in lexicon.nouns
-                and token.lower not in OBJECT_NOT_ADVERB
-                and not token.kids("det")
-            ):
-                token.retag("JJ")  # "warm and crispy"
+            _correct_noun(token, lexicon)
         _correct_word(tokens, token, lexicon)
     find_verbs(tokens, lexicon)
+    correct_clauses(tokens, lexicon)
     if title:
         correct_title(tokens, lexicon, title)
     else:
@@ -60,8 +55,20 @@ def correct(tokens: list[Token], lexicon: Lexicon, *, title: str = "") -> list[T
     return tokens
 
 
+def _correct_noun(token: Token, lexicon: Lexicon) -> None:
+    """Correct "warm and crispy": a word that only names a property is an adjective."""
+    if (
+        token.tag == "NN"
+        and token.lower in lexicon.adjectives
+        and lexicon.noun(token.lower) not in lexicon.nouns
+        and token.lower not in OBJECT_NOT_ADVERB
+        and not token.kids("det")
+    ):
+        token.retag("JJ")
+
+
 def _join_prepositions(tokens: list[Token]) -> list[Token]:
-    """Join "in front of" into one preposition, whose object is that of its last word."""
+    """Correct "in front of" to one preposition, whose object is that of its last word."""
     if not any(token.lower in COMPLEX_PREPOSITIONS for token in tokens):
         return tokens
     index = 0
@@ -134,6 +141,7 @@ def _correct_word(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> No
 
 
 def _correct_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+    """Correct "phone case", "scissors": a word that WordNet knows as a noun only is no verb."""
     word, left = token.lower, before(tokens, token)
     is_thing = lexicon.noun(word) in lexicon.nouns
     if word in PLURAL_ONLY and word not in lexicon.verbs:
@@ -147,7 +155,9 @@ def _correct_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> No
 
 
 def _correct_verb_or_thing(tokens: Sequence[Token], token: Token) -> None:
-    """Retag a word that can be a verb or a thing, where a verb cannot stand."""
+    """Correct "set of 6 glasses", "cookware set", "case cover for a phone": where no verb can stand, a word that can be
+    a verb or a thing is a thing.
+    """
     word, left, right = token.lower, before(tokens, token), after(tokens, token)
     if left is None and (right is None or right.lower == "."):
         token.retag("NN")  # "kiss"
@@ -170,6 +180,9 @@ def _opens(left: Token | None) -> bool:
 
 
 def _correct_adjective(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+    """Correct "laundry hamper", "new tattoo", "baby Oliver": a word that WordNet or its form knows as a noun only is no
+    adjective or adverb.
+    """
     word, left = token.lower, before(tokens, token)
     is_thing = lexicon.noun(word) in lexicon.nouns
     if token.tag == "JJ" and _is_only_noun(word, lexicon):

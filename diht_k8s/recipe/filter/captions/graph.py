@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -53,6 +54,10 @@ class CaptionGraph:
     attributes: tuple[Attribute, ...] = ()
     relations: tuple[Relation, ...] = ()
     actions: tuple[Action, ...] = ()
+
+    def placed(self, span: Callable[[int, int], tuple[int, int]]) -> CaptionGraph:
+        """The same graph with its mentions at other places, given a function of their start and end."""
+        return replace(self, objects=tuple(Mention(name, *span(start, end)) for name, start, end in self.objects))
 
     @cached_property
     def complexity(self) -> int:

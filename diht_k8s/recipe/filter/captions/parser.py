@@ -6,17 +6,18 @@ The rules follow the guidelines for annotating the test captions (`tests/recipe/
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from diht_k8s.recipe.filter.captions.cleaning import clean, is_foreign
 from diht_k8s.recipe.filter.captions.corrections import correct
 from diht_k8s.recipe.filter.captions.graph import CaptionGraph
 from diht_k8s.recipe.filter.captions.lexicon import Lexicon
+from diht_k8s.recipe.filter.captions.markup import PlainText, plain
 from diht_k8s.recipe.filter.captions.phrases import find_phrases
 from diht_k8s.recipe.filter.captions.relations import build_graph
-from diht_k8s.recipe.filter.captions.tagger import Tagger
 from diht_k8s.recipe.filter.captions.tree import Token, unlink
+from diht_k8s.recipe.filter.captions.tree_parsers import ParserKind, TreeParser, load_parser
 
 CACHED: Final = 50_000
 MAX_CHARACTERS: Final = 1000
@@ -26,14 +27,16 @@ MAX_CHARACTERS: Final = 1000
 class CaptionParser:
     """Parses captions; the first one loads the models, which freezes objects of the whole process (see `Tagger`)."""
 
-    def __init__(self, *, cached: int = CACHED) -> None:
+    def __init__(self, *, cached: int = CACHED, kind: ParserKind = "Fast") -> None:
         """Create a parser; no model is loaded yet.
 
         Args:
+            kind: what makes the trees; both give the same ones.
             cached: number of graphs to cache, since web captions repeat; 0 turns the cache off.
         """
         self._max_cached = cached
-        self._tagger: Tagger | None = None
+        self._kind: ParserKind = kind
+        self._tagger: TreeParser | None = None
         self._cache: OrderedDict[str, CaptionGraph] = OrderedDict()
 
     def parse(self, captions: Sequence[str]) -> list[CaptionGraph]:
@@ -57,27 +60,40 @@ class CaptionParser:
         """Graphs of distinct captions, sorted by length, so the captions of a batch finish together."""
         if self._tagger is None or self._tagger.is_full:
             self._tagger = None  # first, so memory never holds both, and the old one is not frozen with the new
-            self._tagger = Tagger()
+            self._tagger = load_parser(self._kind)
         lexicon = self._tagger.lexicon
-        cleaned = [clean(caption[:MAX_CHARACTERS]) for caption in captions]
-        texts = [text for text, _ in cleaned]
+        read = [prepared(caption) for caption in captions]
+        texts = [text for text, _, _ in read]
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         graphs: list[CaptionGraph] = [CaptionGraph()] * len(texts)
         words = self._tagger.parse(["" if is_foreign(texts[index]) else texts[index] for index in order])
         for index, tokens in zip(order, words, strict=True):
-            graphs[index] = graph_of(tokens, lexicon, cleaned[index][1])
+            _, title, without = read[index]
+            graph = graph_of(tokens, lexicon, title)
+            graphs[index] = graph if without is None else graph.placed(without.span)
         return graphs
 
 
-def graph_of(tokens: Sequence[Token], lexicon: Lexicon, title: str) -> CaptionGraph:
+def prepared(caption: str) -> tuple[str, str, PlainText | None]:
+    """What the tagger reads of a caption, its title (both of `clean`), and the text without markup if it had any."""
+    without = plain(caption[:MAX_CHARACTERS])
+    return *clean(caption[:MAX_CHARACTERS] if without is None else without.text), without
+
+
+def graph_of(
+    tokens: Sequence[Token], lexicon: Lexicon, title: str, corrected_to: Callable[[Sequence[Token]], None] | None = None
+) -> CaptionGraph:
     """The graph of a caption.
 
     Args:
         tokens: its tagged and parsed words; consumed by the call.
         lexicon: lemmas and word classes.
-        title: the second result of `clean`.
+        title: the second result of `prepared`.
+        corrected_to: called with the corrected tree.
     """
     corrected = correct(list(tokens), lexicon, title=title)
+    if corrected_to is not None:
+        corrected_to(corrected)
     graph = build_graph(corrected, find_phrases(corrected, lexicon), lexicon)
     unlink(tokens)
     return graph

@@ -181,9 +181,11 @@ def _begins_phrase(tokens: Sequence[Token], roles: Sequence[str], index: int, ru
 
 
 def _second_object(tokens: Sequence[Token], index: int) -> bool:
-    """Whether a noun is a second object, not part of a compound: "gives children toys"."""
-    before = tokens[index - 1]
-    return before.dep == "dative" and tokens[index].head is before.head
+    """Whether a noun is another object, not part of a compound: "gives children toys", "crafts kids can make"."""
+    before, token = tokens[index - 1], tokens[index]
+    if token.dep == "nsubj" and token.head.dep == "relcl" and token.head.head is before:
+        return True
+    return before.dep == "dative" and token.head is before.head
 
 
 def _add_phrase(

@@ -195,6 +195,8 @@ class _Builder:
     def _inherit_from(self, clause: _Clause, outer: _Clause) -> None:
         verb = clause.verb
         clause.imperative = outer.imperative
+        if verb.dep == "conj" and outer.passive and verb.tag in ("VBN", "VBD") and not clause.objects:
+            clause.passive = True  # "was built and later painted"
         after_object = (
             verb.dep in ("xcomp", "ccomp", "advcl")
             and outer.objects
@@ -204,9 +206,16 @@ class _Builder:
         )
         if after_object:
             clause.subjects = outer.objects
+        elif self._acts_on_pronoun(clause, outer):
+            clause.subjects = []
         elif verb.dep in ("conj", "xcomp", "advcl", "ccomp", "dep", "parataxis", "pcomp"):
             clause.subjects = outer.subjects
         self._share_object(clause, outer)
+
+    def _acts_on_pronoun(self, clause: _Clause, outer: _Clause) -> bool:
+        """Whether a verb belongs to a pronoun that is no object: "foods that help you sleep"."""
+        causes = clause.verb.dep in ("xcomp", "ccomp", "advcl") and self._lexicon.verb(outer.verb.lower) in CAUSATIVES
+        return causes and any(child.tag == "PRP" and child.i < clause.verb.i for child in outer.verb.kids("dobj"))
 
     def _share_object(self, clause: _Clause, outer: _Clause) -> None:
         """Share the object in "peels and chops onions": it belongs to both verbs."""

@@ -63,7 +63,7 @@ VERBS: Final = words(
 
 
 def correct_title(tokens: Sequence[Token], lexicon: Lexicon, title: str) -> None:
-    """Retag words of a title that are not verbs as modifiers or nouns.
+    """Apply the rules for words of a title that are not verbs, but modifiers or nouns.
 
     Args:
         tokens: words of the title.
@@ -83,7 +83,7 @@ def correct_title(tokens: Sequence[Token], lexicon: Lexicon, title: str) -> None
 
 
 def correct_fragment(tokens: Sequence[Token], lexicon: Lexicon) -> None:
-    """Retag words that are not verbs in captions without capitals: "clay bells royalty free drawing", "rubber lined
+    """Correct words that are not verbs in captions without capitals: "clay bells royalty free drawing", "rubber lined
     valve".
 
     More careful than `correct_title`: only right after a bare common noun that cannot act, and before a noun or the
@@ -104,6 +104,9 @@ def correct_fragment(tokens: Sequence[Token], lexicon: Lexicon) -> None:
 
 
 def _correct_in_chain(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+    """Correct "rubber lined valve", "oak cabin floor plans": after a thing, a verb before a noun or the end is a part of
+    the name.
+    """
     left, right = before(tokens, token), after(tokens, token)
     assert left is not None, "a noun precedes it"
     noun_follows = _noun_follows(tokens, token)
@@ -134,6 +137,7 @@ def _has_article(tokens: Sequence[Token], noun: Token) -> bool:
 
 
 def _correct_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+    """Correct "Drum Set with Cymbal", "Quartz Ladies Watch": in a title, a verb after a thing is a part of the name."""
     left, noun_follows = before(tokens, token), _noun_follows(tokens, token)
     after_nominal = left is not None and _is_nominal(left)
     after_thing = left is not None and after_nominal and not can_act(left, lexicon)
@@ -154,6 +158,7 @@ def _correct_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> No
 
 
 def _correct_past_participle(tokens: Sequence[Token], token: Token, *, noun_follows: bool, after_thing: bool) -> None:
+    """Correct "Gold Plated Earrings", "LED Brake Light Smoked": in a title, a participle describes the thing beside it."""
     left, right = before(tokens, token), after(tokens, token)
     opens_later_part = left is not None and not _is_word(left)
     if noun_follows and (after_thing or token.lower in LOOKS or opens_later_part):
@@ -163,7 +168,9 @@ def _correct_past_participle(tokens: Sequence[Token], token: Token, *, noun_foll
 
 
 def _correct_participle(tokens: Sequence[Token], token: Token, lexicon: Lexicon, *, noun_follows: bool) -> None:
-    """Correct an -ing word after a thing that cannot act."""
+    """Correct "Mood Changing Lantern", "Cotton Door Hanging": in a title, an -ing word after a thing that cannot act is no
+    action.
+    """
     right = after(tokens, token)
     if noun_follows and token.lower in PURPOSE:
         _become_part(tokens, token, "compound")

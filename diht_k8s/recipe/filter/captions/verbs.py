@@ -26,7 +26,7 @@ WAYS = words(
 
 
 def find_verbs(tokens: Sequence[Token], lexicon: Lexicon) -> None:
-    """Correct tags and heads around verbs, in two passes over the caption."""
+    """Apply the rules around verbs, in two passes over the caption."""
     for token in tokens:
         if token.is_verb or token.lower in COMMANDS:
             _correct_opening(tokens, token, lexicon)
@@ -44,7 +44,7 @@ def find_verbs(tokens: Sequence[Token], lexicon: Lexicon) -> None:
 
 
 def become_noun_before(token: Token) -> None:
-    """Turn a verb into a noun; if it has an object, it becomes part of the object's name."""
+    """Correct a verb to a noun ("rock climbing", "phone charging cable"); if it has an object, it becomes part of the object's name."""
     token.retag("NN")
     for child in token.kids("nsubj"):
         child.dep = "compound"
@@ -96,6 +96,7 @@ def _is_bare_verb(token: Token) -> bool:
 
 
 def _correct_opening_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
+    """Correct "Raised fist", "Saluting face", "stop sign": a verb that opens a caption before a noun describes it."""
     left, right = before(tokens, token), after(tokens, token)
     assert right is not None, "the caller checked that a word follows"
     if not (right.is_noun or right.tag.startswith("JJ") or (right.tag == "VBN" and right.dep == "amod")):
@@ -202,7 +203,9 @@ def _correct_finite_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon
     singular = opener is not None and opener.lower in SINGULAR_DETERMINERS
     moves = lexicon.verb(token.lower) in INTRANSITIVE and (is_animate(left.lower) or left.tag == "NNP")
     verb_continues = right is not None and (right.tag in ("DT", "PRP$") or right.lower in WAYS)
-    other_verb = any(t.tag in ("VBZ", "VBP", "VBD") and t is not token for t in tokens)
+    other_verb = any(
+        t.tag in ("VBZ", "VBP", "VBD") and t is not token and not _is_second(tokens, t, token) for t in tokens
+    )
     if (
         not (singular and not other_verb)
         and not (moves and (right is None or not right.is_noun))
@@ -218,6 +221,12 @@ def _correct_finite_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon
         token.attach(left.head if not left.is_root else token, left.dep if not left.is_root else "ROOT")
         left.attach(token, "nsubj")
     token.retag("VBZ")
+
+
+def _is_second(tokens: Sequence[Token], verb: Token, first: Token) -> bool:
+    """Whether a verb is coordinated with one before it: "a gymnast balances on the beam and smiles"."""
+    link = before(tokens, verb)
+    return first.i < verb.i and link is not None and link.lower == "and"
 
 
 def _correct_hidden_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:

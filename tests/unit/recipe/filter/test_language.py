@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from diht_k8s.recipe.filter.captions.language import is_english
+from diht_k8s.recipe.filter.captions.language import foreign_margin, is_english
 
 
 @pytest.mark.parametrize(
@@ -10,17 +10,30 @@ from diht_k8s.recipe.filter.captions.language import is_english
     [
         ("a small dog chasing a red ball", True),
         ("iPhone 12 Case Blue Leather", True),
-        ("Café Müller", True),
+        ("Cr\u00e8me br\u00fbl\u00e9e with a caramel crust", True),
+        ("Acer palmatum", True),
         ("", True),
         ("12 / 34", True),
+        ("\ud83d", True),
         ("le chien et le chat dans la maison", False),
-        ("Der Hund und die Katze", False),
-        ("una casa con el perro", False),
-        ("小狗在草地上", False),
-        ("собака на траве", False),
-        ("ein Mann mit the a dog", True),
-        ("Sushi 寿司 at a bar", True),
+        ("Der Hund und die Katze im Garten", False),
+        ("una casa con el perro en la playa", False),
+        ("\u5c0f\u72d7\u5728\u8349\u5730\u4e0a\u8dd1\u6765\u8dd1\u53bb", False),
+        ("\u0441\u043e\u0431\u0430\u043a\u0430 \u043d\u0430 \u0442\u0440\u0430\u0432\u0435", False),
+        ("La r&eacute;daction a s&eacute;lectionn&eacute; le portable", False),
     ],
 )
-def test_caption_is_english_without_evidence_of_another_language(caption: str, expected: bool) -> None:
+def test_caption_is_english_unless_another_language_is_far_likelier(caption: str, expected: bool) -> None:
     assert is_english(caption) is expected
+
+
+def test_margin_decides() -> None:
+    caption = "ein Hund spielt im Garten"
+    language, margin = foreign_margin(caption)
+    assert (language, margin > 1) == ("de", True)
+    assert is_english(caption, margin + 1)
+    assert not is_english(caption, margin - 1)
+
+
+def test_long_text_is_cut() -> None:
+    assert foreign_margin("a dog in the garden " * 1000 + "le chien dans la maison " * 1000)[0] == "en"

@@ -1,0 +1,162 @@
+"""Why a caption is parsed as it is: each correction rule that changed its tree, in words, with the tree before and after.
+
+A rule is a function of the correcting modules whose description begins with "Correct". Python's profiling hook watches their
+calls, so the rules themselves carry no trace of this and run at full speed elsewhere.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from inspect import getdoc, isfunction
+from types import CodeType, FrameType
+from typing import Any, Final
+
+from diht_k8s.recipe.filter.captions import attachment, coordination, corrections, titles, verbs
+from diht_k8s.recipe.filter.captions.cleaning import is_foreign
+from diht_k8s.recipe.filter.captions.graph import CaptionGraph
+from diht_k8s.recipe.filter.captions.lexicon import Lexicon
+from diht_k8s.recipe.filter.captions.parser import graph_of, prepared
+from diht_k8s.recipe.filter.captions.tagger import Tagger
+from diht_k8s.recipe.filter.captions.tree import Token
+
+MODULES: Final = (corrections, verbs, coordination, titles, attachment)
+RULE: Final = "Correct "
+"""How the description of a rule begins."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a tree."""
+
+    text: str
+    tag: str
+    dep: str
+    head: str
+    """the head's text; empty for a root."""
+
+    def __str__(self) -> str:
+        return f"{self.text} {self.tag} {self.dep}" + (f" of {self.head}" if self.head else "")
+
+
+Tree = tuple[Word, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A change of the tree by a rule."""
+
+    rule: str
+    """module and function."""
+    words: str
+    """What the rule says."""
+    before: Tree
+    after: Tree
+
+    def changed(self) -> list[tuple[Word, Word]]:
+        """The words that are not the same any more."""
+        return [(one, two) for one, two in zip(self.before, self.after, strict=True) if one != two]
+
+
+@dataclass(frozen=True)
+class Why:
+    """The way from the parser's tree to the graph."""
+
+    before: Tree
+    after: Tree
+    steps: Sequence[Step]
+    graph: CaptionGraph
+
+
+@cache
+def rules() -> Mapping[CodeType, tuple[str, str]]:
+    """The code of each rule -> its name and what it says."""
+    found: dict[CodeType, tuple[str, str]] = {}
+    for module in MODULES:
+        for name, member in vars(module).items():
+            text = getdoc(member) if isfunction(member) and member.__module__ == module.__name__ else None
+            if text is not None and text.startswith(RULE):
+                said = " ".join(text.split("\n\nArgs:")[0].split()).removeprefix(RULE)
+                found[member.__code__] = f"{module.__name__.rpartition('.')[2]}.{name.lstrip('_')}", said
+    return found
+
+
+class _Watch:
+    """A profiling hook that gives each change of a tree to the rule that runs; helpers count as their caller."""
+
+    def __init__(self, tokens: Sequence[Token]) -> None:
+        self._tokens = list(tokens)
+        self._running: list[tuple[str, str]] = []
+        self.last = tree_of(self._tokens)
+        self.steps: list[Step] = []
+
+    def __call__(self, frame: FrameType, event: str, _: Any) -> None:
+        rule = rules().get(frame.f_code)
+        if rule is None or event not in ("call", "return"):
+            return
+        self.note()
+        if event == "call":
+            self._running.append(rule)
+        else:
+            self._running.pop()
+
+    def note(self) -> None:
+        """Compare the tree with the last one."""
+        now = tree_of(self._tokens)
+        if now != self.last:
+            name, words = self._running[-1] if self._running else ("", "")
+            self.steps.append(Step(name, words, self.last, now))
+            self.last = now
+
+
+def tree_of(tokens: Sequence[Token]) -> Tree:
+    """The words of a linked tree."""
+    return tuple(Word(token.lower, token.tag, token.dep, "" if token.is_root else token.head.lower) for token in tokens)
+
+
+def explain(captions: Sequence[str]) -> list[Why]:
+    """The way of each caption; loads the model."""
+    tagger, found = Tagger(), list[Why]()
+    for caption in captions:
+        text, title, without = prepared(caption)
+        (tokens,) = tagger.parse(["" if is_foreign(text) else text])
+        why = _watched(tokens, tagger.lexicon, title)
+        found.append(why if without is None else replace(why, graph=why.graph.placed(without.span)))
+    return found
+
+
+def _watched(tokens: Sequence[Token], lexicon: Lexicon, title: str) -> Why:
+    """Build the graph of a caption as `graph_of` does, watching the rules; consumes the tokens."""
+    watch, earlier = _Watch(tokens), sys.getprofile()
+    before = watch.last
+    after: list[Tree] = []
+
+    def corrected(_: Sequence[Token]) -> None:
+        sys.setprofile(earlier)
+        watch.note()
+        after.append(watch.last)
+
+    sys.setprofile(watch)
+    try:
+        graph = graph_of(tokens, lexicon, title, corrected)
+    finally:
+        sys.setprofile(earlier)
+    return Why(before, after[0], watch.steps, graph)
+
+
+def described(why: Why) -> str:
+    """For a person: the tree, what each rule did to it, and the tree as the graph was read from it."""
+    lines = ["as parsed:", *_lines(why.before)]
+    for number, step in enumerate(why.steps, 1):
+        lines.append(f"{number}. {step.words} [{step.rule}]")
+        lines += [f"     {one}  ->  {two}" for one, two in step.changed()]
+    if not why.steps:
+        lines.append("no rule fired")
+        return "\n".join(lines)
+    return "\n".join([*lines, "as corrected:", *_lines(why.after)])
+
+
+def _lines(tree: Tree) -> list[str]:
+    return [f"  {word}" for word in tree] or ["  (nothing to parse)"]

@@ -1,0 +1,68 @@
+"""`diht parse --why`: which rules changed a tree; and each rule does so on a caption that the rules were made for."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from diht_k8s.cli.corpus import parse_command
+from diht_k8s.recipe.filter import CaptionParser
+from diht_k8s.recipe.filter.captions.why import Why, explain, rules
+
+FOLDER = Path(__file__).parent / "captions"
+DEVELOPMENT = ("dev", "dev2", "dev3")
+
+
+def development_captions() -> list[str]:
+    """The captions for tuning: annotated ones, and some that show rules which those never meet."""
+    annotated = [
+        json.loads(line)["caption"]
+        for name in DEVELOPMENT
+        for line in (FOLDER / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    return [*annotated, *(FOLDER / "rules.txt").read_text(encoding="utf-8").splitlines()]
+
+
+@cache
+def explained() -> Sequence[Why]:
+    return explain(development_captions())
+
+
+def test_every_rule_fires_on_a_development_caption() -> None:
+    fired = {step.rule for why in explained() for step in why.steps}
+    assert {name for name, _ in rules().values()} - fired == set()
+
+
+def test_every_change_of_a_tree_is_of_a_rule_and_follows_the_one_before() -> None:
+    for why in explained():
+        trees = [why.before, *(step.after for step in why.steps)]
+        assert [step.before for step in why.steps] == trees[:-1]
+        assert trees[-1] == why.after
+        assert all(step.rule and step.words and step.changed() for step in why.steps)
+
+
+def test_explained_graphs_are_those_of_the_parser_and_the_hook_is_gone() -> None:
+    assert [why.graph for why in explained()] == CaptionParser(cached=0).parse(development_captions())
+    assert sys.getprofile() is None
+
+
+def test_command_shows_the_tree_the_rule_in_words_and_the_graph(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse_command(["Boys rule the yard and girls own the garden"], why=True) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("as parsed:\n  boys ")
+    assert "the yard is an object, not a subject beside the girls" in shown
+    assert "yard NN nsubj of own  ->  yard NN dobj of rule" in shown
+    assert "[coordination.correct_clause_of_verb]" in shown
+    assert "girl\n  -own-> garden" in shown
+
+
+def test_command_gives_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse_command(["the fence my uncle built"], as_json=True, why=True) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert [step["rule"] for step in found["why"]["steps"]] == ["verbs.correct_two_subjects"]
+    assert found["why"]["after"][1] == {"text": "fence", "tag": "NN", "dep": "ROOT", "head": ""}
