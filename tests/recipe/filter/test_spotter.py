@@ -122,9 +122,9 @@ def test_batches_of_one_size_class_find_what_one_at_a_time_finds(
 
 @pytest.mark.parametrize("mine", [SPOTTER, TOGETHER], ids=["one", "eight"])
 def test_boxes_equal_those_of_the_library(mine: TextSpotter, demo_images: list[Image.Image]) -> None:
-    pixels = [mine._pixels(image) for image in demo_images]
+    pixels = [mine._pixels(image, mine._views[0]) for image in demo_images]
     detect = mine._loaded()._load_det_model()
-    for boxes, theirs in zip(mine._boxes(pixels), map(detect, pixels), strict=True):
+    for boxes, theirs in zip(mine._boxes(pixels, 160), map(detect, pixels), strict=True):
         expected = sorted([] if theirs.boxes is None else theirs.boxes, key=cv2.contourArea, reverse=True)
         assert np.array_equal(boxes, expected[:MAX_LINES])
 

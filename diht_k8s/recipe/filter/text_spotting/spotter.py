@@ -3,7 +3,8 @@
 The library's defaults enlarge every image to 736 pixels and pad every line to 320. That is ten times slower, with equal
 verdicts on web images; the settings here were chosen by measurement (see `benchmarks/`). Recognition runs only on boxes
 that the detector finds, in whatever direction the line runs (see `lines`), and stops at the first text that the caller
-looks for. A second pass, off by default, looks for smaller and fainter text in a larger copy of the image.
+looks for. A second pass, off by default, looks for small and translucent text in a larger copy of the image, then in
+the smallest of its three colour values: marks are mostly white or grey, and that value is low in whatever has a colour.
 
 The detector can take several images of one size class (equal shape after RapidOCR's preprocessing) in one batch. It
 does so on a GPU. On the CPU it does not: that gains little, and each batch size would need its own network. On the CPU
@@ -58,7 +59,8 @@ class Spotting:
     """The texts found in one image."""
 
     texts: tuple[SpottedText, ...]
-    """texts with a confidence of at least `MIN_STORED_CONFIDENCE`, largest box first; then the new ones of the second pass.
+    """texts with a confidence of at least `MIN_STORED_CONFIDENCE`, largest box first; then those that only the second pass
+    read.
     """
     state: State
     """`stopped_early` if the wanted text was found before all boxes were read."""
@@ -71,6 +73,15 @@ class SpottingRequest(NamedTuple):
     """RGB."""
     wanted: Callable[[SpottedText], bool] | None = None
     """recognition stops at the first text for which this is true; None reads all."""
+
+
+class _View(NamedTuple):
+    """An image as one pass over it sees it."""
+
+    size: int
+    """longest side in pixels of what the detector sees."""
+    colours: Literal["All", "Least"] = "All"
+    """Least: the smallest of the three colour values of each pixel, as grey."""
 
 
 class TextSpotter:
@@ -91,8 +102,8 @@ class TextSpotter:
         Args:
             detector_size: longest side in pixels of the image that the detector sees. The recogniser sees the full
                 image.
-            second_detector_size: longest side at which an image is read again if the text looked for was not found; None
-                reads it once.
+            second_detector_size: longest side at which an image is read again if the text looked for was not found, in
+                colour and in grey; None reads it once.
             threads: threads of one inference. Several processes of one thread each are faster than one of several.
             device: where the networks run; CUDA needs onnxruntime-gpu.
             precision: precision on the CPU. BF16 needs a CPU that supports it, else fp32 is used; a GPU always computes
@@ -100,7 +111,9 @@ class TextSpotter:
             batch: maximum number of images of one size class in a batch of the detector; None takes `BATCH_OF` the
                 device.
         """
-        self._detector_size, self._second_size, self._threads = detector_size, second_detector_size, threads
+        self._detector_size, self._threads = detector_size, threads
+        second = second_detector_size
+        self._views = [_View(detector_size)] + ([] if second is None else [_View(second), _View(second, colours="Least")])
         self._device: Device = device
         self._precision: Precision = precision
         self._batch = BATCH_OF[device] if batch is None else batch
@@ -133,20 +146,19 @@ class TextSpotter:
             yield from self._read_together(together)
 
     def _read_together(self, requests: Sequence[SpottingRequest]) -> list[Spotting]:
-        found = self._read_at(self._detector_size, requests)
-        if self._second_size is None:
-            return found
-        open_ones = [place for place, request in enumerate(requests) if not _has_wanted(found[place], request)]
-        second = self._read_at(self._second_size, [requests[place] for place in open_ones])
-        for place, spotting in zip(open_ones, second, strict=True):
-            found[place] = _merged(found[place], spotting)
+        found = [Spotting((), "done") for _ in requests]
+        for view in self._views:
+            unsettled = [place for place, request in enumerate(requests) if not _has_wanted(found[place], request)]
+            new = self._read_view(view, [requests[place] for place in unsettled])
+            for place, spotting in zip(unsettled, new, strict=True):
+                found[place] = _merged(found[place], spotting)
         return found
 
-    def _read_at(self, size: int, requests: Sequence[SpottingRequest]) -> list[Spotting]:
-        images = [self._pixels(request.image, size) for request in requests]
+    def _read_view(self, view: _View, requests: Sequence[SpottingRequest]) -> list[Spotting]:
+        images = [self._pixels(request.image, view) for request in requests]
         return [
             self._read_until(pixels, boxes, request.wanted)
-            for pixels, boxes, request in zip(images, self._boxes(images, size), requests, strict=True)
+            for pixels, boxes, request in zip(images, self._boxes(images, view.size), requests, strict=True)
         ]
 
     def _gathered(self, requests: Iterable[SpottingRequest]) -> Iterator[list[SpottingRequest]]:
@@ -173,14 +185,16 @@ class TextSpotter:
                     return Spotting(tuple(found), "stopped_early" if start + step < len(boxes) else "done")
         return Spotting(tuple(found), "done")
 
-    def _pixels(self, image: Image.Image, detector_size: int) -> np.ndarray:
+    def _pixels(self, image: Image.Image, view: _View) -> np.ndarray:
         """Pixels, height x width x 3 (BGR, uint8), enlarged towards the detector's size if the image is smaller."""
         import cv2
         import numpy as np
 
         pixels = cv2.cvtColor(np.asarray(image), cv2.COLOR_RGB2BGR)
+        if view.colours == "Least":
+            pixels = cv2.cvtColor(pixels.min(axis=2), cv2.COLOR_GRAY2BGR)
         height, width = pixels.shape[:2]
-        factor = min(detector_size / max(height, width), MAX_ENLARGEMENT)
+        factor = min(view.size / max(height, width), MAX_ENLARGEMENT)
         if factor <= 1 and min(height, width) >= MIN_IMAGE_SIDE:
             return pixels
         size = (max(round(width * factor), MIN_IMAGE_SIDE), max(round(height * factor), MIN_IMAGE_SIDE))
@@ -229,7 +243,7 @@ def _has_wanted(found: Spotting, request: SpottingRequest) -> bool:
 
 
 def _merged(first: Spotting, second: Spotting) -> Spotting:
-    """Both passes over an image; a line that the first read as surely is not repeated."""
+    """The texts of an image after one more pass; those that were read as surely before are not repeated."""
     confidences = dict[str, float]()
     for text, confidence in first.texts:
         confidences[text] = max(confidence, confidences.get(text, 0))
