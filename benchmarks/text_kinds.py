@@ -194,7 +194,9 @@ def by_defaults(engine: Any, made: Sequence[PaintedImage]) -> list[bool]:
     for one in made:
         result = engine(np.asarray(one.image)[:, :, ::-1].copy(), use_det=True, use_cls=True, use_rec=True)
         texts, scores = getattr(result, "txts", None) or (), getattr(result, "scores", None) or ()
-        verdicts.append(shows([SpottedText(*pair) for pair in zip(texts, map(float, scores), strict=True)], one.caption))
+        verdicts.append(
+            shows([SpottedText(*pair) for pair in zip(texts, map(float, scores), strict=True)], one.caption)
+        )
     return verdicts
 
 

@@ -14,7 +14,7 @@ from diht_k8s.recipe.runtime.model_files import parser_module
 
 PARSER_RULES: Final = 5
 """Increment it with every change of the caption rules."""
-SPOTTER_RULES: Final = 2
+SPOTTER_RULES: Final = 3
 """Increment it with every change of the spotter's settings."""
 
 
@@ -25,12 +25,14 @@ def parser_version() -> str:
 
 
 @cache
-def spotter_version(detector_size: int, precision: str) -> str:
-    """Settings, version of RapidOCR and the digest of its detector and recogniser. The runtime is left out: its
-    releases and devices change the last digits only.
+def spotter_version(detector_size: int, precision: str, second_size: int | None = None) -> str:
+    """Settings, versions of RapidOCR and OpenVINO, and the digest of RapidOCR's three models. A release of the runtime may
+    move last digits of a confidence over a threshold; a device does no more than that, and is left out.
     """
-    digest = _digest("rapidocr", "models/*det*.onnx", "models/*rec*.onnx")
-    return f"rules-{SPOTTER_RULES} size-{detector_size} {precision} rapidocr-{version('rapidocr')} {digest}"
+    digest = _digest("rapidocr", "models/*det*.onnx", "models/*cls*.onnx", "models/*rec*.onnx")
+    sizes = f"size-{detector_size}" + ("" if second_size is None else f" second-{second_size}")
+    programs = " ".join(f"{name}-{version(name)}" for name in ("rapidocr", "openvino"))
+    return f"rules-{SPOTTER_RULES} {sizes} {precision} {programs} {digest}"
 
 
 def _digest(package: str, *patterns: str) -> str:

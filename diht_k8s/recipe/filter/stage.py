@@ -47,8 +47,9 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
         digests = [storage.identity(uri) for uri in benchmark_shards(run.spec, storage, name)]
         inputs[f"benchmark {name}"] = sha256_of(digests)
     versions = {"parser": parser_version()}
-    if rules.text_spotting.mode != "Disabled":
-        versions["spotter"] = spotter_version(rules.text_spotting.detector_size, rules.text_spotting.precision)
+    spotting = rules.text_spotting
+    if spotting.mode != "Disabled":
+        versions["spotter"] = spotter_version(spotting.detector_size, spotting.precision, spotting.second_detector_size)
     return inputs, versions
 
 

@@ -113,7 +113,9 @@ class TextSpotter:
         """
         self._detector_size, self._threads = detector_size, threads
         second = second_detector_size
-        self._views = [_View(detector_size)] + ([] if second is None else [_View(second), _View(second, colours="Least")])
+        self._views = [_View(detector_size)] + (
+            [] if second is None else [_View(second), _View(second, colours="Least")]
+        )
         self._device: Device = device
         self._precision: Precision = precision
         self._batch = BATCH_OF[device] if batch is None else batch
@@ -149,6 +151,8 @@ class TextSpotter:
         found = [Spotting((), "done") for _ in requests]
         for view in self._views:
             unsettled = [place for place, request in enumerate(requests) if not _has_wanted(found[place], request)]
+            if not unsettled:
+                break
             new = self._read_view(view, [requests[place] for place in unsettled])
             for place, spotting in zip(unsettled, new, strict=True):
                 found[place] = _merged(found[place], spotting)
