@@ -14,7 +14,7 @@ from diht_k8s.recipe.runtime.model_files import parser_module
 
 PARSER_RULES: Final = 6
 """Increment it with every change of the caption rules."""
-SPOTTER_RULES: Final = 2
+SPOTTER_RULES: Final = 3
 """Increment it with every change of the spotter's settings."""
 
 
@@ -31,12 +31,14 @@ def language_version() -> str:
 
 
 @cache
-def spotter_version(detector_size: int, precision: str) -> str:
-    """Settings, versions of RapidOCR and of OpenVINO, and the digest of the detector and recogniser. The device is left
-    out: it changes the last digits only.
+def spotter_version(detector_size: int, precision: str, second_size: int | None = None) -> str:
+    """Settings, versions of RapidOCR and OpenVINO, and the digest of RapidOCR's three models. A release of the runtime may
+    move last digits of a confidence over a threshold; a device does no more than that, and is left out.
     """
-    digest = _digest("rapidocr", "models/*det*.onnx", "models/*rec*.onnx")
-    return f"rules-{SPOTTER_RULES} size-{detector_size} {precision} rapidocr-{version('rapidocr')} openvino-{version('openvino')} {digest}"
+    digest = _digest("rapidocr", "models/*det*.onnx", "models/*cls*.onnx", "models/*rec*.onnx")
+    sizes = f"size-{detector_size}" + ("" if second_size is None else f" second-{second_size}")
+    programs = " ".join(f"{name}-{version(name)}" for name in ("rapidocr", "openvino"))
+    return f"rules-{SPOTTER_RULES} {sizes} {precision} {programs} {digest}"
 
 
 def _digest(package: str, *patterns: str) -> str:

@@ -90,7 +90,10 @@ class ShardFilter:
         self._inputs: dict[str, str] = context.config["inputs"]
         spotting = rules.text_spotting
         self._spotter = TextSpotter(
-            detector_size=spotting.detector_size, device=spotting.device, precision=spotting.precision
+            detector_size=spotting.detector_size,
+            second_detector_size=spotting.second_detector_size,
+            device=spotting.device,
+            precision=spotting.precision,
         )
         if spotting.mode != "Disabled":
             self._spotter.check_device()

@@ -53,8 +53,9 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
     versions = {"parser": parser_version()}
     if rules.language != "Any":
         versions["language"] = language_version()
-    if rules.text_spotting.mode != "Disabled":
-        versions["spotter"] = spotter_version(rules.text_spotting.detector_size, rules.text_spotting.precision)
+    spotting = rules.text_spotting
+    if spotting.mode != "Disabled":
+        versions["spotter"] = spotter_version(spotting.detector_size, spotting.precision, spotting.second_detector_size)
     return inputs, versions
 
 

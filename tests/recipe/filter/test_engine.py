@@ -36,7 +36,7 @@ class FakeEngine:
                     model=None, session=SimpleNamespace(get_providers=lambda: [provider, CPU_PROVIDER])
                 )
             )
-            for _ in range(2)
+            for _ in range(3)
         ]
 
     def __call__(self, *, params: dict[str, Any]) -> FakeEngine:
@@ -49,6 +49,9 @@ class FakeEngine:
     def _load_rec_model(self) -> Any:
         return self._models[1]
 
+    def _load_cls_model(self) -> Any:
+        return self._models[2]
+
 
 def fake(monkeypatch: pytest.MonkeyPatch, provider: str, available: list[str]) -> FakeEngine:
     engine = FakeEngine(provider)
@@ -57,10 +60,13 @@ def fake(monkeypatch: pytest.MonkeyPatch, provider: str, available: list[str]) -
     return engine
 
 
-ON_CPU = {"Det.engine_type": EngineType.OPENVINO, "Rec.engine_type": EngineType.OPENVINO, "Rec.rec_batch_num": 1}
+ON_CPU = {
+    **{f"{model}.engine_type": EngineType.OPENVINO for model in ("Det", "Cls", "Rec")},
+    "Cls.cls_batch_num": 1,
+    "Rec.rec_batch_num": 1,
+}
 ON_CUDA = {
-    "Det.engine_type": EngineType.ONNXRUNTIME,
-    "Rec.engine_type": EngineType.ONNXRUNTIME,
+    **{f"{model}.engine_type": EngineType.ONNXRUNTIME for model in ("Det", "Cls", "Rec")},
     f"{ONNX}.use_cuda": True,
     f"{ONNX}.intra_op_num_threads": 2,
 }
@@ -86,10 +92,11 @@ def test_settings_for_a_gpu_reach_its_provider(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(("precision", "element"), [("BF16", "bf16"), ("FP32", "f32")])
-def test_both_networks_compute_in_the_precision_of_the_run(precision: Any, element: str) -> None:
+def test_all_networks_compute_in_the_precision_of_the_run(precision: Any, element: str) -> None:
     native = "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     engine = load_engine(detector_size=96, threads=1, device="CPU", precision=precision)
-    for session in (engine._load_det_model().session, engine._load_rec_model().session):
+    for model in (engine._load_det_model(), engine._load_cls_model(), engine._load_rec_model()):
+        session = model.session
         assert isinstance(session, ShapedNetwork)
         assert session._settings["INFERENCE_PRECISION_HINT"] == (element if native else "f32")
 

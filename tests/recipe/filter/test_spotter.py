@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from diht_k8s.recipe.filter import TextSpotter
 from diht_k8s.recipe.filter.text_spotting import spotter
 from diht_k8s.recipe.filter.text_spotting.matching import SpottedText
-from diht_k8s.recipe.filter.text_spotting.spotter import MAX_LINES, SpottingRequest
+from diht_k8s.recipe.filter.text_spotting.spotter import MAX_LINES, Spotting, SpottingRequest
 from diht_k8s.recipe.shards.images import decode
 from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.storage import Storage
@@ -53,6 +53,66 @@ def test_all_lines_are_read_largest_first() -> None:
 def test_reading_stops_at_the_wanted_text(wanted: str, texts: list[str], state: str) -> None:
     found = SPOTTER.spot(drawn_image("giraffe", "tall"), lambda text: text.text == wanted)
     assert ([text.text for text in found.texts], found.state) == (texts, state)
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270, 75, 200])
+def test_turned_text_is_read(degrees: int) -> None:
+    turned = drawn_image("giraffe", size=(128, 40)).rotate(degrees, Image.Resampling.BICUBIC, True, fillcolor="white")
+    assert "giraffe" in [text.text for text in SPOTTER.spot(turned).texts]
+
+
+class ScriptedViews:
+    """Answers a spotter's passes over images with given texts, and records how many images each one got."""
+
+    def __init__(self, mine: TextSpotter, monkeypatch: pytest.MonkeyPatch, *texts: str) -> None:
+        self.seen: list[tuple[int, str, int]] = []
+
+        def read(view: Any, requests: Sequence[SpottingRequest]) -> list[Spotting]:
+            text = SpottedText(texts[len(self.seen)], 0.5 + 0.1 * len(self.seen))
+            self.seen.append((view.size, view.colours, len(requests)))
+            return [Spotting((text,) if text.text else (), "done") for _ in requests]
+
+        monkeypatch.setattr(mine, "_read_view", read)
+
+
+@pytest.mark.parametrize(
+    ("texts", "passes", "found"),
+    [
+        (["word"], 1, ["word"]),
+        (["no", "word"], 2, ["no", "word"]),
+        (["no", "no", "word"], 3, ["no", "no", "word"]),
+        (["", "no", ""], 3, ["no"]),
+    ],
+)
+def test_second_pass_reads_only_what_is_not_found_yet(
+    texts: list[str], passes: int, found: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twice = TextSpotter(detector_size=160, second_detector_size=640)
+    scripted = ScriptedViews(twice, monkeypatch, *texts)
+    spotting = twice.spot(drawn_image(), lambda text: text.text == "word")
+    assert scripted.seen == [(160, "All", 1), (640, "All", 1), (640, "Least", 1)][:passes]
+    assert [text.text for text in spotting.texts] == found
+
+
+def test_text_that_a_later_pass_reads_less_surely_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    twice = TextSpotter(detector_size=160, second_detector_size=640)
+    answers = iter([SpottedText("word", 0.9), SpottedText("word", 0.8), SpottedText("word", 0.95)])
+    monkeypatch.setattr(twice, "_read_view", lambda view, requests: [Spotting((next(answers),), "done")])
+    assert [text.confidence for text in twice.spot(drawn_image()).texts] == [0.9, 0.95]
+
+
+def test_second_pass_finds_small_text_that_the_first_misses() -> None:
+    page = Image.new("RGB", (640, 480), "white")
+    ImageDraw.Draw(page).text((300, 200), "giraffe", font=ImageFont.load_default(13), fill="black")
+    assert SPOTTER.spot(page).texts == ()
+    found = TextSpotter(detector_size=160, second_detector_size=640).spot(page, lambda text: text.text == "giraffe")
+    assert [text.text for text in found.texts] == ["giraffe"]
+
+
+def test_grey_view_holds_the_least_of_the_three_colours() -> None:
+    image = Image.new("RGB", (160, 160), (200, 30, 90))
+    grey = SPOTTER._pixels(image, spotter._View(160, colours="Least"))
+    assert (grey.shape, set(grey.ravel().tolist())) == ((160, 160, 3), {30})
 
 
 def test_no_line_is_recognised_without_a_box(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,9 +182,9 @@ def test_batches_of_one_size_class_find_what_one_at_a_time_finds(
 
 @pytest.mark.parametrize("mine", [SPOTTER, TOGETHER], ids=["one", "eight"])
 def test_boxes_equal_those_of_the_library(mine: TextSpotter, demo_images: list[Image.Image]) -> None:
-    pixels = [mine._pixels(image) for image in demo_images]
+    pixels = [mine._pixels(image, mine._views[0]) for image in demo_images]
     detect = mine._loaded()._load_det_model()
-    for boxes, theirs in zip(mine._boxes(pixels), map(detect, pixels), strict=True):
+    for boxes, theirs in zip(mine._boxes(pixels, 160), map(detect, pixels), strict=True):
         expected = sorted([] if theirs.boxes is None else theirs.boxes, key=cv2.contourArea, reverse=True)
         assert np.array_equal(boxes, expected[:MAX_LINES])
 

@@ -247,7 +247,14 @@ def test_looser_threshold_reads_the_newly_surviving_images_only(tmp_path: Path, 
     assert files_of(tmp_path / "loose") == files_of(tmp_path / "fresh")
 
 
-@pytest.mark.parametrize("other", [{"detectorSize": 128}, {"detectorSize": 96, "precision": "FP32"}])
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"detectorSize": 128},
+        {"detectorSize": 96, "precision": "FP32"},
+        {"detectorSize": 96, "secondDetectorSize": 192},
+    ],
+)
 def test_scores_of_another_spotter_are_reused_for_captions_only(
     other: dict[str, Any], tmp_path: Path, calls: Calls
 ) -> None:

@@ -1,6 +1,6 @@
-"""RapidOCR's engine on the requested device: settings in, loaded detector and recogniser out.
+"""RapidOCR's engine on the requested device: settings in, loaded detector, orientation classifier and recogniser out.
 
-OpenVINO runs both networks on the CPU, ONNX Runtime on a GPU. If the GPU cannot be used, RapidOCR and ONNX Runtime
+OpenVINO runs the networks on the CPU, ONNX Runtime on a GPU. If the GPU cannot be used, RapidOCR and ONNX Runtime
 continue on the CPU and only log it. A run that asks for a GPU fails instead, because its pods would otherwise hold an
 idle GPU for days.
 """
@@ -44,12 +44,12 @@ _FIELD: Final = "spec.filter.textSpotting.device: CUDA"
 
 
 def load_engine(*, detector_size: int, threads: int, device: Device, precision: Precision) -> Any:
-    """A `RapidOCR` with the filter's settings; its detector and recogniser are loaded.
+    """A `RapidOCR` with the filter's settings; its three models are loaded.
 
     Args:
         detector_size: longest side in pixels of the image that the detector sees.
         threads: threads of one inference.
-        device: where both networks run.
+        device: where the networks run.
         precision: precision on the CPU; a GPU computes in fp32.
 
     Raises:
@@ -69,6 +69,8 @@ def load_engine(*, detector_size: int, threads: int, device: Device, precision: 
             "Det.engine_type": runtime,
             "Det.limit_type": "max",
             "Det.limit_side_len": detector_size,
+            "Cls.engine_type": runtime,
+            "Cls.cls_batch_num": LINES_AT_ONCE[device],
             "Rec.engine_type": runtime,
             "Rec.rec_img_shape": list(LINE_SHAPE),
             "Rec.rec_batch_num": LINES_AT_ONCE[device],
@@ -87,11 +89,19 @@ def load_engine(*, detector_size: int, threads: int, device: Device, precision: 
 def _compile_by_shape(engine: Any, threads: int, precision: Precision) -> None:
     """Replace RapidOCR's sessions, which run one network of dynamic shape in a precision that OpenVINO picks."""
     with kept_signal_stack():
-        detector, recogniser = engine._load_det_model(), engine._load_rec_model()
+        detector, classifier, recogniser = _models(engine)
     detector.session = ShapedNetwork(detector.session.model, threads=threads, precision=precision, own_up_to=OWN_IMAGE)
+    classifier.session = ShapedNetwork(
+        classifier.session.model, threads=threads, precision=precision, own_up_to=OWN_IMAGE
+    )
     recogniser.session = ShapedNetwork(
         recogniser.session.model, threads=threads, precision=precision, own_up_to=OWN_LINE, width_of=width_class
     )
+
+
+def _models(engine: Any) -> tuple[Any, Any, Any]:
+    """Detector, orientation classifier and recogniser."""
+    return engine._load_det_model(), engine._load_cls_model(), engine._load_rec_model()
 
 
 def _check_provider(device: Device) -> None:
@@ -111,8 +121,8 @@ def _check_provider(device: Device) -> None:
 
 
 def _check_sessions(engine: Any) -> None:
-    """Check that both networks run on the GPU."""
-    for model in (engine._load_det_model(), engine._load_rec_model()):
+    """Check that all networks run on the GPU."""
+    for model in _models(engine):
         if model.session.session.get_providers()[0] != CUDA_PROVIDER:
             raise UserError(
                 f"{_FIELD}, but ONNX Runtime cannot use the GPU: give the pods one (resources: nvidia.com/gpu), "

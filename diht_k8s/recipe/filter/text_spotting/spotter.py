@@ -2,7 +2,9 @@
 
 The library's defaults enlarge every image to 736 pixels and pad every line to 320. That is ten times slower, with equal
 verdicts on web images; the settings here were chosen by measurement (see `benchmarks/`). Recognition runs only on boxes
-that the detector finds, and stops at the first text that the caller looks for.
+that the detector finds, in whatever direction the line runs (see `lines`), and stops at the first text that the caller
+looks for. A second pass, off by default, looks for small and translucent text in a larger copy of the image, then in
+the smallest of its three colour values: marks are mostly white or grey, and that value is low in whatever has a colour.
 
 The detector can take several images of one size class (equal shape after RapidOCR's preprocessing) in one batch. It
 does so on a GPU. On the CPU it does not: that gains little, and each batch size would need its own network. On the CPU
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from diht_k8s.api.filter import MIN_STORED_CONFIDENCE, TextSpotting
 from diht_k8s.recipe.filter.text_spotting.engine import LINES_AT_ONCE, Device, load_engine
+from diht_k8s.recipe.filter.text_spotting.lines import read_lines
 from diht_k8s.recipe.filter.text_spotting.matching import SpottedText
 from diht_k8s.recipe.filter.text_spotting.networks import Precision
 
@@ -56,7 +59,9 @@ class Spotting:
     """The texts found in one image."""
 
     texts: tuple[SpottedText, ...]
-    """texts with a confidence of at least `MIN_STORED_CONFIDENCE`, largest box first."""
+    """texts with a confidence of at least `MIN_STORED_CONFIDENCE`, largest box first; then those that only the second pass
+    read.
+    """
     state: State
     """`stopped_early` if the wanted text was found before all boxes were read."""
 
@@ -70,6 +75,15 @@ class SpottingRequest(NamedTuple):
     """recognition stops at the first text for which this is true; None reads all."""
 
 
+class _View(NamedTuple):
+    """An image as one pass over it sees it."""
+
+    size: int
+    """longest side in pixels of what the detector sees."""
+    colours: Literal["All", "Least"] = "All"
+    """Least: the smallest of the three colour values of each pixel, as grey."""
+
+
 class TextSpotter:
     """RapidOCR's detector and recogniser (PP-OCR weights from its package), loaded at the first image."""
 
@@ -77,6 +91,7 @@ class TextSpotter:
         self,
         *,
         detector_size: int = _DEFAULTS.detector_size,
+        second_detector_size: int | None = _DEFAULTS.second_detector_size,
         threads: int = 1,
         device: Device = _DEFAULTS.device,
         precision: Precision = _DEFAULTS.precision,
@@ -87,6 +102,8 @@ class TextSpotter:
         Args:
             detector_size: longest side in pixels of the image that the detector sees. The recogniser sees the full
                 image.
+            second_detector_size: longest side at which an image is read again if the text looked for was not found, in
+                colour and in grey; None reads it once.
             threads: threads of one inference. Several processes of one thread each are faster than one of several.
             device: where the networks run; CUDA needs onnxruntime-gpu.
             precision: precision on the CPU. BF16 needs a CPU that supports it, else fp32 is used; a GPU always computes
@@ -95,6 +112,10 @@ class TextSpotter:
                 device.
         """
         self._detector_size, self._threads = detector_size, threads
+        second = second_detector_size
+        self._views = [_View(detector_size)] + (
+            [] if second is None else [_View(second), _View(second, colours="Least")]
+        )
         self._device: Device = device
         self._precision: Precision = precision
         self._batch = BATCH_OF[device] if batch is None else batch
@@ -127,10 +148,21 @@ class TextSpotter:
             yield from self._read_together(together)
 
     def _read_together(self, requests: Sequence[SpottingRequest]) -> list[Spotting]:
-        images = [self._pixels(request.image) for request in requests]
+        found = [Spotting((), "done") for _ in requests]
+        for view in self._views:
+            unsettled = [place for place, request in enumerate(requests) if not _has_wanted(found[place], request)]
+            if not unsettled:
+                break
+            new = self._read_view(view, [requests[place] for place in unsettled])
+            for place, spotting in zip(unsettled, new, strict=True):
+                found[place] = _merged(found[place], spotting)
+        return found
+
+    def _read_view(self, view: _View, requests: Sequence[SpottingRequest]) -> list[Spotting]:
+        images = [self._pixels(request.image, view) for request in requests]
         return [
             self._read_until(pixels, boxes, request.wanted)
-            for pixels, boxes, request in zip(images, self._boxes(images), requests, strict=True)
+            for pixels, boxes, request in zip(images, self._boxes(images, view.size), requests, strict=True)
         ]
 
     def _gathered(self, requests: Iterable[SpottingRequest]) -> Iterator[list[SpottingRequest]]:
@@ -157,20 +189,22 @@ class TextSpotter:
                     return Spotting(tuple(found), "stopped_early" if start + step < len(boxes) else "done")
         return Spotting(tuple(found), "done")
 
-    def _pixels(self, image: Image.Image) -> np.ndarray:
+    def _pixels(self, image: Image.Image, view: _View) -> np.ndarray:
         """Pixels, height x width x 3 (BGR, uint8), enlarged towards the detector's size if the image is smaller."""
         import cv2
         import numpy as np
 
         pixels = cv2.cvtColor(np.asarray(image), cv2.COLOR_RGB2BGR)
+        if view.colours == "Least":
+            pixels = cv2.cvtColor(pixels.min(axis=2), cv2.COLOR_GRAY2BGR)
         height, width = pixels.shape[:2]
-        factor = min(self._detector_size / max(height, width), MAX_ENLARGEMENT)
+        factor = min(view.size / max(height, width), MAX_ENLARGEMENT)
         if factor <= 1 and min(height, width) >= MIN_IMAGE_SIDE:
             return pixels
         size = (max(round(width * factor), MIN_IMAGE_SIDE), max(round(height * factor), MIN_IMAGE_SIDE))
         return cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC if factor > 1 else cv2.INTER_AREA)
 
-    def _boxes(self, images: Sequence[np.ndarray]) -> list[list[Any]]:
+    def _boxes(self, images: Sequence[np.ndarray], detector_size: int) -> list[list[Any]]:
         """Corner points of the text lines of each image, largest first, since captions rarely repeat the small print.
 
         Uses RapidOCR's own steps before and after its network, which takes images of one shape as a batch.
@@ -178,7 +212,7 @@ class TextSpotter:
         import numpy as np
 
         detector = self._loaded()._load_det_model()
-        prepare = detector.get_preprocess()
+        prepare = _preprocessing(detector, detector_size)
         boxes: list[list[Any]] = [[] for _ in images]
         size_classes: defaultdict[tuple[int, ...], list[tuple[int, np.ndarray]]] = defaultdict(list)
         for place, pixels in enumerate(images):
@@ -193,13 +227,8 @@ class TextSpotter:
         return boxes
 
     def _read(self, pixels: np.ndarray, boxes: Sequence[Any]) -> list[SpottedText]:
-        engine = self._loaded()
-        lines = engine.recognize_txt(engine.crop_text_regions(pixels, boxes))
-        return [
-            SpottedText(text, float(confidence))
-            for text, confidence in zip(lines.txts, lines.scores, strict=True)
-            if text.strip() and confidence >= MIN_STORED_CONFIDENCE
-        ]
+        lines = read_lines(self._loaded(), pixels, boxes)
+        return [line for line in lines if line.text.strip() and line.confidence >= MIN_STORED_CONFIDENCE]
 
     def _loaded(self) -> Any:
         if self._engine is None:
@@ -210,6 +239,27 @@ class TextSpotter:
                 precision=self._precision,
             )
         return self._engine
+
+
+def _has_wanted(found: Spotting, request: SpottingRequest) -> bool:
+    """Whether the text looked for is among those found; it would be the last, since reading stops there."""
+    return request.wanted is not None and bool(found.texts) and request.wanted(found.texts[-1])
+
+
+def _merged(first: Spotting, second: Spotting) -> Spotting:
+    """The texts of an image after one more pass; those that were read as surely before are not repeated."""
+    confidences = dict[str, float]()
+    for text, confidence in first.texts:
+        confidences[text] = max(confidence, confidences.get(text, 0))
+    new = (text for text in second.texts if text.confidence > confidences.get(text.text, 0))
+    return Spotting((*first.texts, *new), second.state)
+
+
+def _preprocessing(detector: Any, size: int) -> Any:
+    """RapidOCR's preprocessing of images for its detector, at another size than that of its settings."""
+    prepare = detector.get_preprocess()
+    prepare.limit_side_len = size
+    return prepare
 
 
 def _prepared(prepare: Any, pixels: np.ndarray) -> np.ndarray | None:

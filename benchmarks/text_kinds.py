@@ -1,0 +1,230 @@
+"""Text spotting on text that is hard to read: turned, translucent, curved or small, beside RapidOCR's default settings.
+
+Input: captions and images as in `benchmarks/run text_spotting`, drawn with fonts that no other figure has seen
+(`text-fonts-requirements.txt`; `--fonts` names a folder). Every image of 320 px shows neighbouring words of its caption.
+A seed determines the draw. Output: one JSON line with the share of images in which the T rule finds the caption, by
+kind, and CPU milliseconds per image.
+
+- upright: 22 to 56 px, turned by up to 15 degrees;
+- turned: the same text, half of it by 90, 180 or 270 degrees, half by any angle from 60 to 270;
+- translucent: one diagonal mark of 26 to 48 px, without outline, 40 to 70 % opaque, over a photograph;
+- curved: 22 to 36 px along an arc of 60 to 150 degrees;
+- small: 9 to 13 px.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any, Final, Literal, get_args
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from benchmarks.text_spotting import (
+    COLOURS,
+    DATA,
+    MAX_ANGLE,
+    SIDE,
+    PaintedImage,
+    backgrounds,
+    default_engine,
+    ours,
+    shows,
+    words_of,
+)
+from diht_k8s.recipe.filter import TextSpotter
+from diht_k8s.recipe.filter.text_spotting.matching import SpottedText
+from diht_k8s.recipe.shards.images import decode
+from diht_k8s.recipe.shards.samples import read_samples
+from diht_k8s.recipe.shards.storage import Storage
+
+Kind = Literal["upright", "turned", "translucent", "curved", "small"]
+FONTS: Final = Path(__file__).parent.parent / ".cache" / "text-fonts"
+SIZES: Final[dict[Kind, tuple[int, int]]] = {
+    "upright": (22, 56),
+    "turned": (22, 56),
+    "translucent": (26, 48),
+    "curved": (22, 36),
+    "small": (9, 13),
+}
+"""Smallest and largest font of each kind, in pixels."""
+MARGIN: Final = 6
+Font = ImageFont.FreeTypeFont
+
+
+def families(folder: Path) -> list[list[Path]]:
+    """Font files of a folder, those of each subfolder together, so that all families are drawn equally often."""
+    files = sorted(path for suffix in ("ttf", "otf") for path in folder.rglob(f"*.{suffix}"))
+    if not files:
+        raise SystemExit(
+            f"no fonts below {folder}: install them by .venv/bin/python -m pip install --target .cache/text-fonts "
+            "--no-deps -r benchmarks/text-fonts-requirements.txt, or name a folder with --fonts"
+        )
+    parents = sorted({path.parent for path in files})
+    return [[path for path in files if path.parent == parent] for parent in parents]
+
+
+def line_of(text: str, font: Font, rng: Random) -> Image.Image:
+    """A line of text on a transparent ground: on a plate or with an outline."""
+    left, top, right, bottom = font.getbbox(text)
+    label = Image.new("RGBA", (math.ceil(right - left) + 2 * MARGIN, math.ceil(bottom - top) + 2 * MARGIN))
+    colour = rng.choice(COLOURS)
+    edge = "black" if colour in ("white", "yellow", "orange") else "white"
+    draw, place = ImageDraw.Draw(label), (MARGIN - left, MARGIN - top)
+    if rng.random() < 0.4:
+        draw.rectangle((0, 0, *label.size), fill=edge)
+        draw.text(place, text, font=font, fill=colour)
+    else:
+        width = 2 if font.size >= SIZES["upright"][0] else 1
+        draw.text(place, text, font=font, fill=colour, stroke_width=width, stroke_fill=edge)
+    return label
+
+
+def translucent_line(text: str, font: Font, rng: Random) -> Image.Image:
+    """A line of text without outline, 40 to 70 % opaque."""
+    left, top, right, bottom = font.getbbox(text)
+    label = Image.new("RGBA", (math.ceil(right - left) + 2 * MARGIN, math.ceil(bottom - top) + 2 * MARGIN))
+    colour = rng.choice([(255, 255, 255), (230, 230, 230), (0, 0, 0)])
+    place = (MARGIN - left, MARGIN - top)
+    ImageDraw.Draw(label).text(place, text, font=font, fill=(*colour, round(255 * rng.uniform(0.4, 0.7))))
+    return label
+
+
+def curved_line(text: str, font: Font, rng: Random) -> Image.Image:
+    """A line of text bent along an arc of 60 to 150 degrees, open below."""
+    import cv2
+
+    flat = np.asarray(line_of(text, font, rng))
+    height, width = flat.shape[:2]
+    arc = math.radians(rng.uniform(60, 150))
+    radius = width / arc
+    outer = radius + height
+    half = math.ceil(outer * math.sin(min(arc, math.pi) / 2)) + 1
+    depth = math.ceil(outer - radius * math.cos(arc / 2)) + 1
+    y, x = np.mgrid[0:depth, 0 : 2 * half].astype(np.float32)
+    x, y = x - half, outer - y
+    angle, distance = np.arctan2(x, y), np.hypot(x, y)
+    bent = cv2.remap(
+        np.ascontiguousarray(flat),
+        ((angle + arc / 2) * radius).astype(np.float32),
+        (outer - distance).astype(np.float32),
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=(0, 0, 0, 0),
+    )
+    return Image.fromarray(bent)
+
+
+def angle_of(kind: Kind, rng: Random) -> float:
+    """Degrees, counter-clockwise, by which a line of a kind is turned."""
+    if kind == "turned":
+        return float(rng.choice((90, 180, 270))) if rng.random() < 0.5 else rng.uniform(60, 270)
+    if kind == "translucent":
+        return rng.choice((-1, 1)) * rng.uniform(20, 50)
+    return 0.0 if kind == "curved" else rng.uniform(-MAX_ANGLE, MAX_ANGLE)
+
+
+LINES: Final[dict[Kind, Callable[[str, Font, Random], Image.Image]]] = {
+    "translucent": translucent_line,
+    "curved": curved_line,
+}
+
+
+def painted(ground: Image.Image, text: str, kind: Kind, font: Font, rng: Random) -> Image.Image | None:
+    """The image with a text of a kind at a random position; None if it does not fit."""
+    label = LINES.get(kind, line_of)(text, font, rng)
+    turned = label.rotate(angle_of(kind, rng), Image.Resampling.BICUBIC, expand=True)
+    if turned.width > ground.width or turned.height > ground.height:
+        return None
+    result = ground.copy()
+    place = (rng.randint(0, ground.width - turned.width), rng.randint(0, ground.height - turned.height))
+    result.paste(turned, place, turned)
+    return result
+
+
+def images_of(kind: Kind, number: int, seed: int, folder: Path) -> list[PaintedImage]:
+    """Images of a kind: texts drawn over the demo's images and crops of photographs (translucent: over these only)."""
+    rng = Random(f"{kind} {seed}")
+    samples = [
+        sample
+        for shard in sorted(DATA.glob("*.tar.gz"))
+        for sample in read_samples(Storage(), str(shard))
+        if sample.problem is None and not sample.meta.get("painted")
+    ]
+    rng.shuffle(samples)
+    fonts, photographs, made = families(folder), backgrounds(rng), list[PaintedImage]()
+    for sample in samples:
+        if len(made) == number:
+            break
+        if not (text := words_of(sample.caption, rng)):
+            continue
+        own = kind != "translucent" and rng.random() < 0.5
+        ground = decode(sample.image).resize((SIDE, SIDE), Image.Resampling.LANCZOS) if own else rng.choice(photographs)
+        font = ImageFont.truetype(rng.choice(rng.choice(fonts)), rng.randint(*SIZES[kind]))
+        shown = painted(ground, text.upper() if rng.random() < 0.4 else text, kind, font, rng)
+        if shown is not None:
+            made.append(PaintedImage(shown, sample.caption, "caption", text))
+    return made
+
+
+def recall(
+    read: Callable[[Sequence[PaintedImage]], Sequence[bool]], made: Sequence[PaintedImage], timed: int
+) -> dict[str, float]:
+    """Number of images in which the caption is found; CPU milliseconds per image of a second reading of the first ones,
+    when all networks that they need are compiled.
+    """
+    found = sum(read(made))
+    began = time.process_time()
+    read(made[:timed])
+    return {"found": found, "of": len(made), "ms": round(1000 * (time.process_time() - began) / len(made[:timed]), 1)}
+
+
+def by_defaults(engine: Any, made: Sequence[PaintedImage]) -> list[bool]:
+    """Verdicts on what RapidOCR reads with its own settings, orientation of all lines included."""
+    verdicts = list[bool]()
+    for one in made:
+        result = engine(np.asarray(one.image)[:, :, ::-1].copy(), use_det=True, use_cls=True, use_rec=True)
+        texts, scores = getattr(result, "txts", None) or (), getattr(result, "scores", None) or ()
+        verdicts.append(
+            shows([SpottedText(*pair) for pair in zip(texts, map(float, scores), strict=True)], one.caption)
+        )
+    return verdicts
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=240, help="of each kind")
+    parser.add_argument("--kinds", nargs="+", choices=get_args(Kind), default=list(get_args(Kind)))
+    parser.add_argument("--fonts", type=Path, default=FONTS, help="folder with fonts")
+    parser.add_argument("--second", type=int, default=512, help="secondDetectorSize of the second pass; 0: none")
+    parser.add_argument("--timed", type=int, default=60, help="images of each kind that are read again for the time")
+    parser.add_argument("--defaults", type=int, default=0, help="images that RapidOCR's defaults read as well")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    readers: dict[str, Callable[[Sequence[PaintedImage]], Sequence[bool]]] = {"filter": partial(ours, TextSpotter())}
+    if arguments.second:
+        readers["second pass"] = partial(ours, TextSpotter(second_detector_size=arguments.second))
+    defaults = partial(by_defaults, default_engine())
+    figures = dict[str, dict[str, dict[str, float]]]()
+    for kind in arguments.kinds:
+        made = images_of(kind, arguments.images, arguments.seed, arguments.fonts)
+        figures[kind] = {name: recall(read, made, arguments.timed) for name, read in readers.items()}
+        if arguments.defaults:
+            figures[kind]["defaults"] = recall(defaults, made[: arguments.defaults], 10)
+    options = {**vars(arguments), "fonts": arguments.fonts.name}
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    print(json.dumps({"benchmark": "text_kinds", "options": options, "kinds": figures, "machine": machine}))
+
+
+if __name__ == "__main__":
+    main()
