@@ -204,5 +204,5 @@ def read_heads(job: LabelJob) -> tuple[list[Head], str]:
     tensors, header = read_safetensors(job.context.storage, uri)
     if header["config_sha256"] != job.context.config_sha256:
         raise DataError(f"{uri} was made under another configuration: run the stage label again with --replace")
-    heads = [Head(tensors[f"{kind}.weight"], tensors[f"{kind}.bias"]) for kind in KINDS]
+    heads = [Head(tensors[f"{kind}.weight"], tensors[f"{kind}.bias"], kind=job.label.heads.kind) for kind in KINDS]
     return heads, header["vocabulary_sha256"]

@@ -149,8 +149,15 @@ def freeze(counts: ConceptCounts, cuts: Cuts) -> ConceptVocabulary:
     least = max(cuts.min_count, math.ceil(cuts.min_fraction * counts.captions))
     credited = {name for name, count in counts.credits.items() if 2 * count > counts.objects[name]}
     reasons = {"excluded": frozenset(cuts.exclude), "credits": credited}
-    objects, cut_objects = _cut(counts.objects, least, cuts.max_objects, reasons)
-    attributes, cut_attributes = _cut(counts.attributes, least, cuts.max_attributes, {**reasons, "credits": ()})
+    objects, cut_objects = _cut(
+        counts.objects, least, cuts.max_objects, {**reasons, **_everywhere(counts.objects, counts.captions, cuts)}
+    )
+    attributes, cut_attributes = _cut(
+        counts.attributes,
+        least,
+        cuts.max_attributes,
+        {**reasons, "credits": (), **_everywhere(counts.attributes, counts.captions, cuts)},
+    )
     for kind, kept, counter in (("objects", objects, counts.objects), ("attributes", attributes, counts.attributes)):
         if not kept.names:
             raise DataError(
@@ -160,6 +167,13 @@ def freeze(counts: ConceptCounts, cuts: Cuts) -> ConceptVocabulary:
     return ConceptVocabulary(
         counts.captions, objects, attributes, {"objects": cut_objects, "attributes": cut_attributes}
     )
+
+
+def _everywhere(counter: Counter[str], captions: int, cuts: Cuts) -> dict[str, Collection[str]]:
+    """The names in too many captions, if there is a limit."""
+    if cuts.max_fraction == 1:
+        return {}
+    return {"everywhere": {name for name, count in counter.items() if count > cuts.max_fraction * captions}}
 
 
 def _cut(
