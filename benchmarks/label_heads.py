@@ -29,9 +29,12 @@ from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.filter import CaptionParser
 from diht_k8s.recipe.label.caption_concepts import read_captions
 from diht_k8s.recipe.label.features import read_safetensors
-from diht_k8s.recipe.label.heads import TrainingImages, folds_of, train_head
+from diht_k8s.recipe.label.heads import Head, TrainingImages, folds_of, train_head
 from diht_k8s.recipe.label.soft_labels import top_k
 from diht_k8s.recipe.label.targets import Targets, encode
+from diht_k8s.recipe.label.teacher import load_teacher
+from diht_k8s.recipe.label.teacher_classes import imagenet_names, join_classes, with_own_classes
+from diht_k8s.recipe.label.teacher_files import weights_uri
 from diht_k8s.recipe.label.vocabulary import Concepts, ConceptVocabulary
 from diht_k8s.recipe.runtime.inputs import kept_shards
 from diht_k8s.recipe.shards.storage import Storage
@@ -70,6 +73,9 @@ def compare(run: DihtRun, benchmark: int) -> list[dict[str, Any]]:
     assert run.spec.evaluate is not None, "the run has benchmarks"
     pool = read_pool(run)
     pairs, _ = read_pairs(run.spec.evaluate.benchmarks[benchmark].shards)
+    assert run.spec.label is not None, "the run labels"
+    config = run.spec.label.teacher
+    teacher = load_teacher(config, Storage(), weights_uri(config), torch.device("cpu"))
     features = teacher_features(run, pairs)
     names_N = [[mention.name for mention in graph.objects] for graph in CaptionParser().parse(pairs.captions)]
     found: list[dict[str, Any]] = []
@@ -83,18 +89,31 @@ def compare(run: DihtRun, benchmark: int) -> list[dict[str, Any]]:
             pool.images, targets, config, run.spec.seed, torch.device("cpu"), lambda epoch, figures, state: None
         )
         setting = {"maxFraction": fraction, "kind": kind, **training, "temperature": round(head.temperature, 2)}
-        cross_fitted = head.probabilities(pool.images.features_ND, pool.images.fold_N).numpy()
-        unseen = head.all_data_probabilities(features).numpy()
-        found += [
-            {
-                **setting,
-                "minProbability": least,
-                "cross_fitted": says(cross_fitted, targets, least),
-                "development": says(unseen, encode(names_N, concepts), least),
-            }
-            for least in LEAST
-        ]
+        found += said_at(head, pool, targets, (features, encode(names_N, concepts)), setting)
+        if kind == "Sigmoid" and fraction < 1 and training:
+            longer = join_classes(concepts, dict(rows), imagenet_names())
+            targets = encode(pool.names_N, longer)
+            head = with_own_classes(head, pool.images, targets, teacher.classifier, longer)
+            setting |= {"ownClasses": len(longer.teacher_classes)}
+            found += said_at(head, pool, targets, (features, encode(names_N, longer)), setting)
     return found
+
+
+def said_at(
+    head: Head, pool: Pool, targets: Targets, unseen: tuple[torch.Tensor, Targets], setting: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """A row for each least probability: on the pool by heads that never saw the image, on the unseen images by the one on all."""
+    cross_fitted = head.probabilities(pool.images.features_ND, pool.images.fold_N).numpy()
+    development = head.all_data_probabilities(unseen[0]).numpy()
+    return [
+        {
+            **setting,
+            "minProbability": least,
+            "cross_fitted": says(cross_fitted, targets, least),
+            "development": says(development, unseen[1], least),
+        }
+        for least in LEAST
+    ]
 
 
 def says(probabilities_NC: NDArray[np.float32], targets: Targets, least: float) -> dict[str, Any]:

@@ -37,6 +37,9 @@ class Teacher(Model):
     """weights is a safetensors or .pth file; unset takes the weights of an installed package. Nothing is downloaded."""
     image_size: Annotated[int | None, Field(ge=32, le=1024)] = None
     """imageSize in pixels; unset takes the teacher's own."""
+    own_classes: bool = False
+    """ownClasses joins the classes of an ImageNet network (`timm/NAME`) to the objects, by words: what no caption concept
+    names keeps the teacher's classifier, calibrated on the captions. It needs heads.kind Sigmoid (ours, not the paper's)."""
 
 
 class Heads(Model):

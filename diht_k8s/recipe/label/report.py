@@ -167,10 +167,10 @@ def named(head: HeadLabels, header: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
 
 def outside_caption(head: HeadLabels, concepts: Concepts, names_N: Sequence[Sequence[str]]) -> npt.NDArray[np.bool_]:
     """Which of the stored classes the image's caption does not name, [N, K]."""
-    outside = [
-        [concepts.names[number] not in names for number in ids]
-        for ids, names in zip(head.ids_NK.tolist(), names_N, strict=True)
-    ]
+    ids, outside = concepts.ids, list[list[bool]]()
+    for row, names in zip(head.ids_NK.tolist(), names_N, strict=True):
+        inside = {number for name in names for number in ids.get(name, ())}
+        outside.append([number not in inside for number in row])
     return np.array(outside, np.bool_).reshape(head.ids_NK.shape)
 
 

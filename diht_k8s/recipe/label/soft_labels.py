@@ -153,4 +153,5 @@ def _head(table: pa.Table, name: str, has_label_N: npt.NDArray[np.bool_], width:
 def _renormalised(head: HeadLabels) -> HeadLabels:
     """Rows that sum to 1 in float32, but for those of images without a label."""
     sums_N1 = head.probabilities_NK.sum(axis=1, keepdims=True)
-    return HeadLabels(head.ids_NK, head.probabilities_NK / np.where(sums_N1 > 0, sums_N1, 1))
+    sums_N1[sums_N1 == 0] = 1
+    return HeadLabels(head.ids_NK, head.probabilities_NK / sums_N1)

@@ -63,16 +63,41 @@ class ConceptCounts:
 
 
 @dataclass(frozen=True)
+class TeacherClass:
+    """A class of the teacher's own."""
+
+    number: int
+    """in the teacher's classifier."""
+    names: tuple[str, ...]
+    """all of them, the usual one first."""
+
+
+@dataclass(frozen=True)
 class Concepts:
     """The classes of one head: class id = place in this list."""
 
     names: tuple[str, ...]
     counts: tuple[int, ...]
+    teacher_classes: tuple[TeacherClass, ...] = ()
+    """the last classes, which the teacher's own classifier says (`label.teacher.ownClasses`)."""
 
     @property
-    def index(self) -> dict[str, int]:
-        """Name -> class id."""
-        return {name: number for number, name in enumerate(self.names)}
+    def trained(self) -> Concepts:
+        """The classes that captions gave."""
+        count = len(self) - len(self.teacher_classes)
+        return Concepts(self.names[:count], self.counts[:count])
+
+    @property
+    def ids(self) -> dict[str, list[int]]:
+        """Name -> the classes that it names.
+
+        A class of the teacher's own has several names, and the last word of a name is one, too: "owl" names the "great grey owl".
+        """
+        found: dict[str, list[int]] = {name: [number] for number, name in enumerate(self.trained.names)}
+        for number, each in enumerate(self.teacher_classes, start=len(found)):
+            for word in {word for name in each.names for word in (name, name.rpartition(" ")[2])}:
+                found.setdefault(word, []).append(number)
+        return found
 
     def __len__(self) -> int:
         return len(self.names)
@@ -133,11 +158,17 @@ class ConceptVocabulary:
 
 
 def _rows(concepts: Concepts) -> list[dict[str, Any]]:
-    return [{"name": name, "count": count} for name, count in zip(concepts.names, concepts.counts, strict=True)]
+    rows: list[dict[str, Any]] = [
+        {"name": name, "count": count} for name, count in zip(concepts.names, concepts.counts, strict=True)
+    ]
+    for row, each in zip(rows[len(concepts.trained) :], concepts.teacher_classes, strict=True):
+        row |= {"teacher_class": each.number, "names": list(each.names)}
+    return rows
 
 
 def _concepts(rows: list[dict[str, Any]]) -> Concepts:
-    return Concepts(tuple(row["name"] for row in rows), tuple(row["count"] for row in rows))
+    own = tuple(TeacherClass(row["teacher_class"], tuple(row["names"])) for row in rows if "teacher_class" in row)
+    return Concepts(tuple(row["name"] for row in rows), tuple(row["count"] for row in rows), own)
 
 
 def freeze(counts: ConceptCounts, cuts: Cuts) -> ConceptVocabulary:
