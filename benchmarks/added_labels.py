@@ -1,17 +1,22 @@
-"""A sheet of images with what their labels name and their captions do not, for judging by eye how often that is right.
+"""A sheet of images with what their labels name and no word of their captions does, for judging by eye how often that is right.
 
-In: a committed label stage. Out: PNG pages of 50 images each, drawn at random from all that have such an object, and a JSON line.
+In: a committed label stage. Out: PNG pages of 50 images each, drawn by a seed from all that have such an object, a table of them
+with an empty column for the judge, and a JSON line. `--judged TABLE` counts a table that has been filled in.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
+import re
 import textwrap
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -20,7 +25,8 @@ from diht_k8s.api.documents import load
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.label.caption_concepts import read_captions
-from diht_k8s.recipe.label.report import NAMED, outside_caption
+from diht_k8s.recipe.label.features import group_of
+from diht_k8s.recipe.label.report import named, outside_caption
 from diht_k8s.recipe.label.soft_labels import read_labels
 from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
 from diht_k8s.recipe.runtime.inputs import kept_shards
@@ -30,6 +36,8 @@ from diht_k8s.recipe.shards.storage import Storage
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 COLUMNS, ROWS, CELL, IMAGE = 10, 5, (150, 190), 96
+FIELDS: Final = ("number", "uid", "group", "label", "probability", "caption", "right")
+"""Columns of the table; `right` is 1 where the judge sees the label in the image, else 0."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,8 @@ class Added:
     """An image and an object that only its label names."""
 
     uid: str
+    group: str
+    """equal for variants of one drawing."""
     caption: str
     name: str
     probability: float
@@ -44,45 +54,90 @@ class Added:
 
 
 def main() -> None:
-    """Draw the pages."""
+    """Draw the pages and write the table, or count a judged one."""
     parser = argparse.ArgumentParser(prog="benchmarks/run added_labels", description=__doc__)
     parser.add_argument(
         "--document", default="examples/demo.yaml", help="a run that has been labelled (default: %(default)s)"
     )
     parser.add_argument("--output", help="its data.output where that is another than the document's")
     parser.add_argument("--pictures", type=int, default=100, help="(default: %(default)s)")
-    parser.add_argument("--sheet", default="added_labels", help="pages are SHEET-0.png, ... (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw (default: %(default)s)")
+    parser.add_argument(
+        "--sheet", default="added_labels", help="SHEET-0.png, ... and SHEET.csv are written (default: %(default)s)"
+    )
+    parser.add_argument("--judged", metavar="TABLE", help="count this table's verdicts instead")
     options = parser.parse_args()
+    if options.judged:
+        with Path(options.judged).open(newline="") as file:
+            print(json.dumps({"benchmark": "added_labels", **verdicts(csv.DictReader(file))}))
+        return
     sheet = Path(options.sheet).resolve()
     overrides = [f"data.output={Path(options.output).resolve()}"] if options.output else []
     os.chdir(ROOT)
     found = added_objects(load(Path(options.document).read_text(), name=options.document, overrides=overrides))
-    chosen = np.random.default_rng(0).permutation(len(found))[: options.pictures]
-    size = COLUMNS * ROWS
-    for page in range(-(-len(chosen) // size)):
-        draw_page([found[number] for number in chosen[page * size : (page + 1) * size]], page * size).save(
-            f"{sheet}-{page}.png"
-        )
-    print(json.dumps({"benchmark": "added_labels", "pictures": len(found), "drawn": [found[n].name for n in chosen]}))
+    chosen = np.random.default_rng(options.seed).permutation(len(found))[: options.pictures]
+    drawn = [found[number] for number in chosen]
+    write_sheet(drawn, sheet)
+    names = Counter(entry.name for entry in drawn).most_common()
+    groups = len({(entry.group, entry.name) for entry in found})
+    print(json.dumps({"benchmark": "added_labels", "pictures": len(found), "groups": groups, "drawn": names}))
 
 
 def added_objects(run: DihtRun) -> list[Added]:
-    """Of each image its likeliest object of at least `NAMED` that the caption does not name."""
+    """Of each image its likeliest object that the label names and no word of the caption does."""
     storage, layout, found = Storage(run.spec.storage), Layout(run.spec.data.output), list[Added]()
     concepts = ConceptVocabulary.from_document(json.loads(storage.read_bytes(layout.vocabulary))).objects
     for shard in kept_shards(run.spec, storage):
-        head = read_labels(storage, layout.labels(shard.name)).objects
-        captions = read_captions(storage, layout, shard)
-        added_NK = outside_caption(head, concepts, captions.objects) & (head.probabilities_NK >= NAMED)
+        labels = read_labels(storage, layout.labels(shard.name))
+        head, names_N = labels.objects, read_captions(storage, layout, shard).objects
+        added_NK = outside_caption(head, concepts, names_N) & named(head, labels.header)
         for row, sample in enumerate(read_pairs(storage, shard)):
-            if added_NK[row].any():
-                place = int(added_NK[row].argmax())  # likeliest first
-                name, probability = concepts.names[head.ids_NK[row, place]], float(head.probabilities_NK[row, place])
-                found.append(Added(sample.uid, sample.caption, name, probability, decode(sample.image)))
+            said = words(" ".join([sample.caption, *names_N[row]]))
+            for place in np.flatnonzero(added_NK[row]):  # likeliest first
+                name = concepts.names[head.ids_NK[row, place]]
+                if not words(name) <= said:
+                    probability = float(head.probabilities_NK[row, place])
+                    image = decode(sample.image)
+                    found.append(Added(sample.uid, group_of(sample), sample.caption, name, probability, image))
+                    break
     return found
 
 
-def draw_page(entries: list[Added], first: int) -> Image.Image:
+def words(text: str) -> set[str]:
+    """The words of a text in lower case."""
+    return set(re.findall(r"\w+", text.lower()))
+
+
+def verdicts(rows: Iterable[Mapping[str, str]]) -> dict[str, Any]:
+    """How many of a judged table are right: of all, of the first of each group with this label, by label."""
+    judged = [(row["group"], row["label"], row["right"] == "1") for row in rows if row["right"] in ("0", "1")]
+    first = {(group, label): right for group, label, right in reversed(judged)}
+    labels = Counter(label for _, label, _ in judged)
+    right_of = Counter(label for _, label, right in judged if right)
+    return {
+        "judged": len(judged),
+        "right": sum(right for _, _, right in judged),
+        "groups": len(first),
+        "right_groups": sum(first.values()),
+        "labels": {label: [right_of[label], count] for label, count in labels.most_common()},
+    }
+
+
+def write_sheet(drawn: Sequence[Added], sheet: Path) -> None:
+    """Pages and table."""
+    size = COLUMNS * ROWS
+    for page in range(-(-len(drawn) // size)):
+        draw_page(drawn[page * size : (page + 1) * size], page * size).save(f"{sheet}-{page}.png")
+    with Path(f"{sheet}.csv").open("w", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(FIELDS)
+        table.writerows(
+            [number, entry.uid, entry.group, entry.name, round(entry.probability, 3), entry.caption, ""]
+            for number, entry in enumerate(drawn)
+        )
+
+
+def draw_page(entries: Sequence[Added], first: int) -> Image.Image:
     """A grid of images: number and added object above, caption below."""
     page = Image.new("RGB", (COLUMNS * CELL[0], ROWS * CELL[1]), "white")
     draw, large, small = ImageDraw.Draw(page), ImageFont.load_default(15), ImageFont.load_default(11)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -17,6 +17,9 @@ class Vocabulary(Model):
     """minFraction: a concept must occur in this share of the kept captions."""
     min_count: Count = 5
     """minCount: and in at least this many captions."""
+    max_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """maxFraction: a concept in more than this share of the kept captions becomes no class: a word of half of the captions
+    ("skin tone" in a set of emoji) is said of everything."""
     max_objects: Annotated[int, Field(ge=1, le=65535)] = 10000
     """maxObjects: at most this many objects are kept, the most common ones."""
     max_attributes: Annotated[int, Field(ge=1, le=65535)] = 2000
@@ -34,11 +37,19 @@ class Teacher(Model):
     """weights is a safetensors or .pth file; unset takes the weights of an installed package. Nothing is downloaded."""
     image_size: Annotated[int | None, Field(ge=32, le=1024)] = None
     """imageSize in pixels; unset takes the teacher's own."""
+    own_classes: bool = False
+    """ownClasses joins the classes of an ImageNet network (`timm/NAME`) to the objects, by words: what no caption concept
+    names keeps the teacher's classifier, calibrated on the captions. It needs heads.kind Sigmoid (ours, not the paper's)."""
 
 
 class Heads(Model):
     """Training of the two linear heads on frozen features (our choice)."""
 
+    kind: Literal["Softmax", "Sigmoid"] = "Softmax"
+    """kind: Softmax is the paper's, a cross-entropy with targets of 1/m, and must always name something. Sigmoid (ours) asks
+    of each concept alone whether the caption names it, so that all may be unlikely."""
+    calibrate: bool = False
+    """calibrate divides a head's logits by the temperature with the least loss on the images that it has not seen."""
     epochs: Annotated[int, Field(ge=1, le=1000)] = 20
     """epochs over the (up-sampled) images."""
     lr: Annotated[float, Field(gt=0, le=10)] = 1.0e-3
@@ -63,6 +74,9 @@ class Label(Model):
     million images it is not needed): one head, and a twentieth of the images says when to stop."""
     top_k: Annotated[int, Field(ge=1, le=1000)] = 10
     """topK classes per head are stored, renormalised."""
+    min_probability: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """minProbability: a head says only what it finds at least this likely, and nothing of an image without such a concept.
+    What is said keeps its probability. 0 is the paper's way: the topK likeliest, however unlikely."""
     max_samples: Count = 1_000_000
     """maxSamples: the heads are trained on at most this many images."""
     workers: Annotated[int, Field(ge=1, le=4096, json_schema_extra=PLACEMENT)] = 1

@@ -103,6 +103,11 @@ NO_SOURCES: Final = (
 )
 
 
+OWN_CLASSES: Final = (
+    "label.teacher.ownClasses needs label.heads.kind Sigmoid: a softmax shares one probability among all classes"
+)
+
+
 def cross_field_problems(spec: Spec) -> list[str]:
     """Rules over several fields, each with a message that says what to do (the CRD carries the same ones as CEL).
 
@@ -120,6 +125,8 @@ def cross_field_problems(spec: Spec) -> list[str]:
         problems.append(
             "label reads the filter's scores: give filter (with minComplexity: 0 and minActions: 0 to keep all)"
         )
+    if spec.label is not None and spec.label.teacher.own_classes and spec.label.heads.kind != "Sigmoid":
+        problems.append(OWN_CLASSES)
     if not spec.data.sources and (spec.filter is not None or (spec.train is not None and not spec.train.shards)):
         problems.append(NO_SOURCES)
     if (train := spec.train) is not None:

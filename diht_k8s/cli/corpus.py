@@ -153,6 +153,7 @@ def _reasons(least: int) -> dict[str, str]:
         "excluded": "left out by the run (exclude)",
         "credits": 'stands after "by": authors and makers',
         "rare": f"in fewer than {least:,} captions (minCount, minFraction)",
+        "everywhere": "in too many captions (maxFraction)",
         "over_cap": "beyond the cap (maxObjects, maxAttributes)",
     }
 

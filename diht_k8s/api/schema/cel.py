@@ -16,7 +16,7 @@ from diht_k8s.api.evaluate import NO_SPLIT
 from diht_k8s.api.kubernetes_types.pod_types import ONE_REFERENCE, REFERENCES, SOURCES, TOO_MANY_SOURCES
 from diht_k8s.api.kubernetes_types.security import CAPABILITY_PREFIX, PRIVILEGED_ESCALATES, ROOT_NEEDS_CONSENT
 from diht_k8s.api.pods import OWN_VOLUMES
-from diht_k8s.api.run import MAX_NAME_LENGTH, NO_SOURCES, UNKNOWN_MOUNT, Spec, Stage
+from diht_k8s.api.run import MAX_NAME_LENGTH, NO_SOURCES, OWN_CLASSES, UNKNOWN_MOUNT, Spec, Stage
 from diht_k8s.api.train import Train
 
 ALWAYS_EDITABLE: Final = ("suspend", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "failurePolicy", "pods")
@@ -155,6 +155,13 @@ def _spec_rules() -> list[Rule]:
         Rule(
             "!has(self.label) || has(self.filter)",
             "label reads the filter's scores: give filter (with minComplexity: 0 and minActions: 0 to keep all)",
+            "label",
+        ),
+        Rule(
+            "!has(self.label) || !has(self.label.teacher) || !has(self.label.teacher.ownClasses) || "
+            "!self.label.teacher.ownClasses || (has(self.label.heads) && has(self.label.heads.kind) && "
+            "self.label.heads.kind == 'Sigmoid')",
+            OWN_CLASSES,
             "label",
         ),
         Rule(

@@ -27,6 +27,7 @@ from diht_k8s.recipe.label.heads import Head, State, TrainingImages, folds_of, t
 from diht_k8s.recipe.label.job import LabelJob
 from diht_k8s.recipe.label.quality import measure
 from diht_k8s.recipe.label.targets import Targets, encode, join
+from diht_k8s.recipe.label.teacher_classes import with_own_classes
 from diht_k8s.recipe.label.teacher_weights import first_line
 from diht_k8s.recipe.label.vocabulary import Concepts
 from diht_k8s.recipe.label.vocabulary_step import read_vocabulary
@@ -44,8 +45,11 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def train_heads(job: LabelJob) -> None:
-    """Train the heads that are missing on the features of the training shards, each to a file of its own."""
+def train_heads(job: LabelJob, classifier: Callable[[], tuple[Tensor, Tensor] | None]) -> None:
+    """Train the heads that are missing on the features of the training shards, each to a file of its own.
+
+    `classifier` gives the teacher's own weights and biases, and is called where its classes are concepts.
+    """
     context, config = job.context, job.label.heads
     there = set(context.storage.names(job.uri("heads")))
     todo = [kind for kind in KINDS if f"{kind}.safetensors" not in there]
@@ -57,9 +61,13 @@ def train_heads(job: LabelJob) -> None:
     for number, kind in enumerate(todo):
         watch = _Watch(job, kind, number * config.epochs)
         seed = context.run.spec.seed + KINDS.index(kind)
-        head = train_head(images, targets[kind], config, seed, device(), watch, watch.saved())
+        concepts: Concepts = getattr(vocabulary, kind)
+        trained = targets[kind].first(len(concepts.trained)) if concepts.teacher_classes else targets[kind]
+        head = train_head(images, trained, config, seed, device(), watch, watch.saved())
+        if concepts.teacher_classes:
+            head = with_own_classes(head, images, targets[kind], classifier(), concepts)
         header = {**job.header, "vocabulary_sha256": vocabulary.sha256}
-        figures = measure(head, images, targets[kind], getattr(vocabulary, kind))
+        figures = measure(head, images, targets[kind], concepts)
         metadata = {"diht": json.dumps({**header, "figures": figures}, sort_keys=True)}
         tensors = {"weight": head.weight_MCD, "bias": head.bias_MC}
         context.storage.write_bytes(job.uri("heads", f"{kind}.safetensors"), save(tensors, metadata=metadata))
@@ -204,5 +212,5 @@ def read_heads(job: LabelJob) -> tuple[list[Head], str]:
     tensors, header = read_safetensors(job.context.storage, uri)
     if header["config_sha256"] != job.context.config_sha256:
         raise DataError(f"{uri} was made under another configuration: run the stage label again with --replace")
-    heads = [Head(tensors[f"{kind}.weight"], tensors[f"{kind}.bias"]) for kind in KINDS]
+    heads = [Head(tensors[f"{kind}.weight"], tensors[f"{kind}.bias"], kind=job.label.heads.kind) for kind in KINDS]
     return heads, header["vocabulary_sha256"]

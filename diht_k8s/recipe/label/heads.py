@@ -2,7 +2,7 @@
 
 In: features, targets and folds of the training images. Out: weights that apply to raw features. Pure but for progress.
 The paper (section 3.2) trains two linear classifiers with a soft-target cross-entropy; optimiser, schedule, standardisation
-and folds are our choice. The fold heads and the head on all images are trained together: one batch passes through all of them,
+and folds are our choice, and so are heads of sigmoids, which may find no concept likely, and the temperature. The fold heads and the head on all images are trained together: one batch passes through all of them,
 and each head ignores the images of its own fold. A head's fold is also its held-out slice, which decides when to stop.
 
 Shapes: N training images, B of a batch, D features, C classes, M heads (K folds, then the one on all images; 1 without
@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +27,15 @@ from diht_k8s.api.label import Heads as HeadsConfig
 from diht_k8s.recipe.label.features import hash64
 from diht_k8s.recipe.label.targets import Targets, epoch_order, repeat_factors
 
+Kind = Literal["Softmax", "Sigmoid"]
 PATIENCE_EPOCHS = 3
 """Training stops when the held-out loss has not fallen for this many epochs; the best epoch's weights are kept."""
 CHUNK = 4096
 """Images per step of an evaluation."""
+TEMPERATURES = tuple(2 ** (step / 10) for step in range(-20, 21))
+"""What a calibration chooses from: a quarter to four, 7 % apart."""
+CALIBRATION_ENTRIES = 50_000_000
+"""The temperature is chosen on the first held-out images, up to this many probabilities."""
 HELD_OUT_PART = 20
 """Without cross-fitting one image in this many is held out."""
 
@@ -56,25 +61,29 @@ class Head:
     history: tuple[dict[str, float], ...] = ()
     """per epoch: loss and held_out_loss."""
     best_epoch: int = 0
+    kind: Kind = "Softmax"
+    temperature: float = 1.0
+    """by which weights and biases have been divided."""
 
     def probabilities(self, features_BD: Tensor, fold_B: Tensor) -> Tensor:
-        """Softmax of each image by the head that never saw its fold (float32)."""
+        """Softmax or sigmoids of each image by the head that never saw its fold (float32)."""
         heads = len(self.weight_MCD)
         head_B = fold_B if heads > 1 else torch.zeros_like(fold_B)
         probabilities_BC = torch.empty(len(features_BD), self.weight_MCD.shape[1])
         for head in head_B.unique().tolist():
             rows = (head_B == head).nonzero().flatten()
-            probabilities_BC[rows] = self._softmax(features_BD[rows], head)
+            probabilities_BC[rows] = self._by(head, features_BD[rows])
         return probabilities_BC
 
     def all_data_probabilities(self, features_BD: Tensor) -> Tensor:
-        """Softmax by the head on all images: for comparison, it has seen the captions that it is compared with."""
-        return self._softmax(features_BD, len(self.weight_MCD) - 1)
+        """Those of the head on all images: for comparison, it has seen the captions that it is compared with."""
+        return self._by(len(self.weight_MCD) - 1, features_BD)
 
-    def _softmax(self, features_BD: Tensor, head: int) -> Tensor:
+    def _by(self, head: int, features_BD: Tensor) -> Tensor:
         weight_CD, bias_C = self.weight_MCD[head], self.bias_MC[head]
         features_BD = features_BD.to(weight_CD.device, weight_CD.dtype)
-        return functional.linear(features_BD, weight_CD, bias_C).softmax(dim=1).cpu()
+        logits_BC = functional.linear(features_BD, weight_CD, bias_C)
+        return (logits_BC.sigmoid() if self.kind == "Sigmoid" else logits_BC.softmax(dim=1)).cpu()
 
 
 def folds_of(group_hash_N: Tensor, folds: int, seed: int) -> Tensor:
@@ -83,20 +92,36 @@ def folds_of(group_hash_N: Tensor, folds: int, seed: int) -> Tensor:
     return mixed_N.remainder(folds) if folds > 1 else mixed_N.remainder(HELD_OUT_PART).clamp(max=1)
 
 
-def soft_target_loss(logits_BMC: Tensor, target_BC: Tensor, fold_B: Tensor) -> Tensor:
-    """Cross-entropy against soft targets.
+def image_loss(logits_BC: Tensor, target_BC: Tensor, kind: Kind) -> Tensor:
+    """The loss of each image, (B,).
+
+    Args:
+        logits_BC: of one head.
+        target_BC: 1/m on present classes.
+        kind: Softmax: cross-entropy against these targets (the paper's); Sigmoid: the sum over classes of the binary
+            cross-entropies against whether the class is present.
+    """
+    if kind == "Softmax":
+        return functional.cross_entropy(logits_BC, target_BC, reduction="none")
+    present_BC = (target_BC > 0).to(logits_BC.dtype)
+    return functional.binary_cross_entropy_with_logits(logits_BC, present_BC, reduction="none").sum(dim=1)
+
+
+def soft_target_loss(logits_BMC: Tensor, target_BC: Tensor, fold_B: Tensor, kind: Kind = "Softmax") -> Tensor:
+    """The loss of several heads that each leave out one fold.
 
     Args:
         logits_BMC: M heads' logits.
         target_BC: 1/m on present classes.
         fold_B: each image's fold.
+        kind: of the heads, see `image_loss`.
 
     Returns:
         (M,) mean loss of each head over the images that it may see: those of other folds than its own.
     """
     batch, heads, _ = logits_BMC.shape
     target_BMC = target_BC[:, None].expand_as(logits_BMC)
-    loss_BM = functional.cross_entropy(logits_BMC.flatten(0, 1), target_BMC.flatten(0, 1), reduction="none")
+    loss_BM = image_loss(logits_BMC.flatten(0, 1), target_BMC.flatten(0, 1), kind)
     seen_BM = fold_B[:, None] != torch.arange(heads, device=fold_B.device)
     return (loss_BM.view(batch, heads) * seen_BM).sum(dim=0) / seen_BM.sum(dim=0).clamp(min=1)
 
@@ -120,8 +145,8 @@ def train_head(
 
     Args:
         images: features and folds.
-        targets: concepts of the same images; those without any are left out.
-        config: epochs, learning rate, batch size.
+        targets: concepts of the same images; a softmax leaves out those without any, to sigmoids they show what is absent.
+        config: kind, epochs, learning rate, batch size, calibration.
         seed: of the order of images.
         device: where the training runs.
         on_epoch: called after each epoch; may raise to stop.
@@ -146,13 +171,12 @@ class _Training:
         self, images: TrainingImages, targets: Targets, config: HeadsConfig, seed: int, device: torch.device
     ) -> None:
         self.images, self.targets, self.config, self.device = images, targets, config, device
-        self.factor_N = repeat_factors(targets)
+        # up-sampling would teach sigmoids a frequency that the images do not have
+        self.factor_N = repeat_factors(targets) if config.kind == "Softmax" else np.ones(len(targets.present))
         self.rng = np.random.default_rng(seed)
         heads = images.folds + 1 if images.folds > 1 else 1
         self.mean_D, self.scale_D = _standard(images.features_ND)
-        # weights start at 0 and biases at the log-frequencies, so an untrained head is the frequency baseline
-        frequency_C = torch.from_numpy(targets.counts() / max(1, targets.counts().sum()))
-        bias_C = frequency_C.clamp(min=0.1 / max(1, int(targets.counts().sum()))).log().float()
+        bias_C = _frequency_logits(targets, config.kind)
         dimension = images.features_ND.shape[1]
         self.weight_MCD = torch.zeros(heads, targets.classes, dimension, device=device, requires_grad=True)
         self.bias_MC = bias_C.repeat(heads, 1).to(device).requires_grad_()
@@ -185,7 +209,7 @@ class _Training:
 
     def _step(self, rows_B: npt.NDArray[np.int64]) -> float:
         """Learn from one batch; the mean loss over heads."""
-        loss_M = soft_target_loss(*self._forward(rows_B))
+        loss_M = soft_target_loss(*self._forward(rows_B), self.config.kind)
         self.optimizer.zero_grad()
         loss_M.sum().backward()  # heads share no weight: the sum trains each as if it were alone
         self.optimizer.step()
@@ -195,22 +219,37 @@ class _Training:
     @torch.no_grad()
     def _held_out_loss(self) -> float | None:
         """Mean loss over the held-out images, each by the head that may not see it, without up-sampling; None without any."""
-        rows = np.flatnonzero((self.factor_N > 0) & (self.images.fold_N < self.images.folds).numpy())
+        rows = self._held_out_rows()
         if not len(rows):
             return None
-        return sum(self._held_out_sum(chunk) for chunk in _chunks(rows, CHUNK)) / len(rows)
+        weights = (self.weight_MCD, self.bias_MC)
+        sums = [self._held_out_sums(chunk, weights, (1.0,))[0] for chunk in _chunks(rows, CHUNK)]
+        return float(sum(sums)) / len(rows)
 
-    def _held_out_sum(self, rows_B: npt.NDArray[np.int64]) -> float:
+    def _held_out_rows(self) -> npt.NDArray[np.int64]:
+        return np.flatnonzero((self.factor_N > 0) & (self.images.fold_N < self.images.folds).numpy())
+
+    def _held_out_sums(
+        self, rows_B: npt.NDArray[np.int64], weights: tuple[Tensor, Tensor], temperatures: Sequence[float]
+    ) -> npt.NDArray[np.float64]:
+        """The summed loss of some images at each temperature, each image by the head that may not see it."""
         fold_B = self.images.fold_N[torch.from_numpy(rows_B)]
-        total = 0.0
+        totals = np.zeros(len(temperatures))
         for fold in fold_B.unique().tolist():
             rows = rows_B[(fold_B == fold).numpy()]
-            features_BD = self._standardised(rows)
-            logits_BC = functional.linear(features_BD, self.weight_MCD[fold], self.bias_MC[fold])
-            total += float(
-                functional.cross_entropy(logits_BC, self.targets.soft(rows).to(self.device), reduction="sum")
-            )
-        return total
+            logits_BC = functional.linear(self._standardised(rows), weights[0][fold], weights[1][fold])
+            target_BC = self.targets.soft(rows).to(self.device)
+            totals += [float(image_loss(logits_BC / each, target_BC, self.config.kind).sum()) for each in temperatures]
+        return totals
+
+    @torch.no_grad()
+    def _temperature(self) -> float:
+        """The one of `TEMPERATURES` with the least held-out loss under the best weights; 1 if nothing is held out."""
+        rows = self._held_out_rows()[: max(1, CALIBRATION_ENTRIES // self.targets.classes)]
+        if not len(rows):
+            return 1.0
+        sums = [self._held_out_sums(chunk, self.best, TEMPERATURES) for chunk in _chunks(rows, CHUNK)]
+        return TEMPERATURES[int(np.sum(sums, axis=0).argmin())]
 
     def _standardised(self, rows_B: npt.NDArray[np.int64]) -> Tensor:
         features_BD = self.images.features_ND[torch.from_numpy(rows_B)].float()
@@ -251,10 +290,22 @@ class _Training:
         self.best, self.best_loss, self.best_epoch = state["best"]
 
     def head(self) -> Head:
-        """The best epoch's weights, with the standardisation folded in."""
-        weight_MCD, bias_MC = (tensor.cpu() for tensor in self.best)
+        """The best epoch's weights, with the standardisation and the temperature folded in."""
+        temperature = self._temperature() if self.config.calibrate else 1.0
+        weight_MCD, bias_MC = (tensor.cpu() / temperature for tensor in self.best)
         weight_MCD = weight_MCD * self.scale_D
-        return Head(weight_MCD, bias_MC - weight_MCD @ self.mean_D, tuple(self.history), self.best_epoch)
+        bias_MC = bias_MC - weight_MCD @ self.mean_D
+        return Head(weight_MCD, bias_MC, tuple(self.history), self.best_epoch, self.config.kind, temperature)
+
+
+def _frequency_logits(targets: Targets, kind: Kind) -> Tensor:
+    """Biases that make a head without weights the frequency baseline, (C,)."""
+    counts_C = targets.counts()
+    mentions, images = max(1, int(counts_C.sum())), max(1, len(targets.present))
+    if kind == "Softmax":
+        return torch.from_numpy(counts_C / mentions).clamp(min=0.1 / mentions).log().float()
+    share_C = torch.from_numpy(counts_C / images).clamp(min=0.1 / images, max=1 - 0.1 / images)
+    return share_C.logit().float()
 
 
 def _standard(features_ND: Tensor) -> tuple[Tensor, Tensor]:

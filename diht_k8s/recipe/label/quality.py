@@ -44,6 +44,9 @@ def measure(head: Head, images: TrainingImages, targets: Targets, concepts: Conc
     target_NC = targets.soft(unseen).numpy()
     present_NC = target_NC > 0
     named_N = np.asarray(present_NC.any(axis=1))
+    learned_N = np.asarray(named_N if head.kind == "Softmax" else np.ones_like(named_N))
+    if head.kind == "Sigmoid":
+        target_NC = present_NC.astype(np.float32)
     seen_NC = head.all_data_probabilities(images.features_ND[seen]).numpy()
     seen_present_NC = targets.soft(seen).numpy() > 0
     precision_C, frequency_C = average_precision(probabilities_NC, present_NC)
@@ -62,7 +65,8 @@ def measure(head: Head, images: TrainingImages, targets: Targets, concepts: Conc
             "commonest_concept": _top_in_caption(np.broadcast_to(frequency_C, present_NC.shape), present_NC),
         },
         "average_precision": shown,
-        "calibration": calibration(probabilities_NC, target_NC, named_N),
+        "calibration": calibration(probabilities_NC, target_NC, learned_N),
+        "temperature": round(head.temperature, 4),
         "best": shown[:SHOWN],
         "worst": shown[::-1][:SHOWN],
         "best_epoch": head.best_epoch,
@@ -104,12 +108,13 @@ def calibration(
 ) -> dict[str, Any]:
     """Compare probabilities with targets: for (image, class) entries of about equal probability, the mean soft target.
 
-    The heads learn targets of 1/m, so p of a calibrated head is the mean target, not the share of images that show the concept.
+    A softmax learns targets of 1/m, so its calibrated p is the mean target, not the share of images that show the concept;
+    of sigmoids it is the share of captions that name it.
 
     Args:
         probabilities_NC: by heads that never saw the image.
-        target_NC: 1/m on each of m present classes.
-        chosen_N: images that count: those with a concept of this head.
+        target_NC: 1/m on each of m present classes; 1 for sigmoids.
+        chosen_N: images that count: those with a concept of this head, for sigmoids all.
 
     Returns:
         bins of [lower edge, entries, mean probability, mean target] without empty ones, and the expected calibration error: the

@@ -6,7 +6,7 @@ In: the stage's own files. Out: one document without times, so that the same run
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final
@@ -28,7 +28,10 @@ SHOWN_CONCEPTS: Final = 20
 EXAMPLES: Final = 16
 EXAMPLE_LABELS: Final = 5
 NAMED: Final = 0.2
-"""A label names a concept where its probability is at least this (our choice: at most five concepts a head)."""
+"""A label names a concept where its probability is at least this (our choice: at most five concepts a head).
+
+Heads that may say nothing name whatever they say.
+"""
 
 
 def make_report(job: LabelJob, vocabulary: ConceptVocabulary, heads: dict[str, Any]) -> dict[str, Any]:
@@ -38,7 +41,8 @@ def make_report(job: LabelJob, vocabulary: ConceptVocabulary, heads: dict[str, A
         DataError: more images than `filter.maxBadPercent` allows have no label, or more shards than
             `data.maxBadShards` allows are damaged.
     """
-    total, bad, beyond = 0, Counter[str](), Beyond()
+    total, bad = 0, Counter[str]()
+    beyond = Beyond(named_from=job.label.min_probability or NAMED, held_out=job.label.cross_fit > 1)
     examples: list[dict[str, Any]] = []
     wanted = example_shards(job.shards)
     for shard in job.shards:
@@ -82,9 +86,13 @@ def make_report(job: LabelJob, vocabulary: ConceptVocabulary, heads: dict[str, A
 class Beyond:
     """What the labels name and the captions do not, in the shards that trained the heads.
 
-    This is what distillation adds to the captions, right or wrong: nothing here says that it is in the image.
+    This is what distillation adds to the captions, right or wrong: nothing here says that it is in the image. What can be
+    said without looking is how often the captions of unseen images name a concept where its label does.
     """
 
+    named_from: float = NAMED
+    held_out: bool = True
+    """whether the labels come from heads that never saw the captions."""
     labelled: int = 0
     naming: Counter[str] = field(default_factory=Counter)
     """images with a label of at least `NAMED` outside of the caption, by head."""
@@ -92,6 +100,10 @@ class Beyond:
     mass: dict[str, float] = field(default_factory=lambda: {"objects": 0.0, "attributes": 0.0})
     """sum of the probabilities outside of the captions, by head; an image's sum to 1."""
     names: dict[str, Counter[str]] = field(default_factory=lambda: {"objects": Counter(), "attributes": Counter()})
+    confirmed: dict[str, Counter[str]] = field(default_factory=lambda: {"objects": Counter(), "attributes": Counter()})
+    """how often the caption names what the label names, by head and concept."""
+    silent: Counter[str] = field(default_factory=Counter)
+    """images of which a head says nothing."""
 
     def add(self, labels: Labels, captions: KeptCaptions, vocabulary: ConceptVocabulary) -> None:
         """Count one shard."""
@@ -102,37 +114,63 @@ class Beyond:
             ("attributes", labels.attributes, vocabulary.attributes, captions.attributes),
         ):
             outside_NK = outside_caption(head, concepts, names_N) & labels.has_label_N[:, None]
-            named_NK = outside_NK & (head.probabilities_NK >= NAMED)
+            said_NK = named(head, labels.header)
+            named_NK = outside_NK & said_NK
             either_N |= named_NK.any(axis=1)
             self.naming[kind] += int(named_NK.any(axis=1).sum())
             self.mass[kind] += float(head.probabilities_NK[outside_NK].sum(dtype=np.float64))
             self.names[kind].update(concepts.names[number] for number in head.ids_NK[named_NK].tolist())
+            inside_NK = said_NK & ~outside_NK & labels.has_label_N[:, None]
+            self.confirmed[kind].update(concepts.names[number] for number in head.ids_NK[inside_NK].tolist())
+            self.silent[kind] += int((labels.has_label_N & ~head.probabilities_NK.any(axis=1)).sum())
         self.either += int(either_N.sum())
 
     def document(self) -> dict[str, Any]:
         """For the report."""
         count = max(1, self.labelled)
         return {
-            "named_from": NAMED,
+            "named_from": self.named_from,
             "measured_on": self.labelled,
             "pictures": round(self.either / count, 4),
             **{
                 kind: {
                     "pictures": round(self.naming[kind] / count, 4),
                     "probability": round(self.mass[kind] / count, 4),
+                    "silent": round(self.silent[kind] / count, 4),
                     "commonest": [[name, number] for name, number in _commonest(names)],
+                    "precision": self._precision(kind),
                 }
                 for kind, names in self.names.items()
             },
         }
 
+    def _precision(self, kind: str) -> dict[str, Any] | None:
+        """In what share of the images whose label names a concept the caption does: of each added concept and their mean.
+
+        The mean is over the added labels. The images are unseen ones; without folds there are hardly any: None.
+        """
+        names, confirmed = self.names[kind], self.confirmed[kind]
+        if not self.held_out or not names:
+            return None
+        precision = {name: confirmed[name] / (confirmed[name] + number) for name, number in names.items()}
+        mean = sum(precision[name] * number for name, number in names.items()) / names.total()
+        return {
+            "mean": round(mean, 4),
+            "concepts": {name: round(precision[name], 4) for name, _ in _commonest(names)},
+        }
+
+
+def named(head: HeadLabels, header: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
+    """Which of the stored classes the label names, [N, K]: those of at least `NAMED`, or all that a head says that may be silent."""
+    return head.probabilities_NK > 0 if header.get("min_probability") else head.probabilities_NK >= NAMED
+
 
 def outside_caption(head: HeadLabels, concepts: Concepts, names_N: Sequence[Sequence[str]]) -> npt.NDArray[np.bool_]:
     """Which of the stored classes the image's caption does not name, [N, K]."""
-    outside = [
-        [concepts.names[number] not in names for number in ids]
-        for ids, names in zip(head.ids_NK.tolist(), names_N, strict=True)
-    ]
+    ids, outside = concepts.ids, list[list[bool]]()
+    for row, names in zip(head.ids_NK.tolist(), names_N, strict=True):
+        inside = {number for name in names for number in ids.get(name, ())}
+        outside.append([number not in inside for number in row])
     return np.array(outside, np.bool_).reshape(head.ids_NK.shape)
 
 
@@ -169,7 +207,8 @@ def _examples(
 
 def _likeliest(labels: HeadLabels, concepts: Concepts, row: int) -> list[list[Any]]:
     pairs = zip(labels.ids_NK[row].tolist(), labels.probabilities_NK[row].tolist(), strict=True)
-    return [[concepts.names[number], round(probability, 4)] for number, probability in pairs][:EXAMPLE_LABELS]
+    said = [[concepts.names[number], round(probability, 4)] for number, probability in pairs if probability]
+    return said[:EXAMPLE_LABELS]
 
 
 def _vocabulary_figures(concepts: Concepts, cut: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""Soft labels: each image's k likeliest classes of both heads, renormalised, one Parquet file per kept shard.
+"""Soft labels: each image's k likeliest classes of both heads, one Parquet file per kept shard.
 
 In: probabilities of the heads. Out: `label/labels/SHARD.parquet`, rows in the order of the kept pairs: uid, ids (uint16) and
-probabilities (fp16) of both heads, null if the image has no label. Reading renormalises to float32, since the fp16 sum is off by
-up to 4e-4.
+probabilities (fp16) of both heads, null if the image has no label. Probabilities are renormalised, and reading does it again in
+float32, since the fp16 sum is off by up to 4e-4. Heads that may say nothing (`label.minProbability`) keep theirs: what is not
+said is 0, a row of zeros says nothing, and the sum of a row is what it is.
 
 Shapes: N images of a shard, B of a batch, C classes, K stored classes.
 """
@@ -32,7 +33,7 @@ class HeadLabels:
 
     ids_NK: npt.NDArray[np.int64]
     probabilities_NK: npt.NDArray[np.float32]
-    """each row sums to 1; all 0 where the image has no label."""
+    """each row sums to 1, or to anything where a head may say nothing; all 0 where the image has no label."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Labels:
     objects: HeadLabels
     attributes: HeadLabels
     header: Mapping[str, Any]
-    """schema_version, config_sha256, inputs, vocabulary_sha256, top_k."""
+    """schema_version, config_sha256, inputs, vocabulary_sha256, top_k; min_probability where the heads may say nothing."""
 
 
 def check_top_k(top_k: int, classes: Mapping[str, int]) -> None:
@@ -63,8 +64,12 @@ def check_top_k(top_k: int, classes: Mapping[str, int]) -> None:
             raise UserError(f"{count} {kind} are more than {MAX_CLASSES}: lower the caps in label.vocabulary")
 
 
-def top_k(probabilities_BC: npt.NDArray[np.float32], k: int) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.float16]]:
+def top_k(
+    probabilities_BC: npt.NDArray[np.float32], k: int, least: float = 0.0
+) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.float16]]:
     """The k likeliest classes, likeliest first (of equals the smaller id), renormalised to sum 1.
+
+    With a `least` probability, what is below it becomes 0 and the rest stays as it is.
 
     Returns:
         ids (B, K) and probabilities (B, K).
@@ -77,7 +82,8 @@ def top_k(probabilities_BC: npt.NDArray[np.float32], k: int) -> tuple[npt.NDArra
     kept_BK = np.take_along_axis(probabilities_BC, ids_BK, axis=1).astype(np.float64)
     order_BK = np.argsort(-kept_BK, axis=1, kind="stable")
     ids_BK, kept_BK = (np.take_along_axis(array, order_BK, axis=1) for array in (ids_BK, kept_BK))
-    return ids_BK.astype(np.uint16), (kept_BK / kept_BK.sum(axis=1, keepdims=True)).astype(np.float16)
+    said_BK = kept_BK * (kept_BK >= least) if least > 0 else kept_BK / kept_BK.sum(axis=1, keepdims=True)
+    return ids_BK.astype(np.uint16), said_BK.astype(np.float16)
 
 
 def write_labels(
@@ -128,6 +134,8 @@ class LabelTable:
         has_label_N = table["object_ids"].combine_chunks().is_valid().to_numpy(zero_copy_only=False)
         width = int(self.header["top_k"])
         objects, attributes = (_head(table, name, has_label_N, width, self._uri) for name in HEADS)
+        if not self.header.get("min_probability"):
+            objects, attributes = _renormalised(objects), _renormalised(attributes)
         return Labels(table["uid"].to_pylist(), has_label_N, objects, attributes, self.header)
 
 
@@ -169,6 +177,11 @@ def _head(table: pa.Table, name: str, has_label_N: npt.NDArray[np.bool_], width:
         if len(values) != int(has_label_N.sum()) * width:
             raise DataError(f"{uri}: {name}_{part} does not hold {width} values a row: run the stage label again")
         target[has_label_N] = values.reshape(-1, width)
-    sums_N1 = probabilities_NK.sum(axis=1, keepdims=True)
-    np.divide(probabilities_NK, sums_N1, out=probabilities_NK, where=sums_N1 > 0)
     return HeadLabels(ids_NK, probabilities_NK)
+
+
+def _renormalised(head: HeadLabels) -> HeadLabels:
+    """Rows that sum to 1 in float32, but for those of images without a label."""
+    sums_N1 = head.probabilities_NK.sum(axis=1, keepdims=True)
+    sums_N1[sums_N1 == 0] = 1
+    return HeadLabels(head.ids_NK, head.probabilities_NK / sums_N1)

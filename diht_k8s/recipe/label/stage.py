@@ -59,7 +59,7 @@ def _execute_steps(names: Sequence[str], job: LabelJob) -> Outcome | None:
     teacher = steps.LazyTeacher(job, steps.claim_threads())
     if "heads" in names:
         steps.make_features(job, teacher)
-        fitting.train_heads(job)
+        fitting.train_heads(job, lambda: teacher.loaded.classifier)
         fitting.join_heads(job)
     if "predict" not in names:
         return None

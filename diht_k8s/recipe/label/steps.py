@@ -149,11 +149,14 @@ class _LabelWriter:
             captions = read_captions(job.context.storage, job.context.layout, shard)
             check_same_pairs(found, captions.uids, shard.uri)
         fold_N = folds_of(found.group_hash_N, job.label.cross_fit, job.context.run.spec.seed)
-        stored = [top_k(head.probabilities(found.features_ND, fold_N).numpy(), job.label.top_k) for head in heads]
+        least = job.label.min_probability
+        probabilities = [head.probabilities(found.features_ND, fold_N).numpy() for head in heads]
+        stored = [top_k(each, job.label.top_k, least) for each in probabilities]
         header = {
             **job.header,
             "vocabulary_sha256": vocabulary_sha256,
             "top_k": job.label.top_k,
+            **({"min_probability": least} if least else {}),
             **shard_features.found_header(found),
         }
         uri = job.context.layout.labels(shard.name)

@@ -42,6 +42,12 @@ class Targets:
         """The image of each entry of `class_ids`."""
         return np.repeat(np.arange(len(self.offsets) - 1), self.present)
 
+    def first(self, classes: int) -> Targets:
+        """Those of the first classes only."""
+        kept = self.class_ids < classes
+        present = np.bincount(self.image_ids()[kept], minlength=len(self.present))
+        return Targets(self.class_ids[kept], np.concatenate([[0], np.cumsum(present)]), classes)
+
     def soft(self, rows_B: npt.NDArray[np.int64]) -> Tensor:
         """1/m on each of an image's m present classes (float32); rows of zeros for images without any."""
         target_BC = torch.zeros(len(rows_B), self.classes)
@@ -57,8 +63,8 @@ class Targets:
 
 def encode(names_N: Sequence[Sequence[str]], concepts: Concepts) -> Targets:
     """Class ids of each image's names; names outside of the vocabulary are left out."""
-    index = concepts.index
-    rows = [sorted({index[name] for name in names if name in index}) for names in names_N]
+    ids = concepts.ids
+    rows = [sorted({number for name in names for number in ids.get(name, ())}) for names in names_N]
     offsets = np.zeros(len(rows) + 1, np.int64)
     np.cumsum([len(row) for row in rows], out=offsets[1:])
     return Targets(np.array([number for row in rows for number in row], np.int64), offsets, len(concepts))

@@ -44,6 +44,8 @@ class TeacherNetwork:
     size: tuple[int, int]
     """H, W."""
     device: torch.device
+    classifier: tuple[Tensor, Tensor] | None = None
+    """weights and biases of the network's own classes, where its weights file has them."""
     threads: int = 1
     """batches that a CPU encodes at a time, each in one thread; on a GPU, threads that decode images."""
 
@@ -82,6 +84,7 @@ def load_teacher(config: TeacherConfig, storage: Storage, uri: str, device: torc
         )
     weights = read_weights(storage, uri)
     network, preprocess, size = builders[library](name, config.image_size, weights, uri)
+    classifier = network.classifier() if isinstance(network, _BeforeClassifier) else None
     network = network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
     try:
         with torch.inference_mode():
@@ -90,15 +93,23 @@ def load_teacher(config: TeacherConfig, storage: Storage, uri: str, device: torc
         raise UserError(
             f"label.teacher.imageSize {size[0]}: {config.model} cannot take such images ({first_line(error)}): unset it"
         ) from error
-    return TeacherNetwork(preprocess, network, dimension, size, device)
+    return TeacherNetwork(preprocess, network, dimension, size, device, classifier)
 
 
 class _BeforeClassifier(nn.Module):
     """A timm network up to the features that its classifier sees."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, *, trained: bool) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.trained = network, trained
+
+    def classifier(self) -> tuple[Tensor, Tensor] | None:
+        """Weights and biases of a linear classifier that the weights file brought."""
+        network: Any = self.network
+        layer = network.get_classifier()
+        if not self.trained or not isinstance(layer, nn.Linear) or layer.bias is None:
+            return None
+        return layer.weight.detach().clone(), layer.bias.detach().clone()
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
         network: Any = self.network
@@ -126,9 +137,11 @@ def _timm(
         data["input_size"] = (3, image_size, image_size)
     classifier = cfg.get("classifier") or ()
     optional = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    network.load_state_dict(fit_weights(network.state_dict(), weights, optional, uri), strict=False)
+    fitted = fit_weights(network.state_dict(), weights, optional, uri)
+    network.load_state_dict(fitted, strict=False)
     preprocess: Any = create_transform(**data, is_training=False)
-    return _BeforeClassifier(network), preprocess, data["input_size"][1:]
+    trained = bool(optional) and all(f"{name}.weight" in fitted for name in optional)
+    return _BeforeClassifier(network, trained=trained), preprocess, data["input_size"][1:]
 
 
 def _open_clip(

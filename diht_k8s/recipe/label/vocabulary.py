@@ -63,16 +63,41 @@ class ConceptCounts:
 
 
 @dataclass(frozen=True)
+class TeacherClass:
+    """A class of the teacher's own."""
+
+    number: int
+    """in the teacher's classifier."""
+    names: tuple[str, ...]
+    """all of them, the usual one first."""
+
+
+@dataclass(frozen=True)
 class Concepts:
     """The classes of one head: class id = place in this list."""
 
     names: tuple[str, ...]
     counts: tuple[int, ...]
+    teacher_classes: tuple[TeacherClass, ...] = ()
+    """the last classes, which the teacher's own classifier says (`label.teacher.ownClasses`)."""
 
     @property
-    def index(self) -> dict[str, int]:
-        """Name -> class id."""
-        return {name: number for number, name in enumerate(self.names)}
+    def trained(self) -> Concepts:
+        """The classes that captions gave."""
+        count = len(self) - len(self.teacher_classes)
+        return Concepts(self.names[:count], self.counts[:count])
+
+    @property
+    def ids(self) -> dict[str, list[int]]:
+        """Name -> the classes that it names.
+
+        A class of the teacher's own has several names, and the last word of a name is one, too: "owl" names the "great grey owl".
+        """
+        found: dict[str, list[int]] = {name: [number] for number, name in enumerate(self.trained.names)}
+        for number, each in enumerate(self.teacher_classes, start=len(found)):
+            for word in {word for name in each.names for word in (name, name.rpartition(" ")[2])}:
+                found.setdefault(word, []).append(number)
+        return found
 
     def __len__(self) -> int:
         return len(self.names)
@@ -133,11 +158,17 @@ class ConceptVocabulary:
 
 
 def _rows(concepts: Concepts) -> list[dict[str, Any]]:
-    return [{"name": name, "count": count} for name, count in zip(concepts.names, concepts.counts, strict=True)]
+    rows: list[dict[str, Any]] = [
+        {"name": name, "count": count} for name, count in zip(concepts.names, concepts.counts, strict=True)
+    ]
+    for row, each in zip(rows[len(concepts.trained) :], concepts.teacher_classes, strict=True):
+        row |= {"teacher_class": each.number, "names": list(each.names)}
+    return rows
 
 
 def _concepts(rows: list[dict[str, Any]]) -> Concepts:
-    return Concepts(tuple(row["name"] for row in rows), tuple(row["count"] for row in rows))
+    own = tuple(TeacherClass(row["teacher_class"], tuple(row["names"])) for row in rows if "teacher_class" in row)
+    return Concepts(tuple(row["name"] for row in rows), tuple(row["count"] for row in rows), own)
 
 
 def freeze(counts: ConceptCounts, cuts: Cuts) -> ConceptVocabulary:
@@ -149,8 +180,15 @@ def freeze(counts: ConceptCounts, cuts: Cuts) -> ConceptVocabulary:
     least = max(cuts.min_count, math.ceil(cuts.min_fraction * counts.captions))
     credited = {name for name, count in counts.credits.items() if 2 * count > counts.objects[name]}
     reasons = {"excluded": frozenset(cuts.exclude), "credits": credited}
-    objects, cut_objects = _cut(counts.objects, least, cuts.max_objects, reasons)
-    attributes, cut_attributes = _cut(counts.attributes, least, cuts.max_attributes, {**reasons, "credits": ()})
+    objects, cut_objects = _cut(
+        counts.objects, least, cuts.max_objects, {**reasons, **_everywhere(counts.objects, counts.captions, cuts)}
+    )
+    attributes, cut_attributes = _cut(
+        counts.attributes,
+        least,
+        cuts.max_attributes,
+        {**reasons, "credits": (), **_everywhere(counts.attributes, counts.captions, cuts)},
+    )
     for kind, kept, counter in (("objects", objects, counts.objects), ("attributes", attributes, counts.attributes)):
         if not kept.names:
             raise DataError(
@@ -160,6 +198,13 @@ def freeze(counts: ConceptCounts, cuts: Cuts) -> ConceptVocabulary:
     return ConceptVocabulary(
         counts.captions, objects, attributes, {"objects": cut_objects, "attributes": cut_attributes}
     )
+
+
+def _everywhere(counter: Counter[str], captions: int, cuts: Cuts) -> dict[str, Collection[str]]:
+    """The names in too many captions, if there is a limit."""
+    if cuts.max_fraction == 1:
+        return {}
+    return {"everywhere": {name for name, count in counter.items() if count > cuts.max_fraction * captions}}
 
 
 def _cut(

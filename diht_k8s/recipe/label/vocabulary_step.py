@@ -1,11 +1,12 @@
 """The step `vocabulary`: the filter's scores of all kept shards in, `vocabulary.json` out.
 
-It imports no torch, so it starts at once.
+It imports no torch, so it starts at once, but for the names of the teacher's own classes.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from diht_k8s.recipe.label.caption_concepts import read_captions
 from diht_k8s.recipe.label.job import LabelJob
@@ -30,6 +31,11 @@ def make_vocabulary(job: LabelJob) -> None:
             done += shard.samples or 0
             context.progress.update(done)
         vocabulary = freeze(counts, job.label.vocabulary)
+        if job.label.teacher.own_classes:
+            from diht_k8s.recipe.label.teacher_classes import imagenet_names, join_classes  # torch
+
+            joined = join_classes(vocabulary.objects, counts.objects, imagenet_names())
+            vocabulary = replace(vocabulary, objects=joined)
         _check(job, vocabulary)  # before anything is written: the stage can then begin again with another topK
         job.write_json(context.layout.vocabulary, vocabulary.document(job.header))
     _check(job, read_vocabulary(job))

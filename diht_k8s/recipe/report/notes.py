@@ -165,7 +165,20 @@ def label_notes(report: Json) -> list[str]:
             "something that the caption does not. Nothing here measures whether it is in the image: of "
             f"{looked_at} such labels of the demo, checked by eye, {right} were."
         )
+        found += [note for kind in ("objects", "attributes") if (note := _added_note(kind, beyond.get(kind, {})))]
     return found
+
+
+def _added_note(kind: str, beyond: Json) -> str | None:
+    """How far the captions of unseen images bear out the added labels of a head; reports of earlier versions do not say it."""
+    if not (precision := beyond.get("precision")):
+        return None
+    silent = f" Of {percent(beyond['silent'])} of the images the head says nothing." if beyond.get("silent") else ""
+    return (
+        f"Added {kind}: where a head that never saw the image names the same concept, the caption does in "
+        f"{percent(precision['mean'])} of the images (mean over the added labels; captions leave out a lot, so this is "
+        f"no share of right labels).{silent}"
+    )
 
 
 def _size_notes(content: Json) -> list[str]:

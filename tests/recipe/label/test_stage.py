@@ -81,6 +81,42 @@ def test_heads_when_images_show_their_concepts_then_beat_the_frequency_baseline(
     assert len(report["examples"][0]["objects"]) == 3
 
 
+def test_labels_when_heads_may_say_nothing_then_what_is_said_is_likely_and_resumes_to_the_same_bytes(
+    make_kept: Make,
+) -> None:
+    heads = {"epochs": 15, "lr": 0.02, "batchSize": 32, "kind": "Sigmoid", "calibrate": True}
+    kept, again = make_kept(name="one").write(), make_kept(name="two").write()
+    label(kept.run(heads=heads, minProbability=0.6))
+    for step in ("vocabulary", "heads", "predict"):
+        label(again.run(heads=heads, minProbability=0.6), step=step)
+    assert files_of(again.run()) == files_of(kept.run())
+    labels = read_labels(Storage(), Layout(str(kept.folder)).labels("shapes-00"))
+    said = labels.attributes.probabilities_NK
+    assert labels.has_label_N.all()
+    assert 0 < (said > 0).sum() < said.size
+    assert said[said > 0].min() >= 0.599
+    report = json.loads((kept.folder / "label" / "report.json").read_text())
+    silent = sum(not row.any() for n in range(3) for row in attributes_of(kept.folder, n))
+    assert report["beyond_caption"]["named_from"] == 0.6
+    assert report["beyond_caption"]["attributes"]["silent"] == pytest.approx(silent / 120, abs=1e-4)
+
+
+def attributes_of(folder: Path, number: int) -> np.ndarray:
+    return read_labels(Storage(), Layout(str(folder)).labels(f"shapes-{number:02}")).attributes.probabilities_NK
+
+
+def test_labels_when_the_teachers_classes_join_then_vocabulary_and_heads_have_them(make_kept: Make) -> None:
+    kept = make_kept(shards=1).write()
+    heads = {"epochs": 2, "lr": 0.01, "batchSize": 32, "kind": "Sigmoid"}
+    teacher = {**kept.label["teacher"], "ownClasses": True}
+    label(kept.run(heads=heads, teacher=teacher, minProbability=0.5))
+    layout = Layout(str(kept.folder))
+    rows = json.loads(Path(layout.vocabulary).read_text())["objects"]
+    assert [row["name"] for row in rows[:4]] == ["circle", "square", "bar", "tench"]
+    assert load_file(layout.teacher_heads)["objects.weight"].shape[:2] == (6, len(rows))
+    assert 900 < len(rows) <= 1003
+
+
 def test_second_call_when_committed_then_cached(make_kept: Make, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_kept(shards=1).write().run()
     first = label(run)

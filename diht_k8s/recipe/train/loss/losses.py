@@ -200,10 +200,14 @@ def soft_label_loss(
     Per image: -sum_k p_k (logit_k - logsumexp(logits)), in fp32 (fp64 for fp64 logits). The mean is over the labelled
     images of all ranks, so that a rank with few of them does not over-weight them.
 
+    Teachers that may say nothing (`label.minProbability`, ours) give rows of any sum: one above 1 is divided by it (a
+    softmax has no more to give), one below 1 counts less, and an image of which the head says nothing is as one without
+    labels.
+
     Args:
         logits_BC: the student head's outputs; any floating dtype.
         ids_BK: concept numbers of the stored labels; entries below 0 fill up short rows and count as probability 0.
-        probabilities_BK: the teacher's probabilities of these, each labelled row's sum 1.
+        probabilities_BK: the teacher's probabilities of these; the paper's rows sum to 1.
         mask_B: true where an image has labels; other rows add nothing, whatever their ids and probabilities hold.
         group: the ranks that share the global batch; None: the batch as given is global.
 
@@ -225,7 +229,9 @@ def soft_label_loss(
     used_BK = mask_B[:, None] & (ids_BK >= 0)
     probabilities_BK = torch.where(used_BK, probabilities_BK.to(logits_BC.dtype), 0.0)
     ids_BK = torch.where(used_BK, ids_BK, 0).long()  # unlabelled rows may hold anything
+    mass_B = probabilities_BK.sum(1)
+    probabilities_BK = probabilities_BK / mass_B.clamp_min(1.0)[:, None]
     chosen_BK = logits_BC.gather(1, ids_BK)
     loss_B = (probabilities_BK * (logits_BC.logsumexp(1, keepdim=True) - chosen_BK)).sum(1)
-    num_labelled = reduce_(mask_B.sum(dtype=torch.float32), dist.ReduceOp.SUM, group)
+    num_labelled = reduce_((mask_B & (mass_B > 0)).sum(dtype=torch.float32), dist.ReduceOp.SUM, group)
     return loss_B.sum() * group_size(group) / num_labelled.clamp_min(1.0)

@@ -12,7 +12,15 @@ import torch
 
 from diht_k8s.api.label import Heads
 from diht_k8s.recipe.label.features import hash64
-from diht_k8s.recipe.label.heads import Head, TrainingImages, folds_of, soft_target_loss, train_head
+from diht_k8s.recipe.label.heads import (
+    Head,
+    Kind,
+    TrainingImages,
+    folds_of,
+    image_loss,
+    soft_target_loss,
+    train_head,
+)
 from diht_k8s.recipe.label.targets import Targets, encode
 from diht_k8s.recipe.label.vocabulary import Concepts
 
@@ -31,8 +39,8 @@ def problem(count: int = 200, folds: int = 4) -> tuple[TrainingImages, Targets]:
     return TrainingImages(features_ND.half(), fold_N, folds), targets
 
 
-def train(images: TrainingImages, targets: Targets, seed: int = 0, epochs: int = 12) -> Head:
-    config = Heads(epochs=epochs, lr=0.05, batch_size=32)
+def train(images: TrainingImages, targets: Targets, seed: int = 0, epochs: int = 12, **changed: Any) -> Head:
+    config = Heads(epochs=epochs, batch_size=32, **{"lr": 0.05, **changed})
     return train_head(images, targets, config, seed, CPU, lambda epoch, figures, state: None)
 
 
@@ -51,6 +59,53 @@ def test_soft_target_loss_when_compared_then_equals_the_definition_in_float64() 
     for head in range(4):
         rows = [row for row in range(6) if folds[row] != head]
         assert float(seen_M[head]) == pytest.approx(math.fsum(loss(row, head) for row in rows) / len(rows), rel=1e-12)
+
+
+def test_image_loss_when_sigmoids_are_compared_then_equals_the_definition_in_float64() -> None:
+    logits = np.random.default_rng(2).normal(size=(5, 4)) * 8
+    present = [[0], [1, 3], [], [0, 1, 2, 3], [2]]
+    target = np.array([[1 / len(row) if c in row else 0 for c in range(4)] for row in present])
+    found = image_loss(torch.tensor(logits), torch.tensor(target), "Sigmoid")
+    for row, names in enumerate(present):
+        signs = [-1 if c in names else 1 for c in range(4)]
+        expected = math.fsum(math.log1p(math.exp(sign * value)) for sign, value in zip(signs, logits[row], strict=True))
+        assert float(found[row]) == pytest.approx(expected, rel=1e-12)
+
+
+def test_sigmoids_when_images_show_no_concept_then_nothing_is_likely_and_the_others_are_recognised() -> None:
+    images, targets = problem(count=400)
+    shown = np.arange(400) < 300  # the rest looks like nothing that a caption names
+    images.features_ND[300:, :3] = torch.randn(100, 3, generator=torch.Generator().manual_seed(1)).half()
+    names = [["abc"[number]] if has else [] for number, has in zip(targets.class_ids.tolist(), shown, strict=True)]
+    head = train(images, encode(names, Concepts(("a", "b", "c"), (1, 1, 1))), kind="Sigmoid", epochs=30)
+    probabilities = head.probabilities(images.features_ND, images.fold_N).numpy()
+    own = probabilities[np.flatnonzero(shown), targets.class_ids[shown]]
+    assert (own > 0.5).mean() > 0.8
+    assert (probabilities[~shown].max(axis=1) < 0.5).mean() > 0.7
+
+
+@pytest.mark.parametrize("kind", ["Softmax", "Sigmoid"])
+def test_training_when_calibrated_then_the_temperature_is_in_the_weights_and_lowers_the_held_out_loss(
+    kind: Kind,
+) -> None:
+    images, targets = problem(count=120)
+    target_NC = targets.soft(np.arange(120))
+    settings = {"kind": kind, "lr": 1.0, "epochs": 1}  # one step far too long: the head is sure of itself
+    plain, calibrated = (train(images, targets, calibrate=calibrate, **settings) for calibrate in (False, True))
+    assert plain.temperature == 1.0
+    assert calibrated.temperature != 1.0
+    torch.testing.assert_close(calibrated.weight_MCD * calibrated.temperature, plain.weight_MCD)
+
+    def loss(head: Head) -> float:
+        logits = torch.stack(
+            [
+                head.weight_MCD[f] @ x + head.bias_MC[f]
+                for f, x in zip(images.fold_N, images.features_ND.float(), strict=True)
+            ]
+        )
+        return float(image_loss(logits, target_NC, kind).mean())
+
+    assert loss(calibrated) < loss(plain)
 
 
 def test_fold_head_when_labels_of_its_own_fold_change_then_its_weights_do_not() -> None:

@@ -86,8 +86,37 @@ def test_beyond_when_counted_over_shards_then_unlabelled_images_are_left_out() -
     beyond.add(labels, captions, vocabulary)
     document = beyond.document()
     assert document["pictures"] == 1.0  # x by its object b, y by its attribute c
-    assert document["objects"] == {"pictures": 0.5, "probability": 0.225, "commonest": [["b", 2]]}
-    assert document["attributes"] == {"pictures": 0.5, "probability": 0.5, "commonest": [["c", 2]]}
+    assert document["objects"] == {
+        "pictures": 0.5,
+        "probability": 0.225,
+        "silent": 0.0,
+        "commonest": [["b", 2]],
+        "precision": {"mean": 0.5, "concepts": {"b": 0.5}},  # named in y as well, whose caption says so
+    }
+    assert document["attributes"] == {
+        "pictures": 0.5,
+        "probability": 0.5,
+        "silent": 0.0,
+        "commonest": [["c", 2]],
+        "precision": {"mean": 0.0, "concepts": {"c": 0.0}},
+    }
+
+
+def test_beyond_when_a_head_may_say_nothing_then_all_that_it_says_is_named_and_its_silence_counted() -> None:
+    objects = head([(0, 0.1), (1, 0.0)], [(1, 0.9), (2, 0.15)], [(0, 0.0), (1, 0.0)])
+    labels = Labels(["x", "y", "z"], np.ones(3, bool), objects, objects, {"min_probability": 0.05})
+    captions = KeptCaptions(["x", "y", "z"], [["a"], ["b"], ["c"]], [[], [], []])
+    beyond = Beyond(named_from=0.05)
+    beyond.add(labels, captions, ConceptVocabulary(3, CONCEPTS, CONCEPTS, {}))
+    found = beyond.document()["objects"]
+    assert (found["pictures"], found["silent"], found["commonest"]) == (0.3333, 0.3333, [["c", 1]])
+
+
+def test_beyond_when_no_image_was_held_out_then_there_is_no_precision() -> None:
+    labels = Labels(["x"], np.ones(1, bool), head([(0, 1.0)]), head([(0, 1.0)]), {})
+    beyond = Beyond(held_out=False)
+    beyond.add(labels, KeptCaptions(["x"], [[]], [[]]), ConceptVocabulary(1, CONCEPTS, CONCEPTS, {}))
+    assert beyond.document()["objects"]["precision"] is None
 
 
 @pytest.mark.parametrize(("folds", "most"), [(3, 10**9), (3, 40), (1, 10**9)], ids=["folds", "few", "slice"])

@@ -73,6 +73,21 @@ def test_labels_when_stored_then_at_most_110_bytes_an_image(tmp_path: Path) -> N
     assert Path(uri).stat().st_size / 2000 <= 110
 
 
+def test_labels_when_heads_may_say_nothing_then_probabilities_stay_as_they_are_and_silence_is_zero(
+    tmp_path: Path,
+) -> None:
+    uri = str(tmp_path / "s.parquet")
+    probabilities = np.array([[0.9, 0.8, 0.1, 0.2], [0.4, 0.3, 0.2, 0.1], [0.1, 0.5, 0.6, 0.0]], np.float32)
+    heads = [top_k(probabilities, 3, 0.5), top_k(probabilities, 3, 0.5)]
+    write_labels(
+        Storage(), uri, ["a", "b", "c"], np.ones(3, bool), heads, {**HEADER, "top_k": 3, "min_probability": 0.5}
+    )
+    labels = read_labels(Storage(), uri)
+    np.testing.assert_allclose(labels.objects.probabilities_NK, [[0.9, 0.8, 0], [0, 0, 0], [0.6, 0.5, 0]], atol=1e-3)
+    assert labels.objects.ids_NK[2].tolist() == [2, 1, 0]
+    assert labels.has_label_N.all(), "the image is usable, whatever the heads say"
+
+
 @pytest.mark.parametrize("change", [{"schema_version": 99}, {"top_k": 9}], ids=["schema", "width"])
 def test_read_when_the_header_does_not_fit_then_data_error(tmp_path: Path, change: dict[str, int]) -> None:
     uri, heads = str(tmp_path / "s.parquet"), [top_k(softmax(3, 20), 10)] * 2

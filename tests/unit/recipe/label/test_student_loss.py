@@ -51,3 +51,19 @@ def test_student_loss_when_compared_then_loss_and_gradient_are_those_of_dense_ta
     tolerance = 1e-3 if stored else 1e-12
     assert float(loss.detach()) == pytest.approx(wanted, rel=tolerance)
     np.testing.assert_allclose(leaf.grad.numpy(), gradient, atol=tolerance)
+
+
+def test_student_loss_when_the_teacher_may_say_nothing_then_mass_weighs_and_silent_images_do_not_count() -> None:
+    """Rows that sum to 1.8, 0.4 and 0: the target of the first is divided, the second counts less, the third not at all."""
+    logits = np.random.default_rng(3).normal(size=(3, 5))
+    ids, probabilities = np.array([[0, 3], [2, 1], [4, 0]]), np.array([[0.9, 0.9], [0.4, 0.0], [0.0, 0.0]])
+    log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    expected = -(0.5 * log_p[0, 0] + 0.5 * log_p[0, 3] + 0.4 * log_p[1, 2]) / 2
+    leaf, labelled = torch.tensor(logits, requires_grad=True), torch.ones(3, dtype=torch.bool)
+    loss = soft_label_loss(leaf, torch.tensor(ids), torch.tensor(probabilities), labelled)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(expected, rel=1e-12)
+    assert leaf.grad is not None
+    assert not leaf.grad[2].any()
+    nothing = soft_label_loss(leaf, torch.tensor(ids), torch.zeros(3, 2), labelled)
+    assert float(nothing.detach()) == 0

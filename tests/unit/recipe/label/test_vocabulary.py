@@ -44,6 +44,18 @@ def test_merge_when_shards_are_counted_apart_in_any_order_then_equals_counting_a
     assert merged == counted(*shards)
 
 
+@pytest.mark.parametrize(
+    ("most", "kept"),
+    [(1.0, ("tone", "cat", "dog")), (0.5, ("cat", "dog")), (0.4, ("dog",))],
+    ids=["any", "half", "less"],
+)
+def test_freeze_when_concepts_are_everywhere_then_those_above_the_share_are_cut(most: float, kept: tuple[str]) -> None:
+    rows = captions(*[("tone cat", "red")] * 5, *[("tone dog", "blue")] * 4, ("", "odd"))
+    vocabulary = freeze(counted(rows), Cuts(min_count=2, max_fraction=most))
+    assert vocabulary.objects.names == kept
+    assert vocabulary.cut["objects"].get("everywhere", {"distinct": 0})["distinct"] == 3 - len(kept)
+
+
 def test_freeze_when_cutting_then_each_cut_has_its_reason_and_order_is_by_count_then_name() -> None:
     rows = captions(
         *[("owl cat thing 12 x", "red")] * 4, *[("dog bee", "blue")] * 3, *[("ant", "old")] * 2, ("rare", "odd")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from diht_k8s.recipe.report.content import without_images
-from diht_k8s.recipe.report.notes import MANY, benchmark_notes, lede, notes, page_notes
+from diht_k8s.recipe.report.notes import MANY, benchmark_notes, label_notes, lede, notes, page_notes
 from diht_k8s.recipe.report.sections import cards, decimal, duration, steps, training_charts, training_table, why
 
 
@@ -220,10 +220,24 @@ def labels() -> dict[str, Any]:
     return {"heads": {"objects": head}, "beyond_caption": {"pictures": 0.83, "named_from": 0.2}}
 
 
+def test_notes_when_the_report_has_the_precision_of_added_labels_then_say_it_and_what_is_silent() -> None:
+    added = {"precision": {"mean": 0.42, "concepts": {"owl": 0.42}}, "silent": 0.8}
+    report = {
+        **labels(),
+        "beyond_caption": {**labels()["beyond_caption"], "objects": added, "attributes": {"precision": None}},
+    }
+    found = " ".join(label_notes(report)).replace("\N{NO-BREAK SPACE}", " ")
+    assert "Added objects: where a head" in found
+    assert "the caption does in 42.0 % of the images" in found
+    assert "Of 80.0 % of the images the head says nothing." in found
+    assert "Added attributes" not in found
+
+
 def test_notes_when_labels_are_judged_then_stand_beside_the_majority_and_do_not_call_them_right() -> None:
     whole = content(label={"state": "committed", "report": labels()})
     found = " ".join(notes(whole)).replace("\N{NO-BREAK SPACE}", " ")
     assert "a word of the caption for 76.0 % of the images; always naming the commonest would be for 63.0 %" in found
     assert "In 83.0 % of the images" in found
     assert "of 100 such labels of the demo, checked by eye, 22 were" in found
+    assert "Added objects" not in found
     assert not any("Concept labels" in note for note in page_notes(whole)), "the page has them in their section"
