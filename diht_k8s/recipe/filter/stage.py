@@ -20,6 +20,10 @@ from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
 from diht_k8s.api.layout import join
 from diht_k8s.api.reports import Artefact
 from diht_k8s.api.run import DihtRun
+from diht_k8s.recipe.filter.caption_tables.parts import filter_input, has_tables
+from diht_k8s.recipe.filter.caption_tables.survivors import Survivors
+from diht_k8s.recipe.filter.caption_tables.table_filter import TableFilter, without_images
+from diht_k8s.recipe.filter.caption_tables.uid_index import write_index
 from diht_k8s.recipe.filter.decontamination import benchmark_shards
 from diht_k8s.recipe.filter.deduplication import Deduplication, is_deduplicated
 from diht_k8s.recipe.filter.kept_pairs import KeptPairs
@@ -33,14 +37,14 @@ from diht_k8s.recipe.runtime.bad_shards import BadShards, Damage, listed
 from diht_k8s.recipe.runtime.commit import artefact
 from diht_k8s.recipe.runtime.shared_work import claims_of, until_committed
 from diht_k8s.recipe.runtime.stage import Context, Outcome
-from diht_k8s.recipe.shards.sources import Shard, input_shards, share
+from diht_k8s.recipe.shards.sources import Shard, share
 from diht_k8s.recipe.shards.storage import Storage
 
 
 def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping[str, str]]:
     """Identities of the shards, the exclude list and the benchmarks to keep out; versions of parser and spotter."""
     rules = _rules(run)
-    inputs = {shard.name: _identity(storage, shard) for shard in input_shards(run.spec, storage)}
+    inputs = _identities(storage, filter_input(run.spec, storage))
     if rules.exclude is not None:
         inputs["exclude list"] = storage.identity(rules.exclude)
     for name in rules.decontaminate:
@@ -54,10 +58,10 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
 
 def execute(context: Context) -> Outcome | None:
     """Filter shards until all are done; returns the outcome in the worker that ends the stage, None in the others."""
-    shards, claims = input_shards(context.run.spec, context.storage), claims_of(context)
-    rules = _rules(context.run)
+    shards, claims = filter_input(context.run.spec, context.storage), claims_of(context)
+    rules, filter_class = _rules(context.run), TableFilter if has_tables(context.run.spec) else ShardFilter
     shard_filter, deduplication = (
-        ShardFilter(context, rules, shards, claims),
+        filter_class(context, rules, shards, claims),
         Deduplication(context, rules, shards, claims),
     )
     others = list[Shard]()
@@ -106,14 +110,20 @@ def _end(context: Context, shards: list[Shard]) -> tuple[list[Shard], Outcome | 
 
 def _rules(run: DihtRun) -> Filter:
     assert run.spec.filter is not None, "run_stage checks that the run has this stage"
-    return run.spec.filter
+    return without_images(run.spec.filter) if has_tables(run.spec) else run.spec.filter
 
 
-def _identity(storage: Storage, shard: Shard) -> str:
-    """A string that changes whenever the samples of a shard, as the filter reads them, change."""
+def _identities(storage: Storage, shards: Sequence[Shard]) -> dict[str, str]:
+    """For each shard a string that changes whenever its samples, as the filter reads them, change."""
+    files = {uri: storage.identity(uri) for uri in dict.fromkeys(shard.uri for shard in shards)}
+    return {shard.name: _identity(files[shard.uri], shard) for shard in shards}
+
+
+def _identity(file: str, shard: Shard) -> str:
     keys = {"image": shard.image_key, "caption": shard.caption_key}
     read_as = "".join(f" {name} {key}" for name, key in keys.items() if key is not None)
-    return storage.identity(shard.uri) + read_as + ("" if shard.filtered else " not filtered")
+    part = "" if shard.part is None else f" from {shard.part.start} to {shard.part.stop}"
+    return file + part + read_as + ("" if shard.filtered else " not filtered")
 
 
 def done_scores(context: Context, shard: Shard) -> tuple[Scores, Artefact] | None:
@@ -139,7 +149,7 @@ def finish(
     """
     total, per_shard, artefacts = Summary(), list[dict[str, Any]](), list[Artefact]()
     hints, damaged = defaultdict[str, LayoutHints](LayoutHints), dict[str, Damage]()
-    kept = KeptPairs(context.storage, context.layout, _rules(context.run).output)
+    kept = _kept_files(context)
     for shard, (scores, scores_artefact) in zip(shards, found, strict=True):
         summary = Summary.from_json(scores.header["summary"])
         summary.check()
@@ -162,9 +172,21 @@ def finish(
     document = {**report(total, _rules(context.run), header), **listed(damaged)}
     uri = context.layout.report(context.stage)
     context.storage.write_bytes(uri, json.dumps(document, indent=1, ensure_ascii=False).encode())
-    artefacts.append(artefact(context.storage, context.layout, context.stage, "report.json"))
+    names = ["report.json"]
+    if isinstance(kept, Survivors):
+        names += write_index(
+            context.storage, context.layout.stage(context.stage), [kept.uids(shard.name) for shard in shards]
+        )
+    artefacts += [artefact(context.storage, context.layout, context.stage, name) for name in names]
     summary = {"shards": per_shard, "counts": total.counts(), **listed(damaged)}
     return Outcome(artefacts, summary)
+
+
+def _kept_files(context: Context) -> KeptPairs | Survivors:
+    rules = _rules(context.run)
+    if has_tables(context.run.spec):
+        return Survivors(context.storage, context.layout, [limit.name for limit in rules.metadata_limits])
+    return KeptPairs(context.storage, context.layout, rules.output)
 
 
 def _check_result(total: Summary, rules: Filter, hints: Mapping[str, LayoutHints]) -> None:

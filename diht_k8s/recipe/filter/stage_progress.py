@@ -44,12 +44,15 @@ class StageProgress:
         self._processed, self._kept, self._spotted_images = 0, 0, 0
         self._context, self._shards = context, shards
         inputs: dict[str, str] = context.config["inputs"]
-        self._bytes = {shard.name: int(inputs[shard.name].partition("-")[0]) for shard in shards}
+        self._bytes = {
+            shard.name: int(inputs[shard.name].partition("-")[0]) if shard.part is None else shard.part.size
+            for shard in shards
+        }
         self._samples: dict[str, int] = {}
         self._mine = {shard.name: shard for shard in mine}
         self._done, self._in_shard, self._bad_shards = 0, 0, 0
-        local = all(context.storage.local_path(shard.uri) is not None for shard in shards)
-        if local and sum(self._bytes.values()) <= MAX_COUNTED_BYTES:
+        tars = all(shard.part is None and context.storage.local_path(shard.uri) is not None for shard in shards)
+        if tars and sum(self._bytes.values()) <= MAX_COUNTED_BYTES:
             self._samples = {shard.name: count_samples(context.storage, shard.uri) for shard in shards}
         context.progress.start(STEP, self._estimate(shards))
 

@@ -10,6 +10,18 @@ from diht_k8s.recipe.shards.storage import Storage
 
 
 @dataclass(frozen=True)
+class TablePart:
+    """The share of a table of captions that one worker filters at a time."""
+
+    start: int
+    """the first row of a Parquet file, or the first byte of a text file."""
+    stop: int
+    """the one after the last."""
+    size: int
+    """bytes, about."""
+
+
+@dataclass(frozen=True)
 class Shard:
     """One shard and the name under which stages write what belongs to it."""
 
@@ -29,6 +41,8 @@ class Shard:
     """URI of the list of the samples to be read; None reads all."""
     identity: str | None = None
     """`Storage.identity` of the shard when the list was made."""
+    part: TablePart | None = None
+    """which part of a table of captions this is; None for a tar."""
 
 
 def input_shards(spec: Spec, storage: Storage) -> list[Shard]:
@@ -36,7 +50,7 @@ def input_shards(spec: Spec, storage: Storage) -> list[Shard]:
     shards: list[Shard] = []
     taken: set[str] = set()
     for source in spec.data.sources:
-        for uri in storage.expand(source.shards):
+        for uri in storage.expand(source.shards or ()):
             stem = PurePosixPath(uri).name.partition(".")[0]
             name = f"{source.name}-{stem}"
             if name in taken:
