@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ TEMPLATES = (
     *("{animal} poster {number}", "{colour} {animal} {number}", "IMG_{number}.jpg", "phone case {number}"),
     *("the {animal} of lake {number}", "sale {number} percent", "ein Hund und eine Katze mit dem Ball {number}"),
     *("{colour} dress size {number}", "logo {number}", "portrait of a {animal}, print {number}", "page {number}"),
+    *("{colour} {animal} figurine number {number}", "{animal} {number} wallpaper", "{number} {colour} tiles"),
 )
 COLOURS = ("red", "green", "blue", "brown", "black", "white")
 ANIMALS = ("dog", "cat", "horse", "goat", "duck", "fox")
@@ -65,10 +66,10 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]], **options: Any) -
     return str(path)
 
 
-def shard_of(rows: Iterable[Mapping[str, Any]], image: bytes | None = None) -> bytes:
+def shard_of(rows: Sequence[Mapping[str, Any]], images: Sequence[bytes] | None = None) -> bytes:
     """A tar of the rows with an image each, members and .json as img2dataset writes them."""
-    members, image = list[tuple[str, bytes]](), image or drawn()
-    for number, row in enumerate(rows):
+    members = list[tuple[str, bytes]]()
+    for number, (row, image) in enumerate(zip(rows, images or [drawn()] * len(rows), strict=True)):
         key = f"{number:09}"
         members.append((f"{key}.jpg", image))
         members.append((f"{key}.json", json.dumps({**row, "caption": row["text"], "key": key}).encode()))
@@ -77,7 +78,7 @@ def shard_of(rows: Iterable[Mapping[str, Any]], image: bytes | None = None) -> b
     return tar_of(members)
 
 
-def table_run(output: Path, tables: str | list[str], rules: Mapping[str, Any] | None = None, **source: Any) -> DihtRun:
+def table_run(output: Path | str, tables: str | list[str], rules: Mapping[str, Any] | None = None, **source: Any) -> DihtRun:
     """A run that filters captions, by the paper's rules."""
     patterns = [tables] if isinstance(tables, str) else tables
     return run_of(output, [], {"minActions": 1, "maxBadPercent": 10, **(rules or {})}, captions=patterns, **source)

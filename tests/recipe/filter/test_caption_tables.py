@@ -18,7 +18,7 @@ from diht_k8s.recipe.imports import url_tables
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.takedown import purge
-from tests.recipe.filter.shards import drawn, files_of, filter_by_two, filter_with, forget, rows_of, run_of
+from tests.recipe.filter.shards import files_of, filter_by_two, filter_with, forget, rows_of, run_of
 from tests.recipe.filter.tables import pairs, shard_of, survivors, table_run, write_table
 
 RULES = {
@@ -170,9 +170,8 @@ def test_later_pass_reuses_the_scores_by_uid_and_reads_the_images(
     downloaded = list(reversed(survivors(tmp_path / "out")))  # in any order
     changed = {**downloaded[3], "text": "a black cat watches two birds"}
     new = {"uid": "0" * 32, "url": "http://127.0.0.1:9/x", "text": "a boy kicks a yellow ball"}
-    image = drawn("nothing of it")
-    (tmp_path / "pool.tar").write_bytes(shard_of([*downloaded[:3], changed, *downloaded[4:], new], image))
-    (tmp_path / "bad.tar").write_bytes(shard_of(downloaded[:2], b"no image"))
+    (tmp_path / "pool.tar").write_bytes(shard_of([*downloaded[:3], changed, *downloaded[4:], new]))
+    (tmp_path / "bad.tar").write_bytes(shard_of(downloaded[:2], [b"no image"] * 2))
     parsed.clear()
     rules = {**RULES, "maxBadPercent": 100, "textSpotting": {"mode": "Drop", "detectorSize": 96}}
     shards = [str(tmp_path / "pool.tar"), str(tmp_path / "bad.tar")]
