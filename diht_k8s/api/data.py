@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, Self
 
-from pydantic import Field, StringConstraints, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import (
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 from diht_k8s.api.base import PLACEMENT, Keyed, Model, Name, Text, Uri
 
 Shards = Annotated[list[Uri], Field(min_length=1, max_length=256)]
 """Brace ranges (`{00000..00127}.tar`) and globs (`*.tar`), each expanded in order."""
+SHARDS_OR_CAPTIONS: Final = "a source has shards or captions: give exactly one of them"
 
 
 MemberKey = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
 
 
 class Source(Model):
-    """One set of image-caption shards."""
+    """One set of image-caption pairs: shards, or a table of captions whose images are not downloaded yet."""
 
     name: Name
     """name says what the set is called in reports."""
-    shards: Shards
+    shards: Shards | None = None
     """shards lists WebDataset tar files, plain or gzip'd; brace ranges and globs are expanded."""
+    captions: Shards | None = None
+    """captions lists tables of URLs and captions (Parquet, CSV, TSV or JSON lines) in place of shards: the stage filter
+    applies its rules on captions to them and writes the table of those that are worth a download."""
     weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     """weight says how often this source's pairs are drawn in training, relative to the others: an epoch
     reads the lightest source once."""
@@ -30,9 +41,15 @@ class Source(Model):
     jpg, jpeg, png or webp; needs the stage filter."""
     caption_key: MemberKey | None = None
     """captionKey is the suffix of the captions, or their name in the .json, where they are neither in the .txt nor in
-    `caption` or `text` of the .json; needs the stage filter."""
+    `caption` or `text` of the .json; needs the stage filter. Of captions, the name of the column."""
     filter: bool = True
     """filter says whether the CAT filter rules apply to this source; clean sets go to training as they are."""
+
+    @model_validator(mode="after")
+    def _one_input(self) -> Self:
+        if (self.shards is None) == (self.captions is None):
+            raise ValueError(SHARDS_OR_CAPTIONS)
+        return self
 
 
 def _count_or_percentage(given: Any, handler: ValidatorFunctionWrapHandler) -> str | int:

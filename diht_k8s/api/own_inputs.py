@@ -24,7 +24,7 @@ _WILD: Final = re.compile(r"[*?\[{]")
 def input_uris(spec: Spec) -> Iterator[tuple[str, str]]:
     """Field and URI or pattern of every input that a document names."""
     for source in spec.data.sources:
-        yield from ((f"data.sources {source.name}", uri) for uri in source.shards)
+        yield from ((f"data.sources {source.name}", uri) for uri in (source.shards or source.captions or ()))
     for stage in spec.stages:
         yield from ((name, uri) for name, uri in _STAGE_INPUTS[stage.value](spec) if uri is not None)
 

@@ -101,6 +101,11 @@ class Spec(Model):
 NO_SOURCES: Final = (
     "spec.data.sources is empty: filter and train read their pairs from it; give a source with its shards"
 )
+MIXED_SOURCES: Final = (
+    "spec.data.sources has captions beside shards: give the captions a run of their own, and filter the shards that are "
+    "downloaded by its result in another one"
+)
+ONLY_CAPTIONS: Final = "spec.data.sources has captions without images: give filter and no other stage, download what it keeps and filter those shards"
 
 
 OWN_CLASSES: Final = (
@@ -129,12 +134,20 @@ def cross_field_problems(spec: Spec) -> list[str]:
         problems.append(OWN_CLASSES)
     if not spec.data.sources and (spec.filter is not None or (spec.train is not None and not spec.train.shards)):
         problems.append(NO_SOURCES)
+    problems += _caption_problems(spec)
     if (train := spec.train) is not None:
         problems += _train_problems(spec, train)
     for stage in spec.stages:
         unknown = unknown_mounts(merged(spec.pods, getattr(spec, stage.value).pods))
         problems += [f"{stage.value}: {UNKNOWN_MOUNT} ({', '.join(unknown)})"] if unknown else []
     return problems + own_input_problems(spec)
+
+
+def _caption_problems(spec: Spec) -> list[str]:
+    if not any(source.captions for source in spec.data.sources):
+        return []
+    mixed = [MIXED_SOURCES] if any(source.shards for source in spec.data.sources) else []
+    return [*mixed, *([ONLY_CAPTIONS] if spec.stages and spec.stages != (Stage.FILTER,) else [])]
 
 
 def _train_problems(spec: Spec, train: Train) -> list[str]:

@@ -117,6 +117,11 @@ class _Purge:
     def __init__(self, run: DihtRun, storage: Storage, stop: StopFlag) -> None:
         if run.spec.filter is None:
             raise UserError(f"the run {run.metadata.name} has no stage filter: take the pairs out of the raw shards")
+        if any(source.captions for source in run.spec.data.sources):
+            raise UserError(
+                f"the run {run.metadata.name} filters captions without images: add the list to filter.exclude and run it "
+                "again with --replace (no caption is parsed again)"
+            )
         self._rules, self._storage, self._stop, self._layout = (
             run.spec.filter,
             storage,

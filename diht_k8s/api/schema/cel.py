@@ -12,11 +12,21 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from diht_k8s.api.data import SHARDS_OR_CAPTIONS
 from diht_k8s.api.evaluate import NO_SPLIT
 from diht_k8s.api.kubernetes_types.pod_types import ONE_REFERENCE, REFERENCES, SOURCES, TOO_MANY_SOURCES
 from diht_k8s.api.kubernetes_types.security import CAPABILITY_PREFIX, PRIVILEGED_ESCALATES, ROOT_NEEDS_CONSENT
 from diht_k8s.api.pods import OWN_VOLUMES
-from diht_k8s.api.run import MAX_NAME_LENGTH, NO_SOURCES, OWN_CLASSES, UNKNOWN_MOUNT, Spec, Stage
+from diht_k8s.api.run import (
+    MAX_NAME_LENGTH,
+    MIXED_SOURCES,
+    NO_SOURCES,
+    ONLY_CAPTIONS,
+    OWN_CLASSES,
+    UNKNOWN_MOUNT,
+    Spec,
+    Stage,
+)
 from diht_k8s.api.train import Train
 
 ALWAYS_EDITABLE: Final = ("suspend", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "failurePolicy", "pods")
@@ -176,6 +186,18 @@ def _spec_rules() -> list[Rule]:
             NO_SOURCES,
             "data",
         ),
+        Rule(
+            "!has(self.data.sources) || self.data.sources.all(each, has(each.shards)) || "
+            "self.data.sources.all(each, has(each.captions))",
+            MIXED_SOURCES,
+            "data",
+        ),
+        Rule(
+            "!has(self.data.sources) || self.data.sources.all(each, has(each.shards)) || "
+            "(has(self.filter) && !has(self.label) && !has(self.train) && !has(self.evaluate))",
+            ONLY_CAPTIONS,
+            "data",
+        ),
         *(_mount_rule(stage) for stage in Stage),
     ]
 
@@ -230,6 +252,7 @@ _ROOT: Final = Rule(
 _RULES: Final[dict[str, list[Rule]]] = {
     "Spec": _spec_rules(),
     "Train": _train_rules(),
+    "Source": [Rule("has(self.shards) != has(self.captions)", SHARDS_OR_CAPTIONS)],
     "EnvVar": [Rule("!has(self.value) || !has(self.valueFrom)", "give value or valueFrom, not both")],
     "ValueSource": [Rule(f"{_count(REFERENCES)} == 1", ONE_REFERENCE)],
     "Volume": [Rule(f"{_count(SOURCES)} <= 1", TOO_MANY_SOURCES)],

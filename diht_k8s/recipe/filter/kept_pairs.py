@@ -39,7 +39,7 @@ class KeptPairs:
 
     def path(self, shard: str) -> str:
         """Path of a shard's file, relative to the folder of the stage."""
-        return self._uri(shard).removeprefix(self.layout.stage(Stage.FILTER) + "/")
+        return self.uri(shard).removeprefix(self.layout.stage(Stage.FILTER) + "/")
 
     def write(
         self, shard: str, pairs: Iterable[tuple[int, Row, Sample]], *, there: Collection[str]
@@ -76,7 +76,7 @@ class KeptPairs:
         left = [number for number in kept if number not in gone]
         if self.output == "KeepList":
             return self._write_list(shard, [Listed(number, rows[number].uid) for number in left])[1]
-        uri = self._uri(shard)
+        uri = self.uri(shard)
         held = count_samples(self.storage, uri)
         if held not in (len(kept), len(left)):
             raise DataError(f"{uri} holds {held} pairs where {len(kept)} were kept: run the stage filter again")
@@ -99,14 +99,15 @@ class KeptPairs:
                 members.append(len(parts))
                 yield key, parts
 
-        count = write_samples(self.storage, self._uri(shard), counted(), digest=digest)
+        count = write_samples(self.storage, self.uri(shard), counted(), digest=digest)
         return count, {"size": digest.size, "sha256": digest.sha256, "starts": packed(digest.starts(members))}
 
     def _write_list(self, shard: str, listed: Sequence[Listed]) -> tuple[int, Written]:
-        data = write_keep_list(self.storage, self._uri(shard), listed)
+        data = write_keep_list(self.storage, self.uri(shard), listed)
         return len(listed), {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
-    def _uri(self, shard: str) -> str:
+    def uri(self, shard: str) -> str:
+        """A shard's file."""
         return self.layout.keep_list(shard) if self.output == "KeepList" else self.layout.kept(shard)
 
 

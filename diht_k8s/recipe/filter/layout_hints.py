@@ -39,7 +39,7 @@ class LayoutHints:
 
     def add(self, sample: Sample) -> None:
         """Count a sample of one shard, in order."""
-        if sample.problem not in MISSING:
+        if sample.problem not in MISSING or not sample.members:  # a row of a table has none
             return
         self.samples += 1
         self.suffixes.update(storable(suffix) for suffix in sample.members)

@@ -76,6 +76,21 @@ class RuleChain:
             filtered: False for an unfiltered source. It is scored, but only bad samples, excluded samples and
                 near-duplicates of benchmark images are dropped.
         """
+        rows, known = self.apply_to_captions(shard, samples, earlier, filtered=filtered)
+        for row, before in zip(rows, known, strict=True):
+            if before is not None and row.parser_version:
+                row.ocr, row.ocr_state = before.ocr, before.ocr_state
+        self._apply_image_rules(rows, samples, known, filtered=filtered)
+        for row in rows:
+            row.kept = not row.reason
+        return rows
+
+    def apply_to_captions(
+        self, shard: str, samples: Sequence[Sample], earlier: Sequence[Row | None], *, filtered: bool
+    ) -> tuple[list[Row], list[Row | None]]:
+        """Apply the rules that need no image; what `apply` takes and, beside the rows, those of `earlier` that are of the
+        same sample.
+        """
         rows = [new_row(shard, sample) for sample in samples]
         known = [
             row if row is not None and row.same_sample(new) else None for row, new in zip(earlier, rows, strict=True)
@@ -83,15 +98,10 @@ class RuleChain:
         for row, sample in zip(rows, samples, strict=True):
             row.reason = self._first_reason(sample, filtered=filtered)
         self._score_captions(rows, samples, known)
-        for row, before in zip(rows, known, strict=True):
+        for row in rows:
             if not row.reason and filtered:
                 row.reason = caption_reason(row, self.rules)
-            if before is not None and row.parser_version:
-                row.ocr, row.ocr_state = before.ocr, before.ocr_state
-        self._apply_image_rules(rows, samples, known, filtered=filtered)
-        for row in rows:
-            row.kept = not row.reason
-        return rows
+        return rows, known
 
     def _first_reason(self, sample: Sample, *, filtered: bool) -> str:
         if sample.problem is not None:
@@ -210,10 +220,15 @@ def _within(value: float, limit: MetadataLimit) -> bool:
     return low <= value <= high
 
 
+def has_bad_shape(size: tuple[float, float], rules: Filter) -> bool:
+    """Whether an image of this width and height is dropped by `minSide` or `maxAspectRatio`."""
+    short, long = sorted(size)
+    return short < rules.min_side or (rules.max_aspect_ratio > 0 and long > rules.max_aspect_ratio * short)
+
+
 def image_reason(image: Image.Image, rules: Filter, gallery: Gallery | None) -> str:
     """Reason to drop an image by its size, its shape or the benchmark gallery; "" to keep it."""
-    short, long = sorted(image.size)
-    if short < rules.min_side or (rules.max_aspect_ratio > 0 and long > rules.max_aspect_ratio * short):
+    if has_bad_shape(image.size, rules):
         return "size"
     return "benchmark" if gallery is not None and gallery.holds(image) else ""
 

@@ -7,10 +7,10 @@ them (see `runtime.claims`), and writes their summary behind the last one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import pyarrow as pa
 
@@ -18,12 +18,13 @@ from diht_k8s.api.errors import DihtError, UserError
 from diht_k8s.api.filter import Filter
 from diht_k8s.api.hashing import SCHEMA_VERSION
 from diht_k8s.api.layout import join
+from diht_k8s.recipe.filter.caption_tables.uid_index import CaptionScores
 from diht_k8s.recipe.filter.captions.parser import CaptionParser
 from diht_k8s.recipe.filter.decontamination import read_gallery
 from diht_k8s.recipe.filter.deduplication import write_fingerprints
 from diht_k8s.recipe.filter.exclusion import read_exclusions
 from diht_k8s.recipe.filter.group_summaries import FilteredShard, GroupSummaries
-from diht_k8s.recipe.filter.kept_pairs import KeptPairs
+from diht_k8s.recipe.filter.kept_pairs import KeptPairs, Written
 from diht_k8s.recipe.filter.rules import RuleChain
 from diht_k8s.recipe.filter.scores import Row, Scores, find_scores, open_scores, to_batch
 from diht_k8s.recipe.filter.stage_progress import StageProgress
@@ -56,23 +57,50 @@ def is_done(scores: Scores, context: Context) -> bool:
     return scores.header["config_sha256"] == context.config_sha256
 
 
-def batches_of(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
-    """Batches of samples, in order."""
+def batches_of(samples: Iterable[Sample], most: int = BATCH) -> Iterator[list[Sample]]:
+    """Batches of samples, in order, of `most` samples at most."""
     batch, size = list[Sample](), 0
     for sample in samples:
         batch.append(sample)
         size += sum(map(len, sample.members.values()))
-        if len(batch) == BATCH or size >= BATCH_BYTES:
+        if len(batch) == most or size >= BATCH_BYTES:
             yield batch
             batch, size = [], 0
     if batch:
         yield batch
 
 
+class KeptFiles(Protocol):
+    """Writes what is kept of each shard (`KeptPairs`, or the survivors of a table)."""
+
+    def uri(self, shard: str) -> str:
+        """A shard's file."""
+        ...
+
+    def path(self, shard: str) -> str:
+        """The file relative to the folder of the stage."""
+        ...
+
+    def write(
+        self, shard: str, pairs: Iterable[tuple[int, Row, Sample]], *, there: Collection[str]
+    ) -> tuple[int, Written]:
+        """Write what is kept: its index in the shard, row and sample; returns their number, size and digest."""
+        ...
+
+
 class ShardFilter:
     """Filters the shards of one run, one at a time."""
 
-    def __init__(self, context: Context, rules: Filter, groups: Sequence[ShardGroup], claims: Claims) -> None:
+    batch = BATCH
+
+    def __init__(
+        self,
+        context: Context,
+        rules: Filter,
+        groups: Sequence[ShardGroup],
+        claims: Claims,
+        kept: KeptFiles | None = None,
+    ) -> None:
         """Prepare; models are loaded with the first sample that needs them.
 
         Args:
@@ -80,6 +108,7 @@ class ShardFilter:
             rules: the run's thresholds.
             groups: all shards of the stage.
             claims: record which worker works on which group.
+            kept: writes what is kept; None writes `filter.output`.
 
         Raises:
             UserError: the run asks for a GPU that cannot be used.
@@ -98,7 +127,8 @@ class ShardFilter:
         if spotting.mode != "Disabled":
             self._spotter.check_device()
         self._bad_shards = BadShards(context.run.spec.data.max_bad_shards, len(shards))
-        self._kept = KeptPairs(context.storage, context.layout, rules.output)
+        self._kept = kept or KeptPairs(context.storage, context.layout, rules.output)
+        self._caption_scores = CaptionScores.find(context.storage, rules.scores_from)
         self._reserved = set[str]()
         self._exclusions = read_exclusions(context.storage, rules.exclude)
         mine = [shard for group in groups[context.worker :: context.workers] for shard in group.shards]
@@ -205,11 +235,10 @@ class ShardFilter:
         """List what is written for some groups in advance, which saves a write for each file."""
         layout = self._context.layout
         places = [layout.scores, layout.fingerprints] if self._rules.duplicates is not None else [layout.scores]
-        kept = layout.keep_list if self._rules.output == "KeepList" else layout.kept
         uris, names = list[str](), list[str]()
         for group in groups:
             names += [shard.name for shard in group.shards]
-            uris += [place(shard.name) for shard in group.shards for place in (kept, *places)]
+            uris += [place(shard.name) for shard in group.shards for place in (self._kept.uri, *places)]
             uris += [*self._summaries.uris(group), *self._claims.uris([group.name])]
             if len(names) >= RESERVED:
                 break
@@ -232,8 +261,8 @@ class ShardFilter:
         spotting, prints = self._rules.text_spotting, list[bytes]()
 
         def kept() -> Iterator[tuple[int, Row, Sample]]:
-            samples = read_pairs(context.storage, shard, check=self._raise_if_stopped, places=places)
-            for batch in batches_of(self._bad_shards.salvage(shard.uri, samples)):
+            samples = self._bad_shards.salvage(shard.uri, self._read(shard, places))
+            for batch in batches_of(samples, self.batch):
                 self._raise_if_stopped()
                 self._claims.keep()
                 rows = self._apply_rules(shard, batch, before, earlier)
@@ -255,7 +284,7 @@ class ShardFilter:
         header = {
             **self._header(shard, earlier),
             "kept": written,
-            "raw": packed(places.starts),
+            "raw": packed(places.starts) if shard.part is None else None,
             "summary": summary.to_json(),
             **({"damage": damage.to_json()} if damage else {}),
         }
@@ -273,10 +302,15 @@ class ShardFilter:
     def _raise_if_stopped(self) -> None:
         self._context.stop.raise_if_requested("finished shards are kept")
 
+    def _read(self, shard: Shard, places: SamplePlaces) -> Iterator[Sample]:
+        return read_pairs(self._context.storage, shard, check=self._raise_if_stopped, places=places)
+
     def _apply_rules(
         self, shard: Shard, batch: Sequence[Sample], before: Iterator[Row], earlier: Scores | None
     ) -> list[Row]:
         known = [next(before, None) for _ in batch]
+        if earlier is None and self._caption_scores is not None:
+            known = self._caption_scores.rows_of(batch)
         if earlier is not None and earlier.header["spotter"] != self._spotter_version(earlier):
             known = [None if row is None else replace(row, ocr=(), ocr_state="not_run", kept=False) for row in known]
         return self._rule_chain.apply(shard.name, batch, known, filtered=shard.filtered)
@@ -304,7 +338,7 @@ class ShardFilter:
 
     def _from_other_run(self, shard: Shard) -> Scores | None:
         folder = self._rules.scores_from
-        if folder is None:
+        if folder is None or self._caption_scores is not None:
             return None
         uri = join(folder, "scores", f"{shard.name}.parquet")
         scores = self._usable(shard, find_scores(self._context.storage, uri))

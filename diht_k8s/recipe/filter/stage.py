@@ -17,6 +17,10 @@ from diht_k8s.api.errors import DataError
 from diht_k8s.api.filter import Filter
 from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
 from diht_k8s.api.run import DihtRun
+from diht_k8s.recipe.filter.caption_tables.parts import filter_input, has_tables
+from diht_k8s.recipe.filter.caption_tables.survivors import Survivors
+from diht_k8s.recipe.filter.caption_tables.table_filter import TableFilter, without_images
+from diht_k8s.recipe.filter.caption_tables.uid_index import write_index
 from diht_k8s.recipe.filter.decontamination import benchmark_shards
 from diht_k8s.recipe.filter.deduplication import Deduplication, is_deduplicated
 from diht_k8s.recipe.filter.group_summaries import FilteredShard, GroupSummaries, GroupSummary
@@ -34,7 +38,7 @@ from diht_k8s.recipe.runtime.shared_work import claims_of, until_committed
 from diht_k8s.recipe.runtime.stage import Context, Outcome
 from diht_k8s.recipe.shards.index_files import write_rows
 from diht_k8s.recipe.shards.shard_groups import ShardGroup, groups_of
-from diht_k8s.recipe.shards.sources import Shard, current_shards, input_shards
+from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
 
 REQUESTS: Final = 16
@@ -44,7 +48,7 @@ REQUESTS: Final = 16
 def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping[str, str]]:
     """Identities of the shards, the exclude list and the benchmarks to keep out; versions of the models."""
     rules = _rules(run)
-    inputs = {shard.name: _identity(shard) for shard in current_shards(run.spec, storage)}
+    inputs = {shard.name: _identity(shard) for shard in filter_input(run.spec, storage, current=True)}
     if rules.exclude is not None:
         inputs["exclude list"] = storage.identity(rules.exclude)
     for name in rules.decontaminate:
@@ -61,9 +65,10 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
 
 def execute(context: Context) -> Outcome | None:
     """Filter shards until all are done; returns the outcome in the worker that ends the stage, None in the others."""
-    shards, claims = input_shards(context.run.spec, context.storage), claims_of(context)
+    shards, claims = filter_input(context.run.spec, context.storage), claims_of(context)
     rules, groups = _rules(context.run), groups_of(shards)
-    shard_filter = ShardFilter(context, rules, groups, claims)
+    filter_class = TableFilter if has_tables(context.run.spec) else ShardFilter
+    shard_filter = filter_class(context, rules, groups, claims)
     deduplication = Deduplication(context, rules, shards, claims)
 
     def take() -> tuple[bool, int]:
@@ -123,7 +128,7 @@ def _summaries(context: Context, groups: Sequence[ShardGroup]) -> Iterator[Group
 
 def _rules(run: DihtRun) -> Filter:
     assert run.spec.filter is not None, "run_stage checks that the run has this stage"
-    return run.spec.filter
+    return without_images(run.spec.filter) if has_tables(run.spec) else run.spec.filter
 
 
 def _identity(shard: Shard) -> str:
@@ -131,7 +136,8 @@ def _identity(shard: Shard) -> str:
     keys = {"image": shard.image_key, "caption": shard.caption_key}
     read_as = "".join(f" {name} {key}" for name, key in keys.items() if key is not None)
     assert shard.identity is not None, "the source list names it"
-    return shard.identity + read_as + ("" if shard.filtered else " not filtered")
+    part = "" if shard.part is None else f" from {shard.part.start} to {shard.part.stop}"
+    return shard.identity + part + read_as + ("" if shard.filtered else " not filtered")
 
 
 def done_shard(context: Context, shard: Shard) -> FilteredShard | None:
@@ -143,8 +149,7 @@ def done_shard(context: Context, shard: Shard) -> FilteredShard | None:
     scores, rules = open_scores(content, uri), _rules(context.run)
     if not is_done(scores, context) or (rules.duplicates is not None and not is_deduplicated(scores)):
         return None
-    path = KeptPairs(context.storage, context.layout, rules.output).path(shard.name)
-    return FilteredShard.of(shard, scores.header, content, path)
+    return FilteredShard.of(shard, scores.header, content, _kept_files(context).path(shard.name))
 
 
 def finish(context: Context, groups: Iterable[GroupSummary], *, check: bool = True) -> Outcome:
@@ -169,10 +174,21 @@ def finish(context: Context, groups: Iterable[GroupSummary], *, check: bool = Tr
     document = {**report(total, rules, header), **listed(found.damaged)}
     uri = context.layout.report(context.stage)
     context.storage.write_bytes(uri, json.dumps(document, indent=1, ensure_ascii=False).encode())
-    report_file = artefact(context.storage, context.layout, context.stage, "report.json")
+    names, kept = ["report.json"], _kept_files(context)
+    if isinstance(kept, Survivors):
+        uids = [kept.uids(shard["name"]) for shard in found.shards]
+        names += write_index(context.storage, context.layout.stage(context.stage), uids)
+    files = [artefact(context.storage, context.layout, context.stage, name) for name in names]
     _complete_index(context, found)
     summary = {"shards": found.shards, "counts": total.counts(), **listed(found.damaged)}
-    return Outcome([*found.artefacts, report_file], summary)
+    return Outcome([*found.artefacts, *files], summary)
+
+
+def _kept_files(context: Context) -> KeptPairs | Survivors:
+    rules = _rules(context.run)
+    if has_tables(context.run.spec):
+        return Survivors(context.storage, context.layout, [limit.name for limit in rules.metadata_limits])
+    return KeptPairs(context.storage, context.layout, rules.output)
 
 
 def _complete_index(context: Context, found: GroupSummary) -> None:

@@ -45,7 +45,10 @@ class StageProgress:
         self._processed, self._kept, self._spotted_images = 0, 0, 0
         self._context = context
         inputs: dict[str, str] = context.config["inputs"]
-        self._bytes = {shard.name: int(inputs[shard.name].partition("-")[0]) for shard in shards}
+        self._bytes = {
+            shard.name: int(inputs[shard.name].partition("-")[0]) if shard.part is None else shard.part.size
+            for shard in shards
+        }
         self._all, self._mine = _Part(self._bytes), _Part(self._bytes)
         for shard in shards:
             self._all.add(shard.name)
@@ -59,7 +62,7 @@ class StageProgress:
     def _count(self, shards: Sequence[Shard]) -> None:
         """Count the samples in advance, if all shards are local."""
         storage = self._context.storage
-        if all(storage.local_path(shard.uri) is not None for shard in shards):
+        if all(shard.part is None and storage.local_path(shard.uri) is not None for shard in shards):
             for shard in shards:
                 self._know(shard.name, count_samples(storage, shard.uri))
 

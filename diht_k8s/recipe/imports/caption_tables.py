@@ -37,7 +37,9 @@ def read_table(path: Path, wanted: Wanted) -> Source:
         UserError: a column is not found, or no image lies where the rows say.
         DataError: the file has no rows.
     """
-    rows = list(_json_rows(path) if path.suffix in (".jsonl", ".ndjson") else _csv_rows(path))
+    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        by_comma = DIALECTS.get(path.suffix.lower(), ",")
+        rows = list(json_rows(file) if path.suffix in (".jsonl", ".ndjson") else csv_rows(file, str(path), by_comma))
     names = list(dict.fromkeys(name for row in rows[:LOOKED_AT] for name in row or ()))
     if not any(rows):
         raise DataError(f"{path} has no rows that can be read: expected {_expected(path)}")
@@ -99,6 +101,11 @@ def _column(path: Path, names: Sequence[str], given: str | None, usual: Sequence
         if given not in names:
             raise UserError(f"{path} has no column {given}: choose by --{kind}-column one of {', '.join(names)}")
         return given
+    return usual_column(names, usual)
+
+
+def usual_column(names: Sequence[str], usual: Sequence[str]) -> str | None:
+    """The first column with a usual name, in any case; None where there is none."""
     lower = {name.lower().strip(): name for name in reversed(names)}
     return next((lower[name] for name in usual if name in lower), None)
 
@@ -137,31 +144,40 @@ def _path_of(value: Any) -> str | None:
     return value if isinstance(value, str) and value and "\0" not in value else None
 
 
-def _csv_rows(path: Path) -> Iterator[dict[str, Any] | None]:
-    """Rows of a CSV file; commas of a caption in the last column need no quotes."""
-    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        reader = csv.reader((line.replace("\0", "") for line in file), delimiter=DIALECTS.get(path.suffix.lower(), ","))
+def csv_rows(lines: Iterable[str], place: str, delimiter: str) -> Iterator[dict[str, Any] | None]:
+    """Rows of a CSV file with a header, None for one that cannot be read; commas of a caption in the last column need no
+    quotes.
+
+    Args:
+        lines: of the file, with their ends.
+        place: the file, for messages.
+        delimiter: between cells.
+
+    Raises:
+        DataError: a line is no CSV.
+    """
+    reader = csv.reader((line.replace("\0", "") for line in lines), delimiter=delimiter)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        for cells in reader:
+            if cells:
+                last = len(header) - 1
+                cells = [*cells[:last], reader.dialect.delimiter.join(cells[last:])]
+                yield dict(zip(header, cells, strict=True)) if len(cells) == len(header) else None
+    except csv.Error as error:
+        raise DataError(f"{place}, line {reader.line_num}, is no CSV ({error}): correct the line") from error
+
+
+def json_rows(lines: Iterable[str | bytes]) -> Iterator[dict[str, Any] | None]:
+    """Objects of JSON lines, None for a line that is none; empty lines are skipped."""
+    for line in lines:
+        if not line.strip():
+            continue
         try:
-            header = [name.strip() for name in next(reader, [])]
-            for cells in reader:
-                if cells:
-                    last = len(header) - 1
-                    cells = [*cells[:last], reader.dialect.delimiter.join(cells[last:])]
-                    yield dict(zip(header, cells, strict=True)) if len(cells) == len(header) else None
-        except csv.Error as error:
-            raise DataError(f"{path}, line {reader.line_num}, is no CSV ({error}): correct the line") from error
-
-
-def _json_rows(path: Path) -> Iterator[dict[str, Any] | None]:
-    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
-        for line in file:
-            if not line.strip():
-                continue
-            try:
-                value = json.loads(line)
-            except (ValueError, RecursionError):
-                value = None
-            yield value if isinstance(value, dict) else None
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            value = None
+        yield value if isinstance(value, dict) else None
 
 
 def _lines(path: Path, rows: Iterable[dict[str, Any] | None]) -> Iterator[tuple[int, dict[str, Any] | None]]:

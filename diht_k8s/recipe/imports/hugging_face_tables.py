@@ -121,7 +121,7 @@ def _size(path: Path) -> tuple[int, pa.Schema]:
 
 def _rows(path: Path, columns: list[str], first: int, last: int) -> Iterator[dict[str, Any]]:
     if path.suffix == ".parquet":
-        yield from _parquet_rows(pq.ParquetFile(path), columns, first, last)
+        yield from parquet_rows(pq.ParquetFile(path), columns, first, last)
         return
     seen = 0
     with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
@@ -136,8 +136,18 @@ def _rows(path: Path, columns: list[str], first: int, last: int) -> Iterator[dic
                 return
 
 
-def _parquet_rows(file: pq.ParquetFile, columns: list[str], first: int, last: int) -> Iterator[dict[str, Any]]:
-    """Row groups that end before `first` are not read."""
+def parquet_rows(
+    file: pq.ParquetFile, columns: Sequence[str], first: int, last: int, *, batch_rows: int = BATCH
+) -> Iterator[dict[str, Any]]:
+    """Some columns of the rows from `first` on, before `last`; row groups without such rows are not read.
+
+    Args:
+        file: the table.
+        columns: their names.
+        first: number of a row in the file.
+        last: number of the row after the last one.
+        batch_rows: rows that are in memory at a time.
+    """
     groups, seen, skipped = list[int](), 0, 0
     for group in range(file.num_row_groups):
         size = file.metadata.row_group(group).num_rows
@@ -147,7 +157,7 @@ def _parquet_rows(file: pq.ParquetFile, columns: list[str], first: int, last: in
             groups.append(group)
         seen += size
     position = skipped
-    for batch in file.iter_batches(BATCH, row_groups=groups, columns=columns):
+    for batch in file.iter_batches(batch_rows, row_groups=groups, columns=list(columns)):
         low, high = max(first - position, 0), min(last - position, batch.num_rows)
         if low < high:
             yield from batch.slice(low, high - low).to_pylist()

@@ -173,6 +173,10 @@ class RangeReader:
 
         self._threads.submit(work)
 
+    def open_seekable(self, bucket: str, key: str) -> io.BufferedReader:
+        """The object as a file that reads anywhere, without reading ahead; raises what `open` does."""
+        return io.BufferedReader(SeekableObject(self, bucket, key))
+
     def count_files(self, change: int) -> None:
         """Note that files were opened or closed."""
         with self._lock:
@@ -280,3 +284,50 @@ def _changed(bucket: str, key: str) -> DataError:
     return DataError(
         f"s3://{bucket}/{key} was replaced while it was read: start again, and leave input alone during a run"
     )
+
+
+class SeekableObject(io.RawIOBase):
+    """An object that is read anywhere, one request for each read: tables, whose readers ask for large ranges."""
+
+    def __init__(self, reader: RangeReader, bucket: str, key: str) -> None:
+        """Ask for the first byte, which gives size and ETag; use `RangeReader.open`."""
+        self._reader, self._bucket, self._key = reader, bucket, key
+        about = Sink()
+        reader.fetch(bucket, key, 0, 1, about)
+        self._size, self._etag, self._position = about.total, about.etag, 0
+
+    def readable(self) -> bool:
+        """It is for reading."""
+        return True
+
+    def seekable(self) -> bool:
+        """It can go to any byte."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """Go to a byte, by its number from the beginning, from here or from the end."""
+        self._position = offset + (0, self._position, self._size)[whence]
+        return self._position
+
+    def tell(self) -> int:
+        """The number of the next byte."""
+        return self._position
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Fill the buffer, less only at the end.
+
+        Raises:
+            DataError: the object was replaced since it was opened.
+            RetryableError: the answers broke off too often.
+        """
+        wanted = max(0, min(len(buffer), self._size - self._position))
+        if wanted == 0:
+            return 0
+        sink, filled = Sink(self._etag, total=self._size), 0
+        self._reader.fetch(self._bucket, self._key, self._position, wanted, sink)
+        while filled < wanted:
+            chunk = sink.next() or b""
+            buffer[filled : filled + len(chunk)] = chunk
+            filled += len(chunk)
+        self._position += filled
+        return filled

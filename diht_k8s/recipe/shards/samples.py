@@ -159,7 +159,7 @@ def until_damage(samples: Iterator[Sample]) -> Iterator[Sample]:
 def make_sample(key: str, members: Mapping[str, bytes], problem: str | None = None) -> Sample:
     """A sample from its members, with uid, caption and the first thing that is wrong."""
     meta, meta_problem = _meta(members.get("json"))
-    caption, caption_problem = _caption(members.get("txt"), meta)
+    caption, caption_problem = caption_of(members.get("txt"), meta)
     suffix = next((suffix for suffix in IMAGE_SUFFIXES if suffix in members), None)
     image_problem = "picture_missing" if suffix is None else "picture_empty" if not members[suffix] else None
     if "txt" in members:
@@ -255,8 +255,8 @@ def _meta(data: bytes | None) -> tuple[dict[str, Any], str | None]:
     return (meta, None) if isinstance(meta, dict) else ({}, "json_unreadable")
 
 
-def _caption(text: bytes | None, meta: Mapping[str, Any]) -> tuple[str, str | None]:
-    """The caption of the .txt, else of the .json; one line, white space folded."""
+def caption_of(text: bytes | None, meta: Mapping[str, Any]) -> tuple[str, str | None]:
+    """The caption of the .txt, else of the .json, in one line with white space folded; else "" and what is wrong."""
     if text is not None:
         if len(text) > MAX_CAPTION_BYTES:
             return "", "caption_too_long"

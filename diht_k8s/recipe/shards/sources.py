@@ -13,6 +13,18 @@ from diht_k8s.recipe.shards.storage import Storage
 
 
 @dataclass(frozen=True)
+class TablePart:
+    """The share of a table of captions that one worker filters at a time."""
+
+    start: int
+    """the first row of a Parquet file, or the first byte of a text file."""
+    stop: int
+    """the one after the last."""
+    size: int
+    """bytes, about."""
+
+
+@dataclass(frozen=True)
 class Shard:
     """One shard and the name under which stages write what belongs to it."""
 
@@ -34,6 +46,8 @@ class Shard:
     """`Storage.identity` of the shard when the run listed it, or when the keep list was made."""
     size: int | None = None
     """in bytes, where it is known."""
+    part: TablePart | None = None
+    """which part of a table of captions this is; None for a tar."""
 
 
 def input_shards(spec: Spec, storage: Storage) -> list[Shard]:
@@ -48,7 +62,7 @@ def current_shards(spec: Spec, storage: Storage) -> list[Shard]:
 
 def listed_shards(spec: Spec, storage: Storage) -> list[Shard]:
     """The raw shards of all sources as they are now, for programs that run beside no stage."""
-    return _named(spec, [storage.listed(source.shards) for source in spec.data.sources])
+    return _named(spec, [storage.listed(source.shards or ()) for source in spec.data.sources])
 
 
 def own_shards(listed: Iterable[Listed]) -> list[Shard]:
@@ -60,7 +74,7 @@ def own_shards(listed: Iterable[Listed]) -> list[Shard]:
 
 
 def _patterns(spec: Spec) -> list[list[str]]:
-    return [list(source.shards) for source in spec.data.sources]
+    return [list(source.shards or ()) for source in spec.data.sources]
 
 
 def _named(spec: Spec, found: Sequence[Sequence[Listed]]) -> list[Shard]:

@@ -60,11 +60,12 @@ class Storage:
         return [found.uri for found in matches([uri], self._resolve, _errors)]
 
     @contextlib.contextmanager
-    def open(self, uri: str) -> Iterator[IO[bytes]]:
-        """Open for reading from the beginning on; S3 by ranges that are fetched ahead (see `ranges`)."""
+    def open(self, uri: str, *, seekable: bool = False) -> Iterator[IO[bytes]]:
+        """Open for reading forwards, or anywhere; S3 by ranges, fetched ahead unless `seekable` (see `ranges`)."""
         with _errors(uri, "read"):
             reader, path = self._reader(uri)
-            with open(path, "rb") if reader is None else reader.open(*path.split("/", 1)) as file:
+            opened = None if reader is None else reader.open_seekable if seekable else reader.open
+            with open(path, "rb") if opened is None else opened(*path.split("/", 1)) as file:
                 yield cast("IO[bytes]", file)
 
     def read_bytes(self, uri: str) -> bytes:

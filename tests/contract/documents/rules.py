@@ -7,6 +7,7 @@ from tests.unit.api.documents import REMOVE
 
 TRAIN = "  train: {model: ViT-B-16, batchSize: 8, distillation: {mode: Disabled}, %s}"
 CLASSES = {"name": "x", "type": "Classification", "shards": ["a"]}
+CAPTIONS = {"name": "pool", "captions": ["s3://pool/{0..9}.parquet"]}
 STAGES = ("filter", "label", "train", "evaluate")
 MOUNTS = {"spec__pods": {"volumes": [{"name": "x"}], "volumeMounts": [{"name": "x", "mountPath": "/x"}]}}
 
@@ -36,6 +37,14 @@ RULES = [
         "evaluation alone, no pairs",
         spec__filter=REMOVE, spec__label=REMOVE, spec__train=REMOVE, spec__evaluate__model="s3://corpus/m", spec__data__sources=REMOVE,
     ),
+    good("captions without images", spec__label=REMOVE, spec__train=REMOVE, spec__evaluate=REMOVE, spec__data__sources=[CAPTIONS]),
+    bad("shards and captions in one source", "give exactly one of them", spec__data__sources=[{**CAPTIONS, "shards": ["a.tar"]}]),
+    bad("neither shards nor captions", "give exactly one of them", spec__data__sources=[{"name": "a"}]),
+    bad(
+        "captions beside shards", "has captions beside shards",
+        spec__label=REMOVE, spec__train=REMOVE, spec__evaluate=REMOVE, spec__data__sources=[CAPTIONS, {"name": "web", "shards": ["a.tar"]}],
+    ),
+    bad("training on captions alone", "has captions without images", spec__data__sources=[CAPTIONS]),
     bad("filter without pairs", "spec.data.sources is empty", spec__label=REMOVE, spec__train=REMOVE, spec__evaluate=REMOVE, spec__data__sources=REMOVE),
     bad(
         "training without pairs", "spec.data.sources is empty",

@@ -88,13 +88,13 @@ def run_of(
     output: Path | str, shards: str | list[str], rules: Mapping[str, Any] | None = None, **source: Any
 ) -> DihtRun:
     """A run with the filter stage only."""
-    patterns = [shards] if isinstance(shards, str) else shards
+    pattern = {"shards": [shards] if isinstance(shards, str) else shards} if shards else {}
     document = {
         "apiVersion": "diht.dev/v1alpha1",
         "kind": "DihtRun",
         "metadata": {"name": "test"},
         "spec": {
-            "data": {"sources": [{"name": "web", "shards": patterns, **source}], "output": str(output)},
+            "data": {"sources": [{"name": "web", **pattern, **source}], "output": str(output)},
             "filter": {"minActions": 0, "textSpotting": DISABLED, **(rules or {})},
         },
     }

@@ -73,7 +73,8 @@ def _hours(seconds: float) -> str:
 
 def _data(run: DihtRun) -> str:
     lines = [
-        f"- **{source.name}**: {', '.join(f'`{uri}`' for uri in source.shards)}" for source in run.spec.data.sources
+        f"- **{source.name}**: {', '.join(f'`{uri}`' for uri in source.shards or ())}"
+        for source in run.spec.data.sources
     ]
     assert run.spec.train is not None
     if run.spec.train.shards:

@@ -85,3 +85,26 @@ def test_object_when_opened_then_its_size_is_known_after_the_first_read() -> Non
     with RangeReader(Server([])).open("bucket", "key") as file:
         assert file.read(5) == CONTENT[:5]
         assert file.size == len(CONTENT)
+
+
+def test_seekable_object_gives_what_a_file_gives_wherever_it_is_asked() -> None:
+    server = Server([1, 30, 69])  # the first answer gives the size, the next two break off
+    file = RangeReader(server, sleep=lambda _: None).open_seekable("bucket", "key")
+    beside = io.BytesIO(CONTENT)
+    for offset, whence, size in (
+        (-8, io.SEEK_END, 8),
+        (0, io.SEEK_SET, 50),
+        (10, io.SEEK_CUR, 5),
+        (190, io.SEEK_SET, 50),
+    ):
+        assert file.seek(offset, whence) == beside.seek(offset, whence)
+        assert file.read(size) == beside.read(size)
+    assert file.seek(500) == 500
+    assert file.read() == b""
+
+
+def test_seekable_object_that_is_replaced_is_an_error() -> None:
+    server = Server([], etags=iter(['"a"', '"b"']))
+    file = RangeReader(server).open_seekable("bucket", "key")
+    with pytest.raises(DataError, match="was replaced"):
+        file.read(10)

@@ -1,0 +1,62 @@
+"""Filter the parts of tables: the rules on captions, and those on sizes where the table says them. No image is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from diht_k8s.api.filter import Filter, TextSpotting
+from diht_k8s.recipe.filter.caption_tables.parts import read_rows, sizes_of
+from diht_k8s.recipe.filter.caption_tables.survivors import Survivors
+from diht_k8s.recipe.filter.rules import has_bad_shape
+from diht_k8s.recipe.filter.scores import Row, Scores
+from diht_k8s.recipe.filter.shard_filter import ShardFilter
+from diht_k8s.recipe.runtime.claims import Claims
+from diht_k8s.recipe.runtime.stage import Context
+from diht_k8s.recipe.shards.samples import Sample, SamplePlaces
+from diht_k8s.recipe.shards.shard_groups import ShardGroup
+from diht_k8s.recipe.shards.sources import Shard
+
+BATCH: Final = 1024
+"""Rows per batch: they are small, and the parser is faster with more captions (half a second's work)."""
+
+
+def without_images(rules: Filter) -> Filter:
+    """The rules that a caption pass can apply; the later pass over the downloaded shards applies the others."""
+    return rules.model_copy(
+        update={"text_spotting": TextSpotting(mode="Disabled"), "duplicates": None, "decontaminate": []}
+    )
+
+
+class TableFilter(ShardFilter):
+    """Filters the parts of the tables of one run, one at a time; all but reading and image rules is as with shards."""
+
+    batch = BATCH
+
+    def __init__(self, context: Context, rules: Filter, groups: Sequence[ShardGroup], claims: Claims) -> None:
+        """Prepare; the parser is loaded with the first caption.
+
+        Args:
+            context: the stage's context.
+            rules: what `without_images` gives.
+            groups: all parts of the stage.
+            claims: record which worker works on which group.
+        """
+        numbers = [limit.name for limit in rules.metadata_limits]
+        super().__init__(context, rules, groups, claims, Survivors(context.storage, context.layout, numbers))
+        self._caption_scores = None  # another pass over the same tables has the same parts
+
+    def _read(self, shard: Shard, places: SamplePlaces) -> Iterator[Sample]:
+        return read_rows(self._context.storage, shard, self._rules)
+
+    def _apply_rules(
+        self, shard: Shard, batch: Sequence[Sample], before: Iterator[Row], earlier: Scores | None
+    ) -> list[Row]:
+        known = [next(before, None) for _ in batch]
+        rows, _ = self._rule_chain.apply_to_captions(shard.name, batch, known, filtered=shard.filtered)
+        for row, sample in zip(rows, batch, strict=True):
+            sizes = sizes_of(sample)
+            if not row.reason and shard.filtered and sizes is not None and has_bad_shape(sizes, self._rules):
+                row.reason = "size"
+            row.kept = not row.reason
+        return rows

@@ -1,0 +1,117 @@
+"""From a table of captions to kept shards: the images come from an HTTP server on the loopback, and most are not fetched."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from diht_k8s.recipe.filter.captions.parser import CaptionParser
+from tests.recipe.filter.shards import drawn, filter_with, run_of
+from tests.recipe.filter.tables import Pair, pairs, shard_of, survivors, table_run, write_table
+
+RULES = {"minActions": 1, "maxBadPercent": 10, "metadataLimits": [{"name": "pwatermark", "max": 0.5}]}
+IMG2DATASET = os.environ.get("IMG2DATASET") or shutil.which("img2dataset")
+
+
+class Web:
+    """Serves an image under each number; each fifth shows a word of most captions."""
+
+    def __init__(self) -> None:
+        self.fetched: list[str] = []
+        plain, painted, fetched = drawn(size=(160, 80)), drawn("number", size=(160, 80)), self.fetched
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                fetched.append(self.path)
+                content = plain if int(self.path.strip("/").removesuffix(".png")) % 5 else painted
+                self.send_response(200)
+                self.send_header("Content-Type", "image/png")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.base = f"http://127.0.0.1:{self.server.server_port}"
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    web = Web()
+    thread = threading.Thread(target=web.server.serve_forever, daemon=True)
+    thread.start()
+    yield web
+    web.server.shutdown()
+    thread.join()
+    web.server.server_close()
+
+
+def by_loop(table: Path, shards: Path) -> None:
+    """What img2dataset does, for a table of few rows."""
+
+    def image(row: Pair) -> bytes:
+        with urllib.request.urlopen(row["url"]) as answer:
+            return answer.read()
+
+    rows = survivors(table.parent.parent)
+    with ThreadPoolExecutor(8) as pool:
+        images = list(pool.map(image, rows))
+    shards.mkdir()
+    for number, start in enumerate(range(0, len(rows), 100)):
+        part = slice(start, start + 100)
+        (shards / f"{number:05}.tar").write_bytes(shard_of(rows[part], images[part]))
+
+
+def by_img2dataset(table: Path, shards: Path) -> None:
+    command = [
+        str(IMG2DATASET), "--url_list", str(table), "--input_format", "parquet", "--url_col", "url", "--caption_col", "text",
+        "--save_additional_columns", '["uid","pwatermark"]', "--output_format", "webdataset", "--output_folder", str(shards),
+        "--image_size", "128", "--number_sample_per_shard", "300", "--processes_count", "1", "--thread_count", "8",
+    ]  # fmt: skip
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run(command, check=True, env={**clean, "NO_ALBUMENTATIONS_UPDATE": "1"}, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("download", "count"),
+    [
+        pytest.param(by_loop, 500, id="loop"),
+        pytest.param(
+            by_img2dataset, 5000, id="img2dataset",
+            marks=[pytest.mark.slow, pytest.mark.skipif(IMG2DATASET is None, reason="no img2dataset: set IMG2DATASET")],
+        ),
+    ],
+)  # fmt: skip
+def test_kept_shards_are_those_of_all_images_while_four_fifths_are_not_fetched(
+    tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch, download: Callable[[Path, Path], None], count: int
+) -> None:
+    rows = pairs(count, base=web.base)
+    filter_with(table_run(tmp_path / "captions", write_table(tmp_path / "pool.parquet", rows), RULES))
+    download(tmp_path / "captions" / "filter" / "survivors", tmp_path / "shards")
+    assert 0 < len(web.fetched) == len(set(web.fetched)) <= 0.2 * count
+    parsed, parse = list[str](), CaptionParser.parse
+
+    def counted(parser: CaptionParser, captions: Sequence[str]) -> object:
+        parsed.extend(captions)
+        return parse(parser, captions)
+
+    monkeypatch.setattr(CaptionParser, "parse", counted)
+    rules = {**RULES, "textSpotting": {"detectorSize": 160}, "scoresFrom": f"{tmp_path}/captions/filter"}
+    later = filter_with(run_of(tmp_path / "later", f"{tmp_path}/shards/*.tar", rules))
+    assert later is not None
+    assert parsed == []
+    counts = later.summary["counts"]
+    assert counts["input"] == len(web.fetched)
+    assert counts["kept"] + counts["dropped"]["text"] == counts["input"]
+    assert 0 < counts["dropped"]["text"] < counts["kept"]
