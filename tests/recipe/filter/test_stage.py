@@ -182,7 +182,7 @@ def test_interrupted_run_resumes_shard_by_shard_to_the_same_bytes(tmp_path: Path
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CaptionParser, "parse", stop_at_second)
-        patch.setattr("diht_k8s.recipe.filter.shard_filter.BATCH", 1)
+        patch.setattr("diht_k8s.recipe.filter.shard_filter.ShardFilter.batch", 1)
         with pytest.raises(StopRequested, match="finished shards are kept"):
             filter_with(run, stop=stop)
     assert sorted(path.name for path in (tmp_path / "out/filter").rglob("web-*")) == [
