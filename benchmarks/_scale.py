@@ -129,7 +129,7 @@ class Counted:
         """Counts by verb and place."""
         counts = Counter[str](self._proxy.faults.counts)
         raw = {key: count for key, count in counts.items() if key.startswith(f"GET /{BUCKET}/raw/")}
-        verbs = Counter[str]()
+        verbs, written = Counter[str](), {key for key in counts if key.startswith("PUT ")}
         for key, count in counts.items():
             verb, space, _ = key.partition(" ")
             if space and key not in raw:
@@ -139,5 +139,6 @@ class Counted:
             "by_verb": dict(sorted(verbs.items())),
             "shard_reads": sum(raw.values()),
             "most_reads_of_a_shard": max(raw.values(), default=0),
-            "objects_written": len({key for key in counts if key.startswith("PUT ")}),
+            "objects_written": len(written),
+            "objects_of_the_index": sum("/index/" in key for key in written),
         }
