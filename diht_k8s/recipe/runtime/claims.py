@@ -130,7 +130,7 @@ class Claims:
         self._held = None
         if self._alone:
             return
-        if deaths:
+        if deaths or self._at:  # or shards of it may be done, which the next owner looks for
             released = {**self._owner, "worker": None, "deaths": deaths}
             self._storage.write_bytes(self._uri(name), json.dumps(released).encode())
         else:

@@ -184,3 +184,7 @@ def test_a_claim_tells_whether_it_had_another_owner(tmp_path: Path) -> None:
     assert again.took_over
     assert again.take("b")
     assert not again.took_over
+    again.work_on("shard-1")
+    again.give_up("b")
+    assert one.take("b")
+    assert one.took_over, "shards of the claim may be done"
