@@ -186,7 +186,9 @@ def resume(batch_size: int, shards: int, size: int) -> dict[str, Any]:
             made.append(Shard(f"s-{number:05}", uri, "s", samples=size))
         indexes = Indexed({shard.name: index_of(Storage(), shard.uri) for shard in made})
         total_bytes = sum(Path(shard.uri).stat().st_size for shard in made)
-        sampler = sampler_over([size] * shards, batch_size, 0)
+        # What is chosen for 12.8 million pairs, scaled down: lanes x block and window are as large parts of the epoch.
+        window = int(62_464 / 12_800_000 * shards * size)
+        sampler = sampler_over([size] * shards, batch_size, 0, lanes=32, window=window)
         steps = sampler.total // batch_size
         half = steps // 2
         counted = {}
@@ -261,8 +263,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The order of training samples, one JSON line.")
     parser.add_argument("--batch", type=int, default=30720, help="of the table of repeated reads")
     parser.add_argument("--shards", type=int, default=2048, help="of the table of repeated reads, of 1,000 pairs")
-    parser.add_argument("--pairs", type=int, default=26_000_000, help="of the simulated shuffle")
-    parser.add_argument("--resume-shards", type=int, default=350, help="of 10,000 small pairs each")
+    parser.add_argument("--pairs", type=int, default=10_000_000, help="of the simulated shuffle")
+    parser.add_argument("--resume-shards", type=int, default=40, help="of 10,000 small pairs each")
     parser.add_argument("--ranks", type=int, default=64)
     parser.add_argument("--scale", type=int, default=64, help="of ViT-L/14's state")
     arguments = parser.parse_args()
@@ -271,7 +273,7 @@ def main() -> None:
         "state": state(arguments.ranks, arguments.scale),
         "amplification": amplification(arguments.batch, arguments.shards, 1000),
         "shuffle": shuffle(32768, arguments.pairs // 10_000, 10_000),
-        "resume": resume(4096, arguments.resume_shards, 10_000),
+        "resume": resume(512, arguments.resume_shards, 10_000),
     }
     print(json.dumps(result))
 
