@@ -69,7 +69,7 @@ def order_sizes(
     Args:
         total: samples of an epoch.
         batch_size: samples of a global batch.
-        lanes: at most so many; the largest divisor of the batch up to it is taken, if each lane then has a block's worth.
+        lanes: the most of them; the largest divisor of the batch up to it is taken, if each lane then has a block's worth.
         block: samples of a block.
         window: samples among which the order is mixed, over all lanes.
     """
