@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import io
 import json
@@ -17,7 +18,7 @@ from PIL import Image
 from diht_k8s.api.documents import load
 from diht_k8s.api.reports import Artefact
 from diht_k8s.api.run import DihtRun
-from diht_k8s.recipe.filter.group_summaries import FilteredShard, GroupSummary, summarised
+from diht_k8s.recipe.filter.group_summaries import GroupSummary
 from diht_k8s.recipe.filter.summary import NAME_KINDS, Summary
 from diht_k8s.recipe.shards.index_files import IndexRow
 from diht_k8s.recipe.shards.shard_groups import ShardGroup
@@ -88,31 +89,33 @@ def _run(rule: Mapping[str, Any], shards: int, output: str, stage: Mapping[str, 
     return load(json.dumps(run), name="scale.yaml")
 
 
-def synthetic_summary(group: ShardGroup, header: Mapping[str, Any], *, samples: int) -> GroupSummary:
-    """What a group of shards with many samples would leave: the most frequent names differ from shard to shard."""
-    found = list[FilteredShard]()
-    for shard in group.shards:
-        rng = random.Random(shard.name)
+def synthetic_total(seed: int, shards: int, samples: int) -> Summary:
+    """The summed counts of a group of shards with many samples, of which each has 500 frequent names of each kind."""
+    total, rng = Summary(), random.Random(seed)
+    for _ in range(shards):
         summary = Summary(input=samples, kept=samples // 2)
         summary.dropped["complexity"] = samples - samples // 2
         for kind in NAME_KINDS:
-            summary.names[kind].update(
-                {f"{kind} {int(rng.paretovariate(0.4)) % 100_000}": rng.randint(1, 900) for _ in range(500)}
-            )
+            names = {f"{kind} {int(rng.paretovariate(0.4)) % 100_000}": rng.randint(1, 900) for _ in range(500)}
+            summary.names[kind].update(names)
         summary.cells = {(c, a): [samples // 12, 0, 0] for c in range(4) for a in range(3)}
-        stored = {
-            **header,
-            "summary": summary.to_json(),
-            "kept": {"size": 10**8, "sha256": f"{rng.getrandbits(256):064x}"},
-        }
-        scores = Artefact(path=f"scores/{shard.name}.parquet", size=10**6, sha256=f"{rng.getrandbits(256):064x}")
-        found.append(FilteredShard(shard, stored, scores, f"kept/{shard.name}.tar"))
-    summary = summarised(found)
-    summary.raw = [
-        IndexRow(shard.name, shard.identity or "", samples, group.number, 0, 20_000) for shard in group.shards
-    ]
-    summary.kept = [IndexRow(shard.name, "", samples // 2, group.number, 0, 10_000) for shard in group.shards]
-    return summary
+        total.merge(summary)
+    return total
+
+
+def synthetic_summary(group: ShardGroup, total: Summary, samples: int) -> GroupSummary:
+    """What a group of shards with these counts would leave."""
+    kept = samples // 2
+    found = GroupSummary(total=total)
+    for shard in group.shards:
+        digest = hashlib.sha256(shard.name.encode()).hexdigest()
+        counts = {"input": samples, "kept": kept, "bad": {}, "dropped": {"complexity": samples - kept}}
+        found.shards.append({"name": shard.name, "source": shard.source, **counts})
+        found.artefacts.append(Artefact(path=f"scores/{shard.name}.parquet", size=10**6, sha256=digest))
+        found.artefacts.append(Artefact(path=f"kept/{shard.name}.tar", size=10**8, sha256=digest))
+        found.raw.append(IndexRow(shard.name, shard.identity or "", samples, group.number, 0, 20_000))
+        found.kept.append(IndexRow(shard.name, "", kept, group.number, 0, 10_000))
+    return found
 
 
 class Counted:
@@ -126,7 +129,7 @@ class Counted:
         """Counts by verb and place."""
         counts = Counter[str](self._proxy.faults.counts)
         raw = {key: count for key, count in counts.items() if key.startswith(f"GET /{BUCKET}/raw/")}
-        verbs = Counter[str]()
+        verbs, written = Counter[str](), {key for key in counts if key.startswith("PUT ")}
         for key, count in counts.items():
             verb, space, _ = key.partition(" ")
             if space and key not in raw:
@@ -136,5 +139,6 @@ class Counted:
             "by_verb": dict(sorted(verbs.items())),
             "shard_reads": sum(raw.values()),
             "most_reads_of_a_shard": max(raw.values(), default=0),
-            "objects_written": len({key for key in counts if key.startswith("PUT ")}),
+            "objects_written": len(written),
+            "objects_of_the_index": sum("/index/" in key for key in written),
         }

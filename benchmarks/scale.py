@@ -24,7 +24,16 @@ from typing import Any
 
 import pytest
 
-from benchmarks._scale import PAIRS, Counted, filter_run, load_objects, shard_of, synthetic_summary, train_run
+from benchmarks._scale import (
+    PAIRS,
+    Counted,
+    filter_run,
+    load_objects,
+    shard_of,
+    synthetic_summary,
+    synthetic_total,
+    train_run,
+)
 from diht_k8s.api.data import StorageRule
 from diht_k8s.api.documents import dump
 from diht_k8s.api.errors import StopRequested
@@ -48,6 +57,8 @@ from tests.s3.server import BUCKET, S3, serving, weed
 WORKERS = 128
 SAMPLES = 10_000
 """Of a shard in the made-up summaries."""
+TOTALS = 8
+"""Different counts of groups."""
 
 
 class Bench:
@@ -100,8 +111,12 @@ class Bench:
         config = stage_config(run.spec, Stage.FILTER, *filter_stage.identify(run, self.direct))
         quiet = Reporter(Stage.FILTER, stream=open(os.devnull, "w"))  # noqa: SIM115 (to the end)
         context = Context(run, Stage.FILTER, self.direct, layout, config, quiet, StopFlag())
-        summaries, header = GroupSummaries(context, final=True), {"config_sha256": context.config_sha256}
-        texts = [json.dumps(synthetic_summary(group, header, samples=SAMPLES).to_json()).encode() for group in groups]
+        summaries = GroupSummaries(context, final=True)
+        totals = [synthetic_total(seed, len(groups[0].shards), SAMPLES) for seed in range(TOTALS)]
+        texts = [
+            json.dumps(synthetic_summary(group, totals[group.number % TOTALS], SAMPLES).to_json()).encode()
+            for group in groups
+        ]
         key = f"s3://{BUCKET}/"
         load_objects(self._s3, (summaries.uri(group).removeprefix(key) for group in groups), texts.__getitem__)
         late = {shard.name for shard in groups[0].shards}

@@ -88,19 +88,21 @@ def _sum_up(context: Context, groups: Sequence[ShardGroup], claims: Claims) -> t
     summaries = GroupSummaries(context, final=True)
     names = frozenset(shard.name for group in groups for shard in group.shards)
     there, worked, waiting = summaries.there(groups, names), False, 0
-    for group in groups:
-        context.stop.raise_if_requested("finished shards are kept")
-        if group.number in there:
-            continue
+    missing = [group for group in groups if group.number not in there]
+    claimed = [f"{group.name} summary" for group in missing]
+    context.storage.reserve([*claims.uris(claimed), *(uri for group in missing for uri in summaries.uris(group))])
+    for group in missing:
         if not claims.take(f"{group.name} summary", counts_deaths=False):
             waiting += 1
             continue
-        summaries.write(group, [_deduplicated(context, shard) for shard in group.shards])
+        summaries.write(group, [_deduplicated(context, shard, claims) for shard in group.shards])
         worked = True
     return worked, waiting
 
 
-def _deduplicated(context: Context, shard: Shard) -> FilteredShard:
+def _deduplicated(context: Context, shard: Shard, claims: Claims) -> FilteredShard:
+    context.stop.raise_if_requested("finished shards are kept")
+    claims.keep()
     found = done_shard(context, shard)
     if found is None:
         raise DataError(

@@ -112,9 +112,10 @@ class Claims:
             return
         name, _, deaths = self._held
         progressed, self._at = self._at not in ("", shard), shard
-        if deaths and progressed:
-            self._storage.write_bytes(self._uri(name), self._content(0))
-            self._held = name, self._clock(), 0
+        if deaths:  # somebody died on this claim: the next one shall know where, without waiting for a beat
+            deaths = 0 if progressed else deaths
+            self._storage.write_bytes(self._uri(name), self._content(deaths))
+            self._held = name, self._clock(), deaths
 
     def keep(self) -> None:
         """Show that the owner of the held claim is alive; call it often."""
@@ -129,7 +130,7 @@ class Claims:
         self._held = None
         if self._alone:
             return
-        if deaths:
+        if deaths or self._at:  # or shards of it may be done, which the next owner looks for
             released = {**self._owner, "worker": None, "deaths": deaths}
             self._storage.write_bytes(self._uri(name), json.dumps(released).encode())
         else:

@@ -14,6 +14,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -25,6 +26,8 @@ from diht_k8s.recipe.shards.storage import Storage
 LIST_VERSION: Final = 1
 MAX_GROWING: Final = 256
 """Entries after which a process begins a new list: a list is written again for each entry that comes alone."""
+REQUESTS: Final = 16
+"""Lists that are fetched at the same time."""
 MARKERS: Final = re.compile(rf"{re.escape(MARKER)}|STARTED(-\d+)?\.json")
 _TEMPORARY: Final = re.compile(r"(?P<folder>.*/)?\.(?P<name>[^/]+)\.[A-Za-z0-9_]{8}\.tmp")
 """What a local write leaves behind if it is killed (`Storage.local_copy`)."""
@@ -146,9 +149,10 @@ class StageStorage(Storage):
 
     def _owned(self) -> set[str]:
         """What all processes have listed; lists are read once, so newer entries of others come by `add_known`."""
-        for name in list_names(self, self._folder):
-            if name not in self._known:
-                self._known[name] = read_list(self, self._folder, name) or []
+        unread = [name for name in list_names(self, self._folder) if name not in self._known]
+        with ThreadPoolExecutor(REQUESTS, "lists") as pool:
+            found = pool.map(lambda name: read_list(self, self._folder, name) or [], unread)
+            self._known.update(zip(unread, found, strict=True))
         return self._listed.union(self._others, *self._known.values())
 
     def _path(self, uri: str) -> str | None:

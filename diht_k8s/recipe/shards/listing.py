@@ -21,7 +21,7 @@ from diht_k8s.api.errors import UserError
 
 MAX_SHARDS: Final = 1_000_000
 FEW: Final = 16
-"""Up to so many names of one folder are asked for one by one: the folder may hold millions of others."""
+"""Up to this number of names of one folder are asked for one by one: the folder may hold millions of others."""
 REQUESTS: Final = 16
 """Requests at the same time, of those that are sent one by one."""
 

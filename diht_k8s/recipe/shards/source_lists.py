@@ -24,7 +24,7 @@ from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tables import read_table, write_table
 
 FEW: Final = 1000
-"""Up to so many files are one request of a listing: no list is kept of them."""
+"""Up to this number of files is one request of a listing: no list is kept of them."""
 WAIT_SECONDS: Final = 60.0
 """So long does a worker wait for the list that another one has begun to make; then it lists, too."""
 KEY_DIGITS: Final = 16
@@ -38,7 +38,7 @@ def list_uri(output: str, groups: Groups) -> str:
 
 
 def known_sources(storage: Storage, output: str, groups: Groups) -> list[list[Listed]]:
-    """The files of each group by the run's list; listed anew where it has none.
+    """The files of each group by the run's list; listed where it has none.
 
     Raises:
         UserError: a pattern matches nothing or a folder, or two match the same file.

@@ -157,3 +157,34 @@ def test_deaths_count_for_one_configuration_and_for_shards_alone(tmp_path: Path,
     for _ in range(MAX_DEATHS):
         assert worker(tmp_path, 0).take("a")
     assert worker(tmp_path, 0, config=config).take("a", counts_deaths=counts)
+
+
+def test_deaths_on_a_claim_of_several_shards_count_for_the_shard_that_killed(tmp_path: Path) -> None:
+    for progress in range(2 * MAX_DEATHS):  # each death on a shard behind the last one
+        one = worker(tmp_path, 0)
+        assert one.take("group")
+        one.work_on(f"shard-{progress}")
+    for _ in range(MAX_DEATHS - 1):
+        one = worker(tmp_path, 0)
+        assert one.take("group")
+        one.work_on("shard-9")
+    one = worker(tmp_path, 0)
+    assert one.take("group")
+    one.work_on("shard-9")
+    with pytest.raises(DataError, match="shard-9: 3 workers died on this shard"):
+        worker(tmp_path, 0).take("group")
+
+
+def test_a_claim_tells_whether_it_had_another_owner(tmp_path: Path) -> None:
+    one = worker(tmp_path, 0)
+    assert one.take("a")
+    assert not one.took_over
+    again = worker(tmp_path, 0)
+    assert again.take("a")
+    assert again.took_over
+    assert again.take("b")
+    assert not again.took_over
+    again.work_on("shard-1")
+    again.give_up("b")
+    assert one.take("b")
+    assert one.took_over, "shards of the claim may be done"

@@ -1,4 +1,4 @@
-"""The source list: made once, read by all others, made anew when the sources have changed."""
+"""The source list: made once, read by all others, made again when the sources have changed."""
 
 from __future__ import annotations
 
