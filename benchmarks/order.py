@@ -6,7 +6,7 @@ In: nothing (`python -m benchmarks.order`; `--help` lists sizes). Out: one JSON 
   256 that divides the batch: of lanes against their bound 1 + (N - 1) / S, and of the streams that trainings took before.
 - `shuffle`: pairs are neighbours if they lie within 63 places in one shard. `together`: the chance that two neighbours are in one
   batch. `again`: how many pairs of a batch meet in a batch of the next epoch, relative to a full shuffle (both of a share B / T by
-  definition there, so 1). Pairs are counted in simulated epochs of `--pairs`; `again_at_438_million` is reckoned from the counts.
+  definition there, so 1). Pairs are counted in simulated epochs of `--pairs`; `again_at_438_million` is computed from the counts.
 - `resume`: shards of random bytes are written, indexed and read by ranges, once undisturbed for an epoch and once begun in its middle;
   bytes read are counted. `state`: a checkpoint of `--ranks` parts in the proportions of ViT-L/14's, scaled down, read by as many
   processes; bytes are counted again.
@@ -171,7 +171,7 @@ def read_epoch(source: ShardDataset, sampler: LaneSampler, batch_size: int, posi
 
 
 def resume(batch_size: int, shards: int, size: int) -> dict[str, Any]:
-    """Bytes of shards for the second half of an epoch, read on and begun anew, relative to the epoch."""
+    """Bytes of shards for the second half of an epoch, undisturbed and in two pieces, relative to the epoch."""
     rng = np.random.default_rng(0)
     dataset.SHARD_CACHE_BYTES = 0  # as of a large set: nothing is kept for the next epoch
     with tempfile.TemporaryDirectory() as folder:
@@ -186,7 +186,9 @@ def resume(batch_size: int, shards: int, size: int) -> dict[str, Any]:
             made.append(Shard(f"s-{number:05}", uri, "s", samples=size))
         indexes = Indexed({shard.name: index_of(Storage(), shard.uri) for shard in made})
         total_bytes = sum(Path(shard.uri).stat().st_size for shard in made)
-        sampler = sampler_over([size] * shards, batch_size, 0)
+        # What is chosen for 12.8 million pairs, scaled down: lanes x block and window are as large parts of the epoch.
+        window = int(62_464 / 12_800_000 * shards * size)
+        sampler = sampler_over([size] * shards, batch_size, 0, lanes=32, window=window)
         steps = sampler.total // batch_size
         half = steps // 2
         counted = {}
@@ -261,19 +263,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The order of training samples, one JSON line.")
     parser.add_argument("--batch", type=int, default=30720, help="of the table of repeated reads")
     parser.add_argument("--shards", type=int, default=2048, help="of the table of repeated reads, of 1,000 pairs")
-    parser.add_argument("--pairs", type=int, default=26_000_000, help="of the simulated shuffle")
-    parser.add_argument("--resume-shards", type=int, default=350, help="of 10,000 small pairs each")
+    parser.add_argument("--pairs", type=int, default=2_600_000, help="of the simulated shuffle")
+    parser.add_argument("--resume-shards", type=int, default=40, help="of 10,000 small pairs each")
     parser.add_argument("--ranks", type=int, default=64)
     parser.add_argument("--scale", type=int, default=64, help="of ViT-L/14's state")
+    parts = ("state", "amplification", "shuffle", "resume")
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     arguments = parser.parse_args()
-    result = {
-        "benchmark": "order",
-        "state": state(arguments.ranks, arguments.scale),
-        "amplification": amplification(arguments.batch, arguments.shards, 1000),
-        "shuffle": shuffle(32768, arguments.pairs // 10_000, 10_000),
-        "resume": resume(4096, arguments.resume_shards, 10_000),
+    measures = {
+        "state": lambda: state(arguments.ranks, arguments.scale),
+        "amplification": lambda: amplification(arguments.batch, arguments.shards, 1000),
+        "shuffle": lambda: shuffle(32768, arguments.pairs // 10_000, 10_000),
+        "resume": lambda: resume(512, arguments.resume_shards, 10_000),
     }
-    print(json.dumps(result))
+    print(json.dumps({"benchmark": "order", **{name: measures[name]() for name in arguments.only}}))
 
 
 if __name__ == "__main__":

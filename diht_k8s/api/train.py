@@ -94,9 +94,9 @@ class Order(Model):
     block: Annotated[int | None, Field(ge=1, le=65536)] = None
     """block: consecutive pairs of a shard that are one request. Unset means 64."""
     window: Count | None = None
-    """window of pairs, over all lanes, among which the order is mixed; half of it and a block of each lane are held in the
-    memory of all processes together, and a resume reads it again. Unset means a hundredth of an epoch, at least 32,768 and
-    two batches, at most 524,288."""
+    """window of pairs, over all lanes, among which the order is mixed. Half of it and a block of each lane are held in the
+    memory of all processes together; a resume reads all of it and a block of each lane again. Unset means a window
+    for which this is a hundredth of an epoch, but at least 32,768 and two batches, and at most 524,288."""
 
 
 class Checkpoint(Model):

@@ -1,23 +1,22 @@
-"""Where the samples of the training's shards begin: from the run's index, or of a look at the shards that it does not know.
+"""Where the samples of the training's shards begin: from the run's index, or from reading the shards that it does not know.
 
 The filter makes an index on its way, and `diht index` makes one of other shards. Shards that neither has indexed but that are
 counted are read in sequence. Those that nothing has counted are read once before the first step, by all ranks together, and
-indexed beside the output, so that a second start reads nothing.
+indexed as `diht index` would have done it, so that a second start reads nothing.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.api.layout import Layout, join
-from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.api.layout import Layout
+from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.runtime.bad_shards import Damage
-from diht_k8s.recipe.runtime.inputs import index_of_inputs
+from diht_k8s.recipe.runtime.inputs import filter_index, kind_of_inputs
 from diht_k8s.recipe.shards.beside import samples_beside
 from diht_k8s.recipe.shards.index import ShardIndex, index_of
 from diht_k8s.recipe.shards.index_files import IndexBook, IndexRow, write_part, write_rows
@@ -32,8 +31,6 @@ RANKS = 100_000
 class Attempt(NamedTuple):
     """Who looks at the shards."""
 
-    config_sha256: str
-    """of the stage; an index that was made under another one may be of other shards."""
     number: int
     rank: int
     world: int
@@ -91,8 +88,8 @@ def indexed(
     Raises:
         DataError: a checkpoint's order asks for ranges of a shard that has none.
     """
-    folder = join(Layout(run.spec.data.output).stage(Stage.TRAIN), "index")
-    books = [index_of_inputs(run.spec, storage), _own_book(storage, folder, attempt.config_sha256)]
+    folder = Layout(run.spec.data.output).index
+    books = [filter_index(run.spec, storage), _whole_index(run, storage)]
     rows = [_row_of(shard, books) for shard in shards]
     ranges = frozenset() if in_sequence is None else frozenset(range(len(shards))) - in_sequence
     unknown = [
@@ -102,13 +99,16 @@ def indexed(
     ]
     counts = dict[int, int]()
     if unknown:
-        counts = _look_at(storage, folder, books[1], shards, unknown, ranges, attempt, check)
-        books[1] = _own_book(storage, folder, attempt.config_sha256)
+        made, counts = _look_at(storage, folder, shards, unknown, ranges, attempt, check)
+        if made:
+            header = {"of": kind_of_inputs(run.spec)}
+            _write_book(storage, folder, books[1], made, header, lead=attempt.rank == 0)
+            books[1] = _whole_index(run, storage)
         rows = [_row_of(shard, books) for shard in shards]
     counted = list(_counted(shards, rows, counts))
     sequential = frozenset(number for number, row in enumerate(rows) if row is None or row.begin == row.end)
     if attempt.rank == 0:
-        _say(rows, counted)
+        _say_what_it_costs(rows)
     if in_sequence is not None and sequential & ranges:
         lost = shards[min(sequential & ranges)]
         raise DataError(
@@ -126,15 +126,17 @@ def _counted(shards: Sequence[Shard], rows: Sequence[IndexRow | None], counts: M
         yield replace(shard, samples=samples) if shard.samples is None else shard
 
 
-def _say(rows: Sequence[IndexRow | None], shards: Sequence[Shard]) -> None:
-    """Say what it costs that shards have no index."""
+def _say_what_it_costs(rows: Sequence[IndexRow | None]) -> None:
     missing = sum(row is None for row in rows)
     if missing:
-        logging.warning(
-            "%d of %d shards have no index and are read in sequence: each lane begins inside a shard, and reads what comes "
-            "before again in each epoch and after each restart; `diht index` before the training removes that",
-            missing, len(shards),
-        )  # fmt: skip
+        _say(
+            f"{missing} of {len(rows)} shards have no index and are read in sequence: a lane begins inside a shard, and reads "
+            "what comes before again in each epoch and after each restart; `diht index` before the training removes that"
+        )
+
+
+def _say(sentence: str) -> None:
+    print(f"train: {sentence}", flush=True)
 
 
 def _row_of(shard: Shard, books: Sequence[IndexBook | None]) -> IndexRow | None:
@@ -149,14 +151,13 @@ def _row_of(shard: Shard, books: Sequence[IndexBook | None]) -> IndexRow | None:
 def _look_at(
     storage: Storage,
     folder: str,
-    book: IndexBook | None,
     shards: Sequence[Shard],
     unknown: Sequence[int],
     ranges: frozenset[int],
     attempt: Attempt,
     check: Callable[[], object] | None,
-) -> dict[int, int]:
-    """Count shards by what img2dataset left beside them, or read and index them (a collective); returns the counts."""
+) -> tuple[list[IndexRow], dict[int, int]]:
+    """Count shards by what img2dataset left beside them, or read and index them (a collective); both for all ranks."""
     mine, counts, beside = list[tuple[str, ShardIndex]](), dict[int, int](), True
     for number in unknown[attempt.rank :: attempt.world]:
         shard = shards[number]
@@ -165,36 +166,40 @@ def _look_at(
         if count is not None:
             counts[number] = count
             continue
-        if not mine:
-            logging.warning(
-                "rank %d: shards without an index (%s and up to %d more) are read once before the first step; `diht index` "
-                "does that beforehand, by workers without GPUs", attempt.rank, shard.uri, len(unknown) // attempt.world
-            )  # fmt: skip
+        if not mine and attempt.rank == 0:
+            _say(
+                f"up to {len(unknown)} of {len(shards)} shards have no index and are read once before the first step: "
+                "`diht index` does that beforehand, by workers without GPUs"
+            )
         mine.append((shard.name, index_of(storage, shard.uri, check)))
     rows = write_part(storage, folder, attempt.number * RANKS + attempt.rank, mine)
     gathered = gather_objects((rows, counts))
     made = [row for theirs, _ in gathered for row in theirs]
-    if made:
-        _write_book(storage, folder, book, made, attempt)
-    return {number: count for _, theirs in gathered for number, count in theirs.items()}
+    return made, {number: count for _, theirs in gathered for number, count in theirs.items()}
 
 
-def _own_book(storage: Storage, folder: str, config_sha256: str) -> IndexBook | None:
-    """What an attempt before has indexed, if it was under the same configuration."""
-    book = IndexBook.open(storage, folder)
-    return None if book is None or book.header.get("config_sha256") != config_sha256 else book
+def _whole_index(run: DihtRun, storage: Storage) -> IndexBook | None:
+    """What `diht index` or an attempt before has made, if it is of the shards that this training reads."""
+    book, kind = IndexBook.open(storage, Layout(run.spec.data.output).index), kind_of_inputs(run.spec)
+    return None if book is None or book.header.get("of", kind) != kind else book
 
 
 def _write_book(
-    storage: Storage, folder: str, book: IndexBook | None, rows: Sequence[IndexRow], attempt: Attempt
+    storage: Storage,
+    folder: str,
+    book: IndexBook | None,
+    rows: Sequence[IndexRow],
+    header: dict[str, str],
+    *,
+    lead: bool,
 ) -> None:
-    """Write a book of new rows and of those that were there (a collective)."""
+    """Write a book of new rows and of those that were there (a collective; one rank leads)."""
     new = {row.name for row in rows}
 
     def write() -> None:
         old = [] if book is None else [row for name, row in book.rows.items() if name not in new]
-        write_rows(storage, folder, [*old, *rows], {"config_sha256": attempt.config_sha256})
+        write_rows(storage, folder, [*old, *rows], header)
 
-    error = error_of_rank_0(write if attempt.rank == 0 else None)
+    error = error_of_rank_0(write if lead else None)
     if error is not None:
         raise error

@@ -94,10 +94,8 @@ class Training:
         kept = {"keep": self.settings.checkpoint.keep, "max_failures": self.settings.checkpoint.max_failures}
         self.checkpointer = Checkpointer(self.storage, self.layout, **kept, **where)
         saved = self._first_or_newest()
-        self.data = training_data(
-            run, self.storage, saved, config_sha256=self.config_sha256, attempt=self.checkpointer.attempt,
-            check=self.stop.raise_if_requested, **where,
-        )  # fmt: skip
+        check = self.stop.raise_if_requested
+        self.data = training_data(run, self.storage, saved, attempt=self.checkpointer.attempt, check=check, **where)
         self.bad = BadSamples(run.spec.data.max_bad_shards, len(self.data.shards), self.data.damaged)
         self.cursor = resumed(saved, self.settings.batch_size, self.data.sampler, config_sha256=self.config_sha256)
         self.time.resumed(self.cursor.seconds if self.cursor.productive is None else self.cursor.productive)

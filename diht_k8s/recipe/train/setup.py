@@ -178,7 +178,6 @@ def training_data(
     storage: Storage,
     saved: Saved | None,
     *,
-    config_sha256: str,
     attempt: int,
     rank: int,
     world: int,
@@ -190,7 +189,6 @@ def training_data(
         run: the run document.
         storage: reads the shards.
         saved: the checkpoint to go on from, which decides the order.
-        config_sha256: of the stage.
         attempt: number of this attempt.
         rank: of this process.
         world: number of processes.
@@ -206,7 +204,7 @@ def training_data(
     if goes_in_streams(saved):
         shards, damaged = counted(storage, shards, train.batch_size, rank=rank, world=world, check=check)
     else:
-        made = Attempt(config_sha256, attempt, rank, world)
+        made = Attempt(attempt, rank, world)
         indexes = indexed(run, storage, shards, made, in_sequence=sequential_of(saved), check=check)
         shards, damaged = indexes.shards, indexes.damaged
         require_batch(shards, train.batch_size)

@@ -42,8 +42,8 @@ MAX_WINDOW: Final = 1 << 19
 epoch's batches than in a full shuffle; half of it is held, and a block of each lane: 15 GiB over all readers at 50 KiB."""
 MIN_WINDOW: Final = 1 << 15
 MAX_RESUME_SHARE: Final = 100
-"""A resume reads a window again, so the window is at most a hundredth of an epoch, unless that is below `MIN_WINDOW` or two
-batches: fewer than two would leave a block's samples in one batch."""
+"""A resume reads the window and a block of each lane again: together a hundredth of an epoch, unless the window would then be
+below `MIN_WINDOW` or two batches (in fewer than two all of a block would come into one)."""
 _CHUNK: Final = 1024
 """Elements whose keys are drawn at once, at least."""
 
@@ -69,7 +69,7 @@ def order_sizes(
     Args:
         total: samples of an epoch.
         batch_size: samples of a global batch.
-        lanes: at most so many; the largest divisor of the batch up to it is taken, if each lane then has a block's worth.
+        lanes: the most of them; the largest divisor of the batch up to it is taken, if each lane then has a block's worth.
         block: samples of a block.
         window: samples among which the order is mixed, over all lanes.
     """
@@ -77,7 +77,8 @@ def order_sizes(
     most = max(1, min(lanes or MAX_LANES, total // block, batch_size))
     divisor = next(number for number in range(most, 0, -1) if batch_size % number == 0)
     if window is None:
-        window = max(min(MAX_WINDOW, total // MAX_RESUME_SHARE), MIN_WINDOW, 2 * batch_size)
+        window = min(MAX_WINDOW, total // MAX_RESUME_SHARE - divisor * block)
+        window = max(window, MIN_WINDOW, 2 * batch_size)
     return OrderSizes(divisor, block, max(window, divisor))
 
 
