@@ -196,7 +196,11 @@ def _trainer_controller(plane: Plane, stack: contextlib.ExitStack) -> subprocess
     process = _process(plane, stack, "trainer", program("trainer", TRAINER), config, [])
     _serve_webhooks(plane, root / "webhook/manifests.yaml", port, "trainer-")
     runtime = yaml.safe_dump(_runtime())
-    until(lambda: plane.kubectl("apply", "-f", "-", text=runtime), "Trainer's webhooks", lambda: _check(process, "trainer"))
+    until(
+        lambda: plane.kubectl("apply", "-f", "-", text=runtime),
+        "Trainer's webhooks",
+        lambda: _check(process, "trainer"),
+    )
     _until_served(plane, process, _trainjob("probe", 1))
     return process
 

@@ -213,7 +213,11 @@ def _audit_policy() -> dict[str, Any]:
         "rules": [
             {"level": "Request", "users": [OPERATOR], "verbs": ["patch"], "resources": status},
             {"level": "Metadata", "users": [OPERATOR]},
-            {"level": "Metadata", "users": list(PEERS), "verbs": ["create", "update", "patch", "delete", "deletecollection"]},
+            {
+                "level": "Metadata",
+                "users": list(PEERS),
+                "verbs": ["create", "update", "patch", "delete", "deletecollection"],
+            },
             {"level": "Metadata", "users": [LOADER], "verbs": ["create", "patch"], "resources": runs},
             {"level": "None"},
         ],

@@ -80,4 +80,8 @@ class OneAtATime:
         """What the queue holds: reserved and admitted Workloads, quota in use."""
         found = self.kubectl.json("get", "clusterqueue", self.runs.namespace)["status"]
         usage = found["flavorsReservation"][0]["resources"][0]["total"]
-        return {"reserving": found.get("reservingWorkloads", 0), "admitted": found.get("admittedWorkloads", 0), "cpu": usage}
+        return {
+            "reserving": found.get("reservingWorkloads", 0),
+            "admitted": found.get("admittedWorkloads", 0),
+            "cpu": usage,
+        }

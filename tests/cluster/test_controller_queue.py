@@ -37,7 +37,10 @@ def test_two_runs_on_a_quota_for_one_go_one_after_the_other(
         assert runs.condition("big", "Progressing")["reason"] == "Queued"
         kubectl("delete", "dihtruns", "--all", "-n", place.namespace)
         # Kueue's finalizers go with Kueue there to take them off, else the namespace would stay
-        wait_until(lambda: not kubectl.json("get", "workloads.kueue.x-k8s.io", "-n", place.namespace)["items"], "the workloads' end")
+        wait_until(
+            lambda: not kubectl.json("get", "workloads.kueue.x-k8s.io", "-n", place.namespace)["items"],
+            "the workloads' end",
+        )
 
 
 def waits(runs: Runs, name: str) -> str:

@@ -39,7 +39,9 @@ def start(place: World, *names: str, gang: str) -> None:
     documents = [place.runs.document(name, **{**STAGES, "train": {**TRAIN, "numNodes": NODES}}) for name in names]
     for document in documents:
         document["spec"]["pods"] |= {**GANG, "gang": gang}
-    place.kubectl.apply(json.dumps({"apiVersion": "v1", "kind": "List", "items": documents}), "--namespace", place.namespace)
+    place.kubectl.apply(
+        json.dumps({"apiVersion": "v1", "kind": "List", "items": documents}), "--namespace", place.namespace
+    )
 
 
 def without_nodes(place: World, name: str) -> list[str]:

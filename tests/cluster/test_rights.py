@@ -21,7 +21,10 @@ NOT_HERE = {
     ("diht.dev", "dihtruns", "get"): "a run that a broken watch has missed",
     **{
         ("kueue.x-k8s.io", resource, verb): "Kueue is not installed here (tests/cluster/test_controller_queue.py)"
-        for resource, verbs in (("workloads", ("create", "get", "list", "watch", "delete")), ("workloads/status", ("patch",)))
+        for resource, verbs in (
+            ("workloads", ("create", "get", "list", "watch", "delete")),
+            ("workloads/status", ("patch",)),
+        )
         for verb in verbs
     },
     **{

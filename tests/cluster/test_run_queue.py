@@ -50,7 +50,9 @@ def endure(place: World, queue: OneAtATime, times: int) -> None:
         else:
             crash(place, pod, number)
         for other in ("second-train", "third-train"):
-            assert "Admitted" not in queue.conditions(other) or not queue.admitted(other), f"{other} came before its turn"
+            assert "Admitted" not in queue.conditions(other) or not queue.admitted(other), (
+                f"{other} came before its turn"
+            )
     kill_program(host(running(place, queue, "first", times + 1)))
     for name in ("first", "second", "third"):
         place.runs.wait_for(name, "Complete", timeout_s=180)

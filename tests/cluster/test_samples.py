@@ -31,7 +31,11 @@ def with_every_field() -> str:
     return yaml.safe_dump(document)
 
 
-@pytest.mark.parametrize("text", [*(each.read_text() for each in SAMPLES), with_every_field()], ids=[*(each.stem for each in SAMPLES), "every-field"])
+@pytest.mark.parametrize(
+    "text",
+    [*(each.read_text() for each in SAMPLES), with_every_field()],
+    ids=[*(each.stem for each in SAMPLES), "every-field"],
+)
 def test_run_and_its_jobs_pass_a_dry_run_on_the_server(
     kubectl: Kubectl, namespace: str, tmp_path: Path, text: str
 ) -> None:
@@ -54,5 +58,7 @@ def test_run_and_its_jobs_pass_a_dry_run_on_the_server(
         assert job["metadata"]["labels"]["kueue.x-k8s.io/priority-class"] == "high"
         assert job["metadata"]["annotations"]["kueue.x-k8s.io/job-min-parallelism"] == "2"
         template = job["spec"]["template"]
-        assert template["metadata"]["annotations"]["kueue.x-k8s.io/podset-required-topology"] == "cloud.example.org/rack"
+        assert (
+            template["metadata"]["annotations"]["kueue.x-k8s.io/podset-required-topology"] == "cloud.example.org/rack"
+        )
         assert template["spec"]["schedulerName"] == "other"

@@ -23,7 +23,10 @@ OLDEST, NEWEST = "1.31.0", "1.37.0"
 MONITORING = ("monitoring.coreos.com/v1/ServiceMonitor", "monitoring.coreos.com/v1/PrometheusRule")
 CLUSTER_KINDS = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}
 
-NAMESPACED: dict[str, Any] = {"rbac": {"scope": "namespaced", "kueue": False, "podGroups": False}, "crds": {"install": False}}
+NAMESPACED: dict[str, Any] = {
+    "rbac": {"scope": "namespaced", "kueue": False, "podGroups": False},
+    "crds": {"install": False},
+}
 EVERYTHING: dict[str, Any] = {
     "commonLabels": {"team": "vision"},
     "image": {

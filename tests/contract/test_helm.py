@@ -147,7 +147,10 @@ def test_namespaced_scope_makes_nothing_cluster_wide_and_serves_its_namespace(he
     optional = ({"kueue.x-k8s.io"}, {"scheduling.k8s.io"})
     kept = [rule for rule in wide if set(rule["apiGroups"]) not in optional and rule["resources"] != ["nodes"]]
     assert one(objects, "Role")["rules"] == kept
-    assert one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]["args"][-2:] == ["--kueue=never", "--pod-groups=never"]
+    assert one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]["args"][-2:] == [
+        "--kueue=never",
+        "--pod-groups=never",
+    ]
 
 
 def test_roles_of_the_operator_name_what_they_mean(helm: str) -> None:

@@ -14,8 +14,8 @@ from diht_k8s.controller.children import children, labels_of
 from diht_k8s.controller.kueue import step, workload
 from diht_k8s.controller.mirror.runs import Key, KnownRun
 from diht_k8s.controller.observe import ObservedAttempt, RunProblem, entry_name
+from diht_k8s.kube.api_resources import KUEUE, SCHEDULING
 from diht_k8s.kube.client import Cluster, ClusterError
-from diht_k8s.kube.kinds import KUEUE, SCHEDULING
 from diht_k8s.kube.summaries import ATTEMPT_LABEL
 from diht_k8s.kube.workloads import WorkloadSummary
 from diht_k8s.launch.stages import shaped_for

@@ -53,7 +53,9 @@ def node(name: str = "node-0", *, taints: Any = (), version: int = 5, **conditio
     ],
     ids=["healthy", "monitored and healthy", "condition", "the urgent one first", "taint", "bare"],
 )
-def test_faults_are_listed_conditions_that_are_true_and_listed_taints(document: dict[str, Any], found: list[str]) -> None:
+def test_faults_are_listed_conditions_that_are_true_and_listed_taints(
+    document: dict[str, Any], found: list[str]
+) -> None:
     assert [fault.words for fault in faults_of(document, watched(LISTED))] == found
 
 
@@ -117,7 +119,9 @@ def test_urgent_fault_moves_the_gang_at_once_and_names_node_and_condition() -> N
     settle(process)
     job = cluster.jobs["r-train-2"]
     assert job["metadata"]["annotations"]["diht.dev/unhealthy-nodes"] == "node-0"
-    terms = job["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    terms = job["spec"]["template"]["spec"]["affinity"]["nodeAffinity"][
+        "preferredDuringSchedulingIgnoredDuringExecution"
+    ]
     assert terms[0]["preference"]["matchFields"][0]["values"] == ["node-0"]
     (stage,) = status(cluster).stages
     assert stage.cause is not None
