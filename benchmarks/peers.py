@@ -141,9 +141,9 @@ class Bench:
         for job in jobs:
             old = frozenset(pods.running[job])
             selector = f"{peer.label}={job}"
-            pod = self._core.list_namespaced_pod(NAMESPACE, label_selector=selector).items[0]
+            pod = self._cluster.items("Pod", NAMESPACE, selector)[0]
             status = {"containerStatuses": [self._failed(pod)], "phase": "Failed"}
-            self._core.patch_namespaced_pod_status(pod.metadata.name, NAMESPACE, {"status": status})
+            self._core.patch_namespaced_pod_status(pod["metadata"]["name"], NAMESPACE, {"status": status})
             failed = time.time()
             self._until(lambda: [job] if pods.complete_at(job, without=old) is None else [], f"{peer.title}: {job}")  # noqa: B023
             waits.append((pods.complete_at(job, without=old) or math.inf) - failed)
@@ -155,9 +155,9 @@ class Bench:
         }
 
     @staticmethod
-    def _failed(pod: Any) -> dict[str, Any]:
-        container = pod.spec.containers[0]
-        named = {"name": container.name, "image": container.image, "imageID": "x", "ready": False, "restartCount": 0}
+    def _failed(pod: dict[str, Any]) -> dict[str, Any]:
+        container = pod["spec"]["containers"][0]
+        named = {"name": container["name"], "image": container["image"], "imageID": "x", "ready": False, "restartCount": 0}
         return {**named, "state": FAILED, "lastState": {}}
 
     def _delete(self, peer: Peer, jobs: list[str], pods: Pods) -> dict[str, Any]:
@@ -165,7 +165,7 @@ class Bench:
 
         def delete(name: str) -> None:
             self._custom.delete_namespaced_custom_object(
-                peer.group, peer.version, NAMESPACE, peer.plural, name, body={"propagationPolicy": "Background"}
+                peer.group, peer.version, NAMESPACE, peer.plural, name, propagation_policy="Background"
             )
 
         with ThreadPoolExecutor(STREAMS) as threads:

@@ -35,6 +35,8 @@ RENDEZVOUS_PORT: Final = 29500
 """TCP port on which the ranks of a gang find each other."""
 HOST_PORTS: Final = range(20000, 29000)
 """Its ports on the nodes' network: below NodePorts (30000) and ephemeral ports (32768)."""
+ONE_TOPOLOGY: Final = "give one of required, preferred and unconstrained"
+WHOLE_SLICE: Final = "give sliceRequired and sliceSize together"
 OWN_VOLUMES: Final = ("dshm", "tmp")
 """Volumes that every pod has: at /dev/shm and at /tmp."""
 
@@ -86,9 +88,9 @@ class Topology(Model):
     @model_validator(mode="after")
     def _one_of_three(self) -> Self:
         if sum(each is not None for each in (self.required, self.preferred, self.unconstrained)) > 1:
-            raise ValueError("give one of required, preferred and unconstrained")
+            raise ValueError(ONE_TOPOLOGY)
         if (self.slice_required is None) != (self.slice_size is None):
-            raise ValueError("give sliceRequired and sliceSize together")
+            raise ValueError(WHOLE_SLICE)
         return self
 
 

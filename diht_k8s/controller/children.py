@@ -12,7 +12,7 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.controller.mirror.runs import KnownRun
 from diht_k8s.controller.nodes import MAX_AVOIDED, keep_away
 from diht_k8s.controller.observe import entry_name
-from diht_k8s.kube.kinds import KINDS
+from diht_k8s.kube.api_resources import KINDS
 from diht_k8s.kube.summaries import ATTEMPT_LABEL, MAX_MESSAGE, MOVED_ANNOTATION, RUN_LABEL, RUN_UID_LABEL, STAGE_LABEL
 from diht_k8s.launch.render import JobConfig, render
 from diht_k8s.launch.stages import stage_app

@@ -18,8 +18,8 @@ import urllib3
 
 from diht_k8s.api.errors import UserError, missing_package
 from diht_k8s.api.schema.crd import GROUP, PLURAL, VERSION
+from diht_k8s.kube.api_resources import KINDS, KUEUE, KUEUE_VERSIONS
 from diht_k8s.kube.errors import ClusterError, kubeconfig_errors, refused, unreachable
-from diht_k8s.kube.kinds import KINDS, KUEUE, KUEUE_VERSIONS
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient

@@ -22,7 +22,6 @@ import yaml
 
 from tests.cluster.tools import CLUSTER, PROJECT, Kubectl, fresh_namespace, manifest, wait_until
 
-
 FAULTS = [{"condition": "TestFault"}, {"condition": "UrgentTestFault", "move": "AtOnce"}]
 """Faults of nodes that only tests report."""
 RBAC = "rbac.authorization.k8s.io/v1"

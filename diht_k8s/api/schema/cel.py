@@ -16,7 +16,7 @@ from diht_k8s.api.data import SHARDS_OR_CAPTIONS
 from diht_k8s.api.evaluate import NO_SPLIT
 from diht_k8s.api.kubernetes_types.pod_types import ONE_REFERENCE, REFERENCES, SOURCES, TOO_MANY_SOURCES
 from diht_k8s.api.kubernetes_types.security import CAPABILITY_PREFIX, PRIVILEGED_ESCALATES, ROOT_NEEDS_CONSENT
-from diht_k8s.api.pods import OWN_VOLUMES
+from diht_k8s.api.pods import ONE_TOPOLOGY, OWN_VOLUMES, WHOLE_SLICE
 from diht_k8s.api.run import (
     MAX_NAME_LENGTH,
     MIXED_SOURCES,
@@ -254,6 +254,10 @@ _RULES: Final[dict[str, list[Rule]]] = {
     "Train": _train_rules(),
     "Source": [Rule("has(self.shards) != has(self.captions)", SHARDS_OR_CAPTIONS)],
     "EnvVar": [Rule("!has(self.value) || !has(self.valueFrom)", "give value or valueFrom, not both")],
+    "Topology": [
+        Rule(f"{_count(('required', 'preferred', 'unconstrained'))} <= 1", ONE_TOPOLOGY),
+        Rule("has(self.sliceRequired) == has(self.sliceSize)", WHOLE_SLICE),
+    ],
     "ValueSource": [Rule(f"{_count(REFERENCES)} == 1", ONE_REFERENCE)],
     "Volume": [Rule(f"{_count(SOURCES)} <= 1", TOO_MANY_SOURCES)],
     "Capabilities": [

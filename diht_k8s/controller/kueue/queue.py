@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
+from diht_k8s.api.errors import UserError
 from diht_k8s.api.pods import QUEUE_LABEL, QUEUE_PRIORITY_LABEL, merged
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.run import DihtRun, Stage
@@ -14,8 +15,8 @@ from diht_k8s.controller.children import children, labels_of
 from diht_k8s.controller.kueue import step, workload
 from diht_k8s.controller.mirror.runs import Key, KnownRun
 from diht_k8s.controller.observe import ObservedAttempt, RunProblem, entry_name
+from diht_k8s.kube.api_resources import KUEUE, SCHEDULING
 from diht_k8s.kube.client import Cluster, ClusterError
-from diht_k8s.kube.kinds import KUEUE, SCHEDULING
 from diht_k8s.kube.summaries import ATTEMPT_LABEL
 from diht_k8s.kube.workloads import WorkloadSummary
 from diht_k8s.launch.stages import shaped_for
@@ -72,13 +73,15 @@ class RunQueue:
         found = [each for each in self._workloads.of(*known.key) if each.owner_uid == known.uid]
         if not queues and not found:
             return Queued(plan)
-        if self._workloads.absent:
-            starts = [each for each in plan.actions if isinstance(each, Start) and _entry(each) in queues]
-            problem = RunProblem(Reason.BACKEND_MISSING, f"{MISSING}: {self._workloads.absent}") if starts else None
-            rest = tuple(each for each in plan.actions if each not in starts)
-            return Queued(replace(plan, actions=rest), problem=problem)
         starts = [each for each in plan.actions if isinstance(each, Start) and _entry(each) in queues]
-        shapes = {_entry(each): workload.shape(job_of(known, run, each)) for each in starts}
+        held = replace(plan, actions=tuple(each for each in plan.actions if each not in starts))
+        if self._workloads.absent:
+            problem = RunProblem(Reason.BACKEND_MISSING, f"{MISSING}: {self._workloads.absent}") if starts else None
+            return Queued(held, problem=problem)
+        try:
+            shapes = {_entry(each): workload.shape(job_of(known, run, each)) for each in starts}
+        except UserError as error:
+            return Queued(held, problem=RunProblem(Reason.INVALID_SPEC, str(error)))
         decided = step.queueing(plan, observed, found, queues, shapes)
         waiting = () if decided.waits is None else (_waiting(decided.waits),)
         return Queued(decided.plan, decided.actions, waiting)

@@ -177,7 +177,7 @@ def _admission(start: Start, workload: WorkloadSummary | None, shape: str) -> tu
     if workload.deleted:
         return False, None, "its old Workload is being deleted"
     if workload.finished or workload.shape != shape:
-        return False, Remove(workload), "its Workload is made anew, since it is finished or its pods have changed"
+        return False, Remove(workload), "its Workload is replaced, since it is finished or its pods have changed"
     if workload.evicted and workload.reserved:
         return False, GiveBack(workload), workload.message
     if not _may_run(workload):

@@ -11,7 +11,7 @@ from diht_k8s.api.hashing import sha256_of
 from diht_k8s.api.pods import QUEUE_LABEL, QUEUE_PRIORITY_LABEL
 from diht_k8s.api.times import timestamp
 from diht_k8s.controller.text import one_line
-from diht_k8s.kube.kinds import KINDS, KUEUE
+from diht_k8s.kube.api_resources import KINDS, KUEUE
 from diht_k8s.kube.summaries import INDEX_LABEL, QUEUE_ANNOTATION, QUEUED_ANNOTATION, WORKLOAD_ANNOTATION
 from diht_k8s.kube.workloads import SHAPE_ANNOTATION
 from diht_k8s.launch.role_overlays import EQUAL_COMPLETIONS, MIN_PARALLELISM

@@ -85,6 +85,9 @@ RULES = [
     bad("root by accident in the pod of a stage", "runAsUser 0 is root, which needs runAsNonRoot: false", spec__train__pods__podSecurityContext={"runAsUser": 0, "runAsNonRoot": True}),
     bad("privileged without escalation", "privileged and allowPrivilegeEscalation: false exclude each other", spec__pods__securityContext={"privileged": True, "allowPrivilegeEscalation": False}),
     bad("capability with its prefix", "capabilities are named without CAP_", spec__train__pods__securityContext={"capabilities": {"add": ["CAP_IPC_LOCK"]}}),
+    good("whole topology", spec__pods__topology={"required": "example.org/rack", "sliceRequired": "kubernetes.io/hostname", "sliceSize": 2}),
+    bad("two topologies", "give one of required, preferred and unconstrained", spec__pods__topology={"required": "a", "preferred": "b"}),
+    bad("half of a slice", "give sliceRequired and sliceSize together", spec__train__pods={"topology": {"preferred": "a", "sliceSize": 2}}),
     bad("value and reference in a stage", "give value or valueFrom, not both", spec__train__pods={"env": [{"name": "A", "value": "x", "valueFrom": {"fieldRef": {"fieldPath": "x"}}}]}),
 ]  # fmt: skip
 

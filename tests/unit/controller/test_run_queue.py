@@ -267,3 +267,9 @@ def test_refused_workload_names_the_right_that_is_missing() -> None:
     cluster.refuse["create Workload"] = ClusterError(403, "Forbidden", "diht-operator cannot create resource workloads")
     settle(process)
     assert (reason(cluster), cluster.jobs) == ("PermissionDenied", {})
+
+
+def test_run_that_cannot_be_rendered_says_so_and_takes_no_place() -> None:
+    cluster, kueue, process, _ = world(pods={**PODS, "image": None})
+    settle(process)
+    assert (reason(cluster, "Accepted"), kueue.workloads, cluster.jobs) == ("InvalidSpec", {}, {})
