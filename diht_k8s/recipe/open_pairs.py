@@ -13,26 +13,27 @@ place of copies (`filter.output: KeepList`) are read from their raw shards.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
 from diht_k8s.api.documents import load, read_text
 from diht_k8s.api.errors import DataError
-from diht_k8s.api.layout import Layout
+from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.label.soft_labels import HEADS, Labels, read_labels
 from diht_k8s.recipe.runtime.commit import read_committed
 from diht_k8s.recipe.runtime.inputs import kept_shards
 from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.samples import storable
-from diht_k8s.recipe.shards.sources import Shard
+from diht_k8s.recipe.shards.sources import Shard, input_shards
 from diht_k8s.recipe.shards.storage import Storage
 
 if TYPE_CHECKING:
     from webdataset.pipeline import DataPipeline
 
 
-def open_pairs(run: DihtRun | str | PathLike[str], *, labels: bool = False) -> DataPipeline:
+def open_pairs(run: DihtRun | str | PathLike[str], *, labels: bool = False, keep_lists: str = "") -> DataPipeline:
     """The pairs that a run's filter kept, in the order of its shards.
 
     Each sample has a caption under `txt`, also where the raw shard has it in the .json. With `labels` it has
@@ -42,26 +43,39 @@ def open_pairs(run: DihtRun | str | PathLike[str], *, labels: bool = False) -> D
     Args:
         run: the run, or the path of its document.
         labels: join each pair with its soft labels.
+        keep_lists: folder of keep lists of the raw shards (`filter.uid_lists.write_keep_lists`), which take the place
+            of what the filter kept; a shard without a list is not read.
 
     Raises:
         UserError: the document is wrong, or the filter (with `labels` also the stage label) is not committed.
+        ValueError: both `labels`, which belong to what the filter kept, and `keep_lists`.
         DataError: while it is read: a shard is damaged, or shards and labels do not belong together.
     """
     from webdataset.pipeline import DataPipeline
     from webdataset.shardlists import split_by_node, split_by_worker
 
+    if labels and keep_lists:
+        raise ValueError("labels are those of the pairs that the filter kept: leave out labels or keep_lists")
     if not isinstance(run, DihtRun):
         run = load(read_text(fspath(run)), name=fspath(run))
     storage, layout = Storage(run.spec.storage), Layout(run.spec.data.output)
     if labels:
         read_committed(storage, layout, Stage.LABEL)
-    shards = [{"url": shard.uri, "shard": shard} for shard in kept_shards(run.spec, storage)]
+    found = _listed(run, storage, keep_lists) if keep_lists else kept_shards(run.spec, storage)
+    shards = [{"url": shard.uri, "shard": shard} for shard in found]
 
     def samples(urls: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         for url in urls:
             yield from _samples(storage, url["shard"], layout if labels else None)
 
     return DataPipeline(lambda: iter(shards), split_by_node, split_by_worker, samples)
+
+
+def _listed(run: DihtRun, storage: Storage, folder: str) -> list[Shard]:
+    """The raw shards that have a keep list in a folder."""
+    names = set(storage.names(folder))
+    found = [(shard, f"{shard.name}.parquet") for shard in input_shards(run.spec, storage)]
+    return [replace(shard, keep_list=join(folder, name)) for shard, name in found if name in names]
 
 
 def _samples(storage: Storage, shard: Shard, layout: Layout | None) -> Iterator[dict[str, Any]]:

@@ -12,6 +12,7 @@ Where things are, in the order in which a sample passes them:
 - `deduplication` drops repeated images after all shards are filtered. `repeat_search` finds them, by partitions that
   workers share; `minhash_forest` compares the images of one partition.
 - `scores` (one row for each sample), `kept_pairs` (the kept shards) and `summary` (counts) hold the results.
+- `uid_lists` exchanges subsets of the pool with other tools.
 - `report` turns the counts into `report.json`; `stage_progress` reports the progress of the stage.
 - `model_versions` identifies the models behind the scores.
 """

@@ -79,15 +79,17 @@ def root(lanes_NL: np.ndarray, table: int) -> np.ndarray:
 
 def earlier_equals(bits_N4: np.ndarray) -> np.ndarray:
     """Which images equal an earlier one, [N]; the fingerprints are in the order of the pool."""
-    # a multiplicative hash instead of a sort by four words; neighbours are then compared in full
+    # a multiplicative hash instead of a sort by four words; the few images with equal hashes are then compared in full
     mixed_N = np.zeros(len(bits_N4), np.uint64)
     for word in range(bits_N4.shape[1]):
         mixed_N = (mixed_N ^ bits_N4[:, word]) * np.uint64(0x9E3779B97F4A7C15)
         mixed_N ^= mixed_N >> np.uint64(29)
-    order_N = np.argsort(mixed_N, kind="stable")
-    sorted_N4 = bits_N4[order_N]
-    equal_N = np.zeros(len(bits_N4), bool)
-    equal_N[order_N[1:]] = (sorted_N4[1:] == sorted_N4[:-1]).all(axis=1)
+    order_N, equal_N = np.argsort(mixed_N), np.zeros(len(bits_N4), bool)
+    mixed_N = mixed_N[order_N]
+    same = np.flatnonzero(mixed_N[1:] == mixed_N[:-1])
+    some = np.sort(order_N[np.union1d(same, same + 1)])
+    _, first, inverse = np.unique(bits_N4[some], axis=0, return_index=True, return_inverse=True)
+    equal_N[some] = first[inverse.reshape(-1)] < np.arange(len(some))
     return equal_N
 
 
@@ -152,22 +154,23 @@ def _later_of_pairs(bits_N4: np.ndarray, numbers_N: np.ndarray, ends_N: np.ndarr
         numbers_N: their places in the order of the pool.
         ends_N: the end of each place's group.
     """
-    words_4N, steps_N = np.ascontiguousarray(bits_N4.T), np.bitwise_count(bits_N4).sum(axis=1, dtype=np.uint16)
+    words_4N, counts_4N = np.ascontiguousarray(bits_N4.T), np.bitwise_count(bits_N4.T)
+    steps_N, rest_N = counts_4N.sum(axis=0, dtype=np.float32), counts_4N[2:].sum(axis=0, dtype=np.float32)
+    needed_N = steps_N * _SUM
     left_N = (ends_N - np.arange(1, len(ends_N) + 1)).astype(np.uint8)  # places of the group behind each
     places, found = np.flatnonzero(left_N), [np.empty(0, np.int64)]
     for distance in range(1, GROUP):
-        if 3 * len(places) > len(ends_N):  # slices are faster than lists of places
-            one, other = slice(None, -distance), slice(distance, None)
-            alike = _alike(words_4N[:, one], words_4N[:, other], steps_N[one], steps_N[other])
-            hits = np.flatnonzero(alike & (left_N[one] >= distance))
-        elif len(places):
-            one, other = places, places + distance
-            alike = _alike(np.take(words_4N, one, 1), np.take(words_4N, other, 1), steps_N[one], steps_N[other])
-            hits = places[alike]
-        else:
+        if not len(places):
             break
-        if len(hits):
-            found.append(np.maximum(numbers_N[hits], numbers_N[hits + distance]))
+        few = 3 * len(places) <= len(ends_N)  # else slices are faster than lists of places
+        one, other = (places, places + distance) if few else (slice(None, -distance), slice(distance, None))
+        both_N = np.bitwise_count(words_4N[0][one] & words_4N[0][other])
+        both_N += np.bitwise_count(words_4N[1][one] & words_4N[1][other])
+        at_most_N = np.minimum(rest_N[one], rest_N[other]) + both_N  # half of the words refute almost all pairs
+        hits = np.flatnonzero(at_most_N * _BOTH >= needed_N[one] + needed_N[other])
+        hits = places[hits] if few else hits[left_N[hits] >= distance]
+        hits = hits[_alike(words_4N[:, hits], words_4N[:, hits + distance], steps_N[hits], steps_N[hits + distance])]
+        found.append(np.maximum(numbers_N[hits], numbers_N[hits + distance]))
         places = places[left_N[places] > distance]
     return np.concatenate(found)
 

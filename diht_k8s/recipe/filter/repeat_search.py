@@ -293,8 +293,8 @@ def _joined(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray,
 
 
 def _partition(keys_N: np.ndarray) -> np.ndarray:
-    """Equal keys get equal partitions, [N], int64."""
-    return ((keys_N * _MIX) >> np.uint64(40)).astype(np.int64) % PARTITIONS
+    """Equal keys get equal partitions, [N], uint16, which NumPy sorts by radix."""
+    return (((keys_N * _MIX) >> np.uint64(40)) % np.uint64(PARTITIONS)).astype(np.uint16)
 
 
 def _folded(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

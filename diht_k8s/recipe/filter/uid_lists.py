@@ -1,60 +1,108 @@
-"""Lists of uids as DataComp's tools read them: a sorted `.npy` of pairs of 64-bit numbers, the halves of 32 hex digits."""
+"""Lists of uids, as other tools exchange subsets of a pool, and the keep lists of a run that they stand for.
+
+Two formats. DataComp's `.npy`: a sorted array of uids of 32 hexadecimal digits as two unsigned integers each, NumPy's
+dtype `u8,u8` (github.com/mlfoundations/datacomp, `apply_filter.py`). Parquet: one column `uid` of strings, any uids.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.api.layout import Layout, join
+from diht_k8s.api.run import DihtRun
+from diht_k8s.recipe.filter.scores import open_scores
+from diht_k8s.recipe.shards.keep_lists import Listed, write_keep_list
+from diht_k8s.recipe.shards.sources import input_shards
 from diht_k8s.recipe.shards.storage import Storage
 
-UID_DTYPE: Final = np.dtype("u8,u8")
-_HEX: Final = re.compile(r"[0-9a-fA-F]{32}")
+PAIRS_OF_INTEGERS: Final = np.dtype("u8,u8")
+_HEXADECIMAL: Final = re.compile("[0-9a-f]{32}")
 
 
-def is_hex_uid(uid: str) -> bool:
-    """Whether a uid can stand in such a list."""
-    return _HEX.fullmatch(uid) is not None
+def write_uids(storage: Storage, uri: str, uids: Iterable[str]) -> int:
+    """Write a list of uids, sorted and each once, in the format of its name; returns their number.
+
+    Raises:
+        UserError: the name ends in neither .npy nor .parquet, or a uid does not fit into .npy.
+    """
+    found = sorted(set(uids))
+    buffer = io.BytesIO()
+    if uri.endswith(".npy"):
+        np.save(buffer, _integers(found, uri))
+    elif uri.endswith(".parquet"):
+        pq.write_table(pa.table({"uid": pa.array(found, pa.string())}), buffer, compression="zstd")
+    else:
+        raise _unknown(uri)
+    storage.write_bytes(uri, buffer.getvalue())
+    return len(found)
 
 
-def uid_numbers(uids: Iterable[str]) -> NDArray[np.uint64]:
-    """Two numbers for each uid, shape (N, 2): the halves of its 32 hex digits, of other uids those of a SHA-256."""
-    digits = (uid if is_hex_uid(uid) else hashlib.sha256(uid.encode()).hexdigest()[:32] for uid in uids)
-    found = np.frombuffer(bytes.fromhex("".join(digits)), dtype=">u8").astype(np.uint64)
-    return found.reshape(-1, 2)
+def read_uids(storage: Storage, uri: str) -> set[str]:
+    """The uids of a list in one of the two formats; some 100 bytes of memory each.
+
+    Raises:
+        UserError: the name ends in neither .npy nor .parquet.
+        DataError: the file is not such a list.
+    """
+    if not uri.endswith((".npy", ".parquet")):
+        raise _unknown(uri)
+    data = io.BytesIO(storage.read_bytes(uri))
+    try:
+        if uri.endswith(".parquet"):
+            return set(pq.read_table(data, columns=["uid"])["uid"].to_pylist())
+        integers = np.load(data, allow_pickle=False)
+        if integers.dtype != PAIRS_OF_INTEGERS or integers.ndim != 1:
+            raise ValueError(f"dtype {integers.dtype} of {integers.ndim} axes")
+        return {f"{high:016x}{low:016x}" for high, low in integers.tolist()}
+    except (pa.ArrowException, KeyError, ValueError, EOFError) as error:
+        raise DataError(
+            f"{uri} is no list of uids ({error}): give one uid column, or an array of dtype u8,u8"
+        ) from error
 
 
-def write_uid_list(storage: Storage, uri: str, numbers: NDArray[np.uint64]) -> None:
-    """Write the list.
+def write_keep_lists(run: DihtRun, uids: Iterable[str], folder: str) -> int:
+    """Write the keep list of each raw shard that holds pairs of a selection; returns the number of these pairs.
+
+    Pairs that the filter could not read stay out. The lists go to FOLDER/SHARD.parquet, where `open_pairs` takes them.
 
     Args:
-        storage: where it goes.
-        uri: its name.
-        numbers: what `uid_numbers` gives, sorted.
+        run: whose scores name the pairs of each shard.
+        uids: of the selection.
+        folder: where the lists go.
+
+    Raises:
+        UserError: a shard has no scores.
     """
-    listed = np.ascontiguousarray(numbers).view(UID_DTYPE).reshape(-1)
-    write_array(storage, uri, listed)
+    storage, layout, wanted, count = Storage(run.spec.storage), Layout(run.spec.data.output), frozenset(uids), 0
+    for shard in input_shards(run.spec, storage):
+        uri = layout.scores(shard.name)
+        table = open_scores(storage.read_bytes(uri), uri).file.read(columns=["uid", "reason"])
+        rows = zip(table["uid"].to_pylist(), table["reason"].to_pylist(), strict=True)
+        listed = [
+            Listed(number, uid)
+            for number, (uid, reason) in enumerate(rows)
+            if uid in wanted and not reason.startswith("bad:")
+        ]
+        if listed:
+            write_keep_list(storage, join(folder, f"{shard.name}.parquet"), listed)
+        count += len(listed)
+    return count
 
 
-def write_array(storage: Storage, uri: str, array: NDArray[Any]) -> None:
-    """Write an array as `.npy`."""
-    with storage.writer(uri) as file:
-        np.lib.format.write_array(file, array, allow_pickle=False)
+def _integers(uids: Sequence[str], uri: str) -> np.ndarray:
+    odd = next((uid for uid in uids if not _HEXADECIMAL.fullmatch(uid)), None)
+    if odd is not None:
+        raise UserError(f"{uri}: the uid {odd!r} is not 32 hexadecimal digits: write a list that ends in .parquet")
+    return np.array([(int(uid[:16], 16), int(uid[16:], 16)) for uid in uids], PAIRS_OF_INTEGERS)
 
 
-def read_array(storage: Storage, uri: str) -> NDArray[Any]:
-    """An array of a `.npy`; a local file is mapped, not read."""
-    path = storage.local_path(uri)
-    if path is not None:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    return np.load(io.BytesIO(storage.read_bytes(uri)), allow_pickle=False)
-
-
-def order_of(numbers: NDArray[np.uint64]) -> NDArray[np.intp]:
-    """Indices that sort what `uid_numbers` gives."""
-    return np.lexsort((numbers[:, 1], numbers[:, 0]))
+def _unknown(uri: str) -> UserError:
+    return UserError(f"{uri}: a list of uids ends in .npy or .parquet")
