@@ -19,7 +19,16 @@ import pytest
 CAPTIONS = Path(__file__).parents[3] / "recipe" / "filter" / "captions"
 FILES = ("dev", "heldout", "dev3", "heldout2", "heldout3")
 FIELDS = ("id", "caption", "style", "objects", "attributes", "relations", "actions", "complexity", "num_actions")
-IRREGULAR = {"man": "men", "woman": "women", "child": "children", "foot": "feet", "ox": "oxen", "goose": "geese", "tooth": "teeth", "fisherman": "fishermen"}
+IRREGULAR = {
+    "man": "men",
+    "woman": "women",
+    "child": "children",
+    "foot": "feet",
+    "ox": "oxen",
+    "goose": "geese",
+    "tooth": "teeth",
+    "fisherman": "fishermen",
+}
 
 
 def load(name: str) -> list[dict[str, Any]]:
