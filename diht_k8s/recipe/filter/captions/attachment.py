@@ -30,6 +30,7 @@ TOOLS = words(
     "needle drill net rod hose chopsticks roller ladle wrench screwdriver tweezers mop rope sword spatula trowel "
     "hand hands finger fingers camera microscope magnifier torch paddle oar racket bat club tool tools"
 )
+MOVING = words("carry bring take throw pass send deliver hand tie attach pull push drag move lead fix")
 HOLDING = words("hold have carry wear own contain include feature show fill buy sell") | SHOWING
 PATHS = words("down off along around past over through across up")
 
@@ -76,9 +77,9 @@ def _correct_coordination(tokens: Sequence[Token], token: Token) -> None:
         token.attach(link.head, "conj")
 
 
-def _possession(owner: Token, link: Token) -> Token | None:
+def _possession(owner: Token, link: Token, preposition: str = "with") -> Token | None:
     """The object of the owner's last "with" before "and"."""
-    links = [child for child in owner.kids("prep") if child.lower == "with" and owner.i < child.i < link.i]
+    links = [child for child in owner.kids("prep") if child.lower == preposition and owner.i < child.i < link.i]
     things = links[-1].kids("pobj") if links and owner.is_noun else []
     return things[0] if things else None
 
@@ -89,6 +90,8 @@ def _join_possessions(token: Token, link: Token) -> None:
     Both belong to the bicycle, unless the second one is animate ("a man with a hat and his dog").
     """
     first = _possession(token.head, link)
+    if first is None and not token.kids("det"):
+        first = _possession(token.head, link, "in")  # "a man in a suit and tie"
     if first is not None and not is_animate(token.lower):
         token.attach(first, "conj")
         link.attach(first, "cc")
@@ -219,6 +222,10 @@ def _correct_preposition(tokens: Sequence[Token], token: Token, lexicon: Lexicon
     elif head.is_verb and head.lower not in AUXILIARIES:
         if _is_of_shown_object(token, left, lexicon) or _is_beside_place(token, left):
             token.attach(left, "prep")
+    elif token.lower == "to" and head is left and head.dep == "dobj" and lexicon.verb(head.head.lower) in MOVING:
+        token.attach(head.head, "prep")  # "carries a leaf to the nest"
+    elif token.lower == "about" and head is left and head.dep == "pobj" and head.head.lower in ("with", "by"):
+        token.attach(head.head.head, "prep")  # "interview with a chef about street food"
     elif token.lower == "with" and head is left and _is_tool_of_verb(token, lexicon):
         token.attach(head.head, "prep")
     elif head is not left and token.lower != "of" and head.lower in PICTURES and _joined_by_of(left, head):

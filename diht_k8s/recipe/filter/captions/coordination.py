@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from diht_k8s.recipe.filter.captions.lexicon import Lexicon
 from diht_k8s.recipe.filter.captions.titles import ACTS, VERBS
 from diht_k8s.recipe.filter.captions.tree import Token, after, before, replace_with
+from diht_k8s.recipe.filter.captions.verbs import DEEDS
 from diht_k8s.recipe.filter.captions.wordlists import CAUSATIVES, INTRANSITIVE, is_animate, words
 
 FINITE = ("VBZ", "VBP", "VBD")
@@ -20,7 +21,8 @@ OF_CLAUSES = words(
     "make help ensure argue explain announce bet love"
 )
 """Verbs whose object may be a clause: "experts say cats and dogs sleep"."""
-SECOND_VERBS = VERBS | ACTS | INTRANSITIVE
+MOVES = INTRANSITIVE | words("cool trip stumble tumble land shoot settle fade vanish explode score")
+SECOND_VERBS = VERBS | ACTS | INTRANSITIVE | DEEDS
 
 
 def correct_clauses(tokens: Sequence[Token], lexicon: Lexicon) -> None:
@@ -28,10 +30,11 @@ def correct_clauses(tokens: Sequence[Token], lexicon: Lexicon) -> None:
     for token in tokens:
         if token.lower == "other" and token.i and tokens[token.i - 1].lower == "each":
             _correct_each_other(tokens, token)
-        if token.tag in FINITE and token.kids("det"):
+        if token.tag in FINITE:
             _correct_subject_with_article(tokens, token)
         if token.tag in ("VBP", "VB"):
             _correct_listed_things(tokens, token)
+            _correct_listed_by_others(token)
             _correct_help(tokens, token, lexicon)
         if token.tag == "NNS":
             _correct_listed_verb(tokens, token, lexicon)
@@ -57,7 +60,7 @@ def _correct_listed_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon
     verb = lexicon.verb(token.lower)
     thing = token.head if token.dep == "compound" and token.head.i > token.i else right
     if right is None or not (right.is_noun or right.tag in ("DT", "PRP$")):
-        if verb in INTRANSITIVE and (right is None or right.tag in ("IN", "CC", "RB", "TO")):
+        if verb in MOVES and (right is None or right.tag in ("IN", "CC", "RB", "TO")):
             _become_verb(token, first)
     elif verb in SECOND_VERBS and lexicon.is_verb_form(token.lower):
         _become_verb(token, first)
@@ -149,9 +152,13 @@ def _correct_each_other(tokens: Sequence[Token], token: Token) -> None:
 
 
 def _correct_subject_with_article(tokens: Sequence[Token], token: Token) -> None:
-    """Correct "when the code compiles": an article before a verb belongs to the noun between them."""
+    """Correct "when the code compiles", "Tim Vale dribbles": a noun between an article and a verb, or a name before it, is
+    its subject.
+    """
     noun = before(tokens, token)
     if noun is None or noun.dep != "compound" or noun.head is not token or token.kids("nsubj", "nsubjpass"):
+        return
+    if not token.kids("det") and (noun.tag != "NNP" or token.tag != "VBZ"):
         return
     noun.attach(token, "nsubj")
     for child in token.kids("det", "amod", "compound", "poss"):
@@ -174,6 +181,18 @@ def _correct_listed_things(tokens: Sequence[Token], token: Token) -> None:
             child.attach(things, child.dep)
     subject.attach(token, "nsubj")
     token.attach(things, "relcl")
+
+
+def _correct_listed_by_others(token: Token) -> None:
+    """Correct "top 10 beaches every surfer should visit": the noun before "should" is the subject."""
+    helpers, things = token.kids("aux"), token.kids("nsubj")
+    if len(things) != 1 or things[0].tag != "NNS" or not helpers or helpers[0].tag != "MD" or not token.is_root:
+        return
+    subject = next((noun for noun in things[0].kids("npadvmod", "appos", "dep") if noun.i == helpers[0].i - 1), None)
+    if subject is not None and is_animate(subject.lower):
+        replace_with(token, things[0])
+        subject.attach(token, "nsubj")
+        token.attach(things[0], "relcl")
 
 
 def _correct_help(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:

@@ -19,7 +19,9 @@ from diht_k8s.recipe.filter.captions.wordlists import (
     ADJECTIVES,
     AUXILIARIES,
     COLOURS,
+    COMMANDS,
     COMPLEX_PREPOSITIONS,
+    INTRANSITIVE,
     INVARIANT,
     MISTAKEN_VERBS,
     NUMBER_WORDS,
@@ -28,6 +30,7 @@ from diht_k8s.recipe.filter.captions.wordlists import (
     PERSONAL_PRONOUNS,
     PLURAL_ONLY,
     QUANTITIES,
+    is_animate,
 )
 
 
@@ -161,6 +164,14 @@ def _correct_verb_or_thing(tokens: Sequence[Token], token: Token) -> None:
     word, left, right = token.lower, before(tokens, token), after(tokens, token)
     if left is None and (right is None or right.lower == "."):
         token.retag("NN")  # "kiss"
+    elif (
+        token.dep in ("dobj", "pobj")
+        and not token.kids("aux", "auxpass", "nsubj", "dobj")
+        and token.tag in ("VB", "VBP")
+    ):
+        token.retag("NN")  # "reveals smoke"
+    elif _names_drawing(left, token, right):
+        token.retag("NN")  # "Blueprint for a station"
     elif _opens(left) and right is not None and right.lower == "of" and (token.is_root or word == "set"):
         token.retag("NN")  # "Set of 6 glasses"
     elif word == "close" and right is not None and right.lower == "up":
@@ -173,6 +184,11 @@ def _correct_verb_or_thing(tokens: Sequence[Token], token: Token) -> None:
         become_noun_before(token)
     elif left is not None and left.is_noun and token.tag == "VB" and left.dep == "npadvmod":
         _join_compound(token, left)  # "Morning run along the canal"
+
+
+def _names_drawing(left: Token | None, token: Token, right: Token | None) -> bool:
+    opens = left is None and right is not None and right.lower == "for" and token.is_root
+    return opens and token.lower not in COMMANDS and token.lower not in INTRANSITIVE
 
 
 def _opens(left: Token | None) -> bool:
@@ -189,8 +205,14 @@ def _correct_adjective(tokens: Sequence[Token], token: Token, lexicon: Lexicon) 
         token.retag("NN" if is_thing else "NNP")
         token.dep = "compound" if token.dep == "amod" else token.dep
         return
+    right = after(tokens, token)
     if token.kids("compound") and not word.endswith("ing") and token.dep != "amod":
         token.retag("NN")  # "Baby Oliver"
+    elif is_thing and left is None and token.is_root and right is not None and right.lower == "of":
+        token.retag("NN")  # "Schematic of a reactor"
+    elif is_thing and left is None and token.dep == "amod" and token.head.tag == "NNS" and is_animate(word):
+        token.retag("NN")  # "Mechanic checks the oil"
+        token.dep = "compound"
     elif not is_thing:
         return
     elif token.dep == "acomp" and word not in lexicon.adjectives and token.head.lower not in AUXILIARIES:

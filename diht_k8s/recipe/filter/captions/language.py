@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from diht_k8s.api.filter import Filter
 from diht_k8s.recipe.filter.captions.markup import plain
+from diht_k8s.recipe.filter.captions.wordlists import words
 
 if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
@@ -20,66 +21,10 @@ MARGIN: Final[float] = Filter.model_fields["language_margin"].default
 """Default of `filter.languageMargin`."""
 MAX_CHARACTERS: Final = 1000
 """Longer text is cut, as for the parser."""
-LANGUAGES: Final = [
-    "ar",
-    "az",
-    "bg",
-    "bn",
-    "ca",
-    "cs",
-    "da",
-    "de",
-    "el",
-    "en",
-    "es",
-    "et",
-    "fa",
-    "fi",
-    "fr",
-    "gu",
-    "he",
-    "hi",
-    "hr",
-    "hu",
-    "hy",
-    "id",
-    "is",
-    "it",
-    "ja",
-    "ka",
-    "kk",
-    "kn",
-    "ko",
-    "lt",
-    "lv",
-    "mk",
-    "ml",
-    "mn",
-    "mr",
-    "ms",
-    "nl",
-    "no",
-    "pa",
-    "pl",
-    "pt",
-    "ro",
-    "ru",
-    "sk",
-    "sl",
-    "sq",
-    "sr",
-    "sv",
-    "sw",
-    "ta",
-    "te",
-    "th",
-    "tl",
-    "tr",
-    "uk",
-    "ur",
-    "vi",
-    "zh",
-]
+LANGUAGES: Final = words(
+    "ar az bg bn ca cs da de el en es et fa fi fr gu he hi hr hu hy id is it ja ka kk kn ko lt lv mk ml mn mr ms "
+    "nl no pa pl pt ro ru sk sl sq sr sv sw ta te th tl tr uk ur vi zh"
+)
 """Languages that captions are compared with: those of many web pages. Rare ones, Creoles and Latin would claim English
 captions (species have Latin names).
 """
@@ -90,7 +35,7 @@ def _identifier() -> LanguageIdentifier:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=False)
-    identifier.set_languages(LANGUAGES)
+    identifier.set_languages(sorted(LANGUAGES))
     return identifier
 
 

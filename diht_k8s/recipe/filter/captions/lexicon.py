@@ -63,7 +63,7 @@ class Lexicon:
         if len(stem) > 2 and stem[-1] == stem[-2] and stem not in self.verbs:
             order = [undoubled, *order]
         if ending == "ed" and stem.endswith("i"):
-            order = [stem[:-1] + "y"]
+            order = [stem[:-1] + "y", stem + "e"]  # carried, tied
         return next((lemma for lemma in order if lemma in self.verbs), order[0] if not _loses_e(stem) else plain)
 
     def is_verb_form(self, word: str) -> bool:

@@ -170,6 +170,7 @@ class _Builder:
             not clause.objects
             and not asks
             and not clause.passive
+            and not verb.kids("acomp")
             and not any(p for p in verb.kids("prep") if not p.children)
         ):
             clause.objects = self._group(verb.head, passive=False)

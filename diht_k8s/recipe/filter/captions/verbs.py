@@ -20,6 +20,11 @@ from diht_k8s.recipe.filter.captions.wordlists import (
     words,
 )
 
+DEEDS = words(
+    "tackle chase hold carry eat kiss hug feed pull push catch throw kick hit beat meet greet lick bite steal ride wear "
+    "win lose save score sell rescue guard follow lead teach help attack celebrate visit release receive open close"
+)
+"""Verbs of captions without articles: "Defender tackles striker"."""
 WAYS = words(
     "into through across over along past towards toward down up out off away around behind under against onto to"
 )
@@ -203,6 +208,9 @@ def _correct_finite_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon
     singular = opener is not None and opener.lower in SINGULAR_DETERMINERS
     moves = lexicon.verb(token.lower) in INTRANSITIVE and (is_animate(left.lower) or left.tag == "NNP")
     verb_continues = right is not None and (right.tag in ("DT", "PRP$") or right.lower in WAYS)
+    acts_on = opener is None and is_animate(left.lower) and lexicon.verb(token.lower) in DEEDS
+    acts_on = acts_on and token.dep == "compound" and right is not None and right.is_noun
+    verb_continues = verb_continues or acts_on
     other_verb = any(
         t.tag in ("VBZ", "VBP", "VBD") and t is not token and not _is_second(tokens, t, token) for t in tokens
     )
@@ -220,7 +228,20 @@ def _correct_finite_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon
     elif token in below(left):
         token.attach(left.head if not left.is_root else token, left.dep if not left.is_root else "ROOT")
         left.attach(token, "nsubj")
+    elif acts_on:
+        _act_on(token, left)
     token.retag("VBZ")
+
+
+def _act_on(token: Token, subject: Token) -> None:
+    """Correct "defender tackles striker": a name of three nouns is a subject, a verb and an object."""
+    thing = token.head
+    replace_with(thing, token)
+    for child in list(token.children):
+        if child.i < subject.i:
+            child.attach(subject, child.dep)
+    subject.attach(token, "nsubj")
+    thing.attach(token, "dobj")
 
 
 def _is_second(tokens: Sequence[Token], verb: Token, first: Token) -> bool:

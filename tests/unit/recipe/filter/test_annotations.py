@@ -17,9 +17,18 @@ from typing import Any
 import pytest
 
 CAPTIONS = Path(__file__).parents[3] / "recipe" / "filter" / "captions"
-FILES = ("dev", "heldout", "dev3", "heldout2")
+FILES = ("dev", "heldout", "dev3", "heldout2", "heldout3")
 FIELDS = ("id", "caption", "style", "objects", "attributes", "relations", "actions", "complexity", "num_actions")
-IRREGULAR = {"man": "men", "woman": "women", "child": "children", "foot": "feet", "ox": "oxen", "goose": "geese"}
+IRREGULAR = {
+    "man": "men",
+    "woman": "women",
+    "child": "children",
+    "foot": "feet",
+    "ox": "oxen",
+    "goose": "geese",
+    "tooth": "teeth",
+    "fisherman": "fishermen",
+}
 
 
 def load(name: str) -> list[dict[str, Any]]:
