@@ -19,6 +19,7 @@ import json
 import math
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -221,6 +222,7 @@ def main() -> None:
         figures[kind] = {name: recall(read, made, arguments.timed) for name, read in readers.items()}
         if arguments.defaults:
             figures[kind]["defaults"] = recall(defaults, made[: arguments.defaults], 10)
+        print(kind, figures[kind], file=sys.stderr, flush=True)
     options = {**vars(arguments), "fonts": arguments.fonts.name}
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
     print(json.dumps({"benchmark": "text_kinds", "options": options, "kinds": figures, "machine": machine}))

@@ -14,6 +14,7 @@ from PIL import Image
 from diht_k8s.api.errors import DataError, StopRequested, UserError
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import Stage
+from diht_k8s.recipe.filter import model_versions
 from diht_k8s.recipe.filter.captions.graph import CaptionGraph
 from diht_k8s.recipe.filter.captions.parser import CaptionParser
 from diht_k8s.recipe.filter.text_spotting.spotter import Spotting, SpottingRequest, TextSpotter
@@ -265,6 +266,20 @@ def test_scores_of_another_spotter_are_reused_for_captions_only(
     rules = {"textSpotting": other, "scoresFrom": str(tmp_path / "a/filter")}
     filter_with(run_of(tmp_path / "b", shards, rules))
     assert (calls.captions, calls.images) == ([], 4)
+
+
+def test_finished_filter_when_the_spotter_has_changed_then_names_it_and_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(tmp_path / "a", write_shards(tmp_path / "in"), {"textSpotting": {"detectorSize": 96}})
+    filter_with(run)
+    before = files_of(tmp_path / "a")
+    monkeypatch.setattr(model_versions, "SPOTTER_RULES", 99)
+    model_versions.spotter_version.cache_clear()
+    with pytest.raises(UserError, match=r"programs\.spotter: .*--replace"):
+        filter_with(run)
+    model_versions.spotter_version.cache_clear()
+    assert files_of(tmp_path / "a") == before
 
 
 @pytest.mark.parametrize("case", ["nothing there", "other input"])
