@@ -65,6 +65,9 @@ def main() -> None:
     parser.add_argument(
         "--sheet", default="added_labels", help="SHEET-0.png, ... and SHEET.csv are written (default: %(default)s)"
     )
+    parser.add_argument(
+        "--drawings", action="store_true", help="one image of each drawing with a label, in place of --pictures"
+    )
     parser.add_argument("--judged", metavar="TABLE", help="count this table's verdicts instead")
     options = parser.parse_args()
     if options.judged:
@@ -75,8 +78,8 @@ def main() -> None:
     overrides = [f"data.output={Path(options.output).resolve()}"] if options.output else []
     os.chdir(ROOT)
     found = added_objects(load(Path(options.document).read_text(), name=options.document, overrides=overrides))
-    chosen = np.random.default_rng(options.seed).permutation(len(found))[: options.pictures]
-    drawn = [found[number] for number in chosen]
+    drawn = [found[number] for number in np.random.default_rng(options.seed).permutation(len(found))]
+    drawn = first_of_each(drawn) if options.drawings else drawn[: options.pictures]
     write_sheet(drawn, sheet)
     names = Counter(entry.name for entry in drawn).most_common()
     groups = len({(entry.group, entry.name) for entry in found})
@@ -101,6 +104,14 @@ def added_objects(run: DihtRun) -> list[Added]:
                     found.append(Added(sample.uid, group_of(sample), sample.caption, name, probability, image))
                     break
     return found
+
+
+def first_of_each(entries: Sequence[Added]) -> list[Added]:
+    """The first image of each group with each label."""
+    first: dict[tuple[str, str], Added] = {}
+    for entry in entries:
+        first.setdefault((entry.group, entry.name), entry)
+    return list(first.values())
 
 
 def words(text: str) -> set[str]:

@@ -38,8 +38,12 @@ def test_packaged_teacher_when_loaded_then_weights_are_the_real_ones_and_feature
     whole.load_state_dict(dict(zip(whole.state_dict(), torch.load(uri, weights_only=True).values(), strict=True)))
     with torch.inference_mode():
         logits = whole.eval()(images)
-        from_features = whole.get_classifier()(teacher.features(images))
+        features = teacher.features(images)
+        from_features = whole.get_classifier()(features)
     torch.testing.assert_close(from_features, logits, atol=1e-4, rtol=1e-4)
+    assert teacher.classifier is not None
+    weight_CD, bias_C = teacher.classifier
+    torch.testing.assert_close(features @ weight_CD.T + bias_C, logits, atol=1e-4, rtol=1e-4)
 
 
 def test_packaged_teacher_when_neighbours_are_compared_then_real_features_beat_an_untrained_network() -> None:
