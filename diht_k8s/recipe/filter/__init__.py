@@ -10,6 +10,8 @@ Where things are, in the order in which a sample passes them:
 - `rules` decides which samples to keep. It calls `captions/` (parser), `text_spotting/` (OCR and the match with the
   caption), `exclusion` (takedown list) and `decontamination` (images of benchmarks, found by `fingerprints`).
 - `deduplication` drops repeated images after all shards are filtered; `fingerprint_pool` finds the repeats.
+- `caption_tables` filters tables of URLs and captions, whose images are not downloaded yet; `uid_lists` writes the
+  uids of what is kept as DataComp's tools read them.
 - `scores` (one row for each sample), `kept_pairs` (the kept shards) and `summary` (counts) hold the results.
 - `report` turns the counts into `report.json`; `stage_progress` reports the progress of the stage.
 - `model_versions` identifies the models behind the scores.
