@@ -78,7 +78,9 @@ def shard_of(rows: Sequence[Mapping[str, Any]], images: Sequence[bytes] | None =
     return tar_of(members)
 
 
-def table_run(output: Path | str, tables: str | list[str], rules: Mapping[str, Any] | None = None, **source: Any) -> DihtRun:
+def table_run(
+    output: Path | str, tables: str | list[str], rules: Mapping[str, Any] | None = None, **source: Any
+) -> DihtRun:
     """A run that filters captions, by the paper's rules."""
     patterns = [tables] if isinstance(tables, str) else tables
     return run_of(output, [], {"minActions": 1, "maxBadPercent": 10, **(rules or {})}, captions=patterns, **source)
