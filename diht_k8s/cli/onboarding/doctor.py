@@ -158,7 +158,14 @@ def _run_findings(path: str, *, every: bool) -> Iterator[Finding]:
     from diht_k8s.api.documents import check, located, read_text
     from diht_k8s.api.errors import DihtError
     from diht_k8s.cli.document import foreseen_problems
-    from diht_k8s.recipe.first_look.checkup import READ, Finding, disk_findings, output_findings, shard_findings
+    from diht_k8s.recipe.first_look.checkup import (
+        READ,
+        Finding,
+        disk_findings,
+        output_findings,
+        shard_findings,
+        table_findings,
+    )
     from diht_k8s.recipe.shards.sources import listed_shards
     from diht_k8s.recipe.shards.storage import Storage
 
@@ -178,6 +185,8 @@ def _run_findings(path: str, *, every: bool) -> Iterator[Finding]:
         yield from disk_findings(folder, _needed(run, storage, [shard.uri for shard in shards]))
     if shards:
         yield from shard_findings(storage, shards, most=len(shards) if every else READ)
+    if any(source.captions for source in run.spec.data.sources):
+        yield from table_findings(run, storage)
     foreseen = located(text, foreseen_problems(run))
     yield from (Finding("document", f"{path}: {problem}", wrong=True) for problem in foreseen)
     if not foreseen:

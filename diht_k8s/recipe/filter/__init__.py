@@ -11,6 +11,7 @@ Where things are, in the order in which a sample passes them:
   caption), `exclusion` (takedown list) and `decontamination` (images of benchmarks, found by `fingerprints`).
 - `deduplication` drops repeated images after all shards are filtered. `repeat_search` finds them, by partitions that
   workers share; `minhash_forest` compares the images of one partition.
+- `caption_tables` filters tables of URLs and captions, whose images are not downloaded yet.
 - `scores` (one row for each sample), `kept_pairs` (the kept shards) and `summary` (counts) hold the results.
 - `uid_lists` exchanges subsets of the pool with other tools.
 - `report` turns the counts into `report.json`; `stage_progress` reports the progress of the stage.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import shutil
 from collections import Counter
@@ -12,6 +13,8 @@ from typing import Final
 
 from diht_k8s.api.errors import DihtError
 from diht_k8s.api.layout import join
+from diht_k8s.api.run import DihtRun
+from diht_k8s.recipe.filter.caption_tables.parts import filter_input, read_rows
 from diht_k8s.recipe.filter.layout_hints import LayoutHints
 from diht_k8s.recipe.first_look.look import spread
 from diht_k8s.recipe.shards.images import BadImageError, decode
@@ -24,6 +27,8 @@ READ: Final = 8
 """Shards that are read whole, unless all of them are asked for."""
 LARGE: Final = 8 << 30
 SMALL: Final = 1 << 20
+ROWS: Final = 1000
+"""Rows of a table that are looked at."""
 MANY: Final = 100
 """More shards than this of less than `SMALL` cost more in requests than in reading."""
 PROBE: Final = ".diht-doctor-"
@@ -34,7 +39,7 @@ class Finding:
     """One thing that was looked at."""
 
     about: str
-    """versions, devices, disk, storage, shards or document."""
+    """versions, devices, disk, storage, shards, tables or document."""
     says: str
     wrong: bool = False
 
@@ -76,6 +81,29 @@ def shard_findings(
         yield Finding("shards", said, wrong=True)
     whole = "all" if len(read) == len(shards) else f"{len(read)} of {len(shards)}"
     yield Finding("shards", f"{whole} shards were read: {samples - bad.total()} usable samples, {sum(sizes) / 2**20:,.1f} MiB in all shards")  # fmt: skip
+
+
+def table_findings(run: DihtRun, storage: Storage) -> Iterator[Finding]:
+    """Number of tables and parts of a run of captions, and the first rows of some of its tables."""
+    rules = run.spec.filter
+    assert rules is not None, "a run of captions has this stage"
+    rows, bad = 0, Counter[str]()
+    try:
+        parts = filter_input(run.spec, storage)
+        tables = list({part.uri: part for part in reversed(parts)}.values())
+        for place in sorted(spread(len(tables))[:READ]):
+            for sample in itertools.islice(read_rows(storage, tables[place], rules), ROWS):
+                rows += 1
+                bad.update([sample.problem] if sample.problem is not None else [])
+    except DihtError as error:
+        yield Finding("tables", str(error), wrong=True)
+        return
+    if rows and 100 * bad.total() > rules.max_bad_percent * rows:
+        counts = ", ".join(f"{count} {reason}" for reason, count in bad.most_common())
+        yield Finding("tables", f"{bad.total()} of the first {rows} rows cannot be used ({counts}): raise filter.maxBadPercent, or clean the tables", wrong=True)  # fmt: skip
+    yield Finding(
+        "tables", f"{len(tables)} tables in {len(parts)} parts; {rows - bad.total()} of {rows} rows can be used"
+    )
 
 
 def _size_findings(shards: Sequence[Shard], sizes: Sequence[int]) -> Iterator[Finding]:

@@ -326,7 +326,7 @@ class SeekableObject(io.RawIOBase):
         sink, filled = Sink(self._etag, total=self._size), 0
         self._reader.fetch(self._bucket, self._key, self._position, wanted, sink)
         while filled < wanted:
-            chunk = sink.next() or b""
+            chunk = (sink.next() or b"")[: wanted - filled]  # a server may send more than it was asked for
             buffer[filled : filled + len(chunk)] = chunk
             filled += len(chunk)
         self._position += filled

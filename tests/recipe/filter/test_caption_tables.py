@@ -18,7 +18,7 @@ from diht_k8s.recipe.imports import url_tables
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.takedown import purge
-from tests.recipe.filter.shards import files_of, filter_by_two, filter_with, forget, rows_of, run_of
+from tests.recipe.filter.shards import drawn, files_of, filter_by_two, filter_with, forget, rows_of, run_of
 from tests.recipe.filter.tables import pairs, shard_of, survivors, table_run, write_table
 
 RULES = {
@@ -155,11 +155,16 @@ def test_uids_that_are_no_hex_digits_give_no_list_and_scores_are_found(tmp_path:
     rows = [{**row, "uid": f"row {number}"} for number, row in enumerate(pairs(100))]
     filter_with(table_run(tmp_path / "out", write_table(tmp_path / "a.parquet", rows)))
     assert not (tmp_path / "out" / "filter" / "uids.npy").exists()
-    (tmp_path / "pool.tar").write_bytes(shard_of(survivors(tmp_path / "out")))
+    found = survivors(tmp_path / "out")
+    (tmp_path / "pool.tar").write_bytes(shard_of(found, [b"no image", *[drawn()] * (len(found) - 1)]))
     parsed.clear()
-    rules = {"minActions": 1, "scoresFrom": f"{tmp_path}/out/filter"}
-    filter_with(run_of(tmp_path / "later", str(tmp_path / "pool.tar"), rules))
+    rules = {"minActions": 1, "maxBadPercent": 50, "scoresFrom": f"{tmp_path}/out/filter"}
+    later = filter_with(run_of(tmp_path / "later", str(tmp_path / "pool.tar"), rules))
     assert parsed == []
+    assert later is not None
+    assert later.summary["counts"]["bad"] == {
+        "picture_unreadable": 1
+    }  # no image was read before, whatever the scores say
 
 
 def test_later_pass_reuses_the_scores_by_uid_and_reads_the_images(

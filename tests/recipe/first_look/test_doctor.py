@@ -162,3 +162,17 @@ def test_doctor_without_a_target_checks_the_machine_and_prints_a_line_for_each(
     code, out, _ = diht(capsys, "diht doctor")
     assert code == 0
     assert [line.split(":")[0] for line in out.splitlines()] == ["ok    versions", "ok    devices"]
+
+
+def test_tables_of_captions_are_looked_at_in_place_of_shards(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a.csv").write_text("url,text\nhttp://127.0.0.1/a,a dog\nhttp://127.0.0.1/b,\n")
+    Path("b.csv").write_text("link,text\nhttp://127.0.0.1/a,a dog\n")
+    tables = {"name": "pool", "captions": ["a.csv"]}
+    write(data={"sources": [tables], "output": "runs/out"}, filter={}, train=None)
+    code, (says,) = found(capsys, "run.yaml")
+    assert code == 64
+    assert says.startswith("1 of the first 2 rows cannot be used (1 caption_empty): raise filter.maxBadPercent")
+    write(data={"sources": [{**tables, "captions": ["{a,b}.csv"]}], "output": "runs/out"}, filter={}, train=None)
+    assert "b.csv has no column of URLs" in found(capsys, "run.yaml")[1][0]
+    write(data={"sources": [tables], "output": "runs/out"}, filter={"maxBadPercent": 50}, train=None)
+    assert found(capsys, "run.yaml") == (0, [])
