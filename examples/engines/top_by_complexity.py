@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import pyarrow.parquet as pq
 import ray  # pyright: ignore[reportMissingImports]
 
+from diht_k8s.api.data import StorageRule
 from diht_k8s.api.documents import load, read_text
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.recipe.shards.keep_lists import Listed, write_keep_list
@@ -35,13 +37,22 @@ def threshold(counts: Mapping[int, int], share: float) -> int:
     return 0
 
 
+def count(task: dict[str, Any]) -> dict[str, list[int]]:
+    """How many readable pairs of one shard have each complexity."""
+    columns = pq.read_table(task["scores"], columns=["complexity", "reason"]).to_pydict()
+    rows = zip(columns["complexity"], columns["reason"], strict=True)
+    found = Counter(complexity for complexity, reason in rows if not reason.startswith("bad:"))
+    return {"complexity": list(found), "pairs": list(found.values())}
+
+
 def select(task: dict[str, Any]) -> dict[str, int]:
     """Write the keep list of one shard; its scores have one row for each sample, in order."""
     columns = pq.read_table(task["scores"], columns=["uid", "complexity", "reason"]).to_pydict()
     rows = enumerate(zip(columns["uid"], columns["complexity"], columns["reason"], strict=True))
     least = task["minimum"]
     listed = [Listed(row, uid) for row, (uid, value, why) in rows if value >= least and not why.startswith("bad:")]
-    write_keep_list(Storage(task["rules"]), task["list"], listed)
+    storage = Storage([StorageRule.model_validate_json(rule) for rule in task["storage"]])
+    write_keep_list(storage, task["list"], listed)
     return {"pairs": len(listed)}
 
 
@@ -56,21 +67,21 @@ def main() -> None:
     storage, layout = Storage(run.spec.storage), Layout(run.spec.data.output)
     shards = input_shards(run.spec, storage)
     ray.init(include_dashboard=False, log_to_driver=False)
-    scores = ray.data.read_parquet([layout.scores(shard.name) for shard in shards], columns=["complexity", "reason"])
-    readable = scores.filter(lambda row: not row["reason"].startswith("bad:"))
-    counted = readable.groupby("complexity").count().take_all()
-    minimum = threshold({row["complexity"]: row["count()"] for row in counted}, arguments.share)
+    scores = ray.data.from_items([{"scores": layout.scores(shard.name)} for shard in shards])
+    counts = Counter[int]()
+    for row in scores.map(count).iter_rows():
+        counts.update(dict(zip(row["complexity"], row["pairs"], strict=True)))
+    minimum = threshold(counts, arguments.share)
     tasks = [
         {
-            "scores": layout.scores(name),
-            "list": join(arguments.lists, f"{name}.parquet"),
+            "scores": layout.scores(shard.name),
+            "list": join(arguments.lists, f"{shard.name}.parquet"),
             "minimum": minimum,
-            "rules": run.spec.storage,
+            "storage": [rule.model_dump_json(by_alias=True) for rule in run.spec.storage],
         }
-        for name in (shard.name for shard in shards)
+        for shard in shards
     ]
-    pairs = ray.data.from_items(tasks).map(select).sum("pairs")
-    print(json.dumps({"minimum": minimum, "pairs": pairs}))
+    print(json.dumps({"minimum": minimum, "pairs": int(ray.data.from_items(tasks).map(select).sum("pairs"))}))
 
 
 if __name__ == "__main__":

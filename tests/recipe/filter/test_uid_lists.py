@@ -124,7 +124,7 @@ def test_example_with_ray_selects_over_the_whole_pool_and_writes_keep_lists(tmp_
         "examples/engines/top_by_complexity.py",
         str(document),
         "--share",
-        "0.5",
+        "0.7",
         "--lists",
         f"{tmp_path}/lists",
     ]
@@ -136,5 +136,5 @@ def test_example_with_ray_selects_over_the_whole_pool_and_writes_keep_lists(tmp_
         check=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
-    assert json.loads(done.stdout.splitlines()[-1]) == {"minimum": 2, "pairs": 2}
-    assert [sample["__key__"] for sample in open_pairs(run, keep_lists=f"{tmp_path}/lists")] == ["a3", "b3"]
+    assert json.loads(done.stdout.splitlines()[-1]) == {"minimum": 1, "pairs": 4}
+    assert [sample["__key__"] for sample in open_pairs(run, keep_lists=f"{tmp_path}/lists")] == ["a1", "a3", "b1", "b3"]

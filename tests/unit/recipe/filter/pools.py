@@ -48,8 +48,15 @@ def shard_of(number: int) -> Shard:
 class Pool:
     """The fingerprints of a finished filter, and workers that search them."""
 
-    def __init__(self, folder: Path, kind: Literal["Exact", "Near"], *, config: str = "0" * 64) -> None:
-        self.layout, self.storage, self._config = Layout(str(folder)), Storage(), config
+    def __init__(
+        self,
+        folder: Path | str,
+        kind: Literal["Exact", "Near"],
+        *,
+        config: str = "0" * 64,
+        storage: Storage | None = None,
+    ) -> None:
+        self.layout, self.storage, self._config = Layout(str(folder)), storage or Storage(), config
         self._kind: Literal["Exact", "Near"] = kind
         self.shards: list[Shard] = []
 

@@ -1,0 +1,38 @@
+"""Repeated images are searched on a real S3 server whose answers break off: the same ones as on a disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diht_k8s.api.data import StorageRule
+from diht_k8s.recipe.filter import repeat_search
+from diht_k8s.recipe.shards.storage import Storage
+from tests.s3.faults import proxy_before
+from tests.s3.server import S3
+from tests.unit.recipe.filter.pools import Pool, copies, drawn
+
+pytestmark = pytest.mark.s3
+
+
+def test_pool_on_s3_when_disturbed_then_the_repeats_of_a_disk(
+    tmp_path: Path, s3: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repeat_search, "UNIT_RECORDS", 2000)
+    monkeypatch.setattr(repeat_search, "SHARDS_PER_CHUNK", 2)
+    rng = np.random.default_rng(1)
+    originals = drawn(rng, 300)
+    shards = np.split(np.concatenate([originals, originals[:50], copies(rng, originals[50:150], 0.85)]), 5)
+    with proxy_before(s3.endpoint) as proxy:
+        storage = Storage([StorageRule.model_validate({**s3.rule, "endpointURL": proxy.endpoint})])
+        proxy.set(refuse=0.05, cut=0.1, short=0.1, seed=1)
+        pools = [Pool(f"{tmp_path}/out", "Near"), Pool(f"s3://{s3.bucket}/repeats", "Near", storage=storage)]
+        for pool in pools:
+            for bits in shards:
+                pool.add(bits)
+        on_disk, on_s3 = (pool.repeats() for pool in pools)
+        assert storage.files(f"s3://{s3.bucket}/repeats/filter/duplicates") == ["0000000000000000/repeats.parquet"]
+    assert on_s3 == on_disk
+    assert sum(map(len, on_disk)) == 150
