@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import signal
 import sys
 import tempfile
 import threading
@@ -157,7 +158,13 @@ class Bench:
     @staticmethod
     def _failed(pod: dict[str, Any]) -> dict[str, Any]:
         container = pod["spec"]["containers"][0]
-        named = {"name": container["name"], "image": container["image"], "imageID": "x", "ready": False, "restartCount": 0}
+        named = {
+            "name": container["name"],
+            "image": container["image"],
+            "imageID": "x",
+            "ready": False,
+            "restartCount": 0,
+        }
         return {**named, "state": FAILED, "lastState": {}}
 
     def _delete(self, peer: Peer, jobs: list[str], pods: Pods) -> dict[str, Any]:
@@ -218,6 +225,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=NAMES, help="only this operator; may be repeated")
     parser.add_argument("--table", action="store_true", help="print the table after the line")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything that was started ends, too
     nodes = math.ceil(2 * options.pods * options.jobs / PODS_PER_NODE)
     figures: dict[str, dict[str, Any]] = {}
     with (

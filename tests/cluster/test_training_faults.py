@@ -81,7 +81,7 @@ def test_gang_on_a_node_with_a_fault_saves_its_step_and_moves_and_counts_nothing
     wait_until(lambda: runs.status(name).get("lastCheckpoint"), "the checkpoint in the status", 240)
     node = trainings.node_of(name, 1)
     with faulty(trainings.place.kubectl, node, "UrgentTestFault"):
-        status = restart(trainings, name, "NodeUnhealthy", counted=False)
+        status = restart(trainings, name, "NodeUnhealthy", counted=False, timeout_s=600)
     assert trainings.resumed_at(name) % EVERY_STEPS, "a checkpoint beside the regular ones: the step of the stop"
     assert status["goodput"].get("lostSeconds", 0) == 0
     cause = stages(status)["train"]["cause"]

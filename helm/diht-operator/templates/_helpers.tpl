@@ -125,9 +125,13 @@ namespace: {{ .Release.Namespace }}
 {{/* What it reads of objects without a namespace; only in cluster scope. */}}
 {{- define "diht-operator.cluster-rules" -}}
 {{- if .Values.rbac.kueue }}
-# The nodes that belong to a quota, and priorities in a queue.
+# The nodes that belong to a quota.
 - apiGroups: [kueue.x-k8s.io]
-  resources: [resourceflavors, workloadpriorityclasses]
+  resources: [resourceflavors]
+  verbs: [get]
+# Priorities in a queue, and those of pods, which count there too.
+- apiGroups: [kueue.x-k8s.io]
+  resources: [workloadpriorityclasses]
   verbs: [get]
 - apiGroups: [scheduling.k8s.io]
   resources: [priorityclasses]
