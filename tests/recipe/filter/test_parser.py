@@ -157,16 +157,6 @@ def test_objects_and_attributes(caption: str, objects: list[str], expected: set[
         ("a house with the red door and the roof", {("house", "with", "door"), ("house", "with", "roof")}),
         ("Healthy vegetarian food on a rustic wooden table, top view", {("food", "on", "table")}),
         ("cat, dog", set()),
-        (
-            "a woman in a hat and scarf talking on a phone",
-            {("woman", "in", "hat"), ("woman", "in", "scarf"), ("woman", "talk on", "phone")},
-        ),
-        ("Goalkeeper tackles forward", {("goalkeeper", "tackle", "forward")}),
-        ("Top 5 parks every skater should visit", {("skater", "visit", "park")}),
-        ("Blueprint for a harbor", {("blueprint", "for", "harbor")}),
-        ("Interview with a baker about bread", {("interview", "with", "baker"), ("interview", "about", "bread")}),
-        ("a bee carries pollen to the hive", {("bee", "carry", "pollen"), ("bee", "carry to", "hive")}),
-        ("Rope tied around a post", {("rope", "tie around", "post")}),
         ("Boys rule the yard and girls own the garden", {("boy", "rule", "yard"), ("girl", "own", "garden")}),
         ("A dancer balances on the rail and smiles", {("dancer", "balance on", "rail"), ("dancer", "smile", None)}),
         (

@@ -216,22 +216,43 @@ def _correct_preposition(tokens: Sequence[Token], token: Token, lexicon: Lexicon
     left, head = before(tokens, token), token.head
     if left is None or not left.is_noun:
         return
-    if head is left and head.dep == "dobj" and token.lower in OF_THE_VERB:
-        if head.head.is_verb and lexicon.verb(head.head.lower) not in SHOWING:
-            token.attach(head.head, "prep")
+    if head is left:
+        _correct_preposition_of_neighbour(token, lexicon)
     elif head.is_verb and head.lower not in AUXILIARIES:
         if _is_of_shown_object(token, left, lexicon) or _is_beside_place(token, left):
             token.attach(left, "prep")
-    elif token.lower == "to" and head is left and head.dep == "dobj" and lexicon.verb(head.head.lower) in MOVING:
-        token.attach(head.head, "prep")  # "carries a leaf to the nest"
-    elif token.lower == "about" and head is left and head.dep == "pobj" and head.head.lower in ("with", "by"):
-        token.attach(head.head.head, "prep")  # "interview with a chef about street food"
-    elif token.lower == "with" and head is left and _is_tool_of_verb(token, lexicon):
-        token.attach(head.head, "prep")
-    elif head is not left and token.lower != "of" and head.lower in PICTURES and _joined_by_of(left, head):
+    elif token.lower != "of" and head.lower in PICTURES and _joined_by_of(left, head):
         token.attach(left, "prep")  # "a painting of boats in a harbor"
-    elif head is left and head.dep == "pobj" and head.lower in ("rent", "sale") and head.head.head.is_noun:
-        token.attach(head.head.head, "prep")
+
+
+def _correct_preposition_of_neighbour(token: Token, lexicon: Lexicon) -> None:
+    """Correct "carries a leaf to the nest", "rolling out dough with a pin", "house for sale in Lyon": a preposition after a
+    noun may belong to the verb or the owner of that noun.
+    """
+    noun = token.head
+    if noun.dep == "dobj" and token.lower in OF_THE_VERB:
+        if noun.head.is_verb and lexicon.verb(noun.head.lower) not in SHOWING:
+            token.attach(noun.head, "prep")
+    elif noun.dep == "dobj":
+        if _is_goal_of_verb(token, lexicon) or (token.lower == "with" and _is_tool_of_verb(token, lexicon)):
+            token.attach(noun.head, "prep")
+    elif noun.dep == "pobj" and _is_of_owner(token):
+        token.attach(noun.head.head, "prep")
+
+
+def _is_goal_of_verb(preposition: Token, lexicon: Lexicon) -> bool:
+    """Whether a phrase says where the object of a verb goes: "carries a leaf to the nest"."""
+    return preposition.lower == "to" and lexicon.verb(preposition.head.head.lower) in MOVING
+
+
+def _is_of_owner(preposition: Token) -> bool:
+    """Whether a preposition belongs to what its noun belongs to: "house for sale in Lyon", "interview with a chef about
+    street food".
+    """
+    noun = preposition.head
+    if preposition.lower == "about" and noun.head.lower in ("with", "by"):
+        return True
+    return noun.lower in ("rent", "sale") and noun.head.head.is_noun
 
 
 def _is_tool_of_verb(preposition: Token, lexicon: Lexicon) -> bool:
