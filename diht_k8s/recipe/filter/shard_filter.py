@@ -57,13 +57,13 @@ def is_done(scores: Scores, context: Context) -> bool:
     return scores.header["config_sha256"] == context.config_sha256
 
 
-def batches_of(samples: Iterable[Sample], most: int = BATCH) -> Iterator[list[Sample]]:
-    """Batches of samples, in order, of `most` samples at most."""
+def batches_of(samples: Iterable[Sample], most: int | None = None) -> Iterator[list[Sample]]:
+    """Batches of samples, in order, of `most` samples at most (`BATCH` if unset)."""
     batch, size = list[Sample](), 0
     for sample in samples:
         batch.append(sample)
         size += sum(map(len, sample.members.values()))
-        if len(batch) == most or size >= BATCH_BYTES:
+        if len(batch) == (most or BATCH) or size >= BATCH_BYTES:
             yield batch
             batch, size = [], 0
     if batch:
@@ -91,7 +91,8 @@ class KeptFiles(Protocol):
 class ShardFilter:
     """Filters the shards of one run, one at a time."""
 
-    batch = BATCH
+    batch: int | None = None
+    """samples per batch; None takes `BATCH`."""
 
     def __init__(
         self,

@@ -230,6 +230,9 @@ def test_bad_rows_are_counted_by_reason(tmp_path: Path) -> None:
         "caption_empty": 1, "caption_missing": 1, "caption_no_text": 1, "caption_not_utf8": 1, "caption_too_long": 1,
         "row_unreadable": 3, "url_missing": 2,
     }  # fmt: skip
+    with pytest.raises(DataError, match="more than maxBadPercent 10") as raised:
+        filter_with(table_run(tmp_path / "strict", str(tmp_path / "a.jsonl")))
+    assert "imageKey" not in str(raised.value)
 
 
 def test_source_without_filter_keeps_every_row_that_can_be_used(tmp_path: Path) -> None:

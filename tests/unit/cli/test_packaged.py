@@ -41,9 +41,7 @@ def test_sample_that_is_printed_is_valid(capsys: pytest.CaptureFixture[str], nam
     assert run.metadata.name
 
 
-@pytest.mark.parametrize(
-    ("name", "hint"), [("minmal", "did you mean minimal?"), ("xyz", "there are evaluation-only, ")]
-)
+@pytest.mark.parametrize(("name", "hint"), [("minmal", "did you mean minimal?"), ("xyz", "there are captions-first, ")])
 def test_unknown_sample_names_the_nearest_or_all(capsys: pytest.CaptureFixture[str], name: str, hint: str) -> None:
     assert main(["samples", name]) == 64
     assert hint in capsys.readouterr().err
