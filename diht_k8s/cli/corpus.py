@@ -117,7 +117,9 @@ def purge_command(path: str, exclude: str, overrides: Sequence[str], *, as_json:
     return ExitCode.DONE
 
 
-def index_command(path: str, overrides: Sequence[str], worker: int | None, workers: int | None) -> int:
+def index_command(
+    path: str, overrides: Sequence[str], worker: int | None, workers: int | None, *, as_json: bool = False
+) -> int:
     """Index the shards of a run with the other workers and say what was done; the exit code."""
     stop = StopFlag().install()
     from diht_k8s.cli.stage import place_of
@@ -126,6 +128,9 @@ def index_command(path: str, overrides: Sequence[str], worker: int | None, worke
 
     run, (index, number) = read_run(path, overrides, {}), place_of(worker, workers)
     done = make_index(run, Storage(run.spec.storage), worker=index, workers=number, stop=stop)
+    if as_json:
+        print(json.dumps(asdict(done)))
+        return ExitCode.DONE
     damaged = f", {done.damaged} of them damaged" if done.damaged else ""
     print(f"{done.shards} shards with {done.samples} samples are indexed{damaged}; {done.read} were read here")
     return ExitCode.DONE

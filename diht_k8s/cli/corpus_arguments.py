@@ -46,6 +46,7 @@ def add_corpus_commands(commands: Commands) -> None:
     add_set(index)
     index.add_argument("--worker", type=int, metavar="I", help="index of this worker, from 0; else DIHT_WORKER, else 0")
     index.add_argument("--workers", type=int, metavar="N", help="number of workers; else DIHT_WORKERS, else 1")
+    add_json(index)
     index.set_defaults(command=_index)
 
     purge = commands.add_parser("purge", help="take pairs out of a run's output (takedowns)", epilog=EXIT_CODES)
@@ -78,7 +79,8 @@ def _concepts(options: argparse.Namespace) -> int:
 def _index(options: argparse.Namespace) -> int:
     from diht_k8s.cli.corpus import index_command
 
-    return index_command(options.file, options.overrides, options.worker, options.workers)
+    where = options.worker, options.workers
+    return index_command(options.file, options.overrides, *where, as_json=options.json)
 
 
 def _purge(options: argparse.Namespace) -> int:
