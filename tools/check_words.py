@@ -74,7 +74,7 @@ ALLOWED: Final = {
     r"\bmacro picture\b|\bpicture\(|\bbars, picture\b": "*.jinja",  # the report's macro
     r"\bPICTURES\b": "*",  # a variable of the chart's test
     r"^\s+pictures?:|\{pictures?\b": "*.py",  # parameters and variables
-    r"\brepresent picture portray\b|\bfilm picture\b\b|\bimage picture\b": "*.py",  # words of captions
+    r"\brepresent picture portray\b|\bfilm picture\b\b|\bimage picture\b|\bphotograph picture image\b": "*.py",  # words of captions
     r"\ba picture of \{": "*",  # a prompt of zero-shot classification
 }
 """What artefacts, other programs and captions say: pattern of the words in their context, and in which files."""

@@ -123,7 +123,7 @@ def prepare_pools(document: str, work: Path) -> str:
     junk_run = pool_run(document, work, "junk")
     shard = work / "junk" / "00000.tar"
     if not shard.exists():
-        raw = _samples(kept_run.spec.data.sources[0].shards)
+        raw = _samples(kept_run.spec.data.sources[0].shards or ())
         count = round(len(raw) * JUNK_SHARE / (1 - JUNK_SHARE))
         write_samples(Storage(), str(shard), junk_samples(raw, count, JUNK_SEED))
     run_stage(filter_stage, junk_run, Stage.FILTER)
@@ -157,7 +157,7 @@ def prepare(document: str, work: Path, split: str) -> Material:
             features_ND = (teacher_features(kept_run, pairs) - mean_D) * scale_D
             galleries[benchmark.name] = Gallery(pairs, features_ND, classes_N)
     return Material(
-        raw=read_pairs(kept_run.spec.data.sources[0].shards)[0],
+        raw=read_pairs(kept_run.spec.data.sources[0].shards or ())[0],
         junk=read_pairs([str(work / "junk" / "00000.tar")])[0],
         kept=_pairs(_kept_samples(kept_run)),
         junk_kept=_pairs(_kept_samples(junk_run)),

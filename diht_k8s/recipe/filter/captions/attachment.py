@@ -24,7 +24,7 @@ PICTURES = words(
 )
 """What follows "a photo of a boat" says where the boat is, not the photo."""
 STATUES = words("statue sculpture bust monument figurine")
-"""Unlike a picture, these can do what a participle says: "statue of a king overlooking the bay"."""
+"""Unlike an image, these can do what a participle says: "statue of a king overlooking the bay"."""
 TOOLS = words(
     "knife hammer spoon fork brush pin saw chainsaw axe pencil pen marker scissors stick shovel rake broom whisk "
     "needle drill net rod hose chopsticks roller ladle wrench screwdriver tweezers mop rope sword spatula trowel "
@@ -176,7 +176,7 @@ def _attach_to_subject(tokens: Sequence[Token], token: Token) -> None:
 
 
 def _attach_to_pictured(tokens: Sequence[Token], token: Token) -> None:
-    """Correct "portrait of Ada Holm seated in a chair": the participle describes the one in the picture."""
+    """Correct "portrait of Ada Holm seated in a chair": the participle describes the one in the image."""
     nearest, top = _nearest_noun(tokens, token), token.head
     if nearest is None or nearest is top or top.lower not in PICTURES or nearest.tag not in ("NNP", "NNPS"):
         return

@@ -56,7 +56,7 @@ class TreeParser(Protocol):
 
     @property
     def is_full(self) -> bool:
-        """Whether it has stored so many strings that a new one should replace it."""
+        """Whether it has stored more strings than one should keep."""
         ...
 
     def parse(self, texts: Sequence[str]) -> Iterator[list[Token]]:
