@@ -100,7 +100,7 @@ def test_seekable_object_gives_what_a_file_gives_wherever_it_is_asked() -> None:
     ):
         assert file.seek(offset, whence) == beside.seek(offset, whence)
         assert file.read(size) == beside.read(size)
-    assert file.seek(500) == 500
+    assert file.seek(500, io.SEEK_SET) == 500
     assert file.read(10) == b""
 
 
