@@ -178,7 +178,7 @@ def test_canonical_json_does_not_depend_on_order_or_float_form() -> None:
     )
 
 
-JARGON = ("dictionary", "instance of", "should", "valid ", "^", "pattern", "validation", "parse")
+JARGON = ("dictionary", "instance of", "should", "valid ", "^", "pattern", "validation", "parse ", "parsing")
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a stage without fields": (changed(spec__filter="yes"), "spec.filter: expected a mapping, `name: value` lines below this one (known: "),
     "a list in place of a mapping": (changed(spec__train__loss=[1]), "spec.train.loss: expected a mapping"),
