@@ -160,7 +160,8 @@ class Pods(Model):
 def merged(base: Pods, over: Pods | None) -> Pods:
     """`spec.pods` with a stage's own `pods` over it.
 
-    Mappings are merged key by key and `env` by name; any other field that the stage sets replaces the common one.
+    Mappings are merged key by key and `env` by name; any other field that the stage sets replaces the common one, and
+    so does its topology, whose levels exclude each other.
     """
     if over is None:
         return base
@@ -169,7 +170,7 @@ def merged(base: Pods, over: Pods | None) -> Pods:
         before = getattr(base, name)
         if isinstance(value, dict):
             fields[name] = {**before, **value}
-        elif isinstance(value, BaseModel) and isinstance(before, BaseModel):
+        elif isinstance(value, BaseModel) and isinstance(before, BaseModel) and not isinstance(value, Topology):
             fields[name] = type(value).model_validate({**wire(before), **wire(value)})
     if "env" in fields:
         by_name = {variable.name: variable for variable in [*base.env, *over.env]}

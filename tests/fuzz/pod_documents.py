@@ -52,6 +52,11 @@ def _correct_values(rng: random.Random, pods: dict[str, Any]) -> None:
         _keep_one(rng, volume, SOURCES)
     for context in ("securityContext", "podSecurityContext"):
         _correct_context(pods.get(context) or {})
+    if "topology" in pods:
+        _keep_one(rng, pods["topology"], ("required", "preferred", "unconstrained"))
+        if ("sliceRequired" in pods["topology"]) != ("sliceSize" in pods["topology"]):
+            pods["topology"].pop("sliceRequired", None)
+            pods["topology"].pop("sliceSize", None)
     if "resources" in pods:
         pods["resources"] = {key: value for key, value in pods["resources"].items() if value != "100%"}
 

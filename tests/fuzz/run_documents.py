@@ -128,6 +128,8 @@ def _correct(rng: random.Random, spec: dict[str, Any]) -> None:
         spec["train"] = {"model": "ViT-B-16", "samples": 8}
     if "label" in spec:
         spec.setdefault("filter", {})
+        if spec["label"].get("teacher", {}).get("ownClasses"):
+            spec["label"].setdefault("heads", {})["kind"] = "Sigmoid"
     _correct_train(rng, spec)
     for benchmark in spec.get("evaluate", {}).get("benchmarks", []):
         if benchmark["type"] == "Classification":
@@ -139,11 +141,24 @@ def _correct(rng: random.Random, spec: dict[str, Any]) -> None:
         spec.setdefault("filter", {})
         if "evaluate" in spec:
             spec["evaluate"]["model"] = "models/a"
-    if not spec.setdefault("data", {}).get("sources"):
-        spec["data"]["sources"] = [{"name": "web", "shards": ["s3://corpus/a/{000..127}.tar"]}]
+    _correct_sources(rng, spec)
     correct_pods(rng, spec)
     if rng.random() < 0.9:
         spec.setdefault("pods", {}).setdefault("image", "recipe:1")
+
+
+def _correct_sources(rng: random.Random, spec: dict[str, Any]) -> None:
+    """Shards in every source, or captions in every one and the filter alone."""
+    sources = spec.setdefault("data", {}).setdefault("sources", [])
+    sources += [] if sources else [{"name": "web"}]
+    has, lacks = ("captions", "shards") if rng.random() < 0.1 else ("shards", "captions")
+    for source in sources:
+        source.setdefault(has, ["s3://corpus/a/{000..127}.tar"])
+        source.pop(lacks, None)
+    if has == "captions":
+        spec.setdefault("filter", {})
+        for stage in ("label", "train", "evaluate"):
+            spec.pop(stage, None)
 
 
 def _correct_train(rng: random.Random, spec: dict[str, Any]) -> None:

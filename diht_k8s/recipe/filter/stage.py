@@ -16,6 +16,7 @@ from typing import Final
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.filter import Filter
 from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
+from diht_k8s.api.layout import join
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.filter.caption_tables.parts import filter_input, has_tables
 from diht_k8s.recipe.filter.caption_tables.survivors import Survivors
@@ -163,6 +164,7 @@ def finish(context: Context, groups: Iterable[GroupSummary], *, check: bool = Tr
     found = GroupSummary()
     for group in groups:
         found.merge(group)
+    _check_sizes(context, found)
     total, rules = found.total, _rules(context.run)
     total.check()
     if check:
@@ -184,6 +186,20 @@ def finish(context: Context, groups: Iterable[GroupSummary], *, check: bool = Tr
     _complete_index(context, found)
     summary = {"shards": found.shards, "counts": total.counts(), **listed(found.damaged)}
     return Outcome([*found.artefacts, *files], summary)
+
+
+def _check_sizes(context: Context, found: GroupSummary) -> None:
+    """Compare the scores with what their summaries say, by one listing: a disk may have lost a part of them since.
+
+    Raises:
+        DataError: a file has another size.
+    """
+    folder = join(context.layout.stage(context.stage), "scores")
+    there = context.storage.identities(folder)
+    for item in found.artefacts:
+        name = item.path.removeprefix("scores/")
+        if name != item.path and name in there and int(there[name].partition("-")[0]) != item.size:
+            raise DataError(f"{join(folder, name)} is damaged (it had {item.size} bytes): remove it and start again")
 
 
 def _kept_files(context: Context) -> KeptPairs | Survivors:

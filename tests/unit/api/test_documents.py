@@ -147,6 +147,16 @@ VOLUME = {"name": "data", "emptyDir": {}}
 MOUNT = {"name": "data", "mountPath": "/data"}
 
 
+def test_topology_of_a_stage_replaces_the_common_one() -> None:
+    """Its levels exclude each other: merged field by field, two sound ones would make a wrong one."""
+    common, own = {"topology": {"required": "rack"}}, {"topology": {"preferred": "block"}}
+    run = load(json.dumps(changed(spec__pods=common, spec__filter__pods=own)), name="run")
+    assert run.spec.filter is not None
+    topology = merged(run.spec.pods, run.spec.filter.pods).topology
+    assert topology is not None
+    assert (topology.required, topology.preferred) == (None, "block")
+
+
 @pytest.mark.parametrize(
     ("common", "own"),
     [
