@@ -62,7 +62,7 @@ TRAIN: Final[dict[str, list[str]]] = {
         "ema": _tests("", "one_rank"),
         "engine": _tests("", "learning_rates one_rank options"),
         "health": _tests("health"),
-        "indexing": _tests("indexing"),
+        "data.indexing": _tests("indexing"),
         "loop": _tests("", "one_rank options"),
         "loss.hn_nce": _tests("losses"),
         "loss.losses": _tests("losses"),

@@ -27,10 +27,10 @@ from diht_k8s.recipe.train.checkpoint.checkpoint import Saved
 from diht_k8s.recipe.train.checkpoint.resuming import goes_in_streams, order_of, sequential_of
 from diht_k8s.recipe.train.collectives import gather_objects
 from diht_k8s.recipe.train.data.dataset import ShardDataset
+from diht_k8s.recipe.train.data.indexing import Attempt, IndexedShards, indexed
 from diht_k8s.recipe.train.data.loader import Loader
 from diht_k8s.recipe.train.data.readers import Sampler
 from diht_k8s.recipe.train.distributed import this_device
-from diht_k8s.recipe.train.indexing import Attempt, IndexedShards, indexed
 from diht_k8s.recipe.train.model.batch_norm import over_all_ranks
 from diht_k8s.recipe.train.model.compiling import compile_blocks, require_compiler
 from diht_k8s.recipe.train.model.student import Student, has_batch_statistics

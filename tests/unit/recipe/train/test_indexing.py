@@ -19,7 +19,7 @@ from diht_k8s.recipe.shards.index_files import write_part, write_rows
 from diht_k8s.recipe.shards.samples import read_samples, write_samples
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.data.dataset import ShardDataset
-from diht_k8s.recipe.train.indexing import Attempt, IndexedShards, indexed
+from diht_k8s.recipe.train.data.indexing import Attempt, IndexedShards, indexed
 from diht_k8s.recipe.train.setup import train_shards
 
 SIZES = [3, 5, 2]
