@@ -19,11 +19,11 @@ from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.filter.scores import open_scores
+from diht_k8s.recipe.filter.uid_arrays import UID_DTYPE, pairs_of, uid_numbers
 from diht_k8s.recipe.shards.keep_lists import Listed, write_keep_list
 from diht_k8s.recipe.shards.sources import input_shards
 from diht_k8s.recipe.shards.storage import Storage
 
-PAIRS_OF_INTEGERS: Final = np.dtype("u8,u8")
 _HEXADECIMAL: Final = re.compile("[0-9a-f]{32}")
 
 
@@ -59,7 +59,7 @@ def read_uids(storage: Storage, uri: str) -> set[str]:
         if uri.endswith(".parquet"):
             return set(pq.read_table(data, columns=["uid"])["uid"].to_pylist())
         integers = np.load(data, allow_pickle=False)
-        if integers.dtype != PAIRS_OF_INTEGERS or integers.ndim != 1:
+        if integers.dtype != UID_DTYPE or integers.ndim != 1:
             raise ValueError(f"dtype {integers.dtype} of {integers.ndim} axes")
         return {f"{high:016x}{low:016x}" for high, low in integers.tolist()}
     except (pa.ArrowException, KeyError, ValueError, EOFError) as error:
@@ -101,7 +101,7 @@ def _integers(uids: Sequence[str], uri: str) -> np.ndarray:
     odd = next((uid for uid in uids if not _HEXADECIMAL.fullmatch(uid)), None)
     if odd is not None:
         raise UserError(f"{uri}: the uid {odd!r} is not 32 hexadecimal digits: write a list that ends in .parquet")
-    return np.array([(int(uid[:16], 16), int(uid[16:], 16)) for uid in uids], PAIRS_OF_INTEGERS)
+    return pairs_of(uid_numbers(uids))
 
 
 def _unknown(uri: str) -> UserError:

@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from diht_k8s.api.layout import MARKER, join
-from diht_k8s.recipe.filter.caption_tables.uid_arrays import (
+from diht_k8s.recipe.filter.scores import Row, from_batches, open_scores
+from diht_k8s.recipe.filter.uid_arrays import (
     is_hex_uid,
     order_of,
     read_array,
@@ -26,7 +27,6 @@ from diht_k8s.recipe.filter.caption_tables.uid_arrays import (
     write_array,
     write_uid_list,
 )
-from diht_k8s.recipe.filter.scores import Row, from_batches, open_scores
 from diht_k8s.recipe.shards.samples import Sample, storable
 from diht_k8s.recipe.shards.storage import Storage
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from diht_k8s.recipe.filter.caption_tables.uid_arrays import uid_numbers
 from diht_k8s.recipe.filter.caption_tables.uid_index import INDEX, UID_LIST, CaptionScores, write_index
+from diht_k8s.recipe.filter.uid_arrays import uid_numbers
 from diht_k8s.recipe.shards.storage import Storage
 
 LOW, MIDDLE, HIGH = "0" * 31 + "1", "7f" * 16, "F" * 32

@@ -29,6 +29,11 @@ def uid_numbers(uids: Iterable[str]) -> NDArray[np.uint64]:
     return found.reshape(-1, 2)
 
 
+def pairs_of(numbers: NDArray[np.uint64]) -> NDArray[np.void]:
+    """What `uid_numbers` gives as DataComp's array of pairs, shape (N,)."""
+    return np.ascontiguousarray(numbers).view(UID_DTYPE).reshape(-1)
+
+
 def write_uid_list(storage: Storage, uri: str, numbers: NDArray[np.uint64]) -> None:
     """Write the list.
 
@@ -37,8 +42,7 @@ def write_uid_list(storage: Storage, uri: str, numbers: NDArray[np.uint64]) -> N
         uri: its name.
         numbers: what `uid_numbers` gives, sorted.
     """
-    listed = np.ascontiguousarray(numbers).view(UID_DTYPE).reshape(-1)
-    write_array(storage, uri, listed)
+    write_array(storage, uri, pairs_of(numbers))
 
 
 def write_array(storage: Storage, uri: str, array: NDArray[Any]) -> None:
