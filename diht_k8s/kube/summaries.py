@@ -168,16 +168,18 @@ class PodSummary:
 
 def job_summary(document: Any) -> JobSummary | Unreadable | None:
     """The summary of a Job; None if it lacks our labels. Never raises."""
-    return _guarded(_job, document)
+    return guarded(_job, document)
 
 
 def pod_summary(document: Any) -> PodSummary | Unreadable | None:
     """The summary of a pod; None if it lacks our labels. Never raises."""
-    return _guarded(_pod, document)
+    return guarded(_pod, document)
 
 
-def _guarded(reduce: Callable[[Document], T | None], document: Any) -> T | Unreadable | None:
-    """Any user may write labels: an object that cannot be read must not stop the watch for all others."""
+def guarded(reduce: Callable[[Document], T | None], document: Any) -> T | Unreadable | None:
+    """What `reduce` makes of an object. Never raises: any user may write labels, and an object that cannot be read must not stop
+    the watch for all others.
+    """
     try:
         return reduce(document)
     except _UnreadableError as error:

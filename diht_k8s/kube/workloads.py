@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from diht_k8s.api.times import seconds
-from diht_k8s.kube.summaries import RUN_LABEL, STAGE_LABEL, Document, Unreadable, identity
+from diht_k8s.kube.summaries import RUN_LABEL, STAGE_LABEL, Document, Unreadable, guarded
 
 SHAPE_ANNOTATION: Final = "diht.dev/shape"
 """Digest of the pods that a Workload asks quota for."""
@@ -41,10 +41,7 @@ class WorkloadSummary:
 
 def workload_summary(document: Any) -> WorkloadSummary | Unreadable | None:
     """The summary of a Workload; None if it lacks our labels. Never raises."""
-    try:
-        return _workload(document)
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return Unreadable("Malformed", identity(document))
+    return guarded(_workload, document)
 
 
 def _workload(document: Document) -> WorkloadSummary | None:

@@ -10,7 +10,7 @@ from diht_k8s.controller.mirror.optional import OptionalWatch
 from diht_k8s.controller.mirror.watch import WATCH_S
 from diht_k8s.controller.node_health.faults import Fault, Watched, faults_of
 from diht_k8s.kube.client import PAGE
-from diht_k8s.kube.summaries import Document, Unreadable, identity
+from diht_k8s.kube.summaries import Document, Unreadable, guarded
 
 
 class NodeWatch(OptionalWatch):
@@ -48,12 +48,12 @@ class NodeWatch(OptionalWatch):
             return sorted(self._faults)
 
     def _add(self, document: Document) -> str | None:
-        try:
-            metadata, found = document["metadata"], faults_of(document, self._known)
-            name, uid = metadata["name"], metadata["uid"]
-        except (AttributeError, KeyError, TypeError):
-            self._skip(Unreadable("Malformed", identity(document)))
+        read = guarded(self._read, document)
+        if isinstance(read, Unreadable):
+            self._skip(read)
             return None
+        assert read is not None, "every node is read"
+        name, uid, found = read
         with self._lock:
             before = self._faults.get(name, ())
             if found:
@@ -64,6 +64,10 @@ class NodeWatch(OptionalWatch):
         if found != before:
             self._changed(name)
         return uid
+
+    def _read(self, document: Document) -> tuple[str, str, tuple[Fault, ...]]:
+        metadata = document["metadata"]
+        return metadata["name"], metadata["uid"], faults_of(document, self._known)
 
     def _remove(self, metadata: Document) -> None:
         self._drop(metadata["uid"])
