@@ -32,21 +32,20 @@ from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.text_spotting import (
     COLOURS,
-    DATA,
     MAX_ANGLE,
     SIDE,
     PaintedImage,
     backgrounds,
     default_engine,
     ours,
+    pasted,
     shows,
+    unpainted_samples,
     words_of,
 )
 from diht_k8s.recipe.filter import TextSpotter
 from diht_k8s.recipe.filter.text_spotting.matching import SpottedText
 from diht_k8s.recipe.shards.images import decode
-from diht_k8s.recipe.shards.samples import read_samples
-from diht_k8s.recipe.shards.storage import Storage
 
 Kind = Literal["upright", "turned", "translucent", "curved", "small"]
 FONTS: Final = Path(__file__).parent.parent / ".cache" / "text-fonts"
@@ -146,22 +145,13 @@ def painted(ground: Image.Image, text: str, kind: Kind, font: Font, rng: Random)
     turned = label.rotate(angle_of(kind, rng), Image.Resampling.BICUBIC, expand=True)
     if turned.width > ground.width or turned.height > ground.height:
         return None
-    result = ground.copy()
-    place = (rng.randint(0, ground.width - turned.width), rng.randint(0, ground.height - turned.height))
-    result.paste(turned, place, turned)
-    return result
+    return pasted(ground, turned, rng)
 
 
 def images_of(kind: Kind, number: int, seed: int, folder: Path) -> list[PaintedImage]:
     """Images of a kind: texts drawn over the demo's images and crops of photographs (translucent: over these only)."""
     rng = Random(f"{kind} {seed}")
-    samples = [
-        sample
-        for shard in sorted(DATA.glob("*.tar.gz"))
-        for sample in read_samples(Storage(), str(shard))
-        if sample.problem is None and not sample.meta.get("painted")
-    ]
-    rng.shuffle(samples)
+    samples = unpainted_samples(rng)
     fonts, photographs, made = families(folder), backgrounds(rng), list[PaintedImage]()
     for sample in samples:
         if len(made) == number:

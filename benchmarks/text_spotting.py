@@ -32,7 +32,7 @@ from diht_k8s.recipe.filter.text_spotting.matching import SpottedText, normalise
 from diht_k8s.recipe.filter.text_spotting.networks import Precision
 from diht_k8s.recipe.filter.text_spotting.spotter import Spotting, SpottingRequest
 from diht_k8s.recipe.shards.images import decode
-from diht_k8s.recipe.shards.samples import read_samples
+from diht_k8s.recipe.shards.samples import Sample, read_samples
 from diht_k8s.recipe.shards.storage import Storage
 
 DATA = Path(__file__).parent.parent / "examples" / "data" / "train"
@@ -103,15 +103,19 @@ def painted(image: Image.Image, text: str, rng: Random) -> Image.Image | None:
     turned = label.rotate(rng.uniform(-MAX_ANGLE, MAX_ANGLE), Image.Resampling.BICUBIC, expand=True)
     if turned.width > image.width or turned.height > image.height:
         return None
-    result = image.copy()
-    place = (rng.randint(0, image.width - turned.width), rng.randint(0, image.height - turned.height))
-    result.paste(turned, place, turned)
+    return pasted(image, turned, rng)
+
+
+def pasted(ground: Image.Image, label: Image.Image, rng: Random) -> Image.Image:
+    """The ground with the label somewhere on it."""
+    result = ground.copy()
+    place = (rng.randint(0, ground.width - label.width), rng.randint(0, ground.height - label.height))
+    result.paste(label, place, label)
     return result
 
 
-def painted_images(number: int, seed: int) -> list[PaintedImage]:
-    """The images: half with words of the caption, a quarter without text, a quarter with words of another caption."""
-    rng = Random(seed)
+def unpainted_samples(rng: Random) -> list[Sample]:
+    """The demo's pairs whose images show no words, in random order."""
     samples = [
         sample
         for shard in sorted(DATA.glob("*.tar.gz"))
@@ -119,6 +123,13 @@ def painted_images(number: int, seed: int) -> list[PaintedImage]:
         if sample.problem is None and not sample.meta.get("painted")
     ]
     rng.shuffle(samples)
+    return samples
+
+
+def painted_images(number: int, seed: int) -> list[PaintedImage]:
+    """The images: half with words of the caption, a quarter without text, a quarter with words of another caption."""
+    rng = Random(seed)
+    samples = unpainted_samples(rng)
     photographs, made = backgrounds(rng), list[PaintedImage]()
     kinds: Sequence[Kind] = ("caption", "none", "caption", "other")
     for index, sample in enumerate(samples):
