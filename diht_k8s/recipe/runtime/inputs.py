@@ -41,10 +41,13 @@ def index_of_inputs(spec: Spec, storage: Storage) -> IndexBook | None:
     The filter has made it on its way, or else `diht index`.
     """
     book = filter_index(spec, storage)
-    if book is not None:
-        return book
-    book = IndexBook.open(storage, Layout(spec.data.output).index)
-    return book if book is not None and book.header.get("of", kind_of_inputs(spec)) == kind_of_inputs(spec) else None
+    return book if book is not None else own_index(spec, storage)
+
+
+def own_index(spec: Spec, storage: Storage) -> IndexBook | None:
+    """What `diht index` or a training has made, if it is of the shards that the training reads; None if there is none."""
+    book, kind = IndexBook.open(storage, Layout(spec.data.output).index), kind_of_inputs(spec)
+    return None if book is None or book.header.get("of", kind) != kind else book
 
 
 def filter_index(spec: Spec, storage: Storage) -> IndexBook | None:

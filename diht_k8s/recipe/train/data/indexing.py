@@ -16,7 +16,7 @@ from diht_k8s.api.errors import DataError
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.runtime.bad_shards import Damage
-from diht_k8s.recipe.runtime.inputs import filter_index, kind_of_inputs
+from diht_k8s.recipe.runtime.inputs import filter_index, kind_of_inputs, own_index
 from diht_k8s.recipe.shards.beside import samples_beside
 from diht_k8s.recipe.shards.index import ShardIndex, index_of
 from diht_k8s.recipe.shards.index_files import IndexBook, IndexRow, write_part, write_rows
@@ -89,7 +89,7 @@ def indexed(
         DataError: a checkpoint's order asks for ranges of a shard that has none.
     """
     folder = Layout(run.spec.data.output).index
-    books = [filter_index(run.spec, storage), _whole_index(run, storage)]
+    books = [filter_index(run.spec, storage), own_index(run.spec, storage)]
     rows = [_row_of(shard, books) for shard in shards]
     ranges = frozenset() if in_sequence is None else frozenset(range(len(shards))) - in_sequence
     unknown = [
@@ -103,7 +103,7 @@ def indexed(
         if made:
             header = {"of": kind_of_inputs(run.spec)}
             _write_book(storage, folder, books[1], made, header, lead=attempt.rank == 0)
-            books[1] = _whole_index(run, storage)
+            books[1] = own_index(run.spec, storage)
         rows = [_row_of(shard, books) for shard in shards]
     counted = list(_counted(shards, rows, counts))
     sequential = frozenset(number for number, row in enumerate(rows) if row is None or row.begin == row.end)
@@ -176,12 +176,6 @@ def _look_at(
     gathered = gather_objects((rows, counts))
     made = [row for theirs, _ in gathered for row in theirs]
     return made, {number: count for _, theirs in gathered for number, count in theirs.items()}
-
-
-def _whole_index(run: DihtRun, storage: Storage) -> IndexBook | None:
-    """What `diht index` or an attempt before has made, if it is of the shards that this training reads."""
-    book, kind = IndexBook.open(storage, Layout(run.spec.data.output).index), kind_of_inputs(run.spec)
-    return None if book is None or book.header.get("of", kind) != kind else book
 
 
 def _write_book(
