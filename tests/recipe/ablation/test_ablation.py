@@ -17,6 +17,7 @@ from benchmarks.ablation.losses import smoothed_loss, wrong_normaliser_loss
 from benchmarks.ablation.pools import Gallery, Material, Pairs, SoftLabels
 from benchmarks.ablation.table import table
 from benchmarks.ablation.training import Bench, Sizes
+from diht_k8s.api.documents import load
 from diht_k8s.recipe.label.soft_labels import HeadLabels
 from diht_k8s.recipe.report.per_image import PerImage
 from diht_k8s.recipe.shards.images import decode
@@ -204,6 +205,16 @@ def test_seeds_when_shared_over_processes_then_each_is_trained_once(
     seeds: int, processes: int, expected: list[tuple[int, int]]
 ) -> None:
     assert evidence.shares(seeds, processes) == expected
+
+
+def test_evidence_document_when_loaded_then_is_valid_and_has_both_galleries_of_each_split() -> None:
+    run = load((evidence.ROOT / evidence.DOCUMENT).read_text(), name=evidence.DOCUMENT)
+    assert run.spec.evaluate is not None
+    galleries = {(each.split, each.name) for each in run.spec.evaluate.benchmarks}
+    assert galleries == {
+        *(("HeldOut", name) for name in evidence.GALLERIES),
+        *(("Development", f"development-{name}") for name in evidence.GALLERIES),
+    }
 
 
 def test_evidence_when_compared_with_its_protocol_then_has_its_lengths_arms_and_seeds() -> None:
