@@ -90,9 +90,15 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=ROOT / "runs/evidence", help="folder (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=1e6, help="begin no training after so long")
     parser.add_argument("--processes", type=int, default=2, help="trainings at once, one core each (default: 2)")
+    parser.add_argument("--choose", action="store_true", help="make the choices on the development splits, and stop")
     parser.add_argument("--tables", action="store_true", help="print the tables of what is there")
     options = parser.parse_args()
     options.work = options.work.resolve()
+    if options.choose:
+        from benchmarks.ablation.choices import choose
+
+        choose(DOCUMENT, options.work, options.processes)
+        return 0
     return print_tables(options) if options.tables else train(options)
 
 

@@ -86,7 +86,7 @@ def train(options: argparse.Namespace, results: Path) -> None:
     sizes = _sizes(options)
     evaluate = load((ROOT / options.document).read_text(), name=options.document).spec.evaluate
     assert evaluate is not None, "the document evaluates"
-    material = prepare(options.document, results.parent, options.split)
+    material = prepare(options.document, results.parent, options.split, options.overrides)
     zero_shot = next((each for each in evaluate.benchmarks if each.class_names and each.split == options.split), None)
     class_names = Path(str(zero_shot.class_names)).read_text().splitlines() if zero_shot else []
     bench = Bench(material, sizes, class_names, zero_shot.templates if zero_shot else [])
@@ -130,6 +130,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--document", default="examples/demo.yaml", help="whose pool and teacher (default: %(default)s)"
     )
+    parser.add_argument(
+        "--override", nargs="*", default=[], metavar="PATH=VALUE", dest="overrides",
+        help="change the document, such as label.heads.kind=Sigmoid; the work folder then has to be another",
+    )  # fmt: skip
     parser.add_argument("--seeds", type=int, default=10, help="number of seeds (default: %(default)s)")
     parser.add_argument("--first-seed", type=int, default=0, help="the first of them (default: %(default)s)")
     parser.add_argument(

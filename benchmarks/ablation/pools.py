@@ -116,11 +116,11 @@ class Material:
         return everything.chosen(np.sort(rng.permutation(len(everything))[:size]))
 
 
-def prepare_pools(document: str, work: Path) -> str:
+def prepare_pools(document: str, work: Path, overrides: Sequence[str] = ()) -> str:
     """Run the demo's filter and label stages, label again with an untrained teacher, and filter junk; the digest of what came out."""
-    kept_run = pool_run(document, work, "pool")
+    kept_run = pool_run(document, work, "pool", overrides)
     markers = [run_stage(filter_stage, kept_run, Stage.FILTER), run_stage(label_stage, kept_run, Stage.LABEL)]
-    junk_run = pool_run(document, work, "junk")
+    junk_run = pool_run(document, work, "junk", overrides)
     shard = work / "junk" / "00000.tar"
     if not shard.exists():
         raw = _samples(kept_run.spec.data.sources[0].shards or ())
@@ -129,13 +129,13 @@ def prepare_pools(document: str, work: Path) -> str:
     run_stage(filter_stage, junk_run, Stage.FILTER)
     shutil.copytree(work / "pool" / "filter", work / "untrained" / "filter", dirs_exist_ok=True)
     _write_untrained_weights(kept_run, work)
-    run_stage(label_stage, pool_run(document, work, "untrained"), Stage.LABEL)
+    run_stage(label_stage, pool_run(document, work, "untrained", overrides), Stage.LABEL)
     return sha256_of([marker.output_sha256 for marker in markers if marker is not None])[:12]
 
 
-def pool_run(document: str, work: Path, name: str) -> DihtRun:
+def pool_run(document: str, work: Path, name: str, overrides: Sequence[str] = ()) -> DihtRun:
     """The demo's run as one of the pools: `pool`, `untrained` (another teacher) or `junk` (another input)."""
-    overrides = ["filter.workers=1", "label.workers=1"]
+    overrides = [*overrides, "filter.workers=1", "label.workers=1"]
     if name == "untrained":
         overrides.append(f"label.teacher.weights={work / UNTRAINED}")
     if name == "junk":
@@ -144,10 +144,12 @@ def pool_run(document: str, work: Path, name: str) -> DihtRun:
     return load((ROOT / document).read_text(), name=document, overrides=[*overrides, f"data.output={folder}"])
 
 
-def prepare(document: str, work: Path, split: str) -> Material:
+def prepare(document: str, work: Path, split: str, overrides: Sequence[str] = ()) -> Material:
     """Everything in memory; the galleries are the retrieval benchmarks of a split (`Development`, `HeldOut`)."""
-    digest = prepare_pools(document, work)
-    kept_run, junk_run = pool_run(document, work, "pool"), pool_run(document, work, "junk")
+    digest = prepare_pools(document, work, overrides)
+    kept_run, junk_run, untrained_run = (
+        pool_run(document, work, name, overrides) for name in ("pool", "junk", "untrained")
+    )
     assert kept_run.spec.evaluate is not None, "the document evaluates"
     teacher_ND, mean_D, scale_D = _standardised(kept_run)
     galleries: dict[str, Gallery] = {}
@@ -161,7 +163,7 @@ def prepare(document: str, work: Path, split: str) -> Material:
         junk=read_pairs([str(work / "junk" / "00000.tar")])[0],
         kept=_pairs(_kept_samples(kept_run)),
         junk_kept=_pairs(_kept_samples(junk_run)),
-        labels={"teacher": _labels(kept_run), "untrained": _labels(pool_run(document, work, "untrained"))},
+        labels={"teacher": _labels(kept_run), "untrained": _labels(untrained_run)},
         teacher_ND=teacher_ND,
         galleries=galleries,
         digest=digest,
