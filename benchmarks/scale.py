@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -59,6 +60,7 @@ SAMPLES = 10_000
 """Of a shard in the made-up summaries."""
 TOTALS = 8
 """Different counts of groups."""
+PROGRESS = '{"diht":"progress"'
 
 
 class Bench:
@@ -75,8 +77,12 @@ class Bench:
         """Run something with counted, slow requests."""
         counted, began = Counted(self._proxy, self._delay), time.perf_counter()
         work()
-        self.result[name] = {"seconds": round(time.perf_counter() - began, 1), **counted.found(), **more}
+        self._note(name, counted, began, **more)
         self._proxy.set()
+
+    def _note(self, name: str, counted: Counted, began: float, **more: object) -> None:
+        """What there is since a moment."""
+        self.result[name] = {"seconds": round(time.perf_counter() - began, 1), **counted.found(), **more}
         print(f"{name}: {self.result[name]}", file=sys.stderr, flush=True)
 
     def until_first_caption(self, run: DihtRun, worker: int) -> None:
@@ -145,19 +151,31 @@ class Bench:
                 self.direct, folder, group.number, [(shard.name, _alike(first, shard)) for shard in group.shards]
             )
         write_rows(self.direct, folder, rows, {"of": "raw"})
-        for name in ("training: first steps", "training: first steps after a restart"):
-            self.measure(name, lambda: self._train_to_checkpoint(run))
+        for name in ("training", "training after a restart"):
+            counted, began = Counted(self._proxy, self._delay), time.perf_counter()
+            for moment in self._train_to_checkpoint(run):
+                self._note(f"{name}: {moment}", counted, began)
+            self._proxy.set()
 
-    def _train_to_checkpoint(self, run: DihtRun) -> None:
+    def _train_to_checkpoint(self, run: DihtRun) -> Iterator[str]:
+        """Yields `first step` after it and `first checkpoint` after that; then stops the training."""
         folder = Layout(run.spec.data.output).checkpoints
         before = set(self.direct.folders(folder))
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             file.write(dump(run))
             file.flush()
             command = [sys.executable, "-m", "diht_k8s.cli", "stage", "train", "--run", file.name]
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+            environment = {**os.environ, "DIHT_PROGRESS_SECONDS": "0"}
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+            assert process.stdout is not None
+            lines = (json.loads(line) for line in process.stdout if line.startswith(PROGRESS))
+            start = next(line["done"] for line in lines if line["stage"] == Stage.TRAIN)
+            next(line for line in lines if line["done"] > start)
+            yield "first step"
+            threading.Thread(target=lambda: list(lines), daemon=True).start()
             while process.poll() is None and not set(self.direct.folders(folder)) - before:
                 time.sleep(0.5)
+            yield "first checkpoint"
             process.send_signal(signal.SIGTERM)
             code = process.wait(300)
         assert code in (143, -signal.SIGTERM), code

@@ -41,6 +41,7 @@ class Reporter:
         self._every_s = float(os.environ.get("DIHT_PROGRESS_SECONDS", "10")) if every_s is None else every_s
         self._step, self._total, self._unit = "", 0, "samples"
         self._first_done, self._started_at, self._printed_at = 0, 0.0, float("-inf")
+        self._finished = False
         self._checkpoint: SavedCheckpoint | None = None
         rounds = os.environ.get(ROUNDS_VARIABLE)
         self._rounds = None if rounds is None else Rounds.model_validate_json(rounds)
@@ -52,7 +53,7 @@ class Reporter:
     def start(self, step: str, total: int, *, done: int = 0, unit: str = "samples") -> None:
         """Begin a step; `done` is what an earlier attempt had finished, so that the rate counts new work only."""
         self._step, self._total, self._unit, self._first_done = step, total, unit, done
-        self._started_at, self._printed_at = self._clock(), float("-inf")
+        self._started_at, self._printed_at, self._finished = self._clock(), float("-inf"), False
         if not self._keeps_time:
             self.time.begun()
         self.update(done)
@@ -68,12 +69,13 @@ class Reporter:
     def update(
         self, done: int, metrics: Mapping[str, float] | None = None, *, total: int | None = None, last: bool = False
     ) -> None:
-        """Report progress; prints a line if the last one is old enough, the step is finished or `last` is set."""
+        """Report progress; prints a line if the last one is old enough, if the step has just finished or if `last` is set."""
         now = self._clock()
         self._total = self._total if total is None else total
-        if now - self._printed_at < self._every_s and done != self._total and not last:
+        finished = done == self._total and not self._finished
+        if now - self._printed_at < self._every_s and not finished and not last:
             return
-        self._printed_at = now
+        self._printed_at, self._finished = now, done == self._total
         elapsed = now - self._started_at
         rate = (done - self._first_done) / elapsed if elapsed > 0 else 0.0
         left = self._total - done

@@ -138,6 +138,17 @@ def test_progress_is_printed_at_intervals_and_at_the_end() -> None:
     assert last.eta_seconds == 0
 
 
+def test_progress_of_a_finished_step_is_printed_once_and_then_at_intervals() -> None:
+    now, stream = [0.0], io.StringIO()
+    reporter = Reporter(Stage.FILTER, stream=stream, clock=lambda: now[0], every_s=10)
+    reporter.start("captions", 100)
+    for second in range(1, 13):
+        now[0] = float(second)
+        reporter.update(100)
+    reporter.start("captions", 100, done=100)
+    assert stream.getvalue().count("\n") == 4, "start, finish, ten seconds later, start of the next step"
+
+
 def test_progress_names_the_newest_checkpoint_and_the_last_line_comes_at_once() -> None:
     stream = io.StringIO()
     reporter = Reporter(Stage.TRAIN, stream=stream, clock=lambda: 0.0, every_s=10)
