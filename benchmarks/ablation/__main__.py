@@ -86,7 +86,9 @@ def train(options: argparse.Namespace, results: Path) -> None:
     sizes = _sizes(options)
     evaluate = load((ROOT / options.document).read_text(), name=options.document).spec.evaluate
     assert evaluate is not None, "the document evaluates"
-    material = prepare(options.document, results.parent, options.split, options.overrides)
+    chosen = [arm for arm in ARMS if not options.arms or arm.name in options.arms]
+    untrained = any(arm.labels == "untrained" for arm in chosen)
+    material = prepare(options.document, results.parent, options.split, options.overrides, untrained=untrained)
     zero_shot = next((each for each in evaluate.benchmarks if each.class_names and each.split == options.split), None)
     class_names = Path(str(zero_shot.class_names)).read_text().splitlines() if zero_shot else []
     bench = Bench(material, sizes, class_names, zero_shot.templates if zero_shot else [])
@@ -102,7 +104,6 @@ def train(options: argparse.Namespace, results: Path) -> None:
     ):
         _append(results, {"arm": RIDGE, "seed": 0, **bench.ridge(), **setting})
     deadline = time.monotonic() + 60 * options.minutes
-    chosen = [arm for arm in ARMS if not options.arms or arm.name in options.arms]
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         for arm in chosen:
             if (arm.name, seed) in done:

@@ -76,7 +76,7 @@ class Value:
 
 def choose(document: str, work: Path, processes: int) -> tuple[str, ...]:
     """Train and print the three choices, one after the other; returns them as options of the ablation."""
-    prepare_pools(document, work)
+    prepare_pools(document, work, untrained=False)
     rates = [Value(name=f"lr={lr}", arm="plain", steps=384, sizes=(f"lr={lr}",)) for lr in ("1.5e-3", "1e-3", "3e-3")]
     lr = _best(rates, document, work, processes).sizes
     kinds = [Value(name=kind, arm="distill", steps=1500, sizes=lr, labels=kind) for kind in LABELS]

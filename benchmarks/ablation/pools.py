@@ -97,7 +97,7 @@ class Material:
     junk_kept: Pairs
     """junk that the filter lets through."""
     labels: dict[str, SoftLabels]
-    """by teacher: `teacher`, `untrained`."""
+    """by teacher: `teacher`, and `untrained` where an arm needs it."""
     teacher_ND: Tensor
     """standardised teacher features of the kept pairs, fp32."""
     galleries: dict[str, Gallery]
@@ -116,8 +116,8 @@ class Material:
         return everything.chosen(np.sort(rng.permutation(len(everything))[:size]))
 
 
-def prepare_pools(document: str, work: Path, overrides: Sequence[str] = ()) -> str:
-    """Run the demo's filter and label stages, label again with an untrained teacher, and filter junk; the digest of what came out."""
+def prepare_pools(document: str, work: Path, overrides: Sequence[str] = (), *, untrained: bool = True) -> str:
+    """Run the demo's filter and label stages, filter junk, and label again with an untrained teacher; the digest of the first two."""
     kept_run = pool_run(document, work, "pool", overrides)
     markers = [run_stage(filter_stage, kept_run, Stage.FILTER), run_stage(label_stage, kept_run, Stage.LABEL)]
     junk_run = pool_run(document, work, "junk", overrides)
@@ -127,9 +127,10 @@ def prepare_pools(document: str, work: Path, overrides: Sequence[str] = ()) -> s
         count = round(len(raw) * JUNK_SHARE / (1 - JUNK_SHARE))
         write_samples(Storage(), str(shard), junk_samples(raw, count, JUNK_SEED))
     run_stage(filter_stage, junk_run, Stage.FILTER)
-    shutil.copytree(work / "pool" / "filter", work / "untrained" / "filter", dirs_exist_ok=True)
-    _write_untrained_weights(kept_run, work)
-    run_stage(label_stage, pool_run(document, work, "untrained", overrides), Stage.LABEL)
+    if untrained:
+        shutil.copytree(work / "pool" / "filter", work / "untrained" / "filter", dirs_exist_ok=True)
+        _write_untrained_weights(kept_run, work)
+        run_stage(label_stage, pool_run(document, work, "untrained", overrides), Stage.LABEL)
     return sha256_of([marker.output_sha256 for marker in markers if marker is not None])[:12]
 
 
@@ -144,12 +145,15 @@ def pool_run(document: str, work: Path, name: str, overrides: Sequence[str] = ()
     return load((ROOT / document).read_text(), name=document, overrides=[*overrides, f"data.output={folder}"])
 
 
-def prepare(document: str, work: Path, split: str, overrides: Sequence[str] = ()) -> Material:
+def prepare(
+    document: str, work: Path, split: str, overrides: Sequence[str] = (), *, untrained: bool = True
+) -> Material:
     """Everything in memory; the galleries are the retrieval benchmarks of a split (`Development`, `HeldOut`)."""
-    digest = prepare_pools(document, work, overrides)
-    kept_run, junk_run, untrained_run = (
-        pool_run(document, work, name, overrides) for name in ("pool", "junk", "untrained")
-    )
+    digest = prepare_pools(document, work, overrides, untrained=untrained)
+    kept_run, junk_run = (pool_run(document, work, name, overrides) for name in ("pool", "junk"))
+    labels = {"teacher": _labels(kept_run)}
+    if untrained:
+        labels["untrained"] = _labels(pool_run(document, work, "untrained", overrides))
     assert kept_run.spec.evaluate is not None, "the document evaluates"
     teacher_ND, mean_D, scale_D = _standardised(kept_run)
     galleries: dict[str, Gallery] = {}
@@ -163,7 +167,7 @@ def prepare(document: str, work: Path, split: str, overrides: Sequence[str] = ()
         junk=read_pairs([str(work / "junk" / "00000.tar")])[0],
         kept=_pairs(_kept_samples(kept_run)),
         junk_kept=_pairs(_kept_samples(junk_run)),
-        labels={"teacher": _labels(kept_run), "untrained": _labels(untrained_run)},
+        labels=labels,
         teacher_ND=teacher_ND,
         galleries=galleries,
         digest=digest,
