@@ -1,4 +1,7 @@
-"""The trainings of `benchmarks/ablation/PROTOCOL.md`, as far as they are missing, and their tables. `benchmarks/run evidence --help`."""
+"""The trainings of `benchmarks/ablation/PROTOCOL.md`, as far as they are missing, and their tables. `benchmarks/run evidence --help`.
+
+Trainings that have ended are written to `benchmarks/ablation/evidence`; another call, on another machine too, goes on from there.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,17 @@ import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
+from benchmarks.ablation.curve import curve
+from benchmarks.ablation.published import publish, restore
+
 ROOT: Final = Path(__file__).resolve().parents[1]
+RESULTS: Final = ROOT / "benchmarks/ablation/evidence"
+"""The trainings that are published."""
 DOCUMENT: Final = "benchmarks/ablation/corpus.yaml"
 BATCH: Final = 64
 GALLERIES: Final = ("style", "concepts")
@@ -59,7 +66,7 @@ def train(options: argparse.Namespace) -> int:
 
     prepare_pools(DOCUMENT, options.work)  # once, before processes share it
     deadline = time.monotonic() + 60 * options.minutes
-    for length in LENGTHS:
+    for length in options.lengths:
         minutes = (deadline - time.monotonic()) / 60
         if minutes <= 0:
             break
@@ -73,14 +80,18 @@ def train(options: argparse.Namespace) -> int:
     return 0
 
 
-def print_tables(options: argparse.Namespace, lengths: Sequence[Length] = LENGTHS) -> int:
+def print_tables(options: argparse.Namespace) -> int:
     """Print the tables of R@5 by gallery and length; returns the first exit code that is not 0."""
     for gallery in GALLERIES:
-        for length in lengths:
+        for length in options.lengths:
             print(f"\n{gallery}, {length.steps} steps\n", flush=True)
             command = ablation(options, length, "--table", "--gallery", gallery, "--figures", "r5")
             if code := subprocess.run(command, cwd=ROOT, check=False).returncode:
                 return code
+    steps = [length.steps for length in LENGTHS]
+    print(
+        f"\ndistill minus distill_shuffled, R@5\n\n{curve(options.work / 'results.jsonl', steps, BATCH, GALLERIES, options.svg)}"
+    )
     return 0
 
 
@@ -90,16 +101,26 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=ROOT / "runs/evidence", help="folder (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=1e6, help="begin no training after so long")
     parser.add_argument("--processes", type=int, default=2, help="trainings at once, one core each (default: 2)")
+    parser.add_argument(
+        "--steps", type=int, nargs="+", choices=[each.steps for each in LENGTHS], help="of these lengths (default: all)"
+    )
     parser.add_argument("--choose", action="store_true", help="make the choices on the development splits, and stop")
+    parser.add_argument("--svg", type=Path, help="with --tables: draw the curve into this file")
     parser.add_argument("--tables", action="store_true", help="print the tables of what is there")
     options = parser.parse_args()
     options.work = options.work.resolve()
+    options.lengths = [each for each in LENGTHS if options.steps is None or each.steps in options.steps]
     if options.choose:
         from benchmarks.ablation.choices import choose
 
         choose(DOCUMENT, options.work, options.processes)
         return 0
-    return print_tables(options) if options.tables else train(options)
+    restore(RESULTS, options.work)
+    if options.tables:
+        return print_tables(options)
+    code = train(options)
+    print(f"{publish(options.work, RESULTS, 'HeldOut')} trainings in {RESULTS}")
+    return code
 
 
 if __name__ == "__main__":
