@@ -33,7 +33,6 @@ LABELS: Final[dict[str, tuple[str, ...]]] = {
     ),
 }
 """The paper's heads, and the silent ones with the settings of docs/method.md."""
-LABELS["sigmoid, own classes"] = (*LABELS["sigmoid"], "label.teacher.ownClasses=true")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +47,7 @@ class Value:
 
     def folder(self, work: Path) -> Path:
         """Labels of another kind have a folder of their own, with a pool of their own."""
-        return work if self.labels == "softmax" else work / "kinds" / self.labels.replace(", ", "-").replace(" ", "-")
+        return work if self.labels == "softmax" else work / "kinds" / self.labels
 
     def command(self, document: str, work: Path) -> list[str]:
         """Call of the ablation."""
