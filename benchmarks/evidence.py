@@ -39,7 +39,7 @@ class Length:
         return ["--set", f"samples={self.steps * BATCH}", *FROZEN]
 
 
-FROZEN: Final[tuple[str, ...]] = ()
+FROZEN: Final = ("lr=1.5e-3", "concept_weight=2.0")
 """The choices of the development splits, as NAME=VALUE of `training.Sizes`."""
 LENGTHS: Final = (
     Length(384, 20, ("plain", "distill", "distill_shuffled", "distill_untrained", "hn_0.25", "distill_hn", "random", "junk_kept", "junk_random")),
