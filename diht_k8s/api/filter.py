@@ -40,6 +40,19 @@ class TextSpotting(Model):
     if it cannot be used."""
 
 
+class ClipScore(Model):
+    """The cosine similarity of image and caption by a CLIP-type model, as other filters threshold it (DataComp's, LAION's)."""
+
+    model: Uri
+    """model that scores: a folder with open_clip_config.json, or a weights file (.safetensors, or .pt with tensors
+    alone). Nothing is downloaded. Its digest identifies the scores."""
+    architecture: Text | None = None
+    """architecture is open_clip's name of a weights file's architecture, for example ViT-B-32; unset takes
+    open_clip_config.json beside the file, else what the shapes of the weights say."""
+    min_score: Annotated[float, Field(ge=-1, le=1)]
+    """minScore: pairs whose score is below it are dropped."""
+
+
 class MetadataLimit(Model):
     """A bound on a number that the input's .json carries, such as an NSFW or watermark score."""
 
@@ -66,6 +79,8 @@ class Filter(Model):
     warning, where the two differ on 20 fixed captions. Both give the same scores."""
     text_spotting: TextSpotting = TextSpotting()
     """textSpotting sets the T rule."""
+    clip_score: ClipScore | None = None
+    """clipScore drops pairs by the similarity of image and caption; unset computes none (ours: not in the paper)."""
     language: Literal["en", "Any"] = "en"
     """language: en drops captions in other languages, which the parser cannot read; Any keeps them (our choice)."""
     language_margin: Annotated[float, Field(ge=0, le=1000)] = 16

@@ -219,7 +219,7 @@ def _model_errors(uri: str) -> Iterator[None]:
         raise UserError(
             f"{uri}: its tokenizer cannot be made ({_first_key(str(error))}): put its files beside"
         ) from error
-    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+    except (RuntimeError, ValueError, TypeError, KeyError, AssertionError) as error:
         if "TorchScript" in str(error):
             raise UserError(
                 f"{uri} is refused: it is a TorchScript program; save its state_dict as .safetensors"

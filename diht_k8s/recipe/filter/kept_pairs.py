@@ -16,7 +16,7 @@ import pyarrow as pa
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import Stage
-from diht_k8s.recipe.filter.scores import Row, to_batch
+from diht_k8s.recipe.filter.scores import Row, schema_of, to_batch
 from diht_k8s.recipe.shards.index import WrittenTar, packed
 from diht_k8s.recipe.shards.keep_lists import Listed, write_keep_list
 from diht_k8s.recipe.shards.samples import Sample, count_samples, read_samples, write_samples
@@ -113,5 +113,6 @@ class KeptPairs:
 
 def write_scores(storage: Storage, uri: str, rows: Sequence[Row], header: dict[str, Any]) -> None:
     """Write the scores of a shard."""
-    batches = [to_batch(rows[start : start + _BATCH]) for start in range(0, len(rows), _BATCH)]
+    schema = schema_of(header)
+    batches = [to_batch(rows[start : start + _BATCH], schema) for start in range(0, len(rows), _BATCH)]
     write_table(storage, uri, pa.Table.from_batches(batches), header)

@@ -27,7 +27,12 @@ from diht_k8s.recipe.filter.deduplication import Deduplication, is_deduplicated
 from diht_k8s.recipe.filter.group_summaries import FilteredShard, GroupSummaries, GroupSummary
 from diht_k8s.recipe.filter.kept_pairs import KeptPairs
 from diht_k8s.recipe.filter.layout_hints import LayoutHints
-from diht_k8s.recipe.filter.model_versions import language_version, parser_version, spotter_version
+from diht_k8s.recipe.filter.model_versions import (
+    clip_version,
+    language_version,
+    parser_version,
+    spotter_version,
+)
 from diht_k8s.recipe.filter.report import report
 from diht_k8s.recipe.filter.scores import open_scores
 from diht_k8s.recipe.filter.shard_filter import ShardFilter, is_done
@@ -61,6 +66,8 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
     spotting = rules.text_spotting
     if spotting.mode != "Disabled":
         versions["spotter"] = spotter_version(spotting.detector_size, spotting.precision, spotting.second_detector_size)
+    if rules.clip_score is not None:
+        versions["clip"] = clip_version(rules.clip_score, storage)
     return inputs, versions
 
 

@@ -23,12 +23,14 @@ STEP_NAMES: Final = {
     "action": "Action (A)",
     "size": "Large enough, not too long",
     "benchmark": "Not in a benchmark",
+    "clip_score": "Image like its caption (CLIP)",
     "text": "No painted caption (T)",
     "duplicate": "Image not seen before",
 }
 REASONS: Final = {
     "complexity": "Caption too simple (C)",
     "action": "No action in the caption (A)",
+    "clip_score": "Image unlike its caption (CLIP score)",
     "text": "The image shows its own caption (T)",
     "language": "Caption in another language",
     "exclude": "On the exclude list",
