@@ -22,6 +22,7 @@ STEPS: Final = (
     "clip_score",
     "text",
     "duplicate",
+    "clip_share",
 )
 """Reasons in the order in which the rules are applied."""
 ALWAYS_SHOWN: Final = frozenset(("exclude", "language", "complexity", "action", "text"))

@@ -204,7 +204,9 @@ class RuleChain:
     def _has_low_score(self, row: Row) -> bool:
         """Whether the clip score is known and drops the pair."""
         rule = self.rules.clip_score
-        return rule is not None and row.clip_score is not None and row.clip_score < rule.min_score
+        if rule is None or rule.min_score is None or row.clip_score is None:
+            return False
+        return row.clip_score < rule.min_score
 
     def _must_read(self, row: Row, sample: Sample) -> bool:
         """Whether the image must be searched for text because the earlier scores do not suffice; sets `matched` from

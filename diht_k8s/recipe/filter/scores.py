@@ -7,6 +7,7 @@ thresholds.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -174,6 +175,43 @@ def open_scores(data: bytes, uri: str) -> Scores:
             f"{uri} is no scores file of this version or is damaged ({error}): remove it and run the stage again"
         ) from error
     return Scores(header, file)
+
+
+def read_scores(storage: Storage, uri: str) -> Scores:
+    """The scores that earlier steps of the stage have written.
+
+    Raises:
+        DataError: they are gone, or damaged.
+    """
+    found = find_scores(storage, uri)
+    if found is None:
+        raise DataError(f"{uri} has gone while the stage ran: run the stage filter again")
+    return found
+
+
+def header_of(storage: Storage, uri: str) -> dict[str, Any]:
+    """The header of a scores file, without the rows; raises what `read_columns` does."""
+    with _opened(storage, uri) as file:
+        return json.loads((file.schema_arrow.metadata or {})[HEADER_KEY])
+
+
+def read_columns(storage: Storage, uri: str, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a scores file, by ranges.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    with _opened(storage, uri) as file:
+        return file.read(columns=list(columns))
+
+
+@contextlib.contextmanager
+def _opened(storage: Storage, uri: str) -> Iterator[pq.ParquetFile]:
+    try:
+        with storage.open(uri, seekable=True) as file:
+            yield pq.ParquetFile(file)
+    except (pa.ArrowException, KeyError, ValueError) as error:
+        raise DataError(f"{uri} is damaged ({error}): remove it and run the stage again") from error
 
 
 def find_scores(storage: Storage, uri: str) -> Scores | None:

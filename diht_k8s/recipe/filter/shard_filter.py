@@ -21,6 +21,7 @@ from diht_k8s.api.layout import join
 from diht_k8s.recipe.filter.caption_tables.uid_index import CaptionScores
 from diht_k8s.recipe.filter.captions.parser import CaptionParser
 from diht_k8s.recipe.filter.clip_score import ClipScorer
+from diht_k8s.recipe.filter.clip_share import keeps_share
 from diht_k8s.recipe.filter.decontamination import read_gallery
 from diht_k8s.recipe.filter.deduplication import write_fingerprints
 from diht_k8s.recipe.filter.exclusion import read_exclusions
@@ -141,7 +142,7 @@ class ShardFilter:
         mine = [shard for group in groups[context.worker :: context.workers] for shard in group.shards]
         self._progress = StageProgress(context, shards, mine)
         self._committed = CommittedWork(context, "scores")
-        self._summaries = GroupSummaries(context, final=rules.duplicates is None)
+        self._summaries = GroupSummaries(context, final=rules.duplicates is None and not keeps_share(rules))
         self._there = WrittenFiles(context, duplicates=rules.duplicates is not None)
         self._skipped = set[int]()
 

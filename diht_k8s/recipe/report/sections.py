@@ -26,6 +26,7 @@ STEP_NAMES: Final = {
     "clip_score": "Image like its caption (CLIP)",
     "text": "No painted caption (T)",
     "duplicate": "Image not seen before",
+    "clip_share": "Most like their captions (CLIP)",
 }
 REASONS: Final = {
     "complexity": "Caption too simple (C)",
@@ -38,6 +39,7 @@ REASONS: Final = {
     "size": "Image too small or too long",
     "benchmark": "Image of a benchmark",
     "duplicate": "Image repeats an earlier one",
+    "clip_share": "Not among the images most like their captions (CLIP score)",
 }
 CHARTS: Final = (
     ("Loss", {"loss": "total", "contrastive_loss": "contrastive", "validation_loss": "contrastive, held-out"}, False),
