@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from diht_k8s.api.base import PLACEMENT, Keyed, Model, Text, Uri
 from diht_k8s.api.pods import Pods
 
+SCORE_OR_SHARE: Final = "filter.clipScore has minScore or keepShare: give exactly one of them"
 MIN_STORED_CONFIDENCE: Final = 0.3
 """Spotted texts with a lower confidence are noise: the filter does not store them."""
 
@@ -40,6 +41,28 @@ class TextSpotting(Model):
     if it cannot be used."""
 
 
+class ClipScore(Model):
+    """The cosine similarity of image and caption by a CLIP-type model, as other filters threshold it (DataComp's, LAION's)."""
+
+    model: Uri
+    """model that scores: a folder with open_clip_config.json, or a weights file (.safetensors, or .pt with tensors
+    alone). Nothing is downloaded. Its digest identifies the scores."""
+    architecture: Text | None = None
+    """architecture is open_clip's name of a weights file's architecture, for example ViT-B-32; unset takes
+    open_clip_config.json beside the file, else what the shapes of the weights say."""
+    min_score: Annotated[float | None, Field(ge=-1, le=1)] = None
+    """minScore: pairs whose score is below it are dropped."""
+    keep_share: Annotated[float | None, Field(gt=0, le=1)] = None
+    """keepShare: of the pairs that all other rules keep, this share has the highest scores and stays. It is counted over
+    the whole input when all shards are filtered, and rounded up; ties are broken by uid."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if (self.min_score is None) == (self.keep_share is None):
+            raise ValueError(SCORE_OR_SHARE)
+        return self
+
+
 class MetadataLimit(Model):
     """A bound on a number that the input's .json carries, such as an NSFW or watermark score."""
 
@@ -66,6 +89,8 @@ class Filter(Model):
     warning, where the two differ on 20 fixed captions. Both give the same scores."""
     text_spotting: TextSpotting = TextSpotting()
     """textSpotting sets the T rule."""
+    clip_score: ClipScore | None = None
+    """clipScore drops pairs by the similarity of image and caption; unset computes none (ours: not in the paper)."""
     language: Literal["en", "Any"] = "en"
     """language: en drops captions in other languages, which the parser cannot read; Any keeps them (our choice)."""
     language_margin: Annotated[float, Field(ge=0, le=1000)] = 16

@@ -30,8 +30,13 @@ def input_uris(spec: Spec) -> Iterator[tuple[str, str]]:
 
 
 def _of_filter(spec: Spec) -> Inputs:
-    assert spec.filter is not None
-    return [("filter.exclude", spec.filter.exclude), ("filter.scoresFrom", spec.filter.scores_from)]
+    rules = spec.filter
+    assert rules is not None
+    return [
+        ("filter.exclude", rules.exclude),
+        ("filter.scoresFrom", rules.scores_from),
+        ("filter.clipScore.model", None if rules.clip_score is None else rules.clip_score.model),
+    ]
 
 
 def _of_label(spec: Spec) -> Inputs:

@@ -40,7 +40,7 @@ def benchmarks_command(
 
 def convert_command(source: str, target: str, architecture: str | None, *, as_json: bool = False) -> int:
     """Write a model in another layout and print the files; the exit code."""
-    from diht_k8s.recipe.evaluate.models.convert import convert
+    from diht_k8s.recipe.clip_models.convert import convert
 
     written = convert(source, target, Storage(), architecture=architecture)
     print(json.dumps([*written]) if as_json else "\n".join(written))

@@ -116,7 +116,6 @@ EVALUATE: Final[dict[str, list[str]]] = {
         "class_texts": _evaluate("benchmark_data", "class_texts folder_names", ""),
         "classification": _evaluate("classification"),
         "feature_files": _evaluate("", "features_reuse", _INTERRUPTED),
-        "features": _evaluate("", "text_length features_reuse"),
         "few_shot": _evaluate("few_shot"),
         "folder_names": _evaluate("", "folder_names"),
         "group_scores": _evaluate("group_scores"),
@@ -129,8 +128,10 @@ EVALUATE: Final[dict[str, list[str]]] = {
         "ridge": _evaluate("ridge", "references"),
         "stage": _evaluate("", "features_reuse evaluation_only", f"{_INTERRUPTED} {_CAPTIONS}"),
         "tasks": _evaluate("tasks", "report_contents", _CAPTIONS),
-        "text_length": _evaluate("", "text_length"),
     }.items()
+} | {
+    "diht_k8s.recipe.clip_models.features": _evaluate("", "text_length features_reuse"),
+    "diht_k8s.recipe.clip_models.text_length": _evaluate("", "text_length"),
 }
 """The evaluation but its models and its progress lines."""
 

@@ -10,10 +10,10 @@ import pytest
 
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.clip_models.files import model_identity
 from diht_k8s.recipe.evaluate import stage as program
 from diht_k8s.recipe.evaluate.catalogue import catalogue
 from diht_k8s.recipe.evaluate.catalogue.presence import benchmark_of, presence
-from diht_k8s.recipe.evaluate.models.files import model_identity
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.evaluate.layouts import lay_out

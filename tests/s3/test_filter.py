@@ -9,6 +9,7 @@ import pytest
 from diht_k8s.api.errors import DihtError, ExitCode
 from diht_k8s.recipe.filter.scores import open_scores
 from diht_k8s.recipe.shards.storage import Storage
+from tests.recipe.evaluate.small_run import export_model
 from tests.recipe.filter.shards import filter_with, run_of
 from tests.s3.documents import with_storage
 from tests.s3.faults import proxy_before
@@ -54,6 +55,25 @@ def test_kept_shards_and_scores_when_the_server_disturbs_then_those_from_disk(up
         theirs, ours = open_scores(storage.read_bytes(uri), uri), open_scores(path.read_bytes(), str(path))
         assert theirs.file.read().equals(ours.file.read())  # the headers name ETags there and times here
         assert theirs.header["summary"] == ours.header["summary"]
+
+
+def test_clip_model_on_s3_cuts_the_pool_where_a_local_copy_does(uploaded: S3, tmp_path: Path) -> None:
+    export_model(tmp_path / "clip")
+    storage, model = storage_of(uploaded), f"s3://{uploaded.bucket}/clip"
+    for path in (tmp_path / "clip").iterdir():
+        storage.write_bytes(f"{model}/{path.name}", path.read_bytes())
+    shards, output = f"s3://{uploaded.bucket}/raw/00000.tar.gz", f"s3://{uploaded.bucket}/clip-out"
+    rules = {"clipScore": {"model": model, "keepShare": 0.3}}
+    there = filter_with(with_storage(run_of(output, shards, rules), uploaded.rule))
+    local = {"clipScore": {"model": f"{tmp_path}/clip", "keepShare": 0.3}}
+    here = filter_with(run_of(tmp_path / "out", str(DEMO / SHARDS[0]), local))
+    assert there is not None
+    assert here is not None
+    assert there.summary["counts"] == here.summary["counts"]
+    assert there.summary["counts"]["dropped"]["clip_share"] > 0
+    assert there.config["programs"] == here.config["programs"]
+    kept = storage.read_bytes(f"{output}/filter/kept/web-00000.tar")
+    assert kept == (tmp_path / "out/filter/kept/web-00000.tar").read_bytes()
 
 
 def test_second_run_is_cached(uploaded: S3, capsys: pytest.CaptureFixture[str]) -> None:

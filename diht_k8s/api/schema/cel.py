@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from diht_k8s.api.data import SHARDS_OR_CAPTIONS
 from diht_k8s.api.evaluate import NO_SPLIT
+from diht_k8s.api.filter import SCORE_OR_SHARE
 from diht_k8s.api.kubernetes_types.pod_types import ONE_REFERENCE, REFERENCES, SOURCES, TOO_MANY_SOURCES
 from diht_k8s.api.kubernetes_types.security import CAPABILITY_PREFIX, PRIVILEGED_ESCALATES, ROOT_NEEDS_CONSENT
 from diht_k8s.api.pods import ONE_TOPOLOGY, OWN_VOLUMES, WHOLE_SLICE
@@ -253,6 +254,7 @@ _RULES: Final[dict[str, list[Rule]]] = {
     "Spec": _spec_rules(),
     "Train": _train_rules(),
     "Source": [Rule("has(self.shards) != has(self.captions)", SHARDS_OR_CAPTIONS)],
+    "ClipScore": [Rule("has(self.minScore) != has(self.keepShare)", SCORE_OR_SHARE)],
     "EnvVar": [Rule("!has(self.value) || !has(self.valueFrom)", "give value or valueFrom, not both")],
     "Topology": [
         Rule(f"{_count(('required', 'preferred', 'unconstrained'))} <= 1", ONE_TOPOLOGY),

@@ -11,11 +11,11 @@ from typing import Any, Final
 import numpy as np
 
 from diht_k8s.api.errors import DataError
+from diht_k8s.recipe.clip_models.features import encode_texts
+from diht_k8s.recipe.clip_models.loading import LoadedModel
 from diht_k8s.recipe.evaluate.answers import VisualQuestion, answer_ranking, texts_of
 from diht_k8s.recipe.evaluate.benchmark_data import BenchmarkImages
 from diht_k8s.recipe.evaluate.classification import class_embeddings
-from diht_k8s.recipe.evaluate.features import encode_texts
-from diht_k8s.recipe.evaluate.models.loading import LoadedModel
 from diht_k8s.recipe.report.per_image import PER_IMAGE, PerImage
 
 BLOCK_TEXTS: Final = 1 << 16

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diht_k8s.api.errors import DataError
+from diht_k8s.recipe.clip_models.features import IMAGE_BATCH, encode_pixels
+from diht_k8s.recipe.clip_models.loading import LoadedModel
 from diht_k8s.recipe.evaluate.answers import VisualQuestion
-from diht_k8s.recipe.evaluate.features import IMAGE_BATCH, encode_pixels
-from diht_k8s.recipe.evaluate.models.loading import LoadedModel
 from diht_k8s.recipe.runtime.bad_shards import Damage, salvaged
 from diht_k8s.recipe.shards.images import BadImageError, decode
 from diht_k8s.recipe.shards.prefetch import prefetch

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diht_k8s.api.errors import DataError
+from diht_k8s.recipe.clip_models.features import encode_texts
+from diht_k8s.recipe.clip_models.loading import LoadedModel
 from diht_k8s.recipe.evaluate.benchmark_data import BenchmarkImages
 from diht_k8s.recipe.evaluate.class_texts import ARTICLE
 from diht_k8s.recipe.evaluate.classification import class_embeddings, fill
-from diht_k8s.recipe.evaluate.features import encode_texts
 from diht_k8s.recipe.evaluate.group_scores import (
     PAIR_CHANCE,
     Score,
@@ -25,7 +26,6 @@ from diht_k8s.recipe.evaluate.group_scores import (
     pair_hits,
     score,
 )
-from diht_k8s.recipe.evaluate.models.loading import LoadedModel
 from diht_k8s.recipe.report.per_image import PER_IMAGE, PerImage
 
 SIZES: Final = ((5, 6), (10, 12))

@@ -21,9 +21,9 @@ from diht_k8s.api.evaluate import Benchmark, Evaluate
 from diht_k8s.api.hashing import SCHEMA_VERSION, STAGE_VERSIONS, sha256_of
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.clip_models.files import model_identity
 from diht_k8s.recipe.evaluate.class_texts import CLASS_NAMES, TEMPLATES, class_names, file_beside, templates_of
 from diht_k8s.recipe.evaluate.image_progress import ImageProgress
-from diht_k8s.recipe.evaluate.models.files import model_identity
 from diht_k8s.recipe.report.per_image import PER_IMAGE, per_image_path, write_per_image
 from diht_k8s.recipe.runtime.bad_shards import BadShards, Damage, listed
 from diht_k8s.recipe.runtime.claims import Claims
@@ -310,7 +310,7 @@ class Session:
 
     def model(self) -> Any:
         """The model, loaded once."""
-        from diht_k8s.recipe.evaluate.models.loading import load_model
+        from diht_k8s.recipe.clip_models.loading import load_model
 
         if self._model is None:
             self._context.progress.start("load the model", 0, unit="models")

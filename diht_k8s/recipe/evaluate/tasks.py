@@ -14,6 +14,8 @@ from threadpoolctl import threadpool_limits
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.evaluate import FewShot
+from diht_k8s.recipe.clip_models.features import encode_texts
+from diht_k8s.recipe.clip_models.loading import LoadedModel
 from diht_k8s.recipe.evaluate.benchmark_data import BenchmarkImages
 from diht_k8s.recipe.evaluate.classification import (
     Classification,
@@ -24,9 +26,7 @@ from diht_k8s.recipe.evaluate.classification import (
     fill,
     prompts,
 )
-from diht_k8s.recipe.evaluate.features import encode_texts
 from diht_k8s.recipe.evaluate.few_shot import FewShotCurve, few_shot_curve
-from diht_k8s.recipe.evaluate.models.loading import LoadedModel
 from diht_k8s.recipe.evaluate.retrieval import CUTOFFS, Direction, Retrieval, retrieval, top_items
 from diht_k8s.recipe.report.per_image import PER_IMAGE, PerImage
 

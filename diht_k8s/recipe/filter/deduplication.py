@@ -11,19 +11,15 @@ themselves, so the result does not depend on which worker runs when.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
 import pyarrow as pa
 
-from diht_k8s.api.errors import DataError
 from diht_k8s.api.filter import Filter
 from diht_k8s.api.hashing import SCHEMA_VERSION
-from diht_k8s.recipe.filter.kept_pairs import KeptPairs, write_scores
+from diht_k8s.recipe.filter.kept_pairs import KeptPairs
 from diht_k8s.recipe.filter.repeat_search import WORDS, RepeatSearch
-from diht_k8s.recipe.filter.scores import Row, Scores, find_scores
-from diht_k8s.recipe.filter.summary import Summary
+from diht_k8s.recipe.filter.scores import Scores, read_scores
 from diht_k8s.recipe.runtime.claims import Claims
 from diht_k8s.recipe.runtime.stage import Context
 from diht_k8s.recipe.shards.sources import Shard
@@ -73,7 +69,7 @@ class Deduplication:
             if shard.name in self._done:
                 continue
             self._context.stop.raise_if_requested("finished shards are kept")
-            scores = self._scores(shard)
+            scores = read_scores(self._context.storage, self._context.layout.scores(shard.name))
             if is_deduplicated(scores):
                 self._done.add(shard.name)
                 continue
@@ -94,26 +90,8 @@ class Deduplication:
         return RepeatSearch(self._context, self._rules.duplicates, self._shards, self._claims)
 
     def _drop_repeats(self, number: int, scores: Scores) -> None:
-        context, shard, rows = self._context, self._shards[number], list(scores.rows())
-        kept = [place for place, row in enumerate(rows) if row.kept]
+        context = self._context
+        kept = [place for place, row in enumerate(scores.rows()) if row.kept]
         repeats = {kept[place] for place in self._search.places(number).tolist()}
-        header: dict[str, Any] = {**scores.header, "deduplicated": True}
-        if repeats:
-            files = KeptPairs(context.storage, context.layout, self._rules.output)
-            header["kept"] = files.rewrite(shard.name, rows, repeats)
-            summary = Summary.from_json(header["summary"])
-            summary.drop([rows[place].uid for place in sorted(repeats)], REASON)
-            header["summary"] = summary.to_json()
-            rows = [_repeat(row) if place in repeats else row for place, row in enumerate(rows)]
-        write_scores(context.storage, context.layout.scores(shard.name), rows, header)
-
-    def _scores(self, shard: Shard) -> Scores:
-        uri = self._context.layout.scores(shard.name)
-        found = find_scores(self._context.storage, uri)
-        if found is None:
-            raise DataError(f"{uri} has repeats while the stage ran: run the stage filter again")
-        return found
-
-
-def _repeat(row: Row) -> Row:
-    return replace(row, kept=False, reason=REASON)
+        files = KeptPairs(context.storage, context.layout, self._rules.output)
+        files.drop(self._shards[number].name, scores, repeats, REASON, mark="deduplicated")

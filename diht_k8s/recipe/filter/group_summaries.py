@@ -142,7 +142,7 @@ class GroupSummaries:
 
         Args:
             context: the stage's context.
-            final: whether repeated images have been dropped where the run drops them.
+            final: whether the rules that look at the whole input have been applied, where the run has any.
         """
         self._context = context
         self._folder = join(context.layout.stage(context.stage), FOLDER)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import pyarrow as pa
@@ -16,7 +16,8 @@ import pyarrow as pa
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import Stage
-from diht_k8s.recipe.filter.scores import Row, to_batch
+from diht_k8s.recipe.filter.scores import Row, Scores, schema_of, to_batch
+from diht_k8s.recipe.filter.summary import Summary
 from diht_k8s.recipe.shards.index import WrittenTar, packed
 from diht_k8s.recipe.shards.keep_lists import Listed, write_keep_list
 from diht_k8s.recipe.shards.samples import Sample, count_samples, read_samples, write_samples
@@ -85,6 +86,27 @@ class KeptPairs:
         assert count == len(left), "one copy for each remaining pair"
         return written
 
+    def drop(self, shard: str, scores: Scores, gone: Collection[int], reason: str, *, mark: str) -> None:
+        """Drop kept pairs of a shard by a later rule: from its file first, then from its scores.
+
+        Args:
+            shard: name of the shard.
+            scores: of the shard.
+            gone: indices of the rows to drop.
+            reason: the rule.
+            mark: name in the header of the scores that says that the rule was applied.
+        """
+        rows, header = list(scores.rows()), {**scores.header, mark: True}
+        if gone:
+            header["kept"] = self.rewrite(shard, rows, gone)
+            summary = Summary.from_json(header["summary"])
+            summary.drop([rows[number].uid for number in sorted(gone)], reason)
+            header["summary"] = summary.to_json()
+            rows = [
+                replace(row, kept=False, reason=reason) if number in gone else row for number, row in enumerate(rows)
+            ]
+        write_scores(self.storage, self.layout.scores(shard), rows, header)
+
     def _copies(self, uri: str, stays: Collection[int]) -> Iterator[tuple[str, Mapping[str, bytes]]]:
         """The copies at these positions; keys and uids may repeat within a shard."""
         for place, sample in enumerate(read_samples(self.storage, uri)):
@@ -113,5 +135,6 @@ class KeptPairs:
 
 def write_scores(storage: Storage, uri: str, rows: Sequence[Row], header: dict[str, Any]) -> None:
     """Write the scores of a shard."""
-    batches = [to_batch(rows[start : start + _BATCH]) for start in range(0, len(rows), _BATCH)]
+    schema = schema_of(header)
+    batches = [to_batch(rows[start : start + _BATCH], schema) for start in range(0, len(rows), _BATCH)]
     write_table(storage, uri, pa.Table.from_batches(batches), header)

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Final
 
 from diht_k8s.api.errors import UserError
+from diht_k8s.api.filter import ClipScore
+from diht_k8s.recipe.clip_models.files import model_digest
 from diht_k8s.recipe.runtime.model_files import parser_module
+from diht_k8s.recipe.shards.storage import Storage
 
 PARSER_RULES: Final = 6
 """Increment it with every change of the caption rules."""
@@ -39,6 +42,20 @@ def spotter_version(detector_size: int, precision: str, second_size: int | None 
     sizes = f"size-{detector_size}" + ("" if second_size is None else f" second-{second_size}")
     programs = " ".join(f"{name}-{version(name)}" for name in ("rapidocr", "openvino"))
     return f"rules-{SPOTTER_RULES} {sizes} {precision} {programs} {digest}"
+
+
+def clip_version(rule: ClipScore, storage: Storage) -> str:
+    """Version of open_clip, the architecture if the run names it, and the digest of the model's files; no threshold.
+
+    Raises:
+        UserError: the model does not exist.
+    """
+    try:
+        digest = model_digest(rule.model, storage)[:16]
+    except UserError as error:
+        raise UserError(f"spec.filter.clipScore.model: {error}") from error
+    named = "" if rule.architecture is None else f"{rule.architecture} "
+    return f"open_clip-{version('open_clip_torch')} {named}{digest}"
 
 
 def _digest(package: str, *patterns: str) -> str:

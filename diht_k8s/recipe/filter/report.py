@@ -11,7 +11,19 @@ PAPER_COMPLEXITY: Final = 1
 PAPER_ACTIONS: Final = 1
 """Thresholds of DiHT as we recall them (C1, A1), shown beside those of the run."""
 SHOWN_NAMES: Final = 50
-STEPS: Final = ("exclude", "language", "metadata", "complexity", "action", "size", "benchmark", "text", "duplicate")
+STEPS: Final = (
+    "exclude",
+    "language",
+    "metadata",
+    "complexity",
+    "action",
+    "size",
+    "benchmark",
+    "clip_score",
+    "text",
+    "duplicate",
+    "clip_share",
+)
 """Reasons in the order in which the rules are applied."""
 ALWAYS_SHOWN: Final = frozenset(("exclude", "language", "complexity", "action", "text"))
 """The others are shown only if they dropped a sample."""

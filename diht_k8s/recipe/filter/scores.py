@@ -1,16 +1,17 @@
 """Scores: one Parquet row for every sample of a shard, in shard order. People and later stages read them; a later
 filter run reuses them.
 
-The header records the input, parser and spotter of the scores. Scores with the same header are reused under other
+The header records the input, parser, spotter and CLIP model of the scores. Scores with the same header are reused under other
 thresholds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import pyarrow as pa
@@ -51,6 +52,9 @@ SCHEMA: Final = pa.schema(
     }
 )
 
+CLIP_SCHEMA: Final = SCHEMA.append(pa.field("clip_score", pa.float64()))
+"""Of scores whose header names a CLIP model; null where the image was not scored."""
+
 
 @dataclass(slots=True, kw_only=True)
 class Row:
@@ -76,6 +80,8 @@ class Row:
     """"" if kept, else bad:REASON or the rule that dropped the sample."""
     parser_version: str = ""
     """"" until the caption is parsed."""
+    clip_score: float | None = None
+    """cosine similarity of image and caption; None until the image is scored."""
     matched: bool | None = field(default=None, compare=False)
     """whether the image shows its caption under the rule of the run; None while unknown. Not stored, because the rule
     may change.
@@ -111,18 +117,22 @@ _CAPTION_FIELDS: Final = (
     *("objects", "attributes", "relations", "actions"),
     *("complexity", "num_actions", "num_subject_actions", "parser_version"),
 )
-_STORED: Final = tuple(item.name for item in fields(Row) if item.name in SCHEMA.names)
 
 
-def to_batch(rows: Sequence[Row]) -> pa.RecordBatch:
+def schema_of(header: Mapping[str, Any]) -> pa.Schema:
+    """The columns of the scores with this header."""
+    return CLIP_SCHEMA if "clip_model" in header else SCHEMA
+
+
+def to_batch(rows: Sequence[Row], schema: pa.Schema = SCHEMA) -> pa.RecordBatch:
     """Rows as Arrow columns, which take little memory."""
-    columns = {name: [getattr(row, name) for row in rows] for name in _STORED}
+    columns = {name: [getattr(row, name) for row in rows] for name in schema.names}
     columns["attributes"] = [[{"object": o, "attribute": a} for o, a in item] for item in columns["attributes"]]
     columns["relations"] = [
         [{"subject": s, "action": a, "object": o} for s, a, o in item] for item in columns["relations"]
     ]
     columns["ocr"] = [[{"text": t, "confidence": c} for t, c in item] for item in columns["ocr"]]
-    return pa.RecordBatch.from_pydict(columns, schema=SCHEMA)
+    return pa.RecordBatch.from_pydict(columns, schema=schema)
 
 
 def from_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[Row]:
@@ -156,13 +166,52 @@ def open_scores(data: bytes, uri: str) -> Scores:
     try:
         file = pq.ParquetFile(io.BytesIO(data))
         header = json.loads((file.schema_arrow.metadata or {})[HEADER_KEY])
-        if header["schema_version"] != SCHEMA_VERSION or not SCHEMA.equals(file.schema_arrow.remove_metadata()):
+        if header["schema_version"] != SCHEMA_VERSION or not schema_of(header).equals(
+            file.schema_arrow.remove_metadata()
+        ):
             raise ValueError(f"schema version {header['schema_version']}, this program writes {SCHEMA_VERSION}")
     except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
         raise DataError(
             f"{uri} is no scores file of this version or is damaged ({error}): remove it and run the stage again"
         ) from error
     return Scores(header, file)
+
+
+def read_scores(storage: Storage, uri: str) -> Scores:
+    """The scores that earlier steps of the stage have written.
+
+    Raises:
+        DataError: they are gone, or damaged.
+    """
+    found = find_scores(storage, uri)
+    if found is None:
+        raise DataError(f"{uri} has gone while the stage ran: run the stage filter again")
+    return found
+
+
+def header_of(storage: Storage, uri: str) -> dict[str, Any]:
+    """The header of a scores file, without the rows; raises what `read_columns` does."""
+    with _opened(storage, uri) as file:
+        return json.loads((file.schema_arrow.metadata or {})[HEADER_KEY])
+
+
+def read_columns(storage: Storage, uri: str, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a scores file, by ranges.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    with _opened(storage, uri) as file:
+        return file.read(columns=list(columns))
+
+
+@contextlib.contextmanager
+def _opened(storage: Storage, uri: str) -> Iterator[pq.ParquetFile]:
+    try:
+        with storage.open(uri, seekable=True) as file:
+            yield pq.ParquetFile(file)
+    except (pa.ArrowException, KeyError, ValueError) as error:
+        raise DataError(f"{uri} is damaged ({error}): remove it and run the stage again") from error
 
 
 def find_scores(storage: Storage, uri: str) -> Scores | None:

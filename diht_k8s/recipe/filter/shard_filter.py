@@ -20,13 +20,15 @@ from diht_k8s.api.hashing import SCHEMA_VERSION
 from diht_k8s.api.layout import join
 from diht_k8s.recipe.filter.caption_tables.uid_index import CaptionScores
 from diht_k8s.recipe.filter.captions.parser import CaptionParser
+from diht_k8s.recipe.filter.clip_score import ClipScorer
+from diht_k8s.recipe.filter.clip_share import keeps_share
 from diht_k8s.recipe.filter.decontamination import read_gallery
 from diht_k8s.recipe.filter.deduplication import write_fingerprints
 from diht_k8s.recipe.filter.exclusion import read_exclusions
 from diht_k8s.recipe.filter.group_summaries import FilteredShard, GroupSummaries
 from diht_k8s.recipe.filter.kept_pairs import KeptPairs, Written
 from diht_k8s.recipe.filter.rules import RuleChain
-from diht_k8s.recipe.filter.scores import Row, Scores, find_scores, open_scores, to_batch
+from diht_k8s.recipe.filter.scores import Row, Scores, find_scores, open_scores, schema_of, to_batch
 from diht_k8s.recipe.filter.stage_progress import StageProgress
 from diht_k8s.recipe.filter.summary import Summary
 from diht_k8s.recipe.filter.text_spotting.spotter import TextSpotter
@@ -68,6 +70,10 @@ def batches_of(samples: Iterable[Sample], most: int | None = None) -> Iterator[l
             batch, size = [], 0
     if batch:
         yield batch
+
+
+def _clip_model(scores: Scores) -> str | None:
+    return scores.header.get("clip_model")
 
 
 class KeptFiles(Protocol):
@@ -128,6 +134,7 @@ class ShardFilter:
         if spotting.mode != "Disabled":
             self._spotter.check_device()
         self._bad_shards = BadShards(context.run.spec.data.max_bad_shards, len(shards))
+        self._scorer = None if rules.clip_score is None else ClipScorer(rules.clip_score, context.storage)
         self._kept = kept or KeptPairs(context.storage, context.layout, rules.output)
         self._caption_scores = CaptionScores.find(context.storage, rules.scores_from)
         self._reserved = set[str]()
@@ -135,7 +142,7 @@ class ShardFilter:
         mine = [shard for group in groups[context.worker :: context.workers] for shard in group.shards]
         self._progress = StageProgress(context, shards, mine)
         self._committed = CommittedWork(context, "scores")
-        self._summaries = GroupSummaries(context, final=rules.duplicates is None)
+        self._summaries = GroupSummaries(context, final=rules.duplicates is None and not keeps_share(rules))
         self._there = WrittenFiles(context, duplicates=rules.duplicates is not None)
         self._skipped = set[int]()
 
@@ -150,6 +157,7 @@ class ShardFilter:
             spotter=self._spotter,
             exclusions=self._exclusions,
             gallery=read_gallery(context.run.spec, context.storage, rules.decontaminate, context.stop),
+            scorer=self._scorer,
         )
 
     def run(self, groups: Sequence[ShardGroup], *, listed: bool = False) -> bool:
@@ -258,6 +266,14 @@ class ShardFilter:
 
     def _filter(self, shard: Shard, earlier: Scores | None) -> FilteredShard:
         context, summary, batches, places = self._context, Summary(), list[pa.RecordBatch](), SamplePlaces()
+        about = self._header(shard, earlier)
+        schema = schema_of(about)
+        if (
+            shard.filtered
+            and self._scorer is not None
+            and (earlier is None or _clip_model(earlier) != about["clip_model"])
+        ):
+            self._scorer.load()  # a model that does not fit ends the stage before anything is read
         before = iter(earlier.rows()) if earlier is not None else iter(())
         spotting, prints = self._rules.text_spotting, list[bytes]()
 
@@ -267,7 +283,7 @@ class ShardFilter:
                 self._raise_if_stopped()
                 self._claims.keep()
                 rows = self._apply_rules(shard, batch, before, earlier)
-                batches.append(to_batch(rows))
+                batches.append(to_batch(rows, schema))
                 for sample, row in zip(batch, rows, strict=True):
                     number = summary.input  # samples before this one
                     summary.add(row, sample, filtered=shard.filtered, min_characters=spotting.min_matched_characters)
@@ -283,13 +299,13 @@ class ShardFilter:
             write_fingerprints(context, shard, prints)
         damage = self._bad_shards.found.get(shard.uri)
         header = {
-            **self._header(shard, earlier),
+            **about,
             "kept": written,
             "raw": packed(places.starts) if shard.part is None else None,
             "summary": summary.to_json(),
             **({"damage": damage.to_json()} if damage else {}),
         }
-        table = pa.Table.from_batches(batches or [to_batch([])])
+        table = pa.Table.from_batches(batches or [to_batch([], schema)])
         content = write_table(context.storage, context.layout.scores(shard.name), table, header)
         if summary.input and summary.hints.samples == summary.input:
             logger.warning("%s: nothing can be read: %s", shard.uri, summary.hints.sentence(shard.source))
@@ -314,20 +330,28 @@ class ShardFilter:
             known = self._caption_scores.rows_of(batch)
         if earlier is not None and earlier.header["spotter"] != self._spotter_version(earlier):
             known = [None if row is None else replace(row, ocr=(), ocr_state="not_run", kept=False) for row in known]
+        if earlier is not None and _clip_model(earlier) != self._clip_version(earlier):
+            known = [None if row is None else replace(row, clip_score=None) for row in known]
         return self._rule_chain.apply(shard.name, batch, known, filtered=shard.filtered)
 
     def _header(self, shard: Shard, earlier: Scores | None) -> dict[str, Any]:
+        clip = self._clip_version(earlier)
         return {
             "schema_version": SCHEMA_VERSION,
             "config_sha256": self._context.config_sha256,
             "inputs": {shard.name: self._inputs[shard.name]},
             "parser": self._versions["parser"],
             "spotter": self._spotter_version(earlier),
+            **({} if clip is None else {"clip_model": clip}),
         }
 
     def _spotter_version(self, earlier: Scores | None) -> str | None:
         """Spotter version behind the stored texts. A run without T keeps the texts of the earlier scores."""
         return self._versions.get("spotter", earlier.header["spotter"] if earlier is not None else None)
+
+    def _clip_version(self, earlier: Scores | None) -> str | None:
+        """CLIP model behind the stored scores. A run without `clipScore` keeps the earlier ones."""
+        return self._versions.get("clip", None if earlier is None else _clip_model(earlier))
 
     def _usable(self, shard: Shard, earlier: Scores | None) -> Scores | None:
         """The scores if they are of the same images and captions, else None."""

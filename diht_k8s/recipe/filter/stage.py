@@ -22,12 +22,18 @@ from diht_k8s.recipe.filter.caption_tables.parts import filter_input, has_tables
 from diht_k8s.recipe.filter.caption_tables.survivors import Survivors
 from diht_k8s.recipe.filter.caption_tables.table_filter import TableFilter, without_images
 from diht_k8s.recipe.filter.caption_tables.uid_index import write_index
+from diht_k8s.recipe.filter.clip_share import ClipShare, is_cut, keeps_share, read_cut
 from diht_k8s.recipe.filter.decontamination import benchmark_shards
 from diht_k8s.recipe.filter.deduplication import Deduplication, is_deduplicated
 from diht_k8s.recipe.filter.group_summaries import FilteredShard, GroupSummaries, GroupSummary
 from diht_k8s.recipe.filter.kept_pairs import KeptPairs
 from diht_k8s.recipe.filter.layout_hints import LayoutHints
-from diht_k8s.recipe.filter.model_versions import language_version, parser_version, spotter_version
+from diht_k8s.recipe.filter.model_versions import (
+    clip_version,
+    language_version,
+    parser_version,
+    spotter_version,
+)
 from diht_k8s.recipe.filter.report import report
 from diht_k8s.recipe.filter.scores import open_scores
 from diht_k8s.recipe.filter.shard_filter import ShardFilter, is_done
@@ -61,6 +67,8 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
     spotting = rules.text_spotting
     if spotting.mode != "Disabled":
         versions["spotter"] = spotter_version(spotting.detector_size, spotting.precision, spotting.second_detector_size)
+    if rules.clip_score is not None:
+        versions["clip"] = clip_version(rules.clip_score, storage)
     return inputs, versions
 
 
@@ -70,16 +78,21 @@ def execute(context: Context) -> Outcome | None:
     rules, groups = _rules(context.run), groups_of(shards)
     filter_class = TableFilter if has_tables(context.run.spec) else ShardFilter
     shard_filter = filter_class(context, rules, groups, claims)
-    deduplication = Deduplication(context, rules, shards, claims)
+    whole_input: list[Deduplication | ClipShare] = []
+    if rules.duplicates is not None:
+        whole_input.append(Deduplication(context, rules, shards, claims))
+    if keeps_share(rules):
+        whole_input.append(ClipShare(context, rules, shards, claims))
 
     def take() -> tuple[bool, int]:
         missing = shard_filter.missing(groups)
         if missing:
             return shard_filter.run(missing, listed=True), len(missing)
-        if rules.duplicates is None:
-            return False, 0
-        worked, waiting = deduplication.run()
-        return (worked, waiting) if worked or waiting else _sum_up(context, groups, claims)
+        for rule in whole_input:
+            worked, waiting = rule.run()
+            if worked or waiting:
+                return worked, waiting
+        return _sum_up(context, groups, claims) if whole_input else (False, 0)
 
     def end() -> Outcome:
         return finish(context, _summaries(context, groups))
@@ -89,7 +102,7 @@ def execute(context: Context) -> Outcome | None:
 
 
 def _sum_up(context: Context, groups: Sequence[ShardGroup], claims: Claims) -> tuple[bool, int]:
-    """Write the summaries of the groups whose repeats are dropped and that no other worker has claimed.
+    """Write the summaries of the groups to which all rules were applied and that no other worker has claimed.
 
     Returns:
         Whether any was written, and the number of those that are missing.
@@ -104,12 +117,12 @@ def _sum_up(context: Context, groups: Sequence[ShardGroup], claims: Claims) -> t
         if not claims.take(f"{group.name} summary", counts_deaths=False):
             waiting += 1
             continue
-        summaries.write(group, [_deduplicated(context, shard, claims) for shard in group.shards])
+        summaries.write(group, [_finished(context, shard, claims) for shard in group.shards])
         worked = True
     return worked, waiting
 
 
-def _deduplicated(context: Context, shard: Shard, claims: Claims) -> FilteredShard:
+def _finished(context: Context, shard: Shard, claims: Claims) -> FilteredShard:
     context.stop.raise_if_requested("finished shards are kept")
     claims.keep()
     found = done_shard(context, shard)
@@ -144,13 +157,17 @@ def _identity(shard: Shard) -> str:
 
 
 def done_shard(context: Context, shard: Shard) -> FilteredShard | None:
-    """A shard by its scores; None if missing, of another configuration or with repeats still to drop."""
+    """A shard by its scores; None if missing, of another configuration, or if a rule on the whole input must still be
+    applied.
+    """
     uri = context.layout.scores(shard.name)
     if not context.storage.exists(uri):
         return None
     content = context.storage.read_bytes(uri)
     scores, rules = open_scores(content, uri), _rules(context.run)
     if not is_done(scores, context) or (rules.duplicates is not None and not is_deduplicated(scores)):
+        return None
+    if keeps_share(rules) and not is_cut(scores.header):
         return None
     return FilteredShard.of(shard, scores.header, content, _kept_files(context).path(shard.name))
 
@@ -175,7 +192,9 @@ def finish(context: Context, groups: Iterable[GroupSummary], *, check: bool = Tr
         "config_sha256": context.config_sha256,
         "inputs": context.config["inputs"],
     }
-    document = {**report(total, rules, header), **listed(found.damaged)}
+    cut = read_cut(context.storage, context.layout, context.config_sha256) if keeps_share(rules) else None
+    shown = {} if cut is None else {"clip_share": cut.figures()}
+    document = {**report(total, rules, header), **shown, **listed(found.damaged)}
     uri = context.layout.report(context.stage)
     context.storage.write_bytes(uri, json.dumps(document, indent=1, ensure_ascii=False).encode())
     names, kept = ["report.json"], _kept_files(context)

@@ -17,8 +17,9 @@ from dataclasses import replace
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.steps import LABEL_STEPS
+from diht_k8s.recipe.clip_models.files import weights_sha256
 from diht_k8s.recipe.label.job import LabelJob, make_job
-from diht_k8s.recipe.label.teacher_files import weights_sha256, weights_uri
+from diht_k8s.recipe.label.teacher_files import weights_uri
 from diht_k8s.recipe.label.vocabulary_step import make_vocabulary
 from diht_k8s.recipe.runtime.commit import read_committed
 from diht_k8s.recipe.runtime.stage import Context, Outcome

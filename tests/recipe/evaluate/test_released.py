@@ -18,9 +18,9 @@ from torch.nn import functional
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.cli.main import main
+from diht_k8s.recipe.clip_models.convert import convert
+from diht_k8s.recipe.clip_models.features import encode_texts
 from diht_k8s.recipe.evaluate import load_model
-from diht_k8s.recipe.evaluate.features import encode_texts
-from diht_k8s.recipe.evaluate.models.convert import convert
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.evaluate.small_run import CONFIG, encode_images, export_model
 

@@ -13,10 +13,10 @@ import pytest
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.run import DihtRun
+from diht_k8s.recipe.clip_models.features import encode_texts
 from diht_k8s.recipe.evaluate import benchmark_data, load_model, tasks
 from diht_k8s.recipe.evaluate import stage as program
 from diht_k8s.recipe.evaluate.feature_files import read_features
-from diht_k8s.recipe.evaluate.features import encode_texts
 from diht_k8s.recipe.runtime import claims
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards.images import decode

@@ -10,9 +10,9 @@ import open_clip
 import pytest
 import torch
 
+from diht_k8s.recipe.clip_models.features import encode_texts
+from diht_k8s.recipe.clip_models.text_length import encode_places, used_places
 from diht_k8s.recipe.evaluate import load_model
-from diht_k8s.recipe.evaluate.features import encode_texts
-from diht_k8s.recipe.evaluate.text_length import encode_places, used_places
 from tests.recipe.evaluate.small_run import CONFIG, export_model
 
 TEXTS = ["", "a box", "a red disc in front of a gold bar", "word " * 40, "a box and a bar"]

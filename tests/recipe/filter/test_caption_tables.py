@@ -69,6 +69,15 @@ def test_table_and_tar_of_the_same_pairs_get_the_same_verdicts(tmp_path: Path, n
     assert [row["uid"] for row in survivors(tmp_path / "table")] == kept
 
 
+def test_clip_score_is_left_to_the_run_over_the_downloaded_shards(tmp_path: Path) -> None:
+    table, rule = write_table(tmp_path / "a.parquet", pairs(100)), {"model": f"{tmp_path}/no-model", "minScore": 1}
+    plain = filter_with(table_run(tmp_path / "plain", table))
+    scored = filter_with(table_run(tmp_path / "scored", table, {"clipScore": rule}))
+    assert plain is not None
+    assert scored is not None
+    assert scored.summary["counts"] == plain.summary["counts"]
+
+
 def test_table_of_several_row_groups_is_split_over_workers_and_nothing_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

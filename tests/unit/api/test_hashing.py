@@ -59,6 +59,9 @@ def test_filter_hash_ignores_workers_device_and_bad_limit_but_not_thresholds() -
     assert digest(changed(spec__filter={"textSpotting": {"precision": "FP32"}}), Stage.FILTER) != plain
     assert digest(changed(spec__filter={"workers": 9, "maxBadPercent": 5}), Stage.FILTER) == plain
     assert digest(changed(spec__filter={"minComplexity": 2}), Stage.FILTER) != plain
+    scored, stricter = ({"clipScore": {"model": "m.pt", "minScore": low}} for low in (0.2, 0.3))
+    assert digest(changed(spec__filter=scored), Stage.FILTER) != plain
+    assert digest(changed(spec__filter=scored), Stage.FILTER) != digest(changed(spec__filter=stricter), Stage.FILTER)
 
 
 def test_differences_of_long_values_show_what_differs() -> None:

@@ -24,7 +24,12 @@ BATCH: Final = 1024
 def without_images(rules: Filter) -> Filter:
     """The rules that a caption pass can apply; the later pass over the downloaded shards applies the others."""
     return rules.model_copy(
-        update={"text_spotting": TextSpotting(mode="Disabled"), "duplicates": None, "decontaminate": []}
+        update={
+            "text_spotting": TextSpotting(mode="Disabled"),
+            "clip_score": None,
+            "duplicates": None,
+            "decontaminate": [],
+        }
     )
 
 

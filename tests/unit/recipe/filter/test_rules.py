@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 import pytest
 from PIL import Image
 
-from diht_k8s.api.filter import Filter, MetadataLimit, TextSpotting
+from diht_k8s.api.filter import ClipScore, Filter, MetadataLimit, TextSpotting
+from diht_k8s.recipe.filter import clip_score
 from diht_k8s.recipe.filter.captions.graph import Action, Attribute, CaptionGraph, Mention
 from diht_k8s.recipe.filter.fingerprints import gallery_of
 from diht_k8s.recipe.filter.rules import RuleChain
@@ -279,3 +280,81 @@ def test_image_of_a_benchmark_is_dropped_even_from_an_unfiltered_source() -> Non
     one = sample("giraffe running fast", image=buffer.getvalue())
     assert [verdict(it, one, filtered=filtered).reason for filtered in (True, False)] == ["benchmark", "benchmark"]
     assert verdict(it, RUNNING).kept
+
+
+@dataclass
+class WidthScorer:
+    """The score of an image is its width in hundreds of pixels."""
+
+    batches: list[int] = field(default_factory=list)
+
+    def scores(self, images: Sequence[Image.Image], captions: Sequence[str]) -> list[float]:
+        assert len(images) == len(captions)
+        self.batches.append(len(images))
+        return [image.width / 100 for image in images]
+
+
+def scoring_chain(rules: Filter, scorer: WidthScorer, spotter: FakeSpotter | None = None) -> RuleChain:
+    return replace(rule_chain(rules, spotter), scorer=scorer)
+
+
+def clip_rules(min_score: float = 0.5, **more: object) -> Filter:
+    rule = ClipScore(model="m", min_score=min_score)
+    return Filter.model_validate({"minComplexity": 2, "minActions": 0, **more}).model_copy(update={"clip_score": rule})
+
+
+def widths(*sizes: int) -> list[Sample]:
+    return [sample(f"tall giraffe{size}", image=encoded_image((size, 40))) for size in sizes]
+
+
+def test_clip_score_comes_after_cheap_rules_and_before_text() -> None:
+    scorer, spotter = WidthScorer(), FakeSpotter((SpottedText("giraffe60", 0.9),))
+    zebra = sample("small zebra", image=encoded_image((80, 40)))
+    bad = sample("small dog", image=b"no image")
+    batch = [*widths(40, 60), zebra, *widths(20), sample("giraffe"), bad]
+    rows = scoring_chain(clip_rules(minSide=30), scorer, spotter).apply("s", batch, [None] * 6, filtered=True)
+    assert [row.reason for row in rows] == ["clip_score", "text", "", "size", "complexity", "bad:picture_unreadable"]
+    assert [row.clip_score for row in rows] == [0.4, 0.6, 0.8, None, None, None]
+    assert (scorer.batches, len(spotter.wanted)) == ([3], 2)
+
+
+def test_score_at_the_threshold_is_kept() -> None:
+    assert verdict(scoring_chain(clip_rules(0.4), WidthScorer()), widths(40)[0]).kept
+
+
+@pytest.mark.parametrize(
+    ("batch", "pixels", "expected"),
+    [(2, 10**9, [2, 2, 1]), (5, 10**9, [5]), (9, 60 * 40, [1, 1, 1, 1, 1]), (9, 100 * 40, [2, 2, 1])],
+    ids=["by number", "one whole batch", "by pixels", "two by pixels"],
+)
+def test_images_are_scored_in_batches_and_keep_their_order(
+    monkeypatch: pytest.MonkeyPatch, batch: int, pixels: int, expected: list[int]
+) -> None:
+    monkeypatch.setattr(clip_score, "BATCH", batch)
+    monkeypatch.setattr(clip_score, "MAX_PIXELS_AT_ONCE", pixels)
+    samples = widths(60, 61, 62, 63, 64)
+    rows = scoring_chain(clip_rules(), scorer := WidthScorer()).apply("s", samples, [None] * 5, filtered=True)
+    assert scorer.batches == expected
+    assert [row.clip_score for row in rows] == [0.6, 0.61, 0.62, 0.63, 0.64]
+
+
+def test_known_clip_scores_open_no_image_under_other_thresholds() -> None:
+    samples = widths(40, 60)
+    before = scoring_chain(clip_rules(), WidthScorer()).apply("s", samples, [None, None], filtered=True)
+    unreadable = [replace(one, members={**one.members, "png": b"gone"}) for one in samples]
+    it = scoring_chain(clip_rules(0.7), scorer := WidthScorer(), spotter := FakeSpotter())
+    rows = it.apply("s", unreadable, before, filtered=True)
+    assert [row.reason for row in rows] == ["clip_score", "clip_score"]
+    assert (scorer.batches, spotter.wanted) == ([], [])
+
+
+def test_image_kept_without_a_clip_score_is_opened_and_scored() -> None:
+    one = widths(60)[0]
+    before = verdict(rule_chain(), one)
+    row = verdict(scoring_chain(clip_rules(), scorer := WidthScorer()), one, before)
+    assert (row.clip_score, scorer.batches) == (0.6, [1])
+
+
+def test_unfiltered_source_gets_no_clip_score() -> None:
+    row = verdict(scoring_chain(clip_rules(1), scorer := WidthScorer()), widths(60)[0], filtered=False)
+    assert (row.kept, row.clip_score, scorer.batches) == (True, None, [])

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.recipe.filter.scores import SCHEMA, Row, from_batches, open_scores, to_batch
+from diht_k8s.recipe.filter.scores import CLIP_SCHEMA, SCHEMA, Row, from_batches, open_scores, schema_of, to_batch
 from diht_k8s.recipe.filter.text_spotting.matching import SpottedText
 
 FULL = Row(
@@ -48,7 +49,18 @@ def test_threshold_of_confidence_survives_storage() -> None:
     assert next(from_batches([to_batch([FULL])])).ocr[0].confidence == 0.8
 
 
+def test_clip_scores_survive_storage_and_are_absent_from_other_tables() -> None:
+    rows = [replace(FULL, clip_score=0.1 + 0.2), EMPTY]
+    header = {"schema_version": 1, "clip_model": "m"}
+    scored = stored(pa.Table.from_batches([to_batch(rows, schema_of(header))]), header)
+    assert [row.clip_score for row in open_scores(scored, "a").rows()] == [0.1 + 0.2, None]
+    plain = stored(pa.Table.from_batches([to_batch(rows)]), {"schema_version": 1})
+    assert "clip_score" not in open_scores(plain, "a").file.schema_arrow.names
+    assert [row.clip_score for row in open_scores(plain, "a").rows()] == [None, None]
+
+
 TABLE = pa.Table.from_batches([to_batch([FULL])])
+SCORED = pa.Table.from_batches([to_batch([FULL], CLIP_SCHEMA)])
 
 
 @pytest.mark.parametrize(
@@ -58,8 +70,10 @@ TABLE = pa.Table.from_batches([to_batch([FULL])])
         stored(TABLE, None),
         stored(TABLE, {"schema_version": 99}),
         stored(TABLE.drop_columns(["reason"]), {"schema_version": 1}),
+        stored(TABLE, {"schema_version": 1, "clip_model": "m"}),
+        stored(SCORED, {"schema_version": 1}),
     ],
-    ids=["garbage", "no header", "other version", "missing column"],
+    ids=["garbage", "no header", "other version", "missing column", "no clip scores", "clip scores of no model"],
 )
 def test_file_of_another_kind_is_refused_with_its_name(data: bytes) -> None:
     with pytest.raises(DataError, match=r"^out/scores/a\.parquet .*remove it"):

@@ -6,7 +6,9 @@ never pass for evaluated ones. It imports nothing heavy.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
+from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Final
 
@@ -71,9 +73,34 @@ def model_identity(source: str, storage: Storage) -> str:
     source = bare(source)
     if not storage.exists(source):
         return f"{source} open_clip {importlib.metadata.version('open_clip_torch')}"
+    return _identity(source, storage, storage.identity)
+
+
+def model_digest(source: str, storage: Storage) -> str:
+    """As `model_identity`, but by the content of the files, which are read: a copy elsewhere has the same one.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    source = bare(source)
+    if not storage.exists(source):
+        raise UserError(f"{source} does not exist: give a folder with {CONFIG_NAME}, or a weights file")
+    return sha256_of(_identity(source, storage, lambda uri: weights_sha256(storage, uri)))
+
+
+def _identity(source: str, storage: Storage, identity: Callable[[str], str]) -> str:
     if is_weights(source):
         config = join(folder_of(source), CONFIG_NAME)
-        beside = [storage.identity(config)] if storage.exists(config) else []
-        return " ".join([storage.identity(source), *beside])
+        beside = [identity(config)] if storage.exists(config) else []
+        return " ".join([identity(source), *beside])
     files = [name for name in storage.names(source) if is_weights(name) or name.endswith(TEXT_SUFFIXES)]
-    return sha256_of({name: storage.identity(join(source, name)) for name in files})
+    return sha256_of({name: identity(join(source, name)) for name in files})
+
+
+def weights_sha256(storage: Storage, uri: str) -> str:
+    """SHA-256 (hex) of a weights file, read in small parts."""
+    digest = hashlib.sha256()
+    with storage.open(uri) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

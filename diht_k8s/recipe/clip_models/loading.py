@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from diht_k8s.api.errors import DataError, DihtError, UserError
 from diht_k8s.api.layout import join
-from diht_k8s.recipe.evaluate.models.architecture import infer_config
-from diht_k8s.recipe.evaluate.models.files import CONFIG_NAME, TEXT_SUFFIXES, bare, folder_of, is_weights, weights_in
-from diht_k8s.recipe.evaluate.models.released import check_digest, names_digest
+from diht_k8s.recipe.clip_models.architecture import infer_config
+from diht_k8s.recipe.clip_models.files import CONFIG_NAME, TEXT_SUFFIXES, bare, folder_of, is_weights, weights_in
+from diht_k8s.recipe.clip_models.released import check_digest, names_digest
 from diht_k8s.recipe.shards.storage import Storage
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def _model_errors(uri: str) -> Iterator[None]:
         raise UserError(
             f"{uri}: its tokenizer cannot be made ({_first_key(str(error))}): put its files beside"
         ) from error
-    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+    except (RuntimeError, ValueError, TypeError, KeyError, AssertionError) as error:
         if "TorchScript" in str(error):
             raise UserError(
                 f"{uri} is refused: it is a TorchScript program; save its state_dict as .safetensors"

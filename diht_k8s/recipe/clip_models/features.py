@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from diht_k8s.recipe.evaluate.models.loading import LoadedModel
+from diht_k8s.recipe.clip_models.loading import LoadedModel
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +44,7 @@ def _sorted_texts(loaded: LoadedModel, texts: Sequence[str]) -> NDArray[np.float
     """[T, D] of texts, encoded in batches of similar length."""
     import torch
 
-    from diht_k8s.recipe.evaluate.text_length import encode_places, used_places
+    from diht_k8s.recipe.clip_models.text_length import encode_places, used_places
 
     tokens_TL = loaded.tokenize(list(texts))
     places_T = used_places(loaded.model, tokens_TL)

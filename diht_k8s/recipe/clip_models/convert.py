@@ -9,10 +9,10 @@ from typing import Any, Final, cast
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.layout import join
-from diht_k8s.recipe.evaluate.models.architecture import infer_config
-from diht_k8s.recipe.evaluate.models.files import CONFIG_NAME, is_weights
-from diht_k8s.recipe.evaluate.models.loading import LoadedModel, load_model
-from diht_k8s.recipe.evaluate.models.released import SUFFIX, check_layout, digest_name
+from diht_k8s.recipe.clip_models.architecture import infer_config
+from diht_k8s.recipe.clip_models.files import CONFIG_NAME, is_weights
+from diht_k8s.recipe.clip_models.loading import LoadedModel, load_model
+from diht_k8s.recipe.clip_models.released import SUFFIX, check_layout, digest_name
 from diht_k8s.recipe.shards.storage import Storage
 
 WEIGHTS_NAME: Final = "open_clip_model.safetensors"

@@ -1,1 +1,0 @@
-"""CLIP-type models from our export, open_clip, released DiHT checkpoints and plain files; and back."""

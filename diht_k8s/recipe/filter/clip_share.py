@@ -1,0 +1,219 @@
+"""Keep the share of the pool with the highest clip scores (`clipScore.keepShare`), once all other rules have spoken.
+
+In: the scores of all shards. Out: `filter/clip_share.json` with the score at which the pool is cut, by one worker; then
+kept pairs and scores without the pairs below it (reason `clip_share`), shard by shard, by workers that share them.
+
+The cut is exact. The share counts the pairs with a clip score that every other rule keeps, repeats dropped, and rounds
+up. Pairs are ordered by score, then uid, then place in the input, so no two tie. Two passes find the cut in memory that
+does not grow with the pool: the first counts pairs by score in narrow bins, the second orders those of one bin. They
+read two columns of each file of scores.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Final, NamedTuple, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from diht_k8s.api.filter import Filter
+from diht_k8s.api.hashing import SCHEMA_VERSION
+from diht_k8s.api.layout import Layout, join
+from diht_k8s.api.run import Stage
+from diht_k8s.recipe.filter.kept_pairs import KeptPairs
+from diht_k8s.recipe.filter.scores import header_of, read_columns, read_scores
+from diht_k8s.recipe.runtime.claims import Claims
+from diht_k8s.recipe.runtime.stage import Context
+from diht_k8s.recipe.shards.sources import Shard
+from diht_k8s.recipe.shards.storage import Storage
+
+REASON: Final = "clip_share"
+BINS: Final = 1 << 16
+"""Bins of scores from -1 to 1: some thousand pairs in one at 438 million."""
+CLAIM: Final = "clip share"
+
+
+class Rank(NamedTuple):
+    """What orders the pairs of the pool: the best one is the smallest."""
+
+    negative_score: float
+    uid: str
+    shard: int
+    row: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """Where the pool is cut."""
+
+    pairs: int
+    """that have a score and that all other rules keep."""
+    kept: int
+    """of them."""
+    last: Rank
+    """the last pair that is kept."""
+
+    def figures(self) -> dict[str, Any]:
+        """The cut for the report, which names no pair: one may be taken down later."""
+        return {"pairs": self.pairs, "kept": self.kept, "score": -self.last.negative_score}
+
+    def to_json(self) -> dict[str, Any]:
+        """The cut for `clip_share.json`."""
+        return {**self.figures(), "uid": self.last.uid, "shard": self.last.shard, "row": self.last.row}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """Read a stored cut."""
+        return cls(
+            pairs=data["pairs"],
+            kept=data["kept"],
+            last=Rank(-data["score"], data["uid"], data["shard"], data["row"]),
+        )
+
+
+def keeps_share(rules: Filter) -> bool:
+    """Whether the run keeps a share of the pool by clip score."""
+    return rules.clip_score is not None and rules.clip_score.keep_share is not None
+
+
+def is_cut(header: dict[str, Any]) -> bool:
+    """Whether the pairs below the cut have been dropped from the shard with this header of its scores."""
+    return bool(header.get("clip_share"))
+
+
+def read_cut(storage: Storage, layout: Layout, config_sha256: str) -> Cut | None:
+    """The cut of a run, if it was found under this configuration."""
+    uri = _uri(layout)
+    document = json.loads(storage.read_bytes(uri)) if storage.exists(uri) else {}
+    return Cut.from_json(document["cut"]) if document.get("config_sha256") == config_sha256 else None
+
+
+def _uri(layout: Layout) -> str:
+    return join(layout.stage(Stage.FILTER), "clip_share.json")
+
+
+class ClipShare:
+    """Cuts the pool, then drops what lies below the cut, shard by shard."""
+
+    def __init__(self, context: Context, rules: Filter, shards: Sequence[Shard], claims: Claims) -> None:
+        """Prepare.
+
+        Args:
+            context: the stage's context.
+            rules: the run's rules.
+            shards: all shards in order; filtered, and without repeats if the run drops them.
+            claims: record which worker works on what.
+        """
+        self._context, self._rules, self._shards, self._claims = context, rules, shards, claims
+        self._done: set[str] = set()
+        self._cut: Cut | None = None
+
+    def run(self) -> tuple[bool, int]:
+        """Find the cut unless another worker does, then process the shards that none of them has claimed.
+
+        Returns:
+            Whether there was anything to do, and the number of steps or shards that others have not finished yet.
+        """
+        own, workers = self._context.worker, self._context.workers
+        order = sorted(range(len(self._shards)), key=lambda number: (number % workers != own, number))
+        worked, waiting = False, 0
+        for number in order:
+            shard = self._shards[number]
+            if shard.name in self._done:
+                continue
+            self._pause()
+            if is_cut(header_of(self._context.storage, self._uri(shard))):
+                self._done.add(shard.name)
+                continue
+            self._cut = self._cut or self._find_cut()
+            if self._cut is None:
+                return worked, 1
+            if self._claims.take(f"{shard.name} {CLAIM}"):
+                self._drop(number, self._cut.last)
+                self._done.add(shard.name)
+                worked = True
+            else:
+                waiting += 1
+        return worked, waiting
+
+    def _find_cut(self) -> Cut | None:
+        """The cut, which this worker looks for unless another one does; None while that one does."""
+        context, rule = self._context, self._rules.clip_score
+        assert rule is not None
+        assert rule.keep_share is not None, "the stage checks that the run keeps a share"
+        found = read_cut(context.storage, context.layout, context.config_sha256)
+        if found is not None or not self._claims.take(CLAIM, counts_deaths=False):
+            return found
+        cut = find_cut(self._read, len(self._shards), rule.keep_share)
+        document = {"schema_version": SCHEMA_VERSION, "config_sha256": context.config_sha256, "cut": cut.to_json()}
+        context.storage.write_bytes(_uri(context.layout), json.dumps(document, indent=1).encode())
+        return cut
+
+    def _drop(self, number: int, last: Rank) -> None:
+        context, shard = self._context, self._shards[number]
+        scores = read_scores(context.storage, self._uri(shard))
+        gone = {
+            row
+            for row, each in enumerate(scores.rows())
+            if each.kept and each.clip_score is not None and Rank(-each.clip_score, each.uid, number, row) > last
+        }
+        files = KeptPairs(context.storage, context.layout, self._rules.output)
+        files.drop(shard.name, scores, gone, REASON, mark="clip_share")
+
+    def _read(self, number: int, columns: Sequence[str]) -> pa.Table:
+        """Some columns of the pairs of a shard among which the share is counted, and `row`, their places."""
+        self._pause()
+        self._claims.keep()
+        table = read_columns(self._context.storage, self._uri(self._shards[number]), [*columns, "kept", "reason"])
+        table = table.append_column("row", pa.array(np.arange(table.num_rows)))
+        counted = pc.field("kept") | (pc.field("reason") == REASON)  # an earlier start may have dropped some
+        return table.filter(counted & pc.field("clip_score").is_valid())
+
+    def _uri(self, shard: Shard) -> str:
+        return self._context.layout.scores(shard.name)
+
+    def _pause(self) -> None:
+        self._context.stop.raise_if_requested("finished shards are kept")
+
+
+def find_cut(read: Callable[[int, Sequence[str]], pa.Table], shards: int, share: float) -> Cut:
+    """Where the pool is cut.
+
+    Args:
+        read: gives some columns of the pairs of a shard by its number, and `row`, their places.
+        shards: number of shards.
+        share: of the pairs that are kept, rounded up.
+    """
+    counts = np.zeros(BINS, np.int64)
+    for number in range(shards):
+        counts += np.bincount(_bins(read(number, ["clip_score"])), minlength=BINS)
+    pairs = int(counts.sum())
+    kept = math.ceil(Fraction(str(share)) * pairs)
+    if kept == 0:
+        return Cut(pairs=0, kept=0, last=Rank(0.0, "", 0, 0))  # no pair has a score to compare with it
+    better = np.cumsum(counts[::-1])[::-1]  # pairs in a bin and in those above it
+    place = int(np.flatnonzero(better >= kept)[-1])
+    candidates = sorted(rank for number in range(shards) for rank in _ranks(read, number, place))
+    above = int(better[place] - counts[place])
+    return Cut(pairs=pairs, kept=kept, last=candidates[kept - above - 1])
+
+
+def _ranks(read: Callable[[int, Sequence[str]], pa.Table], number: int, place: int) -> Iterator[Rank]:
+    """The ranks of a shard's pairs in one bin."""
+    table = read(number, ["clip_score", "uid"])
+    table = table.filter(pa.array(_bins(table) == place))
+    for score, uid, row in zip(*(table[name].to_pylist() for name in ("clip_score", "uid", "row")), strict=True):
+        yield Rank(-score, uid, number, row)
+
+
+def _bins(table: pa.Table) -> NDArray[np.int64]:
+    """The bin of each pair; rounding may move a score a little beyond -1 or 1."""
+    scores = table["clip_score"].to_numpy()
+    return np.clip(np.floor((scores + 1) * (BINS / 2)), 0, BINS - 1).astype(np.int64)

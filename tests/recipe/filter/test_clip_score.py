@@ -1,0 +1,196 @@
+"""The rule on clip scores, by small models with random weights: scores as open_clip gives them, in the whole stage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from diht_k8s.api.errors import StopRequested
+from diht_k8s.api.layout import Layout
+from diht_k8s.api.run import Stage
+from diht_k8s.recipe.filter import clip_score
+from diht_k8s.recipe.filter.clip_score import ClipScorer
+from diht_k8s.recipe.filter.text_spotting.spotter import Spotting, SpottingRequest, TextSpotter
+from diht_k8s.recipe.runtime.commit import read_committed
+from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.recipe.shards.storage import Storage
+from tests.recipe.evaluate.small_run import CONFIG, export_model
+from tests.recipe.filter.clip_scores import (
+    RESNET,
+    SHARDS,
+    WEIGHTS,
+    between,
+    reasons_of,
+    reference,
+    rule,
+    scored,
+    scores_of,
+)
+from tests.recipe.filter.shards import (
+    files_of,
+    filter_by_two,
+    filter_with,
+    kept_keys,
+    rows_of,
+    run_of,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.mark.parametrize(
+    "config", [CONFIG, RESNET, {**CONFIG, "custom_text": True}], ids=["vit", "resnet", "other class"]
+)
+def test_scores_are_those_of_open_clip_pair_by_pair(tmp_path: Path, shards: str, config: dict[str, Any]) -> None:
+    export_model(tmp_path / "clip", config)
+    filter_with(run_of(tmp_path / "out", shards, rule(f"{tmp_path}/clip")))
+    expected, found = reference(f"{tmp_path}/clip"), scores_of(tmp_path / "out")
+    assert {key for key, score in found.items() if score is None} == {"0-1", "1-1"}
+    assert {key: found[key] for key in scored(found)} == pytest.approx(
+        {key: expected[key] for key in scored(found)}, abs=1e-5
+    )
+    assert len({round(score, 4) for score in found.values() if score is not None}) > 7, "the model tells pairs apart"
+
+
+def test_weights_file_with_named_architecture_gives_the_same_scores(
+    tmp_path: Path, shards: str, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIG_PATHS", list(open_clip.factory._MODEL_CONFIG_PATHS))
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", dict(open_clip.factory._MODEL_CONFIGS))
+    (tmp_path / "Tiny-Score.json").write_text(json.dumps(CONFIG))
+    open_clip.add_model_config(tmp_path / "Tiny-Score.json")
+    weights = shutil.copy(f"{model}/{WEIGHTS}", tmp_path / "weights.safetensors")
+    filter_with(run_of(tmp_path / "out", shards, rule(str(weights), architecture="Tiny-Score")))
+    filter_with(run_of(tmp_path / "folder", shards, rule(model)))
+    assert scores_of(tmp_path / "out") == scores_of(tmp_path / "folder")
+
+
+@pytest.mark.parametrize(("batch", "pixels"), [(1, 64_000_000), (3, 64_000_000), (64, 7000)])
+def test_size_of_the_batches_changes_no_verdict(
+    tmp_path: Path, shards: str, model: str, monkeypatch: pytest.MonkeyPatch, batch: int, pixels: int
+) -> None:
+    filter_with(run_of(tmp_path / "whole", shards, rule(model)))
+    whole, sizes = scores_of(tmp_path / "whole"), list[int]()
+    low = between([score for score in whole.values() if score is not None], 5)
+    monkeypatch.setattr(clip_score, "BATCH", batch)
+    monkeypatch.setattr(clip_score, "MAX_PIXELS_AT_ONCE", pixels)
+    score = ClipScorer.scores
+
+    def counted(scorer: ClipScorer, images: Sequence[Image.Image], captions: Sequence[str]) -> list[float]:
+        sizes.append(len(images))
+        return score(scorer, images, captions)
+
+    monkeypatch.setattr(ClipScorer, "scores", counted)
+    filter_with(run_of(tmp_path / "out", shards, rule(model, low)))
+    assert scores_of(tmp_path / "out") == pytest.approx(whole, abs=1e-5)
+    assert sum(sizes) == 14
+    assert 1 <= max(sizes) <= min(batch, 3)
+    dropped = [key for key, reason in reasons_of(tmp_path / "out").items() if reason == "clip_score"]
+    assert dropped == [key for key in scored(whole) if (whole[key] or 0) < low]
+    assert len(dropped) == 5
+
+
+def test_pairs_below_min_score_are_dropped_and_counted_by_a_reason_of_their_own(
+    tmp_path: Path, shards: str, model: str
+) -> None:
+    expected = reference(model)
+    low = between([expected[key] for key in scored(expected)], 6)
+    committed = filter_with(run_of(tmp_path / "out", shards, rule(model, low)))
+    assert committed is not None
+    gone = {key for key in scored(expected) if expected[key] < low}
+    assert committed.summary["counts"] == {
+        "input": 16,
+        "kept": 8,
+        "bad": {},
+        "dropped": {"clip_score": 6, "complexity": 2},
+    }
+    assert {key for key, reason in reasons_of(tmp_path / "out").items() if reason == "clip_score"} == gone
+    kept = [key for shard in SHARDS for key in kept_keys(tmp_path / "out", shard)]
+    assert set(kept) == set(scored(expected)) - gone
+    report = json.loads((tmp_path / "out/filter/report.json").read_text())
+    steps = {step["step"]: (step["dropped"], step["samples"]) for step in report["funnel"]}
+    assert steps["clip_score"] == (6, 8)
+    assert list(steps).index("action") < list(steps).index("clip_score") < list(steps).index("text")
+    assert len(report["examples"]["clip_score"]) == 6
+
+
+def test_scores_file_has_the_column_only_where_the_run_scores(tmp_path: Path, shards: str, model: str) -> None:
+    filter_with(run_of(tmp_path / "plain", shards))
+    filter_with(run_of(tmp_path / "out", shards, rule(model)))
+    plain, with_scores = (
+        pq.read_table(tmp_path / name / "filter/scores/web-0.parquet").schema for name in ("plain", "out")
+    )
+    assert with_scores.names == [*plain.names, "clip_score"]
+    assert str(with_scores.field("clip_score").type) == "double"
+
+
+def test_only_images_above_min_score_are_searched_for_text(
+    tmp_path: Path, shards: str, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, spot_all = list[SpottingRequest](), TextSpotter.spot_all
+
+    def spot(spotter: TextSpotter, requests: Iterable[SpottingRequest]) -> Iterator[Spotting]:
+        def noted() -> Iterator[SpottingRequest]:
+            for request in requests:
+                seen.append(request)
+                yield request
+
+        return spot_all(spotter, noted())
+
+    monkeypatch.setattr(TextSpotter, "spot_all", spot)
+    expected = reference(model)
+    low = between([expected[key] for key in scored(expected)], 10)
+    spotting = {"textSpotting": {"mode": "Drop", "detectorSize": 96}}
+    filter_with(run_of(tmp_path / "out", shards, {**rule(model, low), **spotting}))
+    assert len(seen) == 4
+    states = {row.index: row.ocr_state for shard in SHARDS for row in rows_of(tmp_path / "out", shard)}
+    assert {key for key, state in states.items() if state != "not_run"} == {
+        key for key in scored(expected) if expected[key] >= low
+    }
+
+
+def test_unfiltered_source_is_not_scored(tmp_path: Path, shards: str, model: str) -> None:
+    committed = filter_with(run_of(tmp_path / "out", shards, rule(model, 1), filter=False))
+    assert committed is not None
+    assert committed.summary["counts"]["kept"] == 16
+    assert set(scores_of(tmp_path / "out").values()) == {None}
+
+
+def test_two_workers_write_the_same_files_as_one(tmp_path: Path, shards: str, model: str) -> None:
+    rules = rule(model, 0.0)
+    assert filter_by_two(run_of(tmp_path / "two", shards, rules)) == [0, 0]
+    one = filter_with(run_of(tmp_path / "one", shards, rules))
+    two = read_committed(Storage(), Layout(str(tmp_path / "two")), Stage.FILTER)
+    assert one is not None
+    assert (two.output_sha256, files_of(tmp_path / "two")) == (one.output_sha256, files_of(tmp_path / "one"))
+
+
+def test_interrupted_run_resumes_without_scoring_finished_shards_again(
+    tmp_path: Path, shards: str, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diht_k8s.recipe.filter.shard_filter.ShardFilter.batch", 4)
+    filter_with(run_of(tmp_path / "whole", shards, rule(model, 0.0)))
+    run, stop, images, score = run_of(tmp_path / "out", shards, rule(model, 0.0)), StopFlag(), [0], ClipScorer.scores
+
+    def stop_in_the_second_shard(
+        scorer: ClipScorer, given: Sequence[Image.Image], captions: Sequence[str]
+    ) -> list[float]:
+        images.append(len(given))
+        stop.requested = sum(images) == 10
+        return score(scorer, given, captions)
+
+    monkeypatch.setattr(ClipScorer, "scores", stop_in_the_second_shard)
+    with pytest.raises(StopRequested, match="finished shards are kept"):
+        filter_with(run, stop=stop)
+    assert images == [0, 3, 4, 3], "the second shard was stopped halfway"
+    filter_with(run)
+    assert images == [0, 3, 4, 3, 3, 4]
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
