@@ -31,8 +31,8 @@ class TextSpotting(Model):
     detector_size: Annotated[int, Field(ge=64, le=2048)] = 256
     """detectorSize is the longest side in pixels at which text is detected (our choice)."""
     second_detector_size: Annotated[int | None, Field(ge=64, le=2048)] = None
-    """secondDetectorSize: an image that does not show its caption at detectorSize is read once more at this size, for
-    small and translucent text; unset reads it once (our choice)."""
+    """secondDetectorSize: an image that does not show its caption at detectorSize is read again at this size, upright for
+    small text and turned both ways for translucent marks; unset reads it once (our choice)."""
     precision: Literal["BF16", "FP32"] = "BF16"
     """precision: BF16 lets CPUs with bfloat16 arithmetic read images in it, in three fifths of the time; other CPUs and
     GPUs use fp32. FP32 makes all of them use fp32 (our choice)."""

@@ -19,6 +19,8 @@ PARSER_RULES: Final = 6
 """Increment it with every change of the caption rules."""
 SPOTTER_RULES: Final = 3
 """Increment it with every change of the spotter's settings."""
+SECOND_PASS_RULES: Final = 2
+"""Increment it with every change of the spotter's second pass alone: runs without one keep their texts."""
 
 
 @cache
@@ -39,7 +41,9 @@ def spotter_version(detector_size: int, precision: str, second_size: int | None 
     move last digits of a confidence over a threshold; a device does no more than that, and is left out.
     """
     digest = _digest("rapidocr", "models/*det*.onnx", "models/*cls*.onnx", "models/*rec*.onnx")
-    sizes = f"size-{detector_size}" + ("" if second_size is None else f" second-{second_size}")
+    sizes = f"size-{detector_size}" + (
+        "" if second_size is None else f" second-{second_size}-rules-{SECOND_PASS_RULES}"
+    )
     programs = " ".join(f"{name}-{version(name)}" for name in ("rapidocr", "openvino"))
     return f"rules-{SPOTTER_RULES} {sizes} {precision} {programs} {digest}"
 

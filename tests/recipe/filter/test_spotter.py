@@ -14,6 +14,7 @@ from diht_k8s.recipe.filter import TextSpotter
 from diht_k8s.recipe.filter.text_spotting import spotter
 from diht_k8s.recipe.filter.text_spotting.matching import SpottedText
 from diht_k8s.recipe.filter.text_spotting.spotter import MAX_LINES, Spotting, SpottingRequest
+from diht_k8s.recipe.filter.text_spotting.views import pixels_of
 from diht_k8s.recipe.shards.images import decode
 from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.storage import Storage
@@ -65,11 +66,11 @@ class ScriptedViews:
     """Answers a spotter's passes over images with given texts, and records how many images each one got."""
 
     def __init__(self, mine: TextSpotter, monkeypatch: pytest.MonkeyPatch, *texts: str) -> None:
-        self.seen: list[tuple[int, str, int]] = []
+        self.seen: list[tuple[int, str, int, int]] = []
 
         def read(view: Any, requests: Sequence[SpottingRequest]) -> list[Spotting]:
             text = SpottedText(texts[len(self.seen)], 0.5 + 0.1 * len(self.seen))
-            self.seen.append((view.size, view.colours, len(requests)))
+            self.seen.append((view.size, view.colours, view.turn, len(requests)))
             return [Spotting((text,) if text.text else (), "done") for _ in requests]
 
         monkeypatch.setattr(mine, "_read_view", read)
@@ -81,7 +82,8 @@ class ScriptedViews:
         (["word"], 1, ["word"]),
         (["no", "word"], 2, ["no", "word"]),
         (["no", "no", "word"], 3, ["no", "no", "word"]),
-        (["", "no", ""], 3, ["no"]),
+        (["no", "no", "no", "word"], 4, ["no", "no", "no", "word"]),
+        (["", "no", "", ""], 4, ["no"]),
     ],
 )
 def test_second_pass_reads_only_what_is_not_found_yet(
@@ -90,13 +92,14 @@ def test_second_pass_reads_only_what_is_not_found_yet(
     twice = TextSpotter(detector_size=160, second_detector_size=640)
     scripted = ScriptedViews(twice, monkeypatch, *texts)
     spotting = twice.spot(drawn_image(), lambda text: text.text == "word")
-    assert scripted.seen == [(160, "All", 1), (640, "All", 1), (640, "Least", 1)][:passes]
+    views = [(160, "All", 0, 1), (640, "All", 0, 1), (640, "Least", 35, 1), (640, "Even", -35, 1)]
+    assert scripted.seen == views[:passes]
     assert [text.text for text in spotting.texts] == found
 
 
 def test_text_that_a_later_pass_reads_less_surely_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     twice = TextSpotter(detector_size=160, second_detector_size=640)
-    answers = iter([SpottedText("word", 0.9), SpottedText("word", 0.8), SpottedText("word", 0.95)])
+    answers = iter([SpottedText("word", confidence) for confidence in (0.9, 0.8, 0.95, 0.7)])
     monkeypatch.setattr(twice, "_read_view", lambda view, requests: [Spotting((next(answers),), "done")])
     assert [text.confidence for text in twice.spot(drawn_image()).texts] == [0.9, 0.95]
 
@@ -109,10 +112,25 @@ def test_second_pass_finds_small_text_that_the_first_misses() -> None:
     assert [text.text for text in found.texts] == ["giraffe"]
 
 
-def test_grey_view_holds_the_least_of_the_three_colours() -> None:
-    image = Image.new("RGB", (160, 160), (200, 30, 90))
-    grey = SPOTTER._pixels(image, spotter._View(160, colours="Least"))
-    assert (grey.shape, set(grey.ravel().tolist())) == ((160, 160, 3), {30})
+def faint_mark(degrees: int) -> Image.Image:
+    """Red and green stripes, with a translucent white word across them that rises by some degrees."""
+    ground = Image.new("RGB", (320, 320), (150, 40, 40))
+    for top in range(0, 320, 24):
+        ImageDraw.Draw(ground).rectangle((0, top, 320, top + 11), fill=(60, 120, 70))
+    mark = Image.new("RGBA", (320, 320))
+    ImageDraw.Draw(mark).text((60, 130), "GIRAFFE", font=ImageFont.load_default(48), fill=(255, 255, 255, 100))
+    turned = mark.rotate(degrees, Image.Resampling.BICUBIC)
+    ground.paste(turned, (0, 0), turned)
+    return ground
+
+
+@pytest.mark.parametrize("degrees", [-45, 35])
+def test_second_pass_finds_a_faint_diagonal_mark_that_upright_copies_do_not_show(degrees: int) -> None:
+    image, upright = faint_mark(degrees), TextSpotter(detector_size=256, second_detector_size=512)
+    upright._views = [view for view in upright._views if not view.turn]
+    found = TextSpotter(detector_size=256, second_detector_size=512).spot(image, lambda text: text.text == "GIRAFFE")
+    assert "GIRAFFE" not in [text.text for text in upright.spot(image).texts]
+    assert "GIRAFFE" in [text.text for text in found.texts]
 
 
 def test_no_line_is_recognised_without_a_box(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +143,7 @@ def test_no_line_is_recognised_without_a_box(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("size", [(8, 300), (300, 8), (9, 9), (2000, 30)])
 def test_extreme_shapes_are_read_without_an_error(size: tuple[int, int]) -> None:
-    assert SPOTTER.spot(drawn_image(size=size)).state == "done"
+    assert TextSpotter(detector_size=160, second_detector_size=320).spot(drawn_image(size=size)).state == "done"
 
 
 def test_number_of_lines_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +200,7 @@ def test_batches_of_one_size_class_find_what_one_at_a_time_finds(
 
 @pytest.mark.parametrize("mine", [SPOTTER, TOGETHER], ids=["one", "eight"])
 def test_boxes_equal_those_of_the_library(mine: TextSpotter, demo_images: list[Image.Image]) -> None:
-    pixels = [mine._pixels(image, mine._views[0]) for image in demo_images]
+    pixels = [pixels_of(image, mine._views[0]) for image in demo_images]
     detect = mine._loaded()._load_det_model()
     for boxes, theirs in zip(mine._boxes(pixels, 160), map(detect, pixels), strict=True):
         expected = sorted([] if theirs.boxes is None else theirs.boxes, key=cv2.contourArea, reverse=True)

@@ -3,8 +3,8 @@
 The library's defaults enlarge every image to 736 pixels and pad every line to 320. That is ten times slower, with equal
 verdicts on web images; the settings here were chosen by measurement (see `benchmarks/`). Recognition runs only on boxes
 that the detector finds, in whatever direction the line runs (see `lines`), and stops at the first text that the caller
-looks for. A second pass, off by default, looks for small and translucent text in a larger copy of the image, then in
-the smallest of its three colour values: marks are mostly white or grey, and that value is low in whatever has a colour.
+looks for. A second pass, off by default, looks for small text in a larger copy of the image, and for translucent marks
+in two that are turned and changed in colour (see `views`).
 
 The detector can take several images of one size class (equal shape after RapidOCR's preprocessing) in one batch. It
 does so on a GPU. On the CPU it does not: that gains little, and each batch size would need its own network. On the CPU
@@ -26,6 +26,7 @@ from diht_k8s.recipe.filter.text_spotting.engine import LINES_AT_ONCE, Device, l
 from diht_k8s.recipe.filter.text_spotting.lines import read_lines
 from diht_k8s.recipe.filter.text_spotting.matching import SpottedText
 from diht_k8s.recipe.filter.text_spotting.networks import Precision
+from diht_k8s.recipe.filter.text_spotting.views import View, pixels_of, views_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,12 +34,8 @@ if TYPE_CHECKING:
 
 _DEFAULTS: Final = TextSpotting()
 """The API holds the defaults of the settings that a run can change."""
-MAX_ENLARGEMENT: Final = 3.0
-"""Maximum enlargement of an image below the detector's size; more would only blur the letters."""
 MAX_LINES: Final = 64
 """Maximum number of lines read in one image (scanned pages hold hundreds), largest boxes first."""
-MIN_IMAGE_SIDE: Final = 32
-"""The detector's grid."""
 BATCH_OF: Final[dict[Device, int]] = {"CPU": 1, "CUDA": 32}
 """Maximum number of images in one batch of the detector."""
 CLASSES_AT_ONCE: Final = 4
@@ -75,15 +72,6 @@ class SpottingRequest(NamedTuple):
     """recognition stops at the first text for which this is true; None reads all."""
 
 
-class _View(NamedTuple):
-    """An image as one pass over it sees it."""
-
-    size: int
-    """longest side in pixels of what the detector sees."""
-    colours: Literal["All", "Least"] = "All"
-    """Least: the smallest of the three colour values of each pixel, as grey."""
-
-
 class TextSpotter:
     """RapidOCR's detector and recogniser (PP-OCR weights from its package), loaded at the first image."""
 
@@ -102,8 +90,8 @@ class TextSpotter:
         Args:
             detector_size: longest side in pixels of the image that the detector sees. The recogniser sees the full
                 image.
-            second_detector_size: longest side at which an image is read again if the text looked for was not found, in
-                colour and in grey; None reads it once.
+            second_detector_size: longest side at which an image is read again if the text looked for was not found:
+                as it is, then turned both ways (see `views`); None reads it once.
             threads: threads of one inference. Several processes of one thread each are faster than one of several.
             device: where the networks run; CUDA needs onnxruntime-gpu.
             precision: precision on the CPU. BF16 needs a CPU that supports it, else fp32 is used; a GPU always computes
@@ -112,10 +100,7 @@ class TextSpotter:
                 device.
         """
         self._detector_size, self._threads = detector_size, threads
-        second = second_detector_size
-        self._views = [_View(detector_size)] + (
-            [] if second is None else [_View(second), _View(second, colours="Least")]
-        )
+        self._views = views_of(detector_size, second_detector_size)
         self._device: Device = device
         self._precision: Precision = precision
         self._batch = BATCH_OF[device] if batch is None else batch
@@ -158,8 +143,8 @@ class TextSpotter:
                 found[place] = _merged(found[place], spotting)
         return found
 
-    def _read_view(self, view: _View, requests: Sequence[SpottingRequest]) -> list[Spotting]:
-        images = [self._pixels(request.image, view) for request in requests]
+    def _read_view(self, view: View, requests: Sequence[SpottingRequest]) -> list[Spotting]:
+        images = [pixels_of(request.image, view) for request in requests]
         return [
             self._read_until(pixels, boxes, request.wanted)
             for pixels, boxes, request in zip(images, self._boxes(images, view.size), requests, strict=True)
@@ -188,21 +173,6 @@ class TextSpotter:
                 if wanted is not None and wanted(text):
                     return Spotting(tuple(found), "stopped_early" if start + step < len(boxes) else "done")
         return Spotting(tuple(found), "done")
-
-    def _pixels(self, image: Image.Image, view: _View) -> np.ndarray:
-        """Pixels, height x width x 3 (BGR, uint8), enlarged towards the detector's size if the image is smaller."""
-        import cv2
-        import numpy as np
-
-        pixels = cv2.cvtColor(np.asarray(image), cv2.COLOR_RGB2BGR)
-        if view.colours == "Least":
-            pixels = cv2.cvtColor(pixels.min(axis=2), cv2.COLOR_GRAY2BGR)
-        height, width = pixels.shape[:2]
-        factor = min(view.size / max(height, width), MAX_ENLARGEMENT)
-        if factor <= 1 and min(height, width) >= MIN_IMAGE_SIDE:
-            return pixels
-        size = (max(round(width * factor), MIN_IMAGE_SIDE), max(round(height * factor), MIN_IMAGE_SIDE))
-        return cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC if factor > 1 else cv2.INTER_AREA)
 
     def _boxes(self, images: Sequence[np.ndarray], detector_size: int) -> list[list[Any]]:
         """Corner points of the text lines of each image, largest first, since captions rarely repeat the small print.
