@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diht_k8s.recipe.filter.text_spotting.views import MAX_TURNED_SIDE, View, pixels_of, views_of
+from diht_k8s.recipe.filter.text_spotting.second_pass import MAX_TURNED_SIDE, View, pixels_of, views_of
 
 SHADES = Image.fromarray(np.random.default_rng(0).integers(90, 120, (96, 160, 3), dtype=np.uint8))
 
