@@ -8,7 +8,9 @@ from diht_k8s.api.status import MAX_STATUS_BYTES, Goodput, StageStatus, Status, 
 
 
 def bounded(status: Status, max_bytes: int = MAX_STATUS_BYTES) -> Status:
-    """The status cut to its maximum size: first the log tails, oldest stage first, then the messages."""
+    """The status cut to its maximum size: first healthy nodes, then the log tails, oldest stage first, then the messages."""
+    if _size(status) > max_bytes:
+        status = _without_healthy_nodes(status)
     for index in range(len(status.stages)):
         if _size(status) <= max_bytes:
             return status
@@ -22,12 +24,29 @@ def bounded(status: Status, max_bytes: int = MAX_STATUS_BYTES) -> Status:
         return status
     conditions = [one.model_copy(update={"message": one.message[:256]}) for one in status.conditions]
     status = status.model_copy(update={"conditions": conditions})
-    cuts = (_without_metrics, _with_few_avoided_nodes, _with_short_messages, _without_outputs, _with_the_newest)
-    for cut in (*cuts, _without_ledgers, _without_goodput_of_stages, _without_queue_and_checkpoint):
+    cuts = (_without_metrics, _without_preflight, _with_few_avoided_nodes, _with_short_messages)
+    cuts = (*cuts, _without_outputs, _with_the_newest, _without_ledgers, _without_goodput_of_stages)
+    for cut in (*cuts, _without_queue_and_checkpoint):
         if _size(status) <= max_bytes:
             return status
         status = cut(status)
     return status
+
+
+def _without_healthy_nodes(status: Status) -> Status:
+    """The preflight's report in the output has them."""
+    stages: list[StageStatus] = []
+    for stage in status.stages:
+        bad = [node for node in stage.preflight.nodes if node.problem] if stage.preflight is not None else []
+        kept = stage.preflight.model_copy(update={"nodes": bad}) if stage.preflight is not None and bad else None
+        stages.append(stage.model_copy(update={"preflight": kept}))
+    return status.model_copy(update={"stages": stages})
+
+
+def _without_preflight(status: Status) -> Status:
+    """The cause of the failure says what was wrong."""
+    stages = [stage.model_copy(update={"preflight": None}) for stage in status.stages]
+    return status.model_copy(update={"stages": stages})
 
 
 def _without_metrics(status: Status) -> Status:

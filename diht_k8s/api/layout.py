@@ -111,6 +111,11 @@ class Layout:
         return join(self.stage(Stage.TRAIN), "checkpoints")
 
     @property
+    def preflight(self) -> str:
+        """What the newest attempt's preflight found on each node."""
+        return join(self.stage(Stage.TRAIN), "preflight.json")
+
+    @property
     def metrics(self) -> str:
         """Training metrics, one JSON line each."""
         return join(self.stage(Stage.TRAIN), "metrics.jsonl")

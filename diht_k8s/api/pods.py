@@ -33,6 +33,8 @@ QUEUE_PRIORITY_LABEL: Final = "kueue.x-k8s.io/priority-class"
 """Label by which Kueue finds a Job's WorkloadPriorityClass."""
 RENDEZVOUS_PORT: Final = 29500
 """TCP port on which the ranks of a gang find each other."""
+NODE_VARIABLE: Final = "DIHT_NODE_NAME"
+"""In the environment of a training's pods: the node's name, which the host name of a pod does not tell."""
 HOST_PORTS: Final = range(20000, 29000)
 """Its ports on the nodes' network: below NodePorts (30000) and ephemeral ports (32768)."""
 ONE_TOPOLOGY: Final = "give one of required, preferred and unconstrained"

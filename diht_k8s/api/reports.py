@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -15,6 +16,12 @@ GOODPUT_VARIABLE: Final = "DIHT_GOODPUT"
 """In the environment of the evaluation, for its page: a list of `{"stage", "wall_seconds", "text"}` as JSON."""
 ROUNDS_VARIABLE: Final = "DIHT_ROUNDS"
 """In the environment of ranks: the rounds of their attempt, as JSON."""
+WORST_NODES: Final = 5
+"""Nodes of a preflight that progress lines, causes and the status name."""
+MAX_PROBLEM: Final = 256
+"""Characters of a node's problem."""
+KEPT_MESSAGE: Final = 1024
+"""Characters of a message that the status has room for."""
 
 
 class Record(BaseModel):
@@ -78,6 +85,52 @@ class TimeSpent(Record):
     """parts of the newest round's `starting`."""
 
 
+class NodeResult(Record):
+    """What the preflight of a training found on one node; None where it measured nothing."""
+
+    node: str = ""
+    """name of the Kubernetes node, or of the machine."""
+    pod: str = ""
+    """host name: the pod's name, with `hostNetwork` the node's, else the machine's."""
+    gpus: int | None = None
+    """that torch sees."""
+    shared_memory_mib: int | None = None
+    """size of `/dev/shm`."""
+    output_seconds: float | None = None
+    """to write, read back and remove a small file in the output."""
+    exchange_gb_per_second: float | None = None
+    """with its best neighbour, in each direction; where the fabric is slower than `train.minBusBandwidth`."""
+    problem: str = ""
+    """one line; empty if there is none."""
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """What was measured, by name."""
+        return self.model_dump(exclude={"node", "pod", "problem"}, exclude_none=True)
+
+
+def worst(results: Iterable[NodeResult], number: int = WORST_NODES) -> list[NodeResult]:
+    """The worst nodes, the worst first: with a problem, then by the slowest exchange, then by the slowest output."""
+
+    def order(result: NodeResult) -> tuple[bool, float, float]:
+        exchange = result.exchange_gb_per_second
+        return not result.problem, float("inf") if exchange is None else exchange, -(result.output_seconds or 0.0)
+
+    return sorted(results, key=order)[:number]
+
+
+class PreflightReport(Record):
+    """`train/preflight.json`: what the preflight of the newest attempt whose ranks met has found."""
+
+    schema_version: int
+    time: int
+    """seconds since the epoch."""
+    bus_bandwidth_gb_per_second: float | None
+    """of an all-reduce over all ranks; None for one rank."""
+    nodes: list[NodeResult]
+    """all of them, in the order of their ranks."""
+
+
 class CommittedShards(Record):
     """Shards of a stage that are committed: another attempt need not repeat them."""
 
@@ -108,10 +161,15 @@ class Progress(Record):
     shards: CommittedShards | None = None
     """of a stage whose workers share shards, once some are committed."""
     time_spent: TimeSpent | None = None
+    preflight: list[NodeResult] = []
+    """the worst nodes of a training, in the round whose preflight it was."""
 
     def line(self) -> str:
-        """The line as printed on stdout."""
-        return PROGRESS_PREFIX + "," + self.model_dump_json(exclude_defaults=False)[1:]
+        """The line as printed on stdout; one that would be too long to be read leaves the preflight out."""
+        text = PROGRESS_PREFIX + "," + self.model_dump_json(exclude_defaults=False)[1:]
+        if self.preflight and len(text) > MAX_LINE_BYTES:
+            return self.model_copy(update={"preflight": []}).line()
+        return text
 
 
 def parse_progress(line: str) -> Progress | None:
@@ -163,9 +221,13 @@ class Cause(Record):
     """of a training that restarts in place."""
     time_spent: TimeSpent | None = None
     """of a training, up to its last step."""
+    preflight: list[NodeResult] = []
+    """of a training: its worst nodes, or this pod's own where it ended before the ranks had met."""
 
     def encoded(self) -> str:
-        """At most 4 KiB of JSON, as Kubernetes limits termination messages."""
+        """At most 4 KiB of JSON, as Kubernetes limits termination messages; the message is worth more than the preflight."""
+        if self.preflight and len(self._json(self.message[:KEPT_MESSAGE]).encode()) > MAX_LINE_BYTES:
+            return self.model_copy(update={"preflight": []}).encoded()
         if self.checkpoint is not None and len(self._json("").encode()) > MAX_LINE_BYTES:
             return self.model_copy(update={"checkpoint": None}).encoded()  # an address of kilobytes
         message = self.message
@@ -174,4 +236,5 @@ class Cause(Record):
         return text.decode()
 
     def _json(self, message: str) -> str:
-        return json.dumps({**self.model_dump(exclude_none=True), "message": message})
+        left_out = None if self.preflight else {"preflight"}
+        return json.dumps({**self.model_dump(exclude_none=True, exclude=left_out), "message": message})

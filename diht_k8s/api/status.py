@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from diht_k8s.api.base import Keyed, Model
 from diht_k8s.api.reasons import ConditionType, Reason
+from diht_k8s.api.reports import MAX_PROBLEM, WORST_NODES
 from diht_k8s.api.run import Stage
 from diht_k8s.api.times import KnownTime, Time
 
@@ -105,8 +106,7 @@ class CommittedWork(Written):
     seconds: Small = 0
     """seconds of productive time up to it, over all attempts."""
     failed_position: Large = 0
-    """failedPosition is the furthest one at which the program failed: no restart is given back before it is
-    committed."""
+    """failedPosition is the furthest one that failed: no restart is given back before it is committed."""
 
 
 class FailedRounds(Written):
@@ -190,6 +190,37 @@ class StageGoodput(Goodput):
     """ledger is what the operator needs to count on: of the newest attempt, and of the ones before it."""
 
 
+class Metric(Written):
+    """A figure that was measured."""
+
+    name: Word
+    """name of the figure, for example loss."""
+    value: Decimal
+    """value as decimal text."""
+
+
+class NodePreflight(Written):
+    """What the preflight of a training found on a node."""
+
+    node: Annotated[str, StringConstraints(max_length=253)] = ""
+    """node that was checked."""
+    pod: Word = ""
+    """pod of the training on it."""
+    problem: Annotated[str, StringConstraints(max_length=MAX_PROBLEM)] = ""
+    """problem that it has, one line; empty if it has none."""
+    figures: Annotated[list[Metric], Keyed("name"), Field(max_length=8)] = []
+    """figures that were measured, for example output_seconds."""
+
+
+class Preflight(Written):
+    """The worst nodes in the newest preflight of a training."""
+
+    attempt: Small = 0
+    """attempt is the number of the one that it belongs to."""
+    nodes: Annotated[list[NodePreflight], Field(max_length=WORST_NODES)] = []
+    """nodes, the worst first, at most five; train/preflight.json has all."""
+
+
 class StageStatus(Written):
     """What is remembered of one stage (label is three: vocabulary, heads, predict)."""
 
@@ -226,8 +257,7 @@ class StageStatus(Written):
     workload: Workload | None = None
     """workload of the newest attempt."""
     avoid_nodes: Annotated[list[Annotated[str, StringConstraints(max_length=253)]], Field(max_length=16)] = []
-    """avoidNodes are nodes that the next attempt keeps away from where others can take it, since two attempts or rounds
-    failed there."""
+    """avoidNodes are nodes that the next attempt avoids if others can take it: two attempts or rounds failed there."""
     start_time: Time = None
     """startTime of the first attempt."""
     completion_time: Time = None
@@ -238,6 +268,8 @@ class StageStatus(Written):
     """cause of the newest failure."""
     goodput: StageGoodput | None = None
     """goodput says what the stage's wall time went to."""
+    preflight: Preflight | None = None
+    """preflight of a training, as the newest attempt that had one reported it."""
 
 
 class AttemptStatus(Written):
@@ -261,15 +293,6 @@ class AttemptStatus(Written):
     """node of the pod that failed first, where the node may be to blame."""
     counted: bool = False
     """counted says whether it counted towards failurePolicy.maxRestarts."""
-
-
-class Metric(Written):
-    """A figure of the running stage."""
-
-    name: Word
-    """name of the figure, for example loss."""
-    value: Decimal
-    """value as decimal text."""
 
 
 class ProgressStatus(Written):

@@ -14,7 +14,7 @@ from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.redaction import redacted_document
 from diht_k8s.api.run import DihtRun
-from diht_k8s.api.status import StageState, StageStatus, Status
+from diht_k8s.api.status import Preflight, StageState, StageStatus, Status
 from diht_k8s.cli.document import warn_of_gpu
 from diht_k8s.cli.goodput import goodput_lines
 from diht_k8s.controller.children import asks_pod_group, children
@@ -176,6 +176,7 @@ def details(status: Status) -> list[str]:
     stage = next((stage for stage in reversed(status.stages) if stage.cause is not None), None)
     rounds = [line for each in status.stages for line in _in_place(each)]
     rounds += [avoids(each) for each in status.stages if each.avoid_nodes and each.cause is None]
+    rounds += [_preflight(each.name, each.preflight) for each in status.stages if each.preflight is not None]
     if stage is None or stage.cause is None or stage.state in (StageState.COMPLETE, StageState.CACHED):
         return [*rounds, *_checkpoint(status)] if not is_true(status, ConditionType.COMPLETE) else []
     cause = stage.cause
@@ -203,6 +204,16 @@ def _in_place(stage: StageStatus) -> list[str]:
         f"{stage.name}: attempt {found.attempt} is in round {found.restarts + 1}, restarted in place{where}: {found.message}; "
         + "; ".join([*often, f"{found.total} restarts in place in all attempts"])
     ]
+
+
+def _preflight(stage: str, found: Preflight) -> str:
+    """The worst nodes that the preflight found, on one line."""
+    nodes: list[str] = []
+    for each in found.nodes:
+        name = each.node if each.pod in ("", each.node) else f"{each.node} (pod {each.pod})"
+        figures = ", ".join(f"{figure.name} {figure.value}" for figure in each.figures)
+        nodes.append(f"{name}: {each.problem or figures or 'nothing measured'}")
+    return f"{stage}: worst nodes in the preflight of attempt {found.attempt}: {'; '.join(nodes)}"
 
 
 def _checkpoint(status: Status) -> list[str]:

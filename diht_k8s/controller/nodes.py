@@ -1,4 +1,5 @@
-"""Nodes that attempts avoid: which node a failure counts against, and how a Job asks for others. Pure.
+"""Nodes that attempts avoid: which node a failure counts against, and how a Job asks for others; what the preflight of
+a training found on nodes. Pure.
 
 It is a preference: if no other node can take a pod, the run resumes there rather than not at all (our choice).
 """
@@ -6,13 +7,23 @@ It is a preference: if no other node can take a pod, the run resumes there rathe
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from diht_k8s.api.errors import ExitCode
-from diht_k8s.api.status import MAX_COUNT, AttemptStatus, FailedRounds, RestartsInPlace
+from diht_k8s.api.reports import MAX_PROBLEM, NodeResult, worst
+from diht_k8s.api.status import (
+    MAX_COUNT,
+    AttemptStatus,
+    FailedRounds,
+    Metric,
+    NodePreflight,
+    Preflight,
+    RestartsInPlace,
+)
 from diht_k8s.controller.observe import ObservedAttempt, entry_name
 from diht_k8s.controller.text import one_line
+from diht_k8s.controller.work import checked_nodes
 from diht_k8s.pipeline.plan import is_never_retried
 from diht_k8s.pipeline.states import Failure, StageRecord
 
@@ -22,6 +33,8 @@ MAX_AVOIDED: Final = 16
 MAX_NODES: Final = 4
 """Nodes on which rounds failed that the status lists."""
 MAX_WORD: Final = 63
+MAX_NODE_NAME: Final = 253
+MAX_FIGURE: Final = 1e18
 NODE_FAULTS: Final = frozenset({
     "NodeLost", "NodeUnhealthy", "DeletionByTaintManager", "TerminationByKubelet", "Evicted", "UnexpectedAdmissionError",
 })  # fmt: skip
@@ -90,6 +103,44 @@ def avoided(
         failures.update({each.node: each.rounds for each in in_place.nodes})
     bad = [node for node, times in failures.items() if times >= FAILURES_TO_AVOID]
     return list(dict.fromkeys([*before, *bad]))[-MAX_AVOIDED:]
+
+
+def preflight(
+    entry: str,
+    written: Preflight | None,
+    observed: Iterable[ObservedAttempt],
+    logged: Mapping[int, Sequence[NodeResult]],
+) -> Preflight | None:
+    """The worst nodes of the newest attempt of a stage whose preflight is known.
+
+    Args:
+        entry: the stage's name in status.stages.
+        written: what the status has so far.
+        observed: the attempts that exist; their pods may have told as they ended.
+        logged: what lines of progress tell, by the attempt's number.
+    """
+    told = {number: results for number, results in logged.items() if results}
+    for each in observed:
+        if each.entry == entry and (results := checked_nodes(each.pods)):
+            told[each.attempt.number] = results
+    newest = max(told, default=0)
+    known = written or Preflight()
+    if not newest or newest < known.attempt:
+        return written
+    nodes = [_node_preflight(result) for result in worst(told[newest])]
+    fewer = newest == known.attempt and len(nodes) < len(known.nodes)  # pods go one after the other
+    return written if fewer else Preflight(attempt=min(newest, MAX_COUNT), nodes=nodes)
+
+
+def _node_preflight(result: NodeResult) -> NodePreflight:
+    """What a status can hold of a result: a program may report nonsense."""
+    figures = {name: max(min(value, MAX_FIGURE), -MAX_FIGURE) for name, value in result.figures.items()}
+    return NodePreflight(
+        node=one_line(result.node, MAX_NODE_NAME),
+        pod=one_line(result.pod, MAX_WORD),
+        problem=one_line(result.problem, MAX_PROBLEM),
+        figures=[Metric(name=name, value=f"{value:.6g}") for name, value in figures.items()],
+    )
 
 
 def keep_away(job: dict[str, Any], nodes: Sequence[str]) -> None:

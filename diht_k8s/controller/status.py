@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from diht_k8s.api.bounded_status import bounded
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.redaction import redacted_text
-from diht_k8s.api.reports import Progress
+from diht_k8s.api.reports import MAX_PROBLEM, Progress
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import (
     MAX_ATTEMPTS,
@@ -21,6 +21,7 @@ from diht_k8s.api.status import (
     LastCheckpoint,
     Metric,
     PodCounts,
+    Preflight,
     ProgressStatus,
     Queue,
     RunningTime,
@@ -31,7 +32,7 @@ from diht_k8s.api.status import (
 from diht_k8s.api.status import StageState as EntryState
 from diht_k8s.api.times import timestamp
 from diht_k8s.controller.conditions import conditions
-from diht_k8s.controller.nodes import avoided, restarts_in_place, suspect_node
+from diht_k8s.controller.nodes import avoided, preflight, restarts_in_place, suspect_node
 from diht_k8s.controller.observe import ObservedAttempt, RunProblem, entry_name
 from diht_k8s.controller.text import TAIL_WIDTH, one_line
 from diht_k8s.controller.work import newest_checkpoint
@@ -63,7 +64,12 @@ def redacted_status(status: Status, secrets: tuple[str, ...]) -> Status:
     if not secrets:
         return status
     stages = [
-        stage if stage.cause is None else stage.model_copy(update={"cause": _redacted_cause(stage.cause, secrets)})
+        stage.model_copy(
+            update={
+                "cause": stage.cause and _redacted_cause(stage.cause, secrets),
+                "preflight": stage.preflight and _redacted_preflight(stage.preflight, secrets),
+            }
+        )
         for stage in status.stages
     ]
     found = [
@@ -76,6 +82,14 @@ def redacted_status(status: Status, secrets: tuple[str, ...]) -> Status:
 def _redacted_cause(cause: FailureCause, secrets: tuple[str, ...]) -> FailureCause:
     tail = [one_line(redacted_text(line, secrets), TAIL_WIDTH) for line in cause.log_tail]
     return cause.model_copy(update={"message": one_line(redacted_text(cause.message, secrets)), "log_tail": tail})
+
+
+def _redacted_preflight(found: Preflight, secrets: tuple[str, ...]) -> Preflight:
+    nodes = [
+        each.model_copy(update={"problem": one_line(redacted_text(each.problem, secrets), MAX_PROBLEM)})
+        for each in found.nodes
+    ]
+    return found.model_copy(update={"nodes": nodes})
 
 
 def build_status(
@@ -110,7 +124,8 @@ def build_status(
     old = {entry.name: entry for entry in previous.stages}
     attempts = _attempts(previous, before, after, observed, now)
     stages = [
-        _entry(run, old.get(_name(stage)), before, stage, observed, tails, attempts, now) for stage in after.stages
+        _entry(run, old.get(_name(stage)), before, stage, observed, logged, tails, attempts, now)
+        for stage in after.stages
     ]
     living = after.state not in FINAL
     status = Status(
@@ -178,6 +193,7 @@ def _entry(
     before: RunStatus,
     stage: StageRecord,
     observed: list[ObservedAttempt],
+    logged: LoggedProgress | None,
     tails: dict[str, list[str]],
     attempts: list[AttemptStatus],
     now: float,
@@ -188,6 +204,7 @@ def _entry(
         cause = _cause(stage, failed_attempt(observed, stage), tails)
     name = attempt_name(run.metadata.name, stage.stage, stage.attempt, stage.step)
     in_place = restarts_in_place(stage, old.restarts_in_place if old is not None else None, observed)
+    told = {} if logged is None or logged.entry != _name(stage) else {logged.attempt: logged.progress.preflight}
     return StageStatus(
         name=_name(stage),
         stage=stage.stage,
@@ -210,6 +227,7 @@ def _entry(
         output_uri=Layout(run.spec.data.output).stage(stage.stage) if stage.state in ENDED_WELL else None,
         cause=cause,
         goodput=stage_goodput(stage.time, ended=stage.state in ENDED_WELL),
+        preflight=preflight(_name(stage), old.preflight if old is not None else None, observed, told),
     )
 
 

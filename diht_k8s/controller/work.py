@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from diht_k8s.api.reports import Cause, Progress, SavedCheckpoint
+from diht_k8s.api.reports import Cause, NodeResult, Progress, SavedCheckpoint
 from diht_k8s.kube.summaries import JobSummary, PodSummary
 from diht_k8s.pipeline.states import Attempt, Moments
 from diht_k8s.pipeline.work import bounded_step, furthest, in_place_of, logged_work, most_restarts, most_spent, work_of
@@ -40,6 +40,11 @@ def newest_checkpoint(pods: Iterable[PodSummary]) -> SavedCheckpoint | None:
     """The newest checkpoint that pods named as they ended."""
     saved = [cause.checkpoint for cause in _causes(pods) if cause.checkpoint is not None]
     return max(saved, key=lambda checkpoint: checkpoint.step, default=None)
+
+
+def checked_nodes(pods: Iterable[PodSummary]) -> list[NodeResult]:
+    """What pods told of the preflight as they ended: rank 0's of the worst nodes, others of their own alone."""
+    return list({result.pod: result for cause in _causes(pods) for result in cause.preflight}.values())
 
 
 def with_logged(attempt: Attempt, progress: Progress | None, *, tells_time: bool = True) -> Attempt:

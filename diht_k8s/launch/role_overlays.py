@@ -11,7 +11,7 @@ from torchx.specs.overlays import JOIN, PUT
 
 from diht_k8s.api.kubernetes_types.pod_types import wire
 from diht_k8s.api.kubernetes_types.security import SecurityContext
-from diht_k8s.api.pods import QUEUE_LABEL, QUEUE_PRIORITY_LABEL, Pods, topology_annotations
+from diht_k8s.api.pods import NODE_VARIABLE, QUEUE_LABEL, QUEUE_PRIORITY_LABEL, Pods, topology_annotations
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.steps import SHARED_STEP
 from diht_k8s.launch.pods import SHARED_MEMORY
@@ -35,7 +35,7 @@ def stage_overlays(
     """The overlays of the role of a stage or of one of its steps, by kind; empty ones are left out."""
     overlays = {
         "V1Pod": _pod(pods, replicas),
-        "V1Container": _container(run, pods),
+        "V1Container": _container(run, stage, pods),
         "V1Job": _job(stage, pods, replicas, step),
     }
     return {kind: overlay for kind, overlay in overlays.items() if overlay}
@@ -59,7 +59,7 @@ def _pod(pods: Pods, replicas: int) -> dict[str, Any]:
     return {key: value for key, value in (("metadata", metadata), ("spec", spec)) if value}
 
 
-def _container(run: DihtRun, pods: Pods) -> dict[str, Any]:
+def _container(run: DihtRun, stage: Stage, pods: Pods) -> dict[str, Any]:
     container: dict[str, Any] = {}
     if pods.image_pull_policy:
         container["imagePullPolicy"] = pods.image_pull_policy
@@ -75,7 +75,8 @@ def _container(run: DihtRun, pods: Pods) -> dict[str, Any]:
         for variable in pods.env
         if variable.value is None
     ]
-    if env := [*_credentials(run), *references]:
+    node = [{"name": NODE_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}]
+    if env := [*_credentials(run), *(node if stage is Stage.TRAIN else []), *references]:
         container["env"] = env
     return container
 

@@ -2,7 +2,7 @@
 
 What is wrong here would fail later, after minutes of loading, and in words of torch's or NCCL's. Each check ends in one
 line that names the pod: with 64 where the run document is wrong, with 75 where another attempt or another node may do
-better.
+better. What a pod's checks have measured goes to its ranks, which exchange it once they have met (`train.rendezvous`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Final
 
 from diht_k8s.api.errors import RetryableError, UserError
 from diht_k8s.api.layout import join
+from diht_k8s.api.pods import NODE_VARIABLE
+from diht_k8s.api.reports import NodeResult
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     import torch.distributed as dist
     from torch import Tensor
 
+RESULT_VARIABLE: Final = "DIHT_PREFLIGHT"
+"""In the environment of ranks: what the checks of their pod found, as JSON."""
 DNS_TIMEOUT_S: Final = 60.0
 """A pod has a name as soon as it has an address; one that has none after a minute is not coming soon."""
 DNS_INTERVAL_S: Final = 0.5
@@ -36,6 +40,23 @@ IPC_LOCK: Final = 14
 """Number of the capability in Linux."""
 SHARED_BYTES_PER_RANK: Final = 64 << 20
 """What NCCL and torch want at least; container runtimes give that much to a whole container (our choice)."""
+
+
+def this_node() -> NodeResult:
+    """The names of this pod and of its node; nothing is checked yet."""
+    host = socket.gethostname()
+    return NodeResult(node=os.environ.get(NODE_VARIABLE) or host, pod=host)
+
+
+def handed_result() -> NodeResult:
+    """What the checks of this pod found before its ranks were started."""
+    text = os.environ.get(RESULT_VARIABLE)
+    return this_node() if text is None else NodeResult.model_validate_json(text)
+
+
+def label(result: NodeResult) -> str:
+    """The name of a node for a person, with its pod's where that is another one; no two pods have the same."""
+    return result.pod if result.node == result.pod else f"{result.node} (pod {result.pod})"
 
 
 def peer_hosts(pattern: str, nodes: int) -> list[str]:
@@ -173,14 +194,17 @@ def check_locked_memory(devices: Iterable[str], *, host: str, allowed: Callable[
         )
 
 
-def check_output(storage: Storage, folder: str, *, host: str) -> None:
+def check_output(storage: Storage, folder: str, *, host: str) -> float:
     """Write, read, write conditionally and remove a small file, as checkpoints and fences will be.
+
+    Returns:
+        The seconds that it took.
 
     Raises:
         UserError: rights are missing, or the storage ignores the condition of a conditional write.
         RetryableError: the storage does not answer, or gives back something else.
     """
-    uri, content = join(folder, f"preflight-{host}"), b"preflight\n"
+    uri, content, began = join(folder, f"preflight-{host}"), b"preflight\n", time.monotonic()
     storage.write_bytes(uri, content)
     try:
         if storage.read_bytes(uri) != content:
@@ -192,6 +216,7 @@ def check_output(storage: Storage, folder: str, *, host: str) -> None:
             )
     finally:
         storage.remove(uri)
+    return time.monotonic() - began
 
 
 def check_reduce(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TextIO
 
-from diht_k8s.api.reports import ROUNDS_VARIABLE, CommittedShards, Progress, Rounds, SavedCheckpoint
+from diht_k8s.api.reports import ROUNDS_VARIABLE, CommittedShards, NodeResult, Progress, Rounds, SavedCheckpoint
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.runtime.time_spent import Clock
 
@@ -25,6 +25,7 @@ class Reporter:
         clock: Callable[[], float] = time.monotonic,
         every_s: float | None = None,
         time_spent: Clock | None = None,
+        preflight: Sequence[NodeResult] = (),
     ) -> None:
         """Make a reporter.
 
@@ -35,7 +36,9 @@ class Reporter:
             clock: seconds, monotonic.
             every_s: seconds between lines; None takes DIHT_PROGRESS_SECONDS, else 10.
             time_spent: the program's account of its time; None begins one.
+            preflight: the worst nodes of a training.
         """
+        self._preflight = list(preflight)
         self._stage, self._worker, self._clock = stage, worker, clock
         self._stream = sys.stdout if stream is None else stream
         self._every_s = float(os.environ.get("DIHT_PROGRESS_SECONDS", "10")) if every_s is None else every_s
@@ -93,5 +96,6 @@ class Reporter:
             rounds=self._rounds,
             shards=self._shards,
             time_spent=self.time.spent(),
+            preflight=self._preflight,
         ).line()
         print(line, file=self._stream, flush=True)

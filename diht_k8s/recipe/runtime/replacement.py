@@ -23,7 +23,7 @@ from diht_k8s.recipe.shards.storage import Storage
 
 KEPT_FOLDERS: Final = {Stage.FILTER: ("scores/",)}
 """What survives --replace: scores carry their own digest, and other thresholds reuse them."""
-NO_RESULT: Final = ("claims/", "epochs/", "commits/", "preflight-")
+NO_RESULT: Final = ("claims/", "epochs/", "commits/", "preflight-", "preflight.json")
 """What a stage writes before it has any output."""
 ADOPTED: Final = "adopted"
 """Name of the list of what an earlier version has written."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import torch
@@ -38,6 +38,28 @@ class Speed:
     """bytes."""
     bus: float
     """bus bandwidth in GB/s."""
+
+
+@dataclass(frozen=True)
+class Culprit:
+    """Which node is slow."""
+
+    words: str
+    """for a person."""
+    node: str = ""
+    """its name; empty where none is slower than the others, or none can be told."""
+    exchanges: Mapping[str, float] = field(default_factory=dict[str, float])
+    """GB/s of each node with its best neighbour, of its slowest rank where ranks of one node were told apart; empty where
+    fewer than three could be compared."""
+
+
+class SlowFabricError(RetryableError):
+    """The fabric is slower than `train.minBusBandwidth`."""
+
+    def __init__(self, message: str, bus: float, culprit: Culprit) -> None:
+        """Make one; `bus` is the bus bandwidth in GB/s."""
+        super().__init__(message)
+        self.bus, self.culprit = bus, culprit
 
 
 def measure(world: int, device: torch.device) -> list[Speed]:
@@ -74,7 +96,7 @@ def check_bandwidth(rank: int, world: int, device: torch.device, minimum: float 
         The bus bandwidth in GB/s, the best of all sizes; None for one rank.
 
     Raises:
-        RetryableError: it is below the minimum; the message names the slowest node, or says why it cannot.
+        SlowFabricError: it is below the minimum; the message names the slowest node, or says why it cannot.
     """
     speeds = measure(world, device)
     if not speeds:
@@ -83,9 +105,11 @@ def check_bandwidth(rank: int, world: int, device: torch.device, minimum: float 
     if rank == 0:
         print(f"train: {described(speeds, world)}", flush=True)
     if minimum is not None and best < minimum:
-        raise RetryableError(
-            f"{described(speeds, world)}; train.minBusBandwidth asks for {minimum:g}: {_culprit(rank, device, node)}; "
-            "the gang starts again"
+        culprit = _culprit(rank, device, node)
+        raise SlowFabricError(
+            f"{described(speeds, world)}; train.minBusBandwidth asks for {minimum:g}: {culprit.words}; the gang starts again",
+            best,
+            culprit,
         )
     return best
 
@@ -93,10 +117,20 @@ def check_bandwidth(rank: int, world: int, device: torch.device, minimum: float 
 def slowest_node(best: Mapping[str, float]) -> str:
     """Which node is slow, in words, from the best exchange of each with a neighbour in GB/s. Pure."""
     name = min(best, key=best.__getitem__)
-    others = statistics.median(speed for node, speed in best.items() if node != name)
-    if best[name] >= CLEARLY * others:
+    others = _others(best, name)
+    if not clearly_slowest(best):
         return f"no node is slower than the others (pairs exchange {best[name]:.3g} to {max(best.values()):.3g} GB/s): see the fabric between them"
     return f"{name} is the slowest ({best[name]:.3g} GB/s with its best neighbour, the others {others:.3g}): see its network adapter, or cordon it"
+
+
+def clearly_slowest(best: Mapping[str, float]) -> str:
+    """The node that is slower than the others; empty if none is. Pure."""
+    name = min(best, key=best.__getitem__)
+    return name if best[name] < CLEARLY * _others(best, name) else ""
+
+
+def _others(best: Mapping[str, float], name: str) -> float:
+    return statistics.median(speed for node, speed in best.items() if node != name)
 
 
 def rounds_of(number: int) -> list[list[tuple[int, int]]]:
@@ -106,7 +140,7 @@ def rounds_of(number: int) -> list[list[tuple[int, int]]]:
     return rounds if number % 2 == 0 else [rounds[0][:-1], rounds[1], [ring[-1]]]
 
 
-def _culprit(rank: int, device: torch.device, node: str) -> str:
+def _culprit(rank: int, device: torch.device, node: str) -> Culprit:
     """Which node is slow (a collective): neighbours exchange in pairs, and who is slow with both of its own is it."""
     nodes = gather_objects(node)
     places = [f"node {name}" for name in nodes]
@@ -115,7 +149,7 @@ def _culprit(rank: int, device: torch.device, node: str) -> str:
     units = list(dict.fromkeys(places))
     if len(units) < 3:
         which = f"node {nodes[0]}" if len(set(nodes)) == 1 else f"{' and '.join(units)}"
-        return f"which of two is slow cannot be told ({which}): see the network between them"
+        return Culprit(f"which of two is slow cannot be told ({which}): see the network between them")
     leaders = [places.index(unit) for unit in units]
     mine: dict[str, float] = {}
     for pairs in rounds_of(len(leaders)):
@@ -124,7 +158,13 @@ def _culprit(rank: int, device: torch.device, node: str) -> str:
         if peer is not None:
             speed = _exchange(leaders[peer], device)
             mine = {places[rank]: max(speed, mine.get(places[rank], 0.0))}
-    return slowest_node({place: speed for each in gather_objects(mine) for place, speed in each.items()})
+    best = {place: speed for each in gather_objects(mine) for place, speed in each.items()}
+    node_of = dict(zip(places, nodes, strict=True))
+    exchanges: dict[str, float] = {}
+    for place, speed in best.items():
+        exchanges[node_of[place]] = min(speed, exchanges.get(node_of[place], speed))
+    slow = clearly_slowest(best)
+    return Culprit(slowest_node(best), node_of[slow] if slow else "", exchanges)
 
 
 def _exchange(peer: int, device: torch.device) -> float:

@@ -89,7 +89,7 @@ class Training:
         where = {"rank": self.rank, "world": self.world}
         self.model = make_student(run, self.model_config, self.vocabulary, **where)
         self.time.enter(STARTING, "rendezvous")
-        self.bus = meet(self.settings, **where)
+        self.met = meet(self.settings, self.storage, self.layout, **where)
         self.time.enter(STARTING, "checkpoint")
         kept = {"keep": self.settings.checkpoint.keep, "max_failures": self.settings.checkpoint.max_failures}
         self.checkpointer = Checkpointer(self.storage, self.layout, **kept, **where)
@@ -114,7 +114,7 @@ class Training:
         self.metrics = Metrics(
             self.storage, self.layout, step=self.cursor.step, tracking=tracking, fence=self.checkpointer.fence
         )
-        self.progress = Reporter(Stage.TRAIN, time_spent=self.time)
+        self.progress = Reporter(Stage.TRAIN, time_spent=self.time, preflight=self.met.worst)
         checkpoint = None if saved is None else saved.cursor.saved_as(saved.uri)
         self.progress.saved(checkpoint)
         self.heartbeat.at(self.cursor.step, checkpoint)
@@ -137,7 +137,8 @@ class Training:
         if self.rank == 0:
             self.progress.start("steps", self.planned, done=self.cursor.position)
             self.telemetry = Telemetry(
-                self.metrics, self.model_config, batch_size=self.settings.batch_size, world=self.world, bus_bandwidth=self.bus,
+                self.metrics, self.model_config, batch_size=self.settings.batch_size, world=self.world,
+                bus_bandwidth=self.met.bus_bandwidth,
             )  # fmt: skip
         for step in range(self.cursor.step, self.steps):
             self.heartbeat.step()

@@ -1,33 +1,102 @@
-"""How the ranks meet: process group, flight recorder, and the preflight of the fabric."""
+"""How the ranks meet: process group, flight recorder, the preflight of the fabric, and what it found on each node."""
 
 from __future__ import annotations
 
+import logging
 import os
-import socket
+import time
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
-from diht_k8s.api.reports import ROUNDS_VARIABLE, Rounds
+import torch
+
+from diht_k8s.api.errors import DihtError, StopRequested
+from diht_k8s.api.layout import Layout
+from diht_k8s.api.reports import MAX_PROBLEM, ROUNDS_VARIABLE, NodeResult, PreflightReport, Rounds, worst
 from diht_k8s.api.train import Train
-from diht_k8s.recipe.runtime.preflight import check_reduce
-from diht_k8s.recipe.train.bandwidth import check_bandwidth
+from diht_k8s.recipe.runtime.hangs.watchdog import note_preflight
+from diht_k8s.recipe.runtime.preflight import check_reduce, handed_result, label
+from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.train.bandwidth import SlowFabricError, check_bandwidth
+from diht_k8s.recipe.train.collectives import barrier, gather_objects
 from diht_k8s.recipe.train.distributed import control_group, init_distributed, this_device
 from diht_k8s.recipe.train.flight_recorder import FlightRecorder
 
+REPORT_VERSION: Final = 1
 
-def meet(settings: Train, *, rank: int, world: int) -> float | None:
-    """Meet the other ranks, and check the fabric between them (collectives).
 
-    Returns:
-        The bus bandwidth in GB/s; None for one rank, and in rounds after the first, whose pods are the same.
+class Met(NamedTuple):
+    """What the preflight found; nothing in rounds after the first, whose pods are the same."""
+
+    bus_bandwidth: float | None = None
+    """GB/s; None for one rank as well."""
+    worst: Sequence[NodeResult] = ()
+    """the worst nodes, the worst first."""
+
+
+def meet(settings: Train, storage: Storage, layout: Layout, *, rank: int, world: int) -> Met:
+    """Meet the other ranks, check the fabric between them, and write down what was found on each node (collectives).
+
+    Args:
+        settings: of the training.
+        storage: rank 0 writes `preflight.json` with it.
+        layout: of the run.
+        rank: of this process.
+        world: number of processes.
 
     Raises:
         RetryableError: a sum over the ranks fails, or the fabric is slower than `train.minBusBandwidth`.
+        StopRequested: another start has taken over the output.
     """
     init_distributed(settings.collective_timeout_seconds)
     FlightRecorder(rank, world)
     check_reduce(rank, world, str(this_device()), control_group())
     if not _first_round():
-        return None
-    return check_bandwidth(rank, world, this_device(), settings.min_bus_bandwidth, node=socket.gethostname())
+        return Met()
+    own = _own_result()
+    nodes = [each for each in gather_objects(own if os.environ.get("LOCAL_RANK", "0") == "0" else None) if each]
+    try:
+        bus = check_bandwidth(rank, world, this_device(), settings.min_bus_bandwidth, node=label(own))
+    except SlowFabricError as error:
+        if rank == 0:
+            _tell(storage, layout, [_compared(each, error) for each in nodes], error.bus)
+        barrier()  # who fails takes the others along, and rank 0 has to write first
+        raise
+    if rank == 0:
+        _tell(storage, layout, nodes, bus)
+    return Met(bus, worst(nodes))
+
+
+def _own_result() -> NodeResult:
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else None
+    return handed_result().model_copy(update={"gpus": gpus})
+
+
+def _compared(result: NodeResult, error: SlowFabricError) -> NodeResult:
+    """The result of a node with its exchange, and its problem if it is the slow one."""
+    name, found = label(result), error.culprit
+    exchange = found.exchanges.get(name)
+    return result.model_copy(
+        update={
+            "exchange_gb_per_second": None if exchange is None else float(f"{exchange:.4g}"),
+            "problem": found.words[:MAX_PROBLEM] if name == found.node else "",
+        }
+    )
+
+
+def _tell(storage: Storage, layout: Layout, nodes: list[NodeResult], bus: float | None) -> None:
+    """Write the results of all nodes to the output, and note the worst for the launcher; a failed write is logged."""
+    note_preflight(worst(nodes))
+    bus = None if bus is None else float(f"{bus:.4g}")
+    report = PreflightReport(
+        schema_version=REPORT_VERSION, time=int(time.time()), bus_bandwidth_gb_per_second=bus, nodes=nodes
+    )
+    try:
+        storage.write_bytes(layout.preflight, report.model_dump_json(exclude_none=True, indent=1).encode())
+    except StopRequested:
+        raise
+    except DihtError as error:
+        logging.warning("%s not written, training continues: %s", layout.preflight, error)
 
 
 def _first_round() -> bool:

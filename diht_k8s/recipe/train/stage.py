@@ -16,16 +16,25 @@ from pathlib import Path
 from typing import Any
 
 from diht_k8s.api.documents import dump
-from diht_k8s.api.errors import UserError
+from diht_k8s.api.errors import RetryableError, UserError
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.pods import merged
+from diht_k8s.api.reports import MAX_PROBLEM, NodeResult
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.runtime.commit import artefact, read_committed
 from diht_k8s.recipe.runtime.gang import Gang
 from diht_k8s.recipe.runtime.hangs.watchdog import FIRST_SECONDS_VARIABLE
 from diht_k8s.recipe.runtime.launcher import hand_over, launch
-from diht_k8s.recipe.runtime.preflight import check_locked_memory, check_node, check_output, in_pod
+from diht_k8s.recipe.runtime.preflight import (
+    RESULT_VARIABLE,
+    check_locked_memory,
+    check_node,
+    check_output,
+    in_pod,
+    shared_bytes,
+    this_node,
+)
 from diht_k8s.recipe.runtime.stage import Context, Outcome
 from diht_k8s.recipe.shards.source_lists import current_sources
 from diht_k8s.recipe.shards.sources import current_shards
@@ -65,11 +74,7 @@ def execute(context: Context) -> Outcome | None:
     train = _train(context.run)
     gang = Gang.from_environment(train.processes_per_node)
     _check_shape(train, gang)
-    host = socket.gethostname()
-    if in_pod():
-        check_node(gang.processes, _gpus(context.run), host=host)
-        check_locked_memory(_resources(context.run), host=host)
-    check_output(context.storage, context.layout.stage(Stage.TRAIN), host=host)
+    hand_over(RESULT_VARIABLE, checked(context, gang.processes).model_dump_json(exclude_none=True))
     hand_over("DIHT_RUN", dump(context.run))
     hand_over("DIHT_STAGE_CONFIG", json.dumps(context.config))
     # Before a collective's time-out, which names nobody, the watchdog shall have named who is waited for.
@@ -89,6 +94,34 @@ def execute(context: Context) -> Outcome | None:
     result: dict[str, Any] = json.loads(context.storage.read_bytes(join(context.layout.stage(Stage.TRAIN), RESULT)))
     artefacts = [artefact(context.storage, context.layout, Stage.TRAIN, path) for path in result["files"]]
     return Outcome(artefacts, result["summary"])
+
+
+def checked(context: Context, processes: int) -> NodeResult:
+    """Check this pod and its node before any rank starts.
+
+    Args:
+        context: of the stage.
+        processes: ranks of this pod.
+
+    Returns:
+        What was measured.
+
+    Raises:
+        UserError: the run document asks for too little, or the output cannot be used.
+        RetryableError: another node may do better. The ranks have not met, so only this pod can tell: its cause names
+            the node with its problem.
+    """
+    found, host = this_node(), socket.gethostname()
+    try:
+        if in_pod():
+            found = found.model_copy(update={"shared_memory_mib": shared_bytes() >> 20})
+            check_node(processes, _gpus(context.run), host=host)
+            check_locked_memory(_resources(context.run), host=host)
+        seconds = check_output(context.storage, context.layout.stage(Stage.TRAIN), host=host)
+    except RetryableError as error:
+        error.details = {"preflight": [found.model_copy(update={"problem": str(error)[:MAX_PROBLEM]})]}
+        raise
+    return found.model_copy(update={"output_seconds": round(seconds, 4)})
 
 
 def label_layout(run: DihtRun) -> Layout:

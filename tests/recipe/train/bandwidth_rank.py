@@ -16,8 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from diht_k8s.api.errors import RetryableError
-from diht_k8s.recipe.train.bandwidth import check_bandwidth
+from diht_k8s.recipe.train.bandwidth import SlowFabricError, check_bandwidth
 
 DELAY_S = 0.2
 
@@ -37,8 +36,8 @@ def main(folder: Path, minimum: float, slow: int, nodes: list[str]) -> None:
         dist.all_reduce, dist.batch_isend_irecv = held_up(dist.all_reduce), held_up(dist.batch_isend_irecv)
     try:
         found: Any = check_bandwidth(rank, world, torch.device("cpu"), minimum or None, node=nodes[rank])
-    except RetryableError as error:
-        found = str(error)
+    except SlowFabricError as error:
+        found = {"says": str(error), "node": error.culprit.node, "exchanges": dict(error.culprit.exchanges)}
     (folder / f"{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 

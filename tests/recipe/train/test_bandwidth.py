@@ -21,7 +21,7 @@ NOT_TO_BE_REACHED = 1e5
 
 
 def measured(folder: Path, nodes: list[str], *, minimum: float = 0.0, slow: int = -1) -> tuple[list[Any], str]:
-    """What each rank found (a number, or the text of its error), and what rank 0 printed."""
+    """What each rank found (a number, or its error), and what rank 0 printed."""
     port = str(free_port())
     ranks = []
     for rank in range(len(nodes)):
@@ -44,21 +44,32 @@ def test_all_ranks_know_the_same_bandwidth_and_a_slow_rank_lowers_it(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("nodes", "slow", "words"),
+    ("nodes", "slow", "words", "culprit", "compared"),
     [
-        (["a", "b"], 1, "which of two is slow cannot be told (node a and node b): see the network between them"),
-        (["a", "a"], 0, "which of two is slow cannot be told (node a)"),
-        (["a", "b", "c"], 2, "node c is the slowest ("),
+        (
+            ["a", "b"],
+            1,
+            "which of two is slow cannot be told (node a and node b): see the network between them",
+            "",
+            [],
+        ),
+        (["a", "a"], 0, "which of two is slow cannot be told (node a)", "", []),
+        (["a", "b", "c"], 2, "node c is the slowest (", "c", ["a", "b", "c"]),
+        (["a", "a", "a"], 1, "rank 1 on node a is the slowest (", "a", ["a"]),
     ],
 )
 def test_fabric_below_the_minimum_ends_the_gang_and_names_the_slowest_node_where_it_can_be_told(
-    nodes: list[str], slow: int, words: str, tmp_path: Path
+    nodes: list[str], slow: int, words: str, culprit: str, compared: list[str], tmp_path: Path
 ) -> None:
     found, _ = measured(tmp_path, nodes, minimum=NOT_TO_BE_REACHED, slow=slow)
-    assert len(set(found)) == 1
-    assert "train.minBusBandwidth asks for 100000: " in found[0]
-    assert words in found[0]
-    assert found[0].endswith("; the gang starts again")
+    assert all(each == found[0] for each in found)
+    assert "train.minBusBandwidth asks for 100000: " in found[0]["says"]
+    assert words in found[0]["says"]
+    assert found[0]["says"].endswith("; the gang starts again")
+    assert found[0]["node"] == culprit
+    exchanges = found[0]["exchanges"]
+    assert sorted(exchanges) == compared
+    assert not exchanges or min(exchanges, key=exchanges.__getitem__) == culprit
 
 
 @pytest.mark.parametrize(

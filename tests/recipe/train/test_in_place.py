@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diht_k8s.api.reports import Cause
+from diht_k8s.api.reports import Cause, PreflightReport
 from tests.recipe.train.attempts import STEPS, ranks_of, undisturbed_training
 from tests.recipe.train.launchers import Launchers, kill, start, write_run
 from tests.recipe.train.small_run import make_data
@@ -55,6 +55,14 @@ def test_training_when_ranks_are_killed_then_it_ends_well_in_the_same_launchers(
     epochs = sorted(path.name for path in (disturbed.folder / "out" / "train" / "epochs").iterdir())
     assert epochs == ["000001", "000002"], "each round took a number of its own"
     assert disturbed.started == [0, 0], "standby processes became the ranks"
+
+
+def test_preflight_is_of_both_nodes_and_told_in_the_first_round_alone(disturbed: Ended) -> None:
+    report = PreflightReport.model_validate_json((disturbed.folder / "out/train/preflight.json").read_bytes())
+    assert len(report.nodes) == 2
+    assert all(node.output_seconds is not None and not node.problem for node in report.nodes)
+    told = {(line.rounds.round, len(line.preflight)) for _, line in disturbed.gang.times if line.rounds is not None}
+    assert told == {(1, 2), (2, 0)}
 
 
 def test_weights_when_ranks_were_killed_then_bit_equal_to_undisturbed(disturbed: Ended) -> None:

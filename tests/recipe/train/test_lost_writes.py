@@ -19,6 +19,7 @@ pytestmark = pytest.mark.timeout(600)  # for machines that do other things, too
 # Name -> (refused by the last rank, or by rank 0: part of the URI, first, number), and how the training ends.
 SURVIVED: dict[str, tuple[str, str, int, int]] = {
     "undisturbed": ("first", "nothing", 0, 0),
+    "the preflight": ("first", "preflight.json", 0, ALWAYS),
     "metrics": ("first", "metrics.jsonl", 0, 4),
     "TensorBoard": ("first", "tensorboard", 0, ALWAYS),
     "a part": ("last", PART, 2, 1),

@@ -120,6 +120,7 @@ def test_lists_keyed_by_a_field_are_maps() -> None:
         ".status.stages": ["name"],
         ".status.progress.metrics": ["name"],
         ".status.stages[].goodput.startUp": ["name"],
+        ".status.stages[].preflight.nodes[].figures": ["name"],
         ".status.stages[].restartsInPlace.nodes": ["node"],
     }
     for name in ("env", "volumes"):

@@ -11,7 +11,7 @@ from diht_k8s.api import status as status_module
 from diht_k8s.api.bounded_status import bounded
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.run import Stage
-from diht_k8s.api.status import Condition, FailureCause, Metric, StageStatus, Status, wire
+from diht_k8s.api.status import Condition, FailureCause, Metric, NodePreflight, Preflight, StageStatus, Status, wire
 from diht_k8s.api.times import timestamp
 
 LOG = ["é" * 250] * 20
@@ -76,6 +76,27 @@ def test_large_status_loses_the_older_logs_first() -> None:
     cut = bounded(Status(stages=[stage(0, log_tail=LOG), stage(1, log_tail=LOG[:10])]))
     assert size(cut) <= api.MAX_STATUS_BYTES
     assert [len(one.cause.log_tail) for one in cut.stages if one.cause] == [0, 10]
+
+
+@pytest.mark.parametrize(
+    ("message", "uri", "names"),
+    [("", "", ["bad", "fit"]), ("é" * 500, "", ["bad"]), ("é" * 500, "s" * 1000, None)],
+    ids=["small", "too large", "far too large"],
+)
+def test_large_status_loses_healthy_nodes_before_logs_and_the_preflight_after_messages(
+    message: str, uri: str, names: list[str] | None
+) -> None:
+    nodes = [NodePreflight(node="bad", problem="x" * 256), NodePreflight(node="fit", pod="p" * 63)]
+    checked = stage(0, message="m", log_tail=["short"]).model_copy(update={"preflight": Preflight(nodes=nodes)})
+    conditions = [
+        Condition(type=kind, status="True", reason=Reason.VALID, message=message, last_transition_time=timestamp(0))
+        for kind in ConditionType
+    ]
+    others = [stage(index, message=message).model_copy(update={"output_uri": uri or None}) for index in range(1, 8)]
+    cut = bounded(Status(conditions=conditions, stages=[checked, *(others if message else [])]))
+    assert size(cut) <= api.MAX_STATUS_BYTES
+    found = cut.stages[0].preflight
+    assert (None if found is None else [node.node for node in found.nodes]) == names
 
 
 def test_largest_status_fits_after_messages_are_cut() -> None:

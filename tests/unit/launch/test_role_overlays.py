@@ -57,7 +57,14 @@ def overlay(kind: str, stage: Stage = Stage.TRAIN, **changes: Any) -> dict[str, 
     ids=["nothing", "pull policy", "exact quantities", "mounts", "env by reference", "credentials of a storage rule"],
 )
 def test_container_gets_what_a_role_cannot_say(changes: dict[str, Any], container: dict[str, Any]) -> None:
-    assert overlay("V1Container", **changes) == container
+    assert overlay("V1Container", Stage.FILTER, **changes) == container
+
+
+def test_pods_of_a_training_alone_learn_the_name_of_their_node() -> None:
+    given = {"env": [{"name": "B", "valueFrom": FIELD}]}
+    named = [item["name"] for item in overlay("V1Container", spec__pods=given)["env"]]
+    assert overlay("V1Container") == {"env": [{"name": "DIHT_NODE_NAME", "valueFrom": FIELD}]}
+    assert named == ["DIHT_NODE_NAME", "B"]
 
 
 def test_volumes_join_those_of_the_scheduler_by_name() -> None:

@@ -30,13 +30,15 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
-from diht_k8s.api.reports import SavedCheckpoint
+from diht_k8s.api.reports import NodeResult, SavedCheckpoint
 from diht_k8s.recipe.runtime.hangs.request import answers, ask
 
 FOLDER_VARIABLE: Final = "DIHT_WATCH"
 """Folder in which the ranks of a node note their progress."""
 TIME_NOTE: Final = "time"
 """Rank 0's account of its time in that folder (`runtime.time_spent`)."""
+PREFLIGHT_NOTE: Final = "preflight"
+"""The worst nodes in rank 0's preflight, there as well."""
 MIN_SECONDS_VARIABLE: Final = "DIHT_WATCHDOG_SECONDS"
 FIRST_STEPS_VARIABLE: Final = "DIHT_WATCHDOG_STEPS"
 MIN_SECONDS: Final = 120.0
@@ -65,6 +67,15 @@ def noting_folder() -> Iterator[Path]:
             yield Path(folder)
         finally:
             del os.environ[FOLDER_VARIABLE]
+
+
+def note_preflight(nodes: Sequence[NodeResult]) -> None:
+    """Note the worst nodes for the launcher, whose cause of a failure tells them; nothing without DIHT_WATCH."""
+    folder = os.environ.get(FOLDER_VARIABLE)
+    if folder is not None:
+        written = Path(folder) / f"{PREFLIGHT_NOTE}.new"
+        written.write_text(json.dumps([node.model_dump(exclude_none=True) for node in nodes]))
+        written.replace(Path(folder) / PREFLIGHT_NOTE)
 
 
 class Doing(IntEnum):
@@ -251,15 +262,19 @@ class Watchdog:
 
     def time_note(self) -> str | None:
         """Rank 0's newest account of its time, if it runs here and has begun one."""
+        return self._noted(TIME_NOTE)
+
+    def _noted(self, name: str) -> str | None:
         try:
-            return (self._folder / TIME_NOTE).read_text()
+            return (self._folder / name).read_text()
         except OSError:
             return None
 
     def details(self) -> dict[str, Any]:
-        """What the cause of a failure tells of the training: step, newest checkpoint that a rank noted, time."""
-        note = self.time_note()
-        return self._place() | ({} if note is None else {"time_spent": json.loads(note)["spent"]})
+        """What the cause of a failure tells of the training: step, newest checkpoint that a rank noted, time, preflight."""
+        note, preflight = self.time_note(), self._noted(PREFLIGHT_NOTE)
+        time_spent = {} if note is None else {"time_spent": json.loads(note)["spent"]}
+        return self._place() | time_spent | ({} if preflight is None else {"preflight": json.loads(preflight)})
 
     def _place(self) -> dict[str, Any]:
         places = [place for path in sorted(self._folder.glob("place-*[0-9]")) if (place := _place(path)) is not None]

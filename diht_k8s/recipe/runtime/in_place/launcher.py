@@ -28,8 +28,9 @@ CONSEQUENCE_S: Final = 1.5
 """A node whose ranks lost a rank of another node lets that node say why, for this long."""
 NODE_FAULTS: Final = re.compile(
     r"uncorrectable ECC|uncorrectable NVLink|device\(s\) is/are busy or unavailable|no CUDA-capable device|GPU is lost"
+    r"|train\.minBusBandwidth asks for"
 )
-"""CUDA's and the driver's words for a fault that stays on the node."""
+"""CUDA's and the driver's words for a fault that stays on the node, and ours for a fabric that no later round measures."""
 MAX_MESSAGE: Final = 300
 """Characters of a cause that each line of progress repeats."""
 OUT_OF_MEMORY: Final = re.compile(r"^(torch\.)?OutOfMemoryError\b|CUDA out of memory")

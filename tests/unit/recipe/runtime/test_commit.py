@@ -76,7 +76,9 @@ def test_another_configuration_is_refused_with_the_fields_that_differ(
         begin(storage, layout, Stage.FILTER, OTHER)
 
 
-@pytest.mark.parametrize("before", [[], ["claims/web-0.json", "epochs/000001"]], ids=["nothing", "only claims"])
+@pytest.mark.parametrize(
+    "before", [[], ["claims/web-0.json", "epochs/000001", "preflight.json"]], ids=["nothing", "only claims"]
+)
 def test_start_without_output_never_blocks_another_configuration(layout: Layout, before: list[str]) -> None:
     storage = Storage()
     begin(storage, layout, Stage.FILTER, CONFIG)

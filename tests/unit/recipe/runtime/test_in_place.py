@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks._launchers import Launchers, launchers
-from diht_k8s.api.errors import DihtError
+from diht_k8s.api.errors import DihtError, RetryableError
 from diht_k8s.recipe.runtime.in_place import launcher as in_place
 from diht_k8s.recipe.runtime.in_place.rounds import Failure, Register
 
@@ -88,6 +88,7 @@ CAUSES = [
     (DihtError("OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB"), 5, True),
     (DihtError("AcceleratorError: CUDA error: uncorrectable ECC error encountered"), 5, True),
     (DihtError("RuntimeError: CUDA error: device-side assert triggered"), 5, False),
+    (RetryableError("all-reduce over 4 ranks: ...; train.minBusBandwidth asks for 40: node a is the slowest"), 5, True),
 ]
 
 

@@ -1,0 +1,59 @@
+"""A rank that meets the others three times: meeting_rank.py FOLDER SLOW, with torchrun's variables.
+
+First the fabric shall be faster than it is, with rank SLOW held up before each exchange; then any speed will do; then it
+is the second round of the same pods. What each found goes to FOLDER.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from diht_k8s.api.layout import Layout
+from diht_k8s.api.reports import ROUNDS_VARIABLE, Rounds
+from diht_k8s.recipe.runtime.hangs.watchdog import FOLDER_VARIABLE
+from diht_k8s.recipe.runtime.launcher import leave
+from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.train.bandwidth import SlowFabricError
+from diht_k8s.recipe.train.rendezvous import Met, meet
+from tests.recipe.train.bandwidth_rank import held_up
+from tests.recipe.train.small_run import document
+
+NOT_TO_BE_REACHED = 1e5
+
+
+def main(folder: Path, slow: int) -> None:
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+    def met(name: str, minimum: float | None = None) -> Met:
+        settings = document(folder, minBusBandwidth=minimum).spec.train
+        assert settings is not None
+        return meet(settings, Storage(), Layout(str(folder / name)), rank=rank, world=world)
+
+    found: dict[str, Any] = {}
+    all_reduce, exchange = dist.all_reduce, dist.batch_isend_irecv
+    if rank == slow:
+        dist.all_reduce, dist.batch_isend_irecv = held_up(all_reduce), held_up(exchange)
+    try:
+        met("slow", NOT_TO_BE_REACHED)
+    except SlowFabricError as error:
+        found["error"] = str(error)
+        found["written first"] = (folder / "slow" / "train" / "preflight.json").is_file()
+    dist.all_reduce, dist.batch_isend_irecv = all_reduce, exchange
+    del os.environ[FOLDER_VARIABLE]
+    well = met("well")
+    found["well"] = [well.bus_bandwidth, [node.node for node in well.worst]]
+    os.environ[ROUNDS_VARIABLE] = Rounds(round=2).model_dump_json()
+    found["second round"] = met("second") == Met()
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
+    leave(0)

@@ -1,0 +1,98 @@
+"""What the preflight writes down of each node, by real ranks over gloo, one of them slow."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diht_k8s.api.reports import NodeResult, PreflightReport
+from diht_k8s.recipe.runtime.hangs.watchdog import FOLDER_VARIABLE, Limits, Watchdog
+from diht_k8s.recipe.runtime.in_place.launcher import free_port
+from diht_k8s.recipe.runtime.preflight import RESULT_VARIABLE
+from tests.recipe.train.small_run import environment
+
+pytestmark = pytest.mark.timeout(600)  # for machines that do other things, too
+
+PROGRAM = Path(__file__).with_name("meeting_rank.py")
+SLOW = 2
+OUTPUT_SECONDS = (0.1, 0.3, 0.2)
+"""of each node."""
+PLACES = ((0, 0), (1, 0), (2, 0), (2, 1))
+"""Node of each rank, and its place there."""
+
+
+@dataclass(frozen=True)
+class Meeting:
+    folder: Path
+    ranks: list[dict[str, Any]]
+
+    def report(self, name: str) -> PreflightReport:
+        return PreflightReport.model_validate_json((self.folder / name / "train" / "preflight.json").read_bytes())
+
+
+@pytest.fixture(scope="module")
+def meeting(tmp_path_factory: pytest.TempPathFactory) -> Meeting:
+    """Three nodes, the slow one with two ranks."""
+    folder, port, ranks = tmp_path_factory.mktemp("meeting"), str(free_port()), []
+    watched = folder / "watch"
+    watched.mkdir()
+    for rank, (node, local) in enumerate(PLACES):
+        checked = NodeResult(node=f"gpu-{node}", pod=f"p-{node}", output_seconds=OUTPUT_SECONDS[node])
+        variables = {
+            "RANK": str(rank), "WORLD_SIZE": str(len(PLACES)), "LOCAL_RANK": str(local), "MASTER_ADDR": "localhost",
+            "MASTER_PORT": port, RESULT_VARIABLE: checked.model_dump_json(), FOLDER_VARIABLE: str(watched),
+        }  # fmt: skip
+        command = [sys.executable, str(PROGRAM), str(folder), str(SLOW)]
+        ranks.append(subprocess.Popen(command, env=environment(**variables)))
+    assert [rank.wait(timeout=500) for rank in ranks] == [0] * len(ranks)
+    return Meeting(folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in range(len(ranks))])
+
+
+def test_fabric_below_the_minimum_leaves_a_report_of_all_nodes_in_which_the_slow_one_has_the_problem(
+    meeting: Meeting,
+) -> None:
+    report = meeting.report("slow")
+    assert [(node.node, node.pod, node.output_seconds) for node in report.nodes] == [
+        (f"gpu-{rank}", f"p-{rank}", seconds) for rank, seconds in enumerate(OUTPUT_SECONDS)
+    ]
+    assert [bool(node.problem) for node in report.nodes] == [False, False, True]
+    assert report.nodes[SLOW].problem.startswith("node gpu-2 (pod p-2) is the slowest (")
+    exchanges = [node.exchange_gb_per_second for node in report.nodes]
+    assert all(exchanges)
+    assert min(exchanges, key=lambda speed: speed or 0) == exchanges[SLOW]
+    assert report.bus_bandwidth_gb_per_second is not None
+
+
+def test_every_rank_ends_with_the_same_words_after_the_report_is_written(meeting: Meeting) -> None:
+    [words] = {rank["error"] for rank in meeting.ranks}
+    assert "node gpu-2 (pod p-2) is the slowest (" in words
+    assert all(rank["written first"] for rank in meeting.ranks)
+
+
+def test_launcher_learns_the_worst_nodes_for_the_cause_of_the_failure(meeting: Meeting) -> None:
+    details = Watchdog(meeting.folder / "watch", Limits()).details()
+    nodes = [NodeResult.model_validate(each) for each in details["preflight"]]
+    assert nodes[0] == meeting.report("slow").nodes[SLOW]
+    assert len(nodes) == 3
+
+
+def test_fabric_that_is_fast_enough_leaves_a_report_without_problems_the_slowest_output_being_worst(
+    meeting: Meeting,
+) -> None:
+    report = meeting.report("well")
+    assert [(node.problem, node.exchange_gb_per_second) for node in report.nodes] == [("", None)] * 3
+    for rank in meeting.ranks:
+        bus, names = rank["well"]
+        assert names == ["gpu-1", "gpu-2", "gpu-0"]
+        assert float(f"{bus:.4g}") == report.bus_bandwidth_gb_per_second
+
+
+def test_second_round_of_the_same_pods_reports_nothing(meeting: Meeting) -> None:
+    assert [rank["second round"] for rank in meeting.ranks] == [True] * len(PLACES)
+    assert not (meeting.folder / "second").exists()
