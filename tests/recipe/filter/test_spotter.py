@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 from diht_k8s.recipe.filter import TextSpotter
 from diht_k8s.recipe.filter.text_spotting import spotter
 from diht_k8s.recipe.filter.text_spotting.matching import SpottedText
-from diht_k8s.recipe.filter.text_spotting.spotter import MAX_LINES, Spotting, SpottingRequest
 from diht_k8s.recipe.filter.text_spotting.second_pass import pixels_of
+from diht_k8s.recipe.filter.text_spotting.spotter import MAX_LINES, Spotting, SpottingRequest
 from diht_k8s.recipe.shards.images import decode
 from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.storage import Storage
