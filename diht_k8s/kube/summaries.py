@@ -210,7 +210,9 @@ def _job(document: Document) -> JobSummary | None:
         owner_uid=_text(_owner(metadata), "uid"),
         parallelism=_whole(1 if spec.get("parallelism") is None else spec["parallelism"]),
         created_at=created_at,
-        one_suffices=any(rule.get("succeededCount") == 1 for rule in _success_rules(spec)),
+        one_suffices=any(
+            rule.get("succeededCount") == 1 for rule in _items(_mapping(spec.get("successPolicy")).get("rules"))
+        ),
         seen_at=created_at,
         complete=complete,
         failing=bool(failure) and not complete,
@@ -232,10 +234,6 @@ def _job(document: Document) -> JobSummary | None:
 def _pod_group(spec: Document) -> str:
     template = _mapping(_mapping(spec.get("template")).get("spec"))
     return _text(_mapping(template.get("schedulingGroup")), "podGroupName")
-
-
-def _success_rules(spec: Document) -> list[Document]:
-    return _items(_mapping(spec.get("successPolicy")).get("rules"))
 
 
 def _job_end(metadata: Document, status: Document, failure: Document) -> float | None:
