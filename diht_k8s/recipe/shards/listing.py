@@ -7,6 +7,7 @@ listing gives them.
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -53,7 +54,7 @@ def identity_of(info: Mapping[str, Any], path: str) -> str:
 
 
 def listed(patterns: Sequence[str], resolve: Resolve, errors: Errors) -> list[Listed]:
-    """The files that brace ranges and globs match, each pattern expanded in order.
+    """The files that brace ranges and globs match, each pattern expanded in order; stderr tells of absent ones.
 
     Args:
         patterns: URIs with brace ranges and globs.
@@ -65,11 +66,13 @@ def listed(patterns: Sequence[str], resolve: Resolve, errors: Errors) -> list[Li
     """
     found: list[Listed] = []
     for pattern in patterns:
-        some = matches(list(braceexpand(pattern)), resolve, errors)
+        uris = list(braceexpand(pattern))
+        some = matches(uris, resolve, errors)
         if not some:
             raise UserError(
                 f"no shard matches {pattern}: check the path (brace ranges {{000..127}} and globs * are expanded)"
             )
+        _tell_absent(pattern, uris, some)
         found += some
     places = Counter(resolve(each.uri)[1] for each in found)
     twice = next((place for place, times in places.items() if times > 1), None)
@@ -80,13 +83,26 @@ def listed(patterns: Sequence[str], resolve: Resolve, errors: Errors) -> list[Li
     return found
 
 
+def _tell_absent(pattern: str, uris: Sequence[str], found: Sequence[Listed]) -> None:
+    """Pools often have holes, so they stop nothing; a typing error in a range should not go unseen."""
+    there = {each.uri for each in found}
+    absent = [uri for uri in uris if uri not in there and not _is_glob(uri)]
+    if absent:
+        text = f"{len(absent)} of the {len(uris)} shards of {pattern} do not exist and are left out, the first is {absent[0]}"
+        print(f"diht: {text}", file=sys.stderr, flush=True)
+
+
+def _is_glob(uri: str) -> bool:
+    return any(character in uri for character in "*?[")
+
+
 def matches(uris: Sequence[str], resolve: Resolve, errors: Errors) -> list[Listed]:
     """The files that URIs without braces match, in order; those that match nothing are left out.
 
     Raises:
         UserError: one matches a folder.
     """
-    globs = {uri for uri in uris if any(character in uri for character in "*?[")}
+    globs = {uri for uri in uris if _is_glob(uri)}
     there = _named([uri for uri in uris if uri not in globs], resolve, errors)
     found: list[Listed] = []
     for uri in uris:

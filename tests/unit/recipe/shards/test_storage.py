@@ -28,6 +28,29 @@ def test_patterns_are_expanded_in_order(tmp_path: Path, storage: Storage) -> Non
 
 
 @pytest.mark.parametrize(
+    ("pattern", "told"),
+    [
+        ("{0..4}.tar", "3 of the 5 shards of {0..4}.tar do not exist and are left out, the first is 1.tar"),
+        ("{0,2}.tar", ""),
+        ("{0..9}*.tar", ""),
+    ],
+)
+def test_shards_of_a_range_that_do_not_exist_are_told(
+    tmp_path: Path,
+    storage: Storage,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    pattern: str,
+    told: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("0.tar", "2.tar"):
+        storage.write_bytes(name, b"x")
+    assert len(storage.expand([pattern])) == 2
+    assert capsys.readouterr().err == (f"diht: {told}\n" if told else "")
+
+
+@pytest.mark.parametrize(
     ("patterns", "message"),
     [
         (["missing-*.tar"], r"no shard matches missing-\*\.tar"),
