@@ -10,8 +10,9 @@ Where things are, in the order in which a sample passes them:
 - `rules` decides which samples to keep. It calls `captions/` (parser), `text_spotting/` (OCR and the match with the
   caption), `exclusion` (takedown list), `decontamination` (images of benchmarks, found by `fingerprints`) and `clip_score`
   (similarity of image and caption by a CLIP model).
-- `deduplication` drops repeated images after all shards are filtered. `repeat_search` finds them, by partitions that
-  workers share; `minhash_forest` compares the images of one partition.
+- `whole_pool` is what the rules on the whole pool share, which are applied after all shards are filtered.
+- `deduplication` drops repeated images. `repeat_search` finds them, by partitions that workers share; `minhash_forest`
+  compares the images of one partition.
 - `clip_share` then drops all but the share of the pool with the highest clip scores.
 - `caption_tables` filters tables of URLs and captions, whose images are not downloaded yet.
 - `scores` (one row for each sample), `kept_pairs` (the kept shards) and `summary` (counts) hold the results.

@@ -27,17 +27,12 @@ from diht_k8s.api.filter import Filter
 from diht_k8s.api.hashing import SCHEMA_VERSION
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import Stage
-from diht_k8s.recipe.filter.kept_pairs import KeptPairs
-from diht_k8s.recipe.filter.scores import header_of, read_columns, read_scores
-from diht_k8s.recipe.runtime.claims import Claims
-from diht_k8s.recipe.runtime.stage import Context
-from diht_k8s.recipe.shards.sources import Shard
+from diht_k8s.recipe.filter.scores import Scores, read_columns
+from diht_k8s.recipe.filter.whole_pool import WholePoolRule
 from diht_k8s.recipe.shards.storage import Storage
 
-REASON: Final = "clip_share"
 BINS: Final = 1 << 16
 """Bins of scores from -1 to 1: some thousand pairs in one at 438 million."""
-CLAIM: Final = "clip share"
 
 
 class Rank(NamedTuple):
@@ -83,11 +78,6 @@ def keeps_share(rules: Filter) -> bool:
     return rules.clip_score is not None and rules.clip_score.keep_share is not None
 
 
-def is_cut(header: dict[str, Any]) -> bool:
-    """Whether the pairs below the cut have been dropped from the shard with this header of its scores."""
-    return bool(header.get("clip_share"))
-
-
 def read_cut(storage: Storage, layout: Layout, config_sha256: str) -> Cut | None:
     """The cut of a run, if it was found under this configuration."""
     uri = _uri(layout)
@@ -99,88 +89,50 @@ def _uri(layout: Layout) -> str:
     return join(layout.stage(Stage.FILTER), "clip_share.json")
 
 
-class ClipShare:
-    """Cuts the pool, then drops what lies below the cut, shard by shard."""
+class ClipShare(WholePoolRule):
+    """Cuts the pool, then drops what lies below the cut."""
 
-    def __init__(self, context: Context, rules: Filter, shards: Sequence[Shard], claims: Claims) -> None:
-        """Prepare.
+    mark, claim, reason = "clip_share", "clip share", "clip_share"
 
-        Args:
-            context: the stage's context.
-            rules: the run's rules.
-            shards: all shards in order; filtered, and without repeats if the run drops them.
-            claims: record which worker works on what.
-        """
-        self._context, self._rules, self._shards, self._claims = context, rules, shards, claims
-        self._done: set[str] = set()
-        self._cut: Cut | None = None
+    _cut: Cut | None = None
 
-    def run(self) -> tuple[bool, int]:
-        """Find the cut unless another worker does, then process the shards that none of them has claimed.
+    def search(self) -> tuple[bool, int]:
+        """Find the cut unless another worker does."""
+        self._cut = self._cut or self._find_cut()
+        return False, int(self._cut is None)
 
-        Returns:
-            Whether there was anything to do, and the number of steps or shards that others have not finished yet.
-        """
-        own, workers = self._context.worker, self._context.workers
-        order = sorted(range(len(self._shards)), key=lambda number: (number % workers != own, number))
-        worked, waiting = False, 0
-        for number in order:
-            shard = self._shards[number]
-            if shard.name in self._done:
-                continue
-            self._pause()
-            if is_cut(header_of(self._context.storage, self._uri(shard))):
-                self._done.add(shard.name)
-                continue
-            self._cut = self._cut or self._find_cut()
-            if self._cut is None:
-                return worked, 1
-            if self._claims.take(f"{shard.name} {CLAIM}"):
-                self._drop(number, self._cut.last)
-                self._done.add(shard.name)
-                worked = True
-            else:
-                waiting += 1
-        return worked, waiting
-
-    def _find_cut(self) -> Cut | None:
-        """The cut, which this worker looks for unless another one does; None while that one does."""
-        context, rule = self._context, self._rules.clip_score
-        assert rule is not None
-        assert rule.keep_share is not None, "the stage checks that the run keeps a share"
-        found = read_cut(context.storage, context.layout, context.config_sha256)
-        if found is not None or not self._claims.take(CLAIM, counts_deaths=False):
-            return found
-        cut = find_cut(self._read, len(self._shards), rule.keep_share)
-        document = {"schema_version": SCHEMA_VERSION, "config_sha256": context.config_sha256, "cut": cut.to_json()}
-        context.storage.write_bytes(_uri(context.layout), json.dumps(document, indent=1).encode())
-        return cut
-
-    def _drop(self, number: int, last: Rank) -> None:
-        context, shard = self._context, self._shards[number]
-        scores = read_scores(context.storage, self._uri(shard))
-        gone = {
+    def drops(self, number: int, scores: Scores) -> set[int]:
+        """The kept pairs below the cut."""
+        assert self._cut is not None, "shards are taken once the cut is known"
+        last = self._cut.last
+        return {
             row
             for row, each in enumerate(scores.rows())
             if each.kept and each.clip_score is not None and Rank(-each.clip_score, each.uid, number, row) > last
         }
-        files = KeptPairs(context.storage, context.layout, self._rules.output)
-        files.drop(shard.name, scores, gone, REASON, mark="clip_share")
+
+    def _find_cut(self) -> Cut | None:
+        """The cut, which this worker looks for unless another one does; None while that one does."""
+        context, rule = self.context, self.rules.clip_score
+        assert rule is not None
+        assert rule.keep_share is not None, "the stage checks that the run keeps a share"
+        found = read_cut(context.storage, context.layout, context.config_sha256)
+        if found is not None or not self.claims.take(self.claim, counts_deaths=False):
+            return found
+        cut = find_cut(self._read, len(self.shards), rule.keep_share)
+        document = {"schema_version": SCHEMA_VERSION, "config_sha256": context.config_sha256, "cut": cut.to_json()}
+        context.storage.write_bytes(_uri(context.layout), json.dumps(document, indent=1).encode())
+        return cut
 
     def _read(self, number: int, columns: Sequence[str]) -> pa.Table:
         """Some columns of the pairs of a shard among which the share is counted, and `row`, their places."""
-        self._pause()
-        self._claims.keep()
-        table = read_columns(self._context.storage, self._uri(self._shards[number]), [*columns, "kept", "reason"])
+        self.pause()
+        self.claims.keep()
+        uri = self.scores_uri(self.shards[number])
+        table = read_columns(self.context.storage, uri, [*columns, "kept", "reason"])
         table = table.append_column("row", pa.array(np.arange(table.num_rows)))
-        counted = pc.field("kept") | (pc.field("reason") == REASON)  # an earlier start may have dropped some
+        counted = pc.field("kept") | (pc.field("reason") == self.reason)  # an earlier start may have dropped some
         return table.filter(counted & pc.field("clip_score").is_valid())
-
-    def _uri(self, shard: Shard) -> str:
-        return self._context.layout.scores(shard.name)
-
-    def _pause(self) -> None:
-        self._context.stop.raise_if_requested("finished shards are kept")
 
 
 def find_cut(read: Callable[[int, Sequence[str]], pa.Table], shards: int, share: float) -> Cut:

@@ -22,9 +22,9 @@ from diht_k8s.recipe.filter.caption_tables.parts import filter_input, has_tables
 from diht_k8s.recipe.filter.caption_tables.survivors import Survivors
 from diht_k8s.recipe.filter.caption_tables.table_filter import TableFilter, without_images
 from diht_k8s.recipe.filter.caption_tables.uid_index import write_index
-from diht_k8s.recipe.filter.clip_share import ClipShare, is_cut, keeps_share, read_cut
+from diht_k8s.recipe.filter.clip_share import ClipShare, keeps_share, read_cut
 from diht_k8s.recipe.filter.decontamination import benchmark_shards
-from diht_k8s.recipe.filter.deduplication import Deduplication, is_deduplicated
+from diht_k8s.recipe.filter.deduplication import Deduplication
 from diht_k8s.recipe.filter.group_summaries import FilteredShard, GroupSummaries, GroupSummary
 from diht_k8s.recipe.filter.kept_pairs import KeptPairs
 from diht_k8s.recipe.filter.layout_hints import LayoutHints
@@ -38,6 +38,7 @@ from diht_k8s.recipe.filter.report import report
 from diht_k8s.recipe.filter.scores import open_scores
 from diht_k8s.recipe.filter.shard_filter import ShardFilter, is_done
 from diht_k8s.recipe.filter.summary import Summary
+from diht_k8s.recipe.filter.whole_pool import WholePoolRule
 from diht_k8s.recipe.runtime.bad_shards import BadShards, listed
 from diht_k8s.recipe.runtime.claims import Claims
 from diht_k8s.recipe.runtime.commit import artefact
@@ -78,21 +79,17 @@ def execute(context: Context) -> Outcome | None:
     rules, groups = _rules(context.run), groups_of(shards)
     filter_class = TableFilter if has_tables(context.run.spec) else ShardFilter
     shard_filter = filter_class(context, rules, groups, claims)
-    whole_input: list[Deduplication | ClipShare] = []
-    if rules.duplicates is not None:
-        whole_input.append(Deduplication(context, rules, shards, claims))
-    if keeps_share(rules):
-        whole_input.append(ClipShare(context, rules, shards, claims))
+    whole_pool = [rule(context, rules, shards, claims) for rule in _whole_pool_rules(rules)]
 
     def take() -> tuple[bool, int]:
         missing = shard_filter.missing(groups)
         if missing:
             return shard_filter.run(missing, listed=True), len(missing)
-        for rule in whole_input:
+        for rule in whole_pool:
             worked, waiting = rule.run()
             if worked or waiting:
                 return worked, waiting
-        return _sum_up(context, groups, claims) if whole_input else (False, 0)
+        return _sum_up(context, groups, claims) if whole_pool else (False, 0)
 
     def end() -> Outcome:
         return finish(context, _summaries(context, groups))
@@ -147,6 +144,12 @@ def _rules(run: DihtRun) -> Filter:
     return without_images(run.spec.filter) if has_tables(run.spec) else run.spec.filter
 
 
+def _whole_pool_rules(rules: Filter) -> list[type[WholePoolRule]]:
+    """The rules on the whole pool that a run has, in the order in which they are applied."""
+    found: list[type[WholePoolRule]] = [Deduplication] if rules.duplicates is not None else []
+    return [*found, ClipShare] if keeps_share(rules) else found
+
+
 def _identity(shard: Shard) -> str:
     """A string that changes whenever the samples of a shard, as the filter reads them, change."""
     keys = {"image": shard.image_key, "caption": shard.caption_key}
@@ -157,17 +160,15 @@ def _identity(shard: Shard) -> str:
 
 
 def done_shard(context: Context, shard: Shard) -> FilteredShard | None:
-    """A shard by its scores; None if missing, of another configuration, or if a rule on the whole input must still be
+    """A shard by its scores; None if missing, of another configuration, or if a rule on the whole pool must still be
     applied.
     """
     uri = context.layout.scores(shard.name)
     if not context.storage.exists(uri):
         return None
     content = context.storage.read_bytes(uri)
-    scores, rules = open_scores(content, uri), _rules(context.run)
-    if not is_done(scores, context) or (rules.duplicates is not None and not is_deduplicated(scores)):
-        return None
-    if keeps_share(rules) and not is_cut(scores.header):
+    scores, rules = open_scores(content, uri), _whole_pool_rules(_rules(context.run))
+    if not is_done(scores, context) or not all(rule.is_applied(scores.header) for rule in rules):
         return None
     return FilteredShard.of(shard, scores.header, content, _kept_files(context).path(shard.name))
 
