@@ -104,9 +104,19 @@ class NodeResult(Record):
     """one line; empty if there is none."""
 
     @property
+    def label(self) -> str:
+        """Its name for a person; no two pods have the same."""
+        return node_label(self.node, self.pod)
+
+    @property
     def figures(self) -> dict[str, float]:
         """What was measured, by name."""
         return self.model_dump(exclude={"node", "pod", "problem"}, exclude_none=True)
+
+
+def node_label(node: str, pod: str) -> str:
+    """The name of a node for a person, with its pod's where that is another one."""
+    return node if pod in ("", node) else f"{node} (pod {pod})"
 
 
 def worst(results: Iterable[NodeResult], number: int = WORST_NODES) -> list[NodeResult]:

@@ -13,6 +13,7 @@ from diht_k8s.api.documents import document_of, load, read_text
 from diht_k8s.api.errors import ExitCode, UserError
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.redaction import redacted_document
+from diht_k8s.api.reports import node_label
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import Preflight, StageState, StageStatus, Status
 from diht_k8s.cli.document import warn_of_gpu
@@ -210,9 +211,8 @@ def _preflight(stage: str, found: Preflight) -> str:
     """The worst nodes that the preflight found, on one line."""
     nodes: list[str] = []
     for each in found.nodes:
-        name = each.node if each.pod in ("", each.node) else f"{each.node} (pod {each.pod})"
         figures = ", ".join(f"{figure.name} {figure.value}" for figure in each.figures)
-        nodes.append(f"{name}: {each.problem or figures or 'nothing measured'}")
+        nodes.append(f"{node_label(each.node, each.pod)}: {each.problem or figures or 'nothing measured'}")
     return f"{stage}: worst nodes in the preflight of attempt {found.attempt}: {'; '.join(nodes)}"
 
 

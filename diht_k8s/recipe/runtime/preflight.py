@@ -54,11 +54,6 @@ def handed_result() -> NodeResult:
     return this_node() if text is None else NodeResult.model_validate_json(text)
 
 
-def label(result: NodeResult) -> str:
-    """The name of a node for a person, with its pod's where that is another one; no two pods have the same."""
-    return result.pod if result.node == result.pod else f"{result.node} (pod {result.pod})"
-
-
 def peer_hosts(pattern: str, nodes: int) -> list[str]:
     """The host names of a gang from `NAME-*.SERVICE`, the star standing for the index; none without a pattern."""
     return [pattern.replace("*", str(index)) for index in range(nodes)] if pattern else []

@@ -15,7 +15,7 @@ from diht_k8s.api.layout import Layout
 from diht_k8s.api.reports import MAX_PROBLEM, ROUNDS_VARIABLE, NodeResult, PreflightReport, Rounds, worst
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.runtime.hangs.watchdog import note_preflight
-from diht_k8s.recipe.runtime.preflight import check_reduce, handed_result, label
+from diht_k8s.recipe.runtime.preflight import check_reduce, handed_result
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.bandwidth import SlowFabricError, check_bandwidth
 from diht_k8s.recipe.train.collectives import barrier, gather_objects
@@ -56,7 +56,7 @@ def meet(settings: Train, storage: Storage, layout: Layout, *, rank: int, world:
     own = _own_result()
     nodes = [each for each in gather_objects(own if os.environ.get("LOCAL_RANK", "0") == "0" else None) if each]
     try:
-        bus = check_bandwidth(rank, world, this_device(), settings.min_bus_bandwidth, node=label(own))
+        bus = check_bandwidth(rank, world, this_device(), settings.min_bus_bandwidth, node=own.label)
     except SlowFabricError as error:
         if rank == 0:
             _tell(storage, layout, [_compared(each, error) for each in nodes], error.bus)
@@ -74,7 +74,7 @@ def _own_result() -> NodeResult:
 
 def _compared(result: NodeResult, error: SlowFabricError) -> NodeResult:
     """The result of a node with its exchange, and its problem if it is the slow one."""
-    name, found = label(result), error.culprit
+    name, found = result.label, error.culprit
     exchange = found.exchanges.get(name)
     return result.model_copy(
         update={

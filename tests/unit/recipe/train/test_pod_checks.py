@@ -15,7 +15,6 @@ from diht_k8s.api.errors import RetryableError, UserError
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.pods import NODE_VARIABLE
 from diht_k8s.api.reports import Cause, NodeResult
-from diht_k8s.recipe.runtime.preflight import label
 from diht_k8s.recipe.runtime.stage import exit_code_of
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.stage import checked
@@ -87,4 +86,4 @@ def test_long_problem_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     ("node", "pod", "words"), [("gpu-9", "a-train-1-3", "gpu-9 (pod a-train-1-3)"), ("laptop", "laptop", "laptop")]
 )
 def test_node_is_called_by_its_own_name_and_its_pods(node: str, pod: str, words: str) -> None:
-    assert label(NodeResult(node=node, pod=pod)) == words
+    assert NodeResult(node=node, pod=pod).label == words
