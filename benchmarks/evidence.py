@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
+from benchmarks.ablation.arms import BATCH
 from benchmarks.ablation.curve import curve
 from benchmarks.ablation.published import publish, restore
 
@@ -21,7 +22,6 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 RESULTS: Final = ROOT / "benchmarks/ablation/evidence"
 """The trainings that are published."""
 DOCUMENT: Final = "benchmarks/ablation/corpus.yaml"
-BATCH: Final = 64
 GALLERIES: Final = ("style", "concepts")
 
 

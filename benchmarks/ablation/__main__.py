@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.ablation.arms import ARMS, RIDGE, SHOWN
+from benchmarks.ablation.results import of_newest_pool, read_hits, read_lines
 from diht_k8s.api.hashing import sha256_of
-from diht_k8s.recipe.report.per_image import read_per_image, write_per_image
+from diht_k8s.recipe.report.per_image import write_per_image
 from diht_k8s.recipe.runtime.launcher import MALLOC
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -48,22 +49,15 @@ def print_table(options: argparse.Namespace, results: Path) -> None:
     from benchmarks.ablation.table import table
 
     sizes = asdict(_sizes(options))
-    lines = [line for line in map(json.loads, results.read_text().splitlines()) if line["sizes"] == sizes]
+    lines = [line for line in read_lines(results) if line["sizes"] == sizes]
     if not lines:
         raise SystemExit(f"{results} has no training of these sizes: run without --table, or name others by --set")
-    lines = [
-        line for line in lines if line["pool"] == lines[-1]["pool"] and line.get("split") == lines[-1].get("split")
-    ]
+    lines = [line for line in of_newest_pool(lines) if line.get("split") == lines[-1].get("split")]
     galleries = next(list(line["hits"]) for line in lines if "hits" in line)
     gallery = options.gallery or galleries[0]
     if gallery not in galleries:
         raise SystemExit(f"there is no gallery {gallery}: choose one of {', '.join(galleries)}")
-    kept = {
-        (line["arm"], line["seed"]): found
-        for line in lines
-        if "hits" in line
-        and (found := read_per_image(Storage(), str(results.parent / line["hits"][gallery]))) is not None
-    }
+    kept = read_hits(results.parent, lines, gallery)
     prefix = "" if gallery == galleries[0] else f"{gallery} "
     print(table(lines, kept, figures=options.figures, prefix=prefix, svg=options.svg))
 
@@ -92,7 +86,7 @@ def train(options: argparse.Namespace, results: Path) -> None:
     zero_shot = next((each for each in evaluate.benchmarks if each.class_names and each.split == options.split), None)
     class_names = Path(str(zero_shot.class_names)).read_text().splitlines() if zero_shot else []
     bench = Bench(material, sizes, class_names, zero_shot.templates if zero_shot else [])
-    lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    lines = read_lines(results)
     setting = {"sizes": asdict(sizes), "pool": material.digest, "split": options.split}
     done = {
         (line["arm"], line["seed"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
+BATCH: Final = 64
+"""Pairs a step, few so that few samples make many steps: 12,288 samples give R@5 7.6 % in batches of 64, 5.8 % in batches of 256."""
 RIDGE: Final = "teacher_ridge"
 """The reference: ridge regression from the teacher's features to the words of the captions."""
 SHOWN: Final = ("r5", "r1", "mrr", "zero_shot")

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from benchmarks.ablation.arms import BATCH
 from benchmarks.ablation.pools import ROOT, prepare_pools
+from benchmarks.ablation.results import read_lines
 
 FIRST_SEED, SEEDS = 900, 3
-BATCH: Final = 64
 LABELS: Final[dict[str, tuple[str, ...]]] = {
     "softmax": (),
     "sigmoid": (
@@ -63,10 +64,9 @@ class Value:
 
         given = dict(size.split("=", 1) for size in (f"samples={self.steps * BATCH}", *self.sizes))
         sizes = vars(Sizes(**{name: json.loads(value) for name, value in given.items()}))
-        lines = [json.loads(line) for line in (self.folder(work) / "results.jsonl").read_text().splitlines()]
         found = {
             line["seed"]: [value for name, value in line.items() if name.split()[-1] == "r5"]
-            for line in lines
+            for line in read_lines(self.folder(work) / "results.jsonl")
             if line["arm"] == self.arm and line["sizes"] == sizes and line["split"] == "Development"
         }
         figures = [value for values in found.values() for value in values]

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-from benchmarks.ablation.table import DISTILLED, SEED
-from diht_k8s.recipe.report.paired import Difference, paired_differences
-from diht_k8s.recipe.report.per_image import PerImage, read_per_image
-from diht_k8s.recipe.shards.storage import Storage
+from benchmarks.ablation.arms import ARMS
+from benchmarks.ablation.results import of_newest_pool, read_hits, read_lines
+from benchmarks.ablation.table import common_seeds, differences
+from diht_k8s.recipe.report.paired import Difference
 
-AGAINST, FIGURE = "distill_shuffled", "r5"
+FIGURE: Final = "r5"
+_ARMS: Final = {arm.name: arm for arm in ARMS}
+ARMS_OF_CURVE: Final = (replace(_ARMS["distill"], against="distill_shuffled"), _ARMS["distill_shuffled"])
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 300, 60, 20, 40, 50
 COLOURS: Final = ("#1f5fa8", "#b35900", "#2f7d32", "#7b3fa0")
 
@@ -32,11 +34,14 @@ def curve(results: Path, steps: Sequence[int], batch: int, galleries: Sequence[s
     found: dict[str, dict[int, Difference]] = {gallery: {} for gallery in galleries}
     seeds: dict[int, int] = {}
     for length in steps:
+        lines = [line for line in read_lines(results) if line["sizes"]["samples"] == length * batch]
         for gallery in galleries:
-            kept = _hits(results, length * batch, gallery)
-            common = sorted(set(kept[DISTILLED]) & set(kept[AGAINST]))
-            if common:
-                found[gallery][length], seeds[length] = _difference(kept, common), len(common)
+            kept = read_hits(
+                results.parent, of_newest_pool([line for line in lines if gallery in line.get("hits", {})]), gallery
+            )
+            if common := common_seeds(kept, ARMS_OF_CURVE):
+                found[gallery][length] = differences(kept, ARMS_OF_CURVE[0], common, [FIGURE])[0]
+                seeds[length] = len(common)
     rows = [f"| steps | seeds | {' | '.join(galleries)} |", "|---" * (2 + len(galleries)) + "|"]
     for length, number in seeds.items():
         cells = [_cell(found[gallery][length]) for gallery in galleries]
@@ -44,27 +49,6 @@ def curve(results: Path, steps: Sequence[int], batch: int, galleries: Sequence[s
     if svg is not None and seeds:
         svg.write_text(_drawing(found))
     return "\n".join(rows)
-
-
-def _hits(results: Path, samples: int, gallery: str) -> dict[str, dict[int, PerImage]]:
-    """Arm -> seed -> hits, of the pool that came last."""
-    lines: list[dict[str, Any]] = [json.loads(line) for line in results.read_text().splitlines()]
-    lines = [line for line in lines if line["sizes"]["samples"] == samples and gallery in line.get("hits", {})]
-    kept: dict[str, dict[int, PerImage]] = {DISTILLED: {}, AGAINST: {}}
-    for line in lines:
-        if line["arm"] in kept and line["pool"] == lines[-1]["pool"]:
-            images = read_per_image(Storage(), str(results.parent / line["hits"][gallery]))
-            assert images is not None, "a line of results.jsonl has its images"
-            kept[line["arm"]][line["seed"]] = images
-    return kept
-
-
-def _difference(kept: Mapping[str, Mapping[int, PerImage]], seeds: Sequence[int]) -> Difference:
-    first_1SN, second_1SN = (
-        np.stack([kept[arm][seed].figures[FIGURE][0] for seed in seeds])[None] for arm in (AGAINST, DISTILLED)
-    )
-    weights_1N = kept[DISTILLED][seeds[0]].figures[FIGURE][1][None]
-    return paired_differences(first_1SN, second_1SN, weights_1N, np.random.default_rng(SEED), same_seeds=True)[0]
 
 
 def _cell(found: Difference) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.ablation.results import read_lines
 from diht_k8s.recipe.report.per_image import PerImage, read_per_image, write_per_image
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -25,7 +26,7 @@ DIRECTIONS: Final = 2.0
 
 def publish(work: Path, folder: Path, split: str) -> int:
     """Write the trainings of a split; returns how many there are."""
-    found = [line for line in _lines(work / "results.jsonl") if line.get("split") == split]
+    found = [line for line in read_lines(work / "results.jsonl") if line.get("split") == split]
     folder.mkdir(parents=True, exist_ok=True)
     columns: defaultdict[str, dict[str, Any]] = defaultdict(dict)
     for line in found:
@@ -43,8 +44,8 @@ def publish(work: Path, folder: Path, split: str) -> int:
 def restore(folder: Path, work: Path) -> None:
     """Bring published trainings into a work folder that lacks them."""
     work.mkdir(parents=True, exist_ok=True)
-    there = {json.dumps(line) for line in _lines(work / "results.jsonl")}
-    missing = [line for line in _lines(folder / LINES) if json.dumps(line) not in there]
+    there = {json.dumps(line) for line in read_lines(work / "results.jsonl")}
+    missing = [line for line in read_lines(folder / LINES) if json.dumps(line) not in there]
     for gallery in {gallery for line in missing for gallery in line.get("hits", {})}:
         table = pq.read_table(folder / f"{gallery}.parquet")
         uids = table["uid"].to_pylist()
@@ -54,7 +55,3 @@ def restore(folder: Path, work: Path) -> None:
             write_per_image(Storage(), str(work / path), images)
     with (work / "results.jsonl").open("a") as file:
         file.writelines(json.dumps(line) + "\n" for line in missing)
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

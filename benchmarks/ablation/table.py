@@ -65,7 +65,7 @@ def table(
         svg: where to draw.
     """
     arms = [arm for arm in ARMS if any(line["arm"] == arm.name for line in lines)]
-    seeds = _common_seeds(kept, arms)
+    seeds = common_seeds(kept, arms)
     if not seeds:
         raise SystemExit("no seed has all arms with their images: train again, earlier results keep no images")
     shown = [figure for figure in figures if figure in kept[arms[0].name, seeds[0]].figures]
@@ -91,7 +91,7 @@ def table(
 
 def _compared(kept: Kept, arms: Sequence[Arm], seeds: Sequence[int], figures: Sequence[str]) -> list[Compared]:
     rows = [
-        (row, _differences(kept, row, seeds, figures) if row.against else [])
+        (row, differences(kept, row, seeds, figures) if row.against else [])
         for row in chain.from_iterable(_with_controls(arm, arms) for arm in arms)
     ]
     tested = [difference for _, differences in rows for difference in differences]
@@ -110,13 +110,14 @@ def _with_controls(arm: Arm, arms: Sequence[Arm]) -> list[Arm]:
     return [first, *(replace(arm, against=control) for control in controls)]
 
 
-def _common_seeds(kept: Kept, arms: Sequence[Arm]) -> list[int]:
+def common_seeds(kept: Kept, arms: Sequence[Arm]) -> list[int]:
+    """The seeds that all arms have."""
     by_arm = [{seed for name, seed in kept if name == arm.name} for arm in arms]
     return sorted(set.intersection(*by_arm)) if by_arm else []
 
 
-def _differences(kept: Kept, arm: Arm, seeds: Sequence[int], figures: Sequence[str]) -> list[Difference]:
-    """Of each figure, paired over images and seeds."""
+def differences(kept: Kept, arm: Arm, seeds: Sequence[int], figures: Sequence[str]) -> list[Difference]:
+    """Of each figure to the arm that it is compared with, paired over images and seeds."""
     first_FSN, second_FSN = (
         np.stack([[kept[name, seed].figures[figure][0] for seed in seeds] for figure in figures])
         for name in (str(arm.against), arm.name)

@@ -1,0 +1,30 @@
+"""The lines of `results.jsonl`, one a training, and each image's hits, which lie beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from diht_k8s.recipe.report.per_image import PerImage, read_per_image
+from diht_k8s.recipe.shards.storage import Storage
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """All lines; none if there is no file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def of_newest_pool(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines with the pool of the last one."""
+    return [line for line in lines if line["pool"] == lines[-1]["pool"]]
+
+
+def read_hits(work: Path, lines: Sequence[dict[str, Any]], gallery: str) -> dict[tuple[str, int], PerImage]:
+    """(arm, seed) -> hits by image, of the trainings that keep them."""
+    return {
+        (line["arm"], line["seed"]): found
+        for line in lines
+        if "hits" in line and (found := read_per_image(Storage(), str(work / line["hits"][gallery]))) is not None
+    }
