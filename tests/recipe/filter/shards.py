@@ -15,11 +15,13 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from diht_k8s.api.hashing import sha256_of, stage_config
+from diht_k8s.api.layout import Layout
 from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.filter import stage
 from diht_k8s.recipe.filter.scores import Row, open_scores
 from diht_k8s.recipe.filter.shard_filter import ShardFilter
+from diht_k8s.recipe.runtime.commit import read_committed
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.storage import Storage
@@ -117,6 +119,15 @@ def filter_by_two(run: DihtRun, program: Callable[..., object] = filter_with, *,
     for process in both:
         process.join()
     return [process.exitcode for process in both]
+
+
+def assert_two_workers_equal_one(folder: Path, shards: str, rules: Mapping[str, object] | None = None) -> None:
+    """Two processes that share the shards commit and write the same as one."""
+    one = filter_with(run_of(folder / "one", shards, rules))
+    assert filter_by_two(run_of(folder / "two", shards, rules)) == [0, 0]
+    two = read_committed(Storage(), Layout(str(folder / "two")), Stage.FILTER)
+    assert one is not None
+    assert (two.output_sha256, files_of(folder / "two")) == (one.output_sha256, files_of(folder / "one"))
 
 
 def filter_slowly(run: DihtRun, worker: int = 0, workers: int = 1) -> None:

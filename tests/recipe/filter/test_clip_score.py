@@ -14,14 +14,10 @@ import pytest
 from PIL import Image
 
 from diht_k8s.api.errors import StopRequested
-from diht_k8s.api.layout import Layout
-from diht_k8s.api.run import Stage
 from diht_k8s.recipe.filter import clip_score
 from diht_k8s.recipe.filter.clip_score import ClipScorer
 from diht_k8s.recipe.filter.text_spotting.spotter import Spotting, SpottingRequest, TextSpotter
-from diht_k8s.recipe.runtime.commit import read_committed
 from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.evaluate.small_run import CONFIG, export_model
 from tests.recipe.filter.clip_scores import (
     RESNET,
@@ -35,8 +31,8 @@ from tests.recipe.filter.clip_scores import (
     scores_of,
 )
 from tests.recipe.filter.shards import (
+    assert_two_workers_equal_one,
     files_of,
-    filter_by_two,
     filter_with,
     kept_keys,
     rows_of,
@@ -165,12 +161,7 @@ def test_unfiltered_source_is_not_scored(tmp_path: Path, shards: str, model: str
 
 
 def test_two_workers_write_the_same_files_as_one(tmp_path: Path, shards: str, model: str) -> None:
-    rules = rule(model, 0.0)
-    assert filter_by_two(run_of(tmp_path / "two", shards, rules)) == [0, 0]
-    one = filter_with(run_of(tmp_path / "one", shards, rules))
-    two = read_committed(Storage(), Layout(str(tmp_path / "two")), Stage.FILTER)
-    assert one is not None
-    assert (two.output_sha256, files_of(tmp_path / "two")) == (one.output_sha256, files_of(tmp_path / "one"))
+    assert_two_workers_equal_one(tmp_path, shards, rule(model, 0.0))
 
 
 def test_interrupted_run_resumes_without_scoring_finished_shards_again(

@@ -8,18 +8,24 @@ from pathlib import Path
 import pytest
 
 from diht_k8s.api.errors import StopRequested
-from diht_k8s.api.layout import Layout
-from diht_k8s.api.run import Stage
 from diht_k8s.recipe.clip_models import loading
 from diht_k8s.recipe.filter.kept_pairs import KeptPairs
-from diht_k8s.recipe.runtime.commit import read_committed
 from diht_k8s.recipe.runtime.inputs import kept_shards
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.takedown import purge
 from tests.recipe.filter.clip_scores import CAPTIONS, image_of, reasons_of, reference, scored
-from tests.recipe.filter.shards import files_of, filter_by_two, filter_with, forget, pair, rows_of, run_of, tar_of
+from tests.recipe.filter.shards import (
+    assert_two_workers_equal_one,
+    files_of,
+    filter_with,
+    forget,
+    pair,
+    rows_of,
+    run_of,
+    tar_of,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -60,12 +66,7 @@ def test_share_is_of_what_all_other_rules_keep(tmp_path: Path, shards: str, mode
 
 
 def test_two_workers_write_the_same_files_as_one(tmp_path: Path, shards: str, model: str) -> None:
-    rules = share(model, 0.4)
-    assert filter_by_two(run_of(tmp_path / "two", shards, rules)) == [0, 0]
-    one = filter_with(run_of(tmp_path / "one", shards, rules))
-    two = read_committed(Storage(), Layout(str(tmp_path / "two")), Stage.FILTER)
-    assert one is not None
-    assert (two.output_sha256, files_of(tmp_path / "two")) == (one.output_sha256, files_of(tmp_path / "one"))
+    assert_two_workers_equal_one(tmp_path, shards, share(model, 0.4))
 
 
 @pytest.mark.parametrize("lost", ["nothing", "scores of the first shard", "cut"])

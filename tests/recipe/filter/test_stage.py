@@ -25,10 +25,10 @@ from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.filter.shards import (
     CAPTIONS,
+    assert_two_workers_equal_one,
     config_of,
     drawn,
     files_of,
-    filter_by_two,
     filter_with,
     forget,
     kept_keys,
@@ -118,11 +118,7 @@ def test_second_run_is_cached(tmp_path: Path, calls: Calls, capsys: pytest.Captu
 
 def test_two_workers_write_the_same_files_as_one(tmp_path: Path) -> None:
     shards = write_shards(tmp_path / "in", [CAPTIONS[:2], CAPTIONS[2:4], CAPTIONS[4:]])
-    one = filter_with(run_of(tmp_path / "one", shards))
-    assert filter_by_two(run_of(tmp_path / "two", shards)) == [0, 0]
-    two = read_committed(Storage(), Layout(str(tmp_path / "two")), Stage.FILTER)
-    assert one is not None
-    assert (two.output_sha256, files_of(tmp_path / "two")) == (one.output_sha256, files_of(tmp_path / "one"))
+    assert_two_workers_equal_one(tmp_path, shards)
 
 
 def test_worker_takes_over_the_share_of_one_that_never_starts(tmp_path: Path, calls: Calls) -> None:
