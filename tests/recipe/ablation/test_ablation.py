@@ -167,6 +167,12 @@ def test_table_when_many_differences_are_tested_then_one_that_is_clear_alone_is_
     assert f"| {difference[1]} |" in crowded
 
 
+def test_table_when_two_processes_left_the_reference_then_shows_it_once() -> None:
+    kept = kept_hits({"plain": 0.0, "distill": 0.2}, seeds=2)
+    reference = {"arm": RIDGE, "seed": 0, "r5": 15.0}
+    assert table([*lines_of(kept), reference, reference], kept).count("no training") == 1
+
+
 def test_table_when_results_keep_no_images_then_says_what_to_do() -> None:
     kept = kept_hits({"plain": 0.0}, seeds=2)
     with pytest.raises(SystemExit, match="train again"):
