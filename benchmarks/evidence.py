@@ -64,7 +64,8 @@ def train(options: argparse.Namespace) -> int:
     """Run what is missing, length by length, seeds side by side; returns the first exit code that is not 0."""
     from benchmarks.ablation.pools import prepare_pools
 
-    prepare_pools(DOCUMENT, options.work)  # once, before processes share it
+    untrained = any("distill_untrained" in length.arms for length in options.lengths)
+    prepare_pools(DOCUMENT, options.work, untrained=untrained)  # once, before processes share it
     deadline = time.monotonic() + 60 * options.minutes
     for length in options.lengths:
         minutes = (deadline - time.monotonic()) / 60

@@ -126,6 +126,8 @@ def _correct(rng: random.Random, spec: dict[str, Any]) -> None:
     """Make the rules over several fields hold."""
     if "train" not in spec:
         spec["train"] = {"model": "ViT-B-16", "samples": 8}
+    if "clipScore" in spec.get("filter", {}):
+        _correct_clip_score(rng, spec["filter"]["clipScore"])
     if "label" in spec:
         spec.setdefault("filter", {})
         if spec["label"].get("teacher", {}).get("ownClasses"):
@@ -145,6 +147,14 @@ def _correct(rng: random.Random, spec: dict[str, Any]) -> None:
     correct_pods(rng, spec)
     if rng.random() < 0.9:
         spec.setdefault("pods", {}).setdefault("image", "recipe:1")
+
+
+def _correct_clip_score(rng: random.Random, score: dict[str, Any]) -> None:
+    """One of the two ways to choose the cut."""
+    kept = score.get("keepShare", 0.5) if rng.random() < 0.5 else None
+    least = score.pop("minScore", 0.2)
+    score.pop("keepShare", None)
+    score.update({"minScore": least} if kept is None else {"keepShare": kept})
 
 
 def _correct_sources(rng: random.Random, spec: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -273,6 +274,15 @@ def test_worker_when_it_meets_wrong_labels_then_its_line_comes_through(tmp_path:
         batches(tmp_path, sum(SHARDS) // BATCH, workers=2)
 
 
+@pytest.fixture
+def no_handler() -> Iterator[None]:
+    """No handler of SIGCHLD: a trainer that an earlier test runs in this process leaves torch's, which raises anywhere."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.usefixtures("no_handler")
 def test_worker_when_killed_then_retryable(folder: Path) -> None:
     reads = ShardDataset(STORAGE, [Shard("drawn-0", Layout(f"{folder}/out").kept("drawn-0"), "drawn", samples=70)])
     loader = Loader(
