@@ -132,7 +132,7 @@ def index_command(
         print(json.dumps(asdict(done)))
         return ExitCode.DONE
     damaged = f", {done.damaged} of them damaged" if done.damaged else ""
-    print(f"{done.shards} shards with {done.samples} samples are indexed{damaged}; {done.read} were read here")
+    print(f"indexed shards: {done.shards}{damaged}, with {done.samples} samples; read here: {done.read}")
     return ExitCode.DONE
 
 

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
+import re
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 from diht_k8s import __version__
 from diht_k8s.api.errors import DihtError, ExitCode, missing_package
@@ -54,6 +56,15 @@ class _DihtParser(argparse.ArgumentParser):
 
     def exit(self, status: int = 0, message: str | None = None) -> None:  # type: ignore[override]
         super().exit(64 if status == 2 else status, message)
+
+    def error(self, message: str) -> NoReturn:
+        """Name the command nearest to an unknown one, where argparse would list them all."""
+        unknown = re.match(r"argument COMMAND: invalid choice: '(.*)' \(choose from (.*)\)$", message)
+        if unknown is None:
+            super().error(message)
+        near = difflib.get_close_matches(unknown[1], unknown[2].replace("'", "").split(", "), n=1)
+        hint = f"did you mean {near[0]}?" if near else "`diht --help` lists the commands"
+        super().error(f"unknown command {unknown[1]!r}: {hint}")
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -146,3 +146,18 @@ def test_environment_of_a_worker_that_is_no_number(
 ) -> None:
     monkeypatch.setenv(variable, value)
     check_one_line(capsys, ["stage", "filter", "--run", "run.yaml"], f"{variable}={value[:800]}")
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("pars", "unknown command 'pars': did you mean parse?"),
+        ("benchmark", "unknown command 'benchmark': did you mean benchmarks?"),
+        ("xyzzy", "unknown command 'xyzzy': `diht --help` lists the commands"),
+    ],
+)
+def test_command_that_does_not_exist(capsys: pytest.CaptureFixture[str], word: str, hint: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([word])
+    stderr = capsys.readouterr().err
+    assert (ended.value.code, hint in stderr, "benchmarks-import" in stderr) == (64, True, False), stderr

@@ -51,7 +51,7 @@ def test_what_is_right_is_not_found(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (fence("", "diht runn my-run.yaml"), "invalid choice: 'runn'"),
+        (fence("", "diht runn my-run.yaml"), "unknown command 'runn': did you mean run?"),
         (fence("", "diht run my-run.yaml --untill label"), "unrecognized arguments: --untill"),
         (fence("", "cat x | diht run"), "the following arguments are required: FILE"),
         (fence("", "diht run examples/demo.yaml --set filter.minComplexty=2"), "did you mean minComplexity?"),
