@@ -7,6 +7,7 @@ export TEST_CLUSTER_DIR=$dir GOTOOLCHAIN=local GOFLAGS=-mod=mod
 # Addresses of the cluster's own: on interfaces that make_network makes, so nothing for them ever leaves this machine.
 NODE_IP=10.89.0.1 POD_CIDR=10.90.0.0/16 SERVICE_CIDR=10.91.0.0/16 API_SERVICE_IP=10.91.0.1 DNS_SERVICE_IP=10.91.0.10
 API_PORT=${TEST_CLUSTER_PORT:-6443}
+patience=${TEST_CLUSTER_PATIENCE:-1}
 GO=1.26 # what the modules in kube/ ask for
 
 say() { echo "cluster: $*" >&2; }
@@ -14,7 +15,7 @@ unavailable() { say "$*"; exit 69; } # this machine cannot do it; the tests skip
 go_is_new_enough() { command -v go >/dev/null && printf '%s\n' "$GO" "$(go env GOVERSION | sed 's/^go//')" | sort -CV; }
 nodes() { seq 0 $((${TEST_CLUSTER_NODES:-2} - 1)); }
 ctr_() { local node=$1; shift; ctr --address "$dir/node-$node/containerd.sock" --namespace k8s.io "$@"; }
-kubectl_() { "$dir/bin/kubectl" --kubeconfig "$dir/kubeconfig" --request-timeout 5s "$@"; }
+kubectl_() { "$dir/bin/kubectl" --kubeconfig "$dir/kubeconfig" --request-timeout $((5 * patience))s "$@"; }
 
 nodes_are_ready() { # start_kubelet deletes the lease: what the API server says of a node before its kubelet came back is old
   local names
@@ -41,8 +42,8 @@ died() { # the parts that were started and run no more
   done
 }
 
-wait_for() { # WHAT COMMAND...: until COMMAND succeeds, 2 minutes at most
-  local what=$1 gone='' deadline=$((SECONDS + 120)); shift
+wait_for() { # WHAT COMMAND...: until COMMAND succeeds, 2 minutes at most, times TEST_CLUSTER_PATIENCE
+  local what=$1 gone='' deadline=$((SECONDS + 120 * patience)); shift
   while [ $SECONDS -lt $deadline ] && [ -z "$gone" ]; do
     "$@" >/dev/null 2>&1 && return
     sleep 0.2

@@ -21,14 +21,18 @@ class OneAtATime:
 
     kubectl: Kubectl
     runs: Runs
+    preemption: str = "LowerPriority"
+    """of admitted Workloads, as the ClusterQueue has it."""
 
     def __post_init__(self) -> None:
-        self.kubectl.apply(manifest("run-queue.yaml", namespace=self.runs.namespace))
+        queue = manifest("run-queue.yaml", namespace=self.runs.namespace, preemption=self.preemption)
+        self.kubectl.apply(queue)
 
-    def start(self, name: str, *ends: Any, **spec: Any) -> str:
-        """A training of one pod in the queue; its programs end in turn as the stub says."""
+    def start(self, name: str, *ends: Any, pods: dict[str, Any] | None = None, **spec: Any) -> str:
+        """A training of one pod in the queue, unless `spec` and `pods` say otherwise; its programs end in turn as the stub says."""
         document = self.runs.document(name, {"train": list(ends)}, **{**STAGES, **spec})
-        document["spec"]["pods"] |= {"queueName": "one", "queueing": "PerRun", "resources": {"cpu": "1"}}
+        queued = {"queueName": "one", "queueing": "PerRun", "resources": {"cpu": "1"}}
+        document["spec"]["pods"] |= {**queued, **(pods or {})}
         self.kubectl.apply(json.dumps(document), "--namespace", self.runs.namespace)
         return name
 
@@ -38,9 +42,10 @@ class OneAtATime:
         except KubectlError:
             return {}
 
-    def conditions(self, name: str) -> dict[str, str]:
+    def conditions(self, name: str, what: str = "status") -> dict[str, str]:
+        """By type: the status of each, or its `lastTransitionTime`."""
         found = self.workload(name).get("status", {}).get("conditions", [])
-        return {each["type"]: each["status"] for each in found}
+        return {each["type"]: each[what] for each in found}
 
     def admitted(self, name: str) -> bool:
         return self.conditions(name).get("Admitted") == "True"

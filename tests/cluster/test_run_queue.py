@@ -1,18 +1,24 @@
-"""`pods.queueing: PerRun` under a real Kueue: a run keeps its place through crashes and preemptions, and no quota is left behind."""
+"""`pods.queueing: PerRun` under a real Kueue: the order of runs, through crashes and preemptions too, no quota left behind; partial admission."""
 
 from __future__ import annotations
 
+import itertools
+import json
+import tarfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.operators import World, evict, kill_program, stages, world
 from tests.cluster.queues import OneAtATime
-from tests.cluster.tools import Kubectl, wait_until
+from tests.cluster.tools import PROJECT, Kubectl, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 POLICY = {"maxRestarts": 20, "maxInfrastructureRestarts": 100}
+SHARDS, PAIRS = 4, 8
+"""Of a filter, and in each of them: every worker has something to do."""
 
 
 def running(place: World, queue: OneAtATime, name: str, starts: int) -> str:
@@ -77,3 +83,64 @@ def test_twenty_crashes_and_preemptions_in_a_row_change_no_order_and_leak_no_quo
 ) -> None:
     with world(kubectl, recipe_image, tmp_path) as place:
         endure(place, OneAtATime(kubectl, place.runs), 20)
+
+
+def test_run_of_a_higher_priority_is_admitted_before_an_older_one(
+    kueue: None, kubectl: Kubectl, recipe_image: str, tmp_path: Path
+) -> None:
+    with world(kubectl, recipe_image, tmp_path) as place:
+        queue = OneAtATime(kubectl, place.runs, preemption="Never")
+        for name, ends, pods in (
+            ("first", ["hang"], {}),
+            ("low", [], {}),
+            ("high", [], {"queuePriorityClass": "urgent"}),
+        ):
+            queue.start(name, *ends, "ok", pods=pods)
+            wait_until(lambda: queue.workload(f"{name}-train"), f"the Workload of {name}", 60)  # noqa: B023 (called at once)
+        pod = running(place, queue, "first", 1)
+        waiting = [queue.conditions(f"{name}-train").get("Admitted") for name in ("low", "high")]
+        assert "True" not in waiting, "the first has the quota"
+        kill_program(host(pod))
+        for name in ("first", "high", "low"):
+            place.runs.wait_for(name, "Complete", timeout_s=180)
+        since = {name: queue.conditions(f"{name}-train", "lastTransitionTime") for name in ("first", "high", "low")}
+        assert since["high"]["Admitted"] >= since["first"]["Finished"]
+        assert since["low"]["Admitted"] >= since["high"]["Finished"], "the older one came first"
+
+
+@pytest.fixture
+def few(kubectl: Kubectl, recipe_image: str, tmp_path: Path) -> Iterator[World]:
+    """A place whose output has shards of a few pairs of the example."""
+    with world(kubectl, recipe_image, tmp_path) as place:
+        folder = place.runs.folder / "shards"
+        folder.mkdir()
+        for number in range(SHARDS):
+            with (
+                tarfile.open(PROJECT / f"examples/data/train/{number:05}.tar.gz") as whole,
+                tarfile.open(folder / f"{number}.tar", "w") as part,
+            ):
+                for member in itertools.islice(whole, 2 * PAIRS):
+                    part.addfile(member, whole.extractfile(member))
+        yield place
+
+
+def test_filter_runs_with_the_workers_that_the_quota_has_room_for(kueue: None, few: World) -> None:
+    """A real one of four workers; with PerAttempt, the two that run are not told that the others are missing."""
+    queue, told, results = OneAtATime(few.kubectl, few.runs), {"PerRun": "2", "PerAttempt": "4"}, set[str]()
+    rules = {"minActions": 0, "textSpotting": {"mode": "Disabled"}, "workers": 4}
+    for queueing in told:
+        data = {
+            "sources": [{"name": "web", "shards": ["/output/shards/*.tar"]}],
+            "output": f"file:///output/{queueing}",
+        }
+        pods = {"queueing": queueing, "minWorkers": 2, "resources": {"cpu": "500m"}, "env": []}
+        queue.start(queueing.lower(), train=None, filter=rules, data=data, pods=pods)
+    for queueing, workers in told.items():
+        few.runs.wait_for(queueing.lower(), "Complete", timeout_s=400)
+        job = few.kubectl.json("get", "job", f"{queueing.lower()}-filter-1", "--namespace", few.namespace)["spec"]
+        assert (job["parallelism"], job["completions"]) == (2, 2)
+        assert {"name": "DIHT_WORKERS", "value": workers} in job["template"]["spec"]["containers"][0]["env"]
+        committed = json.loads((few.runs.folder / queueing / "filter/COMMITTED.json").read_text())
+        assert committed["summary"]["counts"]["input"] == SHARDS * PAIRS
+        results.add(committed["output_sha256"])
+    assert len(results) == 1, "the same output"

@@ -24,6 +24,8 @@ PROJECT = HERE.parent.parent
 CLUSTER = Path(os.environ.get("TEST_CLUSTER_DIR") or Path.home() / ".cache/test-cluster")
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 EXIT_UNAVAILABLE = 69
+PATIENCE = int(os.environ.get("TEST_CLUSTER_PATIENCE", "1"))
+"""How many times longer to wait than on a machine that does nothing else."""
 
 
 def script(name: str, *arguments: str) -> str:
@@ -81,7 +83,7 @@ class Kubectl:
 
     def __call__(self, *arguments: str, stdin: str | None = None, timeout_s: float = 60) -> str:
         command = [self.program, "--kubeconfig", str(self.kubeconfig), *arguments]
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout_s)
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout_s * PATIENCE)
         if done.returncode != 0:
             raise KubectlError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
         return done.stdout
@@ -148,6 +150,7 @@ def fresh_namespace(kubectl: Kubectl, prefix: str) -> Iterator[str]:
 
 def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 120) -> Any:
     """The condition's first true value; asked each half second."""
+    timeout_s *= PATIENCE
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if value := condition():

@@ -26,7 +26,7 @@ from diht_k8s.recipe.runtime.hangs.watchdog import Limits, Watchdog, noting_fold
 from diht_k8s.recipe.runtime.in_place.launcher import launch_in_place
 from diht_k8s.recipe.runtime.in_place.standby import Standbys
 from diht_k8s.recipe.runtime.parent_death import named_parent
-from diht_k8s.recipe.runtime.preflight import wait_for_hosts
+from diht_k8s.recipe.runtime.preflight import DNS_TIMEOUT_S, wait_for_hosts
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.time_spent import STARTING, Clock, handing_over
 
@@ -71,6 +71,7 @@ def launch(
     stop: StopFlag | None = None,
     in_place: bool = False,
     clock: Clock | None = None,
+    peers_s: float = DNS_TIMEOUT_S,
 ) -> None:
     """Run `python -m module arguments` as every rank of this node and wait for all of them.
 
@@ -82,6 +83,7 @@ def launch(
         stop: is checked until the agent handles the signals; with `in_place` all the time.
         in_place: start the ranks again in this process when one fails (see `in_place`), instead of ending.
         clock: this program's account of its time, which rank 0 goes on with.
+        peers_s: seconds to wait for the names of the other nodes.
 
     Raises:
         DihtError: the first rank that failed, with its exit code and message.
@@ -95,7 +97,7 @@ def launch(
         if in_place:
             standbys.fill()  # they import while this program waits and imports
         clock.enter(STARTING, "rendezvous")
-        wait_for_hosts(gang.hosts, stop=stop)
+        wait_for_hosts(gang.hosts, stop=stop, timeout_s=peers_s)
         clock.enter(STARTING, "imports")
         with handing_over(clock):
             if in_place:

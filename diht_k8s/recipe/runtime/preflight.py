@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 RESULT_VARIABLE: Final = "DIHT_PREFLIGHT"
 """In the environment of ranks: what the checks of their pod found, as JSON."""
 DNS_TIMEOUT_S: Final = 60.0
-"""A pod has a name as soon as it has an address; one that has none after a minute is not coming soon."""
+"""A pod with a node soon has an address, and then a name; one that has none after a minute is not coming soon."""
 DNS_INTERVAL_S: Final = 0.5
 REDUCE_TIMEOUT_S: Final = 60.0
 SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 (a mount, no file of ours)

@@ -27,6 +27,7 @@ from diht_k8s.recipe.runtime.gang import Gang
 from diht_k8s.recipe.runtime.hangs.watchdog import FIRST_SECONDS_VARIABLE
 from diht_k8s.recipe.runtime.launcher import hand_over, launch
 from diht_k8s.recipe.runtime.preflight import (
+    DNS_TIMEOUT_S,
     RESULT_VARIABLE,
     check_locked_memory,
     check_node,
@@ -79,15 +80,17 @@ def execute(context: Context) -> Outcome | None:
     hand_over("DIHT_STAGE_CONFIG", json.dumps(context.config))
     # Before a collective's time-out, which names nobody, the watchdog shall have named who is waited for.
     os.environ.setdefault(FIRST_SECONDS_VARIABLE, str(0.9 * train.collective_timeout_seconds))
-    in_place = context.run.spec.failure_policy.restart == "InPlace"
+    policy = context.run.spec.failure_policy
     launch(
         gang,
         RANK_MODULE,
         [],
         run_id=context.run.metadata.name,
         stop=context.stop,
-        in_place=in_place,
+        in_place=policy.restart == "InPlace",
         clock=context.progress.time,
+        # A peer may still wait for a node: the operator withdraws the gang then, which counts towards no maxRestarts.
+        peers_s=policy.scheduling_timeout_seconds + DNS_TIMEOUT_S,
     )
     if gang.node_rank != 0:
         return None

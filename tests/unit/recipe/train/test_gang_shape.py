@@ -1,15 +1,24 @@
-"""What a node refuses before it starts any rank: a batch that the ranks cannot divide, a gang without a node 0."""
+"""What a node does before it starts any rank: it refuses a batch that the ranks cannot divide and a gang without a node 0,
+and waits for the other nodes."""
 
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from diht_k8s.api.documents import load
-from diht_k8s.api.errors import UserError
+from diht_k8s.api.errors import RetryableError, UserError
+from diht_k8s.api.layout import Layout
+from diht_k8s.api.run import Stage
+from diht_k8s.recipe.runtime import launcher
+from diht_k8s.recipe.runtime.progress import Reporter
+from diht_k8s.recipe.runtime.signals import StopFlag
+from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.stage import execute
 
 DIVIDED = r"train.batchSize {} must be a multiple of the {} processes, at least 2 pairs for each"
@@ -29,12 +38,33 @@ def test_gang_when_its_shape_is_wrong_then_refused_before_ranks_start(
     monkeypatch.setenv("DIHT_NUM_NODES", str(nodes))
     for name in ("DIHT_MASTER", "DIHT_PROCESSES"):
         monkeypatch.delenv(name, raising=False)
-    train = {
-        "model": "ViT-B-32", "samples": 64, "batchSize": batch, "processesPerNode": processes,
-        "distillation": {"mode": "Disabled"},
-    }  # fmt: skip
-    data = {"sources": [{"name": "web", "shards": ["s3://bucket/0.tar"]}], "output": "s3://bucket/out"}
-    run = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "a"}, "spec": {"data": data, "train": train}}  # fmt: skip
-    context = cast("Any", SimpleNamespace(run=load(json.dumps(run), name="run")))
+    context = context_of({"batchSize": batch, "processesPerNode": processes}, "s3://bucket/out")
     with pytest.raises(UserError, match=message):
         execute(context)
+
+
+def context_of(train: dict[str, Any], output: str, **spec: Any) -> Any:
+    train = {"model": "ViT-B-32", "samples": 64, "batchSize": 8, "distillation": {"mode": "Disabled"}, **train}
+    data = {"sources": [{"name": "web", "shards": ["s3://bucket/0.tar"]}], "output": output}
+    spec = {"data": data, "train": train, **spec}
+    run = {"apiVersion": "diht.dev/v1alpha1", "kind": "DihtRun", "metadata": {"name": "a"}, "spec": spec}
+    parts = {"config": {}, "progress": Reporter(Stage.TRAIN), "stop": StopFlag(), "layout": Layout(output)}
+    return cast("Any", SimpleNamespace(run=load(json.dumps(run), name="run"), storage=Storage(), **parts))
+
+
+@pytest.mark.parametrize(("policy", "waits_s"), [({}, 660), ({"schedulingTimeoutSeconds": 3600}, 3660)])
+def test_gang_waits_for_its_peers_for_longer_than_the_operator_lets_it_be_without_all_its_nodes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, policy: dict[str, Any], waits_s: float
+) -> None:
+    waits = list[float]()
+
+    def gives_up(hosts: tuple[str, ...], *, stop: StopFlag, timeout_s: float) -> None:
+        waits.append(timeout_s)
+        raise RetryableError("no address")
+
+    gang = {"DIHT_NUM_NODES": "2", "DIHT_MASTER": "a-0.a", "DIHT_PEER_HOSTS": "a-*.a"}
+    monkeypatch.setattr(os, "environ", {**os.environ, **gang})
+    monkeypatch.setattr(launcher, "wait_for_hosts", gives_up)
+    with pytest.raises(RetryableError):
+        execute(context_of({"numNodes": 2}, str(tmp_path), failurePolicy=policy))
+    assert waits == [waits_s]
