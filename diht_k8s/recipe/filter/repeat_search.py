@@ -223,7 +223,7 @@ class RepeatSearch:
         found = [np.empty(0, np.uint64)]
         for table in range(begin // PARTITIONS, -(-end // PARTITIONS)):
             first = table * PARTITIONS
-            records, repeats = self._distinct(table, max(begin - first, 0), min(end - first, PARTITIONS))
+            records, repeats = self._distinct(table, max(begin - first, 0), end - first)
             found.append(repeats)
             if self._kind == "Near" and len(records):
                 alike_R = minhash_forest.earlier_alike(records[:, 1:], table, self._pause)

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import torch
 
-from diht_k8s.api.errors import DihtError, StopRequested
+from diht_k8s.api.errors import DihtError
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.reports import MAX_PROBLEM, ROUNDS_VARIABLE, NodeResult, PreflightReport, Rounds, worst
 from diht_k8s.api.train import Train
@@ -46,7 +46,6 @@ def meet(settings: Train, storage: Storage, layout: Layout, *, rank: int, world:
 
     Raises:
         RetryableError: a sum over the ranks fails, or the fabric is slower than `train.minBusBandwidth`.
-        StopRequested: another start has taken over the output.
     """
     init_distributed(settings.collective_timeout_seconds)
     FlightRecorder(rank, world)
@@ -93,8 +92,6 @@ def _tell(storage: Storage, layout: Layout, nodes: list[NodeResult], bus: float 
     )
     try:
         storage.write_bytes(layout.preflight, report.model_dump_json(exclude_none=True, indent=1).encode())
-    except StopRequested:
-        raise
     except DihtError as error:
         logging.warning("%s not written, training continues: %s", layout.preflight, error)
 

@@ -1,7 +1,7 @@
-"""A rank that meets the others three times: meeting_rank.py FOLDER SLOW, with torchrun's variables.
+"""A rank that meets the others four times: meeting_rank.py FOLDER SLOW, with torchrun's variables.
 
-First the fabric shall be faster than it is, with rank SLOW held up before each exchange; then any speed will do; then it
-is the second round of the same pods. What each found goes to FOLDER.
+First the fabric shall be faster than it is, with rank SLOW held up before each exchange, and writes with it; then any
+speed will do; then the output cannot be written; then it is the second round of the same pods. What each found goes to FOLDER.
 """
 
 from __future__ import annotations
@@ -33,21 +33,25 @@ def main(folder: Path, slow: int) -> None:
     def met(name: str, minimum: float | None = None) -> Met:
         settings = document(folder, minBusBandwidth=minimum).spec.train
         assert settings is not None
-        return meet(settings, Storage(), Layout(str(folder / name)), rank=rank, world=world)
+        return meet(settings, storage, Layout(str(folder / name)), rank=rank, world=world)
 
     found: dict[str, Any] = {}
+    storage, write = Storage(), Storage.write_bytes
     all_reduce, exchange = dist.all_reduce, dist.batch_isend_irecv
     if rank == slow:
         dist.all_reduce, dist.batch_isend_irecv = held_up(all_reduce), held_up(exchange)
+    Storage.write_bytes = held_up(write)
     try:
         met("slow", NOT_TO_BE_REACHED)
     except SlowFabricError as error:
         found["error"] = str(error)
         found["written first"] = (folder / "slow" / "train" / "preflight.json").is_file()
-    dist.all_reduce, dist.batch_isend_irecv = all_reduce, exchange
+    dist.all_reduce, dist.batch_isend_irecv, Storage.write_bytes = all_reduce, exchange, write
     del os.environ[FOLDER_VARIABLE]
     well = met("well")
     found["well"] = [well.bus_bandwidth, [node.node for node in well.worst]]
+    (folder / "unwritten").write_text("a file where the output's folder should be")
+    found["unwritten"] = [node.node for node in met("unwritten").worst]
     os.environ[ROUNDS_VARIABLE] = Rounds(round=2).model_dump_json()
     found["second round"] = met("second") == Met()
     (folder / f"{rank}.json").write_text(json.dumps(found))

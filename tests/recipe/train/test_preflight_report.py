@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -49,8 +50,9 @@ def meeting(tmp_path_factory: pytest.TempPathFactory) -> Meeting:
             "MASTER_PORT": port, RESULT_VARIABLE: checked.model_dump_json(), FOLDER_VARIABLE: str(watched),
         }  # fmt: skip
         command = [sys.executable, str(PROGRAM), str(folder), str(SLOW)]
-        ranks.append(subprocess.Popen(command, env=environment(**variables)))
-    assert [rank.wait(timeout=500) for rank in ranks] == [0] * len(ranks)
+        with (folder / f"{rank}.log").open("wb") as log:
+            ranks.append(subprocess.Popen(command, env=environment(**variables), stderr=log))
+    assert [rank.wait(timeout=500) for rank in ranks] == [0] * len(ranks), (folder / "0.log").read_text()
     return Meeting(folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in range(len(ranks))])
 
 
@@ -91,6 +93,12 @@ def test_fabric_that_is_fast_enough_leaves_a_report_without_problems_the_slowest
         bus, names = rank["well"]
         assert names == ["gpu-1", "gpu-2", "gpu-0"]
         assert float(f"{bus:.4g}") == report.bus_bandwidth_gb_per_second
+
+
+def test_report_that_cannot_be_written_is_logged_and_ends_no_rank(meeting: Meeting) -> None:
+    assert [rank["unwritten"] for rank in meeting.ranks] == [["gpu-1", "gpu-2", "gpu-0"]] * len(PLACES)
+    said = (meeting.folder / "0.log").read_text()
+    assert re.search(r"unwritten/train/preflight\.json not written, training continues: cannot write ", said)
 
 
 def test_second_round_of_the_same_pods_reports_nothing(meeting: Meeting) -> None:

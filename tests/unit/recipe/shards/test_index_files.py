@@ -43,7 +43,7 @@ def test_a_book_gives_every_index_back_and_reads_each_page_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(index_files, "PAGE_SAMPLES", 100)
-    indexes = [some(number, samples) for number, samples in enumerate([40, 50, 60, 300, 0, 1, 7])]
+    indexes = [some(number, samples) for number, samples in enumerate([40, 60, 50, 300, 0, 1, 7])]
     indexes[5] = ShardIndex("packed", 9)
     indexes[6] = ShardIndex("cut", 7, indexes[6].starts, IndexedDamage("it was cut off", 999))
     storage = Counting()
@@ -61,19 +61,26 @@ def test_a_book_gives_every_index_back_and_reads_each_page_once(
                 assert found.starts.tolist() == index.starts.tolist()
     assert len(storage.ranges) == len(set(storage.ranges)) == 5
     assert book.of("unknown") is None
-    assert [row.samples for row in book.rows.values()] == [40, 50, 60, 300, 0, 9, 7]
+    assert [row.samples for row in book.rows.values()] == [40, 60, 50, 300, 0, 9, 7]
 
 
-def test_pages_beyond_the_bound_of_memory_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("samples", "asked", "ranges"),
+    [(20, (0, 1, 0, 1, 2, 0), 4), (20, (0, 1, 0, 2, 0), 3), (80, (0, 0, 1, 1), 2)],
+    ids=["third page", "page used last", "page above the bound"],
+)
+def test_pages_beyond_the_bound_of_memory_are_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, samples: int, asked: tuple[int, ...], ranges: int
+) -> None:
     monkeypatch.setattr(index_files, "PAGE_SAMPLES", 1)
     monkeypatch.setattr(index_files, "CACHED_SAMPLES", 50)
     storage = Counting()
-    written(str(tmp_path), storage, [some(number, 20) for number in range(6)])
+    written(str(tmp_path), storage, [some(number, samples) for number in range(6)])
     book = IndexBook.open(storage, str(tmp_path))
     assert book is not None
-    for number in (0, 1, 0, 1, 2, 0):
+    for number in asked:
         book.of(f"s{number}")
-    assert len(storage.ranges) == 4
+    assert len(storage.ranges) == ranges
 
 
 def test_no_table_means_no_index(tmp_path: Path) -> None:
@@ -85,6 +92,15 @@ def test_no_table_means_no_index(tmp_path: Path) -> None:
 def test_a_damaged_part_is_an_error_that_says_what_to_do(tmp_path: Path, content: bytes) -> None:
     written(str(tmp_path), Storage(), [some(0, 50)])
     Path(part_uri(str(tmp_path), 0)).write_bytes(content)
+    book = IndexBook.open(Storage(), str(tmp_path))
+    assert book is not None
+    with pytest.raises(DataError, match="run `diht index`"):
+        book.of("s0")
+
+
+def test_a_part_with_other_places_than_the_table_counts_is_damaged(tmp_path: Path) -> None:
+    rows = write_part(Storage(), str(tmp_path), 0, [("s0", some(0, 50))])
+    write_rows(Storage(), str(tmp_path), [rows[0]._replace(samples=49)], {})
     book = IndexBook.open(Storage(), str(tmp_path))
     assert book is not None
     with pytest.raises(DataError, match="run `diht index`"):

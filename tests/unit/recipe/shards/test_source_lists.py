@@ -86,6 +86,22 @@ def test_a_list_whose_maker_died_is_made_by_who_waits(tmp_path: Path, groups: li
     assert (sum(pauses), other.listings) == (source_lists.WAIT_SECONDS, 2)
 
 
+def test_list_of_unchanged_sources_is_not_written_again(tmp_path: Path, groups: list[list[str]]) -> None:
+    out = str(tmp_path / "out")
+    current_sources(Storage(), out, groups)
+    written = os.stat(list_uri(out, groups))
+    current_sources(Storage(), out, groups)
+    assert os.stat(list_uri(out, groups)) == written
+
+
+def test_the_same_patterns_in_other_sources_have_a_list_of_their_own(tmp_path: Path, groups: list[list[str]]) -> None:
+    out, together = str(tmp_path / "out"), [[*groups[0], *groups[1]]]
+    for each in (groups, together):
+        current_sources(Storage(), out, each)
+    found = [[len(group) for group in known_sources(Storage(), out, each)] for each in (groups, together)]
+    assert found == [[3, 3], [6]]
+
+
 def test_few_sources_are_listed_by_everyone_and_leave_no_file(tmp_path: Path, groups: list[list[str]]) -> None:
     out = tmp_path / "out"
     current_sources(Storage(), str(out), groups[:1])

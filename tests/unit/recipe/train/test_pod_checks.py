@@ -83,7 +83,8 @@ def test_long_problem_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    ("node", "pod", "words"), [("gpu-9", "a-train-1-3", "gpu-9 (pod a-train-1-3)"), ("laptop", "laptop", "laptop")]
+    ("node", "pod", "words"),
+    [("gpu-9", "a-train-1-3", "gpu-9 (pod a-train-1-3)"), ("laptop", "laptop", "laptop"), ("gpu-9", "", "gpu-9")],
 )
 def test_node_is_called_by_its_own_name_and_its_pods(node: str, pod: str, words: str) -> None:
     assert NodeResult(node=node, pod=pod).label == words
