@@ -126,8 +126,7 @@ def _correct(rng: random.Random, spec: dict[str, Any]) -> None:
     """Make the rules over several fields hold."""
     if "train" not in spec:
         spec["train"] = {"model": "ViT-B-16", "samples": 8}
-    if "clipScore" in spec.get("filter", {}):
-        _correct_clip_score(rng, spec["filter"]["clipScore"])
+    _correct_clip_score(rng, spec.get("filter", {}).get("clipScore", {}))
     if "label" in spec:
         spec.setdefault("filter", {})
         if spec["label"].get("teacher", {}).get("ownClasses"):
@@ -150,7 +149,9 @@ def _correct(rng: random.Random, spec: dict[str, Any]) -> None:
 
 
 def _correct_clip_score(rng: random.Random, score: dict[str, Any]) -> None:
-    """One of the two ways to choose the cut."""
+    """One of the two ways to choose the cut, where there is one to choose."""
+    if not score:
+        return
     kept = score.get("keepShare", 0.5) if rng.random() < 0.5 else None
     least = score.pop("minScore", 0.2)
     score.pop("keepShare", None)
