@@ -150,12 +150,10 @@ def _correct(rng: random.Random, spec: dict[str, Any]) -> None:
 
 def _correct_clip_score(rng: random.Random, score: dict[str, Any]) -> None:
     """One of the two ways to choose the cut, where there is one to choose."""
-    if not score:
-        return
-    kept = score.get("keepShare", 0.5) if rng.random() < 0.5 else None
-    least = score.pop("minScore", 0.2)
-    score.pop("keepShare", None)
-    score.update({"minScore": least} if kept is None else {"keepShare": kept})
+    if score:
+        kept, other = rng.sample(("minScore", "keepShare"), 2)
+        score.pop(other, None)
+        score.setdefault(kept, 0.5)
 
 
 def _correct_sources(rng: random.Random, spec: dict[str, Any]) -> None:
