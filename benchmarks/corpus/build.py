@@ -11,8 +11,9 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
-from multiprocessing import Pool
+from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -83,8 +84,8 @@ def build(package: Path, *, workers: int = 2) -> Corpus:
     entries = list(_chosen([entry for name in ICON_SETS for entry in read_set(package, name, corpus)], corpus))
     Random(SEED).shuffle(entries)
     looks = [_look(entry) for entry in entries]
-    with Pool(workers) as pool:
-        drawn = pool.starmap(_drawn, zip(entries, looks, strict=True), chunksize=256)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:  # ends its workers without a signal
+        drawn = list(pool.map(_drawn, entries, looks, chunksize=256))
     found = defaultdict[Split, list[tuple[Entry, Look, Drawn]]](list)
     for entry, look, result in zip(entries, looks, drawn, strict=True):
         if isinstance(result, str):
