@@ -22,6 +22,8 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 RESULTS: Final = ROOT / "benchmarks/ablation/evidence"
 """The trainings that are published."""
 DOCUMENT: Final = "benchmarks/ablation/corpus.yaml"
+CORPUS: Final = ROOT / "runs/corpus/train"
+"""The pool that the document names."""
 GALLERIES: Final = ("style", "concepts")
 
 
@@ -119,6 +121,10 @@ def main() -> int:
     restore(RESULTS, options.work)
     if options.tables:
         return print_tables(options)
+    if not CORPUS.exists():
+        parser.error(
+            f"no corpus in {CORPUS}: build it by `.venv/bin/python -m benchmarks.corpus` (some minutes, needs npm)"
+        )
     code = train(options)
     print(f"{publish(options.work, RESULTS, 'HeldOut')} trainings in {RESULTS}")
     return code

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -211,6 +212,16 @@ def test_seeds_when_shared_over_processes_then_each_is_trained_once(
     seeds: int, processes: int, expected: list[tuple[int, int]]
 ) -> None:
     assert evidence.shares(seeds, processes) == expected
+
+
+def test_evidence_when_its_corpus_is_not_built_then_names_the_command_that_builds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(evidence, "CORPUS", tmp_path / "train")
+    monkeypatch.setattr("sys.argv", ["evidence", "--work", str(tmp_path / "work")])
+    with pytest.raises(SystemExit):
+        evidence.main()
+    assert "python -m benchmarks.corpus" in capsys.readouterr().err
 
 
 def test_evidence_document_when_loaded_then_is_valid_and_has_both_galleries_of_each_split() -> None:
