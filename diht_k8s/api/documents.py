@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import stat
@@ -26,6 +25,7 @@ from diht_k8s.api.redaction import (
     suspicious,
 )
 from diht_k8s.api.run import DihtRun
+from diht_k8s.api.suggestions import suggestion
 from diht_k8s.api.yaml_tree import MAX_BYTES, Path, Tree, YamlError, read_tree, scalar
 
 MAX_PROBLEMS: Final = 50
@@ -276,12 +276,8 @@ def _message(path: Path, detail: Any) -> str:
     kind, given = detail["type"], detail.get("input")
     if kind == "extra_forbidden":
         known = _known_names(path[:-1])
-        close = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.6)
-        return (
-            f"unknown key; did you mean {close[0]}?"
-            if close
-            else f"unknown key; known here: {', '.join(known) or 'none'}"
-        )
+        names = f"known here: {', '.join(known) or 'none'}"
+        return f"unknown key; {suggestion(str(path[-1]), known, names)}"
     if kind == "missing":
         return "is missing: add it"
     if kind == "string_pattern_mismatch" and "x00-\\x1f" in str(detail.get("ctx", {}).get("pattern", "")):
@@ -290,15 +286,9 @@ def _message(path: Path, detail: Any) -> str:
             "without quotes, `$`, `;`, `|`, credentials, queries or control characters"
         )
     if kind == "literal_error":
-        close = difflib.get_close_matches(
-            str(given),
-            [word.strip("'") for word in detail["ctx"]["expected"].replace(" or ", ", ").split(", ")],
-            n=1,
-            cutoff=0.5,
-        )
-        return f"{_short(given)} is not one of {detail['ctx']['expected']}" + (
-            f"; did you mean {close[0]}?" if close else ""
-        )
+        words = [word.strip("'") for word in detail["ctx"]["expected"].replace(" or ", ", ").split(", ")]
+        hint = suggestion(str(given), words, cutoff=0.5)
+        return f"{_short(given)} is not one of {detail['ctx']['expected']}" + (f"; {hint}" if hint else "")
     if kind == "value_error":
         return str(detail["ctx"]["error"])
     shown = REDACTED if holds_literals(path) else _short(given)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import re
 import sys
@@ -16,6 +15,7 @@ from typing import Final, NoReturn
 from diht_k8s import __version__
 from diht_k8s.api.errors import DihtError, ExitCode, missing_package
 from diht_k8s.api.steps import LABEL_STEPS
+from diht_k8s.api.suggestions import suggestion
 from diht_k8s.cli.arguments import EXIT_CODES, FILE, Commands, add_json, add_set
 from diht_k8s.cli.cluster_arguments import add_cluster_commands
 from diht_k8s.cli.completion import add_completion
@@ -62,8 +62,8 @@ class _DihtParser(argparse.ArgumentParser):
         unknown = re.match(r"argument COMMAND: invalid choice: '(.*)' \(choose from (.*)\)$", message)
         if unknown is None:
             super().error(message)
-        near = difflib.get_close_matches(unknown[1], unknown[2].replace("'", "").split(", "), n=1)
-        hint = f"did you mean {near[0]}?" if near else "`diht --help` lists the commands"
+        commands = unknown[2].replace("'", "").split(", ")
+        hint = suggestion(unknown[1], commands, "`diht --help` lists the commands")
         super().error(f"unknown command {unknown[1]!r}: {hint}")
 
 

@@ -7,7 +7,6 @@ of the repository.
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 import textwrap
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Final
 
 import diht_k8s
 from diht_k8s.api.errors import ExitCode, UserError
+from diht_k8s.api.suggestions import suggestion
 
 SCHEMA: Final = "docs/dihtrun.schema.json"
 CRD: Final = "manifests/crd/diht.dev_dihtruns.yaml"
@@ -95,8 +95,7 @@ def _samples(options: argparse.Namespace) -> int:
 
 def _sample(files: dict[str, Path], name: str) -> Path:
     if name not in files:
-        near = difflib.get_close_matches(name, files, 1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(files)}"
+        hint = suggestion(name, files, f"there are {', '.join(files)}")
         raise UserError(f"no sample {name}: {hint}")
     return files[name]
 

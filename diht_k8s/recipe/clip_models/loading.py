@@ -6,7 +6,6 @@ Heavy libraries are imported when a model is loaded, not when this module is.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import pickle
 import re
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from diht_k8s.api.errors import DataError, DihtError, UserError
 from diht_k8s.api.layout import join
+from diht_k8s.api.suggestions import suggestion
 from diht_k8s.recipe.clip_models.architecture import infer_config
 from diht_k8s.recipe.clip_models.files import CONFIG_NAME, TEXT_SUFFIXES, bare, folder_of, is_weights, weights_in
 from diht_k8s.recipe.clip_models.released import check_digest, names_digest
@@ -185,8 +185,7 @@ def _known_config(name: str) -> dict[str, Any]:
 
     config = open_clip.get_model_config(name)
     if config is None:
-        near = difflib.get_close_matches(name, open_clip.list_models(), 1)
-        hint = f"did you mean {near[0]}?" if near else "`open_clip.list_models()` has the names"
+        hint = suggestion(name, open_clip.list_models(), "`open_clip.list_models()` has the names")
         raise UserError(f"{name} is neither an open_clip model nor an existing path: {hint}")
     return config
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from diht_k8s.api.errors import UserError
+from diht_k8s.api.suggestions import suggestion
 from diht_k8s.recipe.imports import captions
 from diht_k8s.recipe.imports.documents import read_json
 from diht_k8s.recipe.imports.records import Source, Wanted
@@ -27,8 +27,7 @@ def require_known(kind: str | None, kinds: Sequence[str], what: str = "layout") 
         UserError: it is none of `kinds`; the nearest is named.
     """
     if kind is not None and kind not in kinds:
-        near = difflib.get_close_matches(kind, kinds, 1, cutoff=0.4)
-        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(kinds)}"
+        hint = suggestion(kind, kinds, f"choose one of {', '.join(kinds)}", cutoff=0.4)
         raise UserError(f"{kind} is no {what}: {hint}")
 
 

@@ -6,7 +6,6 @@ does not fit.
 
 from __future__ import annotations
 
-import difflib
 import io
 from collections.abc import Mapping
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from diht_k8s.api.errors import UserError
+from diht_k8s.api.suggestions import suggestion
 from diht_k8s.recipe.shards.storage import Storage
 
 Weights = dict[str, Tensor]
@@ -82,8 +82,8 @@ def fit_weights(expected: Weights, weights: Weights, optional: tuple[str, ...], 
 
 def nearest(name: str, known: list[str]) -> str:
     """`, did you mean X?` for the nearest known name, "" if no name is near."""
-    matches = difflib.get_close_matches(name, known, n=1)
-    return f", did you mean {matches[0]}?" if matches else ""
+    hint = suggestion(name, known)
+    return f", {hint}" if hint else ""
 
 
 def first_line(error: Exception) -> str:

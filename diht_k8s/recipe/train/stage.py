@@ -5,7 +5,6 @@ Runs in process 1 of a pod: claims the output, launches the ranks, commits.
 
 from __future__ import annotations
 
-import difflib
 import importlib.metadata
 import importlib.util
 import json
@@ -21,6 +20,7 @@ from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.pods import merged
 from diht_k8s.api.reports import MAX_PROBLEM, NodeResult
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.api.suggestions import suggestion
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.runtime.commit import artefact, read_committed
 from diht_k8s.recipe.runtime.gang import Gang
@@ -164,8 +164,7 @@ def check_model(train: Train) -> None:
     folder = Path(package.submodule_search_locations[0]) / "model_configs"
     names = sorted(path.stem for path in folder.glob("*.json"))
     if train.model not in names:
-        close = difflib.get_close_matches(train.model, names, n=1)
-        hint = f"did you mean {close[0]}?" if close else "see its model configurations, or set train.modelConfig"
+        hint = suggestion(train.model, names, "see its model configurations, or set train.modelConfig")
         raise UserError(f"train.model {train.model} is not known to open_clip: {hint}")
     config = json.loads((folder / f"{train.model}.json").read_text())
     require_clips_tokenizer(f"train.model {train.model}", config)

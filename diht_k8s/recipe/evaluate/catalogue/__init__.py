@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from functools import cache
 from importlib import resources
 from typing import Final
@@ -11,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from diht_k8s.api.errors import UserError
+from diht_k8s.api.suggestions import suggestion
 
 LISTS: Final = ("diht29", "datacomp38", "vtab")
 
@@ -72,8 +72,7 @@ class Catalogue(BaseModel):
         """
         by_name = {entry.name: entry for entry in self.benchmarks}
         if name not in by_name:
-            near = difflib.get_close_matches(name, by_name, 1, cutoff=0.4)
-            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(by_name)}"
+            hint = suggestion(name, by_name, f"it has {', '.join(by_name)}", cutoff=0.4)
             raise UserError(f"{name} is no benchmark of {self.title}: {hint}")
         return by_name[name]
 
@@ -86,7 +85,7 @@ def catalogue(name: str) -> Catalogue:
         UserError: there is no such list; the nearest name is given.
     """
     if name not in LISTS:
-        near = difflib.get_close_matches(name, LISTS, 1, cutoff=0.3) or LISTS
-        raise UserError(f"{name} is no list of benchmarks: did you mean {near[0]}?")
+        hint = suggestion(name, LISTS, f"there are {', '.join(LISTS)}", cutoff=0.3)
+        raise UserError(f"{name} is no list of benchmarks: {hint}")
     text = resources.files(__name__).joinpath(f"{name}.yaml").read_text()
     return Catalogue.model_validate(yaml.safe_load(text))

@@ -11,7 +11,6 @@ kernels for it.
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -19,6 +18,7 @@ from typing import Final
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.pods import merged
 from diht_k8s.api.run import DihtRun
+from diht_k8s.api.suggestions import nearest
 
 MIB: Final = 2**20
 
@@ -83,8 +83,8 @@ def gpu_of(name: str) -> Gpu:
     given = name.strip().lower()
     if given in by_name:
         return by_name[given]
-    close = difflib.get_close_matches(given, by_name, n=1)
-    hint = f"did you mean {by_name[close[0]].name}? There are" if close else "give one of"
+    near = nearest(given, by_name)
+    hint = f"did you mean {by_name[near].name}? There are" if near else "give one of"
     raise UserError(f"--gpu {name} is not known: {hint} {', '.join(GPUS)}")
 
 
