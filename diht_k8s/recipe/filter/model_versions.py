@@ -19,7 +19,7 @@ PARSER_RULES: Final = 6
 """Increment it with every change of the caption rules."""
 SPOTTER_RULES: Final = 3
 """Increment it with every change of the spotter's settings."""
-SECOND_PASS_RULES: Final = 2
+SECOND_PASS_RULES: Final = 3
 """Increment it with every change of the spotter's second pass alone: runs without one keep their texts."""
 
 

@@ -1,7 +1,7 @@
 """An image as one pass over it sees it: its size, its colours, and the direction that lies level.
 
 The detector is trained on text that is near level and stands out. Translucent marks run along a diagonal and hardly
-differ from their ground, so the second pass turns the image both ways and sets the marks off in two ways: one copy
+differ from their ground, so the second pass turns the image both ways and sets the marks off in two ways each: one copy
 holds the smallest of the three colour values (white and grey marks keep their brightness there, whatever has a colour
 becomes darker), the other evens out the local contrast (CLAHE: Zuiderveld, Graphics Gems IV, 1994).
 """
@@ -30,13 +30,18 @@ TILES: Final = (8, 8)
 """CLAHE's tiles; OpenCV's default."""
 
 
+Colours = Literal["All", "Least", "Even"]
+"""Least: the smallest of the three colour values of each pixel, as grey. Even: the lightness by CLAHE."""
+TURNED: Final[tuple[tuple[Colours, int], ...]] = (("Even", TURN), ("Least", -TURN), ("Least", TURN), ("Even", -TURN))
+"""The turned copies of the second pass: both directions before either is looked at a second time."""
+
+
 class View(NamedTuple):
     """What one pass does with an image before it reads it."""
 
     size: int
     """longest side in pixels of what the detector sees."""
-    colours: Literal["All", "Least", "Even"] = "All"
-    """Least: the smallest of the three colour values of each pixel, as grey. Even: the lightness by CLAHE."""
+    colours: Colours = "All"
     turn: int = 0
     """degrees, counter-clockwise."""
 
@@ -45,7 +50,8 @@ def views_of(size: int, second_size: int | None) -> list[View]:
     """The passes over an image, in order."""
     if second_size is None:
         return [View(size)]
-    return [View(size), View(second_size), View(second_size, "Least", TURN), View(second_size, "Even", -TURN)]
+    turned = [View(second_size, colours, turn) for colours, turn in TURNED]
+    return [View(size), View(second_size), *turned]
 
 
 def pixels_of(image: Image.Image, view: View) -> np.ndarray:

@@ -13,8 +13,11 @@ def test_views_when_there_is_no_second_size_then_the_image_is_seen_once_as_it_is
     assert views_of(256, None) == [View(256, "All", 0)]
 
 
-def test_second_pass_looks_upright_and_turned_both_ways() -> None:
-    assert [view.turn for view in views_of(256, 512)] == [0, 0, 35, -35]
+def test_second_pass_looks_upright_and_turned_both_ways_in_both_changes_of_colour() -> None:
+    first, upright, *turned = views_of(256, 512)
+    assert (first, upright) == (View(256), View(512))
+    assert [view.turn for view in turned[:2]] == [35, -35]
+    assert set(turned) == {View(512, colours, turn) for colours in ("Least", "Even") for turn in (35, -35)}
 
 
 @pytest.mark.parametrize("view", views_of(256, 512), ids=str)
