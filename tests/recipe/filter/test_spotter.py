@@ -82,8 +82,8 @@ class ScriptedViews:
         (["word"], 1, ["word"]),
         (["no", "word"], 2, ["no", "word"]),
         (["no", "no", "word"], 3, ["no", "no", "word"]),
-        (["no", "no", "no", "word"], 4, ["no", "no", "no", "word"]),
-        (["", "no", "", ""], 4, ["no"]),
+        (["no", "no", "no", "no", "no", "word"], 6, ["no", "no", "no", "no", "no", "word"]),
+        (["", "no", "", "", "", ""], 6, ["no"]),
     ],
 )
 def test_second_pass_reads_only_what_is_not_found_yet(
@@ -92,14 +92,15 @@ def test_second_pass_reads_only_what_is_not_found_yet(
     twice = TextSpotter(detector_size=160, second_detector_size=640)
     scripted = ScriptedViews(twice, monkeypatch, *texts)
     spotting = twice.spot(drawn_image(), lambda text: text.text == "word")
-    views = [(160, "All", 0, 1), (640, "All", 0, 1), (640, "Least", 35, 1), (640, "Even", -35, 1)]
+    turned = [("Even", 35), ("Least", -35), ("Least", 35), ("Even", -35)]
+    views = [(160, "All", 0, 1), (640, "All", 0, 1), *((640, colours, turn, 1) for colours, turn in turned)]
     assert scripted.seen == views[:passes]
     assert [text.text for text in spotting.texts] == found
 
 
 def test_text_that_a_later_pass_reads_less_surely_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     twice = TextSpotter(detector_size=160, second_detector_size=640)
-    answers = iter([SpottedText("word", confidence) for confidence in (0.9, 0.8, 0.95, 0.7)])
+    answers = iter([SpottedText("word", confidence) for confidence in (0.9, 0.8, 0.95, 0.7, 0.6, 0.5)])
     monkeypatch.setattr(twice, "_read_view", lambda view, requests: [Spotting((next(answers),), "done")])
     assert [text.confidence for text in twice.spot(drawn_image()).texts] == [0.9, 0.95]
 
