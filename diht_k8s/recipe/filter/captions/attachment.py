@@ -38,10 +38,8 @@ PATHS = words("down off along around past over through across up")
 def correct_attachment(tokens: Sequence[Token], lexicon: Lexicon) -> None:
     """Apply the rules for heads."""
     for token in tokens:
-        if token.dep in ("conj", "nmod") and token.is_noun:
-            _correct_coordination(tokens, token)
-        if token.dep == "prt":
-            _correct_path(token, lexicon)
+        _correct_coordination(tokens, token)
+        _correct_path(token, lexicon)
     for token in tokens:
         if token.tag == "VBG":
             _attach_to_subject(tokens, token)
@@ -58,11 +56,12 @@ def _correct_coordination(tokens: Sequence[Token], token: Token) -> None:
     In "holds a laptop and two books" the books depend on the head of "and"; "valve and tank boot" are two things, not
     one.
     """
-    if token.dep == "nmod":
+    if token.dep == "nmod" and token.is_noun and token.kids("cc") and token.head.i > token.i and token.head.is_noun:
         other = token.head
-        if token.kids("cc") and other.i > token.i and other.is_noun:
-            replace_with(other, token)
-            other.attach(token, "conj")
+        replace_with(other, token)
+        other.attach(token, "conj")
+        return
+    if token.dep != "conj" or not token.is_noun:
         return
     link = next((t for t in reversed(tokens[: token.i]) if t.tag == "CC"), None)
     if link is None or _part_from_possession(tokens, token, link):
@@ -130,7 +129,7 @@ def _has_place(tokens: Sequence[Token], noun: Token) -> bool:
 
 def _correct_path(token: Token, lexicon: Lexicon) -> None:
     """Correct "skiing down a hill": the particle of an intransitive verb is a preposition."""
-    if not token.head.is_verb:
+    if token.dep != "prt" or not token.head.is_verb:
         return
     if token.kids("pobj"):
         token.dep = "prep"
