@@ -7,6 +7,7 @@ import pytest
 from spacy.attrs import NORM, PREFIX, SHAPE, SUFFIX  # type: ignore[attr-defined]
 
 from diht_k8s.recipe.filter.captions.tagger import Tagger
+from diht_k8s.recipe.filter.captions.words import MARKS
 
 FEATURES = [NORM, PREFIX, SUFFIX, SHAPE]
 
@@ -27,6 +28,16 @@ def test_plain_words_have_the_features_that_spacy_gives_them(tagger: Tagger) -> 
         [(word, features)] for word, features in zip(plain, doc.to_array(FEATURES).tolist(), strict=True)
     ]
     assert [word.text for word in doc] == plain
+
+
+@pytest.mark.parametrize("mark", ["", ".", *sorted(MARKS)])
+@pytest.mark.parametrize(
+    "word", ["dog", "Dog", "LEDs", "LED", "MMMMMMix", "colour", "Mr", "e", "I", "cannot", "8", "1912", "a" * 100]
+)
+def test_letters_or_digits_and_a_mark_are_the_words_that_spacy_finds(tagger: Tagger, word: str, mark: str) -> None:
+    doc = tagger.language.make_doc(word + mark)
+    (found,) = dict(tagger._words._tokenize_pieces([word + mark])).values()
+    assert found == list(zip([each.text for each in doc], doc.to_array(FEATURES).tolist(), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +70,7 @@ def test_a_word_with_and_without_a_blank_after_it_are_two(tagger: Tagger) -> Non
 
 def test_plain_words_are_not_stored_by_spacy(tagger: Tagger) -> None:
     before = len(tagger.language.vocab.strings)
-    list(tagger.parse(["blorptastic zwinkerly thingamabobbles"]))
+    list(tagger.parse(["blorptastic zwinkerly, thingamabobbles. 190817?"]))
     assert len(tagger.language.vocab.strings) == before
 
 

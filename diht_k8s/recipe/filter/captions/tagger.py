@@ -89,13 +89,12 @@ class Tagger:
         if not self._transitions.crossing.isdisjoint(labels):
             self._transitions.uncross(heads, labels, [word.is_space for word in words])
         tokens: list[Token | None] = []
-        place = 0
+        names, deps, place = self._tags, self._transitions.labels, 0
         for (lower, length, width, is_space, is_name), tag, label in zip(words, tags, labels, strict=True):
-            name = self._tags[tag]
+            name = names[tag]
             if is_name and name[:2] == "VB":
                 name = "NNP"
-            dep = self._transitions.labels[label]
-            tokens.append(None if is_space else Token(lower, name, dep, place, place + length))
+            tokens.append(None if is_space else Token(lower, name, deps[label], place, place + length))
             place += width
         return link(tokens, heads)
 

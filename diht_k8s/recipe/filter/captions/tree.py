@@ -45,7 +45,7 @@ class Token:
 
     def kids(self, *deps: str) -> list[Token]:
         """Children with one of the labels."""
-        return [child for child in self.children if child.dep in deps]
+        return [child for child in self.children if child.dep in deps] if self.children else []
 
     def ancestors(self) -> Iterator[Token]:
         """Heads, upwards."""
@@ -91,7 +91,8 @@ def before(tokens: Sequence[Token], token: Token) -> Token | None:
 
 def after(tokens: Sequence[Token], token: Token) -> Token | None:
     """The neighbour on the right."""
-    return tokens[token.i + 1] if token.i + 1 < len(tokens) else None
+    index = token.i + 1
+    return tokens[index] if index < len(tokens) else None
 
 
 def below(token: Token) -> list[Token]:

@@ -37,12 +37,14 @@ def find_verbs(tokens: Sequence[Token], lexicon: Lexicon) -> None:
             _correct_opening(tokens, token, lexicon)
         if token.lower.endswith("ing"):
             _correct_participle(tokens, token, lexicon)
-        if token.is_noun:
+        if token.tag in ("NNS", "NNPS"):
             _correct_finite_verb(tokens, token, lexicon)
+        if token.children and token.is_noun:
             _correct_hidden_verb(tokens, token, lexicon)
     for token in tokens:
-        if token.is_noun:
+        if token.tag == "NN" and token.lower.endswith("ing"):
             _correct_second_participle(tokens, token, lexicon)
+        elif token.tag == "NNS":
             _correct_second_verb(tokens, token, lexicon)
         elif token.is_verb:
             _correct_two_subjects(token)
@@ -195,12 +197,7 @@ def _make_participle(token: Token, noun: Token) -> None:
 def _correct_finite_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
     """Correct "a pianist plays", "blanket folds into a bag": a plural noun after a singular one may be its verb."""
     left, right = before(tokens, token), after(tokens, token)
-    if (
-        token.tag not in ("NNS", "NNPS")
-        or left is None
-        or left.tag not in ("NN", "NNP")
-        or not lexicon.is_verb_form(token.lower)
-    ):
+    if left is None or left.tag not in ("NN", "NNP") or not lexicon.is_verb_form(token.lower):
         return
     opener = next(
         (t for t in reversed(tokens[: left.i]) if not (t.is_noun or t.tag.startswith("JJ") or t.tag == "CD")), None
@@ -252,9 +249,7 @@ def _is_second(tokens: Sequence[Token], verb: Token, first: Token) -> bool:
 
 def _correct_hidden_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
     """Correct "two brothers bake rye bread": if a noun has a subject, the word after that subject is the verb."""
-    if not token.is_noun:
-        return
-    for subject in token.kids("nsubj") if token.children else ():
+    for subject in token.kids("nsubj"):
         verb = after(tokens, subject)
         thing = token.head if verb is token and token.dep == "compound" and token.head.i > token.i else token
         if verb is None or verb is thing or verb.i >= thing.i or not _agree(subject, verb, lexicon):
@@ -276,7 +271,7 @@ def _correct_second_participle(tokens: Sequence[Token], token: Token, lexicon: L
     before it.
     """
     left, right = before(tokens, token), after(tokens, token)
-    if left is None or right is None or left.lower != "and" or token.tag != "NN" or not token.lower.endswith("ing"):
+    if left is None or right is None or left.lower != "and":
         return
     if (
         token.lower in THINGS_IN_ING
@@ -296,13 +291,7 @@ def _correct_second_participle(tokens: Sequence[Token], token: Token, lexicon: L
 def _correct_second_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
     """Correct "a man peels and chops onions": a plural noun between "verb and" and a noun is a verb too."""
     link, right = before(tokens, token), after(tokens, token)
-    if (
-        token.tag != "NNS"
-        or link is None
-        or right is None
-        or link.lower != "and"
-        or not lexicon.is_verb_form(token.lower)
-    ):
+    if link is None or right is None or link.lower != "and" or not lexicon.is_verb_form(token.lower):
         return
     first = before(tokens, link)
     if first is None or first.tag != "VBZ" or not (right.is_noun or right.tag in ("DT", "PRP$")):

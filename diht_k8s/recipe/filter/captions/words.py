@@ -1,14 +1,17 @@
 """Captions in, indices of words out: each word is analysed once and looked up afterwards.
 
-Like spaCy's tokenizer, this splits a text at blanks, and tokenizes each piece once. Pieces of plain letters, most of
-the new ones, are one word each and never reach spaCy, which would store them forever. (spaCy looks across a blank in
-one case: it takes the marks of "( :)" for an emoticon, and misses the real one if letters follow.)
+Like spaCy's tokenizer, this splits a text at blanks, and tokenizes each piece once. Pieces of plain letters or digits,
+perhaps with a mark after them, are most of the new ones. They never reach spaCy, which would store them forever. (spaCy
+looks across a blank in one case: it takes the marks of "( :)" for an emoticon, and misses the real one if letters
+follow.)
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import string
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -29,6 +32,13 @@ MAX_WORDS: Final = 65_536
 """Number of distinct words (25 MiB of vectors) after which the table is cleared before the next texts."""
 MAX_PIECES: Final = 200_000
 """The same for distinct pieces."""
+MARKS: Final = frozenset(",:;!?)")
+"""Marks that the tokenizer always splits off after letters or digits."""
+ALIKE: Final = str.maketrans(
+    string.ascii_uppercase + string.ascii_lowercase + string.digits, "X" * 26 + "x" * 26 + "0" * 10
+)
+"""Characters that have one SHAPE."""
+CACHED_PARTS: Final = 1 << 14
 _Features = tuple[str, list[int]]
 """A word with its NORM, PREFIX, SUFFIX and SHAPE, the inputs of spaCy's encoder."""
 
@@ -62,7 +72,9 @@ class Words:
         self._strings, self._encoder = language.vocab.strings, encoder
         getters: Any = language.vocab.lex_attr_getters  # type: ignore[attr-defined]
         features = [attrs.NORM, attrs.PREFIX, attrs.SUFFIX, attrs.SHAPE]
-        self._columns, self._getters = [attrs.ORTH, *features], [getters[feature] for feature in features]
+        self._columns = [attrs.ORTH, *features]
+        self._norm, *parts = (_hashed(getters[feature]) for feature in features)
+        self._prefix, self._suffix, self._shape = (lru_cache(CACHED_PARTS)(part) for part in parts)
         self._clear()
 
     def _clear(self) -> None:
@@ -77,7 +89,7 @@ class Words:
             self._clear()
         found, rows_of = [PIECE.findall(text) for text in texts], self._rows_of
         self._learn([piece for piece in dict.fromkeys(chain.from_iterable(found)) if piece not in rows_of])
-        return [[row for piece in pieces for row in rows_of[piece]] for pieces in found]
+        return [list(chain.from_iterable(map(rows_of.__getitem__, pieces))) for pieces in found]
 
     def _learn(self, pieces: Sequence[str]) -> None:
         """Tokenize new pieces, and add rows for their new words."""
@@ -110,13 +122,10 @@ class Words:
 
     def _tokenize_pieces(self, pieces: Iterable[str]) -> Iterator[tuple[str, list[_Features]]]:
         """Tokenize the pieces; yields each one with its words."""
-        from spacy.strings import get_string_id  # type: ignore[attr-defined]
-
         others: list[str] = []
         for piece in pieces:
-            text = piece.removesuffix(" ")
-            if text.isalpha() and text.isascii() and text not in self._special:
-                yield piece, [(text, [get_string_id(getter(text)) for getter in self._getters])]
+            if words := self._plain_words(piece.removesuffix(" ")):
+                yield piece, [(word, self._features(word)) for word in words]
             elif piece.isspace():
                 yield piece, self._tokenize(piece)
             else:
@@ -125,6 +134,32 @@ class Words:
         groups = (list(group) for is_space, group in groupby(words, key=lambda word: word[0].isspace()) if not is_space)
         yield from zip(others, groups, strict=True)
 
+    def _plain_words(self, text: str) -> tuple[str, ...]:
+        """The words of a piece of letters or digits, perhaps with a mark after it; none for any other piece."""
+        if text in self._special:
+            return ()
+        if _is_plain(text):
+            return (text,)
+        word, mark = text[:-1], text[-1:]
+        if not _is_plain(word) or word in self._special:
+            return ()
+        splits = mark in MARKS or (mark == "." and not word[-1].isupper())
+        return (word, mark) if splits else ()
+
+    def _features(self, word: str) -> list[int]:
+        """What spaCy's getters give, which read only a part of a word; those parts repeat."""
+        return [self._norm(word), self._prefix(word[0]), self._suffix(word[-3:]), self._shape(word.translate(ALIKE))]
+
     def _tokenize(self, text: str) -> list[_Features]:
         doc = self._tokenizer(text)
         return [(self._strings[orth], features) for orth, *features in doc.to_array(self._columns).tolist()]
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and (text.isalpha() or text.isdigit())
+
+
+def _hashed(getter: Callable[[str], str]) -> Callable[[str], int]:
+    from spacy.strings import get_string_id  # type: ignore[attr-defined]
+
+    return lambda text: get_string_id(getter(text))
