@@ -23,6 +23,7 @@ PICTURES = words(
     "snapshot screenshot sketch view shot"
 )
 """What follows "a photo of a boat" says where the boat is, not the photo."""
+TAKEN = words("take capture shoot snap photograph film record paint draw")
 STATUES = words("statue sculpture bust monument figurine")
 """Unlike an image, these can do what a participle says: "statue of a king overlooking the bay"."""
 TOOLS = words(
@@ -32,6 +33,8 @@ TOOLS = words(
 )
 MOVING = words("carry bring take throw pass send deliver hand tie attach pull push drag move lead fix")
 HOLDING = words("hold have carry wear own contain include feature show fill buy sell") | SHOWING
+OFFERS = words("rent sale hire")
+PLACED = words("with in at near on")
 PATHS = words("down off along around past over through across up")
 
 
@@ -40,11 +43,16 @@ def correct_attachment(tokens: Sequence[Token], lexicon: Lexicon) -> None:
     for token in tokens:
         _correct_coordination(tokens, token)
         _correct_path(token, lexicon)
+        if token.tag in ("IN", "TO", "RP"):
+            _correct_lone_preposition(tokens, token)
+        elif token.lower == "who":
+            _correct_who(tokens, token)
     for token in tokens:
         if token.tag == "VBG":
             _attach_to_subject(tokens, token)
         elif token.tag == "VBN" and token.dep == "acl":
             _attach_to_pictured(tokens, token)
+            _attach_to_picture(token, lexicon)
     for token in tokens:
         if token.dep == "prep":
             _correct_preposition(tokens, token, lexicon)
@@ -140,6 +148,28 @@ def _correct_path(token: Token, lexicon: Lexicon) -> None:
             places[0].attach(token, "pobj")
 
 
+def _correct_lone_preposition(tokens: Sequence[Token], token: Token) -> None:
+    """Correct "brings a guitar to every party", "things to keep in your pantry": a preposition has the noun after it as
+    its object.
+    """
+    if token.dep == "dative" and token.kids("pobj"):
+        token.dep = "prep"
+    if token.dep != "prep" or token.children or not token.head.is_verb:
+        return
+    thing = next((child for child in token.head.kids("dobj") if child.i > token.i), None)
+    if thing is not None and min(part.i for part in below(thing)) == token.i + 1:
+        thing.attach(token, "pobj")
+
+
+def _correct_who(tokens: Sequence[Token], token: Token) -> None:
+    """Correct "the plot of a movie to my grandma who wanted to watch": the one before "who" is meant."""
+    clause, person = token.head, before(tokens, token)
+    if clause.dep != "relcl" or person is None or not person.is_noun or person is clause.head:
+        return
+    if is_animate(person.lower) and not is_animate(clause.head.lower) and clause not in person.ancestors():
+        clause.attach(person, "relcl")
+
+
 def _attach_to_subject(tokens: Sequence[Token], token: Token) -> None:
     """Correct the subject of a bare participle: the nearest noun before it that can be one.
 
@@ -184,6 +214,14 @@ def _attach_to_pictured(tokens: Sequence[Token], token: Token) -> None:
         token.attach(nearest, "acl")
 
 
+def _attach_to_picture(token: Token, lexicon: Lexicon) -> None:
+    """Correct "image of the pole taken by a spacecraft": the image was taken."""
+    if lexicon.verb(token.lower) in TAKEN:
+        picture = next((noun for noun in token.head.ancestors() if noun.lower in PICTURES), None)
+        if picture is not None and _joined_by_of(token.head, picture):
+            token.attach(picture, "acl")
+
+
 def _nearest_noun(tokens: Sequence[Token], token: Token) -> Token | None:
     left = before(tokens, token)
     while left is not None and left.tag == "RB":
@@ -191,10 +229,12 @@ def _nearest_noun(tokens: Sequence[Token], token: Token) -> Token | None:
     return left if left is not None and left.is_noun else None
 
 
-def _chain_up(noun: Token) -> Iterator[Token]:
-    """A noun, then the nouns above it in a chain of prepositions."""
+def _chain_up(noun: Token, links: frozenset[str] | None = None) -> Iterator[Token]:
+    """A noun, then the nouns above it in a chain of prepositions, of those in `links` if it is given."""
     yield noun
     while noun.dep in ("pobj", "conj"):
+        if links is not None and noun.dep == "pobj" and noun.head.lower not in links:
+            return
         noun = noun.head if noun.dep == "conj" else noun.head.head
         if not noun.is_noun:
             return
@@ -214,6 +254,11 @@ def _correct_preposition(tokens: Sequence[Token], token: Token, lexicon: Lexicon
     of boats in a harbor", "rolling dough with a pin".
     """
     left, head = before(tokens, token), token.head
+    if head.tag == "CD" and head.dep == "nummod" and head.head.is_noun and head.head.i < head.i:
+        token.attach(head.head, "prep")  # "stage 12 of the tour"
+        left, head = head.head, head.head
+    if left is not None and left.tag == "CD" and left.dep == "pobj" and left.head.lower == "of":
+        left = left.head.head  # "portrait of the class of 1924 on the steps"
     if left is None or not left.is_noun:
         return
     if head is left:
@@ -238,6 +283,10 @@ def _correct_preposition_of_neighbour(token: Token, lexicon: Lexicon) -> None:
             token.attach(noun.head, "prep")
     elif noun.dep == "pobj" and _is_of_owner(token):
         token.attach(noun.head.head, "prep")
+    elif token.lower == "for" and any(offer.lower in OFFERS for offer in token.kids("pobj")):
+        owner = list(_chain_up(noun, PLACED))[-1]
+        if owner is not noun:
+            token.attach(owner, "prep")  # "a house with a garage for sale"
 
 
 def _is_goal_of_verb(preposition: Token, lexicon: Lexicon) -> bool:
@@ -252,7 +301,7 @@ def _is_of_owner(preposition: Token) -> bool:
     noun = preposition.head
     if preposition.lower == "about" and noun.head.lower in ("with", "by"):
         return True
-    return noun.lower in ("rent", "sale") and noun.head.head.is_noun
+    return noun.lower in OFFERS and noun.head.head.is_noun
 
 
 def _is_tool_of_verb(preposition: Token, lexicon: Lexicon) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from diht_k8s.recipe.filter.captions.lexicon import Lexicon
 from diht_k8s.recipe.filter.captions.titles import ACTS, VERBS
-from diht_k8s.recipe.filter.captions.tree import Token, after, before, replace_with
+from diht_k8s.recipe.filter.captions.tree import Token, after, before, below, replace_with
 from diht_k8s.recipe.filter.captions.verbs import DEEDS
 from diht_k8s.recipe.filter.captions.wordlists import CAUSATIVES, INTRANSITIVE, is_animate, words
 
@@ -40,6 +40,10 @@ def correct_clauses(tokens: Sequence[Token], lexicon: Lexicon) -> None:
             _correct_listed_verb(tokens, token, lexicon)
         elif token.tag in FINITE and token.dep == "ccomp":
             _correct_clause_of_verb(tokens, token, lexicon)
+        elif token.tag in ("VBN", "VBD") and token.dep == "conj" and token.head.is_noun and _is_bare(token):
+            _correct_second_of_participles(tokens, token)
+        elif token.is_verb and token.dep == "conj" and token.head.is_noun and token.kids("nsubj"):
+            _correct_second_of_clauses(tokens, token)
         elif token.tag in FINITE and token.dep == "conj" and not token.kids("nsubj", "nsubjpass"):
             if token.head.is_verb:
                 _correct_subject(tokens, token)
@@ -125,6 +129,31 @@ def _correct_verb_of_noun(tokens: Sequence[Token], token: Token) -> None:
     link.attach(first, "cc")
     if thing is not None and thing.dep in ("dobj", "pobj"):
         _part_objects(thing, noun, token)
+
+
+def _is_bare(verb: Token) -> bool:
+    return not verb.kids("nsubj", "nsubjpass", "aux", "auxpass", "dobj")
+
+
+def _correct_second_of_participles(tokens: Sequence[Token], token: Token) -> None:
+    """Correct "a bowl of soup topped with basil and served with bread": both participles describe the soup."""
+    _join(tokens, token, [one for one in below(token.head) if one.tag == "VBN" and one.dep == "acl"])
+
+
+def _correct_second_of_clauses(tokens: Sequence[Token], token: Token) -> None:
+    """Correct "a yard where the kids can play and the dog can run": both clauses describe the yard."""
+    if token.kids("nsubj")[0].i < token.i:
+        _join(tokens, token, token.head.kids("relcl"))
+
+
+def _join(tokens: Sequence[Token], second: Token, candidates: Sequence[Token]) -> None:
+    """Coordinate a verb with the last candidate before the "and" that opens its clause."""
+    start = min(part.i for part in below(second))
+    link = tokens[start - 1] if start else None
+    earlier = [first for first in candidates if first.i < start]
+    if link is not None and link.lower in ("and", "but") and earlier:
+        second.attach(max(earlier, key=lambda first: first.i), "conj")
+        link.attach(second.head, "cc")
 
 
 def _part_objects(thing: Token, noun: Token | None, second: Token) -> None:

@@ -124,7 +124,8 @@ class _Builder:
         elif own:
             self._own_subject(clause, own)
         elif verb.tag in ("VB", "VBN") and not verb.kids("aux") and self._opens_part(verb):
-            clause.imperative = True
+            clause.imperative = not self._describes_before_comma(verb)
+            clause.subjects = [] if clause.imperative else self._group(verb.head, passive=True)
         elif verb.dep in CLAUSES_OF_NOUNS and self._is_object(verb.head):
             if not self._parted(verb.head, verb):
                 clause.subjects = self._group(verb.head, passive=passive)
@@ -139,6 +140,12 @@ class _Builder:
         at Union Hall".
         """
         return verb.i == 0 or follows_comma(self._tokens, verb)
+
+    def _describes_before_comma(self, verb: Token) -> bool:
+        """Whether a participle after a comma says more of its noun: "a teapot, engraved with a crest"."""
+        if verb.tag != "VBN" or verb.dep != "acl" or not self._is_object(verb.head) or verb.head.i > verb.i:
+            return False
+        return self._tokens[verb.i - 1].lower == "," and bool(verb.kids("prep", "agent", "neg"))
 
     def _cut_off(self, subject: Token, verb: Token) -> bool:
         """Whether the only mark between subject and verb is right before the verb."""
