@@ -284,7 +284,7 @@ def _correct_preposition_of_neighbour(token: Token, lexicon: Lexicon) -> None:
     elif noun.dep == "pobj" and _is_of_owner(token):
         token.attach(noun.head.head, "prep")
     elif token.lower == "for" and any(offer.lower in OFFERS for offer in token.kids("pobj")):
-        owner = list(_chain_up(noun, PLACED))[-1]
+        owner = list(_chain_up(noun, PLACED))[-1]  # no mark stands in such a chain, or it would be of another part
         if owner is not noun:
             token.attach(owner, "prep")  # "a house with a garage for sale"
 

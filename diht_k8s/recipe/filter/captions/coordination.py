@@ -40,10 +40,8 @@ def correct_clauses(tokens: Sequence[Token], lexicon: Lexicon) -> None:
             _correct_listed_verb(tokens, token, lexicon)
         elif token.tag in FINITE and token.dep == "ccomp":
             _correct_clause_of_verb(tokens, token, lexicon)
-        elif token.tag in ("VBN", "VBD") and token.dep == "conj" and token.head.is_noun and _is_bare(token):
-            _correct_second_of_participles(tokens, token)
-        elif token.is_verb and token.dep == "conj" and token.head.is_noun and token.kids("nsubj"):
-            _correct_second_of_clauses(tokens, token)
+        elif token.is_verb and token.dep == "conj" and token.head.is_noun and _join_earlier(tokens, token):
+            continue
         elif token.tag in FINITE and token.dep == "conj" and not token.kids("nsubj", "nsubjpass"):
             if token.head.is_verb:
                 _correct_subject(tokens, token)
@@ -131,8 +129,14 @@ def _correct_verb_of_noun(tokens: Sequence[Token], token: Token) -> None:
         _part_objects(thing, noun, token)
 
 
-def _is_bare(verb: Token) -> bool:
-    return not verb.kids("nsubj", "nsubjpass", "aux", "auxpass", "dobj")
+def _join_earlier(tokens: Sequence[Token], token: Token) -> bool:
+    """Apply the rules for a verb that the parser coordinates with a noun; returns whether one fired."""
+    noun = token.head
+    if token.tag in ("VBN", "VBD") and not token.kids("nsubj", "nsubjpass", "aux", "auxpass", "dobj"):
+        _correct_second_of_participles(tokens, token)
+    elif any(subject.i < token.i for subject in token.kids("nsubj")):
+        _correct_second_of_clauses(tokens, token)
+    return token.head is not noun
 
 
 def _correct_second_of_participles(tokens: Sequence[Token], token: Token) -> None:
@@ -142,8 +146,7 @@ def _correct_second_of_participles(tokens: Sequence[Token], token: Token) -> Non
 
 def _correct_second_of_clauses(tokens: Sequence[Token], token: Token) -> None:
     """Correct "a yard where the kids can play and the dog can run": both clauses describe the yard."""
-    if token.kids("nsubj")[0].i < token.i:
-        _join(tokens, token, token.head.kids("relcl"))
+    _join(tokens, token, token.head.kids("relcl"))
 
 
 def _join(tokens: Sequence[Token], second: Token, candidates: Sequence[Token]) -> None:

@@ -128,12 +128,18 @@ class _Builder:
             clause.subjects = [] if clause.imperative else self._group(verb.head, passive=True)
         elif verb.dep in CLAUSES_OF_NOUNS and self._is_object(verb.head):
             if not self._parted(verb.head, verb):
-                clause.subjects = self._group(verb.head, passive=passive)
+                clause.subjects = self._acting(verb.head, self._group(verb.head, passive=passive), verb)
         else:
             self._inherit(clause)
         if verb.dep == "relcl" and self._is_object(verb.head) and own and not self._is_relative(own):
             self._relative_object(clause)
         return clause
+
+    def _acting(self, noun: Token, group: list[Token], verb: Token) -> list[Token]:
+        """Those of a group that do what a participle says: the people in "a beach with umbrellas and people swimming"."""
+        if verb.tag != "VBG" or not can_act(noun, self._lexicon):
+            return group
+        return [member for member in group if can_act(member, self._lexicon) or member.tag.startswith("NNP")]
 
     def _opens_part(self, verb: Token) -> bool:
         """Whether a mark separates a verb from its possible subject: "Mug | Handcrafted in Portugal", "The Foxes - Live
@@ -212,8 +218,11 @@ class _Builder:
             and min(o.i for o in outer.objects) < verb.i
             and not clause.passive
         )
+        agents = self._agents(outer.verb) if outer.passive and verb.dep == "xcomp" else []
         if after_object:
             clause.subjects = outer.objects
+        elif agents and outer.verb.lower == "used":
+            clause.subjects = agents  # "a basket used by fishermen to carry salmon"
         elif self._acts_on_pronoun(clause, outer):
             clause.subjects = []
         elif verb.dep in ("conj", "xcomp", "advcl", "ccomp", "dep", "parataxis", "pcomp"):
@@ -303,12 +312,15 @@ class _Builder:
             self._emit_freed_prepositions(clause)
 
     def _emit_passive(self, clause: _Clause, name: str) -> bool:
-        agents = [agent for agent in clause.verb.kids("agent") for agent in self._nouns(agent.kids("pobj"))]
+        agents = self._agents(clause.verb)
         for agent in agents:
             for theme in clause.subjects:
                 self._add(agent, name, theme)
         self._emit_prepositions_of_verb(clause.verb, clause.subjects, name)
         return bool(agents)
+
+    def _agents(self, verb: Token) -> list[Token]:
+        return [agent for by in verb.kids("agent") for agent in self._nouns(by.kids("pobj"))]
 
     def _emit_freed_prepositions(self, clause: _Clause) -> None:
         """Add the prepositions right after the object of a dropped verb as relations of that object."""

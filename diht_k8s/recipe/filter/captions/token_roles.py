@@ -90,11 +90,13 @@ def _role(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> str:
     word = token.lower
     if word == "of" and index and tokens[index - 1].lower in COUNTS and tokens[index - 1].tag == "CD":
         return SKIPPED  # "hundreds of farmers"
+    following = after(tokens, tokens[index])
+    if word == "one" and token.dep == "nummod" and following is not None and following.tag[:2] in ("NN", "JJ"):
+        return NUMBER
     if word in NOT_NOUNS or not (word.isalnum() or LETTER_OR_DIGIT.search(word)):
         return BREAK
     if token.tag == "CD" or word in NUMBER_WORDS or _has_digit(word):
         return _number_role(tokens, index)
-    following = after(tokens, tokens[index])
     if (word in PASSED_OVER or len(word) == 1) and _is_passed_over(tokens, index):
         return SKIPPED
     if following is not None and (word in SAYS_HOW or following.lower in SAID_OF) and _says_of_next(tokens, index):
@@ -264,8 +266,11 @@ def _number_role(tokens: Sequence[Token], index: int) -> str:
 
 def _is_measure(tokens: Sequence[Token], index: int) -> bool:
     """Whether a word makes the number before it a measure, not a count of things: "500 ml", "12 piece cookware set"."""
-    if index >= len(tokens) or tokens[index].lower in UNITS:
-        return index < len(tokens)
+    if index >= len(tokens):
+        return False
+    if tokens[index].lower in UNITS:
+        count = tokens[index - 1].lower
+        return tokens[index].lower != "in" or (count.replace(".", "").isdigit() and len(count) < 4)  # "WR250R in Rome"
     return tokens[index].lower in PARTS and index + 1 < len(tokens) and tokens[index + 1].tag[:2] in ("NN", "JJ")
 
 
