@@ -9,7 +9,7 @@ from diht_k8s.recipe.filter.captions.tree import Token, after, before, below, re
 from diht_k8s.recipe.filter.captions.wordlists import AUXILIARIES, INTRANSITIVE, is_animate, words
 
 SHOWING = words("show depict display feature contain include illustrate represent picture portray")
-OF_THE_VERB = words("from into onto through across along during before after")
+OF_THE_VERB = words("from into onto through across along past during before after")
 BESIDE = frozenset(("next to", "beside", "near", "close to"))
 PLACES = (
     BESIDE
@@ -33,6 +33,7 @@ TOOLS = words(
 )
 MOVING = words("carry bring take throw pass send deliver hand tie attach pull push drag move lead fix")
 HOLDING = words("hold have carry wear own contain include feature show fill buy sell") | SHOWING
+TIMES = words("sunset sunrise dawn dusk night noon midday midnight daybreak nightfall")
 OFFERS = words("rent sale hire")
 PLACED = words("with in at near on")
 PATHS = words("down off along around past over through across up")
@@ -229,12 +230,17 @@ def _nearest_noun(tokens: Sequence[Token], token: Token) -> Token | None:
     return left if left is not None and left.is_noun else None
 
 
-def _chain_up(noun: Token, links: frozenset[str] | None = None) -> Iterator[Token]:
-    """A noun, then the nouns above it in a chain of prepositions, of those in `links` if it is given."""
+def _owner(noun: Token) -> Token:
+    """What a noun is a part of or near to, or the noun itself."""
+    while noun.dep == "pobj" and noun.head.lower in PLACED and noun.head.head.is_noun:
+        noun = noun.head.head
+    return noun
+
+
+def _chain_up(noun: Token) -> Iterator[Token]:
+    """A noun, then the nouns above it in a chain of prepositions."""
     yield noun
     while noun.dep in ("pobj", "conj"):
-        if links is not None and noun.dep == "pobj" and noun.head.lower not in links:
-            return
         noun = noun.head if noun.dep == "conj" else noun.head.head
         if not noun.is_noun:
             return
@@ -284,9 +290,12 @@ def _correct_preposition_of_neighbour(token: Token, lexicon: Lexicon) -> None:
     elif noun.dep == "pobj" and _is_of_owner(token):
         token.attach(noun.head.head, "prep")
     elif token.lower == "for" and any(offer.lower in OFFERS for offer in token.kids("pobj")):
-        owner = list(_chain_up(noun, PLACED))[-1]  # no mark stands in such a chain, or it would be of another part
-        if owner is not noun:
-            token.attach(owner, "prep")  # "a house with a garage for sale"
+        if _owner(noun) is not noun:
+            token.attach(_owner(noun), "prep")  # "a house with a garage for sale"
+    elif token.lower == "at" and any(time.lower in TIMES for time in token.kids("pobj")):
+        clause = noun.head.head if noun.dep == "pobj" else noun.head
+        if clause.is_verb:
+            token.attach(clause, "prep")  # "ride camels past the pyramids at sunset"
 
 
 def _is_goal_of_verb(preposition: Token, lexicon: Lexicon) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from diht_k8s.recipe.filter.captions.attachment import correct_attachment
 from diht_k8s.recipe.filter.captions.coordination import correct_clauses
+from diht_k8s.recipe.filter.captions.enumerations import correct_enumerations
 from diht_k8s.recipe.filter.captions.lexicon import Lexicon
 from diht_k8s.recipe.filter.captions.titles import correct_fragment, correct_title
 from diht_k8s.recipe.filter.captions.tree import Token, after, before, below, replace_with
@@ -53,6 +54,7 @@ def correct(tokens: list[Token], lexicon: Lexicon, *, title: str = "") -> list[T
             _correct_noun(token, lexicon)
             _correct_identifier(tokens, token)
         _correct_word(tokens, token, lexicon)
+    correct_enumerations(tokens, lexicon)
     find_verbs(tokens, lexicon)
     correct_clauses(tokens, lexicon)
     if title:
