@@ -35,7 +35,7 @@ MOVING = words("carry bring take throw pass send deliver hand tie attach pull pu
 HOLDING = words("hold have carry wear own contain include feature show fill buy sell") | SHOWING
 TIMES = words("sunset sunrise dawn dusk night noon midday midnight daybreak nightfall")
 OFFERS = words("rent sale hire")
-PLACED = words("with in at near on")
+PLACED = words("with in at near on by")
 PATHS = words("down off along around past over through across up")
 
 
@@ -46,14 +46,15 @@ def correct_attachment(tokens: Sequence[Token], lexicon: Lexicon) -> None:
         _correct_path(token, lexicon)
         if token.tag in ("IN", "TO", "RP"):
             _correct_lone_preposition(tokens, token)
-        elif token.lower == "who":
-            _correct_who(tokens, token)
+        elif token.lower in ("who", "that", "which"):
+            _correct_relative(tokens, token)
     for token in tokens:
         if token.tag == "VBG":
             _attach_to_subject(tokens, token)
         elif token.tag == "VBN" and token.dep == "acl":
             _attach_to_pictured(tokens, token)
             _attach_to_picture(token, lexicon)
+            _attach_to_work(tokens, token)
     for token in tokens:
         if token.dep == "prep":
             _correct_preposition(tokens, token, lexicon)
@@ -162,13 +163,16 @@ def _correct_lone_preposition(tokens: Sequence[Token], token: Token) -> None:
         thing.attach(token, "pobj")
 
 
-def _correct_who(tokens: Sequence[Token], token: Token) -> None:
-    """Correct "the plot of a movie to my grandma who wanted to watch": the one before "who" is meant."""
-    clause, person = token.head, before(tokens, token)
-    if clause.dep != "relcl" or person is None or not person.is_noun or person is clause.head:
+def _correct_relative(tokens: Sequence[Token], token: Token) -> None:
+    """Correct "the plot of a movie to my grandma who wanted to watch", "photo of cars that were sold": the one before "who"
+    is meant, and what is in the picture.
+    """
+    clause, nearest = token.head, before(tokens, token)
+    if clause.dep != "relcl" or nearest is None or not nearest.is_noun or clause in nearest.ancestors():
         return
-    if is_animate(person.lower) and not is_animate(clause.head.lower) and clause not in person.ancestors():
-        clause.attach(person, "relcl")
+    person = token.lower == "who" and is_animate(nearest.lower) and not is_animate(clause.head.lower)
+    if nearest is not clause.head and (person or (clause.head.lower in PICTURES and _joined_by_of(nearest, clause.head))):
+        clause.attach(nearest, "relcl")
 
 
 def _attach_to_subject(tokens: Sequence[Token], token: Token) -> None:
@@ -213,6 +217,19 @@ def _attach_to_pictured(tokens: Sequence[Token], token: Token) -> None:
         return
     if _joined_by_of(nearest, top):
         token.attach(nearest, "acl")
+
+
+def _attach_to_work(tokens: Sequence[Token], token: Token) -> None:
+    """Correct "a novel by Ann Lee narrated by Tim Ray", "a teapot with a handle, engraved with a crest": the participle
+    describes the work, not its author, and after a comma the whole, not a part of it.
+    """
+    part = token.head
+    if part.dep != "pobj" or part.i > token.i:
+        return
+    by_author = part.head.lower == "by" and part.tag.startswith("NNP") and bool(token.kids("agent"))
+    after_comma = tokens[min(child.i for child in below(token)) - 1].lower == ","
+    if (by_author or after_comma) and _owner(part) is not part:
+        token.attach(_owner(part), "acl")
 
 
 def _attach_to_picture(token: Token, lexicon: Lexicon) -> None:
@@ -310,7 +327,7 @@ def _is_of_owner(preposition: Token) -> bool:
     noun = preposition.head
     if preposition.lower == "about" and noun.head.lower in ("with", "by"):
         return True
-    return noun.lower in OFFERS and noun.head.head.is_noun
+    return noun.lower in OFFERS and (noun.head.head.is_noun or noun.head.head.tag == "JJ")
 
 
 def _is_tool_of_verb(preposition: Token, lexicon: Lexicon) -> bool:

@@ -13,7 +13,7 @@ from diht_k8s.recipe.filter.captions.coordination import correct_clauses
 from diht_k8s.recipe.filter.captions.enumerations import correct_enumerations
 from diht_k8s.recipe.filter.captions.lexicon import Lexicon
 from diht_k8s.recipe.filter.captions.titles import correct_fragment, correct_title
-from diht_k8s.recipe.filter.captions.tree import Token, after, before, below, replace_with
+from diht_k8s.recipe.filter.captions.tree import LABEL, Token, after, before, below, replace_with
 from diht_k8s.recipe.filter.captions.verbs import become_modifier, become_noun_before, find_verbs
 from diht_k8s.recipe.filter.captions.wordlists import (
     ADJECTIVE_ENDINGS,
@@ -36,6 +36,7 @@ from diht_k8s.recipe.filter.captions.wordlists import (
 )
 
 
+LABELS = words("photo photos image images photography picture pictures illustration illustrations footage vector vectors")
 WITH_INFINITIVE = words("helps helped helping lets letting makes made making goes going comes dares does did let")
 
 
@@ -53,6 +54,7 @@ def correct(tokens: list[Token], lexicon: Lexicon, *, title: str = "") -> list[T
             _correct_quantity(token)
             _correct_noun(token, lexicon)
             _correct_identifier(tokens, token)
+            _correct_label(tokens, token)
         _correct_word(tokens, token, lexicon)
     correct_enumerations(tokens, lexicon)
     find_verbs(tokens, lexicon)
@@ -88,6 +90,20 @@ def _correct_identifier(tokens: Sequence[Token], token: Token) -> None:
         for child in list(token.children):
             child.attach(left, child.dep)
         token.attach(left, "nummod")
+
+
+def _correct_label(tokens: Sequence[Token], token: Token) -> None:
+    """Correct "a glass of wine royalty free stock photo": the label at the end is no part of what the glass holds."""
+    if token.dep not in ("pobj", "dobj") or token.lower not in LABELS or before(tokens, token).lower != "stock":
+        return
+    start = token.i - 1
+    while start and tokens[start - 1].lower in ("royalty", "free"):
+        start -= 1
+    thing = tokens[start - 1]
+    if not thing.is_noun or thing.i <= token.head.i or not (thing.head is token or token in thing.ancestors()):
+        return
+    replace_with(token, thing)
+    token.attach(thing, LABEL)
 
 
 def _join_prepositions(tokens: list[Token]) -> list[Token]:

@@ -12,7 +12,7 @@ from typing import Final
 
 from diht_k8s.recipe.filter.captions.lexicon import Lexicon
 from diht_k8s.recipe.filter.captions.token_roles import ADJECTIVE, BREAK, NOUN, NUMBER, between_marks, roles_of
-from diht_k8s.recipe.filter.captions.tree import Token
+from diht_k8s.recipe.filter.captions.tree import LABEL, Token
 from diht_k8s.recipe.filter.captions.wordlists import COLOURS, FIXED_NAMES, LOOKS_IN_ING, PLURAL_ONLY, SHADES, words
 
 FIXED_FIRST: Final = frozenset(first for first, _ in FIXED_NAMES)
@@ -183,6 +183,8 @@ def _begins_phrase(tokens: Sequence[Token], roles: Sequence[str], index: int, ru
 def _second_object(tokens: Sequence[Token], index: int) -> bool:
     """Whether a noun is another object, not part of a compound: "gives children toys", "crafts kids can make"."""
     before, token = tokens[index - 1], tokens[index]
+    if any(child.dep == LABEL and child.i - index <= 3 for child in before.children):
+        return True
     if token.dep == "nsubj" and token.head.dep == "relcl" and token.head.head is before:
         return True
     return before.dep == "dative" and token.head is before.head
