@@ -189,7 +189,7 @@ def _correct_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> No
         _join_compound(token, left) if left is not None and left.is_noun else _become_noun(token, "NNS")
     elif word == "rose" and left is not None and (left.tag.startswith("JJ") or left.lower in COLOURS):
         _become_rose(token, left)
-    elif not lexicon.is_verb_form(word) and not word.endswith(("ing", "ed")):
+    elif not lexicon.is_verb_form(word) and _is_unlike_verb(token, lexicon):
         _become_noun(token, "NNS" if word.endswith("s") else "NN")
     elif is_thing:
         _correct_verb_or_thing(tokens, token)
@@ -225,6 +225,14 @@ def _correct_verb_or_thing(tokens: Sequence[Token], token: Token) -> None:
         become_noun_before(token)
     elif left is not None and left.is_noun and token.tag == "VB" and left.dep == "npadvmod":
         _join_compound(token, left)  # "Morning run along the canal"
+
+
+def _is_unlike_verb(token: Token, lexicon: Lexicon) -> bool:
+    """Whether a word that WordNet does not know as a verb is none: it may be a new one ("a chemist pipettes a sample")."""
+    if token.lower.endswith(("ing", "ed")):
+        return token.dep == "dobj" and token.lower in lexicon.nouns  # "unloading herring"
+    acts = any(subject.kids("det") and subject.i == token.i - 1 for subject in token.kids("nsubj"))
+    return not (acts and token.tag == "VBZ" and any(thing.kids("det") for thing in token.kids("dobj")))
 
 
 def _is_object_of_verb(token: Token, left: Token | None) -> bool:

@@ -37,6 +37,9 @@ def _correct_list(tokens: Sequence[Token], link: Token) -> None:
     first, others = things[-1], [*things[:-1], last]
     if not _begins_list(first, others) or any(other in first.ancestors() for other in others):
         return
+    right = after(tokens, last)
+    if right is not None and right.dep == "prep" and right.head in others:
+        right.attach(last, "prep")
     for other in others:
         other.attach(first, "conj")
     link.attach(first, "cc")

@@ -54,7 +54,8 @@ class Lexicon:
         for ending in ("ing", "ed"):
             if word.endswith(ending) and len(word) > len(ending) + 1:
                 return self._stem(word.removesuffix(ending), ending)
-        return next((lemma for lemma in _third_person(word) if lemma in self.verbs), word)
+        known = self.verbs if any(lemma in self.verbs for lemma in _third_person(word)) else self.nouns
+        return next((lemma for lemma in _third_person(word) if lemma in known), word)
 
     def _stem(self, stem: str, ending: str) -> str:
         """The verb whose -ing or -ed form has this stem."""

@@ -264,9 +264,17 @@ def _name(named: Sequence[Token], lexicon: Lexicon) -> str:
     *compound, head = (word.lower for word in named)
     if head == "glasses" and compound and compound[-1] in DRINKS:
         return " ".join([*compound, "glass"])
+    if compound and all(word.tag in ("NNP", "NNPS") for word in named) and _is_full_name(named):
+        return " ".join([*compound, head])
     if named[-1].tag == "NNP" and head not in PLURAL_ONLY and head in lexicon.nouns:
         return " ".join([*compound, head])
     return " ".join([*compound, lexicon.noun(head)])
+
+
+def _is_full_name(named: Sequence[Token]) -> bool:
+    """Whether a name stays as it is written: "Las Vegas", "Donald Evans", "the Detroit Lions"."""
+    last = named[-1]
+    return last.tag == "NNP" or any(child.lower == "the" for child in last.kids("det")) or last.head.lower == "by"
 
 
 def _add_lone_adjectives(tokens: Sequence[Token], roles: Sequence[str], found: Phrases) -> None:

@@ -57,6 +57,8 @@ FEATURES: Final = words(
 PLAIN_FEATURES: Final = words("crowned winged")
 """Of these, the ones that need no word before them: "two winged horses"."""
 GRADED: Final = words("fit fat duty cut")
+RANKS: Final = words("general major private corporal")
+"""Adjectives that are a part of names: "General Ann Lee"."""
 NO_CHAIN: Final = COLOURS | SHADES | words("golf village bowling")
 """A colour after one of these does not describe a chain of nouns."""
 ORIGINS: Final = words(
@@ -227,6 +229,8 @@ def _used_as_noun(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> bool
     if following is not None and following.is_noun and (token.lower in NOUN_MODIFIERS or _is_graded(tokens, index)):
         return True
     if following is not None and _is_thing_colour(token.lower, following):
+        return True
+    if token.lower in RANKS and following is not None and following.tag == "NNP":
         return True
     left = before(tokens, token)
     if token.tag == "JJR" and left is not None and left.is_noun and token.lower in lexicon.nouns:
