@@ -54,8 +54,7 @@ class Lexicon:
         for ending in ("ing", "ed"):
             if word.endswith(ending) and len(word) > len(ending) + 1:
                 return self._stem(word.removesuffix(ending), ending)
-        known = self.verbs if any(lemma in self.verbs for lemma in _third_person(word)) else self.nouns
-        return next((lemma for lemma in _third_person(word) if lemma in known), word)
+        return next((lemma for lemma in _third_person(word) if lemma in self.verbs), word)
 
     def _stem(self, stem: str, ending: str) -> str:
         """The verb whose -ing or -ed form has this stem."""
@@ -66,6 +65,10 @@ class Lexicon:
         if ending == "ed" and stem.endswith("i"):
             order = [stem[:-1] + "y", stem + "e"]  # carried, tied
         return next((lemma for lemma in order if lemma in self.verbs), order[0] if not _loses_e(stem) else plain)
+
+    def action(self, word: str) -> str:
+        """Lemma of a word that is a verb for sure; WordNet may know it as a noun only: pipettes -> pipette."""
+        return self.verb(word) if self.is_verb_form(word) else self.noun(word)
 
     def is_verb_form(self, word: str) -> bool:
         """Whether the word is a form of a known verb."""

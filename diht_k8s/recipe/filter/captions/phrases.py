@@ -274,6 +274,8 @@ def _name(named: Sequence[Token], lexicon: Lexicon) -> str:
 def _is_full_name(named: Sequence[Token]) -> bool:
     """Whether a name stays as it is written: "Las Vegas", "Donald Evans", "the Detroit Lions"."""
     last = named[-1]
+    if named[-2].lower == "stock":
+        return False
     return last.tag == "NNP" or any(child.lower == "the" for child in last.kids("det")) or last.head.lower == "by"
 
 

@@ -283,7 +283,7 @@ class _Builder:
             self._emit_freed_prepositions(clause)
             return
         verb = clause.verb
-        name = self._lexicon.verb(verb.lower)
+        name = self._lexicon.action(verb.lower)
         particles = verb.kids("prt")
         if particles and (clause.objects or clause.passive):
             name = f"{name} {particles[0].lower}"
