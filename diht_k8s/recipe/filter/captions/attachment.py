@@ -171,7 +171,9 @@ def _correct_relative(tokens: Sequence[Token], token: Token) -> None:
     if clause.dep != "relcl" or nearest is None or not nearest.is_noun or clause in nearest.ancestors():
         return
     person = token.lower == "who" and is_animate(nearest.lower) and not is_animate(clause.head.lower)
-    if nearest is not clause.head and (person or (clause.head.lower in PICTURES and _joined_by_of(nearest, clause.head))):
+    if nearest is not clause.head and (
+        person or (clause.head.lower in PICTURES and _joined_by_of(nearest, clause.head))
+    ):
         clause.attach(nearest, "relcl")
 
 
@@ -306,6 +308,8 @@ def _correct_preposition_of_neighbour(token: Token, lexicon: Lexicon) -> None:
             token.attach(noun.head, "prep")
     elif noun.dep == "pobj" and _is_of_owner(token):
         token.attach(noun.head.head, "prep")
+    elif token.lower == "with" and noun.head.lower == "in" and is_animate(noun.head.head.lower):
+        token.attach(noun.head.head, "prep")  # "a chef in uniform with a teapot"
     elif token.lower == "for" and any(offer.lower in OFFERS for offer in token.kids("pobj")):
         if _owner(noun) is not noun:
             token.attach(_owner(noun), "prep")  # "a house with a garage for sale"
