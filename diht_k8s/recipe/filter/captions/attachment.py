@@ -308,11 +308,20 @@ def _correct_preposition_of_neighbour(token: Token, lexicon: Lexicon) -> None:
             token.attach(noun.head, "prep")
     elif noun.dep == "pobj" and _is_of_owner(token):
         token.attach(noun.head.head, "prep")
-    elif token.lower == "with" and noun.head.lower == "in" and is_animate(noun.head.head.lower):
-        token.attach(noun.head.head, "prep")  # "a chef in uniform with a teapot"
+    else:
+        _correct_preposition_of_part(token)
+
+
+def _correct_preposition_of_part(token: Token) -> None:
+    """Correct "a house with a garage for sale", "a chef in uniform with a teapot": a preposition after a part is of the
+    whole.
+    """
+    noun = token.head
+    if token.lower == "with" and noun.dep == "pobj" and noun.head.lower == "in" and is_animate(noun.head.head.lower):
+        token.attach(noun.head.head, "prep")
     elif token.lower == "for" and any(offer.lower in OFFERS for offer in token.kids("pobj")):
         if _owner(noun) is not noun:
-            token.attach(_owner(noun), "prep")  # "a house with a garage for sale"
+            token.attach(_owner(noun), "prep")
     elif token.lower == "at" and any(time.lower in TIMES for time in token.kids("pobj")):
         clause = noun.head.head if noun.dep == "pobj" else noun.head
         if clause.is_verb:

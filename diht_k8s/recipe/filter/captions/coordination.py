@@ -28,7 +28,7 @@ SECOND_VERBS = VERBS | ACTS | INTRANSITIVE | DEEDS
 def correct_clauses(tokens: Sequence[Token], lexicon: Lexicon) -> None:
     """Apply the rules for verbs and subjects of coordinated clauses and of those without a relative pronoun."""
     for token in tokens:
-        if token.lower == "other" and token.i and tokens[token.i - 1].lower == "each":
+        if token.lower == "other":
             _correct_each_other(tokens, token)
         if token.tag in FINITE:
             _correct_subject_with_article(tokens, token)
@@ -40,13 +40,20 @@ def correct_clauses(tokens: Sequence[Token], lexicon: Lexicon) -> None:
             _correct_listed_verb(tokens, token, lexicon)
         elif token.tag in FINITE and token.dep == "ccomp":
             _correct_clause_of_verb(tokens, token, lexicon)
-        elif token.is_verb and token.dep == "conj" and token.head.is_noun and _join_earlier(tokens, token):
-            continue
-        elif token.tag in FINITE and token.dep == "conj" and not token.kids("nsubj", "nsubjpass"):
-            if token.head.is_verb:
-                _correct_subject(tokens, token)
-            elif token.head.is_noun:
-                _correct_verb_of_noun(tokens, token)
+        elif token.is_verb and token.dep == "conj":
+            _correct_conjunct(tokens, token)
+
+
+def _correct_conjunct(tokens: Sequence[Token], token: Token) -> None:
+    """Apply the rules for a verb after "and"."""
+    if token.head.is_noun and _join_earlier(tokens, token):
+        return
+    if token.tag not in FINITE or token.kids("nsubj", "nsubjpass"):
+        return
+    if token.head.is_verb:
+        _correct_subject(tokens, token)
+    elif token.head.is_noun:
+        _correct_verb_of_noun(tokens, token)
 
 
 def _correct_listed_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
@@ -171,8 +178,16 @@ def _part_objects(thing: Token, noun: Token | None, second: Token) -> None:
 
 def _correct_each_other(tokens: Sequence[Token], token: Token) -> None:
     """Correct "standing next to each other holding rackets": "other" is a pronoun, and a participle may follow."""
-    right, noun, each = after(tokens, token), token.head, tokens[token.i - 1]
-    if right is None or right.tag != "VBG" or right.dep != "amod" or right.head is not noun or noun.dep != "pobj":
+    right, noun, each = after(tokens, token), token.head, before(tokens, token)
+    if (
+        each is None
+        or each.lower != "each"
+        or right is None
+        or right.tag != "VBG"
+        or right.dep != "amod"
+        or right.head is not noun
+        or noun.dep != "pobj"
+    ):
         return
     preposition = noun.head
     subject = next((head for head in preposition.ancestors() if head.is_noun), None)

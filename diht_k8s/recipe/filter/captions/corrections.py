@@ -192,6 +192,9 @@ def _correct_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> No
         _become_rose(token, left)
     elif not lexicon.is_verb_form(word) and _is_unlike_verb(token, lexicon):
         _become_noun(token, "NNS" if word.endswith("s") else "NN")
+    elif is_thing and _is_object_of_verb(token, left):
+        token.retag("NN")  # "rain stops play"
+        token.dep = "dobj"
     elif is_thing:
         _correct_verb_or_thing(tokens, token)
 
@@ -209,9 +212,6 @@ def _correct_verb_or_thing(tokens: Sequence[Token], token: Token) -> None:
         and token.tag in ("VB", "VBP")
     ):
         token.retag("NN")  # "reveals smoke"
-    elif _is_object_of_verb(token, left):
-        token.retag("NN")  # "rain stops play"
-        token.dep = "dobj"
     elif _names_drawing(left, token, right):
         token.retag("NN")  # "Blueprint for a station"
     elif _opens(left) and right is not None and right.lower == "of" and (token.is_root or word == "set"):

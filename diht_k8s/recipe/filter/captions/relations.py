@@ -221,7 +221,7 @@ class _Builder:
         if after_object:
             clause.subjects = outer.objects
         elif agents and outer.verb.lower == "used":
-            clause.subjects = agents  # "a basket used by fishermen to carry salmon"
+            clause.subjects = agents  # "a net used by fishermen to catch"
         elif self._acts_on_pronoun(clause, outer):
             clause.subjects = []
         elif verb.dep in ("conj", "xcomp", "advcl", "ccomp", "dep", "parataxis", "pcomp"):
@@ -319,7 +319,7 @@ class _Builder:
         return bool(agents)
 
     def _agents(self, verb: Token) -> list[Token]:
-        return [agent for by in verb.kids("agent") for agent in self._nouns(by.kids("pobj"))]
+        return self._nouns(agent for by in verb.kids("agent") for agent in by.kids("pobj"))
 
     def _emit_freed_prepositions(self, clause: _Clause) -> None:
         """Add the prepositions right after the object of a dropped verb as relations of that object."""

@@ -93,10 +93,8 @@ def _role(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> str:
     if word == "of" and index and tokens[index - 1].lower in COUNTS and tokens[index - 1].tag == "CD":
         return SKIPPED  # "hundreds of farmers"
     following = after(tokens, tokens[index])
-    if word == "one" and token.dep == "nummod" and following is not None and following.tag[:2] in ("NN", "JJ"):
-        return NUMBER
     if word in NOT_NOUNS or not (word.isalnum() or LETTER_OR_DIGIT.search(word)):
-        return BREAK
+        return NUMBER if _counts_one(token, following) else BREAK
     if token.tag == "CD" or word in NUMBER_WORDS or _has_digit(word):
         return _number_role(tokens, index)
     if (word in PASSED_OVER or len(word) == 1) and _is_passed_over(tokens, index):
@@ -113,6 +111,12 @@ def _role(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> str:
         return NOUN if _names_purpose(token, following) else ADJECTIVE
     ends = token.tag != "VBG" and all(child.i < index and child.dep != "auxpass" for child in token.children)
     return ADJECTIVE if ends and between_marks(tokens, index) else BREAK
+
+
+def _counts_one(token: Token, following: Token | None) -> bool:
+    """Whether "one" is a number: "one friend"."""
+    named = following is not None and following.tag[:2] in ("NN", "JJ")
+    return token.lower == "one" and token.dep == "nummod" and named
 
 
 def _is_passed_over(tokens: Sequence[Token], index: int) -> bool:
