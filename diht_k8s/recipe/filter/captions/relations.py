@@ -164,8 +164,9 @@ class _Builder:
             clause.subjects = self._group(clause.verb.head, passive=clause.passive)
         elif subject.lower not in RELATIVES and self._is_object(subject) and not self._parted(subject, clause.verb):
             clause.subjects = self._nouns([subject])
-            if clause.verb.dep == "conj" and self._is_object(clause.verb.head):
-                # "neither the lion nor the zebra moves"
+            if clause.verb.dep == "conj" and self._is_object(
+                clause.verb.head
+            ):  # "neither the lion nor the zebra moves"
                 clause.subjects = [*self._group(clause.verb.head, passive=False), *clause.subjects]
 
     def _is_relative(self, own: Sequence[Token]) -> bool:
