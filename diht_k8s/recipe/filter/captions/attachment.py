@@ -165,7 +165,7 @@ def _correct_lone_preposition(tokens: Sequence[Token], token: Token) -> None:
 
 def _correct_relative(tokens: Sequence[Token], token: Token) -> None:
     """Correct "the plot of a movie to my grandma who wanted to watch", "photo of cars that were sold": the one before "who"
-    is meant, and what is in the picture.
+    is meant, and what is in the image.
     """
     clause, nearest = token.head, before(tokens, token)
     if clause.dep != "relcl" or nearest is None or not nearest.is_noun or clause in nearest.ancestors():

@@ -35,9 +35,7 @@ from diht_k8s.recipe.filter.captions.wordlists import (
     words,
 )
 
-LABELS = words(
-    "photo photos image images photography picture pictures illustration illustrations footage vector vectors"
-)
+LABELS = words("photo photos image images photography illustration illustrations footage vector vectors")
 WITH_INFINITIVE = words("helps helped helping lets letting makes made making goes going comes dares does did let")
 
 

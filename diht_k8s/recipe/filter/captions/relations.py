@@ -131,7 +131,7 @@ class _Builder:
                 clause.subjects = self._acting(verb.head, self._group(verb.head, passive=passive), verb)
         else:
             self._inherit(clause)
-        if verb.dep == "relcl" and self._is_object(verb.head) and own and not self._is_relative(own):
+        if verb.dep == "relcl" and self._is_object(verb.head) and own and own[-1].lower not in RELATIVES:
             self._relative_object(clause)
         return clause
 
@@ -168,9 +168,6 @@ class _Builder:
                 clause.verb.head
             ):  # "neither the lion nor the zebra moves"
                 clause.subjects = [*self._group(clause.verb.head, passive=False), *clause.subjects]
-
-    def _is_relative(self, own: Sequence[Token]) -> bool:
-        return own[-1].lower in RELATIVES
 
     def _relative_object(self, clause: _Clause) -> None:
         """Find the object in "the fence my uncle built".

@@ -30,7 +30,7 @@ WAYS = words(
 )
 
 
-VIEWS = words("view picture photograph sketch shot")
+VIEWS = words("view photograph sketch shot")
 
 
 def find_verbs(tokens: Sequence[Token], lexicon: Lexicon) -> None:
