@@ -93,7 +93,8 @@ def _correct_identifier(tokens: Sequence[Token], token: Token) -> None:
 
 def _correct_label(tokens: Sequence[Token], token: Token) -> None:
     """Correct "a glass of wine royalty free stock photo": the label at the end is no part of what the glass holds."""
-    if token.dep not in ("pobj", "dobj") or token.lower not in LABELS or before(tokens, token).lower != "stock":
+    left = before(tokens, token)
+    if token.dep not in ("pobj", "dobj") or token.lower not in LABELS or left is None or left.lower != "stock":
         return
     start = token.i - 1
     while start and tokens[start - 1].lower in ("royalty", "free"):
@@ -237,7 +238,13 @@ def _is_unlike_verb(token: Token, lexicon: Lexicon) -> bool:
 def _is_object_of_verb(token: Token, left: Token | None) -> bool:
     """Whether a bare infinitive follows a verb that has none."""
     bare = token.tag in ("VB", "VBP") and token.dep in ("xcomp", "ccomp") and not token.kids("aux", "nsubj", "dobj")
-    return bare and token.head is left and left.tag in ("VBZ", "VBD", "VBG") and left.lower not in WITH_INFINITIVE
+    return (
+        bare
+        and left is not None
+        and token.head is left
+        and left.tag in ("VBZ", "VBD", "VBG")
+        and left.lower not in WITH_INFINITIVE
+    )
 
 
 def _names_drawing(left: Token | None, token: Token, right: Token | None) -> bool:
