@@ -57,7 +57,7 @@ FEATURES: Final = words(
 PLAIN_FEATURES: Final = words("crowned winged")
 """Of these, the ones that need no word before them: "two winged horses"."""
 GRADED: Final = words("fit fat duty cut")
-RANKS: Final = words("general major private corporal")
+RANKS: Final = words("general major")
 """Adjectives that are a part of names: "General Ann Lee"."""
 NO_CHAIN: Final = COLOURS | SHADES | words("golf village bowling")
 """A colour after one of these does not describe a chain of nouns."""
