@@ -15,7 +15,7 @@ from diht_k8s.recipe.filter import CaptionParser
 from diht_k8s.recipe.filter.captions.why import Why, explain, rules
 
 FOLDER = Path(__file__).parent / "captions"
-DEVELOPMENT = ("dev", "dev2", "dev3", "heldout2")
+DEVELOPMENT = ("dev", "dev2", "dev3", "dev4", "heldout2")
 
 
 def development_captions() -> list[str]:

@@ -9,7 +9,7 @@ from diht_k8s.recipe.filter.captions.tree import Token, after, before, below, re
 from diht_k8s.recipe.filter.captions.wordlists import AUXILIARIES, INTRANSITIVE, is_animate, words
 
 SHOWING = words("show depict display feature contain include illustrate represent picture portray")
-OF_THE_VERB = words("from into onto through across along during before after")
+OF_THE_VERB = words("from into onto through across along past during before after")
 BESIDE = frozenset(("next to", "beside", "near", "close to"))
 PLACES = (
     BESIDE
@@ -23,6 +23,7 @@ PICTURES = words(
     "snapshot screenshot sketch view shot"
 )
 """What follows "a photo of a boat" says where the boat is, not the photo."""
+TAKEN = words("take capture shoot snap photograph film record paint draw")
 STATUES = words("statue sculpture bust monument figurine")
 """Unlike an image, these can do what a participle says: "statue of a king overlooking the bay"."""
 TOOLS = words(
@@ -32,6 +33,9 @@ TOOLS = words(
 )
 MOVING = words("carry bring take throw pass send deliver hand tie attach pull push drag move lead fix")
 HOLDING = words("hold have carry wear own contain include feature show fill buy sell") | SHOWING
+TIMES = words("sunset sunrise dawn dusk night noon midday midnight daybreak nightfall")
+OFFERS = words("rent sale hire")
+PLACED = words("with in at near on by")
 PATHS = words("down off along around past over through across up")
 
 
@@ -40,11 +44,17 @@ def correct_attachment(tokens: Sequence[Token], lexicon: Lexicon) -> None:
     for token in tokens:
         _correct_coordination(tokens, token)
         _correct_path(token, lexicon)
+        if token.tag in ("IN", "TO", "RP"):
+            _correct_lone_preposition(tokens, token)
+        elif token.lower in ("who", "that", "which"):
+            _correct_relative(tokens, token)
     for token in tokens:
         if token.tag == "VBG":
             _attach_to_subject(tokens, token)
         elif token.tag == "VBN" and token.dep == "acl":
             _attach_to_pictured(tokens, token)
+            _attach_to_picture(token, lexicon)
+            _attach_to_work(tokens, token)
     for token in tokens:
         if token.dep == "prep":
             _correct_preposition(tokens, token, lexicon)
@@ -140,6 +150,33 @@ def _correct_path(token: Token, lexicon: Lexicon) -> None:
             places[0].attach(token, "pobj")
 
 
+def _correct_lone_preposition(tokens: Sequence[Token], token: Token) -> None:
+    """Correct "brings a guitar to every party", "things to keep in your pantry": a preposition has the noun after it as
+    its object.
+    """
+    if token.dep == "dative" and token.kids("pobj"):
+        token.dep = "prep"
+    if token.dep != "prep" or token.children or not token.head.is_verb:
+        return
+    thing = next((child for child in token.head.kids("dobj") if child.i > token.i), None)
+    if thing is not None and min(part.i for part in below(thing)) == token.i + 1:
+        thing.attach(token, "pobj")
+
+
+def _correct_relative(tokens: Sequence[Token], token: Token) -> None:
+    """Correct "the plot of a movie to my grandma who wanted to watch", "photo of cars that were sold": the one before "who"
+    is meant, and what is in the image.
+    """
+    clause, nearest = token.head, before(tokens, token)
+    if clause.dep != "relcl" or nearest is None or not nearest.is_noun or clause in nearest.ancestors():
+        return
+    person = token.lower == "who" and is_animate(nearest.lower) and not is_animate(clause.head.lower)
+    if nearest is not clause.head and (
+        person or (clause.head.lower in PICTURES and _joined_by_of(nearest, clause.head))
+    ):
+        clause.attach(nearest, "relcl")
+
+
 def _attach_to_subject(tokens: Sequence[Token], token: Token) -> None:
     """Correct the subject of a bare participle: the nearest noun before it that can be one.
 
@@ -184,11 +221,39 @@ def _attach_to_pictured(tokens: Sequence[Token], token: Token) -> None:
         token.attach(nearest, "acl")
 
 
+def _attach_to_work(tokens: Sequence[Token], token: Token) -> None:
+    """Correct "a novel by Ann Lee narrated by Tim Ray", "a teapot with a handle, engraved with a crest": the participle
+    describes the work, not its author, and after a comma the whole, not a part of it.
+    """
+    part = token.head
+    if part.dep != "pobj" or part.i > token.i:
+        return
+    by_author = part.head.lower == "by" and part.tag.startswith("NNP") and bool(token.kids("agent"))
+    after_comma = tokens[min(child.i for child in below(token)) - 1].lower == ","
+    if (by_author or after_comma) and _owner(part) is not part:
+        token.attach(_owner(part), "acl")
+
+
+def _attach_to_picture(token: Token, lexicon: Lexicon) -> None:
+    """Correct "image of the pole taken by a spacecraft": the image was taken."""
+    if lexicon.verb(token.lower) in TAKEN:
+        picture = next((noun for noun in token.head.ancestors() if noun.lower in PICTURES), None)
+        if picture is not None and _joined_by_of(token.head, picture):
+            token.attach(picture, "acl")
+
+
 def _nearest_noun(tokens: Sequence[Token], token: Token) -> Token | None:
     left = before(tokens, token)
     while left is not None and left.tag == "RB":
         left = before(tokens, left)
     return left if left is not None and left.is_noun else None
+
+
+def _owner(noun: Token) -> Token:
+    """What a noun is a part of or near to, or the noun itself."""
+    while noun.dep == "pobj" and noun.head.lower in PLACED and noun.head.head.is_noun:
+        noun = noun.head.head
+    return noun
 
 
 def _chain_up(noun: Token) -> Iterator[Token]:
@@ -214,6 +279,11 @@ def _correct_preposition(tokens: Sequence[Token], token: Token, lexicon: Lexicon
     of boats in a harbor", "rolling dough with a pin".
     """
     left, head = before(tokens, token), token.head
+    if head.tag == "CD" and head.dep == "nummod" and head.head.is_noun and head.head.i < head.i:
+        token.attach(head.head, "prep")  # "stage 12 of the tour"
+        left, head = head.head, head.head
+    if left is not None and left.tag == "CD" and left.dep == "pobj" and left.head.lower == "of":
+        left = left.head.head  # "portrait of the class of 1924 on the steps"
     if left is None or not left.is_noun:
         return
     if head is left:
@@ -238,6 +308,24 @@ def _correct_preposition_of_neighbour(token: Token, lexicon: Lexicon) -> None:
             token.attach(noun.head, "prep")
     elif noun.dep == "pobj" and _is_of_owner(token):
         token.attach(noun.head.head, "prep")
+    else:
+        _correct_preposition_of_part(token)
+
+
+def _correct_preposition_of_part(token: Token) -> None:
+    """Correct "a house with a garage for sale", "a chef in uniform with a teapot": a preposition after a part is of the
+    whole.
+    """
+    noun = token.head
+    if token.lower == "with" and noun.dep == "pobj" and noun.head.lower == "in" and is_animate(noun.head.head.lower):
+        token.attach(noun.head.head, "prep")
+    elif token.lower == "for" and any(offer.lower in OFFERS for offer in token.kids("pobj")):
+        if _owner(noun) is not noun:
+            token.attach(_owner(noun), "prep")
+    elif token.lower == "at" and any(time.lower in TIMES for time in token.kids("pobj")):
+        clause = noun.head.head if noun.dep == "pobj" else noun.head
+        if clause.is_verb:
+            token.attach(clause, "prep")  # "ride camels past the pyramids at sunset"
 
 
 def _is_goal_of_verb(preposition: Token, lexicon: Lexicon) -> bool:
@@ -252,7 +340,7 @@ def _is_of_owner(preposition: Token) -> bool:
     noun = preposition.head
     if preposition.lower == "about" and noun.head.lower in ("with", "by"):
         return True
-    return noun.lower in ("rent", "sale") and noun.head.head.is_noun
+    return noun.lower in OFFERS and (noun.head.head.is_noun or noun.head.head.tag == "JJ")
 
 
 def _is_tool_of_verb(preposition: Token, lexicon: Lexicon) -> bool:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from diht_k8s.recipe.filter.captions.wordlists import FOREIGN, words
+from diht_k8s.recipe.filter.captions.wordlists import FOREIGN, UNITS, words
 
 URL: Final = re.compile(
     r"(?:https?://|www\.)\S+|\b[\w-]+(?:\.[\w-]+)*\.(?:com|org|net|co\.uk|de|io|example|info)\b(?:/\S*)?", re.I
@@ -50,6 +50,8 @@ SMALL_WORDS: Final = words(
     "a an and are as at be but by for from has in into is it its near of off on onto or over that the this to under up "
     "was were with while who which without not no your our my his her their"
 )
+NOT_IN_TITLES: Final = SMALL_WORDS | UNITS | {"x"}
+"""Words without a capital in titles, too: "45 x 45 cm"."""
 
 
 def clean(caption: str) -> tuple[str, str]:
@@ -78,7 +80,7 @@ def _without_noise(text: str) -> str:
 
 def _is_title(found: Sequence[str]) -> bool:
     """Whether (nearly) every content word starts with a capital, so capitals do not mark names."""
-    capitals = [word[0].isupper() for word in found if word.lower() not in SMALL_WORDS]
+    capitals = [word[0].isupper() for word in found if word.lower() not in NOT_IN_TITLES]
     return 1 < sum(capitals) >= 0.8 * len(capitals)
 
 

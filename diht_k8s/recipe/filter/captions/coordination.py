@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from diht_k8s.recipe.filter.captions.lexicon import Lexicon
 from diht_k8s.recipe.filter.captions.titles import ACTS, VERBS
-from diht_k8s.recipe.filter.captions.tree import Token, after, before, replace_with
+from diht_k8s.recipe.filter.captions.tree import Token, after, before, below, replace_with
 from diht_k8s.recipe.filter.captions.verbs import DEEDS
 from diht_k8s.recipe.filter.captions.wordlists import CAUSATIVES, INTRANSITIVE, is_animate, words
 
@@ -28,7 +28,7 @@ SECOND_VERBS = VERBS | ACTS | INTRANSITIVE | DEEDS
 def correct_clauses(tokens: Sequence[Token], lexicon: Lexicon) -> None:
     """Apply the rules for verbs and subjects of coordinated clauses and of those without a relative pronoun."""
     for token in tokens:
-        if token.lower == "other" and token.i and tokens[token.i - 1].lower == "each":
+        if token.lower == "other":
             _correct_each_other(tokens, token)
         if token.tag in FINITE:
             _correct_subject_with_article(tokens, token)
@@ -40,11 +40,20 @@ def correct_clauses(tokens: Sequence[Token], lexicon: Lexicon) -> None:
             _correct_listed_verb(tokens, token, lexicon)
         elif token.tag in FINITE and token.dep == "ccomp":
             _correct_clause_of_verb(tokens, token, lexicon)
-        elif token.tag in FINITE and token.dep == "conj" and not token.kids("nsubj", "nsubjpass"):
-            if token.head.is_verb:
-                _correct_subject(tokens, token)
-            elif token.head.is_noun:
-                _correct_verb_of_noun(tokens, token)
+        elif token.is_verb and token.dep == "conj":
+            _correct_conjunct(tokens, token)
+
+
+def _correct_conjunct(tokens: Sequence[Token], token: Token) -> None:
+    """Apply the rules for a verb after "and"."""
+    if token.head.is_noun and _join_earlier(tokens, token):
+        return
+    if token.tag not in FINITE or token.kids("nsubj", "nsubjpass"):
+        return
+    if token.head.is_verb:
+        _correct_subject(tokens, token)
+    elif token.head.is_noun:
+        _correct_verb_of_noun(tokens, token)
 
 
 def _correct_listed_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> None:
@@ -127,6 +136,36 @@ def _correct_verb_of_noun(tokens: Sequence[Token], token: Token) -> None:
         _part_objects(thing, noun, token)
 
 
+def _join_earlier(tokens: Sequence[Token], token: Token) -> bool:
+    """Apply the rules for a verb that the parser coordinates with a noun; returns whether one fired."""
+    noun = token.head
+    if token.tag in ("VBN", "VBD") and not token.kids("nsubj", "nsubjpass", "aux", "auxpass", "dobj"):
+        _correct_second_of_participles(tokens, token)
+    elif any(subject.i < token.i for subject in token.kids("nsubj")):
+        _correct_second_of_clauses(tokens, token)
+    return token.head is not noun
+
+
+def _correct_second_of_participles(tokens: Sequence[Token], token: Token) -> None:
+    """Correct "a bowl of soup topped with basil and served with bread": both participles describe the soup."""
+    _join(tokens, token, [one for one in below(token.head) if one.tag == "VBN" and one.dep == "acl"])
+
+
+def _correct_second_of_clauses(tokens: Sequence[Token], token: Token) -> None:
+    """Correct "a yard where the kids can play and the dog can run": both clauses describe the yard."""
+    _join(tokens, token, token.head.kids("relcl"))
+
+
+def _join(tokens: Sequence[Token], second: Token, candidates: Sequence[Token]) -> None:
+    """Coordinate a verb with the last candidate before the "and" that opens its clause."""
+    start = min(part.i for part in below(second))
+    link = tokens[start - 1] if start else None
+    earlier = [first for first in candidates if first.i < start]
+    if link is not None and link.lower in ("and", "but") and earlier:
+        second.attach(max(earlier, key=lambda first: first.i), "conj")
+        link.attach(second.head, "cc")
+
+
 def _part_objects(thing: Token, noun: Token | None, second: Token) -> None:
     """Give the second verb its object, and the first one the noun before "and" if that was taken for a part of it."""
     if noun is not None and noun.head is thing and noun.dep in ("amod", "compound", "nmod") and noun.i < second.i:
@@ -139,8 +178,16 @@ def _part_objects(thing: Token, noun: Token | None, second: Token) -> None:
 
 def _correct_each_other(tokens: Sequence[Token], token: Token) -> None:
     """Correct "standing next to each other holding rackets": "other" is a pronoun, and a participle may follow."""
-    right, noun, each = after(tokens, token), token.head, tokens[token.i - 1]
-    if right is None or right.tag != "VBG" or right.dep != "amod" or right.head is not noun or noun.dep != "pobj":
+    right, noun, each = after(tokens, token), token.head, before(tokens, token)
+    if (
+        each is None
+        or each.lower != "each"
+        or right is None
+        or right.tag != "VBG"
+        or right.dep != "amod"
+        or right.head is not noun
+        or noun.dep != "pobj"
+    ):
         return
     preposition = noun.head
     subject = next((head for head in preposition.ancestors() if head.is_noun), None)

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 
 from diht_k8s.recipe.filter.captions.attachment import correct_attachment
 from diht_k8s.recipe.filter.captions.coordination import correct_clauses
+from diht_k8s.recipe.filter.captions.enumerations import correct_enumerations
 from diht_k8s.recipe.filter.captions.lexicon import Lexicon
 from diht_k8s.recipe.filter.captions.titles import correct_fragment, correct_title
-from diht_k8s.recipe.filter.captions.tree import Token, after, before, below, replace_with
-from diht_k8s.recipe.filter.captions.verbs import become_noun_before, find_verbs
+from diht_k8s.recipe.filter.captions.tree import LABEL, Token, after, before, below, replace_with
+from diht_k8s.recipe.filter.captions.verbs import become_modifier, become_noun_before, find_verbs
 from diht_k8s.recipe.filter.captions.wordlists import (
     ADJECTIVE_ENDINGS,
     ADJECTIVES,
@@ -31,7 +32,11 @@ from diht_k8s.recipe.filter.captions.wordlists import (
     PLURAL_ONLY,
     QUANTITIES,
     is_animate,
+    words,
 )
+
+LABELS = words("photo photos image images photography illustration illustrations footage vector vectors")
+WITH_INFINITIVE = words("helps helped helping lets letting makes made making goes going comes dares does did let")
 
 
 def correct(tokens: list[Token], lexicon: Lexicon, *, title: str = "") -> list[Token]:
@@ -47,7 +52,10 @@ def correct(tokens: list[Token], lexicon: Lexicon, *, title: str = "") -> list[T
         if token.is_noun:
             _correct_quantity(token)
             _correct_noun(token, lexicon)
+            _correct_identifier(tokens, token)
+            _correct_label(tokens, token)
         _correct_word(tokens, token, lexicon)
+    correct_enumerations(tokens, lexicon)
     find_verbs(tokens, lexicon)
     correct_clauses(tokens, lexicon)
     if title:
@@ -68,6 +76,34 @@ def _correct_noun(token: Token, lexicon: Lexicon) -> None:
         and not token.kids("det")
     ):
         token.retag("JJ")
+
+
+def _correct_identifier(tokens: Sequence[Token], token: Token) -> None:
+    """Correct "filter for vacuum XV-200": the model number belongs to the vacuum, not the other way round."""
+    left = before(tokens, token)
+    if left is None or left.head is not token or not (left.is_noun or left.tag == "JJR") or not left.lower.isalpha():
+        return
+    if any(character.isdigit() for character in token.lower):
+        left.retag("NN" if left.tag == "JJR" else left.tag)
+        replace_with(token, left)
+        for child in list(token.children):
+            child.attach(left, child.dep)
+        token.attach(left, "nummod")
+
+
+def _correct_label(tokens: Sequence[Token], token: Token) -> None:
+    """Correct "a glass of wine royalty free stock photo": the label at the end is no part of what the glass holds."""
+    left = before(tokens, token)
+    if token.dep not in ("pobj", "dobj") or token.lower not in LABELS or left is None or left.lower != "stock":
+        return
+    start = token.i - 1
+    while start and tokens[start - 1].lower in ("royalty", "free"):
+        start -= 1
+    thing = tokens[start - 1]
+    if not thing.is_noun or thing.i <= token.head.i or not (thing.head is token or token in thing.ancestors()):
+        return
+    replace_with(token, thing)
+    token.attach(thing, LABEL)
 
 
 def _join_prepositions(tokens: list[Token]) -> list[Token]:
@@ -147,12 +183,17 @@ def _correct_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon) -> No
     """Correct "phone case", "scissors": a word that WordNet knows as a noun only is no verb."""
     word, left = token.lower, before(tokens, token)
     is_thing = lexicon.noun(word) in lexicon.nouns
-    if word in PLURAL_ONLY and word not in lexicon.verbs:
+    if "-" in word and _opens(left) and token.tag != "VBP":
+        become_modifier(tokens, token, "amod")  # "floor-to-ceiling windows"
+    elif word in PLURAL_ONLY and word not in lexicon.verbs:
         _join_compound(token, left) if left is not None and left.is_noun else _become_noun(token, "NNS")
     elif word == "rose" and left is not None and (left.tag.startswith("JJ") or left.lower in COLOURS):
         _become_rose(token, left)
-    elif not lexicon.is_verb_form(word) and not word.endswith(("ing", "ed")):
+    elif not lexicon.is_verb_form(word) and _is_unlike_verb(token, lexicon):
         _become_noun(token, "NNS" if word.endswith("s") else "NN")
+    elif is_thing and _is_object_of_verb(token, left):
+        token.retag("NN")  # "rain stops play"
+        token.dep = "dobj"
     elif is_thing:
         _correct_verb_or_thing(tokens, token)
 
@@ -184,6 +225,26 @@ def _correct_verb_or_thing(tokens: Sequence[Token], token: Token) -> None:
         become_noun_before(token)
     elif left is not None and left.is_noun and token.tag == "VB" and left.dep == "npadvmod":
         _join_compound(token, left)  # "Morning run along the canal"
+
+
+def _is_unlike_verb(token: Token, lexicon: Lexicon) -> bool:
+    """Whether a word that WordNet does not know as a verb is none: it may be a new one ("a chemist pipettes a sample")."""
+    if token.lower.endswith(("ing", "ed")):
+        return token.dep == "dobj" and token.lower in lexicon.nouns  # "unloading herring"
+    acts = any(subject.kids("det") and subject.i == token.i - 1 for subject in token.kids("nsubj"))
+    return not (acts and token.tag == "VBZ" and any(thing.kids("det") for thing in token.kids("dobj")))
+
+
+def _is_object_of_verb(token: Token, left: Token | None) -> bool:
+    """Whether a bare infinitive follows a verb that has none."""
+    bare = token.tag in ("VB", "VBP") and token.dep in ("xcomp", "ccomp") and not token.kids("aux", "nsubj", "dobj")
+    return (
+        bare
+        and left is not None
+        and token.head is left
+        and left.tag in ("VBZ", "VBD", "VBG")
+        and left.lower not in WITH_INFINITIVE
+    )
 
 
 def _names_drawing(left: Token | None, token: Token, right: Token | None) -> bool:
@@ -265,7 +326,7 @@ def _disagrees(token: Token) -> bool:
         len(subjects) == 1
         and subjects[0].tag in ("NN", "NNP", "JJ")
         and subjects[0].lower not in INVARIANT
-        and not subjects[0].kids("conj", "cc")
+        and not any(part.tag == "CC" and part.head.is_noun for part in below(subjects[0]))
         and token.is_root
     )
 

@@ -66,6 +66,10 @@ class Lexicon:
             order = [stem[:-1] + "y", stem + "e"]  # carried, tied
         return next((lemma for lemma in order if lemma in self.verbs), order[0] if not _loses_e(stem) else plain)
 
+    def action(self, word: str) -> str:
+        """Lemma of a word that is a verb for sure; WordNet may know pipettes as a noun only."""
+        return self.noun(word) if word.endswith("s") and not self.is_verb_form(word) else self.verb(word)
+
     def is_verb_form(self, word: str) -> bool:
         """Whether the word is a form of a known verb."""
         return self.verb(word) in self.verbs

@@ -12,7 +12,7 @@ from typing import Final
 
 from diht_k8s.recipe.filter.captions.lexicon import Lexicon
 from diht_k8s.recipe.filter.captions.token_roles import ADJECTIVE, BREAK, NOUN, NUMBER, between_marks, roles_of
-from diht_k8s.recipe.filter.captions.tree import Token
+from diht_k8s.recipe.filter.captions.tree import LABEL, Token
 from diht_k8s.recipe.filter.captions.wordlists import COLOURS, FIXED_NAMES, LOOKS_IN_ING, PLURAL_ONLY, SHADES, words
 
 FIXED_FIRST: Final = frozenset(first for first, _ in FIXED_NAMES)
@@ -183,6 +183,8 @@ def _begins_phrase(tokens: Sequence[Token], roles: Sequence[str], index: int, ru
 def _second_object(tokens: Sequence[Token], index: int) -> bool:
     """Whether a noun is another object, not part of a compound: "gives children toys", "crafts kids can make"."""
     before, token = tokens[index - 1], tokens[index]
+    if any(child.dep == LABEL and child.i - index <= 3 for child in before.children):
+        return True
     if token.dep == "nsubj" and token.head.dep == "relcl" and token.head.head is before:
         return True
     return before.dep == "dative" and token.head is before.head
@@ -262,9 +264,19 @@ def _name(named: Sequence[Token], lexicon: Lexicon) -> str:
     *compound, head = (word.lower for word in named)
     if head == "glasses" and compound and compound[-1] in DRINKS:
         return " ".join([*compound, "glass"])
+    if compound and all(word.tag in ("NNP", "NNPS") for word in named) and _is_full_name(named):
+        return " ".join([*compound, head])
     if named[-1].tag == "NNP" and head not in PLURAL_ONLY and head in lexicon.nouns:
         return " ".join([*compound, head])
     return " ".join([*compound, lexicon.noun(head)])
+
+
+def _is_full_name(named: Sequence[Token]) -> bool:
+    """Whether a name stays as it is written: "Las Vegas", "Donald Evans", "the Detroit Lions"."""
+    last = named[-1]
+    if named[-2].lower == "stock":
+        return False
+    return last.tag == "NNP" or any(child.lower == "the" for child in last.kids("det")) or last.head.lower == "by"
 
 
 def _add_lone_adjectives(tokens: Sequence[Token], roles: Sequence[str], found: Phrases) -> None:

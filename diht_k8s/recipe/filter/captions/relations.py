@@ -124,21 +124,34 @@ class _Builder:
         elif own:
             self._own_subject(clause, own)
         elif verb.tag in ("VB", "VBN") and not verb.kids("aux") and self._opens_part(verb):
-            clause.imperative = True
+            clause.imperative = not self._describes_before_comma(verb)
+            clause.subjects = [] if clause.imperative else self._group(verb.head, passive=True)
         elif verb.dep in CLAUSES_OF_NOUNS and self._is_object(verb.head):
             if not self._parted(verb.head, verb):
-                clause.subjects = self._group(verb.head, passive=passive)
+                clause.subjects = self._acting(verb.head, self._group(verb.head, passive=passive), verb)
         else:
             self._inherit(clause)
-        if verb.dep == "relcl" and self._is_object(verb.head) and own and not self._is_relative(own):
+        if verb.dep == "relcl" and self._is_object(verb.head) and own and own[-1].lower not in RELATIVES:
             self._relative_object(clause)
         return clause
+
+    def _acting(self, noun: Token, group: list[Token], verb: Token) -> list[Token]:
+        """Those of a group that do what a participle says: the people in "a beach with umbrellas and people swimming"."""
+        if verb.tag != "VBG" or not can_act(noun, self._lexicon):
+            return group
+        return [member for member in group if can_act(member, self._lexicon) or member.tag.startswith("NNP")]
 
     def _opens_part(self, verb: Token) -> bool:
         """Whether a mark separates a verb from its possible subject: "Mug | Handcrafted in Portugal", "The Foxes - Live
         at Union Hall".
         """
         return verb.i == 0 or follows_comma(self._tokens, verb)
+
+    def _describes_before_comma(self, verb: Token) -> bool:
+        """Whether a participle after a comma says more of its noun: "a teapot, engraved with a crest"."""
+        if verb.tag != "VBN" or verb.dep != "acl" or not self._is_object(verb.head) or verb.head.i > verb.i:
+            return False
+        return self._tokens[verb.i - 1].lower == "," and bool(verb.kids("prep", "agent", "neg"))
 
     def _cut_off(self, subject: Token, verb: Token) -> bool:
         """Whether the only mark between subject and verb is right before the verb."""
@@ -155,9 +168,6 @@ class _Builder:
                 clause.verb.head
             ):  # "neither the lion nor the zebra moves"
                 clause.subjects = [*self._group(clause.verb.head, passive=False), *clause.subjects]
-
-    def _is_relative(self, own: Sequence[Token]) -> bool:
-        return own[-1].lower in RELATIVES
 
     def _relative_object(self, clause: _Clause) -> None:
         """Find the object in "the fence my uncle built".
@@ -205,8 +215,11 @@ class _Builder:
             and min(o.i for o in outer.objects) < verb.i
             and not clause.passive
         )
+        agents = self._agents(outer.verb) if outer.passive and verb.dep == "xcomp" else []
         if after_object:
             clause.subjects = outer.objects
+        elif agents and outer.verb.lower == "used":
+            clause.subjects = agents  # "a net used by fishermen to catch"
         elif self._acts_on_pronoun(clause, outer):
             clause.subjects = []
         elif verb.dep in ("conj", "xcomp", "advcl", "ccomp", "dep", "parataxis", "pcomp"):
@@ -267,7 +280,7 @@ class _Builder:
             self._emit_freed_prepositions(clause)
             return
         verb = clause.verb
-        name = self._lexicon.verb(verb.lower)
+        name = self._lexicon.action(verb.lower)
         particles = verb.kids("prt")
         if particles and (clause.objects or clause.passive):
             name = f"{name} {particles[0].lower}"
@@ -296,12 +309,15 @@ class _Builder:
             self._emit_freed_prepositions(clause)
 
     def _emit_passive(self, clause: _Clause, name: str) -> bool:
-        agents = [agent for agent in clause.verb.kids("agent") for agent in self._nouns(agent.kids("pobj"))]
+        agents = self._agents(clause.verb)
         for agent in agents:
             for theme in clause.subjects:
                 self._add(agent, name, theme)
         self._emit_prepositions_of_verb(clause.verb, clause.subjects, name)
         return bool(agents)
+
+    def _agents(self, verb: Token) -> list[Token]:
+        return self._nouns(agent for by in verb.kids("agent") for agent in by.kids("pobj"))
 
     def _emit_freed_prepositions(self, clause: _Clause) -> None:
         """Add the prepositions right after the object of a dropped verb as relations of that object."""

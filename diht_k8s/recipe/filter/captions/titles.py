@@ -36,6 +36,8 @@ LOOKS: Final = words(
 )
 """Participles that describe a thing even after a noun that could act: "Owl Themed Cards"."""
 ENDS_IN_ING: Final = THINGS_IN_ING | {"hanging"}
+OF_THINGS: Final = words("with by of for")
+"""What follows "lighting" in "Bathroom Lighting with Glass Shades"."""
 ACTS: Final = words(
     "hold wear ride carry eat drink use look show feature depict contain pull push chase feed kiss hug promote "
     "celebrate star cultivate have do"
@@ -176,7 +178,7 @@ def _correct_participle(tokens: Sequence[Token], token: Token, lexicon: Lexicon,
         _become_part(tokens, token, "compound")
     elif noun_follows and lexicon.verb(token.lower) not in ACTS and not token.kids("prep"):
         _become_part(tokens, token, "amod")
-    elif (right is None or not _is_word(right)) and token.lower in ENDS_IN_ING:
+    elif (right is None or not _is_word(right) or right.lower in OF_THINGS) and token.lower in ENDS_IN_ING:
         _become_head(token, tokens[token.i - 1])
 
 

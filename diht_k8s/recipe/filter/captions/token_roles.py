@@ -57,6 +57,8 @@ FEATURES: Final = words(
 PLAIN_FEATURES: Final = words("crowned winged")
 """Of these, the ones that need no word before them: "two winged horses"."""
 GRADED: Final = words("fit fat duty cut")
+RANKS: Final = words("general major")
+"""Adjectives that are a part of names: "General Ann Lee"."""
 NO_CHAIN: Final = COLOURS | SHADES | words("golf village bowling")
 """A colour after one of these does not describe a chain of nouns."""
 ORIGINS: Final = words(
@@ -90,11 +92,11 @@ def _role(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> str:
     word = token.lower
     if word == "of" and index and tokens[index - 1].lower in COUNTS and tokens[index - 1].tag == "CD":
         return SKIPPED  # "hundreds of farmers"
+    following = after(tokens, tokens[index])
     if word in NOT_NOUNS or not (word.isalnum() or LETTER_OR_DIGIT.search(word)):
-        return BREAK
+        return NUMBER if _counts_one(token, following) else BREAK
     if token.tag == "CD" or word in NUMBER_WORDS or _has_digit(word):
         return _number_role(tokens, index)
-    following = after(tokens, tokens[index])
     if (word in PASSED_OVER or len(word) == 1) and _is_passed_over(tokens, index):
         return SKIPPED
     if following is not None and (word in SAYS_HOW or following.lower in SAID_OF) and _says_of_next(tokens, index):
@@ -109,6 +111,12 @@ def _role(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> str:
         return NOUN if _names_purpose(token, following) else ADJECTIVE
     ends = token.tag != "VBG" and all(child.i < index and child.dep != "auxpass" for child in token.children)
     return ADJECTIVE if ends and between_marks(tokens, index) else BREAK
+
+
+def _counts_one(token: Token, following: Token | None) -> bool:
+    """Whether "one" is a number: "one friend"."""
+    named = following is not None and following.tag[:2] in ("NN", "JJ")
+    return token.lower == "one" and token.dep == "nummod" and named
 
 
 def _is_passed_over(tokens: Sequence[Token], index: int) -> bool:
@@ -226,6 +234,8 @@ def _used_as_noun(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> bool
         return True
     if following is not None and _is_thing_colour(token.lower, following):
         return True
+    if token.lower in RANKS and following is not None and following.tag == "NNP":
+        return True
     left = before(tokens, token)
     if token.tag == "JJR" and left is not None and left.is_noun and token.lower in lexicon.nouns:
         return True
@@ -264,8 +274,11 @@ def _number_role(tokens: Sequence[Token], index: int) -> str:
 
 def _is_measure(tokens: Sequence[Token], index: int) -> bool:
     """Whether a word makes the number before it a measure, not a count of things: "500 ml", "12 piece cookware set"."""
-    if index >= len(tokens) or tokens[index].lower in UNITS:
-        return index < len(tokens)
+    if index >= len(tokens):
+        return False
+    if tokens[index].lower in UNITS:
+        count = tokens[index - 1].lower
+        return tokens[index].lower != "in" or (count.replace(".", "").isdigit() and len(count) < 4)  # "WR250R in Rome"
     return tokens[index].lower in PARTS and index + 1 < len(tokens) and tokens[index + 1].tag[:2] in ("NN", "JJ")
 
 

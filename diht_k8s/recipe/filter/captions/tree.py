@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+LABEL = "label"
+"""Our dependency of "stock photo" on the last word of a caption that it ends."""
+
 
 class Token:
     """A word or punctuation mark."""

@@ -30,6 +30,9 @@ WAYS = words(
 )
 
 
+VIEWS = words("view photograph sketch shot")
+
+
 def find_verbs(tokens: Sequence[Token], lexicon: Lexicon) -> None:
     """Apply the rules around verbs, in two passes over the caption."""
     for token in tokens:
@@ -71,14 +74,17 @@ def _correct_opening(tokens: Sequence[Token], token: Token, lexicon: Lexicon) ->
     if left is not None and token.tag in ("VBN", "VBD") and left.is_noun and _is_manner(left, token, right):
         token.retag("VBN")
         left.dep = "npadvmod"
-        _become_modifier(tokens, token, "amod")
+        become_modifier(tokens, token, "amod")
         left.attach(token, "npadvmod")
     elif left is not None and _is_between_adjective_and_noun(left, token, right):
-        _become_modifier(tokens, token, "amod")  # "Portable folding chair", "Spicy pulled pork"
+        become_modifier(tokens, token, "amod")  # "Portable folding chair", "Spicy pulled pork"
     elif left is not None and _continues_phrase(left):
         return
     elif left is None and _is_lone_command(token, right):
         token.retag("VB")
+    elif left is None and token.lower in VIEWS and right is not None and right.tag == "VBG":
+        token.retag("NN")  # "View looking north"
+        right.attach(token, "acl")
     elif right is not None and _is_bare_verb(token):
         _correct_opening_verb(tokens, token, lexicon)
 
@@ -111,11 +117,12 @@ def _correct_opening_verb(tokens: Sequence[Token], token: Token, lexicon: Lexico
             token.retag("NNS")
         return
     is_past = token.tag in ("VBN", "VBD") or (token.lower.endswith("ed") and token.lower not in lexicon.verbs)
-    if is_past or (token.tag == "VBG" and _describes_next(token, right, lexicon)):
-        _become_modifier(tokens, token, "amod")
+    with_things = left is not None and left.lower == "with" and token.dep == "pcomp" and right.is_noun
+    if is_past or (token.tag == "VBG" and (with_things or _describes_next(token, right, lexicon))):
+        become_modifier(tokens, token, "amod")
     elif left is None and token.tag in ("VB", "VBP") and _names_thing(token, right, lexicon):
         token.retag("NN")
-        _become_modifier(tokens, token, "compound")
+        become_modifier(tokens, token, "compound")
 
 
 def _names_thing(token: Token, right: Token, lexicon: Lexicon) -> bool:
@@ -143,7 +150,7 @@ def _is_manner(noun: Token, participle: Token, right: Token | None) -> bool:
     return bare and phrase_continues and not participle.kids("aux")
 
 
-def _become_modifier(tokens: Sequence[Token], token: Token, dep: str) -> None:
+def become_modifier(tokens: Sequence[Token], token: Token, dep: str) -> None:
     """Attach a wrong head to the head of the noun phrase that it opens."""
     noun = next((t for t in tokens[token.i + 1 :] if t.is_noun and t.dep not in ("compound", "amod", "nmod")), None)
     if noun is None or noun not in below(token):
@@ -207,7 +214,7 @@ def _correct_finite_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon
     verb_continues = right is not None and (right.tag in ("DT", "PRP$") or right.lower in WAYS)
     acts_on = opener is None and is_animate(left.lower) and lexicon.verb(token.lower) in DEEDS
     acts_on = acts_on and token.dep == "compound" and right is not None and right.is_noun
-    verb_continues = verb_continues or acts_on
+    verb_continues = (verb_continues and token.dep != "pobj") or acts_on
     other_verb = any(
         t.tag in ("VBZ", "VBP", "VBD") and t is not token and not _is_second(tokens, t, token) for t in tokens
     )
@@ -227,6 +234,8 @@ def _correct_finite_verb(tokens: Sequence[Token], token: Token, lexicon: Lexicon
         left.attach(token, "nsubj")
     elif acts_on:
         _act_on(token, left)
+    for thing in token.kids("appos"):
+        thing.dep = "dobj" if thing.kids("det") else thing.dep
     token.retag("VBZ")
 
 

@@ -14,7 +14,7 @@ from inspect import getdoc, isfunction
 from types import CodeType, FrameType
 from typing import Any, Final
 
-from diht_k8s.recipe.filter.captions import attachment, coordination, corrections, titles, verbs
+from diht_k8s.recipe.filter.captions import attachment, coordination, corrections, enumerations, titles, verbs
 from diht_k8s.recipe.filter.captions.cleaning import is_foreign
 from diht_k8s.recipe.filter.captions.graph import CaptionGraph
 from diht_k8s.recipe.filter.captions.lexicon import Lexicon
@@ -22,7 +22,7 @@ from diht_k8s.recipe.filter.captions.parser import graph_of, prepared
 from diht_k8s.recipe.filter.captions.tagger import Tagger
 from diht_k8s.recipe.filter.captions.tree import Token
 
-MODULES: Final = (corrections, verbs, coordination, titles, attachment)
+MODULES: Final = (corrections, enumerations, verbs, coordination, titles, attachment)
 RULE: Final = "Correct "
 """How the description of a rule begins."""
 

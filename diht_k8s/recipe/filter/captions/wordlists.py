@@ -150,6 +150,14 @@ THINGS_IN_ING: Final = words(
 """-ing words that name a thing after another noun ("oil painting"), or an activity that is not an action of the noun
 before it.
 """
+
+
+def _plural(word: str) -> str:
+    if word[-1] == "y" and word[-2] not in "aeiou":
+        return word[:-1] + "ies"
+    return word + ("es" if word.endswith(("s", "x", "ch", "sh")) else "s")
+
+
 PEOPLE: Final = words(
     "man men woman women boy boys girl girls child children kid kids baby babies toddler toddlers person people couple "
     "couples family families lady ladies guy guys mother father mom dad son daughter brother sister friend friends "
@@ -181,7 +189,22 @@ ANIMALS: Final = words(
     "jellyfish camel camels llama alpaca kangaroo koala hippo rhino leopard cheetah jaguar buffalo bison hedgehog "
     "raccoon skunk bat animal animals pet pets mustang stallion retriever terrier poodle bulldog spaniel beagle"
 )
-ANIMATE: Final = PEOPLE | ANIMALS
+_MORE = words(
+    "resident citizen neighbor neighbour villager demonstrator protestor marcher rower gymnast boxer wrestler jockey "
+    "sprinter vendor gardener miner beekeeper programmer professor lecturer researcher surgeon commuter passenger "
+    "motorist backpacker spectator voter pensioner veteran refugee migrant immigrant rescuer volunteer worshipper "
+    "worshiper preacher bishop rabbi chancellor senator governor lawmaker ambassador landlord tenant homeowner "
+    "shopkeeper librarian bartender chauffeur juggler acrobat magician ballerina goalie winger midfielder teammate "
+    "preschooler youngster cousin nephew niece aunt uncle grandparent grandson granddaughter parent husband author "
+    "singer composer activist prisoner inmate suspect victim employee trainee celebrity dignitary paramedic "
+    "mosquito wildebeest antelope gazelle impala baboon chimpanzee orangutan lemur armadillo badger chipmunk gopher "
+    "meerkat mongoose porcupine opossum weasel wolverine coyote hyena walrus manatee stingray ostrich emu toucan "
+    "kingfisher woodpecker finch warbler magpie bluebird pelican albatross puffin stork ibis egret vulture osprey "
+    "kestrel gull pheasant iguana gecko chameleon salamander tadpole caterpillar moth wasp hornet bumblebee honeybee "
+    "grasshopper cockroach ladybird firefly scorpion tarantula starfish seahorse heifer ewe stag doe fawn mare gelding "
+    "mule yak reindeer caribou warthog hound pup cub chick gosling cygnet bobcat tabby wren starling"
+)
+ANIMATE: Final = PEOPLE | ANIMALS | _MORE | {_plural(word) for word in _MORE}
 ANIMATE_ENDINGS: Final = ("man", "men", "woman", "women", "ist", "ists", "ian", "ians", "smith", "keeper", "keepers")
 
 

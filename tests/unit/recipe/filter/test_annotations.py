@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 CAPTIONS = Path(__file__).parents[3] / "recipe" / "filter" / "captions"
-FILES = ("dev", "heldout", "dev3", "heldout2", "heldout3", "heldout4", "heldout5")
+FILES = ("dev", "heldout", "dev3", "heldout2", "heldout3", "dev4", "heldout5")
 FIELDS = ("id", "caption", "style", "objects", "attributes", "relations", "actions", "complexity", "num_actions")
 IRREGULAR = {
     "man": "men",
