@@ -1,7 +1,7 @@
 """Accuracy of the caption parser on hand-annotated captions, with bootstrap bounds, beside the crude public rules.
 
 The rules were tuned on `dev.jsonl` to `dev4.jsonl`, and on `heldout2.jsonl` after it had measured once; never on
-`heldout.jsonl` and `heldout3.jsonl`. The asserted bounds are slightly below
+`heldout.jsonl`, `heldout3.jsonl` and `heldout5.jsonl`. The asserted bounds are slightly below
 the measured values, so the tests catch a loss of accuracy. Run with `-s` to see all figures.
 """
 
@@ -51,6 +51,13 @@ FLOORS: dict[str, dict[str, float]] = {
         "relations": 0.74,
         "action verdict": 0.85,
         "complexity exact": 0.83,
+    },
+    "heldout5": {
+        "objects": 0.92,
+        "attributes": 0.85,
+        "relations": 0.67,
+        "action verdict": 0.86,
+        "complexity exact": 0.66,
     },
     "dev4": {
         "objects": 0.92,
@@ -123,7 +130,7 @@ def figures_of(part: str) -> Figures:
 def test_no_caption_is_both_tuned_on_and_held_out() -> None:
     tuned, measured = (
         {row["caption"].casefold() for part in parts for row in annotated(part)}
-        for parts in (("dev", "dev2", "dev3", "dev4", "heldout2"), ("heldout", "heldout3"))
+        for parts in (("dev", "dev2", "dev3", "dev4", "heldout2"), ("heldout", "heldout3", "heldout5"))
     )
     assert len(tuned & measured) == 0, "counted, not shown"
 
