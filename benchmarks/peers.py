@@ -24,6 +24,7 @@ from typing import Any, Final
 
 import psutil
 from kubernetes import client, config
+from urllib3.exceptions import HTTPError
 
 from benchmarks._figures import Request, quantile, requests
 from benchmarks._load import NAMESPACE, STREAMS, names
@@ -82,10 +83,14 @@ class Pods:
         version = json.loads(listing(limit=1).data)["metadata"]["resourceVersion"]
         while not self.stopped:
             response = listing(resource_version=version, watch=True, timeout_seconds=20, allow_watch_bookmarks=True)
-            for line in lines(response.stream(1 << 16, decode_content=True)):
-                event = json.loads(line)
-                version = event["object"]["metadata"]["resourceVersion"]
-                self.take(event, time.time())
+            try:
+                for line in lines(response.stream(1 << 16, decode_content=True)):
+                    event = json.loads(line)
+                    version = event["object"]["metadata"]["resourceVersion"]
+                    self.take(event, time.time())
+            except HTTPError:
+                if not self.stopped:  # else the API server has ended with the benchmark
+                    raise
 
 
 class Bench:
