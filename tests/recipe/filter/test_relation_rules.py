@@ -31,6 +31,16 @@ Triple = tuple[str | None, str, str | None]
         ("Tourists ride camels past the pyramids at sunset", ("tourist", "ride at", "sunset"), None),
         ("a net used by sailors to catch crabs", ("sailor", "catch", "crab"), ("net", "catch", "crab")),
         ("people walk in Las Vegas", ("people", "walk in", "las vegas"), None),
+        (
+            "the plot of a movie for my uncle who repairs clocks",
+            ("uncle", "repair", "clock"),
+            ("movie", "repair", "clock"),
+        ),
+        ("That one uncle who brings a lantern to every picnic", ("uncle", "bring to", "picnic"), None),
+        ("9 Things You Should Never Put in Your Oven", (None, "put", "thing"), (None, "put", "oven")),
+        ("Fenced yard where the kids can play and the dog can run", ("dog", "run", None), ("yard", "run", None)),
+        ("Fog stops play as wardens cover the court", ("fog", "stop", "play"), ("fog", "play", None)),
+        ("a nurse biopsies the sample", ("nurse", "biopsy", "sample"), None),
     ],
 )
 def test_relation_belongs_to_the_right_words(caption: str, expected: Triple, not_expected: Triple | None) -> None:
