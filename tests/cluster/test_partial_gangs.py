@@ -40,7 +40,7 @@ def give_way(runs: Runs, start: Start, timeout_s: int) -> None:
 
     def begin(name: str, node: str, timeout_s: int, **pods: Any) -> None:
         policy = {"maxRestarts": 0, "schedulingTimeoutSeconds": timeout_s}
-        start(name, {"resources": {SLOT: 1}, **pods}, policy)
+        start(name, {"resources": {SLOT: 1}, "gang": "None", **pods}, policy)
         wait_until(lambda: placed(runs, name) == ["", node], f"half of {name} on {node}", 60)
 
     with tainted(runs.kubectl, "node-1", KEPT):
