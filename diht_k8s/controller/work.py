@@ -43,7 +43,7 @@ def newest_checkpoint(pods: Iterable[PodSummary]) -> SavedCheckpoint | None:
 
 
 def checked_nodes(pods: Iterable[PodSummary]) -> list[NodeResult]:
-    """What pods told of the preflight as they ended: rank 0's of the worst nodes, others of their own alone."""
+    """What pods told of the preflight as they ended: of the worst nodes, or of their own where the ranks had not met."""
     return list({result.pod: result for cause in _causes(pods) for result in cause.preflight}.values())
 
 

@@ -267,8 +267,8 @@ class Runs:
         ]
 
 
-def kill_program(host: str) -> None:
-    """SIGKILL to process 1 of a pod, from this machine, which carries the nodes: inside the pod it would be ignored."""
+def programs(host: str) -> Iterator[int]:
+    """The processes of a pod, as this machine numbers them, which carries the nodes."""
     wanted = f"HOSTNAME={host}".encode()
     for process in Path("/proc").iterdir():
         if not process.name.isdigit():
@@ -278,7 +278,13 @@ def kill_program(host: str) -> None:
         except OSError:  # it has ended
             continue
         if wanted in environment:
-            os.kill(int(process.name), signal.SIGKILL)
+            yield int(process.name)
+
+
+def kill_program(host: str) -> None:
+    """SIGKILL to process 1 of a pod, from this machine: inside the pod it would be ignored."""
+    for process in programs(host):
+        os.kill(process, signal.SIGKILL)
 
 
 def condition(status: dict[str, Any], kind: str) -> dict[str, Any]:
@@ -303,6 +309,40 @@ def faulty(kubectl: Kubectl, node: str, fault: str) -> Iterator[None]:
         yield
     finally:
         report("False")
+
+
+@contextmanager
+def one_slot_each(kubectl: Kubectl, resource: str) -> Iterator[None]:
+    """Each node of the scripts' cluster has one of a resource that no device plugin gives."""
+
+    def offer(amount: str | None) -> None:
+        for node in ("node-0", "node-1"):
+            patch = json.dumps({"status": {"capacity": {resource: amount}, "allocatable": {resource: amount}}})
+            kubectl("patch", "node", node, "--subresource=status", "--type=merge", "-p", patch)
+
+    offer("1")
+    try:
+        yield
+    finally:
+        offer(None)
+
+
+@contextmanager
+def tainted(kubectl: Kubectl, node: str, key: str) -> Iterator[None]:
+    """A node that takes only pods that tolerate the taint."""
+    kubectl("taint", "node", node, f"{key}:NoSchedule")
+    try:
+        yield
+    finally:
+        kubectl("taint", "node", node, f"{key}-")
+
+
+def why(runs: Runs, name: str) -> str:
+    """What `diht why` says of a run."""
+    command = [sys.executable, "-m", "diht_k8s.cli", "why", name, "--namespace", runs.namespace]
+    env = {**os.environ, "KUBECONFIG": str(runs.kubectl.kubeconfig)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, env=env, timeout=120)
+    return done.stdout + done.stderr
 
 
 def evict(runs: Runs, pod: str) -> None:

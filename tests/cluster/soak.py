@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import subprocess
 import sys
@@ -27,9 +26,9 @@ import pytest
 
 from tests.cluster.api_proxy import ApiProxy
 from tests.cluster.api_proxy import Fault as Refusal
-from tests.cluster.operators import World, stages, world
+from tests.cluster.operators import World, stages, why, world
 from tests.cluster.soak_faults import FAULTS, Fault, Victim, restore
-from tests.cluster.tools import CLUSTER, PROJECT, Kubectl, KubectlError, Parts, recipe_image, script, wait_until
+from tests.cluster.tools import CLUSTER, Kubectl, KubectlError, Parts, recipe_image, script, wait_until
 
 AWAY = (
     "refused",
@@ -147,18 +146,12 @@ class Soak:
         until = time.monotonic() + PATIENCE_S
         text, tries = "", 0
         while tries < 3 and time.monotonic() < until:  # its last line may be written a moment later
-            text = self._why(victim.name)
+            text = why(runs, victim.name)
             if fault.is_told(text, found):
                 return text, True
             tries += NO_ANSWER not in text
             time.sleep(3)
         return text, False
-
-    def _why(self, run: str) -> str:
-        command = [sys.executable, "-m", "diht_k8s.cli", "why", run, "--namespace", self.place.namespace]
-        env = {**os.environ, "KUBECONFIG": str(self.place.kubectl.kubeconfig)}
-        done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, env=env, timeout=120)
-        return done.stdout + done.stderr
 
     def _disturb(self) -> None:
         choose = random.Random(f"{self.seed} disturbances")

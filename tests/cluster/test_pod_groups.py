@@ -81,7 +81,7 @@ def test_gangs_with_pod_groups_never_start_partially_in_a_hundred_tries(place: W
 
 
 def test_gang_without_a_pod_group_is_scheduled_pod_by_pod(place: World) -> None:
-    """As before: what starts partially is withdrawn (tests/unit/pipeline/test_plan.py), and no PodGroup is made."""
+    """As before: what starts partially is withdrawn (test_partial_gangs.py), and no PodGroup is made."""
     start(place, "one", gang="None")
     place.runs.wait_for("one", "Complete", timeout_s=60)
     assert place.kubectl("get", "podgroups", "--namespace", place.namespace, "--output", "name") == ""

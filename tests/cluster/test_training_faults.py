@@ -81,10 +81,10 @@ def test_gang_on_a_node_with_a_fault_saves_its_step_and_moves_and_counts_nothing
     wait_until(lambda: runs.status(name).get("lastCheckpoint"), "the checkpoint in the status", 240)
     node = trainings.node_of(name, 1)
     with faulty(trainings.place.kubectl, node, "UrgentTestFault"):
+        cause = wait_until(lambda: stages(runs.status(name))["train"].get("cause"), "the cause", 120)
         status = restart(trainings, name, "NodeUnhealthy", counted=False, timeout_s=600)
     assert trainings.resumed_at(name) % EVERY_STEPS, "a checkpoint beside the regular ones: the step of the stop"
     assert status["goodput"].get("lostSeconds", 0) == 0
-    cause = stages(status)["train"]["cause"]
     assert (cause["node"], "condition UrgentTestFault" in cause["message"]) == (node, True)
     check_end(trainings, name, undisturbed)
 

@@ -42,9 +42,10 @@ class Trainings:
         steps: int = STEPS,
         secret: str = "s3-credentials",
         policy: dict[str, Any] | None = None,
+        train: dict[str, Any] | None = None,
         **pods: Any,
     ) -> str:
-        """Apply a run of the stage train alone."""
+        """Apply a run of the stage train alone; `train` and `pods` are merged over its own."""
         runs = self.place.runs
         common = {
             "image": self.image,
@@ -66,7 +67,7 @@ class Trainings:
             "train": {
                 "modelConfig": MODEL, "samples": steps * BATCH, "batchSize": BATCH, "precision": "fp32",
                 "schedule": {"type": "Constant", "warmupSamples": 0}, "distillation": {"mode": "Disabled"},
-                "checkpoint": {"everySamples": EVERY_STEPS * BATCH}, "numNodes": nodes,
+                "checkpoint": {"everySamples": EVERY_STEPS * BATCH}, "numNodes": nodes, **(train or {}),
             },
             "pods": {**common, **pods},
             "failurePolicy": policy or {},

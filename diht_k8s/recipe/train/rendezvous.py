@@ -52,17 +52,20 @@ def meet(settings: Train, storage: Storage, layout: Layout, *, rank: int, world:
     check_reduce(rank, world, str(this_device()), control_group())
     if not _first_round():
         return Met()
-    own = _own_result()
-    nodes = [each for each in gather_objects(own if os.environ.get("LOCAL_RANK", "0") == "0" else None) if each]
+    own, speaks = _own_result(), os.environ.get("LOCAL_RANK", "0") == "0"
+    nodes = [each for each in gather_objects(own if speaks else None) if each]
+    slow: SlowFabricError | None = None
     try:
         bus = check_bandwidth(rank, world, this_device(), settings.min_bus_bandwidth, node=own.label)
     except SlowFabricError as error:
-        if rank == 0:
-            _tell(storage, layout, [_compared(each, error) for each in nodes], error.bus)
-        barrier()  # who fails takes the others along, and rank 0 has to write first
-        raise
+        slow, bus, nodes = error, error.bus, [_compared(each, error) for each in nodes]
+    if speaks:  # in each pod: nobody knows whose end is observed
+        note_preflight(worst(nodes))
     if rank == 0:
-        _tell(storage, layout, nodes, bus)
+        _write(storage, layout, nodes, bus)
+    if slow is not None:
+        barrier()  # who fails takes the others along, and rank 0 has to write first
+        raise slow
     return Met(bus, worst(nodes))
 
 
@@ -83,9 +86,8 @@ def _compared(result: NodeResult, error: SlowFabricError) -> NodeResult:
     )
 
 
-def _tell(storage: Storage, layout: Layout, nodes: list[NodeResult], bus: float | None) -> None:
-    """Write the results of all nodes to the output, and note the worst for the launcher; a failed write is logged."""
-    note_preflight(worst(nodes))
+def _write(storage: Storage, layout: Layout, nodes: list[NodeResult], bus: float | None) -> None:
+    """Write the results of all nodes to the output; a failed write is logged."""
     bus = None if bus is None else float(f"{bus:.4g}")
     report = PreflightReport(
         schema_version=REPORT_VERSION, time=int(time.time()), bus_bandwidth_gb_per_second=bus, nodes=nodes

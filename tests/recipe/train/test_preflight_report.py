@@ -41,9 +41,9 @@ class Meeting:
 def meeting(tmp_path_factory: pytest.TempPathFactory) -> Meeting:
     """Three nodes, the slow one with two ranks."""
     folder, port, ranks = tmp_path_factory.mktemp("meeting"), str(free_port()), []
-    watched = folder / "watch"
-    watched.mkdir()
     for rank, (node, local) in enumerate(PLACES):
+        watched = folder / f"watch-{node}"
+        watched.mkdir(exist_ok=True)
         checked = NodeResult(node=f"gpu-{node}", pod=f"p-{node}", output_seconds=OUTPUT_SECONDS[node])
         variables = {
             "RANK": str(rank), "WORLD_SIZE": str(len(PLACES)), "LOCAL_RANK": str(local), "MASTER_ADDR": "localhost",
@@ -77,8 +77,9 @@ def test_every_rank_ends_with_the_same_words_after_the_report_is_written(meeting
     assert all(rank["written first"] for rank in meeting.ranks)
 
 
-def test_launcher_learns_the_worst_nodes_for_the_cause_of_the_failure(meeting: Meeting) -> None:
-    details = Watchdog(meeting.folder / "watch", Limits()).details()
+@pytest.mark.parametrize("node", range(3))
+def test_launcher_of_each_pod_learns_the_worst_nodes_for_the_cause_of_the_failure(meeting: Meeting, node: int) -> None:
+    details = Watchdog(meeting.folder / f"watch-{node}", Limits()).details()
     nodes = [NodeResult.model_validate(each) for each in details["preflight"]]
     assert nodes[0] == meeting.report("slow").nodes[SLOW]
     assert len(nodes) == 3

@@ -38,7 +38,7 @@ FOLDER_VARIABLE: Final = "DIHT_WATCH"
 TIME_NOTE: Final = "time"
 """Rank 0's account of its time in that folder (`runtime.time_spent`)."""
 PREFLIGHT_NOTE: Final = "preflight"
-"""The worst nodes in rank 0's preflight, there as well."""
+"""The worst nodes in the preflight, there as well."""
 MIN_SECONDS_VARIABLE: Final = "DIHT_WATCHDOG_SECONDS"
 FIRST_STEPS_VARIABLE: Final = "DIHT_WATCHDOG_STEPS"
 MIN_SECONDS: Final = 120.0
