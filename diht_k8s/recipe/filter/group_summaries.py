@@ -172,7 +172,7 @@ class GroupSummaries:
         }
 
     def write(self, group: ShardGroup, found: Sequence[FilteredShard]) -> None:
-        """Write the places of a group's samples, then its summary; those of other configurations are removed."""
+        """Write the places of a group's samples, then its summary."""
         storage, layout, summary = self._context.storage, self._context.layout, summarised(found)
         raw = [(each.shard.name, each.raw_index) for each in found]
         summary.raw = write_part(storage, layout.filter_index("raw"), group.number, raw)
