@@ -6,17 +6,17 @@ The parser takes the second of three things for an apposition of the first, and 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from diht_k8s.recipe.filter.captions.lexicon import Lexicon
 from diht_k8s.recipe.filter.captions.tree import Token, after, before, replace_with
 from diht_k8s.recipe.filter.captions.wordlists import INTRANSITIVE, is_animate, words
 
-IN_PHRASES = ("DT", "PRP$", "CD")
-ARTICLES = words("a an the")
-OF_PLACES = words("in at from near to")
-TOGETHER = INTRANSITIVE | words("kiss hug embrace play pray")
+IN_PHRASES: Final = ("DT", "PRP$", "CD")
+OF_PLACES: Final = words("in at from near to")
+TOGETHER: Final = INTRANSITIVE | words("kiss hug embrace play pray")
 """What two do together."""
-PLURAL_VERBS = ("VBP", "VBD", "VB")
+PLURAL_VERBS: Final = ("VBP", "VBD", "VB")
 
 
 def correct_enumerations(tokens: Sequence[Token], lexicon: Lexicon) -> None:

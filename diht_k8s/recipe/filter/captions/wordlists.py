@@ -189,7 +189,7 @@ ANIMALS: Final = words(
     "jellyfish camel camels llama alpaca kangaroo koala hippo rhino leopard cheetah jaguar buffalo bison hedgehog "
     "raccoon skunk bat animal animals pet pets mustang stallion retriever terrier poodle bulldog spaniel beagle"
 )
-_MORE = words(
+_MORE: Final = words(
     "resident citizen neighbor neighbour villager demonstrator protestor marcher rower gymnast boxer wrestler jockey "
     "sprinter vendor gardener miner beekeeper programmer professor lecturer researcher surgeon commuter passenger "
     "motorist backpacker spectator voter pensioner veteran refugee migrant immigrant rescuer volunteer worshipper "
@@ -204,6 +204,7 @@ _MORE = words(
     "grasshopper cockroach ladybird firefly scorpion tarantula starfish seahorse heifer ewe stag doe fawn mare gelding "
     "mule yak reindeer caribou warthog hound pup cub chick gosling cygnet bobcat tabby wren starling"
 )
+"""Further people and animals; ANIMATE has their plurals, too."""
 ANIMATE: Final = PEOPLE | ANIMALS | _MORE | {_plural(word) for word in _MORE}
 ANIMATE_ENDINGS: Final = ("man", "men", "woman", "women", "ist", "ists", "ian", "ians", "smith", "keeper", "keepers")
 
