@@ -12,7 +12,7 @@ from typing import Any, Final, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from diht_k8s.api.errors import UserError
+from diht_k8s.api.errors import UserError, suggestion
 from diht_k8s.api.json_types import is_array, is_dict, is_list, is_object
 from diht_k8s.api.pod_demands import IDLE_CAPABILITIES, idle_capabilities, run_demands
 from diht_k8s.api.pods import Pods
@@ -25,7 +25,6 @@ from diht_k8s.api.redaction import (
     suspicious,
 )
 from diht_k8s.api.run import DihtRun
-from diht_k8s.api.suggestions import suggestion
 from diht_k8s.api.yaml_tree import MAX_BYTES, Path, Tree, YamlError, read_tree, scalar
 
 MAX_PROBLEMS: Final = 50

@@ -6,7 +6,8 @@ retry.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from types import MappingProxyType
 from typing import Any, Final
@@ -77,6 +78,23 @@ def missing_package(error: ImportError, extra: str = "recipe") -> str:
         return f"{error}: install the package again or use another image"
     requirement = f"'diht-k8s[{extra}]'" if extra else "diht-k8s"
     return f"the package {package} is not installed: pip install {requirement}, or use another image"
+
+
+def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """The known name that is most similar to another; None if none is near.
+
+    Args:
+        name: what was given.
+        known: what there is.
+        cutoff: least similarity (`difflib`'s ratio, 0 to 1).
+    """
+    return next(iter(difflib.get_close_matches(name, list(known), 1, cutoff)), None)
+
+
+def suggestion(name: str, known: Iterable[str], otherwise: str = "", *, cutoff: float = 0.6) -> str:
+    """`did you mean X?` for the nearest known name, and `otherwise` if none is near."""
+    near = nearest(name, known, cutoff=cutoff)
+    return f"did you mean {near}?" if near else otherwise
 
 
 BY_EXIT_CODE: Final[Mapping[int, type[DihtError]]] = {

@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from diht_k8s import __version__
-from diht_k8s.api.errors import DihtError, ExitCode, missing_package
+from diht_k8s.api.errors import DihtError, ExitCode, missing_package, suggestion
 from diht_k8s.api.steps import LABEL_STEPS
-from diht_k8s.api.suggestions import suggestion
 from diht_k8s.cli.arguments import EXIT_CODES, FILE, Commands, add_json, add_set
 from diht_k8s.cli.cluster_arguments import add_cluster_commands
 from diht_k8s.cli.completion import add_completion

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import diht_k8s
-from diht_k8s.api.errors import ExitCode, UserError
-from diht_k8s.api.suggestions import suggestion
+from diht_k8s.api.errors import ExitCode, UserError, suggestion
 
 SCHEMA: Final = "docs/dihtrun.schema.json"
 CRD: Final = "manifests/crd/diht.dev_dihtruns.yaml"

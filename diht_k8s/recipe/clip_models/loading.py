@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from diht_k8s.api.errors import DataError, DihtError, UserError
+from diht_k8s.api.errors import DataError, DihtError, UserError, suggestion
 from diht_k8s.api.layout import join
-from diht_k8s.api.suggestions import suggestion
 from diht_k8s.recipe.clip_models.architecture import infer_config
 from diht_k8s.recipe.clip_models.files import CONFIG_NAME, TEXT_SUFFIXES, bare, folder_of, is_weights, weights_in
 from diht_k8s.recipe.clip_models.released import check_digest, names_digest

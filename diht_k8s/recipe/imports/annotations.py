@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from diht_k8s.api.errors import UserError
-from diht_k8s.api.suggestions import suggestion
+from diht_k8s.api.errors import UserError, suggestion
 from diht_k8s.recipe.imports import captions
 from diht_k8s.recipe.imports.documents import read_json
 from diht_k8s.recipe.imports.records import Source, Wanted

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.recipe.label.teacher_files import SWAG_LICENCE, SWAG_NAMES
-from diht_k8s.recipe.label.teacher_weights import Weights, fit_weights, nearest
+from diht_k8s.recipe.label.teacher_weights import Weights, fit_weights, or_near
 
 SIZE: Final = 224
 """Side of the images that the trunks were trained on; the versions fine-tuned end to end take 384, 512 or 518."""
@@ -35,7 +35,7 @@ def swag(
     """
     if name not in SWAG_NAMES:
         raise UserError(
-            f"label.teacher.model swag/{name} is unknown{nearest(name, sorted(SWAG_NAMES))}: use one of {', '.join(SWAG_NAMES)}"
+            f"label.teacher.model swag/{name} is unknown{or_near(name, sorted(SWAG_NAMES))}: use one of {', '.join(SWAG_NAMES)}"
         )
     logger.warning("the weights of swag/%s are %s", name, SWAG_LICENCE)
     size = image_size or SIZE

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.label import Teacher as TeacherConfig
 from diht_k8s.recipe.label.swag import swag
-from diht_k8s.recipe.label.teacher_weights import Weights, first_line, fit_weights, nearest, read_weights
+from diht_k8s.recipe.label.teacher_weights import Weights, first_line, fit_weights, or_near, read_weights
 from diht_k8s.recipe.shards.storage import Storage
 
 CPU_BATCH_PIXELS: Final = 200_000
@@ -80,7 +80,7 @@ def load_teacher(config: TeacherConfig, storage: Storage, uri: str, device: torc
     if not name or library not in builders:
         raise UserError(
             f"label.teacher.model {config.model} is unknown: write timm/NAME, open_clip/NAME or swag/NAME"
-            f"{nearest(config.model, [f'timm/{config.model}', 'timm/tf_efficientnet_lite0'])}"
+            f"{or_near(config.model, [f'timm/{config.model}', 'timm/tf_efficientnet_lite0'])}"
         )
     weights = read_weights(storage, uri)
     network, preprocess, size = builders[library](name, config.image_size, weights, uri)
@@ -124,7 +124,7 @@ def _timm(
 
     if not timm.is_model(name):
         raise UserError(
-            f"label.teacher.model timm/{name} is unknown{nearest(name, timm.list_models())}: see timm.list_models()"
+            f"label.teacher.model timm/{name} is unknown{or_near(name, timm.list_models())}: see timm.list_models()"
         )
     network: Any = timm.create_model(name, pretrained=False)
     cfg = network.pretrained_cfg
@@ -152,7 +152,7 @@ def _open_clip(
 
     if name not in open_clip.list_models():
         raise UserError(
-            f"label.teacher.model open_clip/{name} is unknown{nearest(name, open_clip.list_models())}: see open_clip.list_models()"
+            f"label.teacher.model open_clip/{name} is unknown{or_near(name, open_clip.list_models())}: see open_clip.list_models()"
         )
     model: Any = open_clip.create_model(name, load_weights=False, pretrained_image=False)
     tower = model.visual

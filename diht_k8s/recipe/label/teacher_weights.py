@@ -12,8 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from diht_k8s.api.errors import UserError
-from diht_k8s.api.suggestions import suggestion
+from diht_k8s.api.errors import UserError, suggestion
 from diht_k8s.recipe.shards.storage import Storage
 
 Weights = dict[str, Tensor]
@@ -80,7 +79,7 @@ def fit_weights(expected: Weights, weights: Weights, optional: tuple[str, ...], 
     return {key: weights[key] for key in expected if key in weights and weights[key].shape == expected[key].shape}
 
 
-def nearest(name: str, known: list[str]) -> str:
+def or_near(name: str, known: list[str]) -> str:
     """`, did you mean X?` for the nearest known name, "" if no name is near."""
     hint = suggestion(name, known)
     return f", {hint}" if hint else ""

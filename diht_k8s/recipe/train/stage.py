@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from diht_k8s.api.documents import dump
-from diht_k8s.api.errors import RetryableError, UserError
+from diht_k8s.api.errors import RetryableError, UserError, suggestion
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.pods import merged
 from diht_k8s.api.reports import MAX_PROBLEM, NodeResult
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.api.suggestions import suggestion
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.runtime.commit import artefact, read_committed
 from diht_k8s.recipe.runtime.gang import Gang

@@ -9,8 +9,7 @@ from typing import Final
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from diht_k8s.api.errors import UserError
-from diht_k8s.api.suggestions import suggestion
+from diht_k8s.api.errors import UserError, suggestion
 
 LISTS: Final = ("diht29", "datacomp38", "vtab")
 

@@ -15,10 +15,9 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from diht_k8s.api.errors import UserError
+from diht_k8s.api.errors import UserError, nearest
 from diht_k8s.api.pods import merged
 from diht_k8s.api.run import DihtRun
-from diht_k8s.api.suggestions import nearest
 
 MIB: Final = 2**20
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from diht_k8s.api.suggestions import nearest, suggestion
+from diht_k8s.api.errors import nearest, suggestion
 
 KNOWN = ("optimizer", "warmupSteps", "batchSize")
 
