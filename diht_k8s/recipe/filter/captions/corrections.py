@@ -13,7 +13,7 @@ from diht_k8s.recipe.filter.captions.coordination import correct_clauses
 from diht_k8s.recipe.filter.captions.enumerations import correct_enumerations
 from diht_k8s.recipe.filter.captions.lexicon import Lexicon
 from diht_k8s.recipe.filter.captions.titles import correct_fragment, correct_title
-from diht_k8s.recipe.filter.captions.tree import LABEL, Token, after, before, below, replace_with
+from diht_k8s.recipe.filter.captions.tree import LABEL, Token, after, before, below, demote, replace_with
 from diht_k8s.recipe.filter.captions.verbs import become_modifier, become_noun_before, find_verbs
 from diht_k8s.recipe.filter.captions.wordlists import (
     ADJECTIVE_ENDINGS,
@@ -85,10 +85,7 @@ def _correct_identifier(tokens: Sequence[Token], token: Token) -> None:
         return
     if any(character.isdigit() for character in token.lower):
         left.retag("NN" if left.tag == "JJR" else left.tag)
-        replace_with(token, left)
-        for child in list(token.children):
-            child.attach(left, child.dep)
-        token.attach(left, "nummod")
+        demote(token, left, "nummod")
 
 
 def _correct_label(tokens: Sequence[Token], token: Token) -> None:
@@ -160,10 +157,7 @@ def _correct_quantity(token: Token) -> None:
     if things:
         links[0].attach(links[0], "fixed")
         things[0].attach(token, "dep")
-        replace_with(token, things[0])
-        for child in list(token.children):
-            child.attach(things[0], child.dep)
-        token.attach(things[0], "nummod")
+        demote(token, things[0], "nummod")
         token.retag("CD")
 
 

@@ -115,3 +115,11 @@ def replace_with(old: Token, new: Token) -> None:
     for child in list(old.children):
         if child.i < new.i:
             child.attach(new, child.dep)
+
+
+def demote(token: Token, head: Token, dep: str) -> None:
+    """Make a token part of one below it, which takes its place and all of its children."""
+    replace_with(token, head)
+    for child in list(token.children):
+        child.attach(head, child.dep)
+    token.attach(head, dep)

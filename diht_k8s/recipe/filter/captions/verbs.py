@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diht_k8s.recipe.filter.captions.lexicon import Lexicon
-from diht_k8s.recipe.filter.captions.tree import Token, after, before, below, replace_with
+from diht_k8s.recipe.filter.captions.tree import Token, after, before, below, demote, replace_with
 from diht_k8s.recipe.filter.captions.wordlists import (
     COMMANDS,
     COMMANDS_OR_THINGS,
@@ -157,10 +157,7 @@ def become_modifier(tokens: Sequence[Token], token: Token, dep: str) -> None:
         noun = after(tokens, token)
     if noun is None or noun not in below(token):
         return
-    replace_with(token, noun)
-    for child in list(token.children):
-        child.attach(noun, child.dep)
-    token.attach(noun, dep)
+    demote(token, noun, dep)
     noun.dep = "pobj" if noun.dep == "pcomp" else noun.dep
 
 
