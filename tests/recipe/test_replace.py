@@ -1,9 +1,7 @@
-"""--replace removes what a stage has written, and nothing of the user's: on a disk, and an output of commit 980d9c5."""
+"""--replace removes what a stage has written, and nothing of the user's: on a disk."""
 
 from __future__ import annotations
 
-import os
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,6 @@ from diht_k8s.cli.cached_stages import inspect
 from diht_k8s.recipe.runtime.ownership import StageStorage
 from diht_k8s.recipe.runtime.replacement import remove_output
 from diht_k8s.recipe.shards.storage import Storage
-from tests.recipe.earlier import ARCHIVE, MODIFIED
 from tests.recipe.filter.shards import filter_by_two, filter_with, run_of, write_shards
 
 OTHER = {"minComplexity": 3}
@@ -86,21 +83,6 @@ def test_input_in_a_stage_folder_of_the_own_output_is_refused(
     with pytest.raises((UserError, ValueError), match="which the stage filter of this run writes"):
         filter_with(run_of(tmp_path / "out", pattern))
     assert len(list((tmp_path / "out/filter/raw").iterdir())) == 2
-
-
-def test_output_of_an_earlier_version_is_replaced_by_its_known_names(tmp_path: Path) -> None:
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(tmp_path, filter="data")
-    for shard in (tmp_path / "data").iterdir():
-        os.utime(shard, (MODIFIED, MODIFIED))
-    out = (tmp_path / "complete").rename(tmp_path / "out")
-    put(out)
-    put(out, ("label/labels/mine.parquet", "train/model/mine.bin"))
-    found = remove_output(Storage(), Layout(str(out)), list(Stage))
-    assert sum(len(files.foreign) for files in found) == 6
-    kept = {f"filter/scores/clips-{number}.parquet" for number in range(2)}
-    mine = {*MINE, "label/labels/mine.parquet", "train/model/mine.bin"}
-    assert names_of(out) - {"run.json"} == {*mine, *kept, "filter/objects/kept.json"}
 
 
 def test_documents_may_read_the_stage_folders_of_stages_that_they_lack() -> None:

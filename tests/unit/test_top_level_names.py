@@ -1,8 +1,7 @@
-"""What users import: by name from the top level, and from where it stood in 0.1.0."""
+"""Names that users import from the top level."""
 
 from __future__ import annotations
 
-import importlib
 import subprocess
 import sys
 
@@ -25,20 +24,3 @@ def test_import_needs_no_heavy_package() -> None:
 def test_unknown_name_is_refused() -> None:
     with pytest.raises(AttributeError, match="no attribute 'hn_nce'"):
         _ = diht_k8s.hn_nce
-
-
-@pytest.mark.parametrize(
-    ("old", "name"),
-    [
-        ("diht_k8s.recipe.training.losses", "hn_nce_loss"),
-        ("diht_k8s.recipe.cat", "CaptionParser"),
-        ("diht_k8s.recipe.cat", "TextSpotter"),
-        ("diht_k8s.recipe.evaluation", "load_model"),
-    ],
-)
-def test_old_place_works_and_warns(old: str, name: str) -> None:
-    module = importlib.import_module(old)
-    with pytest.deprecated_call(match=f"{old}.{name} has moved"):
-        assert getattr(module, name) is getattr(diht_k8s, name)
-    with pytest.raises(AttributeError):
-        _ = module.unknown

@@ -14,13 +14,9 @@ from diht_k8s.api.hashing import SCHEMA_VERSION, differences, sha256_of
 from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.reports import Artefact, Committed
 from diht_k8s.api.run import Stage
-from diht_k8s.recipe.runtime.ownership import write_list
-from diht_k8s.recipe.runtime.replacement import adopt, described, foreign_files, survey
+from diht_k8s.recipe.runtime.replacement import described, foreign_files, survey
 from diht_k8s.recipe.runtime.started import create_started, newest_started, require_started
 from diht_k8s.recipe.shards.storage import Storage
-
-FIRST_LIST = "begin"
-"""Name of the empty list that a version with lists writes first."""
 
 
 def read_committed(storage: Storage, layout: Layout, stage: Stage) -> Committed:
@@ -73,10 +69,6 @@ def begin(
             return committed
         raise _other_configuration(storage, layout, (stage, *later), committed.config, config)
     started = newest_started(storage, layout, stage)
-    if started is None:
-        write_list(storage, layout.stage(stage), FIRST_LIST, [])  # so that nobody takes it for an earlier version's
-    else:
-        adopt(storage, layout, stage)
     while started is None or started.config_sha256 != sha256_of(config):
         if started is not None and survey(storage, layout, stage).results:
             raise _other_configuration(storage, layout, (stage, *later), started.config, config)

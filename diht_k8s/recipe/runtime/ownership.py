@@ -3,8 +3,6 @@
 Each process of a stage has lists of its own, `STAGE/objects/WRITER-N.json`, so no process waits for another. It names
 an object there before it writes it. A crash can leave an entry without an object, but no object without an entry.
 Removing goes by these lists: what they do not name is somebody else's and stays.
-
-An output of a version that kept no lists gets one when it is resumed or replaced: its names are known (`earlier_lists`).
 """
 
 from __future__ import annotations

@@ -16,17 +16,13 @@ from diht_k8s.api.documents import canonical_json
 from diht_k8s.api.json_types import is_object
 from diht_k8s.api.layout import OBJECTS, Layout
 from diht_k8s.api.run import KIND, Stage
-from diht_k8s.recipe.runtime.earlier_lists import recognised, shard_names
 from diht_k8s.recipe.runtime.ownership import MARKERS, list_names, read_list, temporary_of, write_list
-from diht_k8s.recipe.runtime.started import newest_started
 from diht_k8s.recipe.shards.storage import Storage
 
 KEPT_FOLDERS: Final = {Stage.FILTER: ("scores/",)}
 """What survives --replace: scores carry their own digest, and other thresholds reuse them."""
 NO_RESULT: Final = ("claims/", "epochs/", "commits/", "preflight-", "preflight.json")
 """What a stage writes before it has any output."""
-ADOPTED: Final = "adopted"
-"""Name of the list of what an earlier version has written."""
 SURVIVED: Final = "kept"
 """Name of the list of what --replace has kept."""
 
@@ -68,18 +64,10 @@ def survey(storage: Storage, layout: Layout, stage: Stage) -> StageFiles:
     lists = {f"{OBJECTS}/{name}.json": paths for name, paths in found.items() if paths is not None}
     written = {path for paths in lists.values() for path in paths} | set(_artefacts(storage, layout, stage))
     rest = [path for path in files if path not in markers and path not in lists]
-    if not lists and markers:
-        written.update(recognised(stage, rest, _shards(storage, layout)))
     names = {*written, *markers, *lists}
     owned = tuple(path for path in rest if path in written or temporary_of(path) in names)
     foreign = tuple(sorted(set(rest).difference(owned)))
     return StageFiles(stage, owned, markers, tuple(lists), foreign)
-
-
-def adopt(storage: Storage, layout: Layout, stage: Stage) -> None:
-    """List what an earlier version has written, if nothing is listed."""
-    if not list_names(storage, layout.stage(stage)):
-        write_list(storage, layout.stage(stage), ADOPTED, survey(storage, layout, stage).owned)
 
 
 def remove_output(storage: Storage, layout: Layout, stages: Sequence[Stage]) -> list[StageFiles]:
@@ -92,8 +80,6 @@ def remove_output(storage: Storage, layout: Layout, stages: Sequence[Stage]) -> 
     """
     found = [survey(storage, layout, stage) for stage in stages]
     there = [files for files in found if files.of_stage]
-    for files in there:
-        adopt(storage, layout, files.stage)
     for files in there:
         storage.remove_files(layout.stage(files.stage), [layout.committed(files.stage).rpartition("/")[2]])
     for files in there:
@@ -109,8 +95,7 @@ def _remove(storage: Storage, layout: Layout, files: StageFiles) -> None:
     survivors = sorted(set(files.owned).difference(files.replaced))
     if survivors:
         write_list(storage, folder, SURVIVED, survivors)
-    lists = {*files.lists, f"{OBJECTS}/{ADOPTED}.json"}
-    storage.remove_files(folder, sorted(lists - ({f"{OBJECTS}/{SURVIVED}.json"} if survivors else set())))
+    storage.remove_files(folder, sorted(set(files.lists) - ({f"{OBJECTS}/{SURVIVED}.json"} if survivors else set())))
     storage.remove_files(folder, files.markers)
 
 
@@ -134,14 +119,6 @@ def _artefacts(storage: Storage, layout: Layout, stage: Stage) -> list[str]:
     """The paths that the commit marker names."""
     items = _json(storage, layout.committed(stage)).get("artefacts", [])
     return [str(item["path"]) for item in items if is_object(item) and "path" in item]
-
-
-def _shards(storage: Storage, layout: Layout) -> set[str]:
-    """Names of the shards of the run, by the markers of filter and label."""
-    started = newest_started(storage, layout, Stage.FILTER)
-    config = _json(storage, layout.committed(Stage.FILTER)).get("config")
-    configs = [each for each in (config, None if started is None else started.config) if is_object(each)]
-    return shard_names(configs, _artefacts(storage, layout, Stage.LABEL))
 
 
 def _is_ours(storage: Storage, uri: str) -> bool:

@@ -1,1 +1,0 @@
-"""Deprecated: this is `diht_k8s.recipe.train` now."""
