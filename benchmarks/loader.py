@@ -38,7 +38,7 @@ from diht_k8s.recipe.train.data import collate
 from diht_k8s.recipe.train.data.augment import train_view
 from diht_k8s.recipe.train.data.collate import CollateSettings, Collator
 from diht_k8s.recipe.train.data.dataset import ShardDataset
-from diht_k8s.recipe.train.data.lanes import sampler_over
+from diht_k8s.recipe.train.data.sampler import sampler_over
 
 SIZES = ((512, 512), (512, 384), (1024, 768))
 CAPTIONS = ("a man riding a brown horse on the beach", "two small dogs are chasing a red ball in the park, photo {}")
@@ -169,7 +169,7 @@ def largest_mean_difference(shards: list[Shard], image_size: int) -> float:
     from diht_k8s.recipe.shards.pixels import decode_pixels
     from diht_k8s.recipe.shards.samples import read_samples
     from diht_k8s.recipe.train.data.augment import crop_box
-    from diht_k8s.recipe.train.data.sampler import generator
+    from diht_k8s.recipe.train.data.rng import generator
 
     worst = 0.0
     for sample in itertools.islice(read_samples(Storage(), shards[0].uri), 24):

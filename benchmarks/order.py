@@ -3,7 +3,7 @@
 In: nothing (`python -m benchmarks.order`; `--help` lists sizes). Out: one JSON line.
 
 - `amplification`: how many times all readers (ranks x loader workers) together read what there is, for every number of readers up to
-  256 that divides the batch: of lanes against their bound 1 + (N - 1) / S, and of the streams that trainings took before.
+  256 that divides the batch, against the bound 1 + (N - 1) / S.
 - `shuffle`: pairs are neighbours if they lie within 63 places in one shard. `together`: the chance that two neighbours are in one
   batch. `again`: how many pairs of a batch meet in a batch of the next epoch, relative to a full shuffle (both of a share B / T by
   definition there, so 1). Pairs are counted in simulated epochs of `--pairs`; `again_at_438_million` is computed from the counts.
@@ -36,9 +36,8 @@ from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor, CursorOrder
 from diht_k8s.recipe.train.checkpoint.fencing import Fence
 from diht_k8s.recipe.train.data import dataset
 from diht_k8s.recipe.train.data.dataset import ShardDataset
-from diht_k8s.recipe.train.data.lanes import LaneSampler, lane_reads, order_sizes, sampler_over
-from diht_k8s.recipe.train.data.readers import Reader, Sampler, reader_of
-from diht_k8s.recipe.train.data.sampler import GlobalSampler
+from diht_k8s.recipe.train.data.readers import LaneReader
+from diht_k8s.recipe.train.data.sampler import LaneSampler, lane_reads, order_sizes, sampler_over
 
 PAPER = 438_000_000
 NEAR = 63
@@ -47,41 +46,30 @@ VIT_L_PARAMETERS = 427_616_513
 
 
 def amplification(batch_size: int, shards: int, size: int) -> dict[str, Any]:
-    """Reads of lanes and of streams by number of readers."""
+    """Reads by number of readers."""
     order = order_sizes(shards * size, batch_size)
-    streams = GlobalSampler.of([size] * shards, batch_size, 0)
-    touched = [{each.shard for each in streams.stream_slices(0, stream)} for stream in range(streams.streams)]
-    once = sum(map(len, touched))
     table = []
     for readers in [number for number in range(1, 257) if batch_size % number == 0]:
-        of_one = int(np.gcd(streams.streams, readers))
         table.append({
             "readers": readers,
             "lanes": round(lane_reads(order, batch_size, readers), 4),
             "bound": round(1 + (readers - 1) / order.lanes, 4),
-            "streams": round(once / shards * readers / of_one, 2),
         })  # fmt: skip
-    return {"batch": batch_size, "lanes": order.lanes, "streams": streams.streams, "table": table}
+    return {"batch": batch_size, "lanes": order.lanes, "table": table}
 
 
-def batches_of(sampler: Sampler, sizes: Sequence[int], batch_size: int, epoch: int) -> list[np.ndarray]:
+def batches_of(sampler: LaneSampler, sizes: Sequence[int], batch_size: int, epoch: int) -> list[np.ndarray]:
     """For each shard the batch in which each of its samples is, in an epoch."""
     found, begins = np.full(sum(sizes), -1, np.int64), np.concatenate([[0], np.cumsum(sizes)])
     first = epoch * sampler.total
-    if isinstance(sampler, LaneSampler):
-        lanes = sampler.order.lanes
-        for lane in range(lanes):
-            blocks = sampler.blocks(epoch, lane)
-            numbers = np.concatenate(list(sampler.lane(epoch, lane).elements()))
-            block = np.searchsorted(blocks.begins, numbers, side="right") - 1
-            places = begins[blocks.shards[block]] + blocks.firsts[block] + numbers - blocks.begins[block]
-            turns = np.arange(len(numbers)) - ((lane - first) // lanes)
-            found[places] = (turns * lanes + lane) // batch_size
-    else:
-        for stream in range(sampler.streams):
-            pieces = sampler.stream_slices(epoch, stream)
-            places = np.concatenate([begins[piece.shard] + piece.indexes for piece in pieces])
-            found[places] = (first + np.arange(len(places)) * sampler.streams + stream) // batch_size
+    lanes = sampler.order.lanes
+    for lane in range(lanes):
+        blocks = sampler.blocks(epoch, lane)
+        numbers = np.concatenate(list(sampler.lane(epoch, lane).elements()))
+        block = np.searchsorted(blocks.begins, numbers, side="right") - 1
+        places = begins[blocks.shards[block]] + blocks.firsts[block] + numbers - blocks.begins[block]
+        turns = np.arange(len(numbers)) - ((lane - first) // lanes)
+        found[places] = (turns * lanes + lane) // batch_size
     return np.split(found, begins[1:-1])
 
 
@@ -118,11 +106,10 @@ def quality(epochs: Sequence[Sequence[np.ndarray]], batch_size: int) -> dict[str
 
 
 def shuffle(batch_size: int, shards: int, size: int) -> dict[str, Any]:
-    """Both orders and a full shuffle; windows of lanes by size."""
+    """Lanes by size of their window, and a full shuffle."""
     sizes = [size] * shards
-    kinds: dict[str, Sampler] = {"streams": GlobalSampler.of(sizes, batch_size, 0)}
-    for window in (1 << 16, 1 << 17, 1 << 18, 1 << 19):
-        kinds[f"lanes, window {window}"] = sampler_over(sizes, batch_size, 0, window=window)
+    windows = (1 << 16, 1 << 17, 1 << 18, 1 << 19)
+    kinds = {f"lanes, window {window}": sampler_over(sizes, batch_size, 0, window=window) for window in windows}
     kinds["lanes, window as chosen"] = sampler_over(sizes, batch_size, 0)
     found = {
         name: quality([batches_of(sampler, sizes, batch_size, epoch) for epoch in (0, 1)], batch_size)
@@ -161,12 +148,12 @@ class Indexed(dict[str, ShardIndex]):
 
 def read_epoch(source: ShardDataset, sampler: LaneSampler, batch_size: int, positions: range) -> None:
     """Read the rows of some batches, as one reader."""
-    readers: dict[int, tuple[int, Reader]] = {}
+    readers: dict[int, tuple[int, LaneReader]] = {}
     for start in positions:
         for position in sampler.rows(start, batch_size, 0, 1):
             epoch, lane, element = sampler.locate(position)
             if lane not in readers or readers[lane][0] != epoch:
-                readers[lane] = epoch, reader_of(source, sampler, epoch, lane, element)
+                readers[lane] = epoch, LaneReader(source, sampler, epoch, lane, element)
             readers[lane][1].take(element)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.ablation.pools import Pairs
 from diht_k8s.recipe.train.data.augment import MEAN, STD, crop_box
-from diht_k8s.recipe.train.data.sampler import generator
+from diht_k8s.recipe.train.data.rng import generator
 
 
 class Tokens:

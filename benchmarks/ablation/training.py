@@ -26,7 +26,7 @@ from diht_k8s.recipe.evaluate.classification import class_embeddings, classifica
 from diht_k8s.recipe.evaluate.retrieval import Retrieval, retrieval
 from diht_k8s.recipe.evaluate.ridge import ridge_reference
 from diht_k8s.recipe.report.per_image import PerImage
-from diht_k8s.recipe.train.data.sampler import generator
+from diht_k8s.recipe.train.data.rng import generator
 from diht_k8s.recipe.train.loss.losses import hn_nce_loss, soft_label_loss
 from diht_k8s.recipe.train.model.attention import attention_in_fp32
 from diht_k8s.recipe.train.model.student import Features, Student, parameter_groups

@@ -10,9 +10,7 @@ KNOWN: Final[dict[str, str]] = {
         "no character has the combining class 200",
     "matching: shifts = range(count - len(other), len(one) - count + [1 -> 2])":
         "the additional shift overlaps in fewer characters than must match",
-    "sampler: MAX_STREAMS = [1024 -> 1025]": "the number of streams is a power of two",
     "sampler: least = min(weights, default=[1.0 -> 2.0])": "not used without weights",
-    "sampler: if low [< -> <=] high:": "an empty range reads nothing",
     "losses: num_pairs = image_BD.shape[0] [* -> /] group_size(settings.group)":
         "the group is one process; tests/recipe/train/test_losses_distributed.py decides it (4 pairs on 4 ranks)",
     "hn_nce: hard_factor, weight_factor = (1 + beta, beta) if settings.weights_have_gradient else (1.0, [0.0 -> 1.0])":

@@ -35,15 +35,6 @@ def kept_shards(spec: Spec, storage: Storage) -> list[Shard]:
     return kept_by(read_committed(storage, Layout(spec.data.output), Stage.FILTER), spec, storage)
 
 
-def index_of_inputs(spec: Spec, storage: Storage) -> IndexBook | None:
-    """The index of the shards that training and labelling read, by their names; None if there is none.
-
-    The filter has made it on its way, or else `diht index`.
-    """
-    book = filter_index(spec, storage)
-    return book if book is not None else own_index(spec, storage)
-
-
 def own_index(spec: Spec, storage: Storage) -> IndexBook | None:
     """What `diht index` or a training has made, if it is of the shards that the training reads; None if there is none."""
     book, kind = IndexBook.open(storage, Layout(spec.data.output).index), kind_of_inputs(spec)

@@ -41,7 +41,7 @@ from diht_k8s.recipe.train.checkpoint.state import load_moments, load_weights, s
 from diht_k8s.recipe.train.checkpoint.warm_start import start_from
 from diht_k8s.recipe.train.consensus import Consensus, LastSave, agreed
 from diht_k8s.recipe.train.data.batch import Batch
-from diht_k8s.recipe.train.data.sampler import generator
+from diht_k8s.recipe.train.data.rng import generator
 from diht_k8s.recipe.train.distributed import (
     choose_algorithms,
     is_lost_peer,

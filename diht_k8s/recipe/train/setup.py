@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,20 +15,16 @@ from diht_k8s.api.train import Train
 from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
 from diht_k8s.recipe.runtime.bad_shards import Damage
 from diht_k8s.recipe.runtime.cpus import usable_cpus
-from diht_k8s.recipe.runtime.inputs import index_of_inputs, kept_shards
-from diht_k8s.recipe.shards.beside import samples_beside
-from diht_k8s.recipe.shards.index_files import IndexBook
-from diht_k8s.recipe.shards.samples import survey
+from diht_k8s.recipe.runtime.inputs import kept_shards
 from diht_k8s.recipe.shards.source_lists import known_sources
 from diht_k8s.recipe.shards.sources import Shard, own_shards
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint.checkpoint import Saved
-from diht_k8s.recipe.train.checkpoint.resuming import goes_in_streams, order_of, sequential_of
-from diht_k8s.recipe.train.collectives import gather_objects
+from diht_k8s.recipe.train.checkpoint.resuming import order_of, sequential_of
 from diht_k8s.recipe.train.data.dataset import ShardDataset
 from diht_k8s.recipe.train.data.indexing import Attempt, IndexedShards, indexed
 from diht_k8s.recipe.train.data.loader import Loader
-from diht_k8s.recipe.train.data.readers import Sampler
+from diht_k8s.recipe.train.data.sampler import LaneSampler
 from diht_k8s.recipe.train.distributed import this_device
 from diht_k8s.recipe.train.model.batch_norm import over_all_ranks
 from diht_k8s.recipe.train.model.compiling import compile_blocks, require_compiler
@@ -95,82 +90,24 @@ def _compile(model: Student, train: Train) -> None:
 def train_shards(run: DihtRun, storage: Storage) -> list[Shard]:
     """The shards to train on: `train.shards` (labels go by file names), else the kept shards, else the raw input.
 
-    Counts come from the filter or from the run's index; a shard that neither has counted has none.
+    They have their counts where the filter has counted them.
     """
     train: Train | None = run.spec.train
     assert train is not None
     if train.shards:
         (own,) = known_sources(storage, run.spec.data.output, [train.shards])
-        shards = own_shards(own)
-    else:
-        shards = kept_shards(run.spec, storage)
-    if all(shard.samples is not None for shard in shards):
-        return shards
-    book = index_of_inputs(run.spec, storage)
-    return shards if book is None else [_counted_by(book, shard) for shard in shards]
-
-
-def _counted_by(book: IndexBook, shard: Shard) -> Shard:
-    """The shard with its count, if the index is of this version and says nothing of damage."""
-    row = book.rows.get(shard.name)
-    known = row is not None and row.reason is None and row.identity == shard.identity
-    return replace(shard, samples=row.samples) if row is not None and known else shard
-
-
-def counted(
-    storage: Storage,
-    shards: Sequence[Shard],
-    batch_size: int,
-    *,
-    rank: int,
-    world: int,
-    check: Callable[[], object] | None = None,
-) -> tuple[list[Shard], dict[str, Damage]]:
-    """Shards with their sample counts, and the damaged ones, which count up to their damage (a collective).
-
-    The ranks divide the shards that neither filter nor index has counted. Those beside which img2dataset has left its
-    counts are not read.
-
-    Raises:
-        DataError: all together are fewer than a batch.
-    """
-    samples = {place: shard.samples for place, shard in enumerate(shards) if shard.samples is not None}
-    unknown, damaged = [place for place in range(len(shards)) if place not in samples], dict[str, Damage]()
-    if unknown:
-        surveys = dict(_surveyed(storage, shards, unknown[rank::world], check))
-        surveys = {place: found for part in gather_objects(surveys) for place, found in part.items()}
-        samples |= {place: number for place, (number, _) in surveys.items()}
-        damaged = {shards[place].uri: damage for place, (_, damage) in sorted(surveys.items()) if damage is not None}
-    found = [replace(shard, samples=samples[place]) for place, shard in enumerate(shards)]
-    require_batch(found, batch_size)
-    return found, damaged
-
-
-def _surveyed(
-    storage: Storage, shards: Sequence[Shard], places: Sequence[int], check: Callable[[], object] | None
-) -> Iterator[tuple[int, tuple[int, Damage | None]]]:
-    """Count and damage of each shard, by its place; beside the first of them it shows whether there are counts."""
-    beside = True
-    for place in places:
-        count = samples_beside(storage, shards[place].uri) if beside else None
-        beside = count is not None
-        yield place, _survey(storage, shards[place].uri, check) if count is None else (count, None)
-
-
-def _survey(storage: Storage, uri: str, check: Callable[[], object] | None) -> tuple[int, Damage | None]:
-    samples, error = survey(storage, uri, check=check)
-    return samples, None if error is None else Damage(error.reason, error.offset, samples)
+        return own_shards(own)
+    return kept_shards(run.spec, storage)
 
 
 class TrainingData(NamedTuple):
     """What a training reads, and in which order."""
 
     shards: list[Shard]
-    sampler: Sampler
+    sampler: LaneSampler
     damaged: dict[str, Damage]
     """damaged shards that are known before the first step, by URI."""
-    indexes: IndexedShards | None
-    """None for a training that goes on in streams."""
+    indexes: IndexedShards
 
 
 def training_data(
@@ -200,23 +137,20 @@ def training_data(
     """
     train = run.spec.train
     assert train is not None
-    shards, indexes = train_shards(run, storage), None
-    if goes_in_streams(saved):
-        shards, damaged = counted(storage, shards, train.batch_size, rank=rank, world=world, check=check)
-    else:
-        made = Attempt(attempt, rank, world)
-        indexes = indexed(run, storage, shards, made, in_sequence=sequential_of(saved), check=check)
-        shards, damaged = indexes.shards, indexes.damaged
-        require_batch(shards, train.batch_size)
+    made = Attempt(attempt, rank, world)
+    shards = train_shards(run, storage)
+    indexes = indexed(run, storage, shards, made, in_sequence=sequential_of(saved), check=check)
+    shards = indexes.shards
+    require_batch(shards, train.batch_size)
     sampler = order_of(
         saved,
         train,
         [shard.samples or 0 for shard in shards],
         run.spec.seed,
         weights=weights_of(run, shards),
-        sequential=frozenset() if indexes is None else indexes.sequential,
+        sequential=indexes.sequential,
     )
-    return TrainingData(shards, sampler, damaged, indexes)
+    return TrainingData(shards, sampler, indexes.damaged, indexes)
 
 
 def require_batch(shards: Sequence[Shard], batch_size: int) -> None:

@@ -11,7 +11,7 @@ from diht_k8s.api.errors import StopRequested
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.filter import shard_filter
-from diht_k8s.recipe.runtime.inputs import index_of_inputs, kept_shards
+from diht_k8s.recipe.runtime.inputs import filter_index, kept_shards
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards import shard_groups
 from diht_k8s.recipe.shards.index import read_range
@@ -38,7 +38,7 @@ def forget_markers(output: Path) -> None:
 def check_index(run: DihtRun) -> int:
     """The filter's index gives the pairs of kept and raw shards by ranges; the number of pairs of kept shards."""
     storage, layout, found = Storage(), Layout(run.spec.data.output), 0
-    book, raw = index_of_inputs(run.spec, storage), IndexBook.open(storage, layout.filter_index("raw"))
+    book, raw = filter_index(run.spec, storage), IndexBook.open(storage, layout.filter_index("raw"))
     assert book is not None
     assert raw is not None
     places = [(book, shard) for shard in kept_shards(run.spec, storage) if shard.keep_list is None]

@@ -19,7 +19,6 @@ from diht_k8s.recipe.shards.samples import Sample
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.thumbnails import thumbnails
 from diht_k8s.recipe.train.data.dataset import ShardDataset
-from diht_k8s.recipe.train.data.sampler import GlobalSampler
 from tests.recipe.filter.shards import drawn, files_of, filter_with, forget, pair, run_of, tar_of
 
 GOOD, BARE = "a small dog chasing a red ball", "server"
@@ -92,8 +91,8 @@ def test_list_names_rows_and_uids(tmp_path: Path) -> None:
 def test_training_reads_the_listed_pairs_in_its_order(tmp_path: Path) -> None:
     run, storage = listed_run(tmp_path), Storage()
     shards = kept_shards(run.spec, storage)
-    pieces = GlobalSampler.of([shard.samples or 0 for shard in shards], 1, seed=0).stream_slices(0, 0)
-    items = list(ShardDataset(storage, shards).stream(pieces))
+    dataset = ShardDataset(storage, shards)
+    items = [item for number in range(len(shards)) for item in dataset.sequence(number, 0)]
     expected = pairs_of(run)
     assert len(items) == 5
     for item in items:

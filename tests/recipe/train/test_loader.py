@@ -23,13 +23,11 @@ from diht_k8s.recipe.shards.samples import Sample, read_samples, write_samples
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.data import collate, dataset
-from diht_k8s.recipe.train.data import sampler as order_module
 from diht_k8s.recipe.train.data.batch import Batch, merged
 from diht_k8s.recipe.train.data.caption_choice import drawn_caption
 from diht_k8s.recipe.train.data.dataset import ShardDataset
-from diht_k8s.recipe.train.data.lanes import LaneSampler, sampler_over
 from diht_k8s.recipe.train.data.loader import Loader
-from diht_k8s.recipe.train.data.sampler import GlobalSampler
+from diht_k8s.recipe.train.data.sampler import sampler_over
 from tests.recipe.train.small_run import SHARDS, Indexed, make_data
 
 STORAGE = Storage()
@@ -43,8 +41,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-ORDERS = ["lanes", "lanes in sequence", "streams"]
-"""Ranges of indexed shards, packed ones, and what checkpoints of version 1 go on in."""
+ORDERS = ["lanes", "lanes in sequence"]
+"""Ranges of indexed shards, and packed ones."""
 
 
 def loader_over(
@@ -63,11 +61,9 @@ def loader_over(
     shards = [Shard(f"drawn-{i}", layout.kept(f"drawn-{i}"), "drawn", samples=n) for i, n in enumerate(SHARDS)]
     indexes = Indexed({shard.name: index_of(STORAGE, shard.uri) for shard in shards})
     reads = ShardDataset(STORAGE, shards, [layout.labels(shard.name) for shard in shards], indexes=indexes)
-    sampler: GlobalSampler | LaneSampler = GlobalSampler.of(SHARDS, batch, seed=0, weights=weights)
-    if order != "streams":
-        sequential = frozenset(range(len(SHARDS))) if order == "lanes in sequence" else frozenset[int]()
-        sizes = {"block": 8, "window": 64, **sizes}
-        sampler = sampler_over(SHARDS, batch, 0, weights=weights, sequential=sequential, **sizes)
+    sequential = frozenset(range(len(SHARDS))) if order == "lanes in sequence" else frozenset[int]()
+    sizes = {"block": 8, "window": 64, **sizes}
+    sampler = sampler_over(SHARDS, batch, 0, weights=weights, sequential=sequential, **sizes)
     settings = {"batch_size": batch, "image_size": 32, "context_length": 12}
     return Loader(reads, sampler, **settings, seed=0, rank=rank, world=world, workers=workers, draw_captions=draw)
 
@@ -115,7 +111,7 @@ SMALL_CACHES = {
 
 
 @pytest.mark.parametrize("caches", SMALL_CACHES.values(), ids=SMALL_CACHES)
-@pytest.mark.parametrize(("workers", "order"), [(0, "lanes"), (2, "lanes"), (0, "lanes in sequence"), (2, "streams")])
+@pytest.mark.parametrize(("workers", "order"), [(0, "lanes"), (2, "lanes"), (2, "lanes in sequence")])
 def test_batches_when_begun_in_the_middle_or_with_small_caches_then_the_same(
     folder: Path, caches: list[tuple[Any, str]], workers: int, order: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,7 +154,6 @@ def test_epoch_when_a_shard_has_a_larger_weight_then_it_is_read_again(
     folder: Path, cache_bytes: int, order: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dataset, "SHARD_CACHE_BYTES", cache_bytes)
-    monkeypatch.setattr(order_module, "WINDOW_SAMPLES", 64)
     weights = [1.0, 3.0, 1.0]
     total = sum(int(size * weight) for size, weight in zip(SHARDS, weights, strict=True))
     assert total % 25 == 0
@@ -174,8 +169,6 @@ READERS = [
     (3, 2, "lanes"),
     (8, 0, "lanes"),  # more than shards
     (4, 0, "lanes in sequence"),
-    (3, 2, "streams"),
-    (8, 0, "streams"),
 ]
 
 
@@ -192,7 +185,7 @@ def test_batches_when_cut_among_ranks_and_workers_then_together_the_same(
         for rank in range(world)
     ]
     for step, batch in enumerate(whole):
-        together = merged([rank[step] for rank in ranks], interleaved=order == "streams")
+        together = merged([rank[step] for rank in ranks])
         assert same(together, batch)
         assert batch.targets is not None
         assert together.targets is not None
@@ -222,9 +215,8 @@ def test_shard_when_shorter_than_committed_then_the_error_names_it(tmp_path: Pat
         batches(tmp_path, sum(SHARDS) // BATCH)
 
 
-@pytest.mark.parametrize("order", ORDERS[1:])
 def test_shard_when_replaced_while_it_is_read_then_an_error_and_no_damage(
-    tmp_path: Path, order: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_data(tmp_path)
     read = dataset.read_pairs
@@ -235,7 +227,7 @@ def test_shard_when_replaced_while_it_is_read_then_an_error_and_no_damage(
 
     monkeypatch.setattr(dataset, "read_pairs", replaced)
     with pytest.raises(DataError, match="was replaced while it was read"):
-        batches(tmp_path, sum(SHARDS) // BATCH, order=order)
+        batches(tmp_path, sum(SHARDS) // BATCH, order="lanes in sequence")
 
 
 def cut(uri: str, share: float) -> None:
@@ -284,10 +276,11 @@ def no_handler() -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_handler")
 def test_worker_when_killed_then_retryable(folder: Path) -> None:
-    reads = ShardDataset(STORAGE, [Shard("drawn-0", Layout(f"{folder}/out").kept("drawn-0"), "drawn", samples=70)])
+    shard = Shard("drawn-0", Layout(f"{folder}/out").kept("drawn-0"), "drawn", samples=70)
+    reads = ShardDataset(STORAGE, [shard], indexes=Indexed({shard.name: index_of(STORAGE, shard.uri)}))
     loader = Loader(
         reads,
-        GlobalSampler.of([70], 16, 0),
+        sampler_over([70], 16, 0),
         batch_size=16,
         image_size=32,
         context_length=12,

@@ -23,13 +23,11 @@ from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint import checkpoint
-from diht_k8s.recipe.train.checkpoint.fencing import Fence
 from diht_k8s.recipe.train.data.augment import normalised
 from diht_k8s.recipe.train.data.batch import Batch, HeadTargets
 from diht_k8s.recipe.train.data.dataset import ShardDataset
-from diht_k8s.recipe.train.data.lanes import sampler_over
 from diht_k8s.recipe.train.data.loader import Loader
-from diht_k8s.recipe.train.data.sampler import GlobalSampler
+from diht_k8s.recipe.train.data.sampler import sampler_over
 from diht_k8s.recipe.train.model.student import Features, Student
 from diht_k8s.recipe.train.precision import LOSS_SCALE
 from tests.recipe.train.small_run import (
@@ -101,21 +99,6 @@ def job(
     return Job(run, stop_after, fp16_scale, finite_steps)
 
 
-def save_in_streams(folder: Path) -> str:
-    """The checkpoint of a training that began before there were lanes: after three steps, with the first weights."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = Student(VIT, num_objects=OBJECTS, num_attributes=ATTRIBUTES)
-    state = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    state |= {f"buffer|{name}": buffer for name, buffer in model.named_buffers()} | {"adam_step": torch.tensor(0.0)}
-    cursor = checkpoint.Cursor(version=1, step=3, position=3 * BATCH, streams=2, config_sha256="theirs", seconds=1.0)
-    part = checkpoint.write_part(Storage(), f"{folder}/old", cursor, state, rank=0, attempt=1)
-    checkpoint.commit(
-        Storage(), f"{folder}/old", cursor, [part], keep=1, fence=Fence(Storage(), Layout(f"{folder}/was"))
-    )
-    return checkpoint.place_of(f"{folder}/old", cursor)
-
-
 @pytest.fixture(scope="module")
 def trained(place: Path) -> dict[str, dict[str, Any]]:
     jobs = {name: job(place, name, **train) for name, train in KINDS.items()}
@@ -126,7 +109,6 @@ def trained(place: Path) -> dict[str, dict[str, Any]]:
         jobs[f"{name}, not finite"] = job(place, f"{name}, not finite", finite_steps=FINITE, **train)
     jobs["fp16 1"] = job(place, "fp16", stop_after=STOP, fp16_scale=SCALE, **FP16)
     jobs["fp16 2"] = job(place, "fp16", fp16_scale=2 * SCALE, **FP16)  # the checkpoint's own scale counts
-    jobs["streams"] = job(place, "streams", initFrom={"uri": save_in_streams(place), "kind": "Checkpoint"})
     return train_in_ranks(1, jobs, place / "ranks")
 
 
@@ -254,25 +236,6 @@ def test_training_when_stopped_and_resumed_then_goes_on_where_it_was(
     assert float(second["weights"]["adam_step"]) == STEPS
     for key, weight in expected.weights.items():
         torch.testing.assert_close(second["weights"][key], weight, rtol=0, atol=5e-4)
-
-
-def test_training_that_began_before_there_were_lanes_goes_on_in_its_own_order(
-    trained: dict[str, dict[str, Any]], place: Path
-) -> None:
-    order = GlobalSampler.of(SHARDS, BATCH, 0)
-    assert order.streams == 2
-    streams = {
-        (epoch, stream): [
-            f"{piece.shard}-{index}" for piece in order.stream_slices(epoch, stream) for index in piece.indexes
-        ]
-        for epoch, stream in itertools.product(range(2), range(2))
-    }
-    places = [order.locate(position) for position in range(3 * BATCH, STEPS * BATCH)]
-    uids = [streams[epoch, stream][element] for epoch, stream, element in places]
-    assert trained["streams"]["error"] is None
-    assert list(itertools.chain(*trained["streams"]["uids"])) == uids
-    cursor = checkpoint.read(Storage(), f"{place}/streams/out/train/checkpoints/step-{STEPS:09d}").cursor
-    assert (cursor.version, cursor.streams, cursor.order) == (1, 2, None)
 
 
 @pytest.mark.parametrize("name", [*KINDS, "zero 0 in pieces", "zero 1 in pieces"])

@@ -82,7 +82,8 @@ def test_weights_when_of_an_export_then_towers_are_taken_and_heads_start_from_sc
 
 
 def committed(folder: Path, model: Student) -> str:
-    cursor = checkpoint.Cursor(step=5, position=80, streams=2, config_sha256="theirs", seconds=1.0)
+    order = checkpoint.CursorOrder(lanes=2, block=64, window=64, epoch=80)
+    cursor = checkpoint.Cursor(step=5, position=80, order=order, config_sha256="theirs", seconds=1.0)
     state = {name: value.detach() for name, value in model.named_parameters()} | {"adam_step": torch.tensor(5.0)}
     state |= {f"buffer|{name}": value for name, value in model.named_buffers()}
     part = checkpoint.write_part(STORAGE, str(folder), cursor, state, rank=0, attempt=1)

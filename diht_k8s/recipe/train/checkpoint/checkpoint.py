@@ -30,8 +30,6 @@ from diht_k8s.recipe.train.checkpoint.shared_state import Part, SharedState
 from diht_k8s.recipe.train.collectives import object_of_rank_0
 
 CURSOR_VERSION = 2
-STREAMS_VERSION = 1
-"""Cursors of trainings that began before there were lanes."""
 
 _PART_NAME = re.compile(r"state-\d{5}-\d{6}\.safetensors")
 _STEP = re.compile(r"step-\d{9}")
@@ -64,10 +62,7 @@ class Cursor(BaseModel):
     """optimiser steps done."""
     position: int
     """next position of the global order, that is samples seen."""
-    order: CursorOrder | None = None
-    """None in version 1."""
-    streams: int | None = None
-    """streams of the global order, of version 1 only."""
+    order: CursorOrder
     config_sha256: str
     """configuration of the stage."""
     seconds: float
@@ -248,10 +243,8 @@ def _read_marker(storage: Storage, uri: str) -> tuple[Cursor, list[Part]]:
     try:
         marker = json.loads(storage.read_bytes(join(uri, MARKER)))
         version = marker["cursor"]["version"]
-        if version not in (STREAMS_VERSION, CURSOR_VERSION):
-            raise DataError(
-                f"the checkpoint {uri} has version {version}, this program reads {STREAMS_VERSION} and {CURSOR_VERSION}"
-            )
+        if version != CURSOR_VERSION:
+            raise DataError(f"the checkpoint {uri} has version {version}, this program reads {CURSOR_VERSION}")
         cursor = {**marker["cursor"], "productive": marker.get("productive_seconds")}
         return Cursor.model_validate(cursor), [Part.model_validate(part) for part in marker["parts"]]
     except (ValueError, KeyError, TypeError) as error:

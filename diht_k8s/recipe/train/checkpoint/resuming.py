@@ -1,4 +1,4 @@
-"""From which place in which order a training goes on. Pure."""
+"""Resume position and sample order. Pure."""
 
 from __future__ import annotations
 
@@ -6,23 +6,15 @@ from collections.abc import Sequence
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.train import Train
-from diht_k8s.recipe.train.checkpoint.checkpoint import STREAMS_VERSION, Cursor, CursorOrder, Saved
-from diht_k8s.recipe.train.data.lanes import LaneSampler, OrderSizes, sampler_over
-from diht_k8s.recipe.train.data.readers import Sampler
-from diht_k8s.recipe.train.data.sampler import GlobalSampler
-
-
-def goes_in_streams(saved: Saved | None) -> bool:
-    """Whether a checkpoint is of a training that began before there were lanes, and goes on without them."""
-    return saved is not None and saved.cursor.version == STREAMS_VERSION
+from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor, CursorOrder, Saved
+from diht_k8s.recipe.train.data.sampler import LaneSampler, OrderSizes, sampler_over
 
 
 def sequential_of(saved: Saved | None) -> frozenset[int] | None:
     """The shards that a checkpoint's order reads in sequence; None for a new training."""
-    order = None if saved is None else saved.cursor.order
-    if order is None:
+    if saved is None:
         return None
-    return frozenset(number for first, last in order.sequential for number in range(first, last + 1))
+    return frozenset(number for first, last in saved.cursor.order.sequential for number in range(first, last + 1))
 
 
 def _spans(numbers: frozenset[int]) -> list[tuple[int, int]]:
@@ -40,7 +32,7 @@ def order_of(
     *,
     weights: Sequence[float],
     sequential: frozenset[int] = frozenset(),
-) -> Sampler:
+) -> LaneSampler:
     """The order of a checkpoint, or of a new training.
 
     Args:
@@ -54,11 +46,9 @@ def order_of(
     Raises:
         UserError: another order is asked for than that of the checkpoint.
     """
-    if goes_in_streams(saved):
-        return GlobalSampler.of(sizes, train.batch_size, seed, weights=weights)
     asked = train.order.model_dump()
     sampler = sampler_over(sizes, train.batch_size, seed, weights=weights, sequential=sequential, **asked)
-    if saved is None or saved.cursor.order is None:
+    if saved is None:
         return sampler
     theirs = OrderSizes(saved.cursor.order.lanes, saved.cursor.order.block, saved.cursor.order.window)
     for name, value in sampler.order._asdict().items():
@@ -70,7 +60,7 @@ def order_of(
     return LaneSampler(tuple(sizes), theirs, seed, tuple(weights), sequential)
 
 
-def resumed(saved: Saved | None, batch_size: int, sampler: Sampler, *, config_sha256: str) -> Cursor:
+def resumed(saved: Saved | None, batch_size: int, sampler: LaneSampler, *, config_sha256: str) -> Cursor:
     """The cursor of a checkpoint under this configuration; the start of the training without one.
 
     Raises:
@@ -78,7 +68,6 @@ def resumed(saved: Saved | None, batch_size: int, sampler: Sampler, *, config_sh
         DataError: it was made over other data.
     """
     if saved is None:
-        assert isinstance(sampler, LaneSampler)
         spans = _spans(sampler.sequential)
         order = CursorOrder(**sampler.order._asdict(), epoch=sampler.total, sequential=spans)
         return Cursor(step=0, position=0, order=order, config_sha256=config_sha256, seconds=0)
@@ -88,14 +77,9 @@ def resumed(saved: Saved | None, batch_size: int, sampler: Sampler, *, config_sh
             f"the checkpoint {saved.uri} was made with another train.batchSize ({cursor.position} samples in "
             f"{cursor.step} steps): set that one, or take its weights only (initFrom.kind Weights)"
         )
-    theirs, ours, unit = cursor.streams, None, "streams"
-    if isinstance(sampler, GlobalSampler):
-        ours = sampler.streams
-    elif cursor.order is not None:
-        theirs, ours, unit = cursor.order.epoch, sampler.total, "samples an epoch"
-    if theirs != ours:
+    if cursor.order.epoch != sampler.total:
         raise DataError(
-            f"the checkpoint {saved.uri} was made over other data ({theirs} {unit}, now {ours}): "
+            f"the checkpoint {saved.uri} was made over other data ({cursor.order.epoch} samples an epoch, now {sampler.total}): "
             "choose another data.output"
         )
     return cursor.model_copy(update={"config_sha256": config_sha256})

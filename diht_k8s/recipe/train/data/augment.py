@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import InterpolationMode, resized_crop
 
-from diht_k8s.recipe.train.data.sampler import generator
+from diht_k8s.recipe.train.data.rng import generator
 
 # Shape legend: B batch, C channels (3), H height, W width.
 

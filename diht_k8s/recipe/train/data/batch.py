@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -96,42 +96,33 @@ def _sent(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def merged(parts: Sequence[Batch], *, interleaved: bool) -> Batch:
-    """The batch of the rows of n parts: one part after the other, or row j is row j // n of part j % n."""
+def merged(parts: Sequence[Batch]) -> Batch:
+    """The batch of the rows of some parts, one part after the other."""
     if len(parts) == 1:
         return parts[0]
-    rows = _interleaved if interleaved else torch.cat
     bad: Counter[str] = Counter()
     for part in parts:
         bad.update(part.bad)
-    uids = zip(*(part.uids for part in parts), strict=True) if interleaved else (part.uids for part in parts)
     return Batch(
-        rows([part.pixels_BHWC for part in parts]),
-        rows([part.tokens_BT for part in parts]),
-        rows([part.caption_ids_B for part in parts]),
-        _merged_targets([part.targets for part in parts if part.targets is not None], rows),
-        [uid for some in uids for uid in some],
+        torch.cat([part.pixels_BHWC for part in parts]),
+        torch.cat([part.tokens_BT for part in parts]),
+        torch.cat([part.caption_ids_B for part in parts]),
+        _merged_targets([part.targets for part in parts if part.targets is not None]),
+        [uid for part in parts for uid in part.uids],
         dict(bad),
         {name: damage for part in parts for name, damage in part.damaged.items()},
     )
 
 
-_Rows = Callable[[list[Tensor]], Tensor]
-
-
-def _merged_targets(parts: Sequence[BatchTargets], rows: _Rows) -> BatchTargets | None:
+def _merged_targets(parts: Sequence[BatchTargets]) -> BatchTargets | None:
     if not parts:
         return None
     return BatchTargets(
-        _merged_head([part.objects for part in parts], rows),
-        _merged_head([part.attributes for part in parts], rows),
-        rows([part.mask_B for part in parts]),
+        _merged_head([part.objects for part in parts]),
+        _merged_head([part.attributes for part in parts]),
+        torch.cat([part.mask_B for part in parts]),
     )
 
 
-def _merged_head(parts: Sequence[HeadTargets], rows: _Rows) -> HeadTargets:
-    return HeadTargets(rows([part.ids_BK for part in parts]), rows([part.probabilities_BK for part in parts]))
-
-
-def _interleaved(tensors: list[Tensor]) -> Tensor:
-    return torch.stack(tensors, dim=1).flatten(0, 1)
+def _merged_head(parts: Sequence[HeadTargets]) -> HeadTargets:
+    return HeadTargets(torch.cat([part.ids_BK for part in parts]), torch.cat([part.probabilities_BK for part in parts]))

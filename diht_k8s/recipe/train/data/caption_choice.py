@@ -9,7 +9,7 @@ from itertools import accumulate
 
 from diht_k8s.recipe.shards.samples import Sample
 from diht_k8s.recipe.shards.several_captions import written_captions
-from diht_k8s.recipe.train.data.sampler import generator
+from diht_k8s.recipe.train.data.rng import generator
 
 
 def drawn_caption(sample: Sample, *, seed: int, epoch: int) -> str:

@@ -1,7 +1,7 @@
 """Collates batches of the global order: decodes and augments images, tokenises captions, looks up soft labels.
 
 A collator is one of N readers: a rank without loader workers, or one worker of a rank. The order says which rows of a
-batch are a reader's (`rows`); of lanes they are consecutive ones, so that readers read other lanes than their neighbours.
+batch are a reader's (`rows`): consecutive ones, so that readers read other lanes than their neighbours.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from diht_k8s.recipe.train.data.augment import train_view
 from diht_k8s.recipe.train.data.batch import Batch, BatchTargets, HeadTargets
 from diht_k8s.recipe.train.data.caption_choice import drawn_caption
 from diht_k8s.recipe.train.data.dataset import LabelledSample, ShardDataset
-from diht_k8s.recipe.train.data.readers import Reader, Sampler, reader_of
+from diht_k8s.recipe.train.data.readers import LaneReader
+from diht_k8s.recipe.train.data.sampler import LaneSampler
 
 IMAGE_CACHE_BYTES = 512 << 20
 """Decoded images that a process keeps for the next epoch: a small set fits, a large one would gain nothing."""
@@ -39,7 +40,7 @@ class CollateSettings:
     """What to make batches of; the same for all assemblers of a training."""
 
     source: ShardDataset
-    sampler: Sampler
+    sampler: LaneSampler
     batch_size: int
     """of the global batch; a multiple of the number of ranks."""
     image_size: int
@@ -75,7 +76,7 @@ class Collator:
         """
         self._job, self._reader, self._readers = job, reader, readers
         self._tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=job.context_length)
-        self._lanes: dict[int, tuple[int, Reader]] = {}
+        self._lanes: dict[int, tuple[int, LaneReader]] = {}
         """the epoch and what reads it, by lane; positions rise, so an older epoch is never read again."""
         self._fetchers = ThreadPoolExecutor(FETCHERS, "blocks")
         self._images: OrderedDict[tuple[int, int], DecodedImage] = OrderedDict()
@@ -116,11 +117,11 @@ class Collator:
         epoch, lane, element = self._job.sampler.locate(position)
         return self._lane(epoch, lane, element).take(element)
 
-    def _lane(self, epoch: int, lane: int, element: int) -> Reader:
+    def _lane(self, epoch: int, lane: int, element: int) -> LaneReader:
         """What reads a lane, from this element on at the latest."""
         at, reader = self._lanes.get(lane, (-1, None))
         if reader is None or at != epoch or reader.next > element:
-            reader = reader_of(self._job.source, self._job.sampler, epoch, lane, element)
+            reader = LaneReader(self._job.source, self._job.sampler, epoch, lane, element)
             self._lanes[lane] = epoch, reader
         return reader
 

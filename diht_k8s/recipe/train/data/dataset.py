@@ -1,8 +1,7 @@
 """Samples of the training's shards in the order that is asked for, each with its row of soft labels.
 
 Of an indexed shard a block of consecutive samples is one range request (`block`). A shard of which no ranges can be read is
-read in sequence (`sequence`). Trainings that began before there were lanes read streams (`stream`): there a small shard is read
-once and kept, because several streams read parts of it, and a large one is read piece by piece as its windows come up.
+read in sequence (`sequence`).
 
 A shard that turns out to be damaged is used as far as it can be read: the rest of its samples are bad ones, counted by the
 caller. (A shard that no filter has counted was counted up to its damage, so nothing is lost there.)
@@ -29,11 +28,9 @@ from diht_k8s.recipe.shards.samples import Sample, storable
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.data.cache import Cache
-from diht_k8s.recipe.train.data.sampler import Slice
 
 SHARD_CACHE_BYTES = 256 << 20
-"""Samples that a process keeps for the next epoch, if all of the training fit; of streams, shards as they are, where one that
-is larger than an eighth of it is read piece by piece."""
+"""Samples that a process keeps for the next epoch, if all of the training fit."""
 LABEL_CACHE_BYTES = 256 << 20
 """Tables of labels at hand: some 120 bytes a pair, so those of 2 million pairs, which are the lanes of one reader of 200 over
 438 million."""
@@ -89,12 +86,10 @@ class ShardDataset:
         """
         self._storage, self.shards, self._indexes = storage, shards, indexes
         self._label_uris, self._vocabulary_sha256 = label_uris, vocabulary_sha256
-        self._kept: Cache[int, Mapping[int, Sample]] = Cache(SHARD_CACHE_BYTES, _bytes_of)
         self._tables: Cache[int, LabelTable] = Cache(LABEL_CACHE_BYTES, lambda table: table.size)
         self._index: Cache[int, ShardIndex] = Cache(INDEX_CACHE_SAMPLES, lambda index: index.samples)
         self._lists: Cache[int, list[Listed]] = Cache(INDEX_CACHE_SAMPLES, len)
         self._samples = _KeptSamples(sum(shard.samples or 0 for shard in shards))
-        self._sizes: dict[int, int] = {}
         self._damaged: set[int] = set()
         self.damaged: dict[str, Damage] = {}
         """URI of a shard -> its damage, as far as any was met."""
@@ -121,7 +116,7 @@ class ShardDataset:
         """The samples of a shard from one of them on, read from its start.
 
         Raises:
-            DataError: as `stream` does.
+            DataError: the shard holds fewer samples than its marker says, or its labels belong to something else.
         """
         labels = self._labels(number)
         at = first
@@ -131,18 +126,6 @@ class ShardDataset:
                 at = index + 1
         for index in range(at, self.shards[number].samples or at):
             yield self._item(number, index, None, labels, index)
-
-    def stream(self, pieces: Sequence[Slice]) -> Iterator[LabelledSample]:
-        """The samples of a stream's slices, in their order.
-
-        Raises:
-            DataError: a shard holds fewer samples than its marker says, or its labels belong to something else.
-        """
-        for (number, _), slices in itertools.groupby(pieces, key=lambda piece: (piece.shard, piece.turn)):
-            labels = self._labels(number)
-            for piece, samples in self._pieces(number, slices):
-                for index in map(int, piece.indexes):
-                    yield self._item(number, index, samples.get(index), labels, index)
 
     def _item(self, number: int, index: int, sample: Sample | None, labels: Labels | None, row: int) -> LabelledSample:
         shard = self.shards[number]
@@ -193,23 +176,6 @@ class ShardDataset:
         assert place is not None
         return read_keep_list(self._storage, place)
 
-    def _pieces(self, number: int, slices: Iterator[Slice]) -> Iterator[tuple[Slice, Mapping[int, Sample]]]:
-        """Each slice of one shard with at least its samples, by index."""
-        if self._size(number) <= SHARD_CACHE_BYTES // 8:
-            for piece in slices:
-                yield piece, self._kept.get(number, lambda number: dict(self._read(number)))
-            return
-        reader = self._read(number)
-        for piece in slices:
-            wanted, last = set(piece.indexes.tolist()), int(piece.indexes.max())
-            found: dict[int, Sample] = {}
-            for index, sample in reader:
-                if index in wanted:
-                    found[index] = sample
-                if index == last:
-                    break
-            yield piece, found
-
     def _read(self, number: int) -> Iterator[tuple[int, Sample]]:
         """The samples of a shard with their indexes, as far as it can be read."""
         shard = self.shards[number]
@@ -221,11 +187,6 @@ class ShardDataset:
             logger.warning("%s; until then, the samples after it count as bad", sentence)
         self._damaged.add(number)
         self.damaged[self.shards[number].uri] = damage
-
-    def _size(self, number: int) -> int:
-        if number not in self._sizes:
-            self._sizes[number] = self._storage.size(self.shards[number].uri)
-        return self._sizes[number]
 
     def _labels(self, number: int) -> Labels | None:
         if self._label_uris is None:

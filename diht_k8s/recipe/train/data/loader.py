@@ -24,7 +24,7 @@ from diht_k8s.api.errors import DihtError, RetryableError, StopRequested
 from diht_k8s.recipe.train.data.batch import Batch, merged
 from diht_k8s.recipe.train.data.collate import CollateSettings, Collator
 from diht_k8s.recipe.train.data.dataset import ShardDataset
-from diht_k8s.recipe.train.data.readers import Sampler
+from diht_k8s.recipe.train.data.sampler import LaneSampler
 from diht_k8s.recipe.train.distributed import set_this_device
 
 PREFETCH_BYTES = 512 << 20
@@ -41,7 +41,7 @@ class Loader:
     def __init__(
         self,
         source: ShardDataset,
-        sampler: Sampler,
+        sampler: LaneSampler,
         *,
         batch_size: int,
         image_size: int,
@@ -166,7 +166,7 @@ class Loader:
             for part in made:
                 if isinstance(part, BaseException):
                     raise part
-            yield merged(made, interleaved=self._job.sampler.interleaves)
+            yield merged(made)
 
 
 def _raise_if_set(closed: threading.Event) -> None:

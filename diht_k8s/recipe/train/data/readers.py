@@ -1,7 +1,7 @@
-"""A lane's or a stream's items one by one, from an element on, as a collator takes them.
+"""A lane's items one by one, from an element on, as a collator takes them.
 
-Elements rise; those in between belong to other readers and are passed over. A lane reader loads a block when its first element
-is due, and holds what is to come of it. Blocks of the next batch can be fetched ahead, by threads.
+Elements rise; those in between belong to other readers and are passed over. A reader loads a block when its first element is
+due, and holds what is to come of it. Blocks of the next batch can be fetched ahead, by threads.
 """
 
 from __future__ import annotations
@@ -9,74 +9,26 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
-from dataclasses import replace
 from itertools import islice
-from typing import Protocol
 
 import numpy as np
 
 from diht_k8s.recipe.train.data.dataset import LabelledSample, ShardDataset
-from diht_k8s.recipe.train.data.lanes import LaneSampler
-from diht_k8s.recipe.train.data.sampler import GlobalSampler
-
-Sampler = GlobalSampler | LaneSampler
-
-
-class Reader(Protocol):
-    """Items of one lane or stream in one epoch."""
-
-    next: int
-    """the next element."""
-
-    def take(self, element: int) -> LabelledSample:
-        """An element; those before it are passed over."""
-        ...
-
-    def fetch(self, element: int, pool: Executor) -> None:
-        """Begin to read what an element to come needs."""
-        ...
-
-
-def reader_of(source: ShardDataset, sampler: Sampler, epoch: int, lane: int, element: int) -> Reader:
-    """What reads a lane or stream from an element on; nothing is read yet."""
-    if isinstance(sampler, LaneSampler):
-        return LaneReader(source, sampler, epoch, lane, element)
-    return StreamReader(source, sampler, epoch, lane, element)
-
-
-class StreamReader:
-    """The items of a stream."""
-
-    def __init__(self, source: ShardDataset, sampler: GlobalSampler, epoch: int, stream: int, element: int) -> None:
-        pieces, skip = [], element
-        for piece in sampler.stream_slices(epoch, stream):
-            if skip < len(piece.indexes):
-                pieces.append(replace(piece, indexes=piece.indexes[skip:]))
-            skip = max(skip - len(piece.indexes), 0)
-        self._items = source.stream(pieces)
-        self.next = element
-
-    def take(self, element: int) -> LabelledSample:
-        """An element; those before it are read and passed over."""
-        for _ in range(element - self.next):
-            next(self._items)
-        self.next = element + 1
-        return next(self._items)
-
-    def fetch(self, element: int, pool: Executor) -> None:
-        """A stream reads ahead by itself."""
+from diht_k8s.recipe.train.data.sampler import LaneSampler
 
 
 class LaneReader:
     """The items of a lane."""
 
     def __init__(self, source: ShardDataset, sampler: LaneSampler, epoch: int, lane: int, element: int) -> None:
+        """Make a reader; nothing is read yet."""
         self._source, self._sequential = source, sampler.sequential
         self._blocks, self._order = sampler.blocks(epoch, lane), sampler.lane(epoch, lane)
         self._pieces = self._order.elements(element)
         self._ahead: deque[int] = deque()
         """numbers of the elements to come, in their order."""
         self.next = element
+        """number of the next element."""
         self._items: dict[int, LabelledSample] = {}
         """what was read and is to come, by number."""
         self._coming: dict[int, Future[list[LabelledSample]]] = {}

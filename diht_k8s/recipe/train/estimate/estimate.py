@@ -13,8 +13,8 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.api.label import Label
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.train import Train
-from diht_k8s.recipe.train.data.lanes import held_samples, order_sizes
 from diht_k8s.recipe.train.data.loader import PREFETCH_BATCHES, PREFETCH_BYTES
+from diht_k8s.recipe.train.data.sampler import held_samples, order_sizes
 from diht_k8s.recipe.train.estimate.footprint import FP32, GIB, Placement, RankMemory, Sizes, Trace, rank_memory
 from diht_k8s.recipe.train.estimate.gpus import gpu_of
 from diht_k8s.recipe.train.estimate.trace import TracedStudent

@@ -14,7 +14,7 @@ from diht_k8s.api.errors import StopRequested
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.runtime import claims, indexing
 from diht_k8s.recipe.runtime.indexing import make_index
-from diht_k8s.recipe.runtime.inputs import index_of_inputs
+from diht_k8s.recipe.runtime.inputs import own_index
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards import shard_groups
 from diht_k8s.recipe.shards.index import read_range
@@ -52,7 +52,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DihtRun:
 
 
 def assert_is_right(run: DihtRun) -> None:
-    storage, book = Storage(), index_of_inputs(run.spec, Storage())
+    storage, book = Storage(), own_index(run.spec, Storage())
     assert book is not None
     for shard in input_shards(run.spec, storage):
         index, samples = book.of(shard.name, shard.identity), list(read_samples(storage, shard.uri))

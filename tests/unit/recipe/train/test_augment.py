@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from diht_k8s.recipe.train.data.augment import MEAN, STD, crop_box, normalised, train_view
-from diht_k8s.recipe.train.data.sampler import generator
+from diht_k8s.recipe.train.data.rng import generator
 
 
 @pytest.mark.parametrize(("width", "height"), [(96, 96), (96, 64), (40, 200), (8, 8), (1000, 9)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -16,8 +15,6 @@ from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.bad_samples import BadSamples
 from diht_k8s.recipe.train.data.batch import Batch
 from diht_k8s.recipe.train.data.dataset import ShardDataset
-from diht_k8s.recipe.train.data.sampler import Slice
-from diht_k8s.recipe.train.setup import counted
 
 DAMAGE = Damage("cut", 512, 3)
 
@@ -37,24 +34,6 @@ def shards(tmp_path: Path) -> list[Shard]:
     return [Shard(name, f"{tmp_path}/{name}.tar", "web") for name in "ab"]
 
 
-def test_uncounted_shards_count_what_they_deliver_and_the_damage_is_known(shards: list[Shard]) -> None:
-    found, damaged = counted(Storage(), shards, 2, rank=0, world=1)
-    assert [shard.samples for shard in found] == [10, 6]
-    assert {uri: damage.salvaged for uri, damage in damaged.items()} == {shards[1].uri: 6}
-    dataset = ShardDataset(Storage(), found)
-    items = list(dataset.stream([Slice(number, np.arange(found[number].samples), 0) for number in range(2)]))
-    assert [item.sample.problem for item in items] == [None] * 16
-    assert dataset.damaged == {}
-
-
-def test_stop_request_ends_the_count_within_a_shard(shards: list[Shard]) -> None:
-    def stop() -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        counted(Storage(), shards, 2, rank=0, world=1, check=stop)
-
-
 def test_stop_request_ends_the_reading_within_a_shard(shards: list[Shard]) -> None:
     def stop() -> None:
         raise KeyboardInterrupt
@@ -62,7 +41,7 @@ def test_stop_request_ends_the_reading_within_a_shard(shards: list[Shard]) -> No
     dataset = ShardDataset(Storage(), shards)
     dataset.check = stop
     with pytest.raises(KeyboardInterrupt):
-        list(dataset.stream([Slice(0, np.arange(10), 0)]))
+        list(dataset.sequence(0, 0))
 
 
 def test_known_damaged_shards_beyond_the_limit_stop_before_the_first_step() -> None:

@@ -10,15 +10,18 @@ import torch
 
 from diht_k8s.api.layout import Layout
 from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.train.checkpoint.checkpoint import MARKER, Cursor, commit, newest, write_part
+from diht_k8s.recipe.train.checkpoint.checkpoint import MARKER, Cursor, CursorOrder, commit, newest, write_part
 from diht_k8s.recipe.train.checkpoint.fencing import Fence
 from diht_k8s.recipe.train.checkpoint.shared_state import Part
 
 STORAGE = Storage()
 
 
+ORDER = CursorOrder(lanes=2, block=64, window=64, epoch=80)
+
+
 def cursor(step: int, config: str = "ours") -> Cursor:
-    return Cursor(step=step, position=step * 16, streams=2, config_sha256=config, seconds=1.0)
+    return Cursor(step=step, position=step * 16, order=ORDER, config_sha256=config, seconds=1.0)
 
 
 def save(folder: Path, step: int, *, ranks: int = 2, keep: int = 9, config: str = "ours", attempt: int = 1) -> None:

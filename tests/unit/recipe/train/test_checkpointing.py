@@ -13,7 +13,7 @@ from diht_k8s.api.errors import RetryableError, StopRequested
 from diht_k8s.api.layout import Layout
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint import checkpoint
-from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor
+from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor, CursorOrder
 from diht_k8s.recipe.train.checkpoint.checkpointing import Checkpointer
 from diht_k8s.recipe.train.metrics import Metrics
 
@@ -34,8 +34,11 @@ class SlowStorage(Storage):
         super().write_bytes(uri, data)
 
 
+ORDER = CursorOrder(lanes=2, block=64, window=64, epoch=80)
+
+
 def cursor(step: int) -> Cursor:
-    return Cursor(step=step, position=step * 16, streams=2, config_sha256="ours", seconds=1.0)
+    return Cursor(step=step, position=step * 16, order=ORDER, config_sha256="ours", seconds=1.0)
 
 
 @pytest.fixture

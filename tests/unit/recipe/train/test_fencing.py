@@ -16,6 +16,7 @@ from diht_k8s.recipe.train.checkpoint import fencing
 from diht_k8s.recipe.train.checkpoint.checkpoint import (
     MARKER,
     Cursor,
+    CursorOrder,
     commit,
     complete_left,
     newest,
@@ -68,8 +69,11 @@ class LostAnswers(Storage):
         return created if lose is None else lose()
 
 
+ORDER = CursorOrder(lanes=2, block=64, window=64, epoch=80)
+
+
 def cursor(step: int) -> Cursor:
-    return Cursor(step=step, position=step * 16, streams=2, config_sha256="ours", seconds=1.0)
+    return Cursor(step=step, position=step * 16, order=ORDER, config_sha256="ours", seconds=1.0)
 
 
 def save(storage: Storage, layout: Layout, fence: Fence, step: int, *, keep: int = 1) -> None:

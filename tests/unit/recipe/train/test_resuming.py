@@ -9,24 +9,17 @@ import pytest
 from diht_k8s.api.errors import DataError, DihtError, UserError
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor, CursorOrder, Saved
-from diht_k8s.recipe.train.checkpoint.resuming import goes_in_streams, order_of, resumed, sequential_of
-from diht_k8s.recipe.train.data.lanes import LaneSampler, OrderSizes
-from diht_k8s.recipe.train.data.readers import Sampler
-from diht_k8s.recipe.train.data.sampler import GlobalSampler
+from diht_k8s.recipe.train.checkpoint.resuming import order_of, resumed, sequential_of
+from diht_k8s.recipe.train.data.sampler import LaneSampler, OrderSizes
 
 SIZES, BATCH = [500, 600, 700], 16
-OLD = {
-    "version": 1,
+CURSOR = {
+    "version": 2,
     "step": 3,
     "position": 48,
-    "streams": 16,
     "config_sha256": "theirs",
     "seconds": 9.0,
     "bad": {"lost": 2},
-}
-NEW = {
-    **{key: value for key, value in OLD.items() if key != "streams"},
-    "version": 2,
     "order": {"lanes": 8, "block": 32, "window": 900, "epoch": 1800, "sequential": [[1, 2]]},
 }
 
@@ -39,18 +32,17 @@ def train(**order: int) -> Train:
     return Train.model_validate({"model": "ViT-B-32", "samples": 4096, "batchSize": BATCH, "order": order})
 
 
-def orders(checkpoint: Saved | None, **order: int) -> Sampler:
+def orders(checkpoint: Saved | None, **order: int) -> LaneSampler:
     sequential = sequential_of(checkpoint) or frozenset()
     return order_of(checkpoint, train(**order), SIZES, 7, weights=[1.0] * 3, sequential=sequential)
 
 
-def cursor_of(checkpoint: Saved | None, sampler: Sampler, batch_size: int = BATCH) -> Cursor:
+def cursor_of(checkpoint: Saved | None, sampler: LaneSampler, batch_size: int = BATCH) -> Cursor:
     return resumed(checkpoint, batch_size, sampler, config_sha256="ours")
 
 
 def test_new_training_takes_lanes_and_its_cursor_says_which() -> None:
     sampler = orders(None, block=16)
-    assert isinstance(sampler, LaneSampler)
     assert sampler.order == OrderSizes(16, 16, 32768)
     order = CursorOrder(lanes=16, block=16, window=32768, epoch=1800)
     assert cursor_of(None, sampler) == Cursor(step=0, position=0, order=order, config_sha256="ours", seconds=0)
@@ -61,40 +53,28 @@ def test_cursor_says_which_shards_are_read_in_sequence() -> None:
     order = cursor_of(None, sampler).order
     assert order is not None
     assert order.sequential == [(0, 0), (2, 3), (6, 6)]
-    again = saved({**NEW, "order": order.model_dump()})
+    again = saved({**CURSOR, "order": order.model_dump()})
     assert sequential_of(again) == {0, 2, 3, 6}
 
 
-def test_checkpoint_of_version_1_goes_on_in_streams_and_its_cursor_stays_readable_for_the_program_before() -> None:
-    old = saved(OLD)
-    assert goes_in_streams(old)
-    sampler = orders(old, window=10)
-    assert sampler == GlobalSampler.of(SIZES, BATCH, 7, weights=[1.0] * 3)
-    cursor = cursor_of(old, sampler)
-    assert cursor.model_dump(exclude_none=True) == {**OLD, "config_sha256": "ours"}
-
-
 def test_checkpoint_goes_on_in_its_own_order() -> None:
-    new = saved(NEW)
-    assert not goes_in_streams(new)
+    new = saved(CURSOR)
     sampler = orders(new)
-    assert isinstance(sampler, LaneSampler)
     assert (sampler.order, sampler.sequential) == (OrderSizes(8, 32, 900), frozenset([1, 2]))
-    assert cursor_of(new, sampler).model_dump()["order"] == {**NEW["order"], "sequential": [(1, 2)]}
+    assert cursor_of(new, sampler).model_dump()["order"] == {**CURSOR["order"], "sequential": [(1, 2)]}
     assert orders(new, lanes=8, block=32) == sampler
 
 
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, int], int, type[DihtError], str]] = {
-    "another batch": (NEW, {}, 32, UserError, "made with another train.batchSize"),
+    "another batch": (CURSOR, {}, 32, UserError, "made with another train.batchSize"),
     "other data": (
-        {**NEW, "order": {**NEW["order"], "epoch": 5}},
+        {**CURSOR, "order": {**CURSOR["order"], "epoch": 5}},
         {},
         BATCH,
         DataError,
         r"5 samples an epoch, now 1800",
     ),
-    "other data, streams": ({**OLD, "streams": 4}, {}, BATCH, DataError, r"\(4 streams, now 16\)"),
-    "another window": (NEW, {"window": 901}, BATCH, UserError, r"train.order.window 901 is not that .* \(900\)"),
+    "another window": (CURSOR, {"window": 901}, BATCH, UserError, r"train.order.window 901 is not that .* \(900\)"),
 }
 
 

@@ -1,131 +1,228 @@
 from __future__ import annotations
 
+import itertools
+import random
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 
-from diht_k8s.recipe.train.data import sampler as order_module
-from diht_k8s.recipe.train.data.sampler import GlobalSampler, generator
+from diht_k8s.recipe.train.data.sampler import (
+    LaneSampler,
+    OrderSizes,
+    held_samples,
+    lane_reads,
+    order_sizes,
+    sampler_over,
+)
+
+Seen = list[tuple[int, int]]
 
 
-def walk(order: GlobalSampler, positions: range) -> list[tuple[int, int]]:
-    """(shard, index) of each position, read stream by stream as the loader does."""
-    streams: dict[tuple[int, int], list[tuple[int, int]]] = {}
+def lane_of(order: LaneSampler, epoch: int, lane: int, start: int = 0) -> Seen:
+    """(shard, index) of a lane's elements in the order in which they are handed out, from one of them on."""
+    blocks = order.blocks(epoch, lane)
     found = []
-    for position in positions:
-        epoch, stream, element = order.locate(position)
-        if (epoch, stream) not in streams:
-            slices = order.stream_slices(epoch, stream)
-            streams[epoch, stream] = [(piece.shard, int(index)) for piece in slices for index in piece.indexes]
-        found.append(streams[epoch, stream][element])
+    for number in itertools.chain.from_iterable(order.lane(epoch, lane).elements(start)):
+        block = int(np.searchsorted(blocks.begins, number, side="right")) - 1
+        found.append((int(blocks.shards[block]), int(blocks.firsts[block] + number - blocks.begins[block])))
     return found
 
 
-@pytest.mark.parametrize(
-    ("sizes", "batch_size"),
-    [([7], 2), ([100, 3, 50], 8), ([451, 449, 470, 12, 1], 32), ([1000] * 9, 256), ([130], 128)],
-)
-def test_every_sample_is_seen_exactly_once_in_each_epoch(sizes: list[int], batch_size: int) -> None:
-    order = GlobalSampler.of(sizes, batch_size, seed=3)
-    everything = sorted((shard, index) for shard, size in enumerate(sizes) for index in range(size))
+def batches(order: LaneSampler, batch_size: int, number: int, *, first: int = 0, parts: int = 1) -> list[Seen]:
+    """The rows of some batches, as several readers together make them."""
+    lanes: dict[tuple[int, int], Seen] = {}
+    found = []
+    for start in range(first * batch_size, (first + number) * batch_size, batch_size):
+        rows: Seen = []
+        for position in itertools.chain(*(order.rows(start, batch_size, part, parts) for part in range(parts))):
+            epoch, lane, element = order.locate(position)
+            if (epoch, lane) not in lanes:
+                lanes[epoch, lane] = lane_of(order, epoch, lane)
+            rows.append(lanes[epoch, lane][element])
+        found.append(rows)
+    return found
+
+
+def everything(sizes: list[int]) -> Seen:
+    return sorted((shard, index) for shard, size in enumerate(sizes) for index in range(size))
+
+
+SETS = [
+    ([7], 2),
+    ([100, 3, 50], 8),
+    ([451, 449, 470, 12, 1], 32),
+    ([1000] * 9, 256),
+    ([130], 128),
+    ([64] * 16, 96),  # no power of two
+    ([5] * 40, 7),
+]
+
+
+@pytest.mark.parametrize(("sizes", "batch_size"), SETS)
+@pytest.mark.parametrize("sequential", [frozenset[int](), frozenset([0, 2])], ids=["ranges", "some in sequence"])
+def test_every_sample_is_seen_exactly_once_in_each_epoch(
+    sizes: list[int], batch_size: int, sequential: frozenset[int]
+) -> None:
+    order = sampler_over(sizes, batch_size, 3, sequential=sequential, window=300)
+    rows = list(itertools.chain(*batches(order, batch_size, -(-3 * order.total // batch_size))))
+    by_epoch: dict[int, Seen] = {}
+    positions = itertools.chain(*(order.rows(start, batch_size, 0, 1) for start in range(0, len(rows), batch_size)))
+    for position, seen in zip(positions, rows, strict=True):
+        by_epoch.setdefault(order.locate(position)[0], []).append(seen)
     for epoch in range(3):
-        seen = walk(order, range(epoch * order.total, (epoch + 1) * order.total))
-        assert sorted(seen) == everything
+        assert sorted(by_epoch[epoch]) == everything(sizes)
 
 
-@pytest.mark.parametrize(("sizes", "batch_size"), [([7], 2), ([451, 449, 470, 12, 1], 32), ([500] * 8 + [3], 64)])
-def test_streams_read_nothing_but_their_own_part_of_an_epoch(sizes: list[int], batch_size: int) -> None:
-    order = GlobalSampler.of(sizes, batch_size, seed=3)
-    lengths = [sum(len(piece.indexes) for piece in order.stream_slices(0, s)) for s in range(order.streams)]
+@pytest.mark.parametrize("case", range(30))
+def test_any_set_and_batch_is_read_once_in_an_epoch_whatever_the_number_of_readers(case: int) -> None:
+    rng = random.Random(case)
+    sizes = [rng.randint(1, rng.choice([5, 200, 3000])) for _ in range(rng.randint(1, 12))]
+    batch_size = rng.randint(1, min(600, sum(sizes)))
+    asked: dict[str, Any] = {
+        name: rng.choice([None, rng.randint(1, most)])
+        for name, most in {"lanes": 100, "block": 200, "window": 4000}.items()
+    }
+    order = sampler_over(sizes, batch_size, case, **asked)
+    lengths = [order.length(1, lane) for lane in range(order.order.lanes)]
     assert sum(lengths) == order.total
     assert max(lengths) - min(lengths) <= 1
+    seen = list(itertools.chain(*(lane_of(order, 1, lane) for lane in range(order.order.lanes))))
+    assert sorted(seen) == everything(sizes)
+    whole = batches(order, batch_size, 3)
+    assert len(set(whole[0])) == batch_size
+    for parts in [number for number in range(2, 40) if batch_size % number == 0]:
+        assert batches(order, batch_size, 3, parts=parts) == whole
 
 
-@pytest.mark.parametrize(("batch_size", "windows"), [(1, [65_536, 4_464]), (4, [16_384] * 4 + [4_464])])
-def test_windows_of_all_streams_together_hold_65536_samples(batch_size: int, windows: list[int]) -> None:
-    order = GlobalSampler.of([70_000], batch_size, seed=0)
-    assert order.streams == batch_size
-    pieces = [piece.indexes for stream in range(batch_size) for piece in order.stream_slices(0, stream)]
-    numbers = [set((piece // windows[0]).tolist()) for piece in pieces]
-    assert all(len(number) == 1 for number in numbers)
-    held = Counter(number for piece, (number,) in zip(pieces, numbers, strict=True) for _ in piece)
-    assert [held[number] for number in sorted(held)] == windows
+@pytest.mark.parametrize("start", [1, 63, 500, 1023, 1024, 1500, 2999, 3000])
+@pytest.mark.parametrize("window", [1, 7, 700, 2000, 100_000])
+def test_lane_that_begins_in_the_middle_goes_on_as_the_whole_one(start: int, window: int) -> None:
+    order = sampler_over([3000], 1, 5, lanes=1, window=window)
+    assert lane_of(order, 2, 0, start) == lane_of(order, 2, 0)[start:]
 
 
-@pytest.mark.parametrize("window", [1 << 16, 64])
-def test_source_of_a_larger_weight_is_drawn_weight_times_in_each_epoch_and_a_rest_at_random(
-    monkeypatch: pytest.MonkeyPatch, window: int
-) -> None:
-    monkeypatch.setattr(order_module, "WINDOW_SAMPLES", window)
+def test_window_bounds_what_a_lane_holds() -> None:
+    order = sampler_over([50_000], 1, 5, lanes=1, window=640)
+    blocks = order.blocks(0, 0)
+    numbers = np.concatenate(list(order.lane(0, 0).elements()))
+    assert sorted(numbers) == list(range(50_000))
+    assert (numbers - np.arange(50_000)).max() < 640  # nothing is read that far ahead
+    loaded = np.maximum.accumulate(blocks.begins[np.searchsorted(blocks.begins, numbers, side="right")])
+    held = loaded - np.arange(1, 50_001)
+    assert held.max() < 640 + 2 * 64
+    assert 0.8 * held_samples(order.order) < held.mean() < held_samples(order.order)
+
+
+def test_lane_takes_equally_many_rows_of_every_batch_across_the_ends_of_epochs() -> None:
+    order = sampler_over([451, 449, 470, 12, 1], 32, 0)
+    assert order.total % order.order.lanes
+    for start in range(0, 4 * order.total, 32):
+        found = Counter(order.locate(position)[1] for position in order.rows(start, 32, 0, 1))
+        assert set(found.values()) == {32 // order.order.lanes}
+
+
+@pytest.mark.parametrize("batch_size", [30720, 32768, 4096, 1024, 1000, 7 * 11 * 13])
+def test_read_amplification_when_readers_divide_the_batch_then_within_the_bound(batch_size: int) -> None:
+    order = order_sizes(10**9, batch_size)
+    for readers in [number for number in range(1, 257) if batch_size % number == 0]:
+        amplification = lane_reads(order, batch_size, readers)
+        assert amplification <= 1 + (readers - 1) / order.lanes
+        if order.lanes % readers == 0:
+            assert amplification == 1
+
+
+@pytest.mark.parametrize("readers", [1, 3, 5, 8, 40])
+def test_lanes_that_readers_touch_in_an_epoch_are_those_that_are_counted(readers: int) -> None:
+    batch_size = 120
+    order = sampler_over([700] * 12, batch_size, 1, lanes=24, window=2400)
+    assert order.order.lanes == 24
+    touched = [set[int]() for _ in range(readers)]
+    for start in range(0, order.total, batch_size):
+        for part in range(readers):
+            found = [order.locate(position) for position in order.rows(start, batch_size, part, readers)]
+            touched[part] |= {lane for epoch, lane, _ in found if epoch == 0}
+    reads = sum(order.length(0, lane) for lanes in touched for lane in lanes)
+    assert reads / order.total == pytest.approx(lane_reads(order.order, batch_size, readers), abs=1e-9)
+
+
+def test_source_of_a_larger_weight_is_drawn_weight_times_in_each_epoch_and_a_rest_at_random() -> None:
     sizes, weights = [100, 40, 81], [0.5, 1.25, 0.5]
-    order = GlobalSampler.of(sizes, 16, seed=3, weights=weights)
+    order = sampler_over(sizes, 16, 3, weights=weights)
     assert order.total == 100 + 100 + 81
     parts = []
     for epoch in range(3):
-        seen = Counter(walk(order, range(epoch * order.total, (epoch + 1) * order.total)))
+        seen = Counter(itertools.chain(*(lane_of(order, epoch, lane) for lane in range(order.order.lanes))))
         assert {seen[0, index] for index in range(100)} == {seen[2, index] for index in range(81)} == {1}
         assert Counter(seen[1, index] for index in range(40)) == {2: 20, 3: 20}
         parts.append({index for index in range(40) if seen[1, index] == 3})
     assert parts[0] != parts[1]
-    assert all(min(part) < 20 < max(part) for part in parts)
-
-
-def test_shard_that_is_read_twice_has_two_orders() -> None:
-    order = GlobalSampler.of([50, 50], 3, seed=0, weights=[1, 2])
-    twice = [piece for piece in order.stream_slices(0, 0) if piece.shard == 1]
-    assert sorted(piece.turn for piece in twice) == [0, 1]
-    assert twice[0].indexes.tolist() != twice[1].indexes.tolist()
-    assert sorted(twice[0].indexes) == sorted(twice[1].indexes)
 
 
 def test_equal_weights_are_none() -> None:
     sizes = [100, 40, 81]
-    alike = GlobalSampler.of(sizes, 16, seed=3, weights=[0.3] * 3)
-    assert walk(alike, range(300)) == walk(GlobalSampler.of(sizes, 16, seed=3), range(300))
+    alike, none = (sampler_over(sizes, 16, 3, weights=weights) for weights in ([0.3] * 3, []))
+    assert batches(alike, 16, 20) == batches(none, 16, 20)
 
 
-def test_epochs_and_seeds_have_orders_of_their_own() -> None:
-    order = GlobalSampler.of([50, 60, 70], 8, seed=0)
-    first, second = walk(order, range(180)), walk(order, range(180, 360))
-    assert first != second
-    assert first != walk(GlobalSampler.of([50, 60, 70], 8, seed=1), range(180))
-    assert first == walk(GlobalSampler.of([50, 60, 70], 8, seed=0), range(180))
+def test_epochs_and_seeds_have_orders_and_blocks_of_their_own() -> None:
+    order = sampler_over([500, 600, 700], 8, 0)
+    first, second = order.blocks(0, 0), order.blocks(1, 0)
+    assert first.firsts.tolist() != second.firsts.tolist()
+    assert {int(f) % 64 for f in first.firsts} != {int(f) % 64 for f in second.firsts}
+    assert lane_of(order, 0, 0) != lane_of(sampler_over([500, 600, 700], 8, 1), 0, 0)
+    assert lane_of(order, 0, 0) == lane_of(sampler_over([500, 600, 700], 8, 0), 0, 0)
+
+
+def test_shard_without_ranges_is_read_from_its_start_in_sequence() -> None:
+    order = sampler_over([500, 600], 1, 0, lanes=1, sequential=frozenset([1]))
+    blocks = order.blocks(3, 0)
+    firsts = blocks.firsts[blocks.shards == 1].tolist()
+    assert firsts == list(range(0, 600, 64))
+    places = np.flatnonzero(blocks.shards == 1)
+    assert places.tolist() == list(range(places[0], places[0] + len(firsts)))
+
+
+def test_random_part_of_a_shard_without_ranges_is_any_run_up_to_its_end() -> None:
+    order = sampler_over([100, 40], 1, 0, weights=[1, 1.25], lanes=1, window=1, sequential=frozenset([1]))
+    ends = set[int]()
+    for epoch in range(300):
+        blocks = order.blocks(epoch, 0)
+        [first] = blocks.firsts[(blocks.shards == 1) & (blocks.counts == 10)].tolist()
+        ends.add(first + 10)
+    assert ends == set(range(10, 41))
 
 
 def test_a_batch_mixes_shards() -> None:
-    order = GlobalSampler.of([500] * 16, 256, seed=0)
-    assert order.streams == 64
-    assert len({shard for shard, _ in walk(order, range(256))}) >= 10
-
-
-@pytest.mark.parametrize("world", [1, 2, 4, 8])
-def test_a_rank_reads_its_own_streams_only(world: int) -> None:
-    order = GlobalSampler.of([500] * 8, 64, seed=0)
-    assert order.streams % world == 0
-    for rank in range(world):
-        streams = {order.locate(position)[1] for position in range(rank, order.total - order.total % 64, world)}
-        assert all(stream % world == rank for stream in streams)
+    order = sampler_over([500] * 16, 256, 0)
+    assert len({shard for shard, _ in batches(order, 256, 1)[0]}) == 16
 
 
 @pytest.mark.parametrize(
-    ("total", "batch_size", "streams"),
-    [(100, 256, 1), (128, 256, 2), (5000, 256, 64), (5000, 6, 2), (5000, 7, 1), (10**9, 32768, 1024)],
+    ("total", "batch_size", "asked", "expected"),
+    [
+        (100, 256, {}, (1, 64, 32768)),
+        (128, 256, {}, (2, 64, 32768)),
+        (5000, 6, {}, (6, 64, 32768)),
+        (5000, 1009, {}, (1, 64, 32768)),
+        (438_000_000, 32768, {}, (1024, 64, 1 << 19)),
+        (438_000_000, 1000, {}, (1000, 64, 1 << 19)),
+        (12_800_000, 4096, {}, (1024, 64, 128_000 - 65_536)),
+        (2_800_000, 32768, {}, (1024, 64, 65536)),
+        (5000, 256, {"lanes": 100, "block": 16, "window": 5}, (64, 16, 64)),
+    ],
 )
-def test_number_of_streams_depends_on_data_and_batch_alone(total: int, batch_size: int, streams: int) -> None:
-    assert GlobalSampler.of([total], batch_size, seed=0).streams == streams
-
-
-def test_generator_depends_on_seed_and_names_only() -> None:
-    def draw(seed: int, *names: object) -> np.ndarray:
-        return generator(seed, *names).integers(0, 2**62, 4)
-
-    assert (draw(0, "crop", 1, "u") == draw(0, "crop", 1, "u")).all()
-    for other in (draw(1, "crop", 1, "u"), draw(0, "crop", 2, "u"), draw(0, "crop", 1, "v"), draw(0, "crop1", "", "u")):
-        assert (other != draw(0, "crop", 1, "u")).any()
+def test_sizes_depend_on_data_batch_and_what_is_asked_for(
+    total: int, batch_size: int, asked: dict[str, int], expected: tuple[int, int, int]
+) -> None:
+    assert order_sizes(total, batch_size, **asked) == OrderSizes(*expected)
 
 
 def test_order_of_a_seed_is_the_same_in_every_version() -> None:
-    assert generator(3, "samples", 1, 2, 1).integers(0, 1000, 4).tolist() == [402, 224, 622, 635]
-    slices = GlobalSampler.of([5, 4], 2, seed=0).stream_slices(0, 0)
-    assert [(each.shard, each.indexes.tolist()) for each in slices] == [(1, [1, 3, 0, 2]), (0, [0, 4, 1, 3, 2])]
+    order = sampler_over([5, 4], 2, 0, lanes=2, block=2, window=4)
+    assert order.order == OrderSizes(2, 2, 4)
+    assert [lane_of(order, 0, lane) for lane in range(2)] == [
+        [(1, 3), (1, 1), (1, 2), (1, 0), (0, 3)],
+        [(0, 4), (0, 1), (0, 2), (0, 0)],
+    ]
