@@ -14,17 +14,17 @@ from typing import Any, Final
 
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.pipeline.plan import plan
-from diht_k8s.pipeline.states import (
+from diht_k8s.pipeline.run_status import (
     FINAL,
     Attempt,
     AttemptState,
     BackOff,
+    CommittedWork,
     Observed,
     RunPlan,
     RunStatus,
     StageRecord,
     Start,
-    Work,
 )
 
 GPU_HOURS_PER_FAULT: Final = 50_677.0
@@ -236,7 +236,7 @@ class Simulation:
         self._saved += kept
 
     def _ended(self, start: Start, began: float, state: AttemptState, **how: Any) -> Attempt:
-        work = Work(int(self._saved / STEP_S), int(self._saved)) if self._saved else None
+        work = CommittedWork(int(self._saved / STEP_S), int(self._saved)) if self._saved else None
         return Attempt(Stage.TRAIN, start.number, state, work=work, started_at=began, ended_at=self._now, **how)
 
     def _take_node(self) -> None:

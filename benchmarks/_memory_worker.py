@@ -20,7 +20,7 @@ from benchmarks._settled import settle_collectives
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.runtime.launcher import leave
 from diht_k8s.recipe.train.data.batch import Batch, BatchTargets, HeadTargets
-from diht_k8s.recipe.train.distributed import init_distributed
+from diht_k8s.recipe.train.distributed import init_process_groups
 from diht_k8s.recipe.train.ema import Ema
 from diht_k8s.recipe.train.engine import Engine
 from diht_k8s.recipe.train.model.student import Student, model_configuration
@@ -36,7 +36,7 @@ def main() -> None:
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     settle_collectives()
-    init_distributed()
+    init_process_groups()
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
         _train(case, rank, world)

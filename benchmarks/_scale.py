@@ -20,8 +20,8 @@ from diht_k8s.api.reports import Artefact
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.filter.group_summaries import GroupSummary
 from diht_k8s.recipe.filter.summary import NAME_KINDS, Summary
-from diht_k8s.recipe.shards.index_files import IndexRow
 from diht_k8s.recipe.shards.shard_groups import ShardGroup
+from diht_k8s.recipe.shards.stored_index import IndexRow
 from tests.s3.faults import Proxy
 from tests.s3.server import BUCKET, S3
 

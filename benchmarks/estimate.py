@@ -21,7 +21,7 @@ from typing import Any, Final
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.train.estimate.estimate import placement_of
 from diht_k8s.recipe.train.estimate.footprint import rank_memory
-from diht_k8s.recipe.train.estimate.trace import TracedStudent
+from diht_k8s.recipe.train.estimate.memory_trace import TracedStudent
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 _TEXT: Final = {"context_length": 32, "vocab_size": 49408, "width": 256, "heads": 4, "layers": 4}

@@ -153,14 +153,14 @@ def embeddings(images: int, texts: int, dim: int) -> tuple[np.ndarray, np.ndarra
 
 def chunked(image_ND: np.ndarray, text_MD: np.ndarray, image_of_text: np.ndarray, share: float) -> list[float]:
     """R@1, R@5, R@10 of image to caption, then of caption to image, ours; of the first queries only where `share` is below 1."""
-    from diht_k8s.recipe.evaluate.retrieval import expected_hits, standing
+    from diht_k8s.recipe.evaluate.retrieval import expected_hits, rank_counts
 
     ids = np.arange(len(image_ND))
     directions = ((image_ND, ids, text_MD, image_of_text), (text_MD, image_of_text, image_ND, ids))
     found: list[float] = []
     for queries_QD, query_ids, gallery_GD, gallery_ids in directions:
         asked = slice(round(share * len(queries_QD)))
-        counts = standing(queries_QD[asked], query_ids[asked], gallery_GD, gallery_ids)
+        counts = rank_counts(queries_QD[asked], query_ids[asked], gallery_GD, gallery_ids)
         found += [float(expected_hits(*counts, cutoff).mean()) for cutoff in (1, 5, 10)]
     return found
 

@@ -61,7 +61,7 @@ def read_pairs(data: str) -> Pairs:
     import torch
 
     from diht_k8s.recipe.label.teacher import load_teacher
-    from diht_k8s.recipe.label.teacher_files import weights_uri
+    from diht_k8s.recipe.label.teacher_weights import weights_uri
 
     config, storage = Teacher(image_size=128), Storage()
     teacher = load_teacher(config, storage, weights_uri(config), torch.device("cpu"))

@@ -28,7 +28,7 @@ from diht_k8s.api.documents import dump, load
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.label import stage as label_stage
 from diht_k8s.recipe.label.teacher import TeacherNetwork, load_teacher
-from diht_k8s.recipe.label.teacher_files import weights_uri
+from diht_k8s.recipe.label.teacher_weights import weights_uri
 from diht_k8s.recipe.runtime.inputs import kept_shards
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.images import decode

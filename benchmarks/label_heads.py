@@ -29,12 +29,12 @@ from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.filter import CaptionParser
 from diht_k8s.recipe.label.caption_concepts import read_captions
 from diht_k8s.recipe.label.features import read_safetensors
-from diht_k8s.recipe.label.heads import Head, TrainingImages, folds_of, train_head
+from diht_k8s.recipe.label.heads import Head, TrainingImages, fit_head, folds_of
 from diht_k8s.recipe.label.soft_labels import top_k
 from diht_k8s.recipe.label.targets import Targets, encode
 from diht_k8s.recipe.label.teacher import load_teacher
 from diht_k8s.recipe.label.teacher_classes import imagenet_names, join_classes, with_own_classes
-from diht_k8s.recipe.label.teacher_files import weights_uri
+from diht_k8s.recipe.label.teacher_weights import weights_uri
 from diht_k8s.recipe.label.vocabulary import Concepts, ConceptVocabulary
 from diht_k8s.recipe.runtime.inputs import kept_shards
 from diht_k8s.recipe.shards.storage import Storage
@@ -85,7 +85,7 @@ def compare(run: DihtRun, benchmark: int) -> list[dict[str, Any]]:
         concepts = Concepts(*map(tuple, zip(*rows, strict=True)))
         targets = encode(pool.names_N, concepts)
         config = Heads.model_validate({"kind": kind, "calibrate": True, **training})
-        head = train_head(
+        head = fit_head(
             pool.images, targets, config, run.spec.seed, torch.device("cpu"), lambda epoch, figures, state: None
         )
         setting = {"maxFraction": fraction, "kind": kind, **training, "temperature": round(head.temperature, 2)}

@@ -47,11 +47,11 @@ from diht_k8s.recipe.filter.rules import RuleChain
 from diht_k8s.recipe.runtime.progress import Reporter
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import Context, run_stage
-from diht_k8s.recipe.shards.index import ShardIndex, index_of
-from diht_k8s.recipe.shards.index_files import write_part, write_rows
 from diht_k8s.recipe.shards.shard_groups import groups_of
+from diht_k8s.recipe.shards.shard_index import ShardIndex, index_of
 from diht_k8s.recipe.shards.sources import Shard, current_shards
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.stored_index import write_part, write_rows
 from tests.s3.faults import Proxy, proxy_before
 from tests.s3.server import BUCKET, S3, serving, weed
 

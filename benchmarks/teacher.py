@@ -29,8 +29,8 @@ from diht_k8s.recipe.evaluate.ridge import raw_pixels
 from diht_k8s.recipe.filter import CaptionParser
 from diht_k8s.recipe.label.caption_concepts import read_captions
 from diht_k8s.recipe.label.features import read_safetensors
+from diht_k8s.recipe.label.head_metrics import MIN_EXAMPLES, average_precision
 from diht_k8s.recipe.label.heads import Head, folds_of
-from diht_k8s.recipe.label.quality import MIN_EXAMPLES, average_precision
 from diht_k8s.recipe.label.targets import encode
 from diht_k8s.recipe.label.vocabulary import Concepts, ConceptVocabulary
 from diht_k8s.recipe.runtime.inputs import kept_shards

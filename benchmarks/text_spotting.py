@@ -29,7 +29,7 @@ from diht_k8s.api.filter import Filter
 from diht_k8s.recipe.filter import TextSpotter
 from diht_k8s.recipe.filter.rules import match_rule
 from diht_k8s.recipe.filter.text_spotting.matching import SpottedText, normalised_words
-from diht_k8s.recipe.filter.text_spotting.networks import Precision
+from diht_k8s.recipe.filter.text_spotting.openvino_networks import Precision
 from diht_k8s.recipe.filter.text_spotting.spotter import Spotting, SpottingRequest
 from diht_k8s.recipe.shards.images import decode
 from diht_k8s.recipe.shards.samples import Sample, read_samples

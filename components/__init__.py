@@ -22,7 +22,7 @@ def cat_filter(*script_args: str, j: str = "", image: str = "") -> AppDef:
         j: number of workers that share the shards; empty: filter.workers of the run document
         image: container image; empty: pods.image of the run document
     """
-    return stages.submitted("filter", script_args, shape=j, image=image)
+    return stages.component_app("filter", script_args, shape=j, image=image)
 
 
 def label(*script_args: str, j: str = "", image: str = "") -> AppDef:
@@ -35,7 +35,7 @@ def label(*script_args: str, j: str = "", image: str = "") -> AppDef:
         j: number of workers that share --step predict (worker 0 does all the rest alone); empty: label.workers
         image: container image; empty: pods.image of the run document
     """
-    return stages.submitted("label", script_args, shape=j, image=image)
+    return stages.component_app("label", script_args, shape=j, image=image)
 
 
 def train(*script_args: str, j: str = "", image: str = "") -> AppDef:
@@ -48,7 +48,7 @@ def train(*script_args: str, j: str = "", image: str = "") -> AppDef:
         j: NODESxPROCESSES, one process per GPU; empty: train.numNodes and train.processesPerNode of the run document
         image: container image; empty: pods.image of the run document
     """
-    return stages.submitted("train", script_args, shape=j, image=image)
+    return stages.component_app("train", script_args, shape=j, image=image)
 
 
 def evaluate(*script_args: str, image: str = "") -> AppDef:
@@ -60,4 +60,4 @@ def evaluate(*script_args: str, image: str = "") -> AppDef:
         script_args: --run FILE, --set=PATH=VALUE (below spec, repeatable in this form); other arguments go to `diht stage evaluate`
         image: container image; empty: pods.image of the run document
     """
-    return stages.submitted("evaluate", script_args, shape="", image=image)
+    return stages.component_app("evaluate", script_args, shape="", image=image)

@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.ablation.arms import ARMS
 from benchmarks.ablation.results import of_newest_pool, read_hits, read_lines
 from benchmarks.ablation.table import common_seeds, differences
-from diht_k8s.recipe.report.paired import Difference
+from diht_k8s.recipe.report.paired_bootstrap import Difference
 
 FIGURE: Final = "r5"
 _ARMS: Final = {arm.name: arm for arm in ARMS}

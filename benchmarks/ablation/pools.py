@@ -31,7 +31,7 @@ from diht_k8s.recipe.label import stage as label_stage
 from diht_k8s.recipe.label.features import read_safetensors
 from diht_k8s.recipe.label.soft_labels import HeadLabels, read_labels
 from diht_k8s.recipe.label.teacher import load_teacher
-from diht_k8s.recipe.label.teacher_files import weights_uri
+from diht_k8s.recipe.label.teacher_weights import weights_uri
 from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
 from diht_k8s.recipe.runtime.inputs import kept_shards
 from diht_k8s.recipe.runtime.stage import run_stage

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.ablation.arms import ARMS, RIDGE, SHOWN, Arm
-from diht_k8s.recipe.report.paired import Difference, holm, paired_differences, verdict
+from diht_k8s.recipe.report.paired_bootstrap import Difference, holm, paired_differences, verdict
 from diht_k8s.recipe.report.per_image import PerImage
 
 TITLES: Final = {"r5": "R@5", "r1": "R@1", "mrr": "MRR", "zero_shot": "zero-shot"}

@@ -28,7 +28,7 @@ from benchmarks.gpu.commands import command_of, model_of, scratch, trainer_of
 from benchmarks.gpu.process import AGAIN, Box, Measured, run_case
 from benchmarks.gpu.table import Row, failures, goals_of, markdown, row_of
 from diht_k8s.recipe.runtime.cpus import usable_cpus
-from diht_k8s.recipe.train.health import Utilisation, peak_flops
+from diht_k8s.recipe.train.health import MfuMeter, peak_flops
 
 PACKAGES = ROOT / ".cache" / "open-clip"
 """Packages for open_clip's trainer alone; another version of open_clip may lie there too."""
@@ -172,7 +172,7 @@ def _operations(config: str) -> float:
     model = json.loads(config)
     tokens_BT = torch.zeros(1, model["text_cfg"]["context_length"], dtype=torch.long)
     tokens_BT[:, -1] = 1
-    return Utilisation(model, peak=1.0).operations(tokens_BT)
+    return MfuMeter(model, peak=1.0).operations(tokens_BT)
 
 
 def _write(rows: list[Row], common: Row, folder: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from diht_k8s.recipe.runtime.launcher import leave
-from diht_k8s.recipe.train.distributed import init_distributed, this_device
+from diht_k8s.recipe.train.distributed import init_process_groups, this_device
 from diht_k8s.recipe.train.engine import LOSS_CHUNK
 from diht_k8s.recipe.train.loss.losses import hn_nce_loss
 
@@ -22,7 +22,7 @@ ROUNDS = 20
 
 def main(pairs: int, width: int) -> None:
     """Measure and print."""
-    init_distributed()
+    init_process_groups()
     group = dist.group.WORLD if dist.get_world_size() > 1 else None
     device = this_device()
     image_BD, text_BD = (

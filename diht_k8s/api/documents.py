@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from diht_k8s.api.errors import UserError, suggestion
 from diht_k8s.api.json_types import is_array, is_dict, is_list, is_object
-from diht_k8s.api.pod_demands import IDLE_CAPABILITIES, idle_capabilities, run_demands
+from diht_k8s.api.pod_security import IDLE_CAPABILITIES, idle_capabilities, run_demands
 from diht_k8s.api.pods import Pods
 from diht_k8s.api.redaction import (
     REDACTED,
@@ -25,7 +25,7 @@ from diht_k8s.api.redaction import (
     suspicious,
 )
 from diht_k8s.api.run import DihtRun
-from diht_k8s.api.yaml_tree import MAX_BYTES, Path, Tree, YamlError, read_tree, scalar
+from diht_k8s.api.yaml_tree import MAX_BYTES, FieldPath, Tree, YamlError, read_tree, scalar
 
 MAX_PROBLEMS: Final = 50
 """A person reads no more of them."""
@@ -263,15 +263,15 @@ def _leading_line(message: str) -> int:
 
 
 def _problem(tree: Tree, detail: Any) -> DocumentProblem:
-    path: Path = tuple(part for part in detail["loc"])
+    path: FieldPath = tuple(part for part in detail["loc"])
     return DocumentProblem(tree.line_of(path), _field(path), _message(path, detail))
 
 
-def _field(path: Path) -> str:
+def _field(path: FieldPath) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
 
 
-def _message(path: Path, detail: Any) -> str:
+def _message(path: FieldPath, detail: Any) -> str:
     kind, given = detail["type"], detail.get("input")
     if kind == "extra_forbidden":
         known = _known_names(path[:-1])
@@ -331,7 +331,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _known_names(path: Path) -> list[str]:
+def _known_names(path: FieldPath) -> list[str]:
     """The field names that a model knows at a path, as written in documents."""
     model: Any = DihtRun
     for part in path:

@@ -52,7 +52,7 @@ Annotations = Annotated[
 ]
 
 
-Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?$", max_length=317)]
+NodeLabel = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?$", max_length=317)]
 """The name of a node label."""
 
 
@@ -76,13 +76,13 @@ class EnvVar(Model):
 class Topology(Model):
     """Kueue's topology-aware scheduling: how near to each other the pods are placed."""
 
-    required: Label | None = None
+    required: NodeLabel | None = None
     """required is the level (a node label) within one domain of which all pods must run."""
-    preferred: Label | None = None
+    preferred: NodeLabel | None = None
     """preferred is the level within one domain of which they run where that is possible."""
     unconstrained: Literal[True] | None = None
     """unconstrained only asks Kueue to find the nodes before it admits the pods."""
-    slice_required: Label | None = None
+    slice_required: NodeLabel | None = None
     """sliceRequired is the level within one domain of which each slice of the pods must run."""
     slice_size: Annotated[int | None, Field(ge=1, le=4096)] = None
     """sliceSize is the number of pods of a slice."""

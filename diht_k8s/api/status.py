@@ -22,7 +22,7 @@ MAX_ATTEMPTS: Final = 5
 REASON_SCHEMA: Final[dict[str, Any]] = {"type": "string", "maxLength": 63, "pattern": "^[A-Z][A-Za-z]*$"}
 """No enum in the CRD: an operator that is newer than the CRD must still be able to write its status."""
 
-Word = Annotated[str, StringConstraints(max_length=63)]
+ShortText = Annotated[str, StringConstraints(max_length=63)]
 """A name of Kubernetes or of ours."""
 Line = Annotated[str, StringConstraints(max_length=1024)]
 Decimal = Annotated[
@@ -47,13 +47,13 @@ class StageState(StrEnum):
     FAILED = "Failed"
 
 
-class Written(Model):
+class StatusModel(Model):
     """Base of the models below: read back leniently, since a newer operator may have written them."""
 
     model_config = ConfigDict(extra="ignore", strict=False)
 
 
-class Condition(Written):
+class Condition(StatusModel):
     """One condition, as Kubernetes defines it."""
 
     type: ConditionType
@@ -70,27 +70,27 @@ class Condition(Written):
     """observedGeneration is metadata.generation that the condition speaks of."""
 
 
-class Workload(Written):
+class JobReference(StatusModel):
     """The object that carries an attempt."""
 
-    kind: Word
+    kind: ShortText
     """kind of the object: Job, or Volcano's."""
-    name: Word
+    name: ShortText
     """name of the object."""
 
 
-class FailureCause(Written):
+class FailureCause(StatusModel):
     """Why the newest bad attempt ended: the first pod that failed."""
 
-    pod: Word = ""
+    pod: ShortText = ""
     """pod that failed first; empty when the attempt ended without one."""
-    container: Word = ""
+    container: ShortText = ""
     """container in that pod."""
     node: Annotated[str, StringConstraints(max_length=253)] = ""
     """node that it ran on."""
     exit_code: Annotated[int, Field(ge=0, le=255)] | None = None
     """exitCode of the program; unset when the pod went without one."""
-    reason: Word = ""
+    reason: ShortText = ""
     """reason as the program or Kubernetes gives it, for example UserError, OOMKilled, Evicted."""
     message: Line = ""
     """message of the program, one line."""
@@ -98,7 +98,7 @@ class FailureCause(Written):
     """logTail is the end of its log; cut first when the status grows too large."""
 
 
-class CommittedWork(Written):
+class WorkStatus(StatusModel):
     """Work of a stage that no later attempt repeats."""
 
     position: Large = 0
@@ -109,7 +109,7 @@ class CommittedWork(Written):
     """failedPosition is the furthest one that failed: no restart is given back before it is committed."""
 
 
-class FailedRounds(Written):
+class FailedRounds(StatusModel):
     """Rounds that failed on one node."""
 
     node: Annotated[str, StringConstraints(max_length=253)]
@@ -118,7 +118,7 @@ class FailedRounds(Written):
     """rounds that failed there without the program's fault, over all attempts."""
 
 
-class RestartsInPlace(Written):
+class RestartsInPlace(StatusModel):
     """Restarts of a training's processes in their living pods (failurePolicy.restart: InPlace)."""
 
     total: Small = 0
@@ -131,7 +131,7 @@ class RestartsInPlace(Written):
     """exitCode of the program that caused the newest restart."""
     message: Line = ""
     """message of that program, one line."""
-    pod: Word = ""
+    pod: ShortText = ""
     """pod that it ran in."""
     node: Annotated[str, StringConstraints(max_length=253)] = ""
     """node of that pod."""
@@ -139,7 +139,7 @@ class RestartsInPlace(Written):
     """nodes on which rounds failed; they count as attempts that failed there do."""
 
 
-class Goodput(Written):
+class Goodput(StatusModel):
     """What the wall time of a stage, or of all stages, went to: the seconds from queued to other add up to it."""
 
     wall_seconds: Small = 0
@@ -170,10 +170,10 @@ class Goodput(Written):
     """otherSeconds between stages, and at the end of an attempt: exports, commits."""
 
 
-class StartUp(Written):
+class StartUp(StatusModel):
     """Part of the newest start."""
 
-    name: Word
+    name: ShortText
     """name of the part: pod, imports, rendezvous, checkpoint, firstBatch."""
     seconds: Decimal
     """seconds as decimal text."""
@@ -190,21 +190,21 @@ class StageGoodput(Goodput):
     """ledger is what the operator needs to count on: of the newest attempt, and of the ones before it."""
 
 
-class Metric(Written):
+class Metric(StatusModel):
     """A figure that was measured."""
 
-    name: Word
+    name: ShortText
     """name of the figure, for example loss."""
     value: Decimal
     """value as decimal text."""
 
 
-class NodePreflight(Written):
+class NodePreflight(StatusModel):
     """What the preflight of a training found on a node."""
 
     node: Annotated[str, StringConstraints(max_length=253)] = ""
     """node that was checked."""
-    pod: Word = ""
+    pod: ShortText = ""
     """pod of the training on it."""
     problem: Annotated[str, StringConstraints(max_length=MAX_PROBLEM)] = ""
     """problem that it has, one line; empty if it has none."""
@@ -212,7 +212,7 @@ class NodePreflight(Written):
     """figures that were measured, for example output_seconds."""
 
 
-class Preflight(Written):
+class Preflight(StatusModel):
     """The worst nodes in the newest preflight of a training."""
 
     attempt: Small = 0
@@ -221,10 +221,10 @@ class Preflight(Written):
     """nodes, the worst first, at most five; train/preflight.json has all."""
 
 
-class StageStatus(Written):
+class StageStatus(StatusModel):
     """What is remembered of one stage (label is three: vocabulary, heads, predict)."""
 
-    name: Word
+    name: ShortText
     """name of the entry: filter, label, label-vocabulary, label-heads, label-predict, train, evaluate."""
     stage: Stage
     """stage of the spec that the entry belongs to."""
@@ -246,7 +246,7 @@ class StageStatus(Written):
     """infrastructureHealedUntilSeconds is the same for infrastructure restarts."""
     restarts_in_place: RestartsInPlace | None = None
     """restartsInPlace of the stage's attempts; they count towards failurePolicy.maxRestarts, and are not in restarts."""
-    work: CommittedWork | None = None
+    work: WorkStatus | None = None
     """work that is committed, as reported; what restarts are given back for."""
     out_of_memory: Small = 0
     """outOfMemory is the number of attempts that were killed for memory and not given back; the second ends the run."""
@@ -254,7 +254,7 @@ class StageStatus(Written):
     """notBefore is when the next attempt starts."""
     backend: Literal["Job", "Volcano"] | None = None
     """backend that the stage's attempts run on; chosen once."""
-    workload: Workload | None = None
+    workload: JobReference | None = None
     """workload of the newest attempt."""
     avoid_nodes: Annotated[list[Annotated[str, StringConstraints(max_length=253)]], Field(max_length=16)] = []
     """avoidNodes are nodes that the next attempt avoids if others can take it: two attempts or rounds failed there."""
@@ -272,10 +272,10 @@ class StageStatus(Written):
     """preflight of a training, as the newest attempt that had one reported it."""
 
 
-class AttemptStatus(Written):
+class AttemptStatus(StatusModel):
     """One of the last attempts, newest last."""
 
-    stage: Word
+    stage: ShortText
     """stage is the name of the entry in stages."""
     number: Small
     """number of the attempt, from 1."""
@@ -285,9 +285,9 @@ class AttemptStatus(Written):
     """completionTime of the attempt; unset while it runs."""
     exit_code: Annotated[int, Field(ge=0, le=255)] | None = None
     """exitCode of the program that failed first."""
-    reason: Word = ""
+    reason: ShortText = ""
     """reason of the end: Complete, or as in cause."""
-    uid: Word = ""
+    uid: ShortText = ""
     """uid of the attempt's Job, by which pods that have lost it are found."""
     node: Annotated[str, StringConstraints(max_length=253)] = ""
     """node of the pod that failed first, where the node may be to blame."""
@@ -295,18 +295,18 @@ class AttemptStatus(Written):
     """counted says whether it counted towards failurePolicy.maxRestarts."""
 
 
-class ProgressStatus(Written):
+class ProgressStatus(StatusModel):
     """How far the current stage is."""
 
-    stage: Word
+    stage: ShortText
     """stage is the name of the current entry in stages; the last one when the run has ended."""
-    step: Word = ""
+    step: ShortText = ""
     """step is what is being done, for example captions, teacher, epoch 3."""
     done: Large = 0
     """done counts units, over all workers."""
     total: Large = 0
     """total of units; 0 while unknown."""
-    unit: Word = "samples"
+    unit: ShortText = "samples"
     """unit of done and total."""
     percentage: Annotated[int, Field(ge=0, le=100)] = 0
     """percentage of the stage that is done, rounded down."""
@@ -320,7 +320,7 @@ class ProgressStatus(Written):
     """metrics are the newest figures."""
 
 
-class PodCounts(Written):
+class PodCounts(StatusModel):
     """Pods of the newest attempt."""
 
     desired: Small = 0
@@ -333,7 +333,7 @@ class PodCounts(Written):
     """failed: ended badly."""
 
 
-class RunningTime(Written):
+class RunningTime(StatusModel):
     """How long attempts have run: spec.activeDeadlineSeconds is compared with it."""
 
     seconds: Large = 0
@@ -344,7 +344,7 @@ class RunningTime(Written):
     """since when an attempt runs that seconds does not include; unset while none runs."""
 
 
-class LastCheckpoint(Written):
+class LastCheckpoint(StatusModel):
     """Where training would resume."""
 
     step: Large
@@ -355,7 +355,7 @@ class LastCheckpoint(Written):
     """uri of the checkpoint's folder."""
 
 
-class Queue(Written):
+class Queue(StatusModel):
     """The queue that the newest attempt waits in or was admitted by."""
 
     name: Annotated[str, StringConstraints(max_length=253)]
@@ -364,7 +364,7 @@ class Queue(Written):
     """reason why it waits, in the queue's own words; empty once admitted."""
 
 
-class Status(Written):
+class Status(StatusModel):
     """What the operator reports of a run."""
 
     observed_generation: Large = 0

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import yaml
 
-Path = tuple[str | int, ...]
+FieldPath = tuple[str | int, ...]
 
 _TRUE: Final = frozenset({"y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON"})
 _FALSE: Final = frozenset({"n", "N", "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF"})
@@ -60,10 +60,10 @@ class Tree:
 
     value: Any
     """plain dicts, lists, strings, numbers, booleans and None."""
-    lines: dict[Path, int]
+    lines: dict[FieldPath, int]
     """line (from 1) of each field and list item."""
 
-    def line_of(self, path: Path) -> int:
+    def line_of(self, path: FieldPath) -> int:
         """The line of a field, or of the nearest field around it that the text has."""
         while path not in self.lines and path:
             path = path[:-1]
@@ -89,14 +89,14 @@ def read_tree(text: str) -> Tree:
         raise YamlError(f"{where}{getattr(error, 'problem', None) or error}") from error
     except RecursionError as error:
         raise YamlError("the document is nested deeper than 100 levels") from error
-    lines: dict[Path, int] = {}
+    lines: dict[FieldPath, int] = {}
     if node is not None and _count(node, {}) > MAX_NODES:
         raise YamlError(f"the document's aliases expand to more than {MAX_NODES} values: write fewer")
     value = None if node is None else _build(node, (), lines, 0)
     return Tree(value, lines)
 
 
-def _build(node: yaml.Node, path: Path, lines: dict[Path, int], depth: int) -> Any:
+def _build(node: yaml.Node, path: FieldPath, lines: dict[FieldPath, int], depth: int) -> Any:
     lines.setdefault(path, node.start_mark.line + 1)
     if depth > 100:
         raise YamlError(f"line {node.start_mark.line + 1}: nested deeper than 100 levels")
@@ -142,7 +142,7 @@ def _count(node: yaml.Node, known: dict[int, int]) -> int:
     return known[id(node)]
 
 
-def _mapping(node: yaml.MappingNode, path: Path, lines: dict[Path, int], depth: int) -> dict[str, Any]:
+def _mapping(node: yaml.MappingNode, path: FieldPath, lines: dict[FieldPath, int], depth: int) -> dict[str, Any]:
     result: dict[str, Any] = {}
     merged: dict[str, Any] = {}
     _check_tag(node, f"{_TAG}map")
@@ -171,7 +171,7 @@ def _key(node: yaml.Node) -> str:
     return str(key).lower() if isinstance(key, bool) else text
 
 
-def _merged(node: yaml.Node, path: Path, lines: dict[Path, int], depth: int) -> dict[str, Any]:
+def _merged(node: yaml.Node, path: FieldPath, lines: dict[FieldPath, int], depth: int) -> dict[str, Any]:
     """What `<<: *anchor` or `<<: [*one, *other]` adds; earlier mappings win over later ones, own keys over all."""
     result: dict[str, Any] = {}
     for part in node.value if isinstance(node, yaml.SequenceNode) else [node]:

@@ -17,7 +17,7 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.api.hashing import differences, sha256_of, stage_config
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.cli.document import foreseen_problems, read_run
+from diht_k8s.cli.document import read_run, run_problems
 from diht_k8s.cli.stage import program_of
 from diht_k8s.recipe.runtime.commit import find_committed
 from diht_k8s.recipe.runtime.own_inputs import check_own_inputs
@@ -31,7 +31,7 @@ MAX_LEFT: Final = 3
 
 
 @dataclass(frozen=True)
-class FoundStage:
+class StageComparison:
     """What lies in a stage's folder."""
 
     stage: str
@@ -46,7 +46,7 @@ class FoundStage:
     """number of all of them."""
 
 
-def inspect(run: DihtRun, first: Stage, *, replace: bool) -> list[FoundStage]:
+def compare_stages(run: DihtRun, first: Stage, *, replace: bool) -> list[StageComparison]:
     """Compare the stages from `first` on, up to the first that is not cached.
 
     Args:
@@ -60,13 +60,13 @@ def inspect(run: DihtRun, first: Stage, *, replace: bool) -> list[FoundStage]:
     storage, layout = Storage(run.spec.storage), Layout(run.spec.data.output)
     check_own_inputs(run, storage)
     stages = run.spec.stages[run.spec.stages.index(first) :]
-    found: list[FoundStage] = []
+    found: list[StageComparison] = []
     for number, stage in enumerate(stages):
         inputs, programs = program_of(stage).identify(run, storage)
         config = stage_config(run.spec, stage, inputs, programs)
         committed = find_committed(storage, layout, stage)
         if committed is not None and committed.config_sha256 == sha256_of(config):
-            found.append(FoundStage(stage, cached=True))
+            found.append(StageComparison(stage, cached=True))
             continue
         started = newest_started(storage, layout, stage)
         before = committed.config if committed is not None else None if started is None else started.config
@@ -74,7 +74,9 @@ def inspect(run: DihtRun, first: Stage, *, replace: bool) -> list[FoundStage]:
         if before is None and number == 0:
             _refuse_foreseen(run)
         found.append(
-            _replaced(storage, layout, stages[number:], lines) if lines and replace else FoundStage(stage, False, lines)
+            _replaced(storage, layout, stages[number:], lines)
+            if lines and replace
+            else StageComparison(stage, False, lines)
         )
         break
     return found
@@ -82,22 +84,24 @@ def inspect(run: DihtRun, first: Stage, *, replace: bool) -> list[FoundStage]:
 
 def _refuse_foreseen(run: DihtRun) -> None:
     """Raise UserError before anything is written where a run that begins now will fail."""
-    if problems := foreseen_problems(run):
+    if problems := run_problems(run):
         raise UserError("\n".join(f"{'.'.join(field)}: {message}" for field, message in problems))
 
 
-def _replaced(storage: Storage, layout: Layout, stages: Sequence[Stage], lines: list[str]) -> FoundStage:
+def _replaced(storage: Storage, layout: Layout, stages: Sequence[Stage], lines: list[str]) -> StageComparison:
     there = remove_output(storage, layout, stages)
     left = foreign_files(layout, there)
     removed = [files.stage.value for files in there if files.of_stage]
-    return FoundStage(stages[0], False, lines, removed, left[:MAX_LEFT], len(left))
+    return StageComparison(stages[0], False, lines, removed, left[:MAX_LEFT], len(left))
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print what `inspect` found; the exit code."""
+    """Print what `compare_stages` found; the exit code."""
 
     def work() -> None:
-        found = inspect(read_run(None, [], os.environ), Stage(arguments[0]), replace="--replace" in arguments[1:])
+        found = compare_stages(
+            read_run(None, [], os.environ), Stage(arguments[0]), replace="--replace" in arguments[1:]
+        )
         print(json.dumps([asdict(item) for item in found]), flush=True)
 
     return exit_code_of(work)

@@ -17,16 +17,16 @@ from diht_k8s.api.reports import node_label
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import Preflight, StageState, StageStatus, Status
 from diht_k8s.cli.document import warn_of_gpu
-from diht_k8s.cli.goodput import goodput_lines
-from diht_k8s.controller.children import asks_pod_group, children
-from diht_k8s.controller.mirror.runs import RETRY_ANNOTATION, known_run
+from diht_k8s.cli.goodput_lines import goodput_lines
+from diht_k8s.controller.cache.runs import RETRY_ANNOTATION, cached_run
+from diht_k8s.controller.job_builder import asks_pod_group, build_objects
 from diht_k8s.controller.observe import entry_name
 from diht_k8s.controller.saved_status import condition, is_true
-from diht_k8s.controller.text import one_line
-from diht_k8s.kube.runs import open_kube
+from diht_k8s.controller.status_text import one_line
+from diht_k8s.kube.runs import run_client
 from diht_k8s.kube.summaries import ATTEMPT_LABEL, INDEX_LABEL, STAGE_LABEL
 from diht_k8s.pipeline.plan import CLUSTER_STEPS, attempt_name
-from diht_k8s.pipeline.states import Start
+from diht_k8s.pipeline.run_status import Start
 
 UNKNOWN_UID: Final = "00000000-0000-0000-0000-000000000000"
 """Stands for the uid that the API server assigns."""
@@ -36,7 +36,7 @@ SHOWN_EVENTS: Final = 3
 def submit(path: str, overrides: Sequence[str], namespace: str | None, *, dry_run: bool) -> int:
     """Send a run to the cluster."""
     run = load(read_text(path), name=path, overrides=overrides)
-    kube = open_kube(namespace or run.metadata.namespace)
+    kube = run_client(namespace or run.metadata.namespace)
     warn_of_gpu(path, run)
     made = kube.apply(run, dry_run=dry_run)
     name = f"{made['metadata']['namespace']}/{made['metadata']['name']}"
@@ -50,7 +50,7 @@ def submit(path: str, overrides: Sequence[str], namespace: str | None, *, dry_ru
 
 def retry(name: str, namespace: str | None) -> int:
     """Resume a run that failed."""
-    kube = open_kube(namespace)
+    kube = run_client(namespace)
     status = Status.model_validate(kube.run(name).get("status") or {})
     if not is_true(status, ConditionType.FAILED) or status.completion_time is None:
         raise UserError(f"run {kube.namespace}/{name} has not failed: there is nothing to retry")
@@ -61,7 +61,7 @@ def retry(name: str, namespace: str | None) -> int:
 
 def cancel(name: str, namespace: str | None) -> int:
     """Delete a run; its output stays."""
-    kube = open_kube(namespace)
+    kube = run_client(namespace)
     output = kube.run(name)["spec"]["data"]["output"]
     kube.delete(name)
     print(f"run {kube.namespace}/{name} is cancelled; what it finished stays in {output} and is used again")
@@ -70,7 +70,7 @@ def cancel(name: str, namespace: str | None) -> int:
 
 def logs(name: str, stage: str | None, namespace: str | None, *, follow: bool, lines: int | None) -> int:
     """Print the logs of a stage's newest attempt."""
-    kube = open_kube(namespace)
+    kube = run_client(namespace)
     status = Status.model_validate(kube.run(name).get("status") or {})
     pods = newest_pods(kube.pods(name), stage or _current(status))
     if not pods:
@@ -118,7 +118,7 @@ def newest_pods(pods: list[dict[str, Any]], stage: str | None) -> list[dict[str,
 
 def list_runs(namespace: str, *, as_json: bool) -> int:
     """Print the runs of a namespace."""
-    kube = open_kube(namespace)
+    kube = run_client(namespace)
     runs = [(each["metadata"]["name"], each.get("status") or {}) for each in kube.all()]
     if as_json:
         print(json.dumps([{"name": name, "status": status} for name, status in runs]))
@@ -132,7 +132,7 @@ def list_runs(namespace: str, *, as_json: bool) -> int:
 
 def why(name: str, namespace: str | None, *, as_json: bool = False) -> int:
     """Say in one sentence what a run does, or why it does not."""
-    kube = open_kube(namespace)
+    kube = run_client(namespace)
     document = kube.run(name)
     status = Status.model_validate(document.get("status") or {})
     if as_json:
@@ -250,11 +250,11 @@ def plan(path: str, overrides: Sequence[str], namespace: str | None, *, gpu: str
 def planned(run: DihtRun, namespace: str) -> list[dict[str, Any]]:
     """The objects of the first attempt of each stage, in order."""
     metadata = {"name": run.metadata.name, "namespace": namespace, "uid": UNKNOWN_UID, "resourceVersion": "0"}
-    known = known_run({"metadata": metadata, "spec": {}})
+    known = cached_run({"metadata": metadata, "spec": {}})
     objects: list[dict[str, Any]] = []
     for stage in run.spec.stages:
         for step in CLUSTER_STEPS.get(stage, ("",)):
             name = attempt_name(run.metadata.name, stage, 1, step)
-            objects += children(known, run, Start(stage, 1, name, step), pod_groups=asks_pod_group(run))
+            objects += build_objects(known, run, Start(stage, 1, name, step), pod_groups=asks_pod_group(run))
             assert objects[-1]["metadata"]["labels"][STAGE_LABEL] == entry_name(stage, step)
     return objects

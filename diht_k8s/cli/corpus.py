@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from diht_k8s.recipe.filter.captions.why import Tree, Why
     from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
     from diht_k8s.recipe.shards.storage import Storage
-    from diht_k8s.recipe.takedown import Purged
+    from diht_k8s.recipe.takedown import PurgeResult
 
 SHOWN: Final = 20
 SHOWN_CUT: Final = 8
@@ -218,7 +218,7 @@ def _output(path: str, overrides: Sequence[str]) -> tuple[Storage, str]:
     return Storage(run.spec.storage), run.spec.data.output
 
 
-def describe_purge(done: Purged, path: str, exclude: str, *, filters_out: bool, listed: bool = False) -> list[str]:
+def describe_purge(done: PurgeResult, path: str, exclude: str, *, filters_out: bool, listed: bool = False) -> list[str]:
     """What a purge did, as lines for a person.
 
     Args:
@@ -251,7 +251,7 @@ def describe_purge(done: Purged, path: str, exclude: str, *, filters_out: bool, 
     return [*lines, *_unmatched(done)]
 
 
-def _unmatched(done: Purged) -> list[str]:
+def _unmatched(done: PurgeResult) -> list[str]:
     """Entries of the list that name no pair."""
     if not done.unmatched:
         return []

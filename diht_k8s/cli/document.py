@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from diht_k8s.api.documents import DocumentProblem, check, load, located, read_text, security_demands, warnings
 from diht_k8s.api.errors import ExitCode, UserError
-from diht_k8s.api.pod_demands import level_of
+from diht_k8s.api.pod_security import level_of
 from diht_k8s.api.run import KIND, DihtRun
 from diht_k8s.recipe.train.estimate.gpus import selected_gpu
 
@@ -92,13 +92,13 @@ class _Found:
 def _found(text: str, run: DihtRun, gpu: str | None) -> _Found:
     """What a document that can be read is told."""
     unwise = [f"warning: {warning}" for warning in (*warnings(text, run), *_gpu_warnings(run, gpu))]
-    return _Found(located(text, foreseen_problems(run)), unwise, security_demands(text, run))
+    return _Found(located(text, run_problems(run)), unwise, security_demands(text, run))
 
 
-def foreseen_problems(run: DihtRun) -> list[tuple[tuple[str, ...], str]]:
+def run_problems(run: DihtRun) -> list[tuple[tuple[str, ...], str]]:
     """What will fail in a run, by its data as far as that is local; empty without the packages of the recipe."""
     try:
-        from diht_k8s.recipe.first_look.foresee import foreseen
+        from diht_k8s.recipe.inspection.run_checks import check_run
         from diht_k8s.recipe.shards.storage import Storage
     except ImportError:
         return []
@@ -108,7 +108,7 @@ def foreseen_problems(run: DihtRun) -> list[tuple[tuple[str, ...], str]]:
 
         return CaptionParser()
 
-    return foreseen(run, Storage(run.spec.storage), parser)
+    return check_run(run, Storage(run.spec.storage), parser)
 
 
 def warn_of_gpu(path: str, run: DihtRun, gpu: str | None = None) -> None:

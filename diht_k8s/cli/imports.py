@@ -88,10 +88,10 @@ def add_import(commands: Any) -> None:
 
 def _import_pairs(options: argparse.Namespace) -> int:
     from diht_k8s.api.errors import ExitCode, UserError
-    from diht_k8s.recipe.imports.pair_layouts import open_pairs, tar_files
-    from diht_k8s.recipe.imports.pairs import PairOrder, import_pairs
-    from diht_k8s.recipe.imports.ready_shards import check_shards
-    from diht_k8s.recipe.imports.records import Wanted
+    from diht_k8s.recipe.imports.existing_shards import check_shards
+    from diht_k8s.recipe.imports.layouts import open_pairs, tar_files
+    from diht_k8s.recipe.imports.pair_import import PairImport, import_pairs
+    from diht_k8s.recipe.imports.records import ReaderOptions
     from diht_k8s.recipe.shards.storage import Storage
 
     if options.shard_size < 1:
@@ -105,12 +105,12 @@ def _import_pairs(options: argparse.Namespace) -> int:
         return ExitCode.DONE
     if options.output is None:
         raise UserError(f"diht import {options.source} OUTPUT: name the folder into which the shards are written")
-    wanted = Wanted(
+    wanted = ReaderOptions(
         options.split, Path(options.images).expanduser() if options.images else None,
         image_column=options.image_column, caption_column=options.caption_column,
     )  # fmt: skip
     source = open_pairs(path, options.kind, wanted)
-    order = PairOrder(options.output, options.shard_size, options.captions, options.replace)
+    order = PairImport(options.output, options.shard_size, options.captions, options.replace)
     with progress_bar() as bar:
         task = bar.add_task(f"import {source.kind}")
         marker = import_pairs(
@@ -123,17 +123,17 @@ def _import_pairs(options: argparse.Namespace) -> int:
 
 def _import(options: argparse.Namespace) -> int:
     from diht_k8s.api.errors import ExitCode, UserError
-    from diht_k8s.recipe.evaluate.importing import Order, import_benchmark
-    from diht_k8s.recipe.imports.layouts import open_source
-    from diht_k8s.recipe.imports.records import Wanted
+    from diht_k8s.recipe.evaluate.importing import ImportOptions, import_benchmark
+    from diht_k8s.recipe.imports.layouts import open_benchmark
+    from diht_k8s.recipe.imports.records import ReaderOptions
     from diht_k8s.recipe.shards.storage import Storage
 
     if options.shard_size < 1 or options.answers < 2:
         raise UserError("--shard-size must be 1 or more, and --answers 2 or more")
     images, annotations = (Path(name).expanduser() if name else None for name in (options.images, options.annotations))
-    wanted = Wanted(options.split, images, annotations, options.answers)
-    source = open_source(Path(options.source).expanduser(), options.kind, wanted)
-    order = Order(
+    wanted = ReaderOptions(options.split, images, annotations, options.answers)
+    source = open_benchmark(Path(options.source).expanduser(), options.kind, wanted)
+    order = ImportOptions(
         options.output, options.split, options.class_names, options.templates, options.shard_size, options.replace
     )
     with progress_bar() as bar:

@@ -31,7 +31,7 @@ POLL_S: Final = 0.5
 
 
 @dataclass(frozen=True)
-class StageFound:
+class LocalStage:
     """How a stage stands, by what lies in its folder."""
 
     stage: str
@@ -41,14 +41,14 @@ class StageFound:
 
 
 @dataclass(frozen=True)
-class RunFound:
+class LocalRun:
     """How a run stands."""
 
     name: str
     output: str
     state: str
     """complete, running, failed, stopped or waiting."""
-    stages: list[StageFound]
+    stages: list[LocalStage]
     says: str = ""
     """why it failed, or how far its stage is."""
     changed: str = ""
@@ -72,7 +72,7 @@ def local_output(place: str) -> Path | None:
     return Path(output.removeprefix("file://")).expanduser()
 
 
-def status_of(output: Path) -> RunFound:
+def status_of(output: Path) -> LocalRun:
     """How the run in a folder stands.
 
     Raises:
@@ -93,19 +93,19 @@ def status_of(output: Path) -> RunFound:
         state, says = "failed", cause.message
     elif all(stage.state == "waiting" for stage in stages):
         state = "waiting"
-    return RunFound(run.metadata.name, str(output), state, stages, says, _changed(output, run))
+    return LocalRun(run.metadata.name, str(output), state, stages, says, _changed(output, run))
 
 
-def _stage(layout: Layout, stage: Stage) -> StageFound:
+def _stage(layout: Layout, stage: Stage) -> LocalStage:
     marker = Path(layout.committed(stage))
     try:
         committed = Committed.model_validate_json(marker.read_text())
     except OSError:
         begun = Path(layout.started(stage)).is_file()
-        return StageFound(stage.value, "begun" if begun else "waiting")
+        return LocalStage(stage.value, "begun" if begun else "waiting")
     except ValidationError:
-        return StageFound(stage.value, "begun", f"{marker} is damaged")
-    return StageFound(stage.value, "complete", _figures(committed.summary))
+        return LocalStage(stage.value, "begun", f"{marker} is damaged")
+    return LocalStage(stage.value, "complete", _figures(committed.summary))
 
 
 def _figures(summary: dict[str, Any]) -> str:
@@ -186,7 +186,7 @@ def list_command(folder: str, *, as_json: bool) -> int:
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise UserError(f"{folder} is no folder: name the one in which runs write their output, or --namespace for a cluster's")  # fmt: skip
-    found: list[RunFound] = []
+    found: list[LocalRun] = []
     for path in _outputs(root):
         try:
             found.append(status_of(path))

@@ -1,6 +1,8 @@
 """The `diht` command: reads the arguments, imports what the command needs, returns its exit code.
 
 `diht --help` must answer at once, so nothing heavy is imported here.
+
+What the command says on a system on which it is not tested.
 """
 
 from __future__ import annotations
@@ -15,15 +17,32 @@ from typing import Final, NoReturn
 from diht_k8s import __version__
 from diht_k8s.api.errors import DihtError, ExitCode, missing_package, suggestion
 from diht_k8s.api.steps import LABEL_STEPS
-from diht_k8s.cli.arguments import EXIT_CODES, FILE, Commands, add_json, add_set
-from diht_k8s.cli.cluster_arguments import add_cluster_commands
+from diht_k8s.cli.arguments import (
+    EXIT_CODES,
+    FILE,
+    Commands,
+    add_cluster_commands,
+    add_corpus_commands,
+    add_evaluate_commands,
+    add_json,
+    add_set,
+)
 from diht_k8s.cli.completion import add_completion
-from diht_k8s.cli.corpus_arguments import add_corpus_commands, add_evaluate_commands
 from diht_k8s.cli.imports import COMMAND, add_pair_import
 from diht_k8s.cli.onboarding.doctor import add_doctor
 from diht_k8s.cli.onboarding.init import add_init
 from diht_k8s.cli.packaged import add_packaged
-from diht_k8s.cli.systems import platform_note
+
+
+def platform_note(platform: str) -> str:
+    """What to know on a system that is not Linux: one line, else nothing."""
+    if platform == "linux":
+        return ""
+    return (
+        f"diht: tested on Linux only, this is {platform}: check, plan and submit run documents here, and run the recipe in a "
+        "container or on a cluster\n"
+    )
+
 
 _STAGES: Final = ("filter", "label", "train", "evaluate")
 

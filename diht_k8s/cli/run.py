@@ -22,28 +22,34 @@ from diht_k8s.api.layout import Layout
 from diht_k8s.api.redaction import redacted_override
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.cli.display import open_display
-from diht_k8s.cli.goodput import local_goodput
-from diht_k8s.cli.loop import InspectionError, Loop, Stopper
+from diht_k8s.cli.goodput_lines import local_goodput
+from diht_k8s.cli.local_runner import ComparisonError, LocalRunner, StopSignals
 from diht_k8s.cli.placement import place, this_machine
-from diht_k8s.launch.local import LocalJobs
+from diht_k8s.launch.local_jobs import LocalJobs
 from diht_k8s.pipeline.plan import stages_until
-from diht_k8s.pipeline.states import RunState, RunStatus
+from diht_k8s.pipeline.run_status import RunState, RunStatus
 
 
 def run_command(path: str, *, overrides: Sequence[str], workdir: str | None, until: str | None, replace: bool) -> int:
     """Run a document; the exit code, with one line on stderr where the run failed."""
-    stopper = Stopper()
+    stopper = StopSignals()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stopper.on_signal)
     try:
         return _run(path, overrides, workdir, Stage(until) if until else None, stopper, replace=replace)
-    except InspectionError as error:
+    except ComparisonError as error:
         print("diht: stopped on request" if stopper.requests else error, file=sys.stderr)
         return ExitCode.STOPPED if stopper.requests else error.exit_code
 
 
 def _run(
-    path: str, overrides: Sequence[str], workdir: str | None, until: Stage | None, stopper: Stopper, *, replace: bool
+    path: str,
+    overrides: Sequence[str],
+    workdir: str | None,
+    until: Stage | None,
+    stopper: StopSignals,
+    *,
+    replace: bool,
 ) -> int:
     document = load(read_text(path), name=path, overrides=overrides)
     _require_recipe()
@@ -59,7 +65,7 @@ def _run(
         contextlib.closing(LocalJobs(logs)) as jobs,
         open_display(stages_until(run.spec, until), console, time.monotonic) as display,
     ):
-        loop = Loop(run, jobs, display, machine, stopper, until=until, replace=replace)
+        loop = LocalRunner(run, jobs, display, machine, stopper, until=until, replace=replace)
         status = loop.execute()
     return _print_end(run, status, loop.log, until, console)
 

@@ -11,7 +11,7 @@ from diht_k8s.api.documents import printable
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.run import Stage
 from diht_k8s.cli.document import read_run
-from diht_k8s.recipe.runtime.parent_death import end_with_parent
+from diht_k8s.recipe.runtime.pdeathsig import end_with_parent
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import Program, exit_code_of, run_stage
 

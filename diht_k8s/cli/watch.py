@@ -16,10 +16,10 @@ from diht_k8s.api.run import Stage
 from diht_k8s.api.status import StageState, StageStatus, Status
 from diht_k8s.cli.cluster import avoids, sentence
 from diht_k8s.cli.display import Display, open_display
-from diht_k8s.cli.goodput import goodput_lines
+from diht_k8s.cli.goodput_lines import goodput_lines
 from diht_k8s.controller.saved_status import condition, is_true
-from diht_k8s.controller.text import one_line
-from diht_k8s.kube.runs import RunClient, open_kube
+from diht_k8s.controller.status_text import one_line
+from diht_k8s.kube.runs import RunClient, run_client
 
 EVERY_S: Final = 2.0
 MOST_SILENCE_S: Final = 300.0
@@ -29,7 +29,7 @@ EXIT_CODES: Final = {Reason.USER_ERROR: ExitCode.USER_ERROR, Reason.BAD_DATA: Ex
 
 def watch(name: str, namespace: str | None) -> int:
     """Show a run until it has ended; 0 if it is complete, else the code of its failure."""
-    kube = open_kube(namespace)
+    kube = run_client(namespace)
     spec = kube.run(name)["spec"]
     shown = [stage for stage in Stage if stage.value in spec]
     with open_display(shown, Console(), time.monotonic) as display:

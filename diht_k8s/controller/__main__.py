@@ -16,8 +16,8 @@ from diht_k8s.api.errors import ExitCode, missing_package
 try:
     from pythonjsonlogger.json import JsonFormatter
 
-    from diht_k8s.controller.mirror.watch import WATCH_S
-    from diht_k8s.controller.node_health.faults import Watched, watched
+    from diht_k8s.controller.cache.watch import WATCH_S
+    from diht_k8s.controller.node_health.faults import WatchedFault, parse_watched_faults
     from diht_k8s.controller.operator import Operator, Settings
 except ImportError as missing:
     print(f"diht: {missing_package(missing, 'operator')}", file=sys.stderr)
@@ -130,9 +130,9 @@ def _job_ttl(text: str) -> int:
     return value
 
 
-def _node_faults(text: str) -> tuple[Watched, ...]:
+def _node_faults(text: str) -> tuple[WatchedFault, ...]:
     try:
-        return watched(text)
+        return parse_watched_faults(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

@@ -1,36 +1,45 @@
-"""Execute the actions of a plan: create children, delete Jobs, delete an expired run. Safe to repeat at any point."""
+"""Execute the actions of a plan: create children, delete Jobs, delete an expired run. Safe to repeat at any point.
+
+Pods that have lost their Job (`kubectl delete job --cascade=orphan`): found by the Job's UID, and deleted.
+
+No garbage collector removes them, not even when their run is deleted, and a second gang must not start beside them. A
+pod counts as an orphan only if it names the UID of a Job that was an attempt of the run, or of the run itself (an
+operator may have died before it noted its new Job's UID): the names in our labels could be set by chance.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.schema.crd import KIND
-from diht_k8s.controller.mirror.runs import Key, KnownRun
+from diht_k8s.controller.cache.runs import CachedRun, Key
+from diht_k8s.controller.events import RunEvent
 from diht_k8s.controller.observe import ObservedAttempt, RunProblem
 from diht_k8s.kube.client import Cluster, ClusterError
-from diht_k8s.pipeline.states import Action, Expire, Start, Stop
+from diht_k8s.kube.summaries import PodSummary
+from diht_k8s.pipeline.run_status import Action, Expire, Start, Stop
 
 logger = logging.getLogger(__name__)
 KEPT_ATTEMPTS = 2
 """Number of newest attempts of a stage whose Jobs stay, with their pods' logs."""
 
 
-class NotYet(Exception):  # noqa: N818 (a state, not a fault)
+class StillTerminating(Exception):  # noqa: N818 (a state, not a fault)
     """An object of the same name is being deleted."""
 
 
-class Foreign(Exception):  # noqa: N818
+class NameConflict(Exception):  # noqa: N818
     """An object of the same name has another owner."""
 
 
 def execute(
     cluster: Cluster,
-    known: KnownRun,
+    known: CachedRun,
     actions: Iterable[Action],
     observed: list[ObservedAttempt],
     objects: Callable[[Start], list[dict[str, Any]]],
@@ -76,7 +85,7 @@ def delete_run(cluster: Cluster, key: Key, uid: str, version: str) -> None:
             raise
 
 
-def delete_old_jobs(cluster: Cluster, known: KnownRun, observed: list[ObservedAttempt]) -> None:
+def delete_old_jobs(cluster: Cluster, known: CachedRun, observed: list[ObservedAttempt]) -> None:
     """Delete the Jobs of attempts that ended long ago, and their Services."""
     newest: dict[str, int] = {}
     for each in observed:
@@ -92,13 +101,13 @@ def delete_old_jobs(cluster: Cluster, known: KnownRun, observed: list[ObservedAt
                     cluster.delete("PodGroup", known.namespace, each.job.pod_group)
 
 
-def _stop(cluster: Cluster, known: KnownRun, action: Stop, observed: list[ObservedAttempt]) -> None:
+def _stop(cluster: Cluster, known: CachedRun, action: Stop, observed: list[ObservedAttempt]) -> None:
     for each in observed:
         if each.job is not None and each.job.name == action.name and not each.job.deleted:
             _delete_job(cluster, known, each.job.name, each.job.uid)
 
 
-def _delete_job(cluster: Cluster, known: KnownRun, name: str, uid: str) -> None:
+def _delete_job(cluster: Cluster, known: CachedRun, name: str, uid: str) -> None:
     try:
         cluster.delete_job(known.namespace, name, uid)
     except ClusterError as error:
@@ -108,21 +117,21 @@ def _delete_job(cluster: Cluster, known: KnownRun, name: str, uid: str) -> None:
 
 def _start(
     cluster: Cluster,
-    known: KnownRun,
+    known: CachedRun,
     objects: Callable[[Start], list[dict[str, Any]]],
     start: Start,
     created: Callable[[Mapping[str, Any]], None],
 ) -> RunProblem | None:
     try:
         for item in objects(start):
-            there = ensure(cluster, known, item)
+            there = create_or_get(cluster, known, item)
             if item["kind"] == "Job":
                 created(there)
     except UserError as error:
         return RunProblem(Reason.INVALID_SPEC, str(error))
-    except NotYet as error:
+    except StillTerminating as error:
         return RunProblem(Reason.PENDING, str(error))
-    except Foreign as error:
+    except NameConflict as error:
         return RunProblem(Reason.NAME_CONFLICT, str(error))
     except ClusterError as error:
         if error.is_gone:  # a Workload or a flavour that was there a moment ago
@@ -131,7 +140,7 @@ def _start(
     return None
 
 
-def ensure(cluster: Cluster, known: KnownRun, item: dict[str, Any]) -> dict[str, Any]:
+def create_or_get(cluster: Cluster, known: CachedRun, item: dict[str, Any]) -> dict[str, Any]:
     """Create an object, or return the one of the same name if it is ours."""
     kind, name = item["kind"], item["metadata"]["name"]
     try:
@@ -143,11 +152,11 @@ def ensure(cluster: Cluster, known: KnownRun, item: dict[str, Any]) -> dict[str,
     owner = next((each for each in there["metadata"].get("ownerReferences") or () if each.get("controller")), {})
     if owner.get("uid") == known.uid:
         if "deletionTimestamp" in there["metadata"]:
-            raise NotYet(f"waits until the old {kind} {name} is gone")
+            raise StillTerminating(f"waits until the old {kind} {name} is gone")
         return there
     if owner.get("kind") == KIND and owner.get("name") == known.name:
-        raise NotYet(f"waits until the {kind} {name} of a deleted run of the same name is gone")
-    raise Foreign(f"a {kind} named {name} is there already and is not this run's: delete or rename it, or the run")
+        raise StillTerminating(f"waits until the {kind} {name} of a deleted run of the same name is gone")
+    raise NameConflict(f"a {kind} named {name} is there already and is not this run's: delete or rename it, or the run")
 
 
 def _refusal(error: ClusterError) -> RunProblem | None:
@@ -164,3 +173,40 @@ def _refusal(error: ClusterError) -> RunProblem | None:
     if error.status in (400, 422):
         return RunProblem(Reason.INVALID_SPEC, f"the API server refuses the run's objects: {message}")
     raise error
+
+
+def orphans(
+    pods: Iterable[PodSummary], run_uid: str, former: Collection[str], jobs: Collection[str]
+) -> list[PodSummary]:
+    """Pods without an owner that are still there.
+
+    Args:
+        pods: pods with the run's label.
+        run_uid: UID of the run.
+        former: UIDs of Jobs that are or were attempts of the run.
+        jobs: UIDs of those that exist.
+    """
+    return [
+        pod
+        for pod in pods
+        if not pod.job_name and pod.is_known_by(run_uid, former) and pod.job_uid not in jobs and pod.deleted_at is None
+    ]
+
+
+def delete_orphans(cluster: Cluster, pods: Iterable[PodSummary]) -> list[RunEvent]:
+    """Delete orphans; their programs get the usual grace. Returns the events to record.
+
+    Raises:
+        ClusterError: the API server does not answer, or the operator may not delete pods.
+    """
+    found = []
+    for pod in pods:
+        try:
+            cluster.delete_pod(pod.namespace, pod.name, pod.uid)
+        except ClusterError as error:
+            if not error.is_gone and not error.is_conflict:
+                raise
+            continue
+        message = f"{pod.stage}: pod {pod.name} has lost its Job and is deleted"
+        found.append(RunEvent("OrphanDeleted", message, warning=True))
+    return found

@@ -11,17 +11,17 @@ from diht_k8s.api.run import API_VERSION
 from diht_k8s.api.schema.crd import KIND
 from diht_k8s.api.status import StageState, StageStatus, Status
 from diht_k8s.api.times import timestamp
-from diht_k8s.controller.mirror.runs import KnownRun
+from diht_k8s.controller.cache.runs import CachedRun
 from diht_k8s.controller.saved_status import condition, is_true
-from diht_k8s.controller.text import one_line
+from diht_k8s.controller.status_text import one_line
 
 COMPONENT: Final = "diht-operator"
-TROUBLES: Final = frozenset({
+WARNING_REASONS: Final = frozenset({
     Reason.INVALID_SPEC, Reason.OUTPUT_IN_USE, Reason.NAME_CONFLICT, Reason.BACKEND_MISSING, Reason.UNSCHEDULABLE,
     Reason.IMAGE_PULL_FAILED, Reason.REFERENCE_MISSING, Reason.QUOTA_EXCEEDED, Reason.POD_REFUSED,
     Reason.PERMISSION_DENIED, Reason.INTERNAL_ERROR,
 })  # fmt: skip
-CHANGES: Final = frozenset({Reason.QUEUED, Reason.SUSPENDED, Reason.CHECKPOINTING})
+NORMAL_REASONS: Final = frozenset({Reason.QUEUED, Reason.SUSPENDED, Reason.CHECKPOINTING})
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,12 @@ def _of_run(before: Status, after: Status) -> list[RunEvent]:
         return [RunEvent(failed.reason.value, failed.message, warning=True)]
     if now is None or (was is not None and was.reason is now.reason):
         return []
-    if now.reason in TROUBLES:
+    if now.reason in WARNING_REASONS:
         return [RunEvent(now.reason.value, now.message, warning=True)]
-    return [RunEvent(now.reason.value, now.message)] if now.reason in CHANGES else []
+    return [RunEvent(now.reason.value, now.message)] if now.reason in NORMAL_REASONS else []
 
 
-def event_document(run: KnownRun, item: RunEvent, now: float) -> dict[str, Any]:
+def event_document(run: CachedRun, item: RunEvent, now: float) -> dict[str, Any]:
     """The Kubernetes Event that records it."""
     key = f"{run.uid}/{run.version}/{item.reason}/{item.message}"
     time = timestamp(now)

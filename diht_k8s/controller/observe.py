@@ -2,6 +2,8 @@
 
 The Job controller decides whether an attempt failed (it applies the pod failure policy), with one exception: it would
 wait for lost pods (of nodes that are not ready), so they are found here.
+
+Pods whose node does not answer: nothing that the API server says of them will change while it is away. Pure.
 """
 
 from __future__ import annotations
@@ -16,12 +18,31 @@ from diht_k8s.api.errors import ExitCode
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.reports import Cause
 from diht_k8s.api.run import Stage
-from diht_k8s.controller.lost_pods import is_lost
-from diht_k8s.controller.text import last_line, one_line
-from diht_k8s.controller.work import with_reports
+from diht_k8s.controller.pod_reports import with_reports
+from diht_k8s.controller.status_text import last_line, one_line
 from diht_k8s.kube.summaries import JobSummary, PodSummary
 from diht_k8s.pipeline.plan import attempt_name, is_never_retried
-from diht_k8s.pipeline.states import Attempt, AttemptState, Failure
+from diht_k8s.pipeline.run_status import Attempt, AttemptState, Failure
+
+LOST_AFTER_S: Final = 300.0
+"""A pod that ran and has not been ready for this time is lost even if nothing evicts it (Kubernetes' own default).
+
+A lost node is found much sooner, by the eviction that its taint causes (30 s, see the pods' tolerations). A shorter
+time would count pods as lost when the API server was away for a minute: then all nodes seem lost, and none is."""
+GONE_AFTER_S: Final = 30.0
+"""A pod that still exists this long after its deletion time has no kubelet that could remove it."""
+
+
+def is_lost(pod: PodSummary, now: float) -> bool:
+    """Whether a pod is lost: its node is not ready, though its containers may still run."""
+    if pod.ended:
+        return False
+    if pod.deleted_at is not None and now >= pod.deleted_at + GONE_AFTER_S:
+        return True
+    if pod.started_at is None or pod.not_ready_since is None or pod.exit_code is not None:
+        return False
+    return bool(pod.disruption) or now >= pod.not_ready_since + LOST_AFTER_S
+
 
 SETTLE_S: Final = 2.0
 """Peers of a failed pod fail within moments; their times show who was first once all have ended."""

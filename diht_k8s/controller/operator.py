@@ -20,23 +20,21 @@ from dataclasses import dataclass
 from typing import Final
 
 from diht_k8s.api.redaction import literals, redacted_text
-from diht_k8s.controller.health import stuck_watch
-from diht_k8s.controller.internal_errors import InternalError
+from diht_k8s.controller import metrics
+from diht_k8s.controller.cache.informer import Informer
+from diht_k8s.controller.cache.optional_kinds import PodGroups, WorkloadInformer
+from diht_k8s.controller.cache.runs import CachedRun, Key, RunStore, RunWatch
+from diht_k8s.controller.cache.watch import WATCH_S, Watch
 from diht_k8s.controller.lease import Lease
-from diht_k8s.controller.mirror.informer import Informer
-from diht_k8s.controller.mirror.optional import PodGroups, WorkloadInformer
-from diht_k8s.controller.mirror.run_watch import RunWatch
-from diht_k8s.controller.mirror.runs import Key, KnownRun, Runs
-from diht_k8s.controller.mirror.watch import WATCH_S, Watch
-from diht_k8s.controller.node_health.faults import Watched
-from diht_k8s.controller.node_health.watch import NodeWatch
-from diht_k8s.controller.queue.fair_order import Level
-from diht_k8s.controller.queue.keyed_queue import KeyedQueue
-from diht_k8s.controller.reconcile import Reconciler
-from diht_k8s.controller.telemetry import metrics
+from diht_k8s.controller.node_health.faults import WatchedFault
+from diht_k8s.controller.node_health.node_watch import NodeWatch
+from diht_k8s.controller.probes import stuck_watch
+from diht_k8s.controller.queue.fair_order import PriorityLevel
+from diht_k8s.controller.queue.work_queue import WorkQueue
+from diht_k8s.controller.reconcile import InternalError, Reconciler
 from diht_k8s.kube.client import Cluster, ClusterError, connect
 from diht_k8s.kube.summaries import JobSummary, PodSummary, job_summary, pod_summary
-from diht_k8s.kube.workloads import workload_summary
+from diht_k8s.kube.workload_summary import workload_summary
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +72,7 @@ class Settings:
     """finished runs that a namespace keeps; None keeps all."""
     kueue: bool = True
     """whether stages may have Workloads of Kueue of their own."""
-    node_faults: tuple[Watched, ...] = ()
+    node_faults: tuple[WatchedFault, ...] = ()
     """faults of nodes that gangs move away from; none: no node is watched."""
     pod_groups: bool = True
     """whether Kubernetes itself may schedule gangs, where the cluster serves PodGroups."""
@@ -95,8 +93,8 @@ class Operator:
         )
         self._cluster = Cluster(connect(wait=False), before_write=self._before_write)
         self._loop = asyncio.get_running_loop()
-        self._queue: KeyedQueue[Key] = KeyedQueue(self._loop.time, _namespace, self._level)
-        self._runs = Runs(ttl_s=settings.run_ttl_s, history_limit=settings.history_limit)
+        self._queue: WorkQueue[Key] = WorkQueue(self._loop.time, _namespace, self._level)
+        self._runs = RunStore(ttl_s=settings.run_ttl_s, history_limit=settings.history_limit)
         listing, every = functools.partial(self._cluster.listing, namespace=settings.namespace), settings.watch_s
         self._jobs: Informer[JobSummary] = Informer("Job", listing("Job"), job_summary, self._changed, every)
         self._pods: Informer[PodSummary] = Informer("Pod", listing("Pod"), pod_summary, self._changed, every)
@@ -190,12 +188,12 @@ class Operator:
         for key in keys:
             self._loop.call_soon_threadsafe(self._queue.add, key)
 
-    def _level(self, key: Key) -> Level:
+    def _level(self, key: Key) -> PriorityLevel:
         """A run that has ended, or is not listed yet, needs us least; one without any status needs us most."""
         known = self._runs.get(key)
         if known is None:
-            return Level.ENDED
-        return Level.CHANGED if known.document["status"] else Level.NEW
+            return PriorityLevel.ENDED
+        return PriorityLevel.CHANGED if known.document["status"] else PriorityLevel.NEW
 
     def _stand_for_election(self) -> None:
         if self._lease is None:
@@ -224,7 +222,7 @@ class Operator:
     def _run_changed(self, key: Key) -> None:
         self._enqueue([key])
 
-    def _run_removed(self, key: Key, known: KnownRun | None) -> None:
+    def _run_removed(self, key: Key, known: CachedRun | None) -> None:
         """Called from the watch of runs: others may have waited for its output."""
         others = self._runs.sharing_output(known) if known is not None else []
         self._enqueue([key, *(other.key for other in others)])

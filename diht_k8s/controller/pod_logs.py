@@ -8,16 +8,16 @@ from dataclasses import replace
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.reports import Progress, parse_progress
 from diht_k8s.api.run import Stage
-from diht_k8s.controller.mirror.run_cache import RunCache
-from diht_k8s.controller.mirror.runs import KnownRun
+from diht_k8s.controller.cache.runs import CachedRun
 from diht_k8s.controller.observe import GANGS, ObservedAttempt, RunProblem, entry_name
-from diht_k8s.controller.status import LoggedProgress, failed_attempt, newly_failed
-from diht_k8s.controller.text import TAIL_LINES, one_line, tail
+from diht_k8s.controller.pending_causes import WarningEvents
+from diht_k8s.controller.reconcile_state import ReconcileState
+from diht_k8s.controller.status_builder import LoggedProgress, failed_attempt, newly_failed
+from diht_k8s.controller.status_text import TAIL_LINES, one_line, tail
 from diht_k8s.controller.timing import LIVING
-from diht_k8s.controller.warning_events import WarningEvents
 from diht_k8s.kube.client import Cluster, ClusterError
 from diht_k8s.kube.summaries import PodSummary
-from diht_k8s.pipeline.states import AttemptState, RunStatus, StageRecord, StageState
+from diht_k8s.pipeline.run_status import AttemptState, RunStatus, StageRecord, StageState
 
 logger = logging.getLogger(__name__)
 PROGRESS_LINES = 5
@@ -32,11 +32,11 @@ class PodLogs:
 
     def read(
         self,
-        known: KnownRun,
+        known: CachedRun,
         before: RunStatus,
         after: RunStatus,
         observed: list[ObservedAttempt],
-        cache: RunCache,
+        cache: ReconcileState,
         now: float,
         interval_s: float,
     ) -> RunStatus:
@@ -60,15 +60,15 @@ class PodLogs:
                     stages[index] = replace(stage, state=StageState.CACHED)
         return replace(after, stages=tuple(stages))
 
-    def progress(self, known: KnownRun, observed: ObservedAttempt, now: float) -> LoggedProgress | None:
+    def progress(self, known: CachedRun, observed: ObservedAttempt, now: float) -> LoggedProgress | None:
         """The newest progress line: of rank 0 in a gang, of any worker that has one elsewhere."""
         return self._newest(known, observed, _speakers(observed), PROGRESS_LINES, now)
 
-    def last_progress(self, known: KnownRun, observed: ObservedAttempt, now: float) -> LoggedProgress | None:
+    def last_progress(self, known: CachedRun, observed: ObservedAttempt, now: float) -> LoggedProgress | None:
         """The last progress line of rank 0 of a gang that has ended, with the checkpoint of its end."""
         return self._newest(known, observed, [pod for pod in observed.pods if pod.index == 0], TAIL_LINES, now)
 
-    def tails(self, known: KnownRun, observed: list[ObservedAttempt]) -> dict[str, list[str]]:
+    def tails(self, known: CachedRun, observed: list[ObservedAttempt]) -> dict[str, list[str]]:
         """The ends of the logs of pods that failed first, by pod."""
         pods = [
             each.failed_pod
@@ -77,7 +77,7 @@ class PodLogs:
         ]
         return {pod.name: tail(self._lines(known, pod, TAIL_LINES)) for pod in pods[-1:]}
 
-    def last_lines(self, known: KnownRun, observed: list[ObservedAttempt], stage: StageRecord) -> str:
+    def last_lines(self, known: CachedRun, observed: list[ObservedAttempt], stage: StageRecord) -> str:
         """The end of the log of a stage's first pod."""
         entry = entry_name(stage.stage, stage.step)
         own = [each for each in observed if each.entry == entry and each.attempt.number == stage.attempt]
@@ -85,7 +85,7 @@ class PodLogs:
         return self._lines(known, pods[0], PROGRESS_LINES) if pods else ""
 
     def _newest(
-        self, known: KnownRun, observed: ObservedAttempt, pods: list[PodSummary], lines: int, now: float
+        self, known: CachedRun, observed: ObservedAttempt, pods: list[PodSummary], lines: int, now: float
     ) -> LoggedProgress | None:
         for pod in pods:
             progress = progress_in(self._lines(known, pod, lines), observed.attempt.stage)
@@ -93,7 +93,7 @@ class PodLogs:
                 return LoggedProgress(observed.entry, observed.attempt.number, progress, now)
         return None
 
-    def _lines(self, known: KnownRun, pod: PodSummary, lines: int) -> str:
+    def _lines(self, known: CachedRun, pod: PodSummary, lines: int) -> str:
         try:
             return self._cluster.log_tail(known.namespace, pod.name, lines)
         except ClusterError as error:
@@ -118,7 +118,7 @@ def cached_in(lines: str, stage: Stage) -> bool:
 
 
 def why_waiting(
-    cluster: Cluster, warning_events: WarningEvents, known: KnownRun, observed: ObservedAttempt
+    cluster: Cluster, warning_events: WarningEvents, known: CachedRun, observed: ObservedAttempt
 ) -> RunProblem | None:
     """Why pods do not exist or do not start, in the words of events or of the queue."""
     try:
@@ -130,7 +130,7 @@ def why_waiting(
         return None
 
 
-def _queued(cluster: Cluster, known: KnownRun, observed: ObservedAttempt) -> RunProblem | None:
+def _queued(cluster: Cluster, known: CachedRun, observed: ObservedAttempt) -> RunProblem | None:
     assert observed.job is not None
     workload = cluster.workload_of(known.namespace, observed.job.uid)
     conditions = ((workload or {}).get("status") or {}).get("conditions") or ()
@@ -143,9 +143,9 @@ def _queued(cluster: Cluster, known: KnownRun, observed: ObservedAttempt) -> Run
 def explained(
     cluster: Cluster,
     warning_events: WarningEvents,
-    known: KnownRun,
+    known: CachedRun,
     observed: list[ObservedAttempt],
-    cache: RunCache,
+    cache: ReconcileState,
     now: float,
     ask_again_s: float,
 ) -> list[ObservedAttempt]:

@@ -2,6 +2,8 @@
 
 The status is written before the actions are executed: it holds the decision, and if a crash comes between, the next
 reconciliation executes it, since names are deterministic. In the opposite order a restart could go uncounted.
+
+Unexpected exceptions in a reconciliation: a log line with the traceback, without literal values of the run.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import functools
 import logging
 import random
 import time
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -18,49 +21,55 @@ from diht_k8s.api.reasons import Reason
 from diht_k8s.api.redaction import literals, redacted_text
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.status import Status, wire
-from diht_k8s.controller.actions import delete_old_jobs, delete_run, execute
-from diht_k8s.controller.children import children
+from diht_k8s.controller.actions import delete_old_jobs, delete_orphans, delete_run, execute, orphans
+from diht_k8s.controller.cache.informer import Informer
+from diht_k8s.controller.cache.runs import CachedRun, FinishedRun, Key, RunStore, cached_run
 from diht_k8s.controller.conditions import conditions
 from diht_k8s.controller.events import RunEvent, event_document, events_between
-from diht_k8s.controller.internal_errors import InternalError, log_internal_error
-from diht_k8s.controller.kueue.queue import NO_WORKLOADS, RunQueue, Workloads
-from diht_k8s.controller.mirror.informer import Informer
-from diht_k8s.controller.mirror.run_cache import RunCache
-from diht_k8s.controller.mirror.runs import FinishedRun, Key, KnownRun, Runs, known_run
-from diht_k8s.controller.mirror.second_look import SecondLook
-from diht_k8s.controller.node_health.faults import Fault
-from diht_k8s.controller.node_health.move import with_moves
-from diht_k8s.controller.node_health.watch import NodeWatch
+from diht_k8s.controller.job_builder import build_objects
+from diht_k8s.controller.kueue.run_queue import NO_WORKLOADS, RunQueue, Workloads
+from diht_k8s.controller.live_reads import LiveReads
+from diht_k8s.controller.node_health.faults import NodeFault
+from diht_k8s.controller.node_health.gang_moves import decide_moves
+from diht_k8s.controller.node_health.node_watch import NodeWatch
 from diht_k8s.controller.observe import (
     GANGS,
     ObservedAttempt,
     RunProblem,
     observe_attempts,
 )
-from diht_k8s.controller.orphans import delete_orphans, orphans
+from diht_k8s.controller.pending_causes import WarningEvents
 from diht_k8s.controller.pod_logs import PodLogs, explained
+from diht_k8s.controller.pod_reports import with_progress
+from diht_k8s.controller.reconcile_state import ReconcileState
+from diht_k8s.controller.run_metrics import BlockedRuns, UnhealthyNodes, count_changes
 from diht_k8s.controller.saved_status import has_ended, saved_run_status
-from diht_k8s.controller.status import LoggedProgress, build_status, redacted_status
-from diht_k8s.controller.telemetry.blocked_runs import BlockedRuns
-from diht_k8s.controller.telemetry.run_metrics import count_changes
-from diht_k8s.controller.telemetry.unhealthy_nodes import UnhealthyNodes
-from diht_k8s.controller.text import one_line
+from diht_k8s.controller.status_builder import LoggedProgress, build_status, redacted_status
+from diht_k8s.controller.status_text import one_line
 from diht_k8s.controller.timing import LIVING, can_wait, due_times, progress_interval
-from diht_k8s.controller.warning_events import WarningEvents
-from diht_k8s.controller.work import with_logged
 from diht_k8s.kube.client import Cluster, ClusterError
 from diht_k8s.kube.summaries import JobSummary, PodSummary
 from diht_k8s.pipeline.goodput import with_goodput
 from diht_k8s.pipeline.plan import CLUSTER_STEPS, plan
-from diht_k8s.pipeline.states import (
-    FINAL,
-    Attempt,
-    BackOff,
-    Observed,
-    RunPlan,
-    RunStatus,
-    Start,
-)
+from diht_k8s.pipeline.run_status import FINAL, Attempt, BackOff, Observed, RunPlan, RunStatus, Start
+
+
+class InternalError(Exception):
+    """A reconciliation failed in a way that nobody expected; it is logged and the run's status says so."""
+
+
+def log_internal_error(known: CachedRun, error: Exception) -> str:
+    """Log the exception with its traceback; returns its message with the place where it was raised."""
+    secrets = literals(known.document)
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    message = redacted_text(f"{type(error).__name__}: {error} ({where.name}, line {where.lineno})", secrets)
+    logger.error(
+        "%s/%s: unexpected error: %s\n%s", *known.key, one_line(message),
+        redacted_text("".join(traceback.format_exception(error)), secrets),
+        extra={"run": known.name, "namespace": known.namespace},
+    )  # fmt: skip
+    return message
+
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +86,7 @@ class Reconciler:
     def __init__(
         self,
         cluster: Cluster,
-        runs: Runs,
+        runs: RunStore,
         jobs: Informer[JobSummary],
         pods: Informer[PodSummary],
         *,
@@ -108,10 +117,10 @@ class Reconciler:
         self._enqueue, self._clock, self._jitter = enqueue, clock, jitter
         self._job_ttl_s, self._pod_groups = job_ttl_s, pod_groups
         self._queue, self._nodes, self._unhealthy = RunQueue(cluster, workloads), nodes, UnhealthyNodes()
-        self._caches: dict[Key, RunCache] = {}
+        self._caches: dict[Key, ReconcileState] = {}
         self._active: set[Key] = set()
         self._logs, self._warning_events, self._blocked = PodLogs(cluster), WarningEvents(cluster), BlockedRuns()
-        self._second_look = SecondLook(cluster, pods)
+        self._second_look = LiveReads(cluster, pods)
 
     @property
     def active_runs(self) -> int:
@@ -149,11 +158,11 @@ class Reconciler:
                 raise
             raise self._failed(known, error) from None  # its text may hold a secret
 
-    def _failed(self, known: KnownRun, error: Exception) -> InternalError:
+    def _failed(self, known: CachedRun, error: Exception) -> InternalError:
         """Log an unexpected exception and report it in the run's status, as far as that is possible."""
         message = log_internal_error(known, error)
         try:
-            cache, newest = self._caches.setdefault(known.key, RunCache()), self._runs.get(known.key) or known
+            cache, newest = self._caches.setdefault(known.key, ReconcileState()), self._runs.get(known.key) or known
             # it stays the problem until the actions succeed: the status does not go back and forth at each attempt
             cache.problem = RunProblem(Reason.INTERNAL_ERROR, message)
             self._refuse(newest, newest.status, cache.problem, cache, self._clock())
@@ -162,12 +171,12 @@ class Reconciler:
             logger.warning("%s/%s: the status cannot say so: %s", *known.key, one_line(text))
         return InternalError(message)
 
-    def _finished(self, key: Key, ended: FinishedRun) -> KnownRun | None:
+    def _finished(self, key: Key, ended: FinishedRun) -> CachedRun | None:
         """Delete a finished run that is due; read one of which something still runs; the others need nothing."""
         if ended.is_due(self._clock()):
             delete_run(self._cluster, key, ended.uid, str(ended.version))
             return None
-        return known_run(self._cluster.get_run(*key)) if self._lives(key, ended) else None
+        return cached_run(self._cluster.get_run(*key)) if self._lives(key, ended) else None
 
     def _lives(self, key: Key, ended: FinishedRun) -> bool:
         """Whether something of a finished run may still run."""
@@ -184,21 +193,21 @@ class Reconciler:
         if cache is not None:
             self._delete_orphans(key, cache)
 
-    def _delete_orphans(self, key: Key, cache: RunCache) -> list[RunEvent]:
+    def _delete_orphans(self, key: Key, cache: ReconcileState) -> list[RunEvent]:
         jobs = {job.uid for job in self._jobs.of(*key)}
         return delete_orphans(self._cluster, orphans(self._pods.of(*key), cache.run_uid, cache.former_jobs, jobs))
 
-    def _first_cache(self, known: KnownRun) -> RunCache:
+    def _first_cache(self, known: CachedRun) -> ReconcileState:
         """A new operator would read all logs at once: it uses the progress that an earlier one read for a while."""
         status = known.status
         former = [attempt.uid for attempt in status.attempts if attempt.uid]
         if status.progress is None or status.progress.last_updated_time is None:
-            return RunCache(former_jobs=former, unnamed=len(former) < len(status.attempts))
+            return ReconcileState(former_jobs=former, unnamed=len(former) < len(status.attempts))
         if not self._caches:  # a new operator knows by the statuses alone how many runs are active
             self._active |= self._runs.running()
-        return RunCache(former_jobs=former, read_at=self._clock() - self._jitter() * self._progress_interval())
+        return ReconcileState(former_jobs=former, read_at=self._clock() - self._jitter() * self._progress_interval())
 
-    def _reconcile(self, known: KnownRun, cache: RunCache) -> float | None:
+    def _reconcile(self, known: CachedRun, cache: ReconcileState) -> float | None:
         now, status = self._clock(), known.status
         try:
             run = self._runs.parsed(known)
@@ -209,7 +218,7 @@ class Reconciler:
         observed = self._observe(known, run, status, cache, now)
         if self._second_look.at_causes(known, cache, observed):
             observed = self._observe(known, run, status, cache, now)
-        moves = with_moves(observed, self._faults, _newest_step(status, cache.logged), cache.noticed)
+        moves = decide_moves(observed, self._faults, _newest_step(status, cache.logged), cache.noticed)
         observed, cache.noticed = moves.observed, moves.noticed
         self._unhealthy.record(moves.faults)
         problem = cache.problem
@@ -246,11 +255,11 @@ class Reconciler:
         self._record(known, self._delete_orphans(known.key, cache), now)
         return self._requeue_after(known, decided, observed, cache, problem, now)
 
-    def _objects(self, known: KnownRun, run: DihtRun, start: Start) -> list[dict[str, Any]]:
+    def _objects(self, known: CachedRun, run: DihtRun, start: Start) -> list[dict[str, Any]]:
         """The objects of an attempt, with its Job on the quota of its stage if that has a Workload of its own."""
         shaped = self._queue.workers(known, run, start)
         faulty = self._nodes.unhealthy() if self._nodes is not None and start.stage in GANGS else ()
-        objects = children(known, shaped, start, self._job_ttl_s, pod_groups=self._pod_groups(), faulty=faulty)
+        objects = build_objects(known, shaped, start, self._job_ttl_s, pod_groups=self._pod_groups(), faulty=faulty)
         self._queue.place(known, run, start, objects[-1])
         return objects
 
@@ -259,15 +268,15 @@ class Reconciler:
         self._unhealthy.keep(node, self._faults(node))
         return self._pods.runs_on(node)
 
-    def _faults(self, node: str) -> tuple[Fault, ...]:
+    def _faults(self, node: str) -> tuple[NodeFault, ...]:
         return self._nodes.faults(node) if self._nodes is not None else ()
 
-    def _created(self, cache: RunCache, job: Mapping[str, Any]) -> None:
+    def _created(self, cache: ReconcileState, job: Mapping[str, Any]) -> None:
         self._jobs.put(job)
         if job["metadata"]["uid"] not in cache.former_jobs:  # it may be gone before anybody looks again
             cache.former_jobs.append(job["metadata"]["uid"])
 
-    def _refuse(self, known: KnownRun, status: Status, problem: RunProblem, cache: RunCache, now: float) -> None:
+    def _refuse(self, known: CachedRun, status: Status, problem: RunProblem, cache: ReconcileState, now: float) -> None:
         """Report that a run is not accepted; its children, if any, are left alone."""
         before, generation = saved_run_status(status), known.generation
         found = conditions(status, before, None, problem, pausing=False, generation=generation, now=now)
@@ -275,7 +284,7 @@ class Reconciler:
         self._record_events(self._write_status(known, new, cache, now), status, new, now)
 
     def _observe(
-        self, known: KnownRun, run: DihtRun, status: Status, cache: RunCache, now: float
+        self, known: CachedRun, run: DihtRun, status: Status, cache: ReconcileState, now: float
     ) -> list[ObservedAttempt]:
         """The attempts of a run, from Jobs that it owns and pods that those own."""
         labelled = cache.times.jobs(self._jobs.of(*known.key), now)
@@ -297,12 +306,12 @@ class Reconciler:
 
     def _plan(
         self,
-        known: KnownRun,
+        known: CachedRun,
         run: DihtRun,
         status: Status,
         before: RunStatus,
         observed: list[ObservedAttempt],
-        cache: RunCache,
+        cache: ReconcileState,
         now: float,
     ) -> RunPlan:
         facts = Observed(
@@ -316,11 +325,11 @@ class Reconciler:
         """Seconds between two reads of a run's log: with many runs each is read less often."""
         return progress_interval(len(self._active))
 
-    def _ask_again_s(self, cache: RunCache) -> float:
+    def _ask_again_s(self, cache: ReconcileState) -> float:
         """Seconds after which the answer about an object is old: short at first, then as between two reads of a log."""
         return min(self._progress_interval(), FIRST_ASK_AGAIN_S * 2.0 ** max(0, min(cache.asks, 8) - 1))
 
-    def _write_status(self, known: KnownRun, new: Status, cache: RunCache, now: float) -> KnownRun:
+    def _write_status(self, known: CachedRun, new: Status, cache: ReconcileState, now: float) -> CachedRun:
         """Write the status if it changed; returns the run as it is afterwards."""
         document, written_before = wire(new), known.document["status"]
         cache.owes_pod_counts = document != written_before and can_wait(written_before, new, document)
@@ -329,19 +338,19 @@ class Reconciler:
         ):
             return known
         cache.owes_pod_counts, cache.wrote_at = False, now
-        written = known_run(self._cluster.write_status(known.namespace, known.name, known.version, document))
+        written = cached_run(self._cluster.write_status(known.namespace, known.name, known.version, document))
         self._runs.put(written, only_known=True)
         if has_ended(new):
             self._active.discard(known.key)
             self._enqueue([other.key for other in self._runs.sharing_output(known)])
         return written
 
-    def _record_events(self, known: KnownRun, before: Status, after: Status, now: float) -> None:
+    def _record_events(self, known: CachedRun, before: Status, after: Status, now: float) -> None:
         self._blocked.record(known.key, after)
         count_changes(before, after)
         self._record(known, events_between(before, after), now)
 
-    def _record(self, known: KnownRun, events: Iterable[RunEvent], now: float) -> None:
+    def _record(self, known: CachedRun, events: Iterable[RunEvent], now: float) -> None:
         for item in events:
             extra = {"run": known.name, "namespace": known.namespace, "reason": item.reason}
             logger.info("%s", item.message, extra=extra)
@@ -352,10 +361,10 @@ class Reconciler:
 
     def _requeue_after(
         self,
-        known: KnownRun,
+        known: CachedRun,
         decided: RunPlan,
         observed: list[ObservedAttempt],
-        cache: RunCache,
+        cache: ReconcileState,
         problem: RunProblem | None,
         now: float,
     ) -> float | None:
@@ -383,7 +392,7 @@ def _with_log(observed: ObservedAttempt, logged: LoggedProgress | None) -> Attem
     if logged is None or (logged.entry, logged.attempt) != (observed.entry, observed.attempt.number):
         return observed.attempt
     began = max((pod.started_at for pod in observed.pods if pod.started_at is not None), default=logged.read_at)
-    return with_logged(observed.attempt, logged.progress, tells_time=logged.read_at >= began)
+    return with_progress(observed.attempt, logged.progress, tells_time=logged.read_at >= began)
 
 
 def _newest_step(status: Status, logged: LoggedProgress | None) -> int | None:

@@ -8,11 +8,19 @@ from __future__ import annotations
 from typing import Any
 
 from diht_k8s.api.reasons import ConditionType, Reason
-from diht_k8s.api.status import CommittedWork, Condition, RestartsInPlace, StageStatus, Status
+from diht_k8s.api.status import Condition, RestartsInPlace, StageStatus, Status, WorkStatus
 from diht_k8s.api.times import seconds
 from diht_k8s.controller.observe import entry_parts
-from diht_k8s.pipeline.goodput_status import saved_time
-from diht_k8s.pipeline.states import Failure, InPlace, RunState, RunStatus, StageRecord, StageState, Work
+from diht_k8s.pipeline.goodput import saved_time
+from diht_k8s.pipeline.run_status import (
+    CommittedWork,
+    Failure,
+    InPlaceRestarts,
+    RunState,
+    RunStatus,
+    StageRecord,
+    StageState,
+)
 
 
 def saved_run_status(status: Status) -> RunStatus:
@@ -61,7 +69,7 @@ def _state(status: Status) -> RunState:
 def _stage(entry: StageStatus) -> StageRecord:
     stage, step = entry_parts(entry.name)
     cause, lost = entry.cause, entry.infrastructure_restarts_count_towards_max
-    work, in_place = entry.work or CommittedWork(), entry.restarts_in_place or RestartsInPlace()
+    work, in_place = entry.work or WorkStatus(), entry.restarts_in_place or RestartsInPlace()
     return StageRecord(
         stage=stage,
         state=StageState(entry.state.value),
@@ -73,11 +81,13 @@ def _stage(entry: StageStatus) -> StageRecord:
         not_before=seconds(entry.not_before),
         failure=None if cause is None else Failure(cause.exit_code, cause.reason, cause.message),
         step=step,
-        work=Work(work.position, work.seconds),
+        work=CommittedWork(work.position, work.seconds),
         failed_at=work.failed_position,
         healed_until=entry.healed_until_seconds,
         infrastructure_healed_until=entry.infrastructure_healed_until_seconds,
-        in_place=InPlace(in_place.attempt, in_place.restarts, exit_code=in_place.exit_code, message=in_place.message),
+        in_place=InPlaceRestarts(
+            in_place.attempt, in_place.restarts, exit_code=in_place.exit_code, message=in_place.message
+        ),
         total_in_place=in_place.total,
         time=saved_time(entry.goodput),
     )

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from diht_k8s.api.status import Status
-from diht_k8s.controller.lost_pods import GONE_AFTER_S, LOST_AFTER_S
-from diht_k8s.controller.observe import ObservedAttempt
-from diht_k8s.pipeline.states import AttemptState
+from diht_k8s.controller.observe import GONE_AFTER_S, LOST_AFTER_S, ObservedAttempt
+from diht_k8s.pipeline.run_status import AttemptState
 
 
 def progress_interval(active: int) -> float:

@@ -11,7 +11,7 @@ KUEUE_VERSIONS: Final = ("v1beta2", "v1beta1")
 SCHEDULING: Final = "scheduling.k8s.io"
 
 
-class Kind(NamedTuple):
+class ApiResource(NamedTuple):
     """Where the API server serves a kind."""
 
     group: str
@@ -20,10 +20,10 @@ class Kind(NamedTuple):
 
 
 KINDS: Final = {
-    "DihtRun": Kind(GROUP, VERSION, PLURAL),
-    "Workload": Kind(KUEUE, KUEUE_VERSIONS[0], "workloads"),
-    "ResourceFlavor": Kind(KUEUE, KUEUE_VERSIONS[0], "resourceflavors"),
-    "WorkloadPriorityClass": Kind(KUEUE, KUEUE_VERSIONS[0], "workloadpriorityclasses"),
-    "PriorityClass": Kind(SCHEDULING, "v1", "priorityclasses"),
-    "PodGroup": Kind(SCHEDULING, "v1beta1", "podgroups"),
+    "DihtRun": ApiResource(GROUP, VERSION, PLURAL),
+    "Workload": ApiResource(KUEUE, KUEUE_VERSIONS[0], "workloads"),
+    "ResourceFlavor": ApiResource(KUEUE, KUEUE_VERSIONS[0], "resourceflavors"),
+    "WorkloadPriorityClass": ApiResource(KUEUE, KUEUE_VERSIONS[0], "workloadpriorityclasses"),
+    "PriorityClass": ApiResource(SCHEDULING, "v1", "priorityclasses"),
+    "PodGroup": ApiResource(SCHEDULING, "v1beta1", "podgroups"),
 }

@@ -79,7 +79,7 @@ class RunClient:
             raise UserError(f"run {self.namespace}/{name}: {why}") from error
 
 
-def open_kube(namespace: str | None) -> RunClient:
+def run_client(namespace: str | None) -> RunClient:
     """The runs of a namespace; None takes the pod's own namespace, or that of the kubeconfig's current context.
 
     Raises:

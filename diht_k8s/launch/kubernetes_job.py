@@ -21,12 +21,8 @@ from torchx.workspace.docker_workspace import DockerWorkspaceMixin
 from diht_k8s.api.errors import UserError
 from diht_k8s.kube.client import Cluster, connect
 from diht_k8s.kube.errors import gone_is_fine
-from diht_k8s.launch import command_errors, volcano
-from diht_k8s.launch.logs import ReplicaLog, pod_lines, replica_lines
-from diht_k8s.launch.names import label_value, unique_name
-from diht_k8s.launch.overlays import with_overlays
-from diht_k8s.launch.render import LABEL_APP, LABEL_INSTANCE, LABEL_MANAGER, LABEL_ROLE, MANAGER, JobConfig, render
-from diht_k8s.launch.state import (
+from diht_k8s.launch import torchx_excepthook, volcano
+from diht_k8s.launch.app_description import (
     CANCELLED_ANNOTATION,
     app_state,
     description,
@@ -35,6 +31,10 @@ from diht_k8s.launch.state import (
     replica_pods,
     waiting_reason,
 )
+from diht_k8s.launch.names import label_value, unique_name
+from diht_k8s.launch.overlays import with_overlays
+from diht_k8s.launch.render import LABEL_APP, LABEL_INSTANCE, LABEL_MANAGER, LABEL_ROLE, MANAGER, JobConfig, render
+from diht_k8s.launch.replica_logs import ReplicaLog, pod_lines, replica_lines
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
@@ -158,7 +158,7 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
         return Request(render(with_overlays(app), _job_config(cfg), name), backend)
 
     def _volcano_request(self, app: AppDef, cfg: Opts) -> Request:
-        return Request([volcano.rendered(self._volcano(), with_overlays(app), cfg)], "volcano")
+        return Request([volcano.volcano_job(self._volcano(), with_overlays(app), cfg)], "volcano")
 
     def _validate_on_server(self, request: Request, namespace: str) -> None:
         if request.backend == "volcano":
@@ -188,7 +188,7 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
         namespace, name = _split(app_id)
         jobs = self._jobs(namespace, name)
         if not jobs:
-            return volcano.or_none(lambda: self._volcano().describe(app_id))
+            return volcano.none_if_unserved(lambda: self._volcano().describe(app_id))
         return description(app_id, jobs, self._pods(namespace, name))
 
     def describe_native(self, app_id: str) -> AppDryRunInfo[Request] | None:
@@ -210,7 +210,7 @@ class KubernetesJobScheduler(DockerWorkspaceMixin, Scheduler[Opts]):
             )
             for name, jobs in by_name.items()
         ]
-        return found + (volcano.or_none(lambda: self._volcano().list({"namespace": namespace})) or [])
+        return found + (volcano.none_if_unserved(lambda: self._volcano().list({"namespace": namespace})) or [])
 
     def _cancel_existing(self, app_id: str) -> None:
         """End an application but keep its Jobs for inspection; a Job that never started is deleted."""
@@ -327,7 +327,7 @@ def create_scheduler(
         client: a `kubernetes.client.ApiClient`; None connects on first use.
         docker_client: a Docker client for workspaces; None makes one on first use.
     """
-    command_errors.install()
+    torchx_excepthook.install()
     return KubernetesJobScheduler(session_name, client, docker_client)
 
 

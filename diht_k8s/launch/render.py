@@ -17,7 +17,7 @@ from diht_k8s.api.errors import NEVER_RETRIED, UserError
 from diht_k8s.api.pods import QUEUE_LABEL
 from diht_k8s.launch import macros
 from diht_k8s.launch.names import MAX_NAME, job_names, label_value, slug
-from diht_k8s.launch.pods import Place, PodConfig, pod_template
+from diht_k8s.launch.pod_template import PodConfig, RoleHosts, pod_template
 
 LABEL_APP: Final = "app.kubernetes.io/name"
 LABEL_INSTANCE: Final = "app.kubernetes.io/instance"
@@ -84,7 +84,7 @@ def render(
             LABEL_ROLE: label_value(role.name),
             LABEL_ROLE_INDEX: str(index),
         }
-        template = pod_template(role, config, Place(job, service, rank0_host, index == 0), common | own)
+        template = pod_template(role, config, RoleHosts(job, service, rank0_host, index == 0), common | own)
         objects.append(_job(job, role, config, template, common | own))
     if service:
         objects.append(_service(service, common))

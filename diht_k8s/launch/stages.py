@@ -23,14 +23,14 @@ from diht_k8s.api.kubernetes_types.quantities import number_of
 from diht_k8s.api.pods import Pods, merged, rendezvous_port
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.steps import SHARED_STEP
-from diht_k8s.launch.pods import IMAGE_PYTHON
-from diht_k8s.launch.role_overlays import stage_overlays
+from diht_k8s.launch.overlays import stage_overlays
+from diht_k8s.launch.pod_template import IMAGE_PYTHON
 
 MAX_DOCUMENT_BYTES: Final = 120_000
 """Linux accepts 128 KiB in one environment variable."""
 
 
-def submitted(stage_name: str, script_args: Sequence[str], *, shape: str, image: str) -> AppDef:
+def component_app(stage_name: str, script_args: Sequence[str], *, shape: str, image: str) -> AppDef:
     """What a component returns. A user error ends the program with one line on stderr and exit code 64."""
     try:
         stage = Stage(stage_name)
@@ -60,7 +60,7 @@ def stage_app(run: DihtRun, stage: Stage, *, step: str = "", arguments: Sequence
     if getattr(run.spec, stage.value) is None:
         raise UserError(f"the run {run.metadata.name} has no stage {stage}: add spec.{stage} to the run document")
     if step:
-        run, arguments = shaped_for(run, stage, step), ("--step", step, *arguments)
+        run, arguments = sized_for_step(run, stage, step), ("--step", step, *arguments)
     config = getattr(run.spec, stage.value)
     pods = merged(run.spec.pods, config.pods)
     replicas = config.num_nodes if stage is Stage.TRAIN else getattr(config, "workers", 1)
@@ -81,7 +81,7 @@ def stage_app(run: DihtRun, stage: Stage, *, step: str = "", arguments: Sequence
     return AppDef(name=f"{run.metadata.name}-{stage}", roles=[role])
 
 
-def shaped_for(run: DihtRun, stage: Stage, step: str) -> DihtRun:
+def sized_for_step(run: DihtRun, stage: Stage, step: str) -> DihtRun:
     """The run with the workers of one step: `predict` shares the shards, every other step is one process.
 
     The number of workers is placement: no result depends on it.

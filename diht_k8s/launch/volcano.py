@@ -19,7 +19,7 @@ from torchx.util.strings import normalize_str
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.kube.client import connect
-from diht_k8s.launch.pods import image_entrypoint
+from diht_k8s.launch.pod_template import image_entrypoint
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
@@ -47,7 +47,7 @@ class VolcanoScheduler(KubernetesScheduler):
         )
 
 
-def rendered(scheduler: KubernetesScheduler, app: AppDef, cfg: Mapping[str, CfgVal]) -> dict[str, Any]:
+def volcano_job(scheduler: KubernetesScheduler, app: AppDef, cfg: Mapping[str, CfgVal]) -> dict[str, Any]:
     """Volcano's job for an application, as plain JSON.
 
     Args:
@@ -79,7 +79,7 @@ def dry_run_info(resource: dict[str, Any], namespace: str) -> AppDryRunInfo[Kube
     return info
 
 
-def or_none(call: Callable[[], T]) -> T | None:
+def none_if_unserved(call: Callable[[], T]) -> T | None:
     """The result of a call to Volcano's API; None if the cluster does not serve it, or denies it to this user."""
     from kubernetes.client import ApiException
 

@@ -16,8 +16,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from diht_k8s.api.run import FailurePolicy
-from diht_k8s.pipeline.states import Attempt, StageRecord, Work
-from diht_k8s.pipeline.work import bounded_step
+from diht_k8s.pipeline.attempt_reports import bounded_step
+from diht_k8s.pipeline.run_status import Attempt, CommittedWork, StageRecord
 
 
 def with_progress(record: StageRecord, attempts: Iterable[Attempt], policy: FailurePolicy) -> StageRecord:
@@ -71,11 +71,11 @@ def failed_at(record: StageRecord, attempt: Attempt) -> StageRecord:
     return replace(record, failed_at=max(record.failed_at, step))
 
 
-def _advanced(mark: Work, report: Work) -> Work:
+def _advanced(mark: CommittedWork, report: CommittedWork) -> CommittedWork:
     """The high-water mark after a report: time counts only where the position has advanced."""
     if report.position <= mark.position:
         return mark
-    return Work(report.position, max(mark.seconds, report.seconds))
+    return CommittedWork(report.position, max(mark.seconds, report.seconds))
 
 
 def _healed(record: StageRecord, heal_seconds: int) -> StageRecord:

@@ -17,8 +17,7 @@ from diht_k8s.api.status import MAX_COUNT
 from diht_k8s.api.steps import LABEL_STEPS
 from diht_k8s.pipeline.budget import charged, failed_at, with_progress, with_restarts_in_place
 from diht_k8s.pipeline.goodput import paused, with_goodput
-from diht_k8s.pipeline.running_time import deadline_at, running_seconds, with_running_time
-from diht_k8s.pipeline.states import (
+from diht_k8s.pipeline.run_status import (
     ENDED_WELL,
     FINAL,
     Action,
@@ -36,6 +35,7 @@ from diht_k8s.pipeline.states import (
     Start,
     Stop,
 )
+from diht_k8s.pipeline.running_time import deadline_at, running_seconds, with_running_time
 
 NEVER_RETRIED_REASONS: Final = frozenset({"StartError", "ContainerCannotRun"})
 """The container runtime's reasons for a program that cannot be started."""

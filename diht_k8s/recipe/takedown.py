@@ -36,10 +36,10 @@ from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import Context
 from diht_k8s.recipe.runtime.started import rewrite_started
 from diht_k8s.recipe.shards.pairs import read_pairs
+from diht_k8s.recipe.shards.parquet import read_table, write_table
 from diht_k8s.recipe.shards.samples import Sample
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tables import read_table, write_table
 
 PLAN: Final = "PURGE.json"
 _SHA256_DIGITS: Final = 64
@@ -65,7 +65,7 @@ class TakedownPlan:
 
 
 @dataclass(frozen=True)
-class Purged:
+class PurgeResult:
     """What a purge did."""
 
     pairs: int
@@ -81,7 +81,7 @@ class Purged:
     """entries of the list that name no pair; empty where an interrupted purge was finished."""
 
 
-def purge(run: DihtRun, storage: Storage, exclude: str, stop: StopFlag) -> Purged:
+def purge(run: DihtRun, storage: Storage, exclude: str, stop: StopFlag) -> PurgeResult:
     """Remove the pairs of a list from a run's output; no stage of the run may be running.
 
     Args:
@@ -103,7 +103,9 @@ def purge(run: DihtRun, storage: Storage, exclude: str, stop: StopFlag) -> Purge
     trained = find_committed(storage, Layout(run.spec.data.output), Stage.TRAIN) is not None
     dropped = sum(map(len, plan.rows.values())) - plan.pairs
     unmatched = () if takedown.resumes else _unmatched(entries, takedown.matched)
-    return Purged(plan.pairs, dropped, len(plan.rows), plan.label is not None, trained and plan.pairs > 0, unmatched)
+    return PurgeResult(
+        plan.pairs, dropped, len(plan.rows), plan.label is not None, trained and plan.pairs > 0, unmatched
+    )
 
 
 def _unmatched(entries: Collection[str], matched: Collection[str]) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ import ray  # pyright: ignore[reportMissingImports]
 from diht_k8s.api.data import StorageRule
 from diht_k8s.api.documents import load, read_text
 from diht_k8s.api.layout import Layout, join
-from diht_k8s.recipe.shards.keep_lists import Listed, write_keep_list
+from diht_k8s.recipe.shards.keep_lists import KeepListRow, write_keep_list
 from diht_k8s.recipe.shards.sources import input_shards
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -50,7 +50,7 @@ def select(task: dict[str, Any]) -> dict[str, int]:
     columns = pq.read_table(task["scores"], columns=["uid", "complexity", "reason"]).to_pydict()
     rows = enumerate(zip(columns["uid"], columns["complexity"], columns["reason"], strict=True))
     least = task["minimum"]
-    listed = [Listed(row, uid) for row, (uid, value, why) in rows if value >= least and not why.startswith("bad:")]
+    listed = [KeepListRow(row, uid) for row, (uid, value, why) in rows if value >= least and not why.startswith("bad:")]
     storage = Storage([StorageRule.model_validate_json(rule) for rule in task["storage"]])
     write_keep_list(storage, task["list"], listed)
     return {"pairs": len(listed)}

@@ -22,6 +22,7 @@ from diht_k8s.api.status import (
     AttemptStatus,
     Condition,
     FailureCause,
+    JobReference,
     LastCheckpoint,
     Metric,
     PodCounts,
@@ -30,7 +31,6 @@ from diht_k8s.api.status import (
     StageState,
     StageStatus,
     Status,
-    Workload,
     wire,
 )
 from diht_k8s.api.times import timestamp
@@ -239,7 +239,7 @@ FULL = Status(
             restarts=2,
             restarts_count_towards_max=1,
             backend="Job",
-            workload=Workload(kind="Job", name="a-run-train-3"),
+            workload=JobReference(kind="Job", name="a-run-train-3"),
             cause=FailureCause(pod="p", container="c", node="n", exit_code=75, reason="RetryableError", log_tail=["x"]),
         ),
     ],

@@ -12,11 +12,11 @@ from pathlib import Path
 from diht_k8s.api.documents import load
 from diht_k8s.api.reports import Progress
 from diht_k8s.api.run import Stage
-from diht_k8s.cli.loop import Loop, Stopper
+from diht_k8s.cli.local_runner import LocalRunner, StopSignals
 from diht_k8s.cli.placement import place, this_machine
-from diht_k8s.launch.local import LocalJobs
-from diht_k8s.pipeline.goodput import total
-from diht_k8s.pipeline.states import BackOff
+from diht_k8s.launch.local_jobs import LocalJobs
+from diht_k8s.pipeline.goodput import time_parts
+from diht_k8s.pipeline.run_status import BackOff
 
 
 @dataclass
@@ -41,7 +41,7 @@ def main(path: str) -> None:
     machine, times = this_machine(), Times()
     run, _ = place(load(Path(path).read_text(), name=path), machine, None)
     with contextlib.closing(LocalJobs(Path(path).parent / "logs")) as jobs:
-        loop = Loop(run, jobs, times, machine, Stopper(), back_off=BackOff(0.0, 0.0))
+        loop = LocalRunner(run, jobs, times, machine, StopSignals(), back_off=BackOff(0.0, 0.0))
         status = loop.execute()
     record = next(stage for stage in status.stages if stage.stage is Stage.TRAIN)
     shown = {
@@ -49,7 +49,7 @@ def main(path: str) -> None:
         "attempts": record.attempt,
         "start_up": dict(record.time.start_up),
     }
-    print(json.dumps({"state": status.state, **shown, "parts": asdict(total(record.time))}))
+    print(json.dumps({"state": status.state, **shown, "parts": asdict(time_parts(record.time))}))
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from diht_k8s.api.documents import check
 from diht_k8s.api.hashing import stage_config
 from diht_k8s.api.run import Stage
 from diht_k8s.api.schema import chart
+from diht_k8s.controller import metrics
 from diht_k8s.controller.__main__ import _parser as operator_parser
-from diht_k8s.controller.telemetry import metrics
 from tests.contract.charts import (
     BASE,
     CASES,

@@ -15,7 +15,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from diht_k8s.api import errors
 from diht_k8s.api.reasons import ConditionType, Reason
-from diht_k8s.controller.telemetry import metrics
+from diht_k8s.controller import metrics
 from tests.contract.charts import CHART, EVERYTHING, MONITORING, NEWEST, ROOT, rendered
 
 pytestmark = pytest.mark.timeout(600)  # the first one may build helm

@@ -15,11 +15,11 @@ from typing import Any, Final
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.reports import Cause
 from diht_k8s.api.status import Status
-from diht_k8s.controller.internal_errors import InternalError
-from diht_k8s.controller.mirror.runs import known_run
+from diht_k8s.controller.cache.runs import cached_run
+from diht_k8s.controller.reconcile import InternalError
 from diht_k8s.controller.saved_status import saved_run_status
 from diht_k8s.kube.client import ClusterError
-from diht_k8s.pipeline.states import FINAL, RunState
+from diht_k8s.pipeline.run_status import FINAL, RunState
 from tests.fuzz.world import Doc, World
 from tests.unit.controller.fake import Dead, Process
 from tests.unit.controller.stories import ONE, SPEC
@@ -178,7 +178,7 @@ class Story:
                 mirror.put(document)
             return
         for document in documents.values():
-            process.known.put(known_run(document))
+            process.known.put(cached_run(document))
         for key, uid in process.known.uids():
             if key[1] not in documents:
                 process.known.remove(key, uid)

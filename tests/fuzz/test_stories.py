@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from diht_k8s.pipeline.states import RunState
+from diht_k8s.pipeline.run_status import RunState
 from tests.fuzz.stories import Story
 
 FEW, MANY, PARTS = 40, 10_000, 10

@@ -12,12 +12,12 @@ import torch
 import torch.distributed as dist
 
 from diht_k8s.recipe.runtime.launcher import leave
-from diht_k8s.recipe.train.distributed import init_distributed, this_device
+from diht_k8s.recipe.train.distributed import init_process_groups, this_device
 from diht_k8s.recipe.train.loss.losses import hn_nce_loss, soft_label_loss
 
 
 def main(folder: Path) -> None:
-    init_distributed(120)
+    init_process_groups(120)
     case = torch.load(folder / "case.pt")
 
     def mine(rows: torch.Tensor) -> torch.Tensor:

@@ -17,12 +17,11 @@ CORE: Final[dict[str, list[str]]] = {
     "diht_k8s.pipeline.budget": ["tests/unit/pipeline"],
     "diht_k8s.pipeline.plan": ["tests/unit/pipeline"],
     "diht_k8s.pipeline.running_time": ["tests/unit/pipeline"],
-    "diht_k8s.pipeline.states": ["tests/unit/pipeline"],
-    "diht_k8s.controller.lost_pods": _OF_OBSERVATION,
+    "diht_k8s.pipeline.run_status": ["tests/unit/pipeline"],
     "diht_k8s.controller.observe": _OF_OBSERVATION,
     "diht_k8s.recipe.filter.text_spotting.matching": ["tests/unit/recipe/filter/test_matching.py"],
     "diht_k8s.recipe.filter.minhash_forest": ["tests/unit/recipe/filter/test_minhash_forest.py"],
-    "diht_k8s.recipe.filter.repeat_search": ["tests/unit/recipe/filter/test_repeat_search.py"],
+    "diht_k8s.recipe.filter.deduplication": ["tests/unit/recipe/filter/test_repeat_search.py"],
     "diht_k8s.recipe.train.data.sampler": ["tests/unit/recipe/train/test_sampler.py"],
     "diht_k8s.recipe.train.loss.losses": ["tests/unit/recipe/train/test_losses.py"],
     "diht_k8s.recipe.train.loss.hn_nce": ["tests/unit/recipe/train/test_losses.py"],
@@ -130,7 +129,6 @@ EVALUATE: Final[dict[str, list[str]]] = {
     }.items()
 } | {
     "diht_k8s.recipe.clip_models.features": _evaluate("", "text_length features_reuse"),
-    "diht_k8s.recipe.clip_models.text_length": _evaluate("", "text_length"),
 }
 """The evaluation but its models and its progress lines."""
 

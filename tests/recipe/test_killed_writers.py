@@ -18,7 +18,7 @@ import pytest
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.cli.cached_stages import inspect
+from diht_k8s.cli.cached_stages import compare_stages
 from diht_k8s.recipe.runtime import stage as frame
 from diht_k8s.recipe.runtime.commit import find_committed
 from diht_k8s.recipe.runtime.replacement import survey
@@ -96,7 +96,7 @@ def test_sigkill_between_list_and_object_leaves_nothing_that_replace_does_not_re
     if resumed:
         filter_with(run_of(out, shards))
         assert {name: data for name, data in files_of(out).items() if name != "kept/mine.tar"} == wanted
-    inspect(run_of(out, shards, OTHER), Stage.FILTER, replace=True)
+    compare_stages(run_of(out, shards, OTHER), Stage.FILTER, replace=True)
     rest = {name for name in names_of(out) if not name.startswith("filter/scores/")}
     assert rest - {"filter/objects/kept.json"} == MINE
     assert all((out / name).read_bytes() == name.encode() for name in MINE)

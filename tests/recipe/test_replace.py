@@ -9,7 +9,7 @@ import pytest
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.cli.cached_stages import inspect
+from diht_k8s.cli.cached_stages import compare_stages
 from diht_k8s.recipe.runtime.ownership import StageStorage
 from diht_k8s.recipe.runtime.replacement import remove_output
 from diht_k8s.recipe.shards.storage import Storage
@@ -38,7 +38,7 @@ def test_replace_removes_what_was_written_and_leaves_the_rest(tmp_path: Path, wo
         filter_with(run_of(out, shards))
     else:
         assert filter_by_two(run_of(out, shards)) == [0, 0]
-    found = inspect(run_of(out, shards, OTHER), Stage.FILTER, replace=True)[0]
+    found = compare_stages(run_of(out, shards, OTHER), Stage.FILTER, replace=True)[0]
     assert (found.replaced, found.left_count) == (["filter"], 3)
     scores = {f"filter/scores/web-0000{number}.parquet" for number in range(2)}
     assert names_of(out) == {*MINE, *scores, "filter/objects/kept.json"}

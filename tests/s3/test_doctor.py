@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diht_k8s.api.data import StorageRule
-from diht_k8s.recipe.first_look.checkup import output_findings
+from diht_k8s.recipe.inspection.storage_checks import output_findings
 from diht_k8s.recipe.shards.storage import Storage
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.clip_models.files import model_identity
 from diht_k8s.recipe.evaluate import stage as program
 from diht_k8s.recipe.evaluate.catalogue import catalogue
-from diht_k8s.recipe.evaluate.catalogue.presence import benchmark_of, presence
+from diht_k8s.recipe.evaluate.catalogue.discovery import benchmark_of, find_benchmark
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.evaluate.layouts import lay_out
@@ -26,7 +26,7 @@ ENTRIES = ("cifar10", "mscoco_captions")
 
 def evaluation(root: str, storage: Storage, rules: list[dict[str, Any]]) -> dict[str, Any]:
     """`report.json` of the benchmarks that lie below a root, as clip-benchmark lays them out."""
-    found = [presence(catalogue("diht29").entry(name), f"{root}/wds", storage) for name in ENTRIES]
+    found = [find_benchmark(catalogue("diht29").entry(name), f"{root}/wds", storage) for name in ENTRIES]
     assert [(item.shards, item.whole) for item in found] == [(2, False), (2, True)]  # six class names of cifar10's ten
     benchmarks = [benchmark_of(item, storage).model_dump(by_alias=True) for item in found]
     spec = {

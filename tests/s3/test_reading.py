@@ -12,7 +12,7 @@ import pytest
 
 from diht_k8s.api.data import StorageRule
 from diht_k8s.api.errors import DataError, DihtError, ExitCode
-from diht_k8s.recipe.shards import ranges
+from diht_k8s.recipe.shards import range_reads
 from diht_k8s.recipe.shards.storage import Storage
 from tests.s3.faults import Proxy, proxy_before
 from tests.s3.server import S3
@@ -23,8 +23,8 @@ CONTENT = random.Random(0).randbytes(500_000)
 
 @pytest.fixture
 def proxy(s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    monkeypatch.setattr(ranges, "BLOCK_BYTES", 64 << 10)
-    monkeypatch.setattr(ranges, "MIN_BLOCK_BYTES", 16 << 10)
+    monkeypatch.setattr(range_reads, "BLOCK_BYTES", 64 << 10)
+    monkeypatch.setattr(range_reads, "MIN_BLOCK_BYTES", 16 << 10)
     with proxy_before(s3.endpoint) as proxy:
         yield proxy
 
@@ -117,7 +117,7 @@ def test_object_when_missing_then_a_user_error(storage: Storage, s3: S3, uri: st
 def test_object_when_every_answer_is_cut_then_whole_because_each_gives_some(
     proxy: Proxy, storage: Storage, s3: S3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ranges, "MAX_BREAKS", 1)
+    monkeypatch.setattr(range_reads, "MAX_BREAKS", 1)
     uri = f"s3://{s3.bucket}/reading/cut"
     storage.write_bytes(uri, CONTENT[:100_000])
     proxy.set(cut=1.0)
@@ -128,7 +128,7 @@ def test_object_when_every_answer_is_cut_then_whole_because_each_gives_some(
 def test_files_when_many_are_open_then_what_is_read_ahead_stays_bounded(
     storage: Storage, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ranges, "READ_AHEAD_BYTES", 512 << 10)
+    monkeypatch.setattr(range_reads, "READ_AHEAD_BYTES", 512 << 10)
     with storage.open(uri) as first:
         reader = first._reader  # type: ignore[attr-defined]
         assert reader.block_bytes() == 64 << 10

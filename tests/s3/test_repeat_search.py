@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diht_k8s.api.data import StorageRule
-from diht_k8s.recipe.filter import repeat_search
+from diht_k8s.recipe.filter import deduplication
 from diht_k8s.recipe.shards.storage import Storage
 from tests.s3.faults import proxy_before
 from tests.s3.server import S3
@@ -20,8 +20,8 @@ pytestmark = pytest.mark.s3
 def test_pool_on_s3_when_disturbed_then_the_repeats_of_a_disk(
     tmp_path: Path, s3: S3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(repeat_search, "UNIT_RECORDS", 2000)
-    monkeypatch.setattr(repeat_search, "SHARDS_PER_CHUNK", 2)
+    monkeypatch.setattr(deduplication, "UNIT_RECORDS", 2000)
+    monkeypatch.setattr(deduplication, "SHARDS_PER_CHUNK", 2)
     rng = np.random.default_rng(1)
     originals = drawn(rng, 300)
     shards = np.split(np.concatenate([originals, originals[:50], copies(rng, originals[50:150], 0.85)]), 5)

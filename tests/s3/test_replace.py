@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from diht_k8s.api.run import Stage
-from diht_k8s.cli.cached_stages import inspect
+from diht_k8s.cli.cached_stages import compare_stages
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.filter.shards import CAPTIONS, filter_with, pair, run_of, tar_of
 from tests.s3.documents import with_storage
@@ -24,7 +24,7 @@ def test_replace_leaves_raw_shards_and_unrelated_objects(s3: S3) -> None:
         storage.write_bytes(f"{out}/{name}", b"x")
     filter_with(with_storage(run_of(out, f"{out}/raw/*.tar"), s3.rule))
     changed = with_storage(run_of(out, f"{out}/raw/*.tar", {"minComplexity": 3}), s3.rule)
-    found = inspect(changed, Stage.FILTER, replace=True)[0]
+    found = compare_stages(changed, Stage.FILTER, replace=True)[0]
     assert (found.replaced, found.left) == (["filter"], [f"{out}/filter/kept/mine.tar"])
     assert storage.files(out) == [
         "filter/kept/mine.tar",

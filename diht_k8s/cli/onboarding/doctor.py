@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from diht_k8s.api.run import DihtRun
-    from diht_k8s.recipe.first_look.checkup import Finding
+    from diht_k8s.recipe.inspection.storage_checks import Finding
     from diht_k8s.recipe.shards.storage import Storage
 
 DOCUMENTS: Final = (".yaml", ".yml", ".json", "-")
@@ -34,7 +34,7 @@ def add_doctor(commands: Any) -> None:
 
 def _doctor(options: argparse.Namespace) -> int:
     from diht_k8s.api.errors import ExitCode
-    from diht_k8s.recipe.first_look import checkup  # noqa: F401 (names the extra where it is missing)
+    from diht_k8s.recipe.inspection import storage_checks  # noqa: F401 (names the extra where it is missing)
 
     found: list[Finding] = []
     for finding in findings(options.target, every=options.all):
@@ -89,7 +89,7 @@ def version_findings(required: Sequence[str]) -> Iterator[Finding]:
     from packaging.requirements import Requirement
 
     from diht_k8s import __version__
-    from diht_k8s.recipe.first_look.checkup import Finding
+    from diht_k8s.recipe.inspection.storage_checks import Finding
 
     wrong = False
     for requirement in map(Requirement, required):
@@ -115,7 +115,7 @@ def device_findings(listed: int, seen: Callable[[], int]) -> Iterator[Finding]:
         listed: number of GPUs that the driver lists.
         seen: number that torch sees; called where there are some.
     """
-    from diht_k8s.recipe.first_look.checkup import Finding
+    from diht_k8s.recipe.inspection.storage_checks import Finding
 
     if not listed:
         yield Finding("devices", "no GPU: stages run on the CPU")
@@ -140,7 +140,7 @@ def _seen_gpus() -> int:
 def _shards_of(target: str, *, every: bool) -> Iterator[Finding]:
     from diht_k8s.api.errors import DihtError
     from diht_k8s.cli.onboarding.init import shard_patterns
-    from diht_k8s.recipe.first_look.checkup import READ, Finding, shard_findings
+    from diht_k8s.recipe.inspection.storage_checks import READ, Finding, shard_findings
     from diht_k8s.recipe.shards.sources import Shard
     from diht_k8s.recipe.shards.storage import Storage
 
@@ -157,8 +157,8 @@ def _shards_of(target: str, *, every: bool) -> Iterator[Finding]:
 def _run_findings(path: str, *, every: bool) -> Iterator[Finding]:
     from diht_k8s.api.documents import check, located, read_text
     from diht_k8s.api.errors import DihtError
-    from diht_k8s.cli.document import foreseen_problems
-    from diht_k8s.recipe.first_look.checkup import (
+    from diht_k8s.cli.document import run_problems
+    from diht_k8s.recipe.inspection.storage_checks import (
         READ,
         Finding,
         disk_findings,
@@ -187,7 +187,7 @@ def _run_findings(path: str, *, every: bool) -> Iterator[Finding]:
         yield from shard_findings(storage, shards, most=len(shards) if every else READ)
     if any(source.captions for source in run.spec.data.sources):
         yield from table_findings(run, storage)
-    foreseen = located(text, foreseen_problems(run))
+    foreseen = located(text, run_problems(run))
     yield from (Finding("document", f"{path}: {problem}", wrong=True) for problem in foreseen)
     if not foreseen:
         yield Finding("document", f"{path} is valid")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from diht_k8s.cli.onboarding.choices import Machine
+    from diht_k8s.cli.onboarding.defaults import Machine
     from diht_k8s.recipe.shards.storage import Storage
 
 PLACES: Final = ("laptop", "gpu-node", "cluster")
@@ -44,11 +44,11 @@ def _init(options: argparse.Namespace) -> int:
     from diht_k8s.api.documents import load
     from diht_k8s.api.errors import ExitCode, UserError
     from diht_k8s.cli.imports import progress_bar
-    from diht_k8s.cli.onboarding.choices import choose
-    from diht_k8s.cli.onboarding.document import Names, document
+    from diht_k8s.cli.onboarding.defaults import choose_defaults
+    from diht_k8s.cli.onboarding.run_template import RunNames, render_document
     from diht_k8s.recipe.filter import CaptionParser
-    from diht_k8s.recipe.first_look.held_out import hold_out
-    from diht_k8s.recipe.first_look.look import MAX_SEEN, look_at
+    from diht_k8s.recipe.inspection.dataset_profile import MAX_PROFILED, profile_dataset
+    from diht_k8s.recipe.inspection.held_out import write_held_out
     from diht_k8s.recipe.shards.storage import Storage
 
     path = Path(options.output).expanduser()
@@ -61,13 +61,15 @@ def _init(options: argparse.Namespace) -> int:
     name = run_name(options.name or options.data)
     with progress_bar("pairs") as bar:
         task = bar.add_task("look at", total=None)
-        look = look_at(storage, storage.expand(patterns), CaptionParser(), lambda: bar.advance(task), most=MAX_SEEN)
+        look = profile_dataset(
+            storage, storage.expand(patterns), CaptionParser(), lambda: bar.advance(task), most=MAX_PROFILED
+        )
     machine = this_machine()
     place = options.place or ("gpu-node" if machine.gpus else "laptop")
     base = options.data.rstrip("/").rpartition("/")[0] if options.data.startswith("s3://") else "runs"
-    names = Names(name, patterns, f"{base}/{name}", f"{base}/{name}-held-out")
-    held = hold_out(storage, look, names.held_out)
-    text = document(names, look, held, machine, choose(look, held, machine, place))
+    names = RunNames(name, patterns, f"{base}/{name}", f"{base}/{name}-held-out")
+    held = write_held_out(storage, look, names.held_out)
+    text = render_document(names, look, held, machine, choose_defaults(look, held, machine, place))
     run = load(text, name=str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
@@ -122,7 +124,7 @@ def this_machine() -> Machine:
     import psutil
 
     from diht_k8s.cli import placement
-    from diht_k8s.cli.onboarding.choices import Machine
+    from diht_k8s.cli.onboarding.defaults import Machine
 
     found = placement.this_machine()
     return Machine(found.cores, psutil.virtual_memory().total / 2**30, found.gpus)

@@ -10,11 +10,11 @@ from typing import Any, Final
 from diht_k8s.api.hashing import sha256_of
 from diht_k8s.api.pods import QUEUE_LABEL, QUEUE_PRIORITY_LABEL
 from diht_k8s.api.times import timestamp
-from diht_k8s.controller.text import one_line
+from diht_k8s.controller.status_text import one_line
 from diht_k8s.kube.api_resources import KINDS, KUEUE
 from diht_k8s.kube.summaries import INDEX_LABEL, QUEUE_ANNOTATION, QUEUED_ANNOTATION, WORKLOAD_ANNOTATION
-from diht_k8s.kube.workloads import SHAPE_ANNOTATION
-from diht_k8s.launch.role_overlays import EQUAL_COMPLETIONS, MIN_PARALLELISM
+from diht_k8s.kube.workload_summary import SHAPE_ANNOTATION
+from diht_k8s.launch.overlays import EQUAL_COMPLETIONS, MIN_PARALLELISM
 
 POD_SET: Final = "main"
 POD_SET_LABEL: Final = "kueue.x-k8s.io/podset"
@@ -38,7 +38,7 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Priority:
+class WorkloadPriority:
     """The priority of a Workload and where it comes from."""
 
     value: int
@@ -80,7 +80,7 @@ def shape(job: Mapping[str, Any]) -> str:
     return sha256_of(asked)[:32]
 
 
-def workload(name: str, job: Mapping[str, Any], labels: Mapping[str, str], priority: Priority) -> Json:
+def workload_document(name: str, job: Mapping[str, Any], labels: Mapping[str, str], priority: WorkloadPriority) -> Json:
     """The Workload that stands for a Job and for those of the attempts after it.
 
     Args:
@@ -123,7 +123,7 @@ def flavours_of(found: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(flavour for _, flavour in sorted((assignment.get("flavors") or {}).items())))
 
 
-def place(job: Json, found: Mapping[str, Any], flavours: Iterable[Mapping[str, Any]], *, first: bool) -> None:
+def put_on_quota(job: Json, found: Mapping[str, Any], flavours: Iterable[Mapping[str, Any]], *, first: bool) -> None:
     """Put a Job on the quota of its admitted Workload: it leaves the queue, and its pods go where the quota is.
 
     Args:
@@ -170,7 +170,7 @@ def _select(template: Json, update: Mapping[str, Any]) -> None:
             spec["tolerations"].append(dict(toleration))
 
 
-def given_back(found: Mapping[str, Any], now: float) -> Json:
+def release_patch(found: Mapping[str, Any], now: float) -> Json:
     """The patch that clears the reservation of an evicted Workload, as Kueue's own reconciler does for a Job."""
     conditions = _conditions(found)
     evicted = conditions["Evicted"]
@@ -185,13 +185,13 @@ def given_back(found: Mapping[str, Any], now: float) -> Json:
     return _patch(found, said, now, {"admission": None})
 
 
-def finished(found: Mapping[str, Any], now: float, *, succeeded: bool) -> Json:
+def finish_patch(found: Mapping[str, Any], now: float, *, succeeded: bool) -> Json:
     """The patch that finishes a Workload."""
     said = ("True", "Succeeded", "the stage is complete") if succeeded else ("True", "Failed", "the stage has ended")
     return _patch(found, {"Finished": said}, now)
 
 
-def pods_ready(found: Mapping[str, Any], now: float) -> Json:
+def pods_ready_patch(found: Mapping[str, Any], now: float) -> Json:
     """The patch that says that all pods are ready."""
     said = {"PodsReady": ("True", "Started", "All pods reached readiness and the workload is running")}
     return _patch(found, said, now)

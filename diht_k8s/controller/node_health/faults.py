@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from diht_k8s.controller.text import one_line
+from diht_k8s.controller.status_text import one_line
 
 MOVES: Final = ("NextCheckpoint", "AtOnce")
 KINDS: Final = ("condition", "taint")
@@ -15,7 +15,7 @@ MAX_WORDS: Final = 200
 
 
 @dataclass(frozen=True)
-class Watched:
+class WatchedFault:
     """A fault that a monitor may report."""
 
     kind: str
@@ -27,7 +27,7 @@ class Watched:
 
 
 @dataclass(frozen=True)
-class Fault:
+class NodeFault:
     """A fault of a node."""
 
     node: str
@@ -37,7 +37,7 @@ class Fault:
     at_once: bool = False
 
 
-def watched(text: str) -> tuple[Watched, ...]:
+def parse_watched_faults(text: str) -> tuple[WatchedFault, ...]:
     """The faults of the option `--node-faults`, a JSON list of `{"condition": NAME}` and `{"taint": KEY}`.
 
     Raises:
@@ -49,17 +49,17 @@ def watched(text: str) -> tuple[Watched, ...]:
     return tuple(_watched(entry) for entry in entries)
 
 
-def _watched(entry: Any) -> Watched:
+def _watched(entry: Any) -> WatchedFault:
     example = 'write {"condition": NAME} or {"taint": KEY}, each with "move": "AtOnce" if it is urgent'
     if not isinstance(entry, dict) or len(kinds := [kind for kind in KINDS if isinstance(entry.get(kind), str)]) != 1:
         raise ValueError(f"{json.dumps(entry)}: {example}")
     move = entry.get("move", MOVES[0])
     if move not in MOVES or not entry.keys() <= {*KINDS, "move"}:
         raise ValueError(f"{json.dumps(entry)}: {example}")
-    return Watched(kinds[0], entry[kinds[0]], at_once=move == "AtOnce")
+    return WatchedFault(kinds[0], entry[kinds[0]], at_once=move == "AtOnce")
 
 
-def faults_of(document: Mapping[str, Any], known: Iterable[Watched]) -> tuple[Fault, ...]:
+def faults_of(document: Mapping[str, Any], known: Iterable[WatchedFault]) -> tuple[NodeFault, ...]:
     """The faults of a node, urgent ones first."""
     name = document["metadata"]["name"]
     conditions = {each["type"]: each for each in (document.get("status") or {}).get("conditions") or ()}
@@ -74,5 +74,5 @@ def faults_of(document: Mapping[str, Any], known: Iterable[Watched]) -> tuple[Fa
             words = f"taint {each.name}={taint.get('value', '')}:{taint.get('effect', '')}"
         else:
             continue
-        found.append(Fault(name, each.name, one_line(words, MAX_WORDS), each.at_once))
+        found.append(NodeFault(name, each.name, one_line(words, MAX_WORDS), each.at_once))
     return tuple(sorted(found, key=lambda fault: not fault.at_once))

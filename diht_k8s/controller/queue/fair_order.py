@@ -15,7 +15,7 @@ from typing import Final, Generic, TypeVar
 Key = TypeVar("Key", bound=Hashable)
 
 
-class Level(IntEnum):
+class PriorityLevel(IntEnum):
     """Priority level of a key, highest first."""
 
     NEW = 0
@@ -26,7 +26,7 @@ class Level(IntEnum):
     """It has ended, or is not known (yet): it hardly needs anything."""
 
 
-PATIENCE: Final = {Level.NEW: 0, Level.CHANGED: 1, Level.ENDED: 15}
+PATIENCE: Final = {PriorityLevel.NEW: 0, PriorityLevel.CHANGED: 1, PriorityLevel.ENDED: 15}
 """How many keys of higher levels may go before the next one of a level that waits."""
 
 
@@ -35,18 +35,18 @@ class FairOrder(Generic[Key]):
 
     def __init__(self) -> None:
         # OrderedDict, for a plain dict whose first key is taken again and again takes quadratic time
-        self._flows: dict[Level, OrderedDict[Hashable, OrderedDict[Key, float]]] = {
-            level: OrderedDict() for level in Level
+        self._flows: dict[PriorityLevel, OrderedDict[Hashable, OrderedDict[Key, float]]] = {
+            level: OrderedDict() for level in PriorityLevel
         }
         """the flow whose turn is next comes first; none is empty."""
-        self._places: dict[Key, tuple[Level, Hashable]] = {}
-        self._passed = dict.fromkeys(Level, 0)
+        self._places: dict[Key, tuple[PriorityLevel, Hashable]] = {}
+        self._passed = dict.fromkeys(PriorityLevel, 0)
         """keys of higher levels that went while this level waited, since its last turn."""
 
     def __len__(self) -> int:
         return len(self._places)
 
-    def add(self, key: Key, flow: Hashable, level: Level, since: float) -> None:
+    def add(self, key: Key, flow: Hashable, level: PriorityLevel, since: float) -> None:
         """Have a key wait.
 
         One that waits already keeps its place and its time, unless this level is higher: then it goes to the end of its
@@ -82,11 +82,11 @@ class FairOrder(Generic[Key]):
             flows.move_to_end(flow)
         return key, since
 
-    def _next_level(self) -> Level:
-        waiting = [level for level in Level if self._flows[level]]
+    def _next_level(self) -> PriorityLevel:
+        waiting = [level for level in PriorityLevel if self._flows[level]]
         highest = waiting[0]
         level = next((low for low in reversed(waiting[1:]) if self._passed[low] >= PATIENCE[low]), highest)
-        for each in Level:
+        for each in PriorityLevel:
             if each not in waiting or each == level:
                 self._passed[each] = 0
             elif each > level:

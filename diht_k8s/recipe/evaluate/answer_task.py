@@ -13,8 +13,8 @@ import numpy as np
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.clip_models.features import encode_texts
 from diht_k8s.recipe.clip_models.loading import LoadedModel
-from diht_k8s.recipe.evaluate.answers import VisualQuestion, answer_ranking, texts_of
-from diht_k8s.recipe.evaluate.benchmark_data import BenchmarkImages
+from diht_k8s.recipe.evaluate.answer_ranking import VisualQuestion, answer_ranking, texts_of
+from diht_k8s.recipe.evaluate.benchmark_images import EncodedImages
 from diht_k8s.recipe.evaluate.classification import class_embeddings
 from diht_k8s.recipe.report.per_image import PER_IMAGE, PerImage
 
@@ -25,7 +25,7 @@ Json = dict[str, Any]
 
 
 def rank_answers(
-    images: BenchmarkImages, answers: Sequence[str], templates: Sequence[str], loaded: LoadedModel, seed: Sequence[int]
+    images: EncodedImages, answers: Sequence[str], templates: Sequence[str], loaded: LoadedModel, seed: Sequence[int]
 ) -> Json:
     """Choose an answer to every question.
 
@@ -83,7 +83,7 @@ def rank_answers(
 
 
 def _scores(
-    images: BenchmarkImages,
+    images: EncodedImages,
     asked: Sequence[tuple[int, VisualQuestion]],
     candidates: Sequence[Sequence[str]],
     templates: Sequence[str],

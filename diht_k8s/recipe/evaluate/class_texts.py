@@ -2,19 +2,77 @@
 
 clip-benchmark and DataComp put `classnames.txt` and `zeroshot_classification_templates.txt` into the folder above
 `test/`; both that folder and the shards' own are looked at. For packages see `packaged_texts`.
+
+Class names and templates that an installed package ships: open_clip for ImageNet, clip-benchmark for many sets.
+
+clip-benchmark is no dependency of this project: its files are read where it is installed, and its code does not run.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from dataclasses import dataclass
-from typing import Final
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.evaluate import Benchmark
 from diht_k8s.api.layout import join
-from diht_k8s.recipe.evaluate.answers import ANSWER, QUESTION
-from diht_k8s.recipe.evaluate.packaged_texts import packaged_names, packaged_templates
+from diht_k8s.recipe.evaluate.answer_ranking import ANSWER, QUESTION
+from diht_k8s.recipe.evaluate.catalogue.folder_names import plain_name
 from diht_k8s.recipe.shards.storage import Storage
+
+IMAGENET: Final = ("imagenet1k", "imagenet-1k", "imagenet", "imagenetv2", "imagenet_sketch")
+"""Benchmarks of ImageNet's 1,000 classes in their order."""
+TWO_ORDERS: Final = ("caltech101",)
+"""Sets whose classes clip-benchmark numbers in two ways: names by the benchmark's name alone could be the wrong ones."""
+OPEN_CLIP: Final = "open_clip"
+CLIP_BENCHMARK: Final = "clip-benchmark"
+
+
+def is_imagenet(name: str) -> bool:
+    """Whether a benchmark has ImageNet's 1,000 classes by its name: it then needs no names beside its shards."""
+    return plain_name(name.lower()) in IMAGENET
+
+
+def packaged_names(name: str) -> tuple[list[str], str] | None:
+    """The class names of a benchmark and the package that ships them; None if none does."""
+    if is_imagenet(name):
+        import open_clip
+
+        return list(open_clip.IMAGENET_CLASSNAMES), OPEN_CLIP
+    found = None if plain_name(name) in TWO_ORDERS else _of_clip_benchmark("en_classnames.json", name)
+    return None if found is None else (found, CLIP_BENCHMARK)
+
+
+def packaged_templates(name: str) -> tuple[list[str], str] | None:
+    """The templates of a benchmark and the package that ships them; None if none does."""
+    if is_imagenet(name):
+        import open_clip
+
+        return [make("{c}") for make in open_clip.OPENAI_IMAGENET_TEMPLATES], OPEN_CLIP
+    found = _of_clip_benchmark("en_zeroshot_classification_templates.json", name)
+    return None if found is None else (found, CLIP_BENCHMARK)
+
+
+def _of_clip_benchmark(file: str, name: str) -> list[str] | None:
+    """The entry of a set in one of the package's files."""
+    found = _read(file).get(plain_name(name))
+    return found if isinstance(found, list) and all(isinstance(line, str) for line in found) else None
+
+
+@cache
+def _read(file: str) -> dict[str, Any]:
+    spec = importlib.util.find_spec("clip_benchmark")
+    for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
+        path = Path(folder) / "datasets" / file
+        if path.is_file():
+            found = json.loads(path.read_text())
+            return found if isinstance(found, dict) else {}
+    return {}
+
 
 CLASS_NAMES: Final = "classnames.txt"
 TEMPLATES: Final = "zeroshot_classification_templates.txt"
@@ -26,7 +84,7 @@ CUE_TEMPLATE: Final = f"{ARTICLE} {{}}"
 
 
 @dataclass(frozen=True)
-class Texts:
+class SourcedTexts:
     """Lines and where they come from, as the page says it."""
 
     lines: list[str]
@@ -40,7 +98,7 @@ def file_beside(storage: Storage, benchmark: Benchmark, name: str) -> str | None
     return next((uri for place in places if storage.exists(uri := join(place, name))), None)
 
 
-def class_names(storage: Storage, benchmark: Benchmark) -> Texts:
+def class_names(storage: Storage, benchmark: Benchmark) -> SourcedTexts:
     """Class names in the order of the indexes, or the answers to choose from; none for other benchmarks.
 
     Raises:
@@ -50,28 +108,28 @@ def class_names(storage: Storage, benchmark: Benchmark) -> Texts:
     if uri is None and benchmark.type == "Classification":
         uri = file_beside(storage, benchmark, CLASS_NAMES)
         if uri is None and (packaged := packaged_names(benchmark.name)) is not None:
-            return Texts(*packaged)
+            return SourcedTexts(*packaged)
         if uri is None:
             raise UserError(
                 f"evaluate.benchmarks {benchmark.name}: no class names; set classNames to a text file with one class "
                 f"name a line, or put {CLASS_NAMES} beside the shards"
             )
     if uri is None:
-        return Texts([], "")
+        return SourcedTexts([], "")
     names = [line.strip() for line in storage.read_text(uri).rstrip().splitlines()]
     if len(names) < 2 or not all(names):
         raise UserError(f"{uri}: {benchmark.name} needs one class name a line, two or more, none empty")
-    return Texts(names, uri)
+    return SourcedTexts(names, uri)
 
 
-def templates_of(storage: Storage, benchmark: Benchmark) -> Texts:
+def templates_of(storage: Storage, benchmark: Benchmark) -> SourcedTexts:
     """The templates, the name `openai80` replaced by OpenAI's 80 for ImageNet (as open_clip ships them).
 
     Raises:
         UserError: a template has no placeholder for the text (for AnswerRanking: for the answer).
     """
     if benchmark.type == "AnswerRanking":
-        return Texts(_answer_templates(benchmark), "the run document" if benchmark.templates else "the default")
+        return SourcedTexts(_answer_templates(benchmark), "the run document" if benchmark.templates else "the default")
     given, source = list(benchmark.templates), "the run document"
     if not given and benchmark.type == "Classification":
         if (uri := file_beside(storage, benchmark, TEMPLATES)) is not None:
@@ -94,7 +152,7 @@ def templates_of(storage: Storage, benchmark: Benchmark) -> Texts:
             )
         else:
             templates.append(template)
-    return Texts(templates, source)
+    return SourcedTexts(templates, source)
 
 
 def read_templates(storage: Storage, uri: str) -> list[str]:

@@ -44,7 +44,7 @@ class Classification:
 
 
 @dataclass(frozen=True)
-class Group:
+class GroupAccuracy:
     """Figures of one group of images."""
 
     name: str
@@ -117,7 +117,7 @@ def macro_f1(confusion_CC: NDArray[np.int64]) -> float:
     return float(np.mean(2 * confusion_CC.diagonal()[present] / (true_C + named_C)[present]))
 
 
-def by_group(hits_2N: NDArray[np.bool_], groups: Sequence[str | None]) -> list[Group]:
+def by_group(hits_2N: NDArray[np.bool_], groups: Sequence[str | None]) -> list[GroupAccuracy]:
     """Accuracies of each group of images (a region, an income), lowest top-1 first.
 
     Empty if there is only one group, or nearly one for each image.
@@ -128,7 +128,7 @@ def by_group(hits_2N: NDArray[np.bool_], groups: Sequence[str | None]) -> list[G
         return []
     of_N = np.array([names.index(group) if group is not None else -1 for group in groups])
     found = [
-        Group(name, int((of_N == row).sum()), *(float(hits_N[of_N == row].mean()) for hits_N in hits_2N))
+        GroupAccuracy(name, int((of_N == row).sum()), *(float(hits_N[of_N == row].mean()) for hits_N in hits_2N))
         for row, name in enumerate(names)
     ]
     return sorted(found, key=lambda group: group.top1)

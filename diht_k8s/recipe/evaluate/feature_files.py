@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.recipe.evaluate.answers import VisualQuestion
-from diht_k8s.recipe.evaluate.benchmark_data import BenchmarkImage, BenchmarkImages, Cue
+from diht_k8s.recipe.evaluate.answer_ranking import VisualQuestion
+from diht_k8s.recipe.evaluate.benchmark_images import BenchmarkImage, Cue, EncodedImages
 from diht_k8s.recipe.runtime.bad_shards import Damage
 from diht_k8s.recipe.shards.storage import Storage
 
 Json = dict[str, Any]
 
 
-def write_features(storage: Storage, uri: str, key: str, found: BenchmarkImages | DataError) -> None:
+def write_features(storage: Storage, uri: str, key: str, found: EncodedImages | DataError) -> None:
     """Write a shard's features.
 
     Args:
@@ -45,7 +45,7 @@ def write_features(storage: Storage, uri: str, key: str, found: BenchmarkImages 
     storage.write_bytes(uri, save(tensors, metadata={"document": json.dumps(document)}))
 
 
-def read_features(storage: Storage, uri: str, key: str) -> BenchmarkImages | DataError | None:
+def read_features(storage: Storage, uri: str, key: str) -> EncodedImages | DataError | None:
     """What a file holds; None if it is missing, damaged, or belongs to another model or shard."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
@@ -62,7 +62,7 @@ def read_features(storage: Storage, uri: str, key: str) -> BenchmarkImages | Dat
     if "error" in document:
         return DataError(document["error"])
     items, damaged = [_item(item) for item in document["items"]], document.get("damaged", {})
-    return BenchmarkImages(
+    return EncodedImages(
         items,
         tensors["features"],
         Counter(document["bad"]),

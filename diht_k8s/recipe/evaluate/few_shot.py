@@ -38,7 +38,7 @@ _COARSE_STEPS: Final = 500
 
 
 @dataclass(frozen=True)
-class Draw:
+class FewShotDraw:
     """One draw of k shots per class, all four classifiers on the same test images (balanced accuracy)."""
 
     shots: int
@@ -62,7 +62,7 @@ class Draw:
 class FewShotCurve:
     """All draws, and the numbers of shots that were skipped."""
 
-    draws: list[Draw]
+    draws: list[FewShotDraw]
     skipped: dict[int, str]
     """shots -> reason."""
     test_images: int
@@ -97,7 +97,7 @@ def few_shot_curve(
     scarcest = int(counts_C[scarce])
     reserved = max(2 * k if 2 * k < scarcest else k for k in usable)
     features, zero_shot = features_ND.astype(np.float64), zero_shot_CD.astype(np.float64)
-    draws: list[Draw] = []
+    draws: list[FewShotDraw] = []
     for seed, rng in enumerate(rngs):
         # nested shots and one test set: the curve over k then shows the shots, not the choice of a test set
         order_CK = [rng.permutation(np.flatnonzero(labels_N == label)) for label in range(len(class_names))]
@@ -139,7 +139,7 @@ def _task(
 
 def _draw(
     task: _Task, tests_TD: Array, labels_T: NDArray[np.int64], zero_shot_CD: Array, *, shots: int, seed: int
-) -> Draw:
+) -> FewShotDraw:
     unit = float(np.sqrt((zero_shot_CD**2).sum() / len(zero_shot_CD)))
     nothing = _without_prior(task)
     delta, bias_delta = _choose_radius(task, unit)
@@ -155,7 +155,7 @@ def _draw(
         scores_TC = tests_TR @ solution.weights_PDC[0] + solution.bias_PC[0] + prior_TC
         return balanced_accuracy(scores_TC.argmax(axis=1), labels_T)
 
-    return Draw(
+    return FewShotDraw(
         shots=shots,
         seed=seed,
         probe=accuracy(probe, prior_TC),

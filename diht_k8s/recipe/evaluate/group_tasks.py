@@ -1,11 +1,21 @@
 """PairMatching, CaptionChoice and Association on one model: from encoded images to their part of `report.json`.
 
 Texts are encoded once for all groups. A group that lacks an image is left out and counted.
+
+Scores of benchmarks whose questions are groups of images and captions. Pure.
+
+Winoground (arXiv 2204.03162): a group has two images and a caption for each. SugarCrepe (arXiv 2306.14610): an image
+has a right caption and wrong ones. WinoGAViL (arXiv 2207.12576): a cue is associated with some of its candidate
+images. Equal scores are never a success: a model that cannot tell the captions apart has not answered.
+
+Shapes: P pairs, N captions of one image, A candidates of one cue, G groups.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import comb
 from typing import Any, Final
 
 import numpy as np
@@ -14,19 +24,94 @@ from numpy.typing import NDArray
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.clip_models.features import encode_texts
 from diht_k8s.recipe.clip_models.loading import LoadedModel
-from diht_k8s.recipe.evaluate.benchmark_data import BenchmarkImages
+from diht_k8s.recipe.evaluate.benchmark_images import EncodedImages
+from diht_k8s.recipe.evaluate.bootstrap import Interval, rate_interval
 from diht_k8s.recipe.evaluate.class_texts import ARTICLE
 from diht_k8s.recipe.evaluate.classification import class_embeddings, fill
-from diht_k8s.recipe.evaluate.group_scores import (
-    PAIR_CHANCE,
-    Score,
-    chance_jaccard,
-    choice_hit,
-    jaccard,
-    pair_hits,
-    score,
-)
 from diht_k8s.recipe.report.per_image import PER_IMAGE, PerImage
+
+PAIR_CHANCE = {"text score": 1 / 4, "image score": 1 / 4, "group score": 1 / 6}
+"""Winoground's scores of random similarities: each of two captions wins with 1/2; of the 24 orders of four scores, four
+put both right ones above both wrong ones."""
+
+
+@dataclass(frozen=True)
+class GroupScore:
+    """One figure over all groups."""
+
+    name: str
+    value: float
+    interval: Interval
+    """95 %, over groups."""
+    chance: float
+    hits_G: NDArray[np.float64]
+    weights_G: NDArray[np.float64]
+    """1 where the group counts, 0 where it does not; or the number of its questions."""
+
+
+def pair_hits(similarity_P22: NDArray[np.floating]) -> dict[str, NDArray[np.float64]]:
+    """Winoground's text, image and group score of each pair.
+
+    Args:
+        similarity_P22: of caption i and image j of each pair at [i, j]; caption i belongs to image i.
+
+    Returns:
+        Name of the score -> 1.0 or 0.0 for each pair. Text: each image is closer to its own caption than to the other
+        one. Image: each caption is closer to its own image. Group: both.
+    """
+    right_P2 = np.stack([similarity_P22[:, 0, 0], similarity_P22[:, 1, 1]], axis=1)
+    other_caption_P2 = np.stack([similarity_P22[:, 1, 0], similarity_P22[:, 0, 1]], axis=1)
+    other_image_P2 = other_caption_P2[:, ::-1]
+    text_P = (right_P2 > other_caption_P2).all(axis=1)
+    image_P = (right_P2 > other_image_P2).all(axis=1)
+    hits = {"text score": text_P, "image score": image_P, "group score": text_P & image_P}
+    return {name: np.asarray(hits_P, dtype=np.float64) for name, hits_P in hits.items()}
+
+
+def choice_hit(scores_N: NDArray[np.floating]) -> float:
+    """1.0 if the first caption, the right one, is above all others; else 0.0."""
+    return float(scores_N[0] > scores_N[1:].max())
+
+
+def jaccard(scores_A: NDArray[np.floating], associated_A: NDArray[np.bool_]) -> float:
+    """Jaccard index of the associated candidates and as many of the best-scoring ones; of equal scores the first wins.
+
+    Raises:
+        ValueError: no candidate is associated.
+    """
+    wanted = int(associated_A.sum())
+    if not wanted:
+        raise ValueError("no candidate is associated with the cue")
+    chosen = np.argsort(-scores_A, kind="stable")[:wanted]
+    shared = int(associated_A[chosen].sum())
+    return shared / (2 * wanted - shared)
+
+
+def chance_jaccard(candidates: int, associated: int) -> float:
+    """Mean Jaccard index over all choices of as many candidates as are associated."""
+    return sum(
+        comb(associated, shared)
+        * comb(candidates - associated, associated - shared)
+        / comb(candidates, associated)
+        * shared
+        / (2 * associated - shared)
+        for shared in range(associated + 1)
+    )
+
+
+def group_score(
+    name: str,
+    hits_G: Sequence[float] | NDArray[np.float64],
+    weights_G: Sequence[float] | NDArray[np.float64],
+    chance: float,
+    rng: np.random.Generator,
+) -> GroupScore:
+    """A figure sum(hits) / sum(weights), with its interval over resamples of the groups that count."""
+    hits, weights = np.asarray(hits_G, dtype=np.float64), np.asarray(weights_G, dtype=np.float64)
+    counted = weights > 0
+    bounds = rate_interval(hits[counted], weights[counted], rng)
+    return GroupScore(name, float(hits.sum() / weights.sum()), bounds, chance, hits, weights)
+
 
 SIZES: Final = ((5, 6), (10, 12))
 """Numbers of candidates over which WinoGAViL's figures are also given alone; DataComp takes the second."""
@@ -36,7 +121,7 @@ MIN_GROUPS: Final = 30
 Json = dict[str, Any]
 
 
-def match_pairs(images: BenchmarkImages, templates: Sequence[str], loaded: LoadedModel, seed: Sequence[int]) -> Json:
+def match_pairs(images: EncodedImages, templates: Sequence[str], loaded: LoadedModel, seed: Sequence[int]) -> Json:
     """Winoground's scores of groups of two images with a caption each.
 
     Raises:
@@ -55,15 +140,13 @@ def match_pairs(images: BenchmarkImages, templates: Sequence[str], loaded: Loade
     images_P2D = images.features_ND[rows_P2]
     hits = pair_hits(np.einsum("pid,pjd->pij", texts_P2D, images_P2D))
     rng, ones = np.random.default_rng(seed), np.ones(len(pairs))
-    scores = [score(name, hits_P, ones, PAIR_CHANCE[name], rng) for name, hits_P in hits.items()]
+    scores = [group_score(name, hits_P, ones, PAIR_CHANCE[name], rng) for name, hits_P in hits.items()]
     shards = [images.items[rows[0]].uri for rows in pairs.values()]
     texts = [" / ".join(images.items[row].captions[0] for row in rows) for rows in pairs.values()]
     return _result(scores, list(pairs), shards, texts, templates, len(rows_P2) * 2, len(rows_of) - len(pairs))
 
 
-def choose_captions(
-    images: BenchmarkImages, templates: Sequence[str], loaded: LoadedModel, seed: Sequence[int]
-) -> Json:
+def choose_captions(images: EncodedImages, templates: Sequence[str], loaded: LoadedModel, seed: Sequence[int]) -> Json:
     """SugarCrepe's accuracy: the first caption of each image is above its others. Equal images are one group.
 
     Raises:
@@ -85,7 +168,9 @@ def choose_captions(
         start = stop
     chance = float(np.mean([1 / len(images.items[row].captions) for row in asked]))
     hits_G = [sum(hits[number] for number in numbers) for numbers in rows_of.values()]
-    found = score("accuracy", hits_G, [float(len(n)) for n in rows_of.values()], chance, np.random.default_rng(seed))
+    found = group_score(
+        "accuracy", hits_G, [float(len(n)) for n in rows_of.values()], chance, np.random.default_rng(seed)
+    )
     first = [images.items[asked[numbers[0]]] for numbers in rows_of.values()]
     result = _result(
         [found],
@@ -99,7 +184,7 @@ def choose_captions(
     return {**result, "questions": len(asked)}
 
 
-def associate(images: BenchmarkImages, templates: Sequence[str], loaded: LoadedModel, seed: Sequence[int]) -> Json:
+def associate(images: EncodedImages, templates: Sequence[str], loaded: LoadedModel, seed: Sequence[int]) -> Json:
     """WinoGAViL's Jaccard index: as many images as are associated with a cue are chosen among its candidates.
 
     Raises:
@@ -124,13 +209,15 @@ def associate(images: BenchmarkImages, templates: Sequence[str], loaded: LoadedM
     sizes_G = np.array([len(candidates[group]) for group in whole])
     chances_G = np.array([_chance(candidates[group]) for group in whole])
     rng = np.random.default_rng(seed)
-    scores = [score("Jaccard", hits, np.ones(len(whole)), float(chances_G.mean()), rng)]
+    scores = [group_score("Jaccard", hits, np.ones(len(whole)), float(chances_G.mean()), rng)]
     for low, high in SIZES:
         part_G = (sizes_G >= low) & (sizes_G <= high)
         if MIN_GROUPS <= part_G.sum() < len(whole):
             name = f"Jaccard of {low} to {high} candidates"
             scores.append(
-                score(name, np.array(hits) * part_G, part_G.astype(np.float64), float(chances_G[part_G].mean()), rng)
+                group_score(
+                    name, np.array(hits) * part_G, part_G.astype(np.float64), float(chances_G[part_G].mean()), rng
+                )
             )
     shards = [images.items[candidates[group][0][0]].uri for group in whole]
     used = {row for group in whole for row, _ in candidates[group]}
@@ -138,7 +225,7 @@ def associate(images: BenchmarkImages, templates: Sequence[str], loaded: LoadedM
     return _result(scores, whole, shards, [cue_of[group] for group in whole], templates, len(used), left_out)
 
 
-TASKS: Final[dict[str, Callable[[BenchmarkImages, Sequence[str], LoadedModel, Sequence[int]], Json]]] = {
+TASKS: Final[dict[str, Callable[[EncodedImages, Sequence[str], LoadedModel, Sequence[int]], Json]]] = {
     "PairMatching": match_pairs,
     "CaptionChoice": choose_captions,
     "Association": associate,
@@ -167,7 +254,7 @@ def _texts(texts: Sequence[str], templates: Sequence[str], loaded: LoadedModel) 
 
 
 def _result(
-    scores: Sequence[Score],
+    scores: Sequence[GroupScore],
     groups: Sequence[str],
     shards: Sequence[str],
     texts: Sequence[str],

@@ -13,11 +13,17 @@ from typing import Any, Final
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.hashing import sha256_of
 from diht_k8s.api.layout import join
-from diht_k8s.recipe.evaluate.class_texts import CLASS_NAMES, TEMPLATES, Texts, read_templates
-from diht_k8s.recipe.evaluate.packaged_texts import packaged_names, packaged_templates
-from diht_k8s.recipe.imports.records import Source
-from diht_k8s.recipe.imports.resumable import MARKER, Target, json_bytes, resumed, summed_bad, write_left
-from diht_k8s.recipe.imports.shard_writer import bounds, packed_for_benchmark
+from diht_k8s.recipe.evaluate.class_texts import (
+    CLASS_NAMES,
+    TEMPLATES,
+    SourcedTexts,
+    packaged_names,
+    packaged_templates,
+    read_templates,
+)
+from diht_k8s.recipe.imports.records import RecordSource
+from diht_k8s.recipe.imports.resumable_import import MARKER, ImportTarget, json_bytes, resume, sum_bad, write_missing
+from diht_k8s.recipe.imports.shard_writer import pack_for_benchmark, shard_bounds
 from diht_k8s.recipe.shards.storage import Storage
 
 VERSION: Final = 1
@@ -30,7 +36,7 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Order:
+class ImportOptions:
     """Where an import goes, and what a user gives with it."""
 
     output: str
@@ -42,7 +48,11 @@ class Order:
 
 
 def import_benchmark(
-    source: Source, order: Order, storage: Storage, begin: Callable[[int, int], object], advance: Callable[[], object]
+    source: RecordSource,
+    order: ImportOptions,
+    storage: Storage,
+    begin: Callable[[int, int], object],
+    advance: Callable[[], object],
 ) -> Json:
     """Write a benchmark, or what an interrupted import has left of it; the content of its marker.
 
@@ -58,7 +68,7 @@ def import_benchmark(
         DataError: no record of a shard can be used.
     """
     names, templates = class_names(source, order, storage), templates_of(source, order, storage)
-    parts = bounds(source.total, order.per_shard)
+    parts = shard_bounds(source.total, order.per_shard)
     config: Json = {
         "version": VERSION,
         "kind": source.kind,
@@ -70,19 +80,19 @@ def import_benchmark(
         "class_names": sha256_of(names.lines),
         "templates": sha256_of(templates.lines),
     }
-    target = Target(order.output, lambda number: f"test/{number}.tar", FIXED_FILES, order.replace)
-    found, done = resumed(storage, target, config, parts, begin)
+    target = ImportTarget(order.output, lambda number: f"test/{number}.tar", FIXED_FILES, order.replace)
+    found, done = resume(storage, target, config, parts, begin)
     if found is not None:
         return found
     _write_texts(storage, order.output, source, names, templates, len(parts))
-    finished = write_left(storage, target, source, parts, done, advance, pack=packed_for_benchmark)
+    finished = write_missing(storage, target, source, parts, done, advance, pack=pack_for_benchmark)
     marker = {
         "schema_version": 1,
         "config": config,
         "type": source.type,
         "kind": source.kind,
         "samples": sum(each.samples for each in finished),
-        "bad": summed_bad(finished),
+        "bad": sum_bad(finished),
         "shards": [{"name": f"test/{n}.tar", **each.to_json()} for n, each in enumerate(finished)],
         "classes": len(names.lines),
         "class_names_from": names.source,
@@ -93,13 +103,13 @@ def import_benchmark(
     return marker
 
 
-def class_names(source: Source, order: Order, storage: Storage) -> Texts:
+def class_names(source: RecordSource, order: ImportOptions, storage: Storage) -> SourcedTexts:
     """The names given, else a package's if they are as many as the classes, else those of the data set.
 
     Raises:
         UserError: names are given and their number is not that of the classes.
     """
-    own = Texts(list(source.class_names), "the data set" if source.class_names else "")
+    own = SourcedTexts(list(source.class_names), "the data set" if source.class_names else "")
     if order.class_names is not None:
         lines = [line.strip() for line in storage.read_text(order.class_names).rstrip().splitlines()]
         if own.lines and len(lines) != len(own.lines) and source.type == "Classification":
@@ -107,12 +117,12 @@ def class_names(source: Source, order: Order, storage: Storage) -> Texts:
                 f"{order.class_names} has {len(lines)} names, but the data set has {len(own.lines)} classes: give one "
                 "name a line, in the order of the class numbers"
             )
-        return Texts(lines, order.class_names)
+        return SourcedTexts(lines, order.class_names)
     found = packaged_names(source.texts) if source.texts is not None else None
-    return Texts(*found) if found is not None and len(found[0]) == len(own.lines) else own
+    return SourcedTexts(*found) if found is not None and len(found[0]) == len(own.lines) else own
 
 
-def templates_of(source: Source, order: Order, storage: Storage) -> Texts:
+def templates_of(source: RecordSource, order: ImportOptions, storage: Storage) -> SourcedTexts:
     """The templates given, else a package's, else none: the benchmark's own default holds then.
 
     Raises:
@@ -122,12 +132,14 @@ def templates_of(source: Source, order: Order, storage: Storage) -> Texts:
         lines = read_templates(storage, order.templates)
         if not lines or any("{c}" not in line and "{}" not in line for line in lines):
             raise UserError(f"{order.templates} needs one template a line, each with {{c}} for the class name")
-        return Texts([line.replace("{}", "{c}") for line in lines], order.templates)
+        return SourcedTexts([line.replace("{}", "{c}") for line in lines], order.templates)
     found = packaged_templates(source.texts) if source.texts is not None else None
-    return Texts(*found) if found is not None else Texts([], "")
+    return SourcedTexts(*found) if found is not None else SourcedTexts([], "")
 
 
-def _write_texts(storage: Storage, output: str, source: Source, names: Texts, templates: Texts, shards: int) -> None:
+def _write_texts(
+    storage: Storage, output: str, source: RecordSource, names: SourcedTexts, templates: SourcedTexts, shards: int
+) -> None:
     """The number of shards comes first: until all are there, `diht benchmarks` says that the set is not whole."""
     storage.write_bytes(join(output, "test/nshards.txt"), f"{shards}\n".encode())
     storage.write_bytes(join(output, DATASET_TYPE), f"{TYPES.get(source.type, 'retrieval')}\n".encode())

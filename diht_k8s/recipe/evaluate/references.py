@@ -21,11 +21,11 @@ from PIL import Image
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.run import Stage
-from diht_k8s.recipe.evaluate.benchmark_data import BenchmarkImages
+from diht_k8s.recipe.evaluate.benchmark_images import EncodedImages
 from diht_k8s.recipe.evaluate.retrieval import CUTOFFS
-from diht_k8s.recipe.evaluate.ridge import MIN_PAIRS, Reference, raw_pixels, ridge_reference
+from diht_k8s.recipe.evaluate.ridge import MIN_PAIRS, RidgeReference, raw_pixels, ridge_reference
 from diht_k8s.recipe.evaluate.tasks import direction_json, image_of_text
-from diht_k8s.recipe.report.paired import holm, paired_differences, verdict
+from diht_k8s.recipe.report.paired_bootstrap import holm, paired_differences, verdict
 from diht_k8s.recipe.report.per_image import PerImage
 from diht_k8s.recipe.runtime.bad_shards import BadShards
 from diht_k8s.recipe.runtime.commit import find_committed
@@ -66,7 +66,7 @@ class References:
         self._fitting = any(benchmark.type == "Retrieval" for benchmark in evaluate.chosen)
         self._label = find_committed(context.storage, context.layout, Stage.LABEL) if context.run.spec.label else None
 
-    def of(self, images: BenchmarkImages, seed: list[int], model: PerImage) -> Json:
+    def of(self, images: EncodedImages, seed: list[int], model: PerImage) -> Json:
         """References of a retrieval benchmark, each with its difference to the model, and a note for each missing one."""
         captioned = images.chosen(lambda item: bool(item.captions))
         found: list[Json] = []
@@ -90,7 +90,7 @@ class References:
             found.append(self._fitted("teacher", np.stack(pairs.teacher), teacher_MD, captioned, seed, model))
         return {"references": found, "notes": notes, "seen": self.seen(captioned)}
 
-    def seen(self, images: BenchmarkImages) -> Json | None:
+    def seen(self, images: EncodedImages) -> Json | None:
         """How many of a benchmark's images are byte for byte among the training pairs; None if these cannot be read."""
         try:
             pairs = self._pairs
@@ -106,7 +106,7 @@ class References:
         name: str,
         train_ND: NDArray[np.floating],
         test_MD: NDArray[np.floating],
-        captioned: BenchmarkImages,
+        captioned: EncodedImages,
         seed: list[int],
         model: PerImage,
     ) -> Json:
@@ -162,7 +162,7 @@ class References:
 
         return read_features(self._context.storage, uri, self._label.config_sha256).features_ND.numpy()
 
-    def _described(self, captioned: BenchmarkImages) -> NDArray[np.float32]:
+    def _described(self, captioned: EncodedImages) -> NDArray[np.float32]:
         """Raw pixels of the benchmark's images, in its order."""
         wanted = {item.uid for item in captioned.items}
         pixels = {
@@ -172,11 +172,11 @@ class References:
         }
         return np.stack([pixels[item.uid] for item in captioned.items])
 
-    def _teacher_features(self, captioned: BenchmarkImages) -> NDArray[np.float32]:
+    def _teacher_features(self, captioned: EncodedImages) -> NDArray[np.float32]:
         import torch
 
         from diht_k8s.recipe.label.teacher import load_teacher
-        from diht_k8s.recipe.label.teacher_files import weights_uri
+        from diht_k8s.recipe.label.teacher_weights import weights_uri
 
         label = self._context.run.spec.label
         assert label is not None, "a committed label stage is in the run document"
@@ -200,7 +200,7 @@ def _decoded(sample: Sample) -> Image.Image | None:
         return None
 
 
-def _batches(context: Context, captioned: BenchmarkImages) -> Iterator[list[tuple[str, Image.Image]]]:
+def _batches(context: Context, captioned: EncodedImages) -> Iterator[list[tuple[str, Image.Image]]]:
     wanted = {item.uid for item in captioned.items}
     batch: list[tuple[str, Image.Image]] = []
     for uri in dict.fromkeys(item.uri for item in captioned.items):
@@ -213,7 +213,7 @@ def _batches(context: Context, captioned: BenchmarkImages) -> Iterator[list[tupl
         yield batch
 
 
-def _differences(reference: Reference, model: PerImage, rng: np.random.Generator) -> Json:
+def _differences(reference: RidgeReference, model: PerImage, rng: np.random.Generator) -> Json:
     """R@5 of the model minus that of the reference, on the same images; corrected for the two directions."""
     sides = {
         "text_to_image": ("caption to image, R@5", reference.retrieval.text_to_image),
@@ -230,7 +230,7 @@ def _differences(reference: Reference, model: PerImage, rng: np.random.Generator
     }
 
 
-def _json(name: str, reference: Reference) -> Json:
+def _json(name: str, reference: RidgeReference) -> Json:
     return {
         "name": name,
         "pairs": reference.pairs,

@@ -87,7 +87,7 @@ def direction(
     Raises:
         ValueError: a query has no right item in the gallery.
     """
-    higher_Q, tied_Q, right_Q = standing(query_features_QD, query_ids_Q, gallery_features_GD, gallery_ids_G)
+    higher_Q, tied_Q, right_Q = rank_counts(query_features_QD, query_ids_Q, gallery_features_GD, gallery_ids_G)
     groups_N, group_of_Q = np.unique(query_ids_Q, return_inverse=True)
     counts_N = np.bincount(group_of_Q, minlength=len(groups_N)).astype(np.float64)
     hits_KQ = [expected_hits(higher_Q, tied_Q, right_Q, cutoff) for cutoff in CUTOFFS]
@@ -113,7 +113,7 @@ def expected_hits(
     """
     hits_Q = (higher_Q < cutoff).astype(np.float64)
     for query in np.flatnonzero((tied_Q > 0) & (higher_Q < cutoff)):
-        hits_Q[query] = _drawn_share(int(right_Q[query]), int(tied_Q[query]), cutoff - int(higher_Q[query]))
+        hits_Q[query] = _hit_probability(int(right_Q[query]), int(tied_Q[query]), cutoff - int(higher_Q[query]))
     return hits_Q
 
 
@@ -123,7 +123,7 @@ def chance_recall(query_ids_Q: NDArray[np.int64], gallery_ids_G: NDArray[np.int6
     right_Q = counts[np.searchsorted(ids, query_ids_Q)]
     sizes, numbers = np.unique(right_Q, return_counts=True)
     gallery = len(gallery_ids_G)
-    shares = [_drawn_share(int(size), gallery - int(size), cutoff) for size in sizes]
+    shares = [_hit_probability(int(size), gallery - int(size), cutoff) for size in sizes]
     return float(np.average(shares, weights=numbers))
 
 
@@ -136,14 +136,14 @@ def top_items(
     return order_QK, np.take_along_axis(scores_QG, order_QK, axis=1)
 
 
-def _drawn_share(right: int, wrong: int, draws: int) -> float:
+def _hit_probability(right: int, wrong: int, draws: int) -> float:
     """Probability that `draws` items out of right + wrong include a right one."""
     if draws > wrong:
         return 1.0
     return 1 - comb(wrong, draws) / comb(wrong + right, draws)
 
 
-def standing(
+def rank_counts(
     query_features_QD: NDArray[np.floating],
     query_ids_Q: NDArray[np.int64],
     gallery_features_GD: NDArray[np.floating],
@@ -175,7 +175,7 @@ def _counted(
     first_B: NDArray[np.int64],
     last_B: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """`standing` of a block in two passes; the right items of row b are by_id_G[first_B[b] : last_B[b]]."""
+    """`rank_counts` of a block in two passes; the right items of row b are by_id_G[first_B[b] : last_B[b]]."""
     higher_B, tied_B, right_B = np.zeros((3, len(scores_BG)), dtype=np.int64)
     for row, scores_G in enumerate(scores_BG):
         own = scores_G[by_id_G[first_B[row] : last_B[row]]]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diht_k8s.recipe.evaluate.retrieval import Retrieval, expected_hits, retrieval, standing
+from diht_k8s.recipe.evaluate.retrieval import Retrieval, expected_hits, rank_counts, retrieval
 
 PIXEL_SIDE: Final = 12
 ALPHAS: Final = (1e0, 1e1, 1e2, 1e3, 1e4, 1e5)
@@ -27,7 +27,7 @@ MIN_PAIRS: Final = 50
 
 
 @dataclass(frozen=True)
-class Reference:
+class RidgeReference:
     """A reference's retrieval figures."""
 
     retrieval: Retrieval
@@ -51,7 +51,7 @@ def ridge_reference(
     test_captions_T: Sequence[str],
     image_of_text_T: NDArray[np.int64],
     rng: np.random.Generator,
-) -> Reference:
+) -> RidgeReference:
     """Fit on training pairs, retrieve among test pairs by the cosine of predicted and real TF-IDF words.
 
     Args:
@@ -76,7 +76,7 @@ def ridge_reference(
     alpha = ALPHAS[int(np.argmax(scores))]
     predicted_MV = _Ridge(features_ND, targets_NV).predict(test_features_MD, alpha)
     figures = retrieval(_unit(predicted_MV), _unit(tests_TV), image_of_text_T, rng)
-    return Reference(figures, pairs=len(captions_N), words=tests_TV.shape[1], alpha=alpha)
+    return RidgeReference(figures, pairs=len(captions_N), words=tests_TV.shape[1], alpha=alpha)
 
 
 class _Ridge:
@@ -102,7 +102,7 @@ def _quality(predicted_MV: NDArray[np.float64], truth_MV: NDArray[np.float64]) -
     """R@5 of both directions together."""
     ids_M = np.arange(len(truth_MV))
     predicted_MV, truth_MV = _unit(predicted_MV), _unit(truth_MV)
-    both = (standing(predicted_MV, ids_M, truth_MV, ids_M), standing(truth_MV, ids_M, predicted_MV, ids_M))
+    both = (rank_counts(predicted_MV, ids_M, truth_MV, ids_M), rank_counts(truth_MV, ids_M, predicted_MV, ids_M))
     return sum(float(expected_hits(*counts, cutoff=5).mean()) for counts in both)
 
 

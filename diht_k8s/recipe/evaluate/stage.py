@@ -25,10 +25,10 @@ from diht_k8s.recipe.clip_models.files import model_identity
 from diht_k8s.recipe.evaluate.class_texts import CLASS_NAMES, TEMPLATES, class_names, file_beside, templates_of
 from diht_k8s.recipe.evaluate.image_progress import ImageProgress
 from diht_k8s.recipe.report.per_image import PER_IMAGE, per_image_path, write_per_image
-from diht_k8s.recipe.runtime.bad_shards import BadShards, Damage, listed
+from diht_k8s.recipe.runtime.bad_shards import BadShards, Damage, damage_summary
 from diht_k8s.recipe.runtime.claims import Claims
 from diht_k8s.recipe.runtime.commit import artefact, find_committed, read_committed
-from diht_k8s.recipe.runtime.committed_work import CommittedWork
+from diht_k8s.recipe.runtime.shard_progress import ShardProgress
 from diht_k8s.recipe.runtime.shared_work import claims_of, until_committed
 from diht_k8s.recipe.runtime.stage import Context, Outcome
 from diht_k8s.recipe.runtime.tracking import start_tracking
@@ -96,7 +96,7 @@ def _finish(context: Context, session: Session) -> Outcome:
     paths += ["report.json", "report.html", "README.md"]
     artefacts = [artefact(context.storage, context.layout, Stage.EVALUATE, path) for path in paths]
     summary = {"benchmarks": len(results), "samples": sum(result["pictures"] for result in results)}
-    return Outcome(artefacts, {**summary, **session.speed(), **listed(session.damaged)})
+    return Outcome(artefacts, {**summary, **session.speed(), **damage_summary(session.damaged)})
 
 
 def _track(context: Context, results: list[Json]) -> None:
@@ -155,7 +155,7 @@ class Session:
         return worked
 
     def _encode(self, uri: str, claims: Claims) -> None:
-        from diht_k8s.recipe.evaluate.benchmark_data import encode_shard
+        from diht_k8s.recipe.evaluate.benchmark_images import encode_shard
         from diht_k8s.recipe.evaluate.feature_files import write_features
         from diht_k8s.recipe.shards.images import decode, decode_as_reference
 
@@ -186,11 +186,11 @@ class Session:
         )
 
     @cached_property
-    def _progress(self) -> tuple[ImageProgress, CommittedWork]:
+    def _progress(self) -> tuple[ImageProgress, ShardProgress]:
         """Begun with the first shard: those of this worker's share that are left are the estimate of its work."""
         mine = self.share(self._context.worker, self._context.workers)
         left = [uri for uri in mine if not self._is_encoded(uri)]
-        return ImageProgress(self._context, left, self.damaged), CommittedWork(self._context, "features")
+        return ImageProgress(self._context, left, self.damaged), ShardProgress(self._context, "features")
 
     def missing(self) -> list[str]:
         """The shards that nobody has encoded yet, in order."""
@@ -288,12 +288,12 @@ class Session:
         result["thumbnails"] = thumbnails.thumbnails(context.storage, wanted)
         result["own_captions"] = {uid: next(iter(item_of[uid].captions), "") for uid in shown}
         result["bad"] = dict(sorted(images.bad.items()))
-        result |= listed(images.damaged)
+        result |= damage_summary(images.damaged)
         result["model"] = self._model_card()
         return result
 
     def _images(self, benchmark: Benchmark) -> Any:
-        from diht_k8s.recipe.evaluate.benchmark_data import joined
+        from diht_k8s.recipe.evaluate.benchmark_images import joined
 
         parts: list[Any] = []
         for uri in self._context.storage.expand(benchmark.shards):

@@ -16,10 +16,10 @@ from diht_k8s.api.errors import DataError
 from diht_k8s.api.evaluate import FewShot
 from diht_k8s.recipe.clip_models.features import encode_texts
 from diht_k8s.recipe.clip_models.loading import LoadedModel
-from diht_k8s.recipe.evaluate.benchmark_data import BenchmarkImages
+from diht_k8s.recipe.evaluate.benchmark_images import EncodedImages
 from diht_k8s.recipe.evaluate.classification import (
     Classification,
-    Group,
+    GroupAccuracy,
     by_group,
     class_embeddings,
     classification,
@@ -42,7 +42,7 @@ Json = dict[str, Any]
 
 
 def classify(
-    images: BenchmarkImages,
+    images: EncodedImages,
     names: Sequence[str],
     templates: Sequence[str],
     loaded: LoadedModel,
@@ -92,7 +92,7 @@ def classify(
     return result
 
 
-def retrieve(images: BenchmarkImages, templates: Sequence[str], loaded: LoadedModel, seed: Sequence[int]) -> Json:
+def retrieve(images: EncodedImages, templates: Sequence[str], loaded: LoadedModel, seed: Sequence[int]) -> Json:
     """Retrieval both ways, with the best and the worst queries.
 
     Raises:
@@ -131,7 +131,7 @@ def retrieve(images: BenchmarkImages, templates: Sequence[str], loaded: LoadedMo
 
 
 def _classified(
-    labelled: BenchmarkImages, figures: Classification, labels_N: np.ndarray, names: Sequence[str]
+    labelled: EncodedImages, figures: Classification, labels_N: np.ndarray, names: Sequence[str]
 ) -> PerImage:
     """An image counts 1 / (C * images of its class) in the mean per class; scaled so that the weights sum to N."""
     ones_N, hits_2N = np.ones(len(labels_N)), figures.hits_2N.astype(np.float64)
@@ -143,7 +143,7 @@ def _classified(
     return _per_image(labelled, [names[int(label)] for label in labels_N], found)
 
 
-def _retrieved(captioned: BenchmarkImages, figures: Retrieval) -> PerImage:
+def _retrieved(captioned: EncodedImages, figures: Retrieval) -> PerImage:
     found = {
         f"{name}, R@{cutoff}": (direction.hits_KN[row], direction.queries_N)
         for name, direction in (
@@ -155,9 +155,7 @@ def _retrieved(captioned: BenchmarkImages, figures: Retrieval) -> PerImage:
     return _per_image(captioned, [item.captions[0] for item in captioned.items], found)
 
 
-def _per_image(
-    images: BenchmarkImages, texts: list[str], figures: dict[str, tuple[np.ndarray, np.ndarray]]
-) -> PerImage:
+def _per_image(images: EncodedImages, texts: list[str], figures: dict[str, tuple[np.ndarray, np.ndarray]]) -> PerImage:
     return PerImage([item.uid for item in images.items], [item.uri for item in images.items], texts, figures)
 
 
@@ -173,7 +171,7 @@ def shown_images(result: Json) -> list[str]:
     return list(dict.fromkeys(uids))
 
 
-def image_of_text(captioned: BenchmarkImages) -> np.ndarray:
+def image_of_text(captioned: EncodedImages) -> np.ndarray:
     """[M] index of the image of each caption."""
     return np.repeat(np.arange(len(captioned.items)), [len(item.captions) for item in captioned.items])
 
@@ -257,7 +255,7 @@ def _confused(confusion_CC: np.ndarray, names: Sequence[str]) -> list[Json]:
     ]
 
 
-def _groups(groups: Sequence[Group]) -> list[Json]:
+def _groups(groups: Sequence[GroupAccuracy]) -> list[Json]:
     return [{"name": group.name, "pictures": group.images, "top1": group.top1, "top5": group.top5} for group in groups]
 
 

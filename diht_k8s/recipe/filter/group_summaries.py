@@ -19,10 +19,10 @@ from diht_k8s.recipe.filter.layout_hints import LayoutHints
 from diht_k8s.recipe.filter.summary import Summary
 from diht_k8s.recipe.runtime.bad_shards import Damage
 from diht_k8s.recipe.runtime.stage import Context
-from diht_k8s.recipe.shards.index import IndexedDamage, ShardIndex, unpacked
-from diht_k8s.recipe.shards.index_files import IndexRow, part_uri, write_part
 from diht_k8s.recipe.shards.shard_groups import ShardGroup
+from diht_k8s.recipe.shards.shard_index import IndexedDamage, ShardIndex, unpack_starts
 from diht_k8s.recipe.shards.sources import Shard
+from diht_k8s.recipe.shards.stored_index import IndexRow, part_uri, write_part
 
 FOLDER: Final = "summaries"
 MAX_NAMES: Final = 2000
@@ -53,13 +53,13 @@ class FilteredShard:
         damage = self.header.get("damage")
         at = None if damage is None else IndexedDamage(damage["reason"], damage["offset"])
         return ShardIndex(
-            self.shard.identity or "", self.header["summary"]["input"], unpacked(self.header.get("raw")), at
+            self.shard.identity or "", self.header["summary"]["input"], unpack_starts(self.header.get("raw")), at
         )
 
     @property
     def kept_index(self) -> ShardIndex:
         """Where the copies of its kept pairs stand; the identity of their shard is known at the end of the stage."""
-        return ShardIndex("", self.header["summary"]["kept"], unpacked(self.header["kept"].get("starts")))
+        return ShardIndex("", self.header["summary"]["kept"], unpack_starts(self.header["kept"].get("starts")))
 
 
 @dataclass

@@ -18,15 +18,15 @@ from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import Stage
 from diht_k8s.recipe.filter.scores import Row, Scores, schema_of, to_batch
 from diht_k8s.recipe.filter.summary import Summary
-from diht_k8s.recipe.shards.index import WrittenTar, packed
-from diht_k8s.recipe.shards.keep_lists import Listed, write_keep_list
+from diht_k8s.recipe.shards.keep_lists import KeepListRow, write_keep_list
+from diht_k8s.recipe.shards.parquet import write_table
 from diht_k8s.recipe.shards.samples import Sample, count_samples, read_samples, write_samples
+from diht_k8s.recipe.shards.shard_index import WrittenTar, pack_starts
 from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tables import write_table
 
 _BATCH: Final = 1024
 
-Written = dict[str, Any]
+WrittenFile = dict[str, Any]
 """`size` in bytes and `sha256` of a file; `starts` of its samples where it holds copies (`shards.index.packed`)."""
 
 
@@ -44,7 +44,7 @@ class KeptPairs:
 
     def write(
         self, shard: str, pairs: Iterable[tuple[int, Row, Sample]], *, there: Collection[str]
-    ) -> tuple[int, Written]:
+    ) -> tuple[int, WrittenFile]:
         """Write the kept pairs of a shard; returns their number and the size and digest of the file.
 
         Args:
@@ -53,7 +53,7 @@ class KeptPairs:
             there: names of the files of kept pairs that earlier starts have left.
         """
         if self.output == "KeepList":
-            count, written = self._write_list(shard, [Listed(number, row.uid) for number, row, _ in pairs])
+            count, written = self._write_list(shard, [KeepListRow(number, row.uid) for number, row, _ in pairs])
             other = self.layout.kept(shard)
         else:
             count, written = self._write_copies(shard, ((sample.key, sample.members) for _, _, sample in pairs))
@@ -62,7 +62,7 @@ class KeptPairs:
             self.storage.remove(other)
         return count, written
 
-    def rewrite(self, shard: str, rows: Sequence[Row], gone: Collection[int]) -> Written:
+    def rewrite(self, shard: str, rows: Sequence[Row], gone: Collection[int]) -> WrittenFile:
         """Rewrite a shard's file without some pairs; nothing changes if they were already dropped.
 
         Args:
@@ -76,7 +76,7 @@ class KeptPairs:
         kept = [number for number, row in enumerate(rows) if row.kept]
         left = [number for number in kept if number not in gone]
         if self.output == "KeepList":
-            return self._write_list(shard, [Listed(number, rows[number].uid) for number in left])[1]
+            return self._write_list(shard, [KeepListRow(number, rows[number].uid) for number in left])[1]
         uri = self.uri(shard)
         held = count_samples(self.storage, uri)
         if held not in (len(kept), len(left)):
@@ -113,7 +113,7 @@ class KeptPairs:
             if place in stays:
                 yield sample.key, sample.members
 
-    def _write_copies(self, shard: str, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> tuple[int, Written]:
+    def _write_copies(self, shard: str, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> tuple[int, WrittenFile]:
         digest, members = WrittenTar(), list[int]()
 
         def counted() -> Iterator[tuple[str, Mapping[str, bytes]]]:
@@ -122,9 +122,9 @@ class KeptPairs:
                 yield key, parts
 
         count = write_samples(self.storage, self.uri(shard), counted(), digest=digest)
-        return count, {"size": digest.size, "sha256": digest.sha256, "starts": packed(digest.starts(members))}
+        return count, {"size": digest.size, "sha256": digest.sha256, "starts": pack_starts(digest.starts(members))}
 
-    def _write_list(self, shard: str, listed: Sequence[Listed]) -> tuple[int, Written]:
+    def _write_list(self, shard: str, listed: Sequence[KeepListRow]) -> tuple[int, WrittenFile]:
         data = write_keep_list(self.storage, self.uri(shard), listed)
         return len(listed), {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 

@@ -38,7 +38,7 @@ _UNFILTERED: Final = Filter()
 """Defaults, which have no rule on image shapes; used for sources that are not filtered."""
 
 
-class Parser(Protocol):
+class GraphParser(Protocol):
     """Parses captions (`CaptionParser`)."""
 
     def parse(self, captions: Sequence[str]) -> list[CaptionGraph]:
@@ -79,7 +79,7 @@ class RuleChain:
     """The filter rules of one run with their models, applied in order; the first that fails gives the reason."""
 
     rules: Filter
-    parser: Parser
+    parser: GraphParser
     parser_version: str
     spotter: Spotter
     exclusions: frozenset[str] = frozenset()

@@ -21,8 +21,8 @@ from diht_k8s.api.errors import DataError
 from diht_k8s.api.hashing import SCHEMA_VERSION
 from diht_k8s.recipe.filter.captions.graph import CaptionGraph
 from diht_k8s.recipe.filter.text_spotting.matching import SpottedText
+from diht_k8s.recipe.shards.parquet import HEADER_KEY
 from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tables import HEADER_KEY
 
 _STRINGS: Final = pa.list_(pa.string())
 

@@ -2,6 +2,8 @@
 
 A shard is done when its scores exist with this run's configuration. A worker claims a group of shards before it filters
 them (see `runtime.claims`), and writes their summary behind the last one.
+
+Which files of shards lie in the stage's folder, by listings: 1,000 names a request in place of one for each shard.
 """
 
 from __future__ import annotations
@@ -21,28 +23,62 @@ from diht_k8s.api.layout import join
 from diht_k8s.recipe.filter.caption_tables.uid_index import CaptionScores
 from diht_k8s.recipe.filter.captions.parser import CaptionParser
 from diht_k8s.recipe.filter.clip_score import ClipScorer
-from diht_k8s.recipe.filter.clip_share import keeps_share
+from diht_k8s.recipe.filter.clip_top_fraction import keeps_top_fraction
 from diht_k8s.recipe.filter.decontamination import read_gallery
 from diht_k8s.recipe.filter.deduplication import write_fingerprints
 from diht_k8s.recipe.filter.exclusion import read_exclusions
 from diht_k8s.recipe.filter.group_summaries import FilteredShard, GroupSummaries
-from diht_k8s.recipe.filter.kept_pairs import KeptPairs, Written
+from diht_k8s.recipe.filter.kept_pairs import KeptPairs, WrittenFile
 from diht_k8s.recipe.filter.rules import RuleChain
 from diht_k8s.recipe.filter.scores import Row, Scores, find_scores, open_scores, schema_of, to_batch
 from diht_k8s.recipe.filter.stage_progress import StageProgress
 from diht_k8s.recipe.filter.summary import Summary
 from diht_k8s.recipe.filter.text_spotting.spotter import TextSpotter
-from diht_k8s.recipe.filter.written_files import WrittenFiles
 from diht_k8s.recipe.runtime.bad_shards import BadShards, Damage
 from diht_k8s.recipe.runtime.claims import Claims
-from diht_k8s.recipe.runtime.committed_work import CommittedWork
+from diht_k8s.recipe.runtime.shard_progress import ShardProgress
 from diht_k8s.recipe.runtime.stage import Context
-from diht_k8s.recipe.shards.index import packed
 from diht_k8s.recipe.shards.pairs import read_pairs
+from diht_k8s.recipe.shards.parquet import write_table
 from diht_k8s.recipe.shards.samples import Sample, SamplePlaces
 from diht_k8s.recipe.shards.shard_groups import ShardGroup
+from diht_k8s.recipe.shards.shard_index import pack_starts
 from diht_k8s.recipe.shards.sources import Shard
-from diht_k8s.recipe.shards.tables import write_table
+
+
+class WrittenFiles:
+    """What the last listing has found."""
+
+    def __init__(self, context: Context, *, duplicates: bool) -> None:
+        """Prepare; nothing is listed yet.
+
+        Args:
+            context: the stage's context.
+            duplicates: whether the run drops repeated images, so that a shard has fingerprints, too.
+        """
+        self._context, self._duplicates = context, duplicates
+        self.scored = frozenset[str]()
+        """names of the shards with scores."""
+        self.done = frozenset[str]()
+        """names of the shards with all files that belong to scores."""
+        self.kept = frozenset[str]()
+        """names of the files of kept pairs that earlier starts have left."""
+        self._listed = False
+
+    def list_again(self) -> None:
+        """List the folders as they are now."""
+        self.scored = self._shards("scores")
+        self.done = self.scored & self._shards("fingerprints") if self._duplicates else self.scored
+        if not self._listed:
+            self.kept, self._listed = frozenset(self._names("kept")), True
+
+    def _shards(self, folder: str) -> frozenset[str]:
+        return frozenset(name.removesuffix(".parquet") for name in self._names(folder))
+
+    def _names(self, folder: str) -> list[str]:
+        context = self._context
+        return context.storage.names(join(context.layout.stage(context.stage), folder))
+
 
 BATCH: Final = 256
 """Samples per batch: enough for the parser's own batches, few enough that a stop request waits only seconds."""
@@ -89,7 +125,7 @@ class KeptFiles(Protocol):
 
     def write(
         self, shard: str, pairs: Iterable[tuple[int, Row, Sample]], *, there: Collection[str]
-    ) -> tuple[int, Written]:
+    ) -> tuple[int, WrittenFile]:
         """Write what is kept: its index in the shard, row and sample; returns their number, size and digest."""
         ...
 
@@ -141,8 +177,8 @@ class ShardFilter:
         self._exclusions = read_exclusions(context.storage, rules.exclude)
         mine = [shard for group in groups[context.worker :: context.workers] for shard in group.shards]
         self._progress = StageProgress(context, shards, mine)
-        self._committed = CommittedWork(context, "scores")
-        self._summaries = GroupSummaries(context, final=rules.duplicates is None and not keeps_share(rules))
+        self._committed = ShardProgress(context, "scores")
+        self._summaries = GroupSummaries(context, final=rules.duplicates is None and not keeps_top_fraction(rules))
         self._there = WrittenFiles(context, duplicates=rules.duplicates is not None)
         self._skipped = set[int]()
 
@@ -301,7 +337,7 @@ class ShardFilter:
         header = {
             **about,
             "kept": written,
-            "raw": packed(places.starts) if shard.part is None else None,
+            "raw": pack_starts(places.starts) if shard.part is None else None,
             "summary": summary.to_json(),
             **({"damage": damage.to_json()} if damage else {}),
         }

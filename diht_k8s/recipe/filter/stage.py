@@ -18,13 +18,14 @@ from diht_k8s.api.filter import Filter
 from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
 from diht_k8s.api.layout import join
 from diht_k8s.api.run import DihtRun
-from diht_k8s.recipe.filter.caption_tables.parts import filter_input, has_tables
-from diht_k8s.recipe.filter.caption_tables.survivors import Survivors
+from diht_k8s.recipe.filter.caption_tables.download_list import DownloadList
 from diht_k8s.recipe.filter.caption_tables.table_filter import TableFilter, without_images
+from diht_k8s.recipe.filter.caption_tables.table_parts import filter_input, has_tables
 from diht_k8s.recipe.filter.caption_tables.uid_index import write_index
-from diht_k8s.recipe.filter.clip_share import ClipShare, keeps_share, read_cut
+from diht_k8s.recipe.filter.clip_top_fraction import ClipTopFraction, keeps_top_fraction, read_cutoff
 from diht_k8s.recipe.filter.decontamination import benchmark_shards
 from diht_k8s.recipe.filter.deduplication import Deduplication
+from diht_k8s.recipe.filter.global_rules import GlobalRule
 from diht_k8s.recipe.filter.group_summaries import FilteredShard, GroupSummaries, GroupSummary
 from diht_k8s.recipe.filter.kept_pairs import KeptPairs
 from diht_k8s.recipe.filter.layout_hints import LayoutHints
@@ -38,16 +39,15 @@ from diht_k8s.recipe.filter.report import report
 from diht_k8s.recipe.filter.scores import open_scores
 from diht_k8s.recipe.filter.shard_filter import ShardFilter, is_done
 from diht_k8s.recipe.filter.summary import Summary
-from diht_k8s.recipe.filter.whole_pool import WholePoolRule
-from diht_k8s.recipe.runtime.bad_shards import BadShards, listed
+from diht_k8s.recipe.runtime.bad_shards import BadShards, damage_summary
 from diht_k8s.recipe.runtime.claims import Claims
 from diht_k8s.recipe.runtime.commit import artefact
 from diht_k8s.recipe.runtime.shared_work import claims_of, until_committed
 from diht_k8s.recipe.runtime.stage import Context, Outcome
-from diht_k8s.recipe.shards.index_files import write_rows
 from diht_k8s.recipe.shards.shard_groups import ShardGroup, groups_of
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.stored_index import write_rows
 
 REQUESTS: Final = 16
 """Summaries that are fetched at the same time."""
@@ -144,10 +144,10 @@ def _rules(run: DihtRun) -> Filter:
     return without_images(run.spec.filter) if has_tables(run.spec) else run.spec.filter
 
 
-def _whole_pool_rules(rules: Filter) -> list[type[WholePoolRule]]:
+def _whole_pool_rules(rules: Filter) -> list[type[GlobalRule]]:
     """The rules on the whole pool that a run has, in the order in which they are applied."""
-    found: list[type[WholePoolRule]] = [Deduplication] if rules.duplicates is not None else []
-    return [*found, ClipShare] if keeps_share(rules) else found
+    found: list[type[GlobalRule]] = [Deduplication] if rules.duplicates is not None else []
+    return [*found, ClipTopFraction] if keeps_top_fraction(rules) else found
 
 
 def _identity(shard: Shard) -> str:
@@ -193,18 +193,18 @@ def finish(context: Context, groups: Iterable[GroupSummary], *, check: bool = Tr
         "config_sha256": context.config_sha256,
         "inputs": context.config["inputs"],
     }
-    cut = read_cut(context.storage, context.layout, context.config_sha256) if keeps_share(rules) else None
+    cut = read_cutoff(context.storage, context.layout, context.config_sha256) if keeps_top_fraction(rules) else None
     shown = {} if cut is None else {"clip_share": cut.figures()}
-    document = {**report(total, rules, header), **shown, **listed(found.damaged)}
+    document = {**report(total, rules, header), **shown, **damage_summary(found.damaged)}
     uri = context.layout.report(context.stage)
     context.storage.write_bytes(uri, json.dumps(document, indent=1, ensure_ascii=False).encode())
     names, kept = ["report.json"], _kept_files(context)
-    if isinstance(kept, Survivors):
+    if isinstance(kept, DownloadList):
         uids = [kept.uids(shard["name"]) for shard in found.shards]
         names += write_index(context.storage, context.layout.stage(context.stage), uids)
     files = [artefact(context.storage, context.layout, context.stage, name) for name in names]
     _complete_index(context, found)
-    summary = {"shards": found.shards, "counts": total.counts(), **listed(found.damaged)}
+    summary = {"shards": found.shards, "counts": total.counts(), **damage_summary(found.damaged)}
     return Outcome([*found.artefacts, *files], summary)
 
 
@@ -222,10 +222,10 @@ def _check_sizes(context: Context, found: GroupSummary) -> None:
             raise DataError(f"{join(folder, name)} is damaged (it had {item.size} bytes): remove it and start again")
 
 
-def _kept_files(context: Context) -> KeptPairs | Survivors:
+def _kept_files(context: Context) -> KeptPairs | DownloadList:
     rules = _rules(context.run)
     if has_tables(context.run.spec):
-        return Survivors(context.storage, context.layout, [limit.name for limit in rules.metadata_limits])
+        return DownloadList(context.storage, context.layout, [limit.name for limit in rules.metadata_limits])
     return KeptPairs(context.storage, context.layout, rules.output)
 
 

@@ -20,7 +20,7 @@ from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.filter.scores import open_scores
 from diht_k8s.recipe.filter.uid_arrays import UID_DTYPE, pairs_of, uid_numbers
-from diht_k8s.recipe.shards.keep_lists import Listed, write_keep_list
+from diht_k8s.recipe.shards.keep_lists import KeepListRow, write_keep_list
 from diht_k8s.recipe.shards.sources import input_shards
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -87,7 +87,7 @@ def write_keep_lists(run: DihtRun, uids: Iterable[str], folder: str) -> int:
         table = open_scores(storage.read_bytes(uri), uri).file.read(columns=["uid", "reason"])
         rows = zip(table["uid"].to_pylist(), table["reason"].to_pylist(), strict=True)
         listed = [
-            Listed(number, uid)
+            KeepListRow(number, uid)
             for number, (uid, reason) in enumerate(rows)
             if uid in wanted and not reason.startswith("bad:")
         ]

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.recipe.imports.hugging_face_tables import Table, open_table
-from diht_k8s.recipe.imports.records import Record, Source, Wanted, file_facts, fingerprint
+from diht_k8s.recipe.imports.records import ImageRecord, ReaderOptions, RecordSource, file_stats, fingerprint
 
 IMAGES: Final = ("image", "img", "jpg", "jpeg", "png", "webp", "picture")
 LABELS: Final = ("label", "labels", "cls", "fine_label", "class", "category")
@@ -17,7 +17,7 @@ WINOGROUND: Final = ("image_0", "image_1", "caption_0", "caption_1")
 WINOGAVIL: Final = ("candidate_images", "candidates", "cue", "associations")
 
 
-def read_hugging_face(path: Path, wanted: Wanted) -> Source:
+def read_hugging_face(path: Path, wanted: ReaderOptions) -> RecordSource:
     """One split of a folder, or one file.
 
     Raises:
@@ -47,11 +47,11 @@ def read_hugging_face(path: Path, wanted: Wanted) -> Source:
 
 
 def _source(
-    table: Table, wanted: Wanted, kind: str, task: str, total: int, read: Any,
+    table: Table, wanted: ReaderOptions, kind: str, task: str, total: int, read: Any,
     class_names: tuple[str, ...] = (), notes: tuple[str, ...] = (),
-) -> Source:  # fmt: skip
-    marks = fingerprint([kind, wanted.split, table.total, file_facts(table.files)])
-    return Source(kind, task, total, read, marks, class_names, notes=notes)
+) -> RecordSource:  # fmt: skip
+    marks = fingerprint([kind, wanted.split, table.total, file_stats(table.files)])
+    return RecordSource(kind, task, total, read, marks, class_names, notes=notes)
 
 
 def _first(table: Table, names: Sequence[str], feature: str | None) -> str | None:
@@ -64,7 +64,7 @@ def _first(table: Table, names: Sequence[str], feature: str | None) -> str | Non
     return next(iter([*both, *(typed if feature else ()), *by_name]), None)
 
 
-def _labelled(table: Table, wanted: Wanted, image: str, label: str) -> Source:
+def _labelled(table: Table, wanted: ReaderOptions, image: str, label: str) -> RecordSource:
     notes: list[str] = []
     names = table.features.get(label, {}).get("names") if isinstance(table.features.get(label), dict) else None
     values = [row[label] for row in table.rows([label])]
@@ -80,22 +80,22 @@ def _labelled(table: Table, wanted: Wanted, image: str, label: str) -> Source:
         notes.append("class names are numbers, since the data set gives none: give names by --class-names")
     number_of = {name: number for number, name in enumerate(names)}
 
-    def read(start: int, stop: int) -> Iterator[Record]:
+    def read(start: int, stop: int) -> Iterator[ImageRecord]:
         for number, row in enumerate(table.rows([image, label], start, stop), start=start):
             value = row[label]
             number_or = number_of[value] if isinstance(value, str) else value
-            yield Record(_place(table, number), _bytes(row[image], table), label=number_or)
+            yield ImageRecord(_place(table, number), _bytes(row[image], table), label=number_or)
 
     plain = tuple(str(name).replace("_", " ") for name in names)
     return _source(table, wanted, "hugging-face", "Classification", table.total, read, plain, tuple(notes))
 
 
 def _captioned(table: Table, image: str, caption: str) -> Any:
-    def read(start: int, stop: int) -> Iterator[Record]:
+    def read(start: int, stop: int) -> Iterator[ImageRecord]:
         for number, row in enumerate(table.rows([image, caption], start, stop), start=start):
             said = row[caption]
             captions = tuple(text for text in (said if isinstance(said, list) else [said]) if isinstance(text, str))
-            yield Record(_place(table, number), _bytes(row[image], table), captions=captions)
+            yield ImageRecord(_place(table, number), _bytes(row[image], table), captions=captions)
 
     return read
 
@@ -105,13 +105,13 @@ def _asked(table: Table, image: str) -> Any:
     key = "answers" if "answers" in table.schema.names else "answer"
     candidates = ["candidates"] if "candidates" in table.schema.names else []
 
-    def read(start: int, stop: int) -> Iterator[Record]:
+    def read(start: int, stop: int) -> Iterator[ImageRecord]:
         for number, row in enumerate(table.rows([image, "question", key, *candidates], start, stop), start=start):
             given = row[key] if isinstance(row[key], list) else [row[key]]
             answers = [one.get("answer") if isinstance(one, dict) else one for one in given]
             meta = {"question": row["question"], "answers": [text for text in answers if isinstance(text, str)]}
             meta |= {name: row[name] for name in candidates}
-            yield Record(_place(table, number), _bytes(row[image], table), meta=meta)
+            yield ImageRecord(_place(table, number), _bytes(row[image], table), meta=meta)
 
     return read
 
@@ -119,19 +119,19 @@ def _asked(table: Table, image: str) -> Any:
 def _winoground(table: Table) -> Any:
     """Two records a row: the images of a group with their own captions."""
 
-    def read(start: int, stop: int) -> Iterator[Record]:
+    def read(start: int, stop: int) -> Iterator[ImageRecord]:
         rows = table.rows(WINOGROUND, start // 2, -(-stop // 2))
         for number, row in enumerate(rows, start=start // 2):
             for side in (0, 1):
                 if start <= 2 * number + side < stop:
                     meta = {"group": number, "uid": f"{number}-{side}"}
                     image, caption = row[f"image_{side}"], row[f"caption_{side}"]
-                    yield Record(_place(table, number), _bytes(image, table), captions=(caption,), meta=meta)
+                    yield ImageRecord(_place(table, number), _bytes(image, table), captions=(caption,), meta=meta)
 
     return read
 
 
-def _winogavil(table: Table, wanted: Wanted) -> Source:
+def _winogavil(table: Table, wanted: ReaderOptions) -> RecordSource:
     """A record for each image, with all the cues that it is a candidate for."""
     place_of: dict[str, tuple[int, int]] = {}
     cues: dict[str, list[dict[str, Any]]] = {}
@@ -142,7 +142,7 @@ def _winogavil(table: Table, wanted: Wanted) -> Source:
             cues.setdefault(name, []).append({**cue, "associated": name in row["associations"]})
     names = sorted(place_of, key=lambda name: place_of[name])
 
-    def read(start: int, stop: int) -> Iterator[Record]:
+    def read(start: int, stop: int) -> Iterator[ImageRecord]:
         wanted_here = names[start:stop]
         first, last = place_of[wanted_here[0]][0], place_of[wanted_here[-1]][0]
         by_row: dict[int, list[str]] = {}
@@ -151,7 +151,7 @@ def _winogavil(table: Table, wanted: Wanted) -> Source:
         for number, row in enumerate(table.rows(WINOGAVIL[:1], first, last + 1), start=first):
             for name in by_row.get(number, ()):
                 image = _bytes(row["candidate_images"][place_of[name][1]], table)
-                yield Record(_place(table, number), image, meta={"cues": cues[name], "uid": name})
+                yield ImageRecord(_place(table, number), image, meta={"cues": cues[name], "uid": name})
 
     return _source(table, wanted, "winogavil", "Association", len(names), read)
 

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Final
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.recipe.imports.records import Record, Source, Wanted, fingerprint, listed
+from diht_k8s.recipe.imports.records import ImageRecord, ReaderOptions, RecordSource, fingerprint, reader_of
 
 IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
 SPLITS: Final = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
 _SYNSET: Final = re.compile(r"n\d{8}")
 
 
-def read_image_folder(folder: Path, wanted: Wanted) -> Source:
+def read_image_folder(folder: Path, wanted: ReaderOptions) -> RecordSource:
     """The images of ROOT/SPLIT/CLASS/*, or of ROOT/CLASS/* where the root has no split folders.
 
     Raises:
@@ -25,7 +25,7 @@ def read_image_folder(folder: Path, wanted: Wanted) -> Source:
     if not classes:
         raise UserError(f"{root} has no folders: an ImageFolder has one for each class, CLASS/IMAGE.jpg")
     records = [
-        Record(str(path), path, label=label)
+        ImageRecord(str(path), path, label=label)
         for label, name in enumerate(classes)
         for path in sorted((root / name).rglob("*"))
         if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
@@ -38,11 +38,11 @@ def read_image_folder(folder: Path, wanted: Wanted) -> Source:
     synsets = all(map(_SYNSET.fullmatch, classes))
     if synsets and len(classes) != 1000:
         notes.append("class names are WordNet ids: give names by --class-names")
-    return Source(
+    return RecordSource(
         kind="image-folder",
         type="Classification",
         total=len(records),
-        read=listed(records),
+        read=reader_of(records),
         fingerprint=fingerprint([[record.place.removeprefix(f"{root}/"), record.label] for record in records]),
         class_names=tuple(name.replace("_", " ") for name in classes),
         texts="imagenet1k" if synsets and len(classes) == 1000 else None,

@@ -1,54 +1,94 @@
-"""Which reader reads a folder or a file: by the name that a user gives, else by what lies there."""
+"""Which reader reads a folder or a file: by the name that a user gives, else by what lies there.
+
+The layout of an annotation file: by the name that a user gives, else by what is in it.
+
+Which reader reads a folder or a file of image-caption pairs for training.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from diht_k8s.api.errors import UserError
-from diht_k8s.recipe.imports import captions, questions
-from diht_k8s.recipe.imports.annotations import CAPTIONS, Layouts, read_annotations, require_known
+from diht_k8s.api.errors import UserError, suggestion
+from diht_k8s.recipe.imports import caption_annotations, image_text_sets
+from diht_k8s.recipe.imports.annotation_files import read_json
 from diht_k8s.recipe.imports.image_folder import read_image_folder
-from diht_k8s.recipe.imports.records import Source, Wanted
-from diht_k8s.recipe.imports.torchvision_sets import KNOWN, find_known, read_torchvision
+from diht_k8s.recipe.imports.image_text_sets import read_winoground
+from diht_k8s.recipe.imports.loose_images import read_loose_images
+from diht_k8s.recipe.imports.pair_tables import TABLES, read_rows, read_table
+from diht_k8s.recipe.imports.records import ReaderOptions, RecordSource
+from diht_k8s.recipe.imports.torchvision_sets import TORCHVISION_SETS, find_torchvision, read_torchvision
 from diht_k8s.recipe.imports.wilds_sets import find_wilds, read_wilds
-from diht_k8s.recipe.imports.winoground import read_winoground
+
+Layouts = Mapping[str, tuple[Callable[[Any], bool], Callable[[Path, Any, ReaderOptions], RecordSource]]]
+"""Name -> whether a JSON document is of this layout, and its reader."""
+CAPTIONS: Final[Layouts] = {
+    "coco-captions": (caption_annotations.is_coco, caption_annotations.read_coco),
+    "karpathy": (caption_annotations.is_karpathy, caption_annotations.read_karpathy),
+}
+
+
+def require_known(kind: str | None, kinds: Sequence[str], what: str = "layout") -> None:
+    """Check the name that a user gives.
+
+    Raises:
+        UserError: it is none of `kinds`; the nearest is named.
+    """
+    if kind is not None and kind not in kinds:
+        hint = suggestion(kind, kinds, f"choose one of {', '.join(kinds)}", cutoff=0.4)
+        raise UserError(f"{kind} is no {what}: {hint}")
+
+
+def read_annotations(path: Path, kind: str | None, layouts: Layouts, wanted: ReaderOptions) -> RecordSource | None:
+    """What a JSON file holds, by the first layout that fits; None if none does.
+
+    Raises:
+        UserError, DataError: the reader's, or it is not JSON.
+    """
+    document = read_json(path)
+    for name, (fits, read) in layouts.items():
+        if kind in (None, name) and fits(document):
+            return read(path, document, wanted)
+    return None
+
 
 _JSON: Final[Layouts] = {
     **CAPTIONS,
-    "vqav2": (questions.is_vqa, questions.read_vqa),
-    "sugar-crepe": (questions.is_sugar_crepe, questions.read_sugar_crepe),
+    "vqav2": (image_text_sets.is_vqa, image_text_sets.read_vqa),
+    "sugar-crepe": (image_text_sets.is_sugar_crepe, image_text_sets.read_sugar_crepe),
 }
-_LINES: Final[dict[str, Callable[[Path, Wanted], Source]]] = {
-    "flickr-captions": captions.read_caption_lines,
-    "snli-ve": questions.read_snli_ve,
+_LINES: Final[dict[str, Callable[[Path, ReaderOptions], RecordSource]]] = {
+    "flickr-captions": caption_annotations.read_caption_lines,
+    "snli-ve": image_text_sets.read_snli_ve,
     "winoground": read_winoground,
 }
 WILDS: Final = ("wilds-camelyon17", "wilds-iwildcam", "wilds-fmow")
-KINDS: Final = ("image-folder", *_JSON, *_LINES, *WILDS, "hugging-face", *KNOWN)
+BENCHMARK_LAYOUTS: Final = ("image-folder", *_JSON, *_LINES, *WILDS, "hugging-face", *TORCHVISION_SETS)
 """All that can be read."""
 
 
-def open_source(path: Path, kind: str | None, wanted: Wanted) -> Source:
+def open_benchmark(path: Path, kind: str | None, wanted: ReaderOptions) -> RecordSource:
     """The reader of a folder or a file.
 
     Args:
         path: what the user names.
-        kind: one of `KINDS`; None looks.
+        kind: one of `BENCHMARK_LAYOUTS`; None looks.
         wanted: split, and further files.
 
     Raises:
         UserError: nothing is there, the kind is unknown, or it is not what lies there.
         DataError: the files are damaged.
     """
-    require_known(kind, KINDS)
+    require_known(kind, BENCHMARK_LAYOUTS)
     if not path.exists():
         raise UserError(f"{path} does not exist: name the folder or the annotation file of the original")
     return _open_file(path, kind, wanted) if path.is_file() else _open_folder(path, kind, wanted)
 
 
-def _open_folder(folder: Path, kind: str | None, wanted: Wanted) -> Source:
+def _open_folder(folder: Path, kind: str | None, wanted: ReaderOptions) -> RecordSource:
     if not any(folder.iterdir()):
         raise UserError(f"{folder} is empty: name the folder into which the original was unpacked")
     wilds = find_wilds(folder)
@@ -56,8 +96,8 @@ def _open_folder(folder: Path, kind: str | None, wanted: Wanted) -> Source:
         if wilds is None or (kind is not None and kind != wilds):
             raise UserError(f"{folder} holds no metadata of {kind}: name the folder with its metadata.csv")
         return read_wilds(wilds, folder, wanted)
-    known = find_known(folder)
-    if kind in KNOWN:
+    known = find_torchvision(folder)
+    if kind in TORCHVISION_SETS:
         root = known[1] if known is not None and known[0] == kind else folder
         return read_torchvision(kind, root, wanted)
     if kind is None and known is not None:
@@ -86,7 +126,7 @@ def _is_hugging_face(folder: Path) -> bool:
     return is_hugging_face(folder)
 
 
-def _open_file(path: Path, kind: str | None, wanted: Wanted) -> Source:
+def _open_file(path: Path, kind: str | None, wanted: ReaderOptions) -> RecordSource:
     if path.suffix in (".parquet", ".arrow"):
         from diht_k8s.recipe.imports.hugging_face import read_hugging_face
 
@@ -105,3 +145,86 @@ def _open_file(path: Path, kind: str | None, wanted: Wanted) -> Source:
         return source
     expected = kind or f"a file of {', '.join(_JSON)}"
     raise UserError(f"{path} is not {expected}: check the file, or name its layout by --format")
+
+
+PAIR_LAYOUTS: Final = ("folder", "table", "rows", *CAPTIONS, "flickr-tokens")
+"""All that can be read: `table` is CSV, TSV and JSON lines, `rows` Parquet, Arrow and Hugging Face data sets."""
+METADATA: Final = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "captions.txt", "captions.csv", "results_20130124.token")  # fmt: skip
+"""Tables that lie in the folder of their images, under names that others give them."""
+_TOKENS: Final = re.compile(r"[^\t]+#\d+\t")
+
+
+def tar_files(path: Path) -> list[Path]:
+    """The shards of a folder that holds some already, as img2dataset writes them; a single shard for a file."""
+    if path.is_file():
+        return [path] if _is_shard(path) else []
+    return sorted(found for found in path.iterdir() if found.is_file() and _is_shard(found)) if path.is_dir() else []
+
+
+def open_pairs(path: Path, kind: str | None, wanted: ReaderOptions) -> RecordSource:
+    """The reader of a folder or a file.
+
+    Args:
+        path: what the user names.
+        kind: one of `PAIR_LAYOUTS`; None looks.
+        wanted: split, columns and the folder of the images.
+
+    Raises:
+        UserError: nothing is there, the kind is unknown, or it is not what lies there.
+        DataError: the files are damaged.
+    """
+    require_known(kind, PAIR_LAYOUTS, "layout of pairs")
+    if not path.exists():
+        raise UserError(f"{path} does not exist: name a folder of images, a table or an annotation file")
+    return _open_pair_file(path, kind, wanted) if path.is_file() else _open_pair_folder(path, kind, wanted)
+
+
+def _open_pair_folder(folder: Path, kind: str | None, wanted: ReaderOptions) -> RecordSource:
+    from diht_k8s.recipe.imports.hugging_face_tables import is_hugging_face
+
+    if not any(folder.iterdir()):
+        raise UserError(f"{folder} is empty: name a folder of images with a .txt or .json beside each")
+    if kind in (None, "table", "rows") and (
+        table := next((folder / n for n in METADATA if (folder / n).is_file()), None)
+    ):
+        return _open_pair_file(table, kind, wanted)
+    if kind == "rows" or (kind is None and is_hugging_face(folder) and not _has_loose_images(folder)):
+        return read_rows(folder, wanted)
+    if kind not in (None, "folder"):
+        raise UserError(f"{kind} is read from its file: name that in place of {folder}")
+    return read_loose_images(folder, wanted)
+
+
+def _has_loose_images(folder: Path) -> bool:
+    """Whether an image lies in the folder or in one of those in it, as where img2dataset wrote files."""
+    return any(next(folder.glob(pattern), None) for pattern in ("*.jpg", "*/*.jpg", "*.png", "*/*.png"))
+
+
+def _is_shard(path: Path) -> bool:
+    return path.name.endswith((".tar", ".tar.gz", ".tgz"))
+
+
+def _open_pair_file(path: Path, kind: str | None, wanted: ReaderOptions) -> RecordSource:
+    suffix = path.suffix.lower()
+    if suffix in (".parquet", ".arrow"):
+        return read_rows(path, wanted)
+    if suffix in (".token", ".txt") and kind in (None, "flickr-tokens") and _is_tokens(path):
+        return caption_annotations.read_tokens(path, wanted)
+    if suffix in (*TABLES, ".txt") and kind in (None, "table"):
+        return read_table(path, wanted)
+    if suffix != ".json":
+        raise UserError(
+            f"{path} is no table or annotation file{f' of the layout {kind}' if kind else ''}: expected "
+            f"{', '.join(TABLES)}, .parquet, .arrow, COCO's .json or Flickr30k's .token"
+        )
+    if (source := read_annotations(path, kind, CAPTIONS, wanted)) is not None:
+        return source
+    raise UserError(
+        f"{path} is no annotation file of captions: expected COCO's (`images` and `annotations` with `caption`) or "
+        "Karpathy's; a list of objects is read as JSON lines, one object a line, in a file .jsonl"
+    )
+
+
+def _is_tokens(path: Path) -> bool:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+        return _TOKENS.match(file.readline()) is not None

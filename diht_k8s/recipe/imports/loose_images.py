@@ -10,14 +10,14 @@ from typing import Any, Final
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.recipe.imports.image_folder import IMAGE_SUFFIXES
-from diht_k8s.recipe.imports.records import Record, Source, Wanted, fingerprint
+from diht_k8s.recipe.imports.records import ImageRecord, ReaderOptions, RecordSource, fingerprint
 from diht_k8s.recipe.shards.samples import CAPTION_KEYS
 
 TEXT_SUFFIXES: Final = (".txt", ".caption")
 EXPECTED: Final = "NAME.txt, NAME.caption or NAME.json (with `caption` or `text`) beside NAME.jpg"
 
 
-def read_loose_images(folder: Path, wanted: Wanted) -> Source:
+def read_loose_images(folder: Path, wanted: ReaderOptions) -> RecordSource:
     """The images of a folder and of those below it, in the order of their paths.
 
     A name may hold dots: the caption of `a.b.jpg` is in `a.b.txt`.
@@ -37,13 +37,13 @@ def read_loose_images(folder: Path, wanted: Wanted) -> Source:
             "annotation file that holds the captions, in place of the folder"
         )
 
-    def read(start: int, stop: int) -> Iterator[Record]:
+    def read(start: int, stop: int) -> Iterator[ImageRecord]:
         for image, found in zip(images[start:stop], companions[start:stop], strict=True):
             yield _record(image, found, wanted)
 
     marks = [[str(path.relative_to(folder)), *_facts(path)] for path in images]
     marks += [[str(path.relative_to(folder)), *_facts(path)] for found in companions for path in found]
-    return Source(kind="folder", type="Pairs", total=len(images), read=read, fingerprint=fingerprint(marks))
+    return RecordSource(kind="folder", type="Pairs", total=len(images), read=read, fingerprint=fingerprint(marks))
 
 
 def _hidden(path: Path, folder: Path) -> bool:
@@ -60,7 +60,7 @@ def _facts(path: Path) -> list[int]:
     return [found.st_size, found.st_mtime_ns]
 
 
-def _companions(image: Path, there: set[Path], wanted: Wanted) -> list[Path]:
+def _companions(image: Path, there: set[Path], wanted: ReaderOptions) -> list[Path]:
     """The files that speak of an image: at most one of text, and its .json."""
     texts = [image.with_suffix(suffix) for suffix in TEXT_SUFFIXES]
     found = [path for path in texts if path in there][:1]
@@ -69,7 +69,7 @@ def _companions(image: Path, there: set[Path], wanted: Wanted) -> list[Path]:
     return found
 
 
-def _record(image: Path, companions: list[Path], wanted: Wanted) -> Record:
+def _record(image: Path, companions: list[Path], wanted: ReaderOptions) -> ImageRecord:
     caption: Any = None
     meta: dict[str, Any] = {}
     problem = None
@@ -92,4 +92,4 @@ def _record(image: Path, companions: list[Path], wanted: Wanted) -> Record:
     texts = caption if isinstance(caption, list) else [caption] if caption is not None else []
     if any(not isinstance(text, str) for text in texts):
         problem, texts = "caption_no_text", []
-    return Record(str(image), image, captions=tuple(texts), meta=meta, problem=problem)
+    return ImageRecord(str(image), image, captions=tuple(texts), meta=meta, problem=problem)

@@ -22,7 +22,7 @@ MISSING: Final = "picture_missing"
 
 
 @dataclass(frozen=True)
-class Record:
+class ImageRecord:
     """One image of a data set with what is said about it."""
 
     place: str
@@ -37,7 +37,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Source:
+class RecordSource:
     """A data set on disk."""
 
     kind: str
@@ -46,7 +46,7 @@ class Source:
     """the task, a type of `spec.evaluate.benchmarks`."""
     total: int
     """number of records."""
-    read: Callable[[int, int], Iterator[Record]]
+    read: Callable[[int, int], Iterator[ImageRecord]]
     """the records of a range; the same range gives the same records."""
     fingerprint: str
     """changes with the records."""
@@ -58,7 +58,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ReaderOptions:
     """What a user asks of a data set."""
 
     split: str = "test"
@@ -74,10 +74,10 @@ class Wanted:
     """column of a table that holds the captions; None takes a usual name."""
 
 
-def listed(records: Sequence[Record]) -> Callable[[int, int], Iterator[Record]]:
+def reader_of(records: Sequence[ImageRecord]) -> Callable[[int, int], Iterator[ImageRecord]]:
     """The `read` of records that are all at hand."""
 
-    def read(start: int, stop: int) -> Iterator[Record]:
+    def read(start: int, stop: int) -> Iterator[ImageRecord]:
         yield from records[start:stop]
 
     return read
@@ -88,12 +88,12 @@ def fingerprint(parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def file_facts(paths: Sequence[Path]) -> list[list[object]]:
+def file_stats(paths: Sequence[Path]) -> list[list[object]]:
     """Name, size and time of files: what changes with their content, without reading it."""
     return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
 
 
-def encoded(record: Record, *, check: Callable[[bytes], object] = decode_as_reference) -> tuple[str, bytes]:
+def encode_image(record: ImageRecord, *, check: Callable[[bytes], object] = decode_as_reference) -> tuple[str, bytes]:
     """Suffix and bytes of a record's image for a shard: JPEG, PNG and WebP as they are, all else as PNG without loss.
 
     Args:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.recipe.imports.records import Record, Source, encoded
+from diht_k8s.recipe.imports.records import ImageRecord, RecordSource, encode_image
 from diht_k8s.recipe.shards.images import BadImageError
 from diht_k8s.recipe.shards.samples import ContentDigest, write_samples
 from diht_k8s.recipe.shards.storage import Storage
@@ -23,7 +23,7 @@ AHEAD: Final = 32
 
 Packed = Sequence[Mapping[str, bytes] | str]
 """The samples of a record, suffix -> content; a text in place of one is the reason why it is bad."""
-Pack = Callable[[Record], Packed]
+Pack = Callable[[ImageRecord], Packed]
 
 
 @dataclass
@@ -53,16 +53,16 @@ class EmptyShardError(DataError):
     """what was left out, by reason."""
 
 
-def packed_for_benchmark(record: Record) -> Packed:
+def pack_for_benchmark(record: ImageRecord) -> Packed:
     """One sample a record, with its class and all its captions.
 
     Raises:
         BadImageError: the image cannot be used.
     """
-    return [_members(record, *encoded(record))]
+    return [_members(record, *encode_image(record))]
 
 
-def bounds(total: int, per_shard: int) -> list[tuple[int, int]]:
+def shard_bounds(total: int, per_shard: int) -> list[tuple[int, int]]:
     """First record of each shard and the one after its last; sizes differ by at most one, none is above `per_shard`."""
     shards = max(1, -(-total // per_shard))
     edges = [total * shard // shards for shard in range(shards + 1)]
@@ -72,12 +72,12 @@ def bounds(total: int, per_shard: int) -> list[tuple[int, int]]:
 def write_shard(
     storage: Storage,
     uri: str,
-    source: Source,
+    source: RecordSource,
     start: int,
     stop: int,
     advance: Callable[[], object],
     *,
-    pack: Pack = packed_for_benchmark,
+    pack: Pack = pack_for_benchmark,
 ) -> ShardFacts:
     """Write the records of a range as one shard; records whose image cannot be used are counted and left out.
 
@@ -112,7 +112,7 @@ def write_shard(
     return facts
 
 
-def _members(record: Record, suffix: str, image: bytes) -> dict[str, bytes]:
+def _members(record: ImageRecord, suffix: str, image: bytes) -> dict[str, bytes]:
     members = {suffix: image}
     if record.label is not None:
         members["cls"] = str(record.label).encode()
@@ -123,7 +123,7 @@ def _members(record: Record, suffix: str, image: bytes) -> dict[str, bytes]:
     return members
 
 
-def _empty(facts: ShardFacts, source: Source, start: int, stop: int) -> EmptyShardError:
+def _empty(facts: ShardFacts, source: RecordSource, start: int, stop: int) -> EmptyShardError:
     reason, first = next(iter(facts.bad.items()), ("no records", {"example": source.kind}))
     error = EmptyShardError(
         f"none of the images {start} to {stop - 1} can be used ({reason}, for example {first['example']}): "
@@ -133,16 +133,16 @@ def _empty(facts: ShardFacts, source: Source, start: int, stop: int) -> EmptySha
     return error
 
 
-def _packed_ahead(records: Iterator[Record], pack: Pack) -> Iterator[tuple[Record, Packed]]:
+def _packed_ahead(records: Iterator[ImageRecord], pack: Pack) -> Iterator[tuple[ImageRecord, Packed]]:
     """Records with their samples, in order; a few images are read and checked in threads before their turn."""
 
-    def packed(record: Record) -> Packed:
+    def packed(record: ImageRecord) -> Packed:
         try:
             return pack(record)
         except BadImageError as error:
             return [error.reason]
 
-    waiting: deque[tuple[Record, Future[Packed]]] = deque()
+    waiting: deque[tuple[ImageRecord, Future[Packed]]] = deque()
     with ThreadPoolExecutor(THREADS, "import") as pool:
         try:
             for record in records:

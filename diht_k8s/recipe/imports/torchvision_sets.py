@@ -13,7 +13,7 @@ from typing import Any, Final
 from PIL import Image
 
 from diht_k8s.api.errors import DataError, UserError
-from diht_k8s.recipe.imports.records import Record, Source, Wanted, file_facts, fingerprint, listed
+from diht_k8s.recipe.imports.records import ImageRecord, ReaderOptions, RecordSource, file_stats, fingerprint, reader_of
 from diht_k8s.recipe.shards.images import BadImageError
 
 _TRAIN_OR_TEST: Final = {"train": {"train": True}, "test": {"train": False}}
@@ -25,7 +25,7 @@ def _splits(*names: str, **renamed: str) -> dict[str, dict[str, Any]]:
 
 
 @dataclass(frozen=True)
-class Known:
+class TorchvisionSet:
     """How one data set lies on disk and how torchvision's class reads it."""
 
     class_name: str
@@ -50,38 +50,38 @@ class Known:
 _ALL: Final[Mapping[str, Mapping[str, Any]]] = {"test": {}, "all": {}}
 """Sets without splits: all images are the test set, as in clip-benchmark."""
 
-KNOWN: Final = {
-    "cifar10": Known("CIFAR10", ("cifar-10-batches-py",), _TRAIN_OR_TEST, "cifar10"),
-    "cifar100": Known("CIFAR100", ("cifar-100-python",), _TRAIN_OR_TEST, "cifar100"),
-    "mnist": Known("MNIST", ("MNIST",), _TRAIN_OR_TEST, "mnist", digits=10),
-    "fashion-mnist": Known("FashionMNIST", ("FashionMNIST",), _TRAIN_OR_TEST),
-    "kmnist": Known("KMNIST", ("KMNIST",), _TRAIN_OR_TEST),
-    "stl10": Known("STL10", ("stl10_binary",), _splits("train", "test"), "stl10"),
-    "svhn": Known(
+TORCHVISION_SETS: Final = {
+    "cifar10": TorchvisionSet("CIFAR10", ("cifar-10-batches-py",), _TRAIN_OR_TEST, "cifar10"),
+    "cifar100": TorchvisionSet("CIFAR100", ("cifar-100-python",), _TRAIN_OR_TEST, "cifar100"),
+    "mnist": TorchvisionSet("MNIST", ("MNIST",), _TRAIN_OR_TEST, "mnist", digits=10),
+    "fashion-mnist": TorchvisionSet("FashionMNIST", ("FashionMNIST",), _TRAIN_OR_TEST),
+    "kmnist": TorchvisionSet("KMNIST", ("KMNIST",), _TRAIN_OR_TEST),
+    "stl10": TorchvisionSet("STL10", ("stl10_binary",), _splits("train", "test"), "stl10"),
+    "svhn": TorchvisionSet(
         "SVHN", ("test_32x32.mat", "train_32x32.mat"), _splits("train", "test", "extra"), "svhn", digits=10
     ),
-    "usps": Known("USPS", ("usps.bz2", "usps.t.bz2"), _TRAIN_OR_TEST, digits=10),
-    "gtsrb": Known("GTSRB", ("gtsrb",), _splits("train", "test"), "gtsrb", digits=43),
-    "food101": Known("Food101", ("food-101",), _splits("train", "test"), "food101", replaced="_"),
-    "dtd": Known("DTD", ("dtd",), _splits("train", "val", "test"), "dtd"),
-    "pets": Known("OxfordIIITPet", ("oxford-iiit-pet",), _splits("trainval", "test"), "pets"),
-    "flowers": Known("Flowers102", ("flowers-102",), _splits("train", "val", "test"), "flowers", digits=102),
-    "cars": Known("StanfordCars", ("stanford_cars",), _splits("train", "test"), "cars"),
-    "fgvc_aircraft": Known(
+    "usps": TorchvisionSet("USPS", ("usps.bz2", "usps.t.bz2"), _TRAIN_OR_TEST, digits=10),
+    "gtsrb": TorchvisionSet("GTSRB", ("gtsrb",), _splits("train", "test"), "gtsrb", digits=43),
+    "food101": TorchvisionSet("Food101", ("food-101",), _splits("train", "test"), "food101", replaced="_"),
+    "dtd": TorchvisionSet("DTD", ("dtd",), _splits("train", "val", "test"), "dtd"),
+    "pets": TorchvisionSet("OxfordIIITPet", ("oxford-iiit-pet",), _splits("trainval", "test"), "pets"),
+    "flowers": TorchvisionSet("Flowers102", ("flowers-102",), _splits("train", "val", "test"), "flowers", digits=102),
+    "cars": TorchvisionSet("StanfordCars", ("stanford_cars",), _splits("train", "test"), "cars"),
+    "fgvc_aircraft": TorchvisionSet(
         "FGVCAircraft", ("fgvc-aircraft-2013b",), _splits("train", "val", "trainval", "test"), "fgvc_aircraft"
     ),
-    "sun397": Known("SUN397", ("SUN397",), _ALL, "sun397", replaced="_/"),
-    "eurosat": Known("EuroSAT", ("eurosat",), _ALL, "eurosat"),
-    "country211": Known("Country211", ("country211",), _splits("train", "valid", "test"), "country211"),
-    "renderedsst2": Known("RenderedSST2", ("rendered-sst2",), _splits("train", "val", "test"), "renderedsst2"),
-    "pcam": Known("PCAM", ("pcam",), _splits("train", "val", "test"), "pcam", digits=2),
-    "caltech101": Known(
+    "sun397": TorchvisionSet("SUN397", ("SUN397",), _ALL, "sun397", replaced="_/"),
+    "eurosat": TorchvisionSet("EuroSAT", ("eurosat",), _ALL, "eurosat"),
+    "country211": TorchvisionSet("Country211", ("country211",), _splits("train", "valid", "test"), "country211"),
+    "renderedsst2": TorchvisionSet("RenderedSST2", ("rendered-sst2",), _splits("train", "val", "test"), "renderedsst2"),
+    "pcam": TorchvisionSet("PCAM", ("pcam",), _splits("train", "val", "test"), "pcam", digits=2),
+    "caltech101": TorchvisionSet(
         "Caltech101", ("caltech101",), _ALL, "caltech101", arguments={"target_type": "category"}
     ),
-    "imagenet1k": Known(
+    "imagenet1k": TorchvisionSet(
         "ImageNet", ("ILSVRC2012_devkit_t12.tar.gz", "meta.bin"), _splits("train", "val", test="val"), "imagenet1k"
     ),
-    "fer2013": Known(  # its file numbers angry, disgust, fear, happy, sad, surprise, neutral
+    "fer2013": TorchvisionSet(  # its file numbers angry, disgust, fear, happy, sad, surprise, neutral
         "FER2013", ("fer2013/fer2013.csv", "fer2013/icml_face_data.csv"), _splits("train", "test"), "fer2013",
         names=("angry", "disgusted", "fearful", "happy", "neutral", "sad", "surprised"), numbers=(0, 1, 2, 3, 5, 6, 4),
     ),
@@ -89,9 +89,9 @@ KNOWN: Final = {
 """Name of the layout -> how it is read."""
 
 
-def find_known(root: Path) -> tuple[str, Path] | None:
+def find_torchvision(root: Path) -> tuple[str, Path] | None:
     """The layout of a folder and the root that torchvision wants: the folder itself, or its parent."""
-    for name, known in KNOWN.items():
+    for name, known in TORCHVISION_SETS.items():
         for marker in known.markers:
             if (root / marker).exists():
                 return name, root
@@ -100,32 +100,32 @@ def find_known(root: Path) -> tuple[str, Path] | None:
     return None
 
 
-def read_torchvision(name: str, root: Path, wanted: Wanted) -> Source:
-    """A data set of `KNOWN`.
+def read_torchvision(name: str, root: Path, wanted: ReaderOptions) -> RecordSource:
+    """A data set of `TORCHVISION_SETS`.
 
     Raises:
         UserError: there is no such split, or a package for the format is missing.
         DataError: files are missing or damaged.
     """
-    known = KNOWN[name]
+    known = TORCHVISION_SETS[name]
     if wanted.split not in known.splits:
         raise UserError(f"{name} has no split {wanted.split}: choose one by --split ({', '.join(known.splits)})")
     dataset = _opened(name, known, root, wanted.split)
     total = len(dataset)
     marker = next((root / marker for marker in known.markers if (root / marker).exists()), root)
     files = sorted(path for path in marker.rglob("*") if path.is_file()) if marker.is_dir() else [marker]
-    return Source(
+    return RecordSource(
         kind=name,
         type="Classification",
         total=total,
         read=_reader(dataset, marker, known),
-        fingerprint=fingerprint([name, wanted.split, total, file_facts(files)]),
+        fingerprint=fingerprint([name, wanted.split, total, file_stats(files)]),
         class_names=_class_names(dataset, known),
         texts=known.texts,
     )
 
 
-def _opened(name: str, known: Known, root: Path, split: str) -> Any:
+def _opened(name: str, known: TorchvisionSet, root: Path, split: str) -> Any:
     import torchvision.datasets
 
     make: Callable[..., Any] = getattr(torchvision.datasets, known.class_name)
@@ -143,7 +143,7 @@ def _opened(name: str, known: Known, root: Path, split: str) -> Any:
         ) from error
 
 
-def _reader(dataset: Any, marker: Path, known: Known) -> Callable[[int, int], Iterator[Record]]:
+def _reader(dataset: Any, marker: Path, known: TorchvisionSet) -> Callable[[int, int], Iterator[ImageRecord]]:
     def image(row: int) -> Callable[[], Image.Image]:
         def load() -> Image.Image:
             try:
@@ -158,12 +158,12 @@ def _reader(dataset: Any, marker: Path, known: Known) -> Callable[[int, int], It
     paths, labels = _paths(dataset), _labels(dataset)
     if paths is not None and labels is not None:  # in an order of its own, since some sets come as the disk lists them
         pairs = sorted((str(path), int(label)) for path, label in zip(paths, labels, strict=True))
-        return listed([Record(path, Path(path), label) for path, label in pairs])
+        return reader_of([ImageRecord(path, Path(path), label) for path, label in pairs])
 
-    def read(start: int, stop: int) -> Iterator[Record]:
+    def read(start: int, stop: int) -> Iterator[ImageRecord]:
         for row in range(start, stop):
             label = int(dataset[row][1]) if labels is None else int(labels[row])
-            yield Record(f"{marker} image {row}", image(row), known.numbers[label] if known.numbers else label)
+            yield ImageRecord(f"{marker} image {row}", image(row), known.numbers[label] if known.numbers else label)
 
     return read
 
@@ -195,7 +195,7 @@ def _labels(dataset: Any) -> Any:
     return None
 
 
-def _class_names(dataset: Any, known: Known) -> tuple[str, ...]:
+def _class_names(dataset: Any, known: TorchvisionSet) -> tuple[str, ...]:
     if known.digits or known.names:
         return known.names or tuple(map(str, range(known.digits)))
     names = getattr(dataset, "classes", None) or getattr(dataset, "categories", ())

@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diht_k8s.api.errors import DataError, UserError
-from diht_k8s.recipe.imports.caption_tables import (
+from diht_k8s.recipe.imports.hugging_face_tables import parquet_rows
+from diht_k8s.recipe.imports.pair_tables import (
     CAPTION_COLUMNS,
     DIALECTS,
     URL_COLUMNS,
@@ -27,7 +28,6 @@ from diht_k8s.recipe.imports.caption_tables import (
     json_rows,
     usual_column,
 )
-from diht_k8s.recipe.imports.hugging_face_tables import parquet_rows
 from diht_k8s.recipe.shards.sources import TablePart
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -44,7 +44,7 @@ WIDTH_COLUMNS: Final = ("original_width", "width", "image_width")
 HEIGHT_COLUMNS: Final = ("original_height", "height", "image_height")
 DIGEST_COLUMNS: Final = ("sha256",)
 
-Row = Mapping[str, Any]
+TableRow = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def part_starts(groups: Sequence[int]) -> list[int]:
 
 def read_part(
     storage: Storage, uri: str, part: TablePart, caption: str | None, numbers: Sequence[str]
-) -> tuple[Columns, Iterator[tuple[str, Row | None]]]:
+) -> tuple[Columns, Iterator[tuple[str, TableRow | None]]]:
     """The columns of a table, and the key and cells of each row of a part; None in place of a row that cannot be read.
 
     Args:
@@ -164,7 +164,9 @@ def read_part(
     return columns, ((f"{part.start}-{number}" if part.start else str(number), row) for number, row in rows)
 
 
-def _parquet_part(storage: Storage, uri: str, part: TablePart, columns: Columns) -> Iterator[tuple[str, Row | None]]:
+def _parquet_part(
+    storage: Storage, uri: str, part: TablePart, columns: Columns
+) -> Iterator[tuple[str, TableRow | None]]:
     with storage.open(uri, seekable=True) as file, _reading(uri):
         table = pq.ParquetFile(file, pre_buffer=True)
         rows = parquet_rows(table, columns.names, part.start, part.stop, batch_rows=BATCH_ROWS)
@@ -172,7 +174,7 @@ def _parquet_part(storage: Storage, uri: str, part: TablePart, columns: Columns)
             yield str(number), row
 
 
-def _text_rows(storage: Storage, uri: str, part: TablePart) -> Iterator[Row | None]:
+def _text_rows(storage: Storage, uri: str, part: TablePart) -> Iterator[TableRow | None]:
     suffix = _suffix(uri)
     with storage.open(uri, seekable=True) as file, _reading(uri):
         if uri.endswith(".gz"):

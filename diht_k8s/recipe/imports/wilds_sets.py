@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from diht_k8s.api.errors import DataError, UserError
-from diht_k8s.recipe.imports.documents import read_csv
-from diht_k8s.recipe.imports.records import Record, Source, Wanted, file_facts, fingerprint, listed
+from diht_k8s.recipe.imports.annotation_files import read_csv
+from diht_k8s.recipe.imports.records import ImageRecord, ReaderOptions, RecordSource, file_stats, fingerprint, reader_of
 
 CAMELYON: Final = ("patient", "node", "x_coord", "y_coord", "tumor", "center", "split")
 IWILDCAM: Final = ("split", "filename", "y", "location_remapped")
@@ -32,7 +32,7 @@ def find_wilds(folder: Path) -> str | None:
     )  # fmt: skip
 
 
-def read_wilds(kind: str, folder: Path, wanted: Wanted) -> Source:
+def read_wilds(kind: str, folder: Path, wanted: ReaderOptions) -> RecordSource:
     """One split of a set.
 
     Raises:
@@ -45,38 +45,38 @@ def read_wilds(kind: str, folder: Path, wanted: Wanted) -> Source:
         raise UserError(f"{folder} has no split {wanted.split}: choose one by --split ({', '.join(sorted(by_split))})")
     records = by_split[wanted.split]
     metadata = folder / ("rgb_metadata.csv" if kind == "wilds-fmow" else "metadata.csv")
-    return Source(
+    return RecordSource(
         kind=kind,
         type="Classification",
         total=len(records),
-        read=listed(records),
-        fingerprint=fingerprint([kind, wanted.split, file_facts([metadata])]),
+        read=reader_of(records),
+        fingerprint=fingerprint([kind, wanted.split, file_stats([metadata])]),
         class_names=tuple(names),
         texts=texts,
     )
 
 
-_Read = tuple[dict[str, list[Record]], list[str], str]
+_Read = tuple[dict[str, list[ImageRecord]], list[str], str]
 """Split -> records, class names, the name of the texts."""
 
 
 def _camelyon(folder: Path) -> _Read:
     """Hospital 2 is the test set and hospital 1 the validation set outside of the training's distribution."""
-    by_split: dict[str, list[Record]] = {}
+    by_split: dict[str, list[ImageRecord]] = {}
     for row in read_csv(folder / "metadata.csv", CAMELYON):
         split = {"1": "val", "2": "test"}.get(row["center"], "id_val" if row["split"] == "1" else "train")
         slide = f"patient_{row['patient'].zfill(3)}_node_{row['node']}"
         path = folder / "patches" / slide / f"patch_{slide}_x_{row['x_coord']}_y_{row['y_coord']}.png"
-        by_split.setdefault(split, []).append(Record(str(path), path, label=int(row["tumor"])))
+        by_split.setdefault(split, []).append(ImageRecord(str(path), path, label=int(row["tumor"])))
     return by_split, ["lymph node", "lymph node containing metastatic tumor tissue"], "pcam"
 
 
 def _iwildcam(folder: Path) -> _Read:
-    by_split: dict[str, list[Record]] = {}
+    by_split: dict[str, list[ImageRecord]] = {}
     rows = read_csv(folder / "metadata.csv", IWILDCAM)
     for row in rows:
         path = folder / "train" / row["filename"]
-        by_split.setdefault(row["split"], []).append(Record(str(path), path, label=int(row["y"])))
+        by_split.setdefault(row["split"], []).append(ImageRecord(str(path), path, label=int(row["y"])))
     names = {int(row["y"]): row["name"] for row in read_csv(folder / "categories.csv", ("y", "name")) if row["y"]}
     return (
         by_split,
@@ -92,7 +92,7 @@ def _fmow(folder: Path) -> _Read:
     rows = read_csv(folder / "rgb_metadata.csv", FMOW)
     names = sorted({row["category"] for row in rows})
     label_of = {name: label for label, name in enumerate(names)}
-    by_split: dict[str, list[Record]] = {}
+    by_split: dict[str, list[ImageRecord]] = {}
     for number, row in enumerate(rows):
         split = _fmow_split(row["split"], _year(row["timestamp"], folder))
         if split is None:
@@ -100,7 +100,7 @@ def _fmow(folder: Path) -> _Read:
         region = region_of.get(row["country_code"], OTHER_REGION)
         path = folder / "images" / f"rgb_img_{number}.png"
         group = {} if region == OTHER_REGION else {"group": region}
-        by_split.setdefault(split, []).append(Record(str(path), path, label=label_of[row["category"]], meta=group))
+        by_split.setdefault(split, []).append(ImageRecord(str(path), path, label=label_of[row["category"]], meta=group))
     return by_split, [name.replace("_", " ") for name in names], "fmow"
 
 

@@ -12,9 +12,9 @@ from typing import Any, Final
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.layout import Layout
+from diht_k8s.recipe.shards.parquet import read_table
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tables import read_table
 
 COLUMNS: Final = ["uid", "kept", "objects", "attributes", "relations"]
 CREDIT: Final = "by"

@@ -35,7 +35,7 @@ SHOWN_UIDS: Final = 5
 
 
 @dataclass(frozen=True)
-class ShardFeatures:
+class TeacherFeatures:
     """The teacher's view of one shard, rows in its order."""
 
     features_ND: Tensor
@@ -65,7 +65,7 @@ def group_of(sample: Sample) -> str:
 
 def extract(
     teacher: TeacherNetwork, samples: Iterable[Sample], where: str, on_images: Callable[[int], None]
-) -> ShardFeatures:
+) -> TeacherFeatures:
     """Pass the images of one shard through the teacher.
 
     Args:
@@ -89,7 +89,7 @@ def extract(
         on_images(len(uids))
     features_ND = torch.cat(rows)
     _check_finite(features_ND, uids, where)
-    return ShardFeatures(
+    return TeacherFeatures(
         features_ND,
         torch.tensor([hash64(uid) for uid in uids]),
         torch.tensor(groups),
@@ -154,7 +154,7 @@ def _check_finite(features_ND: Tensor, uids: list[str], where: str) -> None:
         )
 
 
-def write_features(storage: Storage, uri: str, found: ShardFeatures, header: Mapping[str, Any]) -> None:
+def write_features(storage: Storage, uri: str, found: TeacherFeatures, header: Mapping[str, Any]) -> None:
     """Write the features of one kept shard."""
     tensors = {
         "features": found.features_ND,
@@ -166,13 +166,13 @@ def write_features(storage: Storage, uri: str, found: ShardFeatures, header: Map
     storage.write_bytes(uri, save(tensors, metadata=metadata))
 
 
-def found_header(found: ShardFeatures) -> dict[str, Any]:
+def found_header(found: TeacherFeatures) -> dict[str, Any]:
     """What the header of a shard's features or labels says about its images."""
     damage = {} if found.damage is None else {"damage": found.damage.to_json()}
     return {"bad": dict(sorted(found.bad.items())), **damage}
 
 
-def read_features(storage: Storage, uri: str, config_sha256: str) -> ShardFeatures:
+def read_features(storage: Storage, uri: str, config_sha256: str) -> TeacherFeatures:
     """Read what `write_features` wrote.
 
     Raises:
@@ -182,7 +182,7 @@ def read_features(storage: Storage, uri: str, config_sha256: str) -> ShardFeatur
     if header.get("config_sha256") != config_sha256:
         raise DataError(f"{uri} was made under another configuration: remove it and run the stage label again")
     damage = Damage(**header["damage"]) if "damage" in header else None
-    return ShardFeatures(
+    return TeacherFeatures(
         tensors["features"], tensors["uid_hash"], tensors["group_hash"], tensors["usable"], header["bad"], damage
     )
 

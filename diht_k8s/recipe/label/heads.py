@@ -132,7 +132,7 @@ OnEpoch = Callable[[int, dict[str, float], Callable[[], State]], None]
 """Called with the number of finished epochs, the last one's figures and a function that returns the state; may raise to stop."""
 
 
-def train_head(
+def fit_head(
     images: TrainingImages,
     targets: Targets,
     config: HeadsConfig,

@@ -19,7 +19,7 @@ from diht_k8s.recipe.label.caption_concepts import KeptCaptions, read_captions
 from diht_k8s.recipe.label.job import LabelJob
 from diht_k8s.recipe.label.soft_labels import HeadLabels, Labels, read_labels
 from diht_k8s.recipe.label.vocabulary import Concepts, ConceptVocabulary
-from diht_k8s.recipe.runtime.bad_shards import LOST, Damage, listed
+from diht_k8s.recipe.runtime.bad_shards import LOST, Damage, damage_summary
 from diht_k8s.recipe.shards.pairs import read_pairs
 from diht_k8s.recipe.shards.samples import until_damage
 from diht_k8s.recipe.shards.sources import Shard
@@ -42,7 +42,7 @@ def make_report(job: LabelJob, vocabulary: ConceptVocabulary, heads: dict[str, A
             `data.maxBadShards` allows are damaged.
     """
     total, bad = 0, Counter[str]()
-    beyond = Beyond(named_from=job.label.min_probability or NAMED, held_out=job.label.cross_fit > 1)
+    beyond = BeyondCaption(named_from=job.label.min_probability or NAMED, held_out=job.label.cross_fit > 1)
     examples: list[dict[str, Any]] = []
     wanted = example_shards(job.shards)
     for shard in job.shards:
@@ -78,12 +78,12 @@ def make_report(job: LabelJob, vocabulary: ConceptVocabulary, heads: dict[str, A
         "pictures": {"total": total, "labelled": total - bad.total(), "bad": dict(sorted(bad.items()))},
         "beyond_caption": beyond.document(),
         "examples": examples,
-        **listed(job.bad_shards.found),
+        **damage_summary(job.bad_shards.found),
     }
 
 
 @dataclass
-class Beyond:
+class BeyondCaption:
     """What the labels name and the captions do not, in the shards that trained the heads.
 
     This is what distillation adds to the captions, right or wrong: nothing here says that it is in the image. What can be

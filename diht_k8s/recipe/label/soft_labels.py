@@ -20,8 +20,8 @@ import pyarrow as pa
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.hashing import SCHEMA_VERSION
+from diht_k8s.recipe.shards.parquet import read_table, write_table
 from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tables import read_table, write_table
 
 HEADS: Final = ("object", "attribute")
 MAX_CLASSES: Final = 1 << 16

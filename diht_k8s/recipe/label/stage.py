@@ -19,7 +19,7 @@ from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.steps import LABEL_STEPS
 from diht_k8s.recipe.clip_models.files import weights_sha256
 from diht_k8s.recipe.label.job import LabelJob, make_job
-from diht_k8s.recipe.label.teacher_files import weights_uri
+from diht_k8s.recipe.label.teacher_weights import weights_uri
 from diht_k8s.recipe.label.vocabulary_step import make_vocabulary
 from diht_k8s.recipe.runtime.commit import read_committed
 from diht_k8s.recipe.runtime.stage import Context, Outcome
@@ -55,13 +55,16 @@ def _execute_steps(names: Sequence[str], job: LabelJob) -> Outcome | None:
         make_vocabulary(job)
     if names == ("vocabulary",):
         return None
-    from diht_k8s.recipe.label import fitting, steps  # torch: not needed before, nor by a stage that ends as cached
+    from diht_k8s.recipe.label import (  # torch: not needed before, nor by a stage that ends as cached
+        heads_step,
+        predict_step,
+    )
 
-    teacher = steps.LazyTeacher(job, steps.claim_threads())
+    teacher = predict_step.LazyTeacher(job, predict_step.claim_threads())
     if "heads" in names:
-        steps.make_features(job, teacher)
-        fitting.train_heads(job, lambda: teacher.loaded.classifier)
-        fitting.join_heads(job)
+        predict_step.make_features(job, teacher)
+        heads_step.fit_heads(job, lambda: teacher.loaded.classifier)
+        heads_step.join_heads(job)
     if "predict" not in names:
         return None
-    return steps.make_labels(job, teacher)
+    return predict_step.make_labels(job, teacher)

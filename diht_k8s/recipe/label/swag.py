@@ -14,8 +14,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.recipe.label.teacher_files import SWAG_LICENCE, SWAG_NAMES
-from diht_k8s.recipe.label.teacher_weights import Weights, fit_weights, or_near
+from diht_k8s.recipe.label.teacher_weights import SWAG_LICENCE, SWAG_NAMES, Weights, fit_weights, or_near
 
 SIZE: Final = 224
 """Side of the images that the trunks were trained on; the versions fine-tuned end to end take 384, 512 or 518."""

@@ -70,7 +70,7 @@ def encode(names_N: Sequence[Sequence[str]], concepts: Concepts) -> Targets:
     return Targets(np.array([number for row in rows for number in row], np.int64), offsets, len(concepts))
 
 
-def join(parts: Sequence[Targets]) -> Targets:
+def concatenated(parts: Sequence[Targets]) -> Targets:
     """The targets of several sets of images, one after the other, with the same classes."""
     present = np.concatenate([part.present for part in parts])
     return Targets(

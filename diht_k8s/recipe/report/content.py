@@ -9,7 +9,7 @@ from typing import Any, Final
 from diht_k8s.api.documents import dump
 from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.report.notes import notes
+from diht_k8s.recipe.report.caveats import caveats
 
 IMAGE_KEYS: Final = ("thumbnails",)
 MISSING_TEXTS: Final = {
@@ -56,7 +56,7 @@ def report_content(
         "config": json.loads(dump(run)),
         "versions": evidence["versions"],
     }
-    content["notes"] = notes(content)
+    content["notes"] = caveats(content)
     return content
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import yaml
 
-from diht_k8s.recipe.report.notes import percent
+from diht_k8s.recipe.report.caveats import percent
 
 Json = dict[str, Any]
 

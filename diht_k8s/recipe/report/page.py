@@ -11,8 +11,8 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from diht_k8s.recipe.report import sections
+from diht_k8s.recipe.report.caveats import MANY, SPLITS, benchmark_caveats, label_caveats, lede, page_caveats, percent
 from diht_k8s.recipe.report.model_cards import data_card, model_card
-from diht_k8s.recipe.report.notes import MANY, SPLITS, benchmark_notes, label_notes, lede, page_notes, percent
 from diht_k8s.recipe.report.overview import TYPE_NAMES, overview, published
 
 MAX_BYTES: Final = 5 << 20
@@ -59,7 +59,7 @@ def _values(content: dict[str, Any], illustrated: int) -> dict[str, Any]:
     return {
         "content": content,
         "lede": lede(content),
-        "notes": page_notes(content),
+        "notes": page_caveats(content),
         "folded": len(results) > MANY,
         "cards": sections.cards(content),
         "steps": sections.steps(content),
@@ -74,9 +74,10 @@ def _values(content: dict[str, Any], illustrated: int) -> dict[str, Any]:
         "published": published(content),
         "type_names": TYPE_NAMES,
         "splits": SPLITS,
-        "label_notes": label_notes(content["label"].get("report", {})),
+        "label_notes": label_caveats(content["label"].get("report", {})),
         "benchmarks": [
-            {**sections.benchmark(item), "notes": [] if "error" in item else benchmark_notes(item)} for item in results
+            {**sections.benchmark(item), "notes": [] if "error" in item else benchmark_caveats(item)}
+            for item in results
         ],
         "data_card": data_card(content),
         "model_card": model_card(content),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from diht_k8s.recipe.report.notes import DIRECTIONS, first, percent, split_name
+from diht_k8s.recipe.report.caveats import DIRECTIONS, first, percent, split_name
 from diht_k8s.recipe.report.plots import Series, line_chart, thinned
 
 Json = dict[str, Any]

@@ -28,7 +28,7 @@ STALE_SECONDS: Final = 120.0
 """Longer than loading the models, filtering a batch or storing a kept shard; a slower live owner only gets help."""
 MAX_DEATHS: Final = 3
 """Workers that may die on one shard (our choice); then the stage ends."""
-SURE_SECONDS: Final = 600.0
+FINAL_STALE_SECONDS: Final = 600.0
 """So long must the claim of the last of them stand still, unless it was this worker's own: it may only be slow."""
 
 
@@ -93,7 +93,7 @@ class Claims:
                 return False
             owner = json.loads(found)
             deaths, self._at = (self._deaths(owner), str(owner.get("at", ""))) if counts_deaths else (0, "")
-            if not self._is_free(name, found, owner, SURE_SECONDS if deaths >= MAX_DEATHS else STALE_SECONDS):
+            if not self._is_free(name, found, owner, FINAL_STALE_SECONDS if deaths >= MAX_DEATHS else STALE_SECONDS):
                 return False
             if deaths >= MAX_DEATHS:
                 self._storage.remove(self._uri(name))

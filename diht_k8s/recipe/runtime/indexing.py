@@ -20,12 +20,12 @@ from diht_k8s.recipe.runtime.claims import Claims
 from diht_k8s.recipe.runtime.commit import find_committed
 from diht_k8s.recipe.runtime.inputs import filter_index, filter_index_folder, kept_by, kind_of_inputs
 from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.shards.index import ShardIndex, index_of
-from diht_k8s.recipe.shards.index_files import IndexBook, IndexRow, table_uri, write_part, write_rows
 from diht_k8s.recipe.shards.shard_groups import ShardGroup, groups_of
+from diht_k8s.recipe.shards.shard_index import ShardIndex, index_of
 from diht_k8s.recipe.shards.source_lists import current_sources
-from diht_k8s.recipe.shards.sources import Shard, current_shards, own_shards
+from diht_k8s.recipe.shards.sources import Shard, current_shards, training_shards
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.stored_index import IndexRow, StoredIndex, table_uri, write_part, write_rows
 
 READERS: Final = 8
 """Shards of a group that are read at the same time."""
@@ -76,7 +76,7 @@ def shards_of(run: DihtRun, storage: Storage) -> list[Shard]:
     spec = run.spec
     if spec.train is not None and spec.train.shards:
         (own,) = current_sources(storage, spec.data.output, [spec.train.shards])
-        return own_shards(own)
+        return training_shards(own)
     layout = Layout(spec.data.output)
     committed = None if spec.filter is None else find_committed(storage, layout, Stage.FILTER)
     if committed is None:
@@ -96,7 +96,7 @@ class _Indexing:
         self._digest = sha256_of([[shard.name, shard.identity] for shard in self._shards])
         self._header = {"shards": self._digest, "of": kind_of_inputs(run.spec)}
         self._by_filter = self._complete_by_filter(run)
-        self._before = IndexBook.open(storage, self._folder)
+        self._before = StoredIndex.open(storage, self._folder)
         missing = [shard for shard in self._shards if _row(self._before, shard) is None]
         self._groups = [] if self._by_filter else groups_of(missing)
         rows = () if self._before is None else self._before.rows.values()
@@ -111,7 +111,7 @@ class _Indexing:
         self._take(self._groups[self._worker :: self._workers], self._there())
         while True:
             there = self._there()  # before the table is looked for: whoever has written it removes the rows
-            book = IndexBook.open(self._storage, self._folder)
+            book = StoredIndex.open(self._storage, self._folder)
             if book is not None and book.header == {**book.header, **self._header}:
                 return self._outcome(book.rows.values())
             missing = [group for group in reversed(self._groups) if group.number not in there]
@@ -186,7 +186,7 @@ class _Indexing:
         return Indexed(len(rows), samples, self._read, damaged)
 
 
-def _row(book: IndexBook | None, shard: Shard) -> IndexRow | None:
+def _row(book: StoredIndex | None, shard: Shard) -> IndexRow | None:
     """What a book says about this version of a shard."""
     row = None if book is None else book.rows.get(shard.name)
     return row if row is not None and row.identity == shard.identity else None

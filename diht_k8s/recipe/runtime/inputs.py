@@ -11,9 +11,9 @@ from diht_k8s.api.layout import Layout
 from diht_k8s.api.reports import Committed
 from diht_k8s.api.run import Spec, Stage
 from diht_k8s.recipe.runtime.commit import read_committed
-from diht_k8s.recipe.shards.index_files import IndexBook
 from diht_k8s.recipe.shards.sources import Shard, input_shards
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.stored_index import StoredIndex
 
 
 def kept_shards(spec: Spec, storage: Storage) -> list[Shard]:
@@ -35,16 +35,16 @@ def kept_shards(spec: Spec, storage: Storage) -> list[Shard]:
     return kept_by(read_committed(storage, Layout(spec.data.output), Stage.FILTER), spec, storage)
 
 
-def own_index(spec: Spec, storage: Storage) -> IndexBook | None:
+def own_index(spec: Spec, storage: Storage) -> StoredIndex | None:
     """What `diht index` or a training has made, if it is of the shards that the training reads; None if there is none."""
-    book, kind = IndexBook.open(storage, Layout(spec.data.output).index), kind_of_inputs(spec)
+    book, kind = StoredIndex.open(storage, Layout(spec.data.output).index), kind_of_inputs(spec)
     return None if book is None or book.header.get("of", kind) != kind else book
 
 
-def filter_index(spec: Spec, storage: Storage) -> IndexBook | None:
+def filter_index(spec: Spec, storage: Storage) -> StoredIndex | None:
     """The index that the filter has made of the shards that the training reads; None if there is none."""
     kind = kind_of_inputs(spec)
-    return None if kind == "own" or spec.filter is None else IndexBook.open(storage, filter_index_folder(spec))
+    return None if kind == "own" or spec.filter is None else StoredIndex.open(storage, filter_index_folder(spec))
 
 
 def filter_index_folder(spec: Spec) -> str:

@@ -22,19 +22,19 @@ from typing import NoReturn
 
 from diht_k8s.api.errors import DihtError, ExitCode, RetryableError, StopRequested
 from diht_k8s.recipe.runtime.gang import STOPPED, Gang, cause_of
-from diht_k8s.recipe.runtime.hangs.watchdog import Limits, Watchdog, noting_folder
+from diht_k8s.recipe.runtime.hangs.watchdog import HangLimits, Watchdog, notes_folder
 from diht_k8s.recipe.runtime.in_place.launcher import launch_in_place
 from diht_k8s.recipe.runtime.in_place.standby import Standbys
-from diht_k8s.recipe.runtime.parent_death import named_parent
+from diht_k8s.recipe.runtime.pdeathsig import named_parent
 from diht_k8s.recipe.runtime.preflight import DNS_TIMEOUT_S, wait_for_hosts
 from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.runtime.time_spent import STARTING, Clock, handing_over
+from diht_k8s.recipe.runtime.time_spent import STARTING, TimeAccount, exported
 
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(8 << 30)}
 """Has glibc keep the memory of large tensors for the next step: on a CPU, allocating it again takes an eighth of a step
 (page faults)."""
 
-RECORDER = {"TORCH_FR_BUFFER_SIZE": "2000"}
+FLIGHT_RECORDER = {"TORCH_FR_BUFFER_SIZE": "2000"}
 """Collectives of each rank that torch's flight recorder keeps; unset, it keeps none of gloo's."""
 
 MAX_VARIABLE_BYTES = 16 << 10
@@ -44,7 +44,7 @@ FILE_MARK = "@"
 """Begins a variable that names a file; neither YAML nor JSON begins with it."""
 
 
-def hand_over(variable: str, text: str) -> None:
+def export_env(variable: str, text: str) -> None:
     """Set a variable of the environment for the ranks; a file that it takes is removed when this process ends."""
     if len(text.encode()) <= MAX_VARIABLE_BYTES:
         os.environ[variable] = text
@@ -56,8 +56,8 @@ def hand_over(variable: str, text: str) -> None:
     os.environ[variable] = FILE_MARK + name
 
 
-def handed_over(variable: str) -> str:
-    """The text that `hand_over` has passed on to a rank."""
+def read_env(variable: str) -> str:
+    """The text that `export_env` has passed on to a rank."""
     text = os.environ[variable]
     return Path(text[1:]).read_text(encoding="utf-8") if text.startswith(FILE_MARK) else text
 
@@ -70,7 +70,7 @@ def launch(
     run_id: str,
     stop: StopFlag | None = None,
     in_place: bool = False,
-    clock: Clock | None = None,
+    clock: TimeAccount | None = None,
     peers_s: float = DNS_TIMEOUT_S,
 ) -> None:
     """Run `python -m module arguments` as every rank of this node and wait for all of them.
@@ -89,8 +89,8 @@ def launch(
         DihtError: the first rank that failed, with its exit code and message.
         RetryableError: a node of the gang did not appear, or the ranks hung.
     """
-    stop, clock = stop or StopFlag(), clock or Clock()
-    for name, value in (MALLOC | RECORDER).items():
+    stop, clock = stop or StopFlag(), clock or TimeAccount()
+    for name, value in (MALLOC | FLIGHT_RECORDER).items():
         os.environ.setdefault(name, value)
     command = [sys.executable, "-m", module, *arguments]
     with contextlib.closing(Standbys(command, gang.processes)) as standbys:
@@ -99,7 +99,7 @@ def launch(
         clock.enter(STARTING, "rendezvous")
         wait_for_hosts(gang.hosts, stop=stop, timeout_s=peers_s)
         clock.enter(STARTING, "imports")
-        with handing_over(clock):
+        with exported(clock):
             if in_place:
                 return launch_in_place(gang, command, run_id=run_id, stop=stop, say=_to_stderr, standbys=standbys)
             return _launch_elastic(gang, module, arguments, run_id, stop)
@@ -126,8 +126,8 @@ def _launch_elastic(gang: Gang, module: str, arguments: Sequence[str], run_id: s
         local_addr="localhost" if single else None,
     )
     stop.raise_if_requested()
-    with noting_folder() as folder:
-        watchdog = Watchdog(folder, Limits.from_environment(), say=_to_stderr)
+    with notes_folder() as folder:
+        watchdog = Watchdog(folder, HangLimits.from_environment(), say=_to_stderr)
         try:
             with watchdog, named_parent():
                 elastic_launch(config, sys.executable)("-m", module, *arguments)

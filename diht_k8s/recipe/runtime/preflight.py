@@ -48,7 +48,7 @@ def this_node() -> NodeResult:
     return NodeResult(node=os.environ.get(NODE_VARIABLE) or host, pod=host)
 
 
-def handed_result() -> NodeResult:
+def exported_result() -> NodeResult:
     """What the checks of this pod found before its ranks were started."""
     text = os.environ.get(RESULT_VARIABLE)
     return this_node() if text is None else NodeResult.model_validate_json(text)

@@ -10,7 +10,7 @@ from typing import TextIO
 
 from diht_k8s.api.reports import ROUNDS_VARIABLE, CommittedShards, NodeResult, Progress, Rounds, SavedCheckpoint
 from diht_k8s.api.run import Stage
-from diht_k8s.recipe.runtime.time_spent import Clock
+from diht_k8s.recipe.runtime.time_spent import TimeAccount
 
 
 class Reporter:
@@ -24,7 +24,7 @@ class Reporter:
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
         every_s: float | None = None,
-        time_spent: Clock | None = None,
+        time_spent: TimeAccount | None = None,
         preflight: Sequence[NodeResult] = (),
     ) -> None:
         """Make a reporter.
@@ -50,7 +50,7 @@ class Reporter:
         self._rounds = None if rounds is None else Rounds.model_validate_json(rounds)
         self._shards: CommittedShards | None = None
         self._keeps_time = time_spent is not None
-        self.time = time_spent or Clock()
+        self.time = time_spent or TimeAccount()
         """what the program spends its time on."""
 
     def start(self, step: str, total: int, *, done: int = 0, unit: str = "samples") -> None:

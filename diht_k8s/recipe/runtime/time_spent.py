@@ -22,7 +22,7 @@ TIME_VARIABLE: Final = "DIHT_TIME_SPENT"
 STARTING: Final = "starting"
 
 
-class Clock:
+class TimeAccount:
     """The account of one program."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic, began: float | None = None) -> None:
@@ -35,7 +35,7 @@ class Clock:
         self._clock, handed = clock, os.environ.get(TIME_VARIABLE)
         self._base, self._at = TimeSpent(), _process_began(clock) if began is None else began
         if handed is not None:
-            self._base, self._at = read(handed)
+            self._base, self._at = load_account(handed)
         self._parts: dict[str, float] = {}
         self._start_up: dict[str, float] = {}
         self._part, self._detail = STARTING, "imports"
@@ -99,11 +99,11 @@ class Clock:
 
     def handed_over(self) -> str:
         """The account for the environment of the ranks."""
-        return text_of(self.spent(), self._at)
+        return dump_account(self.spent(), self._at)
 
 
 @contextlib.contextmanager
-def handing_over(clock: Clock) -> Iterator[None]:
+def exported(clock: TimeAccount) -> Iterator[None]:
     """Processes that are started meanwhile go on with the account."""
     os.environ[TIME_VARIABLE] = clock.handed_over()
     try:
@@ -112,21 +112,21 @@ def handing_over(clock: Clock) -> Iterator[None]:
         del os.environ[TIME_VARIABLE]
 
 
-def text_of(spent: TimeSpent, at: float) -> str:
+def dump_account(spent: TimeSpent, at: float) -> str:
     """An account up to a moment of the monotonic clock, as text."""
     return json.dumps({"at": at, "spent": spent.model_dump(exclude_none=True)})
 
 
-def read(text: str) -> tuple[TimeSpent, float]:
+def load_account(text: str) -> tuple[TimeSpent, float]:
     """The account and its moment."""
     found: dict[str, Any] = json.loads(text)
     return TimeSpent.model_validate(found["spent"]), float(found["at"])
 
 
-def recovering(text: str, now: float) -> str:
+def with_recovery(text: str, now: float) -> str:
     """The account of a round that has ended, up to the start of the next one."""
-    spent, at = read(text)
-    return text_of(spent.model_copy(update={"recovering": round(spent.recovering + max(0.0, now - at), 3)}), now)
+    spent, at = load_account(text)
+    return dump_account(spent.model_copy(update={"recovering": round(spent.recovering + max(0.0, now - at), 3)}), now)
 
 
 def _process_began(clock: Callable[[], float]) -> float:

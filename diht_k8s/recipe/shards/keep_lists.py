@@ -13,13 +13,13 @@ import pyarrow as pa
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.hashing import SCHEMA_VERSION
+from diht_k8s.recipe.shards.parquet import read_table, write_table
 from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tables import read_table, write_table
 
 SCHEMA: Final = pa.schema([("row", pa.int32()), ("uid", pa.string())])
 
 
-class Listed(NamedTuple):
+class KeepListRow(NamedTuple):
     """A pair that is kept."""
 
     row: int
@@ -27,13 +27,13 @@ class Listed(NamedTuple):
     uid: str
 
 
-def write_keep_list(storage: Storage, uri: str, listed: Iterable[Listed]) -> bytes:
+def write_keep_list(storage: Storage, uri: str, listed: Iterable[KeepListRow]) -> bytes:
     """Write a list; returns the file's content."""
     table = pa.Table.from_pylist([each._asdict() for each in listed], schema=SCHEMA)
     return write_table(storage, uri, table, {"schema_version": SCHEMA_VERSION})
 
 
-def read_keep_list(storage: Storage, uri: str) -> list[Listed]:
+def read_keep_list(storage: Storage, uri: str) -> list[KeepListRow]:
     """Read a list.
 
     Raises:
@@ -42,4 +42,4 @@ def read_keep_list(storage: Storage, uri: str) -> list[Listed]:
     table, _ = read_table(storage, uri)
     if not set(SCHEMA.names) <= set(table.column_names):
         raise DataError(f"{uri} is not a keep list: run the stage filter again")
-    return [Listed(row, uid) for row, uid in zip(table["row"].to_pylist(), table["uid"].to_pylist(), strict=True)]
+    return [KeepListRow(row, uid) for row, uid in zip(table["row"].to_pylist(), table["uid"].to_pylist(), strict=True)]

@@ -32,7 +32,7 @@ Errors = Callable[[str, str], AbstractContextManager[None]]
 """(URI, verb) -> a block in which errors of file systems become ours."""
 
 
-class Listed(NamedTuple):
+class ListedFile(NamedTuple):
     """A file that a pattern matches."""
 
     uri: str
@@ -53,7 +53,7 @@ def identity_of(info: Mapping[str, Any], path: str) -> str:
     return f"{info['size']}-{version}"
 
 
-def listed(patterns: Sequence[str], resolve: Resolve, errors: Errors) -> list[Listed]:
+def listed(patterns: Sequence[str], resolve: Resolve, errors: Errors) -> list[ListedFile]:
     """The files that brace ranges and globs match, each pattern expanded in order; stderr tells of absent ones.
 
     Args:
@@ -64,7 +64,7 @@ def listed(patterns: Sequence[str], resolve: Resolve, errors: Errors) -> list[Li
     Raises:
         UserError: a pattern matches nothing or a folder, or the same file is matched twice.
     """
-    found: list[Listed] = []
+    found: list[ListedFile] = []
     for pattern in patterns:
         uris = list(braceexpand(pattern))
         some = matches(uris, resolve, errors)
@@ -83,7 +83,7 @@ def listed(patterns: Sequence[str], resolve: Resolve, errors: Errors) -> list[Li
     return found
 
 
-def _tell_absent(pattern: str, uris: Sequence[str], found: Sequence[Listed]) -> None:
+def _tell_absent(pattern: str, uris: Sequence[str], found: Sequence[ListedFile]) -> None:
     """Pools often have holes, so they stop nothing; a typing error in a range should not go unseen."""
     there = {each.uri for each in found}
     absent = [uri for uri in uris if uri not in there and not _is_glob(uri)]
@@ -96,7 +96,7 @@ def _is_glob(uri: str) -> bool:
     return any(character in uri for character in "*?[")
 
 
-def matches(uris: Sequence[str], resolve: Resolve, errors: Errors) -> list[Listed]:
+def matches(uris: Sequence[str], resolve: Resolve, errors: Errors) -> list[ListedFile]:
     """The files that URIs without braces match, in order; those that match nothing are left out.
 
     Raises:
@@ -104,7 +104,7 @@ def matches(uris: Sequence[str], resolve: Resolve, errors: Errors) -> list[Liste
     """
     globs = {uri for uri in uris if _is_glob(uri)}
     there = _named([uri for uri in uris if uri not in globs], resolve, errors)
-    found: list[Listed] = []
+    found: list[ListedFile] = []
     for uri in uris:
         if uri in globs:
             found += _globbed(uri, resolve, errors)
@@ -113,7 +113,7 @@ def matches(uris: Sequence[str], resolve: Resolve, errors: Errors) -> list[Liste
     return found
 
 
-def _globbed(uri: str, resolve: Resolve, errors: Errors) -> list[Listed]:
+def _globbed(uri: str, resolve: Resolve, errors: Errors) -> list[ListedFile]:
     system, path = resolve(uri)
     scheme = "s3://" if uri.startswith("s3://") else ""
     with errors(uri, "list"):
@@ -121,12 +121,12 @@ def _globbed(uri: str, resolve: Resolve, errors: Errors) -> list[Listed]:
         return [_of(scheme + match, match, infos[match]) for match in sorted(infos)]
 
 
-def _named(uris: Iterable[str], resolve: Resolve, errors: Errors) -> dict[str, Listed]:
+def _named(uris: Iterable[str], resolve: Resolve, errors: Errors) -> dict[str, ListedFile]:
     """URI -> its file, for those that are there."""
     folders = defaultdict[str, list[str]](list)
     for uri in uris:
         folders[uri.rpartition("/")[0]].append(uri)
-    found: dict[str, Listed] = {}
+    found: dict[str, ListedFile] = {}
     for folder, names in folders.items():
         if len(names) > FEW and not isinstance(resolve(folder + "/")[0], LocalFileSystem):
             infos = infos_of(folder, resolve, errors)
@@ -149,10 +149,10 @@ def infos_of(folder: str, resolve: Resolve, errors: Errors) -> dict[str, dict[st
     return {entry["name"]: entry for entry in files_last}
 
 
-def _asked(uris: Sequence[str], resolve: Resolve, errors: Errors) -> dict[str, Listed]:
+def _asked(uris: Sequence[str], resolve: Resolve, errors: Errors) -> dict[str, ListedFile]:
     """The files that are there, each asked for."""
 
-    def ask(uri: str) -> Listed | None:
+    def ask(uri: str) -> ListedFile | None:
         system, path = resolve(uri)
         with errors(uri, "list"):
             try:
@@ -169,8 +169,8 @@ def _asked(uris: Sequence[str], resolve: Resolve, errors: Errors) -> dict[str, L
     return {each.uri: each for each in found if each is not None}
 
 
-def _of(uri: str, path: str, info: Mapping[str, Any]) -> Listed:
+def _of(uri: str, path: str, info: Mapping[str, Any]) -> ListedFile:
     """A file; a folder raises UserError, with what to write."""
     if info["type"] == "directory":
         raise UserError(f"{uri} is a folder, not a shard: name the files in it, for example {uri.rstrip('/')}/*.tar")
-    return Listed(uri, int(info["size"]), identity_of(info, path))
+    return ListedFile(uri, int(info["size"]), identity_of(info, path))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any, BinaryIO, Final, NamedTuple, cast
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.recipe.shards.several_captions import MAX_CAPTION_BYTES, folded, written_captions
+from diht_k8s.recipe.shards.sample_captions import MAX_CAPTION_BYTES, fold_whitespace, weighted_captions
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tar_reader import Member, TarDamageError, read_members
 
@@ -102,7 +102,7 @@ class SamplePlaces:
         self._end = 0
         self._known = True
 
-    def add(self, group: Group) -> None:
+    def add(self, group: SampleGroup) -> None:
         """Note the next sample."""
         if group.span is None:
             self._known = False
@@ -190,7 +190,7 @@ def _split_name(path: str) -> tuple[str, str] | None:
     return (f"{folder}/{base}" if folder or path.startswith("/") else base), suffix.lower()
 
 
-class Group:
+class SampleGroup:
     """The members of one sample."""
 
     def __init__(self, key: str, first: Member) -> None:
@@ -212,7 +212,7 @@ class Group:
             self.members, self.problem = dict.fromkeys(self.members, b""), TOO_LARGE
 
 
-def grouped(members: Iterator[Member], others: list[str]) -> Iterator[Group]:
+def grouped(members: Iterator[Member], others: list[str]) -> Iterator[SampleGroup]:
     """The members of each sample. A key that follows itself with a suffix again is a new sample.
 
     Args:
@@ -222,7 +222,7 @@ def grouped(members: Iterator[Member], others: list[str]) -> Iterator[Group]:
     Raises:
         TarDamageError: after the sample before the damage; a sample that the damage is known to cut is left out.
     """
-    group: Group | None = None
+    group: SampleGroup | None = None
     try:
         for member in members:
             split = _split_name(member.name)
@@ -234,7 +234,7 @@ def grouped(members: Iterator[Member], others: list[str]) -> Iterator[Group]:
             if group is None or key != group.key or suffix in group.members:
                 if group is not None:
                     yield group
-                group = Group(key, member)
+                group = SampleGroup(key, member)
             group.add(suffix, member)
     except TarDamageError as damage:
         cut = None if damage.name is None else _split_name(damage.name)
@@ -267,13 +267,13 @@ def caption_of(text: bytes | None, meta: Mapping[str, Any]) -> tuple[str, str | 
     else:
         value = next((meta[key] for key in CAPTION_KEYS if key in meta), None)
         if value is None:
-            value = next((text for text, _ in written_captions(meta)), None)
+            value = next((text for text, _ in weighted_captions(meta)), None)
         if value is None:
             return "", "caption_missing"
         if not isinstance(value, str):
             return "", "caption_no_text"
         caption = value
-    caption = folded(caption)
+    caption = fold_whitespace(caption)
     if len(caption.encode(errors="surrogatepass")) > MAX_CAPTION_BYTES:
         return "", "caption_too_long"
     if any("\ud800" <= character <= "\udfff" for character in caption):

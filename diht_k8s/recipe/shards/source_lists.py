@@ -19,9 +19,9 @@ import pyarrow as pa
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.hashing import SCHEMA_VERSION, sha256_of
 from diht_k8s.api.layout import join
-from diht_k8s.recipe.shards.listing import Listed
+from diht_k8s.recipe.shards.listing import ListedFile
+from diht_k8s.recipe.shards.parquet import read_table, write_table
 from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tables import read_table, write_table
 
 FEW: Final = 1000
 """Up to this number of files is one request of a listing: no list is kept of them."""
@@ -37,7 +37,7 @@ def list_uri(output: str, groups: Groups) -> str:
     return join(output, "sources", f"{sha256_of([list(patterns) for patterns in groups])[:KEY_DIGITS]}.parquet")
 
 
-def known_sources(storage: Storage, output: str, groups: Groups) -> list[list[Listed]]:
+def known_sources(storage: Storage, output: str, groups: Groups) -> list[list[ListedFile]]:
     """The files of each group by the run's list; listed where it has none.
 
     Raises:
@@ -49,7 +49,7 @@ def known_sources(storage: Storage, output: str, groups: Groups) -> list[list[Li
 
 def current_sources(
     storage: Storage, output: str, groups: Groups, *, sleep: Callable[[float], object] = time.sleep
-) -> list[list[Listed]]:
+) -> list[list[ListedFile]]:
     """The files of each group as the first worker finds them now; it writes the list, others read it.
 
     Args:
@@ -78,30 +78,30 @@ def current_sources(
         storage.remove(claim)
 
 
-def _listed(storage: Storage, groups: Groups) -> list[list[Listed]]:
+def _listed(storage: Storage, groups: Groups) -> list[list[ListedFile]]:
     return [storage.listed(patterns) for patterns in groups]
 
 
-def _made(storage: Storage, uri: str, groups: Groups) -> list[list[Listed]]:
+def _made(storage: Storage, uri: str, groups: Groups) -> list[list[ListedFile]]:
     found = _listed(storage, groups)
     if sum(map(len, found)) > FEW and _read(storage, uri, len(groups)) != found:
         rows = [(number, *each) for number, group in enumerate(found) for each in group]
-        columns = dict(zip(("group", *Listed._fields), map(list, zip(*rows, strict=True)), strict=True))
+        columns = dict(zip(("group", *ListedFile._fields), map(list, zip(*rows, strict=True)), strict=True))
         write_table(storage, uri, pa.table(columns), {"schema_version": SCHEMA_VERSION, "sha256": sha256_of(rows)})
     return found
 
 
-def _read(storage: Storage, uri: str, groups: int) -> list[list[Listed]] | None:
+def _read(storage: Storage, uri: str, groups: int) -> list[list[ListedFile]] | None:
     """The files of each group that a list names; None if there is no list."""
     if not storage.exists(uri):
         return None
     table, header = read_table(storage, uri)
-    if table.column_names != ["group", *Listed._fields]:
+    if table.column_names != ["group", *ListedFile._fields]:
         raise DataError(f"{uri} is not a list of sources: remove it and start again")
     rows = list(zip(*(column.to_pylist() for column in table.columns), strict=True))
     if header.get("sha256") != sha256_of(rows):
         raise DataError(f"{uri} is not the list that its digest belongs to: remove it and start again")
-    found: list[list[Listed]] = [[] for _ in range(groups)]
+    found: list[list[ListedFile]] = [[] for _ in range(groups)]
     for number, some in groupby(rows, key=lambda row: row[0]):
-        found[number] = [Listed(*row[1:]) for row in some]
+        found[number] = [ListedFile(*row[1:]) for row in some]
     return found

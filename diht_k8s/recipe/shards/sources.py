@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from diht_k8s.api.run import Spec
-from diht_k8s.recipe.shards.listing import Listed
+from diht_k8s.recipe.shards.listing import ListedFile
 from diht_k8s.recipe.shards.source_lists import current_sources, known_sources
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -65,7 +65,7 @@ def listed_shards(spec: Spec, storage: Storage) -> list[Shard]:
     return _named(spec, [storage.listed(source.shards or ()) for source in spec.data.sources])
 
 
-def own_shards(listed: Iterable[Listed]) -> list[Shard]:
+def training_shards(listed: Iterable[ListedFile]) -> list[Shard]:
     """The shards that the training names itself (`train.shards`); labels go by their file names."""
     return [
         Shard(PurePosixPath(uri).name.partition(".")[0], uri, "train", size=size, identity=identity)
@@ -77,7 +77,7 @@ def _patterns(spec: Spec) -> list[list[str]]:
     return [list(source.shards or ()) for source in spec.data.sources]
 
 
-def _named(spec: Spec, found: Sequence[Sequence[Listed]]) -> list[Shard]:
+def _named(spec: Spec, found: Sequence[Sequence[ListedFile]]) -> list[Shard]:
     shards: list[Shard] = []
     taken: set[str] = set()
     for source, files in zip(spec.data.sources, found, strict=True):

@@ -21,8 +21,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from diht_k8s.api.data import StorageRule
 from diht_k8s.api.errors import DataError, DihtError, RetryableError, UserError
-from diht_k8s.recipe.shards.listing import Listed, identity_of, infos_of, listed, matches
-from diht_k8s.recipe.shards.ranges import RangeReader
+from diht_k8s.recipe.shards.listing import ListedFile, identity_of, infos_of, listed, matches
+from diht_k8s.recipe.shards.range_reads import RangeReader
 
 CLIENT: Final = {"retries": {"max_attempts": 9, "mode": "standard"}, "connect_timeout": 10, "read_timeout": 60}
 """Botocore's own retry of temporary refusals: full jitter, pauses of up to 1, 2, 4, ... 20 s."""
@@ -47,7 +47,7 @@ class Storage:
         """The files that brace ranges and globs match (see `listed`)."""
         return [found.uri for found in self.listed(patterns)]
 
-    def listed(self, patterns: Sequence[str]) -> list[Listed]:
+    def listed(self, patterns: Sequence[str]) -> list[ListedFile]:
         """The files that brace ranges and globs match, each pattern expanded in order; a folder is one listing.
 
         Raises:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.recipe.runtime.bad_shards import LOST, BadShards, Damage, listed
+from diht_k8s.recipe.runtime.bad_shards import LOST, BadShards, Damage, damage_summary
 from diht_k8s.recipe.train.collectives import gather_objects
 from diht_k8s.recipe.train.data.batch import Batch
 
@@ -60,4 +60,4 @@ class BadSamples:
         found = dict(validation)
         for theirs in gather_objects(self._bad_shards.found):
             found |= theirs
-        return listed(found)
+        return damage_summary(found)

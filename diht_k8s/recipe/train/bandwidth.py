@@ -41,7 +41,7 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class Culprit:
+class SlowNode:
     """Which node is slow."""
 
     words: str
@@ -56,7 +56,7 @@ class Culprit:
 class SlowFabricError(RetryableError):
     """The fabric is slower than `train.minBusBandwidth`."""
 
-    def __init__(self, message: str, bus: float, culprit: Culprit) -> None:
+    def __init__(self, message: str, bus: float, culprit: SlowNode) -> None:
         """Make one; `bus` is the bus bandwidth in GB/s."""
         super().__init__(message)
         self.bus, self.culprit = bus, culprit
@@ -140,7 +140,7 @@ def rounds_of(number: int) -> list[list[tuple[int, int]]]:
     return rounds if number % 2 == 0 else [rounds[0][:-1], rounds[1], [ring[-1]]]
 
 
-def _culprit(rank: int, device: torch.device, node: str) -> Culprit:
+def _culprit(rank: int, device: torch.device, node: str) -> SlowNode:
     """Which node is slow (a collective): neighbours exchange in pairs, and who is slow with both of its own is it."""
     nodes = gather_objects(node)
     places = [f"node {name}" for name in nodes]
@@ -149,7 +149,7 @@ def _culprit(rank: int, device: torch.device, node: str) -> Culprit:
     units = list(dict.fromkeys(places))
     if len(units) < 3:
         which = f"node {nodes[0]}" if len(set(nodes)) == 1 else f"{' and '.join(units)}"
-        return Culprit(f"which of two is slow cannot be told ({which}): see the network between them")
+        return SlowNode(f"which of two is slow cannot be told ({which}): see the network between them")
     leaders = [places.index(unit) for unit in units]
     mine: dict[str, float] = {}
     for pairs in rounds_of(len(leaders)):
@@ -164,7 +164,7 @@ def _culprit(rank: int, device: torch.device, node: str) -> Culprit:
     for place, speed in best.items():
         exchanges[node_of[place]] = min(speed, exchanges.get(node_of[place], speed))
     slow = clearly_slowest(best)
-    return Culprit(slowest_node(best), node_of[slow] if slow else "", exchanges)
+    return SlowNode(slowest_node(best), node_of[slow] if slow else "", exchanges)
 
 
 def _exchange(peer: int, device: torch.device) -> float:

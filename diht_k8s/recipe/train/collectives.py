@@ -3,11 +3,14 @@
 In: a rank's rows and a process group, or None where training is not distributed (every function then returns its
 input). Out: the same rows seen globally, in rank order. The losses differentiate by hand, so nothing here records a
 graph.
+
+What the ranks exchange after each step, so that all of them save, stop and validate in the same one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -122,3 +125,33 @@ def barrier() -> None:
     """Wait for all ranks (a collective); nothing without a process group."""
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.barrier(group=control_group())
+
+
+@dataclass
+class LastSave:
+    """Time and position of the last checkpoint."""
+
+    saved_at: float
+    saved_position: int
+
+
+@dataclass(frozen=True)
+class StepFlags:
+    """What the ranks exchanged after a step; equal on all of them."""
+
+    stop: bool
+    due: bool
+    busy: bool
+    own_seconds: list[float]
+
+
+def reduce_flags(stop: bool, due: bool, busy: bool, own_seconds: float, *, rank: int, world: int) -> StepFlags:
+    """Requests of any rank and the time of each (a collective of the control group)."""
+    if world == 1:
+        return StepFlags(stop, due, busy, [own_seconds])
+    values = torch.zeros(3 + world)
+    values[:3] = torch.tensor([stop, due, busy])
+    values[3 + rank] = own_seconds
+    dist.all_reduce(values, dist.ReduceOp.MAX, group=control_group())
+    stop_any, due_any, busy_any, *own = values.tolist()
+    return StepFlags(bool(stop_any), bool(due_any), bool(busy_any), own)

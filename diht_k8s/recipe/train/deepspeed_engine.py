@@ -1,4 +1,7 @@
-"""The part of DeepSpeed's untyped engine that the training uses, as a protocol."""
+"""The part of DeepSpeed's untyped engine that the training uses, as a protocol.
+
+DeepSpeed's configuration for a run's training. Pure apart from marks on the model's parameters.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from diht_k8s.recipe.train.model.student import Features
+from diht_k8s.api.train import Train
+from diht_k8s.recipe.train.gradient_reduction import bucket_elements
+from diht_k8s.recipe.train.model.student import Features, Student
 
 
 class DeepSpeedEngine(Protocol):
@@ -52,3 +57,68 @@ class DeepSpeedEngine(Protocol):
     def eval(self) -> object:
         """Set evaluation mode."""
         ...
+
+
+REDUCTIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def deepspeed_settings(train: Train, *, micro_batch: int, world: int, parameters: int) -> dict[str, Any]:
+    """The configuration.
+
+    Args:
+        train: of the run document.
+        micro_batch: pairs that one process passes through the model at once.
+        world: number of processes.
+        parameters: of the model, in all.
+    """
+    bucket = bucket_elements(parameters)
+    settings: dict[str, Any] = {
+        "train_batch_size": train.batch_size,
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_accumulation_steps": train.batch_size // world // micro_batch,
+        # At ZeRO 0 it would wait for the device twice, and take the norm that the engine has: there the engine clips.
+        "gradient_clipping": train.optimizer.gradient_clip_norm if train.zero_stage > 0 else 0.0,
+        "zero_optimization": {
+            "stage": train.zero_stage,
+            "stage3_param_persistence_threshold": 0,
+            "reduce_bucket_size": bucket,
+            "allgather_bucket_size": bucket,
+            # A second bucket fills while the first one is summed; a single process has nothing to wait for.
+            "overlap_comm": world > 1,
+            **_offloading(train),
+        },
+        "communication_data_type": train.gradient_reduction,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**9,
+        "timers": {"throughput": {"enabled": False}},  # it would synchronise the device twice a step
+        "wall_clock_breakdown": False,
+    }
+    if train.precision == "bf16":
+        # Autocast keeps fp32 weights and norms, so checkpoints hold one precision.
+        # fp16 has its own (see `Student`): DeepSpeed would clip before it unscales, with a scale for each rank.
+        settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+        if train.zero_stage < 3 or train.gradient_reduction == "fp32":
+            settings["torch_autocast"]["lower_precision_safe_modules"] = []
+    return settings
+
+
+def reduce_alike(model: Student, train: Train) -> None:
+    """Have the ZeRO stages sum all gradients in `train.gradientReduction`.
+
+    DeepSpeed 0.19: ZeRO 0 takes `communication_data_type`; from stage 1 on, once any engine of the process has had
+    autocast, each parameter's `comm_dtype` counts instead (runtime/base_optimizer.py, runtime/torch_autocast.py). Stage 3
+    also gathers weights in it, so there DeepSpeed sets it, and only for layers that autocast computes in bf16 anyway.
+    """
+    if train.zero_stage < 3:
+        for parameter in model.parameters():
+            parameter.comm_dtype = REDUCTIONS[train.gradient_reduction]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _offloading(train: Train) -> dict[str, Any]:
+    """DeepSpeed's settings for `train.offload`; the run document's rules require the ZeRO stage."""
+    if train.offload == "None":
+        return {}
+    place = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    moved = {"offload_optimizer": place}
+    return {**moved, "offload_param": place} if train.offload == "Parameters" else moved

@@ -57,7 +57,7 @@ def choose_algorithms(mode: str) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def init_distributed(timeout_s: int = 600) -> None:
+def init_process_groups(timeout_s: int = 600) -> None:
     """Set this rank's device and initialise the process groups (a collective), also for DeepSpeed.
 
     Args:

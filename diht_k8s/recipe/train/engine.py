@@ -3,12 +3,15 @@
 A batch that does not fit at once runs in micro-batches by gradient caching (GradCache): features first without a graph,
 the loss and its gradient on all of them, then each micro-batch again with that gradient. The contrastive loss always
 sees the whole batch.
+
+How long a device computes, measured without waiting for it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -22,8 +25,7 @@ from torch import Tensor
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.train.data.batch import Batch, BatchTargets
-from diht_k8s.recipe.train.deepspeed_engine import DeepSpeedEngine
-from diht_k8s.recipe.train.deepspeed_settings import REDUCTIONS, deepspeed_settings, reduce_alike
+from diht_k8s.recipe.train.deepspeed_engine import REDUCTIONS, DeepSpeedEngine, deepspeed_settings, reduce_alike
 from diht_k8s.recipe.train.distributed import this_device
 from diht_k8s.recipe.train.gradient_reduction import OverlappedReduction, bucket_elements
 from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
@@ -31,7 +33,36 @@ from diht_k8s.recipe.train.loss.losses import duplicate_share, hn_nce_loss_and_s
 from diht_k8s.recipe.train.model.attention import attention_in_fp32, needs_fp32_attention
 from diht_k8s.recipe.train.model.student import Features, Student, parameter_groups
 from diht_k8s.recipe.train.precision import LOSS_SCALE, MIN_SCALE, LossScale, require_precision
-from diht_k8s.recipe.train.stopwatch import Stopwatch
+
+
+class Stopwatch:
+    """Time of a forward pass on a device, without synchronising it."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Make one for a device."""
+        self._began, self._ended = 0.0, 0.0
+        self._events = None
+        if device.type == "cuda":
+            self._events = (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
+
+    def start(self) -> None:
+        """The pass begins."""
+        self._began = time.perf_counter()
+        if self._events is not None:
+            self._events[0].record()
+
+    def stop(self) -> None:
+        """The pass ends."""
+        self._ended = time.perf_counter()
+        if self._events is not None:
+            self._events[1].record()
+
+    def seconds(self) -> float:
+        """To be asked after the step, when the device is past both marks."""
+        if self._events is not None:
+            return self._events[0].elapsed_time(self._events[1]) / 1000
+        return self._ended - self._began
+
 
 IMAGES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

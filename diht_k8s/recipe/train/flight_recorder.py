@@ -25,8 +25,15 @@ from typing import Any, Final
 import torch.distributed as dist
 from torch._C import _distributed_c10d as c10d
 
-from diht_k8s.recipe.runtime.hangs.report import Collective, GroupRecord, RankRecord
-from diht_k8s.recipe.runtime.hangs.request import ASK, Gathered, gather_path, gathered_path, record_path, write_whole
+from diht_k8s.recipe.runtime.hangs.awaited_rank import Collective, GroupRecord, RankRecord
+from diht_k8s.recipe.runtime.hangs.record_request import (
+    ASK,
+    GangRecords,
+    gather_path,
+    gathered_path,
+    record_path,
+    write_atomically,
+)
 from diht_k8s.recipe.runtime.hangs.watchdog import FOLDER_VARIABLE
 
 LOOK_S: Final = 0.25
@@ -89,10 +96,10 @@ class FlightRecorder:
                 asked = True
                 self._answer_store(only_if_asked=False)
                 with contextlib.suppress(OSError):  # a full disk: the store has it
-                    write_whole(record_path(self._folder, self._rank), self._record())
+                    write_atomically(record_path(self._folder, self._rank), self._record())
             if mine and gather_path(self._folder, self._rank).exists():
                 if (gathered := self._gathered()) is not None:
-                    write_whole(gathered_path(self._folder, self._rank), gathered)
+                    write_atomically(gathered_path(self._folder, self._rank), gathered)
                 return
 
     def _answer_store(self, *, only_if_asked: bool) -> bool:
@@ -108,7 +115,7 @@ class FlightRecorder:
             self._store = None
         return self._store is not None
 
-    def _gathered(self) -> Gathered | None:
+    def _gathered(self) -> GangRecords | None:
         """The records of all ranks that answer in time; None without the store."""
         store, ranks = self._store, range(self._world)
         if store is None:
@@ -122,7 +129,7 @@ class FlightRecorder:
             nodes = {rank: store.get(_key("node", rank)).decode() for rank in ranks}
         except RuntimeError:
             return None
-        return Gathered(records=records, nodes=nodes)
+        return GangRecords(records=records, nodes=nodes)
 
     def _record(self) -> RankRecord:
         doing = place_of(sys._current_frames().get(self._main or 0))

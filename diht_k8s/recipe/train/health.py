@@ -61,7 +61,7 @@ def peak_flops(device_name: str) -> float | None:
     return None if name is None else 1e12 * GPUS[name].half_tflops
 
 
-class Utilisation:
+class MfuMeter:
     """Model FLOPs utilisation: three times the forward pass's operations (backward costs two) over the device's peak.
 
     Recomputed activations do not count, as is the custom.

@@ -24,22 +24,22 @@ from diht_k8s.api.layout import Layout, join
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.runtime.gang import LOST_PEER
 from diht_k8s.recipe.runtime.hangs.watchdog import Heartbeat
-from diht_k8s.recipe.runtime.in_place.standby import wait_for_place
-from diht_k8s.recipe.runtime.launcher import handed_over, leave, rank_main
-from diht_k8s.recipe.runtime.parent_death import end_with_parent
+from diht_k8s.recipe.runtime.in_place.standby import wait_for_assignment
+from diht_k8s.recipe.runtime.launcher import leave, rank_main, read_env
+from diht_k8s.recipe.runtime.pdeathsig import end_with_parent
 from diht_k8s.recipe.runtime.progress import Reporter
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.runtime.stage import stage_storage
-from diht_k8s.recipe.runtime.time_spent import STARTING, Clock
+from diht_k8s.recipe.runtime.time_spent import STARTING, TimeAccount
 from diht_k8s.recipe.runtime.tracking import start_tracking
 from diht_k8s.recipe.train.bad_samples import BadSamples
-from diht_k8s.recipe.train.checkpoint import checkpointing
+from diht_k8s.recipe.train.checkpoint import checkpointer
 from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor, Saved, place_of
-from diht_k8s.recipe.train.checkpoint.checkpointing import Checkpointer
-from diht_k8s.recipe.train.checkpoint.resuming import resumed
+from diht_k8s.recipe.train.checkpoint.checkpointer import Checkpointer
+from diht_k8s.recipe.train.checkpoint.resume import resume_cursor
 from diht_k8s.recipe.train.checkpoint.state import load_moments, load_weights, state_of
 from diht_k8s.recipe.train.checkpoint.warm_start import start_from
-from diht_k8s.recipe.train.consensus import Consensus, LastSave, agreed
+from diht_k8s.recipe.train.collectives import LastSave, StepFlags, reduce_flags
 from diht_k8s.recipe.train.data.batch import Batch
 from diht_k8s.recipe.train.data.rng import generator
 from diht_k8s.recipe.train.distributed import (
@@ -50,9 +50,9 @@ from diht_k8s.recipe.train.ema import Ema
 from diht_k8s.recipe.train.engine import Engine, Losses, Update
 from diht_k8s.recipe.train.metrics import Metrics
 from diht_k8s.recipe.train.model.student import model_configuration
+from diht_k8s.recipe.train.optimizer import learning_rate
 from diht_k8s.recipe.train.profiling import Profiler
 from diht_k8s.recipe.train.rendezvous import meet
-from diht_k8s.recipe.train.schedule import learning_rate
 from diht_k8s.recipe.train.setup import (
     make_loader,
     make_student,
@@ -60,7 +60,7 @@ from diht_k8s.recipe.train.setup import (
     read_vocabulary,
     training_data,
 )
-from diht_k8s.recipe.train.telemetry import Step, Telemetry
+from diht_k8s.recipe.train.telemetry import Telemetry, TrainStep
 
 MAX_NOT_FINITE = 3
 
@@ -76,7 +76,7 @@ class Training:
             config: what the stage's `config_sha256` covers.
         """
         assert run.spec.train is not None
-        self.time = Clock()
+        self.time = TimeAccount()
         self.time.enter(STARTING, "checkpoint")
         self.run, self.settings = run, run.spec.train
         self.layout, self.config_sha256 = Layout(run.spec.data.output), sha256_of(config)
@@ -97,7 +97,9 @@ class Training:
         check = self.stop.raise_if_requested
         self.data = training_data(run, self.storage, saved, attempt=self.checkpointer.attempt, check=check, **where)
         self.bad = BadSamples(run.spec.data.max_bad_shards, len(self.data.shards), self.data.damaged)
-        self.cursor = resumed(saved, self.settings.batch_size, self.data.sampler, config_sha256=self.config_sha256)
+        self.cursor = resume_cursor(
+            saved, self.settings.batch_size, self.data.sampler, config_sha256=self.config_sha256
+        )
         self.time.resumed(self.cursor.seconds if self.cursor.productive is None else self.cursor.productive)
         self.loader = make_loader(run, self.storage, self.data, self.model, self.vocabulary, **where)
         self.batches = self.loader.batches(self.cursor.position)  # reads while the engine is made
@@ -156,7 +158,7 @@ class Training:
         self.batches.close()
         self._finish()
 
-    def _after(self, losses: Losses, tokens_BT: Tensor, consensus: Consensus, since: LastSave) -> None:
+    def _after(self, losses: Losses, tokens_BT: Tensor, consensus: StepFlags, since: LastSave) -> None:
         """Finish a step: held-out loss, metrics, checkpoint, and the end if a stop was requested."""
         last = self.cursor.step == self.steps
         held_out = self._held_out()
@@ -235,10 +237,10 @@ class Training:
             return self.cursor.position - since.saved_position >= rule.every_samples
         return time.monotonic() - since.saved_at >= (rule.every_seconds or 900)
 
-    def _consensus(self, since: LastSave, own_seconds: float) -> Consensus:
+    def _consensus(self, since: LastSave, own_seconds: float) -> StepFlags:
         """Requests of any rank and the time of each; all ranks get the same answer in the same step."""
         mine = (self.stop.requested, self._due(since), self.checkpointer.busy)
-        return agreed(*mine, own_seconds, rank=self.rank, world=self.world)
+        return reduce_flags(*mine, own_seconds, rank=self.rank, world=self.world)
 
     def _held_out(self) -> dict[str, float]:
         """The held-out figures if a validation is due after this step."""
@@ -261,14 +263,14 @@ class Training:
         self.heartbeat.resumed()
 
     def _log(
-        self, losses: Losses, tokens_BT: Tensor, consensus: Consensus, held_out: dict[str, float], *, last: bool
+        self, losses: Losses, tokens_BT: Tensor, consensus: StepFlags, held_out: dict[str, float], *, last: bool
     ) -> None:
         if self.rank != 0:
             return
         scale = self.engine.logit_scale
         shown = {**self.telemetry.failures(self.checkpointer.failed), **self.bad.metrics(), **self.telemetry.fabric}
         self.progress.update(self.cursor.position, {"loss": losses.total, "logit_scale": scale, **shown})
-        step = Step(
+        step = TrainStep(
             self.cursor,
             losses,
             self.lr,
@@ -297,7 +299,7 @@ class Training:
                 since.saved_at, since.saved_position = time.monotonic(), self.cursor.position
             if not wait or self._complete():
                 break
-            time.sleep(checkpointing.RETRY_S)
+            time.sleep(checkpointer.RETRY_S)
         if wait and self.rank == 0:
             self.progress.update(self.cursor.position, last=True)
 
@@ -366,16 +368,16 @@ def _import() -> None:
 def main() -> int:
     """Run this rank."""
     end_with_parent()
-    wait_for_place(_import)
+    wait_for_assignment(_import)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
     warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # DeepSpeed's calls, at every step
 
     def work() -> None:
-        run = load(handed_over("DIHT_RUN"), name="DIHT_RUN")
+        run = load(read_env("DIHT_RUN"), name="DIHT_RUN")
         assert run.spec.train is not None
         choose_algorithms(run.spec.train.deterministic)
         try:
-            Training(run, json.loads(handed_over("DIHT_STAGE_CONFIG"))).train()
+            Training(run, json.loads(read_env("DIHT_STAGE_CONFIG"))).train()
         except RuntimeError as error:
             if not is_lost_peer(error):
                 raise

@@ -15,17 +15,17 @@ from diht_k8s.api.layout import Layout
 from diht_k8s.api.reports import MAX_PROBLEM, ROUNDS_VARIABLE, NodeResult, PreflightReport, Rounds, worst
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.runtime.hangs.watchdog import note_preflight
-from diht_k8s.recipe.runtime.preflight import check_reduce, handed_result
+from diht_k8s.recipe.runtime.preflight import check_reduce, exported_result
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.bandwidth import SlowFabricError, check_bandwidth
 from diht_k8s.recipe.train.collectives import barrier, gather_objects
-from diht_k8s.recipe.train.distributed import control_group, init_distributed, this_device
+from diht_k8s.recipe.train.distributed import control_group, init_process_groups, this_device
 from diht_k8s.recipe.train.flight_recorder import FlightRecorder
 
 REPORT_VERSION: Final = 1
 
 
-class Met(NamedTuple):
+class FabricReport(NamedTuple):
     """What the preflight found; nothing in rounds after the first, whose pods are the same."""
 
     bus_bandwidth: float | None = None
@@ -34,7 +34,7 @@ class Met(NamedTuple):
     """the worst nodes, the worst first."""
 
 
-def meet(settings: Train, storage: Storage, layout: Layout, *, rank: int, world: int) -> Met:
+def meet(settings: Train, storage: Storage, layout: Layout, *, rank: int, world: int) -> FabricReport:
     """Meet the other ranks, check the fabric between them, and write down what was found on each node (collectives).
 
     Args:
@@ -47,11 +47,11 @@ def meet(settings: Train, storage: Storage, layout: Layout, *, rank: int, world:
     Raises:
         RetryableError: a sum over the ranks fails, or the fabric is slower than `train.minBusBandwidth`.
     """
-    init_distributed(settings.collective_timeout_seconds)
+    init_process_groups(settings.collective_timeout_seconds)
     FlightRecorder(rank, world)
     check_reduce(rank, world, str(this_device()), control_group())
     if not _first_round():
-        return Met()
+        return FabricReport()
     own, speaks = _own_result(), os.environ.get("LOCAL_RANK", "0") == "0"
     nodes = [each for each in gather_objects(own if speaks else None) if each]
     slow: SlowFabricError | None = None
@@ -66,12 +66,12 @@ def meet(settings: Train, storage: Storage, layout: Layout, *, rank: int, world:
     if slow is not None:
         barrier()  # who fails takes the others along, and rank 0 has to write first
         raise slow
-    return Met(bus, worst(nodes))
+    return FabricReport(bus, worst(nodes))
 
 
 def _own_result() -> NodeResult:
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else None
-    return handed_result().model_copy(update={"gpus": gpus})
+    return exported_result().model_copy(update={"gpus": gpus})
 
 
 def _compared(result: NodeResult, error: SlowFabricError) -> NodeResult:

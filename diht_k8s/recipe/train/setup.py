@@ -17,12 +17,12 @@ from diht_k8s.recipe.runtime.bad_shards import Damage
 from diht_k8s.recipe.runtime.cpus import usable_cpus
 from diht_k8s.recipe.runtime.inputs import kept_shards
 from diht_k8s.recipe.shards.source_lists import known_sources
-from diht_k8s.recipe.shards.sources import Shard, own_shards
+from diht_k8s.recipe.shards.sources import Shard, training_shards
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint.checkpoint import Saved
-from diht_k8s.recipe.train.checkpoint.resuming import order_of, sequential_of
+from diht_k8s.recipe.train.checkpoint.resume import resume_sampler, sequential_shards
 from diht_k8s.recipe.train.data.dataset import ShardDataset
-from diht_k8s.recipe.train.data.indexing import Attempt, IndexedShards, indexed
+from diht_k8s.recipe.train.data.indexing import IndexedShards, RankAttempt, indexed
 from diht_k8s.recipe.train.data.loader import Loader
 from diht_k8s.recipe.train.data.sampler import LaneSampler
 from diht_k8s.recipe.train.distributed import this_device
@@ -96,7 +96,7 @@ def train_shards(run: DihtRun, storage: Storage) -> list[Shard]:
     assert train is not None
     if train.shards:
         (own,) = known_sources(storage, run.spec.data.output, [train.shards])
-        return own_shards(own)
+        return training_shards(own)
     return kept_shards(run.spec, storage)
 
 
@@ -137,12 +137,12 @@ def training_data(
     """
     train = run.spec.train
     assert train is not None
-    made = Attempt(attempt, rank, world)
+    made = RankAttempt(attempt, rank, world)
     shards = train_shards(run, storage)
-    indexes = indexed(run, storage, shards, made, in_sequence=sequential_of(saved), check=check)
+    indexes = indexed(run, storage, shards, made, in_sequence=sequential_shards(saved), check=check)
     shards = indexes.shards
     require_batch(shards, train.batch_size)
-    sampler = order_of(
+    sampler = resume_sampler(
         saved,
         train,
         [shard.samples or 0 for shard in shards],

@@ -24,7 +24,7 @@ from diht_k8s.api.train import Train
 from diht_k8s.recipe.runtime.commit import artefact, read_committed
 from diht_k8s.recipe.runtime.gang import Gang
 from diht_k8s.recipe.runtime.hangs.watchdog import FIRST_SECONDS_VARIABLE
-from diht_k8s.recipe.runtime.launcher import hand_over, launch
+from diht_k8s.recipe.runtime.launcher import export_env, launch
 from diht_k8s.recipe.runtime.preflight import (
     DNS_TIMEOUT_S,
     RESULT_VARIABLE,
@@ -39,7 +39,7 @@ from diht_k8s.recipe.runtime.stage import Context, Outcome
 from diht_k8s.recipe.shards.source_lists import current_sources
 from diht_k8s.recipe.shards.sources import current_shards
 from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.train.checkpoint.first_weights import described
+from diht_k8s.recipe.train.checkpoint.init_from import init_identity
 from diht_k8s.recipe.train.model.tokenizers import require_clips_tokenizer
 
 RANK_MODULE = "diht_k8s.recipe.train.loop"
@@ -65,7 +65,7 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
     if train.distillation.mode == "Concepts":
         inputs["label"] = read_committed(storage, label_layout(run), Stage.LABEL).output_sha256
     if train.init_from is not None:
-        inputs |= described(storage, train.init_from)
+        inputs |= init_identity(storage, train.init_from)
     return inputs, {"open_clip": importlib.metadata.version("open_clip_torch")}
 
 
@@ -74,9 +74,9 @@ def execute(context: Context) -> Outcome | None:
     train = _train(context.run)
     gang = Gang.from_environment(train.processes_per_node)
     _check_shape(train, gang)
-    hand_over(RESULT_VARIABLE, checked(context, gang.processes).model_dump_json(exclude_none=True))
-    hand_over("DIHT_RUN", dump(context.run))
-    hand_over("DIHT_STAGE_CONFIG", json.dumps(context.config))
+    export_env(RESULT_VARIABLE, checked(context, gang.processes).model_dump_json(exclude_none=True))
+    export_env("DIHT_RUN", dump(context.run))
+    export_env("DIHT_STAGE_CONFIG", json.dumps(context.config))
     # Before a collective's time-out, which names nobody, the watchdog shall have named who is waited for.
     os.environ.setdefault(FIRST_SECONDS_VARIABLE, str(0.9 * train.collective_timeout_seconds))
     policy = context.run.spec.failure_policy

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor
 from diht_k8s.recipe.train.engine import Losses
-from diht_k8s.recipe.train.health import STRAGGLER_RATIO, Spikes, Utilisation, peak_flops, slowest
+from diht_k8s.recipe.train.health import STRAGGLER_RATIO, MfuMeter, Spikes, peak_flops, slowest
 from diht_k8s.recipe.train.metrics import Metrics
 
 LOG_EVERY_S = 2.0
@@ -26,7 +26,7 @@ LAG_LINES = 5
 
 
 @dataclass(frozen=True)
-class Step:
+class TrainStep:
     """What is known of one step."""
 
     cursor: Cursor
@@ -71,9 +71,9 @@ class Telemetry:
         self._own = [0.0] * world
         self._lagging: tuple[int, ...] = ()
         peak = peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
-        self._utilisation = None if peak is None else Utilisation(model_config, peak)
+        self._utilisation = None if peak is None else MfuMeter(model_config, peak)
 
-    def add(self, step: Step, waited_seconds: float) -> bool:
+    def add(self, step: TrainStep, waited_seconds: float) -> bool:
         """Add a step; whether a line was written, which resets `waited_seconds` (for data, since the last line)."""
         self._samples += self._batch_size
         self._own = [total + new for total, new in zip(self._own, step.own_seconds, strict=True)]
@@ -127,7 +127,7 @@ class Telemetry:
         return found
 
 
-def _figures(step: Step) -> dict[str, float]:
+def _figures(step: TrainStep) -> dict[str, float]:
     losses = step.losses
     scaling = {} if step.loss_scale is None else {"loss_scale": step.loss_scale}
     return {

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from diht_k8s.recipe.evaluate.catalogue import Entry
+from diht_k8s.recipe.evaluate.catalogue import CatalogueEntry
 from diht_k8s.recipe.shards.samples import write_samples
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.evaluate.small_run import COLOURS, draw
 
 
-def lay_out(root: Path, entry: Entry, *, prefix: str = "") -> Path:
+def lay_out(root: Path, entry: CatalogueEntry, *, prefix: str = "") -> Path:
     """Shards of an entry as clip-benchmark lays them out: six images in two shards."""
     folder = root / f"{prefix}{entry.name}"
     for shard in range(2):
@@ -26,7 +26,7 @@ def lay_out(root: Path, entry: Entry, *, prefix: str = "") -> Path:
     return folder
 
 
-def sample(entry: Entry, row: int) -> tuple[str, dict[str, bytes]]:
+def sample(entry: CatalogueEntry, row: int) -> tuple[str, dict[str, bytes]]:
     members = {"webp" if row % 2 else "jpg": draw(COLOURS[row], "disc", row)}
     if entry.type == "Classification":
         return f"s{row:07d}", {**members, "cls": str(row % min(6, entry.classes or 2)).encode()}

@@ -142,7 +142,7 @@ def add_teacher_features(run: DihtRun) -> None:
 
     from diht_k8s.recipe.label.features import extract, write_features
     from diht_k8s.recipe.label.teacher import load_teacher
-    from diht_k8s.recipe.label.teacher_files import weights_uri
+    from diht_k8s.recipe.label.teacher_weights import weights_uri
 
     storage, layout, label = Storage(), Layout(run.spec.data.output), run.spec.label
     assert label is not None

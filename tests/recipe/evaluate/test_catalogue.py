@@ -15,7 +15,7 @@ from diht_k8s.api.run import Stage
 from diht_k8s.cli.main import main
 from diht_k8s.recipe.evaluate import stage as program
 from diht_k8s.recipe.evaluate.catalogue import LISTS, catalogue
-from diht_k8s.recipe.evaluate.catalogue.presence import benchmark_of, presence
+from diht_k8s.recipe.evaluate.catalogue.discovery import benchmark_of, find_benchmark
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.evaluate.layouts import lay_out
@@ -30,7 +30,7 @@ def test_entries_when_laid_out_small_are_all_evaluated(
     listed, storage = catalogue(name), Storage()
     for number, entry in enumerate(listed.benchmarks):
         lay_out(tmp_path / "wds", entry, prefix="wds_" if number % 2 else "")
-    found = [presence(entry, f"{tmp_path}/wds", storage) for entry in listed.benchmarks]
+    found = [find_benchmark(entry, f"{tmp_path}/wds", storage) for entry in listed.benchmarks]
     assert [(item.shards, item.problem) for item in found] == [(2, None)] * len(found)
     export_model(tmp_path / "model")
     parts = [benchmark_of(item, storage).model_dump(by_alias=True, mode="json") for item in found]

@@ -10,8 +10,8 @@ import yaml
 
 from diht_k8s.cli.main import main
 from diht_k8s.recipe.evaluate.catalogue import catalogue
-from diht_k8s.recipe.evaluate.catalogue.presence import candidate_folders, others, presence
-from diht_k8s.recipe.evaluate.folder_names import folder_names, plain_name
+from diht_k8s.recipe.evaluate.catalogue.discovery import candidate_folders, find_benchmark, find_unlisted
+from diht_k8s.recipe.evaluate.catalogue.folder_names import folder_names, plain_name
 from diht_k8s.recipe.shards.samples import write_samples
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -146,7 +146,7 @@ def lay_out(root: Path, folder: str) -> None:
 
 def found(root: Path) -> dict[str, str]:
     """Entry -> folder below the root."""
-    all_entries = [presence(entry, str(root), Storage()) for entry in catalogue("datacomp38").benchmarks]
+    all_entries = [find_benchmark(entry, str(root), Storage()) for entry in catalogue("datacomp38").benchmarks]
     return {each.entry.name: each.folder.removeprefix(f"{root}/") for each in all_entries if each.folder is not None}
 
 
@@ -205,7 +205,7 @@ def test_presence_when_found_counts_the_shards_of_that_folder(tmp_path: Path) ->
     for shard in range(3):
         write_samples(Storage(), f"{folder}/test/{shard}.tar", [("0", {"jpg": b"x", "cls": b"0"})])
     (folder / "classnames.txt").write_text("a\nb\n")
-    whole = presence(catalogue("datacomp38").entry("pcam"), str(tmp_path), Storage())
+    whole = find_benchmark(catalogue("datacomp38").entry("pcam"), str(tmp_path), Storage())
     assert (whole.shards, whole.whole) == (3, True)
 
 
@@ -238,7 +238,7 @@ def test_list_when_vtabs_folders_are_clip_benchmarks_is_found_whole(tmp_path: Pa
         lay_out(tmp_path, clip_benchmark_folder(f"vtab/{task}"))
     listed = catalogue("vtab").benchmarks
     assert [entry.name for entry in listed] == VTAB
-    assert all(presence(entry, str(tmp_path), Storage()).folder is not None for entry in listed)
+    assert all(find_benchmark(entry, str(tmp_path), Storage()).folder is not None for entry in listed)
 
 
 def test_list_when_datacomp_counts_the_same_set_has_its_numbers() -> None:
@@ -261,7 +261,7 @@ def test_others_when_folders_are_in_no_list_are_listed_as_they_are(tmp_path: Pat
     lay_out(tmp_path, "wds/vtab/pcam")
     lay_out(tmp_path, "cifar10")
     (tmp_path / "no_shards" / "test").mkdir(parents=True)
-    found = others(str(tmp_path), Storage(), candidate_folders(str(tmp_path), Storage()), {"pcam", "cifar10"})
+    found = find_unlisted(str(tmp_path), Storage(), candidate_folders(str(tmp_path), Storage()), {"pcam", "cifar10"})
     assert [(each.entry.name, each.entry.type, each.shards, each.problem) for each in found] == [
         ("nameless", "Classification", 1, "classnames.txt is missing"),
         ("pairs", "Retrieval", 1, None),

@@ -16,7 +16,7 @@ from diht_k8s.api.run import Stage
 from diht_k8s.cli.main import main
 from diht_k8s.recipe.evaluate import group_tasks
 from diht_k8s.recipe.evaluate import stage as program
-from diht_k8s.recipe.evaluate.benchmark_data import BenchmarkImage, BenchmarkImages, Cue
+from diht_k8s.recipe.evaluate.benchmark_images import BenchmarkImage, Cue, EncodedImages
 from diht_k8s.recipe.report.per_image import PER_IMAGE, read_per_image
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.samples import write_samples
@@ -36,13 +36,13 @@ def _letters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group_tasks, "encode_texts", encode_letters)
 
 
-def images(items: list[dict[str, Any]], letters: str) -> BenchmarkImages:
+def images(items: list[dict[str, Any]], letters: str) -> EncodedImages:
     """Images that look like a letter."""
     made = [
         BenchmarkImage("0.tar", str(row), f"u{row}", item.pop("captions", ()), None, **item)
         for row, item in enumerate(items)
     ]
-    return BenchmarkImages(made, np.eye(4, dtype=np.float32)[["abcd".index(letter) for letter in letters]])
+    return EncodedImages(made, np.eye(4, dtype=np.float32)[["abcd".index(letter) for letter in letters]])
 
 
 @pytest.mark.usefixtures("_letters")

@@ -13,9 +13,14 @@ import pytest
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.evaluate import Benchmark
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.evaluate import packaged_texts
-from diht_k8s.recipe.evaluate.class_texts import class_names, templates_of
-from diht_k8s.recipe.evaluate.packaged_texts import is_imagenet, packaged_names, packaged_templates
+from diht_k8s.recipe.evaluate import class_texts
+from diht_k8s.recipe.evaluate.class_texts import (
+    class_names,
+    is_imagenet,
+    packaged_names,
+    packaged_templates,
+    templates_of,
+)
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.evaluate.imports import originals
 
@@ -31,9 +36,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     templates = {"mnist": ['a photo of the number: "{c}".'], "pets": ["a pet, {c}."]}
     (folder / "en_zeroshot_classification_templates.json").write_text(json.dumps(templates))
     monkeypatch.syspath_prepend(tmp_path / "site")
-    packaged_texts._read.cache_clear()
+    class_texts._read.cache_clear()
     yield
-    packaged_texts._read.cache_clear()
+    class_texts._read.cache_clear()
 
 
 def benchmark(name: str) -> Benchmark:

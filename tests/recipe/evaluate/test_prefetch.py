@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diht_k8s.recipe.evaluate.benchmark_data import PreparedImage, prepare_image
+from diht_k8s.recipe.evaluate.benchmark_images import PreparedImage, prepare_image
 from diht_k8s.recipe.shards.prefetch import prefetch
 from diht_k8s.recipe.shards.samples import Sample, make_sample
 from tests.recipe.evaluate.small_run import draw

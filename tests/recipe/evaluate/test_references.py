@@ -14,7 +14,7 @@ from diht_k8s.api.documents import load
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.evaluate import references
-from diht_k8s.recipe.evaluate.benchmark_data import BenchmarkImage, BenchmarkImages
+from diht_k8s.recipe.evaluate.benchmark_images import BenchmarkImage, EncodedImages
 from diht_k8s.recipe.evaluate.references import References
 from diht_k8s.recipe.evaluate.retrieval import CUTOFFS
 from diht_k8s.recipe.report.per_image import PerImage
@@ -42,11 +42,11 @@ def references_of(run: DihtRun, started: list[tuple[str, int]] | None = None) ->
     return References(cast("Any", context))
 
 
-def heldout_images(folder: Path) -> BenchmarkImages:
+def heldout_images(folder: Path) -> EncodedImages:
     uri = f"{folder}/heldout/0.tar"
     samples = list(read_samples(Storage(), uri))
     items = [BenchmarkImage(uri, each.key, each.uid, (each.caption,), None) for each in samples]
-    return BenchmarkImages(items, np.zeros((len(items), 1), dtype=np.float32))
+    return EncodedImages(items, np.zeros((len(items), 1), dtype=np.float32))
 
 
 def model_hits(rate: float) -> PerImage:

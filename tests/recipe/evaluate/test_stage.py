@@ -14,7 +14,7 @@ import pytest
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.clip_models.features import encode_texts
-from diht_k8s.recipe.evaluate import benchmark_data, load_model, tasks
+from diht_k8s.recipe.evaluate import benchmark_images, load_model, tasks
 from diht_k8s.recipe.evaluate import stage as program
 from diht_k8s.recipe.evaluate.feature_files import read_features
 from diht_k8s.recipe.runtime import claims
@@ -137,7 +137,7 @@ def test_stage_when_a_worker_is_lost_ends_in_the_same_bytes_each_shard_encoded_o
     fresh: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, output, encoded = several_shards(fresh), fresh / "out" / "evaluate", list[str]()
-    original = benchmark_data.encode_shard
+    original = benchmark_images.encode_shard
     monkeypatch.setattr(claims, "STALE_SECONDS", 0.3)
     monkeypatch.setattr(claims, "BEAT_SECONDS", 0.1)
 
@@ -151,17 +151,17 @@ def test_stage_when_a_worker_is_lost_ends_in_the_same_bytes_each_shard_encoded_o
             raise RuntimeError("killed")
         return counted(storage, uri, *rest, **check)
 
-    monkeypatch.setattr(benchmark_data, "encode_shard", counted)
+    monkeypatch.setattr(benchmark_images, "encode_shard", counted)
     evaluate(run)
     alone = written(output)
     assert len(encoded) == 3  # two benchmarks of the same shards
     shutil.rmtree(output)
     encoded.clear()
-    monkeypatch.setattr(benchmark_data, "encode_shard", dies_at_the_second)
+    monkeypatch.setattr(benchmark_images, "encode_shard", dies_at_the_second)
     with pytest.raises(RuntimeError, match="killed"):
         evaluate(run, worker=0, workers=2)
     assert encoded == ["0.tar"]
-    monkeypatch.setattr(benchmark_data, "encode_shard", counted)
+    monkeypatch.setattr(benchmark_images, "encode_shard", counted)
     assert evaluate(run, worker=1, workers=2) is not None
     shutil.rmtree(output / "claims")  # of the end, which keeps the others off it
     assert written(output) == alone
@@ -173,7 +173,7 @@ def test_stage_when_a_shard_killed_three_workers_names_it(fresh: Path, monkeypat
         raise RuntimeError("killed")
 
     run = several_shards(fresh)
-    monkeypatch.setattr(benchmark_data, "encode_shard", killed)
+    monkeypatch.setattr(benchmark_images, "encode_shard", killed)
     for _ in range(3):
         with pytest.raises(RuntimeError, match="killed"):
             evaluate(run, worker=0, workers=2)

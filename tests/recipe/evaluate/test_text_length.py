@@ -10,8 +10,7 @@ import open_clip
 import pytest
 import torch
 
-from diht_k8s.recipe.clip_models.features import encode_texts
-from diht_k8s.recipe.clip_models.text_length import encode_places, used_places
+from diht_k8s.recipe.clip_models.features import encode_texts, encode_truncated, text_lengths
 from diht_k8s.recipe.evaluate import load_model
 from tests.recipe.evaluate.small_run import CONFIG, export_model
 
@@ -48,8 +47,8 @@ def test_places_when_the_tower_looks_back_only_end_with_the_text(name: str, shor
     torch.manual_seed(0)
     model = open_clip.CLIP(**{key: dict(v) if isinstance(v, dict) else v for key, v in CASES[name].items()})
     tokens = open_clip.SimpleTokenizer(context_length=24)(TEXTS)
-    assert used_places(model, tokens).tolist() == ([2, 4, 11, 24, 7] if shorter else [24] * 5)
+    assert text_lengths(model, tokens).tolist() == ([2, 4, 11, 24, 7] if shorter else [24] * 5)
     seen: list[int] = []
     model.ln_final.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
-    encode_places(model, tokens[:2], 4 if shorter else 24)
+    encode_truncated(model, tokens[:2], 4 if shorter else 24)
     assert seen == [4 if shorter else 24]

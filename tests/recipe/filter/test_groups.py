@@ -14,11 +14,11 @@ from diht_k8s.recipe.filter import shard_filter
 from diht_k8s.recipe.runtime.inputs import filter_index, kept_shards
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards import shard_groups
-from diht_k8s.recipe.shards.index import read_range
-from diht_k8s.recipe.shards.index_files import IndexBook
 from diht_k8s.recipe.shards.samples import read_samples
+from diht_k8s.recipe.shards.shard_index import read_range
 from diht_k8s.recipe.shards.sources import input_shards
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.stored_index import StoredIndex
 from tests.recipe.filter.shards import CAPTIONS, files_of, filter_by_two, filter_with, run_of, write_shards
 
 SHARDS = [[f"{caption} {number}" for caption in CAPTIONS[: 2 + number % 4]] for number in range(7)]
@@ -38,7 +38,7 @@ def forget_markers(output: Path) -> None:
 def check_index(run: DihtRun) -> int:
     """The filter's index gives the pairs of kept and raw shards by ranges; the number of pairs of kept shards."""
     storage, layout, found = Storage(), Layout(run.spec.data.output), 0
-    book, raw = filter_index(run.spec, storage), IndexBook.open(storage, layout.filter_index("raw"))
+    book, raw = filter_index(run.spec, storage), StoredIndex.open(storage, layout.filter_index("raw"))
     assert book is not None
     assert raw is not None
     places = [(book, shard) for shard in kept_shards(run.spec, storage) if shard.keep_list is None]

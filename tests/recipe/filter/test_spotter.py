@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from diht_k8s.recipe.filter import TextSpotter
 from diht_k8s.recipe.filter.text_spotting import spotter
+from diht_k8s.recipe.filter.text_spotting.image_views import view_pixels
 from diht_k8s.recipe.filter.text_spotting.matching import SpottedText
-from diht_k8s.recipe.filter.text_spotting.second_pass import pixels_of
 from diht_k8s.recipe.filter.text_spotting.spotter import MAX_LINES, Spotting, SpottingRequest
 from diht_k8s.recipe.shards.images import decode
 from diht_k8s.recipe.shards.samples import read_samples
@@ -201,7 +201,7 @@ def test_batches_of_one_size_class_find_what_one_at_a_time_finds(
 
 @pytest.mark.parametrize("mine", [SPOTTER, TOGETHER], ids=["one", "eight"])
 def test_boxes_equal_those_of_the_library(mine: TextSpotter, demo_images: list[Image.Image]) -> None:
-    pixels = [pixels_of(image, mine._views[0]) for image in demo_images]
+    pixels = [view_pixels(image, mine._views[0]) for image in demo_images]
     detect = mine._loaded()._load_det_model()
     for boxes, theirs in zip(mine._boxes(pixels, 160), map(detect, pixels), strict=True):
         expected = sorted([] if theirs.boxes is None else theirs.boxes, key=cv2.contourArea, reverse=True)

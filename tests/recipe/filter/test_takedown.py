@@ -83,7 +83,7 @@ class Bench:
         path.write_text("# takedowns\n" + "\n".join(entries))
         return str(path)
 
-    def purge(self, *entries: str, run: DihtRun | None = None) -> takedown.Purged:
+    def purge(self, *entries: str, run: DihtRun | None = None) -> takedown.PurgeResult:
         return purge(run or self.run, self.storage, self.listed(*entries), StopFlag())
 
     def labels(self, shard: str) -> tuple[list[str], list[int]]:
@@ -119,7 +119,7 @@ def entry(kind: str) -> str:
 @pytest.mark.parametrize("kind", ["uid", "url", "image"])
 def test_named_pair_is_removed_from_shards_scores_labels_and_counts(bench: Bench, kind: str) -> None:
     before = bench.committed(Stage.FILTER)
-    assert bench.purge(entry(kind)) == takedown.Purged(pairs=1, dropped=0, shards=1, labels=True, trained=False)
+    assert bench.purge(entry(kind)) == takedown.PurgeResult(pairs=1, dropped=0, shards=1, labels=True, trained=False)
     assert kept_keys(bench.folder / "out", "web-a") == ["a-0", "a-3"]
     assert bench.labels("web-a") == (["a-0", "a-3"], [0, 2])
     rows = rows_of(bench.folder / "out", "web-a")

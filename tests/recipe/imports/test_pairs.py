@@ -12,11 +12,11 @@ import pytest
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.imports.pair_layouts import open_pairs
-from diht_k8s.recipe.imports.pairs import PairOrder, import_pairs
-from diht_k8s.recipe.imports.records import Wanted
+from diht_k8s.recipe.imports.layouts import open_pairs
+from diht_k8s.recipe.imports.pair_import import PairImport, import_pairs
+from diht_k8s.recipe.imports.records import ReaderOptions
+from diht_k8s.recipe.shards.sample_captions import weighted_captions
 from diht_k8s.recipe.shards.samples import Sample, read_samples, write_samples
-from diht_k8s.recipe.shards.several_captions import written_captions
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.imports.loose_pairs import SOURCES, drawn, in_folder, jpeg
 
@@ -55,7 +55,7 @@ def test_import_when_interrupted_resumes_to_the_same_bytes(tmp_path: Path) -> No
 
     def run(output: Path, advance: Callable[[], object] = lambda: None) -> list[tuple[int, int]]:
         begun: list[tuple[int, int]] = []
-        opened, order = open_pairs(source, None, Wanted("train")), PairOrder(str(output), 5)
+        opened, order = open_pairs(source, None, ReaderOptions("train")), PairImport(str(output), 5)
         import_pairs(opened, order, Storage(), lambda total, done: begun.append((total, done)), advance)
         return begun
 
@@ -114,7 +114,7 @@ def test_import_writes_a_pair_for_each_caption_of_an_image(tmp_path: Path) -> No
     imported(folder / "results.token", tmp_path / "list", "--captions", "list")
     listed = pairs(tmp_path / "list")
     assert [s.caption for s in listed] == ["caption 0", "another"]
-    assert [written_captions(s.meta) for s in listed] == [[(f"caption {n}", 1.0) for n in range(3)], []]
+    assert [weighted_captions(s.meta) for s in listed] == [[(f"caption {n}", 1.0) for n in range(3)], []]
 
 
 def test_import_of_shards_that_lie_there_checks_them_and_writes_nothing(

@@ -20,7 +20,7 @@ from diht_k8s.api.documents import dump
 from diht_k8s.api.errors import DataError, StopRequested
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.recipe.label import features, fitting, steps
+from diht_k8s.recipe.label import features, heads_step, predict_step
 from diht_k8s.recipe.label.soft_labels import read_labels
 from diht_k8s.recipe.runtime import claims
 from diht_k8s.recipe.runtime.signals import StopFlag
@@ -134,7 +134,7 @@ def test_resume_when_killed_after_the_first_shard_then_same_bytes_and_no_image_t
     made: list[str] = []
     original = features.extract
 
-    def dies_at_the_second(teacher: Any, samples: Any, where: str, on_images: Any) -> features.ShardFeatures:
+    def dies_at_the_second(teacher: Any, samples: Any, where: str, on_images: Any) -> features.TeacherFeatures:
         if made:
             raise RuntimeError("killed")
         made.append(where)
@@ -145,7 +145,7 @@ def test_resume_when_killed_after_the_first_shard_then_same_bytes_and_no_image_t
         label(broken.run())
     assert not Path(Layout(str(broken.folder)).committed(Stage.LABEL)).exists()
 
-    def counts(teacher: Any, samples: Any, where: str, on_images: Any) -> features.ShardFeatures:
+    def counts(teacher: Any, samples: Any, where: str, on_images: Any) -> features.TeacherFeatures:
         made.append(where)
         return original(teacher, samples, where, on_images)
 
@@ -230,7 +230,7 @@ def test_labels_when_a_worker_is_lost_then_another_makes_its_shards_and_the_same
     label(whole.run())
     for step in ("vocabulary", "heads"):
         label(broken.run(), step=step)
-    made, original = list[str](), steps.write_labels
+    made, original = list[str](), predict_step.write_labels
 
     def dies_at_the_second(storage: Any, uri: str, *rest: Any) -> None:
         if len(made) == 1:
@@ -242,10 +242,10 @@ def test_labels_when_a_worker_is_lost_then_another_makes_its_shards_and_the_same
         made.append(Path(uri).stem)
         original(storage, uri, *rest)
 
-    monkeypatch.setattr(steps, "write_labels", dies_at_the_second)
+    monkeypatch.setattr(predict_step, "write_labels", dies_at_the_second)
     with pytest.raises(RuntimeError, match="killed"):
         label(broken.run(), step="predict", worker=0, workers=2)
-    monkeypatch.setattr(steps, "write_labels", counts)
+    monkeypatch.setattr(predict_step, "write_labels", counts)
     assert label(broken.run(), step="predict", worker=1, workers=2) is not None
     assert made == [f"shapes-{number:02}" for number in (0, 1, 3, 4, 2)]
     assert files_of(broken.run()) == files_of(whole.run())
@@ -286,10 +286,10 @@ def test_stop_when_the_heads_are_trained_then_resumes_after_the_epoch_to_the_sam
 ) -> None:
     whole, stopped = make_kept(name="whole", shards=1).write(), make_kept(name="stopped", shards=1).write()
     heads = {"epochs": 4, "lr": 0.01, "batchSize": 32}
-    monkeypatch.setattr(fitting, "MEMORY_BYTES", 0)  # features on disk give the same
+    monkeypatch.setattr(heads_step, "MEMORY_BYTES", 0)  # features on disk give the same
     label(stopped.run(heads=heads), step="vocabulary")
     flag, epochs = StopFlag(), list[int]()
-    original = fitting.train_head
+    original = heads_step.train_head
 
     def stops(images: Any, targets: Any, config: Any, seed: int, device: Any, on_epoch: Any, state: Any) -> Any:
         def after_epoch(epoch: int, *rest: Any) -> None:
@@ -299,7 +299,7 @@ def test_stop_when_the_heads_are_trained_then_resumes_after_the_epoch_to_the_sam
 
         return original(images, targets, config, seed, device, after_epoch, state)
 
-    monkeypatch.setattr(fitting, "train_head", stops)
+    monkeypatch.setattr(heads_step, "train_head", stops)
     with pytest.raises(StopRequested):
         label(stopped.run(heads=heads), step="heads", stop=flag)
     assert (stopped.folder / "label" / "heads" / "objects.state").exists()

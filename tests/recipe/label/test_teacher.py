@@ -16,7 +16,7 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.api.label import Teacher
 from diht_k8s.recipe.clip_models.files import weights_sha256
 from diht_k8s.recipe.label.teacher import load_teacher
-from diht_k8s.recipe.label.teacher_files import SWAG_NAMES, weights_uri
+from diht_k8s.recipe.label.teacher_weights import SWAG_NAMES, weights_uri
 from diht_k8s.recipe.shards.images import decode
 from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.storage import Storage

@@ -20,7 +20,7 @@ from diht_k8s.recipe.runtime.hangs.watchdog import FOLDER_VARIABLE
 from diht_k8s.recipe.runtime.launcher import leave
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.bandwidth import SlowFabricError
-from diht_k8s.recipe.train.rendezvous import Met, meet
+from diht_k8s.recipe.train.rendezvous import FabricReport, meet
 from tests.recipe.train.bandwidth_rank import held_up
 from tests.recipe.train.small_run import document
 
@@ -30,7 +30,7 @@ NOT_TO_BE_REACHED = 1e5
 def main(folder: Path, slow: int) -> None:
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
-    def met(name: str, minimum: float | None = None) -> Met:
+    def met(name: str, minimum: float | None = None) -> FabricReport:
         settings = document(folder, minBusBandwidth=minimum).spec.train
         assert settings is not None
         return meet(settings, storage, Layout(str(folder / name)), rank=rank, world=world)
@@ -53,7 +53,7 @@ def main(folder: Path, slow: int) -> None:
     (folder / "unwritten").write_text("a file where the output's folder should be")
     found["unwritten"] = [node.node for node in met("unwritten").worst]
     os.environ[ROUNDS_VARIABLE] = Rounds(round=2).model_dump_json()
-    found["second round"] = met("second") == Met()
+    found["second round"] = met("second") == FabricReport()
     (folder / f"{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 

@@ -88,8 +88,11 @@ real_accelerator.ds_accelerator = Accelerator()
 
 from diht_k8s.api.documents import load  # noqa: E402
 from diht_k8s.recipe.train import distributed, engine  # noqa: E402
-from diht_k8s.recipe.train.collectives import barrier, gather_objects  # noqa: E402
-from diht_k8s.recipe.train.consensus import LastSave  # noqa: E402
+from diht_k8s.recipe.train.collectives import (  # noqa: E402
+    LastSave,
+    barrier,
+    gather_objects,
+)
 from diht_k8s.recipe.train.loop import Training  # noqa: E402
 from tests.recipe.train import train_rank  # noqa: E402
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from diht_k8s.recipe.runtime.hangs.watchdog import Limits, Watchdog
+from diht_k8s.recipe.runtime.hangs.watchdog import HangLimits, Watchdog
 from diht_k8s.recipe.runtime.in_place.launcher import free_port
-from diht_k8s.recipe.runtime.launcher import RECORDER
+from diht_k8s.recipe.runtime.launcher import FLIGHT_RECORDER
 from tests.recipe.train.small_run import environment
 
 PROGRAM = Path(__file__).with_name("hanging_rank.py")
-LIMITS = Limits(min_seconds=2.0, first_steps=2, first_seconds=60.0)
+LIMITS = HangLimits(min_seconds=2.0, first_steps=2, first_seconds=60.0)
 
 
 def verdicts(folders: Sequence[Path], culprit: int, how: str, *, world: int) -> list[str]:
@@ -32,7 +32,7 @@ def verdicts(folders: Sequence[Path], culprit: int, how: str, *, world: int) -> 
             variables = {"RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "localhost", "MASTER_PORT": port}
             process = subprocess.Popen(
                 [sys.executable, str(PROGRAM), ",".join(map(str, folders)), str(culprit), how],
-                env=environment(**variables, **RECORDER), stderr=subprocess.DEVNULL,
+                env=environment(**variables, **FLIGHT_RECORDER), stderr=subprocess.DEVNULL,
             )  # fmt: skip
             ranks.append(process)
             stack.callback(process.wait)

@@ -18,13 +18,13 @@ import torch
 from diht_k8s.api.errors import DataError, RetryableError
 from diht_k8s.api.layout import Layout
 from diht_k8s.recipe.label.soft_labels import read_labels
-from diht_k8s.recipe.shards.index import index_of
 from diht_k8s.recipe.shards.samples import Sample, read_samples, write_samples
+from diht_k8s.recipe.shards.shard_index import index_of
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.data import collate, dataset
+from diht_k8s.recipe.train.data.augment import drawn_caption
 from diht_k8s.recipe.train.data.batch import Batch, merged
-from diht_k8s.recipe.train.data.caption_choice import drawn_caption
 from diht_k8s.recipe.train.data.dataset import ShardDataset
 from diht_k8s.recipe.train.data.loader import Loader
 from diht_k8s.recipe.train.data.sampler import sampler_over

@@ -17,9 +17,9 @@ from torch.nn.functional import cross_entropy
 from torchvision.transforms.v2.functional import InterpolationMode, center_crop, resize
 
 from diht_k8s.api.layout import Layout
-from diht_k8s.recipe.shards.index import index_of
 from diht_k8s.recipe.shards.pixels import decode_pixels
 from diht_k8s.recipe.shards.samples import read_samples
+from diht_k8s.recipe.shards.shard_index import index_of
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint import checkpoint

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from diht_k8s.api.reports import NodeResult, PreflightReport
-from diht_k8s.recipe.runtime.hangs.watchdog import FOLDER_VARIABLE, Limits, Watchdog
+from diht_k8s.recipe.runtime.hangs.watchdog import FOLDER_VARIABLE, HangLimits, Watchdog
 from diht_k8s.recipe.runtime.in_place.launcher import free_port
 from diht_k8s.recipe.runtime.preflight import RESULT_VARIABLE
 from tests.recipe.train.small_run import environment
@@ -79,7 +79,7 @@ def test_every_rank_ends_with_the_same_words_after_the_report_is_written(meeting
 
 @pytest.mark.parametrize("node", range(3))
 def test_launcher_of_each_pod_learns_the_worst_nodes_for_the_cause_of_the_failure(meeting: Meeting, node: int) -> None:
-    details = Watchdog(meeting.folder / f"watch-{node}", Limits()).details()
+    details = Watchdog(meeting.folder / f"watch-{node}", HangLimits()).details()
     nodes = [NodeResult.model_validate(each) for each in details["preflight"]]
     assert nodes[0] == meeting.report("slow").nodes[SLOW]
     assert len(nodes) == 3

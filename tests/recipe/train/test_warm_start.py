@@ -20,7 +20,7 @@ from diht_k8s.api.train import InitFrom
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint import checkpoint
 from diht_k8s.recipe.train.checkpoint.fencing import Fence
-from diht_k8s.recipe.train.checkpoint.first_weights import described
+from diht_k8s.recipe.train.checkpoint.init_from import init_identity
 from diht_k8s.recipe.train.checkpoint.warm_start import load_first_weights, start_from
 from diht_k8s.recipe.train.model.export import export
 from diht_k8s.recipe.train.model.student import Student
@@ -78,7 +78,7 @@ def test_weights_when_of_an_export_then_towers_are_taken_and_heads_start_from_sc
     start_from(STORAGE, InitFrom(uri=layout.model), model)
     assert torch.equal(model.clip.visual.proj, source.clip.visual.proj)
     assert torch.equal(model.object_head.weight, head)
-    assert "safetensors" not in described(STORAGE, InitFrom(uri=layout.model))["initFrom"]
+    assert "safetensors" not in init_identity(STORAGE, InitFrom(uri=layout.model))["initFrom"]
 
 
 def committed(folder: Path, model: Student) -> str:

@@ -22,7 +22,7 @@ from diht_k8s.api.errors import DihtError, RetryableError
 from diht_k8s.recipe.runtime.launcher import leave
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train import engine, metrics, precision
-from diht_k8s.recipe.train.checkpoint import checkpointing
+from diht_k8s.recipe.train.checkpoint import checkpointer
 from diht_k8s.recipe.train.checkpoint.state import state_of
 from diht_k8s.recipe.train.collectives import gather_objects
 from diht_k8s.recipe.train.loop import Training
@@ -133,7 +133,7 @@ def in_global_order(uids: list[str]) -> list[str]:
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    checkpointing.RETRY_S, metrics.FIRST_PAUSE_S = 0.01, 0.0
+    checkpointer.RETRY_S, metrics.FIRST_PAUSE_S = 0.01, 0.0
     torch.use_deterministic_algorithms(True, warn_only=True)
     jobs = json.loads((folder / "jobs.json").read_text())
     results = {name: recorded(job) for name, job in jobs.items()}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import Goodput, RestartsInPlace, StageGoodput, StageState, StageStatus, StartUp, Status
-from diht_k8s.cli.goodput import goodput_lines, local_goodput
-from diht_k8s.pipeline.states import Parts, RunStatus, StageRecord, StageTime
+from diht_k8s.cli.goodput_lines import goodput_lines, local_goodput
+from diht_k8s.pipeline.run_status import RunStatus, StageRecord, StageTime, TimeParts
 
 PARTS = {"wall_seconds": 1000, "productive_percent": "94.1", "productive_seconds": 941, "starting_seconds": 32, "lost_seconds": 27}  # fmt: skip
 START = [StartUp(name="pod", seconds="3.0"), StartUp(name="firstBatch", seconds="0.4")]
@@ -25,7 +25,7 @@ def test_lines_say_where_the_time_of_run_and_stage_went() -> None:
 
 
 def test_local_run_says_the_same() -> None:
-    time = StageTime(since=1.0, closed=Parts(productive=968, starting=32), lost=27)
+    time = StageTime(since=1.0, closed=TimeParts(productive=968, starting=32), lost=27)
     record = StageRecord(Stage.TRAIN, attempt=2, total_in_place=3, time=time)
     said = "94.1 % productive; 3.2 % starting in 5 attempts; 2.7 % redone"
     assert local_goodput(RunStatus(stages=(record,))) == [f"time: {said} (1000 s)", f"  train: {said}"]

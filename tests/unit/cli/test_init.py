@@ -10,48 +10,50 @@ import pytest
 from diht_k8s.api.documents import load
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.run import DihtRun
-from diht_k8s.cli.onboarding.choices import Machine, Place, choose
-from diht_k8s.cli.onboarding.document import Names, document
+from diht_k8s.cli.onboarding.defaults import Hardware, Machine, choose_defaults
 from diht_k8s.cli.onboarding.init import run_name
+from diht_k8s.cli.onboarding.run_template import RunNames, render_document
 from diht_k8s.recipe.filter.scores import Row
-from diht_k8s.recipe.first_look.held_out import HeldOut, groups
-from diht_k8s.recipe.first_look.held_out import choose as choose_groups
-from diht_k8s.recipe.first_look.look import Look, Seen
+from diht_k8s.recipe.inspection.dataset_profile import DatasetProfile, ProfiledPair
+from diht_k8s.recipe.inspection.held_out import HeldOut, duplicate_groups
+from diht_k8s.recipe.inspection.held_out import choose_groups as choose_groups
 
-NAMES = Names("mine", ["data/*.tar"], "runs/mine", "runs/mine-held-out")
+NAMES = RunNames("mine", ["data/*.tar"], "runs/mine", "runs/mine-held-out")
 LAPTOP = Machine(4, 16.0)
 
 
-def seen(number: int, *, actions: int = 1, complexity: int = 2, caption: str = "", concepts: int = 12) -> Seen:
+def seen(number: int, *, actions: int = 1, complexity: int = 2, caption: str = "", concepts: int = 12) -> ProfiledPair:
     row = Row(
         shard="", index=str(number), uid=f"u{number}", caption_sha256="", complexity=complexity, num_actions=actions,
         objects=[f"thing{number % concepts}", f"place{number % 7}"], attributes=[("thing", f"colour{number % concepts}")],
     )  # fmt: skip
-    return Seen(0, number, f"u{number}", f"image{number}", row, caption or f"a thing {number} moves")
+    return ProfiledPair(0, number, f"u{number}", f"image{number}", row, caption or f"a thing {number} moves")
 
 
-def look(count: int, *, total: int | None = None, bad: int = 0, **facts: object) -> Look:
+def look(count: int, *, total: int | None = None, bad: int = 0, **facts: object) -> DatasetProfile:
     found = [seen(number, **facts) for number in range(count)]  # type: ignore[arg-type]
     problems = {"picture_unreadable": bad} if bad else {}
-    return Look(["data/0.tar"], total or count + bad, total is None, count + bad, found, problems, [(640, 480)] * count)
+    return DatasetProfile(
+        ["data/0.tar"], total or count + bad, total is None, count + bad, found, problems, [(640, 480)] * count
+    )
 
 
-def held(of: Look, *, near: float = 0.0) -> HeldOut:
+def held(of: DatasetProfile, *, near: float = 0.0) -> HeldOut:
     pairs, excluded = choose_groups(of, 0)
     return HeldOut(pairs, excluded, near)
 
 
-def written(of: Look, place: Place = "laptop", *, machine: Machine = LAPTOP, near: float = 0.0) -> DihtRun:
+def written(of: DatasetProfile, place: Hardware = "laptop", *, machine: Machine = LAPTOP, near: float = 0.0) -> DihtRun:
     split = held(of, near=near)
-    text = document(NAMES, of, split, machine, choose(of, split, machine, place))
+    text = render_document(NAMES, of, split, machine, choose_defaults(of, split, machine, place))
     return load(text, name="run.yaml")
 
 
-@pytest.mark.parametrize("place", get_args(Place))
+@pytest.mark.parametrize("place", get_args(Hardware))
 @pytest.mark.parametrize("count", [30, 300, 5000])
 @pytest.mark.parametrize("facts", [{}, {"actions": 0}, {"concepts": 10_000}, {"actions": 0, "complexity": 0}])
 def test_document_is_valid_for_every_size_place_and_kind_of_captions(
-    place: Place, count: int, facts: dict[str, int]
+    place: Hardware, count: int, facts: dict[str, int]
 ) -> None:
     spec = written(look(count, **facts), place, machine=Machine(4, 16.0, 3)).spec
     assert spec.train is not None
@@ -65,7 +67,7 @@ def test_document_is_valid_for_every_size_place_and_kind_of_captions(
 
 
 def test_batch_and_model_grow_with_the_pairs() -> None:
-    def train(total: int, place: Place) -> tuple[str | None, int]:
+    def train(total: int, place: Hardware) -> tuple[str | None, int]:
         found = written(look(5000, total=total), place).spec.train
         assert found is not None
         return found.model, found.batch_size
@@ -101,20 +103,20 @@ def test_bad_samples_raise_the_limit() -> None:
 def test_too_few_pairs_are_refused_at_once() -> None:
     of = look(12)
     with pytest.raises(DataError, match=r"12 usable pairs, .* are too few for a run: give 20 or more"):
-        choose(of, held(of), LAPTOP, "laptop")
+        choose_defaults(of, held(of), LAPTOP, "laptop")
 
 
 def test_groups_hold_pairs_of_the_same_image_or_caption_together() -> None:
     first, other = seen(1, caption="A dog"), seen(3, caption="a cat")
     same_caption = seen(2, caption="a dog")
-    same_image = Seen(0, 9, "u9", same_caption.image_sha256, other.row, "another caption")
-    found = groups([first, same_caption, other, same_image])
+    same_image = ProfiledPair(0, 9, "u9", same_caption.image_sha256, other.row, "another caption")
+    found = duplicate_groups([first, same_caption, other, same_image])
     assert sorted(sorted(each.uid for each in group) for group in found) == [["u1", "u2", "u9"], ["u3"]]
 
 
 def test_held_out_groups_depend_on_the_seed_alone_and_shared_captions_stay() -> None:
     found = [*look(100).seen, *(seen(number, caption="image") for number in range(100, 120))]
-    of = Look(["data/0.tar"], 120, True, 120, found, {}, [(64, 64)] * 120)
+    of = DatasetProfile(["data/0.tar"], 120, True, 120, found, {}, [(64, 64)] * 120)
     once, again, other = (choose_groups(of, seed) for seed in (0, 0, 1))
     assert once == again
     assert once != other

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from diht_k8s.controller.mirror.runs import Runs, known_run
+from diht_k8s.controller.cache.runs import RunStore, cached_run
 from diht_k8s.controller.reconcile import Reconciler
 from diht_k8s.kube.client import ClusterError
 from diht_k8s.kube.summaries import JobSummary, PodSummary, job_summary, pod_summary
-from diht_k8s.kube.workloads import WorkloadSummary, workload_summary
+from diht_k8s.kube.workload_summary import WorkloadSummary, workload_summary
 from tests.unit.controller.documents import NOW, RUN_UID, at, ended
 
 
@@ -253,7 +253,7 @@ class Process:
     """One operator process against a FakeCluster; all that it knows ends with it."""
 
     def __init__(self, cluster: FakeCluster, clock: Callable[[], float], nodes: Any = None) -> None:
-        self.cluster, self.known = cluster, Runs()
+        self.cluster, self.known = cluster, RunStore()
         self.jobs, self.pods, self.workloads = Mirror(job_summary), Mirror(pod_summary), Mirror(workload_summary)
         self.reconciler = Reconciler(cluster, self.known, self.jobs, self.pods, workloads=self.workloads,  # type: ignore[arg-type]
             pod_groups=lambda: cluster.pod_groups, clock=clock, jitter=lambda: 0.0, nodes=nodes)  # fmt: skip
@@ -261,7 +261,7 @@ class Process:
     def sync(self) -> None:
         """Take in the cluster as it is, as watches would report it."""
         for name, document in self.cluster.runs.items():
-            self.known.put(known_run(copy.deepcopy(document)))
+            self.known.put(cached_run(copy.deepcopy(document)))
             assert name
         for key, _ in self.known.uids():
             if key[1] not in self.cluster.runs:

@@ -7,7 +7,7 @@ from typing import Any
 from diht_k8s.api.reports import Cause
 from diht_k8s.api.status import Status
 from diht_k8s.controller.saved_status import saved_run_status
-from diht_k8s.pipeline.states import RunState
+from diht_k8s.pipeline.run_status import RunState
 from tests.unit.controller.documents import NOW
 from tests.unit.controller.fake import Dead, FakeCluster, Process
 

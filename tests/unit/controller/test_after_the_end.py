@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from diht_k8s.controller.saved_status import saved_run_status
-from diht_k8s.pipeline.states import RunState
+from diht_k8s.pipeline.run_status import RunState
 from tests.unit.controller.fake import Dead, Process
 from tests.unit.controller.stories import ONE, Clock, make, play, settle, status
 

@@ -9,8 +9,8 @@ import pytest
 
 from diht_k8s.api.reasons import ConditionType, Reason
 from diht_k8s.api.status import Condition, Status
-from diht_k8s.controller.telemetry import metrics
-from diht_k8s.controller.telemetry.blocked_runs import BlockedRuns
+from diht_k8s.controller import metrics
+from diht_k8s.controller.run_metrics import BlockedRuns
 
 KEY = ("n", "r")
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from diht_k8s.api.reports import Cause, SavedCheckpoint
-from diht_k8s.api.status import CommittedWork, Status, wire
+from diht_k8s.api.status import Status, WorkStatus, wire
 from diht_k8s.api.times import timestamp
 from diht_k8s.controller.saved_status import saved_run_status
 from diht_k8s.kube.summaries import JobSummary, job_summary
@@ -29,7 +29,7 @@ def test_checkpoint_in_the_termination_message_heals_though_the_log_is_lost() ->
     found = status(cluster)
     assert reason(cluster) == "Restarting"
     assert (found.stages[0].restarts, found.stages[0].restarts_count_towards_max) == (11, 9)
-    assert found.stages[0].work == CommittedWork(position=900, seconds=7300, failed_position=950)
+    assert found.stages[0].work == WorkStatus(position=900, seconds=7300, failed_position=950)
     assert found.last_checkpoint is not None
     assert found.last_checkpoint.step == 900
 

@@ -12,11 +12,11 @@ import pytest
 from diht_k8s.api.reports import GOODPUT_VARIABLE, Cause, Progress, TimeSpent
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.api.status import Goodput, StageGoodput, Status
-from diht_k8s.controller.children import children
-from diht_k8s.controller.mirror.runs import known_run
-from diht_k8s.controller.telemetry import metrics, run_metrics
-from diht_k8s.controller.telemetry.run_metrics import PARTS
-from diht_k8s.pipeline.states import Start
+from diht_k8s.controller import metrics, run_metrics
+from diht_k8s.controller.cache.runs import cached_run
+from diht_k8s.controller.job_builder import build_objects
+from diht_k8s.controller.run_metrics import PARTS
+from diht_k8s.pipeline.run_status import Start
 from tests.unit.controller.documents import NOW, at
 from tests.unit.controller.fake import FakeCluster, Process
 from tests.unit.controller.stories import Clock, make, settle, status, training
@@ -175,11 +175,11 @@ def test_evaluation_is_told_what_the_time_of_the_stages_before_went_to() -> None
     document = make().runs["r"]
     times = {"wallSeconds": 100, "productiveSeconds": 90, "productivePercent": "90.0", "startingSeconds": 10}
     stage = {"name": "train", "stage": "train", "state": "Complete", "attempt": 2, "goodput": times}
-    known = known_run({**document, "status": {"stages": [stage]}})
+    known = cached_run({**document, "status": {"stages": [stage]}})
     run = DihtRun.model_validate({key: document[key] for key in ("apiVersion", "kind", "metadata", "spec")})
 
     def env(stage: Stage) -> dict[str, str]:
-        *_, job = children(known, run, Start(stage, 1, f"r-{stage}-1"))
+        *_, job = build_objects(known, run, Start(stage, 1, f"r-{stage}-1"))
         [container] = job["spec"]["template"]["spec"]["containers"]
         return {each["name"]: each.get("value", "") for each in container["env"]}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from kubernetes import client
 
-from diht_k8s.controller.health import STALE_S, stuck_watch
 from diht_k8s.controller.lease import LEASE_S, RENEW_S, Lease
+from diht_k8s.controller.probes import STALE_S, stuck_watch
 
 
 @pytest.mark.parametrize(

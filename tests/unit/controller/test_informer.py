@@ -9,9 +9,9 @@ from typing import Any, cast
 import pytest
 import urllib3
 
-from diht_k8s.controller.mirror.informer import Informer
-from diht_k8s.controller.mirror.watch import Gone
-from diht_k8s.controller.telemetry import metrics
+from diht_k8s.controller import metrics
+from diht_k8s.controller.cache.informer import Informer
+from diht_k8s.controller.cache.watch import Gone
 from diht_k8s.kube.client import ClusterError
 from diht_k8s.kube.summaries import JobSummary, job_summary
 from tests.unit.controller.documents import job

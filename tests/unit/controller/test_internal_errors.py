@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from diht_k8s.api.status import Condition
-from diht_k8s.controller import operator, reconcile
-from diht_k8s.controller.internal_errors import InternalError
-from diht_k8s.controller.mirror.runs import known_run
+from diht_k8s.controller import metrics, operator, reconcile
+from diht_k8s.controller.cache.runs import cached_run
 from diht_k8s.controller.operator import Operator, Settings
-from diht_k8s.controller.telemetry import metrics
+from diht_k8s.controller.reconcile import InternalError
 from tests.unit.controller.fake import FakeCluster, Process
 from tests.unit.controller.stories import SPEC, Clock, make, reason, settle, status
 
@@ -126,7 +125,7 @@ def test_errors_of_the_api_server_are_logged_without_literal_values(
 
     async def work() -> None:
         process = Operator(Settings(port=0))
-        process._runs.put(known_run(copy.deepcopy(cluster.runs["r"])))
+        process._runs.put(cached_run(copy.deepcopy(cluster.runs["r"])))
 
         def refused(key: Any) -> None:
             raise operator.ClusterError(500, "InternalError", f"webhook said {CANARY}")

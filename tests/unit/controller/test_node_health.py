@@ -9,26 +9,26 @@ from prometheus_client import REGISTRY
 
 from diht_k8s.api.reports import Progress, SavedCheckpoint
 from diht_k8s.api.run import Stage
-from diht_k8s.controller.mirror.optional import PodGroups
-from diht_k8s.controller.node_health.faults import Fault, faults_of, watched
-from diht_k8s.controller.node_health.watch import NodeWatch
+from diht_k8s.controller.cache.optional_kinds import PodGroups
+from diht_k8s.controller.node_health.faults import NodeFault, faults_of, parse_watched_faults
+from diht_k8s.controller.node_health.node_watch import NodeWatch
 from diht_k8s.kube.client import ClusterError
 from tests.unit.controller.fake import FakeCluster, Process
 from tests.unit.controller.script import Script, page, watch
 from tests.unit.controller.stories import Clock, reason, settle, status, training
 
 LISTED = '[{"condition": "KernelDeadlock"}, {"condition": "GpuXid", "move": "AtOnce"}, {"taint": "bad"}]'
-DEADLOCK = Fault("node-0", "KernelDeadlock", "condition KernelDeadlock (stuck)")
-XID = Fault("node-0", "GpuXid", "condition GpuXid (Xid 79)", at_once=True)
+DEADLOCK = NodeFault("node-0", "KernelDeadlock", "condition KernelDeadlock (stuck)")
+XID = NodeFault("node-0", "GpuXid", "condition GpuXid (Xid 79)", at_once=True)
 
 
 class Nodes:
     """Nodes with faults, as a test sets them."""
 
     def __init__(self) -> None:
-        self.found: dict[str, tuple[Fault, ...]] = {}
+        self.found: dict[str, tuple[NodeFault, ...]] = {}
 
-    def faults(self, node: str) -> tuple[Fault, ...]:
+    def faults(self, node: str) -> tuple[NodeFault, ...]:
         return self.found.get(node, ())
 
     def unhealthy(self) -> list[str]:
@@ -56,7 +56,7 @@ def node(name: str = "node-0", *, taints: Any = (), version: int = 5, **conditio
 def test_faults_are_listed_conditions_that_are_true_and_listed_taints(
     document: dict[str, Any], found: list[str]
 ) -> None:
-    assert [fault.words for fault in faults_of(document, watched(LISTED))] == found
+    assert [fault.words for fault in faults_of(document, parse_watched_faults(LISTED))] == found
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_faults_are_listed_conditions_that_are_true_and_listed_taints(
 )  # fmt: skip
 def test_list_of_faults_that_is_wrong_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
-        watched(text)
+        parse_watched_faults(text)
 
 
 def test_watch_keeps_nodes_with_faults_only_and_tells_changes_once() -> None:
@@ -78,7 +78,7 @@ def test_watch_keeps_nodes_with_faults_only_and_tells_changes_once() -> None:
             ("DELETED", node("a", version=9)),
         ),
     )
-    nodes = NodeWatch(script, watched(LISTED), told.append)
+    nodes = NodeWatch(script, parse_watched_faults(LISTED), told.append)
     nodes._list()
     assert (nodes.unhealthy(), told) == (["b"], ["b"])
     nodes._watch("10")
@@ -86,7 +86,7 @@ def test_watch_keeps_nodes_with_faults_only_and_tells_changes_once() -> None:
 
 
 def test_watch_without_rights_counts_as_synced_and_knows_no_fault() -> None:
-    nodes = NodeWatch(Script(ClusterError(403, "Forbidden", "no")), watched(LISTED), lambda name: None)
+    nodes = NodeWatch(Script(ClusterError(403, "Forbidden", "no")), parse_watched_faults(LISTED), lambda name: None)
     nodes._stop.set()
     assert nodes._list() is None
     assert (nodes.synced.is_set(), nodes.unhealthy(), nodes.absent) == (True, [], "no")

@@ -8,7 +8,7 @@ import pytest
 
 from diht_k8s.api.reports import Cause
 from diht_k8s.api.status import AttemptStatus
-from diht_k8s.controller.nodes import avoided, keep_away
+from diht_k8s.controller.avoided_nodes import nodes_to_avoid, prefer_other_nodes
 from tests.unit.controller.fake import FakeCluster, Process
 from tests.unit.controller.stories import ONE, Clock, make, settle, status
 
@@ -44,8 +44,8 @@ def test_failures_of_another_stage_count_against_no_node_and_nothing_is_dropped(
         return AttemptStatus(stage=stage, number=number, node=node)
 
     attempts = [attempt("filter", 1, "a"), attempt("train", 1, "a"), attempt("train", 2, "b"), attempt("train", 3, "b")]
-    assert avoided(["x"], attempts, "train") == ["x", "b"]
-    assert avoided(["b"], [], "train") == ["b"]
+    assert nodes_to_avoid(["x"], attempts, "train") == ["x", "b"]
+    assert nodes_to_avoid(["b"], [], "train") == ["b"]
 
 
 def test_avoided_nodes_are_added_to_the_runs_own_affinity() -> None:
@@ -56,9 +56,9 @@ def test_avoided_nodes_are_added_to_the_runs_own_affinity() -> None:
         "requiredDuringSchedulingIgnoredDuringExecution": required,
     }
     job: dict[str, Any] = {"spec": {"template": {"spec": {"affinity": {"nodeAffinity": node}}}}}
-    keep_away(job, [])
+    prefer_other_nodes(job, [])
     assert node["preferredDuringSchedulingIgnoredDuringExecution"] == [own]
-    keep_away(job, ["n1", "n2"])
+    prefer_other_nodes(job, ["n1", "n2"])
     first, wish = node["preferredDuringSchedulingIgnoredDuringExecution"]
     assert (first, node["requiredDuringSchedulingIgnoredDuringExecution"]) == (own, required)
     assert wish["weight"] == 100

@@ -9,16 +9,16 @@ import pytest
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.reports import Cause
 from diht_k8s.api.run import Stage
-from diht_k8s.controller.lost_pods import LOST_AFTER_S
 from diht_k8s.controller.observe import (
+    LOST_AFTER_S,
     SETTLE_S,
     ObservedAttempt,
     _pull_message,
     observe_attempts,
 )
-from diht_k8s.controller.warning_events import event_problem
+from diht_k8s.controller.pending_causes import event_problem
 from diht_k8s.kube.summaries import JobSummary, PodSummary, job_summary, pod_summary
-from diht_k8s.pipeline.states import AttemptState
+from diht_k8s.pipeline.run_status import AttemptState
 from tests.unit.controller.documents import DISRUPTED, NO_NODE, NOW, at, ended, failed_pod, job, pod
 
 FAILED = {"Failed": "BackoffLimitExceeded"}

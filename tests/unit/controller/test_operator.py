@@ -12,11 +12,11 @@ import pytest
 from kubernetes import client
 from prometheus_client import Gauge
 
+from diht_k8s.controller import metrics
 from diht_k8s.controller import operator as module
 from diht_k8s.controller.operator import Operator, Settings
-from diht_k8s.controller.telemetry import metrics
 from diht_k8s.kube.client import ClusterError
-from tests.unit.controller.known_runs import ended_run, run
+from tests.unit.controller.cached_runs import ended_run, run
 
 
 def with_operator(monkeypatch: pytest.MonkeyPatch, story: Callable[[Operator], Any], **more: Any) -> Any:

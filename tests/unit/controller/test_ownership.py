@@ -8,7 +8,7 @@ import pytest
 
 from diht_k8s.api.status import StageState
 from diht_k8s.api.times import timestamp
-from diht_k8s.controller.mirror.runs import known_run
+from diht_k8s.controller.cache.runs import cached_run
 from tests.unit.controller.documents import DISRUPTED, NOW, at, job, pod
 from tests.unit.controller.fake import Dead, FakeCluster, Process
 from tests.unit.controller.stories import ONE, Clock, make, reason, settle, status, training
@@ -21,7 +21,7 @@ def test_job_that_was_replaced_since_it_was_observed_is_not_deleted() -> None:
     process.sync()
     cluster.jobs["r-filter-1"]["metadata"]["uid"] = "another"
     cluster.edit("r", suspend=True)
-    process.known.put(known_run(cluster.runs["r"]))
+    process.known.put(cached_run(cluster.runs["r"]))
     process.reconciler.reconcile(("n", "r"))
     assert list(cluster.jobs) == ["r-filter-1"]
 

@@ -9,37 +9,37 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diht_k8s.controller.queue.fair_order import Level
-from diht_k8s.controller.queue.keyed_queue import KeyedQueue
+from diht_k8s.controller.queue.fair_order import PriorityLevel
+from diht_k8s.controller.queue.work_queue import WorkQueue
 
 KEYS = ("a1", "a2", "b1", "c1")
-Story = Callable[[KeyedQueue[str]], Coroutine[None, None, None]]
+Story = Callable[[WorkQueue[str]], Coroutine[None, None, None]]
 
 
-def run(story: Story, levels: Mapping[str, Level] | None = None) -> None:
+def run(story: Story, levels: Mapping[str, PriorityLevel] | None = None) -> None:
     """Run a story; a key's flow is its first letter."""
 
-    def level(key: str) -> Level:
-        return (levels or {}).get(key, Level.CHANGED)
+    def level(key: str) -> PriorityLevel:
+        return (levels or {}).get(key, PriorityLevel.CHANGED)
 
     async def inside() -> None:
-        await story(KeyedQueue(asyncio.get_running_loop().time, lambda key: key[0], level))
+        await story(WorkQueue(asyncio.get_running_loop().time, lambda key: key[0], level))
 
     asyncio.run(inside())
 
 
-async def now(queue: KeyedQueue[str]) -> str:
+async def now(queue: WorkQueue[str]) -> str:
     key, _ = await asyncio.wait_for(queue.get(), 1)
     return key
 
 
-async def nothing(queue: KeyedQueue[str]) -> None:
+async def nothing(queue: WorkQueue[str]) -> None:
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(queue.get(), 0.02)
 
 
 def test_key_that_is_added_twice_waits_once() -> None:
-    async def story(queue: KeyedQueue[str]) -> None:
+    async def story(queue: WorkQueue[str]) -> None:
         queue.add("a")
         queue.add("b")
         queue.add("a")
@@ -50,15 +50,15 @@ def test_key_that_is_added_twice_waits_once() -> None:
 
 
 def test_key_of_a_low_level_comes_after_all_others_until_it_is_asked_for_itself() -> None:
-    levels: dict[str, Level] = {key: Level.ENDED for key in ("old", "older", "oldest")}
+    levels: dict[str, PriorityLevel] = {key: PriorityLevel.ENDED for key in ("old", "older", "oldest")}
 
-    async def story(queue: KeyedQueue[str]) -> None:
+    async def story(queue: WorkQueue[str]) -> None:
         for key in ("old", "older", "oldest"):
             queue.add(key)
         queue.add("a")
-        levels["oldest"] = Level.CHANGED
+        levels["oldest"] = PriorityLevel.CHANGED
         queue.add("oldest")
-        levels["a"] = Level.ENDED
+        levels["a"] = PriorityLevel.ENDED
         queue.add("a")
         assert len(queue) == 4
         assert [await now(queue) for _ in range(4)] == ["a", "oldest", "old", "older"]
@@ -68,7 +68,7 @@ def test_key_of_a_low_level_comes_after_all_others_until_it_is_asked_for_itself(
 
 
 def test_flows_take_turns() -> None:
-    async def story(queue: KeyedQueue[str]) -> None:
+    async def story(queue: WorkQueue[str]) -> None:
         for key in ("a1", "a2", "a3", "b1"):
             queue.add(key)
         assert [await now(queue) for _ in range(4)] == ["a1", "b1", "a2", "a3"]
@@ -78,7 +78,7 @@ def test_flows_take_turns() -> None:
 
 @pytest.mark.parametrize("is_busy", [False, True])
 def test_wait_is_counted_from_the_first_time_that_the_key_was_asked_for(is_busy: bool) -> None:
-    async def story(queue: KeyedQueue[str]) -> None:
+    async def story(queue: WorkQueue[str]) -> None:
         if is_busy:
             queue.add("a")
             assert await now(queue) == "a"
@@ -97,7 +97,7 @@ def test_wait_is_counted_from_the_first_time_that_the_key_was_asked_for(is_busy:
     st.lists(st.tuples(st.sampled_from(["add", "get", "done", "fail", "after"]), st.sampled_from(KEYS)), max_size=80)
 )
 def test_any_story_gives_no_key_to_two_workers_and_loses_none(steps: list[tuple[str, str]]) -> None:
-    async def story(queue: KeyedQueue[str]) -> None:
+    async def story(queue: WorkQueue[str]) -> None:
         busy: set[str] = set()
         owed: set[str] = set()
         for what, key in steps:
@@ -125,7 +125,7 @@ def test_any_story_gives_no_key_to_two_workers_and_loses_none(steps: list[tuple[
 
 
 def test_key_that_is_added_while_it_is_worked_on_comes_once_more_after() -> None:
-    async def story(queue: KeyedQueue[str]) -> None:
+    async def story(queue: WorkQueue[str]) -> None:
         queue.add("a")
         assert await now(queue) == "a"
         queue.add("a")
@@ -140,7 +140,7 @@ def test_key_that_is_added_while_it_is_worked_on_comes_once_more_after() -> None
 
 
 def test_later_key_comes_when_it_is_due_or_sooner_if_asked() -> None:
-    async def story(queue: KeyedQueue[str]) -> None:
+    async def story(queue: WorkQueue[str]) -> None:
         queue.add_after("a", 0.03)
         queue.add_after("a", 9)
         queue.add_after("b", 9)
@@ -154,7 +154,7 @@ def test_later_key_comes_when_it_is_due_or_sooner_if_asked() -> None:
 
 
 def test_failed_key_comes_back_by_itself_and_a_good_reconciliation_resets_the_failures() -> None:
-    async def story(queue: KeyedQueue[str]) -> None:
+    async def story(queue: WorkQueue[str]) -> None:
         queue.add("a")
         for _ in range(2):
             assert await now(queue) == "a"
@@ -173,7 +173,7 @@ def test_failed_key_comes_back_by_itself_and_a_good_reconciliation_resets_the_fa
 
 
 def test_worker_that_was_cancelled_takes_no_key_with_it() -> None:
-    async def story(queue: KeyedQueue[str]) -> None:
+    async def story(queue: WorkQueue[str]) -> None:
         waiting = asyncio.create_task(queue.get())
         await asyncio.sleep(0)
         waiting.cancel()

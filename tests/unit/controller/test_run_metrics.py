@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from diht_k8s.controller.telemetry import metrics
-from diht_k8s.controller.telemetry.run_metrics import BUDGETS, ENDS
+from diht_k8s.controller import metrics
+from diht_k8s.controller.run_metrics import BUDGETS, ENDS
 from tests.unit.controller.documents import DISRUPTED, failed_pod
 from tests.unit.controller.stories import ONE, make, play, settle, training
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from diht_k8s.controller.mirror.run_watch import RunWatch
-from diht_k8s.controller.mirror.runs import Key, KnownRun, Runs
-from tests.unit.controller.known_runs import ended_run, run
+from diht_k8s.controller.cache.runs import CachedRun, Key, RunStore, RunWatch
+from tests.unit.controller.cached_runs import ended_run, run
 from tests.unit.controller.script import Script, page, watch
 
 
-def document(found: KnownRun) -> dict[str, Any]:
+def document(found: CachedRun) -> dict[str, Any]:
     return {**found.document, "metadata": dict(found.document["metadata"])}
 
 
@@ -18,7 +17,7 @@ class Seen:
     """A watch with its store, and what it told."""
 
     def __init__(self, *answers: Any) -> None:
-        self.script, self.runs = Script(*answers), Runs()
+        self.script, self.runs = Script(*answers), RunStore()
         self.changed: list[str] = []
         self.removed: list[tuple[str, bool]] = []
         self.watch = RunWatch(self.script, self.runs, self._changed, self._removed, clock=lambda: 0.0)
@@ -26,7 +25,7 @@ class Seen:
     def _changed(self, key: Key) -> None:
         self.changed.append(key[1])
 
-    def _removed(self, key: Key, known: KnownRun | None) -> None:
+    def _removed(self, key: Key, known: CachedRun | None) -> None:
         self.removed.append((key[1], known is not None))
 
 

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from diht_k8s.api.errors import UserError
-from diht_k8s.controller.mirror.runs import RETRY_ANNOTATION, KnownRun, Runs, known_run
+from diht_k8s.controller.cache.runs import RETRY_ANNOTATION, CachedRun, RunStore, cached_run
+from tests.unit.controller.cached_runs import ENDED, ended_run, run
 from tests.unit.controller.documents import NOW, at
-from tests.unit.controller.known_runs import ENDED, ended_run, run
 from tests.unit.controller.stories import make, play
 
 
-def known(*found: KnownRun) -> Runs:
-    runs = Runs()
+def known(*found: CachedRun) -> RunStore:
+    runs = RunStore()
     for each in found:
         runs.put(each)
     return runs
@@ -60,7 +60,7 @@ def test_deletion_of_an_earlier_run_of_the_same_name_leaves_the_new_one() -> Non
         "another output", "a slash at the end", "S3 is one for all namespaces", "a path is not", "a path within one namespace",
     ],
 )  # fmt: skip
-def test_output_belongs_to_one_run(mine: KnownRun, other: KnownRun, held: bool) -> None:
+def test_output_belongs_to_one_run(mine: CachedRun, other: CachedRun, held: bool) -> None:
     runs = known(mine, other)
     assert (runs.holder_of_output(mine) == other) is held
 
@@ -69,10 +69,10 @@ def test_spec_is_read_once_for_each_generation_and_a_broken_one_is_reported_plai
     runs = known(run())
     assert runs.parsed(run()) is runs.parsed(run())
     with pytest.raises(UserError, match=r"cannot read the spec: spec.fromTheFuture: Extra inputs are not permitted$"):
-        Runs().parsed(run(fromTheFuture={}))
+        RunStore().parsed(run(fromTheFuture={}))
 
 
-def with_document(found: KnownRun, **metadata: Any) -> KnownRun:
+def with_document(found: CachedRun, **metadata: Any) -> CachedRun:
     return replace(found, document={**found.document, "metadata": {**found.document["metadata"], **metadata}})
 
 
@@ -90,7 +90,7 @@ def with_document(found: KnownRun, **metadata: Any) -> KnownRun:
     ],
     ids=["runs", "complete", "failed", "its spec changed", "being deleted", "to be retried", "retried before", "complete, retried"],
 )  # fmt: skip
-def test_run_is_kept_whole_until_nothing_is_left_to_do(found: KnownRun, is_small: bool) -> None:
+def test_run_is_kept_whole_until_nothing_is_left_to_do(found: CachedRun, is_small: bool) -> None:
     runs = known(found)
     assert (runs.finished(found.key) is not None, runs.get(found.key) is None) == (is_small, is_small)
     assert (len(runs), runs.keys()) == (1, [] if is_small else [found.key])
@@ -125,7 +125,7 @@ def test_late_write_brings_no_deleted_run_back() -> None:
     ],
 )
 def test_finished_runs_are_due_by_their_own_time_the_default_and_the_limit(settings: Any, due: list[str]) -> None:
-    runs = Runs(**settings)
+    runs = RunStore(**settings)
     for each in (
         ended_run("old", NOW - 100),
         ended_run("own", NOW - 60, ttlSecondsAfterFinished=30),
@@ -142,7 +142,7 @@ def test_finished_run_takes_some_hundred_bytes() -> None:
     cluster, number = make(), 10_000
     play(cluster)
     text = json.dumps(cluster.runs["r"])
-    runs = Runs(ttl_s=1000.0)
+    runs = RunStore(ttl_s=1000.0)
     tracemalloc.start()
     try:
         for index in range(number):
@@ -152,7 +152,7 @@ def test_finished_run_takes_some_hundred_bytes() -> None:
                 "uid": f"7c1f5b7e-0000-4000-8000-{index:012}",
                 "resourceVersion": str(1_000_000 + index),
             }
-            runs.put(known_run(document))
+            runs.put(cached_run(document))
         del document
         assert tracemalloc.get_traced_memory()[0] / number < 450
     finally:

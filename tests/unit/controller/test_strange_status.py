@@ -8,9 +8,9 @@ import pytest
 
 from diht_k8s.api.status import MAX_COUNT, Status, wire
 from diht_k8s.api.times import EPOCH, seconds
-from diht_k8s.controller.mirror.runs import Runs
+from diht_k8s.controller.cache.runs import RunStore
+from tests.unit.controller.cached_runs import ENDED, run
 from tests.unit.controller.fake import Process
-from tests.unit.controller.known_runs import ENDED, run
 from tests.unit.controller.stories import ONE, Clock, make, settle, status
 
 STRANGE_TIMES: list[Any] = [[], [[]], [None], "yesterday", "2026-02-30T00:00:00Z", {}, 5]
@@ -47,7 +47,7 @@ def test_time_that_cannot_be_read_is_unset_or_the_epoch() -> None:
 
 @pytest.mark.parametrize("time", STRANGE_TIMES, ids=repr)
 def test_finished_run_with_a_strange_completion_time_is_known_and_never_expires(time: Any) -> None:
-    runs = Runs(ttl_s=1)
+    runs = RunStore(ttl_s=1)
     runs.put(run(status={**ENDED, "observedGeneration": 1, "completionTime": time}))
     assert runs.finished(("n", "r")) is not None
     assert runs.due(1e12) == []

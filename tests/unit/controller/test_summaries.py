@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diht_k8s.controller.first_seen import FirstSeen
 from diht_k8s.controller.observe import observe_attempts
-from diht_k8s.controller.own_times import OwnTimes
 from diht_k8s.kube.summaries import INDEX_LABEL, JobSummary, PodSummary, Unreadable, job_summary, pod_summary
 from tests.unit.controller.documents import DISRUPTED, NOW, ended, failed_pod, job, pod
 
@@ -73,7 +73,7 @@ def test_object_with_any_json_in_any_place_is_read_or_skipped(data: st.DataObjec
         check(reduce(document))
     jobs = [each for each in [job_summary(document)] if isinstance(each, JobSummary)]
     pods = [each for each in [pod_summary(document)] if isinstance(each, PodSummary)]
-    times = OwnTimes()
+    times = FirstSeen()
     observe_attempts(times.jobs(jobs, NOW), times.pods(pods, NOW), NOW, known={"train": 9})
 
 

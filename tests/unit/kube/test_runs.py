@@ -14,7 +14,7 @@ from diht_k8s.api.errors import DihtError, UserError
 from diht_k8s.api.run import DihtRun
 from diht_k8s.kube import client
 from diht_k8s.kube.client import connect
-from diht_k8s.kube.runs import RunClient, open_kube
+from diht_k8s.kube.runs import RunClient, run_client
 from tests.unit.api.documents import changed
 from tests.unit.kube.api_server import ApiServer, refusal
 
@@ -83,8 +83,8 @@ def test_log_is_whole_unless_lines_are_given(server: ApiServer, lines: int | Non
 def test_namespace_is_that_of_the_current_context(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "config").write_text(KUBECONFIG)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
-    assert open_kube(None).namespace == "team"
-    assert open_kube("mine").namespace == "mine"
+    assert run_client(None).namespace == "team"
+    assert run_client("mine").namespace == "mine"
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_missing_kubeconfig_is_reported_in_one_line(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     "content", [b"x: [", b"[1, 2]", b"\x89\xff", b"clusters: 5\ncontexts: [{name: t}]\ncurrent-context: t"]
 )
-@pytest.mark.parametrize("open_it", [connect, lambda: open_kube("n")], ids=["torchx", "diht"])
+@pytest.mark.parametrize("open_it", [connect, lambda: run_client("n")], ids=["torchx", "diht"])
 def test_invalid_kubeconfig_is_reported_in_one_line(
     open_it: Callable[[], object], content: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -139,7 +139,7 @@ def on_volcano() -> list[dict[str, Any]]:
     for_role = app.roles[0]
     set_overlay(for_role, "kubernetes", "V1Container", {"env": [{"name": "A", "value": "1"}]})
     cfg = Opts(queue="q", image_pull_policy="Never", image_pull_secrets=["one"], ttl_seconds_after_finished=5)
-    return [volcano.rendered(volcano.VolcanoScheduler("torchx"), app, cfg)]
+    return [volcano.volcano_job(volcano.VolcanoScheduler("torchx"), app, cfg)]
 
 
 CASES: dict[str, Callable[[], list[dict[str, Any]]]] = {

@@ -21,8 +21,8 @@ from torchx.specs import AppDef, AppState, InvalidRunConfigException, Role, Work
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.launch import volcano
+from diht_k8s.launch.app_description import CANCELLED_ANNOTATION
 from diht_k8s.launch.kubernetes_job import KubernetesJobScheduler, create_scheduler
-from diht_k8s.launch.state import CANCELLED_ANNOTATION
 
 APP = AppDef("app", roles=[Role(name="main", image="app:1", entrypoint="run", num_replicas=2, port_map={"a": 1})])
 TWO = AppDef("app", roles=[*APP.roles, Role(name="side", image="app:1", entrypoint="run")])

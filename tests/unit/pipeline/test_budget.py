@@ -15,24 +15,24 @@ from benchmarks.effective_time import NEVER_S, ended_by_budget, simulate
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.run import Stage
 from diht_k8s.pipeline.plan import plan
-from diht_k8s.pipeline.states import (
+from diht_k8s.pipeline.run_status import (
     FINAL,
     Attempt,
     AttemptState,
+    CommittedWork,
     Observed,
     RunState,
     RunStatus,
     StageRecord,
     StageState,
     Start,
-    Work,
 )
 
 T, H = Stage.TRAIN, 3600
 RUNNING = StageRecord(T, StageState.RUNNING, 3, restarts=4, total_restarts=9, infrastructure_restarts=2)
 
 
-def after(record: StageRecord, *, work: Work | None, **policy: Any) -> StageRecord:
+def after(record: StageRecord, *, work: CommittedWork | None, **policy: Any) -> StageRecord:
     """The record after its running attempt reported some work, twice."""
     run, status = document(policy), RunStatus(stages=(record,), started_at=0.0)
     observed = Observed((Attempt(T, 3, AttemptState.RUNNING, active=1, work=work),))
@@ -45,16 +45,16 @@ def after(record: StageRecord, *, work: Work | None, **policy: Any) -> StageReco
     ("record", "work", "policy", "restarts", "infrastructure"),
     [
         (RUNNING, None, {}, 4, 2),
-        (RUNNING, Work(10, H - 1), {}, 4, 2),
-        (RUNNING, Work(10, H), {}, 3, 1),
-        (RUNNING, Work(10, 99 * H), {}, 0, 0),
-        (RUNNING, Work(10, 60), {"healSeconds": 30}, 2, 0),
-        (replace(RUNNING, work=Work(10, 0)), Work(10, 9 * H), {}, 4, 2),
-        (replace(RUNNING, work=Work(10, 0)), Work(9, 9 * H), {}, 4, 2),
-        (replace(RUNNING, failed_at=11), Work(10, 9 * H), {}, 4, 2),
-        (replace(RUNNING, failed_at=11), Work(11, 9 * H), {}, 0, 0),
-        (replace(RUNNING, healed_until=2 * H), Work(10, 3 * H), {}, 3, 0),
-        (replace(RUNNING, work=Work(10, 5 * H), healed_until=5 * H, infrastructure_healed_until=5 * H), Work(20, H), {}, 4, 2),
+        (RUNNING, CommittedWork(10, H - 1), {}, 4, 2),
+        (RUNNING, CommittedWork(10, H), {}, 3, 1),
+        (RUNNING, CommittedWork(10, 99 * H), {}, 0, 0),
+        (RUNNING, CommittedWork(10, 60), {"healSeconds": 30}, 2, 0),
+        (replace(RUNNING, work=CommittedWork(10, 0)), CommittedWork(10, 9 * H), {}, 4, 2),
+        (replace(RUNNING, work=CommittedWork(10, 0)), CommittedWork(9, 9 * H), {}, 4, 2),
+        (replace(RUNNING, failed_at=11), CommittedWork(10, 9 * H), {}, 4, 2),
+        (replace(RUNNING, failed_at=11), CommittedWork(11, 9 * H), {}, 0, 0),
+        (replace(RUNNING, healed_until=2 * H), CommittedWork(10, 3 * H), {}, 3, 0),
+        (replace(RUNNING, work=CommittedWork(10, 5 * H), healed_until=5 * H, infrastructure_healed_until=5 * H), CommittedWork(20, H), {}, 4, 2),
     ],
     ids=[
         "nothing reported", "less than an hour", "an hour", "more than was used", "another healSeconds", "same position",
@@ -63,7 +63,7 @@ def after(record: StageRecord, *, work: Work | None, **policy: Any) -> StageReco
     ],
 )  # fmt: skip
 def test_committed_work_gives_restarts_back(
-    record: StageRecord, work: Work | None, policy: dict[str, Any], restarts: int, infrastructure: int
+    record: StageRecord, work: CommittedWork | None, policy: dict[str, Any], restarts: int, infrastructure: int
 ) -> None:
     found = after(record, work=work, **policy)
     assert (found.restarts, found.infrastructure_restarts, found.total_restarts) == (restarts, infrastructure, 9)
@@ -74,7 +74,7 @@ def test_committed_work_gives_restarts_back(
     [
         ({"exit_code": 75}, 5, 2, 1),
         ({"exit_code": 75, "failed_at": 70}, 5, 2, 70),
-        ({"exit_code": 75, "failed_at": 70, "work": Work(80, H)}, 4, 1, 70),
+        ({"exit_code": 75, "failed_at": 70, "work": CommittedWork(80, H)}, 4, 1, 70),
         ({"infrastructure": True}, 4, 3, 0),
     ],
     ids=["unknown step", "named step", "with the last checkpoint", "lost node"],
@@ -93,7 +93,7 @@ def test_committed_shards_give_a_worker_stage_its_restarts_back() -> None:
     status, now = RunStatus(), 0.0
     for number in range(1, 9):  # each attempt commits shards for two hours, then too many of its workers fail
         for attempt in (
-            Attempt(stage, number, AttemptState.RUNNING, active=1, work=Work(10 * number, 2 * H * number)),
+            Attempt(stage, number, AttemptState.RUNNING, active=1, work=CommittedWork(10 * number, 2 * H * number)),
             Attempt(stage, number, AttemptState.FAILED, exit_code=1),
         ):
             now += 400.0
@@ -107,7 +107,7 @@ def test_committed_shards_give_a_worker_stage_its_restarts_back() -> None:
 
 
 def test_memory_kills_that_work_has_paid_for_no_longer_end_the_run() -> None:
-    record = after(replace(RUNNING, out_of_memory=1), work=Work(10, 99 * H))
+    record = after(replace(RUNNING, out_of_memory=1), work=CommittedWork(10, 99 * H))
     assert record.out_of_memory == 0
 
 
@@ -138,7 +138,7 @@ def test_crash_at_the_same_step_ends_though_checkpoints_come_close_to_it() -> No
         status, now = decided.status, now + 400.0
         for action in decided.actions:
             assert isinstance(action, Start)
-            work = Work(900 + action.number, 40 * H * action.number)
+            work = CommittedWork(900 + action.number, 40 * H * action.number)
             attempts = (Attempt(T, action.number, AttemptState.FAILED, exit_code=1, work=work, failed_at=1000),)
     assert (status.state, status.of(T).attempt) == (RunState.FAILED, 4)
 
@@ -173,7 +173,7 @@ class Runs(RuleBasedStateMachine):
         self.now += steps
         self.done, self.seconds = self.done + steps, self.seconds + steps
         name = self.living[0]
-        self.world[name] = replace(self.world[name], work=Work(self.done, self.seconds))
+        self.world[name] = replace(self.world[name], work=CommittedWork(self.done, self.seconds))
 
     @precondition(lambda self: self.living)
     @rule(infrastructure=st.booleans(), step=st.none() | st.integers(0, 300))

@@ -12,10 +12,27 @@ from hypothesis import strategies as st
 from diht_k8s.api.reports import TimeSpent
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import StageGoodput, StageState
-from diht_k8s.pipeline.goodput import paused, total, whole_seconds, with_goodput
-from diht_k8s.pipeline.goodput_status import goodput_of, saved_time, sentence, stage_goodput
-from diht_k8s.pipeline.states import Attempt, AttemptState, Moments, Parts, RunStatus, StageRecord, StageTime, Work
-from diht_k8s.pipeline.work import age_of, most_spent
+from diht_k8s.pipeline.attempt_reports import age_of, most_spent
+from diht_k8s.pipeline.goodput import (
+    goodput_of,
+    goodput_text,
+    paused,
+    saved_time,
+    stage_goodput,
+    time_parts,
+    whole_seconds,
+    with_goodput,
+)
+from diht_k8s.pipeline.run_status import (
+    Attempt,
+    AttemptState,
+    AttemptTimes,
+    CommittedWork,
+    RunStatus,
+    StageRecord,
+    StageTime,
+    TimeParts,
+)
 
 T = Stage.TRAIN
 RUNNING, FAILED, SUCCEEDED = AttemptState.RUNNING, AttemptState.FAILED, AttemptState.SUCCEEDED
@@ -26,7 +43,7 @@ def seen(
 ) -> Attempt:
     created, admitted, placed, running = [*moments, None, None, None][:4]
     assert created is not None
-    return Attempt(T, number, state, moments=Moments(created, admitted, placed, running, ended), spent=spent)
+    return Attempt(T, number, state, moments=AttemptTimes(created, admitted, placed, running, ended), spent=spent)
 
 
 def spent(steps: float, *, starting: float = 10, resumed: float = 0, kept: float = 0, **other: Any) -> TimeSpent:
@@ -41,7 +58,7 @@ def told(*looks: list[Attempt], record: StageRecord | None = None) -> StageTime:
         status = with_goodput(status, attempts)
         assert with_goodput(status, attempts) == status, "a second look changes nothing"
     time = status.stages[0].time
-    assert sum(astuple(total(time))) == pytest.approx(time.until - time.since)
+    assert sum(astuple(time_parts(time))) == pytest.approx(time.until - time.since)
     return time
 
 
@@ -99,20 +116,20 @@ STORIES: dict[str, tuple[list[list[Attempt]], dict[str, float]]] = {
 
 @pytest.mark.parametrize(("looks", "expected"), STORIES.values(), ids=STORIES)
 def test_seconds_go_to_the_part_that_they_were_spent_on(looks: list[list[Attempt]], expected: dict[str, float]) -> None:
-    found = total(told(*looks))
+    found = time_parts(told(*looks))
     assert {name: value for name, value in vars(found).items() if value} == pytest.approx(expected)
 
 
 def test_time_between_suspension_and_the_next_attempt_is_not_the_clusters() -> None:
     status = RunStatus(stages=(StageRecord(T, time=paused(told([FIRST]))),))
-    found = total(with_goodput(status, [FIRST, SECOND]).stages[0].time)
+    found = time_parts(with_goodput(status, [FIRST, SECOND]).stages[0].time)
     assert (found.suspended, found.recovering) == (10, 50)
 
 
 def test_stage_without_own_account_of_its_work_loses_what_is_not_committed() -> None:
-    record = StageRecord(Stage.FILTER, work=Work(3, 30))
+    record = StageRecord(Stage.FILTER, work=CommittedWork(3, 30))
     first = replace(seen(1, FAILED, 0, 0, 0, 0, ended=50, spent=TimeSpent(starting=5, steps=45)), stage=Stage.FILTER)
-    found = total(told([first], record=record))
+    found = time_parts(told([first], record=record))
     assert (found.productive, found.lost) == (30, 15)
 
 
@@ -120,7 +137,7 @@ def test_stages_follow_each_other_without_a_gap() -> None:
     filter_, train = StageRecord(Stage.FILTER, StageState.COMPLETE), StageRecord(T)
     first = replace(seen(1, SUCCEEDED, 10, 10, 10, 10, ended=50), stage=Stage.FILTER)
     status = with_goodput(RunStatus(stages=(filter_, train)), [first, seen(1, RUNNING, 53, 55)])
-    assert total(status.stages[1].time) == Parts(queued=2, other=3)
+    assert time_parts(status.stages[1].time) == TimeParts(queued=2, other=3)
 
 
 @dataclass
@@ -188,7 +205,7 @@ def look(record: StageRecord, attempts: list[Attempt], *, another: bool) -> Stag
     found = with_goodput(RunStatus(stages=(record,)), attempts)
     assert with_goodput(found, attempts) == found
     time = found.stages[0].time
-    parts = total(time)
+    parts = time_parts(time)
     assert min(astuple(parts)) >= -1e-9
     assert sum(astuple(parts)) == pytest.approx(time.until - time.since, abs=0.5)
     assert time.until >= record.time.until - 0.01
@@ -205,7 +222,7 @@ def test_parts_sum_to_the_wall_time_whatever_happens(history: list[dict[str, flo
     last = history[-1]
     assert record.time.until - record.time.since == pytest.approx(world.now - last["gap"] - 1000.0, abs=0.1)
     if all(story["end"] != "no message" or 3 in story["looks"] for story in history):  # type: ignore[operator]
-        found = total(record.time)
+        found = time_parts(record.time)
         assert found.lost == pytest.approx(world.lost, abs=0.5)
         assert found.productive == pytest.approx(world.productive_kept, abs=0.5)
 
@@ -215,25 +232,28 @@ def test_status_that_somebody_changed_counts_on_from_what_it_shows() -> None:
     assert shown is not None
     for ledger in ("", "[]", "null", "[1e999]", '{"a":1}', "[" * 800, shown.ledger[:-1]):
         time = saved_time(shown.model_copy(update={"ledger": ledger}))
-        found = total(time)
+        found = time_parts(time)
         assert (found.productive, found.lost, found.total) == (60, 40, 200)
-        assert total(with_goodput(RunStatus(stages=(StageRecord(T, time=time),)), [SECOND]).stages[0].time).total == 280
+        assert (
+            time_parts(with_goodput(RunStatus(stages=(StageRecord(T, time=time),)), [SECOND]).stages[0].time).total
+            == 280
+        )
 
 
 def test_nonsense_of_a_program_changes_no_sum() -> None:
     nonsense = most_spent([TimeSpent(starting=float("nan"), steps=-5, data=1e300, lost=float("inf"))])
     time = told([seen(1, FAILED, 0, 0, 0, 10, ended=60, spent=nonsense)])
-    assert total(time).total == 60
+    assert time_parts(time).total == 60
 
 
 def test_largest_ledger_fits_its_field() -> None:
-    most = Parts(*[9999999999.99] * 11)
+    most = TimeParts(*[9999999999.99] * 11)
     numbers: dict[str, Any] = {name: 9999999999.99 for name in ("since", "until", "base", "told", "lost", "path", "kept", "open_lost", "open_path", "open_kept")}  # fmt: skip
-    time = StageTime(closed=most, open=most, tail=Parts(other=9999999999.99), attempt=2**31 - 1, **numbers)
+    time = StageTime(closed=most, open=most, tail=TimeParts(other=9999999999.99), attempt=2**31 - 1, **numbers)
     assert stage_goodput(time, ended=False) is not None
 
 
 def test_sentence_names_the_largest_parts_first() -> None:
-    time = StageTime(since=1, closed=Parts(productive=956, starting=32, queued=12), lost=15)
+    time = StageTime(since=1, closed=TimeParts(productive=956, starting=32, queued=12), lost=15)
     shown = goodput_of([time])
-    assert sentence(shown, 5) == "94.1 % productive; 3.2 % starting in 5 attempts; 1.5 % redone; 1.2 % queued"
+    assert goodput_text(shown, 5) == "94.1 % productive; 3.2 % starting in 5 attempts; 1.5 % redone; 1.2 % queued"

@@ -10,7 +10,7 @@ import pytest
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.pipeline.plan import attempt_name, plan
-from diht_k8s.pipeline.states import (
+from diht_k8s.pipeline.run_status import (
     Attempt,
     AttemptState,
     BackOff,

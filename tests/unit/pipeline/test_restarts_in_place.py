@@ -10,26 +10,28 @@ from benchmarks._effective_time import document
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.reports import Rounds
 from diht_k8s.api.run import Stage
+from diht_k8s.pipeline.attempt_reports import in_place_of, most_restarts
 from diht_k8s.pipeline.plan import plan
-from diht_k8s.pipeline.states import (
+from diht_k8s.pipeline.run_status import (
     Attempt,
     AttemptState,
-    InPlace,
+    CommittedWork,
+    InPlaceRestarts,
     Observed,
     RunState,
     RunStatus,
     StageRecord,
     StageState,
     Stop,
-    Work,
 )
-from diht_k8s.pipeline.work import in_place_of, most_restarts
 
 T, H = Stage.TRAIN, 3600
 
 
-def running(number: int, restarts: int | None, *, failed_at: int | None = None, work: Work | None = None) -> Attempt:
-    said = None if restarts is None else InPlace(number, restarts, failed_at, 1, f"killed {restarts}", 1)
+def running(
+    number: int, restarts: int | None, *, failed_at: int | None = None, work: CommittedWork | None = None
+) -> Attempt:
+    said = None if restarts is None else InPlaceRestarts(number, restarts, failed_at, 1, f"killed {restarts}", 1)
     return Attempt(T, number, AttemptState.RUNNING, active=2, in_place=said, work=work)
 
 
@@ -64,10 +66,10 @@ def test_restarts_in_place_are_counted_once_each(reports: list[Attempt], counted
 
 @pytest.mark.parametrize(
     ("work", "left"),
-    [(Work(40, 9 * H), 2), (Work(50, 9 * H), 0)],
+    [(CommittedWork(40, 9 * H), 2), (CommittedWork(50, 9 * H), 0)],
     ids=["before the step that failed", "beyond it"],
 )
-def test_committed_work_gives_restarts_in_place_back(work: Work, left: int) -> None:
+def test_committed_work_gives_restarts_in_place_back(work: CommittedWork, left: int) -> None:
     stage = after([running(1, 2, failed_at=50), running(1, 2, failed_at=50, work=work)]).of(T)
     assert (stage.restarts, stage.total_in_place) == (left, 2)
 
@@ -83,7 +85,7 @@ def test_run_fails_and_stops_its_programs_when_the_budget_is_used_up() -> None:
 
 def test_retried_run_does_not_count_the_rounds_of_the_attempt_before_again() -> None:
     failed = after([running(1, 4)], maxRestarts=3)
-    ended = Attempt(T, 1, AttemptState.FAILED, exit_code=1, in_place=InPlace(1, 4), ending=True)
+    ended = Attempt(T, 1, AttemptState.FAILED, exit_code=1, in_place=InPlaceRestarts(1, 4), ending=True)
     retried = plan(document({"maxRestarts": 3}), Observed((ended,), retry_requested=True), 200.0, status=failed).status
     assert (retried.of(T).restarts, retried.of(T).total_in_place) == (0, 4)
 
@@ -96,7 +98,7 @@ def test_reports_of_several_pods_and_the_log_then_the_newest_round_counts() -> N
         Rounds(round=1),
     ]
     found = in_place_of(3, reports)
-    assert found == InPlace(3, 3, 7, 0, "b", 1)
+    assert found == InPlaceRestarts(3, 3, 7, 0, "b", 1)
     assert in_place_of(3, [None]) is None
-    assert most_restarts([None, InPlace(3, 1), found]) == found
+    assert most_restarts([None, InPlaceRestarts(3, 1), found]) == found
     assert most_restarts([None]) is None

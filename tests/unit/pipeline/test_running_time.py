@@ -8,8 +8,8 @@ from benchmarks._effective_time import document
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.run import Stage
 from diht_k8s.pipeline.plan import plan
+from diht_k8s.pipeline.run_status import Attempt, AttemptState, Observed, RunStatus, StageRecord, StageState
 from diht_k8s.pipeline.running_time import running_seconds, with_running_time
-from diht_k8s.pipeline.states import Attempt, AttemptState, Observed, RunStatus, StageRecord, StageState
 
 T = Stage.TRAIN
 PENDING, RUNNING, FAILED = AttemptState.PENDING, AttemptState.RUNNING, AttemptState.FAILED

@@ -14,7 +14,7 @@ from diht_k8s.api.errors import UserError, suggestion
 LISTS: Final = ("diht29", "datacomp38", "vtab")
 
 
-class Entry(BaseModel):
+class CatalogueEntry(BaseModel):
     """One benchmark."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -56,14 +56,14 @@ class Catalogue(BaseModel):
 
     title: str
     tasks: int
-    benchmarks: list[Entry]
+    benchmarks: list[CatalogueEntry]
 
     @property
     def averaged(self) -> bool:
         """Whether an average over all tasks is the published average."""
         return all(entry.verified and entry.computed for entry in self.benchmarks)
 
-    def entry(self, name: str) -> Entry:
+    def entry(self, name: str) -> CatalogueEntry:
         """An entry by its name.
 
         Raises:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from diht_k8s.api.filter import Filter, TextSpotting
-from diht_k8s.recipe.filter.caption_tables.parts import read_rows, sizes_of
-from diht_k8s.recipe.filter.caption_tables.survivors import Survivors
+from diht_k8s.recipe.filter.caption_tables.download_list import DownloadList
+from diht_k8s.recipe.filter.caption_tables.table_parts import read_rows, sizes_of
 from diht_k8s.recipe.filter.rules import has_bad_shape
 from diht_k8s.recipe.filter.scores import Row, Scores
 from diht_k8s.recipe.filter.shard_filter import ShardFilter
@@ -48,7 +48,7 @@ class TableFilter(ShardFilter):
             claims: record which worker works on which group.
         """
         numbers = [limit.name for limit in rules.metadata_limits]
-        super().__init__(context, rules, groups, claims, Survivors(context.storage, context.layout, numbers))
+        super().__init__(context, rules, groups, claims, DownloadList(context.storage, context.layout, numbers))
         self._caption_scores = None  # another pass over the same tables has the same parts
 
     def _read(self, shard: Shard, places: SamplePlaces) -> Iterator[Sample]:

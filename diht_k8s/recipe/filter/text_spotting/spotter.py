@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from diht_k8s.api.filter import MIN_STORED_CONFIDENCE, TextSpotting
-from diht_k8s.recipe.filter.text_spotting.engine import LINES_AT_ONCE, Device, load_engine
-from diht_k8s.recipe.filter.text_spotting.lines import read_lines
+from diht_k8s.recipe.filter.text_spotting.image_views import ImageView, image_views, view_pixels
+from diht_k8s.recipe.filter.text_spotting.line_orientation import read_lines
 from diht_k8s.recipe.filter.text_spotting.matching import SpottedText
-from diht_k8s.recipe.filter.text_spotting.networks import Precision
-from diht_k8s.recipe.filter.text_spotting.second_pass import View, pixels_of, views_of
+from diht_k8s.recipe.filter.text_spotting.openvino_networks import Precision
+from diht_k8s.recipe.filter.text_spotting.rapidocr_engine import LINES_AT_ONCE, Device, load_engine
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,7 +100,7 @@ class TextSpotter:
                 device.
         """
         self._detector_size, self._threads = detector_size, threads
-        self._views = views_of(detector_size, second_detector_size)
+        self._views = image_views(detector_size, second_detector_size)
         self._device: Device = device
         self._precision: Precision = precision
         self._batch = BATCH_OF[device] if batch is None else batch
@@ -143,8 +143,8 @@ class TextSpotter:
                 found[place] = _merged(found[place], spotting)
         return found
 
-    def _read_view(self, view: View, requests: Sequence[SpottingRequest]) -> list[Spotting]:
-        images = [pixels_of(request.image, view) for request in requests]
+    def _read_view(self, view: ImageView, requests: Sequence[SpottingRequest]) -> list[Spotting]:
+        images = [view_pixels(request.image, view) for request in requests]
         return [
             self._read_until(pixels, boxes, request.wanted)
             for pixels, boxes, request in zip(images, self._boxes(images, view.size), requests, strict=True)

@@ -31,7 +31,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ValidationError
 
 from diht_k8s.api.reports import NodeResult, SavedCheckpoint
-from diht_k8s.recipe.runtime.hangs.request import answers, ask
+from diht_k8s.recipe.runtime.hangs.record_request import awaited_by_records, request_records
 
 FOLDER_VARIABLE: Final = "DIHT_WATCH"
 """Folder in which the ranks of a node note their progress."""
@@ -59,7 +59,7 @@ _EXCHANGES: Final = ("torch/distributed/distributed_c10d.py", "recipe/train/coll
 
 
 @contextlib.contextmanager
-def noting_folder() -> Iterator[Path]:
+def notes_folder() -> Iterator[Path]:
     """A folder for the notes of ranks, passed in their environment; ranks of later gangs must not use it."""
     with tempfile.TemporaryDirectory(prefix="diht-watch-") as folder:
         os.environ[FOLDER_VARIABLE] = folder
@@ -78,7 +78,7 @@ def note_preflight(nodes: Sequence[NodeResult]) -> None:
         written.replace(Path(folder) / PREFLIGHT_NOTE)
 
 
-class Doing(IntEnum):
+class RankActivity(IntEnum):
     """What a rank is doing."""
 
     STARTING = 0
@@ -95,14 +95,14 @@ class RankBeat:
     pid: int
     step: int
     """steps of this attempt."""
-    doing: Doing
+    doing: RankActivity
     at: float
     """time.monotonic, which all processes of a machine share."""
     p99_s: float
     rank: int
 
 
-class Place(BaseModel):
+class RankPosition(BaseModel):
     """Where a rank is in its training."""
 
     resumed_at: int
@@ -126,7 +126,7 @@ class Heartbeat:
             self._file = (Path(folder) / f"beat-{rank:05d}").open("wb", buffering=0)
             self._stacks = (Path(folder) / f"stacks-{rank:05d}").open("w")
             faulthandler.register(signal.SIGUSR1, file=self._stacks, all_threads=True)
-        self._note(Doing.STARTING)
+        self._note(RankActivity.STARTING)
 
     def step(self) -> None:
         """A step is done, and the next one begins."""
@@ -134,20 +134,20 @@ class Heartbeat:
         if self._began is not None:
             self._durations.append(now - self._began)
         self._began, self._step = now, self._step + 1
-        self._note(Doing.STEP)
+        self._note(RankActivity.STEP)
 
     def excepted(self) -> None:
         """Untimed work begins; it ends with the next step."""
         self._began = None
-        self._note(Doing.EXCEPTED)
+        self._note(RankActivity.EXCEPTED)
 
     def resumed(self) -> None:
         """What was excepted is over."""
-        self._note(Doing.STEP)
+        self._note(RankActivity.STEP)
 
     def done(self) -> None:
         """No more steps follow."""
-        self._note(Doing.DONE)
+        self._note(RankActivity.DONE)
 
     def at(self, step: int, checkpoint: SavedCheckpoint | None) -> None:
         """Note the newest checkpoint for the launcher; the first call's step is the one that this attempt resumed at."""
@@ -155,10 +155,10 @@ class Heartbeat:
         if self._folder is not None:
             path = self._folder / f"place-{self._rank:05d}"
             written = path.with_suffix(".new")
-            written.write_text(Place(resumed_at=self._resumed_at, checkpoint=checkpoint).model_dump_json())
+            written.write_text(RankPosition(resumed_at=self._resumed_at, checkpoint=checkpoint).model_dump_json())
             written.replace(path)
 
-    def _note(self, doing: Doing) -> None:
+    def _note(self, doing: RankActivity) -> None:
         if self._file is not None:
             record = (os.getpid(), self._step, doing, self._clock(), percentile_99(self._durations), self._rank)
             os.pwrite(self._file.fileno(), _RECORD.pack(*record), 0)
@@ -173,7 +173,7 @@ def percentile_99(durations: Sequence[float]) -> float:
 
 
 @dataclass(frozen=True)
-class Limits:
+class HangLimits:
     """When a step is a hang."""
 
     min_seconds: float = MIN_SECONDS
@@ -181,9 +181,9 @@ class Limits:
     first_seconds: float = FIRST_SECONDS
 
     @staticmethod
-    def from_environment() -> Limits:
+    def from_environment() -> HangLimits:
         """The defaults, or what DIHT_WATCHDOG_SECONDS, _STEPS and _FIRST_SECONDS say."""
-        return Limits(
+        return HangLimits(
             float(os.environ.get(MIN_SECONDS_VARIABLE, MIN_SECONDS)),
             int(os.environ.get(FIRST_STEPS_VARIABLE, FIRST_STEPS)),
             float(os.environ.get(FIRST_SECONDS_VARIABLE, FIRST_SECONDS)),
@@ -195,19 +195,19 @@ class Limits:
         return usual if beat.step >= self.first_steps else max(usual, self.first_seconds)
 
 
-def overdue(beats: Sequence[RankBeat], limits: Limits, now: float) -> RankBeat | None:
+def overdue(beats: Sequence[RankBeat], limits: HangLimits, now: float) -> RankBeat | None:
     """The most overdue beat, or None. Pure.
 
     While any rank does what is excepted the others may be waiting for it, so nothing is overdue.
     """
-    if any(beat.doing is Doing.EXCEPTED for beat in beats):
+    if any(beat.doing is RankActivity.EXCEPTED for beat in beats):
         return None
-    late = [(now - beat.at - limits.of(beat), beat) for beat in beats if beat.doing is Doing.STEP]
+    late = [(now - beat.at - limits.of(beat), beat) for beat in beats if beat.doing is RankActivity.STEP]
     excess, beat = max(late, key=lambda item: item[0], default=(0.0, None))
     return beat if excess > 0 else None
 
 
-def awaited(beats: Sequence[RankBeat], stacks: Sequence[str]) -> str:
+def awaited_by_stacks(beats: Sequence[RankBeat], stacks: Sequence[str]) -> str:
     """Which rank the others wait for, in words, from what each noted and the stacks that it wrote. Pure."""
     silent = [beat.rank for beat, text in zip(beats, stacks, strict=True) if not text]
     if silent:
@@ -228,7 +228,7 @@ def awaited(beats: Sequence[RankBeat], stacks: Sequence[str]) -> str:
 class Watchdog:
     """Watches from a thread of the launcher while the ranks run."""
 
-    def __init__(self, folder: Path, limits: Limits, *, say: Callable[[str], None] = print) -> None:
+    def __init__(self, folder: Path, limits: HangLimits, *, say: Callable[[str], None] = print) -> None:
         """Make one.
 
         Args:
@@ -257,7 +257,7 @@ class Watchdog:
             data = path.read_bytes()
             if len(data) == _RECORD.size:
                 pid, step, doing, at, p99, rank = _RECORD.unpack(data)
-                found.append(RankBeat(pid, step, Doing(doing), at, p99, rank))
+                found.append(RankBeat(pid, step, RankActivity(doing), at, p99, rank))
         return found
 
     def time_note(self) -> str | None:
@@ -277,7 +277,9 @@ class Watchdog:
         return self._place() | time_spent | ({} if preflight is None else {"preflight": json.loads(preflight)})
 
     def _place(self) -> dict[str, Any]:
-        places = [place for path in sorted(self._folder.glob("place-*[0-9]")) if (place := _place(path)) is not None]
+        places = [
+            place for path in sorted(self._folder.glob("place-*[0-9]")) if (place := _read_position(path)) is not None
+        ]
         if not places:
             return {}
         saved = [place.checkpoint for place in places if place.checkpoint is not None]
@@ -295,9 +297,11 @@ class Watchdog:
 
     def _end(self, beats: list[RankBeat], late: RankBeat) -> None:
         seconds, node = time.monotonic() - late.at, socket.gethostname()
-        ask(self._folder)
+        request_records(self._folder)
         stacks = self._dumped(beats)
-        found = answers(self._folder, [beat.rank for beat in beats], node) or awaited(beats, stacks)
+        found = awaited_by_records(self._folder, [beat.rank for beat in beats], node) or awaited_by_stacks(
+            beats, stacks
+        )
         for beat, text in zip(beats, stacks, strict=True):
             self._say(
                 f"stacks of rank {beat.rank} (process {beat.pid}, {beat.step} steps):\n{text or 'none: it does not answer'}"
@@ -320,10 +324,10 @@ class Watchdog:
         return [path.read_text() if path.exists() else "" for path in paths]
 
 
-def _place(path: Path) -> Place | None:
+def _read_position(path: Path) -> RankPosition | None:
     """What a rank noted; None if it cannot be read (a full disk)."""
     try:
-        return Place.model_validate_json(path.read_bytes())
+        return RankPosition.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         return None
 

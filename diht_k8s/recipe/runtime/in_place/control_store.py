@@ -13,7 +13,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from diht_k8s.recipe.runtime.in_place.rounds import FIRST_S, Failure, Register, View, after
+from diht_k8s.recipe.runtime.in_place.rounds import FIRST_ROUND_S, Register, RoundFailure, StoreView, next_register
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore
@@ -37,7 +37,7 @@ class ControlStore:
             poll_s: seconds between two looks at the store.
         """
         self._node, self._nodes, self._host, self._port, self._poll_s = node, nodes, host, port, poll_s
-        self.view: View | None = None
+        self.view: StoreView | None = None
         """what was read last; None before the first time."""
         self.contact_at = time.monotonic()
         """when the store last answered."""
@@ -70,9 +70,9 @@ class ControlStore:
         """Say that this launcher has seen the end."""
         self._tell(lambda store: store.set(f"seen/{self._node}", "1"))
 
-    def propose(self, before: Register, failure: Failure) -> None:
+    def propose(self, before: Register, failure: RoundFailure) -> None:
         """Move the register to what follows from a failure, unless it has moved since `before` was read."""
-        new = after(before, failure)
+        new = next_register(before, failure)
         self._tell(lambda store: store.compare_set(_REGISTER, before.model_dump_json(), new.model_dump_json()))
 
     def _tell(self, work: Callable[[TCPStore], object]) -> None:
@@ -108,21 +108,21 @@ class ControlStore:
             self._host,
             self._port,
             is_master=hosts,
-            timeout=timedelta(seconds=FIRST_S),
+            timeout=timedelta(seconds=FIRST_ROUND_S),
             wait_for_workers=False,
         )
         if hosts:
             store.compare_set(_REGISTER, "", Register().model_dump_json())
         return store
 
-    def _read(self, store: TCPStore) -> View:
+    def _read(self, store: TCPStore) -> StoreView:
         register = Register.model_validate_json(store.get(_REGISTER))
         round_, place = register.round, f"place/{register.round}"
         called = store.get(place).decode() if store.check([place]) else None
         if self._node != 0:
-            return View(register, place=called)
+            return StoreView(register, place=called)
         nodes = range(self._nodes)
-        return View(
+        return StoreView(
             register,
             acknowledged=store.check([f"acknowledged/{round_}/{node}" for node in nodes]),
             place=called,

@@ -16,10 +16,17 @@ from diht_k8s.api.reports import ROUNDS_VARIABLE, Rounds
 from diht_k8s.recipe.runtime.gang import LOST_PEER, STOPPED, Gang, cause_of
 from diht_k8s.recipe.runtime.in_place.control_store import ControlStore
 from diht_k8s.recipe.runtime.in_place.rank_processes import RankProcesses
-from diht_k8s.recipe.runtime.in_place.rounds import Do, Failure, Local, Register, Step, decide
+from diht_k8s.recipe.runtime.in_place.rounds import (
+    LauncherAction,
+    LauncherState,
+    LauncherStep,
+    Register,
+    RoundFailure,
+    decide,
+)
 from diht_k8s.recipe.runtime.in_place.standby import Standbys
 from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.runtime.time_spent import TIME_VARIABLE, recovering
+from diht_k8s.recipe.runtime.time_spent import TIME_VARIABLE, with_recovery
 
 TICK_S: Final = 0.05
 SETTLE_S: Final = 0.3
@@ -83,7 +90,7 @@ class _Launcher:
         standbys: Standbys | None,
     ) -> None:
         self._gang, self._command, self._run_id, self._stop, self._say = gang, command, run_id, stop, say
-        self._local = Local(gang.node_rank)
+        self._local = LauncherState(gang.node_rank)
         self._standbys, self._filled = standbys, False
         self._ranks: RankProcesses | None = None
         self._failed_at: float | None = None
@@ -115,7 +122,7 @@ class _Launcher:
         while True:
             self._look()
             step = decide(self._control.view, self._local, time.monotonic(), contact_at=self._control.contact_at)
-            if step.do is Do.EXIT:
+            if step.do is LauncherAction.EXIT:
                 assert step.failure is not None
                 return self._exit(step.failure)
             self._do(step)
@@ -174,10 +181,10 @@ class _Launcher:
         memory = killed and killed_for_memory() > self._out_of_memory
         self._local = replace(self._local, failure=(self._local.running, self._failure(error, memory=memory)))
 
-    def _failure(self, error: DihtError, *, memory: bool = False) -> Failure:
+    def _failure(self, error: DihtError, *, memory: bool = False) -> RoundFailure:
         text = str(error)
         saved = self.details.get("checkpoint")
-        return Failure(
+        return RoundFailure(
             code=int(error.exit_code),
             message=f"{text} (out of memory)" if memory else text,
             node=self._gang.node_rank,
@@ -187,30 +194,30 @@ class _Launcher:
             final=is_final(error, memory=memory),
         )
 
-    def _do(self, step: Step) -> None:
+    def _do(self, step: LauncherStep) -> None:
         round_ = self._register.round if self._register is not None else 0
-        if step.do is Do.KILL:
+        if step.do is LauncherAction.KILL:
             self._end_ranks()
-        elif step.do is Do.STOP:
+        elif step.do is LauncherAction.STOP:
             self._stop.requested = True  # the ranks of all nodes save and end together
             late = self._stopped_at is not None and time.monotonic() - self._stopped_at > self._grace_s
             if self._ranks is None or late or not self._ranks.living():
                 self._end_ranks()
-        elif step.do is Do.ACKNOWLEDGE:
+        elif step.do is LauncherAction.ACKNOWLEDGE:
             self._control.acknowledge(round_)
             self._local = replace(self._local, acknowledged=round_)
-        elif step.do is Do.CALL:
+        elif step.do is LauncherAction.CALL:
             self._control.call(round_, f"{self._gang.master or 'localhost'}:{free_port()}")
             self._local = replace(self._local, called=round_)
-        elif step.do is Do.START:
+        elif step.do is LauncherAction.START:
             self._start(round_)
-        elif step.do is Do.REPORT:
+        elif step.do is LauncherAction.REPORT:
             self._control.report(round_)
             self._local = replace(self._local, reported=round_, since=time.monotonic())
-        elif step.do is Do.FAREWELL:
+        elif step.do is LauncherAction.FAREWELL:
             self._control.farewell()
             self._local = replace(self._local, seen=True)
-        elif step.do is Do.PROPOSE:
+        elif step.do is LauncherAction.PROPOSE:
             assert self._register is not None
             assert step.failure is not None
             self._control.propose(self._register, step.failure)
@@ -224,7 +231,7 @@ class _Launcher:
             self._say(f"train: round {round_} begins in place: {why.message}")
         self.details["rounds"] = rounds = rounds_of(self._register)
         if why is not None and self._time is not None:
-            self._time = recovering(self._time, time.monotonic())
+            self._time = with_recovery(self._time, time.monotonic())
         host, _, port = self._control.view.place.rpartition(":")
         first = self._gang.node_rank * self._gang.processes
         environments = [
@@ -256,7 +263,7 @@ class _Launcher:
             ranks.end()
         self._local = replace(self._local, running=0)
 
-    def _exit(self, end: Failure) -> None:
+    def _exit(self, end: RoundFailure) -> None:
         if self._register is not None:
             self.details["rounds"] = rounds_of(self._register)
         if end.code != ExitCode.DONE:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from diht_k8s.api.errors import RetryableError
-from diht_k8s.recipe.runtime.hangs.watchdog import FOLDER_VARIABLE, Limits, Watchdog, noting_folder
+from diht_k8s.recipe.runtime.hangs.watchdog import FOLDER_VARIABLE, HangLimits, Watchdog, notes_folder
 from diht_k8s.recipe.runtime.in_place.standby import Standbys
-from diht_k8s.recipe.runtime.parent_death import named_parent
+from diht_k8s.recipe.runtime.pdeathsig import named_parent
 
 REAP_S: Final = 20.0
 """A killed process that is not gone after this time hangs in its driver or its storage."""
@@ -56,8 +56,8 @@ class RankProcesses:
         self._ended_at: dict[int, int] = {}
         with contextlib.ExitStack() as stack:
             self._errors = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="diht-errors-")))
-            folder = stack.enter_context(noting_folder())
-            self.watchdog = stack.enter_context(Watchdog(folder, Limits.from_environment(), say=say))
+            folder = stack.enter_context(notes_folder())
+            self.watchdog = stack.enter_context(Watchdog(folder, HangLimits.from_environment(), say=say))
             stack.enter_context(named_parent())
             self._processes: list[subprocess.Popen[Any]] = []
             for rank, environment in zip(self._ranks, environments, strict=True):

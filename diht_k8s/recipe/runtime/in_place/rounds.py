@@ -23,11 +23,11 @@ UNREACHABLE_S: Final = 10.0
 """A control store that has not answered for this long is lost, and launcher 0 with it."""
 ACKNOWLEDGE_S: Final = 30.0
 """Time for all launchers to end their ranks and acknowledge a round."""
-FIRST_S: Final = 300.0
+FIRST_ROUND_S: Final = 300.0
 """The same for the first round, in which pods are still scheduled."""
 DONE_S: Final = 300.0
 """Time between the first node whose ranks have all ended well and the last one."""
-FAREWELL_S: Final = 5.0
+SHUTDOWN_S: Final = 5.0
 """How long launcher 0 keeps the store for launchers that have not seen the end."""
 CONSEQUENCE_S: Final = 2.0
 """How much later launchers end that did not cause the end, so that the cluster sees who failed first."""
@@ -35,7 +35,7 @@ MAX_STALLED: Final = 3
 """Rounds in a row that may fail before the step at which the first of them failed is committed (our choice)."""
 
 
-class Failure(BaseModel):
+class RoundFailure(BaseModel):
     """How a round failed on one node, or why all is over."""
 
     model_config = ConfigDict(frozen=True)
@@ -64,13 +64,13 @@ class Register(BaseModel):
     """failures in a row without progress."""
     failed_at: int = 0
     """furthest step at which a round failed."""
-    newest: Failure | None = None
+    newest: RoundFailure | None = None
     """why the newest round began; None in the first."""
-    end: Failure | None = None
+    end: RoundFailure | None = None
     """why no further round begins (code 0: all ranks are done); None while one may."""
 
 
-def after(register: Register, failure: Failure) -> Register:
+def next_register(register: Register, failure: RoundFailure) -> Register:
     """The register after a failure of its round: the next round, or the end.
 
     Nothing counts as progress before the step at which a round failed is committed (as in `pipeline.budget`), so
@@ -92,7 +92,7 @@ def after(register: Register, failure: Failure) -> Register:
 
 
 @dataclass(frozen=True)
-class View:
+class StoreView:
     """What a launcher has last read from the control store; all but the register is about the register's round."""
 
     register: Register
@@ -107,7 +107,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Local:
+class LauncherState:
     """What a launcher knows of itself."""
 
     node: int
@@ -120,7 +120,7 @@ class Local:
     """round in which all ranks of this node ended well; 0: none."""
     reported: int = 0
     """newest round that was reported as ended well."""
-    failure: tuple[int, Failure] | None = None
+    failure: tuple[int, RoundFailure] | None = None
     """newest failure of this node and its round."""
     seen: bool = False
     """whether this launcher has told that it saw the end."""
@@ -128,7 +128,7 @@ class Local:
     """when it first saw the register as it is, or since then reported that its ranks had ended well."""
 
 
-class Do(StrEnum):
+class LauncherAction(StrEnum):
     """What a launcher does next."""
 
     WAIT = "wait"
@@ -151,15 +151,15 @@ class Do(StrEnum):
 
 
 @dataclass(frozen=True)
-class Step:
+class LauncherStep:
     """An action, and what it is about."""
 
-    do: Do
-    failure: Failure | None = None
+    do: LauncherAction
+    failure: RoundFailure | None = None
     """to propose, or to exit with."""
 
 
-def decide(view: View | None, local: Local, now: float, *, contact_at: float) -> Step:
+def decide(view: StoreView | None, local: LauncherState, now: float, *, contact_at: float) -> LauncherStep:
     """What a launcher does next.
 
     Args:
@@ -168,62 +168,62 @@ def decide(view: View | None, local: Local, now: float, *, contact_at: float) ->
         now: seconds that only grow.
         contact_at: when the control store last answered, or when this launcher began.
     """
-    limit = FIRST_S if view is None else UNREACHABLE_S
+    limit = FIRST_ROUND_S if view is None else UNREACHABLE_S
     if now - contact_at > limit:
         lost = _transient(local, f"launcher 0 has not answered for {limit:.0f} s: the gang starts again")
-        return Step(Do.KILL) if local.running else Step(Do.EXIT, lost)
+        return LauncherStep(LauncherAction.KILL) if local.running else LauncherStep(LauncherAction.EXIT, lost)
     if view is None:
-        return Step(Do.WAIT)
+        return LauncherStep(LauncherAction.WAIT)
     if view.register.end is not None:
         return _leave(view, view.register.end, local, now)
     round_ = view.register.round
     if local.running and local.running < round_:
-        return Step(Do.KILL)
+        return LauncherStep(LauncherAction.KILL)
     if local.failure is not None and local.failure[0] == round_:
-        return Step(Do.PROPOSE, local.failure[1])
+        return LauncherStep(LauncherAction.PROPOSE, local.failure[1])
     if local.running:
-        return Step(Do.WAIT)
+        return LauncherStep(LauncherAction.WAIT)
     if local.well == round_:
         return _finish(view, local, now)
     return _begin(view, local, now)
 
 
-def _leave(view: View, end: Failure, local: Local, now: float) -> Step:
+def _leave(view: StoreView, end: RoundFailure, local: LauncherState, now: float) -> LauncherStep:
     if local.running:
-        return Step(Do.STOP if end.code == ExitCode.STOPPED else Do.KILL)
+        return LauncherStep(LauncherAction.STOP if end.code == ExitCode.STOPPED else LauncherAction.KILL)
     if not local.seen:
-        return Step(Do.FAREWELL)
-    waits = not view.farewell and now - local.since <= FAREWELL_S
+        return LauncherStep(LauncherAction.FAREWELL)
+    waits = not view.farewell and now - local.since <= SHUTDOWN_S
     if local.node != 0:
         waits = end.code != ExitCode.DONE and end.node != local.node and now - local.since <= CONSEQUENCE_S
-    return Step(Do.WAIT) if waits else Step(Do.EXIT, end)
+    return LauncherStep(LauncherAction.WAIT) if waits else LauncherStep(LauncherAction.EXIT, end)
 
 
-def _finish(view: View, local: Local, now: float) -> Step:
+def _finish(view: StoreView, local: LauncherState, now: float) -> LauncherStep:
     if local.reported < view.register.round:
-        return Step(Do.REPORT)
+        return LauncherStep(LauncherAction.REPORT)
     if local.node == 0 and view.done:
-        return Step(Do.PROPOSE, Failure(code=ExitCode.DONE, message="", node=0))
+        return LauncherStep(LauncherAction.PROPOSE, RoundFailure(code=ExitCode.DONE, message="", node=0))
     if now - local.since <= DONE_S:
-        return Step(Do.WAIT)
+        return LauncherStep(LauncherAction.WAIT)
     text = f"the ranks of another node have not ended {DONE_S:.0f} s after this node's: the gang starts again"
-    return Step(Do.PROPOSE, _transient(local, text))
+    return LauncherStep(LauncherAction.PROPOSE, _transient(local, text))
 
 
-def _begin(view: View, local: Local, now: float) -> Step:
+def _begin(view: StoreView, local: LauncherState, now: float) -> LauncherStep:
     round_ = view.register.round
     if local.acknowledged < round_:
-        return Step(Do.ACKNOWLEDGE)
+        return LauncherStep(LauncherAction.ACKNOWLEDGE)
     if view.place is not None:
-        return Step(Do.START)
+        return LauncherStep(LauncherAction.START)
     if local.node == 0 and view.acknowledged and local.called < round_:
-        return Step(Do.CALL)
-    limit = FIRST_S if round_ == 1 else ACKNOWLEDGE_S
+        return LauncherStep(LauncherAction.CALL)
+    limit = FIRST_ROUND_S if round_ == 1 else ACKNOWLEDGE_S
     if now - local.since <= limit:
-        return Step(Do.WAIT)
+        return LauncherStep(LauncherAction.WAIT)
     missing = f"not all nodes ended their ranks within {limit:.0f} s" if round_ > 1 else "not all nodes appeared"
-    return Step(Do.PROPOSE, _transient(local, f"{missing}: the gang starts again"))
+    return LauncherStep(LauncherAction.PROPOSE, _transient(local, f"{missing}: the gang starts again"))
 
 
-def _transient(local: Local, message: str) -> Failure:
-    return Failure(code=ExitCode.RETRYABLE, message=message, node=local.node, final=True)
+def _transient(local: LauncherState, message: str) -> RoundFailure:
+    return RoundFailure(code=ExitCode.RETRYABLE, message=message, node=local.node, final=True)

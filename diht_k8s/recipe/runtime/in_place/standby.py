@@ -13,12 +13,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from diht_k8s.recipe.runtime.parent_death import PARENT_VARIABLE
+from diht_k8s.recipe.runtime.pdeathsig import PARENT_VARIABLE
 
 STANDBY_VARIABLE: Final = "DIHT_STANDBY"
 
 
-def wait_for_place(prepare: Callable[[], object]) -> None:
+def wait_for_assignment(prepare: Callable[[], object]) -> None:
     """In a standby: prepare, then take the environment of a rank from stdin; ends the process if none comes.
 
     Does nothing in a process that was started as a rank.
@@ -39,7 +39,7 @@ class Standbys:
         """Prepare; none is started yet.
 
         Args:
-            command: program and arguments of a rank, which calls `wait_for_place`.
+            command: program and arguments of a rank, which calls `wait_for_assignment`.
             number: of ranks.
         """
         self._command, self._number = command, number

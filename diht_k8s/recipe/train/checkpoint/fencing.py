@@ -37,7 +37,7 @@ class Commit(BaseModel):
     """content of its marker."""
 
 
-class Entry(BaseModel):
+class FenceEntry(BaseModel):
     """One place in the sequence: the begin of an attempt, or a commit of it."""
 
     model_config = ConfigDict(frozen=True)
@@ -102,7 +102,7 @@ class Fence:
 
     def _take(self, commit: Commit | None) -> None:
         """Take the next place, for a commit or for the begin of this attempt (None)."""
-        mine = Entry(attempt=self.attempt, owner=self._owner, commit=commit)
+        mine = FenceEntry(attempt=self.attempt, owner=self._owner, commit=commit)
         while True:
             if commit is None:
                 self._newest = _newest(self._storage, self._commits)
@@ -126,10 +126,10 @@ class Fence:
             raise self._replaced(before.attempt)
         self.left = before.commit if before is not None else None
 
-    def _read(self, number: int) -> Entry | None:
+    def _read(self, number: int) -> FenceEntry | None:
         """An entry; None if it is gone or no entry."""
         try:
-            return Entry.model_validate_json(self._storage.read_bytes(self._uri(number)))
+            return FenceEntry.model_validate_json(self._storage.read_bytes(self._uri(number)))
         except ValidationError:
             return None
         except DihtError:

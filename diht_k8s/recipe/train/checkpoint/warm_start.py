@@ -24,7 +24,7 @@ from diht_k8s.api.train import InitFrom
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint import checkpoint
 from diht_k8s.recipe.train.checkpoint.checkpoint import Saved
-from diht_k8s.recipe.train.checkpoint.first_weights import file_of
+from diht_k8s.recipe.train.checkpoint.init_from import weights_file
 from diht_k8s.recipe.train.checkpoint.state import is_weight
 from diht_k8s.recipe.train.model.student import Student
 
@@ -45,7 +45,7 @@ def start_from(storage: Storage, start: InitFrom, model: Student, *, rank: int =
         UserError: nothing is there, or it is of another model; the first weight that differs is named.
         DataError: the file is damaged.
     """
-    place = file_of(storage, start)
+    place = weights_file(storage, start)
     if start.kind == "Checkpoint":
         return checkpoint.read(storage, start.uri.rstrip("/"), rank=rank, world=world)
     load_first_weights(model, _read(storage, place, rank=rank, world=world), place)

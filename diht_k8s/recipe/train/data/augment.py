@@ -2,12 +2,17 @@
 
 The crop of an image depends on (seed, epoch, uid) alone, so that it is the same on any worker and after any restart.
 Pixels are those of PIL's bicubic filter (mean difference below 0.01 of 255), by torch's antialiased kernel on bytes.
+
+Which caption of a pair an epoch sees (`train.captions: Drawn`).
+
+The draw depends on (seed, epoch, uid) alone, so it is the same on any worker and after any restart, as the crop is.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from itertools import accumulate
 from typing import Final
 
 import numpy as np
@@ -15,6 +20,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import InterpolationMode, resized_crop
 
+from diht_k8s.recipe.shards.sample_captions import weighted_captions
+from diht_k8s.recipe.shards.samples import Sample
 from diht_k8s.recipe.train.data.rng import generator
 
 # Shape legend: B batch, C channels (3), H height, W width.
@@ -76,3 +83,21 @@ def normalised(pixels_BHWC: Tensor, dtype: torch.dtype = torch.float32) -> Tenso
     else:
         images = torch.sub(rows, mean_row).div_(std_row).to(dtype)
     return images.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+def drawn_caption(sample: Sample, *, seed: int, epoch: int) -> str:
+    """One of the pair's captions, drawn by their weights; its own caption if it has no others.
+
+    Args:
+        sample: the pair.
+        seed: of the run.
+        epoch: from 0.
+    """
+    captions = weighted_captions(sample.meta) if sample.problem is None else []
+    if not captions:
+        return sample.caption
+    if len(captions) == 1:
+        return captions[0][0]
+    sums = list(accumulate(weight for _, weight in captions))
+    place = generator(seed, "caption", epoch, sample.uid).random() * sums[-1]
+    return next((text for (text, _), end in zip(captions, sums, strict=True) if place < end), captions[-1][0])

@@ -21,13 +21,13 @@ import numpy as np
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.label.soft_labels import Labels, LabelTable, read_label_table
 from diht_k8s.recipe.runtime.bad_shards import Damage, lost_sample, salvaged
-from diht_k8s.recipe.shards.index import ShardIndex, read_range
-from diht_k8s.recipe.shards.keep_lists import Listed, read_keep_list
+from diht_k8s.recipe.shards.keep_lists import KeepListRow, read_keep_list
 from diht_k8s.recipe.shards.pairs import read_pairs, replaced, with_usual_names
 from diht_k8s.recipe.shards.samples import Sample, storable
+from diht_k8s.recipe.shards.shard_index import ShardIndex, read_range
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.train.data.cache import Cache
+from diht_k8s.recipe.train.data.lru_cache import LruCache
 
 SHARD_CACHE_BYTES = 256 << 20
 """Samples that a process keeps for the next epoch, if all of the training fit."""
@@ -86,9 +86,9 @@ class ShardDataset:
         """
         self._storage, self.shards, self._indexes = storage, shards, indexes
         self._label_uris, self._vocabulary_sha256 = label_uris, vocabulary_sha256
-        self._tables: Cache[int, LabelTable] = Cache(LABEL_CACHE_BYTES, lambda table: table.size)
-        self._index: Cache[int, ShardIndex] = Cache(INDEX_CACHE_SAMPLES, lambda index: index.samples)
-        self._lists: Cache[int, list[Listed]] = Cache(INDEX_CACHE_SAMPLES, len)
+        self._tables: LruCache[int, LabelTable] = LruCache(LABEL_CACHE_BYTES, lambda table: table.size)
+        self._index: LruCache[int, ShardIndex] = LruCache(INDEX_CACHE_SAMPLES, lambda index: index.samples)
+        self._lists: LruCache[int, list[KeepListRow]] = LruCache(INDEX_CACHE_SAMPLES, len)
         self._samples = _KeptSamples(sum(shard.samples or 0 for shard in shards))
         self._damaged: set[int] = set()
         self.damaged: dict[str, Damage] = {}
@@ -171,7 +171,7 @@ class ShardDataset:
             raise replaced(shard, shard.keep_list, "it has changed since")
         return index
 
-    def _list_of(self, number: int) -> list[Listed]:
+    def _list_of(self, number: int) -> list[KeepListRow]:
         place = self.shards[number].keep_list
         assert place is not None
         return read_keep_list(self._storage, place)

@@ -17,18 +17,18 @@ from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun
 from diht_k8s.recipe.runtime.bad_shards import Damage
 from diht_k8s.recipe.runtime.inputs import filter_index, kind_of_inputs, own_index
-from diht_k8s.recipe.shards.beside import samples_beside
-from diht_k8s.recipe.shards.index import ShardIndex, index_of
-from diht_k8s.recipe.shards.index_files import IndexBook, IndexRow, write_part, write_rows
+from diht_k8s.recipe.shards.img2dataset_stats import img2dataset_count
+from diht_k8s.recipe.shards.shard_index import ShardIndex, index_of
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.stored_index import IndexRow, StoredIndex, write_part, write_rows
 from diht_k8s.recipe.train.collectives import error_of_rank_0, gather_objects
 
 RANKS = 100_000
 """More than any gang has: parts are numbered by attempt and rank, so that no attempt writes over another one's."""
 
 
-class Attempt(NamedTuple):
+class RankAttempt(NamedTuple):
     """Who looks at the shards."""
 
     number: int
@@ -41,7 +41,7 @@ class IndexedShards:
     """The shards of a training, with their counts, and where their samples begin."""
 
     shards: list[Shard]
-    books: Sequence[IndexBook]
+    books: Sequence[StoredIndex]
     rows: Sequence[IndexRow | None]
     """of the shards, in their order; None of those that are counted only."""
     sequential: frozenset[int]
@@ -70,7 +70,7 @@ def indexed(
     run: DihtRun,
     storage: Storage,
     shards: Sequence[Shard],
-    attempt: Attempt,
+    attempt: RankAttempt,
     *,
     in_sequence: frozenset[int] | None = None,
     check: Callable[[], object] | None = None,
@@ -139,7 +139,7 @@ def _say(sentence: str) -> None:
     print(f"train: {sentence}", flush=True)
 
 
-def _row_of(shard: Shard, books: Sequence[IndexBook | None]) -> IndexRow | None:
+def _row_of(shard: Shard, books: Sequence[StoredIndex | None]) -> IndexRow | None:
     """What the first book that knows this version of a shard says of it."""
     for book in books:
         row = None if book is None else book.rows.get(shard.name)
@@ -154,14 +154,14 @@ def _look_at(
     shards: Sequence[Shard],
     unknown: Sequence[int],
     ranges: frozenset[int],
-    attempt: Attempt,
+    attempt: RankAttempt,
     check: Callable[[], object] | None,
 ) -> tuple[list[IndexRow], dict[int, int]]:
     """Count shards by what img2dataset left beside them, or read and index them (a collective); both for all ranks."""
     mine, counts, beside = list[tuple[str, ShardIndex]](), dict[int, int](), True
     for number in unknown[attempt.rank :: attempt.world]:
         shard = shards[number]
-        count = samples_beside(storage, shard.uri) if beside and number not in ranges else None
+        count = img2dataset_count(storage, shard.uri) if beside and number not in ranges else None
         beside = beside and count is not None  # beside the first of them it shows whether there are counts
         if count is not None:
             counts[number] = count
@@ -181,7 +181,7 @@ def _look_at(
 def _write_book(
     storage: Storage,
     folder: str,
-    book: IndexBook | None,
+    book: StoredIndex | None,
     rows: Sequence[IndexRow],
     header: dict[str, str],
     *,

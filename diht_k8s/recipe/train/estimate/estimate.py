@@ -17,8 +17,8 @@ from diht_k8s.recipe.train.data.loader import PREFETCH_BATCHES, PREFETCH_BYTES
 from diht_k8s.recipe.train.data.sampler import held_samples, order_sizes
 from diht_k8s.recipe.train.estimate.footprint import FP32, GIB, Placement, RankMemory, Sizes, Trace, rank_memory
 from diht_k8s.recipe.train.estimate.gpus import gpu_of
-from diht_k8s.recipe.train.estimate.trace import TracedStudent
-from diht_k8s.recipe.train.estimate.work import Pace, Work, pace_of, work_of_pair
+from diht_k8s.recipe.train.estimate.memory_trace import TracedStudent
+from diht_k8s.recipe.train.flops import Pace, StepFlops, pace_of, step_flops
 
 CONTEXT_BYTES: Final = GIB
 """CUDA context, kernels and their workspaces. Our assumption, as are the next three."""
@@ -56,7 +56,7 @@ class Estimate:
     """None: not even one pair fits."""
     host_memory: dict[str, int]
     """of a pod by part, in bytes."""
-    work: Work
+    work: StepFlops
     pace: Pace
     utilisation: float
     notes: list[str]
@@ -100,7 +100,7 @@ def estimate(run: DihtRun, gpu: str, *, nodes: int | None = None, utilisation: f
     objects, attributes = num_classes(run)
     student = TracedStudent(train, num_objects=objects, num_attributes=attributes)
     image, text = student.forward_flops()
-    work = work_of_pair(
+    work = step_flops(
         image, text, student.sizes, placement,
         checkpointing=train.activation_checkpointing, locked_image=train.lock_image_tower,
     )  # fmt: skip

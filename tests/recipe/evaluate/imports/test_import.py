@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.evaluate.importing import Order, import_benchmark
-from diht_k8s.recipe.imports import resumable
-from diht_k8s.recipe.imports.layouts import open_source
-from diht_k8s.recipe.imports.records import Wanted
+from diht_k8s.recipe.evaluate.importing import ImportOptions, import_benchmark
+from diht_k8s.recipe.imports import resumable_import
+from diht_k8s.recipe.imports.layouts import open_benchmark
+from diht_k8s.recipe.imports.records import ReaderOptions
 from diht_k8s.recipe.shards.samples import Sample, read_samples, write_samples
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.evaluate.imports import originals
@@ -133,9 +133,9 @@ def test_import_when_emotions_are_numbered_names_them_in_the_order_of_other_tool
 
 def test_import_when_a_folder_has_the_name_of_a_set_but_class_folders_reads_those(tmp_path: Path) -> None:
     source = ORIGINALS["image_folder"](tmp_path / "fer2013")
-    assert open_source(source, None, Wanted()).kind == "image-folder"
+    assert open_benchmark(source, None, ReaderOptions()).kind == "image-folder"
     source = ORIGINALS["fer2013"](tmp_path / "csv") / "fer2013"
-    assert open_source(source, None, Wanted()).kind == "fer2013"
+    assert open_benchmark(source, None, ReaderOptions()).kind == "fer2013"
 
 
 @pytest.mark.parametrize("name", CAPTIONED)
@@ -229,9 +229,13 @@ def test_import_when_made_twice_has_the_same_bytes(tmp_path: Path, name: str) ->
 def run_import(source: Path, output: Path, advance: Callable[[], object] = lambda: None) -> list[tuple[int, int]]:
     """Import without the command; what it said of total and done."""
     said: list[tuple[int, int]] = []
-    order = Order(str(output), per_shard=8)
+    order = ImportOptions(str(output), per_shard=8)
     import_benchmark(
-        open_source(source, None, Wanted()), order, Storage(), lambda total, done: said.append((total, done)), advance
+        open_benchmark(source, None, ReaderOptions()),
+        order,
+        Storage(),
+        lambda total, done: said.append((total, done)),
+        advance,
     )
     return said
 
@@ -258,7 +262,7 @@ def test_import_when_interrupted_continues_with_the_next_shard_and_ends_in_the_s
 def test_import_when_done_reads_no_image_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = ORIGINALS["image_folder"](tmp_path / "in")
     run_import(source, tmp_path / "out")
-    monkeypatch.setattr(resumable, "write_shard", lambda *_, **__: pytest.fail("written again"))
+    monkeypatch.setattr(resumable_import, "write_shard", lambda *_, **__: pytest.fail("written again"))
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
     assert run_import(source, tmp_path / "out") == [(24, 24)]
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == written

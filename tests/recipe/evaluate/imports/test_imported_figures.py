@@ -12,9 +12,9 @@ from benchmarks.judge import environment, timed
 from diht_k8s.api.documents import load
 from diht_k8s.api.run import Stage
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.evaluate import packaged_texts
+from diht_k8s.recipe.evaluate import class_texts
 from diht_k8s.recipe.evaluate import stage as program
-from diht_k8s.recipe.evaluate.catalogue.presence import benchmark_of, candidate_folders, others
+from diht_k8s.recipe.evaluate.catalogue.discovery import benchmark_of, candidate_folders, find_unlisted
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.storage import Storage
 from tests.recipe.evaluate.imports.originals import ORIGINALS, trust_files
@@ -56,7 +56,7 @@ def evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
     (tmp_path / "site").mkdir()
     (tmp_path / "site/clip_benchmark").symlink_to(next(package.glob("python3*/site-packages/clip_benchmark")))
     monkeypatch.syspath_prepend(tmp_path / "site")
-    packaged_texts._read.cache_clear()
+    class_texts._read.cache_clear()
     (tmp_path / "prompt.txt").write_text("a photo of a {c}.\n{c}\n")
     for name in (*BUILT, *CAPTIONED, *CHOSEN, *SHARDED, *SHARDED_CAPTIONS):
         source = ORIGINALS[name](tmp_path / "in" / (CAPTIONED | CHOSEN).get(name, name).partition("/")[0])
@@ -65,10 +65,10 @@ def evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
             main(["benchmarks", "import", str(source), f"{tmp_path}/out/our_{name}", "--shard-size", "10", *options])
             == 0
         )
-    packaged_texts._read.cache_clear()
+    class_texts._read.cache_clear()
     export_model(tmp_path / "model")
     storage, root = Storage(), f"{tmp_path}/out"
-    parts = [benchmark_of(each, storage) for each in others(root, storage, candidate_folders(root, storage), ())]
+    parts = [benchmark_of(each, storage) for each in find_unlisted(root, storage, candidate_folders(root, storage), ())]
     benchmarks = [part.model_dump(by_alias=True, mode="json") for part in parts]
     spec = {
         "data": {"output": f"{tmp_path}/run"},

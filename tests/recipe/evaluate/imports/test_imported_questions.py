@@ -16,7 +16,7 @@ from diht_k8s.recipe.clip_models.features import encode_texts
 from diht_k8s.recipe.clip_models.loading import LoadedModel
 from diht_k8s.recipe.evaluate import load_model
 from diht_k8s.recipe.evaluate import stage as program
-from diht_k8s.recipe.evaluate.catalogue.presence import benchmark_of, candidate_folders, others
+from diht_k8s.recipe.evaluate.catalogue.discovery import benchmark_of, candidate_folders, find_unlisted
 from diht_k8s.recipe.report.per_image import per_image_path, read_per_image
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.storage import Storage
@@ -33,7 +33,7 @@ def evaluated(tmp_path: Path) -> tuple[dict[str, dict[str, list[float]]], Loaded
         assert main(["benchmarks", "import", str(source), f"{tmp_path}/out/our_{name}", *options]) == 0
     export_model(tmp_path / "model")
     storage, root = Storage(), f"{tmp_path}/out"
-    parts = [benchmark_of(each, storage) for each in others(root, storage, candidate_folders(root, storage), ())]
+    parts = [benchmark_of(each, storage) for each in find_unlisted(root, storage, candidate_folders(root, storage), ())]
     benchmarks = [part.model_dump(by_alias=True, mode="json") for part in parts]
     evaluate = {"model": f"{tmp_path}/model", "benchmarks": benchmarks, "decode": "Reference"}
     spec = {"data": {"output": f"{tmp_path}/run"}, "evaluate": evaluate}

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import jaccard_score
 
-from diht_k8s.recipe.evaluate.group_scores import (
+from diht_k8s.recipe.evaluate.group_tasks import (
     PAIR_CHANCE,
     chance_jaccard,
     choice_hit,
+    group_score,
     jaccard,
     pair_hits,
-    score,
 )
 
 CASES = {
@@ -87,6 +87,6 @@ def test_chance_when_all_choices_are_equally_likely_is_their_mean(candidates: in
 
 def test_score_when_some_groups_do_not_count_is_the_mean_of_the_others_with_an_interval_over_groups() -> None:
     hits, weights = np.array([1.0, 0.5, 0.0, 0.0]), np.array([1.0, 1.0, 1.0, 0.0])
-    found = score("Jaccard", hits, weights, 0.2, np.random.default_rng(0))
+    found = group_score("Jaccard", hits, weights, 0.2, np.random.default_rng(0))
     assert found.value == pytest.approx(0.5)
     assert 0 <= found.interval.low < 0.5 < found.interval.high <= 1

@@ -11,8 +11,8 @@ import pytest
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.evaluate import FewShot
 from diht_k8s.recipe.evaluate import tasks
-from diht_k8s.recipe.evaluate.benchmark_data import BenchmarkImage, BenchmarkImages
-from diht_k8s.recipe.evaluate.few_shot import Draw, FewShotCurve
+from diht_k8s.recipe.evaluate.benchmark_images import BenchmarkImage, EncodedImages
+from diht_k8s.recipe.evaluate.few_shot import FewShotCurve, FewShotDraw
 from diht_k8s.recipe.report.per_image import PER_IMAGE
 
 LOADED = cast("Any", SimpleNamespace(logit_scale=50.0))
@@ -25,7 +25,7 @@ def classified(labels: list[int], named: list[int], classes: int) -> dict[str, A
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tasks, "encode_texts", lambda loaded, texts: eye)
         names = [f"class {number}" for number in range(classes)]
-        return tasks.classify(BenchmarkImages(items, eye[named]), names, ["{}"], LOADED, None, [0])
+        return tasks.classify(EncodedImages(items, eye[named]), names, ["{}"], LOADED, None, [0])
 
 
 def test_mistakes_are_the_commonest_pairs_of_classes_without_the_right_ones() -> None:
@@ -55,7 +55,7 @@ def retrieved(images: np.ndarray, texts: np.ndarray) -> dict[str, Any]:
     features = np.concatenate([images, images[:1]]).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tasks, "encode_texts", lambda loaded, each: texts.astype(np.float32))
-        return tasks.retrieve(BenchmarkImages(items, features), ["{}"], LOADED, [0])
+        return tasks.retrieve(EncodedImages(items, features), ["{}"], LOADED, [0])
 
 
 def test_examples_are_the_hits_by_margin_and_the_misses_by_rank() -> None:
@@ -85,8 +85,8 @@ def test_examples_when_there_are_two_images_go_by_margin() -> None:
 
 
 def test_points_of_the_probe_are_mean_and_spread_over_the_draws() -> None:
-    def draw(shots: int, seed: int, probe: float) -> Draw:
-        return Draw(shots, seed, probe, 0.1, 0.2, 0.3, 1.0, 0.1, 0.01, True, 1e-9)
+    def draw(shots: int, seed: int, probe: float) -> FewShotDraw:
+        return FewShotDraw(shots, seed, probe, 0.1, 0.2, 0.3, 1.0, 0.1, 0.01, True, 1e-9)
 
     curve = FewShotCurve([draw(1, 0, 0.4), draw(1, 1, 0.6), draw(4, 0, 0.5)], {9: "few"}, 7)
     found = tasks._few_shot(curve)
@@ -107,7 +107,7 @@ def test_probe_when_it_starts_from_zero_shot_has_the_models_logit_scale(monkeypa
     monkeypatch.setattr(tasks, "few_shot_curve", curve)
     monkeypatch.setattr(tasks, "encode_texts", lambda loaded, texts: np.eye(2, dtype=np.float32))
     items = [BenchmarkImage("0.tar", str(row), str(row), (), row % 2) for row in range(4)]
-    images = BenchmarkImages(items, np.eye(2, dtype=np.float32)[[0, 1, 0, 1]])
+    images = EncodedImages(items, np.eye(2, dtype=np.float32)[[0, 1, 0, 1]])
     result = tasks.classify(images, ["a", "b"], ["{}"], LOADED, FewShot(shots=[1], seeds=1), [0])
     assert result["top1"] == 1.0
     assert seen["zero_shot"].tolist() == [[50.0, 0.0], [0.0, 50.0]]

@@ -11,8 +11,7 @@ import numpy as np
 
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import Stage
-from diht_k8s.recipe.filter.deduplication import write_fingerprints
-from diht_k8s.recipe.filter.repeat_search import RepeatSearch
+from diht_k8s.recipe.filter.deduplication import RepeatSearch, write_fingerprints
 from diht_k8s.recipe.runtime.claims import Claims
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards.sources import Shard

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from diht_k8s.api.errors import DataError, StopRequested
-from diht_k8s.recipe.filter import minhash_forest, repeat_search
+from diht_k8s.recipe.filter import deduplication, minhash_forest
+from diht_k8s.recipe.filter.deduplication import RepeatSearch
 from diht_k8s.recipe.filter.fingerprints import FEW_BITS
-from diht_k8s.recipe.filter.repeat_search import RepeatSearch
 from diht_k8s.recipe.shards.storage import Storage
 from tests.unit.recipe.filter.pools import Pool, copies, drawn, found_by
 
@@ -56,7 +56,7 @@ def expected(kind: Literal["Exact", "Near"]) -> list[list[int]]:
 def in_small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few hundred images go the way of many millions: several chunks, blocks, units, folds."""
     for name, value in SMALL.items():
-        monkeypatch.setattr(repeat_search, name, value)
+        monkeypatch.setattr(deduplication, name, value)
 
 
 def left_in(folder: Path) -> list[str]:
@@ -114,13 +114,13 @@ def test_many_equal_images_are_folded_while_a_partition_is_read(
     tmp_path: Path, in_small_parts: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A placeholder that stands for a third of the pool does not fill the memory."""
-    sizes, folded = list[int](), repeat_search._folded
+    sizes, folded = list[int](), deduplication._folded
 
     def noted(parts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         sizes.append(sum(map(len, parts)))
         return folded(parts)
 
-    monkeypatch.setattr(repeat_search, "_folded", noted)
+    monkeypatch.setattr(deduplication, "_folded", noted)
     pool = Pool(tmp_path, "Near")
     for _ in range(40):
         pool.add(np.repeat(drawn(np.random.default_rng(5), 1), 50, axis=0))

@@ -16,10 +16,10 @@ from diht_k8s.recipe.label.heads import (
     Head,
     Kind,
     TrainingImages,
+    fit_head,
     folds_of,
     image_loss,
     soft_target_loss,
-    train_head,
 )
 from diht_k8s.recipe.label.targets import Targets, encode
 from diht_k8s.recipe.label.vocabulary import Concepts
@@ -41,7 +41,7 @@ def problem(count: int = 200, folds: int = 4) -> tuple[TrainingImages, Targets]:
 
 def train(images: TrainingImages, targets: Targets, seed: int = 0, epochs: int = 12, **changed: Any) -> Head:
     config = Heads(epochs=epochs, batch_size=32, **{"lr": 0.05, **changed})
-    return train_head(images, targets, config, seed, CPU, lambda epoch, figures, state: None)
+    return fit_head(images, targets, config, seed, CPU, lambda epoch, figures, state: None)
 
 
 def test_soft_target_loss_when_compared_then_equals_the_definition_in_float64() -> None:
@@ -204,10 +204,10 @@ def test_training_when_taken_up_from_its_state_then_equal_to_the_bit(epochs: int
 
     config = Heads(epochs=12, lr=0.05, batch_size=32)
     with pytest.raises(KeyboardInterrupt):
-        train_head(images, targets, config, 0, CPU, stop)
+        fit_head(images, targets, config, 0, CPU, stop)
     state = torch.load(io.BytesIO(states[0]), weights_only=True)
     seen: list[int] = []
-    head = train_head(images, targets, config, 0, CPU, lambda epoch, figures, state: seen.append(epoch), state)
+    head = fit_head(images, targets, config, 0, CPU, lambda epoch, figures, state: seen.append(epoch), state)
     assert seen[0] == epochs + 1
     assert torch.equal(head.weight_MCD, whole.weight_MCD)
     assert (head.history, head.best_epoch) == (whole.history, whole.best_epoch)

@@ -11,8 +11,8 @@ import pytest
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.hashing import SCHEMA_VERSION
 from diht_k8s.recipe.label.soft_labels import check_top_k, read_labels, top_k, write_labels
+from diht_k8s.recipe.shards.parquet import write_table
 from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.shards.tables import write_table
 
 HEADER = {"schema_version": SCHEMA_VERSION, "config_sha256": "c", "inputs": {}, "vocabulary_sha256": "v", "top_k": 10}
 

@@ -8,7 +8,7 @@ import statistics
 import numpy as np
 import pytest
 
-from diht_k8s.recipe.label.targets import encode, epoch_order, join, repeat_factors
+from diht_k8s.recipe.label.targets import concatenated, encode, epoch_order, repeat_factors
 from diht_k8s.recipe.label.vocabulary import Concepts
 
 CONCEPTS = Concepts(("a", "b", "c", "d"), (1, 1, 1, 1))
@@ -50,7 +50,7 @@ def test_epoch_order_when_drawn_often_then_each_image_comes_r_times_on_average()
 
 
 def test_join_when_images_are_encoded_apart_then_equals_encoding_all() -> None:
-    parts = join([encode(NAMES[:1], CONCEPTS), encode(NAMES[1:1], CONCEPTS), encode(NAMES[1:], CONCEPTS)])
+    parts = concatenated([encode(NAMES[:1], CONCEPTS), encode(NAMES[1:1], CONCEPTS), encode(NAMES[1:], CONCEPTS)])
     whole = encode(NAMES, CONCEPTS)
     np.testing.assert_array_equal(parts.class_ids, whole.class_ids)
     np.testing.assert_array_equal(parts.offsets, whole.offsets)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from diht_k8s.recipe.report import paired
-from diht_k8s.recipe.report.paired import holm, paired_differences, verdict
+from diht_k8s.recipe.report import paired_bootstrap
+from diht_k8s.recipe.report.paired_bootstrap import holm, paired_differences, verdict
 
 PAIRS = 300
 
@@ -23,7 +23,7 @@ def hits(
 
 def found(images: int, rate: float, gain: float, monkeypatch: pytest.MonkeyPatch, pairs: int = PAIRS) -> float:
     """Share of the pairs that are called different."""
-    monkeypatch.setattr(paired, "RESAMPLES", 2000)
+    monkeypatch.setattr(paired_bootstrap, "RESAMPLES", 2000)
     rng = np.random.default_rng(0)
     first, second = hits((pairs, 1, images), rate, gain, rng)
     differences = paired_differences(first, second, np.ones((pairs, images)), rng)

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from diht_k8s.api.status import Goodput
-from diht_k8s.pipeline.goodput_status import for_the_page
+from diht_k8s.pipeline.goodput import goodput_json
 from diht_k8s.recipe.report.evidence import time_spent
 from diht_k8s.recipe.report.page import environment
 
@@ -22,7 +22,7 @@ def page(text: str) -> str:
 
 
 def test_page_says_what_the_time_of_the_stages_before_went_to() -> None:
-    text = for_the_page([("filter", Goodput(), 1), ("train", SHOWN, 2)])
+    text = goodput_json([("filter", Goodput(), 1), ("train", SHOWN, 2)])
     assert time_spent(text) == [{"stage": "train", "wall_seconds": 7200, "text": "99.0 % productive; 1.0 % starting in 2 attempts"}]  # fmt: skip
     shown = page(text)
     assert "Where the time went" in shown

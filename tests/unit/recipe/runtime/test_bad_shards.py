@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.recipe.runtime.bad_shards import BadShards, Damage, allowed, listed
+from diht_k8s.recipe.runtime.bad_shards import BadShards, Damage, allowed, damage_summary
 from diht_k8s.recipe.shards.samples import DamagedShardError, Sample, make_sample
 from diht_k8s.recipe.shards.tar_reader import TarDamageError
 
@@ -28,7 +28,7 @@ def test_damaged_shards_within_the_limit_are_used_up_to_the_damage_and_reported(
     shards = BadShards("50%", 4)
     assert [len(list(shards.salvage(name, damaged(count)))) for name, count in (("b", 2), ("a", 0))] == [2, 0]
     assert shards.found["b"] == Damage("the end mark is missing", 1024, 2)
-    assert [item["name"] for item in listed(shards.found)["damaged_shards"]] == ["a", "b"]
+    assert [item["name"] for item in damage_summary(shards.found)["damaged_shards"]] == ["a", "b"]
     with pytest.raises(DataError, match=r"maxBadShards \(50%; damaged so far: 3 of 4 shards\)"):
         list(shards.salvage("c", damaged(1)))
 
@@ -47,7 +47,7 @@ def test_damaged_shards_that_others_found_count_towards_the_limit() -> None:
 
 
 def test_nothing_is_listed_where_no_shard_is_damaged() -> None:
-    assert listed({}) == {}
+    assert damage_summary({}) == {}
 
 
 def test_first_damaged_shard_stops_by_default_and_the_field_is_named() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.recipe.runtime.claims import BEAT_SECONDS, MAX_DEATHS, STALE_SECONDS, SURE_SECONDS, Claims
+from diht_k8s.recipe.runtime.claims import BEAT_SECONDS, FINAL_STALE_SECONDS, MAX_DEATHS, STALE_SECONDS, Claims
 from diht_k8s.recipe.shards.storage import Storage
 
 
@@ -103,7 +103,7 @@ def test_deaths_of_different_workers_add_up_and_a_slow_one_is_not_taken_for_dead
         assert watcher.take("a")
     last = watchers[-1]
     assert not last.take("a")
-    clock.now += SURE_SECONDS - 1
+    clock.now += FINAL_STALE_SECONDS - 1
     assert not last.take("a")
     watchers[0].keep()  # it was only slow
     clock.now += 1
@@ -118,7 +118,7 @@ def test_last_of_the_dead_must_be_silent_for_longer(tmp_path: Path) -> None:
         assert worker(tmp_path, 0).take("a")
     other = worker(tmp_path, 1, clock)
     assert not other.take("a")
-    clock.now += SURE_SECONDS - 1
+    clock.now += FINAL_STALE_SECONDS - 1
     assert not other.take("a")
     clock.now += 1
     with pytest.raises(DataError):

@@ -12,7 +12,7 @@ import pytest
 from benchmarks._launchers import Launchers, launchers
 from diht_k8s.api.errors import DihtError, RetryableError
 from diht_k8s.recipe.runtime.in_place import launcher as in_place
-from diht_k8s.recipe.runtime.in_place.rounds import Failure, Register
+from diht_k8s.recipe.runtime.in_place.rounds import Register, RoundFailure
 
 NODES = 5
 
@@ -107,6 +107,6 @@ def test_failure_when_memory_or_the_node_caused_it_then_no_further_round(
 
 def test_rounds_are_reported_with_the_newest_cause_and_the_furthest_step() -> None:
     assert in_place.rounds_of(Register()).model_dump(exclude_defaults=True) == {"round": 1}
-    failure = Failure(code=1, message="x" * 999, node=3, host="pod-3", step=7)
+    failure = RoundFailure(code=1, message="x" * 999, node=3, host="pod-3", step=7)
     found = in_place.rounds_of(Register(round=3, failed_at=9, newest=failure))
     assert (found.round, found.node, found.host, found.step, len(found.message)) == (3, 3, "pod-3", 9, 300)

@@ -17,8 +17,8 @@ from diht_k8s.recipe.runtime.indexing import make_index
 from diht_k8s.recipe.runtime.inputs import own_index
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards import shard_groups
-from diht_k8s.recipe.shards.index import read_range
 from diht_k8s.recipe.shards.samples import read_samples, write_samples
+from diht_k8s.recipe.shards.shard_index import read_range
 from diht_k8s.recipe.shards.sources import input_shards
 from diht_k8s.recipe.shards.storage import Storage
 

@@ -9,7 +9,7 @@ import pytest
 
 from diht_k8s.api.errors import RetryableError
 from diht_k8s.api.reports import MAX_LINE_BYTES, Cause, SavedCheckpoint
-from diht_k8s.recipe.runtime.hangs.watchdog import FOLDER_VARIABLE, Heartbeat, Limits, Watchdog
+from diht_k8s.recipe.runtime.hangs.watchdog import FOLDER_VARIABLE, HangLimits, Heartbeat, Watchdog
 from diht_k8s.recipe.runtime.stage import exit_code_of
 
 SAVED = SavedCheckpoint(step=40, uri="s3://b/step-40", seconds=99)
@@ -29,7 +29,7 @@ def test_cause_of_a_failed_training_names_its_step_and_newest_checkpoint(
 
     def fails() -> None:
         error = RetryableError("lost")
-        error.details = Watchdog(tmp_path, Limits()).details()
+        error.details = Watchdog(tmp_path, HangLimits()).details()
         raise error
 
     assert exit_code_of(fails) == 75
@@ -39,7 +39,7 @@ def test_cause_of_a_failed_training_names_its_step_and_newest_checkpoint(
 
 def test_place_that_cannot_be_read_adds_nothing(tmp_path: Path) -> None:
     (tmp_path / "place-00000").write_text("{")
-    assert Watchdog(tmp_path, Limits()).details() == {}
+    assert Watchdog(tmp_path, HangLimits()).details() == {}
 
 
 @pytest.mark.parametrize(("uri", "kept"), [("s3://b/1", True), ("s3://b/" + "é" * 3000, False)], ids=["usual", "huge"])

@@ -13,7 +13,7 @@ import pytest
 
 from diht_k8s.api.errors import DataError, ExitCode, UserError
 from diht_k8s.recipe.runtime.gang import Gang, cause_of
-from diht_k8s.recipe.runtime.launcher import hand_over, rank_main
+from diht_k8s.recipe.runtime.launcher import export_env, rank_main
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def test_gang_when_described_by_the_environment_then_as_it_says(monkeypatch: pyt
 @pytest.mark.parametrize("size", [10, 300_000])
 def test_texts_of_any_size_reach_a_rank(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     monkeypatch.setenv("DIHT_TEXT", "")
-    hand_over("DIHT_TEXT", "é" * size)
+    export_env("DIHT_TEXT", "é" * size)
     code = "from diht_k8s.recipe.runtime.launcher import handed_over; print(len(handed_over('DIHT_TEXT')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) == size

@@ -14,7 +14,7 @@ import pytest
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.label import Teacher
 from diht_k8s.recipe.filter.captions import tagger
-from diht_k8s.recipe.label.teacher_files import weights_uri
+from diht_k8s.recipe.label.teacher_weights import weights_uri
 from diht_k8s.recipe.runtime import model_files
 from diht_k8s.recipe.runtime.model_files import PACKAGES, PARSER, PARSER_OF_ITS_AUTHORS, check_files, parser_module
 

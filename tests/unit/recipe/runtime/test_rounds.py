@@ -11,19 +11,19 @@ from hypothesis import strategies as st
 from diht_k8s.recipe.runtime.in_place.rounds import (
     ACKNOWLEDGE_S,
     DONE_S,
-    FIRST_S,
+    FIRST_ROUND_S,
     MAX_STALLED,
     UNREACHABLE_S,
-    Do,
-    Failure,
-    Local,
+    LauncherAction,
+    LauncherState,
     Register,
-    View,
-    after,
+    RoundFailure,
+    StoreView,
     decide,
+    next_register,
 )
 
-LONGEST_S = FIRST_S + DONE_S + 10 * (ACKNOWLEDGE_S + UNREACHABLE_S)
+LONGEST_S = FIRST_ROUND_S + DONE_S + 10 * (ACKNOWLEDGE_S + UNREACHABLE_S)
 
 
 @dataclass
@@ -40,15 +40,15 @@ class Store:
 
 @dataclass
 class Launcher:
-    local: Local
-    view: View | None = None
+    local: LauncherState
+    view: StoreView | None = None
     contact_at: float = 0.0
     alive: bool = True
     stuck: bool = False
     """whether its ranks cannot be reaped."""
     ranks: int = 0
     """round of its ranks that live, also when it is dead itself; 0: none."""
-    end: Failure | None = None
+    end: RoundFailure | None = None
 
 
 class Gang:
@@ -56,7 +56,7 @@ class Gang:
 
     def __init__(self, nodes: int) -> None:
         self.store, self.now = Store(), 0.0
-        self.launchers = [Launcher(Local(node)) for node in range(nodes)]
+        self.launchers = [Launcher(LauncherState(node)) for node in range(nodes)]
         self.met = 0
 
     def check(self) -> None:
@@ -73,7 +73,7 @@ class Gang:
         if not (launcher.alive and store.answers and self.launchers[0].alive):
             return
         nodes, round_ = range(len(self.launchers)), store.register.round
-        view = View(
+        view = StoreView(
             store.register,
             all((round_, each) in store.acknowledged for each in nodes),
             "place" if round_ in store.places else None,
@@ -89,46 +89,46 @@ class Gang:
         if not launcher.alive or launcher.end is not None:
             return
         step = decide(launcher.view, launcher.local, self.now, contact_at=launcher.contact_at)
-        if step.do is Do.EXIT:
+        if step.do is LauncherAction.EXIT:
             assert launcher.ranks == 0 or launcher.stuck
             assert step.failure is not None
             launcher.end = step.failure
             launcher.alive = node != 0 and launcher.alive
-        elif step.do in (Do.KILL, Do.STOP):
+        elif step.do in (LauncherAction.KILL, LauncherAction.STOP):
             if not launcher.stuck:
                 launcher.ranks = 0
                 launcher.local = replace(launcher.local, running=0)
-        elif step.do is not Do.WAIT and self.store.answers and self.launchers[0].alive:
+        elif step.do is not LauncherAction.WAIT and self.store.answers and self.launchers[0].alive:
             self.write(launcher, step.do, step.failure)
 
-    def write(self, launcher: Launcher, do: Do, failure: Failure | None) -> None:
+    def write(self, launcher: Launcher, do: LauncherAction, failure: RoundFailure | None) -> None:
         store, local, view = self.store, launcher.local, launcher.view
         assert view is not None
         round_ = view.register.round
-        if do is Do.ACKNOWLEDGE:
+        if do is LauncherAction.ACKNOWLEDGE:
             store.acknowledged.add((round_, local.node))
             launcher.local = replace(local, acknowledged=round_)
-        elif do is Do.CALL:
+        elif do is LauncherAction.CALL:
             store.places.add(round_)
             launcher.local = replace(local, called=round_)
-        elif do is Do.START:
+        elif do is LauncherAction.START:
             launcher.ranks = round_
             launcher.local = replace(local, running=round_)
-        elif do is Do.REPORT:
+        elif do is LauncherAction.REPORT:
             store.done.add((round_, local.node))
             launcher.local = replace(local, reported=round_, since=self.now)
-        elif do is Do.FAREWELL:
+        elif do is LauncherAction.FAREWELL:
             store.seen.add(local.node)
             launcher.local = replace(local, seen=True)
-        elif do is Do.PROPOSE and store.register == view.register:
+        elif do is LauncherAction.PROPOSE and store.register == view.register:
             assert failure is not None
-            store.register = after(store.register, failure)
+            store.register = next_register(store.register, failure)
 
     def fail(self, node: int, code: int) -> None:
         """A rank of a node fails; nothing happens where none runs."""
         launcher = self.launchers[node]
         if launcher.alive and launcher.ranks and launcher.local.running:
-            failure = Failure(code=code, message="failed", node=node, step=5)
+            failure = RoundFailure(code=code, message="failed", node=node, step=5)
             launcher.local = replace(launcher.local, failure=(launcher.local.running, failure))
 
     def die(self, node: int, *, zombies: bool) -> None:
@@ -254,7 +254,7 @@ def test_gang_when_two_nodes_fail_at_once_then_one_of_them_counts() -> None:
     gang.fail(2, 75)
     gang.settle()
     assert gang.store.register.round == 2
-    assert gang.store.register.newest == Failure(code=1, message="failed", node=1, step=5)
+    assert gang.store.register.newest == RoundFailure(code=1, message="failed", node=1, step=5)
 
 
 def test_gang_when_launcher_0_dies_then_the_others_end_to_be_created_again() -> None:
@@ -280,7 +280,9 @@ def test_crash_loop_ends_unless_the_step_that_failed_is_committed(
 ) -> None:
     register = Register()
     for step, committed in failures:
-        register = after(register, Failure(code=-9, message="killed", node=0, step=step, committed=committed))
+        register = next_register(
+            register, RoundFailure(code=-9, message="killed", node=0, step=step, committed=committed)
+        )
     assert register.round == rounds
     assert (register.end is None) == (rounds == 10)
     if register.end is not None:
@@ -290,6 +292,6 @@ def test_crash_loop_ends_unless_the_step_that_failed_is_committed(
 
 @pytest.mark.parametrize("failure", [{"code": -9, "final": True}, {"code": 64}], ids=["of the node", "of the user"])
 def test_failure_that_would_come_again_ends_the_gang(failure: dict[str, int]) -> None:
-    register = after(Register(), Failure(message="x", node=1, **failure))
-    assert (register.round, register.end) == (1, Failure(message="x", node=1, **failure))
-    assert after(register, Failure(code=1, message="later", node=0)) == register
+    register = next_register(Register(), RoundFailure(message="x", node=1, **failure))
+    assert (register.round, register.end) == (1, RoundFailure(message="x", node=1, **failure))
+    assert next_register(register, RoundFailure(code=1, message="later", node=0)) == register

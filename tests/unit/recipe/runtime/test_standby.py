@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from diht_k8s.recipe.runtime.in_place.rank_processes import RankProcesses
-from diht_k8s.recipe.runtime.in_place.standby import STANDBY_VARIABLE, Standbys, wait_for_place
+from diht_k8s.recipe.runtime.in_place.standby import STANDBY_VARIABLE, Standbys, wait_for_assignment
 
 PROGRAM = """
 import os, sys
@@ -72,4 +72,4 @@ def test_standby_when_the_launcher_closes_then_it_ends(command: list[str]) -> No
 
 def test_program_when_started_as_a_rank_then_it_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(STANDBY_VARIABLE, raising=False)
-    wait_for_place(lambda: pytest.fail("prepared"))
+    wait_for_assignment(lambda: pytest.fail("prepared"))

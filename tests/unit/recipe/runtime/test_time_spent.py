@@ -7,9 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from diht_k8s.pipeline.work import age_of
-from diht_k8s.recipe.runtime.hangs.watchdog import FOLDER_VARIABLE, Limits, Watchdog
-from diht_k8s.recipe.runtime.time_spent import STARTING, TIME_VARIABLE, Clock, handing_over, read, recovering
+from diht_k8s.pipeline.attempt_reports import age_of
+from diht_k8s.recipe.runtime.hangs.watchdog import FOLDER_VARIABLE, HangLimits, Watchdog
+from diht_k8s.recipe.runtime.time_spent import (
+    STARTING,
+    TIME_VARIABLE,
+    TimeAccount,
+    exported,
+    load_account,
+    with_recovery,
+)
 
 
 class Now:
@@ -19,7 +26,7 @@ class Now:
     def __call__(self) -> float:
         return self.at
 
-    def pass_(self, clock: Clock, *parts: tuple[str, float]) -> None:
+    def pass_(self, clock: TimeAccount, *parts: tuple[str, float]) -> None:
         """Time passes in each of these parts."""
         for part, seconds in parts:
             clock.enter(part, "x" if part == STARTING else "")
@@ -31,13 +38,13 @@ def now() -> Now:
     return Now()
 
 
-def rank(now: Now, monkeypatch: pytest.MonkeyPatch, handed: str) -> Clock:
+def rank(now: Now, monkeypatch: pytest.MonkeyPatch, handed: str) -> TimeAccount:
     monkeypatch.setenv(TIME_VARIABLE, handed)
-    return Clock(clock=now)
+    return TimeAccount(clock=now)
 
 
 def test_parts_sum_to_the_age_of_a_program(now: Now) -> None:
-    clock = Clock(clock=now, began=97.0)
+    clock = TimeAccount(clock=now, began=97.0)
     now.pass_(clock, (STARTING, 2), ("data", 1), ("steps", 5), ("checkpoints", 0.5), ("steps", 4), ("other", 1))
     spent = clock.spent()
     assert (spent.starting, spent.steps, spent.data, spent.checkpoints, spent.other) == (5, 9, 1, 0.5, 1)
@@ -46,11 +53,11 @@ def test_parts_sum_to_the_age_of_a_program(now: Now) -> None:
 
 
 def test_process_that_is_handed_nothing_counts_from_its_begin() -> None:
-    assert 0 < age_of(Clock().spent()) < 24 * 3600
+    assert 0 < age_of(TimeAccount().spent()) < 24 * 3600
 
 
 def test_program_without_parts_of_its_own_works_once_it_begins(now: Now) -> None:
-    clock = Clock(clock=now, began=100.0)
+    clock = TimeAccount(clock=now, began=100.0)
     now.at += 3
     clock.begun()
     now.at += 5
@@ -59,8 +66,8 @@ def test_program_without_parts_of_its_own_works_once_it_begins(now: Now) -> None
 
 
 def test_rank_goes_on_with_the_account_of_its_launcher(now: Now, monkeypatch: pytest.MonkeyPatch) -> None:
-    launcher = Clock(clock=now, began=95.0)
-    with handing_over(launcher):
+    launcher = TimeAccount(clock=now, began=95.0)
+    with exported(launcher):
         handed = os.environ[TIME_VARIABLE]
     assert TIME_VARIABLE not in os.environ
     now.at += 4
@@ -69,7 +76,7 @@ def test_rank_goes_on_with_the_account_of_its_launcher(now: Now, monkeypatch: py
 
 
 def test_round_that_resumes_earlier_has_lost_the_steps_between(now: Now, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = rank(now, monkeypatch, Clock(clock=now, began=100.0).handed_over())
+    first = rank(now, monkeypatch, TimeAccount(clock=now, began=100.0).handed_over())
     first.resumed(50.0)
     now.pass_(first, ("steps", 10))
     first.kept(first.productive)
@@ -77,7 +84,7 @@ def test_round_that_resumes_earlier_has_lost_the_steps_between(now: Now, monkeyp
     left = first.handed_over()
     assert first.spent().path == 67
     now.at += 3
-    second = rank(now, monkeypatch, recovering(left, now.at))
+    second = rank(now, monkeypatch, with_recovery(left, now.at))
     now.pass_(second, (STARTING, 2))
     second.resumed(60.0)
     now.pass_(second, ("steps", 5))
@@ -88,15 +95,15 @@ def test_round_that_resumes_earlier_has_lost_the_steps_between(now: Now, monkeyp
 
 def test_note_of_rank_0_outlives_it(now: Now, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
-    watchdog = Watchdog(tmp_path, Limits())
+    watchdog = Watchdog(tmp_path, HangLimits())
     assert watchdog.time_note() is None
     for number in ("0", "1"):
         monkeypatch.setenv("RANK", number)
-        clock = Clock(clock=now, began=100.0)
+        clock = TimeAccount(clock=now, began=100.0)
         now.pass_(clock, ("steps", 6))
         clock.note()
     note = watchdog.time_note()
     assert note is not None
-    spent, at = read(note)
+    spent, at = load_account(note)
     assert (spent.steps, at) == (6, 106), "of rank 0, not of rank 1, which noted later"
     assert watchdog.details()["time_spent"]["steps"] == 6

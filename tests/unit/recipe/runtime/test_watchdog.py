@@ -11,18 +11,18 @@ import pytest
 
 from diht_k8s.recipe.runtime.hangs.watchdog import (
     FOLDER_VARIABLE,
-    Doing,
+    HangLimits,
     Heartbeat,
-    Limits,
+    RankActivity,
     RankBeat,
     Watchdog,
-    awaited,
-    noting_folder,
+    awaited_by_stacks,
+    notes_folder,
     overdue,
     percentile_99,
 )
 
-LIMITS = Limits(min_seconds=120, first_steps=100)
+LIMITS = HangLimits(min_seconds=120, first_steps=100)
 COLLECTIVE = 'File "site/torch/distributed/distributed_c10d.py", line 1 in all_reduce\n'
 ELSEWHERE = 'File "diht_k8s/recipe/train/data/dataset.py", line 1 in read\n'
 RANK = """
@@ -39,7 +39,9 @@ exec(compile("def wait():\\n    time.sleep(60)", "site/torch/distributed/distrib
 """
 
 
-def beat(rank: int = 0, *, step: int = 500, doing: Doing = Doing.STEP, at: float = 0.0, p99_s: float = 1.0) -> RankBeat:
+def beat(
+    rank: int = 0, *, step: int = 500, doing: RankActivity = RankActivity.STEP, at: float = 0.0, p99_s: float = 1.0
+) -> RankBeat:
     return RankBeat(1000 + rank, step, doing, at, p99_s, rank)
 
 
@@ -53,9 +55,9 @@ def beat(rank: int = 0, *, step: int = 500, doing: Doing = Doing.STEP, at: float
         ([beat(0, step=99)], 539.0, None),
         ([beat(0), beat(1, step=1)], 541.0, 0),
         ([beat(1, step=1)], 541.0, 1),
-        ([beat(0, doing=Doing.STARTING)], 1e6, None),
-        ([beat(0, doing=Doing.DONE)], 1e6, None),
-        ([beat(0), beat(1, doing=Doing.EXCEPTED)], 1e6, None),
+        ([beat(0, doing=RankActivity.STARTING)], 1e6, None),
+        ([beat(0, doing=RankActivity.DONE)], 1e6, None),
+        ([beat(0), beat(1, doing=RankActivity.EXCEPTED)], 1e6, None),
         ([], 1e6, None),
     ],
     ids=[
@@ -90,7 +92,7 @@ def test_overdue_when_asked_then_the_latest_rank_beyond_its_limit(
     ],
 )
 def test_awaited_when_ranks_stand_still_then_named(beats: list[RankBeat], stacks: list[str], text: str) -> None:
-    assert awaited(beats, stacks) == text
+    assert awaited_by_stacks(beats, stacks) == text
 
 
 @pytest.mark.parametrize(
@@ -113,7 +115,7 @@ def test_heartbeat_when_steps_pass_then_the_watchdog_reads_them(
     heart.excepted()  # a checkpoint of 40 s is no step
     heart.step()
     heart.step()
-    assert Watchdog(tmp_path, LIMITS).beats() == [RankBeat(os.getpid(), 4, Doing.STEP, 93.0, 3.0, 3)]
+    assert Watchdog(tmp_path, LIMITS).beats() == [RankBeat(os.getpid(), 4, RankActivity.STEP, 93.0, 3.0, 3)]
 
 
 def test_heartbeat_when_unwatched_then_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +146,7 @@ def test_watchdog_when_a_rank_stands_still_then_stacks_said_ranks_killed_and_it_
     if stopped is not None:
         ranks[stopped].send_signal(signal.SIGSTOP)
     said: list[str] = []
-    with Watchdog(tmp_path, Limits(min_seconds=0.2, first_steps=3), say=said.append) as watchdog:
+    with Watchdog(tmp_path, HangLimits(min_seconds=0.2, first_steps=3), say=said.append) as watchdog:
         codes = [rank.wait(timeout=60) for rank in ranks]
         deadline = time.monotonic() + 10
         while watchdog.verdict is None and time.monotonic() < deadline:
@@ -159,7 +161,7 @@ def test_watchdog_when_a_rank_stands_still_then_stacks_said_ranks_killed_and_it_
 
 
 def test_folder_of_notes_is_passed_to_ranks_of_its_gang_only() -> None:
-    with noting_folder() as folder:
+    with notes_folder() as folder:
         assert os.environ[FOLDER_VARIABLE] == str(folder)
         assert folder.is_dir()
     assert FOLDER_VARIABLE not in os.environ

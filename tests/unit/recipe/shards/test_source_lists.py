@@ -10,7 +10,7 @@ import pytest
 
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.recipe.shards import source_lists
-from diht_k8s.recipe.shards.listing import Listed
+from diht_k8s.recipe.shards.listing import ListedFile
 from diht_k8s.recipe.shards.source_lists import current_sources, known_sources, list_uri
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -23,7 +23,7 @@ class Counting(Storage):
         self.first = first
         self.listings = 0
 
-    def listed(self, patterns: Sequence[str]) -> list[Listed]:
+    def listed(self, patterns: Sequence[str]) -> list[ListedFile]:
         self.listings += 1
         return super().listed(patterns)
 

@@ -12,8 +12,8 @@ from diht_k8s.api.run import DihtRun
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.train.estimate.estimate import estimate
 from diht_k8s.recipe.train.estimate.footprint import Placement, Sizes, Trace, rank_memory
+from diht_k8s.recipe.train.estimate.memory_trace import TracedStudent
 from diht_k8s.recipe.train.estimate.reduction import Moment
-from diht_k8s.recipe.train.estimate.trace import TracedStudent
 from diht_k8s.recipe.train.model.student import Student
 
 TINY = {

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from diht_k8s.recipe.runtime.hangs.report import Collective, GroupRecord
+from diht_k8s.recipe.runtime.hangs.awaited_rank import Collective, GroupRecord
 from diht_k8s.recipe.train import collectives
 from diht_k8s.recipe.train.flight_recorder import groups_of, place_of
-from diht_k8s.recipe.train.schedule import learning_rate
+from diht_k8s.recipe.train.optimizer import learning_rate
 
 
 def entry(sequence: int, name: str = "gloo:all_reduce", *, group: str = "0", state: str = "scheduled", retired: bool = True, p2p: bool = False) -> dict[str, Any]:  # fmt: skip

@@ -6,7 +6,7 @@ import torch.distributed as dist
 from torch import nn
 
 from diht_k8s.api.train import Train
-from diht_k8s.recipe.train.deepspeed_settings import deepspeed_settings
+from diht_k8s.recipe.train.deepspeed_engine import deepspeed_settings
 from diht_k8s.recipe.train.gradient_reduction import (
     BUCKETS_IN_FLIGHT,
     MAX_BUCKET_ELEMENTS,

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diht_k8s.recipe.train.health import Spikes, Utilisation, peak_flops, slowest
-from diht_k8s.recipe.train.stopwatch import Stopwatch
+from diht_k8s.recipe.train.engine import Stopwatch
+from diht_k8s.recipe.train.health import MfuMeter, Spikes, peak_flops, slowest
 
 
 def losses(*, level: float = 4.0, noise: float = 0.05, number: int = 100) -> list[float]:
@@ -80,7 +80,7 @@ def test_operations_when_vit_b_32_then_open_clips_own_count() -> None:
 
     config = open_clip.get_model_config("ViT-B-32")
     assert config is not None
-    utilisation = Utilisation(config, 1e12)
+    utilisation = MfuMeter(config, 1e12)
     tokens = torch.zeros(2, 77, dtype=torch.long)
     tokens[:, 76] = 49407
     forward = utilisation.operations(tokens) / (3 * 2)

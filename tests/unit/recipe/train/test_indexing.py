@@ -14,16 +14,16 @@ import pytest
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun
-from diht_k8s.recipe.shards.index import index_of
-from diht_k8s.recipe.shards.index_files import write_part, write_rows
 from diht_k8s.recipe.shards.samples import read_samples, write_samples
+from diht_k8s.recipe.shards.shard_index import index_of
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.stored_index import write_part, write_rows
 from diht_k8s.recipe.train.data.dataset import ShardDataset
-from diht_k8s.recipe.train.data.indexing import Attempt, IndexedShards, indexed
+from diht_k8s.recipe.train.data.indexing import IndexedShards, RankAttempt, indexed
 from diht_k8s.recipe.train.setup import train_shards
 
 SIZES = [3, 5, 2]
-FIRST = Attempt(1, 0, 1)
+FIRST = RankAttempt(1, 0, 1)
 
 
 class Noting(Storage):
@@ -56,7 +56,7 @@ def run(tmp_path: Path) -> DihtRun:
 
 
 def look(
-    run: DihtRun, attempt: Attempt = FIRST, in_sequence: frozenset[int] | None = None
+    run: DihtRun, attempt: RankAttempt = FIRST, in_sequence: frozenset[int] | None = None
 ) -> tuple[IndexedShards, list[str]]:
     storage = Noting()
     return indexed(run, storage, train_shards(run, storage), attempt, in_sequence=in_sequence), storage.opened
@@ -82,7 +82,7 @@ def test_shards_that_nothing_has_counted_are_read_once_and_never_again(
     assert "`diht index` does that beforehand" in capsys.readouterr().out
     assert [shard.samples for shard in found.shards] == SIZES
     assert found.sequential == frozenset()
-    again, opened = look(run, Attempt(2, 0, 1))
+    again, opened = look(run, RankAttempt(2, 0, 1))
     assert opened == []
     assert again.shards == found.shards
 
@@ -98,7 +98,7 @@ def test_shards_of_the_runs_index_are_not_read_and_its_ranges_are_used(run: Diht
 def test_shard_that_was_replaced_since_is_read_again(run: DihtRun, tmp_path: Path) -> None:
     look(run)
     write_samples(Storage(), f"{tmp_path}/1.tar", pairs(1, 9))
-    found, opened = look(run, Attempt(2, 0, 1))
+    found, opened = look(run, RankAttempt(2, 0, 1))
     assert opened == ["1.tar"]
     assert [shard.samples for shard in found.shards] == [3, 9, 2]
     items = ShardDataset(Noting(), found.shards, indexes=found).block(1, 6, 3)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from diht_k8s.api.train import Optimizer, Schedule
-from diht_k8s.recipe.train.schedule import learning_rate
+from diht_k8s.recipe.train.optimizer import learning_rate
 
 OPTIMIZER = Optimizer(lr=1.0)
 

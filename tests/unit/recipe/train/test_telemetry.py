@@ -17,14 +17,16 @@ from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor, CursorOrder
 from diht_k8s.recipe.train.engine import Losses
 from diht_k8s.recipe.train.health import WINDOW
 from diht_k8s.recipe.train.metrics import Metrics
-from diht_k8s.recipe.train.telemetry import LAG_LINES, Step, Telemetry
+from diht_k8s.recipe.train.telemetry import LAG_LINES, Telemetry, TrainStep
 
 
-def step(number: int, *, loss: float = 2.0, own: tuple[float, ...] = (1.0,), loss_scale: float | None = None) -> Step:
+def step(
+    number: int, *, loss: float = 2.0, own: tuple[float, ...] = (1.0,), loss_scale: float | None = None
+) -> TrainStep:
     order = CursorOrder(lanes=1, block=64, window=64, epoch=80)
     cursor = Cursor(step=number, position=number * 8, order=order, config_sha256="ours", seconds=float(number))
     losses = Losses(loss, loss, 0.0, 0.0, 0.5, 0.5, 1.5, 0.25)
-    return Step(cursor, losses, 1e-3, 14.0, lambda: 0.7, own, loss_scale, torch.zeros(1, 4), {}, last=True)
+    return TrainStep(cursor, losses, 1e-3, 14.0, lambda: 0.7, own, loss_scale, torch.zeros(1, 4), {}, last=True)
 
 
 def observer(folder: Path, world: int = 1, tracking: Tracking | None = None) -> tuple[Telemetry, Metrics]:

@@ -1,0 +1,52 @@
+"""What the pods of a run ask of their namespace's Pod Security, by field. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from diht_k8s.api.kubernetes_types.security import Demand, Level
+from diht_k8s.api.pods import Pods, demands, merged
+from diht_k8s.api.run import Spec
+
+FieldPath = tuple[str | int, ...]
+IDLE_CAPABILITIES: Final = (
+    "capabilities take effect for root only, and the pods run as user 1000: set runAsUser: 0 and runAsNonRoot: false beside "
+    "them, or raise the limits in the nodes' container runtime"
+)
+
+
+def level_of(spec: Spec) -> Level:
+    """The Pod Security level that a namespace must allow for this run."""
+    return max((demand.level for _, demand in run_demands(spec)), default=Level.RESTRICTED)
+
+
+def run_demands(spec: Spec) -> list[tuple[FieldPath, Demand]]:
+    """Each field of the run for which it needs more than `restricted`, with its path from `spec` on; once each."""
+    found: dict[FieldPath, Demand] = {}
+    for place, common, own in _pods_of(spec):
+        of_stage = {demand.path for demand in demands(own)}
+        for demand in demands(merged(common, own)):
+            found[(*(place if demand.path in of_stage else ("spec", "pods")), *demand.path)] = demand
+    return list(found.items())
+
+
+def idle_capabilities(spec: Spec) -> list[FieldPath]:
+    """The fields that add capabilities to a container whose user cannot use them."""
+    found: dict[FieldPath, None] = {}
+    for place, common, own in _pods_of(spec):
+        pods = merged(common, own)
+        context, pod = pods.security_context, pods.pod_security_context
+        if context is None or context.capabilities is None or not context.capabilities.add:
+            continue
+        user = context.run_as_user if context.run_as_user is not None else None if pod is None else pod.run_as_user
+        if user != 0 and not context.privileged:
+            mine = own.security_context is not None and own.security_context.capabilities is not None
+            found[(*(place if mine else ("spec", "pods")), "securityContext", "capabilities", "add")] = None
+    return list(found)
+
+
+def _pods_of(spec: Spec) -> list[tuple[FieldPath, Pods, Pods]]:
+    """Of each stage: the path of its own pods, the common ones, its own."""
+    return [
+        (("spec", stage.value, "pods"), spec.pods, getattr(spec, stage.value).pods or Pods()) for stage in spec.stages
+    ]

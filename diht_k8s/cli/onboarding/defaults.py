@@ -1,0 +1,167 @@
+"""Which defaults fit some data and a machine. Pure: facts in, numbers out; all of them are our choice."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from diht_k8s.api.errors import DataError
+from diht_k8s.api.filter import Filter
+from diht_k8s.api.label import Vocabulary
+from diht_k8s.recipe.inspection.dataset_profile import DatasetProfile, ProfiledPair, concept_counts
+from diht_k8s.recipe.inspection.held_out import HeldOut
+from diht_k8s.recipe.label.vocabulary import freeze
+
+Hardware = Literal["laptop", "gpu-node", "cluster"]
+LEAST_PAIRS: Final = 20
+"""Fewer usable pairs are refused: two thirds of them would be held out or dropped."""
+LEAST_SHARE: Final = 0.4
+"""A rule that keeps a smaller share of the captions is switched off: it is made for the web, not for this data."""
+MIN_COUNTS: Final = (5, 3, 2)
+MOST_TOP_K: Final = 10
+ENGLISH: Final = 0.5
+"""Below this share of captions without a sign of another language, captions are not filtered by language."""
+CPU_SAMPLES: Final = 40_960
+"""Samples that two CPU cores train on in about a minute at this model's size, as in the demo."""
+EPOCHS: Final = 30
+SAFETY: Final = 0.8
+"""Share of the pairs whose captions pass that is counted on: the T rule and damaged images take some more."""
+LARGE: Final = ((500_000_000, "ViT-L-14", 16384), (10_000_000, "ViT-B-16", 16384), (0, "ViT-B-32", 8192))
+"""Number of pairs -> model and largest batch."""
+PODS: Final = 2
+GPUS_A_POD: Final = 8
+
+
+@dataclass(frozen=True)
+class Machine:
+    """This machine."""
+
+    cores: int
+    memory_gib: float
+    gpus: int = 0
+
+
+@dataclass(frozen=True)
+class RunDefaults:
+    """What the document says."""
+
+    place: Hardware
+    complexity: int
+    actions: int
+    shares: tuple[float, float, float]
+    """of the captions: pass C and A, pass C, are without a sign of another language."""
+    english: bool
+    max_bad_percent: float
+    detector_size: int
+    decontaminate: bool
+    kept: int
+    """pairs that are counted on after the filter."""
+    min_count: int
+    top_k: int
+    """0 where the captions have too few concepts for distillation."""
+    classes: tuple[int, int]
+    """objects and attributes that are counted on."""
+    model: str | None
+    """None takes the small model for CPUs."""
+    batch: int
+    micro_batch: int | None
+    samples: int
+    warmup: int
+    processes: int
+    nodes: int
+    workers: int
+    validates: bool
+
+
+def choose_defaults(look: DatasetProfile, held: HeldOut, machine: Machine, place: Hardware) -> RunDefaults:
+    """The defaults that fit.
+
+    Raises:
+        DataError: there are too few pairs.
+    """
+    seen = len(look.seen)
+    strict, loose = len(look.kept(Filter())) / seen, len(look.kept(Filter(min_actions=0))) / seen
+    actions = int(strict >= LEAST_SHARE)
+    complexity = int(actions or loose >= LEAST_SHARE)
+    english = look.english()
+    passing = look.kept(Filter(min_complexity=complexity, min_actions=actions), held.excluded)
+    decontaminate = held.near <= 1 / 10
+    share = len(passing) / max(1, look.looked_at) * SAFETY * ((1 - held.near) if decontaminate else 1)
+    kept = int(look.total * share)
+    if look.usable < LEAST_PAIRS or kept < 8:
+        raise DataError(
+            f"{look.usable} usable pairs, of which about {kept} are left after the filter and the held-out split, are too "
+            f"few for a run: give {LEAST_PAIRS} or more"
+        )
+    min_count, top_k, classes = _concepts(passing, kept / len(passing))
+    processes, nodes = _gang(machine, place, kept)
+    model, largest = (None, 128) if place == "laptop" else _model(kept)
+    batch = _batch(kept, largest, processes * nodes)
+    samples = _samples(kept, batch, place)
+    width = max(look.median_size())
+    return RunDefaults(
+        place, complexity, actions, (strict, loose, english), english >= ENGLISH, _bad_percent(look),
+        160 if width <= 128 else 256, decontaminate, kept, min_count, top_k, classes, model, batch,
+        None if place == "laptop" else min(256, batch // (processes * nodes)), samples,
+        min(samples // 8, 2000 * batch) // batch * batch, processes, nodes, _workers(machine, place, len(look.uris)),
+        len(held.pairs) >= batch,
+    )  # fmt: skip
+
+
+def _concepts(passing: list[ProfiledPair], scale: float) -> tuple[int, int, tuple[int, int]]:
+    """The largest minCount with which topK is largest, that topK, and the classes of both kinds.
+
+    Args:
+        passing: pairs whose captions pass.
+        scale: pairs that are left in the end for each that was looked at and passes.
+    """
+    counts, found = concept_counts(passing), (MIN_COUNTS[-1], 0, (0, 0))
+    for min_count in MIN_COUNTS:
+        try:
+            vocabulary = freeze(counts, Vocabulary(min_fraction=0, min_count=max(1, math.ceil(min_count / scale))))
+        except DataError:
+            continue
+        classes = (len(vocabulary.objects), len(vocabulary.attributes))
+        if (top_k := min(MOST_TOP_K, *classes)) > found[1]:
+            found = (min_count, top_k, classes)
+    return found
+
+
+def _gang(machine: Machine, place: Hardware, kept: int) -> tuple[int, int]:
+    """Processes of a node, and nodes; fewer where a process would have fewer than two pairs of a quarter of the data."""
+    if place == "laptop":
+        return min(2, machine.cores), 1
+    processes, nodes = (GPUS_A_POD, PODS) if place == "cluster" else (max(1, machine.gpus), 1)
+    nodes = nodes if 8 * processes * nodes <= kept else 1
+    return max(1, min(processes, kept // 8)), nodes
+
+
+def _model(kept: int) -> tuple[str, int]:
+    return next((model, batch) for pairs, model, batch in LARGE if kept >= pairs)
+
+
+def _batch(kept: int, largest: int, processes: int) -> int:
+    """A multiple of the processes; at least four batches an epoch, so that hard negatives change."""
+    share = 2
+    while 2 * share * processes <= min(largest, kept // 4):
+        share *= 2
+    return share * processes
+
+
+def _samples(kept: int, batch: int, place: Hardware) -> int:
+    """A multiple of the batch."""
+    wanted = min(EPOCHS * kept, CPU_SAMPLES) if place == "laptop" else EPOCHS * kept
+    return max(1, wanted // batch) * batch
+
+
+def _workers(machine: Machine, place: Hardware, shards: int) -> int:
+    if place == "cluster":
+        return min(64, shards)
+    return max(1, min(machine.cores, int(machine.memory_gib // 2)))
+
+
+def _bad_percent(look: DatasetProfile) -> float:
+    """Twice the share that was seen, and the usual limit at least."""
+    share = 100 * sum(look.bad.values()) / max(1, look.looked_at)
+    return 1.0 if share < 0.5 else min(100.0, float(round(2 * share + 1)))

@@ -1,0 +1,219 @@
+"""Carries out what `admission` decides: creates, finishes and deletes Workloads, and puts Jobs on their quota."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
+
+from diht_k8s.api.errors import UserError
+from diht_k8s.api.pods import QUEUE_LABEL, QUEUE_PRIORITY_LABEL, merged
+from diht_k8s.api.reasons import Reason
+from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.controller.actions import NameConflict, StillTerminating, create_or_get
+from diht_k8s.controller.cache.runs import CachedRun, Key
+from diht_k8s.controller.job_builder import build_objects, labels_of
+from diht_k8s.controller.kueue import admission, workload
+from diht_k8s.controller.observe import ObservedAttempt, RunProblem, entry_name
+from diht_k8s.kube.api_resources import KUEUE, SCHEDULING
+from diht_k8s.kube.client import Cluster, ClusterError
+from diht_k8s.kube.summaries import ATTEMPT_LABEL
+from diht_k8s.kube.workload_summary import WorkloadSummary
+from diht_k8s.launch.stages import sized_for_step
+from diht_k8s.pipeline.plan import CLUSTER_STEPS
+from diht_k8s.pipeline.run_status import Attempt, AttemptState, RunPlan, Start
+
+MISSING: Final = (
+    f"pods.queueing is PerRun, and the cluster does not serve {KUEUE}/v1beta2, or the operator may not read it"
+)
+
+
+class Workloads(Protocol):
+    """The mirror of Workloads."""
+
+    absent: str
+
+    def of(self, namespace: str, run: str) -> list[WorkloadSummary]:
+        """Those of a run."""
+        ...
+
+
+class _NoWorkloads:
+    absent = ""
+
+    def of(self, namespace: str, run: str) -> list[WorkloadSummary]:
+        return []
+
+
+NO_WORKLOADS: Final = _NoWorkloads()
+"""Where nobody watches them."""
+
+
+@dataclass(frozen=True)
+class QueuedPlan:
+    """A plan whose attempts have quota, or need none."""
+
+    plan: RunPlan
+    actions: tuple[admission.WorkloadAction, ...] = ()
+    waiting: tuple[ObservedAttempt, ...] = ()
+    """the attempt that waits in a queue, for the status."""
+    problem: RunProblem | None = None
+
+
+class RunQueue:
+    """The Workloads of runs whose `pods.queueing` is PerRun."""
+
+    def __init__(self, cluster: Cluster, workloads: Workloads) -> None:
+        """Make one."""
+        self._cluster, self._workloads = cluster, workloads
+
+    def decide(self, known: CachedRun, run: DihtRun, plan: RunPlan, observed: Sequence[ObservedAttempt]) -> QueuedPlan:
+        """Hold back the attempts of a plan that have no quota yet, and stop those that have lost it."""
+        queues = queues_of(run)
+        found = [each for each in self._workloads.of(*known.key) if each.owner_uid == known.uid]
+        if not queues and not found:
+            return QueuedPlan(plan)
+        starts = [each for each in plan.actions if isinstance(each, Start) and _entry(each) in queues]
+        held = replace(plan, actions=tuple(each for each in plan.actions if each not in starts))
+        if self._workloads.absent:
+            problem = RunProblem(Reason.BACKEND_MISSING, f"{MISSING}: {self._workloads.absent}") if starts else None
+            return QueuedPlan(held, problem=problem)
+        try:
+            shapes = {_entry(each): workload.shape(job_of(known, run, each)) for each in starts}
+        except UserError as error:
+            return QueuedPlan(held, problem=RunProblem(Reason.INVALID_SPEC, str(error)))
+        decided = admission.decide_admission(plan, observed, found, queues, shapes)
+        waiting = () if decided.waits is None else (_waiting(decided.waits),)
+        return QueuedPlan(decided.plan, decided.actions, waiting)
+
+    def holds(self, key: Key, uid: str) -> bool:
+        """Whether a run that has ended still has a place in a queue."""
+        return any(each.owner_uid == uid and not (each.finished or each.deleted) for each in self._workloads.of(*key))
+
+    def carry_out(
+        self, known: CachedRun, run: DihtRun, actions: Sequence[admission.WorkloadAction], now: float
+    ) -> RunProblem | None:
+        """Execute actions; returns what a person has to correct.
+
+        Raises:
+            ClusterError: the API server does not answer, or somebody else has changed a Workload meanwhile.
+        """
+        problem = None
+        for action in actions:
+            try:
+                if isinstance(action, admission.CreateWorkload):
+                    self._reserve(known, run, action.start)
+                else:
+                    self._execute(action, now)
+            except StillTerminating as error:
+                problem = RunProblem(Reason.PENDING, str(error))
+            except NameConflict as error:
+                problem = RunProblem(Reason.NAME_CONFLICT, str(error))
+            except ClusterError as error:
+                if isinstance(action, admission.CreateWorkload) and error.is_gone:
+                    problem = RunProblem(Reason.REFERENCE_MISSING, error.message)
+                elif error.status == 403 and not error.is_terminating:
+                    problem = RunProblem(Reason.PERMISSION_DENIED, error.message)
+                elif error.status in (400, 422):
+                    problem = RunProblem(Reason.INVALID_SPEC, error.message)
+                elif not error.is_gone:
+                    raise
+        return problem
+
+    def _execute(
+        self,
+        action: admission.ReleaseQuota
+        | admission.FinishWorkload
+        | admission.DeleteWorkload
+        | admission.ReportPodsReady,
+        now: float,
+    ) -> None:
+        namespace, name = action.workload.namespace, action.workload.name
+        if isinstance(action, admission.DeleteWorkload):
+            self._cluster.delete("Workload", namespace, name, action.workload.uid)
+            return
+        found = self._cluster.get("Workload", namespace, name)
+        if found["metadata"]["uid"] != action.workload.uid:
+            return
+        if isinstance(action, admission.ReleaseQuota):
+            patch = workload.release_patch(found, now)
+        elif isinstance(action, admission.FinishWorkload):
+            patch = workload.finish_patch(found, now, succeeded=action.succeeded)
+        else:
+            patch = workload.pods_ready_patch(found, now)
+        self._cluster.patch_workload_status(namespace, name, patch)
+
+    def _reserve(self, known: CachedRun, run: DihtRun, start: Start) -> None:
+        job = job_of(known, run, start)
+        labels = {key: value for key, value in labels_of(known, start).items() if key != ATTEMPT_LABEL}
+        document = workload.workload_document(workload_name(known.name, start), job, labels, self._priority(job))
+        create_or_get(self._cluster, known, document)
+
+    def _priority(self, job: Mapping[str, Any]) -> workload.WorkloadPriority:
+        """The priority that Kueue would give the Job."""
+        name = job["metadata"]["labels"].get(QUEUE_PRIORITY_LABEL)
+        kind, group = "WorkloadPriorityClass", KUEUE
+        if not name:
+            name = job["spec"]["template"]["spec"].get("priorityClassName")
+            kind, group = "PriorityClass", SCHEDULING
+        if not name:
+            return workload.WorkloadPriority(0)
+        value = self._cluster.get(kind, "", name)["value"]
+        return workload.WorkloadPriority(value, {"group": group, "kind": kind, "name": name})
+
+    def place(self, known: CachedRun, run: DihtRun, start: Start, job: dict[str, Any]) -> None:
+        """Put the Job of an attempt on its quota, if its stage has a Workload of its own.
+
+        Raises:
+            ClusterError: the Workload or its flavour is gone, or cannot be read.
+        """
+        if _entry(start) not in queues_of(run):
+            return
+        found = self._cluster.get("Workload", known.namespace, workload_name(known.name, start))
+        names = workload.flavours_of(found)
+        flavours = [self._cluster.get("ResourceFlavor", "", name) for name in names]
+        workload.put_on_quota(job, found, flavours, first=start.number == 1)
+
+    def workers(self, known: CachedRun, run: DihtRun, start: Start) -> DihtRun:
+        """The run with as many workers as its stage was admitted with."""
+        if start.stage is Stage.TRAIN or _entry(start) not in queues_of(run):
+            return run
+        found = self._cluster.get("Workload", known.namespace, workload_name(known.name, start))
+        count, config = workload.admitted_count(found), getattr(run.spec, start.stage.value)
+        if config.workers == count or sized_for_step(run, start.stage, start.step) is not run:
+            return run
+        spec = run.spec.model_copy(update={start.stage.value: config.model_copy(update={"workers": count})})
+        return run.model_copy(update={"spec": spec})
+
+
+def workload_name(run: str, start: Start) -> str:
+    """The name of a stage's Workload."""
+    return f"{run}-{start.step or start.stage}"
+
+
+def queues_of(run: DihtRun) -> dict[str, str]:
+    """The queues of the stages that keep their place, by the name of their entry in status.stages."""
+    found = dict[str, str]()
+    for stage in run.spec.stages:
+        pods = merged(run.spec.pods, getattr(run.spec, stage.value).pods)
+        if pods.queueing == "PerRun" and pods.queue_name:
+            found |= {entry_name(stage, each): pods.queue_name for each in CLUSTER_STEPS.get(stage, ("",))}
+    return found
+
+
+def job_of(known: CachedRun, run: DihtRun, start: Start) -> dict[str, Any]:
+    """The Job of an attempt, as it would be queued by itself."""
+    (job,) = (each for each in build_objects(known, run, start) if each["kind"] == "Job")
+    assert QUEUE_LABEL in job["metadata"]["labels"]
+    return job
+
+
+def _entry(start: Start) -> str:
+    return entry_name(start.stage, start.step)
+
+
+def _waiting(waits: tuple[Start, str, str]) -> ObservedAttempt:
+    """An attempt without a Job yet, as the status shows it."""
+    start, queue, _ = waits
+    attempt = Attempt(start.stage, start.number, AttemptState.PENDING, step=start.step)
+    return ObservedAttempt(attempt, None, (), problem=admission.problem_of(waits), queue=queue)

@@ -1,0 +1,92 @@
+"""Questions to the API server itself, where a mirror that is late would decide wrongly.
+
+The watches of Jobs and pods are not in step, and one may stall: a Job has failed by a pod whose end was not reported yet,
+or is gone while its pods were not reported at all. An operator that has just started never saw a drained pod; its
+events still name the node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from diht_k8s.controller.cache.informer import Informer
+from diht_k8s.controller.cache.runs import CachedRun
+from diht_k8s.controller.observe import DISRUPTED, DRAINED, ObservedAttempt
+from diht_k8s.controller.reconcile_state import ReconcileState
+from diht_k8s.kube.client import Cluster
+from diht_k8s.kube.summaries import RUN_LABEL, JobSummary, PodSummary, pod_summary
+from diht_k8s.pipeline.run_status import AttemptState
+
+DISRUPTION_OF: Final = {
+    "Preempted": "PreemptionByScheduler",
+    "TaintManagerEviction": "DeletionByTaintManager",
+    "Evicted": "TerminationByKubelet",
+}
+"""Events of a pod by which its disruption is known afterwards."""
+DRAIN: Final = "EvictionByEvictionAPI"
+"""The disruption that leaves no event."""
+
+
+class LiveReads:
+    """Reads pods and events past the mirror."""
+
+    def __init__(self, cluster: Cluster, pods: Informer[PodSummary]) -> None:
+        """Make one; what it reads goes into the mirror `pods` too."""
+        self._cluster, self._pods = cluster, pods
+
+    def unseen_pod(self, known: CachedRun, cache: ReconcileState) -> str:
+        """A pod of an earlier attempt that runs though its watch has not reported it yet; empty if there is none."""
+        if not cache.former_jobs and not cache.unnamed:
+            return ""
+        seen = {pod.uid for pod in self._pods.of(*known.key)}
+        pods = map(pod_summary, self._listed(known))
+        found = (pod for pod in pods if isinstance(pod, PodSummary) and not pod.ended and pod.uid not in seen)
+        return next((pod.name for pod in found if pod.is_known_by(known.uid, cache.former_jobs)), "")
+
+    def at_causes(self, known: CachedRun, cache: ReconcileState, observed: Sequence[ObservedAttempt]) -> bool:
+        """Read the pods of each attempt that failed by one that is not to be seen; once for each attempt.
+
+        Returns:
+            whether something was read, so that the attempts have to be observed again.
+
+        Raises:
+            ClusterError: the API server does not answer; the cause has to wait for it.
+        """
+        jobs = [each.job for each in observed if each.job is not None and _is_unclear(each)]
+        jobs = [job for job in jobs if job.uid not in cache.looked_at]
+        if not jobs:
+            return False
+        for document in self._listed(known):
+            self._pods.put(document)
+        seen = {pod.name for pod in self._pods.of(*known.key) if pod.disruption}
+        for job in jobs:
+            drained = DRAINED.search(job.message)
+            if drained is not None and drained[1] not in seen:
+                cache.disrupted |= self._disrupted(known, job, drained[1])
+            cache.looked_at.add(job.uid)
+        return True
+
+    def _listed(self, known: CachedRun) -> Sequence[Mapping[str, Any]]:
+        return self._cluster.items("Pod", known.namespace, f"{RUN_LABEL}={known.name}")
+
+    def _disrupted(self, known: CachedRun, job: JobSummary, name: str) -> dict[str, PodSummary]:
+        """A pod that is gone, as far as its events tell; empty if they do not name its node."""
+        selector = f"involvedObject.kind=Pod,involvedObject.name={name}"
+        events = list(self._cluster.events(known.namespace, selector))
+        sources = [event.get("source") or {} for event in events]
+        hosts = [source.get("host") for source in sources if source.get("component") == "kubelet"]
+        node = next((host for host in hosts if host), "")
+        kinds = (DISRUPTION_OF.get(event.get("reason", "")) for event in events)
+        kind = next((kind for kind in kinds if kind is not None), DRAIN)
+        gone = PodSummary(
+            known.namespace, name, "", "0", known.name, job.stage, job.attempt, job.uid, 0, "Failed", 0.0,
+            node=node, disruption=kind,
+        )  # fmt: skip
+        return {name: gone} if node else {}
+
+
+def _is_unclear(observed: ObservedAttempt) -> bool:
+    """Whether an attempt failed by a pod of which nothing is known but that it is missing."""
+    attempt = observed.attempt
+    return attempt.state is AttemptState.FAILED and attempt.reason in ("PodRemoved", DISRUPTED)

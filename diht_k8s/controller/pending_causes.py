@@ -1,0 +1,90 @@
+"""What Warning events say about Jobs and pods that do not start, one list per namespace.
+
+An API server reads all events of a namespace for each list of events, whatever the selector. With a thousand runs that
+wait, a list for each would keep it from everything else. So one list serves all runs of a namespace, and the more it
+cost, the longer the next one waits.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from diht_k8s.api.kubernetes_types.security import REFUSED_ADVICE
+from diht_k8s.api.reasons import Reason
+from diht_k8s.controller.observe import RunProblem
+from diht_k8s.controller.status_text import one_line
+from diht_k8s.kube.client import Cluster
+
+LEAST_AGE_S: Final = 2.0
+"""A list is used for at least this time."""
+COST_FACTOR: Final = 20.0
+"""And for this multiple of the time that it took: at most a twentieth of the time goes into lists."""
+ASKING_S: Final = 60.0
+"""While one thread lists, the others use the last list for this time."""
+
+
+@dataclass
+class _Answer:
+    good_until: float = float("-inf")
+    problems: dict[str, RunProblem] = field(default_factory=dict)
+
+
+class WarningEvents:
+    """The newest problem of each object, by its uid."""
+
+    def __init__(self, cluster: Cluster, clock: Callable[[], float] = time.monotonic) -> None:
+        """Make one; `clock` gives seconds, monotonic."""
+        self._cluster, self._clock = cluster, clock
+        self._lock = threading.Lock()
+        self._answers: dict[str, _Answer] = {}
+
+    def problem_of(self, namespace: str, uid: str) -> RunProblem | None:
+        """What is wrong with an object; None if nothing is known.
+
+        Raises:
+            ClusterError: the API server does not answer.
+        """
+        with self._lock:
+            answer, now = self._answers.setdefault(namespace, _Answer()), self._clock()
+            old = now >= answer.good_until
+            if old:
+                answer.good_until = now + ASKING_S
+        if old:
+            self._list(namespace, answer)
+        return answer.problems.get(uid)
+
+    def _list(self, namespace: str, answer: _Answer) -> None:
+        began = self._clock()
+        found: dict[str, tuple[str, RunProblem]] = {}
+        try:
+            for event in self._cluster.warnings(namespace):
+                uid = event["involvedObject"].get("uid", "")
+                at = event.get("lastTimestamp") or event["metadata"]["creationTimestamp"]
+                problem = event_problem(event.get("reason", ""), event.get("message", ""))
+                if problem is not None and (uid not in found or found[uid][0] <= at):
+                    found[uid] = (at, problem)
+            answer.problems = {uid: problem for uid, (_, problem) in found.items()}
+        finally:
+            now = self._clock()
+            answer.good_until = now + max(LEAST_AGE_S, COST_FACTOR * (now - began))
+
+
+def event_problem(reason: str, message: str) -> RunProblem | None:
+    """What an event of a Job or pod means for a run; None if it means nothing."""
+    text = one_line(message)
+    if "exceeded quota" in message:
+        return RunProblem(Reason.QUOTA_EXCEEDED, text)
+    if "violates PodSecurity" in message:
+        return RunProblem(Reason.POD_REFUSED, f"{one_line(message, 800)}: {REFUSED_ADVICE}")
+    if "denied the request" in message:
+        return RunProblem(Reason.POD_REFUSED, text)
+    if reason in ("FailedMount", "FailedAttachVolume"):
+        return RunProblem(Reason.REFERENCE_MISSING, text)
+    if reason == "FailedCreate":
+        kind = Reason.REFERENCE_MISSING if "not found" in message else Reason.POD_REFUSED
+        return RunProblem(kind, text)
+    return None

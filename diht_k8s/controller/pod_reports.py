@@ -1,0 +1,78 @@
+"""Committed work and time of an attempt: from its Job and pods, their termination messages, and the log. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from diht_k8s.api.reports import Cause, NodeResult, Progress, SavedCheckpoint
+from diht_k8s.kube.summaries import JobSummary, PodSummary
+from diht_k8s.pipeline.attempt_reports import (
+    bounded_step,
+    checkpoint_work,
+    furthest,
+    in_place_of,
+    most_restarts,
+    most_spent,
+    progress_work,
+)
+from diht_k8s.pipeline.run_status import Attempt, AttemptTimes
+
+
+def with_reports(attempt: Attempt, job: JobSummary | None, pods: Sequence[PodSummary]) -> Attempt:
+    """The attempt with its moments, and what its pods left as they ended: committed work, the step that failed."""
+    causes = _causes(pods)
+    steps = [bounded_step(cause.step) for cause in causes if cause.step is not None]
+    work = furthest(checkpoint_work(cause.checkpoint) for cause in causes)
+    in_place = in_place_of(attempt.number, (cause.rounds for cause in causes))
+    spent = most_spent(cause.time_spent for cause in causes)
+    known = {"work": work, "failed_at": max(steps, default=None), "in_place": in_place, "spent": spent}
+    return replace(attempt, moments=moments_of(job, pods), **known)
+
+
+def moments_of(job: JobSummary | None, pods: Sequence[PodSummary]) -> AttemptTimes | None:
+    """When an attempt got on, by the clocks of API server and nodes; None without its Job.
+
+    The first pod counts, in which a gang's rank 0 runs: what it waits for the others is its start.
+    """
+    if job is None:
+        return None
+    first = min(pods, key=lambda pod: (pod.index, pod.created_at), default=None)
+    placed = first.scheduled_at or first.running_at if first is not None else None
+    running = first.running_at if first is not None else None
+    created = job.created_at if job.queued_at is None else min(job.queued_at, job.created_at)
+    return AttemptTimes(created, job.started_at, placed, running, job.ended_at)
+
+
+def newest_checkpoint(pods: Iterable[PodSummary]) -> SavedCheckpoint | None:
+    """The newest checkpoint that pods named as they ended."""
+    saved = [cause.checkpoint for cause in _causes(pods) if cause.checkpoint is not None]
+    return max(saved, key=lambda checkpoint: checkpoint.step, default=None)
+
+
+def preflight_results(pods: Iterable[PodSummary]) -> list[NodeResult]:
+    """What pods told of the preflight as they ended: of the worst nodes, or of their own where the ranks had not met."""
+    return list({result.pod: result for cause in _causes(pods) for result in cause.preflight}.values())
+
+
+def with_progress(attempt: Attempt, progress: Progress | None, *, tells_time: bool = True) -> Attempt:
+    """The attempt with the work and the restarts that its newest line of progress names, if these are more.
+
+    `tells_time`: whether its account of its time is of the pods that run now.
+    """
+    said = in_place_of(attempt.number, () if progress is None else (progress.rounds,))
+    in_place = most_restarts((attempt.in_place, said))
+    spent = most_spent((attempt.spent, progress.time_spent if progress is not None and tells_time else None))
+    work = furthest((attempt.work, progress_work(progress)))
+    return replace(attempt, work=work, in_place=in_place, spent=spent)
+
+
+def _causes(pods: Iterable[PodSummary]) -> list[Cause]:
+    found: list[Cause] = []
+    for pod in pods:
+        if pod.message.startswith("{"):
+            try:
+                found.append(Cause.model_validate_json(pod.message))
+            except ValueError:
+                continue
+    return found

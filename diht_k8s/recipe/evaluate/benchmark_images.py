@@ -1,0 +1,271 @@
+"""From benchmark shards to encoded images with captions and classes; unusable samples are counted by reason.
+
+Shards are WebDataset tars. Several captions of one image are lines of the .txt or a list `captions` in the .json. The
+class is the number in a .cls member or `cls` in the .json. Questions are in the .json: `question` with `answer` or
+`answers` (and `candidates`), or a list `questions` of such objects. For groups see `group_of`; the cues for which an
+image is a candidate are a list `cues` of `group`, `cue`, `associated` (and `candidates`, their number).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from diht_k8s.api.errors import DataError
+from diht_k8s.recipe.clip_models.features import IMAGE_BATCH, encode_pixels
+from diht_k8s.recipe.clip_models.loading import LoadedModel
+from diht_k8s.recipe.evaluate.answer_ranking import VisualQuestion
+from diht_k8s.recipe.runtime.bad_shards import Damage, salvaged
+from diht_k8s.recipe.shards.images import BadImageError, decode
+from diht_k8s.recipe.shards.prefetch import prefetch
+from diht_k8s.recipe.shards.samples import Sample, read_samples
+from diht_k8s.recipe.shards.storage import Storage
+
+if TYPE_CHECKING:
+    import torch
+
+MAX_CAPTIONS: Final = 64
+MAX_QUESTIONS: Final = 256
+MAX_CUES: Final = 4096
+PREFETCHED_IMAGES: Final = 2 * IMAGE_BATCH
+"""Images that are preprocessed, or being so, before the model asks for them."""
+
+TAR_BLOCK: Final = 512
+
+Transform = Callable[[Image.Image], "torch.Tensor"]
+Decoder = Callable[[bytes], Image.Image]
+
+
+@dataclass(frozen=True)
+class Cue:
+    """A cue for which an image is a candidate."""
+
+    group: str
+    text: str
+    associated: bool
+    candidates: int = 0
+    """number of images among which to choose; 0: as many as there are."""
+
+
+@dataclass(frozen=True)
+class BenchmarkImage:
+    """One image of a benchmark, without its pixels."""
+
+    uri: str
+    """its shard."""
+    key: str
+    uid: str
+    captions: tuple[str, ...]
+    label: int | None
+    questions: tuple[VisualQuestion, ...] = ()
+    group: str | None = None
+    """accuracy is also reported by it: a region, an income."""
+    digest: str = ""
+    """SHA-256 of the image's bytes; finds the same image among the training pairs."""
+    cues: tuple[Cue, ...] = ()
+
+
+@dataclass
+class EncodedImages:
+    """Encoded images of one or more shards, in order."""
+
+    items: list[BenchmarkImage] = field(default_factory=list)
+    features_ND: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))
+    bad: Counter[str] = field(default_factory=Counter)
+    damaged: dict[str, Damage] = field(default_factory=dict)
+    """shard -> its damage; the images before it are here."""
+
+    def chosen(self, keep: Callable[[BenchmarkImage], bool]) -> EncodedImages:
+        """The images for which `keep` is true."""
+        rows = [row for row, item in enumerate(self.items) if keep(item)]
+        return EncodedImages([self.items[row] for row in rows], self.features_ND[rows], self.bad, self.damaged)
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """An image as the model takes it, or why it cannot be used."""
+
+    pixels_CHW: torch.Tensor | None
+    bad: str = ""
+    digest: str = ""
+    """SHA-256 of the encoded bytes."""
+
+
+def prepare_image(sample: Sample, transform: Transform, decoder: Decoder = decode) -> PreparedImage:
+    """Decode and preprocess one image; a benchmark's image needs no caption, so a bad one is no reason to drop it."""
+    if sample.problem is not None and not sample.problem.startswith("caption_"):
+        return PreparedImage(None, sample.problem)
+    try:
+        image = decoder(sample.image)
+    except BadImageError as error:
+        return PreparedImage(None, error.reason)
+    return PreparedImage(transform(image), digest=hashlib.sha256(sample.image).hexdigest())
+
+
+def encode_shard(
+    storage: Storage,
+    uri: str,
+    loaded: LoadedModel,
+    advance: Callable[[int, int], None] = lambda images, size: None,
+    *,
+    check: Callable[[], object] | None = None,
+    decoder: Decoder = decode,
+) -> EncodedImages:
+    """Read and encode one shard, up to its damage, with one batch of pixels in memory.
+
+    Args:
+        storage: where the shard is.
+        uri: its name.
+        loaded: the model.
+        advance: called with the images of each batch and the bytes read for them.
+        check: called while the shard is read; it may raise to stop.
+        decoder: from a file's bytes to an image.
+    """
+    result, blocks = EncodedImages(), list[NDArray[np.float32]]()
+    pixels: list[torch.Tensor] = []
+    read = 0
+
+    def encode() -> None:
+        nonlocal read
+        blocks.append(encode_pixels(loaded, pixels))
+        advance(len(pixels), read)
+        pixels.clear()
+        read = 0
+
+    samples = salvaged(
+        read_samples(storage, uri, check=check), lambda damage, sentence: result.damaged.update({uri: damage})
+    )
+    with contextlib.closing(
+        _usable(samples, uri, partial(prepare_image, transform=loaded.transform, decoder=decoder), result.bad)
+    ) as usable:
+        for item, pixels_CHW, size in usable:
+            result.items.append(item)
+            read += size
+            pixels.append(pixels_CHW)
+            if len(pixels) == IMAGE_BATCH:
+                encode()
+    if pixels:
+        encode()
+    if blocks:
+        result.features_ND = np.concatenate(blocks)
+    return result
+
+
+def joined(parts: Sequence[EncodedImages]) -> EncodedImages:
+    """The images of several shards, in order."""
+    full = [part.features_ND for part in parts if part.items]
+    bad = sum((part.bad for part in parts), Counter[str]())
+    features_ND = np.concatenate(full) if full else np.zeros((0, 0), dtype=np.float32)
+    damaged = {uri: damage for part in parts for uri, damage in part.damaged.items()}
+    return EncodedImages([item for part in parts for item in part.items], features_ND, bad, damaged)
+
+
+def captions_of(sample: Sample) -> tuple[str, ...]:
+    """All captions of a sample with single spaces, without empty ones."""
+    text, listed = sample.members.get("txt"), sample.meta.get("captions")
+    if text is not None and sample.problem is None:
+        lines: Sequence[object] = text.decode().splitlines()
+    else:
+        lines = listed if isinstance(listed, list) else [sample.caption]
+    captions = [" ".join(line.split()) for line in lines[:MAX_CAPTIONS] if isinstance(line, str)]
+    return tuple(caption for caption in captions if caption)
+
+
+def label_of(sample: Sample) -> int | None:
+    """The class index, None if the sample has none.
+
+    Raises:
+        DataError: the class is not a whole number.
+    """
+    raw = sample.members.get("cls")
+    value = sample.meta.get("cls")
+    if raw is not None:
+        try:
+            value = json.loads(raw)
+        except ValueError:
+            value = raw.decode(errors="replace")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise DataError(f"sample {sample.key} has class {str(value)[:40]!r}: .cls and `cls` must hold a number from 0")
+    return value
+
+
+def group_of(sample: Sample) -> str | None:
+    """The group of an image: `group` in the .json, or the first number of an .npy member (DataComp's shards
+    keep WILDS' metadata there).
+
+    Raises:
+        DataError: the .npy is not an array of numbers; pickled objects are never loaded.
+    """
+    raw = sample.members.get("npy")
+    if raw is None:
+        value = sample.meta.get("group")
+        return str(value)[:60] if isinstance(value, str | int) else None
+    try:
+        return f"{np.lib.format.read_array(io.BytesIO(raw), allow_pickle=False).reshape(-1)[0]:g}"
+    except (ValueError, TypeError, IndexError, EOFError, OSError) as error:
+        raise DataError(
+            f"sample {sample.key}: its .npy is not an array of numbers ({error}): write it again"
+        ) from error
+
+
+def questions_of(sample: Sample) -> tuple[VisualQuestion, ...]:
+    """The questions about an image, without those that have no answer to compare with."""
+    listed = sample.meta.get("questions", [sample.meta])
+    found: list[VisualQuestion] = []
+    for entry in listed[:MAX_QUESTIONS] if isinstance(listed, list) else []:
+        if not isinstance(entry, dict) or not isinstance(entry.get("question"), str):
+            continue
+        answers = _strings(entry.get("answers", [entry.get("answer")]))
+        if answers:
+            found.append(VisualQuestion(entry["question"].strip(), answers, _strings(entry.get("candidates"))))
+    return tuple(found)
+
+
+def cues_of(sample: Sample) -> tuple[Cue, ...]:
+    """The cues for which an image is a candidate, without incomplete entries."""
+    listed = sample.meta.get("cues")
+    found: list[Cue] = []
+    for entry in listed[:MAX_CUES] if isinstance(listed, list) else []:
+        if isinstance(entry, dict) and isinstance(entry.get("cue"), str) and isinstance(entry.get("associated"), bool):
+            number = entry.get("candidates", 0)
+            candidates = number if isinstance(number, int) else 0
+            found.append(Cue(str(entry.get("group"))[:60], entry["cue"].strip(), entry["associated"], candidates))
+    return tuple(found)
+
+
+def _strings(values: object) -> tuple[str, ...]:
+    return tuple(value for value in values if isinstance(value, str) and value) if isinstance(values, list) else ()
+
+
+def _bytes_in_tar(sample: Sample) -> int:
+    """Each member has a header, and is filled up to whole blocks."""
+    return sum(TAR_BLOCK * (1 + -(-len(member) // TAR_BLOCK)) for member in sample.members.values())
+
+
+def _usable(
+    samples: Iterator[Sample], uri: str, prepare: Callable[[Sample], PreparedImage], bad: Counter[str]
+) -> Generator[tuple[BenchmarkImage, torch.Tensor, int], None, None]:
+    """Images with the bytes of their members in the tar."""
+    with contextlib.closing(prefetch(samples, prepare, ahead=PREFETCHED_IMAGES)) as images:
+        for sample, image in images:
+            if image.pixels_CHW is None:
+                bad[image.bad] += 1
+                continue
+            label, questions = label_of(sample), questions_of(sample)
+            captions, group = captions_of(sample), group_of(sample)
+            cues = cues_of(sample)
+            item = BenchmarkImage(uri, sample.key, sample.uid, captions, label, questions, group, image.digest, cues)
+            yield item, image.pixels_CHW, _bytes_in_tar(sample)

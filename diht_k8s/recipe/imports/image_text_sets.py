@@ -1,0 +1,168 @@
+"""Questions about images: VQAv2, SNLI-VE and the caption choices of SugarCrepe.
+
+Winoground as its repository keeps it: `examples.jsonl` and the unpacked `images.zip`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from diht_k8s.api.errors import DataError, UserError
+from diht_k8s.recipe.imports.annotation_files import image_folder_of, read_json, read_json_lines, text_of
+from diht_k8s.recipe.imports.caption_annotations import FOLDERS
+from diht_k8s.recipe.imports.records import ImageRecord, ReaderOptions, RecordSource, fingerprint, reader_of
+
+ENTAILMENT: Final = ("entailment", "neutral", "contradiction")
+ANSWERS_FILE: Final = ("questions", "annotations")
+"""VQAv2 names its files v2_OpenEnded_mscoco_val2014_questions.json and v2_mscoco_val2014_annotations.json."""
+
+
+def is_vqa(document: Any) -> bool:
+    """Whether a JSON document holds VQAv2's questions."""
+    listed_questions = document.get("questions") if isinstance(document, Mapping) else None
+    return isinstance(listed_questions, list) and "question_id" in next(iter(listed_questions), {})
+
+
+def is_sugar_crepe(document: Any) -> bool:
+    """Whether a JSON document holds captions with negatives."""
+    first = next(iter(document.values()), None) if isinstance(document, Mapping) else None
+    return isinstance(first, Mapping) and {"filename", "caption", "negative_caption"} <= first.keys()
+
+
+def read_vqa(path: Path, document: Any, wanted: ReaderOptions) -> RecordSource:
+    """VQAv2: questions with the answers of ten people. The commonest answers of the file are the candidates.
+
+    Raises:
+        UserError: the answers or the images are not found.
+        DataError: a question has no answers.
+    """
+    answers_path = wanted.annotations or _answers_beside(path)
+    answers = {
+        entry["question_id"]: [text_of(given, "answer", answers_path) for given in entry.get("answers", [])]
+        for entry in read_json(answers_path).get("annotations", [])
+    }
+    subtype = document.get("data_subtype", "val2014")
+    by_image: dict[Any, list[dict[str, Any]]] = {}
+    for entry in document["questions"]:
+        given = answers.get(entry.get("question_id"))
+        if not given:
+            raise DataError(
+                f"question {entry.get('question_id')} of {path} has no answers in {answers_path}: name the file of the "
+                "same split by --annotations"
+            )
+        by_image.setdefault(entry.get("image_id"), []).append(
+            {"question": text_of(entry, "question", path), "answers": given}
+        )
+    if not by_image:
+        raise DataError(f"{path} has no questions: fetch it again")
+    said = Counter(answer for asked in by_image.values() for each in asked for answer in each["answers"])
+    commonest = sorted(said, key=lambda answer: (-said[answer], answer))[: wanted.candidates]
+    asked = [each for questions in by_image.values() for each in questions]
+    covered = sum(any(answer in set(commonest) for answer in each["answers"]) for each in asked)
+    names = [(f"COCO_{subtype}_{int(image):012d}.jpg", by_image[image]) for image in sorted(by_image)]
+    note = (
+        f"the {len(commonest)} commonest answers are the candidates; {covered} of {len(asked)} questions "
+        f"({100 * covered / len(asked):.1f} %) have a right one among them"
+    )
+    return _source("vqav2", path, wanted, names, tuple(commonest), note)
+
+
+def read_snli_ve(path: Path, wanted: ReaderOptions) -> RecordSource:
+    """SNLI-VE: hypotheses about Flickr30k's images, answered by one of three labels.
+
+    Raises:
+        UserError: the images are not found.
+        DataError: an entry lacks a field.
+    """
+    by_image: dict[str, list[dict[str, Any]]] = {}
+    unlabelled = 0
+    for entry in read_json_lines(path):
+        label = text_of(entry, "gold_label", path)
+        if label not in ENTAILMENT:  # "-": the annotators disagree
+            unlabelled += 1
+            continue
+        question = {"question": text_of(entry, "sentence2", path), "answers": [label]}
+        by_image.setdefault(text_of(entry, "Flickr30K_ID", path), []).append(question)
+    if not by_image:
+        raise DataError(f"{path} has no hypothesis with a label: fetch it again")
+    names = [(name if name.endswith(".jpg") else f"{name}.jpg", asked) for name, asked in by_image.items()]
+    note = f"{unlabelled} hypotheses without an agreed label are left out" if unlabelled else ""
+    return _source("snli-ve", path, wanted, names, ENTAILMENT, note)
+
+
+def read_sugar_crepe(path: Path, document: Any, wanted: ReaderOptions) -> RecordSource:
+    """SugarCrepe: a right caption and a wrong one for each image of COCO; the right one is stored first.
+
+    Raises:
+        UserError: the images are not found.
+        DataError: an entry lacks a field.
+    """
+    entries = [
+        (text_of(entry, "filename", path), (text_of(entry, "caption", path), text_of(entry, "negative_caption", path)))
+        for entry in document.values()
+    ]
+    folder = image_folder_of(path, wanted.images, FOLDERS, [entries[0][0]])
+    records = [
+        ImageRecord(str(folder / name), folder / name, captions=captions, meta={"uid": f"{path.stem}-{key}"})
+        for key, (name, captions) in zip(document, entries, strict=True)
+    ]
+    return RecordSource("sugar-crepe", "CaptionChoice", len(records), reader_of(records), fingerprint(entries))
+
+
+def _source(
+    kind: str,
+    path: Path,
+    wanted: ReaderOptions,
+    asked: list[tuple[str, list[dict[str, Any]]]],
+    candidates: tuple[str, ...],
+    note: str,
+) -> RecordSource:
+    folder = image_folder_of(path, wanted.images, FOLDERS, [asked[0][0]])
+    records = [
+        ImageRecord(str(folder / name), folder / name, meta={"questions": questions}) for name, questions in asked
+    ]
+    return RecordSource(
+        kind=kind,
+        type="AnswerRanking",
+        total=len(records),
+        read=reader_of(records),
+        fingerprint=fingerprint([kind, asked, list(candidates)]),
+        class_names=candidates,
+        notes=(note,) if note else (),
+    )
+
+
+def _answers_beside(path: Path) -> Path:
+    name = path.name.replace("OpenEnded_", "").replace(*ANSWERS_FILE)
+    for place in (path.parent / name, path.with_name(path.name.replace(*ANSWERS_FILE))):
+        if place != path and place.is_file():
+            return place
+    raise UserError(f"the answers to {path} are not beside it as {name}: name their file by --annotations")
+
+
+def read_winoground(path: Path, wanted: ReaderOptions) -> RecordSource:
+    """Two records an example: its images with their own captions, in one group.
+
+    Raises:
+        UserError: the images are not found.
+        DataError: an entry lacks a field.
+    """
+    pairs = [
+        (entry.get("id", number), side, text_of(entry, f"image_{side}", path), text_of(entry, f"caption_{side}", path))
+        for number, entry in enumerate(read_json_lines(path))
+        for side in (0, 1)
+    ]
+    if not pairs:
+        raise DataError(f"{path} has no examples: fetch it again")
+    folder = image_folder_of(path, wanted.images, ("images",), [f"{pairs[0][2]}.png"])
+    records = [
+        ImageRecord(
+            str(folder / f"{name}.png"), folder / f"{name}.png", captions=(caption,),
+            meta={"group": group, "uid": f"{group}-{side}"},
+        )
+        for group, side, name, caption in pairs
+    ]  # fmt: skip
+    return RecordSource("winoground", "PairMatching", len(records), reader_of(records), fingerprint(pairs))

@@ -1,0 +1,152 @@
+"""An import that can be interrupted at any moment: what it began, which shards are finished, its commit marker.
+
+OUTPUT/import/started.json says whose output it is, OUTPUT/import/N.json what shard N holds, and COMMITTED.json comes last.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from diht_k8s.api.errors import UserError
+from diht_k8s.api.hashing import differences
+from diht_k8s.api.layout import join
+from diht_k8s.recipe.imports.records import RecordSource
+from diht_k8s.recipe.imports.shard_writer import EmptyShardError, Pack, ShardFacts, write_shard
+from diht_k8s.recipe.shards.storage import Storage
+
+MARKER: Final = "COMMITTED.json"
+STARTED: Final = "import/started.json"
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ImportTarget:
+    """Where an import writes."""
+
+    output: str
+    name: Callable[[int], str]
+    """name of shard N, relative to the output."""
+    others: tuple[str, ...] = ()
+    """names of the other files that it writes beside the shards, their records and the marker."""
+    replace: bool = False
+    """remove another import that lies there."""
+
+
+def resume(
+    storage: Storage,
+    target: ImportTarget,
+    config: Json,
+    parts: Sequence[tuple[int, int]],
+    begin: Callable[[int, int], object],
+) -> tuple[Json | None, list[ShardFacts | None]]:
+    """The marker if this import is there already, and what each shard holds (None for those that have to be written).
+
+    Args:
+        storage: where the output is.
+        target: the output, which belongs to this import from now on.
+        config: what the import depends on, with its number of `shards`.
+        parts: the first record of each shard and the one after its last.
+        begin: called once with the number of records and how many of them are already there.
+
+    Raises:
+        UserError: the output holds another import, or shards of somebody else.
+    """
+    total = parts[-1][1]
+    if (marker := _committed_or_begun(storage, target, config)) is not None:
+        begin(total, total)
+        return marker, []
+    done = [_finished(storage, target, number) for number in range(len(parts))]
+    begin(total, sum(stop - start for (start, stop), facts in zip(parts, done, strict=True) if facts))
+    return None, done
+
+
+def _committed_or_begun(storage: Storage, target: ImportTarget, config: Json) -> Json | None:
+    output = target.output
+    started, marker = join(output, STARTED), join(output, MARKER)
+    if not storage.exists(started):
+        folder = join(output, target.name(0)).rpartition("/")[0]
+        if any(name.endswith(".tar") for name in storage.names(folder)):
+            raise UserError(f"{output} holds shards that were not imported by diht: choose another OUTPUT")
+    elif (before := json.loads(storage.read_bytes(started))) == config:
+        return json.loads(storage.read_bytes(marker)) if storage.exists(marker) else None
+    elif not target.replace:
+        what = "; ".join(differences(before, config)[:4])
+        raise UserError(f"{output} holds another import ({what}): choose another OUTPUT, or add --replace")
+    else:
+        written = [name for n in range(before["shards"]) for name in (target.name(n), _record(n))]
+        storage.remove_files(output, [MARKER, *written, *target.others, STARTED])
+    storage.write_bytes(started, json_bytes(config))
+    return None
+
+
+def _finished(storage: Storage, target: ImportTarget, number: int) -> ShardFacts | None:
+    record, shard = (join(target.output, name) for name in (_record(number), target.name(number)))
+    if not storage.exists(record):
+        return None
+    facts = ShardFacts(**json.loads(storage.read_bytes(record)))
+    if not facts.samples:
+        return facts
+    return facts if storage.exists(shard) and storage.size(shard) == facts.size else None
+
+
+def write_missing(
+    storage: Storage,
+    target: ImportTarget,
+    source: RecordSource,
+    parts: Sequence[tuple[int, int]],
+    done: Sequence[ShardFacts | None],
+    advance: Callable[[], object],
+    *,
+    pack: Pack,
+    empty_shards: bool = False,
+) -> list[ShardFacts]:
+    """Write the shards that are not finished; what each of all shards holds.
+
+    Args:
+        storage: where the output is.
+        target: the output.
+        source: of the records.
+        parts: the first record of each shard and the one after its last.
+        done: what `resume` found.
+        advance: called after each record.
+        pack: makes the samples of a record.
+        empty_shards: go on where no record of a shard can be used; no file is written for it.
+
+    Raises:
+        DataError: no record of a shard can be used, unless `empty_shards`.
+    """
+    facts: list[ShardFacts] = []
+    for number, (start, stop) in enumerate(parts):
+        found = done[number]
+        if found is None:
+            try:
+                found = write_shard(storage, join(target.output, target.name(number)), source, start, stop, advance, pack=pack)  # fmt: skip
+            except EmptyShardError as error:
+                if not empty_shards:
+                    raise
+                found = error.facts
+            storage.write_bytes(join(target.output, _record(number)), json_bytes(found.to_json()))
+        facts.append(found)
+    return facts
+
+
+def sum_bad(facts: Sequence[ShardFacts]) -> Json:
+    """Reason -> `count` and the first `example`, over all shards."""
+    total = ShardFacts()
+    for each in facts:
+        for reason, found in each.bad.items():
+            total.add_bad(reason, found["example"], found["count"])
+    return dict(sorted(total.bad.items()))
+
+
+def json_bytes(document: Json) -> bytes:
+    """A JSON file: sorted keys, so that equal documents are equal bytes."""
+    return json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True).encode()
+
+
+def _record(number: int) -> str:
+    return f"import/{number}.json"

@@ -1,0 +1,218 @@
+"""Survey of shards: how many pairs there are, how large the images, what the captions are like, what a filter would keep.
+
+At most `MAX_PROFILED` samples are looked at, of shards that are spread evenly over all; counts are then estimates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import statistics
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from PIL import Image
+
+from diht_k8s.api.errors import DataError
+from diht_k8s.api.filter import Filter
+from diht_k8s.api.layout import join
+from diht_k8s.recipe.filter.captions.graph import CaptionGraph
+from diht_k8s.recipe.filter.captions.language import is_english
+from diht_k8s.recipe.filter.layout_hints import CAPTIONS, LayoutHints
+from diht_k8s.recipe.filter.rules import caption_reason, new_row
+from diht_k8s.recipe.filter.scores import Row
+from diht_k8s.recipe.imports.resumable_import import MARKER
+from diht_k8s.recipe.label.caption_concepts import KeptCaptions
+from diht_k8s.recipe.label.vocabulary import ConceptCounts
+from diht_k8s.recipe.shards.pairs import with_usual_names
+from diht_k8s.recipe.shards.samples import Sample, read_samples
+from diht_k8s.recipe.shards.storage import Storage
+
+MAX_PROFILED: Final = 5000
+"""Samples that are looked at: parsing their captions takes some seconds."""
+PAPER: Final = Filter()
+"""The paper's rules: C and A at 1."""
+
+
+class Parser(Protocol):
+    """Parses captions (`CaptionParser`)."""
+
+    def parse(self, captions: Sequence[str]) -> list[CaptionGraph]:
+        """A graph for each caption."""
+        ...
+
+
+@dataclass(frozen=True)
+class ProfiledPair:
+    """One usable sample, without its image."""
+
+    shard: int
+    """place of its shard in the list."""
+    number: int
+    """place in the shard."""
+    uid: str
+    image_sha256: str
+    row: Row
+    """what the parser found."""
+    caption: str
+
+
+@dataclass(frozen=True)
+class DatasetProfile:
+    """What lies in the shards."""
+
+    uris: list[str]
+    total: int
+    """number of samples in all shards."""
+    counted: bool
+    """whether `total` is a count; otherwise it is an estimate from the shards that were read."""
+    looked_at: int
+    """samples that were looked at, bad ones included."""
+    seen: list[ProfiledPair]
+    bad: dict[str, int]
+    """reason -> number, of those looked at."""
+    sizes: list[tuple[int, int]] = field(repr=False)
+    caption_key: str | None = None
+    """member that holds the captions, where it has no usual name."""
+
+    @property
+    def usable(self) -> int:
+        """Usable pairs in all shards, as far as the look tells."""
+        return round(self.total * len(self.seen) / max(1, self.looked_at))
+
+    def english(self) -> float:
+        """Share of the captions without a sign of another language."""
+        return sum(is_english(each.caption) for each in self.seen) / max(1, len(self.seen))
+
+    def words(self) -> float:
+        """Words of the median caption."""
+        return statistics.median(len(each.caption.split()) for each in self.seen)
+
+    def median_size(self) -> tuple[int, int]:
+        """Width and height in pixels, each the median."""
+        widths, heights = zip(*self.sizes, strict=True)
+        return round(statistics.median(widths)), round(statistics.median(heights))
+
+    def kept(self, rules: Filter, without: Iterable[str] = ()) -> list[ProfiledPair]:
+        """The samples whose captions pass the rules C and A, but for some uids."""
+        left_out = set(without)
+        return [each for each in self.seen if each.uid not in left_out and not caption_reason(each.row, rules)]
+
+
+def concept_counts(kept: Sequence[ProfiledPair]) -> ConceptCounts:
+    """In how many of these captions each concept occurs."""
+    counts = ConceptCounts()
+    counts.add(
+        KeptCaptions(
+            uids=[each.uid for each in kept],
+            objects=[list(dict.fromkeys(each.row.objects)) for each in kept],
+            attributes=[list(dict.fromkeys(name for _, name in each.row.attributes)) for each in kept],
+        )
+    )
+    return counts
+
+
+def profile_dataset(
+    storage: Storage, uris: Sequence[str], parser: Parser, advance: Callable[[], object], *, most: int = MAX_PROFILED
+) -> DatasetProfile:
+    """Look at some samples of some shards.
+
+    Args:
+        storage: where the shards are.
+        uris: the shards.
+        parser: of captions.
+        advance: called after each sample.
+        most: samples to look at.
+
+    Raises:
+        DataError: a shard that is read is damaged or empty, or none of its samples can be used.
+    """
+    found = _Found()
+    per_shard: list[int] = []
+    for place in bit_reversed_order(len(uris)):
+        if found.looked_at >= most:
+            break
+        count = 0
+        for number, sample in enumerate(read_samples(storage, uris[place])):
+            count += 1
+            if found.looked_at < most:
+                found.add(place, number, sample)
+                advance()
+        per_shard.append(count)
+    if not found.usable:
+        raise DataError(found.nothing_usable(uris[0]))
+    total, counted = _total(storage, uris, per_shard)
+    graphs = parser.parse([sample.caption for _, _, sample, _ in found.usable])
+    seen: list[ProfiledPair] = []
+    for (place, number, sample, digest), graph in zip(found.usable, graphs, strict=True):
+        row = new_row("", sample)
+        row.describe(graph, "look")
+        seen.append(ProfiledPair(place, number, sample.uid, digest, row, sample.caption))
+    return DatasetProfile(
+        [*uris], total, counted, found.looked_at, seen, dict(found.bad), found.sizes, found.caption_key
+    )
+
+
+def bit_reversed_order(shards: int) -> list[int]:
+    """All places, the middles of ever smaller parts first, so that any beginning of the list is spread evenly."""
+    bits = max(1, (shards - 1).bit_length())
+    return sorted(range(shards), key=lambda place: int(f"{place:0{bits}b}"[::-1], 2))
+
+
+def _total(storage: Storage, uris: Sequence[str], per_shard: Sequence[int]) -> tuple[int, bool]:
+    """Samples of all shards: counted, said by the import that wrote them, or estimated."""
+    if len(per_shard) == len(uris):
+        return sum(per_shard), True
+    marker = join(uris[0].rpartition("/")[0] or ".", MARKER)
+    if storage.exists(marker):
+        shards = json.loads(storage.read_bytes(marker)).get("shards", [])
+        if len(shards) == len(uris):
+            return sum(shard.get("samples", 0) for shard in shards), True
+    return round(len(uris) * statistics.mean(per_shard)), False
+
+
+@dataclass
+class _Found:
+    """What was read so far; images are not kept."""
+
+    looked_at: int = 0
+    usable: list[tuple[int, int, Sample, str]] = field(default_factory=list)
+    bad: Counter[str] = field(default_factory=Counter)
+    hints: LayoutHints = field(default_factory=LayoutHints)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    caption_key: str | None = None
+
+    def add(self, shard: int, number: int, sample: Sample) -> None:
+        """Take a sample."""
+        self.looked_at += 1
+        self.hints.add(sample)
+        if sample.problem == "caption_missing" and self.caption_key is None:
+            self.caption_key = next((suffix for suffix in CAPTIONS if suffix in sample.members), None)
+        sample = with_usual_names(sample, None, self.caption_key)
+        size = None if sample.problem is not None else _size(sample.image)
+        if size is None:
+            self.bad[sample.problem or "picture_unreadable"] += 1
+            return
+        self.sizes.append(size)
+        digest = hashlib.sha256(sample.image).hexdigest()
+        light = Sample(sample.key, {}, sample.uid, sample.caption, sample.meta)
+        self.usable.append((shard, number, light, digest))
+
+    def nothing_usable(self, uri: str) -> str:
+        """Why there is nothing to train on, and what to do."""
+        counts = ", ".join(f"{count} {reason}" for reason, count in self.bad.most_common())
+        hint = self.hints.sentence("data").partition(": ")[2] or "check how they were written"
+        return f"none of the first {self.looked_at} samples of {uri} can be used ({counts}): {hint}"
+
+
+def _size(data: bytes) -> tuple[int, int] | None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(io.BytesIO(data)).size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None

@@ -1,0 +1,47 @@
+"""Locates and identifies a training's first weights (`train.initFrom`); `warm_start` loads them into the model.
+
+Free of torch: the launcher asks before it starts the ranks, and would hold all that a rank imports, hundreds of MiB, as
+long as they run.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import PurePosixPath
+
+from diht_k8s.api.errors import UserError
+from diht_k8s.api.layout import MARKER, join
+from diht_k8s.api.train import InitFrom
+from diht_k8s.recipe.shards.storage import Storage
+
+EXPORTED = "open_clip_model.safetensors"
+
+
+def weights_file(storage: Storage, start: InitFrom) -> str:
+    """The file that identifies the weights: the file itself, an export's safetensors, a checkpoint's marker.
+
+    Raises:
+        UserError: the folder holds none of them.
+    """
+    uri = start.uri.rstrip("/")
+    if start.kind == "Weights" and PurePosixPath(uri).suffix:
+        return uri
+    for name in (EXPORTED, MARKER):
+        if (start.kind == "Weights" or name == MARKER) and storage.exists(join(uri, name)):
+            return join(uri, name)
+    if start.kind == "Weights":
+        raise UserError(
+            f"train.initFrom {uri} holds no weights: give a .safetensors or .pt file, the folder OUTPUT/train/model, or a checkpoint's folder"
+        )
+    raise UserError(
+        f"train.initFrom {uri} is not a committed checkpoint: give the folder OUTPUT/train/checkpoints/step-N"
+    )
+
+
+def init_identity(storage: Storage, start: InitFrom) -> dict[str, str]:
+    """The identity of the first weights among the stage's inputs: checkpoint digests, else file size and version."""
+    place = weights_file(storage, start)
+    if place.endswith(MARKER):
+        parts = json.loads(storage.read_bytes(place))["parts"]
+        return {"initFrom": " ".join(part["sha256"] for part in parts)}
+    return {"initFrom": storage.identity(place)}

@@ -1,0 +1,255 @@
+"""Traces one micro-batch through student, loss and backward pass on fake tensors: bytes over time, FLOPs, sizes.
+
+In: the model's configuration and a micro-batch. Out: a `Trace`. No tensor has data, so a model of any size is traced in
+seconds on any machine. The real step has parts that depend on data: captions are cut to the longest one (here they fill
+the context), and equal captions are counted (here none are).
+
+On a GPU autocast differs from that on a CPU in what matters to memory: layer norms run in fp32 and keep their fp32
+input, and attention runs in 16 bits. The trace imitates both on CPU tensors, because fake CUDA tensors have no backward
+pass without a GPU.
+
+Watches the bytes of tensors while operations make and release them; works on real and on fake tensors.
+
+torch's MemTracker reports its peaks alone. ZeRO changes what gradients hold and not what activations do, so that the
+estimate needs both at each moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from diht_k8s.api.train import Train
+from diht_k8s.recipe.train.estimate.footprint import LOSS_CHUNK, Sizes, Trace
+from diht_k8s.recipe.train.estimate.reduction import Moment
+from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
+from diht_k8s.recipe.train.loss.losses import hn_nce_loss_and_statistics, soft_label_loss
+from diht_k8s.recipe.train.model.attention import attention_in_fp32
+from diht_k8s.recipe.train.model.student import Features, Student, model_configuration, parameter_groups
+
+
+class Allocations(TorchDispatchMode):
+    """Counts the bytes of the storages that operations make and release."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.moments: list[Moment] = []
+        self._held: dict[int, int] = {}
+        self._references: dict[int, Any] = {}
+        self._gradients: set[int] = set()
+        self._other, self._of_gradients = 0, 0
+        self._known = {parameter.untyped_storage()._cdata for parameter in [*model.parameters(), *model.buffers()]}
+        self._hooks = [
+            parameter.register_post_accumulate_grad_hook(self._mark)
+            for parameter in model.parameters()
+            if parameter.requires_grad
+        ]
+
+    @property
+    def now(self) -> Moment:
+        """What is held now."""
+        return Moment(self._other, self._of_gradients)
+
+    def __exit__(self, *arguments: Any) -> None:
+        super().__exit__(*arguments)
+        for hook in self._hooks:
+            hook.remove()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation and count what it made."""
+        made = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(made):
+            if isinstance(leaf, Tensor):
+                self._add(leaf.untyped_storage())
+        self.moments.append(self.now)
+        return made
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._held or key in self._known:
+            return
+        self._held[key] = storage.nbytes()
+        self._other += storage.nbytes()
+        self._references[key] = weakref.ref(storage, lambda _: self._release(key))
+
+    def _release(self, key: int) -> None:
+        size = self._held.pop(key)
+        del self._references[key]
+        if key in self._gradients:
+            self._gradients.remove(key)
+            self._of_gradients -= size
+        else:
+            self._other -= size
+
+    def _mark(self, parameter: Tensor) -> None:
+        """Count a finished gradient as one."""
+        assert parameter.grad is not None
+        key = parameter.grad.untyped_storage()._cdata
+        if key in self._held and key not in self._gradients:
+            self._gradients.add(key)
+            self._other -= self._held[key]
+            self._of_gradients += self._held[key]
+            self.moments.append(self.now)
+
+
+LOWER = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
+"""dtype of matrix products by `train.precision`."""
+STORED_CLASSES = 10
+"""Classes stored of a soft label; their number hardly matters to memory."""
+_layer_norm = nn.functional.layer_norm
+
+
+class TracedStudent:
+    """A student without data, to be traced at several micro-batches."""
+
+    def __init__(self, train: Train, *, num_objects: int, num_attributes: int, on_cpu: bool = False) -> None:
+        """Make the model.
+
+        Args:
+            train: the settings.
+            num_objects: classes of the object head; 0: no head.
+            num_attributes: classes of the attribute head; 0: no head.
+            on_cpu: trace what a CPU would do, in place of a GPU.
+
+        Raises:
+            UserError: open_clip refuses the model.
+        """
+        self._train, self._on_cpu = train, on_cpu
+        self._classes = (num_objects, num_attributes)
+        self._config = model_configuration(train)
+        self._mode = FakeTensorMode()
+        with self._mode:
+            self._model = Student(
+                self._config,
+                num_objects=num_objects,
+                num_attributes=num_attributes,
+                heads_input=train.distillation.heads_input,
+            )
+        if train.lock_image_tower:
+            self._model.clip.lock_image_tower()
+        if train.activation_checkpointing:
+            self._model.clip.set_grad_checkpointing()
+
+    @property
+    def sizes(self) -> Sizes:
+        """Numbers of elements and lengths of the model."""
+        model, parameters = self._model, list(self._model.parameters())
+        size: Any = model.clip.visual.image_size
+        groups = parameter_groups(model, weight_decay=0.0, head_lr_scale=1.0, head_weight_decay_scale=1.0)
+        return Sizes(
+            parameters=sum(parameter.numel() for parameter in parameters),
+            trained_sizes=tuple(parameter.numel() for parameter in parameters if parameter.requires_grad),
+            groups=tuple(tuple(parameter.numel() for parameter in group["params"]) for group in groups),
+            head_parameters=sum(
+                head.weight.numel() for head in (model.object_head, model.attribute_head) if head is not None
+            ),
+            buffer_bytes=sum(buffer.numel() * buffer.element_size() for buffer in model.buffers()),
+            image_side=size[0] if isinstance(size, tuple) else size,
+            context_length=model.clip.context_length,
+            embed_dim=self._config["embed_dim"],
+            classes=sum(self._classes),
+        )
+
+    def trace(self, micro_batch: int) -> Trace:
+        """Pass a micro-batch through the model, forward and backward."""
+        with self._mode, self._device_rules():
+            images, tokens, targets = self._inputs(micro_batch)
+            images = images.to(LOWER[self._train.precision] or images.dtype)  # as the engine hands them over
+            allocations = Allocations(self._model)
+            with allocations:
+                features = self._forward(images, tokens)
+                forward = allocations.now.activations
+                loss = self._loss(features, targets)
+                begin = len(allocations.moments)
+                loss.backward()
+            backward = allocations.moments[begin:]
+            del features, loss
+            for parameter in self._model.parameters():
+                parameter.grad = None
+        return Trace(micro_batch, forward, _by_gradient(backward))
+
+    def forward_flops(self) -> tuple[int, int]:
+        """Operations of one image's and one caption's forward pass, attention included."""
+        with self._mode, torch.no_grad():
+            images, tokens, _ = self._inputs(1)
+            return self._count(self._model.clip.encode_image, images), self._count(self._model.text_features, tokens)
+
+    @staticmethod
+    def _count(call: Callable[[Tensor], Tensor], argument: Tensor) -> int:
+        # The plain kernel: the counter does not know the fused one of CPUs. Both do the same products.
+        with (
+            FlopCounterMode(display=False) as counter,
+            nn.attention.sdpa_kernel(nn.attention.SDPBackend.MATH),
+        ):
+            call(argument)
+        return counter.get_total_flops()
+
+    def _inputs(self, pairs: int) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+        sizes = self.sizes
+        images = torch.empty(pairs, 3, sizes.image_side, sizes.image_side)
+        tokens = torch.zeros(pairs, sizes.context_length, dtype=torch.long)
+        ids = torch.zeros(pairs, STORED_CLASSES, dtype=torch.long)
+        return images, tokens, (ids, torch.empty(pairs, STORED_CLASSES), torch.ones(pairs, dtype=torch.bool))
+
+    def _forward(self, images_BCHW: Tensor, tokens_BT: Tensor) -> Features:
+        lower, model = LOWER[self._train.precision], self._model
+        # The longest caption decides how far the real step cuts; fake tokens have no longest one.
+        model.encode_text = model.text_features  # type: ignore[method-assign]
+        with contextlib.nullcontext() if lower is None else torch.autocast("cpu", lower):
+            return model(images_BCHW, tokens_BT, self._train.loss.max_logit_scale)
+
+    def _loss(self, features: Features, targets: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        loss = self._train.loss
+        settings = HnNceSettings(
+            alpha=loss.alpha,
+            beta=loss.beta,
+            differentiate_weights=loss.differentiate_weights,
+            chunk_size=LOSS_CHUNK,
+            group=None,
+        )
+        total, _ = hn_nce_loss_and_statistics(features.image_BD, features.text_BD, features.logit_scale, settings, None)
+        for logits in (features.object_logits_BC, features.attribute_logits_BC):
+            if logits is not None:
+                total = total + soft_label_loss(logits, *targets)
+        return total
+
+    @contextlib.contextmanager
+    def _device_rules(self) -> Iterator[None]:
+        """What autocast does on the device."""
+        if self._train.precision == "fp32":
+            yield
+        elif self._on_cpu:
+            with attention_in_fp32():
+                yield
+        else:
+            nn.functional.layer_norm = _layer_norm_in_fp32
+            try:
+                yield
+            finally:
+                nn.functional.layer_norm = _layer_norm
+
+
+def _layer_norm_in_fp32(input: Tensor, *rest: Any, **options: Any) -> Tensor:  # torch's name
+    """CUDA's autocast: input widened, output in fp32."""
+    with torch.autocast("cpu", enabled=False):
+        return _layer_norm(input.float(), *rest, **options)
+
+
+def _by_gradient(moments: list[Moment]) -> tuple[Moment, ...]:
+    """The largest activations since each finished gradient."""
+    kept: list[Moment] = []
+    for moment in moments:
+        if not kept or moment.gradients != kept[-1].gradients:
+            kept.append(moment)
+        elif moment.activations > kept[-1].activations:
+            kept[-1] = moment
+    return tuple(kept)

@@ -1,0 +1,59 @@
+"""The worth of an answer, and figures of answer ranking."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from diht_k8s.recipe.evaluate.answer_ranking import VisualQuestion, answer_ranking, answer_score, texts_of
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        (["red"], 1.0),
+        (["blue"], 0.0),
+        (["Red. ", "blue"], 1.0),
+        (["red", "red", "blue"], 1.0),
+        (["red"] * 10, 1.0),
+        (["red"] * 4 + ["blue"] * 6, 1.0),
+        (["red"] * 3 + ["blue"] * 7, 0.9),
+        (["red"] * 2 + ["blue"] * 8, 0.6),
+        (["red"] + ["blue"] * 9, 0.3),
+        (["blue"] * 10, 0.0),
+    ],
+)
+def test_worth_when_people_answer_is_that_of_vqav2(answers: list[str], expected: float) -> None:
+    assert answer_score("red", answers) == pytest.approx(expected)
+
+
+def test_worth_when_ten_people_answer_is_the_mean_over_all_nines() -> None:
+    for said in range(11):
+        answers = ["a"] * said + ["b"] * (10 - said)
+        nines = [min(1.0, nine.count("a") / 3) for nine in itertools.combinations(answers, 9)]
+        assert answer_score("a", answers) == pytest.approx(np.mean(nines))
+
+
+def test_ranking_when_scores_tie_names_the_first_and_gives_chance_and_majority() -> None:
+    questions = [VisualQuestion("?", ("b",)), VisualQuestion("?", ("a",)), VisualQuestion("?", ("b",))]
+    found = answer_ranking(
+        questions, np.array([0, 0, 1]), [["a", "b"]] * 3, [np.array(s) for s in ([1, 1], [2, 1], [0, 1])],
+        np.random.default_rng(0),
+    )  # fmt: skip
+    assert found.named == ["a", "a", "b"]
+    assert found.accuracy == pytest.approx(2 / 3)
+    assert (found.chance, found.majority) == (pytest.approx(0.5), pytest.approx(2 / 3))
+    assert found.interval.low <= found.accuracy <= found.interval.high
+
+
+def test_ranking_when_scores_are_more_than_questions_is_refused() -> None:
+    questions = [VisualQuestion("?", ("a",))]
+    with pytest.raises(ValueError, match="longer"):
+        answer_ranking(questions, np.array([0]), [["a", "b"]], [np.ones(2)] * 2, np.random.default_rng(0))
+
+
+def test_texts_when_question_holds_a_place_of_its_own_leaves_it() -> None:
+    question = VisualQuestion("what is {answer}?", ("x",))
+    assert texts_of(question, ["cat"], ["Q: {question} A: {answer}"]) == ["Q: what is {answer}? A: cat"]

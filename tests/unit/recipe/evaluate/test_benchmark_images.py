@@ -1,0 +1,156 @@
+"""What a benchmark's samples say beside image and caption."""
+
+from __future__ import annotations
+
+import io
+import re
+import tarfile
+import zipfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from diht_k8s.api.errors import DataError
+from diht_k8s.api.evaluate import Benchmark
+from diht_k8s.recipe.evaluate.benchmark_images import (
+    BenchmarkImage,
+    Cue,
+    EncodedImages,
+    _bytes_in_tar,
+    captions_of,
+    cues_of,
+    group_of,
+    joined,
+    label_of,
+    questions_of,
+)
+from diht_k8s.recipe.evaluate.class_texts import templates_of
+from diht_k8s.recipe.shards.samples import Sample, read_samples, write_samples
+from diht_k8s.recipe.shards.storage import Storage
+
+
+def sample(npy: bytes) -> Sample:
+    return Sample(key="a", members={"npy": npy}, uid="a", caption="", meta={}, problem=None)
+
+
+def array() -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([3, 2017]))
+    return buffer.getvalue()
+
+
+def archive() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as made:
+        made.writestr("a.npy", array())
+    return buffer.getvalue()
+
+
+def test_group_is_the_first_number_of_the_array() -> None:
+    assert group_of(sample(array())) == "3"
+
+
+@pytest.mark.parametrize("npy", [archive(), b"PK\x03\x04 cut off", b"", b"text"])
+def test_group_when_the_member_is_something_else_is_an_error_of_the_data(npy: bytes) -> None:
+    with pytest.raises(DataError, match=r"sample a: its \.npy is not an array of numbers"):
+        group_of(sample(npy))
+
+
+def make(**meta: Any) -> Sample:
+    return Sample(key="a", members=meta.pop("members", {}), uid="a", caption="", meta=meta, problem=None)
+
+
+@pytest.mark.parametrize(
+    ("group", "expected"), [("north", "north"), (3, "3"), ("x" * 80, "x" * 60), (None, None), (["north"], None)]
+)
+def test_group_when_the_json_names_it_is_short_text(group: object, expected: str | None) -> None:
+    assert group_of(make(group=group)) == expected
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [(make(cls=4), 4), (make(), None), (make(members={"cls": b"7"}, cls=4), 7), (make(members={"cls": b" 2\n"}), 2)],
+)
+def test_label_is_that_of_the_member_else_that_of_the_json(made: Sample, expected: int | None) -> None:
+    assert label_of(made) == expected
+
+
+@pytest.mark.parametrize("value", [True, -1, 1.5, "red" * 20])
+def test_label_when_it_is_no_number_from_zero_is_an_error_that_shows_its_beginning(value: object) -> None:
+    with pytest.raises(DataError, match=re.escape(f"sample a has class {str(value)[:40]!r}: ")):
+        label_of(make(cls=value))
+
+
+@pytest.mark.parametrize(
+    ("meta", "expected"),
+    [
+        ({"question": " what? ", "answer": "a"}, [("what?", ("a",), ())]),
+        ({"question": "what?", "answers": ["a", "", 3], "candidates": ["a", "b"]}, [("what?", ("a",), ("a", "b"))]),
+        ({"questions": [{"question": "a?", "answer": "b"}, {"question": "c?"}, 7, {"answer": "d"}]}, [("a?", ("b",), ())]),
+        ({"questions": [{"question": 5, "answer": "b"}]}, []),
+        ({"questions": "a?"}, []),
+    ],
+)  # fmt: skip
+def test_questions_are_those_with_a_text_and_an_answer(meta: dict[str, Any], expected: list[Any]) -> None:
+    assert [(each.text, each.answers, each.candidates) for each in questions_of(make(**meta))] == expected
+
+
+def test_cues_are_those_that_are_complete_with_short_groups() -> None:
+    whole = {"group": "g" * 80, "cue": " owl ", "associated": True, "candidates": 5}
+    others = [{**whole, "cue": 3}, {**whole, "associated": 1}, "junk", {**whole, "candidates": "many", "group": 2}]
+    found = cues_of(make(cues=[whole, *others]))
+    assert found == (Cue("g" * 60, "owl", True, 5), Cue("2", "owl", True, 0))
+
+
+@pytest.mark.parametrize(
+    ("members", "meta", "problem", "expected"),
+    [
+        ({"txt": b" a  dog \n\na cat\n"}, {"captions": ["other"]}, None, ("a dog", "a cat")),
+        ({}, {"captions": ["a dog", 3, ""]}, None, ("a dog",)),
+        ({}, {}, None, ("first",)),
+        ({"txt": b"\xff"}, {"captions": ["a dog"]}, "caption_unreadable", ("a dog",)),
+    ],
+)
+def test_captions_are_the_lines_of_the_text_else_those_of_the_json(
+    members: dict[str, bytes], meta: dict[str, Any], problem: str | None, expected: tuple[str, ...]
+) -> None:
+    made = Sample(key="a", members=members, uid="a", caption="first", meta=meta, problem=problem)
+    assert captions_of(made) == expected
+
+
+def test_bytes_of_the_samples_are_those_of_the_shard(tmp_path: Path) -> None:
+    samples = [(str(row), {"png": bytes(row), "txt": b"x" * 512, "json": b"{}"}) for row in (1, 511, 512, 513, 9000)]
+    path = tmp_path / "0.tar"
+    write_samples(Storage(), str(path), samples)
+    with tarfile.open(path) as archive:
+        last = archive.getmembers()[-1]
+    end = last.offset_data + -(-last.size // 512) * 512  # only zeros follow
+    assert sum(_bytes_in_tar(each) for each in read_samples(Storage(), str(path))) == end
+
+
+def test_parts_when_joined_are_in_order_with_all_that_was_bad() -> None:
+    item = BenchmarkImage("0.tar", "a", "a", (), None)
+    one = EncodedImages([item], np.ones((1, 2), dtype=np.float32), Counter(x=1), {})
+    other = EncodedImages([], bad=Counter(x=2, y=1))
+    found = joined([other, one])
+    assert (found.items, found.features_ND.tolist(), found.bad) == ([item], [[1, 1]], Counter(x=3, y=1))
+    assert joined([other]).features_ND.shape == (0, 0)
+
+
+def test_templates_when_openai80_is_named_are_its_80_prompts_beside_the_others() -> None:
+    benchmark = Benchmark.model_validate(
+        {
+            "name": "b",
+            "type": "Classification",
+            "shards": ["0.tar"],
+            "classNames": "names.txt",
+            "templates": ["openai80", "{c}"],
+        }
+    )
+    templates = templates_of(Storage(), benchmark).lines
+    assert len(set(templates)) == 81
+    assert (templates[0], templates[-1]) == ("a bad photo of a {}.", "{c}")
+    assert all("{}" in template for template in templates[:-1])

@@ -1,0 +1,243 @@
+"""The sentences of the report say what the figures are, also when they are bad."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from diht_k8s.recipe.report.caveats import MANY, benchmark_caveats, caveats, label_caveats, lede, page_caveats
+from diht_k8s.recipe.report.content import without_images
+from diht_k8s.recipe.report.sections import cards, decimal, duration, steps, training_charts, training_table, why
+
+
+def side(value: float) -> dict[str, Any]:
+    return {"recall": {"5": value}, "interval": {"5": [value - 0.03, value + 0.03]}, "chance": {"5": 0.01}}
+
+
+def content(value: float = 0.27, verdict: str = "better", **changes: Any) -> dict[str, Any]:
+    found = {"value": value - 0.2, "interval": [value - 0.23, value - 0.17], "verdict": verdict}
+    difference = {"text_to_image": found, "image_to_text": found}
+    pixels = {"name": "pixels", "text_to_image": side(0.20), "image_to_text": side(0.20), "difference": difference}
+    retrieval = {
+        "name": "held-out",
+        "type": "Retrieval",
+        "pictures": 500,
+        "text_to_image": side(value),
+        "image_to_text": side(value),
+        "references": [pixels],
+        "seen": {"pictures": 0, "pairs": 3000},
+        "bad": {"picture_empty": 2},
+        "notes": [],
+    }
+    whole = {
+        "benchmarks": [retrieval],
+        "filter": {"state": "committed"},
+        "label": {"state": "absent"},
+        "train": {"state": "committed", "summary": {"pairs": 3000, "samples": 100, "steps": 2}},
+        "run": {"stages": ["filter", "train", "evaluate"]},
+        "missing": {"label": "This run has no label stage."},
+        "model": {"name": "m", "trained": True},
+        "funnel": [{"step": "input", "samples": 10, "dropped": 0}, {"step": "text", "samples": 4, "dropped": 6}],
+        "cost": [{"stage": "train", "samples": 100, "seconds": 61.0}],
+    }
+    return whole | changes
+
+
+@pytest.mark.parametrize(
+    ("value", "verdict", "relation"),
+    [
+        (0.27, "better", "above"),
+        (0.27, "not clearly different", "not clearly different from"),
+        (0.1, "worse", "below"),
+    ],
+)
+def test_notes_when_compared_with_raw_pixels_go_by_the_paired_difference(
+    value: float, verdict: str, relation: str
+) -> None:
+    found = [note for note in caveats(content(value, verdict)) if "raw pixels" in note]
+    assert len(found) == 2
+    assert all(f"is {relation} the ridge" in note for note in found)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "trained on 3,000 pairs",
+        "not that the recipe helps",
+        "does not show whether the filter helps",
+        "0 (0.0\N{NO-BREAK SPACE}%) stand byte for byte",
+        "2 images could not be read",
+        "no label stage",
+    ],
+)
+def test_notes_when_the_run_is_small_tell_what_it_does_not_show(part: str) -> None:
+    assert any(part in note for note in caveats(content()))
+
+
+def test_notes_when_a_benchmark_failed_or_the_model_is_random_say_so() -> None:
+    failed = {"name": "b", "type": "Retrieval", "error": "no shard"}
+    found = caveats(content(benchmarks=[failed], model={"name": "ViT-B-32", "trained": False}))
+    assert any("b has no result: no shard" in note for note in found)
+    assert any("random weights" in note for note in found)
+
+
+def test_lede_when_there_are_results_names_chance_beside_them() -> None:
+    text = lede(content()).replace("\N{NO-BREAK SPACE}", " ")
+    assert "in 27.0 % of cases; chance finds 1.0 %, a ridge regression on raw pixels 20.0 %." in text
+    assert lede(content(benchmarks=[])) == "No benchmark of this run has a result."
+
+
+def test_cards_when_shown_stand_beside_references_and_chance() -> None:
+    found = cards(content())
+    assert [row["name"] for row in found[0]["rows"]] == ["This model", "Pixel ridge", "Chance"]
+    assert [row["value"] for row in found[0]["rows"]] == pytest.approx([0.9, 2 / 3, 1 / 30])  # 0.30 is the longest
+    assert (found[-1]["value"], found[-1]["rows"][0]["value"]) == ("4", 0.4)
+
+
+@pytest.mark.parametrize(("state", "figure"), [("absent", None), ("not committed", "not in this report")])
+def test_steps_when_a_stage_is_missing_leave_it_out_or_say_so(state: str, figure: str | None) -> None:
+    found = {step["name"]: step for step in steps(content(label={"state": state}))}
+    assert found.get("label", {}).get("figure") == figure
+    assert found["train"]["seconds"] == "61 s"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(None, "not recorded"), (59.6, "60 s"), (150, "2.5 min"), (9000, "2.5 h")]
+)
+def test_duration_when_shown_has_a_unit(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("reason", "text"),
+    [
+        ("text", "reads \N{LEFT DOUBLE QUOTATION MARK}KUN TOY\N{RIGHT DOUBLE QUOTATION MARK}"),
+        ("complexity", "objects: kun; nothing attached"),
+        ("action", "objects: kun; no action"),
+        ("kept", "objects: kun; actions: run"),
+        ("bad:picture_empty", "picture empty"),
+    ],
+)
+def test_why_when_a_pair_is_shown_tells_what_the_filter_saw(reason: str, text: str) -> None:
+    assert why({"objects": ["kun"], "actions": ["run"], "texts": ["KUN", "TOY"]}, reason) == text
+
+
+def test_without_images_when_nested_removes_all_of_them() -> None:
+    assert without_images({"a": [{"thumbnails": {"x": "data:"}, "b": 1}], "thumbnails": {}}) == {"a": [{"b": 1}]}
+
+
+def test_notes_when_images_were_trained_on_give_number_and_share() -> None:
+    benchmark = {"name": "x", "type": "Classification", "pictures": 24, "seen": {"pictures": 8, "pairs": 72}}
+    (note,) = benchmark_caveats(benchmark)
+    assert note.startswith(
+        "x: of its 24 images, 8 (33.3\N{NO-BREAK SPACE}%) stand byte for byte among the 72 training pairs"
+    )
+
+
+def test_page_notes_when_benchmarks_are_many_say_what_concerns_them_all() -> None:
+    (one,) = content()["benchmarks"]
+    seen = {**one, "name": "leaked", "seen": {"pictures": 125, "pairs": 3000}}
+    failed = {"name": "broken", "type": "Retrieval", "error": "its shards are gone"}
+    many = content(benchmarks=[*[{**one, "name": f"b{number}"} for number in range(MANY)], seen, failed])
+    found = page_caveats(many)
+    assert not any("raw pixels" in note for note in found)
+    assert f"of {MANY + 1} that were compared: leaked (25.0\N{NO-BREAK SPACE}%)." in " ".join(found)
+    assert "The benchmark broken has no result: its shards are gone" in found
+    assert page_caveats(content()) == caveats(content())
+
+
+def test_page_notes_when_one_of_many_failed_leave_the_others_to_their_folds() -> None:
+    (one,) = content()["benchmarks"]
+    failed = {"name": "broken", "type": "Retrieval", "error": "its shards are gone"}
+    found = page_caveats(content(benchmarks=[*[{**one, "name": f"b{number}"} for number in range(MANY)], failed]))
+    assert not any("raw pixels" in note for note in found)
+
+
+def test_notes_when_a_checkpoint_came_without_configuration_say_what_was_assumed() -> None:
+    model = {"name": "m", "trained": True, "assumed": "round heads"}
+    assert "The model m came without a configuration: round heads are assumed." in caveats(content(model=model))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "\u2013"), (3084.2, "3,084"), (14.32, "14.3"), (1.25e-05, "1.25e-05")]
+)
+def test_decimal_when_large_is_whole(value: float | None, text: str) -> None:
+    assert decimal(value) == text
+
+
+def test_training_table_when_long_has_means_over_few_intervals() -> None:
+    metrics = [{"samples": step, "loss": float(step % 2), "lr": None} for step in range(1, 65)]
+    table = training_table({"train": {"metrics": metrics}})
+    assert table["names"] == ["samples seen", "total"]
+    assert table["rows"][0] == ["4", "0.5"]
+    assert (len(table["rows"]), table["rows"][-1][0]) == (16, "64")
+
+
+def test_training_charts_when_held_out_loss_was_measured_then_stands_beside_the_trainings() -> None:
+    metrics = [
+        {"samples": step, "loss": 9.0 / step, "contrastive_loss": 4.0 / step}
+        | ({"validation_loss": 5.0 / step} if step % 4 == 0 else {})
+        for step in range(1, 9)
+    ]
+    silent = [line | {"object_loss": 0.0, "attribute_loss": 0.0} for line in metrics]
+    assert [chart["title"] for chart in training_charts({"train": {"metrics": silent}})] == ["Loss"]
+    loss = training_charts({"train": {"metrics": metrics}})[0]
+    assert [line["name"] for line in loss["legend"]] == ["total", "contrastive", "contrastive, held-out"]
+    assert loss["legend"][2]["last"] == "0.625"
+    assert len(re.findall(r"\d,\d", re.findall(r'class="line s2" points="([^"]*)"', loss["chart"])[0])) == 2
+
+
+@pytest.mark.parametrize(
+    ("split", "says"),
+    [
+        ("Development", "Development split (held-out): settings were chosen on these images"),
+        ("HeldOut", "Held-out split (held-out): no setting was chosen on these images"),
+        (None, None),
+    ],
+)
+def test_notes_when_a_benchmark_has_a_split_then_say_what_its_images_were_used_for(
+    split: str | None, says: str | None
+) -> None:
+    (one,) = content()["benchmarks"]
+    named = content(benchmarks=[{**one, "split": split}])
+    assert any(note.startswith(str(says)) for note in caveats(named)) is (says is not None)
+    assert any("split" in note for note in caveats(named)) is (says is not None)
+    word = {"Development": "500 development images", "HeldOut": "500 held-out images", None: "500 images"}[split]
+    assert f"among {word} within" in lede(named)
+    assert cards(named)[0]["note"] == f"among {word}"
+
+
+def test_lede_when_both_splits_were_evaluated_then_shows_the_held_out_one() -> None:
+    (one,) = content()["benchmarks"]
+    both = [{**one, "split": "Development", "pictures": 7}, {**one, "split": "HeldOut", "pictures": 9}]
+    assert "among 9 held-out images" in lede(content(benchmarks=both))
+
+
+def labels() -> dict[str, Any]:
+    head = {"top_label_in_caption": {"never_seen": 0.76, "commonest_concept": 0.63}}
+    return {"heads": {"objects": head}, "beyond_caption": {"pictures": 0.83, "named_from": 0.2}}
+
+
+def test_notes_when_the_report_has_the_precision_of_added_labels_then_say_it_and_what_is_silent() -> None:
+    added = {"precision": {"mean": 0.42, "concepts": {"owl": 0.42}}, "silent": 0.8}
+    report = {
+        **labels(),
+        "beyond_caption": {**labels()["beyond_caption"], "objects": added, "attributes": {"precision": None}},
+    }
+    found = " ".join(label_caveats(report)).replace("\N{NO-BREAK SPACE}", " ")
+    assert "Added objects: where a head" in found
+    assert "the caption does in 42.0 % of the images" in found
+    assert "Of 80.0 % of the images the head says nothing." in found
+    assert "Added attributes" not in found
+
+
+def test_notes_when_labels_are_judged_then_stand_beside_the_majority_and_do_not_call_them_right() -> None:
+    whole = content(label={"state": "committed", "report": labels()})
+    found = " ".join(caveats(whole)).replace("\N{NO-BREAK SPACE}", " ")
+    assert "a word of the caption for 76.0 % of the images; always naming the commonest would be for 63.0 %" in found
+    assert "In 83.0 % of the images" in found
+    assert "of 100 such labels of the demo, checked by eye, 25 were (heads that may say nothing: 81)" in found
+    assert "Added objects" not in found
+    assert not any("Concept labels" in note for note in page_caveats(whole)), "the page has them in their section"
