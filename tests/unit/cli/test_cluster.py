@@ -142,7 +142,7 @@ class TwoRuns:
 def test_list_of_a_namespace_says_in_a_sentence_each_what_its_runs_do(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("diht_k8s.cli.cluster.open_kube", lambda _: TwoRuns())
+    monkeypatch.setattr("diht_k8s.cli.cluster.run_client", lambda _: TwoRuns())
     assert main(["list", "-n", "team"]) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert (first, second.startswith("b has no status yet")) == ("a runs: train: attempt 1 runs", True)

@@ -166,7 +166,7 @@ class Accepting:
 def test_submit_when_it_cannot_fit_then_says_so_before_and_submits(
     write: Write, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "open_kube", lambda _: Accepting())
+    monkeypatch.setattr(cluster, "run_client", lambda _: Accepting())
     assert main(["submit", write(pods={"nodeSelector": T4}, batchSize=HUGE)]) == 0
     said = capsys.readouterr()
     assert "warning: the training needs " in said.err
