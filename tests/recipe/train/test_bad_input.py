@@ -82,7 +82,7 @@ def test_stage_when_the_output_cannot_be_written_then_exit_64(
     (tmp_path / "out" / "train").write_text("a file where the folder should be")
     code, error = stage_train(tmp_path, capsys)
     assert code == 64
-    assert f"{tmp_path}/out/train/objects/begin.json: Not a directory: check rights and credentials" in error
+    assert f"{tmp_path}/out/train/STARTED.json: Not a directory: check rights and credentials" in error
 
 
 def drop_vocabulary(data: Path) -> None:

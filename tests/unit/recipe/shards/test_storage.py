@@ -91,6 +91,12 @@ def test_create_writes_once(tmp_path: Path, storage: Storage) -> None:
     assert (tmp_path / "deep" / "f").stat().st_mode & 0o777 == 0o644
 
 
+def test_create_below_a_file_is_an_error_and_no_file_that_exists(tmp_path: Path, storage: Storage) -> None:
+    (tmp_path / "folder").write_bytes(b"a file in its place")
+    with pytest.raises(UserError, match="Not a directory"):
+        storage.create(str(tmp_path / "folder" / "f"), b"")
+
+
 def test_names_folders_exists_size_remove(tmp_path: Path, storage: Storage) -> None:
     for name in ("b", "a", "sub/c"):
         storage.write_bytes(str(tmp_path / name), b"xyz")
