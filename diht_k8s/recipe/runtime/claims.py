@@ -137,7 +137,7 @@ class Claims:
             self._storage.remove(self._uri(name))
 
     def clear(self, name: str) -> None:
-        """Remove all claims except one, and the times of the workers (`runtime.committed_work`)."""
+        """Remove all claims except one, and the times of the workers (`runtime.shard_progress`)."""
         self._storage.remove(self._folder)
         if not self._alone:
             self._storage.write_bytes(self._uri(name), self._content(0))

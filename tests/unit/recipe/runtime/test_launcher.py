@@ -166,6 +166,6 @@ def test_gang_when_described_by_the_environment_then_as_it_says(monkeypatch: pyt
 def test_texts_of_any_size_reach_a_rank(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     monkeypatch.setenv("DIHT_TEXT", "")
     export_env("DIHT_TEXT", "é" * size)
-    code = "from diht_k8s.recipe.runtime.launcher import handed_over; print(len(handed_over('DIHT_TEXT')))"
+    code = "from diht_k8s.recipe.runtime.launcher import read_env; print(len(read_env('DIHT_TEXT')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) == size

@@ -12,8 +12,8 @@ from diht_k8s.recipe.runtime.in_place.standby import STANDBY_VARIABLE, Standbys,
 
 PROGRAM = """
 import os, sys
-from diht_k8s.recipe.runtime.in_place.standby import wait_for_place
-wait_for_place(lambda: print(os.getpid(), file=open(sys.argv[1] + "/prepared", "a")))
+from diht_k8s.recipe.runtime.in_place.standby import wait_for_assignment
+wait_for_assignment(lambda: print(os.getpid(), file=open(sys.argv[1] + "/prepared", "a")))
 print(os.getpid(), os.environ["RANK"], file=open(sys.argv[1] + "/ranks", "a"))
 """
 
