@@ -13,19 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.pipeline.plan import plan
-from diht_k8s.pipeline.run_status import (
-    FINAL,
-    Attempt,
-    AttemptState,
-    BackOff,
-    CommittedWork,
-    Observed,
-    RunPlan,
-    RunStatus,
-    StageRecord,
-    Start,
-)
+from diht_k8s.pipeline.attempts import Attempt, AttemptState, CommittedWork
+from diht_k8s.pipeline.failure_policy import BackOff
+from diht_k8s.pipeline.plan import Observed, RunPlan, Start, plan
+from diht_k8s.pipeline.run_status import FINAL, RunStatus, StageRecord
 
 GPU_HOURS_PER_FAULT: Final = 50_677.0
 """Llama 3 (arXiv 2407.21783): 419 unexpected interruptions of 16,384 GPUs in 54 days."""

@@ -25,8 +25,8 @@ from diht_k8s.controller.saved_status import condition, is_true
 from diht_k8s.controller.status_text import one_line
 from diht_k8s.kube.runs import run_client
 from diht_k8s.kube.summaries import ATTEMPT_LABEL, INDEX_LABEL, STAGE_LABEL
-from diht_k8s.pipeline.plan import CLUSTER_STEPS, attempt_name
-from diht_k8s.pipeline.run_status import Start
+from diht_k8s.pipeline.attempts import attempt_name
+from diht_k8s.pipeline.plan import CLUSTER_STEPS, Start
 
 UNKNOWN_UID: Final = "00000000-0000-0000-0000-000000000000"
 """Stands for the uid that the API server assigns."""

@@ -19,6 +19,7 @@ from diht_k8s.api.documents import dump
 from diht_k8s.api.errors import DihtError
 from diht_k8s.api.reports import GOODPUT_VARIABLE, TimeSpent, parse_progress
 from diht_k8s.api.run import DihtRun, Stage
+from diht_k8s.api.status import StageState
 from diht_k8s.cli.display import Display, duration
 from diht_k8s.cli.goodput_lines import page_goodput
 from diht_k8s.cli.placement import Machine, threads_per_process
@@ -32,24 +33,10 @@ from diht_k8s.pipeline.attempt_reports import (
     most_spent,
     progress_work,
 )
-from diht_k8s.pipeline.plan import BACK_OFF, CLUSTER_STEPS, plan
-from diht_k8s.pipeline.run_status import (
-    Action,
-    Attempt,
-    AttemptState,
-    AttemptTimes,
-    BackOff,
-    CommittedWork,
-    Expire,
-    InPlaceRestarts,
-    Observed,
-    RunState,
-    RunStatus,
-    StageRecord,
-    StageState,
-    Start,
-    Stop,
-)
+from diht_k8s.pipeline.attempts import Attempt, AttemptState, AttemptTimes, CommittedWork, InPlaceRestarts
+from diht_k8s.pipeline.failure_policy import BACK_OFF, BackOff
+from diht_k8s.pipeline.plan import CLUSTER_STEPS, Action, Expire, Observed, Start, Stop, plan
+from diht_k8s.pipeline.run_status import RunState, RunStatus, StageRecord
 from diht_k8s.recipe.runtime.pdeathsig import PARENT_VARIABLE
 
 POLL_S: Final = 0.2

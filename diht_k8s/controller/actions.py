@@ -22,7 +22,7 @@ from diht_k8s.controller.events import RunEvent
 from diht_k8s.controller.observe import ObservedAttempt, RunProblem
 from diht_k8s.kube.client import Cluster, ClusterError
 from diht_k8s.kube.summaries import PodSummary
-from diht_k8s.pipeline.run_status import Action, Expire, Start, Stop
+from diht_k8s.pipeline.plan import Action, Expire, Start, Stop
 
 logger = logging.getLogger(__name__)
 KEPT_ATTEMPTS = 2

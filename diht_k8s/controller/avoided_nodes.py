@@ -24,7 +24,7 @@ from diht_k8s.api.status import (
 from diht_k8s.controller.observe import ObservedAttempt, entry_name
 from diht_k8s.controller.pod_reports import preflight_results
 from diht_k8s.controller.status_text import one_line
-from diht_k8s.pipeline.plan import is_never_retried
+from diht_k8s.pipeline.failure_policy import is_never_retried
 from diht_k8s.pipeline.run_status import Failure, StageRecord
 
 FAILURES_TO_AVOID: Final = 2

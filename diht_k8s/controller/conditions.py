@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from diht_k8s.api.reasons import ConditionType, Reason
-from diht_k8s.api.status import Condition, Status
+from diht_k8s.api.status import Condition, StageState, Status
 from diht_k8s.api.times import timestamp
 from diht_k8s.controller.observe import ObservedAttempt, RunProblem, entry_name
 from diht_k8s.controller.saved_status import condition
 from diht_k8s.controller.status_text import one_line
-from diht_k8s.pipeline.run_status import ENDED_WELL, AttemptState, RunState, RunStatus, StageRecord, StageState
+from diht_k8s.pipeline.attempts import AttemptState
+from diht_k8s.pipeline.run_status import ENDED_WELL, RunState, RunStatus, StageRecord
 
 NOT_ACCEPTED: Final = frozenset({
     Reason.INVALID_SPEC, Reason.OUTPUT_IN_USE, Reason.NAME_CONFLICT, Reason.BACKEND_MISSING,

@@ -17,7 +17,7 @@ from diht_k8s.kube.summaries import ATTEMPT_LABEL, MAX_MESSAGE, MOVED_ANNOTATION
 from diht_k8s.launch.render import JobConfig, render
 from diht_k8s.launch.stages import stage_app
 from diht_k8s.pipeline.goodput import goodput_json
-from diht_k8s.pipeline.run_status import Start
+from diht_k8s.pipeline.plan import Start
 
 MANAGED_BY: Final = "diht-operator"
 NO_POD_GROUPS: Final = (

@@ -16,7 +16,7 @@ from diht_k8s.controller.observe import DISRUPTED, DRAINED, ObservedAttempt
 from diht_k8s.controller.reconcile_state import ReconcileState
 from diht_k8s.kube.client import Cluster
 from diht_k8s.kube.summaries import RUN_LABEL, JobSummary, PodSummary, pod_summary
-from diht_k8s.pipeline.run_status import AttemptState
+from diht_k8s.pipeline.attempts import AttemptState
 
 DISRUPTION_OF: Final = {
     "Preempted": "PreemptionByScheduler",

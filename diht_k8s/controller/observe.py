@@ -21,8 +21,9 @@ from diht_k8s.api.run import Stage
 from diht_k8s.controller.pod_reports import with_reports
 from diht_k8s.controller.status_text import last_line, one_line
 from diht_k8s.kube.summaries import JobSummary, PodSummary
-from diht_k8s.pipeline.plan import attempt_name, is_never_retried
-from diht_k8s.pipeline.run_status import Attempt, AttemptState, Failure
+from diht_k8s.pipeline.attempts import Attempt, AttemptState, attempt_name
+from diht_k8s.pipeline.failure_policy import is_never_retried
+from diht_k8s.pipeline.run_status import Failure
 
 LOST_AFTER_S: Final = 300.0
 """A pod that ran and has not been ready for this time is lost even if nothing evicts it (Kubernetes' own default).

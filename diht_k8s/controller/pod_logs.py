@@ -8,6 +8,7 @@ from dataclasses import replace
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.reports import Progress, parse_progress
 from diht_k8s.api.run import Stage
+from diht_k8s.api.status import StageState
 from diht_k8s.controller.cache.runs import CachedRun
 from diht_k8s.controller.observe import GANGS, ObservedAttempt, RunProblem, entry_name
 from diht_k8s.controller.pending_causes import WarningEvents
@@ -17,7 +18,8 @@ from diht_k8s.controller.status_text import TAIL_LINES, one_line, tail
 from diht_k8s.controller.timing import LIVING
 from diht_k8s.kube.client import Cluster, ClusterError
 from diht_k8s.kube.summaries import PodSummary
-from diht_k8s.pipeline.run_status import AttemptState, RunStatus, StageRecord, StageState
+from diht_k8s.pipeline.attempts import AttemptState
+from diht_k8s.pipeline.run_status import RunStatus, StageRecord
 
 logger = logging.getLogger(__name__)
 PROGRESS_LINES = 5

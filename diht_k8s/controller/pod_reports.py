@@ -16,7 +16,7 @@ from diht_k8s.pipeline.attempt_reports import (
     most_spent,
     progress_work,
 )
-from diht_k8s.pipeline.run_status import Attempt, AttemptTimes
+from diht_k8s.pipeline.attempts import Attempt, AttemptTimes
 
 
 def with_reports(attempt: Attempt, job: JobSummary | None, pods: Sequence[PodSummary]) -> Attempt:

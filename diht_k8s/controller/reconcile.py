@@ -49,9 +49,11 @@ from diht_k8s.controller.status_text import one_line
 from diht_k8s.controller.timing import LIVING, can_wait, due_times, progress_interval
 from diht_k8s.kube.client import Cluster, ClusterError
 from diht_k8s.kube.summaries import JobSummary, PodSummary
+from diht_k8s.pipeline.attempts import Attempt
+from diht_k8s.pipeline.failure_policy import BackOff
 from diht_k8s.pipeline.goodput import with_goodput
-from diht_k8s.pipeline.plan import CLUSTER_STEPS, plan
-from diht_k8s.pipeline.run_status import FINAL, Attempt, BackOff, Observed, RunPlan, RunStatus, Start
+from diht_k8s.pipeline.plan import CLUSTER_STEPS, Observed, RunPlan, Start, plan
+from diht_k8s.pipeline.run_status import FINAL, RunStatus
 
 
 class InternalError(Exception):

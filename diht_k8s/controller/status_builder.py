@@ -25,6 +25,7 @@ from diht_k8s.api.status import (
     ProgressStatus,
     Queue,
     RunningTime,
+    StageState,
     StageStatus,
     Status,
     WorkStatus,
@@ -36,9 +37,9 @@ from diht_k8s.controller.conditions import conditions
 from diht_k8s.controller.observe import ObservedAttempt, RunProblem, entry_name
 from diht_k8s.controller.pod_reports import newest_checkpoint
 from diht_k8s.controller.status_text import TAIL_WIDTH, one_line
+from diht_k8s.pipeline.attempts import attempt_name
 from diht_k8s.pipeline.goodput import run_goodput, stage_goodput
-from diht_k8s.pipeline.plan import attempt_name
-from diht_k8s.pipeline.run_status import ENDED_WELL, FINAL, RunState, RunStatus, StageRecord, StageState
+from diht_k8s.pipeline.run_status import ENDED_WELL, FINAL, RunState, RunStatus, StageRecord
 
 MAX_METRICS = 16
 _WORD = 63

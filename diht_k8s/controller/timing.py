@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from diht_k8s.api.status import Status
 from diht_k8s.controller.observe import GONE_AFTER_S, LOST_AFTER_S, ObservedAttempt
-from diht_k8s.pipeline.run_status import AttemptState
+from diht_k8s.pipeline.attempts import AttemptState
 
 
 def progress_interval(active: int) -> float:

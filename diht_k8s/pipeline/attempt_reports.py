@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from diht_k8s.api.reports import CommittedShards, Progress, Rounds, SavedCheckpoint, TimeSpent
-from diht_k8s.pipeline.run_status import CommittedWork, InPlaceRestarts
+from diht_k8s.pipeline.attempts import CommittedWork, InPlaceRestarts
 
 MOST_STEPS: Final = 2**62
 MOST_SECONDS: Final = 2**31 - 1

@@ -17,7 +17,8 @@ from dataclasses import replace
 
 from diht_k8s.api.run import FailurePolicy
 from diht_k8s.pipeline.attempt_reports import bounded_step
-from diht_k8s.pipeline.run_status import Attempt, CommittedWork, StageRecord
+from diht_k8s.pipeline.attempts import Attempt, CommittedWork
+from diht_k8s.pipeline.run_status import StageRecord
 
 
 def with_progress(record: StageRecord, attempts: Iterable[Attempt], policy: FailurePolicy) -> StageRecord:

@@ -23,15 +23,8 @@ from typing import Any, Final
 from diht_k8s.api.reports import TimeSpent
 from diht_k8s.api.status import MAX_COUNT, Goodput, StageGoodput, StageStatus, StartUp
 from diht_k8s.api.times import seconds, timestamp
-from diht_k8s.pipeline.run_status import (
-    Attempt,
-    AttemptState,
-    AttemptTimes,
-    RunStatus,
-    StageRecord,
-    StageTime,
-    TimeParts,
-)
+from diht_k8s.pipeline.attempts import Attempt, AttemptState, AttemptTimes
+from diht_k8s.pipeline.run_status import RunStatus, StageRecord, StageTime, TimeParts
 
 _LIVES: Final = frozenset({AttemptState.PENDING, AttemptState.RUNNING})
 

@@ -1,4 +1,4 @@
-"""Pure planning: run document, observed attempts and the saved status in; actions and the new status out.
+"""The planner: run document, observed attempts and the saved status in; actions and the new status out. Pure.
 
 Level-based: nothing depends on having seen an event, so a plan that was lost (a crash between the write of the status
 and an action) is made again. Names are deterministic: starting an attempt that already exists does nothing.
@@ -7,55 +7,84 @@ and an action) is made again. Names are deterministic: starting an attempt that 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-from diht_k8s.api.errors import NEVER_RETRIED, ExitCode
+from diht_k8s.api.errors import ExitCode
 from diht_k8s.api.reasons import Reason
-from diht_k8s.api.run import DihtRun, FailurePolicy, Spec, Stage
-from diht_k8s.api.status import MAX_COUNT
+from diht_k8s.api.run import DihtRun, Spec, Stage
+from diht_k8s.api.status import MAX_COUNT, StageState
 from diht_k8s.api.steps import LABEL_STEPS
-from diht_k8s.pipeline.budget import charged, failed_at, with_progress, with_restarts_in_place
-from diht_k8s.pipeline.goodput import paused, with_goodput
-from diht_k8s.pipeline.run_status import (
-    ENDED_WELL,
-    FINAL,
-    Action,
-    Attempt,
-    AttemptState,
+from diht_k8s.pipeline.attempts import Attempt, AttemptState, attempt_name
+from diht_k8s.pipeline.budget import with_progress, with_restarts_in_place
+from diht_k8s.pipeline.failure_policy import (
+    BACK_OFF,
     BackOff,
-    Expire,
-    Failure,
-    Observed,
-    RunPlan,
-    RunState,
-    RunStatus,
-    StageRecord,
-    StageState,
-    Start,
-    Stop,
+    after_failure,
+    failure_message,
+    failure_reason,
+    withdrawn,
 )
+from diht_k8s.pipeline.goodput import paused, with_goodput
+from diht_k8s.pipeline.run_status import ENDED_WELL, FINAL, Failure, RunState, RunStatus, StageRecord
 from diht_k8s.pipeline.running_time import deadline_at, running_seconds, with_running_time
 
-NEVER_RETRIED_REASONS: Final = frozenset({"StartError", "ContainerCannotRun"})
-"""The container runtime's reasons for a program that cannot be started."""
-MAX_OUT_OF_MEMORY: Final = 2
-"""A program that the kernel killed for memory twice will not fit a third time (our choice)."""
-PROMPT_INFRASTRUCTURE_RESTARTS: Final = 3
-MOST_INFRASTRUCTURE_WAIT_S: Final = 15.0
-"""Lost pods are replaced at once, from the fourth on after a short wait: a broken node is no busy loop (our choice)."""
-SCHEDULING_TIMEOUT: Final = "SchedulingTimeout"
 RESTARTED_IN_PLACE: Final = "RestartedInPlace"
 """Reason of a failure whose program runs again by itself, where its restarts are used up."""
-BACK_OFF: Final = BackOff()
 CLUSTER_STEPS: Final[Mapping[Stage, tuple[str, ...]]] = {Stage.LABEL: LABEL_STEPS}
 """Label runs as three jobs of different shapes, one after another."""
 _RUNS: Final = frozenset({AttemptState.PENDING, AttemptState.RUNNING})
 
 
-def attempt_name(run_name: str, stage: Stage, number: int, step: str = "") -> str:
-    """The name of an attempt's Job: `{run}-{stage}-{attempt}`, or the step's name in place of the stage's."""
-    return f"{run_name}-{step or stage}-{number}"
+@dataclass(frozen=True)
+class Observed:
+    """What was observed of the cluster or the processes."""
+
+    attempts: tuple[Attempt, ...] = ()
+    cached: frozenset[Stage] = frozenset()
+    """stages whose output is committed under the run's configuration."""
+    stop_requested: bool = False
+    """whether a person asked to stop (a signal; `spec.suspend` counts as well)."""
+    retry_requested: bool = False
+    """whether a person asked to retry this failed run."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Start an attempt, unless one of this name already exists."""
+
+    stage: Stage
+    number: int
+    name: str
+    step: str = ""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Ask the programs of an attempt to end; they save what they can. On a cluster its Job is deleted, too."""
+
+    stage: Stage
+    number: int
+    name: str
+    step: str = ""
+
+
+@dataclass(frozen=True)
+class Expire:
+    """Delete the run: it ended longer ago than spec.ttlSecondsAfterFinished."""
+
+
+Action = Start | Stop | Expire
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What to do now, and the new status. Planning again before anything has changed gives the same plan."""
+
+    actions: tuple[Action, ...] = ()
+    status: RunStatus = field(default_factory=RunStatus)
+    wake_at: float | None = None
+    """seconds since the epoch at which to plan again even if nothing changes; None waits for a change."""
 
 
 def plan(
@@ -164,9 +193,9 @@ def _observe(
         return _without_attempt(status, observed, pausing=pausing)
     if newest.number == status.attempt and status.state in (StageState.RESTARTING, StageState.STOPPED):
         return status  # its end is already counted
-    newest, status = _timed_out(newest, policy, now), replace(status, attempt=newest.number)
+    newest, status = withdrawn(newest, policy, now), replace(status, attempt=newest.number)
     if newest.state is AttemptState.FAILED:
-        return _failed(policy, status, newest, now, back_off)
+        return after_failure(policy, status, newest, now, back_off)
     if newest.state in _RUNS or newest.active:
         if status.restarts > policy.max_restarts and newest.in_place is not None:
             why = Failure(status.in_place.exit_code, RESTARTED_IN_PLACE, status.in_place.message)
@@ -187,50 +216,6 @@ def _without_attempt(status: StageRecord, observed: Observed, *, pausing: bool) 
     return status
 
 
-def _timed_out(attempt: Attempt, policy: FailurePolicy, now: float) -> Attempt:
-    """A partially started gang holds nodes that another one may wait for: it is withdrawn after a while."""
-    timeout_s = policy.scheduling_timeout_seconds
-    if attempt.partially_started_at is None or now < attempt.partially_started_at + timeout_s:
-        return attempt
-    message = f"only some of its pods found a node within {timeout_s} s (failurePolicy.schedulingTimeoutSeconds)"
-    return replace(attempt, state=AttemptState.FAILED, infrastructure=True, reason=SCHEDULING_TIMEOUT, message=message)
-
-
-def _failed(policy: FailurePolicy, status: StageRecord, attempt: Attempt, now: float, back_off: BackOff) -> StageRecord:
-    """The record of a stage whose attempt failed."""
-    failure = Failure(attempt.exit_code, attempt.reason, attempt.message, infrastructure=attempt.infrastructure)
-    status = replace(status, failure=failure)
-    if attempt.infrastructure:
-        return _infrastructure_restart(policy, status, now, back_off)
-    if attempt.exit_code == ExitCode.STOPPED:
-        return replace(status, state=StageState.STOPPED)
-    if attempt.reason == "OOMKilled":
-        status = replace(status, out_of_memory=status.out_of_memory + 1)
-    no_use = is_never_retried(failure) or status.out_of_memory >= MAX_OUT_OF_MEMORY
-    if no_use or status.restarts >= policy.max_restarts:
-        return replace(status, state=StageState.FAILED)
-    status = charged(failed_at(status, attempt), infrastructure=False)
-    return replace(status, state=StageState.RESTARTING, not_before=now + back_off.delay_s(status.restarts))
-
-
-def is_never_retried(failure: Failure) -> bool:
-    """Whether the next attempt would fail for the same cause."""
-    return failure.exit_code in NEVER_RETRIED or failure.reason in NEVER_RETRIED_REASONS
-
-
-def _infrastructure_restart(policy: FailurePolicy, status: StageRecord, now: float, back_off: BackOff) -> StageRecord:
-    """Restart soon and on a budget of its own: the program did nothing wrong."""
-    if status.infrastructure_restarts >= policy.max_infrastructure_restarts:
-        return replace(status, state=StageState.FAILED)
-    status = charged(status, infrastructure=True)
-    restarts = status.infrastructure_restarts
-    late = restarts - PROMPT_INFRASTRUCTURE_RESTARTS
-    wait_s = min(back_off.delay_s(late), MOST_INFRASTRUCTURE_WAIT_S) if late > 0 else 0.0
-    if status.failure is not None and status.failure.reason == SCHEDULING_TIMEOUT:
-        wait_s = back_off.delay_s(restarts)  # leaves the nodes to others that wait for them from time to time
-    return replace(status, state=StageState.RESTARTING, not_before=now + wait_s)
-
-
 def _ended(run: DihtRun, status: RunStatus, now: float) -> RunStatus | None:
     """The final status, or None while the run has not ended."""
     failed = next((stage for stage in status.stages if stage.state is StageState.FAILED), None)
@@ -240,8 +225,8 @@ def _ended(run: DihtRun, status: RunStatus, now: float) -> RunStatus | None:
             status,
             state=RunState.FAILED,
             exit_code=ExitCode.UNEXPECTED if failure.exit_code is None else failure.exit_code,
-            reason=_reason(failed, failure),
-            message=_why_failed(run, failed, failure),
+            reason=failure_reason(failed, failure),
+            message=failure_message(run, failed, failure),
             ended_at=now,
         )
     if all(stage.state in ENDED_WELL for stage in status.stages):
@@ -260,26 +245,6 @@ def _ended(run: DihtRun, status: RunStatus, now: float) -> RunStatus | None:
             ended_at=now,
         )
     return None
-
-
-def _reason(status: StageRecord, failure: Failure) -> Reason:
-    if failure.infrastructure:
-        return Reason.INFRASTRUCTURE_RESTARTS_EXHAUSTED
-    if failure.exit_code == ExitCode.BAD_DATA:
-        return Reason.BAD_DATA
-    if is_never_retried(failure):
-        return Reason.USER_ERROR
-    return Reason.OUT_OF_MEMORY if status.out_of_memory >= MAX_OUT_OF_MEMORY else Reason.RESTARTS_EXHAUSTED
-
-
-def _why_failed(run: DihtRun, status: StageRecord, failure: Failure) -> str:
-    text = failure.message or (
-        f"exit code {failure.exit_code}" if failure.exit_code is not None else "no program ended"
-    )
-    policy = run.spec.failure_policy
-    if not is_never_retried(failure) and status.restarts and status.restarts >= policy.max_restarts:
-        text += f" (restarted {status.restarts} times, failurePolicy.maxRestarts)"
-    return f"{status.stage}: {text}"
 
 
 def _pause(run: DihtRun, observed: Observed, status: RunStatus, now: float) -> RunPlan:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from diht_k8s.pipeline.run_status import Attempt, AttemptState, RunStatus
+from diht_k8s.pipeline.attempts import Attempt, AttemptState
+from diht_k8s.pipeline.run_status import RunStatus
 
 
 def with_running_time(status: RunStatus, attempts: Iterable[Attempt], now: float) -> RunStatus:

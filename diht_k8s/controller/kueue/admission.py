@@ -12,21 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from diht_k8s.api.reasons import Reason
+from diht_k8s.api.status import StageState
 from diht_k8s.controller.observe import ObservedAttempt, RunProblem, entry_name
 from diht_k8s.kube.workload_summary import WorkloadSummary
-from diht_k8s.pipeline.run_status import (
-    ENDED_WELL,
-    FINAL,
-    Action,
-    AttemptState,
-    RunPlan,
-    RunState,
-    RunStatus,
-    StageRecord,
-    StageState,
-    Start,
-    Stop,
-)
+from diht_k8s.pipeline.attempts import AttemptState
+from diht_k8s.pipeline.plan import Action, RunPlan, Start, Stop
+from diht_k8s.pipeline.run_status import ENDED_WELL, FINAL, RunState, RunStatus, StageRecord
 
 
 @dataclass(frozen=True)

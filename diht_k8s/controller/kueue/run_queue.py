@@ -20,8 +20,8 @@ from diht_k8s.kube.client import Cluster, ClusterError
 from diht_k8s.kube.summaries import ATTEMPT_LABEL
 from diht_k8s.kube.workload_summary import WorkloadSummary
 from diht_k8s.launch.stages import sized_for_step
-from diht_k8s.pipeline.plan import CLUSTER_STEPS
-from diht_k8s.pipeline.run_status import Attempt, AttemptState, RunPlan, Start
+from diht_k8s.pipeline.attempts import Attempt, AttemptState
+from diht_k8s.pipeline.plan import CLUSTER_STEPS, RunPlan, Start
 
 MISSING: Final = (
     f"pods.queueing is PerRun, and the cluster does not serve {KUEUE}/v1beta2, or the operator may not read it"

@@ -16,7 +16,7 @@ from diht_k8s.controller import metrics, run_metrics
 from diht_k8s.controller.cache.runs import cached_run
 from diht_k8s.controller.job_builder import build_objects
 from diht_k8s.controller.run_metrics import PARTS
-from diht_k8s.pipeline.run_status import Start
+from diht_k8s.pipeline.plan import Start
 from tests.unit.controller.documents import NOW, at
 from tests.unit.controller.fake import FakeCluster, Process
 from tests.unit.controller.stories import Clock, make, settle, status, training

@@ -18,7 +18,7 @@ from diht_k8s.controller.observe import (
 )
 from diht_k8s.controller.pending_causes import event_problem
 from diht_k8s.kube.summaries import JobSummary, PodSummary, job_summary, pod_summary
-from diht_k8s.pipeline.run_status import AttemptState
+from diht_k8s.pipeline.attempts import AttemptState
 from tests.unit.controller.documents import DISRUPTED, NO_NODE, NOW, at, ended, failed_pod, job, pod
 
 FAILED = {"Failed": "BackoffLimitExceeded"}

@@ -14,19 +14,10 @@ from benchmarks._effective_time import Setting, Simulation, document
 from benchmarks.effective_time import NEVER_S, ended_by_budget, simulate
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.run import Stage
-from diht_k8s.pipeline.plan import plan
-from diht_k8s.pipeline.run_status import (
-    FINAL,
-    Attempt,
-    AttemptState,
-    CommittedWork,
-    Observed,
-    RunState,
-    RunStatus,
-    StageRecord,
-    StageState,
-    Start,
-)
+from diht_k8s.api.status import StageState
+from diht_k8s.pipeline.attempts import Attempt, AttemptState, CommittedWork
+from diht_k8s.pipeline.plan import Observed, Start, plan
+from diht_k8s.pipeline.run_status import FINAL, RunState, RunStatus, StageRecord
 
 T, H = Stage.TRAIN, 3600
 RUNNING = StageRecord(T, StageState.RUNNING, 3, restarts=4, total_restarts=9, infrastructure_restarts=2)

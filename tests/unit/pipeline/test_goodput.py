@@ -13,6 +13,7 @@ from diht_k8s.api.reports import TimeSpent
 from diht_k8s.api.run import Stage
 from diht_k8s.api.status import StageGoodput, StageState
 from diht_k8s.pipeline.attempt_reports import age_of, most_spent
+from diht_k8s.pipeline.attempts import Attempt, AttemptState, AttemptTimes, CommittedWork
 from diht_k8s.pipeline.goodput import (
     goodput_of,
     goodput_text,
@@ -23,16 +24,7 @@ from diht_k8s.pipeline.goodput import (
     whole_seconds,
     with_goodput,
 )
-from diht_k8s.pipeline.run_status import (
-    Attempt,
-    AttemptState,
-    AttemptTimes,
-    CommittedWork,
-    RunStatus,
-    StageRecord,
-    StageTime,
-    TimeParts,
-)
+from diht_k8s.pipeline.run_status import RunStatus, StageRecord, StageTime, TimeParts
 
 T = Stage.TRAIN
 RUNNING, FAILED, SUCCEEDED = AttemptState.RUNNING, AttemptState.FAILED, AttemptState.SUCCEEDED

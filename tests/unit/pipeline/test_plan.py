@@ -9,21 +9,11 @@ import pytest
 
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.run import DihtRun, Stage
-from diht_k8s.pipeline.plan import attempt_name, plan
-from diht_k8s.pipeline.run_status import (
-    Attempt,
-    AttemptState,
-    BackOff,
-    Expire,
-    Failure,
-    Observed,
-    RunState,
-    RunStatus,
-    StageRecord,
-    StageState,
-    Start,
-    Stop,
-)
+from diht_k8s.api.status import StageState
+from diht_k8s.pipeline.attempts import Attempt, AttemptState, attempt_name
+from diht_k8s.pipeline.failure_policy import BackOff
+from diht_k8s.pipeline.plan import Expire, Observed, Start, Stop, plan
+from diht_k8s.pipeline.run_status import Failure, RunState, RunStatus, StageRecord
 
 F, L, T, E = Stage
 RUNNING, SUCCEEDED = AttemptState.RUNNING, AttemptState.SUCCEEDED

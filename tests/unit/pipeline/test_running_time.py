@@ -7,8 +7,10 @@ import pytest
 from benchmarks._effective_time import document
 from diht_k8s.api.reasons import Reason
 from diht_k8s.api.run import Stage
-from diht_k8s.pipeline.plan import plan
-from diht_k8s.pipeline.run_status import Attempt, AttemptState, Observed, RunStatus, StageRecord, StageState
+from diht_k8s.api.status import StageState
+from diht_k8s.pipeline.attempts import Attempt, AttemptState
+from diht_k8s.pipeline.plan import Observed, plan
+from diht_k8s.pipeline.run_status import RunStatus, StageRecord
 from diht_k8s.pipeline.running_time import running_seconds, with_running_time
 
 T = Stage.TRAIN

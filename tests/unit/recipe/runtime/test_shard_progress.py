@@ -13,7 +13,7 @@ from diht_k8s.api.layout import Layout
 from diht_k8s.api.reports import CommittedShards, Progress, parse_progress
 from diht_k8s.api.run import Stage
 from diht_k8s.pipeline.attempt_reports import progress_work
-from diht_k8s.pipeline.run_status import CommittedWork
+from diht_k8s.pipeline.attempts import CommittedWork
 from diht_k8s.recipe.runtime.ownership import StageStorage
 from diht_k8s.recipe.runtime.progress import Reporter
 from diht_k8s.recipe.runtime.shard_progress import ShardProgress

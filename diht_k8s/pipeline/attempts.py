@@ -1,0 +1,102 @@
+"""Attempts at stages, as observed of the cluster or of local processes. Plain frozen data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from diht_k8s.api.reports import TimeSpent
+from diht_k8s.api.run import Stage
+
+
+class AttemptState(StrEnum):
+    """The state of one attempt at a stage (one Job, or one group of processes)."""
+
+    PENDING = "Pending"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+@dataclass(frozen=True)
+class CommittedWork:
+    """Work of a stage that is committed: another attempt need not repeat it."""
+
+    position: int = 0
+    """how far the stage is: optimiser steps of a training, shards of the other stages."""
+    seconds: int = 0
+    """time spent on it, over all attempts."""
+
+
+@dataclass(frozen=True)
+class InPlaceRestarts:
+    """Restarts of an attempt's programs in its living pods."""
+
+    attempt: int = 0
+    """number of the attempt; 0: none."""
+    restarts: int = 0
+    failed_at: int | None = None
+    """furthest position at which a program failed; None if unknown."""
+    exit_code: int | None = None
+    """of the program that caused the newest restart, as are the next two."""
+    message: str = ""
+    index: int | None = None
+    """of its pod."""
+
+
+@dataclass(frozen=True)
+class AttemptTimes:
+    """When an attempt got on, in seconds since the epoch by the cluster's clock; None: not yet, or nobody knows."""
+
+    created: float
+    admitted: float | None = None
+    """from its queue."""
+    placed: float | None = None
+    """its first pod has a node, as the next one."""
+    running: float | None = None
+    """its program runs."""
+    ended: float | None = None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt at a stage, as observed."""
+
+    stage: Stage
+    number: int
+    """from 1."""
+    state: AttemptState
+    active: int = 0
+    """pods or processes that still run; a failed attempt with some is being stopped."""
+    exit_code: int | None = None
+    """of the first program that failed."""
+    reason: str = ""
+    """OOMKilled, UserError, ..., for machines."""
+    message: str = ""
+    """one line for a person."""
+    infrastructure: bool = False
+    """whether a preemption, drain, eviction or lost node ended it: not the program's fault."""
+    step: str = ""
+    """step of the stage, if the cluster runs it as several jobs one after another."""
+    ending: bool = False
+    """whether its programs were already asked to end: asking again would do nothing."""
+    partially_started_at: float | None = None
+    """seconds since the epoch since which some of its pods run while others find no node; None otherwise."""
+    work: CommittedWork | None = None
+    """what it reported as committed; None if it reported nothing."""
+    failed_at: int | None = None
+    """position at which its program failed; None if unknown."""
+    in_place: InPlaceRestarts | None = None
+    """its restarts in place as it reported them; None if it reported none."""
+    started_at: float | None = None
+    """seconds since the epoch at which it was admitted; None while it waits in a queue."""
+    ended_at: float | None = None
+    """seconds since the epoch at which it ended, or left its nodes for the queue; None while it runs."""
+    moments: AttemptTimes | None = None
+    spent: TimeSpent | None = None
+    """what its program spent its time on, as it said last; None if it said nothing."""
+
+
+def attempt_name(run_name: str, stage: Stage, number: int, step: str = "") -> str:
+    """The name of an attempt's Job: `{run}-{stage}-{attempt}`, or the step's name in place of the stage's."""
+    return f"{run_name}-{step or stage}-{number}"
