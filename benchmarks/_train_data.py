@@ -20,8 +20,9 @@ from diht_k8s.api.run import Stage
 from diht_k8s.recipe.label.soft_labels import top_k, write_labels
 from diht_k8s.recipe.label.vocabulary import Concepts, ConceptVocabulary
 from diht_k8s.recipe.runtime.commit import artefact, commit
-from diht_k8s.recipe.shards.samples import read_samples, write_samples
+from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tar_writer import write_samples
 
 ROOT = Path(__file__).resolve().parent.parent
 NUM_SHARDS = 4

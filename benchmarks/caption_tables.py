@@ -24,8 +24,8 @@ from PIL import Image
 
 from benchmarks.captions import read_captions
 from benchmarks.filter import FEW, cpu_seconds
-from diht_k8s.recipe.shards.samples import write_samples
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tar_writer import write_samples
 
 PER_TAR = 10_000
 

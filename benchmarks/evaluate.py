@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.judge import judge, timed
-from diht_k8s.recipe.shards.samples import write_samples
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tar_writer import write_samples
 from tests.recipe.evaluate.small_run import export_model
 
 CONFIGS: Final[dict[str, dict[str, Any]]] = {

@@ -30,10 +30,10 @@ import webdataset.compat
 from open_clip.transform import AugmentationCfg, image_transform
 from PIL import Image
 
-from diht_k8s.recipe.shards.samples import write_samples
 from diht_k8s.recipe.shards.shard_index import ShardIndex, index_of
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tar_writer import write_samples
 from diht_k8s.recipe.train.data import collate
 from diht_k8s.recipe.train.data.augment import train_view
 from diht_k8s.recipe.train.data.collate import CollateSettings, Collator

@@ -27,10 +27,10 @@ import torch
 import torch.distributed as dist
 
 from diht_k8s.api.layout import Layout
-from diht_k8s.recipe.shards.samples import write_samples
 from diht_k8s.recipe.shards.shard_index import ShardIndex, index_of
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tar_writer import write_samples
 from diht_k8s.recipe.train.checkpoint import checkpoint
 from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor, CursorOrder
 from diht_k8s.recipe.train.checkpoint.fencing import Fence

@@ -36,8 +36,9 @@ from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
 from diht_k8s.recipe.runtime.inputs import kept_shards
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.images import decode
-from diht_k8s.recipe.shards.samples import Sample, read_samples, write_samples
+from diht_k8s.recipe.shards.samples import Sample, read_samples
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tar_writer import write_samples
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 JUNK_SHARE: Final = 0.3

@@ -89,7 +89,7 @@ def add_import(commands: Any) -> None:
 def _import_pairs(options: argparse.Namespace) -> int:
     from diht_k8s.api.errors import ExitCode, UserError
     from diht_k8s.recipe.imports.existing_shards import check_shards
-    from diht_k8s.recipe.imports.layouts import open_pairs, tar_files
+    from diht_k8s.recipe.imports.layouts import open_pairs, shard_files
     from diht_k8s.recipe.imports.pair_import import PairImport, import_pairs
     from diht_k8s.recipe.imports.records import ReaderOptions
     from diht_k8s.recipe.shards.storage import Storage
@@ -97,7 +97,7 @@ def _import_pairs(options: argparse.Namespace) -> int:
     if options.shard_size < 1:
         raise UserError("--shard-size must be 1 or more")
     path = Path(options.source).expanduser()
-    if ready := tar_files(path):
+    if ready := shard_files(path):
         with progress_bar("shards") as bar:
             task = bar.add_task("check", total=len(ready))
             marker = check_shards(ready, Storage(), lambda: bar.advance(task))

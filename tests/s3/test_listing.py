@@ -6,9 +6,10 @@ import pytest
 
 from diht_k8s.api.data import StorageRule
 from diht_k8s.api.errors import DataError, UserError
-from diht_k8s.recipe.shards.samples import read_samples, write_samples
+from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.shard_index import index_of, read_range
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tar_writer import write_samples
 from tests.s3.faults import proxy_before
 from tests.s3.server import S3
 
@@ -26,13 +27,13 @@ def test_braces_are_matched_against_listings_of_a_thousand(s3: S3) -> None:
         plain.write_bytes(f"{base}/{number:03}.tar", b"x" * number)
     with proxy_before(s3.endpoint) as proxy:
         storage = storage_of(s3, proxy.endpoint)
-        found = storage.listed([f"{base}/{{000..099}}.tar"])
+        found = storage.list_files([f"{base}/{{000..099}}.tar"])
         assert proxy.faults.counts["requests"] == 1
     assert [each.uri for each in found] == [f"{base}/{number:03}.tar" for number in range(40)]
     assert [each.size for each in found] == list(range(40))
     assert {each.identity for each in found} == {plain.identity(each.uri) for each in found}
-    assert storage_of(s3, s3.endpoint).listed([f"{base}/*.tar"]) == found
-    assert plain.listed([f"{base}/{{000..005}}.tar"]) == found[:6], "few names are asked for one by one"
+    assert storage_of(s3, s3.endpoint).list_files([f"{base}/*.tar"]) == found
+    assert plain.list_files([f"{base}/{{000..005}}.tar"]) == found[:6], "few names are asked for one by one"
 
 
 def test_a_folder_among_the_names_of_a_range_is_refused(s3: S3) -> None:
@@ -41,7 +42,7 @@ def test_a_folder_among_the_names_of_a_range_is_refused(s3: S3) -> None:
     for number in range(20):
         storage.write_bytes(f"{base}/{number:03}/x.tar" if number == 7 else f"{base}/{number:03}", b"x")
     with pytest.raises(UserError, match="007 is a folder, not a shard"):
-        storage.listed([f"{base}/{{000..019}}"])
+        storage.list_files([f"{base}/{{000..019}}"])
 
 
 def test_a_range_of_samples_is_one_request_for_one_version(s3: S3) -> None:

@@ -1,4 +1,4 @@
-"""Files of annotations: read whole, with errors that name the file and what to do."""
+"""Annotation files (JSON, JSON lines, CSV), read whole, with errors that name the file and what to do."""
 
 from __future__ import annotations
 

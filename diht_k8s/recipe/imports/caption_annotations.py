@@ -29,8 +29,8 @@ def is_karpathy(document: Any) -> bool:
     return _has_lists(document, "images") and "sentences" in next(iter(document["images"]), {})
 
 
-def read_coco(path: Path, document: Any, wanted: ReaderOptions) -> RecordSource:
-    """A caption file of COCO, also one of a Karpathy split in that form; it is one split, so `wanted.split` is not read.
+def read_coco(path: Path, document: Any, options: ReaderOptions) -> RecordSource:
+    """A caption file of COCO, also one of a Karpathy split in that form; it is one split, so `options.split` is not read.
 
     Raises:
         UserError: the images are not found.
@@ -44,10 +44,10 @@ def read_coco(path: Path, document: Any, wanted: ReaderOptions) -> RecordSource:
     found = [(text_of(entry, "file_name", path), captions[entry["id"]]) for entry in images]
     without = len(document["images"]) - len(images)
     notes = (f"{without} images without a caption are left out",) if without else ()
-    return _source("coco-captions", path, wanted, found, notes)
+    return _source("coco-captions", path, options, found, notes)
 
 
-def read_karpathy(path: Path, document: Any, wanted: ReaderOptions) -> RecordSource:
+def read_karpathy(path: Path, document: Any, options: ReaderOptions) -> RecordSource:
     """One split of Karpathy's file.
 
     Raises:
@@ -55,20 +55,20 @@ def read_karpathy(path: Path, document: Any, wanted: ReaderOptions) -> RecordSou
         DataError: an entry lacks a field.
     """
     splits = sorted({str(entry.get("split")) for entry in document["images"]})
-    if wanted.split not in splits:
-        raise UserError(f"{path} has no split {wanted.split}: choose one by --split ({', '.join(splits)})")
+    if options.split not in splits:
+        raise UserError(f"{path} has no split {options.split}: choose one by --split ({', '.join(splits)})")
     found: list[tuple[str, list[str]]] = []
     for entry in document["images"]:
-        if entry.get("split") == wanted.split:
+        if entry.get("split") == options.split:
             name = "/".join([*([entry["filepath"]] if entry.get("filepath") else []), text_of(entry, "filename", path)])
             found.append((name, [text_of(sentence, "raw", path) for sentence in entry["sentences"]]))
     try:
-        return _source("karpathy", path, wanted, found, ())
+        return _source("karpathy", path, options, found, ())
     except UserError:  # COCO's images may lie in one folder, without the one that the file names
-        return _source("karpathy", path, wanted, [(name.rpartition("/")[2], said) for name, said in found], ())
+        return _source("karpathy", path, options, [(name.rpartition("/")[2], said) for name, said in found], ())
 
 
-def read_caption_lines(path: Path, wanted: ReaderOptions) -> RecordSource:
+def read_caption_lines(path: Path, options: ReaderOptions) -> RecordSource:
     """Lines `IMAGE,CAPTION` below a header: Flickr30k as clip-benchmark and Kaggle have it; commas in captions stay.
 
     Raises:
@@ -83,10 +83,10 @@ def read_caption_lines(path: Path, wanted: ReaderOptions) -> RecordSource:
         if not suffix:
             raise DataError(f"{path}, line {number}, is not IMAGE.jpg,CAPTION: fetch the file again")
         captions.setdefault(f"{name}.jpg", []).append(caption.strip())
-    return _source("flickr-captions", path, wanted, list(captions.items()), ())
+    return _source("flickr-captions", path, options, list(captions.items()), ())
 
 
-def read_tokens(path: Path, wanted: ReaderOptions) -> RecordSource:
+def read_tokens(path: Path, options: ReaderOptions) -> RecordSource:
     """Flickr30k's own file, lines `IMAGE#NUMBER<tab>CAPTION`; the captions of an image become those of one record.
 
     Raises:
@@ -102,15 +102,15 @@ def read_tokens(path: Path, wanted: ReaderOptions) -> RecordSource:
         if not tab or not sign:
             raise DataError(f"{path}, line {number}, is not IMAGE.jpg#0<tab>CAPTION: fetch the file again")
         captions.setdefault(name, []).append(caption.strip())
-    return _source("flickr-tokens", path, wanted, list(captions.items()), ())
+    return _source("flickr-tokens", path, options, list(captions.items()), ())
 
 
 def _source(
-    kind: str, path: Path, wanted: ReaderOptions, found: list[tuple[str, list[str]]], notes: tuple[str, ...]
+    kind: str, path: Path, options: ReaderOptions, found: list[tuple[str, list[str]]], notes: tuple[str, ...]
 ) -> RecordSource:
     if not found:
         raise DataError(f"{path} has no image with a caption: fetch it again")
-    folder = image_folder_of(path, wanted.images, FOLDERS, [name for name, _ in found[:LOOKED_AT]])
+    folder = image_folder_of(path, options.images, FOLDERS, [name for name, _ in found[:LOOKED_AT]])
     records = [ImageRecord(str(folder / name), folder / name, captions=tuple(captions)) for name, captions in found]
     return RecordSource(
         kind=kind,

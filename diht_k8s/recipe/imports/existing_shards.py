@@ -1,4 +1,4 @@
-"""Shards that lie on disk already, as img2dataset and others write them: checked, and taken as they are."""
+"""Existing shards, as img2dataset and others write them: checked, and taken as they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hugging Face data sets on disk as benchmarks: what the columns are decides the task."""
+"""Hugging Face data sets on disk as benchmarks; their columns decide the task."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ WINOGROUND: Final = ("image_0", "image_1", "caption_0", "caption_1")
 WINOGAVIL: Final = ("candidate_images", "candidates", "cue", "associations")
 
 
-def read_hugging_face(path: Path, wanted: ReaderOptions) -> RecordSource:
+def read_hugging_face(path: Path, options: ReaderOptions) -> RecordSource:
     """One split of a folder, or one file.
 
     Raises:
         UserError: there is no such split, or the columns are those of no task.
         DataError: a file is damaged.
     """
-    table = open_table(path, wanted.split)
+    table = open_table(path, options.split)
     columns = set(table.schema.names)
     if columns.issuperset(WINOGROUND):
-        return _source(table, wanted, "winoground", "PairMatching", 2 * table.total, _winoground(table))
+        return _source(table, options, "winoground", "PairMatching", 2 * table.total, _winoground(table))
     if columns.issuperset(WINOGAVIL):
-        return _winogavil(table, wanted)
+        return _winogavil(table, options)
     image = _first(table, IMAGES, "Image")
     if image is None:
         raise UserError(f"{path} has no column of images ({', '.join(sorted(columns))}): expected {', '.join(IMAGES)}")
     if {"question", "answers"} <= columns or {"question", "answer"} <= columns:
-        return _source(table, wanted, "hugging-face", "AnswerRanking", table.total, _asked(table, image))
+        return _source(table, options, "hugging-face", "AnswerRanking", table.total, _asked(table, image))
     label, caption = _first(table, LABELS, "ClassLabel"), _first(table, CAPTIONS, None)
     if label is not None:
-        return _labelled(table, wanted, image, label)
+        return _labelled(table, options, image, label)
     if caption is not None:
-        return _source(table, wanted, "hugging-face", "Retrieval", table.total, _captioned(table, image, caption))
+        return _source(table, options, "hugging-face", "Retrieval", table.total, _captioned(table, image, caption))
     raise UserError(
         f"{path} has neither classes nor captions ({', '.join(sorted(columns))}): expected a column "
         f"{', '.join(LABELS[:2])}, or {', '.join(CAPTIONS[:2])}"
@@ -47,10 +47,10 @@ def read_hugging_face(path: Path, wanted: ReaderOptions) -> RecordSource:
 
 
 def _source(
-    table: Table, wanted: ReaderOptions, kind: str, task: str, total: int, read: Any,
+    table: Table, options: ReaderOptions, kind: str, task: str, total: int, read: Any,
     class_names: tuple[str, ...] = (), notes: tuple[str, ...] = (),
 ) -> RecordSource:  # fmt: skip
-    marks = fingerprint([kind, wanted.split, table.total, file_stats(table.files)])
+    marks = fingerprint([kind, options.split, table.total, file_stats(table.files)])
     return RecordSource(kind, task, total, read, marks, class_names, notes=notes)
 
 
@@ -64,7 +64,7 @@ def _first(table: Table, names: Sequence[str], feature: str | None) -> str | Non
     return next(iter([*both, *(typed if feature else ()), *by_name]), None)
 
 
-def _labelled(table: Table, wanted: ReaderOptions, image: str, label: str) -> RecordSource:
+def _labelled(table: Table, options: ReaderOptions, image: str, label: str) -> RecordSource:
     notes: list[str] = []
     names = table.features.get(label, {}).get("names") if isinstance(table.features.get(label), dict) else None
     values = [row[label] for row in table.rows([label])]
@@ -72,7 +72,7 @@ def _labelled(table: Table, wanted: ReaderOptions, image: str, label: str) -> Re
         names = sorted(set(values))
     elif any(not isinstance(value, int) or value < 0 for value in values):
         raise UserError(
-            f"{table.files[0]}: column {label} of split {wanted.split} does not hold classes from 0 "
+            f"{table.files[0]}: column {label} of split {options.split} does not hold classes from 0 "
             f"({str(next(v for v in values if not isinstance(v, int) or v < 0))[:40]!r}): choose another by --split"
         )
     if not names:
@@ -87,7 +87,7 @@ def _labelled(table: Table, wanted: ReaderOptions, image: str, label: str) -> Re
             yield ImageRecord(_place(table, number), _bytes(row[image], table), label=number_or)
 
     plain = tuple(str(name).replace("_", " ") for name in names)
-    return _source(table, wanted, "hugging-face", "Classification", table.total, read, plain, tuple(notes))
+    return _source(table, options, "hugging-face", "Classification", table.total, read, plain, tuple(notes))
 
 
 def _captioned(table: Table, image: str, caption: str) -> Any:
@@ -131,7 +131,7 @@ def _winoground(table: Table) -> Any:
     return read
 
 
-def _winogavil(table: Table, wanted: ReaderOptions) -> RecordSource:
+def _winogavil(table: Table, options: ReaderOptions) -> RecordSource:
     """A record for each image, with all the cues that it is a candidate for."""
     place_of: dict[str, tuple[int, int]] = {}
     cues: dict[str, list[dict[str, Any]]] = {}
@@ -153,7 +153,7 @@ def _winogavil(table: Table, wanted: ReaderOptions) -> RecordSource:
                 image = _bytes(row["candidate_images"][place_of[name][1]], table)
                 yield ImageRecord(_place(table, number), image, meta={"cues": cues[name], "uid": name})
 
-    return _source(table, wanted, "winogavil", "Association", len(names), read)
+    return _source(table, options, "winogavil", "Association", len(names), read)
 
 
 def _bytes(value: Any, table: Table) -> bytes | Path:

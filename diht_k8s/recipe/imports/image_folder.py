@@ -14,13 +14,13 @@ SPLITS: Final = ("train", "training", "val", "valid", "validation", "dev", "test
 _SYNSET: Final = re.compile(r"n\d{8}")
 
 
-def read_image_folder(folder: Path, wanted: ReaderOptions) -> RecordSource:
+def read_image_folder(folder: Path, options: ReaderOptions) -> RecordSource:
     """The images of ROOT/SPLIT/CLASS/*, or of ROOT/CLASS/* where the root has no split folders.
 
     Raises:
         UserError: the split is missing, there are no class folders, or they hold no images.
     """
-    root = split_folder(folder, wanted.split)
+    root = split_folder(folder, options.split)
     classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not classes:
         raise UserError(f"{root} has no folders: an ImageFolder has one for each class, CLASS/IMAGE.jpg")

@@ -1,7 +1,4 @@
-"""Questions about images: VQAv2, SNLI-VE and the caption choices of SugarCrepe.
-
-Winoground as its repository keeps it: `examples.jsonl` and the unpacked `images.zip`.
-"""
+"""Image-text benchmarks in their own files: VQAv2, SNLI-VE, SugarCrepe and Winoground."""
 
 from __future__ import annotations
 
@@ -32,14 +29,14 @@ def is_sugar_crepe(document: Any) -> bool:
     return isinstance(first, Mapping) and {"filename", "caption", "negative_caption"} <= first.keys()
 
 
-def read_vqa(path: Path, document: Any, wanted: ReaderOptions) -> RecordSource:
+def read_vqa(path: Path, document: Any, options: ReaderOptions) -> RecordSource:
     """VQAv2: questions with the answers of ten people. The commonest answers of the file are the candidates.
 
     Raises:
         UserError: the answers or the images are not found.
         DataError: a question has no answers.
     """
-    answers_path = wanted.annotations or _answers_beside(path)
+    answers_path = options.annotations or _answers_beside(path)
     answers = {
         entry["question_id"]: [text_of(given, "answer", answers_path) for given in entry.get("answers", [])]
         for entry in read_json(answers_path).get("annotations", [])
@@ -59,7 +56,7 @@ def read_vqa(path: Path, document: Any, wanted: ReaderOptions) -> RecordSource:
     if not by_image:
         raise DataError(f"{path} has no questions: fetch it again")
     said = Counter(answer for asked in by_image.values() for each in asked for answer in each["answers"])
-    commonest = sorted(said, key=lambda answer: (-said[answer], answer))[: wanted.candidates]
+    commonest = sorted(said, key=lambda answer: (-said[answer], answer))[: options.candidates]
     asked = [each for questions in by_image.values() for each in questions]
     covered = sum(any(answer in set(commonest) for answer in each["answers"]) for each in asked)
     names = [(f"COCO_{subtype}_{int(image):012d}.jpg", by_image[image]) for image in sorted(by_image)]
@@ -67,10 +64,10 @@ def read_vqa(path: Path, document: Any, wanted: ReaderOptions) -> RecordSource:
         f"the {len(commonest)} commonest answers are the candidates; {covered} of {len(asked)} questions "
         f"({100 * covered / len(asked):.1f} %) have a right one among them"
     )
-    return _source("vqav2", path, wanted, names, tuple(commonest), note)
+    return _source("vqav2", path, options, names, tuple(commonest), note)
 
 
-def read_snli_ve(path: Path, wanted: ReaderOptions) -> RecordSource:
+def read_snli_ve(path: Path, options: ReaderOptions) -> RecordSource:
     """SNLI-VE: hypotheses about Flickr30k's images, answered by one of three labels.
 
     Raises:
@@ -90,10 +87,10 @@ def read_snli_ve(path: Path, wanted: ReaderOptions) -> RecordSource:
         raise DataError(f"{path} has no hypothesis with a label: fetch it again")
     names = [(name if name.endswith(".jpg") else f"{name}.jpg", asked) for name, asked in by_image.items()]
     note = f"{unlabelled} hypotheses without an agreed label are left out" if unlabelled else ""
-    return _source("snli-ve", path, wanted, names, ENTAILMENT, note)
+    return _source("snli-ve", path, options, names, ENTAILMENT, note)
 
 
-def read_sugar_crepe(path: Path, document: Any, wanted: ReaderOptions) -> RecordSource:
+def read_sugar_crepe(path: Path, document: Any, options: ReaderOptions) -> RecordSource:
     """SugarCrepe: a right caption and a wrong one for each image of COCO; the right one is stored first.
 
     Raises:
@@ -104,7 +101,7 @@ def read_sugar_crepe(path: Path, document: Any, wanted: ReaderOptions) -> Record
         (text_of(entry, "filename", path), (text_of(entry, "caption", path), text_of(entry, "negative_caption", path)))
         for entry in document.values()
     ]
-    folder = image_folder_of(path, wanted.images, FOLDERS, [entries[0][0]])
+    folder = image_folder_of(path, options.images, FOLDERS, [entries[0][0]])
     records = [
         ImageRecord(str(folder / name), folder / name, captions=captions, meta={"uid": f"{path.stem}-{key}"})
         for key, (name, captions) in zip(document, entries, strict=True)
@@ -115,12 +112,12 @@ def read_sugar_crepe(path: Path, document: Any, wanted: ReaderOptions) -> Record
 def _source(
     kind: str,
     path: Path,
-    wanted: ReaderOptions,
+    options: ReaderOptions,
     asked: list[tuple[str, list[dict[str, Any]]]],
     candidates: tuple[str, ...],
     note: str,
 ) -> RecordSource:
-    folder = image_folder_of(path, wanted.images, FOLDERS, [asked[0][0]])
+    folder = image_folder_of(path, options.images, FOLDERS, [asked[0][0]])
     records = [
         ImageRecord(str(folder / name), folder / name, meta={"questions": questions}) for name, questions in asked
     ]
@@ -143,7 +140,7 @@ def _answers_beside(path: Path) -> Path:
     raise UserError(f"the answers to {path} are not beside it as {name}: name their file by --annotations")
 
 
-def read_winoground(path: Path, wanted: ReaderOptions) -> RecordSource:
+def read_winoground(path: Path, options: ReaderOptions) -> RecordSource:
     """Two records an example: its images with their own captions, in one group.
 
     Raises:
@@ -157,7 +154,7 @@ def read_winoground(path: Path, wanted: ReaderOptions) -> RecordSource:
     ]
     if not pairs:
         raise DataError(f"{path} has no examples: fetch it again")
-    folder = image_folder_of(path, wanted.images, ("images",), [f"{pairs[0][2]}.png"])
+    folder = image_folder_of(path, options.images, ("images",), [f"{pairs[0][2]}.png"])
     records = [
         ImageRecord(
             str(folder / f"{name}.png"), folder / f"{name}.png", captions=(caption,),

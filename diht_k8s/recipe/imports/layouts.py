@@ -1,8 +1,6 @@
-"""Which reader reads a folder or a file: by the name that a user gives, else by what lies there.
+"""The layouts of data sets on disk, and the reader of each: named by the user, or found by what lies there.
 
-The layout of an annotation file: by the name that a user gives, else by what is in it.
-
-Which reader reads a folder or a file of image-caption pairs for training.
+`open_benchmark` reads evaluation sets, `open_pairs` image-caption pairs for training.
 """
 
 from __future__ import annotations
@@ -15,8 +13,9 @@ from typing import Any, Final
 from diht_k8s.api.errors import UserError, suggestion
 from diht_k8s.recipe.imports import caption_annotations, image_text_sets
 from diht_k8s.recipe.imports.annotation_files import read_json
+from diht_k8s.recipe.imports.hugging_face import read_hugging_face
+from diht_k8s.recipe.imports.hugging_face_tables import is_hugging_face
 from diht_k8s.recipe.imports.image_folder import read_image_folder
-from diht_k8s.recipe.imports.image_text_sets import read_winoground
 from diht_k8s.recipe.imports.loose_images import read_loose_images
 from diht_k8s.recipe.imports.pair_tables import TABLES, read_rows, read_table
 from diht_k8s.recipe.imports.records import ReaderOptions, RecordSource
@@ -29,32 +28,6 @@ CAPTIONS: Final[Layouts] = {
     "coco-captions": (caption_annotations.is_coco, caption_annotations.read_coco),
     "karpathy": (caption_annotations.is_karpathy, caption_annotations.read_karpathy),
 }
-
-
-def require_known(kind: str | None, kinds: Sequence[str], what: str = "layout") -> None:
-    """Check the name that a user gives.
-
-    Raises:
-        UserError: it is none of `kinds`; the nearest is named.
-    """
-    if kind is not None and kind not in kinds:
-        hint = suggestion(kind, kinds, f"choose one of {', '.join(kinds)}", cutoff=0.4)
-        raise UserError(f"{kind} is no {what}: {hint}")
-
-
-def read_annotations(path: Path, kind: str | None, layouts: Layouts, wanted: ReaderOptions) -> RecordSource | None:
-    """What a JSON file holds, by the first layout that fits; None if none does.
-
-    Raises:
-        UserError, DataError: the reader's, or it is not JSON.
-    """
-    document = read_json(path)
-    for name, (fits, read) in layouts.items():
-        if kind in (None, name) and fits(document):
-            return read(path, document, wanted)
-    return None
-
-
 _JSON: Final[Layouts] = {
     **CAPTIONS,
     "vqav2": (image_text_sets.is_vqa, image_text_sets.read_vqa),
@@ -63,90 +36,11 @@ _JSON: Final[Layouts] = {
 _LINES: Final[dict[str, Callable[[Path, ReaderOptions], RecordSource]]] = {
     "flickr-captions": caption_annotations.read_caption_lines,
     "snli-ve": image_text_sets.read_snli_ve,
-    "winoground": read_winoground,
+    "winoground": image_text_sets.read_winoground,
 }
 WILDS: Final = ("wilds-camelyon17", "wilds-iwildcam", "wilds-fmow")
 BENCHMARK_LAYOUTS: Final = ("image-folder", *_JSON, *_LINES, *WILDS, "hugging-face", *TORCHVISION_SETS)
 """All that can be read."""
-
-
-def open_benchmark(path: Path, kind: str | None, wanted: ReaderOptions) -> RecordSource:
-    """The reader of a folder or a file.
-
-    Args:
-        path: what the user names.
-        kind: one of `BENCHMARK_LAYOUTS`; None looks.
-        wanted: split, and further files.
-
-    Raises:
-        UserError: nothing is there, the kind is unknown, or it is not what lies there.
-        DataError: the files are damaged.
-    """
-    require_known(kind, BENCHMARK_LAYOUTS)
-    if not path.exists():
-        raise UserError(f"{path} does not exist: name the folder or the annotation file of the original")
-    return _open_file(path, kind, wanted) if path.is_file() else _open_folder(path, kind, wanted)
-
-
-def _open_folder(folder: Path, kind: str | None, wanted: ReaderOptions) -> RecordSource:
-    if not any(folder.iterdir()):
-        raise UserError(f"{folder} is empty: name the folder into which the original was unpacked")
-    wilds = find_wilds(folder)
-    if kind in WILDS or (kind is None and wilds):
-        if wilds is None or (kind is not None and kind != wilds):
-            raise UserError(f"{folder} holds no metadata of {kind}: name the folder with its metadata.csv")
-        return read_wilds(wilds, folder, wanted)
-    known = find_torchvision(folder)
-    if kind in TORCHVISION_SETS:
-        root = known[1] if known is not None and known[0] == kind else folder
-        return read_torchvision(kind, root, wanted)
-    if kind is None and known is not None:
-        return read_torchvision(*known, wanted)
-    if kind == "hugging-face" or (kind is None and _is_hugging_face(folder)):
-        from diht_k8s.recipe.imports.hugging_face import read_hugging_face
-
-        return read_hugging_face(folder, wanted)
-    if kind not in (None, "image-folder"):
-        raise UserError(f"{kind} is read from its annotation file: name that in place of {folder}")
-    documents = sorted(path.name for path in folder.iterdir() if path.suffix in (".json", ".jsonl"))
-    if kind is None and documents and not any(entry.is_dir() and _holds_folders(entry) for entry in folder.iterdir()):
-        raise UserError(
-            f"{folder} holds annotations ({', '.join(documents[:4])}): name one of these files, not the folder"
-        )
-    return read_image_folder(folder, wanted)
-
-
-def _holds_folders(folder: Path) -> bool:
-    return any(entry.is_dir() for entry in folder.iterdir())
-
-
-def _is_hugging_face(folder: Path) -> bool:
-    from diht_k8s.recipe.imports.hugging_face_tables import is_hugging_face
-
-    return is_hugging_face(folder)
-
-
-def _open_file(path: Path, kind: str | None, wanted: ReaderOptions) -> RecordSource:
-    if path.suffix in (".parquet", ".arrow"):
-        from diht_k8s.recipe.imports.hugging_face import read_hugging_face
-
-        return read_hugging_face(path, wanted)
-    if path.suffix == ".jsonl" and kind is None:
-        kind = "winoground" if path.name == "examples.jsonl" else "snli-ve"
-    if path.suffix in (".txt", ".csv") and kind is None:
-        kind = "flickr-captions"
-    if kind in _LINES:
-        return _LINES[kind](path, wanted)
-    if path.suffix != ".json":
-        raise UserError(
-            f"{path} is no annotation file that can be read: expected .json, .jsonl, .csv, .txt, .parquet or .arrow"
-        )
-    if (source := read_annotations(path, kind, _JSON, wanted)) is not None:
-        return source
-    expected = kind or f"a file of {', '.join(_JSON)}"
-    raise UserError(f"{path} is not {expected}: check the file, or name its layout by --format")
-
-
 PAIR_LAYOUTS: Final = ("folder", "table", "rows", *CAPTIONS, "flickr-tokens")
 """All that can be read: `table` is CSV, TSV and JSON lines, `rows` Parquet, Arrow and Hugging Face data sets."""
 METADATA: Final = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "captions.txt", "captions.csv", "results_20130124.token")  # fmt: skip
@@ -154,45 +48,103 @@ METADATA: Final = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "captio
 _TOKENS: Final = re.compile(r"[^\t]+#\d+\t")
 
 
-def tar_files(path: Path) -> list[Path]:
-    """The shards of a folder that holds some already, as img2dataset writes them; a single shard for a file."""
-    if path.is_file():
-        return [path] if _is_shard(path) else []
-    return sorted(found for found in path.iterdir() if found.is_file() and _is_shard(found)) if path.is_dir() else []
-
-
-def open_pairs(path: Path, kind: str | None, wanted: ReaderOptions) -> RecordSource:
+def open_benchmark(path: Path, kind: str | None, options: ReaderOptions) -> RecordSource:
     """The reader of a folder or a file.
 
     Args:
         path: what the user names.
-        kind: one of `PAIR_LAYOUTS`; None looks.
-        wanted: split, columns and the folder of the images.
+        kind: one of `BENCHMARK_LAYOUTS`; None looks.
+        options: split, and further files.
 
     Raises:
         UserError: nothing is there, the kind is unknown, or it is not what lies there.
         DataError: the files are damaged.
     """
-    require_known(kind, PAIR_LAYOUTS, "layout of pairs")
+    _require_known(kind, BENCHMARK_LAYOUTS)
+    if not path.exists():
+        raise UserError(f"{path} does not exist: name the folder or the annotation file of the original")
+    return _open_benchmark_file(path, kind, options) if path.is_file() else _open_benchmark_folder(path, kind, options)
+
+
+def _open_benchmark_folder(folder: Path, kind: str | None, options: ReaderOptions) -> RecordSource:
+    if not any(folder.iterdir()):
+        raise UserError(f"{folder} is empty: name the folder into which the original was unpacked")
+    wilds = find_wilds(folder)
+    if kind in WILDS or (kind is None and wilds):
+        if wilds is None or (kind is not None and kind != wilds):
+            raise UserError(f"{folder} holds no metadata of {kind}: name the folder with its metadata.csv")
+        return read_wilds(wilds, folder, options)
+    known = find_torchvision(folder)
+    if kind in TORCHVISION_SETS:
+        root = known[1] if known is not None and known[0] == kind else folder
+        return read_torchvision(kind, root, options)
+    if kind is None and known is not None:
+        return read_torchvision(*known, options)
+    if kind == "hugging-face" or (kind is None and is_hugging_face(folder)):
+        return read_hugging_face(folder, options)
+    if kind not in (None, "image-folder"):
+        raise UserError(f"{kind} is read from its annotation file: name that in place of {folder}")
+    documents = sorted(path.name for path in folder.iterdir() if path.suffix in (".json", ".jsonl"))
+    if kind is None and documents and not any(entry.is_dir() and _holds_folders(entry) for entry in folder.iterdir()):
+        raise UserError(
+            f"{folder} holds annotations ({', '.join(documents[:4])}): name one of these files, not the folder"
+        )
+    return read_image_folder(folder, options)
+
+
+def _holds_folders(folder: Path) -> bool:
+    return any(entry.is_dir() for entry in folder.iterdir())
+
+
+def _open_benchmark_file(path: Path, kind: str | None, options: ReaderOptions) -> RecordSource:
+    if path.suffix in (".parquet", ".arrow"):
+        return read_hugging_face(path, options)
+    if path.suffix == ".jsonl" and kind is None:
+        kind = "winoground" if path.name == "examples.jsonl" else "snli-ve"
+    if path.suffix in (".txt", ".csv") and kind is None:
+        kind = "flickr-captions"
+    if kind in _LINES:
+        return _LINES[kind](path, options)
+    if path.suffix != ".json":
+        raise UserError(
+            f"{path} is no annotation file that can be read: expected .json, .jsonl, .csv, .txt, .parquet or .arrow"
+        )
+    if (source := _read_annotations(path, kind, _JSON, options)) is not None:
+        return source
+    expected = kind or f"a file of {', '.join(_JSON)}"
+    raise UserError(f"{path} is not {expected}: check the file, or name its layout by --format")
+
+
+def open_pairs(path: Path, kind: str | None, options: ReaderOptions) -> RecordSource:
+    """The reader of a folder or a file.
+
+    Args:
+        path: what the user names.
+        kind: one of `PAIR_LAYOUTS`; None looks.
+        options: split, columns and the folder of the images.
+
+    Raises:
+        UserError: nothing is there, the kind is unknown, or it is not what lies there.
+        DataError: the files are damaged.
+    """
+    _require_known(kind, PAIR_LAYOUTS, "layout of pairs")
     if not path.exists():
         raise UserError(f"{path} does not exist: name a folder of images, a table or an annotation file")
-    return _open_pair_file(path, kind, wanted) if path.is_file() else _open_pair_folder(path, kind, wanted)
+    return _open_pair_file(path, kind, options) if path.is_file() else _open_pair_folder(path, kind, options)
 
 
-def _open_pair_folder(folder: Path, kind: str | None, wanted: ReaderOptions) -> RecordSource:
-    from diht_k8s.recipe.imports.hugging_face_tables import is_hugging_face
-
+def _open_pair_folder(folder: Path, kind: str | None, options: ReaderOptions) -> RecordSource:
     if not any(folder.iterdir()):
         raise UserError(f"{folder} is empty: name a folder of images with a .txt or .json beside each")
     if kind in (None, "table", "rows") and (
         table := next((folder / n for n in METADATA if (folder / n).is_file()), None)
     ):
-        return _open_pair_file(table, kind, wanted)
+        return _open_pair_file(table, kind, options)
     if kind == "rows" or (kind is None and is_hugging_face(folder) and not _has_loose_images(folder)):
-        return read_rows(folder, wanted)
+        return read_rows(folder, options)
     if kind not in (None, "folder"):
         raise UserError(f"{kind} is read from its file: name that in place of {folder}")
-    return read_loose_images(folder, wanted)
+    return read_loose_images(folder, options)
 
 
 def _has_loose_images(folder: Path) -> bool:
@@ -200,24 +152,20 @@ def _has_loose_images(folder: Path) -> bool:
     return any(next(folder.glob(pattern), None) for pattern in ("*.jpg", "*/*.jpg", "*.png", "*/*.png"))
 
 
-def _is_shard(path: Path) -> bool:
-    return path.name.endswith((".tar", ".tar.gz", ".tgz"))
-
-
-def _open_pair_file(path: Path, kind: str | None, wanted: ReaderOptions) -> RecordSource:
+def _open_pair_file(path: Path, kind: str | None, options: ReaderOptions) -> RecordSource:
     suffix = path.suffix.lower()
     if suffix in (".parquet", ".arrow"):
-        return read_rows(path, wanted)
+        return read_rows(path, options)
     if suffix in (".token", ".txt") and kind in (None, "flickr-tokens") and _is_tokens(path):
-        return caption_annotations.read_tokens(path, wanted)
+        return caption_annotations.read_tokens(path, options)
     if suffix in (*TABLES, ".txt") and kind in (None, "table"):
-        return read_table(path, wanted)
+        return read_table(path, options)
     if suffix != ".json":
         raise UserError(
             f"{path} is no table or annotation file{f' of the layout {kind}' if kind else ''}: expected "
             f"{', '.join(TABLES)}, .parquet, .arrow, COCO's .json or Flickr30k's .token"
         )
-    if (source := read_annotations(path, kind, CAPTIONS, wanted)) is not None:
+    if (source := _read_annotations(path, kind, CAPTIONS, options)) is not None:
         return source
     raise UserError(
         f"{path} is no annotation file of captions: expected COCO's (`images` and `annotations` with `caption`) or "
@@ -228,3 +176,38 @@ def _open_pair_file(path: Path, kind: str | None, wanted: ReaderOptions) -> Reco
 def _is_tokens(path: Path) -> bool:
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         return _TOKENS.match(file.readline()) is not None
+
+
+def shard_files(path: Path) -> list[Path]:
+    """The shards of a folder that holds some already, as img2dataset writes them; a single shard for a file."""
+    if path.is_file():
+        return [path] if _is_shard(path) else []
+    return sorted(found for found in path.iterdir() if found.is_file() and _is_shard(found)) if path.is_dir() else []
+
+
+def _is_shard(path: Path) -> bool:
+    return path.name.endswith((".tar", ".tar.gz", ".tgz"))
+
+
+def _require_known(kind: str | None, kinds: Sequence[str], what: str = "layout") -> None:
+    """Check the name that a user gives.
+
+    Raises:
+        UserError: it is none of `kinds`; the nearest is named.
+    """
+    if kind is not None and kind not in kinds:
+        hint = suggestion(kind, kinds, f"choose one of {', '.join(kinds)}", cutoff=0.4)
+        raise UserError(f"{kind} is no {what}: {hint}")
+
+
+def _read_annotations(path: Path, kind: str | None, layouts: Layouts, options: ReaderOptions) -> RecordSource | None:
+    """The records of a JSON file by the first layout that fits; None if none does.
+
+    Raises:
+        UserError, DataError: the reader's, or it is not JSON.
+    """
+    document = read_json(path)
+    for name, (fits, read) in layouts.items():
+        if kind in (None, name) and fits(document):
+            return read(path, document, options)
+    return None

@@ -11,13 +11,13 @@ from typing import Any, Final
 from diht_k8s.api.errors import UserError
 from diht_k8s.recipe.imports.image_folder import IMAGE_SUFFIXES
 from diht_k8s.recipe.imports.records import ImageRecord, ReaderOptions, RecordSource, fingerprint
-from diht_k8s.recipe.shards.samples import CAPTION_KEYS
+from diht_k8s.recipe.shards.sample_captions import CAPTION_KEYS
 
 TEXT_SUFFIXES: Final = (".txt", ".caption")
 EXPECTED: Final = "NAME.txt, NAME.caption or NAME.json (with `caption` or `text`) beside NAME.jpg"
 
 
-def read_loose_images(folder: Path, wanted: ReaderOptions) -> RecordSource:
+def read_loose_images(folder: Path, options: ReaderOptions) -> RecordSource:
     """The images of a folder and of those below it, in the order of their paths.
 
     A name may hold dots: the caption of `a.b.jpg` is in `a.b.txt`.
@@ -30,7 +30,7 @@ def read_loose_images(folder: Path, wanted: ReaderOptions) -> RecordSource:
     if not images:
         raise UserError(f"{folder} holds no images ({_found(files)}): expected {', '.join(IMAGE_SUFFIXES)}")
     there = set(files)
-    companions = [_companions(path, there, wanted) for path in images]
+    companions = [_companions(path, there, options) for path in images]
     if not any(companions):
         raise UserError(
             f"none of the {len(images)} images below {folder} has a caption: write {EXPECTED}; or name the table or "
@@ -39,7 +39,7 @@ def read_loose_images(folder: Path, wanted: ReaderOptions) -> RecordSource:
 
     def read(start: int, stop: int) -> Iterator[ImageRecord]:
         for image, found in zip(images[start:stop], companions[start:stop], strict=True):
-            yield _record(image, found, wanted)
+            yield _record(image, found, options)
 
     marks = [[str(path.relative_to(folder)), *_facts(path)] for path in images]
     marks += [[str(path.relative_to(folder)), *_facts(path)] for found in companions for path in found]
@@ -60,16 +60,16 @@ def _facts(path: Path) -> list[int]:
     return [found.st_size, found.st_mtime_ns]
 
 
-def _companions(image: Path, there: set[Path], wanted: ReaderOptions) -> list[Path]:
+def _companions(image: Path, there: set[Path], options: ReaderOptions) -> list[Path]:
     """The files that speak of an image: at most one of text, and its .json."""
     texts = [image.with_suffix(suffix) for suffix in TEXT_SUFFIXES]
     found = [path for path in texts if path in there][:1]
     if (meta := image.with_suffix(".json")) in there:
-        found = [meta] if wanted.caption_column else [*found, meta]
+        found = [meta] if options.caption_column else [*found, meta]
     return found
 
 
-def _record(image: Path, companions: list[Path], wanted: ReaderOptions) -> ImageRecord:
+def _record(image: Path, companions: list[Path], options: ReaderOptions) -> ImageRecord:
     caption: Any = None
     meta: dict[str, Any] = {}
     problem = None
@@ -87,7 +87,7 @@ def _record(image: Path, companions: list[Path], wanted: ReaderOptions) -> Image
         else:
             caption = data.decode(errors="surrogateescape")
     if caption is None and meta:
-        keys = (wanted.caption_column,) if wanted.caption_column else CAPTION_KEYS
+        keys = (options.caption_column,) if options.caption_column else CAPTION_KEYS
         caption = next((meta[key] for key in keys if key in meta), None)
     texts = caption if isinstance(caption, list) else [caption] if caption is not None else []
     if any(not isinstance(text, str) for text in texts):

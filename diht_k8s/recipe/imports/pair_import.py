@@ -1,4 +1,4 @@
-"""Image-caption pairs on disk into shards for `spec.data.sources`: OUTPUT/{00000..N}.tar, and last COMMITTED.json.
+"""The import of image-caption pairs as shards for `spec.data.sources`: OUTPUT/{00000..N}.tar, and last COMMITTED.json.
 
 A caption makes a pair; an image with several captions is stored once for each, and all of them lie in the same shard, or
 once with all of them as `captions` of its .json, from which a training draws (`train.captions: Drawn`).

@@ -11,6 +11,7 @@ from typing import Any, Final
 from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.recipe.imports.annotation_files import image_folder_of
 from diht_k8s.recipe.imports.caption_annotations import FOLDERS, LOOKED_AT
+from diht_k8s.recipe.imports.hugging_face_tables import open_table
 from diht_k8s.recipe.imports.records import ImageRecord, ReaderOptions, RecordSource, file_stats, fingerprint, reader_of
 
 IMAGE_COLUMNS: Final = (
@@ -30,7 +31,7 @@ BAD_ROW: Final = "row_unreadable"
 """Why a row is bad: it is not JSON, or has no cell of the column."""
 
 
-def read_table(path: Path, wanted: ReaderOptions) -> RecordSource:
+def read_table(path: Path, options: ReaderOptions) -> RecordSource:
     """A CSV (with a header), TSV or JSON lines file; a row that cannot be read is a bad record.
 
     Raises:
@@ -43,8 +44,8 @@ def read_table(path: Path, wanted: ReaderOptions) -> RecordSource:
     names = list(dict.fromkeys(name for row in rows[:LOOKED_AT] for name in row or ()))
     if not any(rows):
         raise DataError(f"{path} has no rows that can be read: expected {_expected(path)}")
-    image, caption = columns(path, names, wanted)
-    folder = image_folder(path, wanted, [row[image] for row in rows[:LOOKED_AT] if row and row.get(image)])
+    image, caption = columns(path, names, options)
+    folder = image_folder(path, options, [row[image] for row in rows[:LOOKED_AT] if row and row.get(image)])
     records = [row_record(f"{path} line {number}", row, image, caption, folder) for number, row in _lines(path, rows)]
     return RecordSource(
         kind="table", type="Pairs", total=len(records), read=reader_of(records),
@@ -52,20 +53,18 @@ def read_table(path: Path, wanted: ReaderOptions) -> RecordSource:
     )  # fmt: skip
 
 
-def read_rows(path: Path, wanted: ReaderOptions) -> RecordSource:
+def read_rows(path: Path, options: ReaderOptions) -> RecordSource:
     """A Parquet or Arrow file, or one split of a Hugging Face data set on disk; rows are read when they are needed.
 
     Raises:
         UserError: there is no such split, a column is not found, or no image lies where the rows say.
         DataError: a file is damaged, or there are no rows.
     """
-    from diht_k8s.recipe.imports.hugging_face_tables import open_table
-
-    table = open_table(path, wanted.split)
-    image, caption = columns(path, table.schema.names, wanted)
+    table = open_table(path, options.split)
+    image, caption = columns(path, table.schema.names, options)
     first = [row[image] for row in table.rows([image], 0, min(LOOKED_AT, table.total))]
     base = table.files[0]
-    folder = image_folder(base, wanted, [_path_of(value) for value in first if _path_of(value)])
+    folder = image_folder(base, options, [_path_of(value) for value in first if _path_of(value)])
 
     def read(start: int, stop: int) -> Iterator[ImageRecord]:
         for number, row in enumerate(table.rows([image, caption], start, stop), start=start):
@@ -73,20 +72,20 @@ def read_rows(path: Path, wanted: ReaderOptions) -> RecordSource:
 
     return RecordSource(
         kind="rows", type="Pairs", total=table.total, read=read,
-        fingerprint=fingerprint([image, caption, wanted.split, file_stats(table.files)]),
+        fingerprint=fingerprint([image, caption, options.split, file_stats(table.files)]),
     )  # fmt: skip
 
 
-def columns(path: Path, names: Sequence[str], wanted: ReaderOptions) -> tuple[str, str]:
+def columns(path: Path, names: Sequence[str], options: ReaderOptions) -> tuple[str, str]:
     """The columns of images and captions: those given, else the first with a usual name.
 
     Raises:
         UserError: one is not found; the message says which there are and what to write.
     """
-    image = _column(path, names, wanted.image_column, IMAGE_COLUMNS, "image")
+    image = _column(path, names, options.image_column, IMAGE_COLUMNS, "image")
     if image is None and any(name.lower() in URL_COLUMNS for name in names):
         raise UserError(URLS_ONLY.format(path=path))
-    caption = _column(path, names, wanted.caption_column, CAPTION_COLUMNS, "caption")
+    caption = _column(path, names, options.caption_column, CAPTION_COLUMNS, "caption")
     for kind, found in (("image", image), ("caption", caption)):
         if found is None:
             there = ", ".join(names)
@@ -110,7 +109,7 @@ def usual_column(names: Sequence[str], usual: Sequence[str]) -> str | None:
     return next((lower[name] for name in usual if name in lower), None)
 
 
-def image_folder(path: Path, wanted: ReaderOptions, first: Sequence[Any]) -> Path:
+def image_folder(path: Path, options: ReaderOptions, first: Sequence[Any]) -> Path:
     """The folder to which the paths of some rows are relative.
 
     Raises:
@@ -119,7 +118,7 @@ def image_folder(path: Path, wanted: ReaderOptions, first: Sequence[Any]) -> Pat
     texts = [text for text in first if isinstance(text, str)]
     if texts and all(text.startswith(("http://", "https://")) for text in texts):
         raise UserError(URLS_ONLY.format(path=path))
-    return image_folder_of(path, wanted.images, FOLDERS, texts) if texts else path.parent
+    return image_folder_of(path, options.images, FOLDERS, texts) if texts else path.parent
 
 
 def row_record(place: str, row: Mapping[str, Any] | None, image: str, caption: str, folder: Path) -> ImageRecord:

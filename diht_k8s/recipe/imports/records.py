@@ -1,4 +1,4 @@
-"""What a reader gives: records in a fixed order, and the class names. The image of a record is read when it is written."""
+"""The records of a data set in a fixed order, and its class names. The image of a record is read when it is written."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class RecordSource:
 
 @dataclass(frozen=True)
 class ReaderOptions:
-    """What a user asks of a data set."""
+    """A user's choices of what is read of a data set."""
 
     split: str = "test"
     images: Path | None = None

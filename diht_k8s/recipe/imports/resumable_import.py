@@ -1,4 +1,4 @@
-"""An import that can be interrupted at any moment: what it began, which shards are finished, its commit marker.
+"""An import that can be interrupted at any moment: its configuration, its finished shards, its commit marker.
 
 OUTPUT/import/started.json says whose output it is, OUTPUT/import/N.json what shard N holds, and COMMITTED.json comes last.
 """

@@ -1,20 +1,20 @@
-"""Records into WebDataset shards: every shard appears whole, and the same records give the same bytes."""
+"""The writer of WebDataset shards from records: every shard appears whole, and the same records give the same bytes."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.imports.records import ImageRecord, RecordSource, encode_image
 from diht_k8s.recipe.shards.images import BadImageError
-from diht_k8s.recipe.shards.samples import ContentDigest, write_samples
+from diht_k8s.recipe.shards.prefetch import prefetch
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tar_writer import ContentDigest, write_samples
 
 THREADS: Final = 4
 AHEAD: Final = 32
@@ -28,7 +28,7 @@ Pack = Callable[[ImageRecord], Packed]
 
 @dataclass
 class ShardFacts:
-    """What a shard holds, and what was left out of it."""
+    """Contents of a shard, and the records left out of it by reason."""
 
     samples: int = 0
     size: int = 0
@@ -94,9 +94,10 @@ def write_shard(
         EmptyShardError: no record of the range can be used.
     """
     facts, digest = ShardFacts(), ContentDigest()
+    packed_ahead = prefetch(source.read(start, stop), partial(_pack_or_reason, pack=pack), ahead=AHEAD, threads=THREADS)
 
     def samples() -> Iterator[tuple[str, Mapping[str, bytes]]]:
-        for number, (record, packed) in enumerate(_packed_ahead(source.read(start, stop), pack), start=start):
+        for number, (record, packed) in enumerate(packed_ahead, start=start):
             advance()
             for place, members in enumerate(packed):
                 if isinstance(members, str):
@@ -133,26 +134,8 @@ def _empty(facts: ShardFacts, source: RecordSource, start: int, stop: int) -> Em
     return error
 
 
-def _packed_ahead(records: Iterator[ImageRecord], pack: Pack) -> Iterator[tuple[ImageRecord, Packed]]:
-    """Records with their samples, in order; a few images are read and checked in threads before their turn."""
-
-    def packed(record: ImageRecord) -> Packed:
-        try:
-            return pack(record)
-        except BadImageError as error:
-            return [error.reason]
-
-    waiting: deque[tuple[ImageRecord, Future[Packed]]] = deque()
-    with ThreadPoolExecutor(THREADS, "import") as pool:
-        try:
-            for record in records:
-                waiting.append((record, pool.submit(packed, record)))
-                if len(waiting) == AHEAD:
-                    done, future = waiting.popleft()
-                    yield done, future.result()
-            while waiting:
-                done, future = waiting.popleft()
-                yield done, future.result()
-        finally:
-            for _, future in waiting:
-                future.cancel()
+def _pack_or_reason(record: ImageRecord, pack: Pack) -> Packed:
+    try:
+        return pack(record)
+    except BadImageError as error:
+        return [error.reason]

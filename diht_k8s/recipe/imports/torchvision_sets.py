@@ -1,4 +1,4 @@
-"""Data sets that torchvision reads from disk: its own classes read them, nothing is downloaded.
+"""Data sets that torchvision reads from disk, by its own classes; nothing is downloaded.
 
 Class names follow torchvision's order of labels; where clip-benchmark has better ones in that order, `texts` names them.
 """
@@ -26,7 +26,7 @@ def _splits(*names: str, **renamed: str) -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class TorchvisionSet:
-    """How one data set lies on disk and how torchvision's class reads it."""
+    """The layout of one data set on disk, and torchvision's class for it."""
 
     class_name: str
     """in torchvision.datasets."""
@@ -91,8 +91,8 @@ TORCHVISION_SETS: Final = {
 
 def find_torchvision(root: Path) -> tuple[str, Path] | None:
     """The layout of a folder and the root that torchvision wants: the folder itself, or its parent."""
-    for name, known in TORCHVISION_SETS.items():
-        for marker in known.markers:
+    for name, layout in TORCHVISION_SETS.items():
+        for marker in layout.markers:
             if (root / marker).exists():
                 return name, root
             if root.name == marker.partition("/")[0] and root.is_dir() and (root.parent / marker).exists():
@@ -100,37 +100,37 @@ def find_torchvision(root: Path) -> tuple[str, Path] | None:
     return None
 
 
-def read_torchvision(name: str, root: Path, wanted: ReaderOptions) -> RecordSource:
+def read_torchvision(name: str, root: Path, options: ReaderOptions) -> RecordSource:
     """A data set of `TORCHVISION_SETS`.
 
     Raises:
         UserError: there is no such split, or a package for the format is missing.
         DataError: files are missing or damaged.
     """
-    known = TORCHVISION_SETS[name]
-    if wanted.split not in known.splits:
-        raise UserError(f"{name} has no split {wanted.split}: choose one by --split ({', '.join(known.splits)})")
-    dataset = _opened(name, known, root, wanted.split)
+    layout = TORCHVISION_SETS[name]
+    if options.split not in layout.splits:
+        raise UserError(f"{name} has no split {options.split}: choose one by --split ({', '.join(layout.splits)})")
+    dataset = _opened(name, layout, root, options.split)
     total = len(dataset)
-    marker = next((root / marker for marker in known.markers if (root / marker).exists()), root)
+    marker = next((root / marker for marker in layout.markers if (root / marker).exists()), root)
     files = sorted(path for path in marker.rglob("*") if path.is_file()) if marker.is_dir() else [marker]
     return RecordSource(
         kind=name,
         type="Classification",
         total=total,
-        read=_reader(dataset, marker, known),
-        fingerprint=fingerprint([name, wanted.split, total, file_stats(files)]),
-        class_names=_class_names(dataset, known),
-        texts=known.texts,
+        read=_reader(dataset, marker, layout),
+        fingerprint=fingerprint([name, options.split, total, file_stats(files)]),
+        class_names=_class_names(dataset, layout),
+        texts=layout.texts,
     )
 
 
-def _opened(name: str, known: TorchvisionSet, root: Path, split: str) -> Any:
+def _opened(name: str, layout: TorchvisionSet, root: Path, split: str) -> Any:
     import torchvision.datasets
 
-    make: Callable[..., Any] = getattr(torchvision.datasets, known.class_name)
+    make: Callable[..., Any] = getattr(torchvision.datasets, layout.class_name)
     try:
-        return make(str(root), **known.splits[split], **known.arguments)
+        return make(str(root), **layout.splits[split], **layout.arguments)
     except Exception as error:  # every class has its own way to say that a file is missing or damaged
         lacking = error if isinstance(error, ModuleNotFoundError) else error.__context__
         if isinstance(lacking, ModuleNotFoundError):
@@ -143,7 +143,7 @@ def _opened(name: str, known: TorchvisionSet, root: Path, split: str) -> Any:
         ) from error
 
 
-def _reader(dataset: Any, marker: Path, known: TorchvisionSet) -> Callable[[int, int], Iterator[ImageRecord]]:
+def _reader(dataset: Any, marker: Path, layout: TorchvisionSet) -> Callable[[int, int], Iterator[ImageRecord]]:
     def image(row: int) -> Callable[[], Image.Image]:
         def load() -> Image.Image:
             try:
@@ -163,7 +163,7 @@ def _reader(dataset: Any, marker: Path, known: TorchvisionSet) -> Callable[[int,
     def read(start: int, stop: int) -> Iterator[ImageRecord]:
         for row in range(start, stop):
             label = int(dataset[row][1]) if labels is None else int(labels[row])
-            yield ImageRecord(f"{marker} image {row}", image(row), known.numbers[label] if known.numbers else label)
+            yield ImageRecord(f"{marker} image {row}", image(row), layout.numbers[label] if layout.numbers else label)
 
     return read
 
@@ -195,9 +195,9 @@ def _labels(dataset: Any) -> Any:
     return None
 
 
-def _class_names(dataset: Any, known: TorchvisionSet) -> tuple[str, ...]:
-    if known.digits or known.names:
-        return known.names or tuple(map(str, range(known.digits)))
+def _class_names(dataset: Any, layout: TorchvisionSet) -> tuple[str, ...]:
+    if layout.digits or layout.names:
+        return layout.names or tuple(map(str, range(layout.digits)))
     names = getattr(dataset, "classes", None) or getattr(dataset, "categories", ())
     plain = [name[0] if isinstance(name, tuple) else str(name) for name in names]
-    return tuple("".join(" " if letter in known.replaced else letter for letter in name).strip() for name in plain)
+    return tuple("".join(" " if letter in layout.replaced else letter for letter in name).strip() for name in plain)

@@ -19,7 +19,7 @@ OTHER_REGION: Final = "Other"
 
 
 def find_wilds(folder: Path) -> str | None:
-    """Which set a folder holds."""
+    """The name of the set that a folder holds; None if it is none of WILDS."""
     if (folder / "rgb_metadata.csv").is_file():
         return "wilds-fmow"
     if not (folder / "metadata.csv").is_file():
@@ -32,7 +32,7 @@ def find_wilds(folder: Path) -> str | None:
     )  # fmt: skip
 
 
-def read_wilds(kind: str, folder: Path, wanted: ReaderOptions) -> RecordSource:
+def read_wilds(kind: str, folder: Path, options: ReaderOptions) -> RecordSource:
     """One split of a set.
 
     Raises:
@@ -41,16 +41,16 @@ def read_wilds(kind: str, folder: Path, wanted: ReaderOptions) -> RecordSource:
     """
     read = {"wilds-camelyon17": _camelyon, "wilds-iwildcam": _iwildcam, "wilds-fmow": _fmow}[kind]
     by_split, names, texts = read(folder)
-    if wanted.split not in by_split:
-        raise UserError(f"{folder} has no split {wanted.split}: choose one by --split ({', '.join(sorted(by_split))})")
-    records = by_split[wanted.split]
+    if options.split not in by_split:
+        raise UserError(f"{folder} has no split {options.split}: choose one by --split ({', '.join(sorted(by_split))})")
+    records = by_split[options.split]
     metadata = folder / ("rgb_metadata.csv" if kind == "wilds-fmow" else "metadata.csv")
     return RecordSource(
         kind=kind,
         type="Classification",
         total=len(records),
         read=reader_of(records),
-        fingerprint=fingerprint([kind, wanted.split, file_stats([metadata])]),
+        fingerprint=fingerprint([kind, options.split, file_stats([metadata])]),
         class_names=tuple(names),
         texts=texts,
     )

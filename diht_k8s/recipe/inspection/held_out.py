@@ -17,8 +17,9 @@ from diht_k8s.recipe.filter.fingerprints import gallery_of
 from diht_k8s.recipe.inspection.dataset_profile import DatasetProfile, ProfiledPair
 from diht_k8s.recipe.shards.images import BadImageError, decode
 from diht_k8s.recipe.shards.pairs import with_usual_names
-from diht_k8s.recipe.shards.samples import IMAGE_SUFFIXES, read_samples, write_samples
+from diht_k8s.recipe.shards.samples import IMAGE_SUFFIXES, read_samples
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tar_writer import write_samples
 
 SHARD: Final = "00000.tar"
 EXCLUDE: Final = "exclude.txt"

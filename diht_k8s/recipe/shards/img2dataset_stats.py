@@ -1,4 +1,4 @@
-"""What img2dataset leaves beside a shard: how many pairs it holds, without reading it.
+"""The number of pairs of a shard by the files that img2dataset leaves beside it; the shard is not read.
 
 `NAME_stats.json` counts the pairs that were fetched; `NAME.parquet` has a row for each pair that was asked for.
 """

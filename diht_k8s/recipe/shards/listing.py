@@ -1,4 +1,6 @@
-"""Which files patterns match, with their identities, by few requests: a folder is listed once, 1,000 objects a request.
+"""The files that patterns match, with their identities, by few requests.
+
+A folder is listed once, 1,000 objects a request.
 
 In: brace ranges and globs, and the file system of each URI. Out: the files in order, with size and identity as the
 listing gives them.
@@ -53,7 +55,7 @@ def identity_of(info: Mapping[str, Any], path: str) -> str:
     return f"{info['size']}-{version}"
 
 
-def listed(patterns: Sequence[str], resolve: Resolve, errors: Errors) -> list[ListedFile]:
+def list_files(patterns: Sequence[str], resolve: Resolve, errors: Errors) -> list[ListedFile]:
     """The files that brace ranges and globs match, each pattern expanded in order; stderr tells of absent ones.
 
     Args:

@@ -6,11 +6,9 @@ off or comes short is requested again here, from the byte where it ended. Each r
 the first one: an object that is replaced meanwhile is an error, never a mixture. What is read ahead is bounded in bytes
 over all files of a process.
 
-Why not obstore, whose streams resume by themselves: it works on threads of its own, which a fork does not take along,
-and a process forked from one that has read by it hangs at its first read for ever (obstore 0.12.1, a store of the
-child's own included). The training's loader forks its workers (see `train.data.loader`). A spawned worker would cost
-more than obstore gains: on the loopback ours gives 0.77 of its rate by the clock on busy cores, at 0.88 of its CPU time
-(`benchmarks/run s3_read`). It also reads no profiles of AWS' configuration, which are part of the usual chain.
+Own code, because a process forked from one that has read by obstore 0.12.1 hangs at its first read, and the training's
+loader forks; obstore reads no AWS profiles either. Ours gives 0.77 of its rate at 0.88 of its CPU time (`benchmarks/run
+s3_read`).
 """
 
 from __future__ import annotations
@@ -240,7 +238,7 @@ class ObjectFile(io.BufferedIOBase):
         return b"".join(parts)
 
     def read1(self, size: int = -1, /) -> bytes:
-        """What `read` gives."""
+        """The same as `read`."""
         return self.read(size)
 
     def close(self) -> None:

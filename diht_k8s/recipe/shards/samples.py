@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any, BinaryIO, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 from diht_k8s.api.errors import DataError
-from diht_k8s.recipe.shards.sample_captions import MAX_CAPTION_BYTES, fold_whitespace, weighted_captions
+from diht_k8s.recipe.shards.sample_captions import caption_digest, caption_of
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.tar_reader import Member, TarDamageError, read_members
 
@@ -24,8 +23,6 @@ NOT_REGULAR: Final = "member_not_regular"
 """Problem of a sample with a link or a sparse file as a member."""
 UNSAFE_NAME: Final = "name_unsafe"
 """Problem of a sample whose key leads out of the folder into which an archive is unpacked."""
-_NOT_HELD: Final = {"", "__key__"}
-CAPTION_KEYS: Final = ("caption", "text")
 
 
 class DamagedShardError(DataError):
@@ -68,7 +65,7 @@ class DamagedShardError(DataError):
 
 @dataclass(frozen=True)
 class Sample:
-    """One pair as it stands in a shard."""
+    """One pair as a shard holds it."""
 
     key: str
     """the WebDataset key: path up to the first dot of the base name."""
@@ -255,44 +252,13 @@ def _meta(data: bytes | None) -> tuple[dict[str, Any], str | None]:
     return (meta, None) if isinstance(meta, dict) else ({}, "json_unreadable")
 
 
-def caption_of(text: bytes | None, meta: Mapping[str, Any]) -> tuple[str, str | None]:
-    """The caption of the .txt, else of the .json, in one line with white space folded; else "" and what is wrong."""
-    if text is not None:
-        if len(text) > MAX_CAPTION_BYTES:
-            return "", "caption_too_long"
-        try:
-            caption = text.decode()
-        except UnicodeDecodeError:
-            return "", "caption_not_utf8"
-    else:
-        value = next((meta[key] for key in CAPTION_KEYS if key in meta), None)
-        if value is None:
-            value = next((text for text, _ in weighted_captions(meta)), None)
-        if value is None:
-            return "", "caption_missing"
-        if not isinstance(value, str):
-            return "", "caption_no_text"
-        caption = value
-    caption = fold_whitespace(caption)
-    if len(caption.encode(errors="surrogatepass")) > MAX_CAPTION_BYTES:
-        return "", "caption_too_long"
-    if any("\ud800" <= character <= "\udfff" for character in caption):
-        return "", "caption_not_utf8"
-    return (caption, None) if caption else ("", "caption_empty")
-
-
-def caption_digest(caption: str) -> str:
-    """SHA-256 of a caption, 32 hex digits."""
-    return hashlib.sha256(caption.encode()).hexdigest()[:32]
-
-
 def storable(text: str) -> str:
     """A text with lone surrogates replaced: damaged names and JSON may hold them, and no table stores them."""
     return text.encode(errors="replace").decode()
 
 
 class Survey(NamedTuple):
-    """What a shard holds."""
+    """The number of samples of a shard, and its damage."""
 
     samples: int
     """as many as `read_samples` delivers."""
@@ -330,65 +296,3 @@ def survey(
 def count_samples(storage: Storage, uri: str) -> int:
     """The number of samples that `read_samples` delivers."""
     return survey(storage, uri).samples
-
-
-class ContentDigest:
-    """Size and SHA-256 of what is written to a file, gathered on the way."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        self._sha256 = hashlib.sha256()
-        self._file: IO[bytes] | None = None
-
-    def around(self, file: IO[bytes]) -> IO[bytes]:
-        """Pass writes on to `file`."""
-        self._file = file
-        return cast("IO[bytes]", self)
-
-    def write(self, data: bytes) -> int:
-        """Write and count."""
-        assert self._file is not None
-        self._sha256.update(data)
-        self.size += len(data)
-        return self._file.write(data)
-
-    def tell(self) -> int:
-        """Position, as archives ask for it."""
-        return self.size
-
-    @property
-    def sha256(self) -> str:
-        """Digest of what was written, in hex."""
-        return self._sha256.hexdigest()
-
-
-def write_samples(
-    storage: Storage,
-    uri: str,
-    samples: Iterable[tuple[str, Mapping[str, bytes]]],
-    *,
-    digest: ContentDigest | None = None,
-) -> int:
-    """Write (key, members) as a plain tar by webdataset, byte for byte the same for the same samples; returns their number.
-
-    Members without a suffix, or with `__key__` as suffix, are left out: webdataset's samples cannot hold them.
-
-    Args:
-        storage: where the tar goes.
-        uri: its name.
-        samples: pairs in order.
-        digest: takes the size and the SHA-256 of the tar.
-    """
-    from webdataset.writer import TarWriter  # it imports torch, which only those who write should wait for
-
-    count = 0
-    plain: dict[str, Any] = {"user": "", "group": "", "mode": 0o644, "mtime": 0, "encoder": False, "keep_meta": True}
-    with (
-        storage.writer(uri) as file,
-        TarWriter(cast("BinaryIO", file if digest is None else digest.around(file)), **plain) as writer,
-    ):
-        writer.tarstream.format = tarfile.USTAR_FORMAT  # webdataset 1.0.2 takes a format and does not hand it on
-        for key, members in samples:
-            writer.write({suffix: members[suffix] for suffix in members.keys() - _NOT_HELD} | {"__key__": key})
-            count += 1
-    return count

@@ -1,4 +1,4 @@
-"""How many samples a shard holds and where each begins, so that some of them are one range request.
+"""The index of a shard: its number of samples and the first byte of each, so that some of them are one range request.
 
 In: a shard that is read or written once. Out: `ShardIndex`; of it and a range of bytes the samples, as `read_samples`
 gives them. An index belongs to one version of its shard: ranges are asked for by the identity that it names.
@@ -12,14 +12,13 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import IO, Final, NamedTuple, cast
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.shards.samples import (
     MAX_MEMBER_BYTES,
-    ContentDigest,
     Sample,
     SamplePlaces,
     grouped,
@@ -32,8 +31,6 @@ from diht_k8s.recipe.shards.tar_reader import BLOCK, TarDamageError, read_member
 
 MAX_RANGE_BYTES: Final = 256 << 20
 """A longer range is read as a part of the whole shard, which holds one sample in memory."""
-_EXTENDED: Final = (b"L", b"K", b"x")
-"""Headers that belong to the member behind them."""
 
 
 class IndexedDamage(NamedTuple):
@@ -151,60 +148,3 @@ def _other(uri: str, sign: str) -> DataError:
     return DataError(
         f"{uri} does not hold the samples of its index ({sign}): remove the index and make it again by `diht index`"
     )
-
-
-class WrittenTar(ContentDigest):
-    """Size and SHA-256 of a tar that is written, and where its members begin, whatever program forms the headers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._header = bytearray()
-        self._passed, self._skip = 0, 0
-        """bytes up to the current header, and those of data before the next one."""
-        self._extended = False
-        self._begins = list[int]()
-        self._end = 0
-
-    def around(self, file: IO[bytes]) -> IO[bytes]:
-        """Pass writes on to `file`."""
-        super().around(file)
-        return cast("IO[bytes]", self)
-
-    def write(self, data: bytes) -> int:
-        """Write, count, and look at the headers."""
-        written, at = super().write(data), 0
-        while at < len(data):
-            if self._skip:
-                step = min(self._skip, len(data) - at)
-                self._skip -= step
-                self._passed += step
-            else:
-                step = min(BLOCK - len(self._header), len(data) - at)
-                self._header += data[at : at + step]
-                if len(self._header) == BLOCK:
-                    self._take(bytes(self._header))
-                    self._header.clear()
-            at += step
-        return written
-
-    def _take(self, header: bytes) -> None:
-        begin, self._passed = self._passed, self._passed + BLOCK
-        if not header.strip(b"\0"):
-            return
-        size = int(header[124:136].strip(b"\0 ") or b"0", 8)
-        if not self._extended:
-            self._begins.append(begin)
-        self._extended = header[156:157] in _EXTENDED
-        self._skip = size + -size % BLOCK
-        self._end = begin + BLOCK + size
-
-    def starts(self, members: Sequence[int]) -> list[int] | None:
-        """First byte of each sample and the end of the last one; None if the tar holds other members.
-
-        Args:
-            members: number of members of each sample, in order.
-        """
-        if sum(members) != len(self._begins):
-            return None
-        firsts = np.cumsum([0, *members])[:-1]
-        return [*(self._begins[number] for number in firsts), self._end]

@@ -1,4 +1,4 @@
-"""The source list of a run: what its patterns match, listed by one process and read by all others.
+"""The source list of a run: the files that its patterns match, listed by one process and read by all others.
 
 In: groups of patterns, one for each source. Out: the files of each, with size and identity. A list of many files is kept
 as one object beside the output, `OUTPUT/sources/KEY.parquet`; KEY is a digest of the patterns, and the header has one of
@@ -79,7 +79,7 @@ def current_sources(
 
 
 def _listed(storage: Storage, groups: Groups) -> list[list[ListedFile]]:
-    return [storage.listed(patterns) for patterns in groups]
+    return [storage.list_files(patterns) for patterns in groups]
 
 
 def _made(storage: Storage, uri: str, groups: Groups) -> list[list[ListedFile]]:

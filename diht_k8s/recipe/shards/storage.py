@@ -1,4 +1,4 @@
-"""The only module that knows storage: paths, `file://` and `s3://` through fsspec, atomic writes, clear errors.
+"""Storage: paths, `file://` and `s3://` through fsspec, atomic writes, clear errors. The only module that knows it.
 
 A file is either absent or complete: local files are written under a temporary name and renamed, objects are put at
 once.
@@ -21,7 +21,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from diht_k8s.api.data import StorageRule
 from diht_k8s.api.errors import DataError, DihtError, RetryableError, UserError
-from diht_k8s.recipe.shards.listing import ListedFile, identity_of, infos_of, listed, matches
+from diht_k8s.recipe.shards.listing import ListedFile, identity_of, infos_of, list_files, matches
 from diht_k8s.recipe.shards.range_reads import RangeReader
 
 CLIENT: Final = {"retries": {"max_attempts": 9, "mode": "standard"}, "connect_timeout": 10, "read_timeout": 60}
@@ -44,16 +44,16 @@ class Storage:
         self._readers: dict[tuple[int, int], RangeReader] = {}
 
     def expand(self, patterns: Sequence[str]) -> list[str]:
-        """The files that brace ranges and globs match (see `listed`)."""
-        return [found.uri for found in self.listed(patterns)]
+        """The files that brace ranges and globs match (see `list_files`)."""
+        return [found.uri for found in self.list_files(patterns)]
 
-    def listed(self, patterns: Sequence[str]) -> list[ListedFile]:
+    def list_files(self, patterns: Sequence[str]) -> list[ListedFile]:
         """The files that brace ranges and globs match, each pattern expanded in order; a folder is one listing.
 
         Raises:
             UserError: a pattern matches nothing or a folder, or the same file is matched twice.
         """
-        return listed(patterns, self._resolve, _errors)
+        return list_files(patterns, self._resolve, _errors)
 
     def matches(self, uri: str) -> list[str]:
         """The files that a pattern without braces matches, in order; possibly none. A folder raises UserError."""
@@ -264,7 +264,7 @@ class Storage:
             system.rm(path, recursive=True)
 
     def _reader(self, uri: str) -> tuple[RangeReader | None, str]:
-        """What reads a URI, None for a local file, and the path."""
+        """The reader of a URI, None for a local file, and the path."""
         system, path = self._resolve(uri)
         if isinstance(system, LocalFileSystem):
             return None, path

@@ -35,7 +35,7 @@ _SCHEMA: Final = pa.schema([
 
 
 class IndexRow(NamedTuple):
-    """What the table says about a shard."""
+    """One shard's row of the table."""
 
     name: str
     identity: str
@@ -161,7 +161,7 @@ class StoredIndex:
         columns = [table[name].to_pylist() for name in _SCHEMA.names]
         return cls(storage, folder, map(IndexRow._make, zip(*columns, strict=True)), header)
 
-    def of(self, name: str, identity: str | None = None) -> ShardIndex | None:
+    def find(self, name: str, identity: str | None = None) -> ShardIndex | None:
         """The index of a shard, by at most one range request; None if the book does not name it.
 
         Args:

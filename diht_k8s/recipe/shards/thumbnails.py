@@ -1,4 +1,4 @@
-"""Small images for the report, as data URIs: the page stays one file that needs no network."""
+"""Thumbnails for the report, as data URIs: the page stays one file that needs no network."""
 
 from __future__ import annotations
 

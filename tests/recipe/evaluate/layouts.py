@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from diht_k8s.recipe.evaluate.catalogue import CatalogueEntry
-from diht_k8s.recipe.shards.samples import write_samples
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tar_writer import write_samples
 from tests.recipe.evaluate.small_run import COLOURS, draw
 
 

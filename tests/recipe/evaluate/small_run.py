@@ -22,9 +22,10 @@ from diht_k8s.recipe.evaluate import stage as program
 from diht_k8s.recipe.runtime.commit import artefact, commit, read_committed
 from diht_k8s.recipe.runtime.stage import run_stage
 from diht_k8s.recipe.shards.pairs import read_pairs
-from diht_k8s.recipe.shards.samples import make_sample, write_samples
+from diht_k8s.recipe.shards.samples import make_sample
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tar_writer import write_samples
 
 COLOURS = ["red", "green", "blue", "gold", "black", "purple"]
 SHAPES = ["disc", "box", "bar"]

@@ -12,8 +12,8 @@ from diht_k8s.cli.main import main
 from diht_k8s.recipe.evaluate.catalogue import catalogue
 from diht_k8s.recipe.evaluate.catalogue.discovery import candidate_folders, find_benchmark, find_unlisted
 from diht_k8s.recipe.evaluate.catalogue.folder_names import folder_names, plain_name
-from diht_k8s.recipe.shards.samples import write_samples
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tar_writer import write_samples
 
 DATACOMP = [
     "imagenet1k",

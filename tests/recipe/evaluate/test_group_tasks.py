@@ -19,8 +19,8 @@ from diht_k8s.recipe.evaluate import stage as program
 from diht_k8s.recipe.evaluate.benchmark_images import BenchmarkImage, Cue, EncodedImages
 from diht_k8s.recipe.report.per_image import PER_IMAGE, read_per_image
 from diht_k8s.recipe.runtime.stage import run_stage
-from diht_k8s.recipe.shards.samples import write_samples
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tar_writer import write_samples
 from tests.recipe.evaluate.small_run import COLOURS, draw, export_model
 
 LOADED = cast("Any", SimpleNamespace())

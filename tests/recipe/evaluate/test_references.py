@@ -19,8 +19,9 @@ from diht_k8s.recipe.evaluate.references import References
 from diht_k8s.recipe.evaluate.retrieval import CUTOFFS
 from diht_k8s.recipe.report.per_image import PerImage
 from diht_k8s.recipe.runtime.signals import StopFlag
-from diht_k8s.recipe.shards.samples import read_samples, write_samples
+from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tar_writer import write_samples
 from tests.recipe.evaluate.small_run import document, draw, make_data, pairs
 
 PERFECT = 24

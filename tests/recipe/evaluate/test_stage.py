@@ -20,8 +20,8 @@ from diht_k8s.recipe.evaluate.feature_files import read_features
 from diht_k8s.recipe.runtime import claims
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards.images import decode
-from diht_k8s.recipe.shards.samples import write_samples
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tar_writer import write_samples
 from tests.recipe.evaluate.small_run import (
     COLOURS,
     document,

@@ -16,8 +16,9 @@ from diht_k8s.recipe.imports.layouts import open_pairs
 from diht_k8s.recipe.imports.pair_import import PairImport, import_pairs
 from diht_k8s.recipe.imports.records import ReaderOptions
 from diht_k8s.recipe.shards.sample_captions import weighted_captions
-from diht_k8s.recipe.shards.samples import Sample, read_samples, write_samples
+from diht_k8s.recipe.shards.samples import Sample, read_samples
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tar_writer import write_samples
 from tests.recipe.imports.loose_pairs import SOURCES, drawn, in_folder, jpeg
 
 

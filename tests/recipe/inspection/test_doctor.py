@@ -14,8 +14,8 @@ import yaml
 
 from diht_k8s.cli.onboarding import doctor
 from diht_k8s.recipe.inspection import storage_checks
-from diht_k8s.recipe.shards.samples import write_samples
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tar_writer import write_samples
 from tests.recipe.imports.loose_pairs import drawn, jpeg
 from tests.recipe.inspection.data import diht
 

@@ -10,8 +10,9 @@ import pytest
 
 from diht_k8s.api.documents import load
 from diht_k8s.api.errors import DataError, UserError
-from diht_k8s.recipe.shards.samples import read_samples, write_samples
+from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tar_writer import write_samples
 from tests.recipe.filter.shards import tar_of
 from tests.recipe.imports.loose_pairs import drawn, in_folder, jpeg
 from tests.recipe.inspection.data import diht, last_command

@@ -13,8 +13,8 @@ from diht_k8s.api.documents import load
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.run import Stage
 from diht_k8s.cli.cached_stages import compare_stages
-from diht_k8s.recipe.shards.samples import write_samples
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tar_writer import write_samples
 from tests.recipe.imports.loose_pairs import drawn, jpeg
 from tests.recipe.inspection.data import diht
 

@@ -21,8 +21,8 @@ from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun, Stage
 from diht_k8s.recipe.runtime.commit import artefact, commit
 from diht_k8s.recipe.shards.parquet import write_table
-from diht_k8s.recipe.shards.samples import write_samples
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tar_writer import write_samples
 
 COLOURS = ("red", "green", "blue", "yellow")
 SHAPES = ("circle", "square", "bar")

@@ -17,8 +17,9 @@ from diht_k8s.api.documents import dump
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.hashing import sha256_of
 from diht_k8s.cli.main import main
-from diht_k8s.recipe.shards.samples import read_samples, write_samples
+from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tar_writer import write_samples
 from diht_k8s.recipe.train.checkpoint import checkpoint
 from diht_k8s.recipe.train.checkpoint.state import load_weights
 from tests.recipe.train.small_run import VIT, Job, document, environment, make_data, train_in_ranks

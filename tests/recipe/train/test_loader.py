@@ -18,10 +18,11 @@ import torch
 from diht_k8s.api.errors import DataError, RetryableError
 from diht_k8s.api.layout import Layout
 from diht_k8s.recipe.label.soft_labels import read_labels
-from diht_k8s.recipe.shards.samples import Sample, read_samples, write_samples
+from diht_k8s.recipe.shards.samples import Sample, read_samples
 from diht_k8s.recipe.shards.shard_index import index_of
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tar_writer import write_samples
 from diht_k8s.recipe.train.data import collate, dataset
 from diht_k8s.recipe.train.data.augment import drawn_caption
 from diht_k8s.recipe.train.data.batch import Batch, merged

@@ -19,7 +19,7 @@ from torch import Tensor
 from diht_k8s.recipe.label.soft_labels import HeadLabels
 from diht_k8s.recipe.shards.images import BadImageError
 from diht_k8s.recipe.shards.pixels import decode_pixels
-from diht_k8s.recipe.shards.samples import caption_digest
+from diht_k8s.recipe.shards.sample_captions import caption_digest
 from diht_k8s.recipe.train.data.augment import drawn_caption, train_view
 from diht_k8s.recipe.train.data.batch import Batch, BatchTargets, HeadTargets
 from diht_k8s.recipe.train.data.dataset import LabelledSample, ShardDataset

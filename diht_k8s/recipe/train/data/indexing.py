@@ -50,7 +50,7 @@ class IndexedShards:
     def of(self, name: str) -> ShardIndex | None:
         """The index of a shard, by at most one request."""
         row = self._row_by_name.get(name)
-        return next((book.of(name) for book in self.books if row is not None and book.rows.get(name) == row), None)
+        return next((book.find(name) for book in self.books if row is not None and book.rows.get(name) == row), None)
 
     @cached_property
     def _row_by_name(self) -> dict[str, IndexRow]:

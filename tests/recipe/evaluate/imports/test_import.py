@@ -18,8 +18,9 @@ from diht_k8s.recipe.evaluate.importing import ImportOptions, import_benchmark
 from diht_k8s.recipe.imports import resumable_import
 from diht_k8s.recipe.imports.layouts import open_benchmark
 from diht_k8s.recipe.imports.records import ReaderOptions
-from diht_k8s.recipe.shards.samples import Sample, read_samples, write_samples
+from diht_k8s.recipe.shards.samples import Sample, read_samples
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tar_writer import write_samples
 from tests.recipe.evaluate.imports import originals
 from tests.recipe.evaluate.imports.drawings import IMAGES, drawing, two_captions
 from tests.recipe.evaluate.imports.original_pixels import FER_EMOTIONS

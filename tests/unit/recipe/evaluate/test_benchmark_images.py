@@ -28,8 +28,9 @@ from diht_k8s.recipe.evaluate.benchmark_images import (
     questions_of,
 )
 from diht_k8s.recipe.evaluate.class_texts import templates_of
-from diht_k8s.recipe.shards.samples import Sample, read_samples, write_samples
+from diht_k8s.recipe.shards.samples import Sample, read_samples
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tar_writer import write_samples
 
 
 def sample(npy: bytes) -> Sample:

@@ -17,10 +17,11 @@ from diht_k8s.recipe.runtime.indexing import make_index
 from diht_k8s.recipe.runtime.inputs import own_index
 from diht_k8s.recipe.runtime.signals import StopFlag
 from diht_k8s.recipe.shards import shard_groups
-from diht_k8s.recipe.shards.samples import read_samples, write_samples
+from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.shard_index import read_range
 from diht_k8s.recipe.shards.sources import input_shards
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tar_writer import write_samples
 
 
 class Noting(Storage):
@@ -55,7 +56,7 @@ def assert_is_right(run: DihtRun) -> None:
     storage, book = Storage(), own_index(run.spec, Storage())
     assert book is not None
     for shard in input_shards(run.spec, storage):
-        index, samples = book.of(shard.name, shard.identity), list(read_samples(storage, shard.uri))
+        index, samples = book.find(shard.name, shard.identity), list(read_samples(storage, shard.uri))
         assert index is not None
         assert list(read_range(storage, shard.uri, index, 1, len(samples))) == samples[1:]
 

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from diht_k8s.api.errors import DataError, RetryableError
-from diht_k8s.recipe.shards.samples import MAX_CAPTION_BYTES, ContentDigest, read_samples, write_samples
+from diht_k8s.recipe.shards.sample_captions import MAX_CAPTION_BYTES
+from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tar_writer import ContentDigest, write_samples
 
 IMAGE = b"\x89PNG image"
 

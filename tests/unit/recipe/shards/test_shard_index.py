@@ -14,9 +14,10 @@ import pytest
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.shards import shard_index as index_module
-from diht_k8s.recipe.shards.samples import DamagedShardError, Sample, read_samples, write_samples
-from diht_k8s.recipe.shards.shard_index import WrittenTar, index_of, read_range
+from diht_k8s.recipe.shards.samples import DamagedShardError, Sample, read_samples
+from diht_k8s.recipe.shards.shard_index import index_of, read_range
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tar_writer import TarDigest, write_samples
 from tests.fuzz.tars import MUTATIONS, case, sound_case
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
@@ -166,7 +167,7 @@ def test_written_shards_are_indexed_on_the_way(tmp_path: Path, longest: int) -> 
         folder = "/".join("d" * rng.randint(1, 60) for _ in range(longest // 60))
         members = {suffix: rng.randbytes(rng.randint(0, 2000)) for suffix in rng.sample(["jpg", "txt", "json"], 2)}
         pairs.append((f"{folder}/{number}".strip("/"), members))
-    digest = WrittenTar()
+    digest = TarDigest()
     write_samples(storage, str(path), pairs, digest=digest)
     index = index_of(storage, str(path))
     assert index.starts is not None

@@ -23,9 +23,9 @@ class Counting(Storage):
         self.first = first
         self.listings = 0
 
-    def listed(self, patterns: Sequence[str]) -> list[ListedFile]:
+    def list_files(self, patterns: Sequence[str]) -> list[ListedFile]:
         self.listings += 1
-        return super().listed(patterns)
+        return super().list_files(patterns)
 
 
 @pytest.fixture

@@ -53,14 +53,14 @@ def test_a_book_gives_every_index_back_and_reads_each_page_once(
     assert book.header["sources"] == "x"
     for _ in range(2):
         for number, index in enumerate(indexes):
-            found = book.of(f"s{number}")
+            found = book.find(f"s{number}")
             assert found is not None
             assert (found.identity, found.samples, found.damage) == (index.identity, index.samples, index.damage)
             assert (found.starts is None) == (index.starts is None)
             if index.starts is not None and found.starts is not None:
                 assert found.starts.tolist() == index.starts.tolist()
     assert len(storage.ranges) == len(set(storage.ranges)) == 5
-    assert book.of("unknown") is None
+    assert book.find("unknown") is None
     assert [row.samples for row in book.rows.values()] == [40, 60, 50, 300, 0, 9, 7]
 
 
@@ -79,7 +79,7 @@ def test_pages_beyond_the_bound_of_memory_are_read_again(
     book = StoredIndex.open(storage, str(tmp_path))
     assert book is not None
     for number in asked:
-        book.of(f"s{number}")
+        book.find(f"s{number}")
     assert len(storage.ranges) == ranges
 
 
@@ -95,7 +95,7 @@ def test_a_damaged_part_is_an_error_that_says_what_to_do(tmp_path: Path, content
     book = StoredIndex.open(Storage(), str(tmp_path))
     assert book is not None
     with pytest.raises(DataError, match="run `diht index`"):
-        book.of("s0")
+        book.find("s0")
 
 
 def test_a_part_with_other_places_than_the_table_counts_is_damaged(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_part_with_other_places_than_the_table_counts_is_damaged(tmp_path: Pat
     book = StoredIndex.open(Storage(), str(tmp_path))
     assert book is not None
     with pytest.raises(DataError, match="run `diht index`"):
-        book.of("s0")
+        book.find("s0")
 
 
 def test_places_take_few_bytes_a_sample(tmp_path: Path) -> None:

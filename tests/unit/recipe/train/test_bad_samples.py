@@ -9,9 +9,9 @@ import torch
 
 from diht_k8s.api.errors import DataError
 from diht_k8s.recipe.runtime.bad_shards import LOST, Damage
-from diht_k8s.recipe.shards.samples import write_samples
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tar_writer import write_samples
 from diht_k8s.recipe.train.bad_samples import BadSamples
 from diht_k8s.recipe.train.data.batch import Batch
 from diht_k8s.recipe.train.data.dataset import ShardDataset

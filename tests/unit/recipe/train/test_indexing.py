@@ -14,10 +14,11 @@ import pytest
 from diht_k8s.api.errors import DataError
 from diht_k8s.api.layout import Layout
 from diht_k8s.api.run import DihtRun
-from diht_k8s.recipe.shards.samples import read_samples, write_samples
+from diht_k8s.recipe.shards.samples import read_samples
 from diht_k8s.recipe.shards.shard_index import index_of
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.stored_index import write_part, write_rows
+from diht_k8s.recipe.shards.tar_writer import write_samples
 from diht_k8s.recipe.train.data.dataset import ShardDataset
 from diht_k8s.recipe.train.data.indexing import IndexedShards, RankAttempt, indexed
 from diht_k8s.recipe.train.setup import train_shards
