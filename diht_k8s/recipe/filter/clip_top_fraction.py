@@ -1,4 +1,4 @@
-"""Keep the share of the pool with the highest clip scores (`clipScore.keepShare`), once all other rules have spoken.
+"""The share of the pool with the highest clip scores (`clipScore.keepShare`): the last rule, after all others.
 
 In: the scores of all shards. Out: `filter/clip_share.json` with the score at which the pool is cut, by one worker; then
 kept pairs and scores without the pairs below it (reason `clip_share`), shard by shard, by workers that share them.
@@ -36,7 +36,7 @@ BINS: Final = 1 << 16
 
 
 class Rank(NamedTuple):
-    """What orders the pairs of the pool: the best one is the smallest."""
+    """The order of the pairs of the pool: the best one is the smallest."""
 
     negative_score: float
     uid: str
@@ -46,7 +46,7 @@ class Rank(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreCutoff:
-    """Where the pool is cut."""
+    """The place at which the pool is cut."""
 
     pairs: int
     """that have a score and that all other rules keep."""

@@ -1,13 +1,11 @@
-"""Drop repeated images from the kept shards (`filter.duplicates`) once all shards are filtered.
-
-Workers share the search for repeats (`repeat_search`), then the shards (`whole_pool`).
+"""Deduplication: repeated images are dropped from the kept shards (`filter.duplicates`) once all shards are filtered.
 
 Input: the kept shards, each with a file of fingerprints that was written before its scores. Output: kept shards and
 scores without the pairs whose image repeats an earlier kept image of the pool (reason `duplicate`); the header of the
 scores records that this was done. All kept images of the pool are compared, including those that are repeats
 themselves, so the result does not depend on which worker runs when.
 
-Find the repeated images of a whole pool in two passes by partitions; each step is claimed by one worker.
+Workers share a search in two passes by partitions, then the shards (`global_rules`). Each step is claimed by one worker.
 
 1. **Spread**: for SHARDS_PER_CHUNK shards at a time, the fingerprint and the number of each kept image are written as
    records, sorted by partition. Images that may repeat each other share a partition: for `Exact` by their digest, for
@@ -69,7 +67,7 @@ _SHARD_BITS: Final = np.uint64(32)
 
 @dataclass(frozen=True)
 class Chunk:
-    """What is known of the records of some shards."""
+    """The records of some shards: their images, and their number in each partition."""
 
     number: int
     images: Sequence[int]

@@ -28,7 +28,7 @@ def is_excluded(sample: Sample, entries: frozenset[str]) -> bool:
 
 
 def names_of(sample: Sample) -> Iterator[str]:
-    """What a list may call this pair: its uid, the digest of its image, those of its URLs."""
+    """The names that a list may give this pair: its uid, the digest of its image, those of its URLs."""
     yield sample.uid
     yield hashlib.sha256(sample.image).hexdigest()
     for url in (sample.meta.get(key) for key in URL_KEYS):

@@ -1,4 +1,4 @@
-"""Rules on the whole pool, applied once all shards are filtered: what workers do around the search of each rule.
+"""Rules on the whole pool, applied once all shards are filtered: the workers' part around each rule's search.
 
 Workers share the search, then the shards, by claims, as for filtering. Input: the scores of all shards. Output: kept pairs
 and scores without what the rule drops; the header of the scores records that it was applied.

@@ -1,4 +1,4 @@
-"""What is left of a group of filtered shards for the stage's end: summed counts, digests, and the rows of its index.
+"""Summaries of groups of filtered shards, for the stage's end: counts, digests, and the rows of the index.
 
 In: the headers of the group's scores. Out: one small object for each group, which the end merges; scores are not read
 again. A summary belongs to one configuration, by its name.
@@ -64,7 +64,7 @@ class FilteredShard:
 
 @dataclass
 class GroupSummary:
-    """What the stage's end needs of some shards."""
+    """Summed counts, digests and index rows of some shards."""
 
     total: Summary = field(default_factory=Summary)
     hints: defaultdict[str, LayoutHints] = field(default_factory=lambda: defaultdict(LayoutHints))
@@ -157,7 +157,7 @@ class GroupSummaries:
         layout = self._context.layout
         return [self.uri(group), *(part_uri(layout.filter_index(kind), group.number) for kind in ("raw", "kept"))]
 
-    def there(self, groups: Sequence[ShardGroup], scored: Collection[str]) -> set[int]:
+    def written(self, groups: Sequence[ShardGroup], scored: Collection[str]) -> set[int]:
         """Numbers of the groups that are summed up, by one listing.
 
         Args:

@@ -1,4 +1,4 @@
-"""Write the kept pairs of a shard, and rewrite them without pairs that are dropped later (takedowns, repeats).
+"""The files of kept pairs, one a shard, and their rewriting without pairs that are dropped later (takedowns, repeats).
 
 Input: the pairs in order. Output: a tar with copies of them or, with `output: KeepList`, their indices, by which later
 stages read the raw shard.
@@ -20,9 +20,10 @@ from diht_k8s.recipe.filter.scores import Row, Scores, schema_of, to_batch
 from diht_k8s.recipe.filter.summary import Summary
 from diht_k8s.recipe.shards.keep_lists import KeepListRow, write_keep_list
 from diht_k8s.recipe.shards.parquet import write_table
-from diht_k8s.recipe.shards.samples import Sample, count_samples, read_samples, write_samples
-from diht_k8s.recipe.shards.shard_index import WrittenTar, pack_starts
+from diht_k8s.recipe.shards.samples import Sample, count_samples, read_samples
+from diht_k8s.recipe.shards.shard_index import pack_starts
 from diht_k8s.recipe.shards.storage import Storage
+from diht_k8s.recipe.shards.tar_writer import TarDigest, write_samples
 
 _BATCH: Final = 1024
 
@@ -43,14 +44,14 @@ class KeptPairs:
         return self.uri(shard).removeprefix(self.layout.stage(Stage.FILTER) + "/")
 
     def write(
-        self, shard: str, pairs: Iterable[tuple[int, Row, Sample]], *, there: Collection[str]
+        self, shard: str, pairs: Iterable[tuple[int, Row, Sample]], *, existing: Collection[str]
     ) -> tuple[int, WrittenFile]:
         """Write the kept pairs of a shard; returns their number and the size and digest of the file.
 
         Args:
             shard: name of the shard.
             pairs: index in the raw shard, row and sample of each kept pair.
-            there: names of the files of kept pairs that earlier starts have left.
+            existing: names of the files of kept pairs that earlier starts have left.
         """
         if self.output == "KeepList":
             count, written = self._write_list(shard, [KeepListRow(number, row.uid) for number, row, _ in pairs])
@@ -58,7 +59,7 @@ class KeptPairs:
         else:
             count, written = self._write_copies(shard, ((sample.key, sample.members) for _, _, sample in pairs))
             other = self.layout.keep_list(shard)
-        if other.rpartition("/")[2] in there:  # left by an earlier run; nothing would read it or drop pairs from it
+        if other.rpartition("/")[2] in existing:  # left by an earlier run; nothing would read it or drop pairs from it
             self.storage.remove(other)
         return count, written
 
@@ -114,7 +115,7 @@ class KeptPairs:
                 yield sample.key, sample.members
 
     def _write_copies(self, shard: str, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> tuple[int, WrittenFile]:
-        digest, members = WrittenTar(), list[int]()
+        digest, members = TarDigest(), list[int]()
 
         def counted() -> Iterator[tuple[str, Mapping[str, bytes]]]:
             for key, parts in samples:

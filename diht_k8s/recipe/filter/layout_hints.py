@@ -1,4 +1,4 @@
-"""What to say where images or captions are not found: the suffixes that are there, and the usual mistakes.
+"""Hints for sources without images or captions: the suffixes that are there, and the usual mistakes.
 
 In: the samples of a shard. Out: counts for the header of its scores, and one sentence for the user.
 """
@@ -57,7 +57,7 @@ class LayoutHints:
         self.split += other.split
 
     def sentence(self, source: str) -> str:
-        """What is there and what to do, for the source of these samples; empty where nothing is missing."""
+        """The suffixes found and the advice for the source of these samples; empty where nothing is missing."""
         if not self.samples:
             return ""
         shown = sorted(self.suffixes.items(), key=lambda item: (-item[1], item[0]))

@@ -1,4 +1,4 @@
-"""Find near-duplicates among very many fingerprints in linear time: an LSH forest of MinHash keys, in memory.
+"""An LSH forest of MinHash keys, in memory: near-duplicates among very many fingerprints in linear time.
 
 Two fingerprints are near-duplicates when they differ in at most a quarter of the steps that either has, which is a
 Jaccard similarity of their sets of steps of at least 3/4. MinHash draws one value from each set such that two sets draw
@@ -67,7 +67,7 @@ def lanes(permuted_N4: np.ndarray) -> np.ndarray:
 
 
 def has_steps(bits_N4: np.ndarray) -> np.ndarray:
-    """Which images have enough steps to be compared, [N]."""
+    """Masks the images with enough steps to be compared, [N]."""
     return np.bitwise_count(bits_N4).sum(axis=1) >= FEW_BITS
 
 
@@ -78,7 +78,7 @@ def root(lanes_NL: np.ndarray, table: int) -> np.ndarray:
 
 
 def earlier_equals(bits_N4: np.ndarray) -> np.ndarray:
-    """Which images equal an earlier one, [N]; the fingerprints are in the order of the pool."""
+    """Masks the images that equal an earlier one, [N]; the fingerprints are in the order of the pool."""
     # a multiplicative hash instead of a sort by four words; the few images with equal hashes are then compared in full
     mixed_N = np.zeros(len(bits_N4), np.uint64)
     for word in range(bits_N4.shape[1]):
@@ -94,7 +94,7 @@ def earlier_equals(bits_N4: np.ndarray) -> np.ndarray:
 
 
 def earlier_alike(bits_N4: np.ndarray, table: int, between: Callable[[], object] = lambda: None) -> np.ndarray:
-    """Which images are near-duplicates of an earlier one that has the same root, [N].
+    """Masks the near-duplicates of an earlier image that has the same root, [N].
 
     Args:
         bits_N4: distinct fingerprints, `permuted`, in the order of the pool.
@@ -193,7 +193,7 @@ def _followers(bits_N4: np.ndarray, numbers: np.ndarray) -> np.ndarray:
 
 
 def _alike(one_4N: np.ndarray, other_4N: np.ndarray, steps_N: np.ndarray, other_steps_N: np.ndarray) -> np.ndarray:
-    """What `fingerprints.is_near_duplicate` says of pairs, by the steps that both have."""
+    """Masks the near-duplicate pairs, as `fingerprints.is_near_duplicate` has them, by the steps that both have."""
     both_N = np.bitwise_count(one_4N[0] & other_4N[0]).astype(np.uint16)
     for word in range(1, len(one_4N)):
         both_N += np.bitwise_count(one_4N[word] & other_4N[word])

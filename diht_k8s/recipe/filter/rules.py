@@ -1,4 +1,4 @@
-"""Apply the CAT filter rules to batches of samples, and record the first rule that drops a sample as its reason.
+"""The CAT rules on batches of samples; the first rule that drops a sample gives the reason.
 
 Order: bad, exclude, language, metadata, C (complexity), A (action), then the image: readable, size, benchmark, clip
 score, T (text).
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import tarfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from diht_k8s.recipe.filter.text_spotting.matching import MatchRule, shows_capti
 from diht_k8s.recipe.filter.text_spotting.spotter import Spotting, SpottingRequest
 from diht_k8s.recipe.shards.images import BadImageError, decode
 from diht_k8s.recipe.shards.samples import Sample, storable
+from diht_k8s.recipe.shards.tar_writer import fits_tar
 
 BAD: Final = "bad:"
 _UNFILTERED: Final = Filter()
@@ -68,9 +68,9 @@ class _Pair(NamedTuple):
     row: Row
     sample: Sample
     image: Image.Image | None
-    scores: bool
+    needs_score: bool
     """whether the CLIP model must score it."""
-    reads: bool
+    needs_spotting: bool
     """whether it must be searched for text."""
 
 
@@ -131,7 +131,7 @@ class RuleChain:
     def _first_reason(self, sample: Sample, *, filtered: bool) -> str:
         if sample.problem is not None:
             return BAD + sample.problem
-        if not _storable(sample):
+        if not fits_tar(sample):
             return BAD + "name_too_long"
         if is_excluded(sample, self.exclusions):
             return "exclude"
@@ -159,7 +159,7 @@ class RuleChain:
 
         def requests() -> Iterator[SpottingRequest]:
             for pair in self._above_min_score(self._pairs(rows, samples, known, filtered=filtered)):
-                if pair.reads and pair.image is not None:
+                if pair.needs_spotting and pair.image is not None:
                     unread.append((pair.row, pair.sample, pair.image))
                     yield self._request(pair.image, pair.sample.caption)
                 else:
@@ -178,11 +178,11 @@ class RuleChain:
         for row, sample, before in zip(rows, samples, known, strict=True):
             if row.reason:
                 continue
-            scores = filtered and self.scorer is not None and row.clip_score is None
-            reads = filtered and not self._has_low_score(row) and self._must_read(row, sample)
-            image = self._opened(row, sample, before, needed=scores or reads, filtered=filtered)
+            needs_score = filtered and self.scorer is not None and row.clip_score is None
+            needs_spotting = filtered and not self._has_low_score(row) and self._must_read(row, sample)
+            image = self._opened(row, sample, before, needed=needs_score or needs_spotting, filtered=filtered)
             if not row.reason:
-                yield _Pair(row, sample, image, scores, reads)
+                yield _Pair(row, sample, image, needs_score, needs_spotting)
 
     def _above_min_score(self, pairs: Iterator[_Pair]) -> Iterator[_Pair]:
         """Score the pairs in batches, as far as no earlier scores say it; those that are left, in order."""
@@ -195,7 +195,7 @@ class RuleChain:
                     yield pair
 
     def _score(self, pairs: Sequence[_Pair]) -> None:
-        new = [(pair, pair.image) for pair in pairs if pair.scores and pair.image is not None]
+        new = [(pair, pair.image) for pair in pairs if pair.needs_score and pair.image is not None]
         if new and self.scorer is not None:
             images, captions = [image for _, image in new], [pair.sample.caption for pair, _ in new]
             for (pair, _), score in zip(new, self.scorer.scores(images, captions), strict=True):
@@ -255,7 +255,7 @@ def _gathered(pairs: Iterable[_Pair]) -> Iterator[list[_Pair]]:
     together, scored, pixels = list[_Pair](), 0, 0
     for pair in pairs:
         together.append(pair)
-        scored += pair.scores
+        scored += pair.needs_score
         pixels += 0 if pair.image is None else pair.image.width * pair.image.height
         if scored == clip_score.BATCH or pixels >= clip_score.MAX_PIXELS_AT_ONCE:
             yield together
@@ -332,13 +332,3 @@ def _was_readable(before: Row | None) -> bool:
 def new_row(shard: str, sample: Sample) -> Row:
     """The row of a sample before it is scored."""
     return Row(shard=shard, index=storable(sample.key), uid=storable(sample.uid), caption_sha256=sample.caption_sha256)
-
-
-def _storable(sample: Sample) -> bool:
-    """Whether the kept shard's tar format can hold the members' names."""
-    longest = max(sample.members, key=len, default="")
-    try:
-        tarfile.TarInfo(f"{sample.key}.{longest}").tobuf(tarfile.USTAR_FORMAT, "utf-8", "surrogateescape")
-    except ValueError:
-        return False
-    return True

@@ -9,7 +9,7 @@ worker adds these up and ends the stage, and the others wait for it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -26,6 +26,7 @@ from diht_k8s.recipe.filter.clip_top_fraction import ClipTopFraction, keeps_top_
 from diht_k8s.recipe.filter.decontamination import benchmark_shards
 from diht_k8s.recipe.filter.deduplication import Deduplication
 from diht_k8s.recipe.filter.global_rules import GlobalRule
+from diht_k8s.recipe.filter.group_filter import GroupFilter, is_done
 from diht_k8s.recipe.filter.group_summaries import FilteredShard, GroupSummaries, GroupSummary
 from diht_k8s.recipe.filter.kept_pairs import KeptPairs
 from diht_k8s.recipe.filter.layout_hints import LayoutHints
@@ -37,7 +38,7 @@ from diht_k8s.recipe.filter.model_versions import (
 )
 from diht_k8s.recipe.filter.report import report
 from diht_k8s.recipe.filter.scores import open_scores
-from diht_k8s.recipe.filter.shard_filter import ShardFilter, is_done
+from diht_k8s.recipe.filter.shard_filter import ShardFilter
 from diht_k8s.recipe.filter.summary import Summary
 from diht_k8s.recipe.runtime.bad_shards import BadShards, damage_summary
 from diht_k8s.recipe.runtime.claims import Claims
@@ -51,6 +52,9 @@ from diht_k8s.recipe.shards.stored_index import write_rows
 
 REQUESTS: Final = 16
 """Summaries that are fetched at the same time."""
+
+Step = Callable[[], tuple[bool, int]]
+"""Work on what is free; whether there was anything, and the number of shards or steps that are not done."""
 
 
 def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping[str, str]]:
@@ -75,27 +79,26 @@ def identify(run: DihtRun, storage: Storage) -> tuple[Mapping[str, str], Mapping
 
 def execute(context: Context) -> Outcome | None:
     """Filter shards until all are done; returns the outcome in the worker that ends the stage, None in the others."""
-    shards, claims = filter_input(context.run.spec, context.storage), claims_of(context)
-    rules, groups = _rules(context.run), groups_of(shards)
+    rules, claims = _rules(context.run), claims_of(context)
+    shards = filter_input(context.run.spec, context.storage)
+    groups = groups_of(shards)
+    own = groups[context.worker :: context.workers]
     filter_class = TableFilter if has_tables(context.run.spec) else ShardFilter
-    shard_filter = filter_class(context, rules, groups, claims)
-    whole_pool = [rule(context, rules, shards, claims) for rule in _whole_pool_rules(rules)]
+    shard_filter = filter_class(context, rules, shards, [shard for group in own for shard in group.shards], claims)
+    group_filter = GroupFilter(context, rules, groups, claims, shard_filter)
+    global_rules = [rule(context, rules, shards, claims) for rule in _global_rules(rules)]
+    steps: list[Step] = [group_filter.run, *(rule.run for rule in global_rules)]
+    if global_rules:
+        steps.append(lambda: _sum_up(context, groups, claims))
+    group_filter.filter(own)
+    return until_committed(
+        context, claims, lambda: _first_with_work(steps), lambda: finish(context, _summaries(context, groups))
+    )
 
-    def take() -> tuple[bool, int]:
-        missing = shard_filter.missing(groups)
-        if missing:
-            return shard_filter.run(missing, listed=True), len(missing)
-        for rule in whole_pool:
-            worked, waiting = rule.run()
-            if worked or waiting:
-                return worked, waiting
-        return _sum_up(context, groups, claims) if whole_pool else (False, 0)
 
-    def end() -> Outcome:
-        return finish(context, _summaries(context, groups))
-
-    shard_filter.run(groups[context.worker :: context.workers])
-    return until_committed(context, claims, take, end)
+def _first_with_work(steps: Iterable[Step]) -> tuple[bool, int]:
+    """The result of the first step that worked or waits for others; (False, 0) once all are done."""
+    return next((result for result in (step() for step in steps) if any(result)), (False, 0))
 
 
 def _sum_up(context: Context, groups: Sequence[ShardGroup], claims: Claims) -> tuple[bool, int]:
@@ -106,8 +109,8 @@ def _sum_up(context: Context, groups: Sequence[ShardGroup], claims: Claims) -> t
     """
     summaries = GroupSummaries(context, final=True)
     names = frozenset(shard.name for group in groups for shard in group.shards)
-    there, worked, waiting = summaries.there(groups, names), False, 0
-    missing = [group for group in groups if group.number not in there]
+    written, worked, waiting = summaries.written(groups, names), False, 0
+    missing = [group for group in groups if group.number not in written]
     claimed = [f"{group.name} summary" for group in missing]
     context.storage.reserve([*claims.uris(claimed), *(uri for group in missing for uri in summaries.uris(group))])
     for group in missing:
@@ -144,7 +147,7 @@ def _rules(run: DihtRun) -> Filter:
     return without_images(run.spec.filter) if has_tables(run.spec) else run.spec.filter
 
 
-def _whole_pool_rules(rules: Filter) -> list[type[GlobalRule]]:
+def _global_rules(rules: Filter) -> list[type[GlobalRule]]:
     """The rules on the whole pool that a run has, in the order in which they are applied."""
     found: list[type[GlobalRule]] = [Deduplication] if rules.duplicates is not None else []
     return [*found, ClipTopFraction] if keeps_top_fraction(rules) else found
@@ -167,7 +170,7 @@ def done_shard(context: Context, shard: Shard) -> FilteredShard | None:
     if not context.storage.exists(uri):
         return None
     content = context.storage.read_bytes(uri)
-    scores, rules = open_scores(content, uri), _whole_pool_rules(_rules(context.run))
+    scores, rules = open_scores(content, uri), _global_rules(_rules(context.run))
     if not is_done(scores, context) or not all(rule.is_applied(scores.header) for rule in rules):
         return None
     return FilteredShard.of(shard, scores.header, content, _kept_files(context).path(shard.name))

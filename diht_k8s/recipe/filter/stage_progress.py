@@ -64,7 +64,7 @@ class StageProgress:
         storage = self._context.storage
         if all(shard.part is None and storage.local_path(shard.uri) is not None for shard in shards):
             for shard in shards:
-                self._know(shard.name, count_samples(storage, shard.uri))
+                self._set_samples(shard.name, count_samples(storage, shard.uri))
 
     def begin(self, shard: Shard) -> None:
         """Start a shard, from this worker's share or another's."""
@@ -99,7 +99,7 @@ class StageProgress:
             bad_shards: number of damaged shards that this worker knows.
         """
         self._mine.add(shard.name)
-        self._know(shard.name, samples)
+        self._set_samples(shard.name, samples)
         self._done, self._in_shard = self._done + samples, 0
         if skipped:
             total = self._estimate(self._all)
@@ -108,9 +108,9 @@ class StageProgress:
             self._bad_shards = bad_shards
             self._report(last=True)
 
-    def _know(self, name: str, samples: int) -> None:
-        self._all.know(name, samples)
-        self._mine.know(name, samples)
+    def _set_samples(self, name: str, samples: int) -> None:
+        self._all.set_samples(name, samples)
+        self._mine.set_samples(name, samples)
 
     def _estimate(self, part: _Part) -> int:
         """Estimated samples of some shards; 0 while nothing is known."""
@@ -137,18 +137,18 @@ class _Part:
         if name not in self._names:
             self._names.add(name)
             self.bytes += self._sizes[name]
-            self._take(name)
+            self._add_known(name)
 
-    def know(self, name: str, samples: int) -> None:
+    def set_samples(self, name: str, samples: int) -> None:
         """Learn the number of samples of a shard, which may change."""
         if name in self._names and name in self._known:
             self.samples -= self._known[name]
             self.known_bytes -= self._sizes[name]
         self._known[name] = samples
         if name in self._names:
-            self._take(name)
+            self._add_known(name)
 
-    def _take(self, name: str) -> None:
+    def _add_known(self, name: str) -> None:
         if name in self._known:
             self.samples += self._known[name]
             self.known_bytes += self._sizes[name]

@@ -1,4 +1,4 @@
-"""Counts of what the filter did: per shard while its scores are computed, then summed over shards for the report.
+"""Counts of the filter: per shard while its scores are computed, then summed over shards for the report.
 
 Nothing is dropped silently: `Summary.check` asserts input = kept + dropped by reason + bad by reason.
 """

@@ -30,7 +30,7 @@ def uid_numbers(uids: Iterable[str]) -> NDArray[np.uint64]:
 
 
 def pairs_of(numbers: NDArray[np.uint64]) -> NDArray[np.void]:
-    """What `uid_numbers` gives as DataComp's array of pairs, shape (N,)."""
+    """Numbers from `uid_numbers` as DataComp's array of pairs, shape (N,)."""
     return np.ascontiguousarray(numbers).view(UID_DTYPE).reshape(-1)
 
 

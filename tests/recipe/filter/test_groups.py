@@ -42,13 +42,13 @@ def check_index(run: DihtRun) -> int:
     assert book is not None
     assert raw is not None
     places = [(book, shard) for shard in kept_shards(run.spec, storage) if shard.keep_list is None]
-    for index_book, shard in [*places, *((raw, shard) for shard in input_shards(run.spec, storage))]:
-        index, samples = index_book.of(shard.name), list(read_samples(storage, shard.uri))
+    for stored_index, shard in [*places, *((raw, shard) for shard in input_shards(run.spec, storage))]:
+        index, samples = stored_index.find(shard.name), list(read_samples(storage, shard.uri))
         assert index is not None
         assert index.identity == storage.identity(shard.uri)
         for first in range(len(samples)):
             assert list(read_range(storage, shard.uri, index, first, len(samples))) == samples[first:]
-        found += len(samples) if index_book is book else 0
+        found += len(samples) if stored_index is book else 0
     return found
 
 

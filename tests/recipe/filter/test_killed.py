@@ -96,14 +96,14 @@ def test_surviving_worker_finishes_the_work_of_a_killed_one(
 
 def _killed_by_a_shard(run: DihtRun, worker: int) -> None:
     """A worker that the kernel kills whenever it filters one of the shards."""
-    filter_shard = ShardFilter._filter
+    filter_shard = ShardFilter.filter
 
-    def poisoned(self: ShardFilter, shard: Shard, earlier: Any) -> Any:
+    def poisoned(self: ShardFilter, shard: Shard, before: Any, existing: Any) -> Any:
         if shard.name == "web-00003":
             os.kill(os.getpid(), signal.SIGKILL)
-        return filter_shard(self, shard, earlier)
+        return filter_shard(self, shard, before, existing)
 
-    ShardFilter._filter = poisoned  # type: ignore[method-assign]  # this process ends with it
+    ShardFilter.filter = poisoned  # type: ignore[method-assign]  # this process ends with it
     os._exit(exit_code_of(lambda: filter_with(run, worker=worker, workers=2)))
 
 

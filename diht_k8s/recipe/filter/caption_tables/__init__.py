@@ -1,5 +1,5 @@
-"""The caption pass: tables of URLs and captions in; scores and the table of those that are worth a download out.
+"""The caption pass: tables of URLs and captions in; scores and the list of the pairs that are worth a download out.
 
-`parts` splits the tables, `table_filter` filters a part, `survivors` writes what is kept, `uid_index` finds the scores
-again when the downloaded shards are filtered.
+`table_parts` splits the tables, `table_filter` filters a part, `download_list` writes what is kept, `uid_index` finds the
+scores again when the downloaded shards are filtered.
 """

@@ -1,4 +1,4 @@
-"""The table of the pairs that are worth a download, one file for each part: `filter/survivors/PART.parquet`.
+"""The list of the pairs that are worth a download, one table for each part: `filter/survivors/PART.parquet`.
 
 img2dataset reads the folder: `--url_col url --caption_col text --save_additional_columns '["uid"]'`.
 """
@@ -29,7 +29,7 @@ UID, URL, TEXT = "uid", "url", "text"
 
 @dataclass(frozen=True)
 class DownloadList:
-    """The tables of a run's survivors."""
+    """The tables of a run's kept pairs, one a part."""
 
     storage: Storage
     layout: Layout
@@ -45,9 +45,9 @@ class DownloadList:
         return f"{FOLDER}/{shard}.parquet"
 
     def write(
-        self, shard: str, pairs: Iterable[tuple[int, Row, Sample]], *, there: Collection[str] = ()
+        self, shard: str, pairs: Iterable[tuple[int, Row, Sample]], *, existing: Collection[str] = ()
     ) -> tuple[int, WrittenFile]:
-        """Write the survivors of a part; returns their number and the size and digest of the file."""
+        """Write the kept pairs of a part; returns their number and the size and digest of the file."""
         numbers = [name for name in self.numbers if name not in (UID, URL, TEXT, DIGEST)]
         schema = pa.schema({
             **dict.fromkeys((UID, URL, TEXT, DIGEST), pa.string()), **dict.fromkeys(numbers, pa.float64())
@@ -66,6 +66,6 @@ class DownloadList:
         return len(listed), {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
     def uids(self, shard: str) -> list[str]:
-        """The uids of a part's survivors, in order."""
+        """The uids of a part's kept pairs, in order."""
         column: Any = pq.read_table(io.BytesIO(self.storage.read_bytes(self.uri(shard))), columns=[UID])[UID]
         return column.to_pylist()

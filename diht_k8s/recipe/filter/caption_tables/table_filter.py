@@ -1,4 +1,4 @@
-"""Filter the parts of tables: the rules on captions, and those on sizes where the table says them. No image is opened."""
+"""The filter of a part of a table: rules on captions, and on sizes where the table has them. No image is opened."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from diht_k8s.api.filter import Filter, TextSpotting
 from diht_k8s.recipe.filter.caption_tables.download_list import DownloadList
 from diht_k8s.recipe.filter.caption_tables.table_parts import read_rows, sizes_of
 from diht_k8s.recipe.filter.rules import has_bad_shape
-from diht_k8s.recipe.filter.scores import Row, Scores
+from diht_k8s.recipe.filter.scores import Row
 from diht_k8s.recipe.filter.shard_filter import ShardFilter
 from diht_k8s.recipe.runtime.claims import Claims
 from diht_k8s.recipe.runtime.stage import Context
 from diht_k8s.recipe.shards.samples import Sample, SamplePlaces
-from diht_k8s.recipe.shards.shard_groups import ShardGroup
 from diht_k8s.recipe.shards.sources import Shard
 
 BATCH: Final = 1024
@@ -38,26 +37,26 @@ class TableFilter(ShardFilter):
 
     batch = BATCH
 
-    def __init__(self, context: Context, rules: Filter, groups: Sequence[ShardGroup], claims: Claims) -> None:
+    def __init__(
+        self, context: Context, rules: Filter, shards: Sequence[Shard], own: Sequence[Shard], claims: Claims
+    ) -> None:
         """Prepare; the parser is loaded with the first caption.
 
         Args:
             context: the stage's context.
             rules: what `without_images` gives.
-            groups: all parts of the stage.
+            shards: all parts of the stage.
+            own: this worker's share of them.
             claims: record which worker works on which group.
         """
         numbers = [limit.name for limit in rules.metadata_limits]
-        super().__init__(context, rules, groups, claims, DownloadList(context.storage, context.layout, numbers))
+        super().__init__(context, rules, shards, own, claims, DownloadList(context.storage, context.layout, numbers))
         self._caption_scores = None  # another pass over the same tables has the same parts
 
     def _read(self, shard: Shard, places: SamplePlaces) -> Iterator[Sample]:
         return read_rows(self._context.storage, shard, self._rules)
 
-    def _apply_rules(
-        self, shard: Shard, batch: Sequence[Sample], before: Iterator[Row], earlier: Scores | None
-    ) -> list[Row]:
-        known = [next(before, None) for _ in batch]
+    def _apply_rules(self, shard: Shard, batch: Sequence[Sample], known: Sequence[Row | None]) -> list[Row]:
         rows, _ = self._rule_chain.apply_to_captions(shard.name, batch, known, filtered=shard.filtered)
         for row, sample in zip(rows, batch, strict=True):
             sizes = sizes_of(sample)

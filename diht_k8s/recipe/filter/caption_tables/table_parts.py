@@ -12,7 +12,8 @@ from typing import Any, Final
 from diht_k8s.api.filter import Filter
 from diht_k8s.api.run import Spec
 from diht_k8s.recipe.imports.url_tables import Columns, TableRow, parts_of, read_part
-from diht_k8s.recipe.shards.samples import Sample, caption_of
+from diht_k8s.recipe.shards.sample_captions import caption_of
+from diht_k8s.recipe.shards.samples import Sample
 from diht_k8s.recipe.shards.sources import Shard, current_shards, input_shards
 from diht_k8s.recipe.shards.storage import Storage
 
@@ -41,7 +42,7 @@ def filter_input(spec: Spec, storage: Storage, *, current: bool = False) -> list
         return current_shards(spec, storage) if current else input_shards(spec, storage)
     found, taken = list[Shard](), set[str]()
     for source in spec.data.sources:
-        files = storage.listed(source.captions or ())
+        files = storage.list_files(source.captions or ())
         with ThreadPoolExecutor(_AT_A_TIME) as pool:
             tables = list(pool.map(lambda file: parts_of(storage, file.uri), files))
         for file, parts in zip(files, tables, strict=True):
@@ -99,7 +100,7 @@ def url_uid(url: str, caption: str) -> str:
 
 
 def _meta(row: TableRow, columns: Columns) -> dict[str, Any]:
-    """What the rules read, as the .json of the downloaded pair would have it."""
+    """The metadata for the rules, as the .json of the downloaded pair would have them."""
     found: dict[str, Any] = {"url": row.get(columns.url)}
     named = {WIDTH: columns.width, HEIGHT: columns.height, **{name: name for name in columns.numbers}}
     for name, column in named.items():

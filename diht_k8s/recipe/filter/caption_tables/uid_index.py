@@ -1,4 +1,4 @@
-"""Finds the scores of a pair by its uid, when the shards are filtered that were downloaded by the survivors' table.
+"""The scores of a caption pass by uid, for the filter of the shards that were downloaded by its list.
 
 `filter/uid_index.npy` has three rows of 64-bit numbers: the halves of each survivor's uid, sorted, and the number of its
 part in the order of the marker. A local index is mapped; of an object each worker holds it, 24 bytes a survivor.

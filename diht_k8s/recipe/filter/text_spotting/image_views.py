@@ -1,4 +1,4 @@
-"""An image as one pass over it sees it: its size, its colours, and the direction that lies level.
+"""Views of an image, one for each pass over it: its size, its colours, and the direction that lies level.
 
 The detector is trained on text that is near level and stands out. Translucent marks run along a diagonal and hardly
 differ from their ground, so the second pass turns the image both ways and sets the marks off in two ways each: one copy
@@ -37,7 +37,7 @@ TURNED: Final[tuple[tuple[Colours, int], ...]] = (("Even", TURN), ("Least", -TUR
 
 
 class ImageView(NamedTuple):
-    """What one pass does with an image before it reads it."""
+    """Size, colours and turn of an image in one pass over it."""
 
     size: int
     """longest side in pixels of what the detector sees."""

@@ -1,4 +1,4 @@
-"""Read text lines in any direction: pixels and boxes in, texts with confidences out.
+"""Text lines in any direction: pixels and boxes in, texts with confidences out.
 
 A box says where a line lies, not where it begins. RapidOCR's crop turns tall boxes to the left, so text that runs upwards
 comes out upside down, and so does a wide line that was turned by about 180 degrees. RapidOCR's defaults ask its
@@ -27,7 +27,7 @@ SURE: Final = 0.9
 
 
 class Orientation(NamedTuple):
-    """What the classifier says of a line."""
+    """The classifier's answer about a line."""
 
     upside_down: bool
     probability: float

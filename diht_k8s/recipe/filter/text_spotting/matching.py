@@ -1,4 +1,4 @@
-"""The T rule: does an image show its own caption? Caption and spotted texts in, yes or no out.
+"""The T rule, by which an image shows its own caption: caption and spotted texts in, yes or no out.
 
 Source: DiHT section 3.1 as we recall it: a text matches if its confidence is high enough and at least five of its
 predicted characters match the caption in a sliding window. "In a sliding window" has two readings, and the run document

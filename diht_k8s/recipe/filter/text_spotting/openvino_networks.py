@@ -1,4 +1,4 @@
-"""Networks on the CPU: OpenVINO compiles one per small input shape, in bfloat16 if the CPU supports it.
+"""Networks on the CPU by OpenVINO: one compiled per small input shape, in bfloat16 if the CPU supports it.
 
 A network compiled for one shape saves 2 to 4 ms of the 15 ms that a network of dynamic shape takes for an image of 256
 x 256, and 6 to 10 ms for a large image (measured with RapidOCR's two networks, shapes in random order). Compiling takes
@@ -7,50 +7,22 @@ larger shapes share one network of dynamic shape, compiled once. The networks sh
 own copy in the CPU's layout. The shape of an input alone selects its network, so results do not depend on earlier
 inputs.
 
-Keep a thread's alternate signal stack while foreign code runs.
-
-OpenVINO's CPU plugin sets its own signal stack on the thread that loads it, and restores the former one when it is
-unloaded. If two plugins are loaded (RapidOCR loads one per network) and the first is unloaded first, the second
-restores freed memory, and the next signal (SIGTERM, for example) kills the process before any handler runs.
+OpenVINO itself is kept from two side effects: its usage statistics and its signal stack.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import math
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 if TYPE_CHECKING:
     import numpy as np
-import contextlib
-import ctypes
-from collections.abc import Iterator
-
-
-class _Stack(ctypes.Structure):
-    """Linux' `stack_t`."""
-
-    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
-
-
-@contextlib.contextmanager
-def kept_signal_stack() -> Iterator[None]:
-    """Restore this thread's signal stack at the end. A plugin that is unloaded later then finds another stack than its
-    own and leaves it alone.
-    """
-    if sys.platform != "linux":
-        yield
-        return
-    libc, before = ctypes.CDLL(None), _Stack()
-    libc.sigaltstack(None, ctypes.byref(before))
-    try:
-        yield
-    finally:
-        libc.sigaltstack(ctypes.byref(before), None)
-
 
 Precision = Literal["BF16", "FP32"]
 
@@ -70,6 +42,32 @@ def import_openvino() -> ModuleType:
     import openvino
 
     return openvino
+
+
+class _Stack(ctypes.Structure):
+    """Linux' `stack_t`."""
+
+    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextlib.contextmanager
+def kept_signal_stack() -> Iterator[None]:
+    """Restore this thread's alternate signal stack at the end of the block.
+
+    OpenVINO's CPU plugin sets its own signal stack on the thread that loads it, and restores the former one when it is
+    unloaded. If two plugins are loaded (RapidOCR loads one per network) and the first is unloaded first, the second
+    restores freed memory, and the next signal (SIGTERM, for example) kills the process before any handler runs. A
+    plugin that finds another stack than its own leaves it alone.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    libc, before = ctypes.CDLL(None), _Stack()
+    libc.sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        libc.sigaltstack(ctypes.byref(before), None)
 
 
 class ShapedNetwork:

@@ -4,7 +4,7 @@ The library's defaults enlarge every image to 736 pixels and pad every line to 3
 verdicts on web images; the settings here were chosen by measurement (see `benchmarks/`). Recognition runs only on boxes
 that the detector finds, in whatever direction the line runs (see `lines`), and stops at the first text that the caller
 looks for. A second pass, off by default, looks for small text in a larger copy of the image, and for translucent marks
-in four that are turned and changed in colour (see `second_pass`).
+in four that are turned and changed in colour (see `image_views`).
 
 The detector can take several images of one size class (equal shape after RapidOCR's preprocessing) in one batch. It
 does so on a GPU. On the CPU it does not: that gains little, and each batch size would need its own network. On the CPU
@@ -91,7 +91,7 @@ class TextSpotter:
             detector_size: longest side in pixels of the image that the detector sees. The recogniser sees the full
                 image.
             second_detector_size: longest side at which an image is read again if the text looked for was not found:
-                as it is, then turned both ways (see `second_pass`); None reads it once.
+                as it is, then turned both ways (see `image_views`); None reads it once.
             threads: threads of one inference. Several processes of one thread each are faster than one of several.
             device: where the networks run; CUDA needs onnxruntime-gpu.
             precision: precision on the CPU. BF16 needs a CPU that supports it, else fp32 is used; a GPU always computes
