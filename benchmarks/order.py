@@ -36,7 +36,7 @@ from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor, CursorOrder
 from diht_k8s.recipe.train.checkpoint.fencing import Fence
 from diht_k8s.recipe.train.data import dataset
 from diht_k8s.recipe.train.data.dataset import ShardDataset
-from diht_k8s.recipe.train.data.readers import LaneReader
+from diht_k8s.recipe.train.data.lane_reader import LaneReader
 from diht_k8s.recipe.train.data.sampler import LaneSampler, lane_reads, order_sizes, sampler_over
 
 PAPER = 438_000_000

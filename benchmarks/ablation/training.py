@@ -29,8 +29,8 @@ from diht_k8s.recipe.report.per_image import PerImage
 from diht_k8s.recipe.train.data.rng import generator
 from diht_k8s.recipe.train.loss.losses import hn_nce_loss, soft_label_loss
 from diht_k8s.recipe.train.model.attention import attention_in_fp32
-from diht_k8s.recipe.train.model.student import Features, Student, parameter_groups
-from diht_k8s.recipe.train.optimizer import learning_rate
+from diht_k8s.recipe.train.model.student import Features, Student
+from diht_k8s.recipe.train.optimizer import learning_rate, parameter_groups
 
 SMOOTHING: Final = 0.1
 CUTOFFS: Final = (1, 5, 10)

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from diht_k8s.recipe.runtime.launcher import leave
 from diht_k8s.recipe.train.distributed import init_process_groups, this_device
-from diht_k8s.recipe.train.engine import LOSS_CHUNK
+from diht_k8s.recipe.train.loss.hn_nce import CHUNK_SIZE
 from diht_k8s.recipe.train.loss.losses import hn_nce_loss
 
 ROUNDS = 20
@@ -31,7 +31,7 @@ def main(pairs: int, width: int) -> None:
     )
 
     def once() -> None:
-        hn_nce_loss(image_BD, text_BD, 50.0, beta=0.25, chunk_size=LOSS_CHUNK, group=group).backward()
+        hn_nce_loss(image_BD, text_BD, 50.0, beta=0.25, chunk_size=CHUNK_SIZE, group=group).backward()
 
     for _ in range(3):
         once()

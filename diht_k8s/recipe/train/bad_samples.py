@@ -1,4 +1,4 @@
-"""What a rank could not use: bad samples by reason, and damaged shards. A few are expected; many stop the training."""
+"""Bad samples of a rank by reason, and damaged shards, with their limits: a few are expected, many stop the training."""
 
 from __future__ import annotations
 

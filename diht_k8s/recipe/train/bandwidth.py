@@ -1,4 +1,4 @@
-"""The preflight's measurement of the fabric: bus bandwidth of an all-reduce over all ranks, and which node is slow.
+"""Bus bandwidth of an all-reduce over all ranks, measured in the preflight, and the node that is slow.
 
 Bus bandwidth is what nccl-tests reports: bytes / seconds x 2 (n - 1) / n of an all-reduce over n ranks, so that figures
 of gangs of different sizes compare with each other and with the link's speed.

@@ -1,10 +1,6 @@
-"""Exchanges between ranks over NCCL or gloo, outside autograd: the three that the losses need, and one of objects.
+"""Collectives over NCCL or gloo, outside autograd: rows for the losses, objects, errors, and the flags of a step.
 
-In: a rank's rows and a process group, or None where training is not distributed (every function then returns its
-input). Out: the same rows seen globally, in rank order. The losses differentiate by hand, so nothing here records a
-graph.
-
-What the ranks exchange after each step, so that all of them save, stop and validate in the same one.
+The losses differentiate by hand, so nothing here records a graph. Without a process group a function returns its input.
 """
 
 from __future__ import annotations
@@ -127,26 +123,22 @@ def barrier() -> None:
         dist.barrier(group=control_group())
 
 
-@dataclass
-class LastSave:
-    """Time and position of the last checkpoint."""
-
-    saved_at: float
-    saved_position: int
-
-
 @dataclass(frozen=True)
 class StepFlags:
-    """What the ranks exchanged after a step; equal on all of them."""
+    """The ranks' requests after a step, equal on all of them, so that all save and stop in the same one."""
 
     stop: bool
+    """a stop is requested."""
     due: bool
+    """a checkpoint is due."""
     busy: bool
+    """a checkpoint is still being written."""
     own_seconds: list[float]
+    """of each rank, before the first collective."""
 
 
 def reduce_flags(stop: bool, due: bool, busy: bool, own_seconds: float, *, rank: int, world: int) -> StepFlags:
-    """Requests of any rank and the time of each (a collective of the control group)."""
+    """Flags of any rank and the time of each (a collective of the control group)."""
     if world == 1:
         return StepFlags(stop, due, busy, [own_seconds])
     values = torch.zeros(3 + world)

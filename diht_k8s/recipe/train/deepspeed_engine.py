@@ -1,6 +1,6 @@
-"""The part of DeepSpeed's untyped engine that the training uses, as a protocol.
+"""DeepSpeed's configuration for a training, and the part of its untyped engine that is used, as a protocol.
 
-DeepSpeed's configuration for a run's training. Pure apart from marks on the model's parameters.
+Pure apart from marks on the model's parameters.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Devices and process groups of a rank: which accelerator is its own, and over which group it exchanges what.
+"""Devices and process groups of a rank: its accelerator, the group for gradients and features, the one for control.
 
 The rank sets its device before the first collective, and NCCL's group is bound to it (`device_id`): NCCL refuses tensors
 of another device, and everything that names no device (object collectives, barriers, pinned memory) uses the current one.

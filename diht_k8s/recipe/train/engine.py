@@ -1,10 +1,6 @@
-"""DeepSpeed around the student: precision, ZeRO, clipping, one optimiser step for a global batch of any size.
+"""The training step: DeepSpeed around the student, losses, precision, clipping, for a global batch of any size.
 
-A batch that does not fit at once runs in micro-batches by gradient caching (GradCache): features first without a graph,
-the loss and its gradient on all of them, then each micro-batch again with that gradient. The contrastive loss always
-sees the whole batch.
-
-How long a device computes, measured without waiting for it.
+A batch that does not fit at once runs in micro-batches by gradient caching; the contrastive loss always sees all of it.
 """
 
 from __future__ import annotations
@@ -12,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Final
@@ -27,12 +23,17 @@ from diht_k8s.api.train import Train
 from diht_k8s.recipe.train.data.batch import Batch, BatchTargets
 from diht_k8s.recipe.train.deepspeed_engine import REDUCTIONS, DeepSpeedEngine, deepspeed_settings, reduce_alike
 from diht_k8s.recipe.train.distributed import this_device
+from diht_k8s.recipe.train.gradient_caching import joined, random_state, replayed, surrogate
 from diht_k8s.recipe.train.gradient_reduction import OverlappedReduction, bucket_elements
-from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
+from diht_k8s.recipe.train.loss.hn_nce import CHUNK_SIZE, HnNceSettings
 from diht_k8s.recipe.train.loss.losses import duplicate_share, hn_nce_loss_and_statistics, soft_label_loss
 from diht_k8s.recipe.train.model.attention import attention_in_fp32, needs_fp32_attention
-from diht_k8s.recipe.train.model.student import Features, Student, parameter_groups
+from diht_k8s.recipe.train.model.student import Features, Student
+from diht_k8s.recipe.train.optimizer import adamw
 from diht_k8s.recipe.train.precision import LOSS_SCALE, MIN_SCALE, LossScale, require_precision
+
+IMAGES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""dtype of a normalised image, by `train.precision`."""
 
 
 class Stopwatch:
@@ -62,12 +63,6 @@ class Stopwatch:
         if self._events is not None:
             return self._events[0].elapsed_time(self._events[1]) / 1000
         return self._ended - self._began
-
-
-IMAGES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-LOSS_CHUNK = 256
-"""Image rows that the contrastive loss compares with all captions at a time."""
 
 
 @dataclass(frozen=True)
@@ -140,21 +135,11 @@ class Engine:
         # Before the groups hold its parameters: an optimiser steps those that it was given.
         model.to(self.device)
         reduce_alike(model, self._train)
-        optimizer = self._train.optimizer
-        groups = parameter_groups(
-            model,
-            weight_decay=optimizer.weight_decay,
-            head_lr_scale=self._train.distillation.head_lr_scale,
-            head_weight_decay_scale=self._train.distillation.head_weight_decay_scale,
-        )
-        adamw = torch.optim.AdamW(
-            groups, lr=optimizer.lr, betas=(optimizer.beta1, optimizer.beta2), eps=optimizer.eps, fused=True
-        )
         parameters = _size(model)
         engine: Any
         engine, *_ = deepspeed.initialize(
             model=model,
-            optimizer=adamw,
+            optimizer=adamw(model, self._train),
             config=deepspeed_settings(self._train, micro_batch=self._micro, world=self._world, parameters=parameters),
             dist_init_required=False,
         )
@@ -233,7 +218,7 @@ class Engine:
     def _step_zero(self) -> bool:
         """ZeRO's step, which skips non-finite gradients; whether it was made."""
         self.deepspeed.step()
-        self._take(self._figures.tolist())
+        self._record(self._figures.tolist())
         norm = self.deepspeed.get_global_grad_norm()
         self._norm = norm if norm is not None else float("nan")
         return not self.deepspeed.optimizer.overflow
@@ -251,7 +236,7 @@ class Engine:
         self.deepspeed.optimizer.found_inf = norm.isfinite().logical_not().float()
         self.deepspeed.step()
         *figures, self._norm = torch.cat([self._figures, norm.reshape(1)]).tolist()
-        self._take(figures)
+        self._record(figures)
         return math.isfinite(self._norm)
 
     def _forward(self, batch: Batch, part: slice) -> Features:
@@ -261,7 +246,7 @@ class Engine:
     def _whole(self, batch: Batch) -> Losses:
         features = self._forward(batch, slice(None))
         self._watch.stop()
-        self._backward(self._gated(self._losses(features, batch)))
+        self._backward(self._mask_nonfinite(self._losses(features, batch)))
         self._make_update()
         return self.losses
 
@@ -270,18 +255,18 @@ class Engine:
         states, cached = [], []
         with torch.no_grad():
             for part in parts:
-                states.append(_random_state(self.device))
+                states.append(random_state(self.device))
                 cached.append(self._forward(batch, part))
         self._watch.stop()
-        whole = Features(*(_leaf(cached, field) for field in Features._fields))
-        self._gated(self._losses(whole, batch)).backward()
+        whole = joined(cached)
+        self._mask_nonfinite(self._losses(whole, batch)).backward()
         for number, (part, state) in enumerate(zip(parts, states, strict=True)):
-            with _replayed(state, self.device):
+            with replayed(state, self.device):
                 features = self._forward(batch, part)
             last = number == len(parts) - 1
             self.deepspeed.set_gradient_accumulation_boundary(last)
             # DeepSpeed divides by the number of parts, as if the loss were a mean over them.
-            self._backward(_surrogate(features, whole, part) * len(parts), last=last)
+            self._backward(surrogate(features, whole, part) * len(parts), last=last)
             self._make_update() if last else self.deepspeed.step()
         return self.losses
 
@@ -293,7 +278,7 @@ class Engine:
             alpha=loss.alpha,
             beta=loss.beta,
             differentiate_weights=loss.differentiate_weights,
-            chunk_size=LOSS_CHUNK,
+            chunk_size=CHUNK_SIZE,
             group=self.group,
         )
         contrastive, statistics = hn_nce_loss_and_statistics(
@@ -326,12 +311,13 @@ class Engine:
         """The ranks that share the batch; None for a single rank."""
         return dist.group.WORLD if self._world > 1 else None
 
-    def _gated(self, losses: list[Tensor]) -> Tensor:
+    def _mask_nonfinite(self, losses: list[Tensor]) -> Tensor:
         """The loss, times NaN on all ranks if it is not finite on any: the step is then skipped for its gradients."""
         self._figures = self._averaged(losses)
         return losses[0] * (self._figures[0] * 0 + 1)
 
-    def _take(self, figures: list[float]) -> None:
+    def _record(self, figures: list[float]) -> None:
+        """Keep the step's losses and its logit scale."""
         *losses, self.logit_scale = figures
         self.losses = Losses(*losses)
 
@@ -346,46 +332,3 @@ class Engine:
 
 def _size(model: Student) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _leaf(parts: list[Features], field: str) -> Any:
-    values = [getattr(part, field) for part in parts]
-    if values[0] is None:
-        return None
-    joined = values[0] if values[0].ndim == 0 else torch.cat(values)
-    return joined.detach().requires_grad_()
-
-
-def _surrogate(features: Features, whole: Features, part: slice) -> Tensor:
-    """A scalar whose weight gradient is this part's share of the loss's: features times cached gradients."""
-    total = features.image_BD.new_zeros(())
-    for field in Features._fields:
-        value, cached = getattr(features, field), getattr(whole, field)
-        if value is None or cached.grad is None:
-            continue
-        if value.ndim:
-            total = total + (value * cached.grad[part]).sum()
-        elif part.start == 0:  # every part holds the scale, which counts once
-            total = total + value * cached.grad
-        else:
-            total = total + 0.0 * value
-    return total
-
-
-def _random_state(device: torch.device) -> list[Tensor]:
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
-
-
-@contextlib.contextmanager
-def _replayed(state: list[Tensor], device: torch.device) -> Iterator[None]:
-    """Replay the random numbers (dropout, patch dropout) of the first pass without disturbing the sequence."""
-    now = _random_state(device)
-    torch.set_rng_state(state[0])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state[1], device)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(now[0])
-        if device.type == "cuda":
-            torch.cuda.set_rng_state(now[1], device)

@@ -1,4 +1,4 @@
-"""A rank's side of naming a hang: what torch's flight recorder holds, handed to the launcher's watchdog on request.
+"""A rank's flight recorder: torch's record of collectives, handed to the launcher's watchdog on request to name a hang.
 
 torch's flight recorder keeps the last collectives of each process group (NCCL; gloo too where torch can). A thread of
 each rank looks for a request: a file of its node's watchdog, or a key in the gang's store that a rank of another node

@@ -1,82 +1,200 @@
-"""FLOPs of a training and the time that they take at a given share of a card's peak. Pure."""
+"""FLOPs of a training step, counted by torch's FlopCounterMode on tensors without data, and the share of a card's peak.
+
+A multiplication and an addition are two operations. Products are counted (layers, attention, loss), forward and
+backward; norms, activations and the optimizer are not, as is the custom. The first layer has no gradient for the pixels,
+so an image tower counts a little below the customary three forward passes.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from diht_k8s.recipe.train.estimate.footprint import Placement, Sizes
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from diht_k8s.api.train import Train
+from diht_k8s.recipe.train.estimate.footprint import Placement
+from diht_k8s.recipe.train.estimate.gpus import GPUS, name_of_product
+from diht_k8s.recipe.train.loss.hn_nce import CHUNK_SIZE, HnNceSettings
+from diht_k8s.recipe.train.loss.losses import hn_nce_loss_and_statistics
+from diht_k8s.recipe.train.model.student import Student, model_configuration
+
+LOSS_PAIRS = 16
+"""Pairs of the batch on which the loss is counted; its operations grow with their square."""
+
+
+class PassFlops(NamedTuple):
+    """Operations of a module for one sample."""
+
+    forward: int
+    both: int
+    """forward and backward."""
+
+
+class CountedStudent:
+    """A student on the meta device, whose operations are counted."""
+
+    def __init__(self, config: dict[str, Any], **heads: Any) -> None:
+        """Make the model.
+
+        Args:
+            config: an open_clip model configuration.
+            heads: `num_objects`, `num_attributes` and `heads_input` of the `Student`.
+
+        Raises:
+            UserError: open_clip refuses the model.
+        """
+        with torch.device("meta"):
+            self.model = Student(config, **heads)
+
+    def image_tower(self) -> PassFlops:
+        """Of one image."""
+        size: Any = self.model.clip.visual.image_size
+        height, width = size if isinstance(size, tuple) else (size, size)
+        image = torch.empty(1, 3, height, width, device="meta")
+        return _counted(lambda: self.model.clip.encode_image(image))
+
+    def text_tower(self, length: int) -> PassFlops:
+        """Of one caption of some tokens."""
+        tokens = torch.zeros(1, length, dtype=torch.long, device="meta")
+        return _counted(lambda: self.model.text_features(tokens))
+
+    def heads(self) -> PassFlops:
+        """Of one image's features through both concept heads."""
+        heads = [head for head in (self.model.object_head, self.model.attribute_head) if head is not None]
+        counts = [_of_head(head) for head in heads]
+        return PassFlops(sum(each.forward for each in counts), sum(each.both for each in counts))
+
+
+def _of_head(head: nn.Linear) -> PassFlops:
+    features = torch.empty(1, head.in_features, device="meta", requires_grad=True)
+    return _counted(lambda: head(features))
+
+
+def _of_loss(train: Train, width: int) -> PassFlops:
+    """Of the contrastive loss, for a pair and each pair of the global batch; the backward pass computes the logits again."""
+    image, text = (torch.empty(LOSS_PAIRS, width, device="meta", requires_grad=True) for _ in range(2))
+    scale, loss = torch.empty((), device="meta", requires_grad=True), train.loss
+    settings = HnNceSettings(
+        alpha=loss.alpha,
+        beta=loss.beta,
+        differentiate_weights=loss.differentiate_weights,
+        chunk_size=CHUNK_SIZE,
+        group=None,
+    )
+    counted = _counted(lambda: hn_nce_loss_and_statistics(image, text, scale, settings, None)[0])
+    return PassFlops(*(flops // LOSS_PAIRS**2 for flops in counted))
+
+
+def _addmm(_sum: torch.Size, left: torch.Size, right: torch.Size, **_rest: Any) -> int:
+    """Operations of `addmm_`, which is missing in the counter's table, unlike `addmm`."""
+    return 2 * left[0] * left[1] * right[1]
+
+
+def _counted(call: Callable[[], Tensor]) -> PassFlops:
+    # The plain attention kernel: the counter does not know the fused one of CPUs. Both do the same products.
+    with (
+        FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: _addmm}) as counter,
+        nn.attention.sdpa_kernel(nn.attention.SDPBackend.MATH),
+    ):
+        made = call()
+        forward = counter.get_total_flops()
+        if made.requires_grad:  # a frozen tower has no backward pass
+            made.sum().backward()
+    return PassFlops(forward, counter.get_total_flops())
 
 
 @dataclass(frozen=True)
 class StepFlops:
-    """Operations of one pair, a multiplication and an addition counted as two."""
+    """Operations of one pair in a training step."""
 
-    parts: dict[str, float]
+    parts: dict[str, int]
     """forward and backward, by part."""
-    recomputed: float
-    """forward passes that run once more: activation checkpointing and gradient caching."""
+    recomputed: int
+    """forward passes that run once more: logits of the loss, activation checkpointing, gradient caching."""
 
     @property
-    def model(self) -> float:
+    def model(self) -> int:
         """What the training needs; recomputation does not count, as is the custom for MFU."""
         return sum(self.parts.values())
 
     @property
-    def executed(self) -> float:
+    def executed(self) -> int:
         """What the card computes."""
         return self.model + self.recomputed
 
 
-def step_flops(
-    image: float, text: float, sizes: Sizes, placement: Placement, *, checkpointing: bool, locked_image: bool
-) -> StepFlops:
-    """Operations of a pair's step.
+def step_flops(train: Train, placement: Placement, *, num_objects: int, num_attributes: int) -> StepFlops:
+    """Count the operations of a pair in a training step.
 
     Args:
-        image: of one image's forward pass.
-        text: of one caption's forward pass.
-        sizes: of the model.
+        train: the settings.
         placement: how the training is divided; the loss compares each pair with those of all ranks.
-        checkpointing: whether activations are computed twice.
-        locked_image: whether the image tower is frozen and has no backward pass.
+        num_objects: classes of the object head; 0: no head.
+        num_attributes: classes of the attribute head; 0: no head.
+
+    Raises:
+        UserError: open_clip refuses the model.
     """
-    pairs = placement.local * placement.world
+    config = model_configuration(train)
+    heads_input = train.distillation.heads_input
+    student = CountedStudent(config, num_objects=num_objects, num_attributes=num_attributes, heads_input=heads_input)
+    clip, pairs = student.model.clip, placement.local * placement.world
+    if train.lock_image_tower:
+        clip.lock_image_tower()
+    image, text, heads = student.image_tower(), student.text_tower(clip.context_length), student.heads()
+    loss = PassFlops(*(flops * pairs for flops in _of_loss(train, config["embed_dim"])))
     parts = {
-        "image tower": image * (1.0 if locked_image else 3.0),
-        "text tower": text * 3.0,
-        # Logits once; then the gradients of both sides. The second pass over the logits is recomputation.
-        "loss": 6.0 * pairs * sizes.embed_dim,
-        "heads": 6.0 * sizes.head_parameters,
+        "image tower": image.both,
+        "text tower": text.both,
+        "loss": loss.both - loss.forward,
+        "heads": heads.both,
     }
-    again = 2.0 * pairs * sizes.embed_dim
-    again += image + text + 2.0 * sizes.head_parameters if placement.in_parts else 0.0
-    again += (0.0 if locked_image else image) + text if checkpointing else 0.0
-    return StepFlops(parts, again)
+    recomputed = loss.forward
+    if placement.in_parts:
+        recomputed += image.forward + text.forward + heads.forward
+    if train.activation_checkpointing:
+        clip.set_grad_checkpointing()
+        recomputed += student.image_tower().both - image.both
+        recomputed += student.text_tower(clip.context_length).both - text.both
+    return StepFlops(parts, recomputed)
 
 
-@dataclass(frozen=True)
-class Pace:
-    """How long the training takes."""
-
-    samples_per_second: float
-    step_seconds: float
-    model_mfu: float
-    """share of the peak without recomputation."""
-    days: float
-    gpu_hours: float
+def peak_flops(device_name: str) -> float | None:
+    """Peak of a device in operations a second at 16 bits, None if unknown (CPUs, slices of a card, other cards)."""
+    name = name_of_product(device_name)
+    return None if name is None else 1e12 * GPUS[name].half_tflops
 
 
-def pace_of(work: StepFlops, *, peak: float, utilisation: float, batch: int, ranks: int, samples: int) -> Pace:
-    """Pace of all ranks together.
+class MfuMeter:
+    """Model FLOPs utilisation (MFU): operations of the towers, forward and backward, over the device's peak.
 
-    Args:
-        work: of one pair.
-        peak: of a card, operations a second.
-        utilisation: share of the peak at which a card computes, recomputation included.
-        batch: pairs of the global batch.
-        ranks: cards.
-        samples: seen in all.
+    Recomputed activations do not count, as is the custom.
     """
-    rate = ranks * utilisation * peak / work.executed
-    hours = samples / rate / 3600
-    return Pace(rate, batch / rate, utilisation * work.model / work.executed, hours / 24, hours * ranks)
+
+    def __init__(self, config: dict[str, Any], peak: float) -> None:
+        """Count the operations of an image.
+
+        Args:
+            config: the model's configuration; it is built once more without memory.
+            peak: of one device, in operations a second.
+        """
+        self._peak, self._student = peak, CountedStudent(config)
+        self._student.model.eval()  # all patches of an image, whatever a training drops
+        self._image = self._student.image_tower().both
+        self._text: dict[int, int] = {}
+        """of a caption by its length."""
+
+    def operations(self, tokens_BT: Tensor) -> float:
+        """Forward and backward of a batch whose texts are cut to its longest caption."""
+        length = int(tokens_BT.argmax(dim=1).max()) + 1
+        if length not in self._text:
+            self._text[length] = self._student.text_tower(length).both
+        return float(len(tokens_BT) * (self._image + self._text[length]))
+
+    def percent(self, operations: float, seconds: float) -> float:
+        """Share of the peak."""
+        return 100.0 * operations / (seconds * self._peak)

@@ -1,4 +1,4 @@
-"""Sums of gradients over the ranks, bucket by bucket, while the backward pass still runs.
+"""Gradient all-reduce over the ranks, bucket by bucket, while the backward pass still runs.
 
 DeepSpeed overlaps the two from ZeRO 1 on (`overlap_comm`), with two buckets in turn. At ZeRO 0 it sums after the backward
 pass, in one copy of all gradients: there the buckets are ours. torch's DistributedDataParallel is not used, because it

@@ -1,21 +1,11 @@
-"""Health of a running training: loss spikes, stragglers, model FLOPs utilisation. Mostly pure.
-
-In: figures of each step. Out: what goes into the metrics, and warnings.
-"""
+"""Health of a running training: loss spikes and stragglers. Pure."""
 
 from __future__ import annotations
 
 import statistics
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any, Final
-
-import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
-
-from diht_k8s.recipe.train.estimate.gpus import GPUS, name_of_product
-from diht_k8s.recipe.train.model.student import Student
+from collections.abc import Sequence
+from typing import Final
 
 WINDOW: Final = 100
 SPIKE_DEVIATIONS: Final = 8.0
@@ -53,48 +43,3 @@ def slowest(seconds: Sequence[float]) -> tuple[int, float]:
     rank = max(range(len(seconds)), key=seconds.__getitem__)
     others = statistics.median(value for index, value in enumerate(seconds) if index != rank)
     return rank, seconds[rank] / others if others > 0 else 1.0
-
-
-def peak_flops(device_name: str) -> float | None:
-    """Peak of a device in operations a second at 16 bits, None if unknown (CPUs, slices of a card, other cards)."""
-    name = name_of_product(device_name)
-    return None if name is None else 1e12 * GPUS[name].half_tflops
-
-
-class MfuMeter:
-    """Model FLOPs utilisation: three times the forward pass's operations (backward costs two) over the device's peak.
-
-    Recomputed activations do not count, as is the custom.
-    """
-
-    def __init__(self, config: dict[str, Any], peak: float) -> None:
-        """Count the operations of an image.
-
-        Args:
-            config: the model's configuration; it is built once more without memory.
-            peak: of one device, in operations a second.
-        """
-        self._peak, self._text = peak, {}
-        with torch.device("meta"):
-            self._model = Student(config).eval()
-        size: Any = self._model.clip.visual.image_size
-        height, width = size if isinstance(size, tuple) else (size, size)
-        self._image = self._count(self._model.clip.encode_image, torch.empty(1, 3, height, width, device="meta"))
-
-    def operations(self, tokens_BT: Tensor) -> float:
-        """Forward and backward of a batch whose texts are cut to its longest caption."""
-        length = int(tokens_BT.argmax(dim=1).max()) + 1
-        if length not in self._text:
-            tokens = torch.zeros(1, length, dtype=torch.long, device="meta")
-            self._text[length] = self._count(lambda t: self._model.text_features(t), tokens)
-        return 3.0 * len(tokens_BT) * (self._image + self._text[length])
-
-    def percent(self, operations: float, seconds: float) -> float:
-        """Share of the peak."""
-        return 100.0 * operations / (seconds * self._peak)
-
-    @staticmethod
-    def _count(call: Callable[[Tensor], Tensor], argument: Tensor) -> float:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            call(argument)
-        return float(counter.get_total_flops())

@@ -11,6 +11,7 @@ import socket
 import time
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ from diht_k8s.recipe.train.checkpoint.checkpointer import Checkpointer
 from diht_k8s.recipe.train.checkpoint.resume import resume_cursor
 from diht_k8s.recipe.train.checkpoint.state import load_moments, load_weights, state_of
 from diht_k8s.recipe.train.checkpoint.warm_start import start_from
-from diht_k8s.recipe.train.collectives import LastSave, StepFlags, reduce_flags
+from diht_k8s.recipe.train.collectives import StepFlags, reduce_flags
 from diht_k8s.recipe.train.data.batch import Batch
 from diht_k8s.recipe.train.data.rng import generator
 from diht_k8s.recipe.train.distributed import (
@@ -52,7 +53,7 @@ from diht_k8s.recipe.train.metrics import Metrics
 from diht_k8s.recipe.train.model.student import model_configuration
 from diht_k8s.recipe.train.optimizer import learning_rate
 from diht_k8s.recipe.train.profiling import Profiler
-from diht_k8s.recipe.train.rendezvous import meet
+from diht_k8s.recipe.train.rendezvous import init_distributed
 from diht_k8s.recipe.train.setup import (
     make_loader,
     make_student,
@@ -63,6 +64,14 @@ from diht_k8s.recipe.train.setup import (
 from diht_k8s.recipe.train.telemetry import Telemetry, TrainStep
 
 MAX_NOT_FINITE = 3
+
+
+@dataclass
+class LastSave:
+    """Time and position of the last checkpoint."""
+
+    saved_at: float
+    saved_position: int
 
 
 class Training:
@@ -89,7 +98,7 @@ class Training:
         where = {"rank": self.rank, "world": self.world}
         self.model = make_student(run, self.model_config, self.vocabulary, **where)
         self.time.enter(STARTING, "rendezvous")
-        self.met = meet(self.settings, self.storage, self.layout, **where)
+        self.fabric = init_distributed(self.settings, self.storage, self.layout, **where)
         self.time.enter(STARTING, "checkpoint")
         kept = {"keep": self.settings.checkpoint.keep, "max_failures": self.settings.checkpoint.max_failures}
         self.checkpointer = Checkpointer(self.storage, self.layout, **kept, **where)
@@ -116,7 +125,7 @@ class Training:
         self.metrics = Metrics(
             self.storage, self.layout, step=self.cursor.step, tracking=tracking, fence=self.checkpointer.fence
         )
-        self.progress = Reporter(Stage.TRAIN, time_spent=self.time, preflight=self.met.worst)
+        self.progress = Reporter(Stage.TRAIN, time_spent=self.time, preflight=self.fabric.worst)
         checkpoint = None if saved is None else saved.cursor.saved_as(saved.uri)
         self.progress.saved(checkpoint)
         self.heartbeat.at(self.cursor.step, checkpoint)
@@ -140,7 +149,7 @@ class Training:
             self.progress.start("steps", self.planned, done=self.cursor.position)
             self.telemetry = Telemetry(
                 self.metrics, self.model_config, batch_size=self.settings.batch_size, world=self.world,
-                bus_bandwidth=self.met.bus_bandwidth,
+                bus_bandwidth=self.fabric.bus_bandwidth,
             )  # fmt: skip
         for step in range(self.cursor.step, self.steps):
             self.heartbeat.step()
@@ -150,26 +159,26 @@ class Training:
             waited = self.loader.wait_seconds - waited
             self.time.enter("steps")
             losses = self._step(step, batch)
-            self.cursor = self._moved(step + 1, before + time.monotonic() - began)
-            consensus = self._consensus(since, waited + self.engine.own_seconds())
-            self._after(losses, batch.tokens_BT, consensus, since)
+            self.cursor = self._advance_cursor(step + 1, before + time.monotonic() - began)
+            flags = self._exchange_flags(since, waited + self.engine.own_seconds())
+            self._finish_step(losses, batch.tokens_BT, flags, since)
             self.time.enter("data")
             self.time.note()
         self.batches.close()
         self._finish()
 
-    def _after(self, losses: Losses, tokens_BT: Tensor, consensus: StepFlags, since: LastSave) -> None:
+    def _finish_step(self, losses: Losses, tokens_BT: Tensor, flags: StepFlags, since: LastSave) -> None:
         """Finish a step: held-out loss, metrics, checkpoint, and the end if a stop was requested."""
         last = self.cursor.step == self.steps
         held_out = self._held_out()
-        self._log(losses, tokens_BT, consensus, held_out, last=last)
-        ending = consensus.stop or last
-        if self.checkpointer.pending and not consensus.busy:
+        self._log(losses, tokens_BT, flags, held_out, last=last)
+        ending = flags.stop or last
+        if self.checkpointer.pending and not flags.busy:
             self._complete()
         sound = self.not_finite == 0  # the weights stay sound, but a new attempt would restart the count
-        if sound and (ending or consensus.due):
+        if sound and (ending or flags.due):
             self._save(since, wait=ending)
-        if consensus.stop and not last:
+        if flags.stop and not last:
             self._complete()
             self.profiler.finish()
             saved = (
@@ -209,7 +218,7 @@ class Training:
             load_weights(self.model, saved.state)
         return saved
 
-    def _moved(self, step: int, seconds: float) -> Cursor:
+    def _advance_cursor(self, step: int, seconds: float) -> Cursor:
         position = step * self.settings.batch_size
         moved = {"step": step, "position": position, "seconds": seconds, "productive": self.time.productive}
         return self.cursor.model_copy(update=moved)
@@ -237,8 +246,8 @@ class Training:
             return self.cursor.position - since.saved_position >= rule.every_samples
         return time.monotonic() - since.saved_at >= (rule.every_seconds or 900)
 
-    def _consensus(self, since: LastSave, own_seconds: float) -> StepFlags:
-        """Requests of any rank and the time of each; all ranks get the same answer in the same step."""
+    def _exchange_flags(self, since: LastSave, own_seconds: float) -> StepFlags:
+        """Flags of any rank and the time of each, equal on all ranks."""
         mine = (self.stop.requested, self._due(since), self.checkpointer.busy)
         return reduce_flags(*mine, own_seconds, rank=self.rank, world=self.world)
 
@@ -250,11 +259,11 @@ class Training:
         crossed = position // rule.every_samples != (position - self.settings.batch_size) // rule.every_samples
         if not crossed and self.cursor.step != self.steps:
             return {}
-        with self._excepted("validation"):
+        with self._untimed("validation"):
             return self.validation.measure(self.engine.deepspeed, self.engine.device, self.engine.group)
 
     @contextlib.contextmanager
-    def _excepted(self, part: str) -> Iterator[None]:
+    def _untimed(self, part: str) -> Iterator[None]:
         """Work that the watchdog does not time; the account of time counts it apart."""
         self.heartbeat.excepted()
         self.time.enter(part)
@@ -263,7 +272,7 @@ class Training:
         self.heartbeat.resumed()
 
     def _log(
-        self, losses: Losses, tokens_BT: Tensor, consensus: StepFlags, held_out: dict[str, float], *, last: bool
+        self, losses: Losses, tokens_BT: Tensor, flags: StepFlags, held_out: dict[str, float], *, last: bool
     ) -> None:
         if self.rank != 0:
             return
@@ -276,11 +285,11 @@ class Training:
             self.lr,
             scale,
             self.engine.gradient_norm,
-            consensus.own_seconds,
+            flags.own_seconds,
             None if self.engine.scaling is None else self.engine.scaling.scale,
             tokens_BT,
             held_out,
-            last or consensus.stop,
+            last or flags.stop,
             self.checkpointer.failed,
         )
         if self.telemetry.add(step, self.loader.wait_seconds):
@@ -294,7 +303,7 @@ class Training:
         """
         self._complete()
         while True:
-            with self._excepted("checkpoints"):
+            with self._untimed("checkpoints"):
                 self.checkpointer.begin(self._state(), self.cursor, self.bad.counts)
                 since.saved_at, since.saved_position = time.monotonic(), self.cursor.position
             if not wait or self._complete():
@@ -305,7 +314,7 @@ class Training:
 
     def _complete(self) -> bool:
         """Commit the pending checkpoint, if any; whether one is committed by this call."""
-        with self._excepted("checkpoints"):
+        with self._untimed("checkpoints"):
             cursor = self.checkpointer.complete(self.metrics)
         if cursor is not None:
             self.time.kept(cursor.productive or 0.0)

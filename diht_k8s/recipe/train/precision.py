@@ -1,4 +1,4 @@
-"""What a device can compute in, and the loss scaling that fp16 needs. Pure apart from one question to the device.
+"""Mixed precision: the dtypes that a device computes in, and the loss scaling that fp16 needs.
 
 In fp16 small gradients become 0 and large ones infinite. So the loss is multiplied by a scale before it goes backward,
 and the gradients are divided by it before they are clipped. The scale is halved in a step with non-finite gradients, which is skipped,

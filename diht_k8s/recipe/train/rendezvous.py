@@ -1,4 +1,4 @@
-"""How the ranks meet: process group, flight recorder, the preflight of the fabric, and what it found on each node."""
+"""Start of the gang: process groups, flight recorder, and the fabric preflight with its report by node."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class FabricReport(NamedTuple):
     """the worst nodes, the worst first."""
 
 
-def meet(settings: Train, storage: Storage, layout: Layout, *, rank: int, world: int) -> FabricReport:
-    """Meet the other ranks, check the fabric between them, and write down what was found on each node (collectives).
+def init_distributed(settings: Train, storage: Storage, layout: Layout, *, rank: int, world: int) -> FabricReport:
+    """Initialise the process groups, check the fabric, and write the report of each node (collectives).
 
     Args:
         settings: of the training.

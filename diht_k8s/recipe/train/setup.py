@@ -1,4 +1,4 @@
-"""Setup of a rank from the run document: shards with their sizes, student, vocabulary, loader, held-out pairs."""
+"""Setup of a rank from the run document: shards, student, vocabulary, loader, held-out pairs."""
 
 from __future__ import annotations
 

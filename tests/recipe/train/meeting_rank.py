@@ -20,7 +20,7 @@ from diht_k8s.recipe.runtime.hangs.watchdog import FOLDER_VARIABLE
 from diht_k8s.recipe.runtime.launcher import leave
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.bandwidth import SlowFabricError
-from diht_k8s.recipe.train.rendezvous import FabricReport, meet
+from diht_k8s.recipe.train.rendezvous import FabricReport, init_distributed
 from tests.recipe.train.bandwidth_rank import held_up
 from tests.recipe.train.small_run import document
 
@@ -33,7 +33,7 @@ def main(folder: Path, slow: int) -> None:
     def met(name: str, minimum: float | None = None) -> FabricReport:
         settings = document(folder, minBusBandwidth=minimum).spec.train
         assert settings is not None
-        return meet(settings, storage, Layout(str(folder / name)), rank=rank, world=world)
+        return init_distributed(settings, storage, Layout(str(folder / name)), rank=rank, world=world)
 
     found: dict[str, Any] = {}
     storage, write = Storage(), Storage.write_bytes

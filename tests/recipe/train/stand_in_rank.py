@@ -88,12 +88,8 @@ real_accelerator.ds_accelerator = Accelerator()
 
 from diht_k8s.api.documents import load  # noqa: E402
 from diht_k8s.recipe.train import distributed, engine  # noqa: E402
-from diht_k8s.recipe.train.collectives import (  # noqa: E402
-    LastSave,
-    barrier,
-    gather_objects,
-)
-from diht_k8s.recipe.train.loop import Training  # noqa: E402
+from diht_k8s.recipe.train.collectives import barrier, gather_objects  # noqa: E402
+from diht_k8s.recipe.train.loop import LastSave, Training  # noqa: E402
 from tests.recipe.train import train_rank  # noqa: E402
 
 distributed.device_type = lambda: "acc"
@@ -109,11 +105,11 @@ def started(job: dict[str, Any]) -> dict[str, Any]:
         features = training.engine._forward(batch, slice(None))
         loss, *_ = training.engine._averaged(training.engine._losses(features, batch)).tolist()
     training.stop.requested = training.rank == 1
-    consensus = training._consensus(LastSave(time.monotonic(), 0), 0.0)
+    flags = training._exchange_flags(LastSave(time.monotonic(), 0), 0.0)
     batches.close()
     barrier()
     devices = [str(device) for device in {parameter.device for parameter in training.model.parameters()}]
-    return {"loss": loss, "stop": consensus.stop, "devices": gather_objects(devices)}
+    return {"loss": loss, "stop": flags.stop, "devices": gather_objects(devices)}
 
 
 def counting(job: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Writes checkpoints, and at the end model, metrics and summary. Every rank calls, rank 0 commits.
+"""Asynchronous writer of checkpoints, and at the end of model, metrics and summary. Every rank calls, rank 0 commits.
 
 A checkpoint is taken in one step and written in a thread while training continues; it is committed in the first step
 in which all ranks have written. One at a time: the next one waits for it, so at most one copy of a rank's part is held.

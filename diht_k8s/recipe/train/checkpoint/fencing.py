@@ -1,4 +1,4 @@
-"""Fencing: which attempt at a training may write.
+"""Fencing of attempts at a training: only the newest one may write.
 
 Each gang claims the next number in `train/epochs/` once its process group stands. A lost node's processes can live on
 for minutes after the cluster has started the next attempt, so checking the newest number protects nothing that is

@@ -1,4 +1,4 @@
-"""Locates and identifies a training's first weights (`train.initFrom`); `warm_start` loads them into the model.
+"""Files of a training's initial weights (`train.initFrom`) and their identity; `warm_start` loads them.
 
 Free of torch: the launcher asks before it starts the ranks, and would hold all that a rank imports, hundreds of MiB, as
 long as they run.

@@ -1,7 +1,7 @@
 """First weights (`train.initFrom`): an exported model, an open_clip checkpoint, one tower, or another run's checkpoint.
 
 In: a URI. Out: weights under the student's names, position embeddings resized where the new model sees larger images or
-longer captions, as the paper does to continue at 336 px. Towers must fit wholly or be wholly absent: a partial tower is an
+longer captions, as the paper does to continue at 336 px. Each tower must match completely or be left out: a partial tower is an
 error, never a silent mix.
 """
 

@@ -1,11 +1,7 @@
-"""Images to tensors: RandomResizedCrop(0.9 to 1.0) in training, OpenAI's mean and deviation.
+"""Random augmentation of a pair, crop and choice of caption, and normalisation: RandomResizedCrop(0.9 to 1.0), OpenAI's mean.
 
-The crop of an image depends on (seed, epoch, uid) alone, so that it is the same on any worker and after any restart.
-Pixels are those of PIL's bicubic filter (mean difference below 0.01 of 255), by torch's antialiased kernel on bytes.
-
-Which caption of a pair an epoch sees (`train.captions: Drawn`).
-
-The draw depends on (seed, epoch, uid) alone, so it is the same on any worker and after any restart, as the crop is.
+What is drawn depends on (seed, epoch, uid) alone, so that it is the same on any worker and after any restart. Pixels are
+those of PIL's bicubic filter (mean difference below 0.01 of 255), by torch's antialiased kernel on bytes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What one rank trains on in one step, and how the parts that its loader's workers make become one batch."""
+"""One rank's share of a training step, and its assembly from the parts that the loader's workers make."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Collates batches of the global order: decodes and augments images, tokenises captions, looks up soft labels.
+"""Collation of the global order into batches: decoded and augmented images, tokens, soft labels.
 
 A collator is one of N readers: a rank without loader workers, or one worker of a rank. The order says which rows of a
 batch are a reader's (`rows`): consecutive ones, so that readers read other lanes than their neighbours.
@@ -23,7 +23,7 @@ from diht_k8s.recipe.shards.sample_captions import caption_digest
 from diht_k8s.recipe.train.data.augment import drawn_caption, train_view
 from diht_k8s.recipe.train.data.batch import Batch, BatchTargets, HeadTargets
 from diht_k8s.recipe.train.data.dataset import LabelledSample, ShardDataset
-from diht_k8s.recipe.train.data.readers import LaneReader
+from diht_k8s.recipe.train.data.lane_reader import LaneReader
 from diht_k8s.recipe.train.data.sampler import LaneSampler
 
 IMAGE_CACHE_BYTES = 512 << 20

@@ -1,4 +1,4 @@
-"""Where the samples of the training's shards begin: from the run's index, or from reading the shards that it does not know.
+"""Index of the training's shards: the run's, completed by reading the shards that it does not know.
 
 The filter makes an index on its way, and `diht index` makes one of other shards. Shards that neither has indexed but that are
 counted are read in sequence. Those that nothing has counted are read once before the first step, by all ranks together, and

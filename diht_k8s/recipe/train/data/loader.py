@@ -1,4 +1,4 @@
-"""Prefetches the batches of one rank: in a thread, or in n worker processes that each make a part of its rows.
+"""Prefetched batches of one rank: from a thread, or from n worker processes that each make a part of its rows.
 
 Workers are readers as ranks are (see `collate`), so neither the batches nor the cursor depend on their number. What is prepared
 ahead is bounded in bytes.

@@ -1,4 +1,4 @@
-"""What was used last, up to a weight: shards, labels and indexes that a reader keeps at hand."""
+"""A thread-safe LRU cache limited by weight: labels, indexes and keep lists that a reader keeps at hand."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a training needs: memory of a rank, FLOPs, time; computed before anything is submitted."""
+"""The estimate of a training before it is submitted: memory of a rank, time, advice."""

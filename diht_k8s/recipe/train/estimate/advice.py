@@ -1,7 +1,6 @@
-"""What a run's document asks for that its training cannot use: a card that is too small, CPUs that cannot feed it.
+"""Warnings about a run document: a card that is too small, CPUs that cannot feed it. One line for each problem.
 
-In: a run document and a card, named or read from its node selector. Out: one line for each problem. Speeds of the
-loader are measured (`benchmarks/run loader`), those of cards are their makers'.
+Speeds of the loader are measured (`benchmarks/run loader`), those of cards are their makers'.
 """
 
 from __future__ import annotations

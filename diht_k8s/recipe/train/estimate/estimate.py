@@ -1,7 +1,7 @@
-"""The estimate of a run's training on a card: does it fit, and how long does it take?
+"""Estimate of a run's training on a card: memory, largest micro-batch, operations, time.
 
-In: a run document, a card, a number of nodes. Out: an `Estimate`. Figures for GPUs are computed and were not measured on
-a GPU; `benchmarks/run estimate` compares the memory of tensors with what a CPU measures.
+Figures for GPUs are computed and were not measured on a GPU; `benchmarks/run estimate` compares the memory of tensors
+with what a CPU measures.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from diht_k8s.recipe.train.data.sampler import held_samples, order_sizes
 from diht_k8s.recipe.train.estimate.footprint import FP32, GIB, Placement, RankMemory, Sizes, Trace, rank_memory
 from diht_k8s.recipe.train.estimate.gpus import gpu_of
 from diht_k8s.recipe.train.estimate.memory_trace import TracedStudent
-from diht_k8s.recipe.train.flops import Pace, StepFlops, pace_of, step_flops
+from diht_k8s.recipe.train.flops import StepFlops, step_flops
 
 CONTEXT_BYTES: Final = GIB
 """CUDA context, kernels and their workspaces. Our assumption, as are the next three."""
@@ -36,6 +36,18 @@ SAMPLE_BYTES: Final = 50 << 10
 """An image as it is stored."""
 BASE_MICRO_BATCH: Final = 8
 """Smallest micro-batch that is traced to find the largest one."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long the training takes."""
+
+    samples_per_second: float
+    step_seconds: float
+    model_mfu: float
+    """share of the peak without recomputation."""
+    days: float
+    gpu_hours: float
 
 
 @dataclass(frozen=True)
@@ -99,11 +111,7 @@ def estimate(run: DihtRun, gpu: str, *, nodes: int | None = None, utilisation: f
     placement = placement_of(train, nodes)
     objects, attributes = num_classes(run)
     student = TracedStudent(train, num_objects=objects, num_attributes=attributes)
-    image, text = student.forward_flops()
-    work = step_flops(
-        image, text, student.sizes, placement,
-        checkpointing=train.activation_checkpointing, locked_image=train.lock_image_tower,
-    )  # fmt: skip
+    work = step_flops(train, placement, num_objects=objects, num_attributes=attributes)
     overhead = CONTEXT_BYTES + (NCCL_BYTES if placement.world > 1 else 0)
     memory = rank_memory(student.sizes, student.trace(placement.micro), placement)
     peak = card.peak(train.precision)
@@ -124,6 +132,22 @@ def estimate(run: DihtRun, gpu: str, *, nodes: int | None = None, utilisation: f
         utilisation=utilisation,
         notes=_notes(run, train),
     )  # fmt: skip
+
+
+def pace_of(work: StepFlops, *, peak: float, utilisation: float, batch: int, ranks: int, samples: int) -> Pace:
+    """Pace of all ranks together.
+
+    Args:
+        work: of one pair.
+        peak: of a card, operations a second.
+        utilisation: share of the peak at which a card computes, recomputation included.
+        batch: pairs of the global batch.
+        ranks: cards.
+        samples: seen in all.
+    """
+    rate = ranks * utilisation * peak / work.executed
+    hours = samples / rate / 3600
+    return Pace(rate, batch / rate, utilisation * work.model / work.executed, hours / 24, hours * ranks)
 
 
 def placement_of(train: Train, nodes: int) -> Placement:

@@ -20,11 +20,10 @@ from diht_k8s.recipe.train.estimate.reduction import (
     own_gradients,
 )
 from diht_k8s.recipe.train.gradient_reduction import bucket_elements
+from diht_k8s.recipe.train.loss.hn_nce import CHUNK_SIZE
 
 FP32: Final = 4
 """bytes."""
-LOSS_CHUNK: Final = 256
-"""Rows of the loss's tiles, as the engine sets them."""
 FP64: Final = 8
 IMAGE_BYTES: Final = {"fp32": 4, "bf16": 2, "fp16": 2}
 """of a normalised value, by `train.precision`."""
@@ -44,8 +43,6 @@ class Sizes:
     """elements of each parameter with a gradient, in the model's order."""
     groups: tuple[tuple[int, ...], ...]
     """the same by group of the optimiser."""
-    head_parameters: int
-    """weights of both concept heads."""
     buffer_bytes: int
     image_side: int
     context_length: int
@@ -142,7 +139,7 @@ def rank_memory(sizes: Sizes, trace: Trace, placement: Placement) -> RankMemory:
 def loss_bytes(local: int, world: int, width: int) -> int:
     """What the contrastive loss holds at most, in its backward pass: three tiles, gradients, vectors, gathered texts."""
     pairs = local * world
-    tiles = 3 * min(LOSS_CHUNK, local) * pairs
+    tiles = 3 * min(CHUNK_SIZE, local) * pairs
     gathered = pairs * width if world > 1 else 0
     return FP32 * (tiles + (pairs + local) * width + gathered + 24 * pairs)
 

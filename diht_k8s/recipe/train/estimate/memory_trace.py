@@ -1,24 +1,21 @@
-"""Traces one micro-batch through student, loss and backward pass on fake tensors: bytes over time, FLOPs, sizes.
+"""Memory of a micro-batch over time, traced through student, loss and backward pass on fake tensors.
 
-In: the model's configuration and a micro-batch. Out: a `Trace`. No tensor has data, so a model of any size is traced in
-seconds on any machine. The real step has parts that depend on data: captions are cut to the longest one (here they fill
-the context), and equal captions are counted (here none are).
+No tensor has data, so a model of any size is traced in seconds on any machine. The real step has parts that depend on
+data: captions are cut to the longest one (here they fill the context), and equal captions are counted (here none are).
+
+torch's MemTracker reports its peaks alone. ZeRO changes what gradients hold and not what activations do, so that the
+estimate needs both at each moment.
 
 On a GPU autocast differs from that on a CPU in what matters to memory: layer norms run in fp32 and keep their fp32
 input, and attention runs in 16 bits. The trace imitates both on CPU tensors, because fake CUDA tensors have no backward
 pass without a GPU.
-
-Watches the bytes of tensors while operations make and release them; works on real and on fake tensors.
-
-torch's MemTracker reports its peaks alone. ZeRO changes what gradients hold and not what activations do, so that the
-estimate needs both at each moment.
 """
 
 from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -26,19 +23,19 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 from diht_k8s.api.train import Train
-from diht_k8s.recipe.train.estimate.footprint import LOSS_CHUNK, Sizes, Trace
+from diht_k8s.recipe.train.estimate.footprint import Sizes, Trace
 from diht_k8s.recipe.train.estimate.reduction import Moment
-from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
+from diht_k8s.recipe.train.loss.hn_nce import CHUNK_SIZE, HnNceSettings
 from diht_k8s.recipe.train.loss.losses import hn_nce_loss_and_statistics, soft_label_loss
 from diht_k8s.recipe.train.model.attention import attention_in_fp32
-from diht_k8s.recipe.train.model.student import Features, Student, model_configuration, parameter_groups
+from diht_k8s.recipe.train.model.student import Features, Student, model_configuration
+from diht_k8s.recipe.train.optimizer import parameter_groups
 
 
 class Allocations(TorchDispatchMode):
-    """Counts the bytes of the storages that operations make and release."""
+    """Counts the bytes of the storages that operations make and release; on real and on fake tensors."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -149,9 +146,6 @@ class TracedStudent:
             parameters=sum(parameter.numel() for parameter in parameters),
             trained_sizes=tuple(parameter.numel() for parameter in parameters if parameter.requires_grad),
             groups=tuple(tuple(parameter.numel() for parameter in group["params"]) for group in groups),
-            head_parameters=sum(
-                head.weight.numel() for head in (model.object_head, model.attribute_head) if head is not None
-            ),
             buffer_bytes=sum(buffer.numel() * buffer.element_size() for buffer in model.buffers()),
             image_side=size[0] if isinstance(size, tuple) else size,
             context_length=model.clip.context_length,
@@ -177,22 +171,6 @@ class TracedStudent:
                 parameter.grad = None
         return Trace(micro_batch, forward, _by_gradient(backward))
 
-    def forward_flops(self) -> tuple[int, int]:
-        """Operations of one image's and one caption's forward pass, attention included."""
-        with self._mode, torch.no_grad():
-            images, tokens, _ = self._inputs(1)
-            return self._count(self._model.clip.encode_image, images), self._count(self._model.text_features, tokens)
-
-    @staticmethod
-    def _count(call: Callable[[Tensor], Tensor], argument: Tensor) -> int:
-        # The plain kernel: the counter does not know the fused one of CPUs. Both do the same products.
-        with (
-            FlopCounterMode(display=False) as counter,
-            nn.attention.sdpa_kernel(nn.attention.SDPBackend.MATH),
-        ):
-            call(argument)
-        return counter.get_total_flops()
-
     def _inputs(self, pairs: int) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
         sizes = self.sizes
         images = torch.empty(pairs, 3, sizes.image_side, sizes.image_side)
@@ -213,7 +191,7 @@ class TracedStudent:
             alpha=loss.alpha,
             beta=loss.beta,
             differentiate_weights=loss.differentiate_weights,
-            chunk_size=LOSS_CHUNK,
+            chunk_size=CHUNK_SIZE,
             group=None,
         )
         total, _ = hn_nce_loss_and_statistics(features.image_BD, features.text_BD, features.logit_scale, settings, None)

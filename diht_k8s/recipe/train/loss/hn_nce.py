@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -25,6 +25,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from diht_k8s.recipe.train.collectives import gather_rows, group_rank, group_size, reduce_, scatter_row_sums
+
+CHUNK_SIZE: Final = 256
+"""Image rows that a training compares with all captions at a time."""
 
 # Shape legend: B pairs of this rank, N pairs of all ranks, T image rows of one tile, D feature width.
 

@@ -1,1 +1,1 @@
-"""The student: network, first weights, warm start, export and card."""
+"""The student: network, concept heads, compilation, export and card."""

@@ -1,4 +1,4 @@
-"""`train.compile`: torch.compile for each residual block of the towers, and what this machine needs for it.
+"""`train.compile`: torch.compile for each residual block of the towers, and the check for its compiler.
 
 Blocks of a tower are alike, so torch compiles one and uses it for all: that takes seconds where a whole tower takes
 minutes, and gains nearly as much, because what fuses (norms, GELU, residual sums, casts) lies inside blocks. Names of

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import open_clip
@@ -157,31 +156,3 @@ def _causal(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any,
 def has_batch_statistics(model: nn.Module) -> bool:
     """Whether a sample's features depend on the others that pass through the model with it."""
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-
-
-def parameter_groups(
-    model: Student, *, weight_decay: float, head_lr_scale: float, head_weight_decay_scale: float
-) -> list[dict[str, Any]]:
-    """AdamW's groups: no decay on gains, biases and the logit scale; the heads with their own learning rate and decay.
-
-    `lr_scale` of a group multiplies the schedule's learning rate.
-    """
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    heads = [(name, parameter) for name, parameter in named if name.startswith(("object_head", "attribute_head"))]
-    towers = [(name, parameter) for name, parameter in named if not name.startswith(("object_head", "attribute_head"))]
-    groups = [
-        _group("towers", (p for _, p in towers if _decays(p)), weight_decay, 1.0),
-        _group("towers, no decay", (p for _, p in towers if not _decays(p)), 0.0, 1.0),
-        _group("heads", (p for _, p in heads if _decays(p)), weight_decay * head_weight_decay_scale, head_lr_scale),
-        _group("heads, no decay", (p for _, p in heads if not _decays(p)), 0.0, head_lr_scale),
-    ]
-    return [group for group in groups if group["params"]]
-
-
-def _group(name: str, parameters: Iterable[nn.Parameter], weight_decay: float, lr_scale: float) -> dict[str, Any]:
-    return {"name": name, "params": list(parameters), "weight_decay": weight_decay, "lr_scale": lr_scale}
-
-
-def _decays(parameter: nn.Parameter) -> bool:
-    """Gains, biases and the logit scale are vectors."""
-    return parameter.ndim >= 2

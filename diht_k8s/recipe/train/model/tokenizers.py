@@ -1,4 +1,4 @@
-"""Which models CLIP's byte-pair tokenizer fits: the only one that the training has. Free of torch and open_clip.
+"""Check for CLIP's byte-pair tokenizer, the only one that the training has. Free of torch and open_clip.
 
 open_clip gives some models a tokenizer of Hugging Face's hub. Trained with CLIP's instead, their text towers would read
 other numbers than their own tools later give them, so such models are refused by name.

@@ -1,11 +1,8 @@
-"""The arithmetic of `diht estimate`, against known numbers and the counter of torch on a real model."""
+"""The arithmetic of `diht estimate`, against known numbers ."""
 
 from __future__ import annotations
 
 import pytest
-import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.run import DihtRun
@@ -14,14 +11,13 @@ from diht_k8s.recipe.train.estimate.estimate import estimate
 from diht_k8s.recipe.train.estimate.footprint import Placement, Sizes, Trace, rank_memory
 from diht_k8s.recipe.train.estimate.memory_trace import TracedStudent
 from diht_k8s.recipe.train.estimate.reduction import Moment
-from diht_k8s.recipe.train.model.student import Student
 
 TINY = {
     "embed_dim": 32,
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
 }
-SIZES = Sizes(1000, (100,) * 10, ((100,) * 10,), 0, 0, 8, 4, 16, 0)
+SIZES = Sizes(1000, (100,) * 10, ((100,) * 10,), 0, 8, 4, 16, 0)
 BUCKET = 4 * 250
 """Bytes of a bucket: a quarter of the parameters."""
 TRACE = Trace(4, 500, tuple(Moment(9000 - 800 * number, 400 * number) for number in range(11)))
@@ -41,19 +37,6 @@ def run(**train: object) -> DihtRun:
 def test_parameters_are_the_known_ones(name: str, parameters: int) -> None:
     train = Train.model_validate({"model": name, "samples": 1})
     assert TracedStudent(train, num_objects=0, num_attributes=0).sizes.parameters == parameters
-
-
-def test_flops_are_those_of_the_real_model_forward() -> None:
-    traced = TracedStudent(Train.model_validate({"modelConfig": TINY, "samples": 1}), num_objects=0, num_attributes=0)
-    model = Student(TINY)
-    with (
-        FlopCounterMode(display=False) as counter,
-        torch.no_grad(),
-        nn.attention.sdpa_kernel(nn.attention.SDPBackend.MATH),
-    ):
-        model.clip.encode_image(torch.zeros(1, 3, 32, 32))
-        model.text_features(torch.zeros(1, 16, dtype=torch.long))
-    assert sum(traced.forward_flops()) == counter.get_total_flops() > 0
 
 
 @pytest.mark.parametrize(
@@ -100,7 +83,7 @@ def test_images_are_normalised_by_micro_batch_in_the_training_precision(precisio
 
 def test_step_of_zero_takes_the_norm_in_fp64_and_joins_the_gradients() -> None:
     still = Trace(4, 0, (Moment(0, 0), Moment(0, 4000)))
-    sizes = Sizes(1000, (1000,), ((1000,),), 0, 0, 8, 4, 16, 0)
+    sizes = Sizes(1000, (1000,), ((1000,),), 0, 8, 4, 16, 0)
     made = rank_memory(sizes, still, Placement(1, 2, 2, 2, "fp32", "None", ema=False))
     assert made.phase == "optimiser step"
     assert (made.device["gradients"], made.device["gradient copies"]) == (4 * 1000, 8 * 1000)

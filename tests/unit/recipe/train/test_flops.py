@@ -1,0 +1,108 @@
+"""Counted operations, against a real model, known numbers and closed forms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from diht_k8s.api.train import Train
+from diht_k8s.recipe.train.estimate.footprint import Placement
+from diht_k8s.recipe.train.flops import CountedStudent, MfuMeter, StepFlops, peak_flops, step_flops
+from diht_k8s.recipe.train.model.student import Student
+
+TINY = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}
+WHOLE = Placement(4, 32, 32, 0, "fp32", "None", ema=False)
+PARTS = Placement(4, 32, 8, 0, "fp32", "None", ema=False)
+
+
+def flops(placement: Placement = WHOLE, **train: Any) -> StepFlops:
+    settings = Train.model_validate({"modelConfig": TINY, "samples": 1, **train})
+    return step_flops(settings, placement, num_objects=100, num_attributes=50)
+
+
+def counted(call: Callable[[], Tensor]) -> int:
+    with (
+        FlopCounterMode(display=False) as counter,
+        nn.attention.sdpa_kernel(nn.attention.SDPBackend.MATH),
+    ):
+        call().sum().backward()
+    return counter.get_total_flops()
+
+
+def test_flops_are_those_of_the_real_model_forward_and_backward() -> None:
+    model, student = Student(TINY), CountedStudent(TINY)
+    image = counted(lambda: model.clip.encode_image(torch.zeros(1, 3, 32, 32)))
+    text = counted(lambda: model.text_features(torch.zeros(1, 16, dtype=torch.long)))
+    assert student.image_tower().both == image > 0
+    assert student.text_tower(16).both == text > 0
+
+
+def test_step_when_whole_then_three_forward_passes_less_the_pixels_gradient_and_logits_once_more() -> None:
+    student, made = CountedStudent(TINY), flops()
+    patches, width, pixels = 16, 64, 3 * 8 * 8
+    assert made.parts == {
+        "image tower": 3 * student.image_tower().forward - 2 * patches * width * pixels,
+        "text tower": 3 * student.text_tower(16).forward,
+        "loss": 6 * 4 * 32 * 32,
+        "heads": 6 * 32 * (100 + 50),
+    }
+    assert made.recomputed == 2 * 4 * 32 * 32
+    assert made.executed == made.model + made.recomputed
+
+
+def test_step_when_in_parts_then_a_forward_pass_of_towers_and_heads_more() -> None:
+    student = CountedStudent(TINY)
+    forward = student.image_tower().forward + student.text_tower(16).forward + 2 * 32 * (100 + 50)
+    assert flops(PARTS).parts == flops().parts
+    assert flops(PARTS).recomputed == flops().recomputed + forward
+
+
+def test_step_when_activations_are_recomputed_then_less_than_a_forward_pass_more() -> None:
+    student, again = CountedStudent(TINY), flops(activationCheckpointing=True).recomputed - flops().recomputed
+    forward = student.image_tower().forward + student.text_tower(16).forward
+    assert 0.5 * forward < again < forward  # the last product of a block is not needed, nor what lies outside of blocks
+
+
+def test_step_when_the_image_tower_is_locked_then_its_forward_pass_alone() -> None:
+    assert flops(lockImageTower=True).parts["image tower"] == CountedStudent(TINY).image_tower().forward
+
+
+@pytest.mark.parametrize(
+    ("name", "tera"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA A100-SXM4-40GB", 312),
+        ("Some card", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("Tesla T4", 65),
+        ("NVIDIA A10G", 70),
+    ],
+)
+def test_peak_when_the_card_is_known_then_its_data_sheets(name: str, tera: float | None) -> None:
+    assert peak_flops(name) == (None if tera is None else tera * 1e12)
+
+
+def test_operations_when_vit_b_32_then_open_clips_own_count() -> None:
+    import open_clip
+
+    config = open_clip.get_model_config("ViT-B-32")
+    assert config is not None
+    meter = MfuMeter(config, 1e12)
+    tokens = torch.zeros(2, 77, dtype=torch.long)
+    tokens[:, 76] = 49407
+    of_pixels = 2 * 49 * 768 * 3 * 32 * 32
+    whole = meter.operations(tokens) / 2
+    assert (whole + of_pixels) / 3 == pytest.approx(14.78e9, rel=1e-3)  # its docs/model_profile.csv
+    tokens[:, 76], tokens[:, 15] = 0, 49407
+    assert meter.operations(tokens) / 2 < 0.72 * whole
+    assert meter.percent(3e11, 1.0) == pytest.approx(30)
