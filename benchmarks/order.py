@@ -37,7 +37,7 @@ from diht_k8s.recipe.train.checkpoint.fencing import Fence
 from diht_k8s.recipe.train.data import dataset
 from diht_k8s.recipe.train.data.dataset import ShardDataset
 from diht_k8s.recipe.train.data.lane_reader import LaneReader
-from diht_k8s.recipe.train.data.sampler import LaneSampler, lane_reads, order_sizes, sampler_over
+from diht_k8s.recipe.train.data.sampler import LaneSampler, order_sizes, read_amplification, sampler_over
 
 PAPER = 438_000_000
 NEAR = 63
@@ -52,7 +52,7 @@ def amplification(batch_size: int, shards: int, size: int) -> dict[str, Any]:
     for readers in [number for number in range(1, 257) if batch_size % number == 0]:
         table.append({
             "readers": readers,
-            "lanes": round(lane_reads(order, batch_size, readers), 4),
+            "lanes": round(read_amplification(order, batch_size, readers), 4),
             "bound": round(1 + (readers - 1) / order.lanes, 4),
         })  # fmt: skip
     return {"batch": batch_size, "lanes": order.lanes, "table": table}

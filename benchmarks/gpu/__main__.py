@@ -28,7 +28,8 @@ from benchmarks.gpu.commands import command_of, model_of, scratch, trainer_of
 from benchmarks.gpu.process import AGAIN, Box, Measured, run_case
 from benchmarks.gpu.table import Row, failures, goals_of, markdown, row_of
 from diht_k8s.recipe.runtime.cpus import usable_cpus
-from diht_k8s.recipe.train.flops import MfuMeter, peak_flops
+from diht_k8s.recipe.train.estimate.gpus import peak_flops
+from diht_k8s.recipe.train.flops import MfuMeter
 
 PACKAGES = ROOT / ".cache" / "open-clip"
 """Packages for open_clip's trainer alone; another version of open_clip may lie there too."""

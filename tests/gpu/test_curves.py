@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from diht_k8s.recipe.train.flops import peak_flops
+from diht_k8s.recipe.train.estimate.gpus import peak_flops
 from tests.gpu.devices import devices
 from tests.recipe.train.small_run import RANK_PROGRAM, Job, document, lines, make_data, train_in_ranks
 

@@ -91,7 +91,7 @@ def reduce_(values: Tensor, op: dist.ReduceOp.RedOpType, group: dist.ProcessGrou
     return values
 
 
-def object_of_rank_0(mine: _Object) -> _Object:
+def broadcast_object(mine: _Object) -> _Object:
     """Rank 0's picklable object (a collective); without a process group, this process's."""
     values = [mine]
     if dist.is_initialized() and dist.get_world_size() > 1:
@@ -99,7 +99,7 @@ def object_of_rank_0(mine: _Object) -> _Object:
     return values[0]
 
 
-def error_of_rank_0(call: Callable[[], object] | None) -> DihtError | None:
+def broadcast_error(call: Callable[[], object] | None) -> DihtError | None:
     """Rank 0 calls; every rank gets the error that it raised, or None (a collective).
 
     Args:
@@ -111,7 +111,7 @@ def error_of_rank_0(call: Callable[[], object] | None) -> DihtError | None:
             call()
         except DihtError as error:
             found = error
-    shared = object_of_rank_0(None if found is None else (int(found.exit_code), str(found)))
+    shared = broadcast_object(None if found is None else (int(found.exit_code), str(found)))
     if found is None and shared is not None:
         found = BY_EXIT_CODE.get(shared[0], DihtError)(shared[1])
     return found

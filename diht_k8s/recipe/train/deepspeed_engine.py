@@ -13,6 +13,7 @@ from torch import Tensor
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.train.gradient_reduction import bucket_elements
 from diht_k8s.recipe.train.model.student import Features, Student
+from diht_k8s.recipe.train.precision import DTYPES
 
 
 class DeepSpeedEngine(Protocol):
@@ -57,9 +58,6 @@ class DeepSpeedEngine(Protocol):
     def eval(self) -> object:
         """Set evaluation mode."""
         ...
-
-
-REDUCTIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def deepspeed_settings(train: Train, *, micro_batch: int, world: int, parameters: int) -> dict[str, Any]:
@@ -112,7 +110,7 @@ def reduce_alike(model: Student, train: Train) -> None:
     """
     if train.zero_stage < 3:
         for parameter in model.parameters():
-            parameter.comm_dtype = REDUCTIONS[train.gradient_reduction]  # pyright: ignore[reportAttributeAccessIssue]
+            parameter.comm_dtype = DTYPES[train.gradient_reduction]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _offloading(train: Train) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, Final
+from typing import Any
 
 import deepspeed
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 from diht_k8s.api.errors import UserError
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.train.data.batch import Batch, BatchTargets
-from diht_k8s.recipe.train.deepspeed_engine import REDUCTIONS, DeepSpeedEngine, deepspeed_settings, reduce_alike
+from diht_k8s.recipe.train.deepspeed_engine import DeepSpeedEngine, deepspeed_settings, reduce_alike
 from diht_k8s.recipe.train.distributed import this_device
 from diht_k8s.recipe.train.gradient_caching import joined, random_state, replayed, surrogate
 from diht_k8s.recipe.train.gradient_reduction import OverlappedReduction, bucket_elements
@@ -30,10 +30,7 @@ from diht_k8s.recipe.train.loss.losses import duplicate_share, hn_nce_loss_and_s
 from diht_k8s.recipe.train.model.attention import attention_in_fp32, needs_fp32_attention
 from diht_k8s.recipe.train.model.student import Features, Student
 from diht_k8s.recipe.train.optimizer import adamw
-from diht_k8s.recipe.train.precision import LOSS_SCALE, MIN_SCALE, LossScale, require_precision
-
-IMAGES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""dtype of a normalised image, by `train.precision`."""
+from diht_k8s.recipe.train.precision import DTYPES, LOSS_SCALE, MIN_SCALE, LossScale, require_precision
 
 
 class Stopwatch:
@@ -114,7 +111,7 @@ class Engine:
         if self._local % self._micro:
             raise UserError(f"train.microBatchSize {self._micro} must divide the {self._local} pairs of a process")
         # What autocast rounds images to in any case, before the first convolution.
-        self._image_dtype = IMAGES[train.precision]
+        self._image_dtype = DTYPES[train.precision]
         self.device = this_device()
         require_precision(self.device, train.precision)
         self.scaling = LossScale() if train.precision == "fp16" else None
@@ -151,7 +148,7 @@ class Engine:
 
     def _make_reduction(self) -> OverlappedReduction | None:
         """What averages the gradients at ZeRO 0; None where DeepSpeed does it, or one process has nothing to round."""
-        dtype = REDUCTIONS[self._train.gradient_reduction]
+        dtype = DTYPES[self._train.gradient_reduction]
         if self._train.zero_stage > 0 or (self._world == 1 and dtype is torch.float32):
             return None
         trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]

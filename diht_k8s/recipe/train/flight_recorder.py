@@ -132,7 +132,7 @@ class FlightRecorder:
         return GangRecords(records=records, nodes=nodes)
 
     def _record(self) -> RankRecord:
-        doing = place_of(sys._current_frames().get(self._main or 0))
+        doing = innermost_frame(sys._current_frames().get(self._main or 0))
         return RankRecord(rank=self._rank, node=self._node, doing=doing, groups=recorded())
 
 
@@ -166,7 +166,7 @@ def groups_of(entries: Iterable[Mapping[str, Any]]) -> dict[str, GroupRecord]:
     return found
 
 
-def place_of(frame: FrameType | None) -> str:
+def innermost_frame(frame: FrameType | None) -> str:
     """The innermost frame of this project's code, as `engine.py:310 in step`; empty without one."""
     while frame is not None:
         code = frame.f_code

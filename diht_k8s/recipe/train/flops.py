@@ -1,4 +1,4 @@
-"""FLOPs of a training step, counted by torch's FlopCounterMode on tensors without data, and the share of a card's peak.
+"""FLOPs of a training step, counted by torch's FlopCounterMode on tensors without data; MFU.
 
 A multiplication and an addition are two operations. Products are counted (layers, attention, loss), forward and
 backward; norms, activations and the optimizer are not, as is the custom. The first layer has no gradient for the pixels,
@@ -16,8 +16,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from diht_k8s.api.train import Train
-from diht_k8s.recipe.train.estimate.footprint import Placement
-from diht_k8s.recipe.train.estimate.gpus import GPUS, name_of_product
 from diht_k8s.recipe.train.loss.hn_nce import CHUNK_SIZE, HnNceSettings
 from diht_k8s.recipe.train.loss.losses import hn_nce_loss_and_statistics
 from diht_k8s.recipe.train.model.student import Student, model_configuration
@@ -127,14 +125,14 @@ class StepFlops:
         return self.model + self.recomputed
 
 
-def step_flops(train: Train, placement: Placement, *, num_objects: int, num_attributes: int) -> StepFlops:
+def step_flops(train: Train, *, num_objects: int, num_attributes: int, in_parts: bool) -> StepFlops:
     """Count the operations of a pair in a training step.
 
     Args:
-        train: the settings.
-        placement: how the training is divided; the loss compares each pair with those of all ranks.
+        train: the settings; the loss compares each pair with those of the global batch.
         num_objects: classes of the object head; 0: no head.
         num_attributes: classes of the attribute head; 0: no head.
+        in_parts: whether a rank's batch runs by gradient caching.
 
     Raises:
         UserError: open_clip refuses the model.
@@ -142,11 +140,11 @@ def step_flops(train: Train, placement: Placement, *, num_objects: int, num_attr
     config = model_configuration(train)
     heads_input = train.distillation.heads_input
     student = CountedStudent(config, num_objects=num_objects, num_attributes=num_attributes, heads_input=heads_input)
-    clip, pairs = student.model.clip, placement.local * placement.world
+    clip = student.model.clip
     if train.lock_image_tower:
         clip.lock_image_tower()
     image, text, heads = student.image_tower(), student.text_tower(clip.context_length), student.heads()
-    loss = PassFlops(*(flops * pairs for flops in _of_loss(train, config["embed_dim"])))
+    loss = PassFlops(*(flops * train.batch_size for flops in _of_loss(train, config["embed_dim"])))
     parts = {
         "image tower": image.both,
         "text tower": text.both,
@@ -154,19 +152,13 @@ def step_flops(train: Train, placement: Placement, *, num_objects: int, num_attr
         "heads": heads.both,
     }
     recomputed = loss.forward
-    if placement.in_parts:
+    if in_parts:
         recomputed += image.forward + text.forward + heads.forward
     if train.activation_checkpointing:
         clip.set_grad_checkpointing()
         recomputed += student.image_tower().both - image.both
         recomputed += student.text_tower(clip.context_length).both - text.both
     return StepFlops(parts, recomputed)
-
-
-def peak_flops(device_name: str) -> float | None:
-    """Peak of a device in operations a second at 16 bits, None if unknown (CPUs, slices of a card, other cards)."""
-    name = name_of_product(device_name)
-    return None if name is None else 1e12 * GPUS[name].half_tflops
 
 
 class MfuMeter:

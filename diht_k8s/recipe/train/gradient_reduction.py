@@ -45,7 +45,7 @@ class OverlappedReduction:
         self._dtype = dtype
         backward = list(parameters)[::-1]
         sizes = [parameter.numel() for parameter in backward]
-        self._buckets = [backward[part] for part in divided(sizes, elements)]
+        self._buckets = [backward[part] for part in bucket_slices(sizes, elements)]
         self._active = False
         for number, bucket in enumerate(self._buckets):
             for parameter in bucket:
@@ -101,7 +101,7 @@ class OverlappedReduction:
             gradient.copy_(part.view_as(gradient))
 
 
-def divided(sizes: Sequence[int], elements: int) -> list[slice]:
+def bucket_slices(sizes: Sequence[int], elements: int) -> list[slice]:
     """Buckets of consecutive parameters.
 
     Args:

@@ -35,7 +35,7 @@ from diht_k8s.recipe.runtime.time_spent import STARTING, TimeAccount
 from diht_k8s.recipe.runtime.tracking import start_tracking
 from diht_k8s.recipe.train.bad_samples import BadSamples
 from diht_k8s.recipe.train.checkpoint import checkpointer
-from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor, Saved, place_of
+from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor, Saved, checkpoint_uri
 from diht_k8s.recipe.train.checkpoint.checkpointer import Checkpointer
 from diht_k8s.recipe.train.checkpoint.resume import resume_cursor
 from diht_k8s.recipe.train.checkpoint.state import load_moments, load_weights, state_of
@@ -105,7 +105,7 @@ class Training:
         saved = self._first_or_newest()
         check = self.stop.raise_if_requested
         self.data = training_data(run, self.storage, saved, attempt=self.checkpointer.attempt, check=check, **where)
-        self.bad = BadSamples(run.spec.data.max_bad_shards, len(self.data.shards), self.data.damaged)
+        self.bad = BadSamples(run.spec.data.max_bad_shards, len(self.data.indexed.shards), self.data.indexed.damaged)
         self.cursor = resume_cursor(
             saved, self.settings.batch_size, self.data.sampler, config_sha256=self.config_sha256
         )
@@ -318,7 +318,7 @@ class Training:
             cursor = self.checkpointer.complete(self.metrics)
         if cursor is not None:
             self.time.kept(cursor.productive or 0.0)
-            checkpoint = cursor.saved_as(place_of(self.layout.checkpoints, cursor), time=int(time.time()))
+            checkpoint = cursor.saved_as(checkpoint_uri(self.layout.checkpoints, cursor), time=int(time.time()))
             self.progress.saved(checkpoint)
             self.heartbeat.at(self.cursor.step, checkpoint)
         return cursor is not None
@@ -353,7 +353,7 @@ class Training:
             "samples_per_second": round(self.cursor.position / max(self.cursor.seconds, 1e-9), 1),
             "bad": self.checkpointer.bad(self.cursor, self.bad.counts),
             **self.bad.summary({} if self.validation is None else self.validation.damaged),
-            "shards": len(self.data.shards),
+            "shards": len(self.data.indexed.shards),
             "pairs": sum(self.data.sampler.sizes),
             "processes": self.world,
         }

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from diht_k8s.api.errors import UserError
 
+DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""By the names of `train.precision` and `train.gradientReduction`."""
 LOSS_SCALE: Final = "loss_scale"
 """Key of the scaling in a training's state."""
 FIRST_SCALE: Final = 2.0**16

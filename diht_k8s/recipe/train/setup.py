@@ -13,7 +13,6 @@ from diht_k8s.api.errors import DataError, UserError
 from diht_k8s.api.run import DihtRun
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.label.vocabulary import ConceptVocabulary
-from diht_k8s.recipe.runtime.bad_shards import Damage
 from diht_k8s.recipe.runtime.cpus import usable_cpus
 from diht_k8s.recipe.runtime.inputs import kept_shards
 from diht_k8s.recipe.shards.source_lists import known_sources
@@ -26,7 +25,7 @@ from diht_k8s.recipe.train.data.indexing import IndexedShards, RankAttempt, inde
 from diht_k8s.recipe.train.data.loader import Loader
 from diht_k8s.recipe.train.data.sampler import LaneSampler
 from diht_k8s.recipe.train.distributed import this_device
-from diht_k8s.recipe.train.model.batch_norm import over_all_ranks
+from diht_k8s.recipe.train.model.batch_norm import convert_batch_norm
 from diht_k8s.recipe.train.model.compiling import compile_blocks, require_compiler
 from diht_k8s.recipe.train.model.student import Student, has_batch_statistics
 from diht_k8s.recipe.train.stage import label_layout
@@ -67,7 +66,7 @@ def make_student(
         model.clip.set_grad_checkpointing()
     if has_batch_statistics(model):
         if world > 1:
-            over_all_ranks(model, this_device())
+            convert_batch_norm(model, this_device())
         if rank == 0 and train.micro_batch_size is not None:
             logging.warning(
                 "the model has batch statistics (BatchNorm): its curve depends on train.microBatchSize, over which they are taken"
@@ -101,13 +100,10 @@ def train_shards(run: DihtRun, storage: Storage) -> list[Shard]:
 
 
 class TrainingData(NamedTuple):
-    """What a training reads, and in which order."""
+    """The shards of a training and the order of their samples."""
 
-    shards: list[Shard]
+    indexed: IndexedShards
     sampler: LaneSampler
-    damaged: dict[str, Damage]
-    """damaged shards that are known before the first step, by URI."""
-    indexes: IndexedShards
 
 
 def training_data(
@@ -138,19 +134,17 @@ def training_data(
     train = run.spec.train
     assert train is not None
     made = RankAttempt(attempt, rank, world)
-    shards = train_shards(run, storage)
-    indexes = indexed(run, storage, shards, made, in_sequence=sequential_shards(saved), check=check)
-    shards = indexes.shards
-    require_batch(shards, train.batch_size)
+    found = indexed(run, storage, train_shards(run, storage), made, in_sequence=sequential_shards(saved), check=check)
+    require_batch(found.shards, train.batch_size)
     sampler = resume_sampler(
         saved,
         train,
-        [shard.samples or 0 for shard in shards],
+        [shard.samples or 0 for shard in found.shards],
         run.spec.seed,
-        weights=weights_of(run, shards),
-        sequential=indexes.sequential,
+        weights=shard_weights(run, found.shards),
+        sequential=found.sequential,
     )
-    return TrainingData(shards, sampler, indexes.damaged, indexes)
+    return TrainingData(found, sampler)
 
 
 def require_batch(shards: Sequence[Shard], batch_size: int) -> None:
@@ -164,7 +158,7 @@ def require_batch(shards: Sequence[Shard], batch_size: int) -> None:
         raise DataError(f"{total} pairs are fewer than train.batchSize {batch_size}: lower it or loosen the filter")
 
 
-def weights_of(run: DihtRun, shards: Sequence[Shard]) -> list[float]:
+def shard_weights(run: DihtRun, shards: Sequence[Shard]) -> list[float]:
     """How often each shard is drawn, relative to the others (`data.sources[].weight`)."""
     weights = {source.name: source.weight for source in run.spec.data.sources}
     return [weights.get(shard.source, 1.0) for shard in shards]
@@ -189,10 +183,10 @@ def make_loader(
     """The loader of one rank's batches; nothing is read yet."""
     train = run.spec.train
     assert train is not None
-    labels = None if vocabulary is None else [label_layout(run).labels(shard.name) for shard in data.shards]
+    labels = None if vocabulary is None else [label_layout(run).labels(shard.name) for shard in data.indexed.shards]
     sha256 = None if vocabulary is None else vocabulary.sha256
     return Loader(
-        ShardDataset(storage, data.shards, labels, vocabulary_sha256=sha256, indexes=data.indexes),
+        ShardDataset(storage, data.indexed.shards, labels, vocabulary_sha256=sha256, indexes=data.indexed),
         data.sampler,
         batch_size=train.batch_size,
         image_size=image_size(model),

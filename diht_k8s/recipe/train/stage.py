@@ -74,7 +74,7 @@ def execute(context: Context) -> Outcome | None:
     train = _train(context.run)
     gang = Gang.from_environment(train.processes_per_node)
     _check_shape(train, gang)
-    export_env(RESULT_VARIABLE, checked(context, gang.processes).model_dump_json(exclude_none=True))
+    export_env(RESULT_VARIABLE, check_pod(context, gang.processes).model_dump_json(exclude_none=True))
     export_env("DIHT_RUN", dump(context.run))
     export_env("DIHT_STAGE_CONFIG", json.dumps(context.config))
     # Before a collective's time-out, which names nobody, the watchdog shall have named who is waited for.
@@ -98,7 +98,7 @@ def execute(context: Context) -> Outcome | None:
     return Outcome(artefacts, result["summary"])
 
 
-def checked(context: Context, processes: int) -> NodeResult:
+def check_pod(context: Context, processes: int) -> NodeResult:
     """Check this pod and its node before any rank starts.
 
     Args:

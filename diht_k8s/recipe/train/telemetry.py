@@ -14,7 +14,8 @@ from torch import Tensor
 
 from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor
 from diht_k8s.recipe.train.engine import Losses
-from diht_k8s.recipe.train.flops import MfuMeter, peak_flops
+from diht_k8s.recipe.train.estimate.gpus import peak_flops
+from diht_k8s.recipe.train.flops import MfuMeter
 from diht_k8s.recipe.train.health import STRAGGLER_RATIO, Spikes, slowest
 from diht_k8s.recipe.train.metrics import Metrics
 

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from diht_k8s.recipe.train.model.batch_norm import over_all_ranks
+from diht_k8s.recipe.train.model.batch_norm import convert_batch_norm
 
 STEPS, BATCH = 50, 8
 LAYOUTS = {"planes": torch.contiguous_format, "channels last": torch.channels_last}
@@ -48,7 +48,7 @@ def train(net: nn.Module, layout: str, rank: int = 0, ranks: int = 1) -> dict[st
 def main(rank: int, ranks: int, folder: str, layout: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=ranks)
-    found = train(over_all_ranks(network(), torch.device("cpu")), layout, rank, ranks)
+    found = train(convert_batch_norm(network(), torch.device("cpu")), layout, rank, ranks)
     if rank == 0:
         torch.save(found, f"{folder}/found.pt")
     dist.destroy_process_group()

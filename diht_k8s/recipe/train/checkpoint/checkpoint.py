@@ -27,7 +27,7 @@ from diht_k8s.recipe.runtime.ownership import temporary_of
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.checkpoint.fencing import Fence
 from diht_k8s.recipe.train.checkpoint.shared_state import Part, SharedState
-from diht_k8s.recipe.train.collectives import object_of_rank_0
+from diht_k8s.recipe.train.collectives import broadcast_object
 
 CURSOR_VERSION = 2
 
@@ -93,7 +93,7 @@ def write_part(
     """Write one rank's part of a checkpoint; the checkpoint counts from `commit` on."""
     name = f"state-{rank:05d}-{attempt:06d}.safetensors"
     data = save({key: value.contiguous() for key, value in part.items()})
-    storage.write_bytes(join(place_of(folder, cursor), name), data)
+    storage.write_bytes(join(checkpoint_uri(folder, cursor), name), data)
     return Part(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
@@ -121,8 +121,8 @@ def commit(storage: Storage, folder: str, cursor: Cursor, parts: Sequence[Part],
         "productive_seconds": cursor.productive,
     }
     fence.commit(_name(cursor), marker)
-    _write_marker(storage, place_of(folder, cursor), marker, fence)
-    storage.add_known(join(place_of(folder, cursor), name) for name in (MARKER, *(part.name for part in parts)))
+    _write_marker(storage, checkpoint_uri(folder, cursor), marker, fence)
+    storage.add_known(join(checkpoint_uri(folder, cursor), name) for name in (MARKER, *(part.name for part in parts)))
     try:
         _remove_old(storage, folder, cursor, keep=keep, fence=fence)
         fence.prune()
@@ -132,7 +132,7 @@ def commit(storage: Storage, folder: str, cursor: Cursor, parts: Sequence[Part],
         logger.warning("old checkpoints stay for now: %s", error)
 
 
-def complete_left(storage: Storage, folder: str, fence: Fence) -> None:
+def write_missing_marker(storage: Storage, folder: str, fence: Fence) -> None:
     """Write the marker of what the attempt before had committed, if it ended before it could."""
     left = fence.left
     if left is None or _STEP.fullmatch(left.step) is None:
@@ -177,7 +177,7 @@ def remove_unfinished(storage: Storage, folder: str, cursor: Cursor, *, fence: F
         StopRequested: another attempt has replaced this one.
     """
     try:
-        files = _removable(storage, place_of(folder, cursor))
+        files = _removable(storage, checkpoint_uri(folder, cursor))
         fence.require_newest()
         if MARKER not in files:
             storage.remove_files(folder, [f"{_name(cursor)}/{file}" for file in files])
@@ -187,7 +187,7 @@ def remove_unfinished(storage: Storage, folder: str, cursor: Cursor, *, fence: F
         logger.warning("parts of the failed checkpoint stay for now: %s", error)
 
 
-def place_of(folder: str, cursor: Cursor) -> str:
+def checkpoint_uri(folder: str, cursor: Cursor) -> str:
     """The folder of a checkpoint of this step."""
     return join(folder, _name(cursor))
 
@@ -203,7 +203,7 @@ def newest(storage: Storage, folder: str, config_sha256: str, *, rank: int = 0, 
     """
     candidates = _candidates(storage, folder, config_sha256) if rank == 0 else None
     while True:
-        candidate = object_of_rank_0(None if candidates is None else next(candidates, None))
+        candidate = broadcast_object(None if candidates is None else next(candidates, None))
         if candidate is None:
             return None
         uri, cursor, parts = candidate

@@ -26,7 +26,7 @@ from diht_k8s.recipe.train.checkpoint import checkpoint
 from diht_k8s.recipe.train.checkpoint.checkpoint import Cursor
 from diht_k8s.recipe.train.checkpoint.fencing import Fence
 from diht_k8s.recipe.train.checkpoint.shared_state import Part
-from diht_k8s.recipe.train.collectives import error_of_rank_0, gather_objects, object_of_rank_0
+from diht_k8s.recipe.train.collectives import broadcast_error, broadcast_object, gather_objects
 from diht_k8s.recipe.train.metrics import Metrics
 from diht_k8s.recipe.train.model.card import write_card
 from diht_k8s.recipe.train.model.export import export
@@ -73,7 +73,7 @@ class Checkpointer:
         self._rank, self._world = rank, world
         # Only rank 0 commits and removes; the others write parts under the number of the attempt.
         self._fence = Fence(storage, layout) if rank == 0 else None
-        self.attempt = object_of_rank_0(0 if self._fence is None else self._fence.attempt)
+        self.attempt = broadcast_object(0 if self._fence is None else self._fence.attempt)
         """number of this attempt; equal on all ranks."""
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Pending | None = None
@@ -93,7 +93,7 @@ class Checkpointer:
     def newest(self, config_sha256: str) -> checkpoint.Saved | None:
         """The checkpoint to resume from, which all ranks read together (a collective)."""
         if self._fence is not None:
-            checkpoint.complete_left(self._storage, self._layout.checkpoints, self._fence)
+            checkpoint.write_missing_marker(self._storage, self._layout.checkpoints, self._fence)
         where = {"rank": self._rank, "world": self._world}
         return checkpoint.newest(self._storage, self._layout.checkpoints, config_sha256, **where)
 
@@ -132,7 +132,7 @@ class Checkpointer:
         if not lost:
             parts = [part for part, _ in gathered if not isinstance(part, str)]
             bad = _sum([pending.cursor.bad, *(theirs for _, theirs in gathered)])
-            error = error_of_rank_0((lambda: self._commit(pending, parts, bad, metrics)) if self._rank == 0 else None)
+            error = broadcast_error((lambda: self._commit(pending, parts, bad, metrics)) if self._rank == 0 else None)
             if isinstance(error, StopRequested):
                 raise error
             lost = [] if error is None else [str(error)]
@@ -161,7 +161,7 @@ class Checkpointer:
             )  # fmt: skip
             checkpoint.remove_unfinished(self._storage, self._layout.checkpoints, pending.cursor, fence=self._fence)
 
-        error = error_of_rank_0(clean if self._rank == 0 else None)
+        error = broadcast_error(clean if self._rank == 0 else None)
         if error is not None:
             raise error
         if self._failed_in_a_row >= self._max_failures:
@@ -194,7 +194,7 @@ class Checkpointer:
             result = {"files": [*files, "metrics.jsonl"], "summary": whole}
             self._storage.write_bytes(join(self._layout.stage(Stage.TRAIN), RESULT), json.dumps(result).encode())
 
-        error = error_of_rank_0((lambda: self._retried(write)) if self._rank == 0 else None)
+        error = broadcast_error((lambda: self._retried(write)) if self._rank == 0 else None)
         if error is not None:
             raise error
 

@@ -89,7 +89,7 @@ class ShardDataset:
         self._tables: LruCache[int, LabelTable] = LruCache(LABEL_CACHE_BYTES, lambda table: table.size)
         self._index: LruCache[int, ShardIndex] = LruCache(INDEX_CACHE_SAMPLES, lambda index: index.samples)
         self._lists: LruCache[int, list[KeepListRow]] = LruCache(INDEX_CACHE_SAMPLES, len)
-        self._samples = _KeptSamples(sum(shard.samples or 0 for shard in shards))
+        self._samples = _EpochCache(sum(shard.samples or 0 for shard in shards))
         self._damaged: set[int] = set()
         self.damaged: dict[str, Damage] = {}
         """URI of a shard -> its damage, as far as any was met."""
@@ -207,7 +207,7 @@ class ShardDataset:
         return table
 
 
-class _KeptSamples:
+class _EpochCache:
     """Samples for the next epoch, where those of all epochs fit."""
 
     def __init__(self, total: int) -> None:

@@ -22,14 +22,14 @@ from diht_k8s.recipe.shards.shard_index import ShardIndex, index_of
 from diht_k8s.recipe.shards.sources import Shard
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.shards.stored_index import IndexRow, StoredIndex, write_part, write_rows
-from diht_k8s.recipe.train.collectives import error_of_rank_0, gather_objects
+from diht_k8s.recipe.train.collectives import broadcast_error, gather_objects
 
 RANKS = 100_000
 """More than any gang has: parts are numbered by attempt and rank, so that no attempt writes over another one's."""
 
 
 class RankAttempt(NamedTuple):
-    """Who looks at the shards."""
+    """An attempt's rank, which indexes its share of the shards."""
 
     number: int
     rank: int
@@ -99,7 +99,7 @@ def indexed(
     ]
     counts = dict[int, int]()
     if unknown:
-        made, counts = _look_at(storage, folder, shards, unknown, ranges, attempt, check)
+        made, counts = _count_or_index(storage, folder, shards, unknown, ranges, attempt, check)
         if made:
             header = {"of": kind_of_inputs(run.spec)}
             _write_book(storage, folder, books[1], made, header, lead=attempt.rank == 0)
@@ -148,7 +148,7 @@ def _row_of(shard: Shard, books: Sequence[StoredIndex | None]) -> IndexRow | Non
     return None
 
 
-def _look_at(
+def _count_or_index(
     storage: Storage,
     folder: str,
     shards: Sequence[Shard],
@@ -194,6 +194,6 @@ def _write_book(
         old = [] if book is None else [row for name, row in book.rows.items() if name not in new]
         write_rows(storage, folder, [*old, *rows], header)
 
-    error = error_of_rank_0(write if lead else None)
+    error = broadcast_error(write if lead else None)
     if error is not None:
         raise error

@@ -111,7 +111,7 @@ class ShardPass:
     """samples that it takes: all, or a part."""
 
 
-def readings(sizes: Sequence[int], weights: Sequence[float]) -> list[ShardPass]:
+def shard_passes(sizes: Sequence[int], weights: Sequence[float]) -> list[ShardPass]:
     """What an epoch reads, before it is shuffled.
 
     Args:
@@ -150,7 +150,7 @@ class LaneSampler:
     @cached_property
     def _readings(self) -> tuple[Numbers, Numbers]:
         """Shard and number of samples of each reading of an epoch, before they are shuffled."""
-        found = readings(self.sizes, self.weights)
+        found = shard_passes(self.sizes, self.weights)
         return np.array([each.shard for each in found], np.int64), np.array([each.size for each in found], np.int64)
 
     def locate(self, position: int) -> tuple[int, int, int]:
@@ -300,7 +300,7 @@ class LaneOrder:
             interval += 1
 
 
-def lane_reads(order: OrderSizes, batch_size: int, readers: int) -> float:
+def read_amplification(order: OrderSizes, batch_size: int, readers: int) -> float:
     """How many times all readers together read what there is."""
     each, own = batch_size // order.lanes, batch_size // readers
     reads = sum(((part + 1) * own - 1) // each - part * own // each + 1 for part in range(readers))
@@ -330,6 +330,6 @@ def sampler_over(
         block: samples of a block.
         window: samples among which the order is mixed, over all lanes.
     """
-    total = sum(each.size for each in readings(sizes, weights))
+    total = sum(each.size for each in shard_passes(sizes, weights))
     order = order_sizes(total, batch_size, lanes=lanes, block=block, window=window)
     return LaneSampler(tuple(sizes), order, seed, tuple(weights), sequential)

@@ -111,7 +111,7 @@ def estimate(run: DihtRun, gpu: str, *, nodes: int | None = None, utilisation: f
     placement = placement_of(train, nodes)
     objects, attributes = num_classes(run)
     student = TracedStudent(train, num_objects=objects, num_attributes=attributes)
-    work = step_flops(train, placement, num_objects=objects, num_attributes=attributes)
+    work = step_flops(train, num_objects=objects, num_attributes=attributes, in_parts=placement.in_parts)
     overhead = CONTEXT_BYTES + (NCCL_BYTES if placement.world > 1 else 0)
     memory = rank_memory(student.sizes, student.trace(placement.micro), placement)
     peak = card.peak(train.precision)

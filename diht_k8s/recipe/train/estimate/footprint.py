@@ -21,12 +21,11 @@ from diht_k8s.recipe.train.estimate.reduction import (
 )
 from diht_k8s.recipe.train.gradient_reduction import bucket_elements
 from diht_k8s.recipe.train.loss.hn_nce import CHUNK_SIZE
+from diht_k8s.recipe.train.precision import DTYPES
 
 FP32: Final = 4
 """bytes."""
 FP64: Final = 8
-IMAGE_BYTES: Final = {"fp32": 4, "bf16": 2, "fp16": 2}
-"""of a normalised value, by `train.precision`."""
 LIVE_ELEMENTS: Final = 1_000_000_000
 """Gathered elements that ZeRO 3 keeps at most (`stage3_max_live_parameters`): most models stay gathered."""
 PREFETCHED_ELEMENTS: Final = 50_000_000
@@ -157,7 +156,7 @@ def _held(sizes: Sizes, placement: Placement) -> tuple[dict[str, int], int]:
         "optimiser states": 2 * share,
         "EMA": share if placement.ema else 0,
         # uint8 as they come, and normalised by micro-batch; 8-byte tokens
-        "batch": pixels * (placement.local + IMAGE_BYTES[placement.precision] * placement.micro)
+        "batch": pixels * (placement.local + DTYPES[placement.precision].itemsize * placement.micro)
         + placement.local * sizes.context_length * 8,
         "features": _feature_bytes(sizes, placement),
     }

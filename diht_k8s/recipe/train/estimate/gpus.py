@@ -105,3 +105,9 @@ def selected_gpu(run: DihtRun) -> str | None:
     selector = merged(run.spec.pods, run.spec.train.pods).node_selector
     names = (name_of_product(selector[label]) for label in PRODUCT_LABELS if label in selector)
     return next((name for name in names if name is not None), None)
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Peak of a device in operations a second at 16 bits, None if unknown (CPUs, slices of a card, other cards)."""
+    name = name_of_product(device_name)
+    return None if name is None else 1e12 * GPUS[name].half_tflops

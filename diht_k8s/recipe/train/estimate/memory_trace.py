@@ -32,6 +32,7 @@ from diht_k8s.recipe.train.loss.losses import hn_nce_loss_and_statistics, soft_l
 from diht_k8s.recipe.train.model.attention import attention_in_fp32
 from diht_k8s.recipe.train.model.student import Features, Student, model_configuration
 from diht_k8s.recipe.train.optimizer import parameter_groups
+from diht_k8s.recipe.train.precision import DTYPES
 
 
 class Allocations(TorchDispatchMode):
@@ -98,8 +99,6 @@ class Allocations(TorchDispatchMode):
             self.moments.append(self.now)
 
 
-LOWER = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
-"""dtype of matrix products by `train.precision`."""
 STORED_CLASSES = 10
 """Classes stored of a soft label; their number hardly matters to memory."""
 _layer_norm = nn.functional.layer_norm
@@ -157,7 +156,7 @@ class TracedStudent:
         """Pass a micro-batch through the model, forward and backward."""
         with self._mode, self._device_rules():
             images, tokens, targets = self._inputs(micro_batch)
-            images = images.to(LOWER[self._train.precision] or images.dtype)  # as the engine hands them over
+            images = images.to(DTYPES[self._train.precision])  # as the engine hands them over
             allocations = Allocations(self._model)
             with allocations:
                 features = self._forward(images, tokens)
@@ -179,10 +178,10 @@ class TracedStudent:
         return images, tokens, (ids, torch.empty(pairs, STORED_CLASSES), torch.ones(pairs, dtype=torch.bool))
 
     def _forward(self, images_BCHW: Tensor, tokens_BT: Tensor) -> Features:
-        lower, model = LOWER[self._train.precision], self._model
+        dtype, model = DTYPES[self._train.precision], self._model
         # The longest caption decides how far the real step cuts; fake tokens have no longest one.
         model.encode_text = model.text_features  # type: ignore[method-assign]
-        with contextlib.nullcontext() if lower is None else torch.autocast("cpu", lower):
+        with contextlib.nullcontext() if dtype is torch.float32 else torch.autocast("cpu", dtype):
             return model(images_BCHW, tokens_BT, self._train.loss.max_logit_scale)
 
     def _loss(self, features: Features, targets: tuple[Tensor, Tensor, Tensor]) -> Tensor:

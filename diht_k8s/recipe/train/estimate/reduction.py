@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from diht_k8s.recipe.train.gradient_reduction import divided
+from diht_k8s.recipe.train.gradient_reduction import bucket_slices
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def overlapped_copies(sizes: Sequence[int], *, elements: int, lowered: bool) -> 
         lowered: summed in bf16; the bucket that fills is then there twice, as parts and joined.
     """
     backward = sizes[::-1]
-    buckets = [sum(backward[part]) for part in divided(backward, elements)]
+    buckets = [sum(backward[part]) for part in bucket_slices(backward, elements)]
     travelling, filling = (2, 4) if lowered else (4, 4)
     pairs = (travelling * first + filling * second for first, second in pairwise(buckets))
     return max([filling * max(buckets, default=0), *pairs])

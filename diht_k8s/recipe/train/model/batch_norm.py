@@ -72,7 +72,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         self.running_var.lerp_((var_C * count / (count - 1)).to(self.running_var.dtype), self.momentum)
 
 
-def over_all_ranks(model: nn.Module, device: torch.device) -> nn.Module:
+def convert_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
     """The model with each BatchNorm over the global batch; parameters and buffers stay the same objects."""
     if device.type != "cpu":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)

@@ -18,9 +18,9 @@ from diht_k8s.recipe.train.checkpoint.checkpoint import (
     Cursor,
     CursorOrder,
     commit,
-    complete_left,
     newest,
     remove_unfinished,
+    write_missing_marker,
     write_part,
 )
 from diht_k8s.recipe.train.checkpoint.fencing import Fence
@@ -90,7 +90,7 @@ def newest_weight(layout: Layout) -> float | None:
 def begin(layout: Layout) -> Fence:
     """The successor, as it begins: what its predecessor has committed is complete."""
     fence = Fence(STORAGE, layout)
-    complete_left(STORAGE, layout.checkpoints, fence)
+    write_missing_marker(STORAGE, layout.checkpoints, fence)
     return fence
 
 

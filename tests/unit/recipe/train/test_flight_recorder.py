@@ -7,7 +7,7 @@ import pytest
 
 from diht_k8s.recipe.runtime.hangs.awaited_rank import Collective, GroupRecord
 from diht_k8s.recipe.train import collectives
-from diht_k8s.recipe.train.flight_recorder import groups_of, place_of
+from diht_k8s.recipe.train.flight_recorder import groups_of, innermost_frame
 from diht_k8s.recipe.train.optimizer import learning_rate
 
 
@@ -48,7 +48,7 @@ class Settings:
 
     @property
     def lr(self) -> float:
-        self.place = place_of(sys._getframe())
+        self.place = innermost_frame(sys._getframe())
         return 0.1
 
     warmup_samples, type, min_lr = 0, "Constant", 0.0
@@ -64,5 +64,5 @@ def test_place_is_the_innermost_frame_of_this_projects_code() -> None:
 
 def test_place_passes_over_the_exchanges_and_is_empty_elsewhere() -> None:
     found = []
-    collectives.error_of_rank_0(lambda: found.append(place_of(sys._getframe())))
+    collectives.broadcast_error(lambda: found.append(innermost_frame(sys._getframe())))
     assert found == [""]

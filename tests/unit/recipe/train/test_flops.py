@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from diht_k8s.api.train import Train
-from diht_k8s.recipe.train.estimate.footprint import Placement
-from diht_k8s.recipe.train.flops import CountedStudent, MfuMeter, StepFlops, peak_flops, step_flops
+from diht_k8s.recipe.train.estimate.gpus import peak_flops
+from diht_k8s.recipe.train.flops import CountedStudent, MfuMeter, StepFlops, step_flops
 from diht_k8s.recipe.train.model.student import Student
 
 TINY = {
@@ -20,13 +20,12 @@ TINY = {
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
 }
-WHOLE = Placement(4, 32, 32, 0, "fp32", "None", ema=False)
-PARTS = Placement(4, 32, 8, 0, "fp32", "None", ema=False)
+BATCH = 128
 
 
-def flops(placement: Placement = WHOLE, **train: Any) -> StepFlops:
-    settings = Train.model_validate({"modelConfig": TINY, "samples": 1, **train})
-    return step_flops(settings, placement, num_objects=100, num_attributes=50)
+def flops(*, in_parts: bool = False, **train: Any) -> StepFlops:
+    settings = Train.model_validate({"modelConfig": TINY, "samples": 1, "batchSize": BATCH, **train})
+    return step_flops(settings, num_objects=100, num_attributes=50, in_parts=in_parts)
 
 
 def counted(call: Callable[[], Tensor]) -> int:
@@ -52,18 +51,18 @@ def test_step_when_whole_then_three_forward_passes_less_the_pixels_gradient_and_
     assert made.parts == {
         "image tower": 3 * student.image_tower().forward - 2 * patches * width * pixels,
         "text tower": 3 * student.text_tower(16).forward,
-        "loss": 6 * 4 * 32 * 32,
+        "loss": 6 * BATCH * 32,
         "heads": 6 * 32 * (100 + 50),
     }
-    assert made.recomputed == 2 * 4 * 32 * 32
+    assert made.recomputed == 2 * BATCH * 32
     assert made.executed == made.model + made.recomputed
 
 
 def test_step_when_in_parts_then_a_forward_pass_of_towers_and_heads_more() -> None:
     student = CountedStudent(TINY)
     forward = student.image_tower().forward + student.text_tower(16).forward + 2 * 32 * (100 + 50)
-    assert flops(PARTS).parts == flops().parts
-    assert flops(PARTS).recomputed == flops().recomputed + forward
+    assert flops(in_parts=True).parts == flops().parts
+    assert flops(in_parts=True).recomputed == flops().recomputed + forward
 
 
 def test_step_when_activations_are_recomputed_then_less_than_a_forward_pass_more() -> None:

@@ -17,7 +17,7 @@ from diht_k8s.api.pods import NODE_VARIABLE
 from diht_k8s.api.reports import Cause, NodeResult
 from diht_k8s.recipe.runtime.stage import exit_code_of
 from diht_k8s.recipe.shards.storage import Storage
-from diht_k8s.recipe.train.stage import checked
+from diht_k8s.recipe.train.stage import check_pod
 
 HOST = socket.gethostname()
 GPUS = 99
@@ -39,7 +39,7 @@ def _in_a_pod(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_pod_that_has_what_it_needs_tells_what_it_measured(tmp_path: Path) -> None:
-    found = checked(context(tmp_path), 1)
+    found = check_pod(context(tmp_path), 1)
     assert (found.node, found.pod, found.problem) == ("gpu-9", HOST, "")
     assert found.output_seconds is not None
     assert 0 < found.output_seconds < 60
@@ -50,7 +50,7 @@ def test_pod_that_has_what_it_needs_tells_what_it_measured(tmp_path: Path) -> No
 def test_machine_outside_a_cluster_is_its_own_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(NODE_VARIABLE)
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST")
-    found = checked(context(tmp_path, resources={"nvidia.com/gpu": GPUS}), 1)
+    found = check_pod(context(tmp_path, resources={"nvidia.com/gpu": GPUS}), 1)
     assert (found.node, found.pod, found.shared_memory_mib) == (HOST, HOST, None)
 
 
@@ -59,7 +59,7 @@ def test_fault_of_the_node_is_named_with_it_in_the_cause_of_the_failure(
 ) -> None:
     monkeypatch.setenv("DIHT_TERMINATION_LOG", str(tmp_path / "cause"))
     given = context(tmp_path, resources={"nvidia.com/gpu": GPUS})
-    assert exit_code_of(lambda: checked(given, 1)) == 75
+    assert exit_code_of(lambda: check_pod(given, 1)) == 75
     cause = Cause.model_validate_json((tmp_path / "cause").read_text())
     [node] = cause.preflight
     assert (node.node, node.pod, node.problem) == ("gpu-9", HOST, cause.message)
@@ -68,7 +68,7 @@ def test_fault_of_the_node_is_named_with_it_in_the_cause_of_the_failure(
 
 def test_wrong_run_document_is_no_fault_of_the_node(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"processesPerNode {GPUS + 1} is more than the {GPUS} GPUs") as raised:
-        checked(context(tmp_path, resources={"nvidia.com/gpu": GPUS}), GPUS + 1)
+        check_pod(context(tmp_path, resources={"nvidia.com/gpu": GPUS}), GPUS + 1)
     assert dict(raised.value.details) == {}
 
 
@@ -78,7 +78,7 @@ def test_long_problem_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("diht_k8s.recipe.train.stage.check_output", fails)
     with pytest.raises(RetryableError) as raised:
-        checked(context(tmp_path), 1)
+        check_pod(context(tmp_path), 1)
     assert len(raised.value.details["preflight"][0].problem) == 256
 
 

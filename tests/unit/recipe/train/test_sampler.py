@@ -12,8 +12,8 @@ from diht_k8s.recipe.train.data.sampler import (
     LaneSampler,
     OrderSizes,
     held_samples,
-    lane_reads,
     order_sizes,
+    read_amplification,
     sampler_over,
 )
 
@@ -127,7 +127,7 @@ def test_lane_takes_equally_many_rows_of_every_batch_across_the_ends_of_epochs()
 def test_read_amplification_when_readers_divide_the_batch_then_within_the_bound(batch_size: int) -> None:
     order = order_sizes(10**9, batch_size)
     for readers in [number for number in range(1, 257) if batch_size % number == 0]:
-        amplification = lane_reads(order, batch_size, readers)
+        amplification = read_amplification(order, batch_size, readers)
         assert amplification <= 1 + (readers - 1) / order.lanes
         if order.lanes % readers == 0:
             assert amplification == 1
@@ -144,7 +144,7 @@ def test_lanes_that_readers_touch_in_an_epoch_are_those_that_are_counted(readers
             found = [order.locate(position) for position in order.rows(start, batch_size, part, readers)]
             touched[part] |= {lane for epoch, lane, _ in found if epoch == 0}
     reads = sum(order.length(0, lane) for lanes in touched for lane in lanes)
-    assert reads / order.total == pytest.approx(lane_reads(order.order, batch_size, readers), abs=1e-9)
+    assert reads / order.total == pytest.approx(read_amplification(order.order, batch_size, readers), abs=1e-9)
 
 
 def test_source_of_a_larger_weight_is_drawn_weight_times_in_each_epoch_and_a_rest_at_random() -> None:
