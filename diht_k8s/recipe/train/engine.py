@@ -25,7 +25,7 @@ from diht_k8s.recipe.train.deepspeed_engine import DeepSpeedEngine, deepspeed_se
 from diht_k8s.recipe.train.distributed import this_device
 from diht_k8s.recipe.train.gradient_caching import joined, random_state, replayed, surrogate
 from diht_k8s.recipe.train.gradient_reduction import OverlappedReduction, bucket_elements
-from diht_k8s.recipe.train.loss.hn_nce import CHUNK_SIZE, HnNceSettings
+from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
 from diht_k8s.recipe.train.loss.losses import duplicate_share, hn_nce_loss_and_statistics, soft_label_loss
 from diht_k8s.recipe.train.model.attention import attention_in_fp32, needs_fp32_attention
 from diht_k8s.recipe.train.model.student import Features, Student
@@ -271,13 +271,7 @@ class Engine:
         """What `Losses` holds; averaging over ranks gives the global figures and gradients."""
         loss = self._train.loss
         self._scale = features.logit_scale.detach()
-        settings = HnNceSettings(
-            alpha=loss.alpha,
-            beta=loss.beta,
-            differentiate_weights=loss.differentiate_weights,
-            chunk_size=CHUNK_SIZE,
-            group=self.group,
-        )
+        settings = HnNceSettings.of(self._train.loss, self.group)
         contrastive, statistics = hn_nce_loss_and_statistics(
             features.image_BD,
             features.text_BD,

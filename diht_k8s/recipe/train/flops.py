@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from diht_k8s.api.train import Train
-from diht_k8s.recipe.train.loss.hn_nce import CHUNK_SIZE, HnNceSettings
+from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
 from diht_k8s.recipe.train.loss.losses import hn_nce_loss_and_statistics
 from diht_k8s.recipe.train.model.student import Student, model_configuration
 
@@ -75,14 +75,8 @@ def _of_head(head: nn.Linear) -> PassFlops:
 def _of_loss(train: Train, width: int) -> PassFlops:
     """Of the contrastive loss, for a pair and each pair of the global batch; the backward pass computes the logits again."""
     image, text = (torch.empty(LOSS_PAIRS, width, device="meta", requires_grad=True) for _ in range(2))
-    scale, loss = torch.empty((), device="meta", requires_grad=True), train.loss
-    settings = HnNceSettings(
-        alpha=loss.alpha,
-        beta=loss.beta,
-        differentiate_weights=loss.differentiate_weights,
-        chunk_size=CHUNK_SIZE,
-        group=None,
-    )
+    scale = torch.empty((), device="meta", requires_grad=True)
+    settings = HnNceSettings.of(train.loss)
     counted = _counted(lambda: hn_nce_loss_and_statistics(image, text, scale, settings, None)[0])
     return PassFlops(*(flops // LOSS_PAIRS**2 for flops in counted))
 

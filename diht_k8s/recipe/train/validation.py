@@ -26,7 +26,7 @@ from diht_k8s.recipe.shards.samples import Sample, read_samples
 from diht_k8s.recipe.shards.storage import Storage
 from diht_k8s.recipe.train.data.augment import normalised
 from diht_k8s.recipe.train.deepspeed_engine import DeepSpeedEngine
-from diht_k8s.recipe.train.loss.hn_nce import CHUNK_SIZE, HnNceSettings
+from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
 from diht_k8s.recipe.train.loss.losses import hn_nce_loss_and_statistics
 from diht_k8s.recipe.train.model.student import Features
 
@@ -72,10 +72,7 @@ class HeldOutValidation:
         Raises:
             DataError: the shards hold fewer usable pairs than a global batch, or too many of them are damaged.
         """
-        loss = self._train.loss
-        settings = HnNceSettings(
-            alpha=loss.alpha, beta=loss.beta, differentiate_weights=False, chunk_size=CHUNK_SIZE, group=group
-        )
+        settings = HnNceSettings.of(self._train.loss, group)
         sums, batches = torch.zeros(3, dtype=torch.float64), 0
         engine.eval()
         try:

@@ -27,12 +27,16 @@ from torch.utils._pytree import tree_leaves
 from diht_k8s.api.train import Train
 from diht_k8s.recipe.train.estimate.footprint import Sizes, Trace
 from diht_k8s.recipe.train.estimate.reduction import Moment
-from diht_k8s.recipe.train.loss.hn_nce import CHUNK_SIZE, HnNceSettings
+from diht_k8s.recipe.train.loss.hn_nce import HnNceSettings
 from diht_k8s.recipe.train.loss.losses import hn_nce_loss_and_statistics, soft_label_loss
 from diht_k8s.recipe.train.model.attention import attention_in_fp32
 from diht_k8s.recipe.train.model.student import Features, Student, model_configuration
 from diht_k8s.recipe.train.optimizer import parameter_groups
 from diht_k8s.recipe.train.precision import DTYPES
+
+STORED_CLASSES = 10
+"""Classes stored of a soft label; their number hardly matters to memory."""
+_layer_norm = nn.functional.layer_norm
 
 
 class Allocations(TorchDispatchMode):
@@ -97,11 +101,6 @@ class Allocations(TorchDispatchMode):
             self._other -= self._held[key]
             self._of_gradients += self._held[key]
             self.moments.append(self.now)
-
-
-STORED_CLASSES = 10
-"""Classes stored of a soft label; their number hardly matters to memory."""
-_layer_norm = nn.functional.layer_norm
 
 
 class TracedStudent:
@@ -185,14 +184,7 @@ class TracedStudent:
             return model(images_BCHW, tokens_BT, self._train.loss.max_logit_scale)
 
     def _loss(self, features: Features, targets: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        loss = self._train.loss
-        settings = HnNceSettings(
-            alpha=loss.alpha,
-            beta=loss.beta,
-            differentiate_weights=loss.differentiate_weights,
-            chunk_size=CHUNK_SIZE,
-            group=None,
-        )
+        settings = HnNceSettings.of(self._train.loss)
         total, _ = hn_nce_loss_and_statistics(features.image_BD, features.text_BD, features.logit_scale, settings, None)
         for logits in (features.object_logits_BC, features.attribute_logits_BC):
             if logits is not None:

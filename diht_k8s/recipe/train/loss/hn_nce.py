@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from diht_k8s.api.train import Loss
 from diht_k8s.recipe.train.collectives import gather_rows, group_rank, group_size, reduce_, scatter_row_sums
 
 CHUNK_SIZE: Final = 256
@@ -46,6 +47,17 @@ class HnNceSettings:
     """Image rows per tile."""
     group: dist.ProcessGroup | None
     """The ranks that share the batch; None: this process holds all of it."""
+
+    @staticmethod
+    def of(loss: Loss, group: dist.ProcessGroup | None = None) -> HnNceSettings:
+        """Those of a run document (`train.loss`)."""
+        return HnNceSettings(
+            alpha=loss.alpha,
+            beta=loss.beta,
+            differentiate_weights=loss.differentiate_weights,
+            chunk_size=CHUNK_SIZE,
+            group=group,
+        )
 
     @property
     def weights_have_gradient(self) -> bool:
