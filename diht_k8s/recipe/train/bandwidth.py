@@ -42,7 +42,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class SlowNode:
-    """Which node is slow."""
+    """The slow node, or the reason why none can be named."""
 
     words: str
     """for a person."""
@@ -115,7 +115,7 @@ def check_bandwidth(rank: int, world: int, device: torch.device, minimum: float 
 
 
 def slowest_node(best: Mapping[str, float]) -> str:
-    """Which node is slow, in words, from the best exchange of each with a neighbour in GB/s. Pure."""
+    """The slow node in words, from the best exchange of each with a neighbour in GB/s. Pure."""
     name = min(best, key=best.__getitem__)
     others = _others(best, name)
     if not clearly_slowest(best):
@@ -141,7 +141,7 @@ def rounds_of(number: int) -> list[list[tuple[int, int]]]:
 
 
 def _culprit(rank: int, device: torch.device, node: str) -> SlowNode:
-    """Which node is slow (a collective): neighbours exchange in pairs, and who is slow with both of its own is it."""
+    """The slow node (a collective): neighbours exchange in pairs, and the one that is slow with both is it."""
     nodes = gather_objects(node)
     places = [f"node {name}" for name in nodes]
     if len(set(nodes)) == 1:  # the ranks of one node, told apart among themselves

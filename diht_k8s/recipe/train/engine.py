@@ -147,7 +147,7 @@ class Engine:
         return engine
 
     def _make_reduction(self) -> OverlappedReduction | None:
-        """What averages the gradients at ZeRO 0; None where DeepSpeed does it, or one process has nothing to round."""
+        """The all-reduce of gradients at ZeRO 0; None where DeepSpeed does it, or one process has nothing to round."""
         dtype = DTYPES[self._train.gradient_reduction]
         if self._train.zero_stage > 0 or (self._world == 1 and dtype is torch.float32):
             return None
@@ -181,7 +181,7 @@ class Engine:
         return self._micro
 
     def scaling_state(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps of the loss scaling."""
+        """The loss scaling for a checkpoint; empty without one."""
         return {} if self.scaling is None else {LOSS_SCALE: self.scaling.state()}
 
     def load_scaling(self, state: Mapping[str, Tensor]) -> None:
@@ -268,7 +268,7 @@ class Engine:
         return self.losses
 
     def _losses(self, features: Features, batch: Batch) -> list[Tensor]:
-        """What `Losses` holds; averaging over ranks gives the global figures and gradients."""
+        """The figures of `Losses`; averaging over ranks gives the global figures and gradients."""
         loss = self._train.loss
         self._scale = features.logit_scale.detach()
         settings = HnNceSettings.of(self._train.loss, self.group)

@@ -46,7 +46,7 @@ STORE_TIMEOUT: Final = timedelta(seconds=5)
 HANG: Final = "diht/hang"
 """Key that asks all ranks for their record."""
 _NAMES: Final = {"_all_gather_base": "all_gather", "_reduce_scatter_base": "reduce_scatter", "allreduce": "all_reduce"}
-"""What a backend calls a collective, where it differs from torch.distributed's name."""
+"""Backends' names of collectives, where they differ from torch.distributed's."""
 _OURS: Final = f"{Path(__file__).parents[2]}{os.sep}"
 _EXCHANGES: Final = f"{os.sep}collectives.py"
 """Its frames say less than their callers'."""
@@ -137,7 +137,7 @@ class FlightRecorder:
 
 
 def recorded() -> dict[str, GroupRecord]:
-    """What this process's flight recorders hold; nothing where torch has none."""
+    """The records of this process's flight recorders; none where torch has no recorder."""
     found: dict[str, GroupRecord] = {}
     for name in ("_dump_fr_trace_json", "_dump_nccl_trace_json"):
         dump = getattr(c10d, name, None)
@@ -147,7 +147,7 @@ def recorded() -> dict[str, GroupRecord]:
 
 
 def groups_of(entries: Iterable[Mapping[str, Any]]) -> dict[str, GroupRecord]:
-    """What a flight recorder's entries say of each process group. Pure.
+    """A flight recorder's entries by process group. Pure.
 
     Args:
         entries: oldest first, as torch writes them; point-to-point exchanges are left out.

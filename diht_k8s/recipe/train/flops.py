@@ -110,12 +110,12 @@ class StepFlops:
 
     @property
     def model(self) -> int:
-        """What the training needs; recomputation does not count, as is the custom for MFU."""
+        """Operations that the training needs; recomputation does not count, as is the custom for MFU."""
         return sum(self.parts.values())
 
     @property
     def executed(self) -> int:
-        """What the card computes."""
+        """Operations that the card computes."""
         return self.model + self.recomputed
 
 

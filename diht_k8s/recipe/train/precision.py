@@ -78,7 +78,7 @@ class LossScale:
             self.scale, self.good_steps = self.scale * 2, 0
 
     def state(self) -> Tensor:
-        """What `of` makes the same scaling of."""
+        """The scaling as a tensor, which `of` reads."""
         return torch.tensor([self.scale, self.good_steps], dtype=torch.float64)
 
     @staticmethod

@@ -26,7 +26,7 @@ REPORT_VERSION: Final = 1
 
 
 class FabricReport(NamedTuple):
-    """What the preflight found; nothing in rounds after the first, whose pods are the same."""
+    """Results of the fabric preflight; empty in rounds after the first, whose pods are the same."""
 
     bus_bandwidth: float | None = None
     """GB/s; None for one rank as well."""

@@ -159,7 +159,7 @@ def require_batch(shards: Sequence[Shard], batch_size: int) -> None:
 
 
 def shard_weights(run: DihtRun, shards: Sequence[Shard]) -> list[float]:
-    """How often each shard is drawn, relative to the others (`data.sources[].weight`)."""
+    """Weight of each shard in an epoch (`data.sources[].weight`)."""
     weights = {source.name: source.weight for source in run.spec.data.sources}
     return [weights.get(shard.source, 1.0) for shard in shards]
 
@@ -212,7 +212,7 @@ def loader_workers(train: Train, cpus: float, device: str) -> int:
 def make_validation(
     run: DihtRun, storage: Storage, model: Student, micro_batch: int, *, rank: int, world: int
 ) -> HeldOutValidation | None:
-    """What measures the held-out loss; None without `train.validation`."""
+    """The held-out validation; None without `train.validation`."""
     train = run.spec.train
     assert train is not None
     if train.validation is None:

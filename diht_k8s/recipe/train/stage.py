@@ -127,7 +127,7 @@ def check_pod(context: Context, processes: int) -> NodeResult:
 
 
 def label_layout(run: DihtRun) -> Layout:
-    """Where the labels lie: this run's, or those of `train.labels` (a label folder of another run)."""
+    """The place of the labels: this run's, or those of `train.labels` (a label folder of another run)."""
     labels = _train(run).labels
     if labels is None:
         return Layout(run.spec.data.output)
@@ -180,7 +180,7 @@ def _check_shape(train: Train, gang: Gang) -> None:
 
 
 def _weights(run: DihtRun) -> dict[str, str]:
-    """What identifies the sources' weights; nothing where all are alike."""
+    """The sources' weights among the stage's inputs; empty where all are alike."""
     weights = {source.name: source.weight for source in run.spec.data.sources}  # none beside train.shards
     least, most = min(weights.values(), default=1.0), max(weights.values(), default=1.0)
     if least == most:

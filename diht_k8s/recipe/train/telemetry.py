@@ -29,7 +29,7 @@ LAG_LINES = 5
 
 @dataclass(frozen=True)
 class TrainStep:
-    """What is known of one step."""
+    """Figures of one step."""
 
     cursor: Cursor
     losses: Losses

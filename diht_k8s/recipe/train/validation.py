@@ -38,7 +38,7 @@ MAX_PAIRS = 10_000
 
 @dataclass(frozen=True)
 class HeldOutPairs:
-    """Where a validation's pairs come from and how large its batches are."""
+    """Source of a validation's pairs, and the form of its batches."""
 
     storage: Storage
     uris: list[str]

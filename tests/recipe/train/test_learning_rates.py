@@ -1,4 +1,4 @@
-"""What DeepSpeed is given: learning rate and weight decay of each parameter group, and where states lie."""
+"""DeepSpeed's parameter groups: learning rate and weight decay of each, and the place of states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the preflight writes down of each node, by real ranks over gloo, one of them slow."""
+"""The preflight's report of each node, by real ranks over gloo, one of them slow."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class Cursor(BaseModel):
     older programs refuse a cursor with unknown fields."""
 
     def saved_as(self, uri: str, *, time: int | None = None) -> SavedCheckpoint:
-        """How a checkpoint of this cursor is reported; `time` is that of its commit."""
+        """The report of a checkpoint of this cursor; `time` is that of its commit."""
         return SavedCheckpoint(step=self.step, uri=uri, time=time, seconds=int(self.seconds))
 
 

@@ -60,7 +60,7 @@ def state_of(
 
 
 def _owners(model: nn.Module, ranks: int) -> dict[str, int]:
-    """Which rank writes which parameter: always the least loaded one."""
+    """The rank that writes each parameter: always the least loaded one."""
     sizes, owners = [0] * ranks, {}
     for name, parameter in model.named_parameters():
         owner = sizes.index(min(sizes))

@@ -29,7 +29,7 @@ from diht_k8s.recipe.train.checkpoint.state import is_weight
 from diht_k8s.recipe.train.model.student import Student
 
 WRAPPERS = ("module.", "_orig_mod.")
-"""What DistributedDataParallel and torch.compile put before names."""
+"""Prefixes that DistributedDataParallel and torch.compile put before names."""
 HEADS = ("object_head.", "attribute_head.")
 NOT_OURS = ("logit_bias", "attn_mask", "text.attn_mask", "input_resolution", "context_length", "vocab_size")
 """Entries of open_clip's and OpenAI's files that are no weights of a CLIP with our loss."""

@@ -36,7 +36,7 @@ GREY = (123, 117, 104)
 
 @dataclass(frozen=True)
 class CollateSettings:
-    """What to make batches of; the same for all assemblers of a training."""
+    """Source and form of the batches; the same for all collators of a training."""
 
     source: ShardDataset
     sampler: LaneSampler
@@ -117,7 +117,7 @@ class Collator:
         return self._lane(epoch, lane, element).take(element)
 
     def _lane(self, epoch: int, lane: int, element: int) -> LaneReader:
-        """What reads a lane, from this element on at the latest."""
+        """The reader of a lane, from this element on at the latest."""
         at, reader = self._lanes.get(lane, (-1, None))
         if reader is None or at != epoch or reader.next > element:
             reader = LaneReader(self._job.source, self._job.sampler, epoch, lane, element)

@@ -56,7 +56,7 @@ class LabelledSample:
 
 
 class Indexes(Protocol):
-    """Where the samples of the shards begin."""
+    """Offsets of the samples of shards."""
 
     def of(self, name: str) -> ShardIndex | None:
         """The index of a shard, None if there is none."""
@@ -64,7 +64,7 @@ class Indexes(Protocol):
 
 
 class ShardDataset:
-    """Where samples come from."""
+    """Samples of the shards, by block or in sequence, with their labels."""
 
     def __init__(
         self,

@@ -140,7 +140,7 @@ def _say(sentence: str) -> None:
 
 
 def _row_of(shard: Shard, books: Sequence[StoredIndex | None]) -> IndexRow | None:
-    """What the first book that knows this version of a shard says of it."""
+    """The row of the first index that knows this version of a shard."""
     for book in books:
         row = None if book is None else book.rows.get(shard.name)
         if row is not None and shard.identity in (None, row.identity):

@@ -64,7 +64,7 @@ class OrderSizes(NamedTuple):
 def order_sizes(
     total: int, batch_size: int, *, lanes: int | None = None, block: int | None = None, window: int | None = None
 ) -> OrderSizes:
-    """What suits the data and the batch, where nothing is asked for.
+    """The order's numbers: those that are asked for, and for the others what suits the data and the batch.
 
     Args:
         total: samples of an epoch.
@@ -112,7 +112,7 @@ class ShardPass:
 
 
 def shard_passes(sizes: Sequence[int], weights: Sequence[float]) -> list[ShardPass]:
-    """What an epoch reads, before it is shuffled.
+    """The reads of an epoch, before they are shuffled.
 
     Args:
         sizes: samples of each shard.
@@ -301,7 +301,7 @@ class LaneOrder:
 
 
 def read_amplification(order: OrderSizes, batch_size: int, readers: int) -> float:
-    """How many times all readers together read what there is."""
+    """Samples that all readers together read, over those that there are."""
     each, own = batch_size // order.lanes, batch_size // readers
     reads = sum(((part + 1) * own - 1) // each - part * own // each + 1 for part in range(readers))
     return reads / order.lanes

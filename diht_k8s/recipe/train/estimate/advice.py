@@ -39,7 +39,7 @@ def advice(run: DihtRun, gpu: str | None) -> list[str]:
 
 
 def does_not_fit(made: Estimate) -> str:
-    """What is wrong and what to do, in one line."""
+    """The lack of memory and its remedy, in one line."""
     needs = f"the training needs {made.used / GIB:.1f} GiB of a {made.gpu}'s {made.gpu_memory / GIB:.1f}"
     if made.largest_micro_batch is not None:
         return f"{needs}: set train.microBatchSize to {made.largest_micro_batch} or less"

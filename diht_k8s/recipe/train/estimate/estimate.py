@@ -40,7 +40,7 @@ BASE_MICRO_BATCH: Final = 8
 
 @dataclass(frozen=True)
 class Pace:
-    """How long the training takes."""
+    """Speed and duration of the training."""
 
     samples_per_second: float
     step_seconds: float
@@ -52,7 +52,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a training needs on a card."""
+    """Memory, operations and time of a training on a card."""
 
     gpu: str
     nodes: int
@@ -151,7 +151,7 @@ def pace_of(work: StepFlops, *, peak: float, utilisation: float, batch: int, ran
 
 
 def placement_of(train: Train, nodes: int) -> Placement:
-    """How the settings divide the training over nodes.
+    """The division of the training over nodes.
 
     Raises:
         UserError: the ranks cannot divide the batch.

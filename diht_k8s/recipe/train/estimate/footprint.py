@@ -62,7 +62,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Trace:
-    """What a micro-batch holds on its way through the model."""
+    """Bytes of a micro-batch on its way through the model."""
 
     micro_batch: int
     forward: int
@@ -73,7 +73,7 @@ class Trace:
 
 @dataclass(frozen=True)
 class Placement:
-    """How the training is divided."""
+    """The division of a training over ranks and micro-batches."""
 
     world: int
     """ranks."""
@@ -136,7 +136,7 @@ def rank_memory(sizes: Sizes, trace: Trace, placement: Placement) -> RankMemory:
 
 
 def loss_bytes(local: int, world: int, width: int) -> int:
-    """What the contrastive loss holds at most, in its backward pass: three tiles, gradients, vectors, gathered texts."""
+    """Bytes of the contrastive loss at most, in its backward pass: three tiles, gradients, vectors, gathered texts."""
     pairs = local * world
     tiles = 3 * min(CHUNK_SIZE, local) * pairs
     gathered = pairs * width if world > 1 else 0
@@ -144,7 +144,7 @@ def loss_bytes(local: int, world: int, width: int) -> int:
 
 
 def _held(sizes: Sizes, placement: Placement) -> tuple[dict[str, int], int]:
-    """What stays on the device over the whole step by part, and the bytes on the host."""
+    """Bytes that stay on the device over the whole step, by part, and those on the host."""
     stage, shards = placement.zero_stage, placement.shards
     share = FP32 * -(-sizes.trained // shards)
     state = 2 * share + (share if stage else 0) + (share if placement.ema else 0)

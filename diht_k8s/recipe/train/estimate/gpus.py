@@ -24,7 +24,7 @@ MIB: Final = 2**20
 
 @dataclass(frozen=True)
 class Gpu:
-    """What the estimate needs to know of a card."""
+    """A card: memory and peaks."""
 
     name: str
     memory_mib: int

@@ -58,7 +58,7 @@ class Allocations(TorchDispatchMode):
 
     @property
     def now(self) -> Moment:
-        """What is held now."""
+        """Bytes that are held now."""
         return Moment(self._other, self._of_gradients)
 
     def __exit__(self, *arguments: Any) -> None:
@@ -193,7 +193,7 @@ class TracedStudent:
 
     @contextlib.contextmanager
     def _device_rules(self) -> Iterator[None]:
-        """What autocast does on the device."""
+        """Imitate the device's autocast."""
         if self._train.precision == "fp32":
             yield
         elif self._on_cpu:

@@ -26,7 +26,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Copies:
-    """What a sum over the ranks copies, in bytes for each byte of fp32 gradients."""
+    """Copies that a sum over the ranks makes, in bytes for each byte of fp32 gradients."""
 
     full: float
     """of a bucket."""

@@ -26,7 +26,7 @@ from diht_k8s.recipe.train.model.tokenizers import require_clips_tokenizer
 
 
 class Features(NamedTuple):
-    """What the losses need."""
+    """The student's outputs, as the losses need them."""
 
     image_BD: Tensor
     """normalised image features, fp32."""

@@ -1,4 +1,4 @@
-"""Which CPUs feed which cards, and which card a node's label names."""
+"""Advice: CPUs that feed a card, and the card that a node's label names."""
 
 from __future__ import annotations
 

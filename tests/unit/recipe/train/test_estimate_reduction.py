@@ -1,4 +1,4 @@
-"""What gradients hold while they are summed: the estimate's arithmetic against cases worked out by hand."""
+"""Memory of gradients while they are summed: the estimate's arithmetic against cases worked out by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a node does before it starts any rank: it refuses a batch that the ranks cannot divide and a gang without a node 0,
+"""Checks of a node before it starts any rank: it refuses a batch that the ranks cannot divide and a gang without a node 0,
 and waits for the other nodes."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What identifies a training besides its own fields."""
+"""Identity of a training besides its own fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where samples begin: from the run's index, from reading shards that nothing has counted, or from nowhere (in sequence)."""
+"""Index of a training's shards: from the run's index, from reading shards that nothing has counted, or from nowhere (in sequence)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which steps of an attempt `train.profileSteps` records, and what it writes."""
+"""Steps of an attempt that `train.profileSteps` records, and the files that it writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""In which order a training goes on: that of its checkpoint, whatever the defaults of this version are."""
+"""Order of a resumed training: that of its checkpoint, whatever the defaults of this version are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a student is made with before ranks meet: warnings of rank 0, and what compiling needs."""
+"""Setup of a student: warnings of rank 0, and the compiler."""
 
 from __future__ import annotations
 
