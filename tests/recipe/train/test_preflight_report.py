@@ -20,7 +20,7 @@ from tests.recipe.train.small_run import environment
 
 pytestmark = pytest.mark.timeout(600)  # for machines that do other things, too
 
-PROGRAM = Path(__file__).with_name("meeting_rank.py")
+PROGRAM = Path(__file__).with_name("preflight_rank.py")
 SLOW = 2
 OUTPUT_SECONDS = (0.1, 0.3, 0.2)
 """of each node."""
@@ -29,7 +29,7 @@ PLACES = ((0, 0), (1, 0), (2, 0), (2, 1))
 
 
 @dataclass(frozen=True)
-class Meeting:
+class PreflightRun:
     folder: Path
     ranks: list[dict[str, Any]]
 
@@ -38,9 +38,9 @@ class Meeting:
 
 
 @pytest.fixture(scope="module")
-def meeting(tmp_path_factory: pytest.TempPathFactory) -> Meeting:
+def preflight(tmp_path_factory: pytest.TempPathFactory) -> PreflightRun:
     """Three nodes, the slow one with two ranks."""
-    folder, port, ranks = tmp_path_factory.mktemp("meeting"), str(free_port()), []
+    folder, port, ranks = tmp_path_factory.mktemp("preflight"), str(free_port()), []
     for rank, (node, local) in enumerate(PLACES):
         watched = folder / f"watch-{node}"
         watched.mkdir(exist_ok=True)
@@ -53,13 +53,13 @@ def meeting(tmp_path_factory: pytest.TempPathFactory) -> Meeting:
         with (folder / f"{rank}.log").open("wb") as log:
             ranks.append(subprocess.Popen(command, env=environment(**variables), stderr=log))
     assert [rank.wait(timeout=500) for rank in ranks] == [0] * len(ranks), (folder / "0.log").read_text()
-    return Meeting(folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in range(len(ranks))])
+    return PreflightRun(folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in range(len(ranks))])
 
 
 def test_fabric_below_the_minimum_leaves_a_report_of_all_nodes_in_which_the_slow_one_has_the_problem(
-    meeting: Meeting,
+    preflight: PreflightRun,
 ) -> None:
-    report = meeting.report("slow")
+    report = preflight.report("slow")
     assert [(node.node, node.pod, node.output_seconds) for node in report.nodes] == [
         (f"gpu-{rank}", f"p-{rank}", seconds) for rank, seconds in enumerate(OUTPUT_SECONDS)
     ]
@@ -71,37 +71,39 @@ def test_fabric_below_the_minimum_leaves_a_report_of_all_nodes_in_which_the_slow
     assert report.bus_bandwidth_gb_per_second is not None
 
 
-def test_every_rank_ends_with_the_same_words_after_the_report_is_written(meeting: Meeting) -> None:
-    [words] = {rank["error"] for rank in meeting.ranks}
+def test_every_rank_ends_with_the_same_words_after_the_report_is_written(preflight: PreflightRun) -> None:
+    [words] = {rank["error"] for rank in preflight.ranks}
     assert "node gpu-2 (pod p-2) is the slowest (" in words
-    assert all(rank["written first"] for rank in meeting.ranks)
+    assert all(rank["written first"] for rank in preflight.ranks)
 
 
 @pytest.mark.parametrize("node", range(3))
-def test_launcher_of_each_pod_learns_the_worst_nodes_for_the_cause_of_the_failure(meeting: Meeting, node: int) -> None:
-    details = Watchdog(meeting.folder / f"watch-{node}", HangLimits()).details()
+def test_launcher_of_each_pod_learns_the_worst_nodes_for_the_cause_of_the_failure(
+    preflight: PreflightRun, node: int
+) -> None:
+    details = Watchdog(preflight.folder / f"watch-{node}", HangLimits()).details()
     nodes = [NodeResult.model_validate(each) for each in details["preflight"]]
-    assert nodes[0] == meeting.report("slow").nodes[SLOW]
+    assert nodes[0] == preflight.report("slow").nodes[SLOW]
     assert len(nodes) == 3
 
 
 def test_fabric_that_is_fast_enough_leaves_a_report_without_problems_the_slowest_output_being_worst(
-    meeting: Meeting,
+    preflight: PreflightRun,
 ) -> None:
-    report = meeting.report("well")
+    report = preflight.report("well")
     assert [(node.problem, node.exchange_gb_per_second) for node in report.nodes] == [("", None)] * 3
-    for rank in meeting.ranks:
+    for rank in preflight.ranks:
         bus, names = rank["well"]
         assert names == ["gpu-1", "gpu-2", "gpu-0"]
         assert float(f"{bus:.4g}") == report.bus_bandwidth_gb_per_second
 
 
-def test_report_that_cannot_be_written_is_logged_and_ends_no_rank(meeting: Meeting) -> None:
-    assert [rank["unwritten"] for rank in meeting.ranks] == [["gpu-1", "gpu-2", "gpu-0"]] * len(PLACES)
-    said = (meeting.folder / "0.log").read_text()
+def test_report_that_cannot_be_written_is_logged_and_ends_no_rank(preflight: PreflightRun) -> None:
+    assert [rank["unwritten"] for rank in preflight.ranks] == [["gpu-1", "gpu-2", "gpu-0"]] * len(PLACES)
+    said = (preflight.folder / "0.log").read_text()
     assert re.search(r"unwritten/train/preflight\.json not written, training continues: cannot write ", said)
 
 
-def test_second_round_of_the_same_pods_reports_nothing(meeting: Meeting) -> None:
-    assert [rank["second round"] for rank in meeting.ranks] == [True] * len(PLACES)
-    assert not (meeting.folder / "second").exists()
+def test_second_round_of_the_same_pods_reports_nothing(preflight: PreflightRun) -> None:
+    assert [rank["second round"] for rank in preflight.ranks] == [True] * len(PLACES)
+    assert not (preflight.folder / "second").exists()

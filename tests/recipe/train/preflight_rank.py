@@ -1,4 +1,4 @@
-"""A rank that meets the others four times: meeting_rank.py FOLDER SLOW, with torchrun's variables.
+"""A rank that runs the preflight four times: preflight_rank.py FOLDER SLOW, with torchrun's variables.
 
 First the fabric shall be faster than it is, with rank SLOW held up before each exchange, and writes with it; then any
 speed will do; then the output cannot be written; then it is the second round of the same pods. What each found goes to FOLDER.
@@ -30,7 +30,7 @@ NOT_TO_BE_REACHED = 1e5
 def main(folder: Path, slow: int) -> None:
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
-    def met(name: str, minimum: float | None = None) -> FabricReport:
+    def preflight(name: str, minimum: float | None = None) -> FabricReport:
         settings = document(folder, minBusBandwidth=minimum).spec.train
         assert settings is not None
         return init_distributed(settings, storage, Layout(str(folder / name)), rank=rank, world=world)
@@ -42,18 +42,18 @@ def main(folder: Path, slow: int) -> None:
         dist.all_reduce, dist.batch_isend_irecv = held_up(all_reduce), held_up(exchange)
     Storage.write_bytes = held_up(write)
     try:
-        met("slow", NOT_TO_BE_REACHED)
+        preflight("slow", NOT_TO_BE_REACHED)
     except SlowFabricError as error:
         found["error"] = str(error)
         found["written first"] = (folder / "slow" / "train" / "preflight.json").is_file()
     dist.all_reduce, dist.batch_isend_irecv, Storage.write_bytes = all_reduce, exchange, write
     del os.environ[FOLDER_VARIABLE]
-    well = met("well")
+    well = preflight("well")
     found["well"] = [well.bus_bandwidth, [node.node for node in well.worst]]
     (folder / "unwritten").write_text("a file where the output's folder should be")
-    found["unwritten"] = [node.node for node in met("unwritten").worst]
+    found["unwritten"] = [node.node for node in preflight("unwritten").worst]
     os.environ[ROUNDS_VARIABLE] = Rounds(round=2).model_dump_json()
-    found["second round"] = met("second") == FabricReport()
+    found["second round"] = preflight("second") == FabricReport()
     (folder / f"{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 
