@@ -58,7 +58,7 @@ def test_place_is_the_innermost_frame_of_this_projects_code() -> None:
     settings: Any = Settings()
     learning_rate(settings, settings, seen=0, samples=1)
     name, _, function = settings.place.partition(":")
-    assert name == "schedule.py"
+    assert name == "optimizer.py"
     assert function.endswith(" in learning_rate")
 
 
