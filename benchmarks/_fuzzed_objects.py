@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from diht_k8s.kube.summaries import ATTEMPT_LABEL, INDEX_LABEL, JOB_UID_LABEL, RUN_LABEL, STAGE_LABEL
+from diht_k8s.kube.labels import ATTEMPT_LABEL, INDEX_LABEL, JOB_UID_LABEL, RUN_LABEL, STAGE_LABEL
 
 Json = dict[str, Any]
 FINALIZER: Final = "example.com/never-removed"

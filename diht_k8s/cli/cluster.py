@@ -23,8 +23,8 @@ from diht_k8s.controller.job_builder import asks_pod_group, build_objects
 from diht_k8s.controller.observe import entry_name
 from diht_k8s.controller.saved_status import condition, is_true
 from diht_k8s.controller.status_text import one_line
+from diht_k8s.kube.labels import ATTEMPT_LABEL, INDEX_LABEL, STAGE_LABEL
 from diht_k8s.kube.runs import run_client
-from diht_k8s.kube.summaries import ATTEMPT_LABEL, INDEX_LABEL, STAGE_LABEL
 from diht_k8s.pipeline.attempts import attempt_name
 from diht_k8s.pipeline.plan import CLUSTER_STEPS, Start
 

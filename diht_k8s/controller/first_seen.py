@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from diht_k8s.kube.summaries import JobSummary, PodSummary
+from diht_k8s.kube.job_summary import JobSummary
+from diht_k8s.kube.pod_summary import PodSummary
 
 _Facts = dict[tuple[str, float], float]
 """Name of a state and its time by whoever wrote it -> its time by our clock."""

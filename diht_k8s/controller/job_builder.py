@@ -13,7 +13,8 @@ from diht_k8s.controller.avoided_nodes import MAX_AVOIDED, prefer_other_nodes
 from diht_k8s.controller.cache.runs import CachedRun
 from diht_k8s.controller.observe import entry_name
 from diht_k8s.kube.api_resources import KINDS
-from diht_k8s.kube.summaries import ATTEMPT_LABEL, MAX_MESSAGE, MOVED_ANNOTATION, RUN_LABEL, RUN_UID_LABEL, STAGE_LABEL
+from diht_k8s.kube.labels import ATTEMPT_LABEL, RUN_LABEL, RUN_UID_LABEL, STAGE_LABEL, UNHEALTHY_NODES_ANNOTATION
+from diht_k8s.kube.object_fields import MAX_MESSAGE
 from diht_k8s.launch.render import JobConfig, render
 from diht_k8s.launch.stages import stage_app
 from diht_k8s.pipeline.goodput import goodput_json
@@ -64,7 +65,7 @@ def build_objects(
         avoided = [*(entry.avoid_nodes if entry is not None else ()), *faulty[:MAX_AVOIDED]]
         prefer_other_nodes(job, list(dict.fromkeys(avoided)))
         if faulty:  # its gang is not moved again for a fault that nobody could avoid
-            job["metadata"].setdefault("annotations", {})[MOVED_ANNOTATION] = ",".join(faulty)[:MAX_MESSAGE]
+            job["metadata"].setdefault("annotations", {})[UNHEALTHY_NODES_ANNOTATION] = ",".join(faulty)[:MAX_MESSAGE]
         if start.stage is Stage.TRAIN and job["spec"]["parallelism"] > 1 and _in_pod_group(run, pod_groups=pod_groups):
             objects.append(pod_group(job))
     return sorted(objects, key=lambda item: item["kind"] == "Job")

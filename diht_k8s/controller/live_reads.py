@@ -15,7 +15,9 @@ from diht_k8s.controller.cache.runs import CachedRun
 from diht_k8s.controller.observe import DISRUPTED, DRAINED, ObservedAttempt
 from diht_k8s.controller.reconcile_state import ReconcileState
 from diht_k8s.kube.client import Cluster
-from diht_k8s.kube.summaries import RUN_LABEL, JobSummary, PodSummary, pod_summary
+from diht_k8s.kube.job_summary import JobSummary
+from diht_k8s.kube.labels import RUN_LABEL
+from diht_k8s.kube.pod_summary import PodSummary, pod_summary
 from diht_k8s.pipeline.attempts import AttemptState
 
 DISRUPTION_OF: Final = {

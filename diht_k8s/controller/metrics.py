@@ -9,7 +9,7 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
 
-from diht_k8s.kube.summaries import UNREADABLE_REASONS
+from diht_k8s.kube.object_fields import UNREADABLE_REASONS
 
 BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
 RECONCILE: Final = Histogram(

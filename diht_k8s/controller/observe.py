@@ -20,7 +20,8 @@ from diht_k8s.api.reports import Cause
 from diht_k8s.api.run import Stage
 from diht_k8s.controller.pod_reports import with_reports
 from diht_k8s.controller.status_text import last_line, one_line
-from diht_k8s.kube.summaries import JobSummary, PodSummary
+from diht_k8s.kube.job_summary import JobSummary
+from diht_k8s.kube.pod_summary import PodSummary
 from diht_k8s.pipeline.attempts import Attempt, AttemptState, attempt_name
 from diht_k8s.pipeline.failure_policy import is_never_retried
 from diht_k8s.pipeline.run_status import Failure

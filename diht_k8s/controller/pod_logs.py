@@ -17,7 +17,7 @@ from diht_k8s.controller.status_builder import LoggedProgress, failed_attempt, n
 from diht_k8s.controller.status_text import TAIL_LINES, one_line, tail
 from diht_k8s.controller.timing import LIVING
 from diht_k8s.kube.client import Cluster, ClusterError
-from diht_k8s.kube.summaries import PodSummary
+from diht_k8s.kube.pod_summary import PodSummary
 from diht_k8s.pipeline.attempts import AttemptState
 from diht_k8s.pipeline.run_status import RunStatus, StageRecord
 

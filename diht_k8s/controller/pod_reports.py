@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from diht_k8s.api.reports import Cause, NodeResult, Progress, SavedCheckpoint
-from diht_k8s.kube.summaries import JobSummary, PodSummary
+from diht_k8s.kube.job_summary import JobSummary
+from diht_k8s.kube.pod_summary import PodSummary
 from diht_k8s.pipeline.attempt_reports import (
     bounded_step,
     checkpoint_work,

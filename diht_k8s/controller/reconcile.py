@@ -48,7 +48,8 @@ from diht_k8s.controller.status_builder import LoggedProgress, build_status, red
 from diht_k8s.controller.status_text import one_line
 from diht_k8s.controller.timing import LIVING, can_wait, due_times, progress_interval
 from diht_k8s.kube.client import Cluster, ClusterError
-from diht_k8s.kube.summaries import JobSummary, PodSummary
+from diht_k8s.kube.job_summary import JobSummary
+from diht_k8s.kube.pod_summary import PodSummary
 from diht_k8s.pipeline.attempts import Attempt
 from diht_k8s.pipeline.failure_policy import BackOff
 from diht_k8s.pipeline.goodput import with_goodput

@@ -8,7 +8,7 @@ from diht_k8s.controller.first_seen import FirstSeen
 from diht_k8s.controller.node_health.gang_moves import PendingMove
 from diht_k8s.controller.observe import RunProblem
 from diht_k8s.controller.status_builder import LoggedProgress
-from diht_k8s.kube.summaries import PodSummary
+from diht_k8s.kube.pod_summary import PodSummary
 
 
 @dataclass

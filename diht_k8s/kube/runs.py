@@ -14,7 +14,7 @@ from diht_k8s.api.errors import UserError
 from diht_k8s.api.run import DihtRun
 from diht_k8s.kube.client import POD_ACCOUNT, Cluster, connect, in_pod
 from diht_k8s.kube.errors import ClusterError, kubeconfig_errors
-from diht_k8s.kube.summaries import RUN_LABEL
+from diht_k8s.kube.labels import RUN_LABEL
 
 
 @dataclass(frozen=True)

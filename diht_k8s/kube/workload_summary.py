@@ -1,15 +1,13 @@
-"""Summaries of Kueue's Workloads that stand for the stages of our runs, and of nodes. Pure."""
+"""Summaries of Kueue's Workloads that hold the quota of a run's stages. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from diht_k8s.api.times import seconds
-from diht_k8s.kube.summaries import RUN_LABEL, STAGE_LABEL, Document, Unreadable, guarded
-
-SHAPE_ANNOTATION: Final = "diht.dev/shape"
-"""Digest of the pods that a Workload asks quota for."""
+from diht_k8s.kube.labels import RUN_LABEL, SHAPE_ANNOTATION, STAGE_LABEL
+from diht_k8s.kube.object_fields import Document, Unreadable, guarded
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from torchx.schedulers.api import DescribeAppResponse
 from torchx.specs import NONE, AppState, ReplicaState, ReplicaStatus, Resource, Role, RoleStatus
 
 from diht_k8s.api.reports import Cause
-from diht_k8s.kube.summaries import INDEX_LABEL
+from diht_k8s.kube.labels import INDEX_LABEL
 from diht_k8s.launch.names import slug
 from diht_k8s.launch.render import LABEL_ROLE
 

@@ -10,7 +10,10 @@ from typing import Any, Final, Generic, TypeVar
 
 from diht_k8s.controller.cache.watch import WATCH_S, Watch
 from diht_k8s.kube.client import PAGE
-from diht_k8s.kube.summaries import RUN_LABEL, Document, JobSummary, PodSummary, Unreadable
+from diht_k8s.kube.job_summary import JobSummary
+from diht_k8s.kube.labels import RUN_LABEL
+from diht_k8s.kube.object_fields import Document, Unreadable
+from diht_k8s.kube.pod_summary import PodSummary
 from diht_k8s.kube.workload_summary import WorkloadSummary
 
 MAX_GONE: Final = 1000

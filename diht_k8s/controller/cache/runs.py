@@ -24,7 +24,7 @@ from diht_k8s.api.status import Status
 from diht_k8s.api.times import seconds
 from diht_k8s.controller.cache.watch import WATCH_S, Watch
 from diht_k8s.controller.saved_status import has_ended
-from diht_k8s.kube.summaries import Document, Unreadable, identity
+from diht_k8s.kube.object_fields import Document, Unreadable, identity
 
 Key = tuple[str, str]
 """Namespace and name."""

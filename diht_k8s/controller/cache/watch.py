@@ -21,7 +21,7 @@ import urllib3
 
 from diht_k8s.controller import metrics
 from diht_k8s.kube.client import ClusterError, lines
-from diht_k8s.kube.summaries import Document, Unreadable
+from diht_k8s.kube.object_fields import Document, Unreadable
 
 logger = logging.getLogger(__name__)
 

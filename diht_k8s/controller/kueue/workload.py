@@ -12,8 +12,7 @@ from diht_k8s.api.pods import QUEUE_LABEL, QUEUE_PRIORITY_LABEL
 from diht_k8s.api.times import timestamp
 from diht_k8s.controller.status_text import one_line
 from diht_k8s.kube.api_resources import KINDS, KUEUE
-from diht_k8s.kube.summaries import INDEX_LABEL, QUEUE_ANNOTATION, QUEUED_ANNOTATION, WORKLOAD_ANNOTATION
-from diht_k8s.kube.workload_summary import SHAPE_ANNOTATION
+from diht_k8s.kube.labels import INDEX_LABEL, QUEUE_ANNOTATION, QUEUED_ANNOTATION, SHAPE_ANNOTATION, WORKLOAD_ANNOTATION
 from diht_k8s.launch.overlays import EQUAL_COMPLETIONS, MIN_PARALLELISM
 
 POD_SET: Final = "main"

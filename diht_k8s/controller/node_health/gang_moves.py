@@ -14,7 +14,7 @@ from diht_k8s.api.reasons import Reason
 from diht_k8s.controller.node_health.faults import NodeFault
 from diht_k8s.controller.observe import GANGS, ObservedAttempt, RunProblem
 from diht_k8s.controller.status_text import one_line
-from diht_k8s.kube.summaries import PodSummary
+from diht_k8s.kube.pod_summary import PodSummary
 from diht_k8s.pipeline.attempts import AttemptState
 
 NODE_UNHEALTHY = "NodeUnhealthy"

@@ -10,7 +10,7 @@ from diht_k8s.controller.cache.optional_kinds import OptionalWatch
 from diht_k8s.controller.cache.watch import WATCH_S
 from diht_k8s.controller.node_health.faults import NodeFault, WatchedFault, faults_of
 from diht_k8s.kube.client import PAGE
-from diht_k8s.kube.summaries import Document, Unreadable, guarded
+from diht_k8s.kube.object_fields import Document, Unreadable, guarded
 
 
 class NodeWatch(OptionalWatch):

@@ -8,7 +8,7 @@ import pytest
 
 from diht_k8s.controller.first_seen import FirstSeen
 from diht_k8s.controller.observe import GONE_AFTER_S, LOST_AFTER_S, SETTLE_S
-from diht_k8s.kube.summaries import PodSummary, pod_summary
+from diht_k8s.kube.pod_summary import PodSummary, pod_summary
 from tests.unit.controller.documents import NO_NODE, NOW, failed_pod, pod
 from tests.unit.controller.fake import FakeCluster, Process
 from tests.unit.controller.stories import Clock, settle, status, training

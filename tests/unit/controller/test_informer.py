@@ -13,7 +13,7 @@ from diht_k8s.controller import metrics
 from diht_k8s.controller.cache.informer import Informer
 from diht_k8s.controller.cache.watch import Gone
 from diht_k8s.kube.client import ClusterError
-from diht_k8s.kube.summaries import JobSummary, job_summary
+from diht_k8s.kube.job_summary import JobSummary, job_summary
 from tests.unit.controller.documents import job
 from tests.unit.controller.script import Response, Script, page, watch
 

@@ -8,7 +8,7 @@ import pytest
 
 from diht_k8s.controller.live_reads import LiveReads
 from diht_k8s.kube.client import ClusterError
-from diht_k8s.kube.summaries import pod_summary
+from diht_k8s.kube.pod_summary import pod_summary
 from tests.unit.controller.documents import DISRUPTED
 from tests.unit.controller.fake import FakeCluster, Mirror, Process
 from tests.unit.controller.stories import Clock, status, training

@@ -17,7 +17,8 @@ from diht_k8s.controller.observe import (
     observe_attempts,
 )
 from diht_k8s.controller.pending_causes import event_problem
-from diht_k8s.kube.summaries import JobSummary, PodSummary, job_summary, pod_summary
+from diht_k8s.kube.job_summary import JobSummary, job_summary
+from diht_k8s.kube.pod_summary import PodSummary, pod_summary
 from diht_k8s.pipeline.attempts import AttemptState
 from tests.unit.controller.documents import DISRUPTED, NO_NODE, NOW, at, ended, failed_pod, job, pod
 
