@@ -8,6 +8,9 @@ and parses; ours also cleans the text and builds graphs with complexity and acti
 spaCy gets whole raw captions and uses its own tokenizer; ours reads at most 1,000 characters, blanks out noise, skips
 captions in other languages and keeps hyphenated words whole. Verdicts compare our rules on spaCy's own parse of the
 same cleaned text with the fast path.
+
+With `--rules` it measures the correction rules instead: how many graphs and verdicts change without each of them, and
+with `--without RULE,RULE` without some of them together.
 """
 
 from __future__ import annotations
@@ -21,18 +24,23 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 OWN_CAPTIONS = Path(__file__).parent.parent / "tests" / "recipe" / "filter" / "captions" / "dev.jsonl"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "BLIS_NUM_THREADS": "1"}
 
 
+def read_lines(path: str | Path) -> list[dict[str, Any]]:
+    """Captions of a JSON list of strings, of lines of text, or of JSON lines with `caption` (annotated ones)."""
+    text = Path(path).read_text(encoding="utf-8")
+    if text.startswith("["):
+        return [{"caption": caption} for caption in json.loads(text)]
+    return [json.loads(line) if line.startswith("{") else {"caption": line} for line in text.splitlines()]
+
+
 def read_captions(path: str | None) -> list[str]:
     """Distinct captions, in order."""
-    if path is None:
-        found = [json.loads(line)["caption"] for line in OWN_CAPTIONS.read_text().splitlines()]
-    else:
-        found = json.loads(Path(path).read_text())
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(row["caption"] for row in read_lines(path or OWN_CAPTIONS)))
 
 
 def plain_seconds(captions: Sequence[str]) -> float:
@@ -79,6 +87,23 @@ def equal_verdicts(captions: Sequence[str]) -> dict[str, float]:
     return {"verdicts": round(100 * verdict / len(pairs), 2), "counts": round(100 * counts / len(pairs), 2)}
 
 
+def measure_rules(rows: Sequence[dict[str, Any]], without: str | None, file: str | None) -> None:
+    """Print what changes without each rule, or without the named ones together."""
+    from benchmarks import _caption_rules as bench_of
+    from diht_k8s.recipe.filter.captions.why import rules
+
+    annotated = all("num_actions" in row for row in rows)
+    bench = bench_of.RuleBench(
+        [row["caption"] for row in rows],
+        [(row["complexity"] > 0, row["num_actions"] > 0) for row in rows] if annotated else None,
+    )
+    if without is None:
+        print(*bench_of.effect_table(bench, rules()), sep="\n")
+        return
+    by_name = {rule.name: rule for rule in rules()}
+    print(*bench_of.joint_effect(bench, [by_name[name] for name in without.split(",")], file), sep="\n")
+
+
 def in_fresh_process(side: str) -> float:
     """Seconds of one side, with the arguments of this process, in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.captions", *sys.argv[1:], "--side", side]
@@ -89,14 +114,28 @@ def in_fresh_process(side: str) -> float:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--captions", help="JSON list of captions (10,000 are enough)")
+    parser.add_argument(
+        "--captions",
+        nargs="+",
+        default=[OWN_CAPTIONS],
+        help="JSON list of captions (10,000 are enough), or lines of them",
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
         "--batch", type=int, default=10_000, help="captions that our parser gets at once (stage filter: 256)"
     )
     parser.add_argument("--side", choices=["plain", "ours"], help=argparse.SUPPRESS)
+    parser.add_argument("--rules", action="store_true", help="effect of the correction rules, each switched off alone")
+    parser.add_argument("--without", metavar="RULE,RULE", help="with --rules: of these, switched off together")
+    parser.add_argument(
+        "--changed", metavar="FILE", help="with --without: where to write the changed captions and graphs"
+    )
     arguments = parser.parse_args()
-    captions = read_captions(arguments.captions)
+    rows = [row for path in arguments.captions for row in read_lines(path)]
+    if arguments.rules:
+        measure_rules(rows, arguments.without, arguments.changed)
+        return
+    captions = list(dict.fromkeys(row["caption"] for row in rows))
     if arguments.side:
         print(plain_seconds(captions) if arguments.side == "plain" else our_seconds(captions, arguments.batch))
         return

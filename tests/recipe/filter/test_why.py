@@ -35,7 +35,7 @@ def explained() -> Sequence[Why]:
 
 def test_every_rule_fires_on_a_development_caption() -> None:
     fired = {step.rule for why in explained() for step in why.steps}
-    assert {name for name, _ in rules().values()} - fired == set()
+    assert {rule.name for rule in rules()} - fired == set()
 
 
 def test_every_change_of_a_tree_is_of_a_rule_and_follows_the_one_before() -> None:

@@ -1,7 +1,7 @@
 """Why a caption is parsed as it is: each correction rule that changed its tree, in words, with the tree before and after.
 
-A rule is a function of the correcting modules whose description begins with "Correct". Python's profiling hook watches their
-calls, so the rules themselves carry no trace of this and run at full speed elsewhere.
+A rule is a function of this package whose description begins with "Correct". Python's profiling hook watches their calls,
+so the rules themselves carry no trace of this and run at full speed elsewhere.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from importlib import import_module
 from inspect import getdoc, isfunction
-from types import CodeType, FrameType
+from pkgutil import iter_modules
+from types import FrameType
 from typing import Any, Final
 
-from diht_k8s.recipe.filter.captions import attachment, coordination, corrections, enumerations, titles, verbs
+from diht_k8s.recipe.filter import captions as package
 from diht_k8s.recipe.filter.captions.cleaning import is_foreign
 from diht_k8s.recipe.filter.captions.graph import CaptionGraph
 from diht_k8s.recipe.filter.captions.lexicon import Lexicon
@@ -22,9 +24,20 @@ from diht_k8s.recipe.filter.captions.parser import graph_of, prepared
 from diht_k8s.recipe.filter.captions.tagger import Tagger
 from diht_k8s.recipe.filter.captions.tree import Token
 
-MODULES: Final = (corrections, enumerations, verbs, coordination, titles, attachment)
 RULE: Final = "Correct "
 """How the description of a rule begins."""
+
+
+@dataclass(frozen=True)
+class CorrectionRule:
+    """A function that corrects a tree."""
+
+    name: str
+    """module and function."""
+    words: str
+    """What it says that it corrects."""
+    function: Any
+    """its function, with `__code__`."""
 
 
 @dataclass(frozen=True)
@@ -71,16 +84,22 @@ class Why:
 
 
 @cache
-def rules() -> Mapping[CodeType, tuple[str, str]]:
-    """The code of each rule -> its name and what it says."""
-    found: dict[CodeType, tuple[str, str]] = {}
-    for module in MODULES:
+def rules() -> Sequence[CorrectionRule]:
+    """All rules, found by their descriptions."""
+    found: list[CorrectionRule] = []
+    for each in iter_modules(package.__path__):
+        module = import_module(f"{package.__name__}.{each.name}")
         for name, member in vars(module).items():
             text = getdoc(member) if isfunction(member) and member.__module__ == module.__name__ else None
             if text is not None and text.startswith(RULE):
                 said = " ".join(text.split("\n\nArgs:")[0].split()).removeprefix(RULE)
-                found[member.__code__] = f"{module.__name__.rpartition('.')[2]}.{name.lstrip('_')}", said
+                found.append(CorrectionRule(f"{each.name}.{name.lstrip('_')}", said, member))
     return found
+
+
+@cache
+def _by_code() -> Mapping[int, CorrectionRule]:
+    return {id(rule.function.__code__): rule for rule in rules()}
 
 
 class _Watch:
@@ -88,13 +107,12 @@ class _Watch:
 
     def __init__(self, tokens: Sequence[Token]) -> None:
         self._tokens = list(tokens)
-        self._running: list[tuple[str, str]] = []
+        self._running: list[CorrectionRule] = []
         self.last = tree_of(self._tokens)
         self.steps: list[Step] = []
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> None:
-        rule = rules().get(frame.f_code)
-        if rule is None or event not in ("call", "return"):
+        if event not in ("call", "return") or (rule := _by_code().get(id(frame.f_code))) is None:
             return
         self.note()
         if event == "call":
@@ -106,7 +124,8 @@ class _Watch:
         """Compare the tree with the last one."""
         now = tree_of(self._tokens)
         if now != self.last:
-            name, words = self._running[-1] if self._running else ("", "")
+            rule = self._running[-1] if self._running else None
+            name, words = ("", "") if rule is None else (rule.name, rule.words)
             self.steps.append(Step(name, words, self.last, now))
             self.last = now
 
